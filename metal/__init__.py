@@ -1,0 +1,1 @@
+"""Native sources of mlxhog: C++ kernels, and the Metal kernels that come later."""

@@ -1,0 +1,57 @@
+"""Every exception of mlxhog.
+
+A message names the thing, what it got, what it wanted and the way out. `exit_code` is what the
+command line returns when the exception ends a command.
+"""
+
+
+class MlxhogError(Exception):
+    """Base of every error a user can meet."""
+
+    exit_code = 2
+
+
+class ConfigError(MlxhogError):
+    """An option is unknown, has the wrong type, or contradicts another one."""
+
+
+class DataError(MlxhogError):
+    """A corpus, tokenizer or token file is missing, empty, malformed or too short."""
+
+
+class ShapeError(MlxhogError):
+    """An array does not have the shape its slot in the arena or the model has."""
+
+
+class ArenaError(MlxhogError):
+    """A shared segment is truncated, foreign, corrupted or of another layout."""
+
+
+class WriteModeError(ArenaError):
+    """A writer asked for another write mode than the arena was created with."""
+
+
+class CheckpointError(MlxhogError):
+    """A checkpoint is missing, incomplete, corrupted or of another architecture."""
+
+
+class RunError(MlxhogError):
+    """A run directory is missing, in use by another process, or not a run."""
+
+
+class EnvironmentLacks(MlxhogError):
+    """The machine lacks something: a backend, a package, memory or disk space."""
+
+    exit_code = 3
+
+
+class Diverged(MlxhogError):
+    """Training met too many non-finite gradients in a row."""
+
+    exit_code = 4
+
+
+class WorkerFailed(MlxhogError):
+    """A worker died more often than the restart limit allows."""
+
+    exit_code = 1
