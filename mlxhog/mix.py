@@ -70,7 +70,7 @@ def resolve(
         _check_count(int(text), max_workers, serial)
         backends = _auto(machine, int(text), notes)
     else:
-        backends = _listed(text)
+        backends = _listed(text, max_workers)
         for backend in dict.fromkeys(backends):
             _require(backend, machine)
     _check_count(len(backends), max_workers, serial)
@@ -89,9 +89,9 @@ def _check_count(count: int, max_workers: int, serial: bool) -> None:
         )
 
 
-def _listed(text: str) -> list[str]:
-    """Read `mlx:gpu,torch:cpu*3`."""
-    backends = []
+def _listed(text: str, max_workers: int) -> list[str]:
+    """Read `mlx:gpu,torch:cpu*3`, stopping as soon as there are too many."""
+    backends: list[str] = []
     for part in text.split(","):
         name, star, times = (piece.strip() for piece in part.partition("*"))
         if name not in BACKENDS:
@@ -101,7 +101,9 @@ def _listed(text: str) -> list[str]:
             )
         if star and not (times.isdecimal() and int(times) > 0):
             raise ConfigError(f"workers: {part.strip()!r} wants a number of workers after the star")
-        backends += [name] * (int(times) if star else 1)
+        count = int(times) if star else 1
+        _check_count(len(backends) + count, max_workers, serial=False)
+        backends += [name] * count
     return backends
 
 
@@ -151,6 +153,8 @@ def _apple(machine: Machine, count: int | None) -> list[str]:
 
 def _linux(machine: Machine, count: int | None) -> list[str]:
     count = min(machine.cores, MOST_AUTO_WORKERS) if count is None else count
+    if count == 1:  # MLX on Linux uses threads in matrix products only, torch everywhere
+        return ["torch:cpu"]
     return [("mlx:cpu", "torch:cpu")[i % 2] for i in range(count)]
 
 

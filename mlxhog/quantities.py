@@ -1,4 +1,4 @@
-"""Numbers as people write them: counts ("10k"), durations ("10m"), intervals ("500" steps or "10s")."""
+"""Numbers as people write them: counts ("10k"), durations ("10m"), intervals ("500", "10s")."""
 
 import re
 from dataclasses import dataclass
