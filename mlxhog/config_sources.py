@@ -38,15 +38,15 @@ def read_yaml(path: Path) -> list[Given]:
         raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text; a configuration is a YAML file") from error
-    loader = yaml.SafeLoader(text)
     try:
-        node = loader.get_single_node()
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
             return []
         if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{path}: wanted lines such as `lr: 1e-3`, got {node.tag[-3:]}")
+            raise ConfigError(f"{path}: wanted lines such as `lr: 1e-3`")
+        construct = yaml.constructor.SafeConstructor().construct_object
         return [
-            Given(str(key.value), loader.construct_object(value, deep=True), _line(path, key))
+            Given(str(key.value), construct(value, deep=True), _line(path, key))
             for key, value in node.value
         ]
     except yaml.MarkedYAMLError as error:
@@ -55,8 +55,6 @@ def read_yaml(path: Path) -> list[Given]:
         raise ConfigError(f"{where}: not YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
-    finally:
-        loader.dispose()
 
 
 def _line(path: Path, node: yaml.Node) -> str:
