@@ -16,8 +16,10 @@ from mlxhog.report.plain import printable
 EXAMPLES = (
     'generate latest --prompt "The "',
     "generate runs/20260102-101500-sotu --prompt @letter.txt --temperature 0.7 --top-p 0.9",
-    'echo -n "Fellow citizens" | mlxhog generate latest --prompt - --seed 1',
+    "generate latest --prompt - --seed 1 < letter.txt",
 )
+
+MODEL = "RUN_OR_CHECKPOINT"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,10 @@ class GenerateConfig:
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    flags = Flags("generate", "Write text with a trained model, the prompt first.", EXAMPLES)
-    flags.argument("model", metavar="RUN_OR_CHECKPOINT", help="a path, a run's name, or latest")
+    flags = Flags(
+        "generate", "Write text with a trained model, the prompt first.", EXAMPLES, (MODEL,)
+    )
+    flags.argument("model", metavar=MODEL, help="a path, a run's name, or latest")
     flags.argument("--json", action="store_true", help="one JSON object instead of text")
     flags.options(GenerateConfig)
     parsed = flags.parse(arguments)
