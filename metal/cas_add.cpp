@@ -83,8 +83,12 @@ void add_wide(float* w, const float* d, std::size_t n, Add add) {
 
 int widest_cas() {
 #if defined(__x86_64__) && !MLXHOG_ATOMIC_KERNELS
-  unsigned eax, ebx, ecx = 0, edx;
-  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_CMPXCHG16B) ? 4 : 2;
+  // Asked once: under a hypervisor cpuid traps and costs microseconds.
+  static const int width = [] {
+    unsigned eax, ebx, ecx = 0, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_CMPXCHG16B) ? 4 : 2;
+  }();
+  return width;
 #elif defined(__x86_64__)
   return 2;
 #else

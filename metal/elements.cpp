@@ -4,13 +4,8 @@
 
 #include <cmath>
 
-// Bit-identical clones: every operation below is correctly rounded in every width, and nothing is fused.
-// No clones beside a sanitizer, whose runtime is not up when the loader chooses one.
-#if defined(__x86_64__) && defined(__GLIBC__) && !MLXHOG_ATOMIC_KERNELS
-#define MLXHOG_SIMD __attribute__((noinline, target_clones("avx512f", "avx2", "default")))
-#else
-#define MLXHOG_SIMD __attribute__((noinline))
-#endif
+#include "simd.h"
+
 #define MLXHOG_INLINE inline __attribute__((always_inline))
 
 namespace {

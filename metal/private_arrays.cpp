@@ -1,8 +1,10 @@
 #include "private_arrays.h"
 
+#include "simd.h"
+
 namespace mlxhog {
 
-double sum_of_squares(const float* g, std::size_t n) {
+MLXHOG_SIMD double sum_of_squares(const float* g, std::size_t n) {
   constexpr std::size_t kLanes = 16;  // independent chains, so the loop vectorises without reassociation
   double lane[kLanes] = {};
   std::size_t i = 0;
@@ -22,7 +24,8 @@ double sum_of_squares(const float* g, std::size_t n) {
   return lane[0];
 }
 
-void sum_rows(const std::int32_t* target, const float* values, float* out, std::size_t rows, std::size_t width) {
+MLXHOG_SIMD void sum_rows(const std::int32_t* target, const float* values, float* out, std::size_t rows,
+                          std::size_t width) {
   for (std::size_t k = 0; k < rows; ++k) {
     float* to = out + static_cast<std::size_t>(target[k]) * width;
     const float* from = values + k * width;
