@@ -19,7 +19,7 @@ Shared memory (`metal/ledger.cpp` is the other side):
     ledger      0  u64      next       every ticket below has been handed out
               128  u64      watermark  every ticket below is DONE
               256  u64      returns    returns announced since the beginning, only grows
-              384  u64      noticed    value of `returns` that a fruitless search had seen, only grows
+              384  u64      noticed    `returns` as a fruitless search saw it, only grows
               512  u64      torn       tickets that died half applied
     tickets         u32[R]  slots      ticket g lies in slot g mod R; R is a power of two
 
@@ -63,7 +63,7 @@ class TicketState(IntEnum):
 
 
 class ReapReport(NamedTuple):
-    """What a dead worker left: tickets given out again, and tickets whose update may be half done."""
+    """What a dead worker left: tickets given out again, and tickets half applied."""
 
     returned: int
     torn: int
