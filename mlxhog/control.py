@@ -12,6 +12,7 @@
     eval_taken  evaluations a worker has taken on
     eval_round  the number of the final evaluation (repeated if a worker dies during it)
     eval_next   next chunk of the final evaluation
+    first_ticket  the ticket, counted from the beginning of training, this call's first round took
     sampler     slot of the worker that writes the sample
 """
 

@@ -189,7 +189,7 @@ class Worker:
         else:
             entry.dropped += 1
             entry.nonfinite_in_row += 1
-        if self.strategy.counts_step(self.context.rank):
+        if self.strategy.counts_step():
             counters.add("steps", 1)
         counters.add("tokens", tokens)
         counters.add("samples", samples)

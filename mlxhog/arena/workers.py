@@ -111,6 +111,8 @@ class Phase(IntEnum):
     COMPUTE = 5
     APPLY = 6
     WAITING = 7
+    EVALUATE = 8
+    SAMPLE = 9
 
 
 class _Plain:
@@ -207,8 +209,10 @@ class Entry:
     restarts = _Int()
     torn = _Int()
 
-    def beat(self) -> None:
-        """Give a sign of life."""
+    def beat(self, phase: Phase | None = None) -> None:
+        """Give a sign of life, on entering a phase or in the midst of one."""
+        if phase is not None:
+            self.phase = phase
         self.heartbeat_ns = monotonic_ns()
 
 
