@@ -6,13 +6,27 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.data.tokens import TokenFile
 
 
-def batches(
+def n_batches(
     file: TokenFile, *, seq_len: int, batch_size: int, eval_tokens: int | None = None
+) -> int:
+    """Return how many batches `batches` yields from start to end."""
+    return -(-len(_chosen(file, seq_len, eval_tokens)) // batch_size)
+
+
+def batches(
+    file: TokenFile,
+    *,
+    seq_len: int,
+    batch_size: int,
+    eval_tokens: int | None = None,
+    first: int = 0,
+    count: int | None = None,
 ) -> Iterator[Batch]:
     """Yield the held-out text as batches of exactly (batch_size, seq_len).
 
@@ -25,11 +39,12 @@ def batches(
         batch_size: rows of every batch.
         eval_tokens: about how many labels to use, rounded up to whole sequences, spread evenly
             over the file; None is the whole file.
+        first: batches to pass over.
+        count: batches to yield; None is all that follow.
     """
-    total = -(-(file.n_tokens - 1) // seq_len)
-    wanted = total if eval_tokens is None else min(total, max(1, -(-eval_tokens // seq_len)))
-    chosen = np.arange(wanted, dtype=np.int64) * total // wanted
-    for start in range(0, wanted, batch_size):
+    chosen = _chosen(file, seq_len, eval_tokens)
+    stop = len(chosen) if count is None else min(len(chosen), (first + count) * batch_size)
+    for start in range(first * batch_size, stop, batch_size):
         x = np.full((batch_size, seq_len), file.bos, np.int32)
         y = np.full((batch_size, seq_len), IGNORED, np.int32)
         for row, i in enumerate(chosen[start : start + batch_size].tolist()):
@@ -38,6 +53,13 @@ def batches(
             y[row, : len(tokens) - 1] = tokens[1:]
         y[y == file.bos] = IGNORED
         yield Batch(x, y, int(file.byte_lengths[y[y != IGNORED]].sum()))
+
+
+def _chosen(file: TokenFile, seq_len: int, eval_tokens: int | None) -> NDArray[np.int64]:
+    """The sequences to evaluate, the last of which may be shorter than seq_len."""
+    total = -(-(file.n_tokens - 1) // seq_len)
+    wanted = total if eval_tokens is None else min(total, max(1, -(-eval_tokens // seq_len)))
+    return np.arange(wanted, dtype=np.int64) * total // wanted
 
 
 def bits_per_byte(nats: float, n_bytes: int) -> float:
