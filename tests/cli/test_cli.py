@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog import run
 from mlxhog.cli import COMMANDS, main
 from mlxhog.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
@@ -179,35 +180,58 @@ def test_dry_run_json_is_one_object(trainer, capsys):
 
 
 @pytest.fixture
-def stored_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A run that was started with --lr 0.5 --steps 100, and the module that finds it."""
-    path = tmp_path / "runs" / "old"
-    path.mkdir(parents=True)
-    (path / "config.yaml").write_text(TrainConfig(lr=0.5, steps=100).to_yaml())
-    fake = types.ModuleType("mlxhog.run")
-    fake.find = lambda spec, root: types.SimpleNamespace(path=root / spec)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mlxhog.run", fake)
+def stored_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The name of a run that was started with --lr 0.5 --steps 100."""
     monkeypatch.chdir(tmp_path)
-    return path
+    made = run.create(Path("runs"), "old")
+    made.config_path.write_text(TrainConfig(lr=0.5, steps=100).to_yaml())
+    return made.name
 
 
 def test_resume_takes_the_stored_options_and_flags_win(trainer, stored_run):
-    assert main(["train", "--resume", "old", "--clip", "1"]) == 0
+    assert main(["train", "--resume", stored_run, "--clip", "1"]) == 0
     config = trainer.config
-    assert (config.resume, config.lr, config.steps, config.clip) == ("old", 0.5, 100, 1.0)
+    assert (config.resume, config.lr, config.steps, config.clip) == (stored_run, 0.5, 100, 1.0)
 
 
 @pytest.mark.parametrize("words", [["--time", "10m"], ["--iters", "50"]])
 def test_a_budget_given_with_resume_replaces_the_stored_one(trainer, stored_run, words):
-    assert main(["train", "--resume", "old", *words]) == 0
+    assert main(["train", "--resume", stored_run, *words]) == 0
     config = trainer.config
     assert (config.steps, config.time) in [(None, 600.0), (50, None)]
 
 
 def test_resume_may_stand_in_the_file(trainer, stored_run, tmp_path):
-    (tmp_path / "conf.yaml").write_text("resume: old\nclip: 1\n")
+    (tmp_path / "conf.yaml").write_text(f"resume: {stored_run}\nclip: 1\n")
     assert main(["train", "--config", "conf.yaml"]) == 0
     assert (trainer.config.lr, trainer.config.clip) == (0.5, 1.0)
+
+
+def test_resuming_a_run_that_is_not_there_names_the_nearest(trainer, stored_run, capsys):
+    assert main(["train", "--resume", stored_run + "x"]) == 2
+    assert f"did you mean '{stored_run}'?" in capsys.readouterr().err
+
+
+def test_runs_lists_what_is_known_of_every_run(stored_run, capsys):
+    run.create(Path("runs"), "new").write_status(
+        {"status": "done", "steps": 40, "val_bits_per_byte": 2.5}
+    )
+    assert main(["runs"]) == 0
+    head, old, new = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["run", "status", "steps"]
+    assert old.split() == [stored_run, "created", "-", "-"]
+    assert new.split()[1:] == ["done", "40", "2.500"]
+
+
+def test_runs_json_is_one_object_per_run(stored_run, capsys):
+    assert main(["runs", "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["name"] == stored_run
+
+
+def test_runs_says_how_to_make_the_first_one(tmp_path, capsys):
+    assert main(["runs", "--out", str(tmp_path / "none")]) == 0
+    assert "mlxhog train" in capsys.readouterr().out
 
 
 def test_an_error_of_the_trainer_is_a_message_and_its_exit_code(trainer, monkeypatch, capsys):
