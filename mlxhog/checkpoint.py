@@ -138,8 +138,7 @@ def load(
     Args:
         path: its directory.
         expected: name -> shape of the parameters that the model wants; None skips this check.
-        verify: compare the tensor files with their digests and look for numbers that are not
-            finite; both read the whole files.
+        verify: compare every file with its digest and look for numbers that are not finite.
 
     Raises:
         CheckpointError: it is missing, foreign, incomplete or damaged; a tensor is missing,

@@ -163,6 +163,12 @@ class Run:
         with full_disk(f"writing {self.samples_path}"), self.samples_path.open("a") as file:
             file.write(text + "\n")
 
+    def last_sample(self) -> str | None:
+        """Return the last line of `samples.txt`."""
+        if not self.samples_path.exists():
+            return None
+        return self.samples_path.read_text(errors="replace").rstrip("\n").rpartition("\n")[2]
+
     def _open_lock(self, mode: str) -> IO[str]:
         try:
             return (self.directory / "lock").open(mode)

@@ -25,3 +25,8 @@ class Batch:
     x: NDArray[np.int32]
     y: NDArray[np.int32]
     n_bytes: int
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Return rows start .. stop - 1; its `n_bytes` is the share of the rows."""
+        x = self.x[start:stop]
+        return Batch(x, self.y[start:stop], self.n_bytes * len(x) // len(self.x))
