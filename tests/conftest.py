@@ -1,11 +1,22 @@
-"""`--forbid-skips`: on a full machine only tests of Apple hardware may be left out."""
+"""A cache of its own for every test, and the option `--forbid-skips`.
+
+With `--forbid-skips` only tests of Apple hardware may be left out.
+"""
 
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
 MAY_SKIP = {"metal", "macos"}
 _skipped = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep prepared corpora apart, so that no test depends on what another left behind."""
+    cache: Path = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

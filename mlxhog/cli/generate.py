@@ -72,20 +72,18 @@ def run(arguments: list[str]) -> int:
 
 def _generate(model: str, prompt: str, config: GenerateConfig) -> Iterator[str]:
     """Yield the answer piece by piece."""
-    from mlxhog.live.generate import write_text
+    from mlxhog.live.model import open_model
+    from mlxhog.live.sampling import Sampler
 
-    yield from write_text(
-        model,
-        prompt,
-        root=Path(config.out),
-        backend=config.backend,
-        max_new_tokens=config.max_new_tokens,
+    sampler = Sampler(
         temperature=config.temperature,
-        top_p=config.top_p,
         top_k=config.top_k,
+        top_p=config.top_p,
         min_p=config.min_p,
         seed=config.seed,
     )
+    opened = open_model(model, root=Path(config.out), backend=config.backend)
+    yield from opened.write(prompt, sampler=sampler, max_new_tokens=config.max_new_tokens)
 
 
 def _prompt(spec: str) -> str:

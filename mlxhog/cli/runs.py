@@ -44,12 +44,13 @@ def run(arguments: list[str]) -> int:
 def _table(found: Sequence[Mapping[str, Any]]) -> str:
     rows = [("run", "status", "steps", "bits per byte")]
     for status in found:
-        bits = status.get("val_bits_per_byte")
+        result = status.get("result", {})  # a run that has not ended has none
+        bits = result.get("val_bits_per_byte")
         rows.append(
             (
                 status["name"],
                 str(status.get("status", "-")),
-                str(status.get("steps", "-")),
+                str(result.get("steps", "-")),
                 "-" if bits is None else f"{bits:.3f}",
             )
         )
