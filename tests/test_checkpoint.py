@@ -306,6 +306,9 @@ def test_a_process_killed_between_the_renames_loses_nothing(
     assert names(run) == ["latest", "step-00000010", "step-00000020"]
 
 
+MNT_DETACH = 2
+
+
 def small_filesystem(directory: Path, n_bytes: int) -> bool:
     """Mount a tiny tmpfs; False where this process may not."""
     try:
@@ -331,7 +334,7 @@ def cramped_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         yield run
     finally:
         if mounted:
-            ctypes.CDLL(None).umount(os.fsencode(run.checkpoints))
+            ctypes.CDLL(None).umount2(os.fsencode(run.checkpoints), MNT_DETACH)
 
 
 def fill_up(shaped: dict[str, NDArray[Any]], path: Path, metadata: dict[str, str]) -> None:
