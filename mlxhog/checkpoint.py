@@ -138,7 +138,8 @@ def load(
     Args:
         path: its directory.
         expected: name -> shape of the parameters that the model wants; None skips this check.
-        verify: compare every file with its digest and look for numbers that are not finite.
+        verify: compare the tensor files with their digests and look for numbers that are not
+            finite; both read the whole files.
 
     Raises:
         CheckpointError: it is missing, foreign, incomplete or damaged; a tensor is missing,
@@ -289,6 +290,8 @@ def _loadable_by_transformers(config: Mapping[str, Any], tokenizer: Tokenizer) -
         int(width * config.get(factor, default))
         for factor, default in (("qk_dim_factor", 0.5), ("v_dim_factor", 1.0))
     ]
+    # Its default for the cell is bfloat16, far from what was trained.
+    float32 = {"autocast_kernel_dtype": "float32", "inference_state_dtype": "float32"}
     fixed = {
         "architectures": ["xLSTMForCausalLM"],
         "model_type": "xlstm",
@@ -298,7 +301,7 @@ def _loadable_by_transformers(config: Mapping[str, Any], tokenizer: Tokenizer) -
         "eos_token_id": tokenizer.bos,
         "pad_token_id": tokenizer.bos,
     }
-    return {**config, **fixed}
+    return {**float32, **config, **fixed}
 
 
 def _publish(part: Path, final: Path) -> None:

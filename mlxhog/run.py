@@ -164,7 +164,7 @@ class Run:
             file.write(text + "\n")
 
     def last_sample(self) -> str | None:
-        """Return the last line of `samples.txt`."""
+        """Return the last line of `samples.txt`, or None before the first sample."""
         if not self.samples_path.exists():
             return None
         return self.samples_path.read_text(errors="replace").rstrip("\n").rpartition("\n")[2]

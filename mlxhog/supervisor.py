@@ -131,7 +131,10 @@ class Supervisor:
         assert code is not None
         seat.process.close()
         seat.process = None
+        left = self.entry(seat).state
         self.arena.workers.mark_dead(seat.slot)
+        if left == State.FINISHED:
+            self.entry(seat).state = left
         report = self.ledger.reap(seat.owner)
         self.entry(seat).torn += report.torn
         self.torn += report.torn

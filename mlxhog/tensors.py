@@ -85,9 +85,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
     return {name: _view(data, entry, name, path) for name, entry in header.items()}
 
 
-def _view(
-    data: NDArray[np.uint8], entry: dict[str, Any], name: str, path: Path
-) -> NDArray[Any]:
+def _view(data: NDArray[np.uint8], entry: dict[str, Any], name: str, path: Path) -> NDArray[Any]:
     if entry["dtype"] not in _DTYPES:
         raise CheckpointError(
             f"{path}: {name} has type {entry['dtype']}, expected float32; convert the checkpoint"

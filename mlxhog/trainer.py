@@ -166,11 +166,14 @@ class _Training:
         counters.store(f"{what}_asked", counters.load(f"{what}_taken") + 1)
 
     def _budget_is_used(self) -> bool:
-        """Whether workers will take no further step: limits are reached and nobody computes."""
+        """Whether workers will take no further step: limits are reached and nobody computes.
+
+        Steps handed out are what counts: one that died with its worker is never reported as taken.
+        """
         counters, budget = self.arena.counters, self.start.budget
         limit = budget.step_limit(self.plan.tokens_per_step)
         over = budget.seconds is not None and self.monitor.seconds() >= budget.seconds
-        over = over or (limit is not None and counters.load("steps") >= limit)
+        over = over or (limit is not None and counters.load("claims") >= limit)
         return over and self.supervisor.resting()
 
     def _rest_and_save(self) -> None:

@@ -162,6 +162,9 @@ class Worker:
     def step(self) -> None:
         """Take one ticket from claim to record."""
         entry, counters = self.entry, self.arena.counters
+        if entry.nonfinite_in_row >= self.job.config.max_nonfinite:
+            self.idle()  # the supervisor ends the run
+            return
         self.evaluate_if_asked()
         self.sample_if_asked()
         lease = self.strategy.claim()

@@ -6,6 +6,7 @@ and a function from dL/dresult to dL/dinput, which adds the gradients of the lay
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from mlxhog.models.mlstm_numpy import Float, State, recurrent
 from mlxhog.models.xlstm_large import EMBEDDING, LM_HEAD, OUT_NORM, XLSTMLargeConfig, block_name
 
 Int = NDArray[np.integer]
-Params = Mapping[str, Float]
+Params = Mapping[str, NDArray[Any]]
 Grads = dict[str, Float]
 Back = Callable[[Float], Float]
 

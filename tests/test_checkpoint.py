@@ -162,12 +162,14 @@ def test_transformers_loads_a_checkpoint_and_computes_the_same_logits(
     config = xlstm_config(hidden_size)
     params = xlstm_params(config)
     path = save(run, model_config=config, params=params)
-    model, info = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
+    model, info = loaded
     assert type(model).__name__ == "xLSTMForCausalLM"
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert model.dtype == torch.float32
 
-    direct = AutoModelForCausalLM.from_config(AutoConfig.for_model("xlstm", **config))
+    transformers_model: Any = AutoModelForCausalLM
+    direct = transformers_model.from_config(AutoConfig.for_model("xlstm", **config))
     direct.load_state_dict({name: torch.from_numpy(array) for name, array in params.items()})
     tokens = torch.arange(40)[None] * 7 % 257
     with torch.no_grad():
@@ -179,7 +181,7 @@ def test_transformers_loads_a_checkpoint_and_computes_the_same_logits(
 
 def test_transformers_generates_text_from_a_checkpoint(run: Run) -> None:
     path = save(run)
-    model = AutoModelForCausalLM.from_pretrained(path)
+    model: Any = AutoModelForCausalLM.from_pretrained(path)
     tokenizer = AutoTokenizer.from_pretrained(path)
     prompt = tokenizer("The ", return_tensors="pt")
     assert prompt["input_ids"].tolist() == [[256, *b"The "]]
@@ -304,6 +306,9 @@ def test_a_process_killed_between_the_renames_loses_nothing(
     assert names(run) == ["latest", "step-00000010", "step-00000020"]
 
 
+MNT_DETACH = 2
+
+
 def small_filesystem(directory: Path, n_bytes: int) -> bool:
     """Mount a tiny tmpfs; False where this process may not."""
     try:
@@ -329,7 +334,7 @@ def cramped_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         yield run
     finally:
         if mounted:
-            ctypes.CDLL(None).umount(os.fsencode(run.checkpoints))
+            ctypes.CDLL(None).umount2(os.fsencode(run.checkpoints), MNT_DETACH)
 
 
 def fill_up(shaped: dict[str, NDArray[Any]], path: Path, metadata: dict[str, str]) -> None:

@@ -52,6 +52,8 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     Raises:
         DataError: nothing of that name, or a folder without text files.
     """
+    if not spec.removeprefix("file:").removeprefix("dir:").strip():
+        raise DataError(f"the corpus is {spec!r}; name one of {', '.join(_NAMED)}, or a path")
     if spec in _NAMED:
         return _NAMED[spec]()
     path = Path(spec.removeprefix("file:").removeprefix("dir:")).expanduser()

@@ -104,6 +104,7 @@ class Sync:
             code = SWITCH
         else:
             code = GO
+            context.arena.counters.add("claims", 1)
         (bits,) = struct.unpack("<Q", struct.pack("<d", context.lr()))
         _native.store_u64(self._words, _LINE, bits)
         _native.store_u64(self._words, 0, (round_ + 1) << 2 | code)

@@ -24,7 +24,8 @@ def file(tmp_path: Path) -> TokenFile:
 
 
 def rows(file: TokenFile, indices: list[int]) -> list[list[int]]:
-    return file.batch(np.array(indices), 10).x.tolist()
+    found: list[list[int]] = file.batch(np.array(indices), 10).x.tolist()
+    return found
 
 
 @pytest.mark.parametrize("blocks", [False, True])

@@ -100,6 +100,8 @@ def test_a_single_large_text_file_becomes_many_documents(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        ("", r"the corpus is ''; name one of sotu"),
+        ("dir: ", r"name one of sotu"),
         ("sotuu", r"no corpus 'sotuu'; did you mean 'sotu'\?"),
         ("py:sdtlib", r"did you mean 'py:stdlib'\?"),
         ("novels", r"did you mean 'novel'\?"),

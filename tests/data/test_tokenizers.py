@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_a_saved_tokenizer_is_the_same_one(tokenizer: Tokenizer, tmp_path: Path)
 
 
 def test_transformers_reads_our_tokenizer_files(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    theirs = AutoTokenizer.from_pretrained(save(tokenizer, tmp_path))
+    theirs: Any = AutoTokenizer.from_pretrained(save(tokenizer, tmp_path))
     text = TEXT.replace(b"<|bos|>", b"")
     ids = theirs(text.decode())["input_ids"]
     assert ids == [tokenizer.bos, *tokenizer.encode(text).tolist()]

@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -74,13 +73,13 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
 ) -> None:
     killer = Killer(kills=2)
     config = small_config(
-        tmp_path, strategy=strategy, workers="torch:cpu*2", steps=3000, time=240
+        tmp_path, strategy=strategy, workers="torch:cpu*2", steps=3000
     )
     result = train(config, observer=killer)
     assert killer.left == 0, "the run ended before every kill was done"
-    assert result.status == "finished"
+    assert result.status == "done"
     assert result.restarts == 2
-    assert result.steps >= 2999  # a step claimed in the very instant of a death may be missing
+    assert result.steps >= 2998  # a step that died with its worker is not taken
     assert result.torn <= 2
     assert not shared_segments()
 
@@ -90,7 +89,7 @@ def test_a_run_survives_the_death_of_all_its_workers(tmp_path: Path) -> None:
     result = train(small_config(tmp_path, workers="torch:cpu*2", steps=3000), observer=killer)
     assert killer.left == 0
     assert result.restarts == 2
-    assert result.status == "finished"
+    assert result.status == "done"
 
 
 def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_words(tmp_path: Path) -> None:
@@ -136,7 +135,7 @@ def test_when_the_supervisor_is_killed_workers_leave_and_the_run_can_be_resumed(
     wait_until(lambda: not any(map(alive, pids)), 2.0, "the workers to leave")
     assert not shared_segments()
     result = train(small_config(tmp_path, workers="torch:cpu*2", steps=5, resume=str(run)))
-    assert result.status == "finished"
+    assert result.status == "done"
     assert result.steps == 5
 
 
@@ -171,11 +170,11 @@ def test_fifty_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
 ) -> None:
     """SIGKILL of one worker, of all, or of the supervisor, at random moments, 50 times."""
     chosen = random.Random(1)
-    deaths, run, rounds = 0, None, 0
+    run: Path | None = None
+    deaths = rounds = 0
     while deaths < 50:
         rounds += 1
         assert rounds < 40, "too few deaths per run"
-        stop = threading.Event()
         options: dict[str, object] = {"workers": "torch:cpu*2", "restarts": 1000}
         if run is not None:
             options["resume"] = str(run)
@@ -193,6 +192,9 @@ def test_fifty_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
         )
         try:
             pids: list[int] = []
+            if run is None:  # the first child lives until there is something to resume
+                run = run_directory(tmp_path)
+                wait_until((run / "checkpoints" / "latest").exists, 60, "a checkpoint")
             kills_here = chosen.randint(4, 8)
             while kills_here and child.poll() is None:
                 time.sleep(chosen.random() * 0.8)
@@ -207,17 +209,15 @@ def test_fifty_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
                         deaths += 1
                 kills_here -= 1
         finally:
-            stop.set()
             child.kill()
             _, errors = child.communicate()
             deaths += 1
         wait_until(lambda p=pids: not any(map(alive, p)), 3.0, "the workers to leave")
         assert b"Traceback" not in errors, errors.decode()
-        found = [p.parent.parent for p in (tmp_path / "runs").glob("*/checkpoints/latest")]
-        run = found[0] if found else None
+    assert len(list((tmp_path / "runs").iterdir())) == 1  # it was one run all along
     assert not shared_segments()
     result = train(small_config(tmp_path, workers="torch:cpu*2", steps=5, resume=str(run)))
-    assert result.status == "finished"
+    assert result.status == "done"
 
 
 def workers_of(pid: int) -> list[int]:

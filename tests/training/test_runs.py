@@ -24,7 +24,7 @@ def test_a_run_goes_on_with_another_number_of_workers_and_another_backend(tmp_pa
     config = small_config(tmp_path, workers="mlx:cpu", steps=40, resume=first.run)
     second = train(config)
     assert second.steps == 40
-    assert second.status == "finished"
+    assert second.status == "done"
     before, after = parameters(first), parameters(second)
     assert 0.0 < largest_difference(before, after) < 1.0
 
@@ -33,7 +33,7 @@ def test_after_a_resume_late_in_an_epoch_later_epochs_see_every_sequence(tmp_pat
     """The regression of Lightning-AI/litgpt#1712."""
     probe = train(small_config(tmp_path, steps=1))
     state = json.loads((Path(str(probe.checkpoint)) / "state.json").read_text())
-    tickets = state["tickets"]
+    tickets = state["ledger"]["n"]
     late = int(tickets * 0.9)
     first = train(small_config(tmp_path, steps=late, workers="torch:cpu*2"))
     rest = 2 * tickets - late
@@ -67,7 +67,7 @@ def test_the_run_directory_holds_what_the_design_names(tmp_path: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "lock"} <= names
     status = json.loads((run / "run.json").read_text())
-    assert status["status"] == "finished"
+    assert status["status"] == "done"
     assert result.checkpoint is not None
     files = {path.name for path in Path(result.checkpoint).iterdir()}
     assert {"model.safetensors", "config.json", "optimizer.safetensors", "state.json"} <= files

@@ -47,7 +47,7 @@ def test_accumulated_micro_batches_equal_one_large_batch(tmp_path: Path) -> None
 def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(tmp_path: Path) -> None:
     config = small_config(tmp_path, workers="mlx:cpu,torch:cpu", steps=200, lr=1e-2)
     result = train(config)
-    assert result.status == "finished"
+    assert result.status == "done"
     assert result.steps == 200
     assert sum(worker.steps for worker in result.workers) == 200
     assert all(worker.steps > 0 for worker in result.workers)
@@ -66,7 +66,7 @@ def test_a_live_read_run_of_one_worker_equals_a_snapshot_run(tmp_path: Path) -> 
 def test_a_run_can_start_synchronous_and_go_on_lock_free(tmp_path: Path) -> None:
     config = small_config(tmp_path, workers="torch:cpu*2", async_after=0.5, steps=40)
     result = train(config)
-    assert result.status == "finished"
+    assert result.status == "done"
     assert result.steps >= 40
     staleness = [worker.mean_staleness for worker in result.workers]
     assert max(staleness) > 0.0  # the second half overlapped
