@@ -139,7 +139,9 @@ class TrainConfig:
         aliases=("steps_per_eval",),
     )
     eval_tokens: int = _run(65536, "held-out text in one evaluation", unit="tokens", low=1)
-    sample_every: Interval = _run(Interval(seconds=30), "sample of text, likewise")
+    sample_every: Interval = _run(
+        Interval(seconds=30), "sample of text, likewise; the end always writes one"
+    )
     save_every: Interval = _run(
         Interval(seconds=300), "checkpoint, likewise; the end always saves one"
     )

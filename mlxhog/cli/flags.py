@@ -27,11 +27,15 @@ class Flags:
         command: its name.
         about: one or two sentences.
         examples: command lines.
+        arguments: names of the arguments that are no flags, for the usage line.
     """
 
-    def __init__(self, command: str, about: str, examples: Sequence[str]) -> None:
+    def __init__(
+        self, command: str, about: str, examples: Sequence[str], arguments: Sequence[str] = ()
+    ) -> None:
         self._parser = _Parser(
             prog=f"mlxhog {command}",
+            usage=f"mlxhog {' '.join([command, *arguments])} [options]",
             description=about,
             epilog="examples:\n" + "\n".join(f"  mlxhog {example}" for example in examples),
             formatter_class=argparse.RawDescriptionHelpFormatter,

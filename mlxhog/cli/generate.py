@@ -16,8 +16,10 @@ from mlxhog.report.plain import printable
 EXAMPLES = (
     'generate latest --prompt "The "',
     "generate runs/20260102-101500-sotu --prompt @letter.txt --temperature 0.7 --top-p 0.9",
-    'echo -n "Fellow citizens" | mlxhog generate latest --prompt - --seed 1',
+    "generate latest --prompt - --seed 1 < letter.txt",
 )
+
+MODEL = "RUN_OR_CHECKPOINT"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,10 @@ class GenerateConfig:
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    flags = Flags("generate", "Write text with a trained model, the prompt first.", EXAMPLES)
-    flags.argument("model", metavar="RUN_OR_CHECKPOINT", help="a path, a run's name, or latest")
+    flags = Flags(
+        "generate", "Write text with a trained model, the prompt first.", EXAMPLES, (MODEL,)
+    )
+    flags.argument("model", metavar=MODEL, help="a path, a run's name, or latest")
     flags.argument("--json", action="store_true", help="one JSON object instead of text")
     flags.options(GenerateConfig)
     parsed = flags.parse(arguments)
@@ -68,20 +72,18 @@ def run(arguments: list[str]) -> int:
 
 def _generate(model: str, prompt: str, config: GenerateConfig) -> Iterator[str]:
     """Yield the answer piece by piece."""
-    from mlxhog.live.generate import write_text
+    from mlxhog.live.model import open_model
+    from mlxhog.live.sampling import Sampler
 
-    yield from write_text(
-        model,
-        prompt,
-        root=Path(config.out),
-        backend=config.backend,
-        max_new_tokens=config.max_new_tokens,
+    sampler = Sampler(
         temperature=config.temperature,
-        top_p=config.top_p,
         top_k=config.top_k,
+        top_p=config.top_p,
         min_p=config.min_p,
         seed=config.seed,
     )
+    opened = open_model(model, root=Path(config.out), backend=config.backend)
+    yield from opened.write(prompt, sampler=sampler, max_new_tokens=config.max_new_tokens)
 
 
 def _prompt(spec: str) -> str:

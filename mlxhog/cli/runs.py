@@ -1,8 +1,10 @@
 """`mlxhog runs`: the list of runs."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config_sources import resolve
@@ -25,21 +27,33 @@ def run(arguments: list[str]) -> int:
     config = resolve(RunsConfig, [parsed.given], parsed.problems)
     from mlxhog.run import list_runs
 
-    found = list_runs(Path(config.out))
+    found = [
+        {"run": str(run.directory), "name": run.name, **run.read_status()}
+        for run in list_runs(Path(config.out))
+    ]
     if parsed.other.json:
-        for info in found:
-            print(json.dumps(asdict(info), default=str))
-        return 0
-    if not found:
+        for status in found:
+            print(json.dumps(status))
+    elif found:
+        print(_table(found))
+    else:
         print(f"no runs in {config.out}; `mlxhog train` makes one")
-        return 0
-    rows = [("run", "status", "steps", "bits/byte")]
-    for info in found:
-        bits = info.val_bits_per_byte
+    return 0
+
+
+def _table(found: Sequence[Mapping[str, Any]]) -> str:
+    rows = [("run", "status", "steps", "bits per byte")]
+    for status in found:
+        result = status.get("result", {})  # a run that has not ended has none
+        bits = result.get("val_bits_per_byte")
         rows.append(
-            (info.name, info.status, str(info.steps), "-" if bits is None else f"{bits:.3f}")
+            (
+                status["name"],
+                str(status.get("status", "-")),
+                str(result.get("steps", "-")),
+                "-" if bits is None else f"{bits:.3f}",
+            )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(word.ljust(w) for word, w in zip(row, widths, strict=True)).rstrip())
-    return 0
+    lines = (zip(row, widths, strict=True) for row in rows)
+    return "\n".join("  ".join(word.ljust(w) for word, w in line).rstrip() for line in lines)

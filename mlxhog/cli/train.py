@@ -32,7 +32,7 @@ Defaults < the YAML file < flags. The first budget reached (--steps, --tokens, -
 With --resume the options of that run hold where no flag says otherwise; a budget given then
 counts from there (--steps 1000 is 1000 more), and without one the run's own goes on."""
 
-BUDGETS = ("steps", "tokens", "time")
+BUDGETS = ("steps", "iters", "tokens", "time")
 EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
 
 
@@ -97,11 +97,10 @@ def _of_run(spec: str, layers: list[list[Given]]) -> list[Given]:
     from mlxhog.run import find
 
     root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
-    path = find(spec, Path(root)).path / "config.yaml"
-    names = {"iters": "steps"}
-    given = {names.get(g.name, g.name) for layer in layers for g in layer}
-    replaced = set(BUDGETS) if given & set(BUDGETS) else set()
-    return [stored for stored in read_yaml(path) if stored.name not in replaced]
+    stored = read_yaml(find(spec, Path(root)).config_path)
+    budget = any(given.name in BUDGETS for layer in layers for given in layer)
+    replaced = BUDGETS if budget else ()
+    return [value for value in stored if value.name not in replaced]
 
 
 def summary(result: "Result") -> str:
