@@ -1,9 +1,9 @@
 """Shared memory and spawned workers for tests of the native updates; no arena needed.
 
-    bytes                  what
-    0 ..                   lock words, uint32
-    + words, to 4096       worker table, 512 bytes each
-    + table, to 4096       floats, float32
+bytes                  what
+0 ..                   lock words, uint32
++ words, to 4096       worker table, 512 bytes each
++ table, to 4096       floats, float32
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def shared(n_floats: int, n_words: int = 0, n_workers: int = 4) -> Iterator[Shar
 
 
 @contextmanager
-def spawned(target: Callable[..., None], jobs: Sequence[tuple[Any, ...]]) -> Iterator[list[BaseProcess]]:
+def spawned(
+    target: Callable[..., None], jobs: Sequence[tuple[Any, ...]]
+) -> Iterator[list[BaseProcess]]:
     """Processes `target(*job)`, started; none outlives the block."""
     processes = [SPAWN.Process(target=target, args=job) for job in jobs]
     try:
