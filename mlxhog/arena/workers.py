@@ -46,7 +46,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.process import monotonic_ns, process_start_time
 from mlxhog.errors import ArenaError
 
 ENTRY_BYTES = 512
@@ -111,6 +111,7 @@ class Phase(IntEnum):
     COMPUTE = 5
     APPLY = 6
     WAITING = 7
+    EVALUATE = 8
 
 
 class _Plain:
@@ -207,8 +208,10 @@ class Entry:
     restarts = _Int()
     torn = _Int()
 
-    def beat(self) -> None:
-        """Give a sign of life."""
+    def beat(self, phase: Phase | None = None) -> None:
+        """Give a sign of life and, with `phase`, say what comes now."""
+        if phase is not None:
+            self.phase = phase
         self.heartbeat_ns = monotonic_ns()
 
 
@@ -290,6 +293,12 @@ class WorkerTable:
         entry.pid = pid
         entry.state = State.STARTING
         return entry
+
+    def seated(self, slot: int, pid: int) -> None:
+        """Name the process of a slot that was acquired before it was spawned."""
+        entry = self.entry(slot)
+        entry.start_time = process_start_time(pid)
+        entry.pid = pid
 
     def mark_dead(self, slot: int) -> None:
         """Declare that the slot's process has been waited for: its locks may be taken over."""
