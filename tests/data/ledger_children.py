@@ -13,8 +13,11 @@ def spin(ns):
         pass
 
 
-def work(handle, owner, epochs, seed):
-    """Take tickets and mark each in `hits`, until `epochs` epochs are done."""
+def work(handle, owner, epochs, seed, pause_ns):
+    """Take tickets and mark each in `hits`, until `epochs` epochs are done.
+
+    Between two marks it lingers for up to `pause_ns`, twice as long before the first.
+    """
     rng = random.Random(seed * 1000 + owner)
     arena = Arena.from_handle(handle)
     ledger, hits = Ledger(arena), arena.segment("hits")
@@ -25,9 +28,9 @@ def work(handle, owner, epochs, seed):
                 ledger.give_back(*ticket, owner)
             spin(100_000)
             continue
-        spin(rng.randrange(600_000))
+        spin(2 * rng.random() * pause_ns)
         assert ledger.begin_apply(*ticket, owner)
-        spin(rng.randrange(100_000))
+        spin(rng.random() * pause_ns)
         hits[ticket[0] * ledger.n + ticket[1]] += 1
-        spin(rng.randrange(100_000))
+        spin(rng.random() * pause_ns)
         assert ledger.finish(*ticket, owner)

@@ -52,8 +52,10 @@ class LedgerMachine(RuleBasedStateMachine):
     """
 
     @initialize(
-        n=st.integers(1, 9), ring=st.sampled_from([4, 8, 32]), on_torn=st.sampled_from(["count", "retry"])
-    )  # fmt: skip
+        n=st.integers(1, 9),
+        ring=st.sampled_from([4, 8, 32]),
+        on_torn=st.sampled_from(["count", "retry"]),
+    )
     def begin(self, n, ring, on_torn):
         self.n, self.on_torn = n, on_torn
         self.ledger, self.words, self.slots = make_ledger(n, ring, on_torn=on_torn)
@@ -382,7 +384,7 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="bytes of control words"):
         Ledger.on_memory(words[:100], slots, 10)
     with pytest.raises(ValueError, match="aligned"):
-        Ledger.on_memory(np.zeros(WORDS_BYTES + 128, np.uint8)[words.ctypes.data % 64 + 4 :][:WORDS_BYTES], slots, 10)  # fmt: skip
+        Ledger.on_memory(np.zeros(WORDS_BYTES + 4, np.uint8)[4:], slots, 10)
 
 
 def test_readers_take_no_tickets():
@@ -408,7 +410,7 @@ def test_processes_killed_at_random_moments_lose_and_repeat_no_ticket(seed):
 
         def start(slot):
             owner = table.acquire_slot(slot=slot).incarnation
-            args = (arena.handle(), owner, epochs, seed)
+            args = (arena.handle(), owner, epochs, seed, 200_000)
             process = spawn.Process(target=ledger_children.work, args=args, daemon=True)
             process.start()
             table.seated(slot, process.pid)
@@ -434,3 +436,21 @@ def test_processes_killed_at_random_moments_lose_and_repeat_no_ticket(seed):
     assert not moments
     assert hits.max() == 1
     assert (hits == 0).sum() <= torn
+
+
+def test_processes_that_race_for_tickets_get_each_once_while_the_ring_goes_round():
+    n, epochs, workers = 500, 80, 3  # a ring of 1024 slots: 39 laps
+    spawn = multiprocessing.get_context("spawn")
+    layout = plan({}, max_workers=workers, n_tickets=n, extra={"hits": ("uint8", n * epochs)})
+    with Arena.create(layout) as arena:
+        assert arena.segment("tickets").size == 1024
+        processes = [
+            spawn.Process(target=ledger_children.work, args=(arena.handle(), k, epochs, 0, 0))
+            for k in range(1, workers + 1)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+            assert process.exitcode == 0
+        assert (arena.segment("hits") == 1).all()
