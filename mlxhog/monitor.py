@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 
+from mlxhog import updates
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import State
 from mlxhog.budget import Budget
+from mlxhog.data.heldout import bits_per_byte
 from mlxhog.metrics import Progress, WorkerReport
 from mlxhog.mix import WorkerSpec
 from mlxhog.records import Kind, Ring
@@ -21,7 +24,7 @@ WINDOW_S = 5.0  # throughput and loss are averages over this much time
 class Monitor:
     """The supervisor's reader of everything workers report. Reads only, so it disturbs no one."""
 
-    def __init__(self, arena: Arena, mix: list[WorkerSpec], budget: Budget) -> None:
+    def __init__(self, arena: Arena, mix: Sequence[WorkerSpec], budget: Budget) -> None:
         """Attach to the rings of all workers of a mix."""
         self.arena, self.mix, self.budget = arena, mix, budget
         self._rings = [Ring(arena.segment(f"ring.{k + 1}")) for k in range(len(mix))]
@@ -30,6 +33,7 @@ class Monitor:
         self.val_bits_per_byte: float | None = None
         self.loss: float | None = None
         self.ended_ns: int | None = None
+        self.samples = 0
 
     def drain(self) -> None:
         """Take in what workers have recorded since the last call."""
@@ -40,11 +44,15 @@ class Monitor:
                     recent.append(
                         (int(record["t_ns"]), int(record["tokens"]), float(record["loss"]))
                     )
+                elif record["kind"] == Kind.SAMPLE:
+                    self.samples += 1
                 elif record["round"]:
                     chunks = self._final.setdefault(int(record["round"]), {})
                     chunks[int(record["chunk"])] = (float(record["nats"]), int(record["n_bytes"]))
                 elif record["n_bytes"]:
-                    self.val_bits_per_byte = bits_per_byte(record["nats"], int(record["n_bytes"]))
+                    self.val_bits_per_byte = bits_per_byte(
+                        float(record["nats"]), int(record["n_bytes"])
+                    )
             while recent and recent[0][0] < now - WINDOW_S * 1e9:
                 recent.popleft()
         losses = [loss for recent in self._recent for _, _, loss in recent if math.isfinite(loss)]
@@ -68,15 +76,13 @@ class Monitor:
     def lost_update_rate(self) -> float | None:
         """Share of probe increments that never arrived; None before the first step."""
         adds = sum(self.arena.workers.entry(k + 1).probe_adds for k in range(len(self.mix)))
-        if not adds:
-            return None
-        return max(0.0, 1.0 - float(self.arena.probe.mean(dtype=np.float64)) / adds)
+        return updates.lost_update_rate(self.arena.probe, adds) if adds else None
 
     def dropped_steps(self) -> int:
         """Steps dropped because their gradient was not finite."""
         return sum(self.arena.workers.entry(k + 1).dropped for k in range(len(self.mix)))
 
-    def worker_reports(self) -> list[WorkerReport]:
+    def worker_reports(self) -> tuple[WorkerReport, ...]:
         """One report per worker slot."""
         reports = []
         for k, (spec, recent) in enumerate(zip(self.mix, self._recent, strict=True)):
@@ -97,7 +103,7 @@ class Monitor:
                     memory_bytes=entry.rss_bytes,
                 )
             )
-        return reports
+        return tuple(reports)
 
     def progress(self, *, sample: str | None = None, message: str | None = None) -> Progress:
         """The whole picture, for the terminal and for metrics.jsonl."""
@@ -121,11 +127,6 @@ class Monitor:
             sample=sample,
             message=message,
         )
-
-
-def bits_per_byte(nats: float, n_bytes: int) -> float:
-    """Summed nats over the text bytes they account for, in bits per byte."""
-    return float(nats) / (math.log(2) * n_bytes)
 
 
 def _rate(recent: deque[tuple[int, int, float]]) -> float:

@@ -6,15 +6,18 @@ Everything that can be wrong with the input is found here.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mlxhog import checkpoint, machine, mix, optim, records, run, strategies
-from mlxhog.arena import Layout, plan_layout
+from mlxhog import arena, checkpoint, mix, optim, records, run, strategies
+from mlxhog.arena import Layout
 from mlxhog.config import TrainConfig
 from mlxhog.data import prepare
-from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.errors import CheckpointError, ConfigError, DataError, EnvironmentLacks
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
+from mlxhog import machine
 from mlxhog.mix import WorkerSpec
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_count, param_spec
@@ -31,7 +34,6 @@ class Plan:
         config: the resolved configuration.
         model: the architecture.
         data: prepared token files.
-        tokenizer: made the tokens; its vocabulary fits the model.
         workers: backend and threads of each worker; worker k gets slot k + 1.
         notes: what the user should know about the choice of workers.
         layout: of the arena.
@@ -40,13 +42,13 @@ class Plan:
         worker_bytes: estimate of the private memory of one worker.
         private_state: optimizer segments kept per worker slot.
         shared_state: optimizer segments kept once.
-        checkpoint: where a resumed run begins.
+        run: the run that is resumed.
+        checkpoint: where it begins again.
     """
 
     config: TrainConfig
     model: XLSTMLargeConfig
     data: prepare.Prepared
-    tokenizer: Tokenizer
     workers: tuple[WorkerSpec, ...]
     notes: tuple[str, ...]
     layout: Layout
@@ -55,6 +57,7 @@ class Plan:
     worker_bytes: int
     private_state: tuple[str, ...]
     shared_state: tuple[str, ...]
+    run: run.Run | None
     checkpoint: checkpoint.Checkpoint | None
 
     @property
@@ -87,25 +90,22 @@ def make_plan(config: TrainConfig) -> Plan:
         max_workers=config.max_workers,
         serial=config.strategy == "serial",
     )
-    found = _checkpoint(config, model)
+    resumed = None if config.resume is None else run.find(config.resume, Path(config.out))
+    found = None if resumed is None else _checkpoint(resumed, model)
     data = prepare.prepare(
         config.data, tokenizer=config.tokenizer, text_key=config.text_key, val=config.val
     )
-    tokenizer = data.tokenizer()
-    _check_data(config, model, data, tokenizer)
-    if found is not None and found.state["corpus_sha256"] != data.train.digest:
-        raise CheckpointError(
-            f"{config.resume} was trained on a corpus with digest "
-            f"{found.state['corpus_sha256'][:12]}, --data {config.data} has {data.train.digest[:12]}; "
-            "give the corpus and tokenizer it was started with"
-        )
+    train, _ = data.open(config.seq_len)
+    _check_vocabulary(config, model, data)
+    if found is not None:
+        _check_same_corpus(config, found, train)
     spec = param_spec(model)
     optimizer = optim.build(config)
     workers = chosen.workers
     n_tickets = math.ceil(
-        data.train.n_sequences(config.seq_len) / (config.batch_size * config.grad_accumulation)
+        train.n_sequences(config.seq_len) / (config.batch_size * config.grad_accumulation)
     )
-    layout = plan_layout(
+    layout = arena.plan(
         spec,
         max_workers=len(workers),
         private=optimizer.state_segments,
@@ -121,7 +121,6 @@ def make_plan(config: TrainConfig) -> Plan:
         config=config,
         model=model,
         data=data,
-        tokenizer=tokenizer,
         workers=workers,
         notes=chosen.notes,
         layout=layout,
@@ -130,35 +129,43 @@ def make_plan(config: TrainConfig) -> Plan:
         worker_bytes=worker_bytes,
         private_state=tuple(optimizer.state_segments),
         shared_state=tuple(optimizer.shared_segments),
+        run=resumed,
         checkpoint=found,
     )
     _check_memory(planned, here.memory_bytes)
     return planned
 
 
-def _checkpoint(config: TrainConfig, model: XLSTMLargeConfig) -> checkpoint.Checkpoint | None:
-    if config.resume is None:
-        return None
-    directory = run.find(config.resume, Path(config.out))
-    found = checkpoint.load_latest(directory)
+def same_budget(config: TrainConfig, stored: Mapping[str, Any]) -> bool:
+    """Whether the budget is the one the run was started with, and not a new one."""
+    return stored == {"steps": config.steps, "tokens": config.tokens, "time": config.time}
+
+
+def _checkpoint(resumed: run.Run, model: XLSTMLargeConfig) -> checkpoint.Checkpoint:
+    found = checkpoint.load(checkpoint.latest(resumed))
     checkpoint.check_architecture(found, model.to_dict())
     return found
 
 
-def _check_data(
-    config: TrainConfig, model: XLSTMLargeConfig, data: prepare.Prepared, tokenizer: Tokenizer
+def _check_vocabulary(
+    config: TrainConfig, model: XLSTMLargeConfig, data: prepare.Prepared
 ) -> None:
-    if tokenizer.n_ids > model.vocab_size:
+    if data.tokenizer.n_ids > model.vocab_size:
         raise ConfigError(
             f"model {config.model} has vocab_size {model.vocab_size}, tokenizer {config.tokenizer} "
-            f"{tokenizer.n_ids} ids; choose a model with at least that many rows"
+            f"{data.tokenizer.n_ids} ids; choose a model with at least that many rows"
         )
-    for name, file in (("training", data.train), ("held-out", data.val)):
-        if file.n_sequences(config.seq_len) < 1:
-            raise DataError(
-                f"{config.data}: the {name} text has {file.n_tokens} tokens, one sequence of seq_len "
-                f"{config.seq_len} needs {config.seq_len + 1}; lower seq_len or give more text"
-            )
+
+
+def _check_same_corpus(
+    config: TrainConfig, found: checkpoint.Checkpoint, train: TokenFile
+) -> None:
+    stored = found.state["tokens_sha256"]
+    if stored != train.digest:
+        raise CheckpointError(
+            f"{config.resume} was trained on tokens with digest {stored[:12]}, --data {config.data} "
+            f"gives {train.digest[:12]}; name the corpus and tokenizer the run was started with"
+        )
 
 
 def _worker_bytes(

@@ -41,6 +41,7 @@ class Kind(IntEnum):
 
     STEP = 0
     EVALUATION = 1
+    SAMPLE = 2
 
 
 class Ring:

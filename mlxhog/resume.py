@@ -18,7 +18,7 @@ from mlxhog.arena import Arena
 from mlxhog.budget import Budget
 from mlxhog.config import TrainConfig
 from mlxhog.data.ledger import Ledger
-from mlxhog.models.init import init_params
+from mlxhog.models.xlstm_large import init_params
 from mlxhog.plan import Plan, same_budget
 
 
@@ -46,7 +46,12 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
         arena.param(name)[...] = value
     state = found.state
     arena.counters.store("version", int(state["version"]))
-    ledger.restore(state["ledger"])
+    position = state["ledger"]
+    if config.strategy == "sync" or config.async_after > 0:
+        # rounds are numbered, so they cannot skip single batches that are done already
+        position = {**position, "done": []}
+    ledger.restore(position)
+    arena.counters.store("first_ticket", position["epoch"] * ledger.n + position["watermark"])
     message = _restore_moments(plan, arena, found)
     return Start(_budget(config, state), message)
 

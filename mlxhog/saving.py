@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mlxhog import checkpoint
 from mlxhog.arena import Arena
 from mlxhog.data.ledger import Ledger
+from mlxhog.data.tokens import TokenFile
 from mlxhog.monitor import Monitor
 from mlxhog.plan import Plan
 from mlxhog.resume import Start
@@ -53,10 +54,8 @@ def save(
             "budget": {"steps": config.steps, "tokens": config.tokens, "time": config.time},
             "ledger": ledger.position(),
             "opt_steps": {str(slot): arena.workers.entry(slot).opt_step for slot in slots},
-            "corpus_sha256": plan.data.train_digest,
-            "seq_len": config.seq_len,
-            "tickets": ledger.n,
+            "tokens_sha256": TokenFile.open(plan.data.train).digest,
         },
-        tokenizer=plan.tokenizer,
+        tokenizer=plan.data.tokenizer,
         keep_last=config.keep_last,
     )

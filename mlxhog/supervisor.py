@@ -11,7 +11,7 @@ import os
 import signal
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
@@ -20,8 +20,8 @@ from pathlib import Path
 
 from mlxhog import worker
 from mlxhog.arena import Arena
-from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import Phase, State
+from mlxhog.arena.process import monotonic_ns, process_start_time
+from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.config import TrainConfig
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
@@ -51,7 +51,7 @@ class Supervisor:
         self,
         arena: Arena,
         ledger: Ledger,
-        mix: list[WorkerSpec],
+        mix: Sequence[WorkerSpec],
         config: TrainConfig,
         run_dir: Path,
         make_job: Callable[[int, int, WorkerSpec], worker.Job],
@@ -84,7 +84,8 @@ class Supervisor:
 
     def _spawn(self, seat: _Seat) -> None:
         table = self.arena.workers
-        seat.owner = table.take_seat(seat.slot)
+        entry = table.acquire_slot(slot=seat.slot)
+        seat.owner = entry.incarnation
         job = self._make_job(seat.slot, seat.owner, seat.spec)
         with _thread_limits(seat.spec.threads):
             process = self._context.Process(
@@ -92,7 +93,8 @@ class Supervisor:
             )
             process.start()
         assert process.pid is not None
-        table.seated(seat.slot, process.pid)
+        entry.start_time = process_start_time(process.pid)
+        entry.pid = process.pid
         seat.process = process
 
     def poll(self, timeout_s: float) -> None:
@@ -117,7 +119,7 @@ class Supervisor:
                 )
         self.ledger.sweep_orphans()
 
-    def entry(self, seat: _Seat) -> worker.Entry:
+    def entry(self, seat: _Seat) -> Entry:
         """The worker table entry of a seat."""
         return self.arena.workers.entry(seat.slot)
 
@@ -131,19 +133,18 @@ class Supervisor:
         seat.process = None
         self.arena.workers.mark_dead(seat.slot)
         report = self.ledger.reap(seat.owner)
+        self.entry(seat).torn += report.torn
         self.torn += report.torn
         self.arena.counters.add("claims", -report.returned)
-        self.arena.sweep_locks(seat.slot)
         return code
 
     def _replace(self, seat: _Seat) -> None:
-        starting = self.entry(seat).state == State.STARTING
+        state = self.entry(seat).state
         code = self._reap(seat)
-        finished = self.entry(seat).state == State.FINISHED
-        if finished or self.arena.counters.load("command") == Command.EXIT:
+        if state == State.FINISHED or self.arena.counters.load("command") == Command.EXIT:
             return
         what = f"worker {seat.slot} ({seat.spec.backend})"
-        if starting and code in EXIT_ERRORS:
+        if state == State.STARTING and code in EXIT_ERRORS:
             raise EXIT_ERRORS[code](f"{what} cannot start: {self.last_words(seat.slot)}")
         now = monotonic_ns() / 1e9
         seat.deaths_s.append(now)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from mlxhog import checkpoint, run, saving
+from mlxhog import evaluation, machine, run, saving
 from mlxhog.arena import Arena
+from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.config import TrainConfig
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
+from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import Diverged, EnvironmentLacks, MlxhogError
 from mlxhog.metrics import Progress, Result
 from mlxhog.mix import WorkerSpec
 from mlxhog.monitor import Monitor
 from mlxhog.plan import Plan, make_plan
+from mlxhog.quantities import Interval
 from mlxhog.resume import restore
 from mlxhog.supervisor import Supervisor
 from mlxhog.worker import Job
@@ -30,6 +36,7 @@ POLL_S = 0.05
 REPORT_S = 0.5
 METRICS_S = 2.0
 REST_S = 10.0  # how long workers may take to finish the step in hand
+SAMPLE_S = 60.0
 
 
 def plan(config: TrainConfig) -> Plan:
@@ -54,7 +61,7 @@ def train(config: TrainConfig, *, observer: Observer | None = None) -> Result:
     """
     planned = make_plan(config)
     with ExitStack() as stack:
-        return _Training(planned, observer, stack).run()
+        return _Training(planned, observer, stack).execute()
 
 
 class _Training:
@@ -62,21 +69,22 @@ class _Training:
 
     def __init__(self, planned: Plan, observer: Observer | None, stack: ExitStack) -> None:
         self.plan, self.config, self.observer = planned, planned.config, observer
-        self.run_dir = planned.open_run()
-        stack.enter_context(self.run_dir.lock())
+        self.run = planned.run or run.create(Path(self.config.out), self.config.name or "run")
+        stack.enter_context(self.run.lock())
         self.arena = stack.enter_context(
-            Arena.create(planned.layout, write=self.config.write, run_id=uuid.uuid4().bytes)
+            Arena.create(planned.layout, write=self.config.write, run_id=self.run.name[:64])
         )
-        self.ledger = Ledger(self.arena)
+        self.ledger = Ledger(self.arena, on_torn=self.config.on_torn)
         self.start = restore(planned, self.arena, self.ledger)
-        stack.enter_context(self.run_dir.serve(self.arena))
+        socket = socket_path(self.run.directory)
+        stack.enter_context(self.arena.serve(socket))
         self.supervisor = Supervisor(
-            self.arena, self.ledger, planned.workers, self.config, self.run_dir.path, self._job
+            self.arena, self.ledger, planned.workers, self.config, self.run.directory, self._job
         )
         stack.callback(self.supervisor.kill)
         self.monitor = Monitor(self.arena, planned.workers, self.start.budget)
         self.status = "running"
-        self.saved: checkpoint.Saved | None = None
+        self.saved: Path | None = None
         self.sample: str | None = None
         self._interrupts = 0
         self._last_report = self._last_metrics = 0.0
@@ -91,16 +99,19 @@ class _Training:
             threads=spec.threads,
             config=self.config,
             model=self.plan.model,
-            data=self.plan.data,
+            train=self.plan.data.train,
+            val=self.plan.data.val,
+            tokenizer=self.plan.data.tokenizer,
             budget=self.start.budget,
             step_limit=self.start.budget.step_limit(self.plan.tokens_per_step),
-            run_dir=self.run_dir.path,
+            run_dir=self.run.directory,
         )
 
     # -- the course of a run ---------------------------------------------------------------------
 
-    def run(self) -> Result:
-        self.run_dir.begin(self.plan, status="running")
+    def execute(self) -> Result:
+        self.run.config_path.write_text(self.config.to_yaml(), encoding="utf-8")
+        self._write_status()
         error: MlxhogError | None = None
         with self._signals():
             try:
@@ -123,7 +134,7 @@ class _Training:
                 self.supervisor.stop(timeout_s=0.0 if self._interrupts > 1 else 5.0)
         self.monitor.drain()
         result = self._result()
-        self.run_dir.end(result, error=str(error) if error else None)
+        self._write_status(result=result.to_json(), error=str(error) if error else None)
         if error is not None and not isinstance(error, Diverged):
             raise error
         if error is not None:
@@ -134,17 +145,25 @@ class _Training:
         config, counters = self.config, self.arena.counters
         counters.store("start_ns", monotonic_ns())
         self.supervisor.command(Command.TRAIN)
-        next_eval, next_save = config.eval_every, config.save_every
+        regular: list[tuple[Interval, Callable[[], None]]] = [
+            (config.eval_every, lambda: self._ask_for("eval")),
+            (config.sample_every, lambda: self._ask_for("sample")),
+            (config.save_every, self._save_while_training),
+        ]
+        last = [(0, 0.0)] * len(regular)
         while not (self._interrupts or self._budget_is_used()):
             self._poll()
-            seconds = self.monitor.seconds()
-            if config.eval_every > 0 and seconds >= next_eval:
-                next_eval += config.eval_every
-                counters.store("eval_asked", counters.load("eval_taken") + 1)
-            if config.save_every > 0 and seconds >= next_save:
-                next_save = seconds + config.save_every
-                self._save_while_training()
+            steps, seconds = counters.load("steps"), self.monitor.seconds()
+            for k, (interval, act) in enumerate(regular):
+                if interval.due(steps=steps - last[k][0], seconds=seconds - last[k][1]):
+                    last[k] = (steps, seconds)
+                    act()
         self.monitor.ended_ns = monotonic_ns()
+
+    def _ask_for(self, what: str) -> None:
+        """Ask the next worker that finishes a step for an evaluation or a sample."""
+        counters = self.arena.counters
+        counters.store(f"{what}_asked", counters.load(f"{what}_taken") + 1)
 
     def _budget_is_used(self) -> bool:
         """Whether workers will take no further step: limits are reached and nobody computes."""
@@ -172,12 +191,14 @@ class _Training:
             self.arena.counters.store("pause", 0)
 
     def _save(self) -> None:
-        self.saved = saving.save(self.plan, self.run_dir, self.arena, self.ledger, self.start, self.monitor)
+        self.saved = saving.save(
+            self.plan, self.run, self.arena, self.ledger, self.start, self.monitor
+        )
 
     def _evaluate(self) -> None:
         """Evaluate the held-out text, all workers together; again if one died on the way."""
         counters = self.arena.counters
-        chunks = self.plan.data.final_chunks(self.config)
+        chunks = evaluation.final_chunks(TokenFile.open(self.plan.data.val), self.config)
         round_ = 0
         while self.monitor.final_chunks(round_) < chunks and not self._interrupts:
             round_ += 1
@@ -194,14 +215,11 @@ class _Training:
             self.monitor.val_bits_per_byte = self.monitor.final_bits_per_byte(round_)
 
     def _write_sample(self) -> None:
-        """Let the first worker write a sample of text; a failure costs only the sample."""
-        counters = self.arena.counters
-        if self._interrupts or self.config.sample_tokens == 0:
-            return
-        counters.store("sampler", 1)
+        """Let one worker write a sample of text."""
+        samples = self.monitor.samples
+        self._ask_for("sample")
         self.supervisor.command(Command.SAMPLE)
-        if self._until(lambda: counters.load("sampler") == 0, "sampling", limit_s=60.0):
-            self.sample = self.run_dir.last_sample()
+        self._until(lambda: self.monitor.samples > samples, "sampling", limit_s=SAMPLE_S)
 
     # -- watching --------------------------------------------------------------------------------
 
@@ -221,7 +239,10 @@ class _Training:
         if self._interrupts > 1:
             raise _StopNow
         self.supervisor.poll(POLL_S)
+        samples = self.monitor.samples
         self.monitor.drain()
+        if self.monitor.samples > samples:
+            self.sample = self.run.last_sample()
         now = monotonic_ns() / 1e9
         for message in self.supervisor.messages:
             self._report(message)
@@ -231,7 +252,7 @@ class _Training:
             self._report(doing)
         if now - self._last_metrics >= METRICS_S and self.arena.counters.load("start_ns"):
             self._last_metrics = now
-            self.run_dir.append_metrics(self.monitor.progress())
+            self.run.append_metrics(self.monitor.progress().to_json())
 
     def _report(self, message: str | None) -> None:
         if self.observer is not None:
@@ -254,11 +275,26 @@ class _Training:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _write_status(self, **more: Any) -> None:
+        """Replace run.json."""
+        self.run.write_status(
+            {
+                "status": self.status,
+                "supervisor_pid": os.getpid(),
+                "socket": socket_path(self.run.directory),
+                "mlxhog": version("mlxhog"),
+                "machine": machine.here().name,
+                "parameters": self.plan.parameters,
+                "checkpoint": self.saved,
+                **more,
+            }
+        )
+
     def _result(self) -> Result:
         counters, seconds = self.arena.counters, self.monitor.seconds()
         tokens = counters.load("tokens")
         return Result(
-            run=str(self.run_dir.path),
+            run=str(self.run.directory),
             status=self.status,
             steps=counters.load("steps"),
             tokens=tokens,
@@ -270,7 +306,8 @@ class _Training:
             torn=self.supervisor.torn,
             lost_update_rate=self.monitor.lost_update_rate(),
             workers=self.monitor.worker_reports(),
-            checkpoint=str(self.saved.path) if self.saved else None,
+            checkpoint=str(self.saved) if self.saved else None,
+            sample=self.sample,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -12,9 +13,8 @@ from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
 
-import numpy as np
 
-from mlxhog import backends, optim, records, sampling, schedules, strategies, updates
+from mlxhog import backends, evaluation, optim, records, schedules, strategies, updates
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry, Phase, State
@@ -23,12 +23,14 @@ from mlxhog.budget import Budget
 from mlxhog.config import TrainConfig
 from mlxhog.control import Command
 from mlxhog.data.batch import Batch
-from mlxhog.data.corpus_files import Prepared
+from mlxhog.data.batches import Batches
 from mlxhog.data.ledger import Ledger
-from mlxhog.data.order import Order
+from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import MlxhogError
-from mlxhog.heldout import evaluate_chunk
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_spec
+from mlxhog.run import Run
+from mlxhog.sampling_tmp import sample_text
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Job:
     threads: int
     config: TrainConfig
     model: XLSTMLargeConfig
-    data: Prepared
+    train: Path
+    val: Path
+    tokenizer: Tokenizer
     budget: Budget
     step_limit: int | None
     run_dir: Path
@@ -67,8 +71,6 @@ def main(job: Job) -> None:
 
 def _follow_supervisor() -> None:
     """Leave as soon as the supervisor is gone, whatever this process is doing."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group
     parent = parent_process()
     if parent is None:
@@ -91,8 +93,9 @@ def _run(job: Job) -> None:
             worker.step()
         elif command == Command.EVALUATE:
             worker.evaluate_rest()
-        elif command == Command.SAMPLE and counters.load("sampler") == job.slot:
-            worker.sample()
+        elif command == Command.SAMPLE:
+            worker.sample_if_asked()
+            worker.idle()
         else:
             worker.idle()
     worker.entry.state = State.FINISHED
@@ -113,13 +116,16 @@ class Worker:
         live = arena.params if config.read == "live" else None
         self.backend.bind(job.model, arena.layout.slots, arena.params.size, live)
         self.ring = records.Ring(arena.segment(f"ring.{job.slot}"))
-        self.train, self.val = job.data.open_train(), job.data.open_val()
-        self.order = Order(
-            self.train.n_sequences(config.seq_len), self.train.digest, seed=config.seed
+        self.val = TokenFile.open(job.val)
+        self.batches = Batches(
+            TokenFile.open(job.train),
+            seq_len=config.seq_len,
+            batch_size=config.batch_size * config.grad_accumulation,
+            seed=config.seed,
         )
         context = strategies.Context(
             arena=arena,
-            ledger=Ledger(arena),
+            ledger=Ledger(arena, on_torn=config.on_torn),
             entry=self.entry,
             slot=job.slot,
             owner=job.owner,
@@ -130,6 +136,7 @@ class Worker:
             budget=job.budget,
             step_limit=job.step_limit,
             config=config,
+            decay=frozenset(n for n, spec in param_spec(job.model).items() if spec.decay),
         )
         self.context = context
         self.strategy = strategies.build(context)
@@ -142,8 +149,7 @@ class Worker:
     def _warm_up(self) -> None:
         """One gradient nobody uses, so that lazy set-up in the framework is not timed as a step."""
         strategies.copy_to_inbox(self.context)
-        first = np.zeros(1, np.int64)
-        self.backend.loss_and_grads(self.train.batch(first, self.job.config.seq_len))
+        self.backend.loss_and_grads(next(self._micro_batches(strategies.Lease(0, 0))))
 
     def idle(self) -> None:
         """Hold still for a moment, visibly."""
@@ -156,7 +162,8 @@ class Worker:
     def step(self) -> None:
         """Take one ticket from claim to record."""
         entry, counters = self.entry, self.arena.counters
-        self._evaluate_if_asked()
+        self.evaluate_if_asked()
+        self.sample_if_asked()
         lease = self.strategy.claim()
         if isinstance(lease, strategies.Idle):
             entry.beat(Phase.WAITING if lease is strategies.Idle.WAIT else Phase.IDLE)
@@ -189,7 +196,7 @@ class Worker:
         else:
             entry.dropped += 1
             entry.nonfinite_in_row += 1
-        if self.strategy.counts_step(self.context.rank):
+        if self.strategy.counts_step():
             counters.add("steps", 1)
         counters.add("tokens", tokens)
         counters.add("samples", samples)
@@ -205,13 +212,9 @@ class Worker:
 
     def _micro_batches(self, lease: strategies.Lease) -> Iterator[Batch]:
         """The ticket's sequences, `batch_size` at a time."""
-        config = self.job.config
-        per_ticket = config.batch_size * config.grad_accumulation
-        first = lease.ticket * per_ticket
-        count = min(per_ticket, self.order.n - first)
-        index = self.order.at(lease.epoch, first, count)
-        for begin in range(0, count, config.batch_size):
-            yield self.train.batch(index[begin : begin + config.batch_size], config.seq_len)
+        batch, rows = self.batches.at(lease.epoch, lease.ticket), self.job.config.batch_size
+        for begin in range(0, len(batch.x), rows):
+            yield batch.part(begin, begin + rows)
 
     def _loss_and_grads(self, batches: list[Batch]) -> tuple[float, Grads]:
         """Mean loss and gradient over the micro-batches, each weighted by its sequences."""
@@ -236,13 +239,19 @@ class Worker:
 
     # -- evaluation and sampling -----------------------------------------------------------------
 
-    def _evaluate_if_asked(self) -> None:
-        """Take on an evaluation that the supervisor asked for, unless another worker has."""
+    def _takes_on(self, asked: str, taken: str) -> bool:
+        """Whether something is asked for that no other worker has taken on; at most one gets it."""
         counters = self.arena.counters
-        taken = counters.load("eval_taken")
-        if counters.load("eval_asked") > taken and counters.cas("eval_taken", taken, taken + 1):
+        done = counters.load(taken)
+        return counters.load(asked) > done and counters.compare_exchange(taken, done, done + 1)
+
+    def evaluate_if_asked(self) -> None:
+        """Evaluate a piece of the held-out text between two steps."""
+        if self._takes_on("eval_asked", "eval_taken"):
             strategies.copy_to_inbox(self.context)
-            self._evaluate(chunk=0, limit=self.job.config.eval_tokens, round_=0)
+            self.entry.beat(Phase.EVALUATE)
+            score = evaluation.score_sample(self.backend, self.val, self.job.config, self.entry.beat)
+            self._record_score(score, round_=0, chunk=0)
 
     def evaluate_rest(self) -> None:
         """Evaluate chunks of the held-out text until none is left in this round."""
@@ -252,35 +261,37 @@ class Worker:
             self.idle()
             return
         strategies.copy_to_inbox(self.context)
-        chunks = self.job.data.final_chunks(self.job.config)
-        while (chunk := counters.add("eval_next", 1)) < chunks:
-            self._evaluate(chunk=chunk, limit=None, round_=round_)
+        config, beat = self.job.config, self.entry.beat
+        self.entry.beat(Phase.EVALUATE)
+        while (chunk := counters.add("eval_next", 1)) < evaluation.final_chunks(self.val, config):
+            score = evaluation.score_chunk(self.backend, self.val, config, chunk, beat)
+            self._record_score(score, round_=round_, chunk=chunk)
         self._final_round = round_
 
-    def _evaluate(self, *, chunk: int, limit: int | None, round_: int) -> None:
-        self.entry.beat(Phase.EVALUATE)
-        nats, n_bytes, tokens = evaluate_chunk(
-            self.backend, self.val, self.job.config, chunk=chunk, limit=limit, beat=self.entry.beat
-        )
+    def _record_score(self, score: evaluation.Score, *, round_: int, chunk: int) -> None:
         self.ring.append(
             kind=records.Kind.EVALUATION,
             worker=self.job.slot,
             version=self.arena.counters.load("version"),
             t_ns=monotonic_ns(),
-            nats=nats,
-            n_bytes=n_bytes,
-            tokens=tokens,
+            nats=score.nats,
+            n_bytes=score.n_bytes,
+            tokens=score.tokens,
             chunk=chunk,
             round=round_,
         )
 
-    def sample(self) -> None:
-        """Write a sample of text beside the run, then tell the supervisor by clearing `sampler`."""
+    def sample_if_asked(self) -> None:
+        """Write a sample of text beside the run."""
+        if not self._takes_on("sample_asked", "sample_taken"):
+            return
         strategies.copy_to_inbox(self.context)
-        text = sampling.sample_text(self.backend, self.job, beat=self.entry.beat)
-        with (self.job.run_dir / "samples.txt").open("a", encoding="utf-8") as stream:
-            stream.write(text + "\n")
-        self.arena.counters.store("sampler", 0)
+        self.entry.beat(Phase.SAMPLE)
+        text = sample_text(
+            self.backend, self.job.tokenizer, seed=self.job.config.seed, beat=self.entry.beat
+        )
+        Run(self.job.run_dir).append_sample(text)
+        self.ring.append(kind=records.Kind.SAMPLE, worker=self.job.slot, t_ns=monotonic_ns())
 
 
 def resident_bytes() -> int:

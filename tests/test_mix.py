@@ -5,18 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.machine import Machine
+from mlxhog.machine import Machine, here
 from mlxhog.mix import BACKENDS, Mix, missing, resolve
 
 BOTH = frozenset({"mlx", "torch"})
 
 
 def linux(cores: int = 2, frameworks: frozenset[str] = BOTH) -> Machine:
-    return Machine("linux", "x86_64", cores, "", frameworks)
+    return Machine("linux", "x86_64", cores, 8 << 30, "", frameworks)
 
 
 def mac(chip: str = "Apple M4 Pro", cores: int = 10) -> Machine:
-    return Machine("macos", "arm64", cores, chip, BOTH)
+    return Machine("macos", "arm64", cores, 8 << 30, chip, BOTH)
 
 
 def listed(mix: Mix) -> list[tuple[str, int]]:
@@ -115,7 +115,7 @@ def test_a_backend_asked_for_by_name_must_be_there():
     with pytest.raises(EnvironmentLacks, match="mlx:gpu needs macOS on Apple silicon.*mlx:cpu"):
         resolve("mlx:gpu", machine=linux())
     with pytest.raises(EnvironmentLacks, match="torch:mps needs macOS"):
-        resolve("torch:mps", machine=Machine("macos", "x86_64", 4, "Intel", BOTH))
+        resolve("torch:mps", machine=Machine("macos", "x86_64", 4, 8 << 30, "Intel", BOTH))
 
 
 def test_a_mac_lacks_nothing():
@@ -143,7 +143,8 @@ def test_a_mix_that_cannot_be_read_is_refused(text, said):
         resolve(text, machine=linux(32))
 
 
-def test_this_machine_has_cores_and_a_name():
-    here = Machine.here()
-    assert here.cores >= 1
-    assert here.name.strip()
+def test_this_machine_has_cores_memory_and_a_name():
+    machine = here()
+    assert machine.cores >= 1
+    assert machine.memory_bytes > 1 << 28
+    assert machine.name.strip()

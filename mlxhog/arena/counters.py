@@ -14,11 +14,9 @@ from mlxhog.errors import ArenaError
 
 LINE = 128  # Apple's cache line; two of x86's
 NAMES = (
-    "version", "samples", "tokens", "steps", "stop", "tokens_done", "claims",
-    "command", "pause", "start_ns",
-    "eval_asked", "eval_taken", "eval_round", "eval_next", "sampler",
-    "round", "barrier_a", "barrier_b", "async_started",
-    "spare0", "spare1", "spare2", "spare3",
+    "version", "samples", "tokens", "steps", "claims",
+    "command", "pause", "start_ns", "first_ticket",
+    "eval_asked", "eval_taken", "eval_round", "eval_next", "sample_asked", "sample_taken",
 )  # fmt: skip
 _OFFSETS = {name: LINE * i for i, name in enumerate(NAMES)}
 _MODULUS = 1 << 64

@@ -112,6 +112,7 @@ class Phase(IntEnum):
     APPLY = 6
     WAITING = 7
     EVALUATE = 8
+    SAMPLE = 9
 
 
 class _Plain:
@@ -209,7 +210,7 @@ class Entry:
     torn = _Int()
 
     def beat(self, phase: Phase | None = None) -> None:
-        """Give a sign of life and, with `phase`, say what comes now."""
+        """Give a sign of life, on entering a phase or in the midst of one."""
         if phase is not None:
             self.phase = phase
         self.heartbeat_ns = monotonic_ns()

@@ -19,7 +19,7 @@ from mlxhog.arena import Slot
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.updates import Rows
+from mlxhog.gradients import Rows
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -76,6 +76,19 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Drop every reference to the inbox."""
+
+
+def embedding_rows(tokens: Int32, grad: Float32) -> Rows:
+    """The embedding's gradient from that of the embedded tokens.
+
+    Args:
+        tokens: (B, S) rows that were looked up.
+        grad: (B, S, d) gradient of what was found there.
+
+    Returns:
+        The gradient of each row that occurs, once, ascending.
+    """
+    return Rows(tokens.reshape(-1), grad.reshape(-1, grad.shape[-1])).coalesced()
 
 
 def create(name: str, *, threads: int, kernels: str, cpu_blas: str) -> Backend:

@@ -9,13 +9,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from mlxhog.arena import Slot
-from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, blas
+from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, blas, embedding_rows
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.updates import Rows
-
-EMBEDDING = "backbone.embeddings.weight"
+from mlxhog.models.xlstm_large import EMBEDDING, XLSTMLargeConfig
 
 
 class MLXBackend:
@@ -99,7 +96,7 @@ class MLXBackend:
         grads: Grads = {
             name: _host(grad) for name, grad in zip(self._trained, found, strict=True)
         }
-        grads[EMBEDDING] = Rows.of_positions(batch.x, _host(dx))
+        grads[EMBEDDING] = embedding_rows(batch.x, _host(dx))
         return float(loss.item()), grads
 
     def evaluate(self, batch: Batch) -> Evaluation:

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from mlxhog.arena import Slot
-from mlxhog.backends import Evaluation, Float32, Grads, Int32, State
+from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, embedding_rows
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.updates import Rows
+from mlxhog.models.xlstm_large import EMBEDDING, XLSTMLargeConfig
 
 try:
     import torch
@@ -22,8 +21,6 @@ except ImportError as error:
     ) from error
 
 from mlxhog.models import xlstm_large_torch as twin
-
-EMBEDDING = "backbone.embeddings.weight"
 
 
 class TorchBackend:
@@ -89,7 +86,7 @@ class TorchBackend:
             name: grad.cpu().contiguous().numpy()
             for name, grad in zip(self._trained, found[:-1], strict=True)
         }
-        grads[EMBEDDING] = Rows.of_positions(batch.x, found[-1].cpu().contiguous().numpy())
+        grads[EMBEDDING] = embedding_rows(batch.x, found[-1].cpu().contiguous().numpy())
         return float(loss.detach()), grads
 
     def evaluate(self, batch: Batch) -> Evaluation:

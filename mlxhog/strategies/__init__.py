@@ -13,13 +13,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mlxhog import updates
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import Entry, Phase
+from mlxhog.arena.workers import Entry
 from mlxhog.backends import Backend, Grads
 from mlxhog.budget import Budget
 from mlxhog.config import TrainConfig
@@ -69,6 +66,7 @@ class Context:
     budget: Budget
     step_limit: int | None
     config: TrainConfig
+    decay: frozenset[str]
 
     @property
     def rank(self) -> int:
@@ -88,6 +86,7 @@ class Context:
                 for name in self.optimizer.state_segments
             },
             shared={name: arena.segment(name) for name in self.optimizer.shared_segments},
+            decay=self.decay,
         )
 
     def seconds(self) -> float:
@@ -126,8 +125,6 @@ class Context:
 class Strategy(Protocol):
     """One worker's part of a training strategy."""
 
-    name: str
-
     def claim(self) -> Lease | Idle:
         """Take the next batch. `Idle.DONE` once no more will come in this training phase."""
 
@@ -140,6 +137,9 @@ class Strategy(Protocol):
         Settles the lease.
         """
 
+    def counts_step(self) -> bool:
+        """Whether the batch just written counts as a step of the run (of P averaged ones, one does)."""
+
 
 def copy_to_inbox(context: Context) -> None:
     """Plain snapshot: the arena's current values, untouched by any prediction."""
@@ -150,7 +150,7 @@ def copy_to_inbox(context: Context) -> None:
 
 
 def segments(config: TrainConfig, workers: int, n_params: int) -> dict[str, tuple[str, int]]:
-    """Extra arena segments a strategy needs: name -> (dtype, count), count -1 for a parameter copy."""
+    """Extra arena segments a strategy needs; see `arena.plan`."""
     if config.strategy == "sync" or config.async_after > 0:
         from mlxhog.strategies.sync import sync_segments
 
@@ -177,9 +177,3 @@ def build(context: Context) -> Strategy:
         return Hogwild(context)
     raise ConfigError(f"no strategy {name!r}; choose from serial, hogwild, sync")
 
-
-__all__ = [
-    "Context", "Idle", "Lease", "Outcome", "Phase", "Strategy", "build", "copy_to_inbox", "segments",
-]  # fmt: skip
-
-Float32 = NDArray[np.float32]

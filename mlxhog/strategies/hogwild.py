@@ -22,8 +22,6 @@ from mlxhog.strategies import Context, Idle, Lease, Outcome
 class Hogwild:
     """Read, compute, add; also `serial`, which is this with one worker."""
 
-    name = "hogwild"
-
     def __init__(self, context: Context) -> None:
         """Prepare one worker; costs one more private copy of the parameters when predicting."""
         self.context = context
@@ -36,6 +34,10 @@ class Hogwild:
         self._step_ahead = (context.workers - 1) / context.workers
         self._target = context.target(context.slot)
         self._version_read = 0
+
+    def counts_step(self) -> bool:
+        """See `Strategy.counts_step`."""
+        return True
 
     def claim(self) -> Lease | Idle:
         """Take any free ticket; see `Strategy.claim`."""
@@ -88,6 +90,7 @@ class Hogwild:
                 step=entry.opt_step + 1,
                 seed=self._version_read * 65_537 + context.slot,
                 grad_scale=context.grad_scale(norm),
+                shared_step=counters.load("version") + 1,
             )
             entry.opt_step += 1
         version = counters.add("version", 1) if finite else counters.load("version")

@@ -15,8 +15,6 @@ from mlxhog.strategies.sync import Sync
 class SyncThenHogwild:
     """`Sync` until a share of the run is over, then `Hogwild`."""
 
-    name = "hogwild"
-
     def __init__(self, context: Context) -> None:
         """Start in the phase the run is in; a replaced worker finds its own moments in place."""
         self.context = context
@@ -32,6 +30,10 @@ class SyncThenHogwild:
         if self._now is self._sync and self._sync.switched:
             self._now = Hogwild(self.context)
         return lease
+
+    def counts_step(self) -> bool:
+        """See `Strategy.counts_step`."""
+        return self._now.counts_step()
 
     def read(self) -> None:
         """See `Strategy.read`."""

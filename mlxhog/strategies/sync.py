@@ -31,13 +31,13 @@ from collections.abc import Callable
 import numpy as np
 
 from mlxhog import _native, updates
+from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.workers import Phase
 from mlxhog.backends import Grads
 from mlxhog.strategies import Context, Idle, Lease, Outcome, copy_to_inbox
 from mlxhog.updates import Rows
 
 GO, STOP, SWITCH = 1, 2, 3
-PARAMETER_COPY = -1
 _LINE = 128
 
 
@@ -53,8 +53,6 @@ def sync_segments(workers: int, n_params: int) -> dict[str, tuple[str, int]]:
 
 class Sync:
     """Averaged gradients; reruns with the same workers are bit-identical."""
-
-    name = "sync"
 
     def __init__(self, context: Context, *, switch: Callable[[], bool] | None = None) -> None:
         """Prepare one worker.
@@ -129,6 +127,10 @@ class Sync:
 
     # -- one round -------------------------------------------------------------------------------
 
+    def counts_step(self) -> bool:
+        """See `Strategy.counts_step`."""
+        return self.context.rank == 0
+
     def claim(self) -> Lease | Idle:
         """Lease ticket R P + rank of round R; see `Strategy.claim`."""
         context = self.context
@@ -139,8 +141,9 @@ class Sync:
                 self._leave(3 * round_)
             if code != GO:
                 return Idle.DONE if code == STOP else Idle.WAIT
-        linear = round_ * context.workers + context.rank
-        epoch, ticket = context.ledger.locate(linear)
+        first = context.arena.counters.load("first_ticket")
+        number = first + round_ * context.workers + context.rank
+        epoch, ticket = divmod(number, context.ledger.n)
         self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
         context.entry.ticket = ticket
         return Lease(epoch, ticket)
