@@ -97,6 +97,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if ticket is None:  # only with a whole ring between the oldest in flight and the next
             ahead = _native.load_u64(self.words, NEXT) - self.ledger.watermark
             assert ahead >= self.slots.size
+            oldest = self.ledger.locate(self.ledger.watermark)
+            assert self.ledger.state(*oldest) != TicketState.DONE
             return
         self.leased(owner, ticket)
 
