@@ -59,11 +59,7 @@ def verify(directory: Path, record: Mapping[str, Any], *, digests: bool) -> None
     Args:
         directory: the checkpoint.
         record: its manifest.
-<<<<<<< HEAD
         digests: also read the large files, instead of looking at their size alone.
-=======
-        digests: read every file, instead of its size alone.
->>>>>>> cli
 
     Raises:
         CheckpointError: a file is missing or changed; the message names it.
@@ -75,12 +71,8 @@ def verify(directory: Path, record: Mapping[str, Any], *, digests: bool) -> None
         size = path.stat().st_size
         if size != expected["bytes"]:
             raise damaged(directory, f"{name} has {size:,} bytes, expected {expected['bytes']:,}")
-<<<<<<< HEAD
         small = not name.endswith(".safetensors")
         if (digests or small) and (found := _digest(path)) != expected["sha256"]:
-=======
-        if digests and (found := _digest(path)) != expected["sha256"]:
->>>>>>> cli
             raise damaged(directory, f"{name} has digest {found}, expected {expected['sha256']}")
 
 
