@@ -238,7 +238,11 @@ def _mlstm_cell(chunk_size: int, eps: float) -> Callable[..., Any]:
         B, S, NH, DK = q.shape
         NC, DV = -(-S // chunk_size), v.shape[-1]
         # The state before every chunk, and after the last.
-        C, n, m = _empty((B, NH, NC + 1, DK, DV)), _empty((B, NH, NC + 1, DK)), _empty((B, NH, NC + 1))
+        C, n, m = (
+            _empty((B, NH, NC + 1, DK, DV)),
+            _empty((B, NH, NC + 1, DK)),
+            _empty((B, NH, NC + 1)),
+        )
         C[:, :, 0], n[:, :, 0], m[:, :, 0] = C0, n0, m0
         h, den = _empty(v.shape), _empty(i.shape)
         ops.mlstm(q, k, v, i, f, h, den, C, n, m, chunk=chunk_size, eps=eps, threads=_threads)

@@ -191,9 +191,7 @@ class _CrossEntropy(Function):
     """The gradient is computed with the loss, in one pass, and only scaled in backward."""
 
     @staticmethod
-    def forward(
-        ctx: Any, raw_logits: Tensor, labels: Tensor, cap: float
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, raw_logits: Tensor, labels: Tensor, cap: float) -> tuple[Tensor, Tensor]:
         logits = _array(raw_logits)
         gradient = torch.empty(logits.shape) if ctx.needs_input_grad[0] else None
         nats, count = ops.cross_entropy(
@@ -300,9 +298,7 @@ class _MlstmCell(Function):
         dC = torch.zeros_like(C[:, :, 0]) if dC is None else dC.clone()
         dn = torch.zeros_like(n[:, :, 0]) if dn is None else dn.clone()
         dq, dk, dv, di, df = (torch.empty_like(x) for x in (q, k, v, i, f))
-        arrays = map(
-            _array, (q, k, v, i, f, h, den, C, n, m, dh, dq, dk, dv, di, df, dC, dn)
-        )
+        arrays = map(_array, (q, k, v, i, f, h, den, C, n, m, dh, dq, dk, dv, di, df, dC, dn))
         ops.mlstm_grad(*arrays, chunk=ctx.chunk_size, eps=ctx.eps, threads=_threads())
         return dq, dk, dv, di, df, dC, dn, None, None, None
 

@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 
 def sigmoid(x: Array) -> Array:
-    return 0.5 * (1 + np.tanh(x / 2))
+    return np.exp(-np.logaddexp(0, -x))
 
 
 def log_sigmoid(x: Array) -> Array:
@@ -96,12 +96,24 @@ def mlstm(
 
 
 def _step(
-    q: Array, k: Array, v: Array, i: Array, f: Array, C: Array, n: Array, m: Array, eps: float, t: int
+    q: Array,
+    k: Array,
+    v: Array,
+    i: Array,
+    f: Array,
+    C: Array,
+    n: Array,
+    m: Array,
+    eps: float,
+    t: int,
 ) -> tuple[Array, ...]:
     lf = log_sigmoid(f[:, t])
     m_new = np.maximum(lf + m, i[:, t])
     keep, write = np.exp(lf + m - m_new), np.exp(i[:, t] - m_new)
-    C = keep[..., None, None] * C + write[..., None, None] * k[:, t, :, :, None] * v[:, t, :, None, :]
+    C = (
+        keep[..., None, None] * C
+        + write[..., None, None] * k[:, t, :, :, None] * v[:, t, :, None, :]
+    )
     n = keep[..., None] * n + write[..., None] * k[:, t]
     num = np.einsum("bhk,bhkv->bhv", q[:, t], C) * q.shape[-1] ** -0.5
     den = np.einsum("bhk,bhk->bh", q[:, t], n) * q.shape[-1] ** -0.5

@@ -25,7 +25,9 @@ class Cell:
     d_results: tuple[Array, ...]
 
 
-def sample(B: int, S: int, NH: int, DK: int, DV: int, *, seed: int = 0, zero_state: bool = False) -> Cell:
+def sample(
+    B: int, S: int, NH: int, DK: int, DV: int, *, seed: int = 0, zero_state: bool = False
+) -> Cell:
     r = np.random.default_rng(seed)
 
     def draw(*shape: int) -> Array:
@@ -45,7 +47,10 @@ def run(cell: Cell, chunk: int, threads: int = 1) -> tuple[dict[str, Array], dic
     B, S, NH, DK = q.shape
     NC = -(-S // chunk)
     C = np.full((B, NH, NC + 1, DK, v.shape[-1]), np.nan, np.float32)
-    n, m = np.full((B, NH, NC + 1, DK), np.nan, np.float32), np.full((B, NH, NC + 1), np.nan, np.float32)
+    n, m = (
+        np.full((B, NH, NC + 1, DK), np.nan, np.float32),
+        np.full((B, NH, NC + 1), np.nan, np.float32),
+    )
     C[:, :, 0], n[:, :, 0], m[:, :, 0] = cell.state
     h, den = np.full_like(v, np.nan), np.full_like(i, np.nan)
     ops.mlstm(*cell.inputs, h, den, C, n, m, chunk=chunk, eps=EPS, threads=threads)
@@ -169,11 +174,31 @@ def test_arrays_of_a_wrong_size_are_refused_by_name() -> None:
     state = [np.zeros(shape, np.float32) for shape in [(1, 1, 2, 4, 4), (1, 1, 2, 4), (1, 1, 2)]]
     with pytest.raises(ValueError, match="den has 3 elements, expected 4"):
         ops.mlstm(
-            q, k, v, i, f, np.empty_like(v), np.empty(3, np.float32), *state, chunk=4, eps=EPS, threads=1
+            q,
+            k,
+            v,
+            i,
+            f,
+            np.empty_like(v),
+            np.empty(3, np.float32),
+            *state,
+            chunk=4,
+            eps=EPS,
+            threads=1,
         )
     with pytest.raises(ValueError, match="chunk must be at least 1"):
         ops.mlstm(q, k, v, i, f, np.empty_like(v), i, *state, chunk=0, eps=EPS, threads=1)
     with pytest.raises(TypeError):
         ops.mlstm(
-            q.astype(np.float64), k, v, i, f, np.empty_like(v), i, *state, chunk=4, eps=EPS, threads=1
+            q.astype(np.float64),
+            k,
+            v,
+            i,
+            f,
+            np.empty_like(v),
+            i,
+            *state,
+            chunk=4,
+            eps=EPS,
+            threads=1,
         )
