@@ -1,1 +1,115 @@
-"""Package optim."""
+"""Optimizers: turn a gradient into a step, and write it, fused in one pass over shared memory.
+
+Each has a native step and a NumPy reference in one file, equal bit for bit with one worker.
+Moments are private to a worker: every push already carries its history, and racy moments lose decay
+steps. AdamW's second moment may be shared (spec strategies.md 5.3).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mlxhog.errors import ConfigError
+from mlxhog.optim.adamw import AdamW
+from mlxhog.optim.sgd import SGD, Momentum
+from mlxhog.optim.target import Target
+from mlxhog.updates import Grads
+
+
+class Optimizer(Protocol):
+    """One update rule; its state lives in the arena, not in the object."""
+
+    @property
+    def state_segments(self) -> tuple[str, ...]:
+        """Private state: one segment of the parameters' layout per worker and name."""
+
+    @property
+    def shared_segments(self) -> tuple[str, ...]:
+        """Shared state: one segment of the parameters' layout per name."""
+
+    def step(
+        self,
+        target: Target,
+        grads: Grads,
+        *,
+        lr: float,
+        step: int,
+        seed: int = 0,
+        grad_scale: float = 1.0,
+        shared_step: int | None = None,
+    ) -> None:
+        """Apply one update, in place.
+
+        Args:
+            target: the parameters, their locks, and the state.
+            grads: per parameter a float32 gradient of its shape, or `Rows`; names may be missing.
+            lr: step size, > 0.
+            step: updates that have gone into the private state, this one included, from 1.
+            seed: where to start walking; differs between workers and steps.
+            grad_scale: factor of every gradient, from clipping.
+            shared_step: the same count for the shared state; `step` where it is None.
+
+        Raises:
+            ShapeError: a gradient does not belong to its parameter; nothing has been written.
+
+        Concurrency: the parameters (and shared state) are written as the arena's mode promises;
+        the step is computed from the values found under the same lock that guards the write.
+        """
+
+
+class OptimizerConfig(Protocol):
+    """The options that choose an optimizer; `mlxhog.config.TrainConfig` has them."""
+
+    @property
+    def optimizer(self) -> str:
+        """One of sgd, momentum, adamw."""
+
+    @property
+    def momentum(self) -> float:
+        """Decay of the momentum."""
+
+    @property
+    def beta1(self) -> float:
+        """Decay of AdamW's first moment."""
+
+    @property
+    def beta2(self) -> float:
+        """Decay of AdamW's second moment."""
+
+    @property
+    def eps(self) -> float:
+        """Added to the root of the second moment."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Decay of the parameters in the target's decay group."""
+
+    @property
+    def second_moment(self) -> str:
+        """One of private, shared."""
+
+
+def build(config: OptimizerConfig) -> Optimizer:
+    """The optimizer that `config.optimizer` names.
+
+    Raises:
+        ConfigError: unknown name, or unknown kind of second moment.
+    """
+    if config.optimizer == "sgd":
+        return SGD(weight_decay=config.weight_decay)
+    if config.optimizer == "momentum":
+        return Momentum(momentum=config.momentum, weight_decay=config.weight_decay)
+    if config.optimizer != "adamw":
+        raise ConfigError(f"no optimizer {config.optimizer!r}; choose from adamw, momentum, sgd")
+    if config.second_moment not in ("private", "shared"):
+        raise ConfigError(f"second_moment is {config.second_moment!r}; choose from private, shared")
+    return AdamW(
+        beta1=config.beta1,
+        beta2=config.beta2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        shared_second_moment=config.second_moment == "shared",
+    )
+
+
+__all__ = ["SGD", "AdamW", "Momentum", "Optimizer", "OptimizerConfig", "Target", "build"]

@@ -1,0 +1,130 @@
+// The one translation unit whose SIMD code touches shared floats: it is built without link-time
+// optimisation, fused multiply-add, errno of sqrt, and loops turned into memcpy (see CMakeLists.txt).
+#include "elements.h"
+
+#include <cmath>
+
+#include "simd.h"
+
+#define MLXHOG_INLINE inline __attribute__((always_inline))
+
+namespace {
+
+#if MLXHOG_ATOMIC_KERNELS
+// Relaxed: lost increments and mixed ages are the contract, torn floats and undefined behaviour are not.
+MLXHOG_INLINE float load(const float* p) {
+  float x;
+  __atomic_load(p, &x, __ATOMIC_RELAXED);
+  return x;
+}
+MLXHOG_INLINE void store(float* p, float x) { __atomic_store(p, &x, __ATOMIC_RELAXED); }
+#else
+// Plain accesses, so that the loops vectorise. No other thread of this program writes these elements
+// (one worker is one process); a vector access is single-copy atomic per aligned 4-byte lane.
+MLXHOG_INLINE float load(const float* p) { return *p; }
+MLXHOG_INLINE void store(float* p, float x) { *p = x; }
+#endif
+
+// Nothing of the loop may move across the lock and unlock around the call.
+MLXHOG_INLINE void compiler_barrier() { asm volatile("" ::: "memory"); }
+
+template <bool kAdd>
+MLXHOG_INLINE void emit(float* w, float* out, std::size_t i, float old, float delta) {
+  if constexpr (kAdd) {
+    store(w + i, old + delta);
+  } else {
+    out[i] = delta;
+  }
+}
+
+template <bool kAdd>
+MLXHOG_INLINE void sgd(float* __restrict w, const float* __restrict g, float* __restrict out, std::size_t n,
+                       mlxhog::SgdRates r) {
+  for (std::size_t i = 0; i < n; ++i) {
+    const float old = load(w + i);
+    emit<kAdd>(w, out, i, old, -(r.lr * (r.grad_scale * g[i] + r.weight_decay * old)));
+  }
+}
+
+template <bool kAdd, bool kNesterov>
+MLXHOG_INLINE void momentum(float* __restrict w, const float* __restrict g, float* __restrict m,
+                            float* __restrict out, std::size_t n, mlxhog::MomentumRates r) {
+  for (std::size_t i = 0; i < n; ++i) {
+    const float old = load(w + i);
+    const float d = r.grad_scale * g[i] + r.weight_decay * old;
+    const float mean = r.momentum * m[i] + d;
+    m[i] = mean;
+    emit<kAdd>(w, out, i, old, -(r.lr * (kNesterov ? d + r.momentum * mean : mean)));
+  }
+}
+
+template <bool kAdd>
+MLXHOG_INLINE void adamw(float* __restrict w, const float* __restrict g, float* __restrict m,
+                         float* __restrict v, float* __restrict out, std::size_t n, mlxhog::AdamwRates r) {
+  for (std::size_t i = 0; i < n; ++i) {
+    const float s = r.grad_scale * g[i];
+    const float mean = r.beta1 * m[i] + r.one_minus_beta1 * s;
+    const float square = r.beta2 * load(v + i) + r.one_minus_beta2 * (s * s);
+    m[i] = mean;
+    store(v + i, square);
+    const float old = load(w + i);
+    const float denominator = std::sqrt(square) * r.rsqrt_bias2 + r.eps;
+    emit<kAdd>(w, out, i, old, -(r.decay * old + r.step * (mean / denominator)));
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+MLXHOG_SIMD void mlxhog_add(float* __restrict w, const float* __restrict d, std::size_t n) {
+  compiler_barrier();
+  for (std::size_t i = 0; i < n; ++i) store(w + i, load(w + i) + d[i]);
+  compiler_barrier();
+}
+
+MLXHOG_SIMD void mlxhog_copy(float* __restrict dst, const float* __restrict src, std::size_t n) {
+  compiler_barrier();
+  for (std::size_t i = 0; i < n; ++i) dst[i] = load(src + i);
+  compiler_barrier();
+}
+
+MLXHOG_SIMD void mlxhog_predict(float* __restrict dst, const float* __restrict src, float* __restrict prev,
+                                float coef, std::size_t n) {
+  compiler_barrier();
+  for (std::size_t i = 0; i < n; ++i) {
+    const float now = load(src + i);
+    dst[i] = now + coef * (now - prev[i]);
+    prev[i] = now;
+  }
+  compiler_barrier();
+}
+
+MLXHOG_SIMD void mlxhog_sgd(float* w, const float* g, float* out, std::size_t n,
+                            const mlxhog::SgdRates* rates) {
+  compiler_barrier();
+  out == nullptr ? sgd<true>(w, g, out, n, *rates) : sgd<false>(w, g, out, n, *rates);
+  compiler_barrier();
+}
+
+MLXHOG_SIMD void mlxhog_momentum(float* w, const float* g, float* m, float* out, std::size_t n,
+                                 const mlxhog::MomentumRates* rates) {
+  compiler_barrier();
+  if (out == nullptr) {
+    rates->nesterov ? momentum<true, true>(w, g, m, out, n, *rates)
+                    : momentum<true, false>(w, g, m, out, n, *rates);
+  } else {
+    rates->nesterov ? momentum<false, true>(w, g, m, out, n, *rates)
+                    : momentum<false, false>(w, g, m, out, n, *rates);
+  }
+  compiler_barrier();
+}
+
+MLXHOG_SIMD void mlxhog_adamw(float* w, const float* g, float* m, float* v, float* out, std::size_t n,
+                              const mlxhog::AdamwRates* rates) {
+  compiler_barrier();
+  out == nullptr ? adamw<true>(w, g, m, v, out, n, *rates) : adamw<false>(w, g, m, v, out, n, *rates);
+  compiler_barrier();
+}
+
+}  // extern "C"

@@ -1,0 +1,53 @@
+// Element-wise kernels on shared float32 arrays, with SIMD and without locks.
+//
+// Concurrency: another process may read or write the shared arrays meanwhile. Elements never tear (each is
+// one aligned 4-byte unit, also inside vector instructions); without a lock around the call, simultaneous
+// increments of one element may be lost. Shared: `w`, `src`, and `v` where an optimizer shares it.
+// Every kernel loads each shared element once and stores it once, rounds every operation separately, and so
+// gives the same bits in every SIMD width. Source of the rules: spec hogwild.md 1.4.
+//
+// MLXHOG_ATOMIC_KERNELS=1 makes every access to a shared element a relaxed atomic: defined behaviour for
+// threads of one process (thread sanitizer), the same bits, several times slower.
+#pragma once
+
+#include <cstddef>
+
+namespace mlxhog {
+
+struct SgdRates {
+  float lr, weight_decay, grad_scale;
+};
+
+struct MomentumRates {
+  float lr, momentum, weight_decay, grad_scale;
+  bool nesterov;
+};
+
+// Derived once per step in double precision: decay = lr * weight_decay, step = lr / bias1,
+// rsqrt_bias2 = 1 / sqrt(bias2).
+struct AdamwRates {
+  float decay, step, beta1, one_minus_beta1, beta2, one_minus_beta2, rsqrt_bias2, eps, grad_scale;
+};
+
+extern "C" {
+
+// w += d
+void mlxhog_add(float* w, const float* d, std::size_t n);
+// dst = src
+void mlxhog_copy(float* dst, const float* src, std::size_t n);
+// dst = src + coef * (src - prev); prev = src
+void mlxhog_predict(float* dst, const float* src, float* prev, float coef, std::size_t n);
+
+// The steps below write `w += delta` when out is null, else `out = delta` and leave w alone.
+// delta = -lr * (grad_scale * g + weight_decay * w)
+void mlxhog_sgd(float* w, const float* g, float* out, std::size_t n, const mlxhog::SgdRates* rates);
+// d = grad_scale * g + weight_decay * w; m = momentum * m + d; delta = -lr * (nesterov ? d + momentum * m : m)
+void mlxhog_momentum(float* w, const float* g, float* m, float* out, std::size_t n,
+                     const mlxhog::MomentumRates* rates);
+// m and v are the exponential means of s and s*s, s = grad_scale * g;
+// delta = -(decay * w + step * m / (sqrt(v) * rsqrt_bias2 + eps))
+void mlxhog_adamw(float* w, const float* g, float* m, float* v, float* out, std::size_t n,
+                  const mlxhog::AdamwRates* rates);
+}
+
+}  // namespace mlxhog

@@ -1,0 +1,101 @@
+#include "locks.h"
+
+#include <sched.h>
+
+#include "process_life.h"
+
+namespace mlxhog {
+namespace {
+
+constexpr int kSpins = 256;                        // about the time one stripe is held
+constexpr std::uint64_t kProbeAfterNs = 50000000;  // then ask the kernel whether the owner lives
+constexpr std::uint64_t kBeatEveryNs = 10000000;
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb" ::: "memory");  // `yield` is a no-op on most ARM cores; isb costs a few dozen cycles
+#endif
+}
+
+}  // namespace
+
+bool Locks::try_lock(std::size_t i, std::uint32_t expected) {
+  // Same orders as in lock().
+  return __atomic_compare_exchange_n(&words_[i], &expected, me_, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
+bool Locks::owner_is_dead(std::uint32_t word, bool probe) const {
+  const std::uint32_t slot = word & 0xffffu;
+  // A word that names no slot was written by nobody who could ever release it.
+  if (slot == 0 || slot > n_workers_) return true;
+  const WorkerEntry& owner = workers_[slot - 1];
+  // Acquire: pairs with the supervisor's release store after it has reaped the worker.
+  if (__atomic_load_n(&owner.dead, __ATOMIC_ACQUIRE) != 0) return true;
+  const std::uint32_t generation = __atomic_load_n(&owner.generation, __ATOMIC_ACQUIRE);
+  if ((generation & 0xffffu) != word >> 16) return true;
+  if (!probe) return false;
+  // Fallback for a supervisor that died itself. A stopped process is alive: it is waited for.
+  // Acquire: the pid is stored last when a slot is filled, so the start time belongs to it.
+  const std::int64_t pid = __atomic_load_n(&owner.pid, __ATOMIC_ACQUIRE);
+  const std::uint64_t start_time = __atomic_load_n(&owner.start_time, __ATOMIC_RELAXED);
+  // `dead` stays the supervisor's: marking it here could hit a worker that just got the slot. Nobody needs
+  // the mark, since a worker holds one lock at a time and the caller's CAS takes exactly that word.
+  return process_is_gone(pid, start_time);
+}
+
+void Locks::beat(std::uint64_t now_ns) {
+  // Whoever waits is alive; the supervisor must blame the worker that stopped while holding the lock.
+  // Relaxed: the time itself is the whole message.
+  __atomic_store_n(&workers_[slot_ - 1].heartbeat_ns, now_ns, __ATOMIC_RELAXED);
+}
+
+void Locks::wait(std::size_t i) {
+  for (int spin = 0; spin < kSpins; ++spin) {
+    pause_cpu();
+    // Relaxed: only a hint; the CAS in try_lock orders.
+    if (__atomic_load_n(&words_[i], __ATOMIC_RELAXED) == 0 && try_lock(i, 0)) return;
+  }
+  std::uint64_t probe_at = monotonic_ns() + kProbeAfterNs, beat_at = 0;
+  for (;;) {
+    // Acquire: pairs with the release half of the owner's CAS, so that its generation is visible to us.
+    const std::uint32_t word = __atomic_load_n(&words_[i], __ATOMIC_ACQUIRE);
+    if (word == 0) {
+      if (try_lock(i, 0)) return;
+      continue;
+    }
+    const std::uint64_t now = monotonic_ns();
+    const bool probe = now >= probe_at;
+    if (probe) probe_at = now + kProbeAfterNs;
+    if (owner_is_dead(word, probe)) {
+      if (try_lock(i, word)) {
+        // Elements of the stripe are old or new, each whole: nothing to roll back, only to count.
+        takeovers_.fetch_add(1, std::memory_order_relaxed);
+        __atomic_fetch_add(&workers_[slot_ - 1].takeovers, 1u, __ATOMIC_RELAXED);
+        return;
+      }
+      continue;
+    }
+    if (now >= beat_at) {
+      beat(now);
+      beat_at = now + kBeatEveryNs;
+    }
+    sched_yield();  // with more runnable workers than cores, spinning would keep the owner off its core
+  }
+}
+
+std::size_t sweep_locks(std::uint32_t* words, std::size_t n_words, std::uint32_t slot, std::int64_t generation) {
+  std::size_t freed = 0;
+  for (std::size_t i = 0; i < n_words; ++i) {
+    // Relaxed read, then CAS of that very word: a survivor who takes it over first keeps it.
+    std::uint32_t word = __atomic_load_n(&words[i], __ATOMIC_RELAXED);
+    if ((word & 0xffffu) != slot || slot == 0) continue;
+    if (generation >= 0 && word >> 16 != static_cast<std::uint32_t>(generation & 0xffff)) continue;
+    // Acquire and release: pass the dead owner's last writes on to the next owner.
+    if (__atomic_compare_exchange_n(&words[i], &word, 0u, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) ++freed;
+  }
+  return freed;
+}
+
+}  // namespace mlxhog

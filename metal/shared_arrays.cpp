@@ -1,0 +1,92 @@
+#include "shared_arrays.h"
+
+namespace mlxhog {
+namespace {
+
+std::string text(std::size_t n) { return std::to_string(n); }
+
+[[noreturn]] void refuse(const std::string& why) { throw nb::value_error(why.c_str()); }
+
+WorkerEntry* table_of(const LocksObject::Table& table, std::uint32_t slot) {
+  if (table.size() % sizeof(WorkerEntry) != 0 || reinterpret_cast<std::uintptr_t>(table.data()) % 8 != 0) {
+    refuse("worker table of " + text(table.size()) + " bytes: wanted a multiple of 512, 8-byte aligned");
+  }
+  if (slot == 0 || slot > table.size() / sizeof(WorkerEntry)) {
+    refuse("worker slot " + text(slot) + ": wanted 1 to " + text(table.size() / sizeof(WorkerEntry)) +
+           ", the entries of the worker table");
+  }
+  return reinterpret_cast<WorkerEntry*>(table.data());
+}
+
+}  // namespace
+
+LocksObject::LocksObject(Words words_array, Table table_array, std::uint32_t slot, std::uint32_t generation)
+    : words(words_array), table(table_array),
+      locks(words.data(), words.size(), table_of(table, slot), table.size() / sizeof(WorkerEntry), slot,
+            generation & 0xffffu) {}
+
+Mode mode_of(int mode) {
+  if (mode < 0 || mode > 2) {
+    refuse("write mode " + std::to_string(mode) + ": wanted 0 (lossless), 1 (racy) or 2 (cas)");
+  }
+  return static_cast<Mode>(mode);
+}
+
+Locks* locks_for(LocksObject* object, Mode mode) {
+  if (object != nullptr) return &object->locks;
+  if (mode == Mode::lossless) refuse("locks is None: the lossless mode needs the arena's locks");
+  return nullptr;
+}
+
+void check_dense(const Flat& flat, std::size_t offset, std::size_t count, const Locks* locks, Mode mode) {
+  if (offset > flat.size() || count > flat.size() - offset) {
+    refuse(text(count) + " floats at offset " + text(offset) + " do not fit the segment of " + text(flat.size()));
+  }
+  if (mode == Mode::lossless && stripes(offset + count) > locks->size()) {
+    refuse("the update reaches stripe " + text(stripes(offset + count) - 1) + ", but there are only " +
+           text(locks->size()) + " lock words");
+  }
+}
+
+void check_state(const char* name, const Flat& state, const Flat& flat) {
+  if (state.size() != flat.size()) {
+    refuse(std::string(name) + " has " + text(state.size()) + " floats, the parameter segment " +
+           text(flat.size()) + ": optimizer state has the segment's layout");
+  }
+}
+
+RowPlace check_rows(const Flat& flat, std::size_t offset, std::size_t width, std::optional<std::size_t> word0,
+                    const std::optional<Index>& index, const Values& values, const Locks* locks, Mode mode,
+                    bool distinct) {
+  if (width == 0 || values.size() % width != 0) {
+    refuse("values of " + text(values.size()) + " floats are not rows of width " + text(width));
+  }
+  const std::size_t rows = values.size() / width;
+  if (index && index->size() != rows) {
+    refuse("index names " + text(index->size()) + " rows, values has " + text(rows));
+  }
+  if (offset > flat.size()) refuse("offset " + text(offset) + " is outside the segment of " + text(flat.size()));
+  std::size_t limit = (flat.size() - offset) / width;  // rows that fit the segment and the lock words
+  if (mode == Mode::lossless && word0) {
+    limit = std::min(limit, locks->size() - std::min(*word0, locks->size()));
+  } else if (mode == Mode::lossless) {
+    const std::size_t guarded = locks->size() * kStripe;
+    limit = std::min(limit, (guarded - std::min(offset, guarded)) / width);
+  }
+  if (!index && rows > limit) refuse(text(rows) + " rows, but the segment and its locks hold " + text(limit));
+  if (index) {
+    const std::int32_t* at = index->data();
+    for (std::size_t k = 0; k < rows; ++k) {
+      if (at[k] < 0 || static_cast<std::size_t>(at[k]) >= limit) {
+        refuse("row " + std::to_string(at[k]) + " is outside the " + text(limit) + " rows of the parameter");
+      }
+      if (distinct && k > 0 && at[k] <= at[k - 1]) {
+        refuse("rows must ascend without duplicates for an optimizer step: sum duplicate rows first");
+      }
+    }
+  }
+  return {offset, width, rows, word0 ? static_cast<std::ptrdiff_t>(*word0) : kStripes,
+          index ? index->data() : nullptr};
+}
+
+}  // namespace mlxhog

@@ -1,0 +1,54 @@
+// What the bindings of shared-memory updates check before a kernel sees a pointer.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+
+#include <optional>
+#include <string>
+
+#include "locks.h"
+#include "walk.h"
+
+namespace mlxhog {
+
+namespace nb = nanobind;
+
+using Flat = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;       // shared, or private state
+using Values = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;            // a gradient, any shape
+using Index = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Locks together with the arrays they live in, kept alive.
+struct LocksObject {
+  using Words = nb::ndarray<std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+  using Table = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+  LocksObject(Words words_array, Table table_array, std::uint32_t slot, std::uint32_t generation);
+
+  Words words;
+  Table table;
+  Locks locks;
+};
+
+// The core's pointer: null stays null where `mode` takes no lock, else an error.
+Locks* locks_for(LocksObject* object, Mode mode);
+Mode mode_of(int mode);
+
+// A gradient of `count` floats at `offset` of `flat` under dense stripes.
+void check_dense(const Flat& flat, std::size_t offset, std::size_t count, const Locks* locks, Mode mode);
+
+// Private or shared optimizer state with the parameter segment's layout.
+void check_state(const char* name, const Flat& state, const Flat& flat);
+
+// Which rows of which parameter a row update touches, checked against the segment and the lock words.
+struct RowPlace {
+  std::size_t offset, width, rows;
+  std::ptrdiff_t word0;
+  const std::int32_t* index;
+};
+RowPlace check_rows(const Flat& flat, std::size_t offset, std::size_t width, std::optional<std::size_t> word0,
+                    const std::optional<Index>& index, const Values& values, const Locks* locks, Mode mode,
+                    bool distinct);
+
+}  // namespace mlxhog

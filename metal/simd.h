@@ -1,0 +1,12 @@
+// Compile one function for several SIMD widths; the loader picks the widest that the CPU has.
+#pragma once
+
+#include <cstdint>  // any standard header tells whether this is glibc, which the loader's choice needs
+
+// Only for loops whose operations are each correctly rounded and never fused: then every clone gives the
+// same bits. No clones beside a sanitizer, whose runtime is not up when the loader chooses one.
+#if defined(__x86_64__) && defined(__GLIBC__) && !MLXHOG_ATOMIC_KERNELS
+#define MLXHOG_SIMD __attribute__((noinline, target_clones("avx512f", "avx2", "default")))
+#else
+#define MLXHOG_SIMD __attribute__((noinline))
+#endif

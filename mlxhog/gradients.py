@@ -1,0 +1,81 @@
+"""Gradients as they leave a backend: a dense array, or only the rows that were touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import _native
+from mlxhog.errors import ShapeError
+
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The gradient of some rows of a 2-D parameter; every other row's is zero.
+
+    Attributes:
+        index: (r,) int32 row numbers in any order; a row may appear more than once.
+        values: (r, d) float32; values of equal rows add up.
+
+    Raises:
+        ShapeError: `index` and `values` do not belong together.
+    """
+
+    index: Int32
+    values: Float32
+
+    def __post_init__(self) -> None:
+        """Refuse arrays of other shapes."""
+        if self.index.ndim != 1 or self.values.ndim != 2 or len(self.index) != len(self.values):
+            raise ShapeError(
+                f"Rows got index of shape {self.index.shape} and values of shape "
+                f"{self.values.shape}; wanted (r,) and (r, d)"
+            )
+
+    def coalesced(self) -> Rows:
+        """The same gradient with ascending rows, each once; itself where that already holds."""
+        if bool(np.all(self.index[1:] > self.index[:-1])):
+            return self
+        rows, target = np.unique(self.index, return_inverse=True)
+        values = np.zeros((len(rows), self.values.shape[1]), np.float32)
+        _native.sum_rows(target.astype(np.int32), self.values, values.reshape(-1), values.shape[1])
+        return Rows(rows, values)
+
+
+Grads = Mapping[str, "Float32 | Rows"]
+
+
+class GradientSum:
+    """A weighted sum of gradients over micro-batches; copies, since backends reuse their arrays."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self._dense: dict[str, Float32] = {}
+        self._rows: dict[str, list[Rows]] = {}
+
+    def add(self, grads: Grads, weight: float) -> None:
+        """Add `weight * grads`; names missing in one call count as zero there."""
+        scale = np.float32(weight)
+        for name, grad in grads.items():
+            if isinstance(grad, Rows):
+                part = Rows(grad.index.copy(), grad.values * scale)
+                self._rows.setdefault(name, []).append(part)
+            elif name in self._dense:
+                self._dense[name] += grad * scale
+            else:
+                self._dense[name] = grad * scale
+
+    def grads(self) -> dict[str, Float32 | Rows]:
+        """The sum, with each touched row once."""
+        found: dict[str, Float32 | Rows] = dict(self._dense)
+        for name, parts in self._rows.items():
+            index = np.concatenate([part.index for part in parts])
+            values = np.concatenate([part.values for part in parts])
+            found[name] = Rows(index, values).coalesced()
+        return found

@@ -1,0 +1,104 @@
+"""AdamW: Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlxhog import _native
+from mlxhog.optim.target import Target, float32, parameter, touched
+from mlxhog.updates import Float32, Grads
+
+
+def adamw_reference(
+    w: Float32,
+    g: Float32,
+    m: Float32,
+    v: Float32,
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    bias1: float,
+    bias2: float,
+    grad_scale: float,
+) -> tuple[Float32, Float32, Float32]:
+    """Return the new `w`, `m`, `v`, rounded as the native step.
+
+    With s = grad_scale * g: m and v are the exponential means of s and s^2, and
+    w loses lr * (weight_decay * w + (m / bias1) / (sqrt(v / bias2) + eps)).
+    """
+    s = float32(grad_scale) * g
+    m = float32(beta1) * m + float32(1.0 - beta1) * s
+    v = float32(beta2) * v + float32(1.0 - beta2) * (s * s)
+    root: Float32 = np.sqrt(v)
+    denominator = root * float32(1.0 / math.sqrt(bias2)) + float32(eps)
+    delta = -(float32(lr * weight_decay) * w + float32(lr / bias1) * (m / denominator))
+    return w + delta, m, v
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """AdamW with a private first moment; the second is private, or shared by all workers.
+
+    Bias correction counts the updates that went into each moment: `step` for private ones,
+    `shared_step` for a shared one. Rows that a gradient does not touch keep both moments, as in
+    torch.optim.SparseAdam; a dense gradient decays all of them.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    shared_second_moment: bool = False
+    native: bool = True
+
+    @property
+    def state_segments(self) -> tuple[str, ...]:
+        """Private state: "m", and "v" unless it is shared."""
+        return ("m",) if self.shared_second_moment else ("m", "v")
+
+    @property
+    def shared_segments(self) -> tuple[str, ...]:
+        """Shared state: "v" if it is shared."""
+        return ("v",) if self.shared_second_moment else ()
+
+    def step(
+        self,
+        target: Target,
+        grads: Grads,
+        *,
+        lr: float,
+        step: int,
+        seed: int = 0,
+        grad_scale: float = 1.0,
+        shared_step: int | None = None,
+    ) -> None:
+        """Apply one update; see `Optimizer.step`."""
+        shared = self.shared_second_moment
+        m_flat = target.private["m"]
+        v_flat = (target.shared if shared else target.private)["v"]
+        v_step = shared_step if shared and shared_step is not None else step
+        for slot, grad in target.pairs(grads):
+            rates = {
+                "lr": lr,
+                "beta1": self.beta1,
+                "beta2": self.beta2,
+                "eps": self.eps,
+                "weight_decay": self.weight_decay if slot.name in target.decay else 0.0,
+                "bias1": 1.0 - self.beta1**step,
+                "bias2": 1.0 - self.beta2**v_step,
+                "grad_scale": grad_scale,
+            }
+            if self.native:
+                how = {**rates, "seed": seed, "shared_v": shared}
+                state = (m_flat, v_flat)
+                target.apply(_native.adamw_step, _native.adamw_rows, slot, grad, state, how)
+            else:
+                at, g = touched(grad)
+                w, m, v = (parameter(flat, slot) for flat in (target.flat, m_flat, v_flat))
+                w[at], m[at], v[at] = adamw_reference(w[at], g, m[at], v[at], **rates)

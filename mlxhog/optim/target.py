@@ -1,0 +1,86 @@
+"""Where an optimizer's step goes: shared parameters, their locks, and the optimizer's state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlxhog import _native
+from mlxhog.errors import ShapeError
+from mlxhog.updates import Float32, Grads, Int32, Rows, Slot, check, row_width
+
+NativeStep = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The arena as one optimizer step sees it.
+
+    Attributes:
+        flat: (n,) float32, the whole parameter segment, shared.
+        slots: every parameter by name.
+        locks: this worker's locks; may be None unless `mode` is lossless.
+        mode: a value of `updates.WRITE_MODES`, the arena's.
+        private: this worker's state by segment name, each (n,) float32, laid out as `flat`.
+        shared: state of all workers by segment name, the same layout.
+        decay: names of the parameters that weight decay applies to.
+    """
+
+    flat: Float32
+    slots: Mapping[str, Slot]
+    locks: _native.Locks | None
+    mode: int
+    private: Mapping[str, Float32]
+    shared: Mapping[str, Float32]
+    decay: frozenset[str]
+
+    def pairs(self, grads: Grads) -> list[tuple[Slot, Float32 | Rows]]:
+        """Each gradient with its slot, rows summed up; all checked before anything is written."""
+        return list(self._pairs(grads))
+
+    def _pairs(self, grads: Grads) -> Iterator[tuple[Slot, Float32 | Rows]]:
+        for name, grad in grads.items():
+            slot = self.slots.get(name)
+            if slot is None:
+                raise ShapeError(
+                    f"gradient for {name!r}, which is no parameter of this arena; "
+                    "build the model and the arena from the same config"
+                )
+            check(slot, grad)
+            yield slot, grad.coalesced() if isinstance(grad, Rows) else grad
+
+    def apply(
+        self,
+        dense: NativeStep,
+        rows: NativeStep,
+        slot: Slot,
+        grad: Float32 | Rows,
+        state: tuple[Float32, ...],
+        rates: Mapping[str, float],
+    ) -> None:
+        """Call the native step that fits the slot's exclusion unit and the gradient's form."""
+        common = (self.locks, self.mode, self.flat, slot.offset)
+        if isinstance(grad, Rows):
+            place = (row_width(slot), slot.row_word0, grad.index, grad.values)
+            rows(*common, *place, *state, **rates)
+        elif slot.kind == "rows":
+            rows(*common, row_width(slot), slot.row_word0, None, grad, *state, **rates)
+        else:
+            dense(*common, grad, *state, **rates)
+
+
+def touched(grad: Float32 | Rows) -> tuple[slice | Int32, Float32]:
+    """Which rows a gradient touches, as an index of the parameter, and their gradient."""
+    return (grad.index, grad.values) if isinstance(grad, Rows) else (slice(None), grad)
+
+
+def parameter(flat: Float32, slot: Slot) -> Float32:
+    """A parameter's view into a segment of the parameters' layout."""
+    return flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+
+
+def float32(value: float) -> np.float32:
+    """One rounding from float64, as the native steps round their rates."""
+    return np.float32(value)
