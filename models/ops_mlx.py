@@ -116,12 +116,15 @@ def _chunkwise(
     b = mx.cumsum(-mx.logaddexp(-f, 0), -1)
     g = b[..., -1]
     u = i - b
+    u_max = mx.cummax(mx.stop_gradient(u), -1)
 
     # The state before every chunk.
-    ms = [m]
-    for g_c, u_max in zip(mx.unstack(g), mx.unstack(u.max(-1)), strict=True):
-        ms.append(g_c + mx.maximum(ms[-1], u_max))
-    m_all = mx.stop_gradient(mx.stack(ms))
+    ms = [mx.stop_gradient(m)]
+    for g_c, u_max_c in zip(
+        mx.unstack(mx.stop_gradient(g)), mx.unstack(u_max[..., -1]), strict=True
+    ):
+        ms.append(g_c + mx.maximum(ms[-1], u_max_c))
+    m_all = mx.stack(ms)
     m, m_next = m_all[:-1], m_all[1:]
     decay = mx.exp(g + m - m_next)
     written = mx.exp(g[..., None] + u - m_next[..., None])[..., None] * k
@@ -134,9 +137,8 @@ def _chunkwise(
 
     # Every output: positions of its own chunk, and the state before the chunk.
     mask = mx.triu(mx.full((L, L), MASKED), 1)
-    exponent = u[..., None, :] + mask
-    r = mx.maximum(mx.stop_gradient(exponent).max(-1), m[..., None])
-    A = (q @ k.swapaxes(-1, -2)) * mx.exp(exponent - r[..., None])
+    r = mx.maximum(m[..., None], u_max)
+    A = (q @ k.swapaxes(-1, -2)) * mx.exp(u[..., None, :] - r[..., None] + mask)
     w = mx.exp(m[..., None] - r)
     num = w[..., None] * (q @ mx.stack(Cs[:-1])) + A @ v
     den = w * (q @ mx.stack(ns[:-1])[..., None])[..., 0] + A.sum(-1)

@@ -117,13 +117,13 @@ def _chunkwise(
     b = torch.cumsum(F.logsigmoid(f), -1)
     g = b[..., -1]
     u = i - b
+    u_max = torch.cummax(u.detach(), -1).values
 
     # The state before every chunk.
-    with torch.no_grad():
-        ms = [m]
-        for g_c, u_max in zip(g.unbind(), u.amax(-1).unbind(), strict=True):
-            ms.append(g_c + torch.maximum(ms[-1], u_max))
-        m_all = torch.stack(ms)
+    ms = [m.detach()]
+    for g_c, u_max_c in zip(g.detach().unbind(), u_max[..., -1].unbind(), strict=True):
+        ms.append(g_c + torch.maximum(ms[-1], u_max_c))
+    m_all = torch.stack(ms)
     m, m_next = m_all[:-1], m_all[1:]
     decay = torch.exp(g + m - m_next)
     written = torch.exp(g[..., None] + u - m_next[..., None])[..., None] * k
@@ -136,9 +136,8 @@ def _chunkwise(
 
     # Every output: positions of its own chunk, and the state before the chunk.
     mask = torch.full((L, L), MASKED, device=q.device).triu(1)
-    exponent = u[..., None, :] + mask
-    r = torch.maximum(exponent.detach().amax(-1), m[..., None])
-    A = (q @ k.transpose(-1, -2)) * torch.exp(exponent - r[..., None])
+    r = torch.maximum(m[..., None], u_max)
+    A = (q @ k.transpose(-1, -2)) * torch.exp(u[..., None, :] - r[..., None] + mask)
     w = torch.exp(m[..., None] - r)
     num = w[..., None] * (q @ torch.stack(Cs[:-1])) + A @ v
     den = w * (q @ torch.stack(ns[:-1])[..., None])[..., 0] + A.sum(-1)

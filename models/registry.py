@@ -43,8 +43,8 @@ def load_architecture(name_or_path: str | Path) -> XLSTMLargeConfig:
         near = difflib.get_close_matches(text, architectures(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(architectures())}"
         raise ConfigError(
-            f"no architecture {text!r}, and no file of that name; {hint} "
-            "A path has to lead to a .yaml file, a config.json or a checkpoint directory"
+            f"no architecture {text!r} (a name, a .yaml file, a config.json or a checkpoint "
+            f"directory); {hint}"
         )
     try:
         source = path.read_text("utf-8")

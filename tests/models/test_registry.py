@@ -1,6 +1,8 @@
 """An architecture is found by its name or by a path."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,12 @@ def test_an_unknown_name_is_answered_with_its_neighbour() -> None:
         load_architecture("tinny")
     with pytest.raises(ConfigError, match="known are .*tiny"):
         load_architecture("zzz")
+
+
+def test_reading_and_initialising_a_model_imports_no_framework() -> None:
+    code = (
+        "import sys; from mlxhog.models import kernels, registry, xlstm_large as x; "
+        "x.init_params(registry.load_architecture('tiny'), 0); "
+        "sys.exit(bool({'torch', 'mlx', 'mlx.core'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
