@@ -7,6 +7,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include <optional>
 #include <string>
 #include <utility>
@@ -64,30 +68,17 @@ void rms_norm(const In& x, const In& w, Out out, float eps, int threads) {
   expect("w", w, d);
   expect("out", out, n * d);
   nb::gil_scoped_release release;
-  rms_norm_forward(n, d, eps, x.data(), nullptr, w.data(), nullptr, out.data(), threads);
+  rms_norm_forward(n, d, eps, x.data(), w.data(), out.data(), threads);
 }
 
-void add_rms_norm(const In& x, const In& y, const In& w, Out sum, Out out, float eps, int threads) {
-  const Index d = last("x", x), n = rows("x", x);
-  expect("y", y, n * d);
-  expect("w", w, d);
-  expect("sum", sum, n * d);
-  expect("out", out, n * d);
-  nb::gil_scoped_release release;
-  rms_norm_forward(n, d, eps, x.data(), y.data(), w.data(), sum.data(), out.data(), threads);
-}
-
-void rms_norm_grad(const In& x, const In& w, const In& d_out, const std::optional<In>& d_sum, Out dx, Out dw,
-                   float eps, int threads) {
+void rms_norm_grad(const In& x, const In& w, const In& d_out, Out dx, Out dw, float eps, int threads) {
   const Index d = last("x", x), n = rows("x", x);
   expect("w", w, d);
   expect("d_out", d_out, n * d);
-  if (d_sum) expect("d_sum", *d_sum, n * d);
   expect("dx", dx, n * d);
   expect("dw", dw, d);
   nb::gil_scoped_release release;
-  rms_norm_backward(n, d, eps, x.data(), w.data(), d_out.data(), d_sum ? d_sum->data() : nullptr, dx.data(),
-                    dw.data(), threads);
+  rms_norm_backward(n, d, eps, x.data(), w.data(), d_out.data(), dx.data(), dw.data(), threads);
 }
 
 void head_norm_gate(const In& h, const In& o, const In& w, Out out, float eps, int threads) {
@@ -261,6 +252,17 @@ void mlstm_grad(const In& q, const In& k, const In& v, const In& i, const In& f,
                  {dq.data(), dk.data(), dv.data(), di.data(), df.data(), dC.data(), dn.data()}, threads);
 }
 
+// glibc gives large freed blocks back to the kernel; a training step would then pay a page fault for every 4 KiB
+// of activations, every time: 5 % of a step.
+bool keep_freed_memory() {
+#if defined(__GLIBC__)
+  constexpr int kLargestThreshold = 32 << 20;  // what mallopt accepts on 64-bit machines
+  return mallopt(M_MMAP_THRESHOLD, kLargestThreshold) == 1 && mallopt(M_TRIM_THRESHOLD, 1 << 30) == 1;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 }  // namespace mlxhog
 
@@ -272,12 +274,12 @@ void bind_ops(nb::module_& parent) {
   nb::module_ m = parent.def_submodule(
       "ops", "Model operators on float32 arrays; every result is written into an array the caller gives.");
   m.def("gemm_kernel", &gemm_kernel, "Which matrix product runs here: 'avx512' or 'portable'.");
+  m.def("keep_freed_memory", &keep_freed_memory,
+        "Let malloc keep freed memory for the next step (glibc; process-wide); False where it cannot be told.");
   m.def("rms_norm", &rms_norm, A("x"), A("w"), A("out"), nb::kw_only(), "eps"_a, "threads"_a,
         "out = w * x / sqrt(mean(x^2) + eps) over the last axis.");
-  m.def("add_rms_norm", &add_rms_norm, A("x"), A("y"), A("w"), A("sum"), A("out"), nb::kw_only(), "eps"_a, "threads"_a,
-        "sum = x + y; out = rms_norm(sum).");
-  m.def("rms_norm_grad", &rms_norm_grad, A("x"), A("w"), A("d_out"), A("d_sum").none(), A("dx"), A("dw"), nb::kw_only(),
-        "eps"_a, "threads"_a, "dx, dw of rms_norm at x; d_sum, if given, is added to dx.");
+  m.def("rms_norm_grad", &rms_norm_grad, A("x"), A("w"), A("d_out"), A("dx"), A("dw"), nb::kw_only(), "eps"_a,
+        "threads"_a);
   m.def("head_norm_gate", &head_norm_gate, A("h"), A("o"), A("w"), A("out"), nb::kw_only(), "eps"_a, "threads"_a,
         "out = sigmoid(o) * w * LayerNorm(h) within each head (h's last axis).");
   m.def("head_norm_gate_grad", &head_norm_gate_grad, A("h"), A("o"), A("w"), A("d_out"), A("dh"), A("do"), A("dw"),

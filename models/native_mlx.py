@@ -8,7 +8,7 @@ buffer, still in the cache when `mx.array` copies it.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from mlxhog._native import ops
 
 Float32 = NDArray[np.float32]
+
+ops.keep_freed_memory()
 
 _threads = 1
 
@@ -32,12 +34,6 @@ def rms_norm(x: array, w: array, eps: float) -> array:
     """Scale x to unit mean square over the last axis, then by w."""
     result: array = _rms_norm(eps)(x, w)
     return result
-
-
-def add_rms_norm(x: array, y: array, w: array, eps: float) -> tuple[array, array]:
-    """Return x + y and its rms_norm, for a residual and the norm of the next layer."""
-    total, out = _add_rms_norm(eps)(x, y, w)
-    return total, out
 
 
 def swiglu(gate: array, up: array) -> array:
@@ -103,33 +99,11 @@ def _rms_norm(eps: float) -> Callable[..., Any]:
 
     def backward(primals: Any, d_out: array, _: Any) -> Any:
         x, w, d_out = _ready(*primals, d_out)
-        return _rms_norm_grad(x, w, d_out, None, eps)
+        dx, dw = _empty(x.shape), _empty(w.shape)
+        ops.rms_norm_grad(x, w, d_out, dx, dw, eps=eps, threads=_threads)
+        return mx.array(dx), mx.array(dw)
 
     return _differentiable(forward, backward)
-
-
-@lru_cache
-def _add_rms_norm(eps: float) -> Callable[..., Any]:
-    def forward(x: array, y: array, w: array) -> tuple[array, array]:
-        x, y, w = _ready(x, y, w)
-        total, out = _empty(x.shape), _empty(x.shape)
-        ops.add_rms_norm(x, y, w, total, out, eps=eps, threads=_threads)
-        return mx.array(total), mx.array(out)
-
-    def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
-        total, w, d_total, d_out = _ready(outputs[0], primals[2], *cotangents)
-        dx, dw = _rms_norm_grad(total, w, d_out, d_total, eps)
-        return dx, dx, dw
-
-    return _differentiable(forward, backward)
-
-
-def _rms_norm_grad(
-    x: array, w: array, d_out: array, d_sum: array | None, eps: float
-) -> tuple[array, array]:
-    dx, dw = _empty(x.shape), _empty(w.shape)
-    ops.rms_norm_grad(x, w, d_out, d_sum, dx, dw, eps=eps, threads=_threads)
-    return mx.array(dx), mx.array(dw)
 
 
 @lru_cache
@@ -205,8 +179,8 @@ def _linears(biased: tuple[bool, ...]) -> Callable[..., Any]:
     count = len(biased)
 
     def forward(x: array, *parameters: array) -> tuple[array, ...]:
-        x, *parameters = _ready(x, *parameters)
-        weights, biases = parameters[:count], iter(parameters[count:])
+        x, *ready = _ready(x, *parameters)
+        weights, biases = ready[:count], iter(ready[count:])
         outs = [_empty((*x.shape[:-1], w.shape[0])) for w in weights]
         given = [next(biases) if has_bias else None for has_bias in biased]
         ops.linears(x, weights, given, outs, threads=_threads)
@@ -277,7 +251,8 @@ def _differentiable(
 def _ready(*arrays: array) -> list[array]:
     """Evaluate arrays and make them row-major, as the kernels read them through the buffer."""
     mx.eval(arrays)
-    ready = [x if memoryview(x).c_contiguous else mx.contiguous(x) for x in arrays]
+    # MLX has the buffer protocol, its stubs do not say so.
+    ready = [x if memoryview(cast(Any, x)).c_contiguous else mx.contiguous(x) for x in arrays]
     mx.eval(ready)
     return ready
 

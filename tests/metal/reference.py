@@ -13,31 +13,31 @@ Array = NDArray[Any]
 
 
 def sigmoid(x: Array) -> Array:
-    return np.exp(-np.logaddexp(0, -x))
+    return np.asarray(np.exp(-np.logaddexp(0, -x)))
 
 
 def log_sigmoid(x: Array) -> Array:
     return np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))
 
 
-def rms_norm(x: Array, w: Array, eps: float) -> Array:
-    return w * x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
+def rms_norm(x: Array, w: Array, *, eps: float) -> Array:
+    return np.asarray(w * x / np.sqrt((x**2).mean(-1, keepdims=True) + eps))
 
 
-def rms_norm_grad(x: Array, w: Array, d_out: Array, eps: float) -> tuple[Array, Array]:
+def rms_norm_grad(x: Array, w: Array, d_out: Array, *, eps: float) -> tuple[Array, Array]:
     scale = 1 / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
     d_unit = d_out * w
     dx = scale * (d_unit - x * scale**2 * (d_unit * x).mean(-1, keepdims=True))
     return dx, (d_out * x * scale).reshape(-1, w.size).sum(0)
 
 
-def head_norm_gate(h: Array, o: Array, w: Array, eps: float) -> Array:
+def head_norm_gate(h: Array, o: Array, w: Array, *, eps: float) -> Array:
     unit, _ = _layer_norm(h, eps)
-    return sigmoid(o) * (w * unit.reshape(o.shape))
+    return np.asarray(sigmoid(o) * (w * unit.reshape(o.shape)))
 
 
 def head_norm_gate_grad(
-    h: Array, o: Array, w: Array, d_out: Array, eps: float
+    h: Array, o: Array, w: Array, d_out: Array, *, eps: float
 ) -> tuple[Array, Array, Array]:
     unit, scale = _layer_norm(h, eps)
     flat, gate = unit.reshape(o.shape), sigmoid(o)
@@ -54,7 +54,7 @@ def _layer_norm(h: Array, eps: float) -> tuple[Array, Array]:
 
 
 def swiglu(gate: Array, up: Array) -> Array:
-    return gate * sigmoid(gate) * up
+    return np.asarray(gate * sigmoid(gate) * up)
 
 
 def swiglu_grad(gate: Array, up: Array, d_out: Array) -> tuple[Array, Array]:
@@ -62,17 +62,17 @@ def swiglu_grad(gate: Array, up: Array, d_out: Array) -> tuple[Array, Array]:
     return d_out * up * s * (1 + gate * (1 - s)), d_out * gate * s
 
 
-def soft_cap(x: Array, cap: float) -> Array:
-    return cap * np.tanh(x / cap)
+def soft_cap(x: Array, *, cap: float) -> Array:
+    return np.asarray(cap * np.tanh(x / cap))
 
 
-def soft_cap_grad(x: Array, d_out: Array, cap: float) -> Array:
-    return d_out / np.cosh(x / cap) ** 2
+def soft_cap_grad(x: Array, d_out: Array, *, cap: float) -> Array:
+    return np.asarray(d_out / np.cosh(x / cap) ** 2)
 
 
-def capped_cross_entropy(logits: Array, labels: Array, cap: float) -> tuple[float, int, Array]:
+def capped_cross_entropy(logits: Array, labels: Array, *, cap: float) -> tuple[float, int, Array]:
     """Sum of nats, count of labels other than -100, gradient of the sum."""
-    capped = soft_cap(logits, cap)
+    capped = soft_cap(logits, cap=cap)
     top = capped.max(-1, keepdims=True)
     weights = np.exp(capped - top)
     total = weights.sum(-1, keepdims=True)
@@ -86,7 +86,7 @@ def capped_cross_entropy(logits: Array, labels: Array, cap: float) -> tuple[floa
 
 
 def mlstm(
-    q: Array, k: Array, v: Array, i: Array, f: Array, C: Array, n: Array, m: Array, eps: float
+    q: Array, k: Array, v: Array, i: Array, f: Array, C: Array, n: Array, m: Array, *, eps: float
 ) -> tuple[Array, Array, Array, Array]:
     """h and the last state; q, k (B, S, NH, DK), v (B, S, NH, DV), i, f (B, S, NH)."""
     h = np.empty(v.shape)
@@ -131,10 +131,11 @@ def mlstm_grad(
     C: Array,
     n: Array,
     m: Array,
-    eps: float,
     dh: Array,
     dC: Array,
     dn: Array,
+    *,
+    eps: float,
 ) -> tuple[Array, ...]:
     """dq, dk, dv, di, df and the initial state's dC, dn, with the stabiliser m constant."""
     scale = q.shape[-1] ** -0.5

@@ -1,4 +1,4 @@
-"""The chunkwise mLSTM kernel equals the float64 recurrence, whatever the chunks, sizes and gates."""
+"""The chunkwise mLSTM kernel equals the float64 recurrence for any chunks, sizes and gates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mlxhog._native import ops
 from tests.metal import reference
+from tests.metal.sample import wide
 from tests.tolerances import CELL_EXTREME_F32, CELL_F32, GRADIENT_ANY_F32, STATE_F32, assert_close
 
 Array = NDArray[Any]
@@ -35,7 +36,7 @@ def sample(
 
     q, k, v = draw(B, S, NH, DK), draw(B, S, NH, DK), draw(B, S, NH, DV)
     i, f = draw(B, S, NH), 3 + draw(B, S, NH)
-    state = (draw(B, NH, DK, DV), draw(B, NH, DK), draw(B, NH))
+    state: tuple[Array, ...] = (draw(B, NH, DK, DV), draw(B, NH, DK), draw(B, NH))
     if zero_state:
         state = tuple(np.zeros_like(x) for x in state)
     return Cell((q, k, v, i, f), state, (draw(B, S, NH, DV), draw(B, NH, DK, DV), draw(B, NH, DK)))
@@ -64,9 +65,9 @@ def run(cell: Cell, chunk: int, threads: int = 1) -> tuple[dict[str, Array], dic
 
 
 def wanted(cell: Cell) -> tuple[dict[str, Array], dict[str, Array]]:
-    arrays = [x.astype(np.float64) for x in (*cell.inputs, *cell.state)]
+    arrays = wide(*cell.inputs, *cell.state)
     results = reference.mlstm(*arrays, eps=EPS)
-    grads = reference.mlstm_grad(*arrays, EPS, *(x.astype(np.float64) for x in cell.d_results))
+    grads = reference.mlstm_grad(*arrays, *wide(*cell.d_results), eps=EPS)
     return (
         dict(zip(("h", "C", "n", "m"), results, strict=True)),
         dict(zip(("q", "k", "v", "i", "f", "C", "n"), grads, strict=True)),
