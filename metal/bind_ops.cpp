@@ -7,6 +7,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include <optional>
 #include <string>
 #include <utility>
@@ -64,30 +68,17 @@ void rms_norm(const In& x, const In& w, Out out, float eps, int threads) {
   expect("w", w, d);
   expect("out", out, n * d);
   nb::gil_scoped_release release;
-  rms_norm_forward(n, d, eps, x.data(), nullptr, w.data(), nullptr, out.data(), threads);
+  rms_norm_forward(n, d, eps, x.data(), w.data(), out.data(), threads);
 }
 
-void add_rms_norm(const In& x, const In& y, const In& w, Out sum, Out out, float eps, int threads) {
-  const Index d = last("x", x), n = rows("x", x);
-  expect("y", y, n * d);
-  expect("w", w, d);
-  expect("sum", sum, n * d);
-  expect("out", out, n * d);
-  nb::gil_scoped_release release;
-  rms_norm_forward(n, d, eps, x.data(), y.data(), w.data(), sum.data(), out.data(), threads);
-}
-
-void rms_norm_grad(const In& x, const In& w, const In& d_out, const std::optional<In>& d_sum, Out dx, Out dw,
-                   float eps, int threads) {
+void rms_norm_grad(const In& x, const In& w, const In& d_out, Out dx, Out dw, float eps, int threads) {
   const Index d = last("x", x), n = rows("x", x);
   expect("w", w, d);
   expect("d_out", d_out, n * d);
-  if (d_sum) expect("d_sum", *d_sum, n * d);
   expect("dx", dx, n * d);
   expect("dw", dw, d);
   nb::gil_scoped_release release;
-  rms_norm_backward(n, d, eps, x.data(), w.data(), d_out.data(), d_sum ? d_sum->data() : nullptr, dx.data(),
-                    dw.data(), threads);
+  rms_norm_backward(n, d, eps, x.data(), w.data(), d_out.data(), dx.data(), dw.data(), threads);
 }
 
 void head_norm_gate(const In& h, const In& o, const In& w, Out out, float eps, int threads) {
@@ -261,45 +252,58 @@ void mlstm_grad(const In& q, const In& k, const In& v, const In& i, const In& f,
                  {dq.data(), dk.data(), dv.data(), di.data(), df.data(), dC.data(), dn.data()}, threads);
 }
 
+// glibc gives large freed blocks back to the kernel; a training step would then pay a page fault for every 4 KiB
+// of activations, every time: 5 % of a step.
+bool keep_freed_memory() {
+#if defined(__GLIBC__)
+  constexpr int kLargestThreshold = 32 << 20;  // what mallopt accepts on 64-bit machines
+  return mallopt(M_MMAP_THRESHOLD, kLargestThreshold) == 1 && mallopt(M_TRIM_THRESHOLD, 1 << 30) == 1;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 }  // namespace mlxhog
 
 void bind_ops(nb::module_& parent) {
   using namespace nb::literals;
   using namespace mlxhog;
+  // No conversion: it would hide a slow copy of an input, and write an output into a temporary.
+  const auto A = [](const char* name) { return nb::arg(name).noconvert(); };
   nb::module_ m = parent.def_submodule(
       "ops", "Model operators on float32 arrays; every result is written into an array the caller gives.");
   m.def("gemm_kernel", &gemm_kernel, "Which matrix product runs here: 'avx512' or 'portable'.");
-  m.def("rms_norm", &rms_norm, "x"_a, "w"_a, "out"_a, nb::kw_only(), "eps"_a, "threads"_a,
+  m.def("keep_freed_memory", &keep_freed_memory,
+        "Let malloc keep freed memory for the next step (glibc; process-wide); False where it cannot be told.");
+  m.def("rms_norm", &rms_norm, A("x"), A("w"), A("out"), nb::kw_only(), "eps"_a, "threads"_a,
         "out = w * x / sqrt(mean(x^2) + eps) over the last axis.");
-  m.def("add_rms_norm", &add_rms_norm, "x"_a, "y"_a, "w"_a, "sum"_a, "out"_a, nb::kw_only(), "eps"_a, "threads"_a,
-        "sum = x + y; out = rms_norm(sum).");
-  m.def("rms_norm_grad", &rms_norm_grad, "x"_a, "w"_a, "d_out"_a, "d_sum"_a.none(), "dx"_a, "dw"_a, nb::kw_only(),
-        "eps"_a, "threads"_a, "dx, dw of rms_norm at x; d_sum, if given, is added to dx.");
-  m.def("head_norm_gate", &head_norm_gate, "h"_a, "o"_a, "w"_a, "out"_a, nb::kw_only(), "eps"_a, "threads"_a,
+  m.def("rms_norm_grad", &rms_norm_grad, A("x"), A("w"), A("d_out"), A("dx"), A("dw"), nb::kw_only(), "eps"_a,
+        "threads"_a);
+  m.def("head_norm_gate", &head_norm_gate, A("h"), A("o"), A("w"), A("out"), nb::kw_only(), "eps"_a, "threads"_a,
         "out = sigmoid(o) * w * LayerNorm(h) within each head (h's last axis).");
-  m.def("head_norm_gate_grad", &head_norm_gate_grad, "h"_a, "o"_a, "w"_a, "d_out"_a, "dh"_a, "do"_a, "dw"_a,
+  m.def("head_norm_gate_grad", &head_norm_gate_grad, A("h"), A("o"), A("w"), A("d_out"), A("dh"), A("do"), A("dw"),
         nb::kw_only(), "eps"_a, "threads"_a);
-  m.def("swiglu", &swiglu, "gate"_a, "up"_a, "out"_a, nb::kw_only(), "threads"_a, "out = silu(gate) * up.");
-  m.def("swiglu_grad", &swiglu_grad, "gate"_a, "up"_a, "d_out"_a, "d_gate"_a, "d_up"_a, nb::kw_only(), "threads"_a);
-  m.def("soft_cap", &soft_cap, "x"_a, "out"_a, nb::kw_only(), "cap"_a, "threads"_a, "out = cap * tanh(x / cap).");
-  m.def("soft_cap_grad", &soft_cap_grad, "out"_a, "d_out"_a, "dx"_a, nb::kw_only(), "cap"_a, "threads"_a,
+  m.def("swiglu", &swiglu, A("gate"), A("up"), A("out"), nb::kw_only(), "threads"_a, "out = silu(gate) * up.");
+  m.def("swiglu_grad", &swiglu_grad, A("gate"), A("up"), A("d_out"), A("d_gate"), A("d_up"), nb::kw_only(), "threads"_a);
+  m.def("soft_cap", &soft_cap, A("x"), A("out"), nb::kw_only(), "cap"_a, "threads"_a, "out = cap * tanh(x / cap).");
+  m.def("soft_cap_grad", &soft_cap_grad, A("out"), A("d_out"), A("dx"), nb::kw_only(), "cap"_a, "threads"_a,
         "dx of soft_cap from its result.");
-  m.def("cross_entropy", &cross_entropy, "logits"_a, "labels"_a, "gradient"_a.none(), nb::kw_only(), "cap"_a,
+  m.def("cross_entropy", &cross_entropy, A("logits"), A("labels"), A("gradient").none(), nb::kw_only(), "cap"_a,
         "threads"_a,
         "Sum of nats of the soft-capped logits and the count of labels other than -100; the sum's gradient "
         "with respect to the raw logits.");
-  m.def("scale", &scale_in_place, "x"_a, "factor"_a, nb::kw_only(), "threads"_a, "x *= factor.");
-  m.def("linears", &linears, "x"_a, "weights"_a, "biases"_a, "outs"_a, nb::kw_only(), "threads"_a,
+  m.def("scale", &scale_in_place, A("x"), "factor"_a, nb::kw_only(), "threads"_a, "x *= factor.");
+  m.def("linears", &linears, A("x"), A("weights"), A("biases"), A("outs"), nb::kw_only(), "threads"_a,
         "out_j = x W_j^T + b_j, weights (out, in).");
-  m.def("linears_grad", &linears_grad, "x"_a, "weights"_a, "d_outs"_a, "dx"_a.none(), "d_weights"_a, "d_biases"_a,
+  m.def("linears_grad", &linears_grad, A("x"), A("weights"), A("d_outs"), A("dx").none(), A("d_weights"), A("d_biases"),
         nb::kw_only(), "threads"_a);
-  m.def("mlstm", &mlstm, "q"_a, "k"_a, "v"_a, "i"_a, "f"_a, "h"_a, "den"_a, "C"_a, "n"_a, "m"_a, nb::kw_only(),
+  m.def("mlstm", &mlstm, A("q"), A("k"), A("v"), A("i"), A("f"), A("h"), A("den"), A("C"), A("n"), A("m"), nb::kw_only(),
         "chunk"_a, "eps"_a, "threads"_a,
         "mLSTM cell, chunkwise. q, k (B,S,NH,DK); v, h (B,S,NH,DV); i, f, den (B,S,NH); the state before every "
         "chunk and after the last: C (B,NH,NC+1,DK,DV), n (B,NH,NC+1,DK), m (B,NH,NC+1), entry 0 given.");
-  m.def("mlstm_grad", &mlstm_grad, "q"_a, "k"_a, "v"_a, "i"_a, "f"_a, "h"_a, "den"_a, "C"_a, "n"_a, "m"_a, "dh"_a,
-        "dq"_a, "dk"_a, "dv"_a, "di"_a, "df"_a, "dC"_a, "dn"_a, nb::kw_only(), "chunk"_a, "eps"_a, "threads"_a,
+  m.def("mlstm_grad", &mlstm_grad, A("q"), A("k"), A("v"), A("i"), A("f"), A("h"), A("den"), A("C"), A("n"), A("m"), A("dh"),
+        A("dq"), A("dk"), A("dv"), A("di"), A("df"), A("dC"), A("dn"), nb::kw_only(), "chunk"_a, "eps"_a, "threads"_a,
         "Gradients of mlstm with m constant; dC, dn hold the final state's gradient on entry and the initial "
         "state's on return.");
 }

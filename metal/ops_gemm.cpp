@@ -70,6 +70,7 @@ struct Kernel {
 
 // 14 rows x 2 vectors: 28 sums, two vectors of B, and A's elements as broadcast operands.
 constexpr int kHeight = 14;
+constexpr Index kAhead = 16;
 
 template <int Rows, int Vectors>
 MLXHOG_AVX512 inline void avx512_tile(const Tile& t) {
@@ -85,9 +86,15 @@ MLXHOG_AVX512 inline void avx512_tile(const Tile& t) {
     for (int v = 0; v < Vectors; ++v)
       sums[i][v] = t.accumulate ? _mm512_maskz_loadu_ps(mask[v], t.c + i * t.ldc + 16 * v)
                                 : _mm512_setzero_ps();
+  // The sums are stored at the end: fetch their lines, and rows of A and B some steps ahead, meanwhile.
+  for (int i = 0; i < Rows; ++i)
+    for (int v = 0; v < Vectors; ++v) __builtin_prefetch(t.c + i * t.ldc + 16 * v, 1);
   const float *a = t.a, *b = t.b;
   for (Index k = 0; k < t.depth; ++k, a += t.ak, b += t.bk) {
+    __builtin_prefetch(a + kAhead * t.ak);
     __m512 row[Vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) __builtin_prefetch(b + kAhead * t.bk + 16 * v);
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) row[v] = _mm512_maskz_loadu_ps(mask[v], b + 16 * v);
 #pragma GCC unroll 16

@@ -1,6 +1,7 @@
 #include "ops_linear.h"
 
 #include <algorithm>
+#include <memory>
 
 #include "ops_gemm.h"
 #include "ops_pool.h"
@@ -30,10 +31,10 @@ void in_row_pieces(Index rows, int threads, const Work& work) {
 }  // namespace
 
 void linears_forward(Index rows, Index in, const float* x, const std::vector<LinearForward>& maps, int threads) {
-  std::vector<std::vector<float>> transposed;  // (in, out): gemm reads B by rows
+  std::vector<std::unique_ptr<float[]>> transposed;  // (in, out): gemm reads B by rows
   for (const LinearForward& map : maps) {
-    transposed.emplace_back(in * map.out);
-    transpose(map.weight, in, map.out, in, transposed.back().data());
+    transposed.push_back(std::make_unique_for_overwrite<float[]>(in * map.out));
+    transpose(map.weight, in, map.out, in, transposed.back().get());
   }
   in_row_pieces(rows, threads, [&](Index first, Index count) {
     for (std::size_t j = 0; j < maps.size(); ++j) {
@@ -41,7 +42,7 @@ void linears_forward(Index rows, Index in, const float* x, const std::vector<Lin
       float* y = y_all + first * out;
       if (bias)
         for (Index r = 0; r < count; ++r) std::copy(bias, bias + out, y + r * out);
-      gemm(count, out, in, x + first * in, in, 1, transposed[j].data(), out, y, out, bias != nullptr);
+      gemm(count, out, in, x + first * in, in, 1, transposed[j].get(), out, y, out, bias != nullptr);
     }
   });
 }

@@ -65,8 +65,8 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
   const float scale = 1.0f / std::sqrt(static_cast<float>(DK));
   ChunkGates gates(L_max);
   std::vector<float> values_t(DV * L_max), keys_t(DK * L_max), queries(L_max * DK), keys(L_max * DK),
-      A(L_max * L_max), X(L_max * L_max), u(L_max * DV), e(L_max), matrix_t(DV * DK), r(L_max), q_dq(L_max),
-      k_dk(L_max), slope(L_max);
+      A(L_max * L_max), X(L_max * L_max), u(L_max * DV), e(L_max), matrix_t(DV * DK), from_state(L_max),
+      to_state(L_max), Z_rows(L_max), Z_columns(L_max), k_dk(L_max), slope(L_max);
   float *dC = out.C + state * DK * DV, *dn = out.n + state * DK;
   for (Index c = NC - 1; c >= 0; --c) {
     const Index first = b * s.S + c * s.chunk, L = std::min(s.chunk, s.S - c * s.chunk);
@@ -86,33 +86,34 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
     transpose(v, v_ld, L, DV, values_t.data());
     gemm(L, L, DK, q, k_ld, 1, keys_t.data(), L, A.data(), L, false);
     gemm(L, L, DV, u.data(), DV, 1, values_t.data(), L, X.data(), L, false);
-    weigh_two_scores(gates, L, L, scale, e.data(), A.data(), X.data());
+    weigh_two_scores(gates, L, scale, e.data(), A.data(), X.data(), Z_rows.data(), Z_columns.data());
     // dq_t = s w_t (C u_t + n e_t) + sum_j X_tj k_j
     transpose(C, DV, DK, DV, matrix_t.data());
     gemm(L, DK, DV, u.data(), DV, 1, matrix_t.data(), DK, dq, k_ld, false);
     add_row_then_scale(e.data(), n, gates.w.data(), scale, L, DK, k_ld, dq);
+    row_dots(q, k_ld, dq, k_ld, L, DK, from_state.data());
     gemm(L, DK, L, X.data(), L, 1, k, k_ld, dq, k_ld, true);
-    // dk_j = y_j (dC+ v_j + dn+) + sum_t X_tj q_t;  r_j = k_j . (first term)
+    // dk_j = y_j (dC+ v_j + dn+) + sum_t X_tj q_t
     transpose(dC, DV, DK, DV, matrix_t.data());
     gemm(L, DK, DV, v, v_ld, 1, matrix_t.data(), DK, dk, k_ld, false);
     add_row_then_scale(nullptr, dn, gates.y.data(), 1.0f, L, DK, k_ld, dk);
-    row_dots(k, k_ld, dk, k_ld, L, DK, r.data());
+    row_dots(k, k_ld, dk, k_ld, L, DK, to_state.data());
     gemm(L, DK, L, X.data(), 1, L, q, k_ld, dk, k_ld, true);
     // dv_j = y_j k_j dC+ + sum_t A_tj u_t
     gemm(L, DV, DK, keys.data(), DK, 1, dC, DV, dv, v_ld, false);
     gemm(L, DV, L, A.data(), 1, L, u.data(), DV, dv, v_ld, true);
 
-    // di_j = k_j . dk_j;  db_t = q_t . dq_t - k_t . dk_t, plus the state's share at the chunk's end;
-    // df_t = sigmoid(-f_t) sum_{t' >= t} db_t'
-    row_dots(q, k_ld, dq, k_ld, L, DK, q_dq.data());
+    // di_j = k_j . dk_j.  df_t / sigmoid(-f_t) sums all that passes through step t: from keys before t to queries
+    // from t on (Z below the diagonal), from keys before t to the state after the chunk, from the state before it
+    // to queries from t on, and from state to state.
     row_dots(k, k_ld, dk, k_ld, L, DK, k_dk.data());
     negative_sigmoids(in.f + gate_at, s.NH, L, slope.data());
-    double db = static_cast<double>(gates.decay) * (dot(C, dC, DK * DV) + dot(n, dn, DK));
-    for (Index t = 0; t < L; ++t) db += r[t];
-    for (Index t = L - 1; t >= 0; --t) {
-      db += static_cast<double>(q_dq[t]) - k_dk[t];
+    double passing = static_cast<double>(gates.decay) * (dot(C, dC, DK * DV) + dot(n, dn, DK));
+    for (Index t = 0; t < L; ++t) passing += from_state[t];
+    for (Index t = 0; t < L; ++t) {
       out.i[gate_at + t * s.NH] = k_dk[t];
-      out.f[gate_at + t * s.NH] = static_cast<float>(slope[t] * db);
+      out.f[gate_at + t * s.NH] = static_cast<float>(slope[t] * passing);
+      passing += static_cast<double>(Z_columns[t]) + to_state[t] - Z_rows[t] - from_state[t];
     }
 
     // dC = decay dC+ + sum_t s w_t q_t u_t^T,  dn = decay dn+ + sum_t s w_t e_t q_t

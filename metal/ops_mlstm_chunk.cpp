@@ -22,25 +22,36 @@ MLXHOG_INLINE float decay_weight(const float* c_hi, const float* c_lo, Index j, 
   return exp_f32(difference > 0.0f ? 0.0f : difference);
 }
 
-MLXHOG_CLONES void weigh_row(const float* c_hi, const float* c_lo, float top_hi, float top_lo, Index t, Index L,
-                             float scale, float* row) {
-  const Index end = t + 1;
-#pragma omp simd
-  for (Index j = 0; j < end; ++j) row[j] *= scale * decay_weight(c_hi, c_lo, j, top_hi, top_lo);
-  std::fill(row + end, row + L, 0.0f);
+MLXHOG_CLONES float weigh_row(const float* c_hi, const float* c_lo, float top_hi, float top_lo, Index t, Index L,
+                              float scale, float* S) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (Index j = 0; j <= t; ++j) {
+    S[j] *= scale * decay_weight(c_hi, c_lo, j, top_hi, top_lo);
+    sum += S[j];
+  }
+  std::fill(S + t + 1, S + L, 0.0f);
+  return sum;
 }
 
-MLXHOG_CLONES void weigh_two_rows(const float* c_hi, const float* c_lo, float top_hi, float top_lo, Index t,
-                                  Index L, float scale, float bias, float* first, float* second) {
-  const Index end = t + 1;
-#pragma omp simd
-  for (Index j = 0; j < end; ++j) {
+MLXHOG_CLONES float weigh_two_rows(const float* c_hi, const float* c_lo, float top_hi, float top_lo, Index t,
+                                   Index L, float scale, float e, float* S, float* P, float* column_sums) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (Index j = 0; j < t; ++j) {
     const float weight = scale * decay_weight(c_hi, c_lo, j, top_hi, top_lo);
-    first[j] *= weight;
-    second[j] = (second[j] + bias) * weight;
+    P[j] = (P[j] + e) * weight;
+    const float Z = S[j] * P[j];
+    S[j] *= weight;
+    sum += Z;
+    column_sums[j] += Z;
   }
-  std::fill(first + end, first + L, 0.0f);
-  std::fill(second + end, second + L, 0.0f);
+  const float weight = scale * decay_weight(c_hi, c_lo, t, top_hi, top_lo);
+  P[t] = (P[t] + e) * weight;
+  S[t] *= weight;
+  std::fill(S + t + 1, S + L, 0.0f);
+  std::fill(P + t + 1, P + L, 0.0f);
+  return sum;
 }
 
 }  // namespace
@@ -72,16 +83,18 @@ void ChunkGates::compute(const float* i, const float* f, Index stride, Index L, 
   exponentials(floor.data(), L);
 }
 
-void weigh_scores(const ChunkGates& g, Index L, Index ld, float scale, float* weighted) {
+void weigh_scores(const ChunkGates& g, Index L, float scale, float* S, float* row_sums, Index stride) {
   for (Index t = 0; t < L; ++t)
-    weigh_row(g.c_hi.data(), g.c_lo.data(), g.top_hi[t], g.top_lo[t], t, L, scale, weighted + t * ld);
+    row_sums[t * stride] +=
+        weigh_row(g.c_hi.data(), g.c_lo.data(), g.top_hi[t], g.top_lo[t], t, L, scale, S + t * L);
 }
 
-void weigh_two_scores(const ChunkGates& g, Index L, Index ld, float scale, const float* bias, float* first,
-                      float* second) {
+void weigh_two_scores(const ChunkGates& g, Index L, float scale, const float* e, float* S, float* P, float* row_sums,
+                      float* column_sums) {
+  std::fill(column_sums, column_sums + L, 0.0f);
   for (Index t = 0; t < L; ++t)
-    weigh_two_rows(g.c_hi.data(), g.c_lo.data(), g.top_hi[t], g.top_lo[t], t, L, scale, bias[t],
-                   first + t * ld, second + t * ld);
+    row_sums[t] = weigh_two_rows(g.c_hi.data(), g.c_lo.data(), g.top_hi[t], g.top_lo[t], t, L, scale, e[t], S + t * L,
+                                 P + t * L, column_sums);
 }
 
 MLXHOG_CLONES void scaled_rows(const float* rows, Index ld, Index count, Index width, const float* factor,

@@ -24,12 +24,13 @@ struct ChunkGates {
   void compute(const float* i, const float* f, Index stride, Index L, float m);
 };
 
-// weighted[t, j] *= scale * E_tj for j <= t, 0 for j > t. Rows are `ld` floats apart.
-void weigh_scores(const ChunkGates&, Index L, Index ld, float scale, float* weighted);
+// The scores S (L, L) become A_tj = scale * E_tj S_tj for j <= t, 0 for j > t; row_sums[t * stride] += sum_j A_tj.
+void weigh_scores(const ChunkGates&, Index L, float scale, float* S, float* row_sums, Index stride);
 
-// The same for two matrices, the second having bias[t] added first.
-void weigh_two_scores(const ChunkGates&, Index L, Index ld, float scale, const float* bias, float* first,
-                      float* second);
+// For the backward pass: scores S and P become A_tj = scale * E_tj S_tj and X_tj = scale * E_tj (P_tj + e_t), again
+// 0 for j > t. Of Z_tj = S_tj X_tj it sums the part below the diagonal, over rows and over columns.
+void weigh_two_scores(const ChunkGates&, Index L, float scale, const float* e, float* S, float* P, float* row_sums,
+                      float* column_sums);
 
 // out[r, :] = factor[r] * scale * rows[r, :] (factor may be null: 1); out is packed, rows are `ld` apart.
 void scaled_rows(const float* rows, Index ld, Index count, Index width, const float* factor, float scale,

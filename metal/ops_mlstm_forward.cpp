@@ -21,15 +21,6 @@ MLXHOG_CLONES void normalise(const float* den, Index den_stride, const float* fl
   }
 }
 
-MLXHOG_CLONES void add_row_sums(const float* A, Index L, Index stride, float* den) {
-  for (Index t = 0; t < L; ++t) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (Index j = 0; j < L; ++j) sum += A[t * L + j];
-    den[t * stride] += sum;
-  }
-}
-
 // All chunks of one head of one sequence.
 void forward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmResults& out, Index b, Index head) {
   const Index L_max = std::min(s.chunk, s.S), NC = s.chunks(), DK = s.DK, DV = s.DV;
@@ -47,16 +38,14 @@ void forward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmResults
     float *h = out.h + first * v_ld + head * DV, *den = out.den + first * s.NH + head;
     gates.compute(in.i + first * s.NH + head, in.f + first * s.NH + head, s.NH, L, m[0]);
 
-    // A_tj = s (q_t . k_j) E_tj
-    transpose(k, k_ld, L, DK, keys_t.data());
-    gemm(L, L, DK, q, k_ld, 1, keys_t.data(), L, A.data(), L, false);
-    weigh_scores(gates, L, L, scale, A.data());
-    // num = s w_t q_t C + A V,  den = s w_t q_t . n + sum_j A_tj
+    // num = s w_t q_t C + A V,  den = s w_t q_t . n + sum_j A_tj,  A_tj = s (q_t . k_j) E_tj
     scaled_rows(q, k_ld, L, DK, gates.w.data(), scale, queries.data());
     gemm(L, DV, DK, queries.data(), DK, 1, C, DV, h, v_ld, false);
-    gemm(L, DV, L, A.data(), L, 1, v, v_ld, h, v_ld, true);
     gemm(L, 1, DK, queries.data(), DK, 1, n, 1, den, s.NH, false);
-    add_row_sums(A.data(), L, s.NH, den);
+    transpose(k, k_ld, L, DK, keys_t.data());
+    gemm(L, L, DK, q, k_ld, 1, keys_t.data(), L, A.data(), L, false);
+    weigh_scores(gates, L, scale, A.data(), den, s.NH);
+    gemm(L, DV, L, A.data(), L, 1, v, v_ld, h, v_ld, true);
     normalise(den, s.NH, gates.floor.data(), s.eps, L, DV, v_ld, h);
     // C' = decay C + sum_j y_j k_j^T v_j,  n' = decay n + sum_j y_j k_j
     float *C_next = C + DK * DV, *n_next = n + DK;

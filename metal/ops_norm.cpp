@@ -35,7 +35,7 @@ MLXHOG_CLONES void rms_rows(Index rows, Index d, float eps, const float* s, cons
 }
 
 MLXHOG_CLONES void rms_rows_backward(Index rows, Index d, float eps, const float* s, const float* w,
-                                     const float* d_out, const float* d_sum, float* dx, float* dw) {
+                                     const float* d_out, float* dx, float* dw) {
   for (Index r = 0; r < rows; ++r, s += d, d_out += d, dx += d) {
     const float scale = inverse_rms(s, d, eps);
     float mean = 0;
@@ -46,14 +46,8 @@ MLXHOG_CLONES void rms_rows_backward(Index rows, Index d, float eps, const float
       mean += d_out[j] * w[j] * unit;
     }
     mean /= static_cast<float>(d);
-    if (d_sum) {
 #pragma omp simd
-      for (Index j = 0; j < d; ++j) dx[j] = d_sum[j] + scale * (d_out[j] * w[j] - s[j] * scale * mean);
-      d_sum += d;
-    } else {
-#pragma omp simd
-      for (Index j = 0; j < d; ++j) dx[j] = scale * (d_out[j] * w[j] - s[j] * scale * mean);
-    }
+    for (Index j = 0; j < d; ++j) dx[j] = scale * (d_out[j] * w[j] - s[j] * scale * mean);
   }
 }
 
@@ -122,20 +116,18 @@ void with_weight_gradient(Index rows, Index d, float* dw, int threads, const Wor
 
 }  // namespace
 
-void rms_norm_forward(Index rows, Index d, float eps, const float* x, const float* y, const float* w, float* sum,
-                      float* out, int threads) {
+void rms_norm_forward(Index rows, Index d, float eps, const float* x, const float* w, float* out, int threads) {
   parallel_for(tasks_of(rows), threads, [=](Index task) {
-    const Index first = task * kRows, count = std::min(kRows, rows - first), at = first * d;
-    if (y) add_rows(x + at, y + at, count * d, sum + at);
-    rms_rows(count, d, eps, (y ? sum : x) + at, w, out + at);
+    const Index first = task * kRows, at = first * d;
+    rms_rows(std::min(kRows, rows - first), d, eps, x + at, w, out + at);
   });
 }
 
-void rms_norm_backward(Index rows, Index d, float eps, const float* s, const float* w, const float* d_out,
-                       const float* d_sum, float* dx, float* dw, int threads) {
+void rms_norm_backward(Index rows, Index d, float eps, const float* x, const float* w, const float* d_out, float* dx,
+                       float* dw, int threads) {
   with_weight_gradient(rows, d, dw, threads, [=](Index first, Index count, float* part) {
     const Index at = first * d;
-    rms_rows_backward(count, d, eps, s + at, w, d_out + at, d_sum ? d_sum + at : nullptr, dx + at, part);
+    rms_rows_backward(count, d, eps, x + at, w, d_out + at, dx + at, part);
   });
 }
 

@@ -5,7 +5,7 @@
 
 // Only for loops whose operations are each correctly rounded and never fused: then every clone gives the
 // same bits. No clones beside a sanitizer, whose runtime is not up when the loader chooses one.
-#if defined(__x86_64__) && defined(__GLIBC__) && !MLXHOG_ATOMIC_KERNELS
+#if defined(__x86_64__) && defined(__GLIBC__) && !MLXHOG_ATOMIC_KERNELS && !defined(__SANITIZE_THREAD__)
 #define MLXHOG_SIMD __attribute__((noinline, target_clones("avx512f", "avx2", "default")))
 #else
 #define MLXHOG_SIMD __attribute__((noinline))

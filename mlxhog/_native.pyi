@@ -83,3 +83,94 @@ class TicketLedger:
     def watermark(self) -> int: ...
     def position(self) -> tuple[int, list[int], int]: ...
     def restore(self, watermark: int, done: list[int], torn: int) -> None: ...
+
+# -- bind_ops.cpp --------------------------------------------------------------------------------
+
+_Buffer = Any
+"""A C-contiguous float32 CPU array of NumPy or MLX; labels are int32."""
+
+class ops:
+    """A submodule; written as a class, because a stub file has no place for one."""
+
+    @staticmethod
+    def gemm_kernel() -> str: ...
+    @staticmethod
+    def keep_freed_memory() -> bool: ...
+    @staticmethod
+    def rms_norm(x: _Buffer, w: _Buffer, out: _Buffer, *, eps: float, threads: int) -> None: ...
+    @staticmethod
+    def rms_norm_grad(
+        x: _Buffer,
+        w: _Buffer,
+        d_out: _Buffer,
+        dx: _Buffer,
+        dw: _Buffer,
+        *,
+        eps: float,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def head_norm_gate(
+        h: _Buffer, o: _Buffer, w: _Buffer, out: _Buffer, *, eps: float, threads: int
+    ) -> None: ...
+    @staticmethod
+    def head_norm_gate_grad(
+        h: _Buffer,
+        o: _Buffer,
+        w: _Buffer,
+        d_out: _Buffer,
+        dh: _Buffer,
+        do: _Buffer,
+        dw: _Buffer,
+        *,
+        eps: float,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def swiglu(gate: _Buffer, up: _Buffer, out: _Buffer, *, threads: int) -> None: ...
+    @staticmethod
+    def swiglu_grad(
+        gate: _Buffer,
+        up: _Buffer,
+        d_out: _Buffer,
+        d_gate: _Buffer,
+        d_up: _Buffer,
+        *,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def soft_cap(x: _Buffer, out: _Buffer, *, cap: float, threads: int) -> None: ...
+    @staticmethod
+    def soft_cap_grad(
+        out: _Buffer, d_out: _Buffer, dx: _Buffer, *, cap: float, threads: int
+    ) -> None: ...
+    @staticmethod
+    def cross_entropy(
+        logits: _Buffer, labels: _Buffer, gradient: _Buffer | None, *, cap: float, threads: int
+    ) -> tuple[float, int]: ...
+    @staticmethod
+    def scale(x: _Buffer, factor: float, *, threads: int) -> None: ...
+    @staticmethod
+    def linears(
+        x: _Buffer,
+        weights: list[_Buffer],
+        biases: list[_Buffer | None],
+        outs: list[_Buffer],
+        *,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def linears_grad(
+        x: _Buffer,
+        weights: list[_Buffer],
+        d_outs: list[_Buffer],
+        dx: _Buffer | None,
+        d_weights: list[_Buffer],
+        d_biases: list[_Buffer | None],
+        *,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def mlstm(*arrays: _Buffer, chunk: int, eps: float, threads: int) -> None: ...
+    @staticmethod
+    def mlstm_grad(*arrays: _Buffer, chunk: int, eps: float, threads: int) -> None: ...

@@ -27,10 +27,15 @@ from mlxhog.data.batches import Batches
 from mlxhog.data.ledger import Ledger
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
+from mlxhog.decoding.generate import generate, stream_text
+from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.stepper import BackendStepper
 from mlxhog.errors import MlxhogError
 from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_spec
 from mlxhog.run import Run
-from mlxhog.sampling_tmp import sample_text
+
+SAMPLE_PROMPT = "The "
+SAMPLE_TOKENS = 160
 
 
 @dataclass(frozen=True)
@@ -290,10 +295,18 @@ class Worker:
             return
         strategies.copy_to_inbox(self.context)
         self.entry.beat(Phase.SAMPLE)
-        text = sample_text(
-            self.backend, self.job.tokenizer, seed=self.job.config.seed, beat=self.entry.beat
+        tokenizer, pieces = self.job.tokenizer, []
+        tokens = generate(
+            BackendStepper(self.backend),
+            tokenizer.encode(SAMPLE_PROMPT.encode()),
+            tokenizer=tokenizer,
+            sampler=Sampler(temperature=0.8, seed=self.job.config.seed),
+            max_new_tokens=SAMPLE_TOKENS,
         )
-        Run(self.job.run_dir).append_sample(text)
+        for piece in stream_text(tokenizer, tokens):
+            self.entry.beat()
+            pieces.append(piece)
+        Run(self.job.run_dir).append_sample(SAMPLE_PROMPT + "".join(pieces))
         self.ring.append(kind=records.Kind.SAMPLE, worker=self.job.slot, t_ns=monotonic_ns())
 
 

@@ -5,7 +5,7 @@ tested against, `metal/ops_*.h` are the kernels. They use `torch.get_num_threads
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,35 +18,32 @@ from mlxhog._native import ops
 
 Float32 = NDArray[np.float32]
 
+ops.keep_freed_memory()
+
 
 def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
     """Scale x to unit mean square over the last axis, then by w."""
-    return _RmsNorm.apply(x, w, eps)
-
-
-def add_rms_norm(x: Tensor, y: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return x + y and its rms_norm, for a residual and the norm of the next layer."""
-    return _AddRmsNorm.apply(x, y, w, eps)
+    return cast(Tensor, _apply(_RmsNorm, x, w, eps))
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """Return silu(gate) * up."""
-    return _SwiGLU.apply(gate, up)
+    return cast(Tensor, _apply(_SwiGLU, gate, up))
 
 
 def soft_cap(x: Tensor, c: float) -> Tensor:
     """Return c * tanh(x / c)."""
-    return _SoftCap.apply(x, c)
+    return cast(Tensor, _apply(_SoftCap, x, c))
 
 
 def head_norm_gate(h: Tensor, o: Tensor, w: Tensor, eps: float) -> Tensor:
     """Return sigmoid(o) * (w * LayerNorm(h)), normalised over DV within each head."""
-    return _HeadNormGate.apply(h, o, w, eps)
+    return cast(Tensor, _apply(_HeadNormGate, h, o, w, eps))
 
 
 def capped_cross_entropy(raw_logits: Tensor, labels: Tensor, cap: float) -> tuple[Tensor, Tensor]:
     """Summed cross entropy in nats of the capped logits, and the number of labels not -100."""
-    return _CrossEntropy.apply(raw_logits, labels, cap)
+    return cast(tuple[Tensor, Tensor], _apply(_CrossEntropy, raw_logits, labels, cap))
 
 
 def linears(
@@ -55,7 +52,7 @@ def linears(
     """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
     if biases is None:
         biases = (None,) * len(weights)
-    return _Linears.apply(x, len(weights), *weights, *biases)
+    return cast(tuple[Tensor, ...], _apply(_Linears, x, len(weights), *weights, *biases))
 
 
 def mlstm_cell(
@@ -74,7 +71,7 @@ def mlstm_cell(
         B, _, NH, DK = q.shape
         C = q.new_zeros(B, NH, DK, v.shape[-1])
         state = (C, q.new_zeros(B, NH, DK), q.new_zeros(B, NH))
-    h, C, n, m = _MlstmCell.apply(q, k, v, i, f, *state, chunk_size, eps)
+    h, C, n, m = _apply(_MlstmCell, q, k, v, i, f, *state, chunk_size, eps)
     return h, (C, n, m)
 
 
@@ -92,39 +89,10 @@ class _RmsNorm(Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
-        dx, dw = _rms_norm_grad(x, w, d_out, None, ctx.eps)
+        dx, dw = torch.empty_like(x), torch.empty_like(w)
+        arrays = map(_array, (x, w, d_out, dx, dw))
+        ops.rms_norm_grad(*arrays, eps=ctx.eps, threads=_threads())
         return dx, dw, None
-
-
-class _AddRmsNorm(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        x, y = x.contiguous(), y.contiguous()
-        total, out = torch.empty_like(x), torch.empty_like(x)
-        arrays = map(_array, (x, y, w, total, out))
-        ops.add_rms_norm(*arrays, eps=eps, threads=_threads())
-        ctx.save_for_backward(total, w)
-        ctx.set_materialize_grads(False)
-        ctx.eps = eps
-        return total, out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_total: Tensor | None, d_out: Tensor | None) -> Any:
-        total, w = ctx.saved_tensors
-        if d_out is None:
-            return d_total, d_total, None, None
-        dx, dw = _rms_norm_grad(total, w, d_out, d_total, ctx.eps)
-        return dx, dx, dw, None
-
-
-def _rms_norm_grad(
-    x: Tensor, w: Tensor, d_out: Tensor, d_sum: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
-    dx, dw = torch.empty_like(x), torch.empty_like(w)
-    arrays = (_array(x), _array(w), _array(d_out), None if d_sum is None else _array(d_sum))
-    ops.rms_norm_grad(*arrays, _array(dx), _array(dw), eps=eps, threads=_threads())
-    return dx, dw
 
 
 class _SwiGLU(Function):
@@ -191,9 +159,7 @@ class _CrossEntropy(Function):
     """The gradient is computed with the loss, in one pass, and only scaled in backward."""
 
     @staticmethod
-    def forward(
-        ctx: Any, raw_logits: Tensor, labels: Tensor, cap: float
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, raw_logits: Tensor, labels: Tensor, cap: float) -> tuple[Tensor, Tensor]:
         logits = _array(raw_logits)
         gradient = torch.empty(logits.shape) if ctx.needs_input_grad[0] else None
         nats, count = ops.cross_entropy(
@@ -300,11 +266,13 @@ class _MlstmCell(Function):
         dC = torch.zeros_like(C[:, :, 0]) if dC is None else dC.clone()
         dn = torch.zeros_like(n[:, :, 0]) if dn is None else dn.clone()
         dq, dk, dv, di, df = (torch.empty_like(x) for x in (q, k, v, i, f))
-        arrays = map(
-            _array, (q, k, v, i, f, h, den, C, n, m, dh, dq, dk, dv, di, df, dC, dn)
-        )
+        arrays = map(_array, (q, k, v, i, f, h, den, C, n, m, dh, dq, dk, dv, di, df, dC, dn))
         ops.mlstm_grad(*arrays, chunk=ctx.chunk_size, eps=ctx.eps, threads=_threads())
         return dq, dk, dv, di, df, dC, dn, None, None, None
+
+
+def _apply(function: type[Function], *arguments: Any) -> Any:
+    return function.apply(*arguments)  # type: ignore[no-untyped-call]
 
 
 def _array(x: Tensor) -> Float32:

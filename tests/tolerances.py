@@ -42,6 +42,11 @@ CELL_EXTREME_F32 = Tolerance(
     "recorded float32 runs are off by 4e-5 of the largest, and MLX's exp adds 1e-6 per term",
     of_largest=3e-4,
 )
+OP_F32 = Tolerance(
+    "float32 rounding of one operator: elementary functions within 3 ulp, sums of a few hundred",
+    atol=1e-7,
+    of_largest=3e-6,
+)
 FLOAT64 = Tolerance("two float64 programs, outputs of order 1", atol=1e-9)
 FLOAT64_CELL = Tolerance("two float64 programs, outputs of any order", atol=1e-11, of_largest=1e-9)
 FORMS_F64 = Tolerance(

@@ -46,7 +46,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.process import monotonic_ns, process_start_time
 from mlxhog.errors import ArenaError
 
 ENTRY_BYTES = 512
@@ -294,6 +294,12 @@ class WorkerTable:
         entry.pid = pid
         entry.state = State.STARTING
         return entry
+
+    def seated(self, slot: int, pid: int) -> None:
+        """Name the process of a slot that was acquired before it was spawned."""
+        entry = self.entry(slot)
+        entry.start_time = process_start_time(pid)
+        entry.pid = pid
 
     def mark_dead(self, slot: int) -> None:
         """Declare that the slot's process has been waited for: its locks may be taken over."""

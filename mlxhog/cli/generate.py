@@ -73,7 +73,7 @@ def run(arguments: list[str]) -> int:
 def _generate(model: str, prompt: str, config: GenerateConfig) -> Iterator[str]:
     """Yield the answer piece by piece."""
     from mlxhog.live.model import open_model
-    from mlxhog.live.sampling import Sampler
+    from mlxhog.decoding.sampling import Sampler
 
     sampler = Sampler(
         temperature=config.temperature,

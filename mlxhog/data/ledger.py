@@ -186,6 +186,15 @@ class Ledger:
         self._native.announce_returns()
         return returned
 
+    def locate(self, g: int) -> tuple[int, int]:
+        """The ticket with number `g` from the beginning of training: (epoch, ticket)."""
+        return divmod(g, self.n)
+
+    @property
+    def watermark(self) -> int:
+        """Every ticket below is done; counted from the beginning of training."""
+        return self._native.watermark()
+
     def state(self, epoch: int, ticket: int) -> TicketState:
         """Where a ticket stood a moment ago."""
         return TicketState(self._native.state(epoch * self.n + ticket))
@@ -193,7 +202,7 @@ class Ledger:
     @property
     def epoch(self) -> int:
         """The oldest epoch that is not complete."""
-        return self._native.watermark() // self.n
+        return self.watermark // self.n
 
     def epoch_done(self, epoch: int) -> bool:
         """Whether every ticket of `epoch` is done."""

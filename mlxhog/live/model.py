@@ -6,32 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mlxhog import arena, backends, checkpoint, machine, mix
-from mlxhog.backends import Backend, State
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.live.generate import generate, stream_text
-from mlxhog.live.sampling import Sampler
+from mlxhog.decoding.generate import generate, stream_text
+from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.stepper import BackendStepper
 from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_spec
-
-
-@dataclass(frozen=True)
-class BackendStepper:
-    """A backend's model, read token by token with its recurrent state."""
-
-    backend: Backend
-
-    def init(self, batch: int) -> State | None:
-        """Return the state before the first token; the backend makes it for any batch."""
-        return None
-
-    def step(
-        self, tokens: NDArray[np.int32], state: State | None
-    ) -> tuple[NDArray[np.float32], State | None]:
-        """Read tokens (B, S), and return logits (B, V) after the last, and the state."""
-        return self.backend.logits(tokens, state)
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,11 @@ def adamw_reference(
     With s = grad_scale * g: m and v are the exponential means of s and s^2, and
     w loses lr * (weight_decay * w + (m / bias1) / (sqrt(v / bias2) + eps)).
     """
-    s = float32(grad_scale) * g
+    s: Float32 = float32(grad_scale) * g
     m = float32(beta1) * m + float32(1.0 - beta1) * s
-    v = float32(beta2) * v + float32(1.0 - beta2) * (s * s)
-    root: Float32 = np.sqrt(v)
-    denominator = root * float32(1.0 / math.sqrt(bias2)) + float32(eps)
+    squared: Float32 = s * s
+    v = float32(beta2) * v + float32(1.0 - beta2) * squared
+    denominator: Float32 = np.sqrt(v) * float32(1.0 / math.sqrt(bias2)) + float32(eps)
     delta = -(float32(lr * weight_decay) * w + float32(lr / bias1) * (m / denominator))
     return w + delta, m, v
 

@@ -126,9 +126,7 @@ def test_a_reader_cannot_write_through_numpy_counters_or_locks(arena):
 
 def test_a_reader_that_writes_past_numpy_dies_instead(arena, tmp_path):
     with arena.serve(tmp_path / "socket"):
-        process, pipe = spawn(
-            children.write_through_the_read_only_mapping, tmp_path / "socket"
-        )
+        process, pipe = spawn(children.write_through_the_read_only_mapping, tmp_path / "socket")
         assert received(process, pipe) == "mapped"
         assert process.exitcode in (-signal.SIGSEGV, -signal.SIGBUS)
     assert not arena.params.any()

@@ -88,9 +88,7 @@ def test_a_ring_never_takes_more_than_4_mib():
 
 
 def test_optimizer_state_is_laid_out_like_the_parameters_per_slot_or_once():
-    layout = plan(
-        {"w": Spec((5000,))}, max_workers=3, private=("m",), shared=("v",), n_tickets=1
-    )
+    layout = plan({"w": Spec((5000,))}, max_workers=3, private=("m",), shared=("v",), n_tickets=1)
     state = [s for s in layout.segments if s[0] in "mv"]
     assert state == ["m.1", "m.2", "m.3", "v"]
     assert all(layout.segments[s].count == layout.n_floats for s in state)
@@ -140,7 +138,9 @@ def test_impossible_counts_are_refused_with_a_reason(changes, reason):
         "[]",
         "{}",
         plan({"w": Spec((3,))}, n_tickets=1).to_json().replace('"size":3', '"size":30000'),
-        plan({"w": Spec((3,))}, n_tickets=1).to_json().replace('"n_floats":4096', '"n_floats":8192'),
+        plan({"w": Spec((3,))}, n_tickets=1)
+        .to_json()
+        .replace('"n_floats":4096', '"n_floats":8192'),
     ],
 )
 def test_json_that_is_no_layout_or_points_outside_is_refused(text):

@@ -12,7 +12,7 @@ from mlxhog.cli import main
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.live.model import open_model
-from mlxhog.live.sampling import Sampler
+from mlxhog.decoding.sampling import Sampler
 from mlxhog.models.xlstm_large import XLSTMLargeConfig, init_params
 
 

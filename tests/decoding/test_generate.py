@@ -12,8 +12,8 @@ from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.live import generate as module
-from mlxhog.live.generate import Stepper, generate, stream_text
-from mlxhog.live.sampling import Sampler
+from mlxhog.decoding.generate import Stepper, generate, stream_text
+from mlxhog.decoding.sampling import Sampler
 
 History = tuple[int, ...]
 BYTES = ByteTokenizer()

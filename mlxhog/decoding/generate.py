@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.live.sampling import Sampler
+from mlxhog.decoding.sampling import Sampler
 
 State = TypeVar("State")
 

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from mlxhog.errors import ConfigError, Diverged
-from mlxhog.live.sampling import Sampler
+from mlxhog.decoding.sampling import Sampler
 
 
 def logits_of(*probabilities: float) -> NDArray[np.float32]:

@@ -1,0 +1,318 @@
+"""Concurrent adds into shared memory: what each write mode costs, and what it loses.
+
+    python benchmarks/atomic_add.py            about two minutes
+    python benchmarks/atomic_add.py --quick    under one
+
+One and two spawned workers, one per core, add a dense delta to one shared array again and again.
+Kernels take turns, so that drift hits all alike; a turn that other programs disturbed is repeated.
+Targets: spec hogwild.md 7.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import reduction
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from _harness import BUSY_SHARE, Claim, LoadWatch, Sample, cores, finish, pin, wait_until_quiet
+
+from mlxhog import _native
+from mlxhog.updates import WRITE_MODES
+
+SPAWN = multiprocessing.get_context("spawn")
+WORKERS = 2
+KIB, MIB = 1 << 10, 1 << 20
+SIZES = {"64 KiB": 64 * KIB, "4 MiB": 4 * MIB, "64 MiB": 64 * MIB}
+LARGEST = 64 * MIB // 4
+TOTAL_ADDS = 10**8
+WORKER_BYTES = 512
+START_DELAY_S = 0.02
+TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One worker's part of one measurement: an amount of time, or of rounds."""
+
+    kernel: str
+    floats: int
+    start_s: float
+    seconds: float = 0.0
+    rounds: int = 0
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a worker did in its turn."""
+
+    floats: int
+    wall_s: float
+    cpu_s: float
+    late_s: float
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the worker began late or had to leave its core."""
+        return self.late_s > 0.002 or self.cpu_s < 0.95 * self.wall_s
+
+
+@dataclass
+class Shared:
+    """Lock words, worker table and floats, each on pages of its own, in one mapping."""
+
+    fd: int
+    words: Any = field(init=False)
+    table: Any = field(init=False)
+    floats: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        n_words = LARGEST // _native.STRIPE
+        table_at = -(-4 * n_words // 4096) * 4096
+        floats_at = table_at + 4096
+        size = floats_at + 4 * LARGEST
+        if os.fstat(self.fd).st_size < size:
+            os.ftruncate(self.fd, size)
+        mapping = mmap.mmap(self.fd, size)
+        self.words = np.frombuffer(mapping, np.uint32, n_words)
+        self.table = np.frombuffer(mapping, np.uint8, WORKER_BYTES * WORKERS, table_at)
+        self.floats = np.frombuffer(mapping, np.float32, LARGEST, floats_at)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attach, (reduction.DupFd(self.fd),)
+
+
+def _attach(fd: Any) -> Shared:
+    return Shared(fd.detach())
+
+
+def memory_fd() -> int:
+    """Memory without a name; a deleted temporary file where there is no memfd."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("atomic_add")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+# -- the worker -----------------------------------------------------------------------------------
+
+
+def worker(shared: Shared, slot: int, core: int, pipe: Connection) -> None:
+    """Take turns until the pipe closes."""
+    pin(core)
+    delta = np.ones(LARGEST, np.float32)
+    locks = _native.Locks(shared.words, shared.table, slot, 0)
+    pipe.send("ready")
+    while True:
+        try:
+            turn = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(take(turn, shared, locks, delta[: turn.floats], slot))
+
+
+def take(turn: Turn, shared: Shared, locks: _native.Locks, delta: Any, slot: int) -> Done:
+    """Add until the turn is over; all workers of a turn start at one moment."""
+    flat, seed, rounds = shared.floats, slot << 32, 0
+    width = int(turn.kernel.removeprefix("cas")) if turn.kernel.startswith("cas") else 0
+    mode = 0 if width else WRITE_MODES[turn.kernel]
+    while time.monotonic() < turn.start_s:
+        pass
+    cpu, began = time.process_time(), time.monotonic()
+    end = turn.start_s + turn.seconds
+    while rounds == 0 or rounds < turn.rounds or time.monotonic() < end:
+        if width:
+            _native.add_cas(flat, 0, delta, width)
+        else:
+            _native.add_dense(locks, mode, flat, 0, delta, seed + rounds)
+        rounds += 1
+    wall = time.monotonic() - began
+    return Done(rounds * len(delta), wall, time.process_time() - cpu, began - turn.start_s)
+
+
+# -- the measurements -----------------------------------------------------------------------------
+
+
+class Team:
+    """The spawned workers, and turns for the first one, two, ... of them."""
+
+    def __init__(self, shared: Shared, pipes: list[Connection]) -> None:
+        self.shared, self._pipes = shared, pipes
+        for pipe in pipes:
+            self._receive(pipe)
+
+    def _receive(self, pipe: Connection) -> Any:
+        if not pipe.poll(TIMEOUT_S):
+            raise SystemExit(f"a worker has not answered for {TIMEOUT_S:.0f} s")
+        return pipe.recv()
+
+    def play(
+        self, kernel: str, workers: int, floats: int, **amount: Any
+    ) -> tuple[list[Done], float]:
+        """One turn of the first `workers`; also how many cores others used meanwhile."""
+        watch = LoadWatch()
+        own = time.process_time()
+        turn = Turn(kernel, floats, time.monotonic() + START_DELAY_S, **amount)
+        for pipe in self._pipes[:workers]:
+            pipe.send(turn)
+        done = [self._receive(pipe) for pipe in self._pipes[:workers]]
+        # From `send` to `start_s` a worker spins, which is not in its own count.
+        spun = START_DELAY_S * workers
+        used = sum(part.cpu_s for part in done) + spun + time.process_time() - own
+        return done, watch.stop(used)
+
+
+@contextmanager
+def team() -> Iterator[Team]:
+    """Workers on cores of their own; gone when the block ends."""
+    shared, processes, pipes = Shared(memory_fd()), [], []
+    free = cores()
+    try:
+        for k in range(WORKERS):
+            ours, theirs = SPAWN.Pipe()
+            job = (shared, k + 1, free[k % len(free)], theirs)
+            processes.append(SPAWN.Process(target=worker, args=job, daemon=True))
+            processes[-1].start()
+            theirs.close()
+            pipes.append(ours)
+        yield Team(shared, pipes)
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for process in processes:
+            process.join(5)
+            process.kill()
+
+
+Key = tuple[str, str, int]  # kernel, size, workers
+
+
+def measure_times(
+    crew: Team, keys: list[Key], *, repeats: int, seconds: float
+) -> tuple[dict[Key, Sample], float]:
+    """Nanoseconds per element and worker, kernels taking turns; and the load of others.
+
+    Quiet turns count. Where others leave too few of them, all turns count, and the load says so.
+    """
+    quiet: dict[Key, list[float]] = {key: [] for key in keys}
+    every: dict[Key, list[float]] = {key: [] for key in keys}
+    loads: list[float] = []
+    for _ in range(3 * repeats):
+        for key in keys:
+            if len(quiet[key]) >= repeats:
+                continue
+            kernel, size, workers = key
+            done, others = crew.play(kernel, workers, SIZES[size] // 4, seconds=seconds)
+            ns = [1e9 * part.wall_s / part.floats for part in done]
+            every[key].append(sum(ns) / len(ns))
+            loads.append(others)
+            if others <= BUSY_SHARE and not any(part.disturbed for part in done):
+                quiet[key].append(every[key][-1])
+        if all(len(found) >= repeats for found in quiet.values()):
+            break
+    enough = all(2 * len(found) > repeats for found in quiet.values())
+    chosen = quiet if enough else every
+    return {key: Sample.of(chosen[key]) for key in keys}, 0.0 if enough else float(np.mean(loads))
+
+
+def count_lost(crew: Team, kernel: str, floats: int) -> tuple[int, int]:
+    """Add 1.0 TOTAL_ADDS times by two workers; adds lost, and adds made."""
+    crew.shared.floats[:floats] = 0.0
+    rounds = -(-TOTAL_ADDS // (floats * WORKERS))
+    crew.play(kernel, WORKERS, floats, rounds=rounds)
+    found = crew.shared.floats[:floats].astype(np.float64)
+    made = rounds * WORKERS * floats
+    return made - int(found.sum()), made
+
+
+def main() -> int:
+    """Measure, compare, end with one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer repeats; under a minute")
+    parser.add_argument("--repeats", type=int, help="turns per kernel, size and number of workers")
+    options = parser.parse_args()
+    repeats = options.repeats or (5 if options.quick else 11)
+    if len(cores()) < WORKERS:
+        print(f"needs {WORKERS} cores, this process may use {len(cores())}: no pair can be timed")
+
+    before = wait_until_quiet(20.0 if options.quick else 60.0)
+    widest = f"cas{_native.widest_cas()}"
+    keys: list[Key] = [
+        (kernel, size, workers)
+        for size in SIZES
+        for workers in (1, 2)
+        for kernel in ("lossless", "racy")
+    ]
+    keys += [(kernel, size, 2) for size in ("64 KiB", "4 MiB") for kernel in ("cas1", widest)]
+    with team() as crew:
+        lost = {
+            kernel: count_lost(crew, kernel, SIZES["64 KiB"] // 4)
+            for kernel in dict.fromkeys(("lossless", "cas1", "cas2", widest))
+        }
+        racy = {}
+        for size, n_bytes in SIZES.items():
+            gone, made = count_lost(crew, "racy", n_bytes // 4)
+            racy[size] = gone / made
+        times, others = measure_times(crew, keys, repeats=repeats, seconds=0.25)
+
+    print(f"{'ns per element and worker':26}" + "".join(f"{size:>22}" for size in SIZES))
+    for kernel, workers in dict.fromkeys((kernel, workers) for kernel, _, workers in keys):
+        cells = [times.get((kernel, size, workers)) for size in SIZES]
+        row = "".join(
+            f"{c.median:9.3f} ({c.low:.3f}-{c.high:.3f})" if c else 22 * " " for c in cells
+        )
+        print(f"{f'{kernel}, {workers} workers':26}{row}")
+    print("racy, adds lost: " + ", ".join(f"{100 * x:.3f} % at {size}" for size, x in racy.items()))
+    against_widest = times[widest, "4 MiB", 2].median / times["lossless", "4 MiB", 2].median
+    print(
+        f"lossless is {against_widest:.1f} times faster than the widest compare-and-swap ({widest})"
+    )
+
+    def ratio(size: str, workers: int) -> float:
+        return times["lossless", size, workers].median / times["racy", size, workers].median
+
+    claims = [
+        Claim(f"adds lost of {made} ({kernel}, 2 workers)", gone, "==", 0, timing=False)
+        for kernel, (gone, made) in lost.items()
+    ]
+    for size in ("4 MiB", "64 MiB"):
+        claims.append(Claim(f"time lossless / racy, 1 worker, {size}", ratio(size, 1), "<=", 1.15))
+        claims.append(Claim(f"time lossless / racy, 2 workers, {size}", ratio(size, 2), "<=", 1.25))
+    claims.append(Claim("time lossless / racy, 2 workers, 64 KiB", ratio("64 KiB", 2), "<=", 1.5))
+    lossless = times["lossless", "4 MiB", 2].median
+    claims.append(
+        Claim("time cas1 / lossless, 2 workers, 4 MiB", times["cas1", "4 MiB", 2].median / lossless,
+              ">=", 30)
+    )  # fmt: skip
+    claims.append(
+        Claim("throughput of 2 workers / 1, lossless, 4 MiB",
+              2 * times["lossless", "4 MiB", 1].median / lossless, ">=", 1.8)
+    )  # fmt: skip
+    if len(cores()) < WORKERS:
+        others = max(others, 1.0)
+    return finish(
+        "atomic_add",
+        claims,
+        others_load=others,
+        results={
+            "ns_per_element": {f"{k}, {s}, {w} workers": times[k, s, w] for k, s, w in keys},
+            "racy_lost_share": racy,
+            "cas_widest_over_lossless": against_widest,
+            "cas_widest": widest,
+            "others_load_before": round(before, 3),
+            "repeats": repeats,
+        },
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

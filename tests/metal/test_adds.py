@@ -1,0 +1,100 @@
+"""Concurrent adds: what is lost, and what never is (spec hogwild.md 7, tests 1 and 2)."""
+
+from __future__ import annotations
+
+from threading import BrokenBarrierError
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import _native, updates
+from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, run, shared
+
+LOSSLESS, RACY, CAS = 0, 1, 2
+TOTAL_ADDS = 10**8
+OFFSET = 7  # the slice starts inside a stripe, off every vector's alignment
+TAIL = 123  # and ends in an odd-sized rest
+WIDTH = 64
+
+
+def add_ones(segment: Shared, barrier: Any, slot: int, kernel: str, n: int, rounds: int) -> None:
+    """One worker: `rounds` times, add 1.0 to n floats at OFFSET."""
+    locks, flat = segment.locks(slot), segment.floats
+    ones = np.ones(n, np.float32)
+    rows = np.random.default_rng(slot).permutation(n // WIDTH).astype(np.int32)
+    try:
+        barrier.wait(TIMEOUT_S)
+    except BrokenBarrierError as error:
+        raise SystemExit("a worker never started") from error
+    for k in range(rounds):
+        seed = slot << 32 | k
+        if kernel == "rows":
+            values = ones[: len(rows) * WIDTH]
+            _native.add_rows(locks, LOSSLESS, flat, OFFSET, WIDTH, 0, rows, values, seed)
+        elif kernel == "stripe":
+            _native.add_dense(locks, LOSSLESS, flat, OFFSET, ones, seed)
+        elif kernel == "racy":
+            _native.add_dense(locks, RACY, flat, OFFSET, ones, seed)
+        else:
+            _native.add_cas(flat, OFFSET, ones, int(kernel.removeprefix("cas")))
+
+
+def concurrent_adds(kernel: str, workers: int, n: int) -> tuple[np.ndarray, int]:
+    """The floats after TOTAL_ADDS concurrent adds of 1.0, and what each should be."""
+    rounds = max(1, TOTAL_ADDS // (n * workers))
+    assert rounds * workers < 2**24, "beyond it float32 cannot count by ones"
+    n_words = n // WIDTH if kernel == "rows" else 0
+    with shared(OFFSET + n, n_words) as segment:
+        barrier = SPAWN.Barrier(workers)
+        jobs = [(segment, barrier, k + 1, kernel, n, rounds) for k in range(workers)]
+        run(add_ones, jobs)
+        assert not segment.words.any(), "a lock word is still taken"
+        assert not segment.floats[:OFFSET].any(), "an add wrote before its slice"
+        return segment.floats[OFFSET:].copy(), rounds * workers
+
+
+@pytest.mark.parametrize("n", [16_384 + TAIL, (1 << 20) + TAIL])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("kernel", ["stripe", "rows", "cas1", "cas2", "cas4"])
+def test_no_add_is_lost(kernel: str, workers: int, n: int) -> None:
+    if kernel == "cas4" and _native.widest_cas() < 4:
+        pytest.skip("this CPU has no compare-and-swap of four floats")
+    if kernel == "rows":
+        n -= n % WIDTH
+    found, wanted = concurrent_adds(kernel, workers, n)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_racy_adds_lose_less_than_a_fifth_and_never_invent_one() -> None:
+    found, wanted = concurrent_adds("racy", 2, (1 << 20) + TAIL)
+    assert found.max() <= wanted
+    lost = updates.lost_update_rate(found, wanted)
+    print(f"racy adds of two workers: {100 * lost:.3f} % lost")
+    assert 0 <= lost < 0.2
+
+
+def test_duplicate_rows_all_add_up() -> None:
+    with shared(4 * 8, n_words=4) as segment:
+        index = np.array([2, 0, 2, 2], np.int32)
+        values = np.arange(4 * 8, dtype=np.float32).reshape(4, 8)
+        _native.add_rows(segment.locks(1), LOSSLESS, segment.floats, 0, 8, 0, index, values)
+        wanted = np.zeros((4, 8), np.float32)
+        np.add.at(wanted, index, values)
+        np.testing.assert_array_equal(segment.floats.reshape(4, 8), wanted)
+
+
+@pytest.mark.parametrize("mode", [LOSSLESS, RACY, CAS])
+def test_the_probe_counts_every_add_of_one_worker(mode: int) -> None:
+    class Place:
+        def __init__(self, segment: Shared) -> None:
+            self.flat, self.locks, self.mode = segment.floats, segment.locks(1), mode
+
+    with shared(4096) as segment:
+        probe = segment.floats[-64:]
+        for _ in range(10):
+            updates.add_probe(Place(segment), probe)
+        np.testing.assert_array_equal(probe, 10)
+        assert not segment.floats[:-64].any()
+        assert updates.lost_update_rate(probe, 10) == 0
+        assert updates.lost_update_rate(probe, 20) == 0.5

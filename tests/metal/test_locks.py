@@ -1,0 +1,176 @@
+"""A lock of a dead worker is taken over; a lock of a live one never is (spec hogwild.md 1.6, 7.5)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import _native
+from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, shared, spawned
+
+HOLDER, WAITER, OTHER = 1, 2, 3
+
+
+def hold(segment: Shared, i: int, holding: Any, let_go: Any) -> None:
+    """A worker that holds lock `i` until it is told to let go, or dies."""
+    locks = segment.locks(HOLDER)
+    segment.workers["pid"][HOLDER - 1] = os.getpid()
+    segment.workers["start_time"][HOLDER - 1] = _native.process_start_time(os.getpid())
+    locks.acquire(i)
+    holding.set()
+    assert let_go.wait(TIMEOUT_S)
+    locks.release(i)
+
+
+@pytest.fixture
+def segment():
+    with shared(8 * _native.STRIPE) as made:
+        yield made
+
+
+@pytest.fixture
+def holder(segment):
+    """A spawned worker that holds lock 3, and the event that makes it let go."""
+    holding, let_go = SPAWN.Event(), SPAWN.Event()
+    with spawned(hold, [(segment, 3, holding, let_go)]) as (process,):
+        assert holding.wait(TIMEOUT_S)
+        yield process, let_go
+
+
+def acquiring(locks: _native.Locks, i: int) -> threading.Thread:
+    """A thread that takes and releases lock `i`; over when it has."""
+    thread = threading.Thread(target=lambda: (locks.acquire(i), locks.release(i)), daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_free_lock_is_taken_and_freed(segment):
+    locks = segment.locks(WAITER, generation=7)
+    locks.acquire(5)
+    assert segment.words[5] == WAITER | 7 << 16 == locks.word
+    locks.release(5)
+    assert not segment.words.any()
+    assert locks.takeovers == 0
+
+
+def test_a_lock_of_a_reaped_worker_is_taken_over_and_counted(segment, holder):
+    process, _ = holder
+    locks = segment.locks(WAITER)
+    process.kill()
+    process.join(TIMEOUT_S)
+    segment.workers["dead"][HOLDER - 1] = 1
+    locks.acquire(3)
+    assert segment.words[3] == locks.word
+    locks.release(3)
+    assert locks.takeovers == 1
+    assert segment.workers["takeovers"][WAITER - 1] == 1
+
+
+def test_without_a_supervisor_the_waiter_finds_out_that_the_owner_is_gone(segment, holder):
+    process, _ = holder
+    process.kill()
+    process.join(TIMEOUT_S)
+    locks = segment.locks(WAITER)
+    locks.acquire(3)  # nobody marked the slot dead
+    assert locks.takeovers == 1
+
+
+def test_an_unreaped_zombie_counts_as_gone(segment, holder):
+    process, _ = holder
+    os.kill(process.pid, signal.SIGKILL)  # and nobody waits for it
+    locks = segment.locks(WAITER)
+    locks.acquire(3)
+    assert locks.takeovers == 1
+
+
+def test_a_stopped_worker_is_waited_for(segment, holder):
+    process, let_go = holder
+    locks = segment.locks(WAITER)
+    os.kill(process.pid, signal.SIGSTOP)
+    waiting = acquiring(locks, 3)
+    waiting.join(0.3)  # several times as long as a dead owner would be waited for
+    assert waiting.is_alive()
+    assert segment.workers["heartbeat_ns"][WAITER - 1] > 0, "who waits must not look dead"
+    os.kill(process.pid, signal.SIGCONT)
+    let_go.set()
+    waiting.join(TIMEOUT_S)
+    assert not waiting.is_alive()
+    assert locks.takeovers == 0
+
+
+def test_a_pid_that_now_names_another_process_counts_as_gone(segment):
+    owner = segment.locks(HOLDER)
+    owner.acquire(3)
+    segment.workers["pid"][HOLDER - 1] = os.getpid()  # alive, but started at another time
+    segment.workers["start_time"][HOLDER - 1] = _native.process_start_time(os.getpid()) + 1
+    locks = segment.locks(WAITER)
+    locks.acquire(3)
+    assert locks.takeovers == 1
+
+
+def test_a_predecessor_in_a_reused_slot_is_dead_and_its_successor_is_not(segment):
+    predecessor = segment.locks(HOLDER, generation=1)
+    predecessor.acquire(2)
+    successor = segment.locks(HOLDER, generation=2)  # the slot's entry now says 2
+    successor.acquire(3)
+    locks = segment.locks(WAITER)
+    locks.acquire(2)
+    assert locks.takeovers == 1
+    waiting = acquiring(locks, 3)
+    waiting.join(0.2)
+    assert waiting.is_alive(), "a live owner's lock was taken"
+    successor.release(3)
+    waiting.join(TIMEOUT_S)
+    assert locks.takeovers == 1
+
+
+def test_generations_wrap_at_16_bits(segment):
+    locks = segment.locks(HOLDER, generation=0x1_0003)
+    locks.acquire(0)
+    assert segment.words[0] == HOLDER | 3 << 16
+    waiting = acquiring(segment.locks(WAITER), 0)
+    waiting.join(0.2)
+    assert waiting.is_alive(), "the entry's generation and the word's low 16 bits are the same"
+    locks.release(0)
+    waiting.join(TIMEOUT_S)
+
+
+def test_a_sweep_frees_exactly_the_dead_slots_words(segment):
+    for generation, i in ((1, 0), (1, 1), (2, 2)):
+        segment.locks(HOLDER, generation).acquire(i)
+    segment.locks(OTHER).acquire(4)
+    assert _native.sweep_locks(segment.words, HOLDER, generation=1) == 2
+    assert segment.words[2] == HOLDER | 2 << 16, "a live successor lost its lock"
+    assert segment.words[4] == OTHER | 1 << 16, "another worker lost its lock"
+    assert _native.sweep_locks(segment.words, HOLDER) == 1
+    assert np.count_nonzero(segment.words) == 1
+
+
+def test_a_word_that_names_no_worker_is_taken_over(segment):
+    segment.words[1] = 999
+    locks = segment.locks(WAITER)
+    locks.acquire(1)
+    assert locks.takeovers == 1
+
+
+def test_only_the_owner_releases(segment):
+    segment.locks(HOLDER).acquire(1)
+    with pytest.raises(ValueError, match="does not hold"):
+        segment.locks(WAITER).release(1)
+
+
+@pytest.mark.parametrize("slot", [0, 5])
+def test_a_slot_outside_the_table_is_refused(segment, slot):
+    with pytest.raises(ValueError, match="wanted 1 to 4"):
+        _native.Locks(segment.words, segment.table, slot, 1)
+
+
+def test_a_processs_start_time_tells_it_from_others(holder):
+    process, _ = holder
+    assert 0 < _native.process_start_time(os.getpid()) <= _native.process_start_time(process.pid)
+    assert _native.process_start_time(2**22 + 1) == 0

@@ -1,0 +1,147 @@
+"""With one worker every write mode gives the bits of the NumPy reference (spec hogwild.md 7.10)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxhog import _native, updates, updates_reference
+from mlxhog.gradients import Float32, Rows
+from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target
+from tests.metal.shared import shared
+
+MODES = [pytest.param(mode, id=name) for name, mode in updates.WRITE_MODES.items() if mode < 3]
+WIDTH = 40
+
+
+@dataclass(frozen=True)
+class Slot:
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    kind: str = "dense"
+    row_word0: int | None = None
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+
+DENSE = Slot("dense", (31, WIDTH), 5)
+ROWS = Slot("rows", (29, WIDTH), 1300, "rows", row_word0=4)
+VECTOR = Slot("vector", (1777,), 2500)
+SLOTS = {slot.name: slot for slot in (DENSE, ROWS, VECTOR)}
+N = 4 * _native.STRIPE + 200
+N_WORDS = 5 + 29
+
+
+def gradients(rng: np.random.Generator) -> dict[str, dict[str, Float32 | Rows]]:
+    """A gradient of every form for every kind of parameter."""
+
+    def dense(slot: Slot) -> Float32:
+        return rng.standard_normal(slot.shape, dtype=np.float32)
+
+    def rows(slot: Slot, *, duplicates: bool) -> Rows:
+        index = rng.choice(slot.shape[0], 17, replace=duplicates).astype(np.int32)
+        return Rows(index, rng.standard_normal((17, WIDTH), dtype=np.float32))
+
+    return {
+        "all dense": {slot.name: dense(slot) for slot in SLOTS.values()},
+        "rows": {"rows": rows(ROWS, duplicates=True), "vector": dense(VECTOR)},
+        "rows of a dense parameter": {"dense": rows(DENSE, duplicates=True)},
+    }
+
+
+OPTIMIZERS = {
+    "sgd": lambda native: SGD(weight_decay=0.1, native=native),
+    "momentum": lambda native: Momentum(weight_decay=0.1, native=native),
+    "nesterov": lambda native: Momentum(momentum=0.7, nesterov=True, native=native),
+    "adamw": lambda native: AdamW(weight_decay=0.1, native=native),
+    "adamw, shared v": lambda native: AdamW(shared_second_moment=True, native=native),
+}
+
+
+def trained(optimizer: Optimizer, mode: int, form: str) -> list[Float32]:
+    """Parameters and state after four steps."""
+    rng = np.random.default_rng(1)
+    with shared(N, N_WORDS) as segment:
+        segment.floats[...] = rng.standard_normal(N, dtype=np.float32)
+        private = {name: np.zeros(N, np.float32) for name in optimizer.state_segments}
+        both = {name: np.zeros(N, np.float32) for name in optimizer.shared_segments}
+        target = Target(
+            flat=segment.floats,
+            slots=SLOTS,
+            locks=segment.locks(1) if mode == 0 else None,
+            mode=mode,
+            private=private,
+            shared=both,
+            decay=frozenset({"dense", "rows"}),
+        )
+        for step in range(1, 5):
+            grads = gradients(rng)[form]
+            optimizer.step(target, grads, lr=0.01, step=step, seed=step, grad_scale=0.7)
+        assert not segment.words.any()
+        return [segment.floats.copy(), *private.values(), *both.values()]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("form", ["all dense", "rows", "rows of a dense parameter"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_mode_of_every_optimizer_gives_the_references_bits(name, form, mode):
+    make = OPTIMIZERS[name]
+    for found, wanted in zip(
+        trained(make(True), mode, form), trained(make(False), mode, form), strict=True
+    ):
+        np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@given(data=st.data())
+def test_adds_of_any_size_and_alignment_give_the_references_bits(mode, data):
+    offset = data.draw(st.integers(0, 2100), label="offset")
+    size = data.draw(st.integers(0, N - offset), label="size")
+    shift = data.draw(st.integers(0, 5), label="shift of the delta")
+    seed = data.draw(st.integers(0, 2**64 - 1), label="seed")
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal(N, dtype=np.float32)
+    delta = rng.standard_normal(size + shift, dtype=np.float32)[shift:]
+    wanted = start.copy()
+    updates_reference.add(wanted, offset, (size,), delta)
+    with shared(N) as segment:
+        segment.floats[...] = start
+        slot = Slot("slot", (size,), offset)
+        updates.add(segment.floats, slot, delta, locks=segment.locks(1), mode=mode, seed=seed)
+        np.testing.assert_array_equal(segment.floats, wanted)
+        assert not segment.words.any()
+
+
+@pytest.mark.parametrize("n", [1, 15, 1024, 4099])
+def test_snapshots_copy_and_predict_as_the_reference_does(n):
+    rng = np.random.default_rng(0)
+    src, prev = rng.standard_normal((2, n), dtype=np.float32)
+    dst, wanted, wanted_prev = np.empty(n, np.float32), np.empty(n, np.float32), prev.copy()
+    updates.snapshot(dst, src)
+    np.testing.assert_array_equal(dst, src)
+    updates.snapshot_predict(dst, src, prev, 0.5)
+    updates_reference.snapshot_predict(wanted, src, wanted_prev, 0.5)
+    np.testing.assert_array_equal(dst, wanted)
+    np.testing.assert_array_equal(prev, wanted_prev)
+
+
+@pytest.mark.parametrize("n", [0, 1, 16, 33, 100_003])
+def test_sum_of_squares_is_a_float64_sum(n):
+    g = np.random.default_rng(0).standard_normal(n, dtype=np.float32)
+    assert _native.sumsq(g) == pytest.approx(updates_reference.sumsq(g), rel=1e-14)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 17, 99])
+def test_sum_of_squares_is_finite_only_if_every_element_is(bad, at):
+    g = np.full(100, 3e38, np.float32)  # its square overflows float32, not float64
+    assert np.isfinite(_native.sumsq(g))
+    g[at] = bad
+    assert not np.isfinite(_native.sumsq(g))

@@ -1,0 +1,88 @@
+"""The relaxed-atomic build of the kernels is free of data races and gives the same bits.
+
+The kernels' contract is between processes, which the C++ memory model and the thread sanitizer know
+nothing of. MLXHOG_ATOMIC_KERNELS=1 makes the same loops legal between threads of one program, so
+the sanitizer can check locks and walks (spec hogwild.md 1.4; 7, test 10).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mlxhog.updates import WRITE_MODES
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ["elements.cpp", "cas_add.cpp", "locks.cpp", "process_life.cpp"]
+OPTIONS = ["-std=c++20", "-O2", "-g", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
+RACE_FOUND = 66  # the sanitizer's exit code
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+
+
+def build(directory: Path, name: str, *options: str) -> Path:
+    """Compile threads.cpp with the kernels' sources."""
+    program = directory / name
+    sources = [str(ROOT / "metal" / source) for source in SOURCES]
+    command = [str(COMPILER), *OPTIONS, *options, f"-I{ROOT / 'metal'}", "-o", str(program)]
+    subprocess.run([*command, str(ROOT / "tests/metal/threads.cpp"), *sources], check=True)
+    return program
+
+
+def finish(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("threads")
+
+
+@pytest.fixture(scope="module")
+def launcher(directory):
+    """What to put before a sanitized program; skips where the sanitizer cannot run at all.
+
+    Some of its versions do not survive some kernels' address randomisation, which `setarch -R`
+    switches off, where that is permitted.
+    """
+    probe, source = directory / "probe", directory / "probe.cpp"
+    source.write_text("int main() { return 0; }\n")
+    if finish(str(COMPILER), "-fsanitize=thread", source, "-o", probe).returncode != 0:
+        pytest.skip("this compiler has no thread sanitizer")
+    for prefix in ([], ["setarch", "-R"]):
+        if (not prefix or shutil.which(prefix[0])) and finish(*prefix, probe).returncode == 0:
+            return prefix
+    pytest.skip("the thread sanitizer does not run on this system")
+
+
+@pytest.mark.parametrize("mode", ["lossless", "racy", "cas"])
+def test_no_data_race_in_the_relaxed_atomic_build(directory, launcher, mode):
+    program = directory / "atomic"
+    if not program.exists():
+        program = build(directory, "atomic", "-fsanitize=thread", "-DMLXHOG_ATOMIC_KERNELS=1")
+    ended = finish(*launcher, program, "race", str(WRITE_MODES[mode]))
+    assert ended.returncode == 0, ended.stderr[:4000]
+    assert "WARNING" not in ended.stderr
+
+
+def test_the_sanitizer_sees_the_races_of_the_plain_build(directory, launcher):
+    plain = build(directory, "plain", "-fsanitize=thread")
+    ended = finish(*launcher, plain, "race", str(WRITE_MODES["racy"]))
+    assert ended.returncode == RACE_FOUND
+    assert "data race" in ended.stderr
+
+
+def test_both_builds_give_the_same_bits_with_one_worker(directory):
+    plain = build(directory, "plain_digest", "-O3")
+    atomic = build(directory, "atomic_digest", "-DMLXHOG_ATOMIC_KERNELS=1")
+    digests = {finish(program, "digest").stdout for program in (plain, atomic)}
+    assert len(digests) == 1
+    assert len(digests.pop()) == 17

@@ -1,0 +1,108 @@
+// The update kernels as threads of one program, for test_thread_sanitizer.py.
+//
+//   threads digest                 one worker runs every kernel; prints a hash of all the bits it made
+//   threads race MODE              three workers write one array in that mode while a fourth reads it
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "locks.h"
+#include "walk.h"
+
+using namespace mlxhog;
+
+namespace {
+
+constexpr std::size_t kFloats = 5 * kStripe + 77, kOffset = 3, kCount = kFloats - 11;
+constexpr std::size_t kWidth = 33, kRows = 40, kRowOffset = 100;
+
+struct Shared {
+  std::vector<float> w = std::vector<float>(kFloats), v = std::vector<float>(kFloats);
+  std::vector<std::uint32_t> words = std::vector<std::uint32_t>(stripes(kFloats) + kRows);
+  std::vector<WorkerEntry> workers = std::vector<WorkerEntry>(4);
+};
+
+struct Private {
+  std::vector<float> g = std::vector<float>(kFloats), m = std::vector<float>(kFloats);
+  std::vector<std::int32_t> index;
+};
+
+Private make_private(std::uint64_t seed) {
+  Private own;
+  for (std::size_t i = 0; i < kFloats; ++i) {
+    own.g[i] = static_cast<float>(static_cast<double>(scatter(seed + i) >> 40) * 0x1p-23 - 1.0);
+  }
+  for (std::size_t row = 0; row < kRows; row += 1 + seed % 3) own.index.push_back(static_cast<std::int32_t>(row));
+  return own;
+}
+
+// Every update rule once, on stripes and on rows. The rows lie on dense floats, so all take stripes.
+void work(Shared& shared, Private& own, Locks* locks, Mode mode, std::uint64_t seed) {
+  const SgdRates sgd{0.1f, 0.01f, 0.7f};
+  const MomentumRates momentum{0.1f, 0.9f, 0.01f, 0.7f, true};
+  const AdamwRates adamw{0.001f, 0.02f, 0.9f, 0.1f, 0.95f, 0.05f, 1.3f, 1e-8f, 0.7f};
+  float* w = shared.w.data() + kOffset;
+  float* v = shared.v.data() + kOffset;
+  float* m = own.m.data() + kOffset;
+  const float* g = own.g.data();
+  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed, AddStep{w, g, widest_cas()});
+  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 1, SgdStep{w, g, sgd});
+  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 2, MomentumStep{w, g, m, momentum});
+  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 3, AdamwStep{w, g, m, v, adamw, true});
+  walk_rows(locks, mode, kRowOffset, kWidth, kStripes, own.index.data(), own.index.size(), seed,
+            AddStep{shared.w.data() + kRowOffset, g, widest_cas()});
+}
+
+int digest() {
+  std::uint64_t hash = 14695981039346656037ull;  // FNV-1a
+  const auto absorb = [&](const std::vector<float>& floats) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(floats.data());
+    for (std::size_t i = 0; i < floats.size() * sizeof(float); ++i) hash = (hash ^ bytes[i]) * 1099511628211ull;
+  };
+  for (int mode = 0; mode < 3; ++mode) {
+    Shared shared;
+    Private own = make_private(1);
+    Locks locks(shared.words.data(), shared.words.size(), shared.workers.data(), 4, 1, 0);
+    for (std::uint64_t step = 0; step < 3; ++step) work(shared, own, &locks, static_cast<Mode>(mode), step);
+    std::vector<float> dst(kFloats), prev(kFloats, 0.5f);
+    mlxhog_predict(dst.data(), shared.w.data(), prev.data(), 0.25f, kFloats);
+    for (const auto* floats : {&shared.w, &shared.v, &own.m, &dst, &prev}) absorb(*floats);
+  }
+  std::printf("%016llx\n", static_cast<unsigned long long>(hash));
+  return 0;
+}
+
+int race(Mode mode) {
+  Shared shared;
+  std::vector<std::thread> threads;
+  for (std::uint32_t slot = 1; slot <= 3; ++slot) {
+    threads.emplace_back([&shared, mode, slot] {
+      Private own = make_private(slot);
+      Locks locks(shared.words.data(), shared.words.size(), shared.workers.data(), 4, slot, 0);
+      for (std::uint64_t step = 0; step < 20; ++step) work(shared, own, &locks, mode, slot * 100 + step);
+    });
+  }
+  threads.emplace_back([&shared] {
+    std::vector<float> dst(kFloats), prev(kFloats);
+    for (int step = 0; step < 40; ++step) {
+      mlxhog_copy(dst.data(), shared.w.data(), kFloats);
+      mlxhog_predict(dst.data(), shared.w.data(), prev.data(), 0.5f, kFloats);
+    }
+  });
+  for (std::thread& thread : threads) thread.join();
+  for (const std::uint32_t word : shared.words) {
+    if (word != 0) return 3;
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "digest") == 0) return digest();
+  if (argc == 3 && std::strcmp(argv[1], "race") == 0) return race(static_cast<Mode>(std::atoi(argv[2])));
+  std::fprintf(stderr, "usage: threads digest | threads race MODE\n");
+  return 2;
+}

@@ -1,0 +1,53 @@
+"""A few parameters in one private segment, as an optimizer's target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlxhog.gradients import Float32
+from mlxhog.optim import Optimizer, Target
+
+RACY = 1  # needs no locks; with one worker all modes are the same (tests/metal/test_one_worker.py)
+
+
+@dataclass(frozen=True)
+class Slot:
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    kind: str = "dense"
+    row_word0: int | None = None
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+
+MATRIX = Slot("matrix", (6, 9), 3)
+BIAS = Slot("bias", (9,), 64)
+EMBEDDING = Slot("embedding", (11, 5), 80, "rows", row_word0=0)
+SLOTS = {slot.name: slot for slot in (MATRIX, BIAS, EMBEDDING)}
+N = 160
+
+
+def initial(seed: int = 0) -> Float32:
+    return np.random.default_rng(seed).standard_normal(N, dtype=np.float32)
+
+
+def target(optimizer: Optimizer, flat: Float32, *decay: str) -> Target:
+    """A target over `flat` with fresh state, where weight decay applies to the names given."""
+    return Target(
+        flat=flat,
+        slots=SLOTS,
+        locks=None,
+        mode=RACY,
+        private={name: np.zeros(N, np.float32) for name in optimizer.state_segments},
+        shared={name: np.zeros(N, np.float32) for name in optimizer.shared_segments},
+        decay=frozenset(decay),
+    )
+
+
+def parameter(flat: Float32, slot: Slot) -> Float32:
+    return flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)

@@ -1,0 +1,110 @@
+"""What an optimizer promises besides its formula: state, groups, errors, and the choice by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from mlxhog import optim
+from mlxhog.errors import ConfigError, ShapeError
+from mlxhog.gradients import Rows
+from mlxhog.optim import SGD, AdamW, Momentum
+from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, initial, parameter, target
+
+
+@dataclass(frozen=True)
+class Options:
+    optimizer: str = "adamw"
+    momentum: float = 0.6
+    beta1: float = 0.8
+    beta2: float = 0.9
+    eps: float = 1e-6
+    weight_decay: float = 0.2
+    second_moment: str = "private"
+
+
+def test_options_choose_the_optimizer():
+    adamw = AdamW(beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.2)
+    assert optim.build(Options()) == adamw
+    assert optim.build(Options("momentum")) == Momentum(momentum=0.6, weight_decay=0.2)
+    assert optim.build(Options("sgd")) == SGD(weight_decay=0.2)
+
+
+@pytest.mark.parametrize("options", [Options("adam"), Options(second_moment="both")])
+def test_unknown_choices_are_refused_with_the_known_ones(options):
+    with pytest.raises(ConfigError, match="choose from"):
+        optim.build(options)
+
+
+def test_the_state_of_each_optimizer_is_private_unless_it_is_asked_to_share():
+    def segments(made):
+        return made.state_segments, made.shared_segments
+
+    assert segments(SGD()) == ((), ())
+    assert segments(Momentum()) == (("m",), ())
+    assert segments(AdamW()) == (("m", "v"), ())
+    assert segments(AdamW(shared_second_moment=True)) == (("m",), ("v",))
+
+
+def test_two_workers_share_the_second_moment_and_count_its_updates_together():
+    rule = AdamW(beta1=0.0, weight_decay=0.0, eps=0.0, shared_second_moment=True)
+    flat = np.zeros(N, np.float32)
+    first = target(rule, flat)
+    second = replace(target(rule, flat), shared=first.shared)
+    grad = {"bias": np.full(BIAS.shape, 3.0, np.float32)}
+    rule.step(first, grad, lr=1.0, step=1, shared_step=1)
+    rule.step(second, grad, lr=1.0, step=1, shared_step=2)
+    # A constant gradient: with the right count each bias-corrected step is lr * sign(g).
+    np.testing.assert_allclose(parameter(flat, BIAS), -2.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [SGD(weight_decay=0.5), Momentum(weight_decay=0.5), AdamW(weight_decay=0.5)],
+    ids=["sgd", "momentum", "adamw"],
+)
+def test_weight_decay_touches_only_its_group(rule):
+    flat = initial()
+    before = flat.copy()
+    zeros = {slot.name: np.zeros(slot.shape, np.float32) for slot in (MATRIX, BIAS)}
+    rule.step(target(rule, flat, "matrix"), zeros, lr=0.1, step=1)
+    np.testing.assert_allclose(parameter(flat, MATRIX), 0.95 * parameter(before, MATRIX), rtol=1e-6)
+    np.testing.assert_array_equal(parameter(flat, BIAS), parameter(before, BIAS))
+
+
+BAD_GRADIENTS = {
+    "unknown name": ("nobody", np.zeros(3, np.float32)),
+    "shape": ("bias", np.zeros(8, np.float32)),
+    "transposed": ("matrix", np.zeros((9, 6), np.float32)),
+    "dtype": ("bias", np.zeros(9)),
+    "strided": ("bias", np.zeros(18, np.float32)[::2]),
+    "row width": ("embedding", Rows(np.zeros(1, np.int32), np.zeros((1, 4), np.float32))),
+    "row outside": ("embedding", Rows(np.array([11], np.int32), np.zeros((1, 5), np.float32))),
+    "negative row": ("embedding", Rows(np.array([-1], np.int32), np.zeros((1, 5), np.float32))),
+    "row dtype": ("embedding", Rows(np.array([1]), np.zeros((1, 5), np.float32))),
+}
+
+
+@pytest.mark.parametrize("case", BAD_GRADIENTS)
+@pytest.mark.parametrize("rule", [SGD(), Momentum(), AdamW()], ids=["sgd", "momentum", "adamw"])
+def test_a_gradient_that_does_not_fit_is_refused_before_anything_is_written(rule, case):
+    name, grad = BAD_GRADIENTS[case]
+    flat = initial()
+    before = flat.copy()
+    good = np.ones(MATRIX.shape, np.float32)
+    grads = {"matrix": good, name: grad} if name != "matrix" else {name: grad}
+    with pytest.raises(ShapeError, match=name):
+        rule.step(target(rule, flat), grads, lr=0.1, step=1)
+    np.testing.assert_array_equal(flat, before)
+
+
+def test_a_dense_gradient_of_a_rows_parameter_reaches_every_row():
+    rule = SGD()
+    flat = np.zeros(N, np.float32)
+    rule.step(
+        target(rule, flat), {"embedding": np.ones(EMBEDDING.shape, np.float32)}, lr=1.0, step=1
+    )
+    np.testing.assert_array_equal(parameter(flat, EMBEDDING), -1)
+    assert np.count_nonzero(flat) == EMBEDDING.size
