@@ -105,7 +105,8 @@ def test_imports_point_one_way():
     wrong = [
         str(edge)
         for edge in EDGES
-        if edge.target in MODULES.keys() - {"mlxhog"} and RANK[part(edge.module)] < RANK[part(edge.target)]
+        if edge.target in MODULES.keys() - {"mlxhog"}
+        and RANK[part(edge.module)] < RANK[part(edge.target)]
     ]
     assert not wrong, "\n".join(wrong)
 
