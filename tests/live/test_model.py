@@ -10,9 +10,9 @@ import pytest
 from mlxhog import checkpoint, machine, run
 from mlxhog.cli import main
 from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.live.model import open_model
-from mlxhog.decoding.sampling import Sampler
 from mlxhog.models.xlstm_large import XLSTMLargeConfig, init_params
 
 
