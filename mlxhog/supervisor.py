@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mlxhog import worker
 from mlxhog.arena import Arena
-from mlxhog.arena.process import monotonic_ns, process_start_time
+from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.config import TrainConfig
 from mlxhog.control import Command
@@ -93,8 +93,7 @@ class Supervisor:
             )
             process.start()
         assert process.pid is not None
-        entry.start_time = process_start_time(process.pid)
-        entry.pid = process.pid
+        table.seated(seat.slot, process.pid)
         seat.process = process
 
     def poll(self, timeout_s: float) -> None:

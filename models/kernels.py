@@ -30,6 +30,11 @@ class Ops(Protocol[T]):
     def rms_norm(self, x: T, w: T, eps: float) -> T:
         """Return w * x / sqrt(mean(x^2) + eps) over the last axis; x (..., d), w (d,)."""
 
+    def linears(
+        self, x: T, weights: Sequence[T], biases: Sequence[T | None] | None = None
+    ) -> tuple[T, ...]:
+        """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
+
     def swiglu(self, gate: T, up: T) -> T:
         """Return silu(gate) * up; both of one shape."""
 

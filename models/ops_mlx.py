@@ -14,6 +14,17 @@ def rms_norm(x: array, w: array, eps: float) -> array:
     return mx.fast.rms_norm(x, w, eps)
 
 
+def linears(
+    x: array, weights: Sequence[array], biases: Sequence[array | None] | None = None
+) -> tuple[array, ...]:
+    """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
+    if biases is None:
+        biases = [None] * len(weights)
+    return tuple(
+        x @ w.T if b is None else mx.addmm(b, x, w.T) for w, b in zip(weights, biases, strict=True)
+    )
+
+
 def swiglu(gate: array, up: array) -> array:
     """Return silu(gate) * up."""
     return gate * mx.sigmoid(gate) * up

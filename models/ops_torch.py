@@ -15,6 +15,15 @@ def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], w, eps)
 
 
+def linears(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None] | None = None
+) -> tuple[Tensor, ...]:
+    """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
+    if biases is None:
+        biases = [None] * len(weights)
+    return tuple(F.linear(x, w, b) for w, b in zip(weights, biases, strict=True))
+
+
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """Return silu(gate) * up."""
     return F.silu(gate) * up

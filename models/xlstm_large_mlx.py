@@ -104,7 +104,8 @@ def raw_logits(
         new_state.append(layer_state)
     if cfg.add_out_norm:
         x = norm(cfg, params, OUT_NORM, x, ops)
-    return linear(params, LM_HEAD, x), new_state
+    (logits,) = linears(params, (LM_HEAD,), x, ops)
+    return logits, new_state
 
 
 def block(
@@ -129,24 +130,26 @@ def mlstm_layer(
 ) -> tuple[array, State]:
     """The mLSTM cell between its projections, gates and head norm; u and result (B, S, d)."""
     B, S, _ = u.shape
-    q = linear(params, f"{p}.q", u).reshape(B, S, cfg.num_heads, cfg.qk_head_dim)
-    k = linear(params, f"{p}.k", u).reshape(B, S, cfg.num_heads, cfg.qk_head_dim)
-    v = linear(params, f"{p}.v", u).reshape(B, S, cfg.num_heads, cfg.v_head_dim)
-    o = linear(params, f"{p}.ogate_preact", u)
-    i = ops.soft_cap(linear(params, f"{p}.igate_preact", u), cfg.gate_soft_cap)
-    f = ops.soft_cap(linear(params, f"{p}.fgate_preact", u), cfg.gate_soft_cap)
+    names = [f"{p}.{name}" for name in ("q", "k", "v", "ogate_preact", "igate_preact", "fgate_preact")]
+    q, k, v, o, i, f = linears(params, names, u, ops)
+    q = q.reshape(B, S, cfg.num_heads, cfg.qk_head_dim)
+    k = k.reshape(B, S, cfg.num_heads, cfg.qk_head_dim)
+    v = v.reshape(B, S, cfg.num_heads, cfg.v_head_dim)
+    i = ops.soft_cap(i, cfg.gate_soft_cap)
+    f = ops.soft_cap(f, cfg.gate_soft_cap)
     h, state = ops.mlstm_cell(q, k, v, i, f, chunk_size=cfg.chunk_size, eps=cfg.eps, state=state)
     y = ops.head_norm_gate(h, o, params[f"{p}.multihead_norm.weight"], cfg.norm_eps)
     if cfg.use_bias:
         y = y + mx.sigmoid(o) * params[f"{p}.multihead_norm.bias"]
-    return linear(params, f"{p}.out_proj", y), state
+    (y,) = linears(params, (f"{p}.out_proj",), y, ops)
+    return y, state
 
 
 def ffn(params: Params, p: str, u: array, ops: Ops[array]) -> array:
     """The gated feed-forward layer; u and result (B, S, d)."""
-    gate = linear(params, f"{p}.proj_up_gate", u)
-    up = linear(params, f"{p}.proj_up", u)
-    return linear(params, f"{p}.proj_down", ops.swiglu(gate, up))
+    gate, up = linears(params, (f"{p}.proj_up_gate", f"{p}.proj_up"), u, ops)
+    (y,) = linears(params, (f"{p}.proj_down",), ops.swiglu(gate, up), ops)
+    return y
 
 
 def norm(cfg: XLSTMLargeConfig, params: Params, name: str, x: array, ops: Ops[array]) -> array:
@@ -156,11 +159,12 @@ def norm(cfg: XLSTMLargeConfig, params: Params, name: str, x: array, ops: Ops[ar
     return y if bias is None else y + bias
 
 
-def linear(params: Params, name: str, x: array) -> array:
-    """The linear map `name`, and its bias if the model has one; (..., in) -> (..., out)."""
-    y = x @ params[f"{name}.weight"].T
-    bias = params.get(f"{name}.bias")
-    return y if bias is None else y + bias
+def linears(
+    params: Params, names: Sequence[str], x: array, ops: Ops[array]
+) -> tuple[array, ...]:
+    """The linear maps `names` of one x, with their biases if the model has any; (..., out) each."""
+    weights = [params[f"{name}.weight"] for name in names]
+    return ops.linears(x, weights, [params.get(f"{name}.bias") for name in names])
 
 
 def device() -> str:
