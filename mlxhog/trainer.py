@@ -210,8 +210,9 @@ class _Training:
             counters.store("eval_round", round_)
             self.supervisor.command(Command.EVALUATE)
             self._until(
-                lambda r=round_, d=deaths: self.monitor.final_chunks(r) >= chunks
-                or self.supervisor.restarts > d,
+                lambda r=round_, d=deaths: (
+                    self.monitor.final_chunks(r) >= chunks or self.supervisor.restarts > d
+                ),
                 "evaluating held-out text",
             )
         if round_ and self.monitor.final_chunks(round_) >= chunks:
@@ -271,7 +272,9 @@ class _Training:
         def count(signum: int, frame: FrameType | None) -> None:
             self._interrupts += 1
 
-        before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:

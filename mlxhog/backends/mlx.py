@@ -47,8 +47,8 @@ class MLXBackend:
         native_mlx.set_threads(threads)
         if name == "mlx:gpu" and not mx.metal.is_available():
             raise EnvironmentLacks(
-                f"backend mlx:gpu needs Metal; this is {platform.system()} on {platform.machine()}; "
-                "use mlx:cpu"
+                f"backend mlx:gpu needs Metal; this is {platform.system()} on "
+                f"{platform.machine()}; use mlx:cpu"
             )
         mx.set_default_device(mx.gpu if name == "mlx:gpu" else mx.cpu)
         self.name = name
@@ -57,7 +57,11 @@ class MLXBackend:
         self._twin = twin
 
     def bind(
-        self, model: XLSTMLargeConfig, slots: Mapping[str, Slot], n_floats: int, live: Float32 | None
+        self,
+        model: XLSTMLargeConfig,
+        slots: Mapping[str, Slot],
+        n_floats: int,
+        live: Float32 | None,
     ) -> None:
         """Slice one flat array into parameters; see `Backend.bind`."""
         mx = self._mx
@@ -95,9 +99,7 @@ class MLXBackend:
         trained = [self.params[name] for name in self._trained]
         loss, (found, dx) = self._value_and_grad(trained, x, mx.array(batch.y))
         mx.eval(loss, found, dx)
-        grads: Grads = {
-            name: _host(grad) for name, grad in zip(self._trained, found, strict=True)
-        }
+        grads: Grads = {name: _host(grad) for name, grad in zip(self._trained, found, strict=True)}
         grads[EMBEDDING] = embedding_rows(batch.x, _host(dx))
         return float(loss.item()), grads
 
@@ -114,9 +116,7 @@ class MLXBackend:
         """See `Backend.logits`."""
         mx = self._mx
         x = self._twin.embed(self.model, self.params, mx.array(tokens))
-        logits, state = self._twin.forward(
-            self.model, self.params, x, state, kernels=self.kernels
-        )
+        logits, state = self._twin.forward(self.model, self.params, x, state, kernels=self.kernels)
         last = mx.contiguous(logits[:, -1])
         mx.eval(last, state)
         return _host(last).copy(), state

@@ -1,4 +1,4 @@
-"""A lock of a dead worker is taken over; a lock of a live one never is (spec hogwild.md 1.6, 7.5)."""
+"""A lock of a dead worker is taken over; a lock of a live one never is (hogwild.md 1.6, 7.5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader never sees a float that nobody wrote, whatever kernel writes it (spec hogwild.md 7.3)."""
+"""A reader never sees a float that nobody wrote, whatever kernel writes it (hogwild.md 7.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The global norm: over the whole gradient, of duplicate rows as one, finite only if all of it is."""
+"""The global norm: over the whole gradient, duplicate rows as one, finite only if all is."""
 
 from __future__ import annotations
 
