@@ -159,8 +159,8 @@ def _check_same_corpus(config: TrainConfig, found: checkpoint.Checkpoint, train:
     if stored != train.digest:
         raise CheckpointError(
             f"{config.resume} was trained on tokens with digest {stored[:12]}, "
-            f"--data {config.data} gives {train.digest[:12]}; name the corpus and tokenizer the run "
-            "was started with"
+            f"--data {config.data} gives {train.digest[:12]}; name the corpus and tokenizer "
+            "the run was started with"
         )
 
 
