@@ -16,8 +16,12 @@ from mlx.core import array
 from numpy.typing import NDArray
 
 from mlxhog._native import ops
+from mlxhog.models import ops_mlx
 
 Float32 = NDArray[np.float32]
+
+FAST_GEMM = ops.gemm_kernel() == "avx512"
+"""Elsewhere the product of the framework's own library is as fast or faster."""
 
 ops.keep_freed_memory()
 
@@ -64,6 +68,8 @@ def linears(
     x: array, weights: Sequence[array], biases: Sequence[array | None] | None = None
 ) -> tuple[array, ...]:
     """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
+    if not FAST_GEMM:
+        return ops_mlx.linears(x, weights, biases)
     if biases is None:
         biases = (None,) * len(weights)
     biased = tuple(b is not None for b in biases)
