@@ -89,8 +89,7 @@ def mlstm_cell(
 ) -> tuple[array, tuple[array, array, array]]:
     """Run the cell over (B, S, NH, ...), any S, from `state` (C, n, m) or from zeros."""
     if state is None:
-        B, _, NH, DK = q.shape
-        state = (mx.zeros((B, NH, DK, v.shape[-1])), mx.zeros((B, NH, DK)), mx.zeros((B, NH)))
+        state = _zero_state(*q.shape, v.shape[-1])
     h, C, n, m, *_ = _mlstm_cell(chunk_size, eps)(q, k, v, i, f, *state)
     return h, (C, n, m)
 
@@ -205,6 +204,13 @@ def _linears(biased: tuple[bool, ...]) -> Callable[..., Any]:
         return tuple(mx.array(g) for g in (dx, *d_weights, *d_biases) if g is not None)
 
     return _differentiable(forward, backward)
+
+
+@lru_cache
+def _zero_state(B: int, S: int, NH: int, DK: int, DV: int) -> tuple[array, array, array]:
+    state = (mx.zeros((B, NH, DK, DV)), mx.zeros((B, NH, DK)), mx.zeros((B, NH)))
+    mx.eval(state)
+    return state
 
 
 @lru_cache
