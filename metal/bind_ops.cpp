@@ -172,7 +172,7 @@ void linears(const In& x, const std::vector<In>& weights, const std::vector<std:
     maps.push_back({out, weights[j].data(), biases[j] ? biases[j]->data() : nullptr, outs[j].data()});
   }
   nb::gil_scoped_release release;
-  linears_forward(n, in, x.data(), maps, threads);
+  linears_forward(n, in, x.data(), std::move(maps), threads);
 }
 
 void linears_grad(const In& x, const std::vector<In>& weights, const std::vector<In>& d_outs,
@@ -193,7 +193,7 @@ void linears_grad(const In& x, const std::vector<In>& weights, const std::vector
         {out, weights[j].data(), d_outs[j].data(), d_weights[j].data(), data_or_null(d_biases[j])});
   }
   nb::gil_scoped_release release;
-  linears_backward(n, in, x.data(), maps, data_or_null(dx), threads);
+  linears_backward(n, in, x.data(), std::move(maps), data_or_null(dx), threads);
 }
 
 MlstmShape cell_shape(const In& q, const In& v, Index chunk, float eps) {

@@ -16,8 +16,12 @@ from mlx.core import array
 from numpy.typing import NDArray
 
 from mlxhog._native import ops
+from mlxhog.models import ops_mlx
 
 Float32 = NDArray[np.float32]
+
+FAST_GEMM = ops.gemm_kernel() == "avx512"
+"""Elsewhere the product of the framework's own library is as fast or faster."""
 
 ops.keep_freed_memory()
 
@@ -64,6 +68,8 @@ def linears(
     x: array, weights: Sequence[array], biases: Sequence[array | None] | None = None
 ) -> tuple[array, ...]:
     """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
+    if not FAST_GEMM:
+        return ops_mlx.linears(x, weights, biases)
     if biases is None:
         biases = (None,) * len(weights)
     biased = tuple(b is not None for b in biases)
@@ -83,8 +89,7 @@ def mlstm_cell(
 ) -> tuple[array, tuple[array, array, array]]:
     """Run the cell over (B, S, NH, ...), any S, from `state` (C, n, m) or from zeros."""
     if state is None:
-        B, _, NH, DK = q.shape
-        state = (mx.zeros((B, NH, DK, v.shape[-1])), mx.zeros((B, NH, DK)), mx.zeros((B, NH)))
+        state = _zero_state(*q.shape, v.shape[-1])
     h, C, n, m, *_ = _mlstm_cell(chunk_size, eps)(q, k, v, i, f, *state)
     return h, (C, n, m)
 
@@ -199,6 +204,13 @@ def _linears(biased: tuple[bool, ...]) -> Callable[..., Any]:
         return tuple(mx.array(g) for g in (dx, *d_weights, *d_biases) if g is not None)
 
     return _differentiable(forward, backward)
+
+
+@lru_cache
+def _zero_state(B: int, S: int, NH: int, DK: int, DV: int) -> tuple[array, array, array]:
+    state = (mx.zeros((B, NH, DK, DV)), mx.zeros((B, NH, DK)), mx.zeros((B, NH)))
+    mx.eval(state)
+    return state
 
 
 @lru_cache
