@@ -1,5 +1,203 @@
+// Python bindings of the arena: control words, the worker table's layout, the ticket ledger.
+// Everything is checked here; control.h and ledger.cpp see pointers and sizes only.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <tuple>
+
+#include "control.h"
+#include "ledger.h"
+#include "worker_table.h"
 
 namespace nb = nanobind;
+using namespace nb::literals;
 
-void bind_arena(nb::module_&) {}
+namespace {
+
+using Bytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using ConstBytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Slots = nb::ndarray<uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// The word at a byte offset of a mapping.
+template <typename Word, typename Byte>
+Word* word_at(Byte* data, size_t size, size_t offset) {
+  if (offset > size || size - offset < sizeof(Word)) {
+    throw nb::index_error(("control word at byte " + std::to_string(offset) + " of a buffer of " +
+                           std::to_string(size) + " bytes")
+                              .c_str());
+  }
+  Byte* address = data + offset;
+  if (reinterpret_cast<uintptr_t>(address) % sizeof(Word) != 0) {
+    throw nb::value_error(("control word at byte " + std::to_string(offset) +
+                           " is not aligned to " + std::to_string(sizeof(Word)) + " bytes")
+                              .c_str());
+  }
+  return reinterpret_cast<Word*>(address);
+}
+
+template <typename Word>
+void bind_words(nb::module_& m, const std::string& suffix) {
+  m.def(
+      ("load_" + suffix).c_str(),
+      [](const ConstBytes& buf, size_t off) {
+        return mlxhog::load(word_at<const Word>(buf.data(), buf.size(), off));
+      },
+      "buf"_a.noconvert(), "off"_a, "Read a control word (acquire); works on read-only memory.");
+  m.def(
+      ("store_" + suffix).c_str(),
+      [](const Bytes& buf, size_t off, Word value) {
+        mlxhog::store(word_at<Word>(buf.data(), buf.size(), off), value);
+      },
+      "buf"_a.noconvert(), "off"_a, "value"_a, "Write a control word (release).");
+  m.def(
+      ("add_" + suffix).c_str(),
+      [](const Bytes& buf, size_t off, Word value) {
+        return mlxhog::add(word_at<Word>(buf.data(), buf.size(), off), value);
+      },
+      "buf"_a.noconvert(), "off"_a, "value"_a,
+      "Add to a control word, modulo its range; returns the old value (acquire, release).");
+  m.def(
+      ("cas_" + suffix).c_str(),
+      [](const Bytes& buf, size_t off, Word expected, Word desired) {
+        return mlxhog::cas(word_at<Word>(buf.data(), buf.size(), off), expected, desired);
+      },
+      "buf"_a.noconvert(), "off"_a, "expected"_a, "desired"_a,
+      "Replace a control word if it is `expected`; returns whether (acquire, release).");
+}
+
+nb::dict worker_fields() {
+  nb::dict fields;
+#define FIELD(name)                                                      \
+  fields[#name] = std::make_tuple(offsetof(mlxhog::WorkerEntry, name),   \
+                                  sizeof(mlxhog::WorkerEntry::name))
+  FIELD(state), FIELD(generation), FIELD(dead), FIELD(incarnation), FIELD(pid), FIELD(start_time);
+  FIELD(heartbeat_ns), FIELD(phase), FIELD(takeovers), FIELD(ticket), FIELD(version_read);
+  FIELD(steps), FIELD(tokens), FIELD(loss), FIELD(dropped), FIELD(nonfinite_in_row);
+  FIELD(staleness_sum), FIELD(staleness_max), FIELD(probe_adds), FIELD(read_ns), FIELD(compute_ns);
+  FIELD(apply_ns), FIELD(wait_ns), FIELD(rss_bytes), FIELD(opt_step), FIELD(restarts), FIELD(torn);
+#undef FIELD
+  return fields;
+}
+
+// The ledger with the arrays it lives in, which keep the mapping alive.
+struct BoundLedger {
+  Bytes words;
+  Slots slots;
+  mlxhog::TicketLedger core;
+
+  BoundLedger(const Bytes& words_, const Slots& slots_)
+      : words(words_),
+        slots(slots_),
+        core(reinterpret_cast<mlxhog::LedgerWords*>(words_.data()), slots_.data(), slots_.size()) {
+    if (words.size() < sizeof(mlxhog::LedgerWords)) {
+      throw nb::value_error(("the ledger needs " + std::to_string(sizeof(mlxhog::LedgerWords)) +
+                             " bytes of control words, got " + std::to_string(words.size()))
+                                .c_str());
+    }
+    if (reinterpret_cast<uintptr_t>(words.data()) % alignof(mlxhog::LedgerWords) != 0) {
+      throw nb::value_error("the ledger's control words are not aligned to 128 bytes");
+    }
+    if (slots.size() == 0 || (slots.size() & (slots.size() - 1)) != 0) {
+      throw nb::value_error(("the ledger needs a power of two of slots, got " +
+                             std::to_string(slots.size()))
+                                .c_str());
+    }
+  }
+};
+
+uint32_t checked_owner(uint64_t owner) {
+  if (owner == 0 || owner >= 1u << 24) {
+    throw nb::value_error(
+        ("a ticket's owner is an incarnation from 1 to 2^24 - 1, got " + std::to_string(owner))
+            .c_str());
+  }
+  return static_cast<uint32_t>(owner);
+}
+
+void bind_ledger(nb::module_& m) {
+  using Ledger = BoundLedger;
+  using nb::call_guard;
+  using nb::gil_scoped_release;
+  nb::class_<Ledger>(m, "TicketLedger",
+                     "Tickets in shared memory, numbered from the beginning of training.\n\n"
+                     "Every method may be called by any process at any time, except `restore`.\n"
+                     "See mlxhog/data/ledger.py, which speaks of epochs.")
+      .def(nb::init<const Bytes&, const Slots&>(), "words"_a.noconvert(), "slots"_a.noconvert())
+      .def("claim", [](Ledger& l, uint64_t owner) { return l.core.claim(checked_owner(owner)); },
+           "owner"_a)
+      .def("claim_exact",
+           [](Ledger& l, uint64_t ticket, uint64_t owner) {
+             return l.core.claim_exact(ticket, checked_owner(owner));
+           },
+           "ticket"_a, "owner"_a)
+      .def("begin_apply",
+           [](Ledger& l, uint64_t ticket, uint64_t owner) {
+             return l.core.begin_apply(ticket, checked_owner(owner));
+           },
+           "ticket"_a, "owner"_a)
+      .def("finish",
+           [](Ledger& l, uint64_t ticket, uint64_t owner) {
+             return l.core.finish(ticket, checked_owner(owner));
+           },
+           "ticket"_a, "owner"_a)
+      .def("give_back",
+           [](Ledger& l, uint64_t ticket, uint64_t owner) {
+             return l.core.give_back(ticket, checked_owner(owner));
+           },
+           "ticket"_a, "owner"_a)
+      .def("reap",
+           [](Ledger& l, uint64_t owner, bool retry_torn) {
+             const auto found = l.core.reap(checked_owner(owner), retry_torn);
+             return std::make_tuple(found.returned, found.torn);
+           },
+           "owner"_a, "retry_torn"_a, call_guard<gil_scoped_release>(),
+           "Settle a dead owner's tickets; returns how many went back and how many were torn.")
+      .def("orphans", [](Ledger& l) { return l.core.orphans(); },
+           call_guard<gil_scoped_release>())
+      .def("return_orphan", [](Ledger& l, uint64_t ticket) { return l.core.return_orphan(ticket); },
+           "ticket"_a)
+      .def("announce_returns", [](Ledger& l) { l.core.announce_returns(); },
+           call_guard<gil_scoped_release>())
+      .def("state",
+           [](Ledger& l, uint64_t ticket) {
+             return static_cast<uint32_t>(l.core.state(ticket));
+           },
+           "ticket"_a)
+      .def("watermark", [](Ledger& l) { return l.core.watermark(); })
+      .def("position",
+           [](Ledger& l) {
+             auto found = l.core.position();
+             return std::make_tuple(found.watermark, std::move(found.done), found.torn);
+           },
+           call_guard<gil_scoped_release>(), "(watermark, done above it, torn).")
+      .def("restore",
+           [](Ledger& l, uint64_t watermark, std::vector<uint64_t> done, uint64_t torn) {
+             uint64_t least = watermark;
+             for (const uint64_t ticket : done) {
+               if (ticket < least || ticket - watermark >= l.slots.size()) {
+                 throw nb::value_error(("done tickets have to ascend from the watermark and lie "
+                                        "within the ring; got " + std::to_string(ticket))
+                                           .c_str());
+               }
+               least = ticket + 1;
+             }
+             l.core.restore({watermark, std::move(done), torn});
+           },
+           "watermark"_a, "done"_a, "torn"_a);
+}
+
+}  // namespace
+
+void bind_arena(nb::module_& m) {
+  bind_words<uint32_t>(m, "u32");
+  bind_words<uint64_t>(m, "u64");
+  m.def("worker_fields", &worker_fields,
+        "Name -> (byte offset, size) of every field of a worker table entry, as C++ sees it.");
+  bind_ledger(m);
+}

@@ -1,5 +1,309 @@
+// Python names of the model operators. Arrays are C-contiguous float32 on the CPU (labels int32) of any
+// rank; sizes are checked here, outputs are written in place, and the GIL is released while kernels run.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ops_activation.h"
+#include "ops_gemm.h"
+#include "ops_linear.h"
+#include "ops_loss.h"
+#include "ops_mlstm.h"
+#include "ops_norm.h"
 
 namespace nb = nanobind;
 
-void bind_ops(nb::module_&) {}
+namespace mlxhog {
+namespace {
+
+using In = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Out = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using Labels = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+template <class Array>
+Index size(const Array& a) {
+  return static_cast<Index>(a.size());
+}
+
+template <class Array>
+void expect(const char* name, const Array& a, Index wanted) {
+  if (size(a) != wanted)
+    throw nb::value_error((std::string(name) + " has " + std::to_string(a.size()) + " elements, expected " +
+                           std::to_string(wanted) + "; give every array the shape of its operator's docstring")
+                              .c_str());
+}
+
+template <class Array>
+Index last(const char* name, const Array& a) {
+  if (a.ndim() == 0)
+    throw nb::value_error((std::string(name) + " is 0-dimensional, expected at least one axis").c_str());
+  return static_cast<Index>(a.shape(a.ndim() - 1));
+}
+
+template <class Array>
+Index rows(const char* name, const Array& a) {
+  const Index width = last(name, a);
+  return width ? size(a) / width : 0;
+}
+
+template <class Array>
+float* data_or_null(std::optional<Array>& a) {
+  return a ? a->data() : nullptr;
+}
+
+void rms_norm(const In& x, const In& w, Out out, float eps, int threads) {
+  const Index d = last("x", x), n = rows("x", x);
+  expect("w", w, d);
+  expect("out", out, n * d);
+  nb::gil_scoped_release release;
+  rms_norm_forward(n, d, eps, x.data(), w.data(), out.data(), threads);
+}
+
+void rms_norm_grad(const In& x, const In& w, const In& d_out, Out dx, Out dw, float eps, int threads) {
+  const Index d = last("x", x), n = rows("x", x);
+  expect("w", w, d);
+  expect("d_out", d_out, n * d);
+  expect("dx", dx, n * d);
+  expect("dw", dw, d);
+  nb::gil_scoped_release release;
+  rms_norm_backward(n, d, eps, x.data(), w.data(), d_out.data(), dx.data(), dw.data(), threads);
+}
+
+void head_norm_gate(const In& h, const In& o, const In& w, Out out, float eps, int threads) {
+  const Index width = last("h", h), d = size(w), n = rows("o", o);
+  if (width == 0 || d % width) throw nb::value_error("w must hold whole heads of h's last axis");
+  expect("h", h, n * d);
+  expect("o", o, n * d);
+  expect("out", out, n * d);
+  nb::gil_scoped_release release;
+  head_norm_gate_forward(n, d / width, width, eps, h.data(), o.data(), w.data(), out.data(), threads);
+}
+
+void head_norm_gate_grad(const In& h, const In& o, const In& w, const In& d_out, Out dh, Out d_o, Out dw,
+                         float eps, int threads) {
+  const Index width = last("h", h), d = size(w), n = rows("o", o);
+  if (width == 0 || d % width) throw nb::value_error("w must hold whole heads of h's last axis");
+  expect("h", h, n * d);
+  expect("o", o, n * d);
+  expect("d_out", d_out, n * d);
+  expect("dh", dh, n * d);
+  expect("do", d_o, n * d);
+  expect("dw", dw, d);
+  nb::gil_scoped_release release;
+  head_norm_gate_backward(n, d / width, width, eps, h.data(), o.data(), w.data(), d_out.data(), dh.data(),
+                          d_o.data(), dw.data(), threads);
+}
+
+void swiglu(const In& gate, const In& up, Out out, int threads) {
+  expect("up", up, size(gate));
+  expect("out", out, size(gate));
+  nb::gil_scoped_release release;
+  swiglu_forward(size(gate), gate.data(), up.data(), out.data(), threads);
+}
+
+void swiglu_grad(const In& gate, const In& up, const In& d_out, Out d_gate, Out d_up, int threads) {
+  expect("up", up, size(gate));
+  expect("d_out", d_out, size(gate));
+  expect("d_gate", d_gate, size(gate));
+  expect("d_up", d_up, size(gate));
+  nb::gil_scoped_release release;
+  swiglu_backward(size(gate), gate.data(), up.data(), d_out.data(), d_gate.data(), d_up.data(), threads);
+}
+
+void soft_cap(const In& x, Out out, float cap, int threads) {
+  expect("out", out, size(x));
+  nb::gil_scoped_release release;
+  soft_cap_forward(size(x), cap, x.data(), out.data(), threads);
+}
+
+void soft_cap_grad(const In& out, const In& d_out, Out dx, float cap, int threads) {
+  expect("d_out", d_out, size(out));
+  expect("dx", dx, size(out));
+  nb::gil_scoped_release release;
+  soft_cap_backward(size(out), cap, out.data(), d_out.data(), dx.data(), threads);
+}
+
+std::pair<double, Index> cross_entropy(const In& logits, const Labels& labels, std::optional<Out> gradient,
+                                       float cap, int threads) {
+  const Index V = last("logits", logits), n = rows("logits", logits);
+  expect("labels", labels, n);
+  if (gradient) expect("gradient", *gradient, n * V);
+  for (Index r = 0; r < n; ++r) {
+    const std::int32_t label = labels.data()[r];
+    if (label != kIgnoredLabel && (label < 0 || label >= V))
+      throw nb::value_error(("label " + std::to_string(label) + " at position " + std::to_string(r) +
+                             " is neither -100 nor in [0, " + std::to_string(V) + ")")
+                                .c_str());
+  }
+  nb::gil_scoped_release release;
+  const LossSum total =
+      capped_cross_entropy(n, V, cap, logits.data(), labels.data(), data_or_null(gradient), threads);
+  return {total.nats, total.count};
+}
+
+void scale_in_place(Out x, float factor, int threads) {
+  nb::gil_scoped_release release;
+  scale(size(x), factor, x.data(), threads);
+}
+
+void linears(const In& x, const std::vector<In>& weights, const std::vector<std::optional<In>>& biases,
+             std::vector<Out> outs, int threads) {
+  const Index in = last("x", x), n = rows("x", x);
+  if (biases.size() != weights.size() || outs.size() != weights.size())
+    throw nb::value_error("weights, biases and outs must have one entry per map");
+  std::vector<LinearForward> maps;
+  for (std::size_t j = 0; j < weights.size(); ++j) {
+    const Index out = rows("weight", weights[j]);
+    expect("weight", weights[j], out * in);
+    if (biases[j]) expect("bias", *biases[j], out);
+    expect("out", outs[j], n * out);
+    maps.push_back({out, weights[j].data(), biases[j] ? biases[j]->data() : nullptr, outs[j].data()});
+  }
+  nb::gil_scoped_release release;
+  linears_forward(n, in, x.data(), maps, threads);
+}
+
+void linears_grad(const In& x, const std::vector<In>& weights, const std::vector<In>& d_outs,
+                  std::optional<Out> dx, std::vector<Out> d_weights, std::vector<std::optional<Out>> d_biases,
+                  int threads) {
+  const Index in = last("x", x), n = rows("x", x);
+  if (d_outs.size() != weights.size() || d_weights.size() != weights.size() || d_biases.size() != weights.size())
+    throw nb::value_error("weights, d_outs, d_weights and d_biases must have one entry per map");
+  if (dx) expect("dx", *dx, n * in);
+  std::vector<LinearBackward> maps;
+  for (std::size_t j = 0; j < weights.size(); ++j) {
+    const Index out = rows("weight", weights[j]);
+    expect("weight", weights[j], out * in);
+    expect("d_out", d_outs[j], n * out);
+    expect("d_weight", d_weights[j], out * in);
+    if (d_biases[j]) expect("d_bias", *d_biases[j], out);
+    maps.push_back(
+        {out, weights[j].data(), d_outs[j].data(), d_weights[j].data(), data_or_null(d_biases[j])});
+  }
+  nb::gil_scoped_release release;
+  linears_backward(n, in, x.data(), maps, data_or_null(dx), threads);
+}
+
+MlstmShape cell_shape(const In& q, const In& v, Index chunk, float eps) {
+  if (q.ndim() != 4 || v.ndim() != 4) throw nb::value_error("q and v must be (B, S, NH, D)");
+  if (chunk < 1) throw nb::value_error("chunk must be at least 1");
+  const auto axis = [](const In& a, int j) { return static_cast<Index>(a.shape(j)); };
+  return {axis(q, 0), axis(q, 1), axis(q, 2), axis(q, 3), axis(v, 3), chunk, eps};
+}
+
+MlstmInputs cell_inputs(const MlstmShape& s, const In& q, const In& k, const In& v, const In& i, const In& f) {
+  const Index gates = s.B * s.S * s.NH;
+  expect("q", q, gates * s.DK);
+  expect("k", k, gates * s.DK);
+  expect("v", v, gates * s.DV);
+  expect("i", i, gates);
+  expect("f", f, gates);
+  return {q.data(), k.data(), v.data(), i.data(), f.data()};
+}
+
+template <class Array>
+void check_results(const MlstmShape& s, const Array& h, const Array& den, const Array& C, const Array& n,
+                   const Array& m) {
+  const Index gates = s.B * s.S * s.NH, states = s.B * s.NH * (s.chunks() + 1);
+  expect("h", h, gates * s.DV);
+  expect("den", den, gates);
+  expect("C", C, states * s.DK * s.DV);
+  expect("n", n, states * s.DK);
+  expect("m", m, states);
+}
+
+void mlstm(const In& q, const In& k, const In& v, const In& i, const In& f, Out h, Out den, Out C, Out n, Out m,
+           Index chunk, float eps, int threads) {
+  const MlstmShape s = cell_shape(q, v, chunk, eps);
+  const MlstmInputs in = cell_inputs(s, q, k, v, i, f);
+  check_results(s, h, den, C, n, m);
+  nb::gil_scoped_release release;
+  mlstm_forward(s, in, {h.data(), den.data(), C.data(), n.data(), m.data()}, threads);
+}
+
+void mlstm_grad(const In& q, const In& k, const In& v, const In& i, const In& f, const In& h, const In& den,
+                const In& C, const In& n, const In& m, const In& dh, Out dq, Out dk, Out dv, Out di, Out df, Out dC,
+                Out dn, Index chunk, float eps, int threads) {
+  const MlstmShape s = cell_shape(q, v, chunk, eps);
+  const MlstmInputs in = cell_inputs(s, q, k, v, i, f);
+  check_results(s, h, den, C, n, m);
+  expect("dh", dh, size(h));
+  expect("dq", dq, size(q));
+  expect("dk", dk, size(k));
+  expect("dv", dv, size(v));
+  expect("di", di, size(i));
+  expect("df", df, size(f));
+  expect("dC", dC, s.B * s.NH * s.DK * s.DV);
+  expect("dn", dn, s.B * s.NH * s.DK);
+  nb::gil_scoped_release release;
+  mlstm_backward(s, in, MlstmSaved{h.data(), den.data(), C.data(), n.data(), m.data()}, dh.data(),
+                 {dq.data(), dk.data(), dv.data(), di.data(), df.data(), dC.data(), dn.data()}, threads);
+}
+
+// glibc gives large freed blocks back to the kernel; a training step would then pay a page fault for every 4 KiB
+// of activations, every time: 5 % of a step.
+bool keep_freed_memory() {
+#if defined(__GLIBC__)
+  constexpr int kLargestThreshold = 32 << 20;  // what mallopt accepts on 64-bit machines
+  return mallopt(M_MMAP_THRESHOLD, kLargestThreshold) == 1 && mallopt(M_TRIM_THRESHOLD, 1 << 30) == 1;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+}  // namespace mlxhog
+
+void bind_ops(nb::module_& parent) {
+  using namespace nb::literals;
+  using namespace mlxhog;
+  // No conversion: it would hide a slow copy of an input, and write an output into a temporary.
+  const auto A = [](const char* name) { return nb::arg(name).noconvert(); };
+  nb::module_ m = parent.def_submodule(
+      "ops", "Model operators on float32 arrays; every result is written into an array the caller gives.");
+  m.def("gemm_kernel", &gemm_kernel, "Which matrix product runs here: 'avx512' or 'portable'.");
+  m.def("keep_freed_memory", &keep_freed_memory,
+        "Let malloc keep freed memory for the next step (glibc; process-wide); False where it cannot be told.");
+  m.def("rms_norm", &rms_norm, A("x"), A("w"), A("out"), nb::kw_only(), "eps"_a, "threads"_a,
+        "out = w * x / sqrt(mean(x^2) + eps) over the last axis.");
+  m.def("rms_norm_grad", &rms_norm_grad, A("x"), A("w"), A("d_out"), A("dx"), A("dw"), nb::kw_only(), "eps"_a,
+        "threads"_a);
+  m.def("head_norm_gate", &head_norm_gate, A("h"), A("o"), A("w"), A("out"), nb::kw_only(), "eps"_a, "threads"_a,
+        "out = sigmoid(o) * w * LayerNorm(h) within each head (h's last axis).");
+  m.def("head_norm_gate_grad", &head_norm_gate_grad, A("h"), A("o"), A("w"), A("d_out"), A("dh"), A("do"), A("dw"),
+        nb::kw_only(), "eps"_a, "threads"_a);
+  m.def("swiglu", &swiglu, A("gate"), A("up"), A("out"), nb::kw_only(), "threads"_a, "out = silu(gate) * up.");
+  m.def("swiglu_grad", &swiglu_grad, A("gate"), A("up"), A("d_out"), A("d_gate"), A("d_up"), nb::kw_only(), "threads"_a);
+  m.def("soft_cap", &soft_cap, A("x"), A("out"), nb::kw_only(), "cap"_a, "threads"_a, "out = cap * tanh(x / cap).");
+  m.def("soft_cap_grad", &soft_cap_grad, A("out"), A("d_out"), A("dx"), nb::kw_only(), "cap"_a, "threads"_a,
+        "dx of soft_cap from its result.");
+  m.def("cross_entropy", &cross_entropy, A("logits"), A("labels"), A("gradient").none(), nb::kw_only(), "cap"_a,
+        "threads"_a,
+        "Sum of nats of the soft-capped logits and the count of labels other than -100; the sum's gradient "
+        "with respect to the raw logits.");
+  m.def("scale", &scale_in_place, A("x"), "factor"_a, nb::kw_only(), "threads"_a, "x *= factor.");
+  m.def("linears", &linears, A("x"), A("weights"), A("biases"), A("outs"), nb::kw_only(), "threads"_a,
+        "out_j = x W_j^T + b_j, weights (out, in).");
+  m.def("linears_grad", &linears_grad, A("x"), A("weights"), A("d_outs"), A("dx").none(), A("d_weights"), A("d_biases"),
+        nb::kw_only(), "threads"_a);
+  m.def("mlstm", &mlstm, A("q"), A("k"), A("v"), A("i"), A("f"), A("h"), A("den"), A("C"), A("n"), A("m"), nb::kw_only(),
+        "chunk"_a, "eps"_a, "threads"_a,
+        "mLSTM cell, chunkwise. q, k (B,S,NH,DK); v, h (B,S,NH,DV); i, f, den (B,S,NH); the state before every "
+        "chunk and after the last: C (B,NH,NC+1,DK,DV), n (B,NH,NC+1,DK), m (B,NH,NC+1), entry 0 given.");
+  m.def("mlstm_grad", &mlstm_grad, A("q"), A("k"), A("v"), A("i"), A("f"), A("h"), A("den"), A("C"), A("n"), A("m"), A("dh"),
+        A("dq"), A("dk"), A("dv"), A("di"), A("df"), A("dC"), A("dn"), nb::kw_only(), "chunk"_a, "eps"_a, "threads"_a,
+        "Gradients of mlstm with m constant; dC, dn hold the final state's gradient on entry and the initial "
+        "state's on return.");
+}

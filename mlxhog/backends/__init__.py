@@ -1,1 +1,119 @@
-"""Package backends."""
+"""The Backend protocol: one framework on one device, inside one worker process.
+
+A backend owns the model's parameters as its framework sees them. They are slices of one flat array
+with the arena's layout, the `inbox`. The strategy fills the inbox from the arena (a snapshot, or a
+predicted read), calls `refresh`, and asks for a gradient. With live reads the inbox *is* the arena
+and neither happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.arena import Slot
+from mlxhog.data.batch import Batch
+from mlxhog.errors import ConfigError
+from mlxhog.gradients import Rows
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
+Grads = dict[str, "Float32 | Rows"]
+State = Any  # the framework's own arrays; callers hand it back and never look inside
+
+NAMES = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss over a batch: the sum of nats over `targets` scored tokens."""
+
+    nats: float
+    targets: int
+
+
+class Backend(Protocol):
+    """One framework on one device. Not thread-safe: one worker process owns it."""
+
+    name: str
+    inbox: Float32
+
+    def bind(
+        self,
+        model: XLSTMLargeConfig,
+        slots: Mapping[str, Slot],
+        n_floats: int,
+        live: Float32 | None,
+    ) -> None:
+        """Lay the model's parameters over one flat array.
+
+        Args:
+            model: the architecture.
+            slots: where each parameter lies, in floats from the start of the flat array.
+            n_floats: length of the flat array.
+            live: the arena's parameters, (n_floats,) float32, to alias instead of copying.
+
+        Raises:
+            ConfigError: `live` was given and this framework cannot alias host memory here.
+        """
+
+    def refresh(self) -> None:
+        """Make the inbox visible to the device; nothing where they share memory."""
+
+    def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
+        """Mean cross entropy in nats, and its gradient.
+
+        Gradients are C-contiguous float32 arrays in the parameters' shapes, the embedding's is
+        `Rows`. They stay valid until the next call.
+        """
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """Loss of a batch at the inbox's parameters."""
+
+    def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
+        """Logits after the last of `tokens` (B, S), as (B, V) float32, and the state to go on."""
+
+    def close(self) -> None:
+        """Drop every reference to the inbox."""
+
+
+def embedding_rows(tokens: Int32, grad: Float32) -> Rows:
+    """The embedding's gradient from that of the embedded tokens.
+
+    Args:
+        tokens: (B, S) rows that were looked up.
+        grad: (B, S, d) gradient of what was found there.
+
+    Returns:
+        The gradient of each row that occurs, once, ascending.
+    """
+    return Rows(tokens.reshape(-1), grad.reshape(-1, grad.shape[-1])).coalesced()
+
+
+def create(name: str, *, threads: int, kernels: str, cpu_blas: str) -> Backend:
+    """Start a backend by name; imports its framework.
+
+    Args:
+        name: one of `NAMES`.
+        threads: CPU threads this process may use, >= 1.
+        kernels: "auto", "native" or "reference": which operators the twins use.
+        cpu_blas: "auto" or "reference": which matrix product MLX uses on a Linux CPU.
+
+    Raises:
+        ConfigError: unknown name.
+        EnvironmentLacks: the framework or the device is not there.
+    """
+    if name.startswith("mlx:"):
+        from mlxhog.backends.mlx import MLXBackend
+
+        return MLXBackend(name, threads=threads, kernels=kernels, cpu_blas=cpu_blas)
+    if name.startswith("torch:"):
+        from mlxhog.backends.torch import TorchBackend
+
+        return TorchBackend(name, threads=threads, kernels=kernels)
+    raise ConfigError(f"no backend {name!r}; choose from {', '.join(NAMES)}")

@@ -1,1 +1,82 @@
-"""Package cli."""
+"""The command line: find the command, run it, turn errors into messages and exit codes.
+
+Dispatch looks at the first word before any parser is built, so a command imports only what it
+needs, and a mistyped one is answered before any framework is loaded.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from mlxhog.errors import MlxhogError
+from mlxhog.options import did_you_mean
+
+COMMANDS = {
+    "train": "train a model; with no options a minute on text that comes with the package",
+    "generate": "text from a checkpoint or a run",
+    "runs": "the list of runs",
+}
+
+HELP = """\
+mlxhog: lock-free training of xLSTM models, MLX and PyTorch workers side by side
+
+usage: mlxhog COMMAND [options]
+
+{commands}
+
+examples:
+  mlxhog train
+  mlxhog train --data notes/ --time 10m --workers torch:cpu*2
+  mlxhog generate latest --prompt "The "
+
+`mlxhog COMMAND --help` lists the options of a command.
+exit codes: 0 done, 1 a check failed or workers kept dying, 2 wrong input, 3 the machine lacks
+something, 4 diverged, 130 interrupted"""
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: words after `mlxhog`; those of this process by default.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] in ("-V", "--version"):
+        from importlib.metadata import version  # 10 ms that other commands need not pay
+
+        print(f"mlxhog {version('mlxhog')}")
+        return 0
+    if words[0] not in COMMANDS:
+        print(f"no command {words[0]!r}{did_you_mean(words[0], COMMANDS)}", file=sys.stderr)
+        return 2
+    return _run(words[0], words[1:])
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    try:
+        code: int = importlib.import_module(f"mlxhog.cli.{command}").run(arguments)
+        sys.stdout.flush()
+        return code
+    except MlxhogError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader left (`mlxhog runs | head`); without this, Python complains again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    return HELP.format(
+        commands="\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
+    )

@@ -1,1 +1,1 @@
-"""Package live."""
+"""Reading a model while it trains or after: sampling and generation."""

@@ -1,1 +1,1 @@
-"""Package report."""
+"""How a run is shown to people."""

@@ -1,1 +1,178 @@
-"""Package strategies."""
+"""Strategies: when a worker reads, how it writes, and when workers meet.
+
+A strategy is one object per worker process. The worker asks it for a lease (which batch), lets it
+fill the backend's inbox, computes a gradient, and hands the gradient back to it. Everything a
+strategy touches is in its `Context`; all strategies run in the same process on the same arena, so
+that they can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from mlxhog import updates
+from mlxhog.arena import Arena
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.workers import Entry
+from mlxhog.backends import Backend, Grads
+from mlxhog.budget import Budget
+from mlxhog.config import TrainConfig
+from mlxhog.control import Command
+from mlxhog.data.ledger import Ledger
+from mlxhog.errors import ConfigError
+from mlxhog.optim import Optimizer, Target, clip
+
+
+class Idle(Enum):
+    """Why there is no lease."""
+
+    WAIT = "nothing to do now, ask again"
+    DONE = "the budget is used up, or the run is stopping"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A batch this worker holds until it is applied or given back."""
+
+    epoch: int
+    ticket: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one gradient."""
+
+    applied: bool
+    staleness: int = 0
+    version: int = 0
+
+
+@dataclass
+class Context:
+    """One worker's view of the run."""
+
+    arena: Arena
+    ledger: Ledger
+    entry: Entry
+    slot: int
+    owner: int
+    workers: int
+    backend: Backend
+    optimizer: Optimizer
+    schedule: Callable[[float, int], float]
+    budget: Budget
+    step_limit: int | None
+    config: TrainConfig
+    decay: frozenset[str]
+
+    @property
+    def rank(self) -> int:
+        """This worker's place among the run's workers, from 0."""
+        return self.slot - 1
+
+    def target(self, state_slot: int) -> Target:
+        """Where optimizer steps go: the parameters, and the moments kept by one slot."""
+        arena = self.arena
+        return Target(
+            flat=arena.params,
+            slots=arena.layout.slots,
+            locks=arena.locks(self.slot),
+            mode=updates.WRITE_MODES[arena.write],
+            private={
+                name: arena.segment(f"{name}.{state_slot}")
+                for name in self.optimizer.state_segments
+            },
+            shared={name: arena.segment(name) for name in self.optimizer.shared_segments},
+            decay=self.decay,
+        )
+
+    def seconds(self) -> float:
+        """Time since training started, or 0 before."""
+        start = self.arena.counters.load("start_ns")
+        return (monotonic_ns() - start) / 1e9 if start else 0.0
+
+    def time_is_over(self) -> bool:
+        """Whether the time budget is used up."""
+        return self.budget.seconds is not None and self.seconds() >= self.budget.seconds
+
+    def stopping(self) -> bool:
+        """Whether the supervisor has ended the training phase."""
+        return self.arena.counters.load("command") != Command.TRAIN
+
+    def paused(self) -> bool:
+        """Whether the supervisor wants the arena to hold still (for a checkpoint)."""
+        return bool(self.arena.counters.load("pause"))
+
+    def progress(self) -> float:
+        """Share of the whole run that is over, in [0, 1]."""
+        counters = self.arena.counters
+        return self.budget.progress(
+            steps=counters.load("steps"), tokens=counters.load("tokens"), seconds=self.seconds()
+        )
+
+    def lr(self) -> float:
+        """Step size of the next update."""
+        return self.schedule(self.progress(), self.arena.counters.load("version"))
+
+    def grad_scale(self, norm: float) -> float:
+        """The factor that clips a gradient of this norm."""
+        return clip.clip_factor(norm, self.config.clip)
+
+
+class Strategy(Protocol):
+    """One worker's part of a training strategy."""
+
+    def claim(self) -> Lease | Idle:
+        """Take the next batch. `Idle.DONE` once no more will come in this training phase."""
+
+    def read(self) -> None:
+        """Make the parameters this gradient is evaluated at visible to the backend."""
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+        """Apply the mean gradient of `samples` sequences, or drop it where it is not finite.
+
+        Settles the lease.
+        """
+
+    def counts_step(self) -> bool:
+        """Whether the batch just written is a step of the run (of P averaged ones, one is)."""
+
+
+def copy_to_inbox(context: Context) -> None:
+    """Plain snapshot: the arena's current values, untouched by any prediction."""
+    backend = context.backend
+    if backend.inbox.ctypes.data != context.arena.params.ctypes.data:
+        updates.snapshot(backend.inbox, context.arena.params)
+        backend.refresh()
+
+
+def segments(config: TrainConfig, workers: int, n_params: int) -> dict[str, tuple[str, int]]:
+    """Extra arena segments a strategy needs; see `arena.plan`."""
+    if config.strategy == "sync" or config.async_after > 0:
+        from mlxhog.strategies.sync import sync_segments
+
+        return sync_segments(workers, n_params)
+    return {}
+
+
+def build(context: Context) -> Strategy:
+    """The strategy that `config.strategy` names, for this worker.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    from mlxhog.strategies.hogwild import Hogwild
+    from mlxhog.strategies.switch import SyncThenHogwild
+    from mlxhog.strategies.sync import Sync
+
+    name = context.config.strategy
+    if name == "sync":
+        return Sync(context)
+    if name == "hogwild" and context.config.async_after > 0 and context.workers > 1:
+        return SyncThenHogwild(context)
+    if name in ("serial", "hogwild"):
+        return Hogwild(context)
+    raise ConfigError(f"no strategy {name!r}; choose from serial, hogwild, sync")

@@ -1,0 +1,111 @@
+"""The peer: the xlstm package's xLSTMLarge with its native kernels, trained by PyTorch alone.
+
+`serial` is one process; `shared` is two processes on `share_memory()` parameters, each with an
+AdamW of its own whose plain in-place adds go to the shared tensors (pytorch's example
+mnist_hogwild). Both count tokens over a stretch of time after a warm-up.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+VOCAB, BATCH, SEQ = 320, 8, 256
+
+
+def build() -> Any:
+    """The model of every comparison: d 128, 4 blocks, 4 heads, bytes."""
+    from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
+
+    return xLSTMLarge(
+        xLSTMLargeConfig(
+            embedding_dim=128,
+            num_heads=4,
+            num_blocks=4,
+            vocab_size=VOCAB,
+            mode="train",
+            return_last_states=True,  # False crashes in 2.0.6 (NX-AI/xlstm issue 93)
+            chunk_size=64,
+            chunkwise_kernel="chunkwise--native_autograd",
+            sequence_kernel="native_sequence__native",
+            step_kernel="native",
+            autocast_kernel_dtype="float32",
+        )
+    )
+
+
+def steps(model: Any, seconds: float, seed: int, start: Any = None) -> float:
+    """Train on random bytes; returns tokens per second after a warm-up of three steps."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    random = np.random.default_rng(seed)
+    tokens, begin = 0, 0.0
+    for k in range(1_000_000):
+        if k == 3:
+            if start is not None:
+                start.wait(timeout=120)
+            begin = time.perf_counter()
+        ids = torch.from_numpy(random.integers(0, 256, (BATCH, SEQ + 1)))
+        logits, _ = model(ids[:, :-1])
+        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCAB), ids[:, 1:].reshape(-1))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        if k >= 3:
+            tokens += BATCH * SEQ
+            if time.perf_counter() - begin >= seconds:
+                return tokens / (time.perf_counter() - begin)
+    raise AssertionError("unreachable")
+
+
+def _serial(threads: int, seconds: float, results: Any) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    results.put(steps(build(), seconds, seed=0))
+
+
+def _shared(model: Any, rank: int, seconds: float, start: Any, results: Any) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    results.put(steps(model, seconds, seed=rank, start=start))
+
+
+def serial(threads: int, seconds: float) -> float:
+    """Tokens per second of one process."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=_serial, args=(threads, seconds, results))
+    process.start()
+    found = float(results.get(timeout=120 + seconds))
+    process.join()
+    return found
+
+
+def shared(seconds: float) -> float:
+    """Tokens per second of two one-thread processes on shared parameters, added up."""
+    import torch
+
+    context = torch.multiprocessing.get_context("spawn")
+    torch.manual_seed(0)
+    model = build()
+    model.share_memory()
+    results, start = context.Queue(), context.Barrier(2)
+    processes = [
+        context.Process(target=_shared, args=(model, rank, seconds, start, results))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    found = sum(float(results.get(timeout=120 + seconds)) for _ in processes)
+    for process in processes:
+        process.join()
+    return found

@@ -1,0 +1,77 @@
+// The ticket ledger's atomics: who holds which ticket. Pointers and sizes only.
+//
+// The state machine, the words and the reasoning are in the docstring of mlxhog/data/ledger.py.
+// Here a ticket is its number since the beginning of training, `epoch * n + ticket`.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace mlxhog {
+
+enum class TicketState : uint32_t { kFree = 0, kLeased = 1, kApplying = 2, kReturned = 3, kDone = 4 };
+
+// Control words, each on a cache line of its own; the table in mlxhog/data/ledger.py.
+struct alignas(128) LedgerLine {
+  uint64_t value;
+};
+struct LedgerWords {
+  LedgerLine next;
+  LedgerLine watermark;
+  LedgerLine returns;
+  LedgerLine noticed;
+  LedgerLine torn;
+};
+
+class TicketLedger {
+ public:
+  struct Reaped {
+    uint64_t returned;
+    uint64_t torn;
+  };
+  struct Position {
+    uint64_t watermark;
+    std::vector<uint64_t> done;  // tickets above the watermark, ascending
+    uint64_t torn;
+  };
+
+  // `words` and `slots` are shared memory; `ring`, the number of slots, is a power of two.
+  TicketLedger(LedgerWords* words, uint32_t* slots, uint64_t ring)
+      : words_(words), slots_(slots), ring_(ring) {}
+
+  std::optional<uint64_t> claim(uint32_t owner);
+  bool claim_exact(uint64_t ticket, uint32_t owner);
+  bool begin_apply(uint64_t ticket, uint32_t owner);
+  bool finish(uint64_t ticket, uint32_t owner);
+  bool give_back(uint64_t ticket, uint32_t owner);
+
+  // Only after the owner has been waited for: its tickets must not move any more.
+  Reaped reap(uint32_t owner, bool retry_torn);
+  // Tickets below `next` that nobody has leased: their claimer is between two instructions, or dead.
+  std::vector<uint64_t> orphans() const;
+  bool return_orphan(uint64_t ticket);
+  // Repairs a return whose author died before announcing it.
+  void announce_returns();
+
+  TicketState state(uint64_t ticket) const;
+  uint64_t watermark() const;
+  Position position() const;
+  // Nobody else may use the ledger meanwhile.
+  void restore(const Position& position);
+
+ private:
+  uint32_t* slot(uint64_t ticket) const { return slots_ + (ticket & (ring_ - 1)); }
+  uint32_t word(uint64_t ticket, TicketState state, uint32_t owner) const;
+  TicketState state_in(uint32_t word, uint64_t ticket) const;
+  std::optional<uint32_t> free_word(uint64_t ticket) const;
+  bool move(uint64_t ticket, uint32_t owner, TicketState from, TicketState to);
+  std::optional<uint64_t> claim_returned(uint32_t owner);
+  void advance();
+
+  LedgerWords* words_;
+  uint32_t* slots_;
+  uint64_t ring_;
+};
+
+}  // namespace mlxhog

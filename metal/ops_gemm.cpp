@@ -1,0 +1,173 @@
+#include "ops_gemm.h"
+
+#include <algorithm>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace mlxhog {
+namespace {
+
+// One tile of C stays in registers while k runs; k is cut so that the rows of B it needs stay in cache.
+constexpr Index kDepth = 256;
+
+struct Tile {
+  const float *a, *b;
+  float* c;
+  Index am, ak, bk, ldc, depth, cols;
+  bool accumulate;
+};
+
+// Plain form: 4 x 16 sums that the compiler keeps in vector registers.
+template <int Rows>
+MLXHOG_INLINE void portable_tile(const Tile& t) {
+  constexpr int kCols = 16;
+  float sums[Rows][kCols] = {};
+  if (t.cols == kCols) {
+    for (Index k = 0; k < t.depth; ++k)
+      for (int i = 0; i < Rows; ++i) {
+        const float a = t.a[i * t.am + k * t.ak];
+#pragma omp simd
+        for (int j = 0; j < kCols; ++j) sums[i][j] += a * t.b[k * t.bk + j];
+      }
+  } else {
+    for (Index k = 0; k < t.depth; ++k)
+      for (int i = 0; i < Rows; ++i)
+        for (Index j = 0; j < t.cols; ++j) sums[i][j] += t.a[i * t.am + k * t.ak] * t.b[k * t.bk + j];
+  }
+  for (int i = 0; i < Rows; ++i)
+    for (Index j = 0; j < t.cols; ++j) {
+      float& c = t.c[i * t.ldc + j];
+      c = t.accumulate ? c + sums[i][j] : sums[i][j];
+    }
+}
+
+MLXHOG_CLONES void portable_rows(Tile t, Index rows, Index N) {
+  const float* b = t.b;
+  float* c = t.c;
+  for (Index n = 0; n < N; n += 16) {
+    t.b = b + n;
+    t.c = c + n;
+    t.cols = std::min<Index>(16, N - n);
+    if (rows == 4) portable_tile<4>(t);
+    else if (rows == 3) portable_tile<3>(t);
+    else if (rows == 2) portable_tile<2>(t);
+    else portable_tile<1>(t);
+  }
+}
+
+using RowsKernel = void (*)(Tile, Index, Index);
+
+struct Kernel {
+  const char* name;
+  RowsKernel rows;
+  Index height;
+};
+
+#if defined(__x86_64__)
+#define MLXHOG_AVX512 __attribute__((target("avx512f")))
+
+// 14 rows x 2 vectors: 28 sums, two vectors of B, and A's elements as broadcast operands.
+constexpr int kHeight = 14;
+constexpr Index kAhead = 16;
+
+template <int Rows, int Vectors>
+MLXHOG_AVX512 inline void avx512_tile(const Tile& t) {
+  __mmask16 mask[Vectors];
+  for (int v = 0; v < Vectors; ++v) {
+    const Index left = std::clamp<Index>(t.cols - 16 * v, 0, 16);
+    mask[v] = static_cast<__mmask16>((1u << left) - 1);
+  }
+  __m512 sums[Rows][Vectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v)
+      sums[i][v] = t.accumulate ? _mm512_maskz_loadu_ps(mask[v], t.c + i * t.ldc + 16 * v)
+                                : _mm512_setzero_ps();
+  // The sums are stored at the end: fetch their lines, and rows of A and B some steps ahead, meanwhile.
+  for (int i = 0; i < Rows; ++i)
+    for (int v = 0; v < Vectors; ++v) __builtin_prefetch(t.c + i * t.ldc + 16 * v, 1);
+  const float *a = t.a, *b = t.b;
+  for (Index k = 0; k < t.depth; ++k, a += t.ak, b += t.bk) {
+    __builtin_prefetch(a + kAhead * t.ak);
+    __m512 row[Vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) __builtin_prefetch(b + kAhead * t.bk + 16 * v);
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) row[v] = _mm512_maskz_loadu_ps(mask[v], b + 16 * v);
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+      const __m512 element = _mm512_set1_ps(a[i * t.am]);
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v) sums[i][v] = _mm512_fmadd_ps(element, row[v], sums[i][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v)
+      _mm512_mask_storeu_ps(t.c + i * t.ldc + 16 * v, mask[v], sums[i][v]);
+}
+
+template <int Rows>
+MLXHOG_AVX512 void avx512_rows_of(Tile t, Index N) {
+  const float* b = t.b;
+  float* c = t.c;
+  for (Index n = 0; n < N; n += 32) {
+    t.b = b + n;
+    t.c = c + n;
+    t.cols = std::min<Index>(32, N - n);
+    if (t.cols > 16) avx512_tile<Rows, 2>(t);
+    else avx512_tile<Rows, 1>(t);
+  }
+}
+
+template <int Rows>
+void avx512_rows(const Tile& t, Index rows, Index N) {
+  if constexpr (Rows > 0) {
+    if (rows == Rows) avx512_rows_of<Rows>(t, N);
+    else avx512_rows<Rows - 1>(t, rows, N);
+  }
+}
+
+void avx512_any_rows(Tile t, Index rows, Index N) { avx512_rows<kHeight>(t, rows, N); }
+
+Kernel choose_kernel() {
+  if (__builtin_cpu_supports("avx512f")) return {"avx512", avx512_any_rows, kHeight};
+  return {"portable", portable_rows, 4};
+}
+#else
+Kernel choose_kernel() { return {"portable", portable_rows, 4}; }
+#endif
+
+const Kernel kernel = choose_kernel();
+
+}  // namespace
+
+const char* gemm_kernel() { return kernel.name; }
+
+void gemm(Index M, Index N, Index K, const float* A, Index am, Index ak, const float* B, Index bk,
+          float* C, Index ldc, bool accumulate) {
+  Index k = 0;
+  do {
+    const Index depth = std::min(kDepth, K - k);
+    for (Index m = 0; m < M; m += kernel.height) {
+      const Tile tile{A + m * am + k * ak, B + k * bk, C + m * ldc, am, ak, bk, ldc, depth, 0,
+                      accumulate || k > 0};
+      kernel.rows(tile, std::min(kernel.height, M - m), N);
+    }
+    k += depth;
+  } while (k < K);
+}
+
+void transpose(const float* W, Index ld, Index rows, Index cols, float* T) {
+  constexpr Index kBlock = 16;  // one cache line of each row
+  for (Index r0 = 0; r0 < rows; r0 += kBlock)
+    for (Index c0 = 0; c0 < cols; c0 += kBlock)
+      for (Index c = c0; c < std::min(cols, c0 + kBlock); ++c)
+        for (Index r = r0; r < std::min(rows, r0 + kBlock); ++r) T[c * rows + r] = W[r * ld + c];
+}
+
+}  // namespace mlxhog

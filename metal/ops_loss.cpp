@@ -1,0 +1,90 @@
+#include "ops_loss.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "ops_pool.h"
+
+namespace mlxhog {
+namespace {
+
+constexpr Index kRows = 64;
+
+// Leaves the capped logits in `capped` and exp(capped - max) in `weights`; returns max and the sum of weights.
+struct Partition {
+  float max, sum;
+};
+
+MLXHOG_CLONES Partition partition(Index V, float cap, const float* logits, float* capped, float* weights) {
+  const float inverse = 1.0f / cap;
+  float max = -cap, sum = 0;
+#pragma omp simd reduction(max : max)
+  for (Index j = 0; j < V; ++j) {
+    capped[j] = cap * tanh_f32(logits[j] * inverse);
+    max = capped[j] > max ? capped[j] : max;
+  }
+#pragma omp simd reduction(+ : sum)
+  for (Index j = 0; j < V; ++j) {
+    weights[j] = exp_f32(capped[j] - max);
+    sum += weights[j];
+  }
+  return {max, sum};
+}
+
+// gradient = (softmax - onehot) * (1 - (capped / cap)^2); the label's entry is set by the caller.
+MLXHOG_CLONES void softmax_gradient(Index V, float cap, float sum, const float* capped, float* weights) {
+  const float inverse = 1.0f / cap, normaliser = 1.0f / sum;
+#pragma omp simd
+  for (Index j = 0; j < V; ++j) {
+    const float ratio = capped[j] * inverse;
+    weights[j] *= normaliser * (1.0f - ratio * ratio);
+  }
+}
+
+MLXHOG_CLONES void scale_piece(Index count, float factor, float* x) {
+#pragma omp simd
+  for (Index j = 0; j < count; ++j) x[j] *= factor;
+}
+
+}  // namespace
+
+LossSum capped_cross_entropy(Index rows, Index V, float cap, const float* logits, const std::int32_t* labels,
+                             float* gradient, int threads) {
+  const Index tasks = (rows + kRows - 1) / kRows;
+  std::vector<LossSum> parts(tasks);
+  parallel_for(tasks, threads, [&](Index task) {
+    std::vector<float> capped(V), scratch(gradient ? 0 : V);
+    for (Index r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r) {
+      float* row = gradient ? gradient + r * V : scratch.data();
+      if (labels[r] == kIgnoredLabel) {
+        if (gradient) std::fill(row, row + V, 0.0f);
+        continue;
+      }
+      const auto [max, sum] = partition(V, cap, logits + r * V, capped.data(), row);
+      const float of_label = capped[labels[r]];
+      parts[task].nats += std::log(static_cast<double>(sum)) + (static_cast<double>(max) - of_label);
+      ++parts[task].count;
+      if (gradient) {
+        softmax_gradient(V, cap, sum, capped.data(), row);
+        const float ratio = of_label / cap;
+        row[labels[r]] -= 1.0f - ratio * ratio;
+      }
+    }
+  });
+  LossSum total;
+  for (const LossSum& part : parts) {
+    total.nats += part.nats;
+    total.count += part.count;
+  }
+  return total;
+}
+
+void scale(Index count, float factor, float* x, int threads) {
+  constexpr Index kCount = 65536;
+  parallel_for((count + kCount - 1) / kCount, threads, [=](Index task) {
+    scale_piece(std::min(kCount, count - task * kCount), factor, x + task * kCount);
+  });
+}
+
+}  // namespace mlxhog

@@ -1,0 +1,26 @@
+// Cross entropy of soft-capped logits with its gradient, in one pass over the logits.
+#pragma once
+
+#include <cstdint>
+
+#include "ops_simd.h"
+
+namespace mlxhog {
+
+constexpr std::int32_t kIgnoredLabel = -100;
+
+struct LossSum {
+  double nats = 0;
+  Index count = 0;
+};
+
+// logits (rows, V) raw; l = cap * tanh(logits / cap). Sums -log softmax(l)[label] over rows whose label is not
+// kIgnoredLabel, and writes the sum's gradient with respect to the raw logits (zero rows where ignored) unless
+// `gradient` is null. Labels must lie in [0, V) or be kIgnoredLabel.
+LossSum capped_cross_entropy(Index rows, Index V, float cap, const float* logits, const std::int32_t* labels,
+                             float* gradient, int threads);
+
+// x *= factor
+void scale(Index count, float factor, float* x, int threads);
+
+}  // namespace mlxhog

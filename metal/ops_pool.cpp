@@ -1,0 +1,92 @@
+#include "ops_pool.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace mlxhog {
+namespace {
+
+class Pool {
+ public:
+  void run(Index count, int threads, const std::function<void(Index)>& task) {
+    const std::scoped_lock one_call_at_a_time(calls_);
+    const int helpers = static_cast<int>(std::min<Index>(threads, count)) - 1;
+    {
+      const std::scoped_lock lock(mutex_);
+      while (static_cast<int>(helpers_.size()) < helpers) {
+        const int id = static_cast<int>(helpers_.size());
+        // A new helper has seen every earlier call, and joins the one announced below.
+        helpers_.emplace_back([this, id, seen = generation_] { serve(id, seen); });
+      }
+      task_ = &task;
+      count_ = count;
+      wanted_ = helpers;
+      busy_ = helpers;
+      next_.store(0, std::memory_order_relaxed);  // published by the mutex
+      ++generation_;
+    }
+    wake_.notify_all();
+    take_tasks(count, task);
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [this] { return busy_ == 0; });
+  }
+
+  ~Pool() {
+    {
+      const std::scoped_lock lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& helper : helpers_) helper.join();
+  }
+
+ private:
+  void serve(int id, std::uint64_t seen) {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+      if (stopping_) return;
+      seen = generation_;
+      if (id >= wanted_) continue;
+      const std::function<void(Index)>& task = *task_;
+      const Index count = count_;
+      lock.unlock();
+      take_tasks(count, task);
+      lock.lock();
+      if (--busy_ == 0) done_.notify_one();
+    }
+  }
+
+  void take_tasks(Index count, const std::function<void(Index)>& task) {
+    // Relaxed: only the uniqueness of each index matters; results are published by the mutex.
+    for (Index i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
+  }
+
+  std::mutex calls_, mutex_;
+  std::condition_variable wake_, done_;
+  std::vector<std::thread> helpers_;
+  const std::function<void(Index)>* task_ = nullptr;
+  std::atomic<Index> next_{0};
+  Index count_ = 0;
+  std::uint64_t generation_ = 0;
+  int wanted_ = 0, busy_ = 0;
+  bool stopping_ = false;
+};
+
+}  // namespace
+
+void parallel_for(Index count, int threads, const std::function<void(Index)>& task) {
+  if (threads <= 1 || count <= 1) {
+    for (Index i = 0; i < count; ++i) task(i);
+    return;
+  }
+  static Pool pool;
+  pool.run(count, threads, task);
+}
+
+}  // namespace mlxhog

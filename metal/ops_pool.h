@@ -1,0 +1,15 @@
+// The thread pool of the model operators: each call names its thread count, nothing is global but the threads.
+#pragma once
+
+#include <functional>
+
+#include "ops_simd.h"
+
+namespace mlxhog {
+
+// Runs task(0) ... task(count - 1) on up to `threads` threads, the caller's included, and returns when
+// all are done. Threads are created on first need and sleep between calls. Concurrent calls take turns.
+// Tasks must not throw and must not call parallel_for.
+void parallel_for(Index count, int threads, const std::function<void(Index)>& task);
+
+}  // namespace mlxhog

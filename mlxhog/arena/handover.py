@@ -1,0 +1,174 @@
+"""Handing an arena's descriptor to readers that come later, over a Unix socket, same user only.
+
+A run's supervisor serves a descriptor that cannot write; `generate` and other readers receive it.
+A socket file whose server died stays behind; since nobody answers it is recognised and replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import select
+import socket
+import struct
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+
+from mlxhog.errors import ArenaError
+
+GREETING = b"mlxhog-arena-1"
+_PATH_BYTES = 103  # macOS: 104 with the zero byte; Linux has 108
+_TIMEOUT_S = 5.0
+_LOCAL_PEERCRED = 1  # macOS: level 0, struct xucred {u32 version; u32 uid; ...}
+
+
+def socket_path(directory: Path) -> Path:
+    """Where the socket of a run directory goes.
+
+    Inside; or, where that path is too long for a socket, in the temporary directory, in a directory
+    that belongs to this user alone.
+
+    Raises:
+        ArenaError: that private directory exists and belongs to someone else.
+    """
+    inside = directory.absolute() / "socket"
+    if len(os.fsencode(inside)) <= _PATH_BYTES:
+        return inside
+    private = Path(tempfile.gettempdir()) / f"mlxhog-{os.getuid()}"
+    private.mkdir(mode=0o700, exist_ok=True)
+    stat = private.lstat()
+    if stat.st_uid != os.getuid() or stat.st_mode & 0o077:
+        raise ArenaError(f"{private} is not private to this user; remove it, or set TMPDIR")
+    return private / hashlib.sha256(os.fsencode(inside)).hexdigest()[:16]
+
+
+class DescriptorServer:
+    """Answers every connection of the same user with a descriptor, until closed.
+
+    Concurrency: serves from a daemon thread of its own; one connection at a time.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        """Start serving `fd`, which has to stay open, at `path`.
+
+        Raises:
+            ArenaError: a living process serves that path already, or it cannot be served.
+        """
+        self.path = path
+        self._fd = fd
+        self._socket = _listen(path)
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._thread = threading.Thread(target=self._serve, name="mlxhog-handover", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving and remove the socket."""
+        if self._socket.fileno() < 0:
+            return
+        self.path.unlink(missing_ok=True)
+        self._wake_write.send(b"x")
+        self._thread.join()
+        for end in (self._socket, self._wake_read, self._wake_write):
+            end.close()
+
+    def _serve(self) -> None:
+        while True:
+            ready, _, _ = select.select([self._socket, self._wake_read], [], [])
+            if self._wake_read in ready:
+                return
+            try:
+                connection, _ = self._socket.accept()
+                with connection:
+                    connection.settimeout(_TIMEOUT_S)
+                    if _peer_uid(connection) == os.getuid():
+                        socket.send_fds(connection, [GREETING], [self._fd])
+            except OSError:
+                continue  # that reader is gone; the next one is served all the same
+
+    def __enter__(self) -> DescriptorServer:
+        """Serve until the block ends."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop serving."""
+        self.close()
+
+
+def receive_fd(path: Path) -> int:
+    """The descriptor that a `DescriptorServer` of the same user serves at `path`.
+
+    Raises:
+        ArenaError: no socket there, a stale one, or one that is not ours.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_TIMEOUT_S)
+        try:
+            connection.connect(os.fspath(path))
+        except FileNotFoundError as error:
+            raise ArenaError(f"no socket {path}; the run is not training any more") from error
+        except ConnectionRefusedError as error:
+            raise ArenaError(
+                f"the socket {path} is stale: its run was killed; resume it, or read its checkpoint"
+            ) from error
+        except OSError as error:
+            raise ArenaError(f"cannot connect to {path}: {error}") from error
+        if _peer_uid(connection) != os.getuid():
+            raise ArenaError(f"the socket {path} is served by another user")
+        try:
+            message, fds, _, _ = socket.recv_fds(connection, len(GREETING), 1)
+        except OSError as error:
+            raise ArenaError(f"no descriptor came from {path}: {error}") from error
+    if message != GREETING or len(fds) != 1:
+        for fd in fds:
+            os.close(fd)
+        raise ArenaError(f"{path} answered {message!r}; it is not the socket of a run")
+    os.set_inheritable(fds[0], False)
+    return int(fds[0])
+
+
+def is_stale(path: Path) -> bool:
+    """Whether a socket file at `path` has lost its server."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_TIMEOUT_S)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def _listen(path: Path) -> socket.socket:
+    """A listening socket at `path`, which only this user may connect to."""
+    if path.is_socket() and is_stale(path):
+        path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(os.fspath(path))
+        os.chmod(path, 0o600)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise ArenaError(
+            f"cannot serve the arena at {path}: {error}; is another process running in this run "
+            "directory?"
+        ) from error
+    return listener
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    """User id of the process at the other end."""
+    if sys.platform == "linux":
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", raw)[1])
+    raw = connection.getsockopt(0, _LOCAL_PEERCRED, 128)
+    return int(struct.unpack_from("=2I", raw)[1])

@@ -1,0 +1,294 @@
+"""Where everything lies in an arena: a pure function from parameters and sizes to byte offsets.
+
+    bytes 0 .. 16 KiB   header (`header.py`)
+    next pages          this layout as JSON
+    counters            uint8    control words, one per 128-byte line (`counters.py`)
+    ledger              uint8    the ticket ledger's control words (`mlxhog/data/ledger.py`)
+    tickets             uint32   the ticket ledger's slots, a ring
+    workers             uint8    one entry per worker slot, one for the creator (`workers.py`)
+    locks               uint32   lock words: one per stripe of `params`, then one per row of every
+                                 parameter of kind `rows`
+    params              float32  every parameter, sorted by name, then the lost-update probe
+    <private>.<slot>    float32  optimizer state of one worker slot, laid out like `params`
+    <shared>            float32  optimizer state of all, laid out like `params`
+    <extra>             any      whatever a strategy declares
+
+Every segment starts on a 16 KiB boundary (the largest page we meet: Apple silicon), every parameter
+on a 128-byte boundary (the largest cache line), on every system, so layouts are portable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from mlxhog.arena.workers import ENTRY_BYTES
+from mlxhog.errors import ArenaError, ShapeError
+
+PAGE = 16_384
+ALIGN_FLOATS = 32  # 128 bytes
+PAGE_FLOATS = PAGE // 4
+STRIPE_FLOATS = 1024  # 4 KiB, guarded by one lock word
+PROBE_FLOATS = 64
+PROBE_NAME = "__probe__"
+PARAMETER_COPY = -1  # count of an extra segment that is laid out like `params`
+MAX_SLOTS = 65_535  # lock words name a slot in 16 bits
+RING_LEAST, RING_MOST = 1 << 10, 1 << 20
+KINDS = ("dense", "rows")
+
+
+class Parameter(Protocol):
+    """What the layout has to know of a parameter; `mlxhog.models` declares it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes, all at least 1."""
+
+    @property
+    def init(self) -> str:
+        """Initialiser, kept in the layout for the record."""
+
+    @property
+    def kind(self) -> str:
+        """Its exclusion unit: `dense` (stripes) or `rows` (one lock per row)."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One parameter's place in the parameter segment, in floats.
+
+    Lock word `offset // 1024` and the following guard a `dense` one; `row_word0 + r` guards row r
+    of a `rows` one.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+    kind: str
+    init: str
+    row_word0: int | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A typed run of bytes in the arena; `offset` counts bytes from the arena's start."""
+
+    name: str
+    dtype: str
+    offset: int
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in use, without the padding to the next segment."""
+        return self.count * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A planned arena. Equal layouts have equal digests, and only they can attach each other.
+
+    Attributes:
+        slots: parameters, sorted by name.
+        probe: the lost-update probe's floats, behind the last parameter.
+        n_floats: length of the parameter segment, a multiple of 4096.
+        segments: by name, in the order of their offsets.
+        n_lock_words: stripes of the parameter segment plus rows.
+        n_tickets: batches per epoch.
+        max_workers: worker slots, numbered from 1.
+        total_bytes: size of the arena, a multiple of 16 KiB.
+    """
+
+    slots: dict[str, Slot]
+    probe: Slot
+    n_floats: int
+    segments: dict[str, Segment]
+    n_lock_words: int
+    n_tickets: int
+    max_workers: int
+    total_bytes: int
+
+    def to_json(self) -> str:
+        """Canonical text: equal layouts give equal bytes."""
+        fields = asdict(self)
+        fields["slots"] = list(fields["slots"].values())
+        fields["segments"] = list(fields["segments"].values())
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of `to_json()`, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, text: str) -> Layout:
+        """The layout that `to_json` wrote.
+
+        Raises:
+            ArenaError: not a layout, or one that points outside of itself.
+        """
+        try:
+            fields = json.loads(text)
+            layout = cls(
+                slots={s["name"]: _slot(s) for s in fields.pop("slots")},
+                probe=_slot(fields.pop("probe")),
+                segments={s["name"]: Segment(**s) for s in fields.pop("segments")},
+                **fields,
+            )
+            layout._check()
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ArenaError(
+                f"the arena's layout cannot be read ({type(error).__name__}: {error}); "
+                "it was written by another version, or is corrupted"
+            ) from error
+        return layout
+
+    def _check(self) -> None:
+        """Raise ValueError where a view would reach outside of its segment or the arena."""
+        for segment in self.segments.values():
+            end = segment.offset + segment.nbytes
+            if segment.offset % PAGE or not 0 <= segment.offset <= end <= self.total_bytes:
+                raise ValueError(f"segment {segment.name} lies outside of the arena")
+        for slot in (*self.slots.values(), self.probe):
+            fits = 0 <= slot.offset <= slot.offset + slot.size <= self.n_floats
+            if not fits or slot.offset % ALIGN_FLOATS or math.prod(slot.shape) != slot.size:
+                raise ValueError(f"parameter {slot.name} lies outside of its segment")
+        if self.segments["params"].count != self.n_floats:
+            raise ValueError("the parameter segment and n_floats disagree")
+
+
+def plan(
+    params: Mapping[str, Parameter],
+    *,
+    max_workers: int = 16,
+    private: Sequence[str] = (),
+    shared: Sequence[str] = (),
+    n_tickets: int,
+    extra: Mapping[str, tuple[str, int]] | None = None,
+) -> Layout:
+    """Lay out an arena; nothing is created.
+
+    Args:
+        params: name -> shape, initialiser and kind.
+        max_workers: worker slots; each costs one copy of the parameters per private state.
+        private: optimizer state per worker slot; `m` gives segments `m.1` .. `m.<max_workers>`.
+        shared: optimizer state kept once.
+        n_tickets: batches per epoch, at least 1.
+        extra: more segments, name -> (dtype, count); a count of `PARAMETER_COPY` means one item per
+            float of the parameter segment.
+
+    Raises:
+        ShapeError: a parameter without a usable shape or kind.
+        ArenaError: a count out of range, or two segments of one name.
+    """
+    if not 1 <= max_workers < MAX_SLOTS:
+        raise ArenaError(f"max_workers is {max_workers}; an arena has 1 to {MAX_SLOTS - 1} slots")
+    if n_tickets < 1:
+        raise ArenaError(f"an epoch of {n_tickets} batches; the text is too short for one batch")
+    slots, probe, n_floats, n_lock_words = _place_parameters(params)
+    wanted: list[tuple[str, str, int]] = [
+        ("counters", "uint8", PAGE),
+        ("ledger", "uint8", PAGE),
+        ("tickets", "uint32", _ring(n_tickets, max_workers)),
+        ("workers", "uint8", (max_workers + 1) * ENTRY_BYTES),
+        ("locks", "uint32", n_lock_words),
+        ("params", "float32", n_floats),
+        *((f"{m}.{k}", "float32", n_floats) for m in private for k in range(1, max_workers + 1)),
+        *((name, "float32", n_floats) for name in shared),
+        *(
+            (name, dtype, n_floats if count == PARAMETER_COPY else count)
+            for name, (dtype, count) in (extra or {}).items()
+        ),
+    ]  # fmt: skip
+    json_pages = 1
+    while True:
+        segments, total_bytes = _place_segments(wanted, start=PAGE + json_pages * PAGE)
+        layout = Layout(
+            slots=slots,
+            probe=probe,
+            n_floats=n_floats,
+            segments=segments,
+            n_lock_words=n_lock_words,
+            n_tickets=n_tickets,
+            max_workers=max_workers,
+            total_bytes=total_bytes,
+        )
+        needed = math.ceil(len(layout.to_json().encode()) / PAGE)
+        if needed <= json_pages:
+            return layout
+        json_pages = needed
+
+
+def _place_parameters(params: Mapping[str, Parameter]) -> tuple[dict[str, Slot], Slot, int, int]:
+    """Slots, probe, floats of the segment, lock words."""
+    offset, rows = 0, 0
+    sizes: dict[str, tuple[int, int, int | None]] = {}
+    for name in sorted(params):
+        shape, kind = params[name].shape, params[name].kind
+        if not name or name == PROBE_NAME or not all(n >= 1 for n in shape):
+            raise ShapeError(
+                f"parameter {name!r} has shape {shape}; it needs a name of its own and sizes >= 1"
+            )
+        if kind not in KINDS or (kind == "rows" and len(shape) != 2):
+            raise ShapeError(
+                f"parameter {name!r} has kind {kind!r} and shape {shape}; "
+                "the kind is 'dense', or 'rows' for a matrix"
+            )
+        size = math.prod(shape)
+        sizes[name] = (offset, size, rows if kind == "rows" else None)
+        offset = _round_up(offset + size, ALIGN_FLOATS)
+        rows += shape[0] if kind == "rows" else 0
+    n_floats = _round_up(offset + PROBE_FLOATS, PAGE_FLOATS)
+    stripes = n_floats // STRIPE_FLOATS
+    slots = {
+        name: Slot(
+            name=name,
+            shape=tuple(params[name].shape),
+            offset=at,
+            size=size,
+            kind=params[name].kind,
+            init=params[name].init,
+            row_word0=None if row is None else stripes + row,
+        )
+        for name, (at, size, row) in sizes.items()
+    }
+    probe = Slot(PROBE_NAME, (PROBE_FLOATS,), offset, PROBE_FLOATS, "dense", "zeros")
+    return slots, probe, n_floats, stripes + rows
+
+
+def _place_segments(
+    wanted: Sequence[tuple[str, str, int]], start: int
+) -> tuple[dict[str, Segment], int]:
+    """Segments in order, each on a page boundary, and the end of the last."""
+    segments: dict[str, Segment] = {}
+    offset = start
+    for name, dtype, count in wanted:
+        if name in segments:
+            raise ArenaError(f"two segments are called {name!r}; give one of them another name")
+        if count < 0:
+            raise ArenaError(f"segment {name!r} has {count} items; at least 0 are possible")
+        segments[name] = Segment(name, dtype, offset, count)
+        offset = _round_up(offset + segments[name].nbytes, PAGE)
+    return segments, offset
+
+
+def _ring(n_tickets: int, max_workers: int) -> int:
+    """Slots of the ticket ring: two epochs and twice the workers, within bounds; a power of two."""
+    least = max(RING_LEAST, 2 * max_workers)
+    return 1 << (min(max(2 * n_tickets, least), max(RING_MOST, least)) - 1).bit_length()
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def _slot(fields: dict[str, Any]) -> Slot:
+    return Slot(**{**fields, "shape": tuple(fields["shape"])})

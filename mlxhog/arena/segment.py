@@ -1,0 +1,108 @@
+"""A shared segment's life: created without a name, mapped, and gone with its last descriptor.
+
+The name is removed at birth, so no kill of any process at any moment can leave a segment behind.
+Workers inherit the descriptor at spawn, later readers get it over a socket (`handover.py`). One
+code path for Linux and macOS; the single difference is `posix_fallocate`, which macOS lacks and
+which on Linux turns a full /dev/shm into an error here instead of a SIGBUS later.
+"""
+
+from __future__ import annotations
+
+import _posixshmem  # type: ignore[import-not-found]
+import errno
+import mmap
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxhog.arena.layout import PAGE
+from mlxhog.arena.memory import available_bytes
+from mlxhog.errors import ArenaError, EnvironmentLacks
+
+_NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Backing:
+    """A new segment: two descriptors of the same bytes, the second without the right to write."""
+
+    fd: int
+    readonly_fd: int
+    mapping: mmap.mmap
+
+
+def create(nbytes: int, *, directory: Path | None = None) -> Backing:
+    """Create and map a zeroed segment that no directory names.
+
+    Args:
+        nbytes: size, rounded up to 16 KiB.
+        directory: back it by a file there, not by shared memory. Slower where the system writes
+            dirty pages to disk; for systems that forbid shared memory.
+
+    Raises:
+        EnvironmentLacks: there is not that much memory.
+    """
+    nbytes = -(-nbytes // PAGE) * PAGE
+    had = available_bytes()
+    if directory is None and had and nbytes > had:
+        raise _too_large(nbytes, had)
+    fd, readonly_fd = _open_shm() if directory is None else _open_file(directory)
+    try:
+        os.ftruncate(fd, nbytes)  # once only: macOS refuses a second time
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, nbytes)
+        mapping = mmap.mmap(fd, nbytes)
+    except OSError as error:
+        os.close(fd)
+        os.close(readonly_fd)
+        if error.errno in _NO_ROOM:
+            raise _too_large(nbytes, had) from error
+        raise
+    return Backing(fd, readonly_fd, mapping)
+
+
+def attach(fd: int, *, readonly: bool) -> mmap.mmap:
+    """Map what a descriptor refers to, all of it.
+
+    Raises:
+        ArenaError: it is empty, or cannot be mapped that way.
+    """
+    size = os.fstat(fd).st_size
+    if size == 0:
+        raise ArenaError("no arena: the descriptor refers to nothing that has a size")
+    try:
+        return mmap.mmap(fd, size, access=mmap.ACCESS_READ if readonly else mmap.ACCESS_WRITE)
+    except OSError as error:
+        raise ArenaError(
+            f"the arena cannot be mapped ({error.strerror}); a descriptor handed out to readers "
+            "maps read-only"
+        ) from error
+
+
+def _open_shm() -> tuple[int, int]:
+    name = f"/mh-{secrets.token_hex(4)}"  # macOS: at most 31 bytes
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
+    # _posixshmem and not ctypes: shm_open is variadic, which ctypes gets wrong on Apple silicon.
+    fd = _posixshmem.shm_open(name, flags, mode=0o600)
+    try:
+        return fd, _posixshmem.shm_open(name, os.O_RDONLY, mode=0o600)
+    finally:
+        _posixshmem.shm_unlink(name)
+
+
+def _open_file(directory: Path) -> tuple[int, int]:
+    fd, name = tempfile.mkstemp(prefix="arena-", dir=directory)
+    try:
+        return fd, os.open(name, os.O_RDONLY)
+    finally:
+        os.unlink(name)
+
+
+def _too_large(nbytes: int, had: int) -> EnvironmentLacks:
+    return EnvironmentLacks(
+        f"the arena needs {nbytes:,} bytes of shared memory, this machine has {had:,}; "
+        "use a smaller model, fewer max_workers, an optimizer with less state, "
+        "or (in a container) a larger /dev/shm"
+    )

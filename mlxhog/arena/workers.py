@@ -1,0 +1,323 @@
+"""The worker table: who works in which slot, and how far they are.
+
+Slots are numbered 1 .. max_workers, entry k lies at byte 512 (k - 1) of the segment `workers`; one
+more entry belongs to the arena's creator. `metal/worker_table.h` is the same table as a C struct.
+
+    byte  type  field             written by        meaning
+       0  u32   state             supervisor        `State`
+       4  u32   generation        supervisor        uses of this slot; low 16 bits in lock words
+       8  u32   dead              supervisor        1 = waited for; its locks may be taken over
+      12  u32   incarnation       supervisor        owner of tickets: 24 bits, never given twice
+      16  i64   pid               supervisor
+      24  u64   start_time        supervisor        `process_start_time(pid)`, 0 unknown
+      32  u64   heartbeat_ns      worker            `monotonic_ns()` of its last sign of life
+      40  u32   phase             worker            `Phase`
+      44  u32   takeovers         worker            stripes it took over from the dead
+     128  i64   ticket            worker            the ticket in hand, -1 none
+     136  u64   version_read      worker            updates applied when it last read the parameters
+     144  u64   steps             worker
+     152  u64   tokens            worker
+     160  f64   loss              worker            of its last step
+     168  u64   dropped           worker            steps dropped for a gradient that was not finite
+     176  u64   nonfinite_in_row  worker            such steps since the last good one
+     184  u64   staleness_sum     worker
+     192  u64   staleness_max     worker
+     200  u64   probe_adds        worker            times it added 1 to the lost-update probe
+     208  u64   read_ns           worker            time spent reading parameters
+     216  u64   compute_ns        worker            ... computing gradients
+     224  u64   apply_ns          worker            ... applying them
+     232  u64   wait_ns           worker            ... waiting
+     240  u64   rss_bytes         worker
+     248  u64   opt_step          worker            steps its optimizer state has seen
+     256  u64   restarts          supervisor        workers that died in this slot and were replaced
+     264  u64   torn              supervisor        tickets that died half applied
+
+`state`, `dead`, `generation`, `incarnation` and `heartbeat_ns` are read and written with acquire
+and release order; the rest by plain aligned accesses, which never tear but promise no order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import _native
+from mlxhog.arena.process import monotonic_ns, process_start_time
+from mlxhog.errors import ArenaError
+
+ENTRY_BYTES = 512
+_FIELDS = {
+    "state": ("<u4", 0),
+    "generation": ("<u4", 4),
+    "dead": ("<u4", 8),
+    "incarnation": ("<u4", 12),
+    "pid": ("<i8", 16),
+    "start_time": ("<u8", 24),
+    "heartbeat_ns": ("<u8", 32),
+    "phase": ("<u4", 40),
+    "takeovers": ("<u4", 44),
+    "ticket": ("<i8", 128),
+    "version_read": ("<u8", 136),
+    "steps": ("<u8", 144),
+    "tokens": ("<u8", 152),
+    "loss": ("<f8", 160),
+    "dropped": ("<u8", 168),
+    "nonfinite_in_row": ("<u8", 176),
+    "staleness_sum": ("<u8", 184),
+    "staleness_max": ("<u8", 192),
+    "probe_adds": ("<u8", 200),
+    "read_ns": ("<u8", 208),
+    "compute_ns": ("<u8", 216),
+    "apply_ns": ("<u8", 224),
+    "wait_ns": ("<u8", 232),
+    "rss_bytes": ("<u8", 240),
+    "opt_step": ("<u8", 248),
+    "restarts": ("<u8", 256),
+    "torn": ("<u8", 264),
+}
+WORKER_DTYPE = np.dtype(
+    {
+        "names": list(_FIELDS),
+        "formats": [form for form, _ in _FIELDS.values()],
+        "offsets": [at for _, at in _FIELDS.values()],
+        "itemsize": ENTRY_BYTES,
+    }
+)
+MAX_INCARNATION = (1 << 24) - 1
+
+
+class State(IntEnum):
+    """What the supervisor knows of a slot."""
+
+    FREE = 0
+    STARTING = 1
+    RUNNING = 2
+    FINISHED = 3
+    DEAD = 4
+
+
+class Phase(IntEnum):
+    """What a worker is doing."""
+
+    IDLE = 0
+    STARTING = 1
+    COMPILING = 2
+    DATA = 3
+    READ = 4
+    COMPUTE = 5
+    APPLY = 6
+    WAITING = 7
+    EVALUATE = 8
+    SAMPLE = 9
+
+
+class _Plain:
+    """A field read and written by one aligned access without any order."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        form, at = _FIELDS[name]
+        self.view = {"<u4": "I", "<i8": "q", "<u8": "Q", "<f8": "d"}[form]
+        self.index = at // np.dtype(form).itemsize
+
+
+class _Int(_Plain):
+    def __get__(self, entry: Entry, owner: type) -> int:
+        return int(entry.views[self.view][self.index])
+
+    def __set__(self, entry: Entry, value: int) -> None:
+        entry.views[self.view][self.index] = int(value)
+
+
+class _Float(_Plain):
+    def __get__(self, entry: Entry, owner: type) -> float:
+        return float(entry.views[self.view][self.index])
+
+    def __set__(self, entry: Entry, value: float) -> None:
+        entry.views[self.view][self.index] = float(value)
+
+
+class _Atomic32:
+    """A 32-bit field others decide by: acquire loads, release stores."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.at = _FIELDS[name][1]
+
+    def __get__(self, entry: Entry, owner: type) -> int:
+        return _native.load_u32(entry.data, self.at)
+
+    def __set__(self, entry: Entry, value: int) -> None:
+        _native.store_u32(entry.data, self.at, int(value))
+
+
+class _Atomic64:
+    """The same, 64 bits wide."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.at = _FIELDS[name][1]
+
+    def __get__(self, entry: Entry, owner: type) -> int:
+        return _native.load_u64(entry.data, self.at)
+
+    def __set__(self, entry: Entry, value: int) -> None:
+        _native.store_u64(entry.data, self.at, int(value))
+
+
+class Entry:
+    """One slot of the table; attributes are the shared memory itself."""
+
+    def __init__(self, slot: int, data: NDArray[np.uint8]) -> None:
+        """Wrap the 512 bytes of `slot`."""
+        self.slot = slot
+        self.data = data
+        raw = data.data.cast("B")
+        self.views: dict[str, memoryview[Any]] = {
+            "I": raw.cast("I"),
+            "q": raw.cast("q"),
+            "Q": raw.cast("Q"),
+            "d": raw.cast("d"),
+        }
+
+    state = _Atomic32()
+    generation = _Atomic32()
+    dead = _Atomic32()
+    incarnation = _Atomic32()
+    pid = _Int()
+    start_time = _Int()
+    heartbeat_ns = _Atomic64()
+    phase = _Int()
+    takeovers = _Int()
+    ticket = _Int()
+    version_read = _Int()
+    steps = _Int()
+    tokens = _Int()
+    loss = _Float()
+    dropped = _Int()
+    nonfinite_in_row = _Int()
+    staleness_sum = _Int()
+    staleness_max = _Int()
+    probe_adds = _Int()
+    read_ns = _Int()
+    compute_ns = _Int()
+    apply_ns = _Int()
+    wait_ns = _Int()
+    rss_bytes = _Int()
+    opt_step = _Int()
+    restarts = _Int()
+    torn = _Int()
+
+    def beat(self, phase: Phase | None = None) -> None:
+        """Give a sign of life, on entering a phase or in the midst of one."""
+        if phase is not None:
+            self.phase = phase
+        self.heartbeat_ns = monotonic_ns()
+
+
+class WorkerTable:
+    """All slots. Only the supervisor gives out slots; a worker writes its own entry."""
+
+    def __init__(
+        self, data: NDArray[np.uint8], max_workers: int, lock_words: NDArray[np.uint32]
+    ) -> None:
+        """Wrap the arena's segments `workers` and `locks`."""
+        self.max_workers = max_workers
+        self.host_slot = max_workers + 1
+        self._data = data
+        self._lock_words = lock_words
+        self._entries: dict[int, Entry] = {}
+
+    @property
+    def array(self) -> NDArray[np.void]:
+        """The whole table as a structured array (max_workers + 1,), for reports; plain reads."""
+        return self._data.view(WORKER_DTYPE)
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Entries of all worker slots, used or not; without the creator's."""
+        return (self.entry(slot) for slot in range(1, self.max_workers + 1))
+
+    def entry(self, slot: int) -> Entry:
+        """The entry of one slot.
+
+        Raises:
+            ArenaError: no such slot.
+        """
+        if not 1 <= slot <= self.host_slot:
+            raise ArenaError(f"no worker slot {slot}; this arena has 1 to {self.max_workers}")
+        if slot not in self._entries:
+            start = (slot - 1) * ENTRY_BYTES
+            self._entries[slot] = Entry(slot, self._data[start : start + ENTRY_BYTES])
+        return self._entries[slot]
+
+    def acquire_slot(self, pid: int = 0, start_time: int = 0, *, slot: int | None = None) -> Entry:
+        """Give a slot to a new worker, in state STARTING, with an incarnation never used before.
+
+        A slot taken again keeps what belongs to the slot (steps, tokens, times, the optimizer's
+        step counter) and counts a restart if that worker died; locks it still holds are freed.
+
+        Args:
+            pid: the worker's, or 0 while it is not yet spawned.
+            start_time: `process_start_time(pid)`, or 0.
+            slot: a particular slot, whose last worker is dead or finished; default any free one.
+
+        Raises:
+            ArenaError: no slot is free, or `slot` still has a living worker.
+        """
+        entry = self._free_entry() if slot is None else self.entry(slot)
+        if entry.state in (State.STARTING, State.RUNNING):
+            raise ArenaError(
+                f"worker slot {entry.slot} belongs to process {entry.pid}; "
+                "wait for that process and mark it dead first"
+            )
+        incarnation = 1 + max(e.incarnation for e in (*self, self.entry(self.host_slot)))
+        if incarnation > MAX_INCARNATION:
+            raise ArenaError("all 2^24 - 1 incarnations of this arena are used; start a new run")
+        # This order lets a process that waits for a lock of the slot's last owner never mistake
+        # the new one for it: while pid is 0 nobody is probed, a new generation has no locks yet.
+        entry.pid = 0
+        if entry.generation:
+            _native.sweep_locks(self._lock_words, entry.slot)
+        entry.generation += 1
+        entry.incarnation = incarnation
+        if entry.state == State.DEAD:
+            entry.restarts += 1
+        entry.ticket = -1
+        entry.version_read = 0
+        entry.nonfinite_in_row = 0
+        entry.rss_bytes = 0
+        entry.phase = Phase.STARTING
+        entry.beat()
+        entry.dead = 0
+        entry.start_time = start_time
+        entry.pid = pid
+        entry.state = State.STARTING
+        return entry
+
+    def seated(self, slot: int, pid: int) -> None:
+        """Name the process of a slot that was acquired before it was spawned."""
+        entry = self.entry(slot)
+        entry.start_time = process_start_time(pid)
+        entry.pid = pid
+
+    def mark_dead(self, slot: int) -> None:
+        """Declare that the slot's process has been waited for: its locks may be taken over."""
+        entry = self.entry(slot)
+        entry.dead = 1
+        entry.state = State.DEAD
+
+    def close(self) -> None:
+        """Let go of the mapping; entries handed out before must not be used any more."""
+        for entry in self._entries.values():
+            for view in entry.views.values():
+                view.release()
+        self._entries.clear()
+
+    def _free_entry(self) -> Entry:
+        for entry in self:
+            if entry.state == State.FREE:
+                return entry
+        raise ArenaError(
+            f"all {self.max_workers} worker slots are in use; start the run with more max_workers"
+        )

@@ -1,0 +1,135 @@
+"""MLX as a backend: "mlx:cpu", and "mlx:gpu" as a device variant of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mlxhog.arena import Slot
+from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, blas, embedding_rows
+from mlxhog.data.batch import Batch
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.models.xlstm_large import EMBEDDING, XLSTMLargeConfig
+
+
+class MLXBackend:
+    """MLX on one device. The inbox is a NumPy view of the flat array the parameters are slices of.
+
+    MLX shares host memory with its arrays on both devices, so writing the inbox between two
+    evaluations is all a refresh takes. Holding the flat array keeps MLX from donating its buffer.
+    """
+
+    def __init__(self, name: str, *, threads: int, kernels: str, cpu_blas: str) -> None:
+        """Import MLX, with a fast BLAS where that is possible, and choose the device.
+
+        Raises:
+            EnvironmentLacks: MLX is missing, has no such device, or `MLX_METAL_FAST_SYNCH` is set.
+        """
+        if os.environ.get("MLX_METAL_FAST_SYNCH"):
+            raise EnvironmentLacks(
+                "MLX_METAL_FAST_SYNCH is set: its GPU spins can lock the machine (mlx issue 3830); "
+                "unset it"
+            )
+        self.blas = "reference" if cpu_blas == "reference" else blas.preload(threads)
+        try:
+            import mlx.core as mx
+        except ImportError as error:
+            raise EnvironmentLacks(
+                "backend mlx needs the package mlx: python -m pip install 'mlx[cpu]' on Linux, "
+                "python -m pip install mlx on a Mac"
+            ) from error
+        from mlxhog.models import native_mlx
+        from mlxhog.models import xlstm_large_mlx as twin
+
+        native_mlx.set_threads(threads)
+        if name == "mlx:gpu" and not mx.metal.is_available():
+            raise EnvironmentLacks(
+                f"backend mlx:gpu needs Metal; this is {platform.system()} on "
+                f"{platform.machine()}; use mlx:cpu"
+            )
+        mx.set_default_device(mx.gpu if name == "mlx:gpu" else mx.cpu)
+        self.name = name
+        self.kernels = kernels
+        self._mx = mx
+        self._twin = twin
+
+    def bind(
+        self,
+        model: XLSTMLargeConfig,
+        slots: Mapping[str, Slot],
+        n_floats: int,
+        live: Float32 | None,
+    ) -> None:
+        """Slice one flat array into parameters; see `Backend.bind`."""
+        mx = self._mx
+        if live is not None:
+            if not mx.metal.is_available():
+                raise ConfigError(
+                    f"--read live: {self.name} can only copy host memory without Metal; "
+                    "use --read snapshot, or torch:cpu workers"
+                )
+            self._flat = mx.asarray(live, copy=False)
+        else:
+            self._flat = mx.zeros(n_floats)
+            mx.eval(self._flat)
+        self.model = model
+        self.inbox: Float32 = np.array(self._flat, copy=False) if live is None else live
+        self.params = {
+            name: self._flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+            for name, slot in slots.items()
+        }
+        mx.eval(list(self.params.values()))
+        self._trained = [name for name in self.params if name != EMBEDDING]
+        self._value_and_grad = mx.value_and_grad(self._loss, argnums=(0, 1))
+
+    def _loss(self, trained: Any, x: Any, labels: Any) -> Any:
+        params = dict(zip(self._trained, trained, strict=True))
+        return self._twin.loss_from_embedding(self.model, params, x, labels, kernels=self.kernels)
+
+    def refresh(self) -> None:
+        """Nothing to do: the inbox is the memory of the flat array, and nothing is pending."""
+
+    def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
+        """See `Backend.loss_and_grads`."""
+        mx = self._mx
+        x = self._twin.embed(self.model, self.params, mx.array(batch.x))
+        trained = [self.params[name] for name in self._trained]
+        loss, (found, dx) = self._value_and_grad(trained, x, mx.array(batch.y))
+        mx.eval(loss, found, dx)
+        grads: Grads = {name: _host(grad) for name, grad in zip(self._trained, found, strict=True)}
+        grads[EMBEDDING] = embedding_rows(batch.x, _host(dx))
+        return _host(loss).item(), grads
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """See `Backend.evaluate`."""
+        mx = self._mx
+        x = self._twin.embed(self.model, self.params, mx.array(batch.x))
+        nats = self._twin.sum_loss(
+            self.model, self.params, x, mx.array(batch.y), kernels=self.kernels
+        )
+        return Evaluation(nats=_host(nats).item(), targets=int((batch.y >= 0).sum()))
+
+    def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
+        """See `Backend.logits`."""
+        mx = self._mx
+        x = self._twin.embed(self.model, self.params, mx.array(tokens))
+        logits, state = self._twin.forward(self.model, self.params, x, state, kernels=self.kernels)
+        last = mx.contiguous(logits[:, -1])
+        mx.eval(last, state)
+        return _host(last).copy(), state
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self.params = {}
+        self._trained = []
+        self.inbox = np.empty(0, np.float32)
+        self._flat = self._mx.zeros(1)
+
+
+def _host(array: Any) -> Float32:
+    """A NumPy view of an evaluated MLX array; a copy only where it is not row-contiguous."""
+    return np.ascontiguousarray(np.array(array, copy=False))

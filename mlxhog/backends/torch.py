@@ -1,0 +1,117 @@
+"""PyTorch as a backend: "torch:cpu", and "torch:mps" as a device variant of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+
+import numpy as np
+
+from mlxhog.arena import Slot
+from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, embedding_rows
+from mlxhog.data.batch import Batch
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.models.xlstm_large import EMBEDDING, XLSTMLargeConfig
+
+try:
+    import torch
+except ImportError as error:
+    raise EnvironmentLacks(
+        "backend torch needs the package torch: python -m pip install -c constraints.txt torch"
+    ) from error
+
+from mlxhog.models import xlstm_large_torch as twin
+
+
+class TorchBackend:
+    """PyTorch on one device. On the CPU the inbox is the memory the model computes from."""
+
+    def __init__(self, name: str, *, threads: int, kernels: str) -> None:
+        """Choose the device and the thread count of this process.
+
+        Raises:
+            EnvironmentLacks: the device is not there.
+        """
+        device = name.partition(":")[2]
+        if device == "mps" and not torch.backends.mps.is_available():
+            raise EnvironmentLacks(
+                f"backend torch:mps needs an Apple GPU that torch sees; this is "
+                f"{platform.system()} on {platform.machine()}; use torch:cpu"
+            )
+        self.name = name
+        self.device = torch.device(device)
+        self.kernels = kernels
+        torch.set_num_threads(threads)
+
+    def bind(
+        self,
+        model: XLSTMLargeConfig,
+        slots: Mapping[str, Slot],
+        n_floats: int,
+        live: Float32 | None,
+    ) -> None:
+        """Slice one flat tensor into leaf parameters; see `Backend.bind`."""
+        if live is not None and self.device.type != "cpu":
+            raise ConfigError(
+                f"--read live: {self.name} cannot alias the arena; use --read snapshot"
+            )
+        self.model = model
+        self._host = (
+            torch.from_numpy(live) if live is not None else torch.zeros(n_floats)
+        )  # float32 on the CPU
+        self.inbox: Float32 = self._host.numpy()
+        self._flat = self._host if self.device.type == "cpu" else self._host.to(self.device)
+        self.params = {
+            name: self._flat[slot.offset : slot.offset + slot.size].view(slot.shape).detach()
+            for name, slot in slots.items()
+        }
+        self._trained = [name for name in self.params if name != EMBEDDING]
+        for name in self._trained:
+            self.params[name].requires_grad_()
+
+    def refresh(self) -> None:
+        """Copy the inbox to the device; on the CPU they are the same memory."""
+        if self._flat is not self._host:
+            self._flat.copy_(self._host)
+
+    def _tokens(self, tokens: Int32) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(tokens)).to(self.device).long()
+
+    def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
+        """See `Backend.loss_and_grads`."""
+        tokens = self._tokens(batch.x)
+        x = twin.embed(self.model, self.params, tokens).requires_grad_()
+        loss = twin.loss_from_embedding(
+            self.model, self.params, x, self._tokens(batch.y), kernels=self.kernels
+        )
+        leaves = [self.params[name] for name in self._trained]
+        found = torch.autograd.grad(loss, [*leaves, x])
+        grads: Grads = {
+            name: grad.cpu().contiguous().numpy()
+            for name, grad in zip(self._trained, found[:-1], strict=True)
+        }
+        grads[EMBEDDING] = embedding_rows(batch.x, found[-1].cpu().contiguous().numpy())
+        return float(loss.detach()), grads
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """See `Backend.evaluate`."""
+        with torch.inference_mode():
+            x = twin.embed(self.model, self.params, self._tokens(batch.x))
+            nats = twin.sum_loss(
+                self.model, self.params, x, self._tokens(batch.y), kernels=self.kernels
+            )
+        return Evaluation(nats=float(nats), targets=int((batch.y >= 0).sum()))
+
+    def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
+        """See `Backend.logits`."""
+        with torch.inference_mode():
+            x = twin.embed(self.model, self.params, self._tokens(tokens))
+            logits, state = twin.forward(self.model, self.params, x, state, kernels=self.kernels)
+        return logits[:, -1].float().cpu().contiguous().numpy(), state
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self.params = {}
+        self._trained = []
+        self.inbox = np.empty(0, np.float32)
+        self._flat = self._host = torch.empty(0)

@@ -1,0 +1,325 @@
+"""Checkpoints: everything that training needs to go on, whole or absent.
+
+    checkpoints/step-00001000/
+      model.safetensors       parameters under transformers' names, float32
+      config.json             the architecture; AutoModelForCausalLM.from_pretrained reads both
+      tokenizer.json, tokenizer_config.json
+      optimizer.safetensors   moments
+      state.json              step, position in the data, and the size and digest of each file
+    checkpoints/latest        the name of the newest; replaced last
+
+A checkpoint is written under a `.part` name, flushed and renamed; only then does `latest` move, and
+only then do older ones go. A process killed anywhere in between leaves the previous one whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import manifest, plain_json, tensors
+from mlxhog import run as runs
+from mlxhog.data import tokenizers
+from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.durable import full_disk, replace_file, require_space, sync, write_synced
+from mlxhog.errors import CheckpointError, ConfigError, RunError
+from mlxhog.run import Run
+
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+CONFIG = "config.json"
+_LATEST = "latest"
+
+NOT_ARCHITECTURE = frozenset(
+    "architectures transformers_version dtype torch_dtype chunkwise_kernel sequence_kernel "
+    "step_kernel mode chunk_size return_last_states autocast_kernel_dtype inference_state_dtype "
+    "norm_reduction_force_float32 max_inference_chunksize use_cache bos_token_id eos_token_id "
+    "pad_token_id".split()
+)
+"""Fields of config.json that change no parameter and no equation."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Attributes:
+        path: its directory.
+        step: updates applied when it was saved.
+        params: name -> float32, read-only views of a mapping of the file.
+        config: the fields of config.json.
+        optimizer: name -> array, read-only views of a mapping of the file.
+        state: what the trainer gave to `save`.
+        tokenizer: what made the training tokens.
+    """
+
+    path: Path
+    step: int
+    params: dict[str, NDArray[np.float32]]
+    config: dict[str, Any]
+    optimizer: dict[str, NDArray[Any]]
+    state: dict[str, Any]
+    tokenizer: Tokenizer
+
+
+def save(
+    run: Run,
+    *,
+    step: int,
+    params: Mapping[str, NDArray[np.float32]],
+    model_config: Mapping[str, Any],
+    optimizer: Mapping[str, NDArray[Any]],
+    state: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    keep_last: int = 3,
+) -> Path:
+    """Save a checkpoint, then drop all but the last few.
+
+    Args:
+        run: the run; the caller holds its lock.
+        step: updates applied so far; the checkpoint's name.
+        params: name -> float32 array. Nobody writes them meanwhile: pass a snapshot.
+        model_config: the architecture under transformers' field names.
+        optimizer: name -> array.
+        state: anything else, as JSON can hold it.
+        tokenizer: copied into the checkpoint.
+        keep_last: how many checkpoints remain, at least 1.
+
+    Returns:
+        The checkpoint's directory.
+
+    Raises:
+        CheckpointError: a parameter is not float32 or not finite; nothing has been written.
+        EnvironmentLacks: the disk is too small or became full; earlier checkpoints are whole.
+        ConfigError: `keep_last` is below 1.
+    """
+    if keep_last < 1:
+        raise ConfigError(f"keep_last is {keep_last}, expected at least 1")
+    _check_savable(params)
+    final = run.checkpoints / f"step-{step:08d}"
+    part = final.with_name(final.name + ".part")
+    _clear_remains(run.checkpoints)
+    n_bytes = sum(array.nbytes for array in (*params.values(), *optimizer.values()))
+    require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
+    try:
+        with full_disk(f"saving checkpoint {final.name}"):
+            part.mkdir()
+            tensors.write(part / MODEL, params)
+            tensors.write(part / OPTIMIZER, optimizer)
+            config = _loadable_by_transformers(model_config, tokenizer)
+            write_synced(part / CONFIG, plain_json.dumps(config, indent=1))
+            for name, content in tokenizer.files().items():
+                write_synced(part / name, content)
+            manifest.write(part, step, state)
+            sync(part)
+            _publish(part, final)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    replace_file(run.checkpoints / _LATEST, f"{final.name}\n".encode())
+    for old in manifest.by_age(run.checkpoints)[:-keep_last]:
+        if old != final:
+            shutil.rmtree(old)
+    return final
+
+
+def load(
+    path: Path, *, expected: Mapping[str, tuple[int, ...]] | None = None, verify: bool = True
+) -> Checkpoint:
+    """Load a checkpoint.
+
+    Args:
+        path: its directory.
+        expected: name -> shape of the parameters that the model wants; None skips this check.
+        verify: compare the tensor files with their digests and look for numbers that are not
+            finite; both read the whole files.
+
+    Raises:
+        CheckpointError: it is missing, foreign, incomplete or damaged; a tensor is missing,
+            superfluous, misshapen or not finite. The message names the file or the tensor.
+        DataError: its tokenizer is damaged.
+        EnvironmentLacks: its tokenizer needs a package that is not installed.
+
+    Concurrency: safe while a run goes on saving, as long as it keeps this checkpoint.
+    """
+    record = manifest.read(path)
+    manifest.verify(path, record, digests=verify)
+    params = tensors.read(path / MODEL)
+    optimizer = tensors.read(path / OPTIMIZER)
+    if expected is not None:
+        check_shapes(params, expected, path)
+    if verify:
+        for name, array in (*params.items(), *optimizer.items()):
+            if not _is_finite(array):
+                raise manifest.damaged(path, f"{name} holds numbers that are not finite")
+    return Checkpoint(
+        path=path,
+        step=record["step"],
+        params=params,
+        config=json.loads((path / CONFIG).read_bytes()),
+        optimizer=optimizer,
+        state=record["state"],
+        tokenizer=tokenizers.load(path),
+    )
+
+
+def locate(spec: str, root: Path) -> Path:
+    """Return the checkpoint that `spec` names: its own path, or a run, of which the latest.
+
+    Raises:
+        RunError: there is no such run.
+        CheckpointError: the run has no checkpoint yet.
+    """
+    path = Path(spec).expanduser()
+    if (path / manifest.NAME).is_file() or (path / MODEL).is_file():
+        return path.absolute()
+    try:
+        run = runs.find(spec, root)
+    except RunError as error:
+        if path.is_dir():
+            raise CheckpointError(f"{path} is neither a checkpoint nor a run directory") from error
+        raise
+    return latest(run)
+
+
+def latest(run: Run) -> Path:
+    """Return the newest whole checkpoint of a run.
+
+    Raises:
+        CheckpointError: there is none yet.
+    """
+    try:
+        name = (run.checkpoints / _LATEST).read_text().strip()
+    except OSError:
+        name = ""
+    # Killed between two renames, a replaced checkpoint stands under its `.old` name.
+    for candidate in (name, f"{name}.old"):
+        if name and (run.checkpoints / candidate / manifest.NAME).is_file():
+            return run.checkpoints / candidate
+    if found := manifest.by_age(run.checkpoints):
+        return found[-1]
+    raise CheckpointError(f"the run {run.directory} has no checkpoint yet")
+
+
+def check_shapes(
+    params: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]], path: Path
+) -> None:
+    """Compare a checkpoint's parameters with those of a model.
+
+    Raises:
+        CheckpointError: some are missing, superfluous, misshapen or not float32; all are named.
+    """
+    faults = [f"{name} is missing" for name in expected if name not in params]
+    faults += [f"{name} is superfluous" for name in params if name not in expected]
+    for name in sorted(params.keys() & expected.keys()):
+        array, shape = params[name], tuple(expected[name])
+        if array.shape != shape:
+            faults.append(f"{name} has shape {array.shape}, expected {shape}")
+        elif array.dtype != np.float32:
+            faults.append(f"{name} has type {array.dtype}, expected float32")
+    if faults:
+        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if faults[8:] else "")
+        raise CheckpointError(f"{path} does not fit the model: {shown}")
+
+
+def check_architecture(checkpoint: Checkpoint, model_config: Mapping[str, Any]) -> None:
+    """Compare the architecture of a checkpoint with the one that training would go on with.
+
+    Raises:
+        CheckpointError: they differ; every differing field is named with both values.
+    """
+    saved = {k: v for k, v in checkpoint.config.items() if k not in NOT_ARCHITECTURE}
+    wanted = json.loads(plain_json.dumps(model_config))
+    differences = [
+        f"{field} is {saved.get(field)!r} there and {value!r} here"
+        for field, value in sorted(wanted.items())
+        if field not in NOT_ARCHITECTURE and saved.get(field) != value
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{checkpoint.path} holds another architecture: {'; '.join(differences)}; "
+            "resume with the model it was trained with, or start a new run"
+        )
+
+
+def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+    """Compare the tokenizer of a checkpoint with the one that made the data.
+
+    Raises:
+        CheckpointError: they differ; both digests are shown.
+    """
+    saved = checkpoint.tokenizer
+    if (saved.sha256, saved.bos) != (tokenizer.sha256, tokenizer.bos):
+        raise CheckpointError(
+            f"{checkpoint.path} was trained with tokenizer {saved.name} {saved.sha256}, "
+            f"the data has {tokenizer.name} {tokenizer.sha256}; use the same tokenizer"
+        )
+
+
+def _check_savable(params: Mapping[str, NDArray[np.float32]]) -> None:
+    for name, array in params.items():
+        if array.dtype != np.float32:
+            raise CheckpointError(f"{name} is {array.dtype}, expected float32; nothing was saved")
+        if not _is_finite(array):
+            raise CheckpointError(
+                f"{name} holds numbers that are not finite; nothing was saved, "
+                "the previous checkpoint stands"
+            )
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    return not np.issubdtype(array.dtype, np.floating) or bool(np.isfinite(array).all())
+
+
+def _loadable_by_transformers(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return config.json: the architecture, and what makes transformers compute the same.
+
+    A document ends where the next one starts, hence BOS ends a generated text, too. transformers
+    rounds the cached state up to multiples of 64 where the layer does not, and fails; such widths
+    generate there without the cache.
+    """
+    width = config.get("hidden_size", 64)
+    widths = [
+        int(width * config.get(factor, default))
+        for factor, default in (("qk_dim_factor", 0.5), ("v_dim_factor", 1.0))
+    ]
+    # Its default for the cell is bfloat16, far from what was trained.
+    float32 = {"autocast_kernel_dtype": "float32", "inference_state_dtype": "float32"}
+    fixed = {
+        "architectures": ["xLSTMForCausalLM"],
+        "model_type": "xlstm",
+        "dtype": "float32",
+        "use_cache": all(w % 64 == 0 for w in widths),
+        "bos_token_id": tokenizer.bos,
+        "eos_token_id": tokenizer.bos,
+        "pad_token_id": tokenizer.bos,
+    }
+    return {**float32, **config, **fixed}
+
+
+def _publish(part: Path, final: Path) -> None:
+    """Give a whole checkpoint its name; one of the same step makes room, and then goes."""
+    old = final.with_name(final.name + ".old")
+    if final.exists():
+        os.replace(final, old)
+    os.replace(part, final)
+    sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_remains(checkpoints: Path) -> None:
+    """Remove what killed processes left; an `.old` without its successor is the one that counts."""
+    for part in checkpoints.glob("*.part"):
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+    for old in checkpoints.glob("step-*.old"):
+        if old.with_suffix("").exists():
+            shutil.rmtree(old)
+        else:
+            os.replace(old, old.with_suffix(""))

@@ -1,0 +1,115 @@
+"""Flags from option dataclasses: argparse finds the words, `config_sources` gives them meaning."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from mlxhog.config_sources import Given
+from mlxhog.errors import ConfigError
+from mlxhog.options import Option, did_you_mean, options, to_flag
+from mlxhog.quantities import Interval
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A command line: values of options, the command's other arguments, and what is wrong."""
+
+    given: list[Given]
+    other: argparse.Namespace
+    problems: list[str]
+
+
+class Flags:
+    """The parser of one command.
+
+    Args:
+        command: its name.
+        about: one or two sentences.
+        examples: command lines.
+        arguments: names of the arguments that are no flags, for the usage line.
+    """
+
+    def __init__(
+        self, command: str, about: str, examples: Sequence[str], arguments: Sequence[str] = ()
+    ) -> None:
+        self._parser = _Parser(
+            prog=f"mlxhog {command}",
+            usage=f"mlxhog {' '.join([command, *arguments])} [options]",
+            description=about,
+            epilog="examples:\n" + "\n".join(f"  mlxhog {example}" for example in examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self._known: list[str] = ["--help"]
+
+    def argument(self, *names: str, **how: Any) -> None:  # argparse's own arguments
+        """Add an argument that is no option of a dataclass, as argparse.add_argument does."""
+        self._parser.add_argument(*names, **how)
+        self._known += [name for name in names if name.startswith("--")]
+
+    def options(self, cls: type) -> None:
+        """Add a flag for every option of a dataclass, under the headings it names."""
+        groups: dict[str, argparse._ArgumentGroup] = {}
+        for spec in options(cls).values():
+            if spec.group not in groups:
+                groups[spec.group] = self._parser.add_argument_group(spec.group or "options")
+            names = [spec.flag, *map(to_flag, spec.aliases)]
+            groups[spec.group].add_argument(
+                *names,
+                dest=spec.name,
+                action=_Record,
+                default=argparse.SUPPRESS,
+                metavar=_metavar(spec),
+                help=f"{spec.help} [{spec.spell(spec.default)}]".replace("%", "%%"),
+            )
+            self._known += names
+
+    def parse(self, arguments: Sequence[str]) -> Parsed:
+        """Read a command line; flags that were not given leave no trace.
+
+        Raises:
+            ConfigError: a flag lacks its value, or a positional argument is missing.
+        """
+        other, extra = self._parser.parse_known_args(arguments, argparse.Namespace(given=[]))
+        return Parsed(other.given, other, list(self._unknown(extra)))
+
+    def _unknown(self, extra: Iterable[str]) -> Iterable[str]:
+        after_unknown = False
+        for word in extra:
+            if word.startswith("-") and word != "-":
+                flag = word.partition("=")[0]
+                yield f"no flag {flag!r}{did_you_mean(flag, self._known)}"
+                after_unknown = "=" not in word
+                continue
+            if not after_unknown:  # the value of an unknown flag is no second problem
+                yield f"unexpected argument {word!r}"
+            after_unknown = False
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+class _Record(argparse.Action):
+    """Keep the value with the flag as it was written."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        namespace.given.append(Given(self.dest, values, option_string or to_flag(self.dest)))
+
+
+def _metavar(spec: Option) -> str:
+    if spec.choices:
+        return "{" + ",".join(spec.choices) + "}"
+    if spec.type is Interval:
+        return "STEPS|TIME|off"
+    if spec.type is float:
+        return "TIME" if spec.unit == "s" else "X"
+    return "N" if spec.type is int else "TEXT"

@@ -1,0 +1,161 @@
+"""`mlxhog train`: from the command line to a finished run."""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxhog.cli.flags import Flags, Parsed
+from mlxhog.config import TrainConfig
+from mlxhog.config_sources import Given, read_yaml, resolve
+from mlxhog.errors import ConfigError
+from mlxhog.options import options
+from mlxhog.quantities import format_bytes, format_count
+from mlxhog.report.observer import observer
+from mlxhog.report.plain import printable
+
+if TYPE_CHECKING:
+    from mlxhog.metrics import Result
+    from mlxhog.plan import Plan
+
+EXAMPLES = (
+    "train",
+    "train --data notes/ --time 10m",
+    "train -c conf.yaml --lr 1e-3 --workers mlx:cpu,torch:cpu*2",
+    "train --resume latest --steps 1000",
+    "train --dry-run",
+)
+ABOUT = """\
+Train a model, by default for a minute on text that comes with the package.
+Defaults < the YAML file < flags. The first budget reached (--steps, --tokens, --time) ends the run.
+With --resume the options of that run hold where no flag says otherwise; a budget given then
+counts from there (--steps 1000 is 1000 more), and without one the run's own goes on."""
+
+BUDGETS = ("steps", "iters", "tokens", "time")
+EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    parsed = _flags().parse(arguments)
+    config = configuration(parsed)
+    # Trainer and models take a while to import: wrong input is answered before.
+    from mlxhog.trainer import plan, train
+
+    if parsed.other.dry_run:
+        _print_plan(config, plan(config), as_json=parsed.other.json)
+        return 0
+    with observer(sys.stderr, quiet=parsed.other.quiet) as watch:
+        result = train(config, observer=watch)
+    if parsed.other.json:
+        print(json.dumps(result.to_json()))
+    else:
+        print(summary(result))
+    return EXIT_CODES[result.status]
+
+
+def _flags() -> Flags:
+    flags = Flags("train", ABOUT, EXAMPLES)
+    flags.argument("-c", "--config", metavar="FILE", help="YAML file with the names below as keys")
+    flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
+    flags.argument("--json", action="store_true", help="end with one line of JSON")
+    flags.argument("--quiet", action="store_true", help="plain lines instead of a live table")
+    flags.options(TrainConfig)
+    return flags
+
+
+def configuration(parsed: Parsed) -> TrainConfig:
+    """Merge defaults, the resumed run, the YAML file and the flags.
+
+    Raises:
+        ConfigError: everything that is wrong in any of them.
+        RunError: there is no such run to resume.
+    """
+    problems = list(parsed.problems)
+    layers: list[list[Given]] = []
+    if parsed.other.config is not None:
+        try:
+            layers.append(read_yaml(Path(parsed.other.config)))
+        except ConfigError as error:
+            problems.append(str(error))
+    layers.append(parsed.given)
+    wanted = _last(layers, "resume")
+    if wanted is not None and not problems:
+        layers.insert(0, _of_run(wanted, layers))
+    return resolve(TrainConfig, layers, problems)
+
+
+def _last(layers: Iterable[Iterable[Given]], name: str) -> str | None:
+    """The strongest value of a text option, before defaults."""
+    found = [given.value for layer in layers for given in layer if given.name == name]
+    return None if not found or found[-1] in (None, "none") else str(found[-1])
+
+
+def _of_run(spec: str, layers: list[list[Given]]) -> list[Given]:
+    """The stored options of a run; a new budget replaces the whole stored one."""
+    from mlxhog.run import find
+
+    root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
+    stored = read_yaml(find(spec, Path(root)).config_path)
+    budget = any(given.name in BUDGETS for layer in layers for given in layer)
+    replaced = BUDGETS if budget else ()
+    return [value for value in stored if value.name not in replaced]
+
+
+def summary(result: "Result") -> str:
+    """Say how a run ended, where it is, and what to type next."""
+    bits, run = result.val_bits_per_byte, _short(result.run)
+    lines = [
+        f"{result.status}: {result.steps} steps, {format_count(result.tokens)} tokens in "
+        f"{result.seconds:.1f} s ({format_count(result.tokens_per_s)} tok/s)"
+    ]
+    if bits is not None:
+        lines.append(f"held-out text: {bits:.3f} bits per byte")
+    if result.restarts or result.dropped_steps or result.torn:
+        lines.append(
+            f"workers restarted {result.restarts}, steps dropped {result.dropped_steps}, "
+            f"batches torn {result.torn}"
+        )
+    if result.sample:
+        lines.append(f"sample: {printable(result.sample)}")
+    lines.append(f"run: {run}")
+    if result.checkpoint is None:
+        return "\n".join([*lines, "no checkpoint was saved by this command"])
+    return "\n".join(
+        [
+            *lines,
+            f'next: mlxhog generate {run} --prompt "The "',
+            f"      mlxhog train --resume {run}",
+        ]
+    )
+
+
+def _short(path: str) -> str:
+    """Spell a path from here where it lies below, quoted where a shell needs it."""
+    here = Path.cwd()
+    found = Path(path)
+    return shlex.quote(str(found.relative_to(here) if found.is_relative_to(here) else found))
+
+
+def _print_plan(config: TrainConfig, plan: "Plan", *, as_json: bool) -> None:
+    values = {
+        name: spec.spell(getattr(config, name)) for name, spec in options(TrainConfig).items()
+    }
+    facts = {
+        "parameters": plan.parameters,
+        "arena_bytes": plan.arena_bytes,
+        "worker_bytes": plan.worker_bytes,
+        "workers": [{"backend": w.backend, "threads": w.threads} for w in plan.workers],
+    }
+    if as_json:
+        print(json.dumps({"config": values, **facts}))
+        return
+    print(config.to_yaml())
+    print(f"parameters     {plan.parameters:,} ({format_count(plan.parameters)})")
+    print(f"shared memory  {plan.arena_bytes:,} bytes ({format_bytes(plan.arena_bytes)})")
+    print(f"each worker    {plan.worker_bytes:,} bytes ({format_bytes(plan.worker_bytes)})")
+    for number, worker in enumerate(plan.workers, start=1):
+        threads = "thread" if worker.threads == 1 else "threads"
+        print(f"worker {number}       {worker.backend}, {worker.threads} {threads}")

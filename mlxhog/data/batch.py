@@ -1,0 +1,32 @@
+"""One batch as every backend receives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORED = -100
+"""A label that counts in no loss, as in torch and transformers."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B sequences of S tokens with the token that follows each position.
+
+    Attributes:
+        x: inputs, (B, S) int32, C-contiguous.
+        y: labels, (B, S) int32, C-contiguous; `y[:, t]` is the target of position t and equals
+            `x[:, t + 1]` where both exist; `IGNORED` where there is nothing to predict.
+        n_bytes: bytes of text that the counted labels decode to; document separators have none.
+    """
+
+    x: NDArray[np.int32]
+    y: NDArray[np.int32]
+    n_bytes: int
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Return rows start .. stop - 1; its `n_bytes` is the share of the rows."""
+        x = self.x[start:stop]
+        return Batch(x, self.y[start:stop], self.n_bytes * len(x) // len(self.x))

@@ -1,0 +1,183 @@
+"""Byte-level BPE through the optional package `tokenizers`.
+
+Only byte-level vocabularies are accepted: each of their tokens stands for a known number of bytes,
+without which bits per byte could not be computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.data.byte_tokenizer import BOS_TOKEN, BYTE_TO_CHAR, bos_first, tokenizer_config
+from mlxhog.errors import DataError, EnvironmentLacks
+
+SMALLEST = 257
+"""256 bytes and the document separator."""
+
+_CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
+
+
+class BpeTokenizer:
+    """A byte-level `tokenizer.json`; see `mlxhog.data.tokenizers.Tokenizer`.
+
+    Args:
+        description: the bytes of `tokenizer.json`.
+        bos_token: the token that starts a document.
+        origin: where the description comes from, for messages.
+
+    Raises:
+        EnvironmentLacks: the package `tokenizers` is not installed.
+        DataError: the description is damaged or not byte-level, or lacks `bos_token`.
+    """
+
+    name = "bpe"
+    utf8_only = True
+
+    def __init__(self, description: bytes, bos_token: str, origin: str) -> None:
+        """See the class."""
+        parsed = _parse(description, origin)
+        self._tokenizer = _from_description(description, origin)
+        # A text that spells out a special token is still text.
+        self._tokenizer.encode_special_tokens = True
+        bos = self._tokenizer.token_to_id(bos_token)
+        if bos is None:
+            raise DataError(f"{origin}: the start token {bos_token!r} is not in the vocabulary")
+        self.bos = int(bos)
+        self.bos_token = bos_token
+        self._pieces = _pieces(self._tokenizer, parsed)
+        self.n_ids = len(self._pieces)
+        self.vocab_size = -(-self.n_ids // 64) * 64
+        self._description = description
+
+    @property
+    def sha256(self) -> str:
+        """Digest of `tokenizer.json`."""
+        return hashlib.sha256(self._description).hexdigest()
+
+    def encode(self, text: bytes) -> NDArray[np.int32]:
+        """Return the ids of a text, (n,) int32; bytes that are not UTF-8 become U+FFFD."""
+        encoding = self._tokenizer.encode(text.decode(errors="replace"), add_special_tokens=False)
+        return np.asarray(encoding.ids, dtype=np.int32)
+
+    def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes:
+        """Return the bytes of the ids; special tokens and unused rows have none."""
+        return b"".join(self._pieces[i] for i in np.asarray(ids).tolist() if 0 <= i < self.n_ids)
+
+    def byte_lengths(self) -> NDArray[np.uint16]:
+        """Return how many bytes of text each id stands for, (vocab_size,) uint16."""
+        lengths = np.zeros(self.vocab_size, np.uint16)
+        lengths[: self.n_ids] = [len(piece) for piece in self._pieces]
+        return lengths
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files, by name, that describe this tokenizer to others."""
+        return {
+            "tokenizer.json": self._description,
+            "tokenizer_config.json": tokenizer_config(self.bos_token),
+        }
+
+
+def train(texts: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
+    """Return a BPE vocabulary learnt from texts; a short text may fill fewer than `vocab_size` ids.
+
+    Raises:
+        EnvironmentLacks: the package `tokenizers` is not installed.
+        DataError: `vocab_size` is below `SMALLEST` or above 2^31 - 1.
+    """
+    if not SMALLEST <= vocab_size < 2**31:
+        raise DataError(
+            f"bpe:{vocab_size} needs at least {SMALLEST} ids: 256 bytes and {BOS_TOKEN}"
+        )
+    package = _package()
+    tokenizer = package.Tokenizer(package.models.BPE())
+    tokenizer.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = package.decoders.ByteLevel()
+    trainer = package.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOS_TOKEN],
+        initial_alphabet=sorted(_CHAR_TO_BYTE),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((text.decode(errors="replace") for text in texts), trainer)
+    description = json.loads(tokenizer.to_str())
+    description["post_processor"] = bos_first(tokenizer.token_to_id(BOS_TOKEN))
+    text = json.dumps(description, ensure_ascii=False, indent=1)
+    return BpeTokenizer(text.encode(), BOS_TOKEN, f"bpe:{vocab_size}")
+
+
+def load(path: Path) -> BpeTokenizer:
+    """Return the tokenizer of a `tokenizer.json` whose start token is named beside it.
+
+    Raises:
+        EnvironmentLacks: the package `tokenizers` is not installed.
+        DataError: a file is missing or damaged, or none names a start token.
+    """
+    for neighbour in ("special_tokens_map.json", "tokenizer_config.json"):
+        beside = path.with_name(neighbour)
+        if not beside.is_file():
+            continue
+        named = _parse(beside.read_bytes(), str(beside)).get("bos_token")
+        bos_token = named.get("content") if isinstance(named, dict) else named
+        if isinstance(bos_token, str):
+            return BpeTokenizer(path.read_bytes(), bos_token, str(path))
+    raise DataError(
+        f"{path}: neither special_tokens_map.json nor tokenizer_config.json beside it names a "
+        'bos_token; write {"bos_token": "..."} into tokenizer_config.json'
+    )
+
+
+def _package() -> Any:
+    try:
+        import tokenizers
+        import tokenizers.decoders
+        import tokenizers.models
+        import tokenizers.pre_tokenizers
+        import tokenizers.trainers
+    except ModuleNotFoundError as error:
+        raise EnvironmentLacks(
+            'a BPE tokenizer needs the package tokenizers: pip install "mlxhog[data]"'
+        ) from error
+    return tokenizers
+
+
+def _from_description(description: bytes, origin: str) -> Any:
+    package = _package()
+    try:
+        return package.Tokenizer.from_str(description.decode())
+    except Exception as error:  # the package raises plain Exception for every kind of damage
+        raise DataError(f"{origin} is not a tokenizer.json: {error}") from error
+
+
+def _parse(text: bytes, origin: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{origin} is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise DataError(f"{origin} holds a {type(parsed).__name__}, expected a JSON object")
+    return parsed
+
+
+def _pieces(tokenizer: Any, description: dict[str, Any]) -> list[bytes]:
+    """Return the bytes each id stands for."""
+    added = {t["id"]: t for t in description.get("added_tokens") or ()}
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    pieces = [b""] * (max(vocabulary.values()) + 1)
+    for token, i in vocabulary.items():
+        if i in added:
+            pieces[i] = b"" if added[i]["special"] else token.encode()
+            continue
+        try:
+            pieces[i] = bytes(_CHAR_TO_BYTE[char] for char in token)
+        except KeyError as error:
+            raise DataError(
+                f"token {token!r} is not byte-level; use a GPT-2 type tokenizer.json, or bpe:N"
+            ) from error
+    return pieces

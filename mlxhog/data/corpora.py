@@ -1,0 +1,152 @@
+"""Finding a corpus by its name: text that is there already, never a download.
+
+    sotu                    233 State of the Union addresses, in the package
+    py:stdlib               the running interpreter's standard library
+    py:site                 every .py of the active environment
+    FILE, FOLDER, GLOB      the user's own text; `file:` and `dir:` before it settle any doubt
+
+A folder with `train.jsonl` and `valid.jsonl` (mlx-lm's layout) brings its own held-out text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import sysconfig
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxhog.data import sotu, textfiles
+from mlxhog.errors import DataError
+
+Documents = Callable[[], Iterator[bytes]]
+"""Reads the documents from the start, in their fixed order, each time it is called."""
+
+_VALIDATION_NAMES = ("valid.jsonl", "val.jsonl", "validation.jsonl")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents in a fixed order.
+
+    Attributes:
+        source: what it was asked for by, made absolute where it is a path.
+        documents: reads the documents; without `validation` some of them will be held out.
+        validation: reads the held-out documents where the corpus names them itself.
+    """
+
+    source: str
+    documents: Documents
+    validation: Documents | None = None
+
+
+def find(spec: str, text_key: str | None = None) -> Corpus:
+    """Return the corpus that `spec` names, without reading its text yet.
+
+    Args:
+        spec: a name of the list above, a path, or a glob.
+        text_key: for `.jsonl`, the key that holds the text; see `textfiles.documents`.
+
+    Raises:
+        DataError: nothing of that name, or a folder without text files.
+    """
+    if not spec.removeprefix("file:").removeprefix("dir:").strip():
+        raise DataError(f"the corpus is {spec!r}; name one of {', '.join(_NAMED)}, or a path")
+    if spec in _NAMED:
+        return _NAMED[spec]()
+    path = Path(spec.removeprefix("file:").removeprefix("dir:")).expanduser()
+    if path.is_dir():
+        return _folder(path, text_key)
+    if path.exists():
+        source = str(path.resolve())
+        return Corpus(source, lambda: textfiles.documents(path, text_key, split=True))
+    if glob.has_magic(str(path)):
+        files = sorted(Path(f) for f in glob.glob(str(path), recursive=True) if Path(f).is_file())
+        if not files:
+            raise DataError(f"no file matches {spec!r} in {Path.cwd()}")
+        return Corpus(str(path.absolute()), lambda: _read_all(files, text_key))
+    raise DataError(_unknown(spec, path))
+
+
+def _sotu() -> Corpus:
+    return Corpus("sotu", lambda: (address.text.encode() for address in sotu.read()))
+
+
+def _stdlib() -> Corpus:
+    return Corpus("py:stdlib", lambda: _python([Path(sysconfig.get_path("stdlib"))]))
+
+
+def _site() -> Corpus:
+    roots = dict.fromkeys(Path(sysconfig.get_path(p)) for p in ("purelib", "platlib"))
+    return Corpus("py:site", lambda: _python(list(roots)))
+
+
+_NAMED: dict[str, Callable[[], Corpus]] = {
+    "sotu": _sotu,
+    "py:stdlib": _stdlib,
+    "py:site": _site,
+}
+
+
+def _python(roots: list[Path]) -> Iterator[bytes]:
+    """Yield every `.py` below the roots that is text; installed packages are not the library's."""
+    for root in roots:
+        skipped = {"__pycache__"} | {"site-packages", "dist-packages"} - {root.name}
+        for path in sorted(root.rglob("*.py")):
+            if skipped.isdisjoint(path.relative_to(root).parts) and path.is_file():
+                # A few test fixtures of the library contain zero bytes on purpose.
+                if b"\0" not in path.read_bytes():
+                    yield from textfiles.documents(path, None)
+
+
+def _folder(folder: Path, text_key: str | None) -> Corpus:
+    source = str(folder.resolve())
+    train = folder / "train.jsonl"
+    if train.is_file():
+        held_out = next((folder / n for n in _VALIDATION_NAMES if (folder / n).is_file()), None)
+        if held_out is None:
+            return Corpus(source, lambda: textfiles.documents(train, text_key))
+        validation = held_out
+        return Corpus(
+            source,
+            lambda: textfiles.documents(train, text_key),
+            lambda: textfiles.documents(validation, text_key),
+        )
+    files = [path for path in sorted(folder.rglob("*")) if _visible(path, folder)]
+    texts = [path for path in files if textfiles.kind(path) in textfiles.TEXT_SUFFIXES]
+    if not texts:
+        kinds = Counter(path.suffix or "no suffix" for path in files)
+        found = ", ".join(f"{n} x {suffix}" for suffix, n in kinds.most_common(5)) or "nothing"
+        raise DataError(
+            f"the folder {folder} holds no text file such as .txt, .md, .py or .jsonl; "
+            f"found {found}. Name other text files with a glob"
+        )
+    return Corpus(source, lambda: _read_all(texts, text_key))
+
+
+def _visible(path: Path, folder: Path) -> bool:
+    parts = path.relative_to(folder).parts
+    return path.is_file() and not any(p.startswith(".") or p == "__pycache__" for p in parts)
+
+
+def _read_all(files: list[Path], text_key: str | None) -> Iterator[bytes]:
+    for path in files:
+        yield from textfiles.documents(path, text_key)
+
+
+def _unknown(spec: str, path: Path) -> str:
+    names = ", ".join(_NAMED)
+    if path.parent != Path() or path.suffix or spec.startswith(("file:", "dir:")):
+        parent = path.parent
+        if not parent.is_dir():
+            return f"no file or folder {str(path)!r}: there is no folder {str(parent)!r}"
+        siblings = [p.name for p in parent.iterdir()]
+        near = difflib.get_close_matches(path.name, siblings, n=1)
+        hint = f"did you mean {str(parent / near[0])!r}?" if near else f"corpora: {names}"
+        return f"no file or folder {str(path)!r}; {hint}"
+    here = [p.name for p in Path().iterdir() if not p.name.startswith(".")]
+    near = difflib.get_close_matches(spec, [*_NAMED, *here], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "a file, a folder or a glob works too"
+    return f"no corpus {spec!r}; {hint} Corpora: {names}"

@@ -1,0 +1,302 @@
+"""A corpus made ready once: token files for training and held-out text, kept for the next run.
+
+Prepared directories are named by a digest of everything that made them: the text, the tokenizer and
+the held-out rule. A directory is written under a `.part` name and renamed when it is whole, behind
+a file lock, so processes that prepare the same corpus at once end with one good copy, and a killed
+one leaves nothing that a later one would trust.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxhog.data import corpora, split, tokenizers
+from mlxhog.data.token_writer import TokenWriter, item_size
+from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.data.tokens import TokenFile
+from mlxhog.durable import full_disk, require_space, sync, write_synced
+from mlxhog.errors import DataError
+
+_VERSION = "mlxhog-prepared-1"
+_RECORD = "prepared.json"
+_SAMPLE_BYTES = 65_536
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared corpus.
+
+    Attributes:
+        train: the training token file, a `.bin`.
+        val: the held-out token file, a `.bin`.
+        tokenizer: what made the tokens.
+        source: the name of the corpus.
+        corpus_sha256: digest over the documents, joined by one zero byte.
+        rule: the held-out rule, or `given` where the corpus brought its own held-out text.
+        notes: what a user ought to know about the text, one sentence each.
+        fresh: whether this call wrote the files.
+    """
+
+    train: Path
+    val: Path
+    tokenizer: Tokenizer
+    source: str
+    corpus_sha256: str
+    rule: str
+    notes: tuple[str, ...]
+    fresh: bool
+
+    def open(self, seq_len: int) -> tuple[TokenFile, TokenFile]:
+        """Return the open training and held-out files.
+
+        Raises:
+            DataError: either is damaged or shorter than one sequence.
+        """
+        files = TokenFile.open(self.train), TokenFile.open(self.val)
+        for file, part in zip(files, ("training", "held-out"), strict=True):
+            if file.n_sequences(seq_len) < 1:
+                raise DataError(
+                    f"{self.source} is too short: {file.n_tokens:,} {part} tokens, and one "
+                    f"sequence needs {seq_len + 1:,}; use more text or a smaller seq_len"
+                )
+        return files
+
+
+def user_cache_directory() -> Path:
+    """Return where prepared corpora are kept: this user's cache directory for mlxhog."""
+    if configured := os.environ.get("XDG_CACHE_HOME"):
+        return Path(configured) / "mlxhog"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "mlxhog"
+    return Path.home() / ".cache" / "mlxhog"
+
+
+def prepare(
+    source: str,
+    tokenizer: str = "bytes",
+    *,
+    cache_dir: Path | None = None,
+    out_dir: Path | None = None,
+    val: str = "every-12th",
+    text_key: str | None = None,
+) -> Prepared:
+    """Make the token files of a corpus, or find them made already.
+
+    Args:
+        source: a corpus; see `corpora.find`.
+        tokenizer: see `tokenizers.build`.
+        cache_dir: where prepared corpora are kept; None is `user_cache_directory()`.
+        out_dir: write exactly here instead, a directory that is new or holds the same result.
+        val: the held-out rule; see `split`.
+        text_key: for `.jsonl`, the key that holds the text.
+
+    Raises:
+        DataError: the corpus or the tokenizer is missing, empty, malformed or too short to hold
+            anything out, it changed meanwhile, or `out_dir` holds something else.
+        EnvironmentLacks: the disk is full, or a package is missing.
+
+    Concurrency: safe to call from several processes at once; one writes, the others wait.
+    """
+    cache = cache_dir or user_cache_directory()
+    corpus = corpora.find(source, text_key)
+    scan = _scan(corpus)
+    rule = "given" if corpus.validation else split.rule_for(val, scan.n_documents)
+    parts = [_VERSION, scan.sha256, tokenizers.identity(tokenizer), rule, str(scan.n_given)]
+    identity = "|".join(parts)
+    key = hashlib.sha256(identity.encode()).hexdigest()
+    target = (out_dir or cache / key[:32]).absolute()
+    with _locked(cache, target):
+        if _key_of(target) == key:
+            if found := _existing(target):
+                return found
+        elif out_dir and target.exists() and any(target.iterdir()):
+            raise DataError(f"{out_dir} holds other files; choose a new directory, or delete it")
+        _write(target, key, corpus, scan, rule, tokenizer)
+        written = _existing(target, fresh=True)
+    if written is None:
+        raise DataError(f"{target} was damaged right after it was written; check the disk")
+    return written
+
+
+@dataclass(frozen=True)
+class _Scan:
+    sha256: str
+    n_documents: int
+    n_given: int
+    n_bytes: int
+    not_utf8: int
+    sample: bytes
+
+
+def _scan(corpus: corpora.Corpus) -> _Scan:
+    """Read a corpus once, for its digest and size."""
+    digest = hashlib.sha256()
+    n_documents = n_given = n_bytes = not_utf8 = 0
+    sample = b""
+    for held_out, document in _pieces(_hashed(corpus, digest), "every-12th"):
+        n_documents += 1
+        n_given += held_out and corpus.validation is not None
+        n_bytes += len(document)
+        not_utf8 += not _is_utf8(document)
+        if len(sample) < _SAMPLE_BYTES:
+            sample += document[:_SAMPLE_BYTES]
+    if not n_documents:
+        raise DataError(f"the corpus {corpus.source!r} holds no text; choose other files")
+    return _Scan(digest.hexdigest(), n_documents, n_given, n_bytes, not_utf8, sample)
+
+
+def _hashed(corpus: corpora.Corpus, digest: hashlib._Hash) -> corpora.Corpus:
+    """Return the corpus, feeding `digest` with every document that is read, joined by a zero."""
+    separator = b""
+
+    def watch(documents: corpora.Documents) -> Iterator[bytes]:
+        nonlocal separator
+        for document in documents():
+            digest.update(separator + document)
+            separator = b"\0"
+            yield document
+
+    validation = corpus.validation
+    return corpora.Corpus(
+        corpus.source,
+        lambda: watch(corpus.documents),
+        (lambda: watch(validation)) if validation else None,
+    )
+
+
+def _pieces(corpus: corpora.Corpus, rule: str) -> Iterator[tuple[bool, bytes]]:
+    """Yield (held out, text) for the whole corpus."""
+    if corpus.validation is None:
+        yield from split.split(corpus.documents(), rule)
+        return
+    yield from ((False, document) for document in corpus.documents())
+    yield from ((True, document) for document in corpus.validation())
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _locked(cache: Path, target: Path) -> Iterator[None]:
+    """Hold the lock of one target; it is freed by the kernel when its holder dies."""
+    locks = cache / "locks"
+    name = hashlib.sha256(os.fsencode(target)).hexdigest()[:32]
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = (locks / name).open("w")
+    except OSError as error:
+        raise DataError(
+            f"the cache directory {cache} cannot be written ({error.strerror}); "
+            "set XDG_CACHE_HOME to one that can"
+        ) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _key_of(target: Path) -> str | None:
+    """Return the key of the prepared directory `target`, or None if it is not one."""
+    try:
+        record = json.loads((target / _RECORD).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record.get("key") if isinstance(record, dict) else None
+
+
+def _existing(target: Path, *, fresh: bool = False) -> Prepared | None:
+    """Return what the prepared directory `target` holds, or None if it is damaged."""
+    try:
+        record: dict[str, Any] = json.loads((target / _RECORD).read_bytes())
+        train, val = target / "train.bin", target / "val.bin"
+        for path in (train, val):
+            TokenFile.open(path)
+        return Prepared(
+            train=train,
+            val=val,
+            tokenizer=tokenizers.load(target),
+            source=record["source"],
+            corpus_sha256=record["corpus_sha256"],
+            rule=record["rule"],
+            notes=tuple(record["notes"]),
+            fresh=fresh,
+        )
+    except (DataError, OSError, ValueError, KeyError):
+        return None  # it will be written anew
+
+
+def _write(
+    target: Path, key: str, corpus: corpora.Corpus, scan: _Scan, rule: str, spec: str
+) -> None:
+    """Write a prepared directory under a `.part` name, then rename it."""
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with full_disk(f"preparing {corpus.source}"):
+            part.mkdir(parents=True)
+            tokenizer = tokenizers.build(
+                spec, lambda: (text for held_out, text in _pieces(corpus, rule) if not held_out)
+            )
+            tokens_per_byte = len(tokenizer.encode(scan.sample)) / len(scan.sample)
+            need = int(scan.n_bytes * tokens_per_byte) * item_size(tokenizer)
+            require_space(part, need, f"preparing {corpus.source}")
+            for name, content in tokenizer.files().items():
+                write_synced(part / name, content)
+            _write_tokens(part, corpus, scan, rule, tokenizer)
+            record = {
+                "key": key,
+                "source": corpus.source,
+                "corpus_sha256": scan.sha256,
+                "documents": scan.n_documents,
+                "bytes": scan.n_bytes,
+                "rule": rule,
+                "tokenizer": spec,
+                "notes": _notes(scan, tokenizer),
+            }
+            write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
+            sync(part)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(part, target)
+            sync(target.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_tokens(
+    part: Path, corpus: corpora.Corpus, scan: _Scan, rule: str, tokenizer: Tokenizer
+) -> None:
+    digest = hashlib.sha256()
+    train = TokenWriter(part / "train.bin", tokenizer, split="train", source=corpus.source)
+    val = TokenWriter(part / "val.bin", tokenizer, split="val", source=corpus.source)
+    with train, val:
+        for held_out, text in _pieces(_hashed(corpus, digest), rule):
+            (val if held_out else train).add(text)
+    if digest.hexdigest() != scan.sha256:
+        raise DataError(f"{corpus.source} changed while it was read; try again")
+    for path, name in ((part / "train.bin", "training"), (part / "val.bin", "held-out")):
+        if not path.stat().st_size:
+            raise DataError(f"{corpus.source} is too short: no {name} text; use more text")
+
+
+def _notes(scan: _Scan, tokenizer: Tokenizer) -> list[str]:
+    if not (scan.not_utf8 and tokenizer.utf8_only):
+        return []
+    return [
+        f"{scan.not_utf8} of {scan.n_documents} documents are not UTF-8; "
+        "the bytes that are not became U+FFFD"
+    ]

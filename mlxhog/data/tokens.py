@@ -1,0 +1,192 @@
+"""A token file: every token of a text in one memory-mapped array.
+
+    NAME.bin    the tokens, little endian uint16, or uint32 where the vocabulary needs it
+    NAME.idx    (documents + 1) uint64: where each document starts, then the number of tokens
+    NAME.len    (vocab) uint16: bytes of text that each id stands for, 0 for special tokens
+    NAME.json   format, dtype, tokens, documents, bos, vocab, bytes (of text), tokenizer_sha256,
+                sha256 (of NAME.bin), split, source
+
+The `.bin` alone is what nanoGPT-type readers expect. Every document starts with BOS, and the next
+BOS ends it. Sequence i of length T is tokens [i T, i T + T + 1): inputs drop the last, labels the
+first, neighbours overlap by one token, and a tail shorter than T + 1 is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.data.batch import Batch
+from mlxhog.errors import DataError
+
+FORMAT = 1
+_CHECKED_BYTES = 1 << 20
+_FIELDS: dict[str, type] = {
+    "dtype": str,
+    "tokens": int,
+    "documents": int,
+    "bos": int,
+    "vocab": int,
+    "bytes": int,
+    "tokenizer_sha256": str,
+    "sha256": str,
+    "split": str,
+    "source": str,
+}
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """An open token file; `TokenFile.open` makes one.
+
+    Attributes:
+        path: the `.bin`.
+        tokens: all tokens, (n,) uint16 or uint32, a read-only mapping that processes share.
+        starts: where each document starts, (documents + 1,) uint64, a read-only mapping.
+        byte_lengths: bytes of text of each id, (vocab,) int64.
+        header: the fields of `NAME.json`.
+    """
+
+    path: Path
+    tokens: NDArray[np.unsignedinteger[Any]]
+    starts: NDArray[np.uint64]
+    byte_lengths: NDArray[np.int64]
+    header: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> TokenFile:
+        """Map the token file `path`, a `.bin`, and check it against its header.
+
+        Ids are checked in the first and the last MiB; `verify` reads everything.
+
+        Raises:
+            DataError: a file is missing, its length or its ids do not fit the header.
+        """
+        header = _header(path.with_suffix(".json"))
+        n, vocab = header["tokens"], header["vocab"]
+        tokens = _map(path, np.dtype(header["dtype"]).newbyteorder("<"), n)
+        starts = _map(path.with_suffix(".idx"), np.dtype("<u8"), header["documents"] + 1)
+        lengths = _map(path.with_suffix(".len"), np.dtype("<u2"), vocab)
+        if int(starts[0]) != 0 or int(starts[-1]) != n:
+            raise DataError(
+                f"{path.with_suffix('.idx')} spans tokens {starts[0]}..{starts[-1]}, expected "
+                f"0..{n}; {_WAY_OUT}"
+            )
+        file = cls(path, tokens, starts, lengths.astype(np.int64), header)
+        edge = _CHECKED_BYTES // tokens.itemsize
+        file._check_ids(0, edge)
+        file._check_ids(max(0, n - edge), n)
+        return file
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens, separators included."""
+        return len(self.tokens)
+
+    @property
+    def bos(self) -> int:
+        """The id that starts every document."""
+        return int(self.header["bos"])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the tokens, as the header states it."""
+        return str(self.header["sha256"])
+
+    def n_sequences(self, seq_len: int) -> int:
+        """Return how many whole sequences of `seq_len` inputs and labels the file holds.
+
+        Raises:
+            DataError: `seq_len` is below 1.
+        """
+        if seq_len < 1:
+            raise DataError(f"seq_len is {seq_len}, expected at least 1")
+        return (self.n_tokens - 1) // seq_len
+
+    def batch(self, indices: NDArray[np.int64], seq_len: int) -> Batch:
+        """Return the sequences `indices`, (B,) int64, as one batch of B rows.
+
+        Raises:
+            DataError: an index is not a sequence of this file, or an id not in the vocabulary.
+
+        Concurrency: any number of threads and processes may read at once.
+        """
+        n = self.n_sequences(seq_len)
+        rows = np.empty((len(indices), seq_len + 1), np.int32)
+        for row, i in zip(rows, np.asarray(indices).tolist(), strict=True):
+            if not 0 <= i < n:
+                raise DataError(f"{self.path} has sequences 0..{n - 1} of {seq_len}, asked for {i}")
+            row[:] = self.tokens[i * seq_len : (i + 1) * seq_len + 1]
+        if rows.size and int(rows.max()) >= self.header["vocab"]:
+            raise DataError(f"{self.path}: ids outside the vocabulary, see `verify`; {_WAY_OUT}")
+        y = np.ascontiguousarray(rows[:, 1:])
+        return Batch(np.ascontiguousarray(rows[:, :-1]), y, int(self.byte_lengths[y].sum()))
+
+    def verify(self) -> None:
+        """Read the whole file and compare it with its header.
+
+        Raises:
+            DataError: the digest differs, an id is outside the vocabulary, or a document does not
+                start with BOS.
+        """
+        digest = hashlib.sha256(self.tokens.data).hexdigest()
+        if digest != self.digest:
+            raise DataError(
+                f"{self.path} has digest {digest}, its header {self.digest}; {_WAY_OUT}"
+            )
+        self._check_ids(0, self.n_tokens)
+        firsts = self.tokens[self.starts[:-1].astype(np.int64)]
+        if (firsts != self.bos).any():
+            document = int(np.argmax(firsts != self.bos))
+            raise DataError(f"{self.path}: document {document} does not start with BOS; {_WAY_OUT}")
+
+    def _check_ids(self, start: int, end: int) -> None:
+        piece = self.tokens[start:end]
+        vocab = self.header["vocab"]
+        if piece.size and int(piece.max()) >= vocab:
+            at = start + int(np.argmax(piece >= vocab))
+            raise DataError(
+                f"{self.path}: token {self.tokens[at]} at position {at} is outside the "
+                f"vocabulary of {vocab}; {_WAY_OUT}"
+            )
+
+
+_WAY_OUT = "prepare the corpus again"
+
+
+def _header(path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; {_WAY_OUT}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}; {_WAY_OUT}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise DataError(f"{path} is not the header of a token file of format {FORMAT}; {_WAY_OUT}")
+    for field, wanted in _FIELDS.items():
+        if not isinstance(header.get(field), wanted):
+            raise DataError(
+                f"{path}: {field!r} is {header.get(field)!r}, expected {wanted.__name__}; "
+                f"{_WAY_OUT}"
+            )
+    if header["dtype"] not in ("uint16", "uint32"):
+        raise DataError(f"{path}: dtype {header['dtype']!r}, expected uint16 or uint32; {_WAY_OUT}")
+    return header
+
+
+def _map(path: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; {_WAY_OUT}") from error
+    if count < 1 or size != count * dtype.itemsize:
+        raise DataError(
+            f"{path} has {size} bytes, expected {count} items of {dtype.itemsize}; {_WAY_OUT}"
+        )
+    return np.asarray(np.memmap(path, dtype, mode="r", shape=(count,)))

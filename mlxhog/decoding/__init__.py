@@ -1,0 +1,1 @@
+"""Text from logits: choosing tokens, and generating with a recurrent state."""

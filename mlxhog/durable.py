@@ -1,0 +1,87 @@
+"""Files that are whole or absent, whatever dies and however full the disk is.
+
+New content is written beside the old under a `.part` name, flushed to the disk, and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlxhog.errors import EnvironmentLacks
+
+SPACE_MARGIN = 1.1
+"""Free space is compared with this multiple of what is going to be written."""
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a directory that has been written to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and flush it to the disk; not atomic, for files in a `.part` directory."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Give `path` new content; a reader sees the old file or the new one, never a mixture.
+
+    Raises:
+        EnvironmentLacks: the disk is full; the old file is untouched.
+
+    Concurrency: two processes that replace one file at once both succeed, one after the other.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with full_disk(f"writing {path}"):
+        try:
+            write_synced(part, content)
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+    sync(path.parent)
+
+
+def require_space(directory: Path, n_bytes: int, what: str) -> None:
+    """Refuse to begin writing what will not fit.
+
+    Args:
+        directory: an existing directory on the filesystem in question.
+        n_bytes: size of what is going to be written.
+        what: its name in the message.
+
+    Raises:
+        EnvironmentLacks: less than `SPACE_MARGIN` times `n_bytes` is free.
+    """
+    status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    needed = int(n_bytes * SPACE_MARGIN)
+    if free < needed:
+        raise EnvironmentLacks(
+            f"{what} needs {needed:,} bytes on the disk of {directory}, {free:,} are free; "
+            "free some space or choose another directory"
+        )
+
+
+@contextlib.contextmanager
+def full_disk(doing: str) -> Iterator[None]:
+    """Turn a full disk or an exhausted quota into `EnvironmentLacks`; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise EnvironmentLacks(
+            f"the disk became full while {doing}; free some space and try again"
+        ) from error

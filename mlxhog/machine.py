@@ -1,0 +1,80 @@
+"""This machine, as far as the choice of workers depends on it."""
+
+import importlib.util
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides which workers can run here.
+
+    Attributes:
+        system: "linux", "macos", or another system's own name.
+        architecture: "x86_64", "arm64" or "aarch64".
+        cores: cores this process may use; on a Mac the performance cores.
+        memory_bytes: memory this process may use.
+        chip: marketing name such as "Apple M4 Pro", or "".
+        frameworks: which of "mlx" and "torch" are installed.
+    """
+
+    system: str
+    architecture: str
+    cores: int
+    memory_bytes: int
+    chip: str
+    frameworks: frozenset[str]
+
+    @property
+    def apple_gpu(self) -> bool:
+        """Whether this is macOS on Apple silicon, which Metal and MPS workers need."""
+        return self.system == "macos" and self.architecture == "arm64"
+
+    @property
+    def name(self) -> str:
+        """System and architecture in words."""
+        return f"{self.system} {self.architecture}"
+
+
+def here() -> Machine:
+    """Describe the machine that runs this process; imports no framework."""
+    macos = platform.system() == "Darwin"
+    return Machine(
+        system="macos" if macos else platform.system().lower(),
+        architecture=platform.machine(),
+        cores=_performance_cores() if macos else _usable_cores(),
+        memory_bytes=_memory_bytes(),
+        chip=_sysctl("machdep.cpu.brand_string") if macos else "",
+        frameworks=frozenset(
+            name for name in ("mlx", "torch") if importlib.util.find_spec(name) is not None
+        ),
+    )
+
+
+def _memory_bytes() -> int:
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = CGROUP_LIMIT.read_text().strip()  # a container may have less than the machine
+    except OSError:
+        return physical
+    return min(physical, int(limit)) if limit.isdecimal() else physical
+
+
+def _usable_cores() -> int:
+    # The affinity mask, not the number of cores: taskset and containers narrow it.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _performance_cores() -> int:
+    text = _sysctl("hw.perflevel0.physicalcpu")
+    return int(text) if text.isdigit() else os.cpu_count() or 1
+
+
+def _sysctl(name: str) -> str:
+    done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
+    return done.stdout.strip()

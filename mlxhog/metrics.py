@@ -1,0 +1,149 @@
+"""What a run tells while it trains and when it ends."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+# Bits per byte of simple models of the `sotu` corpus: what a number is worth.
+# Source: measured on the whole text (4-gram fitted in sample is not shown: it saw the answer).
+REFERENCE_BITS_PER_BYTE = {
+    "uniform": 8.0,
+    "unigram": 4.344,
+    "bigram": 3.410,
+    "gzip": 2.651,
+    "xz": 1.844,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerReport:
+    """One worker: totals since the run began, rates since the last report.
+
+    Attributes:
+        slot: its number in the worker table, from 1.
+        backend: such as "torch:cpu".
+        pid: process id, 0 where none lives.
+        state: free, starting, running, finished or dead.
+        steps: updates it has added.
+        tokens: tokens in these updates.
+        tokens_per_s: since the last report.
+        mean_staleness: updates by others between its reads and writes.
+        max_staleness: the largest of them.
+        dropped: steps left out because a gradient was not finite.
+        memory_bytes: resident memory of its process.
+    """
+
+    slot: int
+    backend: str
+    pid: int
+    state: str
+    steps: int
+    tokens: int
+    tokens_per_s: float
+    mean_staleness: float
+    max_staleness: int
+    dropped: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """The state of a running run; None where nothing was measured yet.
+
+    Attributes:
+        step: updates in the arena.
+        tokens: tokens in these updates.
+        elapsed_s: seconds of training.
+        budget_fraction: part of the budget used, 0 to 1.
+        eta_s: seconds to the end of the budget.
+        loss: mean training loss in nats per token, lately.
+        train_bits_per_byte: the same per byte of text.
+        val_bits_per_byte: of the newest held-out evaluation.
+        tokens_per_s: of all workers together.
+        lost_update_rate: part of the increments to the probe that got lost.
+        memory_bytes: resident memory of the workers; shared pages count in each of them.
+        workers: one report each.
+        sample: new text from the model, when there is some.
+        message: something the user should read.
+    """
+
+    step: int
+    tokens: int
+    elapsed_s: float
+    budget_fraction: float
+    eta_s: float | None
+    loss: float | None
+    train_bits_per_byte: float | None
+    val_bits_per_byte: float | None
+    tokens_per_s: float
+    lost_update_rate: float | None
+    memory_bytes: int
+    workers: tuple[WorkerReport, ...]
+    sample: str | None = None
+    message: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        run: path of the run directory.
+        status: "finished", "interrupted" or "diverged".
+        steps: updates in the arena, tokens: tokens in them.
+        seconds: seconds of training.
+        tokens_per_s: tokens over seconds.
+        val_bits_per_byte: of the last held-out evaluation, None without one.
+        restarts: workers started again.
+        dropped_steps: steps left out because a gradient was not finite.
+        torn: batches whose worker died while adding its step.
+        lost_update_rate: part of the increments to the probe that got lost.
+        workers: one report each.
+        checkpoint: path of the last checkpoint, None where none was saved.
+        sample: text from the model at the end, None where none was made.
+    """
+
+    run: str
+    status: str
+    steps: int
+    tokens: int
+    seconds: float
+    tokens_per_s: float
+    val_bits_per_byte: float | None
+    restarts: int
+    dropped_steps: int
+    torn: int
+    lost_update_rate: float | None
+    workers: tuple[WorkerReport, ...]
+    checkpoint: str | None
+    sample: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `train --json` prints last."""
+        return {
+            "run": self.run,
+            "status": self.status,
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 3),
+            "tokens_per_s": round(self.tokens_per_s, 1),
+            "val_bits_per_byte": self.val_bits_per_byte,
+            "restarts": self.restarts,
+            "dropped_steps": self.dropped_steps,
+            "torn": self.torn,
+            "lost_update_rate": self.lost_update_rate,
+            "workers": [
+                {
+                    "backend": worker.backend,
+                    "pid": worker.pid,
+                    "steps": worker.steps,
+                    "tokens": worker.tokens,
+                    "mean_staleness": worker.mean_staleness,
+                }
+                for worker in self.workers
+            ],
+            "checkpoint": self.checkpoint,
+        }

@@ -1,0 +1,137 @@
+"""What is going on in a run, put together from the arena: rings, worker table, counters, probe."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from mlxhog import updates
+from mlxhog.arena import Arena
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.workers import State
+from mlxhog.budget import Budget
+from mlxhog.data.heldout import bits_per_byte
+from mlxhog.metrics import Progress, WorkerReport
+from mlxhog.mix import WorkerSpec
+from mlxhog.records import Kind, Ring
+
+WINDOW_S = 5.0  # throughput and loss are averages over this much time
+
+
+class Monitor:
+    """The supervisor's reader of everything workers report. Reads only, so it disturbs no one."""
+
+    def __init__(self, arena: Arena, mix: Sequence[WorkerSpec], budget: Budget) -> None:
+        """Attach to the rings of all workers of a mix."""
+        self.arena, self.mix, self.budget = arena, mix, budget
+        self._rings = [Ring(arena.segment(f"ring.{k + 1}")) for k in range(len(mix))]
+        self._recent: list[deque[tuple[int, int, float]]] = [deque() for _ in mix]
+        self._final: dict[int, dict[int, tuple[float, int]]] = {}
+        self.val_bits_per_byte: float | None = None
+        self.loss: float | None = None
+        self.ended_ns: int | None = None
+        self.samples = 0
+
+    def drain(self) -> None:
+        """Take in what workers have recorded since the last call."""
+        now = monotonic_ns()
+        for ring, recent in zip(self._rings, self._recent, strict=True):
+            for record in ring.drain():
+                if record["kind"] == Kind.STEP:
+                    recent.append(
+                        (int(record["t_ns"]), int(record["tokens"]), float(record["loss"]))
+                    )
+                elif record["kind"] == Kind.SAMPLE:
+                    self.samples += 1
+                elif record["round"]:
+                    chunks = self._final.setdefault(int(record["round"]), {})
+                    chunks[int(record["chunk"])] = (float(record["nats"]), int(record["n_bytes"]))
+                elif record["n_bytes"]:
+                    self.val_bits_per_byte = bits_per_byte(
+                        float(record["nats"]), int(record["n_bytes"])
+                    )
+            while recent and recent[0][0] < now - WINDOW_S * 1e9:
+                recent.popleft()
+        losses = [loss for recent in self._recent for _, _, loss in recent if math.isfinite(loss)]
+        if losses:
+            self.loss = float(np.mean(losses))
+
+    def final_chunks(self, round_: int) -> int:
+        """Chunks of a final evaluation that have been reported."""
+        return len(self._final.get(round_, {}))
+
+    def final_bits_per_byte(self, round_: int) -> float:
+        """Bits per byte over all chunks of a final evaluation."""
+        chunks = self._final[round_].values()
+        return bits_per_byte(sum(nats for nats, _ in chunks), sum(n for _, n in chunks))
+
+    def seconds(self) -> float:
+        """Training time so far; stands still once `ended_ns` is set."""
+        start = self.arena.counters.load("start_ns")
+        return ((self.ended_ns or monotonic_ns()) - start) / 1e9 if start else 0.0
+
+    def lost_update_rate(self) -> float | None:
+        """Share of probe increments that never arrived; None before the first step."""
+        adds = sum(self.arena.workers.entry(k + 1).probe_adds for k in range(len(self.mix)))
+        return updates.lost_update_rate(self.arena.probe, adds) if adds else None
+
+    def dropped_steps(self) -> int:
+        """Steps dropped because their gradient was not finite."""
+        return sum(self.arena.workers.entry(k + 1).dropped for k in range(len(self.mix)))
+
+    def worker_reports(self) -> tuple[WorkerReport, ...]:
+        """One report per worker slot."""
+        reports = []
+        for k, (spec, recent) in enumerate(zip(self.mix, self._recent, strict=True)):
+            entry = self.arena.workers.entry(k + 1)
+            applied = entry.steps - entry.dropped
+            reports.append(
+                WorkerReport(
+                    slot=k + 1,
+                    backend=spec.backend,
+                    pid=entry.pid,
+                    state=State(entry.state).name.lower(),
+                    steps=entry.steps,
+                    tokens=entry.tokens,
+                    tokens_per_s=_rate(recent),
+                    mean_staleness=entry.staleness_sum / applied if applied else 0.0,
+                    max_staleness=entry.staleness_max,
+                    dropped=entry.dropped,
+                    memory_bytes=entry.rss_bytes,
+                )
+            )
+        return tuple(reports)
+
+    def progress(self, *, sample: str | None = None, message: str | None = None) -> Progress:
+        """The whole picture, for the terminal and for metrics.jsonl."""
+        counters, seconds = self.arena.counters, self.seconds()
+        steps, tokens = counters.load("steps"), counters.load("tokens")
+        fraction = self.budget.fraction(steps=steps, tokens=tokens, seconds=seconds)
+        reports = self.worker_reports()
+        return Progress(
+            step=steps,
+            tokens=tokens,
+            elapsed_s=seconds,
+            budget_fraction=fraction,
+            eta_s=seconds * (1 - fraction) / fraction if fraction > 0 else None,
+            loss=self.loss,
+            train_bits_per_byte=self.loss / math.log(2) if self.loss is not None else None,
+            val_bits_per_byte=self.val_bits_per_byte,
+            tokens_per_s=sum(report.tokens_per_s for report in reports),
+            lost_update_rate=self.lost_update_rate(),
+            memory_bytes=sum(report.memory_bytes for report in reports),
+            workers=reports,
+            sample=sample,
+            message=message,
+        )
+
+
+def _rate(recent: deque[tuple[int, int, float]]) -> float:
+    """Tokens per second between the first and the last record of the window."""
+    if len(recent) < 2:
+        return 0.0
+    tokens = sum(tokens for _, tokens, _ in recent) - recent[0][1]
+    return tokens / max((recent[-1][0] - recent[0][0]) / 1e9, 1e-9)

@@ -1,0 +1,189 @@
+"""What a run will be, before anything is started: model, data, workers, arena, bytes.
+
+Everything that can be wrong with the input is found here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxhog import arena, checkpoint, machine, mix, optim, records, run, strategies
+from mlxhog.arena import Layout
+from mlxhog.config import TrainConfig
+from mlxhog.data import prepare
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
+from mlxhog.mix import WorkerSpec
+from mlxhog.models.registry import load_architecture
+from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_count, param_spec
+
+WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
+ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that has passed every check.
+
+    Attributes:
+        config: the resolved configuration.
+        model: the architecture.
+        data: prepared token files.
+        workers: backend and threads of each worker; worker k gets slot k + 1.
+        notes: what the user should know about the choice of workers.
+        layout: of the arena.
+        parameters: numbers in the model.
+        arena_bytes: shared memory.
+        worker_bytes: estimate of the private memory of one worker.
+        private_state: optimizer segments kept per worker slot.
+        shared_state: optimizer segments kept once.
+        run: the run that is resumed.
+        checkpoint: where it begins again.
+    """
+
+    config: TrainConfig
+    model: XLSTMLargeConfig
+    data: prepare.Prepared
+    workers: tuple[WorkerSpec, ...]
+    notes: tuple[str, ...]
+    layout: Layout
+    parameters: int
+    arena_bytes: int
+    worker_bytes: int
+    private_state: tuple[str, ...]
+    shared_state: tuple[str, ...]
+    run: run.Run | None
+    checkpoint: checkpoint.Checkpoint | None
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens in one update."""
+        config = self.config
+        tokens = config.batch_size * config.grad_accumulation * config.seq_len
+        return tokens * len(self.workers) if config.strategy == "sync" else tokens
+
+    @property
+    def state_slots(self) -> tuple[int, ...]:
+        """Worker slots whose private optimizer state means something."""
+        together = self.config.strategy == "sync"
+        return (1,) if together else tuple(range(1, len(self.workers) + 1))
+
+
+def make_plan(config: TrainConfig) -> Plan:
+    """Check a configuration against this machine and its data.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, RunError: bad input.
+        EnvironmentLacks: a backend is missing, or memory is.
+    """
+    model = load_architecture(config.model)
+    here = machine.here()
+    chosen = mix.resolve(
+        config.workers,
+        config.threads,
+        machine=here,
+        max_workers=config.max_workers,
+        serial=config.strategy == "serial",
+    )
+    resumed = None if config.resume is None else run.find(config.resume, Path(config.out))
+    found = None if resumed is None else _checkpoint(resumed, model)
+    data = prepare.prepare(
+        config.data, tokenizer=config.tokenizer, text_key=config.text_key, val=config.val
+    )
+    train, _ = data.open(config.seq_len)
+    _check_vocabulary(config, model, data)
+    if found is not None:
+        _check_same_corpus(config, found, train)
+    spec = param_spec(model)
+    optimizer = optim.build(config)
+    workers = chosen.workers
+    n_tickets = math.ceil(
+        train.n_sequences(config.seq_len) / (config.batch_size * config.grad_accumulation)
+    )
+    layout = arena.plan(
+        spec,
+        max_workers=len(workers),
+        private=optimizer.state_segments,
+        shared=optimizer.shared_segments,
+        n_tickets=n_tickets,
+        extra={
+            **{f"ring.{k + 1}": ("uint8", records.RING_BYTES) for k in range(len(workers))},
+            **strategies.segments(config, len(workers), len(spec)),
+        },
+    )
+    worker_bytes = _worker_bytes(config, model, layout, len(workers))
+    planned = Plan(
+        config=config,
+        model=model,
+        data=data,
+        workers=workers,
+        notes=chosen.notes,
+        layout=layout,
+        parameters=param_count(model),
+        arena_bytes=layout.total_bytes,
+        worker_bytes=worker_bytes,
+        private_state=tuple(optimizer.state_segments),
+        shared_state=tuple(optimizer.shared_segments),
+        run=resumed,
+        checkpoint=found,
+    )
+    _check_memory(planned, here.memory_bytes)
+    return planned
+
+
+def same_budget(config: TrainConfig, stored: Mapping[str, Any]) -> bool:
+    """Whether the budget is the one the run was started with, and not a new one."""
+    return stored == {"steps": config.steps, "tokens": config.tokens, "time": config.time}
+
+
+def _checkpoint(resumed: run.Run, model: XLSTMLargeConfig) -> checkpoint.Checkpoint:
+    found = checkpoint.load(checkpoint.latest(resumed))
+    checkpoint.check_architecture(found, model.to_dict())
+    return found
+
+
+def _check_vocabulary(config: TrainConfig, model: XLSTMLargeConfig, data: prepare.Prepared) -> None:
+    if data.tokenizer.n_ids > model.vocab_size:
+        raise ConfigError(
+            f"model {config.model} has vocab_size {model.vocab_size}, tokenizer {config.tokenizer} "
+            f"{data.tokenizer.n_ids} ids; choose a model with at least that many rows"
+        )
+
+
+def _check_same_corpus(config: TrainConfig, found: checkpoint.Checkpoint, train: TokenFile) -> None:
+    stored = found.state["tokens_sha256"]
+    if stored != train.digest:
+        raise CheckpointError(
+            f"{config.resume} was trained on tokens with digest {stored[:12]}, "
+            f"--data {config.data} gives {train.digest[:12]}; name the corpus and tokenizer "
+            "the run was started with"
+        )
+
+
+def _worker_bytes(
+    config: TrainConfig, model: XLSTMLargeConfig, layout: Layout, workers: int
+) -> int:
+    """Snapshot, previous snapshot, gradients, activations, and the process itself."""
+    copies = 1 + (config.read != "live")
+    copies += config.predict == "own" and config.strategy == "hogwild" and workers > 1
+    per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
+    per_token += 4 * model.vocab_size
+    tokens = config.batch_size * config.seq_len
+    return WORKER_BASE_BYTES + 4 * (copies * layout.n_floats + tokens * per_token)
+
+
+def _check_memory(planned: Plan, memory_bytes: int) -> None:
+    limit = planned.config.memory_limit * memory_bytes
+    needed = planned.arena_bytes + len(planned.workers) * planned.worker_bytes
+    if needed > limit:
+        raise EnvironmentLacks(
+            f"the run needs {needed / 2**30:.1f} GiB ({planned.arena_bytes / 2**30:.1f} shared, "
+            f"{planned.worker_bytes / 2**30:.1f} in each of {len(planned.workers)} workers), the "
+            f"limit is {limit / 2**30:.1f} GiB ({planned.config.memory_limit:g} of "
+            f"{memory_bytes / 2**30:.1f}); use fewer --workers, a smaller --batch-size or --model, "
+            "or raise --memory-limit"
+        )

@@ -1,0 +1,137 @@
+"""Numbers as people write them: counts ("10k"), durations ("10m"), intervals ("500", "10s")."""
+
+import re
+from dataclasses import dataclass
+
+_COUNT_SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?)(ms|s|m|h|d)")
+
+
+def parse_count(value: object) -> int:
+    """Return a whole number from 1000000, 1e6, "1e6", "10k", "2M" or "1_000".
+
+    Raises:
+        ValueError: not a whole number; the message says what was wanted.
+    """
+    wanted = "a whole number such as 2000, 10k or 1e6"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"wanted {wanted}")
+    if isinstance(value, int):
+        return value
+    text = str(value).strip().lower().replace("_", "")
+    digits, suffix = (text[:-1], text[-1]) if text[-1:] in ("k", "m", "g", "b") else (text, "")
+    try:
+        # int first: a float would round counts above 2^53
+        return int(digits) * _COUNT_SUFFIX[suffix]
+    except ValueError:
+        number = _finite(digits, wanted) * _COUNT_SUFFIX[suffix]
+    if not number.is_integer():
+        raise ValueError(f"wanted {wanted}")
+    return int(number)
+
+
+def parse_number(value: object) -> float:
+    """Return a finite float from a number or a text such as "1e-3".
+
+    PyYAML reads `1e-3` (no dot) as a string, hence the text.
+
+    Raises:
+        ValueError: not a finite number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("wanted a number")
+    return _finite(value, "a number")
+
+
+def parse_duration_s(value: object) -> float:
+    """Return seconds from 60, "60", "60s", "10m", "1h30m" or "500ms".
+
+    Raises:
+        ValueError: not a duration.
+    """
+    wanted = 'seconds, or a duration such as "90s", "10m" or "1h30m"'
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"wanted {wanted}")
+    text = str(value).strip().lower().replace(" ", "")
+    if text and not _DURATION_PART.sub("", text):
+        return sum(float(n) * _SECONDS[unit] for n, unit in _DURATION_PART.findall(text))
+    return _finite(value, wanted)
+
+
+def _finite(value: int | float | str, wanted: str) -> float:
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"wanted {wanted}") from None
+    if number - number != 0.0:  # inf and nan
+        raise ValueError(f"wanted {wanted}")
+    return number
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How often something happens: every `steps` steps, every `seconds` seconds, or never."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, value: object) -> "Interval":
+        """Read 500 or "10k" (steps), "10s" (time), "off", "none", None, 0 or -1 (never).
+
+        Raises:
+            ValueError: none of these.
+        """
+        if isinstance(value, Interval):
+            return value
+        if value is None or value is False:  # YAML reads `off` as False
+            return cls()
+        text = str(value).strip().lower()
+        if text in ("off", "none", "0", "-1"):
+            return cls()
+        # A unit of time comes first: "10m" is ten minutes here as in every duration.
+        if isinstance(value, str) and _DURATION_PART.search(text):
+            interval = cls(seconds=parse_duration_s(text))
+        else:
+            interval = cls(steps=parse_count(value))
+        if (interval.steps or interval.seconds or 0) <= 0:
+            raise ValueError("wanted something above 0")
+        return interval
+
+    def due(self, *, steps: int, seconds: float) -> bool:
+        """Say whether the interval has passed, given the steps and seconds since the last time."""
+        if self.steps is not None:
+            return steps >= self.steps
+        return self.seconds is not None and seconds >= self.seconds
+
+    def __str__(self) -> str:
+        """Spell the interval so that `parse` reads it back."""
+        if self.steps is not None:
+            return str(self.steps)
+        return "off" if self.seconds is None else f"{self.seconds:g}s"
+
+
+def format_count(value: float) -> str:
+    """Spell a number in at most four characters and a suffix: 17.2k, 1.31M, 640."""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            scaled = value / limit
+            return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f}{suffix}"
+    return f"{value:.0f}"
+
+
+def format_bytes(value: float) -> str:
+    """Spell a number of bytes: 212 MB, 1.3 GB (decimal units)."""
+    for limit, suffix in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(value) >= limit:
+            scaled = value / limit
+            return f"{scaled:.{1 if scaled < 10 else 0}f} {suffix}"
+    return f"{value:.0f} B"
+
+
+def format_clock(seconds: float) -> str:
+    """Spell seconds as 00:42 or 1:02:05."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"

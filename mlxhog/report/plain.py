@@ -1,0 +1,102 @@
+"""Progress as plain lines, for pipes, logs and quiet terminals."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TextIO
+
+from mlxhog.metrics import Progress, WorkerReport
+from mlxhog.quantities import format_bytes, format_clock, format_count
+
+
+class PlainLines:
+    """An observer that writes one line now and then, and every new message and sample once.
+
+    Args:
+        stream: where lines go.
+        every_s: seconds between lines.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, stream: TextIO, *, every_s: float = 5.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream, self._every_s, self._clock = stream, every_s, clock
+        self._next_s = clock()
+        self._step = 0
+        self._message: str | None = None
+        self._sample: str | None = None
+
+    def __enter__(self) -> Self:
+        """Return itself; a stream needs no preparation."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Do nothing; every line is already out."""
+
+    def __call__(self, progress: Progress) -> None:
+        """Write what is new."""
+        if progress.message is not None and progress.message != self._message:
+            self._write(progress.message)
+        self._message = progress.message
+        if progress.sample is not None and progress.sample != self._sample:
+            self._write(f"sample: {printable(progress.sample)}")
+            self._sample = progress.sample
+        if progress.step > self._step and self._clock() >= self._next_s:
+            self._step = progress.step
+            self._next_s = self._clock() + self._every_s
+            self._write(line(progress))
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+
+def line(progress: Progress) -> str:
+    """Return the whole picture in one line."""
+    parts = [
+        f"step {progress.step}",
+        f"{format_clock(progress.elapsed_s)} ({progress.budget_fraction:.0%})",
+        f"ETA {eta(progress)}",
+        f"{format_count(progress.tokens)} tokens",
+        f"{format_count(progress.tokens_per_s)} tok/s",
+        f"loss {number(progress.loss)}",
+        f"bits/byte {number(progress.train_bits_per_byte)}",
+        f"held-out {number(progress.val_bits_per_byte)}",
+        f"memory {format_bytes(progress.memory_bytes)}",
+        f"lost {rate(progress.lost_update_rate)}",
+        *(_worker(worker) for worker in progress.workers),
+    ]
+    return "  ".join(parts)
+
+
+def _worker(worker: WorkerReport) -> str:
+    return (
+        f"[{worker.slot} {worker.backend} {worker.state} {worker.steps} steps "
+        f"{format_count(worker.tokens_per_s)} tok/s staleness {worker.mean_staleness:.1f}]"
+    )
+
+
+def number(value: float | None) -> str:
+    """Spell a loss, or - where there is none yet."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def rate(value: float | None) -> str:
+    """Spell a part of one, or - where it was not measured."""
+    return "-" if value is None else "0" if value == 0 else f"{value:.1e}"
+
+
+def eta(progress: Progress) -> str:
+    """Spell the time that is left, or -."""
+    return "-" if progress.eta_s is None else format_clock(progress.eta_s)
+
+
+def printable(text: str) -> str:
+    """Return text that cannot move the cursor: a model of bytes may write control characters."""
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -1,0 +1,116 @@
+"""Progress as a live table on a terminal."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from mlxhog.metrics import Progress
+from mlxhog.quantities import format_bytes, format_clock, format_count
+from mlxhog.report.plain import eta, number, printable, rate
+from mlxhog.report.scale import scale
+
+SAMPLE_WIDTH = 400
+STATE_STYLES = {"running": "green", "starting": "yellow", "dead": "red"}
+
+
+class LiveTable:
+    """An observer that redraws one table; messages scroll by above it.
+
+    Args:
+        console: a rich console on a terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, auto_refresh=False, transient=False)
+        self._message: str | None = None
+        self._sample: str | None = None
+
+    def __enter__(self) -> Self:
+        """Take over the terminal."""
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the terminal back; the last table stays."""
+        self._live.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Redraw."""
+        if progress.message is not None and progress.message != self._message:
+            self._live.console.print(Text(progress.message, style="yellow"))
+        self._message = progress.message
+        self._sample = progress.sample or self._sample
+        self._live.update(render(progress, self._sample), refresh=True)
+
+
+def render(progress: Progress, sample: str | None = None) -> RenderableType:
+    """Return the picture of a run: budget, losses, scale, workers, sample."""
+    parts: list[RenderableType] = [
+        _heading(progress),
+        Padding(ProgressBar(total=1.0, completed=progress.budget_fraction, width=64), 0),
+        _losses(progress),
+        *_scale(progress),
+        _workers(progress),
+    ]
+    if sample:
+        parts.append(Text(f"sample> {printable(sample)[:SAMPLE_WIDTH]}", style="italic"))
+    return Group(*parts)
+
+
+def _heading(progress: Progress) -> Text:
+    return Text(
+        f"step {progress.step}   {format_clock(progress.elapsed_s)} "
+        f"({progress.budget_fraction:.0%})   ETA {eta(progress)}   "
+        f"{format_count(progress.tokens)} tokens   {format_count(progress.tokens_per_s)} tok/s   "
+        f"memory {format_bytes(progress.memory_bytes)}",
+        style="bold",
+    )
+
+
+def _losses(progress: Progress) -> Text:
+    return Text(
+        f"loss {number(progress.loss)}   "
+        f"bits/byte: train {number(progress.train_bits_per_byte)}, "
+        f"held-out {number(progress.val_bits_per_byte)}   "
+        f"lost updates {rate(progress.lost_update_rate)}"
+    )
+
+
+def _scale(progress: Progress) -> tuple[Text, Text, Text]:
+    shown = progress.val_bits_per_byte
+    names, axis, numbers = scale(progress.train_bits_per_byte if shown is None else shown)
+    drawn = Text(axis, style="dim")
+    if "o" in axis:
+        drawn.stylize("bold not dim cyan", axis.index("o"), axis.index("o") + 1)
+    return Text(names, style="dim"), drawn, Text(numbers, style="dim")
+
+
+def _workers(progress: Progress) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("worker", "backend", "state"):
+        table.add_column(title, no_wrap=True)
+    for title in ("steps", "tok/s", "staleness mean / max", "dropped", "memory"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for worker in progress.workers:
+        table.add_row(
+            str(worker.slot),
+            worker.backend,
+            Text(worker.state, style=STATE_STYLES.get(worker.state, "")),
+            str(worker.steps),
+            format_count(worker.tokens_per_s),
+            f"{worker.mean_staleness:.1f} / {worker.max_staleness}",
+            str(worker.dropped),
+            format_bytes(worker.memory_bytes),
+        )
+    return table

@@ -1,0 +1,112 @@
+"""Fill a new arena: from the initialiser, or from a run's last checkpoint.
+
+A checkpoint may be taken up by another number of workers. Private moments then have no owner to go
+to, so every worker starts from their average, and the message says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import checkpoint
+from mlxhog.arena import Arena
+from mlxhog.budget import Budget
+from mlxhog.config import TrainConfig
+from mlxhog.data.ledger import Ledger
+from mlxhog.models.xlstm_large import init_params
+from mlxhog.plan import Plan, same_budget
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a call to `train` begins."""
+
+    budget: Budget
+    message: str | None = None
+
+
+def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
+    """Write the first parameters, moments and data position into the arena.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or of another architecture or corpus.
+    """
+    config = plan.config
+    if plan.checkpoint is None:
+        for name, value in init_params(plan.model, config.seed).items():
+            arena.param(name)[...] = value
+        return Start(Budget(steps=config.steps, tokens=config.tokens, seconds=config.time))
+    found = plan.checkpoint
+    for name, value in found.params.items():
+        arena.param(name)[...] = value
+    state = found.state
+    arena.counters.store("version", int(state["version"]))
+    position = state["ledger"]
+    if config.strategy == "sync" or config.async_after > 0:
+        # rounds are numbered, so they cannot skip single batches that are done already
+        position = {**position, "done": []}
+    ledger.restore(position)
+    arena.counters.store("first_ticket", position["epoch"] * ledger.n + position["watermark"])
+    message = _restore_moments(plan, arena, found)
+    return Start(_budget(config, state), message)
+
+
+def _restore_moments(plan: Plan, arena: Arena, found: checkpoint.Checkpoint) -> str | None:
+    """Give every worker its moments back, or the average where the workers are not the same."""
+    saved_slots = [int(slot) for slot in found.state["opt_steps"]]
+    slots = [k + 1 for k in range(len(plan.workers))]
+    steps = {int(slot): int(n) for slot, n in found.state["opt_steps"].items()}
+    same = saved_slots == slots
+    for slot in slots:
+        sources = [slot] if same else saved_slots
+        entry = arena.workers.entry(slot)
+        entry.opt_step = round(sum(steps[s] for s in sources) / len(sources))
+        for kind in plan.private_state:
+            _fill(arena, f"{kind}.{slot}", [f"{kind}.{s}" for s in sources], found.optimizer)
+    for kind in plan.shared_state:
+        _fill(arena, kind, [kind], found.optimizer)
+    if same or not plan.private_state:
+        return None
+    return f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
+
+
+def _fill(
+    arena: Arena,
+    segment: str,
+    sources: list[str],
+    saved: Mapping[str, NDArray[np.float32]],
+) -> None:
+    """Set a segment to the mean of saved ones, parameter by parameter; zero without any."""
+    flat = arena.segment(segment)
+    for name, slot in arena.layout.slots.items():
+        parts = [saved[key] for s in sources if (key := f"{s}/{name}") in saved]
+        if parts:
+            view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+            np.copyto(view, parts[0] if len(parts) == 1 else np.mean(parts, axis=0))
+
+
+def _budget(config: TrainConfig, state: Mapping[str, Any]) -> Budget:
+    """What this call may add: what is left of the old budget, or the budget it was given."""
+    used = state["used"]
+    steps, tokens, seconds = config.steps, config.tokens, config.time
+    if same_budget(config, state["budget"]):
+        left = (
+            None if steps is None else steps - used["steps"],
+            None if tokens is None else tokens - used["tokens"],
+            None if seconds is None else seconds - used["seconds"],
+        )
+        if all(amount is None or amount > 0 for amount in left):
+            steps, tokens, seconds = left
+    return Budget(
+        steps=steps,
+        tokens=tokens,
+        seconds=seconds,
+        steps_before=used["steps"],
+        tokens_before=used["tokens"],
+        seconds_before=used["seconds"],
+    )

@@ -1,0 +1,282 @@
+"""A run directory: its files, its lock, its status, and finding it again.
+
+runs/<utc>-<name>/
+  lock               held while a supervisor lives; names its process
+  config.yaml        the resolved configuration
+  socket             hands the arena to later readers
+  run.json           status, pids, versions, machine; replaced by rename
+  metrics.jsonl      one line per interval; a torn last line is ignored
+  checkpoints/       see `checkpoint`
+  samples.txt        text sampled on the way
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from mlxhog import plain_json
+from mlxhog.durable import full_disk, replace_file
+from mlxhog.errors import RunError
+
+_STATUS = "run.json"
+_LOCK_PATIENCE_S = 0.2
+"""A reader that tests the lock holds it for microseconds; a supervisor outwaits it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory.
+
+    Attributes:
+        directory: absolute path of the directory, mode 0700.
+    """
+
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        """The directory's name, `<utc>-<name>`."""
+        return self.directory.name
+
+    @property
+    def config_path(self) -> Path:
+        """Where the resolved configuration is kept."""
+        return self.directory / "config.yaml"
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the arena is handed out."""
+        return self.directory / "socket"
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where metrics are appended."""
+        return self.directory / "metrics.jsonl"
+
+    @property
+    def samples_path(self) -> Path:
+        """Where sampled text is appended."""
+        return self.directory / "samples.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are kept."""
+        return self.directory / "checkpoints"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold this run alone; the kernel frees the lock when the holder dies, however it dies.
+
+        Raises:
+            RunError: another process holds the run; the message names its pid.
+        """
+        with self._open_lock("a+") as file:
+            if not _flock(file, fcntl.LOCK_EX, _LOCK_PATIENCE_S):
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise RunError(
+                    f"the run {self.directory} is in use by process {holder}; "
+                    "wait for it, stop it, or start another run"
+                )
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def is_locked(self) -> bool:
+        """Return whether a supervisor holds this run now."""
+        if not (self.directory / "lock").exists():
+            return False
+        with self._open_lock("r") as file:
+            return not _flock(file, fcntl.LOCK_SH, 0.0)
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Replace `run.json`, keeping the time of creation.
+
+        Raises:
+            EnvironmentLacks: the disk is full; the old status stands.
+        """
+        kept = {"created_ns": self._read_status().get("created_ns", time.time_ns())}
+        replace_file(
+            self.directory / _STATUS, plain_json.dumps({**status, **kept}, indent=1) + b"\n"
+        )
+
+    def read_status(self) -> dict[str, Any]:
+        """Return `run.json`; a run said to be running whose lock is free was interrupted."""
+        status = self._read_status()
+        if status.get("status") == "running" and not self.is_locked():
+            status["status"] = "interrupted"
+        return status
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Append one line to `metrics.jsonl`; numbers that are not finite become null.
+
+        A torn line that an earlier writer left at the end is removed first.
+
+        Raises:
+            EnvironmentLacks: the disk is full; the lines before are untouched.
+
+        Concurrency: for the holder of the run's lock; readers may read at any time.
+        """
+        line = plain_json.dumps(record) + b"\n"
+        with full_disk(f"writing {self.metrics_path}"), self.metrics_path.open("a+b") as file:
+            end = _end_of_last_line(file)
+            file.truncate(end)
+            try:
+                file.write(line)
+                file.flush()
+            except OSError:
+                os.truncate(self.metrics_path, end)
+                raise
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of `metrics.jsonl`, without a torn last one.
+
+        Raises:
+            RunError: a line before the last is damaged.
+        """
+        if not self.metrics_path.exists():
+            return []
+        lines = self.metrics_path.read_bytes().split(b"\n")[:-1]
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise RunError(f"{self.metrics_path} is damaged: {error}") from error
+
+    def append_sample(self, text: str) -> None:
+        """Append sampled text to `samples.txt`.
+
+        Raises:
+            EnvironmentLacks: the disk is full.
+        """
+        with full_disk(f"writing {self.samples_path}"), self.samples_path.open("a") as file:
+            file.write(text + "\n")
+
+    def last_sample(self) -> str | None:
+        """Return the last line of `samples.txt`, or None before the first sample."""
+        if not self.samples_path.exists():
+            return None
+        return self.samples_path.read_text(errors="replace").rstrip("\n").rpartition("\n")[2]
+
+    def _open_lock(self, mode: str) -> IO[str]:
+        try:
+            return (self.directory / "lock").open(mode)
+        except OSError as error:
+            raise RunError(
+                f"the run {self.directory} cannot be opened: {error.strerror}"
+            ) from error
+
+    def _read_status(self) -> dict[str, Any]:
+        try:
+            status = json.loads((self.directory / _STATUS).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return status if isinstance(status, dict) else {}
+
+
+def create(root: Path, name: str) -> Run:
+    """Make a new run directory `<utc>-<name>` below `root`.
+
+    Raises:
+        RunError: the name has characters other than letters, digits, `.`, `_` and `-`, or the
+            directory cannot be made.
+
+    Concurrency: two processes never get the same directory.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise RunError(f"run name {name!r}: use letters, digits, '.', '_' and '-' only")
+    stem = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}"
+    n = 1
+    while True:
+        directory = (root / (stem if n == 1 else f"{stem}-{n}")).absolute()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700)
+        except FileExistsError as error:
+            if not root.is_dir():
+                raise RunError(f"{root} is a file, expected a directory of runs") from error
+            n += 1
+            continue
+        except OSError as error:
+            raise RunError(f"cannot make {directory}: {error.strerror}; choose --out") from error
+        run = Run(directory)
+        run.checkpoints.mkdir()
+        run.write_status({"status": "created"})
+        return run
+
+
+def list_runs(root: Path) -> list[Run]:
+    """Return the runs below `root`, the newest last; a `root` that is not there has none."""
+    if not root.is_dir():
+        return []
+    runs = [Run(path.absolute()) for path in root.iterdir() if is_run(path)]
+    return sorted(runs, key=lambda run: (run._read_status().get("created_ns", 0), run.name))
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a path is a run directory."""
+    return (path / _STATUS).is_file()
+
+
+def find(spec: str, root: Path) -> Run:
+    """Return the run that `spec` names.
+
+    Args:
+        spec: `latest`, the name of a run below `root`, or a path.
+        root: the directory of runs.
+
+    Raises:
+        RunError: there is no such run; the message suggests the nearest name.
+    """
+    runs = list_runs(root)
+    if spec == "latest":
+        if not runs:
+            raise RunError(f"there is no run in {root} yet; start one with: mlxhog train")
+        return runs[-1]
+    for path in (root / spec, Path(spec).expanduser()):
+        if is_run(path):
+            return Run(path.absolute())
+    path = Path(spec).expanduser()
+    if path.exists():
+        raise RunError(f"{path} is not a run: it holds no {_STATUS}")
+    near = difflib.get_close_matches(spec, ["latest", *(run.name for run in runs)], n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"{root} holds {len(runs)} runs: mlxhog runs"
+    raise RunError(f"no run {spec!r}; {hint}")
+
+
+def _flock(file: IO[str], kind: int, patience_s: float) -> bool:
+    """Take a lock without waiting longer than `patience_s`; False if someone else holds it."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
+
+
+def _end_of_last_line(file: IO[bytes]) -> int:
+    """Return the offset just after the last line end of a file, 0 if it has none."""
+    block = 1 << 16
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - block)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

@@ -1,0 +1,61 @@
+"""Take a checkpoint of a resting arena: parameters, moments, data position, what was used up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import checkpoint
+from mlxhog.arena import Arena
+from mlxhog.data.ledger import Ledger
+from mlxhog.data.tokens import TokenFile
+from mlxhog.monitor import Monitor
+from mlxhog.plan import Plan
+from mlxhog.resume import Start
+from mlxhog.run import Run
+
+
+def save(
+    plan: Plan, run: Run, arena: Arena, ledger: Ledger, start: Start, monitor: Monitor
+) -> Path:
+    """Save what `resume.restore` reads back. No worker may be inside a step.
+
+    Raises:
+        EnvironmentLacks: the disk is full; the previous checkpoint is whole.
+    """
+    counters, budget = arena.counters, start.budget
+    slots = plan.state_slots
+    segments = [f"{kind}.{slot}" for kind in plan.private_state for slot in slots]
+    segments += list(plan.shared_state)
+    moments: dict[str, NDArray[np.float32]] = {}
+    for segment in segments:
+        flat = arena.segment(segment)
+        for name, slot in arena.layout.slots.items():
+            view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+            moments[f"{segment}/{name}"] = view
+    config = plan.config
+    used = {
+        "steps": budget.steps_before + counters.load("steps"),
+        "tokens": budget.tokens_before + counters.load("tokens"),
+        "seconds": budget.seconds_before + monitor.seconds(),
+    }
+    version = counters.load("version")
+    return checkpoint.save(
+        run,
+        step=version,
+        params={name: arena.param(name) for name in arena.layout.slots},
+        model_config=plan.model.to_dict(),
+        optimizer=moments,
+        state={
+            "version": version,
+            "used": used,
+            "budget": {"steps": config.steps, "tokens": config.tokens, "time": config.time},
+            "ledger": ledger.position(),
+            "opt_steps": {str(slot): arena.workers.entry(slot).opt_step for slot in slots},
+            "tokens_sha256": TokenFile.open(plan.data.train).digest,
+        },
+        tokenizer=plan.data.tokenizer,
+        keep_last=config.keep_last,
+    )

@@ -1,0 +1,100 @@
+"""Lock-free training: read, compute and add without asking anyone (Niu et al. 2011, Hogwild!).
+
+With one worker nothing runs beside it, so this is serial SGD, bit for bit.
+
+With `predict="own"` and several workers the gradient is evaluated where the parameters are
+expected to be when it lands: while this worker computes, each of the other P - 1 applies about one
+update, so the parameters move on by about (P - 1)/P of what they moved between this worker's last
+two reads.
+Related published method: DANA, arXiv:1907.11612 (there from the workers' momenta).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlxhog import updates
+from mlxhog.arena.workers import Phase
+from mlxhog.backends import Float32, Grads
+from mlxhog.optim import clip
+from mlxhog.strategies import Context, Idle, Lease, Outcome
+
+
+class Hogwild:
+    """Read, compute, add; also `serial`, which is this with one worker."""
+
+    def __init__(self, context: Context) -> None:
+        """Prepare one worker; costs one more private copy of the parameters when predicting."""
+        self.context = context
+        arena, config = context.arena, context.config
+        self._live = config.read == "live"
+        self._previous: Float32 | None = None
+        if config.predict == "own" and context.workers > 1 and not self._live:
+            self._previous = np.empty_like(arena.params)
+            updates.snapshot(self._previous, arena.params)
+        self._step_ahead = (context.workers - 1) / context.workers
+        self._target = context.target(context.slot)
+        self._version_read = 0
+
+    def counts_step(self) -> bool:
+        """See `Strategy.counts_step`."""
+        return True
+
+    def claim(self) -> Lease | Idle:
+        """Take any free ticket; see `Strategy.claim`."""
+        context = self.context
+        counters = context.arena.counters
+        if context.stopping() or context.time_is_over():
+            return Idle.DONE
+        if context.paused():
+            return Idle.WAIT
+        limit = context.step_limit
+        if limit is not None and counters.add("claims", 1) >= limit:
+            counters.add("claims", -1)
+            return Idle.DONE
+        found = context.ledger.claim(context.owner)
+        if found is None:
+            if limit is not None:
+                counters.add("claims", -1)
+            return Idle.WAIT
+        epoch, ticket = found
+        context.entry.ticket = ticket
+        return Lease(epoch, ticket)
+
+    def read(self) -> None:
+        """Snapshot or predicted snapshot; live reads need nothing."""
+        context = self.context
+        self._version_read = context.arena.counters.load("version")
+        context.entry.version_read = self._version_read
+        if self._live:
+            return
+        backend, params = context.backend, context.arena.params
+        if self._previous is None:
+            updates.snapshot(backend.inbox, params)
+        else:
+            updates.snapshot_predict(backend.inbox, params, self._previous, self._step_ahead)
+        backend.refresh()
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+        """Add this worker's optimizer step; other workers' steps may land in between."""
+        context = self.context
+        entry, counters, ledger = context.entry, context.arena.counters, context.ledger
+        norm = clip.global_norm(grads)
+        entry.phase = Phase.APPLY
+        ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
+        finite = bool(np.isfinite(norm))
+        if finite:
+            context.optimizer.step(
+                self._target,
+                grads,
+                lr=context.lr(),
+                step=entry.opt_step + 1,
+                seed=self._version_read * 65_537 + context.slot,
+                grad_scale=context.grad_scale(norm),
+                shared_step=counters.load("version") + 1,
+            )
+            entry.opt_step += 1
+        version = counters.add("version", 1) if finite else counters.load("version")
+        ledger.finish(lease.epoch, lease.ticket, context.owner)
+        entry.ticket = -1
+        return Outcome(applied=finite, staleness=version - self._version_read, version=version + 1)

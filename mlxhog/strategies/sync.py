@@ -1,0 +1,267 @@
+"""Synchronous training: gradients averaged through the arena (Dekel et al. 2012, arXiv:1012.1367).
+
+One round is one update of P batches. Every worker counts finished stages in a word of its own, so a
+worker that replaces a dead one continues in the middle of the round, and nobody waits for ever:
+
+    stage 3R     compute a gradient for ticket R P + rank, write it to this worker's segment
+    stage 3R+1   average this worker's share of the parameters over all gradient segments, in rank
+                 order; leave the sum of squares of each parameter's mean
+    stage 3R+2   add the squares up in parameter order (so the norm does not depend on P), apply the
+                 optimizer to this worker's share
+
+A stage begins when every worker has finished the one before. Redoing a stage is harmless, except
+an apply that was under way: the ledger then counts it as torn, and it is not repeated.
+Rank 0 decides at the start of each round whether it is run, and publishes the decision with the
+step size: the others follow, so all stop after the same round.
+
+    segment            dtype    meaning
+    grads.1 .. grads.P float32  gradients, laid out as the parameters
+    grads.mean         float32  their mean
+    sync.norm          float64  sum of squares of the mean, per parameter
+    sync.words         uint8    128 bytes per word: [0] decision, [1] lr, [2 + 2 rank] finished
+                                stages, [3 + 2 rank] sequences in the batch, the gradient's weight
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from mlxhog import _native, updates
+from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.arena.workers import Phase
+from mlxhog.backends import Grads
+from mlxhog.strategies import Context, Idle, Lease, Outcome, copy_to_inbox
+from mlxhog.updates import Rows
+
+GO, STOP, SWITCH = 1, 2, 3
+_LINE = 128
+
+
+def sync_segments(workers: int, n_params: int) -> dict[str, tuple[str, int]]:
+    """Arena segments of the table above."""
+    copies = [f"grads.{rank + 1}" for rank in range(workers)] + ["grads.mean"]
+    return {
+        **{name: ("float32", PARAMETER_COPY) for name in copies},
+        "sync.norm": ("float64", n_params),
+        "sync.words": ("uint8", _LINE * (2 + 2 * workers)),
+    }
+
+
+class Sync:
+    """Averaged gradients; reruns with the same workers are bit-identical."""
+
+    def __init__(self, context: Context, *, switch: Callable[[], bool] | None = None) -> None:
+        """Prepare one worker.
+
+        Args:
+            context: this worker's view of the run.
+            switch: asked by rank 0 before each round: whether synchronous training is over
+                (`SyncThenHogwild`); never, when None.
+        """
+        self.context = context
+        arena = context.arena
+        self._words = arena.segment("sync.words")
+        self._own = arena.segment(f"grads.{context.slot}")
+        self._all = [arena.segment(f"grads.{rank + 1}") for rank in range(context.workers)]
+        self._mean = arena.segment("grads.mean")
+        self._norms = arena.segment("sync.norm")
+        self._target = context.target(state_slot=1)
+        self._share = self._balanced_share()
+        self._switch = switch
+        self.switched = False
+
+    # -- words shared by all workers -------------------------------------------------------------
+
+    def _stages(self, rank: int) -> int:
+        return int(_native.load_u64(self._words, _LINE * (2 + 2 * rank)))
+
+    def _finish_stage(self, stage: int) -> None:
+        _native.store_u64(self._words, _LINE * (2 + 2 * self.context.rank), stage + 1)
+
+    def _weight(self, rank: int) -> int:
+        return int(_native.load_u64(self._words, _LINE * (3 + 2 * rank)))
+
+    def _decision(self, round_: int) -> int:
+        """The decision on a round: rank 0 makes it once, the others wait for it."""
+        context = self.context
+        found = int(_native.load_u64(self._words, 0))
+        if found >> 2 == round_ + 1 and found & 3 != STOP:
+            return found & 3
+        if context.rank != 0:
+            return found & 3 if found >> 2 == round_ + 1 else 0
+        limit = context.step_limit
+        if context.paused() and not context.stopping():
+            return 0
+        if context.stopping() or context.time_is_over():
+            code = STOP
+        elif limit is not None and context.arena.counters.load("steps") >= limit:
+            code = STOP
+        elif self._switch is not None and self._switch():
+            code = SWITCH
+        else:
+            code = GO
+            context.arena.counters.add("claims", 1)
+        (bits,) = struct.unpack("<Q", struct.pack("<d", context.lr()))
+        _native.store_u64(self._words, _LINE, bits)
+        _native.store_u64(self._words, 0, (round_ + 1) << 2 | code)
+        return code
+
+    def _lr(self) -> float:
+        bits = int(_native.load_u64(self._words, _LINE))
+        return float(struct.unpack("<d", struct.pack("<Q", bits))[0])
+
+    def _wait_for(self, stage: int) -> None:
+        """Wait until every worker has finished a stage; the supervisor replaces a dead one."""
+        entry = self.context.entry
+        phase, pause_s = entry.phase, 0.0
+        ranks = range(self.context.workers)
+        while any(self._stages(rank) <= stage for rank in ranks):
+            entry.phase = Phase.WAITING
+            entry.beat()
+            time.sleep(pause_s)
+            pause_s = min(1e-3, pause_s + 2e-5)
+        entry.phase = phase
+
+    # -- one round -------------------------------------------------------------------------------
+
+    def counts_step(self) -> bool:
+        """See `Strategy.counts_step`."""
+        return self.context.rank == 0
+
+    def claim(self) -> Lease | Idle:
+        """Lease ticket R P + rank of round R; see `Strategy.claim`."""
+        context = self.context
+        round_, stage = divmod(self._stages(context.rank), 3)
+        if stage == 0 or self._switched_at(round_):
+            code = self._decision(round_)
+            if code == SWITCH:
+                self._leave(3 * round_)
+            if code != GO:
+                return Idle.DONE if code == STOP else Idle.WAIT
+        first = context.arena.counters.load("first_ticket")
+        number = first + round_ * context.workers + context.rank
+        epoch, ticket = divmod(number, context.ledger.n)
+        self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
+        context.entry.ticket = ticket
+        return Lease(epoch, ticket)
+
+    def _switched_at(self, round_: int) -> bool:
+        return int(_native.load_u64(self._words, 0)) == (round_ + 1) << 2 | SWITCH
+
+    def _leave(self, stage: int) -> None:
+        """Take the shared moments as this worker's own, and wait until all have done so."""
+        context = self.context
+        if self._stages(context.rank) == stage:
+            if context.slot != 1:
+                own = context.target(context.slot).private
+                for name, moments in self._target.private.items():
+                    updates.snapshot(own[name], moments)
+            self._finish_stage(stage)
+        self._wait_for(stage)
+        self.switched = True
+
+    def read(self) -> None:
+        """Plain snapshot: every worker of a round reads the same version."""
+        context = self.context
+        context.entry.version_read = context.arena.counters.load("version")
+        if context.config.read != "live":
+            copy_to_inbox(context)
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+        """Average with the other workers' gradients, then apply this worker's share."""
+        context = self.context
+        entry, ledger, counters = context.entry, context.ledger, context.arena.counters
+        start = self._stages(context.rank)
+        round_ = start // 3
+        base = 3 * round_
+        if start == base:
+            self._write_own(grads)
+            _native.store_u64(self._words, _LINE * (3 + 2 * context.rank), samples)
+            self._finish_stage(base)
+            self._wait_for(base)
+        if start <= base + 1:
+            self._average()
+            self._finish_stage(base + 1)
+            self._wait_for(base + 1)
+        norm = float(np.sqrt(self._norms.sum()))
+        finite = bool(np.isfinite(norm))
+        entry.phase = Phase.APPLY
+        if self._leased:
+            ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
+            if finite:
+                self._apply(norm)
+            ledger.finish(lease.epoch, lease.ticket, context.owner)
+        if finite:
+            entry.opt_step += 1
+        entry.ticket = -1
+        version = counters.load("version")
+        if context.rank == 0:
+            counters.store("version", entry.version_read + finite)
+        self._finish_stage(base + 2)
+        self._wait_for(base + 2)
+        return Outcome(applied=finite, staleness=0, version=version + finite)
+
+    def _write_own(self, grads: Grads) -> None:
+        for name, slot in self.context.arena.layout.slots.items():
+            found = grads[name]
+            own = self._own[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+            if isinstance(found, Rows):
+                own.fill(0.0)
+                np.add.at(own, found.index, found.values)
+            else:
+                np.copyto(own, found)
+
+    def _average(self) -> None:
+        slots = self.context.arena.layout.slots
+        weights = [self._weight(rank) for rank in range(self.context.workers)]
+        equal = len(set(weights)) == 1
+        shares = [np.float32(1.0 if equal else w * len(weights) / sum(weights)) for w in weights]
+        scale = np.float32(1.0 / len(weights))
+        for index in self._share:
+            slot = slots[self._names[index]]
+            span = slice(slot.offset, slot.offset + slot.size)
+            mean = self._mean[span]
+            np.multiply(self._all[0][span], shares[0], out=mean)
+            for other, share in zip(self._all[1:], shares[1:], strict=True):
+                mean += other[span] if equal else other[span] * share
+            mean *= scale
+            self._norms[index] = _native.sumsq(mean)
+
+    def _apply(self, norm: float) -> None:
+        context = self.context
+        grads: Grads = {}
+        for index in self._share:
+            name = self._names[index]
+            slot = context.arena.layout.slots[name]
+            mean = self._mean[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+            if slot.kind == "rows":  # a row nobody touched has an all-zero gradient
+                touched = np.flatnonzero(mean.any(axis=1)).astype(np.int32)
+                grads[name] = Rows(touched, np.ascontiguousarray(mean[touched]))
+            else:
+                grads[name] = mean
+        context.optimizer.step(
+            self._target,
+            grads,
+            lr=self._lr(),
+            step=context.entry.opt_step + 1,
+            seed=context.slot,
+            grad_scale=context.grad_scale(norm),
+        )
+
+    def _balanced_share(self) -> list[int]:
+        """Indices of the parameters this rank averages and applies: largest first, greedily."""
+        slots = self.context.arena.layout.slots
+        self._names = list(slots)
+        load = [0] * self.context.workers
+        share: list[int] = []
+        by_size = sorted(range(len(slots)), key=lambda i: (-slots[self._names[i]].size, i))
+        for index in by_size:
+            rank = load.index(min(load))
+            load[rank] += slots[self._names[index]].size
+            if rank == self.context.rank:
+                share.append(index)
+        return sorted(share)

@@ -1,0 +1,263 @@
+"""Spawn workers, watch them, replace the dead, end them.
+
+The supervisor is the only one that reaps: a worker's tickets are returned and its locks declared
+free after `waitpid` has said that it is gone, never before. A worker keeps its slot through
+restarts and so inherits its predecessor's optimizer state.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import connection, get_context
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from mlxhog import worker
+from mlxhog.arena import Arena
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.config import TrainConfig
+from mlxhog.control import Command
+from mlxhog.data.ledger import Ledger
+from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
+from mlxhog.mix import WorkerSpec
+
+RESTART_WINDOW_S = 600.0
+STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
+EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
+
+
+@dataclass
+class _Seat:
+    """One worker slot and who sits in it."""
+
+    slot: int
+    spec: WorkerSpec
+    process: SpawnProcess | None = None
+    owner: int = 0
+    deaths_s: deque[float] = field(default_factory=deque)
+
+
+class Supervisor:
+    """The worker processes of one arena. Used by one thread of one process."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        ledger: Ledger,
+        mix: Sequence[WorkerSpec],
+        config: TrainConfig,
+        run_dir: Path,
+        make_job: Callable[[int, int, WorkerSpec], worker.Job],
+    ) -> None:
+        """Prepare one seat per worker of the mix; nothing is spawned yet.
+
+        Args:
+            arena: created by this process.
+            ledger: the arena's ticket ledger.
+            mix: backend and threads of each worker; worker k gets slot k + 1.
+            config: limits on restarts, heartbeats and non-finite steps.
+            run_dir: worker logs go to its `logs` folder.
+            make_job: builds the job of (slot, owner, spec).
+        """
+        self.arena, self.ledger, self.config, self.run_dir = arena, ledger, config, run_dir
+        self.seats = [_Seat(slot=k + 1, spec=spec) for k, spec in enumerate(mix)]
+        self._make_job = make_job
+        self._context = get_context("spawn")
+        self.restarts = 0
+        self.torn = 0
+        self.messages: list[str] = []
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Spawn every worker."""
+        (self.run_dir / "logs").mkdir(exist_ok=True)
+        for seat in self.seats:
+            self._spawn(seat)
+
+    def _spawn(self, seat: _Seat) -> None:
+        table = self.arena.workers
+        entry = table.acquire_slot(slot=seat.slot)
+        seat.owner = entry.incarnation
+        job = self._make_job(seat.slot, seat.owner, seat.spec)
+        with _thread_limits(seat.spec.threads):
+            process = self._context.Process(
+                target=worker.main, args=(job,), name=f"mlxhog-worker-{seat.slot}", daemon=True
+            )
+            process.start()
+        assert process.pid is not None
+        table.seated(seat.slot, process.pid)
+        seat.process = process
+
+    def poll(self, timeout_s: float) -> None:
+        """Wait until a worker dies or the time is over; reap and replace the dead.
+
+        Raises:
+            WorkerFailed: a worker died more often than `config.restarts` in ten minutes.
+            Diverged: `config.max_nonfinite` gradients in a row were not finite.
+            ConfigError, EnvironmentLacks: a worker cannot start here; the message is its own.
+        """
+        sentinels = [seat.process.sentinel for seat in self.seats if seat.process is not None]
+        connection.wait(sentinels, timeout=timeout_s)
+        self._kill_stale()
+        for seat in self.seats:
+            if seat.process is not None and not seat.process.is_alive():
+                self._replace(seat)
+            elif self.entry(seat).nonfinite_in_row >= self.config.max_nonfinite:
+                raise Diverged(
+                    f"worker {seat.slot} ({seat.spec.backend}) computed "
+                    f"{self.entry(seat).nonfinite_in_row} non-finite gradients in a row; lower "
+                    "--lr or --clip, then --resume from the last checkpoint"
+                )
+        self.ledger.sweep_orphans()
+
+    def entry(self, seat: _Seat) -> Entry:
+        """The worker table entry of a seat."""
+        return self.arena.workers.entry(seat.slot)
+
+    def _reap(self, seat: _Seat) -> int:
+        """Settle what a dead worker held; returns its exit code."""
+        assert seat.process is not None
+        seat.process.join()
+        code = seat.process.exitcode
+        assert code is not None
+        seat.process.close()
+        seat.process = None
+        left = self.entry(seat).state
+        self.arena.workers.mark_dead(seat.slot)
+        if left == State.FINISHED:
+            self.entry(seat).state = left
+        report = self.ledger.reap(seat.owner)
+        self.entry(seat).torn += report.torn
+        self.torn += report.torn
+        self.arena.counters.add("claims", -report.returned)
+        return code
+
+    def _replace(self, seat: _Seat) -> None:
+        state = self.entry(seat).state
+        code = self._reap(seat)
+        if state == State.FINISHED or self.arena.counters.load("command") == Command.EXIT:
+            return
+        what = f"worker {seat.slot} ({seat.spec.backend})"
+        if state == State.STARTING and code in EXIT_ERRORS:
+            raise EXIT_ERRORS[code](f"{what} cannot start: {self.last_words(seat.slot)}")
+        now = monotonic_ns() / 1e9
+        seat.deaths_s.append(now)
+        while seat.deaths_s[0] < now - RESTART_WINDOW_S:
+            seat.deaths_s.popleft()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        log = self.run_dir / "logs" / f"worker-{seat.slot}.log"
+        if len(seat.deaths_s) > self.config.restarts:
+            raise WorkerFailed(
+                f"{what} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
+                f"(last: {how}; {self.last_words(seat.slot)}); see {log}, or allow more with "
+                "--restarts"
+            )
+        self.restarts += 1
+        self.messages.append(f"{what} died ({how}) and is being replaced")
+        self._spawn(seat)
+
+    def _kill_stale(self) -> None:
+        """Kill workers that have not shown a sign of life for too long; poll then reaps them."""
+        steps_s = [
+            (entry.read_ns + entry.compute_ns + entry.apply_ns) / entry.steps / 1e9
+            for entry in map(self.entry, self.seats)
+            if entry.steps
+        ]
+        limit_s = self.config.heartbeat_timeout_s
+        if steps_s:
+            limit_s = max(limit_s, STALE_STEPS * statistics.median(steps_s))
+        now = monotonic_ns()
+        for seat in self.seats:
+            entry = self.entry(seat)
+            silent_s = (now - entry.heartbeat_ns) / 1e9 if entry.heartbeat_ns else 0.0
+            if seat.process is not None and seat.process.is_alive() and silent_s > limit_s:
+                self.messages.append(
+                    f"worker {seat.slot} ({seat.spec.backend}) gave no sign of life for "
+                    f"{silent_s:.0f} s in phase {Phase(entry.phase).name.lower()}; killed"
+                )
+                seat.process.kill()
+                seat.process.join()
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def command(self, command: Command) -> None:
+        """Tell every worker what to do now."""
+        self.arena.counters.store("command", command)
+
+    def ready(self) -> bool:
+        """Whether every worker is up."""
+        return all(self.entry(seat).state == State.RUNNING for seat in self.seats)
+
+    def resting(self) -> bool:
+        """Whether no running worker is inside a step or an evaluation."""
+        return all(
+            self.entry(seat).phase == Phase.IDLE
+            for seat in self.seats
+            if self.entry(seat).state == State.RUNNING
+        )
+
+    def holding_still(self) -> bool:
+        """Whether every worker waits, and none has moved between two looks."""
+
+        def look() -> list[tuple[int, int, int]] | None:
+            entries = [self.entry(seat) for seat in self.seats]
+            if any(e.phase not in (Phase.IDLE, Phase.WAITING, Phase.STARTING) for e in entries):
+                return None
+            return [(e.phase, e.steps, e.state) for e in entries]
+
+        first = look()
+        connection.wait([], timeout=0.02)
+        return first is not None and first == look()
+
+    def last_words(self, slot: int) -> str:
+        """The last line of a worker's log."""
+        log = self.run_dir / "logs" / f"worker-{slot}.log"
+        lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+        return next((line for line in reversed(lines) if line.strip()), "it left no message")
+
+    # -- end -------------------------------------------------------------------------------------
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Ask every worker to leave, kill those that do not, and reap them all."""
+        self.command(Command.EXIT)
+        deadline = monotonic_ns() + int(timeout_s * 1e9)
+        for seat in self.seats:
+            if seat.process is None:
+                continue
+            seat.process.join(max(0.0, (deadline - monotonic_ns()) / 1e9))
+            if seat.process.is_alive():
+                seat.process.kill()
+            self._reap(seat)
+
+    def kill(self) -> None:
+        """End every worker at once and reap it."""
+        self.stop(timeout_s=0.0)
+
+
+@contextmanager
+def _thread_limits(threads: int) -> Iterator[None]:
+    """Environment in which a worker's libraries start no more threads than it was given."""
+    limits = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": "1",
+        "VECLIB_MAXIMUM_THREADS": str(threads),
+    }
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ.update(limits)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,323 @@
+"""train(): one run from its configuration to its result."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from mlxhog import evaluation, machine, run, saving
+from mlxhog.arena import Arena
+from mlxhog.arena.handover import socket_path
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.config import TrainConfig
+from mlxhog.control import Command
+from mlxhog.data.ledger import Ledger
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import Diverged, EnvironmentLacks, MlxhogError
+from mlxhog.metrics import Progress, Result
+from mlxhog.mix import WorkerSpec
+from mlxhog.monitor import Monitor
+from mlxhog.plan import Plan, make_plan
+from mlxhog.quantities import Interval
+from mlxhog.resume import restore
+from mlxhog.supervisor import Supervisor
+from mlxhog.worker import Job
+
+Observer = Callable[[Progress], None]
+
+POLL_S = 0.05
+REPORT_S = 0.5
+METRICS_S = 2.0
+REST_S = 10.0  # how long workers may take to finish the step in hand
+SAMPLE_S = 60.0
+
+
+def plan(config: TrainConfig) -> Plan:
+    """What `train(config)` would do: sizes, workers, threads, data. Starts nothing."""
+    return make_plan(config)
+
+
+def train(config: TrainConfig, *, observer: Observer | None = None) -> Result:
+    """Train a model, lock-free by default, and leave a run directory.
+
+    Args:
+        config: the resolved configuration.
+        observer: called about twice a second from this thread; it must not block.
+
+    Returns:
+        The result; its `status` is "done", "interrupted" or "diverged".
+
+    Raises:
+        ConfigError, DataError, CheckpointError, RunError: bad input, before anything is started.
+        EnvironmentLacks: memory, disk space or a backend is missing.
+        WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
+    """
+    planned = make_plan(config)
+    with ExitStack() as stack:
+        return _Training(planned, observer, stack).execute()
+
+
+class _Training:
+    """The run while it lives."""
+
+    def __init__(self, planned: Plan, observer: Observer | None, stack: ExitStack) -> None:
+        self.plan, self.config, self.observer = planned, planned.config, observer
+        self.run = planned.run or run.create(Path(self.config.out), self.config.name or "run")
+        stack.enter_context(self.run.lock())
+        self.arena = stack.enter_context(
+            Arena.create(planned.layout, write=self.config.write, run_id=self.run.name[:64])
+        )
+        self.ledger = Ledger(self.arena, on_torn=self.config.on_torn)
+        self.start = restore(planned, self.arena, self.ledger)
+        socket = socket_path(self.run.directory)
+        stack.enter_context(self.arena.serve(socket))
+        self.supervisor = Supervisor(
+            self.arena, self.ledger, planned.workers, self.config, self.run.directory, self._job
+        )
+        stack.callback(self.supervisor.kill)
+        self.monitor = Monitor(self.arena, planned.workers, self.start.budget)
+        self.status = "running"
+        self.saved: Path | None = None
+        self.sample: str | None = None
+        self._interrupts = 0
+        self._last_report = self._last_metrics = 0.0
+
+    def _job(self, slot: int, owner: int, spec: WorkerSpec) -> Job:
+        return Job(
+            handle=self.arena.handle(),
+            slot=slot,
+            owner=owner,
+            workers=len(self.plan.workers),
+            backend=spec.backend,
+            threads=spec.threads,
+            config=self.config,
+            model=self.plan.model,
+            train=self.plan.data.train,
+            val=self.plan.data.val,
+            tokenizer=self.plan.data.tokenizer,
+            budget=self.start.budget,
+            step_limit=self.start.budget.step_limit(self.plan.tokens_per_step),
+            run_dir=self.run.directory,
+        )
+
+    # -- the course of a run ---------------------------------------------------------------------
+
+    def execute(self) -> Result:
+        self.run.config_path.write_text(self.config.to_yaml(), encoding="utf-8")
+        self._write_status()
+        error: MlxhogError | None = None
+        with self._signals():
+            try:
+                self.supervisor.start()
+                self._until(self.supervisor.ready, "starting workers")
+                if not self._interrupts:
+                    self._train()
+                    self._rest_and_save()
+                if not self._interrupts:
+                    self._evaluate()
+                    self._write_sample()
+                self.status = "interrupted" if self._interrupts else "done"
+            except _StopNow:
+                self.status, self.saved = "interrupted", None
+            except Diverged as found:
+                self.status, error = "diverged", found
+            except MlxhogError as found:
+                self.status, error = "failed", found
+            finally:
+                self.supervisor.stop(timeout_s=0.0 if self._interrupts > 1 else 5.0)
+        self.monitor.drain()
+        result = self._result()
+        self._write_status(result=result.to_json(), error=str(error) if error else None)
+        if error is not None and not isinstance(error, Diverged):
+            raise error
+        if error is not None:
+            self._report(str(error))
+        return result
+
+    def _train(self) -> None:
+        config, counters = self.config, self.arena.counters
+        counters.store("start_ns", monotonic_ns())
+        self.supervisor.command(Command.TRAIN)
+        regular: list[tuple[Interval, Callable[[], None]]] = [
+            (config.eval_every, lambda: self._ask_for("eval")),
+            (config.sample_every, lambda: self._ask_for("sample")),
+            (config.save_every, self._save_while_training),
+        ]
+        last = [(0, 0.0)] * len(regular)
+        while not (self._interrupts or self._budget_is_used()):
+            self._poll()
+            steps, seconds = counters.load("steps"), self.monitor.seconds()
+            for k, (interval, act) in enumerate(regular):
+                if interval.due(steps=steps - last[k][0], seconds=seconds - last[k][1]):
+                    last[k] = (steps, seconds)
+                    act()
+        self.monitor.ended_ns = monotonic_ns()
+
+    def _ask_for(self, what: str) -> None:
+        """Ask the next worker that finishes a step for an evaluation or a sample."""
+        counters = self.arena.counters
+        counters.store(f"{what}_asked", counters.load(f"{what}_taken") + 1)
+
+    def _budget_is_used(self) -> bool:
+        """Whether workers will take no further step: limits are reached and nobody computes.
+
+        Steps handed out are what counts: one that died with its worker is never reported as taken.
+        """
+        counters, budget = self.arena.counters, self.start.budget
+        limit = budget.step_limit(self.plan.tokens_per_step)
+        over = budget.seconds is not None and self.monitor.seconds() >= budget.seconds
+        over = over or (limit is not None and counters.load("claims") >= limit)
+        return over and self.supervisor.resting()
+
+    def _rest_and_save(self) -> None:
+        self.supervisor.command(Command.REST)
+        if not self._until(self.supervisor.resting, "finishing the last steps", limit_s=REST_S):
+            self.supervisor.kill()
+        self._save()
+
+    def _save_while_training(self) -> None:
+        """Let every worker finish its step, save, and go on."""
+        self.arena.counters.store("pause", 1)
+        try:
+            if self._until(self.supervisor.holding_still, "pausing for a checkpoint", REST_S):
+                self._save()
+        except EnvironmentLacks as error:
+            self._report(f"no checkpoint: {error}; training goes on")
+        finally:
+            self.arena.counters.store("pause", 0)
+
+    def _save(self) -> None:
+        self.saved = saving.save(
+            self.plan, self.run, self.arena, self.ledger, self.start, self.monitor
+        )
+
+    def _evaluate(self) -> None:
+        """Evaluate the held-out text, all workers together; again if one died on the way."""
+        counters = self.arena.counters
+        chunks = evaluation.final_chunks(TokenFile.open(self.plan.data.val), self.config)
+        round_ = 0
+        while self.monitor.final_chunks(round_) < chunks and not self._interrupts:
+            round_ += 1
+            deaths = self.supervisor.restarts
+            counters.store("eval_next", 0)
+            counters.store("eval_round", round_)
+            self.supervisor.command(Command.EVALUATE)
+            self._until(
+                partial(self._evaluated, round_, chunks, deaths), "evaluating held-out text"
+            )
+        if round_ and self.monitor.final_chunks(round_) >= chunks:
+            self.monitor.val_bits_per_byte = self.monitor.final_bits_per_byte(round_)
+
+    def _evaluated(self, round_: int, chunks: int, restarts: int) -> bool:
+        """Whether a final evaluation is complete, or has to be begun anew after a death."""
+        return self.monitor.final_chunks(round_) >= chunks or self.supervisor.restarts > restarts
+
+    def _write_sample(self) -> None:
+        """Let one worker write a sample of text."""
+        samples = self.monitor.samples
+        self._ask_for("sample")
+        self.supervisor.command(Command.SAMPLE)
+        self._until(lambda: self.monitor.samples > samples, "sampling", limit_s=SAMPLE_S)
+
+    # -- watching --------------------------------------------------------------------------------
+
+    def _until(self, condition: Callable[[], bool], doing: str, limit_s: float = 1e9) -> bool:
+        """Watch workers until a condition holds, the time is over, or the user interrupts twice."""
+        end = monotonic_ns() + int(limit_s * 1e9)
+        interrupts = self._interrupts
+        while not condition():
+            if monotonic_ns() > end:
+                return False
+            if self._interrupts > interrupts and doing != "finishing the last steps":
+                return False
+            self._poll(doing)
+        return True
+
+    def _poll(self, doing: str | None = None) -> None:
+        if self._interrupts > 1:
+            raise _StopNow
+        self.supervisor.poll(POLL_S)
+        samples = self.monitor.samples
+        self.monitor.drain()
+        if self.monitor.samples > samples:
+            self.sample = self.run.last_sample()
+        now = monotonic_ns() / 1e9
+        for message in self.supervisor.messages:
+            self._report(message)
+        self.supervisor.messages.clear()
+        if now - self._last_report >= REPORT_S:
+            self._last_report = now
+            self._report(doing)
+        if now - self._last_metrics >= METRICS_S and self.arena.counters.load("start_ns"):
+            self._last_metrics = now
+            self.run.append_metrics(self.monitor.progress().to_json())
+
+    def _report(self, message: str | None) -> None:
+        if self.observer is not None:
+            self.observer(self.monitor.progress(sample=self.sample, message=message))
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Count Ctrl-C and SIGTERM instead of dying of them; in the main thread only."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def count(signum: int, frame: FrameType | None) -> None:
+            self._interrupts += 1
+
+        before = {
+            number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _write_status(self, **more: Any) -> None:
+        """Replace run.json."""
+        self.run.write_status(
+            {
+                "status": self.status,
+                "supervisor_pid": os.getpid(),
+                "socket": socket_path(self.run.directory),
+                "mlxhog": version("mlxhog"),
+                "machine": machine.here().name,
+                "parameters": self.plan.parameters,
+                "checkpoint": self.saved,
+                **more,
+            }
+        )
+
+    def _result(self) -> Result:
+        counters, seconds = self.arena.counters, self.monitor.seconds()
+        tokens = counters.load("tokens")
+        return Result(
+            run=str(self.run.directory),
+            status=self.status,
+            steps=counters.load("steps"),
+            tokens=tokens,
+            seconds=seconds,
+            tokens_per_s=tokens / seconds if seconds else 0.0,
+            val_bits_per_byte=self.monitor.val_bits_per_byte,
+            restarts=self.supervisor.restarts,
+            dropped_steps=self.monitor.dropped_steps(),
+            torn=self.supervisor.torn,
+            lost_update_rate=self.monitor.lost_update_rate(),
+            workers=self.monitor.worker_reports(),
+            checkpoint=str(self.saved) if self.saved else None,
+            sample=self.sample,
+        )
+
+
+class _StopNow(Exception):
+    """The user interrupted twice."""

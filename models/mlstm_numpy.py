@@ -1,0 +1,166 @@
+"""The mLSTM cell in its three equal forms, in float64 NumPy: the reference of every other cell.
+
+Layouts as everywhere: q, k (B, S, NH, DK), v and h (B, S, NH, DV), gate pre-activations i, f
+(B, S, NH); state C (B, NH, DK, DV), n (B, NH, DK), m (B, NH). s = DK^-1/2. The recurrence is in
+`models/xlstm_large.py`.
+
+Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517 (recurrent and parallel forms);
+Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376 (chunkwise form).
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+State = tuple[Float, Float, Float]
+Backward = Callable[[Float], tuple[Float, ...]]
+
+
+def log_sigmoid(x: Float) -> Float:
+    """Return log(1 / (1 + exp(-x))), finite for every finite x."""
+    result: Float = -np.logaddexp(0.0, -x)
+    return result
+
+
+def zero_state(q: Float, v: Float) -> State:
+    """Return the state before the first position."""
+    B, _, NH, DK = q.shape
+    return np.zeros((B, NH, DK, v.shape[-1])), np.zeros((B, NH, DK)), np.zeros((B, NH))
+
+
+def recurrent(
+    q: Float,
+    k: Float,
+    v: Float,
+    i: Float,
+    f: Float,
+    *,
+    eps: float,
+    state: Sequence[Float] | None = None,
+) -> tuple[Float, State, Backward]:
+    """Run the cell position by position, and differentiate it exactly.
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values.
+        i: input-gate pre-activations.
+        f: forget-gate pre-activations.
+        eps: added to the denominator.
+        state: C, n and m before the first position; None is all zeros.
+
+    Returns:
+        h, the state after the last position, and a function that maps dL/dh to dL/d of q, k, v, i,
+        f and of the C, n and m given. Unlike the twins it differentiates m too, which only the
+        term eps makes a difference to.
+    """
+    C, n, m = state if state is not None else zero_state(q, v)
+    s = q.shape[-1] ** -0.5
+    lf = log_sigmoid(f)
+    h = np.empty_like(v)
+    trace = []  # per position: the state before it, the gates, the state after it, denominators
+    for t in range(q.shape[1]):
+        before = (C, n, m)
+        m = np.maximum(lf[:, t] + m, i[:, t])
+        F = np.exp(lf[:, t] + before[2] - m)
+        I = np.exp(i[:, t] - m)  # noqa: E741  the papers' letter
+        C = F[..., None, None] * C + I[..., None, None] * k[:, t, :, :, None] * v[:, t, :, None]
+        n = F[..., None] * n + I[..., None] * k[:, t]
+        num = s * np.einsum("bhk,bhkv->bhv", q[:, t], C)
+        den = s * np.einsum("bhk,bhk->bh", q[:, t], n)
+        N = np.maximum(np.abs(den), np.exp(-m)) + eps
+        h[:, t] = num / N[..., None]
+        trace.append((before, F, I, (C, n, m), den, N))
+
+    def backward(dh: Float) -> tuple[Float, ...]:
+        dq, dk, dv, di, df = (np.zeros_like(x) for x in (q, k, v, i, f))
+        dC, dn, dm = np.zeros_like(C), np.zeros_like(n), np.zeros_like(m)
+        for t in reversed(range(q.shape[1])):
+            (C_old, n_old, m_old), F, I, (C_new, n_new, m_new), den, N = trace[t]  # noqa: E741
+            q_t, k_t, v_t = q[:, t], k[:, t], v[:, t]
+            dnum = dh[:, t] / N[..., None]
+            dN = -(dh[:, t] * h[:, t]).sum(-1) / N
+            large = np.abs(den) > np.exp(-m_new)
+            dden = np.where(large, dN * np.sign(den), 0.0)
+            dm = dm - np.where(large, 0.0, dN * np.exp(-m_new))
+            dq[:, t] = s * (np.einsum("bhkv,bhv->bhk", C_new, dnum) + dden[..., None] * n_new)
+            dC = dC + s * q_t[..., None] * dnum[..., None, :]
+            dn = dn + s * q_t * dden[..., None]
+
+            dF = ((dC * C_old).sum((-2, -1)) + (dn * n_old).sum(-1)) * F
+            dI = (np.einsum("bhk,bhkv,bhv->bh", k_t, dC, v_t) + (dn * k_t).sum(-1)) * I
+            dk[:, t] = I[..., None] * (np.einsum("bhkv,bhv->bhk", dC, v_t) + dn)
+            dv[:, t] = I[..., None] * np.einsum("bhk,bhkv->bhv", k_t, dC)
+            dm = dm - dF - dI
+            kept = lf[:, t] + m_old > i[:, t]  # which of the two m' is
+            di[:, t] = dI + np.where(kept, 0.0, dm)
+            dm = dF + np.where(kept, dm, 0.0)
+            df[:, t] = dm / (1.0 + np.exp(f[:, t]))
+            dC = F[..., None, None] * dC
+            dn = F[..., None] * dn
+        return dq, dk, dv, di, df, dC, dn, dm
+
+    return h, (C, n, m), backward
+
+
+def parallel(q: Float, k: Float, v: Float, i: Float, f: Float, *, eps: float) -> Float:
+    """Return h from the quadratic form; equal to `recurrent` up to the effect of eps.
+
+    Here m_t is the largest exponent alone, without the 0 that the recurrence starts from.
+    """
+    S = q.shape[1]
+    b = np.cumsum(log_sigmoid(f), 1).swapaxes(1, 2)  # (B, NH, S)
+    D = b[..., :, None] - b[..., None, :] + i.swapaxes(1, 2)[..., None, :]
+    D = np.where(np.tri(S, dtype=bool), D, -np.inf)
+    m = D.max(-1)
+    A = np.einsum("bthk,bjhk->bhtj", q, k) * q.shape[-1] ** -0.5 * np.exp(D - m[..., None])
+    N = np.maximum(np.abs(A.sum(-1)), np.exp(-m)) + eps
+    h: Float = np.einsum("bhtj,bjhv->bthv", A / N[..., None], v)
+    return h
+
+
+def chunkwise(
+    q: Float,
+    k: Float,
+    v: Float,
+    i: Float,
+    f: Float,
+    *,
+    chunk_size: int,
+    eps: float,
+    state: Sequence[Float] | None = None,
+) -> tuple[Float, State]:
+    """Return h and the last state from chunks of `chunk_size`; equal to `recurrent`.
+
+    A last chunk that is shorter is computed as it is, so nothing is padded here.
+    """
+    C, n, m = state if state is not None else zero_state(q, v)
+    s = q.shape[-1] ** -0.5
+    h = np.empty_like(v)
+    for start in range(0, q.shape[1], chunk_size):
+        chunk = slice(start, start + chunk_size)
+        q_c, k_c, v_c = (x[:, chunk].swapaxes(1, 2) for x in (q, k, v))  # (B, NH, L, D)
+        i_c = i[:, chunk].swapaxes(1, 2)
+        b = np.cumsum(log_sigmoid(f[:, chunk].swapaxes(1, 2)), -1)
+        L = b.shape[-1]
+        D = b[..., :, None] - b[..., None, :] + i_c[..., None, :]
+        D = np.where(np.tri(L, dtype=bool), D, -np.inf)
+        M = np.maximum(b + m[..., None], D.max(-1))
+        A = s * (q_c @ k_c.swapaxes(-1, -2)) * np.exp(D - M[..., None])
+        w = np.exp(b + m[..., None] - M)
+        num = s * w[..., None] * (q_c @ C) + A @ v_c
+        den = s * w * np.einsum("bhtk,bhk->bht", q_c, n) + A.sum(-1)
+        N = np.maximum(np.abs(den), np.exp(-M)) + eps
+        h[:, chunk] = (num / N[..., None]).swapaxes(1, 2)
+
+        g = b[..., -1]
+        a = g[..., None] - b + i_c
+        m_new = np.maximum(g + m, a.max(-1))
+        decay = np.exp(g + m - m_new)
+        k_w = np.exp(a - m_new[..., None])[..., None] * k_c
+        C = decay[..., None, None] * C + k_w.swapaxes(-1, -2) @ v_c
+        n = decay[..., None] * n + k_w.sum(-2)
+        m = m_new
+    return h, (C, n, m)

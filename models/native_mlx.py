@@ -1,0 +1,261 @@
+"""The ops of xLSTM Large as native CPU kernels behind `mx.custom_function`; float32 only.
+
+`models/kernels.py` says what each op promises, `models/ops_mlx.py` is the plain form they are
+tested against, `metal/ops_*.h` are the kernels. An op evaluates its inputs when it is called, so
+keep these out of `mx.compile`. MLX has no uninitialised arrays: a result is computed into a NumPy
+buffer, still in the cache when `mx.array` copies it.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, cast
+
+import mlx.core as mx
+import numpy as np
+from mlx.core import array
+from numpy.typing import NDArray
+
+from mlxhog._native import ops
+
+Float32 = NDArray[np.float32]
+
+ops.keep_freed_memory()
+
+_threads = 1
+
+
+def set_threads(threads: int) -> None:
+    """Set how many threads the native ops of this process use, from 1 on; the default is 1."""
+    global _threads
+    _threads = threads
+
+
+def rms_norm(x: array, w: array, eps: float) -> array:
+    """Scale x to unit mean square over the last axis, then by w."""
+    result: array = _rms_norm(eps)(x, w)
+    return result
+
+
+def swiglu(gate: array, up: array) -> array:
+    """Return silu(gate) * up."""
+    result: array = _swiglu()(gate, up)
+    return result
+
+
+def soft_cap(x: array, c: float) -> array:
+    """Return c * tanh(x / c)."""
+    result: array = _soft_cap(c)(x)
+    return result
+
+
+def head_norm_gate(h: array, o: array, w: array, eps: float) -> array:
+    """Return sigmoid(o) * (w * LayerNorm(h)), normalised over DV within each head."""
+    result: array = _head_norm_gate(eps)(h, o, w)
+    return result
+
+
+def capped_cross_entropy(raw_logits: array, labels: array, cap: float) -> tuple[array, array]:
+    """Summed cross entropy in nats of the capped logits, and the number of labels not -100."""
+    nats, count, _ = _cross_entropy(cap)(raw_logits, labels)
+    return nats, count
+
+
+def linears(
+    x: array, weights: Sequence[array], biases: Sequence[array | None] | None = None
+) -> tuple[array, ...]:
+    """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
+    if biases is None:
+        biases = (None,) * len(weights)
+    biased = tuple(b is not None for b in biases)
+    return tuple(_linears(biased)(x, *weights, *(b for b in biases if b is not None)))
+
+
+def mlstm_cell(
+    q: array,
+    k: array,
+    v: array,
+    i: array,
+    f: array,
+    *,
+    chunk_size: int,
+    eps: float,
+    state: Sequence[array] | None = None,
+) -> tuple[array, tuple[array, array, array]]:
+    """Run the cell over (B, S, NH, ...), any S, from `state` (C, n, m) or from zeros."""
+    if state is None:
+        B, _, NH, DK = q.shape
+        state = (mx.zeros((B, NH, DK, v.shape[-1])), mx.zeros((B, NH, DK)), mx.zeros((B, NH)))
+    h, C, n, m, *_ = _mlstm_cell(chunk_size, eps)(q, k, v, i, f, *state)
+    return h, (C, n, m)
+
+
+@lru_cache
+def _rms_norm(eps: float) -> Callable[..., Any]:
+    def forward(x: array, w: array) -> array:
+        x, w = _ready(x, w)
+        out = _empty(x.shape)
+        ops.rms_norm(x, w, out, eps=eps, threads=_threads)
+        return mx.array(out)
+
+    def backward(primals: Any, d_out: array, _: Any) -> Any:
+        x, w, d_out = _ready(*primals, d_out)
+        dx, dw = _empty(x.shape), _empty(w.shape)
+        ops.rms_norm_grad(x, w, d_out, dx, dw, eps=eps, threads=_threads)
+        return mx.array(dx), mx.array(dw)
+
+    return _differentiable(forward, backward)
+
+
+@lru_cache
+def _swiglu() -> Callable[..., Any]:
+    def forward(gate: array, up: array) -> array:
+        gate, up = _ready(gate, up)
+        out = _empty(gate.shape)
+        ops.swiglu(gate, up, out, threads=_threads)
+        return mx.array(out)
+
+    def backward(primals: Any, d_out: array, _: Any) -> Any:
+        gate, up, d_out = _ready(*primals, d_out)
+        d_gate, d_up = _empty(gate.shape), _empty(up.shape)
+        ops.swiglu_grad(gate, up, d_out, d_gate, d_up, threads=_threads)
+        return mx.array(d_gate), mx.array(d_up)
+
+    return _differentiable(forward, backward)
+
+
+@lru_cache
+def _soft_cap(c: float) -> Callable[..., Any]:
+    def forward(x: array) -> array:
+        (x,) = _ready(x)
+        out = _empty(x.shape)
+        ops.soft_cap(x, out, cap=c, threads=_threads)
+        return mx.array(out)
+
+    def backward(_: Any, d_out: array, out: array) -> Any:
+        out, d_out = _ready(out, d_out)
+        dx = _empty(out.shape)
+        ops.soft_cap_grad(out, d_out, dx, cap=c, threads=_threads)
+        return mx.array(dx)
+
+    return _differentiable(forward, backward)
+
+
+@lru_cache
+def _head_norm_gate(eps: float) -> Callable[..., Any]:
+    def forward(h: array, o: array, w: array) -> array:
+        h, o, w = _ready(h, o, w)
+        out = _empty(o.shape)
+        ops.head_norm_gate(h, o, w, out, eps=eps, threads=_threads)
+        return mx.array(out)
+
+    def backward(primals: Any, d_out: array, _: Any) -> Any:
+        h, o, w, d_out = _ready(*primals, d_out)
+        dh, do, dw = _empty(h.shape), _empty(o.shape), _empty(w.shape)
+        ops.head_norm_gate_grad(h, o, w, d_out, dh, do, dw, eps=eps, threads=_threads)
+        return mx.array(dh), mx.array(do), mx.array(dw)
+
+    return _differentiable(forward, backward)
+
+
+@lru_cache
+def _cross_entropy(cap: float) -> Callable[..., Any]:
+    """(logits, labels) -> nats, count, and the gradient of nats, which costs no second pass."""
+
+    def forward(raw_logits: array, labels: array) -> tuple[array, array, array]:
+        logits, labels = _ready(raw_logits, labels.astype(mx.int32))
+        gradient = _empty(logits.shape)
+        nats, count = ops.cross_entropy(logits, labels, gradient, cap=cap, threads=_threads)
+        return mx.array(nats, mx.float32), mx.array(count), mx.array(gradient)
+
+    def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
+        return outputs[2] * cotangents[0], mx.zeros_like(primals[1])
+
+    return _differentiable(forward, backward)
+
+
+@lru_cache
+def _linears(biased: tuple[bool, ...]) -> Callable[..., Any]:
+    """(x, every weight, the biases that exist) -> every output."""
+    count = len(biased)
+
+    def forward(x: array, *parameters: array) -> tuple[array, ...]:
+        x, *ready = _ready(x, *parameters)
+        weights, biases = ready[:count], iter(ready[count:])
+        outs = [_empty((*x.shape[:-1], w.shape[0])) for w in weights]
+        given = [next(biases) if has_bias else None for has_bias in biased]
+        ops.linears(x, weights, given, outs, threads=_threads)
+        return tuple(mx.array(out) for out in outs)
+
+    def backward(primals: Any, cotangents: Any, _: Any) -> Any:
+        x, *arrays = _ready(*primals[: count + 1], *cotangents)
+        weights, d_outs = arrays[:count], arrays[count:]
+        dx = _empty(x.shape)
+        d_weights = [_empty(w.shape) for w in weights]
+        d_biases = [
+            _empty(w.shape[:1]) if has_bias else None
+            for w, has_bias in zip(weights, biased, strict=True)
+        ]
+        ops.linears_grad(x, weights, d_outs, dx, d_weights, d_biases, threads=_threads)
+        return tuple(mx.array(g) for g in (dx, *d_weights, *d_biases) if g is not None)
+
+    return _differentiable(forward, backward)
+
+
+@lru_cache
+def _mlstm_cell(chunk_size: int, eps: float) -> Callable[..., Any]:
+    """(q, k, v, i, f, C, n, m) -> h, C, n, m, and what the backward pass needs."""
+
+    def forward(
+        q: array, k: array, v: array, i: array, f: array, C0: array, n0: array, m0: array
+    ) -> tuple[array, ...]:
+        q, k, v, i, f, C0, n0, m0 = _ready(q, k, v, i, f, C0, n0, m0)
+        B, S, NH, DK = q.shape
+        NC, DV = -(-S // chunk_size), v.shape[-1]
+        # The state before every chunk, and after the last.
+        C, n, m = (
+            _empty((B, NH, NC + 1, DK, DV)),
+            _empty((B, NH, NC + 1, DK)),
+            _empty((B, NH, NC + 1)),
+        )
+        C[:, :, 0], n[:, :, 0], m[:, :, 0] = C0, n0, m0
+        h, den = _empty(v.shape), _empty(i.shape)
+        ops.mlstm(q, k, v, i, f, h, den, C, n, m, chunk=chunk_size, eps=eps, threads=_threads)
+        last = (C[:, :, NC], n[:, :, NC], m[:, :, NC])
+        return tuple(mx.array(x) for x in (h, *last, den, C, n, m))
+
+    def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
+        h, _, _, m_last, *saved = outputs
+        arrays = _ready(*primals[:5], h, *saved, *cotangents[:3])
+        inputs, results, (dh, dC_last, dn_last) = arrays[:5], arrays[5:10], arrays[10:]
+        # The kernel overwrites the state's gradient.
+        dC, dn = np.array(dC_last), np.array(dn_last)
+        grads = [_empty(x.shape) for x in inputs]
+        ops.mlstm_grad(
+            *inputs, *results, dh, *grads, dC, dn, chunk=chunk_size, eps=eps, threads=_threads
+        )
+        return *(mx.array(g) for g in (*grads, dC, dn)), mx.zeros_like(m_last)
+
+    return _differentiable(forward, backward)
+
+
+def _differentiable(
+    forward: Callable[..., Any], backward: Callable[[Any, Any, Any], Any]
+) -> Callable[..., Any]:
+    """Join an op and its gradient; `backward` gets (primals, cotangents, outputs)."""
+    function = mx.custom_function(forward)
+    function.vjp(backward)
+    result: Callable[..., Any] = function
+    return result
+
+
+def _ready(*arrays: array) -> list[array]:
+    """Evaluate arrays and make them row-major, as the kernels read them through the buffer."""
+    mx.eval(arrays)
+    # MLX has the buffer protocol, its stubs do not say so.
+    ready = [x if memoryview(cast(Any, x)).c_contiguous else mx.contiguous(x) for x in arrays]
+    mx.eval(ready)
+    return ready
+
+
+def _empty(shape: Sequence[int]) -> Float32:
+    return np.empty(shape, np.float32)

@@ -1,0 +1,69 @@
+"""Find an architecture by its name, or by the path of a YAML or config.json file."""
+
+import difflib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.xlstm_large_config import XLSTMLargeConfig
+
+
+def architectures() -> list[str]:
+    """Names of the architectures that ship with the package, sorted."""
+    files = resources.files("mlxhog.models").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def load_architecture(name_or_path: str | Path) -> XLSTMLargeConfig:
+    """Read an architecture.
+
+    Args:
+        name_or_path: a name of `architectures()`, or the path of a YAML file, of a config.json, or
+            of a directory that holds one (a checkpoint). An unknown field is an error in YAML and
+            kept in a config.json.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: no such name or file, not a mapping, or refused by `XLSTMLargeConfig`.
+    """
+    text = str(name_or_path)
+    if text in architectures():
+        source = resources.files("mlxhog.models").joinpath(f"{text}.yaml").read_text("utf-8")
+        return XLSTMLargeConfig.from_dict(_parse(source, text), strict=True)
+    path = Path(name_or_path)
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.is_file():
+        near = difflib.get_close_matches(text, architectures(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(architectures())}"
+        raise ConfigError(
+            f"no architecture {text!r} (a name, a .yaml file, a config.json or a checkpoint "
+            f"directory); {hint}"
+        )
+    try:
+        source = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read the architecture {path}: {error}; choose another"
+        ) from error
+    return XLSTMLargeConfig.from_dict(_parse(source, str(path)), strict=path.suffix != ".json")
+
+
+def _parse(source: str, name: str) -> dict[str, Any]:
+    """Parse YAML or JSON text that has to be a mapping."""
+    try:
+        data = json.loads(source) if name.endswith(".json") else yaml.safe_load(source)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"the architecture {name} cannot be parsed: {error}; mend it") from error
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"the architecture {name} holds a {type(data).__name__}, not fields; "
+            "write lines such as 'hidden_size: 128'"
+        )
+    return data

@@ -1,0 +1,32 @@
+"""One parameter of a model, declared once: what the arena, checkpoints and both twins read."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """Name, shape, initial values and update rules of one float32 parameter.
+
+    Attributes:
+        name: dotted name, as in a transformers checkpoint.
+        shape: sizes, outermost first; a linear map is (out, in).
+        init: initial values as text, read by `models/init.py`: "zeros", "ones", "constant:V",
+            "normal:STD" or "linspace:FIRST:LAST".
+        kind: "rows" where one step touches few rows (an embedding), else "dense".
+        decay: True if weight decay applies.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    init: str
+    kind: Literal["dense", "rows"] = "dense"
+    decay: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        n = 1
+        for length in self.shape:
+            n *= length
+        return n

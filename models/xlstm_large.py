@@ -1,0 +1,130 @@
+"""xLSTM Large, the architecture of xLSTM-7B: its sizes, equations and parameters.
+
+With B batch, S sequence, d = hidden_size, NH heads, DK = d * qk_dim_factor / NH,
+DV = d * v_dim_factor / NH, V vocabulary, U the width of the feed-forward layer:
+
+    x = E[tokens]                                              (B, S, d)
+    in every block:
+        u = RMSNorm(x; norm_mlstm)
+        q = Wq u,  k = Wk u,  v = Wv u,  o = Wo u              per head DK, DK, DV, DV
+        i = cap(Wi u + bi, 15),  f = cap(Wf u + bf, 15)        (B, S, NH)
+        x = x + Wout( sigmoid(o) * (LayerNorm_per_head(mLSTM(q, k, v, i, f)) * w) )
+        u = RMSNorm(x; norm_ffn)
+        x = x + Wdown( silu(Wgate u) * (Wup u) )               width U
+    logits = cap(RMSNorm(x; out_norm) H^T, 30)                 cap(x, c) = c * tanh(x / c)
+
+The mLSTM cell of one head, with s = DK^-1/2 and the state C (DK, DV), n (DK), m (scalar), zero at
+the start:
+
+    m' = max(logsig(f) + m, i)       F = exp(logsig(f) + m - m')       I = exp(i - m')
+    C = F C + I k^T v                n = F n + I k                     m = m'
+    h = s q C / ( max(|s q.n|, exp(-m)) + eps )
+
+The loss is the mean cross entropy of the capped logits over all labels other than -100.
+
+Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517; Beck et al. 2025, xLSTM 7B, arXiv:2503.13427;
+names and rounding of sizes as in transformers 5.23, initial values as in NX-AI/xlstm-jax.
+"""
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.models.init import initial_value
+from mlxhog.models.spec import ParamSpec
+from mlxhog.models.xlstm_large_config import XLSTMLargeConfig
+
+__all__ = ["XLSTMLargeConfig", "block_name", "init_params", "param_count", "param_spec"]
+
+EMBEDDING = "backbone.embeddings.weight"
+OUT_NORM = "backbone.out_norm"
+LM_HEAD = "lm_head"
+
+
+def param_spec(cfg: XLSTMLargeConfig) -> dict[str, ParamSpec]:
+    """Declare every parameter of the model, in the order in which the model uses them.
+
+    Initial values are those of the training code of the papers (NX-AI/xlstm-jax): "small" normals
+    of std sqrt(2 / 5d), "wang" normals of std 2 / (blocks * sqrt(d)) into the residual stream, gate
+    matrices zero, input-gate bias -10, forget-gate biases from 3 to 6.
+
+    Args:
+        cfg: the model.
+
+    Returns:
+        Name -> spec. Matrices decay; the embedding, norms and biases do not.
+    """
+    d, dqk, dv, ffn = cfg.hidden_size, cfg.qk_dim, cfg.v_dim, cfg.ffn_dim
+    small = f"normal:{math.sqrt(2 / (5 * d))!r}"
+    wang = f"normal:{2 / (cfg.num_hidden_layers * math.sqrt(d))!r}"
+    spec: dict[str, ParamSpec] = {}
+
+    def add(
+        name: str,
+        shape: tuple[int, ...],
+        init: str,
+        *,
+        kind: Literal["dense", "rows"] = "dense",
+        decay: bool = False,
+    ) -> None:
+        spec[name] = ParamSpec(name, shape, init, kind, decay)
+
+    def linear(name: str, out: int, width: int, init: str) -> None:
+        add(f"{name}.weight", (out, width), init, decay=True)
+        if cfg.use_bias:
+            add(f"{name}.bias", (out,), "zeros")
+
+    def gate(name: str, bias: str) -> None:
+        add(f"{name}.weight", (cfg.num_heads, d), "zeros", decay=True)
+        add(f"{name}.bias", (cfg.num_heads,), bias)
+
+    def norm(name: str, width: int) -> None:
+        add(f"{name}.weight", (width,), "ones")
+        if cfg.use_bias:
+            add(f"{name}.bias", (width,), "zeros")
+
+    add(EMBEDDING, (cfg.vocab_size, d), small, kind="rows")
+    for layer in range(cfg.num_hidden_layers):
+        block = block_name(layer)
+        norm(f"{block}.norm_mlstm", d)
+        linear(f"{block}.mlstm_layer.q", dqk, d, small)
+        linear(f"{block}.mlstm_layer.k", dqk, d, small)
+        linear(f"{block}.mlstm_layer.v", dv, d, small)
+        linear(f"{block}.mlstm_layer.ogate_preact", dv, d, "zeros")
+        gate(f"{block}.mlstm_layer.igate_preact", "constant:-10.0")
+        gate(f"{block}.mlstm_layer.fgate_preact", "linspace:3.0:6.0")
+        norm(f"{block}.mlstm_layer.multihead_norm", dv)
+        linear(f"{block}.mlstm_layer.out_proj", d, dv, wang)
+        norm(f"{block}.norm_ffn", d)
+        linear(f"{block}.ffn.proj_up_gate", ffn, d, small)
+        linear(f"{block}.ffn.proj_up", ffn, d, small)
+        linear(f"{block}.ffn.proj_down", d, ffn, wang)
+    if cfg.add_out_norm:
+        add(f"{OUT_NORM}.weight", (d,), "ones")
+    add(f"{LM_HEAD}.weight", (cfg.vocab_size, d), small, decay=True)
+    return spec
+
+
+def block_name(layer: int) -> str:
+    """Prefix of the parameters of block `layer`, counted from 0."""
+    return f"backbone.blocks.{layer}"
+
+
+def param_count(cfg: XLSTMLargeConfig) -> int:
+    """Number of elements of all parameters."""
+    return sum(spec.size for spec in param_spec(cfg).values())
+
+
+def init_params(cfg: XLSTMLargeConfig, seed: int) -> dict[str, NDArray[np.float32]]:
+    """Draw fresh initial values of every parameter, as `param_spec` declares them.
+
+    Args:
+        cfg: the model.
+        seed: seed of the run; the same seed gives the same bits.
+
+    Returns:
+        Name -> float32 array of the declared shape.
+    """
+    return {name: initial_value(spec, seed) for name, spec in param_spec(cfg).items()}

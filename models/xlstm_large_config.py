@@ -1,0 +1,196 @@
+"""Sizes and constants of one xLSTM Large model: checked, and read from and written to a mapping."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from mlxhog.errors import ConfigError
+
+SPELLINGS = {"embedding_dim": "hidden_size", "num_blocks": "num_hidden_layers"}
+"""The xlstm package's field names beside those of transformers; config.json may have either."""
+
+NO_EFFECT = frozenset(
+    "model_type architectures transformers_version dtype torch_dtype chunkwise_kernel "
+    "sequence_kernel step_kernel mode return_last_states autocast_kernel_dtype "
+    "inference_state_dtype norm_reduction_force_float32 max_inference_chunksize use_cache "
+    "bos_token_id eos_token_id pad_token_id".split()
+)
+"""Fields of transformers' xLSTMConfig that choose kernels or label files, never the mathematics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class XLSTMLargeConfig:
+    """Sizes and constants of one model, under the field names of transformers' xLSTMConfig.
+
+    `extra` holds fields of a config.json that this package does not read; they are written back.
+
+    Raises:
+        ConfigError: a size does not divide, a number is out of range, or a variant is asked for
+            that this package does not have.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_heads: int
+    use_bias: bool = False
+    add_out_norm: bool = True
+    tie_word_embeddings: bool = False
+    norm_eps: float = 1e-6
+    qk_dim_factor: float = 0.5
+    v_dim_factor: float = 1.0
+    chunk_size: int = 64
+    eps: float = 1e-6
+    ffn_proj_factor: float = 2.667
+    ffn_round_up_to_multiple_of: int = 64
+    gate_soft_cap: float = 15.0
+    output_logit_soft_cap: float = 30.0
+    weight_mode: str = "single"
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built; every message says the way out."""
+        for name, value in self._fields().items():
+            if isinstance(value, bool | str):
+                continue
+            if not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{name} is {value}; set it to a finite number above 0")
+        self._check_divides("qk_dim_factor", self.qk_dim)
+        self._check_divides("v_dim_factor", self.v_dim)
+        if self.weight_mode != "single":
+            raise ConfigError(
+                f"weight_mode is {self.weight_mode!r}, and only 'single' is supported; "
+                "split qkv_opreact, ifgate_preact and proj_up_gate_z by rows"
+            )
+        if self.tie_word_embeddings:
+            raise ConfigError(
+                "tie_word_embeddings is true, and only false is supported; "
+                "give lm_head.weight a parameter of its own"
+            )
+
+    @property
+    def qk_dim(self) -> int:
+        """Width of q and k over all heads."""
+        return int(self.hidden_size * self.qk_dim_factor)
+
+    @property
+    def v_dim(self) -> int:
+        """Width of v, o and the cell's output over all heads."""
+        return int(self.hidden_size * self.v_dim_factor)
+
+    @property
+    def qk_head_dim(self) -> int:
+        """DK, width of q and k in one head."""
+        return self.qk_dim // self.num_heads
+
+    @property
+    def v_head_dim(self) -> int:
+        """DV, width of v in one head."""
+        return self.v_dim // self.num_heads
+
+    @property
+    def ffn_dim(self) -> int:
+        """U, width of the feed-forward layer.
+
+        The fractional width enters the rounding as it is, so 768 * 2.667 = 2048.256 gives 2048.
+        """
+        multiple = self.ffn_round_up_to_multiple_of
+        return int((self.hidden_size * self.ffn_proj_factor + multiple - 1) // multiple * multiple)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
+        """Read a config.json of transformers or of the xlstm package, or our YAML.
+
+        Args:
+            data: field -> value; numbers may be text, since PyYAML reads `1e-6` as a string.
+            strict: refuse unknown fields (a YAML written by hand) instead of keeping them.
+
+        Raises:
+            ConfigError: a field is unknown, missing, of the wrong type or given twice differently.
+        """
+        if data.get("model_type", "xlstm") != "xlstm":
+            raise ConfigError(
+                f"model_type is {data['model_type']!r}, and only 'xlstm' is known; "
+                "choose an xLSTM Large architecture or checkpoint"
+            )
+        types = {f.name: f.type for f in dataclasses.fields(cls) if f.name != "extra"}
+        values: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        for key, value in data.items():
+            name = SPELLINGS.get(key, key)
+            if name not in types:
+                if strict and name not in NO_EFFECT:
+                    raise ConfigError(_unknown(key, [*types, *SPELLINGS, *NO_EFFECT]))
+                extra[key] = value
+            elif value is not None:
+                read = _convert(key, value, types[name])
+                if values.setdefault(name, read) != read:
+                    raise ConfigError(
+                        f"{name} is {values[name]} and its other spelling says {read}; "
+                        "keep one of the two"
+                    )
+        required = ("vocab_size", "hidden_size", "num_hidden_layers", "num_heads")
+        if missing := [name for name in required if name not in values]:
+            raise ConfigError(f"the architecture lacks {', '.join(missing)}; add it")
+        return cls(**values, extra=extra)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write what transformers' AutoConfig reads, with both spellings of each size."""
+        names = {"architectures": ["xLSTMForCausalLM"], "model_type": "xlstm"}
+        # transformers would otherwise run the cell in bfloat16, far from what was trained.
+        kernels = {"autocast_kernel_dtype": "float32", "inference_state_dtype": "float32"}
+        both = {other: getattr(self, name) for other, name in SPELLINGS.items()}
+        return names | kernels | dict(self.extra) | self._fields() | both
+
+    def _fields(self) -> dict[str, Any]:
+        names = [f.name for f in dataclasses.fields(self) if f.name != "extra"]
+        return {name: getattr(self, name) for name in names}
+
+    def _check_divides(self, factor: str, width: int) -> None:
+        if width >= self.num_heads and width % self.num_heads == 0:
+            return
+        raise ConfigError(
+            f"hidden_size {self.hidden_size} * {factor} {getattr(self, factor)} = {width} does not "
+            f"divide into num_heads {self.num_heads}; set hidden_size to "
+            f"{self._nearest_hidden_size()}, or change num_heads or {factor}"
+        )
+
+    def _nearest_hidden_size(self) -> int:
+        """Nearest hidden_size at which q, k and v all divide into whole heads."""
+        sizes = range(1, 2 * self.hidden_size + 64 * self.num_heads)
+        factors = (self.qk_dim_factor, self.v_dim_factor)
+        whole = [
+            d
+            for d in sizes
+            if all(int(d * f) and int(d * f) % self.num_heads == 0 for f in factors)
+        ]
+        return min(whole, key=lambda d: abs(d - self.hidden_size), default=self.hidden_size)
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+    return f"unknown architecture field {name!r}; {hint}"
+
+
+def _convert(name: str, value: object, wanted: object) -> object:
+    """Convert one value to the annotated type of its field, or refuse it."""
+    if wanted is bool and isinstance(value, bool):
+        return value
+    if wanted is str and isinstance(value, str):
+        return value
+    if wanted in (int, float) and isinstance(value, int | float | str):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not isinstance(value, bool) and (wanted is float or number.is_integer()):
+            return number if wanted is float else int(number)
+    raise ConfigError(
+        f"{name} is {value!r} of type {type(value).__name__}; give it as {wanted.__name__}"
+        if isinstance(wanted, type)
+        else f"{name} is {value!r}; its type is unknown"
+    )

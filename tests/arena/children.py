@@ -1,0 +1,58 @@
+"""What the spawned processes of these tests do."""
+
+import ctypes
+import os
+import sys
+
+from mlxhog.arena import Arena
+from mlxhog.errors import WriteModeError
+
+WAIT_S = 60.0
+
+
+def add_one_to_everything(handle, done):
+    with Arena.from_handle(handle, write="lossless") as arena:
+        arena.param("w")[:] += 1
+        arena.counters.add("version", 1)
+    done.send(sorted({"torch", "mlx.core", "transformers"} & set(sys.modules)))
+
+
+def attach_in_another_write_mode(handle, done):
+    try:
+        Arena.from_handle(handle, write="racy")
+    except WriteModeError as error:
+        done.send(str(error))
+
+
+def write_and_wait_to_be_killed(handle, ready):
+    arena = Arena.from_handle(handle)
+    arena.param("w")[:] = 7
+    ready.send(os.getpid())
+    ready.poll(WAIT_S)
+
+
+def write_through_the_read_only_mapping(path, ready):
+    arena = Arena.connect(path)
+    address = arena.params.ctypes.data
+    ready.send("mapped")
+    ctypes.memset(address, 1, 4)
+    ready.send("written")
+
+
+def map_the_served_descriptor_for_writing(path, done):
+    from mlxhog.arena.handover import receive_fd
+    from mlxhog.errors import ArenaError
+
+    try:
+        Arena.from_fd(receive_fd(path), readonly=False)
+    except ArenaError as error:
+        done.send(str(error))
+
+
+def serve_and_wait_to_be_killed(path, ready):
+    from mlxhog.arena import plan
+
+    arena = Arena.create(plan({}, n_tickets=1))
+    server = arena.serve(path)
+    ready.send(server.path.exists())
+    ready.poll(WAIT_S)

@@ -1,0 +1,241 @@
+"""Create, attach, refuse: one arena in this and in spawned processes."""
+
+import mmap
+import multiprocessing
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mlxhog.arena import Arena, plan, segment
+from mlxhog.arena.header import HEADER_BYTES
+from mlxhog.arena.layout import PAGE
+from mlxhog.errors import ArenaError, EnvironmentLacks, WriteModeError
+from tests.arena import children
+
+SPAWN = multiprocessing.get_context("spawn")
+SHM = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Spec:
+    shape: tuple[int, ...]
+    init: str = "zeros"
+    kind: str = "dense"
+
+
+def small_layout(**changes):
+    specs = {"w": Spec((10, 3)), "embedding": Spec((7, 5), kind="rows")}
+    return plan(specs, **{"max_workers": 2, "n_tickets": 4, **changes})
+
+
+@pytest.fixture
+def arena():
+    with Arena.create(small_layout(private=("m",)), run_id="a run") as arena:
+        yield arena
+
+
+def spawn(target, argument):
+    """A started process and our end of the pipe to it."""
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=target, args=(argument, theirs))
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def received(process, pipe):
+    """What the process sends before it ends."""
+    assert pipe.poll(children.WAIT_S)
+    message = pipe.recv()
+    process.join(children.WAIT_S)
+    return message
+
+
+def segments_in_shm():
+    return {p.name for p in SHM.glob("mh-*")} if SHM.is_dir() else set()
+
+
+def test_a_new_arena_is_zero_and_its_views_are_the_shared_bytes(arena):
+    assert not arena.params.any()
+    arena.param("w")[2, 1] = 5
+    slot = arena.layout.slots["w"]
+    assert arena.params[slot.offset + 7] == 5
+    assert arena.param("embedding").shape == (7, 5)
+    assert arena.probe.shape == (64,)
+    assert arena.segment("m.2").size == arena.params.size
+    assert (arena.run_id, arena.write, arena.readonly) == ("a run", "lossless", False)
+
+
+def test_an_unknown_parameter_segment_or_counter_is_refused_by_name(arena):
+    with pytest.raises(ArenaError, match="no parameter 'nothing'"):
+        arena.param("nothing")
+    with pytest.raises(ArenaError, match="no segment 'nothing'"):
+        arena.segment("nothing")
+    with pytest.raises(ArenaError, match="no counter 'nothing'"):
+        arena.counters.load("nothing")
+
+
+def test_the_segment_has_no_name_even_while_it_lives():
+    before = segments_in_shm()
+    with Arena.create(small_layout()):
+        assert segments_in_shm() == before
+
+
+def test_a_spawned_worker_attaches_and_writes_and_imports_no_framework(arena):
+    process, pipe = spawn(children.add_one_to_everything, arena.handle())
+    assert received(process, pipe) == []
+    assert (arena.param("w") == 1).all()
+    assert arena.counters.load("version") == 1
+
+
+def test_workers_killed_while_attached_leave_their_values_and_nothing_else(arena):
+    before = segments_in_shm()
+    workers = [spawn(children.write_and_wait_to_be_killed, arena.handle()) for _ in range(2)]
+    for process, pipe in workers:
+        assert pipe.poll(children.WAIT_S)
+        os.kill(pipe.recv(), signal.SIGKILL)
+        process.join(children.WAIT_S)
+        assert process.exitcode == -signal.SIGKILL
+    assert (arena.param("w") == 7).all()
+    assert segments_in_shm() == before
+
+
+def test_another_write_mode_than_the_arenas_is_refused(arena):
+    process, pipe = spawn(children.attach_in_another_write_mode, arena.handle())
+    assert "written in mode 'lossless', not 'racy'" in received(process, pipe)
+    with pytest.raises(WriteModeError, match="no write mode 'careless'"):
+        Arena.create(small_layout(), write="careless")
+
+
+def test_a_reader_cannot_write_through_numpy_counters_or_locks(arena):
+    with Arena.from_handle(arena.handle(), readonly=True) as reader:
+        with pytest.raises(ValueError, match="read-only"):
+            reader.params[0] = 1
+        with pytest.raises(ArenaError, match="read-only"):
+            reader.counters.add("version")
+        with pytest.raises(ArenaError, match="readers never lock"):
+            reader.locks(1)
+        arena.counters.store("version", 3)
+        assert reader.counters.load("version") == 3
+        arena.param("w")[:] = 2
+        assert (reader.param("w") == 2).all()
+
+
+def test_a_reader_that_writes_past_numpy_dies_instead(arena, tmp_path):
+    with arena.serve(tmp_path / "socket"):
+        process, pipe = spawn(children.write_through_the_read_only_mapping, tmp_path / "socket")
+        assert received(process, pipe) == "mapped"
+        assert process.exitcode in (-signal.SIGSEGV, -signal.SIGBUS)
+    assert not arena.params.any()
+
+
+def test_arrays_outlive_close_and_the_arena_refuses_everything_else():
+    arena = Arena.create(small_layout())
+    params = arena.params
+    params[:] = 3
+    arena.close()
+    arena.close()
+    assert params.sum() == 3 * params.size
+    with pytest.raises(ArenaError, match="closed"):
+        arena.segment("params")
+    with pytest.raises(ArenaError, match="closed"):
+        arena.handle()
+
+
+def test_only_the_creators_process_has_a_lock_slot_without_a_worker_slot(arena):
+    host = arena.workers.entry(arena.workers.host_slot)
+    assert (host.pid, host.generation) == (os.getpid(), 1)
+    assert host.slot not in [entry.slot for entry in arena.workers]
+
+
+@pytest.mark.parametrize("where", ["shared memory", "a file"])
+def test_an_arena_can_be_backed_by(where, tmp_path):
+    directory = tmp_path if where == "a file" else None
+    with Arena.create(small_layout(), directory=directory) as arena:
+        arena.params[:] = 1
+        with Arena.from_handle(arena.handle()) as again:
+            assert (again.params == 1).all()
+    assert list(tmp_path.iterdir()) == []
+
+
+def damaged(arena, tmp_path, change):
+    """A descriptor of a copy of the arena's bytes after `change`."""
+    path = tmp_path / "copy"
+    with Arena.from_handle(arena.handle()) as whole:
+        path.write_bytes(change(bytearray(whole._mapped())))
+    return os.open(path, os.O_RDWR)
+
+
+def overwrite(at, value):
+    def change(data):
+        data[at : at + len(value)] = value
+        return data
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda data: b"", "refers to nothing"),
+        (lambda data: data[:100], "its header alone has"),
+        (lambda data: data[: 3 * PAGE], "truncated: 49152 bytes of"),
+        (lambda data: data[:-1], "truncated"),
+        (lambda data: b"\x7fELF" * 50_000, "no arena: it starts with"),
+        (overwrite(0, bytes(8)), "their creator died"),
+        (overwrite(8, b"\x63"), "format 99"),
+        (overwrite(20, b"\x01"), "header is corrupted"),
+        (overwrite(70, b"\xff"), "header is corrupted"),
+        (overwrite(HEADER_BYTES - 1, b"\0\0"), "header is corrupted"),
+        (overwrite(PAGE + 10, b"#"), "layout is corrupted"),
+    ],
+)
+def test_a_damaged_or_foreign_segment_is_refused_with_a_reason(arena, tmp_path, change, reason):
+    before = len(os.listdir("/dev/fd"))
+    fd = damaged(arena, tmp_path, change)
+    with pytest.raises(ArenaError, match=reason):
+        Arena.from_fd(fd)
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_an_undamaged_copy_is_accepted(arena, tmp_path):
+    fd = damaged(arena, tmp_path, lambda data: data)
+    with Arena.from_fd(fd) as copy:
+        assert copy.layout == arena.layout
+
+
+def test_an_arena_larger_than_the_machine_is_refused_with_bytes_needed_and_had():
+    layout = small_layout(extra={"huge": ("float32", 1 << 50)})
+    with pytest.raises(EnvironmentLacks, match=rf"needs {layout.total_bytes:,} bytes .* has \d"):
+        Arena.create(layout)
+
+
+def test_a_full_file_system_is_an_error_and_never_a_bus_error(monkeypatch):
+    free = os.statvfs(SHM).f_bavail * os.statvfs(SHM).f_frsize if SHM.is_dir() else 1 << 44
+    monkeypatch.setattr(segment, "available_bytes", lambda: 0)  # "the system does not say"
+    before = len(os.listdir("/dev/fd"))
+    with pytest.raises(EnvironmentLacks, match="shared memory"):
+        segment.create(free + (1 << 40))
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_a_run_id_that_does_not_fit_is_refused():
+    with pytest.raises(ArenaError, match="at most 64 fit"):
+        Arena.create(small_layout(), run_id="x" * 65)
+
+
+def test_counters_wrap_compare_and_are_shared(arena):
+    with Arena.from_handle(arena.handle()) as other:
+        assert arena.counters.add("claims", 5) == 0
+        assert other.counters.add("claims", -2) == 5
+        assert arena.counters.load("claims") == 3
+        assert not other.counters.compare_exchange("claims", 5, 9)
+        assert other.counters.compare_exchange("claims", 3, 9)
+        assert arena.counters.load("claims") == 9
+
+
+def test_the_parameter_segment_starts_on_a_page_of_this_machine(arena):
+    assert arena.params.ctypes.data % mmap.PAGESIZE == 0

@@ -1,0 +1,148 @@
+"""The layout is a pure function; these are its promises."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxhog.arena.layout import PAGE, PROBE_NAME, STRIPE_FLOATS, Layout, plan
+from mlxhog.errors import ArenaError, ShapeError
+
+
+@dataclass(frozen=True)
+class Spec:
+    shape: tuple[int, ...]
+    init: str = "zeros"
+    kind: str = "dense"
+
+
+names = st.text("abcxyz.0123456789_é", min_size=1, max_size=12)
+dense = st.builds(Spec, st.lists(st.integers(1, 40), max_size=3).map(tuple))
+rows = st.builds(
+    Spec, st.tuples(st.integers(1, 40), st.integers(1, 40)), st.just("ones"), st.just("rows")
+)
+models = st.dictionaries(names, dense | rows, max_size=12)
+layouts = st.builds(
+    plan,
+    models,
+    max_workers=st.integers(1, 20),
+    private=st.lists(st.sampled_from("mv"), unique=True),
+    shared=st.lists(st.sampled_from("st"), unique=True),
+    n_tickets=st.integers(1, 1 << 30),
+    extra=st.just({"grads": ("float32", -1), "ring": ("uint8", 5)}),
+)
+
+
+@given(layouts)
+def test_a_layout_survives_its_own_json(layout):
+    assert Layout.from_json(layout.to_json()) == layout
+    assert Layout.from_json(layout.to_json()).digest == layout.digest
+
+
+@given(layouts)
+def test_segments_start_on_pages_of_16_kib_and_do_not_overlap(layout):
+    end = PAGE + len(layout.to_json().encode())
+    for segment in layout.segments.values():
+        assert segment.offset % PAGE == 0
+        assert segment.offset >= end
+        end = segment.offset + segment.nbytes
+    assert layout.total_bytes >= end
+    assert layout.total_bytes % PAGE == 0
+
+
+@given(layouts)
+def test_parameters_lie_in_name_order_on_128_byte_boundaries_with_the_probe_behind_them(layout):
+    end = 0
+    for slot in (*layout.slots.values(), layout.probe):
+        assert slot.offset % 32 == 0
+        assert slot.offset >= end
+        assert math.prod(slot.shape) == slot.size
+        end = slot.offset + slot.size
+    assert list(layout.slots) == sorted(layout.slots)
+    assert end <= layout.n_floats == layout.segments["params"].count
+    assert layout.n_floats % 4096 == 0
+
+
+@given(layouts)
+def test_every_stripe_and_every_row_has_one_lock_word_of_its_own(layout):
+    words = list(range(layout.n_floats // STRIPE_FLOATS))
+    for slot in layout.slots.values():
+        if slot.kind == "rows":
+            words += range(slot.row_word0, slot.row_word0 + slot.shape[0])
+    assert words == list(range(layout.n_lock_words))
+
+
+@given(layouts)
+def test_the_ticket_ring_is_a_power_of_two_and_covers_two_epochs_up_to_its_limit(layout):
+    ring = layout.segments["tickets"].count
+    assert ring & (ring - 1) == 0
+    assert min(2 * layout.n_tickets, 1 << 20) <= ring <= 1 << 31
+    assert ring >= 2 * layout.max_workers
+
+
+def test_a_ring_never_takes_more_than_4_mib():
+    layout = plan({}, n_tickets=1 << 40)
+    assert layout.segments["tickets"].nbytes == 4 << 20
+
+
+def test_optimizer_state_is_laid_out_like_the_parameters_per_slot_or_once():
+    layout = plan({"w": Spec((5000,))}, max_workers=3, private=("m",), shared=("v",), n_tickets=1)
+    state = [s for s in layout.segments if s[0] in "mv"]
+    assert state == ["m.1", "m.2", "m.3", "v"]
+    assert all(layout.segments[s].count == layout.n_floats for s in state)
+
+
+def test_layouts_that_differ_in_one_shape_have_different_digests():
+    assert (
+        plan({"w": Spec((3, 4))}, n_tickets=1).digest
+        != plan({"w": Spec((4, 3))}, n_tickets=1).digest
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("w", Spec((0, 3))),
+        ("w", Spec((3,), kind="rows")),
+        ("w", Spec((3,), kind="scalars")),
+        ("", Spec((3,))),
+        (PROBE_NAME, Spec((3,))),
+    ],
+)
+def test_an_impossible_parameter_is_refused_by_name(name, spec):
+    with pytest.raises(ShapeError, match=repr(name)):
+        plan({name: spec}, n_tickets=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"max_workers": 0}, "max_workers is 0"),
+        ({"max_workers": 65_535}, "max_workers is 65535"),
+        ({"n_tickets": 0}, "too short"),
+        ({"extra": {"params": ("float32", 1)}}, "two segments are called 'params'"),
+        ({"extra": {"ring": ("uint8", -2)}}, "'ring' has -2 items"),
+    ],
+)
+def test_impossible_counts_are_refused_with_a_reason(changes, reason):
+    with pytest.raises(ArenaError, match=reason):
+        plan({}, **{"n_tickets": 1, **changes})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        plan({"w": Spec((3,))}, n_tickets=1).to_json().replace('"size":3', '"size":30000'),
+        plan({"w": Spec((3,))}, n_tickets=1)
+        .to_json()
+        .replace('"n_floats":4096', '"n_floats":8192'),
+    ],
+)
+def test_json_that_is_no_layout_or_points_outside_is_refused(text):
+    with pytest.raises(ArenaError, match="layout cannot be read"):
+        Layout.from_json(text)

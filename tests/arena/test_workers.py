@@ -1,0 +1,109 @@
+"""The worker table: one table in two languages, slots given out and given out again."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mlxhog import _native
+from mlxhog.arena import Arena, plan
+from mlxhog.arena.process import monotonic_ns, process_start_time
+from mlxhog.arena.workers import ENTRY_BYTES, WORKER_DTYPE, Entry, Phase, State
+from mlxhog.errors import ArenaError
+
+
+@pytest.fixture
+def table():
+    with Arena.create(plan({}, max_workers=3, n_tickets=1)) as arena:
+        yield arena.workers
+
+
+def test_python_and_cpp_agree_on_every_field_of_an_entry():
+    ours = {name: (at, dtype.itemsize) for name, (dtype, at, *_) in WORKER_DTYPE.fields.items()}
+    assert _native.worker_fields() == ours
+    assert WORKER_DTYPE.itemsize == ENTRY_BYTES
+
+
+def test_every_field_reads_back_what_was_written_and_touches_no_other(table):
+    names = WORKER_DTYPE.names
+    for i, name in enumerate(names):
+        setattr(table.entry(2), name, i + 1)
+    assert [getattr(table.entry(2), name) for name in names] == list(range(1, len(names) + 1))
+    assert table.array[1].tolist() == tuple(range(1, len(names) + 1))
+    assert set(table.array[0].tolist()) == {0}
+    assert set(names) == {name for name in vars(Entry) if name in WORKER_DTYPE.fields}
+
+
+def test_signed_and_float_fields_keep_sign_and_fraction(table):
+    entry = table.entry(1)
+    entry.ticket, entry.loss = -1, 2.5
+    assert (entry.ticket, entry.loss) == (-1, 2.5)
+
+
+def test_slots_are_given_out_once_with_incarnations_never_used_before(table):
+    entries = [table.acquire_slot(pid) for pid in (11, 12, 13)]
+    assert [e.slot for e in entries] == [1, 2, 3]
+    assert [e.pid for e in entries] == [11, 12, 13]
+    assert len({e.incarnation for e in entries} | {0}) == 4
+    assert all(e.state == State.STARTING and e.ticket == -1 for e in entries)
+    with pytest.raises(ArenaError, match="all 3 worker slots are in use"):
+        table.acquire_slot(14)
+
+
+def test_a_living_workers_slot_is_not_given_away(table):
+    table.acquire_slot(11).state = State.RUNNING
+    with pytest.raises(ArenaError, match="belongs to process 11"):
+        table.acquire_slot(12, slot=1)
+
+
+def test_a_dead_workers_slot_is_inherited_with_its_totals(table):
+    first = table.acquire_slot(11, 99)
+    first.steps, first.opt_step, first.nonfinite_in_row, first.ticket = 40, 38, 2, 7
+    owner, generation = first.incarnation, first.generation
+    table.mark_dead(1)
+    assert (first.dead, first.state) == (1, State.DEAD)
+    second = table.acquire_slot(12, 100, slot=1)
+    assert (second.steps, second.opt_step, second.restarts) == (40, 38, 1)
+    assert (second.nonfinite_in_row, second.ticket, second.phase) == (0, -1, Phase.STARTING)
+    assert (second.dead, second.pid, second.start_time) == (0, 12, 100)
+    assert second.incarnation > owner
+    assert second.generation == generation + 1
+
+
+def test_locks_of_a_dead_worker_are_free_once_its_slot_is_given_out_again():
+    with Arena.create(plan({}, max_workers=3, n_tickets=1)) as arena:
+        words = arena.segment("locks")
+        first, other = arena.workers.acquire_slot(11), arena.workers.acquire_slot(12)
+        words[0] = first.slot | first.generation << 16
+        words[1] = other.slot | other.generation << 16
+        arena.workers.mark_dead(first.slot)
+        arena.workers.acquire_slot(13, slot=first.slot)
+        assert words[0] == 0
+        assert words[1] == other.slot | other.generation << 16
+
+
+def test_a_slot_outside_the_table_is_refused(table):
+    for slot in (0, 5):
+        with pytest.raises(ArenaError, match=f"no worker slot {slot}"):
+            table.entry(slot)
+
+
+def test_a_sign_of_life_is_the_clock_that_all_processes_share(table):
+    before = monotonic_ns()
+    table.entry(1).beat()
+    assert before <= table.entry(1).heartbeat_ns <= monotonic_ns()
+    text = "from mlxhog.arena.process import monotonic_ns; print(monotonic_ns())"
+    child = subprocess.run([sys.executable, "-c", text], capture_output=True, check=True)
+    assert before < int(child.stdout) < monotonic_ns()
+
+
+def test_a_start_time_tells_a_process_from_its_successor_and_from_none():
+    mine = process_start_time(os.getpid())
+    assert mine > 0
+    assert process_start_time(os.getpid()) == mine
+    assert process_start_time(0) == 0
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert process_start_time(child.pid) > mine
+        child.communicate(b"\n")
+    assert process_start_time(child.pid) == 0

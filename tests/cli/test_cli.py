@@ -1,0 +1,345 @@
+"""The command line as a user meets it: words, exit codes, and what goes where."""
+
+import json
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlxhog import run
+from mlxhog.cli import COMMANDS, main
+from mlxhog.config import TrainConfig
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.metrics import Progress, Result, WorkerReport
+from mlxhog.mix import WorkerSpec
+
+WORKER = WorkerReport(
+    slot=1,
+    backend="torch:cpu",
+    pid=4711,
+    state="finished",
+    steps=100,
+    tokens=102_400,
+    tokens_per_s=0.0,
+    mean_staleness=0.9,
+    max_staleness=3,
+    dropped=0,
+    memory_bytes=1,
+)
+PROGRESS = Progress(
+    step=50,
+    tokens=51_200,
+    elapsed_s=5.0,
+    budget_fraction=0.5,
+    eta_s=5.0,
+    loss=1.5,
+    train_bits_per_byte=2.2,
+    val_bits_per_byte=2.3,
+    tokens_per_s=10_000.0,
+    lost_update_rate=0.0,
+    memory_bytes=1_000_000,
+    workers=(WORKER,),
+)
+RESULT = Result(
+    run="runs/20260102-101500-sotu",
+    status="done",
+    steps=100,
+    tokens=102_400,
+    seconds=10.0,
+    tokens_per_s=10_240.0,
+    val_bits_per_byte=2.05,
+    restarts=0,
+    dropped_steps=0,
+    torn=0,
+    lost_update_rate=0.0,
+    workers=(WORKER,),
+    checkpoint="runs/20260102-101500-sotu/checkpoints/step-00000100",
+    sample="The people of the\x1b[2J United States",
+)
+PLAN = types.SimpleNamespace(
+    parameters=680_000,
+    arena_bytes=9_000_000,
+    worker_bytes=500_000_000,
+    workers=(WorkerSpec("mlx:cpu", 1), WorkerSpec("torch:cpu", 1)),
+)
+
+
+class Trainer(types.ModuleType):
+    """Stands in for mlxhog.trainer; remembers the configuration it was given."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__("mlxhog.trainer")
+        self.result = result
+        self.config: TrainConfig | None = None
+
+    def plan(self, config: TrainConfig) -> types.SimpleNamespace:
+        self.config = config
+        return PLAN
+
+    def train(self, config: TrainConfig, *, observer: Callable[[Progress], None]) -> Result:
+        self.config = config
+        observer(PROGRESS)
+        return self.result
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    fake = Trainer(RESULT)
+    monkeypatch.setitem(sys.modules, "mlxhog.trainer", fake)
+    return fake
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mlxhog", *words], capture_output=True, text=True, check=False
+    )
+
+
+def test_train_prints_the_result_on_stdout_and_progress_on_stderr(trainer, capsys):
+    assert main(["train"]) == 0
+    out, err = capsys.readouterr()
+    assert "held-out text: 2.050 bits per byte" in out
+    assert "run: runs/20260102-101500-sotu" in out
+    assert 'mlxhog generate runs/20260102-101500-sotu --prompt "The "' in out
+    assert "mlxhog train --resume runs/20260102-101500-sotu" in out
+    assert "\x1b" not in out
+    assert "step 50" in err
+
+
+def test_train_json_prints_one_line_with_the_promised_keys(trainer, capsys):
+    assert main(["train", "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    result = json.loads(line)
+    assert list(result)[:12] == [
+        "run",
+        "status",
+        "steps",
+        "tokens",
+        "seconds",
+        "tokens_per_s",
+        "val_bits_per_byte",
+        "restarts",
+        "dropped_steps",
+        "torn",
+        "lost_update_rate",
+        "workers",
+    ]
+    assert list(result["workers"][0]) == ["backend", "pid", "steps", "tokens", "mean_staleness"]
+    assert result["checkpoint"] == RESULT.checkpoint
+
+
+@pytest.mark.parametrize(("status", "code"), [("done", 0), ("interrupted", 130), ("diverged", 4)])
+def test_the_exit_code_says_how_the_run_ended(trainer, status, code):
+    trainer.result = replace(RESULT, status=status)
+    assert main(["train", "--quiet"]) == code
+
+
+def test_a_run_stopped_at_once_names_no_checkpoint(trainer, capsys):
+    trainer.result = replace(RESULT, status="interrupted", checkpoint=None)
+    assert main(["train", "--json"]) == 130
+    assert json.loads(capsys.readouterr().out)["checkpoint"] is None
+    main(["train"])
+    assert "no checkpoint was saved" in capsys.readouterr().out
+
+
+def test_flags_reach_the_trainer_with_their_types(trainer):
+    words = "--lr=1e-3 --iters 10k --eval-every -1 --workers torch:cpu*2 --threads auto".split()
+    assert main(["train", *words]) == 0
+    assert trainer.config == TrainConfig(
+        lr=1e-3, steps=10_000, eval_every="off", workers="torch:cpu*2"
+    )
+
+
+def test_a_flag_wins_over_the_file_and_an_absent_one_does_not(trainer, tmp_path):
+    (tmp_path / "conf.yaml").write_text("lr: 0.5\nbatch_size: 8\n")
+    assert main(["train", "-c", str(tmp_path / "conf.yaml"), "--lr", "0.25"]) == 0
+    assert (trainer.config.lr, trainer.config.batch_size) == (0.25, 8)
+
+
+def test_dry_run_says_what_would_run(trainer, capsys):
+    assert main(["train", "--dry-run", "--steps", "5"]) == 0
+    out = capsys.readouterr().out
+    assert "steps: 5" in out
+    assert "680,000" in out
+    assert "9,000,000 bytes (9.0 MB)" in out
+    assert "worker 2       torch:cpu, 1 thread" in out
+
+
+def test_dry_run_json_is_one_object(trainer, capsys):
+    assert main(["train", "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["config"]["lr"] == 2e-3
+    assert plan["workers"] == [
+        {"backend": "mlx:cpu", "threads": 1},
+        {"backend": "torch:cpu", "threads": 1},
+    ]
+
+
+@pytest.fixture
+def stored_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The name of a run that was started with --lr 0.5 --steps 100."""
+    monkeypatch.chdir(tmp_path)
+    made = run.create(Path("runs"), "old")
+    made.config_path.write_text(TrainConfig(lr=0.5, steps=100).to_yaml())
+    return made.name
+
+
+def test_resume_takes_the_stored_options_and_flags_win(trainer, stored_run):
+    assert main(["train", "--resume", stored_run, "--clip", "1"]) == 0
+    config = trainer.config
+    assert (config.resume, config.lr, config.steps, config.clip) == (stored_run, 0.5, 100, 1.0)
+
+
+@pytest.mark.parametrize("words", [["--time", "10m"], ["--iters", "50"]])
+def test_a_budget_given_with_resume_replaces_the_stored_one(trainer, stored_run, words):
+    assert main(["train", "--resume", stored_run, *words]) == 0
+    config = trainer.config
+    assert (config.steps, config.time) in [(None, 600.0), (50, None)]
+
+
+def test_resume_may_stand_in_the_file(trainer, stored_run, tmp_path):
+    (tmp_path / "conf.yaml").write_text(f"resume: {stored_run}\nclip: 1\n")
+    assert main(["train", "--config", "conf.yaml"]) == 0
+    assert (trainer.config.lr, trainer.config.clip) == (0.5, 1.0)
+
+
+def test_resuming_a_run_that_is_not_there_names_the_nearest(trainer, stored_run, capsys):
+    assert main(["train", "--resume", stored_run + "x"]) == 2
+    assert f"did you mean '{stored_run}'?" in capsys.readouterr().err
+
+
+def test_runs_lists_what_is_known_of_every_run(stored_run, capsys):
+    run.create(Path("runs"), "new").write_status(
+        {"status": "done", "result": {"steps": 40, "val_bits_per_byte": 2.5}}
+    )
+    assert main(["runs"]) == 0
+    head, old, new = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["run", "status", "steps"]
+    assert old.split() == [stored_run, "created", "-", "-"]
+    assert new.split()[1:] == ["done", "40", "2.500"]
+
+
+def test_runs_json_is_one_object_per_run(stored_run, capsys):
+    assert main(["runs", "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["name"] == stored_run
+
+
+def test_runs_says_how_to_make_the_first_one(tmp_path, capsys):
+    assert main(["runs", "--out", str(tmp_path / "none")]) == 0
+    assert "mlxhog train" in capsys.readouterr().out
+
+
+def test_an_error_of_the_trainer_is_a_message_and_its_exit_code(trainer, monkeypatch, capsys):
+    def refuse(config: TrainConfig, *, observer: object) -> Result:
+        raise EnvironmentLacks("needs 21.4 GB, has 12.8 GB; lower --batch-size")
+
+    monkeypatch.setattr(trainer, "train", refuse)
+    assert main(["train"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "needs 21.4 GB" in err
+    assert "Traceback" not in err
+
+
+def test_ctrl_c_before_the_run_ends_with_130(trainer, monkeypatch):
+    def interrupt(config: TrainConfig) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "plan", interrupt)
+    assert main(["train", "--dry-run"]) == 130
+
+
+def test_every_mistake_on_the_line_and_in_the_file_is_told_at_once(tmp_path, capsys):
+    (tmp_path / "conf.yaml").write_text("lrr: 1\n")
+    words = ["--config", str(tmp_path / "conf.yaml"), "--wrokers", "2", "--lr", "fast", "stray"]
+    assert main(["train", *words]) == 2
+    lines = [line.rpartition("/")[2] for line in capsys.readouterr().err.splitlines()]
+    assert lines == [
+        "no flag '--wrokers'; did you mean '--workers'?",
+        "unexpected argument 'stray'",
+        "conf.yaml:1: no option 'lrr'; did you mean 'lr'?",
+        "--lr is 'fast'; wanted a number above 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian"], "no command 'trian'; did you mean 'train'?"),
+        (["train", "--lr"], "expected one argument"),
+        (["train", "--step", "3"], "no flag '--step'; did you mean '--steps'?"),
+        (["train", "--config", "nowhere.yaml"], "nowhere.yaml: cannot read"),
+        (["train", "--resume", "none", "--strategy", "hogwlid"], "did you mean 'hogwild'?"),
+        (["generate"], "RUN_OR_CHECKPOINT"),
+        (["generate", "latest", "--temp", "-1"], "--temp is '-1'; wanted a number at least 0"),
+        (["generate", "latest", "--prompt", "@nowhere.txt"], "nowhere.txt: No such file"),
+        (["runs", "--jsno"], "did you mean '--json'?"),
+    ],
+)
+def test_wrong_input_is_answered_with_exit_code_2(words, said, capsys):
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert out == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name, capsys):
+    with pytest.raises(SystemExit) as done:
+        main([name, "--help"])
+    assert done.value.code == 0
+    out = capsys.readouterr().out
+    assert f"mlxhog {name}" in out
+    assert "examples:" in out
+    assert "--json" in out
+
+
+def test_train_help_lists_every_option_with_its_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "--lr X, --learning-rate X step size at the top of the schedule [0.002]" in out
+    assert "--eval-every STEPS|TIME|off" in out
+
+
+def test_help_lists_the_commands(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["train", "--lrr", "1"], ["trian"]]
+)
+def test_help_and_mistakes_load_no_framework_and_nothing_slow(words):
+    probe = (
+        "import sys\nfrom mlxhog.cli import main\n"
+        f"try: main({words!r})\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'mlx', 'numpy', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_module_runs_as_a_command_and_tells_its_version():
+    done = command("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("mlxhog 0.")
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    with subprocess.Popen(
+        [sys.executable, "-m", "mlxhog", "train", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()

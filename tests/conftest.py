@@ -1,0 +1,70 @@
+"""A cache of its own for every test, and the option `--forbid-skips`.
+
+With `--forbid-skips` only tests of Apple hardware may be left out.
+"""
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+MAY_SKIP = {"metal", "macos"}
+_skipped = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep prepared corpora apart, so that no test depends on what another left behind."""
+    cache: Path = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--forbid-skips",
+        action="store_true",
+        help="fail if a test without the marker metal or macos was skipped",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_skipped] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    excused = MAY_SKIP & {marker.name for marker in item.iter_markers()}
+    if report.skipped and not excused and not hasattr(report, "wasxfail"):
+        item.config.stash[_skipped].append(f"{item.nodeid}: {_reason(report)}")
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.skipped:  # a whole file, before any marker is known
+        collector.config.stash[_skipped].append(f"{collector.nodeid}: {_reason(report)}")
+    return report
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    return str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--forbid-skips") and session.config.stash[_skipped]:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    config = terminalreporter.config
+    if config.getoption("--forbid-skips") and config.stash[_skipped]:
+        terminalreporter.section("skipped without need")
+        for line in config.stash[_skipped]:
+            terminalreporter.line(line)

@@ -1,0 +1,121 @@
+"""Corpora are found by name, path, folder or glob."""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from mlxhog.data import corpora
+from mlxhog.errors import DataError
+
+
+def texts(spec: str | Path) -> list[bytes]:
+    return list(corpora.find(str(spec)).documents())
+
+
+def test_sotu_is_the_embedded_corpus() -> None:
+    corpus = corpora.find("sotu")
+    documents = list(corpus.documents())
+    assert len(documents) == 233
+    assert sum(map(len, documents)) == 10_761_158
+    assert list(corpus.documents()) == documents
+
+
+@pytest.mark.parametrize("name", ["py:stdlib", "py:site"])
+def test_python_sources_are_the_files_below_their_root(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "site-packages" if name == "py:site" else tmp_path
+    for file, content in {
+        "b.py": b"b = 1",
+        "a/a.py": b"a = 1",
+        "zero.py": b"\0",
+        "a/__pycache__/c.py": b"c",
+        "note.txt": b"n",
+    }.items():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(content)
+    (root / "lib" / "site-packages").mkdir(parents=True)
+    (root / "lib" / "dist-packages").mkdir(parents=True)
+    (root / "lib" / "dist-packages" / "other.py").write_text("o")
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(root))
+    assert texts(name) == [b"a = 1", b"b = 1"]
+
+
+def test_a_folder_gives_its_text_files_in_order_of_path(tmp_path: Path) -> None:
+    for name in ("b.txt", "a/z.md", ".hidden.txt", "a/.git/x.txt", "pic.jpg", "c.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name if name != "c.jsonl" else '{"text": "c"}\n')
+    assert texts(tmp_path) == [b"a/z.md", b"b.txt", b"c"]
+    assert texts(f"dir:{tmp_path}") == texts(tmp_path)
+
+
+def test_a_folder_without_text_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "pic.jpg").write_text("x")
+    with pytest.raises(DataError, match=r"no text file such as .txt.*found 1 x .jpg"):
+        corpora.find(str(tmp_path))
+    (tmp_path / "pic.jpg").unlink()
+    with pytest.raises(DataError, match="found nothing"):
+        corpora.find(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["valid.jsonl", "val.jsonl", "validation.jsonl"])
+def test_a_folder_in_the_layout_of_mlx_lm_brings_its_held_out_text(
+    tmp_path: Path, name: str
+) -> None:
+    for file in ("train.jsonl", name, "test.jsonl"):
+        (tmp_path / file).write_text(json.dumps({"text": file}))
+    corpus = corpora.find(str(tmp_path))
+    assert corpus.validation is not None
+    assert list(corpus.documents()) == [b"train.jsonl"]
+    assert list(corpus.validation()) == [name.encode()]
+
+
+def test_a_training_file_alone_leaves_holding_out_to_us(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "t"}')
+    corpus = corpora.find(str(tmp_path))
+    assert corpus.validation is None
+    assert list(corpus.documents()) == [b"t"]
+
+
+def test_a_glob_gives_the_files_it_matches(tmp_path: Path) -> None:
+    for name in ("b.log", "a.log", "sub/c.log", "d.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert texts(tmp_path / "*.log") == [b"a.log", b"b.log"]
+    assert texts(tmp_path / "**" / "*.log") == [b"a.log", b"b.log", b"sub/c.log"]
+    with pytest.raises(DataError, match="no file matches"):
+        corpora.find(str(tmp_path / "*.nothing"))
+
+
+def test_a_single_large_text_file_becomes_many_documents(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("paragraph\n\n" * 10_000)
+    assert len(texts(tmp_path / "book.txt")) > 40
+    assert len(texts(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", r"the corpus is ''; name one of sotu"),
+        ("dir: ", r"name one of sotu"),
+        ("sotuu", r"no corpus 'sotuu'; did you mean 'sotu'\?"),
+        ("py:sdtlib", r"did you mean 'py:stdlib'\?"),
+        ("novels", r"did you mean 'novel'\?"),
+        ("qqqqq", r"a file, a folder or a glob works too.*sotu, py:stdlib, py:site"),
+        ("file:novels", r"no file or folder 'novels'; did you mean 'novel'\?"),
+        ("here/bok.txt", r"there is no folder 'here'"),
+        ("novel/bok.txt", r"did you mean 'novel/book.txt'\?"),
+    ],
+)
+def test_an_unknown_corpus_suggests_its_neighbour(
+    spec: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "novel").mkdir()
+    (tmp_path / "novel" / "book.txt").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=message):
+        corpora.find(spec)

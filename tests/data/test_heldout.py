@@ -1,0 +1,96 @@
+"""Held-out text: which it is, and how it is evaluated."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxhog.data import heldout, split
+from mlxhog.data.batch import IGNORED
+from mlxhog.data.token_writer import TokenWriter
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import DataError
+
+
+def token_file(directory: Path, documents: list[bytes]) -> TokenFile:
+    path = directory / "val.bin"
+    with TokenWriter(path, ByteTokenizer(), split="val", source="test") as writer:
+        for document in documents:
+            writer.add(document)
+    return TokenFile.open(path)
+
+
+def test_every_twelfth_document_from_the_sixth_on_is_held_out() -> None:
+    documents = [bytes([i]) for i in range(30)]
+    held_out = [text for held, text in split.split(documents, "every-12th") if held]
+    assert held_out == [bytes([5]), bytes([17]), bytes([29])]
+
+
+@pytest.mark.parametrize(("n", "rule"), [(1, "tail"), (5, "tail"), (6, "every-12th")])
+def test_a_corpus_of_few_documents_holds_out_tails(n: int, rule: str) -> None:
+    assert split.rule_for("every-12th", n) == rule
+    assert split.rule_for("tail", 100) == "tail"
+
+
+def test_an_unknown_rule_suggests_its_neighbour() -> None:
+    with pytest.raises(DataError, match="no held-out rule 'every-12'; did you mean 'every-12th'"):
+        split.rule_for("every-12", 100)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.text(alphabet="ab é\n", min_size=1, max_size=2000), min_size=1, max_size=4))
+def test_tails_lose_no_byte_and_cut_no_character(texts: list[str]) -> None:
+    documents = [text.encode() for text in texts]
+    pieces = list(split.split(documents, "tail"))
+    assert b"".join(text for _, text in pieces) == b"".join(documents)
+    for _, text in pieces:
+        text.decode()
+
+
+def test_a_tail_is_about_eight_percent_and_starts_at_a_word() -> None:
+    text = b"word " * 4000
+    (_, head), (held_out, tail) = split.split([text], "tail")
+    assert held_out
+    assert abs(len(tail) / len(text) - 0.08) < 0.001
+    assert tail.startswith(b"word")
+    assert head.endswith(b" ")
+
+
+def test_evaluation_counts_every_byte_once_and_no_separator(tmp_path: Path) -> None:
+    documents = [b"first text", b"second", b"the third one"]
+    file = token_file(tmp_path, documents)
+    batches = list(heldout.batches(file, seq_len=4, batch_size=3))
+    assert all(b.x.shape == b.y.shape == (3, 4) for b in batches)
+    labels = np.concatenate([b.y.ravel() for b in batches])
+    assert labels[labels != IGNORED].astype(np.uint8).tobytes() == b"".join(documents)
+    assert sum(b.n_bytes for b in batches) == sum(map(len, documents))
+    inputs = np.concatenate([b.x.ravel() for b in batches])
+    assert np.array_equal(inputs[: file.n_tokens - 1], file.tokens[:-1])
+    assert (inputs[file.n_tokens - 1 :] == file.bos).all()
+
+
+def test_evaluation_of_a_part_is_spread_over_the_file_and_repeatable(tmp_path: Path) -> None:
+    file = token_file(tmp_path, [bytes(range(100)) * 10])
+    options = {"seq_len": 10, "batch_size": 2, "eval_tokens": 45}
+    first, again = (list(heldout.batches(file, **options)) for _ in range(2))
+    assert sum(int((b.y != IGNORED).any(axis=1).sum()) for b in first) == 5
+    assert [b.y[0, 0] for b in first] == [file.tokens[1 + 10 * i] for i in (0, 40, 80)]
+    for a, b in zip(first, again, strict=True):
+        assert np.array_equal(a.x, b.x)
+        assert np.array_equal(a.y, b.y)
+
+
+def test_more_evaluation_tokens_than_there_are_is_the_whole_file(tmp_path: Path) -> None:
+    file = token_file(tmp_path, [b"x" * 100])
+    batches = list(heldout.batches(file, seq_len=8, batch_size=4, eval_tokens=10**9))
+    assert sum(b.n_bytes for b in batches) == 100
+
+
+def test_bits_per_byte_of_a_uniform_guess_is_eight() -> None:
+    assert heldout.bits_per_byte(100 * math.log(256), 100) == pytest.approx(8.0)

@@ -1,0 +1,448 @@
+"""Every ticket once per epoch, whoever dies: a model, and real processes that are really killed."""
+
+import multiprocessing
+import os
+import random
+import signal
+from collections import Counter
+from multiprocessing.connection import wait
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from mlxhog import _native
+from mlxhog.arena import Arena, plan
+from mlxhog.data import ledger as module
+from mlxhog.data.ledger import ORPHAN_GRACE_NS, Ledger, TicketState
+from mlxhog.errors import ArenaError, CheckpointError, ConfigError
+from tests.data import ledger_children
+
+WORDS_BYTES = 640
+NEXT = 0  # byte of the word `next`; see the table in mlxhog/data/ledger.py
+
+
+def make_ledger(n, ring, **options):
+    words = np.zeros(WORDS_BYTES + 128, np.uint8)
+    words = words[-words.ctypes.data % 128 :][:WORDS_BYTES]
+    slots = np.zeros(ring, np.uint32)
+    return Ledger.on_memory(words, slots, n, **options), words, slots
+
+
+def work_off(ledger, owner, until_epoch):
+    """Claim and finish everything before `until_epoch`; the tickets in order."""
+    taken = []
+    while not ledger.epoch_done(until_epoch - 1):
+        claimed = ledger.claim(owner)
+        if claimed is None or claimed[0] >= until_epoch:
+            assert claimed is None or ledger.give_back(*claimed, owner)
+            return taken
+        assert ledger.begin_apply(*claimed, owner)
+        assert ledger.finish(*claimed, owner)
+        taken.append(claimed)
+    return taken
+
+
+def some_worker_is(state):
+    return precondition(lambda machine: state in [s for _, s in machine.held.values()])
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Workers that claim, apply and die in every state, a supervisor that reaps, and resumes.
+
+    Deaths between two machine instructions are made by writing what such a death leaves.
+    """
+
+    @initialize(
+        n=st.integers(1, 9),
+        ring=st.sampled_from([4, 8, 32]),
+        on_torn=st.sampled_from(["count", "retry"]),
+    )
+    def begin(self, n, ring, on_torn):
+        self.n, self.on_torn = n, on_torn
+        self.ledger, self.words, self.slots = make_ledger(n, ring, on_torn=on_torn)
+        self.held = {owner: (None, "idle") for owner in (1, 2, 3)}  # -> (ticket, state)
+        self.owners = 3
+        self.dead = {}
+        self.applied = Counter()  # ticket -> times its update was finished
+        self.torn = Counter()
+        self.unannounced = False  # a return that only a sweep will find
+        self.now = 0
+
+    def pick(self, data, state):
+        owners = [owner for owner, (_, s) in self.held.items() if s == state]
+        return data.draw(st.sampled_from(owners))
+
+    def waiting(self):
+        """Returned tickets, as the slots say."""
+        window = range(self.ledger.watermark, _native.load_u64(self.words, NEXT))
+        tickets = map(self.ledger.locate, window)
+        return [t for t in tickets if self.ledger.state(*t) == TicketState.RETURNED]
+
+    @precondition(lambda machine: len(machine.held) < 5)
+    @rule()
+    def join(self):
+        self.owners += 1
+        self.held[self.owners] = (None, "idle")
+
+    @some_worker_is("idle")
+    @rule(data=st.data())
+    def claim(self, data):
+        owner, waiting = self.pick(data, "idle"), self.waiting()
+        ticket = self.ledger.claim(owner)
+        if waiting and not self.unannounced:
+            assert ticket in waiting
+        if ticket is None:  # only with a whole ring between the oldest in flight and the next
+            ahead = _native.load_u64(self.words, NEXT) - self.ledger.watermark
+            assert ahead >= self.slots.size
+            oldest = self.ledger.locate(self.ledger.watermark)
+            assert self.ledger.state(*oldest) != TicketState.DONE
+            return
+        self.leased(owner, ticket)
+
+    @some_worker_is("idle")
+    @rule(data=st.data(), ahead=st.integers(-2, 8))
+    def claim_exact(self, data, ahead):
+        owner = self.pick(data, "idle")
+        ticket = self.ledger.locate(max(0, self.ledger.watermark + ahead))
+        if self.ledger.claim_exact(*ticket, owner):
+            self.leased(owner, ticket)
+
+    def leased(self, owner, ticket):
+        assert ticket not in [t for t, _ in (*self.held.values(), *self.dead.values())]
+        assert self.applied[ticket] == 0
+        assert self.torn[ticket] == 0 or self.on_torn == "retry"
+        assert self.ledger.state(*ticket) == TicketState.LEASED
+        self.held[owner] = (ticket, "leased")
+
+    @some_worker_is("leased")
+    @rule(data=st.data())
+    def apply(self, data):
+        owner = self.pick(data, "leased")
+        ticket, _ = self.held[owner]
+        assert self.ledger.begin_apply(*ticket, owner)
+        assert not self.ledger.begin_apply(*ticket, owner)
+        self.held[owner] = (ticket, "applying")
+
+    @some_worker_is("applying")
+    @rule(data=st.data())
+    def finish(self, data):
+        owner = self.pick(data, "applying")
+        ticket, _ = self.held[owner]
+        assert self.ledger.finish(*ticket, owner)
+        assert not self.ledger.finish(*ticket, owner)
+        self.applied[ticket] += 1
+        self.held[owner] = (None, "idle")
+
+    @some_worker_is("leased")
+    @rule(data=st.data())
+    def give_back(self, data):
+        owner = self.pick(data, "leased")
+        ticket, _ = self.held[owner]
+        assert self.ledger.give_back(*ticket, owner)
+        self.held[owner] = (None, "idle")
+
+    @precondition(lambda machine: machine.held)
+    @rule(data=st.data())
+    def die(self, data):
+        owner = data.draw(st.sampled_from(sorted(self.held)))
+        self.dead[owner] = self.held.pop(owner)
+
+    @rule()
+    def die_between_taking_a_number_and_leasing_it(self):
+        if _native.load_u64(self.words, NEXT) < self.ledger.watermark + self.slots.size:
+            _native.add_u64(self.words, NEXT, 1)
+
+    @some_worker_is("leased")
+    @rule(data=st.data())
+    def die_between_returning_and_announcing_it(self, data):
+        ticket, _ = self.held.pop(self.pick(data, "leased"))
+        self.set_state(ticket, TicketState.RETURNED)
+        self.unannounced = True
+
+    @some_worker_is("applying")
+    @rule(data=st.data())
+    def die_between_finishing_and_moving_the_watermark(self, data):
+        ticket, _ = self.held.pop(self.pick(data, "applying"))
+        self.set_state(ticket, TicketState.DONE)
+        self.applied[ticket] += 1
+
+    def set_state(self, ticket, state):
+        slot = (ticket[0] * self.n + ticket[1]) % self.slots.size
+        self.slots[slot] = int(self.slots[slot]) & ~7 | state
+
+    @precondition(lambda machine: machine.dead)
+    @rule(data=st.data())
+    def reap(self, data):
+        owner = data.draw(st.sampled_from(sorted(self.dead)))
+        ticket, state = self.dead.pop(owner)
+        assert self.ledger.reap(owner) == (state == "leased", state == "applying")
+        assert self.ledger.reap(owner) == (0, 0)
+        self.torn[ticket] += state == "applying"
+
+    @rule()
+    def sweep(self):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "monotonic_ns", lambda: self.now)
+            self.ledger.sweep_orphans()
+            self.now += ORPHAN_GRACE_NS
+            self.ledger.sweep_orphans()
+        self.unannounced = False
+
+    @rule(ring=st.sampled_from([64, 128]))
+    def checkpoint_and_resume_with_other_workers(self, ring):
+        position = self.ledger.position()
+        self.ledger, self.words, self.slots = make_ledger(self.n, ring, on_torn=self.on_torn)
+        self.ledger.restore(position)
+        self.held, self.dead, self.unannounced = {}, {}, False
+        start = position["epoch"] * self.n
+        numbers = {*range(start + position["watermark"]), *(start + t for t in position["done"])}
+        counted = {self.ledger.locate(g) for g in numbers}
+        torn = {ticket for ticket, times in self.torn.items() if times}
+        applied = {ticket for ticket, times in self.applied.items() if times}
+        assert applied <= counted <= applied | torn
+
+    @invariant()
+    def nothing_is_applied_twice(self):
+        assert all(times <= 1 for times in self.applied.values())
+
+    @invariant()
+    def everything_below_the_watermark_is_applied_or_torn(self):
+        for ticket in map(self.ledger.locate, range(self.ledger.watermark)):
+            assert self.applied[ticket] or self.torn[ticket]
+
+    def teardown(self):
+        """At the end of an epoch every ticket is done exactly once."""
+        self.dead.update(self.held)
+        for owner, (ticket, state) in self.dead.items():
+            self.ledger.reap(owner)
+            self.torn[ticket] += state == "applying"
+        self.sweep()
+        end = self.ledger.locate(_native.load_u64(self.words, NEXT))[0] + 1
+        self.applied.update(work_off(self.ledger, self.owners + 1, until_epoch=end))
+        assert self.ledger.epoch_done(end - 1)
+        self.nothing_is_applied_twice()
+        self.everything_below_the_watermark_is_applied_or_torn()
+
+
+TestLedgerAgainstItsModel = LedgerMachine.TestCase
+TestLedgerAgainstItsModel.settings = settings(
+    max_examples=200, stateful_step_count=50, deadline=None
+)
+
+
+@given(n=st.integers(1, 20), ring=st.sampled_from([2, 4, 64]))
+def test_one_worker_sees_every_ticket_of_every_epoch_in_order(n, ring):
+    ledger, _, _ = make_ledger(n, ring)
+    epochs = 1 + 40 * ring // n  # more than 32 laps: the lap number in a slot has wrapped
+    assert work_off(ledger, 1, epochs) == [(e, t) for e in range(epochs) for t in range(n)]
+    assert ledger.position() == {"epoch": epochs, "watermark": 0, "done": [], "torn": 0, "n": n}
+
+
+def test_the_tail_of_an_epoch_stalls_nobody():
+    ledger, _, _ = make_ledger(n=4, ring=8)
+    straggler = ledger.claim(1)
+    for _ in range(7):
+        ticket = ledger.claim(2)
+        assert ledger.begin_apply(*ticket, 2)
+        assert ledger.finish(*ticket, 2)
+    assert ticket == (1, 3)
+    assert not ledger.epoch_done(0)
+    assert ledger.claim(2) is None  # a whole ring ahead
+    assert ledger.begin_apply(*straggler, 1)
+    assert ledger.finish(*straggler, 1)
+    assert ledger.epoch == 2
+    assert ledger.claim(2) == (2, 0)
+
+
+def test_a_strangers_ticket_can_be_neither_applied_nor_finished_nor_given_back():
+    ledger, _, _ = make_ledger(n=4, ring=8)
+    ticket = ledger.claim(1)
+    assert not ledger.begin_apply(*ticket, 2)
+    assert not ledger.give_back(*ticket, 2)
+    assert ledger.begin_apply(*ticket, 1)
+    assert not ledger.finish(*ticket, 2)
+    assert not ledger.give_back(*ticket, 1)  # its update may have begun
+
+
+def test_dealt_tickets_are_the_same_for_any_number_of_workers_and_survive_a_death():
+    ledger, _, _ = make_ledger(n=5, ring=16)
+    for step in range(6):
+        for rank in (1, 0):  # in any order
+            ticket = ledger.locate(2 * step + rank)
+            owner = rank + 1
+            if step == 3 and rank == 0:  # dies with the ticket in hand; its successor takes it
+                assert ledger.claim_exact(*ticket, 77)
+                assert ledger.reap(77) == (1, 0)
+            assert ledger.claim_exact(*ticket, owner)
+            assert not ledger.claim_exact(*ticket, 99)
+            assert ledger.begin_apply(*ticket, owner)
+            assert ledger.finish(*ticket, owner)
+            assert not ledger.claim_exact(*ticket, owner)
+            assert ledger.state(*ticket) == TicketState.DONE
+    assert ledger.watermark == 12
+    assert ledger.claim(1) == (2, 2)
+
+
+def test_a_ticket_a_whole_ring_ahead_cannot_be_dealt():
+    ledger, _, _ = make_ledger(n=100, ring=8)
+    assert not ledger.claim_exact(0, 8, 1)
+    assert ledger.claim_exact(0, 7, 1)
+
+
+@pytest.mark.parametrize("on_torn", ["count", "retry"])
+def test_a_death_while_applying_is_counted_and_retried_on_request(on_torn):
+    ledger, _, _ = make_ledger(n=2, ring=4, on_torn=on_torn)
+    ticket = ledger.claim(1)
+    assert ledger.begin_apply(*ticket, 1)
+    assert ledger.reap(1) == (0, 1)
+    assert ledger.position()["torn"] == 1
+    assert ledger.claim(2) == (ticket if on_torn == "retry" else (0, 1))
+
+
+def test_an_orphan_comes_back_after_its_grace_and_not_before(monkeypatch):
+    ledger, words, _ = make_ledger(n=4, ring=8)
+    now = 1
+    monkeypatch.setattr(module, "monotonic_ns", lambda: now)
+    _native.add_u64(words, NEXT, 1)  # someone took number 0 and died
+    assert ledger.sweep_orphans() == 0
+    now += ORPHAN_GRACE_NS - 1
+    assert ledger.sweep_orphans() == 0
+    now += 1
+    assert ledger.sweep_orphans() == 1
+    assert ledger.claim(1) == (0, 0)
+    assert ledger.claim(1) == (0, 1)
+
+
+def test_resuming_at_90_percent_loses_and_repeats_nothing_in_this_and_the_next_epochs():
+    # Lightning-AI/litgpt#1712: after a resume every later epoch saw just the tail.
+    n = 100
+    ledger, _, _ = make_ledger(n, 256)
+    seen = Counter()
+    for _ in range(89):
+        ticket = ledger.claim(1)
+        assert ledger.begin_apply(*ticket, 1)
+        assert ledger.finish(*ticket, 1)
+        seen[ticket] += 1
+    in_hand = ledger.claim(1)  # dies with the process
+    ticket = ledger.claim(2)
+    assert ledger.begin_apply(*ticket, 2)
+    assert ledger.finish(*ticket, 2)
+    seen[ticket] += 1
+    position = ledger.position()
+    assert position == {"epoch": 0, "watermark": 89, "done": [90], "torn": 0, "n": n}
+    resumed, _, _ = make_ledger(n, 1024)
+    resumed.restore(position)
+    taken = work_off(resumed, 3, until_epoch=3)
+    assert taken[0] == in_hand
+    seen.update(taken)
+    assert seen == Counter((e, t) for e in range(3) for t in range(n))
+
+
+def test_a_position_of_another_size_or_without_sense_is_refused():
+    ledger, _, _ = make_ledger(10, 16)
+    position = ledger.position()
+    with pytest.raises(CheckpointError, match="counts 11 batches per epoch, this run 10"):
+        ledger.restore({**position, "n": 11})
+    for change in (
+        {"done": [5, 5]},
+        {"done": [16]},
+        {"watermark": 4, "done": [3]},
+        {"watermark": -1},
+        {"watermark": "x"},
+        {"done": None},
+    ):
+        with pytest.raises(CheckpointError, match="makes no sense"):
+            ledger.restore({**position, **change})
+
+
+def test_an_epoch_can_be_begun_anywhere():
+    ledger, _, _ = make_ledger(10, 16)
+    ledger.start_epoch(7)
+    assert ledger.claim(1) == (7, 0)
+
+
+def test_bad_arguments_are_refused():
+    ledger, words, slots = make_ledger(10, 16)
+    for owner in (0, 1 << 24):
+        with pytest.raises(ValueError, match="incarnation from 1"):
+            ledger.claim(owner)
+    with pytest.raises(ConfigError, match="on_torn is 'ignore'"):
+        make_ledger(10, 16, on_torn="ignore")
+    with pytest.raises(ValueError, match="power of two"):
+        Ledger.on_memory(words, slots[:15], 10)
+    with pytest.raises(ValueError, match="bytes of control words"):
+        Ledger.on_memory(words[:100], slots, 10)
+    with pytest.raises(ValueError, match="aligned"):
+        Ledger.on_memory(np.zeros(WORDS_BYTES + 4, np.uint8)[4:], slots, 10)
+
+
+def test_readers_take_no_tickets():
+    with (
+        Arena.create(plan({}, n_tickets=4)) as arena,
+        Arena.from_handle(arena.handle(), readonly=True) as reader,
+        pytest.raises(ArenaError, match="readers take no tickets"),
+    ):
+        Ledger(reader)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_processes_killed_at_random_moments_lose_and_repeat_no_ticket(seed):
+    n, epochs, workers, kills = 400, 4, 4, 8
+    spawn = multiprocessing.get_context("spawn")
+    layout = plan({}, max_workers=workers, n_tickets=n, extra={"hits": ("uint8", n * epochs)})
+    rng = random.Random(seed)
+    moments = sorted(rng.sample(range(50, n * epochs - 200), kills))
+    torn = 0
+    with Arena.create(layout) as arena:
+        ledger = Ledger(arena)
+        table = arena.workers
+
+        def start(slot):
+            owner = table.acquire_slot(slot=slot).incarnation
+            args = (arena.handle(), owner, epochs, seed, 200_000)
+            process = spawn.Process(target=ledger_children.work, args=args, daemon=True)
+            process.start()
+            table.seated(slot, process.pid)
+            return process
+
+        processes = {slot: start(slot) for slot in range(1, workers + 1)}
+        while not ledger.epoch_done(epochs - 1):
+            wait([p.sentinel for p in processes.values()], timeout=0.002)
+            if moments and ledger.watermark >= moments[0]:
+                moments.pop(0)
+                os.kill(processes[rng.randint(1, workers)].pid, signal.SIGKILL)
+            for slot, process in processes.items():
+                if process.exitcode is not None and process.exitcode != 0:
+                    process.join()
+                    table.mark_dead(slot)
+                    torn += ledger.reap(table.entry(slot).incarnation).torn
+                    processes[slot] = start(slot)
+            ledger.sweep_orphans()
+        for process in processes.values():
+            process.join(60)
+            assert process.exitcode == 0
+        hits = arena.segment("hits").copy()
+    assert not moments
+    assert hits.max() == 1
+    assert (hits == 0).sum() <= torn
+
+
+def test_processes_that_race_for_tickets_get_each_once_while_the_ring_goes_round():
+    n, epochs, workers = 500, 80, 3  # a ring of 1024 slots: 39 laps
+    spawn = multiprocessing.get_context("spawn")
+    layout = plan({}, max_workers=workers, n_tickets=n, extra={"hits": ("uint8", n * epochs)})
+    with Arena.create(layout) as arena:
+        assert arena.segment("tickets").size == 1024
+        processes = [
+            spawn.Process(target=ledger_children.work, args=(arena.handle(), k, epochs, 0, 0))
+            for k in range(1, workers + 1)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+            assert process.exitcode == 0
+        assert (arena.segment("hits") == 1).all()

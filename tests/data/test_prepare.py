@@ -1,0 +1,276 @@
+"""Preparing a corpus: done once, whole or not at all, and never trusted when damaged."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlxhog.data import corpora, heldout, token_writer
+from mlxhog.data.prepare import Prepared, prepare, user_cache_directory
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import DataError, EnvironmentLacks
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for i in range(24):
+        (folder / f"{i:02d}.txt").write_text(f"document {i} " * 20)
+    return folder
+
+
+def text_of(path: Path) -> bytes:
+    tokens = TokenFile.open(path).tokens
+    return bytes(int(t) for t in tokens if t < 256)
+
+
+def leftovers(cache: Path) -> list[Path]:
+    return list(cache.rglob("*.part"))
+
+
+def test_sotu_has_its_golden_counts(cache: Path) -> None:
+    train, val = prepare("sotu", cache_dir=cache).open(256)
+    train.verify()
+    val.verify()
+    assert (train.n_tokens, train.header["documents"]) == (9_897_458, 214)
+    assert (val.n_tokens, val.header["documents"]) == (863_933, 19)
+    assert train.n_sequences(256) == 38_661
+    # Documents whose separator is inside a sequence; the very first token of the file is at 0.
+    inside = {(int(s) - 1) // 256 for s in train.starts[1:-1] if int(s) % 256}
+    assert len({i for i in inside if i < 38_661}) == 212
+    batches = heldout.batches(val, seq_len=256, batch_size=8)
+    assert sum(b.n_bytes for b in batches) == 863_914
+
+
+def test_preparing_again_does_nothing(corpus: Path, cache: Path) -> None:
+    first = prepare(str(corpus), cache_dir=cache)
+    written = first.train.stat().st_mtime_ns
+    second = prepare(str(corpus), cache_dir=cache)
+    assert (first.fresh, second.fresh) == (True, False)
+    assert second.train == first.train
+    assert second.train.stat().st_mtime_ns == written
+    assert second.corpus_sha256 == first.corpus_sha256
+
+
+@pytest.mark.parametrize("change", ["text", "tokenizer", "rule"])
+def test_whatever_makes_the_tokens_names_the_directory(
+    corpus: Path, cache: Path, change: str
+) -> None:
+    first = prepare(str(corpus), cache_dir=cache)
+    if change == "text":
+        (corpus / "00.txt").write_text("changed")
+    second = prepare(
+        str(corpus),
+        "bpe:300" if change == "tokenizer" else "bytes",
+        val="tail" if change == "rule" else "every-12th",
+        cache_dir=cache,
+    )
+    assert second.fresh
+    assert second.train != first.train
+    assert first.train.exists()
+
+
+def test_held_out_documents_are_in_no_training_file(corpus: Path, cache: Path) -> None:
+    prepared = prepare(str(corpus), cache_dir=cache)
+    assert prepared.rule == "every-12th"
+    assert text_of(prepared.val) == b"document 5 " * 20 + b"document 17 " * 20
+    assert b"document 5 " not in text_of(prepared.train)
+
+
+def test_a_single_document_holds_out_its_end(tmp_path: Path, cache: Path) -> None:
+    text = b"".join(b"line %d\n" % i for i in range(1000))
+    (tmp_path / "one.txt").write_bytes(text)
+    prepared = prepare(str(tmp_path / "one.txt"), cache_dir=cache)
+    assert prepared.rule == "tail"
+    assert text_of(prepared.train) + text_of(prepared.val) == text
+    assert abs(len(text_of(prepared.val)) / len(text) - 0.08) < 0.01
+
+
+def test_given_held_out_text_is_used_as_given(tmp_path: Path, cache: Path) -> None:
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": name}) + "\n")
+    prepared = prepare(str(tmp_path), cache_dir=cache)
+    assert prepared.rule == "given"
+    assert (text_of(prepared.train), text_of(prepared.val)) == (b"train", b"valid")
+
+
+def test_bpe_learns_from_training_text_only_and_travels_with_the_tokens(
+    corpus: Path, cache: Path
+) -> None:
+    (corpus / "05.txt").write_text("zyxzyx" * 500)
+    prepared = prepare(str(corpus), "bpe:300", cache_dir=cache)
+    assert len(prepared.tokenizer.encode(b"zyxzyx")) == 6
+    again = prepare(str(corpus), "bpe:300", cache_dir=cache)
+    assert again.tokenizer.sha256 == prepared.tokenizer.sha256
+    assert TokenFile.open(prepared.train).header["tokenizer_sha256"] == prepared.tokenizer.sha256
+
+
+def test_text_that_is_not_utf8_is_noted_where_bytes_are_replaced(corpus: Path, cache: Path) -> None:
+    (corpus / "00.txt").write_bytes(b"caf\xe9 " * 10)
+    assert prepare(str(corpus), cache_dir=cache).notes == ()
+    (note,) = prepare(str(corpus), "bpe:300", cache_dir=cache).notes
+    assert note.startswith("1 of 24 documents are not UTF-8")
+
+
+@pytest.mark.parametrize("name", ["train.bin", "val.json", "tokenizer.json", "prepared.json"])
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_a_damaged_cache_is_written_anew(corpus: Path, cache: Path, name: str, damage: str) -> None:
+    first = prepare(str(corpus), cache_dir=cache)
+    victim = first.train.parent / name
+    if damage == "missing":
+        victim.unlink()
+    else:
+        victim.write_bytes(victim.read_bytes()[:-3])
+    second = prepare(str(corpus), cache_dir=cache)
+    assert second.fresh
+    second.open(16)
+
+
+def test_out_dir_receives_exactly_the_result(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    prepared = prepare(str(corpus), cache_dir=cache, out_dir=out)
+    assert prepared.train == out / "train.bin"
+    assert not prepare(str(corpus), cache_dir=cache, out_dir=out).fresh
+    with pytest.raises(DataError, match="holds other files; choose a new directory"):
+        prepare(str(corpus), "bpe:300", cache_dir=cache, out_dir=out)
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        ["prepared.json", "tokenizer.json", "tokenizer_config.json"]
+        + [f"{split}.{s}" for split in ("train", "val") for s in ("bin", "idx", "len", "json")]
+    )
+
+
+@pytest.mark.parametrize("content", ["", " \n \n"])
+def test_a_corpus_without_text_is_refused(tmp_path: Path, cache: Path, content: str) -> None:
+    (tmp_path / "empty.txt").write_text(content)
+    with pytest.raises(DataError, match=r"empty.txt' holds no text"):
+        prepare(str(tmp_path / "empty.txt"), cache_dir=cache)
+
+
+@pytest.mark.parametrize(("n_bytes", "part"), [(20, "training"), (500, "held-out")])
+def test_a_corpus_shorter_than_a_sequence_is_refused_at_the_start(
+    tmp_path: Path, cache: Path, n_bytes: int, part: str
+) -> None:
+    (tmp_path / "short.txt").write_text("x" * n_bytes)
+    with pytest.raises(
+        DataError, match=rf"too short: \d+ {part} tokens, and one sequence needs 65"
+    ):
+        prepare(str(tmp_path / "short.txt"), cache_dir=cache).open(64)
+
+
+def test_a_corpus_too_short_to_hold_anything_out_is_refused(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "short.txt").write_text("abc")
+    with pytest.raises(DataError, match="too short: no held-out text"):
+        prepare(str(tmp_path / "short.txt"), cache_dir=cache)
+    assert not leftovers(cache)
+
+
+def test_a_corpus_that_changes_while_it_is_read_is_refused(
+    corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = iter(range(10))
+
+    def documents() -> Iterator[bytes]:
+        yield from [b"text %d" % next(readings)] * 20
+
+    monkeypatch.setattr(corpora, "find", lambda *_: corpora.Corpus("moving", documents))
+    with pytest.raises(DataError, match="moving changed while it was read"):
+        prepare("moving", cache_dir=cache)
+    assert not leftovers(cache)
+
+
+def test_a_disk_that_fills_up_leaves_nothing_behind(
+    corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(token_writer.TokenWriter, "add", full)
+    with pytest.raises(EnvironmentLacks, match="the disk became full while preparing"):
+        prepare(str(corpus), cache_dir=cache)
+    assert not leftovers(cache)
+    monkeypatch.undo()
+    assert prepare(str(corpus), cache_dir=cache).fresh
+
+
+def test_a_disk_too_small_is_refused_before_writing(
+    corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs
+
+    def small(path: Path) -> os.statvfs_result:
+        values = list(real(path))
+        values[4] = 1  # f_bavail
+        return os.statvfs_result(values)
+
+    monkeypatch.setattr(os, "statvfs", small)
+    (corpus / "00.txt").write_text("x" * 10_000)
+    with pytest.raises(EnvironmentLacks, match=r"needs \d\d,\d+ bytes on the disk .* are free"):
+        prepare(str(corpus), cache_dir=cache)
+    assert not leftovers(cache)
+
+
+def test_stale_parts_of_a_killed_process_are_replaced(corpus: Path, cache: Path) -> None:
+    first = prepare(str(corpus), cache_dir=cache)
+    part = first.train.parent.with_name(first.train.parent.name + ".part")
+    first.train.parent.rename(part)
+    (part / "train.bin").write_bytes(b"half")
+    assert prepare(str(corpus), cache_dir=cache).fresh
+    assert not leftovers(cache)
+
+
+def _prepare_in_child(source: str, cache: Path, results: multiprocessing.Queue[bool]) -> None:
+    prepared: Prepared = prepare(source, cache_dir=cache)
+    for file in prepared.open(16):
+        file.verify()
+    results.put(prepared.fresh)
+
+
+def test_processes_preparing_at_once_end_with_one_good_copy(corpus: Path, cache: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[bool] = spawn.Queue()
+    children = [
+        spawn.Process(target=_prepare_in_child, args=(str(corpus), cache, results))
+        for _ in range(3)
+    ]
+    for child in children:
+        child.start()
+    fresh = [results.get(timeout=60) for _ in children]
+    for child in children:
+        child.join(timeout=60)
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert sorted(fresh) == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("environment", "platform", "expected"),
+    [
+        ({"XDG_CACHE_HOME": "/cache"}, "linux", "/cache/mlxhog"),
+        ({"XDG_CACHE_HOME": "/cache"}, "darwin", "/cache/mlxhog"),
+        ({}, "linux", "/home/me/.cache/mlxhog"),
+        ({}, "darwin", "/home/me/Library/Caches/mlxhog"),
+    ],
+)
+def test_the_cache_is_where_the_system_keeps_caches(
+    environment: dict[str, str], platform: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", environment | {"HOME": "/home/me"})
+    monkeypatch.setattr("sys.platform", platform)
+    assert user_cache_directory() == Path(expected)
+
+
+def test_a_cache_that_cannot_be_written_says_how_to_move_it(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="set XDG_CACHE_HOME"):
+        prepare(str(corpus), cache_dir=tmp_path / "file")

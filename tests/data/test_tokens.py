@@ -1,0 +1,141 @@
+"""Token files: what is written is read, and damage is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxhog.data import bpe
+from mlxhog.data.token_writer import TokenWriter
+from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import DataError
+
+
+def write(directory: Path, documents: list[bytes], tokenizer: Tokenizer | None = None) -> Path:
+    path = directory / "train.bin"
+    with TokenWriter(path, tokenizer or ByteTokenizer(), split="train", source="test") as writer:
+        for document in documents:
+            writer.add(document)
+    return path
+
+
+@settings(deadline=None, max_examples=50)
+@given(documents=st.lists(st.binary(max_size=60), min_size=1, max_size=8))
+def test_documents_come_back_from_the_file(
+    tmp_path_factory: pytest.TempPathFactory, documents: list[bytes]
+) -> None:
+    file = TokenFile.open(write(tmp_path_factory.mktemp("tokens"), documents))
+    starts = file.starts.astype(int).tolist()
+    assert [
+        file.tokens[a + 1 : b].astype(np.uint8).tobytes()
+        for a, b in zip(starts[:-1], starts[1:], strict=True)
+    ] == documents
+    assert all(file.tokens[a] == file.bos for a in starts[:-1])
+    assert file.header["bytes"] == sum(map(len, documents))
+    file.verify()
+
+
+def test_sequences_overlap_by_one_token_and_the_tail_is_left_out(tmp_path: Path) -> None:
+    file = TokenFile.open(write(tmp_path, [b"abcdefgh"]))  # BOS and 8 letters
+    assert file.n_sequences(4) == 2
+    assert file.n_sequences(3) == 2
+    batch = file.batch(np.array([1, 0]), 4)
+    assert batch.x.tolist() == [list(b"defg"), [256, *b"abc"]]
+    assert batch.y.tolist() == [list(b"efgh"), list(b"abcd")]
+    assert batch.x.dtype == batch.y.dtype == np.int32
+    assert batch.x.flags.c_contiguous
+    assert batch.y.flags.c_contiguous
+    assert batch.n_bytes == 8
+
+
+def test_separators_are_no_bytes_of_text(tmp_path: Path) -> None:
+    file = TokenFile.open(write(tmp_path, [b"ab", b"cd"]))
+    batch = file.batch(np.array([0]), 5)
+    assert batch.y.tolist() == [[97, 98, 256, 99, 100]]
+    assert batch.n_bytes == 4
+
+
+def test_bpe_tokens_count_the_bytes_they_stand_for(tmp_path: Path) -> None:
+    text = b"the state of the union " * 20
+    tokenizer = bpe.train([text], 300)
+    file = TokenFile.open(write(tmp_path, [text], tokenizer))
+    assert file.n_tokens < len(text) / 2
+    assert file.batch(np.array([0]), file.n_tokens - 1).n_bytes == len(text)
+
+
+def test_large_vocabularies_take_four_bytes_a_token(tmp_path: Path) -> None:
+    class Wide(ByteTokenizer):
+        vocab_size = 65_600
+
+    path = write(tmp_path, [b"abc"], Wide())
+    assert path.stat().st_size == 16
+    assert TokenFile.open(path).tokens.tolist() == [256, 97, 98, 99]
+
+
+def test_a_token_file_is_mapped_and_cannot_be_written(tmp_path: Path) -> None:
+    file = TokenFile.open(write(tmp_path, [b"abc"]))
+    assert isinstance(file.tokens.base, np.memmap)
+    assert not file.tokens.flags.writeable
+
+
+@pytest.mark.parametrize("index", [-1, 2])
+def test_a_sequence_outside_the_file_is_refused(tmp_path: Path, index: int) -> None:
+    file = TokenFile.open(write(tmp_path, [b"abcdefgh"]))
+    with pytest.raises(DataError, match=rf"has sequences 0..1 of 4, asked for {index}"):
+        file.batch(np.array([index]), 4)
+
+
+def test_a_sequence_length_below_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="seq_len is 0"):
+        TokenFile.open(write(tmp_path, [b"abc"])).n_sequences(0)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "message"),
+    [
+        (".bin", b"abc", r"train.bin has 3 bytes, expected 11 items of 2"),
+        (".idx", b"\0" * 8, r"train.idx has 8 bytes, expected 2 items of 8"),
+        (".idx", b"\0" * 16, r"train.idx spans tokens 0..0, expected 0..11"),
+        (".len", b"", r"train.len has 0 bytes"),
+        (".bin", b"\xff" * 22, r"token 65535 at position 0 is outside the vocabulary of 320"),
+        (".json", b"{", r"train.json is not JSON"),
+        (".json", b"[]", r"not the header of a token file of format 1"),
+        (".json", b'{"format": 1}', r"'dtype' is None, expected str"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, suffix: str, content: bytes, message: str) -> None:
+    path = write(tmp_path, [b"abcdefghij"])
+    path.with_suffix(suffix).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{message}.*prepare the corpus again"):
+        TokenFile.open(path)
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".idx", ".len", ".json"])
+def test_a_missing_file_is_named(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path, [b"abc"])
+    path.with_suffix(suffix).unlink()
+    with pytest.raises(DataError, match=rf"train{suffix} cannot be read"):
+        TokenFile.open(path)
+
+
+def test_a_foreign_dtype_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, [b"abc"])
+    header = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(header | {"dtype": "float64"}))
+    with pytest.raises(DataError, match="dtype 'float64', expected uint16 or uint32"):
+        TokenFile.open(path)
+
+
+def test_verify_finds_a_changed_token(tmp_path: Path) -> None:
+    path = write(tmp_path, [b"abc"])
+    content = bytearray(path.read_bytes())
+    content[2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"has digest .*, its header"):
+        TokenFile.open(path).verify()

@@ -1,0 +1,127 @@
+"""Sampling follows its settings and repeats itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from mlxhog.decoding.sampling import Sampler
+from mlxhog.errors import ConfigError, Diverged
+
+
+def logits_of(*probabilities: float) -> NDArray[np.float32]:
+    with np.errstate(divide="ignore"):
+        return np.log(np.array([probabilities], np.float32))
+
+
+def frequencies(sampler: Sampler, logits: NDArray[np.float32], n: int = 20_000) -> list[float]:
+    counts = np.bincount(sampler(np.repeat(logits, n, axis=0)), minlength=logits.shape[1])
+    return [float(c) / n for c in counts]
+
+
+def test_the_same_seed_draws_the_same_tokens() -> None:
+    logits = np.random.default_rng(0).standard_normal((50, 100)).astype(np.float32)
+    first, again, other = (Sampler(seed=seed)(logits) for seed in (1, 1, 2))
+    assert first.dtype == np.int32
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_temperature_one_draws_from_the_models_distribution() -> None:
+    assert frequencies(Sampler(), logits_of(0.5, 0.3, 0.2, 0.0)) == pytest.approx(
+        [0.5, 0.3, 0.2, 0.0], abs=0.015
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"temperature": 0.5}, [0.25 / 0.38, 0.09 / 0.38, 0.04 / 0.38]),
+        ({"temperature": 0.0}, [1.0, 0.0, 0.0]),
+        ({"top_k": 2}, [0.625, 0.375, 0.0]),
+        ({"top_k": 1}, [1.0, 0.0, 0.0]),
+        ({"top_k": 99}, [0.5, 0.3, 0.2]),
+        ({"top_p": 0.6}, [0.625, 0.375, 0.0]),
+        ({"top_p": 0.01}, [1.0, 0.0, 0.0]),
+        ({"min_p": 0.5}, [0.625, 0.375, 0.0]),
+        ({"min_p": 1.0}, [1.0, 0.0, 0.0]),
+        ({"top_k": 2, "top_p": 0.5}, [1.0, 0.0, 0.0]),
+    ],
+)
+def test_each_filter_keeps_what_it_says(options: dict[str, Any], expected: list[float]) -> None:
+    found = frequencies(Sampler(**options), logits_of(0.5, 0.3, 0.2))
+    assert found == pytest.approx(expected, abs=0.015)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    logits=hnp.arrays(np.float32, (1, 12), elements=st.floats(-8, 8, width=32), unique=True),
+    temperature=st.sampled_from([0.3, 1.0, 2.0]),
+    top_k=st.integers(1, 12),
+    top_p=st.sampled_from([0.1, 0.35, 0.77, 0.93]),
+    min_p=st.sampled_from([0.01, 0.13, 0.5]),
+)
+def test_the_possible_tokens_are_those_of_transformers(
+    logits: NDArray[np.float32], temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    warpers: Any = LogitsProcessorList(
+        [
+            TemperatureLogitsWarper(temperature),
+            TopKLogitsWarper(top_k),
+            TopPLogitsWarper(top_p),
+            MinPLogitsWarper(min_p),
+        ]
+    )
+    theirs = warpers(torch.zeros((1, 1), dtype=torch.long), torch.from_numpy(logits.copy()))
+    possible = set(torch.isfinite(theirs[0]).nonzero().flatten().tolist())
+    ours = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    assert set(ours(np.repeat(logits, 300, axis=0)).tolist()) <= possible
+
+
+def test_a_token_that_is_impossible_is_never_drawn() -> None:
+    logits = logits_of(0.0, 1.0, 0.0)
+    assert set(Sampler()(np.repeat(logits, 1000, axis=0)).tolist()) == {1}
+
+
+def test_large_logits_do_not_overflow() -> None:
+    logits = np.array([[1e30, -1e30, 0.0]], np.float32)
+    assert Sampler(temperature=0.01)(logits).tolist() == [0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("bad", [[np.nan, 0.0], [-np.inf, -np.inf], [np.inf, 0.0]])
+def test_logits_that_are_not_finite_are_refused(temperature: float, bad: list[float]) -> None:
+    with pytest.raises(Diverged, match="logits are not finite"):
+        Sampler(temperature=temperature)(np.array([[0.0, 1.0], bad], np.float32))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"min_p": 1.5},
+        {"seed": -1},
+    ],
+)
+def test_settings_out_of_range_are_named(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(ConfigError, match=rf"{name} is .*, expected"):
+        Sampler(**options)

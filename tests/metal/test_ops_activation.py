@@ -1,0 +1,58 @@
+"""SwiGLU and the soft cap equal their float64 definitions; infinities and NaN behave."""
+
+import numpy as np
+import pytest
+
+from mlxhog._native import ops
+from tests.metal import reference
+from tests.metal.sample import draw, unwritten, wide
+from tests.tolerances import OP_F32, assert_close
+
+sizes = pytest.mark.parametrize("size", [1, 15, 16, 1000, 40_001])
+threads = pytest.mark.parametrize("threads", [1, 2])
+
+
+@sizes
+@threads
+def test_swiglu_and_its_gradients(size: int, threads: int) -> None:
+    gate, up, d_out = draw(size, scale=8), draw(size, seed=1), draw(size, seed=2)
+    out, d_gate, d_up = unwritten(size), unwritten(size), unwritten(size)
+    ops.swiglu(gate, up, out, threads=threads)
+    ops.swiglu_grad(gate, up, d_out, d_gate, d_up, threads=threads)
+    assert_close(out, reference.swiglu(*wide(gate, up)), OP_F32)
+    wanted_gate, wanted_up = reference.swiglu_grad(*wide(gate, up, d_out))
+    assert_close(d_gate, wanted_gate, OP_F32, label="d_gate")
+    assert_close(d_up, wanted_up, OP_F32, label="d_up")
+
+
+@sizes
+@threads
+@pytest.mark.parametrize("cap", [15.0, 30.0, 0.5])
+def test_soft_cap_and_its_gradient(size: int, threads: int, cap: float) -> None:
+    x, d_out = draw(size, scale=cap), draw(size, seed=1)
+    out, dx = unwritten(size), unwritten(size)
+    ops.soft_cap(x, out, cap=cap, threads=threads)
+    ops.soft_cap_grad(out, d_out, dx, cap=cap, threads=threads)
+    assert_close(out, reference.soft_cap(*wide(x), cap=cap), OP_F32)
+    assert_close(dx, reference.soft_cap_grad(*wide(x, d_out), cap=cap), OP_F32)
+
+
+def test_elementary_functions_are_within_a_few_ulp() -> None:
+    # silu(x) is x * sigmoid(x), soft_cap(x, 1) is tanh(x): exp, sigmoid and tanh through their ops.
+    x = np.linspace(-30, 30, 100_001).astype(np.float32)
+    out = unwritten(x.size)
+    ops.swiglu(x, np.ones_like(x), out, threads=1)
+    wanted = reference.swiglu(*wide(x, np.ones_like(x)))
+    assert (np.abs(out - wanted) <= 4 * np.spacing(np.abs(wanted).astype(np.float32))).all()
+    ops.soft_cap(x, out, cap=1.0, threads=1)
+    wanted = np.tanh(x.astype(np.float64))
+    assert (np.abs(out - wanted) <= 3 * np.spacing(np.abs(wanted).astype(np.float32))).all()
+
+
+def test_the_functions_have_the_right_limits_and_pass_nan_on() -> None:
+    x = np.array([np.inf, -np.inf, np.nan, 0.0, 1e30, -1e30], np.float32)
+    out = unwritten(x.size)
+    ops.soft_cap(x, out, cap=2.0, threads=1)
+    np.testing.assert_array_equal(out, [2, -2, np.nan, 0, 2, -2])
+    ops.swiglu(x[2:], np.ones(4, np.float32), out[2:], threads=1)
+    np.testing.assert_array_equal(out[2:], np.array([np.nan, 0, 1e30, -0.0], np.float32))

@@ -1,0 +1,68 @@
+"""The capped cross entropy and its gradient equal their float64 definitions."""
+
+import numpy as np
+import pytest
+
+from mlxhog._native import ops
+from tests.metal import reference
+from tests.metal.sample import draw, unwritten, wide
+from tests.tolerances import OP_F32, assert_close
+
+
+def labels_of(rows: int, V: int, masked: float) -> np.ndarray:
+    r = np.random.default_rng(rows)
+    labels = r.integers(0, V, rows).astype(np.int32)
+    labels[r.random(rows) < masked] = -100
+    return labels
+
+
+@pytest.mark.parametrize(("rows", "V"), [(1, 1), (1, 2), (7, 33), (200, 320)])
+@pytest.mark.parametrize("masked", [0.0, 0.4, 1.1])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_sum_count_and_gradient(
+    rows: int, V: int, masked: float, threads: int, scale: float
+) -> None:
+    logits, labels = draw(rows, V, scale=scale), labels_of(rows, V, masked)
+    gradient = unwritten(rows, V)
+    nats, count = ops.cross_entropy(logits, labels, gradient, cap=30.0, threads=threads)
+    wanted, wanted_count, wanted_gradient = reference.capped_cross_entropy(
+        wide(logits)[0], labels, cap=30.0
+    )
+    assert count == wanted_count
+    assert_close(nats, wanted, OP_F32, label="nats")
+    assert_close(gradient, wanted_gradient, OP_F32, label="gradient")
+    assert not gradient[labels == -100].any()
+
+
+def test_the_sum_without_a_gradient_is_the_same() -> None:
+    logits, labels = draw(100, 50), labels_of(100, 50, 0.2)
+    with_gradient = ops.cross_entropy(logits, labels, unwritten(100, 50), cap=30.0, threads=1)
+    assert ops.cross_entropy(logits, labels, None, cap=30.0, threads=2) == with_gradient
+
+
+def test_a_large_cap_does_not_underflow() -> None:
+    logits = np.array([[900.0, -900.0, 0.0]], np.float32)
+    nats, _ = ops.cross_entropy(logits, np.zeros(1, np.int32), None, cap=1000.0, threads=1)
+    assert nats == 0.0
+
+
+def test_a_nan_logit_makes_the_sum_nan() -> None:
+    logits = draw(3, 5)
+    logits[1, 2] = np.nan
+    nats, _ = ops.cross_entropy(logits, np.zeros(3, np.int32), None, cap=30.0, threads=1)
+    assert np.isnan(nats)
+
+
+@pytest.mark.parametrize("label", [5, -1, -101])
+def test_a_label_outside_the_vocabulary_is_refused_with_its_place(label: int) -> None:
+    labels = np.array([0, label], np.int32)
+    with pytest.raises(ValueError, match=rf"label {label} at position 1 .* \[0, 5\)"):
+        ops.cross_entropy(draw(2, 5), labels, None, cap=30.0, threads=1)
+
+
+def test_scale_multiplies_in_place() -> None:
+    x = draw(100_001)
+    wanted = x * np.float32(0.25)
+    ops.scale(x, 0.25, threads=2)
+    np.testing.assert_array_equal(x, wanted)

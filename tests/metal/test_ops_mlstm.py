@@ -1,0 +1,205 @@
+"""The chunkwise mLSTM kernel equals the float64 recurrence for any chunks, sizes and gates."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlxhog._native import ops
+from tests.metal import reference
+from tests.metal.sample import wide
+from tests.tolerances import CELL_EXTREME_F32, CELL_F32, GRADIENT_ANY_F32, STATE_F32, assert_close
+
+Array = NDArray[Any]
+EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Inputs q k v i f, initial state C n m, gradients dh dC dn of the results."""
+
+    inputs: tuple[Array, ...]
+    state: tuple[Array, ...]
+    d_results: tuple[Array, ...]
+
+
+def sample(
+    B: int, S: int, NH: int, DK: int, DV: int, *, seed: int = 0, zero_state: bool = False
+) -> Cell:
+    r = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> Array:
+        return r.standard_normal(shape).astype(np.float32)
+
+    q, k, v = draw(B, S, NH, DK), draw(B, S, NH, DK), draw(B, S, NH, DV)
+    i, f = draw(B, S, NH), 3 + draw(B, S, NH)
+    state: tuple[Array, ...] = (draw(B, NH, DK, DV), draw(B, NH, DK), draw(B, NH))
+    if zero_state:
+        state = tuple(np.zeros_like(x) for x in state)
+    return Cell((q, k, v, i, f), state, (draw(B, S, NH, DV), draw(B, NH, DK, DV), draw(B, NH, DK)))
+
+
+def run(cell: Cell, chunk: int, threads: int = 1) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Results h C n m and gradients by name, from the native kernels."""
+    q, _, v, i, _ = cell.inputs
+    B, S, NH, DK = q.shape
+    NC = -(-S // chunk)
+    C = np.full((B, NH, NC + 1, DK, v.shape[-1]), np.nan, np.float32)
+    n, m = (
+        np.full((B, NH, NC + 1, DK), np.nan, np.float32),
+        np.full((B, NH, NC + 1), np.nan, np.float32),
+    )
+    C[:, :, 0], n[:, :, 0], m[:, :, 0] = cell.state
+    h, den = np.full_like(v, np.nan), np.full_like(i, np.nan)
+    ops.mlstm(*cell.inputs, h, den, C, n, m, chunk=chunk, eps=EPS, threads=threads)
+    grads = [np.full_like(x, np.nan) for x in cell.inputs]
+    dh, dC, dn = (x.copy() for x in cell.d_results)
+    ops.mlstm_grad(
+        *cell.inputs, h, den, C, n, m, dh, *grads, dC, dn, chunk=chunk, eps=EPS, threads=threads
+    )
+    results = {"h": h, "C": C[:, :, NC], "n": n[:, :, NC], "m": m[:, :, NC]}
+    return results, dict(zip(("q", "k", "v", "i", "f", "C", "n"), (*grads, dC, dn), strict=True))
+
+
+def wanted(cell: Cell) -> tuple[dict[str, Array], dict[str, Array]]:
+    arrays = wide(*cell.inputs, *cell.state)
+    results = reference.mlstm(*arrays, eps=EPS)
+    grads = reference.mlstm_grad(*arrays, *wide(*cell.d_results), eps=EPS)
+    return (
+        dict(zip(("h", "C", "n", "m"), results, strict=True)),
+        dict(zip(("q", "k", "v", "i", "f", "C", "n"), grads, strict=True)),
+    )
+
+
+def assert_same(actual: Mapping[str, Array], expected: Mapping[str, Array], tolerance: Any) -> None:
+    for name in expected:
+        assert_close(actual[name], expected[name], tolerance, label=name)
+
+
+@pytest.mark.parametrize(
+    ("B", "S", "NH", "DK", "DV", "chunk"),
+    [
+        (1, 1, 1, 1, 1, 64),
+        (2, 1, 3, 5, 7, 16),
+        (1, 17, 2, 16, 32, 16),
+        (2, 64, 2, 16, 32, 64),
+        (1, 70, 1, 33, 20, 32),
+        (1, 100, 2, 8, 48, 64),
+        (3, 13, 1, 4, 4, 1),
+        (1, 130, 1, 64, 128, 128),
+    ],
+)
+def test_results_and_gradients_equal_the_recurrence(
+    B: int, S: int, NH: int, DK: int, DV: int, chunk: int
+) -> None:
+    cell = sample(B, S, NH, DK, DV)
+    results, grads = run(cell, chunk)
+    expected, expected_grads = wanted(cell)
+    assert_close(results["h"], expected["h"], CELL_EXTREME_F32, label="h")
+    for name in "Cnm":
+        assert_close(results[name], expected[name], STATE_F32, label=name)
+    assert_same(grads, expected_grads, GRADIENT_ANY_F32)
+
+
+@pytest.mark.parametrize(
+    "gates",
+    [
+        {"i": -10.0},  # a fresh model
+        {"f": -30.0},
+        {"f": 30.0},
+        {"i": 15.0, "f": -15.0},
+        {"i": -15.0, "f": 15.0},
+        {"i": -10.0, "f": -200.0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("zero_state", [True, False])
+def test_extreme_gates_stay_exact(gates: dict[str, float], zero_state: bool) -> None:
+    cell = sample(2, 75, 2, 16, 32, zero_state=zero_state)
+    for name, value in gates.items():
+        cell.inputs["qkvif".index(name)][...] = value
+    results, grads = run(cell, 32)
+    expected, expected_grads = wanted(cell)
+    assert_close(results["h"], expected["h"], CELL_F32, label="h")
+    assert_same(grads, expected_grads, GRADIENT_ANY_F32)
+
+
+def test_very_negative_forget_gates_among_ordinary_ones_lose_no_digits() -> None:
+    cell = sample(1, 256, 2, 16, 32)
+    cell.inputs[4][:, ::7] = -500.0
+    results, grads = run(cell, 64)
+    expected, expected_grads = wanted(cell)
+    assert_close(results["h"], expected["h"], CELL_EXTREME_F32, label="h")
+    assert_same(grads, expected_grads, GRADIENT_ANY_F32)
+
+
+def test_a_first_step_without_a_past_has_no_forget_gradient_at_all() -> None:
+    cell = sample(1, 20, 2, 16, 32, zero_state=True)
+    _, grads = run(cell, 16)
+    assert (grads["f"][:, 0] == 0).all()
+
+
+def test_the_thread_count_does_not_change_a_bit() -> None:
+    cell = sample(2, 70, 3, 16, 32)
+    one, two = run(cell, 32, threads=1), run(cell, 32, threads=4)
+    for a, b in zip(one, two, strict=True):
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_a_sequence_in_two_parts_continues_from_the_state() -> None:
+    cell = sample(2, 50, 2, 8, 12)
+    whole, _ = run(cell, 16)
+    first = Cell(tuple(x[:, :23].copy() for x in cell.inputs), cell.state, tuple(cell.d_results))
+    first = Cell(first.inputs, first.state, (first.inputs[2], *cell.d_results[1:]))
+    a, _ = run(first, 16)
+    rest = tuple(x[:, 23:].copy() for x in cell.inputs)
+    b, _ = run(Cell(rest, (a["C"], a["n"], a["m"]), (rest[2], *cell.d_results[1:])), 16)
+    assert_close(np.concatenate([a["h"], b["h"]], 1), whole["h"], CELL_EXTREME_F32)
+
+
+def test_nan_in_any_input_reaches_the_output() -> None:
+    for j, name in enumerate("qkvif"):
+        cell = sample(1, 20, 1, 4, 4)
+        cell.inputs[j][0, 0] = np.nan
+        results, _ = run(cell, 16)
+        assert np.isnan(results["h"]).any(), name
+
+
+def test_arrays_of_a_wrong_size_are_refused_by_name() -> None:
+    cell = sample(1, 4, 1, 4, 4)
+    q, k, v, i, f = cell.inputs
+    state = [np.zeros(shape, np.float32) for shape in [(1, 1, 2, 4, 4), (1, 1, 2, 4), (1, 1, 2)]]
+    with pytest.raises(ValueError, match="den has 3 elements, expected 4"):
+        ops.mlstm(
+            q,
+            k,
+            v,
+            i,
+            f,
+            np.empty_like(v),
+            np.empty(3, np.float32),
+            *state,
+            chunk=4,
+            eps=EPS,
+            threads=1,
+        )
+    with pytest.raises(ValueError, match="chunk must be at least 1"):
+        ops.mlstm(q, k, v, i, f, np.empty_like(v), i, *state, chunk=0, eps=EPS, threads=1)
+    with pytest.raises(TypeError):
+        ops.mlstm(
+            q.astype(np.float64),
+            k,
+            v,
+            i,
+            f,
+            np.empty_like(v),
+            i,
+            *state,
+            chunk=4,
+            eps=EPS,
+            threads=1,
+        )

@@ -1,0 +1,60 @@
+"""Random models and inputs, from NumPy alone."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.models.xlstm_large import XLSTMLargeConfig, init_params
+
+Array = NDArray[Any]
+
+
+def config(**changes: Any) -> XLSTMLargeConfig:
+    """A model that is small enough for every test."""
+    base: dict[str, Any] = {
+        "vocab_size": 23,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_heads": 2,
+        "chunk_size": 4,
+        "ffn_round_up_to_multiple_of": 8,
+    }
+    return XLSTMLargeConfig(**(base | changes))
+
+
+def perturbed_params(cfg: XLSTMLargeConfig, seed: int) -> dict[str, Array]:
+    """Initial values with noise on top, so that no gate is closed and no gradient vanishes."""
+    rng = np.random.default_rng(seed)
+    params = init_params(cfg, seed)
+    for name, value in params.items():
+        params[name] = value + rng.normal(0, 0.1, value.shape).astype(np.float32)
+        if name.endswith("igate_preact.bias"):
+            params[name] += 9.0
+    return params
+
+
+def batch(cfg: XLSTMLargeConfig, B: int, S: int, seed: int) -> tuple[Array, Array]:
+    """Tokens and labels, (B, S) int32; about a tenth of the labels is -100."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, cfg.vocab_size, (B, S), dtype=np.int32)
+    labels = rng.integers(0, cfg.vocab_size, (B, S), dtype=np.int32)
+    labels[rng.random((B, S)) < 0.1] = -100
+    return tokens, labels
+
+
+def cell_inputs(B: int, S: int, NH: int, DK: int, DV: int, seed: int) -> dict[str, Array]:
+    """Inputs of the mLSTM cell, float32, in our layouts."""
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "q": (B, S, NH, DK),
+        "k": (B, S, NH, DK),
+        "v": (B, S, NH, DV),
+        "i": (B, S, NH),
+        "f": (B, S, NH),
+    }
+    spread = {"q": 1.0, "k": 1.0, "v": 1.0, "i": 2.0, "f": 2.0}
+    return {
+        name: rng.normal(0, spread[name], shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }

@@ -1,0 +1,86 @@
+"""The mLSTM cell of both twins reproduces the recorded cell, alone and differentiated."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.models.golden import CELLS, cell_case
+from tests.models.twins import TWINS, Twin
+from tests.tolerances import CELL_EXTREME_F32, CELL_F32, GRADIENT_F32, STATE_F32, assert_close
+
+all_twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
+TOLERANCE = {name: CELL_F32 for name in CELLS} | {"mlstm_cell_d_extreme": CELL_EXTREME_F32}
+all_cells = pytest.mark.parametrize("name", CELLS)
+
+
+@all_twins
+@all_cells
+def test_output_and_last_state_equal_the_recorded_ones(twin: Twin, name: str) -> None:
+    case = cell_case(name)
+    h, state = twin.op(
+        "mlstm_cell",
+        *case.inputs.values(),
+        chunk_size=case.chunk_size,
+        eps=case.eps,
+        state=case.state,
+    )
+    for form in case.forms():
+        assert_close(h, case.h(form), TOLERANCE[name], label=form)
+        for part, recorded, letter in zip(state, case.last_state(form), "Cnm", strict=True):
+            assert_close(part, recorded, STATE_F32, label=f"{form} {letter}")
+
+
+@all_twins
+@all_cells
+@pytest.mark.parametrize("chunk_size", [1, 7, 64])
+def test_the_chunk_size_does_not_change_the_output(twin: Twin, name: str, chunk_size: int) -> None:
+    case = cell_case(name)
+    h, _ = twin.op(
+        "mlstm_cell", *case.inputs.values(), chunk_size=chunk_size, eps=case.eps, state=case.state
+    )
+    assert_close(h, case.h("recurrent_f64"), TOLERANCE[name])
+
+
+@all_twins
+@all_cells
+def test_one_position_at_a_time_gives_the_recorded_output_and_state(twin: Twin, name: str) -> None:
+    case = cell_case(name)
+    state = case.state
+    outputs = []
+    for t in range(case.inputs["q"].shape[1]):
+        now = [value[:, t : t + 1] for value in case.inputs.values()]
+        h, state = twin.op("mlstm_cell", *now, chunk_size=16, eps=case.eps, state=state)
+        outputs.append(h)
+    assert_close(np.concatenate(outputs, 1), case.h("recurrent_f64"), TOLERANCE[name])
+    assert state is not None
+    for part, recorded in zip(state, case.last_state("recurrent_f64"), strict=True):
+        assert_close(part, recorded, STATE_F32)
+
+
+@all_twins
+@all_cells
+def test_every_gradient_equals_the_recorded_one(twin: Twin, name: str) -> None:
+    case = cell_case(name)
+    inputs = dict(case.inputs)
+    if case.state is not None:
+        inputs |= dict(zip("Cnm", case.state, strict=True))
+
+    weight = twin.array(case.h_weight)
+
+    def weighted_sum(ops: Any, arrays: Any) -> Any:
+        state = None if case.state is None else tuple(arrays[letter] for letter in "Cnm")
+        sequence = [arrays[letter] for letter in "qkvif"]
+        chunk_size = case.chunk_size
+        h, _ = ops.mlstm_cell(*sequence, chunk_size=chunk_size, eps=case.eps, state=state)
+        return (h * weight).sum()
+
+    grads = twin.op_grads(weighted_sum, inputs)
+    for form in case.forms():
+        for letter in "qkvif":
+            recorded = case.grad(form, letter)
+            assert_close(grads[letter], recorded, GRADIENT_F32, label=f"{form} {letter}")
+        if case.state is not None:
+            for letter in "Cn":
+                recorded = case.recorded[f"{form}.grad_{letter.lower()}_initial"]
+                assert_close(grads[letter], recorded, GRADIENT_F32, label=f"{form} {letter}")

@@ -1,0 +1,111 @@
+"""The float64 reference equals the recorded float64 runs, and its gradient is the gradient."""
+
+import numpy as np
+import pytest
+
+from mlxhog.models import mlstm_numpy, xlstm_large_numpy
+from mlxhog.models.xlstm_large import EMBEDDING
+from tests.models.golden import CELLS, MODELS, TRAINED, cell_case, model_case
+from tests.models.sample import batch, cell_inputs, config, perturbed_params
+from tests.tolerances import (
+    FINITE_DIFFERENCE,
+    FLOAT64,
+    FLOAT64_CELL,
+    FORMS_F64,
+    GRADIENT_F32,
+    assert_close,
+)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_equal_the_recorded_float64_ones(name: str) -> None:
+    case = model_case(name)
+    x = xlstm_large_numpy.embed(case.cfg, case.params, case.tokens)
+    logits, _ = xlstm_large_numpy.forward(case.cfg, case.params, x)
+    assert_close(logits, case.tensors["logits_f64"], FLOAT64)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_loss_and_every_gradient_equal_the_recorded_ones(name: str) -> None:
+    case = model_case(name)
+    x = xlstm_large_numpy.embed(case.cfg, case.params, case.tokens)
+    loss, grads, dx = xlstm_large_numpy.loss_and_grads(case.cfg, case.params, x, case.labels)
+    assert_close(loss, case.tensors["loss_f64"][0], FLOAT64)
+    grads[EMBEDDING] = np.zeros(case.params[EMBEDDING].shape)
+    np.add.at(grads[EMBEDDING], case.tokens, dx)
+    for parameter, recorded in case.grads.items():
+        assert_close(grads[parameter], recorded, GRADIENT_F32, label=parameter)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_all_forms_of_the_cell_equal_the_recorded_float64_ones(name: str) -> None:
+    case = cell_case(name)
+    inputs = [value.astype(np.float64) for value in case.inputs.values()]
+    h, state, _ = mlstm_numpy.recurrent(*inputs, eps=case.eps, state=case.state)
+    h_chunkwise, state_chunkwise = mlstm_numpy.chunkwise(
+        *inputs, chunk_size=case.chunk_size, eps=case.eps, state=case.state
+    )
+    for form in case.forms():
+        assert_close(h, case.h(form), FLOAT64_CELL, label=f"recurrent, {form}")
+        assert_close(h_chunkwise, case.h(form), FLOAT64_CELL, label=f"chunkwise, {form}")
+        for part, other, recorded in zip(
+            state, state_chunkwise, case.last_state(form), strict=True
+        ):
+            assert_close(part, recorded, FLOAT64_CELL, label=f"recurrent state, {form}")
+            assert_close(other, recorded, FLOAT64_CELL, label=f"chunkwise state, {form}")
+    if case.state is None:
+        h_parallel = mlstm_numpy.parallel(*inputs, eps=case.eps)
+        assert_close(h_parallel, case.h("parallel_f64"), FLOAT64_CELL, label="parallel")
+        assert_close(h_parallel, h, FORMS_F64, label="parallel against recurrent")
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_gradients_of_the_cell_equal_the_recorded_float64_ones(name: str) -> None:
+    case = cell_case(name)
+    inputs = [value.astype(np.float64) for value in case.inputs.values()]
+    _, _, backward = mlstm_numpy.recurrent(*inputs, eps=case.eps, state=case.state)
+    *grads, dC, dn, _ = backward(case.h_weight.astype(np.float64))
+    for form in case.forms():
+        for grad, letter in zip(grads, "qkvif", strict=True):
+            assert_close(grad, case.grad(form, letter), FLOAT64_CELL, label=f"{form} {letter}")
+        if case.state is not None:
+            assert_close(dC, case.recorded[f"{form}.grad_c_initial"], FLOAT64_CELL, label="C")
+            assert_close(dn, case.recorded[f"{form}.grad_n_initial"], FLOAT64_CELL, label="n")
+
+
+def test_the_gradient_of_a_given_stabiliser_is_the_change_of_the_output() -> None:
+    inputs = [x.astype(np.float64) for x in cell_inputs(1, 5, 2, 3, 4, seed=0).values()]
+    rng = np.random.default_rng(1)
+    C, n, m = rng.normal(size=(1, 2, 3, 4)), rng.normal(size=(1, 2, 3)), np.array([[0.5, -0.5]])
+    weight = rng.normal(size=(1, 5, 2, 4))
+
+    def total(shift: float) -> float:
+        h, _, _ = mlstm_numpy.recurrent(*inputs, eps=0.1, state=(C, n, m + shift))
+        return float((h * weight).sum())
+
+    _, _, backward = mlstm_numpy.recurrent(*inputs, eps=0.1, state=(C, n, m))
+    slope = (total(1e-6) - total(-1e-6)) / 2e-6
+    assert_close(backward(weight)[-1].sum(), slope, FINITE_DIFFERENCE)
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_every_gradient_of_the_model_is_the_change_of_the_loss(use_bias: bool) -> None:
+    cfg = config(use_bias=use_bias, v_dim_factor=1.5, eps=1e-3)
+    params = {k: v.astype(np.float64) for k, v in perturbed_params(cfg, seed=3).items()}
+    tokens, labels = batch(cfg, 2, 6, seed=4)
+    rng = np.random.default_rng(5)
+
+    def loss(moved: dict[str, np.ndarray]) -> float:
+        x = xlstm_large_numpy.embed(cfg, moved, tokens)
+        return xlstm_large_numpy.loss_from_embedding(cfg, moved, x, labels)
+
+    x = xlstm_large_numpy.embed(cfg, params, tokens)
+    _, grads, dx = xlstm_large_numpy.loss_and_grads(cfg, params, x, labels)
+    grads[EMBEDDING] = np.zeros(params[EMBEDDING].shape)
+    np.add.at(grads[EMBEDDING], tokens, dx)
+    for name, value in params.items():
+        way = rng.normal(size=value.shape)
+        slope = (
+            loss(params | {name: value + 1e-6 * way}) - loss(params | {name: value - 1e-6 * way})
+        ) / 2e-6
+        assert_close((grads[name] * way).sum(), slope, FINITE_DIFFERENCE, label=name)

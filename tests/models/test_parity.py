@@ -1,0 +1,141 @@
+"""MLX, torch and the float64 reference agree on models and lengths nobody recorded."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxhog.models import mlstm_numpy, xlstm_large_numpy
+from mlxhog.models.xlstm_large import EMBEDDING, init_params, param_spec
+from tests.models.sample import batch, cell_inputs, config, perturbed_params
+from tests.models.twins import TWINS, Twin
+from tests.tolerances import (
+    CELL_EXTREME_F32,
+    GRADIENT_ANY_F32,
+    LOGITS_F32,
+    LOSS_F32,
+    STATE_F32,
+    assert_close,
+)
+
+all_twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one head": {"num_heads": 1, "chunk_size": 5},
+    "wide values": {"v_dim_factor": 2.0, "qk_dim_factor": 1.0},
+    "bias": {"use_bias": True},
+    "no out norm": {"add_out_norm": False},
+    "other caps": {"gate_soft_cap": 5.0, "output_logit_soft_cap": 3.0, "norm_eps": 1e-3},
+    "odd sizes": {"hidden_size": 18, "num_heads": 3, "vocab_size": 7, "chunk_size": 64},
+}
+
+
+@all_twins
+@pytest.mark.parametrize("S", [1, 2, 4, 9, 16, 23])
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+def test_loss_logits_and_every_gradient_equal_the_float64_reference(
+    twin: Twin, changes: dict[str, Any], S: int
+) -> None:
+    cfg = config(**changes)
+    params = perturbed_params(cfg, seed=S)
+    tokens, labels = batch(cfg, 3, S, seed=S)
+
+    x = xlstm_large_numpy.embed(cfg, params, tokens)
+    wanted_logits, _ = xlstm_large_numpy.forward(cfg, params, x)
+    wanted_loss, wanted, dx = xlstm_large_numpy.loss_and_grads(cfg, params, x, labels)
+    wanted[EMBEDDING] = np.zeros(params[EMBEDDING].shape)
+    np.add.at(wanted[EMBEDDING], tokens, dx)
+    logits, _ = twin.logits(cfg, params, tokens)
+    loss, grads = twin.loss_and_grads(cfg, params, tokens, labels)
+
+    assert_close(logits, wanted_logits, LOGITS_F32)
+    assert_close(loss, wanted_loss, LOSS_F32)
+    for name in param_spec(cfg):
+        assert_close(grads[name], wanted[name], GRADIENT_ANY_F32, label=name)
+
+
+@all_twins
+def test_a_model_at_its_initial_values_equals_the_float64_reference(twin: Twin) -> None:
+    # The input gate is nearly closed there, so that both eps matter.
+    cfg = config()
+    params = init_params(cfg, seed=0)
+    tokens, labels = batch(cfg, 2, 13, seed=0)
+    x = xlstm_large_numpy.embed(cfg, params, tokens)
+    wanted_loss, wanted, _ = xlstm_large_numpy.loss_and_grads(cfg, params, x, labels)
+    loss, grads = twin.loss_and_grads(cfg, params, tokens, labels)
+    assert_close(loss, wanted_loss, LOSS_F32)
+    for name in wanted:
+        assert_close(grads[name], wanted[name], GRADIENT_ANY_F32, label=name)
+
+
+@all_twins
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    B=st.integers(1, 3),
+    S=st.integers(1, 40),
+    NH=st.integers(1, 3),
+    DK=st.integers(1, 9),
+    DV=st.integers(1, 9),
+    chunk_size=st.integers(1, 20),
+    seed=st.integers(0, 2**16),
+)
+def test_the_cell_equals_its_reference_at_any_size(
+    twin: Twin, B: int, S: int, NH: int, DK: int, DV: int, chunk_size: int, seed: int
+) -> None:
+    inputs = cell_inputs(B, S, NH, DK, DV, seed)
+    h, state = twin.op("mlstm_cell", *inputs.values(), chunk_size=chunk_size, eps=1e-6)
+    exact = [value.astype(np.float64) for value in inputs.values()]
+    wanted_h, wanted_state, _ = mlstm_numpy.recurrent(*exact, eps=1e-6)
+    assert_close(h, wanted_h, CELL_EXTREME_F32)
+    for part, wanted in zip(state, wanted_state, strict=True):
+        assert_close(part, wanted, STATE_F32)
+
+
+@all_twins
+def test_a_sequence_in_pieces_equals_the_whole_sequence(twin: Twin) -> None:
+    cfg = config()
+    params = perturbed_params(cfg, seed=1)
+    tokens, _ = batch(cfg, 2, 21, seed=1)
+    whole, last = twin.logits(cfg, params, tokens)
+    state, pieces = None, []
+    for piece in np.split(tokens, [7, 8, 16], axis=1):
+        logits, state = twin.logits(cfg, params, piece, state)
+        pieces.append(logits)
+    assert_close(np.concatenate(pieces, 1), whole, LOGITS_F32)
+    assert state is not None
+    for parts, wanted_parts in zip(state, last, strict=True):
+        for part, wanted in zip(parts, wanted_parts, strict=True):
+            assert_close(part, wanted, STATE_F32)
+
+
+@all_twins
+def test_no_state_means_the_state_of_zeros(twin: Twin) -> None:
+    cfg = config()
+    params = perturbed_params(cfg, seed=2)
+    tokens, _ = batch(cfg, 2, 6, seed=2)
+    without, _ = twin.logits(cfg, params, tokens)
+    with_zeros, _ = twin.logits(cfg, params, tokens, twin.zero_state(cfg, 2))
+    np.testing.assert_array_equal(without, with_zeros)
+
+
+@all_twins
+def test_the_sum_loss_is_the_mean_loss_times_the_number_of_labels(twin: Twin) -> None:
+    cfg = config()
+    params = perturbed_params(cfg, seed=3)
+    tokens, labels = batch(cfg, 2, 9, seed=3)
+    mean, _ = twin.loss_and_grads(cfg, params, tokens, labels)
+    total = twin.sum_loss(cfg, params, tokens, labels)
+    assert_close(total / (labels != -100).sum(), mean, LOSS_F32)
+
+
+@all_twins
+def test_a_batch_without_labels_has_loss_zero_and_gradients_zero(twin: Twin) -> None:
+    cfg = config()
+    params = perturbed_params(cfg, seed=4)
+    tokens, labels = batch(cfg, 2, 5, seed=4)
+    loss, grads = twin.loss_and_grads(cfg, params, tokens, np.full_like(labels, -100))
+    assert loss == 0.0
+    assert all(not grad.any() for grad in grads.values())

@@ -1,0 +1,220 @@
+"""Both twins behind one interface of NumPy arrays, so that a test says what holds for each.
+
+`TWINS` has every framework with every kind of kernels that is built.
+"""
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import mlx.core as mx
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mlxhog.models import xlstm_large_mlx, xlstm_large_torch
+from mlxhog.models.kernels import MODULES, choose
+from mlxhog.models.xlstm_large import EMBEDDING, OUT_NORM, XLSTMLargeConfig
+
+Array = NDArray[Any]
+Params = Mapping[str, Array]
+State = tuple[Array, Array, Array]
+
+mx.set_default_device(mx.cpu)
+
+
+class Twin(Protocol):
+    @property
+    def kernels(self) -> str: ...
+
+    def logits(
+        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, state: Any = None
+    ) -> tuple[Array, list[State]]:
+        """Logits and last state; `state` as returned by `zero_state` or by an earlier call."""
+
+    def zero_state(self, cfg: XLSTMLargeConfig, B: int) -> Any: ...
+
+    def hidden(self, cfg: XLSTMLargeConfig, params: Params, tokens: Array) -> list[Array]:
+        """The residual stream after the embedding and each block, then after the last norm."""
+
+    def loss_and_grads(
+        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
+    ) -> tuple[float, dict[str, Array]]: ...
+
+    def sum_loss(
+        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
+    ) -> float: ...
+
+    def op(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call one of the ops with NumPy arguments."""
+
+    def op_grads(self, scalar: Callable[[Any, Any], Any], inputs: Params) -> dict[str, Array]:
+        """Gradient of `scalar(ops, arrays by name)` with respect to every input that it reaches."""
+
+    def array(self, x: Array) -> Any:
+        """An array of the framework."""
+
+
+@dataclass(frozen=True)
+class TorchTwin:
+    kernels: str
+
+    def array(self, x: Array) -> Any:
+        return _torch(x)
+
+    def logits(
+        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, state: Any = None
+    ) -> tuple[Array, list[State]]:
+        p = _torch(params)
+        x = xlstm_large_torch.embed(cfg, p, torch.tensor(tokens))
+        given = None if state is None else _torch(state)
+        y, new = xlstm_large_torch.forward(cfg, p, x, given, kernels=self.kernels)
+        return y.numpy(), [(C.numpy(), n.numpy(), m.numpy()) for C, n, m in new]
+
+    def zero_state(self, cfg: XLSTMLargeConfig, B: int) -> Any:
+        return [tuple(part.numpy() for part in s) for s in xlstm_large_torch.init_state(cfg, B)]
+
+    def hidden(self, cfg: XLSTMLargeConfig, params: Params, tokens: Array) -> list[Array]:
+        p, ops = _torch(params), choose("torch", self.kernels, "cpu")
+        xs = [xlstm_large_torch.embed(cfg, p, torch.tensor(tokens))]
+        for layer in range(cfg.num_hidden_layers):
+            xs.append(xlstm_large_torch.block(cfg, p, layer, xs[-1], None, ops)[0])
+        xs.append(xlstm_large_torch.norm(cfg, p, OUT_NORM, xs[-1], ops))
+        return [x.numpy() for x in xs]
+
+    def loss_and_grads(
+        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
+    ) -> tuple[float, dict[str, Array]]:
+        p = {name: value.requires_grad_() for name, value in _torch(params).items()}
+        x = xlstm_large_torch.embed(cfg, p, torch.tensor(tokens)).detach().requires_grad_()
+        loss = xlstm_large_torch.loss_from_embedding(
+            cfg, p, x, torch.tensor(labels), kernels=self.kernels
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        grads = {name: value.grad.numpy() for name, value in p.items() if value.grad is not None}
+        assert x.grad is not None
+        return loss.item(), grads | {EMBEDDING: _rows(cfg, tokens, x.grad.numpy())}
+
+    def sum_loss(
+        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
+    ) -> float:
+        p = _torch(params)
+        x = xlstm_large_torch.embed(cfg, p, torch.tensor(tokens))
+        return xlstm_large_torch.sum_loss(
+            cfg, p, x, torch.tensor(labels), kernels=self.kernels
+        ).item()
+
+    def op(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        result = getattr(choose("torch", self.kernels, "cpu"), name)(
+            *_torch(args), **_torch(kwargs)
+        )
+        return _numpy(result)
+
+    def op_grads(self, scalar: Callable[[Any, Any], Any], inputs: Params) -> dict[str, Array]:
+        arrays = {name: value.requires_grad_() for name, value in _torch(inputs).items()}
+        scalar(choose("torch", self.kernels, "cpu"), arrays).backward()
+        return {name: v.grad.numpy() for name, v in arrays.items() if v.grad is not None}
+
+
+@dataclass(frozen=True)
+class MlxTwin:
+    kernels: str
+
+    def array(self, x: Array) -> Any:
+        return _mlx(x)
+
+    def logits(
+        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, state: Any = None
+    ) -> tuple[Array, list[State]]:
+        p = _mlx(params)
+        x = xlstm_large_mlx.embed(cfg, p, mx.array(tokens))
+        given = None if state is None else _mlx(state)
+        y, new = xlstm_large_mlx.forward(cfg, p, x, given, kernels=self.kernels)
+        return np.array(y), [(np.array(C), np.array(n), np.array(m)) for C, n, m in new]
+
+    def zero_state(self, cfg: XLSTMLargeConfig, B: int) -> Any:
+        return [tuple(np.array(part) for part in s) for s in xlstm_large_mlx.init_state(cfg, B)]
+
+    def hidden(self, cfg: XLSTMLargeConfig, params: Params, tokens: Array) -> list[Array]:
+        p, ops = _mlx(params), choose("mlx", self.kernels, "cpu")
+        xs = [xlstm_large_mlx.embed(cfg, p, mx.array(tokens))]
+        for layer in range(cfg.num_hidden_layers):
+            xs.append(xlstm_large_mlx.block(cfg, p, layer, xs[-1], None, ops)[0])
+        xs.append(xlstm_large_mlx.norm(cfg, p, OUT_NORM, xs[-1], ops))
+        return [np.array(x) for x in xs]
+
+    def loss_and_grads(
+        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
+    ) -> tuple[float, dict[str, Array]]:
+        def loss_of(p: Any, x: Any) -> Any:
+            return xlstm_large_mlx.loss_from_embedding(
+                cfg, p, x, mx.array(labels), kernels=self.kernels
+            )
+
+        p = _mlx(params)
+        x = xlstm_large_mlx.embed(cfg, p, mx.array(tokens))
+        loss, (grads, dx) = mx.value_and_grad(loss_of, argnums=(0, 1))(p, x)
+        found = {name: np.array(value) for name, value in grads.items()}
+        return loss.item(), found | {EMBEDDING: _rows(cfg, tokens, np.array(dx))}
+
+    def sum_loss(
+        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
+    ) -> float:
+        p = _mlx(params)
+        x = xlstm_large_mlx.embed(cfg, p, mx.array(tokens))
+        total = xlstm_large_mlx.sum_loss(cfg, p, x, mx.array(labels), kernels=self.kernels)
+        return float(np.array(total))
+
+    def op(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        result = getattr(choose("mlx", self.kernels, "cpu"), name)(*_mlx(args), **_mlx(kwargs))
+        return _numpy(result)
+
+    def op_grads(self, scalar: Callable[[Any, Any], Any], inputs: Params) -> dict[str, Array]:
+        ops = choose("mlx", self.kernels, "cpu")
+        grads = mx.grad(lambda arrays: scalar(ops, arrays))(_mlx(inputs))
+        return {name: np.array(value) for name, value in grads.items()}
+
+
+def _torch(x: Any) -> Any:
+    return _map(x, torch.tensor)
+
+
+def _mlx(x: Any) -> Any:
+    return _map(x, mx.array)
+
+
+def _map(x: Any, convert: Callable[[Array], Any]) -> Any:
+    """Convert every array in a tree of tuples, lists and mappings; float64 becomes float32."""
+    if isinstance(x, np.ndarray):
+        return convert(x.astype(np.float32) if x.dtype == np.float64 else x)
+    if isinstance(x, Mapping):
+        return {key: _map(value, convert) for key, value in x.items()}
+    if isinstance(x, Sequence) and not isinstance(x, str):
+        return tuple(_map(value, convert) for value in x)
+    return x
+
+
+def _numpy(x: Any) -> Any:
+    if isinstance(x, tuple):
+        return tuple(_numpy(value) for value in x)
+    return x.numpy() if isinstance(x, torch.Tensor) else np.array(x)
+
+
+def _rows(cfg: XLSTMLargeConfig, tokens: Array, dx: Array) -> Array:
+    """Gradient of the whole embedding from that of the embedded tokens."""
+    grad = np.zeros((cfg.vocab_size, cfg.hidden_size))
+    np.add.at(grad, tokens, dx)
+    return grad
+
+
+def _built() -> dict[str, Twin]:
+    make: dict[str, type[TorchTwin] | type[MlxTwin]] = {"torch": TorchTwin, "mlx": MlxTwin}
+    return {
+        f"{framework}-{kernels}": make[framework](kernels)
+        for (framework, kernels), module in MODULES.items()
+        if importlib.util.find_spec(module) is not None
+    }
+
+
+TWINS = _built()

@@ -1,0 +1,172 @@
+"""What a user sees while a run goes on."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from mlxhog.metrics import Progress, WorkerReport
+from mlxhog.report.observer import observer
+from mlxhog.report.plain import PlainLines
+from mlxhog.report.scale import scale
+from mlxhog.report.terminal import LiveTable, render
+
+WORKER = WorkerReport(
+    slot=1,
+    backend="mlx:cpu",
+    pid=4711,
+    state="running",
+    steps=352,
+    tokens=360_448,
+    tokens_per_s=17_200.0,
+    mean_staleness=1.1,
+    max_staleness=4,
+    dropped=2,
+    memory_bytes=212_000_000,
+)
+PROGRESS = Progress(
+    step=640,
+    tokens=655_360,
+    elapsed_s=42.0,
+    budget_fraction=0.7,
+    eta_s=18.0,
+    loss=1.58,
+    train_bits_per_byte=2.28,
+    val_bits_per_byte=2.31,
+    tokens_per_s=31_300.0,
+    lost_update_rate=0.0,
+    memory_bytes=630_000_000,
+    workers=(WORKER, replace(WORKER, slot=2, backend="torch:cpu", state="dead")),
+)
+NOTHING_YET = replace(
+    PROGRESS,
+    step=0,
+    eta_s=None,
+    loss=None,
+    train_bits_per_byte=None,
+    val_bits_per_byte=None,
+    lost_update_rate=None,
+    workers=(),
+)
+
+
+def shown(progress: Progress, sample: str | None = None) -> str:
+    console = Console(record=True, width=100, file=io.StringIO())
+    console.print(render(progress, sample))
+    return console.export_text()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "step 640",
+        "00:42 (70%)",
+        "ETA 00:18",
+        "655k tokens",
+        "31.3k tok/s",
+        "loss 1.580",
+        "train 2.280",
+        "held-out 2.310",
+        "lost updates 0",
+        "memory 630 MB",
+        "mlx:cpu",
+        "torch:cpu",
+        "17.2k",
+        "1.1 / 4",
+        "212 MB",
+        "unigram",
+        "4.34",
+        "xz",
+    ],
+)
+def test_the_table_shows(what):
+    assert what in shown(PROGRESS)
+
+
+def test_values_that_were_not_measured_yet_are_a_dash():
+    text = shown(NOTHING_YET)
+    assert "ETA -" in text
+    assert "loss -" in text
+    assert "lost updates -" in text
+
+
+def test_a_sample_cannot_send_control_codes_or_markup_to_the_terminal():
+    text = shown(PROGRESS, "The \x1b[2J Congress [bold]of[/bold]\nthe States")
+    assert "\x1b" not in text
+    assert "[bold]of[/bold]" in text
+
+
+def test_the_table_keeps_the_last_sample_and_prints_a_message_once():
+    console = Console(record=True, width=100, file=Terminal(), force_terminal=True)
+    with LiveTable(console) as table:
+        table(replace(PROGRESS, sample="of the United States", message="worker 2 restarted"))
+        table(replace(PROGRESS, message="worker 2 restarted"))
+    text = console.export_text()
+    assert text.count("worker 2 restarted") == 1
+    assert "of the United States" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "left", "right"),
+    [(6.0, "uniform", "unigram"), (3.0, "bigram", "gzip"), (1.6, "xz", "")],
+)
+def test_the_scale_marks_a_value_between_its_neighbours(value, left, right):
+    names, axis, _ = scale(value)
+    assert axis.index("o") > names.index(left)
+    assert not right or axis.index("o") < names.index(right)
+
+
+@pytest.mark.parametrize("value", [None, 0.1, 8.0, 99.0, float("nan"), float("inf")])
+def test_the_scale_fits_its_width_whatever_the_value(value):
+    assert all(len(line) <= 64 for line in scale(value))
+
+
+def test_plain_lines_come_at_most_every_interval_and_messages_once():
+    seconds = iter(float(t) for t in range(100))
+    stream = io.StringIO()
+    with PlainLines(stream, every_s=10.0, clock=lambda: next(seconds)) as lines:
+        for k in range(6):
+            lines(replace(PROGRESS, step=640 + k, message="starting", sample="The people"))
+    text = stream.getvalue()
+    assert text.count("starting") == 1
+    assert text.count("sample: The people") == 1
+    assert text.count("step 640") == 1
+    assert "[1 mlx:cpu running 352 steps 17.2k tok/s staleness 1.1]" in text
+
+
+def test_no_line_repeats_a_step():
+    stream = io.StringIO()
+    lines = PlainLines(stream, every_s=0.0)
+    lines(PROGRESS)
+    lines(PROGRESS)
+    assert stream.getvalue().count("step 640") == 1
+
+
+def test_nothing_is_said_about_steps_before_the_first_one():
+    stream = io.StringIO()
+    PlainLines(stream)(NOTHING_YET)
+    assert stream.getvalue() == ""
+
+
+def test_a_terminal_gets_a_table():
+    assert isinstance(observer(Terminal(), environ={}), LiveTable)
+
+
+@pytest.mark.parametrize(
+    ("stream", "quiet", "environ"),
+    [
+        (io.StringIO(), False, {}),
+        (Terminal(), True, {}),
+        (Terminal(), False, {"NO_COLOR": "1"}),
+        (Terminal(), False, {"TERM": "dumb"}),
+    ],
+    ids=["no terminal", "quiet", "NO_COLOR", "dumb terminal"],
+)
+def test_plain_lines_when_there_is(stream, quiet, environ):
+    assert isinstance(observer(stream, quiet=quiet, environ=environ), PlainLines)

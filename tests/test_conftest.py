@@ -1,0 +1,36 @@
+"""The rule of the full test run: only Apple hardware excuses a skip."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFTEST = Path(__file__).with_name("conftest.py")
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "said"),
+    [
+        ("def test_a(): pass", 0, "1 passed"),
+        ("@pytest.mark.metal\ndef test_a(): pytest.skip('no Apple GPU')", 0, "1 skipped"),
+        ("def test_a(): pytest.skip('no clang')", 1, "test_it.py::test_a: Skipped: no clang"),
+        ("@pytest.mark.skip(reason='later')\ndef test_a(): pass", 1, "Skipped: later"),
+        ("pytest.importorskip('nosuchmodule')", 1, "nosuchmodule"),
+    ],
+)
+def test_forbid_skips(tmp_path, source, code, said):
+    (tmp_path / "conftest.py").write_text(CONFTEST.read_text())
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = metal: x\n")
+    (tmp_path / "test_it.py").write_text(f"import pytest\n{source}\n")
+    # a run that collects nothing has an exit code of its own
+    (tmp_path / "test_other.py").write_text("def test_other(): pass\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--forbid-skips", "-p", "no:cacheprovider", "."],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout
+    assert said.replace("1 passed", "2 passed") in done.stdout

@@ -1,0 +1,56 @@
+"""What is installed: one package with its data, its native module and its command."""
+
+import re
+import tomllib
+from importlib import import_module, metadata, resources
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("package", "file"),
+    [
+        ("mlxhog", "py.typed"),
+        ("mlxhog", "corpora/sotu.jsonl.xz"),
+        ("mlxhog", "corpora/SOURCES.md"),
+        ("mlxhog.models", "py.typed"),
+        ("mlxhog.models", "tiny.yaml"),
+    ],
+)
+def test_a_package_carries_its_data(package, file):
+    assert resources.files(package).joinpath(file).is_file()
+
+
+def test_every_architecture_is_installed():
+    installed = {entry.name for entry in resources.files("mlxhog.models").iterdir()}
+    assert {file.name for file in (ROOT / "models").glob("*.yaml")} <= installed
+
+
+def test_the_native_module_is_built_for_this_interpreter():
+    assert import_module("mlxhog._native").__spec__.origin.endswith((".so", ".pyd"))
+
+
+def test_the_command_is_installed():
+    (entry,) = metadata.entry_points(group="console_scripts", name="mlxhog")
+    assert entry.value == "mlxhog.cli:main"
+
+
+def test_only_pyproject_holds_the_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert metadata.version("mlxhog") == version
+    held = [
+        str(file.relative_to(ROOT))
+        for folder in ("mlxhog", "models", "metal")
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in (".py", ".cpp", ".h", ".txt")
+        and re.search(rf"\b{version}\b", file.read_text())
+    ]
+    assert not held
+
+
+def test_the_licence_is_installed():
+    files = [str(path) for path in metadata.files("mlxhog") or []]
+    assert any(path.endswith("LICENSE") for path in files)

@@ -1,0 +1,73 @@
+"""Every numerical tolerance of the tests, with its reason."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Allowed difference: `atol`, plus `of_largest` times the largest entry that is wanted."""
+
+    reason: str
+    atol: float = 0.0
+    of_largest: float = 0.0
+
+
+LOGITS_F32 = Tolerance(
+    "the recorded float32 references differ from float64 by up to 2.3e-5 on logits of order 4",
+    atol=1e-4,
+)
+LOSS_F32 = Tolerance("float32 rounding of a mean of order 4", atol=1e-5)
+GRADIENT_F32 = Tolerance(
+    "reordering the chunks alone moves the float32 reference by 1.4e-4 of the largest entry, and "
+    "the constant stabiliser m by 1e-5",
+    of_largest=2e-3,
+)
+STATE_F32 = Tolerance(
+    "C and n carry the scale exp(-m), so only their size relative to the largest is meaningful",
+    atol=1e-5,
+    of_largest=1e-4,
+)
+GRADIENT_ANY_F32 = Tolerance(
+    "as GRADIENT_F32; but a forget gate without a past has a gradient from eps alone, which the "
+    "constant stabiliser drops, so an absolute part comes on top",
+    atol=1e-6,
+    of_largest=2e-3,
+)
+CELL_F32 = Tolerance("float32 rounding of the cell alone", atol=1e-6, of_largest=2e-5)
+CELL_EXTREME_F32 = Tolerance(
+    "with gates of order 12 the denominator nearly cancels and outputs reach order 100: the "
+    "recorded float32 runs are off by 4e-5 of the largest, and MLX's exp adds 1e-6 per term",
+    of_largest=3e-4,
+)
+OP_F32 = Tolerance(
+    "float32 rounding of one operator: elementary functions within 3 ulp, sums of a few hundred",
+    atol=1e-7,
+    of_largest=3e-6,
+)
+FLOAT64 = Tolerance("two float64 programs, outputs of order 1", atol=1e-9)
+FLOAT64_CELL = Tolerance("two float64 programs, outputs of any order", atol=1e-11, of_largest=1e-9)
+FORMS_F64 = Tolerance(
+    "eps enters the parallel form at another scale of the state: up to 5e-7 on outputs of order 10",
+    atol=1e-8,
+    of_largest=5e-7,
+)
+FINITE_DIFFERENCE = Tolerance(
+    "central differences with step 1e-6 of a float64 loss of order 1", atol=2e-9, of_largest=1e-6
+)
+
+
+def assert_close(
+    actual: ArrayLike, wanted: ArrayLike, tolerance: Tolerance, *, label: str = ""
+) -> None:
+    """Fail, naming the worst entry, unless `actual` is finite and within the tolerance."""
+    a, w = np.asarray(actual, np.float64), np.asarray(wanted, np.float64)
+    assert a.shape == w.shape, f"{label}: shape {a.shape}, wanted {w.shape}"
+    assert np.isfinite(a).all(), f"{label}: not finite"
+    if not w.size:
+        return
+    allowed = tolerance.atol + tolerance.of_largest * np.abs(w).max()
+    worst = np.abs(a - w).max()
+    assert worst <= allowed, f"{label}: differs by {worst:.3g}, allowed {allowed:.3g}"

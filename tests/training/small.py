@@ -1,0 +1,70 @@
+"""A run small enough for a test: one block of width 32, 30 KB of text, a second or two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import TrainConfig, checkpoint
+from mlxhog.metrics import Result
+
+SMALL_MODEL = """
+model_type: xlstm
+vocab_size: 320
+hidden_size: 32
+num_hidden_layers: 1
+num_heads: 2
+chunk_size: 16
+bos_token_id: 256
+"""
+
+
+def small_config(tmp_path: Path, **options: object) -> TrainConfig:
+    """A configuration whose run takes a second or two, in its own folders."""
+    model = tmp_path / "small.yaml"
+    model.write_text(SMALL_MODEL)
+    text = tmp_path / "text"
+    if not text.exists():
+        text.mkdir()
+        words = np.random.default_rng(0).choice(["lock", "free", "adds", "never", "wait"], 8000)
+        for k in range(12):
+            (text / f"{k:02}.txt").write_text(" ".join(words[k * 500 : k * 500 + 600]))
+    defaults: dict[str, object] = {
+        "model": str(model),
+        "data": str(text),
+        "seq_len": 32,
+        "batch_size": 2,
+        "workers": "torch:cpu",
+        "threads": 1,
+        "out": str(tmp_path / "runs"),
+        "eval_every": "off",
+        "sample_every": "off",
+        "save_every": "off",
+        "eval_tokens": 1024,
+        "steps": 20,
+    }
+    return TrainConfig(**{**defaults, **options})  # type: ignore[arg-type]
+
+
+def parameters(result: Result) -> dict[str, NDArray[np.float32]]:
+    """The parameters a run ended with."""
+    assert result.checkpoint is not None
+    found = checkpoint.load(Path(result.checkpoint))
+    return {name: np.array(value) for name, value in found.params.items()}
+
+
+def largest_difference(
+    a: dict[str, NDArray[np.float32]], b: dict[str, NDArray[np.float32]]
+) -> float:
+    """The largest absolute difference over all parameters."""
+    assert a.keys() == b.keys()
+    return max(float(np.abs(a[name] - b[name]).max()) for name in a)
+
+
+def identical(a: dict[str, NDArray[np.float32]], b: dict[str, NDArray[np.float32]]) -> bool:
+    """Whether two sets of parameters are equal bit for bit."""
+    return a.keys() == b.keys() and all(
+        np.array_equal(a[name].view(np.uint32), b[name].view(np.uint32)) for name in a
+    )

@@ -1,0 +1,232 @@
+"""Workers and supervisors die at any instruction; a run goes on, or can be taken up again."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlxhog import train
+from mlxhog.errors import WorkerFailed
+from mlxhog.metrics import Progress
+from tests.training.small import small_config
+
+RUN_IN_CHILD = """
+import sys
+from pathlib import Path
+from mlxhog import train
+from tests.training.small import small_config
+if __name__ == "__main__":
+    options = dict(workers="torch:cpu*2", steps=100_000, save_every="1s")
+    train(small_config(Path(sys.argv[1]), **options))
+"""
+ROOT = Path(__file__).parents[2]
+
+
+def shared_segments() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if "mh-" in name or "mlxhog" in name}
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie that nobody reaped does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until(condition, limit_s: float, what: str) -> None:
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, f"waited {limit_s} s for: {what}"
+        time.sleep(0.02)
+
+
+class Killer:
+    """Kills workers of a run from an observer, while `train` runs in this process."""
+
+    def __init__(self, kills: int, *, everyone: bool = False, seed: int = 0) -> None:
+        self.left, self.everyone, self.random = kills, everyone, random.Random(seed)
+        self.killed: set[int] = set()
+
+    def __call__(self, progress: Progress) -> None:
+        pids = [w.pid for w in progress.workers if w.state == "running"]
+        fresh = [pid for pid in pids if pid not in self.killed and alive(pid)]
+        if not self.left or len(fresh) < len(progress.workers) or progress.step < 1:
+            return
+        for pid in fresh if self.everyone else [self.random.choice(fresh)]:
+            time.sleep(self.random.random() * 0.02)
+            os.kill(pid, signal.SIGKILL)
+            self.killed.add(pid)
+        self.left -= 1
+
+
+@pytest.mark.parametrize("strategy", ["hogwild", "sync"])
+def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
+    tmp_path: Path, strategy: str
+) -> None:
+    killer = Killer(kills=2)
+    config = small_config(tmp_path, strategy=strategy, workers="torch:cpu*2", steps=3000)
+    result = train(config, observer=killer)
+    assert killer.left == 0, "the run ended before every kill was done"
+    assert result.status == "done"
+    assert result.restarts == 2
+    assert result.steps >= 2998  # a step that died with its worker is not taken
+    assert result.torn <= 2
+    assert not shared_segments()
+
+
+def test_a_run_survives_the_death_of_all_its_workers(tmp_path: Path) -> None:
+    killer = Killer(kills=1, everyone=True)
+    result = train(small_config(tmp_path, workers="torch:cpu*2", steps=3000), observer=killer)
+    assert killer.left == 0
+    assert result.restarts == 2
+    assert result.status == "done"
+
+
+def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_words(tmp_path: Path) -> None:
+    killer = Killer(kills=10)
+    config = small_config(tmp_path, steps=100_000, restarts=1)
+    with pytest.raises(WorkerFailed, match="SIGKILL.*--restarts"):
+        train(config, observer=killer)
+    run = json.loads((next((tmp_path / "runs").iterdir()) / "run.json").read_text())
+    assert run["status"] == "failed"
+
+
+def start_child(tmp_path: Path) -> subprocess.Popen[bytes]:
+    script = tmp_path / "child.py"
+    script.write_text(RUN_IN_CHILD)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], env=environment, stderr=subprocess.PIPE
+    )
+
+
+def run_directory(tmp_path: Path) -> Path:
+    wait_until(lambda: any((tmp_path / "runs").glob("*/metrics.jsonl")), 60, "a training run")
+    return next((tmp_path / "runs").glob("*/metrics.jsonl")).parent
+
+
+def worker_pids(run: Path) -> list[int]:
+    last = (run / "metrics.jsonl").read_text().splitlines()[0]
+    return [worker["pid"] for worker in json.loads(last)["workers"]]
+
+
+def test_when_the_supervisor_is_killed_workers_leave_and_the_run_can_be_resumed(
+    tmp_path: Path,
+) -> None:
+    child = start_child(tmp_path)
+    try:
+        run = run_directory(tmp_path)
+        wait_until((run / "checkpoints" / "latest").exists, 60, "a checkpoint")
+        pids = worker_pids(run)
+        assert all(map(alive, pids))
+    finally:
+        child.kill()
+        child.communicate()
+    wait_until(lambda: not any(map(alive, pids)), 2.0, "the workers to leave")
+    assert not shared_segments()
+    result = train(small_config(tmp_path, workers="torch:cpu*2", steps=5, resume=str(run)))
+    assert result.status == "done"
+    assert result.steps == 5
+
+
+def test_the_first_interrupt_saves_a_checkpoint_and_the_run_says_so(tmp_path: Path) -> None:
+    child = start_child(tmp_path)
+    try:
+        run = run_directory(tmp_path)
+        pids = worker_pids(run)
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=30)
+    finally:
+        child.kill()
+        child.communicate()
+    status = json.loads((run / "run.json").read_text())
+    assert status["status"] == "interrupted"
+    assert Path(status["checkpoint"]).is_dir()
+    assert not any(map(alive, pids))
+
+
+def test_gradients_that_are_not_finite_are_dropped_counted_and_end_the_run(tmp_path: Path) -> None:
+    # a step size this large destroys the parameters at the first update
+    config = small_config(
+        tmp_path, optimizer="sgd", clip=0, lr=1e30, schedule="constant", warmup=0, steps=1000
+    )
+    result = train(config)
+    assert result.status == "diverged"
+    assert result.dropped_steps == config.max_nonfinite
+
+
+def test_fifty_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
+    tmp_path: Path,
+) -> None:
+    """SIGKILL of one worker, of all, or of the supervisor, at random moments, 50 times."""
+    chosen = random.Random(1)
+    run: Path | None = None
+    deaths = rounds = 0
+    while deaths < 50:
+        rounds += 1
+        assert rounds < 40, "too few deaths per run"
+        options: dict[str, object] = {"workers": "torch:cpu*2", "restarts": 1000}
+        if run is not None:
+            options["resume"] = str(run)
+        script = tmp_path / "child.py"
+        script.write_text(
+            RUN_IN_CHILD.replace(
+                'options = dict(workers="torch:cpu*2", steps=100_000, save_every="1s")',
+                f"options = dict(steps=100_000, save_every='1s', **{options!r})",
+            )
+        )
+        child = subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+        )
+        try:
+            pids: list[int] = []
+            if run is None:  # the first child lives until there is something to resume
+                run = run_directory(tmp_path)
+                wait_until((run / "checkpoints" / "latest").exists, 60, "a checkpoint")
+            kills_here = chosen.randint(4, 8)
+            while kills_here and child.poll() is None:
+                time.sleep(chosen.random() * 0.8)
+                children = workers_of(child.pid)
+                if not children:
+                    continue
+                pids += children
+                victims = children if chosen.random() < 0.3 else [chosen.choice(children)]
+                for pid in victims:
+                    if alive(pid):
+                        os.kill(pid, signal.SIGKILL)
+                        deaths += 1
+                kills_here -= 1
+        finally:
+            child.kill()
+            _, errors = child.communicate()
+            deaths += 1
+        wait_until(lambda p=pids: not any(map(alive, p)), 3.0, "the workers to leave")
+        assert b"Traceback" not in errors, errors.decode()
+    assert len(list((tmp_path / "runs").iterdir())) == 1  # it was one run all along
+    assert not shared_segments()
+    result = train(small_config(tmp_path, workers="torch:cpu*2", steps=5, resume=str(run)))
+    assert result.status == "done"
+
+
+def workers_of(pid: int) -> list[int]:
+    """Worker processes of a supervisor (its resource tracker is not one)."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    children = [int(word) for word in path.read_text().split()] if path.exists() else []
+    return [child for child in children if "spawn_main" in command_line(child)]
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,71 @@
+"""What a run leaves behind, and how it goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlxhog import train
+from mlxhog.errors import CheckpointError, ConfigError
+from tests.training.small import identical, largest_difference, parameters, small_config
+
+
+def test_a_resumed_serial_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+    constant = {"strategy": "serial", "schedule": "constant", "warmup": 0.0}
+    whole = train(small_config(tmp_path, steps=30, **constant))
+    first = train(small_config(tmp_path, steps=12, **constant))
+    second = train(small_config(tmp_path, steps=18, resume=first.run, **constant))
+    assert second.run == first.run
+    assert identical(parameters(whole), parameters(second))
+
+
+def test_a_run_goes_on_with_another_number_of_workers_and_another_backend(tmp_path: Path) -> None:
+    first = train(small_config(tmp_path, workers="torch:cpu*2", steps=40))
+    config = small_config(tmp_path, workers="mlx:cpu", steps=40, resume=first.run)
+    second = train(config)
+    assert second.steps == 40
+    assert second.status == "done"
+    before, after = parameters(first), parameters(second)
+    assert 0.0 < largest_difference(before, after) < 1.0
+
+
+def test_after_a_resume_late_in_an_epoch_later_epochs_see_every_sequence(tmp_path: Path) -> None:
+    """The regression of Lightning-AI/litgpt#1712."""
+    probe = train(small_config(tmp_path, steps=1))
+    state = json.loads((Path(str(probe.checkpoint)) / "state.json").read_text())
+    tickets = state["ledger"]["n"]
+    late = int(tickets * 0.9)
+    first = train(small_config(tmp_path, steps=late, workers="torch:cpu*2"))
+    rest = 2 * tickets - late
+    second = train(small_config(tmp_path, steps=rest, workers="torch:cpu*2", resume=first.run))
+    state = json.loads((Path(str(second.checkpoint)) / "state.json").read_text())
+    assert state["ledger"]["epoch"] == 2
+    assert state["ledger"]["watermark"] == 0
+    assert state["ledger"]["done"] == []
+    assert state["ledger"]["torn"] == 0
+
+
+def test_another_architecture_cannot_take_up_a_run(tmp_path: Path) -> None:
+    first = train(small_config(tmp_path, steps=2))
+    other = tmp_path / "wide.yaml"
+    other.write_text((tmp_path / "small.yaml").read_text().replace("32", "64"))
+    with pytest.raises(CheckpointError, match="hidden_size"):
+        train(small_config(tmp_path, steps=2, resume=first.run, model=str(other)))
+
+
+def test_a_batch_that_cannot_be_filled_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises((ConfigError, Exception), match="seq"):
+        train(small_config(tmp_path, seq_len=1_000_000))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_run_directory_holds_what_the_design_names(tmp_path: Path) -> None:
+    result = train(small_config(tmp_path, steps=5, sample_every=2))
+    run = Path(result.run)
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "lock"} <= names
+    status = json.loads((run / "run.json").read_text())
+    assert status["status"] == "done"
+    assert result.checkpoint is not None
+    files = {path.name for path in Path(result.checkpoint).iterdir()}
+    assert {"model.safetensors", "config.json", "optimizer.safetensors", "state.json"} <= files
