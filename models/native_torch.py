@@ -20,7 +20,7 @@ from mlxhog.models import ops_torch
 Float32 = NDArray[np.float32]
 
 FAST_GEMM = ops.gemm_kernel() == "avx512"
-"""Elsewhere the product of the framework's own library is as fast or faster."""
+"""Without AVX-512 the product of torch's own library is as fast or faster."""
 
 ops.keep_freed_memory()
 

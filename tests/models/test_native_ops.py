@@ -126,6 +126,8 @@ def test_mlx_ops_take_their_thread_count_from_set_threads(
     seen = []
 
     class Recorder:
+        empty = staticmethod(native_mlx.ops.empty)
+
         def soft_cap(self, *_: Any, threads: int, **__: Any) -> None:
             seen.append(threads)
 
