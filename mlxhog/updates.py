@@ -3,7 +3,7 @@
 Fused optimizer steps (`mlxhog.optim`) go through the same native locks and kernels.
 
     mode       number  promise of concurrent adds
-    lossless   0       no increment is lost; locks of a dead worker are taken over (metal/locks.h)
+    lossless   0       no increment is lost; locks of a dead worker are taken over (locks.h)
     racy       1       elements never tear; simultaneous increments of one element may be lost
     cas        2       no increment is lost, also beside 32-bit atomics of a GPU; 20-100 x slower
     owner      3       deltas go to one writer; the kernels here do not implement it

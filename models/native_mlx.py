@@ -1,7 +1,7 @@
 """The ops of xLSTM Large as native CPU kernels behind `mx.custom_function`; float32 only.
 
 `models/kernels.py` says what each op promises, `models/ops_mlx.py` is the plain form they are
-tested against, `metal/ops_*.h` are the kernels. An op evaluates its inputs when it is called, so
+tested against, `metal/ops/` holds the kernels. An op evaluates its inputs when it is called, so
 keep these out of `mx.compile`. MLX has no uninitialised arrays: a result is computed into a NumPy
 buffer, still in the cache when `mx.array` copies it.
 """

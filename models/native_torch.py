@@ -1,7 +1,7 @@
 """The ops of xLSTM Large as native CPU kernels behind torch autograd; float32 only.
 
 `models/kernels.py` says what each op promises, `models/ops_torch.py` is the plain form they are
-tested against, `metal/ops_*.h` are the kernels. They use `torch.get_num_threads()` threads.
+tested against, `metal/ops/` holds the kernels. They use `torch.get_num_threads()` threads.
 """
 
 from collections.abc import Sequence

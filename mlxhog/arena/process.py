@@ -1,7 +1,7 @@
 """What tells one process from another: a clock all processes share, and when a process started.
 
 A pid alone does not name a process, since the system reuses it; a pid with its start time does.
-`metal/process_life.cpp` computes the same numbers for the stripe locks.
+`metal/updates/process_life.cpp` computes the same numbers for the stripe locks.
 """
 
 from __future__ import annotations

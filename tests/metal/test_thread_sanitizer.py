@@ -28,8 +28,8 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def build(directory: Path, name: str, *options: str) -> Path:
     """Compile threads.cpp with the kernels' sources."""
     program = directory / name
-    sources = [str(ROOT / "metal" / source) for source in SOURCES]
-    command = [str(COMPILER), *OPTIONS, *options, f"-I{ROOT / 'metal'}", "-o", str(program)]
+    sources = [str(ROOT / "metal/updates" / source) for source in SOURCES]
+    command = [str(COMPILER), *OPTIONS, *options, f"-I{ROOT / 'metal/updates'}", "-o", str(program)]
     subprocess.run([*command, str(ROOT / "tests/metal/threads.cpp"), *sources], check=True)
     return program
 

@@ -1,8 +1,8 @@
-#include "ops_activation.h"
+#include "activation.h"
 
 #include <algorithm>
 
-#include "ops_pool.h"
+#include "pool.h"
 
 namespace mlxhog {
 namespace {

@@ -2,7 +2,7 @@
 // packed float32 rows.
 #pragma once
 
-#include "ops_simd.h"
+#include "simd.h"
 
 namespace mlxhog {
 

@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "ops_simd.h"
+#include "simd.h"
 
 namespace mlxhog {
 

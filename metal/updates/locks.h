@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "worker_table.h"
+#include "../arena/worker_table.h"
 
 namespace mlxhog {
 

@@ -1,4 +1,4 @@
-#include "ops_gemm.h"
+#include "gemm.h"
 
 #include <algorithm>
 

@@ -1,10 +1,10 @@
-#include "ops_loss.h"
+#include "loss.h"
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "ops_pool.h"
+#include "pool.h"
 
 namespace mlxhog {
 namespace {

@@ -81,7 +81,7 @@ void sum_rows_into(Index target, Values values, Flat out, std::size_t width) {
 }  // namespace
 
 void bind_updates(nb::module_& m) {
-  nb::class_<LocksObject>(m, "Locks", "Crash-safe locks of one worker; see metal/locks.h.")
+  nb::class_<LocksObject>(m, "Locks", "Crash-safe locks of one worker; see metal/updates/locks.h.")
       .def(nb::init<LocksObject::Words, LocksObject::Table, std::uint32_t, std::uint32_t>(),
            "words"_a.noconvert(), "workers"_a.noconvert(), "slot"_a, "generation"_a)
       .def_prop_ro("takeovers", [](const LocksObject& self) { return self.locks.takeovers(); },

@@ -1,7 +1,7 @@
 // Elementwise operators: SwiGLU and the tanh soft cap. All arrays hold `count` packed floats.
 #pragma once
 
-#include "ops_simd.h"
+#include "simd.h"
 
 namespace mlxhog {
 

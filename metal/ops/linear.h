@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "ops_simd.h"
+#include "simd.h"
 
 namespace mlxhog {
 

@@ -1,12 +1,12 @@
-#include "ops_linear.h"
+#include "linear.h"
 
 #include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <new>
 
-#include "ops_gemm.h"
-#include "ops_pool.h"
+#include "gemm.h"
+#include "pool.h"
 
 namespace mlxhog {
 namespace {

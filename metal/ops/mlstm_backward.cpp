@@ -2,10 +2,10 @@
 #include <cmath>
 #include <vector>
 
-#include "ops_gemm.h"
-#include "ops_mlstm.h"
-#include "ops_mlstm_chunk.h"
-#include "ops_pool.h"
+#include "gemm.h"
+#include "mlstm.h"
+#include "mlstm_chunk.h"
+#include "pool.h"
 
 namespace mlxhog {
 namespace {

@@ -4,7 +4,7 @@
 // where this reaches 260; MLX's bundled BLAS on Linux does 8.
 #pragma once
 
-#include "ops_simd.h"
+#include "simd.h"
 
 namespace mlxhog {
 

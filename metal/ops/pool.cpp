@@ -1,4 +1,4 @@
-#include "ops_pool.h"
+#include "pool.h"
 
 #include <algorithm>
 #include <atomic>

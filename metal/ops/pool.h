@@ -3,7 +3,7 @@
 
 #include <functional>
 
-#include "ops_simd.h"
+#include "simd.h"
 
 namespace mlxhog {
 

@@ -1,10 +1,10 @@
-#include "ops_norm.h"
+#include "norm.h"
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "ops_pool.h"
+#include "pool.h"
 
 namespace mlxhog {
 namespace {

@@ -6,7 +6,7 @@
 // entry NC the final one. The last chunk may be partial. Work is split over B * NH.
 #pragma once
 
-#include "ops_simd.h"
+#include "simd.h"
 
 namespace mlxhog {
 

@@ -1,4 +1,4 @@
-#include "ops_mlstm_chunk.h"
+#include "mlstm_chunk.h"
 
 #include <algorithm>
 #include <cmath>

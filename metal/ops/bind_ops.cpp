@@ -17,12 +17,12 @@
 #include <utility>
 #include <vector>
 
-#include "ops_activation.h"
-#include "ops_gemm.h"
-#include "ops_linear.h"
-#include "ops_loss.h"
-#include "ops_mlstm.h"
-#include "ops_norm.h"
+#include "activation.h"
+#include "gemm.h"
+#include "linear.h"
+#include "loss.h"
+#include "mlstm.h"
+#include "norm.h"
 
 namespace nb = nanobind;
 
