@@ -11,6 +11,7 @@
 #include <malloc.h>
 #endif
 
+#include <new>
 #include <optional>
 #include <string>
 #include <utility>
@@ -172,7 +173,7 @@ void linears(const In& x, const std::vector<In>& weights, const std::vector<std:
     maps.push_back({out, weights[j].data(), biases[j] ? biases[j]->data() : nullptr, outs[j].data()});
   }
   nb::gil_scoped_release release;
-  linears_forward(n, in, x.data(), maps, threads);
+  linears_forward(n, in, x.data(), std::move(maps), threads);
 }
 
 void linears_grad(const In& x, const std::vector<In>& weights, const std::vector<In>& d_outs,
@@ -193,7 +194,7 @@ void linears_grad(const In& x, const std::vector<In>& weights, const std::vector
         {out, weights[j].data(), d_outs[j].data(), d_weights[j].data(), data_or_null(d_biases[j])});
   }
   nb::gil_scoped_release release;
-  linears_backward(n, in, x.data(), maps, data_or_null(dx), threads);
+  linears_backward(n, in, x.data(), std::move(maps), data_or_null(dx), threads);
 }
 
 MlstmShape cell_shape(const In& q, const In& v, Index chunk, float eps) {
@@ -252,6 +253,16 @@ void mlstm_grad(const In& q, const In& k, const In& v, const In& i, const In& f,
                  {dq.data(), dk.data(), dv.data(), di.data(), df.data(), dC.data(), dn.data()}, threads);
 }
 
+// NumPy aligns to 16 bytes only, and vector stores that cross cache lines are slow.
+nb::ndarray<nb::numpy, float> empty(const std::vector<std::size_t>& shape) {
+  constexpr std::align_val_t kLine{64};
+  std::size_t count = 1;
+  for (const std::size_t axis : shape) count *= axis;
+  auto* data = new (kLine) float[count];
+  const nb::capsule owner(data, [](void* p) noexcept { ::operator delete[](p, kLine); });
+  return {data, shape.size(), shape.data(), owner};
+}
+
 // glibc gives large freed blocks back to the kernel; a training step would then pay a page fault for every 4 KiB
 // of activations, every time: 5 % of a step.
 bool keep_freed_memory() {
@@ -274,6 +285,7 @@ void bind_ops(nb::module_& parent) {
   nb::module_ m = parent.def_submodule(
       "ops", "Model operators on float32 arrays; every result is written into an array the caller gives.");
   m.def("gemm_kernel", &gemm_kernel, "Which matrix product runs here: 'avx512' or 'portable'.");
+  m.def("empty", &empty, "shape"_a, "An uninitialised float32 NumPy array that starts on a cache line.");
   m.def("keep_freed_memory", &keep_freed_memory,
         "Let malloc keep freed memory for the next step (glibc; process-wide); False where it cannot be told.");
   m.def("rms_norm", &rms_norm, A("x"), A("w"), A("out"), nb::kw_only(), "eps"_a, "threads"_a,

@@ -162,12 +162,22 @@ void gemm(Index M, Index N, Index K, const float* A, Index am, Index ak, const f
   } while (k < K);
 }
 
-void transpose(const float* W, Index ld, Index rows, Index cols, float* T) {
+MLXHOG_CLONES void transpose(const float* W, Index ld, Index rows, Index cols, float* T) {
   constexpr Index kBlock = 16;  // one cache line of each row
   for (Index r0 = 0; r0 < rows; r0 += kBlock)
-    for (Index c0 = 0; c0 < cols; c0 += kBlock)
-      for (Index c = c0; c < std::min(cols, c0 + kBlock); ++c)
-        for (Index r = r0; r < std::min(rows, r0 + kBlock); ++r) T[c * rows + r] = W[r * ld + c];
+    for (Index c0 = 0; c0 < cols; c0 += kBlock) {
+      const float* from = W + r0 * ld + c0;
+      float* to = T + c0 * rows + r0;
+      if (r0 + kBlock <= rows && c0 + kBlock <= cols) {
+        for (Index c = 0; c < kBlock; ++c) {
+#pragma omp simd
+          for (Index r = 0; r < kBlock; ++r) to[c * rows + r] = from[r * ld + c];
+        }
+      } else {
+        for (Index c = 0; c < std::min(kBlock, cols - c0); ++c)
+          for (Index r = 0; r < std::min(kBlock, rows - r0); ++r) to[c * rows + r] = from[r * ld + c];
+      }
+    }
 }
 
 }  // namespace mlxhog

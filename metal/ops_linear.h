@@ -21,10 +21,10 @@ struct LinearBackward {
   float *d_weight, *d_bias;
 };
 
-void linears_forward(Index rows, Index in, const float* x, const std::vector<LinearForward>& maps, int threads);
+void linears_forward(Index rows, Index in, const float* x, std::vector<LinearForward> maps, int threads);
 
 // dx (rows, in) = sum_j dy_j W_j, if dx is not null; the weight gradients.
-void linears_backward(Index rows, Index in, const float* x, const std::vector<LinearBackward>& maps, float* dx,
+void linears_backward(Index rows, Index in, const float* x, std::vector<LinearBackward> maps, float* dx,
                       int threads);
 
 }  // namespace mlxhog

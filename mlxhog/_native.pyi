@@ -1,5 +1,6 @@
 """Types of the extension module; what each function does is in its docstring and in metal/."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,8 @@ class ops:
 
     @staticmethod
     def gemm_kernel() -> str: ...
+    @staticmethod
+    def empty(shape: Sequence[int]) -> _Float32: ...
     @staticmethod
     def keep_freed_memory() -> bool: ...
     @staticmethod

@@ -6,6 +6,7 @@ keep these out of `mx.compile`. MLX has no uninitialised arrays: a result is com
 buffer, still in the cache when `mx.array` copies it.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, cast
@@ -13,11 +14,12 @@ from typing import Any, cast
 import mlx.core as mx
 import numpy as np
 from mlx.core import array
-from numpy.typing import NDArray
 
 from mlxhog._native import ops
+from mlxhog.models import ops_mlx
 
-Float32 = NDArray[np.float32]
+FAST_GEMM = sys.platform == "linux"
+"""MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""
 
 ops.keep_freed_memory()
 
@@ -64,6 +66,8 @@ def linears(
     x: array, weights: Sequence[array], biases: Sequence[array | None] | None = None
 ) -> tuple[array, ...]:
     """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
+    if not FAST_GEMM:
+        return ops_mlx.linears(x, weights, biases)
     if biases is None:
         biases = (None,) * len(weights)
     biased = tuple(b is not None for b in biases)
@@ -83,8 +87,7 @@ def mlstm_cell(
 ) -> tuple[array, tuple[array, array, array]]:
     """Run the cell over (B, S, NH, ...), any S, from `state` (C, n, m) or from zeros."""
     if state is None:
-        B, _, NH, DK = q.shape
-        state = (mx.zeros((B, NH, DK, v.shape[-1])), mx.zeros((B, NH, DK)), mx.zeros((B, NH)))
+        state = _zero_state(*q.shape, v.shape[-1])
     h, C, n, m, *_ = _mlstm_cell(chunk_size, eps)(q, k, v, i, f, *state)
     return h, (C, n, m)
 
@@ -93,13 +96,13 @@ def mlstm_cell(
 def _rms_norm(eps: float) -> Callable[..., Any]:
     def forward(x: array, w: array) -> array:
         x, w = _ready(x, w)
-        out = _empty(x.shape)
+        out = ops.empty(x.shape)
         ops.rms_norm(x, w, out, eps=eps, threads=_threads)
         return mx.array(out)
 
     def backward(primals: Any, d_out: array, _: Any) -> Any:
         x, w, d_out = _ready(*primals, d_out)
-        dx, dw = _empty(x.shape), _empty(w.shape)
+        dx, dw = ops.empty(x.shape), ops.empty(w.shape)
         ops.rms_norm_grad(x, w, d_out, dx, dw, eps=eps, threads=_threads)
         return mx.array(dx), mx.array(dw)
 
@@ -110,13 +113,13 @@ def _rms_norm(eps: float) -> Callable[..., Any]:
 def _swiglu() -> Callable[..., Any]:
     def forward(gate: array, up: array) -> array:
         gate, up = _ready(gate, up)
-        out = _empty(gate.shape)
+        out = ops.empty(gate.shape)
         ops.swiglu(gate, up, out, threads=_threads)
         return mx.array(out)
 
     def backward(primals: Any, d_out: array, _: Any) -> Any:
         gate, up, d_out = _ready(*primals, d_out)
-        d_gate, d_up = _empty(gate.shape), _empty(up.shape)
+        d_gate, d_up = ops.empty(gate.shape), ops.empty(up.shape)
         ops.swiglu_grad(gate, up, d_out, d_gate, d_up, threads=_threads)
         return mx.array(d_gate), mx.array(d_up)
 
@@ -127,13 +130,13 @@ def _swiglu() -> Callable[..., Any]:
 def _soft_cap(c: float) -> Callable[..., Any]:
     def forward(x: array) -> array:
         (x,) = _ready(x)
-        out = _empty(x.shape)
+        out = ops.empty(x.shape)
         ops.soft_cap(x, out, cap=c, threads=_threads)
         return mx.array(out)
 
     def backward(_: Any, d_out: array, out: array) -> Any:
         out, d_out = _ready(out, d_out)
-        dx = _empty(out.shape)
+        dx = ops.empty(out.shape)
         ops.soft_cap_grad(out, d_out, dx, cap=c, threads=_threads)
         return mx.array(dx)
 
@@ -144,13 +147,13 @@ def _soft_cap(c: float) -> Callable[..., Any]:
 def _head_norm_gate(eps: float) -> Callable[..., Any]:
     def forward(h: array, o: array, w: array) -> array:
         h, o, w = _ready(h, o, w)
-        out = _empty(o.shape)
+        out = ops.empty(o.shape)
         ops.head_norm_gate(h, o, w, out, eps=eps, threads=_threads)
         return mx.array(out)
 
     def backward(primals: Any, d_out: array, _: Any) -> Any:
         h, o, w, d_out = _ready(*primals, d_out)
-        dh, do, dw = _empty(h.shape), _empty(o.shape), _empty(w.shape)
+        dh, do, dw = ops.empty(h.shape), ops.empty(o.shape), ops.empty(w.shape)
         ops.head_norm_gate_grad(h, o, w, d_out, dh, do, dw, eps=eps, threads=_threads)
         return mx.array(dh), mx.array(do), mx.array(dw)
 
@@ -163,7 +166,7 @@ def _cross_entropy(cap: float) -> Callable[..., Any]:
 
     def forward(raw_logits: array, labels: array) -> tuple[array, array, array]:
         logits, labels = _ready(raw_logits, labels.astype(mx.int32))
-        gradient = _empty(logits.shape)
+        gradient = ops.empty(logits.shape)
         nats, count = ops.cross_entropy(logits, labels, gradient, cap=cap, threads=_threads)
         return mx.array(nats, mx.float32), mx.array(count), mx.array(gradient)
 
@@ -181,7 +184,7 @@ def _linears(biased: tuple[bool, ...]) -> Callable[..., Any]:
     def forward(x: array, *parameters: array) -> tuple[array, ...]:
         x, *ready = _ready(x, *parameters)
         weights, biases = ready[:count], iter(ready[count:])
-        outs = [_empty((*x.shape[:-1], w.shape[0])) for w in weights]
+        outs = [ops.empty((*x.shape[:-1], w.shape[0])) for w in weights]
         given = [next(biases) if has_bias else None for has_bias in biased]
         ops.linears(x, weights, given, outs, threads=_threads)
         return tuple(mx.array(out) for out in outs)
@@ -189,16 +192,23 @@ def _linears(biased: tuple[bool, ...]) -> Callable[..., Any]:
     def backward(primals: Any, cotangents: Any, _: Any) -> Any:
         x, *arrays = _ready(*primals[: count + 1], *cotangents)
         weights, d_outs = arrays[:count], arrays[count:]
-        dx = _empty(x.shape)
-        d_weights = [_empty(w.shape) for w in weights]
+        dx = ops.empty(x.shape)
+        d_weights = [ops.empty(w.shape) for w in weights]
         d_biases = [
-            _empty(w.shape[:1]) if has_bias else None
+            ops.empty(w.shape[:1]) if has_bias else None
             for w, has_bias in zip(weights, biased, strict=True)
         ]
         ops.linears_grad(x, weights, d_outs, dx, d_weights, d_biases, threads=_threads)
         return tuple(mx.array(g) for g in (dx, *d_weights, *d_biases) if g is not None)
 
     return _differentiable(forward, backward)
+
+
+@lru_cache
+def _zero_state(B: int, S: int, NH: int, DK: int, DV: int) -> tuple[array, array, array]:
+    state = (mx.zeros((B, NH, DK, DV)), mx.zeros((B, NH, DK)), mx.zeros((B, NH)))
+    mx.eval(state)
+    return state
 
 
 @lru_cache
@@ -213,12 +223,12 @@ def _mlstm_cell(chunk_size: int, eps: float) -> Callable[..., Any]:
         NC, DV = -(-S // chunk_size), v.shape[-1]
         # The state before every chunk, and after the last.
         C, n, m = (
-            _empty((B, NH, NC + 1, DK, DV)),
-            _empty((B, NH, NC + 1, DK)),
-            _empty((B, NH, NC + 1)),
+            ops.empty((B, NH, NC + 1, DK, DV)),
+            ops.empty((B, NH, NC + 1, DK)),
+            ops.empty((B, NH, NC + 1)),
         )
         C[:, :, 0], n[:, :, 0], m[:, :, 0] = C0, n0, m0
-        h, den = _empty(v.shape), _empty(i.shape)
+        h, den = ops.empty(v.shape), ops.empty(i.shape)
         ops.mlstm(q, k, v, i, f, h, den, C, n, m, chunk=chunk_size, eps=eps, threads=_threads)
         last = (C[:, :, NC], n[:, :, NC], m[:, :, NC])
         return tuple(mx.array(x) for x in (h, *last, den, C, n, m))
@@ -229,7 +239,7 @@ def _mlstm_cell(chunk_size: int, eps: float) -> Callable[..., Any]:
         inputs, results, (dh, dC_last, dn_last) = arrays[:5], arrays[5:10], arrays[10:]
         # The kernel overwrites the state's gradient.
         dC, dn = np.array(dC_last), np.array(dn_last)
-        grads = [_empty(x.shape) for x in inputs]
+        grads = [ops.empty(x.shape) for x in inputs]
         ops.mlstm_grad(
             *inputs, *results, dh, *grads, dC, dn, chunk=chunk_size, eps=eps, threads=_threads
         )
@@ -255,7 +265,3 @@ def _ready(*arrays: array) -> list[array]:
     ready = [x if memoryview(cast(Any, x)).c_contiguous else mx.contiguous(x) for x in arrays]
     mx.eval(ready)
     return ready
-
-
-def _empty(shape: Sequence[int]) -> Float32:
-    return np.empty(shape, np.float32)

@@ -15,8 +15,12 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog._native import ops
+from mlxhog.models import ops_torch
 
 Float32 = NDArray[np.float32]
+
+FAST_GEMM = ops.gemm_kernel() == "avx512"
+"""Without AVX-512 the product of torch's own library is as fast or faster."""
 
 ops.keep_freed_memory()
 
@@ -50,6 +54,8 @@ def linears(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None] | None = None
 ) -> tuple[Tensor, ...]:
     """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
+    if not FAST_GEMM:
+        return ops_torch.linears(x, weights, biases)
     if biases is None:
         biases = (None,) * len(weights)
     return cast(tuple[Tensor, ...], _apply(_Linears, x, len(weights), *weights, *biases))

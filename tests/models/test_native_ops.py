@@ -1,0 +1,140 @@
+"""The native ops stand in for the reference ops in every way a model may call them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+
+from mlxhog.models import native_mlx, native_torch
+from tests.models.twins import TWINS, MlxTwin, TorchTwin, Twin
+from tests.tolerances import GRADIENT_ANY_F32, OP_F32, assert_close
+
+Arrays = Mapping[str, Any]
+PAIRS = {
+    "torch": (TorchTwin("native"), TorchTwin("reference")),
+    "mlx": (MlxTwin("native"), MlxTwin("reference")),
+}
+pairs = pytest.mark.parametrize(("native", "reference"), PAIRS.values(), ids=PAIRS)
+
+
+def draw(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
+
+
+def assert_same_grads(native: Twin, reference: Twin, scalar: Any, inputs: Arrays) -> None:
+    found, wanted = native.op_grads(scalar, inputs), reference.op_grads(scalar, inputs)
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        assert_close(found[name], wanted[name], GRADIENT_ANY_F32, label=name)
+
+
+@pytest.mark.parametrize("fast_gemm", [True, False])
+@pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
+def test_linears_are_products_with_the_transposed_weights(
+    twin: Twin, fast_gemm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (native_torch, native_mlx):
+        monkeypatch.setattr(module, "FAST_GEMM", fast_gemm)
+    x, weights, bias = draw(2, 3, 8), (draw(5, 8), draw(4, 8), draw(40, 8)), draw(4)
+    outs = twin.op("linears", x, weights, (None, bias, None))
+    for out, w, b in zip(outs, weights, (0, bias, 0), strict=True):
+        assert_close(out, x.astype(np.float64) @ w.T + b, OP_F32)
+    (alone,) = twin.op("linears", x, weights[:1])
+    assert_close(alone, outs[0], OP_F32)
+
+
+@pairs
+def test_gradients_of_linears_whose_outputs_are_partly_unused(
+    native: Twin, reference: Twin
+) -> None:
+    inputs = {"x": draw(6, 8), "a": draw(5, 8), "b": draw(4, 8), "c": draw(4), "d": draw(3, 8)}
+
+    def scalar(ops: Any, p: Any) -> Any:
+        first, second, _ = ops.linears(p["x"], (p["a"], p["b"], p["d"]), (None, p["c"], None))
+        return (first**2).sum() + (second**3).sum() + 0 * p["d"].sum()
+
+    assert_same_grads(native, reference, scalar, inputs)
+
+
+@pairs
+def test_gradients_flow_through_the_state_from_one_call_to_the_next(
+    native: Twin, reference: Twin
+) -> None:
+    B, S, NH, DK, DV = 2, 21, 2, 4, 6
+    inputs = {
+        "q": draw(B, S, NH, DK),
+        "k": draw(B, S, NH, DK, seed=1),
+        "v": draw(B, S, NH, DV),
+        "i": draw(B, S, NH),
+        "f": 2 + draw(B, S, NH, seed=1),
+    }
+
+    def scalar(ops: Any, p: Any) -> Any:
+        how = {"chunk_size": 8, "eps": 1e-6}
+        _, state = ops.mlstm_cell(*(x[:, :13] for x in p.values()), **how)
+        h, _ = ops.mlstm_cell(*(x[:, 13:] for x in p.values()), **how, state=state)
+        return (h**2).sum()
+
+    assert_same_grads(native, reference, scalar, inputs)
+
+
+@pairs
+def test_inputs_need_not_be_contiguous(native: Twin, reference: Twin) -> None:
+    inputs = {"gate": draw(7, 5), "up": draw(7, 5, seed=1)}
+
+    def scalar(ops: Any, p: Any) -> Any:
+        return (ops.swiglu(p["gate"].T, p["up"].T).T[1:] ** 2).sum()
+
+    assert_same_grads(native, reference, scalar, inputs)
+
+
+@pairs
+def test_one_input_used_by_several_ops_gathers_all_its_gradients(
+    native: Twin, reference: Twin
+) -> None:
+    inputs = {"x": draw(4, 6), "w": draw(6), "m": draw(6, 6)}
+
+    def scalar(ops: Any, p: Any) -> Any:
+        (y,) = ops.linears(ops.rms_norm(p["x"], p["w"], 1e-6), (p["m"],))
+        return (ops.soft_cap(p["x"] + y, 2.0) ** 2).sum() + (p["x"] ** 3).sum()
+
+    assert_same_grads(native, reference, scalar, inputs)
+
+
+def test_a_second_backward_through_the_loss_says_what_to_do() -> None:
+    logits = torch.tensor(draw(3, 5)).requires_grad_()
+    nats, _ = native_torch.capped_cross_entropy(logits, torch.tensor([0, 1, -100]), 30.0)
+    torch.autograd.grad(nats, logits, retain_graph=True)
+    with pytest.raises(RuntimeError, match="run the forward again"):
+        torch.autograd.grad(nats, logits)
+
+
+def test_other_types_than_float32_are_refused() -> None:
+    with pytest.raises(TypeError):
+        native_torch.soft_cap(torch.zeros(3, dtype=torch.float64), 1.0)
+    with pytest.raises(TypeError):
+        native_mlx.soft_cap(mx.zeros(3, mx.float16), 1.0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_mlx_ops_take_their_thread_count_from_set_threads(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    class Recorder:
+        empty = staticmethod(native_mlx.ops.empty)
+
+        def soft_cap(self, *_: Any, threads: int, **__: Any) -> None:
+            seen.append(threads)
+
+    monkeypatch.setattr(native_mlx, "ops", Recorder())
+    native_mlx.set_threads(threads)
+    try:
+        native_mlx.soft_cap(mx.zeros(3), 1.0)
+    finally:
+        native_mlx.set_threads(1)
+    assert seen == [threads]
