@@ -189,6 +189,24 @@ def locate(spec: str, root: Path) -> Path:
     return latest(run)
 
 
+def resumable(spec: str, root: Path) -> tuple[Run, Path]:
+    """Return the run that `--resume` names, and the checkpoint it goes on from.
+
+    Args:
+        spec: a run, which goes on from its newest checkpoint, or the path of one of a run's
+            checkpoints.
+        root: the folder of runs.
+
+    Raises:
+        RunError: there is no such run.
+        CheckpointError: the run has no checkpoint yet.
+    """
+    if (run := runs.run_of(Path(spec))) is not None:
+        return run, Path(spec).expanduser().absolute()
+    run = runs.find(spec, root)
+    return run, latest(run)
+
+
 def latest(run: Run) -> Path:
     """Return the newest whole checkpoint of a run.
 
@@ -205,7 +223,10 @@ def latest(run: Run) -> Path:
             return run.checkpoints / candidate
     if found := manifest.by_age(run.checkpoints):
         return found[-1]
-    raise CheckpointError(f"the run {run.directory} has no checkpoint yet")
+    raise CheckpointError(
+        f"the run {run.directory} has no checkpoint yet; wait for one while it runs, or begin "
+        f"again with mlxhog train --config {run.config_path}"
+    )
 
 
 def check_shapes(

@@ -92,7 +92,8 @@ class Result:
 
     Attributes:
         run: path of the run directory.
-        status: "finished", "interrupted" or "diverged".
+        status: "done", "interrupted", "diverged", or "unsaved": the last checkpoint could not be
+            written.
         steps: updates in the arena, tokens: tokens in them.
         seconds: seconds of training.
         tokens_per_s: tokens over seconds.
@@ -104,6 +105,7 @@ class Result:
         workers: one report each.
         checkpoint: path of the last checkpoint, None where none was saved.
         sample: text from the model at the end, None where none was made.
+        error: what went wrong, None where nothing did.
     """
 
     run: str
@@ -120,6 +122,7 @@ class Result:
     workers: tuple[WorkerReport, ...]
     checkpoint: str | None
     sample: str | None = None
+    error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what `train --json` prints last."""
@@ -146,4 +149,5 @@ class Result:
                 for worker in self.workers
             ],
             "checkpoint": self.checkpoint,
+            "error": self.error,
         }

@@ -89,8 +89,7 @@ def make_plan(config: TrainConfig) -> Plan:
         max_workers=config.max_workers,
         serial=config.strategy == "serial",
     )
-    resumed = None if config.resume is None else run.find(config.resume, Path(config.out))
-    found = None if resumed is None else _checkpoint(resumed, model)
+    resumed, found = _resumed(config, model)
     data = prepare.prepare(
         config.data, tokenizer=config.tokenizer, text_key=config.text_key, val=config.val
     )
@@ -140,10 +139,16 @@ def same_budget(config: TrainConfig, stored: Mapping[str, Any]) -> bool:
     return stored == {"steps": config.steps, "tokens": config.tokens, "time": config.time}
 
 
-def _checkpoint(resumed: run.Run, model: XLSTMLargeConfig) -> checkpoint.Checkpoint:
-    found = checkpoint.load(checkpoint.latest(resumed))
+def _resumed(
+    config: TrainConfig, model: XLSTMLargeConfig
+) -> tuple[run.Run | None, checkpoint.Checkpoint | None]:
+    """The run that is taken up again, and where."""
+    if config.resume is None:
+        return None, None
+    resumed, path = checkpoint.resumable(config.resume, Path(config.out))
+    found = checkpoint.load(path)
     checkpoint.check_architecture(found, model.to_dict())
-    return found
+    return resumed, found
 
 
 def _check_vocabulary(config: TrainConfig, model: XLSTMLargeConfig, data: prepare.Prepared) -> None:

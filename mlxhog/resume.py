@@ -91,15 +91,11 @@ def _fill(
 
 
 def _budget(config: TrainConfig, state: Mapping[str, Any]) -> Budget:
-    """What this call may add: what is left of the old budget, or the budget it was given."""
+    """What this call may add: the rest of a budget that was cut short, or the whole one given."""
     used = state["used"]
     steps, tokens, seconds = config.steps, config.tokens, config.time
     if same_budget(config, state["budget"]):
-        left = (
-            None if steps is None else steps - used["steps"],
-            None if tokens is None else tokens - used["tokens"],
-            None if seconds is None else seconds - used["seconds"],
-        )
+        left = tuple(state["left"][unit] for unit in ("steps", "tokens", "seconds"))
         if all(amount is None or amount > 0 for amount in left):
             steps, tokens, seconds = left
     return Budget(

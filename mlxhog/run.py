@@ -229,6 +229,15 @@ def is_run(path: Path) -> bool:
     return (path / _STATUS).is_file()
 
 
+def run_of(checkpoint: Path) -> Run | None:
+    """Return the run that a checkpoint's path lies in, or None if it is not that of one."""
+    path = checkpoint.expanduser().absolute()
+    run = Run(path.parent.parent)
+    return (
+        run if path.is_dir() and path.parent == run.checkpoints and is_run(run.directory) else None
+    )
+
+
 def find(spec: str, root: Path) -> Run:
     """Return the run that `spec` names.
 

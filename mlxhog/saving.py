@@ -36,12 +36,18 @@ def save(
             view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             moments[f"{segment}/{name}"] = view
     config = plan.config
+    seconds = monitor.seconds()
     used = {
         "steps": budget.steps_before + counters.load("steps"),
         "tokens": budget.tokens_before + counters.load("tokens"),
-        "seconds": budget.seconds_before + monitor.seconds(),
+        "seconds": budget.seconds_before + seconds,
     }
     version = counters.load("version")
+    left = {
+        "steps": None if budget.steps is None else budget.steps - counters.load("claims"),
+        "tokens": None if budget.tokens is None else budget.tokens - counters.load("tokens"),
+        "seconds": None if budget.seconds is None else budget.seconds - seconds,
+    }
     return checkpoint.save(
         run,
         step=version,
@@ -52,6 +58,7 @@ def save(
             "version": version,
             "used": used,
             "budget": {"steps": config.steps, "tokens": config.tokens, "time": config.time},
+            "left": left,
             "ledger": ledger.position(),
             "opt_steps": {str(slot): arena.workers.entry(slot).opt_step for slot in slots},
             "tokens_sha256": TokenFile.open(plan.data.train).digest,

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.mix import WorkerSpec
 
 RESTART_WINDOW_S = 600.0
+START_S = 120.0  # a framework that is being imported gives no sign of life
 STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
 EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
 
@@ -87,7 +88,8 @@ class Supervisor:
         entry = table.acquire_slot(slot=seat.slot)
         seat.owner = entry.incarnation
         job = self._make_job(seat.slot, seat.owner, seat.spec)
-        with _thread_limits(seat.spec.threads):
+        resource_tracker.ensure_running()  # its own start would let the signals through again
+        with _thread_limits(seat.spec.threads), _signals_held_back():
             process = self._context.Process(
                 target=worker.main, args=(job,), name=f"mlxhog-worker-{seat.slot}", daemon=True
             )
@@ -178,7 +180,8 @@ class Supervisor:
         for seat in self.seats:
             entry = self.entry(seat)
             silent_s = (now - entry.heartbeat_ns) / 1e9 if entry.heartbeat_ns else 0.0
-            if seat.process is not None and seat.process.is_alive() and silent_s > limit_s:
+            allowed_s = max(limit_s, START_S) if entry.state == State.STARTING else limit_s
+            if seat.process is not None and seat.process.is_alive() and silent_s > allowed_s:
                 self.messages.append(
                     f"worker {seat.slot} ({seat.spec.backend}) gave no sign of life for "
                     f"{silent_s:.0f} s in phase {Phase(entry.phase).name.lower()}; killed"
@@ -232,7 +235,8 @@ class Supervisor:
         for seat in self.seats:
             if seat.process is None:
                 continue
-            seat.process.join(max(0.0, (deadline - monotonic_ns()) / 1e9))
+            if self.entry(seat).state != State.STARTING:  # which holds nothing, and hears late
+                seat.process.join(max(0.0, (deadline - monotonic_ns()) / 1e9))
             if seat.process.is_alive():
                 seat.process.kill()
             self._reap(seat)
@@ -240,6 +244,20 @@ class Supervisor:
     def kill(self) -> None:
         """End every worker at once and reap it."""
         self.stop(timeout_s=0.0)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Deliver Ctrl-C and SIGTERM only afterwards; a child born meanwhile never sees them.
+
+    A terminal sends them to the whole group, and a worker that is still importing would die of it.
+    """
+    held = (signal.SIGINT, signal.SIGTERM)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mlxhog import evaluation, machine, run, saving
+from mlxhog import checkpoint, evaluation, machine, run, saving
 from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
@@ -21,10 +21,19 @@ from mlxhog.config import TrainConfig
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import Diverged, EnvironmentLacks, MlxhogError
+from mlxhog.durable import replace_file
+from mlxhog.errors import (
+    CheckpointError,
+    Diverged,
+    EnvironmentLacks,
+    MlxhogError,
+    RunError,
+    WorkerFailed,
+)
 from mlxhog.metrics import Progress, Result
 from mlxhog.mix import WorkerSpec
 from mlxhog.monitor import Monitor
+from mlxhog.opening import default_name, opening
 from mlxhog.plan import Plan, make_plan
 from mlxhog.quantities import Interval
 from mlxhog.resume import restore
@@ -53,7 +62,8 @@ def train(config: TrainConfig, *, observer: Observer | None = None) -> Result:
         observer: called about twice a second from this thread; it must not block.
 
     Returns:
-        The result; its `status` is "done", "interrupted" or "diverged".
+        The result; its `status` is "done", "interrupted", "diverged", or "unsaved" where the last
+        checkpoint could not be written.
 
     Raises:
         ConfigError, DataError, CheckpointError, RunError: bad input, before anything is started.
@@ -70,8 +80,11 @@ class _Training:
 
     def __init__(self, planned: Plan, observer: Observer | None, stack: ExitStack) -> None:
         self.plan, self.config, self.observer = planned, planned.config, observer
-        self.run = planned.run or run.create(Path(self.config.out), self.config.name or "run")
+        self.run = planned.run or run.create(
+            Path(self.config.out), self.config.name or default_name(self.config.data)
+        )
         stack.enter_context(self.run.lock())
+        self._check_nobody_went_on()
         self.arena = stack.enter_context(
             Arena.create(planned.layout, write=self.config.write, run_id=self.run.name[:64])
         )
@@ -86,9 +99,20 @@ class _Training:
         self.monitor = Monitor(self.arena, planned.workers, self.start.budget)
         self.status = "running"
         self.saved: Path | None = None
+        self.unsaved: EnvironmentLacks | None = None
         self.sample: str | None = None
         self._interrupts = 0
+        self._doing: str | None = None
         self._last_report = self._last_metrics = 0.0
+
+    def _check_nobody_went_on(self) -> None:
+        """Refuse a checkpoint that another command has gone beyond before this one had the lock."""
+        found, spec = self.plan.checkpoint, self.config.resume
+        if found is None or spec is None:
+            return
+        _, newest = checkpoint.resumable(spec, Path(self.config.out))
+        if newest != found.path:
+            raise RunError(f"another command has just gone on with {self.run.directory}; try again")
 
     def _job(self, slot: int, owner: int, spec: WorkerSpec) -> Job:
         return Job(
@@ -111,9 +135,13 @@ class _Training:
     # -- the course of a run ---------------------------------------------------------------------
 
     def execute(self) -> Result:
-        self.run.config_path.write_text(self.config.to_yaml(), encoding="utf-8")
+        replace_file(self.run.config_path, self.config.to_yaml().encode())
         self._write_status()
         error: MlxhogError | None = None
+        self._report(opening(self.plan, self.run))
+        for message in (*self.plan.notes, *self.plan.data.notes, self.start.message):
+            if message is not None:
+                self._report(message)
         with self._signals():
             try:
                 self.supervisor.start()
@@ -125,20 +153,27 @@ class _Training:
                     self._evaluate()
                     self._write_sample()
                 self.status = "interrupted" if self._interrupts else "done"
+                if self.unsaved is not None:
+                    self.status, error = "unsaved", self.unsaved
             except _StopNow:
                 self.status, self.saved = "interrupted", None
             except Diverged as found:
                 self.status, error = "diverged", found
+            except WorkerFailed as found:
+                self.status, error = "failed", self._rescued(found)
             except MlxhogError as found:
                 self.status, error = "failed", found
             finally:
                 self.supervisor.stop(timeout_s=0.0 if self._interrupts > 1 else 5.0)
         self.monitor.drain()
-        result = self._result()
-        self._write_status(result=result.to_json(), error=str(error) if error else None)
-        if error is not None and not isinstance(error, Diverged):
+        result = self._result(error)
+        try:
+            self._write_status(result=result.to_json(), error=result.error)
+        except EnvironmentLacks as full:  # the result still reaches the caller
+            self._report(f"run.json is not up to date: {full}")
+        if error is not None and self.status == "failed":
             raise error
-        if error is not None:
+        if isinstance(error, Diverged):
             self._report(str(error))
         return result
 
@@ -181,7 +216,28 @@ class _Training:
         self.supervisor.command(Command.REST)
         if not self._until(self.supervisor.resting, "finishing the last steps", limit_s=REST_S):
             self.supervisor.kill()
-        self._save()
+        try:
+            self._save()
+        except EnvironmentLacks as error:
+            self.unsaved = error  # the model is still evaluated: the numbers are worth having
+            self._report(f"no checkpoint: {error}")
+        except CheckpointError as error:
+            raise Diverged(
+                f"{error}; lower --lr or --clip, then --resume from the last checkpoint"
+            ) from error
+
+    def _rescued(self, failure: WorkerFailed) -> WorkerFailed:
+        """Save what a failed run has reached, and add to its message how to go on."""
+        self.supervisor.kill()
+        if not self.arena.counters.load("steps"):
+            return failure
+        try:
+            self._save()
+        except (EnvironmentLacks, CheckpointError) as error:
+            return WorkerFailed(f"{failure}; its last steps could not be saved: {error}")
+        return WorkerFailed(
+            f"{failure}; saved {self.saved}, go on with mlxhog train --resume {self.run.directory}"
+        )
 
     def _save_while_training(self) -> None:
         """Let every worker finish its step, save, and go on."""
@@ -189,7 +245,7 @@ class _Training:
         try:
             if self._until(self.supervisor.holding_still, "pausing for a checkpoint", REST_S):
                 self._save()
-        except EnvironmentLacks as error:
+        except (EnvironmentLacks, CheckpointError) as error:
             self._report(f"no checkpoint: {error}; training goes on")
         finally:
             self.arena.counters.store("pause", 0)
@@ -255,10 +311,17 @@ class _Training:
         self.supervisor.messages.clear()
         if now - self._last_report >= REPORT_S:
             self._last_report = now
-            self._report(doing)
+            self._report(doing if doing != self._doing else None)
+            self._doing = doing
         if now - self._last_metrics >= METRICS_S and self.arena.counters.load("start_ns"):
             self._last_metrics = now
+            self._append_metrics()
+
+    def _append_metrics(self) -> None:
+        try:
             self.run.append_metrics(self.monitor.progress().to_json())
+        except EnvironmentLacks as error:
+            self._report(f"no metrics: {error}; training goes on")
 
     def _report(self, message: str | None) -> None:
         if self.observer is not None:
@@ -293,12 +356,14 @@ class _Training:
                 "mlxhog": version("mlxhog"),
                 "machine": machine.here().name,
                 "parameters": self.plan.parameters,
+                "steps": self.start.budget.steps_before + self.arena.counters.load("steps"),
+                "tokens": self.start.budget.tokens_before + self.arena.counters.load("tokens"),
                 "checkpoint": self.saved,
                 **more,
             }
         )
 
-    def _result(self) -> Result:
+    def _result(self, error: MlxhogError | None) -> Result:
         counters, seconds = self.arena.counters, self.monitor.seconds()
         tokens = counters.load("tokens")
         return Result(
@@ -316,6 +381,7 @@ class _Training:
             workers=self.monitor.worker_reports(),
             checkpoint=str(self.saved) if self.saved else None,
             sample=self.sample,
+            error=None if error is None else str(error),
         )
 
 

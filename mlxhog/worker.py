@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -29,7 +30,7 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.decoding.generate import generate, stream_text
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.decoding.stepper import BackendStepper
-from mlxhog.errors import MlxhogError
+from mlxhog.errors import EnvironmentLacks, MlxhogError
 from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_spec
 from mlxhog.run import Run
 
@@ -75,7 +76,8 @@ def main(job: Job) -> None:
 
 def _follow_supervisor() -> None:
     """Leave as soon as the supervisor is gone, whatever this process is doing."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group
+    for number in (signal.SIGINT, signal.SIGTERM):  # both may be sent to the whole group
+        signal.signal(number, signal.SIG_IGN)
     parent = parent_process()
     if parent is None:
         return
@@ -307,7 +309,8 @@ class Worker:
         for piece in stream_text(tokenizer, tokens):
             self.entry.beat()
             pieces.append(piece)
-        Run(self.job.run_dir).append_sample(SAMPLE_PROMPT + "".join(pieces))
+        with contextlib.suppress(EnvironmentLacks):  # a full disk costs a sample, not a worker
+            Run(self.job.run_dir).append_sample(SAMPLE_PROMPT + "".join(pieces))
         self.ring.append(kind=records.Kind.SAMPLE, worker=self.job.slot, t_ns=monotonic_ns())
 
 

@@ -22,7 +22,7 @@ LAYERS = (
     {"strategies", "evaluation", "decoding"},
     {"records", "worker"},
     {"supervisor", "monitor"},
-    {"tensors", "manifest", "checkpoint", "plan", "resume", "saving", "trainer"},
+    {"tensors", "manifest", "checkpoint", "plan", "opening", "resume", "saving", "trainer"},
     {"live", "report"},
     {"cli", "__main__"},
 )

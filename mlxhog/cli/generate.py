@@ -1,6 +1,7 @@
 """`mlxhog generate`: text from a checkpoint or a run."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -95,11 +96,13 @@ def _prompt(spec: str) -> str:
     try:
         if spec == "-":
             return sys.stdin.read()
-        return Path(spec[1:]).read_text(encoding="utf-8") if spec.startswith("@") else spec
+        if spec.startswith("@"):
+            return Path(spec[1:]).read_text(encoding="utf-8")
+        return os.fsencode(spec).decode()  # the shell may pass any bytes
     except OSError as error:
         raise ConfigError(f"--prompt {spec}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"--prompt {spec}: not UTF-8 text") from error
+        raise ConfigError(f"--prompt {ascii(spec)}: not UTF-8 text") from error
 
 
 def _write(text: str) -> None:

@@ -50,7 +50,7 @@ def _table(found: Sequence[Mapping[str, Any]]) -> str:
             (
                 status["name"],
                 str(status.get("status", "-")),
-                str(result.get("steps", "-")),
+                str(status.get("steps", "-")),
                 "-" if bits is None else f"{bits:.3f}",
             )
         )

@@ -34,7 +34,7 @@ With --resume the options of that run hold where no flag says otherwise; a budge
 counts from there (--steps 1000 is 1000 more), and without one the run's own goes on."""
 
 BUDGETS = ("steps", "iters", "tokens", "time")
-EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
+EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": 130}
 
 
 def run(arguments: list[str]) -> int:
@@ -95,10 +95,10 @@ def _last(layers: Iterable[Iterable[Given]], name: str) -> str | None:
 
 def _of_run(spec: str, layers: list[list[Given]]) -> list[Given]:
     """The stored options of a run; a new budget replaces the whole stored one."""
-    from mlxhog.run import find
+    from mlxhog.run import find, run_of
 
     root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
-    stored = read_yaml(find(spec, Path(root)).config_path)
+    stored = read_yaml((run_of(Path(spec)) or find(spec, Path(root))).config_path)
     budget = any(given.name in BUDGETS for layer in layers for given in layer)
     replaced = BUDGETS if budget else ()
     return [value for value in stored if value.name not in replaced]
@@ -121,6 +121,8 @@ def summary(result: "Result") -> str:
     if result.sample:
         lines.append(f"sample: {printable(result.sample)}")
     lines.append(f"run: {run}")
+    if result.status == "unsaved":
+        lines.append(f"the last steps are in no checkpoint: {result.error}")
     if result.checkpoint is None:
         return "\n".join([*lines, "no checkpoint was saved by this command"])
     return "\n".join(

@@ -104,7 +104,8 @@ class Sync:
             code = SWITCH
         else:
             code = GO
-            context.arena.counters.add("claims", 1)
+        # stored, not added: the supervisor takes a dead worker's ticket off, but its round is done
+        context.arena.counters.store("claims", round_ + (code == GO))
         (bits,) = struct.unpack("<Q", struct.pack("<d", context.lr()))
         _native.store_u64(self._words, _LINE, bits)
         _native.store_u64(self._words, 0, (round_ + 1) << 2 | code)

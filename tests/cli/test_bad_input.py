@@ -1,0 +1,122 @@
+"""Wrong input and missing parts through the real commands: one message, the right exit code."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlxhog import machine, run
+from mlxhog.cli import main
+from tests.training.small import SMALL_MODEL
+
+SMALL = "--seq-len 32 --batch-size 2 --workers torch:cpu --threads 1 --steps 2 --quiet".split()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a small model and texts of every bad kind."""
+    monkeypatch.chdir(tmp_path)
+    for name, change in {
+        "small": ("", ""),
+        "uneven": ("num_heads: 2", "num_heads: 5"),
+        "typo": ("hidden_size", "hiden_size"),
+        "wide": ("hidden_size: 32", "hidden_size: wide"),
+        "huge": ("hidden_size: 32", "hidden_size: 262144"),
+        "narrow": ("vocab_size: 320", "vocab_size: 200"),
+    }.items():
+        Path(f"{name}.yaml").write_text(SMALL_MODEL.replace(*change))
+    Path("good.txt").write_text("never wait, add without a lock. " * 2000)
+    Path("empty.txt").write_text("")
+    Path("short.txt").write_text("hi")
+    Path("binary.txt").write_bytes(bytes(range(256)) * 100)
+    Path("folder").mkdir()
+    Path("broken.yaml").write_text("lr: [1\n")
+    Path("key.yaml").write_text("wrokers: 2\n")
+    Path("type.yaml").write_text("batch_size: many\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("--config key.yaml", 2, "key.yaml:1: no option 'wrokers'; did you mean 'workers'?"),
+        ("--config type.yaml", 2, "type.yaml:1: batch_size is 'many'"),
+        ("--config broken.yaml", 2, "broken.yaml:2: not YAML"),
+        ("--config binary.txt", 2, "binary.txt: not UTF-8"),
+        ("--model uneven.yaml", 2, "does not divide into num_heads 5"),
+        ("--model typo.yaml", 2, "did you mean 'hidden_size'?"),
+        ("--model wide.yaml", 2, "hidden_size is 'wide'"),
+        ("--model tinny", 2, "no architecture 'tinny'"),
+        ("--model narrow.yaml", 2, "vocab_size 200"),
+        ("--model huge.yaml", 3, "use fewer --workers, a smaller --batch-size or --model"),
+        ("--data empty.txt", 2, "holds no text"),
+        ("--data short.txt", 2, "too short"),
+        ("--data binary.txt", 2, "is binary"),
+        ("--data folder", 2, "holds no text file"),
+        ("--data nowhere.txt", 2, "no file or folder 'nowhere.txt'"),
+        ("--seq-len 1000000", 2, "use more text or a smaller seq_len"),
+        ("--workers mlx:gpu", 3, "use mlx:cpu here"),
+        ("--workers torch:cpu*17", 2, "raise max_workers"),
+        ("--workers 0", 2, "wanted at least 1"),
+        ("--out good.txt", 2, "good.txt is a file"),
+        ("--name a/b", 2, "use letters, digits"),
+    ],
+)
+def test_train_refuses_with_one_message_and_leaves_nothing(
+    here: Path, words: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "mlx:gpu" in words and machine.here().apple_gpu:
+        pytest.skip("this machine has what the case lacks: an Apple GPU")
+    assert main(["train", "--model=small.yaml", "--data=good.txt", *SMALL, *words.split()]) == code
+    out, err = capsys.readouterr()
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert out == ""
+    assert not Path("runs").exists()
+
+
+def test_a_framework_that_is_not_installed_is_named_with_the_command_that_installs_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch_only = machine.here().__class__("linux", "x86_64", 2, 8 << 30, "", frozenset({"torch"}))
+    monkeypatch.setattr(machine, "here", lambda: torch_only)
+    words = ["train", "--model", "small.yaml", "--data", "good.txt", *SMALL]
+    assert main([*words, "--workers", "mlx:cpu"]) == 3
+    assert "python -m pip install 'mlx[cpu]'" in capsys.readouterr().err
+    assert main([*words, "--workers", "2", "--json"]) == 0  # auto goes on with the other one
+    out, err = capsys.readouterr()
+    assert [worker["backend"] for worker in json.loads(out)["workers"]] == ["torch:cpu"] * 2
+    assert "python -m pip install 'mlx[cpu]'" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("latest", 2, "there is no run in runs yet; start one with: mlxhog train"),
+        ("nowhere", 2, "no run 'nowhere'"),
+        ("folder", 2, "folder is neither a checkpoint nor a run"),
+        ("good.txt", 2, "good.txt is not a run"),
+    ],
+)
+def test_generate_refuses_what_is_no_model(
+    here: Path, words: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", words]) == code
+    out, err = capsys.readouterr()
+    assert said in err
+    assert out == ""
+
+
+def test_a_prompt_that_is_not_utf8_is_refused(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", "latest", "--prompt", "a\udcff"]) == 2
+    assert "not UTF-8 text" in capsys.readouterr().err
+
+
+def test_a_run_without_a_checkpoint_says_how_to_begin_again(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = run.create(Path("runs"), "early")
+    assert main(["generate", made.name]) == 2
+    assert f"mlxhog train --config {made.config_path}" in capsys.readouterr().err

@@ -1,0 +1,235 @@
+"""Full disks, interrupts and frozen workers, through the command line: a message, nothing lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog import TrainConfig, checkpoint, run, saving, train
+from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError, WorkerFailed
+from mlxhog.metrics import Progress, Result
+from mlxhog.options import options, to_flag
+from tests.training.small import small_config
+from tests.training.test_deaths import alive, shared_segments, wait_until, workers_of
+
+
+def flags(config: TrainConfig) -> list[str]:
+    """The words that make this configuration."""
+    changed = [
+        (to_flag(name), spec.spell(getattr(config, name)))
+        for name, spec in options(TrainConfig).items()
+        if getattr(config, name) != spec.default
+    ]
+    return [f"{flag}={value}" for flag, value in changed]
+
+
+class Command:
+    """`mlxhog train --json --quiet` in a child, with workers that can be watched."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.runs = Path(config.out)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *flags(config)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.workers: list[int] = []
+
+    def train(self) -> None:
+        """Wait until steps are taken."""
+        wait_until(lambda: any(self.runs.glob("*/metrics.jsonl")), 90, "a training run")
+        self.workers = workers_of(self.process.pid)
+
+    def end(self) -> tuple[int, dict[str, object], str]:
+        """Exit code, the line of JSON, and messages."""
+        try:
+            out, err = self.process.communicate(timeout=90)
+        finally:
+            self.process.kill()
+        assert "Traceback" not in err
+        assert not any(map(alive, self.workers))
+        assert not shared_segments()
+        return self.process.returncode, json.loads(out), err
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> TrainConfig:
+    return small_config(tmp_path, workers="torch:cpu*2", steps=1_000_000)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_and_ends_with_130(endless: TrainConfig, number: int) -> None:
+    command = Command(endless)
+    command.train()
+    for pid in (command.process.pid, *command.workers):  # as a terminal does: to the whole group
+        os.kill(pid, number)
+    code, result, _ = command.end()
+    assert code == 130
+    assert result["status"] == "interrupted"
+    assert checkpoint.load(Path(str(result["checkpoint"]))).step == result["steps"]
+
+
+def test_an_interrupt_while_workers_start_ends_at_once_and_says_nothing_was_saved(
+    endless: TrainConfig,
+) -> None:
+    command = Command(endless)
+    wait_until(lambda: bool(workers_of(command.process.pid)), 90, "workers")
+    command.workers = workers_of(command.process.pid)
+    for pid in (command.process.pid, *command.workers):
+        os.kill(pid, signal.SIGINT)
+    code, result, _ = command.end()
+    assert (code, result["status"], result["checkpoint"]) == (130, "interrupted", None)
+
+
+def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:
+    frozen: list[int] = []
+
+    def freeze(progress: Progress) -> None:
+        if not frozen and progress.step > 0:
+            frozen.append(progress.workers[0].pid)
+            os.kill(frozen[0], signal.SIGSTOP)
+
+    config = small_config(
+        tmp_path, workers="torch:cpu*2", steps=3000, heartbeat_timeout_s=1.5, restarts=50
+    )
+    result = train(config, observer=freeze)
+    assert result.status == "done"
+    assert result.restarts >= 1
+    assert not alive(frozen[0])
+
+
+def full_disk_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let checkpoints fail as on a full disk, after some that succeed."""
+    real, left = saving.save, [saves]
+
+    def save(*arguments: object) -> Path:
+        left[0] -= 1
+        if left[0] < 0:
+            raise EnvironmentLacks("checkpoint needs 9 bytes, 1 is free; free some space")
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(saving, "save", save)
+
+
+def test_a_full_disk_at_the_end_loses_no_result_and_no_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(small_config(tmp_path, steps=5))
+    full_disk_after(0, monkeypatch)
+    messages: list[str] = []
+    config = small_config(tmp_path, steps=7, resume=first.run)
+    result = train(config, observer=lambda p: messages.append(p.message or ""))
+    assert (result.status, result.steps, result.checkpoint) == ("unsaved", 7, None)
+    assert result.val_bits_per_byte is not None
+    status = run.Run(Path(first.run)).read_status()
+    assert (status["status"], status["steps"]) == ("unsaved", 12)
+    assert "free some space" in status["error"]
+    assert any("no checkpoint: " in message for message in messages)
+    assert checkpoint.load(checkpoint.latest(run.Run(Path(first.run)))).step == 5
+
+
+def test_a_full_disk_while_training_is_told_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_disk_after(1, monkeypatch)
+
+    def full(*_: object) -> None:
+        raise EnvironmentLacks("the disk became full")
+
+    monkeypatch.setattr(run.Run, "append_metrics", full)
+    messages: list[str] = []
+    config = small_config(tmp_path, steps=2000, save_every=500)
+    result = train(config, observer=lambda p: messages.append(p.message or ""))
+    assert (result.status, result.steps) == ("unsaved", 2000)
+    assert any(m.endswith("training goes on") for m in messages)
+    assert result.checkpoint is not None
+    checkpoint.load(Path(result.checkpoint))
+
+
+def test_workers_that_keep_dying_leave_a_checkpoint(tmp_path: Path) -> None:
+    def kill(progress: Progress) -> None:
+        for worker in progress.workers:
+            if progress.step and worker.state == "running" and alive(worker.pid):
+                os.kill(worker.pid, signal.SIGKILL)
+
+    with pytest.raises(WorkerFailed, match="go on with mlxhog train --resume"):
+        train(small_config(tmp_path, steps=100_000, restarts=0), observer=kill)
+    (found,) = run.list_runs(tmp_path / "runs")
+    assert checkpoint.load(checkpoint.latest(found)).step > 0
+
+
+def test_parameters_that_are_not_finite_end_the_run_as_diverged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> Path:
+        raise CheckpointError("lm_head.weight holds numbers that are not finite")
+
+    monkeypatch.setattr(saving, "save", refuse)
+    result = train(small_config(tmp_path, steps=2))
+    assert result.status == "diverged"
+    assert "lower --lr" in str(result.error)
+
+
+def test_a_second_command_on_a_run_is_refused_and_the_first_goes_on(
+    tmp_path: Path,
+) -> None:
+    first = train(small_config(tmp_path, steps=2))
+    with run.Run(Path(first.run)).lock(), pytest.raises(RunError, match=str(os.getpid())):
+        train(small_config(tmp_path, steps=2, resume=first.run))
+    assert train(small_config(tmp_path, steps=2, resume=first.run)).status == "done"
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    folder = tmp_path_factory.mktemp("damaged")
+    first = train(small_config(folder, steps=3))
+    return folder, train(small_config(folder, steps=3, resume=first.run))
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 10)
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+
+
+def replace(file: Path) -> None:
+    file.write_bytes(b"hello\n")
+
+
+@pytest.mark.parametrize("damage", [cut, flip, replace, Path.unlink])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "config.json"])
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_is_named_and_works(
+    two_checkpoints: tuple[Path, Result], name: str, damage: Callable[[Path], None]
+) -> None:
+    folder, result = two_checkpoints
+    file = Path(str(result.checkpoint)) / name
+    whole = file.read_bytes()
+    try:
+        damage(file)
+        with pytest.raises(CheckpointError, match=f"{name}.*use .*step-00000003 instead"):
+            train(small_config(folder, steps=3, resume=result.run))
+        earlier = Path(str(result.checkpoint)).with_name("step-00000003")
+        assert checkpoint.resumable(str(earlier), folder) == (run.Run(Path(result.run)), earlier)
+    finally:
+        file.write_bytes(whole)
+
+
+def test_a_run_goes_on_from_an_earlier_checkpoint(tmp_path: Path) -> None:
+    first = train(small_config(tmp_path, steps=3))
+    second = train(small_config(tmp_path, steps=3, resume=first.run))
+    again = train(small_config(tmp_path, steps=3, resume=str(first.checkpoint)))
+    assert again.run == second.run
+    assert again.checkpoint == second.checkpoint
+    one, other = (checkpoint.load(Path(str(r.checkpoint))).params for r in (second, again))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
