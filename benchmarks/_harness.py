@@ -7,6 +7,7 @@ JSON line; exit code 0 (met), 1 (missed) or 3 (not measurable on a machine that 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -220,7 +221,7 @@ def finish(
     line = {
         "benchmark": name,
         "verdict": ended,
-        "claims": [{**asdict(claim), "met": claim.met} for claim in claims],
+        "claims": [_plain({**asdict(claim), "met": claim.met}) for claim in claims],
         **_plain(results),
         "others_load": round(others_load, 3),
         "machine": machine(),
@@ -232,9 +233,13 @@ def finish(
 
 
 def _plain(value: Any) -> Any:
-    """Samples as objects, at any depth."""
+    """Samples as objects and NaN as null, at any depth."""
     if isinstance(value, Sample):
-        return asdict(value)
+        return _plain(asdict(value))
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     return value

@@ -1,8 +1,8 @@
 """The peer: the xlstm package's xLSTMLarge with its native kernels, trained by PyTorch alone.
 
 `serial` is one process; `shared` is two processes on `share_memory()` parameters, each with an
-AdamW of its own whose plain in-place adds go to the shared tensors (pytorch/examples mnist_hogwild).
-Both count tokens over a stretch of time after a warm-up.
+AdamW of its own whose plain in-place adds go to the shared tensors (pytorch's example
+mnist_hogwild). Both count tokens over a stretch of time after a warm-up.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def steps(model: Any, seconds: float, seed: int, start: Any = None) -> float:
             begin = time.perf_counter()
         ids = torch.from_numpy(random.integers(0, 256, (BATCH, SEQ + 1)))
         logits, _ = model(ids[:, :-1])
-        loss = torch.nn.functional.cross_entropy(
-            logits.reshape(-1, VOCAB), ids[:, 1:].reshape(-1)
-        )
+        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCAB), ids[:, 1:].reshape(-1))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)

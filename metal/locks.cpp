@@ -21,11 +21,6 @@ inline void pause_cpu() {
 
 }  // namespace
 
-bool Locks::try_lock(std::size_t i, std::uint32_t expected) {
-  // Same orders as in lock().
-  return __atomic_compare_exchange_n(&words_[i], &expected, me_, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
-}
-
 bool Locks::owner_is_dead(std::uint32_t word, bool probe) const {
   const std::uint32_t slot = word & 0xffffu;
   // A word that names no slot was written by nobody who could ever release it.
@@ -54,22 +49,22 @@ void Locks::beat(std::uint64_t now_ns) {
 void Locks::wait(std::size_t i) {
   for (int spin = 0; spin < kSpins; ++spin) {
     pause_cpu();
-    // Relaxed: only a hint; the CAS in try_lock orders.
-    if (__atomic_load_n(&words_[i], __ATOMIC_RELAXED) == 0 && try_lock(i, 0)) return;
+    // Relaxed: only a hint; the exchange orders.
+    if (__atomic_load_n(&words_[i], __ATOMIC_RELAXED) == 0 && try_lock(i)) return;
   }
   std::uint64_t probe_at = monotonic_ns() + kProbeAfterNs, beat_at = 0;
   for (;;) {
     // Acquire: pairs with the release half of the owner's CAS, so that its generation is visible to us.
     const std::uint32_t word = __atomic_load_n(&words_[i], __ATOMIC_ACQUIRE);
     if (word == 0) {
-      if (try_lock(i, 0)) return;
+      if (try_lock(i)) return;
       continue;
     }
     const std::uint64_t now = monotonic_ns();
     const bool probe = now >= probe_at;
     if (probe) probe_at = now + kProbeAfterNs;
     if (owner_is_dead(word, probe)) {
-      if (try_lock(i, word)) {
+      if (exchange(i, word)) {
         // Elements of the stripe are old or new, each whole: nothing to roll back, only to count.
         takeovers_.fetch_add(1, std::memory_order_relaxed);
         __atomic_fetch_add(&workers_[slot_ - 1].takeovers, 1u, __ATOMIC_RELAXED);

@@ -27,13 +27,12 @@ class Locks {
   std::uint32_t word() const { return me_; }
   std::uint64_t takeovers() const { return takeovers_.load(std::memory_order_relaxed); }
 
+  // Take lock i if it is free.
+  bool try_lock(std::size_t i) { return exchange(i, 0); }
+
+  // Take lock i: wait for a living owner, take over from a dead one.
   void lock(std::size_t i) {
-    std::uint32_t free = 0;
-    // Acquire: see what the last owner of the stripe wrote. Release: whoever reads this word with acquire
-    // also sees our table entry's generation, so nobody mistakes us for a dead predecessor.
-    if (!__atomic_compare_exchange_n(&words_[i], &free, me_, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
-      wait(i);
-    }
+    if (!try_lock(i)) wait(i);
   }
 
   // Only by the owner. Release: the next owner sees every element written under the lock.
@@ -45,7 +44,13 @@ class Locks {
  private:
   void wait(std::size_t i);
   bool owner_is_dead(std::uint32_t word, bool probe) const;
-  bool try_lock(std::size_t i, std::uint32_t expected);
+
+  // Acquire: see what the last owner of the stripe wrote. Release: whoever reads this word with acquire
+  // also sees our table entry's generation, so nobody mistakes us for a dead predecessor.
+  bool exchange(std::size_t i, std::uint32_t expected) {
+    return __atomic_compare_exchange_n(&words_[i], &expected, me_, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+  }
+
   void beat(std::uint64_t now_ns);
 
   std::uint32_t* words_;

@@ -6,7 +6,11 @@
 // Only for loops whose operations are each correctly rounded and never fused: then every clone gives the
 // same bits. No clones beside a sanitizer, whose runtime is not up when the loader chooses one.
 #if defined(__x86_64__) && defined(__GLIBC__) && !MLXHOG_ATOMIC_KERNELS && !defined(__SANITIZE_THREAD__)
+#if defined(__clang__)
+#define MLXHOG_SIMD __attribute__((target_clones("avx512f", "avx2", "default")))  // never inlined anyway
+#else
 #define MLXHOG_SIMD __attribute__((noinline, target_clones("avx512f", "avx2", "default")))
+#endif
 #else
 #define MLXHOG_SIMD __attribute__((noinline))
 #endif

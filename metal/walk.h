@@ -29,26 +29,44 @@ inline std::uint64_t scatter(std::uint64_t seed) {
 // Number of stripe words that [0, floats) needs.
 inline std::size_t stripes(std::size_t floats) { return (floats + kStripe - 1) / kStripe; }
 
-// One run under one lock. `word` may be kStripes only where `mode` takes no lock.
-template <class Step>
-void write_run(Locks* locks, Mode mode, std::ptrdiff_t word, std::size_t p, std::size_t q, std::size_t n,
-               const Step& step) {
-  switch (mode) {
-    case Mode::lossless:
-      locks->lock(static_cast<std::size_t>(word));
-      step.apply(p, q, n);
-      locks->unlock(static_cast<std::size_t>(word));
-      break;
-    case Mode::racy:
-      step.apply(p, q, n);
-      break;
-    case Mode::cas:
-      for (std::size_t i = 0; i < n; i += kStripe) step.apply_cas(p + i, q + i, std::min(kStripe, n - i));
-      break;
+inline std::size_t rotated(std::size_t k, std::size_t start, std::size_t n) {
+  return k < n - start ? start + k : k - (n - start);
+}
+
+// Runs 0 .. n-1, each under its own lock, from `start` on with wrap-around. A run whose lock is held is left
+// for the end: its owner may have lost its core, and then everything else can be done meanwhile.
+template <class WordOf, class Run>
+void each_locked(Locks& locks, std::size_t n, std::size_t start, WordOf word_of, Run run) {
+  constexpr std::size_t kLater = 32;
+  std::size_t later[kLater], n_later = 0;
+  const auto finish = [&](std::size_t i) {
+    run(i);
+    locks.unlock(word_of(i));
+  };
+  for (std::size_t k = 0; k < n; ++k) {
+    const std::size_t i = rotated(k, start, n);
+    if (locks.try_lock(word_of(i))) {
+      finish(i);
+    } else if (n_later < kLater) {
+      later[n_later++] = i;
+    } else {
+      locks.lock(word_of(i));
+      finish(i);
+    }
+  }
+  for (std::size_t k = 0; k < n_later; ++k) {
+    locks.lock(word_of(later[k]));
+    finish(later[k]);
   }
 }
 
-// `count` floats of a parameter at `offset` of the segment, starting `p` floats into the parameter.
+template <class Step>
+void write_by_cas(const Step& step, std::size_t p, std::size_t q, std::size_t n) {
+  for (std::size_t i = 0; i < n; i += kStripe) step.apply_cas(p + i, q + i, std::min(kStripe, n - i));
+}
+
+// `count` floats of a parameter at `offset` of the segment, starting `p` floats into the parameter and `q`
+// into the gradient. `locks` may be null where `mode` takes none.
 template <class Step>
 void walk_stripes(Locks* locks, Mode mode, std::size_t offset, std::size_t p, std::size_t q, std::size_t count,
                   std::uint64_t seed, const Step& step) {
@@ -56,19 +74,28 @@ void walk_stripes(Locks* locks, Mode mode, std::size_t offset, std::size_t p, st
   const std::size_t begin = offset + p, end = begin + count;
   const std::size_t first = begin / kStripe, blocks = stripes(end) - first;
   const std::size_t start = scatter(seed) % blocks;
-  const auto run = [&](std::size_t from_block, std::size_t to_block) {  // blocks counted from `first`
-    const std::size_t from = std::max(begin, (first + from_block) * kStripe);
-    const std::size_t to = std::min(end, (first + to_block) * kStripe);
-    write_run(locks, mode, static_cast<std::ptrdiff_t>(first + from_block), from - offset, q + (from - begin),
-              to - from, step);
+  // Blocks [from, to), counted from the first, cut to this slice: write(p, q, n).
+  const auto cut = [&](std::size_t from, std::size_t to, auto write) {
+    const std::size_t low = std::max(begin, (first + from) * kStripe);
+    const std::size_t high = std::min(end, (first + to) * kStripe);
+    if (low < high) write(low - offset, q + (low - begin), high - low);
   };
-  if (mode == Mode::racy) {  // no locks, so no reason to stop at stripes
-    run(start, blocks);
-    if (start != 0) run(0, start);
-    return;
+  const auto add = [&](std::size_t p_, std::size_t q_, std::size_t n) { step.apply(p_, q_, n); };
+  const auto cas = [&](std::size_t p_, std::size_t q_, std::size_t n) { write_by_cas(step, p_, q_, n); };
+  switch (mode) {
+    case Mode::lossless:
+      each_locked(*locks, blocks, start, [&](std::size_t i) { return first + i; },
+                  [&](std::size_t i) { cut(i, i + 1, add); });
+      break;
+    case Mode::racy:
+      cut(start, blocks, add);
+      cut(0, start, add);
+      break;
+    case Mode::cas:
+      cut(start, blocks, cas);
+      cut(0, start, cas);
+      break;
   }
-  for (std::size_t block = start; block < blocks; ++block) run(block, block + 1);
-  for (std::size_t block = 0; block < start; ++block) run(block, block + 1);
 }
 
 // Rows of a parameter: row index[k] (k when index is null) takes values from row k of the gradient.
@@ -76,17 +103,17 @@ template <class Step>
 void walk_rows(Locks* locks, Mode mode, std::size_t offset, std::size_t width, std::ptrdiff_t word0,
                const std::int32_t* index, std::size_t rows, std::uint64_t seed, const Step& step) {
   if (rows == 0 || width == 0) return;
-  const auto one = [&](std::size_t k) {
-    const std::size_t row = index == nullptr ? k : static_cast<std::size_t>(index[k]);
-    if (word0 == kStripes) {
-      walk_stripes(locks, mode, offset, row * width, k * width, width, seed, step);
-    } else {
-      write_run(locks, mode, word0 + static_cast<std::ptrdiff_t>(row), row * width, k * width, width, step);
-    }
-  };
+  const auto row_of = [&](std::size_t k) { return index == nullptr ? k : static_cast<std::size_t>(index[k]); };
   const std::size_t start = scatter(seed) % rows;
-  for (std::size_t k = start; k < rows; ++k) one(k);
-  for (std::size_t k = 0; k < start; ++k) one(k);
+  if (mode == Mode::lossless && word0 != kStripes) {
+    each_locked(*locks, rows, start, [&](std::size_t k) { return static_cast<std::size_t>(word0) + row_of(k); },
+                [&](std::size_t k) { step.apply(row_of(k) * width, k * width, width); });
+    return;
+  }
+  for (std::size_t k = 0; k < rows; ++k) {
+    const std::size_t i = rotated(k, start, rows);
+    walk_stripes(locks, mode, offset, row_of(i) * width, i * width, width, seed, step);
+  }
 }
 
 }  // namespace mlxhog

@@ -208,7 +208,8 @@ class TrainConfig:
             for name, spec in options(type(self)).items()
             if name != "resume"
         }
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        # ASCII only: PyYAML does not read back every character that it writes as itself.
+        return yaml.safe_dump(values, sort_keys=False)
 
 
 def table() -> str:

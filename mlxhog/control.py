@@ -1,20 +1,20 @@
 """The words by which supervisor and workers talk: names of the arena's counters.
 
-    command       what workers should be doing now (`Command`); the supervisor writes it
-    start_ns      when training started, monotonic; the supervisor writes it once all are ready
-    pause         1 while the arena has to hold still for a checkpoint
-    claims        steps handed out; bounded by the step budget
-    steps         steps taken by this call, dropped ones included
-    version       updates applied to the parameters, since the model was initialised
-    tokens        tokens computed by this call
-    samples       sequences computed by this call
-    first_ticket  where synchronous rounds begin, counted from the beginning of training
-    eval_asked    evaluations of the held-out text asked for while training
-    eval_taken    evaluations a worker has taken on
-    eval_round    the number of the final evaluation (repeated if a worker dies during it)
-    eval_next     next chunk of the final evaluation
-    sample_asked  samples of text asked for
-    sample_taken  samples a worker has taken on
+command       what workers should be doing now (`Command`); the supervisor writes it
+start_ns      when training started, monotonic; the supervisor writes it once all are ready
+pause         1 while the arena has to hold still for a checkpoint
+claims        steps handed out; bounded by the step budget
+steps         steps taken by this call, dropped ones included
+version       updates applied to the parameters, since the model was initialised
+tokens        tokens computed by this call
+samples       sequences computed by this call
+first_ticket  where synchronous rounds begin, counted from the beginning of training
+eval_asked    evaluations of the held-out text asked for while training
+eval_taken    evaluations a worker has taken on
+eval_round    the number of the final evaluation (repeated if a worker dies during it)
+eval_next     next chunk of the final evaluation
+sample_asked  samples of text asked for
+sample_taken  samples a worker has taken on
 """
 
 from enum import IntEnum

@@ -60,7 +60,7 @@ class Progress:
         val_bits_per_byte: of the newest held-out evaluation.
         tokens_per_s: of all workers together.
         lost_update_rate: part of the increments to the probe that got lost.
-        memory_bytes: of all processes, shared memory counted once.
+        memory_bytes: resident memory of the workers; shared pages count in each of them.
         workers: one report each.
         sample: new text from the model, when there is some.
         message: something the user should read.

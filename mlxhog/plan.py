@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxhog import arena, checkpoint, mix, optim, records, run, strategies
+from mlxhog import arena, checkpoint, machine, mix, optim, records, run, strategies
 from mlxhog.arena import Layout
 from mlxhog.config import TrainConfig
 from mlxhog.data import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
-from mlxhog import machine
 from mlxhog.mix import WorkerSpec
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_count, param_spec
@@ -147,9 +146,7 @@ def _checkpoint(resumed: run.Run, model: XLSTMLargeConfig) -> checkpoint.Checkpo
     return found
 
 
-def _check_vocabulary(
-    config: TrainConfig, model: XLSTMLargeConfig, data: prepare.Prepared
-) -> None:
+def _check_vocabulary(config: TrainConfig, model: XLSTMLargeConfig, data: prepare.Prepared) -> None:
     if data.tokenizer.n_ids > model.vocab_size:
         raise ConfigError(
             f"model {config.model} has vocab_size {model.vocab_size}, tokenizer {config.tokenizer} "
@@ -157,14 +154,13 @@ def _check_vocabulary(
         )
 
 
-def _check_same_corpus(
-    config: TrainConfig, found: checkpoint.Checkpoint, train: TokenFile
-) -> None:
+def _check_same_corpus(config: TrainConfig, found: checkpoint.Checkpoint, train: TokenFile) -> None:
     stored = found.state["tokens_sha256"]
     if stored != train.digest:
         raise CheckpointError(
-            f"{config.resume} was trained on tokens with digest {stored[:12]}, --data {config.data} "
-            f"gives {train.digest[:12]}; name the corpus and tokenizer the run was started with"
+            f"{config.resume} was trained on tokens with digest {stored[:12]}, "
+            f"--data {config.data} gives {train.digest[:12]}; name the corpus and tokenizer "
+            "the run was started with"
         )
 
 
@@ -186,8 +182,8 @@ def _check_memory(planned: Plan, memory_bytes: int) -> None:
     if needed > limit:
         raise EnvironmentLacks(
             f"the run needs {needed / 2**30:.1f} GiB ({planned.arena_bytes / 2**30:.1f} shared, "
-            f"{planned.worker_bytes / 2**30:.1f} in each of {len(planned.workers)} workers), the limit "
-            f"is {limit / 2**30:.1f} GiB ({planned.config.memory_limit:g} of "
-            f"{memory_bytes / 2**30:.1f}); use fewer --workers, a smaller --batch-size or --model, or "
-            "raise --memory-limit"
+            f"{planned.worker_bytes / 2**30:.1f} in each of {len(planned.workers)} workers), the "
+            f"limit is {limit / 2**30:.1f} GiB ({planned.config.memory_limit:g} of "
+            f"{memory_bytes / 2**30:.1f}); use fewer --workers, a smaller --batch-size or --model, "
+            "or raise --memory-limit"
         )

@@ -66,7 +66,7 @@ class Ring:
         _native.store_u64(self._data, 0, head + 1)
 
     def drain(self) -> NDArray[np.void]:
-        """Every record published since the last call, oldest first; only the supervisor calls it."""
+        """Every record published since the last call, oldest first; for the supervisor only."""
         head = self._head()
         oldest = max(self._read, head - CAPACITY + 1)
         self.missed += oldest - self._read

@@ -72,9 +72,7 @@ def _restore_moments(plan: Plan, arena: Arena, found: checkpoint.Checkpoint) -> 
         _fill(arena, kind, [kind], found.optimizer)
     if same or not plan.private_state:
         return None
-    return (
-        f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
-    )
+    return f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
 
 
 def _fill(
@@ -83,7 +81,7 @@ def _fill(
     sources: list[str],
     saved: Mapping[str, NDArray[np.float32]],
 ) -> None:
-    """Set a segment to the mean of saved ones, parameter by parameter; zero where none was saved."""
+    """Set a segment to the mean of saved ones, parameter by parameter; zero without any."""
     flat = arena.segment(segment)
     for name, slot in arena.layout.slots.items():
         parts = [saved[key] for s in sources if (key := f"{s}/{name}") in saved]

@@ -113,8 +113,8 @@ class Supervisor:
             elif self.entry(seat).nonfinite_in_row >= self.config.max_nonfinite:
                 raise Diverged(
                     f"worker {seat.slot} ({seat.spec.backend}) computed "
-                    f"{self.entry(seat).nonfinite_in_row} non-finite gradients in a row; lower --lr "
-                    "or --clip, then --resume from the last checkpoint"
+                    f"{self.entry(seat).nonfinite_in_row} non-finite gradients in a row; lower "
+                    "--lr or --clip, then --resume from the last checkpoint"
                 )
         self.ledger.sweep_orphans()
 
@@ -157,7 +157,8 @@ class Supervisor:
         if len(seat.deaths_s) > self.config.restarts:
             raise WorkerFailed(
                 f"{what} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
-                f"(last: {how}; {self.last_words(seat.slot)}); see {log}, or allow more with --restarts"
+                f"(last: {how}; {self.last_words(seat.slot)}); see {log}, or allow more with "
+                "--restarts"
             )
         self.restarts += 1
         self.messages.append(f"{what} died ({how}) and is being replaced")

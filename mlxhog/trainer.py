@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -210,12 +211,14 @@ class _Training:
             counters.store("eval_round", round_)
             self.supervisor.command(Command.EVALUATE)
             self._until(
-                lambda r=round_, d=deaths: self.monitor.final_chunks(r) >= chunks
-                or self.supervisor.restarts > d,
-                "evaluating held-out text",
+                partial(self._evaluated, round_, chunks, deaths), "evaluating held-out text"
             )
         if round_ and self.monitor.final_chunks(round_) >= chunks:
             self.monitor.val_bits_per_byte = self.monitor.final_bits_per_byte(round_)
+
+    def _evaluated(self, round_: int, chunks: int, restarts: int) -> bool:
+        """Whether a final evaluation is complete, or has to be begun anew after a death."""
+        return self.monitor.final_chunks(round_) >= chunks or self.supervisor.restarts > restarts
 
     def _write_sample(self) -> None:
         """Let one worker write a sample of text."""
@@ -271,7 +274,9 @@ class _Training:
         def count(signum: int, frame: FrameType | None) -> None:
             self._interrupts += 1
 
-        before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:

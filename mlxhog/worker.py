@@ -1,4 +1,4 @@
-"""One worker process: take a batch, read, compute a gradient, write; until the supervisor says rest."""
+"""One worker process: take a batch, read, compute a gradient, write, until told to rest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
-
 
 from mlxhog import backends, evaluation, optim, records, schedules, strategies, updates
 from mlxhog.arena import Arena, ArenaHandle
@@ -258,7 +257,9 @@ class Worker:
         if self._takes_on("eval_asked", "eval_taken"):
             strategies.copy_to_inbox(self.context)
             self.entry.beat(Phase.EVALUATE)
-            score = evaluation.score_sample(self.backend, self.val, self.job.config, self.entry.beat)
+            score = evaluation.score_sample(
+                self.backend, self.val, self.job.config, self.entry.beat
+            )
             self._record_score(score, round_=0, chunk=0)
 
     def evaluate_rest(self) -> None:

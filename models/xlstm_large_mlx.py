@@ -130,7 +130,9 @@ def mlstm_layer(
 ) -> tuple[array, State]:
     """The mLSTM cell between its projections, gates and head norm; u and result (B, S, d)."""
     B, S, _ = u.shape
-    names = [f"{p}.{name}" for name in ("q", "k", "v", "ogate_preact", "igate_preact", "fgate_preact")]
+    names = [
+        f"{p}.{name}" for name in ("q", "k", "v", "ogate_preact", "igate_preact", "fgate_preact")
+    ]
     q, k, v, o, i, f = linears(params, names, u, ops)
     q = q.reshape(B, S, cfg.num_heads, cfg.qk_head_dim)
     k = k.reshape(B, S, cfg.num_heads, cfg.qk_head_dim)
@@ -159,9 +161,7 @@ def norm(cfg: XLSTMLargeConfig, params: Params, name: str, x: array, ops: Ops[ar
     return y if bias is None else y + bias
 
 
-def linears(
-    params: Params, names: Sequence[str], x: array, ops: Ops[array]
-) -> tuple[array, ...]:
+def linears(params: Params, names: Sequence[str], x: array, ops: Ops[array]) -> tuple[array, ...]:
     """The linear maps `names` of one x, with their biases if the model has any; (..., out) each."""
     weights = [params[f"{name}.weight"] for name in names]
     return ops.linears(x, weights, [params.get(f"{name}.bias") for name in names])

@@ -135,7 +135,9 @@ def mlstm_layer(
 ) -> tuple[Tensor, State]:
     """The mLSTM cell between its projections, gates and head norm; u and result (B, S, d)."""
     B, S, _ = u.shape
-    names = [f"{p}.{name}" for name in ("q", "k", "v", "ogate_preact", "igate_preact", "fgate_preact")]
+    names = [
+        f"{p}.{name}" for name in ("q", "k", "v", "ogate_preact", "igate_preact", "fgate_preact")
+    ]
     q, k, v, o, i, f = linears(params, names, u, ops)
     q = q.reshape(B, S, cfg.num_heads, cfg.qk_head_dim)
     k = k.reshape(B, S, cfg.num_heads, cfg.qk_head_dim)

@@ -19,7 +19,7 @@ def dense(rows: Rows, n_rows: int) -> Float32:
 
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 20))
-def test_coalesced_rows_ascend_and_mean_the_same(index, width):
+def test_coalesced_rows_ascend_and_mean_the_same(index: list[int], width: int) -> None:
     values = np.random.default_rng(0).standard_normal((len(index), width), dtype=np.float32)
     rows = Rows(np.array(index, np.int32), values)
     found = rows.coalesced()
@@ -28,18 +28,18 @@ def test_coalesced_rows_ascend_and_mean_the_same(index, width):
     np.testing.assert_array_equal(dense(found, 10), dense(rows, 10))
 
 
-def test_rows_that_ascend_are_not_copied():
+def test_rows_that_ascend_are_not_copied() -> None:
     rows = Rows(np.array([1, 4, 7], np.int32), np.ones((3, 2), np.float32))
     assert rows.coalesced() is rows
 
 
 @pytest.mark.parametrize(("index", "values"), [((3,), (2, 4)), ((2, 1), (2, 4)), ((2,), (2,))])
-def test_index_and_values_must_belong_together(index, values):
+def test_index_and_values_must_belong_together(index: list[int], values: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match="wanted"):
         Rows(np.zeros(index, np.int32), np.zeros(values, np.float32))
 
 
-def test_a_gradient_sum_copies_because_backends_reuse_their_arrays():
+def test_a_gradient_sum_copies_because_backends_reuse_their_arrays() -> None:
     reused = {"w": np.full(3, 1.0, np.float32)}
     rows = Rows(np.array([2, 0], np.int32), np.ones((2, 2), np.float32))
     total = GradientSum()

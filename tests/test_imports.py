@@ -19,7 +19,7 @@ LAYERS = (
     {"arena", "data", "models", "metal", "corpora", "run"},
     {"updates", "updates_reference", "gradients", "optim", "schedules", "control"},
     {"backends"},
-    {"strategies", "evaluation"},
+    {"strategies", "evaluation", "decoding"},
     {"records", "worker"},
     {"supervisor", "monitor"},
     {"tensors", "manifest", "checkpoint", "plan", "resume", "saving", "trainer"},

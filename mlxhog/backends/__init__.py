@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from mlxhog.arena import Slot
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.gradients import Rows
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -44,7 +44,11 @@ class Backend(Protocol):
     inbox: Float32
 
     def bind(
-        self, model: XLSTMLargeConfig, slots: Mapping[str, Slot], n_floats: int, live: Float32 | None
+        self,
+        model: XLSTMLargeConfig,
+        slots: Mapping[str, Slot],
+        n_floats: int,
+        live: Float32 | None,
     ) -> None:
         """Lay the model's parameters over one flat array.
 

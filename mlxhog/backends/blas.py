@@ -1,9 +1,9 @@
 """A fast matrix product for MLX on a Linux CPU.
 
-The Linux build of MLX links the reference BLAS, about 8 GFLOP/s on one core. torch's library exports
-the same symbols from MKL, about 100 GFLOP/s. The dynamic linker takes the first definition it meets,
-so loading torch's library globally before MLX is imported is enough. It is a load-order trick: best
-effort, logged by the worker, switched off by `cpu_blas="reference"`.
+The Linux build of MLX links the reference BLAS, about 8 GFLOP/s on one core. torch's library
+exports the same symbols from MKL, about 100 GFLOP/s. The dynamic linker takes the first definition
+it meets, so loading torch's library globally before MLX is imported is enough. It is a load-order
+trick: best effort, logged by the worker, switched off by `cpu_blas="reference"`.
 """
 
 from __future__ import annotations

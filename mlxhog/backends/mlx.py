@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -47,8 +48,8 @@ class MLXBackend:
         native_mlx.set_threads(threads)
         if name == "mlx:gpu" and not mx.metal.is_available():
             raise EnvironmentLacks(
-                f"backend mlx:gpu needs Metal; this is {platform.system()} on {platform.machine()}; "
-                "use mlx:cpu"
+                f"backend mlx:gpu needs Metal; this is {platform.system()} on "
+                f"{platform.machine()}; use mlx:cpu"
             )
         mx.set_default_device(mx.gpu if name == "mlx:gpu" else mx.cpu)
         self.name = name
@@ -57,7 +58,11 @@ class MLXBackend:
         self._twin = twin
 
     def bind(
-        self, model: XLSTMLargeConfig, slots: Mapping[str, Slot], n_floats: int, live: Float32 | None
+        self,
+        model: XLSTMLargeConfig,
+        slots: Mapping[str, Slot],
+        n_floats: int,
+        live: Float32 | None,
     ) -> None:
         """Slice one flat array into parameters; see `Backend.bind`."""
         mx = self._mx
@@ -81,7 +86,7 @@ class MLXBackend:
         self._trained = [name for name in self.params if name != EMBEDDING]
         self._value_and_grad = mx.value_and_grad(self._loss, argnums=(0, 1))
 
-    def _loss(self, trained: list, x, labels):  # type: ignore[no-untyped-def]
+    def _loss(self, trained: Any, x: Any, labels: Any) -> Any:
         params = dict(zip(self._trained, trained, strict=True))
         return self._twin.loss_from_embedding(self.model, params, x, labels, kernels=self.kernels)
 
@@ -95,11 +100,9 @@ class MLXBackend:
         trained = [self.params[name] for name in self._trained]
         loss, (found, dx) = self._value_and_grad(trained, x, mx.array(batch.y))
         mx.eval(loss, found, dx)
-        grads: Grads = {
-            name: _host(grad) for name, grad in zip(self._trained, found, strict=True)
-        }
+        grads: Grads = {name: _host(grad) for name, grad in zip(self._trained, found, strict=True)}
         grads[EMBEDDING] = embedding_rows(batch.x, _host(dx))
-        return float(loss.item()), grads
+        return _host(loss).item(), grads
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """See `Backend.evaluate`."""
@@ -108,15 +111,13 @@ class MLXBackend:
         nats = self._twin.sum_loss(
             self.model, self.params, x, mx.array(batch.y), kernels=self.kernels
         )
-        return Evaluation(nats=float(nats.item()), targets=int((batch.y >= 0).sum()))
+        return Evaluation(nats=_host(nats).item(), targets=int((batch.y >= 0).sum()))
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """See `Backend.logits`."""
         mx = self._mx
         x = self._twin.embed(self.model, self.params, mx.array(tokens))
-        logits, state = self._twin.forward(
-            self.model, self.params, x, state, kernels=self.kernels
-        )
+        logits, state = self._twin.forward(self.model, self.params, x, state, kernels=self.kernels)
         last = mx.contiguous(logits[:, -1])
         mx.eval(last, state)
         return _host(last).copy(), state
@@ -129,6 +130,6 @@ class MLXBackend:
         self._flat = self._mx.zeros(1)
 
 
-def _host(array) -> Float32:  # type: ignore[no-untyped-def]
+def _host(array: Any) -> Float32:
     """A NumPy view of an evaluated MLX array; a copy only where it is not row-contiguous."""
     return np.ascontiguousarray(np.array(array, copy=False))

@@ -35,8 +35,8 @@ class TorchBackend:
         device = name.partition(":")[2]
         if device == "mps" and not torch.backends.mps.is_available():
             raise EnvironmentLacks(
-                f"backend torch:mps needs an Apple GPU that torch sees; this is {platform.system()} "
-                f"on {platform.machine()}; use torch:cpu"
+                f"backend torch:mps needs an Apple GPU that torch sees; this is "
+                f"{platform.system()} on {platform.machine()}; use torch:cpu"
             )
         self.name = name
         self.device = torch.device(device)
@@ -44,7 +44,11 @@ class TorchBackend:
         torch.set_num_threads(threads)
 
     def bind(
-        self, model: XLSTMLargeConfig, slots: Mapping[str, Slot], n_floats: int, live: Float32 | None
+        self,
+        model: XLSTMLargeConfig,
+        slots: Mapping[str, Slot],
+        n_floats: int,
+        live: Float32 | None,
     ) -> None:
         """Slice one flat tensor into leaf parameters; see `Backend.bind`."""
         if live is not None and self.device.type != "cpu":

@@ -72,8 +72,8 @@ def run(arguments: list[str]) -> int:
 
 def _generate(model: str, prompt: str, config: GenerateConfig) -> Iterator[str]:
     """Yield the answer piece by piece."""
-    from mlxhog.live.model import open_model
     from mlxhog.decoding.sampling import Sampler
+    from mlxhog.live.model import open_model
 
     sampler = Sampler(
         temperature=config.temperature,

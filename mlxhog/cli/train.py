@@ -1,6 +1,7 @@
 """`mlxhog train`: from the command line to a finished run."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -105,7 +106,7 @@ def _of_run(spec: str, layers: list[list[Given]]) -> list[Given]:
 
 def summary(result: "Result") -> str:
     """Say how a run ended, where it is, and what to type next."""
-    bits = result.val_bits_per_byte
+    bits, run = result.val_bits_per_byte, _short(result.run)
     lines = [
         f"{result.status}: {result.steps} steps, {format_count(result.tokens)} tokens in "
         f"{result.seconds:.1f} s ({format_count(result.tokens_per_s)} tok/s)"
@@ -119,16 +120,23 @@ def summary(result: "Result") -> str:
         )
     if result.sample:
         lines.append(f"sample: {printable(result.sample)}")
-    lines.append(f"run: {result.run}")
+    lines.append(f"run: {run}")
     if result.checkpoint is None:
         return "\n".join([*lines, "no checkpoint was saved by this command"])
     return "\n".join(
         [
             *lines,
-            f'next: mlxhog generate {result.run} --prompt "The "',
-            f"      mlxhog train --resume {result.run}",
+            f'next: mlxhog generate {run} --prompt "The "',
+            f"      mlxhog train --resume {run}",
         ]
     )
+
+
+def _short(path: str) -> str:
+    """Spell a path from here where it lies below, quoted where a shell needs it."""
+    here = Path.cwd()
+    found = Path(path)
+    return shlex.quote(str(found.relative_to(here) if found.is_relative_to(here) else found))
 
 
 def _print_plan(config: TrainConfig, plan: "Plan", *, as_json: bool) -> None:

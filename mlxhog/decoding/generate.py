@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.errors import ConfigError, DataError
 from mlxhog.decoding.sampling import Sampler
+from mlxhog.errors import ConfigError, DataError
 
 State = TypeVar("State")
 

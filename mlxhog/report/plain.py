@@ -23,6 +23,7 @@ class PlainLines:
     ) -> None:
         self._stream, self._every_s, self._clock = stream, every_s, clock
         self._next_s = clock()
+        self._step = 0
         self._message: str | None = None
         self._sample: str | None = None
 
@@ -46,7 +47,8 @@ class PlainLines:
         if progress.sample is not None and progress.sample != self._sample:
             self._write(f"sample: {printable(progress.sample)}")
             self._sample = progress.sample
-        if progress.step > 0 and self._clock() >= self._next_s:
+        if progress.step > self._step and self._clock() >= self._next_s:
+            self._step = progress.step
             self._next_s = self._clock() + self._every_s
             self._write(line(progress))
 

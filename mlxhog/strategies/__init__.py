@@ -138,7 +138,7 @@ class Strategy(Protocol):
         """
 
     def counts_step(self) -> bool:
-        """Whether the batch just written counts as a step of the run (of P averaged ones, one does)."""
+        """Whether the batch just written is a step of the run (of P averaged ones, one is)."""
 
 
 def copy_to_inbox(context: Context) -> None:
@@ -165,8 +165,8 @@ def build(context: Context) -> Strategy:
         ConfigError: unknown name.
     """
     from mlxhog.strategies.hogwild import Hogwild
-    from mlxhog.strategies.sync import Sync
     from mlxhog.strategies.switch import SyncThenHogwild
+    from mlxhog.strategies.sync import Sync
 
     name = context.config.strategy
     if name == "sync":
@@ -176,4 +176,3 @@ def build(context: Context) -> Strategy:
     if name in ("serial", "hogwild"):
         return Hogwild(context)
     raise ConfigError(f"no strategy {name!r}; choose from serial, hogwild, sync")
-

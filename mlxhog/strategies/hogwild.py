@@ -2,9 +2,10 @@
 
 With one worker nothing runs beside it, so this is serial SGD, bit for bit.
 
-With `predict="own"` and several workers the gradient is evaluated where the parameters are expected
-to be when it lands: while this worker computes, each of the other P - 1 applies about one update, so
-the parameters move on by about (P - 1)/P of what they moved between this worker's last two reads.
+With `predict="own"` and several workers the gradient is evaluated where the parameters are
+expected to be when it lands: while this worker computes, each of the other P - 1 applies about one
+update, so the parameters move on by about (P - 1)/P of what they moved between this worker's last
+two reads.
 Related published method: DANA, arXiv:1907.11612 (there from the workers' momenta).
 """
 

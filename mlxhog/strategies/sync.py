@@ -3,7 +3,7 @@
 One round is one update of P batches. Every worker counts finished stages in a word of its own, so a
 worker that replaces a dead one continues in the middle of the round, and nobody waits for ever:
 
-    stage 3R     compute a gradient for ticket R P + rank, write it to this worker's gradient segment
+    stage 3R     compute a gradient for ticket R P + rank, write it to this worker's segment
     stage 3R+1   average this worker's share of the parameters over all gradient segments, in rank
                  order; leave the sum of squares of each parameter's mean
     stage 3R+2   add the squares up in parameter order (so the norm does not depend on P), apply the
@@ -11,8 +11,8 @@ worker that replaces a dead one continues in the middle of the round, and nobody
 
 A stage begins when every worker has finished the one before. Redoing a stage is harmless, except
 an apply that was under way: the ledger then counts it as torn, and it is not repeated.
-Rank 0 decides at the start of each round whether it is run, and publishes the decision with the step
-size: the others follow, so all stop after the same round.
+Rank 0 decides at the start of each round whether it is run, and publishes the decision with the
+step size: the others follow, so all stop after the same round.
 
     segment            dtype    meaning
     grads.1 .. grads.P float32  gradients, laid out as the parameters
@@ -115,7 +115,7 @@ class Sync:
         return float(struct.unpack("<d", struct.pack("<Q", bits))[0])
 
     def _wait_for(self, stage: int) -> None:
-        """Wait until every worker has finished a stage; a dead one is replaced by the supervisor."""
+        """Wait until every worker has finished a stage; the supervisor replaces a dead one."""
         entry = self.context.entry
         phase, pause_s = entry.phase, 0.0
         ranks = range(self.context.workers)

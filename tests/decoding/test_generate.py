@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.errors import ConfigError, DataError
-from mlxhog.live import generate as module
 from mlxhog.decoding.generate import Stepper, generate, stream_text
 from mlxhog.decoding.sampling import Sampler
+from mlxhog.errors import ConfigError, DataError
+from mlxhog.live import generate as module
 
 History = tuple[int, ...]
 BYTES = ByteTokenizer()

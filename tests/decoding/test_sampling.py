@@ -19,8 +19,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from mlxhog.errors import ConfigError, Diverged
 from mlxhog.decoding.sampling import Sampler
+from mlxhog.errors import ConfigError, Diverged
 
 
 def logits_of(*probabilities: float) -> NDArray[np.float32]:

@@ -76,6 +76,12 @@ def _attach(n_floats: int, n_words: int, n_workers: int, fd: Any) -> Shared:
     return Shared(n_floats, n_words, n_workers, fd.detach())
 
 
+def pid_of(process: BaseProcess) -> int:
+    """The pid of a started process."""
+    assert process.pid is not None
+    return process.pid
+
+
 @contextmanager
 def shared(n_floats: int, n_words: int = 0, n_workers: int = 4) -> Iterator[Shared]:
     """A fresh zeroed segment."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
 from threading import BrokenBarrierError
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog import _native, updates
+from mlxhog.gradients import Float32
 from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, run, shared
 
 LOSSLESS, RACY, CAS = 0, 1, 2
@@ -18,7 +20,9 @@ TAIL = 123  # and ends in an odd-sized rest
 WIDTH = 64
 
 
-def add_ones(segment: Shared, barrier: Any, slot: int, kernel: str, n: int, rounds: int) -> None:
+def add_ones(
+    segment: Shared, barrier: Barrier, slot: int, kernel: str, n: int, rounds: int
+) -> None:
     """One worker: `rounds` times, add 1.0 to n floats at OFFSET."""
     locks, flat = segment.locks(slot), segment.floats
     ones = np.ones(n, np.float32)
@@ -40,7 +44,7 @@ def add_ones(segment: Shared, barrier: Any, slot: int, kernel: str, n: int, roun
             _native.add_cas(flat, OFFSET, ones, int(kernel.removeprefix("cas")))
 
 
-def concurrent_adds(kernel: str, workers: int, n: int) -> tuple[np.ndarray, int]:
+def concurrent_adds(kernel: str, workers: int, n: int) -> tuple[Float32, int]:
     """The floats after TOTAL_ADDS concurrent adds of 1.0, and what each should be."""
     rounds = max(1, TOTAL_ADDS // (n * workers))
     assert rounds * workers < 2**24, "beyond it float32 cannot count by ones"
@@ -98,3 +102,43 @@ def test_the_probe_counts_every_add_of_one_worker(mode: int) -> None:
         assert not segment.floats[:-64].any()
         assert updates.lost_update_rate(probe, 10) == 0
         assert updates.lost_update_rate(probe, 20) == 0.5
+
+
+@dataclass(frozen=True)
+class Slot:
+    name: str
+    kind: str
+    row_word0: int | None
+    shape: tuple[int, int] = (512, WIDTH)
+    offset: int = OFFSET
+    size: int = 512 * WIDTH
+
+
+SLOTS = {
+    "dense": Slot("dense", "dense", row_word0=None),
+    "rows": Slot("rows", "rows", row_word0=40),  # the words of 33 stripes come before
+}
+
+
+def add_one_form(segment: Shared, barrier: Barrier, worker: int, kind: str, rounds: int) -> None:
+    """Worker 1 adds a dense gradient of ones, the other the same as rows, twice each."""
+    slot = SLOTS[kind]
+    locks = segment.locks(worker)
+    delta: Float32 | updates.Rows = np.ones(slot.shape, np.float32)
+    if worker != 1:
+        index = np.tile(np.random.default_rng(0).permutation(512).astype(np.int32), 2)
+        delta = updates.Rows(index, np.ones((len(index), WIDTH), np.float32))
+    barrier.wait(TIMEOUT_S)
+    for k in range(rounds):
+        seed = worker << 32 | k
+        updates.add(segment.floats, slot, delta, locks=locks, mode=LOSSLESS, seed=seed)
+
+
+@pytest.mark.parametrize("kind", SLOTS)
+def test_dense_and_row_gradients_of_one_parameter_exclude_each_other(kind: str) -> None:
+    rounds = 1000
+    with shared(OFFSET + SLOTS[kind].size, n_words=40 + 512) as segment:
+        barrier = SPAWN.Barrier(2)
+        run(add_one_form, [(segment, barrier, worker, kind, rounds) for worker in (1, 2)])
+        np.testing.assert_array_equal(segment.floats[OFFSET:], 3 * rounds)
+        assert not segment.words.any()

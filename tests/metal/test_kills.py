@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import time
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 
 from mlxhog import _native
-from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, shared
+from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, pid_of, shared
 
 WORKERS, KILLS = 3, 100
 STRIPES = 64
@@ -38,7 +39,7 @@ class Supervisor:
         self.segment, self.workers = segment, segment.workers
         self.processes = {slot: self.spawn(slot) for slot in range(1, WORKERS + 1)}
 
-    def spawn(self, slot: int):
+    def spawn(self, slot: int) -> BaseProcess:
         entry = self.workers[slot - 1 : slot]
         entry["pid"] = 0
         _native.sweep_locks(self.segment.words, slot)
@@ -47,8 +48,8 @@ class Supervisor:
         job = (self.segment, slot, int(entry["generation"][0]))
         process = SPAWN.Process(target=add_for_ever, args=job)
         process.start()
-        entry["start_time"] = _native.process_start_time(process.pid)
-        entry["pid"] = process.pid
+        entry["start_time"] = _native.process_start_time(pid_of(process))
+        entry["pid"] = pid_of(process)
         return process
 
     def kill(self, slot: int) -> None:
@@ -66,7 +67,7 @@ class Supervisor:
             os.sched_yield()
 
 
-def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step():
+def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step() -> None:
     rng = np.random.default_rng(0)
     with shared(STRIPES * _native.STRIPE, n_workers=WORKERS) as segment:
         supervisor = Supervisor(segment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,7 @@ def gradients(rng: np.random.Generator) -> dict[str, dict[str, Float32 | Rows]]:
     }
 
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[[bool], Optimizer]] = {
     "sgd": lambda native: SGD(weight_decay=0.1, native=native),
     "momentum": lambda native: Momentum(weight_decay=0.1, native=native),
     "nesterov": lambda native: Momentum(momentum=0.7, nesterov=True, native=native),
@@ -91,7 +92,9 @@ def trained(optimizer: Optimizer, mode: int, form: str) -> list[Float32]:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("form", ["all dense", "rows", "rows of a dense parameter"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_mode_of_every_optimizer_gives_the_references_bits(name, form, mode):
+def test_every_mode_of_every_optimizer_gives_the_references_bits(
+    name: str, form: str, mode: int
+) -> None:
     make = OPTIMIZERS[name]
     for found, wanted in zip(
         trained(make(True), mode, form), trained(make(False), mode, form), strict=True
@@ -101,7 +104,9 @@ def test_every_mode_of_every_optimizer_gives_the_references_bits(name, form, mod
 
 @pytest.mark.parametrize("mode", MODES)
 @given(data=st.data())
-def test_adds_of_any_size_and_alignment_give_the_references_bits(mode, data):
+def test_adds_of_any_size_and_alignment_give_the_references_bits(
+    mode: int, data: st.DataObject
+) -> None:
     offset = data.draw(st.integers(0, 2100), label="offset")
     size = data.draw(st.integers(0, N - offset), label="size")
     shift = data.draw(st.integers(0, 5), label="shift of the delta")
@@ -120,7 +125,7 @@ def test_adds_of_any_size_and_alignment_give_the_references_bits(mode, data):
 
 
 @pytest.mark.parametrize("n", [1, 15, 1024, 4099])
-def test_snapshots_copy_and_predict_as_the_reference_does(n):
+def test_snapshots_copy_and_predict_as_the_reference_does(n: int) -> None:
     rng = np.random.default_rng(0)
     src, prev = rng.standard_normal((2, n), dtype=np.float32)
     dst, wanted, wanted_prev = np.empty(n, np.float32), np.empty(n, np.float32), prev.copy()
@@ -133,14 +138,14 @@ def test_snapshots_copy_and_predict_as_the_reference_does(n):
 
 
 @pytest.mark.parametrize("n", [0, 1, 16, 33, 100_003])
-def test_sum_of_squares_is_a_float64_sum(n):
+def test_sum_of_squares_is_a_float64_sum(n: int) -> None:
     g = np.random.default_rng(0).standard_normal(n, dtype=np.float32)
     assert _native.sumsq(g) == pytest.approx(updates_reference.sumsq(g), rel=1e-14)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("at", [0, 17, 99])
-def test_sum_of_squares_is_finite_only_if_every_element_is(bad, at):
+def test_sum_of_squares_is_finite_only_if_every_element_is(bad: float, at: int) -> None:
     g = np.full(100, 3e38, np.float32)  # its square overflows float32, not float64
     assert np.isfinite(_native.sumsq(g))
     g[at] = bad

@@ -42,12 +42,12 @@ def finish(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory):
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("threads")
 
 
 @pytest.fixture(scope="module")
-def launcher(directory):
+def launcher(directory: Path) -> list[str]:
     """What to put before a sanitized program; skips where the sanitizer cannot run at all.
 
     Some of its versions do not survive some kernels' address randomisation, which `setarch -R`
@@ -64,7 +64,9 @@ def launcher(directory):
 
 
 @pytest.mark.parametrize("mode", ["lossless", "racy", "cas"])
-def test_no_data_race_in_the_relaxed_atomic_build(directory, launcher, mode):
+def test_no_data_race_in_the_relaxed_atomic_build(
+    directory: Path, launcher: list[str], mode: str
+) -> None:
     program = directory / "atomic"
     if not program.exists():
         program = build(directory, "atomic", "-fsanitize=thread", "-DMLXHOG_ATOMIC_KERNELS=1")
@@ -73,14 +75,16 @@ def test_no_data_race_in_the_relaxed_atomic_build(directory, launcher, mode):
     assert "WARNING" not in ended.stderr
 
 
-def test_the_sanitizer_sees_the_races_of_the_plain_build(directory, launcher):
+def test_the_sanitizer_sees_the_races_of_the_plain_build(
+    directory: Path, launcher: list[str]
+) -> None:
     plain = build(directory, "plain", "-fsanitize=thread")
     ended = finish(*launcher, plain, "race", str(WRITE_MODES["racy"]))
     assert ended.returncode == RACE_FOUND
     assert "data race" in ended.stderr
 
 
-def test_both_builds_give_the_same_bits_with_one_worker(directory):
+def test_both_builds_give_the_same_bits_with_one_worker(directory: Path) -> None:
     plain = build(directory, "plain_digest", "-O3")
     atomic = build(directory, "atomic_digest", "-DMLXHOG_ATOMIC_KERNELS=1")
     digests = {finish(program, "digest").stdout for program in (plain, atomic)}

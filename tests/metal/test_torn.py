@@ -1,8 +1,9 @@
-"""A reader never sees a float that nobody wrote, whatever kernel writes it (spec hogwild.md 7.3)."""
+"""A reader never sees a float that nobody wrote (spec hogwild.md 7, test 3)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ KERNELS = (
 )  # fmt: skip
 
 
-def write_for_ever(segment: Shared, barrier, slot: int, kernel: str) -> None:
+def write_for_ever(segment: Shared, barrier: Barrier, slot: int, kernel: str) -> None:
     half = slice(0, N // 2) if slot == 1 else slice(N // 2, N)
     write = _kernels(segment, slot, half)[kernel]
     write(0)

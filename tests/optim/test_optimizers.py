@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from mlxhog import optim
 from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.gradients import Rows
-from mlxhog.optim import SGD, AdamW, Momentum
+from mlxhog.optim import SGD, AdamW, Momentum, Optimizer
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, initial, parameter, target
 
 
@@ -25,7 +26,7 @@ class Options:
     second_moment: str = "private"
 
 
-def test_options_choose_the_optimizer():
+def test_options_choose_the_optimizer() -> None:
     adamw = AdamW(beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.2)
     assert optim.build(Options()) == adamw
     assert optim.build(Options("momentum")) == Momentum(momentum=0.6, weight_decay=0.2)
@@ -33,13 +34,13 @@ def test_options_choose_the_optimizer():
 
 
 @pytest.mark.parametrize("options", [Options("adam"), Options(second_moment="both")])
-def test_unknown_choices_are_refused_with_the_known_ones(options):
+def test_unknown_choices_are_refused_with_the_known_ones(options: Options) -> None:
     with pytest.raises(ConfigError, match="choose from"):
         optim.build(options)
 
 
-def test_the_state_of_each_optimizer_is_private_unless_it_is_asked_to_share():
-    def segments(made):
+def test_the_state_of_each_optimizer_is_private_unless_it_is_asked_to_share() -> None:
+    def segments(made: Optimizer) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return made.state_segments, made.shared_segments
 
     assert segments(SGD()) == ((), ())
@@ -48,7 +49,7 @@ def test_the_state_of_each_optimizer_is_private_unless_it_is_asked_to_share():
     assert segments(AdamW(shared_second_moment=True)) == (("m",), ("v",))
 
 
-def test_two_workers_share_the_second_moment_and_count_its_updates_together():
+def test_two_workers_share_the_second_moment_and_count_its_updates_together() -> None:
     rule = AdamW(beta1=0.0, weight_decay=0.0, eps=0.0, shared_second_moment=True)
     flat = np.zeros(N, np.float32)
     first = target(rule, flat)
@@ -65,7 +66,7 @@ def test_two_workers_share_the_second_moment_and_count_its_updates_together():
     [SGD(weight_decay=0.5), Momentum(weight_decay=0.5), AdamW(weight_decay=0.5)],
     ids=["sgd", "momentum", "adamw"],
 )
-def test_weight_decay_touches_only_its_group(rule):
+def test_weight_decay_touches_only_its_group(rule: Optimizer) -> None:
     flat = initial()
     before = flat.copy()
     zeros = {slot.name: np.zeros(slot.shape, np.float32) for slot in (MATRIX, BIAS)}
@@ -74,7 +75,7 @@ def test_weight_decay_touches_only_its_group(rule):
     np.testing.assert_array_equal(parameter(flat, BIAS), parameter(before, BIAS))
 
 
-BAD_GRADIENTS = {
+BAD_GRADIENTS: dict[str, tuple[str, Any]] = {
     "unknown name": ("nobody", np.zeros(3, np.float32)),
     "shape": ("bias", np.zeros(8, np.float32)),
     "transposed": ("matrix", np.zeros((9, 6), np.float32)),
@@ -89,7 +90,9 @@ BAD_GRADIENTS = {
 
 @pytest.mark.parametrize("case", BAD_GRADIENTS)
 @pytest.mark.parametrize("rule", [SGD(), Momentum(), AdamW()], ids=["sgd", "momentum", "adamw"])
-def test_a_gradient_that_does_not_fit_is_refused_before_anything_is_written(rule, case):
+def test_a_gradient_that_does_not_fit_is_refused_before_anything_is_written(
+    rule: Optimizer, case: str
+) -> None:
     name, grad = BAD_GRADIENTS[case]
     flat = initial()
     before = flat.copy()
@@ -100,7 +103,7 @@ def test_a_gradient_that_does_not_fit_is_refused_before_anything_is_written(rule
     np.testing.assert_array_equal(flat, before)
 
 
-def test_a_dense_gradient_of_a_rows_parameter_reaches_every_row():
+def test_a_dense_gradient_of_a_rows_parameter_reaches_every_row() -> None:
     rule = SGD()
     flat = np.zeros(N, np.float32)
     rule.step(

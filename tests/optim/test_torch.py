@@ -17,7 +17,7 @@ LR = 0.02
 DECAY = 0.1
 # float32 steps of order LR, summed over STEPS: torch multiplies by 1 - lr * decay where we subtract
 # the product, and divides by bias corrections in another order; each differs in the last bit.
-TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
+RTOL, ATOL = 2e-5, 2e-6
 
 TorchOptimizer = Callable[[list[dict[str, object]]], torch.optim.Optimizer]
 
@@ -44,7 +44,7 @@ PAIRS: dict[str, tuple[Optimizer, TorchOptimizer]] = {
 
 @pytest.mark.parametrize("clipped", [False, True], ids=["unclipped", "clipped"])
 @pytest.mark.parametrize("name", PAIRS)
-def test_dense_steps_with_clipping_and_decay_groups_equal_torchs(name, clipped):
+def test_dense_steps_with_clipping_and_decay_groups_equal_torchs(name: str, clipped: bool) -> None:
     ours, make_theirs = PAIRS[name]
     flat = initial()
     to = target(ours, flat, "matrix")
@@ -64,11 +64,11 @@ def test_dense_steps_with_clipping_and_decay_groups_equal_torchs(name, clipped):
         if clipped:
             torch.nn.utils.clip_grad_norm_([w, b], max_norm)
         theirs.step()
-    np.testing.assert_allclose(parameter(flat, MATRIX), w.numpy(), **TOLERANCE)
-    np.testing.assert_allclose(parameter(flat, BIAS), b.numpy(), **TOLERANCE)
+    np.testing.assert_allclose(parameter(flat, MATRIX), w.numpy(), rtol=RTOL, atol=ATOL)
+    np.testing.assert_allclose(parameter(flat, BIAS), b.numpy(), rtol=RTOL, atol=ATOL)
 
 
-def test_rows_equal_torchs_sparse_adam_and_absent_rows_stay():
+def test_rows_equal_torchs_sparse_adam_and_absent_rows_stay() -> None:
     ours = AdamW(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.0)
     flat = initial()
     to = target(ours, flat)
@@ -86,7 +86,7 @@ def test_rows_equal_torchs_sparse_adam_and_absent_rows_stay():
             EMBEDDING.shape,
             check_invariants=True,
         )
-        theirs.step()
+        theirs.step()  # type: ignore[no-untyped-call]  # torch
     found = parameter(flat, EMBEDDING)
-    np.testing.assert_allclose(found, table.detach().numpy(), **TOLERANCE)
+    np.testing.assert_allclose(found, table.detach().numpy(), rtol=RTOL, atol=ATOL)
     np.testing.assert_array_equal(found[9:], before[9:])

@@ -131,13 +131,21 @@ def test_plain_lines_come_at_most_every_interval_and_messages_once():
     seconds = iter(float(t) for t in range(100))
     stream = io.StringIO()
     with PlainLines(stream, every_s=10.0, clock=lambda: next(seconds)) as lines:
-        for _ in range(6):
-            lines(replace(PROGRESS, message="starting", sample="The people"))
+        for k in range(6):
+            lines(replace(PROGRESS, step=640 + k, message="starting", sample="The people"))
     text = stream.getvalue()
     assert text.count("starting") == 1
     assert text.count("sample: The people") == 1
     assert text.count("step 640") == 1
     assert "[1 mlx:cpu running 352 steps 17.2k tok/s staleness 1.1]" in text
+
+
+def test_no_line_repeats_a_step():
+    stream = io.StringIO()
+    lines = PlainLines(stream, every_s=0.0)
+    lines(PROGRESS)
+    lines(PROGRESS)
+    assert stream.getvalue().count("step 640") == 1
 
 
 def test_nothing_is_said_about_steps_before_the_first_one():

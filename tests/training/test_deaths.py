@@ -72,9 +72,7 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
     tmp_path: Path, strategy: str
 ) -> None:
     killer = Killer(kills=2)
-    config = small_config(
-        tmp_path, strategy=strategy, workers="torch:cpu*2", steps=3000
-    )
+    config = small_config(tmp_path, strategy=strategy, workers="torch:cpu*2", steps=3000)
     result = train(config, observer=killer)
     assert killer.left == 0, "the run ended before every kill was done"
     assert result.status == "done"

@@ -37,9 +37,7 @@ def test_after_a_resume_late_in_an_epoch_later_epochs_see_every_sequence(tmp_pat
     late = int(tickets * 0.9)
     first = train(small_config(tmp_path, steps=late, workers="torch:cpu*2"))
     rest = 2 * tickets - late
-    second = train(
-        small_config(tmp_path, steps=rest, workers="torch:cpu*2", resume=first.run)
-    )
+    second = train(small_config(tmp_path, steps=rest, workers="torch:cpu*2", resume=first.run))
     state = json.loads((Path(str(second.checkpoint)) / "state.json").read_text())
     assert state["ledger"]["epoch"] == 2
     assert state["ledger"]["watermark"] == 0

@@ -1,0 +1,167 @@
+"""Runs of `mlxhog.train` with a recorder: what a training did over time, found out afterwards.
+
+While a run trains, the recorder copies the shared parameters twice a second from a read-only
+attachment. Held-out loss is computed from the copies when training is over, so that no evaluation
+takes time from it. Times are seconds since all workers were ready.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import TrainConfig, train
+from mlxhog.arena import Arena
+from mlxhog.arena.handover import socket_path
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.metrics import Progress, Result
+
+QUIET_OPTIONS = {"eval_every": "off", "sample_every": "off", "save_every": "off"}
+
+
+@dataclass
+class Point:
+    """The run at one moment."""
+
+    seconds: float
+    tokens: int
+    params: NDArray[np.float32] | None
+
+
+@dataclass
+class Recorded:
+    """A finished run and its points."""
+
+    result: Result
+    points: list[Point]
+    table: NDArray[np.void]
+    pss_bytes: int
+
+
+@dataclass
+class _Recorder:
+    out: Path
+    keep_params: bool
+    arena: Arena | None = None
+    points: list[Point] = field(default_factory=list)
+    table: NDArray[np.void] | None = None
+    pss_bytes: int = 0
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.step < 1:
+            return
+        if self.arena is None:
+            (run,) = self.out.iterdir()
+            self.arena = Arena.connect(socket_path(run))
+        start = self.arena.counters.load("start_ns")
+        params = self.arena.params.copy() if self.keep_params else None
+        self.points.append(
+            Point((monotonic_ns() - start) / 1e9, self.arena.counters.load("tokens"), params)
+        )
+        self.table = self.arena.workers.array.copy()
+        pids = [worker.pid for worker in progress.workers if worker.state == "running"]
+        self.pss_bytes = max(self.pss_bytes, sum(map(pss_bytes, pids)))
+
+
+def record(*, keep_params: bool = False, **options: Any) -> Recorded:
+    """Train with `options` of TrainConfig in a temporary folder, recording as it goes."""
+    out = Path(tempfile.mkdtemp(prefix="mlxhog-benchmark-"))
+    try:
+        recorder = _Recorder(out / "runs", keep_params)
+        config = TrainConfig(**{**QUIET_OPTIONS, "out": str(out / "runs"), **options})
+        result = train(config, observer=recorder)
+        assert recorder.arena is not None, "the run was over before it was looked at"
+        assert recorder.table is not None
+        recorder.arena.close()
+        points = _until_the_end(recorder.points, result.seconds)
+        return Recorded(result, points, recorder.table, recorder.pss_bytes)
+    finally:
+        shutil.rmtree(out)
+
+
+def _until_the_end(points: list[Point], seconds: float) -> list[Point]:
+    """The points of the training itself; the first one after it stands for its end."""
+    before = [point for point in points if point.seconds < seconds]
+    after = points[len(before) : len(before) + 1]
+    return before + [Point(seconds, point.tokens, point.params) for point in after]
+
+
+def pss_bytes(pid: int) -> int:
+    """Proportional set size of a process: shared pages are divided among those who map them."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    line = next(line for line in text.splitlines() if line.startswith("Pss:"))
+    return int(line.split()[1]) * 1024
+
+
+def step_shares(table: NDArray[np.void], workers: int) -> Mapping[str, float]:
+    """Shares of a step's time that workers spent reading, computing and applying."""
+    spent = {
+        name: float(table[f"{name}_ns"][:workers].sum()) for name in ("read", "compute", "apply")
+    }
+    total = sum(spent.values())
+    return {name: ns / total for name, ns in spent.items()}
+
+
+class HeldOut:
+    """Bits per byte on held-out text, in this process, for recorded parameters."""
+
+    def __init__(self, config: TrainConfig, tokens: int = 65_536) -> None:
+        """Open the text and lay the model over a buffer; uses torch with every core."""
+        from mlxhog import arena, backends
+        from mlxhog.data import prepare
+        from mlxhog.models.registry import load_architecture
+        from mlxhog.models.xlstm_large import param_spec
+
+        model = load_architecture(config.model)
+        layout = arena.plan(param_spec(model), max_workers=1, n_tickets=1)
+        _, self._file = prepare.prepare(config.data).open(config.seq_len)
+        self._seq_len, self._tokens = config.seq_len, tokens
+        self._backend = backends.create("torch:cpu", threads=2, kernels="auto", cpu_blas="auto")
+        self._backend.bind(model, layout.slots, layout.n_floats, None)
+
+    def bits_per_byte(self, params: NDArray[np.float32]) -> float:
+        """Evaluate one copy of the parameter segment."""
+        from mlxhog.data import heldout
+
+        self._backend.inbox[:] = params
+        nats, n_bytes = 0.0, 0
+        for batch in heldout.batches(
+            self._file, seq_len=self._seq_len, batch_size=32, eval_tokens=self._tokens
+        ):
+            nats += self._backend.evaluate(batch).nats
+            n_bytes += batch.n_bytes
+        return heldout.bits_per_byte(nats, n_bytes)
+
+    def crossing(self, points: list[Point], target: float) -> tuple[float, float] | None:
+        """Seconds and tokens at which the loss first falls to `target`; None if it never does.
+
+        Bisection over the points (the loss falls but for noise), then a straight line between two.
+        """
+        scores: dict[int, float] = {}
+
+        def score(k: int) -> float:
+            if k not in scores:
+                params = points[k].params
+                assert params is not None
+                scores[k] = self.bits_per_byte(params)
+            return scores[k]
+
+        low, high = 0, len(points) - 1
+        if high < 1 or score(high) > target or score(low) <= target:
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if score(middle) > target else (low, middle)
+        share = (score(low) - target) / (score(low) - score(high))
+        a, b = points[low], points[high]
+        return a.seconds + share * (b.seconds - a.seconds), a.tokens + share * (b.tokens - a.tokens)
