@@ -16,14 +16,26 @@ struct Partition {
   float max, sum;
 };
 
+// The largest of `least` and x. In lanes, because no compiler may reorder maxima of possible NaNs by itself.
+MLXHOG_INLINE float largest(const float* x, Index count, float least) {
+  constexpr Index kLanes = 16;
+  float lanes[kLanes];
+  std::fill(lanes, lanes + kLanes, least);
+  Index j = 0;
+  for (; j + kLanes <= count; j += kLanes) {
+#pragma omp simd
+    for (Index k = 0; k < kLanes; ++k) lanes[k] = x[j + k] > lanes[k] ? x[j + k] : lanes[k];
+  }
+  for (; j < count; ++j) lanes[0] = x[j] > lanes[0] ? x[j] : lanes[0];
+  return *std::max_element(lanes, lanes + kLanes);
+}
+
 MLXHOG_CLONES Partition partition(Index V, float cap, const float* logits, float* capped, float* weights) {
   const float inverse = 1.0f / cap;
-  float max = -cap, sum = 0;
-#pragma omp simd reduction(max : max)
-  for (Index j = 0; j < V; ++j) {
-    capped[j] = cap * tanh_f32(logits[j] * inverse);
-    max = capped[j] > max ? capped[j] : max;
-  }
+#pragma omp simd
+  for (Index j = 0; j < V; ++j) capped[j] = cap * tanh_f32(logits[j] * inverse);
+  const float max = largest(capped, V, -cap);
+  float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (Index j = 0; j < V; ++j) {
     weights[j] = exp_f32(capped[j] - max);

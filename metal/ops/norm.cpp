@@ -69,7 +69,8 @@ MLXHOG_CLONES void gate_rows(Index rows, Index heads, Index width, float eps, co
                              const float* w, float* out) {
   for (Index r = 0; r < rows * heads; ++r, h += width, o += width, out += width) {
     const float* w_head = w + r % heads * width;
-    const auto [mean, scale] = moments(h, width, eps);
+    const Moments of_head = moments(h, width, eps);
+    const float mean = of_head.mean, scale = of_head.scale;
 #pragma omp simd
     for (Index j = 0; j < width; ++j) out[j] = sigmoid_f32(o[j]) * ((h[j] - mean) * scale * w_head[j]);
   }
@@ -82,7 +83,8 @@ MLXHOG_CLONES void gate_rows_backward(Index rows, Index heads, Index width, floa
   for (Index r = 0; r < rows * heads; ++r, h += width, o += width, d_out += width, dh += width, d_o += width) {
     const float* w_head = w + r % heads * width;
     float* dw_head = dw + r % heads * width;
-    const auto [mean, scale] = moments(h, width, eps);
+    const Moments of_head = moments(h, width, eps);
+    const float mean = of_head.mean, scale = of_head.scale;
     float sum = 0, dot = 0;
 #pragma omp simd reduction(+ : sum, dot)
     for (Index j = 0; j < width; ++j) {
