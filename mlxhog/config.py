@@ -38,7 +38,7 @@ class TrainConfig:
     data: str = _data("sotu", "corpus shipped with the package, or a text file, folder or glob")
     tokenizer: str = _data("bytes", "bytes, bpe, or a tokenizer.json")
     text_key: str | None = _data(None, "field of a JSON line that holds the text")
-    val: str = _data("every-12th", "held-out documents: every-12th, or a file or folder of its own")
+    val: str = _data("every-12th", "held-out text: every-12th document, or the tail of each")
 
     model: str = _model("tiny", "architecture: a name, or a YAML or JSON file", aliases=("size",))
     seq_len: int = _model(
@@ -61,7 +61,7 @@ class TrainConfig:
     max_workers: int = _workers(16, "worker slots in the arena", low=1, high=4096)
     cpu_blas: str = _workers(
         "auto",
-        "matrix products of MLX on the CPU: the fastest library here, or MLX's own",
+        "matrix products of MLX where kernels=reference: the fastest library here, or its own",
         choices=("auto", "reference"),
     )
     memory_limit: float = _workers(
@@ -135,13 +135,11 @@ class TrainConfig:
 
     eval_every: Interval = _run(
         Interval(seconds=10),
-        "held-out evaluation, every N steps, or every so often, or off",
+        "held-out evaluation, every N steps, or every so often and at the end, or off",
         aliases=("steps_per_eval",),
     )
     eval_tokens: int = _run(65536, "held-out text in one evaluation", unit="tokens", low=1)
-    sample_every: Interval = _run(
-        Interval(seconds=30), "sample of text, likewise; the end always writes one"
-    )
+    sample_every: Interval = _run(Interval(seconds=30), "sample of text, likewise")
     save_every: Interval = _run(
         Interval(seconds=300), "checkpoint, likewise; the end always saves one"
     )

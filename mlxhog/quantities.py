@@ -99,6 +99,11 @@ class Interval:
             raise ValueError("wanted something above 0")
         return interval
 
+    @property
+    def on(self) -> bool:
+        """Whether it ever happens."""
+        return self.steps is not None or self.seconds is not None
+
     def due(self, *, steps: int, seconds: float) -> bool:
         """Say whether the interval has passed, given the steps and seconds since the last time."""
         if self.steps is not None:

@@ -26,6 +26,7 @@ from mlxhog.config import TrainConfig
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
+from mlxhog.job import Job
 from mlxhog.mix import WorkerSpec
 
 RESTART_WINDOW_S = 600.0
@@ -55,7 +56,7 @@ class Supervisor:
         mix: Sequence[WorkerSpec],
         config: TrainConfig,
         run_dir: Path,
-        make_job: Callable[[int, int, WorkerSpec], worker.Job],
+        make_job: Callable[[int, int, WorkerSpec], Job],
     ) -> None:
         """Prepare one seat per worker of the mix; nothing is spawned yet.
 

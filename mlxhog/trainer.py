@@ -30,6 +30,7 @@ from mlxhog.errors import (
     RunError,
     WorkerFailed,
 )
+from mlxhog.job import Job
 from mlxhog.metrics import Progress, Result
 from mlxhog.mix import WorkerSpec
 from mlxhog.monitor import Monitor
@@ -38,7 +39,6 @@ from mlxhog.plan import Plan, make_plan
 from mlxhog.quantities import Interval
 from mlxhog.resume import restore
 from mlxhog.supervisor import Supervisor
-from mlxhog.worker import Job
 
 Observer = Callable[[Progress], None]
 
@@ -150,8 +150,10 @@ class _Training:
                     self._train()
                     self._rest_and_save()
                 if not self._interrupts:
-                    self._evaluate()
-                    self._write_sample()
+                    if self.config.eval_every.on:
+                        self._evaluate()
+                    if self.config.sample_every.on:
+                        self._write_sample()
                 self.status = "interrupted" if self._interrupts else "done"
                 if self.unsaved is not None:
                     self.status, error = "unsaved", self.unsaved

@@ -34,7 +34,9 @@ class MLXBackend:
                 "MLX_METAL_FAST_SYNCH is set: its GPU spins can lock the machine (mlx issue 3830); "
                 "unset it"
             )
-        self.blas = "reference" if cpu_blas == "reference" else blas.preload(threads)
+        # The native operators bring a matrix product of their own; the plain ones use MLX's.
+        if kernels == "reference" and cpu_blas == "auto" and name == "mlx:cpu":
+            print(f"matrix products of MLX: {blas.preload(threads)}", flush=True)
         try:
             import mlx.core as mx
         except ImportError as error:

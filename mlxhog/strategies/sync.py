@@ -32,6 +32,7 @@ import numpy as np
 
 from mlxhog import _native, updates
 from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends import Grads
 from mlxhog.strategies import Context, Idle, Lease, Outcome, copy_to_inbox
@@ -118,13 +119,14 @@ class Sync:
     def _wait_for(self, stage: int) -> None:
         """Wait until every worker has finished a stage; the supervisor replaces a dead one."""
         entry = self.context.entry
-        phase, pause_s = entry.phase, 0.0
+        phase, pause_s, began = entry.phase, 0.0, monotonic_ns()
         ranks = range(self.context.workers)
         while any(self._stages(rank) <= stage for rank in ranks):
             entry.phase = Phase.WAITING
             entry.beat()
             time.sleep(pause_s)
             pause_s = min(1e-3, pause_s + 2e-5)
+        entry.wait_ns += monotonic_ns() - began
         entry.phase = phase
 
     # -- one round -------------------------------------------------------------------------------

@@ -45,7 +45,9 @@ def test_accumulated_micro_batches_equal_one_large_batch(tmp_path: Path) -> None
 
 
 def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(tmp_path: Path) -> None:
-    config = small_config(tmp_path, workers="mlx:cpu,torch:cpu", steps=200, lr=1e-2)
+    config = small_config(
+        tmp_path, workers="mlx:cpu,torch:cpu", steps=200, lr=1e-2, eval_every="1h"
+    )
     result = train(config)
     assert result.status == "done"
     assert result.steps == 200
@@ -74,7 +76,7 @@ def test_a_run_can_start_synchronous_and_go_on_lock_free(tmp_path: Path) -> None
 
 def test_a_shared_second_moment_trains(tmp_path: Path) -> None:
     config = small_config(
-        tmp_path, workers="torch:cpu*2", second_moment="shared", steps=200, lr=1e-2
+        tmp_path, workers="torch:cpu*2", second_moment="shared", steps=200, lr=1e-2, eval_every="1h"
     )
     result = train(config)
     assert result.val_bits_per_byte is not None

@@ -1,0 +1,96 @@
+"""What a worker does beside its steps: evaluate held-out text, and write samples."""
+
+from __future__ import annotations
+
+import contextlib
+
+from mlxhog import evaluation, records, strategies
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.workers import Phase
+from mlxhog.data.tokens import TokenFile
+from mlxhog.decoding.generate import generate, stream_text
+from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.stepper import BackendStepper
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.job import Job
+from mlxhog.run import Run
+
+SAMPLE_PROMPT = "The "
+SAMPLE_TOKENS = 160
+
+
+class SideJobs:
+    """Evaluations and samples; each that is asked for is taken on by one worker."""
+
+    def __init__(self, job: Job, context: strategies.Context, ring: records.Ring) -> None:
+        """Open the held-out text."""
+        self.job, self.context, self.ring = job, context, ring
+        self._val = TokenFile.open(job.val)
+        self._final_round = 0
+
+    def _takes_on(self, asked: str, taken: str) -> bool:
+        """Whether something is asked for that no other worker has taken on; at most one gets it."""
+        counters = self.context.arena.counters
+        done = counters.load(taken)
+        return counters.load(asked) > done and counters.compare_exchange(taken, done, done + 1)
+
+    def serve(self) -> None:
+        """Do what the supervisor asks for, if no other worker has taken it on."""
+        if self._takes_on("eval_asked", "eval_taken"):
+            self._evaluate()
+        if self._takes_on("sample_asked", "sample_taken"):
+            self._sample()
+
+    def _evaluate(self) -> None:
+        """Evaluate a piece of the held-out text."""
+        config, beat = self.job.config, self.context.entry.beat
+        strategies.copy_to_inbox(self.context)
+        beat(Phase.EVALUATE)
+        score = evaluation.score_sample(self.context.backend, self._val, config, beat)
+        self._record_score(score, round_=0, chunk=0)
+
+    def evaluate_rest(self) -> None:
+        """Evaluate chunks of the held-out text until none is left in this round."""
+        counters = self.context.arena.counters
+        round_ = counters.load("eval_round")
+        if round_ == self._final_round:
+            return
+        strategies.copy_to_inbox(self.context)
+        config, beat = self.job.config, self.context.entry.beat
+        beat(Phase.EVALUATE)
+        while (chunk := counters.add("eval_next", 1)) < evaluation.final_chunks(self._val, config):
+            score = evaluation.score_chunk(self.context.backend, self._val, config, chunk, beat)
+            self._record_score(score, round_=round_, chunk=chunk)
+        self._final_round = round_
+
+    def _record_score(self, score: evaluation.Score, *, round_: int, chunk: int) -> None:
+        self.ring.append(
+            kind=records.Kind.EVALUATION,
+            worker=self.job.slot,
+            version=self.context.arena.counters.load("version"),
+            t_ns=monotonic_ns(),
+            nats=score.nats,
+            n_bytes=score.n_bytes,
+            tokens=score.tokens,
+            chunk=chunk,
+            round=round_,
+        )
+
+    def _sample(self) -> None:
+        """Write a sample of text beside the run."""
+        strategies.copy_to_inbox(self.context)
+        self.context.entry.beat(Phase.SAMPLE)
+        tokenizer, pieces = self.job.tokenizer, []
+        tokens = generate(
+            BackendStepper(self.context.backend),
+            tokenizer.encode(SAMPLE_PROMPT.encode()),
+            tokenizer=tokenizer,
+            sampler=Sampler(temperature=0.8, seed=self.job.config.seed),
+            max_new_tokens=SAMPLE_TOKENS,
+        )
+        for piece in stream_text(tokenizer, tokens):
+            self.context.entry.beat()
+            pieces.append(piece)
+        with contextlib.suppress(EnvironmentLacks):  # a full disk costs a sample, not a worker
+            Run(self.job.run_dir).append_sample(SAMPLE_PROMPT + "".join(pieces))
+        self.ring.append(kind=records.Kind.SAMPLE, worker=self.job.slot, t_ns=monotonic_ns())

@@ -1,0 +1,128 @@
+"""A worker's training steps: from the ticket to the record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from mlxhog import records, strategies, updates
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.workers import Phase
+from mlxhog.backends import Grads
+from mlxhog.data.batch import Batch
+from mlxhog.data.batches import Batches
+from mlxhog.data.tokens import TokenFile
+from mlxhog.job import Job
+
+
+class Steps:
+    """Takes tickets, computes gradients and lets the strategy read and write."""
+
+    def __init__(self, job: Job, context: strategies.Context, ring: records.Ring) -> None:
+        """Open the training text and build the strategy."""
+        self.job, self.context, self.ring = job, context, ring
+        self.strategy = strategies.build(context)
+        config = job.config
+        self._batches = Batches(
+            TokenFile.open(job.train),
+            seq_len=config.seq_len,
+            batch_size=config.batch_size * config.grad_accumulation,
+            seed=config.seed,
+        )
+        self._target = context.target(job.slot)
+
+    def warm_up(self) -> None:
+        """One gradient nobody uses, so that lazy set-up in the framework is not timed as a step."""
+        strategies.copy_to_inbox(self.context)
+        self.context.backend.loss_and_grads(next(self._micro_batches(strategies.Lease(0, 0))))
+
+    def step(self) -> None:
+        """Take one ticket from claim to record, or wait a moment where there is none."""
+        entry = self.context.entry
+        given_up = entry.nonfinite_in_row >= self.job.config.max_nonfinite
+        lease = strategies.Idle.DONE if given_up else self.strategy.claim()
+        if lease is strategies.Idle.WAIT:
+            entry.beat(Phase.WAITING)
+            time.sleep(0.0002)
+        elif isinstance(lease, strategies.Idle):
+            entry.beat(Phase.IDLE)
+            time.sleep(0.002)
+        else:
+            self._take(lease)
+
+    def _take(self, lease: strategies.Lease) -> None:
+        """Read, compute, write, record."""
+        entry = self.context.entry
+        entry.beat(Phase.DATA)
+        batches = list(self._micro_batches(lease))
+        samples = sum(len(batch.x) for batch in batches)
+        tokens = sum(batch.x.size for batch in batches)
+        waited_before = entry.wait_ns
+        began = monotonic_ns()
+        entry.beat(Phase.READ)
+        self.strategy.read()
+        read = monotonic_ns()
+        entry.beat(Phase.COMPUTE)
+        loss, grads = self._loss_and_grads(batches)
+        computed = monotonic_ns()
+        outcome = self.strategy.write(grads, lease, samples)
+        if outcome.applied:
+            self._probe()
+        applied = monotonic_ns()
+        entry.read_ns += read - began
+        entry.compute_ns += computed - read
+        entry.apply_ns += applied - computed - (entry.wait_ns - waited_before)
+        self._count(outcome, loss, tokens, samples)
+        self.ring.append(
+            kind=records.Kind.STEP,
+            worker=self.job.slot,
+            version=outcome.version,
+            t_ns=applied,
+            loss=loss,
+            tokens=tokens,
+            staleness=outcome.staleness,
+        )
+
+    def _count(self, outcome: strategies.Outcome, loss: float, tokens: int, samples: int) -> None:
+        """Add a step to this worker's entry and to the run's counters."""
+        entry, counters = self.context.entry, self.context.arena.counters
+        entry.steps += 1
+        entry.tokens += tokens
+        entry.loss = loss
+        if outcome.applied:
+            entry.nonfinite_in_row = 0
+            entry.staleness_sum += outcome.staleness
+            entry.staleness_max = max(entry.staleness_max, outcome.staleness)
+        else:
+            entry.dropped += 1
+            entry.nonfinite_in_row += 1
+        if self.strategy.counts_step():
+            counters.add("steps", 1)
+        counters.add("tokens", tokens)
+        counters.add("samples", samples)
+
+    def _micro_batches(self, lease: strategies.Lease) -> Iterator[Batch]:
+        """The ticket's sequences, `batch_size` at a time."""
+        batch, rows = self._batches.at(lease.epoch, lease.ticket), self.job.config.batch_size
+        for begin in range(0, len(batch.x), rows):
+            yield batch.part(begin, begin + rows)
+
+    def _loss_and_grads(self, batches: list[Batch]) -> tuple[float, Grads]:
+        """Mean loss and gradient over the micro-batches, each weighted by its sequences."""
+        if len(batches) == 1:
+            return self.context.backend.loss_and_grads(batches[0])
+        total = sum(len(batch.x) for batch in batches)
+        mean = updates.GradientSum()
+        loss = 0.0
+        for batch in batches:
+            share = len(batch.x) / total
+            part, grads = self.context.backend.loss_and_grads(batch)
+            self.context.entry.beat()
+            loss += share * part
+            mean.add(grads, share)
+        return loss, mean.grads()
+
+    def _probe(self) -> None:
+        """Add 1.0 to the probe as the parameters are added to: what it lacks later was lost."""
+        updates.add_probe(self._target, self.context.arena.probe)
+        self.context.entry.probe_adds += 1
