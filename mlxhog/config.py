@@ -144,7 +144,9 @@ class TrainConfig:
         Interval(seconds=300), "checkpoint, likewise; the end always saves one"
     )
     keep_last: int = _run(3, "checkpoints kept", low=1)
-    resume: str | None = _run(None, "go on with a run: a path, its name, or latest")
+    resume: str | None = _run(
+        None, "go on with a run: a path, its name, latest, or one of its checkpoints"
+    )
     seed: int = _run(0, "seed of initial values, data order and samples", low=0, high=2**32 - 1)
     out: str = _run("runs", "folder that holds the runs")
     name: str | None = _run(

@@ -32,7 +32,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("folder").mkdir()
     Path("broken.yaml").write_text("lr: [1\n")
     Path("key.yaml").write_text("wrokers: 2\n")
-    Path("type.yaml").write_text("batch_size: many\n")
+    Path("type.yaml").write_text("lr: many\n")
     return tmp_path
 
 
@@ -40,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("words", "code", "said"),
     [
         ("--config key.yaml", 2, "key.yaml:1: no option 'wrokers'; did you mean 'workers'?"),
-        ("--config type.yaml", 2, "type.yaml:1: batch_size is 'many'"),
+        ("--config type.yaml", 2, "type.yaml:1: lr is 'many'"),
         ("--config broken.yaml", 2, "broken.yaml:2: not YAML"),
         ("--config binary.txt", 2, "binary.txt: not UTF-8"),
         ("--model uneven.yaml", 2, "does not divide into num_heads 5"),

@@ -214,7 +214,7 @@ def test_resuming_a_run_that_is_not_there_names_the_nearest(trainer, stored_run,
 
 def test_runs_lists_what_is_known_of_every_run(stored_run, capsys):
     run.create(Path("runs"), "new").write_status(
-        {"status": "done", "result": {"steps": 40, "val_bits_per_byte": 2.5}}
+        {"status": "done", "steps": 40, "result": {"steps": 9, "val_bits_per_byte": 2.5}}
     )
     assert main(["runs"]) == 0
     head, old, new = capsys.readouterr().out.splitlines()

@@ -12,10 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mlxhog import TrainConfig, checkpoint, run, train
+from mlxhog import checkpoint, run, train
 from mlxhog.cli import main
 from mlxhog.metrics import Result
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.opening import default_name
 from tests.models.twins import TWINS
 from tests.training.small import small_config
 from tests.training.test_deaths import ROOT, run_directory, wait_until
@@ -121,9 +122,9 @@ def test_transformers_computes_the_logits_of_our_twin_from_a_trained_checkpoint(
         expected = model.eval()(torch.from_numpy(tokens).long(), use_cache=False).logits.numpy()
     config = XLSTMLargeConfig.from_dict(found.config)
     params = {name: np.array(value) for name, value in found.params.items()}
-    for twin in TWINS:
+    for name, twin in TWINS.items():
         logits, _ = twin.logits(config, params, tokens)
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4, err_msg=repr(twin))
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -131,8 +132,5 @@ def test_transformers_computes_the_logits_of_our_twin_from_a_trained_checkpoint(
     [("sotu", "sotu"), ("notes/", "notes"), ("a/my text.txt", "my-text"), ("notes/*.md", "notes")],
 )
 def test_a_run_is_named_after_its_corpus(data: str, name: str) -> None:
-    from mlxhog.opening import default_name
-
     assert default_name(data) == name
     assert default_name("/") == "run"
-    TrainConfig(data=data)
