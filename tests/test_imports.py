@@ -20,7 +20,7 @@ LAYERS = (
     {"updates", "updates_reference", "gradients", "optim", "schedules", "control"},
     {"backends"},
     {"strategies", "evaluation", "decoding"},
-    {"records", "worker"},
+    {"records", "job", "steps", "side_jobs", "worker"},
     {"supervisor", "monitor"},
     {"tensors", "manifest", "checkpoint", "plan", "opening", "resume", "saving", "trainer"},
     {"live", "report"},
