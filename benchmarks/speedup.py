@@ -293,14 +293,15 @@ def time_to_loss(
 
 
 def tune(seed: int) -> int:
-    """Search each variant's settings and write them to `SETTINGS`.
+    """Search each variant's settings and write them to `SETTINGS`; what stands there is kept.
 
     First every rate and batch size at one amount of text, scored by the final held-out loss; then,
     at the best, less and less text as long as the run still ends below the target.
     """
     held_out = HeldOut(TrainConfig())
-    trials: list[dict[str, Any]] = []
-    best: dict[str, dict[str, Any]] = {}
+    found = json.loads(SETTINGS.read_text()) if SETTINGS.exists() else {}
+    trials: list[dict[str, Any]] = found.get("trials", [])
+    best: dict[str, dict[str, Any]] = found.get("settings", {})
 
     def trial(name: str, **settings: Any) -> float:
         run = one_run(name, seed, settings)
@@ -312,7 +313,7 @@ def tune(seed: int) -> int:
         return bits
 
     for name in VARIANTS:
-        if name in TUNED_AS:
+        if name in TUNED_AS or name in best:
             continue
         grid = [(lr, batch_size) for batch_size in BATCHES for lr in RATES]
         scores = {
