@@ -89,6 +89,7 @@ def make_plan(config: TrainConfig) -> Plan:
         max_workers=config.max_workers,
         serial=config.strategy == "serial",
     )
+    _check_parameters(config, model, here.memory_bytes)
     resumed, found = _resumed(config, model)
     data = prepare.prepare(
         config.data, tokenizer=config.tokenizer, text_key=config.text_key, val=config.val
@@ -179,6 +180,17 @@ def _worker_bytes(
     per_token += 4 * model.vocab_size
     tokens = config.batch_size * config.seq_len
     return WORKER_BASE_BYTES + 4 * (copies * layout.n_floats + tokens * per_token)
+
+
+def _check_parameters(config: TrainConfig, model: XLSTMLargeConfig, memory_bytes: int) -> None:
+    """Refuse a model whose parameters alone do not fit, before its blocks are listed one by one."""
+    needed, limit = 4 * param_count(model), config.memory_limit * memory_bytes
+    if needed > limit:
+        raise EnvironmentLacks(
+            f"the parameters of model {config.model} alone need {needed / 2**30:.1f} GiB, the limit "
+            f"is {limit / 2**30:.1f} GiB ({config.memory_limit:g} of {memory_bytes / 2**30:.1f}); "
+            "use a smaller --model, or raise --memory-limit"
+        )
 
 
 def _check_memory(planned: Plan, memory_bytes: int) -> None:

@@ -27,6 +27,7 @@ names and rounding of sizes as in transformers 5.23, initial values as in NX-AI/
 """
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -113,8 +114,12 @@ def block_name(layer: int) -> str:
 
 
 def param_count(cfg: XLSTMLargeConfig) -> int:
-    """Number of elements of all parameters."""
-    return sum(spec.size for spec in param_spec(cfg).values())
+    """Number of elements of all parameters, found without listing them: all blocks are alike."""
+    one, two = (
+        sum(spec.size for spec in param_spec(replace(cfg, num_hidden_layers=layers)).values())
+        for layers in (1, 2)
+    )
+    return one + (cfg.num_hidden_layers - 1) * (two - one)
 
 
 def init_params(cfg: XLSTMLargeConfig, seed: int) -> dict[str, NDArray[np.float32]]:

@@ -22,6 +22,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "typo": ("hidden_size", "hiden_size"),
         "wide": ("hidden_size: 32", "hidden_size: wide"),
         "huge": ("hidden_size: 32", "hidden_size: 262144"),
+        "deep": ("num_hidden_layers: 1", "num_hidden_layers: 40000000"),
         "narrow": ("vocab_size: 320", "vocab_size: 200"),
     }.items():
         Path(f"{name}.yaml").write_text(SMALL_MODEL.replace(*change))
@@ -48,7 +49,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--model wide.yaml", 2, "hidden_size is 'wide'"),
         ("--model tinny", 2, "no architecture 'tinny'"),
         ("--model narrow.yaml", 2, "vocab_size 200"),
-        ("--model huge.yaml", 3, "use fewer --workers, a smaller --batch-size or --model"),
+        ("--model huge.yaml", 3, "the parameters of model huge.yaml alone need"),
+        ("--model deep.yaml", 3, "the parameters of model deep.yaml alone need"),
+        ("--memory-limit 0.001", 3, "use fewer --workers, a smaller --batch-size or --model"),
         ("--data empty.txt", 2, "holds no text"),
         ("--data short.txt", 2, "too short"),
         ("--data binary.txt", 2, "is binary"),
