@@ -33,8 +33,8 @@ from mlxhog import TrainConfig
 SETTINGS = Path(__file__).with_name("speedup_settings.json")
 TARGET = 1.8
 FULL_TARGET, FULL_TIMES = 1.45, 5.0  # a lower loss, and how many times the tokens it is given
-RATES = (1.5e-3, 3e-3, 6e-3)
-BATCHES = (4, 8)
+RATES = (1e-3, 1.5e-3, 3e-3)
+BATCHES = (2, 4)
 SEEDS = (1, 2, 3)
 SEARCH_TOKENS = 1_200_000  # every setting is tried with as much text
 MARGIN = 0.02  # bits per byte that the chosen amount of text has to end below the target
@@ -304,13 +304,21 @@ def tune(seed: int) -> int:
     best: dict[str, dict[str, Any]] = found.get("settings", {})
 
     def trial(name: str, **settings: Any) -> float:
+        for known in trials:
+            if known == {"variant": name, **settings, "bits_per_byte": known["bits_per_byte"]}:
+                return float(known["bits_per_byte"])
         run = one_run(name, seed, settings)
         params = run.points[-1].params
         assert params is not None
         bits = held_out.bits_per_byte(params)
         trials.append({"variant": name, **settings, "bits_per_byte": round(bits, 4)})
         print(json.dumps(trials[-1]), flush=True)
+        write()
         return bits
+
+    def write() -> None:
+        record = {"target": TARGET, "seed": seed, "settings": best, "trials": trials}
+        SETTINGS.write_text(json.dumps(record, indent=1) + "\n")
 
     for name in VARIANTS:
         if name in TUNED_AS or name in best:
@@ -330,8 +338,7 @@ def tune(seed: int) -> int:
         ):
             tokens = int(tokens * SHORTER)
         best[name] = {"lr": lr, "batch_size": batch_size, "tokens": tokens}
-        found = {"target": TARGET, "seed": seed, "settings": best, "trials": trials}
-        SETTINGS.write_text(json.dumps(found, indent=1) + "\n")
+        write()
     return 0
 
 
