@@ -208,10 +208,10 @@ def resumable(spec: str, root: Path) -> tuple[Run, Path]:
 
 
 def latest(run: Run) -> Path:
-    """Return the newest whole checkpoint of a run.
+    """Return the newest checkpoint of a run: the one `latest` names.
 
     Raises:
-        CheckpointError: there is none yet.
+        CheckpointError: there is none yet, or the named one is damaged; never another instead.
     """
     try:
         name = (run.checkpoints / _LATEST).read_text().strip()
@@ -221,6 +221,8 @@ def latest(run: Run) -> Path:
     for candidate in (name, f"{name}.old"):
         if name and (run.checkpoints / candidate / manifest.NAME).is_file():
             return run.checkpoints / candidate
+    if name:
+        raise manifest.damaged(run.checkpoints / name, f"{manifest.NAME} is missing")
     if found := manifest.by_age(run.checkpoints):
         return found[-1]
     raise CheckpointError(

@@ -187,9 +187,9 @@ def _check_parameters(config: TrainConfig, model: XLSTMLargeConfig, memory_bytes
     needed, limit = 4 * param_count(model), config.memory_limit * memory_bytes
     if needed > limit:
         raise EnvironmentLacks(
-            f"the parameters of model {config.model} alone need {needed / 2**30:.1f} GiB, the limit "
-            f"is {limit / 2**30:.1f} GiB ({config.memory_limit:g} of {memory_bytes / 2**30:.1f}); "
-            "use a smaller --model, or raise --memory-limit"
+            f"the parameters of model {config.model} alone need {needed / 2**30:.1f} GiB, the "
+            f"limit is {limit / 2**30:.1f} GiB ({config.memory_limit:g} of "
+            f"{memory_bytes / 2**30:.1f}); use a smaller --model, or raise --memory-limit"
         )
 
 

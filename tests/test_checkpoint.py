@@ -509,3 +509,12 @@ def test_an_io_error_while_writing_is_not_called_a_full_disk(
     with pytest.raises(OSError, match="os error 5") as caught:
         tensors.write(tmp_path / "x.safetensors", {})
     assert caught.value.errno == errno.EIO
+
+
+def test_a_newest_checkpoint_without_its_record_is_named_and_no_older_one_is_taken(
+    run: Run,
+) -> None:
+    older, newest = save(run, step=1), save(run, step=2)
+    (newest / manifest.NAME).unlink()
+    with pytest.raises(CheckpointError, match=rf"{newest.name} is damaged.*use {older}"):
+        checkpoint.latest(run)
