@@ -108,7 +108,7 @@ def ours(workers: str, threads: int, seconds: float) -> float:
 
 def throughput(claims: list[Claim], results: dict[str, Any], *, quick: bool) -> None:
     """Tokens per second of every mix and of the peer, in turns."""
-    seconds, turns = (5.0, 2) if quick else (8.0, 4)
+    seconds, turns = (5.0, 2) if quick else (8.0, 3)
     arms: dict[str, Callable[[], float]] = {
         "torch 1 thread": lambda: ours("torch:cpu", 1, seconds),
         "mlx 1 thread": lambda: ours("mlx:cpu", 1, seconds),
