@@ -11,13 +11,15 @@ samples       sequences computed by this call
 first_ticket  where synchronous rounds begin, counted from the beginning of training
 eval_asked    evaluations of the held-out text asked for while training
 eval_taken    evaluations a worker has taken on
-eval_round    the number of the final evaluation (repeated if a worker dies during it)
-eval_next     next chunk of the final evaluation
+eval_next     next chunk of the final evaluation, plus `EVAL_ROUND` times the number of the round
+              (a new one begins if a worker dies): one word, so no chunk falls between two rounds
 sample_asked  samples of text asked for
 sample_taken  samples a worker has taken on
 """
 
 from enum import IntEnum
+
+EVAL_ROUND = 1 << 32
 
 
 class Command(IntEnum):

@@ -7,6 +7,7 @@ import contextlib
 from mlxhog import evaluation, records, strategies
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
+from mlxhog.control import EVAL_ROUND
 from mlxhog.data.tokens import TokenFile
 from mlxhog.decoding.generate import generate, stream_text
 from mlxhog.decoding.sampling import Sampler
@@ -50,18 +51,20 @@ class SideJobs:
         self._record_score(score, round_=0, chunk=0)
 
     def evaluate_rest(self) -> None:
-        """Evaluate chunks of the held-out text until none is left in this round."""
+        """Evaluate chunks of the held-out text until none is left, in this round or a later one."""
         counters = self.context.arena.counters
-        round_ = counters.load("eval_round")
-        if round_ == self._final_round:
+        if counters.load("eval_next") // EVAL_ROUND == self._final_round:
             return
         strategies.copy_to_inbox(self.context)
         config, beat = self.job.config, self.context.entry.beat
         beat(Phase.EVALUATE)
-        while (chunk := counters.add("eval_next", 1)) < evaluation.final_chunks(self._val, config):
+        chunks = evaluation.final_chunks(self._val, config)
+        while True:
+            self._final_round, chunk = divmod(counters.add("eval_next", 1), EVAL_ROUND)
+            if chunk >= chunks:
+                return
             score = evaluation.score_chunk(self.context.backend, self._val, config, chunk, beat)
-            self._record_score(score, round_=round_, chunk=chunk)
-        self._final_round = round_
+            self._record_score(score, round_=self._final_round, chunk=chunk)
 
     def _record_score(self, score: evaluation.Score, *, round_: int, chunk: int) -> None:
         self.ring.append(

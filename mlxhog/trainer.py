@@ -18,7 +18,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.config import TrainConfig
-from mlxhog.control import Command
+from mlxhog.control import EVAL_ROUND, Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.data.tokens import TokenFile
 from mlxhog.durable import replace_file
@@ -265,8 +265,7 @@ class _Training:
         while self.monitor.final_chunks(round_) < chunks and not self._interrupts:
             round_ += 1
             deaths = self.supervisor.restarts
-            counters.store("eval_next", 0)
-            counters.store("eval_round", round_)
+            counters.store("eval_next", round_ * EVAL_ROUND)
             self.supervisor.command(Command.EVALUATE)
             self._until(
                 partial(self._evaluated, round_, chunks, deaths), "evaluating held-out text"

@@ -16,7 +16,7 @@ LINE = 128  # Apple's cache line; two of x86's
 NAMES = (
     "version", "samples", "tokens", "steps", "claims",
     "command", "pause", "start_ns", "first_ticket",
-    "eval_asked", "eval_taken", "eval_round", "eval_next", "sample_asked", "sample_taken",
+    "eval_asked", "eval_taken", "eval_next", "sample_asked", "sample_taken",
 )  # fmt: skip
 _OFFSETS = {name: LINE * i for i, name in enumerate(NAMES)}
 _MODULUS = 1 << 64

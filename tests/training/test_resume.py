@@ -32,10 +32,10 @@ def state(result: Result) -> dict[str, Any]:
 )
 def test_a_run_goes_on_with_another_strategy(tmp_path: Path, before: str, after: str) -> None:
     workers = {"serial": "torch:cpu", "sync": "torch:cpu*2", "hogwild": "torch:cpu*2"}
-    config = small_config(tmp_path, steps=30, strategy=before, workers=workers[before])
-    first = train(config)
+    common = {"steps": 30, "eval_every": "1h"}
+    first = train(small_config(tmp_path, strategy=before, workers=workers[before], **common))
     config = small_config(
-        tmp_path, steps=30, strategy=after, workers=workers[after], resume=first.run
+        tmp_path, strategy=after, workers=workers[after], resume=first.run, **common
     )
     second = train(config)
     assert (second.status, second.steps) == ("done", 30)
