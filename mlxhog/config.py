@@ -44,7 +44,7 @@ class TrainConfig:
     seq_len: int = _model(
         256, "length of a training sequence", unit="tokens", low=1, aliases=("max_seq_length",)
     )
-    batch_size: int = _model(4, "sequences in one gradient of one worker", low=1)
+    batch_size: int = _model(2, "sequences in one gradient of one worker", low=1)
     grad_accumulation: int = _model(
         1, "gradients averaged into one step", low=1, aliases=("grad_accumulation_steps",)
     )
@@ -94,7 +94,7 @@ class TrainConfig:
 
     optimizer: str = _optimizer("adamw", "update rule", choices=("adamw", "momentum", "sgd"))
     lr: float = _optimizer(
-        2e-3, "step size at the top of the schedule", above=0, aliases=("learning_rate",)
+        1e-3, "step size at the top of the schedule", above=0, aliases=("learning_rate",)
     )
     momentum: float = _optimizer(0.9, "momentum of optimizer momentum", low=0, below=1)
     beta1: float = _optimizer(0.9, "AdamW: decay of the first moment", low=0, below=1)
