@@ -172,7 +172,7 @@ def test_dry_run_says_what_would_run(trainer, capsys):
 def test_dry_run_json_is_one_object(trainer, capsys):
     assert main(["train", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["config"]["lr"] == 2e-3
+    assert plan["config"]["lr"] == 1e-3
     assert plan["workers"] == [
         {"backend": "mlx:cpu", "threads": 1},
         {"backend": "torch:cpu", "threads": 1},
@@ -303,7 +303,7 @@ def test_train_help_lists_every_option_with_its_default(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     out = " ".join(capsys.readouterr().out.split())
-    assert "--lr X, --learning-rate X step size at the top of the schedule [0.002]" in out
+    assert "--lr X, --learning-rate X step size at the top of the schedule [0.001]" in out
     assert "--eval-every STEPS|TIME|off" in out
 
 
