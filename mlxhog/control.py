@@ -27,7 +27,7 @@ class Command(IntEnum):
 
     WAIT = 0
     TRAIN = 1
-    REST = 2  # finish the step in hand, then hold still
+    REST = 2  # finish the step in hand and the round it is part of, then hold still
     EVALUATE = 3
     SAMPLE = 4
     EXIT = 5
