@@ -39,6 +39,8 @@ class Steps:
     def step(self) -> None:
         """Take one ticket from claim to record, or wait a moment where there is none."""
         entry = self.context.entry
+        # Before the claim: no worker that has a ticket may look as if it held still.
+        entry.beat(Phase.DATA)
         given_up = entry.nonfinite_in_row >= self.job.config.max_nonfinite
         lease = strategies.Idle.DONE if given_up else self.strategy.claim()
         if lease is strategies.Idle.WAIT:
@@ -53,7 +55,6 @@ class Steps:
     def _take(self, lease: strategies.Lease) -> None:
         """Read, compute, write, record."""
         entry = self.context.entry
-        entry.beat(Phase.DATA)
         batches = list(self._micro_batches(lease))
         samples = sum(len(batch.x) for batch in batches)
         tokens = sum(batch.x.size for batch in batches)

@@ -117,17 +117,18 @@ class Sync:
         return float(struct.unpack("<d", struct.pack("<Q", bits))[0])
 
     def _wait_for(self, stage: int) -> None:
-        """Wait until every worker has finished a stage; the supervisor replaces a dead one."""
+        """Wait until every worker has finished a stage; the supervisor replaces a dead one.
+
+        The phase stays what it was: amid a round nobody holds still for a checkpoint.
+        """
         entry = self.context.entry
-        phase, pause_s, began = entry.phase, 0.0, monotonic_ns()
+        pause_s, began = 0.0, monotonic_ns()
         ranks = range(self.context.workers)
         while any(self._stages(rank) <= stage for rank in ranks):
-            entry.phase = Phase.WAITING
             entry.beat()
             time.sleep(pause_s)
             pause_s = min(1e-3, pause_s + 2e-5)
         entry.wait_ns += monotonic_ns() - began
-        entry.phase = phase
 
     # -- one round -------------------------------------------------------------------------------
 
