@@ -158,6 +158,19 @@ def segments(config: TrainConfig, workers: int, n_params: int) -> dict[str, tupl
     return {}
 
 
+def state_slots(config: TrainConfig, workers: int, arena: Arena) -> tuple[int, ...]:
+    """Worker slots whose private optimizer state means something now.
+
+    While workers apply one averaged gradient together, the first one's is that of all.
+    """
+    from mlxhog.strategies.sync import is_over
+
+    together = config.strategy == "sync" or (
+        config.async_after > 0 and not is_over(arena.segment("sync.words"))
+    )
+    return (1,) if together else tuple(range(1, workers + 1))
+
+
 def build(context: Context) -> Strategy:
     """The strategy that `config.strategy` names, for this worker.
 

@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog import _native, updates
 from mlxhog.arena.layout import PARAMETER_COPY
@@ -50,6 +51,22 @@ def sync_segments(workers: int, n_params: int) -> dict[str, tuple[str, int]]:
         "sync.norm": ("float64", n_params),
         "sync.words": ("uint8", _LINE * (2 + 2 * workers)),
     }
+
+
+def is_over(words: NDArray[np.uint8]) -> bool:
+    """Whether the workers have been told to go on lock-free, each with moments of its own.
+
+    Args:
+        words: the segment `sync.words`.
+    """
+    return int(_native.load_u64(words, 0)) & 3 == SWITCH
+
+
+def pass_over(words: NDArray[np.uint8], workers: int) -> None:
+    """Begin behind the switch: a resumed run whose workers have moments of their own already."""
+    for rank in range(workers):
+        _native.store_u64(words, _LINE * (2 + 2 * rank), 1)
+    _native.store_u64(words, 0, 1 << 2 | SWITCH)
 
 
 class Sync:
