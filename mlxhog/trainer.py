@@ -212,6 +212,7 @@ class _Training:
         limit = budget.step_limit(self.plan.tokens_per_step)
         over = budget.seconds is not None and self.monitor.seconds() >= budget.seconds
         over = over or (limit is not None and counters.load("claims") >= limit)
+        over = over or (budget.tokens is not None and counters.load("tokens") >= budget.tokens)
         return over and self.supervisor.resting()
 
     def _rest_and_save(self) -> None:

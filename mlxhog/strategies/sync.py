@@ -114,9 +114,9 @@ class Sync:
         limit = context.step_limit
         if context.paused() and not context.stopping():
             return 0
-        if context.stopping() or context.time_is_over():
+        if context.stopping() or context.used_up():
             code = STOP
-        elif limit is not None and context.arena.counters.load("steps") >= limit:
+        elif limit is not None and round_ >= limit:
             code = STOP
         elif self._switch is not None and self._switch():
             code = SWITCH
@@ -124,10 +124,23 @@ class Sync:
             code = GO
         # stored, not added: the supervisor takes a dead worker's ticket off, but its round is done
         context.arena.counters.store("claims", round_ + (code == GO))
-        (bits,) = struct.unpack("<Q", struct.pack("<d", context.lr()))
+        lr = context.schedule(self._progress(round_), context.arena.counters.load("version"))
+        (bits,) = struct.unpack("<Q", struct.pack("<d", lr))
         _native.store_u64(self._words, _LINE, bits)
         _native.store_u64(self._words, 0, (round_ + 1) << 2 | code)
         return code
+
+    def _progress(self, round_: int) -> float:
+        """As `Context.progress`, from what rank 0 alone has counted, so that reruns agree.
+
+        The others may not have counted their part of the last round yet.
+        """
+        context = self.context
+        return context.budget.progress(
+            steps=round_,
+            tokens=context.workers * context.entry.tokens,
+            seconds=context.seconds(),
+        )
 
     def _lr(self) -> float:
         bits = int(_native.load_u64(self._words, _LINE))
@@ -219,12 +232,12 @@ class Sync:
         if finite:
             entry.opt_step += 1
         entry.ticket = -1
-        version = counters.load("version")
+        version = entry.version_read + finite  # every worker of a round read the same one
         if context.rank == 0:
-            counters.store("version", entry.version_read + finite)
+            counters.store("version", version)
         self._finish_stage(base + 2)
         self._wait_for(base + 2)
-        return Outcome(applied=finite, staleness=0, version=version + finite)
+        return Outcome(applied=finite, staleness=0, version=version)
 
     def _write_own(self, grads: Grads) -> None:
         for name, slot in self.context.arena.layout.slots.items():
