@@ -149,11 +149,10 @@ class _Training:
                 if not self._interrupts:
                     self._train()
                     self._rest_and_save()
-                if not self._interrupts:
-                    if self.config.eval_every.on:
-                        self._evaluate()
-                    if self.config.sample_every.on:
-                        self._write_sample()
+                if self.config.eval_every.on and not self._interrupts:
+                    self._evaluate()
+                if self.config.sample_every.on and not self._interrupts:
+                    self._write_sample()
                 self.status = "interrupted" if self._interrupts else "done"
                 if self.unsaved is not None:
                     self.status, error = "unsaved", self.unsaved
@@ -248,6 +247,8 @@ class _Training:
         try:
             if self._until(self.supervisor.holding_still, "pausing for a checkpoint", REST_S):
                 self._save()
+            elif not self._interrupts:
+                self._report(f"no checkpoint: workers did not pause within {REST_S:.0f} s")
         except (EnvironmentLacks, CheckpointError) as error:
             self._report(f"no checkpoint: {error}; training goes on")
         finally:
