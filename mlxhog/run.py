@@ -55,11 +55,6 @@ class Run:
         return self.directory / "config.yaml"
 
     @property
-    def socket_path(self) -> Path:
-        """Where the arena is handed out."""
-        return self.directory / "socket"
-
-    @property
     def metrics_path(self) -> Path:
         """Where metrics are appended."""
         return self.directory / "metrics.jsonl"

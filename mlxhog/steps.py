@@ -73,7 +73,7 @@ class Steps:
         entry.read_ns += read - began
         entry.compute_ns += computed - read
         entry.apply_ns += applied - computed - (entry.wait_ns - waited_before)
-        self._count(outcome, loss, tokens, samples)
+        self._count(outcome, loss, tokens)
         self.ring.append(
             kind=records.Kind.STEP,
             worker=self.job.slot,
@@ -84,7 +84,7 @@ class Steps:
             staleness=outcome.staleness,
         )
 
-    def _count(self, outcome: strategies.Outcome, loss: float, tokens: int, samples: int) -> None:
+    def _count(self, outcome: strategies.Outcome, loss: float, tokens: int) -> None:
         """Add a step to this worker's entry and to the run's counters."""
         entry, counters = self.context.entry, self.context.arena.counters
         entry.steps += 1
@@ -100,7 +100,6 @@ class Steps:
         if self.strategy.counts_step():
             counters.add("steps", 1)
         counters.add("tokens", tokens)
-        counters.add("samples", samples)
 
     def _micro_batches(self, lease: strategies.Lease) -> Iterator[Batch]:
         """The ticket's sequences, `batch_size` at a time."""
