@@ -27,8 +27,8 @@ RECORD = np.dtype(
         ("loss", "<f8"),  # mean nats per target
         ("tokens", "<u8"),
         ("staleness", "<u8"),
-        ("nats", "<f8"),  # evaluations: summed nats
         ("n_bytes", "<u8"),  # text bytes the targets decode to
+        ("nats", "<f8"),  # evaluations: summed nats
         ("chunk", "<u8"),  # evaluations: which chunk of the held-out text
         ("round", "<u8"),  # evaluations: which request
     ]

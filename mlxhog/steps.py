@@ -81,6 +81,7 @@ class Steps:
             t_ns=applied,
             loss=loss,
             tokens=tokens,
+            n_bytes=sum(batch.n_bytes for batch in batches),
             staleness=outcome.staleness,
         )
 
