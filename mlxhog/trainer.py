@@ -280,11 +280,15 @@ class _Training:
         return self.monitor.final_chunks(round_) >= chunks or self.supervisor.restarts > restarts
 
     def _write_sample(self) -> None:
-        """Let one worker write a sample of text."""
-        samples = self.monitor.samples
+        """Let one worker write a sample of text; none is waited for once a worker has died."""
+        samples, deaths = self.monitor.samples, self.supervisor.restarts
         self._ask_for("sample")
         self.supervisor.command(Command.SAMPLE)
-        self._until(lambda: self.monitor.samples > samples, "sampling", limit_s=SAMPLE_S)
+        self._until(
+            lambda: self.monitor.samples > samples or self.supervisor.restarts > deaths,
+            "sampling",
+            limit_s=SAMPLE_S,
+        )
 
     # -- watching --------------------------------------------------------------------------------
 
