@@ -88,7 +88,9 @@ class Sync:
         self._mean = arena.segment("grads.mean")
         self._norms = arena.segment("sync.norm")
         self._target = context.target(state_slot=1)
+        self._names = list(arena.layout.slots)
         self._share = self._balanced_share()
+        self._leased = False
         self._switch = switch
         self.switched = False
 
@@ -289,7 +291,6 @@ class Sync:
     def _balanced_share(self) -> list[int]:
         """Indices of the parameters this rank averages and applies: largest first, greedily."""
         slots = self.context.arena.layout.slots
-        self._names = list(slots)
         load = [0] * self.context.workers
         share: list[int] = []
         by_size = sorted(range(len(slots)), key=lambda i: (-slots[self._names[i]].size, i))
