@@ -77,7 +77,6 @@ def test_a_run_that_went_asynchronous_goes_on_with_every_workers_own_moments(
             for name, slot in arena.layout.slots.items():
                 saved = found.optimizer[f"m.{worker}/{name}"].ravel()
                 assert np.array_equal(moments[slot.offset : slot.offset + slot.size], saved)
-        del moments
     assert train(small_config(tmp_path, resume=first.run, **options)).status == "done"
 
 
