@@ -7,7 +7,6 @@ claims        steps handed out; bounded by the step budget
 steps         steps taken by this call, dropped ones included
 version       updates applied to the parameters, since the model was initialised
 tokens        tokens computed by this call
-samples       sequences computed by this call
 first_ticket  where synchronous rounds begin, counted from the beginning of training
 eval_asked    evaluations of the held-out text asked for while training
 eval_taken    evaluations a worker has taken on
@@ -27,7 +26,7 @@ class Command(IntEnum):
 
     WAIT = 0
     TRAIN = 1
-    REST = 2  # finish the step in hand, then hold still
+    REST = 2  # finish the step in hand and the round it is part of, then hold still
     EVALUATE = 3
     SAMPLE = 4
     EXIT = 5

@@ -16,20 +16,20 @@ REFERENCE_BITS_PER_BYTE = {
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerReport:
-    """One worker: totals since the run began, rates since the last report.
+    """One worker: totals of this call to `train`, rates of late.
 
     Attributes:
         slot: its number in the worker table, from 1.
         backend: such as "torch:cpu".
-        pid: process id, 0 where none lives.
+        pid: process id of the newest process in its slot.
         state: free, starting, running, finished or dead.
-        steps: updates it has added.
-        tokens: tokens in these updates.
-        tokens_per_s: since the last report.
+        steps: batches it has finished, dropped ones included.
+        tokens: tokens in them.
+        tokens_per_s: of late.
         mean_staleness: updates by others between its reads and writes.
         max_staleness: the largest of them.
         dropped: steps left out because a gradient was not finite.
-        memory_bytes: resident memory of its process.
+        memory_bytes: largest resident memory of its process so far.
     """
 
     slot: int
@@ -50,8 +50,8 @@ class Progress:
     """The state of a running run; None where nothing was measured yet.
 
     Attributes:
-        step: updates in the arena.
-        tokens: tokens in these updates.
+        step: steps taken by this call to `train`, dropped ones included.
+        tokens: tokens in them.
         elapsed_s: seconds of training.
         budget_fraction: part of the budget used, 0 to 1.
         eta_s: seconds to the end of the budget.
@@ -60,7 +60,7 @@ class Progress:
         val_bits_per_byte: of the newest held-out evaluation.
         tokens_per_s: of all workers together.
         lost_update_rate: part of the increments to the probe that got lost.
-        memory_bytes: resident memory of the workers; shared pages count in each of them.
+        memory_bytes: the workers' largest resident memory; shared pages count in each of them.
         workers: one report each.
         sample: new text from the model, when there is some.
         message: something the user should read.
@@ -94,7 +94,8 @@ class Result:
         run: path of the run directory.
         status: "done", "interrupted", "diverged", or "unsaved": the last checkpoint could not be
             written.
-        steps: updates in the arena, tokens: tokens in them.
+        steps: steps taken by this call to `train`, dropped ones included.
+        tokens: tokens in them.
         seconds: seconds of training.
         tokens_per_s: tokens over seconds.
         val_bits_per_byte: of the last held-out evaluation, None without one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,15 @@ from mlxhog.records import Kind, Ring
 WINDOW_S = 5.0  # throughput and loss are averages over this much time
 
 
+class _Step(NamedTuple):
+    """What is kept of a step for the averages."""
+
+    t_ns: int
+    tokens: int
+    n_bytes: int
+    loss: float
+
+
 class Monitor:
     """The supervisor's reader of everything workers report. Reads only, so it disturbs no one."""
 
@@ -28,10 +38,11 @@ class Monitor:
         """Attach to the rings of all workers of a mix."""
         self.arena, self.mix, self.budget = arena, mix, budget
         self._rings = [Ring(arena.segment(f"ring.{k + 1}")) for k in range(len(mix))]
-        self._recent: list[deque[tuple[int, int, float]]] = [deque() for _ in mix]
+        self._recent: list[deque[_Step]] = [deque() for _ in mix]
         self._final: dict[int, dict[int, tuple[float, int]]] = {}
         self.val_bits_per_byte: float | None = None
         self.loss: float | None = None
+        self.train_bits_per_byte: float | None = None
         self.ended_ns: int | None = None
         self.samples = 0
 
@@ -42,7 +53,12 @@ class Monitor:
             for record in ring.drain():
                 if record["kind"] == Kind.STEP:
                     recent.append(
-                        (int(record["t_ns"]), int(record["tokens"]), float(record["loss"]))
+                        _Step(
+                            t_ns=int(record["t_ns"]),
+                            tokens=int(record["tokens"]),
+                            n_bytes=int(record["n_bytes"]),
+                            loss=float(record["loss"]),
+                        )
                     )
                 elif record["kind"] == Kind.SAMPLE:
                     self.samples += 1
@@ -53,11 +69,14 @@ class Monitor:
                     self.val_bits_per_byte = bits_per_byte(
                         float(record["nats"]), int(record["n_bytes"])
                     )
-            while recent and recent[0][0] < now - WINDOW_S * 1e9:
+            while recent and recent[0].t_ns < now - WINDOW_S * 1e9:
                 recent.popleft()
-        losses = [loss for recent in self._recent for _, _, loss in recent if math.isfinite(loss)]
-        if losses:
-            self.loss = float(np.mean(losses))
+        steps = [step for recent in self._recent for step in recent if math.isfinite(step.loss)]
+        if steps:
+            self.loss = float(np.mean([step.loss for step in steps]))
+        if n_bytes := sum(step.n_bytes for step in steps):
+            nats = sum(step.loss * step.tokens for step in steps)
+            self.train_bits_per_byte = bits_per_byte(nats, n_bytes)
 
     def final_chunks(self, round_: int) -> int:
         """Chunks of a final evaluation that have been reported."""
@@ -118,7 +137,7 @@ class Monitor:
             budget_fraction=fraction,
             eta_s=seconds * (1 - fraction) / fraction if fraction > 0 else None,
             loss=self.loss,
-            train_bits_per_byte=self.loss / math.log(2) if self.loss is not None else None,
+            train_bits_per_byte=self.train_bits_per_byte,
             val_bits_per_byte=self.val_bits_per_byte,
             tokens_per_s=sum(report.tokens_per_s for report in reports),
             lost_update_rate=self.lost_update_rate(),
@@ -129,9 +148,9 @@ class Monitor:
         )
 
 
-def _rate(recent: deque[tuple[int, int, float]]) -> float:
+def _rate(recent: deque[_Step]) -> float:
     """Tokens per second between the first and the last record of the window."""
     if len(recent) < 2:
         return 0.0
-    tokens = sum(tokens for _, tokens, _ in recent) - recent[0][1]
-    return tokens / max((recent[-1][0] - recent[0][0]) / 1e9, 1e-9)
+    tokens = sum(step.tokens for step in recent) - recent[0].tokens
+    return tokens / max((recent[-1].t_ns - recent[0].t_ns) / 1e9, 1e-9)

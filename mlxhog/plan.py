@@ -66,12 +66,6 @@ class Plan:
         tokens = config.batch_size * config.grad_accumulation * config.seq_len
         return tokens * len(self.workers) if config.strategy == "sync" else tokens
 
-    @property
-    def state_slots(self) -> tuple[int, ...]:
-        """Worker slots whose private optimizer state means something."""
-        together = self.config.strategy == "sync"
-        return (1,) if together else tuple(range(1, len(self.workers) + 1))
-
 
 def make_plan(config: TrainConfig) -> Plan:
     """Check a configuration against this machine and its data.

@@ -2,7 +2,7 @@
 
 One writer (the worker) and one reader (the supervisor) per ring. The worker writes a record, then
 publishes it by a release store of the head; the reader takes what lies between its own position and
-the head. A reader that falls a whole ring behind loses the oldest records and counts them.
+the head. A reader that falls a whole ring behind loses the oldest records.
 
     ring bytes   0  u64 head, number of records ever written
                128  CAPACITY records of RECORD
@@ -27,8 +27,8 @@ RECORD = np.dtype(
         ("loss", "<f8"),  # mean nats per target
         ("tokens", "<u8"),
         ("staleness", "<u8"),
-        ("nats", "<f8"),  # evaluations: summed nats
         ("n_bytes", "<u8"),  # text bytes the targets decode to
+        ("nats", "<f8"),  # evaluations: summed nats
         ("chunk", "<u8"),  # evaluations: which chunk of the held-out text
         ("round", "<u8"),  # evaluations: which request
     ]
@@ -52,7 +52,6 @@ class Ring:
         self._data = data
         self._records = data[128:RING_BYTES].view(RECORD)
         self._read = self._head()
-        self.missed = 0
 
     def _head(self) -> int:
         return int(_native.load_u64(self._data, 0))
@@ -69,7 +68,6 @@ class Ring:
         """Every record published since the last call, oldest first; for the supervisor only."""
         head = self._head()
         oldest = max(self._read, head - CAPACITY + 1)
-        self.missed += oldest - self._read
         found = self._records[np.arange(oldest, head) % CAPACITY].copy()
         self._read = head
         return found

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import checkpoint
+from mlxhog import checkpoint, strategies
 from mlxhog.arena import Arena
 from mlxhog.budget import Budget
 from mlxhog.config import TrainConfig
 from mlxhog.data.ledger import Ledger
 from mlxhog.models.xlstm_large import init_params
 from mlxhog.plan import Plan, same_budget
+from mlxhog.strategies import sync
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     state = found.state
     arena.counters.store("version", int(state["version"]))
     position = state["ledger"]
-    if config.strategy == "sync" or config.async_after > 0:
+    if config.async_after > 0 and state.get("went_async"):
+        sync.pass_over(arena.segment("sync.words"), len(plan.workers))
+    elif config.strategy == "sync" or config.async_after > 0:
         # rounds are numbered, so they cannot skip single batches that are done already
         position = {**position, "done": []}
     ledger.restore(position)
@@ -58,12 +61,13 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
 
 def _restore_moments(plan: Plan, arena: Arena, found: checkpoint.Checkpoint) -> str | None:
     """Give every worker its moments back, or the average where the workers are not the same."""
-    saved_slots = [int(slot) for slot in found.state["opt_steps"]]
-    slots = [k + 1 for k in range(len(plan.workers))]
     steps = {int(slot): int(n) for slot, n in found.state["opt_steps"].items()}
-    same = saved_slots == slots
+    saved_slots = list(steps)
+    slots = [k + 1 for k in range(len(plan.workers))]
+    # where one slot's moments are those of all, it stands for the others, too
+    same = saved_slots == list(strategies.state_slots(plan.config, len(slots), arena))
     for slot in slots:
-        sources = [slot] if same else saved_slots
+        sources = [slot] if same and slot in steps else saved_slots
         entry = arena.workers.entry(slot)
         entry.opt_step = round(sum(steps[s] for s in sources) / len(sources))
         for kind in plan.private_state:
@@ -72,6 +76,8 @@ def _restore_moments(plan: Plan, arena: Arena, found: checkpoint.Checkpoint) -> 
         _fill(arena, kind, [kind], found.optimizer)
     if same or not plan.private_state:
         return None
+    if len(saved_slots) == 1:
+        return f"one worker's moments were given to each of {len(slots)} workers"
     return f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
 
 

@@ -55,11 +55,6 @@ class Run:
         return self.directory / "config.yaml"
 
     @property
-    def socket_path(self) -> Path:
-        """Where the arena is handed out."""
-        return self.directory / "socket"
-
-    @property
     def metrics_path(self) -> Path:
         """Where metrics are appended."""
         return self.directory / "metrics.jsonl"
@@ -155,19 +150,21 @@ class Run:
             raise RunError(f"{self.metrics_path} is damaged: {error}") from error
 
     def append_sample(self, text: str) -> None:
-        """Append sampled text to `samples.txt`.
+        """Append sampled text to `samples.txt`, as one line.
 
         Raises:
             EnvironmentLacks: the disk is full.
         """
-        with full_disk(f"writing {self.samples_path}"), self.samples_path.open("a") as file:
-            file.write(text + "\n")
+        with full_disk(f"writing {self.samples_path}"), self.samples_path.open("ab") as file:
+            file.write(" ".join(text.splitlines()).encode() + b"\n")
 
     def last_sample(self) -> str | None:
         """Return the last line of `samples.txt`, or None before the first sample."""
         if not self.samples_path.exists():
             return None
-        return self.samples_path.read_text(errors="replace").rstrip("\n").rpartition("\n")[2]
+        return (
+            self.samples_path.read_text("utf-8", errors="replace").rstrip("\n").rpartition("\n")[2]
+        )
 
     def _open_lock(self, mode: str) -> IO[str]:
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import checkpoint
+from mlxhog import checkpoint, strategies
 from mlxhog.arena import Arena
 from mlxhog.data.ledger import Ledger
 from mlxhog.data.tokens import TokenFile
@@ -26,7 +26,7 @@ def save(
         EnvironmentLacks: the disk is full; the previous checkpoint is whole.
     """
     counters, budget = arena.counters, start.budget
-    slots = plan.state_slots
+    slots = strategies.state_slots(plan.config, len(plan.workers), arena)
     segments = [f"{kind}.{slot}" for kind in plan.private_state for slot in slots]
     segments += list(plan.shared_state)
     moments: dict[str, NDArray[np.float32]] = {}
@@ -60,6 +60,7 @@ def save(
             "budget": {"steps": config.steps, "tokens": config.tokens, "time": config.time},
             "left": left,
             "ledger": ledger.position(),
+            "went_async": config.async_after > 0 and len(slots) > 1,
             "opt_steps": {str(slot): arena.workers.entry(slot).opt_step for slot in slots},
             "tokens_sha256": TokenFile.open(plan.data.train).digest,
         },

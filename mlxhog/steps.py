@@ -39,6 +39,8 @@ class Steps:
     def step(self) -> None:
         """Take one ticket from claim to record, or wait a moment where there is none."""
         entry = self.context.entry
+        # Before the claim: no worker that has a ticket may look as if it held still.
+        entry.beat(Phase.DATA)
         given_up = entry.nonfinite_in_row >= self.job.config.max_nonfinite
         lease = strategies.Idle.DONE if given_up else self.strategy.claim()
         if lease is strategies.Idle.WAIT:
@@ -53,7 +55,6 @@ class Steps:
     def _take(self, lease: strategies.Lease) -> None:
         """Read, compute, write, record."""
         entry = self.context.entry
-        entry.beat(Phase.DATA)
         batches = list(self._micro_batches(lease))
         samples = sum(len(batch.x) for batch in batches)
         tokens = sum(batch.x.size for batch in batches)
@@ -72,7 +73,7 @@ class Steps:
         entry.read_ns += read - began
         entry.compute_ns += computed - read
         entry.apply_ns += applied - computed - (entry.wait_ns - waited_before)
-        self._count(outcome, loss, tokens, samples)
+        self._count(outcome, loss, tokens)
         self.ring.append(
             kind=records.Kind.STEP,
             worker=self.job.slot,
@@ -80,10 +81,11 @@ class Steps:
             t_ns=applied,
             loss=loss,
             tokens=tokens,
+            n_bytes=sum(batch.n_bytes for batch in batches),
             staleness=outcome.staleness,
         )
 
-    def _count(self, outcome: strategies.Outcome, loss: float, tokens: int, samples: int) -> None:
+    def _count(self, outcome: strategies.Outcome, loss: float, tokens: int) -> None:
         """Add a step to this worker's entry and to the run's counters."""
         entry, counters = self.context.entry, self.context.arena.counters
         entry.steps += 1
@@ -99,7 +101,6 @@ class Steps:
         if self.strategy.counts_step():
             counters.add("steps", 1)
         counters.add("tokens", tokens)
-        counters.add("samples", samples)
 
     def _micro_batches(self, lease: strategies.Lease) -> Iterator[Batch]:
         """The ticket's sequences, `batch_size` at a time."""

@@ -149,11 +149,10 @@ class _Training:
                 if not self._interrupts:
                     self._train()
                     self._rest_and_save()
-                if not self._interrupts:
-                    if self.config.eval_every.on:
-                        self._evaluate()
-                    if self.config.sample_every.on:
-                        self._write_sample()
+                if self.config.eval_every.on and not self._interrupts:
+                    self._evaluate()
+                if self.config.sample_every.on and not self._interrupts:
+                    self._write_sample()
                 self.status = "interrupted" if self._interrupts else "done"
                 if self.unsaved is not None:
                     self.status, error = "unsaved", self.unsaved
@@ -212,6 +211,7 @@ class _Training:
         limit = budget.step_limit(self.plan.tokens_per_step)
         over = budget.seconds is not None and self.monitor.seconds() >= budget.seconds
         over = over or (limit is not None and counters.load("claims") >= limit)
+        over = over or (budget.tokens is not None and counters.load("tokens") >= budget.tokens)
         return over and self.supervisor.resting()
 
     def _rest_and_save(self) -> None:
@@ -247,6 +247,8 @@ class _Training:
         try:
             if self._until(self.supervisor.holding_still, "pausing for a checkpoint", REST_S):
                 self._save()
+            elif not self._interrupts:
+                self._report(f"no checkpoint: workers did not pause within {REST_S:.0f} s")
         except (EnvironmentLacks, CheckpointError) as error:
             self._report(f"no checkpoint: {error}; training goes on")
         finally:
@@ -278,11 +280,15 @@ class _Training:
         return self.monitor.final_chunks(round_) >= chunks or self.supervisor.restarts > restarts
 
     def _write_sample(self) -> None:
-        """Let one worker write a sample of text."""
-        samples = self.monitor.samples
+        """Let one worker write a sample of text; none is waited for once a worker has died."""
+        samples, deaths = self.monitor.samples, self.supervisor.restarts
         self._ask_for("sample")
         self.supervisor.command(Command.SAMPLE)
-        self._until(lambda: self.monitor.samples > samples, "sampling", limit_s=SAMPLE_S)
+        self._until(
+            lambda: self.monitor.samples > samples or self.supervisor.restarts > deaths,
+            "sampling",
+            limit_s=SAMPLE_S,
+        )
 
     # -- watching --------------------------------------------------------------------------------
 

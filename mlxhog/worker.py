@@ -63,8 +63,10 @@ def _run(job: Job) -> None:
     steps.warm_up()
     entry.state = State.RUNNING
     while (command := Command(arena.counters.load("command"))) != Command.EXIT:
+        entry.rss_bytes = resident_bytes()
         if command == Command.TRAIN:
             side_jobs.serve()
+        if command in (Command.TRAIN, Command.REST):  # at rest, a round in progress is finished
             steps.step()
             continue
         if command == Command.EVALUATE:
@@ -72,7 +74,6 @@ def _run(job: Job) -> None:
         elif command == Command.SAMPLE:
             side_jobs.serve()
         entry.beat(Phase.IDLE)
-        entry.rss_bytes = resident_bytes()
         time.sleep(0.002)
     entry.state = State.FINISHED
     context.backend.close()

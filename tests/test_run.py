@@ -179,6 +179,12 @@ def test_samples_are_appended(run: Run) -> None:
     assert run.samples_path.read_text() == "one\ntwo\n"
 
 
+def test_a_sample_of_many_lines_is_read_back_whole(run: Run) -> None:
+    run.append_sample("one")
+    run.append_sample("two\nlines\r\n\u2026")
+    assert run.last_sample() == "two lines \u2026"
+
+
 def test_runs_are_listed_oldest_first(tmp_path: Path) -> None:
     assert runs.list_runs(tmp_path / "none") == []
     made = [runs.create(tmp_path, name) for name in ("b", "a", "c")]

@@ -11,7 +11,6 @@ namespace {
 
 constexpr Index kRows = 64;
 
-// Leaves the capped logits in `capped` and exp(capped - max) in `weights`; returns max and the sum of weights.
 struct Partition {
   float max, sum;
 };
@@ -30,6 +29,7 @@ MLXHOG_INLINE float largest(const float* x, Index count, float least) {
   return *std::max_element(lanes, lanes + kLanes);
 }
 
+// Leaves the capped logits in `capped` and exp(capped - max) in `weights`; returns max and the sum of weights.
 MLXHOG_CLONES Partition partition(Index V, float cap, const float* logits, float* capped, float* weights) {
   const float inverse = 1.0f / cap;
 #pragma omp simd

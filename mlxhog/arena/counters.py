@@ -14,7 +14,7 @@ from mlxhog.errors import ArenaError
 
 LINE = 128  # Apple's cache line; two of x86's
 NAMES = (
-    "version", "samples", "tokens", "steps", "claims",
+    "version", "tokens", "steps", "claims",
     "command", "pause", "start_ns", "first_ticket",
     "eval_asked", "eval_taken", "eval_next", "sample_asked", "sample_taken",
 )  # fmt: skip

@@ -105,14 +105,13 @@ class Phase(IntEnum):
 
     IDLE = 0
     STARTING = 1
-    COMPILING = 2
-    DATA = 3
-    READ = 4
-    COMPUTE = 5
-    APPLY = 6
-    WAITING = 7
-    EVALUATE = 8
-    SAMPLE = 9
+    DATA = 2
+    READ = 3
+    COMPUTE = 4
+    APPLY = 5
+    WAITING = 6
+    EVALUATE = 7
+    SAMPLE = 8
 
 
 class _Plain:

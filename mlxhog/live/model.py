@@ -70,7 +70,6 @@ def open_model(spec: str, *, root: Path, backend: str) -> Model:
     loaded = backends.create(backend, threads=worker.threads, kernels="auto", cpu_blas="auto")
     loaded.bind(config, layout.slots, layout.n_floats, None)
     for name, slot in layout.slots.items():
-        if name in found.params:  # the probe for lost updates is no parameter
-            loaded.inbox[slot.offset : slot.offset + slot.size] = found.params[name].ravel()
+        loaded.inbox[slot.offset : slot.offset + slot.size] = found.params[name].ravel()
     loaded.refresh()
     return Model(BackendStepper(loaded), found.tokenizer, path)

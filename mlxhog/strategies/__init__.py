@@ -94,9 +94,12 @@ class Context:
         start = self.arena.counters.load("start_ns")
         return (monotonic_ns() - start) / 1e9 if start else 0.0
 
-    def time_is_over(self) -> bool:
-        """Whether the time budget is used up."""
-        return self.budget.seconds is not None and self.seconds() >= self.budget.seconds
+    def used_up(self) -> bool:
+        """Whether the time or the tokens of the budget are used up; steps are claimed singly."""
+        seconds, tokens = self.budget.seconds, self.budget.tokens
+        if seconds is not None and self.seconds() >= seconds:
+            return True
+        return tokens is not None and self.arena.counters.load("tokens") >= tokens
 
     def stopping(self) -> bool:
         """Whether the supervisor has ended the training phase."""
@@ -156,6 +159,19 @@ def segments(config: TrainConfig, workers: int, n_params: int) -> dict[str, tupl
 
         return sync_segments(workers, n_params)
     return {}
+
+
+def state_slots(config: TrainConfig, workers: int, arena: Arena) -> tuple[int, ...]:
+    """Worker slots whose private optimizer state means something now.
+
+    While workers apply one averaged gradient together, the first one's is that of all.
+    """
+    from mlxhog.strategies.sync import is_over
+
+    together = config.strategy == "sync" or (
+        config.async_after > 0 and not is_over(arena.segment("sync.words"))
+    )
+    return (1,) if together else tuple(range(1, workers + 1))
 
 
 def build(context: Context) -> Strategy:

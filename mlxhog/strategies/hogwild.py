@@ -44,7 +44,7 @@ class Hogwild:
         """Take any free ticket; see `Strategy.claim`."""
         context = self.context
         counters = context.arena.counters
-        if context.stopping() or context.time_is_over():
+        if context.stopping() or context.used_up():
             return Idle.DONE
         if context.paused():
             return Idle.WAIT

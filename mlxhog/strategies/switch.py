@@ -1,7 +1,8 @@
 """Start synchronous, go asynchronous: `--async-after F` (`SyncThenHogwild`).
 
 Early in training staleness is expensive; later it is cheap. The first share F of the run is `Sync`,
-the rest `Hogwild`. `Sync` hands its shared moments on as each worker's private ones.
+the rest `Hogwild`. `Sync` hands its shared moments on as each worker's private ones. A run that has
+gone asynchronous stays so when it is resumed.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog import _native, updates
 from mlxhog.arena.layout import PARAMETER_COPY
@@ -52,6 +53,22 @@ def sync_segments(workers: int, n_params: int) -> dict[str, tuple[str, int]]:
     }
 
 
+def is_over(words: NDArray[np.uint8]) -> bool:
+    """Whether the workers have been told to go on lock-free, each with moments of its own.
+
+    Args:
+        words: the segment `sync.words`.
+    """
+    return int(_native.load_u64(words, 0)) & 3 == SWITCH
+
+
+def pass_over(words: NDArray[np.uint8], workers: int) -> None:
+    """Begin behind the switch: a resumed run whose workers have moments of their own already."""
+    for rank in range(workers):
+        _native.store_u64(words, _LINE * (2 + 2 * rank), 1)
+    _native.store_u64(words, 0, 1 << 2 | SWITCH)
+
+
 class Sync:
     """Averaged gradients; reruns with the same workers are bit-identical."""
 
@@ -71,7 +88,9 @@ class Sync:
         self._mean = arena.segment("grads.mean")
         self._norms = arena.segment("sync.norm")
         self._target = context.target(state_slot=1)
+        self._names = list(arena.layout.slots)
         self._share = self._balanced_share()
+        self._leased = False
         self._switch = switch
         self.switched = False
 
@@ -97,9 +116,9 @@ class Sync:
         limit = context.step_limit
         if context.paused() and not context.stopping():
             return 0
-        if context.stopping() or context.time_is_over():
+        if context.stopping() or context.used_up():
             code = STOP
-        elif limit is not None and context.arena.counters.load("steps") >= limit:
+        elif limit is not None and round_ >= limit:
             code = STOP
         elif self._switch is not None and self._switch():
             code = SWITCH
@@ -107,27 +126,41 @@ class Sync:
             code = GO
         # stored, not added: the supervisor takes a dead worker's ticket off, but its round is done
         context.arena.counters.store("claims", round_ + (code == GO))
-        (bits,) = struct.unpack("<Q", struct.pack("<d", context.lr()))
+        lr = context.schedule(self._progress(round_), context.arena.counters.load("version"))
+        (bits,) = struct.unpack("<Q", struct.pack("<d", lr))
         _native.store_u64(self._words, _LINE, bits)
         _native.store_u64(self._words, 0, (round_ + 1) << 2 | code)
         return code
+
+    def _progress(self, round_: int) -> float:
+        """As `Context.progress`, from what rank 0 alone has counted, so that reruns agree.
+
+        The others may not have counted their part of the last round yet.
+        """
+        context = self.context
+        return context.budget.progress(
+            steps=round_,
+            tokens=context.workers * context.entry.tokens,
+            seconds=context.seconds(),
+        )
 
     def _lr(self) -> float:
         bits = int(_native.load_u64(self._words, _LINE))
         return float(struct.unpack("<d", struct.pack("<Q", bits))[0])
 
     def _wait_for(self, stage: int) -> None:
-        """Wait until every worker has finished a stage; the supervisor replaces a dead one."""
+        """Wait until every worker has finished a stage; the supervisor replaces a dead one.
+
+        The phase stays what it was: amid a round nobody holds still for a checkpoint.
+        """
         entry = self.context.entry
-        phase, pause_s, began = entry.phase, 0.0, monotonic_ns()
+        pause_s, began = 0.0, monotonic_ns()
         ranks = range(self.context.workers)
         while any(self._stages(rank) <= stage for rank in ranks):
-            entry.phase = Phase.WAITING
             entry.beat()
             time.sleep(pause_s)
             pause_s = min(1e-3, pause_s + 2e-5)
         entry.wait_ns += monotonic_ns() - began
-        entry.phase = phase
 
     # -- one round -------------------------------------------------------------------------------
 
@@ -201,12 +234,12 @@ class Sync:
         if finite:
             entry.opt_step += 1
         entry.ticket = -1
-        version = counters.load("version")
+        version = entry.version_read + finite  # every worker of a round read the same one
         if context.rank == 0:
-            counters.store("version", entry.version_read + finite)
+            counters.store("version", version)
         self._finish_stage(base + 2)
         self._wait_for(base + 2)
-        return Outcome(applied=finite, staleness=0, version=version + finite)
+        return Outcome(applied=finite, staleness=0, version=version)
 
     def _write_own(self, grads: Grads) -> None:
         for name, slot in self.context.arena.layout.slots.items():
@@ -258,7 +291,6 @@ class Sync:
     def _balanced_share(self) -> list[int]:
         """Indices of the parameters this rank averages and applies: largest first, greedily."""
         slots = self.context.arena.layout.slots
-        self._names = list(slots)
         load = [0] * self.context.workers
         share: list[int] = []
         by_size = sorted(range(len(slots)), key=lambda i: (-slots[self._names[i]].size, i))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog import TrainConfig, checkpoint, run, saving, train
+from mlxhog import TrainConfig, checkpoint, run, saving, train, trainer
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.metrics import Progress, Result
 from mlxhog.options import options, to_flag
@@ -86,6 +86,17 @@ def test_an_interrupt_while_workers_start_ends_at_once_and_says_nothing_was_save
         os.kill(pid, signal.SIGINT)
     code, result, _ = command.end()
     assert (code, result["status"], result["checkpoint"]) == (130, "interrupted", None)
+
+
+def test_an_interrupt_during_the_final_evaluation_asks_for_no_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = trainer._Training
+    monkeypatch.setattr(training, "_evaluate", lambda self: setattr(self, "_interrupts", 1))
+    monkeypatch.setattr(training, "_write_sample", lambda self: pytest.fail("a sample"))
+    result = train(small_config(tmp_path, steps=2, eval_every="1h", sample_every="1h"))
+    assert result.status == "interrupted"
+    assert result.checkpoint is not None
 
 
 def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:

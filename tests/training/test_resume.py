@@ -13,10 +13,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mlxhog import checkpoint, run, train
+from mlxhog.arena import Arena
 from mlxhog.cli import main
+from mlxhog.data.ledger import Ledger
 from mlxhog.metrics import Result
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.opening import default_name
+from mlxhog.plan import make_plan
+from mlxhog.resume import restore
+from mlxhog.strategies.sync import is_over
 from tests.models.twins import TWINS
 from tests.training.small import small_config
 from tests.training.test_deaths import ROOT, run_directory, wait_until
@@ -54,6 +59,36 @@ def test_workers_that_join_take_the_average_of_the_moments_and_the_run_says_so(
     second = train(config, observer=lambda p: messages.append(p.message or ""))
     assert second.steps == 20
     assert "2 workers' moments were averaged for 3 workers" in messages
+
+
+def test_a_run_that_went_asynchronous_goes_on_with_every_workers_own_moments(
+    tmp_path: Path,
+) -> None:
+    options = {"workers": "torch:cpu*2", "async_after": 0.5, "steps": 40}
+    first = train(small_config(tmp_path, **options))
+    found = checkpoint.load(Path(str(first.checkpoint)))
+    assert found.state["opt_steps"].keys() == {"1", "2"}
+    planned = make_plan(small_config(tmp_path, resume=first.run, **options))
+    with Arena.create(planned.layout) as arena:
+        restore(planned, arena, Ledger(arena))
+        assert is_over(arena.segment("sync.words"))
+        for worker in (1, 2):
+            moments = arena.segment(f"m.{worker}")
+            for name, slot in arena.layout.slots.items():
+                saved = found.optimizer[f"m.{worker}/{name}"].ravel()
+                assert np.array_equal(moments[slot.offset : slot.offset + slot.size], saved)
+    assert train(small_config(tmp_path, resume=first.run, **options)).status == "done"
+
+
+def test_a_resumed_synchronous_run_has_no_moments_to_average(tmp_path: Path) -> None:
+    options = {"workers": "torch:cpu*2", "strategy": "sync", "steps": 5}
+    first = train(small_config(tmp_path, **options))
+    messages: list[str] = []
+    train(
+        small_config(tmp_path, resume=first.run, **options),
+        observer=lambda p: messages.append(p.message or ""),
+    )
+    assert not any("moments" in message for message in messages)
 
 
 def test_a_run_opens_with_what_it_is_going_to_do(tmp_path: Path) -> None:

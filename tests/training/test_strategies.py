@@ -24,8 +24,9 @@ def test_the_write_mode_changes_nothing_for_one_worker(tmp_path: Path, write: st
     assert identical(lossless, other)
 
 
-def test_synchronous_reruns_are_bit_identical(tmp_path: Path) -> None:
-    config = small_config(tmp_path, strategy="sync", workers="torch:cpu*2")
+@pytest.mark.parametrize("budget", [{"steps": 20}, {"steps": None, "tokens": 2560}])
+def test_synchronous_reruns_are_bit_identical(tmp_path: Path, budget: dict[str, object]) -> None:
+    config = small_config(tmp_path, strategy="sync", workers="torch:cpu*2", **budget)
     assert identical(parameters(train(config)), parameters(train(config)))
 
 
@@ -72,6 +73,16 @@ def test_a_run_can_start_synchronous_and_go_on_lock_free(tmp_path: Path) -> None
     assert result.steps >= 40
     staleness = [worker.mean_staleness for worker in result.workers]
     assert max(staleness) > 0.0  # the second half overlapped
+
+
+def test_a_token_budget_holds_although_synchronous_steps_take_more_tokens(tmp_path: Path) -> None:
+    budget, per_batch = 6400, 64
+    config = small_config(
+        tmp_path, workers="torch:cpu*2", async_after=0.5, steps=None, tokens=budget
+    )
+    result = train(config)
+    assert result.status == "done"
+    assert budget <= result.tokens < budget + 2 * per_batch
 
 
 def test_a_shared_second_moment_trains(tmp_path: Path) -> None:

@@ -1,0 +1,27 @@
+"""What the supervisor makes of the workers' records."""
+
+import math
+
+import pytest
+
+from mlxhog.arena import Arena, plan
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.budget import Budget
+from mlxhog.mix import WorkerSpec
+from mlxhog.monitor import Monitor
+from mlxhog.records import RING_BYTES, Kind, Ring
+
+
+def test_training_bits_are_per_byte_of_text_however_long_a_token_is() -> None:
+    layout = plan({}, max_workers=1, n_tickets=1, extra={"ring.1": ("uint8", RING_BYTES)})
+    with Arena.create(layout) as arena:
+        monitor = Monitor(arena, [WorkerSpec("torch:cpu", 1)], Budget(steps=1))
+        ring = Ring(arena.segment("ring.1"))
+        for loss in (6.0, 8.0):  # 10 tokens of 4 bytes each
+            ring.append(
+                kind=Kind.STEP, worker=1, t_ns=monotonic_ns(), loss=loss, tokens=10, n_bytes=40
+            )
+        monitor.drain()
+        progress = monitor.progress()
+        assert progress.loss == pytest.approx(7.0)
+        assert progress.train_bits_per_byte == pytest.approx(7.0 / 4 / math.log(2))

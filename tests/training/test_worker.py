@@ -1,0 +1,47 @@
+"""A worker does what the supervisor says."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import worker
+from mlxhog.arena.counters import LINE, NAMES, Counters
+from mlxhog.control import Command
+
+
+def test_a_worker_told_to_rest_finishes_the_round_that_others_wait_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counters = Counters(np.zeros(LINE * len(NAMES), np.uint8))
+    counters.store("command", Command.REST)
+    done: list[str] = []
+
+    def step() -> None:
+        done.append("step")
+        counters.store("command", Command.EXIT)
+
+    def sleep(seconds: float) -> None:
+        pytest.fail("the worker holds still without asking its strategy")
+
+    entry = SimpleNamespace(beat=lambda phase: None)
+    arena = SimpleNamespace(
+        counters=counters,
+        segment=lambda name: None,
+        workers=SimpleNamespace(entry=lambda slot: entry),
+    )
+    context = SimpleNamespace(backend=SimpleNamespace(close=lambda: None))
+    steps = SimpleNamespace(warm_up=lambda: None, step=step)
+    side_jobs = SimpleNamespace(serve=lambda: done.append("side job"))
+    monkeypatch.setattr(worker.Arena, "from_handle", lambda handle, write: arena)
+    monkeypatch.setattr(worker, "_context", lambda *_: context)
+    monkeypatch.setattr(worker.records, "Ring", lambda data: None)
+    monkeypatch.setattr(worker, "Steps", lambda *_: steps)
+    monkeypatch.setattr(worker, "SideJobs", lambda *_: side_jobs)
+    monkeypatch.setattr(worker.time, "sleep", sleep)
+    job: Any = SimpleNamespace(handle=None, slot=1, config=SimpleNamespace(write="lossless"))
+
+    worker._run(job)
+
+    assert done == ["step"]
