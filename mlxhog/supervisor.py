@@ -268,6 +268,7 @@ def _thread_limits(threads: int) -> Iterator[None]:
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",  # a spinning pool takes the cores from the native operators'
         "VECLIB_MAXIMUM_THREADS": str(threads),
     }
     before = {name: os.environ.get(name) for name in limits}
