@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from mlxhog import checkpoint, evaluation, machine, run, saving
@@ -30,6 +27,7 @@ from mlxhog.errors import (
     RunError,
     WorkerFailed,
 )
+from mlxhog.interrupts import Interrupts
 from mlxhog.job import Job
 from mlxhog.metrics import Progress, Result
 from mlxhog.mix import WorkerSpec
@@ -101,7 +99,7 @@ class _Training:
         self.saved: Path | None = None
         self.unsaved: EnvironmentLacks | None = None
         self.sample: str | None = None
-        self._interrupts = 0
+        self._signals = Interrupts()
         self._doing: str | None = None
         self._last_report = self._last_metrics = 0.0
 
@@ -142,18 +140,18 @@ class _Training:
         for message in (*self.plan.notes, *self.plan.data.notes, self.start.message):
             if message is not None:
                 self._report(message)
-        with self._signals():
+        with self._signals:
             try:
                 self.supervisor.start()
                 self._until(self.supervisor.ready, "starting workers")
-                if not self._interrupts:
+                if not self._signals.count:
                     self._train()
                     self._rest_and_save()
-                if self.config.eval_every.on and not self._interrupts:
+                if self.config.eval_every.on and not self._signals.count:
                     self._evaluate()
-                if self.config.sample_every.on and not self._interrupts:
+                if self.config.sample_every.on and not self._signals.count:
                     self._write_sample()
-                self.status = "interrupted" if self._interrupts else "done"
+                self.status = "interrupted" if self._signals.count else "done"
                 if self.unsaved is not None:
                     self.status, error = "unsaved", self.unsaved
             except _StopNow:
@@ -165,7 +163,7 @@ class _Training:
             except MlxhogError as found:
                 self.status, error = "failed", found
             finally:
-                self.supervisor.stop(timeout_s=0.0 if self._interrupts > 1 else 5.0)
+                self.supervisor.stop(timeout_s=0.0 if self._signals.count > 1 else 5.0)
         self.monitor.drain()
         result = self._result(error)
         try:
@@ -188,7 +186,7 @@ class _Training:
             (config.save_every, self._save_while_training),
         ]
         last = [(0, 0.0)] * len(regular)
-        while not (self._interrupts or self._budget_is_used()):
+        while not (self._signals.count or self._budget_is_used()):
             self._poll()
             steps, seconds = counters.load("steps"), self.monitor.seconds()
             for k, (interval, act) in enumerate(regular):
@@ -247,7 +245,7 @@ class _Training:
         try:
             if self._until(self.supervisor.holding_still, "pausing for a checkpoint", REST_S):
                 self._save()
-            elif not self._interrupts:
+            elif not self._signals.count:
                 self._report(f"no checkpoint: workers did not pause within {REST_S:.0f} s")
         except (EnvironmentLacks, CheckpointError) as error:
             self._report(f"no checkpoint: {error}; training goes on")
@@ -264,7 +262,7 @@ class _Training:
         counters = self.arena.counters
         chunks = evaluation.final_chunks(TokenFile.open(self.plan.data.val), self.config)
         round_ = 0
-        while self.monitor.final_chunks(round_) < chunks and not self._interrupts:
+        while self.monitor.final_chunks(round_) < chunks and not self._signals.count:
             round_ += 1
             deaths = self.supervisor.restarts
             counters.store("eval_next", round_ * EVAL_ROUND)
@@ -295,17 +293,17 @@ class _Training:
     def _until(self, condition: Callable[[], bool], doing: str, limit_s: float = 1e9) -> bool:
         """Watch workers until a condition holds, the time is over, or the user interrupts twice."""
         end = monotonic_ns() + int(limit_s * 1e9)
-        interrupts = self._interrupts
+        interrupts = self._signals.count
         while not condition():
             if monotonic_ns() > end:
                 return False
-            if self._interrupts > interrupts and doing != "finishing the last steps":
+            if self._signals.count > interrupts and doing != "finishing the last steps":
                 return False
             self._poll(doing)
         return True
 
     def _poll(self, doing: str | None = None) -> None:
-        if self._interrupts > 1:
+        if self._signals.count > 1:
             raise _StopNow
         self.supervisor.poll(POLL_S)
         samples = self.monitor.samples
@@ -333,25 +331,6 @@ class _Training:
     def _report(self, message: str | None) -> None:
         if self.observer is not None:
             self.observer(self.monitor.progress(sample=self.sample, message=message))
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Count Ctrl-C and SIGTERM instead of dying of them; in the main thread only."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def count(signum: int, frame: FrameType | None) -> None:
-            self._interrupts += 1
-
-        before = {
-            number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _write_status(self, **more: Any) -> None:
         """Replace run.json."""

@@ -22,7 +22,17 @@ LAYERS = (
     {"strategies", "evaluation", "decoding"},
     {"records", "job", "steps", "side_jobs", "worker"},
     {"supervisor", "monitor"},
-    {"tensors", "manifest", "checkpoint", "plan", "opening", "resume", "saving", "trainer"},
+    {
+        "tensors",
+        "manifest",
+        "checkpoint",
+        "plan",
+        "opening",
+        "resume",
+        "saving",
+        "interrupts",
+        "trainer",
+    },
     {"live", "report"},
     {"cli", "__main__"},
 )
