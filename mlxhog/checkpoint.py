@@ -31,6 +31,7 @@ from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.durable import full_disk, replace_file, require_space, sync, write_synced
 from mlxhog.errors import CheckpointError, ConfigError, RunError
+from mlxhog.models.xlstm_large_config import NO_EFFECT
 from mlxhog.run import Run
 
 MODEL = "model.safetensors"
@@ -38,12 +39,7 @@ OPTIMIZER = "optimizer.safetensors"
 CONFIG = "config.json"
 _LATEST = "latest"
 
-NOT_ARCHITECTURE = frozenset(
-    "architectures transformers_version dtype torch_dtype chunkwise_kernel sequence_kernel "
-    "step_kernel mode chunk_size return_last_states autocast_kernel_dtype inference_state_dtype "
-    "norm_reduction_force_float32 max_inference_chunksize use_cache bos_token_id eos_token_id "
-    "pad_token_id".split()
-)
+NOT_ARCHITECTURE = NO_EFFECT - {"model_type"} | {"chunk_size"}
 """Fields of config.json that change no parameter and no equation."""
 
 

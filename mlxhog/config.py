@@ -36,9 +36,13 @@ class TrainConfig:
     """
 
     data: str = _data("sotu", "corpus shipped with the package, or a text file, folder or glob")
-    tokenizer: str = _data("bytes", "bytes, bpe, or a tokenizer.json")
+    tokenizer: str = _data(
+        "bytes", "bytes, bpe:N (N ids, learnt from the text), or a tokenizer.json"
+    )
     text_key: str | None = _data(None, "field of a JSON line that holds the text")
-    val: str = _data("every-12th", "held-out text: every-12th document, or the tail of each")
+    val: str = _data(
+        "every-12th", "held-out text: every-12th (document), or tail (the end of each)"
+    )
 
     model: str = _model("tiny", "architecture: a name, or a YAML or JSON file", aliases=("size",))
     seq_len: int = _model(

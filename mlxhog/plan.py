@@ -91,6 +91,7 @@ def make_plan(config: TrainConfig) -> Plan:
     train, _ = data.open(config.seq_len)
     _check_vocabulary(config, model, data)
     if found is not None:
+        checkpoint.check_tokenizer(found, data.tokenizer)
         _check_same_corpus(config, found, train)
     spec = param_spec(model)
     optimizer = optim.build(config)

@@ -16,6 +16,7 @@ from mlxhog import checkpoint, run, train
 from mlxhog.arena import Arena
 from mlxhog.cli import main
 from mlxhog.data.ledger import Ledger
+from mlxhog.errors import CheckpointError
 from mlxhog.metrics import Result
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.opening import default_name
@@ -169,3 +170,13 @@ def test_transformers_computes_the_logits_of_our_twin_from_a_trained_checkpoint(
 def test_a_run_is_named_after_its_corpus(data: str, name: str) -> None:
     assert default_name(data) == name
     assert default_name("/") == "run"
+
+
+def test_a_run_goes_on_with_its_own_tokenizer_and_text_only(tmp_path: Path) -> None:
+    first = train(small_config(tmp_path, steps=2))
+    with pytest.raises(CheckpointError, match="was trained with tokenizer bytes .*use the same"):
+        train(small_config(tmp_path, steps=2, resume=first.run, tokenizer="bpe:300"))
+    other = tmp_path / "other.txt"
+    other.write_text("another text altogether. " * 2000)
+    with pytest.raises(CheckpointError, match="name the corpus and tokenizer"):
+        train(small_config(tmp_path, steps=2, resume=first.run, data=str(other)))
