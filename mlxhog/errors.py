@@ -45,6 +45,12 @@ class EnvironmentLacks(MlxhogError):
     exit_code = 3
 
 
+class MetalError(MlxhogError):
+    """A Metal kernel does not compile, or failed while it ran."""
+
+    exit_code = 3
+
+
 class Diverged(MlxhogError):
     """Training met too many non-finite gradients in a row."""
 
