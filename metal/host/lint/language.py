@@ -45,13 +45,13 @@ def _recursion(source: Source) -> Iterator[Problem]:
     edges = calls_between(source.visible)
     for function in source.functions:
         reached: set[str] = set()
-        waiting = list(edges[function.name])
+        waiting = list(edges[function.qualified])
         while waiting:
             name = waiting.pop()
             if name not in reached:
                 reached.add(name)
                 waiting += edges[name]
-        if function.name in reached:
+        if function.qualified in reached:
             yield Problem(function.line, f"{function.name} calls itself, perhaps through others")
 
 

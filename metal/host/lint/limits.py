@@ -24,6 +24,7 @@ _BYTES = {
     **dict.fromkeys(("float2", "int2", "uint2", "half4", "ulong", "long"), 8),
     **dict.fromkeys(("float4", "int4", "uint4"), 16),
 }
+_QUALIFIER = re.compile(r"\w+ :: ")
 _SUFFIX = re.compile(r"\b(\d+)[uU]\b")
 _OPERATORS = {
     ast.Add: operator.add,
@@ -75,22 +76,29 @@ def _scope(source: Source) -> Iterator[Problem]:
 
 
 def constants(text: str) -> dict[str, int]:
-    """Values of the constexpr integers that a text defines."""
+    """Values of the integers that a text defines, constexpr or in an enum."""
     found: dict[str, int] = {}
     code = tokens(text)
     for index, token in enumerate(code):
         if token.text != "=" or not index or not code[index - 1].text.isidentifier():
             continue
-        begin = index
-        while begin and code[begin - 1].text not in (";", "{", "}"):
-            begin -= 1
-        if all(code[i].text != "constexpr" for i in range(begin, index)):
-            continue
-        end = next((i for i in range(index, len(code)) if code[i].text == ";"), len(code))
-        value = _value(code[index + 1 : end], found)
-        if value is not None:
-            found[code[index - 1].text] = value
+        begin = _back(code, index, (";", "{", "}"))
+        opening = _back(code, begin - 1, (";", "{", "}")) if begin else 0
+        of_enum = any(item.text == "enum" for item in code[opening:begin])
+        if of_enum or any(item.text == "constexpr" for item in code[begin:index]):
+            ends = (";", "}", ",") if of_enum else (";",)
+            end = next((i for i in range(index, len(code)) if code[i].text in ends), len(code))
+            value = _value(code[index + 1 : end], found)
+            if value is not None:
+                found[code[index - 1].text] = value
     return found
+
+
+def _back(code: Sequence[Token], index: int, signs: Sequence[str]) -> int:
+    """Position after the last of these signs before `index`."""
+    while index > 0 and code[index - 1].text not in signs:
+        index -= 1
+    return index
 
 
 def _value(expression: Sequence[Token], known: Mapping[str, int]) -> int | None:

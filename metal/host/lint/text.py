@@ -59,7 +59,8 @@ class Function:
     """A function's definition.
 
     Attributes:
-        name: without its namespace.
+        name: without its namespace or struct.
+        scope: the namespaces and structs around it, "a::b".
         line: of the name.
         head: everything before the parameters: template, attributes, return type, name.
         parameters: between the parentheses.
@@ -67,10 +68,16 @@ class Function:
     """
 
     name: str
+    scope: str
     line: int
     head: tuple[Token, ...]
     parameters: tuple[Token, ...]
     body: tuple[Token, ...]
+
+    @cached_property
+    def qualified(self) -> str:
+        """The name with its scope."""
+        return f"{self.scope}::{self.name}" if self.scope else self.name
 
     @cached_property
     def is_kernel(self) -> bool:
@@ -137,35 +144,58 @@ def functions(text: str) -> tuple[Function, ...]:
 
 
 def calls_between(defined: Sequence[Function]) -> dict[str, frozenset[str]]:
-    """Return who calls whom among these functions; overloads of a name are one."""
-    names = {function.name for function in defined}
-    edges: dict[str, frozenset[str]] = {name: frozenset() for name in names}
+    """Return who calls whom among these functions, by qualified names; overloads are one.
+
+    A kernel is called by nobody, so the function that it shares its name with is meant. Scopes are
+    not resolved: a call of `f` counts for the `f` of every scope.
+    """
+    named: dict[str, set[str]] = {}
     for function in defined:
-        edges[function.name] |= function.called & names
+        if not function.is_kernel:
+            named.setdefault(function.name, set()).add(function.qualified)
+    edges: dict[str, frozenset[str]] = {function.qualified: frozenset() for function in defined}
+    for function in defined:
+        for name in function.called & named.keys():
+            edges[function.qualified] |= named[name]
     return edges
 
 
-def _functions(all_tokens: tuple[Token, ...]) -> Iterator[Function]:
+def _functions(code: tuple[Token, ...]) -> Iterator[Function]:
     start = index = 0
-    while index < len(all_tokens):
-        text = all_tokens[index].text
-        if text == "(" or text == "[[":
-            index = closing(all_tokens, index)
-        elif text in (";", "}"):
+    scopes: list[str] = []
+    while index < len(code):
+        text = code[index].text
+        if text in ("(", "[["):
+            index = closing(code, index)
+        elif text == ";":
+            start = index + 1
+        elif text == "}":
+            del scopes[-1:]
             start = index + 1
         elif text == "{":
-            head = all_tokens[start:index]
-            words = {token.text for token in head}
-            function = _function(head, all_tokens[index + 1 : closing(all_tokens, index)])
+            head, end = code[start:index], closing(code, index)
+            function = _function(head, code[index + 1 : end], "::".join(filter(None, scopes)))
+            inside = _scope(head)
             if function:
                 yield function
-            if function or not words & {"namespace", "struct", "class", "union", "extern"}:
-                index = closing(all_tokens, index)
+            if function or inside is None:
+                index = end
+            else:
+                scopes.append(inside)
             start = index + 1
         index += 1
 
 
-def _function(head: tuple[Token, ...], body: tuple[Token, ...]) -> Function | None:
+def _scope(head: Sequence[Token]) -> str | None:
+    """Return the name of the namespace or struct that a head opens; None where it opens neither."""
+    words = [token.text for token in head]
+    for word, name in zip(words, [*words[1:], ""], strict=True):
+        if word in ("namespace", "struct", "class", "union", "extern"):
+            return name if name.isidentifier() else ""
+    return None
+
+
+def _function(head: tuple[Token, ...], body: tuple[Token, ...], scope: str) -> Function | None:
     index = 0
     while index < len(head):
         text = head[index].text
@@ -180,6 +210,7 @@ def _function(head: tuple[Token, ...], body: tuple[Token, ...]) -> Function | No
             is_operator = index > 1 and head[index - 2].text == "operator"
             return Function(
                 "operator" + name.text if is_operator else name.text,
+                scope,
                 name.line,
                 head[:index],
                 head[index + 1 : closing(head, index)],

@@ -107,7 +107,31 @@ def test_functions_and_the_calls_between_them_are_listed():
     assert [function.name for function in defined] == ["add", "axpy", "f"]
     assert [function.is_kernel for function in defined] == [False, False, True]
     assert [function.is_template for function in defined] == [True, False, False]
-    assert lint.calls_between(defined) == {"add": set(), "axpy": set(), "f": {"add"}}
+    assert lint.calls_between(defined) == {
+        "mlxhog::add": set(),
+        "mlxhog::axpy": set(),
+        "f": {"mlxhog::add"},
+    }
+
+
+def test_a_kernel_may_share_its_name_with_the_function_it_calls(tmp_path):
+    (tmp_path / "a.h").write_text("namespace mlxhog {\ninline void f(uint i) { }\n}\n")
+    kernel = tmp_path / "a.metal"
+    kernel.write_text('#include "a.h"\n[[kernel]] void f() { mlxhog::f(1u); }\n')
+    assert not lint.check_files([kernel])
+
+
+def test_sizes_of_threadgroup_arrays_may_be_constants():
+    text = "namespace m { enum : uint { kA = 64, kB = kA * 2 }; }\nconstexpr uint kC = kB / 2u;\n"
+    kernel = "[[kernel]] void f() {{ threadgroup float a[{}]; }}"
+    assert not lint.check_text("a.metal", text + kernel.format("m::kA * m::kB"))
+    assert lint.check_text("a.metal", text + kernel.format("kA * kB + kC"))
+
+
+def test_the_kernels_of_the_project_keep_every_rule():
+    files = sorted([*lint.KERNELS.glob("*.h"), *lint.KERNELS.glob("*.metal")])
+    assert files
+    assert not list(map(str, lint.check_files(files)))
 
 
 def test_the_command_fails_and_prints_the_line_of_an_offence(tmp_path):
