@@ -31,7 +31,7 @@ _FLAGS = (
 )
 # A half is rounded after every operation, as on a GPU.
 _GCC_FLAGS = ("-fexcess-precision=16",)
-_CLANG_FLAGS = ("-ffloat16-excess-precision=none", "-Wno-unknown-attributes")
+_CLANG_FLAGS = ("-Xclang", "-ffloat16-excess-precision=none", "-Wno-unknown-attributes")
 _ERROR = re.compile(r"^.*?: (?:fatal )?error: .*(?:\n +\S?.*){0,3}", re.MULTILINE)
 
 
@@ -71,6 +71,23 @@ def library(
     if not path.exists():
         link = ("-Wl,-rpath,$ORIGIN", str(runtime))
         _compile(name, path, (*flags, "-x", "c++", "-", "-x", "none", *link), compiler, text)
+    return path
+
+
+def program(
+    main: Path, *, directory: Path, compiler: str = "g++", extra_flags: tuple[str, ...] = ()
+) -> Path:
+    """Return a program that opens such libraries by itself; compile it if it is missing.
+
+    Raises:
+        MetalError: it does not compile.
+        EnvironmentLacks: there is no such compiler.
+    """
+    flags = tuple(flag for flag in (*_flags(compiler), *extra_flags) if flag != "-shared")
+    text = main.read_text(encoding="utf-8") + _shim_text()
+    path = directory / f"{main.stem}-{_digest(text, compiler, flags)}"
+    if not path.exists():
+        _compile(main.stem, path, (*flags, str(main), "-ldl"), compiler, "")
     return path
 
 
