@@ -37,5 +37,6 @@ class ReferenceEngine:
             argument.name: np.zeros(launch.outputs[argument.name], argument.dtype)
             for argument in kernel.outputs
         }
-        kernel.reference(**launch.inputs, **outputs)
+        instance = {"instance": launch.instance} if kernel.instances else {}
+        kernel.reference(**launch.inputs, **outputs, **instance)
         return outputs
