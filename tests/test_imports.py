@@ -20,6 +20,7 @@ LAYERS = (
         "options",
         "machine",
         "cache",
+        "children",
         "durable",
         "plain_json",
         "verdicts",
