@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from mlxhog.metal.kernel import Kernel
-from mlxhog.metal.kernels import adds, packed16, reduce, versions
+from mlxhog.metal.kernels import adds, packed16, reduce, row_steps, steps, versions
 
 _FAMILIES = (
     adds.KERNELS,
     packed16.KERNELS,
     reduce.KERNELS,
+    steps.KERNELS,
+    row_steps.KERNELS,
     versions.KERNELS,
 )
 

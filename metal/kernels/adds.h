@@ -2,6 +2,7 @@
 #pragma once
 
 #include "atomics.h"
+#include "rows.h"
 
 // The host shim switches threads here; on a GPU the scheduler needs no help.
 #ifndef RACE_POINT
@@ -40,16 +41,13 @@ inline void racy_axpy(const device float* arena, const device float* g, float sc
   *w = old + scale * g[i];
 }
 
-// Row rows[k] of a parameter with `height` rows of d floats gets scale * g[k]; equal rows add up. A row
-// outside the parameter is left out, and done[k] says so.
+// Row rows[k] of the parameter at `offset` gets scale * g[k]; equal rows add up.
 inline void scatter_add_rows(const device float* arena, const device int* rows, const device float* g,
                              float scale, uint d, uint n_rows, uint height, uint offset, device uint* done,
                              uint3 at) {
-  if (at.x >= d || at.y >= n_rows) return;
-  const int row = rows[at.y];
-  const bool inside = row >= 0 && uint(row) < height;
-  if (at.x == 0) done[at.y] = inside ? 1u : 0u;
-  if (inside) add(arena, offset + uint(row) * d + at.x, scale * g[at.y * d + at.x]);
+  uint p;
+  if (!row_element(rows, d, n_rows, height, at, done, p)) return;
+  add(arena, offset + p, scale * g[at.y * d + at.x]);
 }
 
 }  // namespace mlxhog

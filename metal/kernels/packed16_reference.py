@@ -35,11 +35,10 @@ def packed16_add(
     """Add the 16-bit floats in g's words to those in the arena's; never fails."""
     place = arena[offset : offset + n_words].view(np.uint16)
     delta = g[:n_words].view(np.uint16)
-    with np.errstate(over="ignore", invalid="ignore"):
-        if instance == "half":
-            half = np.float16
-            total = place.view(half).astype(np.float32) + delta.view(half).astype(np.float32)
-            place[:] = total.astype(half).view(np.uint16)
-        else:
-            place[:] = bfloat_bits(from_bfloat_bits(place) + from_bfloat_bits(delta))
+    if instance == "half":
+        half = np.float16
+        total = place.view(half).astype(np.float32) + delta.view(half).astype(np.float32)
+        place[:] = total.astype(half).view(np.uint16)
+    else:
+        place[:] = bfloat_bits(from_bfloat_bits(place) + from_bfloat_bits(delta))
     done[:] = 1

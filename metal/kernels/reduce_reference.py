@@ -16,17 +16,15 @@ GROUP, SIMD, BLOCK = 256, 32, 4096
 def sumsq_partial(*, g: Float32, n: int, part: Float32) -> None:
     """Sums of the squares of blocks of 4096."""
     padded = np.zeros(len(part) * BLOCK, np.float32)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        np.square(g.reshape(-1)[:n], out=padded[:n])
-        part[:] = _group_sum(_in_turn(padded.reshape(len(part), -1, GROUP)))
+    np.square(g.reshape(-1)[:n], out=padded[:n])
+    part[:] = _group_sum(_in_turn(padded.reshape(len(part), -1, GROUP)))
 
 
 def sumsq_final(*, part: Float32, n: int, norm: Float32) -> None:
     """The root of the sum of n parts."""
     padded = np.zeros(-(-n // GROUP) * GROUP, np.float32)
     padded[:n] = part.reshape(-1)[:n]
-    with np.errstate(over="ignore", invalid="ignore"):
-        norm[:] = np.sqrt(_group_sum(_in_turn(padded.reshape(1, -1, GROUP))))
+    norm[:] = np.sqrt(_group_sum(_in_turn(padded.reshape(1, -1, GROUP))))
 
 
 def clip_scale(*, norm: Float32, max_norm: Any, scale: Float32) -> None:
