@@ -190,6 +190,15 @@ class Arena:
         slot = self.layout.probe
         return self.params[slot.offset : slot.offset + slot.size]
 
+    def self_check(self, slot: int) -> NDArray[np.float32]:
+        """One float, (1,), for worker slot `slot` to prove an import with (`importing.sees`).
+
+        Raises:
+            ArenaError: no such slot.
+        """
+        at = self.layout.self_check(self.workers.entry(slot).slot)
+        return self.params[at : at + 1]
+
     def param(self, name: str) -> NDArray[np.float32]:
         """One parameter in its own shape, float32.
 

@@ -8,7 +8,8 @@
     workers             uint8    one entry per worker slot, one for the creator (`workers.py`)
     locks               uint32   lock words: one per stripe of `params`, then one per row of every
                                  parameter of kind `rows`
-    params              float32  every parameter, sorted by name, then the lost-update probe
+    params              float32  every parameter, sorted by name, then the lost-update probe, then a
+                                 float per worker slot for the import self-check (`importing.py`)
     <private>.<slot>    float32  optimizer state of one worker slot, laid out like `params`
     <shared>            float32  optimizer state of all, laid out like `params`
     <extra>             any      whatever a strategy declares
@@ -128,6 +129,10 @@ class Layout:
         """SHA-256 of `to_json()`, in hexadecimal."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
+    def self_check(self, slot: int) -> int:
+        """Index in the parameter segment of the float that worker slot `slot` may scribble on."""
+        return self.probe.offset + self.probe.size + slot - 1
+
     @classmethod
     def from_json(cls, text: str) -> Layout:
         """The layout that `to_json` wrote.
@@ -161,6 +166,8 @@ class Layout:
             fits = 0 <= slot.offset <= slot.offset + slot.size <= self.n_floats
             if not fits or slot.offset % ALIGN_FLOATS or math.prod(slot.shape) != slot.size:
                 raise ValueError(f"parameter {slot.name} lies outside of its segment")
+        if self.self_check(self.max_workers + 1) >= self.n_floats:
+            raise ValueError("the self-check lies outside of the parameter segment")
         if self.segments["params"].count != self.n_floats:
             raise ValueError("the parameter segment and n_floats disagree")
 
@@ -193,7 +200,7 @@ def plan(
         raise ArenaError(f"max_workers is {max_workers}; an arena has 1 to {MAX_SLOTS - 1} slots")
     if n_tickets < 1:
         raise ArenaError(f"an epoch of {n_tickets} batches; the text is too short for one batch")
-    slots, probe, n_floats, n_lock_words = _place_parameters(params)
+    slots, probe, n_floats, n_lock_words = _place_parameters(params, max_workers)
     wanted: list[tuple[str, str, int]] = [
         ("counters", "uint8", PAGE),
         ("ledger", "uint8", PAGE),
@@ -227,7 +234,9 @@ def plan(
         json_pages = needed
 
 
-def _place_parameters(params: Mapping[str, Parameter]) -> tuple[dict[str, Slot], Slot, int, int]:
+def _place_parameters(
+    params: Mapping[str, Parameter], max_workers: int
+) -> tuple[dict[str, Slot], Slot, int, int]:
     """Slots, probe, floats of the segment, lock words."""
     offset, rows = 0, 0
     sizes: dict[str, tuple[int, int, int | None]] = {}
@@ -246,7 +255,7 @@ def _place_parameters(params: Mapping[str, Parameter]) -> tuple[dict[str, Slot],
         sizes[name] = (offset, size, rows if kind == "rows" else None)
         offset = _round_up(offset + size, ALIGN_FLOATS)
         rows += shape[0] if kind == "rows" else 0
-    n_floats = _round_up(offset + PROBE_FLOATS, PAGE_FLOATS)
+    n_floats = _round_up(offset + PROBE_FLOATS + max_workers + 1, PAGE_FLOATS)
     stripes = n_floats // STRIPE_FLOATS
     slots = {
         name: Slot(

@@ -1,0 +1,127 @@
+"""What a GPU can import without a copy, and the proof that an import is one."""
+
+import ctypes
+import mmap
+
+import numpy as np
+import pytest
+
+from mlxhog.arena import Arena, plan
+from mlxhog.arena.importing import MOST_ELEMENTS, pieces, sees
+from mlxhog.arena.layout import PAGE
+from mlxhog.errors import ArenaError, EnvironmentLacks, ShapeError
+
+
+@pytest.fixture
+def arena():
+    with Arena.create(plan({}, max_workers=3, private=("m",), n_tickets=1)) as arena:
+        yield arena
+
+
+def paged(n_bytes, page=PAGE):
+    """Fresh bytes whose address is a multiple of `page`, whatever the page of this system."""
+    memory = np.frombuffer(mmap.mmap(-1, n_bytes + page), np.uint8)
+    start = -memory.ctypes.data % page
+    return memory[start : start + n_bytes]
+
+
+def test_every_float_segment_of_an_arena_is_imported_whole_and_as_one_array(arena):
+    for name in ("params", "m.1", "m.3"):
+        (only,) = pieces(arena.segment(name))
+        assert np.shares_memory(only, arena.segment(name))
+        assert only.size == arena.layout.n_floats
+
+
+def test_memory_that_starts_or_ends_inside_a_page_is_refused_with_the_way_out():
+    memory = paged(3 * PAGE)
+    assert len(pieces(memory, page=PAGE)) == 1
+    for start, stop, problem in (
+        (4096, 4096 + PAGE, r"starts at 0x\w+, 4,096 bytes past a page of 16,384"),
+        (0, PAGE + 128, r"has 16,512 bytes, 128 bytes past a page"),
+    ):
+        with pytest.raises(EnvironmentLacks, match=rf"{problem}.*--read snapshot"):
+            pieces(memory[start:stop], page=PAGE)
+
+
+def test_what_fits_pages_of_4_kib_need_not_fit_those_of_apple_silicon():
+    memory = paged(2 * PAGE)[4096 : 4096 + PAGE]
+    assert len(pieces(memory, page=4096)) == 1
+    with pytest.raises(EnvironmentLacks):
+        pieces(memory, page=PAGE)
+
+
+def test_only_flat_contiguous_memory_is_imported():
+    floats = paged(2 * PAGE).view(np.float32)
+    for array in (floats.reshape(2, -1), floats[::2], floats[:0], floats[::-1]):
+        with pytest.raises(ShapeError, match="whole segment, flat and contiguous"):
+            pieces(array, page=PAGE)
+
+
+def test_more_elements_than_an_array_may_have_become_several_imports_on_page_boundaries():
+    floats = paged(8 * PAGE).view(np.float32)
+    most = 3 * PAGE // 4 + 5
+    parts = pieces(floats, page=PAGE, most=most)
+    assert [part.size for part in parts] == [3 * PAGE // 4, 3 * PAGE // 4, 2 * PAGE // 4]
+    assert all(part.ctypes.data % PAGE == 0 for part in parts)
+    end = floats.ctypes.data
+    for part in parts:
+        assert part.ctypes.data == end
+        end += part.nbytes
+    assert end == floats.ctypes.data + floats.nbytes
+
+
+def test_an_arena_beyond_31_bits_of_elements_is_imported_in_two():
+    n = MOST_ELEMENTS + 1 + PAGE // 4
+    address = paged(PAGE).ctypes.data  # never touched: only addresses and sizes are looked at
+    huge = np.ctypeslib.as_array((ctypes.c_float * n).from_address(address))
+    first, second = pieces(huge, page=PAGE)
+    assert first.size <= MOST_ELEMENTS
+    assert first.nbytes % PAGE == 0
+    assert first.size + second.size == n
+
+
+def test_a_read_only_mapping_can_be_imported(arena):
+    with Arena.from_handle(arena.handle(), readonly=True) as reader:
+        (only,) = pieces(reader.params)
+        assert not only.flags.writeable
+
+
+def test_the_self_check_tells_one_memory_from_a_copy_and_leaves_no_trace(arena):
+    at = arena.layout.self_check(2)
+    with Arena.from_handle(arena.handle()) as other:
+        seen = other.params
+        arena.self_check(2)[:] = 5
+        before = arena.params.copy()
+        assert sees(arena.self_check(2), lambda: seen[at : at + 1])
+        early = arena.params.copy()
+        assert not sees(arena.self_check(2), lambda: early[at : at + 1])
+        assert (arena.params == before).all()
+
+
+def test_a_copy_that_is_refreshed_only_once_does_not_pass_for_the_same_memory():
+    ours = np.zeros(4, np.float32)
+    first = []
+
+    def read():
+        first.append(ours.copy())
+        return first[0]
+
+    assert not sees(ours, read)
+    assert len(first) == 2
+
+
+def test_the_self_check_refuses_two_different_places():
+    ours = np.zeros(2, np.float32)
+    with pytest.raises(ShapeError, match="the same place"):
+        sees(ours, lambda: np.zeros(3, np.float32))
+    assert not ours.any()
+
+
+def test_every_worker_slot_checks_on_a_float_of_its_own_that_nothing_else_uses(arena):
+    places = [arena.layout.self_check(slot) for slot in range(1, 5)]
+    probe = arena.layout.probe
+    assert len(set(places)) == 4
+    assert min(places) >= probe.offset + probe.size
+    assert max(places) < arena.params.size
+    with pytest.raises(ArenaError, match="no worker slot 5"):
+        arena.self_check(5)
