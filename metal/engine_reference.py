@@ -1,6 +1,4 @@
-"""The NumPy references behind the `Engine` protocol: the fallback, and what the others are compared
-with.
-"""
+"""The NumPy references behind the `Engine` protocol: the fallback, and what others must equal."""
 
 from __future__ import annotations
 
