@@ -101,7 +101,7 @@ def create(name: str, *, threads: int, kernels: str, cpu_blas: str) -> Backend:
     Args:
         name: one of `NAMES`.
         threads: CPU threads this process may use, >= 1.
-        kernels: "auto", "native" or "reference": which operators the twins use.
+        kernels: which operators the twins use, one of `CHOICES` in `models/kernels.py`.
         cpu_blas: "auto" or "reference": which matrix product MLX uses on a Linux CPU.
 
     Raises:
