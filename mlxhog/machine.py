@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,18 @@ def here() -> Machine:
             name for name in ("mlx", "torch") if importlib.util.find_spec(name) is not None
         ),
     )
+
+
+def chip_name() -> str:
+    """Marketing name of the processor, on every system; "" if the system does not say."""
+    if platform.system() == "Darwin":
+        return _sysctl("machdep.cpu.brand_string")
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        return ""
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "")
 
 
 def _memory_bytes() -> int:

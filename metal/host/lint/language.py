@@ -25,6 +25,11 @@ _LACKING = {
     "goto": "goto",
     "asm": "inline assembly",
 }
+_VALUES = {
+    *("bool", "char", "uchar", "short", "ushort", "int", "uint", "long", "ulong", "size_t"),
+    *("half", "bfloat", "float", "half2", "bfloat2", "T"),
+    *(f"{kind}{n}" for kind in ("float", "uint", "int") for n in (2, 3, 4)),
+}
 _COMPONENTS = re.compile(r"[xyzw]{2,4}|[rgba]{2,4}")
 
 
@@ -106,6 +111,22 @@ def _macro(source: Source) -> Iterator[Problem]:
             yield Problem(line.line, f"macro {match[1]} with a body")
 
 
+def _address_space(source: Source) -> Iterator[Problem]:
+    code = source.tokens
+    for index, token in enumerate(code[:-1]):
+        if token.text not in _VALUES or code[index + 1].text not in ("*", "&"):
+            continue
+        before = index
+        if code[before - 1].text == "::":
+            before -= 2
+        while before and code[before - 1].text in ("const", "volatile"):
+            before -= 1
+        spaces = {code[before - 1].text if before else "", code[index + 2].text}
+        if not spaces & {"device", "constant", "threadgroup", "thread"}:
+            what = "pointer" if code[index + 1].text == "*" else "reference"
+            yield Problem(token.line, f"{what} to {token.text} without address space")
+
+
 RULES = (
     Rule("double", "Metal has no 64-bit floats", "use float", _double),
     Rule("literal", "Metal has no 64-bit floats", "write the suffix f", _literal),
@@ -117,6 +138,12 @@ RULES = (
         _function_pointer,
     ),
     Rule("lambda", "Metal has lambdas only since 4.1", "write a function", _lambda),
+    Rule(
+        "address space",
+        "Metal has no generic pointers",
+        "say device, constant, threadgroup or thread",
+        _address_space,
+    ),
     Rule("feature", "Metal leaves it out of C++", "use plain functions and structs", _feature),
     Rule(
         "swizzle",

@@ -103,11 +103,9 @@ def _back(code: Sequence[Token], index: int, signs: Sequence[str]) -> int:
 
 def _value(expression: Sequence[Token], known: Mapping[str, int]) -> int | None:
     """An integer expression of numbers and constants; None where it cannot be read."""
-    words = [
-        token.text.rstrip("uU") if token.text[0].isdigit() else token.text for token in expression
-    ]
+    words = _QUALIFIER.sub("", " ".join(token.text for token in expression))
     try:
-        return _evaluate(ast.parse(" ".join(words), mode="eval").body, known)
+        return _evaluate(ast.parse(_SUFFIX.sub(r"\1", words), mode="eval").body, known)
     except (SyntaxError, KeyError, TypeError, ZeroDivisionError):
         return None
 
