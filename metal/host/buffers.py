@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,8 @@ def _same_parameters(launch: Launch, signature: Signature) -> None:
 
 
 def _scalar(value: Any, argument: Argument, what: str, *, mlx: bool) -> NDArray[Any]:
-    if not isinstance(value, Real | np.generic | np.ndarray) or np.ndim(value) != 0:
+    number_like = isinstance(value, int | float | np.generic)
+    if not number_like and not (isinstance(value, np.ndarray) and value.ndim == 0):
         raise ShapeError(f"{what} is {_described(value)}; it must be a number")
     dtype = np.dtype(argument.dtype)
     try:

@@ -10,6 +10,7 @@ from mlxhog.errors import MetalError
 _KERNEL = re.compile(r"(template\s*<[^>]*>\s*)?(?:\[\[kernel\]\]|\bkernel)\s+void\s+(\w+)\s*\(")
 _PARAMETER = re.compile(r"(?P<type>.+?)\s*(?P<name>\w+)\s*\[\[(?P<attribute>[^\]]+)\]\]", re.DOTALL)
 _BUFFER = re.compile(r"buffer\((\d+)\)")
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 # template [[host_name("f_half")]] [[kernel]] decltype(f<half>) f<half>;
 INSTANTIATION = re.compile(
     r'template\s*\[\[host_name\("(?P<name>\w+)"\)\]\]\s*\[\[kernel\]\]\s*'
@@ -60,12 +61,18 @@ class Signature:
         )
 
 
+def empty_lines(match: re.Match[str]) -> str:
+    """Return as many line ends as were matched, so that later lines keep their numbers."""
+    return "\n" * match[0].count("\n")
+
+
 def kernels(text: str) -> dict[str, Signature]:
     """Find the kernels of a Metal text by name: functions, and instances of function templates.
 
     Raises:
         MetalError: a parameter has no attribute.
     """
+    text = COMMENT.sub("", text)
     found, templates = {}, {}
     for match in _KERNEL.finditer(text):
         name = match[2]

@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 
 from mlxhog.errors import MetalError
-from mlxhog.metal.host.signature import INSTANTIATION, Parameter, Signature, kernels
+from mlxhog.metal.host.signature import (
+    COMMENT,
+    INSTANTIATION,
+    Parameter,
+    Signature,
+    empty_lines,
+    kernels,
+)
 
 # `threadgroup float tile[64];` declares; `threadgroup float* tile` does not.
 _VARIABLE = re.compile(
@@ -29,7 +36,7 @@ def library(metal: str, *, mlx: bool = False) -> str:
         MetalError: a construct that this translation does not know.
     """
     found = kernels(metal)
-    text = INSTANTIATION.sub(lambda match: "\n" * match[0].count("\n"), _threadgroup(metal))
+    text = INSTANTIATION.sub(empty_lines, _threadgroup(COMMENT.sub(empty_lines, metal)))
     exports = "\n".join(_export(signature) for signature in found.values())
     prelude = _PRELUDE + (_MLX_PRELUDE if mlx else "")
     return f'{prelude}{text}\n#line 1 "calls of the kernels"\n{exports}'

@@ -27,7 +27,7 @@ uint threads_left(uint grid, uint group, uint position) {
 }  // namespace
 
 Threadgroup::Threadgroup(Body body, void* const* buffers, const Launch& launch, bool alone)
-    : body_(body), buffers_(buffers), launch_(launch), alone_(alone), random_(launch.seed) {
+    : body_(body), buffers_(buffers), launch_(launch), alone_(alone), seed_(Random(launch.seed).next()) {
   common_.threads_per_grid = {launch.grid[0], launch.grid[1], launch.grid[2]};
   common_.grid_size = common_.threads_per_grid;
   common_.dispatch_threads_per_threadgroup = {launch.group[0], launch.group[1], launch.group[2]};
@@ -68,7 +68,7 @@ void Threadgroup::describe(metal::uint3 position) {
   threadgroup_bytes_ = 0;
   // Chaos depends on the group alone, not on the OS thread that happens to take it.
   const metal::uint3 groups = common_.threadgroups_per_grid;
-  random_ = Random(launch_.seed + (position.z * groups.y + position.y) * ulong(groups.x) + position.x);
+  random_ = Random(seed_ + (position.z * groups.y + position.y) * ulong(groups.x) + position.x);
 }
 
 Thread Threadgroup::thread(uint index) const {
@@ -141,6 +141,7 @@ void Threadgroup::fiber_main(void* argument) {
     member.group->failure_ = error.what();
   }
   member.finished = true;
+  member.fiber.leave();
 }
 
 void Threadgroup::require_lockstep(Place place) const {

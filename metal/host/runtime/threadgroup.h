@@ -63,7 +63,8 @@ class Threadgroup {
   uint n_ = 0;
   ulong serial_ = 0;
   std::size_t threadgroup_bytes_ = 0;
-  Random random_;
+  ulong seed_;  // of the launch
+  Random random_{0};
 
   std::optional<Stacks> stacks_;
   std::vector<Member> members_;

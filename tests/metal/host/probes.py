@@ -42,24 +42,21 @@ def probe(
     )
 
 
-def _count(name: str, dtype: str, output: str) -> Kernel:
-    last = "(device atomic_uint*)failed" if output == "failed" else output
-    return probe(
-        name,
-        "counting.h",
-        f"mlxhog::{name}(shared, step, words, {last}, thread_position_in_grid.x);",
-        (
-            Argument(name="shared", dtype=dtype, writes=True),
-            Argument(name="step", scalar=True),
-            Argument(name="words", dtype="uint32", scalar=True),
-        ),
-        (Argument(name=output, dtype="uint32"),),
+def _count(name: str, dtype: str, *more: Argument) -> Kernel:
+    inputs = (
+        Argument(name="shared", dtype=dtype, writes=True),
+        Argument(name="step", scalar=True),
+        Argument(name="words", dtype="uint32", scalar=True),
+        *more,
     )
+    arguments = ", ".join(argument.name for argument in inputs)
+    call = f"mlxhog::{name}({arguments}, done, thread_position_in_grid.x);"
+    return probe(name, "counting.h", call, inputs)
 
 
-ATOMIC_COUNT = _count("atomic_count", "float32", "done")
-PLAIN_COUNT = _count("plain_count", "float32", "done")
-PAIR_COUNT = _count("pair_count", "uint32", "failed")
+ATOMIC_COUNT = _count("atomic_count", "float32")
+PLAIN_COUNT = _count("plain_count", "float32")
+PAIR_COUNT = _count("pair_count", "uint32", Argument(name="failures", dtype="uint32", writes=True))
 
 X, Y = Argument(name="x"), Argument(name="y")
 GROUP_SUM = probe(
@@ -106,12 +103,12 @@ DEEP = probe(
 )
 
 
-def count(kernel: Kernel, shared: Any, adds: int, *, group: int = 256, step: float = 1.0) -> Launch:
-    """A launch that adds `step` `adds` times to the words of `shared` in turn."""
+def count(kernel: Kernel, shared: Any, adds: int, *, group: int = 256, **more: Any) -> Launch:
+    """A launch that adds 1.0 `adds` times to the words of `shared` in turn."""
     return Launch(
         kernel=kernel,
-        inputs={"shared": shared, "step": step, "words": shared.size},
-        outputs={kernel.outputs[0].name: (1,)},
+        inputs={"shared": shared, "step": 1.0, "words": shared.size, **more},
+        outputs={"done": (1,)},
         grid=(adds, 1, 1),
         group=(group, 1, 1),
     )

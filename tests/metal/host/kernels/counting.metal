@@ -19,7 +19,8 @@
 [[kernel]] void pair_count(device uint* shared [[buffer(0)]],
                            constant float& step [[buffer(1)]],
                            constant uint& words [[buffer(2)]],
-                           device uint* failed [[buffer(3)]],
+                           device uint* failures [[buffer(3)]],
+                           device uint* done [[buffer(4)]],
                            uint3 at [[thread_position_in_grid]]) {
-  mlxhog::pair_count(shared, step, words, (device atomic_uint*)failed, at.x);
+  mlxhog::pair_count(shared, step, words, failures, done, at.x);
 }
