@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxhog import arena, checkpoint, machine, mix, optim, records, run, strategies
+from mlxhog import arena, checkpoint, machine, mix, optim, records, run, strategies, verdicts
 from mlxhog.arena import Layout
 from mlxhog.config import TrainConfig
 from mlxhog.data import prepare
@@ -82,6 +82,7 @@ def make_plan(config: TrainConfig) -> Plan:
         machine=here,
         max_workers=config.max_workers,
         serial=config.strategy == "serial",
+        tokens_per_s=verdicts.load().tokens_per_s,
     )
     _check_parameters(config, model, here.memory_bytes)
     resumed, found = _resumed(config, model)
