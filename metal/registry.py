@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from mlxhog.metal.kernel import Kernel
-from mlxhog.metal.kernels import adds, packed16, reduce, row_steps, steps, versions
+from mlxhog.metal.kernels import (
+    adds,
+    mlstm,
+    mlstm_backward,
+    packed16,
+    reduce,
+    row_steps,
+    steps,
+    versions,
+)
 
 _FAMILIES = (
     adds.KERNELS,
@@ -15,6 +24,8 @@ _FAMILIES = (
     steps.KERNELS,
     row_steps.KERNELS,
     versions.KERNELS,
+    mlstm.KERNELS,
+    mlstm_backward.KERNELS,
 )
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(

@@ -1,6 +1,8 @@
-"""The host shim: compiles the project's Metal source as C++ and runs it on the CPU, for tests.
+"""Runs and checks Metal source on a machine without an Apple GPU.
 
+The host shim compiles the text that MLX or PyTorch would compile as C++ and runs it on the CPU:
 `include/` stands in for Metal's standard library, `runtime/` runs threadgroups on OS threads, and
-the Python files turn the text that MLX or PyTorch would compile into a library that `HostEngine`
-calls.
+`HostEngine` in `engine.py` calls the library. `lint/` rejects what Metal forbids,
+`address_spaces.py` asks clang whether pointers stay in theirs, and `sanitize.py` runs kernels under
+sanitizers.
 """

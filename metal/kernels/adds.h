@@ -2,12 +2,8 @@
 #pragma once
 
 #include "atomics.h"
+#include "race_point.h"
 #include "rows.h"
-
-// The host shim switches threads here; on a GPU the scheduler needs no help.
-#ifndef RACE_POINT
-#define RACE_POINT()
-#endif
 
 namespace mlxhog {
 

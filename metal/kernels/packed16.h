@@ -14,8 +14,8 @@ inline ushort sum16(ushort a, ushort b) {
 // arena[offset + i] += g[i], a word with two numbers of type T at a time; the low half comes first in memory.
 // The word only moves from bits that were seen to bits computed from them, so no add is lost. Bits also
 // compare equal where numbers do not (NaN), so a try fails only because another writer, or chance, came
-// first. After kTries such failures the two adds are left out, and counted.
-template <typename T>
+// first. After kMost such failures the two adds are left out, and counted.
+template <typename T, uint kMost = kTries>
 inline void packed16_add(const device uint* arena, const device uint* g, const device uint* failures,
                          uint n_words, uint offset, device uint* done, uint i) {
   if (i >= n_words) return;
@@ -23,7 +23,7 @@ inline void packed16_add(const device uint* arena, const device uint* g, const d
   const device uint* word = arena + offset + i;
   const uint delta = g[i];
   uint seen = load_bits(word);
-  for (uint k = 0; k < kTries; ++k) {
+  for (uint k = 0; k < kMost; ++k) {
     const uint low = sum16<T>(ushort(seen & 0xffffu), ushort(delta & 0xffffu));
     const uint high = sum16<T>(ushort(seen >> 16), ushort(delta >> 16));
     if (swap_bits(word, seen, low | high << 16)) return;

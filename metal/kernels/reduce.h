@@ -1,7 +1,7 @@
 // What is asked of a gradient before it is applied: its norm, the factor that clips it, whether it is finite.
 //
 // Sums go in a fixed order, written out here, so that a norm has the same bits in every run and on every
-// chip. A threadgroup has exactly kGroup threads, none missing.
+// chip. Groups are whole: kGroup threads each.
 #pragma once
 
 #include "atomics.h"

@@ -54,7 +54,7 @@ inline void adam_shared_apply_rows(const device float* arena, const device float
   if (!row_element(rows, d, n_rows, height, here, done, p)) return;
   const uint at = offset + p, q = here.y * d + here.x;
   const float s = grad_scale * g[q];
-  const float mean = adam_mean(m[p], s, hp), square = adam_square_shared(v, at, s, hp, failures);
+  const float mean = adam_mean(m[p], s, hp), square = adam_square_shared<kTries>(v, at, s, hp, failures);
   adam_element(arena, at, mean, square, decay_rate(decays, at, hp[kDecay]), hp);
   m_out[q] = mean;
 }

@@ -56,12 +56,13 @@ inline float adam_square(float v, float s, const device float* hp) {
 }
 
 // The new value of an element of v that all workers share. The mean moves by compare-and-swap, as on the CPU:
-// an atomic add of the difference could bring it below zero. After kTries failures it stays, and is counted.
+// an atomic add of the difference could bring it below zero. After kMost failures it stays, and is counted.
+template <uint kMost>
 inline float adam_square_shared(const device float* v, uint at, float s, const device float* hp,
                                 const device uint* failures) {
   const device uint* word = (const device uint*)(v + at);
   uint seen = load_bits(word);
-  for (uint k = 0; k < kTries; ++k) {
+  for (uint k = 0; k < kMost; ++k) {
     const float square = adam_square(as_type<float>(seen), s, hp);
     if (swap_bits(word, seen, as_type<uint>(square))) return square;
   }
@@ -107,6 +108,7 @@ inline void adam_apply(const device float* arena, const device float* g, const d
 }
 
 // `v` is laid out as the arena.
+template <uint kMost = kTries>
 inline void adam_shared_apply(const device float* arena, const device float* v, const device uint* failures,
                               const device float* g, const device float* m, const device uchar* decays,
                               const device float* hp, float grad_scale, uint n, uint offset,
@@ -114,7 +116,7 @@ inline void adam_shared_apply(const device float* arena, const device float* v, 
   if (i >= n) return;
   const uint at = offset + i;
   const float s = grad_scale * g[i];
-  const float mean = adam_mean(m[i], s, hp), square = adam_square_shared(v, at, s, hp, failures);
+  const float mean = adam_mean(m[i], s, hp), square = adam_square_shared<kMost>(v, at, s, hp, failures);
   adam_element(arena, at, mean, square, decay_rate(decays, at, hp[kDecay]), hp);
   m_out[i] = mean;
 }
