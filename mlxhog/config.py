@@ -212,7 +212,7 @@ class TrainConfig:
         if self.gpu_write.startswith("metal") and self.write not in ("auto", "cas"):
             problem = (
                 f"is {self.write}, but beside gpu_write={self.gpu_write} every CPU writer has to "
-                "use cas; leave write out, or set gpu_write=cpu"
+                "use cas; set write=auto, or gpu_write=cpu"
             )
             found.append(("write", problem))
         if self.second_moment == "shared" and self.optimizer != "adamw":

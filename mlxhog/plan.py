@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxhog import arena, checkpoint, gpu_write, machine, mix, optim, records, run, strategies
+from mlxhog import (
+    arena,
+    checkpoint,
+    gpu_write,
+    machine,
+    mix,
+    optim,
+    records,
+    run,
+    strategies,
+    verdicts,
+)
 from mlxhog.arena import Layout
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.config import TrainConfig
@@ -97,6 +108,7 @@ def make_plan(config: TrainConfig) -> Plan:
         machine=here,
         max_workers=config.max_workers,
         serial=config.strategy == "serial",
+        tokens_per_s=verdicts.load().tokens_per_s,
     )
     writers = gpu_write.resolve(config, chosen.workers)
     _check_parameters(config, model, here.memory_bytes)

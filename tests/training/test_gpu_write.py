@@ -256,7 +256,9 @@ def test_without_a_record_of_this_machine_metal_is_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize("write", ["lossless", "racy"])
 @pytest.mark.parametrize("who", ["metal", "metal-emulated"])
 def test_locks_beside_metal_kernels_are_a_contradiction(write: str, who: str) -> None:
-    with pytest.raises(ConfigError, match=f"is {write}, but beside gpu_write={who}.*leave write"):
+    with pytest.raises(
+        ConfigError, match=f"is {write}, but beside gpu_write={who}.*set write=auto"
+    ):
         TrainConfig(write=write, gpu_write=who)
 
 
