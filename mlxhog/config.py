@@ -55,8 +55,8 @@ class TrainConfig:
     )
     kernels: str = _model(
         "auto",
-        "forms of the model's operations: plain, hand-written, or the fastest here",
-        choices=("auto", "reference", "native"),
+        "forms of the model's operations: plain, hand-written for CPU or GPU, or the fastest here",
+        choices=("auto", "reference", "native", "metal", "metal-emulated"),
     )
 
     workers: str = _workers("auto", "a number, or backends such as mlx:gpu,torch:cpu*3")
