@@ -50,7 +50,7 @@ def here() -> Machine:
         architecture=platform.machine(),
         cores=_performance_cores() if macos else _usable_cores(),
         memory_bytes=_memory_bytes(),
-        chip=_sysctl("machdep.cpu.brand_string") if macos else "",
+        chip=sysctl("machdep.cpu.brand_string"),
         frameworks=frozenset(
             name for name in ("mlx", "torch") if importlib.util.find_spec(name) is not None
         ),
@@ -60,7 +60,7 @@ def here() -> Machine:
 def chip_name() -> str:
     """Marketing name of the processor, on every system; "" if the system does not say."""
     if platform.system() == "Darwin":
-        return _sysctl("machdep.cpu.brand_string")
+        return sysctl("machdep.cpu.brand_string")
     try:
         lines = CPU_INFO.read_text().splitlines()
     except OSError:
@@ -84,10 +84,13 @@ def _usable_cores() -> int:
 
 
 def _performance_cores() -> int:
-    text = _sysctl("hw.perflevel0.physicalcpu")
+    text = sysctl("hw.perflevel0.physicalcpu")
     return int(text) if text.isdigit() else os.cpu_count() or 1
 
 
-def _sysctl(name: str) -> str:
+def sysctl(name: str) -> str:
+    """A value of macOS's kernel as text; "" if this system has none of that name."""
+    if platform.system() != "Darwin":
+        return ""
     done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
     return done.stdout.strip()
