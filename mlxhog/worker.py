@@ -10,7 +10,7 @@ import threading
 import time
 from multiprocessing import connection, parent_process
 
-from mlxhog import backends, optim, records, schedules, strategies
+from mlxhog import backends, darwin, optim, records, schedules, strategies
 from mlxhog.arena import Arena
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.control import Command
@@ -25,6 +25,8 @@ from mlxhog.steps import Steps
 def main(job: Job) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
     _follow_supervisor()
+    if sys.platform == "darwin":
+        darwin.ask_for_performance_cores()
     log = job.run_dir / "logs" / f"worker-{job.slot}.log"
     sys.stdout.flush()
     with log.open("a", buffering=1) as stream:

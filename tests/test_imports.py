@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 # The first name below `mlxhog` of every module. Imports point to the same group or to one above.
 LAYERS = (
-    {"errors", "quantities", "options", "machine", "durable", "plain_json", "_native"},
+    {"errors", "quantities", "options", "darwin", "machine", "durable", "plain_json", "_native"},
     {"config", "config_sources", "mix", "metrics", "budget"},
     {"arena", "data", "models", "metal", "corpora", "run"},
     {"updates", "updates_reference", "gradients", "optim", "schedules", "control"},
