@@ -10,6 +10,7 @@ from pathlib import Path
 from mlxhog import darwin
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,18 @@ def here() -> Machine:
         ),
         translated=macos and darwin.translated(),
     )
+
+
+def chip_name() -> str:
+    """Marketing name of the processor, on every system; "" if the system does not say."""
+    if platform.system() == "Darwin":
+        return _sysctl("machdep.cpu.brand_string")
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        return ""
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "")
 
 
 def _memory_bytes() -> int:

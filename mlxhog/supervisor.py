@@ -7,12 +7,10 @@ restarts and so inherits its predecessor's optimizer state.
 
 from __future__ import annotations
 
-import os
 import signal
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.context import SpawnProcess
@@ -22,6 +20,7 @@ from mlxhog import worker
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.children import signals_held_back, thread_limits
 from mlxhog.config import TrainConfig
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
@@ -90,7 +89,7 @@ class Supervisor:
         seat.owner = entry.incarnation
         job = self._make_job(seat.slot, seat.owner, seat.spec)
         resource_tracker.ensure_running()  # its own start would let the signals through again
-        with _thread_limits(seat.spec.threads), _signals_held_back():
+        with thread_limits(seat.spec.threads), signals_held_back():
             process = self._context.Process(
                 target=worker.main, args=(job,), name=f"mlxhog-worker-{seat.slot}", daemon=True
             )
@@ -245,39 +244,3 @@ class Supervisor:
     def kill(self) -> None:
         """End every worker at once and reap it."""
         self.stop(timeout_s=0.0)
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Deliver Ctrl-C and SIGTERM only afterwards; a child born meanwhile never sees them.
-
-    A terminal sends them to the whole group, and a worker that is still importing would die of it.
-    """
-    held = (signal.SIGINT, signal.SIGTERM)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _thread_limits(threads: int) -> Iterator[None]:
-    """Environment in which a worker's libraries start no more threads than it was given."""
-    limits = {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",  # a spinning pool takes the cores from the native operators'
-        "VECLIB_MAXIMUM_THREADS": str(threads),
-    }
-    before = {name: os.environ.get(name) for name in limits}
-    os.environ.update(limits)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 import sys
-import threading
 import time
-from multiprocessing import connection, parent_process
 
 from mlxhog import backends, darwin, optim, records, schedules, strategies
 from mlxhog.arena import Arena
 from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.children import follow_parent
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import MlxhogError
@@ -24,9 +22,13 @@ from mlxhog.steps import Steps
 
 def main(job: Job) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
+<<<<<<< HEAD
     _follow_supervisor()
     if sys.platform == "darwin":
         darwin.ask_for_performance_cores()
+=======
+    follow_parent()
+>>>>>>> main
     log = job.run_dir / "logs" / f"worker-{job.slot}.log"
     sys.stdout.flush()
     with log.open("a", buffering=1) as stream:
@@ -38,21 +40,6 @@ def main(job: Job) -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.stderr.flush()
             os._exit(error.exit_code)
-
-
-def _follow_supervisor() -> None:
-    """Leave as soon as the supervisor is gone, whatever this process is doing."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # both may be sent to the whole group
-        signal.signal(number, signal.SIG_IGN)
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="supervisor-watch").start()
 
 
 def _run(job: Job) -> None:
