@@ -9,7 +9,6 @@ import torch
 
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
-from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.registry import KERNELS
 from mlxhog.models import metal_mlx, metal_torch
 from mlxhog.models.kernels import choose
@@ -166,10 +165,11 @@ def kernels_of_a_gpu(
     framework: str, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[metal_mlx.MetalOps | metal_torch.MetalOps, list[Any]]:
     """The ops as on an Apple GPU, whose Metal is stood in for, and the launches they make."""
+    emulated = choose(framework, "metal-emulated", "cpu").engine
     if framework == "mlx":
-        mlx = FakeMLX(dict(KERNELS), HostEngine("mlx")).install(monkeypatch)
+        mlx = FakeMLX(dict(KERNELS), emulated).install(monkeypatch)
         return metal_mlx.MetalOps(MLXEngine()), mlx.calls
-    mps = FakeMPS(dict(KERNELS), HostEngine("mps")).install(monkeypatch)
+    mps = FakeMPS(dict(KERNELS), emulated).install(monkeypatch)
     return metal_torch.MetalOps(MPSEngine("cpu")), mps.calls
 
 
