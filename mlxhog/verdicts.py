@@ -107,6 +107,8 @@ class Verdicts:
                 if not rows:
                     return Verdict(False, f"doctor has no result for {told} on this machine")
                 for row in rows:
+                    if "error" in row:
+                        return Verdict(False, f"{told} failed: {row['error']}")
                     if row["lost"] or row["torn"]:
                         return Verdict(
                             False,
@@ -138,6 +140,8 @@ class Verdicts:
         if not rows:
             return Verdict(False, f"doctor has no live reads of {backend} on this machine")
         for row in rows:
+            if "error" in row:
+                return Verdict(False, f"live reads of {backend} failed: {row['error']}")
             if row["torn"] or row["backwards"] or row["visible_s"] > VISIBLE_S:
                 return Verdict(
                     False,

@@ -119,8 +119,10 @@ def test_a_mix_needs_the_result_of_every_pair_with_a_gpu_writer(tmp_path: Path) 
     )
 
 
-@pytest.mark.parametrize("changes", [{"lost": 1}, {"torn": 1}])
-def test_one_lost_or_torn_value_forbids_gpu_writes(tmp_path: Path, changes: dict[str, int]) -> None:
+@pytest.mark.parametrize("changes", [{"lost": 1}, {"torn": 1}, {"error": "it hung"}])
+def test_one_lost_or_torn_value_or_a_failure_forbids_gpu_writes(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
     rows = adds("metal:mlx", "metal:mlx", "threads", **changes)
     assert not verdicts(tmp_path, litmus=rows).gpu_write(["mlx:gpu"]).ok
 
@@ -141,7 +143,7 @@ def test_live_reads_are_permitted_where_all_were_whole_and_fresh(tmp_path: Path)
     rows = [reads("mlx:gpu"), reads("mlx:gpu", writer="torch:cpu")]
     assert "1,000 live reads" in verdicts(tmp_path, reads=rows).live_read("mlx:gpu").reason
     assert not verdicts(tmp_path, reads=[reads("mlx:gpu", kind="snapshot")]).live_read("mlx:gpu").ok
-    for wrong in ({"torn": 1}, {"backwards": 1}, {"visible_s": 1.5}):
+    for wrong in ({"torn": 1}, {"backwards": 1}, {"visible_s": 1.5}, {"error": "it hung"}):
         assert (
             not verdicts(tmp_path, reads=[*rows, reads("mlx:gpu", **wrong)]).live_read("mlx:gpu").ok
         )
