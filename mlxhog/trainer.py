@@ -84,7 +84,12 @@ class _Training:
         stack.enter_context(self.run.lock())
         self._check_nobody_went_on()
         self.arena = stack.enter_context(
-            Arena.create(planned.layout, write=planned.writers.write, run_id=self.run.name[:64])
+            Arena.create(
+                planned.layout,
+                write=planned.writers.write,
+                run_id=self.run.name[:64],
+                fallback=self.run.directory,
+            )
         )
         self.ledger = Ledger(self.arena, on_torn=self.config.on_torn)
         self.start = restore(planned, self.arena, self.ledger)
@@ -147,8 +152,9 @@ class _Training:
         self._write_status()
         error: MlxhogError | None = None
         self._report(opening(self.plan, self.run))
-        for message in (*self.plan.notes, *self.plan.data.notes, self.start.message):
-            if message is not None:
+        notes = (*self.plan.notes, *self.plan.data.notes, self.arena.note, self.start.message)
+        for message in notes:
+            if message:
                 self._report(message)
         with self._signals:
             try:

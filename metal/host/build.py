@@ -76,6 +76,23 @@ def library(
     return path
 
 
+def program(
+    main: Path, *, directory: Path, compiler: str = "g++", extra_flags: tuple[str, ...] = ()
+) -> Path:
+    """Return a program that opens such libraries by itself; compile it if it is missing.
+
+    Raises:
+        MetalError: it does not compile.
+        EnvironmentLacks: there is no such compiler.
+    """
+    flags = tuple(flag for flag in (*_flags(compiler), *extra_flags) if flag != "-shared")
+    text = main.read_text(encoding="utf-8") + _shim_text()
+    path = directory / f"{main.stem}-{_digest(text, compiler, flags)}"
+    if not path.exists():
+        _compile(main.stem, path, (*flags, str(main), "-ldl"), compiler, "")
+    return path
+
+
 def _runtime(directory: Path, compiler: str, extra_flags: tuple[str, ...]) -> Path:
     """Compile what all kernel libraries share: the scheduler, fibers and chaos."""
     flags = (*_flags(compiler), *extra_flags)
