@@ -8,11 +8,13 @@ from types import MappingProxyType
 from mlxhog.metal.kernel import Kernel
 from mlxhog.metal.kernels import (
     adds,
+    conv,
     mlstm,
     mlstm_backward,
     packed16,
     reduce,
     row_steps,
+    slstm,
     steps,
     versions,
 )
@@ -26,6 +28,8 @@ _FAMILIES = (
     versions.KERNELS,
     mlstm.KERNELS,
     mlstm_backward.KERNELS,
+    slstm.KERNELS,
+    conv.KERNELS,
 )
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(

@@ -3,9 +3,11 @@
 import importlib.util
 import os
 import platform
-import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from mlxhog import darwin
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CPU_INFO = Path("/proc/cpuinfo")
@@ -22,6 +24,7 @@ class Machine:
         memory_bytes: memory this process may use.
         chip: marketing name such as "Apple M4 Pro", or "".
         frameworks: which of "mlx" and "torch" are installed.
+        translated: whether Rosetta translates this process, so that the real machine is hidden.
     """
 
     system: str
@@ -30,6 +33,7 @@ class Machine:
     memory_bytes: int
     chip: str
     frameworks: frozenset[str]
+    translated: bool = False
 
     @property
     def apple_gpu(self) -> bool:
@@ -44,23 +48,24 @@ class Machine:
 
 def here() -> Machine:
     """Describe the machine that runs this process; imports no framework."""
-    macos = platform.system() == "Darwin"
+    macos = sys.platform == "darwin"
     return Machine(
         system="macos" if macos else platform.system().lower(),
         architecture=platform.machine(),
-        cores=_performance_cores() if macos else _usable_cores(),
-        memory_bytes=_memory_bytes(),
-        chip=sysctl("machdep.cpu.brand_string"),
+        cores=darwin.performance_cores() if macos else _usable_cores(),
+        memory_bytes=darwin.memory_bytes() if macos else _memory_bytes(),
+        chip=chip_name() if macos else "",
         frameworks=frozenset(
             name for name in ("mlx", "torch") if importlib.util.find_spec(name) is not None
         ),
+        translated=macos and darwin.translated(),
     )
 
 
 def chip_name() -> str:
     """Marketing name of the processor, on every system; "" if the system does not say."""
-    if platform.system() == "Darwin":
-        return sysctl("machdep.cpu.brand_string")
+    if sys.platform == "darwin":
+        return darwin.sysctl_text("machdep.cpu.brand_string")
     try:
         lines = CPU_INFO.read_text().splitlines()
     except OSError:
@@ -81,16 +86,3 @@ def _memory_bytes() -> int:
 def _usable_cores() -> int:
     # The affinity mask, not the number of cores: taskset and containers narrow it.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _performance_cores() -> int:
-    text = sysctl("hw.perflevel0.physicalcpu")
-    return int(text) if text.isdigit() else os.cpu_count() or 1
-
-
-def sysctl(name: str) -> str:
-    """A value of macOS's kernel as text; "" if this system has none of that name."""
-    if platform.system() != "Darwin":
-        return ""
-    done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
-    return done.stdout.strip()

@@ -66,8 +66,15 @@ def resolve(
 
     Raises:
         ConfigError: the mix cannot be read, has too many workers, or more threads than cores.
-        EnvironmentLacks: a backend that was asked for by name is not there.
+        EnvironmentLacks: a backend that was asked for by name is not there, or Rosetta translates
+            this process.
     """
+    if machine.translated:
+        raise EnvironmentLacks(
+            "this Python is an Intel program that Rosetta translates: it has no Metal, no MLX and "
+            "pages of another size; install an arm64 Python (`file $(which python3)` tells) and "
+            "mlxhog in it"
+        )
     text = workers.strip()
     notes: list[str] = []
     if text == "auto":

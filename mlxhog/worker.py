@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 
-from mlxhog import backends, optim, records, schedules, strategies
+from mlxhog import backends, darwin, optim, records, schedules, strategies, unified
 from mlxhog.arena import Arena
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.children import follow_parent
@@ -23,6 +23,8 @@ from mlxhog.steps import Steps
 def main(job: Job) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
     follow_parent()
+    if sys.platform == "darwin":
+        darwin.ask_for_performance_cores()
     log = job.run_dir / "logs" / f"worker-{job.slot}.log"
     sys.stdout.flush()
     with log.open("a", buffering=1) as stream:
@@ -37,7 +39,7 @@ def main(job: Job) -> None:
 
 
 def _run(job: Job) -> None:
-    arena = Arena.from_handle(job.handle, write=job.config.write)
+    arena = Arena.from_handle(job.handle, write=job.write)
     entry = arena.workers.entry(job.slot)
     entry.beat(Phase.STARTING)
     context = _context(job, arena, entry)
@@ -66,10 +68,16 @@ def _context(job: Job, arena: Arena, entry: Entry) -> strategies.Context:
     """Start the framework, and lay the model over the memory it reads."""
     config = job.config
     backend = backends.create(
-        job.backend, threads=job.threads, kernels=config.kernels, cpu_blas=config.cpu_blas
+        job.backend,
+        threads=job.threads,
+        kernels=config.kernels,
+        cpu_blas=config.cpu_blas,
+        share=job.share,
     )
-    live = arena.params if config.read == "live" else None
+    live = unified.live_params(job, arena)
     backend.bind(job.model, arena.layout.slots, arena.params.size, live)
+    optimizer = optim.build(config)
+    decay = frozenset(name for name, spec in param_spec(job.model).items() if spec.decay)
     return strategies.Context(
         arena=arena,
         ledger=Ledger(arena, on_torn=config.on_torn),
@@ -78,12 +86,13 @@ def _context(job: Job, arena: Arena, entry: Entry) -> strategies.Context:
         owner=job.owner,
         workers=job.workers,
         backend=backend,
-        optimizer=optim.build(config),
+        optimizer=optimizer,
+        metal=unified.metal_steps(job, arena, optimizer.metal_rule, decay),
         schedule=schedules.build(config),
         budget=job.budget,
         step_limit=job.step_limit,
         config=config,
-        decay=frozenset(name for name, spec in param_spec(job.model).items() if spec.decay),
+        decay=decay,
     )
 
 

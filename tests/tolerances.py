@@ -61,6 +61,16 @@ METAL_OPEN_F32 = Tolerance(
 METAL_CLOSED_F32 = Tolerance(
     "as METAL_GATES_F32, where every number is as small as exp(-30)", of_largest=1e-4
 )
+METAL_SLSTM_F32 = Tolerance(
+    "float32 rounding, carried through a few dozen steps of a recurrence",
+    atol=1e-6,
+    of_largest=1e-5,
+)
+METAL_CONV_F32 = Tolerance(
+    "float32 rounding of products with few taps, and of sums over a few hundred positions",
+    atol=1e-6,
+    of_largest=3e-6,
+)
 OP_F32 = Tolerance(
     "float32 rounding of one operator: elementary functions within 3 ulp, sums of a few hundred",
     atol=1e-7,

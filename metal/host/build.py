@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -29,9 +30,10 @@ _FLAGS = (
     "-Werror=frame-larger-than=32768",  # a fiber's stack is small; a GPU thread's memory is smaller
     "-Wno-attributes",  # [[kernel]], [[buffer(0)]] and the like
 )
-# A half is rounded after every operation, as on a GPU.
-_GCC_FLAGS = ("-fexcess-precision=16",)
-_CLANG_FLAGS = ("-ffloat16-excess-precision=none", "-Wno-unknown-attributes")
+# A half is rounded after every operation, as on a GPU; only x86 compilers would do otherwise.
+_GCC_X86_FLAGS = ("-fexcess-precision=16",)
+_CLANG_X86_FLAGS = ("-Xclang", "-ffloat16-excess-precision=none")
+_CLANG_FLAGS = ("-Wno-unknown-attributes",)
 _ERROR = re.compile(r"^.*?: (?:fatal )?error: .*(?:\n +\S?.*){0,3}", re.MULTILINE)
 
 
@@ -74,14 +76,32 @@ def library(
     return path
 
 
+def program(
+    main: Path, *, directory: Path, compiler: str = "g++", extra_flags: tuple[str, ...] = ()
+) -> Path:
+    """Return a program that opens such libraries by itself; compile it if it is missing.
+
+    Raises:
+        MetalError: it does not compile.
+        EnvironmentLacks: there is no such compiler.
+    """
+    flags = tuple(flag for flag in (*_flags(compiler), *extra_flags) if flag != "-shared")
+    text = main.read_text(encoding="utf-8") + _shim_text()
+    path = directory / f"{main.stem}-{_digest(text, compiler, flags)}"
+    if not path.exists():
+        _compile(main.stem, path, (*flags, str(main), "-ldl"), compiler, "")
+    return path
+
+
 def _runtime(directory: Path, compiler: str, extra_flags: tuple[str, ...]) -> Path:
     """Compile what all kernel libraries share: the scheduler, fibers and chaos."""
     flags = (*_flags(compiler), *extra_flags)
     path = directory / f"runtime-{_digest(_shim_text(), compiler, flags)}.so"
     if not path.exists():
-        sources = [str(file) for file in sorted((HOST / "runtime").glob("*.cpp"))]
+        sources = sorted((HOST / "runtime").glob("*.cpp"))
+        text = "".join(f'#include "{file}"\n' for file in sources)  # at once: half the time
         include = ("-I", str(HOST / "runtime"), f"-Wl,-soname,{path.name}")
-        _compile("runtime", path, (*flags, *include, *sources), compiler, "")
+        _compile("the shim's runtime", path, (*flags, *include, "-x", "c++", "-"), compiler, text)
     return path
 
 
@@ -104,7 +124,10 @@ def _version(compiler: str) -> str:
 
 
 def _flags(compiler: str) -> tuple[str, ...]:
-    own = _CLANG_FLAGS if "clang" in _version(compiler) else _GCC_FLAGS
+    clang, x86 = "clang" in _version(compiler), platform.machine() == "x86_64"
+    own: tuple[str, ...] = _CLANG_FLAGS if clang else ()
+    if x86:
+        own += _CLANG_X86_FLAGS if clang else _GCC_X86_FLAGS
     return (*_FLAGS, *own, "-I", str(HOST / "include"))
 
 

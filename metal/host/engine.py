@@ -36,6 +36,7 @@ class HostEngine:
         threads: OS threads that run threadgroups.
         cache: where texts and libraries are kept; default: this user's cache directory.
         compiler: a g++ or clang++ that knows `_Float16`.
+        flags: more flags for it, such as "-fsanitize=undefined".
 
     Raises:
         ConfigError: no such consumer.
@@ -54,6 +55,7 @@ class HostEngine:
         threads: int = 2,
         cache: Path | None = None,
         compiler: str = "g++",
+        flags: tuple[str, ...] = (),
     ) -> None:
         if consumer not in CONSUMERS:
             raise ConfigError(f"no consumer {consumer!r}; choose from {', '.join(CONSUMERS)}")
@@ -61,7 +63,7 @@ class HostEngine:
         self.ran: set[tuple[str, str, str]] = set()
         self._consumer, self._chaos, self._threads = consumer, chaos, threads
         self._cache = build.user_cache_directory() if cache is None else cache
-        self._compiler = compiler
+        self._compiler, self._flags = compiler, flags
         self._built: dict[tuple[Kernel, str], tuple[Path, Signature]] = {}
         self._launches = 0
 
@@ -131,6 +133,7 @@ class HostEngine:
                 translate.library(shown, mlx=self._consumer == "mlx"),
                 directory=self._cache,
                 compiler=self._compiler,
+                extra_flags=self._flags,
             )
             self._built[kernel, instance] = path, signature
         return self._built[kernel, instance]

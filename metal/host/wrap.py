@@ -66,7 +66,7 @@ def text(request: Request) -> str:
         f"{kind} {name} [[{name}]]" for name, kind in _ATTRIBUTES.items() if name in request.source
     ]
     types = ", ".join(_TYPES[dtype] for _, dtype in request.template)
-    function = f"custom_kernel_{request.name}" + re.sub(r"\W+", "_", f"_{types}" if types else "")
+    function = f"custom_kernel_{request.name}" + re.sub(r"\W+", "_", f"_<{types}" if types else "")
     function += suffix
     template = ", ".join(f"typename {name}" for name, _ in request.template)
     head = f"template <{template}>\n" if template else ""

@@ -18,14 +18,8 @@ import numpy as np
 
 from mlxhog.metal.kernel import Argument, Kernel, Launch
 from mlxhog.metal.kernels import mlstm_reference
-from mlxhog.metal.kernels.mlstm_shape import (
-    ALL_SIZES,
-    GATE_SIZES,
-    Sizes,
-    arrays,
-    check,
-    round_up,
-)
+from mlxhog.metal.kernels.arguments import arrays, check
+from mlxhog.metal.kernels.mlstm_shape import ALL_SIZES, GATE_SIZES, Sizes, round_up
 
 LANES = 32
 STATE_ROWS = 4  # kMlstmStateRows in mlstm.h
@@ -228,8 +222,8 @@ GATES = Kernel(
         mlxhog::mlstm_gates(i, f, b, a, g, amax, mlxhog::MlstmShape{B, NH, S, L, 0, 0}, totals,
                             peaks, threadgroup_position_in_grid, thread_position_in_threadgroup);
     """,
-    inputs=(*arrays("i", "f"), *GATE_SIZES),
-    outputs=arrays("b", "a", "g", "amax"),
+    inputs=(*arrays("i f"), *GATE_SIZES),
+    outputs=arrays("b a g amax"),
     reference=mlstm_reference.mlstm_gates,
     sample=_sample("mlstm_gates"),
     lockstep=True,
@@ -243,8 +237,8 @@ STATES = Kernel(
         mlxhog::mlstm_states(k, v, a, g, amax, C0, n0, m0, C, n, m,
                              mlxhog::MlstmShape{B, NH, S, L, DK, DV}, thread_position_in_grid);
     """,
-    inputs=(*arrays("k", "v", "a", "g", "amax", "C0", "n0", "m0"), *ALL_SIZES),
-    outputs=arrays("C", "n", "m"),
+    inputs=(*arrays("k v a g amax C0 n0 m0"), *ALL_SIZES),
+    outputs=arrays("C n m"),
     reference=mlstm_reference.mlstm_states,
     sample=_sample("mlstm_states"),
     rtol=2e-5,
@@ -261,11 +255,11 @@ OUT = Kernel(
                           threadgroup_position_in_grid, thread_position_in_threadgroup);
     """,
     inputs=(
-        *arrays("q", "k", "v", "b", "i", "C", "n", "m"),
+        *arrays("q k v b i C n m"),
         *ALL_SIZES,
         Argument(name="eps", scalar=True),
     ),
-    outputs=arrays("h", "den", "M"),
+    outputs=arrays("h den M"),
     reference=mlstm_reference.mlstm_out,
     sample=_sample("mlstm_out"),
     lockstep=True,

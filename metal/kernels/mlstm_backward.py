@@ -13,10 +13,11 @@ import numpy as np
 
 from mlxhog.metal.kernel import Argument, Kernel, Launch
 from mlxhog.metal.kernels import mlstm_backward_reference as reference
+from mlxhog.metal.kernels.arguments import arrays, check, sizes
 from mlxhog.metal.kernels.mlstm import LANES, forward_launches, run_reference, sample_cell
-from mlxhog.metal.kernels.mlstm_shape import ALL_SIZES, Sizes, arrays, check, sizes
+from mlxhog.metal.kernels.mlstm_shape import ALL_SIZES, Sizes
 
-PRE_SIZES = sizes("B", "NH", "S", "DV")
+PRE_SIZES = sizes("B NH S DV")
 
 
 def mlstm_bwd_pre(den: Any, M: Any, h: Any, dh: Any, *, eps: float) -> Launch:
@@ -228,8 +229,8 @@ def _sample(kernel: str) -> Callable[[np.random.Generator, int], Launch]:
     return sample
 
 
-_STATES_ARRAYS = arrays("q", "b", "m", "M", "rN", "dden", "dh", "dC_last", "dn_last")
-_OUT_ARRAYS = arrays("q", "k", "v", "i", "b", "C", "n", "m", "M", "rN", "dden", "dh", "dC", "dn")
+_STATES_ARRAYS = arrays("q b m M rN dden dh dC_last dn_last")
+_OUT_ARRAYS = arrays("q k v i b C n m M rN dden dh dC dn")
 
 PRE = Kernel(
     name="mlstm_bwd_pre",
@@ -238,8 +239,8 @@ PRE = Kernel(
         mlxhog::mlstm_bwd_pre(den, M, h, dh, rN, dden, mlxhog::MlstmShape{B, NH, S, 1, 0, DV},
                               eps, thread_position_in_grid);
     """,
-    inputs=(*arrays("den", "M", "h", "dh"), *PRE_SIZES, Argument(name="eps", scalar=True)),
-    outputs=arrays("rN", "dden"),
+    inputs=(*arrays("den M h dh"), *PRE_SIZES, Argument(name="eps", scalar=True)),
+    outputs=arrays("rN dden"),
     reference=reference.mlstm_bwd_pre,
     sample=_sample("mlstm_bwd_pre"),
     rtol=2e-5,
@@ -254,7 +255,7 @@ STATES = Kernel(
                                  thread_position_in_grid);
     """,
     inputs=(*_STATES_ARRAYS, *ALL_SIZES),
-    outputs=arrays("dC", "dn"),
+    outputs=arrays("dC dn"),
     reference=reference.mlstm_bwd_states,
     sample=_sample("mlstm_bwd_states"),
     rtol=2e-5,
@@ -268,7 +269,7 @@ OUT = Kernel(
                               mlxhog::MlstmShape{B, NH, S, L, DK, DV}, thread_position_in_grid);
     """,
     inputs=(*_OUT_ARRAYS, *ALL_SIZES),
-    outputs=arrays("dq", "dk", "dv", "di", "db"),
+    outputs=arrays("dq dk dv di db"),
     reference=reference.mlstm_bwd_out,
     sample=_sample("mlstm_bwd_out"),
     rtol=1e-4,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import Argument
+from mlxhog.metal.kernels.arguments import sizes
 
 LONGEST_CHUNK = 64
 """Keys and scores of a longer chunk would not fit 32 KiB of threadgroup memory."""
@@ -55,33 +54,8 @@ class Sizes:
         return {argument.name: getattr(self, argument.name) for argument in names}
 
 
-def sizes(*names: str) -> tuple[Argument, ...]:
-    """Declare sizes as scalar arguments."""
-    return tuple(Argument(name=name, dtype="uint32", scalar=True) for name in names)
-
-
-def arrays(*names: str) -> tuple[Argument, ...]:
-    """Declare float32 arrays."""
-    return tuple(Argument(name=name) for name in names)
-
-
-GATE_SIZES = sizes("B", "NH", "S", "L")
-ALL_SIZES = sizes("B", "NH", "S", "L", "DK", "DV")
-
-
-def check(kernel: str, given: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare the shapes of arrays with those that the other arguments ask for.
-
-    Raises:
-        ShapeError: one differs; nothing has been launched.
-    """
-    for name, shape in wanted.items():
-        found = tuple(given[name].shape)
-        if found != shape:
-            raise ShapeError(
-                f"{kernel}: {name} has shape {found}, the other arguments ask for {shape}; "
-                "pass arrays of one sequence, heads and chunk size"
-            )
+GATE_SIZES = sizes("B NH S L")
+ALL_SIZES = sizes("B NH S L DK DV")
 
 
 def round_up(x: int, multiple: int) -> int:

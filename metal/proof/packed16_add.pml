@@ -21,7 +21,7 @@
  *                                            stored; or failed, as it must where the word differs
  *                                            and as the weak form may at any time. A failure puts
  *                                            the current word into `old` (`seen` in the source)
- *   tries < TRIES                            for (uint k = 0; k < kTries; ++k), kTries = 64
+ *   tries < TRIES                            for (uint k = 0; k < kMost; ++k), kMost = kTries = 64
  *   failures++                               count(failures, 1u), an atomic_fetch_add_explicit
  *   added, arrived                           not in the source: what each adder was told
  *

@@ -23,9 +23,11 @@ struct ProcessStatus {
 };
 
 #if defined(__APPLE__)
+constexpr std::uint64_t kZombiesToo = 1;  // proc_pidinfo's argument; with 0 it denies that there is one
+
 ProcessStatus read_status(std::int64_t pid) {
   proc_bsdinfo info;
-  const int got = proc_pidinfo(static_cast<int>(pid), PROC_PIDTBSDINFO, 0, &info, sizeof info);
+  const int got = proc_pidinfo(static_cast<int>(pid), PROC_PIDTBSDINFO, kZombiesToo, &info, sizeof info);
   if (got != static_cast<int>(sizeof info)) return {};
   return {true, info.pbi_status == SZOMB, info.pbi_start_tvsec * 1000000ull + info.pbi_start_tvusec};
 }

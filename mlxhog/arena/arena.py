@@ -53,6 +53,7 @@ class Arena:
         write: how every writer adds its steps: `lossless`, `racy`, `cas` or `owner`.
         run_id: the run it belongs to.
         readonly: whether this mapping refuses to write; a write then ends the process.
+        note: "", or what its creator should tell the user of how it is kept.
         counters: shared counters by name.
         workers: the worker table.
 
@@ -70,6 +71,7 @@ class Arena:
         self.write = self._header.write
         self.run_id = self._header.run_id
         self.readonly = readonly
+        self.note = ""
         if write is not None and write != self.write:
             raise WriteModeError(
                 f"this arena is written in mode {self.write!r}, not {write!r}; writers of two "
@@ -88,6 +90,7 @@ class Arena:
         write: str = "lossless",
         run_id: str = "",
         directory: Path | None = None,
+        fallback: Path | None = None,
     ) -> Arena:
         """A new arena, all zeros, which exists as long as a process maps it.
 
@@ -96,6 +99,8 @@ class Arena:
             write: the one write mode of this arena.
             run_id: at most 64 bytes.
             directory: back it by an unnamed file there, not by shared memory.
+            fallback: where that file goes if the system forbids shared memory (then `note` says
+                so); None is the temporary directory.
 
         Raises:
             EnvironmentLacks: not enough memory.
@@ -113,7 +118,7 @@ class Arena:
             creator_pid=os.getpid(),
             creator_start_time=process_start_time(os.getpid()),
         ).pack()
-        new = segments.create(layout.total_bytes, directory=directory)
+        new = segments.create(layout.total_bytes, directory=directory, fallback=fallback)
         new.mapping[PAGE : PAGE + len(text)] = text
         new.mapping[8 : len(header)] = header[8:]
         new.mapping[:8] = header[:8]
@@ -122,6 +127,7 @@ class Arena:
             os.getpid(), process_start_time(os.getpid()), slot=arena.workers.host_slot
         )
         host.state, host.phase = State.RUNNING, Phase.IDLE
+        arena.note = new.note
         return arena
 
     @classmethod

@@ -6,6 +6,7 @@ A socket file whose server died stays behind; since nobody answers it is recogni
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import select
@@ -20,9 +21,12 @@ from types import TracebackType
 from mlxhog.errors import ArenaError
 
 GREETING = b"mlxhog-arena-1"
+RECEIVED = b"!"
 _PATH_BYTES = 103  # macOS: 104 with the zero byte; Linux has 108
 _TIMEOUT_S = 5.0
-_LOCAL_PEERCRED = 1  # macOS: level 0, struct xucred {u32 version; u32 uid; ...}
+_RECEIPT_S = 1.0
+_SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # macOS: <sys/un.h>, gives struct xucred
+_XUCRED_BYTES = 76  # u32 version, u32 uid, i16 number of groups, 16 u32 groups
 
 
 def socket_path(directory: Path) -> Path:
@@ -85,6 +89,10 @@ class DescriptorServer:
                     connection.settimeout(_TIMEOUT_S)
                     if _peer_uid(connection) == os.getuid():
                         socket.send_fds(connection, [GREETING], [self._fd])
+                        # macOS may drop a descriptor that is still under way when this end closes
+                        # (CPython issue 14669), so the reader says when it has it.
+                        connection.settimeout(_RECEIPT_S)
+                        connection.recv(len(RECEIVED))
             except OSError:
                 continue  # that reader is gone; the next one is served all the same
 
@@ -120,10 +128,12 @@ def receive_fd(path: Path) -> int:
             ) from error
         except OSError as error:
             raise ArenaError(f"cannot connect to {path}: {error}") from error
-        if _peer_uid(connection) != os.getuid():
-            raise ArenaError(f"the socket {path} is served by another user")
         try:
+            if _peer_uid(connection) != os.getuid():
+                raise ArenaError(f"the socket {path} is served by another user")
             message, fds, _, _ = socket.recv_fds(connection, len(GREETING), 1)
+            with contextlib.suppress(OSError):  # a server that did not wait has what it needs
+                connection.send(RECEIVED)
         except OSError as error:
             raise ArenaError(f"no descriptor came from {path}: {error}") from error
     if message != GREETING or len(fds) != 1:
@@ -167,8 +177,8 @@ def _listen(path: Path) -> socket.socket:
 
 def _peer_uid(connection: socket.socket) -> int:
     """User id of the process at the other end."""
-    if sys.platform == "linux":
-        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return int(struct.unpack("3i", raw)[1])
-    raw = connection.getsockopt(0, _LOCAL_PEERCRED, 128)
-    return int(struct.unpack_from("=2I", raw)[1])
+    if sys.platform == "darwin":
+        raw = connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_BYTES)
+        return int(struct.unpack_from("=2I", raw)[1])
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", raw)[1])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+
+from mlxhog import darwin
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -13,15 +16,17 @@ _SHM = Path("/dev/shm")
 def available_bytes() -> int:
     """Bytes of shared memory that can still be had; 0 if the system does not say.
 
-    The least of the memory available, what the control group leaves, and the room in /dev/shm
-    (Linux); all physical memory elsewhere, where shared memory may be swapped.
+    Linux: the least of the memory available, what the control group leaves, and the room in
+    /dev/shm. macOS, where shared memory is ordinary memory: pages free or inactive. Elsewhere all
+    physical memory.
     """
+    if sys.platform == "darwin":
+        return darwin.available_bytes()
     limits = [_meminfo(), _cgroup(), _shm()]
     known = [limit for limit in limits if limit is not None]
     if known:
         return min(known)
-    pages = os.sysconf("SC_PHYS_PAGES")
-    return max(0, pages * os.sysconf("SC_PAGE_SIZE"))
+    return max(0, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def _meminfo() -> int | None:

@@ -3,7 +3,9 @@
 The name is removed at birth, so no kill of any process at any moment can leave a segment behind.
 Workers inherit the descriptor at spawn, later readers get it over a socket (`handover.py`). One
 code path for Linux and macOS; the single difference is `posix_fallocate`, which macOS lacks and
-which on Linux turns a full /dev/shm into an error here instead of a SIGBUS later.
+which on Linux turns a full /dev/shm into an error here instead of a SIGBUS later. Where the system
+forbids shared memory (an app sandbox on macOS lets through only names that begin with the app's
+group) a file without a name takes its place, and the `Backing` says so.
 """
 
 from __future__ import annotations
@@ -19,36 +21,64 @@ from pathlib import Path
 
 from mlxhog.arena.layout import PAGE
 from mlxhog.arena.memory import available_bytes
+from mlxhog.durable import require_space
 from mlxhog.errors import ArenaError, EnvironmentLacks
 
 _NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT)
+_FORBIDDEN = (errno.EPERM, errno.EACCES, errno.ENAMETOOLONG)
 
 
 @dataclass(frozen=True)
 class Backing:
-    """A new segment: two descriptors of the same bytes, the second without the right to write."""
+    """A new segment: two descriptors of the same bytes, the second without the right to write.
+
+    Attributes:
+        fd: may write.
+        readonly_fd: may not.
+        mapping: of the whole segment.
+        note: "", or what the user should know: shared memory was refused and a file took its place.
+    """
 
     fd: int
     readonly_fd: int
     mapping: mmap.mmap
+    note: str = ""
 
 
-def create(nbytes: int, *, directory: Path | None = None) -> Backing:
+def create(nbytes: int, *, directory: Path | None = None, fallback: Path | None = None) -> Backing:
     """Create and map a zeroed segment that no directory names.
 
     Args:
         nbytes: size, rounded up to 16 KiB.
         directory: back it by a file there, not by shared memory. Slower where the system writes
-            dirty pages to disk; for systems that forbid shared memory.
+            dirty pages to disk.
+        fallback: where that file goes if shared memory is forbidden; None is the temporary
+            directory.
 
     Raises:
-        EnvironmentLacks: there is not that much memory.
+        EnvironmentLacks: there is not that much memory, or (a file) room on the disk.
     """
     nbytes = -(-nbytes // PAGE) * PAGE
+    note = ""
     had = available_bytes()
     if directory is None and had and nbytes > had:
         raise _too_large(nbytes, had)
-    fd, readonly_fd = _open_shm() if directory is None else _open_file(directory)
+    if directory is None:
+        try:
+            fd, readonly_fd = _open_shm()
+        except OSError as error:
+            if error.errno not in _FORBIDDEN:
+                raise
+            directory = fallback or Path(tempfile.gettempdir())
+            note = (
+                f"shared memory is refused here ({error.strerror}; a sandboxed Python?), so the "
+                f"arena of {nbytes:,} bytes is an unnamed file in {directory}; the system will "
+                "write it to disk now and then, which is slower: use a Python outside of the "
+                "sandbox to avoid it"
+            )
+    if directory is not None:
+        require_space(directory, nbytes, "the arena")
+        fd, readonly_fd = _open_file(directory)
     try:
         os.ftruncate(fd, nbytes)  # once only: macOS refuses a second time
         if hasattr(os, "posix_fallocate"):
@@ -60,7 +90,7 @@ def create(nbytes: int, *, directory: Path | None = None) -> Backing:
         if error.errno in _NO_ROOM:
             raise _too_large(nbytes, had) from error
         raise
-    return Backing(fd, readonly_fd, mapping)
+    return Backing(fd, readonly_fd, mapping, note)
 
 
 def attach(fd: int, *, readonly: bool) -> mmap.mmap:
@@ -82,7 +112,7 @@ def attach(fd: int, *, readonly: bool) -> mmap.mmap:
 
 
 def _open_shm() -> tuple[int, int]:
-    name = f"/mh-{secrets.token_hex(4)}"  # macOS: at most 31 bytes
+    name = f"/mh-{secrets.token_hex(4)}"  # macOS: at most 31 bytes with the slash
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
     # _posixshmem and not ctypes: shm_open is variadic, which ctypes gets wrong on Apple silicon.
     fd = _posixshmem.shm_open(name, flags, mode=0o600)

@@ -17,9 +17,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from mlxhog import verdicts
+from mlxhog import darwin, verdicts
 from mlxhog.doctor.checks import Check, Result, absent, check
-from mlxhog.machine import Machine, sysctl
+from mlxhog.machine import Machine
 
 OLDEST: Final = {"mlx": (0, 32, 4), "torch": (2, 12)}
 OLDEST_MACOS: Final = 14
@@ -35,7 +35,7 @@ def collect(machine: Machine) -> dict[str, Any]:
         "architecture": machine.architecture,
         "chip": identity.chip,
         "cores": machine.cores,
-        "efficiency_cores": _number(sysctl("hw.perflevel1.physicalcpu")),
+        "efficiency_cores": _efficiency_cores(machine),
         "memory_bytes": machine.memory_bytes,
         "page_bytes": mmap.PAGESIZE,
         "apple_gpu": machine.apple_gpu,
@@ -72,11 +72,10 @@ def _translated(machine: Machine) -> Check:
     name, expected = "Rosetta", "not translated"
     if machine.system != "macos":
         return absent(name, "not macOS", expected)
-    translated = sysctl("sysctl.proc_translated") == "1"
     return check(
         name,
-        not translated,
-        "translated" if translated else "native",
+        not machine.translated,
+        "translated" if machine.translated else "native",
         expected,
         "this Python is for Intel: no GPU and no MLX; install one for Apple silicon",
     )
@@ -173,5 +172,5 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part)  # type: ignore[index]
 
 
-def _number(text: str) -> int | None:
-    return int(text) if text.isdecimal() else None
+def _efficiency_cores(machine: Machine) -> int | None:
+    return darwin.sysctl_int("hw.perflevel1.physicalcpu") if machine.system == "macos" else None

@@ -15,8 +15,9 @@ from mlxhog import TrainConfig, checkpoint, run, saving, train, trainer
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.metrics import Progress, Result
 from mlxhog.options import options, to_flag
+from tests.processes import alive, workers_of
 from tests.training.small import small_config
-from tests.training.test_deaths import alive, shared_segments, wait_until, workers_of
+from tests.training.test_deaths import shared_segments, wait_until
 
 
 def flags(config: TrainConfig) -> list[str]:

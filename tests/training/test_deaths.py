@@ -14,6 +14,7 @@ import pytest
 from mlxhog import train
 from mlxhog.errors import WorkerFailed
 from mlxhog.metrics import Progress
+from tests.processes import alive, workers_of
 from tests.training.small import small_config
 
 RUN_IN_CHILD = """
@@ -29,16 +30,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def shared_segments() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if "mh-" in name or "mlxhog" in name}
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie that nobody reaped does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
+    names = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []  # macOS lists none
+    return {name for name in names if "mh-" in name or "mlxhog" in name}
 
 
 def wait_until(condition, limit_s: float, what: str) -> None:
@@ -216,17 +209,3 @@ def test_fifty_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
     assert not shared_segments()
     result = train(small_config(tmp_path, workers="torch:cpu*2", steps=5, resume=str(run)))
     assert result.status == "done"
-
-
-def workers_of(pid: int) -> list[int]:
-    """Worker processes of a supervisor (its resource tracker is not one)."""
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    children = [int(word) for word in path.read_text().split()] if path.exists() else []
-    return [child for child in children if "spawn_main" in command_line(child)]
-
-
-def command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except FileNotFoundError:
-        return ""

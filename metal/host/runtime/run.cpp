@@ -17,7 +17,7 @@
 
 namespace metal_host {
 
-__thread bool chaos = false;
+int chaotic_launches = 0;
 
 namespace {
 
@@ -41,7 +41,6 @@ struct Crew {
   void work() {
     present.fetch_add(1);
     while (present.load() < n_threads) sched_yield();
-    chaos = launch.chaos_period != 0;
     try {
       Threadgroup threadgroup(body, buffers, launch, n_threads == 1);
       here = &threadgroup;
@@ -58,7 +57,6 @@ struct Crew {
       }
     }
     here = nullptr;
-    chaos = false;
   }
 };
 
@@ -82,10 +80,13 @@ int run(Body body, void* const* buffers, const Launch& launch) {
     std::iota(crew.order.begin(), crew.order.end(), 0u);
     Random(launch.seed).shuffle(crew.order.data(), crew.n_groups);
   }
+  const int chaotic = launch.chaos_period != 0 ? 1 : 0;
+  __atomic_fetch_add(&chaotic_launches, chaotic, __ATOMIC_RELAXED);
   std::vector<std::thread> others;
   for (unsigned i = 1; i < crew.n_threads; ++i) others.emplace_back([&] { crew.work(); });
   crew.work();
   for (std::thread& thread : others) thread.join();
+  __atomic_fetch_sub(&chaotic_launches, chaotic, __ATOMIC_RELAXED);
   return crew.failed ? 1 : 0;
 }
 

@@ -201,7 +201,7 @@ void Threadgroup::poison_once(void* variable, std::size_t bytes, ulong& filled_f
 }
 
 void Threadgroup::switch_at_random() {
-  if (random_.below(launch_.chaos_period) != 0) return;
+  if (launch_.chaos_period == 0 || random_.below(launch_.chaos_period) != 0) return;
   if (!alone_) sched_yield();
   current_->fiber.leave();
 }

@@ -35,7 +35,8 @@ def test_a_search_that_cannot_run_is_an_error_and_no_verdict():
     "line",
     [
         "load_bits(word)",
-        "k < kTries",
+        "k < kMost",
+        "kMost = kTries",
         "swap_bits(word, seen,",
         "count(failures, 1u)",
         "kTries = 64",

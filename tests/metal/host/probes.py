@@ -102,6 +102,39 @@ DEEP = probe(
     lockstep=True,
 )
 
+POSITIONS = probe(
+    "positions",
+    "positions.h",
+    "mlxhog::positions(out, thread_position_in_grid, thread_position_in_threadgroup, "
+    "threadgroup_position_in_grid, threads_per_grid, threadgroups_per_grid, "
+    "threads_per_threadgroup, dispatch_threads_per_threadgroup, thread_index_in_threadgroup, "
+    "thread_index_in_simdgroup, simdgroup_index_in_threadgroup);",
+    (X,),
+    (Argument(name="out", dtype="uint32"),),
+)
+ARRIVAL = probe(
+    "arrival",
+    "positions.h",
+    "mlxhog::arrival(counter, order, threadgroup_position_in_grid.x, thread_index_in_threadgroup);",
+    (Argument(name="counter", dtype="uint32", writes=True),),
+    (Argument(name="order", dtype="uint32"),),
+)
+ARITHMETIC = probe(
+    "arithmetic",
+    "language.h",
+    "mlxhog::arithmetic<T>(x, y, bits, thread_position_in_grid.x);",
+    (X,),
+    (Y, Argument(name="bits", dtype="uint32")),
+    instances=("half", "bfloat"),
+)
+FUNCTIONS = probe(
+    "functions",
+    "language.h",
+    "mlxhog::functions(x, y, thread_position_in_grid.x, threads_per_grid.x);",
+    (X,),
+    (Y,),
+)
+
 
 def count(kernel: Kernel, shared: Any, adds: int, *, group: int = 256, **more: Any) -> Launch:
     """A launch that adds 1.0 `adds` times to the words of `shared` in turn."""

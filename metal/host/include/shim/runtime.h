@@ -60,16 +60,17 @@ Lanes<T> shown(const T& value, Place place) {
 void poison_once(void* variable, std::size_t bytes, ulong& filled_for);
 
 // Chaos: whether another thread of the group runs first, and whether a weak compare-exchange fails for
-// no reason. Both do nothing without chaos.
-extern __thread bool chaos __attribute__((tls_model("initial-exec")));
+// no reason. `chaotic_launches` are running now; a launch without chaos beside them does neither.
+extern int chaotic_launches;
 void switch_at_random();
 bool fail_at_random();
 
+inline bool chaos() { return __atomic_load_n(&chaotic_launches, __ATOMIC_RELAXED) != 0; }
 inline void race_point() {
-  if (chaos) [[unlikely]]
+  if (chaos()) [[unlikely]]
     switch_at_random();
 }
 #define RACE_POINT() metal_host::race_point()  // empty on a GPU: metal/kernels/race_point.h
-inline bool fails_spuriously() { return chaos && fail_at_random(); }
+inline bool fails_spuriously() { return chaos() && fail_at_random(); }
 
 }  // namespace metal_host

@@ -1,0 +1,101 @@
+"""What macOS says of itself through C calls: sysctl, memory statistics, and scheduling class.
+
+Only functions with a fixed list of arguments are called: ctypes passes the arguments of variadic
+ones (`open`, `fcntl`, `shm_open`) in the wrong place on Apple silicon.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+from functools import cache
+
+_HOST_VM_INFO64 = 4
+_VM_WORDS = 38  # struct vm_statistics64: 32-bit counts free, active, inactive, wired; then others
+_KERN_SUCCESS = 0
+_QOS_CLASS_USER_INITIATED = 0x19
+
+
+@cache
+def _system() -> ctypes.CDLL:
+    """The C library of this process: libSystem, which every program on macOS is linked to."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def sysctl(name: str) -> bytes | None:
+    """The raw value of a system setting, or None where this system has no such setting."""
+    call = _system().sysctlbyname
+    call.argtypes = (
+        ctypes.c_char_p,
+        ctypes.c_void_p,
+        ctypes.POINTER(ctypes.c_size_t),
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+    )
+    size = ctypes.c_size_t(0)
+    if call(name.encode(), None, ctypes.byref(size), None, 0) != 0:
+        return None
+    value = ctypes.create_string_buffer(size.value)
+    if call(name.encode(), value, ctypes.byref(size), None, 0) != 0:
+        return None
+    return value.raw[: size.value]
+
+
+def sysctl_int(name: str) -> int | None:
+    """A setting that is a number, 32 or 64 bits wide."""
+    value = sysctl(name)
+    return int.from_bytes(value, sys.byteorder) if value else None
+
+
+def sysctl_text(name: str) -> str:
+    """A setting that is text; "" where there is none."""
+    return (sysctl(name) or b"").rstrip(b"\0").decode(errors="replace")
+
+
+def performance_cores() -> int:
+    """Performance cores; all of them on a Mac that has but one kind. At least 1."""
+    return sysctl_int("hw.perflevel0.physicalcpu") or sysctl_int("hw.physicalcpu") or 1
+
+
+def memory_bytes() -> int:
+    """Physical memory."""
+    return sysctl_int("hw.memsize") or 0
+
+
+def available_bytes() -> int:
+    """Memory that can be had without compressing or swapping: pages free or inactive.
+
+    0 where the kernel does not say.
+    """
+    system = _system()
+    words = (ctypes.c_uint32 * _VM_WORDS)()
+    count = ctypes.c_uint32(_VM_WORDS)
+    system.mach_host_self.restype = ctypes.c_uint32
+    system.host_statistics64.argtypes = (
+        ctypes.c_uint32,
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.POINTER(ctypes.c_uint32),
+    )
+    host = system.mach_host_self()
+    if system.host_statistics64(host, _HOST_VM_INFO64, words, ctypes.byref(count)) != _KERN_SUCCESS:
+        return 0
+    free, _active, inactive = words[0], words[1], words[2]
+    return (free + inactive) * mmap.PAGESIZE
+
+
+def translated() -> bool:
+    """Whether Rosetta translates this process from x86_64."""
+    return sysctl_int("sysctl.proc_translated") == 1
+
+
+def ask_for_performance_cores() -> bool:
+    """Keep the calling thread, and threads it starts, off the efficiency cores.
+
+    Work of the default class was seen moved there after some minutes of full load (stan-dev/math
+    3277). Returns whether macOS agreed.
+    """
+    call = _system().pthread_set_qos_class_self_np
+    call.argtypes = (ctypes.c_uint, ctypes.c_int)
+    return int(call(_QOS_CLASS_USER_INITIATED, 0)) == 0

@@ -1,0 +1,74 @@
+"""Linux made to behave like macOS, for child processes: `simulated` runs Python in it.
+
+`libsystem.cpp` is preloaded and changes what the C library answers: shared memory with short names
+and one size for ever, no /proc, Apple's system calls beside the others. `site/sitecustomize.py`
+changes what Python says of itself. What it cannot show: real scheduling, memory pressure, Metal.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+linux_only = pytest.mark.skipif(
+    sys.platform != "linux" or COMPILER is None,
+    reason="a simulation of macOS on Linux, which needs a C++ compiler",
+)
+
+
+@cache
+def build(name: str, *sources: str) -> Path:
+    """Compile a shared library for these tests, once per session."""
+    library = Path(mkdtemp(prefix="mlxhog-macos-")) / f"{name}.so"
+    flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC", "-pthread"]
+    includes = [f"-I{HERE}", f"-I{ROOT / 'metal/updates'}"]
+    command = [str(COMPILER), *flags, *includes, *sources, "-o", str(library), "-ldl"]
+    subprocess.run(command, check=True)
+    return library
+
+
+def libsystem() -> Path:
+    """The preloaded library."""
+    return build("libsystem", str(HERE / "libsystem.cpp"))
+
+
+def environment(**facts: object) -> dict[str, str]:
+    """The environment that puts a process and its children on "macOS".
+
+    Args:
+        facts: FAKE_* settings of `libsystem.cpp`.
+    """
+    return {
+        **os.environ,
+        "LD_PRELOAD": str(libsystem()),
+        "PYTHONPATH": os.pathsep.join([str(HERE / "site"), str(ROOT)]),
+        "FAKE_CORES": "4",
+        "FAKE_PERFORMANCE_CORES": "2",
+        **{name: str(value) for name, value in facts.items()},
+    }
+
+
+def simulated(code: str, *arguments: object, timeout_s: float = 120, **facts: object) -> str:
+    """Run Python code in the simulation; returns what it prints, and fails with what it said."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=environment(**facts),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout

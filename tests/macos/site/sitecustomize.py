@@ -1,0 +1,23 @@
+"""Make this Python look like one on macOS where Python itself decides (see `simulation.py`)."""
+
+import mmap
+import os
+import signal
+import socket
+import sys
+import sysconfig
+
+sysconfig.get_config_vars()  # reads a module named after the platform, so before the change
+sys.platform = "darwin"
+mmap.PAGESIZE = mmap.ALLOCATIONGRANULARITY = 16_384
+for module, names in {
+    os: (
+        "posix_fallocate posix_fadvise memfd_create eventfd pidfd_open copy_file_range waitid "
+        "sched_getaffinity sched_setaffinity sched_getscheduler sched_setscheduler getrandom splice"
+    ),
+    signal: "sigtimedwait sigwaitinfo pidfd_send_signal",
+    socket: "SO_PEERCRED SOCK_CLOEXEC SOCK_NONBLOCK",
+}.items():
+    for name in names.split():
+        if hasattr(module, name):
+            delattr(module, name)

@@ -1,0 +1,127 @@
+"""metal/updates/process_life.cpp as macOS compiles it, with a libproc that answers truthfully."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.arena.workers import WORKER_DTYPE
+from tests.macos.simulation import HERE, ROOT, build, libsystem, linux_only
+from tests.training.test_deaths import wait_until
+
+pytestmark = linux_only
+
+UPDATES = ROOT / "metal" / "updates"
+
+
+@pytest.fixture(scope="module")
+def life() -> ctypes.CDLL:
+    """The macOS branch of process_life.cpp, and the locks, as C functions."""
+    found = ctypes.CDLL(
+        str(
+            build(
+                "life",
+                "-D__APPLE__",
+                f"-isystem{HERE / 'include'}",
+                str(HERE / "life.cpp"),
+                str(UPDATES / "process_life.cpp"),
+                str(UPDATES / "locks.cpp"),
+                str(libsystem()),
+            )
+        )
+    )
+    found.start_time.argtypes = (ctypes.c_int64,)
+    found.start_time.restype = found.now_ns.restype = found.take.restype = ctypes.c_uint64
+    found.gone.argtypes = (ctypes.c_int64, ctypes.c_uint64)
+    found.gone.restype = ctypes.c_bool
+    found.take.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint32)
+    return found
+
+
+@contextmanager
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    """A living process; afterwards a reaped one."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def become_zombie(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child and wait, without reaping it, until it is a zombie."""
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+
+
+def test_a_living_process_is_not_gone_and_keeps_its_start_time(life: Any) -> None:
+    with child() as process:
+        started = life.start_time(process.pid)
+        assert started > life.start_time(os.getpid()) > 1_600_000_000_000_000  # microseconds
+        assert life.start_time(process.pid) == started
+        assert not life.gone(process.pid, started)
+
+
+def test_a_zombie_is_gone_although_its_pid_still_exists(life: Any) -> None:
+    with child() as process:
+        started = life.start_time(process.pid)
+        become_zombie(process)
+        os.kill(process.pid, 0)  # raises if there were no such process
+        assert life.gone(process.pid, started)
+
+
+def test_a_reaped_process_is_gone_and_has_no_start_time(life: Any) -> None:
+    with child() as process:
+        started = life.start_time(process.pid)
+    assert life.gone(process.pid, started)
+    assert life.start_time(process.pid) == 0
+
+
+def test_a_pid_that_was_given_to_another_process_is_gone(life: Any) -> None:
+    with child() as process:
+        started = life.start_time(process.pid)
+        assert life.gone(process.pid, started + 1)
+        assert not life.gone(process.pid, 0)  # unknown is no evidence
+
+
+def test_nobody_has_no_start_time_and_did_not_die(life: Any) -> None:
+    for pid in (0, -1):
+        assert life.start_time(pid) == 0
+        assert not life.gone(pid, 5)
+
+
+def test_the_clock_is_pythons_own(life: Any) -> None:
+    before = time.monotonic_ns()
+    assert before <= life.now_ns() <= time.monotonic_ns()
+
+
+def test_the_lock_of_a_killed_worker_that_nobody_reaped_is_taken_over(life: Any) -> None:
+    words, table = np.zeros(1, np.uint32), np.zeros(2, WORKER_DTYPE)
+    with child() as process:
+        table["pid"], table["start_time"] = process.pid, life.start_time(process.pid)
+        words[0] = 1  # held by slot 1, generation 0
+        taken: list[int] = []
+
+        def take() -> None:
+            taken.append(life.take(words.ctypes.data, table.ctypes.data, 2, 2))
+
+        waiter = threading.Thread(target=take, daemon=True)
+        waiter.start()
+        wait_until(lambda: table["heartbeat_ns"][1] > 0, 10, "the second worker to wait")
+        assert not taken  # its owner lives
+        become_zombie(process)
+        waiter.join(10)
+        assert taken == [1]
+        assert words[0] == 2

@@ -1,0 +1,85 @@
+"""A training run on a simulated macOS: arena, spawned workers, deaths, readers, resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.macos.simulation import ROOT, environment, linux_only, simulated
+from tests.processes import alive
+from tests.training.test_deaths import run_directory, wait_until, worker_pids
+
+pytestmark = linux_only
+
+TRAIN = """
+import json, os, sys
+from pathlib import Path
+from mlxhog import train
+from tests.training.small import small_config
+from tests.training.test_deaths import Killer
+if __name__ == "__main__":
+    options = json.loads(sys.argv[2])
+    killer = Killer(kills=options.pop("kills"))
+    result = train(small_config(Path(sys.argv[1]), **options), observer=killer)
+    print(json.dumps([result.status, result.restarts, result.steps, killer.left]))
+"""
+
+
+@pytest.mark.parametrize("workers", ["torch:cpu,mlx:cpu", "torch:cpu*2"])
+def test_killed_workers_are_replaced(tmp_path: Path, workers: str) -> None:
+    options = {"kills": 2, "workers": workers, "steps": 2000}
+    log = tmp_path / "qos"
+    printed = simulated(TRAIN, tmp_path, json.dumps(options), FAKE_QOS_LOG=log)
+    status, restarts, steps, left = json.loads(printed.splitlines()[-1])
+    assert (status, restarts, left) == ("done", 2, 0)
+    assert steps >= 1998  # a step that died with its worker is not taken
+    assert len(set(log.read_text().split())) == 4, "every worker asks for performance cores"
+
+
+def test_a_sandboxed_run_trains_on_a_file_and_says_so(tmp_path: Path) -> None:
+    options = {"kills": 1, "workers": "torch:cpu*2", "steps": 1000}
+    command = [sys.executable, "-c", TRAIN, str(tmp_path), json.dumps(options)]
+    done = subprocess.run(
+        command,
+        env=environment(FAKE_SANDBOX_GROUP="A1.group/"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads(done.stdout.splitlines()[-1])[:2] == ["done", 1]
+    assert not list(tmp_path.glob("runs/*/arena-*")), "the file has no name"
+
+
+def test_when_the_supervisor_is_killed_workers_leave_a_reader_is_told_and_the_run_resumes(
+    tmp_path: Path,
+) -> None:
+    options = {"kills": 0, "workers": "torch:cpu*2", "steps": 100_000, "save_every": "1s"}
+    command = [sys.executable, "-c", TRAIN, str(tmp_path), json.dumps(options)]
+    child = subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.PIPE)
+    try:
+        run = run_directory(tmp_path)
+        pids = worker_pids(run)
+        assert all(map(alive, pids))
+        wait_until((run / "checkpoints" / "latest").exists, 60, "a checkpoint")
+        read = "import sys; from pathlib import Path; from mlxhog.arena import Arena\n"
+        read += "print(Arena.connect(Path(sys.argv[1])).counters.load('steps'))"
+        assert int(simulated(read, run / "socket")) > 0
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        _, errors = child.communicate()
+    assert b"Traceback" not in errors, errors.decode()
+    wait_until(lambda: not any(map(alive, pids)), 3.0, "the workers to leave")
+    told = "import sys; from pathlib import Path; from mlxhog.arena import Arena\n"
+    told += "from mlxhog.errors import ArenaError\n"
+    told += "try: Arena.connect(Path(sys.argv[1]))\nexcept ArenaError as error: print(error)"
+    assert "is stale" in simulated(told, run / "socket")
+    more = {"kills": 0, "workers": "torch:cpu*2", "steps": 5, "resume": str(run)}
+    assert json.loads(simulated(TRAIN, tmp_path, json.dumps(more)).splitlines()[-1])[0] == "done"

@@ -1,0 +1,61 @@
+"""The simulation behaves as macOS does, so that passing in it says something."""
+
+import pytest
+
+from tests.macos.simulation import linux_only, simulated
+
+pytestmark = linux_only
+
+TOOLS = """
+import errno, mmap, os, socket, sys, _posixshmem
+def shm(name):
+    fd = _posixshmem.shm_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode=0o600)
+    _posixshmem.shm_unlink(name)
+    return fd
+def second_size():
+    fd = shm("/a")
+    os.ftruncate(fd, 9)
+    return error(os.ftruncate, fd, 9)
+def error(call, *arguments):
+    try:
+        call(*arguments)
+    except OSError as found:
+        return errno.errorcode[found.errno]
+"""
+
+
+@pytest.mark.parametrize(
+    ("fact", "code", "printed"),
+    [
+        ("a long name", "print(error(shm, '/' + 30 * 'x'), error(shm, '/' + 31 * 'x'))",
+         "None ENAMETOOLONG"),
+        ("one size for ever", "print(second_size())",
+         "EINVAL"),
+        ("whole pages, no regular file",
+         "fd = shm('/a'); os.ftruncate(fd, 9); s = os.fstat(fd); print(s.st_size, s.st_mode >> 12)",
+         "16384 0"),
+        ("no /proc", "print(error(open, '/proc/self/stat'), os.path.exists('/proc'))",
+         "ENOENT False"),
+        ("no /dev/shm", "print(error(os.statvfs, '/dev/shm'), error(os.listdir, '/dev/shm'))",
+         "ENOENT ENOENT"),
+        ("no fallocate, no affinity",
+         "print([n for n in ('posix_fallocate', 'sched_getaffinity', 'memfd_create', 'eventfd')"
+         " if hasattr(os, n)])", "[]"),
+        ("other peer credentials", "a, _ = socket.socketpair();"
+         "print(hasattr(socket, 'SO_PEERCRED'),"
+         "error(a.getsockopt, socket.SOL_SOCKET, 17, 12), a.getsockopt(0, 1, 76)[4:8] =="
+         "os.getuid().to_bytes(4, sys.byteorder))", "False ENOPROTOOPT True"),
+        ("socket paths of 103 bytes",
+         "s = socket.socket(socket.AF_UNIX); print(error(s.bind, '/tmp/' + 99 * 'x'))", "EINVAL"),
+        ("pages of 16 KiB", "print(sys.platform, mmap.PAGESIZE)", "darwin 16384"),
+    ],
+)  # fmt: skip
+def test_the_simulation_has(fact: str, code: str, printed: str) -> None:
+    assert simulated(TOOLS + code).strip() == printed
+
+
+def test_a_sandboxed_app_may_use_only_names_of_its_group():
+    code = "print(error(shm, '/mh-1'), error(shm, 'A1.group/mh-1'))"
+    printed = simulated(TOOLS + code, FAKE_SANDBOX_GROUP="A1.group/").split()
+    assert printed[0] == "EPERM"
+    assert printed[1] != "EPERM"

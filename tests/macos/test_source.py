@@ -1,0 +1,148 @@
+"""Our sources use nothing that macOS lacks, and its compiler takes them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.macos.simulation import HERE, ROOT
+
+CPP = sorted(
+    path
+    for folder in ("arena", "ops", "updates")
+    for path in (ROOT / "metal" / folder).iterdir()
+    if path.suffix in (".cpp", ".h")
+)
+PYTHON = sorted(
+    path
+    for folder in ("mlxhog", "models", "metal")
+    for path in (ROOT / folder).rglob("*.py")
+    if path.parent != ROOT / "metal" / "host"  # runs on Linux only
+)
+NOT_IN_CPP = re.compile(
+    r"futex|robust|\bsem_init|pthread_barrier|std::(barrier|latch|jthread|atomic_ref|format)\b|"
+    r"\b(prctl|eventfd|epoll\w*|memfd_create|posix_fallocate|sched_(get|set)affinity|gettid)\b|"
+    r"\"/(proc|sys)/"
+)
+NOT_IN_OS = re.compile(
+    r"sched_\w+|posix_fallocate|posix_fadvise|memfd_create|eventfd\w*|pidfd_open|waitid|"
+    r"copy_file_range|sendfile|prlimit|getrandom"
+)
+VARIADIC = {"open", "fcntl", "ioctl", "shm_open", "printf", "sem_open"}
+
+
+def seen_by_macos(text: str) -> str:
+    """The lines that a compiler on macOS does not skip, without comments; unclear ones stay."""
+    lines: list[str] = []
+    branches: list[tuple[bool | None, bool]] = []  # of each open #if: is it Apple's, is it read
+    for line in text.splitlines():
+        if line.startswith("#if"):
+            apple = True if "__APPLE__" in line else None
+            apple = False if re.search("__GLIBC__|__linux__", line) else apple
+            branches.append((apple, apple is not False))
+        elif line.startswith("#el"):
+            apple, _ = branches.pop()
+            branches.append((apple, apple is not True))
+        elif line.startswith("#endif"):
+            branches.pop()
+        elif all(read for _, read in branches):
+            lines.append(line.split("//")[0])
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("path", CPP, ids=lambda path: path.name)
+def test_native_code_uses_nothing_that_macos_lacks(path: Path) -> None:
+    assert not (found := NOT_IN_CPP.findall(seen_by_macos(path.read_text()))), found
+
+
+def test_the_check_of_native_code_finds_what_it_looks_for() -> None:
+    both = '#if defined(__APPLE__)\nint a;\n#else\nopen("/proc/x");\n#endif\n'
+    assert seen_by_macos(both) == "int a;"
+    assert NOT_IN_CPP.search(seen_by_macos('#if X\nopen("/proc/x");\n#endif\nint b;'))
+    assert (
+        seen_by_macos("#if defined(__GLIBC__)\nprctl(1);\n#endif\nint b;  // futex") == "int b;  "
+    )
+
+
+def linux_only_names(tree: ast.Module) -> set[str]:
+    """`os.X` that macOS lacks and that no `hasattr(os, "X")` of the same file guards."""
+    used, guarded = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id == "os" and NOT_IN_OS.fullmatch(node.attr):
+                used.add(node.attr)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "hasattr":
+            guarded |= {a.value for a in node.args if isinstance(a, ast.Constant)}
+    return used - guarded
+
+
+def variadic_calls(tree: ast.Module) -> set[str]:
+    """Variadic C functions called in a file that loads libraries with ctypes."""
+    if not any("ctypes" in ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Import)):
+        return set()
+    own = {"os", "Path", "path", "fcntl", "_posixshmem", "self", "io"}
+    return {
+        node.func.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in VARIADIC
+        and ast.unparse(node.func.value).split(".")[0] not in own
+    }
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_python_uses_nothing_that_macos_lacks(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not linux_only_names(tree)
+    assert not variadic_calls(tree)
+
+
+def test_the_check_of_python_finds_what_it_looks_for() -> None:
+    assert linux_only_names(ast.parse("import os\nos.sched_yield()")) == {"sched_yield"}
+    guarded = "import os\nif hasattr(os, 'sched_yield'):\n    os.sched_yield()"
+    assert not linux_only_names(ast.parse(guarded))
+    wrong = "import ctypes\nlib = ctypes.CDLL(None)\nlib.shm_open(b'/a', 2, 0o600)"
+    assert variadic_calls(ast.parse(wrong)) == {"shm_open"}
+
+
+def test_workers_are_spawned_and_never_forked() -> None:
+    for path in PYTHON:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"os\.fork|get_context\(\"fork|set_start_method", text), path
+        if "multiprocessing" in text and "get_context(" in text:
+            assert 'get_context("spawn")' in text
+
+
+CLANG = shutil.which("clang++-16") or shutil.which("clang++")
+
+
+@pytest.mark.skipif(CLANG is None, reason="no clang, the compiler of macOS")
+@pytest.mark.parametrize(
+    "path",
+    [path for path in (*CPP, ROOT / "metal" / "native.cpp") if path.suffix == ".cpp"],
+    ids=lambda path: path.name,
+)
+def test_clang_takes_the_native_code_for_apple_silicon(path: Path) -> None:
+    """With macOS's integer types: there uint64_t is not size_t, so templates that mix them fail."""
+    nanobind = pytest.importorskip("nanobind")
+    include = Path("/usr/include")
+    standard = sorted((include / "c++").iterdir(), key=lambda folder: int(folder.name))[-1]
+    multiarch = include / "x86_64-linux-gnu"
+    flags = ["-std=c++20", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-fopenmp-simd"]
+    target = ["-target", "aarch64-linux-gnu", "-mcpu=apple-m1"]
+    system = [HERE / "include", HERE / "aarch64", nanobind.include_dir()]
+    system.append(sysconfig.get_path("include"))
+    command = [str(CLANG), *flags, *target, *(f"-isystem{folder}" for folder in system)]
+    command += [f"-stdlib++-isystem{standard}"]
+    command += [f"-stdlib++-isystem{multiarch / 'c++' / standard.name}", f"-idirafter{multiarch}"]
+    if path.name == "process_life.cpp":
+        command.append("-D__APPLE__")
+    done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:4000]

@@ -1,0 +1,30 @@
+"""Looking at other processes from a test, on Linux and macOS alike: with `ps`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie that nobody reaped does not."""
+    return _ps("-o", "stat=", "-p", str(pid)).strip()[:1] not in ("", "Z")
+
+
+def workers_of(pid: int) -> list[int]:
+    """Worker processes of a supervisor (its resource tracker is not one)."""
+    found = []
+    for line in _ps("-A", "-o", "pid=,ppid=,command=").splitlines():
+        child, parent, command = line.split(None, 2) if line.count(" ") > 1 else ("0", "0", "")
+        if int(parent) == pid and "spawn_main" in command:
+            found.append(int(child))
+    return found
+
+
+def _ps(*arguments: str) -> str:
+    """What `ps` prints, from the real system even where a test simulates another one."""
+    clean = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    done = subprocess.run(
+        ["ps", *arguments], env=clean, capture_output=True, text=True, check=False
+    )
+    return done.stdout
