@@ -1,5 +1,7 @@
 """What runs Metal kernels: a protocol, and the one place that chooses among its implementations.
 
+Names that `create` knows:
+
     mlx             MLX on an Apple GPU             `engine_mlx.py`
     mps             PyTorch on an Apple GPU         `engine_torch.py`
     emulated:mlx    the host shim, running the text that MLX would compile   `host/engine.py`
@@ -11,7 +13,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError

@@ -1,6 +1,4 @@
-"""The NumPy references behind the `Engine` protocol: the fallback, and what the others are compared
-with.
-"""
+"""The NumPy references behind the `Engine` protocol: the fallback, and what others must equal."""
 
 from __future__ import annotations
 
@@ -37,5 +35,9 @@ class ReferenceEngine:
             argument.name: np.zeros(launch.outputs[argument.name], argument.dtype)
             for argument in kernel.outputs
         }
-        kernel.reference(**launch.inputs, **outputs)
+        if 0 in launch.grid:
+            return outputs
+        instance = {"instance": launch.instance} if kernel.instances else {}
+        with np.errstate(all="ignore"):  # a GPU does not warn of infinity and NaN either
+            kernel.reference(**launch.inputs, **outputs, **instance)
         return outputs

@@ -50,6 +50,7 @@ class Kernel:
             instance is `<name>_<instance>`.
         lockstep: uses barriers or simd-group functions.
         reference: the same in NumPy, arguments by name; writes outputs and written inputs in place.
+            A kernel with instances gets the launch's as `instance`.
         sample: a typical launch of about n elements with random contents.
         rtol: largest relative error against the reference, of arrays with values of order 1.
             0 promises equal bits (where multiplication and addition are not fused).

@@ -13,6 +13,7 @@ from mlxhog.options import Option, option, options
 from mlxhog.quantities import Interval
 
 DEFAULT_TIME_S = 60.0
+GPU_WRITES = ("cpu", "metal", "auto", "metal-emulated")
 
 _data = partial(option, group="data")
 _model = partial(option, group="model")
@@ -54,8 +55,8 @@ class TrainConfig:
     )
     kernels: str = _model(
         "auto",
-        "forms of the model's operations: plain, hand-written, or the fastest here",
-        choices=("auto", "reference", "native"),
+        "forms of the model's operations: plain, hand-written for CPU or GPU, or the fastest here",
+        choices=("auto", "reference", "native", "metal", "metal-emulated"),
     )
 
     workers: str = _workers("auto", "a number, or backends such as mlx:gpu,torch:cpu*3")
@@ -91,9 +92,19 @@ class TrainConfig:
         choices=("snapshot", "live"),
     )
     write: str = _strategy(
-        "lossless",
-        "how a step is added: stripe locks, plain adds that may get lost, or compare-and-swap",
-        choices=("lossless", "racy", "cas"),
+        "auto",
+        "how a CPU adds a step: stripe locks, plain adds that may get lost, or compare-and-swap; "
+        "auto is lossless, and cas beside Metal kernels",
+        choices=("auto", "lossless", "racy", "cas"),
+    )
+    gpu_write: str = _strategy(
+        "cpu",
+        "who adds the steps of GPU workers: the CPU, a Metal kernel in place, or what doctor found "
+        "safe here; metal-emulated runs every worker's steps through the Metal source on the CPU",
+        choices=GPU_WRITES,
+    )
+    force: bool = _strategy(
+        False, "gpu_write=metal and read=live although doctor found no proof that they are safe"
     )
 
     optimizer: str = _optimizer("adamw", "update rule", choices=("adamw", "momentum", "sgd"))
@@ -198,6 +209,12 @@ class TrainConfig:
             found.append(
                 ("async_after", f"is for strategy hogwild, not {self.strategy}; leave out")
             )
+        if self.gpu_write.startswith("metal") and self.write not in ("auto", "cas"):
+            problem = (
+                f"is {self.write}, but beside gpu_write={self.gpu_write} every CPU writer has to "
+                "use cas; set write=auto, or gpu_write=cpu"
+            )
+            found.append(("write", problem))
         if self.second_moment == "shared" and self.optimizer != "adamw":
             found.append(("second_moment", f"{self.optimizer} has no second moment; leave it out"))
         return found
@@ -226,9 +243,7 @@ def _row(spec: Option) -> str:
     unit = f" ({spec.unit})" if spec.unit not in ("", "s") else ""
     also = ", ".join(f"`{alias}`" for alias in spec.aliases)
     also = f"; also {also}" if also else ""
-    return (
-        f"| `{spec.name}` | {spec.spell(spec.default)} | {spec.wanted}{unit} | {spec.help}{also} |"
-    )
+    return f"| `{spec.name}` | {spec.default_text} | {spec.wanted}{unit} | {spec.help}{also} |"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxhog.arena import ArenaHandle
+from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.budget import Budget
 from mlxhog.config import TrainConfig
 from mlxhog.data.tokenizers import Tokenizer
@@ -23,6 +24,10 @@ class Job:
         workers: number of workers in the run.
         backend: such as "torch:cpu".
         threads: CPU threads it may use.
+        write: the arena's write mode.
+        engine: the Metal engine through which it adds its steps; None adds them by native code.
+        micro_batch: sequences in one gradient of its backend.
+        share: of the GPU, where it has one.
         config: the run's configuration.
         model: the architecture.
         train: token file to train on.
@@ -39,6 +44,10 @@ class Job:
     workers: int
     backend: str
     threads: int
+    write: str
+    engine: str | None
+    micro_batch: int
+    share: GPUShare
     config: TrainConfig
     model: XLSTMLargeConfig
     train: Path

@@ -10,6 +10,7 @@ from pathlib import Path
 from mlxhog import darwin
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,24 @@ def here() -> Machine:
         architecture=platform.machine(),
         cores=darwin.performance_cores() if macos else _usable_cores(),
         memory_bytes=darwin.memory_bytes() if macos else _memory_bytes(),
-        chip=darwin.sysctl_text("machdep.cpu.brand_string") if macos else "",
+        chip=darwin.sysctl_text("machdep.cpu.brand_string"),
         frameworks=frozenset(
             name for name in ("mlx", "torch") if importlib.util.find_spec(name) is not None
         ),
         translated=macos and darwin.translated(),
     )
+
+
+def chip_name() -> str:
+    """Marketing name of the processor, on every system; "" if the system does not say."""
+    if sys.platform == "darwin":
+        return darwin.sysctl_text("machdep.cpu.brand_string")
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        return ""
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "")
 
 
 def _memory_bytes() -> int:

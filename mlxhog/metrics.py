@@ -62,6 +62,8 @@ class Progress:
         lost_update_rate: part of the increments to the probe that got lost.
         memory_bytes: the workers' largest resident memory; shared pages count in each of them.
         workers: one report each.
+        gpu_write: who adds steps of GPU workers: cpu, metal, or metal-emulated (Metal source that
+            runs on the CPU adds the steps of all workers).
         sample: new text from the model, when there is some.
         message: something the user should read.
     """
@@ -78,6 +80,7 @@ class Progress:
     lost_update_rate: float | None
     memory_bytes: int
     workers: tuple[WorkerReport, ...]
+    gpu_write: str = "cpu"
     sample: str | None = None
     message: str | None = None
 
@@ -104,6 +107,8 @@ class Result:
         torn: batches whose worker died while adding its step.
         lost_update_rate: part of the increments to the probe that got lost.
         workers: one report each.
+        gpu_write: see `Progress`.
+        emulated: whether the steps went through Metal source on the CPU.
         checkpoint: path of the last checkpoint, None where none was saved.
         sample: text from the model at the end, None where none was made.
         error: what went wrong, None where nothing did.
@@ -122,6 +127,8 @@ class Result:
     lost_update_rate: float | None
     workers: tuple[WorkerReport, ...]
     checkpoint: str | None
+    gpu_write: str = "cpu"
+    emulated: bool = False
     sample: str | None = None
     error: str | None = None
 
@@ -149,6 +156,8 @@ class Result:
                 }
                 for worker in self.workers
             ],
+            "gpu_write": self.gpu_write,
+            "emulated": self.emulated,
             "checkpoint": self.checkpoint,
             "error": self.error,
         }

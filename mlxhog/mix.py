@@ -6,6 +6,7 @@ mlx:gpu,torch:cpu*3     exactly these
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -21,6 +22,10 @@ APPLE_MIX = {"": (1, 1), "Pro": (1, 2), "Max": (1, 2), "Ultra": (2, 4)}
 
 # On Linux more workers mean more staleness, which costs a dense model steps; a start value.
 MOST_AUTO_WORKERS = 4
+
+# A CPU worker slower than this share of the fastest kind costs the others memory bandwidth and
+# staleness, and adds next to no steps.
+WORTH_RUNNING = 0.05
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ def resolve(
     machine: Machine,
     max_workers: int = 16,
     serial: bool = False,
+    tokens_per_s: Mapping[str, float] | None = None,
 ) -> Mix:
     """Return the workers that a mix means on this machine.
 
@@ -55,6 +61,8 @@ def resolve(
         machine: where they will run.
         max_workers: slots in the arena.
         serial: the strategy runs one worker; `auto` then means one with every core.
+        tokens_per_s: speed of one worker by backend, where `mlxhog doctor` has measured it; `auto`
+            leaves out CPU workers that are not worth running.
 
     Raises:
         ConfigError: the mix cannot be read, has too many workers, or more threads than cores.
@@ -71,6 +79,7 @@ def resolve(
     notes: list[str] = []
     if text == "auto":
         backends = _auto(machine, 1 if serial else None, notes)
+        backends = _worth_running(backends, tokens_per_s or {}, notes)
     elif re.fullmatch(r"[+-]?\d+", text):
         if int(text) < 1:
             raise ConfigError(f"workers is {text}; wanted at least 1")
@@ -148,6 +157,26 @@ def _auto(machine: Machine, count: int | None, notes: list[str]) -> list[str]:
         raise EnvironmentLacks("no worker can run here: " + "; ".join(filter(None, lacks.values())))
     notes += [str(lacks[name]) for name in dict.fromkeys(wanted) if lacks[name] is not None]
     return [name if lacks[name] is None else able[i % len(able)] for i, name in enumerate(wanted)]
+
+
+def _worth_running(
+    backends: list[str], tokens_per_s: Mapping[str, float], notes: list[str]
+) -> list[str]:
+    """Leave out CPU workers far slower than the fastest kind in the mix; unmeasured ones stay."""
+    fastest = max((tokens_per_s.get(name, 0.0) for name in backends), default=0.0)
+    slow = [
+        name
+        for name in dict.fromkeys(backends)
+        if name not in GPU_BACKENDS
+        and name in tokens_per_s
+        and tokens_per_s[name] < WORTH_RUNNING * fastest
+    ]
+    notes += [
+        f"{name} left out: {tokens_per_s[name] / fastest:.1%} of the fastest worker's speed when "
+        "`mlxhog doctor` measured it"
+        for name in slow
+    ]
+    return [name for name in backends if name not in slow]
 
 
 def _apple(machine: Machine, count: int | None) -> list[str]:

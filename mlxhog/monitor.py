@@ -34,9 +34,11 @@ class _Step(NamedTuple):
 class Monitor:
     """The supervisor's reader of everything workers report. Reads only, so it disturbs no one."""
 
-    def __init__(self, arena: Arena, mix: Sequence[WorkerSpec], budget: Budget) -> None:
-        """Attach to the rings of all workers of a mix."""
-        self.arena, self.mix, self.budget = arena, mix, budget
+    def __init__(
+        self, arena: Arena, mix: Sequence[WorkerSpec], budget: Budget, gpu_write: str = "cpu"
+    ) -> None:
+        """Attach to the rings of all workers of a mix; `gpu_write` labels what they report."""
+        self.arena, self.mix, self.budget, self.gpu_write = arena, mix, budget, gpu_write
         self._rings = [Ring(arena.segment(f"ring.{k + 1}")) for k in range(len(mix))]
         self._recent: list[deque[_Step]] = [deque() for _ in mix]
         self._final: dict[int, dict[int, tuple[float, int]]] = {}
@@ -143,6 +145,7 @@ class Monitor:
             lost_update_rate=self.lost_update_rate(),
             memory_bytes=sum(report.memory_bytes for report in reports),
             workers=reports,
+            gpu_write=self.gpu_write,
             sample=sample,
             message=message,
         )

@@ -23,12 +23,20 @@ def opening(plan: Plan, run: Run) -> str:
     model = Path(config.model).name
     return (
         f"mlxhog {version('mlxhog')}  {config.strategy}  {len(plan.workers)} "
-        f"worker{'s' * (len(plan.workers) > 1)}: {workers}  "
+        f"worker{'s' * (len(plan.workers) > 1)}: {workers}  {_writers(plan)}"
         f"arena {format_bytes(plan.arena_bytes)} shared  "
         f"model {model} {format_count(plan.parameters)} parameters\n"
         f"data {config.data}: {format_count(train)} training and {format_count(val)} held-out "
         f"tokens ({config.tokenizer})  run {run.directory}"
     )
+
+
+def _writers(plan: Plan) -> str:
+    """Who adds the steps, where that is not the CPU by its own kernels."""
+    if plan.writers.gpu_write == "cpu":
+        return ""
+    what = ": Metal source on the CPU, a test" if plan.writers.emulated else ""
+    return f"gpu-write {plan.writers.gpu_write}{what}  "
 
 
 def default_name(data: str) -> str:

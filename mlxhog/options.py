@@ -87,10 +87,18 @@ class Option:
         return to_flag(self.name)
 
     @property
+    def default_text(self) -> str:
+        """The default as people write it."""
+        spelt = self.spell(self.default)
+        return str(spelt).lower() if isinstance(spelt, bool) else str(spelt)
+
+    @property
     def wanted(self) -> str:
         """What a legal value is, for error messages and documentation."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
+        if self.type is bool:
+            return "true or false"
         base = {int: "a whole number", float: "a number", str: "text"}.get(self.type)
         if self.type is Interval:
             base = 'steps, a duration such as "10s", or off'
@@ -119,11 +127,15 @@ class Option:
             raise ValueError(f"{got}; wanted {self.wanted}") from None
         if self.choices and converted not in self.choices:
             raise ValueError(f"{got}; wanted {self.wanted}{did_you_mean(converted, self.choices)}")
-        if isinstance(converted, int | float) and not self._in_range(converted):
+        if not self._in_range(converted):
             raise ValueError(f"{got}; wanted {self.wanted}")
         return converted
 
     def _typed(self, value: object) -> Any:  # known at run time only
+        if self.type is bool:
+            if str(value).lower() in ("true", "false"):  # YAML's own, and as words
+                return str(value).lower() == "true"
+            raise ValueError("wanted true or false")
         if self.type is int:
             return parse_count(value)
         if self.type is float:
@@ -134,7 +146,9 @@ class Option:
             raise ValueError("wanted text")
         return str(value)  # `name: 2024` in YAML is a name
 
-    def _in_range(self, x: float) -> bool:
+    def _in_range(self, x: Any) -> bool:
+        if not isinstance(x, int | float):
+            return True
         return (
             (self.low is None or x >= self.low)
             and (self.high is None or x <= self.high)

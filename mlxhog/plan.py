@@ -11,13 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxhog import arena, checkpoint, machine, mix, optim, records, run, strategies
+from mlxhog import (
+    arena,
+    checkpoint,
+    gpu_write,
+    machine,
+    mix,
+    optim,
+    records,
+    run,
+    strategies,
+    verdicts,
+)
 from mlxhog.arena import Layout
+from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.config import TrainConfig
 from mlxhog.data import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
-from mlxhog.mix import WorkerSpec
+from mlxhog.gpu_write import Writers
+from mlxhog.mix import GPU_BACKENDS, WorkerSpec
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_count, param_spec
 
@@ -34,7 +47,8 @@ class Plan:
         model: the architecture.
         data: prepared token files.
         workers: backend and threads of each worker; worker k gets slot k + 1.
-        notes: what the user should know about the choice of workers.
+        writers: who adds their steps, and in which write mode.
+        notes: what the user should know about these choices.
         layout: of the arena.
         parameters: numbers in the model.
         arena_bytes: shared memory.
@@ -49,6 +63,7 @@ class Plan:
     model: XLSTMLargeConfig
     data: prepare.Prepared
     workers: tuple[WorkerSpec, ...]
+    writers: Writers
     notes: tuple[str, ...]
     layout: Layout
     parameters: int
@@ -66,6 +81,17 @@ class Plan:
         tokens = config.batch_size * config.grad_accumulation * config.seq_len
         return tokens * len(self.workers) if config.strategy == "sync" else tokens
 
+    @property
+    def gpu_share(self) -> GPUShare:
+        """What each worker on a GPU may take of it."""
+        writes = self.writers.gpu_write == "metal"
+        segments = int(writes or self.config.read == "live")
+        segments += writes * (len(self.private_state) + len(self.shared_state))
+        return GPUShare(
+            workers=max(1, sum(worker.backend in GPU_BACKENDS for worker in self.workers)),
+            adopted_bytes=segments * 4 * self.layout.n_floats,
+        )
+
 
 def make_plan(config: TrainConfig) -> Plan:
     """Check a configuration against this machine and its data.
@@ -82,7 +108,9 @@ def make_plan(config: TrainConfig) -> Plan:
         machine=here,
         max_workers=config.max_workers,
         serial=config.strategy == "serial",
+        tokens_per_s=verdicts.load().tokens_per_s,
     )
+    writers = gpu_write.resolve(config, chosen.workers)
     _check_parameters(config, model, here.memory_bytes)
     resumed, found = _resumed(config, model)
     data = prepare.prepare(
@@ -116,7 +144,8 @@ def make_plan(config: TrainConfig) -> Plan:
         model=model,
         data=data,
         workers=workers,
-        notes=chosen.notes,
+        writers=writers,
+        notes=(*chosen.notes, *writers.notes),
         layout=layout,
         parameters=param_count(model),
         arena_bytes=layout.total_bytes,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import numpy as np
+
 from mlxhog import records, strategies, updates
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
@@ -33,6 +35,7 @@ class Steps:
 
     def warm_up(self) -> None:
         """One gradient nobody uses, so that lazy set-up in the framework is not timed as a step."""
+        print(f"micro-batch {self.job.micro_batch}", flush=True)
         strategies.copy_to_inbox(self.context)
         self.context.backend.loss_and_grads(next(self._micro_batches(strategies.Lease(0, 0))))
 
@@ -103,8 +106,8 @@ class Steps:
         counters.add("tokens", tokens)
 
     def _micro_batches(self, lease: strategies.Lease) -> Iterator[Batch]:
-        """The ticket's sequences, `batch_size` at a time."""
-        batch, rows = self._batches.at(lease.epoch, lease.ticket), self.job.config.batch_size
+        """The ticket's sequences, `micro_batch` at a time."""
+        batch, rows = self._batches.at(lease.epoch, lease.ticket), self.job.micro_batch
         for begin in range(0, len(batch.x), rows):
             yield batch.part(begin, begin + rows)
 
@@ -125,5 +128,10 @@ class Steps:
 
     def _probe(self) -> None:
         """Add 1.0 to the probe as the parameters are added to: what it lacks later was lost."""
-        updates.add_probe(self._target, self.context.arena.probe)
+        probe, metal = self.context.arena.probe, self._target.metal
+        if metal is None:
+            updates.add_probe(self._target, probe)
+        else:
+            offset = self.context.arena.layout.probe.offset
+            metal.add(offset, np.ones(probe.size, np.float32))
         self.context.entry.probe_adds += 1

@@ -7,21 +7,20 @@ restarts and so inherits its predecessor's optimizer state.
 
 from __future__ import annotations
 
-import os
 import signal
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from mlxhog import worker
+from mlxhog import notices, watchdog, worker
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.children import signals_held_back, thread_limits
 from mlxhog.config import TrainConfig
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
@@ -44,6 +43,9 @@ class _Seat:
     process: SpawnProcess | None = None
     owner: int = 0
     deaths_s: deque[float] = field(default_factory=deque)
+    halvings: int = 0
+    log_begin: int = 0  # of its newest process, in bytes
+    heard: bool = False  # its notices have been passed on
 
 
 class Supervisor:
@@ -88,9 +90,11 @@ class Supervisor:
         table = self.arena.workers
         entry = table.acquire_slot(slot=seat.slot)
         seat.owner = entry.incarnation
-        job = self._make_job(seat.slot, seat.owner, seat.spec)
+        job = watchdog.eased(self._make_job(seat.slot, seat.owner, seat.spec), seat.halvings)
+        log = self._log(seat.slot)
+        seat.log_begin, seat.heard = log.stat().st_size if log.exists() else 0, False
         resource_tracker.ensure_running()  # its own start would let the signals through again
-        with _thread_limits(seat.spec.threads), _signals_held_back():
+        with thread_limits(seat.spec.threads), signals_held_back():
             process = self._context.Process(
                 target=worker.main, args=(job,), name=f"mlxhog-worker-{seat.slot}", daemon=True
             )
@@ -113,7 +117,11 @@ class Supervisor:
         for seat in self.seats:
             if seat.process is not None and not seat.process.is_alive():
                 self._replace(seat)
-            elif self.entry(seat).nonfinite_in_row >= self.config.max_nonfinite:
+                continue
+            if not seat.heard and self.entry(seat).state == State.RUNNING:
+                seat.heard = True
+                self.messages += notices.told(self._log(seat.slot), seat.log_begin)
+            if self.entry(seat).nonfinite_in_row >= self.config.max_nonfinite:
                 raise Diverged(
                     f"worker {seat.slot} ({seat.spec.backend}) computed "
                     f"{self.entry(seat).nonfinite_in_row} non-finite gradients in a row; lower "
@@ -156,7 +164,9 @@ class Supervisor:
         while seat.deaths_s[0] < now - RESTART_WINDOW_S:
             seat.deaths_s.popleft()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        log = self.run_dir / "logs" / f"worker-{seat.slot}.log"
+        log = self._log(seat.slot)
+        if watchdog.ended(seat.spec.backend, code):
+            self._ease(seat, what)
         if len(seat.deaths_s) > self.config.restarts:
             raise WorkerFailed(
                 f"{what} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
@@ -166,6 +176,21 @@ class Supervisor:
         self.restarts += 1
         self.messages.append(f"{what} died ({how}) and is being replaced")
         self._spawn(seat)
+
+    def _ease(self, seat: _Seat, what: str) -> None:
+        """Give a worker that the GPU watchdog ended less work at a time.
+
+        Raises:
+            WorkerFailed: that has been done three times.
+        """
+        if seat.halvings == watchdog.MOST_HALVINGS:
+            raise WorkerFailed(
+                f"{what} was aborted (SIGABRT) with less and less work at a time "
+                f"({self.last_words(seat.slot)}); {watchdog.HINTS}"
+            )
+        seat.halvings += 1
+        job = watchdog.eased(self._make_job(seat.slot, seat.owner, seat.spec), seat.halvings)
+        self.messages.append(watchdog.explain(what, job.micro_batch))
 
     def _kill_stale(self) -> None:
         """Kill workers that have not shown a sign of life for too long; poll then reaps them."""
@@ -221,9 +246,12 @@ class Supervisor:
         connection.wait([], timeout=0.02)
         return first is not None and first == look()
 
+    def _log(self, slot: int) -> Path:
+        return self.run_dir / "logs" / f"worker-{slot}.log"
+
     def last_words(self, slot: int) -> str:
         """The last line of a worker's log."""
-        log = self.run_dir / "logs" / f"worker-{slot}.log"
+        log = self._log(slot)
         lines = log.read_text(errors="replace").split("\n") if log.exists() else []
         return next((line for line in reversed(lines) if line.strip()), "it left no message")
 
@@ -245,39 +273,3 @@ class Supervisor:
     def kill(self) -> None:
         """End every worker at once and reap it."""
         self.stop(timeout_s=0.0)
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Deliver Ctrl-C and SIGTERM only afterwards; a child born meanwhile never sees them.
-
-    A terminal sends them to the whole group, and a worker that is still importing would die of it.
-    """
-    held = (signal.SIGINT, signal.SIGTERM)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _thread_limits(threads: int) -> Iterator[None]:
-    """Environment in which a worker's libraries start no more threads than it was given."""
-    limits = {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",  # a spinning pool takes the cores from the native operators'
-        "VECLIB_MAXIMUM_THREADS": str(threads),
-    }
-    before = {name: os.environ.get(name) for name in limits}
-    os.environ.update(limits)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -86,7 +86,7 @@ class _Training:
         self.arena = stack.enter_context(
             Arena.create(
                 planned.layout,
-                write=self.config.write,
+                write=planned.writers.write,
                 run_id=self.run.name[:64],
                 fallback=self.run.directory,
             )
@@ -99,7 +99,9 @@ class _Training:
             self.arena, self.ledger, planned.workers, self.config, self.run.directory, self._job
         )
         stack.callback(self.supervisor.kill)
-        self.monitor = Monitor(self.arena, planned.workers, self.start.budget)
+        self.monitor = Monitor(
+            self.arena, planned.workers, self.start.budget, planned.writers.gpu_write
+        )
         self.status = "running"
         self.saved: Path | None = None
         self.unsaved: EnvironmentLacks | None = None
@@ -125,6 +127,10 @@ class _Training:
             workers=len(self.plan.workers),
             backend=spec.backend,
             threads=spec.threads,
+            write=self.plan.writers.write,
+            engine=self.plan.writers.engine(spec.backend),
+            micro_batch=self.config.batch_size,
+            share=self.plan.gpu_share,
             config=self.config,
             model=self.plan.model,
             train=self.plan.data.train,
@@ -347,6 +353,8 @@ class _Training:
                 "socket": socket_path(self.run.directory),
                 "mlxhog": version("mlxhog"),
                 "machine": machine.here().name,
+                "gpu_write": self.plan.writers.gpu_write,
+                "emulated": self.plan.writers.emulated,
                 "parameters": self.plan.parameters,
                 "steps": self.start.budget.steps_before + self.arena.counters.load("steps"),
                 "tokens": self.start.budget.tokens_before + self.arena.counters.load("tokens"),
@@ -372,6 +380,8 @@ class _Training:
             lost_update_rate=self.monitor.lost_update_rate(),
             workers=self.monitor.worker_reports(),
             checkpoint=str(self.saved) if self.saved else None,
+            gpu_write=self.plan.writers.gpu_write,
+            emulated=self.plan.writers.emulated,
             sample=self.sample,
             error=None if error is None else str(error),
         )

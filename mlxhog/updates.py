@@ -19,12 +19,14 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog import _native, updates_reference
 from mlxhog.errors import ShapeError
 from mlxhog.gradients import Float32, GradientSum, Grads, Int32, Rows
 
 WRITE_MODES: Final[Mapping[str, int]] = {"lossless": 0, "racy": 1, "cas": 2, "owner": 3}
+UInt32 = NDArray[np.uint32]
 STRIPE: Final = _native.STRIPE  # floats guarded by one dense lock
 
 
@@ -141,6 +143,26 @@ def add(
         _native.add_dense(locks, mode, flat, slot.offset, delta, seed)
 
 
+def add_packed16(words: UInt32, offset: int, delta: UInt32, *, bfloat: bool) -> int:
+    """Add 16-bit floats, two in each word, rounding every sum to nearest even.
+
+    Args:
+        words: (n,) uint32, shared.
+        offset: first word.
+        delta: (k,) uint32.
+        bfloat: bfloat16 instead of half.
+
+    Returns:
+        Words that were left as they are, since other writers won 64 times in a row; normally 0.
+
+    Raises:
+        ValueError: the range does not lie in `words`; nothing has been written.
+
+    Concurrency: beside other 32-bit atomic adders no add is lost, but for the words returned.
+    """
+    return _native.add_packed16(words, offset, delta, bfloat)
+
+
 def snapshot(dst: Float32, src: Float32) -> None:
     """Copy the shared floats `src` into the private `dst`, both (n,) float32.
 
@@ -182,5 +204,6 @@ def lost_update_rate(probe: Float32, adds: int) -> float:
 
 __all__ = [
     "STRIPE", "WRITE_MODES", "Float32", "GradientSum", "Grads", "Int32", "Place", "Rows", "Slot",
-    "add", "add_probe", "check", "lost_update_rate", "row_width", "snapshot", "snapshot_predict",
+    "UInt32", "add", "add_packed16", "add_probe", "check", "lost_update_rate", "row_width",
+    "snapshot", "snapshot_predict",
 ]  # fmt: skip

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 import sys
-import threading
 import time
-from multiprocessing import connection, parent_process
 
-from mlxhog import backends, darwin, optim, records, schedules, strategies
+from mlxhog import backends, optim, qos, records, schedules, strategies, unified
 from mlxhog.arena import Arena
 from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.children import follow_parent
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import MlxhogError
@@ -24,9 +22,8 @@ from mlxhog.steps import Steps
 
 def main(job: Job) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
-    _follow_supervisor()
-    if sys.platform == "darwin":
-        darwin.ask_for_performance_cores()
+    follow_parent()
+    qos.keep_performance_cores()
     log = job.run_dir / "logs" / f"worker-{job.slot}.log"
     sys.stdout.flush()
     with log.open("a", buffering=1) as stream:
@@ -40,23 +37,8 @@ def main(job: Job) -> None:
             os._exit(error.exit_code)
 
 
-def _follow_supervisor() -> None:
-    """Leave as soon as the supervisor is gone, whatever this process is doing."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # both may be sent to the whole group
-        signal.signal(number, signal.SIG_IGN)
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="supervisor-watch").start()
-
-
 def _run(job: Job) -> None:
-    arena = Arena.from_handle(job.handle, write=job.config.write)
+    arena = Arena.from_handle(job.handle, write=job.write)
     entry = arena.workers.entry(job.slot)
     entry.beat(Phase.STARTING)
     context = _context(job, arena, entry)
@@ -85,10 +67,16 @@ def _context(job: Job, arena: Arena, entry: Entry) -> strategies.Context:
     """Start the framework, and lay the model over the memory it reads."""
     config = job.config
     backend = backends.create(
-        job.backend, threads=job.threads, kernels=config.kernels, cpu_blas=config.cpu_blas
+        job.backend,
+        threads=job.threads,
+        kernels=config.kernels,
+        cpu_blas=config.cpu_blas,
+        share=job.share,
     )
-    live = arena.params if config.read == "live" else None
+    live = unified.live_params(job, arena)
     backend.bind(job.model, arena.layout.slots, arena.params.size, live)
+    optimizer = optim.build(config)
+    decay = frozenset(name for name, spec in param_spec(job.model).items() if spec.decay)
     return strategies.Context(
         arena=arena,
         ledger=Ledger(arena, on_torn=config.on_torn),
@@ -97,12 +85,13 @@ def _context(job: Job, arena: Arena, entry: Entry) -> strategies.Context:
         owner=job.owner,
         workers=job.workers,
         backend=backend,
-        optimizer=optim.build(config),
+        optimizer=optimizer,
+        metal=unified.metal_steps(job, arena, optimizer.metal_rule, decay),
         schedule=schedules.build(config),
         budget=job.budget,
         step_limit=job.step_limit,
         config=config,
-        decay=frozenset(name for name, spec in param_spec(job.model).items() if spec.decay),
+        decay=decay,
     )
 
 

@@ -1,4 +1,4 @@
-"""The one place that chooses between the plain reference ops and the native CPU kernels."""
+"""The one place that chooses the plain reference ops, native CPU kernels or Metal kernels."""
 
 import importlib
 import importlib.util
@@ -8,10 +8,11 @@ from types import ModuleType
 from typing import Any, Protocol, TypeVar, cast
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.metal import engine
 
 T = TypeVar("T")
 
-CHOICES = ("auto", "reference", "native")
+CHOICES = ("auto", "reference", "native", "metal", "metal-emulated")
 
 MODULES = {
     ("torch", "reference"): "mlxhog.models.ops_torch",
@@ -20,9 +21,19 @@ MODULES = {
     ("mlx", "native"): "mlxhog.models.native_mlx",
 }
 
+METAL = {"torch": "mlxhog.models.metal_torch", "mlx": "mlxhog.models.metal_mlx"}
+ENGINES = {
+    ("torch", "metal"): "mps",
+    ("mlx", "metal"): "mlx",
+    ("torch", "metal-emulated"): "emulated:mps",
+    ("mlx", "metal-emulated"): "emulated:mlx",
+}
+
 
 class Ops(Protocol[T]):
-    """What every module in `MODULES` offers, for arrays of one framework, differentiable.
+    """What every module in `MODULES`, and `MetalOps` of those in `METAL`, offers.
+
+    For arrays of one framework, differentiable.
 
     Gates, norms, states and sums are float32 whatever the type of the other inputs.
     """
@@ -84,28 +95,49 @@ class Ops(Protocol[T]):
 
 
 def choose(framework: str, kernels: str, device: str) -> Ops[Any]:
-    """Return the ops that the twin of `framework` calls.
+    """Return the ops that the twin of `framework` calls; arguments and errors as `resolve`."""
+    kernels = resolve(framework, kernels, device)
+    if (framework, kernels) in ENGINES:
+        return _metal(framework, ENGINES[framework, kernels])
+    return cast(Ops[Any], _load(MODULES[framework, kernels]))
+
+
+def resolve(framework: str, kernels: str, device: str, *, metal_verified: bool = False) -> str:
+    """Return which ops a choice means on a device: one of `CHOICES` other than "auto".
 
     Args:
         framework: "torch" or "mlx".
         kernels: "reference" for the plain ops of the framework, which run on every device;
-            "native" for the C++ kernels, which run on the CPU; "auto" for native where it can run.
+            "native" for the C++ kernels, which run on the CPU; "metal" for the Metal kernels, on an
+            Apple GPU; "metal-emulated" for their source run on the CPU by the host shim, for tests;
+            "auto" for native on a CPU where it is built, for metal on a GPU where it is verified,
+            else for reference.
         device: where the arrays live: "cpu", "gpu" or "mps".
+        metal_verified: `mlxhog doctor` found on this machine that the Metal kernels agree with
+            their references.
 
     Raises:
-        ConfigError: `kernels` is none of these, or is "native" on a device that is not a CPU.
+        ConfigError: `kernels` is none of these, or does not run on that device.
         EnvironmentLacks: "native" was asked for and is not built.
     """
     if kernels not in CHOICES:
         raise ConfigError(f"kernels is {kernels!r}; choose one of {', '.join(CHOICES)}")
-    if kernels == "native" and device != "cpu":
-        raise ConfigError(f"kernels is 'native' on {framework}:{device}; set it to auto there")
+    if kernels != "reference" and kernels != "auto" and (kernels == "metal") == (device == "cpu"):
+        raise ConfigError(f"kernels is {kernels!r} on {framework}:{device}; set it to auto there")
     native = MODULES[framework, "native"]
-    if kernels == "reference" or device != "cpu" or (kernels == "auto" and not _exists(native)):
-        return cast(Ops[Any], _load(MODULES[framework, "reference"]))
-    if not _exists(native):
+    if kernels == "auto" and device == "cpu":
+        return "native" if _exists(native) else "reference"
+    if kernels == "auto":
+        return "metal" if metal_verified else "reference"
+    if kernels == "native" and not _exists(native):
         raise EnvironmentLacks(f"{native} is not built; set kernels to auto or reference")
-    return cast(Ops[Any], _load(native))
+    return kernels
+
+
+@lru_cache
+def _metal(framework: str, engine_name: str) -> Ops[Any]:
+    ops: Ops[Any] = _load(METAL[framework]).MetalOps(engine.create(engine_name))
+    return ops
 
 
 @lru_cache

@@ -1,7 +1,7 @@
 """xLSTM Large in PyTorch: the equations of `models/xlstm_large.py`, as functions of parameters.
 
 `params` maps every name of `param_spec(cfg)` to a float32 tensor of that shape. `kernels` is
-"auto", "reference" or "native" (`models/kernels.py`). All functions are pure: they write no input.
+one of `CHOICES` in `models/kernels.py`. All functions are pure: they write no input.
 """
 
 from collections.abc import Mapping, Sequence

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog import config as config_module
+from mlxhog.cli.train import configuration
+from mlxhog.cli.train import flags as train_flags
 from mlxhog.config import TrainConfig
 from mlxhog.config_sources import Given, read_yaml, resolve
 from mlxhog.errors import ConfigError
@@ -221,6 +223,27 @@ def test_any_configuration_survives_yaml(tmp_path_factory, lr, steps, seed, name
     path = tmp_path_factory.mktemp("yaml") / "conf.yaml"
     path.write_text(config.to_yaml(), encoding="utf-8")
     assert resolve(TrainConfig, [read_yaml(path)]) == config
+
+
+@pytest.mark.parametrize("text", ["true", "True", "false", "FALSE"])
+def test_a_switch_is_true_or_false_in_yaml_and_on_the_command_line(tmp_path, text):
+    wanted = text.lower() == "true"
+    assert resolve(TrainConfig, [written(tmp_path, f"force: {text}\n")]).force is wanted
+    assert resolve(TrainConfig, [[Given("force", text, "--force")]]).force is wanted
+
+
+@pytest.mark.parametrize("text", ["1", "yes", "on", "maybe", "", "null", "[true]"])
+def test_what_is_no_switch(tmp_path, text):
+    with pytest.raises(ConfigError, match="force is .*; wanted true or false"):
+        TrainConfig(force=text)
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [("", False), ("--force", True), ("--force --steps 5", True), ("--force=false", False)],
+)
+def test_a_switch_alone_means_true(words, wanted):
+    assert configuration(train_flags().parse(words.split())).force is wanted
 
 
 @pytest.mark.parametrize(

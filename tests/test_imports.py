@@ -14,13 +14,27 @@ ROOT = Path(__file__).parents[1]
 
 # The first name below `mlxhog` of every module. Imports point to the same group or to one above.
 LAYERS = (
-    {"errors", "quantities", "options", "darwin", "machine", "durable", "plain_json", "_native"},
-    {"config", "config_sources", "mix", "metrics", "budget"},
+    {
+        "errors",
+        "quantities",
+        "options",
+        "darwin",
+        "machine",
+        "cache",
+        "children",
+        "durable",
+        "plain_json",
+        "notices",
+        "qos",
+        "verdicts",
+        "_native",
+    },
+    {"config", "config_sources", "mix", "gpu_write", "metrics", "budget"},
     {"arena", "data", "models", "metal", "corpora", "run"},
     {"updates", "updates_reference", "gradients", "optim", "schedules", "control"},
     {"backends"},
     {"strategies", "evaluation", "decoding"},
-    {"records", "job", "steps", "side_jobs", "worker"},
+    {"records", "job", "steps", "side_jobs", "unified", "watchdog", "worker"},
     {"supervisor", "monitor"},
     {
         "tensors",
@@ -33,7 +47,7 @@ LAYERS = (
         "interrupts",
         "trainer",
     },
-    {"live", "report"},
+    {"live", "report", "doctor"},
     {"cli", "__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

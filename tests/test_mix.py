@@ -143,6 +143,33 @@ def test_a_mix_that_cannot_be_read_is_refused(text, said):
         resolve(text, machine=linux(32))
 
 
+def test_auto_leaves_out_cpu_workers_that_doctor_measured_to_be_far_slower():
+    speeds = {"mlx:gpu": 100_000.0, "mlx:cpu": 4_000.0}
+    mix = resolve("auto", machine=mac(), tokens_per_s=speeds)
+    assert [backend for backend, _ in listed(mix)] == ["mlx:gpu"]
+    assert "mlx:cpu left out: 4.0% of the fastest" in mix.notes[0]
+    assert [b for b, _ in listed(resolve("3", machine=mac(), tokens_per_s=speeds))] == [
+        "mlx:gpu",
+        "mlx:cpu",
+        "mlx:cpu",
+    ]
+
+
+@pytest.mark.parametrize(
+    "speeds",
+    [
+        {},
+        {"mlx:gpu": 100_000.0},
+        {"mlx:cpu": 1.0},
+        {"mlx:gpu": 1.0, "mlx:cpu": 9.0},
+        {"mlx:gpu": 100.0, "mlx:cpu": 5.0, "torch:mps": 9e9},
+    ],
+)
+def test_auto_keeps_workers_that_are_fast_enough_unmeasured_or_alone(speeds):
+    found = resolve("auto", machine=mac(), tokens_per_s=speeds)
+    assert listed(found) == listed(resolve("auto", machine=mac()))
+
+
 def test_this_machine_has_cores_memory_and_a_name():
     machine = here()
     assert machine.cores >= 1

@@ -60,6 +60,21 @@ def pieces(
     return tuple(host[at : at + step] for at in range(0, host.size, step))
 
 
+def whole(host: NDArray[Any]) -> NDArray[Any]:
+    """The one piece that a segment is, for those who need it in one array.
+
+    Raises:
+        ShapeError, EnvironmentLacks: as `pieces`; also a segment of more than one piece.
+    """
+    first, *rest = pieces(host)
+    if rest:
+        raise EnvironmentLacks(
+            f"this segment has {host.size:,} elements, one array of MLX at most "
+            f"{MOST_ELEMENTS:,}; train with --read snapshot and --gpu-write cpu"
+        )
+    return first
+
+
 def sees(write: NDArray[Any], read: Callable[[], NDArray[Any]]) -> bool:
     """Whether what one side writes shows on the other; the old contents are put back.
 

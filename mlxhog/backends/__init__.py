@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
+from mlxhog.backends.gpu_share import GPUShare, limit_mps
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
 from mlxhog.gradients import Rows
@@ -95,25 +96,31 @@ def embedding_rows(tokens: Int32, grad: Float32) -> Rows:
     return Rows(tokens.reshape(-1), grad.reshape(-1, grad.shape[-1])).coalesced()
 
 
-def create(name: str, *, threads: int, kernels: str, cpu_blas: str) -> Backend:
+def create(
+    name: str, *, threads: int, kernels: str, cpu_blas: str, share: GPUShare | None = None
+) -> Backend:
     """Start a backend by name; imports its framework.
 
     Args:
         name: one of `NAMES`.
         threads: CPU threads this process may use, >= 1.
-        kernels: "auto", "native" or "reference": which operators the twins use.
+        kernels: which operators the twins use, one of `CHOICES` in `models/kernels.py`.
         cpu_blas: "auto" or "reference": which matrix product MLX uses on a Linux CPU.
+        share: what a GPU worker may take of the GPU; None is all that one program may.
 
     Raises:
         ConfigError: unknown name.
-        EnvironmentLacks: the framework or the device is not there.
+        EnvironmentLacks: the framework or the device is not there, or has too little memory.
     """
+    share = GPUShare() if share is None else share
     if name.startswith("mlx:"):
         from mlxhog.backends.mlx import MLXBackend
 
-        return MLXBackend(name, threads=threads, kernels=kernels, cpu_blas=cpu_blas)
+        return MLXBackend(name, threads=threads, kernels=kernels, cpu_blas=cpu_blas, share=share)
     if name.startswith("torch:"):
+        if name == "torch:mps":
+            limit_mps(share)
         from mlxhog.backends.torch import TorchBackend
 
-        return TorchBackend(name, threads=threads, kernels=kernels)
+        return TorchBackend(name, threads=threads, kernels=kernels, share=share)
     raise ConfigError(f"no backend {name!r}; choose from {', '.join(NAMES)}")

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from mlxhog.arena import Slot
-from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, blas, embedding_rows
+from mlxhog.arena.importing import whole
+from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, blas, embedding_rows, pieces
+from mlxhog.backends.gpu_share import GPUShare, limit_mlx
+from mlxhog.backends.signatures import Signatures
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models.xlstm_large import EMBEDDING, XLSTMLargeConfig
@@ -21,13 +24,33 @@ class MLXBackend:
 
     MLX shares host memory with its arrays on both devices, so writing the inbox between two
     evaluations is all a refresh takes. Holding the flat array keeps MLX from donating its buffer.
+
+    MLX binds its streams to threads: the thread that made a backend is the only one to call it.
     """
 
-    def __init__(self, name: str, *, threads: int, kernels: str, cpu_blas: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        threads: int,
+        kernels: str,
+        cpu_blas: str,
+        share: GPUShare,
+        compiled: bool | None = None,
+    ) -> None:
         """Import MLX, with a fast BLAS where that is possible, and choose the device.
 
+        Args:
+            name: "mlx:cpu" or "mlx:gpu".
+            threads: of the native operators.
+            kernels: which operators; the native ones cannot be compiled.
+            cpu_blas: see `backends.create`.
+            share: of the GPU, where this is one.
+            compiled: whether `mx.compile` joins the operations of a gradient; by default on a GPU.
+
         Raises:
-            EnvironmentLacks: MLX is missing, has no such device, or `MLX_METAL_FAST_SYNCH` is set.
+            EnvironmentLacks: MLX is missing, has no such device or too little memory, or
+                `MLX_METAL_FAST_SYNCH` is set.
         """
         if os.environ.get("MLX_METAL_FAST_SYNCH"):
             raise EnvironmentLacks(
@@ -53,8 +76,14 @@ class MLXBackend:
                 f"backend mlx:gpu needs Metal; this is {platform.system()} on "
                 f"{platform.machine()}; use mlx:cpu"
             )
-        mx.set_default_device(mx.gpu if name == "mlx:gpu" else mx.cpu)
+        self.on_gpu = name == "mlx:gpu"
+        if self.on_gpu:
+            limit_mlx(mx, share)
+        mx.set_default_device(mx.gpu if self.on_gpu else mx.cpu)
         self.name = name
+        self.compiled = self.on_gpu if compiled is None else compiled
+        self.signatures = Signatures()
+        self._share = share
         self.kernels = kernels
         self._mx = mx
         self._twin = twin
@@ -74,7 +103,9 @@ class MLXBackend:
                     f"--read live: {self.name} can only copy host memory without Metal; "
                     "use --read snapshot, or torch:cpu workers"
                 )
-            self._flat = mx.asarray(live, copy=False)
+            from mlxhog.metal.adoption_mlx import adopt
+
+            self._flat = adopt(whole(live))
         else:
             self._flat = mx.zeros(n_floats)
             mx.eval(self._flat)
@@ -86,7 +117,9 @@ class MLXBackend:
         }
         mx.eval(list(self.params.values()))
         self._trained = [name for name in self.params if name != EMBEDDING]
-        self._value_and_grad = mx.value_and_grad(self._loss, argnums=(0, 1))
+        gradient = mx.value_and_grad(self._loss, argnums=(0, 1))
+        # Parameters are inputs: a captured array would be compiled in.
+        self._value_and_grad = mx.compile(gradient) if self.compiled else gradient
 
     def _loss(self, trained: Any, x: Any, labels: Any) -> Any:
         params = dict(zip(self._trained, trained, strict=True))
@@ -98,6 +131,8 @@ class MLXBackend:
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """See `Backend.loss_and_grads`."""
         mx = self._mx
+        if self.compiled:
+            self.signatures.call(batch.x.shape)
         x = self._twin.embed(self.model, self.params, mx.array(batch.x))
         trained = [self.params[name] for name in self._trained]
         loss, (found, dx) = self._value_and_grad(trained, x, mx.array(batch.y))
@@ -108,15 +143,29 @@ class MLXBackend:
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """See `Backend.evaluate`."""
+        parts = pieces.rows(batch, self._share) if self.on_gpu else (batch,)
+        nats = sum(self._nats(part) for part in parts)
+        return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
+
+    def _nats(self, batch: Batch) -> float:
+        """Summed loss of a batch, computed in one go."""
         mx = self._mx
         x = self._twin.embed(self.model, self.params, mx.array(batch.x))
         nats = self._twin.sum_loss(
             self.model, self.params, x, mx.array(batch.y), kernels=self.kernels
         )
-        return Evaluation(nats=_host(nats).item(), targets=int((batch.y >= 0).sum()))
+        return float(_host(nats).item())
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """See `Backend.logits`."""
+        if not self.on_gpu:
+            return self._last_logits(tokens, state)
+        for span in pieces.spans(tokens.shape, self._share):
+            last, state = self._last_logits(tokens[:, span], state)
+        return last, state
+
+    def _last_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
+        """Logits after the last of `tokens` and the state, computed in one go."""
         mx = self._mx
         x = self._twin.embed(self.model, self.params, mx.array(tokens))
         logits, state = self._twin.forward(self.model, self.params, x, state, kernels=self.kernels)

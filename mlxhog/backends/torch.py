@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from mlxhog.arena import Slot
-from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, embedding_rows
+from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, embedding_rows, pieces
+from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models.xlstm_large import EMBEDDING, XLSTMLargeConfig
@@ -26,7 +27,7 @@ from mlxhog.models import xlstm_large_torch as twin
 class TorchBackend:
     """PyTorch on one device. On the CPU the inbox is the memory the model computes from."""
 
-    def __init__(self, name: str, *, threads: int, kernels: str) -> None:
+    def __init__(self, name: str, *, threads: int, kernels: str, share: GPUShare) -> None:
         """Choose the device and the thread count of this process.
 
         Raises:
@@ -41,6 +42,7 @@ class TorchBackend:
         self.name = name
         self.device = torch.device(device)
         self.kernels = kernels
+        self._share = share
         torch.set_num_threads(threads)
 
     def bind(
@@ -95,15 +97,29 @@ class TorchBackend:
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """See `Backend.evaluate`."""
+        parts = (batch,) if self.device.type == "cpu" else pieces.rows(batch, self._share)
+        nats = sum(self._nats(part) for part in parts)
+        return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
+
+    def _nats(self, batch: Batch) -> float:
+        """Summed loss of a batch, computed in one go."""
         with torch.inference_mode():
             x = twin.embed(self.model, self.params, self._tokens(batch.x))
             nats = twin.sum_loss(
                 self.model, self.params, x, self._tokens(batch.y), kernels=self.kernels
             )
-        return Evaluation(nats=float(nats), targets=int((batch.y >= 0).sum()))
+        return float(nats)
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """See `Backend.logits`."""
+        if self.device.type == "cpu":
+            return self._last_logits(tokens, state)
+        for span in pieces.spans(tokens.shape, self._share):
+            last, state = self._last_logits(tokens[:, span], state)
+        return last, state
+
+    def _last_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
+        """Logits after the last of `tokens` and the state, computed in one go."""
         with torch.inference_mode():
             x = twin.embed(self.model, self.params, self._tokens(tokens))
             logits, state = twin.forward(self.model, self.params, x, state, kernels=self.kernels)

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a model; with no options a minute on text that comes with the package",
     "generate": "text from a checkpoint or a run",
     "runs": "the list of runs",
+    "doctor": "what this machine can do: backends, two writers at once, every Metal kernel",
 }
 
 HELP = """\
@@ -29,6 +30,7 @@ examples:
   mlxhog train
   mlxhog train --data notes/ --time 10m --workers torch:cpu*2
   mlxhog generate latest --prompt "The "
+  mlxhog doctor
 
 `mlxhog COMMAND --help` lists the options of a command.
 exit codes: 0 done, 1 a check failed or workers kept dying, 2 wrong input, 3 the machine lacks

@@ -59,9 +59,11 @@ class Flags:
                 *names,
                 dest=spec.name,
                 action=_Record,
+                nargs="?" if spec.type is bool else None,
+                const="true",  # the flag alone
                 default=argparse.SUPPRESS,
                 metavar=_metavar(spec),
-                help=f"{spec.help} [{spec.spell(spec.default)}]".replace("%", "%%"),
+                help=f"{spec.help} [{spec.default_text}]".replace("%", "%%"),
             )
             self._known += names
 
@@ -110,6 +112,8 @@ def _metavar(spec: Option) -> str:
         return "{" + ",".join(spec.choices) + "}"
     if spec.type is Interval:
         return "STEPS|TIME|off"
+    if spec.type is bool:
+        return "true|false"
     if spec.type is float:
         return "TIME" if spec.unit == "s" else "X"
     return "N" if spec.type is int else "TEXT"

@@ -39,7 +39,7 @@ EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": 130}
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    parsed = _flags().parse(arguments)
+    parsed = flags().parse(arguments)
     config = configuration(parsed)
     # Trainer and models take a while to import: wrong input is answered before.
     from mlxhog.trainer import plan, train
@@ -56,14 +56,15 @@ def run(arguments: list[str]) -> int:
     return EXIT_CODES[result.status]
 
 
-def _flags() -> Flags:
-    flags = Flags("train", ABOUT, EXAMPLES)
-    flags.argument("-c", "--config", metavar="FILE", help="YAML file with the names below as keys")
-    flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
-    flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.argument("--quiet", action="store_true", help="plain lines instead of a live table")
-    flags.options(TrainConfig)
-    return flags
+def flags() -> Flags:
+    """Every flag of the command."""
+    made = Flags("train", ABOUT, EXAMPLES)
+    made.argument("-c", "--config", metavar="FILE", help="YAML file with the names below as keys")
+    made.argument("--dry-run", action="store_true", help="say what would run, and stop")
+    made.argument("--json", action="store_true", help="end with one line of JSON")
+    made.argument("--quiet", action="store_true", help="plain lines instead of a live table")
+    made.options(TrainConfig)
+    return made
 
 
 def configuration(parsed: Parsed) -> TrainConfig:
@@ -118,6 +119,9 @@ def summary(result: "Result") -> str:
             f"workers restarted {result.restarts}, steps dropped {result.dropped_steps}, "
             f"batches torn {result.torn}"
         )
+    if result.gpu_write != "cpu":
+        note = ": steps went through the Metal source on the CPU" if result.emulated else ""
+        lines.append(f"gpu-write {result.gpu_write}{note}")
     if result.sample:
         lines.append(f"sample: {printable(result.sample)}")
     lines.append(f"run: {run}")
@@ -150,6 +154,9 @@ def _print_plan(config: TrainConfig, plan: "Plan", *, as_json: bool) -> None:
         "arena_bytes": plan.arena_bytes,
         "worker_bytes": plan.worker_bytes,
         "workers": [{"backend": w.backend, "threads": w.threads} for w in plan.workers],
+        "write": plan.writers.write,
+        "gpu_write": plan.writers.gpu_write,
+        "emulated": plan.writers.emulated,
     }
     if as_json:
         print(json.dumps({"config": values, **facts}))
@@ -158,6 +165,7 @@ def _print_plan(config: TrainConfig, plan: "Plan", *, as_json: bool) -> None:
     print(f"parameters     {plan.parameters:,} ({format_count(plan.parameters)})")
     print(f"shared memory  {plan.arena_bytes:,} bytes ({format_bytes(plan.arena_bytes)})")
     print(f"each worker    {plan.worker_bytes:,} bytes ({format_bytes(plan.worker_bytes)})")
+    print(f"steps          write {plan.writers.write}, gpu-write {plan.writers.gpu_write}")
     for number, worker in enumerate(plan.workers, start=1):
         threads = "thread" if worker.threads == 1 else "threads"
         print(f"worker {number}       {worker.backend}, {worker.threads} {threads}")

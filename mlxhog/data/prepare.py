@@ -14,12 +14,12 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlxhog.cache import user_cache_directory
 from mlxhog.data import corpora, split, tokenizers
 from mlxhog.data.token_writer import TokenWriter, item_size
 from mlxhog.data.tokenizers import Tokenizer
@@ -70,15 +70,6 @@ class Prepared:
                     f"sequence needs {seq_len + 1:,}; use more text or a smaller seq_len"
                 )
         return files
-
-
-def user_cache_directory() -> Path:
-    """Return where prepared corpora are kept: this user's cache directory for mlxhog."""
-    if configured := os.environ.get("XDG_CACHE_HOME"):
-        return Path(configured) / "mlxhog"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mlxhog"
-    return Path.home() / ".cache" / "mlxhog"
 
 
 def prepare(

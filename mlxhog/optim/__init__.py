@@ -1,6 +1,7 @@
 """Optimizers: turn a gradient into a step, and write it, fused in one pass over shared memory.
 
-Each has a native step and a NumPy reference in one file, equal bit for bit with one worker.
+Each has a native step and a NumPy reference in one file, equal bit for bit with one worker, and
+Metal kernels (`metal_steps.py`) with the same roundings.
 Moments are private to a worker: every push already carries its history, and racy moments lose decay
 steps. AdamW's second moment may be shared (spec strategies.md 5.3).
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from mlxhog.errors import ConfigError
+from mlxhog.optim import metal_steps
 from mlxhog.optim.adamw import AdamW
 from mlxhog.optim.sgd import SGD, Momentum
 from mlxhog.optim.target import Target
@@ -26,6 +28,10 @@ class Optimizer(Protocol):
     @property
     def shared_segments(self) -> tuple[str, ...]:
         """Shared state: one segment of the parameters' layout per name."""
+
+    @property
+    def metal_rule(self) -> metal_steps.Rule:
+        """The kernels of the same rule, for targets with `metal`."""
 
     def step(
         self,

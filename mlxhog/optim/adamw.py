@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlxhog import _native
+from mlxhog.metal.kernels.hyper import adam_hp
+from mlxhog.optim import metal_steps
 from mlxhog.optim.target import Target, float32, parameter, touched
 from mlxhog.updates import Float32, Grads
 
@@ -67,6 +69,11 @@ class AdamW:
         """Shared state: "v" if it is shared."""
         return ("v",) if self.shared_second_moment else ()
 
+    @property
+    def metal_rule(self) -> metal_steps.Rule:
+        """See `Optimizer.metal_rule`."""
+        return metal_steps.ADAM_SHARED if self.shared_second_moment else metal_steps.ADAM
+
     def step(
         self,
         target: Target,
@@ -83,21 +90,27 @@ class AdamW:
         m_flat = target.private["m"]
         v_flat = (target.shared if shared else target.private)["v"]
         v_step = shared_step if shared and shared_step is not None else step
-        for slot, grad in target.pairs(grads):
-            rates = {
-                "lr": lr,
-                "beta1": self.beta1,
-                "beta2": self.beta2,
-                "eps": self.eps,
-                "weight_decay": self.weight_decay if slot.name in target.decay else 0.0,
-                "bias1": 1.0 - self.beta1**step,
-                "bias2": 1.0 - self.beta2**v_step,
-                "grad_scale": grad_scale,
-            }
+        common = {
+            "lr": lr,
+            "beta1": self.beta1,
+            "beta2": self.beta2,
+            "eps": self.eps,
+            "bias1": 1.0 - self.beta1**step,
+            "bias2": 1.0 - self.beta2**v_step,
+        }
+        pairs = target.pairs(grads)
+        if target.metal is not None:
+            state = {"m": m_flat, "v": v_flat}
+            hp = adam_hp(**common, weight_decay=self.weight_decay)
+            target.metal.apply(self.metal_rule, pairs, state, hp, grad_scale)
+            return
+        for slot, grad in pairs:
+            decay = self.weight_decay if slot.name in target.decay else 0.0
+            rates = {**common, "weight_decay": decay, "grad_scale": grad_scale}
             if self.native:
                 how = {**rates, "seed": seed, "shared_v": shared}
-                state = (m_flat, v_flat)
-                target.apply(_native.adamw_step, _native.adamw_rows, slot, grad, state, how)
+                moments = (m_flat, v_flat)
+                target.apply(_native.adamw_step, _native.adamw_rows, slot, grad, moments, how)
             else:
                 at, g = touched(grad)
                 w, m, v = (parameter(flat, slot) for flat in (target.flat, m_flat, v_flat))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlxhog import _native
+from mlxhog.metal.kernels.hyper import momentum_hp, sgd_hp
+from mlxhog.optim import metal_steps
 from mlxhog.optim.target import Target, float32, parameter, touched
 from mlxhog.updates import Float32, Grads
 
@@ -45,6 +47,7 @@ class SGD:
     native: bool = True
     state_segments: tuple[str, ...] = ()
     shared_segments: tuple[str, ...] = ()
+    metal_rule: metal_steps.Rule = metal_steps.SGD
 
     def step(
         self,
@@ -58,7 +61,12 @@ class SGD:
         shared_step: int | None = None,
     ) -> None:
         """Apply one update; see `Optimizer.step`."""
-        for slot, grad in target.pairs(grads):
+        pairs = target.pairs(grads)
+        if target.metal is not None:
+            hp = sgd_hp(lr=lr, weight_decay=self.weight_decay)
+            target.metal.apply(self.metal_rule, pairs, {}, hp, grad_scale)
+            return
+        for slot, grad in pairs:
             decay = self.weight_decay if slot.name in target.decay else 0.0
             rates = {"lr": lr, "weight_decay": decay, "grad_scale": grad_scale}
             if self.native:
@@ -85,6 +93,7 @@ class Momentum:
     native: bool = True
     state_segments: tuple[str, ...] = ("m",)
     shared_segments: tuple[str, ...] = ()
+    metal_rule: metal_steps.Rule = metal_steps.MOMENTUM
 
     def step(
         self,
@@ -99,7 +108,17 @@ class Momentum:
     ) -> None:
         """Apply one update; see `Optimizer.step`."""
         m_flat = target.private["m"]
-        for slot, grad in target.pairs(grads):
+        pairs = target.pairs(grads)
+        if target.metal is not None:
+            hp = momentum_hp(
+                lr=lr,
+                momentum=self.momentum,
+                nesterov=self.nesterov,
+                weight_decay=self.weight_decay,
+            )
+            target.metal.apply(self.metal_rule, pairs, {"m": m_flat}, hp, grad_scale)
+            return
+        for slot, grad in pairs:
             decay = self.weight_decay if slot.name in target.decay else 0.0
             if self.native:
                 rates = {

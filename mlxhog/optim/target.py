@@ -9,6 +9,7 @@ import numpy as np
 
 from mlxhog import _native
 from mlxhog.errors import ShapeError
+from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.updates import Float32, Grads, Int32, Rows, Slot, check, row_width
 
 NativeStep = Callable[..., None]
@@ -26,6 +27,7 @@ class Target:
         private: this worker's state by segment name, each (n,) float32, laid out as `flat`.
         shared: state of all workers by segment name, the same layout.
         decay: names of the parameters that weight decay applies to.
+        metal: applies the steps by Metal kernels; None applies them by native code.
     """
 
     flat: Float32
@@ -35,6 +37,7 @@ class Target:
     private: Mapping[str, Float32]
     shared: Mapping[str, Float32]
     decay: frozenset[str]
+    metal: MetalSteps | None = None
 
     def pairs(self, grads: Grads) -> list[tuple[Slot, Float32 | Rows]]:
         """Each gradient with its slot, rows summed up; all checked before anything is written."""

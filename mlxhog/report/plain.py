@@ -70,6 +70,7 @@ def line(progress: Progress) -> str:
         f"held-out {number(progress.val_bits_per_byte)}",
         f"memory {format_bytes(progress.memory_bytes)}",
         f"lost {rate(progress.lost_update_rate)}",
+        *([f"gpu-write {progress.gpu_write}"] if progress.gpu_write != "cpu" else []),
         *(_worker(worker) for worker in progress.workers),
     ]
     return "  ".join(parts)

@@ -84,6 +84,7 @@ def _losses(progress: Progress) -> Text:
         f"bits/byte: train {number(progress.train_bits_per_byte)}, "
         f"held-out {number(progress.val_bits_per_byte)}   "
         f"lost updates {rate(progress.lost_update_rate)}"
+        + (f"   gpu-write {progress.gpu_write}" if progress.gpu_write != "cpu" else "")
     )
 
 

@@ -24,6 +24,7 @@ from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError
 from mlxhog.optim import Optimizer, Target, clip
+from mlxhog.optim.metal_steps import MetalSteps
 
 
 class Idle(Enum):
@@ -62,6 +63,7 @@ class Context:
     workers: int
     backend: Backend
     optimizer: Optimizer
+    metal: MetalSteps | None
     schedule: Callable[[float, int], float]
     budget: Budget
     step_limit: int | None
@@ -87,7 +89,13 @@ class Context:
             },
             shared={name: arena.segment(name) for name in self.optimizer.shared_segments},
             decay=self.decay,
+            metal=self.metal,
         )
+
+    @property
+    def reads_live(self) -> bool:
+        """Whether the backend computes with the shared parameters themselves."""
+        return self.backend.inbox.ctypes.data == self.arena.params.ctypes.data
 
     def seconds(self) -> float:
         """Time since training started, or 0 before."""
@@ -146,10 +154,9 @@ class Strategy(Protocol):
 
 def copy_to_inbox(context: Context) -> None:
     """Plain snapshot: the arena's current values, untouched by any prediction."""
-    backend = context.backend
-    if backend.inbox.ctypes.data != context.arena.params.ctypes.data:
-        updates.snapshot(backend.inbox, context.arena.params)
-        backend.refresh()
+    if not context.reads_live:
+        updates.snapshot(context.backend.inbox, context.arena.params)
+        context.backend.refresh()
 
 
 def segments(config: TrainConfig, workers: int, n_params: int) -> dict[str, tuple[str, int]]:

@@ -27,7 +27,7 @@ class Hogwild:
         """Prepare one worker; costs one more private copy of the parameters when predicting."""
         self.context = context
         arena, config = context.arena, context.config
-        self._live = config.read == "live"
+        self._live = context.reads_live
         self._previous: Float32 | None = None
         if config.predict == "own" and context.workers > 1 and not self._live:
             self._previous = np.empty_like(arena.params)

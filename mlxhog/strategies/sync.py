@@ -204,8 +204,7 @@ class Sync:
         """Plain snapshot: every worker of a round reads the same version."""
         context = self.context
         context.entry.version_read = context.arena.counters.load("version")
-        if context.config.read != "live":
-            copy_to_inbox(context)
+        copy_to_inbox(context)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
         """Average with the other workers' gradients, then apply this worker's share."""

@@ -63,6 +63,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--workers 0", 2, "wanted at least 1"),
         ("--out good.txt", 2, "good.txt is a file"),
         ("--name a/b", 2, "use letters, digits"),
+        ("--gpu-write metal", 2, "gpu_write=metal needs a GPU worker"),
+        ("--gpu-write metal-emulated --write lossless", 2, "every CPU writer has to use cas"),
+        ("--gpu-write metal-emulate", 2, "did you mean 'metal-emulated'?"),
+        ("--force maybe", 2, "--force is 'maybe'; wanted true or false"),
     ],
 )
 def test_train_refuses_with_one_message_and_leaves_nothing(

@@ -14,6 +14,7 @@ from mlxhog import run
 from mlxhog.cli import COMMANDS, main
 from mlxhog.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.gpu_write import Writers
 from mlxhog.metrics import Progress, Result, WorkerReport
 from mlxhog.mix import WorkerSpec
 
@@ -65,6 +66,7 @@ PLAN = types.SimpleNamespace(
     arena_bytes=9_000_000,
     worker_bytes=500_000_000,
     workers=(WorkerSpec("mlx:cpu", 1), WorkerSpec("torch:cpu", 1)),
+    writers=Writers("cpu", "lossless"),
 )
 
 

@@ -4,9 +4,11 @@ import inspect
 
 import pytest
 
+from mlxhog.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.models import ops_mlx, ops_torch
-from mlxhog.models.kernels import Ops, choose
+from mlxhog.models.kernels import CHOICES, Ops, choose, resolve
+from mlxhog.options import options
 
 OPS = [name for name in vars(Ops) if not name.startswith("_")]
 
@@ -26,6 +28,35 @@ def test_native_is_refused_on_a_device_that_is_not_a_cpu() -> None:
         choose("mlx", "native", "gpu")
 
 
+def test_metal_is_refused_where_there_is_no_apple_gpu() -> None:
+    with pytest.raises(ConfigError, match="kernels is 'metal' on torch:cpu; set it to auto there"):
+        choose("torch", "metal", "cpu")
+
+
+def test_emulated_metal_is_refused_on_a_gpu() -> None:
+    with pytest.raises(ConfigError, match="'metal-emulated' on mlx:gpu; set it to auto there"):
+        choose("mlx", "metal-emulated", "gpu")
+
+
+@pytest.mark.parametrize(("framework", "device"), [("mlx", "gpu"), ("torch", "mps")])
+def test_auto_is_metal_on_a_gpu_where_the_kernels_are_verified(framework: str, device: str) -> None:
+    assert resolve(framework, "auto", device, metal_verified=True) == "metal"
+    assert resolve(framework, "auto", device) == "reference"
+    assert resolve(framework, "reference", device, metal_verified=True) == "reference"
+    assert resolve(framework, "auto", "cpu", metal_verified=True) != "metal"
+
+
+@pytest.mark.parametrize(
+    ("framework", "engine"), [("mlx", "emulated:mlx"), ("torch", "emulated:mps")]
+)
+def test_emulated_metal_runs_what_that_framework_would_compile(framework: str, engine: str) -> None:
+    assert choose(framework, "metal-emulated", "cpu").engine.name == engine
+
+
+def test_the_option_offers_every_choice() -> None:
+    assert options(TrainConfig)["kernels"].choices == CHOICES
+
+
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="'fast'; choose one of auto, reference, native"):
         choose("torch", "fast", "cpu")
@@ -35,6 +66,6 @@ def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
 def test_every_module_offers_every_op_with_the_same_arguments(name: str) -> None:
     wanted = [p for p in inspect.signature(getattr(Ops, name)).parameters if p != "self"]
     for framework in ("torch", "mlx"):
-        for kernels in ("reference", "auto"):
+        for kernels in ("reference", "auto", "metal-emulated"):
             op = getattr(choose(framework, kernels, "cpu"), name)
             assert list(inspect.signature(op).parameters) == wanted

@@ -40,7 +40,7 @@ def test_a_worker_told_to_rest_finishes_the_round_that_others_wait_for(
     monkeypatch.setattr(worker, "Steps", lambda *_: steps)
     monkeypatch.setattr(worker, "SideJobs", lambda *_: side_jobs)
     monkeypatch.setattr(worker.time, "sleep", sleep)
-    job: Any = SimpleNamespace(handle=None, slot=1, config=SimpleNamespace(write="lossless"))
+    job: Any = SimpleNamespace(handle=None, slot=1, write="lossless")
 
     worker._run(job)
 

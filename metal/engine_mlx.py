@@ -1,0 +1,161 @@
+"""Metal kernels through `mx.fast.metal_kernel`: MLX wraps a call of ours into a kernel of its own.
+
+MLX knows nothing of inputs that are written in place. It lets kernels overlap and orders them by
+their declared outputs only, so such a launch waits for its inputs, runs alone, and is waited for.
+Other launches stay lazy, as MLX operations are: the models' forward passes need that.
+
+Source: MLX documentation, "Custom Metal Kernels"; donation and tracking: mlx issues 2547, 3872.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.errors import EnvironmentLacks, MetalError
+from mlxhog.metal import source
+from mlxhog.metal.adoption_mlx import adopt
+from mlxhog.metal.kernel import Kernel, Launch
+from mlxhog.metal.launching import check, compile_error, number
+
+SMALLEST = 8  # MLX passes shorter arrays in another address space, as another kernel
+INSTANCES = {"half": mx.float16, "bfloat": mx.bfloat16}
+
+
+class MLXEngine:
+    """Runs launches on the Apple GPU; arrays are MLX arrays. Belongs to one thread."""
+
+    name = "mlx"
+    emulated = False
+
+    def __init__(self) -> None:
+        """Build nothing yet: each kernel is made at its first launch, and kept.
+
+        Raises:
+            EnvironmentLacks: MLX sees no Apple GPU.
+        """
+        if not mx.metal.is_available():
+            raise EnvironmentLacks(
+                "Metal kernels need an Apple GPU, and MLX sees none; use --gpu-write cpu, or "
+                "metal-emulated to try them out"
+            )
+        self._kernels: dict[str, Any] = {}
+
+    def array(self, host: NDArray[Any]) -> mx.array:
+        """See `Engine.array`."""
+        return mx.array(host)
+
+    def adopt(self, host: NDArray[Any]) -> mx.array:
+        """See `Engine.adopt`."""
+        return adopt(host)
+
+    def host(self, array: mx.array) -> NDArray[Any]:
+        """See `Engine.host`."""
+        mx.eval(array)
+        return np.array(array, copy=False)
+
+    def run(self, launch: Launch) -> dict[str, mx.array]:
+        """See `Engine.run`; lazy unless the kernel writes an input.
+
+        A kernel that writes an input cannot run inside `mx.compile`, `mx.grad` or `mx.vmap`, which
+        would run it at another time, or not at all.
+        """
+        check(launch, _flat_dtype, "MLX")
+        if 0 in launch.grid:
+            return {
+                argument.name: mx.zeros(launch.outputs[argument.name], _dtype(argument.dtype))
+                for argument in launch.kernel.outputs
+            }
+        inputs = self._inputs(launch)
+        in_place = any(argument.writes for argument in launch.kernel.inputs)
+        if in_place:
+            _finish(launch, inputs)
+        try:
+            outputs = self._launch(launch, inputs)
+            if in_place:
+                mx.eval(outputs)
+        except RuntimeError as error:
+            raise compile_error(launch, error) from error
+        return {
+            argument.name: output
+            for argument, output in zip(launch.kernel.outputs, outputs, strict=True)
+        }
+
+    def _inputs(self, launch: Launch) -> list[mx.array]:
+        """Scalars as 0-d arrays, so that none is compiled in; short arrays filled up with zeros."""
+        inputs = []
+        for argument in launch.kernel.inputs:
+            value = launch.inputs[argument.name]
+            if argument.scalar:
+                dtype = _dtype(argument.dtype)
+                if isinstance(value, mx.array):  # the result of an earlier kernel, maybe lazy
+                    value = value.reshape(()).astype(dtype)
+                else:
+                    value = mx.array(number(argument, value), dtype)
+            elif not argument.writes:
+                value = value.reshape(-1)
+                if value.size < SMALLEST:
+                    value = mx.pad(value, (0, SMALLEST - value.size))
+            inputs.append(value)
+        return inputs
+
+    def _launch(self, launch: Launch, inputs: list[mx.array]) -> list[mx.array]:
+        outputs = launch.kernel.outputs
+        return cast(
+            list[mx.array],
+            self._kernel(launch.kernel)(
+                inputs=inputs,
+                template=[("T", INSTANCES[launch.instance])] if launch.instance else None,
+                grid=launch.grid,
+                threadgroup=_within(launch),
+                output_shapes=[launch.outputs[argument.name] for argument in outputs],
+                output_dtypes=[_dtype(argument.dtype) for argument in outputs],
+            ),
+        )
+
+    def _kernel(self, kernel: Kernel) -> Any:
+        made = self._kernels.get(kernel.name)
+        if made is None:
+            made = self._kernels[kernel.name] = mx.fast.metal_kernel(
+                name=f"mlxhog_{kernel.name}",
+                input_names=[argument.name for argument in kernel.inputs],
+                output_names=[argument.name for argument in kernel.outputs],
+                source=kernel.source,
+                header=source.read(kernel.header),
+                ensure_row_contiguous=True,
+            )
+        return made
+
+
+def _finish(launch: Launch, inputs: list[mx.array]) -> None:
+    """Wait for all inputs, so that the launch is the only thing that runs."""
+    try:
+        mx.eval(inputs)
+    except ValueError as error:
+        raise MetalError(
+            f"kernel {launch.kernel.name} writes the memory it is given, so it cannot run inside "
+            "mx.compile or another transformation; launch it after mx.eval of the gradients"
+        ) from error
+    for argument, value in zip(launch.kernel.inputs, inputs, strict=True):
+        if argument.writes and not memoryview(cast(Any, value)).c_contiguous:
+            raise MetalError(
+                f"kernel {launch.kernel.name} would write a copy of {argument.name}, which is not "
+                "contiguous; pass the whole flat array and an offset"
+            )
+
+
+def _flat_dtype(value: Any) -> str | None:
+    return str(value.dtype).removeprefix("mlx.core.") if isinstance(value, mx.array) else None
+
+
+def _dtype(name: str) -> mx.Dtype:
+    return cast(mx.Dtype, getattr(mx, name))
+
+
+def _within(launch: Launch) -> tuple[int, int, int]:
+    """The group, no larger than the grid."""
+    x, y, z = (int(n) for n in np.minimum(launch.group, launch.grid))
+    return x, y, z

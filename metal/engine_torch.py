@@ -1,0 +1,130 @@
+"""Metal kernels through `torch.mps.compile_shader`: whole kernels, called by name on tensors.
+
+Tensors are bound in place with their storage offset, and nothing synchronises by itself: launches
+that write an input are waited for. Python numbers reach a kernel as 64-bit integers or 32-bit
+floats, whose first four bytes are the 32-bit argument that the kernel reads.
+
+Source: PyTorch documentation, torch.mps.compile_shader; torch/csrc/mps/Module.cpp.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.metal import source
+from mlxhog.metal.kernel import Launch
+from mlxhog.metal.launching import check, compile_error, number
+
+
+class MPSEngine:
+    """Runs launches on the Apple GPU; arrays are MPS tensors. Belongs to one thread."""
+
+    name = "mps"
+    emulated = False
+
+    def __init__(self, device: str = "mps") -> None:
+        """Compile nothing yet: each family is compiled at its first launch, and kept.
+
+        Args:
+            device: where tensors live; another one only where `torch.mps` is stood in for.
+
+        Raises:
+            EnvironmentLacks: torch sees no Apple GPU.
+        """
+        if not torch.backends.mps.is_available():
+            raise EnvironmentLacks(
+                "Metal kernels need an Apple GPU, and torch sees none; use --gpu-write cpu, or "
+                "metal-emulated to try them out"
+            )
+        self._device = torch.device(device)
+        self._libraries: dict[str, Any] = {}
+        self._lent: list[Any] = []  # MLX arrays whose memory tensors of ours are
+
+    def array(self, host: NDArray[Any]) -> torch.Tensor:
+        """See `Engine.array`."""
+        return torch.from_numpy(np.array(host)).to(self._device)
+
+    def adopt(self, host: NDArray[Any]) -> torch.Tensor:
+        """See `Engine.adopt`; torch has no import of its own, so MLX makes the Metal buffer."""
+        try:
+            from mlxhog.metal.adoption_mlx import adopt
+        except ImportError as error:
+            raise EnvironmentLacks(
+                "torch alone cannot import host memory on the GPU; MLX does it: "
+                "python -m pip install mlx, or use --gpu-write cpu"
+            ) from error
+        lent = adopt(host)
+        tensor = torch.from_dlpack(lent)  # type: ignore[attr-defined]
+        if tensor.device.type != self._device.type:
+            raise EnvironmentLacks(
+                f"MLX lends this memory to torch on {tensor.device}, kernels need "
+                f"{self._device.type}; use --gpu-write cpu"
+            )
+        self._lent.append(lent)  # never rebound: the tensor does not follow
+        return tensor
+
+    def host(self, array: torch.Tensor) -> NDArray[Any]:
+        """See `Engine.host`; a copy, which waits for what was launched."""
+        found: NDArray[Any] = array.cpu().contiguous().numpy()
+        return found
+
+    def run(self, launch: Launch) -> dict[str, torch.Tensor]:
+        """See `Engine.run`."""
+        check(launch, self._flat_dtype, "MPS")
+        kernel = launch.kernel
+        make = torch.zeros if 0 in launch.grid else torch.empty
+        outputs = {
+            argument.name: make(
+                launch.outputs[argument.name],
+                dtype=getattr(torch, argument.dtype),
+                device=self._device,
+            )
+            for argument in kernel.outputs
+        }
+        if 0 in launch.grid:
+            return outputs
+        inputs = [
+            number(argument, value)
+            if argument.scalar and not isinstance(value, torch.Tensor)
+            else value
+            for argument, value in (
+                (argument, launch.inputs[argument.name]) for argument in kernel.inputs
+            )
+        ]
+        name = f"{kernel.name}_{launch.instance}" if launch.instance else kernel.name
+        try:
+            function = getattr(self._library(kernel.header), name)
+            function(
+                *inputs,
+                *outputs.values(),
+                threads=list(launch.grid),
+                group_size=[min(sizes) for sizes in zip(launch.group, launch.grid, strict=True)],
+            )
+        except (RuntimeError, AttributeError) as error:
+            raise compile_error(launch, error, source.read(_whole(kernel.header))) from error
+        if any(argument.writes for argument in kernel.inputs):
+            torch.mps.synchronize()
+        return outputs
+
+    def _library(self, header: str) -> Any:
+        """The compiled kernels of a family."""
+        made = self._libraries.get(header)
+        if made is None:
+            made = torch.mps.compile_shader(source.read(_whole(header)))
+            self._libraries[header] = made
+        return made
+
+    def _flat_dtype(self, value: Any) -> str | None:
+        ours = isinstance(value, torch.Tensor) and value.device.type == self._device.type
+        return str(value.dtype).removeprefix("torch.") if ours and value.is_contiguous() else None
+
+
+def _whole(header: str) -> str:
+    """The file of whole kernels beside a header."""
+    return str(PurePath(header).with_suffix(".metal"))

@@ -1,0 +1,154 @@
+"""Compiles C++ to libraries that outlive the process: a cache of files named after their content.
+
+Two processes that build one library at once both succeed: a file appears whole, by renaming.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+from mlxhog.errors import EnvironmentLacks, MetalError
+
+HOST = Path(__file__).parent
+_FLAGS = (
+    "-std=c++20",
+    "-O2",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-ffp-contract=off",  # Metal may fuse a*b+c; references do not
+    "-fno-math-errno",
+    "-fno-strict-aliasing",  # kernels read words as floats and as halves
+    "-Werror=frame-larger-than=32768",  # a fiber's stack is small; a GPU thread's memory is smaller
+    "-Wno-attributes",  # [[kernel]], [[buffer(0)]] and the like
+)
+# A half is rounded after every operation, as on a GPU; only x86 compilers would do otherwise.
+_GCC_X86_FLAGS = ("-fexcess-precision=16",)
+_CLANG_X86_FLAGS = ("-Xclang", "-ffloat16-excess-precision=none")
+_CLANG_FLAGS = ("-Wno-unknown-attributes",)
+_ERROR = re.compile(r"^.*?: (?:fatal )?error: .*(?:\n +\S?.*){0,3}", re.MULTILINE)
+
+
+def user_cache_directory() -> Path:
+    """Return where compiled kernels are kept unless an engine is told otherwise."""
+    if configured := os.environ.get("XDG_CACHE_HOME"):
+        return Path(configured) / "mlxhog" / "metal"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "mlxhog" / "metal"
+    return Path.home() / ".cache" / "mlxhog" / "metal"
+
+
+def library(
+    name: str,
+    text: str,
+    *,
+    directory: Path,
+    compiler: str = "g++",
+    extra_flags: tuple[str, ...] = (),
+) -> Path:
+    """Return a shared library of a C++ text, linked with the runtime; compile what is missing.
+
+    Args:
+        name: what messages and the file are called.
+        text: the text.
+        directory: the cache; made if it is missing.
+        compiler: a g++ or clang++ that knows `_Float16`.
+        extra_flags: such as "-fsanitize=address".
+
+    Raises:
+        MetalError: the text does not compile; the message shows the first error with its line.
+        EnvironmentLacks: there is no such compiler.
+    """
+    runtime = _runtime(directory, compiler, extra_flags)
+    flags = (*_flags(compiler), *extra_flags)
+    path = directory / f"{name}-{_digest(text, compiler, flags, runtime.name)}.so"
+    if not path.exists():
+        link = ("-Wl,-rpath,$ORIGIN", str(runtime))
+        _compile(name, path, (*flags, "-x", "c++", "-", "-x", "none", *link), compiler, text)
+    return path
+
+
+def program(
+    main: Path, *, directory: Path, compiler: str = "g++", extra_flags: tuple[str, ...] = ()
+) -> Path:
+    """Return a program that opens such libraries by itself; compile it if it is missing.
+
+    Raises:
+        MetalError: it does not compile.
+        EnvironmentLacks: there is no such compiler.
+    """
+    flags = tuple(flag for flag in (*_flags(compiler), *extra_flags) if flag != "-shared")
+    text = main.read_text(encoding="utf-8") + _shim_text()
+    path = directory / f"{main.stem}-{_digest(text, compiler, flags)}"
+    if not path.exists():
+        _compile(main.stem, path, (*flags, str(main), "-ldl"), compiler, "")
+    return path
+
+
+def _runtime(directory: Path, compiler: str, extra_flags: tuple[str, ...]) -> Path:
+    """Compile what all kernel libraries share: the scheduler, fibers and chaos."""
+    flags = (*_flags(compiler), *extra_flags)
+    path = directory / f"runtime-{_digest(_shim_text(), compiler, flags)}.so"
+    if not path.exists():
+        sources = sorted((HOST / "runtime").glob("*.cpp"))
+        text = "".join(f'#include "{file}"\n' for file in sources)  # at once: half the time
+        include = ("-I", str(HOST / "runtime"), f"-Wl,-soname,{path.name}")
+        _compile("the shim's runtime", path, (*flags, *include, "-x", "c++", "-"), compiler, text)
+    return path
+
+
+@cache
+def _shim_text() -> str:
+    files = sorted([*(HOST / "include").rglob("*"), *(HOST / "runtime").glob("*")])
+    return "\n".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
+
+
+@cache
+def _version(compiler: str) -> str:
+    if shutil.which(compiler) is None:
+        raise EnvironmentLacks(
+            f"no C++ compiler {compiler!r} on this machine, and the emulation of Metal compiles "
+            "kernels; install g++ 12 or newer, or clang++ 16 or newer"
+        )
+    return subprocess.run(
+        [compiler, "--version"], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def _flags(compiler: str) -> tuple[str, ...]:
+    clang, x86 = "clang" in _version(compiler), platform.machine() == "x86_64"
+    own: tuple[str, ...] = _CLANG_FLAGS if clang else ()
+    if x86:
+        own += _CLANG_X86_FLAGS if clang else _GCC_X86_FLAGS
+    return (*_FLAGS, *own, "-I", str(HOST / "include"))
+
+
+def _digest(text: str, compiler: str, flags: tuple[str, ...], runtime: str = "") -> str:
+    parts = "\0".join((text, _version(compiler), *flags, runtime))
+    return hashlib.sha256(parts.encode()).hexdigest()[:20]
+
+
+def _compile(name: str, path: Path, arguments: tuple[str, ...], compiler: str, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    command = [compiler, *arguments, "-o", str(part)]
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise MetalError(f"{name} does not compile:\n{_first_error(done.stderr)}")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _first_error(messages: str) -> str:
+    match = _ERROR.search(messages)
+    return match[0] if match else messages.strip()

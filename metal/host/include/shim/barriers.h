@@ -1,0 +1,25 @@
+// Barriers of a threadgroup and of a simd-group. The default argument is the caller's place in the
+// source: a barrier opens only when all threads wait at the same one.
+#pragma once
+
+#include "shim/runtime.h"
+
+namespace metal {
+
+enum class mem_flags { mem_none = 0, mem_device = 1, mem_threadgroup = 2, mem_device_and_threadgroup = 3 };
+
+constexpr mem_flags operator|(mem_flags a, mem_flags b) {
+  return static_cast<mem_flags>(static_cast<int>(a) | static_cast<int>(b));
+}
+
+inline void threadgroup_barrier(mem_flags, const char* file = __builtin_FILE(),
+                                int line = __builtin_LINE()) {
+  metal_host::wait_for_group({"threadgroup_barrier", file, line});
+}
+
+inline void simdgroup_barrier(mem_flags, const char* file = __builtin_FILE(),
+                              int line = __builtin_LINE()) {
+  metal_host::wait_for_simdgroup({"simdgroup_barrier", file, line});
+}
+
+}  // namespace metal

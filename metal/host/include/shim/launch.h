@@ -1,0 +1,44 @@
+// How a kernel library and the runtime meet: `library.cpp` text (translate.py) includes this.
+#pragma once
+
+#include "shim/vectors.h"
+
+namespace metal_host {
+
+// What Metal tells a thread about itself; names as in its attributes.
+struct Thread {
+  metal::uint3 thread_position_in_grid;
+  metal::uint3 thread_position_in_threadgroup;
+  metal::uint3 threadgroup_position_in_grid;
+  metal::uint3 threads_per_grid;
+  metal::uint3 grid_size;
+  metal::uint3 threadgroups_per_grid;
+  metal::uint3 threads_per_threadgroup;           // fewer in a ragged group
+  metal::uint3 dispatch_threads_per_threadgroup;  // as launched
+  uint thread_index_in_threadgroup;
+  uint thread_index_in_simdgroup;
+  uint simdgroup_index_in_threadgroup;
+  uint threads_per_simdgroup;
+  uint thread_execution_width;
+  uint simdgroups_per_threadgroup;
+};
+
+// Runs one Metal thread.
+using Body = void (*)(void* const* buffers, const Thread& thread);
+
+// One launch; Python fills it (library.py), field by field.
+struct Launch {
+  std::uint32_t grid[3];   // threads
+  std::uint32_t group[3];  // threads
+  std::uint32_t os_threads;
+  std::uint32_t lockstep;      // threads of a group may meet
+  std::uint32_t chaos_period;  // a race point switches once in so many; 0: never
+  std::uint32_t message_bytes;
+  std::uint64_t seed;
+  char* message;  // receives the reason of a failure
+};
+
+// Returns 0, or 1 after a failure; the kernel may have written part of its results then.
+int run(Body body, void* const* buffers, const Launch& launch);
+
+}  // namespace metal_host

@@ -1,0 +1,8 @@
+// What MLX puts before the text of every custom kernel, as far as kernels see it.
+#pragma once
+
+#include <metal_stdlib>
+
+using namespace metal;
+typedef half float16_t;
+typedef bfloat bfloat16_t;

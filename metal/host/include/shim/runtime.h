@@ -1,0 +1,76 @@
+// What kernels need from the runtime that runs them (`runtime/`): the places where threads meet.
+#pragma once
+
+#include "shim/types.h"
+#include "shim/vectors.h"
+
+namespace metal_host {
+
+constexpr uint simd_width = 32;
+
+// A call in the Metal source.
+struct Place {
+  const char* call;
+  const char* file;
+  int line;
+};
+
+// Waits until every thread of the threadgroup (simd-group) stands at the same place. Throws where the
+// kernel was not declared to meet, or where threads stand apart for ever.
+void wait_for_group(Place place);
+void wait_for_simdgroup(Place place);
+
+// The values of a simd-group's existing threads, 16 bytes for each, valid until the thread meets others again.
+struct Values {
+  const std::byte* bytes;
+  uint self;
+  uint n;
+};
+Values show(const void* value, uint bytes, Place place);
+
+template <typename T>
+struct Lanes {
+  const std::byte* bytes;
+  uint self;
+  uint n;
+
+  T operator[](uint lane) const {
+    T value;
+    __builtin_memcpy(&value, bytes + 16 * lane, sizeof value);
+    return value;
+  }
+  // The value of a lane that need not exist; what it gives then is undefined in Metal.
+  T at(uint lane) const {
+    if (lane < n) return (*this)[lane];
+    T value;
+    __builtin_memset(&value, 0xff, sizeof value);
+    return value;
+  }
+};
+
+template <typename T>
+Lanes<T> shown(const T& value, Place place) {
+  static_assert(sizeof(T) <= 16 && std::is_trivially_copyable_v<T>);
+  Values all = show(&value, sizeof value, place);
+  return {all.bytes, all.self, all.n};
+}
+
+// Fills a variable in threadgroup memory with 0xff, once for each threadgroup: a word that is read
+// before it is written is a NaN. `filled_for` belongs to the variable.
+void poison_once(void* variable, std::size_t bytes, ulong& filled_for);
+
+// Chaos: whether another thread of the group runs first, and whether a weak compare-exchange fails for
+// no reason. `chaotic_launches` are running now; a launch without chaos beside them does neither.
+extern int chaotic_launches;
+void switch_at_random();
+bool fail_at_random();
+
+inline bool chaos() { return __atomic_load_n(&chaotic_launches, __ATOMIC_RELAXED) != 0; }
+inline void race_point() {
+  if (chaos()) [[unlikely]]
+    switch_at_random();
+}
+#define RACE_POINT() metal_host::race_point()  // empty on a GPU: metal/kernels/race_point.h
+inline bool fails_spuriously() { return chaos() && fail_at_random(); }
+
+}  // namespace metal_host

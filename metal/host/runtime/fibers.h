@@ -1,0 +1,49 @@
+// Fibers: functions with stacks of their own that one OS thread runs in turns.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#if !defined(__x86_64__) || defined(MLXHOG_UCONTEXT)
+#define MLXHOG_FIBERS_BY_UCONTEXT
+#include <ucontext.h>
+#endif
+
+namespace metal_host {
+
+// Stacks for the fibers of one threadgroup, kept for the next launch when it ends.
+class Stacks {
+ public:
+  static constexpr std::size_t bytes_each = 128 * 1024;  // build.py limits what a function may use
+  static constexpr std::size_t most = 1024;
+
+  Stacks();
+  ~Stacks();
+  Stacks(const Stacks&) = delete;
+  Stacks& operator=(const Stacks&) = delete;
+
+  std::byte* operator[](std::size_t i) const { return base_ + i * bytes_each; }
+
+ private:
+  std::byte* base_;
+};
+
+// One suspended computation. `enter` runs it from the side of the scheduler, `leave` returns there
+// from inside; it continues at the next `enter`. Its function never returns: it leaves for ever.
+class Fiber {
+ public:
+  void begin(std::byte* stack, void (*function)(void*), void* argument);
+  void enter();
+  void leave();
+
+ private:
+#ifdef MLXHOG_FIBERS_BY_UCONTEXT
+  ucontext_t inside_;
+  ucontext_t outside_;
+#else
+  void* inside_;  // stack pointers
+  void* outside_;
+#endif
+};
+
+}  // namespace metal_host

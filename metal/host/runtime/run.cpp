@@ -1,0 +1,102 @@
+// A launch: OS threads take threadgroups from a counter until none is left.
+
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <mutex>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+#include "failure.h"
+#include "random.h"
+#include "shim/launch.h"
+#include "threadgroup.h"
+
+namespace metal_host {
+
+int chaotic_launches = 0;
+
+namespace {
+
+thread_local Threadgroup* here = nullptr;
+
+// What the OS threads of one launch share.
+struct Crew {
+  Body body;
+  void* const* buffers;
+  const Launch& launch;
+  metal::uint3 groups;
+  std::vector<std::uint32_t> order;  // of groups; empty: ascending
+  std::uint32_t n_groups;
+  unsigned n_threads;
+  std::atomic<unsigned> present{0};
+  std::atomic<std::uint32_t> next{0};
+  std::atomic<bool> failed{false};
+  std::mutex message_lock;
+
+  // All start together: else the first takes every group before the second exists, and nothing races.
+  void work() {
+    present.fetch_add(1);
+    while (present.load() < n_threads) sched_yield();
+    try {
+      Threadgroup threadgroup(body, buffers, launch, n_threads == 1);
+      here = &threadgroup;
+      while (!failed.load(std::memory_order_relaxed)) {
+        std::uint32_t taken = next.fetch_add(1, std::memory_order_relaxed);
+        if (taken >= n_groups) break;
+        std::uint32_t i = order.empty() ? taken : order[taken];
+        threadgroup.run({i % groups.x, i / groups.x % groups.y, i / groups.x / groups.y});
+      }
+    } catch (const std::exception& error) {
+      std::lock_guard guard(message_lock);
+      if (!failed.exchange(true)) {
+        std::snprintf(launch.message, launch.message_bytes, "%s", error.what());
+      }
+    }
+    here = nullptr;
+  }
+};
+
+}  // namespace
+
+int run(Body body, void* const* buffers, const Launch& launch) {
+  auto groups_along = [&](int axis) {
+    return (launch.grid[axis] + launch.group[axis] - 1) / launch.group[axis];
+  };
+  Crew crew{.body = body,
+            .buffers = buffers,
+            .launch = launch,
+            .groups = {groups_along(0), groups_along(1), groups_along(2)},
+            .order = {},
+            .n_groups = groups_along(0) * groups_along(1) * groups_along(2),
+            .n_threads = 1,
+            .message_lock = {}};
+  crew.n_threads = std::max(1u, std::min(launch.os_threads, crew.n_groups));
+  if (launch.chaos_period != 0) {
+    crew.order.resize(crew.n_groups);
+    std::iota(crew.order.begin(), crew.order.end(), 0u);
+    Random(launch.seed).shuffle(crew.order.data(), crew.n_groups);
+  }
+  const int chaotic = launch.chaos_period != 0 ? 1 : 0;
+  __atomic_fetch_add(&chaotic_launches, chaotic, __ATOMIC_RELAXED);
+  std::vector<std::thread> others;
+  for (unsigned i = 1; i < crew.n_threads; ++i) others.emplace_back([&] { crew.work(); });
+  crew.work();
+  for (std::thread& thread : others) thread.join();
+  __atomic_fetch_sub(&chaotic_launches, chaotic, __ATOMIC_RELAXED);
+  return crew.failed ? 1 : 0;
+}
+
+void wait_for_group(Place place) { here->meet_group(place); }
+void wait_for_simdgroup(Place place) { here->meet_simdgroup(place); }
+Values show(const void* value, uint bytes, Place place) { return here->show(value, bytes, place); }
+void poison_once(void* variable, std::size_t bytes, ulong& filled_for) {
+  here->poison_once(variable, bytes, filled_for);
+}
+void switch_at_random() { here->switch_at_random(); }
+bool fail_at_random() { return here->fail_at_random(); }
+
+}  // namespace metal_host

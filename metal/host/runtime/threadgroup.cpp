@@ -1,0 +1,221 @@
+#include "threadgroup.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "failure.h"
+
+namespace metal_host {
+namespace {
+
+constexpr std::size_t most_threadgroup_bytes = 32 * 1024;
+constexpr std::size_t set_bytes = simd_width * 16;
+
+std::atomic<ulong> last_serial{0};
+
+bool same(const Place& a, const Place& b) {
+  return a.line == b.line && std::strcmp(a.call, b.call) == 0 && std::strcmp(a.file, b.file) == 0;
+}
+
+uint threads_left(uint grid, uint group, uint position) {
+  return std::min(group, grid - position * group);
+}
+
+}  // namespace
+
+Threadgroup::Threadgroup(Body body, void* const* buffers, const Launch& launch, bool alone)
+    : body_(body), buffers_(buffers), launch_(launch), alone_(alone), seed_(Random(launch.seed).next()) {
+  common_.threads_per_grid = {launch.grid[0], launch.grid[1], launch.grid[2]};
+  common_.grid_size = common_.threads_per_grid;
+  common_.dispatch_threads_per_threadgroup = {launch.group[0], launch.group[1], launch.group[2]};
+  for (int axis = 0; axis < 3; ++axis) {
+    common_.threadgroups_per_grid[axis] =
+        (launch.grid[axis] + launch.group[axis] - 1) / launch.group[axis];
+  }
+  common_.threads_per_simdgroup = simd_width;
+  common_.thread_execution_width = simd_width;
+  if (launch.lockstep != 0 || launch.chaos_period != 0) {
+    std::size_t most = launch.group[0] * launch.group[1] * launch.group[2];
+    stacks_.emplace();
+    members_.resize(most);
+    simd_gates_.resize((most + simd_width - 1) / simd_width);
+    shown_.resize(simd_gates_.size() * 2 * set_bytes);
+  }
+}
+
+void Threadgroup::run(metal::uint3 position) {
+  describe(position);
+  if (members_.empty()) {
+    run_lanes();
+  } else {
+    run_fibers();
+  }
+}
+
+void Threadgroup::describe(metal::uint3 position) {
+  common_.threadgroup_position_in_grid = position;
+  const metal::uint3 grid = common_.threads_per_grid, full = common_.dispatch_threads_per_threadgroup;
+  common_.threads_per_threadgroup = {threads_left(grid.x, full.x, position.x),
+                                     threads_left(grid.y, full.y, position.y),
+                                     threads_left(grid.z, full.z, position.z)};
+  const metal::uint3 size = common_.threads_per_threadgroup;
+  n_ = size.x * size.y * size.z;
+  common_.simdgroups_per_threadgroup = (n_ + simd_width - 1) / simd_width;
+  serial_ = last_serial.fetch_add(1, std::memory_order_relaxed) + 1;
+  threadgroup_bytes_ = 0;
+  // Chaos depends on the group alone, not on the OS thread that happens to take it.
+  const metal::uint3 groups = common_.threadgroups_per_grid;
+  random_ = Random(seed_ + (position.z * groups.y + position.y) * ulong(groups.x) + position.x);
+}
+
+Thread Threadgroup::thread(uint index) const {
+  Thread t = common_;
+  const metal::uint3 size = common_.threads_per_threadgroup;
+  t.thread_position_in_threadgroup = {index % size.x, index / size.x % size.y,
+                                      index / size.x / size.y};
+  t.thread_position_in_grid = common_.threadgroup_position_in_grid *
+                                  common_.dispatch_threads_per_threadgroup +
+                              t.thread_position_in_threadgroup;
+  t.thread_index_in_threadgroup = index;
+  t.thread_index_in_simdgroup = index % simd_width;
+  t.simdgroup_index_in_threadgroup = index / simd_width;
+  return t;
+}
+
+void Threadgroup::run_lanes() {
+  for (uint index = 0; index < n_; ++index) body_(buffers_, thread(index));
+}
+
+void Threadgroup::run_fibers() {
+  group_gate_ = {.members = n_};
+  for (uint i = 0; i * simd_width < n_; ++i) {
+    simd_gates_[i] = {.members = std::min(simd_width, n_ - i * simd_width)};
+  }
+  alive_.resize(n_);
+  for (uint i = 0; i < n_; ++i) {
+    alive_[i] = i;
+    Member& member = members_[i];
+    member.thread = thread(i);
+    member.group = this;
+    member.finished = false;
+    member.gate = nullptr;
+    member.shown = 0;
+    member.fiber.begin((*stacks_)[i], fiber_main, &member);
+  }
+  std::size_t next = 0;
+  while (!alive_.empty()) {
+    if (launch_.chaos_period != 0) next = random_.below(static_cast<uint>(alive_.size()));
+    next = next_ready(next);
+    Member& member = members_[alive_[next]];
+    current_ = &member;
+    member.fiber.enter();
+    current_ = nullptr;
+    if (failure_) throw Failure(*failure_);
+    if (!member.finished) {
+      ++next;
+      continue;
+    }
+    alive_[next] = alive_.back();
+    alive_.pop_back();
+  }
+}
+
+// The first member from `from` on that need not wait.
+std::size_t Threadgroup::next_ready(std::size_t from) const {
+  for (std::size_t step = 0; step < alive_.size(); ++step) {
+    std::size_t i = (from + step) % alive_.size();
+    const Member& member = members_[alive_[i]];
+    if (member.gate == nullptr || member.gate->openings != member.openings) return i;
+  }
+  report_divergence();
+}
+
+void Threadgroup::fiber_main(void* argument) {
+  auto& member = *static_cast<Member*>(argument);
+  try {
+    member.group->body_(member.group->buffers_, member.thread);
+  } catch (const std::exception& error) {
+    member.group->failure_ = error.what();
+  }
+  member.finished = true;
+  member.fiber.leave();
+}
+
+void Threadgroup::require_lockstep(Place place) const {
+  if (launch_.lockstep == 0) {
+    throw Failure(name(place) + " in a kernel that is not declared with lockstep=True");
+  }
+}
+
+void Threadgroup::meet(Gate& gate, Place place) {
+  if (gate.arrived == 0) {
+    gate.place = place;
+  } else if (!same(gate.place, place)) {
+    throw Failure("divergent barrier: thread " +
+                  std::to_string(current_->thread.thread_index_in_threadgroup) + " waits in " +
+                  name(place) + ", others in " + name(gate.place));
+  }
+  if (++gate.arrived == gate.members) {
+    gate.arrived = 0;
+    ++gate.openings;
+    return;
+  }
+  current_->gate = &gate;
+  current_->openings = gate.openings;
+  current_->fiber.leave();
+  current_->gate = nullptr;
+}
+
+void Threadgroup::meet_group(Place place) {
+  require_lockstep(place);
+  meet(group_gate_, place);
+}
+
+void Threadgroup::meet_simdgroup(Place place) {
+  require_lockstep(place);
+  meet(simd_gates_[current_->thread.simdgroup_index_in_threadgroup], place);
+}
+
+Values Threadgroup::show(const void* value, uint bytes, Place place) {
+  require_lockstep(place);
+  const Thread& thread = current_->thread;
+  const uint simdgroup = thread.simdgroup_index_in_threadgroup;
+  std::byte* set = &shown_[(simdgroup * 2 + current_->shown++ % 2) * set_bytes];
+  std::memcpy(set + 16 * thread.thread_index_in_simdgroup, value, bytes);
+  meet(simd_gates_[simdgroup], place);
+  return {set, thread.thread_index_in_simdgroup, simd_gates_[simdgroup].members};
+}
+
+void Threadgroup::poison_once(void* variable, std::size_t bytes, ulong& filled_for) {
+  if (filled_for == serial_) return;
+  filled_for = serial_;
+  std::memset(variable, 0xff, bytes);
+  threadgroup_bytes_ += bytes;
+  if (threadgroup_bytes_ > most_threadgroup_bytes) {
+    throw Failure("threadgroup memory of " + std::to_string(threadgroup_bytes_) +
+                  " bytes; a GPU has 32768");
+  }
+}
+
+void Threadgroup::switch_at_random() {
+  if (launch_.chaos_period == 0 || random_.below(launch_.chaos_period) != 0) return;
+  if (!alone_) sched_yield();
+  current_->fiber.leave();
+}
+
+void Threadgroup::report_divergence() const {
+  std::string message = "divergent barrier: ";
+  for (const Gate* gate = nullptr; uint i : alive_) {
+    const Member& member = members_[i];
+    if (member.gate == gate) continue;
+    gate = member.gate;
+    message += "thread " + std::to_string(i) + " waits in " + name(gate->place) + ", ";
+  }
+  throw Failure(message + std::to_string(n_ - alive_.size()) + " of the group's " +
+                std::to_string(n_) + " threads have returned");
+}
+
+}  // namespace metal_host

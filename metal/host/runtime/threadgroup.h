@@ -1,0 +1,81 @@
+// One threadgroup: its Metal threads run one after another, or as fibers that can meet and switch.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "fibers.h"
+#include "random.h"
+#include "shim/launch.h"
+#include "shim/runtime.h"
+
+namespace metal_host {
+
+// Runs threadgroups on one OS thread, one at a time.
+class Threadgroup {
+ public:
+  Threadgroup(Body body, void* const* buffers, const Launch& launch, bool alone);
+
+  // Runs the group at `position`, counted in groups. Throws Failure.
+  void run(metal::uint3 position);
+
+  void meet_group(Place place);
+  void meet_simdgroup(Place place);
+  Values show(const void* value, uint bytes, Place place);
+  void poison_once(void* variable, std::size_t bytes, ulong& filled_for);
+  void switch_at_random();
+  bool fail_at_random() { return launch_.chaos_period != 0 && random_.below(16) == 0; }
+
+ private:
+  // Where threads meet: open for all once the last one has come.
+  struct Gate {
+    uint members = 0;
+    uint arrived = 0;
+    ulong openings = 0;
+    Place place{};
+  };
+  struct Member {
+    Fiber fiber;
+    Thread thread;
+    Threadgroup* group;
+    bool finished;
+    const Gate* gate;  // where it waits, or null
+    ulong openings;    // of the gate when it came
+    ulong shown;       // how many values it has shown to its simd-group
+  };
+
+  void describe(metal::uint3 position);
+  Thread thread(uint index) const;
+  void run_lanes();
+  void run_fibers();
+  static void fiber_main(void* member);
+  void require_lockstep(Place place) const;
+  void meet(Gate& gate, Place place);
+  std::size_t next_ready(std::size_t from) const;
+  [[noreturn]] void report_divergence() const;
+
+  Body body_;
+  void* const* buffers_;
+  const Launch& launch_;
+  bool alone_;
+  Thread common_{};  // what all threads of the group have in common
+  uint n_ = 0;
+  ulong serial_ = 0;
+  std::size_t threadgroup_bytes_ = 0;
+  ulong seed_;  // of the launch
+  Random random_{0};
+
+  std::optional<Stacks> stacks_;
+  std::vector<Member> members_;
+  std::vector<uint> alive_;  // indices of members that have not returned
+  Gate group_gate_;
+  std::vector<Gate> simd_gates_;
+  // Values shown, of each simd-group in turn: two sets, because the first threads show the next value
+  // while the last still read this one.
+  std::vector<std::byte> shown_;
+  Member* current_ = nullptr;
+  std::optional<std::string> failure_;
+};
+
+}  // namespace metal_host

@@ -1,0 +1,49 @@
+// Adds to the shared arena. Offsets and sizes count floats; offset + n stays below 2^31.
+#pragma once
+
+#include "atomics.h"
+#include "race_point.h"
+#include "rows.h"
+
+namespace mlxhog {
+
+// arena[offset + i] += scale * g[i], the product rounded first.
+inline void dense_axpy(const device float* arena, const device float* g, float scale, uint n, uint offset,
+                       device uint* done, uint i) {
+  if (i >= n) return;
+  if (i == 0) done[0] = 1u;
+  add(arena, offset + i, scale * g[i]);
+}
+
+// The same without the adds of zero, of which a sparse gradient has many; counts those it makes. The test
+// looks at bits: comparisons may flush denormals, and may assume that there is no NaN.
+inline void dense_axpy_nz(const device float* arena, const device float* g, const device uint* added,
+                          float scale, uint n, uint offset, device uint* done, uint i, uint lane) {
+  if (i == 0) done[0] = 1u;
+  const bool adds = i < n && (as_type<uint>(g[i]) & 0x7fffffffu) != 0u;
+  if (adds) add(arena, offset + i, scale * g[i]);
+  const uint total = simd_sum(adds ? 1u : 0u);
+  if (lane == 0 && total > 0) count(added, total);
+}
+
+// What a naive program does: another writer between the load and the store is overwritten.
+inline void racy_axpy(const device float* arena, const device float* g, float scale, uint n, uint offset,
+                      device uint* done, uint i) {
+  if (i >= n) return;
+  if (i == 0) done[0] = 1u;
+  device float* w = (device float*)(arena + offset + i);
+  const float old = *w;
+  RACE_POINT();
+  *w = old + scale * g[i];
+}
+
+// Row rows[k] of the parameter at `offset` gets scale * g[k]; equal rows add up.
+inline void scatter_add_rows(const device float* arena, const device int* rows, const device float* g,
+                             float scale, uint d, uint n_rows, uint height, uint offset, device uint* done,
+                             uint3 at) {
+  uint p;
+  if (!row_element(rows, d, n_rows, height, at, done, p)) return;
+  add(arena, offset + p, scale * g[at.y * d + at.x]);
+}
+
+}  // namespace mlxhog

@@ -1,0 +1,144 @@
+#pragma once
+
+// Gradients of the mLSTM cell. The stabilisers m and M are constants, which is exact but for the term eps. With
+//
+//     u_t = dh_t / N_t           N_t = max(|den_t|, exp(-M_t)) + eps            w_t = exp(b_t + m - M_t)
+//     e_t = dL/d den_t           E_tj = exp(b_t - b_j + i_j - M_t), j <= t      y_j = exp(g - b_j + i_j - m')
+//     X_tj = s E_tj (u_t . v_j + e_t)                  Z_tj = X_tj (q_t . k_j)                  s = DK^-1/2
+//
+// and dC', dn' the gradients of the state after the chunk:
+//
+//     dC = exp(g + m - m') dC' + sum_t s w_t q_t u_t^T                          mlstm_bwd_states
+//     dq_t = sum_j X_tj k_j + s w_t (C u_t + n e_t)                             mlstm_bwd_out
+//     dk_j = sum_t X_tj q_t + y_j (dC' v_j + dn')
+//     dv_j = sum_t s E_tj (q_t . k_j) u_t + y_j dC'^T k_j
+//     di_j = sum_t Z_tj + r_j                                                   r_j = y_j k_j . (dC' v_j + dn')
+//     db_t = sum_{j<t} Z_tj - sum_{t'>t} Z_t't - r_t + s w_t q_t . (C u_t + n e_t)
+//
+// dn is dC with e_t in place of u_t^T. The sum g = b_L also has all that the state after the chunk depends on,
+// <C', dC'> + n' . dn', because m' is constant; whoever sums db to df adds that (`models/metal_mlstm.py`).
+
+#include "mlstm_shape.h"
+
+namespace mlxhog {
+
+// A thread per position: rN = 1 / N_t, and dden = e_t.
+inline void mlstm_bwd_pre(const device float* den, const device float* M, const device float* h,
+                          const device float* dh, device float* rN, device float* dden, MlstmShape s, float eps,
+                          uint3 id) {
+  const uint t = id.x, head = id.y;
+  if (t >= s.S || head >= s.B * s.NH) return;
+  const uint at = head * s.S + t, row = mlstm_row(s, head, t) * s.DV;
+  const float denominator = den[at], magnitude = fabs(denominator), bound = exp(-M[at]);
+  const float inverse = 1.0f / (max(magnitude, bound) + eps);
+  float dot = 0.0f;
+  for (uint d = 0; d < s.DV; ++d) dot += dh[row + d] * h[row + d];
+  rN[at] = inverse;
+  dden[at] = magnitude > bound ? -copysign(inverse, denominator) * dot : 0.0f;
+}
+
+// A thread per element of C, which goes through the chunks from the last to the first; those of column 0 keep dn.
+// Entry c of dC and dn is the gradient of the state before chunk c, which is the state after chunk c - 1.
+inline void mlstm_bwd_states(const device float* q, const device float* b, const device float* m,
+                             const device float* M, const device float* rN, const device float* dden,
+                             const device float* dh, const device float* dC_last, const device float* dn_last,
+                             device float* dC, device float* dn, MlstmShape s, uint3 id) {
+  const uint column = id.x, d = id.y, head = id.z;
+  if (column >= s.DV || d >= s.DK || head >= s.B * s.NH) return;
+  const float scale = mlstm_scale(s);
+  float dC_now = dC_last[(head * s.DK + d) * s.DV + column], dn_now = dn_last[head * s.DK + d];
+  for (uint c = mlstm_chunks(s);; --c) {
+    const uint state = mlstm_state(s, head, c), at = state * s.DK + d;
+    dC[at * s.DV + column] = dC_now;
+    if (column == 0) dn[at] = dn_now;
+    if (c == 0) return;
+
+    const uint start = (c - 1) * s.L, count = mlstm_count(s, c - 1);
+    const float m_before = m[state - 1], decay = exp(b[head * s.S + start + count - 1] + m_before - m[state]);
+    dC_now *= decay;
+    dn_now *= decay;
+    for (uint j = 0; j < count; ++j) {
+      const uint position = head * s.S + start + j, row = mlstm_row(s, head, start + j);
+      const float query = scale * exp(b[position] + m_before - M[position]) * q[row * s.DK + d];
+      dC_now += query * rN[position] * dh[row * s.DV + column];
+      dn_now += query * dden[position];
+    }
+  }
+}
+
+// A thread per position, first as a query of the keys up to it, then as a key of the queries from it on: it alone
+// writes its rows, so nothing is added atomically. The weights of its chunk stay in the thread.
+inline void mlstm_bwd_out(const device float* q, const device float* k, const device float* v, const device float* i,
+                          const device float* b, const device float* C, const device float* n,
+                          const device float* m, const device float* M, const device float* rN,
+                          const device float* dden, const device float* dh, const device float* dC,
+                          const device float* dn, device float* dq, device float* dk, device float* dv,
+                          device float* di, device float* db, MlstmShape s, uint3 id) {
+  if (id.x >= s.S || id.y >= s.B * s.NH) return;
+  const uint head = id.y, c = id.x / s.L, here = id.x % s.L, start = c * s.L, count = mlstm_count(s, c);
+  const uint position = head * s.S + start, before = mlstm_state(s, head, c), after = before + 1;
+  const uint row = mlstm_row(s, head, id.x), q_row = row * s.DK, v_row = row * s.DV;
+  const float scale = mlstm_scale(s), b_t = b[position + here], M_t = M[position + here];
+  float X[kMlstmChunk], A[kMlstmChunk];
+  float db_t = 0.0f, di_t = 0.0f;
+
+  // As the query t, of keys j <= t.
+  const float inverse = rN[position + here], e_t = dden[position + here];
+  for (uint j = 0; j <= here; ++j) {
+    const uint other = mlstm_row(s, head, start + j);
+    float q_k = 0.0f, dh_v = 0.0f;
+    for (uint d = 0; d < s.DK; ++d) q_k += q[q_row + d] * k[other * s.DK + d];
+    for (uint d = 0; d < s.DV; ++d) dh_v += dh[v_row + d] * v[other * s.DV + d];
+    X[j] = scale * exp(b_t - b[position + j] + i[other] - M_t) * (dh_v * inverse + e_t);
+    if (j < here) db_t += X[j] * q_k;
+  }
+  const float from_state = scale * exp(b_t + m[before] - M_t);
+  float q_state = 0.0f;
+  for (uint d = 0; d < s.DK; ++d) {
+    const uint at = before * s.DK + d;
+    float C_u = 0.0f;
+    for (uint e = 0; e < s.DV; ++e) C_u += C[at * s.DV + e] * dh[v_row + e];
+    const float part = from_state * (C_u * inverse + n[at] * e_t);
+    q_state += q[q_row + d] * part;
+    float sum = part;
+    for (uint j = 0; j <= here; ++j) sum += X[j] * k[mlstm_row(s, head, start + j) * s.DK + d];
+    dq[q_row + d] = sum;
+  }
+
+  // As the key j, of queries t >= j.
+  const float i_j = i[row];
+  for (uint t = here; t < count; ++t) {
+    const uint other = mlstm_row(s, head, start + t);
+    float q_k = 0.0f, dh_v = 0.0f;
+    for (uint d = 0; d < s.DK; ++d) q_k += q[other * s.DK + d] * k[q_row + d];
+    for (uint d = 0; d < s.DV; ++d) dh_v += dh[other * s.DV + d] * v[v_row + d];
+    const float weight = scale * exp(b[position + t] - b_t + i_j - M[position + t]);
+    X[t] = weight * (dh_v * rN[position + t] + dden[position + t]);
+    A[t] = weight * q_k * rN[position + t];
+    di_t += X[t] * q_k;
+    if (t > here) db_t -= X[t] * q_k;
+  }
+  const float to_state = exp(b[position + count - 1] - b_t + i_j - m[after]);
+  float k_state = 0.0f;
+  for (uint d = 0; d < s.DK; ++d) {
+    const uint at = after * s.DK + d;
+    float dC_v = 0.0f;
+    for (uint e = 0; e < s.DV; ++e) dC_v += dC[at * s.DV + e] * v[v_row + e];
+    const float part = to_state * (dC_v + dn[at]);
+    k_state += k[q_row + d] * part;
+    float sum = part;
+    for (uint t = here; t < count; ++t) sum += X[t] * q[mlstm_row(s, head, start + t) * s.DK + d];
+    dk[q_row + d] = sum;
+  }
+  for (uint e = 0; e < s.DV; ++e) {
+    float k_dC = 0.0f;
+    for (uint d = 0; d < s.DK; ++d) k_dC += k[q_row + d] * dC[(after * s.DK + d) * s.DV + e];
+    float sum = to_state * k_dC;
+    for (uint t = here; t < count; ++t) sum += A[t] * dh[mlstm_row(s, head, start + t) * s.DV + e];
+    dv[v_row + e] = sum;
+  }
+  di[row] = di_t + k_state;
+  db[position + here] = db_t - k_state + q_state;
+}
+
+}  // namespace mlxhog

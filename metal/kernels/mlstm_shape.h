@@ -1,0 +1,36 @@
+#pragma once
+
+#include <metal_stdlib>
+
+using namespace metal;
+
+namespace mlxhog {
+
+enum : uint {
+  kMlstmChunk = 64,  // the longest chunk: its keys fit the memory of a group, its weights that of a thread
+  kMlstmLanes = 32,  // a simdgroup; a group of threads is whole simdgroups
+};
+
+// The sizes of one launch, and where its arrays keep what belongs to a position or a chunk:
+// q, k (B, S, NH, DK), v, h (B, S, NH, DV) and the gates i, f (B, S, NH) as the model has them, what the
+// kernels tell each other about positions (B, NH, S) and about chunks (B, NH, NC), and states
+// (B, NH, NC + 1, ...), the last being the state after the sequence. `head` counts the B * NH pairs.
+struct MlstmShape {
+  uint B, NH, S, L, DK, DV;
+};
+
+inline uint mlstm_chunks(MlstmShape s) { return (s.S + s.L - 1) / s.L; }
+
+// Positions of chunk c; the last chunk may be shorter than L.
+inline uint mlstm_count(MlstmShape s, uint c) { return min(s.L, s.S - c * s.L); }
+
+// Row of a (B, S, NH, ...) array, for position t of a head.
+inline uint mlstm_row(MlstmShape s, uint head, uint t) { return (head / s.NH * s.S + t) * s.NH + head % s.NH; }
+
+// Row of a (B, NH, NC + 1, ...) array, for the state before chunk c.
+inline uint mlstm_state(MlstmShape s, uint head, uint c) { return head * (mlstm_chunks(s) + 1) + c; }
+
+// DK^-1/2, by which every product of a query and a key is scaled.
+inline float mlstm_scale(MlstmShape s) { return rsqrt(float(s.DK)); }
+
+}  // namespace mlxhog

@@ -1,0 +1,112 @@
+// The sLSTM cell over a whole sequence in one launch, and its gradient. A group of threads is a head of a sequence,
+// a thread one of its DH units; only h passes between them.
+//
+//     pre = G_t + R h + bias            of the gates i, f, z, o, in this order
+//     lf = m + logsig(f)                m' = max(i, lf)           m' = i at the first step from a state n = 0
+//     I = min(exp(i - m'), 1)           F = min(exp(lf - m'), 1)
+//     c' = F c + I tanh(z)              n' = F n + I              h' = sigmoid(o) c' / n'
+//
+// Layouts: G (B, S, 4, NH, DH), R (4, NH, DH, DH) from the last index to the one before, bias (4, NH, DH), h, c, n, m
+// (B, S, NH, DH) and a state (B, NH, DH). For gradients m is constant, which is exact: h does not depend on how c
+// and n are scaled. Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
+#pragma once
+
+#include "sigmoid.h"
+
+namespace mlxhog {
+
+enum : uint {
+  kSlstmUnits = 1024,               // most threads of a group, hence the widest head
+  kSlstmShared = 5 * kSlstmUnits,   // floats that the backward pass shares: h, and dG of four gates
+};
+
+struct SlstmShape {
+  uint B, S, NH, DH;
+};
+
+// Pre-activation of gate g at position t; `h` is that of the head's units before t.
+inline float slstm_pre(const device float* G, const device float* R, const device float* bias, SlstmShape s, uint b,
+                       uint head, uint t, uint unit, uint g, const threadgroup float* h) {
+  const uint units = s.NH * s.DH, row = (g * s.NH + head) * s.DH + unit;
+  float sum = G[((b * s.S + t) * 4 + g) * units + head * s.DH + unit] + bias[row];
+  for (uint j = 0; j < s.DH; ++j) sum += R[row * s.DH + j] * h[j];
+  return sum;
+}
+
+// `fresh` is not 0 where n of the given state is 0 everywhere. `shared_h` has kSlstmUnits floats.
+inline void slstm_forward(const device float* G, const device float* R, const device float* bias,
+                          const device float* h0, const device float* c0, const device float* n0,
+                          const device float* m0, device float* h, device float* c, device float* n, device float* m,
+                          SlstmShape s, uint fresh, threadgroup float* shared_h, uint3 id) {
+  const uint unit = id.x, b = id.y / s.NH, head = id.y % s.NH, start = id.y * s.DH + unit;
+  float c_now = c0[start], n_now = n0[start], m_now = m0[start];
+  shared_h[unit] = h0[start];
+  for (uint t = 0; t < s.S; ++t) {
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // every h is written
+    float pre[4];
+    for (uint g = 0; g < 4; ++g) pre[g] = slstm_pre(G, R, bias, s, b, head, t, unit, g, shared_h);
+    const float lf = m_now + log_sigmoid(pre[1]);
+    m_now = t == 0 && fresh != 0 ? pre[0] : max(pre[0], lf);
+    const float I = min(exp(pre[0] - m_now), 1.0f), F = min(exp(lf - m_now), 1.0f);
+    c_now = F * c_now + I * tanh(pre[2]);
+    n_now = F * n_now + I;
+    const float h_now = sigmoid(pre[3]) * (c_now / n_now);
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // every h is read
+    shared_h[unit] = h_now;
+    const uint at = ((b * s.S + t) * s.NH + head) * s.DH + unit;
+    h[at] = h_now;
+    c[at] = c_now;
+    n[at] = n_now;
+    m[at] = m_now;
+  }
+}
+
+// Backwards in time; the gates are computed again. `shared` has kSlstmShared floats. dh has all of the gradient of
+// h but what comes through the recurrence; dc_last and dn_last are those of the state after the last position.
+inline void slstm_backward(const device float* G, const device float* R, const device float* bias,
+                           const device float* h0, const device float* c0, const device float* n0,
+                           const device float* m0, const device float* h, const device float* c,
+                           const device float* n, const device float* m, const device float* dh,
+                           const device float* dc_last, const device float* dn_last, device float* dG,
+                           device float* dh0, device float* dc0, device float* dn0, SlstmShape s,
+                           threadgroup float* shared, uint3 id) {
+  threadgroup float* shared_h = shared;
+  threadgroup float* shared_dG = shared + kSlstmUnits;  // DH of each gate
+  const uint unit = id.x, b = id.y / s.NH, head = id.y % s.NH, start = id.y * s.DH + unit, units = s.NH * s.DH;
+  float dh_through = 0.0f, dc = dc_last[start], dn = dn_last[start];
+  for (uint left = s.S; left > 0; --left) {
+    const uint t = left - 1, at = (b * s.S + t) * units + head * s.DH + unit;
+    const bool first = t == 0;
+    const float c_before = first ? c0[start] : c[at - units], n_before = first ? n0[start] : n[at - units];
+    const float m_before = first ? m0[start] : m[at - units];
+    shared_h[unit] = first ? h0[start] : h[at - units];
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // every h is written, and every dG of the step before is read
+    float pre[4];
+    for (uint g = 0; g < 4; ++g) pre[g] = slstm_pre(G, R, bias, s, b, head, t, unit, g, shared_h);
+    const float I = min(exp(pre[0] - m[at]), 1.0f);
+    const float F = min(exp(m_before + log_sigmoid(pre[1]) - m[at]), 1.0f);
+    const float z = tanh(pre[2]), o = sigmoid(pre[3]), ratio = c[at] / n[at];
+
+    const float dh_now = dh[at] + dh_through, dratio = dh_now * o / n[at];
+    dc += dratio;
+    dn -= dratio * ratio;
+    const float d_pre[4] = {(dc * z + dn) * I, (dc * c_before + dn * n_before) * F * sigmoid(-pre[1]),
+                            dc * I * (1.0f - z * z), dh_now * ratio * o * (1.0f - o)};
+    dc *= F;
+    dn *= F;
+    for (uint g = 0; g < 4; ++g) {
+      dG[((b * s.S + t) * 4 + g) * units + head * s.DH + unit] = d_pre[g];
+      shared_dG[g * s.DH + unit] = d_pre[g];
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // every dG is written, and every h is read
+    dh_through = 0.0f;
+    for (uint g = 0; g < 4; ++g)
+      for (uint e = 0; e < s.DH; ++e)
+        dh_through += R[((g * s.NH + head) * s.DH + e) * s.DH + unit] * shared_dG[g * s.DH + e];
+  }
+  dh0[start] = dh_through;
+  dc0[start] = dc;
+  dn0[start] = dn;
+}
+
+}  // namespace mlxhog

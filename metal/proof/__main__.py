@@ -1,0 +1,20 @@
+"""`python -m mlxhog.metal.proof`: every proof with its verdict and the states it visited."""
+
+import sys
+
+from mlxhog.metal.proof import PROOFS, verify
+
+
+def main() -> int:
+    """Print a line per proof; 1 if one is not as promised."""
+    wrong = 0
+    for proof in PROOFS:
+        verdict = verify(proof)
+        wrong += verdict.holds != proof.holds
+        said = "holds" if verdict.holds else f"does not hold: {verdict.counterexample}"
+        print(f"{verdict.states:>10,} states  {proof.claim}: {said}", flush=True)
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

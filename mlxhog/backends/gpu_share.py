@@ -1,0 +1,67 @@
+"""How much of the GPU's memory one worker may take, beside the others that use the same GPU."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from types import ModuleType
+
+from mlxhog.errors import EnvironmentLacks
+
+USABLE = 0.75  # of what the system recommends; the rest is for the display and other programs
+CACHE_PART = 8
+MOST_CACHE_BYTES = 1 << 30
+PIECE_TOKENS = 4096  # a start value: several times a training step of our largest preset
+LEAST_BYTES = 64 << 20  # too little for any model
+LOW_WATERMARK = 0.9  # of the high one, where torch begins to give memory back
+
+
+@dataclass(frozen=True)
+class GPUShare:
+    """One worker's part of the GPU.
+
+    Attributes:
+        workers: processes that compute on it, this one included.
+        adopted_bytes: memory of the arena that its framework imports, which counts as its own.
+        piece_tokens: tokens that are computed without a wait for the GPU, see `pieces.py`.
+    """
+
+    workers: int = 1
+    adopted_bytes: int = 0
+    piece_tokens: int = PIECE_TOKENS
+
+
+def limit_mlx(mx: ModuleType, share: GPUShare) -> int:
+    """Set MLX's memory, cache and wired limits of this process; before its first array.
+
+    Args:
+        mx: `mlx.core`.
+        share: what this worker may take.
+
+    Returns:
+        The memory limit in bytes.
+
+    Raises:
+        EnvironmentLacks: the GPU's memory does not suffice for this many workers.
+    """
+    recommended = int(mx.device_info()["max_recommended_working_set_size"])
+    limit = int(USABLE * recommended / share.workers) - share.adopted_bytes
+    if limit < LEAST_BYTES:
+        raise EnvironmentLacks(
+            f"the GPU has {recommended / 2**30:.1f} GiB for programs; {share.workers} workers that "
+            f"import {share.adopted_bytes / 2**30:.1f} GiB each leave {limit / 2**30:.2f} GiB for "
+            "one; use fewer GPU workers, a smaller --model, or --gpu-write cpu"
+        )
+    mx.set_memory_limit(limit)
+    mx.set_cache_limit(min(limit // CACHE_PART, MOST_CACHE_BYTES))
+    mx.set_wired_limit(limit if share.workers == 1 else 0)  # several would fight for it
+    return limit
+
+
+def limit_mps(share: GPUShare) -> None:
+    """Set torch's limit of memory on the GPU; before torch is imported. A user's own stays."""
+    high = USABLE / share.workers
+    if "PYTORCH_MPS_HIGH_WATERMARK_RATIO" not in os.environ:
+        os.environ["PYTORCH_MPS_HIGH_WATERMARK_RATIO"] = f"{high:.4f}"
+        # torch refuses a low mark above the high one, and its default is
+        os.environ["PYTORCH_MPS_LOW_WATERMARK_RATIO"] = f"{LOW_WATERMARK * high:.4f}"

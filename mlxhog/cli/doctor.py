@@ -1,0 +1,85 @@
+"""`mlxhog doctor`: what this machine can do, found out by doing it."""
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from mlxhog.cli.flags import Flags
+from mlxhog.config_sources import resolve
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.options import option
+
+ABOUT = """\
+Try everything that mlxhog relies on here: backends, shared memory, every two writers at once, every
+Metal kernel; about a minute. The result is kept for this machine and these versions, and
+--gpu-write, --read and --workers of `mlxhog train` go by it.
+Without an Apple GPU the Metal source runs on the CPU; such rows are marked emulated and permit
+nothing. Exit code 1 if a promise of mlxhog's does not hold here."""
+EXAMPLES = ("doctor", "doctor --json > doctor.json", "doctor --seconds 2", "doctor --quick")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """Options of `mlxhog doctor`."""
+
+    seconds: float = option(
+        0.15, "time for which every two writers add", unit="s", above=0, high=60
+    )
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("doctor", ABOUT, EXAMPLES)
+    flags.argument("--json", action="store_true", help="one JSON object with every number")
+    flags.argument(
+        "--quick", action="store_true", help="a little of everything; the result is not kept"
+    )
+    flags.argument("--quiet", action="store_true", help="plain lines instead of a live one")
+    flags.options(DoctorConfig)
+    parsed = flags.parse(arguments)
+    config = resolve(DoctorConfig, [parsed.given], parsed.problems)
+    # These import NumPy and the native module: wrong input is answered before.
+    from mlxhog.doctor.examine import Effort, examine
+    from mlxhog.doctor.progress import Progress
+
+    effort = Effort(seconds=config.seconds, quick=parsed.other.quick)
+    with Progress(sys.stderr, live=not parsed.other.quiet and _live(sys.stderr)) as tell:
+        record = examine(effort, tell)
+    _conclude(record, keep=not effort.quick)
+    if parsed.other.json:
+        from mlxhog import plain_json
+
+        print(plain_json.dumps(record).decode())
+    else:
+        from mlxhog.doctor.table import sections, show
+
+        show(sections(record), sys.stdout, plain=parsed.other.quiet or not _live(sys.stdout))
+    return 1 if record["failed"] else 0
+
+
+def _conclude(record: dict[str, Any], *, keep: bool) -> None:
+    """Keep the record, then read it as a run would, and add what follows from it."""
+    from mlxhog import machine, verdicts
+    from mlxhog.doctor import store
+    from mlxhog.doctor.verdict import conclude
+
+    identity = verdicts.Identity(**record["identity"])
+    record["stored"], record["not_stored"] = None, "a quick look, not kept; run `mlxhog doctor`"
+    if keep:
+        try:
+            record["stored"] = str(store.save(record, identity))
+            record["not_stored"] = None
+        except EnvironmentLacks as error:
+            record["not_stored"] = str(error)
+    found = verdicts.load()
+    if not found.found:
+        found = verdicts.Verdicts(found.path, None, record)
+    record["verdict"] = conclude(found, machine.here())
+
+
+def _live(stream: Any) -> bool:
+    """Whether a stream is a terminal that wants color."""
+    return bool(
+        stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    )

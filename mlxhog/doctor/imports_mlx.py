@@ -1,0 +1,165 @@
+"""Which ways lead from host memory into MLX and back, and what MLX does to what it was lent.
+
+Source of the rules: spec apple.md 1 and 12, numbers 4 to 7.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from typing import Any, Final
+
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+from mlx.nn.layers.linear import Linear
+
+from mlxhog.doctor.checks import Check, Result, absent, check
+from mlxhog.doctor.child import Lane
+from mlxhog.updates import Float32
+
+PAGE: Final = 16_384
+NO_GPU: Final = "no Apple GPU"
+ADOPTED_S: Final = 0.001
+REFRESHED_S: Final = 0.005  # per 100 MB
+_ADOPT = "mx.asarray(host, copy=False)"
+
+
+def examine(lane: Lane, nbytes: int) -> list[Check]:
+    """In a child: try each way with `nbytes` of memory, a multiple of 16 KiB."""
+    checks = [_numpy_view(), _refresh(nbytes)]
+    if not mx.metal.is_available():
+        return [*checks, *(_refused(name, wanted) for name, wanted in _NEEDS_METAL.items())]
+    host = _pages(nbytes)
+    return [_gpu(), *checks, _adopt(host), _donation(host), _unaligned(nbytes)]
+
+
+_NEEDS_METAL: Final = {
+    _ADOPT: "the same bytes, in less than 1 ms",
+    "donation of imported memory": "`W += 1`, item assignment and an optimizer step leave it alone",
+    "import of an unaligned address": "ValueError",
+}
+
+
+def _gpu() -> Check:
+    info = mx.device_info()
+    found = ", ".join(f"{key} {value}" for key, value in sorted(info.items()))
+    return Check("GPU", Result.PASS, found, "a Metal device")
+
+
+def _refused(name: str, wanted: str) -> Check:
+    """Without Metal, MLX has to refuse the import rather than copy in silence."""
+    if name != _ADOPT:
+        return absent(name, NO_GPU, wanted)
+    try:
+        mx.asarray(_pages(PAGE), copy=False)
+    except ValueError:
+        return absent(name, f"{NO_GPU}; refused with ValueError, as documented", wanted)
+    return Check(
+        name,
+        Result.WARN,
+        "no error without Metal",
+        "ValueError, or an alias",
+        "MLX changed: mlxhog reads by snapshot all the same",
+    )
+
+
+def _numpy_view() -> Check:
+    array = mx.zeros(1024)
+    mx.eval(array)
+    view: Float32 = np.array(array, copy=False)
+    view[:] = 3.0
+    seen = mx.sum(array).item()
+    return check(
+        "NumPy view of an MLX array",
+        seen == 3.0 * 1024,
+        f"MLX sums 1024 threes to {seen:g}",
+        "MLX sees what NumPy writes",
+        "snapshots do not reach MLX: no MLX worker can train here",
+    )
+
+
+def _refresh(nbytes: int) -> Check:
+    """Copy an arena's worth of floats into a flat MLX array, and compute with the new ones."""
+    name = "refresh of a flat MLX array"
+    flat = mx.zeros(nbytes // 4)
+    mx.eval(flat)
+    view: Float32 = np.array(flat, copy=False)
+    host = np.ones(nbytes // 4, np.float32)
+    np.copyto(view, host)  # the first touches the pages
+    host[:] = 2.0
+    begin = time.perf_counter()
+    np.copyto(view, host)
+    took_s = time.perf_counter() - begin
+    exact = bool(mx.all(flat == 2.0).item())
+    per_100_mb = took_s * 1e8 / nbytes
+    found = f"{per_100_mb * 1e3:.1f} ms per 100 MB"
+    expected = f"exact, and at most {REFRESHED_S * 1e3:g} ms per 100 MB on a Mac"
+    if not exact:
+        return Check(name, Result.FAIL, f"{found}, other values", expected, "snapshots are wrong")
+    slow = mx.metal.is_available() and per_100_mb > REFRESHED_S
+    return check(
+        name, not slow, found, expected, "steps of large models wait", otherwise=Result.WARN
+    )
+
+
+def _adopt(host: Float32) -> Check:
+    begin = time.perf_counter()
+    array = mx.asarray(host, copy=False)
+    took_s = time.perf_counter() - begin
+    host[:] = 5.0
+    seen = bool(mx.all(array == 5.0, stream=mx.gpu).item())
+    found = f"{took_s * 1e3:.2f} ms, {'the same' if seen else 'other'} bytes"
+    return check(
+        _ADOPT,
+        seen and took_s < ADOPTED_S,
+        found,
+        _NEEDS_METAL[_ADOPT],
+        "no --read live and no --gpu-write metal; snapshots instead",
+        otherwise=Result.WARN,
+    )
+
+
+def _donation(host: Float32) -> Check:
+    name = "donation of imported memory"
+    host[:] = 1.0
+    _write_to_copies(host)
+    return check(
+        name,
+        bool((host == 1.0).all()),
+        "unchanged" if (host == 1.0).all() else "overwritten",
+        _NEEDS_METAL[name],
+        "MLX writes its results into the arena: use another version, and --read snapshot",
+    )
+
+
+def _write_to_copies(host: Float32) -> None:
+    """Do to imported arrays what must end in memory of MLX's own."""
+    weight: Any = mx.asarray(host, copy=False)
+    weight += 1
+    mx.eval(weight)
+    weight = mx.asarray(host, copy=False)
+    weight[0] = 7.0
+    mx.eval(weight)
+    del weight
+    layer: Any = Linear(16, 16, bias=False)
+    layer.weight = mx.asarray(host, copy=False)[:256].reshape(16, 16)
+    optimizer = optim.SGD(learning_rate=0.5)
+    optimizer.update(layer, {"weight": mx.ones((16, 16))})
+    mx.eval(layer.parameters())
+
+
+def _unaligned(nbytes: int) -> Check:
+    name = "import of an unaligned address"
+    host = np.frombuffer(mmap.mmap(-1, nbytes + PAGE), np.float32)[PAGE // 16 :]
+    try:
+        mx.asarray(host, copy=False)
+    except ValueError:
+        return Check(name, Result.PASS, "ValueError", _NEEDS_METAL[name])
+    consequence = "imports cannot be trusted: keep to --read snapshot and --gpu-write cpu"
+    return Check(name, Result.WARN, "no error", _NEEDS_METAL[name], consequence)
+
+
+def _pages(nbytes: int) -> Float32:
+    """Whole pages, as an arena has them."""
+    return np.frombuffer(mmap.mmap(-1, nbytes), np.float32)

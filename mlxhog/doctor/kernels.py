@@ -1,0 +1,185 @@
+"""Every Metal kernel, in every instance, against its NumPy reference, on every engine."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.doctor.checks import Check, Result, check
+from mlxhog.doctor.child import START_S, Child, Failed, Lane
+from mlxhog.metal import engine as engines
+from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.kernel import Kernel, Launch
+from mlxhog.metal.kernels.adds import dense_axpy
+from mlxhog.metal.kernels.packed16 import packed16_add
+from mlxhog.metal.registry import KERNELS
+
+SIZE: Final = 10_007  # elements of a sample: not a multiple of any group
+_COMPILE_S: Final = 120.0
+_PAGE: Final = 16_384
+
+
+def instances() -> Iterator[tuple[Kernel, str]]:
+    """Every kernel in each form that is dispatched."""
+    for kernel in KERNELS.values():
+        for instance in kernel.instances or ("",):
+            yield kernel, instance
+
+
+class Engines:
+    """The engines of this machine, each in a process that can be replaced.
+
+    Args:
+        names: as `mlxhog.metal.engine.create` knows them.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self._children: dict[str, Child] = {}
+
+    def start(self) -> tuple[list[Check], list[str]]:
+        """Start each engine and let it write imported memory; returns checks, and who could."""
+        checks: list[Check] = []
+        usable: list[str] = []
+        for name in self.names:
+            expected = "starts, imports memory without a copy, adds in place; a NaN hangs nothing"
+            try:
+                problem = self._child(name).call(START_S + _COMPILE_S, write_imported, name)
+            except Failed as failure:
+                problem = str(failure)
+                self._give_up(name)
+            checks.append(
+                check(
+                    f"Metal engine {name}",
+                    not problem,
+                    problem or "as expected",
+                    expected,
+                    _consequence(name),
+                    otherwise=Result.WARN,
+                )
+            )
+            usable += [] if problem else [name]
+        return checks, usable
+
+    def compare(self, engine: str, kernel: Kernel, instance: str) -> dict[str, Any]:
+        """Run a kernel on an engine and on NumPy; returns a row of the record."""
+        row: dict[str, Any] = {
+            "name": kernel.name,
+            "instance": instance,
+            "engine": engine,
+            "ran": False,
+            "max_error": None,
+            "tolerance": kernel.rtol,
+            "ok": False,
+            "emulated": engine.startswith("emulated:"),
+        }
+        try:
+            error = self._child(engine).call(
+                START_S + _COMPILE_S, difference, engine, kernel.name, instance
+            )
+            row |= {"ran": True, "max_error": error, "ok": error <= kernel.rtol}
+        except Failed as failure:
+            row["error"] = str(failure)
+            self._give_up(engine)
+        return row
+
+    def _child(self, name: str) -> Child:
+        if name not in self._children:
+            self._children[name] = Child()
+        return self._children[name]
+
+    def _give_up(self, name: str) -> None:
+        self._children.pop(name).close()
+
+    def close(self) -> None:
+        """End every process."""
+        for name in list(self._children):
+            self._give_up(name)
+
+
+def _consequence(engine: str) -> str:
+    if engine.startswith("emulated:"):
+        return "its Metal source is not tried here; install g++ to have it emulated"
+    return "no --gpu-write metal and no Metal kernels of ours here; MLX and torch work without"
+
+
+def write_imported(lane: Lane, name: str) -> str:
+    """In a child: return what is wrong with the engine, "" for nothing."""
+    engine = lane.keep(name, lambda: engines.create(name))
+    host = np.frombuffer(mmap.mmap(-1, _PAGE), np.float32)
+    arena = engine.adopt(host)
+    host[:] = 1.0
+    engine.run(dense_axpy(arena, engine.array(np.ones(64, np.float32)), scale=2.0, offset=32))
+    wanted = np.ones_like(host)
+    wanted[32:96] = 3.0
+    if not np.array_equal(host, wanted):
+        return f"imported memory holds other values in {int((host != wanted).sum())} places"
+    words = np.frombuffer(mmap.mmap(-1, _PAGE), np.uint32)
+    halves = words.view(np.float16)
+    halves[:16] = np.nan
+    failures = engine.array(np.zeros(8, np.uint32))
+    ones = engine.array(np.ones(32, np.float16).view(np.uint32))
+    engine.run(packed16_add(engine.adopt(words), ones, failures, offset=0, instance="half"))
+    if not (np.isnan(halves[:16]).all() and (halves[16:32] == 1).all()):
+        return "a NaN among halves spreads, or goes away"
+    given_up = int(engine.host(failures)[0])
+    return f"{given_up} words with a NaN were given up" if given_up else ""
+
+
+def difference(lane: Lane, name: str, kernel_name: str, instance: str) -> float:
+    """In a child: return the largest error of a kernel against its reference.
+
+    Relative to the largest value of each array that is above 1; where one side is NaN and the other
+    is not, the error is infinite.
+    """
+    engine = lane.keep(name, lambda: engines.create(name))
+    kernel = KERNELS[kernel_name]
+    rng = np.random.default_rng(0)
+    sample = replace(kernel.sample(rng, SIZE), instance=instance)
+    wanted = _results(ReferenceEngine(), sample)
+    got = _results(engine, sample)
+    packed = {key: instance if key == "arena" else "" for key in wanted}
+    return max(_error(got[key], wanted[key], packed[key]) for key in wanted)
+
+
+def _results(engine: engines.Engine, sample: Launch) -> dict[str, NDArray[Any]]:
+    """Run a launch on copies; returns its outputs and the inputs that it writes."""
+    kernel = sample.kernel
+    inputs = {
+        argument.name: sample.inputs[argument.name]
+        if argument.scalar
+        else engine.array(sample.inputs[argument.name])
+        for argument in kernel.inputs
+    }
+    found = engine.run(replace(sample, inputs=inputs))
+    written = {argument.name for argument in kernel.inputs if argument.writes}
+    return {
+        key: np.array(engine.host(array))
+        for key, array in {**found, **{key: inputs[key] for key in written}}.items()
+    }
+
+
+def _error(got: NDArray[Any], wanted: NDArray[Any], packed: str) -> float:
+    a, b = _numbers(got, packed), _numbers(wanted, packed)
+    if a.shape != b.shape or not np.array_equal(np.isnan(a), np.isnan(b)):
+        return float("inf")
+    same = (a == b) | np.isnan(a)
+    if same.all():
+        return 0.0
+    largest = max(1.0, float(np.abs(b[np.isfinite(b)]).max(initial=0.0)))
+    return float(np.abs(a[~same] - b[~same]).max()) / largest
+
+
+def _numbers(array: NDArray[Any], packed: str) -> NDArray[np.float64]:
+    """What an array means; in 32-bit words of `packed` 16-bit floats each holds two numbers."""
+    if array.dtype != np.uint32 or not packed:
+        return array.astype(np.float64)
+    if packed == "half":
+        return array.reshape(-1).view(np.float16).astype(np.float64)
+    bits = array.reshape(-1).view(np.uint16).astype(np.uint32) << 16
+    return bits.view(np.float32).astype(np.float64)

@@ -1,0 +1,216 @@
+"""A record as people read it: sections of aligned columns, in color on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, TextIO
+
+from mlxhog.doctor.litmus import broken
+from mlxhog.quantities import format_bytes, format_count
+
+Row = Mapping[str, Any]
+STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "lossy": "yellow", "absent": "dim"}
+_KERNELS = ("dense", "rows", "half")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, columns, and lines below them.
+
+    Attributes:
+        title: "" for none.
+        header: names of the columns.
+        rows: as wide as the header; a cell in `STYLES` is shown in its color.
+        notes: whole lines.
+    """
+
+    title: str
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    notes: Sequence[str] = field(default=())
+
+
+def sections(record: Row) -> list[Section]:
+    """Arrange a record, verdict included."""
+    return [
+        _heading(record),
+        _checks(record),
+        _litmus(record["litmus"]),
+        _reads(record["reads"]),
+        _kernels(record["kernels"]),
+        _verdict(record),
+    ]
+
+
+def _heading(record: Row) -> Section:
+    facts = record["facts"]
+    versions = facts["versions"]
+    cores = f"{facts['cores']} cores"
+    if facts["efficiency_cores"] is not None:
+        cores = f"{facts['cores']} + {facts['efficiency_cores']} cores"
+    machine = [facts["system"], facts["architecture"], facts["chip"], cores]
+    parts = [*filter(None, machine), format_bytes(facts["memory_bytes"])]
+    software = [f"{name} {versions[name]}" for name in ("mlxhog", "mlx", "torch", "numpy")]
+    return Section(
+        "", notes=["  ".join(parts), "  ".join([*software, f"python {facts['python']}"])]
+    )
+
+
+def _checks(record: Row) -> Section:
+    rows = []
+    for check in (*record["checks"], *record["backends"], *record["imports"]):
+        rows.append((check["result"], check["name"], check["found"]))
+        if check["result"] in ("WARN", "FAIL"):
+            rows.append(("", "", f"expected: {check['expected']}; {check['consequence']}"))
+    return Section("checks", ("", "what", "found"), rows)
+
+
+def _litmus(rows: Sequence[Row]) -> Section:
+    """One line per pair and mode; threads and processes together, all rows are in the JSON."""
+
+    def key(row: Row) -> tuple[tuple[str, ...], str]:
+        return tuple(row["writers"]), row["mode"]
+
+    lines = []
+    for (writers, mode), group in groupby(rows, key):
+        tried = list(group)
+        label = mode + (", emulated" if tried[0]["emulated"] else "")
+        cells = [_lost([row for row in tried if row["kernel"] == kernel]) for kernel in _KERNELS]
+        fastest = max(row["adds_per_s"] for row in tried)
+        torn = sum(row["torn"] for row in tried)
+        result = "FAIL" if any(map(broken, tried)) else _fact(tried)
+        lines.append((result, " + ".join(writers), label, *cells, str(torn), format_count(fastest)))
+    return Section(
+        "litmus: adds lost by two writers at once, in threads and in processes",
+        ("", "writers", "how", *_KERNELS, "torn", "adds/s"),
+        lines,
+        [f"{row['error']}  ({' + '.join(row['writers'])})" for row in rows if "error" in row],
+    )
+
+
+def _fact(tried: Sequence[Row]) -> str:
+    """Adds that are lost where nobody promised to keep them are no failure."""
+    if not any(row["lost"] or row["torn"] or "error" in row for row in tried):
+        return "PASS"
+    return "lossy" if tried[0]["mode"] in ("racy", "naive") else "WARN"
+
+
+def _lost(rows: Sequence[Row]) -> str:
+    if not rows:
+        return "-"
+    adds, lost = (sum(row[name] for row in rows) for name in ("adds", "lost"))
+    return f"{lost:,} of {format_count(adds)}"
+
+
+def _reads(rows: Sequence[Row]) -> Section:
+    lines = []
+    for row in rows:
+        good = not (row["torn"] or row["backwards"] or "error" in row)
+        lines.append(
+            (
+                "PASS" if good else "FAIL",
+                f"{row['reader']} {row['kind']}",
+                row["mode"],
+                format_count(row["samples"]),
+                str(row["torn"]),
+                str(row["backwards"]),
+                f"{row['visible_s'] * 1e3:.2f} ms",
+            )
+        )
+    return Section(
+        "reads while another process writes",
+        ("", "reader", "writer", "values", "torn", "fell", "seen after"),
+        lines,
+        [f"{row['error']}  ({row['reader']} {row['kind']})" for row in rows if "error" in row],
+    )
+
+
+def _kernels(rows: Sequence[Row]) -> Section:
+    lines = []
+    for engine, group in groupby(rows, lambda row: row["engine"]):
+        tried = list(group)
+        wrong = [row for row in tried if not row["ok"]]
+        ran = [row for row in tried if row["ran"]]
+        worst = max((row["max_error"] for row in ran), default=0.0)
+        lines.append(
+            (
+                "FAIL" if wrong else "PASS",
+                engine,
+                f"{len(tried) - len(wrong)} of {len(tried)} agree",
+                f"largest error {worst:.2g}",
+            )
+        )
+        lines += [("FAIL", engine, f"{row['name']} {row['instance']}", _why(row)) for row in wrong]
+    return Section("Metal kernels against their references", ("", "engine", "kernels", ""), lines)
+
+
+def _why(row: Row) -> str:
+    if "error" in row:
+        return str(row["error"])
+    return f"error {row['max_error']:.3g}, allowed {row['tolerance']:.3g}"
+
+
+def _verdict(record: Row) -> Section:
+    verdict = record["verdict"]
+    rows = [
+        ("--workers auto", verdict["workers"]["auto"] or "none", verdict["workers"]["why"]),
+        ("--gpu-write auto", verdict["gpu_write"]["auto"], verdict["gpu_write"]["why"]),
+        *(
+            (f"--gpu-write metal, {name}", _may(each), each["reason"])
+            for name, each in verdict["gpu_write_metal"].items()
+        ),
+        ("--read snapshot", "yes", "the default; a private copy for every step"),
+        *(
+            (f"--read live, {name}", _may(each), each["reason"])
+            for name, each in verdict["read_live"].items()
+        ),
+    ]
+    notes = [f"FAILED: {name}" for name in record["failed"]]
+    kept = record["stored"]
+    notes.append(f"kept in {kept}" if kept else str(record["not_stored"]))
+    if not record["facts"]["apple_gpu"]:
+        notes.append("No Apple GPU: Metal rows are emulated, and say nothing about a Mac's GPU.")
+    return Section("verdict", ("option", "", "why"), rows, notes)
+
+
+def _may(verdict: Row) -> str:
+    return "yes" if verdict["ok"] else "no"
+
+
+def show(parts: Iterable[Section], stream: TextIO, *, plain: bool) -> None:
+    """Write sections to a stream: aligned text, or tables in color."""
+    if plain:
+        stream.write("\n\n".join(_text(part) for part in parts) + "\n")
+        return
+    from rich.console import Console  # 50 ms that a command in a pipe need not pay
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=stream)
+    for part in parts:
+        console.print()
+        if part.title:
+            console.print(Text(part.title, style="bold"))
+        if part.rows:
+            table = Table(box=None, pad_edge=False, header_style="dim")
+            for name in part.header:
+                table.add_column(name, overflow="fold")
+            for row in part.rows:
+                table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+            console.print(table)
+        for note in part.notes:
+            console.print(Text(note, style="bold red" if note.startswith("FAILED") else ""))
+
+
+def _text(part: Section) -> str:
+    lines = [part.title] if part.title else []
+    if part.rows:
+        columns = list(zip(part.header, *part.rows, strict=True))
+        widths = [max(map(len, column)) for column in columns[:-1]] + [0]
+        lines += [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (part.header, *part.rows)
+        ]
+    return "\n".join([*lines, *part.notes])

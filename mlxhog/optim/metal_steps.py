@@ -1,0 +1,225 @@
+"""Optimizer steps through Metal kernels: from NumPy gradients to launches on the adopted arena.
+
+A run of neighbouring dense parameters is one launch, each parameter of which only rows were touched
+is another. The shared segments are adopted once; gradients and rates are copied to the engine, new
+private moments are copied back to the worker's own segments. Launches that write the arena finish
+before the next begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlxhog.arena.importing import whole
+from mlxhog.errors import ShapeError
+from mlxhog.gradients import Float32, Rows
+from mlxhog.metal.engine import Engine
+from mlxhog.metal.kernel import Launch
+from mlxhog.metal.kernels import row_steps, steps
+from mlxhog.metal.kernels.adds import dense_axpy
+from mlxhog.metal.kernels.hyper import HP
+from mlxhog.metal.kernels.ranges import LEAST
+from mlxhog.metal.kernels.steps import FLAG_FLOATS
+from mlxhog.updates import Slot, row_width
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The kernels of an update rule.
+
+    Attributes:
+        dense: launches a step of a run of dense parameters.
+        rows: launches a step of some rows of a parameter.
+        private: segments that go in as inputs and come out as outputs `<name>_out`.
+        shared: segments that are written in place, with a counter of failed tries.
+    """
+
+    dense: Callable[..., Launch]
+    rows: Callable[..., Launch]
+    private: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+
+
+SGD = Rule(steps.sgd_apply, row_steps.sgd_apply_rows)
+MOMENTUM = Rule(steps.momentum_apply, row_steps.momentum_apply_rows, ("m",))
+ADAM = Rule(steps.adam_apply, row_steps.adam_apply_rows, ("m", "v"))
+ADAM_SHARED = Rule(steps.adam_shared_apply, row_steps.adam_shared_apply_rows, ("m",), ("v",))
+
+
+class MetalSteps:
+    """The parameters as one engine writes them. Belongs to the worker that made it."""
+
+    def __init__(
+        self, engine: Engine, flat: Float32, slots: Mapping[str, Slot], decay: frozenset[str]
+    ) -> None:
+        """Adopt the parameters.
+
+        Args:
+            engine: runs the kernels.
+            flat: (n,) float32, the whole parameter segment, shared.
+            slots: every parameter by name.
+            decay: names of the parameters that weight decay applies to.
+
+        Raises:
+            EnvironmentLacks: the engine cannot import this memory.
+            ShapeError: a parameter does not start on a boundary of 32 floats.
+        """
+        self.engine = engine
+        self.arena = engine.adopt(whole(flat))
+        self._decays = engine.array(decay_flags(slots, decay, flat.size))
+        self._failures = engine.array(np.zeros(LEAST, np.uint32))
+        self._adopted: dict[int, Any] = {}
+
+    def apply(
+        self,
+        rule: Rule,
+        pairs: Sequence[tuple[Slot, Float32 | Rows]],
+        state: Mapping[str, Float32],
+        hp: Float32,
+        grad_scale: float,
+    ) -> None:
+        """Apply one step of a rule, in place.
+
+        Args:
+            rule: which kernels.
+            pairs: parameters with their gradients, rows ascending and each once.
+            state: the rule's segments by name, each (n,) float32, laid out as the parameters.
+            hp: (8,) float32, the rule's rates.
+            grad_scale: factor of every gradient.
+
+        Raises:
+            MetalError: a kernel failed.
+
+        Concurrency: no add is lost beside others of one GPU, nor in emulation; beside a CPU that is
+        what `mlxhog doctor` measures. Only this worker may write its private segments.
+        """
+        rates = {"decays": self._decays, "hp": self.engine.array(hp), "grad_scale": grad_scale}
+        for run in runs(pairs):
+            slot, grad = run[0]
+            if isinstance(grad, Rows):
+                self._rows(rule, slot, grad, state, rates)
+            else:
+                self._dense(rule, run, state, rates)
+
+    def _dense(
+        self,
+        rule: Rule,
+        run: Sequence[tuple[Slot, Any]],
+        state: Mapping[str, Float32],
+        rates: Mapping[str, Any],
+    ) -> None:
+        """One launch over neighbouring parameters; the padding between them has gradient zero."""
+        first, last = run[0][0], run[-1][0]
+        span = slice(first.offset, last.offset + last.size)
+        staged = np.zeros(span.stop - span.start, np.float32)
+        for slot, grad in run:
+            at = slot.offset - first.offset
+            staged[at : at + slot.size] = grad.reshape(-1)
+        launch = rule.dense(
+            self.arena,
+            *self._in_place(rule, state),
+            self.engine.array(staged),
+            *(self._segment(state[name])[span] for name in rule.private),
+            **rates,
+            offset=first.offset,
+        )
+        outputs = self.engine.run(launch)
+        for name in rule.private:
+            state[name][span] = self.engine.host(outputs[f"{name}_out"])
+
+    def _rows(
+        self,
+        rule: Rule,
+        slot: Slot,
+        grad: Rows,
+        state: Mapping[str, Float32],
+        rates: Mapping[str, Any],
+    ) -> None:
+        """One launch over the touched rows of a parameter."""
+        span = slice(slot.offset, slot.offset + slot.size)
+        launch = rule.rows(
+            self.arena,
+            *self._in_place(rule, state),
+            self.engine.array(grad.index),
+            self.engine.array(grad.values),
+            *(self._segment(state[name])[span] for name in rule.private),
+            **rates,
+            offset=slot.offset,
+            height=slot.shape[0],
+        )
+        outputs = self.engine.run(launch)
+        for name in rule.private:
+            own = state[name][span].reshape(slot.shape[0], row_width(slot))
+            own[grad.index] = self.engine.host(outputs[f"{name}_out"])
+
+    def add(self, offset: int, values: Float32) -> None:
+        """Add values to floats of the parameter segment from `offset` on, as steps are added."""
+        self.engine.run(dense_axpy(self.arena, self.engine.array(values), scale=1.0, offset=offset))
+
+    def warm_up(self, rule: Rule) -> None:
+        """Build the kernels of a rule, by launches on memory of their own that nobody needs."""
+        array = self.engine.array
+        n = FLAG_FLOATS
+        hp, decays = array(np.ones(HP, np.float32)), array(np.zeros(1, np.uint8))
+        arena, g = array(np.zeros(n, np.float32)), array(np.zeros((1, n), np.float32))
+        shared = [x for _ in rule.shared for x in (array(np.zeros(n, np.float32)), self._failures)]
+        private = [array(np.zeros(n, np.float32)) for _ in rule.private]
+        common = {"decays": decays, "hp": hp, "offset": 0}
+        self.engine.run(rule.dense(arena, *shared, g, *private, **common))
+        row = array(np.zeros(1, np.int32))
+        self.engine.run(rule.rows(arena, *shared, row, g, *private, **common, height=1))
+
+    def _in_place(self, rule: Rule, state: Mapping[str, Float32]) -> list[Any]:
+        return [x for name in rule.shared for x in (self._segment(state[name]), self._failures)]
+
+    def _segment(self, flat: Float32) -> Any:
+        """A segment of the arena as the engine's own array; adopted once."""
+        address = flat.ctypes.data
+        if address not in self._adopted:
+            self._adopted[address] = self.engine.adopt(whole(flat))
+        return self._adopted[address]
+
+
+def runs(
+    pairs: Sequence[tuple[Slot, Float32 | Rows]],
+) -> Iterator[list[tuple[Slot, Float32 | Rows]]]:
+    """Group gradients into launches: neighbouring dense ones together, each `Rows` alone."""
+    run: list[tuple[Slot, Float32 | Rows]] = []
+    for slot, grad in sorted(pairs, key=lambda pair: pair[0].offset):
+        alone = isinstance(grad, Rows)
+        if run and (alone or slot.offset != _next_boundary(run[-1][0])):
+            yield run
+            run = []
+        run.append((slot, grad))
+        if alone:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def _next_boundary(slot: Slot) -> int:
+    end = slot.offset + slot.size
+    return end + -end % FLAG_FLOATS
+
+
+def decay_flags(slots: Mapping[str, Slot], decay: frozenset[str], floats: int) -> Any:
+    """Whether weight decay applies, uint8, one flag per 32 floats of the parameter segment.
+
+    Raises:
+        ShapeError: a parameter does not start on a boundary of 32 floats.
+    """
+    flags = np.zeros(-(-floats // FLAG_FLOATS), np.uint8)
+    for name, slot in slots.items():
+        if slot.offset % FLAG_FLOATS:
+            raise ShapeError(
+                f"parameter {name!r} starts at float {slot.offset}; Metal steps want parameters at "
+                f"multiples of {FLAG_FLOATS}, as in an arena's layout"
+            )
+        begin = slot.offset // FLAG_FLOATS
+        flags[begin : _next_boundary(slot) // FLAG_FLOATS] = name in decay
+    return flags

@@ -1,0 +1,67 @@
+"""Unified memory: what of the arena a worker's GPU uses in place.
+
+An import that the system refuses, or that turns out to be a copy, costs speed and nothing else: the
+worker goes on with snapshots and lets the CPU add its steps, and the run's opening lines say so.
+"""
+
+from __future__ import annotations
+
+from mlxhog import notices
+from mlxhog.arena import Arena
+from mlxhog.arena.importing import whole
+from mlxhog.backends import Float32
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.job import Job
+from mlxhog.metal import engine
+from mlxhog.metal.sharing import shares_memory
+from mlxhog.optim.metal_steps import MetalSteps, Rule
+
+COPY = "what one side writes is not seen on the other"
+
+
+def live_params(job: Job, arena: Arena) -> Float32 | None:
+    """The shared parameters where this worker computes with them, else None: a snapshot is taken.
+
+    On a CPU they are memory like any other.
+    """
+    if job.config.read != "live":
+        return None
+    if job.backend != "mlx:gpu":
+        return arena.params
+    try:
+        made = engine.create("mlx")
+        adopted = made.adopt(whole(arena.params))
+        if shares_memory(made, adopted, arena.params, arena.layout.self_check(job.slot)):
+            return arena.params
+        problem = COPY
+    except EnvironmentLacks as error:
+        problem = str(error)
+    notices.tell(f"worker {job.slot} ({job.backend}) takes snapshots, not live reads: {problem}")
+    return None
+
+
+def metal_steps(job: Job, arena: Arena, rule: Rule, decay: frozenset[str]) -> MetalSteps | None:
+    """What adds this worker's steps by Metal kernels; None where native code adds them.
+
+    Raises:
+        EnvironmentLacks: emulation lacks its C++ compiler.
+        MetalError: a kernel does not compile.
+    """
+    if job.engine is None:
+        return None
+    made = engine.create(job.engine)
+    try:
+        steps = MetalSteps(made, arena.params, arena.layout.slots, decay)
+        at = arena.layout.self_check(job.slot)
+        problem = None if shares_memory(made, steps.arena, arena.params, at) else COPY
+    except EnvironmentLacks as error:
+        if made.emulated:
+            raise
+        problem = str(error)
+    if problem is None:
+        steps.warm_up(rule)
+        return steps
+    notices.tell(
+        f"worker {job.slot} ({job.backend}) lets the CPU add its steps, not the GPU: {problem}"
+    )
+    return None

@@ -1,0 +1,69 @@
+"""The mLSTM cell as launches of its Metal kernels, for arrays of any engine.
+
+`models/metal_mlx.py` and `models/metal_torch.py` make it differentiable.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlxhog.metal.engine import Engine
+from mlxhog.metal.kernels.mlstm import forward_launches
+from mlxhog.metal.kernels.mlstm_backward import backward_launches
+from mlxhog.metal.kernels.mlstm_shape import LONGEST_CHUNK
+
+INPUTS = ("q", "k", "v", "i", "f", "C0", "n0", "m0")
+"""Of the cell, in order; the last three are the state before the first position."""
+
+RESULTS = ("h", "C", "n", "m", "b", "den", "M")
+"""Of `forward`: the output, the states around every chunk, and what else `backward` needs."""
+
+GRADIENTS = ("dq", "dk", "dv", "di", "db", "dC", "dn")
+"""Of `backward`; db still has to be summed to df."""
+
+
+def chunk_of(chunk_size: int, S: int) -> int:
+    """Return the positions of a chunk: as asked for, where the sequence and the kernels allow."""
+    return min(chunk_size, S, LONGEST_CHUNK)
+
+
+def forward(
+    engine: Engine, inputs: Mapping[str, Any], *, chunk: int, eps: float
+) -> tuple[Any, ...]:
+    """Run the cell over a sequence.
+
+    Args:
+        engine: whose arrays everything is.
+        inputs: `INPUTS` by name; layouts as in `models/kernels.py`, float32, row-major.
+        chunk: from `chunk_of`.
+        eps: added to the denominator.
+
+    Returns:
+        `RESULTS`, the shapes as in `metal/kernels/mlstm.py`.
+    """
+    x = dict(inputs)
+    for launch in forward_launches(x, chunk=chunk, eps=eps):
+        x |= engine.run(launch)
+    return tuple(x[name] for name in RESULTS)
+
+
+def backward(
+    engine: Engine, saved: Mapping[str, Any], *, chunk: int, eps: float
+) -> tuple[Any, ...]:
+    """Differentiate `forward`; the stabilisers are constants.
+
+    Args:
+        engine: as in `forward`.
+        saved: q, k, v, i and `RESULTS` by name, the gradient dh of h, and dC_last and dn_last of
+            the state after the last position.
+        chunk: as in `forward`.
+        eps: as in `forward`.
+
+    Returns:
+        `GRADIENTS`: those of q, k, v, i; db (B, NH, S), of the sums of logsig(f) from the start of
+        each chunk, as far as h depends on them; dC and dn of the states around every chunk. Through
+        its last sum a chunk also has <C', dC'> + n'.dn' of the state after it.
+    """
+    x = dict(saved)
+    for launch in backward_launches(x, chunk=chunk, eps=eps):
+        x |= engine.run(launch)
+    return tuple(x[name] for name in GRADIENTS)

@@ -1,0 +1,224 @@
+"""The GPU workers, on a machine without a GPU: the same code on MLX's CPU device.
+
+What only a Mac has is stood in for: the device, its memory, and the limits that are set on it.
+"""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlxhog import arena, backends, qos
+from mlxhog.backends import Backend, pieces
+from mlxhog.backends.gpu_share import GPUShare, limit_mlx, limit_mps
+from mlxhog.backends.mlx import MLXBackend
+from mlxhog.backends.signatures import MOST, Signatures
+from mlxhog.data.batch import Batch
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.models.xlstm_large import XLSTMLargeConfig, init_params, param_spec
+from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, LOSS_F32, assert_close
+
+GIB = 1 << 30
+MODEL = XLSTMLargeConfig.from_dict(
+    {
+        "model_type": "xlstm",
+        "vocab_size": 40,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_heads": 2,
+        "chunk_size": 8,
+    }
+)
+
+
+class Recorder:
+    """A GPU of a given size that notes the limits it is given."""
+
+    def __init__(self, recommended_bytes: int) -> None:
+        self.recommended_bytes = recommended_bytes
+        self.limits: dict[str, int] = {}
+
+    def device_info(self) -> dict[str, int]:
+        return {"max_recommended_working_set_size": self.recommended_bytes}
+
+    def set_memory_limit(self, limit: int) -> None:
+        self.limits["memory"] = limit
+
+    def set_cache_limit(self, limit: int) -> None:
+        self.limits["cache"] = limit
+
+    def set_wired_limit(self, limit: int) -> None:
+        self.limits["wired"] = limit
+
+
+def limits(share: GPUShare, recommended_bytes: int = 16 * GIB) -> dict[str, int]:
+    gpu: Any = Recorder(recommended_bytes)
+    limit_mlx(gpu, share)
+    found: dict[str, int] = gpu.limits
+    return found
+
+
+def test_one_gpu_worker_may_wire_three_quarters_of_the_memory() -> None:
+    assert limits(GPUShare(workers=1)) == {"memory": 12 * GIB, "cache": GIB, "wired": 12 * GIB}
+
+
+def test_gpu_workers_share_the_memory_and_wire_none_of_it() -> None:
+    found = limits(GPUShare(workers=4))
+    assert found == {"memory": 3 * GIB, "cache": 3 * GIB // 8, "wired": 0}
+
+
+def test_imported_memory_counts_as_the_workers_own() -> None:
+    assert limits(GPUShare(workers=2, adopted_bytes=2 * GIB))["memory"] == 4 * GIB
+
+
+def test_a_gpu_that_is_too_small_for_its_workers_is_refused_with_the_way_out() -> None:
+    with pytest.raises(EnvironmentLacks, match="4 workers.*use fewer GPU workers"):
+        limits(GPUShare(workers=4, adopted_bytes=3 * GIB))
+
+
+def test_torch_gets_its_share_before_it_starts_unless_the_user_gave_it_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    high, low = "PYTORCH_MPS_HIGH_WATERMARK_RATIO", "PYTORCH_MPS_LOW_WATERMARK_RATIO"
+    for name in (high, low):
+        monkeypatch.setenv(name, "")  # so that both are put back afterwards
+        monkeypatch.delenv(name)
+    limit_mps(GPUShare(workers=3))
+    assert float(os.environ[high]) == 0.25
+    assert float(os.environ[low]) < 0.25
+    os.environ[high] = "0.5"
+    limit_mps(GPUShare(workers=1))
+    assert os.environ[high] == "0.5"
+
+
+def batch(B: int, S: int, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 40, (B, S), dtype=np.int32)
+    return Batch(x, np.roll(x, -1, axis=1), n_bytes=12 * B)
+
+
+def bound(backend: Backend) -> Backend:
+    """The backend with the model's first parameters."""
+    layout = arena.plan(param_spec(MODEL), max_workers=1, n_tickets=1)
+    backend.bind(MODEL, layout.slots, layout.n_floats, None)
+    for name, value in init_params(MODEL, 0).items():
+        slot = layout.slots[name]
+        backend.inbox[slot.offset : slot.offset + slot.size] = value.ravel()
+    backend.refresh()
+    return backend
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """MLX's CPU device under the name of its GPU."""
+    recorder = Recorder(8 * GIB)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "gpu", mx.cpu)
+    for name in ("device_info", "set_memory_limit", "set_cache_limit", "set_wired_limit"):
+        monkeypatch.setattr(mx, name, getattr(recorder, name))
+    return recorder
+
+
+def mlx(name: str, **more: Any) -> Any:
+    share = more.pop("share", GPUShare())
+    return bound(
+        MLXBackend(name, threads=1, kernels="reference", cpu_blas="reference", share=share, **more)
+    )
+
+
+def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu: Recorder) -> None:
+    plain = mlx("mlx:cpu")
+    made = mlx("mlx:gpu", share=GPUShare(piece_tokens=32))
+    assert gpu.limits["memory"] == 6 * GIB
+    assert made.compiled
+    assert not plain.compiled
+    for seed in (0, 1):
+        loss, grads = made.loss_and_grads(batch(2, 16, seed))
+        grads = {
+            name: grad.values if hasattr(grad, "values") else grad.copy()
+            for name, grad in grads.items()
+        }
+        wanted_loss, wanted = plain.loss_and_grads(batch(2, 16, seed))
+        assert_close(loss, wanted_loss, LOSS_F32)
+        for name, grad in wanted.items():
+            grad = grad.values if hasattr(grad, "values") else grad
+            assert_close(grads[name], grad, GRADIENT_ANY_F32, label=name)
+    found, expected = made.evaluate(batch(5, 16)), plain.evaluate(batch(5, 16))
+    assert found.targets == expected.targets
+    assert_close(found.nats / found.targets, expected.nats / expected.targets, LOSS_F32)
+    tokens = batch(2, 40).x
+    logits, _ = made.logits(tokens, None)
+    assert_close(logits, plain.logits(tokens, None)[0], LOGITS_F32)
+
+
+def test_a_compiled_gradient_sees_the_parameters_of_every_refresh(gpu: Recorder) -> None:
+    made = mlx("mlx:gpu")
+    before, _ = made.loss_and_grads(batch(2, 16))
+    made.inbox[:] *= np.float32(1.5)
+    made.refresh()
+    after, _ = made.loss_and_grads(batch(2, 16))
+    fresh = mlx("mlx:cpu")
+    fresh.inbox[:] *= np.float32(1.5)
+    assert after != before
+    assert_close(after, fresh.loss_and_grads(batch(2, 16))[0], LOSS_F32)
+
+
+def test_a_gradient_is_compiled_once_for_every_shape(
+    gpu: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = mlx("mlx:gpu")
+    for B in (2, 2, 1, 2):
+        made.loss_and_grads(batch(B, 8))
+    assert len(made.signatures) == 2
+    assert capsys.readouterr().out.splitlines() == [
+        "gradient compiled for 2 x 8 tokens, form 1",
+        "gradient compiled for 1 x 8 tokens, form 2",
+    ]
+
+
+def test_too_many_compiled_forms_are_warned_of_once(capsys: pytest.CaptureFixture[str]) -> None:
+    signatures = Signatures()
+    for S in range(1, MOST + 5):
+        signatures.call((2, S))
+    out = capsys.readouterr().out
+    assert out.count("warning: more than 16 compiled forms") == 1
+
+
+def test_evaluation_and_prompts_are_cut_into_pieces() -> None:
+    share = GPUShare(piece_tokens=100)
+    parts = list(pieces.rows(batch(5, 40), share))
+    assert [len(part.x) for part in parts] == [2, 2, 1]
+    assert sum(part.n_bytes for part in parts) == 60
+    assert [len(part.x) for part in pieces.rows(batch(2, 400), share)] == [1, 1]
+    assert list(pieces.spans((1, 250), share)) == [slice(0, 100), slice(100, 200), slice(200, 300)]
+
+
+@pytest.mark.parametrize("name", ["mlx:gpu", "torch:mps"])
+def test_a_gpu_backend_on_a_machine_without_one_says_what_to_use(name: str) -> None:
+    if mx.metal.is_available():
+        pytest.skip("this machine has an Apple GPU")
+    with pytest.raises(EnvironmentLacks, match=f"{name} needs .*use .*cpu"):
+        backends.create(name, threads=1, kernels="auto", cpu_blas="reference")
+
+
+def test_workers_ask_macos_for_its_performance_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    class SetClass:
+        def __call__(self, qos_class: int, priority: int) -> int:
+            asked.append((qos_class, priority))
+            return 0
+
+    library = SimpleNamespace(pthread_set_qos_class_self_np=SetClass())
+    monkeypatch.setattr(qos.sys, "platform", "darwin")
+    monkeypatch.setattr(qos.ctypes, "CDLL", lambda name: library)
+    assert qos.keep_performance_cores()
+    assert asked == [(0x19, 0)]
+    monkeypatch.setattr(qos.sys, "platform", "linux")
+    assert not qos.keep_performance_cores()
+    assert len(asked) == 1

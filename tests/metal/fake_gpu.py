@@ -1,0 +1,161 @@
+"""Stand-ins for the Metal parts of MLX and torch, so that the engines' own code runs anywhere.
+
+They take what the frameworks take, by the frameworks' rules, and compute with another engine, in
+the memory of the arrays they are given. What a real GPU does is up to tests marked `metal`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+
+from mlxhog.errors import MetalError
+from mlxhog.metal import source
+from mlxhog.metal.engine import Engine
+from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.kernel import Kernel, Launch
+
+
+def _run(
+    engine: Engine, kernel: Kernel, inputs: list[Any], outputs: list[Any], **how: Any
+) -> list[Any]:
+    """Compute a launch in NumPy; returns the outputs in order."""
+    named = dict(zip([argument.name for argument in kernel.inputs], inputs, strict=True))
+    shapes = dict(zip([argument.name for argument in kernel.outputs], outputs, strict=True))
+    found = engine.run(Launch(kernel=kernel, inputs=named, outputs=shapes, **how))
+    return [found[argument.name] for argument in kernel.outputs]
+
+
+@dataclass
+class FakeMLX:
+    """`mx.fast.metal_kernel` and adoption; `calls` keeps what each launch was given."""
+
+    kernels: dict[str, Kernel]
+    engine: Engine = field(default_factory=ReferenceEngine)
+    built: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    lent: dict[int, mx.array] = field(default_factory=dict)
+    breaks: str = ""  # what the Metal compiler says instead
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeMLX:
+        monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+        monkeypatch.setattr(mx.fast, "metal_kernel", self.metal_kernel)
+        monkeypatch.setattr(mx, "asarray", self.asarray)
+        return self
+
+    def memory(self, n: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Host memory that this MLX can adopt: it is in fact that of an array of its own."""
+        array = mx.zeros(n)
+        mx.eval(array)
+        host = np.array(array, copy=False)
+        self.lent[host.ctypes.data] = array
+        return host
+
+    def asarray(self, host: Any, *, copy: bool | None = None) -> mx.array:
+        assert copy is False
+        if host.ctypes.data not in self.lent:
+            raise ValueError("[convert] Cannot import a CPU array without a copy.")
+        return self.lent[host.ctypes.data]
+
+    def metal_kernel(self, **built: Any) -> Any:
+        self.built.append(built)
+        kernel = self.kernels[built["name"].removeprefix("mlxhog_")]
+        assert built["header"] == source.read(kernel.header)
+
+        def call(**given: Any) -> list[mx.array]:
+            self.calls.append(given)
+            if self.breaks:
+                raise RuntimeError(self.breaks)
+            arrays = []
+            for argument, value in zip(kernel.inputs, given["inputs"], strict=True):
+                assert isinstance(value, mx.array)
+                assert value.ndim == (0 if argument.scalar else 1)
+                assert argument.scalar or value.size >= 8
+                mx.eval(value)
+                arrays.append(value.item() if argument.scalar else np.array(value, copy=False))
+            instances = {mx.float16: "half", mx.bfloat16: "bfloat"}
+            template = dict(given["template"] or [])
+            assert set(template) <= {"T"}
+            outputs = _run(
+                self.engine,
+                kernel,
+                arrays,
+                given["output_shapes"],
+                grid=given["grid"],
+                group=given["threadgroup"],
+                instance=instances[template["T"]] if template else "",
+            )
+            return [
+                mx.array(output, dtype)
+                for output, dtype in zip(outputs, given["output_dtypes"], strict=True)
+            ]
+
+        return call
+
+
+@dataclass
+class FakeMPS:
+    """`torch.mps.compile_shader` and `synchronize`, on tensors of the CPU."""
+
+    kernels: dict[str, Kernel]
+    engine: Engine = field(default_factory=ReferenceEngine)
+    compiled: list[str] = field(default_factory=list)
+    calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+    synchronized: int = 0
+    breaks: str = ""
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeMPS:
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+        monkeypatch.setattr(torch.mps, "compile_shader", self.compile_shader)
+        monkeypatch.setattr(torch.mps, "synchronize", self._synchronize)
+        return self
+
+    def _synchronize(self) -> None:
+        self.synchronized += 1
+
+    def compile_shader(self, text: str) -> Any:
+        if self.breaks:
+            raise RuntimeError(self.breaks)
+        self.compiled.append(text)
+        return _Library(self)
+
+    def call(self, name: str, arguments: tuple[Any, ...], how: dict[str, Any]) -> None:
+        self.calls.append((name, arguments, how))
+        base, _, instance = name.rpartition("_")
+        kernel, instance = (
+            (self.kernels[name], "") if name in self.kernels else (self.kernels[base], instance)
+        )
+        if len(arguments) != len(kernel.inputs) + len(kernel.outputs):
+            raise MetalError(f"{name} takes other arguments")
+        for argument, value in zip((*kernel.inputs, *kernel.outputs), arguments, strict=True):
+            if isinstance(value, torch.Tensor):
+                assert str(value.dtype) == f"torch.{argument.dtype}"
+            else:  # a float is passed as 32 bits, a whole number as 64 of which the kernel reads 32
+                assert argument.scalar
+                assert isinstance(value, float if argument.dtype == "float32" else int)
+        arrays = [x.numpy() if isinstance(x, torch.Tensor) else x for x in arguments]
+        inputs, outputs = arrays[: len(kernel.inputs)], arrays[len(kernel.inputs) :]
+        found = _run(
+            self.engine,
+            kernel,
+            inputs,
+            [output.shape for output in outputs],
+            grid=tuple(how["threads"]),
+            group=tuple(how["group_size"]),
+            instance=instance,
+        )
+        for output, value in zip(outputs, found, strict=True):
+            output[...] = value
+
+
+@dataclass
+class _Library:
+    fake: FakeMPS
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **how: self.fake.call(name, arguments, how)

@@ -1,0 +1,12 @@
+[[kernel]] void custom_kernel_sumsq_final_float_uint32_ts_float(
+  const device float* part [[buffer(0)]],
+  const constant uint32_t& n [[buffer(1)]],
+  device float* norm [[buffer(2)]],
+  uint simdgroup_index_in_threadgroup [[simdgroup_index_in_threadgroup]],
+  uint thread_index_in_simdgroup [[thread_index_in_simdgroup]],
+  uint thread_index_in_threadgroup [[thread_index_in_threadgroup]]) {
+threadgroup float sums[8];
+static_assert(sizeof(sums) <= 32768, "too much memory");
+mlxhog::sumsq_final(part, n, norm, sums, thread_index_in_threadgroup, thread_index_in_simdgroup, simdgroup_index_in_threadgroup);
+}
+

@@ -1,0 +1,167 @@
+"""The kernels in `kernels/`, declared as the product declares its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlxhog.metal.kernel import Argument, Kernel, Launch, Size
+
+KERNELS = Path(__file__).parent / "kernels"
+DONE = Argument(name="done", dtype="uint32")
+
+
+def _no_reference(**_: Any) -> None:
+    raise AssertionError("probes have no reference")
+
+
+def _no_sample(_: np.random.Generator, n: int) -> Launch:
+    raise AssertionError(f"probes have no sample of {n}")
+
+
+def probe(
+    name: str,
+    header: str,
+    source: str,
+    inputs: tuple[Argument, ...],
+    outputs: tuple[Argument, ...] = (DONE,),
+    **changes: Any,
+) -> Kernel:
+    """A kernel of `kernels/`."""
+    return Kernel(
+        name=name,
+        header=str(KERNELS / header),
+        source=source,
+        inputs=inputs,
+        outputs=outputs,
+        reference=_no_reference,
+        sample=_no_sample,
+        **changes,
+    )
+
+
+def _count(name: str, dtype: str, *more: Argument) -> Kernel:
+    inputs = (
+        Argument(name="shared", dtype=dtype, writes=True),
+        Argument(name="step", scalar=True),
+        Argument(name="words", dtype="uint32", scalar=True),
+        *more,
+    )
+    arguments = ", ".join(argument.name for argument in inputs)
+    call = f"mlxhog::{name}({arguments}, done, thread_position_in_grid.x);"
+    return probe(name, "counting.h", call, inputs)
+
+
+ATOMIC_COUNT = _count("atomic_count", "float32")
+PLAIN_COUNT = _count("plain_count", "float32")
+PAIR_COUNT = _count("pair_count", "uint32", Argument(name="failures", dtype="uint32", writes=True))
+
+X, Y = Argument(name="x"), Argument(name="y")
+GROUP_SUM = probe(
+    "group_sum",
+    "meeting.h",
+    "threadgroup float sums[32];\n"
+    "mlxhog::group_sum(x, y, sums, thread_position_in_grid.x, thread_index_in_simdgroup, "
+    "simdgroup_index_in_threadgroup, simdgroups_per_threadgroup);",
+    (X,),
+    (Y,),
+    lockstep=True,
+)
+SIMD_FUNCTIONS = probe(
+    "simd_functions",
+    "meeting.h",
+    "mlxhog::simd_functions(x, y, thread_position_in_grid.x);",
+    (X,),
+    (Y,),
+    lockstep=True,
+)
+DIVERGENT = probe(
+    "divergent",
+    "meeting.h",
+    "mlxhog::divergent(x, y, returns, thread_position_in_grid.x, threads_per_threadgroup.x);",
+    (X, Argument(name="returns", dtype="uint32", scalar=True)),
+    (Y,),
+    lockstep=True,
+)
+UNWRITTEN = probe(
+    "unwritten",
+    "meeting.h",
+    "threadgroup float tile[64];\n"
+    "mlxhog::unwritten(x, y, tile, thread_position_in_grid.x, thread_index_in_threadgroup);",
+    (X,),
+    (Y,),
+)
+DEEP = probe(
+    "deep",
+    "deep.h",
+    "mlxhog::deep(x, y, thread_position_in_grid.x, threads_per_grid.x);",
+    (X,),
+    (Y,),
+    lockstep=True,
+)
+
+POSITIONS = probe(
+    "positions",
+    "positions.h",
+    "mlxhog::positions(out, thread_position_in_grid, thread_position_in_threadgroup, "
+    "threadgroup_position_in_grid, threads_per_grid, threadgroups_per_grid, "
+    "threads_per_threadgroup, dispatch_threads_per_threadgroup, thread_index_in_threadgroup, "
+    "thread_index_in_simdgroup, simdgroup_index_in_threadgroup);",
+    (X,),
+    (Argument(name="out", dtype="uint32"),),
+)
+ARRIVAL = probe(
+    "arrival",
+    "positions.h",
+    "mlxhog::arrival(counter, order, threadgroup_position_in_grid.x, thread_index_in_threadgroup);",
+    (Argument(name="counter", dtype="uint32", writes=True),),
+    (Argument(name="order", dtype="uint32"),),
+)
+ARITHMETIC = probe(
+    "arithmetic",
+    "language.h",
+    "mlxhog::arithmetic<T>(x, y, bits, thread_position_in_grid.x);",
+    (X,),
+    (Y, Argument(name="bits", dtype="uint32")),
+    instances=("half", "bfloat"),
+)
+FUNCTIONS = probe(
+    "functions",
+    "language.h",
+    "mlxhog::functions(x, y, thread_position_in_grid.x, threads_per_grid.x);",
+    (X,),
+    (Y,),
+)
+
+
+def count(kernel: Kernel, shared: Any, adds: int, *, group: int = 256, **more: Any) -> Launch:
+    """A launch that adds 1.0 `adds` times to the words of `shared` in turn."""
+    return Launch(
+        kernel=kernel,
+        inputs={"shared": shared, "step": 1.0, "words": shared.size, **more},
+        outputs={"done": (1,)},
+        grid=(adds, 1, 1),
+        group=(group, 1, 1),
+    )
+
+
+def on(
+    kernel: Kernel,
+    x: Any,
+    *,
+    n: int | None = None,
+    group: Size = (256, 1, 1),
+    width: int = 1,
+    **scalars: Any,
+) -> Launch:
+    """A launch of one thread for each element of x."""
+    n = x.size if n is None else n
+    return Launch(
+        kernel=kernel,
+        inputs={"x": x, **scalars},
+        outputs={"y": (n * width,)},
+        grid=(n, 1, 1),
+        group=group,
+    )

@@ -1,0 +1,81 @@
+"""Kernels compile once, also for several processes at once; what does not compile is shown."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import EnvironmentLacks, MetalError
+from mlxhog.metal import source
+from mlxhog.metal.host import build, translate
+from mlxhog.metal.host.engine import HostEngine
+from tests.metal.host import probes
+from tests.metal.host.probes import on
+
+X = np.ones(64, np.float32)
+RUN = """
+import sys, numpy
+from pathlib import Path
+from mlxhog.metal.host.engine import HostEngine
+from tests.metal.host import probes
+engine = HostEngine(sys.argv[1], cache=Path(sys.argv[2]))
+print(engine.run(probes.on(probes.GROUP_SUM, numpy.ones(64, numpy.float32)))["y"].sum())
+"""
+
+
+def test_two_processes_may_build_one_kernel_at_once(tmp_path: Path, consumer: str):
+    command = [sys.executable, "-c", RUN, consumer, str(tmp_path)]
+    root = Path(__file__).parents[3]
+    both = [
+        subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for process in both:
+        out, err = process.communicate(timeout=120)
+        assert (out.strip(), err) == (b"4096.0", b"")
+    assert not list(tmp_path.glob("*.part"))
+    assert len(list(tmp_path.glob("*.so"))) == 2  # the runtime and the kernel
+
+
+def test_a_kernel_is_compiled_once(tmp_path: Path, consumer: str, monkeypatch: pytest.MonkeyPatch):
+    HostEngine(consumer, cache=tmp_path).run(on(probes.GROUP_SUM, X))
+    monkeypatch.setattr(build, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert HostEngine(consumer, cache=tmp_path).run(on(probes.GROUP_SUM, X))["y"][0] == 64
+
+
+def test_a_compile_error_names_file_and_line_and_points_at_the_word(shim_cache: Path):
+    file = probes.KERNELS / "forbidden" / "misspelt.metal"
+    text = translate.library(source.read(str(file), lines=True))
+    with pytest.raises(MetalError) as caught:
+        build.library("misspelt", text, directory=shim_cache)
+    message = str(caught.value)
+    assert message.startswith("misspelt does not compile:")
+    assert f"{file}:7:" in message
+    assert "x[at.x] = exq(x[at.x]);" in message
+    assert "^~~" in message
+
+
+def test_the_error_of_a_header_names_the_header(shim: HostEngine):
+    with pytest.raises(MetalError, match=r"kernels/deep\.h:\d+:\d+: error: "):
+        shim.run(on(probes.DEEP, X))
+
+
+def test_a_missing_compiler_is_named_with_what_to_install(host_engine, consumer: str):
+    with pytest.raises(EnvironmentLacks, match=r"no C\+\+ compiler 'no-such-g\+\+'.*install g\+\+"):
+        host_engine(consumer, compiler="no-such-g++").run(on(probes.GROUP_SUM, X))
+
+
+def test_clang_builds_and_runs_the_same_kernels(host_engine, consumer: str):
+    assert (
+        host_engine(consumer, compiler="clang++-16").run(on(probes.GROUP_SUM, X))["y"] == 64
+    ).all()
+
+
+def test_kernels_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    HostEngine("mps").run(on(probes.GROUP_SUM, X))
+    assert list((tmp_path / "mlxhog" / "metal").glob("meeting-*.so"))

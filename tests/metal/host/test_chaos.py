@@ -1,0 +1,78 @@
+"""Chaos makes races happen: plain adds lose, atomic adds do not, and a seed repeats everything."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.kernel import Launch
+from tests.metal.host import probes
+from tests.metal.host.probes import count, on
+
+N = 65_536
+
+
+def lost(engine: HostEngine, kernel=probes.PLAIN_COUNT) -> int:
+    shared = np.zeros(8, np.float32)
+    engine.run(count(kernel, shared, N))
+    return N - int(shared.sum())
+
+
+def test_plain_adds_lose_under_chaos_with_a_fixed_seed(host_engine, consumer: str):
+    assert lost(host_engine(consumer, chaos=3, threads=1)) > N // 10
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("seed", [0, 3, 2**31])
+def test_atomic_adds_lose_nothing_under_chaos(host_engine, consumer: str, seed: int, threads: int):
+    assert lost(host_engine(consumer, chaos=seed, threads=threads), probes.ATOMIC_COUNT) == 0
+
+
+def test_a_seed_repeats_a_run_of_launches_on_one_os_thread(host_engine, consumer: str):
+    first, second, other = (host_engine(consumer, chaos=seed, threads=1) for seed in (3, 3, 4))
+    runs = [[lost(engine) for _ in range(3)] for engine in (first, second, other)]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+    assert len(set(runs[0])) == 3  # launches of one engine differ from each other
+
+
+def test_without_chaos_one_os_thread_loses_nothing(host_engine, consumer: str):
+    assert lost(host_engine(consumer, threads=1)) == 0
+
+
+def test_groups_run_out_of_order(host_engine, consumer: str):
+    launch = Launch(
+        kernel=probes.ARRIVAL,
+        inputs={"counter": np.zeros(8, np.uint32)},
+        outputs={"order": (64,)},
+        grid=(64 * 32, 1, 1),
+        group=(32, 1, 1),
+    )
+    order = host_engine(consumer, chaos=1, threads=1).run(launch)["order"].tolist()
+    assert sorted(order) == list(range(64))
+    assert order != sorted(order)
+
+
+def test_compare_exchange_fails_spuriously_and_a_bounded_loop_survives_it(
+    host_engine, consumer: str
+):
+    shared, failures = np.zeros(16, np.uint32), np.zeros(8, np.uint32)
+    engine = host_engine(consumer, chaos=5, threads=2)
+    engine.run(count(probes.PAIR_COUNT, shared, 16 * 2048, failures=failures))
+    assert (shared.view(np.float16) == 2048).all()
+    assert failures[0] == 0
+    assert failures[1] > 16 * 2048 // 32
+
+
+def test_threads_that_meet_meet_under_chaos_too(host_engine, consumer: str):
+    x = np.arange(1000, dtype=np.float32)
+    y = host_engine(consumer, chaos=7).run(on(probes.GROUP_SUM, x))["y"]
+    for start in range(0, 1000, 256):
+        assert (y[start : start + 256] == x[start : start + 256].sum()).all()
+
+
+def test_both_ways_to_switch_fibers_agree(host_engine, consumer: str):
+    ours = host_engine(consumer, chaos=3, threads=1)
+    portable = host_engine(consumer, chaos=3, threads=1, flags=("-DMLXHOG_UCONTEXT",))
+    assert lost(ours) == lost(portable)

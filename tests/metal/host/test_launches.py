@@ -1,0 +1,164 @@
+"""A launch covers its grid as Metal would: ragged groups, positions, sizes, arguments in place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ConfigError, MetalError, ShapeError
+from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.kernel import Launch, Size
+from tests.metal.host import probes
+from tests.metal.host.probes import count, on
+
+
+@pytest.mark.parametrize(
+    ("grid", "group"),
+    [((7, 5, 3), (4, 2, 2)), ((300, 1, 1), (256, 1, 1)), ((33, 2, 1), (33, 1, 1))],
+)
+def test_every_thread_knows_where_it_is_also_in_ragged_groups(
+    shim: HostEngine, grid: Size, group: Size
+):
+    n = grid[0] * grid[1] * grid[2]
+    launch = Launch(
+        kernel=probes.POSITIONS,
+        inputs={"x": np.zeros(8, np.float32)},
+        outputs={"out": (n, 24)},
+        grid=grid,
+        group=group,
+    )
+    out = shim.run(launch)["out"].astype(np.int64)
+
+    at = np.stack(np.unravel_index(np.arange(n), grid[::-1])[::-1], axis=1)
+    block, inside = at // group, at % group
+    size = np.minimum(np.array(group), np.array(grid) - block * group)
+    index = inside[:, 0] + size[:, 0] * (inside[:, 1] + size[:, 1] * inside[:, 2])
+    same = np.ones_like(at)
+    wanted = np.concatenate(
+        [
+            *(at, inside, block, same * grid, same * -(-np.array(grid) // group)),
+            *(size, same * group),
+            np.stack([index, index % 32, index // 32], axis=1),
+        ],
+        axis=1,
+    )
+    np.testing.assert_array_equal(out, wanted)
+
+
+def test_groups_run_in_order_on_one_os_thread(host_engine, consumer: str):
+    assert _arrivals(host_engine(consumer, threads=1)) == list(range(64))
+
+
+def test_mlx_keeps_a_group_within_the_grid(host_engine):
+    launch = Launch(
+        kernel=probes.POSITIONS,
+        inputs={"x": np.zeros(8, np.float32)},
+        outputs={"out": (5, 24)},
+        grid=(5, 1, 1),
+        group=(256, 1, 1),
+    )
+    assert host_engine("mlx").run(launch)["out"][0, 18] == 5
+    assert host_engine("mps").run(launch)["out"][0, 18] == 256
+
+
+def _arrivals(engine: HostEngine) -> list[int]:
+    launch = Launch(
+        kernel=probes.ARRIVAL,
+        inputs={"counter": np.zeros(8, np.uint32)},
+        outputs={"order": (64,)},
+        grid=(64 * 32, 1, 1),
+        group=(32, 1, 1),
+    )
+    return engine.run(launch)["order"].tolist()
+
+
+def test_an_empty_grid_launches_nothing_and_returns_zeros(shim: HostEngine):
+    x = np.zeros(8, np.float32)
+    launch = replace(on(probes.GROUP_SUM, x), grid=(0, 1, 1))
+    assert (shim.run(launch)["y"] == 0).all()
+
+
+def test_a_group_of_more_than_1024_threads_is_refused(shim: HostEngine):
+    with pytest.raises(MetalError, match=r"\(2048, 1, 1\) is 2048 threads; a GPU runs 1 to 1024"):
+        shim.run(on(probes.GROUP_SUM, np.zeros(4096, np.float32), group=(2048, 1, 1)))
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9])
+def test_small_inputs_run_the_one_form_of_a_kernel(shim: HostEngine, n: int):
+    x = np.arange(n, dtype=np.float32)
+    assert (shim.run(on(probes.GROUP_SUM, x))["y"] == x.sum()).all()
+
+
+def test_inputs_are_written_in_place_at_any_alignment(shim: HostEngine):
+    whole = np.zeros(33, np.float32)
+    shim.run(count(probes.ATOMIC_COUNT, whole[1:], 320))
+    assert whole[0] == 0
+    assert (whole[1:] == 10).all()
+
+
+def test_mlx_cannot_write_an_input_that_it_passes_as_constants(host_engine):
+    with pytest.raises(ShapeError, match="shared has 4 elements; MLX passes fewer than 8 as"):
+        host_engine("mlx").run(count(probes.ATOMIC_COUNT, np.zeros(4, np.float32), 8))
+
+
+@pytest.mark.parametrize(
+    ("shared", "message"),
+    [
+        (np.zeros(16), "shared is an array of float64 with shape .16,.; it must be a C-contiguous"),
+        (np.zeros(32, np.float32)[::2], "shared has strides .8,. and is not contiguous"),
+        (np.zeros((), np.float32), r"shared is an array of float32 with shape \(\); it must be"),
+        ([0.0] * 16, "shared is a list; it must be a C-contiguous NumPy array of float32"),
+    ],
+)
+def test_an_array_of_the_wrong_kind_is_refused_by_name(shim: HostEngine, shared, message: str):
+    launch = count(probes.ATOMIC_COUNT, np.zeros(16, np.float32), 16)
+    with pytest.raises(ShapeError, match=f"atomic_count: {message}"):
+        shim.run(replace(launch, inputs={**launch.inputs, "shared": shared}))
+
+
+def test_a_read_only_array_cannot_be_written(shim: HostEngine):
+    shared = np.zeros(16, np.float32)
+    shared.flags.writeable = False
+    with pytest.raises(ShapeError, match="shared is read-only, and the kernel writes it in place"):
+        shim.run(count(probes.ATOMIC_COUNT, shared, 16))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            np.zeros(2, np.uint32),
+            "words is an array of uint32 with shape .2,.; it must be a number",
+        ),
+        ("8", "words is a str; it must be a number"),
+        (-1, "words is -1, which uint32 cannot hold"),
+        (1 << 32, "words is 4294967296, which uint32 cannot hold"),
+    ],
+)
+def test_a_scalar_of_the_wrong_kind_is_refused_by_name(shim: HostEngine, value, message: str):
+    launch = count(probes.ATOMIC_COUNT, np.zeros(16, np.float32), 16)
+    with pytest.raises(ShapeError, match=message):
+        shim.run(replace(launch, inputs={**launch.inputs, "words": value}))
+
+
+def test_missing_and_unknown_arguments_are_named(shim: HostEngine):
+    launch = count(probes.ATOMIC_COUNT, np.zeros(16, np.float32), 16)
+    inputs = {"shared": launch.inputs["shared"], "step": 1.0, "wrods": 16}
+    with pytest.raises(ShapeError, match="got shared, step, wrods; it takes shared, step, words"):
+        shim.run(replace(launch, inputs=inputs))
+
+
+def test_pytorch_finds_kernels_by_name_with_their_declared_buffers(host_engine):
+    x = np.zeros(16, np.float32)
+    with pytest.raises(MetalError, match="has no kernel absent; it has group_sum, simd_functions"):
+        host_engine("mps").run(on(replace(probes.GROUP_SUM, name="absent"), x))
+    turned = replace(probes.DIVERGENT, inputs=probes.DIVERGENT.inputs[::-1])
+    with pytest.raises(MetalError, match="make them agree in order, name and kind"):
+        host_engine("mps").run(on(turned, x, returns=0))
+
+
+def test_consumers_are_mlx_and_mps():
+    with pytest.raises(ConfigError, match="no consumer 'cuda'; choose from mlx, mps"):
+        HostEngine("cuda")

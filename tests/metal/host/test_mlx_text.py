@@ -1,0 +1,86 @@
+"""MLX says itself what it compiles; our statement of its rules says the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlxhog.errors import MetalError
+from mlxhog.metal.host import capture, request, wrap
+from mlxhog.metal.host.request import Request
+from mlxhog.metal.registry import KERNELS
+from tests.metal.host import probes
+
+ALL_ATTRIBUTES = """
+    uint3 a = thread_position_in_grid + thread_position_in_threadgroup + threads_per_grid
+        + threadgroup_position_in_grid + threadgroups_per_grid + dispatch_threads_per_threadgroup;
+    uint b = thread_index_in_threadgroup + thread_index_in_simdgroup + simdgroups_per_threadgroup
+        + simdgroup_index_in_threadgroup + threads_per_simdgroup + quadgroups_per_threadgroup;
+"""
+SHAPES = Request(
+    name="shapes",
+    inputs=(("x", "float32", (2, 4)), ("small", "int32", (7,)), ("one", "uint8", ())),
+    outputs=(("out", "float32"),),
+    source="out[0] = x_shape[0] + x_strides[1] + x_ndim + small_ndim + small_shape[0];",
+    header="// a header\n",
+)
+EDGES = {
+    "shapes, strides and numbers of dimensions where the body names them": SHAPES,
+    "seven elements are constant": replace(SHAPES, inputs=(("x", "float32", (7,)),)),
+    "eight elements are not": replace(SHAPES, inputs=(("x", "float32", (8,)),)),
+    "a number is a reference": replace(SHAPES, inputs=(("x", "float32", ()),)),
+    "an empty dimension makes a small array": replace(SHAPES, inputs=(("x", "int32", (3, 0)),)),
+    "atomic outputs": replace(SHAPES, atomic_outputs=True, outputs=(("out", "uint32"),)),
+    "attributes": replace(SHAPES, source=ALL_ATTRIBUTES),
+    "a word in a comment counts": replace(SHAPES, source="// thread_position_in_grid, x_ndim\n"),
+    "two template arguments": replace(SHAPES, template=(("T", "float16"), ("U", "bfloat16"))),
+}
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+@pytest.fixture(scope="module")
+def captured(shim_cache: Path) -> dict[str, str]:
+    requests = list(EDGES.values())
+    return dict(zip(EDGES, capture.texts(requests, shim_cache), strict=True))
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_our_wrapper_follows_mlx_rule_by_rule(captured: dict[str, str], edge: str):
+    assert words(wrap.text(EDGES[edge])) == words(captured[edge])
+
+
+def test_our_wrapper_equals_that_of_mlx_for_every_kernel(shim_cache: Path):
+    requests = [
+        request.of(kernel, instance)
+        for kernel in KERNELS.values()
+        for instance in kernel.instances or ("",)
+    ]
+    for wanted, text in zip(requests, capture.texts(requests, shim_cache), strict=True):
+        assert words(wrap.text(wanted)) == words(text), wanted.name
+
+
+def test_a_captured_text_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    wanted = request.of(probes.GROUP_SUM)
+    first = capture.texts([wanted, wanted], tmp_path)
+    monkeypatch.setattr(capture, "_ask", lambda _: pytest.fail("asked again"))
+    assert capture.texts([wanted], tmp_path) * 2 == first
+
+
+def test_what_mlx_refuses_is_an_error_with_its_words(tmp_path: Path):
+    wrong = replace(SHAPES, outputs=())
+    with pytest.raises(MetalError, match="MLX gave no text for shapes"):
+        capture.texts([wrong], tmp_path)
+
+
+def test_without_mlx_our_own_wrapper_runs(host_engine, monkeypatch: pytest.MonkeyPatch):
+    import numpy as np
+
+    monkeypatch.setattr(capture, "mlx_version", lambda: "")
+    monkeypatch.setattr(capture, "texts", lambda *_: pytest.fail("there is no MLX"))
+    x = np.ones(64, np.float32)
+    assert (host_engine("mlx").run(probes.on(probes.GROUP_SUM, x))["y"] == 64).all()

@@ -1,0 +1,98 @@
+"""Threads of a group meet at barriers and in simd-group functions, or the launch says why not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import MetalError
+from mlxhog.metal.host.engine import HostEngine
+from tests.metal.host import probes
+from tests.metal.host.probes import on
+
+
+@pytest.mark.parametrize("n", [256, 1, 31, 33, 300, 2049])
+def test_threads_of_a_group_share_sums_across_barriers(shim: HostEngine, n: int):
+    x = np.random.default_rng(n).integers(0, 100, n).astype(np.float32)
+    y = shim.run(on(probes.GROUP_SUM, x))["y"]
+    for start in range(0, n, 256):
+        assert (y[start : start + 256] == x[start : start + 256].sum()).all()
+
+
+@pytest.mark.parametrize("n", [32, 64, 40])
+def test_simd_functions_see_the_existing_lanes_of_their_simd_group(shim: HostEngine, n: int):
+    rng = np.random.default_rng(n)
+    x = rng.integers(1, 3, n).astype(np.float32)
+    x[5] = 31.0
+    out = shim.run(on(probes.SIMD_FUNCTIONS, x, width=12))["y"].reshape(n, 12)
+    for start in range(0, n, 32):
+        lanes = x[start : start + 32]
+        size, got = len(lanes), out[start : start + 32]
+        assert (got[:, 0] == lanes.sum()).all()
+        assert (got[:, 1] == lanes.min()).all()
+        assert (got[:, 2] == lanes.max()).all()
+        assert (got[:, 3] == lanes.prod(dtype=np.float32)).all()
+        np.testing.assert_array_equal(got[:, 4], np.cumsum(lanes))
+        np.testing.assert_array_equal(got[:, 5], np.cumsum(lanes) - lanes)
+        assert (got[:, 6] == lanes[3]).all()
+        missing = np.full(32, np.nan, np.float32)
+        missing[:size] = lanes
+        lane = np.arange(size)
+        np.testing.assert_array_equal(got[:, 7], missing[31 - lane])
+        np.testing.assert_array_equal(got[:, 8], missing[lane ^ 1])
+        down = np.append(missing[2:], lanes[-2:] if size == 32 else [np.nan, np.nan])
+        np.testing.assert_array_equal(got[:, 9], down[:size])
+        np.testing.assert_array_equal(got[:, 10], np.append(lanes[:2], lanes[:-2]))
+        assert (got[:, 11] == 1 + 2 * (lanes.max() > 30)).all()
+
+
+def test_threads_at_two_barriers_are_reported_with_both_places(shim: HostEngine):
+    x = np.ones(64, np.float32)
+    with pytest.raises(MetalError, match=r"divergent barrier: thread 32 .*meeting\.h:44.*h:42"):
+        shim.run(on(probes.DIVERGENT, x, returns=0))
+
+
+def test_a_barrier_that_others_never_reach_is_reported(shim: HostEngine):
+    x = np.ones(64, np.float32)
+    with pytest.raises(
+        MetalError, match=r"divergent barrier: .*meeting\.h:42, 32 of the group's 64 threads have"
+    ):
+        shim.run(on(probes.DIVERGENT, x, returns=1))
+
+
+def test_the_process_goes_on_after_a_divergent_barrier(shim: HostEngine):
+    x = np.ones(64, np.float32)
+    with pytest.raises(MetalError):
+        shim.run(on(probes.DIVERGENT, x, returns=1))
+    assert shim.run(on(probes.GROUP_SUM, x))["y"][0] == 64
+
+
+@pytest.mark.parametrize(
+    ("kernel", "call"), [(probes.GROUP_SUM, "simd_sum"), (probes.DIVERGENT, "threadgroup_barrier")]
+)
+def test_meeting_is_refused_unless_the_kernel_declares_it(shim: HostEngine, kernel, call):
+    scalars = {"returns": 1} if kernel is probes.DIVERGENT else {}
+    launch = on(replace(kernel, lockstep=False), np.ones(64, np.float32), **scalars)
+    with pytest.raises(
+        MetalError, match=rf"{call} at .*meeting\.h:\d+ in a kernel .*lockstep=True"
+    ):
+        shim.run(launch)
+
+
+def test_threadgroup_memory_is_poisoned_for_every_group(shim: HostEngine):
+    x = np.ones(256, np.float32)
+    y = shim.run(on(probes.UNWRITTEN, x, group=(64, 1, 1)))["y"].reshape(4, 64)
+    assert (y[:, 0] == 1).all()
+    assert np.isnan(y[:, 1:]).all()
+
+
+def test_outputs_hold_poison_before_the_launch(shim: HostEngine):
+    y = shim.run(on(probes.GROUP_SUM, np.ones(64, np.float32), width=2))["y"]
+    assert np.isnan(y[64:]).all()
+
+
+def test_an_array_too_large_for_a_fiber_does_not_compile(shim: HostEngine):
+    with pytest.raises(MetalError, match="frame size"):
+        shim.run(on(probes.DEEP, np.ones(64, np.float32)))

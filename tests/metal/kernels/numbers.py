@@ -1,0 +1,62 @@
+"""Sizes and numbers that kernels get wrong, and how results are compared: by their bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Float32 = NDArray[np.float32]
+
+# Around 8 (MLX's small arrays), a threadgroup and a block, and larger than all with an odd rest.
+SIZES = (0, *range(1, 10), 255, 256, 257, 4095, 4096, 4097, 1_000_003)
+SMALL_SIZES = SIZES[:-1]
+
+INFO = np.finfo(np.float32)
+ODDITIES = np.array(
+    [
+        np.nan,
+        np.inf,
+        -np.inf,
+        0.0,
+        -0.0,
+        INFO.smallest_subnormal,
+        -INFO.smallest_subnormal,
+        INFO.tiny / 2,
+        INFO.max,
+        -INFO.max,
+    ],
+    np.float32,
+)
+
+
+def normal(n: int, *, seed: int = 0) -> Float32:
+    return np.random.default_rng((seed, n)).standard_normal(n, dtype=np.float32)
+
+
+def odd(n: int, *, seed: int = 0) -> Float32:
+    """Normal numbers, every third replaced by an oddity."""
+    x = normal(n, seed=seed)
+    places = np.arange(seed % 3, n, 3)
+    x[places] = ODDITIES[(places + seed) % len(ODDITIES)]
+    return x
+
+
+def assert_same_bits(actual: Array, wanted: Array, *, label: str = "") -> None:
+    """Fail unless all bits are equal; NaN equals NaN, whatever its sign and payload."""
+    assert (actual.shape, actual.dtype) == (wanted.shape, wanted.dtype), label
+    bits = np.dtype(f"u{wanted.itemsize}")
+    same = actual.view(bits) == wanted.view(bits)
+    if wanted.dtype.kind == "f":
+        same |= np.isnan(actual) & np.isnan(wanted)
+    wrong = np.flatnonzero(~same)
+    assert not wrong.size, (
+        f"{label}: {wrong.size} of {wanted.size} differ, first [{wrong[0]}]: "
+        f"{actual.reshape(-1)[wrong[0]]!r}, wanted {wanted.reshape(-1)[wrong[0]]!r}"
+    )
+
+
+def counter() -> NDArray[np.uint32]:
+    return np.zeros(8, np.uint32)

@@ -1,0 +1,204 @@
+"""Adds to the flat arena: values by their bits, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ShapeError
+from mlxhog.metal.engine import Engine
+from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.kernel import Launch
+from mlxhog.metal.kernels import adds
+from mlxhog.metal.kernels.ranges import MOST
+from tests.metal.kernels.numbers import SIZES, Array, assert_same_bits, counter, normal, odd
+
+DENSE = {"dense_axpy": adds.dense_axpy, "racy_axpy": adds.racy_axpy}
+SCALE = np.float32(-0.3)
+
+
+def added(arena: Array, g: Array, offset: int) -> Array:
+    """What the arena is after the add of one writer."""
+    after = arena.copy()
+    with np.errstate(all="ignore"):
+        after[offset : offset + g.size] += SCALE * g.reshape(-1)
+    return after
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("name", DENSE)
+def test_a_dense_add_rounds_the_product_and_touches_nothing_else(
+    engine: Engine, name: str, n: int
+) -> None:
+    for offset in (0, 1, 7, 33):
+        arena, g = odd(n + 40, seed=1), odd(n, seed=2)
+        wanted = added(arena, g, offset)
+        engine.run(DENSE[name](arena, g, scale=SCALE, offset=offset))
+        assert_same_bits(arena, wanted, label=f"offset {offset}")
+
+
+def test_a_gradient_of_any_shape_is_added_in_row_major_order(engine: Engine) -> None:
+    arena, g = normal(40), normal(30).reshape(2, 3, 5)
+    wanted = added(arena, g, 4)
+    engine.run(adds.dense_axpy(arena, g, scale=SCALE, offset=4))
+    assert_same_bits(arena, wanted)
+
+
+def test_a_launch_says_that_it_has_run(engine: Engine) -> None:
+    arena = normal(8)
+    assert engine.run(adds.dense_axpy(arena, arena.copy(), scale=1, offset=0))["done"] == 1
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_the_add_without_zeros_counts_what_it_adds(engine: Engine, n: int) -> None:
+    arena, g, made = odd(n + 40, seed=1), odd(n, seed=2), counter()
+    g[::5] = 0.0
+    some = g != 0  # true of NaN
+    wanted = arena.copy()
+    with np.errstate(all="ignore"):
+        wanted[7 : 7 + n][some] += SCALE * g[some]
+    engine.run(adds.dense_axpy_nz(arena, g, made, scale=SCALE, offset=7))
+    assert_same_bits(arena, wanted)
+    assert made[0] == np.count_nonzero(some)
+    assert not made[1:].any()
+
+
+def test_zeros_of_both_signs_are_skipped_and_nan_and_the_smallest_number_are_added(
+    engine: Engine,
+) -> None:
+    arena, made = np.full(8, -0.0, np.float32), counter()
+    g = np.array([0.0, -0.0, np.nan, 1e-45], np.float32)
+    engine.run(adds.dense_axpy_nz(arena, g, made, scale=1.0, offset=0))
+    assert_same_bits(arena[:4], np.array([-0.0, -0.0, np.nan, 1e-45], np.float32))
+    assert made[0] == 2
+
+
+@pytest.mark.parametrize("d", [1, 7, 8, 31, 64, 257])
+@pytest.mark.parametrize("n_rows", [0, 1, 2, 9, 300])
+def test_rows_add_up_with_their_duplicates(engine: Engine, n_rows: int, d: int) -> None:
+    rng = np.random.default_rng((n_rows, d))
+    height = 11
+    rows = rng.integers(0, height, n_rows).astype(np.int32)
+    g = rng.integers(-9, 10, (n_rows, d)).astype(np.float32)  # exact in any order
+    arena = rng.integers(-9, 10, height * d + 16).astype(np.float32)
+    wanted = arena.copy()
+    np.add.at(wanted[5 : 5 + height * d].reshape(height, d), rows, np.float32(-0.5) * g)
+    done = engine.run(adds.scatter_add_rows(arena, rows, g, scale=-0.5, offset=5, height=height))[
+        "done"
+    ]
+    assert_same_bits(arena, wanted)
+    assert done.tolist() == [1] * n_rows
+
+
+def test_rows_of_any_numbers_agree_to_rounding(engine: Engine) -> None:
+    rows = np.random.default_rng(0).integers(0, 50, 4000).astype(np.int32)
+    arena, g = normal(50 * 16 + 3), normal(4000 * 16).reshape(4000, 16)
+    wanted = arena.astype(np.float64)
+    np.add.at(wanted[3:].reshape(50, 16), rows, np.float64(SCALE) * g)
+    engine.run(adds.scatter_add_rows(arena, rows, g, scale=SCALE, offset=3, height=50))
+    np.testing.assert_allclose(arena, wanted, rtol=1e-6, atol=1e-5)
+
+
+def test_nan_and_infinity_in_a_row_stay_in_their_row(engine: Engine) -> None:
+    arena = np.ones(4 * 3 + 8, np.float32)
+    g = np.array([[np.nan, np.inf, -np.inf]], np.float32)
+    rows = np.array([2], np.int32)
+    engine.run(adds.scatter_add_rows(arena, rows, g, scale=1.0, offset=0, height=4))
+    assert_same_bits(arena[6:9], g[0])
+    assert (np.delete(arena, [6, 7, 8]) == 1).all()
+
+
+def test_rows_that_python_cannot_see_are_left_out_and_reported(engine: Engine) -> None:
+    arena = normal(3 * 4 + 8)
+    g = np.ones((5, 4), np.float32)
+    launch = adds.scatter_add_rows(arena, np.zeros(5, np.int32), g, scale=1, offset=0, height=3)
+    rows = np.array([2, 3, -1, np.iinfo(np.int32).min, np.iinfo(np.int32).max], np.int32)
+    wanted = arena.copy()
+    wanted[8:12] += 1
+    done = engine.run(replace(launch, inputs={**launch.inputs, "rows": rows}))["done"]
+    assert_same_bits(arena, wanted)
+    assert done.tolist() == [1, 0, 0, 0, 0]
+
+
+def test_the_naive_add_loses_adds_which_the_atomic_one_keeps(
+    consumer: str, host_engine: Callable[..., HostEngine]
+) -> None:
+    def sums(front: Callable[..., Launch]) -> Array:
+        shim = host_engine(consumer, chaos=3, threads=1)  # one seed, one thread: one schedule
+        arena = np.zeros(64, np.float32)
+        launch = front(arena, np.ones(64, np.float32), scale=1.0, offset=0)
+        shim.run(replace(launch, grid=(64, 1000, 1), group=(64, 4, 1)))
+        return arena
+
+    np.testing.assert_array_equal(sums(adds.dense_axpy), 1000)
+    racy = sums(adds.racy_axpy)
+    assert racy.sum() < 0.95 * 64 * 1000
+    assert racy.max() <= 1000
+    assert_same_bits(sums(adds.racy_axpy), racy)
+
+
+class Huge:
+    """An array as large as no arena of a test can be."""
+
+    shape = (MOST + 1,)
+
+
+ONES = np.ones(8, np.float32)
+BAD: dict[str, tuple[Callable[[Array], Any], str]] = {
+    "negative offset": (lambda a: adds.dense_axpy(a, ONES, scale=1, offset=-1), "-1 to 7"),
+    "past the end": (lambda a: adds.dense_axpy(a, ONES, scale=1, offset=9), "9 to 17"),
+    "far past the end": (lambda a: adds.dense_axpy(a, ONES, scale=1, offset=2**32), "4294967296"),
+    "racy past the end": (lambda a: adds.racy_axpy(a, ONES, scale=1, offset=9), "9 to 17"),
+    "small arena": (lambda a: adds.dense_axpy(a[:7], ONES[:1], scale=1, offset=0), "8 to 2147"),
+    "arena not flat": (
+        lambda a: adds.dense_axpy(a.reshape(4, 4), ONES, scale=1, offset=0),
+        "flat arrays",
+    ),
+    "huge arena": (lambda a: adds.dense_axpy(Huge(), ONES, scale=1, offset=0), "8 to 2147483647"),
+    "small counter": (
+        lambda a: adds.dense_axpy_nz(a, ONES, counter()[:1], scale=1, offset=0),
+        "added has shape",
+    ),
+    "row below": (lambda a: scatter(a, [-1, 0]), "rows run from -1 to 0; .* rows 0 to 3"),
+    "row above": (lambda a: scatter(a, [0, 4]), "rows run from 0 to 4; .* rows 0 to 3"),
+    "rows and values": (lambda a: scatter(a, [0]), r"wanted \(r,\) and \(r, d\)"),
+    "parameter past the end": (lambda a: scatter(a, [0, 1], height=6), "0 to 18 of the arena"),
+}
+
+
+def scatter(arena: Array, rows: list[int], height: int = 4) -> Launch:
+    g = np.ones((2, 3), np.float32)
+    index = np.array(rows, np.int32)
+    return adds.scatter_add_rows(arena, index, g, scale=1, offset=0, height=height)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_launch_outside_its_arrays_is_refused(case: str) -> None:
+    make, message = BAD[case]
+    with pytest.raises(ShapeError, match=message):
+        make(np.zeros(16, np.float32))
+
+
+WRONG: dict[str, Callable[[Array], Array]] = {
+    "float64": lambda g: g.astype(np.float64),
+    "float16": lambda g: g.astype(np.float16),
+    "every second": lambda g: np.repeat(g, 2)[::2],
+}
+
+
+@pytest.mark.parametrize("name", ["arena", "g"])
+@pytest.mark.parametrize("case", WRONG)
+def test_another_dtype_or_layout_is_refused_and_nothing_written(
+    shim: HostEngine, case: str, name: str
+) -> None:
+    arena, g = normal(16), normal(16)
+    before = arena.copy()
+    launch = adds.dense_axpy(arena, g, scale=1, offset=0)
+    wrong = WRONG[case](launch.inputs[name])
+    with pytest.raises(ShapeError, match=f"dense_axpy: {name}"):
+        shim.run(replace(launch, inputs={**launch.inputs, name: wrong}))
+    assert_same_bits(arena, before)

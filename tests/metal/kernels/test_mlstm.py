@@ -1,0 +1,252 @@
+"""The mLSTM kernels: each agrees with its NumPy reference, and together they are the cell."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ShapeError
+from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.kernel import Kernel, Launch
+from mlxhog.metal.kernels import mlstm, mlstm_backward
+from mlxhog.metal.kernels.mlstm import forward_launches, run_reference, sample_cell
+from mlxhog.metal.kernels.mlstm_backward import backward_launches, sample_gradients
+from mlxhog.models import mlstm_numpy
+from tests.metal.kernels.planted import without_barrier
+from tests.tolerances import (
+    METAL_CELL_F32,
+    METAL_CLOSED_F32,
+    METAL_GATES_F32,
+    METAL_OPEN_F32,
+    Tolerance,
+    assert_close,
+)
+
+EPS = 1e-6
+Arrays = dict[str, Any]
+
+# B, S, NH, DK, DV and the chunk: a shorter last chunk, a sequence within a chunk, single positions,
+# one head, widths that are no multiple of 4 or 32 and beyond, two simdgroups in a chunk.
+SHAPES = {
+    "shorter last chunk": (2, 13, 3, 8, 12, 4),
+    "within a chunk": (1, 7, 1, 5, 3, 16),
+    "one position": (3, 1, 1, 4, 4, 1),
+    "chunks of one": (1, 5, 2, 3, 7, 1),
+    "whole chunks": (1, 32, 1, 16, 8, 16),
+    "wide heads": (1, 20, 1, 70, 33, 9),
+    "long chunks": (1, 70, 1, 33, 5, 64),
+}
+shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def sample(shape: tuple[int, ...], seed: int = 0) -> Arrays:
+    B, S, NH, DK, DV, _ = shape
+    rng = np.random.default_rng(seed)
+    x = sample_cell(rng, B=B, S=S, NH=NH, DK=DK, DV=DV)
+    sample_gradients(rng, x)
+    return x
+
+
+def all_launches(x: Arrays, chunk: int) -> Iterator[Launch]:
+    yield from forward_launches(x, chunk=chunk, eps=EPS)
+    yield from backward_launches(x, chunk=chunk, eps=EPS)
+
+
+def run_cell(engine: Any, x: Arrays, chunk: int) -> Arrays:
+    """x with the outputs of all six kernels, each fed by those before it."""
+    x = dict(x)
+    for launch in all_launches(x, chunk):
+        x |= engine.run(launch)
+    return x
+
+
+def in_float64(x: Arrays) -> Arrays:
+    """Output, state and gradients from the recurrence; gradients through h alone."""
+    exact = {name: x[name].astype(np.float64) for name in x}
+    sequence, state = (exact[name] for name in "qkvif"), [exact[f"{name}0"] for name in "Cnm"]
+    h, last, backward = mlstm_numpy.recurrent(*sequence, eps=EPS, state=state)
+    names = ("dq", "dk", "dv", "di", "df", "dC0", "dn0")
+    gradients = dict(zip(names, backward(exact["dh"]), strict=False))
+    return {"h": h, **dict(zip("Cnm", last, strict=True)), **gradients}
+
+
+def forget_gradient(x: Arrays, chunk: int) -> Any:
+    """df from db and from the states after the chunks, as `mlstm_backward.h` says."""
+    db, f = x["db"].astype(np.float64), x["f"].astype(np.float64)
+    at_end = (x["C"] * x["dC"]).sum((-2, -1)) + (x["n"] * x["dn"]).sum(-1)
+    later = np.empty_like(db)
+    for c, start in enumerate(range(0, db.shape[-1], chunk)):
+        part = db[..., start : start + chunk]
+        later[..., start : start + chunk] = part[..., ::-1].cumsum(-1)[..., ::-1]
+        later[..., start : start + chunk] += at_end[..., c + 1, None]
+    return later.swapaxes(1, 2) / (1.0 + np.exp(f))
+
+
+def assert_is_the_cell(
+    x: Arrays,
+    found: Arrays,
+    chunk: int,
+    cell: Tolerance = METAL_CELL_F32,
+    gates: Tolerance = METAL_GATES_F32,
+) -> None:
+    wanted = in_float64(x)
+    assert_close(found["h"], wanted["h"], cell, label="h")
+    for name in "Cnm":
+        assert_close(found[name][:, :, -1], wanted[name], cell, label=name)
+    for name in ("dq", "dk", "dv"):
+        assert_close(found[name], wanted[name], cell, label=name)
+    assert_close(found["di"], wanted["di"], gates, label="di")
+    assert_close(forget_gradient(found, chunk), wanted["df"], gates, label="df")
+    assert_close(found["dC"][:, :, 0], wanted["dC0"], cell, label="dC0")
+    assert_close(found["dn"][:, :, 0], wanted["dn0"], cell, label="dn0")
+
+
+@shapes
+def test_every_kernel_agrees_with_its_reference(shim: HostEngine, shape: tuple[int, ...]) -> None:
+    x = sample(shape)
+    for launch in run_reference(x, all_launches(x, shape[-1])):
+        found = shim.run(launch)
+        for name, value in found.items():
+            largest = np.abs(x[name]).max()
+            label = f"{launch.kernel.name} {name}"
+            worst = np.abs(value - x[name]).max()
+            assert worst <= launch.kernel.rtol * max(1.0, largest), label
+
+
+@shapes
+def test_the_references_are_the_cell_in_float64(shape: tuple[int, ...]) -> None:
+    x = without_last_state(sample(shape))
+    assert_is_the_cell(x, run_cell(ReferenceEngine(), x, shape[-1]), shape[-1])
+
+
+@shapes
+def test_the_kernels_together_are_the_cell_in_float64(
+    shim: HostEngine, shape: tuple[int, ...]
+) -> None:
+    x = without_last_state(sample(shape))
+    assert_is_the_cell(x, run_cell(shim, x, shape[-1]), shape[-1])
+
+
+def without_last_state(x: Arrays) -> Arrays:
+    """Let the last state have no gradient, as the float64 recurrence takes it to be."""
+    return x | {name: np.zeros_like(x[name]) for name in ("dC_last", "dn_last")}
+
+
+EXTREME = [
+    (15.0, -30.0, METAL_OPEN_F32),
+    (15.0, 15.0, METAL_OPEN_F32),
+    (0.0, -30.0, METAL_CLOSED_F32),
+    (-30.0, -30.0, METAL_CLOSED_F32),
+    (-30.0, 15.0, METAL_CLOSED_F32),
+]
+
+
+@pytest.mark.parametrize(("i", "f", "tolerance"), EXTREME)
+def test_extreme_gates_give_the_same_as_in_float64(
+    shim: HostEngine, i: float, f: float, tolerance: Tolerance
+) -> None:
+    x = without_last_state(sample((1, 11, 2, 6, 5, 4)))
+    x["i"], x["f"] = x["i"] + np.float32(i), x["f"] + np.float32(f)
+    assert_is_the_cell(x, run_cell(shim, x, 4), 4, cell=tolerance, gates=tolerance)
+
+
+def test_queries_of_zero_give_outputs_and_key_gradients_of_zero(shim: HostEngine) -> None:
+    x = without_last_state(sample((1, 9, 1, 4, 6, 4)))
+    x["q"][...] = 0.0
+    found = run_cell(shim, x, 4)
+    for name in ("h", "den", "dk", "dv", "di", "dden"):
+        assert not found[name].any(), name
+    assert np.isfinite(found["dq"]).all()
+    assert found["dq"].any()
+
+
+def test_a_gradient_of_the_last_state_reaches_all_that_was_written_into_it(
+    shim: HostEngine,
+) -> None:
+    shape = (1, 10, 2, 5, 6, 4)
+    x = sample(shape)
+    x["dh"][...] = 0.0  # only the state counts
+    found = run_cell(shim, x, 4)
+
+    def loss(changed: Arrays) -> float:
+        exact = {name: value.astype(np.float64) for name, value in changed.items()}
+        _, (C, n, m), _ = mlstm_numpy.recurrent(
+            *(exact[name] for name in "qkvif"),
+            eps=EPS,
+            state=[exact[s] for s in ("C0", "n0", "m0")],
+        )
+        # The stabiliser is a constant, so C and n are compared at the scale of the sample's m.
+        scale = np.exp(m - found["m"][:, :, -1].astype(np.float64))
+        loss_C = (C * scale[..., None, None] * exact["dC_last"]).sum()
+        return float(loss_C + (n * scale[..., None] * exact["dn_last"]).sum())
+
+    gradients = found | {
+        "df": forget_gradient(found, 4),
+        "dC0": found["dC"][:, :, 0],
+        "dn0": found["dn"][:, :, 0],
+    }
+    rng = np.random.default_rng(1)
+    for name in ("k", "v", "i", "f", "C0", "n0"):
+        direction = rng.standard_normal(x[name].shape)
+        step = 1e-6
+        ahead = loss(x | {name: x[name].astype(np.float64) + step * direction})
+        behind = loss(x | {name: x[name].astype(np.float64) - step * direction})
+        wanted = (ahead - behind) / (2 * step)
+        assert (gradients[f"d{name}"] * direction).sum() == pytest.approx(wanted, rel=1e-4), name
+
+
+@pytest.mark.parametrize("kernel", [mlstm.GATES, mlstm.OUT], ids=lambda kernel: kernel.name)
+def test_any_order_of_threads_gives_the_same_bits(
+    host_engine: Callable[..., HostEngine], consumer: str, kernel: Kernel
+) -> None:
+    x = sample((1, 40, 1, 40, 5, 40))
+    launches = run_reference(x, forward_launches(x, chunk=40, eps=EPS))
+    launch = next(launch for launch in launches if launch.kernel is kernel)
+    calm = host_engine(consumer).run(launch)
+    for seed in (1, 2, 3):
+        found = host_engine(consumer, chaos=seed).run(launch)
+        for name in calm:
+            np.testing.assert_array_equal(found[name], calm[name])
+
+
+# Of mlstm.h, in the order of the text.
+BARRIERS = [(mlstm.GATES, 0), (mlstm.GATES, 1), (mlstm.OUT, 2), (mlstm.OUT, 3)]
+
+
+@pytest.mark.parametrize(("kernel", "barrier"), BARRIERS)
+def test_a_missing_barrier_gives_wrong_values(kernel: Kernel, barrier: int, tmp_path: Path) -> None:
+    x = sample((1, 40, 1, 40, 5, 40))
+    x["i"][:, -1] = 9.0  # the chunk's maximum comes from the second simdgroup
+    launches = run_reference(x, forward_launches(x, chunk=40, eps=EPS))
+    launch = next(launch for launch in launches if launch.kernel is kernel)
+    launch = replace(launch, kernel=without_barrier(kernel, barrier, tmp_path))
+    found = HostEngine("mps", chaos=0, cache=tmp_path).run(launch)
+    wrong = [name for name in found if not np.allclose(found[name], x[name], rtol=1e-2)]
+    assert wrong
+
+
+def test_a_chunk_that_is_too_long_is_refused_with_the_reason() -> None:
+    gate = np.zeros((1, 100, 1), np.float32)
+    with pytest.raises(ShapeError, match="chunks of 65 positions and take 1 to 64"):
+        mlstm.mlstm_gates(gate, gate, chunk=65)
+
+
+def test_arrays_that_do_not_belong_together_are_refused_by_name() -> None:
+    x = sample((1, 8, 2, 4, 6, 4))
+    x["v"] = x["v"][:, :7]
+    launches = forward_launches(x, chunk=4, eps=EPS)
+    x.update(ReferenceEngine().run(next(launches)))
+    with pytest.raises(ShapeError, match=r"mlstm_states: v has shape \(1, 7, 2, 6\)"):
+        next(launches)
+
+
+def test_states_beyond_32_bits_are_refused() -> None:
+    class Huge:
+        shape = (64, 64, 64, 512)
+
+    with pytest.raises(ShapeError, match="too many elements; run fewer sequences at once"):
+        mlstm_backward.mlstm_bwd_states(*[Huge()] * 9, chunk=1)

@@ -1,0 +1,341 @@
+"""Optimizer steps: the bits of the native optimizers, dense and by rows, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ShapeError
+from mlxhog.gradients import Rows
+from mlxhog.metal.engine import Engine
+from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.kernel import Launch
+from mlxhog.metal.kernels import row_steps, steps
+from mlxhog.metal.kernels.hyper import adam_hp, momentum_hp, sgd_hp
+from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target
+from tests.metal.kernels.numbers import SIZES, Array, assert_same_bits, counter, normal, odd
+
+LR, GRAD_SCALE = 0.05, 0.7
+RACY = 1  # needs no locks; with one worker all write modes give the same bits
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": SGD(weight_decay=0.3),
+    "momentum": Momentum(momentum=0.8, weight_decay=0.3),
+    "nesterov": Momentum(momentum=0.8, nesterov=True, weight_decay=0.3),
+    "adamw": AdamW(weight_decay=0.3),
+    "adamw shared": AdamW(weight_decay=0.3, shared_second_moment=True),
+}
+
+
+@dataclass(frozen=True)
+class Slot:
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    kind: str = "dense"
+    row_word0: int | None = None
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+
+@dataclass
+class Worker:
+    """One worker's arena and state, of which two are made alike: native, and through kernels."""
+
+    rule: Optimizer
+    slots: tuple[Slot, ...]
+    decay: frozenset[str]
+    flat: Array
+    m: Array
+    v: Array
+
+    def native_step(self, grads: dict[str, Any], step: int) -> None:
+        state = {"m": self.m, "v": self.v}
+        shared = {name: state.pop(name) for name in self.rule.shared_segments}
+        slots = {slot.name: slot for slot in self.slots}
+        target = Target(self.flat, slots, None, RACY, state, shared, self.decay)
+        self.rule.step(target, grads, lr=LR, step=step, grad_scale=GRAD_SCALE)
+
+    def rates(self, step: int) -> dict[str, Any]:
+        """The keywords of a kernel's front function."""
+        rule, flags = self.rule, np.zeros(-(-len(self.flat) // steps.FLAG_FLOATS), np.uint8)
+        for slot in self.slots:
+            if slot.name in self.decay:
+                end = slot.offset + slot.size
+                flags[slot.offset // steps.FLAG_FLOATS : -(-end // steps.FLAG_FLOATS)] = 1
+        if isinstance(rule, SGD):
+            hp = sgd_hp(lr=LR, weight_decay=rule.weight_decay)
+        elif isinstance(rule, Momentum):
+            hp = momentum_hp(
+                lr=LR,
+                momentum=rule.momentum,
+                nesterov=rule.nesterov,
+                weight_decay=rule.weight_decay,
+            )
+        else:
+            assert isinstance(rule, AdamW)
+            hp = adam_hp(
+                lr=LR,
+                beta1=rule.beta1,
+                beta2=rule.beta2,
+                eps=rule.eps,
+                weight_decay=rule.weight_decay,
+                bias1=1 - rule.beta1**step,
+                bias2=1 - rule.beta2**step,
+            )
+        return {"decays": flags, "hp": hp, "grad_scale": GRAD_SCALE}
+
+    def dense_step(self, engine: Engine, g: Array, offset: int, step: int) -> None:
+        """One launch over a run of parameters."""
+        here = slice(offset, offset + g.size)
+        m, v, rates = self.m[here], self.v[here], {**self.rates(step), "offset": offset}
+        launch: Launch
+        if isinstance(self.rule, SGD):
+            launch = steps.sgd_apply(self.flat, g, **rates)
+        elif isinstance(self.rule, Momentum):
+            launch = steps.momentum_apply(self.flat, g, m, **rates)
+        elif self.rule.shared_segments:
+            launch = steps.adam_shared_apply(self.flat, self.v, counter(), g, m, **rates)
+        else:
+            launch = steps.adam_apply(self.flat, g, m, v, **rates)
+        outputs = engine.run(launch)
+        for name in self.rule.state_segments:
+            getattr(self, name)[here] = outputs[f"{name}_out"]
+
+    def row_step(self, engine: Engine, grad: Rows, slot: Slot, step: int) -> None:
+        """One launch over the rows that a gradient touches."""
+        here = slice(slot.offset, slot.offset + slot.size)
+        more = {**self.rates(step), "offset": slot.offset, "height": slot.shape[0]}
+        rows, g, m, v = grad.index, grad.values, self.m[here], self.v[here]
+        launch: Launch
+        if isinstance(self.rule, SGD):
+            launch = row_steps.sgd_apply_rows(self.flat, rows, g, **more)
+        elif isinstance(self.rule, Momentum):
+            launch = row_steps.momentum_apply_rows(self.flat, rows, g, m, **more)
+        elif self.rule.shared_segments:
+            launch = row_steps.adam_shared_apply_rows(
+                self.flat, self.v, counter(), rows, g, m, **more
+            )
+        else:
+            launch = row_steps.adam_apply_rows(self.flat, rows, g, m, v, **more)
+        outputs = engine.run(launch)
+        for name in self.rule.state_segments:
+            state = getattr(self, name)[here].reshape(slot.shape)
+            state[rows] = outputs[f"{name}_out"]
+
+
+def two_alike(name: str, floats: int, decay: set[str], *slots: Slot) -> tuple[Worker, Worker]:
+    def make() -> Worker:
+        flat = normal(floats, seed=1)
+        zeros = [np.zeros(floats, np.float32) for _ in range(2)]
+        return Worker(OPTIMIZERS[name], slots, frozenset(decay), flat, *zeros)
+
+    return make(), make()
+
+
+def assert_alike(native: Worker, metal: Worker) -> None:
+    assert_same_bits(metal.flat, native.flat, label="w")
+    assert_same_bits(metal.m, native.m, label="m")
+    assert_same_bits(metal.v, native.v, label="v")
+
+
+@pytest.mark.parametrize("n", SIZES[1:])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_dense_steps_have_the_bits_of_the_native_optimizer(
+    engine: Engine, name: str, n: int
+) -> None:
+    for offset in (0, 5, 64) if n < 1_000_000 else (5,):
+        slot = Slot("p", (n,), offset)
+        native, metal = two_alike(name, offset + n + 40, {"p"}, slot)
+        for step in (1, 2, 3) if n < 1_000_000 else (1, 2):
+            g = normal(n, seed=step)
+            native.native_step({"p": g}, step)
+            metal.dense_step(engine, g, offset, step)
+            assert_alike(native, metal)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_numbers_that_are_not_normal_move_as_in_the_native_optimizer(
+    engine: Engine, name: str
+) -> None:
+    slot = Slot("p", (300,), 0)
+    native, metal = two_alike(name, 300, {"p"}, slot)
+    native.flat[:] = metal.flat[:] = odd(300, seed=7)
+    for step in (1, 2):
+        g = odd(300, seed=step)
+        native.native_step({"p": g}, step)
+        metal.dense_step(engine, g, 0, step)
+        assert_alike(native, metal)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_one_launch_over_a_run_decays_only_the_parameters_that_decay(
+    engine: Engine, name: str
+) -> None:
+    slots = Slot("a", (33,), 32), Slot("b", (32,), 96), Slot("c", (7,), 128), Slot("d", (40,), 160)
+    native, metal = two_alike(name, 256, {"a", "c"}, *slots)
+    run = np.zeros(200 - 32, np.float32)
+    gap = np.ones(run.size, bool)
+    for slot in slots:
+        here = slice(slot.offset - 32, slot.offset - 32 + slot.size)
+        run[here], gap[here] = normal(slot.size, seed=slot.offset), False
+    for step in (1, 2):
+        native.native_step(
+            {s.name: run[s.offset - 32 : s.offset - 32 + s.size] for s in slots}, step
+        )
+        metal.dense_step(engine, run, 32, step)
+    # Nothing lies between parameters, so what a run does there is nobody's concern.
+    for flat in (native.flat, metal.flat, native.m, metal.m, native.v, metal.v):
+        flat[32:200][gap] = 0
+    assert_alike(native, metal)
+
+
+@pytest.mark.parametrize("d", [1, 5, 8, 64, 257])
+@pytest.mark.parametrize("n_rows", [0, 1, 2, 9, 40])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_row_steps_have_the_bits_of_the_native_optimizer(
+    engine: Engine, name: str, n_rows: int, d: int
+) -> None:
+    slot = Slot("embedding", (41, d), 32, "rows", row_word0=0)
+    native, metal = two_alike(name, 32 + slot.size + 9, {"embedding"}, slot)
+    rng = np.random.default_rng((n_rows, d))
+    for step in (1, 2, 3):
+        rows = np.sort(rng.choice(41, n_rows, replace=False)).astype(np.int32)
+        grad = Rows(rows, odd(n_rows * d, seed=step).reshape(n_rows, d))
+        native.native_step({"embedding": grad}, step)
+        metal.row_step(engine, grad, slot, step)
+        assert_alike(native, metal)
+
+
+def test_rows_that_python_cannot_see_are_left_out_and_reported(engine: Engine) -> None:
+    flat, g = normal(12 + 8), np.ones((3, 4), np.float32)
+    rates: dict[str, Any] = {
+        "decays": np.zeros(1, np.uint8),
+        "hp": sgd_hp(lr=1.0, weight_decay=0.0),
+    }
+    launch = row_steps.sgd_apply_rows(
+        flat, np.arange(3, dtype=np.int32), g, **rates, offset=0, height=3
+    )
+    rows, before = np.array([-1, 1, 3], np.int32), flat.copy()
+    done = engine.run(replace(launch, inputs={**launch.inputs, "rows": rows}))["done"]
+    assert done.tolist() == [0, 1, 0]
+    before[4:8] -= 1
+    assert_same_bits(flat, before)
+
+
+def test_an_empty_run_changes_nothing(engine: Engine) -> None:
+    flat, nothing = normal(64), np.zeros(0, np.float32)
+    before = flat.copy()
+    outputs = engine.run(steps.adam_apply(flat, nothing, nothing, nothing, **RATES, offset=64))
+    assert outputs["m_out"].shape == outputs["v_out"].shape == (0,)
+    assert_same_bits(flat, before)
+
+
+@pytest.mark.parametrize("axis", [0, 1, None])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 3), (64, 64), (257, 16)])
+def test_apollo_scales_rows_columns_or_all(
+    engine: Engine, shape: tuple[int, int], axis: int | None
+) -> None:
+    n = shape[0] * shape[1]
+    g, arena = normal(n).reshape(shape), normal(n + 20, seed=3)
+    s = np.square(normal(1 if axis is None else shape[axis], seed=4))
+    coef, decay = np.float32(-0.2), np.float32(0.03)
+    factors = s[:, None] if axis == 0 else s[None, :]
+    wanted = arena.copy()
+    w = wanted[9 : 9 + n].reshape(shape)
+    w += coef * (g * factors) - decay * w
+    engine.run(steps.channel_scale_apply(arena, g, s, axis=axis, coef=coef, decay=decay, offset=9))
+    assert_same_bits(arena, wanted)
+
+
+def test_an_element_of_the_shared_moment_that_never_settles_is_counted(
+    host_engine: Callable[..., HostEngine],
+) -> None:
+    flat, v, failures = np.zeros(8, np.float32), np.zeros(8, np.float32), counter()
+    # beta2 = 1 and 1 - beta2 = 1 make v count; the other rates leave w alone.
+    hp = np.array([0, 0, 0, 0, 1, 1, 0, 1], np.float32)
+    ones, decays = np.ones(8, np.float32), np.zeros(1, np.uint8)
+    launch = steps.adam_shared_apply(flat, v, failures, ones, ones, decays=decays, hp=hp, offset=0)
+    source = launch.kernel.source.replace("adam_shared_apply", "adam_shared_apply<1>")
+    impatient = replace(launch.kernel, source=source)
+    shim = host_engine("mlx", chaos=5, threads=1)
+    shim.run(replace(launch, kernel=impatient, grid=(8, 200, 1), group=(8, 32, 1)))
+    assert 0 < failures[0] < 8 * 200
+    assert v.sum() + float(failures[0]) == 8 * 200
+
+
+FLAT, G8, M8 = np.zeros(64, np.float32), np.ones(8, np.float32), np.zeros(8, np.float32)
+RATES: dict[str, Any] = {"decays": np.zeros(2, np.uint8), "hp": np.zeros(8, np.float32)}
+FEW: dict[str, Any] = {**RATES, "decays": np.zeros(1, np.uint8)}
+G2 = np.ones((2, 4), np.float32)
+M16 = np.zeros(16, np.float32)
+
+
+def index(*rows: int) -> Array:
+    return np.array(rows, np.int32)
+
+
+def rows_of(rows: Array, m: Array = M16, **rates: Any) -> Launch:
+    return row_steps.momentum_apply_rows(FLAT, rows, G2, m, **rates, offset=32, height=4)
+
+
+BAD: dict[str, tuple[Callable[[], Any], str]] = {
+    "negative offset": (lambda: steps.sgd_apply(FLAT, G8, **RATES, offset=-4), "-4 to 4"),
+    "past the end": (lambda: steps.sgd_apply(FLAT, G8, **RATES, offset=60), "60 to 68"),
+    "few flags": (
+        lambda: steps.sgd_apply(FLAT, G8, **FEW, offset=32),
+        "decays has 1 flags, for 32 floats; the launch ends at float 40",
+    ),
+    "few rates": (
+        lambda: steps.sgd_apply(FLAT, G8, decays=RATES["decays"], hp=FLAT[:4], offset=0),
+        r"hp has shape \(4,\), 4 elements; this launch wants 8",
+    ),
+    "state": (
+        lambda: steps.adam_apply(FLAT, G8, M8, M16, **RATES, offset=0),
+        r"v has shape \(16,\), 16 elements; this launch wants 8",
+    ),
+    "shared state": (
+        lambda: steps.adam_shared_apply(FLAT, M16, counter(), G8, M8, **RATES, offset=0),
+        "v, which is laid out as the arena, has shape",
+    ),
+    "rows repeat": (lambda: rows_of(index(1, 1), **RATES), "rows repeat or do not ascend"),
+    "rows descend": (lambda: rows_of(index(2, 1), **RATES), "rows repeat or do not ascend"),
+    "row outside": (lambda: rows_of(index(1, 4), **RATES), "rows run from 1 to 4"),
+    "row state": (lambda: rows_of(index(1, 2), m=M8, **RATES), "m has shape"),
+    "row flags": (lambda: rows_of(index(1, 2), **FEW), "decays has 1 flags"),
+    "no matrix": (
+        lambda: steps.channel_scale_apply(FLAT, G8, M8, axis=0, coef=1, offset=0),
+        "wanted a matrix",
+    ),
+    "axis": (
+        lambda: steps.channel_scale_apply(FLAT, G2, M8, axis=2, coef=1, offset=0),
+        "axis is 2",
+    ),
+    "factors": (
+        lambda: steps.channel_scale_apply(FLAT, G2, M8, axis=1, coef=1, offset=0),
+        "s has shape .* wants 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_arrays_that_do_not_fit_each_other_are_refused(case: str) -> None:
+    make, message = BAD[case]
+    with pytest.raises(ShapeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", ["arena", "g", "m", "v", "decays", "hp"])
+def test_another_dtype_is_refused_and_nothing_written(shim: HostEngine, name: str) -> None:
+    arena = normal(64)
+    before = arena.copy()
+    launch = steps.adam_apply(arena, G8, M8, M8, **RATES, offset=0)
+    wrong = launch.inputs[name].astype(np.float64)
+    with pytest.raises(ShapeError, match=f"adam_apply: {name}"):
+        shim.run(replace(launch, inputs={**launch.inputs, name: wrong}))
+    assert_same_bits(arena, before)

@@ -1,0 +1,347 @@
+"""The engines of both frameworks give kernels what they declare, and wait where they must.
+
+The frameworks' Metal parts are stood in for (`fake_gpu.py`); the engines' own code is all real.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+
+from mlxhog.errors import ConfigError, EnvironmentLacks, MetalError, ShapeError
+from mlxhog.metal import adoption_mlx, engine, source
+from mlxhog.metal.engine_mlx import MLXEngine
+from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.engine_torch import MPSEngine
+from mlxhog.metal.kernels import adds, packed16, reduce
+from mlxhog.metal.kernels.adds import dense_axpy, scatter_add_rows
+
+KERNELS = {
+    kernel.name: kernel
+    for family in (adds, packed16, reduce)
+    for kernel in vars(family).values()
+    if type(kernel).__name__ == "Kernel"
+}
+N = 100
+
+
+def fakes(which: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """An engine over a stand-in of its framework, and the stand-in."""
+    from tests.metal.fake_gpu import FakeMLX, FakeMPS
+
+    if which == "mlx":
+        return FakeMLX(KERNELS).install(monkeypatch), MLXEngine()
+    return FakeMPS(KERNELS).install(monkeypatch), MPSEngine("cpu")
+
+
+both = pytest.mark.parametrize("which", ["mlx", "mps"])
+
+
+def floats(n: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).standard_normal(n, dtype=np.float32)
+
+
+@both
+@pytest.mark.parametrize("n", [1, 7, 8, 65])
+def test_an_engine_adds_in_place_what_the_reference_adds(
+    which: str, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, made = fakes(which, monkeypatch)
+    before, g = floats(N), floats(n, 1)
+    arena = made.array(before)
+    outputs = made.run(dense_axpy(arena, made.array(g), scale=-0.5, offset=3))
+    wanted = before.copy()
+    ReferenceEngine().run(dense_axpy(wanted, g, scale=-0.5, offset=3))
+    np.testing.assert_array_equal(made.host(arena), wanted)
+    np.testing.assert_array_equal(made.host(outputs["done"]), [1])
+
+
+@both
+def test_duplicate_rows_add_up_in_a_matrix_that_is_passed_as_it_is(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, made = fakes(which, monkeypatch)
+    arena = made.array(np.zeros(40, np.float32))
+    rows, g = np.array([2, 0, 2], np.int32), np.ones((3, 4), np.float32)
+    launch = scatter_add_rows(arena, made.array(rows), made.array(g), scale=1.0, offset=8, height=5)
+    made.run(launch)
+    found = made.host(arena)[8:28].reshape(5, 4)
+    np.testing.assert_array_equal(found[:, 0], [1, 0, 2, 0, 0])
+
+
+@both
+def test_the_instances_of_a_kernel_are_kernels_of_their_own(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, made = fakes(which, monkeypatch)
+    rng = np.random.default_rng(0)
+    for instance in ("half", "bfloat"):
+        launch = replace(packed16.PACKED16_ADD.sample(rng, 64), instance=instance)
+        wanted = {name: np.array(value) for name, value in launch.inputs.items()}
+        inputs = {
+            argument.name: value if argument.scalar else made.array(value)
+            for argument, value in (
+                (argument, launch.inputs[argument.name]) for argument in launch.kernel.inputs
+            )
+        }
+        made.run(replace(launch, inputs=inputs))
+        ReferenceEngine().run(replace(launch, inputs=wanted))
+        np.testing.assert_array_equal(made.host(inputs["arena"]), wanted["arena"])
+    if which == "mlx":
+        assert [call["template"] for call in fake.calls] == [
+            [("T", mx.float16)],
+            [("T", mx.bfloat16)],
+        ]
+    else:
+        names = [name for name, _, _ in fake.calls]
+        assert names == ["packed16_add_half", "packed16_add_bfloat"]
+
+
+def test_mlx_builds_a_kernel_once_and_wraps_one_call_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake, made = fakes("mlx", monkeypatch)
+    arena = made.array(floats(N))
+    for n in (3, 30):
+        made.run(dense_axpy(arena, made.array(floats(n)), scale=1.0, offset=0))
+    (built,) = fake.built
+    assert built["source"] == adds.DENSE_AXPY.source
+    assert built["ensure_row_contiguous"] is True
+    assert built["input_names"] == ["arena", "g", "scale", "n", "offset"]
+    assert [call["grid"] for call in fake.calls] == [(3, 1, 1), (30, 1, 1)]
+    assert [call["threadgroup"] for call in fake.calls] == [(3, 1, 1), (30, 1, 1)]
+
+
+def test_mlx_passes_scalars_as_arrays_and_fills_short_inputs_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake, made = fakes("mlx", monkeypatch)
+    arena = made.array(floats(N))
+    made.run(dense_axpy(arena, made.array(floats(3)), scale=2, offset=5))
+    _, g, scale, n, offset = fake.calls[0]["inputs"]
+    assert g.tolist() == [*floats(3).tolist(), 0, 0, 0, 0, 0]
+    assert (scale.shape, scale.dtype, scale.item()) == ((), mx.float32, 2.0)
+    assert (n.dtype, n.item()) == (mx.uint32, 3)
+    assert (offset.dtype, offset.item()) == (mx.uint32, 5)
+
+
+def test_mps_compiles_a_family_once_from_its_whole_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake, made = fakes("mps", monkeypatch)
+    arena = made.array(floats(N))
+    for _ in range(2):
+        made.run(dense_axpy(arena, made.array(floats(30)), scale=1.0, offset=0))
+    assert fake.compiled == [source.read("adds.metal")]
+    assert fake.calls[0][2] == {"threads": [30, 1, 1], "group_size": [30, 1, 1]}
+
+
+def test_a_kernel_that_writes_an_input_has_finished_when_run_returns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake, made = fakes("mps", monkeypatch)
+    made.run(dense_axpy(made.array(floats(N)), made.array(floats(9)), scale=1.0, offset=0))
+    assert fake.synchronized == 1
+    made.run(reduce.sumsq_partial(made.array(floats(9))))  # torch's own order suffices
+    assert fake.synchronized == 1
+
+
+def test_a_kernel_without_written_inputs_stays_lazy_and_takes_lazy_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, made = fakes("mlx", monkeypatch)
+    evaluated: list[Any] = []
+    evaluate = mx.eval
+    monkeypatch.setattr(
+        "mlxhog.metal.engine_mlx.mx.eval", lambda *x: evaluated.append(x) or evaluate(*x)
+    )
+    norm = made.run(reduce.sumsq_final(mx.full(8, 4.0)))["norm"]
+    scale = made.run(reduce.clip_scale(norm, max_norm=1.0))["scale"]
+    # the stand-in evaluates, the engine must not
+    assert not [x for x in evaluated if isinstance(x[0], list)]
+    arena = made.array(np.zeros(8, np.float32))
+    made.run(dense_axpy(arena, mx.ones(8), scale=scale, offset=0))
+    np.testing.assert_allclose(made.host(arena), 1 / np.sqrt(32), rtol=1e-6)
+
+
+def test_an_in_place_kernel_inside_a_compiled_function_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake, made = fakes("mlx", monkeypatch)
+    arena = made.array(floats(N))
+
+    def step(g: mx.array) -> mx.array:
+        return made.run(dense_axpy(arena, g, scale=1.0, offset=0))["done"]
+
+    with pytest.raises(MetalError, match=r"cannot run inside mx\.compile"):
+        mx.compile(step)(mx.ones(8))
+    assert not fake.calls
+
+
+def test_memory_that_would_be_copied_is_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake, made = fakes("mlx", monkeypatch)
+    every_other = mx.zeros(2 * N)[::2]
+    with pytest.raises(MetalError, match="copy of arena.*whole flat array"):
+        made.run(dense_axpy(every_other, mx.ones(8), scale=1.0, offset=0))
+    _, mps = fakes("mps", monkeypatch)
+    with pytest.raises(ShapeError, match="arena is a Tensor.*row-major"):
+        mps.run(dense_axpy(torch.zeros(2 * N)[::2], torch.ones(8), scale=1.0, offset=0))
+    assert not fake.calls
+
+
+@both
+def test_a_launch_without_threads_runs_nothing_and_gives_zeros(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, made = fakes(which, monkeypatch)
+    g = made.array(np.zeros(0, np.float32))
+    outputs = made.run(dense_axpy(made.array(floats(N)), g, scale=1.0, offset=0))
+    np.testing.assert_array_equal(made.host(outputs["done"]), [0])
+    assert not fake.calls
+
+
+def bad_launches(made: Any) -> dict[str, Any]:
+    good = dense_axpy(made.array(floats(N)), made.array(floats(9)), scale=1.0, offset=0)
+
+    def given(**changed: Any) -> Any:
+        return replace(good, inputs={**good.inputs, **changed})
+
+    return {
+        "dtype": given(g=made.array(np.zeros(9, np.int32))),
+        "numpy": given(g=np.zeros(9, np.float32)),
+        "scalar": given(scale=made.array(floats(9))),
+        "text": given(scale="one"),
+        "missing": replace(good, inputs={"arena": good.inputs["arena"]}),
+        "output": replace(good, outputs={}),
+        "instance": replace(good, instance="half"),
+    }
+
+
+@both
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("dtype", "g is of int32; wanted a row-major .* array of float32"),
+        ("numpy", "g is a ndarray elsewhere"),
+        ("scalar", "scale is an array of shape .9,.; wanted one number"),
+        ("text", "scale is 'one'; wanted one number"),
+        ("missing", "got arena; wanted arena, g, scale, n, offset"),
+        ("output", "got nothing; wanted done"),
+        ("instance", "no instance 'half'; wanted one of ''"),
+    ],
+)
+def test_an_argument_that_does_not_fit_is_refused_before_anything_runs(
+    which: str, case: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, made = fakes(which, monkeypatch)
+    with pytest.raises(ShapeError, match=said.replace("(", r"\(")):
+        made.run(bad_launches(made)[case])
+    assert not fake.calls
+
+
+LOG = """[metal::Device] Unable to build metal library from source
+program_source:7:3: error: use of undeclared identifier 'arenna'
+  add(arenna, offset + i, scale * g[i]);
+      ^
+program_source:9:1: error: another
+"""
+
+
+@both
+def test_a_kernel_that_does_not_compile_shows_the_line(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, made = fakes(which, monkeypatch)
+    fake.breaks = LOG
+    launch = dense_axpy(made.array(floats(N)), made.array(floats(9)), scale=1.0, offset=0)
+    with pytest.raises(MetalError) as caught:
+        made.run(launch)
+    said = str(caught.value)
+    assert "kernel dense_axpy (adds.h) does not compile" in said
+    assert "use of undeclared identifier 'arenna'\n  add(arenna" in said
+    assert "another" not in said
+    fake.breaks = "the GPU is gone"
+    with pytest.raises(MetalError, match="dense_axpy failed: the GPU is gone"):
+        made.run(launch)
+
+
+def test_adopted_memory_is_the_same_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake, made = fakes("mlx", monkeypatch)
+    host = fake.memory(N)
+    adopted = made.adopt(host)
+    host[5] = 7.0
+    made.run(dense_axpy(adopted, mx.ones(8), scale=1.0, offset=5))
+    assert host[5:13].tolist() == [8, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_mps_adopts_what_mlx_lends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.metal.fake_gpu import FakeMLX
+
+    lender = FakeMLX(KERNELS).install(monkeypatch)
+    _, made = fakes("mps", monkeypatch)
+    host = lender.memory(N)
+    adopted = made.adopt(host)
+    made.run(dense_axpy(adopted, torch.ones(8), scale=1.0, offset=5))
+    assert host[4:7].tolist() == [0, 1, 1]
+    far = MPSEngine("meta")
+    with pytest.raises(EnvironmentLacks, match="on cpu, kernels need meta"):
+        far.adopt(host)
+
+
+@both
+def test_memory_that_cannot_be_adopted_is_refused_with_the_way_out(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, made = fakes(which, monkeypatch)
+    with pytest.raises(EnvironmentLacks, match="without a copy.*--gpu-write cpu"):
+        made.adopt(np.zeros(4096, np.float32))
+
+
+def test_an_mlx_that_may_donate_adopted_memory_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert adoption_mlx.refuses_donation()
+    adoption_mlx.refuses_donation.cache_clear()
+    header = tmp_path / "include" / "mlx" / "array.h"
+    header.parent.mkdir(parents=True)
+    header.write_text("bool is_donatable() const { return array_desc_.use_count() == 1; }")
+    try:
+        monkeypatch.setattr(adoption_mlx.mx, "__file__", str(tmp_path / "core.so"))
+        with pytest.raises(EnvironmentLacks, match="is_owned is missing.*mlx>=0.32.4"):
+            adoption_mlx.adopt(np.zeros(4096, np.float32))
+    finally:
+        adoption_mlx.refuses_donation.cache_clear()
+
+
+def test_without_an_apple_gpu_an_engine_says_what_to_use_instead() -> None:
+    if mx.metal.is_available():
+        pytest.skip("this machine has an Apple GPU")
+    for name in ("mlx", "mps"):
+        with pytest.raises(EnvironmentLacks, match="Apple GPU.*--gpu-write cpu"):
+            engine.create(name)
+
+
+def test_an_unknown_engine_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="mlx, mps, emulated:mlx"):
+        engine.create("cuda")
+
+
+@pytest.mark.metal
+@pytest.mark.parametrize("name", ["mlx", "mps"])
+def test_a_real_gpu_adds_to_memory_of_the_host(name: str) -> None:
+    if not mx.metal.is_available():
+        pytest.skip("no Metal device: mx.metal.is_available() is False")
+    import mmap
+
+    made = engine.create(name)
+    host = np.frombuffer(mmap.mmap(-1, 16384), np.float32)
+    adopted = made.adopt(host)
+    host[5] = 7.0
+    made.run(dense_axpy(adopted, made.array(np.ones(8, np.float32)), scale=1.0, offset=5))
+    assert host[4:8].tolist() == [0, 8, 1, 1]

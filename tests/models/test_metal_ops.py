@@ -1,0 +1,156 @@
+"""Models whose mLSTM cell runs on the emulated Metal kernels compute what they always did."""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+
+from mlxhog.models.kernels import choose
+from mlxhog.models.registry import load_architecture
+from mlxhog.models.xlstm_large import param_spec
+from tests.models.golden import CELLS, cell_case
+from tests.models.sample import batch, cell_inputs, config, perturbed_params
+from tests.models.twins import MlxTwin, TorchTwin, Twin
+from tests.tolerances import (
+    CELL_EXTREME_F32,
+    CELL_F32,
+    GRADIENT_ANY_F32,
+    GRADIENT_F32,
+    LOGITS_F32,
+    LOSS_F32,
+    STATE_F32,
+    assert_close,
+)
+
+EMULATED: dict[str, Twin] = {
+    "torch": TorchTwin("metal-emulated"),
+    "mlx": MlxTwin("metal-emulated"),
+}
+REFERENCE: dict[str, Twin] = {"torch": TorchTwin("reference"), "mlx": MlxTwin("reference")}
+TOLERANCE = {name: CELL_F32 for name in CELLS} | {"mlstm_cell_d_extreme": CELL_EXTREME_F32}
+frameworks = pytest.mark.parametrize("framework", EMULATED)
+cells = pytest.mark.parametrize("name", CELLS)
+
+
+@frameworks
+@cells
+@pytest.mark.parametrize("chunk_size", [7, 64, 1000])
+def test_output_and_last_state_equal_the_recorded_ones(
+    framework: str, name: str, chunk_size: int
+) -> None:
+    case = cell_case(name)
+    h, state = EMULATED[framework].op(
+        "mlstm_cell", *case.inputs.values(), chunk_size=chunk_size, eps=case.eps, state=case.state
+    )
+    for form in case.forms():
+        assert_close(h, case.h(form), TOLERANCE[name], label=form)
+        for part, recorded, letter in zip(state, case.last_state(form), "Cnm", strict=True):
+            assert_close(part, recorded, STATE_F32, label=f"{form} {letter}")
+
+
+@frameworks
+@cells
+def test_every_gradient_equals_the_recorded_one(framework: str, name: str) -> None:
+    case, twin = cell_case(name), EMULATED[framework]
+    inputs = dict(case.inputs)
+    if case.state is not None:
+        inputs |= dict(zip("Cnm", case.state, strict=True))
+    weight = twin.array(case.h_weight)
+
+    def weighted_sum(ops: Any, arrays: Any) -> Any:
+        state = None if case.state is None else tuple(arrays[letter] for letter in "Cnm")
+        sequence = [arrays[letter] for letter in "qkvif"]
+        h, _ = ops.mlstm_cell(*sequence, chunk_size=case.chunk_size, eps=case.eps, state=state)
+        return (h * weight).sum()
+
+    grads = twin.op_grads(weighted_sum, inputs)
+    for form in case.forms():
+        for letter in "qkvif":
+            recorded = case.grad(form, letter)
+            assert_close(grads[letter], recorded, GRADIENT_F32, label=f"{form} {letter}")
+        if case.state is not None:
+            for letter in "Cn":
+                recorded = case.recorded[f"{form}.grad_{letter.lower()}_initial"]
+                assert_close(grads[letter], recorded, GRADIENT_F32, label=f"{form} {letter}")
+
+
+@frameworks
+def test_gradients_flow_through_output_and_state_of_one_call_into_the_next(framework: str) -> None:
+    inputs = cell_inputs(2, 21, 2, 4, 6, seed=0)
+
+    def scalar(ops: Any, p: Any) -> Any:
+        how = {"chunk_size": 8, "eps": 1e-6}
+        first, state = ops.mlstm_cell(*(x[:, :13] for x in p.values()), **how)
+        h, (C, n, _) = ops.mlstm_cell(*(x[:, 13:] for x in p.values()), **how, state=state)
+        return (h**2).sum() + (first**3).sum() + (C**2).sum() + n.sum()
+
+    found = EMULATED[framework].op_grads(scalar, inputs)
+    wanted = REFERENCE[framework].op_grads(scalar, inputs)
+    for name in inputs:
+        assert_close(found[name], wanted[name], GRADIENT_ANY_F32, label=name)
+
+
+@frameworks
+def test_a_gradient_through_the_last_state_alone_needs_no_output(framework: str) -> None:
+    inputs = cell_inputs(1, 6, 2, 3, 5, seed=1)
+
+    def scalar(ops: Any, p: Any) -> Any:
+        _, (C, _, _) = ops.mlstm_cell(*p.values(), chunk_size=4, eps=1e-6)
+        return (C**2).sum()
+
+    found = EMULATED[framework].op_grads(scalar, inputs)
+    wanted = REFERENCE[framework].op_grads(scalar, inputs)
+    for name in ("k", "v", "i", "f"):
+        assert_close(found[name], wanted[name], GRADIENT_ANY_F32, label=name)
+
+
+@frameworks
+def test_the_tiny_model_has_the_loss_and_every_gradient_of_the_reference(framework: str) -> None:
+    cfg = load_architecture("tiny")
+    params = perturbed_params(cfg, seed=0)
+    tokens, labels = batch(cfg, 2, 13, seed=0)
+    loss, grads = EMULATED[framework].loss_and_grads(cfg, params, tokens, labels)
+    wanted_loss, wanted = REFERENCE[framework].loss_and_grads(cfg, params, tokens, labels)
+    assert_close(loss, wanted_loss, LOSS_F32)
+    for name in param_spec(cfg):
+        assert_close(grads[name], wanted[name], GRADIENT_ANY_F32, label=name)
+
+
+@frameworks
+def test_a_sequence_in_pieces_equals_the_whole_sequence(framework: str) -> None:
+    cfg, twin = config(), EMULATED[framework]
+    params = perturbed_params(cfg, seed=1)
+    tokens, _ = batch(cfg, 2, 12, seed=1)
+    whole, _ = REFERENCE[framework].logits(cfg, params, tokens)
+    state, pieces = None, []
+    for piece in np.split(tokens, [6, 7, 8], axis=1):
+        logits, state = twin.logits(cfg, params, piece, state)
+        pieces.append(logits)
+    assert_close(np.concatenate(pieces, 1), whole, LOGITS_F32)
+
+
+def test_inputs_of_16_bits_are_computed_in_float32() -> None:
+    inputs = [value.astype(np.float16) for value in cell_inputs(1, 5, 1, 3, 4, seed=2).values()]
+    how: dict[str, Any] = {"chunk_size": 4, "eps": 1e-6}
+    wanted = TorchTwin("reference").op("mlstm_cell", *inputs, **how)[0]
+    h, _ = choose("torch", "metal-emulated", "cpu").mlstm_cell(*map(torch.tensor, inputs), **how)
+    assert h.dtype == torch.float32
+    assert_close(h, wanted, CELL_F32)
+    h, _ = choose("mlx", "metal-emulated", "cpu").mlstm_cell(*map(mx.array, inputs), **how)
+    assert h.dtype == mx.float32
+    assert_close(np.array(h), wanted, CELL_F32)
+
+
+@frameworks
+def test_a_training_step_runs_all_six_kernels(framework: str) -> None:
+    inputs = cell_inputs(1, 5, 1, 3, 4, seed=3)
+    EMULATED[framework].op_grads(
+        lambda ops, p: ops.mlstm_cell(*p.values(), chunk_size=4, eps=1e-6)[0].sum(), inputs
+    )
+    engine = choose(framework, "metal-emulated", "cpu").engine
+    assert engine.emulated
+    assert {kernel for _, kernel, _ in engine.ran} == {
+        f"mlstm_{part}" for part in ("gates", "states", "out", "bwd_pre", "bwd_states", "bwd_out")
+    }

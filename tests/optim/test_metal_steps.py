@@ -1,0 +1,221 @@
+"""Steps through Metal kernels are the native steps: same rule, same rounding, same groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.arena import Arena, plan
+from mlxhog.errors import ShapeError
+from mlxhog.gradients import Rows
+from mlxhog.metal.engine import Engine
+from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.sharing import shares_memory
+from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target
+from mlxhog.optim.metal_steps import MetalSteps, decay_flags, runs
+from mlxhog.updates import WRITE_MODES
+from tests.optim.small import SLOTS
+
+ENGINES = ["reference", "emulated:mlx", "emulated:mps"]
+RULES = {
+    "sgd": SGD(weight_decay=0.1),
+    "momentum": Momentum(weight_decay=0.1),
+    "nesterov": Momentum(weight_decay=0.1, nesterov=True),
+    "adamw": AdamW(weight_decay=0.1),
+    "adamw-shared": AdamW(weight_decay=0.1, shared_second_moment=True),
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    shape: tuple[int, ...]
+    kind: str = "dense"
+    init: str = "zeros"
+
+
+PARAMETERS = {
+    "a.bias": Parameter((7,)),
+    "a.matrix": Parameter((5, 9)),
+    "b.scale": Parameter((32,)),
+    "embedding": Parameter((11, 5), "rows"),
+    "z.matrix": Parameter((40, 33)),
+}
+DECAY = frozenset({"a.matrix", "embedding", "z.matrix"})
+
+
+Make = Callable[[str], Any]
+
+
+@pytest.fixture(scope="module")
+def create(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Makes engines by name; kernels are compiled once for all tests here."""
+    cache = tmp_path_factory.mktemp("kernels")
+
+    def made(name: str) -> Any:
+        consumer = name.partition(":")[2]
+        return HostEngine(consumer, cache=cache) if consumer else ReferenceEngine()
+
+    return made
+
+
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    layout = plan(PARAMETERS, max_workers=2, private=("m", "v"), shared=("s",), n_tickets=4)
+    with Arena.create(layout, write="cas") as arena:
+        rng = np.random.default_rng(0)
+        for name in PARAMETERS:
+            arena.param(name)[...] = rng.standard_normal(PARAMETERS[name].shape)
+        yield arena
+
+
+def gradients(step: int) -> dict[str, Any]:
+    rng = np.random.default_rng(step)
+    found: dict[str, Any] = {
+        name: rng.standard_normal(parameter.shape, dtype=np.float32)
+        for name, parameter in PARAMETERS.items()
+    }
+    index = np.array([7, 2, 7, 0], np.int32)  # a duplicate, as tokens repeat
+    found["embedding"] = Rows(index, rng.standard_normal((4, 5), dtype=np.float32))
+    return found
+
+
+def target(arena: Arena, rule: Optimizer, slot: int, engine: Engine | None) -> Target:
+    slots = arena.layout.slots
+    shared: Mapping[str, Any] = {name: arena.segment("s") for name in rule.shared_segments}
+    return Target(
+        flat=arena.params,
+        slots=slots,
+        locks=None,
+        mode=WRITE_MODES["cas"],
+        private={name: arena.segment(f"{name}.{slot}") for name in rule.state_segments},
+        shared=shared,
+        decay=DECAY,
+        metal=None if engine is None else MetalSteps(engine, arena.params, slots, DECAY),
+    )
+
+
+def train(arena: Arena, rule: Optimizer, engine: Engine | None, steps: int = 5) -> dict[str, Any]:
+    """The parameters and state after some steps from the arena's; the arena is put back."""
+    before = {name: arena.segment(name).copy() for name in ("params", "m.1", "v.1", "s")}
+    goal = target(arena, rule, 1, engine)
+    for step in range(1, steps + 1):
+        rule.step(goal, gradients(step), lr=0.05, step=step, grad_scale=0.75, shared_step=step)
+    after = {name: arena.segment(name).copy() for name in before}
+    for name, value in before.items():
+        arena.segment(name)[...] = value
+    return after
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rule", RULES)
+def test_one_worker_gets_the_same_bits_from_metal_kernels_as_from_native_code(
+    arena: Arena, create: Make, engine: str, rule: str
+) -> None:
+    native = train(arena, RULES[rule], None)
+    metal = train(arena, RULES[rule], create(engine))
+    for name, value in native.items():
+        np.testing.assert_array_equal(metal[name], value, err_msg=name)
+    assert np.abs(metal["params"] - arena.params).max() > 0.05
+
+
+def test_neighbouring_dense_parameters_are_one_launch_and_rows_another(arena: Arena) -> None:
+    launched: list[tuple[str, int]] = []
+
+    class Counting(ReferenceEngine):
+        def run(self, launch: Any) -> dict[str, Any]:
+            launched.append((launch.kernel.name, launch.inputs["offset"]))
+            return super().run(launch)
+
+    rule = AdamW()
+    goal = target(arena, rule, 1, Counting())
+    slots = arena.layout.slots
+    rule.step(goal, gradients(0), lr=0.1, step=1)
+    assert launched == [
+        ("adam_apply", slots["a.bias"].offset),
+        ("adam_apply_rows", slots["embedding"].offset),
+        ("adam_apply", slots["z.matrix"].offset),
+    ]
+    launched.clear()
+    some = {name: gradients(0)[name] for name in ("b.scale", "a.bias")}
+    rule.step(goal, some, lr=0.1, step=2)
+    assert [offset for _, offset in launched] == [slots["a.bias"].offset, slots["b.scale"].offset]
+
+
+def test_a_dense_gradient_of_a_rows_parameter_joins_its_neighbours(arena: Arena) -> None:
+    grads = {**gradients(0), "embedding": np.ones((11, 5), np.float32)}
+    pairs = target(arena, SGD(), 1, None).pairs(grads)
+    (only,) = runs(pairs)
+    assert [slot.name for slot, _ in only] == sorted(PARAMETERS)
+
+
+def test_a_step_writes_neither_padding_nor_the_probe(arena: Arena, create: Make) -> None:
+    after = train(arena, AdamW(weight_decay=0.5), create("emulated:mlx"))
+    inside = np.zeros(arena.params.size, bool)
+    for slot in arena.layout.slots.values():
+        inside[slot.offset : slot.offset + slot.size] = True
+    for name in ("params", "m.1", "v.1"):
+        assert not after[name][~inside].any()
+
+
+def test_ones_are_added_to_the_probe_by_the_kernel_that_adds(arena: Arena, create: Make) -> None:
+    metal = MetalSteps(create("emulated:mps"), arena.params, arena.layout.slots, DECAY)
+    metal.add(arena.layout.probe.offset, np.ones(64, np.float32))
+    assert arena.probe.tolist() == [1.0] * 64
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_warming_up_builds_the_kernels_and_changes_nothing(
+    arena: Arena, create: Make, rule: str
+) -> None:
+    engine = create("emulated:mlx")
+    metal = MetalSteps(engine, arena.params, arena.layout.slots, DECAY)
+    before = arena.params.copy()
+    metal.warm_up(RULES[rule].metal_rule)
+    assert len(engine.ran) == 2
+    np.testing.assert_array_equal(arena.params, before)
+
+
+def test_decay_flags_are_one_per_32_floats_of_the_parameters_that_decay(arena: Arena) -> None:
+    flags = decay_flags(arena.layout.slots, DECAY, arena.params.size)
+    assert len(flags) == arena.params.size // 32
+    for name, slot in arena.layout.slots.items():
+        for at in (slot.offset, slot.offset + slot.size - 1):
+            assert flags[at // 32] == (name in DECAY)
+
+
+def test_parameters_off_the_32_float_boundaries_are_refused() -> None:
+    with pytest.raises(ShapeError, match="'matrix' starts at float 3.*multiples of 32"):
+        decay_flags(SLOTS, frozenset(), 160)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_over_the_arena_itself_passes_the_self_check(
+    arena: Arena, create: Make, engine: str
+) -> None:
+    made = create(engine)
+    before = arena.params.copy()
+    at = arena.layout.self_check(1)
+    assert shares_memory(made, made.adopt(arena.params), arena.params, at)
+    np.testing.assert_array_equal(arena.params, before)
+
+
+def test_an_engine_over_a_copy_fails_the_self_check(arena: Arena) -> None:
+    made = ReferenceEngine()
+    before = arena.params.copy()
+    at = arena.layout.self_check(1)
+    assert not shares_memory(made, arena.params.copy(), arena.params, at)
+
+    class ReadsOnce(ReferenceEngine):
+        """Writes through, but computes with what it read first."""
+
+        def run(self, launch: Any) -> dict[str, Any]:
+            arena.params[at] = 1.5
+            return {}
+
+    assert not shares_memory(ReadsOnce(), arena.params, arena.params, at)
+    np.testing.assert_array_equal(arena.params, before)

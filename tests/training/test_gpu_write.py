@@ -1,0 +1,277 @@
+"""Steps through Metal kernels: who adds them, what that promises, and that every output says so.
+
+No Mac is needed: `metal-emulated` runs the project's Metal source on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog import TrainConfig, checkpoint, gpu_write, train, verdicts
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.metrics import Progress, Result
+from mlxhog.mix import WorkerSpec
+from mlxhog.report.plain import line
+from mlxhog.verdicts import Verdict
+from tests.report.test_terminal import PROGRESS, shown
+from tests.training.small import identical, parameters, small_config
+from tests.training.test_deaths import Killer
+
+EMULATED = {"gpu_write": "metal-emulated"}
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def cache(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cache for the runs here, so that kernels are compiled once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kernels))
+
+
+def run(tmp_path: Path, **options: object) -> Result:
+    return train(small_config(tmp_path, **options))
+
+
+# -- what a run through Metal source promises ------------------------------------------------------
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("workers", ["mlx:cpu", "torch:cpu"])
+def test_two_hundred_steps_through_metal_source_give_the_parameters_of_native_steps(
+    tmp_path: Path, workers: str
+) -> None:
+    options = {"steps": 200, "workers": workers}
+    native = run(tmp_path, **options)
+    metal = run(tmp_path, **options, **EMULATED)
+    assert metal.steps == native.steps == 200
+    # The source runs without fused multiply-adds, so even the bits agree.
+    assert identical(parameters(metal), parameters(native))
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "sgd", "lr": 0.1},
+        {"optimizer": "momentum", "lr": 0.01},
+        {"second_moment": "shared"},
+        {"strategy": "serial"},
+        {"strategy": "sync"},
+        {"grad_accumulation": 2, "clip": 0.1},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_every_optimizer_and_strategy_takes_the_same_steps_through_metal_source(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    native = run(tmp_path, **options)
+    metal = run(tmp_path, **options, **EMULATED)
+    assert identical(parameters(metal), parameters(native))
+
+
+@pytest.mark.usefixtures("cache")
+def test_workers_of_both_frameworks_lose_no_update_through_metal_source(tmp_path: Path) -> None:
+    result = run(tmp_path, workers="mlx:cpu,torch:cpu", steps=60, **EMULATED)
+    assert result.status == "done"
+    assert result.lost_update_rate == 0
+
+
+@pytest.mark.usefixtures("cache")
+def test_sync_through_metal_source_equals_sync_by_native_steps(tmp_path: Path) -> None:
+    options: dict[str, object] = {"workers": "torch:cpu*2", "strategy": "sync", "steps": 15}
+    native = run(tmp_path, **options)
+    metal = run(tmp_path, **options, **EMULATED)
+    assert identical(parameters(metal), parameters(native))
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_run_through_metal_source_resumes_where_it_was_and_by_native_steps_too(
+    tmp_path: Path,
+) -> None:
+    schedule = {"schedule": "constant", "warmup": 0}
+    whole = run(tmp_path, steps=20, **schedule, **EMULATED)
+    first = run(tmp_path, steps=10, **schedule, **EMULATED)
+    second = run(tmp_path, steps=10, **schedule, **EMULATED, resume=first.run)
+    assert identical(parameters(second), parameters(whole))
+    other = run(tmp_path, steps=5, **schedule, gpu_write="cpu", resume=first.run)
+    assert other.gpu_write == "cpu"
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_worker_killed_in_mid_step_is_replaced_and_no_other_step_is_lost(
+    tmp_path: Path,
+) -> None:
+    killer = Killer(kills=2)
+    config = small_config(tmp_path, workers="torch:cpu*2", steps=1500, **EMULATED)
+    result = train(config, observer=killer)
+    assert killer.left == 0, "the run ended before every kill was done"
+    assert result.status == "done"
+    assert result.restarts == 2
+    assert result.lost_update_rate == 0  # an add whose worker died before counting it is one more
+
+
+@pytest.mark.usefixtures("cache")
+def test_every_output_says_that_steps_were_emulated(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    result = train(
+        small_config(tmp_path, workers="mlx:cpu", steps=10, **EMULATED), observer=seen.append
+    )
+    assert result.to_json()["gpu_write"] == "metal-emulated"
+    assert result.to_json()["emulated"] is True
+    opening = seen[0].message
+    assert opening is not None
+    assert "gpu-write metal-emulated: Metal source on the CPU, a test" in opening
+    assert "gpu-write metal-emulated" in line(seen[-1])
+    assert seen[-1].to_json()["gpu_write"] == "metal-emulated"
+    status = json.loads((Path(result.run) / "run.json").read_text())
+    assert (status["gpu_write"], status["emulated"]) == ("metal-emulated", True)
+    assert result.checkpoint is not None
+    state = checkpoint.load(Path(result.checkpoint)).state
+    assert state["writers"] == {"gpu_write": "metal-emulated", "write": "cas"}
+
+
+def test_a_run_of_native_steps_says_so_too(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    result = train(small_config(tmp_path, steps=3), observer=seen.append)
+    assert (result.to_json()["gpu_write"], result.to_json()["emulated"]) == ("cpu", False)
+    assert "gpu-write" not in (seen[0].message or "")
+    assert "gpu-write" not in line(seen[-1])
+
+
+# -- what each choice means ------------------------------------------------------------------------
+
+
+class Doctor:
+    """A verdict on every question, in place of this machine's record."""
+
+    def __init__(self, ok: bool, reason: str = "lost 3 of 9 adds here") -> None:
+        self.verdict = Verdict(ok, reason)
+
+    def gpu_write(self, backends: Any) -> Verdict:
+        return self.verdict
+
+    def live_read(self, backend: str) -> Verdict:
+        return self.verdict
+
+    def kernels(self, engine: str) -> Verdict:
+        return self.verdict
+
+
+def resolved(
+    monkeypatch: pytest.MonkeyPatch, backends: str, doctor: Doctor, **options: object
+) -> gpu_write.Writers:
+    monkeypatch.setattr(verdicts, "load", lambda: doctor)
+    workers = [WorkerSpec(backend, 1) for backend in backends.split()]
+    return gpu_write.resolve(TrainConfig(**options), workers)  # type: ignore[arg-type]
+
+
+GOOD, BAD = Doctor(True), Doctor(False)
+
+
+@pytest.mark.parametrize(
+    ("backends", "doctor", "options", "wanted"),
+    [
+        ("mlx:gpu mlx:cpu", BAD, {}, ("cpu", "lossless")),
+        ("mlx:cpu", BAD, {"write": "racy"}, ("cpu", "racy")),
+        ("mlx:gpu", GOOD, {"gpu_write": "metal"}, ("metal", "cas")),
+        ("mlx:gpu mlx:cpu", GOOD, {"gpu_write": "metal"}, ("metal", "cas")),
+        ("mlx:gpu", BAD, {"gpu_write": "metal", "force": True}, ("metal", "cas")),
+        ("mlx:gpu", GOOD, {"gpu_write": "auto"}, ("metal", "cas")),
+        ("mlx:gpu torch:mps", GOOD, {"gpu_write": "auto", "write": "cas"}, ("metal", "cas")),
+        ("torch:cpu", BAD, EMULATED, ("metal-emulated", "cas")),
+    ],
+)
+def test_a_choice_of_writers_has_one_meaning(
+    monkeypatch: pytest.MonkeyPatch,
+    backends: str,
+    doctor: Doctor,
+    options: dict[str, object],
+    wanted: tuple[str, str],
+) -> None:
+    found = resolved(monkeypatch, backends, doctor, **options)
+    assert (found.gpu_write, found.write) == wanted
+
+
+@pytest.mark.parametrize(
+    ("backends", "doctor", "options", "reason"),
+    [
+        ("mlx:gpu mlx:cpu", GOOD, {}, "CPU workers add to the same parameters"),
+        ("mlx:gpu", BAD, {}, "lost 3 of 9 adds here"),
+        ("mlx:cpu", GOOD, {}, "no worker of this run uses a GPU"),
+        ("mlx:gpu", GOOD, {"write": "lossless"}, "write=lossless was asked for"),
+    ],
+)
+def test_auto_falls_back_to_the_cpu_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+    backends: str,
+    doctor: Doctor,
+    options: dict[str, object],
+    reason: str,
+) -> None:
+    found = resolved(monkeypatch, backends, doctor, gpu_write="auto", **options)
+    assert (found.gpu_write, found.write) == ("cpu", "lossless")
+    (note,) = found.notes
+    assert note.startswith("gpu_write auto: cpu")
+    assert reason in note
+
+
+def test_auto_says_so_when_it_chooses_metal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "metal" in resolved(monkeypatch, "mlx:gpu", GOOD, gpu_write="auto").notes[0]
+
+
+def test_metal_without_a_gpu_worker_or_a_good_verdict_is_refused_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ConfigError, match="needs a GPU worker.*metal-emulated"):
+        resolved(monkeypatch, "mlx:cpu torch:cpu", GOOD, gpu_write="metal")
+    with pytest.raises(EnvironmentLacks, match="lost 3 of 9.*mlxhog doctor.*--force"):
+        resolved(monkeypatch, "mlx:gpu", BAD, gpu_write="metal")
+
+
+def test_live_reads_of_a_gpu_need_a_good_verdict_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"read": "live", "predict": "none"}
+    with pytest.raises(EnvironmentLacks, match="read=live of mlx:gpu.*mlxhog doctor.*--force"):
+        resolved(monkeypatch, "mlx:gpu", BAD, **options)
+    for backends, doctor, more in (
+        ("mlx:gpu", GOOD, {}),
+        ("mlx:gpu", BAD, {"force": True}),
+        ("torch:cpu", BAD, {}),
+    ):
+        assert resolved(monkeypatch, backends, doctor, **options, **more).gpu_write == "cpu"
+
+
+def test_without_a_record_of_this_machine_metal_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentLacks, match="run `mlxhog doctor`"):
+        gpu_write.resolve(TrainConfig(gpu_write="metal"), [WorkerSpec("mlx:gpu", 1)])
+
+
+@pytest.mark.parametrize("write", ["lossless", "racy"])
+@pytest.mark.parametrize("who", ["metal", "metal-emulated"])
+def test_locks_beside_metal_kernels_are_a_contradiction(write: str, who: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"is {write}, but beside gpu_write={who}.*set write=auto"
+    ):
+        TrainConfig(write=write, gpu_write=who)
+
+
+def test_each_worker_gets_the_engine_of_its_framework() -> None:
+    def engines(who: str) -> list[str | None]:
+        writers = gpu_write.Writers(who, "cas")
+        return [writers.engine(b) for b in ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")]
+
+    assert engines("cpu") == [None] * 4
+    assert engines("metal") == ["mlx", None, "mps", None]
+    assert engines("metal-emulated") == ["emulated:mlx"] * 2 + ["emulated:mps"] * 2
+
+
+def test_the_table_on_a_terminal_names_who_adds_the_steps() -> None:
+    assert "gpu-write" not in shown(PROGRESS)
+    assert "gpu-write metal" in shown(replace(PROGRESS, gpu_write="metal"))

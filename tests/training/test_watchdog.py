@@ -1,0 +1,139 @@
+"""A GPU worker that macOS aborts comes back with less work at a time, and says so.
+
+The abort is ours: SIGABRT, as the worker of a Mac dies of. CPU workers play the GPU's part.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import steps, train, watchdog
+from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.data.batch import Batch
+from mlxhog.errors import WorkerFailed
+from mlxhog.job import Job
+from mlxhog.metrics import Progress
+from mlxhog.strategies import Lease
+from tests.training.small import small_config
+from tests.training.test_deaths import alive
+
+
+class Aborter:
+    """Aborts the newest worker process of a run as soon as it trains, from an observer."""
+
+    def __init__(self, aborts: int) -> None:
+        self.left, self.aborted = aborts, set[int]()
+        self.messages: list[str] = []
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.message is not None:
+            self.messages.append(progress.message)
+        (worker,) = progress.workers
+        ready = worker.state == "running" and progress.step > 0 and alive(worker.pid)
+        if self.left and ready and worker.pid not in self.aborted:
+            time.sleep(0.05)
+            os.kill(worker.pid, signal.SIGABRT)
+            self.aborted.add(worker.pid)
+            self.left -= 1
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of torch on the CPU count as GPU workers."""
+    monkeypatch.setattr(watchdog, "GPU_BACKENDS", ("torch:cpu",))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_done(
+    tmp_path: Path,
+) -> None:
+    observer = Aborter(aborts=2)
+    result = train(small_config(tmp_path, batch_size=4, steps=1200), observer=observer)
+    assert observer.left == 0, "the run ended before every abort"
+    assert result.status == "done"
+    assert result.restarts == 2
+    said = [message for message in observer.messages if "SIGABRT" in message and "macOS" in message]
+    assert "micro-batches of 2 sequences" in said[0]
+    assert "micro-batches of 1 sequence." in said[1]
+    assert "MLX_MAX_OPS_PER_BUFFER=8" in said[0]
+    log = (Path(result.run) / "logs" / "worker-1.log").read_text()
+    assert [line for line in log.splitlines() if line.startswith("micro-batch ")] == [
+        "micro-batch 4",
+        "micro-batch 2",
+        "micro-batch 1",
+    ]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_fourth_abort_ends_the_run_with_the_hints(tmp_path: Path) -> None:
+    observer = Aborter(aborts=4)
+    with pytest.raises(WorkerFailed, match=r"less and less work.*--seq-len.*AGX_RELAX"):
+        train(small_config(tmp_path, batch_size=16, steps=100_000, restarts=10), observer=observer)
+    assert observer.left == 0
+
+
+def test_a_cpu_worker_that_aborts_is_no_watchdogs_victim() -> None:
+    assert watchdog.ended("mlx:gpu", -signal.SIGABRT)
+    assert watchdog.ended("torch:mps", -signal.SIGABRT)
+    assert not watchdog.ended("mlx:cpu", -signal.SIGABRT)
+    assert not watchdog.ended("mlx:gpu", -signal.SIGKILL)
+
+
+def job(**options: Any) -> Job:
+    blank = dict.fromkeys(Job.__dataclass_fields__)
+    return Job(**{**blank, **options})  # type: ignore[arg-type]
+
+
+def test_every_abort_halves_micro_batches_and_pieces_down_to_one() -> None:
+    whole = job(micro_batch=6, share=GPUShare(piece_tokens=4096))
+    assert watchdog.eased(whole, 0) is whole
+    found = [watchdog.eased(whole, halvings) for halvings in (1, 2, 3)]
+    assert [made.micro_batch for made in found] == [3, 1, 1]
+    assert [made.share.piece_tokens for made in found] == [2048, 1024, 512]
+    assert replace(found[0], micro_batch=6, share=whole.share) == whole
+
+
+class Backend:
+    """Gives the mean of a batch as its gradient, and keeps the batches' sizes."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def loss_and_grads(self, batch: Batch) -> tuple[float, dict[str, Any]]:
+        self.sizes.append(len(batch.x))
+        mean = batch.x.mean(dtype=np.float32)
+        return float(mean), {"w": np.array([mean], np.float32)}
+
+
+@pytest.mark.parametrize(("micro_batch", "sizes"), [(8, [8]), (4, [4, 4]), (3, [3, 3, 2])])
+def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(
+    monkeypatch: pytest.MonkeyPatch, micro_batch: int, sizes: list[int]
+) -> None:
+    x = np.arange(32, dtype=np.int32).reshape(8, 4)
+    given = SimpleNamespace(at=lambda epoch, ticket: Batch(x, x, n_bytes=32))
+    monkeypatch.setattr(steps.TokenFile, "open", lambda path: None)
+    monkeypatch.setattr(steps, "Batches", lambda *_, **__: given)
+    monkeypatch.setattr(steps.strategies, "build", lambda context: None)
+    backend = Backend()
+    context: Any = SimpleNamespace(
+        backend=backend,
+        entry=SimpleNamespace(beat=lambda: None),
+        target=lambda slot: None,
+    )
+    config = SimpleNamespace(seq_len=4, batch_size=8, grad_accumulation=1, seed=0)
+    ring: Any = None
+    made = steps.Steps(job(micro_batch=micro_batch, config=config), context, ring)
+    batches = list(made._micro_batches(Lease(0, 0)))
+    loss, grads = made._loss_and_grads(batches)
+    assert backend.sizes == sizes
+    assert loss == pytest.approx(15.5)
+    assert grads["w"] == pytest.approx(15.5)
