@@ -1,0 +1,70 @@
+"""The bytes that a kernel says it moves are those that its source touches."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog.metal.kernel import Launch
+from mlxhog.metal.registry import KERNELS
+from tests.metal.kernels import traffic
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+
+N = 4096
+MEMORY_BOUND = [
+    (kernel.name, instance)
+    for kernel in KERNELS.values()
+    if kernel.bytes_per_element
+    for instance in kernel.instances or ("",)
+]
+
+
+def dense(launch: Launch) -> Launch:
+    """The launch without the zeros and repeated rows that samples have, which would move less."""
+    inputs = dict(launch.inputs)
+    if "rows" in inputs:
+        inputs["rows"] = np.arange(inputs["rows"].size, dtype=np.int32)
+    if "blocks" in inputs:
+        inputs["blocks"] = np.arange(inputs["blocks"].size, dtype=np.int32)
+    if "added" in inputs:
+        inputs["g"] = np.ones_like(inputs["g"])
+    return replace(launch, inputs=inputs)
+
+
+def elements(launch: Launch) -> int:
+    """What `bytes_per_element` counts: the floats, halves or blocks that come in."""
+    (counted,) = {"g", "part", "blocks"} & launch.inputs.keys()
+    halves = 2 if launch.kernel.name == "packed16_add" else 1
+    return int(launch.inputs[counted].size) * halves
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("traffic")
+
+
+@pytest.mark.parametrize(("name", "instance"), MEMORY_BOUND)
+def test_a_kernel_moves_as_many_bytes_as_it_says(name: str, instance: str, folder: Path) -> None:
+    """And besides only what does not grow with its elements: rates, row numbers, factors."""
+    launch = dense(KERNELS[name].sample(np.random.default_rng(1), N))
+    launch = replace(launch, instance=instance)
+    found = traffic.of(launch, folder)
+    moved = sum(argument.read + argument.written for argument in found.values())
+    said = launch.kernel.bytes_per_element * elements(launch)
+    besides = {"hp", "s", "rows", "failures", "found", "added"}
+    besides |= {"done"} if name != "version_bump" else set()
+    besides |= {"decays"} if "rows" in launch.inputs else set()
+    aside = sum(t.read + t.written for argument, t in found.items() if argument in besides)
+    assert moved - aside == pytest.approx(said, rel=2 / N), found
+
+
+def test_the_count_sees_reads_writes_and_atomic_adds(folder: Path) -> None:
+    found = traffic.of(dense(KERNELS["dense_axpy"].sample(np.random.default_rng(1), N)), folder)
+    assert found["g"] == traffic.Traffic(4 * N, 0)
+    assert found["arena"] == traffic.Traffic(4 * N, 4 * N)
+    assert found["done"] == traffic.Traffic(0, 4)

@@ -1,0 +1,82 @@
+"""Bytes of device memory that a launch reads and writes, counted as its kernel runs in the shim."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mlxhog.metal.host import build, library, translate
+from mlxhog.metal.host.buffers import bound
+from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.host.signature import kernels
+from mlxhog.metal.kernel import Launch
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Distinct bytes of one argument that were read, and that were written."""
+
+    read: int
+    written: int
+
+
+def of(launch: Launch, folder: Path) -> dict[str, Traffic]:
+    """Run a launch and return the traffic of every array argument by name."""
+    kernel = launch.kernel
+    text = HostEngine("mlx", cache=folder).text(kernel, launch.instance)
+    (signature,) = kernels(text).values()
+    path = _library(translate.library(text, mlx=True), folder, f"{kernel.name}-{launch.instance}")
+    outputs = {a.name: np.zeros(launch.outputs[a.name], a.dtype) for a in kernel.outputs}
+    arrays = bound(launch, signature, outputs, mlx=True)
+    watched = [
+        (argument.name, array)
+        for argument, array in zip((*kernel.inputs, *kernel.outputs), arrays, strict=True)
+        if not argument.scalar
+    ]
+    counts = ctypes.CDLL(str(path))
+    counts.traffic_watch.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    for name in ("traffic_read", "traffic_written"):
+        counts[name].argtypes, counts[name].restype = (ctypes.c_size_t,), ctypes.c_size_t
+    counts.traffic_forget()
+    for _, array in watched:
+        counts.traffic_watch(array.ctypes.data, array.nbytes)
+    x, y, z = (min(pair) for pair in zip(launch.group, launch.grid, strict=True))
+    failure = library.call(
+        path,
+        signature.name,
+        arrays,
+        grid=launch.grid,
+        group=(x, y, z),
+        threads=1,
+        lockstep=kernel.lockstep,
+        chaos_period=0,
+        seed=0,
+    )
+    assert not failure, failure
+    return {
+        name: Traffic(counts.traffic_read(k), counts.traffic_written(k))
+        for k, (name, _) in enumerate(watched)
+    }
+
+
+def _library(text: str, folder: Path, name: str) -> Path:
+    """Compile a kernel with accesses that report themselves, and the rest without."""
+    kernel, path = folder / f"{name}.o", folder / f"{name}.so"
+    _compile("-fsanitize=thread", "-c", "-x", "c++", "-", "-o", kernel, text=text)
+    rest = folder / "rest.so"
+    if not rest.exists():
+        runtime = sorted((build.HOST / "runtime").glob("*.cpp"))
+        _compile(*runtime, HERE / "traffic.cpp", "-I", build.HOST / "runtime", "-o", rest)
+    _compile(kernel, rest, f"-Wl,-rpath,{folder}", "-o", path)
+    return path
+
+
+def _compile(*arguments: str | Path, text: str = "") -> None:
+    command = ["g++", *build._flags("g++"), *map(str, arguments)]
+    subprocess.run(command, input=text, text=True, check=True)
