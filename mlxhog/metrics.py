@@ -108,7 +108,7 @@ class Result:
         lost_update_rate: part of the increments to the probe that got lost.
         workers: one report each.
         gpu_write: see `Progress`.
-        emulated: whether the steps went through Metal source on the CPU.
+        emulated: whether Metal source ran on the CPU, for the steps or for the model.
         checkpoint: path of the last checkpoint, None where none was saved.
         sample: text from the model at the end, None where none was made.
         error: what went wrong, None where nothing did.

@@ -32,11 +32,14 @@ def opening(plan: Plan, run: Run) -> str:
 
 
 def _writers(plan: Plan) -> str:
-    """Who adds the steps, where that is not the CPU by its own kernels."""
-    if plan.writers.gpu_write == "cpu":
-        return ""
-    what = ": Metal source on the CPU, a test" if plan.writers.emulated else ""
-    return f"gpu-write {plan.writers.gpu_write}{what}  "
+    """Who adds the steps and computes the model, where those are not the usual ones."""
+    said = ""
+    if plan.writers.gpu_write != "cpu":
+        what = ": Metal source on the CPU, a test" if plan.writers.emulated else ""
+        said = f"gpu-write {plan.writers.gpu_write}{what}  "
+    if plan.config.kernels == "metal-emulated":
+        said += "kernels metal-emulated: Metal source on the CPU, a test  "
+    return said
 
 
 def default_name(data: str) -> str:

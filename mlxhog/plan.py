@@ -75,6 +75,11 @@ class Plan:
     checkpoint: checkpoint.Checkpoint | None
 
     @property
+    def emulated(self) -> bool:
+        """Whether Metal source runs on the CPU, for the steps or for the model's operations."""
+        return self.writers.emulated or self.config.kernels == "metal-emulated"
+
+    @property
     def tokens_per_step(self) -> int:
         """Tokens in one update."""
         config = self.config

@@ -354,7 +354,7 @@ class _Training:
                 "mlxhog": version("mlxhog"),
                 "machine": machine.here().name,
                 "gpu_write": self.plan.writers.gpu_write,
-                "emulated": self.plan.writers.emulated,
+                "emulated": self.plan.emulated,
                 "parameters": self.plan.parameters,
                 "steps": self.start.budget.steps_before + self.arena.counters.load("steps"),
                 "tokens": self.start.budget.tokens_before + self.arena.counters.load("tokens"),
@@ -381,7 +381,7 @@ class _Training:
             workers=self.monitor.worker_reports(),
             checkpoint=str(self.saved) if self.saved else None,
             gpu_write=self.plan.writers.gpu_write,
-            emulated=self.plan.writers.emulated,
+            emulated=self.plan.emulated,
             sample=self.sample,
             error=None if error is None else str(error),
         )

@@ -122,6 +122,8 @@ def summary(result: "Result") -> str:
     if result.gpu_write != "cpu":
         note = ": steps went through the Metal source on the CPU" if result.emulated else ""
         lines.append(f"gpu-write {result.gpu_write}{note}")
+    elif result.emulated:
+        lines.append("kernels metal-emulated: the model ran on the Metal source on the CPU")
     if result.sample:
         lines.append(f"sample: {printable(result.sample)}")
     lines.append(f"run: {run}")
@@ -156,7 +158,7 @@ def _print_plan(config: TrainConfig, plan: "Plan", *, as_json: bool) -> None:
         "workers": [{"backend": w.backend, "threads": w.threads} for w in plan.workers],
         "write": plan.writers.write,
         "gpu_write": plan.writers.gpu_write,
-        "emulated": plan.writers.emulated,
+        "emulated": plan.emulated,
     }
     if as_json:
         print(json.dumps({"config": values, **facts}))
