@@ -30,6 +30,7 @@ from mlxhog.data import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 from mlxhog.gpu_write import Writers
+from mlxhog.metrics import is_emulated
 from mlxhog.mix import GPU_BACKENDS, WorkerSpec
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_count, param_spec
@@ -75,16 +76,16 @@ class Plan:
     checkpoint: checkpoint.Checkpoint | None
 
     @property
-    def emulated(self) -> bool:
-        """Whether Metal source runs on the CPU, for the steps or for the model's operations."""
-        return self.writers.emulated or self.config.kernels == "metal-emulated"
-
-    @property
     def tokens_per_step(self) -> int:
         """Tokens in one update."""
         config = self.config
         tokens = config.batch_size * config.grad_accumulation * config.seq_len
         return tokens * len(self.workers) if config.strategy == "sync" else tokens
+
+    @property
+    def emulated(self) -> bool:
+        """Whether Metal source runs on the CPU, for steps or for operations of the model."""
+        return is_emulated(self.writers.gpu_write, self.config.kernels)
 
     @property
     def gpu_share(self) -> GPUShare:
