@@ -54,7 +54,7 @@ def here() -> Machine:
         architecture=platform.machine(),
         cores=darwin.performance_cores() if macos else _usable_cores(),
         memory_bytes=darwin.memory_bytes() if macos else _memory_bytes(),
-        chip=darwin.sysctl_text("machdep.cpu.brand_string"),
+        chip=chip_name() if macos else "",
         frameworks=frozenset(
             name for name in ("mlx", "torch") if importlib.util.find_spec(name) is not None
         ),

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 
-from mlxhog import backends, optim, qos, records, schedules, strategies, unified
+from mlxhog import backends, darwin, optim, records, schedules, strategies, unified
 from mlxhog.arena import Arena
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.children import follow_parent
@@ -23,7 +23,8 @@ from mlxhog.steps import Steps
 def main(job: Job) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
     follow_parent()
-    qos.keep_performance_cores()
+    if sys.platform == "darwin":
+        darwin.ask_for_performance_cores()
     log = job.run_dir / "logs" / f"worker-{job.slot}.log"
     sys.stdout.flush()
     with log.open("a", buffering=1) as stream:

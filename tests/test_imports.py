@@ -25,7 +25,6 @@ LAYERS = (
         "durable",
         "plain_json",
         "notices",
-        "qos",
         "verdicts",
         "_native",
     },

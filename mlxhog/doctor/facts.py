@@ -35,7 +35,7 @@ def collect(machine: Machine) -> dict[str, Any]:
         "architecture": machine.architecture,
         "chip": identity.chip,
         "cores": machine.cores,
-        "efficiency_cores": darwin.sysctl_int("hw.perflevel1.physicalcpu"),
+        "efficiency_cores": _efficiency_cores(machine),
         "memory_bytes": machine.memory_bytes,
         "page_bytes": mmap.PAGESIZE,
         "apple_gpu": machine.apple_gpu,
@@ -170,3 +170,7 @@ def _native() -> Check:
 def _numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: "2.13.0+cpu" gives (2, 13, 0)."""
     return tuple(int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part)  # type: ignore[index]
+
+
+def _efficiency_cores(machine: Machine) -> int | None:
+    return darwin.sysctl_int("hw.perflevel1.physicalcpu") if machine.system == "macos" else None

@@ -6,14 +6,13 @@ What only a Mac has is stood in for: the device, its memory, and the limits that
 from __future__ import annotations
 
 import os
-from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxhog import arena, backends, qos
+from mlxhog import arena, backends
 from mlxhog.backends import Backend, pieces
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx, limit_mps
 from mlxhog.backends.mlx import MLXBackend
@@ -204,21 +203,3 @@ def test_a_gpu_backend_on_a_machine_without_one_says_what_to_use(name: str) -> N
         pytest.skip("this machine has an Apple GPU")
     with pytest.raises(EnvironmentLacks, match=f"{name} needs .*use .*cpu"):
         backends.create(name, threads=1, kernels="auto", cpu_blas="reference")
-
-
-def test_workers_ask_macos_for_its_performance_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int]] = []
-
-    class SetClass:
-        def __call__(self, qos_class: int, priority: int) -> int:
-            asked.append((qos_class, priority))
-            return 0
-
-    library = SimpleNamespace(pthread_set_qos_class_self_np=SetClass())
-    monkeypatch.setattr(qos.sys, "platform", "darwin")
-    monkeypatch.setattr(qos.ctypes, "CDLL", lambda name: library)
-    assert qos.keep_performance_cores()
-    assert asked == [(0x19, 0)]
-    monkeypatch.setattr(qos.sys, "platform", "linux")
-    assert not qos.keep_performance_cores()
-    assert len(asked) == 1
