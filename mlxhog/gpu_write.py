@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from mlxhog import verdicts
 from mlxhog.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.metrics import EMULATED
 from mlxhog.mix import GPU_BACKENDS, WorkerSpec
 
-EMULATED = "metal-emulated"
 GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
 
 

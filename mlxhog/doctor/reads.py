@@ -26,7 +26,7 @@ LOW: Final = -5592405.0  # 0xCAAAAAAA
 HIGH: Final = 13981013.0  # 0x4B555555; HIGH - LOW is exact in float32, and so are both sums
 MODES: Final = ("lossless", "cas")
 _PUBLISHED = 20
-_PATIENCE_S = 10.0
+_PATIENCE_S = 5.0
 _GRACE_S = 30.0
 
 

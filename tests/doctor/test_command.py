@@ -1,0 +1,258 @@
+"""`mlxhog doctor` as a user meets it: one object, a table, and nothing left behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog import verdicts
+from mlxhog.cli import doctor, main
+from mlxhog.doctor.table import sections, show
+
+PATIENCE_S = 60.0
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "mlxhog", "doctor", *words]
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `mlxhog doctor --quick --json` prints, which is all it prints."""
+    environ = os.environ | {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("doctor"))}
+    done = subprocess.run(
+        command("--quick", "--json"), capture_output=True, text=True, check=False, env=environ
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "litmus ..." in done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_object_has_the_promised_keys(record: dict[str, Any]) -> None:
+    for name in ("facts", "checks", "backends", "imports", "litmus", "reads", "kernels", "verdict"):
+        assert record[name], name
+    for row in record["litmus"]:
+        assert len(row["writers"]) == 2
+        assert row["where"] in ("threads", "processes")
+        assert row["mode"] in ("lossless", "cas", "racy", "naive")
+        assert row["adds"] > 0
+        assert {"kernel", "lost", "torn", "adds_per_s", "emulated"} <= row.keys()
+    for row in record["kernels"]:
+        assert row["ran"]
+        assert row["max_error"] <= row["tolerance"]
+        assert {"name", "instance", "emulated"} <= row.keys()
+    assert record["failed"] == []
+
+
+def test_what_ran_on_no_gpu_is_marked_emulated(record: dict[str, Any]) -> None:
+    if record["facts"]["apple_gpu"]:
+        pytest.skip("this machine has what the case lacks: an Apple GPU")
+    metal = [row for row in record["litmus"] if any("emulated:" in name for name in row["writers"])]
+    assert metal
+    for row in record["litmus"]:
+        assert row["emulated"] == (row in metal)
+        assert not any("metal:" in name for name in row["writers"])
+    assert all(row["emulated"] for row in record["kernels"])
+
+
+def test_nothing_of_ours_lost_or_tore_a_value(record: dict[str, Any]) -> None:
+    for row in record["litmus"]:
+        assert row["torn"] == 0, row
+        if row["mode"] in ("lossless", "cas"):
+            assert row["lost"] == 0, row
+
+
+def test_naive_writers_of_every_framework_are_measured_too(record: dict[str, Any]) -> None:
+    naive = {row["writers"][0] for row in record["litmus"] if row["naive"]}
+    assert {"naive:numpy", "naive:torch"} <= naive
+    assert len(naive) >= 4  # and the Metal kernel without atomics, through both consumers
+
+
+def test_a_quick_look_is_not_kept(record: dict[str, Any]) -> None:
+    assert record["stored"] is None
+    assert "quick" in record["not_stored"]
+    assert not verdicts.load().found
+
+
+def test_emulated_rows_permit_nothing(record: dict[str, Any]) -> None:
+    if record["facts"]["apple_gpu"]:
+        pytest.skip("this machine has what the case lacks: an Apple GPU")
+    found = verdicts.Verdicts(Path("record.json"), None, record)
+    for backends in (["mlx:gpu"], ["torch:mps"], ["mlx:gpu", "torch:cpu"]):
+        assert not found.gpu_write(backends).ok
+    assert not found.kernels("mlx").ok
+    assert record["verdict"]["gpu_write"]["auto"] == "cpu"
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_table_shows_every_part(record: dict[str, Any], plain: bool) -> None:
+    stream = io.StringIO()
+    show(sections(record), stream, plain=plain)
+    text = stream.getvalue()
+    for part in ("checks", "litmus", "reads", "Metal kernels", "verdict", "--gpu-write auto"):
+        assert part in text
+    assert "emulated:mlx + emulated:mps" in text or record["facts"]["apple_gpu"]
+    assert "FAIL" not in text
+
+
+def test_the_table_names_what_failed_and_what_follows(record: dict[str, Any]) -> None:
+    lost = {**record["litmus"][0], "lost": 7}
+    wrong = {**record["kernels"][0], "ok": False, "max_error": 0.25}
+    check = {
+        "name": "a run",
+        "result": "FAIL",
+        "found": "loss fell by 0.0",
+        "expected": "it falls",
+        "consequence": "look at it",
+    }
+    stream = io.StringIO()
+    changed = {
+        **record,
+        "litmus": [lost],
+        "kernels": [wrong],
+        "checks": [check],
+        "failed": ["a run"],
+    }
+    show(sections(changed), stream, plain=True)
+    text = stream.getvalue()
+    assert "expected: it falls; look at it" in text
+    assert "7 of" in text
+    assert "error 0.25, allowed 0" in text
+    assert "FAILED: a run" in text
+
+
+def kept(record: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A copy as `examine` returns it, before anything is concluded."""
+    mine = {key: value for key, value in record.items() if key not in ("verdict", "stored")}
+    return mine | changes
+
+
+@pytest.mark.parametrize(("failed", "code"), [([], 0), (["litmus native + native"], 1)])
+def test_a_full_look_is_kept_and_its_exit_code_says_whether_all_held(
+    record: dict[str, Any],
+    failed: list[str],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mine = kept(record, failed=failed)
+    monkeypatch.setattr("mlxhog.doctor.examine.examine", lambda effort, tell: mine)
+    assert main(["doctor"]) == code
+    out = capsys.readouterr().out
+    found = verdicts.load()
+    assert found.found
+    assert f"kept in {found.path}" in out
+    assert found.tokens_per_s == record["tokens_per_s"]
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_ends_nothing(
+    record: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    mine = kept(record)
+    monkeypatch.setattr("mlxhog.doctor.examine.examine", lambda effort, tell: mine)
+    assert main(["doctor"]) == 0
+    assert "set XDG_CACHE_HOME" in capsys.readouterr().out
+
+
+def test_seconds_reach_the_litmus_tests_with_their_unit(
+    record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    mine = kept(record)
+    monkeypatch.setattr(
+        "mlxhog.doctor.examine.examine", lambda effort, tell: seen.append(effort) or mine
+    )
+    assert main(["doctor", "--seconds", "1m"]) == 0
+    assert main(["doctor", "--seconds", "2", "--quick", "--json"]) == 0
+    assert [effort.seconds for effort in seen] == [60.0, 2.0]
+    assert [effort.quick for effort in seen] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--secs", "3"], "no flag '--secs'; did you mean '--seconds'?"),
+        (["--seconds", "0"], "--seconds is '0'"),
+        (["--seconds", "1h"], "at most 60"),
+        (["everything"], "unexpected argument 'everything'"),
+    ],
+)
+def test_wrong_input_is_answered_before_anything_is_tried(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mlxhog.doctor.examine.examine", None)
+    assert main(["doctor", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_has_examples_and_says_what_emulated_rows_are_worth(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        doctor.run(["--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert "mlxhog doctor --json > doctor.json" in out
+    assert "emulated" in out
+    assert "--seconds" in out
+
+
+def children(pid: int) -> set[int]:
+    """Processes below one, as Linux lists them."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found |= {child} | children(child)
+    return found
+
+
+@pytest.fixture
+def started() -> Iterator[subprocess.Popen[str]]:
+    """A doctor whose litmus tests are under way, with children."""
+    with subprocess.Popen(
+        command("--quick", "--seconds", "1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            while (line := process.stderr.readline()) != "litmus ...\n":
+                assert line, "it ended before its litmus tests"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="lists processes by /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_and_no_memory_is_left_when_doctor_is_killed(
+    started: subprocess.Popen[str], number: int
+) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while len(below := children(started.pid)) < 2:
+        assert time.monotonic() < deadline, "it has no children"
+        time.sleep(0.01)
+    started.send_signal(number)
+    code = started.wait(PATIENCE_S)
+    assert code == (130 if number == signal.SIGINT else -number)
+    while alive := {pid for pid in below if Path(f"/proc/{pid}").exists()}:
+        assert time.monotonic() < deadline, f"processes {alive} outlived it"
+        time.sleep(0.01)

@@ -1,0 +1,114 @@
+"""What is known to be wrong with a system or a version is found, and says what to do."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog import machine
+from mlxhog.doctor import facts, memory
+from mlxhog.doctor.checks import Check, Result
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine import Machine
+
+MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
+GOOD = {"page_bytes": 16_384, "versions": {"mlx": "0.32.4", "torch": "2.13.0"}}
+
+
+def found(here: Machine, given: Mapping[str, Any], **environ: str) -> dict[str, Check]:
+    return {check.name: check for check in facts.examine(here, given, environ)}
+
+
+@pytest.fixture
+def mac(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    monkeypatch.setattr(platform, "mac_ver", lambda: ("26.1", ("", "", ""), "arm64"))
+    monkeypatch.setattr(facts, "sysctl", lambda name: "0")
+    return MAC
+
+
+def test_a_good_mac_passes(mac: Machine) -> None:
+    assert {check.result for check in found(mac, GOOD).values()} == {Result.PASS}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("page size", {"page_bytes": 4096}, "4096 bytes"),
+        ("mlx", {"versions": {"mlx": "0.32.3", "torch": "2.13.0"}}, "0.32.3"),
+        ("torch", {"versions": {"mlx": "0.32.4", "torch": "2.9.1+cpu"}}, "2.9.1+cpu"),
+    ],
+)
+def test_what_is_too_old_or_other_fails_with_a_consequence(
+    mac: Machine, name: str, change: Mapping[str, Any], said: str
+) -> None:
+    check = found(mac, {**GOOD, **change})[name]
+    assert (check.result, check.found) == (Result.FAIL, said)
+    assert check.consequence
+
+
+def test_a_framework_that_is_not_installed_is_absent(mac: Machine) -> None:
+    given = {**GOOD, "versions": {"mlx": "0.33.0", "torch": "not installed"}}
+    assert found(mac, given)["torch"].result == Result.ABSENT
+
+
+def test_spinning_gpu_fences_are_refused(mac: Machine) -> None:
+    check = found(mac, GOOD, MLX_METAL_FAST_SYNCH="1")["MLX_METAL_FAST_SYNCH"]
+    assert check.result == Result.FAIL
+    assert "unset it" in check.consequence
+
+
+def test_an_intel_python_on_apple_silicon_is_told(
+    mac: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "sysctl", lambda name: "1" if "translated" in name else "")
+    assert found(mac, GOOD)["Rosetta"].result == Result.FAIL
+
+
+def test_an_old_macos_is_told(mac: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "mac_ver", lambda: ("13.6", ("", "", ""), "arm64"))
+    assert found(mac, GOOD)["macOS"].result == Result.FAIL
+
+
+def test_a_native_module_older_than_its_sources_is_told(
+    mac: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "updates").mkdir()
+    source = tmp_path / "updates" / "new.cpp"
+    source.write_text("")
+    os.utime(source, (4e9, 4e9))
+    monkeypatch.setattr(facts, "files", lambda package: tmp_path)
+    check = found(mac, GOOD)["native module"]
+    assert check.result == Result.WARN
+    assert "pip install" in check.consequence
+
+
+def test_the_installed_mlx_spares_imported_memory() -> None:
+    assert facts._donation().result == Result.PASS
+
+
+def test_this_machine_is_described_in_plain_values() -> None:
+    here = facts.collect(machine.here())
+    assert here["cores"] >= 1
+    assert here["memory_bytes"] > 1 << 28
+    assert set(here["versions"]) == {"mlxhog", "mlx", "torch", "numpy"}
+
+
+def test_shared_memory_here_keeps_what_a_killed_child_wrote() -> None:
+    large, killed = memory.examine()
+    assert large.result in (Result.PASS, Result.WARN)  # WARN: a container with little /dev/shm
+    assert "mode 0600, without a name" in large.found
+    assert killed.result == Result.PASS
+
+
+def test_a_machine_without_shared_memory_cannot_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(nbytes: int) -> None:
+        raise EnvironmentLacks("there is none")
+
+    monkeypatch.setattr(memory.segment, "create", refuse)
+    check = memory._large()
+    assert (check.result, check.found) == (Result.FAIL, "there is none")

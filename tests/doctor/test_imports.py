@@ -1,0 +1,44 @@
+"""Ways between host memory and the frameworks: what works here, and failures that are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlxhog import machine
+from mlxhog.doctor import imports
+from mlxhog.doctor.checks import Result
+from mlxhog.machine import Machine
+
+
+def test_the_cpu_ways_work_and_those_of_a_gpu_are_absent_without_one() -> None:
+    if machine.here().apple_gpu:
+        pytest.skip("this machine has what the case lacks: an Apple GPU")
+    found = {check.name: check for check in imports.examine(machine.here(), quick=True)}
+    for name in (
+        "NumPy view of an MLX array",
+        "refresh of a flat MLX array",
+        "torch.from_numpy",
+        "DLPack from MLX to torch on the CPU",
+    ):
+        assert found[name].result == Result.PASS, found[name]
+    for name in (
+        "mx.asarray(host, copy=False)",
+        "donation of imported memory",
+        "import of an unaligned address",
+        "DLPack from MLX to torch on MPS",
+    ):
+        assert found[name].result == Result.ABSENT
+        assert "no Apple GPU" in found[name].found
+        assert found[name].expected
+
+
+def test_a_machine_without_frameworks_has_nothing_to_try() -> None:
+    bare = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset())
+    assert imports.examine(bare, quick=True) == []
+
+
+def test_a_way_that_ends_its_process_fails_and_names_what_follows() -> None:
+    (check,) = imports._tried("memory of MLX", "no_such_module")
+    assert check.result == Result.FAIL
+    assert "ModuleNotFoundError" in check.found
+    assert "keep to the defaults" in check.consequence

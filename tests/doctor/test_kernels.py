@@ -1,0 +1,128 @@
+"""Kernels against their references: every instance is run, and a wrong one is caught."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.doctor import kernels, wrapper
+from mlxhog.doctor.checks import Result
+from mlxhog.doctor.child import Lane
+from mlxhog.doctor.kernels import Engines, difference, instances, write_imported
+from mlxhog.metal.host import wrap
+from mlxhog.metal.kernels import adds_reference
+from mlxhog.metal.kernels.adds import DENSE_AXPY
+from mlxhog.metal.registry import KERNELS
+
+ENGINES = ["emulated:mlx", "emulated:mps"]
+
+
+@pytest.fixture
+def lane() -> Lane:
+    return Lane(None, 0)
+
+
+def test_every_kernel_is_run_in_every_instance_it_is_dispatched_in() -> None:
+    found = [(kernel.name, instance) for kernel, instance in instances()]
+    assert {name for name, _ in found} == set(KERNELS)
+    assert ("packed16_add", "half") in found
+    assert ("packed16_add", "bfloat") in found
+    assert len(found) == len(set(found))
+
+
+def test_emulated_engines_start_write_imported_memory_and_agree() -> None:
+    engines = Engines(ENGINES)
+    try:
+        checks, usable = engines.start()
+        assert [check.result for check in checks] == [Result.PASS] * 2
+        assert usable == ENGINES
+        for name in usable:
+            row = engines.compare(name, DENSE_AXPY, "")
+            assert row == {
+                "name": "dense_axpy",
+                "instance": "",
+                "engine": name,
+                "ran": True,
+                "max_error": 0.0,
+                "tolerance": 0.0,
+                "ok": True,
+                "emulated": True,
+            }
+    finally:
+        engines.close()
+
+
+def test_an_engine_that_cannot_start_is_told_and_left_out() -> None:
+    engines = Engines(["mlx" if not _apple() else "nothing"])
+    try:
+        (check,), usable = engines.start()
+        assert check.result == Result.WARN
+        assert "Lacks" in check.found or "ConfigError" in check.found
+        assert "no --gpu-write metal" in check.consequence
+        assert usable == []
+        row = engines.compare("nothing", DENSE_AXPY, "")
+        assert not row["ok"]
+        assert not row["ran"]
+        assert "no Metal engine 'nothing'" in row["error"]
+    finally:
+        engines.close()
+
+
+def _apple() -> bool:
+    from mlxhog import machine
+
+    return machine.here().apple_gpu
+
+
+@pytest.mark.parametrize("kernel", ["dense_axpy", "packed16_add"])
+def test_a_kernel_that_differs_from_its_reference_is_caught(
+    lane: Lane, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = KERNELS[kernel]
+    instance = right.instances[0] if right.instances else ""
+    assert difference(lane, "reference", kernel, instance) == 0.0
+
+    def off_by_one(**arrays: Any) -> None:
+        right.reference(**arrays)
+        arrays["arena"][7:8] ^= 1 if arrays["arena"].dtype == np.uint32 else np.uint32(0)
+
+    def half_as_much(**arrays: Any) -> None:
+        adds_reference.dense_axpy(**{**arrays, "scale": arrays["scale"] / 2})
+
+    wrong = replace(right, reference=half_as_much if kernel == "dense_axpy" else off_by_one)
+    monkeypatch.setattr(kernels, "KERNELS", {kernel: _sampled_as(wrong, right)})
+    assert difference(lane, "emulated:mps", kernel, instance) > 0.0
+
+
+def _sampled_as(wrong: Any, right: Any) -> Any:
+    """A kernel whose samples are launches of itself."""
+    return replace(wrong, sample=lambda rng, n: replace(right.sample(rng, n), kernel=wrong))
+
+
+def test_a_nan_on_one_side_only_is_an_infinite_error() -> None:
+    one, nan = np.ones(3, np.float32), np.array([1, np.nan, 1], np.float32)
+    assert kernels._error(nan, one, "") == np.inf
+    assert kernels._error(nan, nan, "") == 0.0
+    assert kernels._error(one, 2 * one, "") == 0.5
+
+
+def test_an_engine_that_copies_instead_of_importing_is_caught(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlxhog.metal.engine_reference import ReferenceEngine
+
+    assert write_imported(lane, "reference") == ""
+    monkeypatch.setattr(ReferenceEngine, "adopt", lambda self, host: host.copy())
+    assert "imported memory holds other values in 64 places" in write_imported(lane, "reference")
+
+
+def test_mlx_says_the_text_that_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wrapper.examine().result == Result.PASS
+    stated = wrap.text
+    monkeypatch.setattr(wrap, "text", lambda wanted: stated(wanted).replace("device", "constant"))
+    check = wrapper.examine()
+    assert check.result == Result.WARN
+    assert "not dense_axpy" in check.found

@@ -1,0 +1,157 @@
+"""Two writers at once: our promises hold, and what goes wrong on purpose is counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import combinations_with_replacement
+
+import numpy as np
+import pytest
+
+from mlxhog import machine
+from mlxhog.doctor import kinds
+from mlxhog.doctor.bench import COUNTS, KERNELS
+from mlxhog.doctor.litmus import PLACES, Case, Litmus, Watch, broken, cases, count_lost
+from mlxhog.machine import Machine
+from tests.doctor.planted import EVERY, NATIVE, planted
+
+SECONDS = 0.02
+LINUX = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"mlx", "torch"}))
+MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
+BARE = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset())
+EMULATED = ["emulated:mlx", "emulated:mps"]
+
+
+@pytest.fixture(scope="module")
+def litmus() -> Iterator[Litmus]:
+    made = Litmus(SECONDS)
+    yield made
+    made.close()
+
+
+def test_every_pair_of_writers_is_tried_in_threads_and_in_processes() -> None:
+    found = Counter(
+        (case.writers[0].name, case.writers[1].name, case.kernel, case.where)
+        for case in cases(kinds.writers(LINUX, EMULATED))
+    )
+    for a, b in combinations_with_replacement(["native", "torch:cpu", "mlx:cpu", *EMULATED], 2):
+        for kernel in KERNELS:
+            for where in PLACES:
+                assert found[a, b, kernel, where] >= 1, (a, b, kernel, where)
+    for name in ("numpy", "torch", *EMULATED):
+        assert found[f"naive:{name}", f"naive:{name}", "dense", "processes"] == 1
+
+
+def test_beside_metal_every_writer_uses_compare_and_swap() -> None:
+    beside = [
+        case.mode
+        for case in cases(kinds.writers(MAC, ["mlx", "mps"]))
+        if any(kind.gpu for kind in case.writers) and case.mode != "naive"
+    ]
+    assert set(beside) == {"cas"}
+
+
+def test_a_mac_has_real_metal_writers_and_linux_emulated_ones() -> None:
+    assert kinds.engines(MAC) == ["mlx", "mps"]
+    assert kinds.engines(LINUX) == EMULATED
+    mac, linux = kinds.writers(MAC, ["mlx", "mps"]), kinds.writers(LINUX, EMULATED)
+    assert {kind.name for kind in mac if kind.gpu} >= {"metal:mlx", "metal:mps"}
+    assert not any(kind.emulated for kind in mac)
+    assert [kind.emulated for kind in linux] == [kind.gpu for kind in linux]
+
+
+def test_a_machine_without_a_framework_tries_the_rest() -> None:
+    assert [kind.name for kind in kinds.writers(BARE, [])] == ["native", "naive:numpy"]
+    assert [(how, kind.name) for how, kind in kinds.readers(BARE)] == [("snapshot", "native")]
+
+
+OURS = [case for case in cases([NATIVE]) if case.mode != "racy"]
+
+
+@pytest.mark.parametrize("case", OURS, ids=map(str, OURS))
+def test_native_writers_lose_and_tear_nothing(litmus: Litmus, case: Case) -> None:
+    row = litmus.run(case)
+    assert "error" not in row
+    assert row["adds"] > 0
+    assert (row["lost"], row["torn"]) == (0, 0)
+    assert row["adds_per_s"] > 0
+    assert not broken(row)
+
+
+@pytest.mark.parametrize("name", ["torch:cpu", "mlx:cpu", *EMULATED])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_writers_of_every_framework_lose_nothing_beside_native_ones(
+    litmus: Litmus, name: str, kernel: str
+) -> None:
+    (other,) = (kind for kind in kinds.writers(LINUX, EMULATED) if kind.name == name)
+    row = litmus.run(Case((NATIVE, other), kernel, "processes", "cas"))
+    assert "error" not in row
+    assert (row["lost"], row["torn"]) == (0, 0)
+    assert row["emulated"] == name.startswith("emulated:")
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_writer_that_drops_adds_is_caught_with_the_number_it_dropped(
+    litmus: Litmus, where: str, kernel: str
+) -> None:
+    row = litmus.run(Case((planted("Dropper"), planted("Dropper")), kernel, where, "cas"))
+    assert "error" not in row
+    each = int(COUNTS[kernel].sum())
+    dropped, passes = row["lost"] // each, row["adds"] // each
+    assert row["lost"] == dropped * each
+    assert dropped > 0
+    assert abs(dropped - passes / EVERY) <= 2  # each of the two may be within its first three
+    assert broken(row)
+
+
+def test_a_value_that_tears_is_seen_while_it_is_written(litmus: Litmus) -> None:
+    row = litmus.run(Case((planted("Tearer"), NATIVE), "dense", "processes", "cas"))
+    assert row["torn"] > 0
+    assert broken(row)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("Crasher", "the GPU is gone"), ("Refuser", "no such device")]
+)
+def test_a_writer_that_fails_is_told_and_the_next_pair_is_tried(
+    litmus: Litmus, name: str, said: str
+) -> None:
+    row = litmus.run(Case((NATIVE, planted(name)), "dense", "processes", "cas"))
+    assert said in row["error"]
+    assert broken(row)
+    assert "error" not in litmus.run(Case((NATIVE, NATIVE), "dense", "processes", "lossless"))
+
+
+def test_losses_of_racy_naive_and_real_gpu_writers_break_no_promise() -> None:
+    row = {"writers": ["native", "native"], "mode": "racy", "naive": False, "lost": 9, "torn": 0}
+    assert not broken(row)
+    assert broken({**row, "torn": 1})
+    assert broken({**row, "mode": "cas"})
+    assert not broken({**row, "mode": "naive", "naive": True})
+    assert not broken({**row, "mode": "cas", "writers": ["native", "metal:mlx"]})
+    assert broken({**row, "mode": "cas", "writers": ["native", "emulated:mlx"]})
+
+
+def test_what_is_missing_at_the_end_is_lost_and_what_no_loss_explains_is_torn() -> None:
+    values = (10 * COUNTS["rows"]).astype(np.float32)
+    assert count_lost(values, "rows", 10) == (0, 0)
+    values[:2] -= 3
+    assert count_lost(values, "rows", 10) == (6, 0)
+    values[2:6] = [values[2] + 1, 2.5, np.nan, -1]
+    assert count_lost(values, "rows", 10) == (6, 4)
+
+
+@pytest.mark.parametrize(("mode", "torn"), [("lossless", 1), ("cas", 1), ("racy", 0)])
+def test_a_value_that_falls_is_torn_where_nothing_may_be_lost(mode: str, torn: int) -> None:
+    watch = Watch(Case((NATIVE, NATIVE), "dense", "threads", mode), 100)
+    values = np.full_like(COUNTS["dense"], 5)
+    watch(values)
+    values[3] = 4
+    watch(values)
+    assert watch.torn == torn
+
+
+def test_the_native_writer_comes_first_on_any_machine() -> None:
+    assert kinds.writers(machine.here(), [])[0] == NATIVE

@@ -1,0 +1,89 @@
+"""What doctor says `auto` will do is what a run does with the same record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog.doctor.verdict import conclude
+from mlxhog.machine import Machine
+from mlxhog.mix import BACKENDS
+from mlxhog.verdicts import Verdicts
+from tests.test_verdicts import adds, kernel, reads
+
+LINUX = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"mlx", "torch"}))
+MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
+FAST_GPU = {"mlx:gpu": 100_000.0, "mlx:cpu": 1_000.0, "torch:cpu": 1_000.0}
+
+
+def record(**parts: Any) -> Verdicts:
+    empty: dict[str, Any] = {"litmus": [], "reads": [], "kernels": [], "tokens_per_s": {}}
+    return Verdicts(Path("record.json"), None, empty | parts)
+
+
+def test_without_a_gpu_the_cpu_adds_every_step() -> None:
+    emulated = adds("metal:mlx", "metal:mlx", "threads", emulated=True)
+    verdict = conclude(record(litmus=emulated, kernels=[kernel("mlx", emulated=True)]), LINUX)
+    assert verdict["gpu_write"]["auto"] == "cpu"
+    assert verdict["gpu_write_metal"] == {}
+    assert verdict["workers"]["auto"] == "mlx:cpu,torch:cpu"
+    assert set(verdict["read_live"]) == {"torch:cpu"}
+
+
+def test_cpu_workers_in_the_mix_leave_every_step_to_the_cpu() -> None:
+    verdict = conclude(record(litmus=adds("metal:mlx", "metal:mlx", "threads")), MAC)
+    assert verdict["workers"]["auto"] == "mlx:gpu,mlx:cpu,mlx:cpu"
+    assert verdict["gpu_write"]["auto"] == "cpu"
+    assert "CPU workers" in verdict["gpu_write"]["why"]
+
+
+def test_a_gpu_that_runs_alone_and_lost_nothing_writes() -> None:
+    rows = adds("metal:mlx", "metal:mlx", "threads")
+    good = record(litmus=rows, kernels=[kernel("mlx")], tokens_per_s=FAST_GPU)
+    verdict = conclude(good, MAC)
+    assert verdict["workers"]["auto"] == "mlx:gpu"
+    assert "mlx:cpu left out" in verdict["workers"]["why"]
+    assert verdict["gpu_write"]["auto"] == "metal"
+    assert verdict["gpu_write_metal"]["mlx:gpu"]["ok"]
+    assert not verdict["gpu_write_metal"]["torch:mps"]["ok"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"litmus": adds("metal:mlx", "metal:mlx", "threads", lost=3)}, "lost 3 of 1,000"),
+        ({"kernels": [kernel("mlx", ok=False)]}, "differ from reference"),
+        ({"kernels": []}, "ran no kernel on mlx"),
+    ],
+)
+def test_a_gpu_that_loses_or_computes_wrongly_does_not_write(
+    parts: dict[str, Any], said: str
+) -> None:
+    rows = adds("metal:mlx", "metal:mlx", "threads")
+    good = {"litmus": rows, "kernels": [kernel("mlx")], "tokens_per_s": FAST_GPU}
+    verdict = conclude(record(**{**good, **parts}), MAC)
+    assert verdict["gpu_write"]["auto"] == "cpu"
+    assert said in verdict["gpu_write"]["why"]
+
+
+def test_live_reads_are_as_the_record_permits_them() -> None:
+    verdict = conclude(record(reads=[reads("torch:cpu"), reads("mlx:gpu", torn=1)]), MAC)
+    assert verdict["read_live"]["torch:cpu"]["ok"]
+    assert not verdict["read_live"]["mlx:gpu"]["ok"]
+
+
+def test_a_machine_without_a_framework_has_no_workers() -> None:
+    bare = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset())
+    verdict = conclude(record(), bare)
+    assert verdict["workers"]["auto"] == ""
+    assert "pip install" in verdict["workers"]["why"]
+    assert verdict["gpu_write"]["auto"] == "cpu"
+
+
+def test_every_backend_that_can_run_is_told_apart() -> None:
+    verdict = conclude(record(), MAC)
+    assert set(verdict["gpu_write_metal"]) | set(verdict["read_live"]) == set(BACKENDS) - {
+        "mlx:cpu"
+    }
