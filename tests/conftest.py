@@ -19,6 +19,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
+@pytest.fixture(scope="session")
+def shim_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts and libraries of Metal kernels, named by their content: compiled once in a session."""
+    return tmp_path_factory.mktemp("shim")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--forbid-skips",

@@ -1,4 +1,4 @@
-"""Kernels are compiled once for a whole session: texts and libraries live in one cache."""
+"""Engines of the host shim, for both frameworks whose text it runs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,6 @@ from typing import Any
 import pytest
 
 from mlxhog.metal.host.engine import HostEngine
-
-
-@pytest.fixture(scope="session")
-def shim_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The session's cache of captured texts and compiled kernels."""
-    return tmp_path_factory.mktemp("shim")
 
 
 @pytest.fixture(scope="session")
