@@ -24,6 +24,7 @@ from mlxhog.machine import Machine
 OLDEST: Final = {"mlx": (0, 32, 4), "torch": (2, 12)}
 OLDEST_MACOS: Final = 14
 APPLE_PAGE: Final = 16_384
+_INSTALL_S: Final = 60.0  # an installer may write the module before the sources
 COMPILERS: Final = ("c++", "g++", "clang++")
 
 
@@ -159,7 +160,7 @@ def _native() -> Check:
     newest = max((path.stat().st_mtime for path in sources), default=0.0)
     return check(
         name,
-        Path(spec.origin).stat().st_mtime >= newest,
+        Path(spec.origin).stat().st_mtime + _INSTALL_S >= newest,
         spec.origin,
         expected,
         "this runs older C++ than you see: python -m pip install --no-build-isolation -e .",
