@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MAPPED = {"mlxhog": "mlxhog", "mlxhog/models": "models", "mlxhog/metal": "metal"}
 CARRIED = {".py", ".pyi", ".yaml", ".xz", ".md", ".h", ".cpp", ".metal", ".typed"}
+HEADERS = {"include", "opencl"}  # folders of the shim's headers, named as Metal's: metal_stdlib
 
 
 def missing(wheel: Path) -> list[str]:
@@ -16,7 +17,7 @@ def missing(wheel: Path) -> list[str]:
         f"{inside}/{file.relative_to(ROOT / folder).as_posix()}"
         for inside, folder in MAPPED.items()
         for file in (ROOT / folder).rglob("*")
-        if file.suffix in CARRIED or file.name == "py.typed"
+        if file.suffix in CARRIED or (file.parent.name in HEADERS and file.is_file())
     }
     found = [f"not in the wheel: {name}" for name in sorted(wanted - names)]
     if not any(name.startswith("mlxhog/_native") and name.endswith(".so") for name in names):

@@ -1,4 +1,4 @@
-"""What macOS says of itself through C calls: sysctl, memory statistics, and scheduling class.
+"""What macOS says of itself through C calls: sysctl and memory statistics.
 
 Only functions with a fixed list of arguments are called: ctypes passes the arguments of variadic
 ones (`open`, `fcntl`, `shm_open`) in the wrong place on Apple silicon.
@@ -14,7 +14,6 @@ from functools import cache
 _HOST_VM_INFO64 = 4
 _VM_WORDS = 38  # struct vm_statistics64: 32-bit counts free, active, inactive, wired; then others
 _KERN_SUCCESS = 0
-_QOS_CLASS_USER_INITIATED = 0x19
 
 
 @cache
@@ -24,7 +23,9 @@ def _system() -> ctypes.CDLL:
 
 
 def sysctl(name: str) -> bytes | None:
-    """The raw value of a system setting, or None where this system has no such setting."""
+    """The raw value of a system setting; None where there is no such setting, or no macOS."""
+    if sys.platform != "darwin":
+        return None
     call = _system().sysctlbyname
     call.argtypes = (
         ctypes.c_char_p,
@@ -66,8 +67,10 @@ def memory_bytes() -> int:
 def available_bytes() -> int:
     """Memory that can be had without compressing or swapping: pages free or inactive.
 
-    0 where the kernel does not say.
+    0 where the kernel does not say, or is not macOS's.
     """
+    if sys.platform != "darwin":
+        return 0
     system = _system()
     words = (ctypes.c_uint32 * _VM_WORDS)()
     count = ctypes.c_uint32(_VM_WORDS)
@@ -88,14 +91,3 @@ def available_bytes() -> int:
 def translated() -> bool:
     """Whether Rosetta translates this process from x86_64."""
     return sysctl_int("sysctl.proc_translated") == 1
-
-
-def ask_for_performance_cores() -> bool:
-    """Keep the calling thread, and threads it starts, off the efficiency cores.
-
-    Work of the default class was seen moved there after some minutes of full load (stan-dev/math
-    3277). Returns whether macOS agreed.
-    """
-    call = _system().pthread_set_qos_class_self_np
-    call.argtypes = (ctypes.c_uint, ctypes.c_int)
-    return int(call(_QOS_CLASS_USER_INITIATED, 0)) == 0

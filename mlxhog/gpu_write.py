@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from mlxhog import verdicts
 from mlxhog.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.metrics import EMULATED
 from mlxhog.mix import GPU_BACKENDS, WorkerSpec
 from mlxhog.verdicts import Verdicts
 
-EMULATED = "metal-emulated"
 GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
 
 

@@ -14,6 +14,24 @@ REFERENCE_BITS_PER_BYTE = {
 }
 
 
+EMULATED = "metal-emulated"
+
+
+def is_emulated(gpu_write: str, kernels: str) -> bool:
+    """Whether a run is a test of Metal source on the CPU: nothing it shows is true of a GPU."""
+    return EMULATED in (gpu_write, kernels)
+
+
+def label(gpu_write: str, kernels: str) -> str:
+    """What every output says of a run with Metal kernels; nothing without any.
+
+    >>> label("metal-emulated", "auto")
+    'gpu-write metal-emulated'
+    """
+    parts = (("gpu-write", gpu_write), ("kernels", kernels))
+    return ", ".join(f"{name} {value}" for name, value in parts if value.startswith("metal"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerReport:
     """One worker: totals of this call to `train`, rates of late.
@@ -64,6 +82,7 @@ class Progress:
         workers: one report each.
         gpu_write: who adds steps of GPU workers: cpu, metal, or metal-emulated (Metal source that
             runs on the CPU adds the steps of all workers).
+        kernels: forms of the model's operations, as the option of this name.
         sample: new text from the model, when there is some.
         message: something the user should read.
     """
@@ -81,6 +100,7 @@ class Progress:
     memory_bytes: int
     workers: tuple[WorkerReport, ...]
     gpu_write: str = "cpu"
+    kernels: str = "auto"
     sample: str | None = None
     message: str | None = None
 
@@ -107,8 +127,8 @@ class Result:
         torn: batches whose worker died while adding its step.
         lost_update_rate: part of the increments to the probe that got lost.
         workers: one report each.
-        gpu_write: see `Progress`.
-        emulated: whether the steps went through Metal source on the CPU.
+        gpu_write: see `Progress`, likewise `kernels`.
+        kernels: see there.
         checkpoint: path of the last checkpoint, None where none was saved.
         sample: text from the model at the end, None where none was made.
         error: what went wrong, None where nothing did.
@@ -128,9 +148,14 @@ class Result:
     workers: tuple[WorkerReport, ...]
     checkpoint: str | None
     gpu_write: str = "cpu"
-    emulated: bool = False
+    kernels: str = "auto"
     sample: str | None = None
     error: str | None = None
+
+    @property
+    def emulated(self) -> bool:
+        """Whether steps or operations of the model went through Metal source on the CPU."""
+        return is_emulated(self.gpu_write, self.kernels)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `train --json` prints last."""
@@ -157,6 +182,7 @@ class Result:
                 for worker in self.workers
             ],
             "gpu_write": self.gpu_write,
+            "kernels": self.kernels,
             "emulated": self.emulated,
             "checkpoint": self.checkpoint,
             "error": self.error,

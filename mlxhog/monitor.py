@@ -35,10 +35,17 @@ class Monitor:
     """The supervisor's reader of everything workers report. Reads only, so it disturbs no one."""
 
     def __init__(
-        self, arena: Arena, mix: Sequence[WorkerSpec], budget: Budget, gpu_write: str = "cpu"
+        self,
+        arena: Arena,
+        mix: Sequence[WorkerSpec],
+        budget: Budget,
+        *,
+        gpu_write: str = "cpu",
+        kernels: str = "auto",
     ) -> None:
-        """Attach to the rings of all workers of a mix; `gpu_write` labels what they report."""
-        self.arena, self.mix, self.budget, self.gpu_write = arena, mix, budget, gpu_write
+        """Attach to the rings of all workers of a mix; the last two label what they report."""
+        self.arena, self.mix, self.budget = arena, mix, budget
+        self.gpu_write, self.kernels = gpu_write, kernels
         self._rings = [Ring(arena.segment(f"ring.{k + 1}")) for k in range(len(mix))]
         self._recent: list[deque[_Step]] = [deque() for _ in mix]
         self._final: dict[int, dict[int, tuple[float, int]]] = {}
@@ -146,6 +153,7 @@ class Monitor:
             memory_bytes=sum(report.memory_bytes for report in reports),
             workers=reports,
             gpu_write=self.gpu_write,
+            kernels=self.kernels,
             sample=sample,
             message=message,
         )

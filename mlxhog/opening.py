@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mlxhog.data.tokens import TokenFile
+from mlxhog.metrics import label
 from mlxhog.plan import Plan
 from mlxhog.quantities import format_bytes, format_count
 from mlxhog.run import Run
@@ -23,7 +24,7 @@ def opening(plan: Plan, run: Run) -> str:
     model = Path(config.model).name
     return (
         f"mlxhog {version('mlxhog')}  {config.strategy}  {len(plan.workers)} "
-        f"worker{'s' * (len(plan.workers) > 1)}: {workers}  {_writers(plan)}"
+        f"worker{'s' * (len(plan.workers) > 1)}: {workers}  {_metal(plan)}"
         f"arena {format_bytes(plan.arena_bytes)} shared  "
         f"model {model} {format_count(plan.parameters)} parameters\n"
         f"data {config.data}: {format_count(train)} training and {format_count(val)} held-out "
@@ -31,12 +32,12 @@ def opening(plan: Plan, run: Run) -> str:
     )
 
 
-def _writers(plan: Plan) -> str:
-    """Who adds the steps, where that is not the CPU by its own kernels."""
-    if plan.writers.gpu_write == "cpu":
-        return ""
-    what = ": Metal source on the CPU, a test" if plan.writers.emulated else ""
-    return f"gpu-write {plan.writers.gpu_write}{what}  "
+def _metal(plan: Plan) -> str:
+    """Which part Metal kernels have in the run, where they have one."""
+    shown = label(plan.writers.gpu_write, plan.config.kernels)
+    if plan.emulated:
+        shown += ": Metal source on the CPU, a test"
+    return f"{shown}  " if shown else ""
 
 
 def default_name(data: str) -> str:

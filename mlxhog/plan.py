@@ -30,6 +30,7 @@ from mlxhog.data import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 from mlxhog.gpu_write import Writers
+from mlxhog.metrics import is_emulated
 from mlxhog.mix import GPU_BACKENDS, WorkerSpec
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_count, param_spec
@@ -80,6 +81,11 @@ class Plan:
         config = self.config
         tokens = config.batch_size * config.grad_accumulation * config.seq_len
         return tokens * len(self.workers) if config.strategy == "sync" else tokens
+
+    @property
+    def emulated(self) -> bool:
+        """Whether Metal source runs on the CPU, for steps or for operations of the model."""
+        return is_emulated(self.writers.gpu_write, self.config.kernels)
 
     @property
     def gpu_share(self) -> GPUShare:

@@ -61,6 +61,7 @@ def save(
             "left": left,
             "ledger": ledger.position(),
             "writers": {"gpu_write": plan.writers.gpu_write, "write": plan.writers.write},
+            "emulated": plan.emulated,
             "went_async": config.async_after > 0 and len(slots) > 1,
             "opt_steps": {str(slot): arena.workers.entry(slot).opt_step for slot in slots},
             "tokens_sha256": TokenFile.open(plan.data.train).digest,

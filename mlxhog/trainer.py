@@ -100,7 +100,11 @@ class _Training:
         )
         stack.callback(self.supervisor.kill)
         self.monitor = Monitor(
-            self.arena, planned.workers, self.start.budget, planned.writers.gpu_write
+            self.arena,
+            planned.workers,
+            self.start.budget,
+            gpu_write=planned.writers.gpu_write,
+            kernels=self.config.kernels,
         )
         self.status = "running"
         self.saved: Path | None = None
@@ -354,7 +358,8 @@ class _Training:
                 "mlxhog": version("mlxhog"),
                 "machine": machine.here().name,
                 "gpu_write": self.plan.writers.gpu_write,
-                "emulated": self.plan.writers.emulated,
+                "kernels": self.config.kernels,
+                "emulated": self.plan.emulated,
                 "parameters": self.plan.parameters,
                 "steps": self.start.budget.steps_before + self.arena.counters.load("steps"),
                 "tokens": self.start.budget.tokens_before + self.arena.counters.load("tokens"),
@@ -381,7 +386,7 @@ class _Training:
             workers=self.monitor.worker_reports(),
             checkpoint=str(self.saved) if self.saved else None,
             gpu_write=self.plan.writers.gpu_write,
-            emulated=self.plan.writers.emulated,
+            kernels=self.config.kernels,
             sample=self.sample,
             error=None if error is None else str(error),
         )

@@ -1,4 +1,4 @@
-"""A cache of its own for every test, and the option `--forbid-skips`.
+"""A cache of its own for every test, compiled Metal kernels apart; the option `--forbid-skips`.
 
 With `--forbid-skips` only tests of Apple hardware may be left out.
 """
@@ -12,17 +12,21 @@ MAY_SKIP = {"metal", "macos"}
 _skipped = pytest.StashKey[list[str]]()
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep prepared corpora apart, so that no test depends on what another left behind."""
-    cache: Path = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-
-
 @pytest.fixture(scope="session")
 def shim_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts and libraries of Metal kernels, named by their content: compiled once in a session."""
+    """Compiled Metal kernels, named after their content, so that all tests can share them."""
     return tmp_path_factory.mktemp("shim")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, shim_cache: Path
+) -> None:
+    """Keep prepared corpora apart, so that no test depends on what another left behind."""
+    cache: Path = tmp_path_factory.mktemp("cache")
+    (cache / "mlxhog").mkdir()
+    (cache / "mlxhog" / "metal").symlink_to(shim_cache)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mlxhog.errors import MetalError, ShapeError
 from mlxhog.metal.host.request import SMALL
 from mlxhog.metal.host.signature import Signature
-from mlxhog.metal.kernel import Argument, Launch
+from mlxhog.metal.kernel import Argument, Kernel, Launch
 
 SLOTS = 31
 
@@ -22,27 +22,21 @@ def bound(
     """Return the arrays of a kernel by slot; arrays that it writes are the caller's own.
 
     Args:
-        launch: with NumPy arrays, and numbers for scalars.
+        launch: with arguments that `launching.check` has passed.
         signature: of the kernel as it is compiled.
         outputs: fresh arrays by name.
         mlx: MLX's rules: an input of fewer than 8 elements is padded. Otherwise PyTorch's: a number
             travels as 64-bit integer or 32-bit float.
 
     Raises:
-        ShapeError: an argument has another kind, dtype or layout than the kernel declares.
+        ShapeError: a number does not fit, or an array cannot be written in place.
         MetalError: the kernel's parameters are not those that were declared.
     """
     kernel = launch.kernel
-    _same_parameters(launch, signature)
-    names = {argument.name for argument in kernel.inputs}
-    if launch.inputs.keys() != names:
-        raise ShapeError(
-            f"{kernel.name} got {', '.join(sorted(launch.inputs))}; "
-            f"it takes {', '.join(sorted(names))}"
-        )
+    _same_parameters(kernel, signature)
     arrays = []
     for argument in kernel.inputs:
-        value, what = launch.inputs[argument.name], f"{kernel.name}: {argument.name}"
+        value, what = launch.inputs[argument.name], f"kernel {kernel.name}: {argument.name}"
         if argument.scalar:
             arrays.append(_scalar(value, argument, what, mlx=mlx))
         else:
@@ -50,10 +44,11 @@ def bound(
     return [*arrays, *outputs.values()]
 
 
-def _same_parameters(launch: Launch, signature: Signature) -> None:
-    arguments = (*launch.kernel.inputs, *launch.kernel.outputs)
-    wanted = [(slot, argument.name, "&" if argument.scalar else "*")
-              for slot, argument in enumerate(arguments)]  # fmt: skip
+def _same_parameters(kernel: Kernel, signature: Signature) -> None:
+    wanted = [
+        (slot, argument.name, "&" if argument.scalar else "*")
+        for slot, argument in enumerate((*kernel.inputs, *kernel.outputs))
+    ]
     got = [(parameter.slot, parameter.name, parameter.form) for parameter in signature.buffers]
     if got != wanted:
         raise MetalError(
@@ -65,29 +60,20 @@ def _same_parameters(launch: Launch, signature: Signature) -> None:
 
 
 def _scalar(value: Any, argument: Argument, what: str, *, mlx: bool) -> NDArray[Any]:
-    number_like = isinstance(value, int | float | np.generic)
-    if not number_like and not (isinstance(value, np.ndarray) and value.ndim == 0):
-        raise ShapeError(f"{what} is {_described(value)}; it must be a number")
     dtype = np.dtype(argument.dtype)
-    try:
-        number = np.array(value, dtype)
-    except (OverflowError, ValueError) as error:
-        raise ShapeError(f"{what} is {value}, which {dtype} cannot hold") from error
+    number = np.asarray(value).reshape(())
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if not limits.min <= number <= limits.max or number != np.floor(number):
+            raise ShapeError(f"{what} is {value}; wanted a number that {dtype} can hold")
     if mlx or dtype.kind == "f":
-        return number
+        return number.astype(dtype)
     return number.astype(np.int64)  # Metal reads the low bytes
 
 
-def _array(value: Any, argument: Argument, what: str, *, mlx: bool) -> NDArray[Any]:
-    wanted = f"a C-contiguous NumPy array of {argument.dtype}"
-    if not isinstance(value, np.ndarray) or value.ndim == 0 or value.dtype != argument.dtype:
-        raise ShapeError(f"{what} is {_described(value)}; it must be {wanted}")
-    if not value.flags.c_contiguous:
-        raise ShapeError(
-            f"{what} has strides {value.strides} and is not contiguous; it must be {wanted}"
-        )
+def _array(value: NDArray[Any], argument: Argument, what: str, *, mlx: bool) -> NDArray[Any]:
     if argument.writes and not value.flags.writeable:
-        raise ShapeError(f"{what} is read-only, and the kernel writes it in place")
+        raise ShapeError(f"{what} is read-only; the kernel writes it in place")
     if not mlx or value.size >= SMALL:
         return value
     if argument.writes:
@@ -98,9 +84,3 @@ def _array(value: Any, argument: Argument, what: str, *, mlx: bool) -> NDArray[A
     padded = np.zeros(SMALL, value.dtype)
     padded[: value.size] = value.ravel()
     return padded
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"an array of {value.dtype} with shape {value.shape}"
-    return f"a {type(value).__name__}"

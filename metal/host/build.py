@@ -1,6 +1,6 @@
 """Compiles C++ to libraries that outlive the process: a cache of files named after their content.
 
-Two processes that build one library at once both succeed: a file appears whole, by renaming.
+Processes and threads that build one library at once all succeed: a file appears whole, by renaming.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -138,7 +139,8 @@ def _digest(text: str, compiler: str, flags: tuple[str, ...], runtime: str = "")
 
 def _compile(name: str, path: Path, arguments: tuple[str, ...], compiler: str, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        part = Path(file.name)
     command = [compiler, *arguments, "-o", str(part)]
     try:
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)

@@ -9,12 +9,14 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Lock
 
 from mlxhog.durable import replace_file
 from mlxhog.errors import MetalError
 from mlxhog.metal.host.request import Request
 
 _TIMEOUT_S = 120.0
+_ONE_AT_A_TIME = Lock()  # threads of one process; processes may write a text twice
 
 
 def mlx_version() -> str:
@@ -31,6 +33,11 @@ def texts(requests: Sequence[Request], directory: Path) -> list[str]:
     Raises:
         MetalError: MLX refuses a kernel.
     """
+    with _ONE_AT_A_TIME:
+        return _texts(requests, directory)
+
+
+def _texts(requests: Sequence[Request], directory: Path) -> list[str]:
     paths = [directory / f"{request.name}-{_digest(request)}.metal" for request in requests]
     missing = {
         path: request for path, request in zip(paths, requests, strict=True) if not path.exists()

@@ -13,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError, MetalError
-from mlxhog.metal import source
-from mlxhog.metal.host import build, capture, library, request, translate, wrap
+from mlxhog.metal.host import build, library
 from mlxhog.metal.host.buffers import bound
-from mlxhog.metal.host.signature import Signature, kernels
+from mlxhog.metal.host.consumers import CONSUMERS
+from mlxhog.metal.host.signature import Signature
 from mlxhog.metal.kernel import Kernel, Launch, Size
+from mlxhog.metal.launching import check
 
-CONSUMERS = ("mlx", "mps")
 MOST_THREADS = 1024
+Ran = tuple[str, str, str]
+"""Consumer, kernel and instance."""
 CHAOS_PERIOD = 4
 """Under chaos a thread gives way at every so many atomic operations, on average."""
 
@@ -60,7 +62,7 @@ class HostEngine:
         if consumer not in CONSUMERS:
             raise ConfigError(f"no consumer {consumer!r}; choose from {', '.join(CONSUMERS)}")
         self.name = f"emulated:{consumer}"
-        self.ran: set[tuple[str, str, str]] = set()
+        self.ran: set[Ran] = set()
         self._consumer, self._chaos, self._threads = consumer, chaos, threads
         self._cache = build.user_cache_directory() if cache is None else cache
         self._compiler, self._flags = compiler, flags
@@ -81,6 +83,7 @@ class HostEngine:
 
     def run(self, launch: Launch) -> dict[str, NDArray[Any]]:
         """See `Engine.run`. Outputs are filled with 0xff bytes before the launch."""
+        check(launch, _flat_dtype, "NumPy")
         kernel = launch.kernel
         outputs = {
             argument.name: np.zeros(launch.outputs[argument.name], argument.dtype)
@@ -96,7 +99,7 @@ class HostEngine:
             signature.name,
             bound(launch, signature, outputs, mlx=self._consumer == "mlx"),
             grid=launch.grid,
-            group=self._group(launch),
+            group=_group(launch),
             threads=self._threads,
             lockstep=kernel.lockstep,
             chaos_period=0 if self._chaos is None else CHAOS_PERIOD,
@@ -115,52 +118,29 @@ class HostEngine:
             MetalError: it does not compile; the message shows the source line.
         """
         if (kernel, instance) not in self._built:
-            if self._consumer == "mlx":
-                text = self.text(kernel, instance)
-                (signature,) = kernels(text).values()
-                stem = f"{kernel.name}-{instance}".rstrip("-")
-                shown = _with_lines(text, kernel)
-            else:
-                name = f"{kernel.name}_{instance}".rstrip("_")
-                file = str(Path(kernel.header).with_suffix(".metal"))
-                shown, stem = source.read(file, lines=True), Path(file).stem
-                found = kernels(shown)
-                if name not in found:
-                    raise MetalError(f"{file} has no kernel {name}; it has {', '.join(found)}")
-                signature = found[name]
+            program = CONSUMERS[self._consumer](kernel, instance, self._cache)
             path = build.library(
-                stem,
-                translate.library(shown, mlx=self._consumer == "mlx"),
+                program.name,
+                program.text,
                 directory=self._cache,
                 compiler=self._compiler,
                 extra_flags=self._flags,
             )
-            self._built[kernel, instance] = path, signature
+            self._built[kernel, instance] = path, program.signature
         return self._built[kernel, instance]
 
-    def text(self, kernel: Kernel, instance: str = "") -> str:
-        """Return what MLX compiles, as it says itself; without MLX, as we state it."""
-        wanted = request.of(kernel, instance)
-        if capture.mlx_version():
-            return capture.texts([wanted], self._cache)[0]
-        return wrap.text(wanted)
 
-    def _group(self, launch: Launch) -> Size:
-        """Threads in a group: MLX keeps a group within the grid."""
-        group = launch.group
-        if self._consumer == "mlx":
-            x, y, z = (min(pair) for pair in zip(launch.group, launch.grid, strict=True))
-            group = (x, y, z)
-        threads = group[0] * group[1] * group[2]
-        if not 1 <= threads <= MOST_THREADS:
-            raise MetalError(
-                f"{launch.kernel.name}: a group of {group} is {threads} threads; "
-                f"a GPU runs 1 to {MOST_THREADS}"
-            )
-        return group
+def _group(launch: Launch) -> Size:
+    """Threads in a group, which both frameworks keep within the grid."""
+    x, y, z = (min(pair) for pair in zip(launch.group, launch.grid, strict=True))
+    if not 1 <= x * y * z <= MOST_THREADS:
+        raise MetalError(
+            f"kernel {launch.kernel.name}: a group of {(x, y, z)} is {x * y * z} threads; "
+            f"a GPU runs 1 to {MOST_THREADS}"
+        )
+    return x, y, z
 
 
-def _with_lines(text: str, kernel: Kernel) -> str:
-    """Say in MLX's text where its lines came from, for a compiler's messages."""
-    wrapper = text.removeprefix(source.read(kernel.header))
-    return f'{source.read(kernel.header, lines=True)}#line 1 "MLX kernel {kernel.name}"\n{wrapper}'
+def _flat_dtype(value: Any) -> str | None:
+    flat = isinstance(value, np.ndarray) and value.flags.c_contiguous
+    return str(value.dtype) if flat else None

@@ -27,20 +27,30 @@ class Array(Protocol):
 
 
 def size(array: Array) -> int:
-    """Number of elements."""
-    return prod(int(length) for length in array.shape)
+    """Number of elements.
+
+    Raises:
+        ShapeError: more than a kernel can count.
+    """
+    n = prod(int(length) for length in array.shape)
+    if n > MOST:
+        raise ShapeError(
+            f"an array of shape {tuple(array.shape)} has {n} elements; "
+            f"a kernel counts up to {MOST}: launch it in parts"
+        )
+    return n
 
 
 def check_written(name: str, array: Array) -> None:
     """Refuse an array that a kernel cannot write in place.
 
     Raises:
-        ShapeError: not flat, too small or too large.
+        ShapeError: not flat, or too small.
     """
-    if len(array.shape) != 1 or not LEAST <= size(array) <= MOST:
+    if len(array.shape) != 1 or size(array) < LEAST:
         raise ShapeError(
-            f"{name} has shape {tuple(array.shape)}; a kernel writes flat arrays of {LEAST} to "
-            f"{MOST} elements in place: pass the whole segment and an offset"
+            f"{name} has shape {tuple(array.shape)}; a kernel writes flat arrays of {LEAST} or "
+            "more elements in place: pass the whole segment and an offset"
         )
 
 
@@ -78,13 +88,15 @@ def check_rows(rows: Array, g: Array, height: int, *, distinct: bool = False) ->
     height - 1 in any case.
 
     Raises:
-        ShapeError: shapes, numbers outside the parameter, or (distinct) numbers that do not ascend.
+        ShapeError: shapes, sizes, numbers outside the parameter, or (distinct) numbers that do not
+            ascend.
     """
     if len(rows.shape) != 1 or len(g.shape) != 2 or rows.shape[0] != g.shape[0]:
         raise ShapeError(
             f"rows have shape {tuple(rows.shape)}, their values {tuple(g.shape)}; "
             "wanted (r,) and (r, d)"
         )
+    size(g)  # refuses too many
     if isinstance(rows, np.ndarray) and rows.size:
         low, high = int(rows.min()), int(rows.max())
         if low < 0 or high >= height:

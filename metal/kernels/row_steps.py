@@ -2,7 +2,8 @@
 
 Arguments as there, but
 
-    rows    (r,) int32, ascending, each once (a step updates a row's state once)
+    rows    (r,) int32, ascending, each once: a step updates a row's state once. Checked in NumPy
+            arrays; of others that repeat a row, one repetition gives the row's new state
     g       (r, d) float32
     m, v    the whole parameter's private state, height * d values; the rows' new values are the
             outputs `m_out`, `v_out` (r, d); all other rows keep theirs, as in torch's SparseAdam

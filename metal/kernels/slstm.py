@@ -139,14 +139,15 @@ def sample_slstm(
 
 
 def _sample_forward(rng: np.random.Generator, n: int) -> Launch:
-    return slstm_forward(**sample_slstm(rng, B=2, S=max(1, n // 48), NH=2, DH=12, fresh=True))
+    x = sample_slstm(rng, B=2, S=max(1, n // 48), NH=2, DH=12, fresh=True)
+    return slstm_forward(*(x[argument.name] for argument in _STATE), fresh=True)
 
 
 def _sample_backward(rng: np.random.Generator, n: int) -> Launch:
     launch = _sample_forward(rng, n)
     x = {argument.name: launch.inputs[argument.name] for argument in _STATE}
     steps = {name: np.zeros(shape, np.float32) for name, shape in launch.outputs.items()}
-    reference.slstm_forward(**launch.inputs, **steps)
+    launch.kernel.reference(**launch.inputs, **steps)
     gradients = {
         name: rng.standard_normal(steps["h"][:, 0].shape, np.float32)
         for name in ("dc_last", "dn_last")

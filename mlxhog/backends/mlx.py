@@ -43,7 +43,7 @@ class MLXBackend:
         Args:
             name: "mlx:cpu" or "mlx:gpu".
             threads: of the native operators.
-            kernels: which operators; the native ones cannot be compiled.
+            kernels: which operators; native and emulated ones cannot be compiled.
             cpu_blas: see `backends.create`.
             share: of the GPU, where this is one.
             compiled: whether `mx.compile` joins the operations of a gradient; by default on a GPU.
@@ -81,7 +81,8 @@ class MLXBackend:
             limit_mlx(mx, share)
         mx.set_default_device(mx.gpu if self.on_gpu else mx.cpu)
         self.name = name
-        self.compiled = self.on_gpu if compiled is None else compiled
+        lazy = self.on_gpu and kernels != "metal-emulated"  # which computes when it is called
+        self.compiled = lazy if compiled is None else compiled
         self.signatures = Signatures()
         self._share = share
         self.kernels = kernels

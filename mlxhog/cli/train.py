@@ -11,6 +11,7 @@ from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config import TrainConfig
 from mlxhog.config_sources import Given, read_yaml, resolve
 from mlxhog.errors import ConfigError
+from mlxhog.metrics import label
 from mlxhog.options import options
 from mlxhog.quantities import format_bytes, format_count
 from mlxhog.report.observer import observer
@@ -119,9 +120,9 @@ def summary(result: "Result") -> str:
             f"workers restarted {result.restarts}, steps dropped {result.dropped_steps}, "
             f"batches torn {result.torn}"
         )
-    if result.gpu_write != "cpu":
-        note = ": steps went through the Metal source on the CPU" if result.emulated else ""
-        lines.append(f"gpu-write {result.gpu_write}{note}")
+    if shown := label(result.gpu_write, result.kernels):
+        note = ": Metal source ran on the CPU, which tells nothing of a GPU's speed"
+        lines.append(shown + note * result.emulated)
     if result.sample:
         lines.append(f"sample: {printable(result.sample)}")
     lines.append(f"run: {run}")
@@ -156,7 +157,7 @@ def _print_plan(config: TrainConfig, plan: "Plan", *, as_json: bool) -> None:
         "workers": [{"backend": w.backend, "threads": w.threads} for w in plan.workers],
         "write": plan.writers.write,
         "gpu_write": plan.writers.gpu_write,
-        "emulated": plan.writers.emulated,
+        "emulated": plan.emulated,
     }
     if as_json:
         print(json.dumps({"config": values, **facts}))

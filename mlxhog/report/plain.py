@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TextIO
 
-from mlxhog.metrics import Progress, WorkerReport
+from mlxhog.metrics import Progress, WorkerReport, label
 from mlxhog.quantities import format_bytes, format_clock, format_count
 
 
@@ -70,7 +70,7 @@ def line(progress: Progress) -> str:
         f"held-out {number(progress.val_bits_per_byte)}",
         f"memory {format_bytes(progress.memory_bytes)}",
         f"lost {rate(progress.lost_update_rate)}",
-        *([f"gpu-write {progress.gpu_write}"] if progress.gpu_write != "cpu" else []),
+        *filter(None, [label(progress.gpu_write, progress.kernels)]),
         *(_worker(worker) for worker in progress.workers),
     ]
     return "  ".join(parts)

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mlxhog.metrics import Progress
+from mlxhog.metrics import Progress, label
 from mlxhog.quantities import format_bytes, format_clock, format_count
 from mlxhog.report.plain import eta, number, printable, rate
 from mlxhog.report.scale import scale
@@ -83,8 +83,8 @@ def _losses(progress: Progress) -> Text:
         f"loss {number(progress.loss)}   "
         f"bits/byte: train {number(progress.train_bits_per_byte)}, "
         f"held-out {number(progress.val_bits_per_byte)}   "
-        f"lost updates {rate(progress.lost_update_rate)}"
-        + (f"   gpu-write {progress.gpu_write}" if progress.gpu_write != "cpu" else "")
+        f"lost updates {rate(progress.lost_update_rate)}   "
+        f"{label(progress.gpu_write, progress.kernels)}".rstrip()
     )
 
 

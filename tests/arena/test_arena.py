@@ -177,6 +177,14 @@ def overwrite(at, value):
     return change
 
 
+def flip(at):
+    def change(data):
+        data[at] ^= 0xFF  # whatever it was, it is something else now
+        return data
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -189,7 +197,7 @@ def overwrite(at, value):
         (overwrite(8, b"\x63"), "format 99"),
         (overwrite(20, b"\x01"), "header is corrupted"),
         (overwrite(70, b"\xff"), "header is corrupted"),
-        (overwrite(HEADER_BYTES - 1, b"\0\0"), "header is corrupted"),
+        (flip(HEADER_BYTES - 1), "header is corrupted"),
         (overwrite(PAGE + 10, b"#"), "layout is corrupted"),
     ],
 )

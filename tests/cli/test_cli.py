@@ -67,6 +67,7 @@ PLAN = types.SimpleNamespace(
     worker_bytes=500_000_000,
     workers=(WorkerSpec("mlx:cpu", 1), WorkerSpec("torch:cpu", 1)),
     writers=Writers("cpu", "lossless"),
+    emulated=False,
 )
 
 

@@ -1,4 +1,4 @@
-"""Engines of the host shim, for both frameworks whose text it runs."""
+"""Engines of the host shim."""
 
 from __future__ import annotations
 

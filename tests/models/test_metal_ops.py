@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from mlxhog.metal.engine_mlx import MLXEngine
+from mlxhog.metal.engine_torch import MPSEngine
+from mlxhog.metal.registry import KERNELS
+from mlxhog.models import metal_mlx, metal_torch
 from mlxhog.models.kernels import choose
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import param_spec
+from tests.metal.fake_gpu import FakeMLX, FakeMPS
 from tests.models.golden import CELLS, cell_case
 from tests.models.sample import batch, cell_inputs, config, perturbed_params
 from tests.models.twins import MlxTwin, TorchTwin, Twin
@@ -154,3 +159,62 @@ def test_a_training_step_runs_all_six_kernels(framework: str) -> None:
     assert {kernel for _, kernel, _ in engine.ran} == {
         f"mlstm_{part}" for part in ("gates", "states", "out", "bwd_pre", "bwd_states", "bwd_out")
     }
+
+
+def kernels_of_a_gpu(
+    framework: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[metal_mlx.MetalOps | metal_torch.MetalOps, list[Any]]:
+    """The ops as on an Apple GPU, whose Metal is stood in for, and the launches they make."""
+    emulated = choose(framework, "metal-emulated", "cpu").engine
+    if framework == "mlx":
+        mlx = FakeMLX(dict(KERNELS), emulated).install(monkeypatch)
+        return metal_mlx.MetalOps(MLXEngine()), mlx.calls
+    mps = FakeMPS(dict(KERNELS), emulated).install(monkeypatch)
+    return metal_torch.MetalOps(MPSEngine("cpu")), mps.calls
+
+
+@frameworks
+def test_on_a_gpu_the_engine_gets_the_arrays_of_the_framework_itself(
+    framework: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = cell_inputs(2, 11, 3, 4, 6, seed=4)
+    ops, launches = kernels_of_a_gpu(framework, monkeypatch)
+
+    def scalar(ops: Any, p: Any) -> Any:
+        h, (C, _, _) = ops.mlstm_cell(*p.values(), chunk_size=4, eps=1e-6)
+        return (h**2).sum() + C.sum()
+
+    wanted = REFERENCE[framework].op_grads(scalar, inputs)
+    found = EMULATED[framework].op_grads(lambda _, p: scalar(ops, p), inputs)
+    assert len(launches) == 6
+    for name in inputs:
+        assert_close(found[name], wanted[name], GRADIENT_ANY_F32, label=name)
+
+
+def test_under_mlx_the_cell_and_its_gradient_are_traced_without_evaluating(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    launched = []
+
+    def lazy_kernel(*, name: str, **_: Any) -> Any:
+        def call(*, inputs: Any, output_shapes: Any, output_dtypes: Any, **_: Any) -> Any:
+            launched.append(name)
+            pairs = zip(output_shapes, output_dtypes, strict=True)
+            return [mx.zeros(shape, dtype) + inputs[0].sum() for shape, dtype in pairs]
+
+        return call
+
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx.fast, "metal_kernel", lazy_kernel)
+    ops = metal_mlx.MetalOps(MLXEngine())
+
+    def loss(*sequence: mx.array) -> mx.array:
+        h, (C, _, _) = ops.mlstm_cell(*sequence, chunk_size=4, eps=1e-6)
+        return h.sum() + C.sum()
+
+    # mx.compile calls the function once with placeholders, which nothing can evaluate.
+    gradient = mx.compile(mx.grad(loss, argnums=(0, 1, 2, 3, 4)))
+    inputs = [mx.array(x) for x in cell_inputs(1, 6, 2, 3, 4, seed=5).values()]
+    for _ in range(2):
+        mx.eval(gradient(*inputs))
+    assert len(launched) == 6

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from mlxhog import TrainConfig, checkpoint, gpu_write, train, verdicts
+from mlxhog.cli.train import summary
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.metrics import Progress, Result
 from mlxhog.mix import WorkerSpec
 from mlxhog.report.plain import line
 from mlxhog.verdicts import Verdict
+from tests.cli.test_cli import RESULT
 from tests.report.test_terminal import PROGRESS, shown
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import Killer
@@ -136,6 +138,8 @@ def test_every_output_says_that_steps_were_emulated(tmp_path: Path) -> None:
     assert result.checkpoint is not None
     state = checkpoint.load(Path(result.checkpoint)).state
     assert state["writers"] == {"gpu_write": "metal-emulated", "write": "cas"}
+    assert state["emulated"] is True
+    assert "gpu-write metal-emulated: Metal source ran on the CPU" in summary(result)
 
 
 def test_a_run_of_native_steps_says_so_too(tmp_path: Path) -> None:
@@ -275,3 +279,11 @@ def test_each_worker_gets_the_engine_of_its_framework() -> None:
 def test_the_table_on_a_terminal_names_who_adds_the_steps() -> None:
     assert "gpu-write" not in shown(PROGRESS)
     assert "gpu-write metal" in shown(replace(PROGRESS, gpu_write="metal"))
+    assert "kernels metal-emulated" in shown(replace(PROGRESS, kernels="metal-emulated"))
+
+
+def test_emulated_operations_of_the_model_make_a_run_emulated() -> None:
+    result = replace(RESULT, kernels="metal-emulated")
+    assert result.to_json()["emulated"] is True
+    assert "kernels metal-emulated: Metal source ran on the CPU" in summary(result)
+    assert replace(RESULT, kernels="metal").to_json()["emulated"] is False

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <mutex>
 #include <numeric>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -31,7 +32,7 @@ struct Crew {
   metal::uint3 groups;
   std::vector<std::uint32_t> order;  // of groups; empty: ascending
   std::uint32_t n_groups;
-  unsigned n_threads;
+  std::atomic<unsigned> n_threads{1};
   std::atomic<unsigned> present{0};
   std::atomic<std::uint32_t> next{0};
   std::atomic<bool> failed{false};
@@ -72,7 +73,6 @@ int run(Body body, void* const* buffers, const Launch& launch) {
             .groups = {groups_along(0), groups_along(1), groups_along(2)},
             .order = {},
             .n_groups = groups_along(0) * groups_along(1) * groups_along(2),
-            .n_threads = 1,
             .message_lock = {}};
   crew.n_threads = std::max(1u, std::min(launch.os_threads, crew.n_groups));
   if (launch.chaos_period != 0) {
@@ -83,7 +83,11 @@ int run(Body body, void* const* buffers, const Launch& launch) {
   const int chaotic = launch.chaos_period != 0 ? 1 : 0;
   __atomic_fetch_add(&chaotic_launches, chaotic, __ATOMIC_RELAXED);
   std::vector<std::thread> others;
-  for (unsigned i = 1; i < crew.n_threads; ++i) others.emplace_back([&] { crew.work(); });
+  try {
+    for (unsigned i = 1; i < crew.n_threads; ++i) others.emplace_back([&] { crew.work(); });
+  } catch (const std::system_error&) {  // the system has no more threads: these do the work
+    crew.n_threads = static_cast<unsigned>(others.size()) + 1;
+  }
   crew.work();
   for (std::thread& thread : others) thread.join();
   __atomic_fetch_sub(&chaotic_launches, chaotic, __ATOMIC_RELAXED);

@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::size_t most_threadgroup_bytes = 32 * 1024;
 constexpr std::size_t set_bytes = simd_width * 16;
+constexpr uint os_switch_period = 64;
 
 std::atomic<ulong> last_serial{0};
 
@@ -202,7 +203,8 @@ void Threadgroup::poison_once(void* variable, std::size_t bytes, ulong& filled_f
 
 void Threadgroup::switch_at_random() {
   if (launch_.chaos_period == 0 || random_.below(launch_.chaos_period) != 0) return;
-  if (!alone_) sched_yield();
+  // To another OS thread only at times: on a busy machine each yield hands the core to another program.
+  if (!alone_ && random_.below(os_switch_period) == 0) sched_yield();
   current_->fiber.leave();
 }
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
+import torch
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.engine import Engine
@@ -141,6 +143,18 @@ def test_the_naive_add_loses_adds_which_the_atomic_one_keeps(
     assert_same_bits(sums(adds.racy_axpy), racy)
 
 
+@pytest.mark.parametrize("array", [mx.array, torch.from_numpy, np.asarray])
+def test_launches_are_made_of_arrays_of_every_framework(array: Callable[[Array], Any]) -> None:
+    arena, g = array(normal(64)), array(normal(12).reshape(3, 4))
+    rows = array(np.array([5, 0, 5], np.int32))
+    dense = adds.dense_axpy(arena, g, scale=1.0, offset=2)
+    assert (dense.grid, dense.inputs["n"]) == ((12, 1, 1), 12)
+    assert dense.inputs["arena"] is arena
+    assert adds.scatter_add_rows(arena, rows, g, scale=1.0, offset=0, height=6).grid == (4, 3, 1)
+    with pytest.raises(ShapeError, match="60 to 72"):
+        adds.dense_axpy(arena, g, scale=1.0, offset=60)
+
+
 class Huge:
     """An array as large as no arena of a test can be."""
 
@@ -153,12 +167,19 @@ BAD: dict[str, tuple[Callable[[Array], Any], str]] = {
     "past the end": (lambda a: adds.dense_axpy(a, ONES, scale=1, offset=9), "9 to 17"),
     "far past the end": (lambda a: adds.dense_axpy(a, ONES, scale=1, offset=2**32), "4294967296"),
     "racy past the end": (lambda a: adds.racy_axpy(a, ONES, scale=1, offset=9), "9 to 17"),
-    "small arena": (lambda a: adds.dense_axpy(a[:7], ONES[:1], scale=1, offset=0), "8 to 2147"),
+    "small arena": (
+        lambda a: adds.dense_axpy(a[:7], ONES[:1], scale=1, offset=0),
+        "8 or more elements in place",
+    ),
     "arena not flat": (
         lambda a: adds.dense_axpy(a.reshape(4, 4), ONES, scale=1, offset=0),
         "flat arrays",
     ),
-    "huge arena": (lambda a: adds.dense_axpy(Huge(), ONES, scale=1, offset=0), "8 to 2147483647"),
+    "huge arena": (lambda a: adds.dense_axpy(Huge(), ONES, scale=1, offset=0), "up to 2147483647"),
+    "huge gradient": (
+        lambda a: adds.dense_axpy(a, Huge(), scale=1, offset=0),
+        "launch it in parts",
+    ),
     "small counter": (
         lambda a: adds.dense_axpy_nz(a, ONES, counter()[:1], scale=1, offset=0),
         "added has shape",

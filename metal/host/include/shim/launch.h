@@ -1,6 +1,7 @@
-// How a kernel library and the runtime meet: `library.cpp` text (translate.py) includes this.
+// How a kernel library and the runtime meet; translate.py puts this before every Metal text.
 #pragma once
 
+#include "shim/functions_ran.h"
 #include "shim/vectors.h"
 
 namespace metal_host {

@@ -1,0 +1,203 @@
+"""The Metal kernels on a machine without Metal: all of them run, and no add is lost.
+
+    python benchmarks/metal_shim.py            two to four minutes
+    python benchmarks/metal_shim.py --quick    a tenth of the adds; about one minute
+    python benchmarks/metal_shim.py --tests    and the test suite of metal/, with its duration
+
+Everything here is emulated: the shim compiles the kernels' own Metal source for this CPU. Its
+elements per second say how fast tests run and nothing about a Mac. Targets: issue "The Apple path".
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _harness import ROOT, Claim, LoadWatch, finish
+
+from mlxhog.metal.host.engine import CONSUMERS, HostEngine
+from mlxhog.metal.kernel import Kernel, Launch
+from mlxhog.metal.kernels.adds import racy_axpy
+from mlxhog.metal.proof import PROOFS, verify
+from mlxhog.metal.registry import KERNELS
+
+sys.path.insert(0, str(ROOT))  # the launches that count are those of the tests
+from tests.metal.kernels import test_lost_adds as counting  # noqa: E402
+
+CHAOS, THREADS = 11, 4
+ELEMENTS = 20_000
+TEST_LIMIT_S = 300
+
+
+@dataclass(frozen=True)
+class Started:
+    """One kernel instance on its way from source to results."""
+
+    consumer: str
+    kernel: str
+    instance: str
+    first_s: float
+    cached_s: float
+    elements_per_s: float
+
+
+def instances() -> Iterator[tuple[Kernel, str]]:
+    """Every kernel in each form that is dispatched."""
+    for kernel in KERNELS.values():
+        for instance in kernel.instances or ("",):
+            yield kernel, instance
+
+
+def seconds(engine: HostEngine, launch: Launch) -> float:
+    began = time.perf_counter()
+    engine.run(launch)
+    return time.perf_counter() - began
+
+
+def start_all(cache: Path) -> tuple[list[Started], set[tuple[str, str, str]]]:
+    """Run every instance for both consumers: from nothing, from the cache, and once more."""
+    found, ran = [], set()
+    for consumer in CONSUMERS:
+        cold = HostEngine(consumer, cache=cache)
+        for kernel, instance in instances():
+            launch = kernel.sample(np.random.default_rng(0), ELEMENTS)
+            launch = replace(launch, instance=instance)
+            first = seconds(cold, launch)
+            cached = seconds(HostEngine(consumer, cache=cache), launch)
+            again = min(seconds(cold, launch) for _ in range(3))
+            rate = float(np.prod(launch.grid, dtype=np.int64)) / again
+            found.append(Started(consumer, kernel.name, instance, first, cached, rate))
+        ran |= cold.ran
+    return found, ran
+
+
+def count_lost(name: str, cache: Path, share: int) -> tuple[int, int]:
+    """Adds lost and made by one of the tests' cases, on four threads under chaos."""
+    case = counting.CASES[name]()
+    times = max(1, case.times // share)
+    launch = counting.repeated(case.launch, times)
+    HostEngine("mlx", chaos=CHAOS, threads=THREADS, cache=cache).run(launch)
+    wanted = times * (counting.N if case.counts_all else 1)
+    lost = made = 0
+    for array in case.counted:
+        numbers = counting.numbers(array, launch.instance).astype(np.float64)
+        lost += int(np.abs(wanted - numbers).sum())
+        made += wanted * array.size
+    return lost, made
+
+
+def count_lost_by_racy(cache: Path, share: int) -> tuple[int, int]:
+    """The same for the add of a naive program, which has to lose some."""
+    arena, n = np.zeros(counting.N, np.float32), counting.N
+    launch = racy_axpy(arena, np.ones(n, np.float32), scale=1.0, offset=0)
+    times = counting.ADDS // n // share
+    launch = counting.repeated(launch, times)
+    HostEngine("mlx", chaos=CHAOS, threads=THREADS, cache=cache).run(launch)
+    return times * n - int(arena.sum(dtype=np.float64)), times * n
+
+
+def run_tests() -> tuple[float, bool]:
+    """Seconds that the tests of metal/ take, and whether they pass."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "tests/metal"], cwd=ROOT, check=False
+    )
+    return time.perf_counter() - began, done.returncode == 0
+
+
+def own_cpu_s() -> float:
+    """CPU seconds of this process and of the children that have ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def main() -> int:
+    """Run, count, prove; end with one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a tenth of the adds")
+    parser.add_argument("--tests", action="store_true", help="run and time tests/metal as well")
+    options = parser.parse_args()
+    share = 10 if options.quick else 1
+    watch, began = LoadWatch(), own_cpu_s()
+    claims: list[Claim] = []
+    results: dict[str, Any] = {"emulated": True, "chaos": CHAOS, "threads": THREADS}
+
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder)
+        started, ran = start_all(cache)
+        print(f"{'kernel':28}{'first launch':>14}{'cached':>10}   M elements/s (emulated)")
+        for one in started:
+            name = f"{one.kernel} {one.instance}".rstrip()
+            print(
+                f"{name:24}{one.consumer:4}{one.first_s:12.2f} s{one.cached_s:8.3f} s"
+                f"{one.elements_per_s / 1e6:12.2f}"
+            )
+        registered = len(CONSUMERS) * len(list(instances()))
+        print(f"{len(ran)} of {registered} instances ran ({' and '.join(CONSUMERS)})")
+        claims += [
+            Claim("% of kernel instances run", 100 * len(ran) / registered, "==", 100,
+                  timing=False),
+            Claim("seconds from source to first launch, slowest", max(s.first_s for s in started),
+                  "<=", 5),
+            Claim("seconds to first launch of a new engine from the cache, slowest",
+                  max(s.cached_s for s in started), "<=", 1),
+        ]  # fmt: skip
+        for name in counting.CASES:
+            lost, made = count_lost(name, cache, share)
+            print(f"{name:28}{lost:8} of {made:,} adds lost")
+            claims.append(Claim(f"adds lost of {made} ({name})", lost, "==", 0, timing=False))
+        lost, made = count_lost_by_racy(cache, share)
+        print(f"{'racy_axpy':28}{lost:8,} of {made:,} adds lost, as it must")
+        claims.append(Claim(f"adds lost of {made} (racy_axpy)", lost, ">=", 1, timing=False))
+        results["racy_lost_share"] = lost / made
+
+    states = {}
+    for proof in PROOFS:
+        verdict = verify(proof)
+        states[proof.claim] = verdict.states
+        print(
+            f"{verdict.states:10,} states: {proof.claim}: {'holds' if verdict.holds else 'fails'}"
+        )
+        claims.append(
+            Claim(f"proof: {proof.claim}", float(verdict.holds), "==", float(proof.holds),
+                  timing=False)
+        )  # fmt: skip
+    if options.tests:
+        took, passed = run_tests()
+        claims.append(Claim("tests/metal pass", float(passed), "==", 1, timing=False))
+        claims.append(Claim("seconds of tests/metal", took, "<=", TEST_LIMIT_S))
+        results["tests_s"] = took
+    return finish(
+        "metal_shim",
+        claims,
+        others_load=watch.stop(own_cpu_s() - began),
+        results={
+            **results,
+            "instances": [
+                {
+                    "name": one.kernel,
+                    "instance": one.instance,
+                    "consumer": one.consumer,
+                    "first_s": round(one.first_s, 3),
+                    "cached_s": round(one.cached_s, 4),
+                    "m_elements_per_s_emulated": round(one.elements_per_s / 1e6, 3),
+                }
+                for one in started
+            ],
+            "proof_states": states,
+        },
+        packages=("mlxhog", "numpy", "mlx"),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,27 @@
+[[kernel]] void custom_kernel_slstm_forward_float_float_float_float_float_float_float_uint32_ts_uint32_ts_uint32_ts_uint32_ts_uint32_ts_float_float_float_float(
+  const device float* G [[buffer(0)]],
+  const device float* R [[buffer(1)]],
+  const device float* bias [[buffer(2)]],
+  const device float* h0 [[buffer(3)]],
+  const device float* c0 [[buffer(4)]],
+  const device float* n0 [[buffer(5)]],
+  const device float* m0 [[buffer(6)]],
+  const constant uint32_t& B [[buffer(7)]],
+  const constant uint32_t& S [[buffer(8)]],
+  const constant uint32_t& NH [[buffer(9)]],
+  const constant uint32_t& DH [[buffer(10)]],
+  const constant uint32_t& fresh [[buffer(11)]],
+  device float* h [[buffer(12)]],
+  device float* c [[buffer(13)]],
+  device float* n [[buffer(14)]],
+  device float* m [[buffer(15)]],
+  uint3 thread_position_in_grid [[thread_position_in_grid]]) {
+
+        threadgroup float shared_h[mlxhog::kSlstmUnits];
+        static_assert(sizeof(shared_h) <= 32768, "more threadgroup memory than a chip has");
+        mlxhog::slstm_forward(G, R, bias, h0, c0, n0, m0, h, c, n, m,
+                              mlxhog::SlstmShape{B, S, NH, DH}, fresh, shared_h,
+                              thread_position_in_grid);
+    
+}
+
