@@ -200,6 +200,8 @@ class Litmus:
         while not all(child.done(lane) for child, lane in places):
             for ready in connection.wait(list(pipes), _LOOK_S):
                 pipes[ready].receive()  # type: ignore[index]  # wait() is typed as any waitable
+            for child, lane in places:
+                child.check(lane)
             watch(self.bench.values(case.kernel))
             if time.monotonic() > deadline:
                 raise Failed(f"no answer within {seconds + _GRACE_S:.0f} s")
