@@ -106,7 +106,7 @@ class HostEngine:
             seed=((self._chaos or 0) << 32) + self._launches,
         )
         if failure:
-            raise MetalError(f"{kernel.name} failed: {failure}")
+            raise MetalError(f"kernel {kernel.name} failed: {failure}")
         self._launches += 1
         self.ran.add((self._consumer, kernel.name, launch.instance))
         return outputs
