@@ -95,10 +95,8 @@ class MLXEngine:
                     value = value.reshape(()).astype(dtype)
                 else:
                     value = mx.array(number(argument, value), dtype)
-            elif not argument.writes:
-                value = value.reshape(-1)
-                if value.size < SMALLEST:
-                    value = mx.pad(value, (0, SMALLEST - value.size))
+            elif not argument.writes and value.size < SMALLEST:
+                value = mx.pad(value.reshape(-1), (0, SMALLEST - value.size))
             inputs.append(value)
         return inputs
 

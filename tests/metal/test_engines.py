@@ -19,15 +19,11 @@ from mlxhog.metal import adoption_mlx, engine, source
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_reference import ReferenceEngine
 from mlxhog.metal.engine_torch import MPSEngine
+from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernels import adds, packed16, reduce
 from mlxhog.metal.kernels.adds import dense_axpy, scatter_add_rows
+from mlxhog.metal.registry import KERNELS
 
-KERNELS = {
-    kernel.name: kernel
-    for family in (adds, packed16, reduce)
-    for kernel in vars(family).values()
-    if type(kernel).__name__ == "Kernel"
-}
 N = 100
 
 
@@ -101,6 +97,38 @@ def test_the_instances_of_a_kernel_are_kernels_of_their_own(
     else:
         names = [name for name, _, _ in fake.calls]
         assert names == ["packed16_add_half", "packed16_add_bfloat"]
+
+
+@both
+@pytest.mark.parametrize("name", sorted(KERNELS))
+def test_every_kernel_gets_its_arguments_from_an_engine(
+    which: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, made = fakes(which, monkeypatch)
+    kernel = KERNELS[name]
+    for instance in kernel.instances or ("",):
+        launch = replace(kernel.sample(np.random.default_rng(0), 3000), instance=instance)
+        if any(not a.scalar and np.size(launch.inputs[a.name]) < 8 for a in kernel.inputs):
+            fake.engine = HostEngine(which)  # the reference knows the shape, not the padding
+        copied = {a.name: np.array(launch.inputs[a.name]) for a in kernel.inputs}
+        inputs = {
+            a.name: copied[a.name].item() if a.scalar else made.array(copied[a.name])
+            for a in kernel.inputs
+        }
+        outputs = made.run(replace(launch, inputs=inputs))
+        wanted = ReferenceEngine().run(replace(launch, inputs=copied))
+        for output, value in wanted.items():
+            assert_same(made.host(outputs[output]), value, kernel.rtol)
+        for argument in kernel.inputs:
+            if argument.writes:
+                name = argument.name
+                assert_same(made.host(inputs[name]), copied[name], kernel.rtol)
+
+
+def assert_same(found: Any, wanted: Any, rtol: float) -> None:
+    assert found.dtype == wanted.dtype
+    found = np.reshape(found, wanted.shape)
+    np.testing.assert_allclose(found, wanted, rtol=rtol, atol=rtol)
 
 
 def test_mlx_builds_a_kernel_once_and_wraps_one_call_of_ours(

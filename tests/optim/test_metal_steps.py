@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,16 @@ from mlxhog.arena import Arena, plan
 from mlxhog.errors import ShapeError
 from mlxhog.gradients import Rows
 from mlxhog.metal.engine import Engine
+from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.registry import KERNELS
 from mlxhog.metal.sharing import shares_memory
-from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target
+from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target, metal_steps
 from mlxhog.optim.metal_steps import MetalSteps, decay_flags, runs
 from mlxhog.updates import WRITE_MODES
+from tests.metal.fake_gpu import FakeMLX, FakeMPS
 from tests.optim.small import SLOTS
 
 ENGINES = ["reference", "emulated:mlx", "emulated:mps"]
@@ -121,6 +125,36 @@ def test_one_worker_gets_the_same_bits_from_metal_kernels_as_from_native_code(
     for name, value in native.items():
         np.testing.assert_array_equal(metal[name], value, err_msg=name)
     assert np.abs(metal["params"] - arena.params).max() > 0.05
+
+
+@pytest.mark.parametrize("which", ["mlx", "mps"])
+@pytest.mark.parametrize("rule", ["momentum", "adamw", "adamw-shared"])
+def test_the_engines_of_both_frameworks_take_the_native_steps(
+    arena: Arena, create: Make, monkeypatch: pytest.MonkeyPatch, which: str, rule: str
+) -> None:
+    """Over stand-ins of their Metal parts, which run the Metal source in MLX's own memory."""
+    lender = FakeMLX(dict(KERNELS), engine=create("emulated:mlx")).install(monkeypatch)
+    made: Engine = MLXEngine()
+    if which == "mps":
+        FakeMPS(dict(KERNELS), engine=create("emulated:mps")).install(monkeypatch)
+        made = MPSEngine("cpu")
+    monkeypatch.setattr(metal_steps, "whole", lambda host: host)  # not on pages, here
+    names = ("params", "m.1", "v.1", "s")
+    lent = {name: lender.memory(arena.params.size) for name in names}
+    for name in names:
+        lent[name][...] = arena.segment(name)
+    goal = replace(
+        target(arena, RULES[rule], 1, None),
+        flat=lent["params"],
+        private={name: lent[f"{name}.1"] for name in RULES[rule].state_segments},
+        shared={name: lent["s"] for name in RULES[rule].shared_segments},
+        metal=MetalSteps(made, lent["params"], arena.layout.slots, DECAY),
+    )
+    for step in range(1, 4):
+        RULES[rule].step(goal, gradients(step), lr=0.05, step=step, grad_scale=0.75)
+    native = train(arena, RULES[rule], None, steps=3)
+    for name in names:
+        np.testing.assert_array_equal(lent[name], native[name], err_msg=name)
 
 
 def test_neighbouring_dense_parameters_are_one_launch_and_rows_another(arena: Arena) -> None:
