@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxhog.metal.host import build, library, translate
+from mlxhog.metal.host import build, library
 from mlxhog.metal.host.buffers import bound
-from mlxhog.metal.host.engine import HostEngine
-from mlxhog.metal.host.signature import kernels
+from mlxhog.metal.host.engine import CONSUMERS
 from mlxhog.metal.kernel import Launch
 
 HERE = Path(__file__).parent
@@ -29,9 +28,9 @@ class Traffic:
 def of(launch: Launch, folder: Path) -> dict[str, Traffic]:
     """Run a launch and return the traffic of every array argument by name."""
     kernel = launch.kernel
-    text = HostEngine("mlx", cache=folder).text(kernel, launch.instance)
-    (signature,) = kernels(text).values()
-    path = _library(translate.library(text, mlx=True), folder, f"{kernel.name}-{launch.instance}")
+    program = CONSUMERS["mlx"](kernel, launch.instance, folder)
+    signature = program.signature
+    path = _library(program.text, folder, f"{kernel.name}-{launch.instance}")
     outputs = {a.name: np.zeros(launch.outputs[a.name], a.dtype) for a in kernel.outputs}
     arrays = bound(launch, signature, outputs, mlx=True)
     watched = [
