@@ -38,11 +38,11 @@ def arena() -> Iterator[Arena]:
 
 def a_job(backend: str, engine: str | None = None, **options: object) -> Job:
     config = TrainConfig(**options)  # type: ignore[arg-type]
-    return replace(job(slot=2), backend=backend, engine=engine, config=config)
+    return replace(job(slot=2, threads=1), backend=backend, engine=engine, config=config)
 
 
 def with_engine(monkeypatch: pytest.MonkeyPatch, made: Any) -> None:
-    monkeypatch.setattr(unified.engine, "create", lambda name: made)
+    monkeypatch.setattr(unified.engine, "create", lambda name, **_: made)
 
 
 LIVE: dict[str, object] = {"read": "live", "predict": "none"}
