@@ -1,4 +1,4 @@
-"""What macOS says of itself through C calls: sysctl and memory statistics.
+"""What macOS says of itself through C calls: sysctl, memory statistics, and scheduling class.
 
 Only functions with a fixed list of arguments are called: ctypes passes the arguments of variadic
 ones (`open`, `fcntl`, `shm_open`) in the wrong place on Apple silicon.
@@ -14,6 +14,7 @@ from functools import cache
 _HOST_VM_INFO64 = 4
 _VM_WORDS = 38  # struct vm_statistics64: 32-bit counts free, active, inactive, wired; then others
 _KERN_SUCCESS = 0
+_QOS_CLASS_USER_INITIATED = 0x19
 
 
 @cache
@@ -91,3 +92,14 @@ def available_bytes() -> int:
 def translated() -> bool:
     """Whether Rosetta translates this process from x86_64."""
     return sysctl_int("sysctl.proc_translated") == 1
+
+
+def ask_for_performance_cores() -> bool:
+    """Keep the calling thread, and threads it starts, off the efficiency cores.
+
+    Work of the default class was seen moved there after some minutes of full load (stan-dev/math
+    3277). Returns whether macOS agreed.
+    """
+    call = _system().pthread_set_qos_class_self_np
+    call.argtypes = (ctypes.c_uint, ctypes.c_int)
+    return int(call(_QOS_CLASS_USER_INITIATED, 0)) == 0

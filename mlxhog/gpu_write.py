@@ -20,6 +20,7 @@ from mlxhog.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.metrics import EMULATED
 from mlxhog.mix import GPU_BACKENDS, WorkerSpec
+from mlxhog.verdicts import Verdicts
 
 GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
 
@@ -69,7 +70,7 @@ def resolve(config: TrainConfig, workers: Sequence[WorkerSpec]) -> Writers:
     if config.gpu_write == EMULATED:
         return Writers(EMULATED, "cas")
     if config.gpu_write == "auto":
-        refusal = _why_not_metal(config, backends)
+        refusal = _why_not_auto(config, backends)
         if refusal is None:
             return Writers("metal", "cas", ("gpu_write auto: metal, no update was lost here",))
         note = f"gpu_write auto: cpu, because {refusal}"
@@ -87,7 +88,7 @@ def _check_metal(config: TrainConfig, backends: Sequence[str]) -> None:
             f"gpu_write=metal needs a GPU worker, workers are {', '.join(backends)}; add mlx:gpu, "
             f"or use gpu_write={EMULATED} to run the Metal source on the CPU"
         )
-    refusal = _doctors_refusal(backends)
+    refusal = doctors_refusal(backends)
     if refusal is not None and not config.force:
         raise EnvironmentLacks(
             f"gpu_write=metal is not known to be safe here: {refusal}; "
@@ -95,26 +96,41 @@ def _check_metal(config: TrainConfig, backends: Sequence[str]) -> None:
         )
 
 
-def _doctors_refusal(backends: Sequence[str]) -> str | None:
-    """Why this machine may not let its GPU write; None where kernels are right and lose nothing."""
-    found = verdicts.load()
+def doctors_refusal(backends: Sequence[str], found: Verdicts | None = None) -> str | None:
+    """Why this machine may not let its GPU write; None where kernels are right and lose nothing.
+
+    Args:
+        backends: of all workers, once per worker.
+        found: what doctor found; None is the record of this machine.
+    """
+    record = verdicts.load() if found is None else found
     engines = sorted({GPU_ENGINES[backend] for backend in backends if backend in GPU_ENGINES})
-    for verdict in (found.gpu_write(backends), *map(found.kernels, engines)):
+    for verdict in (record.gpu_write(backends), *map(record.kernels, engines)):
         if not verdict.ok:
             return verdict.reason
     return None
 
 
-def _why_not_metal(config: TrainConfig, backends: Sequence[str]) -> str | None:
-    """Why `auto` lets the CPU add the steps of GPU workers; None where the GPU may."""
+def why_not_metal(backends: Sequence[str], found: Verdicts | None = None) -> str | None:
+    """Why `auto` lets the CPU add the steps of GPU workers; None where the GPU may.
+
+    Args:
+        backends: of all workers, once per worker.
+        found: see `doctors_refusal`.
+    """
     on_gpu = set(backends) & set(GPU_BACKENDS)
     if not on_gpu:
         return "no worker of this run uses a GPU"
     if set(backends) - on_gpu:
         return "CPU workers add to the same parameters"
-    if config.write not in ("auto", "cas"):
+    return doctors_refusal(backends, found)
+
+
+def _why_not_auto(config: TrainConfig, backends: Sequence[str]) -> str | None:
+    asked = config.write not in ("auto", "cas") and set(backends) & set(GPU_BACKENDS)
+    if asked:
         return f"write={config.write} was asked for, and a GPU that writes needs cas"
-    return _doctors_refusal(backends)
+    return why_not_metal(backends)
 
 
 def _check_live_reads(config: TrainConfig, backends: Sequence[str]) -> None:

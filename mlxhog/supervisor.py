@@ -19,7 +19,7 @@ from pathlib import Path
 from mlxhog import notices, watchdog, worker
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.arena.workers import CLAIMED, Entry, Phase, State
 from mlxhog.children import signals_held_back, thread_limits
 from mlxhog.config import TrainConfig
 from mlxhog.control import Command
@@ -148,7 +148,8 @@ class Supervisor:
         report = self.ledger.reap(seat.owner)
         self.entry(seat).torn += report.torn
         self.torn += report.torn
-        self.arena.counters.add("claims", -report.returned)
+        unused = self.entry(seat).ticket == CLAIMED and not (report.returned or report.torn)
+        self.arena.counters.add("claims", -report.returned - unused)
         return code
 
     def _replace(self, seat: _Seat) -> None:

@@ -16,6 +16,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from mlxhog.cache import user_cache_directory
 from mlxhog.errors import EnvironmentLacks, MetalError
 
 HOST = Path(__file__).parent
@@ -35,16 +36,14 @@ _FLAGS = (
 _GCC_X86_FLAGS = ("-fexcess-precision=16",)
 _CLANG_X86_FLAGS = ("-Xclang", "-ffloat16-excess-precision=none")
 _CLANG_FLAGS = ("-Wno-unknown-attributes",)
+_BESIDE = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
+"""For the linker: where the library lies that needs another one."""
 _ERROR = re.compile(r"^.*?: (?:fatal )?error: .*(?:\n +\S?.*){0,3}", re.MULTILINE)
 
 
-def user_cache_directory() -> Path:
+def kernel_cache() -> Path:
     """Return where compiled kernels are kept unless an engine is told otherwise."""
-    if configured := os.environ.get("XDG_CACHE_HOME"):
-        return Path(configured) / "mlxhog" / "metal"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mlxhog" / "metal"
-    return Path.home() / ".cache" / "mlxhog" / "metal"
+    return user_cache_directory() / "metal"
 
 
 def library(
@@ -72,7 +71,7 @@ def library(
     flags = (*_flags(compiler), *extra_flags)
     path = directory / f"{name}-{_digest(text, compiler, flags, runtime.name)}.so"
     if not path.exists():
-        link = ("-Wl,-rpath,$ORIGIN", str(runtime))
+        link = (f"-Wl,-rpath,{_BESIDE}", str(runtime))
         _compile(name, path, (*flags, "-x", "c++", "-", "-x", "none", *link), compiler, text)
     return path
 
@@ -101,9 +100,14 @@ def _runtime(directory: Path, compiler: str, extra_flags: tuple[str, ...]) -> Pa
     if not path.exists():
         sources = sorted((HOST / "runtime").glob("*.cpp"))
         text = "".join(f'#include "{file}"\n' for file in sources)  # at once: half the time
-        include = ("-I", str(HOST / "runtime"), f"-Wl,-soname,{path.name}")
+        include = ("-I", str(HOST / "runtime"), _named(path.name))
         _compile("the shim's runtime", path, (*flags, *include, "-x", "c++", "-"), compiler, text)
     return path
+
+
+def _named(name: str) -> str:
+    """The linker's option for the name under which others look for a library."""
+    return f"-Wl,-install_name,@rpath/{name}" if sys.platform == "darwin" else f"-Wl,-soname,{name}"
 
 
 @cache

@@ -64,7 +64,7 @@ class HostEngine:
         self.name = f"emulated:{consumer}"
         self.ran: set[Ran] = set()
         self._consumer, self._chaos, self._threads = consumer, chaos, threads
-        self._cache = build.user_cache_directory() if cache is None else cache
+        self._cache = build.kernel_cache() if cache is None else cache
         self._compiler, self._flags = compiler, flags
         self._built: dict[tuple[Kernel, str], tuple[Path, Signature]] = {}
         self._launches = 0

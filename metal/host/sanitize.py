@@ -230,7 +230,7 @@ def races_on_purpose(kernel: Kernel) -> bool:
 
 def main(names: list[str]) -> int:
     """Run sample launches under each sanitizer; 1 if one finds something, or misses a race."""
-    directory = build.user_cache_directory()
+    directory = build.kernel_cache()
     wrong = 0
     for launch in samples(names):
         for sanitizer in SANITIZERS:

@@ -1,5 +1,3 @@
-#pragma once
-
 // The mLSTM cell, chunk by chunk. Within a chunk, with lf = logsig(f), positions t = 1..L and the state
 // C, n, m before the chunk:
 //
@@ -10,6 +8,7 @@
 //     h_t = (s w_t q_t C + sum_j A_tj v_j) / (max(|den_t|, exp(-M_t)) + eps)
 //
 // n follows C with 1 in place of v. Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
+#pragma once
 
 #include "mlstm_shape.h"
 #include "sigmoid.h"

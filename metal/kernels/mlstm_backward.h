@@ -1,5 +1,3 @@
-#pragma once
-
 // Gradients of the mLSTM cell. The stabilisers m and M are constants, which is exact but for the term eps. With
 //
 //     u_t = dh_t / N_t           N_t = max(|den_t|, exp(-M_t)) + eps            w_t = exp(b_t + m - M_t)
@@ -17,6 +15,7 @@
 //
 // dn is dC with e_t in place of u_t^T. The sum g = b_L also has all that the state after the chunk depends on,
 // <C', dC'> + n' . dn', because m' is constant; whoever sums db to df adds that (`models/metal_mlstm.py`).
+#pragma once
 
 #include "mlstm_shape.h"
 

@@ -1,3 +1,4 @@
+// Sizes and layouts that the kernels of the mLSTM cell share.
 #pragma once
 
 #include <metal_stdlib>

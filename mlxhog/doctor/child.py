@@ -148,6 +148,16 @@ class Child:
         """Whether the lane's result has been taken in."""
         return lane in self._results
 
+    def check(self, lane: int) -> None:
+        """Raise at once if what has come from a lane is an error.
+
+        Raises:
+            Failed: the lane's function raised.
+        """
+        error, _ = self._results.get(lane, (None, None))
+        if error is not None:
+            raise Failed(error)
+
     def call(
         self, timeout_s: float, function: Callable[Concatenate[Lane, P], T], *args: P.args,
         **keywords: P.kwargs,

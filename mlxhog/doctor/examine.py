@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -58,17 +58,25 @@ def examine(effort: Effort, tell: Tell) -> dict[str, Any]:
     started, tokens_per_s = backends.examine(machine, effort.backend_s)
     tell("memory between frameworks", "")
     imported = imports.examine(machine, quick=effort.quick)
-    engine_checks, usable, compared = _kernels(machine, tell)
-    tell("a run", "")
-    checks += [] if effort.quick else [training.examine()]
-    rows, read = _litmus(machine, kinds.writers(machine, usable), effort, tell)
+    tell("Metal engines", "")
+    engines = kernels.Engines(kinds.engines(machine))
+    try:
+        started_engines, usable = engines.start()
+        rows, read = _litmus(machine, kinds.writers(machine, usable), effort, tell)
+        compared = _compared(engines, usable, tell)
+    finally:
+        engines.close()
+    checks += [*started_engines, wrapper.examine()]
+    if not effort.quick:
+        tell("a run", "")
+        checks.append(training.examine())
     record: dict[str, Any] = {
         "format": verdicts.FORMAT,
         "identity": asdict(verdicts.identity()),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "effort": asdict(effort),
         "facts": found_facts,
-        "checks": _plain([*checks, *engine_checks]),
+        "checks": _plain(checks),
         "backends": _plain(started),
         "imports": _plain(imported),
         "litmus": rows,
@@ -76,7 +84,7 @@ def examine(effort: Effort, tell: Tell) -> dict[str, Any]:
         "kernels": compared,
         "tokens_per_s": tokens_per_s,
     }
-    everything = (*checks, *engine_checks, *started, *imported)
+    everything = (*checks, *started, *imported)
     record["failed"] = [
         *(each.name for each in everything if each.result == Result.FAIL),
         *_broken_rows(rows),
@@ -86,20 +94,14 @@ def examine(effort: Effort, tell: Tell) -> dict[str, Any]:
     return record
 
 
-def _kernels(machine: Machine, tell: Tell) -> tuple[list[Check], list[str], list[dict[str, Any]]]:
-    """Start every engine, and compare every kernel on those that could be started."""
-    tell("Metal engines", "")
-    engines = kernels.Engines(kinds.engines(machine))
-    try:
-        checks, usable = engines.start()
-        compared = []
-        for name in usable:
-            for kernel, instance in kernels.instances():
-                tell("kernels", f"{kernel.name} {instance} on {name}".replace("  ", " "))
-                compared.append(engines.compare(name, kernel, instance))
-        return [*checks, wrapper.examine()], usable, compared
-    finally:
-        engines.close()
+def _compared(engines: kernels.Engines, usable: Sequence[str], tell: Tell) -> list[dict[str, Any]]:
+    """Every kernel in every instance, on every engine that could be started."""
+    rows = []
+    for name in usable:
+        for kernel, instance in kernels.instances():
+            tell("kernels", " ".join(filter(None, (kernel.name, instance, "on", name))))
+            rows.append(engines.compare(name, kernel, instance))
+    return rows
 
 
 def _litmus(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from typing import Any, Final
 
 from mlxhog.doctor.checks import Check, Result
@@ -15,24 +16,39 @@ QUICK_BYTES: Final = 4 << 20
 
 def examine(machine: Machine, *, quick: bool) -> list[Check]:
     """Try every way between the frameworks that are installed."""
-    checks: list[Check] = []
+    ways: list[tuple[str, str, tuple[int, ...]]] = []
     if "mlx" in machine.frameworks:
-        checks += _tried("memory of MLX", "imports_mlx", QUICK_BYTES if quick else BYTES)
+        ways.append(("memory of MLX", "imports_mlx", (QUICK_BYTES if quick else BYTES,)))
     if "torch" in machine.frameworks:
-        checks += _tried("memory of torch", "imports_torch")
+        ways.append(("memory of torch", "imports_torch", ()))
     if {"mlx", "torch"} <= machine.frameworks:
-        checks += _tried("memory of MLX and torch", "imports_mlx_torch")
-    return checks
+        ways.append(("memory of MLX and torch", "imports_mlx_torch", ()))
+    return _tried(ways)
 
 
-def _tried(what: str, module: str, *args: Any) -> list[Check]:
-    """Run a module's `examine` in a child, which alone imports the framework."""
+def _tried(ways: Iterable[tuple[str, str, tuple[int, ...]]]) -> list[Check]:
+    """Run each module's `examine` in a child, which alone imports frameworks; a new one if it dies.
+
+    Args:
+        ways: what is tried, the module below `mlxhog.doctor`, and further arguments.
+    """
+    checks: list[Check] = []
+    child: Child | None = None
     try:
-        with Child() as child:
-            return child.call(START_S, by_name, f"mlxhog.doctor.{module}:examine", *args)
-    except Failed as failure:
-        consequence = "how memory is shared with this framework is not known: keep to the defaults"
-        return [Check(what, Result.FAIL, str(failure), "every way can be tried", consequence)]
+        for what, module, args in ways:
+            child = child or Child()
+            try:
+                checks += child.call(START_S, by_name, f"mlxhog.doctor.{module}:examine", *args)
+            except Failed as failure:
+                consequence = "how this memory is shared is not known: keep to the defaults"
+                expected = "every way can be tried"
+                checks.append(Check(what, Result.FAIL, str(failure), expected, consequence))
+                child.close()
+                child = None
+    finally:
+        if child is not None:
+            child.close()
+    return checks
 
 
 def by_name(lane: Lane, target: str, *args: Any) -> list[Check]:

@@ -30,7 +30,12 @@ from mlxhog.updates import Float32
 PLACES: Final = ("threads", "processes")
 PROMISED: Final = ("lossless", "cas")
 SLOTS: Final = ((1, 2), (3,))
-"""Lanes of the two children: the first is both writers' process, or one of them."""
+"""Worker slots of the two children, a lane each."""
+SEATS: Final[Mapping[str, tuple[tuple[int, int], ...]]] = {
+    "threads": ((0, 0), (0, 1)),
+    "processes": ((0, 0), (1, 0)),
+}
+"""Child and lane of both writers."""
 _LOOK_S = 0.001
 _GRACE_S = 30.0  # for a writer that has to compile its kernel, or waits for a core
 
@@ -113,7 +118,7 @@ class Litmus:
         self.arena: Arena = bench.create(max(slot for slots in SLOTS for slot in slots))
         self.bench = Bench(self.arena)
         self._children: list[Child] = []
-        self._warm: set[tuple[Kind, str, int]] = set()
+        self._warm: set[tuple[Kind, str, tuple[int, int]]] = set()
 
     @property
     def children(self) -> list[Child]:
@@ -159,19 +164,15 @@ class Litmus:
 
     def _warm_up(self, case: Case) -> None:
         """Let each writer import, compile and make one pass, alone, before any clock runs."""
-        for kind, (child, lane) in zip(case.writers, self._places(case), strict=True):
-            key = (kind, case.kernel, id(child) + lane)
-            if key not in self._warm:
-                self.bench.fill(case.kernel)
-                self.bench.start_line()
-                timeout_s = START_S + _GRACE_S
-                child.start(lane, add_until, kind, case.kernel, case.mode, 1.0, 1, 1)
-                child.take(lane, timeout_s)
-                self._warm.add(key)
-
-    def _places(self, case: Case) -> list[tuple[Child, int]]:
-        first, second = self.children
-        return [(first, 0), (first, 1) if case.where == "threads" else (second, 0)]
+        for kind, seat in zip(case.writers, SEATS[case.where], strict=True):
+            if (kind, case.kernel, seat) in self._warm:
+                continue
+            self.bench.fill(case.kernel)
+            self.bench.start_line()
+            child, lane = self.children[seat[0]], seat[1]
+            child.start(lane, add_until, kind, case.kernel, case.mode, 1.0, 1, 1)
+            child.take(lane, START_S + _GRACE_S)
+            self._warm.add((kind, case.kernel, seat))
 
     def _measure(self, case: Case) -> dict[str, Any]:
         """Rounds until the time is over; each ends before its elements stop counting exactly."""
@@ -190,7 +191,7 @@ class Litmus:
         """One round from zero; returns what the writers did and how many torn values were seen."""
         self.bench.fill(case.kernel)
         self.bench.start_line()
-        places = self._places(case)
+        places = [(self.children[child], lane) for child, lane in SEATS[case.where]]
         for kind, (child, lane) in zip(case.writers, places, strict=True):
             child.start(lane, add_until, kind, case.kernel, case.mode, seconds, limit, 2)
         watch = Watch(case, 2 * limit)
@@ -199,6 +200,8 @@ class Litmus:
         while not all(child.done(lane) for child, lane in places):
             for ready in connection.wait(list(pipes), _LOOK_S):
                 pipes[ready].receive()  # type: ignore[index]  # wait() is typed as any waitable
+            for child, lane in places:
+                child.check(lane)
             watch(self.bench.values(case.kernel))
             if time.monotonic() > deadline:
                 raise Failed(f"no answer within {seconds + _GRACE_S:.0f} s")

@@ -1,9 +1,11 @@
 """A reader beside a writer in another process: are values whole, in order, and soon there?
 
-counting    the writer adds 1.0; what is read must be whole numbers that never fall
-flipping    the writer goes between two values without a byte in common, by adding their
-difference; what is read must be one of the two, or it is torn
-publishing  the writer adds 1.0 and waits; the reader says when it sees that
+    counting    the writer adds 1.0; what is read must be whole numbers that never fall
+    flipping    the writer goes between two values without a byte in common, by adding their
+                difference; what is read must be one of the two, or it is torn
+    publishing  the writer adds 1.0 and waits; the reader says when it sees that
+
+A snapshot may hold elements of different ages; each of them must be whole.
 """
 
 from __future__ import annotations

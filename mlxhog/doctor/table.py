@@ -13,6 +13,8 @@ from mlxhog.quantities import format_bytes, format_count
 Row = Mapping[str, Any]
 STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "lossy": "yellow", "absent": "dim"}
 _KERNELS = ("dense", "rows", "half")
+_WRAPPED = ("what", "found", "writers", "why")
+"""Columns that may take several lines on a narrow terminal."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,25 @@ def _litmus(rows: Sequence[Row]) -> Section:
     lines = []
     for (writers, mode), group in groupby(rows, key):
         tried = list(group)
-        label = mode + (", emulated" if tried[0]["emulated"] else "")
         cells = [_lost([row for row in tried if row["kernel"] == kernel]) for kernel in _KERNELS]
         fastest = max(row["adds_per_s"] for row in tried)
-        torn = sum(row["torn"] for row in tried)
         result = "FAIL" if any(map(broken, tried)) else _fact(tried)
-        lines.append((result, " + ".join(writers), label, *cells, str(torn), format_count(fastest)))
+        lines.append((result, _pair(writers), mode, *cells, format_count(fastest)))
+    torn = sum(row["torn"] for row in rows)
     return Section(
         "litmus: adds lost by two writers at once, in threads and in processes",
-        ("", "writers", "how", *_KERNELS, "torn", "adds/s"),
+        ("", "writers", "how", *_KERNELS, "adds/s"),
         lines,
-        [f"{row['error']}  ({' + '.join(row['writers'])})" for row in rows if "error" in row],
+        [
+            f"torn values: {torn}",
+            *(f"{row['error']}  ({_pair(row['writers'])})" for row in rows if "error" in row),
+        ],
     )
+
+
+def _pair(writers: Sequence[str]) -> str:
+    a, b = writers
+    return f"{a} twice" if a == b else f"{a} + {b}"
 
 
 def _fact(tried: Sequence[Row]) -> str:
@@ -101,7 +110,7 @@ def _lost(rows: Sequence[Row]) -> str:
     if not rows:
         return "-"
     adds, lost = (sum(row[name] for row in rows) for name in ("adds", "lost"))
-    return f"{lost:,} of {format_count(adds)}"
+    return f"{format_count(lost)} of {format_count(adds)}"
 
 
 def _reads(rows: Sequence[Row]) -> Section:
@@ -196,7 +205,7 @@ def show(parts: Iterable[Section], stream: TextIO, *, plain: bool) -> None:
         if part.rows:
             table = Table(box=None, pad_edge=False, header_style="dim")
             for name in part.header:
-                table.add_column(name, overflow="fold")
+                table.add_column(name, overflow="fold", no_wrap=name not in _WRAPPED)
             for row in part.rows:
                 table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
             console.print(table)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from mlxhog import mix
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.gpu_write import doctors_refusal, why_not_metal
 from mlxhog.machine import Machine
 from mlxhog.mix import BACKENDS, GPU_BACKENDS
 from mlxhog.quantities import format_count
 from mlxhog.verdicts import Verdicts
 
-ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
 LIVE = ("mlx:gpu", "torch:cpu")
 """Backends that can compute with host memory itself."""
 
@@ -32,12 +33,8 @@ def conclude(found: Verdicts, machine: Machine) -> dict[str, Any]:
     return {
         "workers": workers,
         "gpu_write": _gpu_write(found, backends),
-        "gpu_write_metal": {
-            name: _both(found.gpu_write([name]), found.kernels(ENGINES[name]))
-            for name in here
-            if name in GPU_BACKENDS
-        },
-        "read_live": {name: _both(found.live_read(name)) for name in here if name in LIVE},
+        "gpu_write_metal": {name: _metal(found, name) for name in here if name in GPU_BACKENDS},
+        "read_live": {name: asdict(found.live_read(name)) for name in here if name in LIVE},
     }
 
 
@@ -55,19 +52,14 @@ def _workers(found: Verdicts, machine: Machine) -> tuple[dict[str, str], list[st
 
 
 def _gpu_write(found: Verdicts, backends: list[str]) -> dict[str, str]:
-    """The rule of `--gpu-write auto`, for the mix of `--workers auto`."""
-    on_gpu = [name for name in backends if name in GPU_BACKENDS]
-    if not on_gpu:
-        return {"auto": "cpu", "why": "no worker uses a GPU; emulated rows permit nothing"}
-    if len(on_gpu) < len(backends):
-        return {"auto": "cpu", "why": "CPU workers add to the same parameters"}
-    verdict = _both(
-        found.gpu_write(backends), *(found.kernels(ENGINES[name]) for name in sorted(set(on_gpu)))
-    )
-    return {"auto": "metal" if verdict["ok"] else "cpu", "why": verdict["reason"]}
+    """What `--gpu-write auto` does with the mix of `--workers auto`."""
+    refusal = why_not_metal(backends, found)
+    if refusal is None:
+        return {"auto": "metal", "why": found.gpu_write(backends).reason}
+    return {"auto": "cpu", "why": refusal}
 
 
-def _both(*needed: Any) -> dict[str, Any]:
-    """The first verdict that says no, or the first of all."""
-    verdict = next((each for each in needed if not each.ok), needed[0])
-    return {"ok": verdict.ok, "reason": verdict.reason}
+def _metal(found: Verdicts, name: str) -> dict[str, Any]:
+    """Whether one worker of a kind, alone, may add its own steps."""
+    refusal = doctors_refusal([name], found)
+    return {"ok": refusal is None, "reason": refusal or found.gpu_write([name]).reason}

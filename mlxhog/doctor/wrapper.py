@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 
-from mlxhog.cache import user_cache_directory
 from mlxhog.doctor.checks import Check, Result, absent, check
 from mlxhog.doctor.kernels import instances
 from mlxhog.errors import MlxhogError
-from mlxhog.metal.host import capture, request, wrap
+from mlxhog.metal.host import build, capture, request, wrap
 from mlxhog.verdicts import NONE
 
 
@@ -21,7 +20,7 @@ def examine() -> Check:
     wanted = [request.of(kernel, instance) for kernel, instance in instances()]
     consequence = "emulated results say less: this MLX passes arguments in another way"
     try:
-        texts = capture.texts(wanted, user_cache_directory() / "metal")
+        texts = capture.texts(wanted, build.kernel_cache())
     except (MlxhogError, subprocess.TimeoutExpired) as error:
         return Check(name, Result.WARN, str(error), expected, consequence)
     others = [

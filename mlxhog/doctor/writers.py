@@ -1,9 +1,12 @@
 """Who adds to the arena: a protocol, and the writers that need no framework.
 
-native              the kernels of `mlxhog.updates`, with ready increments
-mlx:cpu, torch:cpu  as workers do: the framework makes the increments, the same kernels add them
-metal:mlx, :mps     our Metal kernels on the GPU; emulated:mlx, :mps: the same source on the CPU
-naive:numpy, :torch `view += increments`, which no part of mlxhog does
+    native              the kernels of `mlxhog.updates`, with ready increments
+    mlx:cpu, torch:cpu  as workers do: the framework makes increments, the same kernels add them
+    metal:mlx, :mps     our Metal kernels on the GPU
+    emulated:mlx, :mps  the same source on the CPU, as either framework would run it
+    naive:...           `view += increments` in NumPy, torch or Metal, as no part of mlxhog does
+
+A GPU worker that adds its own steps is `metal:...`; one whose steps the CPU adds is like `mlx:cpu`.
 """
 
 from __future__ import annotations

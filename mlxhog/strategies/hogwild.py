@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from mlxhog import updates
-from mlxhog.arena.workers import Phase
+from mlxhog.arena.workers import CLAIMED, Phase
 from mlxhog.backends import Float32, Grads
 from mlxhog.optim import clip
 from mlxhog.strategies import Context, Idle, Lease, Outcome
@@ -52,9 +52,12 @@ class Hogwild:
         if limit is not None and counters.add("claims", 1) >= limit:
             counters.add("claims", -1)
             return Idle.DONE
+        if limit is not None:
+            context.entry.ticket = CLAIMED  # should this worker die now, the step is given back
         found = context.ledger.claim(context.owner)
         if found is None:
             if limit is not None:
+                context.entry.ticket = -1  # first: a step given back twice would exceed the budget
                 counters.add("claims", -1)
             return Idle.WAIT
         epoch, ticket = found

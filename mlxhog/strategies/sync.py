@@ -18,8 +18,9 @@ step size: the others follow, so all stop after the same round.
     grads.1 .. grads.P float32  gradients, laid out as the parameters
     grads.mean         float32  their mean
     sync.norm          float64  sum of squares of the mean, per parameter
-    sync.words         uint8    128 bytes per word: [0] decision, [1] lr, [2 + 2 rank] finished
-                                stages, [3 + 2 rank] sequences in the batch, the gradient's weight
+    sync.words         uint8    128 bytes per line: [0] decision, [1] lr, version before the round,
+                                [2 + 2 rank] finished stages, steps its optimizer has taken with the
+                                round, [3 + 2 rank] sequences in the batch, the gradient's weight
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class Sync:
         self._target = context.target(state_slot=1)
         self._names = list(arena.layout.slots)
         self._share = self._balanced_share()
+        self._own_steps = _LINE * (2 + 2 * context.rank) + 8
         self._leased = False
         self._switch = switch
         self.switched = False
@@ -129,6 +131,7 @@ class Sync:
         lr = context.schedule(self._progress(round_), context.arena.counters.load("version"))
         (bits,) = struct.unpack("<Q", struct.pack("<d", lr))
         _native.store_u64(self._words, _LINE, bits)
+        _native.store_u64(self._words, _LINE + 8, context.arena.counters.load("version"))
         _native.store_u64(self._words, 0, (round_ + 1) << 2 | code)
         return code
 
@@ -143,6 +146,10 @@ class Sync:
             tokens=context.workers * context.entry.tokens,
             seconds=context.seconds(),
         )
+
+    def _step(self) -> int:
+        """Number of this worker's optimizer step in the round, from 1."""
+        return int(_native.load_u64(self._words, self._own_steps))
 
     def _lr(self) -> float:
         bits = int(_native.load_u64(self._words, _LINE))
@@ -201,9 +208,12 @@ class Sync:
         self.switched = True
 
     def read(self) -> None:
-        """Plain snapshot: every worker of a round reads the same version."""
+        """Plain snapshot: every worker of a round reads the same version.
+
+        As rank 0 published it: one that replaces a dead worker may come when the counter has moved.
+        """
         context = self.context
-        context.entry.version_read = context.arena.counters.load("version")
+        context.entry.version_read = int(_native.load_u64(self._words, _LINE + 8))
         copy_to_inbox(context)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
@@ -217,11 +227,13 @@ class Sync:
             self._write_own(grads)
             _native.store_u64(self._words, _LINE * (3 + 2 * context.rank), samples)
             self._finish_stage(base)
-            self._wait_for(base)
+        self._wait_for(base)  # also for a successor: the others may not be as far as the dead was
         if start <= base + 1:
             self._average()
+            # Noted here and stored below: whoever replaces a dead worker counts its step once.
+            _native.store_u64(self._words, self._own_steps, entry.opt_step + 1)
             self._finish_stage(base + 1)
-            self._wait_for(base + 1)
+        self._wait_for(base + 1)
         norm = float(np.sqrt(self._norms.sum()))
         finite = bool(np.isfinite(norm))
         entry.phase = Phase.APPLY
@@ -231,7 +243,7 @@ class Sync:
                 self._apply(norm)
             ledger.finish(lease.epoch, lease.ticket, context.owner)
         if finite:
-            entry.opt_step += 1
+            entry.opt_step = self._step()
         entry.ticket = -1
         version = entry.version_read + finite  # every worker of a round read the same one
         if context.rank == 0:
@@ -282,7 +294,7 @@ class Sync:
             self._target,
             grads,
             lr=self._lr(),
-            step=context.entry.opt_step + 1,
+            step=self._step(),
             seed=context.slot,
             grad_scale=context.grad_scale(norm),
         )

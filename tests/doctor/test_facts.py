@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ def found(here: Machine, given: Mapping[str, Any], **environ: str) -> dict[str, 
 @pytest.fixture
 def mac(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(platform, "mac_ver", lambda: ("26.1", ("", "", ""), "arm64"))
-    monkeypatch.setattr(facts, "sysctl", lambda name: "0")
     return MAC
 
 
@@ -62,11 +62,10 @@ def test_spinning_gpu_fences_are_refused(mac: Machine) -> None:
     assert "unset it" in check.consequence
 
 
-def test_an_intel_python_on_apple_silicon_is_told(
-    mac: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(facts, "sysctl", lambda name: "1" if "translated" in name else "")
-    assert found(mac, GOOD)["Rosetta"].result == Result.FAIL
+def test_an_intel_python_on_apple_silicon_is_told(mac: Machine) -> None:
+    check = found(replace(mac, translated=True), GOOD)["Rosetta"]
+    assert check.result == Result.FAIL
+    assert "install one for Apple silicon" in check.consequence
 
 
 def test_an_old_macos_is_told(mac: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,8 +37,11 @@ def test_a_machine_without_frameworks_has_nothing_to_try() -> None:
     assert imports.examine(bare, quick=True) == []
 
 
-def test_a_way_that_ends_its_process_fails_and_names_what_follows() -> None:
-    (check,) = imports._tried("memory of MLX", "no_such_module")
-    assert check.result == Result.FAIL
-    assert "ModuleNotFoundError" in check.found
-    assert "keep to the defaults" in check.consequence
+def test_a_way_that_fails_names_what_follows_and_the_next_is_tried() -> None:
+    broken, good = imports._tried(
+        [("memory of MLX", "no_such_module", ()), ("memory of torch", "imports_torch", ())]
+    )[:2]
+    assert (broken.name, broken.result) == ("memory of MLX", Result.FAIL)
+    assert "ModuleNotFoundError" in broken.found
+    assert "keep to the defaults" in broken.consequence
+    assert good.result == Result.PASS

@@ -27,7 +27,7 @@ def test_what_is_saved_is_what_a_run_loads() -> None:
     assert found.found
     assert found.path == path
     assert found.tokens_per_s == {"a": 1.5}
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert [file.name for file in path.parent.glob("doctor*")] == [path.name]
 
 
 def test_a_record_of_other_versions_is_replaced() -> None:

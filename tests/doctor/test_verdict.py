@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from mlxhog.doctor.litmus import Case, Litmus
 from mlxhog.doctor.verdict import conclude
+from mlxhog.doctor.writers import Kind
 from mlxhog.machine import Machine
 from mlxhog.mix import BACKENDS
 from mlxhog.verdicts import Verdicts
@@ -87,3 +89,23 @@ def test_every_backend_that_can_run_is_told_apart() -> None:
     assert set(verdict["gpu_write_metal"]) | set(verdict["read_live"]) == set(BACKENDS) - {
         "mlx:cpu"
     }
+
+
+def test_rows_as_on_a_mac_are_what_a_run_looks_for() -> None:
+    """The rows come from the litmus tests; only the name says that the writer is a GPU."""
+    factory = "mlxhog.doctor.writers_metal:MetalWriter"
+    metal = Kind("metal:mlx", factory, ("emulated:mlx",), gpu=True)
+    litmus = Litmus(0.01)
+    try:
+        rows = [
+            litmus.run(Case((metal, metal), name, where, "cas"))
+            for name in ("dense", "rows")
+            for where in ("threads", "processes")
+        ]
+    finally:
+        litmus.close()
+    found = record(litmus=rows, kernels=[kernel("mlx")], tokens_per_s=FAST_GPU)
+    for backends in (["mlx:gpu"], ["mlx:gpu", "mlx:gpu"]):
+        verdict = found.gpu_write(backends)
+        assert verdict.ok, verdict.reason
+    assert conclude(found, MAC)["gpu_write"]["auto"] == "metal"

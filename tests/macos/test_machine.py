@@ -75,6 +75,7 @@ def test_a_kernel_that_does_not_answer_is_no_error(monkeypatch):
     assert darwin.performance_cores() == 1
     assert darwin.available_bytes() == 0
     assert not darwin.translated()
+    assert not darwin.ask_for_performance_cores()
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="this is macOS")
@@ -90,3 +91,4 @@ def test_this_mac_answers():
     assert 0 < darwin.available_bytes() < darwin.memory_bytes()
     assert darwin.performance_cores() >= 1
     assert darwin.sysctl_text("machdep.cpu.brand_string")
+    assert darwin.ask_for_performance_cores()

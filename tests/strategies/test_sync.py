@@ -33,7 +33,7 @@ def arena():
 def context(arena: Arena, slot: int) -> Context:
     entry = arena.workers.acquire_slot(slot=slot)
     config: Any = SimpleNamespace(clip=0.0, read="live")
-    backend: Any = None  # live reads need none
+    backend: Any = SimpleNamespace(inbox=arena.params)  # it computes with the parameters themselves
     return Context(
         arena=arena,
         ledger=Ledger(arena),
@@ -43,6 +43,7 @@ def context(arena: Arena, slot: int) -> Context:
         workers=2,
         backend=backend,
         optimizer=SGD(),
+        metal=None,
         schedule=lambda progress, update: LR,
         budget=Budget(steps=10),
         step_limit=10,

@@ -77,7 +77,7 @@ def test_pytest_knows_its_options_and_markers(options, tmp_path):
     )
     config = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *config, "-p", "no:cacheprovider", *options, "-v", "."],
+        [sys.executable, "-m", "pytest", *config, "-p", "no:cacheprovider", *options, "-vv", "."],
         cwd=tmp_path,
         capture_output=True,
         text=True,

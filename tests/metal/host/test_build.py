@@ -69,10 +69,8 @@ def test_a_missing_compiler_is_named_with_what_to_install(host_engine, consumer:
         host_engine(consumer, compiler="no-such-g++").run(on(probes.GROUP_SUM, X))
 
 
-def test_clang_builds_and_runs_the_same_kernels(host_engine, consumer: str):
-    assert (
-        host_engine(consumer, compiler="clang++-16").run(on(probes.GROUP_SUM, X))["y"] == 64
-    ).all()
+def test_clang_builds_and_runs_the_same_kernels(host_engine, consumer: str, clang: str):
+    assert (host_engine(consumer, compiler=clang).run(on(probes.GROUP_SUM, X))["y"] == 64).all()
 
 
 def test_kernels_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -54,7 +54,6 @@ def half(x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("instance", "rounded"), [("half", half), ("bfloat", bfloat)])
-@pytest.mark.parametrize("compiler", ["g++", "clang++-16"])
 def test_small_floats_round_to_nearest_even_after_every_operation(
     host_engine: Callable[..., HostEngine], consumer: str, compiler: str, instance: str, rounded
 ):

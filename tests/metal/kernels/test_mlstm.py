@@ -1,8 +1,6 @@
 """The mLSTM kernels: each agrees with its NumPy reference, and together they are the cell."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,6 @@ from mlxhog.metal.kernels import mlstm, mlstm_backward
 from mlxhog.metal.kernels.mlstm import forward_launches, run_reference, sample_cell
 from mlxhog.metal.kernels.mlstm_backward import backward_launches, sample_gradients
 from mlxhog.models import mlstm_numpy
-from tests.metal.kernels.planted import goes_wrong, without_barrier
 from tests.tolerances import (
     METAL_CELL_F32,
     METAL_CLOSED_F32,
@@ -211,20 +208,6 @@ def test_any_order_of_threads_gives_the_same_bits(
         found = host_engine(consumer, chaos=seed).run(launch)
         for name in calm:
             np.testing.assert_array_equal(found[name], calm[name])
-
-
-# Of mlstm.h, in the order of the text.
-BARRIERS = [(mlstm.GATES, 0), (mlstm.GATES, 1), (mlstm.OUT, 2), (mlstm.OUT, 3)]
-
-
-@pytest.mark.parametrize(("kernel", "barrier"), BARRIERS)
-def test_a_missing_barrier_gives_wrong_values(kernel: Kernel, barrier: int, tmp_path: Path) -> None:
-    x = sample((2, 64, 2, 40, 5, 64))
-    x["i"][:, -1] = 9.0  # the chunk's maximum comes from the second simdgroup
-    launches = run_reference(x, forward_launches(x, chunk=64, eps=EPS))
-    launch = next(launch for launch in launches if launch.kernel is kernel)
-    launch = replace(launch, kernel=without_barrier(kernel, barrier, tmp_path))
-    assert goes_wrong(launch, x, tmp_path)
 
 
 def test_a_chunk_that_is_too_long_is_refused_with_the_reason() -> None:

@@ -1,7 +1,6 @@
 """The sLSTM kernels agree with their references, the recorded cell and float64 autograd."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels import slstm
 from mlxhog.metal.kernels.slstm import sample_slstm, slstm_backward, slstm_forward
-from tests.metal.kernels.planted import goes_wrong, without_barrier
 from tests.tolerances import METAL_SLSTM_F32, assert_close
 
 Arrays = dict[str, Any]
@@ -177,17 +175,6 @@ def test_any_order_of_threads_gives_the_same_bits(
         found = host_engine(consumer, chaos=seed).run(launch)
         for name in calm:
             np.testing.assert_array_equal(found[name], calm[name])
-
-
-@pytest.mark.parametrize("barrier", range(4))
-def test_a_missing_barrier_gives_wrong_values(barrier: int, tmp_path: Path) -> None:
-    kernel = slstm.FORWARD if barrier < 2 else slstm.BACKWARD  # in the order of slstm.h
-    x = sample(SHAPES["odd width"], fresh=False)
-    x |= ReferenceEngine().run(forward(x))
-    launch = forward(x) if kernel is slstm.FORWARD else backward(x)
-    wanted = ReferenceEngine().run(launch)
-    launch = replace(launch, kernel=without_barrier(kernel, barrier, tmp_path))
-    assert goes_wrong(launch, wanted, tmp_path)
 
 
 def test_a_head_that_is_too_wide_is_refused_with_the_limit() -> None:

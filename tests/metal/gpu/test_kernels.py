@@ -1,0 +1,77 @@
+"""Every kernel agrees with its reference on the GPU, through MLX and through PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlxhog.metal import dump
+from mlxhog.metal.host import request, sanitize
+from mlxhog.metal.kernels.adds import dense_axpy
+from mlxhog.metal.registry import KERNELS
+from tests.metal.gpu.agreement import disagreements
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SAMPLES = {
+    f"{sample.kernel.name}-{sample.instance}".rstrip("-"): sample
+    for sample in sanitize.samples(n=5000)
+}
+
+
+@pytest.mark.metal
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_kernel_agrees_with_its_reference_on_the_gpu(engine, name):
+    assert disagreements(engine, SAMPLES[name]) == []
+
+
+def test_the_comparison_with_references_finds_one_that_differs(host_engine):
+    def doubled(arena, g, scale, n, offset, done):
+        arena[offset : offset + n] += 2 * np.float32(scale) * g
+        done[0] = 1
+
+    launch = dense_axpy(np.zeros(64, np.float32), np.ones(32, np.float32), scale=1.0, offset=3)
+    assert disagreements(host_engine("mps"), launch) == []
+    kernel = replace(launch.kernel, reference=doubled)
+    (said,) = disagreements(host_engine("mps"), replace(launch, kernel=kernel))
+    assert said == "dense_axpy: arena differs by 0.5, allowed 2.4e-07"
+
+
+@pytest.mark.parametrize("consumer", ["mlx", "mps"])
+def test_every_kernel_agrees_with_its_reference_when_emulated(host_engine, consumer):
+    engine = host_engine(consumer)
+    assert [said for sample in SAMPLES.values() for said in disagreements(engine, sample)] == []
+
+
+@pytest.mark.metal
+@pytest.mark.parametrize("name", [name for name in SAMPLES if KERNELS.get(name)])
+def test_mlx_compiles_what_was_recorded_on_linux(metal_device, capfd, name):
+    """The text of a real launch, not only of an export."""
+    wanted = request.of(KERNELS[name])
+    kernel = mx.fast.metal_kernel(
+        name=wanted.name,
+        input_names=[name for name, _, _ in wanted.inputs],
+        output_names=[name for name, _ in wanted.outputs],
+        source=wanted.source,
+        header=wanted.header,
+    )
+    outputs = kernel(
+        inputs=[mx.zeros(shape, getattr(mx, dtype)) for _, dtype, shape in wanted.inputs],
+        grid=(1, 1, 1),
+        threadgroup=(1, 1, 1),
+        output_shapes=[(8,) for _ in wanted.outputs],
+        output_dtypes=[getattr(mx, dtype) for _, dtype in wanted.outputs],
+        verbose=True,
+    )
+    printed = capfd.readouterr().out
+    del outputs  # never evaluated: only the text matters
+    assert (GOLDEN / f"{name}.metal").read_text().strip() in printed
+
+
+@pytest.mark.metal
+def test_mlx_on_this_mac_wraps_every_kernel_as_recorded(metal_device):
+    recorded = {file.name: file.read_text() for file in GOLDEN.glob("*.metal")}
+    assert dump.mlx_wrappers() == recorded
