@@ -70,7 +70,7 @@ def examine(effort: Effort, tell: Tell) -> dict[str, Any]:
     checks += [*started_engines, wrapper.examine()]
     if not effort.quick:
         tell("a run", "")
-        checks.append(training.examine())
+        checks += training.examine()
     record: dict[str, Any] = {
         "format": verdicts.FORMAT,
         "identity": asdict(verdicts.identity()),
