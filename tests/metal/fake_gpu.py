@@ -76,7 +76,8 @@ class FakeMLX:
                 assert isinstance(value, mx.array)
                 assert value.shape == () if argument.scalar else value.size >= 8
                 mx.eval(value)
-                arrays.append(value.item() if argument.scalar else np.array(value, copy=False))
+                host = np.array(value, copy=False)  # ensure_row_contiguous copies what is not
+                arrays.append(value.item() if argument.scalar else np.ascontiguousarray(host))
             instances = {mx.float16: "half", mx.bfloat16: "bfloat"}
             template = dict(given["template"] or [])
             assert set(template) <= {"T"}

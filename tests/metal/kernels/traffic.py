@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxhog.metal.host import build, library, translate
+from mlxhog.metal.host import build, consumers, library
 from mlxhog.metal.host.buffers import bound
-from mlxhog.metal.host.engine import HostEngine
-from mlxhog.metal.host.signature import kernels
 from mlxhog.metal.kernel import Launch
 
 HERE = Path(__file__).parent
@@ -29,11 +27,10 @@ class Traffic:
 def of(launch: Launch, folder: Path) -> dict[str, Traffic]:
     """Run a launch and return the traffic of every array argument by name."""
     kernel = launch.kernel
-    text = HostEngine("mlx", cache=folder).text(kernel, launch.instance)
-    (signature,) = kernels(text).values()
-    path = _library(translate.library(text, mlx=True), folder, f"{kernel.name}-{launch.instance}")
+    program = consumers.mlx(kernel, launch.instance, folder)
+    path = _library(program.text, folder, program.name)
     outputs = {a.name: np.zeros(launch.outputs[a.name], a.dtype) for a in kernel.outputs}
-    arrays = bound(launch, signature, outputs, mlx=True)
+    arrays = bound(launch, program.signature, outputs, mlx=True)
     watched = [
         (argument.name, array)
         for argument, array in zip((*kernel.inputs, *kernel.outputs), arrays, strict=True)
@@ -49,7 +46,7 @@ def of(launch: Launch, folder: Path) -> dict[str, Traffic]:
     x, y, z = (min(pair) for pair in zip(launch.group, launch.grid, strict=True))
     failure = library.call(
         path,
-        signature.name,
+        program.signature.name,
         arrays,
         grid=launch.grid,
         group=(x, y, z),
