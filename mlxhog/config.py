@@ -104,7 +104,9 @@ class TrainConfig:
         choices=GPU_WRITES,
     )
     force: bool = _strategy(
-        False, "gpu_write=metal and read=live although doctor found no proof that they are safe"
+        False,
+        "gpu_write=metal, kernels=metal and read=live although doctor found no proof that they are "
+        "safe",
     )
 
     optimizer: str = _optimizer("adamw", "update rule", choices=("adamw", "momentum", "sgd"))

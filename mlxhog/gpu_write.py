@@ -20,9 +20,7 @@ from mlxhog.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.metrics import EMULATED
 from mlxhog.mix import GPU_BACKENDS, WorkerSpec
-from mlxhog.verdicts import Verdicts
-
-GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
+from mlxhog.verdicts import GPU_ENGINES, Verdicts
 
 
 @dataclass(frozen=True)

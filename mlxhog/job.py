@@ -25,6 +25,7 @@ class Job:
         backend: such as "torch:cpu".
         threads: CPU threads it may use.
         write: the arena's write mode.
+        kernels: form of the model's operations that it uses; never "auto".
         engine: the Metal engine through which it adds its steps; None adds them by native code.
         micro_batch: sequences in one gradient of its backend.
         share: of the GPU, where it has one.
@@ -45,6 +46,7 @@ class Job:
     backend: str
     threads: int
     write: str
+    kernels: str
     engine: str | None
     micro_batch: int
     share: GPUShare

@@ -1,5 +1,6 @@
 """What a run tells while it trains and when it ends."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,15 @@ REFERENCE_BITS_PER_BYTE = {
 EMULATED = "metal-emulated"
 
 
+def kernels_used(kernels: Iterable[str]) -> str:
+    """Name the forms of the model's operations that the workers of a run use, each once.
+
+    >>> kernels_used(["metal", "native", "native"])
+    'metal,native'
+    """
+    return ",".join(dict.fromkeys(kernels))
+
+
 def is_emulated(gpu_write: str, kernels: str) -> bool:
     """Whether a run is a test of Metal source on the CPU: nothing it shows is true of a GPU."""
     return EMULATED in (gpu_write, kernels)
@@ -25,11 +35,11 @@ def is_emulated(gpu_write: str, kernels: str) -> bool:
 def label(gpu_write: str, kernels: str) -> str:
     """What every output says of a run with Metal kernels; nothing without any.
 
-    >>> label("metal-emulated", "auto")
+    >>> label("metal-emulated", "native")
     'gpu-write metal-emulated'
     """
     parts = (("gpu-write", gpu_write), ("kernels", kernels))
-    return ", ".join(f"{name} {value}" for name, value in parts if value.startswith("metal"))
+    return ", ".join(f"{name} {value}" for name, value in parts if "metal" in value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +92,7 @@ class Progress:
         workers: one report each.
         gpu_write: who adds steps of GPU workers: cpu, metal, or metal-emulated (Metal source that
             runs on the CPU adds the steps of all workers).
-        kernels: forms of the model's operations, as the option of this name.
+        kernels: forms of the model's operations that its workers use, see `kernels_used`.
         sample: new text from the model, when there is some.
         message: something the user should read.
     """
@@ -100,7 +110,7 @@ class Progress:
     memory_bytes: int
     workers: tuple[WorkerReport, ...]
     gpu_write: str = "cpu"
-    kernels: str = "auto"
+    kernels: str = "reference"
     sample: str | None = None
     message: str | None = None
 
@@ -148,7 +158,7 @@ class Result:
     workers: tuple[WorkerReport, ...]
     checkpoint: str | None
     gpu_write: str = "cpu"
-    kernels: str = "auto"
+    kernels: str = "reference"
     sample: str | None = None
     error: str | None = None
 

@@ -41,7 +41,7 @@ class Monitor:
         budget: Budget,
         *,
         gpu_write: str = "cpu",
-        kernels: str = "auto",
+        kernels: str = "reference",
     ) -> None:
         """Attach to the rings of all workers of a mix; the last two label what they report."""
         self.arena, self.mix, self.budget = arena, mix, budget

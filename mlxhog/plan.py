@@ -17,6 +17,7 @@ from mlxhog import (
     gpu_write,
     machine,
     mix,
+    model_kernels,
     optim,
     records,
     run,
@@ -30,7 +31,7 @@ from mlxhog.data import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 from mlxhog.gpu_write import Writers
-from mlxhog.metrics import is_emulated
+from mlxhog.metrics import is_emulated, kernels_used
 from mlxhog.mix import GPU_BACKENDS, WorkerSpec
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_count, param_spec
@@ -49,6 +50,7 @@ class Plan:
         data: prepared token files.
         workers: backend and threads of each worker; worker k gets slot k + 1.
         writers: who adds their steps, and in which write mode.
+        kernels: form of the model's operations of each worker; never "auto".
         notes: what the user should know about these choices.
         layout: of the arena.
         parameters: numbers in the model.
@@ -65,6 +67,7 @@ class Plan:
     data: prepare.Prepared
     workers: tuple[WorkerSpec, ...]
     writers: Writers
+    kernels: tuple[str, ...]
     notes: tuple[str, ...]
     layout: Layout
     parameters: int
@@ -85,7 +88,7 @@ class Plan:
     @property
     def emulated(self) -> bool:
         """Whether Metal source runs on the CPU, for steps or for operations of the model."""
-        return is_emulated(self.writers.gpu_write, self.config.kernels)
+        return is_emulated(self.writers.gpu_write, kernels_used(self.kernels))
 
     @property
     def gpu_share(self) -> GPUShare:
@@ -117,6 +120,7 @@ def make_plan(config: TrainConfig) -> Plan:
         tokens_per_s=verdicts.load().tokens_per_s,
     )
     writers = gpu_write.resolve(config, chosen.workers)
+    kernels = model_kernels.resolve(config, chosen.workers)
     _check_parameters(config, model, here.memory_bytes)
     resumed, found = _resumed(config, model)
     data = prepare.prepare(
@@ -151,7 +155,8 @@ def make_plan(config: TrainConfig) -> Plan:
         data=data,
         workers=workers,
         writers=writers,
-        notes=(*chosen.notes, *writers.notes),
+        kernels=kernels.of_workers,
+        notes=(*chosen.notes, *writers.notes, *kernels.notes),
         layout=layout,
         parameters=param_count(model),
         arena_bytes=layout.total_bytes,

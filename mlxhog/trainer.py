@@ -29,7 +29,7 @@ from mlxhog.errors import (
 )
 from mlxhog.interrupts import Interrupts
 from mlxhog.job import Job
-from mlxhog.metrics import Progress, Result
+from mlxhog.metrics import Progress, Result, kernels_used
 from mlxhog.mix import WorkerSpec
 from mlxhog.monitor import Monitor
 from mlxhog.opening import default_name, opening
@@ -104,7 +104,7 @@ class _Training:
             planned.workers,
             self.start.budget,
             gpu_write=planned.writers.gpu_write,
-            kernels=self.config.kernels,
+            kernels=kernels_used(planned.kernels),
         )
         self.status = "running"
         self.saved: Path | None = None
@@ -132,6 +132,7 @@ class _Training:
             backend=spec.backend,
             threads=spec.threads,
             write=self.plan.writers.write,
+            kernels=self.plan.kernels[slot - 1],
             engine=self.plan.writers.engine(spec.backend),
             micro_batch=self.config.batch_size,
             share=self.plan.gpu_share,
@@ -358,7 +359,7 @@ class _Training:
                 "mlxhog": version("mlxhog"),
                 "machine": machine.here().name,
                 "gpu_write": self.plan.writers.gpu_write,
-                "kernels": self.config.kernels,
+                "kernels": kernels_used(self.plan.kernels),
                 "emulated": self.plan.emulated,
                 "parameters": self.plan.parameters,
                 "steps": self.start.budget.steps_before + self.arena.counters.load("steps"),
@@ -386,7 +387,7 @@ class _Training:
             workers=self.monitor.worker_reports(),
             checkpoint=str(self.saved) if self.saved else None,
             gpu_write=self.plan.writers.gpu_write,
-            kernels=self.config.kernels,
+            kernels=kernels_used(self.plan.kernels),
             sample=self.sample,
             error=None if error is None else str(error),
         )

@@ -25,7 +25,9 @@ from mlxhog import machine
 from mlxhog.cache import user_cache_directory
 
 FORMAT = 1
-GPU_WRITERS = {"mlx:gpu": "metal:mlx", "torch:mps": "metal:mps"}
+GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
+"""The Metal engine of each kind of GPU worker."""
+GPU_WRITERS = {backend: f"metal:{engine}" for backend, engine in GPU_ENGINES.items()}
 """Which writer of the litmus matrix stands for a GPU worker that adds its own steps."""
 PARAMETER_KERNELS = ("dense", "rows")
 VISIBLE_S = 1.0
@@ -81,7 +83,10 @@ class Verdicts:
 
     @property
     def tokens_per_s(self) -> dict[str, float]:
-        """Measured speed of one worker with one thread, by backend; empty without a record."""
+        """Measured speed of one worker with one thread, by backend; empty without a record.
+
+        That of a GPU is with the framework's own operations.
+        """
         return dict(self.record.get("tokens_per_s", {}))
 
     def gpu_write(self, backends: Iterable[str]) -> Verdict:
@@ -165,6 +170,28 @@ class Verdicts:
             return Verdict(False, f"on {engine} these differ from reference: {', '.join(wrong)}")
         return Verdict(True, f"{len(rows)} kernels agree with their references on {engine}")
 
+    def model_kernels(self, backend: str) -> Verdict:
+        """Whether a GPU worker should compute the model with our Metal kernels.
+
+        Args:
+            backend: the worker's, "mlx:gpu" or "torch:mps".
+
+        All kernels must agree with their references there, and a gradient have taken less time
+        than with the framework's own operations.
+        """
+        right = self.kernels(GPU_ENGINES[backend])
+        if not right.ok:
+            return right
+        plain = self.tokens_per_s.get(backend)
+        metal = self.record.get("tokens_per_s_metal", {}).get(backend)
+        if plain is None or metal is None:
+            return Verdict(False, f"doctor has not measured {backend} with the Metal kernels")
+        return Verdict(
+            metal > plain,
+            f"{metal:,.0f} tokens/s with the Metal kernels, {plain:,.0f} with the operations of "
+            f"{backend.partition(':')[0]}",
+        )
+
 
 def identity() -> Identity:
     """Describe this machine and the versions in use; imports no framework."""
@@ -223,8 +250,9 @@ def _check_form(record: Any) -> None:
         for row in record[name]:
             for key in keys:
                 row[key]
-    for speed in record["tokens_per_s"].values():
-        float(speed)
+    for speeds in (record["tokens_per_s"], record.get("tokens_per_s_metal", {})):
+        for speed in speeds.values():
+            float(speed)
 
 
 def _pairs(counts: Counter[str]) -> Iterator[tuple[str, str]]:

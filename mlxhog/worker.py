@@ -70,7 +70,7 @@ def _context(job: Job, arena: Arena, entry: Entry) -> strategies.Context:
     backend = backends.create(
         job.backend,
         threads=job.threads,
-        kernels=config.kernels,
+        kernels=job.kernels,
         cpu_blas=config.cpu_blas,
         share=job.share,
     )

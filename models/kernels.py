@@ -114,7 +114,7 @@ def resolve(framework: str, kernels: str, device: str, *, metal_verified: bool =
             else for reference.
         device: where the arrays live: "cpu", "gpu" or "mps".
         metal_verified: `mlxhog doctor` found on this machine that the Metal kernels agree with
-            their references.
+            their references and are worth it, see `Verdicts.model_kernels`.
 
     Raises:
         ConfigError: `kernels` is none of these, or does not run on that device.
@@ -123,7 +123,10 @@ def resolve(framework: str, kernels: str, device: str, *, metal_verified: bool =
     if kernels not in CHOICES:
         raise ConfigError(f"kernels is {kernels!r}; choose one of {', '.join(CHOICES)}")
     if kernels != "reference" and kernels != "auto" and (kernels == "metal") == (device == "cpu"):
-        raise ConfigError(f"kernels is {kernels!r} on {framework}:{device}; set it to auto there")
+        raise ConfigError(
+            f"kernels is {kernels!r}, which {framework}:{device} cannot run; use auto, which "
+            "gives each worker what its device can run, or other workers"
+        )
     native = MODULES[framework, "native"]
     if kernels == "auto" and device == "cpu":
         return "native" if _exists(native) else "reference"

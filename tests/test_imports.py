@@ -39,6 +39,7 @@ LAYERS = (
         "tensors",
         "manifest",
         "checkpoint",
+        "model_kernels",
         "plan",
         "opening",
         "resume",

@@ -38,6 +38,12 @@ def kernel(engine: str, **changes: Any) -> dict[str, Any]:
     return row | changes
 
 
+ODD = json.dumps(
+    {"format": FORMAT, "identity": asdict(MAC), "litmus": [], "reads": [], "kernels": []}
+    | {"tokens_per_s": {}, "tokens_per_s_metal": {"mlx:gpu": "fast"}}
+)
+
+
 def stored(directory: Path, who: Identity = MAC, **parts: Any) -> Path:
     """A record where `load` looks for that of `MAC`."""
     record = {"format": FORMAT, "identity": asdict(who), "litmus": [], "reads": [], "kernels": []}
@@ -58,6 +64,7 @@ def test_an_untested_machine_permits_nothing_and_says_what_to_run(tmp_path: Path
         found.gpu_write(["mlx:gpu"]),
         found.live_read("torch:cpu"),
         found.kernels("mlx"),
+        found.model_kernels("mlx:gpu"),
     ):
         assert not verdict.ok
         assert "mlxhog doctor" in verdict.reason
@@ -79,7 +86,16 @@ def test_a_record_of_another_machine_or_version_does_not_count(tmp_path: Path, f
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"format": 99}', '{"format": 1}', '{"format": 1, "litmus": [{}]}'],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"format": 99}',
+        '{"format": 1}',
+        '{"format": 1, "litmus": [{}]}',
+        ODD,
+    ],
 )
 def test_a_damaged_record_is_named_and_permits_nothing(tmp_path: Path, text: str) -> None:
     path = stored(tmp_path)
@@ -156,6 +172,30 @@ def test_kernels_count_where_all_of_them_agreed_on_the_engine(tmp_path: Path) ->
     wrong = kernel("mlx", name="packed16_add", instance="half", ok=False)
     verdict = verdicts(tmp_path, kernels=[kernel("mlx"), wrong]).kernels("mlx")
     assert "packed16_add half" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("parts", "ok", "said"),
+    [
+        ({}, True, "300 tokens/s with the Metal kernels, 200 with the operations of mlx"),
+        ({"tokens_per_s_metal": {"mlx:gpu": 200.0}}, False, "200 tokens/s with the Metal kernels"),
+        ({"kernels": [kernel("mlx", ok=False)]}, False, "differ from reference: dense_axpy"),
+        ({"kernels": [kernel("mlx", emulated=True)]}, False, "ran no kernel on mlx"),
+        ({"tokens_per_s_metal": {}}, False, "has not measured mlx:gpu with the Metal kernels"),
+        ({"tokens_per_s": {}}, False, "has not measured mlx:gpu"),
+    ],
+)
+def test_the_model_goes_through_metal_kernels_that_are_right_and_faster(
+    tmp_path: Path, parts: dict[str, Any], ok: bool, said: str
+) -> None:
+    good = {
+        "kernels": [kernel("mlx")],
+        "tokens_per_s": {"mlx:gpu": 200.0},
+        "tokens_per_s_metal": {"mlx:gpu": 300.0},
+    }
+    verdict = verdicts(tmp_path, **{**good, **parts}).model_kernels("mlx:gpu")
+    assert verdict.ok is ok
+    assert said in verdict.reason
 
 
 def test_measured_speeds_come_back_by_backend(tmp_path: Path) -> None:

@@ -201,12 +201,24 @@ def run_reference(x: dict[str, Any], launches: Iterator[Launch]) -> list[Launch]
     return done
 
 
+SAMPLE_CHUNK = 64
+"""Two simdgroups share a chunk, so that barriers between them matter."""
+
+
+def sample_of_size(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    """Random inputs of two sequences of two heads, v of about n elements.
+
+    At least one chunk of `SAMPLE_CHUNK` is whole and another is not; keys take two strips.
+    """
+    return sample_cell(rng, B=2, S=max(100, n // 48), NH=2, DK=40, DV=12)
+
+
 def _sample(kernel: str) -> Callable[[np.random.Generator, int], Launch]:
-    """A launch of a kernel on two sequences of three heads, v of about n elements."""
+    """A launch of a kernel on `sample_of_size`."""
 
     def sample(rng: np.random.Generator, n: int) -> Launch:
-        x = sample_cell(rng, B=2, S=max(1, n // 72), NH=3, DK=8, DV=12)
-        launches = run_reference(x, forward_launches(x, chunk=16, eps=1e-6))
+        x = sample_of_size(rng, n)
+        launches = run_reference(x, forward_launches(x, chunk=SAMPLE_CHUNK, eps=1e-6))
         return next(launch for launch in launches if launch.kernel.name == kernel)
 
     return sample

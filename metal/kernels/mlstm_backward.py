@@ -14,7 +14,13 @@ import numpy as np
 from mlxhog.metal.kernel import Argument, Kernel, Launch
 from mlxhog.metal.kernels import mlstm_backward_reference as reference
 from mlxhog.metal.kernels.arguments import arrays, check, sizes
-from mlxhog.metal.kernels.mlstm import LANES, forward_launches, run_reference, sample_cell
+from mlxhog.metal.kernels.mlstm import (
+    LANES,
+    SAMPLE_CHUNK,
+    forward_launches,
+    run_reference,
+    sample_of_size,
+)
 from mlxhog.metal.kernels.mlstm_shape import ALL_SIZES, Sizes
 
 PRE_SIZES = sizes("B NH S DV")
@@ -217,13 +223,13 @@ def sample_gradients(rng: np.random.Generator, x: dict[str, Any]) -> None:
 
 
 def _sample(kernel: str) -> Callable[[np.random.Generator, int], Launch]:
-    """A launch of a kernel on two sequences of three heads, v of about n elements."""
+    """A launch of a kernel on `sample_of_size`."""
 
     def sample(rng: np.random.Generator, n: int) -> Launch:
-        x = sample_cell(rng, B=2, S=max(1, n // 72), NH=3, DK=8, DV=12)
+        x = sample_of_size(rng, n)
         sample_gradients(rng, x)
-        run_reference(x, forward_launches(x, chunk=16, eps=1e-6))
-        launches = run_reference(x, backward_launches(x, chunk=16, eps=1e-6))
+        run_reference(x, forward_launches(x, chunk=SAMPLE_CHUNK, eps=1e-6))
+        launches = run_reference(x, backward_launches(x, chunk=SAMPLE_CHUNK, eps=1e-6))
         return next(launch for launch in launches if launch.kernel.name == kernel)
 
     return sample

@@ -154,7 +154,10 @@ def _print_plan(config: TrainConfig, plan: "Plan", *, as_json: bool) -> None:
         "parameters": plan.parameters,
         "arena_bytes": plan.arena_bytes,
         "worker_bytes": plan.worker_bytes,
-        "workers": [{"backend": w.backend, "threads": w.threads} for w in plan.workers],
+        "workers": [
+            {"backend": worker.backend, "threads": worker.threads, "kernels": kernels}
+            for worker, kernels in zip(plan.workers, plan.kernels, strict=True)
+        ],
         "write": plan.writers.write,
         "gpu_write": plan.writers.gpu_write,
         "emulated": plan.emulated,
@@ -169,4 +172,7 @@ def _print_plan(config: TrainConfig, plan: "Plan", *, as_json: bool) -> None:
     print(f"steps          write {plan.writers.write}, gpu-write {plan.writers.gpu_write}")
     for number, worker in enumerate(plan.workers, start=1):
         threads = "thread" if worker.threads == 1 else "threads"
-        print(f"worker {number}       {worker.backend}, {worker.threads} {threads}")
+        kernels = plan.kernels[number - 1]
+        print(
+            f"worker {number}       {worker.backend}, {worker.threads} {threads}, kernels {kernels}"
+        )

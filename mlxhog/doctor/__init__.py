@@ -12,7 +12,7 @@ kinds.py         which writers, readers and Metal engines this machine has
 writers*.py      everyone who adds; readers*.py  everyone who reads
 bench.py         the arena of both: what is added to, and how adds are counted
 kernels.py       every Metal kernel against its reference; wrapper.py  and MLX's text of it
-training.py      a short run whose worker is killed
+training.py      a short run whose worker is killed; pace.py  and whether its steps grow slower
 child.py         the processes all of this happens in, since a GPU can end its process
 verdict.py       what follows for --workers, --gpu-write and --read
 store.py         the record is kept; `mlxhog.verdicts` reads it

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -16,51 +18,88 @@ from mlxhog.machine import Machine
 from mlxhog.mix import BACKENDS, missing
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import init_params, param_spec
+from mlxhog.verdicts import GPU_ENGINES
 
 MODEL: Final = "tiny"
 BATCH, LENGTH = 2, 256  # what `mlxhog train` begins with
 _EXPECTED = "starts, and computes a finite gradient of the model tiny"
 
 
-def examine(machine: Machine, seconds: float) -> tuple[list[Check], dict[str, float]]:
+@dataclass
+class Speeds:
+    """Tokens per second of one worker with one thread, by backend.
+
+    Attributes:
+        usual: with native kernels on a CPU, with the framework's own operations on a GPU.
+        metal: of GPUs, with our Metal kernels.
+    """
+
+    usual: dict[str, float] = field(default_factory=dict)
+    metal: dict[str, float] = field(default_factory=dict)
+
+
+def examine(
+    machine: Machine, seconds: float, *, agreed: Collection[str] = ()
+) -> tuple[list[Check], Speeds]:
     """Start each backend in a process of its own.
 
     Args:
         machine: says what cannot be here.
         seconds: how long each computes gradients, with one thread.
+        agreed: Metal engines on which every kernel agreed with its reference; GPU workers of these
+            are measured with the Metal kernels too, right after.
 
     Returns:
-        A check per backend, and tokens per second of those that work.
+        A check per backend and form, and the speeds of those that work.
     """
     checks: list[Check] = []
-    tokens_per_s: dict[str, float] = {}
+    speeds = Speeds()
     for name in BACKENDS:
         lack = missing(name, machine)
         if lack is not None:
             checks.append(absent(f"backend {name}", lack, _EXPECTED))
             continue
-        try:
-            with Child() as child:
-                speed, loss = child.call(START_S + 10 * seconds, gradients, name, seconds)
-        except Failed as failure:
-            consequence = f"--workers {name} cannot train here"
-            checks.append(
-                Check(f"backend {name}", Result.FAIL, str(failure), _EXPECTED, consequence)
-            )
+        consequence = f"--workers {name} cannot train here"
+        usual = "reference" if name in GPU_ENGINES else "auto"
+        made = _measure(f"backend {name}", name, usual, seconds, Result.FAIL, consequence)
+        checks.append(made.check)
+        if made.tokens_per_s is None:
             continue
-        tokens_per_s[name] = speed
-        found = f"loss {loss:.3f}, {speed:,.0f} tokens/s with one thread"
-        checks.append(Check(f"backend {name}", Result.PASS, found, _EXPECTED))
-    return checks, tokens_per_s
+        speeds.usual[name] = made.tokens_per_s
+        if GPU_ENGINES.get(name) in agreed:
+            consequence = f"--kernels auto is reference on {name}, and metal fails"
+            title = f"backend {name}, Metal kernels"
+            made = _measure(title, name, "metal", seconds, Result.WARN, consequence)
+            checks.append(made.check)
+            if made.tokens_per_s is not None:
+                speeds.metal[name] = made.tokens_per_s
+    return checks, speeds
 
 
-def gradients(lane: Lane, name: str, seconds: float) -> tuple[float, float]:
+class _Made(NamedTuple):
+    check: Check
+    tokens_per_s: float | None
+
+
+def _measure(
+    title: str, name: str, kernels: str, seconds: float, otherwise: Result, consequence: str
+) -> _Made:
+    try:
+        with Child() as child:
+            speed, loss = child.call(START_S + 10 * seconds, gradients, name, kernels, seconds)
+    except Failed as failure:
+        return _Made(Check(title, otherwise, str(failure), _EXPECTED, consequence), None)
+    found = f"loss {loss:.3f}, {speed:,.0f} tokens/s with one thread"
+    return _Made(Check(title, Result.PASS, found, _EXPECTED), speed)
+
+
+def gradients(lane: Lane, name: str, kernels: str, seconds: float) -> tuple[float, float]:
     """In a child: return tokens per second and the first loss.
 
     Raises:
         ValueError: the gradient is not finite, or zero.
     """
-    backend = backends.create(name, threads=1, kernels="auto", cpu_blas="auto")
+    backend = backends.create(name, threads=1, kernels=kernels, cpu_blas="auto")
     model = load_architecture(MODEL)
     layout = arena.plan(param_spec(model), max_workers=1, n_tickets=1)
     backend.bind(model, layout.slots, layout.n_floats, None)

@@ -54,22 +54,23 @@ def examine(effort: Effort, tell: Tell) -> dict[str, Any]:
     checks = list(facts.examine(machine, found_facts))
     tell("shared memory", "")
     checks += memory.examine()
-    tell("backends", "")
-    started, tokens_per_s = backends.examine(machine, effort.backend_s)
-    tell("memory between frameworks", "")
-    imported = imports.examine(machine, quick=effort.quick)
     tell("Metal engines", "")
     engines = kernels.Engines(kinds.engines(machine))
     try:
         started_engines, usable = engines.start()
-        rows, read = _litmus(machine, kinds.writers(machine, usable), effort, tell)
         compared = _compared(engines, usable, tell)
     finally:
         engines.close()
+    tell("backends", "")
+    agreed = _agreed(compared)
+    started, speeds = backends.examine(machine, effort.backend_s, agreed=agreed)
+    tell("memory between frameworks", "")
+    imported = imports.examine(machine, quick=effort.quick)
+    rows, read = _litmus(machine, kinds.writers(machine, usable), effort, tell)
     checks += [*started_engines, wrapper.examine()]
     if not effort.quick:
         tell("a run", "")
-        checks.append(training.examine())
+        checks += training.examine()
     record: dict[str, Any] = {
         "format": verdicts.FORMAT,
         "identity": asdict(verdicts.identity()),
@@ -82,8 +83,10 @@ def examine(effort: Effort, tell: Tell) -> dict[str, Any]:
         "litmus": rows,
         "reads": read,
         "kernels": compared,
-        "tokens_per_s": tokens_per_s,
+        "tokens_per_s": speeds.usual,
     }
+    if machine.apple_gpu:
+        record["tokens_per_s_metal"] = speeds.metal
     everything = (*checks, *started, *imported)
     record["failed"] = [
         *(each.name for each in everything if each.result == Result.FAIL),
@@ -102,6 +105,13 @@ def _compared(engines: kernels.Engines, usable: Sequence[str], tell: Tell) -> li
             tell("kernels", " ".join(filter(None, (kernel.name, instance, "on", name))))
             rows.append(engines.compare(name, kernel, instance))
     return rows
+
+
+def _agreed(compared: Sequence[dict[str, Any]]) -> set[str]:
+    """Engines on which no kernel differed from its reference."""
+    return {row["engine"] for row in compared} - {
+        row["engine"] for row in compared if not row["ok"]
+    }
 
 
 def _litmus(

@@ -165,6 +165,10 @@ def _verdict(record: Row) -> Section:
     verdict = record["verdict"]
     rows = [
         ("--workers auto", verdict["workers"]["auto"] or "none", verdict["workers"]["why"]),
+        *(
+            (f"--kernels auto, {name}", each["auto"], each["why"])
+            for name, each in verdict["kernels"].items()
+        ),
         ("--gpu-write auto", verdict["gpu_write"]["auto"], verdict["gpu_write"]["why"]),
         *(
             (f"--gpu-write metal, {name}", _may(each), each["reason"])

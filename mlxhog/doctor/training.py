@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from mlxhog.config import TrainConfig
+from mlxhog.doctor import pace
 from mlxhog.doctor.backends import MODEL
 from mlxhog.doctor.checks import Check, Result, check
 from mlxhog.errors import MlxhogError
@@ -22,15 +23,18 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.quantities import Interval
 from mlxhog.trainer import train
 
-SECONDS: Final = 6.0
+SECONDS: Final = 10.0  # a few to replace the worker, the rest to see whether steps keep their pace
 LEARNT: Final = 1.0  # nats below guessing; text that repeats itself is learnt at once
 _TEXT: Final = "Never wait: read, compute, add without a lock. " * 4000
 _KILL_AT: Final = 10  # steps
 _NAME: Final = "a run"
 
 
-def examine(seconds: float = SECONDS) -> Check:
+def examine(seconds: float = SECONDS) -> list[Check]:
     """Train the default model on a text that repeats itself.
+
+    Returns:
+        What became of the run, and whether its steps kept their pace.
 
     Raises:
         KeyboardInterrupt: the run was interrupted.
@@ -48,10 +52,10 @@ def examine(seconds: float = SECONDS) -> Check:
         try:
             result = train(config, observer=watch)
         except MlxhogError as error:
-            return Check(_NAME, Result.FAIL, str(error), expected, "no training here")
+            return [Check(_NAME, Result.FAIL, str(error), expected, "no training here")]
     if result.status == "interrupted":
         raise KeyboardInterrupt
-    return judge(result, watch.loss, guessing - LEARNT, expected)
+    return [judge(result, watch.loss, guessing - LEARNT, expected), pace.judge(watch.samples)]
 
 
 class Watch:
@@ -59,18 +63,28 @@ class Watch:
 
     Attributes:
         loss: the last one, infinite before the first.
+        samples: where the run was, from the time when the killed worker was replaced.
     """
 
     def __init__(self) -> None:
         self.loss = math.inf
-        self._killed = False
+        self.samples: list[pace.Sample] = []
+        self._killed: int | None = None
 
     def __call__(self, progress: Progress) -> None:
         """Look at the run."""
         self.loss = self.loss if progress.loss is None else progress.loss
-        if progress.step >= _KILL_AT and not self._killed:
-            self._killed = True
-            os.kill(progress.workers[-1].pid, signal.SIGKILL)
+        if self._killed is not None:
+            self._sample(progress)
+        elif progress.step >= _KILL_AT:
+            self._killed = progress.workers[-1].pid
+            os.kill(self._killed, signal.SIGKILL)
+
+    def _sample(self, progress: Progress) -> None:
+        """Note where the run is, unless a worker is missing or training is over."""
+        whole = all(w.state == "running" and w.pid != self._killed for w in progress.workers)
+        if whole and (not self.samples or progress.elapsed_s > self.samples[-1].elapsed_s):
+            self.samples.append(pace.Sample(progress.elapsed_s, progress.step))
 
 
 def judge(result: RunResult, loss: float, highest: float, expected: str) -> Check:

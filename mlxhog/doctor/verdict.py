@@ -10,6 +10,7 @@ from mlxhog.errors import EnvironmentLacks
 from mlxhog.gpu_write import doctors_refusal, why_not_metal
 from mlxhog.machine import Machine
 from mlxhog.mix import BACKENDS, GPU_BACKENDS
+from mlxhog.model_kernels import of_backend
 from mlxhog.quantities import format_count
 from mlxhog.verdicts import Verdicts
 
@@ -25,13 +26,15 @@ def conclude(found: Verdicts, machine: Machine) -> dict[str, Any]:
         machine: this one.
 
     Returns:
-        For `--workers auto` and `--gpu-write auto` the choice and why; for `--read live` and
+        For `--workers auto`, `--gpu-write auto` and, for each backend, `--kernels auto` the choice
+        and why; for `--read live` and
         `--gpu-write metal` whether each backend may, and why.
     """
     workers, backends = _workers(found, machine)
     here = [name for name in BACKENDS if mix.missing(name, machine) is None]
     return {
         "workers": workers,
+        "kernels": {name: _kernels(found, name) for name in here},
         "gpu_write": _gpu_write(found, backends),
         "gpu_write_metal": {name: _metal(found, name) for name in here if name in GPU_BACKENDS},
         "read_live": {name: asdict(found.live_read(name)) for name in here if name in LIVE},
@@ -49,6 +52,15 @@ def _workers(found: Verdicts, machine: Machine) -> tuple[dict[str, str], list[st
     )
     why = "; ".join([f"one thread of each: {speeds}" if speeds else "not measured", *chosen.notes])
     return {"auto": ",".join(backends), "why": why}, backends
+
+
+def _kernels(found: Verdicts, name: str) -> dict[str, str]:
+    """What `--kernels auto` does with workers of a backend."""
+    chosen = of_backend("auto", name, found)
+    if name in GPU_BACKENDS:
+        return {"auto": chosen, "why": found.model_kernels(name).reason}
+    why = "our C++ kernels" if chosen == "native" else "our C++ kernels are not built"
+    return {"auto": chosen, "why": why}
 
 
 def _gpu_write(found: Verdicts, backends: list[str]) -> dict[str, str]:

@@ -67,6 +67,7 @@ PLAN = types.SimpleNamespace(
     worker_bytes=500_000_000,
     workers=(WorkerSpec("mlx:cpu", 1), WorkerSpec("torch:cpu", 1)),
     writers=Writers("cpu", "lossless"),
+    kernels=("native", "reference"),
     emulated=False,
 )
 
@@ -169,7 +170,7 @@ def test_dry_run_says_what_would_run(trainer, capsys):
     assert "steps: 5" in out
     assert "680,000" in out
     assert "9,000,000 bytes (9.0 MB)" in out
-    assert "worker 2       torch:cpu, 1 thread" in out
+    assert "worker 2       torch:cpu, 1 thread, kernels reference" in out
 
 
 def test_dry_run_json_is_one_object(trainer, capsys):
@@ -177,8 +178,8 @@ def test_dry_run_json_is_one_object(trainer, capsys):
     plan = json.loads(capsys.readouterr().out)
     assert plan["config"]["lr"] == 1e-3
     assert plan["workers"] == [
-        {"backend": "mlx:cpu", "threads": 1},
-        {"backend": "torch:cpu", "threads": 1},
+        {"backend": "mlx:cpu", "threads": 1, "kernels": "native"},
+        {"backend": "torch:cpu", "threads": 1, "kernels": "reference"},
     ]
 
 

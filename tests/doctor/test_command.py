@@ -62,6 +62,7 @@ def test_what_ran_on_no_gpu_is_marked_emulated(record: dict[str, Any]) -> None:
         assert row["emulated"] == (row in metal)
         assert not any("metal:" in name for name in row["writers"])
     assert all(row["emulated"] for row in record["kernels"])
+    assert "tokens_per_s_metal" not in record
 
 
 def test_nothing_of_ours_lost_or_tore_a_value(record: dict[str, Any]) -> None:
@@ -101,7 +102,15 @@ def test_the_table_shows_every_part(
     stream = io.StringIO()
     show(sections(record), stream, plain=plain)
     text = stream.getvalue()
-    for part in ("checks", "litmus", "reads", "Metal kernels", "verdict", "--gpu-write auto"):
+    for part in (
+        "checks",
+        "litmus",
+        "reads",
+        "Metal kernels",
+        "verdict",
+        "--gpu-write auto",
+        "--kernels auto",
+    ):
         assert part in text
     for a, b in (row["writers"] for row in record["litmus"]):
         assert (f"{a} twice" if a == b else f"{a} + {b}") in text

@@ -9,13 +9,15 @@ import pytest
 from mlxhog.doctor import training
 from mlxhog.doctor.checks import Result
 from mlxhog.errors import EnvironmentLacks
-from tests.cli.test_cli import RESULT
+from tests.cli.test_cli import PROGRESS, RESULT, WORKER
 
 
 def test_this_machine_trains_and_replaces_a_killed_worker() -> None:
-    check = training.examine()
-    assert check.result == Result.PASS, check.found
-    assert "1 replaced" in check.found
+    run, pace = training.examine()
+    assert run.result == Result.PASS, run.found
+    assert "1 replaced" in run.found
+    assert pace.name == "step time"
+    assert pace.result != Result.FAIL
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,36 @@ def test_a_run_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
         raise EnvironmentLacks("no memory")
 
     monkeypatch.setattr(training, "train", refuse)
-    assert training.examine().found == "no memory"
+    (check,) = training.examine()
+    assert (check.result, check.found) == (Result.FAIL, "no memory")
+
+
+def test_the_pace_is_that_of_a_run_whose_workers_are_all_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(training.os, "kill", lambda pid, number: killed.append(pid))
+    watch = training.Watch()
+
+    def see(seconds: float, state: str, pid: int) -> None:
+        worker = replace(WORKER, state=state, pid=pid)
+        workers = (replace(WORKER, state="running", pid=1), worker)
+        step = int(100 * seconds)
+        watch(replace(PROGRESS, elapsed_s=seconds, step=step, workers=workers))
+
+    for seconds, state, pid in (
+        (0.0, "running", 2),
+        (0.2, "running", 2),  # killed here
+        (0.5, "running", 2),  # nobody has noticed
+        (1.0, "starting", 3),
+        (1.5, "running", 3),
+        (2.0, "running", 3),
+        (2.0, "running", 3),  # training is over, its clock stands
+        (2.0, "finished", 3),
+    ):
+        see(seconds, state, pid)
+    assert killed == [2]
+    assert watch.samples == [(1.5, 150), (2.0, 200)]
 
 
 def test_an_interrupt_during_the_run_interrupts_doctor(monkeypatch: pytest.MonkeyPatch) -> None:

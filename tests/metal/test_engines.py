@@ -358,18 +358,3 @@ def test_without_an_apple_gpu_an_engine_says_what_to_use_instead() -> None:
 def test_an_unknown_engine_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="mlx, mps, emulated:mlx"):
         engine.create("cuda")
-
-
-@pytest.mark.metal
-@pytest.mark.parametrize("name", ["mlx", "mps"])
-def test_a_real_gpu_adds_to_memory_of_the_host(name: str) -> None:
-    if not mx.metal.is_available():
-        pytest.skip("no Metal device: mx.metal.is_available() is False")
-    import mmap
-
-    made = engine.create(name)
-    host = np.frombuffer(mmap.mmap(-1, 16384), np.float32)
-    adopted = made.adopt(host)
-    host[5] = 7.0
-    made.run(dense_axpy(adopted, made.array(np.ones(8, np.float32)), scale=1.0, offset=5))
-    assert host[4:8].tolist() == [0, 8, 1, 1]

@@ -18,7 +18,6 @@ from mlxhog.metal import source
 from mlxhog.metal.engine_reference import ReferenceEngine
 from mlxhog.metal.host import sanitize
 from mlxhog.metal.kernel import Launch
-from mlxhog.metal.kernels import mlstm
 
 BARRIER = re.compile(r"\bthreadgroup_barrier\([^;]*\);")
 SEEDS = range(6)
@@ -49,15 +48,9 @@ def users(header: str) -> list[Launch]:
     """Launches of kernels that may pass the barriers of a header."""
     return [
         launch
-        for launch in (*sanitize.samples(n=2000), *mlstm_launches())
+        for launch in sanitize.samples(n=2000)
         if launch.kernel.lockstep and header in included(launch.kernel.header)
     ]
-
-
-def mlstm_launches() -> list[Launch]:
-    """The largest chunk, of two simdgroups, and keys of two strips: all barriers matter."""
-    cell = mlstm.sample_cell(np.random.default_rng(0), B=1, S=100, NH=2, DK=40, DV=12)
-    return mlstm.run_reference(cell, mlstm.forward_launches(cell, chunk=64, eps=1e-6))
 
 
 def included(name: str) -> set[str]:

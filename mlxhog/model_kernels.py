@@ -1,0 +1,87 @@
+"""Which form of the model's operations each worker of a run uses: what `kernels` means here.
+
+    kernels      worker on a CPU                          worker on a GPU
+    auto         native, where it is built                metal, where doctor found it right and
+                                                          faster; else reference
+    metal        refused                                  metal, where doctor found it right
+    others       as `models.kernels.resolve` says
+
+All is known before anything is started: a worker never has to find out that it cannot run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlxhog import verdicts
+from mlxhog.config import TrainConfig
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.mix import GPU_BACKENDS, WorkerSpec
+from mlxhog.models import kernels
+from mlxhog.verdicts import GPU_ENGINES, Verdicts
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The forms of a run.
+
+    Attributes:
+        of_workers: of each worker, in their order; never "auto".
+        notes: what was chosen for the user, and why.
+    """
+
+    of_workers: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def resolve(config: TrainConfig, workers: Sequence[WorkerSpec]) -> Chosen:
+    """Return what each of these workers uses on this machine.
+
+    Raises:
+        ConfigError: a worker cannot run what was asked for.
+        EnvironmentLacks: Metal kernels were asked for, and doctor has not found them right here; or
+            native ones are not built.
+    """
+    asked, found = config.kernels, verdicts.load()
+    names = [worker.backend for worker in workers]
+    chosen = {name: of_backend(asked, name, found) for name in dict.fromkeys(names)}
+    on_gpu = [name for name in chosen if name in GPU_BACKENDS]
+    if asked == "metal" and not config.force:
+        for name in on_gpu:
+            _check_right(name, found)
+    notes = [_note(name, chosen[name], found) for name in on_gpu] if asked == "auto" else []
+    return Chosen(tuple(chosen[name] for name in names), tuple(filter(None, notes)))
+
+
+def of_backend(asked: str, backend: str, found: Verdicts) -> str:
+    """Return what a choice of kernels means for workers of a backend.
+
+    Args:
+        asked: the option.
+        backend: such as "mlx:gpu".
+        found: what doctor found on this machine.
+
+    Raises:
+        ConfigError, EnvironmentLacks: see `models.kernels.resolve`.
+    """
+    framework, device = backend.split(":")
+    worth_it = backend in GPU_BACKENDS and found.model_kernels(backend).ok
+    return kernels.resolve(framework, asked, device, metal_verified=worth_it)
+
+
+def _check_right(backend: str, found: Verdicts) -> None:
+    verdict = found.kernels(GPU_ENGINES[backend])
+    if not verdict.ok:
+        raise EnvironmentLacks(
+            f"kernels=metal of {backend} is not known to be right here: {verdict.reason}; "
+            "use --kernels auto, run mlxhog doctor, or insist with --force"
+        )
+
+
+def _note(backend: str, chosen: str, found: Verdicts) -> str:
+    """Say what `auto` made of a GPU; "" where the plain operations are merely the faster ones."""
+    if chosen == "metal":
+        return f"kernels auto: metal on {backend}, {found.model_kernels(backend).reason}"
+    right = found.kernels(GPU_ENGINES[backend])
+    return "" if right.ok else f"kernels auto: {chosen} on {backend}, because {right.reason}"

@@ -1,0 +1,151 @@
+"""Which form of the model's operations each worker uses is known, or refused, before it starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog import machine, model_kernels, train, verdicts
+from mlxhog.config import TrainConfig
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.machine import Machine
+from mlxhog.metrics import Progress, kernels_used, label
+from mlxhog.mix import WorkerSpec
+from mlxhog.trainer import plan
+from mlxhog.verdicts import Verdicts
+from tests.test_verdicts import kernel
+from tests.training.small import small_config
+
+MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
+UNTESTED = Verdicts(Path("record.json"), "this machine has not been tested: run `mlxhog doctor`")
+
+
+def measured(metal: float = 300.0, *, ok: bool = True) -> Verdicts:
+    """A record of a Mac whose MLX GPU has been measured, and torch's not."""
+    record: dict[str, Any] = {
+        "kernels": [kernel("mlx", ok=ok)],
+        "tokens_per_s": {"mlx:gpu": 200.0},
+        "tokens_per_s_metal": {"mlx:gpu": metal},
+    }
+    return Verdicts(Path("record.json"), None, record)
+
+
+FASTER, SLOWER, WRONG = measured(), measured(100.0), measured(ok=False)
+
+
+def resolved(
+    monkeypatch: pytest.MonkeyPatch, backends: str, found: Verdicts, **options: object
+) -> model_kernels.Chosen:
+    monkeypatch.setattr(verdicts, "load", lambda: found)
+    workers = [WorkerSpec(backend, 1) for backend in backends.split()]
+    return model_kernels.resolve(TrainConfig(**options), workers)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("backends", "found", "options", "wanted"),
+    [
+        ("mlx:cpu torch:cpu", UNTESTED, {}, "native native"),
+        ("mlx:gpu mlx:cpu", UNTESTED, {}, "reference native"),
+        ("mlx:gpu mlx:cpu mlx:gpu", FASTER, {}, "metal native metal"),
+        ("mlx:gpu torch:mps", FASTER, {}, "metal reference"),
+        ("mlx:gpu", SLOWER, {}, "reference"),
+        ("mlx:gpu", WRONG, {}, "reference"),
+        ("mlx:gpu", WRONG, {"force": True}, "reference"),
+        ("mlx:gpu mlx:cpu", FASTER, {"kernels": "reference"}, "reference reference"),
+        ("mlx:gpu", SLOWER, {"kernels": "metal"}, "metal"),
+        ("mlx:gpu", WRONG, {"kernels": "metal", "force": True}, "metal"),
+        ("mlx:cpu torch:cpu", UNTESTED, {"kernels": "native"}, "native native"),
+        ("mlx:cpu", UNTESTED, {"kernels": "metal-emulated"}, "metal-emulated"),
+    ],
+)
+def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
+    monkeypatch: pytest.MonkeyPatch,
+    backends: str,
+    found: Verdicts,
+    options: dict[str, object],
+    wanted: str,
+) -> None:
+    assert resolved(monkeypatch, backends, found, **options).of_workers == tuple(wanted.split())
+
+
+@pytest.mark.parametrize(
+    ("backends", "found", "said"),
+    [
+        ("mlx:gpu mlx:gpu", FASTER, ["metal on mlx:gpu, 300 tokens/s"]),
+        ("mlx:gpu", WRONG, ["reference on mlx:gpu, because on mlx these differ from reference"]),
+        ("mlx:gpu", UNTESTED, ["reference on mlx:gpu, because this machine has not been tested"]),
+        ("mlx:gpu", SLOWER, []),
+        ("mlx:cpu torch:cpu", UNTESTED, []),
+    ],
+)
+def test_auto_says_what_became_of_a_gpu_where_that_is_worth_knowing(
+    monkeypatch: pytest.MonkeyPatch, backends: str, found: Verdicts, said: list[str]
+) -> None:
+    notes = resolved(monkeypatch, backends, found).notes
+    assert len(notes) == len(said)
+    for note, words in zip(notes, said, strict=True):
+        assert note.startswith(f"kernels auto: {words}")
+
+
+def test_a_choice_that_was_made_by_the_user_needs_no_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kernels in ("reference", "metal"):
+        assert resolved(monkeypatch, "mlx:gpu", FASTER, kernels=kernels).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("backends", "kernels", "refused"),
+    [
+        ("mlx:gpu torch:cpu", "metal", "torch:cpu"),
+        ("mlx:cpu torch:mps", "native", "torch:mps"),
+        ("mlx:gpu", "metal-emulated", "mlx:gpu"),
+    ],
+)
+def test_a_worker_that_cannot_run_the_kernels_is_named_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, backends: str, kernels: str, refused: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"'{kernels}', which {refused} cannot run; use auto"):
+        resolved(monkeypatch, backends, FASTER, kernels=kernels, force=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"), [(WRONG, "these differ from reference"), (UNTESTED, "has not been tested")]
+)
+def test_metal_kernels_that_are_not_known_to_be_right_are_refused(
+    monkeypatch: pytest.MonkeyPatch, found: Verdicts, said: str
+) -> None:
+    with pytest.raises(EnvironmentLacks, match=f"of mlx:gpu is not known.*{said}.*--force"):
+        resolved(monkeypatch, "mlx:gpu", found, kernels="metal")
+
+
+def test_the_plan_of_a_mac_names_the_kernels_of_every_worker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine, "here", lambda: MAC)
+    monkeypatch.setattr(verdicts, "load", lambda: FASTER)
+    planned = plan(small_config(tmp_path, workers="mlx:gpu,mlx:cpu*2"))
+    assert planned.kernels == ("metal", "native", "native")
+    assert not planned.emulated
+    assert [note for note in planned.notes if note.startswith("kernels auto: metal on mlx:gpu")]
+
+
+def test_kernels_no_worker_can_run_are_refused_before_anything_is_started(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'metal', which torch:cpu cannot run"):
+        train(small_config(tmp_path, kernels="metal"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_every_output_names_what_ran_and_not_what_was_asked_for(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    result = train(small_config(tmp_path, steps=3), observer=seen.append)
+    assert result.to_json()["kernels"] == "native"
+    assert {progress.kernels for progress in seen} == {"native"}
+    assert json.loads((Path(result.run) / "run.json").read_text())["kernels"] == "native"
+
+
+def test_several_forms_are_all_named_once() -> None:
+    assert kernels_used(["reference", "metal", "metal"]) == "reference,metal"
+    assert label("cpu", "reference,metal") == "kernels reference,metal"
+    assert label("cpu", "reference,native") == ""
