@@ -72,7 +72,7 @@ inline float adam_square_shared(const device float* v, uint at, float s, const d
 
 inline void adam_element(const device float* arena, uint at, float mean, float square, float decay,
                          const device float* hp) {
-  const float denominator = sqrt(square) * hp[kRsqrtBias2] + hp[kEps];
+  const float denominator = precise::sqrt(square) * hp[kRsqrtBias2] + hp[kEps];
   add(arena, at, -(decay * load(arena, at) + hp[kStep] * (mean / denominator)));
 }
 
