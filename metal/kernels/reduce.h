@@ -5,6 +5,7 @@
 #pragma once
 
 #include "atomics.h"
+#include "unfused.h"
 
 namespace mlxhog {
 

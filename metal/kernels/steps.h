@@ -1,5 +1,5 @@
 // Optimizer steps that end in an atomic add: the arithmetic of metal/updates/elements.cpp, rounding for
-// rounding, so that one writer gets the same bits from both (where multiplication and addition are not fused).
+// rounding, so that one writer gets the same bits from both.
 //
 // State that only this worker has (m, v) comes in and goes out; shared state changes in place. `decays` has
 // one flag per kFlagFloats floats of the arena, which is how parameters are aligned. `hp` holds the rates, so
@@ -7,6 +7,7 @@
 #pragma once
 
 #include "atomics.h"
+#include "unfused.h"
 
 namespace mlxhog {
 
