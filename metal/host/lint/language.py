@@ -133,6 +133,13 @@ def _address_space(source: Source) -> Iterator[Problem]:
             yield Problem(token.line, f"{what} to {token.text} without address space")
 
 
+def _ascii(source: Source) -> Iterator[Problem]:
+    for number, line in enumerate(source.text.splitlines(), start=1):
+        strange = next((letter for letter in line if not letter.isascii()), None)
+        if strange is not None:
+            yield Problem(number, f"letter {strange!r}")
+
+
 def _accuracy(source: Source) -> Iterator[Problem]:
     code = source.tokens
     for index, token in enumerate(code[:-1]):
@@ -177,6 +184,12 @@ RULES = (
         "MLX leaves it to Metal, which takes the fast variant",
         "write precise::, or fast:: where a few digits do",
         _accuracy,
+    ),
+    Rule(
+        "ascii",
+        "MLX and PyTorch hand the text to Metal as ASCII, and another letter leaves none of it",
+        "spell it out, in comments too",
+        _ascii,
     ),
     Rule(
         "macro",
