@@ -1,4 +1,4 @@
-"""A worker whose framework says what MLX says when macOS ends its GPU work; imported by children."""
+"""A worker whose framework says what MLX says when macOS ends GPU work; children import it."""
 
 from __future__ import annotations
 
