@@ -52,8 +52,12 @@ class Engine(Protocol):
         """
 
 
-def create(name: str) -> Engine:
+def create(name: str, *, threads: int = 2) -> Engine:
     """Start an engine; imports its framework.
+
+    Args:
+        name: one of `NAMES`.
+        threads: OS threads of an emulated one.
 
     Raises:
         ConfigError: unknown name.
@@ -70,7 +74,7 @@ def create(name: str) -> Engine:
     if name.startswith("emulated:"):
         from mlxhog.metal.host.engine import HostEngine
 
-        return HostEngine(name.partition(":")[2])
+        return HostEngine(name.partition(":")[2], threads=threads)
     if name == "reference":
         from mlxhog.metal.engine_reference import ReferenceEngine
 

@@ -49,7 +49,7 @@ def metal_steps(job: Job, arena: Arena, rule: Rule, decay: frozenset[str]) -> Me
     """
     if job.engine is None:
         return None
-    made = engine.create(job.engine)
+    made = engine.create(job.engine, threads=job.threads)
     try:
         steps = MetalSteps(made, arena.params, arena.layout.slots, decay)
         at = arena.layout.self_check(job.slot)
