@@ -74,7 +74,8 @@ class Kernel:
     def allowed(self, *, emulated: bool) -> float:
         """The error that an engine may have: on a GPU at least that of fused operations.
 
-        Metal fuses a product and a sum by default, and what `unfused.h` says to that is new.
+        Metal fuses a product and a sum by default, and what `unfused.h` says to that is new. A GPU
+        also flushes denormals, which is far below either.
         """
         return self.rtol if emulated else max(self.rtol, FUSED_RTOL)
 
