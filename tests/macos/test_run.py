@@ -33,12 +33,12 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("workers", ["torch:cpu,mlx:cpu", "torch:cpu*2"])
 def test_killed_workers_are_replaced(tmp_path: Path, workers: str) -> None:
-    options = {"kills": 2, "workers": workers, "steps": 2000}
+    options = {"kills": 2, "workers": workers, "steps": 5000}
     log = tmp_path / "qos"
     printed = simulated(TRAIN, tmp_path, json.dumps(options), FAKE_QOS_LOG=log)
     status, restarts, steps, left = json.loads(printed.splitlines()[-1])
     assert (status, restarts, left) == ("done", 2, 0)
-    assert steps >= 1998  # a step that died with its worker is not taken
+    assert steps >= 4998  # a step that died with its worker is not taken
     assert len(set(log.read_text().split())) == 4, "every worker asks for performance cores"
 
 

@@ -102,8 +102,14 @@ def start_child(tmp_path: Path) -> subprocess.Popen[bytes]:
 
 
 def run_directory(tmp_path: Path) -> Path:
-    wait_until(lambda: any((tmp_path / "runs").glob("*/metrics.jsonl")), 60, "a training run")
-    return next((tmp_path / "runs").glob("*/metrics.jsonl")).parent
+    """The run below a folder, once its first line of metrics is whole."""
+    runs = tmp_path / "runs"
+    wait_until(
+        lambda: any("\n" in file.read_text() for file in runs.glob("*/metrics.jsonl")),
+        60,
+        "a training run",
+    )
+    return next(runs.glob("*/metrics.jsonl")).parent
 
 
 def worker_pids(run: Path) -> list[int]:
