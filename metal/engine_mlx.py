@@ -19,7 +19,7 @@ from mlxhog.errors import EnvironmentLacks, MetalError
 from mlxhog.metal import source
 from mlxhog.metal.adoption_mlx import adopt
 from mlxhog.metal.kernel import Kernel, Launch
-from mlxhog.metal.launching import check, compile_error, number
+from mlxhog.metal.launching import check, compile_error, number, too_wide
 
 SMALLEST = 8  # MLX passes shorter arrays in another address space, as another kernel
 INSTANCES = {"half": mx.float16, "bfloat": mx.bfloat16}
@@ -77,6 +77,8 @@ class MLXEngine:
             outputs = self._launch(launch, inputs)
             if in_place:
                 mx.eval(outputs)
+        except ValueError as error:
+            raise too_wide(launch, error) from error
         except RuntimeError as error:
             raise compile_error(launch, error) from error
         return {

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal import source
 from mlxhog.metal.kernel import Launch
-from mlxhog.metal.launching import check, compile_error, number
+from mlxhog.metal.launching import check, compile_error, number, too_wide
 
 
 class MPSEngine:
@@ -60,7 +60,13 @@ class MPSEngine:
                 "python -m pip install mlx, or use --gpu-write cpu"
             ) from error
         lent = adopt(host)
-        tensor = torch.from_dlpack(lent)  # type: ignore[attr-defined]
+        try:
+            tensor = torch.from_dlpack(lent)  # type: ignore[attr-defined]
+        except (RuntimeError, BufferError, TypeError) as error:
+            raise EnvironmentLacks(
+                f"torch cannot share memory with this MLX ({error}); torch 2.12 and MLX 0.32.4 "
+                "can: update both, or use --gpu-write cpu"
+            ) from error
         if tensor.device.type != self._device.type:
             raise EnvironmentLacks(
                 f"MLX lends this memory to torch on {tensor.device}, kernels need "
@@ -106,6 +112,8 @@ class MPSEngine:
                 threads=list(launch.grid),
                 group_size=[min(sizes) for sizes in zip(launch.group, launch.grid, strict=True)],
             )
+        except ValueError as error:
+            raise too_wide(launch, error) from error
         except (RuntimeError, AttributeError) as error:
             raise compile_error(launch, error, source.read(_whole(kernel.header))) from error
         if any(argument.writes for argument in kernel.inputs):

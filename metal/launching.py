@@ -71,6 +71,18 @@ def number(argument: Argument, value: Any) -> int | float:
     return float(value) if argument.dtype.startswith("float") else int(value)
 
 
+def too_wide(launch: Launch, error: Exception) -> MetalError:
+    """The error of a group with more threads than the compiled kernel allows.
+
+    How many that are depends on the registers that it needs, and on the chip.
+    """
+    x, y, z = (min(sizes) for sizes in zip(launch.group, launch.grid, strict=True))
+    return MetalError(
+        f"kernel {launch.kernel.name} cannot run in groups of {x} x {y} x {z} threads on this GPU: "
+        f"{error}; use --kernels reference and --gpu-write cpu"
+    )
+
+
 def compile_error(launch: Launch, error: Exception, source: str | None = None) -> MetalError:
     """The error of a kernel that the framework could not compile or run.
 

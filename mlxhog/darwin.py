@@ -95,10 +95,11 @@ def translated() -> bool:
 
 
 def ask_for_performance_cores() -> bool:
-    """Keep the calling thread, and threads it starts, off the efficiency cores.
+    """Keep the calling thread off the efficiency cores; returns whether macOS agreed.
 
     Work of the default class was seen moved there after some minutes of full load (stan-dev/math
-    3277). Returns whether macOS agreed.
+    3277). New threads begin with that class whatever their maker's (Apple, `sys/qos.h`): the pool
+    of the native operators passes its caller's on, threads that a framework starts keep it.
     """
     call = _system().pthread_set_qos_class_self_np
     call.argtypes = (ctypes.c_uint, ctypes.c_int)

@@ -94,8 +94,8 @@ class Plan:
     def gpu_share(self) -> GPUShare:
         """What each worker on a GPU may take of it."""
         writes = self.writers.gpu_write == "metal"
-        segments = int(writes or self.config.read == "live")
-        segments += writes * (len(self.private_state) + len(self.shared_state))
+        segments = int(self.config.read == "live")  # by the model, and again by whoever writes
+        segments += writes * (1 + len(self.private_state) + len(self.shared_state))
         return GPUShare(
             workers=max(1, sum(worker.backend in GPU_BACKENDS for worker in self.workers)),
             adopted_bytes=segments * 4 * self.layout.n_floats,

@@ -167,7 +167,7 @@ class Supervisor:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         log = self._log(seat.slot)
         if watchdog.ended(seat.spec.backend, code):
-            self._ease(seat, what)
+            self._ease(seat, f"{what} {watchdog.how(code, self.last_words(seat.slot))}")
         if len(seat.deaths_s) > self.config.restarts:
             raise WorkerFailed(
                 f"{what} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
@@ -178,7 +178,7 @@ class Supervisor:
         self.messages.append(f"{what} died ({how}) and is being replaced")
         self._spawn(seat)
 
-    def _ease(self, seat: _Seat, what: str) -> None:
+    def _ease(self, seat: _Seat, ended: str) -> None:
         """Give a worker that the GPU watchdog ended less work at a time.
 
         Raises:
@@ -186,12 +186,12 @@ class Supervisor:
         """
         if seat.halvings == watchdog.MOST_HALVINGS:
             raise WorkerFailed(
-                f"{what} was aborted (SIGABRT) with less and less work at a time "
-                f"({self.last_words(seat.slot)}); {watchdog.HINTS}"
+                f"{ended} with less and less work at a time, last words "
+                f"{self.last_words(seat.slot)!r}; {watchdog.HINTS}"
             )
         seat.halvings += 1
         job = watchdog.eased(self._make_job(seat.slot, seat.owner, seat.spec), seat.halvings)
-        self.messages.append(watchdog.explain(what, job.micro_batch))
+        self.messages.append(watchdog.explain(ended, job.micro_batch))
 
     def _kill_stale(self) -> None:
         """Kill workers that have not shown a sign of life for too long; poll then reaps them."""

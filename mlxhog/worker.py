@@ -7,7 +7,16 @@ import resource
 import sys
 import time
 
-from mlxhog import backends, darwin, optim, records, schedules, strategies, unified
+from mlxhog import (
+    backends,
+    darwin,
+    optim,
+    records,
+    schedules,
+    strategies,
+    unified,
+    watchdog,
+)
 from mlxhog.arena import Arena
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.children import follow_parent
@@ -32,10 +41,16 @@ def main(job: Job) -> None:
         os.dup2(stream.fileno(), 2)
         try:
             _run(job)
-        except MlxhogError as error:
+        except (MlxhogError, RuntimeError) as error:
+            if watchdog.reported(error):
+                code = watchdog.EXIT_CODE
+            elif isinstance(error, MlxhogError):
+                code = error.exit_code
+            else:
+                raise
             print(f"error: {error}", file=sys.stderr)
             sys.stderr.flush()
-            os._exit(error.exit_code)
+            os._exit(code)
 
 
 def _run(job: Job) -> None:

@@ -4,6 +4,7 @@
 #include "atomics.h"
 #include "race_point.h"
 #include "rows.h"
+#include "unfused.h"
 
 namespace mlxhog {
 

@@ -85,7 +85,7 @@ inline void mlstm_states(const device float* k, const device float* v, const dev
     if (c == NC) return;
 
     const float kept = g[head * NC + c] + m_now, m_next = max(kept, amax[head * NC + c]);
-    const float decay = exp(kept - m_next);
+    const float decay = precise::exp(kept - m_next);
     for (uint r = 0; r < rows; ++r) {
       C_row[r] *= decay;
       n_row[r] *= decay;
@@ -93,7 +93,7 @@ inline void mlstm_states(const device float* k, const device float* v, const dev
     const uint count = mlstm_count(s, c);
     for (uint j = 0; j < count; ++j) {
       const uint t = c * s.L + j, row = mlstm_row(s, head, t);
-      const float weight = exp(a[head * s.S + t] - m_next), value = v[row * s.DV + column];
+      const float weight = precise::exp(a[head * s.S + t] - m_next), value = v[row * s.DV + column];
       for (uint r = 0; r < rows; ++r) {
         const float key = weight * k[row * s.DK + first + r];
         C_row[r] += key * value;
@@ -151,12 +151,12 @@ inline void mlstm_out(const device float* q, const device float* k, const device
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
 
-  const float from_state = scale * exp(D_state - top);
+  const float from_state = scale * precise::exp(D_state - top);
   float score_sum = 0.0f;
   for (uint p = 0; p < kMlstmSimdgroups; ++p) {
     const uint j = lane + p * kMlstmLanes;
     if (j >= count || j > t) continue;
-    score[p] *= scale * exp(b_t - b[position + j] + i[mlstm_row(s, head, start + j)] - top);
+    score[p] *= scale * precise::exp(b_t - b[position + j] + i[mlstm_row(s, head, start + j)] - top);
     score_sum += score[p];
     scores[slot * kMlstmChunk + j] = score[p];
   }
@@ -167,7 +167,7 @@ inline void mlstm_out(const device float* q, const device float* k, const device
   num *= from_state;
   for (uint j = 0; j <= t; ++j)
     num += scores[slot * kMlstmChunk + j] * v[mlstm_row(s, head, start + j) * s.DV + column];
-  h[row * s.DV + column] = num / (max(fabs(denominator), exp(-top)) + eps);
+  h[row * s.DV + column] = num / (max(fabs(denominator), precise::exp(-top)) + eps);
   if (column == 0) {
     den[position + t] = denominator;
     M[position + t] = top;

@@ -28,7 +28,7 @@ inline void mlstm_bwd_pre(const device float* den, const device float* M, const 
   const uint t = id.x, head = id.y;
   if (t >= s.S || head >= s.B * s.NH) return;
   const uint at = head * s.S + t, row = mlstm_row(s, head, t) * s.DV;
-  const float denominator = den[at], magnitude = fabs(denominator), bound = exp(-M[at]);
+  const float denominator = den[at], magnitude = fabs(denominator), bound = precise::exp(-M[at]);
   const float inverse = 1.0f / (max(magnitude, bound) + eps);
   float dot = 0.0f;
   for (uint d = 0; d < s.DV; ++d) dot += dh[row + d] * h[row + d];
@@ -53,12 +53,12 @@ inline void mlstm_bwd_states(const device float* q, const device float* b, const
     if (c == 0) return;
 
     const uint start = (c - 1) * s.L, count = mlstm_count(s, c - 1);
-    const float m_before = m[state - 1], decay = exp(b[head * s.S + start + count - 1] + m_before - m[state]);
+    const float m_before = m[state - 1], decay = precise::exp(b[head * s.S + start + count - 1] + m_before - m[state]);
     dC_now *= decay;
     dn_now *= decay;
     for (uint j = 0; j < count; ++j) {
       const uint position = head * s.S + start + j, row = mlstm_row(s, head, start + j);
-      const float query = scale * exp(b[position] + m_before - M[position]) * q[row * s.DK + d];
+      const float query = scale * precise::exp(b[position] + m_before - M[position]) * q[row * s.DK + d];
       dC_now += query * rN[position] * dh[row * s.DV + column];
       dn_now += query * dden[position];
     }
@@ -88,10 +88,10 @@ inline void mlstm_bwd_out(const device float* q, const device float* k, const de
     float q_k = 0.0f, dh_v = 0.0f;
     for (uint d = 0; d < s.DK; ++d) q_k += q[q_row + d] * k[other * s.DK + d];
     for (uint d = 0; d < s.DV; ++d) dh_v += dh[v_row + d] * v[other * s.DV + d];
-    X[j] = scale * exp(b_t - b[position + j] + i[other] - M_t) * (dh_v * inverse + e_t);
+    X[j] = scale * precise::exp(b_t - b[position + j] + i[other] - M_t) * (dh_v * inverse + e_t);
     if (j < here) db_t += X[j] * q_k;
   }
-  const float from_state = scale * exp(b_t + m[before] - M_t);
+  const float from_state = scale * precise::exp(b_t + m[before] - M_t);
   float q_state = 0.0f;
   for (uint d = 0; d < s.DK; ++d) {
     const uint at = before * s.DK + d;
@@ -111,13 +111,13 @@ inline void mlstm_bwd_out(const device float* q, const device float* k, const de
     float q_k = 0.0f, dh_v = 0.0f;
     for (uint d = 0; d < s.DK; ++d) q_k += q[other * s.DK + d] * k[q_row + d];
     for (uint d = 0; d < s.DV; ++d) dh_v += dh[other * s.DV + d] * v[v_row + d];
-    const float weight = scale * exp(b[position + t] - b_t + i_j - M[position + t]);
+    const float weight = scale * precise::exp(b[position + t] - b_t + i_j - M[position + t]);
     X[t] = weight * (dh_v * rN[position + t] + dden[position + t]);
     A[t] = weight * q_k * rN[position + t];
     di_t += X[t] * q_k;
     if (t > here) db_t -= X[t] * q_k;
   }
-  const float to_state = exp(b[position + count - 1] - b_t + i_j - m[after]);
+  const float to_state = precise::exp(b[position + count - 1] - b_t + i_j - m[after]);
   float k_state = 0.0f;
   for (uint d = 0; d < s.DK; ++d) {
     const uint at = after * s.DK + d;

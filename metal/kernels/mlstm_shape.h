@@ -32,6 +32,6 @@ inline uint mlstm_row(MlstmShape s, uint head, uint t) { return (head / s.NH * s
 inline uint mlstm_state(MlstmShape s, uint head, uint c) { return head * (mlstm_chunks(s) + 1) + c; }
 
 // DK^-1/2, by which every product of a query and a key is scaled.
-inline float mlstm_scale(MlstmShape s) { return rsqrt(float(s.DK)); }
+inline float mlstm_scale(MlstmShape s) { return precise::rsqrt(float(s.DK)); }
 
 }  // namespace mlxhog

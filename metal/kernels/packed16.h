@@ -2,6 +2,7 @@
 #pragma once
 
 #include "atomics.h"
+#include "unfused.h"
 
 namespace mlxhog {
 

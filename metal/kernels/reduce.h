@@ -5,6 +5,7 @@
 #pragma once
 
 #include "atomics.h"
+#include "unfused.h"
 
 namespace mlxhog {
 
@@ -43,7 +44,7 @@ inline void sumsq_final(const device float* part, uint n, device float* norm, th
   float sum = 0.0f;
   for (uint i = rank; i < n; i += kGroup) sum += part[i];
   const float total = group_sum(sum, sums, lane, simdgroup);
-  if (rank == 0) norm[0] = sqrt(total);
+  if (rank == 0) norm[0] = precise::sqrt(total);
 }
 
 // min(1, max_norm / (norm + 1e-6)), or 1 where max_norm is 0. A norm that is NaN gives 1 and an infinite one 0:

@@ -1,8 +1,8 @@
 """What is asked of a gradient before it is applied: norm, clip factor, and whether it is finite.
 
 The norm is summed in float32 in one fixed order, so it has the same bits in every run; it differs
-from `mlxhog.optim.clip.global_norm`, which sums in float64, by rounding. Squares below 1e-45
-vanish, and above 3e38 they are infinite.
+from `mlxhog.optim.clip.global_norm`, which sums in float64, by rounding. Squares below 1e-38
+may vanish, as a GPU flushes denormals, and above 3e38 they are infinite.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ inline void slstm_forward(const device float* G, const device float* R, const de
     for (uint g = 0; g < 4; ++g) pre[g] = slstm_pre(G, R, bias, s, b, head, t, unit, g, shared_h);
     const float lf = m_now + log_sigmoid(pre[1]);
     m_now = t == 0 && fresh != 0 ? pre[0] : max(pre[0], lf);
-    const float I = min(exp(pre[0] - m_now), 1.0f), F = min(exp(lf - m_now), 1.0f);
-    c_now = F * c_now + I * tanh(pre[2]);
+    const float I = min(precise::exp(pre[0] - m_now), 1.0f), F = min(precise::exp(lf - m_now), 1.0f);
+    c_now = F * c_now + I * precise::tanh(pre[2]);
     n_now = F * n_now + I;
     const float h_now = sigmoid(pre[3]) * (c_now / n_now);
     threadgroup_barrier(mem_flags::mem_threadgroup);  // every h is read
@@ -83,9 +83,9 @@ inline void slstm_backward(const device float* G, const device float* R, const d
     threadgroup_barrier(mem_flags::mem_threadgroup);  // every h is written, and every dG of the step before is read
     float pre[4];
     for (uint g = 0; g < 4; ++g) pre[g] = slstm_pre(G, R, bias, s, b, head, t, unit, g, shared_h);
-    const float I = min(exp(pre[0] - m[at]), 1.0f);
-    const float F = min(exp(m_before + log_sigmoid(pre[1]) - m[at]), 1.0f);
-    const float z = tanh(pre[2]), o = sigmoid(pre[3]), ratio = c[at] / n[at];
+    const float I = min(precise::exp(pre[0] - m[at]), 1.0f);
+    const float F = min(precise::exp(m_before + log_sigmoid(pre[1]) - m[at]), 1.0f);
+    const float z = precise::tanh(pre[2]), o = sigmoid(pre[3]), ratio = c[at] / n[at];
 
     const float dh_now = dh[at] + dh_through, dratio = dh_now * o / n[at];
     dc += dratio;

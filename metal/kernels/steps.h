@@ -1,5 +1,5 @@
 // Optimizer steps that end in an atomic add: the arithmetic of metal/updates/elements.cpp, rounding for
-// rounding, so that one writer gets the same bits from both (where multiplication and addition are not fused).
+// rounding, so that one writer gets the same bits from both.
 //
 // State that only this worker has (m, v) comes in and goes out; shared state changes in place. `decays` has
 // one flag per kFlagFloats floats of the arena, which is how parameters are aligned. `hp` holds the rates, so
@@ -7,6 +7,7 @@
 #pragma once
 
 #include "atomics.h"
+#include "unfused.h"
 
 namespace mlxhog {
 
@@ -72,7 +73,7 @@ inline float adam_square_shared(const device float* v, uint at, float s, const d
 
 inline void adam_element(const device float* arena, uint at, float mean, float square, float decay,
                          const device float* hp) {
-  const float denominator = sqrt(square) * hp[kRsqrtBias2] + hp[kEps];
+  const float denominator = precise::sqrt(square) * hp[kRsqrtBias2] + hp[kEps];
   add(arena, at, -(decay * load(arena, at) + hp[kStep] * (mean / denominator)));
 }
 

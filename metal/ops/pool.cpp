@@ -8,8 +8,22 @@
 #include <thread>
 #include <vector>
 
+#if defined(__APPLE__)
+#include <pthread/qos.h>
+#endif
+
 namespace mlxhog {
 namespace {
+
+// How urgent the maker's work is to macOS, which chooses cores by that. A new thread begins with the default.
+struct Urgency {
+#if defined(__APPLE__)
+  qos_class_t of_maker = qos_class_self();
+  void take() const { pthread_set_qos_class_self_np(of_maker, 0); }
+#else
+  void take() const {}
+#endif
+};
 
 class Pool {
  public:
@@ -21,7 +35,10 @@ class Pool {
       while (static_cast<int>(helpers_.size()) < helpers) {
         const int id = static_cast<int>(helpers_.size());
         // A new helper has seen every earlier call, and joins the one announced below.
-        helpers_.emplace_back([this, id, seen = generation_] { serve(id, seen); });
+        helpers_.emplace_back([this, id, seen = generation_, urgency = Urgency()] {
+          urgency.take();
+          serve(id, seen);
+        });
       }
       task_ = &task;
       count_ = count;

@@ -39,21 +39,23 @@ def limit_mlx(mx: ModuleType, share: GPUShare) -> int:
         share: what this worker may take.
 
     Returns:
-        The memory limit in bytes.
+        The memory limit in bytes. Imported memory counts against it, as MLX counts it as active
+        (`MetalAllocator::make_buffer`); above it MLX waits for the GPU after every operation.
 
     Raises:
         EnvironmentLacks: the GPU's memory does not suffice for this many workers.
     """
     recommended = int(mx.device_info()["max_recommended_working_set_size"])
-    limit = int(USABLE * recommended / share.workers) - share.adopted_bytes
-    if limit < LEAST_BYTES:
+    limit = int(USABLE * recommended / share.workers)
+    own = limit - share.adopted_bytes
+    if own < LEAST_BYTES:
         raise EnvironmentLacks(
             f"the GPU has {recommended / 2**30:.1f} GiB for programs; {share.workers} workers that "
-            f"import {share.adopted_bytes / 2**30:.1f} GiB each leave {limit / 2**30:.2f} GiB for "
+            f"import {share.adopted_bytes / 2**30:.1f} GiB each leave {own / 2**30:.2f} GiB for "
             "one; use fewer GPU workers, a smaller --model, or --gpu-write cpu"
         )
     mx.set_memory_limit(limit)
-    mx.set_cache_limit(min(limit // CACHE_PART, MOST_CACHE_BYTES))
+    mx.set_cache_limit(min(own // CACHE_PART, MOST_CACHE_BYTES))
     mx.set_wired_limit(limit if share.workers == 1 else 0)  # several would fight for it
     return limit
 

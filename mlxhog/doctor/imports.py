@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from mlxhog.doctor.checks import Check, Result
@@ -14,35 +15,60 @@ BYTES: Final = 100 << 20
 QUICK_BYTES: Final = 4 << 20
 
 
+@dataclass(frozen=True)
+class Way:
+    """Something to try in a child.
+
+    Attributes:
+        what: its name, should it end the child.
+        target: function below `mlxhog.doctor`, as `module:function`, which returns checks.
+        args: of the function.
+        worst: what it means that the child ended.
+        consequence: what follows from that.
+    """
+
+    what: str
+    target: str
+    args: tuple[int, ...] = ()
+    worst: Result = Result.FAIL
+    consequence: str = "how this memory is shared is not known: keep to the defaults"
+
+
 def examine(machine: Machine, *, quick: bool) -> list[Check]:
     """Try every way between the frameworks that are installed."""
-    ways: list[tuple[str, str, tuple[int, ...]]] = []
+    ways: list[Way] = []
+    nbytes = QUICK_BYTES if quick else BYTES
     if "mlx" in machine.frameworks:
-        ways.append(("memory of MLX", "imports_mlx", (QUICK_BYTES if quick else BYTES,)))
+        ways.append(Way("memory of MLX", "imports_mlx:examine", (nbytes,)))
     if "torch" in machine.frameworks:
-        ways.append(("memory of torch", "imports_torch", ()))
+        ways.append(Way("memory of torch", "imports_torch:examine"))
     if {"mlx", "torch"} <= machine.frameworks:
-        ways.append(("memory of MLX and torch", "imports_mlx_torch", ()))
+        ways.append(Way("memory of MLX and torch", "imports_mlx_torch:examine"))
+    if "mlx" in machine.frameworks:  # last, since Metal may end the process over it
+        ways.append(
+            Way(
+                "import of an unaligned address",
+                "imports_mlx:unaligned",
+                (nbytes,),
+                Result.WARN,
+                "none: mlxhog refuses such an address itself",
+            )
+        )
     return _tried(ways)
 
 
-def _tried(ways: Iterable[tuple[str, str, tuple[int, ...]]]) -> list[Check]:
-    """Run each module's `examine` in a child, which alone imports frameworks; a new one if it dies.
-
-    Args:
-        ways: what is tried, the module below `mlxhog.doctor`, and further arguments.
-    """
+def _tried(ways: Iterable[Way]) -> list[Check]:
+    """Try each way in a child, which alone imports frameworks; in a new one if it dies."""
     checks: list[Check] = []
     child: Child | None = None
     try:
-        for what, module, args in ways:
+        for way in ways:
             child = child or Child()
             try:
-                checks += child.call(START_S, by_name, f"mlxhog.doctor.{module}:examine", *args)
+                checks += child.call(START_S, by_name, f"mlxhog.doctor.{way.target}", *way.args)
             except Failed as failure:
-                consequence = "how this memory is shared is not known: keep to the defaults"
                 expected = "every way can be tried"
-                checks.append(Check(what, Result.FAIL, str(failure), expected, consequence))
+                checks.append(Check(way.what, way.worst, str(failure), expected, way.consequence))
                 child.close()
                 child = None
     finally:

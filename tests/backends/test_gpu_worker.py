@@ -71,8 +71,10 @@ def test_gpu_workers_share_the_memory_and_wire_none_of_it() -> None:
     assert found == {"memory": 3 * GIB, "cache": 3 * GIB // 8, "wired": 0}
 
 
-def test_imported_memory_counts_as_the_workers_own() -> None:
-    assert limits(GPUShare(workers=2, adopted_bytes=2 * GIB))["memory"] == 4 * GIB
+def test_imported_memory_counts_once_against_what_mlx_calls_active() -> None:
+    found = limits(GPUShare(workers=2, adopted_bytes=4 * GIB))
+    assert found["memory"] == 6 * GIB, "MLX counts the imported 4 GiB as active itself"
+    assert found["cache"] == 2 * GIB // 8, "what is left for arrays of its own"
 
 
 def test_a_gpu_that_is_too_small_for_its_workers_is_refused_with_the_way_out() -> None:

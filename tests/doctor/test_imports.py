@@ -7,6 +7,7 @@ import pytest
 from mlxhog import machine
 from mlxhog.doctor import imports
 from mlxhog.doctor.checks import Result
+from mlxhog.doctor.imports import Way
 from mlxhog.machine import Machine
 
 
@@ -39,7 +40,10 @@ def test_a_machine_without_frameworks_has_nothing_to_try() -> None:
 
 def test_a_way_that_fails_names_what_follows_and_the_next_is_tried() -> None:
     broken, good = imports._tried(
-        [("memory of MLX", "no_such_module", ()), ("memory of torch", "imports_torch", ())]
+        [
+            Way("memory of MLX", "no_such_module:examine"),
+            Way("memory of torch", "imports_torch:examine"),
+        ]
     )[:2]
     assert (broken.name, broken.result) == ("memory of MLX", Result.FAIL)
     assert "ModuleNotFoundError" in broken.found

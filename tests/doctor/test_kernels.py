@@ -71,6 +71,28 @@ def test_an_engine_that_cannot_start_is_told_and_left_out() -> None:
         engines.close()
 
 
+class _Said:
+    """A child that has found this error."""
+
+    def __init__(self, error: float) -> None:
+        self.error = error
+
+    def call(self, *_: Any) -> float:
+        return self.error
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("engine", "ok"), [("mlx", True), ("mps", True), ("emulated:mlx", False)])
+def test_a_gpu_may_fuse_where_emulation_has_to_give_the_same_bits(engine: str, ok: bool) -> None:
+    engines = Engines([engine])
+    engines._children[engine] = _Said(3e-7)  # type: ignore[assignment]
+    row = engines.compare(engine, KERNELS["adam_apply"], "")
+    assert row["ok"] is ok
+    assert (row["tolerance"] > 0) is ok
+
+
 def _apple() -> bool:
     from mlxhog import machine
 

@@ -6,6 +6,7 @@ the memory of the arrays they are given. What a real GPU does is up to tests mar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,7 @@ class FakeMLX:
     calls: list[dict[str, Any]] = field(default_factory=list)
     lent: dict[int, mx.array] = field(default_factory=dict)
     breaks: str = ""  # what the Metal compiler says instead
+    most_threads: int = 1024  # in a group, of every compiled kernel
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeMLX:
         monkeypatch.setattr(mx.metal, "is_available", lambda: True)
@@ -71,6 +73,11 @@ class FakeMLX:
             self.calls.append(given)
             if self.breaks:
                 raise RuntimeError(self.breaks)
+            if (threads := math.prod(given["threadgroup"])) > self.most_threads:
+                raise ValueError(
+                    f"Thread group size ({threads}) is greater than  the maximum allowed threads "
+                    f"per threadgroup ({self.most_threads})."
+                )
             arrays = []
             for argument, value in zip(kernel.inputs, given["inputs"], strict=True):
                 assert isinstance(value, mx.array)
@@ -108,6 +115,7 @@ class FakeMPS:
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
     synchronized: int = 0
     breaks: str = ""
+    most_threads: int = 1024
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeMPS:
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
@@ -126,6 +134,8 @@ class FakeMPS:
 
     def call(self, name: str, arguments: tuple[Any, ...], how: dict[str, Any]) -> None:
         self.calls.append((name, arguments, how))
+        if math.prod(how["group_size"]) > self.most_threads:
+            raise ValueError(f"Threadgroup size exceeds {self.most_threads} limit")
         base, _, instance = name.rpartition("_")
         kernel, instance = (
             (self.kernels[name], "") if name in self.kernels else (self.kernels[base], instance)

@@ -224,6 +224,30 @@ def test_memory_that_would_be_copied_is_never_written(monkeypatch: pytest.Monkey
 
 
 @both
+def test_a_group_that_the_compiled_kernel_is_too_large_for_is_told_with_the_way_out(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, made = fakes(which, monkeypatch)
+    fake.most_threads = 64
+    with pytest.raises(MetalError, match=r"dense_axpy .*100 x 1 x 1 .*64.*use --kernels"):
+        made.run(dense_axpy(made.array(floats(N)), made.array(floats(N)), scale=1.0, offset=0))
+
+
+def test_memory_that_torch_does_not_take_from_mlx_is_lacking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mlx, _ = fakes("mlx", monkeypatch)
+    _, made = fakes("mps", monkeypatch)
+
+    def refuse(*_: Any) -> Any:
+        raise BufferError("Unsupported device type for DLPack")
+
+    monkeypatch.setattr(torch, "from_dlpack", refuse)
+    with pytest.raises(EnvironmentLacks, match=r"Unsupported device.*--gpu-write cpu"):
+        made.adopt(mlx.memory(N))
+
+
+@both
 def test_a_launch_without_threads_runs_nothing_and_gives_zeros(
     which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

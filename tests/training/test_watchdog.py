@@ -1,6 +1,7 @@
 """A GPU worker that macOS aborts comes back with less work at a time, and says so.
 
-The abort is ours: SIGABRT, as the worker of a Mac dies of. CPU workers play the GPU's part.
+The abort is ours: SIGABRT, as the worker of a Mac dies of, or the error that MLX raises. CPU
+workers play the GPU's part.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog import steps, train, watchdog
+from mlxhog import steps, supervisor, train, watchdog
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.data.batch import Batch
 from mlxhog.errors import WorkerFailed
 from mlxhog.job import Job
 from mlxhog.metrics import Progress
 from mlxhog.strategies import Lease
+from tests.training import lost_gpu
 from tests.training.small import small_config
 from tests.training.test_deaths import alive
 
@@ -81,10 +83,33 @@ def test_the_fourth_abort_ends_the_run_with_the_hints(tmp_path: Path) -> None:
     assert observer.left == 0
 
 
+@pytest.mark.usefixtures("gpu")
+def test_a_worker_that_hears_of_its_ended_work_from_mlx_computes_half_as_much_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "worker", lost_gpu)
+    observer = Aborter(aborts=0)
+    result = train(small_config(tmp_path, batch_size=4, steps=40), observer=observer)
+    assert result.status == "done"
+    assert result.restarts == 2
+    said = [message for message in observer.messages if "micro-batches" in message]
+    assert "kIOGPUCommandBufferCallbackErrorImpactingInteractivity" in said[0]
+    assert "micro-batches of 2 sequences" in said[0]
+    assert "lost its GPU (error: kernel mlstm_out failed)" in said[1]
+    assert "micro-batches of 1 sequence." in said[1]
+
+
+def test_only_what_metal_says_of_unfinished_work_is_taken_for_it() -> None:
+    assert watchdog.reported(RuntimeError(lost_gpu.MLX_SAYS))
+    assert not watchdog.reported(RuntimeError("[metal::malloc] Resource limit (499000) exceeded."))
+
+
 def test_a_cpu_worker_that_aborts_is_no_watchdogs_victim() -> None:
     assert watchdog.ended("mlx:gpu", -signal.SIGABRT)
     assert watchdog.ended("torch:mps", -signal.SIGABRT)
+    assert watchdog.ended("mlx:gpu", watchdog.EXIT_CODE)
     assert not watchdog.ended("mlx:cpu", -signal.SIGABRT)
+    assert not watchdog.ended("mlx:cpu", watchdog.EXIT_CODE)
     assert not watchdog.ended("mlx:gpu", -signal.SIGKILL)
 
 

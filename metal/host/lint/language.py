@@ -1,6 +1,8 @@
 """Rules about what the Metal Shading Language lacks, or what a check of ours could not see.
 
-Source: Metal Shading Language Specification, "C++14 restrictions" and "Scalar data types".
+Source: Metal Shading Language Specification, "C++14 restrictions", "Scalar data types" and "Math
+functions"; for accuracy Apple's `MTLMathFloatingPointFunctions` (fast is the default from macOS 15
+on, PyTorch sets it, MLX only sets `mathMode`) and mlx issue 3592.
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ _VALUES = {
     *("bool", "char", "uchar", "short", "ushort", "int", "uint", "long", "ulong", "size_t"),
     *("half", "bfloat", "float", "half2", "bfloat2", "T"),
     *(f"{kind}{n}" for kind in ("float", "uint", "int") for n in (2, 3, 4)),
+}
+_TWO_ACCURACIES = {
+    *("acos", "asin", "atan", "atan2", "cos", "cosh", "exp", "exp2", "exp10", "log", "log2"),
+    *("log10", "pow", "powr", "rsqrt", "sin", "sinh", "sqrt", "tan", "tanh"),
 }
 _COMPONENTS = re.compile(r"[xyzw]{2,4}|[rgba]{2,4}")
 
@@ -127,6 +133,22 @@ def _address_space(source: Source) -> Iterator[Problem]:
             yield Problem(token.line, f"{what} to {token.text} without address space")
 
 
+def _ascii(source: Source) -> Iterator[Problem]:
+    for number, line in enumerate(source.text.splitlines(), start=1):
+        strange = next((letter for letter in line if not letter.isascii()), None)
+        if strange is not None:
+            yield Problem(number, f"letter {strange!r}")
+
+
+def _accuracy(source: Source) -> Iterator[Problem]:
+    code = source.tokens
+    for index, token in enumerate(code[:-1]):
+        if token.text in _TWO_ACCURACIES and code[index + 1].text == "(":
+            chosen = code[index - 2].text if index >= 2 and code[index - 1].text == "::" else ""
+            if chosen not in ("precise", "fast"):
+                yield Problem(token.line, f"{token.text} of an accuracy that is not said")
+
+
 RULES = (
     Rule("double", "Metal has no 64-bit floats", "use float", _double),
     Rule("literal", "Metal has no 64-bit floats", "write the suffix f", _literal),
@@ -156,6 +178,18 @@ RULES = (
         "MLX puts headers before a kernel of its own, which already has the attributes",
         "take the value as an argument and read the attribute in the .metal file",
         _attribute,
+    ),
+    Rule(
+        "accuracy",
+        "MLX leaves it to Metal, which takes the fast variant",
+        "write precise::, or fast:: where a few digits do",
+        _accuracy,
+    ),
+    Rule(
+        "ascii",
+        "MLX and PyTorch hand the text to Metal as ASCII, and another letter leaves none of it",
+        "spell it out, in comments too",
+        _ascii,
     ),
     Rule(
         "macro",

@@ -45,7 +45,7 @@ inline bool add(device atomic_uint* word, uint bits, device atomic_uint* failure
   return false;
 }
 inline void axpy(const device float* arena, threadgroup float* tile, float x, uint3 i) {
-  const float twice = 2.0f * x + 1e-6f + float(0x1Eu);
+  const float twice = 2.0f * precise::exp(x) + metal::fast::log(x) + 1e-6f + float(0x1Eu);
   tile[i.x] = tile[i.y + tile_index(i)] < x ? twice : 0.5h;
   atomic_fetch_add_explicit((device atomic_float*)arena + i.x, x, memory_order_relaxed);
 }

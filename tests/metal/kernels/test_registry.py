@@ -19,6 +19,23 @@ def test_a_kernel_is_a_function_for_mlx_and_a_whole_kernel_for_pytorch(name: str
         assert f"[[kernel]] void {name}_{instance}".rstrip("_") + "(" in whole
 
 
+PROMISES_BITS = sorted(name for name, kernel in KERNELS.items() if kernel.rtol == 0)
+
+
+@pytest.mark.parametrize("name", PROMISES_BITS)
+def test_a_kernel_that_promises_bits_forbids_metal_to_fuse_products_and_sums(name: str) -> None:
+    pragma = "#pragma METAL fp contract(off)\n"
+    text = source.read(KERNELS[name].header)
+    assert text.index(pragma) < text.index(f" {name}(")
+
+
+def test_a_gpu_that_fuses_all_the_same_is_allowed_a_few_units_in_the_last_place() -> None:
+    kernel, exact = KERNELS["mlstm_out"], KERNELS["sgd_apply"]
+    assert exact.allowed(emulated=True) == 0.0
+    assert 0 < exact.allowed(emulated=False) <= 1e-6
+    assert kernel.allowed(emulated=False) == kernel.allowed(emulated=True) == kernel.rtol
+
+
 STREAMING = (
     "dense_axpy", "racy_axpy", "sgd_apply", "momentum_apply", "adam_apply", "adam_shared_apply",
     "channel_scale_apply", "sumsq_partial", "sumsq_final", "nonfinite_count", "packed16_add",

@@ -1,0 +1,33 @@
+"""A worker whose framework says what MLX says when macOS ends GPU work; children import it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlxhog import steps, worker
+from mlxhog.errors import MetalError
+from mlxhog.job import Job
+
+MLX_SAYS = (
+    "[METAL] Command buffer execution failed: Impacting Interactivity "
+    "(0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)."
+)
+AFTER = 3  # gradients
+
+
+def main(job: Job) -> None:
+    """A worker as always, but for more than one sequence at a time."""
+    gradient = steps.Steps._loss_and_grads
+    calls = 0
+
+    def ended(self: steps.Steps, batches: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if job.micro_batch > 2 and calls > AFTER:
+            raise RuntimeError(MLX_SAYS)
+        if job.micro_batch > 1 and calls > AFTER:
+            raise MetalError("kernel mlstm_out failed") from RuntimeError(MLX_SAYS)
+        return gradient(self, batches)
+
+    steps.Steps._loss_and_grads = ended  # type: ignore[method-assign]
+    worker.main(job)
