@@ -38,7 +38,7 @@ BANDWIDTH_GB_S: Mapping[str, float] = {
 """Gigabytes (10^9) per second; of a chip sold in two bandwidths the larger: M3 Max also 300, M4 Max
 also 410. There is no M4 Ultra."""
 
-PARAMETERS: Mapping[str, int] = {"tiny": 939_680, "125m": 162_303_840, "1.3b": 1_420_839_104}
+PARAMETERS: Mapping[str, int] = {"tiny": 939_680, "160m": 162_303_840, "1.3b": 1_420_839_104}
 """Of `tiny`, and of xLSTM Large in the two published sizes (768 x 12 and 2048 x 24, 50,304 ids)."""
 
 UPDATES = ("dense_axpy", "sgd_apply", "momentum_apply", "adam_apply")
