@@ -233,6 +233,11 @@ def children(pid: int) -> set[int]:
     return found
 
 
+def heed_interrupts() -> None:
+    """Take Ctrl-C as a terminal's child does; a shell's background jobs inherit a deaf ear."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def started() -> Iterator[subprocess.Popen[str]]:
     """A doctor whose litmus tests are under way, with children."""
@@ -242,6 +247,7 @@ def started() -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     ) as process:
         try:
             assert process.stderr is not None
