@@ -46,6 +46,22 @@ def kernel_cache() -> Path:
     return user_cache_directory() / "metal"
 
 
+def make_cache(directory: Path) -> None:
+    """Make a folder for what is compiled.
+
+    Raises:
+        EnvironmentLacks: it cannot be made, or not be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise EnvironmentLacks(
+            f"compiled Metal kernels cannot be kept in {directory} ({error.strerror}); "
+            "set XDG_CACHE_HOME to a folder that can be written"
+        ) from error
+
+
 def library(
     name: str,
     text: str,
@@ -142,7 +158,7 @@ def _digest(text: str, compiler: str, flags: tuple[str, ...], runtime: str = "")
 
 
 def _compile(name: str, path: Path, arguments: tuple[str, ...], compiler: str, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_cache(path.parent)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
         part = Path(file.name)
     command = [compiler, *arguments, "-o", str(part)]

@@ -13,6 +13,7 @@ from threading import Lock
 
 from mlxhog.durable import replace_file
 from mlxhog.errors import MetalError
+from mlxhog.metal.host import build
 from mlxhog.metal.host.request import Request
 
 _TIMEOUT_S = 120.0
@@ -32,6 +33,7 @@ def texts(requests: Sequence[Request], directory: Path) -> list[str]:
 
     Raises:
         MetalError: MLX refuses a kernel.
+        EnvironmentLacks: the directory cannot be written.
     """
     with _ONE_AT_A_TIME:
         return _texts(requests, directory)
@@ -43,7 +45,7 @@ def _texts(requests: Sequence[Request], directory: Path) -> list[str]:
         path: request for path, request in zip(paths, requests, strict=True) if not path.exists()
     }
     if missing:
-        directory.mkdir(parents=True, exist_ok=True)
+        build.make_cache(directory)
         for path, text in zip(missing, _ask(list(missing.values())), strict=True):
             replace_file(path, text.encode())
     return [path.read_text(encoding="utf-8") for path in paths]

@@ -20,6 +20,7 @@ A launch travels in a file, little-endian:
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -230,9 +231,18 @@ def races_on_purpose(kernel: Kernel) -> bool:
 
 def main(names: list[str]) -> int:
     """Run sample launches under each sanitizer; 1 if one finds something, or misses a race."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mlxhog.metal.host.sanitize",
+        description="Run sample launches under thread, address and undefined-behaviour sanitizers.",
+    )
+    parser.add_argument("kernels", nargs="*", metavar="kernel", help="all by default")
+    chosen = parser.parse_args(names).kernels
+    for name in chosen:
+        if name not in KERNELS:
+            parser.error(f"no kernel {name!r}; choose from {', '.join(KERNELS)}")
     directory = build.kernel_cache()
     wrong = 0
-    for launch in samples(names):
+    for launch in samples(chosen):
         for sanitizer in SANITIZERS:
             said = report(launch, sanitizer, directory=directory, launches=2)
             wanted = sanitizer == "thread" and races_on_purpose(launch.kernel)

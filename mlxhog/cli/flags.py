@@ -50,10 +50,10 @@ class Flags:
 
     def options(self, cls: type) -> None:
         """Add a flag for every option of a dataclass, under the headings it names."""
-        groups: dict[str, argparse._ArgumentGroup] = {}
+        groups: dict[str, argparse._ActionsContainer] = {"": self._parser}
         for spec in options(cls).values():
             if spec.group not in groups:
-                groups[spec.group] = self._parser.add_argument_group(spec.group or "options")
+                groups[spec.group] = self._parser.add_argument_group(spec.group)
             names = [spec.flag, *map(to_flag, spec.aliases)]
             groups[spec.group].add_argument(
                 *names,

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config_sources import resolve
+from mlxhog.metrics import label
 from mlxhog.options import option
 
 
@@ -42,7 +43,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _table(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [("run", "status", "steps", "bits per byte")]
+    rows = [("run", "status", "steps", "bits per byte", "")]
     for status in found:
         result = status.get("result", {})  # a run that has not ended has none
         bits = result.get("val_bits_per_byte")
@@ -52,6 +53,7 @@ def _table(found: Sequence[Mapping[str, Any]]) -> str:
                 str(status.get("status", "-")),
                 str(status.get("steps", "-")),
                 "-" if bits is None else f"{bits:.3f}",
+                label(status.get("gpu_write", "cpu"), status.get("kernels", "native")),
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

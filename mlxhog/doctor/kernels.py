@@ -105,7 +105,7 @@ class Engines:
 
 def _consequence(engine: str) -> str:
     if engine.startswith("emulated:"):
-        return "its Metal source is not tried here; install g++ to have it emulated"
+        return "no Metal source is tried on it here"
     return "no --gpu-write metal and no Metal kernels of ours here; MLX and torch work without"
 
 

@@ -11,10 +11,21 @@ from mlxhog.doctor.litmus import broken
 from mlxhog.quantities import format_bytes, format_count
 
 Row = Mapping[str, Any]
-STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "lossy": "yellow", "absent": "dim"}
+STYLES = {
+    "PASS": "green",
+    "WARN": "yellow",
+    "FAIL": "bold red",
+    "lossy": "yellow",
+    **dict.fromkeys(("lucky", "absent"), "dim"),
+}
 _KERNELS = ("dense", "rows", "half")
 _WRAPPED = ("what", "found", "writers", "why")
 """Columns that may take several lines on a narrow terminal."""
+_LEGEND = (
+    "lossless: stripe locks; cas: compare-and-swap; both promise to lose nothing.",
+    "racy: plain adds of ours; naive: x += g of a framework; neither promises anything.",
+    "lossy: such adds were lost; lucky: none this time. Neither is a fault of this machine.",
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,7 @@ def _litmus(rows: Sequence[Row]) -> Section:
         lines,
         [
             f"torn values: {torn}",
+            *_LEGEND,
             *(f"{row['error']}  ({_pair(row['writers'])})" for row in rows if "error" in row),
         ],
     )
@@ -101,9 +113,10 @@ def _pair(writers: Sequence[str]) -> str:
 
 def _fact(tried: Sequence[Row]) -> str:
     """Adds that are lost where nobody promised to keep them are no failure."""
+    promised = tried[0]["mode"] not in ("racy", "naive")
     if not any(row["lost"] or row["torn"] or "error" in row for row in tried):
-        return "PASS"
-    return "lossy" if tried[0]["mode"] in ("racy", "naive") else "WARN"
+        return "PASS" if promised else "lucky"
+    return "WARN" if promised else "lossy"
 
 
 def _lost(rows: Sequence[Row]) -> str:
@@ -152,7 +165,12 @@ def _kernels(rows: Sequence[Row]) -> Section:
             )
         )
         lines += [("FAIL", engine, f"{row['name']} {row['instance']}", _why(row)) for row in wrong]
-    return Section("Metal kernels against their references", ("", "engine", "kernels", ""), lines)
+    return Section(
+        "Metal kernels against their references",
+        ("", "engine", "kernels", ""),
+        lines,
+        [] if rows else ["none ran: no Metal engine works here, see the checks"],
+    )
 
 
 def _why(row: Row) -> str:
@@ -181,6 +199,8 @@ def _verdict(record: Row) -> Section:
         ),
     ]
     notes = [f"FAILED: {name}" for name in record["failed"]]
+    if not notes:
+        notes.append("Every promise tried holds here; `mlxhog train` needs no options.")
     kept = record["stored"]
     notes.append(f"kept in {kept}" if kept else str(record["not_stored"]))
     if not record["facts"]["apple_gpu"]:

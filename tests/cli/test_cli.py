@@ -227,6 +227,23 @@ def test_runs_lists_what_is_known_of_every_run(stored_run, capsys):
     assert new.split()[1:] == ["done", "40", "2.500"]
 
 
+def test_help_lists_the_options_of_doctor_once(capsys):
+    with pytest.raises(SystemExit):
+        main(["doctor", "--help"])
+    out = capsys.readouterr().out
+    assert out.count("options:") == 1
+    assert "--seconds" in out
+
+
+def test_runs_names_those_whose_steps_or_kernels_were_emulated(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run.create(Path("runs"), "test").write_status(
+        {"status": "done", "gpu_write": "metal-emulated", "kernels": "native", "emulated": True}
+    )
+    assert main(["runs"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("gpu-write metal-emulated")
+
+
 def test_runs_json_is_one_object_per_run(stored_run, capsys):
     assert main(["runs", "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()

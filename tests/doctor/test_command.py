@@ -78,6 +78,32 @@ def test_naive_writers_of_every_framework_are_measured_too(record: dict[str, Any
     assert len(naive) >= 4  # and the Metal kernel without atomics, through both consumers
 
 
+def shown(record: dict[str, Any]) -> str:
+    out = io.StringIO()
+    show(sections(record), out, plain=True)
+    return out.getvalue()
+
+
+def test_a_naive_writer_that_lost_nothing_does_not_pass(record: dict[str, Any]) -> None:
+    rows = [{**row, "lost": 0} for row in record["litmus"]]
+    lines = [line for line in shown({**record, "litmus": rows}).splitlines() if "twice" in line]
+    naive = [line for line in lines if " naive " in line]
+    assert naive
+    assert all(line.startswith("lucky") for line in naive)
+    assert all(line.startswith("PASS") for line in lines if " cas " in line)
+
+
+def test_the_table_explains_its_words_and_says_that_all_is_well(record: dict[str, Any]) -> None:
+    text = shown(record)
+    assert "lossy: such adds were lost" in text
+    assert "`mlxhog train` needs no options" in text
+    assert "none ran" not in text
+
+
+def test_the_table_says_so_where_no_kernel_ran(record: dict[str, Any]) -> None:
+    assert "none ran: no Metal engine works here" in shown({**record, "kernels": []})
+
+
 def test_a_quick_look_is_not_kept(record: dict[str, Any]) -> None:
     assert record["stored"] is None
     assert "quick" in record["not_stored"]

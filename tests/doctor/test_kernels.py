@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,3 +149,14 @@ def test_mlx_says_the_text_that_is_emulated(monkeypatch: pytest.MonkeyPatch) -> 
     check = wrapper.examine()
     assert check.result == Result.WARN
     assert "not dense_axpy" in check.found
+
+
+def test_a_cache_that_cannot_be_written_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    check = wrapper.examine()
+    assert check.result == Result.WARN
+    assert "set XDG_CACHE_HOME to a folder that can be written" in check.found

@@ -1,5 +1,6 @@
 """`python -m mlxhog.metal.host.lint [FILE...]`: exit code 1 where a rule is broken."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -8,7 +9,14 @@ from mlxhog.metal.host.lint import KERNELS, RULES, check_files
 
 def main(names: list[str]) -> int:
     """Check the named files, by default all kernels, and print what was found."""
-    files = [Path(name) for name in names]
+    parser = argparse.ArgumentParser(
+        prog="python -m mlxhog.metal.host.lint", description="Find what Metal forbids in sources."
+    )
+    parser.add_argument("files", nargs="*", type=Path, help="all kernels by default")
+    files = parser.parse_args(names).files
+    for file in files:
+        if not file.is_file():
+            parser.error(f"there is no file {file}")
     files = files or sorted([*KERNELS.glob("*.h"), *KERNELS.glob("*.metal")])
     findings = check_files(files)
     print("\n".join(map(str, findings)) or f"{len(files)} files keep {len(RULES)} rules")
