@@ -155,7 +155,9 @@ class TrainConfig:
         "held-out evaluation, every N steps, or every so often and at the end, or off",
         aliases=("steps_per_eval",),
     )
-    eval_tokens: int = _run(65536, "held-out text in one evaluation", unit="tokens", low=1)
+    eval_tokens: int = _run(
+        65536, "held-out text in one evaluation; the last one takes up to 2M", unit="tokens", low=1
+    )
     sample_every: Interval = _run(Interval(seconds=30), "sample of text, likewise")
     save_every: Interval = _run(
         Interval(seconds=300), "checkpoint, likewise; the end always saves one"

@@ -9,6 +9,7 @@ from mlxhog.backends import Backend
 from mlxhog.config import TrainConfig
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
+from mlxhog.metrics import EMULATED
 
 ROWS = 16  # sequences in one batch of an evaluation
 CHUNK_BATCHES = 4
@@ -24,10 +25,15 @@ class Score:
     tokens: int
 
 
+def final_tokens(config: TrainConfig) -> int:
+    """Most held-out text of the final evaluation; an emulated model is slow and gets a sample."""
+    return config.eval_tokens if config.kernels == EMULATED else FINAL_TOKENS
+
+
 def final_chunks(file: TokenFile, config: TrainConfig) -> int:
     """Chunks of the final evaluation."""
     total = heldout.n_batches(
-        file, seq_len=config.seq_len, batch_size=ROWS, eval_tokens=FINAL_TOKENS
+        file, seq_len=config.seq_len, batch_size=ROWS, eval_tokens=final_tokens(config)
     )
     return -(-total // CHUNK_BATCHES)
 
@@ -44,7 +50,7 @@ def score_chunk(
     Args:
         backend: computes the loss.
         file: the held-out text.
-        config: `seq_len` is what counts.
+        config: `seq_len`, `kernels` and `eval_tokens` count.
         chunk: 0 .. final_chunks - 1.
         beat: called after every batch.
     """
@@ -53,7 +59,7 @@ def score_chunk(
         file,
         config,
         beat,
-        eval_tokens=FINAL_TOKENS,
+        eval_tokens=final_tokens(config),
         first=chunk * CHUNK_BATCHES,
         count=CHUNK_BATCHES,
     )

@@ -139,6 +139,7 @@ class Result:
         workers: one report each.
         gpu_write: see `Progress`, likewise `kernels`.
         kernels: see there.
+        emulated_before: whether steps that this command went on from were emulated.
         checkpoint: path of the last checkpoint, None where none was saved.
         sample: text from the model at the end, None where none was made.
         error: what went wrong, None where nothing did.
@@ -159,13 +160,14 @@ class Result:
     checkpoint: str | None
     gpu_write: str = "cpu"
     kernels: str = "reference"
+    emulated_before: bool = False
     sample: str | None = None
     error: str | None = None
 
     @property
     def emulated(self) -> bool:
         """Whether steps or operations of the model went through Metal source on the CPU."""
-        return is_emulated(self.gpu_write, self.kernels)
+        return is_emulated(self.gpu_write, self.kernels) or self.emulated_before
 
     def to_json(self) -> dict[str, Any]:
         """Return what `train --json` prints last."""

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mlxhog.data.tokens import TokenFile
-from mlxhog.metrics import kernels_used, label
+from mlxhog.metrics import EMULATED, kernels_used, label
 from mlxhog.plan import Plan
 from mlxhog.quantities import format_bytes, format_count
 from mlxhog.run import Run
@@ -35,7 +35,7 @@ def opening(plan: Plan, run: Run) -> str:
 def _metal(plan: Plan) -> str:
     """Which part Metal kernels have in the run, where they have one."""
     shown = label(plan.writers.gpu_write, kernels_used(plan.kernels))
-    if plan.emulated:
+    if EMULATED in shown:
         shown += ": Metal source on the CPU, a test"
     return f"{shown}  " if shown else ""
 

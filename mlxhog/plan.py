@@ -87,8 +87,14 @@ class Plan:
 
     @property
     def emulated(self) -> bool:
-        """Whether Metal source runs on the CPU, for steps or for operations of the model."""
-        return is_emulated(self.writers.gpu_write, kernels_used(self.kernels))
+        """Whether Metal source runs, or before a resume ran, on the CPU; see `is_emulated`."""
+        now = is_emulated(self.writers.gpu_write, kernels_used(self.kernels))
+        return now or self.emulated_before
+
+    @property
+    def emulated_before(self) -> bool:
+        """Whether steps that this run goes on from were emulated."""
+        return self.checkpoint is not None and bool(self.checkpoint.state.get("emulated"))
 
     @property
     def gpu_share(self) -> GPUShare:

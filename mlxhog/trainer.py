@@ -388,6 +388,7 @@ class _Training:
             checkpoint=str(self.saved) if self.saved else None,
             gpu_write=self.plan.writers.gpu_write,
             kernels=kernels_used(self.plan.kernels),
+            emulated_before=self.plan.emulated_before,
             sample=self.sample,
             error=None if error is None else str(error),
         )

@@ -53,7 +53,8 @@ def _table(found: Sequence[Mapping[str, Any]]) -> str:
                 str(status.get("status", "-")),
                 str(status.get("steps", "-")),
                 "-" if bits is None else f"{bits:.3f}",
-                label(status.get("gpu_write", "cpu"), status.get("kernels", "native")),
+                label(status.get("gpu_write", "cpu"), status.get("kernels", "native"))
+                or "emulated before" * bool(status.get("emulated")),
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

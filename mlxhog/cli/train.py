@@ -11,7 +11,7 @@ from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config import TrainConfig
 from mlxhog.config_sources import Given, read_yaml, resolve
 from mlxhog.errors import ConfigError
-from mlxhog.metrics import label
+from mlxhog.metrics import is_emulated, label
 from mlxhog.options import options
 from mlxhog.quantities import format_bytes, format_count
 from mlxhog.report.observer import observer
@@ -122,7 +122,9 @@ def summary(result: "Result") -> str:
         )
     if shown := label(result.gpu_write, result.kernels):
         note = ": Metal source ran on the CPU, which tells nothing of a GPU's speed"
-        lines.append(shown + note * result.emulated)
+        lines.append(shown + note * is_emulated(result.gpu_write, result.kernels))
+    elif result.emulated_before:
+        lines.append("earlier steps of this run came from Metal source on the CPU")
     if result.sample:
         lines.append(f"sample: {printable(result.sample)}")
     lines.append(f"run: {run}")

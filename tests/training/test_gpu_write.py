@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mlxhog import TrainConfig, checkpoint, gpu_write, train, verdicts
+from mlxhog import TrainConfig, checkpoint, evaluation, gpu_write, train, verdicts
 from mlxhog.cli.train import summary
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.metrics import Progress, Result
@@ -140,6 +140,21 @@ def test_every_output_says_that_steps_were_emulated(tmp_path: Path) -> None:
     assert state["writers"] == {"gpu_write": "metal-emulated", "write": "cas"}
     assert state["emulated"] is True
     assert "gpu-write metal-emulated: Metal source ran on the CPU" in summary(result)
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_run_goes_on_saying_that_its_first_steps_were_emulated(tmp_path: Path) -> None:
+    first = train(small_config(tmp_path, workers="mlx:cpu", steps=5, **EMULATED))
+    result = train(small_config(tmp_path, workers="mlx:cpu", steps=5, resume=first.run))
+    assert (result.to_json()["gpu_write"], result.to_json()["emulated"]) == ("cpu", True)
+    assert "earlier steps of this run came from Metal source on the CPU" in summary(result)
+    assert json.loads((Path(result.run) / "run.json").read_text())["emulated"] is True
+
+
+def test_the_final_evaluation_of_an_emulated_model_is_a_sample() -> None:
+    emulated = TrainConfig(kernels="metal-emulated", eval_tokens=2048)
+    assert evaluation.final_tokens(emulated) == 2048
+    assert evaluation.final_tokens(TrainConfig(eval_tokens=2048)) == evaluation.FINAL_TOKENS
 
 
 def test_a_run_of_native_steps_says_so_too(tmp_path: Path) -> None:
