@@ -109,7 +109,10 @@ def main(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
     named = mlx_wrappers() if options.golden else texts()
-    write(options.folder, named)
+    try:
+        write(options.folder, named)
+    except OSError as error:
+        parser.error(f"cannot write to {options.folder}: {error.strerror}; name another folder")
     print(f"{len(named)} files in {options.folder}")
     return 0
 

@@ -14,6 +14,7 @@ much again: 128 bits of LPDDR4X-4266 are 68.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 
 from mlxhog.metal.registry import KERNELS
@@ -92,4 +93,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m mlxhog.metal.roofline",
+        description="Print how fast memory bandwidth lets the update kernels be: a prediction.",
+    ).parse_args()
     main()

@@ -11,6 +11,7 @@ Source: C++ for OpenCL 2021, section 2.2; Metal Shading Language Specification, 
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -105,7 +106,16 @@ def _for_opencl(text: str) -> str:
 
 def main(names: list[str]) -> int:
     """Check the named files, by default every text that MLX or PyTorch would compile."""
-    named = {name: Path(name).read_text(encoding="utf-8") for name in names} or dump.texts()
+    parser = argparse.ArgumentParser(
+        prog="python -m mlxhog.metal.host.address_spaces",
+        description="Ask clang whether pointers stay in their address spaces.",
+    )
+    parser.add_argument("file", nargs="*", help="default: all that MLX or PyTorch would compile")
+    files = parser.parse_args(names).file
+    try:
+        named = {name: Path(name).read_text(encoding="utf-8") for name in files} or dump.texts()
+    except OSError as error:
+        parser.error(f"cannot read {error.filename}: {error.strerror}")
     messages = check_all(named)
     print("\n".join(messages) or f"{compiler()} accepts the address spaces of {len(named)} texts")
     return int(bool(messages))

@@ -8,6 +8,7 @@ something did not run:
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import sys
 from collections.abc import Iterable
@@ -132,6 +133,10 @@ def _qualified(demangled: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m mlxhog.metal.host.coverage",
+        description="Run every Metal kernel on the CPU, and count what did not run.",
+    ).parse_args()
     result = measured()
     print(result)
     sys.exit(1 if result.missing else 0)

@@ -1,5 +1,6 @@
 """`python -m mlxhog.metal.proof`: every proof with its verdict and the states it visited."""
 
+import argparse
 import sys
 
 from mlxhog.metal.proof import PROOFS, verify
@@ -17,4 +18,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m mlxhog.metal.proof",
+        description="Check the model of the packed 16-bit add, and planted faults, with spin.",
+    ).parse_args()
     sys.exit(main())
