@@ -58,7 +58,8 @@ def _digest(request: Request) -> str:
 
 def _ask(requests: list[Request]) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "mlxhog.metal.host.capture_mlx"],
+        # -P: a folder named mlxhog where the user stands is not this package
+        [sys.executable, "-P", "-m", "mlxhog.metal.host.capture_mlx"],
         input=json.dumps([request.plain() for request in requests]),
         capture_output=True,
         text=True,
