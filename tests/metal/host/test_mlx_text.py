@@ -86,11 +86,10 @@ def test_without_mlx_our_own_wrapper_runs(host_engine, monkeypatch: pytest.Monke
     assert (host_engine("mlx").run(probes.on(probes.GROUP_SUM, x))["y"] == 64).all()
 
 
-def test_a_folder_of_the_packages_name_is_not_mistaken_for_it(
+def test_modules_where_the_user_stands_are_not_taken_for_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    (tmp_path / "mlxhog").mkdir()
-    (tmp_path / "mlxhog" / "__init__.py").write_text("raise ImportError('not this one')")
+    (tmp_path / "json.py").write_text("raise ImportError('not this one')")
     monkeypatch.chdir(tmp_path)
     (text,) = capture.texts([SHAPES], tmp_path)
     assert "custom_kernel_shapes" in text
