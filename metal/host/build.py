@@ -38,6 +38,8 @@ _CLANG_X86_FLAGS = ("-Xclang", "-ffloat16-excess-precision=none")
 _CLANG_FLAGS = ("-Wno-unknown-attributes",)
 _BESIDE = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
 """For the linker: where the library lies that needs another one."""
+_PLACE = re.compile(r"(.*?):(\d+):\d+: ")
+_MOVED = re.compile(r'#line (\d+)(?: "(.*)")?')
 _ERROR = re.compile(r"^.*?: (?:fatal )?error: .*(?:\n +\S?.*){0,3}", re.MULTILINE)
 
 
@@ -165,12 +167,31 @@ def _compile(name: str, path: Path, arguments: tuple[str, ...], compiler: str, t
     try:
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise MetalError(f"{name} does not compile:\n{_first_error(done.stderr)}")
+            raise MetalError(f"{name} does not compile:\n{_first_error(done.stderr, text)}")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _first_error(messages: str) -> str:
+def _first_error(messages: str, text: str) -> str:
+    """The first error with its line, which compilers show of files but not of generated texts."""
     match = _ERROR.search(messages)
-    return match[0] if match else messages.strip()
+    if match is None:
+        return messages.strip()
+    place = _PLACE.match(match[0])
+    if place is None or "\n" in match[0]:
+        return match[0]
+    return f"{match[0]}\n{place[2]:>5} | {_line(text, place[1], int(place[2])).strip()}"
+
+
+def _line(text: str, file: str, wanted: int) -> str:
+    """Line `wanted` of what the #line directives in a text call `file`; "" if it is not there."""
+    name, number = "", 1
+    for line in text.splitlines():
+        if moved := _MOVED.match(line):
+            number, name = int(moved[1]), moved[2] or name
+            continue
+        if (name, number) == (file, wanted):
+            return line
+        number += 1
+    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from mlxhog.errors import EnvironmentLacks, MetalError
 from mlxhog.metal import source
 from mlxhog.metal.host import build, translate
 from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.kernels.adds import dense_axpy
 from tests.metal.host import probes
 from tests.metal.host.probes import on
 
@@ -62,6 +64,14 @@ def test_a_compile_error_names_file_and_line_and_points_at_the_word(shim_cache: 
 def test_the_error_of_a_header_names_the_header(shim: HostEngine):
     with pytest.raises(MetalError, match=r"kernels/deep\.h:\d+:\d+: error: "):
         shim.run(on(probes.DEEP, X))
+
+
+def test_the_error_of_the_call_that_mlx_wraps_shows_the_call(host_engine):
+    launch = dense_axpy(X, X[:8], scale=1.0, offset=0)
+    misspelt = launch.kernel.source.replace("scale", "scael")
+    with pytest.raises(MetalError, match=r"'scael'|\u2018scael\u2019") as caught:
+        host_engine("mlx").run(replace(launch, kernel=replace(launch.kernel, source=misspelt)))
+    assert misspelt in str(caught.value)
 
 
 def test_a_missing_compiler_is_named_with_what_to_install(host_engine, consumer: str):
