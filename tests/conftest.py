@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog import machine
+
 MAY_SKIP = {"metal", "macos"}
 _skipped = pytest.StashKey[list[str]]()
 
@@ -27,6 +29,13 @@ def _own_cache(
     (cache / "mlxhog").mkdir()
     (cache / "mlxhog" / "metal").symlink_to(shim_cache)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture
+def no_apple_gpu() -> None:
+    """For what a machine says or does for the lack of an Apple GPU."""
+    if machine.here().apple_gpu:
+        pytest.skip("this machine has what the case lacks: an Apple GPU")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

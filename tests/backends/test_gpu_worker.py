@@ -199,9 +199,8 @@ def test_evaluation_and_prompts_are_cut_into_pieces() -> None:
     assert list(pieces.spans((1, 250), share)) == [slice(0, 100), slice(100, 200), slice(200, 300)]
 
 
+@pytest.mark.usefixtures("no_apple_gpu")
 @pytest.mark.parametrize("name", ["mlx:gpu", "torch:mps"])
 def test_a_gpu_backend_on_a_machine_without_one_says_what_to_use(name: str) -> None:
-    if mx.metal.is_available():
-        pytest.skip("this machine has an Apple GPU")
     with pytest.raises(EnvironmentLacks, match=f"{name} needs .*use .*cpu"):
         backends.create(name, threads=1, kernels="auto", cpu_blas="reference")

@@ -24,9 +24,8 @@ def test_backends_here_compute_a_gradient_and_are_measured() -> None:
     assert all(speed > 0 for speed in speeds.values())
 
 
+@pytest.mark.usefixtures("no_apple_gpu")
 def test_a_backend_that_does_not_start_fails_and_is_not_measured() -> None:
-    if machine.here().apple_gpu:
-        pytest.skip("this machine has what the case lacks: an Apple GPU")
     mac = Machine("macos", "arm64", 10, 8 << 30, "Apple M4", frozenset({"mlx"}))
     checks, speeds = backends.examine(mac, seconds=0.01)
     gpu = next(check for check in checks if check.name == "backend mlx:gpu")

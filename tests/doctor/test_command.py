@@ -53,9 +53,8 @@ def test_the_object_has_the_promised_keys(record: dict[str, Any]) -> None:
     assert record["failed"] == []
 
 
+@pytest.mark.usefixtures("no_apple_gpu")
 def test_what_ran_on_no_gpu_is_marked_emulated(record: dict[str, Any]) -> None:
-    if record["facts"]["apple_gpu"]:
-        pytest.skip("this machine has what the case lacks: an Apple GPU")
     metal = [row for row in record["litmus"] if any("emulated:" in name for name in row["writers"])]
     assert metal
     for row in record["litmus"]:
@@ -110,9 +109,8 @@ def test_a_quick_look_is_not_kept(record: dict[str, Any]) -> None:
     assert not verdicts.load().found
 
 
+@pytest.mark.usefixtures("no_apple_gpu")
 def test_emulated_rows_permit_nothing(record: dict[str, Any]) -> None:
-    if record["facts"]["apple_gpu"]:
-        pytest.skip("this machine has what the case lacks: an Apple GPU")
     found = verdicts.Verdicts(Path("record.json"), None, record)
     for backends in (["mlx:gpu"], ["torch:mps"], ["mlx:gpu", "torch:cpu"]):
         assert not found.gpu_write(backends).ok

@@ -11,9 +11,8 @@ from mlxhog.doctor.imports import Way
 from mlxhog.machine import Machine
 
 
+@pytest.mark.usefixtures("no_apple_gpu")
 def test_the_cpu_ways_work_and_those_of_a_gpu_are_absent_without_one() -> None:
-    if machine.here().apple_gpu:
-        pytest.skip("this machine has what the case lacks: an Apple GPU")
     found = {check.name: check for check in imports.examine(machine.here(), quick=True)}
     for name in (
         "NumPy view of an MLX array",

@@ -371,9 +371,8 @@ def test_an_mlx_that_may_donate_adopted_memory_is_refused(
         adoption_mlx.refuses_donation.cache_clear()
 
 
+@pytest.mark.usefixtures("no_apple_gpu")
 def test_without_an_apple_gpu_an_engine_says_what_to_use_instead() -> None:
-    if mx.metal.is_available():
-        pytest.skip("this machine has an Apple GPU")
     for name in ("mlx", "mps"):
         with pytest.raises(EnvironmentLacks, match="Apple GPU.*--gpu-write cpu"):
             engine.create(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,22 +13,10 @@ from mlxhog import _native, updates, updates_reference
 from mlxhog.gradients import Float32, Rows
 from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target
 from tests.metal.shared import shared
+from tests.optim.small import Slot
 
 MODES = [pytest.param(mode, id=name) for name, mode in updates.WRITE_MODES.items() if mode < 3]
 WIDTH = 40
-
-
-@dataclass(frozen=True)
-class Slot:
-    name: str
-    shape: tuple[int, ...]
-    offset: int
-    kind: str = "dense"
-    row_word0: int | None = None
-
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape))
 
 
 DENSE = Slot("dense", (31, WIDTH), 5)

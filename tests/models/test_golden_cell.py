@@ -1,13 +1,12 @@
 """The mLSTM cell of both twins reproduces the recorded cell, alone and differentiated."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from tests.models.golden import CELLS, cell_case
+from tests.models.recorded import assert_recorded_gradients
 from tests.models.twins import TWINS, Twin
-from tests.tolerances import CELL_EXTREME_F32, CELL_F32, GRADIENT_F32, STATE_F32, assert_close
+from tests.tolerances import CELL_EXTREME_F32, CELL_F32, STATE_F32, assert_close
 
 all_twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
 TOLERANCE = {name: CELL_F32 for name in CELLS} | {"mlstm_cell_d_extreme": CELL_EXTREME_F32}
@@ -61,26 +60,4 @@ def test_one_position_at_a_time_gives_the_recorded_output_and_state(twin: Twin, 
 @all_twins
 @all_cells
 def test_every_gradient_equals_the_recorded_one(twin: Twin, name: str) -> None:
-    case = cell_case(name)
-    inputs = dict(case.inputs)
-    if case.state is not None:
-        inputs |= dict(zip("Cnm", case.state, strict=True))
-
-    weight = twin.array(case.h_weight)
-
-    def weighted_sum(ops: Any, arrays: Any) -> Any:
-        state = None if case.state is None else tuple(arrays[letter] for letter in "Cnm")
-        sequence = [arrays[letter] for letter in "qkvif"]
-        chunk_size = case.chunk_size
-        h, _ = ops.mlstm_cell(*sequence, chunk_size=chunk_size, eps=case.eps, state=state)
-        return (h * weight).sum()
-
-    grads = twin.op_grads(weighted_sum, inputs)
-    for form in case.forms():
-        for letter in "qkvif":
-            recorded = case.grad(form, letter)
-            assert_close(grads[letter], recorded, GRADIENT_F32, label=f"{form} {letter}")
-        if case.state is not None:
-            for letter in "Cn":
-                recorded = case.recorded[f"{form}.grad_{letter.lower()}_initial"]
-                assert_close(grads[letter], recorded, GRADIENT_F32, label=f"{form} {letter}")
+    assert_recorded_gradients(twin, cell_case(name))

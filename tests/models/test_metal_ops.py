@@ -16,13 +16,13 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import param_spec
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
 from tests.models.golden import CELLS, cell_case
+from tests.models.recorded import assert_recorded_gradients
 from tests.models.sample import batch, cell_inputs, config, perturbed_params
 from tests.models.twins import MlxTwin, TorchTwin, Twin
 from tests.tolerances import (
     CELL_EXTREME_F32,
     CELL_F32,
     GRADIENT_ANY_F32,
-    GRADIENT_F32,
     LOGITS_F32,
     LOSS_F32,
     STATE_F32,
@@ -58,27 +58,7 @@ def test_output_and_last_state_equal_the_recorded_ones(
 @frameworks
 @cells
 def test_every_gradient_equals_the_recorded_one(framework: str, name: str) -> None:
-    case, twin = cell_case(name), EMULATED[framework]
-    inputs = dict(case.inputs)
-    if case.state is not None:
-        inputs |= dict(zip("Cnm", case.state, strict=True))
-    weight = twin.array(case.h_weight)
-
-    def weighted_sum(ops: Any, arrays: Any) -> Any:
-        state = None if case.state is None else tuple(arrays[letter] for letter in "Cnm")
-        sequence = [arrays[letter] for letter in "qkvif"]
-        h, _ = ops.mlstm_cell(*sequence, chunk_size=case.chunk_size, eps=case.eps, state=state)
-        return (h * weight).sum()
-
-    grads = twin.op_grads(weighted_sum, inputs)
-    for form in case.forms():
-        for letter in "qkvif":
-            recorded = case.grad(form, letter)
-            assert_close(grads[letter], recorded, GRADIENT_F32, label=f"{form} {letter}")
-        if case.state is not None:
-            for letter in "Cn":
-                recorded = case.recorded[f"{form}.grad_{letter.lower()}_initial"]
-                assert_close(grads[letter], recorded, GRADIENT_F32, label=f"{form} {letter}")
+    assert_recorded_gradients(EMULATED[framework], cell_case(name))
 
 
 @frameworks

@@ -18,6 +18,7 @@ from mlxhog.metal.kernels import row_steps, steps
 from mlxhog.metal.kernels.hyper import adam_hp, momentum_hp, sgd_hp
 from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target
 from tests.metal.kernels.numbers import SIZES, Array, assert_same_bits, counter, normal, odd
+from tests.optim.small import Slot
 
 LR, GRAD_SCALE = 0.05, 0.7
 RACY = 1  # needs no locks; with one worker all write modes give the same bits
@@ -28,19 +29,6 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": AdamW(weight_decay=0.3),
     "adamw shared": AdamW(weight_decay=0.3, shared_second_moment=True),
 }
-
-
-@dataclass(frozen=True)
-class Slot:
-    name: str
-    shape: tuple[int, ...]
-    offset: int
-    kind: str = "dense"
-    row_word0: int | None = None
-
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape))
 
 
 @dataclass
