@@ -98,7 +98,7 @@ def torch_steps(threads: int) -> dict[str, Step]:
     """One whole step for each kind of kernels."""
     import torch
 
-    from mlxhog.models import xlstm_large_torch as twin
+    from mlxhog.models.xlstm_large import model_torch as twin
 
     torch.set_num_threads(threads)
     start, tokens, labels = start_values()
@@ -119,7 +119,7 @@ def mlx_steps() -> dict[str, Step]:
     """As `torch_steps`."""
     import mlx.core as mx
 
-    from mlxhog.models import xlstm_large_mlx as twin
+    from mlxhog.models.xlstm_large import model_mlx as twin
 
     mx.set_default_device(mx.cpu)
     start, tokens, labels = start_values()
@@ -195,7 +195,7 @@ def main() -> int:
     from mlxhog.backends import blas
 
     blas.preload(options.threads)
-    from mlxhog.models import kernels, native_mlx
+    from mlxhog.models.ops import kernels, native_mlx
 
     native_mlx.set_threads(options.threads)
     watch, began = _harness.LoadWatch(), time.process_time()

@@ -31,7 +31,7 @@ from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.durable import full_disk, replace_file, require_space, sync, write_synced
 from mlxhog.errors import CheckpointError, ConfigError, RunError
-from mlxhog.models.xlstm_large_config import NO_EFFECT
+from mlxhog.models.xlstm_large.config import NO_EFFECT
 from mlxhog.run import Run
 
 MODEL = "model.safetensors"

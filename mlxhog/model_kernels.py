@@ -18,7 +18,7 @@ from mlxhog import verdicts
 from mlxhog.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.mix import GPU_BACKENDS, WorkerSpec
-from mlxhog.models import kernels
+from mlxhog.models.ops import kernels
 from mlxhog.verdicts import GPU_ENGINES, Verdicts
 
 

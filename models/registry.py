@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.xlstm_large_config import XLSTMLargeConfig
+from mlxhog.models.xlstm_large.config import XLSTMLargeConfig
 
 
 def architectures() -> list[str]:

@@ -14,7 +14,7 @@
 //     db_t = sum_{j<t} Z_tj - sum_{t'>t} Z_t't - r_t + s w_t q_t . (C u_t + n e_t)
 //
 // dn is dC with e_t in place of u_t^T. The sum g = b_L also has all that the state after the chunk depends on,
-// <C', dC'> + n' . dn', because m' is constant; whoever sums db to df adds that (`models/metal_mlstm.py`).
+// <C', dC'> + n' . dn', because m' is constant; whoever sums db to df adds that (`models/ops/metal_mlstm.py`).
 #pragma once
 
 #include "mlstm_shape.h"

@@ -1,7 +1,8 @@
 """The mLSTM cell's backward pass in three launches: denominators, states, outputs.
 
 Layouts as in `mlstm.py`. The stabilisers m and M are constants (`mlstm_backward.h`). The forget
-gates' gradients come as those of their sums b inside each chunk: `models/metal_mlstm.py` sums them.
+gates' gradients come as those of their sums b inside each chunk; `models/ops/metal_mlstm.py` sums
+them.
 """
 
 from __future__ import annotations

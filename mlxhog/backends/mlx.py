@@ -67,8 +67,8 @@ class MLXBackend:
                 "backend mlx needs the package mlx: python -m pip install 'mlx[cpu]' on Linux, "
                 "python -m pip install mlx on a Mac"
             ) from error
-        from mlxhog.models import native_mlx
-        from mlxhog.models import xlstm_large_mlx as twin
+        from mlxhog.models.ops import native_mlx
+        from mlxhog.models.xlstm_large import model_mlx as twin
 
         native_mlx.set_threads(threads)
         if name == "mlx:gpu" and not mx.metal.is_available():

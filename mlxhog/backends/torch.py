@@ -21,7 +21,7 @@ except ImportError as error:
         "backend torch needs the package torch: python -m pip install -c constraints.txt torch"
     ) from error
 
-from mlxhog.models import xlstm_large_torch as twin
+from mlxhog.models.xlstm_large import model_torch as twin
 
 
 class TorchBackend:

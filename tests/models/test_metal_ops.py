@@ -10,8 +10,8 @@ import torch
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.registry import KERNELS
-from mlxhog.models import metal_mlx, metal_torch
-from mlxhog.models.kernels import choose
+from mlxhog.models.ops import metal_mlx, metal_torch
+from mlxhog.models.ops.kernels import choose
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import param_spec
 from tests.metal.fake_gpu import FakeMLX, FakeMPS

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlxhog.models import native_mlx, native_torch
+from mlxhog.models.ops import native_mlx, native_torch
 from tests.models.twins import TWINS, MlxTwin, TorchTwin, Twin
 from tests.tolerances import GRADIENT_ANY_F32, OP_F32, assert_close
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mlxhog.models import mlstm_numpy, xlstm_large_numpy
-from mlxhog.models.xlstm_large import EMBEDDING
+from mlxhog.models.ops import mlstm_numpy
+from mlxhog.models.xlstm_large import EMBEDDING, model_numpy
 from tests.models.golden import CELLS, MODELS, TRAINED, cell_case, model_case
 from tests.models.sample import batch, cell_inputs, config, perturbed_params
 from tests.tolerances import (
@@ -20,16 +20,16 @@ from tests.tolerances import (
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_equal_the_recorded_float64_ones(name: str) -> None:
     case = model_case(name)
-    x = xlstm_large_numpy.embed(case.cfg, case.params, case.tokens)
-    logits, _ = xlstm_large_numpy.forward(case.cfg, case.params, x)
+    x = model_numpy.embed(case.cfg, case.params, case.tokens)
+    logits, _ = model_numpy.forward(case.cfg, case.params, x)
     assert_close(logits, case.tensors["logits_f64"], FLOAT64)
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_loss_and_every_gradient_equal_the_recorded_ones(name: str) -> None:
     case = model_case(name)
-    x = xlstm_large_numpy.embed(case.cfg, case.params, case.tokens)
-    loss, grads, dx = xlstm_large_numpy.loss_and_grads(case.cfg, case.params, x, case.labels)
+    x = model_numpy.embed(case.cfg, case.params, case.tokens)
+    loss, grads, dx = model_numpy.loss_and_grads(case.cfg, case.params, x, case.labels)
     assert_close(loss, case.tensors["loss_f64"][0], FLOAT64)
     grads[EMBEDDING] = np.zeros(case.params[EMBEDDING].shape)
     np.add.at(grads[EMBEDDING], case.tokens, dx)
@@ -96,11 +96,11 @@ def test_every_gradient_of_the_model_is_the_change_of_the_loss(use_bias: bool) -
     rng = np.random.default_rng(5)
 
     def loss(moved: dict[str, np.ndarray]) -> float:
-        x = xlstm_large_numpy.embed(cfg, moved, tokens)
-        return xlstm_large_numpy.loss_from_embedding(cfg, moved, x, labels)
+        x = model_numpy.embed(cfg, moved, tokens)
+        return model_numpy.loss_from_embedding(cfg, moved, x, labels)
 
-    x = xlstm_large_numpy.embed(cfg, params, tokens)
-    _, grads, dx = xlstm_large_numpy.loss_and_grads(cfg, params, x, labels)
+    x = model_numpy.embed(cfg, params, tokens)
+    _, grads, dx = model_numpy.loss_and_grads(cfg, params, x, labels)
     grads[EMBEDDING] = np.zeros(params[EMBEDDING].shape)
     np.add.at(grads[EMBEDDING], tokens, dx)
     for name, value in params.items():

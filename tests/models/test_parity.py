@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxhog.models import mlstm_numpy, xlstm_large_numpy
-from mlxhog.models.xlstm_large import EMBEDDING, init_params, param_spec
+from mlxhog.models.ops import mlstm_numpy
+from mlxhog.models.xlstm_large import EMBEDDING, init_params, model_numpy, param_spec
 from tests.models.sample import batch, cell_inputs, config, perturbed_params
 from tests.models.twins import TWINS, Twin
 from tests.tolerances import (
@@ -43,9 +43,9 @@ def test_loss_logits_and_every_gradient_equal_the_float64_reference(
     params = perturbed_params(cfg, seed=S)
     tokens, labels = batch(cfg, 3, S, seed=S)
 
-    x = xlstm_large_numpy.embed(cfg, params, tokens)
-    wanted_logits, _ = xlstm_large_numpy.forward(cfg, params, x)
-    wanted_loss, wanted, dx = xlstm_large_numpy.loss_and_grads(cfg, params, x, labels)
+    x = model_numpy.embed(cfg, params, tokens)
+    wanted_logits, _ = model_numpy.forward(cfg, params, x)
+    wanted_loss, wanted, dx = model_numpy.loss_and_grads(cfg, params, x, labels)
     wanted[EMBEDDING] = np.zeros(params[EMBEDDING].shape)
     np.add.at(wanted[EMBEDDING], tokens, dx)
     logits, _ = twin.logits(cfg, params, tokens)
@@ -63,8 +63,8 @@ def test_a_model_at_its_initial_values_equals_the_float64_reference(twin: Twin) 
     cfg = config()
     params = init_params(cfg, seed=0)
     tokens, labels = batch(cfg, 2, 13, seed=0)
-    x = xlstm_large_numpy.embed(cfg, params, tokens)
-    wanted_loss, wanted, _ = xlstm_large_numpy.loss_and_grads(cfg, params, x, labels)
+    x = model_numpy.embed(cfg, params, tokens)
+    wanted_loss, wanted, _ = model_numpy.loss_and_grads(cfg, params, x, labels)
     loss, grads = twin.loss_and_grads(cfg, params, tokens, labels)
     assert_close(loss, wanted_loss, LOSS_F32)
     for name in wanted:

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlxhog.models import xlstm_large_mlx, xlstm_large_torch
-from mlxhog.models.kernels import MODULES, choose
-from mlxhog.models.xlstm_large import EMBEDDING, OUT_NORM, XLSTMLargeConfig
+from mlxhog.models.ops.kernels import MODULES, choose
+from mlxhog.models.xlstm_large import EMBEDDING, OUT_NORM, XLSTMLargeConfig, model_mlx, model_torch
 
 Array = NDArray[Any]
 Params = Mapping[str, Array]
@@ -67,28 +66,28 @@ class TorchTwin:
         self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, state: Any = None
     ) -> tuple[Array, list[State]]:
         p = _torch(params)
-        x = xlstm_large_torch.embed(cfg, p, torch.tensor(tokens))
+        x = model_torch.embed(cfg, p, torch.tensor(tokens))
         given = None if state is None else _torch(state)
-        y, new = xlstm_large_torch.forward(cfg, p, x, given, kernels=self.kernels)
+        y, new = model_torch.forward(cfg, p, x, given, kernels=self.kernels)
         return y.numpy(), [(C.numpy(), n.numpy(), m.numpy()) for C, n, m in new]
 
     def zero_state(self, cfg: XLSTMLargeConfig, B: int) -> Any:
-        return [tuple(part.numpy() for part in s) for s in xlstm_large_torch.init_state(cfg, B)]
+        return [tuple(part.numpy() for part in s) for s in model_torch.init_state(cfg, B)]
 
     def hidden(self, cfg: XLSTMLargeConfig, params: Params, tokens: Array) -> list[Array]:
         p, ops = _torch(params), choose("torch", self.kernels, "cpu")
-        xs = [xlstm_large_torch.embed(cfg, p, torch.tensor(tokens))]
+        xs = [model_torch.embed(cfg, p, torch.tensor(tokens))]
         for layer in range(cfg.num_hidden_layers):
-            xs.append(xlstm_large_torch.block(cfg, p, layer, xs[-1], None, ops)[0])
-        xs.append(xlstm_large_torch.norm(cfg, p, OUT_NORM, xs[-1], ops))
+            xs.append(model_torch.block(cfg, p, layer, xs[-1], None, ops)[0])
+        xs.append(model_torch.norm(cfg, p, OUT_NORM, xs[-1], ops))
         return [x.numpy() for x in xs]
 
     def loss_and_grads(
         self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
     ) -> tuple[float, dict[str, Array]]:
         p = {name: value.requires_grad_() for name, value in _torch(params).items()}
-        x = xlstm_large_torch.embed(cfg, p, torch.tensor(tokens)).detach().requires_grad_()
-        loss = xlstm_large_torch.loss_from_embedding(
+        x = model_torch.embed(cfg, p, torch.tensor(tokens)).detach().requires_grad_()
+        loss = model_torch.loss_from_embedding(
             cfg, p, x, torch.tensor(labels), kernels=self.kernels
         )
         loss.backward()  # type: ignore[no-untyped-call]
@@ -100,10 +99,8 @@ class TorchTwin:
         self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
     ) -> float:
         p = _torch(params)
-        x = xlstm_large_torch.embed(cfg, p, torch.tensor(tokens))
-        return xlstm_large_torch.sum_loss(
-            cfg, p, x, torch.tensor(labels), kernels=self.kernels
-        ).item()
+        x = model_torch.embed(cfg, p, torch.tensor(tokens))
+        return model_torch.sum_loss(cfg, p, x, torch.tensor(labels), kernels=self.kernels).item()
 
     def op(self, name: str, *args: Any, **kwargs: Any) -> Any:
         result = getattr(choose("torch", self.kernels, "cpu"), name)(
@@ -128,32 +125,30 @@ class MlxTwin:
         self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, state: Any = None
     ) -> tuple[Array, list[State]]:
         p = _mlx(params)
-        x = xlstm_large_mlx.embed(cfg, p, mx.array(tokens))
+        x = model_mlx.embed(cfg, p, mx.array(tokens))
         given = None if state is None else _mlx(state)
-        y, new = xlstm_large_mlx.forward(cfg, p, x, given, kernels=self.kernels)
+        y, new = model_mlx.forward(cfg, p, x, given, kernels=self.kernels)
         return np.array(y), [(np.array(C), np.array(n), np.array(m)) for C, n, m in new]
 
     def zero_state(self, cfg: XLSTMLargeConfig, B: int) -> Any:
-        return [tuple(np.array(part) for part in s) for s in xlstm_large_mlx.init_state(cfg, B)]
+        return [tuple(np.array(part) for part in s) for s in model_mlx.init_state(cfg, B)]
 
     def hidden(self, cfg: XLSTMLargeConfig, params: Params, tokens: Array) -> list[Array]:
         p, ops = _mlx(params), choose("mlx", self.kernels, "cpu")
-        xs = [xlstm_large_mlx.embed(cfg, p, mx.array(tokens))]
+        xs = [model_mlx.embed(cfg, p, mx.array(tokens))]
         for layer in range(cfg.num_hidden_layers):
-            xs.append(xlstm_large_mlx.block(cfg, p, layer, xs[-1], None, ops)[0])
-        xs.append(xlstm_large_mlx.norm(cfg, p, OUT_NORM, xs[-1], ops))
+            xs.append(model_mlx.block(cfg, p, layer, xs[-1], None, ops)[0])
+        xs.append(model_mlx.norm(cfg, p, OUT_NORM, xs[-1], ops))
         return [np.array(x) for x in xs]
 
     def loss_and_grads(
         self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
     ) -> tuple[float, dict[str, Array]]:
         def loss_of(p: Any, x: Any) -> Any:
-            return xlstm_large_mlx.loss_from_embedding(
-                cfg, p, x, mx.array(labels), kernels=self.kernels
-            )
+            return model_mlx.loss_from_embedding(cfg, p, x, mx.array(labels), kernels=self.kernels)
 
         p = _mlx(params)
-        x = xlstm_large_mlx.embed(cfg, p, mx.array(tokens))
+        x = model_mlx.embed(cfg, p, mx.array(tokens))
         loss, (grads, dx) = mx.value_and_grad(loss_of, argnums=(0, 1))(p, x)
         found = {name: np.array(value) for name, value in grads.items()}
         return loss.item(), found | {EMBEDDING: _rows(cfg, tokens, np.array(dx))}
@@ -162,8 +157,8 @@ class MlxTwin:
         self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
     ) -> float:
         p = _mlx(params)
-        x = xlstm_large_mlx.embed(cfg, p, mx.array(tokens))
-        total = xlstm_large_mlx.sum_loss(cfg, p, x, mx.array(labels), kernels=self.kernels)
+        x = model_mlx.embed(cfg, p, mx.array(tokens))
+        total = model_mlx.sum_loss(cfg, p, x, mx.array(labels), kernels=self.kernels)
         return float(np.array(total))
 
     def op(self, name: str, *args: Any, **kwargs: Any) -> Any:

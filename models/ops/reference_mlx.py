@@ -1,4 +1,4 @@
-"""Plain reference ops of xLSTM Large in MLX; `models/kernels.py` says what each promises."""
+"""Plain ops in MLX; `kernels.py` says what each promises."""
 
 from collections.abc import Sequence
 

@@ -1,8 +1,8 @@
 """The ops of xLSTM Large as native CPU kernels behind `mx.custom_function`; float32 only.
 
-`models/kernels.py` says what each op promises, `models/ops_mlx.py` is the plain form they are
-tested against, `metal/ops/` holds the kernels. An op evaluates its inputs when it is called, so
-keep these out of `mx.compile`. MLX has no uninitialised arrays: a result is computed into a NumPy
+`kernels.py` says what each op promises, `reference_mlx.py` is the plain form they are tested
+against, `metal/ops/` holds the kernels. An op evaluates its inputs when it is called, so keep these
+out of `mx.compile`. MLX has no uninitialised arrays: a result is computed into a NumPy
 buffer, still in the cache when `mx.array` copies it.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from mlx.core import array
 
 from mlxhog._native import ops
-from mlxhog.models import ops_mlx
+from mlxhog.models.ops import reference_mlx
 
 FAST_GEMM = sys.platform == "linux"
 """MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""
@@ -67,7 +67,7 @@ def linears(
 ) -> tuple[array, ...]:
     """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
     if not FAST_GEMM:
-        return ops_mlx.linears(x, weights, biases)
+        return reference_mlx.linears(x, weights, biases)
     if biases is None:
         biases = (None,) * len(weights)
     biased = tuple(b is not None for b in biases)

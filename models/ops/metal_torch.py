@@ -1,6 +1,6 @@
 """The ops of xLSTM Large in PyTorch with the mLSTM cell as Metal kernels; float32.
 
-`models/kernels.py` says what each op promises, `models/ops_torch.py` has the ops that torch itself
+`kernels.py` says what each op promises, `reference_torch.py` has the ops that torch itself
 does well.
 """
 
@@ -13,18 +13,18 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog.metal.engine import Engine
-from mlxhog.models import metal_mlstm, ops_torch
+from mlxhog.models.ops import metal_mlstm, reference_torch
 
 
 class MetalOps:
     """The ops on one engine: `mps` takes tensors as they are, the others NumPy arrays."""
 
-    rms_norm = staticmethod(ops_torch.rms_norm)
-    linears = staticmethod(ops_torch.linears)
-    swiglu = staticmethod(ops_torch.swiglu)
-    soft_cap = staticmethod(ops_torch.soft_cap)
-    head_norm_gate = staticmethod(ops_torch.head_norm_gate)
-    capped_cross_entropy = staticmethod(ops_torch.capped_cross_entropy)
+    rms_norm = staticmethod(reference_torch.rms_norm)
+    linears = staticmethod(reference_torch.linears)
+    swiglu = staticmethod(reference_torch.swiglu)
+    soft_cap = staticmethod(reference_torch.soft_cap)
+    head_norm_gate = staticmethod(reference_torch.head_norm_gate)
+    capped_cross_entropy = staticmethod(reference_torch.capped_cross_entropy)
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

@@ -1,7 +1,7 @@
 """The ops of xLSTM Large as native CPU kernels behind torch autograd; float32 only.
 
-`models/kernels.py` says what each op promises, `models/ops_torch.py` is the plain form they are
-tested against, `metal/ops/` holds the kernels. They use `torch.get_num_threads()` threads.
+`kernels.py` says what each op promises, `reference_torch.py` is the plain form they are tested
+against, `metal/ops/` holds the kernels. They use `torch.get_num_threads()` threads.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog._native import ops
-from mlxhog.models import ops_torch
+from mlxhog.models.ops import reference_torch
 
 Float32 = NDArray[np.float32]
 
@@ -55,7 +55,7 @@ def linears(
 ) -> tuple[Tensor, ...]:
     """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
     if not FAST_GEMM:
-        return ops_torch.linears(x, weights, biases)
+        return reference_torch.linears(x, weights, biases)
     if biases is None:
         biases = (None,) * len(weights)
     return cast(tuple[Tensor, ...], _apply(_Linears, x, len(weights), *weights, *biases))

@@ -1,8 +1,8 @@
 """The ops of xLSTM Large in MLX with the mLSTM cell as Metal kernels; float32.
 
-`models/kernels.py` says what each op promises, `models/ops_mlx.py` has the ops that MLX itself does
-well. On the engine `mlx` the cell is as lazy as any op. An emulated one evaluates its inputs when
-it is called, so keep that out of `mx.compile`.
+`kernels.py` says what each op promises, `reference_mlx.py` has the ops that MLX itself does well.
+On the engine `mlx` the cell is as lazy as any op. An emulated one evaluates its inputs when it is
+called, so keep that out of `mx.compile`.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,18 +14,18 @@ import numpy as np
 from mlx.core import array
 
 from mlxhog.metal.engine import Engine
-from mlxhog.models import metal_mlstm, ops_mlx
+from mlxhog.models.ops import metal_mlstm, reference_mlx
 
 
 class MetalOps:
     """The ops on one engine: `mlx` takes MLX's arrays as they are, the others NumPy arrays."""
 
-    rms_norm = staticmethod(ops_mlx.rms_norm)
-    linears = staticmethod(ops_mlx.linears)
-    swiglu = staticmethod(ops_mlx.swiglu)
-    soft_cap = staticmethod(ops_mlx.soft_cap)
-    head_norm_gate = staticmethod(ops_mlx.head_norm_gate)
-    capped_cross_entropy = staticmethod(ops_mlx.capped_cross_entropy)
+    rms_norm = staticmethod(reference_mlx.rms_norm)
+    linears = staticmethod(reference_mlx.linears)
+    swiglu = staticmethod(reference_mlx.swiglu)
+    soft_cap = staticmethod(reference_mlx.soft_cap)
+    head_norm_gate = staticmethod(reference_mlx.head_norm_gate)
+    capped_cross_entropy = staticmethod(reference_mlx.capped_cross_entropy)
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -55,7 +55,7 @@ class MetalOps:
 
 
 def _mlstm_cell(engine: Engine, chunk: int, eps: float) -> Callable[..., Any]:
-    """`INPUTS` -> `RESULTS` of `models/metal_mlstm.py`; h and the last C and n have a gradient."""
+    """`INPUTS` -> `RESULTS` of `metal_mlstm.py`; h and the last C and n have a gradient."""
 
     def forward(*inputs: array) -> tuple[array, ...]:
         given = dict(zip(metal_mlstm.INPUTS, _enter(engine, inputs), strict=True))

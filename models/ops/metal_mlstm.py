@@ -1,6 +1,6 @@
 """The mLSTM cell as launches of its Metal kernels, for arrays of any engine.
 
-`models/metal_mlx.py` and `models/metal_torch.py` make it differentiable.
+`models/ops/metal_mlx.py` and `models/ops/metal_torch.py` make it differentiable.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def forward(
 
     Args:
         engine: whose arrays everything is.
-        inputs: `INPUTS` by name; layouts as in `models/kernels.py`, float32, row-major.
+        inputs: `INPUTS` by name; layouts as in `models/ops/kernels.py`, float32, row-major.
         chunk: from `chunk_of`.
         eps: added to the denominator.
 

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from mlxhog.models.init import initial_value
 from mlxhog.models.spec import ParamSpec
-from mlxhog.models.xlstm_large_config import XLSTMLargeConfig
+from mlxhog.models.xlstm_large.config import XLSTMLargeConfig
 
 __all__ = ["XLSTMLargeConfig", "block_name", "init_params", "param_count", "param_spec"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.models.mlstm_numpy import Float, State, recurrent
+from mlxhog.models.ops.mlstm_numpy import Float, State, recurrent
 from mlxhog.models.xlstm_large import EMBEDDING, LM_HEAD, OUT_NORM, XLSTMLargeConfig, block_name
 
 Int = NDArray[np.integer]

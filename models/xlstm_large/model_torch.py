@@ -1,19 +1,20 @@
-"""xLSTM Large in MLX: the equations of `models/xlstm_large.py`, as functions of parameters.
+"""xLSTM Large in PyTorch: the equations of this package, as functions of parameters.
 
-`params` maps every name of `param_spec(cfg)` to a float32 array of that shape. `kernels` is
-one of `CHOICES` in `models/kernels.py`. All functions are pure: they write no input.
+`params` maps every name of `param_spec(cfg)` to a float32 tensor of that shape. `kernels` is
+one of `CHOICES` in `models/ops/kernels.py`. All functions are pure: they write no input.
 """
 
 from collections.abc import Mapping, Sequence
 
-import mlx.core as mx
-from mlx.core import array
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from mlxhog.models.kernels import Ops, choose
+from mlxhog.models.ops.kernels import Ops, choose
 from mlxhog.models.xlstm_large import EMBEDDING, LM_HEAD, OUT_NORM, XLSTMLargeConfig, block_name
 
-Params = Mapping[str, array]
-State = tuple[array, array, array]
+Params = Mapping[str, Tensor]
+State = tuple[Tensor, Tensor, Tensor]
 """Of one block: C (B, NH, DK, DV), n (B, NH, DK), m (B, NH), float32."""
 
 
@@ -21,24 +22,24 @@ def init_state(cfg: XLSTMLargeConfig, B: int) -> list[State]:
     """Return the state before the first token of B sequences: zeros, one triple per block."""
     NH, DK, DV = cfg.num_heads, cfg.qk_head_dim, cfg.v_head_dim
     return [
-        (mx.zeros((B, NH, DK, DV)), mx.zeros((B, NH, DK)), mx.zeros((B, NH)))
+        (torch.zeros(B, NH, DK, DV), torch.zeros(B, NH, DK), torch.zeros(B, NH))
         for _ in range(cfg.num_hidden_layers)
     ]
 
 
-def embed(cfg: XLSTMLargeConfig, params: Params, tokens: array) -> array:
+def embed(cfg: XLSTMLargeConfig, params: Params, tokens: Tensor) -> Tensor:
     """Return the embedded tokens, (B, S) integer in [0, vocab_size) -> x (B, S, d)."""
-    return params[EMBEDDING][tokens]
+    return F.embedding(tokens, params[EMBEDDING])
 
 
 def forward(
     cfg: XLSTMLargeConfig,
     params: Params,
-    x: array,
+    x: Tensor,
     state: Sequence[State] | None = None,
     *,
     kernels: str,
-) -> tuple[array, list[State]]:
+) -> tuple[Tensor, list[State]]:
     """Return the logits of every position; a whole sequence, or one token after `state`.
 
     Args:
@@ -51,14 +52,14 @@ def forward(
     Returns:
         Capped logits (B, S, V) float32, and the state after the last position.
     """
-    ops = choose("mlx", kernels, device())
+    ops = choose("torch", kernels, x.device.type)
     raw, state = raw_logits(cfg, params, x, state, ops)
     return ops.soft_cap(raw, cfg.output_logit_soft_cap), state
 
 
 def loss_from_embedding(
-    cfg: XLSTMLargeConfig, params: Params, x: array, labels: array, *, kernels: str
-) -> array:
+    cfg: XLSTMLargeConfig, params: Params, x: Tensor, labels: Tensor, *, kernels: str
+) -> Tensor:
     """Return the mean cross entropy in nats over the labels other than -100; 0 if there are none.
 
     The embedded tokens are the argument, so that the gradient of the embedding stays one row per
@@ -75,28 +76,32 @@ def loss_from_embedding(
         A scalar, float32.
     """
     nats, count = _cross_entropy(cfg, params, x, labels, kernels)
-    return nats / mx.maximum(count, 1)
+    return nats / count.clamp(min=1)
 
 
 def sum_loss(
-    cfg: XLSTMLargeConfig, params: Params, x: array, labels: array, *, kernels: str
-) -> array:
+    cfg: XLSTMLargeConfig, params: Params, x: Tensor, labels: Tensor, *, kernels: str
+) -> Tensor:
     """Return the summed cross entropy in nats over the labels other than -100, a scalar."""
     return _cross_entropy(cfg, params, x, labels, kernels)[0]
 
 
 def _cross_entropy(
-    cfg: XLSTMLargeConfig, params: Params, x: array, labels: array, kernels: str
-) -> tuple[array, array]:
-    ops = choose("mlx", kernels, device())
+    cfg: XLSTMLargeConfig, params: Params, x: Tensor, labels: Tensor, kernels: str
+) -> tuple[Tensor, Tensor]:
+    ops = choose("torch", kernels, x.device.type)
     raw, _ = raw_logits(cfg, params, x, None, ops)
     flat = raw.reshape(-1, cfg.vocab_size)
     return ops.capped_cross_entropy(flat, labels.reshape(-1), cfg.output_logit_soft_cap)
 
 
 def raw_logits(
-    cfg: XLSTMLargeConfig, params: Params, x: array, state: Sequence[State] | None, ops: Ops[array]
-) -> tuple[array, list[State]]:
+    cfg: XLSTMLargeConfig,
+    params: Params,
+    x: Tensor,
+    state: Sequence[State] | None,
+    ops: Ops[Tensor],
+) -> tuple[Tensor, list[State]]:
     """Return the logits before the cap, (B, S, V), and the new state."""
     new_state = []
     for layer in range(cfg.num_hidden_layers):
@@ -112,10 +117,10 @@ def block(
     cfg: XLSTMLargeConfig,
     params: Params,
     layer: int,
-    x: array,
+    x: Tensor,
     state: State | None,
-    ops: Ops[array],
-) -> tuple[array, State]:
+    ops: Ops[Tensor],
+) -> tuple[Tensor, State]:
     """Block `layer`: the mLSTM layer and the feed-forward layer, each normed and added to x."""
     p = block_name(layer)
     u = norm(cfg, params, f"{p}.norm_mlstm", x, ops)
@@ -126,8 +131,8 @@ def block(
 
 
 def mlstm_layer(
-    cfg: XLSTMLargeConfig, params: Params, p: str, u: array, state: State | None, ops: Ops[array]
-) -> tuple[array, State]:
+    cfg: XLSTMLargeConfig, params: Params, p: str, u: Tensor, state: State | None, ops: Ops[Tensor]
+) -> tuple[Tensor, State]:
     """The mLSTM cell between its projections, gates and head norm; u and result (B, S, d)."""
     B, S, _ = u.shape
     names = [
@@ -142,31 +147,28 @@ def mlstm_layer(
     h, state = ops.mlstm_cell(q, k, v, i, f, chunk_size=cfg.chunk_size, eps=cfg.eps, state=state)
     y = ops.head_norm_gate(h, o, params[f"{p}.multihead_norm.weight"], cfg.norm_eps)
     if cfg.use_bias:
-        y = y + mx.sigmoid(o) * params[f"{p}.multihead_norm.bias"]
+        y = y + torch.sigmoid(o) * params[f"{p}.multihead_norm.bias"]
     (y,) = linears(params, (f"{p}.out_proj",), y, ops)
     return y, state
 
 
-def ffn(params: Params, p: str, u: array, ops: Ops[array]) -> array:
+def ffn(params: Params, p: str, u: Tensor, ops: Ops[Tensor]) -> Tensor:
     """The gated feed-forward layer; u and result (B, S, d)."""
     gate, up = linears(params, (f"{p}.proj_up_gate", f"{p}.proj_up"), u, ops)
     (y,) = linears(params, (f"{p}.proj_down",), ops.swiglu(gate, up), ops)
     return y
 
 
-def norm(cfg: XLSTMLargeConfig, params: Params, name: str, x: array, ops: Ops[array]) -> array:
+def norm(cfg: XLSTMLargeConfig, params: Params, name: str, x: Tensor, ops: Ops[Tensor]) -> Tensor:
     """RMSNorm with the scale `name`, and its bias if the model has one; (..., d)."""
     y = ops.rms_norm(x, params[f"{name}.weight"], cfg.norm_eps)
     bias = params.get(f"{name}.bias")
     return y if bias is None else y + bias
 
 
-def linears(params: Params, names: Sequence[str], x: array, ops: Ops[array]) -> tuple[array, ...]:
+def linears(
+    params: Params, names: Sequence[str], x: Tensor, ops: Ops[Tensor]
+) -> tuple[Tensor, ...]:
     """The linear maps `names` of one x, with their biases if the model has any; (..., out) each."""
     weights = [params[f"{name}.weight"] for name in names]
     return ops.linears(x, weights, [params.get(f"{name}.bias") for name in names])
-
-
-def device() -> str:
-    """Return "cpu" or "gpu", where MLX computes by default."""
-    return "gpu" if mx.default_device() == mx.gpu else "cpu"
