@@ -54,6 +54,9 @@ class Twin(Protocol):
     def array(self, x: Array) -> Any:
         """An array of the framework."""
 
+    def numpy(self, x: Any) -> Array:
+        """A NumPy array of one of the framework."""
+
 
 @dataclass(frozen=True)
 class TorchTwin:
@@ -61,6 +64,9 @@ class TorchTwin:
 
     def array(self, x: Array) -> Any:
         return _torch(x)
+
+    def numpy(self, x: Any) -> Array:
+        return np.asarray(x.numpy())
 
     def logits(
         self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, state: Any = None
@@ -120,6 +126,9 @@ class MlxTwin:
 
     def array(self, x: Array) -> Any:
         return _mlx(x)
+
+    def numpy(self, x: Any) -> Array:
+        return np.array(x)
 
     def logits(
         self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, state: Any = None
