@@ -87,7 +87,7 @@ class Ops(Protocol[T]):
         h (B, S, NH, DV), o (B, S, NH * DV), w (NH * DV,); result as o.
         """
 
-    def capped_cross_entropy(self, raw_logits: T, labels: T, cap: float) -> tuple[T, T]:
+    def capped_cross_entropy(self, raw_logits: T, labels: T, cap: float | None) -> tuple[T, T]:
         """Return the summed cross entropy in nats of the capped logits, and how many it sums.
 
         raw_logits (N, V), labels (N,) integer, -100 is left out; both results are scalars.
