@@ -7,17 +7,15 @@ against, `metal/ops/` holds the kernels. They use `torch.get_num_threads()` thre
 from collections.abc import Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog._native import ops
 from mlxhog.models.ops import reference_torch
-
-Float32 = NDArray[np.float32]
+from mlxhog.models.ops.native_call_torch import array as _array
+from mlxhog.models.ops.native_call_torch import threads as _threads
 
 FAST_GEMM = ops.gemm_kernel() == "avx512"
 """Without AVX-512 the product of torch's own library is as fast or faster."""
@@ -279,13 +277,3 @@ class _MlstmCell(Function):
 
 def _apply(function: type[Function], *arguments: Any) -> Any:
     return function.apply(*arguments)  # type: ignore[no-untyped-call]
-
-
-def _array(x: Tensor) -> Float32:
-    """View a tensor as a C-contiguous NumPy array; copies only where it is not contiguous."""
-    view: Float32 = x.detach().contiguous().numpy()
-    return view
-
-
-def _threads() -> int:
-    return torch.get_num_threads()
