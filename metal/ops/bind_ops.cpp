@@ -239,6 +239,8 @@ bool keep_freed_memory() {
 }  // namespace
 }  // namespace mlxhog
 
+void bind_slstm(nb::module_& m);
+
 void bind_ops(nb::module_& parent) {
   using namespace nb::literals;
   using namespace mlxhog;
@@ -278,4 +280,5 @@ void bind_ops(nb::module_& parent) {
         A("dq"), A("dk"), A("dv"), A("di"), A("df"), A("dC"), A("dn"), nb::kw_only(), "chunk"_a, "eps"_a, "threads"_a,
         "Gradients of mlstm with m constant; dC, dn hold the final state's gradient on entry and the initial "
         "state's on return.");
+  bind_slstm(m);
 }

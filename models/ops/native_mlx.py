@@ -21,6 +21,7 @@ from mlxhog.models.ops.native_call_mlx import differentiable as _differentiable
 from mlxhog.models.ops.native_call_mlx import ready as _ready
 from mlxhog.models.ops.native_call_mlx import set_threads as set_threads
 from mlxhog.models.ops.native_call_mlx import threads as _threads
+from mlxhog.models.ops.native_slstm_mlx import slstm_cell as slstm_cell
 
 FAST_GEMM = sys.platform == "linux"
 """MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""

@@ -16,6 +16,7 @@ from mlxhog._native import ops
 from mlxhog.models.ops import reference_torch
 from mlxhog.models.ops.native_call_torch import array as _array
 from mlxhog.models.ops.native_call_torch import threads as _threads
+from mlxhog.models.ops.native_slstm_torch import slstm_cell as slstm_cell
 
 FAST_GEMM = ops.gemm_kernel() == "avx512"
 """Without AVX-512 the product of torch's own library is as fast or faster."""

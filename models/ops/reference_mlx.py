@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import mlx.core as mx
 from mlx.core import array
 
+from mlxhog.models.ops.slstm_mlx import slstm_cell as slstm_cell
+
 MASKED = -1e30
 """Stands for -inf in masked exponents: its gradient is 0, where -inf would give NaN."""
 

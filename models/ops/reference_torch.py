@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mlxhog.models.ops.slstm_torch import slstm_cell as slstm_cell
+
 MASKED = -1e30
 """Stands for -inf in masked exponents: its gradient is 0, where -inf would give NaN."""
 
