@@ -1,4 +1,4 @@
-"""The ops of xLSTM Large in PyTorch with the mLSTM cell as Metal kernels; float32.
+"""The ops of xLSTM Large in PyTorch with the cells as Metal kernels; float32.
 
 `kernels.py` says what each op promises, `reference_torch.py` has the ops that torch itself
 does well.
@@ -13,7 +13,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog.metal.engine import Engine
-from mlxhog.models.ops import metal_mlstm, reference_torch
+from mlxhog.models.ops import metal_mlstm, metal_slstm_torch, reference_torch
+from mlxhog.models.ops.metal_call_torch import enter, leave
 
 
 class MetalOps:
@@ -59,15 +60,30 @@ class MetalOps:
         )
         return h, (C, n, m)
 
+    def slstm_cell(
+        self,
+        i: Tensor,
+        f: Tensor,
+        z: Tensor,
+        o: Tensor,
+        R: Tensor,
+        b: Tensor,
+        *,
+        state: Sequence[Tensor] | None = None,
+        starts: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Run the cell over (B, S, NH, DH), any S, from `state` (h, c, n, m) or from zeros."""
+        return metal_slstm_torch.slstm_cell(self.engine, i, f, z, o, R, b, state, starts)
+
 
 class _MlstmCell(Function):
     @staticmethod
     def forward(
         ctx: Any, engine: Engine, chunk: int, eps: float, *inputs: Tensor
     ) -> tuple[Tensor, ...]:
-        given = dict(zip(metal_mlstm.INPUTS, _enter(engine, inputs), strict=True))
+        given = dict(zip(metal_mlstm.INPUTS, enter(engine, inputs), strict=True))
         found = metal_mlstm.forward(engine, given, chunk=chunk, eps=eps)
-        results = _leave(engine, found)
+        results = leave(engine, found)
         ctx.save_for_backward(*inputs[:5], *results)
         ctx.set_materialize_grads(False)
         ctx.engine, ctx.chunk, ctx.eps = engine, chunk, eps
@@ -87,10 +103,10 @@ class _MlstmCell(Function):
         dC = torch.zeros_like(C[:, :, 0]) if dC is None else dC
         dn = torch.zeros_like(n[:, :, 0]) if dn is None else dn
         names = ("q", "k", "v", "i", *metal_mlstm.RESULTS, "dh", "dC_last", "dn_last")
-        arrays = _enter(ctx.engine, (q, k, v, i, *results, dh, dC, dn))
+        arrays = enter(ctx.engine, (q, k, v, i, *results, dh, dC, dn))
         saved = dict(zip(names, arrays, strict=True))
         found = metal_mlstm.backward(ctx.engine, saved, chunk=ctx.chunk, eps=ctx.eps)
-        dq, dk, dv, di, db, dC, dn = _leave(ctx.engine, found)
+        dq, dk, dv, di, db, dC, dn = leave(ctx.engine, found)
         df = _forget_gradient(f, db, C, n, dC, dn, ctx.chunk)
         return None, None, None, dq, dk, dv, di, df, dC[:, :, 0], dn[:, :, 0], None
 
@@ -104,15 +120,3 @@ def _forget_gradient(
     db = torch.nn.functional.pad(db, (0, -S % chunk)).view(B, NH, -1, chunk)
     later = db.flip(-1).cumsum(-1).flip(-1) + at_end[..., None]
     return torch.sigmoid(-f) * later.flatten(-2)[..., :S].transpose(1, 2)
-
-
-def _enter(engine: Engine, tensors: Sequence[Tensor]) -> list[Any]:
-    """Return the engine's own arrays of detached tensors, row-major."""
-    ready = [x.detach().contiguous() for x in tensors]
-    return ready if engine.name == "mps" else [engine.array(x.numpy()) for x in ready]
-
-
-def _leave(engine: Engine, arrays: Sequence[Any]) -> list[Tensor]:
-    if engine.name == "mps":
-        return list(arrays)
-    return [torch.from_numpy(engine.host(x)) for x in arrays]
