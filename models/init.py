@@ -58,9 +58,7 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
     )
 
 
-def _slstm_bias(
-    spec: ParamSpec, heads: int, forget: NDArray[np.float64]
-) -> NDArray[np.float32]:
+def _slstm_bias(spec: ParamSpec, heads: int, forget: NDArray[np.float64]) -> NDArray[np.float32]:
     """Bias of the gates i, f, z, o of an sLSTM, (4, NH, DH) flattened: `forget` in every head."""
     bias = np.zeros((4, heads, len(forget)), np.float32)
     bias[1] = forget

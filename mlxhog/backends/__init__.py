@@ -20,7 +20,7 @@ from mlxhog.backends.gpu_share import GPUShare, limit_mps
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
 from mlxhog.gradients import Rows
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.models.families import ModelConfig
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -46,7 +46,7 @@ class Backend(Protocol):
 
     def bind(
         self,
-        model: XLSTMLargeConfig,
+        model: ModelConfig,
         slots: Mapping[str, Slot],
         n_floats: int,
         live: Float32 | None,
