@@ -93,6 +93,9 @@ OP_GRADIENT_F32 = Tolerance(
     atol=1e-6,
     of_largest=1e-5,
 )
+INITIAL_F32 = Tolerance(
+    "float32 powers by the package, float64 by us and rounded once", of_largest=3e-7
+)
 FLOAT64 = Tolerance("two float64 programs, outputs of order 1", atol=1e-9)
 FLOAT64_CELL = Tolerance("two float64 programs, outputs of any order", atol=1e-11, of_largest=1e-9)
 FORMS_F64 = Tolerance(
