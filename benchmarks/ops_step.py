@@ -18,7 +18,8 @@ from typing import Any
 import _harness
 import numpy as np
 
-from mlxhog.models.xlstm_large import EMBEDDING, XLSTMLargeConfig, init_params
+from mlxhog.models.families import init_params
+from mlxhog.models.xlstm_large import EMBEDDING, XLSTMLargeConfig
 
 B, S = 8, 256
 CONFIG = XLSTMLargeConfig(
@@ -98,7 +99,7 @@ def torch_steps(threads: int) -> dict[str, Step]:
     """One whole step for each kind of kernels."""
     import torch
 
-    from mlxhog.models.xlstm_large import model_torch as twin
+    from mlxhog.models import lm_torch as twin
 
     torch.set_num_threads(threads)
     start, tokens, labels = start_values()
@@ -119,7 +120,7 @@ def mlx_steps() -> dict[str, Step]:
     """As `torch_steps`."""
     import mlx.core as mx
 
-    from mlxhog.models.xlstm_large import model_mlx as twin
+    from mlxhog.models import lm_mlx as twin
 
     mx.set_default_device(mx.cpu)
     start, tokens, labels = start_values()

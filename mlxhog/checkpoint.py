@@ -39,7 +39,7 @@ OPTIMIZER = "optimizer.safetensors"
 CONFIG = "config.json"
 _LATEST = "latest"
 
-NOT_ARCHITECTURE = NO_EFFECT - {"model_type"} | {"chunk_size"}
+NOT_ARCHITECTURE = NO_EFFECT - {"model_type"} | {"chunk_size", "bos_token_id"}
 """Fields of config.json that change no parameter and no equation."""
 
 

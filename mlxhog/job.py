@@ -10,7 +10,7 @@ from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.budget import Budget
 from mlxhog.config import TrainConfig
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.models.families import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Job:
     micro_batch: int
     share: GPUShare
     config: TrainConfig
-    model: XLSTMLargeConfig
+    model: ModelConfig
     train: Path
     val: Path
     tokenizer: Tokenizer

@@ -33,8 +33,9 @@ from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 from mlxhog.gpu_write import Writers
 from mlxhog.metrics import is_emulated, kernels_used
 from mlxhog.mix import GPU_BACKENDS, WorkerSpec
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig, param_count, param_spec
 from mlxhog.models.registry import load_architecture
-from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_count, param_spec
 
 WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
 ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
@@ -63,7 +64,7 @@ class Plan:
     """
 
     config: TrainConfig
-    model: XLSTMLargeConfig
+    model: ModelConfig
     data: prepare.Prepared
     workers: tuple[WorkerSpec, ...]
     writers: Writers
@@ -134,6 +135,7 @@ def make_plan(config: TrainConfig) -> Plan:
     )
     train, _ = data.open(config.seq_len)
     _check_vocabulary(config, model, data)
+    model = families.with_bos(model, data.tokenizer.bos)
     if found is not None:
         checkpoint.check_tokenizer(found, data.tokenizer)
         _check_same_corpus(config, found, train)
@@ -182,7 +184,7 @@ def same_budget(config: TrainConfig, stored: Mapping[str, Any]) -> bool:
 
 
 def _resumed(
-    config: TrainConfig, model: XLSTMLargeConfig
+    config: TrainConfig, model: ModelConfig
 ) -> tuple[run.Run | None, checkpoint.Checkpoint | None]:
     """The run that is taken up again, and where."""
     if config.resume is None:
@@ -193,7 +195,7 @@ def _resumed(
     return resumed, found
 
 
-def _check_vocabulary(config: TrainConfig, model: XLSTMLargeConfig, data: prepare.Prepared) -> None:
+def _check_vocabulary(config: TrainConfig, model: ModelConfig, data: prepare.Prepared) -> None:
     if data.tokenizer.n_ids > model.vocab_size:
         raise ConfigError(
             f"model {config.model} has vocab_size {model.vocab_size}, tokenizer {config.tokenizer} "
@@ -211,9 +213,7 @@ def _check_same_corpus(config: TrainConfig, found: checkpoint.Checkpoint, train:
         )
 
 
-def _worker_bytes(
-    config: TrainConfig, model: XLSTMLargeConfig, layout: Layout, workers: int
-) -> int:
+def _worker_bytes(config: TrainConfig, model: ModelConfig, layout: Layout, workers: int) -> int:
     """Snapshot, previous snapshot, gradients, activations, and the process itself."""
     copies = 1 + (config.read != "live")
     copies += config.predict == "own" and config.strategy == "hogwild" and workers > 1
@@ -223,7 +223,7 @@ def _worker_bytes(
     return WORKER_BASE_BYTES + 4 * (copies * layout.n_floats + tokens * per_token)
 
 
-def _check_parameters(config: TrainConfig, model: XLSTMLargeConfig, memory_bytes: int) -> None:
+def _check_parameters(config: TrainConfig, model: ModelConfig, memory_bytes: int) -> None:
     """Refuse a model whose parameters alone do not fit, before its blocks are listed one by one."""
     needed, limit = 4 * param_count(model), config.memory_limit * memory_bytes
     if needed > limit:

@@ -18,7 +18,7 @@ from mlxhog.arena import Arena
 from mlxhog.budget import Budget
 from mlxhog.config import TrainConfig
 from mlxhog.data.ledger import Ledger
-from mlxhog.models.xlstm_large import init_params
+from mlxhog.models.families import init_params
 from mlxhog.plan import Plan, same_budget
 from mlxhog.strategies import sync
 

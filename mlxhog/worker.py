@@ -24,7 +24,7 @@ from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import MlxhogError
 from mlxhog.job import Job
-from mlxhog.models.xlstm_large import param_spec
+from mlxhog.models.families import param_spec
 from mlxhog.side_jobs import SideJobs
 from mlxhog.steps import Steps
 

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.xlstm_large.config import XLSTMLargeConfig
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
 
 
 def architectures() -> list[str]:
@@ -18,7 +19,7 @@ def architectures() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
-def load_architecture(name_or_path: str | Path) -> XLSTMLargeConfig:
+def load_architecture(name_or_path: str | Path) -> ModelConfig:
     """Read an architecture.
 
     Args:
@@ -30,12 +31,12 @@ def load_architecture(name_or_path: str | Path) -> XLSTMLargeConfig:
         The checked configuration.
 
     Raises:
-        ConfigError: no such name or file, not a mapping, or refused by `XLSTMLargeConfig`.
+        ConfigError: no such name or file, not a mapping, or refused by its family.
     """
     text = str(name_or_path)
     if text in architectures():
         source = resources.files("mlxhog.models").joinpath(f"{text}.yaml").read_text("utf-8")
-        return XLSTMLargeConfig.from_dict(_parse(source, text), strict=True)
+        return families.read(_parse(source, text), strict=True)
     path = Path(name_or_path)
     if path.is_dir():
         path = path / "config.json"
@@ -52,7 +53,7 @@ def load_architecture(name_or_path: str | Path) -> XLSTMLargeConfig:
         raise ConfigError(
             f"cannot read the architecture {path}: {error}; choose another"
         ) from error
-    return XLSTMLargeConfig.from_dict(_parse(source, str(path)), strict=path.suffix != ".json")
+    return families.read(_parse(source, str(path)), strict=path.suffix != ".json")
 
 
 def _parse(source: str, name: str) -> dict[str, Any]:

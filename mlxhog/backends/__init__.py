@@ -20,7 +20,7 @@ from mlxhog.backends.gpu_share import GPUShare, limit_mps
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
 from mlxhog.gradients import Rows
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.models.families import ModelConfig
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -46,7 +46,7 @@ class Backend(Protocol):
 
     def bind(
         self,
-        model: XLSTMLargeConfig,
+        model: ModelConfig,
         slots: Mapping[str, Slot],
         n_floats: int,
         live: Float32 | None,
@@ -69,15 +69,22 @@ class Backend(Protocol):
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """Mean cross entropy in nats, and its gradient.
 
-        Gradients are C-contiguous float32 arrays in the parameters' shapes, the embedding's is
-        `Rows`. They stay valid until the next call.
+        Gradients are C-contiguous float32 arrays in the parameters' shapes; that of an embedding
+        is `Rows`, unless it is tied to the head. They stay valid until the next call.
+
+        Raises:
+            DataError: a token or a label is outside the vocabulary.
         """
 
     def evaluate(self, batch: Batch) -> Evaluation:
-        """Loss of a batch at the inbox's parameters."""
+        """Loss of a batch at the inbox's parameters; raises as `loss_and_grads` does."""
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """Logits after the last of `tokens` (B, S), as (B, V) float32, and the state to go on."""
+        """Logits after the last of `tokens` (B, S), as (B, V) float32, and the state to go on.
+
+        Raises:
+            DataError: no token, or one outside the vocabulary.
+        """
 
     def close(self) -> None:
         """Drop every reference to the inbox."""

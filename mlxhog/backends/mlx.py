@@ -13,10 +13,12 @@ from mlxhog.arena import Slot
 from mlxhog.arena.importing import whole
 from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, blas, embedding_rows, pieces
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx
+from mlxhog.backends.ids import check_batch, check_tokens
 from mlxhog.backends.signatures import Signatures
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.models.xlstm_large import EMBEDDING, XLSTMLargeConfig
+from mlxhog.models import dropout, families
+from mlxhog.models.families import ModelConfig
 
 
 class MLXBackend:
@@ -67,8 +69,8 @@ class MLXBackend:
                 "backend mlx needs the package mlx: python -m pip install 'mlx[cpu]' on Linux, "
                 "python -m pip install mlx on a Mac"
             ) from error
+        from mlxhog.models import lm_mlx
         from mlxhog.models.ops import native_mlx
-        from mlxhog.models.xlstm_large import model_mlx as twin
 
         native_mlx.set_threads(threads)
         if name == "mlx:gpu" and not mx.metal.is_available():
@@ -87,11 +89,11 @@ class MLXBackend:
         self._share = share
         self.kernels = kernels
         self._mx = mx
-        self._twin = twin
+        self._lm = lm_mlx
 
     def bind(
         self,
-        model: XLSTMLargeConfig,
+        model: ModelConfig,
         slots: Mapping[str, Slot],
         n_floats: int,
         live: Float32 | None,
@@ -117,48 +119,66 @@ class MLXBackend:
             for name, slot in slots.items()
         }
         mx.eval(list(self.params.values()))
-        self._trained = [name for name in self.params if name != EMBEDDING]
+        spec = families.param_spec(model)
+        self._trained = [name for name in self.params if spec[name].kind == "dense"]
+        self._embedded = families.embedding(model) in self._trained  # and not one row per token
         gradient = mx.value_and_grad(self._loss, argnums=(0, 1))
         # Parameters are inputs: a captured array would be compiled in.
         self._value_and_grad = mx.compile(gradient) if self.compiled else gradient
 
-    def _loss(self, trained: Any, x: Any, labels: Any) -> Any:
-        params = dict(zip(self._trained, trained, strict=True))
-        return self._twin.loss_from_embedding(self.model, params, x, labels, kernels=self.kernels)
+    def _loss(self, trained: Any, x: Any, tokens: Any, labels: Any, masks: Any) -> Any:
+        model, params = self.model, dict(zip(self._trained, trained, strict=True))
+        if self._embedded:
+            x = self._lm.embed(model, params, tokens)
+        starts = self._lm.starts(model, tokens)
+        return self._lm.loss_from_embedding(
+            model, params, x, labels, kernels=self.kernels, starts=starts, masks=masks
+        )
 
     def refresh(self) -> None:
         """Nothing to do: the inbox is the memory of the flat array, and nothing is pending."""
 
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """See `Backend.loss_and_grads`."""
+        check_batch(batch, self.model.vocab_size)
         mx = self._mx
         if self.compiled:
             self.signatures.call(batch.x.shape)
-        x = self._twin.embed(self.model, self.params, mx.array(batch.x))
+        tokens = mx.array(batch.x)
         trained = [self.params[name] for name in self._trained]
-        loss, (found, dx) = self._value_and_grad(trained, x, mx.array(batch.y))
+        x = mx.zeros(1) if self._embedded else self._lm.embed(self.model, self.params, tokens)
+        drawn = dropout.masks(self.model, batch.x.shape, batch.seed)
+        masks = None if drawn is None else {site: mx.array(mask) for site, mask in drawn.items()}
+        loss, (found, dx) = self._value_and_grad(trained, x, tokens, mx.array(batch.y), masks)
         mx.eval(loss, found, dx)
         grads: Grads = {name: _host(grad) for name, grad in zip(self._trained, found, strict=True)}
-        grads[EMBEDDING] = embedding_rows(batch.x, _host(dx))
+        if not self._embedded:
+            grads[families.embedding(self.model)] = embedding_rows(batch.x, _host(dx))
         return _host(loss).item(), grads
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """See `Backend.evaluate`."""
+        check_batch(batch, self.model.vocab_size)
         parts = pieces.rows(batch, self._share) if self.on_gpu else (batch,)
         nats = sum(self._nats(part) for part in parts)
         return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
 
     def _nats(self, batch: Batch) -> float:
         """Summed loss of a batch, computed in one go."""
-        mx = self._mx
-        x = self._twin.embed(self.model, self.params, mx.array(batch.x))
-        nats = self._twin.sum_loss(
-            self.model, self.params, x, mx.array(batch.y), kernels=self.kernels
+        tokens = self._mx.array(batch.x)
+        nats = self._lm.sum_loss(
+            self.model,
+            self.params,
+            self._lm.embed(self.model, self.params, tokens),
+            self._mx.array(batch.y),
+            kernels=self.kernels,
+            starts=self._lm.starts(self.model, tokens),
         )
         return float(_host(nats).item())
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """See `Backend.logits`."""
+        check_tokens(tokens, self.model.vocab_size)
         if not self.on_gpu:
             return self._last_logits(tokens, state)
         for span in pieces.spans(tokens.shape, self._share):
@@ -168,8 +188,16 @@ class MLXBackend:
     def _last_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """Logits after the last of `tokens` and the state, computed in one go."""
         mx = self._mx
-        x = self._twin.embed(self.model, self.params, mx.array(tokens))
-        logits, state = self._twin.forward(self.model, self.params, x, state, kernels=self.kernels)
+        ids = mx.array(tokens)
+        logits, state = self._lm.forward(
+            self.model,
+            self.params,
+            self._lm.embed(self.model, self.params, ids),
+            state,
+            kernels=self.kernels,
+            starts=self._lm.starts(self.model, ids),
+            last=True,
+        )
         last = mx.contiguous(logits[:, -1])
         mx.eval(last, state)
         return _host(last).copy(), state

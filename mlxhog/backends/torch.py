@@ -10,9 +10,11 @@ import numpy as np
 from mlxhog.arena import Slot
 from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, embedding_rows, pieces
 from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.backends.ids import check_batch, check_tokens
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.models.xlstm_large import EMBEDDING, XLSTMLargeConfig
+from mlxhog.models import dropout, families
+from mlxhog.models.families import ModelConfig
 
 try:
     import torch
@@ -21,7 +23,7 @@ except ImportError as error:
         "backend torch needs the package torch: python -m pip install -c constraints.txt torch"
     ) from error
 
-from mlxhog.models.xlstm_large import model_torch as twin
+from mlxhog.models import lm_torch as lm
 
 
 class TorchBackend:
@@ -47,7 +49,7 @@ class TorchBackend:
 
     def bind(
         self,
-        model: XLSTMLargeConfig,
+        model: ModelConfig,
         slots: Mapping[str, Slot],
         n_floats: int,
         live: Float32 | None,
@@ -67,7 +69,8 @@ class TorchBackend:
             name: self._flat[slot.offset : slot.offset + slot.size].view(slot.shape).detach()
             for name, slot in slots.items()
         }
-        self._trained = [name for name in self.params if name != EMBEDDING]
+        spec = families.param_spec(model)
+        self._trained = [name for name in self.params if spec[name].kind == "dense"]
         for name in self._trained:
             self.params[name].requires_grad_()
 
@@ -79,24 +82,36 @@ class TorchBackend:
     def _tokens(self, tokens: Int32) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(tokens)).to(self.device).long()
 
+    def _mask(self, mask: Float32) -> torch.Tensor:
+        return torch.from_numpy(mask).to(self.device)
+
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """See `Backend.loss_and_grads`."""
-        tokens = self._tokens(batch.x)
-        x = twin.embed(self.model, self.params, tokens).requires_grad_()
-        loss = twin.loss_from_embedding(
-            self.model, self.params, x, self._tokens(batch.y), kernels=self.kernels
-        )
+        check_batch(batch, self.model.vocab_size)
+        model, tokens = self.model, self._tokens(batch.x)
+        x = lm.embed(model, self.params, tokens)
         leaves = [self.params[name] for name in self._trained]
-        found = torch.autograd.grad(loss, [*leaves, x])
-        grads: Grads = {
-            name: grad.cpu().contiguous().numpy()
-            for name, grad in zip(self._trained, found[:-1], strict=True)
-        }
-        grads[EMBEDDING] = embedding_rows(batch.x, found[-1].cpu().contiguous().numpy())
+        if rows := not x.requires_grad:  # the embedding's gradient is one row per token
+            leaves.append(x.requires_grad_())
+        masks = dropout.masks(model, batch.x.shape, batch.seed)
+        loss = lm.loss_from_embedding(
+            model,
+            self.params,
+            x,
+            self._tokens(batch.y),
+            kernels=self.kernels,
+            starts=lm.starts(model, tokens),
+            masks=None if masks is None else {site: self._mask(m) for site, m in masks.items()},
+        )
+        found = [g.cpu().contiguous().numpy() for g in torch.autograd.grad(loss, leaves)]
+        grads: Grads = dict(zip(self._trained, found, strict=not rows))
+        if rows:
+            grads[families.embedding(model)] = embedding_rows(batch.x, found[-1])
         return float(loss.detach()), grads
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """See `Backend.evaluate`."""
+        check_batch(batch, self.model.vocab_size)
         parts = (batch,) if self.device.type == "cpu" else pieces.rows(batch, self._share)
         nats = sum(self._nats(part) for part in parts)
         return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
@@ -104,14 +119,20 @@ class TorchBackend:
     def _nats(self, batch: Batch) -> float:
         """Summed loss of a batch, computed in one go."""
         with torch.inference_mode():
-            x = twin.embed(self.model, self.params, self._tokens(batch.x))
-            nats = twin.sum_loss(
-                self.model, self.params, x, self._tokens(batch.y), kernels=self.kernels
+            tokens = self._tokens(batch.x)
+            nats = lm.sum_loss(
+                self.model,
+                self.params,
+                lm.embed(self.model, self.params, tokens),
+                self._tokens(batch.y),
+                kernels=self.kernels,
+                starts=lm.starts(self.model, tokens),
             )
         return float(nats)
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """See `Backend.logits`."""
+        check_tokens(tokens, self.model.vocab_size)
         if self.device.type == "cpu":
             return self._last_logits(tokens, state)
         for span in pieces.spans(tokens.shape, self._share):
@@ -121,8 +142,16 @@ class TorchBackend:
     def _last_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """Logits after the last of `tokens` and the state, computed in one go."""
         with torch.inference_mode():
-            x = twin.embed(self.model, self.params, self._tokens(tokens))
-            logits, state = twin.forward(self.model, self.params, x, state, kernels=self.kernels)
+            ids = self._tokens(tokens)
+            logits, state = lm.forward(
+                self.model,
+                self.params,
+                lm.embed(self.model, self.params, ids),
+                state,
+                kernels=self.kernels,
+                starts=lm.starts(self.model, ids),
+                last=True,
+            )
         return logits[:, -1].float().cpu().contiguous().numpy(), state
 
     def close(self) -> None:

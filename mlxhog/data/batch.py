@@ -20,13 +20,15 @@ class Batch:
         y: labels, (B, S) int32, C-contiguous; `y[:, t]` is the target of position t and equals
             `x[:, t + 1]` where both exist; `IGNORED` where there is nothing to predict.
         n_bytes: bytes of text that the counted labels decode to; document separators have none.
+        seed: of what is random about the batch, such as dropout.
     """
 
     x: NDArray[np.int32]
     y: NDArray[np.int32]
     n_bytes: int
+    seed: int = 0
 
     def part(self, start: int, stop: int) -> Batch:
         """Return rows start .. stop - 1; its `n_bytes` is the share of the rows."""
         x = self.x[start:stop]
-        return Batch(x, self.y[start:stop], self.n_bytes * len(x) // len(self.x))
+        return Batch(x, self.y[start:stop], self.n_bytes * len(x) // len(self.x), self.seed + start)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,7 @@ from mlxhog.data.order import TABLE_LIMIT, Order
 from mlxhog.data.tokens import TokenFile
 
 _AHEAD = 4096
+_EPOCHS = 1 << 32
 
 
 class Batches:
@@ -33,6 +36,7 @@ class Batches:
         self._file = file
         self._seq_len = seq_len
         self._batch_size = batch_size
+        self._seed = seed
         self._order = Order(file.n_sequences(seq_len), file.digest, seed)
         self._ahead: NDArray[np.int64] = np.empty(0, np.int64)
         self._ahead_at = (-1, 0)
@@ -52,7 +56,9 @@ class Batches:
             raise ValueError(f"ticket {ticket} is not one of the epoch's {self.n_tickets}")
         start = ticket * self._batch_size
         count = min(self._batch_size, self._order.n - start)
-        return self._file.batch(self._positions(epoch, start, count), self._seq_len)
+        batch = self._file.batch(self._positions(epoch, start, count), self._seq_len)
+        # Distinct for every sequence of every epoch, so that parts of a batch differ, too.
+        return replace(batch, seed=(self._seed * _EPOCHS + epoch) * self._order.n + start)
 
     def _positions(self, epoch: int, start: int, count: int) -> NDArray[np.int64]:
         """Return the order at a few positions; in long epochs it is computed a block at a time."""

@@ -16,8 +16,8 @@ from mlxhog.doctor.child import START_S, Child, Failed, Lane
 from mlxhog.gradients import Rows
 from mlxhog.machine import Machine
 from mlxhog.mix import BACKENDS, missing
+from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.registry import load_architecture
-from mlxhog.models.xlstm_large import init_params, param_spec
 from mlxhog.verdicts import GPU_ENGINES
 
 MODEL: Final = "tiny"

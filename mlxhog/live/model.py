@@ -11,7 +11,7 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding.generate import generate, stream_text
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.decoding.stepper import BackendStepper
-from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_spec
+from mlxhog.models import families
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def open_model(spec: str, *, root: Path, backend: str) -> Model:
     path = checkpoint.locate(spec, root)
     (worker,) = mix.resolve(backend, machine=machine.here()).workers
     found = checkpoint.load(path)
-    config = XLSTMLargeConfig.from_dict(found.config)
-    parameters = param_spec(config)
+    config = families.read(found.config)
+    parameters = families.param_spec(config)
     checkpoint.check_shapes(
         found.params, {name: spec.shape for name, spec in parameters.items()}, path
     )

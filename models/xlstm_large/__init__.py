@@ -30,14 +30,10 @@ import math
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mlxhog.models.init import initial_value
 from mlxhog.models.spec import ParamSpec
 from mlxhog.models.xlstm_large.config import XLSTMLargeConfig
 
-__all__ = ["XLSTMLargeConfig", "block_name", "init_params", "param_count", "param_spec"]
+__all__ = ["XLSTMLargeConfig", "block_name", "param_count", "param_spec"]
 
 EMBEDDING = "backbone.embeddings.weight"
 OUT_NORM = "backbone.out_norm"
@@ -86,7 +82,8 @@ def param_spec(cfg: XLSTMLargeConfig) -> dict[str, ParamSpec]:
         if cfg.use_bias:
             add(f"{name}.bias", (width,), "zeros")
 
-    add(EMBEDDING, (cfg.vocab_size, d), small, kind="rows")
+    # A tied embedding has a dense gradient: every row is also a row of the head.
+    add(EMBEDDING, (cfg.vocab_size, d), small, kind="dense" if cfg.tie_word_embeddings else "rows")
     for layer in range(cfg.num_hidden_layers):
         block = block_name(layer)
         norm(f"{block}.norm_mlstm", d)
@@ -104,7 +101,8 @@ def param_spec(cfg: XLSTMLargeConfig) -> dict[str, ParamSpec]:
         linear(f"{block}.ffn.proj_down", d, ffn, wang)
     if cfg.add_out_norm:
         add(f"{OUT_NORM}.weight", (d,), "ones")
-    add(f"{LM_HEAD}.weight", (cfg.vocab_size, d), small, decay=True)
+    if not cfg.tie_word_embeddings:
+        add(f"{LM_HEAD}.weight", (cfg.vocab_size, d), small, decay=True)
     return spec
 
 
@@ -120,16 +118,3 @@ def param_count(cfg: XLSTMLargeConfig) -> int:
         for layers in (1, 2)
     )
     return one + (cfg.num_hidden_layers - 1) * (two - one)
-
-
-def init_params(cfg: XLSTMLargeConfig, seed: int) -> dict[str, NDArray[np.float32]]:
-    """Draw fresh initial values of every parameter, as `param_spec` declares them.
-
-    Args:
-        cfg: the model.
-        seed: seed of the run; the same seed gives the same bits.
-
-    Returns:
-        Name -> float32 array of the declared shape.
-    """
-    return {name: initial_value(spec, seed) for name, spec in param_spec(cfg).items()}

@@ -9,6 +9,9 @@ from typing import Any, Self
 
 from mlxhog.errors import ConfigError
 
+WEIGHT_MODES = ("single", "fused")
+"""How a file stores matrices that share their input; the parameters of this package are single."""
+
 SPELLINGS = {"embedding_dim": "hidden_size", "num_blocks": "num_hidden_layers"}
 """The xlstm package's field names beside those of transformers; config.json may have either."""
 
@@ -16,7 +19,7 @@ NO_EFFECT = frozenset(
     "model_type architectures transformers_version dtype torch_dtype chunkwise_kernel "
     "sequence_kernel step_kernel mode return_last_states autocast_kernel_dtype "
     "inference_state_dtype norm_reduction_force_float32 max_inference_chunksize use_cache "
-    "bos_token_id eos_token_id pad_token_id".split()
+    "eos_token_id pad_token_id".split()
 )
 """Fields of transformers' xLSTMConfig that choose kernels or label files, never the mathematics."""
 
@@ -48,28 +51,29 @@ class XLSTMLargeConfig:
     ffn_round_up_to_multiple_of: int = 64
     gate_soft_cap: float = 15.0
     output_logit_soft_cap: float = 30.0
-    weight_mode: str = "single"
+    reset_at_document_boundaries: bool = False
+    bos_token_id: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built; every message says the way out."""
         for name, value in self._fields().items():
-            if isinstance(value, bool | str):
+            if isinstance(value, bool) or name == "bos_token_id":
                 continue
             if not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} is {value}; set it to a finite number above 0")
         self._check_divides("qk_dim_factor", self.qk_dim)
         self._check_divides("v_dim_factor", self.v_dim)
-        if self.weight_mode != "single":
+        if self.reset_at_document_boundaries and self.bos_token_id is None:
             raise ConfigError(
-                f"weight_mode is {self.weight_mode!r}, and only 'single' is supported; "
-                "split qkv_opreact, ifgate_preact and proj_up_gate_z by rows"
+                "reset_at_document_boundaries is true and bos_token_id is not set; "
+                "name the token that begins a document"
             )
-        if self.tie_word_embeddings:
-            raise ConfigError(
-                "tie_word_embeddings is true, and only false is supported; "
-                "give lm_head.weight a parameter of its own"
-            )
+
+    @property
+    def model_type(self) -> str:
+        """The family's name."""
+        return "xlstm"
 
     @property
     def qk_dim(self) -> int:
@@ -121,9 +125,13 @@ class XLSTMLargeConfig:
         extra: dict[str, Any] = {}
         for key, value in data.items():
             name = SPELLINGS.get(key, key)
-            if name not in types:
+            if name == "weight_mode":
+                _check_weight_mode(value)
+            elif name not in types:
                 if strict and name not in NO_EFFECT:
-                    raise ConfigError(_unknown(key, [*types, *SPELLINGS, *NO_EFFECT]))
+                    raise ConfigError(
+                        _unknown(key, [*types, *SPELLINGS, *NO_EFFECT, "weight_mode"])
+                    )
                 extra[key] = value
             elif value is not None:
                 read = _convert(key, value, types[name])
@@ -143,7 +151,8 @@ class XLSTMLargeConfig:
         # transformers would otherwise run the cell in bfloat16, far from what was trained.
         kernels = {"autocast_kernel_dtype": "float32", "inference_state_dtype": "float32"}
         both = {other: getattr(self, name) for other, name in SPELLINGS.items()}
-        return names | kernels | dict(self.extra) | self._fields() | both
+        single = {"weight_mode": "single"}
+        return names | kernels | dict(self.extra) | self._fields() | single | both
 
     def _fields(self) -> dict[str, Any]:
         names = [f.name for f in dataclasses.fields(self) if f.name != "extra"]
@@ -170,6 +179,11 @@ class XLSTMLargeConfig:
         return min(whole, key=lambda d: abs(d - self.hidden_size), default=self.hidden_size)
 
 
+def _check_weight_mode(value: object) -> None:
+    if value not in WEIGHT_MODES:
+        raise ConfigError(f"weight_mode is {value!r}; choose one of {', '.join(WEIGHT_MODES)}")
+
+
 def _unknown(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
@@ -178,9 +192,9 @@ def _unknown(name: str, known: list[str]) -> str:
 
 def _convert(name: str, value: object, wanted: object) -> object:
     """Convert one value to the annotated type of its field, or refuse it."""
+    if wanted == int | None:
+        wanted = int
     if wanted is bool and isinstance(value, bool):
-        return value
-    if wanted is str and isinstance(value, str):
         return value
     if wanted in (int, float) and isinstance(value, int | float | str):
         try:

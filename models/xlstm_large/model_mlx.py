@@ -1,7 +1,7 @@
 """xLSTM Large in MLX: the equations of this package, as functions of parameters.
 
-`params` maps every name of `param_spec(cfg)` to a float32 array of that shape. `kernels` is
-one of `CHOICES` in `models/ops/kernels.py`. All functions are pure: they write no input.
+`params` maps every name of `param_spec(cfg)` to a float32 array of that shape. All functions are
+pure: they write no input.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 import mlx.core as mx
 from mlx.core import array
 
-from mlxhog.models.ops.kernels import Ops, choose
-from mlxhog.models.xlstm_large import EMBEDDING, LM_HEAD, OUT_NORM, XLSTMLargeConfig, block_name
+from mlxhog.models.forward_pass import CLOSED_GATE, Pass
+from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig, block_name
 
 Params = Mapping[str, array]
 State = tuple[array, array, array]
@@ -26,86 +27,23 @@ def init_state(cfg: XLSTMLargeConfig, B: int) -> list[State]:
     ]
 
 
-def embed(cfg: XLSTMLargeConfig, params: Params, tokens: array) -> array:
-    """Return the embedded tokens, (B, S) integer in [0, vocab_size) -> x (B, S, d)."""
-    return params[EMBEDDING][tokens]
-
-
-def forward(
+def blocks(
     cfg: XLSTMLargeConfig,
     params: Params,
     x: array,
-    state: Sequence[State] | None = None,
-    *,
-    kernels: str,
+    state: Sequence[State] | None,
+    run: Pass[array],
 ) -> tuple[array, list[State]]:
-    """Return the logits of every position; a whole sequence, or one token after `state`.
-
-    Args:
-        cfg: the model.
-        params: its parameters.
-        x: embedded tokens, (B, S, d).
-        state: one triple per block, from `init_state` or an earlier call; None is the start.
-        kernels: which ops.
-
-    Returns:
-        Capped logits (B, S, V) float32, and the state after the last position.
-    """
-    ops = choose("mlx", kernels, device())
-    raw, state = raw_logits(cfg, params, x, state, ops)
-    return ops.soft_cap(raw, cfg.output_logit_soft_cap), state
-
-
-def loss_from_embedding(
-    cfg: XLSTMLargeConfig, params: Params, x: array, labels: array, *, kernels: str
-) -> array:
-    """Return the mean cross entropy in nats over the labels other than -100; 0 if there are none.
-
-    The embedded tokens are the argument, so that the gradient of the embedding stays one row per
-    token: it is the gradient of x, which has to be added to the rows `tokens`.
-
-    Args:
-        cfg: the model.
-        params: its parameters; the embedding is not read.
-        x: embedded tokens, (B, S, d).
-        labels: (B, S) integer; labels[b, t] is the target of position t, already shifted.
-        kernels: which ops.
-
-    Returns:
-        A scalar, float32.
-    """
-    nats, count = _cross_entropy(cfg, params, x, labels, kernels)
-    return nats / mx.maximum(count, 1)
-
-
-def sum_loss(
-    cfg: XLSTMLargeConfig, params: Params, x: array, labels: array, *, kernels: str
-) -> array:
-    """Return the summed cross entropy in nats over the labels other than -100, a scalar."""
-    return _cross_entropy(cfg, params, x, labels, kernels)[0]
-
-
-def _cross_entropy(
-    cfg: XLSTMLargeConfig, params: Params, x: array, labels: array, kernels: str
-) -> tuple[array, array]:
-    ops = choose("mlx", kernels, device())
-    raw, _ = raw_logits(cfg, params, x, None, ops)
-    flat = raw.reshape(-1, cfg.vocab_size)
-    return ops.capped_cross_entropy(flat, labels.reshape(-1), cfg.output_logit_soft_cap)
-
-
-def raw_logits(
-    cfg: XLSTMLargeConfig, params: Params, x: array, state: Sequence[State] | None, ops: Ops[array]
-) -> tuple[array, list[State]]:
-    """Return the logits before the cap, (B, S, V), and the new state."""
+    """From the embedded tokens (B, S, d) to the final norm, and the state after the last."""
     new_state = []
     for layer in range(cfg.num_hidden_layers):
-        x, layer_state = block(cfg, params, layer, x, state[layer] if state else None, ops)
+        x, layer_state = block(cfg, params, layer, x, state[layer] if state else None, run)
         new_state.append(layer_state)
+        run.note(x)
     if cfg.add_out_norm:
-        x = norm(cfg, params, OUT_NORM, x, ops)
-    (logits,) = linears(params, (LM_HEAD,), x, ops)
-    return logits, new_state
+        x = norm(cfg, params, OUT_NORM, x, run.ops)
+        run.note(x)
+    return x, new_state
 
 
 def block(
@@ -114,22 +52,23 @@ def block(
     layer: int,
     x: array,
     state: State | None,
-    ops: Ops[array],
+    run: Pass[array],
 ) -> tuple[array, State]:
     """Block `layer`: the mLSTM layer and the feed-forward layer, each normed and added to x."""
     p = block_name(layer)
-    u = norm(cfg, params, f"{p}.norm_mlstm", x, ops)
-    y, state = mlstm_layer(cfg, params, f"{p}.mlstm_layer", u, state, ops)
+    u = norm(cfg, params, f"{p}.norm_mlstm", x, run.ops)
+    y, state = mlstm_layer(cfg, params, f"{p}.mlstm_layer", u, state, run)
     x = x + y
-    u = norm(cfg, params, f"{p}.norm_ffn", x, ops)
-    return x + ffn(params, f"{p}.ffn", u, ops), state
+    u = norm(cfg, params, f"{p}.norm_ffn", x, run.ops)
+    return x + ffn(params, f"{p}.ffn", u, run.ops), state
 
 
 def mlstm_layer(
-    cfg: XLSTMLargeConfig, params: Params, p: str, u: array, state: State | None, ops: Ops[array]
+    cfg: XLSTMLargeConfig, params: Params, p: str, u: array, state: State | None, run: Pass[array]
 ) -> tuple[array, State]:
     """The mLSTM cell between its projections, gates and head norm; u and result (B, S, d)."""
     B, S, _ = u.shape
+    ops = run.ops
     names = [
         f"{p}.{name}" for name in ("q", "k", "v", "ogate_preact", "igate_preact", "fgate_preact")
     ]
@@ -139,6 +78,8 @@ def mlstm_layer(
     v = v.reshape(B, S, cfg.num_heads, cfg.v_head_dim)
     i = ops.soft_cap(i, cfg.gate_soft_cap)
     f = ops.soft_cap(f, cfg.gate_soft_cap)
+    if run.starts is not None:
+        f = mx.where(run.starts[..., None], CLOSED_GATE, f)
     h, state = ops.mlstm_cell(q, k, v, i, f, chunk_size=cfg.chunk_size, eps=cfg.eps, state=state)
     y = ops.head_norm_gate(h, o, params[f"{p}.multihead_norm.weight"], cfg.norm_eps)
     if cfg.use_bias:
@@ -165,8 +106,3 @@ def linears(params: Params, names: Sequence[str], x: array, ops: Ops[array]) -> 
     """The linear maps `names` of one x, with their biases if the model has any; (..., out) each."""
     weights = [params[f"{name}.weight"] for name in names]
     return ops.linears(x, weights, [params.get(f"{name}.bias") for name in names])
-
-
-def device() -> str:
-    """Return "cpu" or "gpu", where MLX computes by default."""
-    return "gpu" if mx.default_device() == mx.gpu else "cpu"

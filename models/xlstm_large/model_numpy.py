@@ -1,94 +1,50 @@
 """xLSTM Large in float64 NumPy, with its gradient written by hand: the reference of both twins.
 
-It is slow (the cell runs position by position) and meant for tests only. A layer returns its result
-and a function from dL/dresult to dL/dinput, which adds the gradients of the layer's parameters to
-`grads`. Names and order as in the twins.
+It is slow (the cell runs position by position) and meant for tests only. Layers have the form that
+`models/ops/layers_numpy.py` describes. Names and order as in the twins.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlxhog.models.forward_pass import CLOSED_GATE, Pass
+from mlxhog.models.ops.layers_numpy import (
+    Back,
+    Grads,
+    Params,
+    chain,
+    layer_norm,
+    linear,
+    sigmoid,
+    soft_cap,
+)
 from mlxhog.models.ops.mlstm_numpy import Float, State, recurrent
-from mlxhog.models.xlstm_large import EMBEDDING, LM_HEAD, OUT_NORM, XLSTMLargeConfig, block_name
-
-Int = NDArray[np.integer]
-Params = Mapping[str, NDArray[Any]]
-Grads = dict[str, Float]
-Back = Callable[[Float], Float]
+from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig, block_name
 
 
-def embed(cfg: XLSTMLargeConfig, params: Params, tokens: Int) -> Float:
-    """Return the embedded tokens, (B, S) integer -> x (B, S, d) float64."""
-    return params[EMBEDDING].astype(np.float64)[tokens]
-
-
-def forward(
-    cfg: XLSTMLargeConfig, params: Params, x: Float, state: Sequence[State] | None = None
-) -> tuple[Float, list[State]]:
-    """Return the logits (B, S, V) of x (B, S, d), and the state after the last position."""
-    raw, state, _ = raw_logits(cfg, params, x, state, {})
-    return soft_cap(raw, cfg.output_logit_soft_cap)[0], state
-
-
-def loss_from_embedding(cfg: XLSTMLargeConfig, params: Params, x: Float, labels: Int) -> float:
-    """Return the mean cross entropy in nats over the labels other than -100."""
-    return loss_and_grads(cfg, params, x, labels)[0]
-
-
-def loss_and_grads(
-    cfg: XLSTMLargeConfig, params: Params, x: Float, labels: Int
-) -> tuple[float, Grads, Float]:
-    """Differentiate the mean cross entropy over the labels other than -100.
-
-    Args:
-        cfg: the model.
-        params: its parameters, of any float type; computed in float64.
-        x: embedded tokens, (B, S, d).
-        labels: (B, S) integer, the target of each position.
-
-    Returns:
-        The loss in nats, the gradient of every parameter but the embedding, and that of x.
-    """
-    grads: Grads = {}
-    raw, _, back = raw_logits(cfg, params, x, None, grads)
-    logits, back_cap = soft_cap(raw, cfg.output_logit_soft_cap)
-    scored = labels != -100
-    count = max(int(scored.sum()), 1)
-    target = np.where(scored, labels, 0)[..., None]
-    shifted = logits - logits.max(-1, keepdims=True)
-    total = np.exp(shifted).sum(-1, keepdims=True)
-    nats = np.log(total) - np.take_along_axis(shifted, target, -1)
-    dlogits = np.exp(shifted) / total
-    np.put_along_axis(dlogits, target, np.take_along_axis(dlogits, target, -1) - 1.0, -1)
-    dx = back(back_cap(dlogits * scored[..., None] / count))
-    return float((nats[..., 0] * scored).sum() / count), grads, dx
-
-
-def raw_logits(
+def blocks(
     cfg: XLSTMLargeConfig,
     params: Params,
     x: Float,
     state: Sequence[State] | None,
     grads: Grads,
+    run: Pass[Any],
 ) -> tuple[Float, list[State], Back]:
-    """Return the logits before the cap, (B, S, V), the new state and the backward function."""
-    params = {name: value.astype(np.float64) for name, value in params.items()}
-    x = x.astype(np.float64)
+    """From the embedded tokens (B, S, d) to the final norm, the new state, and the way back."""
     new_state, backs = [], []
     for layer in range(cfg.num_hidden_layers):
         layer_state = state[layer] if state else None
-        x, layer_state, back = block(cfg, params, layer, x, layer_state, grads)
+        x, layer_state, back = block(cfg, params, layer, x, layer_state, grads, run)
         new_state.append(layer_state)
         backs.append(back)
+        run.note(x)
     if cfg.add_out_norm:
         x, back = norm(cfg, params, OUT_NORM, x, grads)
         backs.append(back)
-    raw, back = linear(params, LM_HEAD, x, grads)
-    backs.append(back)
-    return raw, new_state, chain(*backs)
+        run.note(x)
+    return x, new_state, chain(*backs)
 
 
 def block(
@@ -98,11 +54,12 @@ def block(
     x: Float,
     state: State | None,
     grads: Grads,
+    run: Pass[Any],
 ) -> tuple[Float, State, Back]:
     """Block `layer`: the mLSTM layer and the feed-forward layer, each normed and added to x."""
     p = block_name(layer)
     u, back_norm_mlstm = norm(cfg, params, f"{p}.norm_mlstm", x, grads)
-    y, new_state, back_mlstm = mlstm_layer(cfg, params, f"{p}.mlstm_layer", u, state, grads)
+    y, new_state, back_mlstm = mlstm_layer(cfg, params, f"{p}.mlstm_layer", u, state, grads, run)
     x = x + y
     u, back_norm_ffn = norm(cfg, params, f"{p}.norm_ffn", x, grads)
     y, back_ffn = ffn(params, f"{p}.ffn", u, grads)
@@ -115,7 +72,13 @@ def block(
 
 
 def mlstm_layer(
-    cfg: XLSTMLargeConfig, params: Params, p: str, u: Float, state: State | None, grads: Grads
+    cfg: XLSTMLargeConfig,
+    params: Params,
+    p: str,
+    u: Float,
+    state: State | None,
+    grads: Grads,
+    run: Pass[Any],
 ) -> tuple[Float, State, Back]:
     """The mLSTM cell between its projections, gates and head norm; u and result (B, S, d)."""
     heads = (*u.shape[:2], cfg.num_heads, -1)
@@ -127,6 +90,8 @@ def mlstm_layer(
     f, back_f = linear(params, f"{p}.fgate_preact", u, grads)
     i, back_i_cap = soft_cap(i, cfg.gate_soft_cap)
     f, back_f_cap = soft_cap(f, cfg.gate_soft_cap)
+    open_f = np.ones_like(f) if run.starts is None else 1.0 - run.starts[..., None]
+    f = np.where(open_f, f, CLOSED_GATE)
     h, new_state, back_cell = recurrent(
         q.reshape(heads), k.reshape(heads), v.reshape(heads), i, f, eps=cfg.eps, state=state
     )
@@ -151,7 +116,7 @@ def mlstm_layer(
             + back_v(dv.reshape(v.shape))
             + back_o(dgated * y * gate * (1.0 - gate))
             + back_i(back_i_cap(di))
-            + back_f(back_f_cap(df))
+            + back_f(back_f_cap(df * open_f))
         )
 
     return out, new_state, back
@@ -189,53 +154,3 @@ def norm(
         return dx
 
     return w * unit if b is None else w * unit + b, back
-
-
-def linear(params: Params, name: str, x: Float, grads: Grads) -> tuple[Float, Back]:
-    """The linear map `name`, and its bias if the model has one; (..., in) -> (..., out)."""
-    w, b = params[f"{name}.weight"], params.get(f"{name}.bias")
-
-    def back(dy: Float) -> Float:
-        grads[f"{name}.weight"] = np.einsum("bso,bsi->oi", dy, x)
-        if b is not None:
-            grads[f"{name}.bias"] = dy.sum((0, 1))
-        return dy @ w
-
-    return x @ w.T if b is None else x @ w.T + b, back
-
-
-def layer_norm(h: Float, eps: float) -> tuple[Float, Back]:
-    """LayerNorm over the last axis, without scale or bias."""
-    centred = h - h.mean(-1, keepdims=True)
-    inverse = 1.0 / np.sqrt((centred * centred).mean(-1, keepdims=True) + eps)
-    unit = centred * inverse
-
-    def back(dy: Float) -> Float:
-        mean = dy.mean(-1, keepdims=True)
-        dh: Float = inverse * (dy - mean - unit * (dy * unit).mean(-1, keepdims=True))
-        return dh
-
-    return unit, back
-
-
-def soft_cap(x: Float, c: float) -> tuple[Float, Back]:
-    """Return c * tanh(x / c)."""
-    y = c * np.tanh(x / c)
-    return y, lambda dy: dy * (1.0 - (y / c) ** 2)
-
-
-def sigmoid(x: Float) -> Float:
-    """Return 1 / (1 + exp(-x))."""
-    result: Float = np.exp(-np.logaddexp(0.0, -x))
-    return result
-
-
-def chain(*backs: Back) -> Back:
-    """Return the backward function of layers that ran in the given order."""
-
-    def back(dy: Float) -> Float:
-        for step in reversed(backs):
-            dy = step(dy)
-        return dy
-
-    return back

@@ -19,7 +19,8 @@ from mlxhog.backends.mlx import MLXBackend
 from mlxhog.backends.signatures import MOST, Signatures
 from mlxhog.data.batch import Batch
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.models.xlstm_large import XLSTMLargeConfig, init_params, param_spec
+from mlxhog.models.families import init_params, param_spec
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, LOSS_F32, assert_close
 
 GIB = 1 << 30

@@ -13,7 +13,8 @@ from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.live.model import open_model
-from mlxhog.models.xlstm_large import XLSTMLargeConfig, init_params
+from mlxhog.models.families import init_params
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 
 @pytest.fixture

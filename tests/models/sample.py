@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.models.xlstm_large import XLSTMLargeConfig, init_params
+from mlxhog.models.families import init_params
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 Array = NDArray[Any]
 

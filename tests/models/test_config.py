@@ -84,8 +84,7 @@ def test_sizes_that_do_not_divide_are_refused_with_the_nearest_size() -> None:
         ({"vocab_size": -1}, "vocab_size is -1"),
         ({"norm_eps": 0.0}, "norm_eps is 0.0"),
         ({"gate_soft_cap": float("nan")}, "gate_soft_cap is nan"),
-        ({"weight_mode": "fused"}, "weight_mode is 'fused', and only 'single' is supported"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings is true, and only false"),
+        ({"reset_at_document_boundaries": True}, "bos_token_id is not set"),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(changes: dict[str, Any], message: str) -> None:

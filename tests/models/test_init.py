@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
+from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.init import initial_value
 from mlxhog.models.spec import ParamSpec
-from mlxhog.models.xlstm_large import XLSTMLargeConfig, init_params, param_spec
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.models.golden import FOLDER
 
 D, BLOCKS, NH = 256, 4, 4

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlxhog.models import lm_numpy
+from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.ops import mlstm_numpy
-from mlxhog.models.xlstm_large import EMBEDDING, init_params, model_numpy, param_spec
 from tests.models.sample import batch, cell_inputs, config, perturbed_params
 from tests.models.twins import TWINS, Twin
 from tests.tolerances import (
@@ -29,6 +30,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "bias": {"use_bias": True},
     "no out norm": {"add_out_norm": False},
     "other caps": {"gate_soft_cap": 5.0, "output_logit_soft_cap": 3.0, "norm_eps": 1e-3},
+    "tied": {"tie_word_embeddings": True},
+    "documents": {"reset_at_document_boundaries": True, "bos_token_id": 3},
     "odd sizes": {"hidden_size": 18, "num_heads": 3, "vocab_size": 7, "chunk_size": 64},
 }
 
@@ -43,11 +46,9 @@ def test_loss_logits_and_every_gradient_equal_the_float64_reference(
     params = perturbed_params(cfg, seed=S)
     tokens, labels = batch(cfg, 3, S, seed=S)
 
-    x = model_numpy.embed(cfg, params, tokens)
-    wanted_logits, _ = model_numpy.forward(cfg, params, x)
-    wanted_loss, wanted, dx = model_numpy.loss_and_grads(cfg, params, x, labels)
-    wanted[EMBEDDING] = np.zeros(params[EMBEDDING].shape)
-    np.add.at(wanted[EMBEDDING], tokens, dx)
+    x, starts = lm_numpy.embed(cfg, params, tokens), lm_numpy.starts(cfg, tokens)
+    wanted_logits, _ = lm_numpy.forward(cfg, params, x, starts=starts)
+    wanted_loss, wanted = lm_numpy.differentiate(cfg, params, tokens, labels)
     logits, _ = twin.logits(cfg, params, tokens)
     loss, grads = twin.loss_and_grads(cfg, params, tokens, labels)
 
@@ -58,13 +59,24 @@ def test_loss_logits_and_every_gradient_equal_the_float64_reference(
 
 
 @all_twins
+def test_documents_packed_into_one_sequence_compute_what_they_compute_alone(twin: Twin) -> None:
+    cfg = config(reset_at_document_boundaries=True, bos_token_id=0)
+    params = perturbed_params(cfg, seed=1)
+    tokens, _ = batch(cfg, 2, 21, seed=1)
+    tokens = np.maximum(tokens, 1)
+    tokens[:, [0, 5, 14]] = 0
+    packed, _ = twin.logits(cfg, params, tokens)
+    alone = [twin.logits(cfg, params, part)[0] for part in np.split(tokens, [5, 14], axis=1)]
+    assert_close(packed, np.concatenate(alone, axis=1), LOGITS_F32)
+
+
+@all_twins
 def test_a_model_at_its_initial_values_equals_the_float64_reference(twin: Twin) -> None:
     # The input gate is nearly closed there, so that both eps matter.
     cfg = config()
     params = init_params(cfg, seed=0)
     tokens, labels = batch(cfg, 2, 13, seed=0)
-    x = model_numpy.embed(cfg, params, tokens)
-    wanted_loss, wanted, _ = model_numpy.loss_and_grads(cfg, params, x, labels)
+    wanted_loss, wanted = lm_numpy.differentiate(cfg, params, tokens, labels)
     loss, grads = twin.loss_and_grads(cfg, params, tokens, labels)
     assert_close(loss, wanted_loss, LOSS_F32)
     for name in wanted:

@@ -30,6 +30,7 @@ def test_a_yaml_a_config_and_a_checkpoint_directory_are_read(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text(json.dumps(cfg.to_dict()))
     (tmp_path / "mine.yaml").write_text(
         "vocab_size: 320\nembedding_dim: 128\nnum_blocks: 4\nnum_heads: 4\neps: 1e-6\n"
+        "bos_token_id: 256\n"
     )
     assert load_architecture(tmp_path / "config.json") == cfg
     assert load_architecture(tmp_path) == cfg
@@ -63,7 +64,7 @@ def test_an_unknown_name_is_answered_with_its_neighbour() -> None:
 
 def test_reading_and_initialising_a_model_imports_no_framework() -> None:
     code = (
-        "import sys; from mlxhog.models import registry, xlstm_large as x; "
+        "import sys; from mlxhog.models import families as x, registry; "
         "from mlxhog.models.ops import kernels; "
         "x.init_params(registry.load_architecture('tiny'), 0); "
         "sys.exit(bool({'torch', 'mlx', 'mlx.core'} & set(sys.modules)))"

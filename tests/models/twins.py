@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mlxhog.models import lm_mlx, lm_torch
+from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import MODULES, choose
-from mlxhog.models.xlstm_large import EMBEDDING, OUT_NORM, XLSTMLargeConfig, model_mlx, model_torch
 
 Array = NDArray[Any]
 Params = Mapping[str, Array]
-State = tuple[Array, Array, Array]
+State = tuple[Array, ...]
 
 mx.set_default_device(mx.cpu)
 
@@ -28,22 +29,25 @@ class Twin(Protocol):
     def kernels(self) -> str: ...
 
     def logits(
-        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, state: Any = None
+        self, cfg: ModelConfig, params: Params, tokens: Array, state: Any = None
     ) -> tuple[Array, list[State]]:
         """Logits and last state; `state` as returned by `zero_state` or by an earlier call."""
 
-    def zero_state(self, cfg: XLSTMLargeConfig, B: int) -> Any: ...
+    def zero_state(self, cfg: ModelConfig, B: int) -> Any: ...
 
-    def hidden(self, cfg: XLSTMLargeConfig, params: Params, tokens: Array) -> list[Array]:
+    def hidden(self, cfg: ModelConfig, params: Params, tokens: Array) -> list[Array]:
         """The residual stream after the embedding and each block, then after the last norm."""
 
     def loss_and_grads(
-        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
+        self,
+        cfg: ModelConfig,
+        params: Params,
+        tokens: Array,
+        labels: Array,
+        masks: Params | None = None,
     ) -> tuple[float, dict[str, Array]]: ...
 
-    def sum_loss(
-        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
-    ) -> float: ...
+    def sum_loss(self, cfg: ModelConfig, params: Params, tokens: Array, labels: Array) -> float: ...
 
     def op(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call one of the ops with NumPy arguments."""
@@ -63,44 +67,54 @@ class TorchTwin:
         return _torch(x)
 
     def logits(
-        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, state: Any = None
+        self, cfg: ModelConfig, params: Params, tokens: Array, state: Any = None
     ) -> tuple[Array, list[State]]:
-        p = _torch(params)
-        x = model_torch.embed(cfg, p, torch.tensor(tokens))
-        given = None if state is None else _torch(state)
-        y, new = model_torch.forward(cfg, p, x, given, kernels=self.kernels)
-        return y.numpy(), [(C.numpy(), n.numpy(), m.numpy()) for C, n, m in new]
+        p, ids = _torch(params), torch.tensor(tokens)
+        y, new = lm_torch.forward(
+            cfg,
+            p,
+            lm_torch.embed(cfg, p, ids),
+            None if state is None else _torch(state),
+            kernels=self.kernels,
+            starts=lm_torch.starts(cfg, ids),
+        )
+        return y.numpy(), [tuple(part.numpy() for part in block) for block in new]
 
-    def zero_state(self, cfg: XLSTMLargeConfig, B: int) -> Any:
-        return [tuple(part.numpy() for part in s) for s in model_torch.init_state(cfg, B)]
+    def zero_state(self, cfg: ModelConfig, B: int) -> Any:
+        return [tuple(part.numpy() for part in s) for s in lm_torch.init_state(cfg, B)]
 
-    def hidden(self, cfg: XLSTMLargeConfig, params: Params, tokens: Array) -> list[Array]:
-        p, ops = _torch(params), choose("torch", self.kernels, "cpu")
-        xs = [model_torch.embed(cfg, p, torch.tensor(tokens))]
-        for layer in range(cfg.num_hidden_layers):
-            xs.append(model_torch.block(cfg, p, layer, xs[-1], None, ops)[0])
-        xs.append(model_torch.norm(cfg, p, OUT_NORM, xs[-1], ops))
-        return [x.numpy() for x in xs]
+    def hidden(self, cfg: ModelConfig, params: Params, tokens: Array) -> list[Array]:
+        p, hidden = _torch(params), list[Any]()
+        x = lm_torch.embed(cfg, p, torch.tensor(tokens))
+        lm_torch.forward(cfg, p, x, kernels=self.kernels, hidden=hidden)
+        return [x.numpy() for x in hidden]
 
     def loss_and_grads(
-        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
+        self,
+        cfg: ModelConfig,
+        params: Params,
+        tokens: Array,
+        labels: Array,
+        masks: Params | None = None,
     ) -> tuple[float, dict[str, Array]]:
         p = {name: value.requires_grad_() for name, value in _torch(params).items()}
-        x = model_torch.embed(cfg, p, torch.tensor(tokens)).detach().requires_grad_()
-        loss = model_torch.loss_from_embedding(
-            cfg, p, x, torch.tensor(labels), kernels=self.kernels
+        ids = torch.tensor(tokens)
+        loss = lm_torch.loss_from_embedding(
+            cfg,
+            p,
+            lm_torch.embed(cfg, p, ids),
+            torch.tensor(labels),
+            kernels=self.kernels,
+            starts=lm_torch.starts(cfg, ids),
+            masks=_torch(masks),
         )
         loss.backward()  # type: ignore[no-untyped-call]
-        grads = {name: value.grad.numpy() for name, value in p.items() if value.grad is not None}
-        assert x.grad is not None
-        return loss.item(), grads | {EMBEDDING: _rows(cfg, tokens, x.grad.numpy())}
+        return loss.item(), {name: value.grad.numpy() for name, value in p.items()}
 
-    def sum_loss(
-        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
-    ) -> float:
+    def sum_loss(self, cfg: ModelConfig, params: Params, tokens: Array, labels: Array) -> float:
         p = _torch(params)
-        x = model_torch.embed(cfg, p, torch.tensor(tokens))
-        return model_torch.sum_loss(cfg, p, x, torch.tensor(labels), kernels=self.kernels).item()
+        x = lm_torch.embed(cfg, p, torch.tensor(tokens))
+        return lm_torch.sum_loss(cfg, p, x, torch.tensor(labels), kernels=self.kernels).item()
 
     def op(self, name: str, *args: Any, **kwargs: Any) -> Any:
         result = getattr(choose("torch", self.kernels, "cpu"), name)(
@@ -122,43 +136,56 @@ class MlxTwin:
         return _mlx(x)
 
     def logits(
-        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, state: Any = None
+        self, cfg: ModelConfig, params: Params, tokens: Array, state: Any = None
     ) -> tuple[Array, list[State]]:
-        p = _mlx(params)
-        x = model_mlx.embed(cfg, p, mx.array(tokens))
-        given = None if state is None else _mlx(state)
-        y, new = model_mlx.forward(cfg, p, x, given, kernels=self.kernels)
-        return np.array(y), [(np.array(C), np.array(n), np.array(m)) for C, n, m in new]
+        p, ids = _mlx(params), mx.array(tokens)
+        y, new = lm_mlx.forward(
+            cfg,
+            p,
+            lm_mlx.embed(cfg, p, ids),
+            None if state is None else _mlx(state),
+            kernels=self.kernels,
+            starts=lm_mlx.starts(cfg, ids),
+        )
+        return np.array(y), [tuple(np.array(part) for part in block) for block in new]
 
-    def zero_state(self, cfg: XLSTMLargeConfig, B: int) -> Any:
-        return [tuple(np.array(part) for part in s) for s in model_mlx.init_state(cfg, B)]
+    def zero_state(self, cfg: ModelConfig, B: int) -> Any:
+        return [tuple(np.array(part) for part in s) for s in lm_mlx.init_state(cfg, B)]
 
-    def hidden(self, cfg: XLSTMLargeConfig, params: Params, tokens: Array) -> list[Array]:
-        p, ops = _mlx(params), choose("mlx", self.kernels, "cpu")
-        xs = [model_mlx.embed(cfg, p, mx.array(tokens))]
-        for layer in range(cfg.num_hidden_layers):
-            xs.append(model_mlx.block(cfg, p, layer, xs[-1], None, ops)[0])
-        xs.append(model_mlx.norm(cfg, p, OUT_NORM, xs[-1], ops))
-        return [np.array(x) for x in xs]
+    def hidden(self, cfg: ModelConfig, params: Params, tokens: Array) -> list[Array]:
+        p, hidden = _mlx(params), list[Any]()
+        x = lm_mlx.embed(cfg, p, mx.array(tokens))
+        lm_mlx.forward(cfg, p, x, kernels=self.kernels, hidden=hidden)
+        return [np.array(x) for x in hidden]
 
     def loss_and_grads(
-        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
+        self,
+        cfg: ModelConfig,
+        params: Params,
+        tokens: Array,
+        labels: Array,
+        masks: Params | None = None,
     ) -> tuple[float, dict[str, Array]]:
-        def loss_of(p: Any, x: Any) -> Any:
-            return model_mlx.loss_from_embedding(cfg, p, x, mx.array(labels), kernels=self.kernels)
+        ids = mx.array(tokens)
 
-        p = _mlx(params)
-        x = model_mlx.embed(cfg, p, mx.array(tokens))
-        loss, (grads, dx) = mx.value_and_grad(loss_of, argnums=(0, 1))(p, x)
-        found = {name: np.array(value) for name, value in grads.items()}
-        return loss.item(), found | {EMBEDDING: _rows(cfg, tokens, np.array(dx))}
+        def loss_of(p: Any) -> Any:
+            return lm_mlx.loss_from_embedding(
+                cfg,
+                p,
+                lm_mlx.embed(cfg, p, ids),
+                mx.array(labels),
+                kernels=self.kernels,
+                starts=lm_mlx.starts(cfg, ids),
+                masks=_mlx(masks),
+            )
 
-    def sum_loss(
-        self, cfg: XLSTMLargeConfig, params: Params, tokens: Array, labels: Array
-    ) -> float:
+        loss, grads = mx.value_and_grad(loss_of)(_mlx(params))
+        return loss.item(), {name: np.array(value) for name, value in grads.items()}
+
+    def sum_loss(self, cfg: ModelConfig, params: Params, tokens: Array, labels: Array) -> float:
         p = _mlx(params)
-        x = model_mlx.embed(cfg, p, mx.array(tokens))
-        total = model_mlx.sum_loss(cfg, p, x, mx.array(labels), kernels=self.kernels)
+        x = lm_mlx.embed(cfg, p, mx.array(tokens))
+        total = lm_mlx.sum_loss(cfg, p, x, mx.array(labels), kernels=self.kernels)
         return float(np.array(total))
 
     def op(self, name: str, *args: Any, **kwargs: Any) -> Any:
@@ -194,13 +221,6 @@ def _numpy(x: Any) -> Any:
     if isinstance(x, tuple):
         return tuple(_numpy(value) for value in x)
     return x.numpy() if isinstance(x, torch.Tensor) else np.array(x)
-
-
-def _rows(cfg: XLSTMLargeConfig, tokens: Array, dx: Array) -> Array:
-    """Gradient of the whole embedding from that of the embedded tokens."""
-    grad = np.zeros((cfg.vocab_size, cfg.hidden_size))
-    np.add.at(grad, tokens, dx)
-    return grad
 
 
 def _built() -> dict[str, Twin]:

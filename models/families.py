@@ -1,0 +1,176 @@
+"""The families of language models, by `model_type`: what arena, checkpoints and backends ask.
+
+A family is a package of `models/`: a config, `param_spec`, and twins `model_torch`, `model_mlx` and
+`model_numpy`, each with
+
+    init_state(cfg, B)                        the state before the first token, a tuple per block
+    blocks(cfg, params, x, state, run)        from the embedded tokens to the final norm
+
+`lm_torch`, `lm_mlx` and `lm_numpy` put the embedding, the head and the loss around them. A state
+array has the sequences of the batch first. This module imports no framework.
+"""
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.errors import ConfigError
+from mlxhog.models import xlstm_large
+from mlxhog.models.init import initial_value
+from mlxhog.models.spec import ParamSpec
+
+
+class ModelConfig(Protocol):
+    """Sizes and constants of one model; frozen, picklable, checked when it is made."""
+
+    @property
+    def model_type(self) -> str:
+        """The family, a key of `FAMILIES`."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V, rows of the embedding."""
+
+    @property
+    def hidden_size(self) -> int:
+        """d, width of the residual stream."""
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of blocks."""
+
+    @property
+    def tie_word_embeddings(self) -> bool:
+        """Whether the head is the embedding."""
+
+    @property
+    def output_logit_soft_cap(self) -> float | None:
+        """Bound of the logits; None where they have none."""
+
+    @property
+    def reset_at_document_boundaries(self) -> bool:
+        """Whether the memory begins anew at every `bos_token_id`."""
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The token that begins a document."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as a config.json holds them."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family.
+
+    Attributes:
+        package: where its twins are.
+        title: what people call it.
+        from_dict: reads a config.json, or with `strict=True` a YAML file.
+        param_spec: name -> spec of every parameter, in the order of use.
+        param_count: number of their elements.
+        embedding: name of the embedding.
+        head: name of the matrix from x to logits, where it is not the embedding.
+        dropout_sites: name -> (width, rate) of every place that drops units while it trains.
+    """
+
+    package: str
+    title: str
+    from_dict: Callable[..., ModelConfig]
+    param_spec: Callable[[Any], dict[str, ParamSpec]]
+    param_count: Callable[[Any], int]
+    embedding: str
+    head: str
+    dropout_sites: Callable[[Any], dict[str, tuple[int, float]]]
+
+
+FAMILIES = {
+    "xlstm": Family(
+        package=xlstm_large.__name__,
+        title="xLSTM Large",
+        from_dict=xlstm_large.XLSTMLargeConfig.from_dict,
+        param_spec=xlstm_large.param_spec,
+        param_count=xlstm_large.param_count,
+        embedding=xlstm_large.EMBEDDING,
+        head=f"{xlstm_large.LM_HEAD}.weight",
+        dropout_sites=lambda cfg: {},
+    ),
+}
+
+
+def of(cfg: ModelConfig) -> Family:
+    """Return the family of a model."""
+    return FAMILIES[cfg.model_type]
+
+
+def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
+    """Read a model's config; `model_type` chooses the family, "xlstm" by default.
+
+    Args:
+        data: field -> value, from a config.json or from YAML.
+        strict: refuse unknown fields (YAML written by hand) instead of keeping them.
+
+    Raises:
+        ConfigError: an unknown family, or fields that the family refuses.
+    """
+    name = data.get("model_type", "xlstm")
+    if name not in FAMILIES:
+        near = difflib.get_close_matches(str(name), FAMILIES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(FAMILIES)}"
+        raise ConfigError(f"model_type is {name!r}, which is not a family of this package; {hint}")
+    return FAMILIES[name].from_dict(data, strict=strict)
+
+
+def param_spec(cfg: ModelConfig) -> dict[str, ParamSpec]:
+    """Declare every parameter of a model, in the order in which the model uses them."""
+    return of(cfg).param_spec(cfg)
+
+
+def param_count(cfg: ModelConfig) -> int:
+    """Number of elements of all parameters."""
+    return of(cfg).param_count(cfg)
+
+
+def init_params(cfg: ModelConfig, seed: int) -> dict[str, NDArray[np.float32]]:
+    """Draw fresh initial values of every parameter; the same seed gives the same bits."""
+    return {name: initial_value(spec, seed) for name, spec in param_spec(cfg).items()}
+
+
+def embedding(cfg: ModelConfig) -> str:
+    """Name of the embedding."""
+    return of(cfg).embedding
+
+
+def head(cfg: ModelConfig) -> str:
+    """Name of the matrix (V, d) that makes logits; the embedding's where they are tied."""
+    return of(cfg).embedding if cfg.tie_word_embeddings else of(cfg).head
+
+
+def with_bos(cfg: ModelConfig, token: int) -> ModelConfig:
+    """Return the model for texts whose documents begin with `token`."""
+    changed: ModelConfig = dataclasses.replace(cfg, bos_token_id=token)  # type: ignore[type-var]
+    return changed
+
+
+def reset_token(cfg: ModelConfig) -> int | None:
+    """Return the token at which the memory begins anew; None for a model that does not reset."""
+    return cfg.bos_token_id if cfg.reset_at_document_boundaries else None
+
+
+def dropout_sites(cfg: ModelConfig) -> dict[str, tuple[int, float]]:
+    """Name -> (width, rate) of every place of the model that drops units while it trains."""
+    return of(cfg).dropout_sites(cfg)
+
+
+@lru_cache
+def twin(model_type: str, framework: str) -> ModuleType:
+    """Import a family's twin; `framework` is "torch", "mlx" or "numpy"."""
+    return importlib.import_module(f"{FAMILIES[model_type].package}.model_{framework}")

@@ -1,0 +1,38 @@
+"""What one pass through a model carries besides activations: operators, resets, masks, a trace."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from mlxhog.models.ops.kernels import Ops
+
+T = TypeVar("T")
+
+CLOSED_GATE = -25.0
+"""Forget pre-activation at the first token of a document: the old memory enters with exp(-25).
+
+Source: NX-AI/xlstm-jax, reset_at_document_boundaries.
+"""
+
+
+@dataclass(frozen=True)
+class Pass(Generic[T]):
+    """The circumstances of one forward pass, in arrays of one framework.
+
+    Attributes:
+        ops: the operators.
+        starts: (B, S) bool, true at the first token of each document, where the memory begins anew;
+            None where documents run into each other.
+        masks: (B, S, width) by dropout site, 0 or 1 / (1 - rate); None outside of training.
+        hidden: receives x after the embedding, after every block, and after the final norm.
+    """
+
+    ops: Ops[T]
+    starts: T | None = None
+    masks: Mapping[str, T] | None = None
+    hidden: list[T] | None = None
+
+    def note(self, x: T) -> None:
+        """Add x to the trace, where one is kept."""
+        if self.hidden is not None:
+            self.hidden.append(x)

@@ -1,0 +1,129 @@
+"""A language model of any family in float64 NumPy: the reference of `lm_torch` and `lm_mlx`.
+
+It is slow (cells run position by position) and meant for comparison only. A family's blocks return,
+beside their result, a function from dL/dresult to dL/dinput, which adds the gradients of the
+parameters to `grads`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.forward_pass import Pass
+
+Float = NDArray[np.float64]
+Int = NDArray[np.integer]
+Params = Mapping[str, NDArray[Any]]
+Grads = dict[str, Float]
+State = Sequence[tuple[Float, ...]]
+
+
+def embed(cfg: ModelConfig, params: Params, tokens: Int) -> Float:
+    """Return the embedded tokens, (B, S) integer -> x (B, S, d) float64."""
+    return params[families.embedding(cfg)].astype(np.float64)[tokens]
+
+
+def starts(cfg: ModelConfig, tokens: Int) -> NDArray[np.bool_] | None:
+    """Return where documents begin, (B, S) bool; None for a model that does not care."""
+    token = families.reset_token(cfg)
+    return None if token is None else tokens == token
+
+
+def forward(
+    cfg: ModelConfig,
+    params: Params,
+    x: Float,
+    state: State | None = None,
+    *,
+    starts: NDArray[np.bool_] | None = None,
+    hidden: list[Float] | None = None,
+) -> tuple[Float, State]:
+    """Return the logits (B, S, V) of x (B, S, d), and the state after the last position."""
+    run: Pass[Any] = Pass(_NO_OPS, starts=starts, hidden=hidden)
+    params = _float64(params)
+    run.note(x)
+    x, state, _ = _twin(cfg).blocks(cfg, params, x.astype(np.float64), state, {}, run)
+    return _capped(cfg, x @ params[families.head(cfg)].T), state
+
+
+def loss_and_grads(
+    cfg: ModelConfig,
+    params: Params,
+    x: Float,
+    labels: Int,
+    *,
+    starts: NDArray[np.bool_] | None = None,
+    masks: Mapping[str, NDArray[Any]] | None = None,
+) -> tuple[float, Grads, Float]:
+    """Differentiate the mean cross entropy over the labels other than -100.
+
+    Args:
+        cfg: the model.
+        params: its parameters, of any float type; computed in float64.
+        x: embedded tokens, (B, S, d).
+        labels: (B, S) integer, the target of each position.
+        starts: from the function of that name.
+        masks: of dropout, from `models/dropout.py`.
+
+    Returns:
+        The loss in nats; the gradient of every parameter but the embedding, of which only that of
+        a tied head is there; and the gradient of x.
+    """
+    grads: Grads = {}
+    run: Pass[Any] = Pass(_NO_OPS, starts=starts, masks=masks)
+    params = _float64(params)
+    x, _, back = _twin(cfg).blocks(cfg, params, x.astype(np.float64), None, grads, run)
+    w = params[families.head(cfg)]
+    logits = _capped(cfg, x @ w.T)
+    scored = labels != -100
+    count = max(int(scored.sum()), 1)
+    target = np.where(scored, labels, 0)[..., None]
+    shifted = logits - logits.max(-1, keepdims=True)
+    total = np.exp(shifted).sum(-1, keepdims=True)
+    nats = np.log(total) - np.take_along_axis(shifted, target, -1)
+    d_logits = np.exp(shifted) / total
+    np.put_along_axis(d_logits, target, np.take_along_axis(d_logits, target, -1) - 1.0, -1)
+    d_logits *= scored[..., None] / count
+    if (cap := cfg.output_logit_soft_cap) is not None:
+        d_logits *= 1.0 - (logits / cap) ** 2
+    grads[families.head(cfg)] = np.einsum("bsv,bsd->vd", d_logits, x)
+    return float((nats[..., 0] * scored).sum() / count), grads, back(d_logits @ w)
+
+
+def differentiate(
+    cfg: ModelConfig,
+    params: Params,
+    tokens: Int,
+    labels: Int,
+    *,
+    masks: Mapping[str, NDArray[Any]] | None = None,
+) -> tuple[float, Grads]:
+    """Return the loss of tokens (B, S), and the gradient of every parameter in its own shape."""
+    x = embed(cfg, params, tokens)
+    loss, grads, dx = loss_and_grads(
+        cfg, params, x, labels, starts=starts(cfg, tokens), masks=masks
+    )
+    name = families.embedding(cfg)
+    table = grads.setdefault(name, np.zeros(params[name].shape))
+    np.add.at(table, tokens, dx)
+    return loss, grads
+
+
+_NO_OPS: Any = None  # the references spell their operators out
+
+
+def _twin(cfg: ModelConfig) -> Any:
+    return families.twin(cfg.model_type, "numpy")
+
+
+def _float64(params: Params) -> dict[str, Float]:
+    return {name: value.astype(np.float64) for name, value in params.items()}
+
+
+def _capped(cfg: ModelConfig, raw: Float) -> Float:
+    cap = cfg.output_logit_soft_cap
+    return raw if cap is None else cap * np.tanh(raw / cap)
