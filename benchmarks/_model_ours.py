@@ -17,7 +17,9 @@ from mlxhog import arena, backends, optim, updates
 from mlxhog.arena import Arena
 from mlxhog.config import TrainConfig
 from mlxhog.data.batch import Batch
-from mlxhog.models.xlstm_large import XLSTMLargeConfig, init_params, param_spec
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.optim import Target, clip
 
 Step = Callable[[], None]
@@ -40,11 +42,11 @@ def train_large(size: LargeSize, threads: int, backend: str = "torch:cpu") -> St
     return _training_step(large(size), size, threads, backend)
 
 
-def _training_step(model: Any, size: Any, threads: int, backend: str) -> Step:
-    spec, optimizer = param_spec(model), optim.build(OPTIONS)
+def _training_step(model: ModelConfig, size: Any, threads: int, backend: str) -> Step:
+    spec, optimizer = families.param_spec(model), optim.build(OPTIONS)
     layout = arena.plan(spec, max_workers=1, n_tickets=1, private=optimizer.state_segments)
     shared = Arena.create(layout)
-    for name, value in init_params(model, seed=0).items():
+    for name, value in families.init_params(model, seed=0).items():
         slot = layout.slots[name]
         shared.params[slot.offset : slot.offset + slot.size] = value.reshape(-1)
     target = Target(

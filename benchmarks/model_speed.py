@@ -24,7 +24,7 @@ from _harness import Claim, LoadWatch, Sample, finish, own_cpu_s, wait_until_qui
 from _model_ours import large
 from _sizes import LARGE_VOCABULARY, SMALL, WIDE, LargeSize
 
-from mlxhog.models.xlstm_large import param_count
+from mlxhog.models import families
 
 OURS, PEERS = "_model_ours", "_model_peers"
 TORCH, MLX, PACKAGE, TRANSFORMERS = "ours, torch", "ours, mlx", "xlstm", "transformers"
@@ -154,7 +154,7 @@ def arithmetic(report: Report, row: str, size: LargeSize, found: Turns) -> None:
     A step costs 6 operations for each parameter and token: 2 forward, 4 backward.
     """
     products = sum(2 * size.tokens * m * n for m, n in product_shapes(size))
-    work = 6 * param_count(large(size)) * size.tokens
+    work = 6 * families.param_count(large(size)) * size.tokens
     seconds = found.seconds
     shares, rates = [], []
     for turn, step_s in enumerate(seconds[TORCH]):
