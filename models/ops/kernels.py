@@ -123,8 +123,8 @@ class Ops(Protocol[T]):
             state: C (B, NH, DK, DV), n (B, NH, DK), m (B, NH); None is all zeros.
 
         Returns:
-            h (B, S, NH, DV) and the state after the last position, float32. The stabiliser m
-            is constant for gradients.
+            h (B, S, NH, DV) and the state after the last position, float32. Gradients are exact,
+            those through m included.
         """
 
     def slstm_cell(

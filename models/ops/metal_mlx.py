@@ -76,23 +76,29 @@ class MetalOps:
 
 
 def _mlstm_cell(engine: Engine, chunk: int, eps: float) -> Callable[..., Any]:
-    """`INPUTS` -> `RESULTS` of `metal_mlstm.py`; h and the last C and n have a gradient."""
+    """`INPUTS` -> `RESULTS` of `metal_mlstm.py`; h and the last state have a gradient."""
 
     def forward(*inputs: array) -> tuple[array, ...]:
         given = dict(zip(metal_mlstm.INPUTS, enter(engine, inputs), strict=True))
         return leave(engine, metal_mlstm.forward(engine, given, chunk=chunk, eps=eps))
 
     def backward(primals: Any, cotangents: Any, results: Any) -> Any:
-        q, k, v, i, f, *_, m0 = primals
-        _, C, n, *_ = results
-        dh, dC, dn, *_ = cotangents
+        q, k, v, i, f, *_ = primals
+        _, C, n, m, _, _, M = results
+        dh, dC, dn, dm, *_ = cotangents
         names = ("q", "k", "v", "i", *metal_mlstm.RESULTS, "dh", "dC_last", "dn_last")
         arrays = enter(engine, (q, k, v, i, *results, dh, dC[:, :, -1], dn[:, :, -1]))
         saved = dict(zip(names, arrays, strict=True))
         found = metal_mlstm.backward(engine, saved, chunk=chunk, eps=eps)
-        dq, dk, dv, di, db, dC, dn = leave(engine, found)
-        df = _forget_gradient(f, db, C, n, dC, dn, chunk)
-        return dq, dk, dv, di, df, dC[:, :, 0], dn[:, :, 0], mx.zeros_like(m0)
+        dq, dk, dv, di, db, dC, dn, dM = leave(engine, found)
+        states = (C * dC).sum((-2, -1)) + (n * dn).sum(-1)  # (B, NH, NC + 1)
+        dM = dM.at[..., -1].add(dm[..., -1] - states[..., -1])
+        lf = -mx.logaddexp(-f, 0).swapaxes(1, 2)
+        di_M, dlf_M, dm = _through_stabilisers(i.swapaxes(1, 2), lf, m[..., 0], M, dM)
+        dlf = _through_sums(db, states[..., 1:], chunk) + dlf_M
+        df = mx.sigmoid(-f) * dlf.swapaxes(1, 2)
+        di = di + di_M.swapaxes(1, 2)
+        return dq, dk, dv, di, df, dC[:, :, 0], dn[:, :, 0], dm + states[..., 0]
 
     function = mx.custom_function(forward)
     function.vjp(backward)
@@ -100,12 +106,31 @@ def _mlstm_cell(engine: Engine, chunk: int, eps: float) -> Callable[..., Any]:
     return result
 
 
-def _forget_gradient(
-    f: array, db: array, C: array, n: array, dC: array, dn: array, chunk: int
-) -> array:
-    """Gradient of f (B, S, NH): of all sums b from its position to the end of the chunk."""
-    B, S, NH = f.shape
-    at_end = (C[:, :, 1:] * dC[:, :, 1:]).sum((-2, -1)) + (n[:, :, 1:] * dn[:, :, 1:]).sum(-1)
+def _through_sums(db: array, at_end: array, chunk: int) -> array:
+    """Gradient of logsig(f) (B, NH, S): of all sums b from there to the end of the chunk."""
+    B, NH, S = db.shape
     db = mx.pad(db, [(0, 0), (0, 0), (0, -S % chunk)]).reshape(B, NH, -1, chunk)
     later = mx.cumsum(db, -1, reverse=True) + at_end[..., None]
-    return mx.sigmoid(-f) * later.flatten(-2)[..., :S].transpose(0, 2, 1)
+    return later.flatten(-2)[..., :S]
+
+
+def _through_stabilisers(
+    i: array, lf: array, m0: array, M: array, dM: array
+) -> tuple[array, array, array]:
+    """Gradients of i, lf and m0 through M_t = max(lf_t + M_t-1, i_t); all (B, NH, S), m0 (B, NH).
+
+    From a position dM goes back through lf to the one where i was larger, or else to m0.
+    """
+    S = i.shape[-1]
+    opened = i >= lf + mx.concatenate([m0[..., None], M[..., :-1]], -1)
+    position = mx.where(opened, mx.arange(S), S)
+    next_opened = _pad(mx.cummin(position, -1, reverse=True)[..., 1:], S)
+    later = _pad(mx.cumsum(dM, -1, reverse=True), 0)
+    dM = later[..., :-1] - mx.take_along_axis(later, next_opened, -1)
+    dlf = mx.where(opened, 0.0, dM)
+    return mx.where(opened, dM, 0.0), dlf, dlf[..., 0]
+
+
+def _pad(x: array, value: int) -> array:
+    """One more entry on the last axis."""
+    return mx.pad(x, [(0, 0), (0, 0), (0, 1)], constant_values=value)
