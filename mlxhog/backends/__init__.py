@@ -69,17 +69,23 @@ class Backend(Protocol):
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """Mean cross entropy in nats, and its gradient.
 
-        Gradients are C-contiguous float32 arrays in the parameters' shapes, the embedding's is
-        `Rows`. They stay valid until the next call.
+        Gradients are C-contiguous float32 arrays in the parameters' shapes; that of an embedding
+        is `Rows`, unless it is tied to the head. They stay valid until the next call.
+
+        Raises:
+            DataError: a token or a label is outside the vocabulary.
         """
 
     def evaluate(self, batch: Batch) -> Evaluation:
-        """Loss of a batch at the inbox's parameters."""
+        """Loss of a batch at the inbox's parameters; raises as `loss_and_grads` does."""
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """Logits after the last of `tokens` (B, S), as (B, V) float32, and the state to go on.
 
-        `tokens` follow `state`; None is the start. A given state stays valid. S is at least 1.
+        `tokens` follow `state`; None is the start. A given state stays valid.
+
+        Raises:
+            DataError: no token, or one outside the vocabulary.
         """
 
     def stack_states(self, states: Sequence[State]) -> State:

@@ -13,6 +13,7 @@ from mlxhog.arena import Slot
 from mlxhog.arena.importing import whole
 from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, blas, embedding_rows, pieces
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx
+from mlxhog.backends.ids import check_batch, check_tokens
 from mlxhog.backends.one_token import OneToken
 from mlxhog.backends.signatures import Signatures
 from mlxhog.data.batch import Batch
@@ -142,6 +143,7 @@ class MLXBackend:
 
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """See `Backend.loss_and_grads`."""
+        check_batch(batch, self.model.vocab_size)
         mx = self._mx
         if self.compiled:
             self.signatures.call(batch.x.shape)
@@ -159,6 +161,7 @@ class MLXBackend:
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """See `Backend.evaluate`."""
+        check_batch(batch, self.model.vocab_size)
         parts = pieces.rows(batch, self._share) if self.on_gpu else (batch,)
         nats = sum(self._nats(part) for part in parts)
         return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
@@ -178,6 +181,7 @@ class MLXBackend:
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """See `Backend.logits`."""
+        check_tokens(tokens, self.model.vocab_size)
         if self._one_token is not None:
             if tokens.shape[1] == 1:
                 return self._one_token.logits(tokens, state)

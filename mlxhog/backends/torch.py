@@ -10,6 +10,7 @@ import numpy as np
 from mlxhog.arena import Slot
 from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, embedding_rows, pieces
 from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.backends.ids import check_batch, check_tokens
 from mlxhog.backends.one_token import OneToken
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -89,6 +90,7 @@ class TorchBackend:
 
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """See `Backend.loss_and_grads`."""
+        check_batch(batch, self.model.vocab_size)
         model, tokens = self.model, self._tokens(batch.x)
         x = lm.embed(model, self.params, tokens)
         leaves = [self.params[name] for name in self._trained]
@@ -112,6 +114,7 @@ class TorchBackend:
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """See `Backend.evaluate`."""
+        check_batch(batch, self.model.vocab_size)
         parts = (batch,) if self.device.type == "cpu" else pieces.rows(batch, self._share)
         nats = sum(self._nats(part) for part in parts)
         return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
@@ -132,6 +135,7 @@ class TorchBackend:
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """See `Backend.logits`."""
+        check_tokens(tokens, self.model.vocab_size)
         if self._one_token is not None:
             if tokens.shape[1] == 1:
                 return self._one_token.logits(tokens, state)

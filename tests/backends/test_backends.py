@@ -1,0 +1,116 @@
+"""What holds for the backends of this machine, whatever the framework."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import arena, backends
+from mlxhog.backends import Backend
+from mlxhog.data.batch import IGNORED, Batch
+from mlxhog.errors import DataError
+from mlxhog.models import families, lm_numpy
+from mlxhog.models.families import ModelConfig
+from tests.models.sample import batch as sample_batch
+from tests.models.sample import config, perturbed_params
+from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, LOSS_F32, assert_close
+
+NAMES = ("torch:cpu", "mlx:cpu")
+on_both = pytest.mark.parametrize("name", NAMES)
+
+
+def bound(name: str, cfg: ModelConfig, params: dict[str, Any], kernels: str = "auto") -> Backend:
+    """A backend that holds these parameters."""
+    backend = backends.create(name, threads=1, kernels=kernels, cpu_blas="auto")
+    layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
+    backend.bind(cfg, layout.slots, layout.n_floats, None)
+    for parameter, slot in layout.slots.items():
+        backend.inbox[slot.offset : slot.offset + slot.size] = params[parameter].ravel()
+    backend.refresh()
+    return backend
+
+
+@on_both
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("reset", [False, True])
+def test_gradients_of_a_batch_equal_the_float64_reference(
+    name: str, tied: bool, reset: bool
+) -> None:
+    cfg = config(tie_word_embeddings=tied, reset_at_document_boundaries=reset, bos_token_id=2)
+    params = perturbed_params(cfg, seed=5)
+    x, y = sample_batch(cfg, 3, 14, seed=5)
+    wanted_loss, wanted = lm_numpy.differentiate(cfg, params, x, y)
+    backend = bound(name, cfg, params)
+    loss, grads = backend.loss_and_grads(Batch(x, y, n_bytes=0))
+    assert_close(loss, wanted_loss, LOSS_F32)
+    for parameter, grad in grads.items():
+        if isinstance(grad, np.ndarray):
+            dense = grad
+        else:
+            dense = np.zeros(params[parameter].shape)
+            dense[grad.index] = grad.values
+        assert_close(dense, wanted[parameter], GRADIENT_ANY_F32, label=parameter)
+    assert grads.keys() == families.param_spec(cfg).keys()
+    score = backend.evaluate(Batch(x, y, n_bytes=0))
+    assert_close(score.nats / score.targets, wanted_loss, LOSS_F32)
+
+
+@on_both
+def test_logits_after_some_tokens_do_not_depend_on_how_they_are_read(name: str) -> None:
+    cfg = config()
+    tokens, _ = sample_batch(cfg, 2, 11, seed=1)
+    backend = bound(name, cfg, perturbed_params(cfg, seed=1))
+    whole, _ = backend.logits(tokens, None)
+    state = None
+    for begin, end in ((0, 1), (1, 7), (7, 11)):
+        pieces, state = backend.logits(tokens[:, begin:end], state)
+    assert_close(pieces, whole, LOGITS_F32)
+
+
+@on_both
+@pytest.mark.parametrize("wrong", [-1, 23, 2**31 - 1])
+def test_an_id_outside_the_vocabulary_is_named_with_its_place(name: str, wrong: int) -> None:
+    cfg = config()
+    backend = bound(name, cfg, perturbed_params(cfg, seed=0))
+    x, y = sample_batch(cfg, 2, 6, seed=0)
+    x[1, 4] = wrong
+    message = f"token {wrong} at position 4 of sequence 1 is outside the vocabulary of 23 ids"
+    for call in (backend.loss_and_grads, backend.evaluate):
+        with pytest.raises(DataError, match=message):
+            call(Batch(x, y, n_bytes=0))
+    with pytest.raises(DataError, match=message):
+        backend.logits(x, None)
+    with pytest.raises(DataError, match=message.replace("token", "label")):
+        backend.loss_and_grads(Batch(np.zeros_like(x), x, n_bytes=0))
+
+
+@on_both
+def test_a_batch_without_positions_is_refused(name: str) -> None:
+    cfg = config()
+    backend = bound(name, cfg, perturbed_params(cfg, seed=0))
+    nothing = np.zeros((2, 0), np.int32)
+    with pytest.raises(DataError, match=r"tokens have shape \(2, 0\)"):
+        backend.loss_and_grads(Batch(nothing, nothing, n_bytes=0))
+    with pytest.raises(DataError, match=r"tokens have shape \(2, 0\)"):
+        backend.logits(nothing, None)
+
+
+@on_both
+def test_labels_of_another_shape_are_refused(name: str) -> None:
+    cfg = config()
+    backend = bound(name, cfg, perturbed_params(cfg, seed=0))
+    x, y = sample_batch(cfg, 2, 6, seed=0)
+    with pytest.raises(DataError, match=r"labels have shape \(2, 5\), tokens \(2, 6\)"):
+        backend.evaluate(Batch(x, y[:, 1:], n_bytes=0))
+
+
+@on_both
+def test_a_batch_in_which_nothing_is_scored_has_no_loss_and_no_gradient(name: str) -> None:
+    cfg = config()
+    backend = bound(name, cfg, perturbed_params(cfg, seed=0))
+    x, _ = sample_batch(cfg, 2, 6, seed=0)
+    loss, grads = backend.loss_and_grads(Batch(x, np.full_like(x, IGNORED), n_bytes=0))
+    assert loss == 0.0
+    assert not grads["lm_head.weight"].any()  # type: ignore[union-attr]
