@@ -1,8 +1,5 @@
 // Python names of the model operators. Arrays are C-contiguous float32 on the CPU (labels int32) of any
 // rank; sizes are checked here, outputs are written in place, and the GIL is released while kernels run.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -12,57 +9,22 @@
 #endif
 
 #include <new>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "activation.h"
+#include "arguments.h"
 #include "gemm.h"
 #include "linear.h"
 #include "loss.h"
 #include "mlstm.h"
 #include "norm.h"
 
-namespace nb = nanobind;
-
 namespace mlxhog {
 namespace {
 
-using In = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Out = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Labels = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-template <class Array>
-Index size(const Array& a) {
-  return static_cast<Index>(a.size());
-}
-
-template <class Array>
-void expect(const char* name, const Array& a, Index wanted) {
-  if (size(a) != wanted)
-    throw nb::value_error((std::string(name) + " has " + std::to_string(a.size()) + " elements, expected " +
-                           std::to_string(wanted) + "; give every array the shape of its operator's docstring")
-                              .c_str());
-}
-
-template <class Array>
-Index last(const char* name, const Array& a) {
-  if (a.ndim() == 0)
-    throw nb::value_error((std::string(name) + " is 0-dimensional, expected at least one axis").c_str());
-  return static_cast<Index>(a.shape(a.ndim() - 1));
-}
-
-template <class Array>
-Index rows(const char* name, const Array& a) {
-  const Index width = last(name, a);
-  return width ? size(a) / width : 0;
-}
-
-template <class Array>
-float* data_or_null(std::optional<Array>& a) {
-  return a ? a->data() : nullptr;
-}
 
 void rms_norm(const In& x, const In& w, Out out, float eps, int threads) {
   const Index d = last("x", x), n = rows("x", x);
@@ -277,11 +239,11 @@ bool keep_freed_memory() {
 }  // namespace
 }  // namespace mlxhog
 
+void bind_slstm(nb::module_& m);
+
 void bind_ops(nb::module_& parent) {
   using namespace nb::literals;
   using namespace mlxhog;
-  // No conversion: it would hide a slow copy of an input, and write an output into a temporary.
-  const auto A = [](const char* name) { return nb::arg(name).noconvert(); };
   nb::module_ m = parent.def_submodule(
       "ops", "Model operators on float32 arrays; every result is written into an array the caller gives.");
   m.def("gemm_kernel", &gemm_kernel, "Which matrix product runs here: 'avx512' or 'portable'.");
@@ -318,4 +280,5 @@ void bind_ops(nb::module_& parent) {
         A("dq"), A("dk"), A("dv"), A("di"), A("df"), A("dC"), A("dn"), nb::kw_only(), "chunk"_a, "eps"_a, "threads"_a,
         "Gradients of mlstm with m constant; dC, dn hold the final state's gradient on entry and the initial "
         "state's on return.");
+  bind_slstm(m);
 }
