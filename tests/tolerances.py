@@ -66,6 +66,14 @@ METAL_SLSTM_F32 = Tolerance(
     atol=1e-6,
     of_largest=1e-5,
 )
+SLSTM_F32 = Tolerance(
+    "float32 rounding, carried through a few dozen steps of a recurrence",
+    atol=2e-6,
+    of_largest=5e-6,
+)
+SLSTM_GRADIENT_F32 = Tolerance(
+    "as SLSTM_F32, backwards, with sums that cancel", atol=2e-6, of_largest=2e-5
+)
 METAL_CONV_F32 = Tolerance(
     "float32 rounding of products with few taps, and of sums over a few hundred positions",
     atol=1e-6,

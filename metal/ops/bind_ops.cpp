@@ -1,9 +1,6 @@
-// Python names of the model operators, of which bind_layers.cpp has those around the cells. Arrays are C-contiguous
-// float32 on the CPU (labels int32) of any rank; sizes are checked here, outputs are written in place, and the GIL is
+// Python names of the model operators; bind_layers.cpp and bind_slstm.cpp add theirs. Arrays are C-contiguous float32
+// on the CPU (labels int32) of any rank; sizes are checked here, outputs are written in place, and the GIL is
 // released while kernels run.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -13,19 +10,15 @@
 #endif
 
 #include <new>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "bind_arrays.h"
-#include "bind_layers.h"
+#include "arguments.h"
 #include "gemm.h"
 #include "linear.h"
 #include "loss.h"
 #include "mlstm.h"
-
-namespace nb = nanobind;
 
 namespace mlxhog {
 namespace {
@@ -173,11 +166,12 @@ bool keep_freed_memory() {
 }  // namespace
 }  // namespace mlxhog
 
+void bind_layers(nb::module_& m);
+void bind_slstm(nb::module_& m);
+
 void bind_ops(nb::module_& parent) {
   using namespace nb::literals;
   using namespace mlxhog;
-  // No conversion: it would hide a slow copy of an input, and write an output into a temporary.
-  const auto A = [](const char* name) { return nb::arg(name).noconvert(); };
   nb::module_ m = parent.def_submodule(
       "ops", "Model operators on float32 arrays; every result is written into an array the caller gives.");
   m.def("gemm_kernel", &gemm_kernel, "Which matrix product runs here: 'avx512' or 'portable'.");
@@ -202,4 +196,5 @@ void bind_ops(nb::module_& parent) {
         A("dq"), A("dk"), A("dv"), A("di"), A("df"), A("dC"), A("dn"), nb::kw_only(), "chunk"_a, "eps"_a, "threads"_a,
         "Gradients of mlstm with m constant; dC, dn hold the final state's gradient on entry and the initial "
         "state's on return.");
+  bind_slstm(m);
 }

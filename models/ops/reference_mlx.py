@@ -7,6 +7,7 @@ from mlx.core import array
 
 from mlxhog.models.ops.activations import known
 from mlxhog.models.ops.conv_mlx import causal_conv as causal_conv
+from mlxhog.models.ops.slstm_mlx import slstm_cell as slstm_cell
 
 MASKED = -1e30
 """Stands for -inf in masked exponents: its gradient is 0, where -inf would give NaN."""

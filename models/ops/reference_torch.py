@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mlxhog.models.ops.activations import known
 from mlxhog.models.ops.conv_torch import causal_conv as causal_conv
+from mlxhog.models.ops.slstm_torch import slstm_cell as slstm_cell
 
 MASKED = -1e30
 """Stands for -inf in masked exponents: its gradient is 0, where -inf would give NaN."""

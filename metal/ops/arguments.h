@@ -1,17 +1,18 @@
-// Arguments of the model operators: C-contiguous float32 arrays on the CPU of any rank, whose sizes are checked.
+// What the bindings of the model operators share: their array types, and checks of sizes that name the array.
 #pragma once
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 
 #include <optional>
 #include <string>
 
 #include "simd.h"
 
-namespace mlxhog {
-
 namespace nb = nanobind;
+
+namespace mlxhog {
 
 using In = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Out = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
@@ -43,8 +44,11 @@ Index rows(const char* name, const Array& a) {
 }
 
 template <class Array>
-auto* data_or_null(const std::optional<Array>& a) {
+auto data_or_null(const std::optional<Array>& a) -> decltype(a->data()) {
   return a ? a->data() : nullptr;
 }
+
+// An argument without conversion: that would hide a slow copy of an input, and write an output into a temporary.
+inline auto A(const char* name) { return nb::arg(name).noconvert(); }
 
 }  // namespace mlxhog
