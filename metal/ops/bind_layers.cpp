@@ -1,10 +1,8 @@
 // Python names of the operators around the cells: norms, gates, the convolution and block-diagonal maps.
-#include "bind_layers.h"
-
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -174,7 +172,7 @@ void glu_grad(const std::string& activation, const In& gate, const In& up, const
   glu_backward(which, size(gate), gate.data(), up.data(), d_out.data(), d_gate.data(), d_up.data(), threads);
 }
 
-using Starts = nb::ndarray<const bool, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Starts = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 Conv conv_arguments(const In& x, const In& w, const In& b, const std::optional<In>& state,
                     const std::optional<Starts>& starts, bool silu) {
@@ -269,10 +267,11 @@ void block_diagonal_grad(const In& x, const std::vector<In>& weights, const std:
 }
 
 }  // namespace
+}  // namespace mlxhog
 
 void bind_layers(nb::module_& m) {
   using namespace nb::literals;
-  // No conversion: it would hide a slow copy of an input, and write an output into a temporary.
+  using namespace mlxhog;
   m.def("rms_norm", &rms_norm, A("x"), A("w"), A("out"), nb::kw_only(), "eps"_a, "threads"_a,
         "out = w * x / sqrt(mean(x^2) + eps) over the last axis.");
   m.def("rms_norm_grad", &rms_norm_grad, A("x"), A("w"), A("d_out"), A("dx"), A("dw"), nb::kw_only(), "eps"_a,
@@ -302,7 +301,7 @@ void bind_layers(nb::module_& m) {
   m.def("causal_conv", &causal_conv, A("x"), A("w"), A("b"), A("state").none(), A("starts").none(), A("y"), A("last"),
         nb::kw_only(), "silu"_a, "threads"_a,
         "y[t] = b + sum_j w[j] x[t - (K - 1) + j], then SiLU if wanted. x, y (B,S,C); w (C,1,K); b (C,); state and "
-        "last (B,K-1,C), the inputs before the first and up to the last position; starts (B,S) bool, the first token "
+        "last (B,K-1,C), the inputs before the first and up to the last position; starts (B,S) uint8, the first token "
         "of each document.");
   m.def("causal_conv_grad", &causal_conv_grad, A("x"), A("w"), A("b"), A("state").none(), A("starts").none(), A("dy"),
         A("d_last").none(), A("dx"), A("dw"), A("db"), A("d_state").none(), nb::kw_only(), "silu"_a, "threads"_a);
@@ -313,5 +312,3 @@ void bind_layers(nb::module_& m) {
   m.def("block_diagonal_grad", &block_diagonal_grad, A("x"), A("weights"), A("d_outs"), A("dx").none(),
         A("d_weights"), A("d_biases"), nb::kw_only(), "threads"_a);
 }
-
-}  // namespace mlxhog

@@ -1,5 +1,5 @@
-// Python names of the model operators, of which bind_layers.cpp has those around the cells. Arrays are C-contiguous
-// float32 on the CPU (labels int32) of any rank; sizes are checked here, outputs are written in place, and the GIL is
+// Python names of the model operators; bind_layers.cpp and bind_slstm.cpp add theirs. Arrays are C-contiguous float32
+// on the CPU (labels int32) of any rank; sizes are checked here, outputs are written in place, and the GIL is
 // released while kernels run.
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -15,7 +15,6 @@
 #include <vector>
 
 #include "arguments.h"
-#include "bind_layers.h"
 #include "gemm.h"
 #include "linear.h"
 #include "loss.h"
@@ -169,6 +168,7 @@ bool keep_freed_memory() {
 }  // namespace
 }  // namespace mlxhog
 
+void bind_layers(nb::module_& m);
 void bind_slstm(nb::module_& m);
 
 void bind_ops(nb::module_& parent) {

@@ -7,6 +7,8 @@
 //     y[t] = b + sum_j w[j] x[t - (K - 1) + j]
 #pragma once
 
+#include <cstdint>
+
 #include "simd.h"
 
 namespace mlxhog {
@@ -15,7 +17,7 @@ struct Conv {
   Index B, S, C, K;
   bool silu;
   const float *x, *w, *b, *state;
-  const bool* starts;
+  const std::uint8_t* starts;
 };
 
 void causal_conv_forward(const Conv&, float* y, float* last, int threads);
