@@ -52,7 +52,7 @@ MLXHOG_CLONES void step(Index DH, const float* pre, float* h, float* c, float* n
     // exp(i - m') and min(exp(lf - m'), 1): one of them is 1, and both may be at a first step.
     const bool first = n[e] == 0.0f;
     const float lesser = exp_f32(lead < 0.0f ? lead : -lead);
-    const float write = lead >= 0.0f || first ? 1.0f : lesser, keep = lead >= 0.0f ? lesser : 1.0f;
+    const float write = lead >= 0.0f || first ? 1.0f : lesser, keep = lead < 0.0f ? 1.0f : lesser;
     m[e] = lead >= 0.0f || first ? i : lf;
     c[e] = keep * c[e] + write * z;
     n[e] = keep * n[e] + write;
@@ -106,7 +106,6 @@ SlstmRows::SlstmRows(const SlstmShape& s, int threads) {
 
 void slstm_forward(const SlstmShape& s, const SlstmInputs& in, const SlstmState& state, float* h, float* tape,
                    int threads) {
-  if (s.B == 0) return;
   const SlstmRows split(s, threads);
   parallel_for(s.NH * split.blocks, threads, [&](Index task) {
     const Index first = task % split.blocks * split.rows;
