@@ -125,7 +125,7 @@ void mlstm(const In& q, const In& k, const In& v, const In& i, const In& f, Out 
 
 void mlstm_grad(const In& q, const In& k, const In& v, const In& i, const In& f, const In& h, const In& den,
                 const In& C, const In& n, const In& m, const In& dh, Out dq, Out dk, Out dv, Out di, Out df, Out dC,
-                Out dn, Index chunk, float eps, int threads) {
+                Out dn, Out dm, Index chunk, float eps, int threads) {
   const MlstmShape s = cell_shape(q, v, chunk, eps);
   const MlstmInputs in = cell_inputs(s, q, k, v, i, f);
   check_results(s, h, den, C, n, m);
@@ -137,9 +137,11 @@ void mlstm_grad(const In& q, const In& k, const In& v, const In& i, const In& f,
   expect("df", df, size(f));
   expect("dC", dC, s.B * s.NH * s.DK * s.DV);
   expect("dn", dn, s.B * s.NH * s.DK);
+  expect("dm", dm, s.B * s.NH);
   nb::gil_scoped_release release;
   mlstm_backward(s, in, MlstmSaved{h.data(), den.data(), C.data(), n.data(), m.data()}, dh.data(),
-                 {dq.data(), dk.data(), dv.data(), di.data(), df.data(), dC.data(), dn.data()}, threads);
+                 {dq.data(), dk.data(), dv.data(), di.data(), df.data(), dC.data(), dn.data(), dm.data()},
+                 threads);
 }
 
 // NumPy aligns to 16 bytes only, and vector stores that cross cache lines are slow.
@@ -193,8 +195,8 @@ void bind_ops(nb::module_& parent) {
         "mLSTM cell, chunkwise. q, k (B,S,NH,DK); v, h (B,S,NH,DV); i, f, den (B,S,NH); the state before every "
         "chunk and after the last: C (B,NH,NC+1,DK,DV), n (B,NH,NC+1,DK), m (B,NH,NC+1), entry 0 given.");
   m.def("mlstm_grad", &mlstm_grad, A("q"), A("k"), A("v"), A("i"), A("f"), A("h"), A("den"), A("C"), A("n"), A("m"), A("dh"),
-        A("dq"), A("dk"), A("dv"), A("di"), A("df"), A("dC"), A("dn"), nb::kw_only(), "chunk"_a, "eps"_a, "threads"_a,
-        "Gradients of mlstm with m constant; dC, dn hold the final state's gradient on entry and the initial "
-        "state's on return.");
+        A("dq"), A("dk"), A("dv"), A("di"), A("df"), A("dC"), A("dn"), A("dm"), nb::kw_only(),
+        "chunk"_a, "eps"_a, "threads"_a,
+        "Gradients of mlstm; dC, dn, dm hold the final state's gradient on entry and the initial state's on return.");
   bind_slstm(m);
 }

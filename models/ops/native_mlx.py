@@ -239,15 +239,15 @@ def _mlstm_cell(chunk_size: int, eps: float) -> Callable[..., Any]:
         return tuple(mx.array(x) for x in (h, *last, den, C, n, m))
 
     def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
-        h, _, _, m_last, *saved = outputs
-        arrays = _ready(*primals[:5], h, *saved, *cotangents[:3])
-        inputs, results, (dh, dC_last, dn_last) = arrays[:5], arrays[5:10], arrays[10:]
+        h, _, _, _, *saved = outputs
+        arrays = _ready(*primals[:5], h, *saved, *cotangents[:4])
+        inputs, results, (dh, *d_last) = arrays[:5], arrays[5:10], arrays[10:]
         # The kernel overwrites the state's gradient.
-        dC, dn = np.array(dC_last), np.array(dn_last)
+        d_state = [np.array(d) for d in d_last]
         grads = [ops.empty(x.shape) for x in inputs]
         ops.mlstm_grad(
-            *inputs, *results, dh, *grads, dC, dn, chunk=chunk_size, eps=eps, threads=_threads()
+            *inputs, *results, dh, *grads, *d_state, chunk=chunk_size, eps=eps, threads=_threads()
         )
-        return *(mx.array(g) for g in (*grads, dC, dn)), mx.zeros_like(m_last)
+        return tuple(mx.array(g) for g in (*grads, *d_state))
 
     return _differentiable(forward, backward)

@@ -266,24 +266,24 @@ class _MlstmCell(Function):
         ctx.save_for_backward(q, k, v, i, f, h, den, C, n, m)
         ctx.set_materialize_grads(False)
         ctx.chunk_size, ctx.eps = chunk_size, eps
-        m_last = m[:, :, NC].clone()
-        ctx.mark_non_differentiable(m_last)
-        return h, C[:, :, NC].clone(), n[:, :, NC].clone(), m_last
+        return h, *(x[:, :, NC].clone() for x in (C, n, m))
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, dh: Tensor | None, dC: Tensor | None, dn: Tensor | None, _: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dh: Tensor | None, *d_last: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, i, f, h, den, C, n, m = ctx.saved_tensors
         dh = torch.zeros_like(h) if dh is None else dh
         # The kernel overwrites the state's gradient; autograd may hold its argument elsewhere.
-        dC = torch.zeros_like(C[:, :, 0]) if dC is None else dC.clone()
-        dn = torch.zeros_like(n[:, :, 0]) if dn is None else dn.clone()
+        dC, dn, dm = (
+            torch.zeros(like[:, :, 0].shape)
+            if d is None
+            else d.clone(memory_format=torch.contiguous_format)
+            for d, like in zip(d_last, (C, n, m), strict=True)
+        )
         dq, dk, dv, di, df = (torch.empty_like(x) for x in (q, k, v, i, f))
-        arrays = map(_array, (q, k, v, i, f, h, den, C, n, m, dh, dq, dk, dv, di, df, dC, dn))
+        arrays = map(_array, (q, k, v, i, f, h, den, C, n, m, dh, dq, dk, dv, di, df, dC, dn, dm))
         ops.mlstm_grad(*arrays, chunk=ctx.chunk_size, eps=ctx.eps, threads=_threads())
-        return dq, dk, dv, di, df, dC, dn, None, None, None
+        return dq, dk, dv, di, df, dC, dn, dm, None, None
 
 
 def _apply(function: type[Function], *arguments: Any) -> Any:
