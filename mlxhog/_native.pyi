@@ -225,3 +225,31 @@ class ops:
         *,
         threads: int,
     ) -> None: ...
+
+# -- bind_decode.cpp -----------------------------------------------------------------------------
+
+class XlstmLargeDecoder:
+    def __init__(
+        self,
+        *,
+        d: int,
+        heads: int,
+        DK: int,
+        DV: int,
+        U: int,
+        V: int,
+        norm_eps: float,
+        eps: float,
+        gate_cap: float,
+        logit_cap: float,
+        reset_token: int,
+        embedding: _Buffer,
+        blocks: list[list[tuple[_Buffer, _Buffer | None]]],
+        out_norm: _Buffer | None,
+        head: _Buffer,
+    ) -> None: ...
+    @property
+    def state_floats(self) -> int: ...
+    def step(
+        self, tokens: _Int32, before: _Buffer, after: _Buffer, logits: _Buffer, *, threads: int
+    ) -> None: ...
