@@ -76,6 +76,11 @@ OP_F32 = Tolerance(
     atol=1e-7,
     of_largest=3e-6,
 )
+OP_GRADIENT_F32 = Tolerance(
+    "as OP_F32, of sums over a few hundred positions that partly cancel",
+    atol=1e-6,
+    of_largest=1e-5,
+)
 FLOAT64 = Tolerance("two float64 programs, outputs of order 1", atol=1e-9)
 FLOAT64_CELL = Tolerance("two float64 programs, outputs of any order", atol=1e-11, of_largest=1e-9)
 FORMS_F64 = Tolerance(

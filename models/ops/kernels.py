@@ -41,10 +41,56 @@ class Ops(Protocol[T]):
     def rms_norm(self, x: T, w: T, eps: float) -> T:
         """Return w * x / sqrt(mean(x^2) + eps) over the last axis; x (..., d), w (d,)."""
 
+    def layer_norm(self, x: T, w: T, eps: float) -> T:
+        """Return w * (x - mean(x)) / sqrt(var(x) + eps) over the last axis; x (..., d), w (d,).
+
+        The variance is the biased one; the result has the type of x.
+        """
+
+    def head_norm(self, h: T, w: T, eps: float) -> T:
+        """Return w * LayerNorm(h), normalised over DH within each head.
+
+        h (B, S, NH, DH), w (NH * DH,); result (B, S, NH * DH), of the type of h.
+        """
+
     def linears(
         self, x: T, weights: Sequence[T], biases: Sequence[T | None] | None = None
     ) -> tuple[T, ...]:
         """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
+
+    def block_diagonal(
+        self, x: T, weights: Sequence[T], biases: Sequence[T | None] | None = None
+    ) -> tuple[T, ...]:
+        """Return x W^T + b of block-diagonal matrices, of each only its G blocks on the diagonal.
+
+        x (..., in), every weight (G, out / G, in / G), every bias (out,) or None: result
+        (..., out), whose slice g is slice g of x mapped by weight[g].
+        """
+
+    def causal_conv(
+        self, x: T, w: T, b: T, *, state: T | None = None, starts: T | None = None, silu: bool
+    ) -> tuple[T, T]:
+        """Convolve every channel with its own taps: y[t] = b + sum_j w[j] x[t - (K - 1) + j].
+
+        Args:
+            x: (B, S, C).
+            w: (C, 1, K), K from 1 on; the last tap meets the position itself.
+            b: (C,).
+            state: (B, K - 1, C), the inputs before the first position; None is all zeros.
+            starts: (B, S) bool, the first token of each document: no tap reaches over one.
+            silu: return silu(y).
+
+        Returns:
+            y (B, S, C), of the type of x, and the state after the last position, float32: the last
+            K - 1 inputs, of which those of earlier documents are zero.
+        """
+
+    def glu(self, gate: T, up: T, activation: str) -> T:
+        """Return act(gate) * up; both of one shape, `activation` one of `ACTIVATIONS`.
+
+        Raises:
+            ConfigError: there is no such activation.
+        """
 
     def swiglu(self, gate: T, up: T) -> T:
         """Return silu(gate) * up; both of one shape."""
@@ -87,10 +133,17 @@ class Ops(Protocol[T]):
         h (B, S, NH, DV), o (B, S, NH * DV), w (NH * DV,); result as o.
         """
 
+    def head_norm_skip_gate(self, h: T, c: T, z: T, w: T, skip: T, eps: float) -> T:
+        """Return (w * LayerNorm(h) + skip * c) * silu(z), normalised over DV within each head.
+
+        h (B, S, NH, DV); c and z (B, S, NH * DV); w and skip (NH * DV,); result as z.
+        """
+
     def capped_cross_entropy(self, raw_logits: T, labels: T, cap: float | None) -> tuple[T, T]:
         """Return the summed cross entropy in nats of the capped logits, and how many it sums.
 
-        raw_logits (N, V), labels (N,) integer, -100 is left out; both results are scalars.
+        raw_logits (N, V), labels (N,) integer, -100 is left out; a cap of None leaves the logits
+        as they are; both results are scalars.
         """
 
 

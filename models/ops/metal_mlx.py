@@ -21,10 +21,16 @@ class MetalOps:
     """The ops on one engine: `mlx` takes MLX's arrays as they are, the others NumPy arrays."""
 
     rms_norm = staticmethod(reference_mlx.rms_norm)
+    layer_norm = staticmethod(reference_mlx.layer_norm)
+    head_norm = staticmethod(reference_mlx.head_norm)
     linears = staticmethod(reference_mlx.linears)
+    block_diagonal = staticmethod(reference_mlx.block_diagonal)
+    causal_conv = staticmethod(reference_mlx.causal_conv)
+    glu = staticmethod(reference_mlx.glu)
     swiglu = staticmethod(reference_mlx.swiglu)
     soft_cap = staticmethod(reference_mlx.soft_cap)
     head_norm_gate = staticmethod(reference_mlx.head_norm_gate)
+    head_norm_skip_gate = staticmethod(reference_mlx.head_norm_skip_gate)
     capped_cross_entropy = staticmethod(reference_mlx.capped_cross_entropy)
 
     def __init__(self, engine: Engine) -> None:

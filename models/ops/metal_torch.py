@@ -20,10 +20,16 @@ class MetalOps:
     """The ops on one engine: `mps` takes tensors as they are, the others NumPy arrays."""
 
     rms_norm = staticmethod(reference_torch.rms_norm)
+    layer_norm = staticmethod(reference_torch.layer_norm)
+    head_norm = staticmethod(reference_torch.head_norm)
     linears = staticmethod(reference_torch.linears)
+    block_diagonal = staticmethod(reference_torch.block_diagonal)
+    causal_conv = staticmethod(reference_torch.causal_conv)
+    glu = staticmethod(reference_torch.glu)
     swiglu = staticmethod(reference_torch.swiglu)
     soft_cap = staticmethod(reference_torch.soft_cap)
     head_norm_gate = staticmethod(reference_torch.head_norm_gate)
+    head_norm_skip_gate = staticmethod(reference_torch.head_norm_skip_gate)
     capped_cross_entropy = staticmethod(reference_torch.capped_cross_entropy)
 
     def __init__(self, engine: Engine) -> None:

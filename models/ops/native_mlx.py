@@ -17,6 +17,12 @@ from mlx.core import array
 
 from mlxhog._native import ops
 from mlxhog.models.ops import reference_mlx
+from mlxhog.models.ops.reference_mlx import block_diagonal as block_diagonal
+from mlxhog.models.ops.reference_mlx import causal_conv as causal_conv
+from mlxhog.models.ops.reference_mlx import glu as glu
+from mlxhog.models.ops.reference_mlx import head_norm as head_norm
+from mlxhog.models.ops.reference_mlx import head_norm_skip_gate as head_norm_skip_gate
+from mlxhog.models.ops.reference_mlx import layer_norm as layer_norm
 
 FAST_GEMM = sys.platform == "linux"
 """MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""
@@ -56,8 +62,12 @@ def head_norm_gate(h: array, o: array, w: array, eps: float) -> array:
     return result
 
 
-def capped_cross_entropy(raw_logits: array, labels: array, cap: float) -> tuple[array, array]:
+def capped_cross_entropy(
+    raw_logits: array, labels: array, cap: float | None
+) -> tuple[array, array]:
     """Summed cross entropy in nats of the capped logits, and the number of labels not -100."""
+    if cap is None:
+        return reference_mlx.capped_cross_entropy(raw_logits, labels, cap)
     nats, count, _ = _cross_entropy(cap)(raw_logits, labels)
     return nats, count
 

@@ -16,6 +16,12 @@ from torch.autograd.function import once_differentiable
 
 from mlxhog._native import ops
 from mlxhog.models.ops import reference_torch
+from mlxhog.models.ops.reference_torch import block_diagonal as block_diagonal
+from mlxhog.models.ops.reference_torch import causal_conv as causal_conv
+from mlxhog.models.ops.reference_torch import glu as glu
+from mlxhog.models.ops.reference_torch import head_norm as head_norm
+from mlxhog.models.ops.reference_torch import head_norm_skip_gate as head_norm_skip_gate
+from mlxhog.models.ops.reference_torch import layer_norm as layer_norm
 
 Float32 = NDArray[np.float32]
 
@@ -45,8 +51,12 @@ def head_norm_gate(h: Tensor, o: Tensor, w: Tensor, eps: float) -> Tensor:
     return cast(Tensor, _apply(_HeadNormGate, h, o, w, eps))
 
 
-def capped_cross_entropy(raw_logits: Tensor, labels: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+def capped_cross_entropy(
+    raw_logits: Tensor, labels: Tensor, cap: float | None
+) -> tuple[Tensor, Tensor]:
     """Summed cross entropy in nats of the capped logits, and the number of labels not -100."""
+    if cap is None:
+        return reference_torch.capped_cross_entropy(raw_logits, labels, cap)
     return cast(tuple[Tensor, Tensor], _apply(_CrossEntropy, raw_logits, labels, cap))
 
 

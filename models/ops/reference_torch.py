@@ -1,18 +1,42 @@
 """Plain ops in PyTorch; `kernels.py` says what each promises."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mlxhog.models.ops.activations import known
+from mlxhog.models.ops.conv_torch import causal_conv as causal_conv
+
 MASKED = -1e30
 """Stands for -inf in masked exponents: its gradient is 0, where -inf would give NaN."""
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "relu": F.relu,
+    "relu^2": lambda x: F.relu(x) ** 2,
+    "sigmoid": torch.sigmoid,
+    "selu": F.selu,
+}
 
 
 def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
     """Scale x to unit mean square over the last axis, then by w."""
     return F.rms_norm(x, x.shape[-1:], w, eps)
+
+
+def layer_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
+    """Move x to mean 0 and variance 1 over the last axis, then scale by w."""
+    return F.layer_norm(x.float(), x.shape[-1:], w.float(), None, eps).to(x.dtype)
+
+
+def head_norm(h: Tensor, w: Tensor, eps: float) -> Tensor:
+    """Return w * LayerNorm(h), normalised over DH within each head and flat, (B, S, NH * DH)."""
+    normed = F.layer_norm(h.float(), h.shape[-1:], eps=eps).flatten(-2)
+    return (w.float() * normed).to(h.dtype)
 
 
 def linears(
@@ -22,6 +46,25 @@ def linears(
     if biases is None:
         biases = [None] * len(weights)
     return tuple(F.linear(x, w, b) for w, b in zip(weights, biases, strict=True))
+
+
+def block_diagonal(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None] | None = None
+) -> tuple[Tensor, ...]:
+    """Map every slice of x by its block of each weight (G, out / G, in / G), then add a bias."""
+    if biases is None:
+        biases = [None] * len(weights)
+    outs = []
+    for w, b in zip(weights, biases, strict=True):
+        slices = x.reshape(-1, w.shape[0], w.shape[2]).transpose(0, 1)
+        y = (slices @ w.transpose(1, 2)).transpose(0, 1).reshape(*x.shape[:-1], -1)
+        outs.append(y if b is None else y + b)
+    return tuple(outs)
+
+
+def glu(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    """Return act(gate) * up."""
+    return _ACTIVATIONS[known(activation)](gate) * up
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -40,9 +83,21 @@ def head_norm_gate(h: Tensor, o: Tensor, w: Tensor, eps: float) -> Tensor:
     return torch.sigmoid(o) * (w * normed.reshape(o.shape))
 
 
-def capped_cross_entropy(raw_logits: Tensor, labels: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+def head_norm_skip_gate(
+    h: Tensor, c: Tensor, z: Tensor, w: Tensor, skip: Tensor, eps: float
+) -> Tensor:
+    """Return (w * LayerNorm(h) + skip * c) * silu(z), normalised over DV within each head."""
+    normed = F.layer_norm(h.float(), h.shape[-1:], eps=eps).to(z.dtype)
+    return (w * normed.reshape(z.shape) + skip * c) * F.silu(z)
+
+
+def capped_cross_entropy(
+    raw_logits: Tensor, labels: Tensor, cap: float | None
+) -> tuple[Tensor, Tensor]:
     """Summed cross entropy in nats of the capped logits, and the number of labels not -100."""
-    logits = soft_cap(raw_logits.float(), cap)
+    logits = raw_logits.float()
+    if cap is not None:
+        logits = soft_cap(logits, cap)
     scored = labels != -100
     target = torch.where(scored, labels, 0).long()
     nats = torch.logsumexp(logits, -1) - logits.gather(-1, target[:, None])[:, 0]

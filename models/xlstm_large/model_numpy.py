@@ -1,24 +1,27 @@
 """xLSTM Large in float64 NumPy, with its gradient written by hand: the reference of both twins.
 
-It is slow (the cell runs position by position) and meant for tests only. A layer returns its result
-and a function from dL/dresult to dL/dinput, which adds the gradients of the layer's parameters to
-`grads`. Names and order as in the twins.
+It is slow (the cell runs position by position) and meant for tests only. Layers have the form that
+`models/ops/layers_numpy.py` describes. Names and order as in the twins.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.models.forward_pass import CLOSED_GATE, Pass
+from mlxhog.models.ops.layers_numpy import (
+    Back,
+    Grads,
+    Params,
+    chain,
+    layer_norm,
+    linear,
+    sigmoid,
+    soft_cap,
+)
 from mlxhog.models.ops.mlstm_numpy import Float, State, recurrent
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig, block_name
-
-Int = NDArray[np.integer]
-Params = Mapping[str, NDArray[Any]]
-Grads = dict[str, Float]
-Back = Callable[[Float], Float]
 
 
 def blocks(
@@ -151,53 +154,3 @@ def norm(
         return dx
 
     return w * unit if b is None else w * unit + b, back
-
-
-def linear(params: Params, name: str, x: Float, grads: Grads) -> tuple[Float, Back]:
-    """The linear map `name`, and its bias if the model has one; (..., in) -> (..., out)."""
-    w, b = params[f"{name}.weight"], params.get(f"{name}.bias")
-
-    def back(dy: Float) -> Float:
-        grads[f"{name}.weight"] = np.einsum("bso,bsi->oi", dy, x)
-        if b is not None:
-            grads[f"{name}.bias"] = dy.sum((0, 1))
-        return dy @ w
-
-    return x @ w.T if b is None else x @ w.T + b, back
-
-
-def layer_norm(h: Float, eps: float) -> tuple[Float, Back]:
-    """LayerNorm over the last axis, without scale or bias."""
-    centred = h - h.mean(-1, keepdims=True)
-    inverse = 1.0 / np.sqrt((centred * centred).mean(-1, keepdims=True) + eps)
-    unit = centred * inverse
-
-    def back(dy: Float) -> Float:
-        mean = dy.mean(-1, keepdims=True)
-        dh: Float = inverse * (dy - mean - unit * (dy * unit).mean(-1, keepdims=True))
-        return dh
-
-    return unit, back
-
-
-def soft_cap(x: Float, c: float) -> tuple[Float, Back]:
-    """Return c * tanh(x / c)."""
-    y = c * np.tanh(x / c)
-    return y, lambda dy: dy * (1.0 - (y / c) ** 2)
-
-
-def sigmoid(x: Float) -> Float:
-    """Return 1 / (1 + exp(-x))."""
-    result: Float = np.exp(-np.logaddexp(0.0, -x))
-    return result
-
-
-def chain(*backs: Back) -> Back:
-    """Return the backward function of layers that ran in the given order."""
-
-    def back(dy: Float) -> Float:
-        for step in reversed(backs):
-            dy = step(dy)
-        return dy
-
-    return back

@@ -1,0 +1,20 @@
+"""The activation functions that a gated feed-forward layer may name.
+
+The names are those of the xlstm package, `silu` is another for `swish`. `gelu` is the exact one,
+x Phi(x), computed with erf.
+"""
+
+from mlxhog.errors import ConfigError
+
+ACTIVATIONS = ("gelu", "silu", "swish", "relu", "relu^2", "sigmoid", "selu")
+
+
+def known(name: str) -> str:
+    """Return the name, `silu` for `swish`.
+
+    Raises:
+        ConfigError: it is none of `ACTIVATIONS`.
+    """
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"activation is {name!r}; choose one of {', '.join(ACTIVATIONS)}")
+    return "silu" if name == "swish" else name
