@@ -42,6 +42,8 @@ each feed-forward layer, and on the h of each sLSTM before its norm.
 Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517, and the package xlstm 2.0.6 (NX-AI/xlstm).
 """
 
+from typing import Literal
+
 from mlxhog.models.spec import ParamSpec
 from mlxhog.models.xlstm_v1.block_spec import block_spec, embedding_std, normal
 from mlxhog.models.xlstm_v1.config import XLSTMV1Config
@@ -73,7 +75,7 @@ def param_spec(cfg: XLSTMV1Config) -> dict[str, ParamSpec]:
     """
     shape = (cfg.vocab_size, cfg.embedding_dim)
     small = normal(embedding_std(cfg))
-    kind = "dense" if cfg.tie_weights else "rows"
+    kind: Literal["dense", "rows"] = "dense" if cfg.tie_weights else "rows"
     specs = [ParamSpec(EMBEDDING, shape, small, kind, cfg.weight_decay_on_embedding)]
     for layer in range(cfg.num_blocks):
         specs += block_spec(cfg, layer, block_name(layer))

@@ -34,7 +34,7 @@ def block_diagonals(
 def conv(
     params: Params, p: str, x: Tensor, state: Tensor | None, run: Pass[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Silu of the causal convolution of x (B, S, C), and the inputs that the next one needs."""
+    """The causal convolution of x (B, S, C) through silu, and the inputs the next one needs."""
     w, b = params[f"{p}.conv1d.conv.weight"], params[f"{p}.conv1d.conv.bias"]
     return run.ops.causal_conv(x, w, b, state=state, starts=run.starts, silu=True)
 

@@ -7,7 +7,7 @@ from mlxhog.models.forward_pass import CLOSED_GATE, Pass
 from mlxhog.models.xlstm_v1 import CELL_EPS, NORM_EPS, XLSTMV1Config
 from mlxhog.models.xlstm_v1.layers_torch import Params, block_diagonals, conv, drop, linears, norm
 
-State = tuple[Tensor, Tensor, Tensor, Tensor]
+State = tuple[Tensor, ...]
 """The last inputs of the convolution (B, K - 1, I), and C (B, NH, DK, DV), n (B, NH, DK),
 m (B, NH) of the cell, float32."""
 
@@ -38,10 +38,9 @@ def mlstm_layer(
 ) -> tuple[Tensor, State]:
     """The cell between its projections, convolution and gate; u and result (B, S, d)."""
     I, heads = cfg.inner_dim, (*u.shape[:2], cfg.mlstm_layer.num_heads, -1)  # noqa: E741
-    conv_state, cell_state = (None, None) if state is None else (state[0], state[1:])
     (up,) = linears(params, (f"{p}.proj_up",), u, run)
     a, z = up[..., :I], up[..., I:]
-    c, conv_state = conv(params, p, a, conv_state, run)
+    c, inputs = conv(params, p, a, None if state is None else state[0], run)
     q, k = block_diagonals(params, (f"{p}.q_proj", f"{p}.k_proj"), c, run)
     (v,) = block_diagonals(params, (f"{p}.v_proj",), a, run)
     gates = (f"{p}.mlstm_cell.igate", f"{p}.mlstm_cell.fgate")
@@ -49,10 +48,9 @@ def mlstm_layer(
     if run.starts is not None:
         f = torch.where(run.starts[..., None], CLOSED_GATE, f)
     q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
-    h, cell_state = run.ops.mlstm_cell(
-        q, k, v, i, f, chunk_size=cfg.chunk_size, eps=CELL_EPS, state=cell_state
-    )
+    cell = None if state is None else state[1:]
+    h, cell = run.ops.mlstm_cell(q, k, v, i, f, chunk_size=cfg.chunk_size, eps=CELL_EPS, state=cell)
     w, skip = 1.0 + params[f"{p}.mlstm_cell.outnorm.weight"], params[f"{p}.learnable_skip"]
     y = run.ops.head_norm_skip_gate(h, c, z, w, skip, NORM_EPS)
     (y,) = linears(params, (f"{p}.proj_down",), y, run)
-    return drop(p, y, run), (conv_state, *cell_state)
+    return drop(p, y, run), (inputs, *cell)

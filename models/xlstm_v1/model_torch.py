@@ -25,8 +25,12 @@ State = tuple[Tensor, ...]
 
 def init_state(cfg: XLSTMV1Config, B: int) -> list[State]:
     """Return the state before the first token of B sequences: zeros, one tuple per block."""
-    kinds = {True: slstm_block_torch.init_state, False: mlstm_block_torch.init_state}
-    return [kinds[layer in cfg.slstm_at](cfg, B) for layer in range(cfg.num_blocks)]
+    return [
+        slstm_block_torch.init_state(cfg, B)
+        if layer in cfg.slstm_at
+        else mlstm_block_torch.init_state(cfg, B)
+        for layer in range(cfg.num_blocks)
+    ]
 
 
 def blocks(
@@ -36,16 +40,16 @@ def blocks(
     state: Sequence[State] | None,
     run: Pass[Tensor],
 ) -> tuple[Tensor, list[State]]:
-    """From the embedded tokens x (B, S, d) to the final norm, and the state after the last."""
+    """From the embedded tokens (B, S, d) to the final norm, and the state after the last."""
     x = drop(EMBEDDING, x, run)
     new_state = []
-    kinds = {True: slstm_block_torch.block, False: mlstm_block_torch.block}
     for layer in range(cfg.num_blocks):
-        block = kinds[layer in cfg.slstm_at]
-        x, last = block(cfg, params, block_name(layer), x, state[layer] if state else None, run)
-        new_state.append(last)
+        kind = slstm_block_torch if layer in cfg.slstm_at else mlstm_block_torch
+        layer_state = state[layer] if state else None
+        x, layer_state = kind.block(cfg, params, block_name(layer), x, layer_state, run)
+        new_state.append(layer_state)
         run.note(x)
     if cfg.add_post_blocks_norm:
         x = norm(params, OUT_NORM, x, run)
-    run.note(x)
+        run.note(x)
     return x, new_state

@@ -37,17 +37,17 @@ def slstm_layer(
 ) -> tuple[Tensor, State]:
     """The cell between its convolution, gates and head norm; u and result (B, S, d)."""
     heads = (*u.shape[:2], cfg.slstm_layer.num_heads, -1)
-    cell_state = None if state is None else state[-4:]
-    c, inputs = u, ()
+    c, inputs = u, list[Tensor]()
     if cfg.slstm_layer.conv1d_kernel_size:
         c, last = conv(params, p, u, None if state is None else state[0], run)
-        inputs = (last,)
+        inputs.append(last)
     # The names of these two gates are swapped in the package, see `__init__.py`.
     i, f = block_diagonals(params, (f"{p}.fgate", f"{p}.igate"), c, run)
     z, o = block_diagonals(params, (f"{p}.zgate", f"{p}.ogate"), u, run)
     i, f, z, o = i.reshape(heads), f.reshape(heads), z.reshape(heads), o.reshape(heads)
     R, b = params[f"{p}.slstm_cell._recurrent_kernel_"], params[f"{p}.slstm_cell._bias_"]
-    h, cell_state = run.ops.slstm_cell(i, f, z, o, R, b, state=cell_state, starts=run.starts)
+    cell = None if state is None else state[-4:]
+    h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=cell, starts=run.starts)
     w = params.get(f"{p}.group_norm.weight")
     scale = torch.ones_like(u[0, 0]) if w is None else 1.0 + w
-    return run.ops.head_norm(drop(p, h, run), scale, NORM_EPS), (*inputs, *cell_state)
+    return run.ops.head_norm(drop(p, h, run), scale, NORM_EPS), (*inputs, *cell)
