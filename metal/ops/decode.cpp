@@ -5,6 +5,7 @@
 
 #include "activation.h"
 #include "few_rows.h"
+#include "gated_norm.h"
 #include "norm.h"
 #include "pool.h"
 
@@ -87,7 +88,7 @@ class Step {
     for (Index r = 0; r < rows_; ++r)
       if (tokens_[r] == model_.reset_token) std::fill_n(&s_.f[r * model_.heads], model_.heads, kClosedGate);
     cells(before, after, stride);
-    head_norm_gate_forward(rows_, model_.heads, model_.DV, model_.norm_eps, s_.h.data(), s_.o.data(),
+    head_norm_gate_forward({rows_, model_.heads, model_.DV, model_.norm_eps}, s_.h.data(), s_.o.data(),
                            p[kHeadNorm].weight, s_.y.data(), 1);
     if (p[kHeadNorm].bias) add_gated_bias(rows_, dv, s_.o.data(), p[kHeadNorm].bias, s_.y.data());
     maps(dv, s_.y, {map(p[kOutProj], model_.d, s_.x, true)});

@@ -21,13 +21,13 @@ from mlxhog.models.ops.native_call_mlx import differentiable as _differentiable
 from mlxhog.models.ops.native_call_mlx import ready as _ready
 from mlxhog.models.ops.native_call_mlx import set_threads as set_threads
 from mlxhog.models.ops.native_call_mlx import threads as _threads
+from mlxhog.models.ops.native_layers_mlx import block_diagonal as block_diagonal
+from mlxhog.models.ops.native_layers_mlx import causal_conv as causal_conv
+from mlxhog.models.ops.native_layers_mlx import glu as glu
+from mlxhog.models.ops.native_layers_mlx import head_norm as head_norm
+from mlxhog.models.ops.native_layers_mlx import head_norm_skip_gate as head_norm_skip_gate
+from mlxhog.models.ops.native_layers_mlx import layer_norm as layer_norm
 from mlxhog.models.ops.native_slstm_mlx import slstm_cell as slstm_cell
-from mlxhog.models.ops.reference_mlx import block_diagonal as block_diagonal
-from mlxhog.models.ops.reference_mlx import causal_conv as causal_conv
-from mlxhog.models.ops.reference_mlx import glu as glu
-from mlxhog.models.ops.reference_mlx import head_norm as head_norm
-from mlxhog.models.ops.reference_mlx import head_norm_skip_gate as head_norm_skip_gate
-from mlxhog.models.ops.reference_mlx import layer_norm as layer_norm
 
 FAST_GEMM = sys.platform == "linux"
 """MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""
@@ -63,8 +63,6 @@ def capped_cross_entropy(
     raw_logits: array, labels: array, cap: float | None
 ) -> tuple[array, array]:
     """Summed cross entropy in nats of the capped logits, and the number of labels not -100."""
-    if cap is None:
-        return reference_mlx.capped_cross_entropy(raw_logits, labels, cap)
     nats, count, _ = _cross_entropy(cap)(raw_logits, labels)
     return nats, count
 
@@ -168,7 +166,7 @@ def _head_norm_gate(eps: float) -> Callable[..., Any]:
 
 
 @lru_cache
-def _cross_entropy(cap: float) -> Callable[..., Any]:
+def _cross_entropy(cap: float | None) -> Callable[..., Any]:
     """(logits, labels) -> nats, count, and the gradient of nats, which costs no second pass."""
 
     def forward(raw_logits: array, labels: array) -> tuple[array, array, array]:
@@ -241,15 +239,15 @@ def _mlstm_cell(chunk_size: int, eps: float) -> Callable[..., Any]:
         return tuple(mx.array(x) for x in (h, *last, den, C, n, m))
 
     def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
-        h, _, _, m_last, *saved = outputs
-        arrays = _ready(*primals[:5], h, *saved, *cotangents[:3])
-        inputs, results, (dh, dC_last, dn_last) = arrays[:5], arrays[5:10], arrays[10:]
+        h, _, _, _, *saved = outputs
+        arrays = _ready(*primals[:5], h, *saved, *cotangents[:4])
+        inputs, results, (dh, *d_last) = arrays[:5], arrays[5:10], arrays[10:]
         # The kernel overwrites the state's gradient.
-        dC, dn = np.array(dC_last), np.array(dn_last)
+        d_state = [np.array(d) for d in d_last]
         grads = [ops.empty(x.shape) for x in inputs]
         ops.mlstm_grad(
-            *inputs, *results, dh, *grads, dC, dn, chunk=chunk_size, eps=eps, threads=_threads()
+            *inputs, *results, dh, *grads, *d_state, chunk=chunk_size, eps=eps, threads=_threads()
         )
-        return *(mx.array(g) for g in (*grads, dC, dn)), mx.zeros_like(m_last)
+        return tuple(mx.array(g) for g in (*grads, *d_state))
 
     return _differentiable(forward, backward)

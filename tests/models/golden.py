@@ -14,7 +14,15 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large import EMBEDDING
 
 FOLDER = Path(__file__).parents[1] / "golden" / "xlstm"
-MODELS = ("hf_a", "hf_b_oddlen", "hf_d_generate", "hf_e_len1", "large_a", "large_b_oddlen")
+MODELS = (
+    "hf_a",
+    "hf_b_oddlen",
+    "hf_d_generate",
+    "hf_e_len1",
+    "hf_f_vdim",
+    "large_a",
+    "large_b_oddlen",
+)
 TRAINED = tuple(name for name in MODELS if name != "hf_e_len1")
 V1_MODELS = (
     "v1_mlstm",

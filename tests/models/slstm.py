@@ -42,7 +42,8 @@ def slstm_case(name: str) -> SlstmCase:
     def positions(x: Array, *parts: int) -> Any:
         """(..., S, B, parts * NH * DH) -> parts, if any, then (B, S, NH, DH)."""
         split = x.reshape(*x.shape[:-2], B, *parts, NH, DH)
-        return np.moveaxis(split, -3, 0).swapaxes(1, 2) if parts else split.swapaxes(-4, -3)
+        first = np.moveaxis(split, -3, 0) if parts else split
+        return np.ascontiguousarray(first.swapaxes(-4, -3))
 
     gates = dict(zip(INPUTS, positions(t["Wx"], 4), strict=False))
     d_gates = dict(zip(INPUTS, positions(t["f64.grad_Wx"], 4), strict=False))
