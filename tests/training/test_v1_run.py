@@ -11,36 +11,19 @@ from mlxhog import checkpoint, train
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError
 from mlxhog.models import families
-from tests.training.small import parameters, small_config
-
-MODEL = """
-model_type: xlstm_v1
-vocab_size: 320
-embedding_dim: 32
-num_blocks: 2
-slstm_at: [1]
-mlstm_block: {mlstm: {num_heads: 2}}
-slstm_block: {slstm: {num_heads: 2}}
-context_length: 32
-chunk_size: 16
-dropout: 0.1
-reset_at_document_boundaries: true
-bos_token_id: 256
-"""
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> str:
-    path = tmp_path / "mixed.yaml"
-    path.write_text(MODEL)
-    return str(path)
+from tests.training.small import mixed_model, parameters, small_config
 
 
 @pytest.mark.parametrize("strategy", ["hogwild", "sync"])
 def test_a_mixed_stack_learns_and_goes_on_from_its_checkpoint(
-    tmp_path: Path, model: str, strategy: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, strategy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = {"model": model, "workers": "torch:cpu,mlx:cpu", "eval_every": "1h", "steps": 40}
+    common = {
+        "model": mixed_model(tmp_path),
+        "workers": "torch:cpu,mlx:cpu",
+        "eval_every": "1h",
+        "steps": 40,
+    }
     first = train(small_config(tmp_path, strategy=strategy, **common))
     second = train(small_config(tmp_path, strategy=strategy, resume=first.run, **common))
     assert (first.status, second.status) == ("done", "done")
@@ -61,7 +44,7 @@ def test_a_mixed_stack_learns_and_goes_on_from_its_checkpoint(
     assert answers[0] == answers[1]
 
 
-def test_a_checkpoint_of_another_family_is_not_resumed(tmp_path: Path, model: str) -> None:
+def test_a_checkpoint_of_another_family_is_not_resumed(tmp_path: Path) -> None:
     large = train(small_config(tmp_path, steps=2))
     with pytest.raises(CheckpointError, match="model_type is 'xlstm' there and 'xlstm_v1' here"):
-        train(small_config(tmp_path, steps=2, model=model, resume=large.run))
+        train(small_config(tmp_path, steps=2, model=mixed_model(tmp_path), resume=large.run))
