@@ -28,6 +28,7 @@ from mlxhog.models.ops.native_layers_mlx import head_norm as head_norm
 from mlxhog.models.ops.native_layers_mlx import head_norm_skip_gate as head_norm_skip_gate
 from mlxhog.models.ops.native_layers_mlx import layer_norm as layer_norm
 from mlxhog.models.ops.native_slstm_mlx import slstm_cell as slstm_cell
+from mlxhog.models.ops.quantized_mlx import Quantized
 
 FAST_GEMM = sys.platform == "linux"
 """MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""
@@ -68,10 +69,10 @@ def capped_cross_entropy(
 
 
 def linears(
-    x: array, weights: Sequence[array], biases: Sequence[array | None] | None = None
+    x: array, weights: Sequence[array | Quantized], biases: Sequence[array | None] | None = None
 ) -> tuple[array, ...]:
     """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
-    if not FAST_GEMM:
+    if not FAST_GEMM or any(isinstance(w, Quantized) for w in weights):
         return reference_mlx.linears(x, weights, biases)
     if biases is None:
         biases = (None,) * len(weights)
