@@ -180,3 +180,76 @@ class ops:
     def mlstm(*arrays: _Buffer, chunk: int, eps: float, threads: int) -> None: ...
     @staticmethod
     def mlstm_grad(*arrays: _Buffer, chunk: int, eps: float, threads: int) -> None: ...
+
+    # bind_slstm.cpp: starts is uint8 or None.
+
+    SLSTM_TAPE: int
+    @staticmethod
+    def slstm(
+        i: _Buffer,
+        f: _Buffer,
+        z: _Buffer,
+        o: _Buffer,
+        R: _Buffer,
+        b: _Buffer,
+        starts: _Buffer | None,
+        h: _Buffer,
+        tape: _Buffer | None,
+        h_state: _Buffer,
+        c: _Buffer,
+        n: _Buffer,
+        m: _Buffer,
+        *,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def slstm_grad(
+        R: _Buffer,
+        starts: _Buffer | None,
+        h0: _Buffer,
+        c0: _Buffer,
+        n0: _Buffer,
+        h: _Buffer,
+        tape: _Buffer,
+        dh: _Buffer,
+        di: _Buffer,
+        df: _Buffer,
+        dz: _Buffer,
+        do: _Buffer,
+        dR: _Buffer,
+        db: _Buffer,
+        dh_state: _Buffer,
+        dc: _Buffer,
+        dn: _Buffer,
+        dm: _Buffer,
+        *,
+        threads: int,
+    ) -> None: ...
+
+# -- bind_decode.cpp -----------------------------------------------------------------------------
+
+class XlstmLargeDecoder:
+    def __init__(
+        self,
+        *,
+        d: int,
+        heads: int,
+        DK: int,
+        DV: int,
+        U: int,
+        V: int,
+        norm_eps: float,
+        eps: float,
+        gate_cap: float,
+        logit_cap: float,
+        reset_token: int,
+        embedding: _Buffer,
+        blocks: list[list[tuple[_Buffer, _Buffer | None]]],
+        out_norm: _Buffer | None,
+        head: _Buffer,
+    ) -> None: ...
+    @property
+    def state_floats(self) -> int: ...
+    def step(
+        self, tokens: _Int32, before: _Buffer, after: _Buffer, logits: _Buffer, *, threads: int
+    ) -> None: ...

@@ -1,4 +1,4 @@
-// Gradients of the mLSTM cell. The stabilisers m and M are constants, which is exact but for the term eps. With
+// Gradients of the mLSTM cell, with
 //
 //     u_t = dh_t / N_t           N_t = max(|den_t|, exp(-M_t)) + eps            w_t = exp(b_t + m - M_t)
 //     e_t = dL/d den_t           E_tj = exp(b_t - b_j + i_j - M_t), j <= t      y_j = exp(g - b_j + i_j - m')
@@ -13,18 +13,19 @@
 //     di_j = sum_t Z_tj + r_j                                                   r_j = y_j k_j . (dC' v_j + dn')
 //     db_t = sum_{j<t} Z_tj - sum_{t'>t} Z_t't - r_t + s w_t q_t . (C u_t + n e_t)
 //
-// dn is dC with e_t in place of u_t^T. The sum g = b_L also has all that the state after the chunk depends on,
-// <C', dC'> + n' . dn', because m' is constant; whoever sums db to df adds that (`models/ops/metal_mlstm.py`).
+// dn is dC with e_t in place of u_t^T. These hold the stabilisers m and M constant, which h does not depend on but
+// through eps, dM_t = -(dh_t . h_t) eps / N_t. The sum g = b_L also has all that the state after the chunk depends on,
+// <C', dC'> + n' . dn'. `models/ops/metal_mlstm.py` says what follows from both.
 #pragma once
 
 #include "mlstm_shape.h"
 
 namespace mlxhog {
 
-// A thread per position: rN = 1 / N_t, and dden = e_t.
+// A thread per position: rN = 1 / N_t, dden = e_t and dM.
 inline void mlstm_bwd_pre(const device float* den, const device float* M, const device float* h,
-                          const device float* dh, device float* rN, device float* dden, MlstmShape s, float eps,
-                          uint3 id) {
+                          const device float* dh, device float* rN, device float* dden, device float* dM,
+                          MlstmShape s, float eps, uint3 id) {
   const uint t = id.x, head = id.y;
   if (t >= s.S || head >= s.B * s.NH) return;
   const uint at = head * s.S + t, row = mlstm_row(s, head, t) * s.DV;
@@ -34,6 +35,7 @@ inline void mlstm_bwd_pre(const device float* den, const device float* M, const 
   for (uint d = 0; d < s.DV; ++d) dot += dh[row + d] * h[row + d];
   rN[at] = inverse;
   dden[at] = magnitude > bound ? -copysign(inverse, denominator) * dot : 0.0f;
+  dM[at] = -eps * inverse * dot;
 }
 
 // A thread per element of C, which goes through the chunks from the last to the first; those of column 0 keep dn.

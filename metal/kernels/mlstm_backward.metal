@@ -5,8 +5,9 @@
                               constant uint& B [[buffer(4)]], constant uint& NH [[buffer(5)]],
                               constant uint& S [[buffer(6)]], constant uint& DV [[buffer(7)]],
                               constant float& eps [[buffer(8)]], device float* rN [[buffer(9)]],
-                              device float* dden [[buffer(10)]], uint3 at [[thread_position_in_grid]]) {
-  mlxhog::mlstm_bwd_pre(den, M, h, dh, rN, dden, mlxhog::MlstmShape{B, NH, S, 1, 0, DV}, eps, at);
+                              device float* dden [[buffer(10)]], device float* dM [[buffer(11)]],
+                              uint3 at [[thread_position_in_grid]]) {
+  mlxhog::mlstm_bwd_pre(den, M, h, dh, rN, dden, dM, mlxhog::MlstmShape{B, NH, S, 1, 0, DV}, eps, at);
 }
 
 [[kernel]] void mlstm_bwd_states(const device float* q [[buffer(0)]], const device float* b [[buffer(1)]],

@@ -1,8 +1,8 @@
 """The mLSTM cell's backward pass in three launches: denominators, states, outputs.
 
-Layouts as in `mlstm.py`. The stabilisers m and M are constants (`mlstm_backward.h`). The forget
-gates' gradients come as those of their sums b inside each chunk; `models/ops/metal_mlstm.py` sums
-them.
+Layouts as in `mlstm.py`. The stabilisers m and M are held constant (`mlstm_backward.h`), what h
+owes to M through eps comes apart as dM, and the forget gates' gradients come as those of their sums
+b inside each chunk; `models/ops/metal_mlstm.py` says how to put them together.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def mlstm_bwd_pre(den: Any, M: Any, h: Any, dh: Any, *, eps: float) -> Launch:
         eps: as in `mlstm_out`.
 
     Returns:
-        A launch with the outputs rN and dden, (B, NH, S).
+        A launch with the outputs rN, dden and dM, (B, NH, S).
 
     Raises:
         ShapeError: shapes differ.
@@ -51,7 +51,7 @@ def mlstm_bwd_pre(den: Any, M: Any, h: Any, dh: Any, *, eps: float) -> Launch:
     return Launch(
         kernel=PRE,
         inputs={**given, **size.scalars(PRE_SIZES), "eps": eps},
-        outputs={"rN": by_position, "dden": by_position},
+        outputs={"rN": by_position, "dden": by_position, "dM": by_position},
         grid=(S, B * NH, 1),
     )
 
@@ -243,11 +243,12 @@ PRE = Kernel(
     name="mlstm_bwd_pre",
     header="mlstm_backward.h",
     source="""
-        mlxhog::mlstm_bwd_pre(den, M, h, dh, rN, dden, mlxhog::MlstmShape{B, NH, S, 1, 0, DV},
-                              eps, thread_position_in_grid);
+        mlxhog::mlstm_bwd_pre(den, M, h, dh, rN, dden, dM,
+                              mlxhog::MlstmShape{B, NH, S, 1, 0, DV}, eps,
+                              thread_position_in_grid);
     """,
     inputs=(*arrays("den M h dh"), *PRE_SIZES, Argument(name="eps", scalar=True)),
-    outputs=arrays("rN dden"),
+    outputs=arrays("rN dden dM"),
     reference=reference.mlstm_bwd_pre,
     sample=_sample("mlstm_bwd_pre"),
     rtol=2e-5,

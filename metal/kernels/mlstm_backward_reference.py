@@ -18,15 +18,17 @@ def mlstm_bwd_pre(
     eps: float,
     rN: Array,
     dden: Array,
+    dM: Array,
     **_: Any,
 ) -> None:
-    """1 / N of every position, and the gradient of its denominator."""
+    """1 / N of every position, and the gradients of its denominator and of its stabiliser."""
     den, M = np.asarray(den, np.float64), np.asarray(M, np.float64)
     floor = np.exp(-M)
     inverse = 1.0 / (np.maximum(np.abs(den), floor) + float(eps))
     dot = (heads_first(h) * heads_first(dh)).sum(-1)
     rN[...] = inverse
     dden[...] = np.where(np.abs(den) > floor, -np.sign(den) * inverse * dot, 0.0)
+    dM[...] = -float(eps) * inverse * dot
 
 
 def mlstm_bwd_states(

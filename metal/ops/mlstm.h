@@ -34,13 +34,13 @@ struct MlstmSaved {
   const float *h, *den, *C, *n, *m;
 };
 
-// Gradients of the inputs and, in C (B, NH, DK, DV) and n (B, NH, DK), of the state: the final state's
-// gradient on entry, the initial state's on return.
+// Gradients of the inputs and, in C (B, NH, DK, DV), n (B, NH, DK) and m (B, NH), of the state: the final
+// state's gradient on entry, the initial state's on return.
 struct MlstmGradients {
-  float *q, *k, *v, *i, *f, *C, *n;
+  float *q, *k, *v, *i, *f, *C, *n, *m;
 };
 
-// The stabiliser m counts as a constant wherever it appears: exact up to the eps term.
+// The exact gradient.
 void mlstm_backward(const MlstmShape&, const MlstmInputs&, const MlstmSaved&, const float* dh,
                     const MlstmGradients&, int threads);
 

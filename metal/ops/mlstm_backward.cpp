@@ -10,10 +10,11 @@
 namespace mlxhog {
 namespace {
 
-// u_t = dh_t / N_t and e_t, the gradient of the denominator, with N_t = max(|den_t|, floor_t) + eps.
+// u_t = dh_t / N_t and the gradients e_t of the denominator and r_t of the stabiliser M_t, on which
+// h_t = num_t / N_t depends through eps alone: N_t = max(|den_t|, floor_t) + eps, in units of exp(M_t).
 MLXHOG_CLONES void output_gradients(const float* h, const float* dh, Index ld, const float* den,
                                     Index den_stride, const float* floor, float eps, Index L, Index DV, float* u,
-                                    float* e) {
+                                    float* e, float* r) {
   for (Index t = 0; t < L; ++t) {
     const float d = den[t * den_stride], magnitude = std::fabs(d);
     const bool by_floor = magnitude <= floor[t];
@@ -26,6 +27,7 @@ MLXHOG_CLONES void output_gradients(const float* h, const float* dh, Index ld, c
       u[t * DV + j] = gradient * scale;
     }
     e[t] = by_floor ? 0.0f : -std::copysign(scale, d) * dot;
+    r[t] = -eps * scale * dot;
   }
 }
 
@@ -56,8 +58,25 @@ MLXHOG_CLONES void negative_sigmoids(const float* f, Index stride, Index L, floa
   for (Index t = 0; t < L; ++t) out[t] = sigmoid_f32(-f[t * stride]);
 }
 
-// All chunks of one head of one sequence, last chunk first. dC and dn are the gradients of the state after
-// the chunk (dC+, dn+ in the formulas) and become those of the state before it.
+// r_t becomes the gradient of M_t = max(lf_t + M_t-1, i_t) with all that later stabilisers owe to it; dm is that of
+// the stabiliser after the chunk, and becomes that of the one before it.
+void chain_stabilisers(const std::vector<char>& opened, Index L, float* r, double* dm) {
+  for (Index t = L - 1; t >= 0; --t) {
+    r[t] = static_cast<float>(*dm += r[t]);
+    if (opened[t]) *dm = 0;
+  }
+}
+
+// <C, dC> + n . dn: what multiplying the state by 1 + x adds to the loss, per x.
+double state_dot(const MlstmShape& s, const float* C, const float* n, const float* dC, const float* dn) {
+  double sum = dot(n, dn, s.DK);
+  for (Index d = 0; d < s.DK; ++d) sum += dot(C + d * s.DV, dC + d * s.DV, s.DV);
+  return sum;
+}
+
+// All chunks of one head of one sequence, last chunk first. dC, dn and dm are the gradients of the state after
+// the chunk (dC+, dn+ in the formulas) and become those of the state before it. In between, dC and dn are those at
+// a fixed stabiliser: a state is the true one times exp(-m).
 void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved& saved, const float* dh_all,
                    const MlstmGradients& out, Index b, Index head) {
   const Index L_max = std::min(s.chunk, s.S), NC = s.chunks(), DK = s.DK, DV = s.DV;
@@ -65,19 +84,21 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
   const float scale = 1.0f / std::sqrt(static_cast<float>(DK));
   ChunkGates gates(L_max);
   std::vector<float> values_t(DV * L_max), keys_t(DK * L_max), queries(L_max * DK), keys(L_max * DK),
-      A(L_max * L_max), X(L_max * L_max), u(L_max * DV), e(L_max), matrix_t(DV * DK), from_state(L_max),
+      A(L_max * L_max), X(L_max * L_max), u(L_max * DV), e(L_max), r(L_max), matrix_t(DV * DK), from_state(L_max),
       to_state(L_max), Z_rows(L_max), Z_columns(L_max), k_dk(L_max), slope(L_max);
   float *dC = out.C + state * DK * DV, *dn = out.n + state * DK;
+  const float *C_0 = saved.C + state * (NC + 1) * DK * DV, *n_0 = saved.n + state * (NC + 1) * DK;
+  double dm = out.m[state] - state_dot(s, C_0 + NC * DK * DV, n_0 + NC * DK, dC, dn);
   for (Index c = NC - 1; c >= 0; --c) {
     const Index first = b * s.S + c * s.chunk, L = std::min(s.chunk, s.S - c * s.chunk);
     const Index k_at = first * k_ld + head * DK, v_at = first * v_ld + head * DV, gate_at = first * s.NH + head;
     const float *q = in.q + k_at, *k = in.k + k_at, *v = in.v + v_at;
     float *dq = out.q + k_at, *dk = out.k + k_at, *dv = out.v + v_at;
-    const float* C = saved.C + (state * (NC + 1) + c) * DK * DV;
-    const float* n = saved.n + (state * (NC + 1) + c) * DK;
+    const float *C = C_0 + c * DK * DV, *n = n_0 + c * DK;
     gates.compute(in.i + gate_at, in.f + gate_at, s.NH, L, saved.m[state * (NC + 1) + c]);
     output_gradients(saved.h + v_at, dh_all + v_at, v_ld, saved.den + gate_at, s.NH, gates.floor.data(), s.eps,
-                     L, DV, u.data(), e.data());
+                     L, DV, u.data(), e.data(), r.data());
+    chain_stabilisers(gates.opened, L, r.data(), &dm);
     scaled_rows(q, k_ld, L, DK, gates.w.data(), scale, queries.data());
     scaled_rows(k, k_ld, L, DK, gates.y.data(), 1.0f, keys.data());
 
@@ -105,14 +126,14 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
 
     // di_j = k_j . dk_j.  df_t / sigmoid(-f_t) sums all that passes through step t: from keys before t to queries
     // from t on (Z below the diagonal), from keys before t to the state after the chunk, from the state before it
-    // to queries from t on, and from state to state.
+    // to queries from t on, and from state to state. The stabiliser's gradient goes to the gate that M_t came by.
     row_dots(k, k_ld, dk, k_ld, L, DK, k_dk.data());
     negative_sigmoids(in.f + gate_at, s.NH, L, slope.data());
-    double passing = static_cast<double>(gates.decay) * (dot(C, dC, DK * DV) + dot(n, dn, DK));
+    double passing = gates.decay * state_dot(s, C, n, dC, dn);
     for (Index t = 0; t < L; ++t) passing += from_state[t];
     for (Index t = 0; t < L; ++t) {
-      out.i[gate_at + t * s.NH] = k_dk[t];
-      out.f[gate_at + t * s.NH] = static_cast<float>(slope[t] * passing);
+      out.i[gate_at + t * s.NH] = k_dk[t] + (gates.opened[t] ? r[t] : 0.0f);
+      out.f[gate_at + t * s.NH] = static_cast<float>(slope[t] * (passing + (gates.opened[t] ? 0.0f : r[t])));
       passing += static_cast<double>(Z_columns[t]) + to_state[t] - Z_rows[t] - from_state[t];
     }
 
@@ -122,6 +143,7 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
     gemm(DK, DV, L, queries.data(), 1, DK, u.data(), DV, dC, DV, true);
     gemm(DK, 1, L, queries.data(), 1, DK, e.data(), 1, dn, 1, true);
   }
+  out.m[state] = static_cast<float>(dm + state_dot(s, C_0, n_0, dC, dn));
 }
 
 }  // namespace

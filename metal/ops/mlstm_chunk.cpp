@@ -57,7 +57,7 @@ MLXHOG_CLONES float weigh_two_rows(const float* c_hi, const float* c_lo, float t
 }  // namespace
 
 ChunkGates::ChunkGates(Index chunk)
-    : c_hi(chunk), c_lo(chunk), top_hi(chunk), top_lo(chunk), w(chunk), y(chunk), floor(chunk) {}
+    : c_hi(chunk), c_lo(chunk), top_hi(chunk), top_lo(chunk), w(chunk), y(chunk), floor(chunk), opened(chunk) {}
 
 void ChunkGates::compute(const float* i, const float* f, Index stride, Index L, float m) {
   log_sigmoids(f, stride, L, w.data());
@@ -65,8 +65,9 @@ void ChunkGates::compute(const float* i, const float* f, Index stride, Index L, 
   for (Index t = 0; t < L; ++t) {
     b += w[t];
     const double c = i[t * stride] - b;
+    opened[t] = !(c <= top);
     // Not std::max, which would lose a NaN.
-    top = c <= top ? top : c;
+    top = opened[t] ? c : top;
     c_hi[t] = static_cast<float>(c);
     c_lo[t] = static_cast<float>(c - c_hi[t]);
     top_hi[t] = static_cast<float>(top);

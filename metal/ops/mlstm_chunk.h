@@ -15,6 +15,7 @@ struct ChunkGates {
   // c and top as unevaluated float sums hi + lo: their difference keeps its digits where b is large.
   std::vector<float> c_hi, c_lo, top_hi, top_lo;
   std::vector<float> w, y, floor;  // floor_t = exp(-M_t), the least denominator
+  std::vector<char> opened;        // whether c_t alone is top_t, so that M_t = i_t
   float decay = 0;                 // exp(b_L + m - m'), the weight of the old state in the new one
   float m_next = 0;
 

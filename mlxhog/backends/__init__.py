@@ -8,7 +8,7 @@ and neither happens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -82,9 +82,17 @@ class Backend(Protocol):
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """Logits after the last of `tokens` (B, S), as (B, V) float32, and the state to go on.
 
+        `tokens` follow `state`; None is the start. A given state stays valid.
+
         Raises:
             DataError: no token, or one outside the vocabulary.
         """
+
+    def stack_states(self, states: Sequence[State]) -> State:
+        """The states of several batches as one of all their rows, in their order."""
+
+    def take_state(self, state: State, rows: Sequence[int]) -> State:
+        """The state of some rows of a batch, in the order of `rows`."""
 
     def close(self) -> None:
         """Drop every reference to the inbox."""

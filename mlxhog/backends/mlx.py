@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ from mlxhog.arena.importing import whole
 from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, blas, embedding_rows, pieces
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx
 from mlxhog.backends.ids import check_batch, check_tokens
+from mlxhog.backends.one_token import OneToken
 from mlxhog.backends.signatures import Signatures
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.models import dropout, families
+from mlxhog.models import dropout, families, lm_native
 from mlxhog.models.families import ModelConfig
 
 
@@ -87,6 +88,7 @@ class MLXBackend:
         self.compiled = lazy if compiled is None else compiled
         self.signatures = Signatures()
         self._share = share
+        self._threads = threads
         self.kernels = kernels
         self._mx = mx
         self._lm = lm_mlx
@@ -125,6 +127,7 @@ class MLXBackend:
         gradient = mx.value_and_grad(self._loss, argnums=(0, 1))
         # Parameters are inputs: a captured array would be compiled in.
         self._value_and_grad = mx.compile(gradient) if self.compiled else gradient
+        self._one_token = self._native_step()
 
     def _loss(self, trained: Any, x: Any, tokens: Any, labels: Any, masks: Any) -> Any:
         model, params = self.model, dict(zip(self._trained, trained, strict=True))
@@ -179,6 +182,10 @@ class MLXBackend:
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """See `Backend.logits`."""
         check_tokens(tokens, self.model.vocab_size)
+        if self._one_token is not None:
+            if tokens.shape[1] == 1:
+                return self._one_token.logits(tokens, state)
+            state = self._one_token.unpacked(state)
         if not self.on_gpu:
             return self._last_logits(tokens, state)
         for span in pieces.spans(tokens.shape, self._share):
@@ -202,8 +209,34 @@ class MLXBackend:
         mx.eval(last, state)
         return _host(last).copy(), state
 
+    def stack_states(self, states: Sequence[State]) -> State:
+        """See `Backend.stack_states`."""
+        if self._one_token is not None:
+            return self._one_token.stack_states(states)
+        return self._lm.stack_states(states)
+
+    def take_state(self, state: State, rows: Sequence[int]) -> State:
+        """See `Backend.take_state`."""
+        if self._one_token is not None:
+            return self._one_token.take_state(state, rows)
+        return self._lm.take_state(state, rows)
+
+    def _native_step(self) -> OneToken | None:
+        """The step without MLX, where there is one."""
+        if self.on_gpu:
+            return None
+        decoder = lm_native.decoder(
+            self.model,
+            {name: np.array(value, copy=False) for name, value in self.params.items()},
+            framework="mlx",
+            chosen=self.kernels,
+            threads=self._threads,
+        )
+        return None if decoder is None else OneToken(decoder, _host, self._mx.array)
+
     def close(self) -> None:
         """See `Backend.close`."""
+        self._one_token = None
         self.params = {}
         self._trained = []
         self.inbox = np.empty(0, np.float32)

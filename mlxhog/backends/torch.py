@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,9 +11,10 @@ from mlxhog.arena import Slot
 from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, embedding_rows, pieces
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.ids import check_batch, check_tokens
+from mlxhog.backends.one_token import OneToken
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.models import dropout, families
+from mlxhog.models import dropout, families, lm_native
 from mlxhog.models.families import ModelConfig
 
 try:
@@ -45,6 +46,7 @@ class TorchBackend:
         self.device = torch.device(device)
         self.kernels = kernels
         self._share = share
+        self._threads = threads
         torch.set_num_threads(threads)
 
     def bind(
@@ -73,6 +75,7 @@ class TorchBackend:
         self._trained = [name for name in self.params if spec[name].kind == "dense"]
         for name in self._trained:
             self.params[name].requires_grad_()
+        self._one_token = self._native_step()
 
     def refresh(self) -> None:
         """Copy the inbox to the device; on the CPU they are the same memory."""
@@ -133,6 +136,10 @@ class TorchBackend:
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """See `Backend.logits`."""
         check_tokens(tokens, self.model.vocab_size)
+        if self._one_token is not None:
+            if tokens.shape[1] == 1:
+                return self._one_token.logits(tokens, state)
+            state = self._one_token.unpacked(state)
         if self.device.type == "cpu":
             return self._last_logits(tokens, state)
         for span in pieces.spans(tokens.shape, self._share):
@@ -154,8 +161,36 @@ class TorchBackend:
             )
         return logits[:, -1].float().cpu().contiguous().numpy(), state
 
+    def stack_states(self, states: Sequence[State]) -> State:
+        """See `Backend.stack_states`."""
+        if self._one_token is not None:
+            return self._one_token.stack_states(states)
+        with torch.inference_mode():
+            return lm.stack_states(states)
+
+    def take_state(self, state: State, rows: Sequence[int]) -> State:
+        """See `Backend.take_state`."""
+        if self._one_token is not None:
+            return self._one_token.take_state(state, rows)
+        with torch.inference_mode():
+            return lm.take_state(state, rows)
+
+    def _native_step(self) -> OneToken | None:
+        """The step without torch, where there is one."""
+        if self.device.type != "cpu":
+            return None
+        decoder = lm_native.decoder(
+            self.model,
+            {name: value.detach().numpy() for name, value in self.params.items()},
+            framework="torch",
+            chosen=self.kernels,
+            threads=self._threads,
+        )
+        return None if decoder is None else OneToken(decoder, torch.Tensor.numpy, torch.from_numpy)
+
     def close(self) -> None:
         """See `Backend.close`."""
+        self._one_token = None
         self.params = {}
         self._trained = []
         self.inbox = np.empty(0, np.float32)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxhog import arena, backends, checkpoint, machine, mix
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.decoding.generate import generate, stream_text
+from mlxhog.decoding import generate
+from mlxhog.decoding.generate import Said
 from mlxhog.decoding.sampling import Sampler
-from mlxhog.decoding.stepper import BackendStepper
 from mlxhog.models import families
 
 
@@ -19,30 +19,53 @@ class Model:
     """A model that writes text.
 
     Attributes:
-        stepper: its recurrent form.
+        backend: what computes it.
         tokenizer: what made its training tokens.
         checkpoint: where its parameters come from.
     """
 
-    stepper: BackendStepper
+    backend: backends.Backend
     tokenizer: Tokenizer
     checkpoint: Path
 
-    def write(self, prompt: str, *, sampler: Sampler, max_new_tokens: int) -> Iterator[str]:
-        """Return the text after a prompt, piece by piece.
+    def write(
+        self,
+        prompt: str,
+        *,
+        sampler: Sampler,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+    ) -> Iterator[str]:
+        """Return the text after a prompt, piece by piece; arguments and errors as `answer`."""
+        said = self.answer([prompt], sampler=sampler, max_new_tokens=max_new_tokens, stop=stop)
+        return (one.text for one in said if one.text)
+
+    def answer(
+        self,
+        prompts: Sequence[str],
+        *,
+        sampler: Sampler,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        batch_size: int = generate.BATCH_SIZE,
+        prefill_chunk: int = generate.PREFILL_CHUNK,
+    ) -> Iterator[Said]:
+        """Answer prompts together, token by token; see `mlxhog.decoding.generate.answer`.
 
         Raises:
-            ConfigError: `max_new_tokens` is negative.
+            ConfigError: a number is out of its range, or a stop string is empty.
             Diverged: the model's logits are not finite.
         """
-        tokens = generate(
-            self.stepper,
-            self.tokenizer.encode(prompt.encode()),
+        return generate.answer(
+            self.backend,
+            [self.tokenizer.encode(prompt.encode()) for prompt in prompts],
             tokenizer=self.tokenizer,
             sampler=sampler,
             max_new_tokens=max_new_tokens,
+            stop=stop,
+            batch_size=batch_size,
+            prefill_chunk=prefill_chunk,
         )
-        return stream_text(self.tokenizer, tokens)
 
 
 def open_model(spec: str, *, root: Path, backend: str) -> Model:
@@ -72,4 +95,4 @@ def open_model(spec: str, *, root: Path, backend: str) -> Model:
     for name, slot in layout.slots.items():
         loaded.inbox[slot.offset : slot.offset + slot.size] = found.params[name].ravel()
     loaded.refresh()
-    return Model(BackendStepper(loaded), found.tokenizer, path)
+    return Model(loaded, found.tokenizer, path)

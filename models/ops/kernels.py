@@ -123,8 +123,41 @@ class Ops(Protocol[T]):
             state: C (B, NH, DK, DV), n (B, NH, DK), m (B, NH); None is all zeros.
 
         Returns:
-            h (B, S, NH, DV) and the state after the last position, float32. The stabiliser m
-            is constant for gradients.
+            h (B, S, NH, DV) and the state after the last position, float32. Gradients are exact,
+            those through m included.
+        """
+
+    def slstm_cell(
+        self,
+        i: T,
+        f: T,
+        z: T,
+        o: T,
+        R: T,
+        b: T,
+        *,
+        state: Sequence[T] | None = None,
+        starts: T | None = None,
+    ) -> tuple[T, tuple[T, T, T, T]]:
+        """Run the sLSTM cell over a sequence of any length from 1 on.
+
+        Args:
+            i: (B, S, NH, DH), pre-activation of the input gate from the input alone.
+            f: as i, of the forget gate, a sigmoid.
+            z: as i, of the cell's input.
+            o: as i, of the output gate.
+            R: (NH, 4 * DH, DH), recurrent matrices, from the last index, as the xlstm package
+                stores them for the CPU; rows gate by gate, i, f, z, o.
+            b: (4 * NH * DH,), biases, gate by gate.
+            state: h, c, n and m before the first position, (B, NH, DH) each; None is all zeros.
+            starts: (B, S) bool or uint8, true at the first token of a document, before which the
+                whole state counts as zero.
+
+        Returns:
+            h (B, S, NH, DH) and the state after the last position, float32, with exact gradients.
+            The stabiliser m starts at the input gate where n is 0. The published code asks whether
+            all of n is; that is the same for every state the cell reaches, and here the rows of a
+            batch do not depend on each other.
         """
 
     def head_norm_gate(self, h: T, o: T, w: T, eps: float) -> T:

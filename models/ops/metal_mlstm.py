@@ -17,8 +17,8 @@ INPUTS = ("q", "k", "v", "i", "f", "C0", "n0", "m0")
 RESULTS = ("h", "C", "n", "m", "b", "den", "M")
 """Of `forward`: the output, the states around every chunk, and what else `backward` needs."""
 
-GRADIENTS = ("dq", "dk", "dv", "di", "db", "dC", "dn")
-"""Of `backward`; db still has to be summed to df."""
+GRADIENTS = ("dq", "dk", "dv", "di", "db", "dC", "dn", "dM")
+"""Of `backward`, still to be put together."""
 
 
 def chunk_of(chunk_size: int, S: int) -> int:
@@ -49,7 +49,7 @@ def forward(
 def backward(
     engine: Engine, saved: Mapping[str, Any], *, chunk: int, eps: float
 ) -> tuple[Any, ...]:
-    """Differentiate `forward`; the stabilisers are constants.
+    """Differentiate `forward` with the stabilisers held constant, and h by its stabiliser M.
 
     Args:
         engine: as in `forward`.
@@ -60,8 +60,12 @@ def backward(
 
     Returns:
         `GRADIENTS`: those of q, k, v, i; db (B, NH, S), of the sums of logsig(f) from the start of
-        each chunk, as far as h depends on them; dC and dn of the states around every chunk. Through
-        its last sum a chunk also has <C', dC'> + n'.dn' of the state after it.
+        each chunk, as far as h depends on them; dC and dn of the states around every chunk; dM
+        (B, NH, S). Through its last sum a chunk also has <C', dC'> + n'.dn' of the state after it.
+
+        A state is the true one times exp(-m). So at fixed true states the last m has the gradient
+        dm - <C, dC> - n.dn, which joins dM of the last position, and the first m has <C, dC> + n.dn
+        on top of what comes back through M_t = max(logsig(f_t) + M_t-1, i_t).
     """
     x = dict(saved)
     for launch in backward_launches(x, chunk=chunk, eps=eps):

@@ -1,7 +1,7 @@
-"""The ops of xLSTM Large in MLX with the mLSTM cell as Metal kernels; float32.
+"""The ops of xLSTM Large in MLX with the cells as Metal kernels; float32.
 
 `kernels.py` says what each op promises, `reference_mlx.py` has the ops that MLX itself does well.
-On the engine `mlx` the cell is as lazy as any op. An emulated one evaluates its inputs when it is
+On the engine `mlx` a cell is as lazy as any op. An emulated one evaluates its inputs when it is
 called, so keep that out of `mx.compile`.
 """
 
@@ -10,11 +10,11 @@ from functools import lru_cache, partial
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx.core import array
 
 from mlxhog.metal.engine import Engine
-from mlxhog.models.ops import metal_mlstm, reference_mlx
+from mlxhog.models.ops import metal_mlstm, metal_slstm_mlx, reference_mlx
+from mlxhog.models.ops.metal_call_mlx import enter, leave
 
 
 class MetalOps:
@@ -59,25 +59,46 @@ class MetalOps:
         h, C, n, m, *_ = self._cell(chunk, eps)(q, k, v, i, f, *state)
         return h, (C[:, :, -1], n[:, :, -1], m[:, :, -1])
 
+    def slstm_cell(
+        self,
+        i: array,
+        f: array,
+        z: array,
+        o: array,
+        R: array,
+        b: array,
+        *,
+        state: Sequence[array] | None = None,
+        starts: array | None = None,
+    ) -> tuple[array, tuple[array, array, array, array]]:
+        """Run the cell over (B, S, NH, DH), any S, from `state` (h, c, n, m) or from zeros."""
+        return metal_slstm_mlx.slstm_cell(self.engine, i, f, z, o, R, b, state, starts)
+
 
 def _mlstm_cell(engine: Engine, chunk: int, eps: float) -> Callable[..., Any]:
-    """`INPUTS` -> `RESULTS` of `metal_mlstm.py`; h and the last C and n have a gradient."""
+    """`INPUTS` -> `RESULTS` of `metal_mlstm.py`; h and the last state have a gradient."""
 
     def forward(*inputs: array) -> tuple[array, ...]:
-        given = dict(zip(metal_mlstm.INPUTS, _enter(engine, inputs), strict=True))
-        return _leave(engine, metal_mlstm.forward(engine, given, chunk=chunk, eps=eps))
+        given = dict(zip(metal_mlstm.INPUTS, enter(engine, inputs), strict=True))
+        return leave(engine, metal_mlstm.forward(engine, given, chunk=chunk, eps=eps))
 
     def backward(primals: Any, cotangents: Any, results: Any) -> Any:
-        q, k, v, i, f, *_, m0 = primals
-        _, C, n, *_ = results
-        dh, dC, dn, *_ = cotangents
+        q, k, v, i, f, *_ = primals
+        _, C, n, m, _, _, M = results
+        dh, dC, dn, dm, *_ = cotangents
         names = ("q", "k", "v", "i", *metal_mlstm.RESULTS, "dh", "dC_last", "dn_last")
-        arrays = _enter(engine, (q, k, v, i, *results, dh, dC[:, :, -1], dn[:, :, -1]))
+        arrays = enter(engine, (q, k, v, i, *results, dh, dC[:, :, -1], dn[:, :, -1]))
         saved = dict(zip(names, arrays, strict=True))
         found = metal_mlstm.backward(engine, saved, chunk=chunk, eps=eps)
-        dq, dk, dv, di, db, dC, dn = _leave(engine, found)
-        df = _forget_gradient(f, db, C, n, dC, dn, chunk)
-        return dq, dk, dv, di, df, dC[:, :, 0], dn[:, :, 0], mx.zeros_like(m0)
+        dq, dk, dv, di, db, dC, dn, dM = leave(engine, found)
+        states = (C * dC).sum((-2, -1)) + (n * dn).sum(-1)  # (B, NH, NC + 1)
+        dM = dM.at[..., -1].add(dm[..., -1] - states[..., -1])
+        lf = -mx.logaddexp(-f, 0).swapaxes(1, 2)
+        di_M, dlf_M, dm = _through_stabilisers(i.swapaxes(1, 2), lf, m[..., 0], M, dM)
+        dlf = _through_sums(db, states[..., 1:], chunk) + dlf_M
+        df = mx.sigmoid(-f) * dlf.swapaxes(1, 2)
+        di = di + di_M.swapaxes(1, 2)
+        return dq, dk, dv, di, df, dC[:, :, 0], dn[:, :, 0], dm + states[..., 0]
 
     function = mx.custom_function(forward)
     function.vjp(backward)
@@ -85,26 +106,31 @@ def _mlstm_cell(engine: Engine, chunk: int, eps: float) -> Callable[..., Any]:
     return result
 
 
-def _forget_gradient(
-    f: array, db: array, C: array, n: array, dC: array, dn: array, chunk: int
-) -> array:
-    """Gradient of f (B, S, NH): of all sums b from its position to the end of the chunk."""
-    B, S, NH = f.shape
-    at_end = (C[:, :, 1:] * dC[:, :, 1:]).sum((-2, -1)) + (n[:, :, 1:] * dn[:, :, 1:]).sum(-1)
+def _through_sums(db: array, at_end: array, chunk: int) -> array:
+    """Gradient of logsig(f) (B, NH, S): of all sums b from there to the end of the chunk."""
+    B, NH, S = db.shape
     db = mx.pad(db, [(0, 0), (0, 0), (0, -S % chunk)]).reshape(B, NH, -1, chunk)
     later = mx.cumsum(db, -1, reverse=True) + at_end[..., None]
-    return mx.sigmoid(-f) * later.flatten(-2)[..., :S].transpose(0, 2, 1)
+    return later.flatten(-2)[..., :S]
 
 
-def _enter(engine: Engine, arrays: Sequence[array]) -> list[Any]:
-    """Return the engine's own arrays; only `mlx` leaves them unevaluated."""
-    if engine.name == "mlx":
-        return list(arrays)
-    mx.eval(arrays)
-    return [engine.array(np.array(x)) for x in arrays]
+def _through_stabilisers(
+    i: array, lf: array, m0: array, M: array, dM: array
+) -> tuple[array, array, array]:
+    """Gradients of i, lf and m0 through M_t = max(lf_t + M_t-1, i_t); all (B, NH, S), m0 (B, NH).
+
+    From a position dM goes back through lf to the one where i was larger, or else to m0.
+    """
+    S = i.shape[-1]
+    opened = i >= lf + mx.concatenate([m0[..., None], M[..., :-1]], -1)
+    position = mx.where(opened, mx.arange(S), S)
+    next_opened = _pad(mx.cummin(position, -1, reverse=True)[..., 1:], S)
+    later = _pad(mx.cumsum(dM, -1, reverse=True), 0)
+    dM = later[..., :-1] - mx.take_along_axis(later, next_opened, -1)
+    dlf = mx.where(opened, 0.0, dM)
+    return mx.where(opened, dM, 0.0), dlf, dlf[..., 0]
 
 
-def _leave(engine: Engine, arrays: Sequence[Any]) -> tuple[array, ...]:
-    if engine.name == "mlx":
-        return tuple(arrays)
-    return tuple(mx.array(engine.host(x)) for x in arrays)
+def _pad(x: array, value: int) -> array:
+    """One more entry on the last axis."""
+    return mx.pad(x, [(0, 0), (0, 0), (0, 1)], constant_values=value)

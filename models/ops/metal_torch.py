@@ -1,4 +1,4 @@
-"""The ops of xLSTM Large in PyTorch with the mLSTM cell as Metal kernels; float32.
+"""The ops of xLSTM Large in PyTorch with the cells as Metal kernels; float32.
 
 `kernels.py` says what each op promises, `reference_torch.py` has the ops that torch itself
 does well.
@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog.metal.engine import Engine
-from mlxhog.models.ops import metal_mlstm, reference_torch
+from mlxhog.models.ops import metal_mlstm, metal_slstm_torch, reference_torch
+from mlxhog.models.ops.metal_call_torch import enter, leave
 
 
 class MetalOps:
@@ -59,60 +61,81 @@ class MetalOps:
         )
         return h, (C, n, m)
 
+    def slstm_cell(
+        self,
+        i: Tensor,
+        f: Tensor,
+        z: Tensor,
+        o: Tensor,
+        R: Tensor,
+        b: Tensor,
+        *,
+        state: Sequence[Tensor] | None = None,
+        starts: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Run the cell over (B, S, NH, DH), any S, from `state` (h, c, n, m) or from zeros."""
+        return metal_slstm_torch.slstm_cell(self.engine, i, f, z, o, R, b, state, starts)
+
 
 class _MlstmCell(Function):
     @staticmethod
     def forward(
         ctx: Any, engine: Engine, chunk: int, eps: float, *inputs: Tensor
     ) -> tuple[Tensor, ...]:
-        given = dict(zip(metal_mlstm.INPUTS, _enter(engine, inputs), strict=True))
+        given = dict(zip(metal_mlstm.INPUTS, enter(engine, inputs), strict=True))
         found = metal_mlstm.forward(engine, given, chunk=chunk, eps=eps)
-        results = _leave(engine, found)
+        results = leave(engine, found)
         ctx.save_for_backward(*inputs[:5], *results)
         ctx.set_materialize_grads(False)
         ctx.engine, ctx.chunk, ctx.eps = engine, chunk, eps
-        h, C, n, m, *_ = results
-        m_last = m[:, :, -1].clone()
-        ctx.mark_non_differentiable(m_last)
-        return h, C[:, :, -1].clone(), n[:, :, -1].clone(), m_last
+        h, *states = results[:4]
+        return h, *(x[:, :, -1].clone() for x in states)
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, dh: Tensor | None, dC: Tensor | None, dn: Tensor | None, _: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dh: Tensor | None, *d_last: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, i, f, *results = ctx.saved_tensors
-        h, C, n, *_ = results
+        h, C, n, m, _, _, M = results
         dh = torch.zeros_like(h) if dh is None else dh
-        dC = torch.zeros_like(C[:, :, 0]) if dC is None else dC
-        dn = torch.zeros_like(n[:, :, 0]) if dn is None else dn
+        dC, dn, dm = (
+            torch.zeros_like(x[:, :, 0]) if d is None else d
+            for d, x in zip(d_last, (C, n, m), strict=True)
+        )
         names = ("q", "k", "v", "i", *metal_mlstm.RESULTS, "dh", "dC_last", "dn_last")
-        arrays = _enter(ctx.engine, (q, k, v, i, *results, dh, dC, dn))
+        arrays = enter(ctx.engine, (q, k, v, i, *results, dh, dC, dn))
         saved = dict(zip(names, arrays, strict=True))
         found = metal_mlstm.backward(ctx.engine, saved, chunk=ctx.chunk, eps=ctx.eps)
-        dq, dk, dv, di, db, dC, dn = _leave(ctx.engine, found)
-        df = _forget_gradient(f, db, C, n, dC, dn, ctx.chunk)
-        return None, None, None, dq, dk, dv, di, df, dC[:, :, 0], dn[:, :, 0], None
+        dq, dk, dv, di, db, dC, dn, dM = leave(ctx.engine, found)
+        states = (C * dC).sum((-2, -1)) + (n * dn).sum(-1)  # (B, NH, NC + 1)
+        dM[..., -1] += dm - states[..., -1]
+        lf = F.logsigmoid(f).transpose(1, 2)
+        di_M, dlf_M, dm = _through_stabilisers(i.transpose(1, 2), lf, m[..., 0], M, dM)
+        dlf = _through_sums(db, states[..., 1:], ctx.chunk) + dlf_M
+        df = torch.sigmoid(-f) * dlf.transpose(1, 2)
+        di = di + di_M.transpose(1, 2)
+        return None, None, None, dq, dk, dv, di, df, dC[:, :, 0], dn[:, :, 0], dm + states[..., 0]
 
 
-def _forget_gradient(
-    f: Tensor, db: Tensor, C: Tensor, n: Tensor, dC: Tensor, dn: Tensor, chunk: int
-) -> Tensor:
-    """Gradient of f (B, S, NH): of all sums b from its position to the end of the chunk."""
-    B, S, NH = f.shape
-    at_end = (C[:, :, 1:] * dC[:, :, 1:]).sum((-2, -1)) + (n[:, :, 1:] * dn[:, :, 1:]).sum(-1)
-    db = torch.nn.functional.pad(db, (0, -S % chunk)).view(B, NH, -1, chunk)
+def _through_sums(db: Tensor, at_end: Tensor, chunk: int) -> Tensor:
+    """Gradient of logsig(f) (B, NH, S): of all sums b from there to the end of the chunk."""
+    B, NH, S = db.shape
+    db = F.pad(db, (0, -S % chunk)).view(B, NH, -1, chunk)
     later = db.flip(-1).cumsum(-1).flip(-1) + at_end[..., None]
-    return torch.sigmoid(-f) * later.flatten(-2)[..., :S].transpose(1, 2)
+    return later.flatten(-2)[..., :S]
 
 
-def _enter(engine: Engine, tensors: Sequence[Tensor]) -> list[Any]:
-    """Return the engine's own arrays of detached tensors, row-major."""
-    ready = [x.detach().contiguous() for x in tensors]
-    return ready if engine.name == "mps" else [engine.array(x.numpy()) for x in ready]
+def _through_stabilisers(
+    i: Tensor, lf: Tensor, m0: Tensor, M: Tensor, dM: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of i, lf and m0 through M_t = max(lf_t + M_t-1, i_t); all (B, NH, S), m0 (B, NH).
 
-
-def _leave(engine: Engine, arrays: Sequence[Any]) -> list[Tensor]:
-    if engine.name == "mps":
-        return list(arrays)
-    return [torch.from_numpy(engine.host(x)) for x in arrays]
+    From a position dM goes back through lf to the one where i was larger, or else to m0.
+    """
+    S = i.shape[-1]
+    opened = i >= lf + torch.cat([m0[..., None], M[..., :-1]], -1)
+    position = torch.where(opened, torch.arange(S, device=i.device), S)
+    next_opened = F.pad(position.flip(-1).cummin(-1).values.flip(-1)[..., 1:], (0, 1), value=S)
+    later = F.pad(dM.flip(-1).cumsum(-1).flip(-1), (0, 1))
+    dM = later[..., :-1] - later.gather(-1, next_opened)
+    dlf = torch.where(opened, 0.0, dM)
+    return torch.where(opened, dM, 0.0), dlf, dlf[..., 0]

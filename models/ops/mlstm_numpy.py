@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
 State = tuple[Float, Float, Float]
-Backward = Callable[[Float], tuple[Float, ...]]
+Backward = Callable[..., tuple[Float, ...]]
 
 
 def log_sigmoid(x: Float) -> Float:
@@ -52,9 +52,8 @@ def recurrent(
         state: C, n and m before the first position; None is all zeros.
 
     Returns:
-        h, the state after the last position, and a function that maps dL/dh to dL/d of q, k, v, i,
-        f and of the C, n and m given. Unlike the twins it differentiates m too, which only the
-        term eps makes a difference to.
+        h, the state after the last position, and a function from dL/dh, and dL/d of that state
+        where L depends on it, to dL/d of q, k, v, i, f and of the C, n and m given.
     """
     C, n, m = state if state is not None else zero_state(q, v)
     s = q.shape[-1] ** -0.5
@@ -74,9 +73,9 @@ def recurrent(
         h[:, t] = num / N[..., None]
         trace.append((before, F, I, (C, n, m), den, N))
 
-    def backward(dh: Float) -> tuple[Float, ...]:
+    def backward(dh: Float, d_last: Sequence[Float] | None = None) -> tuple[Float, ...]:
         dq, dk, dv, di, df = (np.zeros_like(x) for x in (q, k, v, i, f))
-        dC, dn, dm = np.zeros_like(C), np.zeros_like(n), np.zeros_like(m)
+        dC, dn, dm = d_last if d_last is not None else zero_state(q, v)
         for t in reversed(range(q.shape[1])):
             (C_old, n_old, m_old), F, I, (C_new, n_new, m_new), den, N = trace[t]  # noqa: E741
             q_t, k_t, v_t = q[:, t], k[:, t], v[:, t]
@@ -105,20 +104,42 @@ def recurrent(
     return h, (C, n, m), backward
 
 
-def parallel(q: Float, k: Float, v: Float, i: Float, f: Float, *, eps: float) -> Float:
-    """Return h from the quadratic form; equal to `recurrent` up to the effect of eps.
+def parallel(
+    q: Float, k: Float, v: Float, i: Float, f: Float, *, eps: float
+) -> tuple[Float, Backward]:
+    """Compute h in the quadratic form, and differentiate it; equal to `recurrent` but for eps.
 
     Here m_t is the largest exponent alone, without the 0 that the recurrence starts from.
+
+    Returns:
+        h, and a function from dL/dh to dL/d of q, k, v, i and f.
     """
-    S = q.shape[1]
-    b = np.cumsum(log_sigmoid(f), 1).swapaxes(1, 2)  # (B, NH, S)
-    D = b[..., :, None] - b[..., None, :] + i.swapaxes(1, 2)[..., None, :]
+    S, s = q.shape[1], q.shape[-1] ** -0.5
+    q_h, k_h, v_h, i_h, f_h = (x.swapaxes(1, 2) for x in (q, k, v, i, f))  # (B, NH, S, ...)
+    b = np.cumsum(log_sigmoid(f_h), -1)
+    D = b[..., :, None] - b[..., None, :] + i_h[..., None, :]
     D = np.where(np.tri(S, dtype=bool), D, -np.inf)
     m = D.max(-1)
-    A = np.einsum("bthk,bjhk->bhtj", q, k) * q.shape[-1] ** -0.5 * np.exp(D - m[..., None])
-    N = np.maximum(np.abs(A.sum(-1)), np.exp(-m)) + eps
-    h: Float = np.einsum("bhtj,bjhv->bthv", A / N[..., None], v)
-    return h
+    E = s * np.exp(D - m[..., None])
+    A = E * (q_h @ k_h.swapaxes(-1, -2))
+    den, floor = A.sum(-1), np.exp(-m)
+    N = np.maximum(np.abs(den), floor) + eps
+    h = (A / N[..., None]) @ v_h
+
+    def backward(dh: Float) -> tuple[Float, ...]:
+        dnum = dh.swapaxes(1, 2) / N[..., None]
+        dN = -(dnum * h).sum(-1)
+        large = np.abs(den) > floor
+        dA = dnum @ v_h.swapaxes(-1, -2) + np.where(large, dN * np.sign(den), 0.0)[..., None]
+        X, dD = E * dA, A * dA
+        dm = -dD.sum(-1) - np.where(large, 0.0, dN * floor)
+        dD += np.where(np.arange(S) == D.argmax(-1)[..., None], dm[..., None], 0.0)
+        db = dD.sum(-1) - dD.sum(-2)
+        df = db[..., ::-1].cumsum(-1)[..., ::-1] / (1.0 + np.exp(f_h))
+        dq, dk, dv = X @ k_h, X.swapaxes(-1, -2) @ q_h, A.swapaxes(-1, -2) @ dnum
+        return tuple(x.swapaxes(1, 2) for x in (dq, dk, dv, dD.sum(-2), df))
+
+    return h.swapaxes(1, 2), backward
 
 
 def chunkwise(

@@ -7,23 +7,22 @@ against, `metal/ops/` holds the kernels. They use `torch.get_num_threads()` thre
 from collections.abc import Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog._native import ops
 from mlxhog.models.ops import reference_torch
-from mlxhog.models.ops.reference_torch import block_diagonal as block_diagonal
-from mlxhog.models.ops.reference_torch import causal_conv as causal_conv
-from mlxhog.models.ops.reference_torch import glu as glu
-from mlxhog.models.ops.reference_torch import head_norm as head_norm
-from mlxhog.models.ops.reference_torch import head_norm_skip_gate as head_norm_skip_gate
-from mlxhog.models.ops.reference_torch import layer_norm as layer_norm
-
-Float32 = NDArray[np.float32]
+from mlxhog.models.ops.native_call_torch import array as _array
+from mlxhog.models.ops.native_call_torch import threads as _threads
+from mlxhog.models.ops.native_layers_torch import block_diagonal as block_diagonal
+from mlxhog.models.ops.native_layers_torch import causal_conv as causal_conv
+from mlxhog.models.ops.native_layers_torch import glu as glu
+from mlxhog.models.ops.native_layers_torch import head_norm as head_norm
+from mlxhog.models.ops.native_layers_torch import head_norm_skip_gate as head_norm_skip_gate
+from mlxhog.models.ops.native_layers_torch import layer_norm as layer_norm
+from mlxhog.models.ops.native_slstm_torch import slstm_cell as slstm_cell
 
 FAST_GEMM = ops.gemm_kernel() == "avx512"
 """Without AVX-512 the product of torch's own library is as fast or faster."""
@@ -55,8 +54,6 @@ def capped_cross_entropy(
     raw_logits: Tensor, labels: Tensor, cap: float | None
 ) -> tuple[Tensor, Tensor]:
     """Summed cross entropy in nats of the capped logits, and the number of labels not -100."""
-    if cap is None:
-        return reference_torch.capped_cross_entropy(raw_logits, labels, cap)
     return cast(tuple[Tensor, Tensor], _apply(_CrossEntropy, raw_logits, labels, cap))
 
 
@@ -175,7 +172,9 @@ class _CrossEntropy(Function):
     """The gradient is computed with the loss, in one pass, and only scaled in backward."""
 
     @staticmethod
-    def forward(ctx: Any, raw_logits: Tensor, labels: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, raw_logits: Tensor, labels: Tensor, cap: float | None
+    ) -> tuple[Tensor, Tensor]:
         logits = _array(raw_logits)
         gradient = torch.empty(logits.shape) if ctx.needs_input_grad[0] else None
         nats, count = ops.cross_entropy(
@@ -267,35 +266,25 @@ class _MlstmCell(Function):
         ctx.save_for_backward(q, k, v, i, f, h, den, C, n, m)
         ctx.set_materialize_grads(False)
         ctx.chunk_size, ctx.eps = chunk_size, eps
-        m_last = m[:, :, NC].clone()
-        ctx.mark_non_differentiable(m_last)
-        return h, C[:, :, NC].clone(), n[:, :, NC].clone(), m_last
+        return h, *(x[:, :, NC].clone() for x in (C, n, m))
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, dh: Tensor | None, dC: Tensor | None, dn: Tensor | None, _: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dh: Tensor | None, *d_last: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, i, f, h, den, C, n, m = ctx.saved_tensors
         dh = torch.zeros_like(h) if dh is None else dh
         # The kernel overwrites the state's gradient; autograd may hold its argument elsewhere.
-        dC = torch.zeros_like(C[:, :, 0]) if dC is None else dC.clone()
-        dn = torch.zeros_like(n[:, :, 0]) if dn is None else dn.clone()
+        dC, dn, dm = (
+            torch.zeros(like[:, :, 0].shape)
+            if d is None
+            else d.clone(memory_format=torch.contiguous_format)
+            for d, like in zip(d_last, (C, n, m), strict=True)
+        )
         dq, dk, dv, di, df = (torch.empty_like(x) for x in (q, k, v, i, f))
-        arrays = map(_array, (q, k, v, i, f, h, den, C, n, m, dh, dq, dk, dv, di, df, dC, dn))
+        arrays = map(_array, (q, k, v, i, f, h, den, C, n, m, dh, dq, dk, dv, di, df, dC, dn, dm))
         ops.mlstm_grad(*arrays, chunk=ctx.chunk_size, eps=ctx.eps, threads=_threads())
-        return dq, dk, dv, di, df, dC, dn, None, None, None
+        return dq, dk, dv, di, df, dC, dn, dm, None, None
 
 
 def _apply(function: type[Function], *arguments: Any) -> Any:
     return function.apply(*arguments)  # type: ignore[no-untyped-call]
-
-
-def _array(x: Tensor) -> Float32:
-    """View a tensor as a C-contiguous NumPy array; copies only where it is not contiguous."""
-    view: Float32 = x.detach().contiguous().numpy()
-    return view
-
-
-def _threads() -> int:
-    return torch.get_num_threads()

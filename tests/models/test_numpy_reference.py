@@ -1,5 +1,7 @@
 """The float64 reference equals the recorded float64 runs, and its gradient is the gradient."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -51,7 +53,7 @@ def test_all_forms_of_the_cell_equal_the_recorded_float64_ones(name: str) -> Non
             assert_close(part, recorded, FLOAT64_CELL, label=f"recurrent state, {form}")
             assert_close(other, recorded, FLOAT64_CELL, label=f"chunkwise state, {form}")
     if case.state is None:
-        h_parallel = mlstm_numpy.parallel(*inputs, eps=case.eps)
+        h_parallel, _ = mlstm_numpy.parallel(*inputs, eps=case.eps)
         assert_close(h_parallel, case.h("parallel_f64"), FLOAT64_CELL, label="parallel")
         assert_close(h_parallel, h, FORMS_F64, label="parallel against recurrent")
 
@@ -70,19 +72,44 @@ def test_gradients_of_the_cell_equal_the_recorded_float64_ones(name: str) -> Non
             assert_close(dn, case.recorded[f"{form}.grad_n_initial"], FLOAT64_CELL, label="n")
 
 
-def test_the_gradient_of_a_given_stabiliser_is_the_change_of_the_output() -> None:
-    inputs = [x.astype(np.float64) for x in cell_inputs(1, 5, 2, 3, 4, seed=0).values()]
-    rng = np.random.default_rng(1)
-    C, n, m = rng.normal(size=(1, 2, 3, 4)), rng.normal(size=(1, 2, 3)), np.array([[0.5, -0.5]])
-    weight = rng.normal(size=(1, 5, 2, 4))
+@pytest.mark.parametrize("name", [name for name in CELLS if name != "mlstm_cell_c_init"])
+def test_gradients_of_the_parallel_form_equal_the_recorded_float64_ones(name: str) -> None:
+    case = cell_case(name)
+    inputs = [value.astype(np.float64) for value in case.inputs.values()]
+    _, backward = mlstm_numpy.parallel(*inputs, eps=case.eps)
+    for grad, letter in zip(backward(case.h_weight.astype(np.float64)), "qkvif", strict=True):
+        assert_close(grad, case.grad("parallel_f64", letter), FLOAT64_CELL, label=letter)
 
-    def total(shift: float) -> float:
-        h, _, _ = mlstm_numpy.recurrent(*inputs, eps=0.1, state=(C, n, m + shift))
-        return float((h * weight).sum())
 
-    _, _, backward = mlstm_numpy.recurrent(*inputs, eps=0.1, state=(C, n, m))
-    slope = (total(1e-6) - total(-1e-6)) / 2e-6
-    assert_close(backward(weight)[-1].sum(), slope, FINITE_DIFFERENCE)
+@pytest.mark.parametrize("eps", [1e-3, 0.1])
+@pytest.mark.parametrize("S", [1, 6])
+def test_gradients_of_the_cell_and_of_its_states_are_the_change_of_the_results(
+    eps: float, S: int
+) -> None:
+    B, NH, DK, DV = 2, 2, 3, 4
+    rng = np.random.default_rng(S)
+    state = {"C": (B, NH, DK, DV), "n": (B, NH, DK), "m": (B, NH)}
+    x = {k: v.astype(np.float64) for k, v in cell_inputs(B, S, NH, DK, DV, seed=S).items()}
+    dh = rng.normal(size=x["v"].shape)
+    d_last = [rng.normal(size=shape) for shape in state.values()]
+
+    def recurrent(y: dict[str, np.ndarray]) -> tuple[float, Any]:
+        sequence, given = [y[name] for name in "qkvif"], [y[name] for name in state]
+        h, last, backward = mlstm_numpy.recurrent(*sequence, eps=eps, state=given)
+        total = (h * dh).sum() + sum((a * b).sum() for a, b in zip(last, d_last, strict=True))
+        return float(total), lambda: backward(dh, d_last)
+
+    def parallel(y: dict[str, np.ndarray]) -> tuple[float, Any]:
+        h, backward = mlstm_numpy.parallel(*(y[name] for name in "qkvif"), eps=eps)
+        return float((h * dh).sum()), lambda: backward(dh)
+
+    with_state = x | {name: rng.normal(size=shape) for name, shape in state.items()}
+    for form, y in ((recurrent, with_state), (parallel, x)):
+        for (name, value), grad in zip(y.items(), form(y)[1](), strict=True):
+            way = rng.normal(size=value.shape)
+            ahead, behind = (form(y | {name: value + step * way})[0] for step in (1e-6, -1e-6))
+            slope, label = (ahead - behind) / 2e-6, f"{form.__name__} {name}"
+            assert_close((grad * way).sum(), slope, FINITE_DIFFERENCE, label=label)
 
 
 @pytest.mark.parametrize("use_bias", [False, True])

@@ -58,6 +58,9 @@ class Twin(Protocol):
     def array(self, x: Array) -> Any:
         """An array of the framework."""
 
+    def numpy(self, x: Any) -> Array:
+        """A NumPy array of one of the framework."""
+
 
 @dataclass(frozen=True)
 class TorchTwin:
@@ -65,6 +68,9 @@ class TorchTwin:
 
     def array(self, x: Array) -> Any:
         return _torch(x)
+
+    def numpy(self, x: Any) -> Array:
+        return np.asarray(x.numpy())
 
     def logits(
         self, cfg: ModelConfig, params: Params, tokens: Array, state: Any = None
@@ -134,6 +140,9 @@ class MlxTwin:
 
     def array(self, x: Array) -> Any:
         return _mlx(x)
+
+    def numpy(self, x: Any) -> Array:
+        return np.array(x)
 
     def logits(
         self, cfg: ModelConfig, params: Params, tokens: Array, state: Any = None

@@ -1,4 +1,4 @@
-[[kernel]] void custom_kernel_mlstm_bwd_pre_float_float_float_float_uint32_ts_uint32_ts_uint32_ts_uint32_ts_floats_float_float(
+[[kernel]] void custom_kernel_mlstm_bwd_pre_float_float_float_float_uint32_ts_uint32_ts_uint32_ts_uint32_ts_floats_float_float_float(
   const device float* den [[buffer(0)]],
   const device float* M [[buffer(1)]],
   const device float* h [[buffer(2)]],
@@ -10,10 +10,12 @@
   const constant float& eps [[buffer(8)]],
   device float* rN [[buffer(9)]],
   device float* dden [[buffer(10)]],
+  device float* dM [[buffer(11)]],
   uint3 thread_position_in_grid [[thread_position_in_grid]]) {
 
-        mlxhog::mlstm_bwd_pre(den, M, h, dh, rN, dden, mlxhog::MlstmShape{B, NH, S, 1, 0, DV},
-                              eps, thread_position_in_grid);
+        mlxhog::mlstm_bwd_pre(den, M, h, dh, rN, dden, dM,
+                              mlxhog::MlstmShape{B, NH, S, 1, 0, DV}, eps,
+                              thread_position_in_grid);
     
 }
 

@@ -1,0 +1,137 @@
+"""Ours: what one worker of `--strategy serial` does in a step, from the snapshot to the arena.
+
+Read the shared parameters, forward and backward, gradient norm and clipping, AdamW into the arena:
+all of a run but the text, the ticket and the record, which take microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from _model_peers import tokens_and_labels
+from _sizes import LargeSize, MLSTMSize
+
+from mlxhog import arena, backends, optim, updates
+from mlxhog.arena import Arena
+from mlxhog.config import TrainConfig
+from mlxhog.data.batch import Batch
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.optim import Target, clip
+
+Step = Callable[[], None]
+OPTIONS = TrainConfig()
+
+
+def large(size: LargeSize) -> XLSTMLargeConfig:
+    """The architecture of a size."""
+    return XLSTMLargeConfig(
+        vocab_size=size.vocab,
+        hidden_size=size.d,
+        num_hidden_layers=size.blocks,
+        num_heads=size.heads,
+        chunk_size=size.chunk,
+    )
+
+
+def train_large(size: LargeSize, threads: int, backend: str = "torch:cpu") -> Step:
+    """A training step of xLSTM Large."""
+    return _training_step(large(size), size, threads, backend)
+
+
+def _training_step(model: ModelConfig, size: Any, threads: int, backend: str) -> Step:
+    spec, optimizer = families.param_spec(model), optim.build(OPTIONS)
+    layout = arena.plan(spec, max_workers=1, n_tickets=1, private=optimizer.state_segments)
+    shared = Arena.create(layout)
+    for name, value in families.init_params(model, seed=0).items():
+        slot = layout.slots[name]
+        shared.params[slot.offset : slot.offset + slot.size] = value.reshape(-1)
+    target = Target(
+        flat=shared.params,
+        slots=layout.slots,
+        locks=shared.locks(1),
+        mode=updates.WRITE_MODES[shared.write],
+        private={name: shared.segment(f"{name}.1") for name in optimizer.state_segments},
+        shared={},
+        decay=frozenset(name for name, parameter in spec.items() if parameter.decay),
+    )
+    worker = backends.create(backend, threads=threads, kernels="auto", cpu_blas="auto")
+    worker.bind(model, layout.slots, layout.n_floats, None)
+    batch = Batch(*tokens_and_labels(size), n_bytes=0)
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        updates.snapshot(worker.inbox, shared.params)
+        worker.refresh()
+        loss, grads = worker.loss_and_grads(batch)
+        assert np.isfinite(loss)
+        scale = clip.clip_factor(clip.global_norm(grads), OPTIONS.clip)
+        steps += 1
+        optimizer.step(target, grads, lr=OPTIONS.lr, step=steps, seed=steps, grad_scale=scale)
+
+    return step
+
+
+# -- products and cells ---------------------------------------------------------------------------
+
+
+def products(rows: int, shapes: list[tuple[int, int]], threads: int, library: str) -> Step:
+    """One float32 matrix product (rows, in) x (in, out) for each (in, out) of `shapes`.
+
+    Args:
+        rows: of the left factor.
+        shapes: of the right factors.
+        threads: for the library.
+        library: "torch", or "mlxhog" for our own.
+    """
+    import torch
+
+    from mlxhog._native import ops
+
+    torch.set_num_threads(threads)
+    r = np.random.default_rng(0)
+
+    def draw(*shape: int) -> Any:
+        return r.standard_normal(shape).astype(np.float32)
+
+    trios = [(draw(rows, m), draw(n, m), draw(rows, n)) for m, n in shapes]
+    tensors = [tuple(map(torch.from_numpy, trio)) for trio in trios]
+
+    def by_torch() -> None:
+        for x, w, y in tensors:
+            torch.mm(x, w.T, out=y)
+
+    def by_ours() -> None:
+        for x, w, y in trios:
+            ops.linears(x, [w], [None], [y], threads=threads)
+
+    return {"torch": by_torch, "mlxhog": by_ours}[library]
+
+
+def mlstm_cell(size: MLSTMSize, threads: int, backward: bool = True) -> Step:
+    """The mLSTM cell as torch's twin calls it, forward and backward."""
+    import torch
+
+    from mlxhog.models.ops.kernels import choose
+
+    torch.set_num_threads(threads)
+    ops = choose("torch", "auto", "cpu")
+    r, (B, S, NH) = np.random.default_rng(0), (size.batch, size.seq, size.heads)
+
+    def draw(*shape: int, mean: float = 0.0) -> Any:
+        values = (mean + r.standard_normal(shape)).astype(np.float32)
+        return torch.from_numpy(values).requires_grad_(backward)
+
+    inputs = [draw(B, S, NH, width) for width in (size.key, size.key, size.value)]
+    inputs += [draw(B, S, NH), draw(B, S, NH, mean=3.0)]
+
+    def step() -> None:
+        h, _ = ops.mlstm_cell(*inputs, chunk_size=size.chunk, eps=1e-6)
+        if backward:
+            torch.autograd.grad(h.sum(), inputs)
+
+    return step

@@ -1,0 +1,223 @@
+"""Every form of the mLSTM cell computes the same, and its gradient is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlxhog.models.ops import mlstm_mlx, mlstm_numpy, mlstm_torch
+from mlxhog.models.ops.kernels import choose
+from tests.models.golden import CELLS, cell_case
+from tests.models.sample import cell_inputs
+from tests.models.twins import MlxTwin, TorchTwin, Twin
+from tests.tolerances import (
+    CELL_EXTREME_F32,
+    CELL_F32,
+    CELL_GRADIENT_F32,
+    GRADIENT_ANY_F32,
+    STATE_F32,
+    assert_close,
+)
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+STATE = ("C", "n", "m")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of the cell in one framework, on arrays by name; C, n and m may be missing."""
+
+    twin: Twin
+    run: Callable[..., Any]
+    recorded: tuple[str, ...] = ("chunkwise_f64", "chunkwise_padded_f64", "recurrent_f64")
+
+    def __call__(self, inputs: Arrays, **how: Any) -> tuple[Array, ...]:
+        """h and, where the form has one, the last C, n and m."""
+        results = self.run({name: self.twin.array(x) for name, x in inputs.items()}, **how)
+        return tuple(self.twin.numpy(x) for x in results)
+
+    def grads(self, inputs: Arrays, weights: list[Array], **how: Any) -> Arrays:
+        """Of the sum of as many results as there are weights, each weighted."""
+        w = [self.twin.array(weight) for weight in weights]
+
+        def total(_: Any, arrays: Any) -> Any:
+            results = self.run(arrays, **how)
+            return sum((x * weight).sum() for x, weight in zip(results, w, strict=False))
+
+        return self.twin.op_grads(total, inputs)
+
+
+def of_ops(framework: str, kernels: str) -> Form:
+    def run(x: Any, *, chunk_size: int, eps: float) -> Any:
+        ops = choose(framework, kernels, "cpu")
+        h, state = ops.mlstm_cell(*sequence(x), chunk_size=chunk_size, eps=eps, state=given(x))
+        return h, *state
+
+    return Form(TorchTwin(kernels) if framework == "torch" else MlxTwin(kernels), run)
+
+
+def of_module(twin: Twin, module: Any) -> dict[str, Form]:
+    def chunkwise(x: Any, **how: Any) -> Any:
+        h, state = module.chunkwise(*sequence(x), **how, state=given(x))
+        return h, *state
+
+    def recurrent(x: Any, *, eps: float, **_: Any) -> Any:
+        h, state = module.recurrent(*sequence(x), eps=eps, state=given(x))
+        return h, *state
+
+    def parallel(x: Any, *, eps: float, **_: Any) -> Any:
+        return (module.parallel(*sequence(x), eps=eps),)
+
+    return {
+        "chunkwise": Form(twin, chunkwise),
+        "recurrent": Form(twin, recurrent),
+        "parallel": Form(twin, parallel, ("parallel_f64",)),
+    }
+
+
+def sequence(x: Any) -> list[Any]:
+    return [x[name] for name in "qkvif"]
+
+
+def given(x: Any) -> tuple[Any, ...] | None:
+    return tuple(x[name] for name in STATE) if "C" in x else None
+
+
+MODULES = {
+    "torch": of_module(TorchTwin("reference"), mlstm_torch),
+    "mlx": of_module(MlxTwin("reference"), mlstm_mlx),
+}
+WITH_STATE = {
+    f"{framework}-{form}": MODULES[framework][form]
+    for framework in MODULES
+    for form in ("chunkwise", "recurrent")
+} | {
+    f"{framework}-{kernels}": of_ops(framework, kernels)
+    for framework in MODULES
+    for kernels in ("reference", "native", "metal-emulated")
+}
+PARALLEL = {f"{framework}-parallel": MODULES[framework]["parallel"] for framework in MODULES}
+FORMS = WITH_STATE | PARALLEL
+forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+forms_with_state = pytest.mark.parametrize("form", WITH_STATE.values(), ids=WITH_STATE)
+frameworks = pytest.mark.parametrize("framework", MODULES)
+sizes = pytest.mark.parametrize("S", [1, 4, 7, 33], ids="S={}".format)
+all_eps = pytest.mark.parametrize("eps", [1e-6, 1e-3, 0.1])
+
+WIDTHS = (2, 3, 5)  # NH, DK, DV
+
+
+def sample(S: int, *, state: bool) -> tuple[Arrays, list[Array]]:
+    """Inputs of two sequences, and weights of h, C, n and m."""
+    NH, DK, DV = WIDTHS
+    rng = np.random.default_rng(S)
+    parts = [(2, NH, DK, DV), (2, NH, DK), (2, NH)]
+    x = cell_inputs(2, S, *WIDTHS, seed=S)
+    if state:
+        x |= {n: rng.standard_normal(p, np.float32) for n, p in zip(STATE, parts, strict=True)}
+    return x, [rng.standard_normal(p, np.float32) for p in ((2, S, NH, DV), *parts)]
+
+
+def in_float64(x: Arrays, eps: float) -> tuple[list[Array], Callable[..., Arrays]]:
+    """Results of the recurrence, and its gradients from those of h and of the last state."""
+    exact = {name: value.astype(np.float64) for name, value in x.items()}
+    h, last, backward = mlstm_numpy.recurrent(*sequence(exact), eps=eps, state=given(exact))
+    names = (*"qkvif", *STATE)
+
+    def grads(dh: Array, *d_last: Array) -> Arrays:
+        found = backward(dh.astype(np.float64), [d.astype(np.float64) for d in d_last] or None)
+        return {name: g for name, g in zip(names, found, strict=True) if name in x}
+
+    return [h, *last], grads
+
+
+@forms
+@pytest.mark.parametrize("name", CELLS)
+def test_outputs_states_and_gradients_equal_the_recorded_ones(form: Form, name: str) -> None:
+    case = cell_case(name)
+    if form in PARALLEL.values() and case.state is not None:
+        return  # the parallel form has no state, so nothing is recorded
+    inputs = case.inputs | dict(zip(STATE, case.state or (), strict=False))
+    how = {"chunk_size": case.chunk_size, "eps": case.eps}
+    tolerance = CELL_EXTREME_F32 if name == "mlstm_cell_d_extreme" else CELL_F32
+    h, *last = form(inputs, **how)
+    grads = form.grads(inputs, [case.h_weight], **how)
+    recorded = [kind for kind in form.recorded if f"{kind}.h" in case.recorded]
+    assert recorded
+    for kind in recorded:
+        assert_close(h, case.h(kind), tolerance, label=kind)
+        for part, letter in zip(last, STATE, strict=False):
+            wanted = case.recorded[f"{kind}.{letter}"].reshape(part.shape)
+            assert_close(part, wanted, STATE_F32, label=f"{kind} {letter}")
+        for letter in "qkvif":
+            assert_close(grads[letter], case.grad(kind, letter), GRADIENT_ANY_F32, label=letter)
+        for letter in "Cn" if case.state is not None else "":
+            wanted = case.recorded[f"{kind}.grad_{letter.lower()}_initial"]
+            assert_close(grads[letter], wanted, GRADIENT_ANY_F32, label=letter)
+
+
+@forms_with_state
+@all_eps
+@sizes
+def test_gradients_through_output_and_last_state_are_exact_for_any_eps(
+    form: Form, S: int, eps: float
+) -> None:
+    x, weights = sample(S, state=True)
+    results, wanted = in_float64(x, eps)
+    found = form(x, chunk_size=4, eps=eps)
+    for name, a, b in zip(("h", *STATE), found, results, strict=True):
+        assert_close(a, b, CELL_F32, label=name)
+    grads = form.grads(x, weights, chunk_size=4, eps=eps)
+    for name, gradient in wanted(*weights).items():
+        assert_close(grads[name], gradient, CELL_GRADIENT_F32, label=name)
+
+
+@forms
+@all_eps
+@sizes
+def test_gradients_without_a_state_are_exact_for_any_eps(form: Form, S: int, eps: float) -> None:
+    x, (dh, *_) = sample(S, state=False)
+    _, wanted = in_float64(x, eps)
+    exact = wanted(dh)
+    if form in PARALLEL.values():
+        _, backward = mlstm_numpy.parallel(*(v.astype(np.float64) for v in x.values()), eps=eps)
+        exact = dict(zip("qkvif", backward(dh.astype(np.float64)), strict=True))
+    grads = form.grads(x, [dh], chunk_size=4, eps=eps)
+    for name, gradient in exact.items():
+        assert_close(grads[name], gradient, CELL_GRADIENT_F32, label=name)
+
+
+@frameworks
+@pytest.mark.parametrize("S", [1, 7, 100])
+def test_the_parallel_form_differs_from_the_recurrence_by_eps_alone(framework: str, S: int) -> None:
+    x = cell_inputs(2, S, *WIDTHS, seed=S)
+    how: dict[str, Any] = {"eps": 0.0, "chunk_size": S}
+    (whole,) = MODULES[framework]["parallel"](x, **how)
+    stepwise, *_ = MODULES[framework]["recurrent"](x, **how)
+    assert_close(whole, stepwise, CELL_EXTREME_F32)
+
+
+@forms_with_state
+def test_a_document_behind_another_computes_what_it_computes_alone(form: Form) -> None:
+    lengths = (9, 1, 14)
+    S = sum(lengths)
+    x, (dh, *_) = sample(S, state=False)
+    starts = [sum(lengths[:j]) for j in range(len(lengths))]
+    x["f"][:, starts] = -25.0  # the reset of a model at the first position of a document
+    how: dict[str, Any] = {"chunk_size": 4, "eps": 1e-6}
+    h, *_ = form(x, **how)
+    grads = form.grads(x, [dh], **how)
+    for start, length in zip(starts, lengths, strict=True):
+        own = slice(start, start + length)
+        alone = {name: np.ascontiguousarray(value[:, own]) for name, value in x.items()}
+        assert_close(h[:, own], form(alone, **how)[0], CELL_F32, label=f"from {start}")
+        wanted = form.grads(alone, [np.ascontiguousarray(dh[:, own])], **how)
+        for name in wanted:
+            label = f"{name} from {start}"
+            assert_close(grads[name][:, own], wanted[name], CELL_GRADIENT_F32, label=label)
