@@ -8,10 +8,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mlxhog import mapped
 from mlxhog.arena import Slot
 from mlxhog.arena.importing import whole
-from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, blas, embedding_rows, pieces
+from mlxhog.backends import (
+    WEIGHTS,
+    Evaluation,
+    Float32,
+    Grads,
+    Int32,
+    State,
+    blas,
+    embedding_rows,
+    pieces,
+)
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx
 from mlxhog.backends.ids import check_batch, check_tokens
 from mlxhog.backends.one_token import OneToken
@@ -129,6 +141,25 @@ class MLXBackend:
         self._value_and_grad = mx.compile(gradient) if self.compiled else gradient
         self._one_token = self._native_step()
 
+    def load(
+        self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
+    ) -> list[str]:
+        """See `Backend.load`; MLX copies host memory always."""
+        mx = self._mx
+        self.close()
+        self.model = model
+        # The buffer protocol has no bfloat16, so its bits travel as integers.
+        held = mx.uint16 if weights == "bfloat16" else mx.float32
+        not_finite = []
+        for name, tensor in tensors.items():
+            array = mx.zeros(tensor.shape, held)
+            mx.eval(array)
+            if not mapped.copy(tensor, np.array(array, copy=False).view(WEIGHTS[weights])):
+                not_finite.append(name)
+            self.params[name] = array.view(mx.bfloat16) if weights == "bfloat16" else array
+        self._one_token = self._native_step()
+        return not_finite
+
     def _loss(self, trained: Any, x: Any, tokens: Any, labels: Any, masks: Any) -> Any:
         model, params = self.model, dict(zip(self._trained, trained, strict=True))
         if self._embedded:
@@ -223,7 +254,7 @@ class MLXBackend:
 
     def _native_step(self) -> OneToken | None:
         """The step without MLX, where there is one."""
-        if self.on_gpu:
+        if self.on_gpu or any(value.dtype != self._mx.float32 for value in self.params.values()):
             return None
         decoder = lm_native.decoder(
             self.model,
