@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import time
@@ -163,6 +164,12 @@ class LoadWatch:
         elapsed = time.monotonic() - self._began
         ticks = 0.01 * (1 + len(cores()))
         return max(0.0, busy - self._busy - own_cpu_s - ticks) / elapsed
+
+
+def own_cpu_s() -> float:
+    """CPU time of this process and of all it has waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def wait_until_quiet(patience_s: float = 60.0, window_s: float = 2.0) -> float:

@@ -17,15 +17,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import xlstm_package
-from _harness import Claim, LoadWatch, Sample, finish, wait_until_quiet
+from _harness import Claim, LoadWatch, Sample, finish, own_cpu_s, wait_until_quiet
 from _runs import HeldOut, Recorded, record, step_shares
 
 from mlxhog import TrainConfig
@@ -88,12 +86,6 @@ def main() -> int:
         results=results,
         packages=("mlxhog", "mlx", "torch", "xlstm", "numpy"),
     )
-
-
-def own_cpu_s() -> float:
-    """CPU time of this process and of all it has waited for."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 # -- throughput -----------------------------------------------------------------------------------

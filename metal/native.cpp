@@ -6,10 +6,12 @@ namespace nb = nanobind;
 void bind_arena(nb::module_& m);
 void bind_updates(nb::module_& m);
 void bind_ops(nb::module_& m);
+void bind_decode(nb::module_& m);
 
 NB_MODULE(_native, m) {
   m.doc() = "Native kernels of mlxhog: shared-memory updates, arena control words, model operators.";
   bind_arena(m);
   bind_updates(m);
   bind_ops(m);
+  bind_decode(m);
 }

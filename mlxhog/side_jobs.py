@@ -9,9 +9,9 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.control import EVAL_ROUND
 from mlxhog.data.tokens import TokenFile
-from mlxhog.decoding.generate import generate, stream_text
+from mlxhog.decoding.generate import generate
 from mlxhog.decoding.sampling import Sampler
-from mlxhog.decoding.stepper import BackendStepper
+from mlxhog.decoding.text import stream_text
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.job import Job
 from mlxhog.run import Run
@@ -85,7 +85,7 @@ class SideJobs:
         self.context.entry.beat(Phase.SAMPLE)
         tokenizer, pieces = self.job.tokenizer, []
         tokens = generate(
-            BackendStepper(self.context.backend),
+            self.context.backend,
             tokenizer.encode(SAMPLE_PROMPT.encode()),
             tokenizer=tokenizer,
             sampler=Sampler(temperature=0.8, seed=self.job.config.seed),

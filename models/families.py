@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError
-from mlxhog.models import xlstm_large
+from mlxhog.models import xlstm_large, xlstm_v1
 from mlxhog.models.init import initial_value
 from mlxhog.models.spec import ParamSpec
 
@@ -103,6 +103,16 @@ FAMILIES = {
         head=f"{xlstm_large.LM_HEAD}.weight",
         dropout_sites=lambda cfg: {},
     ),
+    "xlstm_v1": Family(
+        package=xlstm_v1.__name__,
+        title="xLSTM of the first paper",
+        from_dict=xlstm_v1.XLSTMV1Config.from_dict,
+        param_spec=xlstm_v1.param_spec,
+        param_count=xlstm_v1.param_count,
+        embedding=xlstm_v1.EMBEDDING,
+        head=f"{xlstm_v1.LM_HEAD}.weight",
+        dropout_sites=xlstm_v1.dropout_sites,
+    ),
 }
 
 
@@ -112,7 +122,9 @@ def of(cfg: ModelConfig) -> Family:
 
 
 def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
-    """Read a model's config; `model_type` chooses the family, "xlstm" by default.
+    """Read a model's config; `model_type` chooses the family.
+
+    Without one it is "xlstm_v1" where a block of that family is described, else "xlstm".
 
     Args:
         data: field -> value, from a config.json or from YAML.
@@ -121,7 +133,8 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
     Raises:
         ConfigError: an unknown family, or fields that the family refuses.
     """
-    name = data.get("model_type", "xlstm")
+    blocks = {"mlstm_block", "slstm_block"} & data.keys()
+    name = data.get("model_type", "xlstm_v1" if blocks else "xlstm")
     if name not in FAMILIES:
         near = difflib.get_close_matches(str(name), FAMILIES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(FAMILIES)}"

@@ -40,10 +40,29 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
             array = _generator(spec.name, seed).standard_normal(spec.shape, np.float32)
             array *= np.float32(std)
             return array
+        case "uniform", [bound]:
+            array = _generator(spec.name, seed).random(spec.shape, np.float32)
+            return (2.0 * array - 1.0) * np.float32(bound)
+        case "slstm_linspace", [heads, first, last]:
+            units = spec.size // (4 * int(heads))
+            return _slstm_bias(spec, int(heads), np.linspace(first, last, units))
+        case "slstm_powerlaw", [heads, exponent]:
+            units = spec.size // (4 * int(heads))
+            # One unit has no range to spread over, and takes the first value.
+            spread = np.linspace(0.0, 1.0, units) ** exponent
+            return _slstm_bias(spec, int(heads), 5.0 - 12.0 * spread)
     raise ConfigError(
         f"parameter {spec.name} has the initialiser {spec.init!r}; known are zeros, ones, "
-        "constant:V, normal:STD and linspace:FIRST:LAST"
+        "constant:V, normal:STD, uniform:BOUND, linspace:FIRST:LAST, "
+        "slstm_linspace:NH:FIRST:LAST and slstm_powerlaw:NH:EXPONENT"
     )
+
+
+def _slstm_bias(spec: ParamSpec, heads: int, forget: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Bias of the gates i, f, z, o of an sLSTM, (4, NH, DH) flattened: `forget` in every head."""
+    bias = np.zeros((4, heads, len(forget)), np.float32)
+    bias[1] = forget
+    return bias.reshape(spec.shape)
 
 
 def _generator(name: str, seed: int) -> np.random.Generator:

@@ -25,6 +25,19 @@ def init_state(cfg: ModelConfig, B: int) -> State:
     return state
 
 
+def stack_states(states: Sequence[State]) -> State:
+    """Return the states of several batches as one of all their rows, in their order."""
+    return [
+        tuple(mx.concatenate(list(parts)) for parts in zip(*blocks, strict=True))
+        for blocks in zip(*states, strict=True)
+    ]
+
+
+def take_state(state: State, rows: Sequence[int]) -> State:
+    """Return the state of some rows of a batch, in the order of `rows`."""
+    return [tuple(part[mx.array(list(rows))] for part in block) for block in state]
+
+
 def embed(cfg: ModelConfig, params: Params, tokens: array) -> array:
     """Return the embedded tokens, (B, S) integer in [0, vocab_size) -> x (B, S, d)."""
     return params[families.embedding(cfg)][tokens]

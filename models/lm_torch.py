@@ -6,6 +6,7 @@ of `CHOICES` in `models/ops/kernels.py`. All functions are pure: they write no i
 
 from collections.abc import Mapping, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,6 +24,19 @@ def init_state(cfg: ModelConfig, B: int) -> State:
     """Return the state before the first token of B sequences."""
     state: State = families.twin(cfg.model_type, "torch").init_state(cfg, B)
     return state
+
+
+def stack_states(states: Sequence[State]) -> State:
+    """Return the states of several batches as one of all their rows, in their order."""
+    return [
+        tuple(torch.cat(parts) for parts in zip(*blocks, strict=True))
+        for blocks in zip(*states, strict=True)
+    ]
+
+
+def take_state(state: State, rows: Sequence[int]) -> State:
+    """Return the state of some rows of a batch, in the order of `rows`."""
+    return [tuple(part[list(rows)] for part in block) for block in state]
 
 
 def embed(cfg: ModelConfig, params: Params, tokens: Tensor) -> Tensor:

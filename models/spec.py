@@ -12,7 +12,9 @@ class ParamSpec:
         name: dotted name, as in a transformers checkpoint.
         shape: sizes, outermost first; a linear map is (out, in).
         init: initial values as text, read by `models/init.py`: "zeros", "ones", "constant:V",
-            "normal:STD" or "linspace:FIRST:LAST".
+            "normal:STD", "uniform:BOUND", "linspace:FIRST:LAST", or the bias of an sLSTM of NH
+            heads, whose forget gates alone are not 0: "slstm_linspace:NH:FIRST:LAST" or
+            "slstm_powerlaw:NH:EXPONENT".
         kind: "rows" where one step touches few rows (an embedding), else "dense".
         decay: True if weight decay applies.
     """

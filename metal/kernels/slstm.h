@@ -2,13 +2,16 @@
 // a thread one of its DH units; only h passes between them.
 //
 //     pre = G_t + R h + bias            of the gates i, f, z, o, in this order
-//     lf = m + logsig(f)                m' = max(i, lf)           m' = i at the first step from a state n = 0
+//     lf = m + logsig(f)                m' = max(i, lf)           m' = i where n is 0, so at a first step
 //     I = min(exp(i - m'), 1)           F = min(exp(lf - m'), 1)
 //     c' = F c + I tanh(z)              n' = F n + I              h' = sigmoid(o) c' / n'
 //
-// Layouts: G (B, S, 4, NH, DH), R (4, NH, DH, DH) from the last index to the one before, bias (4, NH, DH), h, c, n, m
-// (B, S, NH, DH) and a state (B, NH, DH). For gradients m is constant, which is exact: h does not depend on how c
-// and n are scaled. Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
+// Where `starts` (B, S) is not 0 a document starts: the state before that position counts as zero.
+//
+// Layouts: G (B, S, 4, NH, DH), R (NH, 4, DH, DH) from the last index to the one before, bias (4, NH, DH), h, c, n, m
+// (B, S, NH, DH) and a state (B, NH, DH). For gradients m is constant, since h does not depend on how c and n are
+// scaled; what the last state itself makes of m, `free`, follows max(i, lf) back to one gate. That is exact.
+// Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
 #pragma once
 
 #include "sigmoid.h"
@@ -24,29 +27,32 @@ struct SlstmShape {
   uint B, S, NH, DH;
 };
 
-// Pre-activation of gate g at position t; `h` is that of the head's units before t.
+// Pre-activation of gate g at position t; `h` has that of the head's units before t, of which `past` count.
 inline float slstm_pre(const device float* G, const device float* R, const device float* bias, SlstmShape s, uint b,
-                       uint head, uint t, uint unit, uint g, const threadgroup float* h) {
-  const uint units = s.NH * s.DH, row = (g * s.NH + head) * s.DH + unit;
-  float sum = G[((b * s.S + t) * 4 + g) * units + head * s.DH + unit] + bias[row];
-  for (uint j = 0; j < s.DH; ++j) sum += R[row * s.DH + j] * h[j];
+                       uint head, uint t, uint unit, uint g, const threadgroup float* h, uint past) {
+  const uint units = s.NH * s.DH, own = head * s.DH + unit, row = (head * 4 + g) * s.DH + unit;
+  float sum = G[((b * s.S + t) * 4 + g) * units + own] + bias[g * units + own];
+  for (uint j = 0; j < past; ++j) sum += R[row * s.DH + j] * h[j];
   return sum;
 }
 
-// `fresh` is not 0 where n of the given state is 0 everywhere. `shared_h` has kSlstmUnits floats.
+// `shared_h` has kSlstmUnits floats.
 inline void slstm_forward(const device float* G, const device float* R, const device float* bias,
                           const device float* h0, const device float* c0, const device float* n0,
-                          const device float* m0, device float* h, device float* c, device float* n, device float* m,
-                          SlstmShape s, uint fresh, threadgroup float* shared_h, uint3 id) {
+                          const device float* m0, const device int* starts, device float* h, device float* c,
+                          device float* n, device float* m, SlstmShape s, threadgroup float* shared_h, uint3 id) {
   const uint unit = id.x, b = id.y / s.NH, head = id.y % s.NH, start = id.y * s.DH + unit;
   float c_now = c0[start], n_now = n0[start], m_now = m0[start];
   shared_h[unit] = h0[start];
   for (uint t = 0; t < s.S; ++t) {
+    const bool starting = starts[b * s.S + t] != 0;
+    if (starting) c_now = n_now = m_now = 0.0f;
     threadgroup_barrier(mem_flags::mem_threadgroup);  // every h is written
     float pre[4];
-    for (uint g = 0; g < 4; ++g) pre[g] = slstm_pre(G, R, bias, s, b, head, t, unit, g, shared_h);
+    for (uint g = 0; g < 4; ++g)
+      pre[g] = slstm_pre(G, R, bias, s, b, head, t, unit, g, shared_h, starting ? 0 : s.DH);
     const float lf = m_now + log_sigmoid(pre[1]);
-    m_now = t == 0 && fresh != 0 ? pre[0] : max(pre[0], lf);
+    m_now = n_now == 0.0f ? pre[0] : max(pre[0], lf);
     const float I = min(precise::exp(pre[0] - m_now), 1.0f), F = min(precise::exp(lf - m_now), 1.0f);
     c_now = F * c_now + I * precise::tanh(pre[2]);
     n_now = F * n_now + I;
@@ -62,51 +68,59 @@ inline void slstm_forward(const device float* G, const device float* R, const de
 }
 
 // Backwards in time; the gates are computed again. `shared` has kSlstmShared floats. dh has all of the gradient of
-// h but what comes through the recurrence; dc_last and dn_last are those of the state after the last position.
+// h but what comes through the recurrence; dc_last, dn_last, dm_last are those of the state after the last position.
 inline void slstm_backward(const device float* G, const device float* R, const device float* bias,
                            const device float* h0, const device float* c0, const device float* n0,
-                           const device float* m0, const device float* h, const device float* c,
-                           const device float* n, const device float* m, const device float* dh,
-                           const device float* dc_last, const device float* dn_last, device float* dG,
-                           device float* dh0, device float* dc0, device float* dn0, SlstmShape s,
-                           threadgroup float* shared, uint3 id) {
+                           const device float* m0, const device int* starts, const device float* h,
+                           const device float* c, const device float* n, const device float* m,
+                           const device float* dh, const device float* dc_last, const device float* dn_last,
+                           const device float* dm_last, device float* dG, device float* dh0, device float* dc0,
+                           device float* dn0, device float* dm0, SlstmShape s, threadgroup float* shared, uint3 id) {
   threadgroup float* shared_h = shared;
   threadgroup float* shared_dG = shared + kSlstmUnits;  // DH of each gate
   const uint unit = id.x, b = id.y / s.NH, head = id.y % s.NH, start = id.y * s.DH + unit, units = s.NH * s.DH;
+  const uint last = (b * s.S + s.S - 1) * units + head * s.DH + unit;
   float dh_through = 0.0f, dc = dc_last[start], dn = dn_last[start];
+  float free = dm_last[start] - (dc * c[last] + dn * n[last]);
   for (uint left = s.S; left > 0; --left) {
     const uint t = left - 1, at = (b * s.S + t) * units + head * s.DH + unit;
-    const bool first = t == 0;
-    const float c_before = first ? c0[start] : c[at - units], n_before = first ? n0[start] : n[at - units];
-    const float m_before = first ? m0[start] : m[at - units];
+    const bool first = t == 0, starting = starts[b * s.S + t] != 0;
+    float c_before = first ? c0[start] : c[at - units], n_before = first ? n0[start] : n[at - units];
+    float m_before = first ? m0[start] : m[at - units];
+    if (starting) c_before = n_before = m_before = 0.0f;
     shared_h[unit] = first ? h0[start] : h[at - units];
     threadgroup_barrier(mem_flags::mem_threadgroup);  // every h is written, and every dG of the step before is read
     float pre[4];
-    for (uint g = 0; g < 4; ++g) pre[g] = slstm_pre(G, R, bias, s, b, head, t, unit, g, shared_h);
-    const float I = min(precise::exp(pre[0] - m[at]), 1.0f);
-    const float F = min(precise::exp(m_before + log_sigmoid(pre[1]) - m[at]), 1.0f);
+    for (uint g = 0; g < 4; ++g)
+      pre[g] = slstm_pre(G, R, bias, s, b, head, t, unit, g, shared_h, starting ? 0 : s.DH);
+    const float lf = m_before + log_sigmoid(pre[1]);
+    const bool by_input = n_before == 0.0f || pre[0] >= lf;  // m' = i
+    const float I = min(precise::exp(pre[0] - m[at]), 1.0f), F = min(precise::exp(lf - m[at]), 1.0f);
     const float z = precise::tanh(pre[2]), o = sigmoid(pre[3]), ratio = c[at] / n[at];
 
     const float dh_now = dh[at] + dh_through, dratio = dh_now * o / n[at];
     dc += dratio;
     dn -= dratio * ratio;
-    const float d_pre[4] = {(dc * z + dn) * I, (dc * c_before + dn * n_before) * F * sigmoid(-pre[1]),
+    const float d_pre[4] = {(dc * z + dn) * I + (by_input ? free : 0.0f),
+                            ((dc * c_before + dn * n_before) * F + (by_input ? 0.0f : free)) * sigmoid(-pre[1]),
                             dc * I * (1.0f - z * z), dh_now * ratio * o * (1.0f - o)};
-    dc *= F;
-    dn *= F;
     for (uint g = 0; g < 4; ++g) {
       dG[((b * s.S + t) * 4 + g) * units + head * s.DH + unit] = d_pre[g];
       shared_dG[g * s.DH + unit] = d_pre[g];
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);  // every dG is written, and every h is read
     dh_through = 0.0f;
-    for (uint g = 0; g < 4; ++g)
-      for (uint e = 0; e < s.DH; ++e)
-        dh_through += R[((g * s.NH + head) * s.DH + e) * s.DH + unit] * shared_dG[g * s.DH + e];
+    for (uint row = 0; row < 4 * s.DH; ++row)
+      dh_through += R[(head * 4 * s.DH + row) * s.DH + unit] * shared_dG[row];
+    dc *= F;
+    dn *= F;
+    if (by_input) free = 0.0f;
+    if (starting) dh_through = dc = dn = free = 0.0f;
   }
   dh0[start] = dh_through;
   dc0[start] = dc;
   dn0[start] = dn;
+  dm0[start] = free + dc * c0[start] + dn * n0[start];
 }
 
 }  // namespace mlxhog

@@ -11,6 +11,14 @@ void swiglu_forward(Index count, const float* gate, const float* up, float* out,
 void swiglu_backward(Index count, const float* gate, const float* up, const float* d_out, float* d_gate,
                      float* d_up, int threads);
 
+enum class Activation { gelu, silu, relu, relu_squared, sigmoid, selu };
+
+// out = activation(gate) * up
+void glu_forward(Activation, Index count, const float* gate, const float* up, float* out, int threads);
+
+void glu_backward(Activation, Index count, const float* gate, const float* up, const float* d_out, float* d_gate,
+                  float* d_up, int threads);
+
 // out = cap * tanh(x / cap)
 void soft_cap_forward(Index count, float cap, const float* x, float* out, int threads);
 

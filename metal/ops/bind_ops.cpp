@@ -1,8 +1,6 @@
-// Python names of the model operators. Arrays are C-contiguous float32 on the CPU (labels int32) of any
-// rank; sizes are checked here, outputs are written in place, and the GIL is released while kernels run.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
+// Python names of the model operators; bind_layers.cpp and bind_slstm.cpp add theirs. Arrays are C-contiguous float32
+// on the CPU (labels int32) of any rank; sizes are checked here, outputs are written in place, and the GIL is
+// released while kernels run.
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -12,132 +10,23 @@
 #endif
 
 #include <new>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "activation.h"
+#include "arguments.h"
 #include "gemm.h"
 #include "linear.h"
 #include "loss.h"
 #include "mlstm.h"
-#include "norm.h"
-
-namespace nb = nanobind;
 
 namespace mlxhog {
 namespace {
 
-using In = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Out = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Labels = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-template <class Array>
-Index size(const Array& a) {
-  return static_cast<Index>(a.size());
-}
-
-template <class Array>
-void expect(const char* name, const Array& a, Index wanted) {
-  if (size(a) != wanted)
-    throw nb::value_error((std::string(name) + " has " + std::to_string(a.size()) + " elements, expected " +
-                           std::to_string(wanted) + "; give every array the shape of its operator's docstring")
-                              .c_str());
-}
-
-template <class Array>
-Index last(const char* name, const Array& a) {
-  if (a.ndim() == 0)
-    throw nb::value_error((std::string(name) + " is 0-dimensional, expected at least one axis").c_str());
-  return static_cast<Index>(a.shape(a.ndim() - 1));
-}
-
-template <class Array>
-Index rows(const char* name, const Array& a) {
-  const Index width = last(name, a);
-  return width ? size(a) / width : 0;
-}
-
-template <class Array>
-float* data_or_null(std::optional<Array>& a) {
-  return a ? a->data() : nullptr;
-}
-
-void rms_norm(const In& x, const In& w, Out out, float eps, int threads) {
-  const Index d = last("x", x), n = rows("x", x);
-  expect("w", w, d);
-  expect("out", out, n * d);
-  nb::gil_scoped_release release;
-  rms_norm_forward(n, d, eps, x.data(), w.data(), out.data(), threads);
-}
-
-void rms_norm_grad(const In& x, const In& w, const In& d_out, Out dx, Out dw, float eps, int threads) {
-  const Index d = last("x", x), n = rows("x", x);
-  expect("w", w, d);
-  expect("d_out", d_out, n * d);
-  expect("dx", dx, n * d);
-  expect("dw", dw, d);
-  nb::gil_scoped_release release;
-  rms_norm_backward(n, d, eps, x.data(), w.data(), d_out.data(), dx.data(), dw.data(), threads);
-}
-
-void head_norm_gate(const In& h, const In& o, const In& w, Out out, float eps, int threads) {
-  const Index width = last("h", h), d = size(w), n = rows("o", o);
-  if (width == 0 || d % width) throw nb::value_error("w must hold whole heads of h's last axis");
-  expect("h", h, n * d);
-  expect("o", o, n * d);
-  expect("out", out, n * d);
-  nb::gil_scoped_release release;
-  head_norm_gate_forward(n, d / width, width, eps, h.data(), o.data(), w.data(), out.data(), threads);
-}
-
-void head_norm_gate_grad(const In& h, const In& o, const In& w, const In& d_out, Out dh, Out d_o, Out dw,
-                         float eps, int threads) {
-  const Index width = last("h", h), d = size(w), n = rows("o", o);
-  if (width == 0 || d % width) throw nb::value_error("w must hold whole heads of h's last axis");
-  expect("h", h, n * d);
-  expect("o", o, n * d);
-  expect("d_out", d_out, n * d);
-  expect("dh", dh, n * d);
-  expect("do", d_o, n * d);
-  expect("dw", dw, d);
-  nb::gil_scoped_release release;
-  head_norm_gate_backward(n, d / width, width, eps, h.data(), o.data(), w.data(), d_out.data(), dh.data(),
-                          d_o.data(), dw.data(), threads);
-}
-
-void swiglu(const In& gate, const In& up, Out out, int threads) {
-  expect("up", up, size(gate));
-  expect("out", out, size(gate));
-  nb::gil_scoped_release release;
-  swiglu_forward(size(gate), gate.data(), up.data(), out.data(), threads);
-}
-
-void swiglu_grad(const In& gate, const In& up, const In& d_out, Out d_gate, Out d_up, int threads) {
-  expect("up", up, size(gate));
-  expect("d_out", d_out, size(gate));
-  expect("d_gate", d_gate, size(gate));
-  expect("d_up", d_up, size(gate));
-  nb::gil_scoped_release release;
-  swiglu_backward(size(gate), gate.data(), up.data(), d_out.data(), d_gate.data(), d_up.data(), threads);
-}
-
-void soft_cap(const In& x, Out out, float cap, int threads) {
-  expect("out", out, size(x));
-  nb::gil_scoped_release release;
-  soft_cap_forward(size(x), cap, x.data(), out.data(), threads);
-}
-
-void soft_cap_grad(const In& out, const In& d_out, Out dx, float cap, int threads) {
-  expect("d_out", d_out, size(out));
-  expect("dx", dx, size(out));
-  nb::gil_scoped_release release;
-  soft_cap_backward(size(out), cap, out.data(), d_out.data(), dx.data(), threads);
-}
-
 std::pair<double, Index> cross_entropy(const In& logits, const Labels& labels, std::optional<Out> gradient,
-                                       float cap, int threads) {
+                                       std::optional<float> cap, int threads) {
   const Index V = last("logits", logits), n = rows("logits", logits);
   expect("labels", labels, n);
   if (gradient) expect("gradient", *gradient, n * V);
@@ -285,33 +174,22 @@ bool keep_freed_memory() {
 }  // namespace
 }  // namespace mlxhog
 
+void bind_layers(nb::module_& m);
+void bind_slstm(nb::module_& m);
+
 void bind_ops(nb::module_& parent) {
   using namespace nb::literals;
   using namespace mlxhog;
-  // No conversion: it would hide a slow copy of an input, and write an output into a temporary.
-  const auto A = [](const char* name) { return nb::arg(name).noconvert(); };
   nb::module_ m = parent.def_submodule(
       "ops", "Model operators on float32 arrays; every result is written into an array the caller gives.");
   m.def("gemm_kernel", &gemm_kernel, "Which matrix product runs here: 'avx512' or 'portable'.");
   m.def("empty", &empty, "shape"_a, "An uninitialised float32 NumPy array that starts on a cache line.");
   m.def("keep_freed_memory", &keep_freed_memory,
         "Let malloc keep freed memory for the next step (glibc; process-wide); False where it cannot be told.");
-  m.def("rms_norm", &rms_norm, A("x"), A("w"), A("out"), nb::kw_only(), "eps"_a, "threads"_a,
-        "out = w * x / sqrt(mean(x^2) + eps) over the last axis.");
-  m.def("rms_norm_grad", &rms_norm_grad, A("x"), A("w"), A("d_out"), A("dx"), A("dw"), nb::kw_only(), "eps"_a,
-        "threads"_a);
-  m.def("head_norm_gate", &head_norm_gate, A("h"), A("o"), A("w"), A("out"), nb::kw_only(), "eps"_a, "threads"_a,
-        "out = sigmoid(o) * w * LayerNorm(h) within each head (h's last axis).");
-  m.def("head_norm_gate_grad", &head_norm_gate_grad, A("h"), A("o"), A("w"), A("d_out"), A("dh"), A("do"), A("dw"),
-        nb::kw_only(), "eps"_a, "threads"_a);
-  m.def("swiglu", &swiglu, A("gate"), A("up"), A("out"), nb::kw_only(), "threads"_a, "out = silu(gate) * up.");
-  m.def("swiglu_grad", &swiglu_grad, A("gate"), A("up"), A("d_out"), A("d_gate"), A("d_up"), nb::kw_only(), "threads"_a);
-  m.def("soft_cap", &soft_cap, A("x"), A("out"), nb::kw_only(), "cap"_a, "threads"_a, "out = cap * tanh(x / cap).");
-  m.def("soft_cap_grad", &soft_cap_grad, A("out"), A("d_out"), A("dx"), nb::kw_only(), "cap"_a, "threads"_a,
-        "dx of soft_cap from its result.");
-  m.def("cross_entropy", &cross_entropy, A("logits"), A("labels"), A("gradient").none(), nb::kw_only(), "cap"_a,
+  bind_layers(m);
+  m.def("cross_entropy", &cross_entropy, A("logits"), A("labels"), A("gradient").none(), nb::kw_only(), "cap"_a.none(),
         "threads"_a,
-        "Sum of nats of the soft-capped logits and the count of labels other than -100; the sum's gradient "
+        "Sum of nats of the soft-capped logits (a cap of None leaves them as they are) and the count of labels other than -100; the sum's gradient "
         "with respect to the raw logits.");
   m.def("scale", &scale_in_place, A("x"), "factor"_a, nb::kw_only(), "threads"_a, "x *= factor.");
   m.def("linears", &linears, A("x"), A("weights"), A("biases"), A("outs"), nb::kw_only(), "threads"_a,
@@ -329,4 +207,5 @@ void bind_ops(nb::module_& parent) {
         A("dq"), A("dk"), A("dv"), A("di"), A("df"), A("dC"), A("dn"), A("dm"), nb::kw_only(),
         "chunk"_a, "stride"_a, "eps"_a, "threads"_a,
         "Gradients of mlstm; dC, dn, dm hold the final state's gradient on entry and the initial state's on return.");
+  bind_slstm(m);
 }

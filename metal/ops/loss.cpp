@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "pool.h"
@@ -29,23 +30,26 @@ MLXHOG_INLINE float largest(const float* x, Index count, float least) {
   return *std::max_element(lanes, lanes + kLanes);
 }
 
-// Leaves the capped logits in `capped` and exp(capped - max) in `weights`; returns max and the sum of weights.
-MLXHOG_CLONES Partition partition(Index V, float cap, const float* logits, float* capped, float* weights) {
+MLXHOG_CLONES void cap_row(Index V, float cap, const float* logits, float* capped) {
   const float inverse = 1.0f / cap;
 #pragma omp simd
   for (Index j = 0; j < V; ++j) capped[j] = cap * tanh_f32(logits[j] * inverse);
-  const float max = largest(capped, V, -cap);
+}
+
+// Leaves exp(logits - max) in `weights`; returns max and the sum of weights.
+MLXHOG_CLONES Partition partition(Index V, const float* logits, float* weights) {
+  const float max = largest(logits, V, -std::numeric_limits<float>::infinity());
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (Index j = 0; j < V; ++j) {
-    weights[j] = exp_f32(capped[j] - max);
+    weights[j] = exp_f32(logits[j] - max);
     sum += weights[j];
   }
   return {max, sum};
 }
 
 // gradient = (softmax - onehot) * (1 - (capped / cap)^2); the label's entry is set by the caller.
-MLXHOG_CLONES void softmax_gradient(Index V, float cap, float sum, const float* capped, float* weights) {
+MLXHOG_CLONES void capped_softmax_gradient(Index V, float cap, float sum, const float* capped, float* weights) {
   const float inverse = 1.0f / cap, normaliser = 1.0f / sum;
 #pragma omp simd
   for (Index j = 0; j < V; ++j) {
@@ -61,26 +65,33 @@ MLXHOG_CLONES void scale_piece(Index count, float factor, float* x) {
 
 }  // namespace
 
-LossSum capped_cross_entropy(Index rows, Index V, float cap, const float* logits, const std::int32_t* labels,
-                             float* gradient, int threads) {
+LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, const float* logits,
+                             const std::int32_t* labels, float* gradient, int threads) {
   const Index tasks = (rows + kRows - 1) / kRows;
   std::vector<LossSum> parts(tasks);
   parallel_for(tasks, threads, [&](Index task) {
-    std::vector<float> capped(V), scratch(gradient ? 0 : V);
+    std::vector<float> capped(cap ? V : 0), scratch(gradient ? 0 : V);
     for (Index r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r) {
       float* row = gradient ? gradient + r * V : scratch.data();
       if (labels[r] == kIgnoredLabel) {
         if (gradient) std::fill(row, row + V, 0.0f);
         continue;
       }
-      const auto [max, sum] = partition(V, cap, logits + r * V, capped.data(), row);
-      const float of_label = capped[labels[r]];
+      const float* given = logits + r * V;
+      if (cap) cap_row(V, *cap, given, capped.data());
+      const float* row_logits = cap ? capped.data() : given;
+      const auto [max, sum] = partition(V, row_logits, row);
+      const float of_label = row_logits[labels[r]];
       parts[task].nats += std::log(static_cast<double>(sum)) + (static_cast<double>(max) - of_label);
       ++parts[task].count;
-      if (gradient) {
-        softmax_gradient(V, cap, sum, capped.data(), row);
-        const float ratio = of_label / cap;
+      if (!gradient) continue;
+      if (cap) {
+        capped_softmax_gradient(V, *cap, sum, row_logits, row);
+        const float ratio = of_label / *cap;
         row[labels[r]] -= 1.0f - ratio * ratio;
+      } else {
+        scale_piece(V, 1.0f / sum, row);
+        row[labels[r]] -= 1.0f;
       }
     }
   });

@@ -1,7 +1,8 @@
-// Cross entropy of soft-capped logits with its gradient, in one pass over the logits.
+// Cross entropy of logits, soft-capped or not, with its gradient, in one pass over the logits.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "simd.h"
 
@@ -14,11 +15,11 @@ struct LossSum {
   Index count = 0;
 };
 
-// logits (rows, V) raw; l = cap * tanh(logits / cap). Sums -log softmax(l)[label] over rows whose label is not
-// kIgnoredLabel, and writes the sum's gradient with respect to the raw logits (zero rows where ignored) unless
-// `gradient` is null. Labels must lie in [0, V) or be kIgnoredLabel.
-LossSum capped_cross_entropy(Index rows, Index V, float cap, const float* logits, const std::int32_t* labels,
-                             float* gradient, int threads);
+// logits (rows, V) raw; l = cap * tanh(logits / cap), or l = logits without a cap. Sums -log softmax(l)[label] over
+// rows whose label is not kIgnoredLabel, and writes the sum's gradient with respect to the raw logits (zero rows where
+// ignored) unless `gradient` is null. Labels must lie in [0, V) or be kIgnoredLabel.
+LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, const float* logits,
+                             const std::int32_t* labels, float* gradient, int threads);
 
 // x *= factor
 void scale(Index count, float factor, float* x, int threads);

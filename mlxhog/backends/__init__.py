@@ -8,7 +8,7 @@ and neither happens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,12 +20,19 @@ from mlxhog.backends.gpu_share import GPUShare, limit_mps
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
 from mlxhog.gradients import Rows
+from mlxhog.mapped import BFLOAT16
 from mlxhog.models.families import ModelConfig
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 Grads = dict[str, "Float32 | Rows"]
 State = Any  # the framework's own arrays; callers hand it back and never look inside
+
+WEIGHTS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
+"""Types in which a backend can hold parameters that it only reads."""
+
+QUANTIZED_BITS = {"8bit": 8, "4bit": 4}
+"""Bits of the elements of large matrices in MLX; everything else stays float32."""
 
 NAMES = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
 
@@ -63,6 +70,26 @@ class Backend(Protocol):
             ConfigError: `live` was given and this framework cannot alias host memory here.
         """
 
+    def load(
+        self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
+    ) -> list[str]:
+        """Take a model's parameters for reading only, instead of `bind`.
+
+        Where the framework computes from host memory and a tensor has the wanted type, it is used
+        where it lies, so a mapped file is not copied; else it is copied piece by piece.
+
+        Args:
+            model: the architecture.
+            tensors: name -> array of any float type, kept alive by the backend.
+            weights: what the backend holds, one of `WEIGHTS` or `QUANTIZED_BITS`.
+
+        Returns:
+            Names of the tensors that hold NaN or an infinity.
+
+        Raises:
+            ConfigError: this backend cannot compute with such weights.
+        """
+
     def refresh(self) -> None:
         """Make the inbox visible to the device; nothing where they share memory."""
 
@@ -82,9 +109,17 @@ class Backend(Protocol):
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """Logits after the last of `tokens` (B, S), as (B, V) float32, and the state to go on.
 
+        `tokens` follow `state`; None is the start. A given state stays valid.
+
         Raises:
             DataError: no token, or one outside the vocabulary.
         """
+
+    def stack_states(self, states: Sequence[State]) -> State:
+        """The states of several batches as one of all their rows, in their order."""
+
+    def take_state(self, state: State, rows: Sequence[int]) -> State:
+        """The state of some rows of a batch, in the order of `rows`."""
 
     def close(self) -> None:
         """Drop every reference to the inbox."""

@@ -1,12 +1,11 @@
 """`mlxhog generate`: text from a checkpoint or a run."""
 
 import json
-import os
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config_sources import resolve
@@ -14,10 +13,15 @@ from mlxhog.errors import ConfigError
 from mlxhog.options import option
 from mlxhog.report.plain import printable
 
+if TYPE_CHECKING:
+    from mlxhog.decoding.answers import Answer, Answers
+    from mlxhog.decoding.generate import Said
+
 EXAMPLES = (
     'generate latest --prompt "The "',
     "generate runs/20260102-101500-sotu --prompt @letter.txt --temperature 0.7 --top-p 0.9",
-    "generate latest --prompt - --seed 1 < letter.txt",
+    r"generate latest --prompt - --seed 1 --stop '\n\n' < letter.txt",
+    "generate latest --prompt-file questions.jsonl --json",
 )
 
 MODEL = "RUN_OR_CHECKPOINT"
@@ -28,8 +32,11 @@ class GenerateConfig:
     """Options of `mlxhog generate`."""
 
     prompt: str = option("", "text to go on with; - reads standard input, @FILE a file")
+    prompt_file: str = option(
+        "", 'a prompt per line, answered together; {"prompt": TEXT} per line of FILE.jsonl'
+    )
     max_new_tokens: int = option(
-        200, "length of the answer", unit="tokens", low=1, aliases=("max_tokens",)
+        200, "length of an answer", unit="tokens", low=1, aliases=("max_tokens",)
     )
     temperature: float = option(
         0.8, "0 takes the likeliest token, 1 samples the model's own", low=0, aliases=("temp",)
@@ -37,9 +44,19 @@ class GenerateConfig:
     top_p: float = option(1.0, "sample from the likeliest tokens of this mass", above=0, high=1)
     top_k: int = option(0, "sample from this many tokens; 0 from all", low=0)
     min_p: float = option(0.0, "leave out tokens below this share of the best", low=0, high=1)
+    repetition_penalty: float = option(
+        1.0, "above 1 makes tokens of prompt and answer less likely to come again", above=0
+    )
     seed: int = option(0, "the same seed gives the same text", low=0, high=2**32 - 1)
+    batch_size: int = option(16, "answers that are written at a time", low=1)
+    prefill_chunk: int = option(512, "tokens of a prompt that are read at a time", low=1)
     backend: str = option(
         "torch:cpu", "what computes", choices=("torch:cpu", "torch:mps", "mlx:cpu", "mlx:gpu")
+    )
+    weights: str = option(
+        "float32",
+        "what the backend keeps in memory; 8bit and 4bit are for mlx backends",
+        choices=("float32", "bfloat16", "8bit", "4bit"),
     )
     out: str = option("runs", "folder that holds the runs")
 
@@ -50,29 +67,49 @@ def run(arguments: list[str]) -> int:
         "generate", "Write text with a trained model, the prompt first.", EXAMPLES, (MODEL,)
     )
     flags.argument("model", metavar=MODEL, help="a path, a run's name, or latest")
+    flags.argument(
+        "--stop",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help=r"end the answer before this text, in which \n is a newline; may be given repeatedly",
+    )
     flags.argument("--json", action="store_true", help="one JSON object instead of text")
     flags.options(GenerateConfig)
     parsed = flags.parse(arguments)
     config = resolve(GenerateConfig, [parsed.given], parsed.problems)
-    prompt = _prompt(config.prompt)
-    pieces: list[str] = []
-    start = time.perf_counter()
-    for piece in _generate(parsed.other.model, prompt, config):
-        if not parsed.other.json:
-            # The prompt waits for the first piece, so that an error stands alone.
-            _write(piece if pieces else prompt + piece)
-        pieces.append(piece)
-    seconds = time.perf_counter() - start
-    text = "".join(pieces)
+
+    from mlxhog.decoding.answers import Answers
+    from mlxhog.decoding.prompts import stop_string
+
+    stop = [stop_string(word) for word in parsed.other.stop]
+    prompts = _prompts(config)
+    said = _said(parsed.other.model, prompts, stop, config)
+    answers = Answers(len(prompts))
+    passing = answers.follow(said)
     if parsed.other.json:
-        print(json.dumps({"prompt": prompt, "text": text, "seconds": round(seconds, 3)}))
+        for _ in passing:
+            pass
+        told = [_told(*pair) for pair in zip(prompts, answers.rows, strict=True)]
+        pace = {
+            "tokens_per_s": _rounded(answers.tokens_per_s),
+            "seconds": round(answers.seconds, 3),
+        }
+        many = {"answers": told, "tokens": answers.tokens, "ttft_s": _rounded(answers.ttft_s)}
+        print(json.dumps((many if config.prompt_file else told[0]) | pace))
+        return 0
+    if config.prompt_file:
+        _write_in_order(prompts, answers, passing)
     else:
-        _write("\n")
+        _stream(prompts[0], passing)
+    print(_pace(answers), file=sys.stderr)
     return 0
 
 
-def _generate(model: str, prompt: str, config: GenerateConfig) -> Iterator[str]:
-    """Yield the answer piece by piece."""
+def _said(
+    model: str, prompts: Sequence[str], stop: Sequence[str], config: GenerateConfig
+) -> "Iterator[Said]":
+    """Load the model, and return what it says."""
     from mlxhog.decoding.sampling import Sampler
     from mlxhog.live.model import open_model
 
@@ -81,28 +118,71 @@ def _generate(model: str, prompt: str, config: GenerateConfig) -> Iterator[str]:
         top_k=config.top_k,
         top_p=config.top_p,
         min_p=config.min_p,
+        repetition_penalty=config.repetition_penalty,
         seed=config.seed,
     )
-    opened = open_model(model, root=Path(config.out), backend=config.backend)
-    yield from opened.write(prompt, sampler=sampler, max_new_tokens=config.max_new_tokens)
+    opened = open_model(
+        model, root=Path(config.out), backend=config.backend, weights=config.weights
+    )
+    return opened.answer(
+        prompts,
+        sampler=sampler,
+        max_new_tokens=config.max_new_tokens,
+        stop=stop,
+        batch_size=config.batch_size,
+        prefill_chunk=config.prefill_chunk,
+    )
 
 
-def _prompt(spec: str) -> str:
-    """Return the text that `--prompt` means.
+def _prompts(config: GenerateConfig) -> list[str]:
+    from mlxhog.decoding.prompts import read_prompt, read_prompts
 
-    Raises:
-        ConfigError: the file cannot be read, or is not UTF-8 text.
-    """
-    try:
-        if spec == "-":
-            return sys.stdin.read()
-        if spec.startswith("@"):
-            return Path(spec[1:]).read_text(encoding="utf-8")
-        return os.fsencode(spec).decode()  # the shell may pass any bytes
-    except OSError as error:
-        raise ConfigError(f"--prompt {spec}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"--prompt {ascii(spec)}: not UTF-8 text") from error
+    if not config.prompt_file:
+        return [read_prompt(config.prompt)]
+    if config.prompt:
+        raise ConfigError("--prompt and --prompt-file both say what to go on with; keep one")
+    return read_prompts(config.prompt_file)
+
+
+def _stream(prompt: str, said: "Iterator[Said]") -> None:
+    """Write one answer as it comes. The prompt waits for it, so that an error stands alone."""
+    waiting = prompt
+    for one in said:
+        if text := waiting + one.text:
+            _write(text)
+        waiting = ""
+    _write("\n")
+
+
+def _write_in_order(prompts: Sequence[str], answers: "Answers", said: "Iterator[Said]") -> None:
+    """Write every answer when it and those before it are whole, its number above it."""
+    written = 0
+    for _ in said:
+        while written < len(prompts) and answers.rows[written].finish_reason is not None:
+            text = prompts[written] + answers.rows[written].text
+            _write(f"--- {written + 1} of {len(prompts)}\n{text}\n")
+            written += 1
+
+
+def _told(prompt: str, answer: "Answer") -> dict[str, Any]:
+    return {
+        "prompt": prompt,
+        "text": answer.text,
+        "tokens": len(answer.ids),
+        "ids": answer.ids,
+        "finish_reason": answer.finish_reason,
+        "ttft_s": _rounded(answer.ttft_s),
+    }
+
+
+def _pace(answers: "Answers") -> str:
+    pace = answers.tokens_per_s
+    rate = "" if pace is None else f" at {pace:.0f} tokens_per_s"
+    return f"{answers.tokens} tokens{rate}; the first after {answers.ttft_s or 0:.3f} s"
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 4)
 
 
 def _write(text: str) -> None:

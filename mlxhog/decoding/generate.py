@@ -1,118 +1,251 @@
-"""Text from a model, one token at a time, with its recurrent state instead of a growing cache."""
+"""Tokens from a model, one at a time, with its recurrent state instead of a growing cache.
+
+Prompts are read alone, each in pieces, since a recurrent state cannot look past padding; the
+answers then go on together, one token of each at a time. A finished answer leaves and the next
+prompt takes its place. No answer depends on the others.
+"""
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.text import TextStream
 from mlxhog.errors import ConfigError, DataError
 
 State = TypeVar("State")
 
-_PREFILL = 512
+FinishReason = Literal["stop", "length", "document_end"]
+
+PREFILL_CHUNK = 512
 """A prompt is read in pieces of this length, so that memory stays flat however long it is."""
 
+BATCH_SIZE = 16
+"""Answers that go on together."""
 
-class Stepper(Protocol[State]):
-    """A model in its recurrent form on some backend.
 
-    The state is the backend's own; it is passed back unread, and only the newest one is used.
+class RecurrentModel(Protocol[State]):
+    """What generation asks of a model; a `Backend` is one.
+
+    The state is the backend's own; it is handed back unread.
     """
 
-    def init(self, batch: int) -> State:
-        """Return the state before the first token, for `batch` rows."""
-        ...
-
-    def step(self, tokens: NDArray[np.int32], state: State) -> tuple[NDArray[np.float32], State]:
+    def logits(
+        self, tokens: NDArray[np.int32], state: State | None
+    ) -> tuple[NDArray[np.float32], State]:
         """Read tokens (B, S), S >= 1, and return the logits (B, V) after the last, and a state."""
         ...
 
+    def stack_states(self, states: Sequence[State]) -> State:
+        """Return the states of several batches as one of all their rows."""
+        ...
+
+    def take_state(self, state: State, rows: Sequence[int]) -> State:
+        """Return the state of some rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Said:
+    """One more token of one answer.
+
+    Attributes:
+        row: which prompt it answers.
+        token: the token; None where the document ended instead.
+        text: what has become certain of the answer's text; the texts, joined, are the answer.
+        finish_reason: why the answer ended here: at a stop string, at the allowed length, or at the
+            end of the document; None where it goes on.
+    """
+
+    row: int
+    token: int | None
+    text: str
+    finish_reason: FinishReason | None = None
+
+
+def answer(
+    model: RecurrentModel[State],
+    prompts: Sequence[Sequence[int] | NDArray[np.int32]],
+    *,
+    tokenizer: Tokenizer,
+    sampler: Sampler,
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    stop_at_document_end: bool = True,
+    batch_size: int = BATCH_SIZE,
+    prefill_chunk: int = PREFILL_CHUNK,
+) -> Iterator[Said]:
+    """Answer prompts of any lengths together, token by token.
+
+    BOS goes before a prompt unless it is there: models are trained with it. Rows of the vocabulary
+    that only pad it are never drawn. A drawn BOS is the end of the document. Each answer has random
+    numbers of its own, and comes out the same whatever is answered beside it, up to the rounding of
+    products whose shape differs.
+
+    Args:
+        model: the model.
+        prompts: ids below `tokenizer.n_ids`; one may be empty.
+        tokenizer: of the checkpoint.
+        sampler: chooses among the logits; `of_row` makes one for each prompt.
+        max_new_tokens: at most this many for each prompt, >= 0.
+        stop: texts that end an answer and are no part of it.
+        stop_at_document_end: stop at a drawn BOS; otherwise it is a token like others, and the text
+            goes on with another document.
+        batch_size: answers that go on together, >= 1; each needs a state.
+        prefill_chunk: tokens of a prompt that are read at once, >= 1. It changes memory and speed.
+
+    Raises:
+        DataError: an id of a prompt is outside the vocabulary.
+        ConfigError: a number is out of its range, or a stop string is empty.
+        Diverged: the model's logits are not finite.
+    """
+    # Checked here and not in the generator below, so that bad input is refused by the call.
+    for name, value, low in (
+        ("max_new_tokens", max_new_tokens, 0),
+        ("batch_size", batch_size, 1),
+        ("prefill_chunk", prefill_chunk, 1),
+    ):
+        if value < low:
+            raise ConfigError(f"{name} is {value}, expected {low} or more")
+    rows = [
+        _Row(
+            index,
+            _checked(prompt, tokenizer, index if len(prompts) > 1 else None),
+            tokenizer,
+            sampler.of_row(index),
+            TextStream(tokenizer, stop),
+            max_new_tokens,
+            stop_at_document_end,
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+    return _answer(model, deque(rows if max_new_tokens else ()), batch_size, prefill_chunk)
+
 
 def generate(
-    stepper: Stepper[State],
+    model: RecurrentModel[State],
     prompt: Sequence[int] | NDArray[np.int32],
     *,
     tokenizer: Tokenizer,
     sampler: Sampler,
     max_new_tokens: int,
     stop_at_document_end: bool = True,
+    prefill_chunk: int = PREFILL_CHUNK,
 ) -> Iterator[int]:
-    """Yield new tokens after a prompt.
+    """Yield new tokens after one prompt; arguments and errors as `answer`.
 
-    BOS goes before the prompt unless it is there: models are trained with it. Rows of the
-    vocabulary that only pad it are never drawn. A drawn BOS is the end of the document.
-
-    Args:
-        stepper: the model.
-        prompt: ids below `tokenizer.n_ids`; it may be empty.
-        tokenizer: of the checkpoint.
-        sampler: chooses among the logits.
-        max_new_tokens: at most this many, >= 0.
-        stop_at_document_end: stop at a drawn BOS, which is not yielded; otherwise it is, and the
-            text goes on with another document.
-
-    Raises:
-        DataError: an id of the prompt is outside the vocabulary.
-        ConfigError: `max_new_tokens` is negative.
-        Diverged: the model's logits are not finite.
+    A drawn BOS that ends the document is not yielded.
     """
-    # Checked here and not in the generator below, so that bad input is refused by the call.
-    ids = _checked(prompt, tokenizer)
-    if max_new_tokens < 0:
-        raise ConfigError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
-    return _generate(stepper, ids, tokenizer, sampler, max_new_tokens, stop_at_document_end)
+    said = answer(
+        model,
+        [prompt],
+        tokenizer=tokenizer,
+        sampler=sampler,
+        max_new_tokens=max_new_tokens,
+        stop_at_document_end=stop_at_document_end,
+        prefill_chunk=prefill_chunk,
+    )
+    return (one.token for one in said if one.token is not None)
 
 
-def _generate(
-    stepper: Stepper[State],
-    ids: NDArray[np.int32],
-    tokenizer: Tokenizer,
-    sampler: Sampler,
-    max_new_tokens: int,
-    stop: bool,
-) -> Iterator[int]:
-    if max_new_tokens == 0:
-        return
-    state = stepper.init(1)
-    for start in range(0, len(ids), _PREFILL):
-        logits, state = stepper.step(ids[None, start : start + _PREFILL], state)
-    for left in reversed(range(max_new_tokens)):
-        token = sampler(logits[:, : tokenizer.n_ids])
-        if stop and token[0] == tokenizer.bos:
-            return
-        yield int(token[0])
-        if left:
-            logits, state = stepper.step(token[:, None], state)
+class _Row:
+    """One answer that is being written."""
+
+    def __init__(
+        self,
+        index: int,
+        prompt: NDArray[np.int32],
+        tokenizer: Tokenizer,
+        sampler: Sampler,
+        text: TextStream,
+        max_new_tokens: int,
+        stop_at_document_end: bool,
+    ) -> None:
+        self.index, self.prompt, self.last = index, prompt, -1
+        self._tokenizer, self._sampler, self._text = tokenizer, sampler, text
+        self._left = max_new_tokens
+        self._end = tokenizer.bos if stop_at_document_end else None
+        self._occurred: NDArray[np.bool_] | None = None
+        if sampler.repetition_penalty != 1:
+            self._occurred = np.zeros((1, tokenizer.n_ids), np.bool_)
+            self._occurred[0, prompt] = True
+
+    def draw(self, logits: NDArray[np.float32]) -> Said:
+        """Choose the next token from logits (1, V)."""
+        token = int(self._sampler(logits[:, : self._tokenizer.n_ids], self._occurred)[0])
+        if token == self._end:
+            return Said(self.index, None, self._text.end(), "document_end")
+        if self._occurred is not None:
+            self._occurred[0, token] = True
+        self.last, self._left = token, self._left - 1
+        text = self._text.read(token)
+        if not self._text.stopped and not self._left:
+            text += self._text.end()  # which may hold a stop string after all
+        if self._text.stopped:
+            return Said(self.index, token, text, "stop")
+        return Said(self.index, token, text, None if self._left else "length")
 
 
-def stream_text(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
-    """Yield the text of tokens as soon as its characters are whole.
+def _answer(
+    model: RecurrentModel[State], waiting: deque[_Row], batch_size: int, prefill_chunk: int
+) -> Iterator[Said]:
+    rows: list[_Row] = []
+    states: list[State] = []  # of `rows`, in their order, in one or several parts
+    while waiting or rows:
+        while waiting and len(rows) < batch_size:
+            row = waiting.popleft()
+            logits, state = _read(model, row.prompt, prefill_chunk)
+            said = row.draw(logits)
+            yield said
+            if said.finish_reason is None:
+                rows.append(row)
+                states.append(state)
+        if not rows:
+            continue
+        together = states[0] if len(states) == 1 else model.stack_states(states)
+        last = np.array([[row.last] for row in rows], np.int32)
+        logits, together = model.logits(last, together)
+        going_on = []
+        for j, row in enumerate(rows):
+            said = row.draw(logits[j : j + 1])
+            yield said
+            if said.finish_reason is None:
+                going_on.append(j)
+        if 0 < len(going_on) < len(rows):
+            together = model.take_state(together, going_on)
+        rows = [rows[j] for j in going_on]
+        states = [together] if rows else []
 
-    A character whose bytes come in several tokens is held back until its last one; bytes that are
-    not UTF-8 become U+FFFD. The pieces, joined, are the decoded text.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for token in tokens:
-        if piece := decoder.decode(tokenizer.decode([token])):
-            yield piece
-    if rest := decoder.decode(b"", final=True):
-        yield rest
+
+def _read(
+    model: RecurrentModel[State], prompt: NDArray[np.int32], chunk: int
+) -> tuple[NDArray[np.float32], State]:
+    """Read a prompt (S,), S >= 1; return the logits (1, V) after it, and the state."""
+    state: State | None = None
+    for start in range(0, len(prompt), chunk):
+        logits, state = model.logits(prompt[None, start : start + chunk], state)
+    assert state is not None
+    return logits, state
 
 
-def _checked(prompt: Sequence[int] | NDArray[np.int32], tokenizer: Tokenizer) -> NDArray[np.int32]:
+def _checked(
+    prompt: Sequence[int] | NDArray[np.int32], tokenizer: Tokenizer, index: int | None
+) -> NDArray[np.int32]:
     """Return the prompt as (S,) int32 with BOS first, S >= 1."""
     ids = np.asarray(prompt, dtype=np.int64).reshape(-1)
     outside = np.flatnonzero((ids < 0) | (ids >= tokenizer.n_ids))
     if outside.size:
         at = int(outside[0])
+        of = "" if index is None else f" of prompt {index + 1}"
         raise DataError(
-            f"prompt token {ids[at]} at position {at} is outside the vocabulary of "
+            f"prompt token {ids[at]} at position {at}{of} is outside the vocabulary of "
             f"{tokenizer.n_ids} ids; encode the prompt with the checkpoint's own tokenizer"
         )
     if not ids.size or ids[0] != tokenizer.bos:

@@ -1,16 +1,21 @@
 """Choosing the next token from logits.
 
-Filters apply in transformers' order: temperature, top-k, top-p, min-p. One uniform number per row
-and step decides, through the inverse of the cumulative distribution, so a seed gives the same text
-twice on one backend.
+In transformers' order: repetition penalty, temperature, top-k, top-p, min-p. One uniform number per
+row and step decides, through the inverse of the cumulative distribution, so a seed gives the same
+text twice on one backend.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError, Diverged
+
+_FIRST_GUESS = 256
+"""How many of the likeliest tokens are sorted at first, where a large vocabulary has top-p."""
 
 
 class Sampler:
@@ -23,7 +28,11 @@ class Sampler:
             (Holtzman et al. 2020, "The curious case of neural text degeneration").
         min_p: only tokens at least this likely relative to the most likely one; 0 is all
             (Nguyen et al. 2024, "Turning up the heat", arXiv:2407.01082).
+        repetition_penalty: logits of tokens that occurred are divided by this where positive, and
+            multiplied where negative; 1 changes nothing (Keskar et al. 2019, "CTRL",
+            arXiv:1909.05858).
         seed: the same seed and logits give the same tokens.
+        row: which of several answers with the same settings; each has random numbers of its own.
 
     Raises:
         ConfigError: a number is out of its range.
@@ -38,51 +47,121 @@ class Sampler:
         top_k: int = 0,
         top_p: float = 1.0,
         min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
         seed: int = 0,
+        row: int = 0,
     ) -> None:
         """See the class."""
         for name, value, good, wanted in (
-            ("temperature", temperature, 0 <= temperature < float("inf"), "0 or more"),
+            ("temperature", temperature, 0 <= temperature < math.inf, "0 or more"),
             ("top_k", top_k, top_k >= 0, "0 or more"),
             ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
             ("min_p", min_p, 0 <= min_p <= 1, "between 0 and 1"),
+            (
+                "repetition_penalty",
+                repetition_penalty,
+                0 < repetition_penalty < math.inf,
+                "above 0",
+            ),
             ("seed", seed, seed >= 0, "0 or more"),
         ):
             if not good:
                 raise ConfigError(f"{name} is {value}, expected {wanted}")
+        self.repetition_penalty = repetition_penalty
         self._temperature = temperature
         self._top_k = top_k
         self._top_p = top_p
         self._min_p = min_p
-        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._seed = seed
+        sequence = np.random.SeedSequence(seed, spawn_key=(row,) if row else ())
+        self._random = np.random.Generator(np.random.PCG64(sequence))
 
-    def __call__(self, logits: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Return one token per row, (B,) int32, for logits (B, V).
+    def of_row(self, row: int) -> Sampler:
+        """Return a sampler with the same settings for answer `row`; row 0 draws as a new one."""
+        return Sampler(
+            temperature=self._temperature,
+            top_k=self._top_k,
+            top_p=self._top_p,
+            min_p=self._min_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=self._seed,
+            row=row,
+        )
+
+    def __call__(
+        self, logits: NDArray[np.float32], occurred: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.int32]:
+        """Return one token per row, (B,) int32.
+
+        Args:
+            logits: (B, V).
+            occurred: (B, V), the tokens of prompt and answer, for the repetition penalty; None is
+                no token.
 
         Raises:
             Diverged: a row holds NaN, or nothing but -inf.
         """
+        if occurred is not None and self.repetition_penalty != 1:
+            logits = logits.copy()
+            found = logits[occurred]
+            penalty = np.float32(self.repetition_penalty)
+            logits[occurred] = np.where(found < 0, found * penalty, found / penalty)
         best = logits.max(axis=-1)
         if not np.isfinite(best).all():
             raise Diverged("the model's logits are not finite; generate from an earlier checkpoint")
         if self._temperature == 0:
             return np.asarray(np.argmax(logits, axis=-1), dtype=np.int32)
-        scaled = (logits.astype(np.float64) - best[:, None]) / self._temperature
-        weights = np.exp(scaled)
-        tokens = [self._draw(row, self._random.random()) for row in weights]
+        tokens = [
+            self._draw(row, float(top), self._random.random())
+            for row, top in zip(logits, best, strict=True)
+        ]
         return np.array(tokens, dtype=np.int32)
 
-    def _draw(self, weights: NDArray[np.float64], uniform: float) -> int:
-        """Return the token at a point of the cumulative distribution, most likely first."""
-        order = np.argsort(-weights, kind="stable")
-        sorted_weights = weights[order]
-        if self._top_k:
-            sorted_weights = sorted_weights[: self._top_k]
-        cumulative = np.cumsum(sorted_weights)
-        # The token that crosses top_p is kept, so at least one always is.
-        kept = int(np.searchsorted(cumulative, self._top_p * cumulative[-1])) + 1
-        kept = min(kept, int((sorted_weights >= self._min_p * sorted_weights[0]).sum()))
-        possible = int((sorted_weights[:kept] > 0).sum())
-        point = uniform * cumulative[possible - 1]
-        chosen = min(int(np.searchsorted(cumulative, point, side="right")), possible - 1)
-        return int(order[chosen])
+    def _draw(self, logits: NDArray[np.float32], best: float, uniform: float) -> int:
+        """Return the token at a point of the cumulative distribution."""
+        tokens = None  # all of them, in the order of their ids
+        if 0 < self._top_k < len(logits):
+            tokens = _likeliest(logits, self._top_k)
+            logits = logits[tokens]
+        weights = self._weights(logits, best)
+        if self._top_p < 1:
+            kept = _nucleus(weights, self._top_p)
+            tokens, weights = kept if tokens is None else tokens[kept], weights[kept]
+        if self._min_p:
+            weights = np.where(weights >= self._min_p, weights, 0)
+        cumulative = np.cumsum(weights, dtype=np.float64)
+        chosen = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+        if chosen >= len(weights):  # rounded up to the very end
+            chosen = int(np.flatnonzero(weights)[-1])
+        return chosen if tokens is None else int(tokens[chosen])
+
+    def _weights(self, logits: NDArray[np.float32], best: float) -> NDArray[np.float32]:
+        """Return probabilities relative to the most likely token."""
+        with np.errstate(over="ignore"):  # to -inf, whose weight is 0
+            weights: NDArray[np.float32] = np.exp((logits - best) / self._temperature)
+        return weights
+
+
+def _likeliest(values: NDArray[np.floating], k: int) -> NDArray[np.intp]:
+    """Return where the k largest values are, the largest first, the earlier of equals first."""
+    if k >= len(values):
+        return np.argsort(-values, kind="stable")
+    some = np.argpartition(values, len(values) - k)[len(values) - k :]
+    return some[np.lexsort((some, -values[some]))]
+
+
+def _nucleus(weights: NDArray[np.floating], top_p: float) -> NDArray[np.intp]:
+    """Return the most likely tokens that together reach a share of all weights, at least one.
+
+    Only as many are sorted as it takes: sorting 50,000 costs more than a small model.
+    """
+    wanted = top_p * weights.sum(dtype=np.float64)
+    k = _FIRST_GUESS
+    while True:
+        order = _likeliest(weights, k)
+        cumulative = np.cumsum(weights[order], dtype=np.float64)
+        if cumulative[-1] >= wanted or k >= len(weights):
+            break
+        k *= 8
+    # The token that crosses top_p is kept.
+    return order[: int(np.searchsorted(cumulative, wanted)) + 1]

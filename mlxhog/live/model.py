@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog import arena, backends, checkpoint, machine, mix
+from mlxhog import backends, checkpoint, formats, machine, mix
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.decoding.generate import generate, stream_text
+from mlxhog.decoding import generate
+from mlxhog.decoding.generate import Said
 from mlxhog.decoding.sampling import Sampler
-from mlxhog.decoding.stepper import BackendStepper
-from mlxhog.models import families
+from mlxhog.errors import DataError
+from mlxhog.formats.check import refuse_not_finite
 
 
 @dataclass(frozen=True)
@@ -19,57 +20,91 @@ class Model:
     """A model that writes text.
 
     Attributes:
-        stepper: its recurrent form.
+        backend: what computes it.
         tokenizer: what made its training tokens.
         checkpoint: where its parameters come from.
     """
 
-    stepper: BackendStepper
+    backend: backends.Backend
     tokenizer: Tokenizer
     checkpoint: Path
 
-    def write(self, prompt: str, *, sampler: Sampler, max_new_tokens: int) -> Iterator[str]:
-        """Return the text after a prompt, piece by piece.
+    def write(
+        self,
+        prompt: str,
+        *,
+        sampler: Sampler,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+    ) -> Iterator[str]:
+        """Return the text after a prompt, piece by piece; arguments and errors as `answer`."""
+        said = self.answer([prompt], sampler=sampler, max_new_tokens=max_new_tokens, stop=stop)
+        return (one.text for one in said if one.text)
+
+    def answer(
+        self,
+        prompts: Sequence[str],
+        *,
+        sampler: Sampler,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        batch_size: int = generate.BATCH_SIZE,
+        prefill_chunk: int = generate.PREFILL_CHUNK,
+    ) -> Iterator[Said]:
+        """Answer prompts together, token by token; see `mlxhog.decoding.generate.answer`.
 
         Raises:
-            ConfigError: `max_new_tokens` is negative.
+            ConfigError: a number is out of its range, or a stop string is empty.
             Diverged: the model's logits are not finite.
         """
-        tokens = generate(
-            self.stepper,
-            self.tokenizer.encode(prompt.encode()),
+        return generate.answer(
+            self.backend,
+            [self.tokenizer.encode(prompt.encode()) for prompt in prompts],
             tokenizer=self.tokenizer,
             sampler=sampler,
             max_new_tokens=max_new_tokens,
+            stop=stop,
+            batch_size=batch_size,
+            prefill_chunk=prefill_chunk,
         )
-        return stream_text(self.tokenizer, tokens)
 
 
-def open_model(spec: str, *, root: Path, backend: str) -> Model:
+def open_model(spec: str, *, root: Path, backend: str, weights: str = "float32") -> Model:
     """Load the model that `spec` names.
 
     Args:
-        spec: a run (a path, a name below `root`, or `latest`), or the path of a checkpoint.
+        spec: a run (a path, a name below `root`, or `latest`), or the path of a checkpoint of
+            transformers, of the xlstm package or of ours.
         root: the folder of runs.
         backend: what computes, such as "torch:cpu".
+        weights: what it holds, one of `WEIGHTS` or `QUANTIZED_BITS` in `mlxhog/backends`.
 
     Raises:
         RunError: there is no such run.
-        CheckpointError: there is no checkpoint yet, or it is damaged.
+        CheckpointError: there is no checkpoint yet, it is damaged or of another family of models.
+        ConfigError: its config contradicts itself, or the backend has no such weights.
+        DataError: it has no tokenizer, or one that does not fit the model.
         EnvironmentLacks: the backend is not there.
     """
     path = checkpoint.locate(spec, root)
     (worker,) = mix.resolve(backend, machine=machine.here()).workers
-    found = checkpoint.load(path)
-    config = families.read(found.config)
-    parameters = families.param_spec(config)
-    checkpoint.check_shapes(
-        found.params, {name: spec.shape for name, spec in parameters.items()}, path
-    )
-    layout = arena.plan(parameters, max_workers=1, n_tickets=1)
+    opened = formats.open(path)
+    tokenizer = _tokenizer(opened)
     loaded = backends.create(backend, threads=worker.threads, kernels="auto", cpu_blas="auto")
-    loaded.bind(config, layout.slots, layout.n_floats, None)
-    for name, slot in layout.slots.items():
-        loaded.inbox[slot.offset : slot.offset + slot.size] = found.params[name].ravel()
-    loaded.refresh()
-    return Model(BackendStepper(loaded), found.tokenizer, path)
+    refuse_not_finite(loaded.load(opened.config, opened.tensors, weights=weights), path)
+    return Model(loaded, tokenizer, path)
+
+
+def _tokenizer(opened: formats.Opened) -> Tokenizer:
+    tokenizer = opened.tokenizer()
+    if tokenizer is None:
+        raise DataError(
+            f"{opened.folder} holds no tokenizer.json, so no text can be read or written; copy the "
+            "model's tokenizer.json and tokenizer_config.json there"
+        )
+    if tokenizer.n_ids > opened.config.vocab_size:
+        raise DataError(
+            f"{opened.folder}: the tokenizer has {tokenizer.n_ids} ids and the model "
+            f"{opened.config.vocab_size}; put the tokenizer there that belongs to the model"
+        )
+    return tokenizer

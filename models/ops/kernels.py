@@ -127,6 +127,39 @@ class Ops(Protocol[T]):
             those through m included.
         """
 
+    def slstm_cell(
+        self,
+        i: T,
+        f: T,
+        z: T,
+        o: T,
+        R: T,
+        b: T,
+        *,
+        state: Sequence[T] | None = None,
+        starts: T | None = None,
+    ) -> tuple[T, tuple[T, T, T, T]]:
+        """Run the sLSTM cell over a sequence of any length from 1 on.
+
+        Args:
+            i: (B, S, NH, DH), pre-activation of the input gate from the input alone.
+            f: as i, of the forget gate, a sigmoid.
+            z: as i, of the cell's input.
+            o: as i, of the output gate.
+            R: (NH, 4 * DH, DH), recurrent matrices, from the last index, as the xlstm package
+                stores them for the CPU; rows gate by gate, i, f, z, o.
+            b: (4 * NH * DH,), biases, gate by gate.
+            state: h, c, n and m before the first position, (B, NH, DH) each; None is all zeros.
+            starts: (B, S) bool or uint8, true at the first token of a document, before which the
+                whole state counts as zero.
+
+        Returns:
+            h (B, S, NH, DH) and the state after the last position, float32, with exact gradients.
+            The stabiliser m starts at the input gate where n is 0. The published code asks whether
+            all of n is; that is the same for every state the cell reaches, and here the rows of a
+            batch do not depend on each other.
+        """
+
     def head_norm_gate(self, h: T, o: T, w: T, eps: float) -> T:
         """Return sigmoid(o) * (w * LayerNorm(h)), normalised over DV within each head.
 
@@ -155,7 +188,14 @@ def choose(framework: str, kernels: str, device: str) -> Ops[Any]:
     return cast(Ops[Any], _load(MODULES[framework, kernels]))
 
 
-def resolve(framework: str, kernels: str, device: str, *, metal_verified: bool = False) -> str:
+def resolve(
+    framework: str,
+    kernels: str,
+    device: str,
+    *,
+    metal_verified: bool = False,
+    weights: str = "float32",
+) -> str:
     """Return which ops a choice means on a device: one of `CHOICES` other than "auto".
 
     Args:
@@ -168,9 +208,11 @@ def resolve(framework: str, kernels: str, device: str, *, metal_verified: bool =
         device: where the arrays live: "cpu", "gpu" or "mps".
         metal_verified: `mlxhog doctor` found on this machine that the Metal kernels agree with
             their references and are worth it, see `Verdicts.model_kernels`.
+        weights: type of the parameters that are not quantised; native kernels take float32 alone.
 
     Raises:
-        ConfigError: `kernels` is none of these, or does not run on that device.
+        ConfigError: `kernels` is none of these, or does not run on that device, or not with such
+            weights.
         EnvironmentLacks: "native" was asked for and is not built.
     """
     if kernels not in CHOICES:
@@ -181,6 +223,12 @@ def resolve(framework: str, kernels: str, device: str, *, metal_verified: bool =
             "gives each worker what its device can run, or other workers"
         )
     native = MODULES[framework, "native"]
+    if weights != "float32" and device == "cpu":
+        if kernels == "native":
+            raise ConfigError(
+                f"kernels is 'native', which cannot compute with {weights} weights; use auto"
+            )
+        return "reference"
     if kernels == "auto" and device == "cpu":
         return "native" if _exists(native) else "reference"
     if kernels == "auto":

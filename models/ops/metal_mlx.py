@@ -1,7 +1,7 @@
-"""The ops of xLSTM Large in MLX with the mLSTM cell as Metal kernels; float32.
+"""The ops of xLSTM Large in MLX with the cells as Metal kernels; float32.
 
 `kernels.py` says what each op promises, `reference_mlx.py` has the ops that MLX itself does well.
-On the engine `mlx` the cell is as lazy as any op. An emulated one evaluates its inputs when it is
+On the engine `mlx` a cell is as lazy as any op. An emulated one evaluates its inputs when it is
 called, so keep that out of `mx.compile`.
 """
 
@@ -10,11 +10,11 @@ from functools import lru_cache, partial
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx.core import array
 
 from mlxhog.metal.engine import Engine
-from mlxhog.models.ops import metal_mlstm, reference_mlx
+from mlxhog.models.ops import metal_mlstm, metal_slstm_mlx, reference_mlx
+from mlxhog.models.ops.metal_call_mlx import enter, leave
 
 
 class MetalOps:
@@ -36,6 +36,7 @@ class MetalOps:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._cell = lru_cache(partial(_mlstm_cell, engine))
+        self._slstm = metal_slstm_mlx.on_engine(engine)
 
     def mlstm_cell(
         self,
@@ -59,23 +60,38 @@ class MetalOps:
         h, C, n, m, *_ = self._cell(chunk, eps)(q, k, v, i, f, *state)
         return h, (C[:, :, -1], n[:, :, -1], m[:, :, -1])
 
+    def slstm_cell(
+        self,
+        i: array,
+        f: array,
+        z: array,
+        o: array,
+        R: array,
+        b: array,
+        *,
+        state: Sequence[array] | None = None,
+        starts: array | None = None,
+    ) -> tuple[array, tuple[array, array, array, array]]:
+        """Run the cell over (B, S, NH, DH), any S, from `state` (h, c, n, m) or from zeros."""
+        return metal_slstm_mlx.slstm_cell(self._slstm, i, f, z, o, R, b, state, starts)
+
 
 def _mlstm_cell(engine: Engine, chunk: int, eps: float) -> Callable[..., Any]:
     """`INPUTS` -> `RESULTS` of `metal_mlstm.py`; h and the last state have a gradient."""
 
     def forward(*inputs: array) -> tuple[array, ...]:
-        given = dict(zip(metal_mlstm.INPUTS, _enter(engine, inputs), strict=True))
-        return _leave(engine, metal_mlstm.forward(engine, given, chunk=chunk, eps=eps))
+        given = dict(zip(metal_mlstm.INPUTS, enter(engine, inputs), strict=True))
+        return leave(engine, metal_mlstm.forward(engine, given, chunk=chunk, eps=eps))
 
     def backward(primals: Any, cotangents: Any, results: Any) -> Any:
         q, k, v, i, f, *_ = primals
         _, C, n, m, _, _, M = results
         dh, dC, dn, dm, *_ = cotangents
         names = ("q", "k", "v", "i", *metal_mlstm.RESULTS, "dh", "dC_last", "dn_last")
-        arrays = _enter(engine, (q, k, v, i, *results, dh, dC[:, :, -1], dn[:, :, -1]))
+        arrays = enter(engine, (q, k, v, i, *results, dh, dC[:, :, -1], dn[:, :, -1]))
         saved = dict(zip(names, arrays, strict=True))
         found = metal_mlstm.backward(engine, saved, chunk=chunk, eps=eps)
-        dq, dk, dv, di, db, dC, dn, dM = _leave(engine, found)
+        dq, dk, dv, di, db, dC, dn, dM = leave(engine, found)
         states = (C * dC).sum((-2, -1)) + (n * dn).sum(-1)  # (B, NH, NC + 1)
         dM = dM.at[..., -1].add(dm[..., -1] - states[..., -1])
         lf = -mx.logaddexp(-f, 0).swapaxes(1, 2)
@@ -119,17 +135,3 @@ def _through_stabilisers(
 def _pad(x: array, value: int) -> array:
     """One more entry on the last axis."""
     return mx.pad(x, [(0, 0), (0, 0), (0, 1)], constant_values=value)
-
-
-def _enter(engine: Engine, arrays: Sequence[array]) -> list[Any]:
-    """Return the engine's own arrays; only `mlx` leaves them unevaluated."""
-    if engine.name == "mlx":
-        return list(arrays)
-    mx.eval(arrays)
-    return [engine.array(np.array(x)) for x in arrays]
-
-
-def _leave(engine: Engine, arrays: Sequence[Any]) -> tuple[array, ...]:
-    if engine.name == "mlx":
-        return tuple(arrays)
-    return tuple(mx.array(engine.host(x)) for x in arrays)

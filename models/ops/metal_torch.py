@@ -1,4 +1,4 @@
-"""The ops of xLSTM Large in PyTorch with the mLSTM cell as Metal kernels; float32.
+"""The ops of xLSTM Large in PyTorch with the cells as Metal kernels; float32.
 
 `kernels.py` says what each op promises, `reference_torch.py` has the ops that torch itself
 does well.
@@ -14,7 +14,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog.metal.engine import Engine
-from mlxhog.models.ops import metal_mlstm, reference_torch
+from mlxhog.models.ops import metal_mlstm, metal_slstm_torch, reference_torch
+from mlxhog.models.ops.metal_call_torch import enter, leave
 
 
 class MetalOps:
@@ -60,15 +61,30 @@ class MetalOps:
         )
         return h, (C, n, m)
 
+    def slstm_cell(
+        self,
+        i: Tensor,
+        f: Tensor,
+        z: Tensor,
+        o: Tensor,
+        R: Tensor,
+        b: Tensor,
+        *,
+        state: Sequence[Tensor] | None = None,
+        starts: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Run the cell over (B, S, NH, DH), any S, from `state` (h, c, n, m) or from zeros."""
+        return metal_slstm_torch.slstm_cell(self.engine, i, f, z, o, R, b, state, starts)
+
 
 class _MlstmCell(Function):
     @staticmethod
     def forward(
         ctx: Any, engine: Engine, chunk: int, eps: float, *inputs: Tensor
     ) -> tuple[Tensor, ...]:
-        given = dict(zip(metal_mlstm.INPUTS, _enter(engine, inputs), strict=True))
+        given = dict(zip(metal_mlstm.INPUTS, enter(engine, inputs), strict=True))
         found = metal_mlstm.forward(engine, given, chunk=chunk, eps=eps)
-        results = _leave(engine, found)
+        results = leave(engine, found)
         ctx.save_for_backward(*inputs[:5], *results)
         ctx.set_materialize_grads(False)
         ctx.engine, ctx.chunk, ctx.eps = engine, chunk, eps
@@ -86,10 +102,10 @@ class _MlstmCell(Function):
             for d, x in zip(d_last, (C, n, m), strict=True)
         )
         names = ("q", "k", "v", "i", *metal_mlstm.RESULTS, "dh", "dC_last", "dn_last")
-        arrays = _enter(ctx.engine, (q, k, v, i, *results, dh, dC, dn))
+        arrays = enter(ctx.engine, (q, k, v, i, *results, dh, dC, dn))
         saved = dict(zip(names, arrays, strict=True))
         found = metal_mlstm.backward(ctx.engine, saved, chunk=ctx.chunk, eps=ctx.eps)
-        dq, dk, dv, di, db, dC, dn, dM = _leave(ctx.engine, found)
+        dq, dk, dv, di, db, dC, dn, dM = leave(ctx.engine, found)
         states = (C * dC).sum((-2, -1)) + (n * dn).sum(-1)  # (B, NH, NC + 1)
         dM[..., -1] += dm - states[..., -1]
         lf = F.logsigmoid(f).transpose(1, 2)
@@ -123,15 +139,3 @@ def _through_stabilisers(
     dM = later[..., :-1] - later.gather(-1, next_opened)
     dlf = torch.where(opened, 0.0, dM)
     return torch.where(opened, dM, 0.0), dlf, dlf[..., 0]
-
-
-def _enter(engine: Engine, tensors: Sequence[Tensor]) -> list[Any]:
-    """Return the engine's own arrays of detached tensors, row-major."""
-    ready = [x.detach().contiguous() for x in tensors]
-    return ready if engine.name == "mps" else [engine.array(x.numpy()) for x in ready]
-
-
-def _leave(engine: Engine, arrays: Sequence[Any]) -> list[Tensor]:
-    if engine.name == "mps":
-        return list(arrays)
-    return [torch.from_numpy(engine.host(x)) for x in arrays]

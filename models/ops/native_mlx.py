@@ -9,7 +9,7 @@ buffer, still in the cache when `mx.array` copies it.
 import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -17,25 +17,23 @@ from mlx.core import array
 
 from mlxhog._native import ops
 from mlxhog.models.ops import reference_mlx
-from mlxhog.models.ops.reference_mlx import block_diagonal as block_diagonal
-from mlxhog.models.ops.reference_mlx import causal_conv as causal_conv
-from mlxhog.models.ops.reference_mlx import glu as glu
-from mlxhog.models.ops.reference_mlx import head_norm as head_norm
-from mlxhog.models.ops.reference_mlx import head_norm_skip_gate as head_norm_skip_gate
-from mlxhog.models.ops.reference_mlx import layer_norm as layer_norm
+from mlxhog.models.ops.native_call_mlx import differentiable as _differentiable
+from mlxhog.models.ops.native_call_mlx import ready as _ready
+from mlxhog.models.ops.native_call_mlx import set_threads as set_threads
+from mlxhog.models.ops.native_call_mlx import threads as _threads
+from mlxhog.models.ops.native_layers_mlx import block_diagonal as block_diagonal
+from mlxhog.models.ops.native_layers_mlx import causal_conv as causal_conv
+from mlxhog.models.ops.native_layers_mlx import glu as glu
+from mlxhog.models.ops.native_layers_mlx import head_norm as head_norm
+from mlxhog.models.ops.native_layers_mlx import head_norm_skip_gate as head_norm_skip_gate
+from mlxhog.models.ops.native_layers_mlx import layer_norm as layer_norm
+from mlxhog.models.ops.native_slstm_mlx import slstm_cell as slstm_cell
+from mlxhog.models.ops.quantized_mlx import Quantized
 
 FAST_GEMM = sys.platform == "linux"
 """MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""
 
 ops.keep_freed_memory()
-
-_threads = 1
-
-
-def set_threads(threads: int) -> None:
-    """Set how many threads the native ops of this process use, from 1 on; the default is 1."""
-    global _threads
-    _threads = threads
 
 
 def rms_norm(x: array, w: array, eps: float) -> array:
@@ -66,17 +64,15 @@ def capped_cross_entropy(
     raw_logits: array, labels: array, cap: float | None
 ) -> tuple[array, array]:
     """Summed cross entropy in nats of the capped logits, and the number of labels not -100."""
-    if cap is None:
-        return reference_mlx.capped_cross_entropy(raw_logits, labels, cap)
     nats, count, _ = _cross_entropy(cap)(raw_logits, labels)
     return nats, count
 
 
 def linears(
-    x: array, weights: Sequence[array], biases: Sequence[array | None] | None = None
+    x: array, weights: Sequence[array | Quantized], biases: Sequence[array | None] | None = None
 ) -> tuple[array, ...]:
     """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
-    if not FAST_GEMM:
+    if not FAST_GEMM or any(isinstance(w, Quantized) for w in weights):
         return reference_mlx.linears(x, weights, biases)
     if biases is None:
         biases = (None,) * len(weights)
@@ -107,13 +103,13 @@ def _rms_norm(eps: float) -> Callable[..., Any]:
     def forward(x: array, w: array) -> array:
         x, w = _ready(x, w)
         out = ops.empty(x.shape)
-        ops.rms_norm(x, w, out, eps=eps, threads=_threads)
+        ops.rms_norm(x, w, out, eps=eps, threads=_threads())
         return mx.array(out)
 
     def backward(primals: Any, d_out: array, _: Any) -> Any:
         x, w, d_out = _ready(*primals, d_out)
         dx, dw = ops.empty(x.shape), ops.empty(w.shape)
-        ops.rms_norm_grad(x, w, d_out, dx, dw, eps=eps, threads=_threads)
+        ops.rms_norm_grad(x, w, d_out, dx, dw, eps=eps, threads=_threads())
         return mx.array(dx), mx.array(dw)
 
     return _differentiable(forward, backward)
@@ -124,13 +120,13 @@ def _swiglu() -> Callable[..., Any]:
     def forward(gate: array, up: array) -> array:
         gate, up = _ready(gate, up)
         out = ops.empty(gate.shape)
-        ops.swiglu(gate, up, out, threads=_threads)
+        ops.swiglu(gate, up, out, threads=_threads())
         return mx.array(out)
 
     def backward(primals: Any, d_out: array, _: Any) -> Any:
         gate, up, d_out = _ready(*primals, d_out)
         d_gate, d_up = ops.empty(gate.shape), ops.empty(up.shape)
-        ops.swiglu_grad(gate, up, d_out, d_gate, d_up, threads=_threads)
+        ops.swiglu_grad(gate, up, d_out, d_gate, d_up, threads=_threads())
         return mx.array(d_gate), mx.array(d_up)
 
     return _differentiable(forward, backward)
@@ -141,13 +137,13 @@ def _soft_cap(c: float) -> Callable[..., Any]:
     def forward(x: array) -> array:
         (x,) = _ready(x)
         out = ops.empty(x.shape)
-        ops.soft_cap(x, out, cap=c, threads=_threads)
+        ops.soft_cap(x, out, cap=c, threads=_threads())
         return mx.array(out)
 
     def backward(_: Any, d_out: array, out: array) -> Any:
         out, d_out = _ready(out, d_out)
         dx = ops.empty(out.shape)
-        ops.soft_cap_grad(out, d_out, dx, cap=c, threads=_threads)
+        ops.soft_cap_grad(out, d_out, dx, cap=c, threads=_threads())
         return mx.array(dx)
 
     return _differentiable(forward, backward)
@@ -158,26 +154,26 @@ def _head_norm_gate(eps: float) -> Callable[..., Any]:
     def forward(h: array, o: array, w: array) -> array:
         h, o, w = _ready(h, o, w)
         out = ops.empty(o.shape)
-        ops.head_norm_gate(h, o, w, out, eps=eps, threads=_threads)
+        ops.head_norm_gate(h, o, w, out, eps=eps, threads=_threads())
         return mx.array(out)
 
     def backward(primals: Any, d_out: array, _: Any) -> Any:
         h, o, w, d_out = _ready(*primals, d_out)
         dh, do, dw = ops.empty(h.shape), ops.empty(o.shape), ops.empty(w.shape)
-        ops.head_norm_gate_grad(h, o, w, d_out, dh, do, dw, eps=eps, threads=_threads)
+        ops.head_norm_gate_grad(h, o, w, d_out, dh, do, dw, eps=eps, threads=_threads())
         return mx.array(dh), mx.array(do), mx.array(dw)
 
     return _differentiable(forward, backward)
 
 
 @lru_cache
-def _cross_entropy(cap: float) -> Callable[..., Any]:
+def _cross_entropy(cap: float | None) -> Callable[..., Any]:
     """(logits, labels) -> nats, count, and the gradient of nats, which costs no second pass."""
 
     def forward(raw_logits: array, labels: array) -> tuple[array, array, array]:
         logits, labels = _ready(raw_logits, labels.astype(mx.int32))
         gradient = ops.empty(logits.shape)
-        nats, count = ops.cross_entropy(logits, labels, gradient, cap=cap, threads=_threads)
+        nats, count = ops.cross_entropy(logits, labels, gradient, cap=cap, threads=_threads())
         return mx.array(nats, mx.float32), mx.array(count), mx.array(gradient)
 
     def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
@@ -196,7 +192,7 @@ def _linears(biased: tuple[bool, ...]) -> Callable[..., Any]:
         weights, biases = ready[:count], iter(ready[count:])
         outs = [ops.empty((*x.shape[:-1], w.shape[0])) for w in weights]
         given = [next(biases) if has_bias else None for has_bias in biased]
-        ops.linears(x, weights, given, outs, threads=_threads)
+        ops.linears(x, weights, given, outs, threads=_threads())
         return tuple(mx.array(out) for out in outs)
 
     def backward(primals: Any, cotangents: Any, _: Any) -> Any:
@@ -208,7 +204,7 @@ def _linears(biased: tuple[bool, ...]) -> Callable[..., Any]:
             ops.empty(w.shape[:1]) if has_bias else None
             for w, has_bias in zip(weights, biased, strict=True)
         ]
-        ops.linears_grad(x, weights, d_outs, dx, d_weights, d_biases, threads=_threads)
+        ops.linears_grad(x, weights, d_outs, dx, d_weights, d_biases, threads=_threads())
         return tuple(mx.array(g) for g in (dx, *d_weights, *d_biases) if g is not None)
 
     return _differentiable(forward, backward)
@@ -238,7 +234,7 @@ def _mlstm_cell(chunk_size: int, eps: float) -> Callable[..., Any]:
         C[:, :, 0], n[:, :, 0], m[:, :, 0] = C0, n0, m0
         h, den = ops.empty(v.shape), ops.empty(i.shape)
         how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps}
-        ops.mlstm(q, k, v, i, f, h, den, C, n, m, **how, threads=_threads)
+        ops.mlstm(q, k, v, i, f, h, den, C, n, m, **how, threads=_threads())
         last = (x[:, :, -1] for x in (C, n, m))
         return tuple(mx.array(x) for x in (h, *last, den, C, n, m))
 
@@ -251,26 +247,7 @@ def _mlstm_cell(chunk_size: int, eps: float) -> Callable[..., Any]:
         grads = [ops.empty(x.shape) for x in inputs]
         stride = ops.mlstm_stride(DK=inputs[0].shape[-1], chunk=chunk_size)
         how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps}
-        ops.mlstm_grad(*inputs, *results, dh, *grads, *d_state, **how, threads=_threads)
+        ops.mlstm_grad(*inputs, *results, dh, *grads, *d_state, **how, threads=_threads())
         return tuple(mx.array(g) for g in (*grads, *d_state))
 
     return _differentiable(forward, backward)
-
-
-def _differentiable(
-    forward: Callable[..., Any], backward: Callable[[Any, Any, Any], Any]
-) -> Callable[..., Any]:
-    """Join an op and its gradient; `backward` gets (primals, cotangents, outputs)."""
-    function = mx.custom_function(forward)
-    function.vjp(backward)
-    result: Callable[..., Any] = function
-    return result
-
-
-def _ready(*arrays: array) -> list[array]:
-    """Evaluate arrays and make them row-major, as the kernels read them through the buffer."""
-    mx.eval(arrays)
-    # MLX has the buffer protocol, its stubs do not say so.
-    ready = [x if memoryview(cast(Any, x)).c_contiguous else mx.contiguous(x) for x in arrays]
-    mx.eval(ready)
-    return ready

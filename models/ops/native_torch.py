@@ -7,23 +7,22 @@ against, `metal/ops/` holds the kernels. They use `torch.get_num_threads()` thre
 from collections.abc import Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog._native import ops
 from mlxhog.models.ops import reference_torch
-from mlxhog.models.ops.reference_torch import block_diagonal as block_diagonal
-from mlxhog.models.ops.reference_torch import causal_conv as causal_conv
-from mlxhog.models.ops.reference_torch import glu as glu
-from mlxhog.models.ops.reference_torch import head_norm as head_norm
-from mlxhog.models.ops.reference_torch import head_norm_skip_gate as head_norm_skip_gate
-from mlxhog.models.ops.reference_torch import layer_norm as layer_norm
-
-Float32 = NDArray[np.float32]
+from mlxhog.models.ops.native_call_torch import array as _array
+from mlxhog.models.ops.native_call_torch import threads as _threads
+from mlxhog.models.ops.native_layers_torch import block_diagonal as block_diagonal
+from mlxhog.models.ops.native_layers_torch import causal_conv as causal_conv
+from mlxhog.models.ops.native_layers_torch import glu as glu
+from mlxhog.models.ops.native_layers_torch import head_norm as head_norm
+from mlxhog.models.ops.native_layers_torch import head_norm_skip_gate as head_norm_skip_gate
+from mlxhog.models.ops.native_layers_torch import layer_norm as layer_norm
+from mlxhog.models.ops.native_slstm_torch import slstm_cell as slstm_cell
 
 FAST_GEMM = ops.gemm_kernel() == "avx512"
 """Without AVX-512 the product of torch's own library is as fast or faster."""
@@ -55,8 +54,6 @@ def capped_cross_entropy(
     raw_logits: Tensor, labels: Tensor, cap: float | None
 ) -> tuple[Tensor, Tensor]:
     """Summed cross entropy in nats of the capped logits, and the number of labels not -100."""
-    if cap is None:
-        return reference_torch.capped_cross_entropy(raw_logits, labels, cap)
     return cast(tuple[Tensor, Tensor], _apply(_CrossEntropy, raw_logits, labels, cap))
 
 
@@ -177,7 +174,9 @@ class _CrossEntropy(Function):
     """The gradient is computed with the loss, in one pass, and only scaled in backward."""
 
     @staticmethod
-    def forward(ctx: Any, raw_logits: Tensor, labels: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, raw_logits: Tensor, labels: Tensor, cap: float | None
+    ) -> tuple[Tensor, Tensor]:
         logits = _array(raw_logits)
         gradient = torch.empty(logits.shape) if ctx.needs_input_grad[0] else None
         nats, count = ops.cross_entropy(
@@ -294,13 +293,3 @@ class _MlstmCell(Function):
 
 def _apply(function: type[Function], *arguments: Any) -> Any:
     return function.apply(*arguments)  # type: ignore[no-untyped-call]
-
-
-def _array(x: Tensor) -> Float32:
-    """View a tensor as a C-contiguous NumPy array; copies only where it is not contiguous."""
-    view: Float32 = x.detach().contiguous().numpy()
-    return view
-
-
-def _threads() -> int:
-    return torch.get_num_threads()

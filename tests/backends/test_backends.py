@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
-from mlxhog import arena, backends
-from mlxhog.backends import Backend
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.errors import DataError
 from mlxhog.models import families, lm_numpy
-from mlxhog.models.families import ModelConfig
+from tests.backends.bound import bound
 from tests.models.sample import batch as sample_batch
 from tests.models.sample import config, perturbed_params
 from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, LOSS_F32, assert_close
 
 NAMES = ("torch:cpu", "mlx:cpu")
 on_both = pytest.mark.parametrize("name", NAMES)
-
-
-def bound(name: str, cfg: ModelConfig, params: dict[str, Any], kernels: str = "auto") -> Backend:
-    """A backend that holds these parameters."""
-    backend = backends.create(name, threads=1, kernels=kernels, cpu_blas="auto")
-    layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
-    backend.bind(cfg, layout.slots, layout.n_floats, None)
-    for parameter, slot in layout.slots.items():
-        backend.inbox[slot.offset : slot.offset + slot.size] = params[parameter].ravel()
-    backend.refresh()
-    return backend
 
 
 @on_both

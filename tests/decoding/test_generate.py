@@ -2,76 +2,112 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.decoding import generate as module
-from mlxhog.decoding.generate import Stepper, generate, stream_text
+from mlxhog.decoding.generate import RecurrentModel, Said, answer, generate
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import ConfigError, DataError
 
-History = tuple[int, ...]
+History = tuple[tuple[int, ...], ...]
 BYTES = ByteTokenizer()
 
 
-class MarkovModel:
-    """Logits that depend on the last two tokens; its state is what it has read, for the tests."""
+class Reader:
+    """A model whose state is what each row has read, for the tests."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, ...]] = []
+        self.read: History = ()
+
+    def logits(
+        self, tokens: NDArray[np.int32], state: History | None
+    ) -> tuple[NDArray[np.float32], History]:
+        assert tokens.dtype == np.int32
+        self.calls.append(tokens.shape)
+        before = ((),) * len(tokens) if state is None else state
+        assert len(before) == len(tokens)
+        self.read = tuple((*old, *new) for old, new in zip(before, tokens.tolist(), strict=True))
+        return np.stack([self.says(history) for history in self.read]), self.read
+
+    def stack_states(self, states: Sequence[History]) -> History:
+        return tuple(history for state in states for history in state)
+
+    def take_state(self, state: History, rows: Sequence[int]) -> History:
+        return tuple(state[row] for row in rows)
+
+    def says(self, history: tuple[int, ...]) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+
+class MarkovModel(Reader):
+    """Logits that depend on the last two tokens."""
 
     def __init__(self, vocab_size: int = 320, seed: int = 0) -> None:
+        super().__init__()
         random = np.random.default_rng(seed)
         self.first = random.standard_normal((vocab_size, vocab_size)).astype(np.float32)
         self.second = random.standard_normal((vocab_size, vocab_size)).astype(np.float32)
-        self.calls: list[int] = []
-        self.read: History = ()
 
-    def init(self, batch: int) -> History:
-        assert batch == 1
-        return ()
-
-    def step(
-        self, tokens: NDArray[np.int32], state: History
-    ) -> tuple[NDArray[np.float32], History]:
-        assert tokens.dtype == np.int32
-        assert tokens.ndim == 2
-        self.calls.append(tokens.shape[1])
-        self.read = (*state, *tokens[0].tolist())
-        before = self.read[-2] if len(self.read) > 1 else 0
-        return 3 * (self.first[self.read[-1]] + self.second[before])[None], self.read
+    def says(self, history: tuple[int, ...]) -> NDArray[np.float32]:
+        before = history[-2] if len(history) > 1 else 0
+        said: NDArray[np.float32] = 3 * (self.first[history[-1]] + self.second[before])
+        return said
 
 
-class Countdown:
-    """Says a fixed sequence of tokens, one after another."""
+class Countdown(Reader):
+    """Says fixed texts after prompts of one token: the text is chosen by that token."""
 
-    def __init__(self, tokens: list[int]) -> None:
-        self.tokens = tokens
+    def __init__(self, *texts: Sequence[int]) -> None:
+        super().__init__()
+        self.texts = texts
 
-    def init(self, batch: int) -> int:
-        return 0
-
-    def step(self, tokens: NDArray[np.int32], state: int) -> tuple[NDArray[np.float32], int]:
-        logits = np.zeros((1, 320), np.float32)
-        logits[0, 319] = 50.0  # a padding row, the most likely of all
-        logits[0, self.tokens[state]] = 40.0
-        return logits, state + 1
+    def says(self, history: tuple[int, ...]) -> NDArray[np.float32]:
+        _, prompt, *said = history
+        logits = np.zeros(320, np.float32)
+        logits[319] = 50.0  # a padding row, the most likely of all
+        logits[self.texts[prompt][len(said)]] = 40.0
+        return logits
 
 
 def run(
-    stepper: Stepper[History], prompt: list[int], n: int = 20, *, stop: bool = False, seed: int = 0
+    model: RecurrentModel[History],
+    prompt: list[int],
+    n: int = 20,
+    *,
+    stop: bool = False,
+    seed: int = 0,
 ) -> list[int]:
     return list(
         generate(
-            stepper,
+            model,
             prompt,
             tokenizer=BYTES,
             sampler=Sampler(seed=seed),
             max_new_tokens=n,
             stop_at_document_end=stop,
         )
+    )
+
+
+def greedy(model: RecurrentModel[History], prompts: Any, n: int = 20, **how: Any) -> list[Said]:
+    sampler = Sampler(temperature=0.0)
+    return list(answer(model, prompts, tokenizer=BYTES, sampler=sampler, max_new_tokens=n, **how))
+
+
+def of_row(said: list[Said], row: int) -> tuple[list[int | None], str, str | None]:
+    """Tokens, text and finish reason of one answer."""
+    mine = [one for one in said if one.row == row]
+    assert all(one.finish_reason is None for one in mine[:-1])
+    return (
+        [one.token for one in mine if one.token is not None],
+        "".join(one.text for one in mine),
+        mine[-1].finish_reason,
     )
 
 
@@ -85,53 +121,37 @@ def test_the_same_seed_gives_the_same_text_twice() -> None:
 def test_the_model_reads_bos_the_prompt_and_every_token_but_the_last() -> None:
     model = MarkovModel()
     text = run(model, [84, 104], n=4)
-    assert model.read == (256, 84, 104, *text[:-1])
-    assert model.calls == [3, 1, 1, 1]
+    assert model.read == ((256, 84, 104, *text[:-1]),)
+    assert model.calls == [(1, 3), (1, 1), (1, 1), (1, 1)]
 
 
 @pytest.mark.parametrize("prompt", [[], [256]])
 def test_bos_is_there_once(prompt: list[int]) -> None:
     model = MarkovModel()
     run(model, prompt, n=1)
-    assert model.read == (256,)
+    assert model.read == ((256,),)
 
 
-def test_a_long_prompt_is_read_in_pieces_with_the_same_result(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_long_prompt_is_read_in_pieces_with_the_same_result() -> None:
     prompt = [i % 256 for i in range(1300)]
     whole, pieces = MarkovModel(), MarkovModel()
-    monkeypatch.setattr(module, "_PREFILL", 10_000)
-    expected = run(whole, prompt)
-    monkeypatch.undo()
-    assert run(pieces, prompt) == expected
-    assert pieces.calls[:4] == [512, 512, 277, 1]
+    expected = greedy(whole, [prompt], prefill_chunk=10_000)
+    assert greedy(pieces, [prompt]) == expected
+    assert whole.calls[:2] == [(1, 1301), (1, 1)]
+    assert pieces.calls[:4] == [(1, 512), (1, 512), (1, 277), (1, 1)]
 
 
 def test_padding_rows_of_the_vocabulary_are_never_drawn() -> None:
-    tokens = list(
-        generate(
-            Countdown([104, 105]),
-            [],
-            tokenizer=BYTES,
-            sampler=Sampler(temperature=0.0),
-            max_new_tokens=2,
-        )
-    )
-    assert tokens == [104, 105]
+    assert of_row(greedy(Countdown([104, 105]), [[0]], n=2), 0)[0] == [104, 105]
 
 
-@pytest.mark.parametrize(("stop", "expected"), [(True, [104]), (False, [104, 256, 105])])
-def test_a_drawn_bos_ends_the_document(stop: bool, expected: list[int]) -> None:
-    tokens = generate(
-        Countdown([104, 256, 105]),
-        [],
-        tokenizer=BYTES,
-        sampler=Sampler(temperature=0.0),
-        max_new_tokens=3,
-        stop_at_document_end=stop,
-    )
-    assert list(tokens) == expected
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [(True, ([104], "h", "document_end")), (False, ([104, 256, 105], "hi", "length"))],
+)
+def test_a_drawn_bos_ends_the_document(stop: bool, expected: Any) -> None:
+    said = greedy(Countdown([104, 256, 105]), [[0]], n=3, stop_at_document_end=stop)
+    assert of_row(said, 0) == expected
 
 
 def test_no_new_tokens_ask_nothing_of_the_model() -> None:
@@ -140,34 +160,91 @@ def test_no_new_tokens_ask_nothing_of_the_model() -> None:
     assert model.calls == []
 
 
+def test_a_stop_string_ends_the_answer_and_is_not_said() -> None:
+    said = greedy(Countdown(b"one two three"), [[0]], n=13, stop=["wo t", "zzz"])
+    tokens, text, reason = of_row(said, 0)
+    assert (bytes(t for t in tokens if t is not None), text, reason) == (
+        b"one two t",
+        "one t",
+        "stop",
+    )
+
+
+def test_what_only_began_like_a_stop_string_is_said_in_the_end() -> None:
+    said = greedy(Countdown(b"one two"), [[0]], n=7, stop=["two three"])
+    assert of_row(said, 0)[1:] == ("one two", "length")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
+def test_answers_of_a_batch_are_what_each_prompt_gets_alone(batch_size: int) -> None:
+    prompts = [[84, 104, 101], [], [65] * 40, [66, 67], [9] * 7]
+    together = greedy(MarkovModel(), prompts, batch_size=batch_size, stop=["\x10"])
+    for row, prompt in enumerate(prompts):
+        alone = greedy(MarkovModel(), [prompt], stop=["\x10"])
+        assert of_row(together, row) == of_row(alone, 0)
+
+
+def test_random_answers_of_a_batch_depend_on_their_row_alone() -> None:
+    def answers(batch_size: int) -> list[Any]:
+        said = list(
+            answer(
+                MarkovModel(),
+                [[84], [84], [84]],
+                tokenizer=BYTES,
+                sampler=Sampler(seed=3),
+                max_new_tokens=12,
+                batch_size=batch_size,
+            )
+        )
+        return [of_row(said, row)[0] for row in range(3)]
+
+    first, second, third = answers(3)
+    assert first != second != third
+    assert answers(1) == [first, second, third]
+    assert run(MarkovModel(), [84], n=12, stop=True, seed=3) == first
+
+
+def test_each_answer_stops_on_its_own_and_the_next_prompt_takes_its_place() -> None:
+    model = Countdown(b"ab", b"cdefg", b"hij")
+    texts = {0: "stop", 1: "length", 2: "stop"}
+    said = greedy(model, [[0], [1], [2]], n=5, batch_size=2, stop=["b", "j"])
+    assert {row: of_row(said, row)[2] for row in texts} == texts
+    assert [of_row(said, row)[1] for row in texts] == ["a", "cdefg", "hi"]
+    assert max(rows for rows, _ in model.calls) == 2
+    assert model.calls[:4] == [(1, 2), (1, 2), (2, 1), (1, 2)]  # the third prompt came in early
+
+
+def test_a_repetition_penalty_counts_prompt_and_answer() -> None:
+    class Stubborn(Reader):
+        def says(self, history: tuple[int, ...]) -> NDArray[np.float32]:
+            logits = np.zeros(320, np.float32)
+            logits[[65, 66, 67, 68]] = [9.0, 8.0, 7.0, 1.0]
+            return logits
+
+    sampler = Sampler(temperature=0.0, repetition_penalty=2.0)
+    said = answer(Stubborn(), [[66]], tokenizer=BYTES, sampler=sampler, max_new_tokens=4)
+    assert [one.token for one in said] == [65, 67, 65, 65]
+
+
 @pytest.mark.parametrize("token", [257, 319, 70_000, -1])
 def test_a_prompt_outside_the_vocabulary_is_refused_at_once(token: int) -> None:
+    how: Any = {"tokenizer": BYTES, "sampler": Sampler(), "max_new_tokens": 1}
     with pytest.raises(DataError, match=rf"token {token} at position 1 is outside .* 257 ids"):
-        generate(MarkovModel(), [1, token], tokenizer=BYTES, sampler=Sampler(), max_new_tokens=1)
+        generate(MarkovModel(), [1, token], **how)
+    with pytest.raises(DataError, match=rf"token {token} at position 1 of prompt 2 is outside"):
+        answer(MarkovModel(), [[1], [1, token]], **how)
 
 
-def test_a_negative_number_of_tokens_is_refused() -> None:
-    with pytest.raises(ConfigError, match="max_new_tokens is -1"):
-        generate(MarkovModel(), [], tokenizer=BYTES, sampler=Sampler(), max_new_tokens=-1)
-
-
-def test_a_character_is_held_back_until_it_is_whole() -> None:
-    pieces = list(stream_text(BYTES, "a\u2019é".encode()))
-    assert pieces == ["a", "\u2019", "é"]
-
-
-def test_bytes_that_are_no_character_become_the_replacement_mark() -> None:
-    assert "".join(stream_text(BYTES, b"a\xff\xe2\x80")) == "a\ufffd\ufffd"
-    assert list(stream_text(BYTES, [104, 256, 105])) == ["h", "i"]
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.binary(max_size=60))
-def test_streamed_pieces_are_the_decoded_text(text: bytes) -> None:
-    assert "".join(stream_text(BYTES, text)) == text.decode(errors="replace")
-
-
-def test_a_bpe_tokenizer_streams_the_same_text() -> None:
-    text = "the state of the “Union” is naïve. " * 5
-    tokenizer = bpe.train([text.encode()], 270)
-    assert "".join(stream_text(tokenizer, tokenizer.encode(text.encode()).tolist())) == text
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": -1}, "max_new_tokens is -1, expected 0 or more"),
+        ({"batch_size": 0}, "batch_size is 0, expected 1 or more"),
+        ({"prefill_chunk": 0}, "prefill_chunk is 0, expected 1 or more"),
+        ({"stop": ["a", ""]}, "a stop string is empty"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_at_once(options: Any, message: str) -> None:
+    how: Any = {"tokenizer": BYTES, "sampler": Sampler(), "max_new_tokens": 1}
+    with pytest.raises(ConfigError, match=message):
+        answer(MarkovModel(), [[]], **(how | options))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -92,6 +93,58 @@ def test_the_possible_tokens_are_those_of_transformers(
     assert set(ours(np.repeat(logits, 300, axis=0)).tolist()) <= possible
 
 
+def distribution(sampler: Sampler, logits: NDArray[np.float32], n: int) -> dict[int, float]:
+    tokens, counts = np.unique(sampler(np.repeat(logits, n, axis=0)), return_counts=True)
+    return dict(zip(tokens.tolist(), (counts / n).tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"top_p": 0.5}, {"top_p": 0.9}, {"top_k": 40, "top_p": 0.8}, {"top_k": 3}, {"min_p": 0.3}],
+)
+def test_a_large_vocabulary_is_filtered_like_a_small_one(options: dict[str, Any]) -> None:
+    random = np.random.default_rng(0)
+    logits = random.standard_normal((1, 5000)).astype(np.float32) * 2
+    warpers: Any = LogitsProcessorList(
+        [
+            TopKLogitsWarper(options.get("top_k", 5000)),
+            TopPLogitsWarper(options.get("top_p", 1.0)),
+            MinPLogitsWarper(options.get("min_p", 0.0)),
+        ]
+    )
+    theirs = warpers(torch.zeros((1, 1), dtype=torch.long), torch.from_numpy(logits.copy()))
+    wanted = torch.softmax(theirs[0], -1).numpy()
+    found = distribution(Sampler(**options), logits, 20_000)
+    assert set(found) <= set(np.flatnonzero(wanted))
+    for token in np.argsort(-wanted)[:3].tolist():
+        assert found[token] == pytest.approx(wanted[token], abs=0.015)
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3])
+def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
+    random = np.random.default_rng(0)
+    logits = random.standard_normal((20, 50)).astype(np.float32)
+    read = random.integers(0, 50, (20, 15))
+    occurred = np.zeros(logits.shape, np.bool_)
+    np.put_along_axis(occurred, read, values=True, axis=1)
+    theirs = RepetitionPenaltyLogitsProcessor(penalty)(
+        torch.from_numpy(read), torch.from_numpy(logits.copy())
+    )
+    before = logits.copy()
+    found = Sampler(temperature=0.0, repetition_penalty=penalty)(logits, occurred)
+    np.testing.assert_array_equal(found, theirs.argmax(-1).numpy())
+    np.testing.assert_array_equal(logits, before)
+
+
+def test_answers_to_several_prompts_have_random_numbers_of_their_own() -> None:
+    logits = np.zeros((50, 100), np.float32)
+    sampler = Sampler(seed=4)
+    first, again, second = (sampler.of_row(row)(logits) for row in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert np.array_equal(first, Sampler(seed=4)(logits))
+    assert not np.array_equal(first, second)
+
+
 def test_a_token_that_is_impossible_is_never_drawn() -> None:
     logits = logits_of(0.0, 1.0, 0.0)
     assert set(Sampler()(np.repeat(logits, 1000, axis=0)).tolist()) == {1}
@@ -118,6 +171,7 @@ def test_logits_that_are_not_finite_are_refused(temperature: float, bad: list[fl
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"min_p": 1.5},
+        {"repetition_penalty": 0.0},
         {"seed": -1},
     ],
 )

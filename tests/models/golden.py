@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from mlxhog.models.xlstm_large import EMBEDDING, XLSTMLargeConfig
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.xlstm_large import EMBEDDING
 
 FOLDER = Path(__file__).parents[1] / "golden" / "xlstm"
 MODELS = (
@@ -22,6 +24,14 @@ MODELS = (
     "large_b_oddlen",
 )
 TRAINED = tuple(name for name in MODELS if name != "hf_e_len1")
+V1_MODELS = (
+    "v1_mlstm",
+    "v1_mlstm_b",
+    "v1_slstm",
+    "v1_slstm_b",
+    "v1_mixed_7to1",
+    "v1_mixed_02",
+)
 CELLS = tuple(
     f"mlstm_cell_{case}"
     for case in ("a", "b_oddlen", "c_init", "d_extreme", "e_igate_minus10", "f_len1")
@@ -34,7 +44,7 @@ Array = NDArray[Any]
 class ModelCase:
     """One recorded model: its config, its parameters and all tensors of the file."""
 
-    cfg: XLSTMLargeConfig
+    cfg: ModelConfig
     params: dict[str, Array]
     grads: dict[str, Array]
     tensors: dict[str, Array]
@@ -58,13 +68,19 @@ class ModelCase:
 
 def model_case(name: str) -> ModelCase:
     tensors = load_file(FOLDER / f"{name}.safetensors")
-    config = json.loads((FOLDER / f"{name}.json").read_text())["config"]
+    config = recorded_config(name)
     return ModelCase(
-        cfg=XLSTMLargeConfig.from_dict(config),
+        cfg=families.read(config),
         params=_renamed(tensors, "param."),
         grads=_renamed(tensors, "grad."),
         tensors=tensors,
     )
+
+
+def recorded_config(name: str) -> dict[str, Any]:
+    """The config that the library of a case was given, with what it made of it."""
+    config: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())["config"]
+    return config
 
 
 def _renamed(tensors: dict[str, Array], prefix: str) -> dict[str, Array]:

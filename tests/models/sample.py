@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.models.families import init_params
+from mlxhog.models.families import ModelConfig, init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.models.xlstm_v1 import XLSTMV1Config
 
 Array = NDArray[Any]
 
@@ -24,7 +25,24 @@ def config(**changes: Any) -> XLSTMLargeConfig:
     return XLSTMLargeConfig(**(base | changes))
 
 
-def perturbed_params(cfg: XLSTMLargeConfig, seed: int) -> dict[str, Array]:
+def v1_config(**changes: Any) -> XLSTMV1Config:
+    """A mixed model of the original stack, small enough for every test; fields as in YAML."""
+    base: dict[str, Any] = {
+        "vocab_size": 23,
+        "embedding_dim": 16,
+        "num_blocks": 3,
+        "slstm_at": [1],
+        "chunk_size": 4,
+        "mlstm_block": {"mlstm": {"num_heads": 2, "round_proj_up_to_multiple_of": 8}},
+        "slstm_block": {
+            "slstm": {"num_heads": 2},
+            "feedforward": {"round_proj_up_to_multiple_of": 8},
+        },
+    }
+    return XLSTMV1Config.from_dict(base | changes, strict=True)
+
+
+def perturbed_params(cfg: ModelConfig, seed: int) -> dict[str, Array]:
     """Initial values with noise on top, so that no gate is closed and no gradient vanishes."""
     rng = np.random.default_rng(seed)
     params = init_params(cfg, seed)
@@ -35,7 +53,7 @@ def perturbed_params(cfg: XLSTMLargeConfig, seed: int) -> dict[str, Array]:
     return params
 
 
-def batch(cfg: XLSTMLargeConfig, B: int, S: int, seed: int) -> tuple[Array, Array]:
+def batch(cfg: ModelConfig, B: int, S: int, seed: int) -> tuple[Array, Array]:
     """Tokens and labels, (B, S) int32; about a tenth of the labels is -100."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, cfg.vocab_size, (B, S), dtype=np.int32)

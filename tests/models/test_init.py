@@ -86,7 +86,7 @@ def test_every_value_is_contiguous_float32() -> None:
         assert value.flags.c_contiguous
 
 
-@pytest.mark.parametrize("init", ["uniform:1", "normal", "zeros:1"])
+@pytest.mark.parametrize("init", ["triangle:1", "normal", "zeros:1", "slstm_powerlaw:4"])
 def test_an_unknown_initialiser_is_refused_by_name(init: str) -> None:
     with pytest.raises(ConfigError, match=f"parameter w has the initialiser '{init}'; known are"):
         initial_value(ParamSpec("w", (2, 2), init), seed=0)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from mlxhog._native import ops
 from mlxhog.models.ops import native_mlx, native_torch
 from tests.models.twins import TWINS, MlxTwin, TorchTwin, Twin
-from tests.tolerances import GRADIENT_ANY_F32, OP_F32, assert_close
+from tests.tolerances import GRADIENT_ANY_F32, OP_F32, PRODUCT_F32, assert_close
 
 Arrays = Mapping[str, Any]
 PAIRS = {
@@ -44,6 +45,31 @@ def test_linears_are_products_with_the_transposed_weights(
         assert_close(out, x.astype(np.float64) @ w.T + b, OP_F32)
     (alone,) = twin.op("linears", x, weights[:1])
     assert_close(alone, outs[0], OP_F32)
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "out"),
+    [
+        (1, 1, 1),
+        (13, 31, 33),  # less than one tile, and a part of a panel
+        (463, 300, 530),  # past the blocks of rows, columns and depth that stay in a cache
+        (2, 33, 31_800),  # more columns than are packed at once
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_linears_of_any_size_are_right_in_every_block(
+    rows: int, width: int, out: int, threads: int
+) -> None:
+    x, w, dy = draw(rows, width), draw(out, width), draw(rows, out)
+    y, dx, dw = np.empty_like(dy), np.empty_like(x), np.empty_like(w)
+    ops.linears(x, [w], [None], [y], threads=threads)
+    ops.linears_grad(x, [w], [dy], dx, [dw], [None], threads=threads)
+    for found, wanted in (
+        (y, x.astype(np.float64) @ w.T),
+        (dx, dy.astype(np.float64) @ w),
+        (dw, dy.T.astype(np.float64) @ x),
+    ):
+        assert_close(found, wanted, PRODUCT_F32)
 
 
 @pairs

@@ -1,13 +1,11 @@
 """The sLSTM kernels agree with their references, the recorded cell and float64 autograd."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.engine_reference import ReferenceEngine
@@ -15,11 +13,11 @@ from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels import slstm
 from mlxhog.metal.kernels.slstm import sample_slstm, slstm_backward, slstm_forward
+from tests.models.slstm import CASES, STATE, slstm_case
 from tests.tolerances import METAL_SLSTM_F32, assert_close
 
 Arrays = dict[str, Any]
-GOLDEN = Path(__file__).parents[2] / "golden" / "xlstm"
-CASES = ("slstm_cell_a", "slstm_cell_b_init", "slstm_cell_c_extreme")
+GIVEN = ("G", "R", "bias", "h0", "c0", "n0", "m0")
 SHAPES = {
     "several heads": {"B": 3, "S": 13, "NH": 2, "DH": 8},
     "one unit": {"B": 2, "S": 5, "NH": 1, "DH": 1},
@@ -28,21 +26,20 @@ SHAPES = {
 }
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 fresh_or_not = pytest.mark.parametrize("fresh", [True, False], ids=["from zeros", "from a state"])
+packed_or_not = pytest.mark.parametrize("packed", [False, True], ids=["one document", "packed"])
 
 
-def sample(shape: dict[str, int], fresh: bool) -> Arrays:
+def sample(shape: dict[str, int], fresh: bool, packed: bool = False) -> Arrays:
     rng = np.random.default_rng(0)
-    x = sample_slstm(rng, **shape, fresh=fresh)
+    x = sample_slstm(rng, **shape, fresh=fresh, packed=packed)
     B, S, NH, DH = shape.values()
     x["dh"] = rng.standard_normal((B, S, NH, DH), np.float32)
-    x["dc_last"], x["dn_last"] = rng.standard_normal((2, B, NH, DH), np.float32)
+    x["dc_last"], x["dn_last"], x["dm_last"] = rng.standard_normal((3, B, NH, DH), np.float32)
     return x
 
 
 def forward(x: Arrays) -> Launch:
-    return slstm_forward(
-        *(x[name] for name in ("G", "R", "bias", "h0", "c0", "n0", "m0")), fresh=x["fresh"]
-    )
+    return slstm_forward(*(x[name] for name in (*GIVEN, "starts")))
 
 
 def backward(x: Arrays) -> Launch:
@@ -55,34 +52,33 @@ def run(engine: Any, x: Arrays) -> Arrays:
     x = x | engine.run(forward(x))
     x |= engine.run(backward(x))
     before = np.concatenate([x["h0"][:, None], x["h"][:, :-1]], 1)
-    x["dR"] = np.einsum("btgne,btnj->gnej", x["dG"], before)
+    before[x["starts"] != 0] = 0
+    x["dR"] = np.einsum("btgne,btnj->ngej", x["dG"], before)
     x["dbias"] = x["dG"].sum((0, 1))
     return x
 
 
 def plain_loop(x: Arrays) -> Arrays:
     """The cell as in the paper, in float64, with the gradients of torch's autograd."""
-    names = ("G", "R", "bias", "h0", "c0", "n0")
-    t64 = {name: torch.tensor(x[name], dtype=torch.float64, requires_grad=True) for name in names}
-    G, R, bias, h, c, n = t64.values()
-    m = torch.tensor(x["m0"], dtype=torch.float64)
+    t64 = {name: torch.tensor(x[name], dtype=torch.float64, requires_grad=True) for name in GIVEN}
+    G, R, bias, *now = t64.values()
+    starts = torch.tensor(x["starts"] != 0)[:, :, None, None]
     states = []
     for t in range(G.shape[1]):
-        i, f, z, o = (G[:, t] + torch.einsum("gnej,bnj->bgne", R, h) + bias).unbind(1)
+        h, c, n, m = (torch.where(starts[:, t], 0.0, part) for part in now)
+        i, f, z, o = (G[:, t] + torch.einsum("ngej,bnj->bgne", R, h) + bias).unbind(1)
         lf = m + torch.nn.functional.logsigmoid(f)
-        m = i if t == 0 and bool((n == 0).all()) else torch.maximum(i, lf)
+        m = torch.where(n == 0, i, torch.maximum(i, lf))
         I = torch.exp(i - m)  # noqa: E741
         F = torch.exp(torch.minimum(lf - m, torch.zeros_like(m)))
         c = F * c + I * torch.tanh(z)
         n = F * n + I
-        h = torch.sigmoid(o) * c / n
-        states.append((h, c, n, m))
+        now = [torch.sigmoid(o) * c / n, c, n, m]
+        states.append(now)
     h, c, n, m = (torch.stack(part, 1) for part in zip(*states, strict=True))
-    # The scale of c and n is that of m, which a gradient takes to be constant.
-    scale = torch.exp(m[:, -1] - m[:, -1].detach())
     loss = (h * torch.tensor(x["dh"])).sum()
-    loss = loss + (c[:, -1] * scale * torch.tensor(x["dc_last"])).sum()
-    loss = loss + (n[:, -1] * scale * torch.tensor(x["dn_last"])).sum()
+    for last, name in ((c, "dc_last"), (n, "dn_last"), (m, "dm_last")):
+        loss = loss + (last[:, -1] * torch.tensor(x[name])).sum()
     loss.backward()
     found = {"h": h, "c": c, "n": n, "m": m}
     return {name: value.detach().numpy() for name, value in found.items()} | {
@@ -97,10 +93,11 @@ def assert_is_the_cell(found: Arrays, wanted: Arrays) -> None:
 
 @shapes
 @fresh_or_not
+@packed_or_not
 def test_each_kernel_agrees_with_its_reference(
-    shim: HostEngine, shape: dict[str, int], fresh: bool
+    shim: HostEngine, shape: dict[str, int], fresh: bool, packed: bool
 ) -> None:
-    x = sample(shape, fresh)
+    x = sample(shape, fresh, packed)
     wanted = x | ReferenceEngine().run(forward(x))
     for launch in (forward(wanted), backward(wanted)):
         reference, found = ReferenceEngine().run(launch), shim.run(launch)
@@ -111,17 +108,21 @@ def test_each_kernel_agrees_with_its_reference(
 
 @shapes
 @fresh_or_not
-def test_the_references_are_the_cell_in_float64(shape: dict[str, int], fresh: bool) -> None:
-    x = sample(shape, fresh)
+@packed_or_not
+def test_the_references_are_the_cell_in_float64(
+    shape: dict[str, int], fresh: bool, packed: bool
+) -> None:
+    x = sample(shape, fresh, packed)
     assert_is_the_cell(run(ReferenceEngine(), x), plain_loop(x))
 
 
 @shapes
 @fresh_or_not
+@packed_or_not
 def test_the_kernels_are_the_cell_in_float64(
-    shim: HostEngine, shape: dict[str, int], fresh: bool
+    shim: HostEngine, shape: dict[str, int], fresh: bool, packed: bool
 ) -> None:
-    x = sample(shape, fresh)
+    x = sample(shape, fresh, packed)
     assert_is_the_cell(run(shim, x), plain_loop(x))
 
 
@@ -137,29 +138,27 @@ def test_extreme_gates_give_the_same_as_in_float64(
 
 @pytest.mark.parametrize("name", CASES)
 def test_states_and_gradients_equal_the_recorded_ones(shim: HostEngine, name: str) -> None:
-    t = load_file(GOLDEN / f"{name}.safetensors")
-    S, B, _ = t["Wx"].shape
-    NH, _, DH = t["R"].shape
-    state = t["state0"].reshape(4, B, NH, DH)
-    x = {
-        "G": t["Wx"].reshape(S, B, 4, NH, DH).swapaxes(0, 1).copy(),
-        "R": t["R"].reshape(NH, 4, DH, DH).swapaxes(0, 1).copy(),
-        "bias": t["b"].reshape(4, NH, DH),
-        **dict(zip(("h0", "c0", "n0", "m0"), state, strict=True)),
-        "fresh": not state[2].any(),
-        "dh": t["y_weight"].reshape(S, B, NH, DH).swapaxes(0, 1).copy(),
-        "dc_last": np.zeros((B, NH, DH), np.float32),
-        "dn_last": np.zeros((B, NH, DH), np.float32),
-    }
-    found = run(shim, x)
-    states = t["f64.states_all"].reshape(4, S, B, NH, DH).swapaxes(1, 2)
-    wanted = dict(zip("hcnm", states, strict=True))
-    wanted["dG"] = t["f64.grad_Wx"].reshape(S, B, 4, NH, DH).swapaxes(0, 1)
-    wanted["dR"] = t["f64.grad_R"].reshape(NH, 4, DH, DH).swapaxes(0, 1)
-    wanted["dbias"] = t["f64.grad_b"].reshape(4, NH, DH)
-    if "f64.grad_state0" in t:
-        gradients = t["f64.grad_state0"].reshape(4, B, NH, DH)
-        wanted |= dict(zip(("dh0", "dc0", "dn0"), gradients, strict=False))
+    case = slstm_case(name)
+    B, S, NH, DH = case.h_weight.shape
+    nothing = np.zeros((B, NH, DH), np.float32)
+    found = run(
+        shim,
+        {
+            "G": np.stack([case.inputs[gate] for gate in "ifzo"], 2),
+            "R": case.inputs["R"].reshape(NH, 4, DH, DH),
+            "bias": case.inputs["b"].reshape(4, NH, DH),
+            **{f"{letter}0": part for letter, part in zip(STATE, case.state, strict=True)},
+            "starts": np.zeros((B, S), np.int32),
+            "dh": case.h_weight,
+            **dict.fromkeys(("dc_last", "dn_last", "dm_last"), nothing),
+        },
+    )
+    wanted = dict(zip(STATE, case.states, strict=True))
+    wanted["dG"] = np.stack([case.grads[gate] for gate in "ifzo"], 2)
+    wanted["dR"] = case.grads["R"].reshape(NH, 4, DH, DH)
+    wanted["dbias"] = case.grads["b"].reshape(4, NH, DH)
+    for letter, part in zip(STATE, case.d_state or (), strict=False):
+        wanted[f"d{letter}0"] = part
     assert_is_the_cell(found, wanted)
 
 
@@ -167,7 +166,7 @@ def test_states_and_gradients_equal_the_recorded_ones(shim: HostEngine, name: st
 def test_any_order_of_threads_gives_the_same_bits(
     host_engine: Callable[..., HostEngine], consumer: str, kernel: Kernel
 ) -> None:
-    x = sample(SHAPES["odd width"], fresh=False)
+    x = sample(SHAPES["odd width"], fresh=False, packed=True)
     x |= ReferenceEngine().run(forward(x))
     launch = forward(x) if kernel is slstm.FORWARD else backward(x)
     calm = host_engine(consumer).run(launch)
@@ -182,11 +181,11 @@ def test_a_head_that_is_too_wide_is_refused_with_the_limit() -> None:
         shape = (1, 1, 4, 1, 1025)
 
     with pytest.raises(ShapeError, match="heads of 1025 units, and a group .* at most 1024"):
-        slstm_forward(*[Wide()] * 7, fresh=True)
+        slstm_forward(*[Wide()] * 8)
 
 
 def test_arrays_that_do_not_belong_together_are_refused_by_name() -> None:
     x = sample(SHAPES["several heads"], fresh=True)
-    x["R"] = x["R"][:, :1]
-    with pytest.raises(ShapeError, match=r"slstm_forward: R has shape \(4, 1, 8, 8\)"):
+    x["R"] = x["R"][:1]
+    with pytest.raises(ShapeError, match=r"slstm_forward: R has shape \(1, 4, 8, 8\)"):
         forward(x)

@@ -1,0 +1,188 @@
+"""Ours: what one worker of `--strategy serial` does in a step, from the snapshot to the arena.
+
+Read the shared parameters, forward and backward, gradient norm and clipping, AdamW into the arena:
+all of a run but the text, the ticket and the record, which take microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from _model_peers import tokens_and_labels
+from _sizes import LargeSize, MLSTMSize, SLSTMSize, V1Size
+
+from mlxhog import arena, backends, optim, updates
+from mlxhog.arena import Arena
+from mlxhog.config import TrainConfig
+from mlxhog.data.batch import Batch
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.registry import load_architecture
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.optim import Target, clip
+
+Step = Callable[[], float | None]
+"""Runs once; returns the seconds that count where not all of it does."""
+OPTIONS = TrainConfig()
+
+
+def large(size: LargeSize) -> XLSTMLargeConfig:
+    """The architecture of a size."""
+    return XLSTMLargeConfig(
+        vocab_size=size.vocab,
+        hidden_size=size.d,
+        num_hidden_layers=size.blocks,
+        num_heads=size.heads,
+        chunk_size=size.chunk,
+    )
+
+
+def train_large(size: LargeSize, threads: int, backend: str = "torch:cpu") -> Step:
+    """A training step of xLSTM Large."""
+    return _training_step(large(size), size, threads, backend)
+
+
+def v1(size: V1Size) -> ModelConfig:
+    """The architecture of a stack of the original blocks."""
+    fields = load_architecture("7to1-tiny").to_dict()
+    fields |= {
+        "vocab_size": size.vocab,
+        "embedding_dim": size.d,
+        "num_blocks": size.blocks,
+        "slstm_at": list(size.slstm_at),
+        "context_length": size.seq,
+        "bos_token_id": None,
+    }
+    for block, layer in (("mlstm_block", "mlstm"), ("slstm_block", "slstm")):
+        fields[block][layer]["num_heads"] = size.heads
+    return families.read(fields)
+
+
+def train_v1(size: V1Size, threads: int, backend: str = "torch:cpu") -> Step:
+    """A training step of a stack of the original blocks."""
+    return _training_step(v1(size), size, threads, backend)
+
+
+def _training_step(model: ModelConfig, size: Any, threads: int, backend: str) -> Step:
+    spec, optimizer = families.param_spec(model), optim.build(OPTIONS)
+    layout = arena.plan(spec, max_workers=1, n_tickets=1, private=optimizer.state_segments)
+    shared = Arena.create(layout)
+    for name, value in families.init_params(model, seed=0).items():
+        slot = layout.slots[name]
+        shared.params[slot.offset : slot.offset + slot.size] = value.reshape(-1)
+    target = Target(
+        flat=shared.params,
+        slots=layout.slots,
+        locks=shared.locks(1),
+        mode=updates.WRITE_MODES[shared.write],
+        private={name: shared.segment(f"{name}.1") for name in optimizer.state_segments},
+        shared={},
+        decay=frozenset(name for name, parameter in spec.items() if parameter.decay),
+    )
+    worker = backends.create(backend, threads=threads, kernels="auto", cpu_blas="auto")
+    worker.bind(model, layout.slots, layout.n_floats, None)
+    batch = Batch(*tokens_and_labels(size), n_bytes=0)
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        updates.snapshot(worker.inbox, shared.params)
+        worker.refresh()
+        loss, grads = worker.loss_and_grads(batch)
+        assert np.isfinite(loss)
+        scale = clip.clip_factor(clip.global_norm(grads), OPTIONS.clip)
+        steps += 1
+        optimizer.step(target, grads, lr=OPTIONS.lr, step=steps, seed=steps, grad_scale=scale)
+
+    return step
+
+
+# -- products and cells ---------------------------------------------------------------------------
+
+
+def products(rows: int, shapes: list[tuple[int, int]], threads: int, library: str) -> Step:
+    """One float32 matrix product (rows, in) x (in, out) for each (in, out) of `shapes`.
+
+    Args:
+        rows: of the left factor.
+        shapes: of the right factors.
+        threads: for the library.
+        library: "torch", or "mlxhog" for our own.
+    """
+    import torch
+
+    from mlxhog._native import ops
+
+    torch.set_num_threads(threads)
+    r = np.random.default_rng(0)
+
+    def drawn(*shape: int) -> Any:
+        return r.standard_normal(shape).astype(np.float32)
+
+    trios = [(drawn(rows, m), drawn(n, m), drawn(rows, n)) for m, n in shapes]
+    tensors = [tuple(map(torch.from_numpy, trio)) for trio in trios]
+
+    def by_torch() -> None:
+        for x, w, y in tensors:
+            torch.mm(x, w.T, out=y)
+
+    def by_ours() -> None:
+        for x, w, y in trios:
+            ops.linears(x, [w], [None], [y], threads=threads)
+
+    return {"torch": by_torch, "mlxhog": by_ours}[library]
+
+
+def draw(*shape: int, seed: int, mean: float = 0.0) -> Any:
+    """A normal tensor that wants a gradient."""
+    import torch
+
+    values = mean + np.random.default_rng((seed, *shape)).standard_normal(shape)
+    return torch.from_numpy(values.astype(np.float32)).requires_grad_()
+
+
+def mlstm_cell(size: MLSTMSize, threads: int, form: str = "chunkwise") -> Step:
+    """The mLSTM cell as torch's twin calls it, or its parallel form, forward and backward."""
+    import torch
+
+    from mlxhog.models.ops import mlstm_torch
+    from mlxhog.models.ops.kernels import choose
+
+    torch.set_num_threads(threads)
+    ops = choose("torch", "auto", "cpu")
+    B, S, NH = size.batch, size.seq, size.heads
+    inputs = [
+        draw(B, S, NH, width, seed=seed)
+        for seed, width in enumerate((size.key, size.key, size.value))
+    ]
+    inputs += [draw(B, S, NH, seed=3), draw(B, S, NH, seed=4, mean=3.0)]
+
+    def step() -> None:
+        if form == "parallel":
+            h = mlstm_torch.parallel(*inputs, eps=1e-6)
+        else:
+            h, _ = ops.mlstm_cell(*inputs, chunk_size=size.chunk, eps=1e-6)
+        torch.autograd.grad(h.sum(), inputs)
+
+    return step
+
+
+def slstm_cell(size: SLSTMSize, threads: int) -> Step:
+    """The sLSTM cell as torch's twin calls it, forward and backward."""
+    import torch
+
+    from mlxhog.models.ops.kernels import choose
+
+    torch.set_num_threads(threads)
+    ops = choose("torch", "auto", "cpu")
+    B, S, NH, DH = size.batch, size.seq, size.heads, size.d // size.heads
+    inputs = [draw(B, S, NH, DH, seed=seed) for seed in range(4)]
+    inputs += [draw(NH, 4 * DH, DH, seed=4), draw(4 * size.d, seed=5)]
+
+    def step() -> None:
+        h, _ = ops.slstm_cell(*inputs)
+        torch.autograd.grad(h.sum(), inputs)
+
+    return step

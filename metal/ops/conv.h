@@ -1,0 +1,32 @@
+// Causal depthwise convolution, then SiLU if wanted, and the gradients.
+//
+// Arrays are packed float32: x, y (B, S, C); w (C, K); b (C); state and last (B, K - 1, C), the inputs before the
+// first and up to the last position. starts (B, S) marks the first token of each document, or is null: no tap reaches
+// over one, and what lies before the last one is zero in `last`. A state of null is all zeros.
+//
+//     y[t] = b + sum_j w[j] x[t - (K - 1) + j]
+#pragma once
+
+#include <cstdint>
+
+#include "simd.h"
+
+namespace mlxhog {
+
+struct Conv {
+  Index B, S, C, K;
+  bool silu;
+  const float *x, *w, *b, *state;
+  const std::uint8_t* starts;
+};
+
+void causal_conv_forward(const Conv&, float* y, float* last, int threads);
+
+struct ConvGradients {
+  float *x, *w, *b, *state;  // state may be null
+};
+
+// d_last may be null: all zeros.
+void causal_conv_backward(const Conv&, const float* dy, const float* d_last, const ConvGradients&, int threads);
+
+}  // namespace mlxhog

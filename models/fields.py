@@ -1,0 +1,42 @@
+"""Read the typed fields of a config from a mapping; a mistake is answered with its neighbour."""
+
+import difflib
+import math
+from collections.abc import Iterable
+
+from mlxhog.errors import ConfigError
+
+
+def convert(name: str, value: object, wanted: object) -> object:
+    """Convert one value to the annotated type of its field: bool, str, int or float, or int | None.
+
+    Numbers may be text, since PyYAML reads `1e-6` as a string.
+
+    Raises:
+        ConfigError: the value is of another type.
+    """
+    if wanted == int | None:
+        wanted = int
+    if wanted is bool and isinstance(value, bool):
+        return value
+    if wanted is str and isinstance(value, str):
+        return value
+    if wanted in (int, float) and isinstance(value, int | float | str):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not isinstance(value, bool) and (wanted is float or number.is_integer()):
+            return number if wanted is float else int(number)
+    raise ConfigError(
+        f"{name} is {value!r} of type {type(value).__name__}; give it as {wanted.__name__}"
+        if isinstance(wanted, type)
+        else f"{name} is {value!r}; its type is unknown"
+    )
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """Return the message for a field that is none of `known`, with the nearest of them."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+    return f"unknown architecture field {name!r}; {hint}"

@@ -1,0 +1,184 @@
+"""The layers around the cells as native CPU kernels behind `mx.custom_function`; float32 only.
+
+`kernels.py` says what each promises, `reference_mlx.py` and `conv_mlx.py` are the plain forms,
+`metal/ops/` holds the kernels. `native_mlx.py` says what holds for all native ops.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import mlx.core as mx
+from mlx.core import array
+
+from mlxhog._native import ops
+from mlxhog.models.ops import reference_mlx
+from mlxhog.models.ops.activations import known
+from mlxhog.models.ops.native_call_mlx import differentiable, ready, threads
+
+FAST_GEMM = sys.platform == "linux"
+"""MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""
+
+
+def layer_norm(x: array, w: array, eps: float) -> array:
+    """Move x to mean 0 and variance 1 over the last axis, then scale by w."""
+    result: array = _layer_norm(eps)(x, w)
+    return result
+
+
+def head_norm(h: array, w: array, eps: float) -> array:
+    """Return w * LayerNorm(h), normalised over DH within each head and flat, (B, S, NH * DH)."""
+    result: array = _layer_norm(eps)(h, w).flatten(-2)
+    return result
+
+
+def block_diagonal(
+    x: array, weights: Sequence[array], biases: Sequence[array | None] | None = None
+) -> tuple[array, ...]:
+    """Map every slice of x by its block of each weight (G, out / G, in / G), then add a bias."""
+    if not FAST_GEMM and not all(ops.is_small_block(*w.shape[1:]) for w in weights):
+        return reference_mlx.block_diagonal(x, weights, biases)
+    if biases is None:
+        biases = (None,) * len(weights)
+    biased = tuple(b is not None for b in biases)
+    return tuple(_block_diagonal(biased)(x, *weights, *(b for b in biases if b is not None)))
+
+
+def causal_conv(
+    x: array,
+    w: array,
+    b: array,
+    *,
+    state: array | None = None,
+    starts: array | None = None,
+    silu: bool,
+) -> tuple[array, array]:
+    """Convolve every channel of x (B, S, C) with its own K taps, w (C, 1, K)."""
+    given = [state] if state is not None else []
+    if starts is not None:
+        given.append(starts.astype(mx.uint8))
+    y, last = _causal_conv(state is not None, silu)(x, w, b, *given)
+    return y, last
+
+
+def glu(gate: array, up: array, activation: str) -> array:
+    """Return act(gate) * up."""
+    result: array = _glu(known(activation))(gate, up)
+    return result
+
+
+def head_norm_skip_gate(h: array, c: array, z: array, w: array, skip: array, eps: float) -> array:
+    """Return (w * LayerNorm(h) + skip * c) * silu(z), normalised over DV within each head."""
+    result: array = _head_norm_skip_gate(eps)(h, c, z, w, skip)
+    return result
+
+
+@lru_cache
+def _layer_norm(eps: float) -> Callable[..., Any]:
+    def forward(x: array, w: array) -> array:
+        x, w = ready(x, w)
+        out = ops.empty(x.shape)
+        ops.layer_norm(x, w, out, eps=eps, threads=threads())
+        return mx.array(out)
+
+    def backward(primals: Any, d_out: array, _: Any) -> Any:
+        x, w, d_out = ready(*primals, d_out)
+        dx, dw = ops.empty(x.shape), ops.empty(w.shape)
+        ops.layer_norm_grad(x, w, d_out, dx, dw, eps=eps, threads=threads())
+        return mx.array(dx), mx.array(dw)
+
+    return differentiable(forward, backward)
+
+
+@lru_cache
+def _block_diagonal(biased: tuple[bool, ...]) -> Callable[..., Any]:
+    """(x, every weight, the biases that exist) -> every output."""
+    count = len(biased)
+
+    def forward(x: array, *parameters: array) -> tuple[array, ...]:
+        x, *arrays = ready(x, *parameters)
+        weights, biases = arrays[:count], iter(arrays[count:])
+        outs = [ops.empty((*x.shape[:-1], w.shape[0] * w.shape[1])) for w in weights]
+        given = [next(biases) if has_bias else None for has_bias in biased]
+        ops.block_diagonal(x, weights, given, outs, threads=threads())
+        return tuple(mx.array(out) for out in outs)
+
+    def backward(primals: Any, cotangents: Any, _: Any) -> Any:
+        x, *arrays = ready(*primals[: count + 1], *cotangents)
+        weights, d_outs = arrays[:count], arrays[count:]
+        dx = ops.empty(x.shape)
+        d_weights = [ops.empty(w.shape) for w in weights]
+        d_biases = [
+            ops.empty(d_out.shape[-1:]) if has_bias else None
+            for d_out, has_bias in zip(d_outs, biased, strict=True)
+        ]
+        ops.block_diagonal_grad(x, weights, d_outs, dx, d_weights, d_biases, threads=threads())
+        return tuple(mx.array(g) for g in (dx, *d_weights, *d_biases) if g is not None)
+
+    return differentiable(forward, backward)
+
+
+@lru_cache
+def _causal_conv(has_state: bool, silu: bool) -> Callable[..., Any]:
+    """(x, w, b, the state if there is one, the starts if there are some) -> y, last."""
+
+    def optional(given: Sequence[array]) -> tuple[array | None, array | None]:
+        state = given[0] if has_state else None
+        return state, given[-1] if len(given) > has_state else None
+
+    def forward(x: array, w: array, b: array, *given: array) -> tuple[array, array]:
+        x, w, b, *given_now = ready(x, w, b, *given)
+        y, last = ops.empty(x.shape), ops.empty((x.shape[0], w.shape[-1] - 1, x.shape[2]))
+        ops.causal_conv(x, w, b, *optional(given_now), y, last, silu=silu, threads=threads())
+        return mx.array(y), mx.array(last)
+
+    def backward(primals: Any, cotangents: Any, _: Any) -> Any:
+        *arrays, dy, d_last = ready(*primals, *cotangents)
+        x, w, b, *given = arrays
+        state, starts = optional(given)
+        dx, dw, db = (ops.empty(a.shape) for a in (x, w, b))
+        d_state = None if state is None else ops.empty(state.shape)
+        ops.causal_conv_grad(
+            x, w, b, state, starts, dy, d_last, dx, dw, db, d_state, silu=silu, threads=threads()
+        )
+        found = [mx.array(g) for g in (dx, dw, db, d_state) if g is not None]
+        return tuple(found if starts is None else [*found, mx.zeros_like(starts)])
+
+    return differentiable(forward, backward)
+
+
+@lru_cache
+def _glu(activation: str) -> Callable[..., Any]:
+    def forward(gate: array, up: array) -> array:
+        gate, up = ready(gate, up)
+        out = ops.empty(gate.shape)
+        ops.glu(activation, gate, up, out, threads=threads())
+        return mx.array(out)
+
+    def backward(primals: Any, d_out: array, _: Any) -> Any:
+        gate, up, d_out = ready(*primals, d_out)
+        d_gate, d_up = ops.empty(gate.shape), ops.empty(up.shape)
+        ops.glu_grad(activation, gate, up, d_out, d_gate, d_up, threads=threads())
+        return mx.array(d_gate), mx.array(d_up)
+
+    return differentiable(forward, backward)
+
+
+@lru_cache
+def _head_norm_skip_gate(eps: float) -> Callable[..., Any]:
+    def forward(h: array, c: array, z: array, w: array, skip: array) -> array:
+        h, c, z, w, skip = ready(h, c, z, w, skip)
+        out = ops.empty(z.shape)
+        ops.head_norm_skip_gate(h, c, z, w, skip, out, eps=eps, threads=threads())
+        return mx.array(out)
+
+    def backward(primals: Any, d_out: array, _: Any) -> Any:
+        h, c, z, w, skip, d_out = ready(*primals, d_out)
+        dh, dc, dz, dw, dskip = (ops.empty(x.shape) for x in (h, c, z, w, skip))
+        ops.head_norm_skip_gate_grad(
+            h, c, z, w, skip, d_out, dh, dc, dz, dw, dskip, eps=eps, threads=threads()
+        )
+        return tuple(mx.array(g) for g in (dh, dc, dz, dw, dskip))
+
+    return differentiable(forward, backward)

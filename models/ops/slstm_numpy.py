@@ -1,0 +1,118 @@
+"""The sLSTM cell in float64 NumPy, with its gradient written by hand: the reference of every other.
+
+Per head, with the gates i, f, z, o as pre-activations of the input, h, c, n, m starting at 0:
+
+    i~ = i_t + R_i h + b_i                     likewise f~, z~, o~: memory mixes inside a head
+    lf = m + logsig(f~)
+    m' = max(i~, lf)                           m' = i~ where n is 0, so at a first step
+    I = exp(i~ - m')    F = min(exp(lf - m'), 1)
+    c' = F c + I tanh(z~)    n' = F n + I      h' = sigmoid(o~) c' / n'
+
+The published code asks whether all of n is 0. Per element is the same for every state that the
+cell reaches, since n >= 1 after one step, and keeps the rows of a batch apart.
+
+Layouts: i, f, z, o and h (B, S, NH, DH); R (NH, 4 DH, DH) and b (4 NH DH,) as the xlstm package
+stores them for the CPU, gates in the order i, f, z, o; a state is four arrays (B, NH, DH).
+
+Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.models.ops.mlstm_numpy import Float, log_sigmoid
+
+State = tuple[Float, Float, Float, Float]
+Backward = Callable[..., tuple[Float, ...]]
+
+
+def slstm_cell(
+    i: Float,
+    f: Float,
+    z: Float,
+    o: Float,
+    R: Float,
+    b: Float,
+    *,
+    state: Sequence[Float] | None = None,
+    starts: NDArray[Any] | None = None,
+) -> tuple[State, Backward]:
+    """Run the cell position by position, and differentiate it exactly.
+
+    Args:
+        i: input-gate pre-activations from the input.
+        f: of the forget gate.
+        z: of the cell's input.
+        o: of the output gate.
+        R: recurrent matrices.
+        b: biases.
+        state: h, c, n and m before the first position; None is all zeros.
+        starts: (B, S), not 0 at the first token of a document: the state before it counts as zero.
+
+    Returns:
+        h, c, n and m after every position, each (B, S, NH, DH), and a function that maps dL/dh and,
+        optionally, dL/d of the four last states to dL/d of i, f, z, o, R, b, h0, c0, n0, m0. At a
+        tie of m' it takes the input gate.
+    """
+    B, S, NH, DH = i.shape
+    R_gates, bias = R.reshape(NH, 4, DH, DH), b.reshape(4, NH, DH)
+    given = np.stack([i, f, z, o], 2)  # (B, S, 4, NH, DH)
+    fresh = np.zeros((B, S), bool) if starts is None else np.asarray(starts, bool)
+    start = np.zeros((4, B, NH, DH)) if state is None else np.stack(list(state))
+    states = np.empty((4, B, S, NH, DH))
+    trace = []  # per position: the state before it, the gates
+    now = start
+    for t in range(S):
+        before = np.where(fresh[None, :, t, None, None], 0.0, now)
+        h, c, n, m = before
+        pre = given[:, t] + np.einsum("ngej,bnj->bgne", R_gates, h) + bias
+        i_t, f_t, z_t, o_t = pre.swapaxes(0, 1)
+        lf = m + log_sigmoid(f_t)
+        m = np.where(n == 0, i_t, np.maximum(i_t, lf))
+        I, F = np.exp(i_t - m), np.exp(np.minimum(lf - m, 0.0))  # noqa: E741  the papers' letter
+        tanh_z, sig_o = np.tanh(z_t), np.exp(log_sigmoid(o_t))
+        c = F * c + I * tanh_z
+        n = F * n + I
+        now = np.stack([sig_o * c / n, c, n, m])
+        states[:, :, t] = now
+        trace.append((before, I, F, np.exp(log_sigmoid(-f_t)), tanh_z, sig_o))
+
+    def backward(dh: Float, d_last: Sequence[Float] | None = None) -> tuple[Float, ...]:
+        d_given, dR, db = np.empty_like(given), np.zeros_like(R_gates), np.zeros_like(bias)
+        dh_next, dc, dn, dm = np.zeros((4, B, NH, DH)) if d_last is None else np.stack(list(d_last))
+        # h depends on c and n only through their ratio, so m may be held constant, but for what
+        # the last state itself makes of it: `free`, which follows max back to a gate.
+        free = dm - dc * states[1, :, -1] - dn * states[2, :, -1]
+        for t in reversed(range(S)):
+            (h_old, c_old, n_old, _), I, F, forget, tanh_z, sig_o = trace[t]  # noqa: E741
+            c_new, n_new = states[1:3, :, t]
+            ratio = c_new / n_new
+            dh_t = dh[:, t] + dh_next
+            dc = dc + dh_t * sig_o / n_new
+            dn = dn - dh_t * sig_o * ratio / n_new
+            by_input = I == 1.0  # m' = i~
+            d_pre = np.stack(
+                [
+                    (dc * tanh_z + dn) * I + np.where(by_input, free, 0.0),
+                    ((dc * c_old + dn * n_old) * F + np.where(by_input, 0.0, free)) * forget,
+                    dc * I * (1.0 - tanh_z**2),
+                    dh_t * ratio * sig_o * (1.0 - sig_o),
+                ],
+                1,
+            )
+            d_given[:, t] = d_pre
+            dR += np.einsum("bgne,bnj->ngej", d_pre, h_old)
+            db += d_pre.sum(0)
+            dh_next = np.einsum("ngej,bgne->bnj", R_gates, d_pre)
+            dc, dn, free = dc * F, dn * F, np.where(by_input, 0.0, free)
+            kept = ~fresh[:, t, None, None]
+            dh_next, dc, dn, free = dh_next * kept, dc * kept, dn * kept, free * kept
+        _, c0, n0, _ = start
+        d_gates = (d_given[:, :, gate] for gate in range(4))
+        d_start = (dh_next, dc, dn, free + dc * c0 + dn * n0)
+        return *d_gates, dR.reshape(R.shape), db.reshape(b.shape), *d_start
+
+    return (states[0], states[1], states[2], states[3]), backward

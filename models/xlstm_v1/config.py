@@ -1,0 +1,269 @@
+"""One model of the original xLSTM stack: checked, and read from and written to a mapping."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.fields import convert, unknown
+from mlxhog.models.xlstm_v1.block_config import (
+    FeedForwardConfig,
+    MLSTMBlockConfig,
+    MLSTMLayerConfig,
+    SLSTMBlockConfig,
+    SLSTMLayerConfig,
+    check,
+    check_dropout,
+    check_positive,
+    read_mlstm_block,
+    read_slstm_block,
+    rounded_width,
+)
+
+OURS = ("chunk_size", "bos_token_id", "reset_at_document_boundaries")
+"""Fields that the xlstm package does not have."""
+
+NO_EFFECT = frozenset(
+    "model_type architectures transformers_version dtype torch_dtype eos_token_id "
+    "pad_token_id".split()
+)
+"""Fields of a config.json that label files."""
+
+BLOCKS = ("mlstm_block", "slstm_block")
+
+
+@dataclass(frozen=True, kw_only=True)
+class XLSTMV1Config:
+    """Sizes and constants of one model, under the names of the package's xLSTMLMModelConfig.
+
+    Beside them: `chunk_size`, the positions of the mLSTM cell computed in parallel, and whether
+    the memory begins anew at every `bos_token_id`. `context_length` bounds the package's sequences
+    and not ours. `extra` holds fields that this package does not read; they are written back.
+
+    Raises:
+        ConfigError: a size does not divide, a number is out of range, or fields contradict.
+    """
+
+    vocab_size: int
+    embedding_dim: int
+    num_blocks: int
+    mlstm_block: MLSTMBlockConfig | None = None
+    slstm_block: SLSTMBlockConfig | None = None
+    slstm_at: tuple[int, ...] = ()
+    context_length: int = 2048
+    add_post_blocks_norm: bool = True
+    bias: bool = False
+    dropout: float = 0.0
+    add_embedding_dropout: bool = False
+    tie_weights: bool = False
+    weight_decay_on_embedding: bool = False
+    chunk_size: int = 64
+    bos_token_id: int | None = None
+    reset_at_document_boundaries: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built; every message says the way out."""
+        for name in ("vocab_size", "embedding_dim", "num_blocks", "context_length", "chunk_size"):
+            check_positive(name, getattr(self, name))
+        check_dropout("dropout", self.dropout)
+        self._check_places()
+        if self.mlstm_block is not None:
+            check("mlstm_block.mlstm", self.mlstm_block.mlstm)
+        if self.slstm_block is not None:
+            check("slstm_block.slstm", self.slstm_block.slstm)
+            if self.slstm_block.feedforward is not None:
+                check("slstm_block.feedforward", self.slstm_block.feedforward)
+        if self.mlstm_at:
+            self._check_mlstm_widths()
+        if self.slstm_at:
+            self._check_slstm_widths()
+        if self.reset_at_document_boundaries and self.bos_token_id is None:
+            raise ConfigError(
+                "reset_at_document_boundaries is true and bos_token_id is not set; "
+                "set bos_token_id to the token that begins every document"
+            )
+
+    @property
+    def model_type(self) -> str:
+        """The family."""
+        return "xlstm_v1"
+
+    @property
+    def hidden_size(self) -> int:
+        """d, width of the residual stream."""
+        return self.embedding_dim
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of blocks."""
+        return self.num_blocks
+
+    @property
+    def tie_word_embeddings(self) -> bool:
+        """Whether the head is the embedding."""
+        return self.tie_weights
+
+    @property
+    def output_logit_soft_cap(self) -> None:
+        """Logits of this family have no bound."""
+        return None
+
+    @property
+    def mlstm_at(self) -> tuple[int, ...]:
+        """Blocks that are not in `slstm_at`."""
+        return tuple(layer for layer in range(self.num_blocks) if layer not in self.slstm_at)
+
+    @property
+    def mlstm_layer(self) -> MLSTMLayerConfig:
+        """Settings of the mLSTM layers of a model that has any."""
+        assert self.mlstm_block is not None
+        return self.mlstm_block.mlstm
+
+    @property
+    def slstm_layer(self) -> SLSTMLayerConfig:
+        """Settings of the sLSTM layers of a model that has any."""
+        assert self.slstm_block is not None
+        return self.slstm_block.slstm
+
+    @property
+    def feedforward(self) -> FeedForwardConfig | None:
+        """Settings of the feed-forward layers; None where sLSTM blocks have none."""
+        return None if self.slstm_block is None else self.slstm_block.feedforward
+
+    @property
+    def inner_dim(self) -> int:
+        """I, width of the mLSTM cell over all heads."""
+        return rounded_width(self.embedding_dim, self.mlstm_layer)
+
+    @property
+    def ffn_dim(self) -> int:
+        """U, width of the feed-forward layers of a model that has any."""
+        assert self.feedforward is not None
+        return rounded_width(self.embedding_dim, self.feedforward)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
+        """Read the package's config as nested mappings, with or without its resolved fields.
+
+        Args:
+            data: field -> value; numbers may be text, since PyYAML reads `1e-6` as a string. Names
+                that begin with an underscore are results of the package and not read.
+            strict: refuse unknown fields (a YAML written by hand) instead of keeping them.
+
+        Raises:
+            ConfigError: a field is unknown, missing, of the wrong type or contradicts another.
+        """
+        if data.get("model_type", "xlstm_v1") != "xlstm_v1":
+            raise ConfigError(
+                f"model_type is {data['model_type']!r}, and this family is 'xlstm_v1'; "
+                "choose an architecture or checkpoint of xLSTMLMModel"
+            )
+        types = {f.name: f.type for f in dataclasses.fields(cls) if f.name != "extra"}
+        values: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        for key, value in data.items():
+            if key.startswith("_") or key in BLOCKS or key == "slstm_at":
+                continue
+            if key not in types:
+                if strict and key not in NO_EFFECT:
+                    raise ConfigError(unknown(key, [*types, *NO_EFFECT]))
+                extra[key] = value
+            elif value is not None and (key, value) != ("context_length", -1):
+                values[key] = convert(key, value, types[key])
+        if missing := [n for n in ("vocab_size", "embedding_dim", "num_blocks") if n not in values]:
+            raise ConfigError(f"the architecture lacks {', '.join(missing)}; add it")
+        defaults = {"context_length": cls.context_length, "bias": cls.bias, "dropout": cls.dropout}
+        for key, read in zip(BLOCKS, (read_mlstm_block, read_slstm_block), strict=True):
+            values[key], left = read(data.get(key), defaults | values, strict=strict)
+            if left:
+                extra[key] = left
+        at = data.get("slstm_at")
+        if at == "all" or (values["mlstm_block"] is None and not at):
+            at = range(values["num_blocks"])
+        return cls(**values, slstm_at=_places(at), extra=extra)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write the fields of a config.json: the package's own and ours."""
+        names = {"architectures": ["xLSTMLMModel"], "model_type": self.model_type}
+        ours = {name: getattr(self, name) for name in OURS}
+        left = {key: value for key, value in self.extra.items() if key not in BLOCKS}
+        return names | left | self.to_package() | ours
+
+    def to_package(self) -> dict[str, Any]:
+        """Write what builds the package's xLSTMLMModelConfig, as nested mappings.
+
+        Its sLSTM cell is the one without CUDA: it stores R and b as the parameters here are.
+        """
+        fields = dataclasses.asdict(dataclasses.replace(self, extra={}))
+        fields = {name: value for name, value in fields.items() if name not in (*OURS, "extra")}
+        for block in BLOCKS:
+            for section, left in self.extra.get(block, {}).items():
+                fields[block][section] = left | fields[block][section]
+        if self.slstm_block is not None:
+            cell = {"dtype": "float32"} | fields["slstm_block"]["slstm"] | {"backend": "vanilla"}
+            fields["slstm_block"]["slstm"] = cell
+        return fields | {"slstm_at": list(self.slstm_at)}
+
+    def _check_places(self) -> None:
+        if len(set(self.slstm_at)) < len(self.slstm_at):
+            raise ConfigError(f"slstm_at is {list(self.slstm_at)}; name every block once")
+        for place in self.slstm_at:
+            if not 0 <= place < self.num_blocks:
+                raise ConfigError(
+                    f"slstm_at names block {place}, and the model has blocks 0 to "
+                    f"{self.num_blocks - 1}; count from 0, or raise num_blocks"
+                )
+        if self.slstm_at and self.slstm_block is None:
+            raise ConfigError(
+                f"slstm_at is {list(self.slstm_at)} and there is no slstm_block; "
+                "add slstm_block, or make slstm_at []"
+            )
+        if self.mlstm_at and self.mlstm_block is None:
+            raise ConfigError(
+                f"slstm_at {list(self.slstm_at)} leaves blocks to mLSTM and there is no "
+                "mlstm_block; add mlstm_block, or make slstm_at 'all'"
+            )
+
+    def _check_mlstm_widths(self) -> None:
+        layer, inner = self.mlstm_layer, self.inner_dim
+        origin = f"embedding_dim {self.embedding_dim} * mlstm_block.mlstm.proj_factor"
+        width = f"{origin} {layer.proj_factor}, rounded to {inner},"
+        if not inner:
+            raise ConfigError(f"{width} is no width; set round_proj_up_dim_up to true")
+        if inner % layer.num_heads:
+            raise ConfigError(
+                f"{width} does not divide into mlstm_block.mlstm.num_heads {layer.num_heads}; "
+                "change one of them, or round_proj_up_to_multiple_of"
+            )
+        groups = inner // layer.qkv_proj_blocksize
+        if not groups or inner % groups:
+            raise ConfigError(
+                f"{width} does not divide into blocks of mlstm_block.mlstm.qkv_proj_blocksize "
+                f"{layer.qkv_proj_blocksize}; set that to a divisor, such as 4"
+            )
+
+    def _check_slstm_widths(self) -> None:
+        heads, d = self.slstm_layer.num_heads, self.embedding_dim
+        if d % heads:
+            raise ConfigError(
+                f"embedding_dim {d} does not divide into slstm_block.slstm.num_heads {heads}; "
+                f"set embedding_dim to {max(round(d / heads), 1) * heads}, or change num_heads"
+            )
+        ffn = self.feedforward
+        if ffn is not None and not self.ffn_dim:
+            raise ConfigError(
+                f"embedding_dim {d} * slstm_block.feedforward.proj_factor {ffn.proj_factor}, "
+                f"rounded to a multiple of {ffn.round_proj_up_to_multiple_of}, is 0; "
+                "set round_proj_up_dim_up to true"
+            )
+
+
+def _places(value: object) -> tuple[int, ...]:
+    """Read slstm_at, after "all" has been resolved."""
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple | range):
+        raise ConfigError(f"slstm_at is {value!r}; give it a list such as [1], or 'all'")
+    return tuple(sorted(int(str(convert("slstm_at", place, int))) for place in value))

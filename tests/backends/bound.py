@@ -1,0 +1,21 @@
+"""A backend that holds given parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlxhog import arena, backends
+from mlxhog.backends import Backend
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+
+
+def bound(name: str, cfg: ModelConfig, params: dict[str, Any], kernels: str = "auto") -> Backend:
+    """A backend that holds these parameters."""
+    backend = backends.create(name, threads=1, kernels=kernels, cpu_blas="auto")
+    layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
+    backend.bind(cfg, layout.slots, layout.n_floats, None)
+    for parameter, slot in layout.slots.items():
+        backend.inbox[slot.offset : slot.offset + slot.size] = params[parameter].ravel()
+    backend.refresh()
+    return backend

@@ -1,0 +1,158 @@
+"""The native sLSTM kernel equals the float64 cell for any sizes, threads and gates."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog._native import ops
+from mlxhog.models.ops.slstm_numpy import slstm_cell
+from tests.metal.sample import Array, unwritten, wide
+from tests.models.slstm import INPUTS, STATE, slstm_inputs, slstm_state
+from tests.tolerances import SLSTM_F32, SLSTM_GRADIENT_F32, assert_close
+
+GATES = INPUTS[:4]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Inputs i f z o R b, initial state h c n m, starts, gradients dh and of the last state."""
+
+    inputs: dict[str, Array]
+    state: tuple[Array, ...]
+    starts: Array | None
+    dh: Array
+    d_last: Array
+
+
+def sample(
+    B: int, S: int, NH: int, DH: int, *, zero_state: bool = False, packed: bool = False
+) -> Cell:
+    rng = np.random.default_rng(0)
+    state = slstm_state(B, NH, DH)
+    if zero_state:
+        state = tuple(np.zeros_like(x) for x in state)
+    return Cell(
+        inputs=slstm_inputs(B, S, NH, DH),
+        state=state,
+        starts=(rng.random((B, S)) < 0.2).astype(np.uint8) if packed else None,
+        dh=rng.standard_normal((B, S, NH, DH), np.float32),
+        d_last=rng.standard_normal((4, B, NH, DH), np.float32),
+    )
+
+
+def run(cell: Cell, threads: int = 1) -> dict[str, Array]:
+    """The output y, the last state and every gradient by name, from the native kernels."""
+    B, S, NH, DH = cell.dh.shape
+    given, R = cell.inputs.values(), cell.inputs["R"]
+    y, tape = unwritten(B, S, NH, DH), unwritten(B, S, NH, ops.SLSTM_TAPE, DH)
+    last = [x.copy() for x in cell.state]
+    ops.slstm(*given, cell.starts, y, tape, *last, threads=threads)
+    grads = [unwritten(*x.shape) for x in given]
+    d_state = [x.copy() for x in cell.d_last]
+    before = cell.state[:3]
+    ops.slstm_grad(R, cell.starts, *before, y, tape, cell.dh, *grads, *d_state, threads=threads)
+    return {
+        "y": y,
+        **dict(zip(STATE, last, strict=True)),
+        **{f"d{name}": grad for name, grad in zip(INPUTS, grads, strict=True)},
+        **{f"d{name}0": grad for name, grad in zip(STATE, d_state, strict=True)},
+    }
+
+
+def wanted(cell: Cell) -> dict[str, Array]:
+    states, backward = slstm_cell(
+        *wide(*cell.inputs.values()), state=wide(*cell.state), starts=cell.starts
+    )
+    grads = backward(*wide(cell.dh, cell.d_last))
+    names = [f"d{name}" for name in (*INPUTS, *(f"{letter}0" for letter in STATE))]
+    last = {name: x[:, -1] for name, x in zip(STATE, states, strict=True)}
+    return {"y": states[0], **last, **dict(zip(names, grads, strict=True))}
+
+
+def assert_is_the_cell(cell: Cell) -> None:
+    found = run(cell)
+    for name, value in wanted(cell).items():
+        tolerance = SLSTM_GRADIENT_F32 if name.startswith("d") else SLSTM_F32
+        assert_close(found[name], value, tolerance, label=name)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["one document", "packed"])
+@pytest.mark.parametrize(
+    ("B", "S", "NH", "DH"),
+    [(1, 1, 1, 1), (2, 1, 3, 5), (3, 20, 2, 8), (1, 9, 1, 33), (15, 6, 1, 16), (29, 3, 2, 4)],
+)
+def test_results_and_gradients_equal_the_float64_cell(
+    B: int, S: int, NH: int, DH: int, packed: bool
+) -> None:
+    assert_is_the_cell(sample(B, S, NH, DH, packed=packed))
+
+
+@pytest.mark.parametrize("zero_state", [True, False])
+@pytest.mark.parametrize(
+    "gates",
+    [
+        {"i": -30.0},
+        {"f": -30.0},
+        {"f": 30.0},
+        {"i": 15.0, "f": -30.0},
+        {"i": -15.0, "f": 15.0},
+        {"i": -10.0, "f": -200.0},
+        {"z": 30.0, "o": -30.0},
+        {"z": -30.0, "o": 30.0},
+    ],
+    ids=str,
+)
+def test_extreme_gates_stay_exact(gates: dict[str, float], zero_state: bool) -> None:
+    cell = sample(2, 30, 2, 6, zero_state=zero_state)
+    for name, value in gates.items():
+        cell.inputs[name][...] += np.float32(value)
+    assert_is_the_cell(cell)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["one document", "packed"])
+@pytest.mark.parametrize("threads", [2, 3, 16])
+def test_any_number_of_threads_gives_the_same_bits(threads: int, packed: bool) -> None:
+    for sizes in ((16, 9, 2, 24), (5, 6, 1, 5)):
+        cell = sample(*sizes, packed=packed)
+        one, several = run(cell), run(cell, threads)
+        for name, value in one.items():
+            np.testing.assert_array_equal(several[name], value, err_msg=name)
+
+
+def test_the_output_does_not_depend_on_whether_the_tape_is_kept() -> None:
+    cell = sample(3, 7, 2, 10)
+    y, state = unwritten(*cell.dh.shape), [x.copy() for x in cell.state]
+    ops.slstm(*cell.inputs.values(), None, y, None, *state, threads=1)
+    found = run(cell)
+    for name, value in {"y": y, **dict(zip(STATE, state, strict=True))}.items():
+        np.testing.assert_array_equal(value, found[name])
+
+
+@pytest.mark.parametrize("zero_state", [True, False])
+@pytest.mark.parametrize("name", INPUTS)
+def test_nan_in_any_input_reaches_the_output(name: str, zero_state: bool) -> None:
+    cell = sample(1, 6, 1, 4, zero_state=zero_state)
+    cell.inputs[name].reshape(-1)[0] = np.nan
+    assert np.isnan(run(cell)["y"]).any()
+
+
+def test_arrays_of_a_wrong_size_are_refused_by_name() -> None:
+    cell = sample(2, 3, 1, 4)
+    given, state = list(cell.inputs.values()), [x.copy() for x in cell.state]
+    y = unwritten(*cell.dh.shape)
+
+    def call(*arrays: Any, starts: Any = None, out: Any = y, tape: Any = None) -> None:
+        ops.slstm(*arrays, starts, out, tape, *state, threads=1)
+
+    with pytest.raises(ValueError, match="R has 60 elements, expected 64"):
+        call(*given[:4], given[4].reshape(16, 4)[:15].copy(), given[5])
+    with pytest.raises(ValueError, match="starts has 5 elements, expected 6"):
+        call(*given, starts=np.zeros(5, np.uint8))
+    with pytest.raises(ValueError, match="tape has 24 elements, expected 168"):
+        call(*given, tape=y)
+    with pytest.raises(ValueError, match="at least one position"):
+        call(*(x[:, :0] for x in given[:4]), *given[4:], out=y[:, :0])
+    with pytest.raises(TypeError):
+        call(*given, out=y.astype(np.float64))

@@ -1,0 +1,135 @@
+"""The native step stands in for the twins one token at a time, whatever the model and the batch."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.models import lm_native
+from mlxhog.models.families import init_params
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.models.xlstm_large.decode_native import Decoder
+from tests.models.golden import model_case
+from tests.models.twins import TorchTwin
+from tests.tolerances import LOGITS_F32, STATE_F32, assert_close
+
+PLAIN = TorchTwin("reference")
+SIZES: dict[str, dict[str, Any]] = {
+    "usual": {"hidden_size": 64, "num_heads": 4},
+    "odd": {"hidden_size": 30, "num_heads": 3, "ffn_round_up_to_multiple_of": 1, "vocab_size": 37},
+    "wide values": {"hidden_size": 32, "num_heads": 2, "v_dim_factor": 2.0, "gate_soft_cap": 5.0},
+    "biases": {"hidden_size": 32, "num_heads": 2, "use_bias": True},
+    "no last norm": {"hidden_size": 32, "num_heads": 1, "add_out_norm": False, "eps": 1e-3},
+    "tied": {"hidden_size": 32, "num_heads": 2, "tie_word_embeddings": True},
+    "resets": {
+        "hidden_size": 32,
+        "num_heads": 2,
+        "reset_at_document_boundaries": True,
+        "bos_token_id": 3,
+    },
+    "three threads": {"hidden_size": 512, "num_heads": 4, "vocab_size": 3000},
+}
+
+
+def model(name: str) -> tuple[XLSTMLargeConfig, dict[str, Any]]:
+    """A model whose every parameter matters: none is left at 0 or 1."""
+    cfg = XLSTMLargeConfig(**({"vocab_size": 70, "num_hidden_layers": 2} | SIZES[name]))
+    random = np.random.default_rng(1)
+    params = {
+        name: value + random.normal(0, 0.1, value.shape).astype(np.float32)
+        for name, value in init_params(cfg, seed=0).items()
+    }
+    return cfg, params
+
+
+def decode(decoder: Decoder, tokens: Any, state: Any = None) -> tuple[Any, Any]:
+    """Logits (B, S, V) of tokens read one at a time, and the last state."""
+    state = decoder.init_state(len(tokens)) if state is None else state
+    logits = []
+    for t in range(tokens.shape[1]):
+        found, state = decoder.step(tokens[:, t], state)
+        logits.append(found)
+    return np.stack(logits, axis=1), state
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_steps_give_the_logits_and_the_state_of_the_whole_sequence(name: str) -> None:
+    cfg, params = model(name)
+    tokens = np.random.default_rng(2).integers(0, cfg.vocab_size, (3, 9)).astype(np.int32)
+    tokens[1, [0, 4]] = 3  # where a model that resets begins anew
+    decoder = Decoder(cfg, params, threads=3)
+    logits, state = decode(decoder, tokens)
+    wanted, wanted_state = PLAIN.logits(cfg, params, tokens)
+    assert_close(logits, wanted, LOGITS_F32)
+    for layer, blocks in enumerate(zip(decoder.unpack(state), wanted_state, strict=True)):
+        for found, recorded, letter in zip(*blocks, "Cnm", strict=True):
+            assert_close(found, recorded, STATE_F32, label=f"{letter} of block {layer}")
+
+
+@pytest.mark.parametrize("name", ["large_a", "large_b_oddlen", "hf_d_generate"])
+def test_steps_give_what_the_references_recorded(name: str) -> None:
+    case = model_case(name)
+    logits, _ = decode(Decoder(case.cfg, case.params, threads=1), case.tokens)
+    assert_close(logits, case.tensors["logits_f64"], LOGITS_F32)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(name: str) -> None:
+    cfg, params = model(name)
+    tokens = np.random.default_rng(3).integers(0, cfg.vocab_size, (7, 5)).astype(np.int32)
+    logits, state = decode(Decoder(cfg, params, threads=3), tokens)
+    one_by_one = Decoder(cfg, params, threads=1)
+    for row in range(len(tokens)):
+        alone, state_alone = decode(one_by_one, tokens[row : row + 1])
+        np.testing.assert_array_equal(alone[0], logits[row])
+        np.testing.assert_array_equal(state_alone[0], state[row])
+
+
+def test_a_step_goes_on_from_a_state_of_the_twin_and_gives_one_back() -> None:
+    cfg, params = model("usual")
+    tokens = np.random.default_rng(4).integers(0, 70, (2, 8)).astype(np.int32)
+    decoder = Decoder(cfg, params, threads=1)
+    _, half = PLAIN.logits(cfg, params, tokens[:, :5])
+    logits, state = decode(decoder, tokens[:, 5:7], decoder.pack(half))
+    last, _ = PLAIN.logits(cfg, params, tokens[:, 7:], decoder.unpack(state))
+    wanted, _ = PLAIN.logits(cfg, params, tokens)
+    assert_close(np.concatenate([logits, last], axis=1), wanted[:, 5:], LOGITS_F32)
+
+
+def test_a_step_leaves_the_state_before_it_alone() -> None:
+    cfg, params = model("usual")
+    decoder = Decoder(cfg, params, threads=1)
+    _, before = decoder.step(np.array([1], np.int32), decoder.init_state(1))
+    kept = before.copy()
+    first, _ = decoder.step(np.array([2], np.int32), before)
+    again, _ = decoder.step(np.array([2], np.int32), before)
+    np.testing.assert_array_equal(before, kept)
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_parameter_that_is_not_finite_shows_in_the_logits() -> None:
+    cfg, params = model("usual")
+    params["backbone.blocks.0.mlstm_layer.igate_preact.bias"][1] = np.nan
+    logits, _ = Decoder(cfg, params, threads=1).step(
+        np.array([1], np.int32), Decoder(cfg, params, threads=1).init_state(1)
+    )
+    assert np.isnan(logits).any()
+
+
+def test_a_token_outside_the_vocabulary_is_named() -> None:
+    cfg, params = model("usual")
+    decoder = Decoder(cfg, params, threads=1)
+    with pytest.raises(ValueError, match=r"token 70 in row 1 is outside \[0, 70\)"):
+        decoder.step(np.array([0, 70], np.int32), decoder.init_state(2))
+
+
+def test_the_native_step_is_chosen_where_native_kernels_compute_in_float32() -> None:
+    cfg, params = model("usual")
+
+    def found(params: Any, chosen: str) -> bool:
+        chosen_step = lm_native.decoder(cfg, params, framework="torch", chosen=chosen, threads=1)
+        return chosen_step is not None
+
+    assert found(params, "native")
+    assert not found(params, "reference")
+    assert not found({name: value.astype(np.float16) for name, value in params.items()}, "native")
