@@ -25,12 +25,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import manifest, plain_json, tensors
+from mlxhog import manifest, mapped, plain_json, tensors
 from mlxhog import run as runs
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.durable import full_disk, replace_file, require_space, sync, write_synced
 from mlxhog.errors import CheckpointError, ConfigError, RunError
+from mlxhog.formats import weights
+from mlxhog.formats.check import check
 from mlxhog.models.xlstm_large.config import NO_EFFECT
 from mlxhog.run import Run
 
@@ -150,10 +152,10 @@ def load(
     params = tensors.read(path / MODEL)
     optimizer = tensors.read(path / OPTIMIZER)
     if expected is not None:
-        check_shapes(params, expected, path)
+        check(params, expected, path, dtypes=(np.dtype(np.float32),))
     if verify:
         for name, array in (*params.items(), *optimizer.items()):
-            if not _is_finite(array):
+            if not mapped.all_finite(array):
                 raise manifest.damaged(path, f"{name} holds numbers that are not finite")
     return Checkpoint(
         path=path,
@@ -167,14 +169,18 @@ def load(
 
 
 def locate(spec: str, root: Path) -> Path:
-    """Return the checkpoint that `spec` names: its own path, or a run, of which the latest.
+    """Return the checkpoint that `spec` names, of any format, or the latest of a run.
+
+    Args:
+        spec: the path of a directory or file that holds tensors; else a run.
+        root: the folder of runs.
 
     Raises:
         RunError: there is no such run.
         CheckpointError: the run has no checkpoint yet.
     """
     path = Path(spec).expanduser()
-    if (path / manifest.NAME).is_file() or (path / MODEL).is_file():
+    if weights.candidates(path):
         return path.absolute()
     try:
         run = runs.find(spec, root)
@@ -227,27 +233,6 @@ def latest(run: Run) -> Path:
     )
 
 
-def check_shapes(
-    params: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]], path: Path
-) -> None:
-    """Compare a checkpoint's parameters with those of a model.
-
-    Raises:
-        CheckpointError: some are missing, superfluous, misshapen or not float32; all are named.
-    """
-    faults = [f"{name} is missing" for name in expected if name not in params]
-    faults += [f"{name} is superfluous" for name in params if name not in expected]
-    for name in sorted(params.keys() & expected.keys()):
-        array, shape = params[name], tuple(expected[name])
-        if array.shape != shape:
-            faults.append(f"{name} has shape {array.shape}, expected {shape}")
-        elif array.dtype != np.float32:
-            faults.append(f"{name} has type {array.dtype}, expected float32")
-    if faults:
-        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if faults[8:] else "")
-        raise CheckpointError(f"{path} does not fit the model: {shown}")
-
-
 def check_architecture(checkpoint: Checkpoint, model_config: Mapping[str, Any]) -> None:
     """Compare the architecture of a checkpoint with the one that training would go on with.
 
@@ -286,15 +271,11 @@ def _check_savable(params: Mapping[str, NDArray[np.float32]]) -> None:
     for name, array in params.items():
         if array.dtype != np.float32:
             raise CheckpointError(f"{name} is {array.dtype}, expected float32; nothing was saved")
-        if not _is_finite(array):
+        if not mapped.all_finite(array):
             raise CheckpointError(
                 f"{name} holds numbers that are not finite; nothing was saved, "
                 "the previous checkpoint stands"
             )
-
-
-def _is_finite(array: NDArray[Any]) -> bool:
-    return not np.issubdtype(array.dtype, np.floating) or bool(np.isfinite(array).all())
 
 
 def _loadable_by_transformers(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
@@ -302,8 +283,16 @@ def _loadable_by_transformers(config: Mapping[str, Any], tokenizer: Tokenizer) -
 
     A document ends where the next one starts, hence BOS ends a generated text, too. transformers
     rounds the cached state up to multiples of 64 where the layer does not, and fails; such widths
-    generate there without the cache.
+    generate there without the cache. It has no model of another family.
     """
+    documents = {
+        "dtype": "float32",
+        "bos_token_id": tokenizer.bos,
+        "eos_token_id": tokenizer.bos,
+        "pad_token_id": tokenizer.bos,
+    }
+    if config.get("model_type", "xlstm") != "xlstm":
+        return {**config, **documents}
     width = config.get("hidden_size", 64)
     widths = [
         int(width * config.get(factor, default))
@@ -314,13 +303,9 @@ def _loadable_by_transformers(config: Mapping[str, Any], tokenizer: Tokenizer) -
     fixed = {
         "architectures": ["xLSTMForCausalLM"],
         "model_type": "xlstm",
-        "dtype": "float32",
         "use_cache": all(w % 64 == 0 for w in widths),
-        "bos_token_id": tokenizer.bos,
-        "eos_token_id": tokenizer.bos,
-        "pad_token_id": tokenizer.bos,
     }
-    return {**float32, **config, **fixed}
+    return {**float32, **config, **fixed, **documents}
 
 
 def _publish(part: Path, final: Path) -> None:

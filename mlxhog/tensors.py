@@ -1,64 +1,110 @@
-"""A safetensors file, written without a copy and read without one.
+"""A safetensors file, mapped for reading and written piece by piece.
 
-Layout: u64 length of the header, little endian; the header, JSON; the tensors' bytes. The package
-`safetensors` writes it and checks it; the mapping below reads what it has checked.
+Layout: u64 length of the header, little endian; the header, JSON, padded with spaces to a multiple
+of 64 bytes with the length; the tensors' bytes, the widest types first, so that each lies on a
+multiple of its own size. The package `safetensors` checks the header of a file that is read.
+
+Source: the format's description in huggingface/safetensors.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from mlxhog.durable import sync
+from mlxhog import mapped
 from mlxhog.errors import CheckpointError
 
-_DTYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "i1",
-    "U64": "<u8",
-    "U32": "<u4",
-    "U16": "<u2",
-    "U8": "u1",
-    "BOOL": "?",
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": mapped.BFLOAT16,
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
 }
+_ALIGNMENT = 64
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor that is going to be written: its shape and type, and arrays that make it up.
+
+    Attributes:
+        shape: its sizes.
+        dtype: its type in the file.
+        parts: arrays of any type whose elements in C order, one after the other, are its own.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    parts: tuple[NDArray[Any], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in the file."""
+        return sum(part.size for part in self.parts) * self.dtype.itemsize
 
 
 def write(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Write tensors and flush them to the disk.
+    """Write arrays and flush them to the disk.
 
     Args:
         path: the file to create.
-        tensors: name -> array; those that are not C-contiguous are copied first.
+        tensors: name -> array, contiguous or not.
 
     Raises:
         OSError: the file cannot be written; ENOSPC where the disk is full.
     """
-    contiguous = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
-    # A zero-dimensional array would come back as (1,).
-    shaped = {name: array.reshape(tensors[name].shape) for name, array in contiguous.items()}
+    entries = {name: Entry(a.shape, a.dtype, (a,)) for name, a in tensors.items()}
+    for _ in write_entries(path, entries):
+        pass
+
+
+def write_entries(path: Path, entries: Mapping[str, Entry]) -> Iterable[tuple[str, bool]]:
+    """Write tensors one after the other, and yield each one's name and whether it is finite.
+
+    The file is whole and on the disk when the iterator has ended. Memory stays below a few pieces
+    of `mapped.CHUNK_BYTES`.
+
+    Raises:
+        OSError: the file cannot be written; ENOSPC where the disk is full. What was written so far
+            is removed.
+    """
+    order = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
     try:
-        # Without this metadata transformers refuses the file.
-        save_file(shaped, path, metadata={"format": "pt"})
-    except SafetensorError as error:
+        with path.open("wb") as file:
+            file.write(_header({name: entries[name] for name in order}))
+            for name in order:
+                finite = True
+                for part in entries[name].parts:
+                    for chunk in mapped.chunks(part):
+                        with np.errstate(over="ignore"):
+                            converted = chunk.astype(entries[name].dtype, copy=False)
+                        finite &= mapped.all_finite(converted)
+                        file.write(converted.view(np.uint8).data)
+                yield name, finite
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
         path.unlink(missing_ok=True)
-        full = (errno.ENOSPC, errno.EDQUOT)
-        code = next((c for c in full if f"(os error {c})" in str(error)), errno.EIO)
-        raise OSError(code, f"{os.strerror(code)} ({error})", str(path)) from error
-    sync(path)
+        raise
 
 
 def read(path: Path) -> dict[str, NDArray[Any]]:
@@ -66,30 +112,41 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
 
     Raises:
         CheckpointError: the file is missing, truncated, not a safetensors file, or holds a tensor
-            of a type that NumPy lacks, such as bfloat16.
+            of a type that NumPy and ml_dtypes lack.
     """
     try:
         with safe_open(path, "numpy"):
             pass  # opening it checks the header, the offsets and the length of the file
-        with path.open("rb") as file:
-            n_header = int.from_bytes(file.read(8), "little")
-            header: dict[str, Any] = json.loads(file.read(n_header))
+        data = mapped.map_file(path)
+        first = 8 + int.from_bytes(data[:8].tobytes(), "little")
+        header: dict[str, Any] = json.loads(data[8:first].tobytes())
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} is missing, truncated or foreign: {error}") from error
     header.pop("__metadata__", None)
-    first = 8 + n_header
-    if path.stat().st_size == first:  # an empty range cannot be mapped
-        data = np.empty(0, np.uint8)
-    else:
-        data = np.memmap(path, np.uint8, mode="r", offset=0)[first:]
-    return {name: _view(data, entry, name, path) for name, entry in header.items()}
+    return {name: _view(data[first:], entry, name, path) for name, entry in header.items()}
+
+
+def _header(entries: Mapping[str, Entry]) -> bytes:
+    # Without this metadata transformers refuses the file.
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    first = 0
+    for name, entry in entries.items():
+        header[name] = {
+            "dtype": _CODES[entry.dtype],
+            "shape": entry.shape,
+            "data_offsets": [first, first + entry.nbytes],
+        }
+        first += entry.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _view(data: NDArray[np.uint8], entry: dict[str, Any], name: str, path: Path) -> NDArray[Any]:
-    if entry["dtype"] not in _DTYPES:
+    if entry["dtype"] not in DTYPES:
         raise CheckpointError(
-            f"{path}: {name} has type {entry['dtype']}, expected float32; convert the checkpoint"
+            f"{path}: {name} has type {entry['dtype']}, expected float32, float16 or bfloat16; "
+            "convert the checkpoint with the package that wrote it"
         )
     start, end = entry["data_offsets"]
-    view = np.asarray(data[start:end]).view(_DTYPES[entry["dtype"]])
-    return view.reshape(entry["shape"])
+    return data[start:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])

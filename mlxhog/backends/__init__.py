@@ -20,12 +20,19 @@ from mlxhog.backends.gpu_share import GPUShare, limit_mps
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
 from mlxhog.gradients import Rows
+from mlxhog.mapped import BFLOAT16
 from mlxhog.models.families import ModelConfig
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 Grads = dict[str, "Float32 | Rows"]
 State = Any  # the framework's own arrays; callers hand it back and never look inside
+
+WEIGHTS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
+"""Types in which a backend can hold parameters that it only reads."""
+
+QUANTIZED_BITS = {"8bit": 8, "4bit": 4}
+"""Bits of the elements of large matrices in MLX; everything else stays float32."""
 
 NAMES = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
 
@@ -61,6 +68,26 @@ class Backend(Protocol):
 
         Raises:
             ConfigError: `live` was given and this framework cannot alias host memory here.
+        """
+
+    def load(
+        self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
+    ) -> list[str]:
+        """Take a model's parameters for reading only, instead of `bind`.
+
+        Where the framework computes from host memory and a tensor has the wanted type, it is used
+        where it lies, so a mapped file is not copied; else it is copied piece by piece.
+
+        Args:
+            model: the architecture.
+            tensors: name -> array of any float type, kept alive by the backend.
+            weights: what the backend holds, one of `WEIGHTS` or `QUANTIZED_BITS`.
+
+        Returns:
+            Names of the tensors that hold NaN or an infinity.
+
+        Raises:
+            ConfigError: this backend cannot compute with such weights.
         """
 
     def refresh(self) -> None:

@@ -8,10 +8,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mlxhog import mapped
 from mlxhog.arena import Slot
 from mlxhog.arena.importing import whole
-from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, blas, embedding_rows, pieces
+from mlxhog.backends import (
+    QUANTIZED_BITS,
+    WEIGHTS,
+    Evaluation,
+    Float32,
+    Grads,
+    Int32,
+    State,
+    blas,
+    embedding_rows,
+    pieces,
+)
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx
 from mlxhog.backends.ids import check_batch, check_tokens
 from mlxhog.backends.one_token import OneToken
@@ -20,6 +33,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import dropout, families, lm_native
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.ops.kernels import resolve
 
 
 class MLXBackend:
@@ -89,7 +103,7 @@ class MLXBackend:
         self.signatures = Signatures()
         self._share = share
         self._threads = threads
-        self.kernels = kernels
+        self.kernels = self._asked = kernels
         self._mx = mx
         self._lm = lm_mlx
 
@@ -116,7 +130,7 @@ class MLXBackend:
             mx.eval(self._flat)
         self.model = model
         self.inbox: Float32 = np.array(self._flat, copy=False) if live is None else live
-        self.params = {
+        self.params: dict[str, Any] = {
             name: self._flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             for name, slot in slots.items()
         }
@@ -128,6 +142,35 @@ class MLXBackend:
         # Parameters are inputs: a captured array would be compiled in.
         self._value_and_grad = mx.compile(gradient) if self.compiled else gradient
         self._one_token = self._native_step()
+
+    def load(
+        self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
+    ) -> list[str]:
+        """See `Backend.load`; MLX copies host memory always."""
+        from mlxhog.models.ops.quantized_mlx import Quantized, suits
+
+        mx, bits = self._mx, QUANTIZED_BITS.get(weights)
+        dtype = WEIGHTS["float32" if bits else weights]
+        self.close()
+        self.kernels = self._asked
+        if weights == "bfloat16":
+            device = "gpu" if self.on_gpu else "cpu"
+            self.kernels = resolve("mlx", self._asked, device, weights=weights)
+        self.model = model
+        # The buffer protocol has no bfloat16, so its bits travel as integers.
+        held = mx.uint16 if weights == "bfloat16" else mx.float32
+        not_finite = []
+        for name, tensor in tensors.items():
+            array = mx.zeros(tensor.shape, held)
+            mx.eval(array)
+            if not mapped.copy(tensor, np.array(array, copy=False).view(dtype)):
+                not_finite.append(name)
+            if bits and suits(tensor.shape):
+                self.params[name] = Quantized.of(array, bits)
+            else:
+                self.params[name] = array.view(mx.bfloat16) if weights == "bfloat16" else array
+        self._one_token = self._native_step()
+        return not_finite
 
     def _loss(self, trained: Any, x: Any, tokens: Any, labels: Any, masks: Any) -> Any:
         model, params = self.model, dict(zip(self._trained, trained, strict=True))
@@ -205,7 +248,7 @@ class MLXBackend:
             starts=self._lm.starts(self.model, ids),
             last=True,
         )
-        last = mx.contiguous(logits[:, -1])
+        last = mx.contiguous(logits[:, -1].astype(mx.float32))
         mx.eval(last, state)
         return _host(last).copy(), state
 
@@ -223,7 +266,7 @@ class MLXBackend:
 
     def _native_step(self) -> OneToken | None:
         """The step without MLX, where there is one."""
-        if self.on_gpu:
+        if self.on_gpu or any(value.dtype != self._mx.float32 for value in self.params.values()):
             return None
         decoder = lm_native.decoder(
             self.model,

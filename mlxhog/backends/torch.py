@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mlxhog import mapped
 from mlxhog.arena import Slot
-from mlxhog.backends import Evaluation, Float32, Grads, Int32, State, embedding_rows, pieces
+from mlxhog.backends import (
+    WEIGHTS,
+    Evaluation,
+    Float32,
+    Grads,
+    Int32,
+    State,
+    embedding_rows,
+    pieces,
+)
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.ids import check_batch, check_tokens
 from mlxhog.backends.one_token import OneToken
@@ -16,6 +29,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import dropout, families, lm_native
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.ops.kernels import resolve
 
 try:
     import torch
@@ -44,7 +58,7 @@ class TorchBackend:
             )
         self.name = name
         self.device = torch.device(device)
-        self.kernels = kernels
+        self.kernels = self._asked = kernels
         self._share = share
         self._threads = threads
         torch.set_num_threads(threads)
@@ -76,6 +90,29 @@ class TorchBackend:
         for name in self._trained:
             self.params[name].requires_grad_()
         self._one_token = self._native_step()
+
+    def load(
+        self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
+    ) -> list[str]:
+        """See `Backend.load`."""
+        if weights not in WEIGHTS:
+            raise ConfigError(
+                f"weights are {weights!r}, which {self.name} cannot compute with; use an mlx "
+                f"backend (--backend mlx:cpu, mlx:gpu), or weights of {' or '.join(WEIGHTS)}"
+            )
+        self.close()
+        self.kernels = self._asked
+        if weights != "float32":
+            self.kernels = resolve("torch", self._asked, self.device.type, weights=weights)
+        self.model = model
+        not_finite = []
+        for name, tensor in tensors.items():
+            host, finite = _held(tensor, WEIGHTS[weights], where_it_lies=self.device.type == "cpu")
+            self.params[name] = host.to(self.device)
+            if not finite:
+                not_finite.append(name)
+        self._one_token = self._native_step()
+        return not_finite
 
     def refresh(self) -> None:
         """Copy the inbox to the device; on the CPU they are the same memory."""
@@ -177,7 +214,9 @@ class TorchBackend:
 
     def _native_step(self) -> OneToken | None:
         """The step without torch, where there is one."""
-        if self.device.type != "cpu":
+        if self.device.type != "cpu" or any(
+            value.dtype != torch.float32 for value in self.params.values()
+        ):
             return None
         decoder = lm_native.decoder(
             self.model,
@@ -195,3 +234,20 @@ class TorchBackend:
         self._trained = []
         self.inbox = np.empty(0, np.float32)
         self._flat = self._host = torch.empty(0)
+
+
+def _held(
+    tensor: NDArray[Any], dtype: np.dtype[Any], *, where_it_lies: bool
+) -> tuple[torch.Tensor, bool]:
+    """Return a tensor of the wanted type on the host, and whether every number is finite."""
+    if where_it_lies and tensor.dtype == dtype and tensor.flags.c_contiguous:
+        host, finite = tensor, mapped.all_finite(tensor)
+    else:
+        host = np.empty(tensor.shape, dtype)
+        finite = mapped.copy(tensor, host)
+    with warnings.catch_warnings():
+        # The array may be read-only, and so is every use of these parameters.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        if dtype == mapped.BFLOAT16:
+            return torch.from_numpy(host.view(np.int16)).view(torch.bfloat16), finite
+        return torch.from_numpy(host), finite

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog import arena, backends, checkpoint, machine, mix
+from mlxhog import backends, checkpoint, formats, machine, mix
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding import generate
 from mlxhog.decoding.generate import Said
 from mlxhog.decoding.sampling import Sampler
-from mlxhog.models import families
+from mlxhog.errors import DataError
+from mlxhog.formats.check import refuse_not_finite
 
 
 @dataclass(frozen=True)
@@ -68,31 +69,42 @@ class Model:
         )
 
 
-def open_model(spec: str, *, root: Path, backend: str) -> Model:
+def open_model(spec: str, *, root: Path, backend: str, weights: str = "float32") -> Model:
     """Load the model that `spec` names.
 
     Args:
-        spec: a run (a path, a name below `root`, or `latest`), or the path of a checkpoint.
+        spec: a run (a path, a name below `root`, or `latest`), or the path of a checkpoint of
+            transformers, of the xlstm package or of ours.
         root: the folder of runs.
         backend: what computes, such as "torch:cpu".
+        weights: what it holds, one of `WEIGHTS` or `QUANTIZED_BITS` in `mlxhog/backends`.
 
     Raises:
         RunError: there is no such run.
-        CheckpointError: there is no checkpoint yet, or it is damaged.
+        CheckpointError: there is no checkpoint yet, it is damaged or of another family of models.
+        ConfigError: its config contradicts itself, or the backend has no such weights.
+        DataError: it has no tokenizer, or one that does not fit the model.
         EnvironmentLacks: the backend is not there.
     """
     path = checkpoint.locate(spec, root)
     (worker,) = mix.resolve(backend, machine=machine.here()).workers
-    found = checkpoint.load(path)
-    config = families.read(found.config)
-    parameters = families.param_spec(config)
-    checkpoint.check_shapes(
-        found.params, {name: spec.shape for name, spec in parameters.items()}, path
-    )
-    layout = arena.plan(parameters, max_workers=1, n_tickets=1)
+    opened = formats.open(path)
+    tokenizer = _tokenizer(opened)
     loaded = backends.create(backend, threads=worker.threads, kernels="auto", cpu_blas="auto")
-    loaded.bind(config, layout.slots, layout.n_floats, None)
-    for name, slot in layout.slots.items():
-        loaded.inbox[slot.offset : slot.offset + slot.size] = found.params[name].ravel()
-    loaded.refresh()
-    return Model(loaded, found.tokenizer, path)
+    refuse_not_finite(loaded.load(opened.config, opened.tensors, weights=weights), path)
+    return Model(loaded, tokenizer, path)
+
+
+def _tokenizer(opened: formats.Opened) -> Tokenizer:
+    tokenizer = opened.tokenizer()
+    if tokenizer is None:
+        raise DataError(
+            f"{opened.folder} holds no tokenizer.json, so no text can be read or written; copy the "
+            "model's tokenizer.json and tokenizer_config.json there"
+        )
+    if tokenizer.n_ids > opened.config.vocab_size:
+        raise DataError(
+            f"{opened.folder}: the tokenizer has {tokenizer.n_ids} ids and the model "
+            f"{opened.config.vocab_size}; put the tokenizer there that belongs to the model"
+        )
+    return tokenizer

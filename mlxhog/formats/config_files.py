@@ -1,0 +1,89 @@
+"""The config of a checkpoint: config.json, config.yaml, or a file that the user names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+
+NAMES = ("config.json", "config.yaml", "config.yml")
+_PACKAGE_DEFAULTS = {"ffn_proj_factor": 2.6667}
+"""Where the xlstm package's xLSTMLargeConfig and transformers' xLSTMConfig differ."""
+
+
+def find(folder: Path) -> dict[str, Any]:
+    """Return the fields of the config files of a folder, empty if there are none.
+
+    A config.json and a config.yaml add to each other, as `saving` writes them for the xlstm
+    package, whose config.yaml may hold its own fields only.
+
+    Raises:
+        ConfigError: a file cannot be parsed, or two of them contradict each other.
+    """
+    found: dict[str, Any] = {}
+    for name in NAMES:
+        if (folder / name).is_file():
+            fields = read(folder / name)
+            for key in found.keys() & fields.keys():
+                if found[key] != fields[key]:
+                    raise ConfigError(
+                        f"{folder}: {key} is {found[key]!r} in config.json and {fields[key]!r} in "
+                        f"{name}; keep one of the two"
+                    )
+            found |= fields
+    return found
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the fields of one config file; those of a training config are under `model`.
+
+    Raises:
+        ConfigError: it is missing, cannot be parsed, or holds no fields.
+    """
+    try:
+        text = path.read_text("utf-8")
+        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the config {path}: {error}; mend it") from error
+    if isinstance(data, dict) and isinstance(data.get("model"), dict) and "vocab_size" not in data:
+        data = data["model"]
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"the config {path} holds a {type(data).__name__}, not fields such as num_blocks"
+        )
+    return data
+
+
+def model_of(fields: Mapping[str, Any], package: str, where: Path) -> ModelConfig:
+    """Return the model that a checkpoint's config describes.
+
+    Args:
+        fields: of its config.
+        package: whose names its tensors have, as `foreign.package` says.
+        where: the checkpoint, for messages.
+
+    Raises:
+        CheckpointError: there are no fields, or they are those of another family.
+        ConfigError: they contradict each other, or one is missing or of a wrong type.
+    """
+    family = "xlstm_v1" if package == "xlstm_v1" else "xlstm"
+    if not fields:
+        raise CheckpointError(
+            f"{where} has no config beside it ({' or '.join(NAMES[:2])}); put it there, or name it "
+            "with --config"
+        )
+    stated = fields.get("model_type", family)
+    if stated != family:
+        raise CheckpointError(
+            f"{where}: the config says model_type {stated!r} and the tensors are those of "
+            f"{family!r}; use the config that belongs to them"
+        )
+    defaults = _PACKAGE_DEFAULTS if package == "xlstm" else {}
+    return families.read({**defaults, **fields, "model_type": family})

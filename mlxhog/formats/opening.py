@@ -1,0 +1,128 @@
+"""Open a checkpoint of transformers, of the xlstm package or of ours; its content says which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import manifest, mapped
+from mlxhog.data import tokenizers
+from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.errors import ConfigError
+from mlxhog.formats import config_files, foreign, names, weights
+from mlxhog.formats.check import check, refuse_not_finite
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+
+TITLES = {
+    "hf": "a directory of transformers",
+    "xlstm": "a state dict of the xlstm package",
+    "mlxhog": "a checkpoint of mlxhog",
+}
+"""Name of a format -> what it is."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint whose files have been found and whose tensors fit its model.
+
+    Attributes:
+        path: what was opened.
+        folder: the directory of its files.
+        format: a key of `TITLES`.
+        config: the model.
+        tensors: our name -> read-only view of a mapped file, of one of `mapped.FLOATS`. Nothing is
+            read before it is looked at; whether the numbers are finite is `copy_into`'s to say.
+    """
+
+    path: Path
+    folder: Path
+    format: str
+    config: ModelConfig
+    tensors: Mapping[str, NDArray[Any]] = field(repr=False)
+
+    def tokenizer(self) -> Tokenizer | None:
+        """Return the tokenizer in the directory; None where there is no tokenizer.json.
+
+        Raises:
+            DataError: it is damaged.
+            EnvironmentLacks: it needs a package that is not installed.
+        """
+        if not (self.folder / "tokenizer.json").is_file():
+            return None
+        return tokenizers.load(self.folder)
+
+    def copy_into(self, out: Mapping[str, NDArray[Any]]) -> None:
+        """Fill arrays with the tensors, converted to their types; little memory beside `out`.
+
+        Args:
+            out: our name -> C-contiguous array of the tensor's shape, for every tensor.
+
+        Raises:
+            CheckpointError: some are not finite; they are named.
+        """
+        refuse_not_finite(
+            [name for name, tensor in self.tensors.items() if not mapped.copy(tensor, out[name])],
+            self.path,
+        )
+
+
+def open_checkpoint(path: Path | str, config: Path | str | None = None) -> Opened:
+    """Open a checkpoint, whoever wrote it; reads its headers and none of its numbers.
+
+    Args:
+        path: a directory, or a file of tensors with its config beside it.
+        config: the config, where it lies elsewhere.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it is damaged, of another family of models, or its
+            tensors are not those of its config.
+        ConfigError: the config is missing a field, or its fields contradict each other.
+        EnvironmentLacks: a torch file, and torch is not installed.
+    """
+    path = Path(path).expanduser()
+    file = weights.find(path)
+    folder = file.parent
+    ours = path.is_dir() and (path / manifest.NAME).is_file()
+    if ours:
+        manifest.verify(path, manifest.read(path), digests=False)
+    fields = config_files.read(Path(config)) if config is not None else config_files.find(folder)
+    arrays = foreign.unwrapped(weights.read(file))
+    package = foreign.package(arrays, fields.get("model_type"), path)
+    model = config_files.model_of(fields, package, path)
+    tensors = _without_copies(names.to_ours(arrays, model), model, path)
+    check(
+        tensors,
+        {name: spec.shape for name, spec in families.param_spec(model).items()},
+        path,
+        hints={families.of(model).head: "; if the embedding is the head, say so in the config"},
+    )
+    kind = "mlxhog" if ours else "hf" if package == "hf" else "xlstm"
+    return Opened(path.absolute(), folder.absolute(), kind, model, tensors)
+
+
+def _without_copies(
+    tensors: dict[str, NDArray[Any]], model: ModelConfig, path: Path
+) -> dict[str, NDArray[Any]]:
+    """Drop the head of a model with tied embeddings, where a file holds both.
+
+    Raises:
+        ConfigError: the two differ.
+    """
+    head, embedding = families.of(model).head, families.embedding(model)
+    if not model.tie_word_embeddings or head not in tensors or embedding not in tensors:
+        return tensors
+    copy = tensors.pop(head)
+    if copy.shape != tensors[embedding].shape or not np.array_equal(
+        copy.view(np.uint8), tensors[embedding].view(np.uint8)
+    ):
+        raise ConfigError(
+            f"{path}: the config ties the embedding and the head, and {head} is another matrix "
+            f"than {embedding}; set tie_word_embeddings (of v1: tie_weights) to false"
+        )
+    return tensors

@@ -1,0 +1,133 @@
+"""A file mapped into memory, and arrays that view it: read without a second copy.
+
+A view costs nothing until it is read. What was read through it counts as this process's memory as
+long as the view lives; so `chunks` and `copy` read through short-lived windows of the same file
+instead, and look for numbers that are not finite while a piece is in the cache. A model of N bytes
+is loaded in little more than N.
+
+Concurrency: a mapping stays whole when its file is replaced by a rename or removed. A program that
+shortens the file in place makes reading beyond its new end a bus error, as with every mapping.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+FLOATS = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
+"""The types that parameters may have."""
+
+CHUNK_BYTES = 1 << 22
+"""Bytes handled at once."""
+
+
+class _Mapping(mmap.mmap):
+    """A mapping of a whole file that keeps it open, to map windows of the very same one."""
+
+    descriptor: int
+
+
+def map_file(path: Path) -> NDArray[np.uint8]:
+    """Return the bytes of a file as a read-only view, (size,) uint8.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+    """
+    if path.stat().st_size == 0:  # an empty range cannot be mapped
+        return np.empty(0, np.uint8)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        mapping = _Mapping(descriptor, 0, access=mmap.ACCESS_READ)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    mapping.descriptor = descriptor
+    weakref.finalize(mapping, os.close, descriptor)
+    return np.frombuffer(mapping, np.uint8)
+
+
+def copy(source: NDArray[Any], out: NDArray[Any]) -> bool:
+    """Fill `out` with `source`, converted to its type, and say whether every number is finite.
+
+    A number that is finite in `source` and too large for the type of `out` counts as not finite.
+
+    Args:
+        source: a view of a mapped file, or any array.
+        out: C-contiguous array of the same shape.
+    """
+    flat, finite, first = out.reshape(-1), True, 0
+    for chunk in chunks(source):
+        part = flat[first : first + chunk.size]
+        with np.errstate(over="ignore"):
+            np.copyto(part, chunk, casting="unsafe")
+        finite &= _finite(part)
+        first += chunk.size
+    return finite
+
+
+def chunks(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield the elements of an array in C order, in flat pieces of at most `CHUNK_BYTES`.
+
+    A piece of a mapped file is a view of a window of its own; its pages go with the last view.
+    """
+    # What is not contiguous is a transposed matrix of a small cell.
+    flat = np.ascontiguousarray(source).reshape(-1)
+    mapping = _mapping(flat)
+    n = max(CHUNK_BYTES // flat.itemsize, 1)
+    for first in range(0, flat.size, n):
+        piece = flat[first : first + n]
+        yield piece if mapping is None else _window(piece, mapping)
+
+
+def all_finite(array: NDArray[Any]) -> bool:
+    """Whether an array of floats holds neither NaN nor an infinity; others are always finite.
+
+    Unlike `copy`, this reads an array where it lies: it is for one that is going to be used there.
+    """
+    flat = np.ascontiguousarray(array).reshape(-1)
+    n = max(CHUNK_BYTES // flat.itemsize, 1)
+    return all(_finite(flat[first : first + n]) for first in range(0, flat.size, n))
+
+
+def _finite(flat: NDArray[Any]) -> bool:
+    if flat.dtype == BFLOAT16:
+        exponent = np.uint16(0x7F80)
+        return not bool(((flat.view(np.uint16) & exponent) == exponent).any())
+    if not np.issubdtype(flat.dtype, np.floating):
+        return True
+    with np.errstate(all="ignore"):
+        # NaN and infinities survive a sum, which is one pass; a sum of finite numbers that
+        # overflows is told apart by looking at each.
+        return bool(np.isfinite(np.add.reduce(flat))) or bool(np.isfinite(flat).all())
+
+
+def _window(piece: NDArray[Any], mapping: _Mapping) -> NDArray[Any]:
+    """Return the same bytes of the same file through a mapping of their own."""
+    first = _address(piece) - _address(np.frombuffer(mapping, np.uint8))
+    start = first // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    window = mmap.mmap(
+        mapping.descriptor, first + piece.nbytes - start, access=mmap.ACCESS_READ, offset=start
+    )
+    return np.frombuffer(window, piece.dtype, piece.size, first - start)
+
+
+def _mapping(view: NDArray[Any]) -> _Mapping | None:
+    base: Any = view
+    while isinstance(base, np.ndarray):
+        base = base.base
+    found = base.obj if isinstance(base, memoryview) else base
+    return found if isinstance(found, _Mapping) else None
+
+
+def _address(array: NDArray[Any]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address

@@ -1,0 +1,95 @@
+"""Small checkpoints, written by transformers and by the xlstm package themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import xLSTMConfig, xLSTMForCausalLM
+from xlstm import xLSTMLMModel, xLSTMLMModelConfig
+from xlstm.blocks.mlstm.block import mLSTMBlockConfig
+from xlstm.blocks.mlstm.layer import mLSTMLayerConfig
+from xlstm.blocks.slstm.block import sLSTMBlockConfig
+from xlstm.blocks.slstm.layer import sLSTMLayerConfig
+from xlstm.components.feedforward import FeedForwardConfig
+from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
+
+NATIVE = {
+    "chunkwise_kernel": "chunkwise--native_autograd",
+    "sequence_kernel": "native_sequence__native",
+    "step_kernel": "native",
+    "autocast_kernel_dtype": "float32",
+    "mode": "inference",
+    "chunk_size": 16,
+    "return_last_states": True,
+}
+TOKENS = torch.tensor([[0, 5, 7, 11, 3, 49, 1, 2, 30, 8, 17, 4, 4, 9, 21, 33, 6]])
+
+
+def spread(model: torch.nn.Module, seed: int = 0) -> None:
+    """Give every parameter values of its own, so that no two can be mixed up."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def transformers_model(**changed: Any) -> Any:
+    sizes = {"vocab_size": 50, "hidden_size": 128, "num_hidden_layers": 2, "num_heads": 2}
+    sizes |= {"num_blocks": 2, "use_cache": False, **NATIVE}
+    model = xLSTMForCausalLM(xLSTMConfig(**sizes | changed)).eval()
+    spread(model)
+    return model
+
+
+def large(**changed: Any) -> Any:
+    """An xLSTMLarge of the package."""
+    sizes = {"vocab_size": 50, "embedding_dim": 64, "num_blocks": 2, "num_heads": 2, **NATIVE}
+    model = xLSTMLarge(xLSTMLargeConfig(**sizes | changed)).eval()
+    spread(model)
+    return model
+
+
+def v1(slstm_at: list[int], *, conv: int = 4, ffn: bool = True, **changed: Any) -> Any:
+    """An xLSTMLMModel of the package, on the CPU."""
+    kinds = [block in slstm_at for block in range(2)]
+    mlstm = mLSTMLayerConfig(num_heads=2, conv1d_kernel_size=conv or 4)
+    slstm = sLSTMLayerConfig(
+        backend="vanilla", num_heads=2, conv1d_kernel_size=conv, dtype="float32"
+    )
+    config = xLSTMLMModelConfig(
+        mlstm_block=None if all(kinds) else mLSTMBlockConfig(mlstm=mlstm),
+        slstm_block=sLSTMBlockConfig(slstm=slstm, feedforward=FeedForwardConfig() if ffn else None)
+        if any(kinds)
+        else None,
+        slstm_at=slstm_at,
+        context_length=64,
+        num_blocks=2,
+        embedding_dim=32,
+        vocab_size=50,
+        **changed,
+    )
+    model = xLSTMLMModel(config).eval()
+    spread(model)
+    return model
+
+
+def save_package(model: Any, folder: Path, name: str = "model.pt") -> Path:
+    """Save a model of the xlstm package as its users do: a state dict, and the config as YAML."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), folder / name)
+    save_config(model, folder)
+    return folder
+
+
+def save_config(model: Any, folder: Path) -> None:
+    text = yaml.safe_dump(dataclasses.asdict(model.config))
+    (folder / "config.yaml").write_text(text)
+
+
+def state(model: Any) -> dict[str, Any]:
+    """A state dict as NumPy arrays; bfloat16 becomes float32, which holds it exactly."""
+    return {name: tensor.float().numpy() for name, tensor in model.state_dict().items()}
