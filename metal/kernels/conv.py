@@ -176,6 +176,7 @@ def sample_conv(
 
 def _sample(rng: np.random.Generator, n: int) -> dict[str, Any]:
     x: dict[str, Any] = sample_conv(rng, B=2, S=max(1, n // 24), CH=12, K=4)
+    x["back"] = rng.integers(0, 4, x["back"].shape, np.int32)
     x["dpre"] = np.empty_like(x["dy"])
     reference.conv_bwd_pre(**x)
     x["part"] = np.empty((2, -(-x["x"].shape[1] // reference.BLOCK), 5, 12), np.float32)
