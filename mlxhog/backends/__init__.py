@@ -22,6 +22,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.gradients import Rows
 from mlxhog.mapped import BFLOAT16
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.ops.kernels import resolve
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -133,7 +134,13 @@ def embedding_rows(tokens: Int32, grad: Float32) -> Rows:
 
 
 def create(
-    name: str, *, threads: int, kernels: str, cpu_blas: str, share: GPUShare | None = None
+    name: str,
+    *,
+    threads: int,
+    kernels: str,
+    cpu_blas: str,
+    share: GPUShare | None = None,
+    compute_dtype: str = "float32",
 ) -> Backend:
     """Start a backend by name; imports its framework.
 
@@ -143,20 +150,29 @@ def create(
         kernels: which operators the twins use, one of `CHOICES` in `models/ops/kernels.py`.
         cpu_blas: "auto" or "reference": which matrix product MLX uses on a Linux CPU.
         share: what a GPU worker may take of the GPU; None is all that one program may.
+        compute_dtype: what the matrix products of `loss_and_grads` are computed in, "float32" or
+            "bfloat16". Parameters, gates, norms, cells, losses and gradients are float32 either
+            way, as is all of evaluation and generation.
 
     Raises:
-        ConfigError: unknown name.
+        ConfigError: unknown name or type, or kernels that do not compute in this type.
         EnvironmentLacks: the framework or the device is not there, or has too little memory.
     """
     share = GPUShare() if share is None else share
+    framework, _, device = name.partition(":")
+    if name in NAMES and compute_dtype != "float32":
+        kernels = resolve(framework, kernels, device, compute_dtype=compute_dtype)
+    narrow = compute_dtype == "bfloat16"
     if name.startswith("mlx:"):
         from mlxhog.backends.mlx import MLXBackend
 
-        return MLXBackend(name, threads=threads, kernels=kernels, cpu_blas=cpu_blas, share=share)
+        return MLXBackend(
+            name, threads=threads, kernels=kernels, cpu_blas=cpu_blas, share=share, narrow=narrow
+        )
     if name.startswith("torch:"):
         if name == "torch:mps":
             limit_mps(share)
         from mlxhog.backends.torch import TorchBackend
 
-        return TorchBackend(name, threads=threads, kernels=kernels, share=share)
+        return TorchBackend(name, threads=threads, kernels=kernels, share=share, narrow=narrow)
     raise ConfigError(f"no backend {name!r}; choose from {', '.join(NAMES)}")

@@ -14,6 +14,9 @@ T = TypeVar("T")
 
 CHOICES = ("auto", "reference", "native", "metal", "metal-emulated")
 
+COMPUTE_DTYPES = ("float32", "bfloat16")
+"""What the products of activations and matrices may be computed in."""
+
 MODULES = {
     ("torch", "reference"): "mlxhog.models.ops.reference_torch",
     ("mlx", "reference"): "mlxhog.models.ops.reference_mlx",
@@ -56,7 +59,11 @@ class Ops(Protocol[T]):
     def linears(
         self, x: T, weights: Sequence[T], biases: Sequence[T | None] | None = None
     ) -> tuple[T, ...]:
-        """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
+        """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in).
+
+        Computed in the type of each weight, which may be bfloat16, and returned in that of x;
+        likewise `block_diagonal`.
+        """
 
     def block_diagonal(
         self, x: T, weights: Sequence[T], biases: Sequence[T | None] | None = None
@@ -188,7 +195,14 @@ def choose(framework: str, kernels: str, device: str) -> Ops[Any]:
     return cast(Ops[Any], _load(MODULES[framework, kernels]))
 
 
-def resolve(framework: str, kernels: str, device: str, *, metal_verified: bool = False) -> str:
+def resolve(
+    framework: str,
+    kernels: str,
+    device: str,
+    *,
+    metal_verified: bool = False,
+    compute_dtype: str = "float32",
+) -> str:
     """Return which ops a choice means on a device: one of `CHOICES` other than "auto".
 
     Args:
@@ -201,6 +215,8 @@ def resolve(framework: str, kernels: str, device: str, *, metal_verified: bool =
         device: where the arrays live: "cpu", "gpu" or "mps".
         metal_verified: `mlxhog doctor` found on this machine that the Metal kernels agree with
             their references and are worth it, see `Verdicts.model_kernels`.
+        compute_dtype: one of `COMPUTE_DTYPES`. The native kernels know only float32, so with
+            bfloat16 "auto" is reference on a CPU.
 
     Raises:
         ConfigError: `kernels` is none of these, or does not run on that device.
@@ -213,6 +229,17 @@ def resolve(framework: str, kernels: str, device: str, *, metal_verified: bool =
             f"kernels is {kernels!r}, which {framework}:{device} cannot run; use auto, which "
             "gives each worker what its device can run, or other workers"
         )
+    if compute_dtype not in COMPUTE_DTYPES:
+        raise ConfigError(
+            f"compute_dtype is {compute_dtype!r}; choose one of {', '.join(COMPUTE_DTYPES)}"
+        )
+    if compute_dtype != "float32" and device == "cpu":
+        if kernels == "native":
+            raise ConfigError(
+                f"kernels is 'native' and compute_dtype {compute_dtype!r}: the native kernels "
+                "compute in float32; use kernels auto or reference, or compute_dtype float32"
+            )
+        return "reference" if kernels == "auto" else kernels
     native = MODULES[framework, "native"]
     if kernels == "auto" and device == "cpu":
         return "native" if _exists(native) else "reference"

@@ -45,9 +45,8 @@ def linears(
     """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
     if biases is None:
         biases = [None] * len(weights)
-    return tuple(
-        x @ w.T if b is None else mx.addmm(b, x, w.T) for w, b in zip(weights, biases, strict=True)
-    )
+    outs = [(x.astype(w.dtype) @ w.T).astype(x.dtype) for w in weights]
+    return tuple(y if b is None else y + b for y, b in zip(outs, biases, strict=True))
 
 
 def block_diagonal(
@@ -58,8 +57,8 @@ def block_diagonal(
         biases = [None] * len(weights)
     outs = []
     for w, b in zip(weights, biases, strict=True):
-        slices = x.reshape(-1, w.shape[0], w.shape[2]).swapaxes(0, 1)
-        y = (slices @ w.swapaxes(1, 2)).swapaxes(0, 1).reshape(*x.shape[:-1], -1)
+        slices = x.astype(w.dtype).reshape(-1, w.shape[0], w.shape[2]).swapaxes(0, 1)
+        y = (slices @ w.swapaxes(1, 2)).swapaxes(0, 1).reshape(*x.shape[:-1], -1).astype(x.dtype)
         outs.append(y if b is None else y + b)
     return tuple(outs)
 
