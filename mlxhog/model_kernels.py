@@ -73,9 +73,7 @@ def of_backend(asked: str, backend: str, found: Verdicts, compute_dtype: str = "
     """
     framework, device = backend.split(":")
     worth_it = backend in GPU_BACKENDS and found.model_kernels(backend).ok
-    return kernels.resolve(
-        framework, asked, device, metal_verified=worth_it, compute_dtype=compute_dtype
-    )
+    return kernels.resolve(framework, asked, device, metal_verified=worth_it, weights=compute_dtype)
 
 
 def _check_right(backend: str, found: Verdicts) -> None:

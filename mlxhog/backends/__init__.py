@@ -30,7 +30,10 @@ Grads = dict[str, "Float32 | Rows"]
 State = Any  # the framework's own arrays; callers hand it back and never look inside
 
 WEIGHTS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
-"""Types in which a backend can hold parameters that it only reads."""
+"""Types in which a backend can hold parameters that it only reads, and compute products."""
+
+QUANTIZED_BITS = {"8bit": 8, "4bit": 4}
+"""Bits of the elements of large matrices in MLX; everything else stays float32."""
 
 NAMES = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
 
@@ -79,10 +82,13 @@ class Backend(Protocol):
         Args:
             model: the architecture.
             tensors: name -> array of any float type, kept alive by the backend.
-            weights: what the backend holds, one of `WEIGHTS`.
+            weights: what the backend holds, one of `WEIGHTS` or `QUANTIZED_BITS`.
 
         Returns:
             Names of the tensors that hold NaN or an infinity.
+
+        Raises:
+            ConfigError: this backend cannot compute with such weights.
         """
 
     def refresh(self) -> None:
@@ -159,10 +165,14 @@ def create(
         EnvironmentLacks: the framework or the device is not there, or has too little memory.
     """
     share = GPUShare() if share is None else share
-    framework, _, device = name.partition(":")
-    if name in NAMES and compute_dtype != "float32":
-        kernels = resolve(framework, kernels, device, compute_dtype=compute_dtype)
-    narrow = compute_dtype == "bfloat16"
+    if compute_dtype not in WEIGHTS:
+        raise ConfigError(
+            f"compute_dtype is {compute_dtype!r}; choose one of {', '.join(WEIGHTS)}"
+        )
+    narrow = compute_dtype != "float32"
+    if narrow and name in NAMES:
+        framework, device = name.split(":")
+        kernels = resolve(framework, kernels, device, weights=compute_dtype)
     if name.startswith("mlx:"):
         from mlxhog.backends.mlx import MLXBackend
 

@@ -14,9 +14,6 @@ T = TypeVar("T")
 
 CHOICES = ("auto", "reference", "native", "metal", "metal-emulated")
 
-COMPUTE_DTYPES = ("float32", "bfloat16")
-"""What the products of activations and matrices may be computed in."""
-
 MODULES = {
     ("torch", "reference"): "mlxhog.models.ops.reference_torch",
     ("mlx", "reference"): "mlxhog.models.ops.reference_mlx",
@@ -201,7 +198,7 @@ def resolve(
     device: str,
     *,
     metal_verified: bool = False,
-    compute_dtype: str = "float32",
+    weights: str = "float32",
 ) -> str:
     """Return which ops a choice means on a device: one of `CHOICES` other than "auto".
 
@@ -215,11 +212,12 @@ def resolve(
         device: where the arrays live: "cpu", "gpu" or "mps".
         metal_verified: `mlxhog doctor` found on this machine that the Metal kernels agree with
             their references and are worth it, see `Verdicts.model_kernels`.
-        compute_dtype: one of `COMPUTE_DTYPES`. The native kernels know only float32, so with
-            bfloat16 "auto" is reference on a CPU.
+        weights: type of the matrices in products that are not quantised. The native kernels take
+            float32 alone, so with another one "auto" is reference on a CPU.
 
     Raises:
-        ConfigError: `kernels` is none of these, or does not run on that device.
+        ConfigError: `kernels` is none of these, or does not run on that device, or not with such
+            weights.
         EnvironmentLacks: "native" was asked for and is not built.
     """
     if kernels not in CHOICES:
@@ -229,18 +227,14 @@ def resolve(
             f"kernels is {kernels!r}, which {framework}:{device} cannot run; use auto, which "
             "gives each worker what its device can run, or other workers"
         )
-    if compute_dtype not in COMPUTE_DTYPES:
-        raise ConfigError(
-            f"compute_dtype is {compute_dtype!r}; choose one of {', '.join(COMPUTE_DTYPES)}"
-        )
-    if compute_dtype != "float32" and device == "cpu":
+    native = MODULES[framework, "native"]
+    if weights != "float32" and device == "cpu":
         if kernels == "native":
             raise ConfigError(
-                f"kernels is 'native' and compute_dtype {compute_dtype!r}: the native kernels "
-                "compute in float32; use kernels auto or reference, or compute_dtype float32"
+                f"kernels is 'native', which cannot compute with {weights} weights; use auto, or "
+                "float32"
             )
         return "reference" if kernels == "auto" else kernels
-    native = MODULES[framework, "native"]
     if kernels == "auto" and device == "cpu":
         return "native" if _exists(native) else "reference"
     if kernels == "auto":

@@ -123,7 +123,7 @@ def test_evaluation_and_generation_stay_in_float32(name: str) -> None:
     ("kernels", "compute_dtype", "said"),
     [
         ("auto", "float16", "compute_dtype is 'float16'; choose one of float32, bfloat16"),
-        ("native", "bfloat16", "the native kernels compute in float32; use kernels auto"),
+        ("native", "bfloat16", "'native', which cannot compute with bfloat16 weights; use auto"),
     ],
 )
 def test_a_type_that_cannot_be_computed_in_is_refused(

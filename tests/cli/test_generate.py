@@ -208,3 +208,13 @@ def test_a_backend_without_its_device_is_refused(
 ) -> None:
     assert main(["generate", model, "--backend", "mlx:gpu"]) == 3
     assert "mlx:gpu" in capsys.readouterr().err
+
+
+def test_quantised_weights_are_for_mlx(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", model, "--weights=4bit"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "torch:cpu cannot compute with; use an mlx backend (--backend mlx:cpu" in err
+    for weights in ("bfloat16", "8bit", "4bit"):
+        words = (model, LONG, "--backend=mlx:cpu", f"--weights={weights}")
+        assert told(capsys, *words)["tokens"] == 40

@@ -107,6 +107,48 @@ def test_gradients_flow_through_the_state_from_one_call_to_the_next(
     assert_same_grads(native, reference, scalar, inputs)
 
 
+@pytest.mark.parametrize("chunk_size", [4, 64])
+def test_what_the_cell_keeps_for_its_gradient_grows_linearly_with_the_length(
+    chunk_size: int,
+) -> None:
+    def kept(S: int) -> int:
+        """Numbers kept between the forward and the backward pass; heads wider than the chunk."""
+        sizes = []
+
+        def count(x: torch.Tensor) -> torch.Tensor:
+            sizes.append(x.numel())
+            return x
+
+        inputs = [torch.tensor(draw(1, S, 2, 8)).requires_grad_() for _ in "qkv"]
+        gates = [torch.tensor(draw(1, S, 2)) for _ in "if"]
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
+            native_torch.mlstm_cell(*inputs, *gates, chunk_size=chunk_size, eps=1e-6)
+        return sum(sizes)
+
+    short, long = kept(1024) - kept(512), kept(4096) - kept(2048)
+    assert long == 4 * short
+
+
+def test_without_a_gradient_the_cell_keeps_no_state_between_the_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    kernel = native_torch.ops.mlstm
+
+    class Recorder:
+        @staticmethod
+        def mlstm(*arrays: Any, **how: Any) -> None:
+            seen.append(arrays[7].shape)
+            kernel(*arrays, **how)
+
+    monkeypatch.setattr(native_torch, "ops", Recorder)
+    inputs = [torch.tensor(draw(1, 300, 2, 8)) for _ in "qkv"]
+    gates = [torch.tensor(draw(1, 300, 2)) for _ in "if"]
+    with torch.inference_mode():
+        native_torch.mlstm_cell(*inputs, *gates, chunk_size=16, eps=1e-6)
+    assert seen == [(1, 2, 2, 8, 8)]
+
+
 @pairs
 def test_inputs_need_not_be_contiguous(native: Twin, reference: Twin) -> None:
     inputs = {"gate": draw(7, 5), "up": draw(7, 5, seed=1)}
