@@ -169,6 +169,12 @@ def head(cfg: ModelConfig) -> str:
     return of(cfg).embedding if cfg.tie_word_embeddings else of(cfg).head
 
 
+def products(cfg: ModelConfig) -> frozenset[str]:
+    """Return the names of the matrices that only multiply activations, a tied head included."""
+    spec = param_spec(cfg)
+    return frozenset(name for name, parameter in spec.items() if parameter.product) | {head(cfg)}
+
+
 def with_bos(cfg: ModelConfig, token: int) -> ModelConfig:
     """Return the model for texts whose documents begin with `token`."""
     changed: ModelConfig = dataclasses.replace(cfg, bos_token_id=token)  # type: ignore[type-var]

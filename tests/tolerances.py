@@ -99,6 +99,11 @@ OP_F32 = Tolerance(
     atol=1e-7,
     of_largest=3e-6,
 )
+LOSS_BF16 = Tolerance("products of 8 bits, whose errors partly cancel over the tokens", atol=5e-3)
+GRADIENT_BF16 = Tolerance(
+    "of the whole gradient's size: products of 8 bits, 4e-3 each, through a few blocks and back",
+    atol=3e-2,
+)
 PRODUCT_F32 = Tolerance(
     "float32 sums of up to 32,000 products in groups of 256: rounding grows with their root",
     of_largest=1e-5,
