@@ -88,11 +88,13 @@ def chunks(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
         yield piece if mapping is None else _window(piece, mapping)
 
 
-def all_finite(array: NDArray[Any]) -> bool:
-    """Whether an array of floats holds neither NaN nor an infinity; others are always finite.
+def is_finite(source: NDArray[Any]) -> bool:
+    """Whether an array of floats holds neither NaN nor an infinity; others are always finite."""
+    return all(_finite(chunk) for chunk in chunks(source))
 
-    Unlike `copy`, this reads an array where it lies: it is for one that is going to be used there.
-    """
+
+def is_finite_in_place(array: NDArray[Any]) -> bool:
+    """As `is_finite`, for an array that is going to be used where it lies: its pages stay."""
     flat = np.ascontiguousarray(array).reshape(-1)
     n = max(CHUNK_BYTES // flat.itemsize, 1)
     return all(_finite(flat[first : first + n]) for first in range(0, flat.size, n))

@@ -37,15 +37,15 @@ def test_a_copy_holds_every_number_in_the_wanted_type(tmp_path: Path, stored, he
 def test_one_number_that_is_not_finite_is_found_wherever_it_is(dtype, bad) -> None:
     for place in range(40):
         array = np.ones(40, dtype)
-        assert mapped.all_finite(array)
+        assert mapped.is_finite(array)
         array[place] = bad
-        assert not mapped.all_finite(array)
+        assert not mapped.is_finite(array)
         assert not mapped.copy(array, np.empty(40, np.float32))
 
 
 def test_finite_numbers_whose_sum_overflows_are_finite() -> None:
-    assert mapped.all_finite(np.full(100, np.finfo(np.float32).max))
-    assert mapped.all_finite(np.full(100, np.finfo(np.float16).max))
+    assert mapped.is_finite(np.full(100, np.finfo(np.float32).max))
+    assert mapped.is_finite(np.full(100, np.finfo(np.float16).max))
 
 
 def test_a_number_too_large_for_the_wanted_type_is_not_finite() -> None:
