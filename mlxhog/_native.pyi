@@ -151,8 +151,137 @@ class ops:
         out: _Buffer, d_out: _Buffer, dx: _Buffer, *, cap: float, threads: int
     ) -> None: ...
     @staticmethod
+    def layer_norm(
+        x: _Buffer,
+        w: _Buffer,
+        out: _Buffer,
+        *,
+        eps: float,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def layer_norm_grad(
+        x: _Buffer,
+        w: _Buffer,
+        d_out: _Buffer,
+        dx: _Buffer,
+        dw: _Buffer,
+        *,
+        eps: float,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def head_norm_skip_gate(
+        h: _Buffer,
+        c: _Buffer,
+        z: _Buffer,
+        w: _Buffer,
+        skip: _Buffer,
+        out: _Buffer,
+        *,
+        eps: float,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def head_norm_skip_gate_grad(
+        h: _Buffer,
+        c: _Buffer,
+        z: _Buffer,
+        w: _Buffer,
+        skip: _Buffer,
+        d_out: _Buffer,
+        dh: _Buffer,
+        dc: _Buffer,
+        dz: _Buffer,
+        dw: _Buffer,
+        dskip: _Buffer,
+        *,
+        eps: float,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def glu(
+        activation: str,
+        gate: _Buffer,
+        up: _Buffer,
+        out: _Buffer,
+        *,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def glu_grad(
+        activation: str,
+        gate: _Buffer,
+        up: _Buffer,
+        d_out: _Buffer,
+        d_gate: _Buffer,
+        d_up: _Buffer,
+        *,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def causal_conv(
+        x: _Buffer,
+        w: _Buffer,
+        b: _Buffer,
+        state: _Buffer | None,
+        starts: _Buffer | None,
+        y: _Buffer,
+        last: _Buffer,
+        *,
+        silu: bool,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def causal_conv_grad(
+        x: _Buffer,
+        w: _Buffer,
+        b: _Buffer,
+        state: _Buffer | None,
+        starts: _Buffer | None,
+        dy: _Buffer,
+        d_last: _Buffer | None,
+        dx: _Buffer,
+        dw: _Buffer,
+        db: _Buffer,
+        d_state: _Buffer | None,
+        *,
+        silu: bool,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def is_small_block(
+        out: int,
+        inner: int,
+    ) -> bool: ...
+    @staticmethod
+    def block_diagonal(
+        x: _Buffer,
+        weights: list[_Buffer],
+        biases: list[_Buffer | None],
+        outs: list[_Buffer],
+        *,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def block_diagonal_grad(
+        x: _Buffer,
+        weights: list[_Buffer],
+        d_outs: list[_Buffer],
+        dx: _Buffer | None,
+        d_weights: list[_Buffer],
+        d_biases: list[_Buffer | None],
+        *,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
     def cross_entropy(
-        logits: _Buffer, labels: _Buffer, gradient: _Buffer | None, *, cap: float, threads: int
+        logits: _Buffer,
+        labels: _Buffer,
+        gradient: _Buffer | None,
+        *,
+        cap: float | None,
+        threads: int,
     ) -> tuple[float, int]: ...
     @staticmethod
     def scale(x: _Buffer, factor: float, *, threads: int) -> None: ...
@@ -177,9 +306,11 @@ class ops:
         threads: int,
     ) -> None: ...
     @staticmethod
-    def mlstm(*arrays: _Buffer, chunk: int, eps: float, threads: int) -> None: ...
+    def mlstm_stride(*, DK: int, chunk: int) -> int: ...
     @staticmethod
-    def mlstm_grad(*arrays: _Buffer, chunk: int, eps: float, threads: int) -> None: ...
+    def mlstm(*arrays: _Buffer, chunk: int, stride: int, eps: float, threads: int) -> None: ...
+    @staticmethod
+    def mlstm_grad(*arrays: _Buffer, chunk: int, stride: int, eps: float, threads: int) -> None: ...
 
     # bind_slstm.cpp: starts is uint8 or None.
 

@@ -19,6 +19,17 @@ LOGITS_F32 = Tolerance(
     "the recorded float32 references differ from float64 by up to 2.3e-5 on logits of order 4",
     atol=1e-4,
 )
+LOGITS_BFLOAT16 = Tolerance(
+    "8 bits of mantissa, through a few layers: each rounds by up to 0.4 %", of_largest=0.05
+)
+LOGITS_8BIT = Tolerance(
+    "256 steps between the bounds of 64 weights are 0.4 % of the largest each", of_largest=0.05
+)
+LOGITS_4BIT = Tolerance(
+    "16 steps between the bounds of 64 weights: each is off by up to 7 % of the largest, and "
+    "errors of random weights add up without a direction",
+    of_largest=0.5,
+)
 LOSS_F32 = Tolerance("float32 rounding of a mean of order 4", atol=1e-5)
 GRADIENT_F32 = Tolerance(
     "reordering the chunks alone moves the float32 reference by 1.4e-4 of the largest entry",
@@ -88,10 +99,20 @@ OP_F32 = Tolerance(
     atol=1e-7,
     of_largest=3e-6,
 )
+PRODUCT_F32 = Tolerance(
+    "float32 sums of up to 32,000 products in groups of 256: rounding grows with their root",
+    of_largest=1e-5,
+)
 OP_GRADIENT_F32 = Tolerance(
     "as OP_F32, of sums over a few hundred positions that partly cancel",
     atol=1e-6,
     of_largest=1e-5,
+)
+NORM_GRADIENT_F32 = Tolerance(
+    "as OP_F32; a head of one number has no spread, so that its gradient is the rounding of 0 "
+    "divided by the root of eps 1e-6",
+    atol=2e-4,
+    of_largest=3e-6,
 )
 INITIAL_F32 = Tolerance(
     "float32 powers by the package, float64 by us and rounded once", of_largest=3e-7

@@ -109,9 +109,9 @@ def slstm_backward(
     given |= {"starts": starts, "h": h, "c": c, "n": n, "m": m, "dh": dh}
     given |= {"dc_last": dc_last, "dn_last": dn_last, "dm_last": dm_last}
     B, S, _, NH, DH = G.shape
-    wanted = dict.fromkeys(("h", "c", "n", "m", "dh"), (B, S, NH, DH))
-    of_state = dict.fromkeys(("dc_last", "dn_last", "dm_last"), (B, NH, DH))
-    _check("slstm_backward", given, wanted | of_state)
+    wanted: dict[str, tuple[int, ...]] = dict.fromkeys(("h", "c", "n", "m", "dh"), (B, S, NH, DH))
+    wanted |= dict.fromkeys(("dc_last", "dn_last", "dm_last"), (B, NH, DH))
+    _check("slstm_backward", given, wanted)
     return Launch(
         kernel=BACKWARD,
         inputs={**given, "B": B, "S": S, "NH": NH, "DH": DH},
@@ -128,7 +128,8 @@ def _check(kernel: str, given: dict[str, Any], wanted: dict[str, tuple[int, ...]
             f"{kernel}: heads of {DH} units, and a group of threads has at most {MOST_UNITS}; "
             "use more heads, or the framework's own operations"
         )
-    own = {"G": (B, S, 4, NH, DH), "R": (NH, 4, DH, DH), "bias": (4, NH, DH), "starts": (B, S)}
+    own: dict[str, tuple[int, ...]] = {"G": (B, S, 4, NH, DH), "R": (NH, 4, DH, DH)}
+    own |= {"bias": (4, NH, DH), "starts": (B, S)}
     check(kernel, given, own | dict.fromkeys(("h0", "c0", "n0", "m0"), (B, NH, DH)) | wanted)
 
 
@@ -136,7 +137,8 @@ def sample_slstm(
     rng: np.random.Generator, *, B: int, S: int, NH: int, DH: int, fresh: bool, packed: bool = False
 ) -> dict[str, Any]:
     """Random arguments of `slstm_forward`; a fresh state is zeros, packed are several documents."""
-    shapes = {"G": (B, S, 4, NH, DH), "R": (NH, 4, DH, DH), "bias": (4, NH, DH)}
+    shapes: dict[str, tuple[int, ...]] = {"G": (B, S, 4, NH, DH), "R": (NH, 4, DH, DH)}
+    shapes["bias"] = (4, NH, DH)
     shapes |= dict.fromkeys(("h0", "c0", "n0", "m0"), (B, NH, DH))
     x: dict[str, Any] = {
         name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()

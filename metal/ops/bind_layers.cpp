@@ -305,8 +305,8 @@ void bind_layers(nb::module_& m) {
         "of each document.");
   m.def("causal_conv_grad", &causal_conv_grad, A("x"), A("w"), A("b"), A("state").none(), A("starts").none(), A("dy"),
         A("d_last").none(), A("dx"), A("dw"), A("db"), A("d_state").none(), nb::kw_only(), "silu"_a, "threads"_a);
-  m.def("is_small_block", &is_small_block, "out"_a, "in"_a,
-        "Whether block_diagonal has a kernel for blocks of this size; the others are matrix products.");
+  m.def("is_small_block", &is_small_block, "out"_a, "inner"_a,
+        "Whether block_diagonal has a kernel for blocks (out, inner); the others are matrix products.");
   m.def("block_diagonal", &block_diagonal, A("x"), A("weights"), A("biases"), A("outs"), nb::kw_only(), "threads"_a,
         "Slice g of out_j is slice g of x times W_j[g]^T, plus b_j; weights (G, out / G, in / G).");
   m.def("block_diagonal_grad", &block_diagonal_grad, A("x"), A("weights"), A("d_outs"), A("dx").none(),

@@ -31,6 +31,9 @@ State = Any  # the framework's own arrays; callers hand it back and never look i
 WEIGHTS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
 """Types in which a backend can hold parameters that it only reads."""
 
+QUANTIZED_BITS = {"8bit": 8, "4bit": 4}
+"""Bits of the elements of large matrices in MLX; everything else stays float32."""
+
 NAMES = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
 
 
@@ -78,10 +81,13 @@ class Backend(Protocol):
         Args:
             model: the architecture.
             tensors: name -> array of any float type, kept alive by the backend.
-            weights: what the backend holds, one of `WEIGHTS`.
+            weights: what the backend holds, one of `WEIGHTS` or `QUANTIZED_BITS`.
 
         Returns:
             Names of the tensors that hold NaN or an infinity.
+
+        Raises:
+            ConfigError: this backend cannot compute with such weights.
         """
 
     def refresh(self) -> None:

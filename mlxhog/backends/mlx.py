@@ -14,6 +14,7 @@ from mlxhog import mapped
 from mlxhog.arena import Slot
 from mlxhog.arena.importing import whole
 from mlxhog.backends import (
+    QUANTIZED_BITS,
     WEIGHTS,
     Evaluation,
     Float32,
@@ -32,6 +33,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import dropout, families, lm_native
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.ops.kernels import resolve
 
 
 class MLXBackend:
@@ -101,7 +103,7 @@ class MLXBackend:
         self.signatures = Signatures()
         self._share = share
         self._threads = threads
-        self.kernels = kernels
+        self.kernels = self._asked = kernels
         self._mx = mx
         self._lm = lm_mlx
 
@@ -128,7 +130,7 @@ class MLXBackend:
             mx.eval(self._flat)
         self.model = model
         self.inbox: Float32 = np.array(self._flat, copy=False) if live is None else live
-        self.params = {
+        self.params: dict[str, Any] = {
             name: self._flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             for name, slot in slots.items()
         }
@@ -145,8 +147,15 @@ class MLXBackend:
         self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
     ) -> list[str]:
         """See `Backend.load`; MLX copies host memory always."""
-        mx = self._mx
+        from mlxhog.models.ops.quantized_mlx import Quantized, suits
+
+        mx, bits = self._mx, QUANTIZED_BITS.get(weights)
+        dtype = WEIGHTS["float32" if bits else weights]
         self.close()
+        self.kernels = self._asked
+        if weights == "bfloat16":
+            device = "gpu" if self.on_gpu else "cpu"
+            self.kernels = resolve("mlx", self._asked, device, weights=weights)
         self.model = model
         # The buffer protocol has no bfloat16, so its bits travel as integers.
         held = mx.uint16 if weights == "bfloat16" else mx.float32
@@ -154,9 +163,12 @@ class MLXBackend:
         for name, tensor in tensors.items():
             array = mx.zeros(tensor.shape, held)
             mx.eval(array)
-            if not mapped.copy(tensor, np.array(array, copy=False).view(WEIGHTS[weights])):
+            if not mapped.copy(tensor, np.array(array, copy=False).view(dtype)):
                 not_finite.append(name)
-            self.params[name] = array.view(mx.bfloat16) if weights == "bfloat16" else array
+            if bits and suits(tensor.shape):
+                self.params[name] = Quantized.of(array, bits)
+            else:
+                self.params[name] = array.view(mx.bfloat16) if weights == "bfloat16" else array
         self._one_token = self._native_step()
         return not_finite
 
@@ -236,7 +248,7 @@ class MLXBackend:
             starts=self._lm.starts(self.model, ids),
             last=True,
         )
-        last = mx.contiguous(logits[:, -1])
+        last = mx.contiguous(logits[:, -1].astype(mx.float32))
         mx.eval(last, state)
         return _host(last).copy(), state
 

@@ -29,6 +29,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import dropout, families, lm_native
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.ops.kernels import resolve
 
 try:
     import torch
@@ -57,7 +58,7 @@ class TorchBackend:
             )
         self.name = name
         self.device = torch.device(device)
-        self.kernels = kernels
+        self.kernels = self._asked = kernels
         self._share = share
         self._threads = threads
         torch.set_num_threads(threads)
@@ -94,7 +95,15 @@ class TorchBackend:
         self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
     ) -> list[str]:
         """See `Backend.load`."""
+        if weights not in WEIGHTS:
+            raise ConfigError(
+                f"weights are {weights!r}, which {self.name} cannot compute with; use an mlx "
+                f"backend (--backend mlx:cpu, mlx:gpu), or weights of {' or '.join(WEIGHTS)}"
+            )
         self.close()
+        self.kernels = self._asked
+        if weights != "float32":
+            self.kernels = resolve("torch", self._asked, self.device.type, weights=weights)
         self.model = model
         not_finite = []
         for name, tensor in tensors.items():

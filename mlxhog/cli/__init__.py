@@ -17,6 +17,7 @@ COMMANDS = {
     "generate": "text from a checkpoint or a run",
     "convert": "checkpoints of transformers, of the xlstm package, and ours",
     "runs": "the list of runs",
+    "parity": "do all backends compute the same: a model, a checkpoint, a recorded case",
     "doctor": "what this machine can do: backends, two writers at once, every Metal kernel",
 }
 

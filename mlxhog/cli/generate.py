@@ -53,6 +53,11 @@ class GenerateConfig:
     backend: str = option(
         "torch:cpu", "what computes", choices=("torch:cpu", "torch:mps", "mlx:cpu", "mlx:gpu")
     )
+    weights: str = option(
+        "float32",
+        "what the backend keeps in memory; 8bit and 4bit are for mlx backends",
+        choices=("float32", "bfloat16", "8bit", "4bit"),
+    )
     out: str = option("runs", "folder that holds the runs")
 
 
@@ -116,7 +121,9 @@ def _said(
         repetition_penalty=config.repetition_penalty,
         seed=config.seed,
     )
-    opened = open_model(model, root=Path(config.out), backend=config.backend)
+    opened = open_model(
+        model, root=Path(config.out), backend=config.backend, weights=config.weights
+    )
     return opened.answer(
         prompts,
         sampler=sampler,

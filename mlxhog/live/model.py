@@ -69,7 +69,7 @@ class Model:
         )
 
 
-def open_model(spec: str, *, root: Path, backend: str) -> Model:
+def open_model(spec: str, *, root: Path, backend: str, weights: str = "float32") -> Model:
     """Load the model that `spec` names.
 
     Args:
@@ -77,11 +77,12 @@ def open_model(spec: str, *, root: Path, backend: str) -> Model:
             transformers, of the xlstm package or of ours.
         root: the folder of runs.
         backend: what computes, such as "torch:cpu".
+        weights: what it holds, one of `WEIGHTS` or `QUANTIZED_BITS` in `mlxhog/backends`.
 
     Raises:
         RunError: there is no such run.
         CheckpointError: there is no checkpoint yet, it is damaged or of another family of models.
-        ConfigError: its config contradicts itself.
+        ConfigError: its config contradicts itself, or the backend has no such weights.
         DataError: it has no tokenizer, or one that does not fit the model.
         EnvironmentLacks: the backend is not there.
     """
@@ -90,7 +91,7 @@ def open_model(spec: str, *, root: Path, backend: str) -> Model:
     opened = formats.open(path)
     tokenizer = _tokenizer(opened)
     loaded = backends.create(backend, threads=worker.threads, kernels="auto", cpu_blas="auto")
-    refuse_not_finite(loaded.load(opened.config, opened.tensors), path)
+    refuse_not_finite(loaded.load(opened.config, opened.tensors, weights=weights), path)
     return Model(loaded, tokenizer, path)
 
 

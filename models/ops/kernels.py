@@ -188,7 +188,14 @@ def choose(framework: str, kernels: str, device: str) -> Ops[Any]:
     return cast(Ops[Any], _load(MODULES[framework, kernels]))
 
 
-def resolve(framework: str, kernels: str, device: str, *, metal_verified: bool = False) -> str:
+def resolve(
+    framework: str,
+    kernels: str,
+    device: str,
+    *,
+    metal_verified: bool = False,
+    weights: str = "float32",
+) -> str:
     """Return which ops a choice means on a device: one of `CHOICES` other than "auto".
 
     Args:
@@ -201,9 +208,11 @@ def resolve(framework: str, kernels: str, device: str, *, metal_verified: bool =
         device: where the arrays live: "cpu", "gpu" or "mps".
         metal_verified: `mlxhog doctor` found on this machine that the Metal kernels agree with
             their references and are worth it, see `Verdicts.model_kernels`.
+        weights: type of the parameters that are not quantised; native kernels take float32 alone.
 
     Raises:
-        ConfigError: `kernels` is none of these, or does not run on that device.
+        ConfigError: `kernels` is none of these, or does not run on that device, or not with such
+            weights.
         EnvironmentLacks: "native" was asked for and is not built.
     """
     if kernels not in CHOICES:
@@ -214,6 +223,12 @@ def resolve(framework: str, kernels: str, device: str, *, metal_verified: bool =
             "gives each worker what its device can run, or other workers"
         )
     native = MODULES[framework, "native"]
+    if weights != "float32" and device == "cpu":
+        if kernels == "native":
+            raise ConfigError(
+                f"kernels is 'native', which cannot compute with {weights} weights; use auto"
+            )
+        return "reference"
     if kernels == "auto" and device == "cpu":
         return "native" if _exists(native) else "reference"
     if kernels == "auto":

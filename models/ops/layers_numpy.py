@@ -140,7 +140,7 @@ def activation(name: str, x: Float) -> tuple[Float, Float]:
     s = sigmoid(x)
     match known(name):
         case "gelu":
-            area = 0.5 * (1.0 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2.0)))
+            area = 0.5 * np.vectorize(math.erfc, otypes=[float])(-x / math.sqrt(2.0))
             return x * area, area + x * np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
         case "silu":
             return x * s, s * (1.0 + x * (1.0 - s))

@@ -36,6 +36,7 @@ class MetalOps:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._cell = lru_cache(partial(_mlstm_cell, engine))
+        self._slstm = metal_slstm_mlx.on_engine(engine)
 
     def mlstm_cell(
         self,
@@ -72,7 +73,7 @@ class MetalOps:
         starts: array | None = None,
     ) -> tuple[array, tuple[array, array, array, array]]:
         """Run the cell over (B, S, NH, DH), any S, from `state` (h, c, n, m) or from zeros."""
-        return metal_slstm_mlx.slstm_cell(self.engine, i, f, z, o, R, b, state, starts)
+        return metal_slstm_mlx.slstm_cell(self._slstm, i, f, z, o, R, b, state, starts)
 
 
 def _mlstm_cell(engine: Engine, chunk: int, eps: float) -> Callable[..., Any]:

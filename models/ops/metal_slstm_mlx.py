@@ -1,7 +1,6 @@
 """The sLSTM cell as Metal kernels behind `mx.custom_function`; float32."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
@@ -13,7 +12,7 @@ from mlxhog.models.ops.metal_call_mlx import enter, leave
 
 
 def slstm_cell(
-    engine: Engine,
+    run: Callable[..., Any],
     i: array,
     f: array,
     z: array,
@@ -23,7 +22,7 @@ def slstm_cell(
     state: Sequence[array] | None,
     starts: array | None,
 ) -> tuple[array, tuple[array, array, array, array]]:
-    """Run the cell over (B, S, NH, DH), any S, from `state` (h, c, n, m) or from zeros."""
+    """Run the cell over (B, S, NH, DH), any S, by `run` from `on_engine`."""
     B, S, NH, DH = i.shape
     G = mx.stack([x.astype(mx.float32) for x in (i, f, z, o)], 2)
     R, b = (x.astype(mx.float32) for x in (R, b))
@@ -33,12 +32,11 @@ def slstm_cell(
         state = (zeros, zeros, zeros, zeros)
     if starts is None:
         starts = mx.zeros((B, S))
-    h, c, n, m = _cell(engine)(G, R, b, *state, starts.astype(mx.int32))
+    h, c, n, m = run(G, R, b, *state, starts.astype(mx.int32))
     return h, (h[:, -1], c[:, -1], n[:, -1], m[:, -1])
 
 
-@lru_cache
-def _cell(engine: Engine) -> Callable[..., Any]:
+def on_engine(engine: Engine) -> Callable[..., Any]:
     """`INPUTS` -> `STATES` of `metal_slstm.py`; every h and the last c, n, m have a gradient."""
 
     def forward(*inputs: array) -> tuple[array, ...]:

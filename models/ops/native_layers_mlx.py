@@ -137,12 +137,12 @@ def _causal_conv(has_state: bool, silu: bool) -> Callable[..., Any]:
         *arrays, dy, d_last = ready(*primals, *cotangents)
         x, w, b, *given = arrays
         state, starts = optional(given)
-        grads = [ops.empty(a.shape) for a in (x, w, b)]
+        dx, dw, db = (ops.empty(a.shape) for a in (x, w, b))
         d_state = None if state is None else ops.empty(state.shape)
         ops.causal_conv_grad(
-            x, w, b, state, starts, dy, d_last, *grads, d_state, silu=silu, threads=threads()
+            x, w, b, state, starts, dy, d_last, dx, dw, db, d_state, silu=silu, threads=threads()
         )
-        found = [mx.array(g) for g in (*grads, d_state) if g is not None]
+        found = [mx.array(g) for g in (dx, dw, db, d_state) if g is not None]
         return tuple(found if starts is None else [*found, mx.zeros_like(starts)])
 
     return differentiable(forward, backward)
@@ -167,16 +167,18 @@ def _glu(activation: str) -> Callable[..., Any]:
 
 @lru_cache
 def _head_norm_skip_gate(eps: float) -> Callable[..., Any]:
-    def forward(*inputs: array) -> array:
-        inputs = tuple(ready(*inputs))
-        out = ops.empty(inputs[2].shape)
-        ops.head_norm_skip_gate(*inputs, out, eps=eps, threads=threads())
+    def forward(h: array, c: array, z: array, w: array, skip: array) -> array:
+        h, c, z, w, skip = ready(h, c, z, w, skip)
+        out = ops.empty(z.shape)
+        ops.head_norm_skip_gate(h, c, z, w, skip, out, eps=eps, threads=threads())
         return mx.array(out)
 
     def backward(primals: Any, d_out: array, _: Any) -> Any:
-        *inputs, d_out = ready(*primals, d_out)
-        grads = [ops.empty(x.shape) for x in inputs]
-        ops.head_norm_skip_gate_grad(*inputs, d_out, *grads, eps=eps, threads=threads())
-        return tuple(mx.array(g) for g in grads)
+        h, c, z, w, skip, d_out = ready(*primals, d_out)
+        dh, dc, dz, dw, dskip = (ops.empty(x.shape) for x in (h, c, z, w, skip))
+        ops.head_norm_skip_gate_grad(
+            h, c, z, w, skip, d_out, dh, dc, dz, dw, dskip, eps=eps, threads=threads()
+        )
+        return tuple(mx.array(g) for g in (dh, dc, dz, dw, dskip))
 
     return differentiable(forward, backward)

@@ -28,6 +28,7 @@ from mlxhog.models.ops.native_layers_mlx import head_norm as head_norm
 from mlxhog.models.ops.native_layers_mlx import head_norm_skip_gate as head_norm_skip_gate
 from mlxhog.models.ops.native_layers_mlx import layer_norm as layer_norm
 from mlxhog.models.ops.native_slstm_mlx import slstm_cell as slstm_cell
+from mlxhog.models.ops.quantized_mlx import Quantized
 
 FAST_GEMM = sys.platform == "linux"
 """MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""
@@ -68,10 +69,10 @@ def capped_cross_entropy(
 
 
 def linears(
-    x: array, weights: Sequence[array], biases: Sequence[array | None] | None = None
+    x: array, weights: Sequence[array | Quantized], biases: Sequence[array | None] | None = None
 ) -> tuple[array, ...]:
     """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
-    if not FAST_GEMM:
+    if not FAST_GEMM or any(isinstance(w, Quantized) for w in weights):
         return reference_mlx.linears(x, weights, biases)
     if biases is None:
         biases = (None,) * len(weights)
@@ -225,17 +226,16 @@ def _mlstm_cell(chunk_size: int, eps: float) -> Callable[..., Any]:
     ) -> tuple[array, ...]:
         q, k, v, i, f, C0, n0, m0 = _ready(q, k, v, i, f, C0, n0, m0)
         B, S, NH, DK = q.shape
+        stride = ops.mlstm_stride(DK=DK, chunk=chunk_size)
         NC, DV = -(-S // chunk_size), v.shape[-1]
-        # The state before every chunk, and after the last.
-        C, n, m = (
-            ops.empty((B, NH, NC + 1, DK, DV)),
-            ops.empty((B, NH, NC + 1, DK)),
-            ops.empty((B, NH, NC + 1)),
-        )
+        # The state before every chunk (C: before every stride-th), and after the last.
+        C = ops.empty((B, NH, -(-NC // stride) + 1, DK, DV))
+        n, m = ops.empty((B, NH, NC + 1, DK)), ops.empty((B, NH, NC + 1))
         C[:, :, 0], n[:, :, 0], m[:, :, 0] = C0, n0, m0
         h, den = ops.empty(v.shape), ops.empty(i.shape)
-        ops.mlstm(q, k, v, i, f, h, den, C, n, m, chunk=chunk_size, eps=eps, threads=_threads())
-        last = (C[:, :, NC], n[:, :, NC], m[:, :, NC])
+        how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps}
+        ops.mlstm(q, k, v, i, f, h, den, C, n, m, **how, threads=_threads())
+        last = (x[:, :, -1] for x in (C, n, m))
         return tuple(mx.array(x) for x in (h, *last, den, C, n, m))
 
     def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
@@ -245,9 +245,9 @@ def _mlstm_cell(chunk_size: int, eps: float) -> Callable[..., Any]:
         # The kernel overwrites the state's gradient.
         d_state = [np.array(d) for d in d_last]
         grads = [ops.empty(x.shape) for x in inputs]
-        ops.mlstm_grad(
-            *inputs, *results, dh, *grads, *d_state, chunk=chunk_size, eps=eps, threads=_threads()
-        )
+        stride = ops.mlstm_stride(DK=inputs[0].shape[-1], chunk=chunk_size)
+        how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps}
+        ops.mlstm_grad(*inputs, *results, dh, *grads, *d_state, **how, threads=_threads())
         return tuple(mx.array(g) for g in (*grads, *d_state))
 
     return _differentiable(forward, backward)

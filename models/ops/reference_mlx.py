@@ -8,6 +8,7 @@ from mlx.core import array
 from mlxhog.models.ops.activations import known
 from mlxhog.models.ops.conv_mlx import causal_conv as causal_conv
 from mlxhog.models.ops.mlstm_mlx import mlstm_cell as mlstm_cell
+from mlxhog.models.ops.quantized_mlx import Quantized
 from mlxhog.models.ops.slstm_mlx import slstm_cell as slstm_cell
 
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
@@ -40,14 +41,18 @@ def head_norm(h: array, w: array, eps: float) -> array:
 
 
 def linears(
-    x: array, weights: Sequence[array], biases: Sequence[array | None] | None = None
+    x: array, weights: Sequence[array | Quantized], biases: Sequence[array | None] | None = None
 ) -> tuple[array, ...]:
     """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
     if biases is None:
         biases = [None] * len(weights)
-    return tuple(
-        x @ w.T if b is None else mx.addmm(b, x, w.T) for w, b in zip(weights, biases, strict=True)
-    )
+    return tuple(_linear(x, w, b) for w, b in zip(weights, biases, strict=True))
+
+
+def _linear(x: array, w: array | Quantized, b: array | None) -> array:
+    if isinstance(w, Quantized):
+        return w.product(x) if b is None else w.product(x) + b
+    return x @ w.T if b is None else mx.addmm(b, x, w.T)
 
 
 def block_diagonal(

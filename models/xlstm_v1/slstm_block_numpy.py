@@ -59,13 +59,9 @@ def slstm_layer(
     z, back_z = block_diagonal(params, f"{p}.zgate", u, grads)
     o, back_o = block_diagonal(params, f"{p}.ogate", u, grads)
     R, b = f"{p}.slstm_cell._recurrent_kernel_", f"{p}.slstm_cell._bias_"
-    cell, back_cell = slstm_cell(
-        *(gate.reshape(heads) for gate in (i, f, z, o)),
-        params[R],
-        params[b],
-        state=None if state is None else state[-4:],
-        starts=run.starts,
-    )
+    i, f, z, o = (gate.reshape(heads) for gate in (i, f, z, o))
+    cell = None if state is None else state[-4:]
+    cell, back_cell = slstm_cell(i, f, z, o, params[R], params[b], state=cell, starts=run.starts)
     h, back_drop = drop(p, cell[0], run)
     y, back_norm = norm(params, f"{p}.group_norm", h, grads)
 

@@ -50,4 +50,4 @@ def slstm_layer(
     h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=cell, starts=run.starts)
     w = params.get(f"{p}.group_norm.weight")
     scale = torch.ones_like(u[0, 0]) if w is None else 1.0 + w
-    return run.ops.head_norm(drop(p, h, run), scale, NORM_EPS), (*inputs, *cell)
+    return run.ops.head_norm(drop(p, h.to(u.dtype), run), scale, NORM_EPS), (*inputs, *cell)

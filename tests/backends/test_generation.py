@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.models.xlstm_v1.block_config import MLSTMBlockConfig, SLSTMBlockConfig
 from tests.backends.bound import bound
+from tests.backends.ids import Ids
 from tests.models.golden import model_case
 
 BACKENDS = [
@@ -46,29 +46,6 @@ MODELS: dict[str, ModelConfig] = {
         slstm_at=(1,),
     ),
 }
-
-
-@dataclass(frozen=True)
-class Ids:
-    """A tokenizer of ids that have no text."""
-
-    vocab_size: int
-    bos: int = 0
-    name: str = "ids"
-    utf8_only: bool = False
-    sha256: str = ""
-
-    @property
-    def n_ids(self) -> int:
-        return self.vocab_size
-
-    def decode(self, ids: Any) -> bytes:
-        return b""
-
-    def encode(self, text: bytes) -> Any:
-        raise NotImplementedError
-
-    byte_lengths = files = encode
 
 
 def params_of(cfg: ModelConfig) -> dict[str, Any]:

@@ -66,9 +66,11 @@ def soft_cap_grad(x: Array, d_out: Array, *, cap: float) -> Array:
     return np.asarray(d_out / np.cosh(x / cap) ** 2)
 
 
-def capped_cross_entropy(logits: Array, labels: Array, *, cap: float) -> tuple[float, int, Array]:
+def capped_cross_entropy(
+    logits: Array, labels: Array, *, cap: float | None
+) -> tuple[float, int, Array]:
     """Sum of nats, count of labels other than -100, gradient of the sum."""
-    capped = soft_cap(logits, cap=cap)
+    capped = logits if cap is None else soft_cap(logits, cap=cap)
     top = capped.max(-1, keepdims=True)
     weights = np.exp(capped - top)
     total = weights.sum(-1, keepdims=True)
@@ -76,6 +78,7 @@ def capped_cross_entropy(logits: Array, labels: Array, *, cap: float) -> tuple[f
     nats = (np.log(total) + top)[rows, 0] - capped[rows, labels[rows]]
     gradient = weights / total
     gradient[rows, labels[rows]] -= 1
-    gradient *= 1 - (capped / cap) ** 2
+    if cap is not None:
+        gradient *= 1 - (capped / cap) ** 2
     gradient[labels == -100] = 0
     return float(nats.sum()), rows.size, gradient

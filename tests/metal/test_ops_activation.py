@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops
+from mlxhog.models.ops import layers_numpy
+from mlxhog.models.ops.activations import ACTIVATIONS, known
 from tests.metal import reference
 from tests.metal.sample import draw, unwritten, wide
 from tests.tolerances import OP_F32, assert_close
@@ -23,6 +25,41 @@ def test_swiglu_and_its_gradients(size: int, threads: int) -> None:
     wanted_gate, wanted_up = reference.swiglu_grad(*wide(gate, up, d_out))
     assert_close(d_gate, wanted_gate, OP_F32, label="d_gate")
     assert_close(d_up, wanted_up, OP_F32, label="d_up")
+
+
+@sizes
+@threads
+@pytest.mark.parametrize("name", sorted({known(name) for name in ACTIVATIONS}))
+def test_glu_and_its_gradients(size: int, threads: int, name: str) -> None:
+    gate, up, d_out = draw(size, scale=4), draw(size, seed=1), draw(size, seed=2)
+    out, d_gate, d_up = unwritten(size), unwritten(size), unwritten(size)
+    ops.glu(name, gate, up, out, threads=threads)
+    ops.glu_grad(name, gate, up, d_out, d_gate, d_up, threads=threads)
+    wanted, back = layers_numpy.glu(*wide(gate, up), name)
+    assert_close(out, wanted, OP_F32)
+    wanted_gate, wanted_up = back(d_out.astype(np.float64))
+    assert_close(d_gate, wanted_gate, OP_F32, label="d_gate")
+    assert_close(d_up, wanted_up, OP_F32, label="d_up")
+
+
+def test_gelu_is_precise_where_it_is_nearly_zero() -> None:
+    x = np.linspace(-8, 30, 100_001).astype(np.float32)
+    out = unwritten(x.size)
+    ops.glu("gelu", x, np.ones_like(x), out, threads=1)
+    wanted = layers_numpy.activation("gelu", x.astype(np.float64))[0]
+    assert (np.abs(out - wanted) <= 4e-6 * np.abs(wanted)).all()
+
+
+@pytest.mark.parametrize("name", sorted({known(name) for name in ACTIVATIONS}))
+def test_activations_have_the_right_limits_and_pass_nan_on(name: str) -> None:
+    x = np.array([np.nan, 0.0, 1e4, -1e4], np.float32)
+    out, slope, d_up = unwritten(4), unwritten(4), unwritten(4)
+    ops.glu(name, x, np.ones_like(x), out, threads=1)
+    ops.glu_grad(name, x, np.ones_like(x), np.ones_like(x), slope, d_up, threads=1)
+    wanted, wanted_slope = layers_numpy.activation(name, x[1:].astype(np.float64))
+    assert np.isnan(out[0])
+    assert_close(out[1:], wanted, OP_F32)
+    assert_close(slope[1:], wanted_slope, OP_F32)
 
 
 @sizes

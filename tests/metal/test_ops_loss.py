@@ -1,4 +1,4 @@
-"""The capped cross entropy and its gradient equal their float64 definitions."""
+"""The cross entropy, with a cap and without, and its gradient equal their float64 definitions."""
 
 import numpy as np
 import pytest
@@ -20,14 +20,15 @@ def labels_of(rows: int, V: int, masked: float) -> np.ndarray:
 @pytest.mark.parametrize("masked", [0.0, 0.4, 1.1])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("cap", [30.0, None])
 def test_sum_count_and_gradient(
-    rows: int, V: int, masked: float, threads: int, scale: float
+    rows: int, V: int, masked: float, threads: int, scale: float, cap: float | None
 ) -> None:
     logits, labels = draw(rows, V, scale=scale), labels_of(rows, V, masked)
     gradient = unwritten(rows, V)
-    nats, count = ops.cross_entropy(logits, labels, gradient, cap=30.0, threads=threads)
+    nats, count = ops.cross_entropy(logits, labels, gradient, cap=cap, threads=threads)
     wanted, wanted_count, wanted_gradient = reference.capped_cross_entropy(
-        wide(logits)[0], labels, cap=30.0
+        wide(logits)[0], labels, cap=cap
     )
     assert count == wanted_count
     assert_close(nats, wanted, OP_F32, label="nats")
@@ -35,10 +36,11 @@ def test_sum_count_and_gradient(
     assert not gradient[labels == -100].any()
 
 
-def test_the_sum_without_a_gradient_is_the_same() -> None:
+@pytest.mark.parametrize("cap", [30.0, None])
+def test_the_sum_without_a_gradient_is_the_same(cap: float | None) -> None:
     logits, labels = draw(100, 50), labels_of(100, 50, 0.2)
-    with_gradient = ops.cross_entropy(logits, labels, unwritten(100, 50), cap=30.0, threads=1)
-    assert ops.cross_entropy(logits, labels, None, cap=30.0, threads=2) == with_gradient
+    with_gradient = ops.cross_entropy(logits, labels, unwritten(100, 50), cap=cap, threads=1)
+    assert ops.cross_entropy(logits, labels, None, cap=cap, threads=2) == with_gradient
 
 
 def test_a_large_cap_does_not_underflow() -> None:
@@ -47,10 +49,17 @@ def test_a_large_cap_does_not_underflow() -> None:
     assert nats == 0.0
 
 
-def test_a_nan_logit_makes_the_sum_nan() -> None:
+def test_logits_of_any_size_need_no_cap() -> None:
+    logits = np.array([[1e30, 1e4, -1e30]], np.float32)
+    nats, _ = ops.cross_entropy(logits, np.zeros(1, np.int32), None, cap=None, threads=1)
+    assert nats == 0.0
+
+
+@pytest.mark.parametrize("cap", [30.0, None])
+def test_a_nan_logit_makes_the_sum_nan(cap: float | None) -> None:
     logits = draw(3, 5)
     logits[1, 2] = np.nan
-    nats, _ = ops.cross_entropy(logits, np.zeros(3, np.int32), None, cap=30.0, threads=1)
+    nats, _ = ops.cross_entropy(logits, np.zeros(3, np.int32), None, cap=cap, threads=1)
     assert np.isnan(nats)
 
 

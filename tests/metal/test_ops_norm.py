@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops
+from mlxhog.models.ops import layers_numpy
 from tests.metal import reference
 from tests.metal.sample import draw, unwritten, wide
-from tests.tolerances import OP_F32, assert_close
+from tests.tolerances import NORM_GRADIENT_F32, OP_F32, assert_close
 
 EPS = 1e-6
 SHAPES = [(1, 1), (1, 7), (3, 5, 16), (2, 200, 33), (1, 128)]
@@ -52,6 +53,50 @@ def test_head_norm_gate_and_its_gradients(rows: int, heads: int, width: int, thr
     wanted = reference.head_norm_gate_grad(*wide(h, o, w, d_out), eps=EPS)
     for name, actual, expected in zip(("dh", "do", "dw"), (dh, do, dw), wanted, strict=True):
         assert_close(actual, expected, OP_F32, label=name)
+
+
+@pytest.mark.parametrize(
+    ("rows", "heads", "width"), [(1, 1, 1), (5, 3, 7), (300, 4, 32), (2, 1, 64)]
+)
+@threads
+def test_layer_norm_and_its_gradients(rows: int, heads: int, width: int, threads: int) -> None:
+    x, w = draw(rows, heads, width), draw(heads * width)
+    out, dx, dw = unwritten(*x.shape), unwritten(*x.shape), unwritten(w.size)
+    d_out = draw(*x.shape, seed=1)
+    ops.layer_norm(x, w, out, eps=EPS, threads=threads)
+    ops.layer_norm_grad(x, w, d_out, dx, dw, eps=EPS, threads=threads)
+    unit, back = layers_numpy.layer_norm(x.astype(np.float64), EPS)
+    scale = w.reshape(heads, width).astype(np.float64)
+    assert_close(out, scale * unit, OP_F32)
+    assert_close(dx, back(d_out * scale), NORM_GRADIENT_F32, label="dx")
+    assert_close(dw, (d_out * unit).sum(0).ravel(), OP_F32, label="dw")
+
+
+@pytest.mark.parametrize(
+    ("rows", "heads", "width"), [(1, 1, 1), (5, 3, 7), (300, 4, 32), (2, 1, 64)]
+)
+@threads
+def test_head_norm_skip_gate_and_its_gradients(
+    rows: int, heads: int, width: int, threads: int
+) -> None:
+    d = heads * width
+    given = {
+        "h": draw(rows, heads, width),
+        "c": draw(rows, d),
+        "z": draw(rows, d, scale=4),
+        "w": draw(d),
+        "skip": draw(d, seed=1),
+    }
+    d_out, out = draw(rows, d, seed=1), unwritten(rows, d)
+    grads = {name: unwritten(*x.shape) for name, x in given.items()}
+    ops.head_norm_skip_gate(*given.values(), out, eps=EPS, threads=threads)
+    ops.head_norm_skip_gate_grad(*given.values(), d_out, *grads.values(), eps=EPS, threads=threads)
+    h, c, z, w, skip = wide(*given.values())
+    wanted, back = layers_numpy.head_norm_skip_gate(h[None], c[None], z[None], w, skip, EPS)
+    assert_close(out, wanted[0], OP_F32)
+    for name, gradient in zip(given, back(d_out[None].astype(np.float64)), strict=True):
+        tolerance = NORM_GRADIENT_F32 if name == "h" else OP_F32
+        assert_close(grads[name], gradient.reshape(given[name].shape), tolerance, label=name)
 
 
 def test_the_small_outputs_of_a_fresh_cell_feel_the_eps_of_the_head_norm() -> None:

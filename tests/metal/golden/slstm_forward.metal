@@ -1,4 +1,4 @@
-[[kernel]] void custom_kernel_slstm_forward_float_float_float_float_float_float_float_uint32_ts_uint32_ts_uint32_ts_uint32_ts_uint32_ts_float_float_float_float(
+[[kernel]] void custom_kernel_slstm_forward_float_float_float_float_float_float_float_int32_t_uint32_ts_uint32_ts_uint32_ts_uint32_ts_float_float_float_float(
   const device float* G [[buffer(0)]],
   const device float* R [[buffer(1)]],
   const device float* bias [[buffer(2)]],
@@ -6,11 +6,11 @@
   const device float* c0 [[buffer(4)]],
   const device float* n0 [[buffer(5)]],
   const device float* m0 [[buffer(6)]],
-  const constant uint32_t& B [[buffer(7)]],
-  const constant uint32_t& S [[buffer(8)]],
-  const constant uint32_t& NH [[buffer(9)]],
-  const constant uint32_t& DH [[buffer(10)]],
-  const constant uint32_t& fresh [[buffer(11)]],
+  const device int32_t* starts [[buffer(7)]],
+  const constant uint32_t& B [[buffer(8)]],
+  const constant uint32_t& S [[buffer(9)]],
+  const constant uint32_t& NH [[buffer(10)]],
+  const constant uint32_t& DH [[buffer(11)]],
   device float* h [[buffer(12)]],
   device float* c [[buffer(13)]],
   device float* n [[buffer(14)]],
@@ -19,8 +19,8 @@
 
         threadgroup float shared_h[mlxhog::kSlstmUnits];
         static_assert(sizeof(shared_h) <= 32768, "more threadgroup memory than a chip has");
-        mlxhog::slstm_forward(G, R, bias, h0, c0, n0, m0, h, c, n, m,
-                              mlxhog::SlstmShape{B, S, NH, DH}, fresh, shared_h,
+        mlxhog::slstm_forward(G, R, bias, h0, c0, n0, m0, starts, h, c, n, m,
+                              mlxhog::SlstmShape{B, S, NH, DH}, shared_h,
                               thread_position_in_grid);
     
 }

@@ -1,0 +1,250 @@
+"""Decoding one stream, ours and the peers', for the benchmarks that compare them.
+
+Each `Stream` decodes greedily from a fresh prompt and returns tokens per second after the first
+one, by its own framework's means. `compare` lets them take turns and reports medians.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from _harness import Sample
+
+from mlxhog import arena, backends
+from mlxhog.backends import Backend
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+
+PROMPT = 16
+Stream = Callable[[int], float]
+"""Decodes so many tokens; returns tokens per second."""
+
+
+@dataclass(frozen=True)
+class Ids:
+    """A tokenizer of bare ids."""
+
+    vocab_size: int
+    bos: int = 0
+    name: str = "ids"
+    utf8_only: bool = False
+    sha256: str = ""
+
+    @property
+    def n_ids(self) -> int:
+        return self.vocab_size
+
+    def decode(self, ids: Any) -> bytes:
+        return b""
+
+    def encode(self, text: bytes) -> Any:
+        raise NotImplementedError
+
+    byte_lengths = files = encode
+
+
+def backend(name: str, cfg: ModelConfig, *, threads: int = 1, kernels: str = "auto") -> Backend:
+    """One of our backends with fresh parameters."""
+    layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
+    made = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
+    made.bind(cfg, layout.slots, layout.n_floats, None)
+    for parameter, value in families.init_params(cfg, seed=0).items():
+        slot = layout.slots[parameter]
+        made.inbox[slot.offset : slot.offset + slot.size] = value.ravel()
+    made.refresh()
+    return made
+
+
+def prompt(V: int) -> np.ndarray:
+    """Some ids, BOS first."""
+    ids = np.random.default_rng(0).integers(1, V, PROMPT)
+    ids[0] = 0
+    return ids
+
+
+def ours(made: Backend, cfg: ModelConfig, *, temperature: float = 0.0, **sampling: Any) -> Stream:
+    """Our own generation on a backend, sampling and text included."""
+    from mlxhog.decoding.generate import generate
+    from mlxhog.decoding.sampling import Sampler
+
+    def run(tokens: int) -> float:
+        stream = generate(
+            made,
+            prompt(cfg.vocab_size),
+            tokenizer=Ids(cfg.vocab_size),
+            sampler=Sampler(temperature=temperature, **sampling),
+            max_new_tokens=tokens,
+            stop_at_document_end=False,
+        )
+        next(stream)
+        begin = time.perf_counter()
+        count = sum(1 for _ in stream)
+        return count / (time.perf_counter() - begin)
+
+    return run
+
+
+def _after_first(tokens: int, decode: Callable[[int], Any]) -> float:
+    """Tokens per second after the first one of a library that only returns the whole."""
+
+    def seconds(count: int) -> float:
+        begin = time.perf_counter()
+        decode(count)
+        return time.perf_counter() - begin
+
+    first = seconds(1)
+    return (tokens - 1) / (seconds(tokens) - first)
+
+
+def transformers_stream(cfg: XLSTMLargeConfig) -> Stream:
+    """`generate` of transformers' xLSTMForCausalLM with its cache."""
+    import torch
+    from transformers import xLSTMConfig, xLSTMForCausalLM
+
+    model = xLSTMForCausalLM(
+        xLSTMConfig(
+            vocab_size=cfg.vocab_size,
+            hidden_size=cfg.hidden_size,
+            num_heads=cfg.num_heads,
+            num_hidden_layers=cfg.num_hidden_layers,
+            chunk_size=cfg.chunk_size,
+            autocast_kernel_dtype="float32",
+            inference_state_dtype="float32",
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    ).eval()
+    ids = torch.from_numpy(prompt(cfg.vocab_size))[None]
+
+    def decode(count: int) -> None:
+        with torch.inference_mode():
+            out = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=count,
+                min_new_tokens=count,
+                do_sample=False,
+                use_cache=True,
+            )
+        assert out.shape[1] == PROMPT + count
+
+    return lambda tokens: _after_first(tokens, decode)
+
+
+def xlstm_stream(cfg: XLSTMLargeConfig) -> Stream:
+    """`generate` of the xlstm package's xLSTMLarge with its native kernels."""
+    import torch
+    from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
+
+    model = xLSTMLarge(
+        xLSTMLargeConfig(
+            embedding_dim=cfg.hidden_size,
+            num_heads=cfg.num_heads,
+            num_blocks=cfg.num_hidden_layers,
+            vocab_size=cfg.vocab_size,
+            mode="inference",
+            return_last_states=True,
+            chunk_size=cfg.chunk_size,
+            chunkwise_kernel="chunkwise--native_autograd",
+            sequence_kernel="native_sequence__native",
+            step_kernel="native",
+            autocast_kernel_dtype="float32",
+        )
+    ).eval()
+    ids = torch.from_numpy(prompt(cfg.vocab_size))[None]
+
+    def decode(count: int) -> None:
+        with torch.inference_mode():
+            out, _ = model.generate(prefill_tokens=ids, max_length=count)
+        assert out.shape[1] == count
+
+    return lambda tokens: _after_first(tokens, decode)
+
+
+def compare(
+    streams: Mapping[str, Stream], *, tokens: int = 200, repeats: int = 5
+) -> dict[str, Sample]:
+    """Tokens per second of every stream, in turns, after one that is not counted."""
+    for stream in streams.values():
+        stream(20)
+    found: dict[str, list[float]] = {name: [] for name in streams}
+    for _ in range(repeats):
+        for name, stream in streams.items():
+            found[name].append(stream(tokens))
+    return {name: Sample.of(values) for name, values in found.items()}
+
+
+def prefill_and_forward(
+    made: Backend, cfg: ModelConfig, *, B: int = 8, S: int = 256, repeats: int = 5
+) -> dict[str, Sample]:
+    """Tokens per second of reading one prompt of B * S tokens, and of a forward of (B, S).
+
+    The forward is that of a training step without the backward: it computes the loss of every
+    position, of the same number of tokens.
+    """
+    from mlxhog.data.batch import Batch
+    from mlxhog.decoding.generate import PREFILL_CHUNK
+
+    ids = np.random.default_rng(1).integers(1, cfg.vocab_size, (B, S + 1)).astype(np.int32)
+    batch = Batch(ids[:, :-1].copy(), ids[:, 1:].copy(), n_bytes=0)
+    text = batch.x.reshape(1, -1)
+
+    def prefill() -> None:
+        state = None
+        for start in range(0, text.shape[1], PREFILL_CHUNK):
+            _, state = made.logits(text[:, start : start + PREFILL_CHUNK], state)
+
+    found: dict[str, list[float]] = {"prefill": [], "forward": []}
+    for repeat in range(-1, repeats):
+        for name, run in (("prefill", prefill), ("forward", lambda: made.evaluate(batch))):
+            begin = time.perf_counter()
+            run()
+            if repeat >= 0:
+                found[name].append(B * S / (time.perf_counter() - begin))
+    return {name: Sample.of(values) for name, values in found.items()}
+
+
+@dataclass(frozen=True)
+class Length:
+    """What decoding costs after so many tokens."""
+
+    tokens: int
+    tokens_per_s: float
+    state_bytes: int
+    peak_bytes: int
+
+
+def over_length(
+    made: Backend, cfg: ModelConfig, *, marks: Sequence[int] = (1_000, 10_000, 50_000, 100_000)
+) -> list[Length]:
+    """Pace over the last 500 tokens, size of the state and peak memory at each mark."""
+    import resource
+    import sys
+
+    token, state = np.array([[0]], np.int32), None
+    found, read = [], 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    for mark in marks:
+        begin = 0.0
+        while read < mark:
+            if read == mark - 500:
+                begin = time.perf_counter()
+            logits, state = made.logits(token, state)
+            token = logits.argmax(-1).astype(np.int32)[:, None]
+            read += 1
+        pace = 500 / (time.perf_counter() - begin)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        found.append(Length(mark, pace, state_bytes(state), peak))
+    return found
+
+
+def state_bytes(state: Any) -> int:
+    """Size of a recurrent state, whatever its kind."""
+    if isinstance(state, np.ndarray):
+        return int(state.nbytes)
+    return sum(int(part.nbytes) for block in state for part in block)

@@ -1,0 +1,152 @@
+"""Weights of fewer bits: nearly the same logits, in less memory; refused where there are none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlxhog import backends
+from mlxhog.backends import Backend
+from mlxhog.decoding.generate import generate
+from mlxhog.decoding.sampling import Sampler
+from mlxhog.errors import ConfigError
+from mlxhog.models.families import ModelConfig, init_params, param_spec
+from mlxhog.models.ops import kernels
+from mlxhog.models.ops.quantized_mlx import Quantized, suits
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.models.xlstm_v1 import XLSTMV1Config
+from mlxhog.models.xlstm_v1.block_config import MLSTMBlockConfig, SLSTMBlockConfig
+from tests.backends.ids import Ids
+from tests.tolerances import (
+    LOGITS_4BIT,
+    LOGITS_8BIT,
+    LOGITS_BFLOAT16,
+    LOGITS_F32,
+    Tolerance,
+    assert_close,
+)
+
+V = 96
+MODELS: dict[str, ModelConfig] = {
+    "large": XLSTMLargeConfig(vocab_size=V, hidden_size=128, num_hidden_layers=2, num_heads=4),
+    "tied": XLSTMLargeConfig(
+        vocab_size=V,
+        hidden_size=96,
+        num_hidden_layers=1,
+        num_heads=2,
+        use_bias=True,
+        tie_word_embeddings=True,
+    ),
+    "v1": XLSTMV1Config(
+        vocab_size=V,
+        embedding_dim=128,
+        num_blocks=2,
+        mlstm_block=MLSTMBlockConfig(),
+        slstm_block=SLSTMBlockConfig(),
+        slstm_at=(1,),
+    ),
+}
+LOSSY = {"bfloat16": LOGITS_BFLOAT16, "8bit": LOGITS_8BIT, "4bit": LOGITS_4BIT}
+TOKENS = np.random.default_rng(1).integers(0, V, (2, 20)).astype(np.int32)
+
+
+def loaded(name: str, cfg: ModelConfig, weights: str, chosen: str = "auto") -> Backend:
+    backend = backends.create(name, threads=1, kernels=chosen, cpu_blas="auto")
+    assert backend.load(cfg, init_params(cfg, seed=3), weights=weights) == []
+    return backend
+
+
+def weight_bytes(backend: Any) -> int:
+    return sum(int(value.nbytes) for value in backend.params.values())
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("chosen", ["native", "reference"])
+@pytest.mark.parametrize(("weights", "tolerance"), [*LOSSY.items(), ("float32", LOGITS_F32)])
+def test_mlx_logits_stay_near_those_of_float32_weights(
+    model: str, chosen: str, weights: str, tolerance: Tolerance
+) -> None:
+    cfg = MODELS[model]
+    wanted, _ = loaded("torch:cpu", cfg, "float32", "reference").logits(TOKENS, None)
+    backend = loaded("mlx:cpu", cfg, weights, "auto" if weights == "bfloat16" else chosen)
+    whole, _ = backend.logits(TOKENS, None)
+    assert_close(whole, wanted, tolerance)
+    assert weights == "float32" or np.abs(whole - wanted).max() > LOGITS_F32.atol
+    _, state = backend.logits(TOKENS[:, :-1], None)
+    last, _ = backend.logits(TOKENS[:, -1:], state)
+    assert_close(last, wanted, tolerance)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_torch_logits_stay_near_those_of_float32_weights_in_bfloat16(model: str) -> None:
+    cfg = MODELS[model]
+    wanted, _ = loaded("torch:cpu", cfg, "float32", "reference").logits(TOKENS, None)
+    found, _ = loaded("torch:cpu", cfg, "bfloat16").logits(TOKENS, None)
+    assert_close(found, wanted, LOGITS_BFLOAT16)
+
+
+def test_fewer_bits_take_less_memory() -> None:
+    cfg = MODELS["large"]
+    whole, half, eighths, fourths = (
+        weight_bytes(loaded("mlx:cpu", cfg, weights))
+        for weights in ("float32", "bfloat16", "8bit", "4bit")
+    )
+    assert half * 2 == whole
+    # A scale and an offset of 32 bits for every 64 elements are one bit for each.
+    assert eighths < 9.5 / 32 * whole
+    assert fourths < 5.5 / 32 * whole
+
+
+@pytest.mark.parametrize("weights", LOSSY)
+def test_text_is_generated_with_fewer_bits(weights: str) -> None:
+    backend = loaded("mlx:cpu", MODELS["large"], weights)
+    how: Any = {"tokenizer": Ids(V), "sampler": Sampler(temperature=0.0), "max_new_tokens": 12}
+    tokens = list(generate(backend, [5, 6, 7], stop_at_document_end=False, **how))
+    assert len(tokens) == 12
+    assert tokens == list(generate(backend, [5, 6, 7], stop_at_document_end=False, **how))
+
+
+def test_gates_norms_and_matrices_of_odd_width_keep_their_type() -> None:
+    backend: Any = loaded("mlx:cpu", MODELS["large"], "4bit")
+    spec = param_spec(MODELS["large"])
+    packed = {name for name, value in backend.params.items() if isinstance(value, Quantized)}
+    assert packed == {name for name in spec if suits(spec[name].shape)}
+    assert any("proj_down" in name for name in packed)
+    assert not any(
+        "gate_preact.bias" in name or "igate" in name or "norm" in name for name in packed
+    )
+    assert not suits((64, 33))
+    assert not suits((64, 64, 64))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_and_products_are_those_of_the_expanded_matrix(bits: int) -> None:
+    random = np.random.default_rng(bits)
+    w = mx.array(random.standard_normal((48, 96)).astype(np.float32))
+    x = mx.array(random.standard_normal((3, 5, 96)).astype(np.float32))
+    matrix = Quantized.of(w, bits)
+    assert matrix.group_size == 32
+    whole = np.array(matrix[mx.arange(48)])
+    steps = np.ptp(np.array(w).reshape(48, -1, 32), axis=2, keepdims=True) / (2**bits - 1)
+    # MLX moves the steps so that one of them is 0: half a step of rounding becomes up to one.
+    assert (np.abs(whole - np.array(w)).reshape(48, -1, 32) <= 1.1 * steps).all()
+    index = mx.array([[4, 0], [47, 4]])
+    np.testing.assert_array_equal(np.array(matrix[index]), whole[np.array(index)])
+    np.testing.assert_allclose(np.array(matrix.product(x)), np.array(x) @ whole.T, atol=1e-4)
+
+
+@pytest.mark.parametrize("weights", ["8bit", "4bit"])
+def test_torch_refuses_quantised_weights_with_the_way_out(weights: str) -> None:
+    backend = backends.create("torch:cpu", threads=1, kernels="auto", cpu_blas="auto")
+    cfg = MODELS["large"]
+    with pytest.raises(ConfigError, match=rf"'{weights}'.*--backend mlx:cpu"):
+        backend.load(cfg, init_params(cfg, seed=0), weights=weights)
+
+
+def test_native_kernels_refuse_bfloat16_weights_when_asked_for_by_name() -> None:
+    with pytest.raises(ConfigError, match="cannot compute with bfloat16 weights"):
+        loaded("torch:cpu", MODELS["large"], "bfloat16", "native")
+    assert kernels.resolve("mlx", "auto", "cpu", weights="bfloat16") == "reference"

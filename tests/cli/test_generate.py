@@ -1,0 +1,220 @@
+"""`mlxhog generate`: one prompt or many, what ends an answer, what it says of its pace."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import checkpoint, run
+from mlxhog.cli import main
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.models.families import init_params
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+
+LONG = "--max-new-tokens=40"
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a run with a checkpoint of a tiny model that knows letters and newlines alone."""
+    monkeypatch.chdir(tmp_path)
+    config = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_heads=2)
+    params = init_params(config, seed=0)
+    head = np.zeros_like(params["lm_head.weight"])
+    known = 30 * params["lm_head.weight"][:5]
+    head[list(b"abcd\n")], head[list(b"efghi")] = known, -known  # one of each pair is likely
+    params["lm_head.weight"] = head
+    made = run.create(tmp_path / "runs", "small")
+    checkpoint.save(
+        made,
+        step=0,
+        params=params,
+        model_config=config.to_dict(),
+        optimizer={},
+        state={},
+        tokenizer=ByteTokenizer(),
+    )
+    return made.name
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    """The JSON that the command prints."""
+    assert main(["generate", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
+    """What the command prints, and what it says beside it."""
+    assert main(["generate", *words]) == 0
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def test_the_pace_stands_beside_the_text(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text, beside = printed(capsys, model, "--prompt", "The ", LONG)
+    assert text.startswith("The ")
+    amount, _, first = beside.partition("; ")
+    assert "tokens at" in amount
+    assert "tokens_per_s" in amount
+    assert first.startswith("the first after 0.")
+
+
+def test_json_tells_tokens_pace_and_why_the_answer_ended(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = told(capsys, model, "--prompt", "The ", LONG, "--seed=2")
+    assert found["prompt"] == "The "
+    assert found["tokens"] == len(found["ids"]) == 40
+    assert bytes(found["ids"]).decode() == found["text"]
+    assert found["finish_reason"] == "length"
+    assert 0 < found["ttft_s"] <= found["seconds"] + 1e-3
+    assert found["tokens_per_s"] > 0
+
+
+def test_one_token_has_no_pace(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = told(capsys, model, "--max-new-tokens=1")
+    assert found["tokens"] == 1
+    assert found["tokens_per_s"] is None
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_the_answer_ends_before_any_of_the_stop_strings(
+    model: str, repeats: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = told(capsys, model, LONG, "--seed=5")["text"]
+    stop = text[11:13]
+    words = ["--stop", stop, "--stop", "never said"][: 2 * repeats]
+    found = told(capsys, model, LONG, "--seed=5", *words)
+    assert found["finish_reason"] == "stop"
+    assert found["text"] == text[: text.index(stop)]
+    assert found["tokens"] > 0
+
+
+def test_a_newline_in_a_stop_string_is_written_as_two_characters(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = told(capsys, model, LONG)["text"]
+    found = told(capsys, model, LONG, "--stop", r"\n")
+    assert "\n" in text
+    assert (found["text"], found["finish_reason"]) == (text[: text.index("\n")], "stop")
+
+
+def test_a_large_repetition_penalty_never_says_the_same_twice(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (model, "--prompt", "ab", "--temperature=0", "--max-new-tokens=3")
+    plain, punished = (
+        told(capsys, *words, f"--repetition-penalty={penalty}")["ids"] for penalty in (1, 1000)
+    )
+    assert len({*b"ab", *plain}) < 5
+    assert len({*b"ab", *punished}) == 5  # five letters are likely at any time
+
+
+def test_prompts_of_a_file_are_answered_as_each_alone(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = ["The ", "A much longer beginning of a text", "x", "yes, and"]
+    Path("prompts.txt").write_text("\n".join(prompts) + "\n\n")
+    words = (model, LONG, "--temperature=0", "--batch-size=3")
+    many = told(capsys, *words, "--prompt-file", "prompts.txt")
+    assert [found["prompt"] for found in many["answers"]] == prompts
+    assert many["tokens"] == sum(found["tokens"] for found in many["answers"])
+    assert many["tokens_per_s"] > 0
+    for prompt, found in zip(prompts, many["answers"], strict=True):
+        alone = told(capsys, *words, "--prompt", prompt)
+        assert (found["ids"], found["text"]) == (alone["ids"], alone["text"])
+        assert found["finish_reason"] == alone["finish_reason"]
+    text, beside = printed(capsys, *words, "--prompt-file", "prompts.txt")
+    wanted = [
+        f"--- {n} of 4\n{found['prompt']}{found['text']}\n"
+        for n, found in enumerate(many["answers"], 1)
+    ]
+    assert text == "".join(wanted)
+    assert "tokens_per_s" in beside
+
+
+def test_prompts_with_newlines_come_as_json_lines(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("prompts.jsonl").write_text('{"prompt": "a\\nb"}\n\n{"prompt": "", "id": 7}\n')
+    many = told(capsys, model, LONG, "--prompt-file", "prompts.jsonl")
+    assert [found["prompt"] for found in many["answers"]] == ["a\nb", ""]
+
+
+def test_prompts_come_from_standard_input(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo"))
+    many = told(capsys, model, LONG, "--prompt-file", "-")
+    assert [found["prompt"] for found in many["answers"]] == ["one", "two"]
+
+
+def test_the_length_of_prefill_chunks_does_not_change_the_answer(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (model, "--prompt", "A beginning of some length " * 5, "--temperature=0", LONG)
+    texts = {told(capsys, *words, f"--prefill-chunk={n}")["text"] for n in (1, 13, 512)}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--prompt-file", "empty.txt"], 2, "--prompt-file empty.txt: holds no prompts"),
+        (["--prompt-file", "nowhere.txt"], 2, "nowhere.txt: No such file"),
+        (["--prompt-file", "text.jsonl"], 2, "text.jsonl:2: not JSON"),
+        (["--prompt-file", "other.jsonl"], 2, 'other.jsonl:1: wanted {"prompt": "..."}'),
+        (["--prompt-file", "half.jsonl"], 2, "half.jsonl:1: the prompt holds half a character"),
+        (["--prompt-file", "latin.txt"], 2, "latin.txt: not UTF-8 text"),
+        (["--prompt-file", "good.txt", "--prompt", "a"], 2, "both say what to go on with"),
+        (["--stop", ""], 2, "--stop is empty"),
+        (["--stop", "a\udcff"], 2, "--stop 'a\\udcff': not UTF-8 text"),
+        (["--max-new-tokens", "0"], 2, "--max-new-tokens is '0'; wanted a whole number at least 1"),
+        (["--prefill-chunk", "0"], 2, "--prefill-chunk is '0'; wanted a whole number at least 1"),
+        (["--batch-size", "0"], 2, "--batch-size is '0'; wanted a whole number at least 1"),
+        (["--repetition-penalty", "0"], 2, "wanted a number above 0"),
+        (["--backend", "mlx:cpuu"], 2, "did you mean 'mlx:cpu'?"),
+    ],
+)
+def test_bad_input_is_named_before_the_model_is_loaded(
+    words: list[str],
+    code: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").write_text("\n  \n")
+    Path("good.txt").write_text("one\ntwo")
+    Path("latin.txt").write_bytes(b"caf\xe9\n")
+    Path("text.jsonl").write_text('{"prompt": "a"}\nplain text')
+    Path("other.jsonl").write_text('{"text": "a"}')
+    Path("half.jsonl").write_text('{"prompt": "\\ud83d"}')
+    assert main(["generate", "nothing", *words]) == code
+    out, err = capsys.readouterr()
+    assert said in err
+    assert out == ""
+
+
+@pytest.mark.usefixtures("no_apple_gpu")
+def test_a_backend_without_its_device_is_refused(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", model, "--backend", "mlx:gpu"]) == 3
+    assert "mlx:gpu" in capsys.readouterr().err
+
+
+def test_quantised_weights_are_for_mlx(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", model, "--weights=4bit"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "torch:cpu cannot compute with; use an mlx backend (--backend mlx:cpu" in err
+    for weights in ("bfloat16", "8bit", "4bit"):
+        words = (model, LONG, "--backend=mlx:cpu", f"--weights={weights}")
+        assert told(capsys, *words)["tokens"] == 40

@@ -1,0 +1,95 @@
+"""The native convolution equals its float64 definition for any shape, document and thread count."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog._native import ops
+from mlxhog.models.ops import layers_numpy
+from tests.metal.sample import draw, unwritten, wide
+from tests.tolerances import OP_F32, OP_GRADIENT_F32, assert_close
+
+# B, S, C, K: more taps than one pass takes, several tasks, fewer positions than taps, one of each.
+SHAPES = [(2, 300, 16, 4), (3, 9, 40, 5), (2, 130, 3, 9), (1, 1, 7, 4), (1, 2, 1, 8), (1, 1, 1, 1)]
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+threads = pytest.mark.parametrize("threads", [1, 3])
+PARTS = ("dx", "dw", "db", "d_state")
+
+
+def arguments(shape: tuple[int, ...], *, packed: bool) -> tuple[Any, ...]:
+    """x, w, b, state and starts."""
+    B, S, C, K = shape
+    starts = (np.random.default_rng(S).random((B, S)) < 0.2).astype(np.uint8) if packed else None
+    return draw(B, S, C), draw(C, 1, K), draw(C), draw(B, K - 1, C, seed=1), starts
+
+
+def forward(given: tuple[Any, ...], *, silu: bool, threads: int) -> tuple[Any, Any]:
+    y, last = unwritten(*given[0].shape), unwritten(*given[3].shape)
+    ops.causal_conv(*given, y, last, silu=silu, threads=threads)
+    return y, last
+
+
+def gradients(given: tuple[Any, ...], *, silu: bool, threads: int) -> tuple[Any, ...]:
+    dy, d_last = draw(*given[0].shape, seed=2), draw(*given[3].shape, seed=3)
+    found = tuple(unwritten(*x.shape) for x in given[:4])
+    ops.causal_conv_grad(*given, dy, d_last, *found, silu=silu, threads=threads)
+    return found
+
+
+@shapes
+@threads
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("silu", [False, True])
+def test_output_last_inputs_and_gradients(
+    shape: tuple[int, ...], threads: int, packed: bool, silu: bool
+) -> None:
+    given = arguments(shape, packed=packed)
+    x, w, b, state = wide(*given[:4])
+    wanted_y, wanted_last, back = layers_numpy.causal_conv(
+        x, w, b, state=state, starts=given[4], silu=silu
+    )
+    y, last = forward(given, silu=silu, threads=threads)
+    assert_close(y, wanted_y, OP_F32)
+    np.testing.assert_array_equal(last, wanted_last.astype(np.float32))
+    dy, d_last = wide(draw(*x.shape, seed=2), draw(*state.shape, seed=3))
+    found = gradients(given, silu=silu, threads=threads)
+    for name, actual, wanted in zip(PARTS, found, back(dy, d_last), strict=True):
+        assert_close(actual, wanted, OP_GRADIENT_F32, label=name)
+
+
+def test_gradients_have_the_same_bits_for_any_thread_count() -> None:
+    given = arguments((3, 700, 24, 4), packed=True)
+    one, two, five = (gradients(given, silu=True, threads=n) for n in (1, 2, 5))
+    for name, a, b, c in zip(PARTS, one, two, five, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+        np.testing.assert_array_equal(a, c, err_msg=name)
+
+
+def test_a_state_left_out_is_zero_and_needs_no_gradient() -> None:
+    x, w, b, state, _ = arguments((2, 5, 6, 4), packed=False)
+    zeros = np.zeros_like(state)
+    wanted = gradients((x, w, b, zeros, None), silu=True, threads=1)
+    y, last = unwritten(*x.shape), unwritten(*state.shape)
+    ops.causal_conv(x, w, b, None, None, y, last, silu=True, threads=1)
+    np.testing.assert_array_equal(y, forward((x, w, b, zeros, None), silu=True, threads=1)[0])
+    found = tuple(unwritten(*a.shape) for a in (x, w, b))
+    dy, d_last = draw(*x.shape, seed=2), draw(*state.shape, seed=3)
+    ops.causal_conv_grad(x, w, b, None, None, dy, d_last, *found, None, silu=True, threads=1)
+    for name, a, b in zip(PARTS, found, wanted, strict=False):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def test_wrong_sizes_are_refused_before_anything_is_written() -> None:
+    x, w, b, state, _ = arguments((2, 5, 6, 4), packed=False)
+    y, last = np.zeros_like(x), np.zeros_like(state)
+    with pytest.raises(ValueError, match="state has 24 elements, expected 36"):
+        ops.causal_conv(x, w, b, state[:, :2].copy(), None, y, last, silu=True, threads=1)
+    with pytest.raises(ValueError, match="w has 20 elements, expected 24"):
+        ops.causal_conv(x, w[:5], b, state, None, y, last, silu=True, threads=1)
+    with pytest.raises(ValueError, match="at least one of each"):
+        ops.causal_conv(x[:, :0].copy(), w, b, state, None, y, last, silu=True, threads=1)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        ops.causal_conv(x, w, b, state, np.ones((2, 5)), y, last, silu=True, threads=1)
+    assert not y.any()
+    assert not last.any()
