@@ -50,13 +50,15 @@ class Opened:
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer in the directory; None where there is no tokenizer.json.
 
+        Its start token is the one that a file of the tokenizer names, else the config's.
+
         Raises:
             DataError: it is damaged.
             EnvironmentLacks: it needs a package that is not installed.
         """
         if not (self.folder / "tokenizer.json").is_file():
             return None
-        return tokenizers.load(self.folder)
+        return tokenizers.load(self.folder, self.config.bos_token_id)
 
     def copy_into(self, out: Mapping[str, NDArray[Any]]) -> None:
         """Fill arrays with the tensors, converted to their types; little memory beside `out`.
