@@ -251,7 +251,7 @@ def _held(
 ) -> tuple[torch.Tensor, bool]:
     """Return a tensor of the wanted type on the host, and whether every number is finite."""
     if where_it_lies and tensor.dtype == dtype and tensor.flags.c_contiguous:
-        host, finite = tensor, mapped.all_finite(tensor)
+        host, finite = tensor, mapped.is_finite_in_place(tensor)
     else:
         host = np.empty(tensor.shape, dtype)
         finite = mapped.copy(tensor, host)
