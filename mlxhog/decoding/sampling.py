@@ -102,9 +102,11 @@ class Sampler:
             Diverged: a row holds NaN, or nothing but -inf.
         """
         if occurred is not None and self.repetition_penalty != 1:
-            logits, where = logits.copy(), np.nonzero(occurred)
-            found, penalty = logits[where], np.float32(self.repetition_penalty)
-            logits[where] = np.where(found < 0, found * penalty, found / penalty)
+            logits, penalty = logits.copy(), np.float32(self.repetition_penalty)
+            for row, seen in zip(logits, occurred, strict=True):
+                where = np.flatnonzero(seen)
+                found = row[where]
+                row[where] = np.where(found < 0, found * penalty, found / penalty)
         best = logits.max(axis=-1)
         if not np.isfinite(best).all():
             raise Diverged("the model's logits are not finite; generate from an earlier checkpoint")
