@@ -13,7 +13,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -26,11 +26,27 @@ START_S = 300.0
 
 @dataclass(frozen=True)
 class Program:
-    """What an arm runs: `module.function(**options)` returns one step, a function of nothing."""
+    """What an arm runs: `module.function(threads=..., **options)`.
+
+    It returns one step, a function of nothing. A step that prepares anything returns the seconds
+    that count; else all of it counts.
+
+    Attributes:
+        module: beside this file.
+        function: in it.
+        options: arguments.
+        libraries: imported first, so that their memory is told from the program's own.
+    """
 
     module: str
     function: str
     options: Mapping[str, Any]
+    libraries: Sequence[str] = ("torch",)
+
+    def build(self, threads: int) -> Any:
+        """Call the function."""
+        function = getattr(importlib.import_module(self.module), self.function)
+        return function(threads=threads, **self.options)
 
 
 class Arm:
@@ -97,20 +113,23 @@ class Peak:
 
 def _serve(pipe: Connection, program: Program, threads: int) -> None:
     follow_parent()
-    build = getattr(importlib.import_module(program.module), program.function)
+    for library in program.libraries:
+        importlib.import_module(library)
     imported = peak_bytes()
-    step: Callable[[], None] = build(threads=threads, **program.options)
+    step: Callable[[], float | None] = program.build(threads)
     while True:
         asked = pipe.recv()
         if asked == "end":
             pipe.send(Peak(imported, peak_bytes()))
             return
         least = asked if isinstance(asked, float) else 0.0
-        began, steps = time.perf_counter(), 0
-        while not steps or time.perf_counter() - began < least:
-            step()
+        spent, steps = 0.0, 0
+        while not steps or spent < least:
+            began = time.perf_counter()
+            counted = step()
+            spent += time.perf_counter() - began if counted is None else counted
             steps += 1
-        pipe.send((time.perf_counter() - began) / steps)
+        pipe.send(spent / steps)
 
 
 def peak_bytes() -> int:
@@ -158,3 +177,27 @@ def in_turns(programs: Mapping[str, Program], *, threads: int, turns: int, secon
         for name, arm in arms.items():
             found[name].append(arm.run(seconds))
     return Turns(found, {name: arm.close() for name, arm in arms.items()})
+
+
+def once(program: Program, *, threads: int) -> Any:
+    """Return what a program's function returns, called in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    with thread_limits(threads):
+        process = context.Process(target=_call, args=(theirs, program, threads))
+        process.start()
+    theirs.close()
+    try:
+        if not ours.poll(START_S):
+            process.kill()
+            raise TimeoutError(f"{program} did not end within {START_S:.0f} s")
+        return ours.recv()
+    except EOFError as error:
+        raise RuntimeError(f"{program} ended; its own output says why") from error
+    finally:
+        process.join()
+
+
+def _call(pipe: Connection, program: Program, threads: int) -> None:
+    follow_parent()
+    pipe.send(program.build(threads))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from _model_peers import tokens_and_labels
-from _sizes import LargeSize, MLSTMSize
+from _sizes import LargeSize, MLSTMSize, SLSTMSize, V1Size
 
 from mlxhog import arena, backends, optim, updates
 from mlxhog.arena import Arena
@@ -19,10 +19,12 @@ from mlxhog.config import TrainConfig
 from mlxhog.data.batch import Batch
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.optim import Target, clip
 
-Step = Callable[[], None]
+Step = Callable[[], float | None]
+"""Runs once; returns the seconds that count where not all of it does."""
 OPTIONS = TrainConfig()
 
 
@@ -40,6 +42,27 @@ def large(size: LargeSize) -> XLSTMLargeConfig:
 def train_large(size: LargeSize, threads: int, backend: str = "torch:cpu") -> Step:
     """A training step of xLSTM Large."""
     return _training_step(large(size), size, threads, backend)
+
+
+def v1(size: V1Size) -> ModelConfig:
+    """The architecture of a stack of the original blocks."""
+    fields = load_architecture("7to1-tiny").to_dict()
+    fields |= {
+        "vocab_size": size.vocab,
+        "embedding_dim": size.d,
+        "num_blocks": size.blocks,
+        "slstm_at": list(size.slstm_at),
+        "context_length": size.seq,
+        "bos_token_id": None,
+    }
+    for block, layer in (("mlstm_block", "mlstm"), ("slstm_block", "slstm")):
+        fields[block][layer]["num_heads"] = size.heads
+    return families.read(fields)
+
+
+def train_v1(size: V1Size, threads: int, backend: str = "torch:cpu") -> Step:
+    """A training step of a stack of the original blocks."""
+    return _training_step(v1(size), size, threads, backend)
 
 
 def _training_step(model: ModelConfig, size: Any, threads: int, backend: str) -> Step:
@@ -95,10 +118,10 @@ def products(rows: int, shapes: list[tuple[int, int]], threads: int, library: st
     torch.set_num_threads(threads)
     r = np.random.default_rng(0)
 
-    def draw(*shape: int) -> Any:
+    def drawn(*shape: int) -> Any:
         return r.standard_normal(shape).astype(np.float32)
 
-    trios = [(draw(rows, m), draw(n, m), draw(rows, n)) for m, n in shapes]
+    trios = [(drawn(rows, m), drawn(n, m), drawn(rows, n)) for m, n in shapes]
     tensors = [tuple(map(torch.from_numpy, trio)) for trio in trios]
 
     def by_torch() -> None:
@@ -112,26 +135,54 @@ def products(rows: int, shapes: list[tuple[int, int]], threads: int, library: st
     return {"torch": by_torch, "mlxhog": by_ours}[library]
 
 
-def mlstm_cell(size: MLSTMSize, threads: int, backward: bool = True) -> Step:
-    """The mLSTM cell as torch's twin calls it, forward and backward."""
+def draw(*shape: int, seed: int, mean: float = 0.0) -> Any:
+    """A normal tensor that wants a gradient."""
+    import torch
+
+    values = mean + np.random.default_rng((seed, *shape)).standard_normal(shape)
+    return torch.from_numpy(values.astype(np.float32)).requires_grad_()
+
+
+def mlstm_cell(size: MLSTMSize, threads: int, form: str = "chunkwise") -> Step:
+    """The mLSTM cell as torch's twin calls it, or its parallel form, forward and backward."""
+    import torch
+
+    from mlxhog.models.ops import mlstm_torch
+    from mlxhog.models.ops.kernels import choose
+
+    torch.set_num_threads(threads)
+    ops = choose("torch", "auto", "cpu")
+    B, S, NH = size.batch, size.seq, size.heads
+    inputs = [
+        draw(B, S, NH, width, seed=seed)
+        for seed, width in enumerate((size.key, size.key, size.value))
+    ]
+    inputs += [draw(B, S, NH, seed=3), draw(B, S, NH, seed=4, mean=3.0)]
+
+    def step() -> None:
+        if form == "parallel":
+            h = mlstm_torch.parallel(*inputs, eps=1e-6)
+        else:
+            h, _ = ops.mlstm_cell(*inputs, chunk_size=size.chunk, eps=1e-6)
+        torch.autograd.grad(h.sum(), inputs)
+
+    return step
+
+
+def slstm_cell(size: SLSTMSize, threads: int) -> Step:
+    """The sLSTM cell as torch's twin calls it, forward and backward."""
     import torch
 
     from mlxhog.models.ops.kernels import choose
 
     torch.set_num_threads(threads)
     ops = choose("torch", "auto", "cpu")
-    r, (B, S, NH) = np.random.default_rng(0), (size.batch, size.seq, size.heads)
-
-    def draw(*shape: int, mean: float = 0.0) -> Any:
-        values = (mean + r.standard_normal(shape)).astype(np.float32)
-        return torch.from_numpy(values).requires_grad_(backward)
-
-    inputs = [draw(B, S, NH, width) for width in (size.key, size.key, size.value)]
-    inputs += [draw(B, S, NH), draw(B, S, NH, mean=3.0)]
+    B, S, NH, DH = size.batch, size.seq, size.heads, size.d // size.heads
+    inputs = [draw(B, S, NH, DH, seed=seed) for seed in range(4)]
+    inputs += [draw(NH, 4 * DH, DH, seed=4), draw(4 * size.d, seed=5)]
 
     def step() -> None:
-        h, _ = ops.mlstm_cell(*inputs, chunk_size=size.chunk, eps=1e-6)
-        if backward:
-            torch.autograd.grad(h.sum(), inputs)
+        h, _ = ops.slstm_cell(*inputs)
+        torch.autograd.grad(h.sum(), inputs)
 
     return step

@@ -31,7 +31,7 @@ class LargeSize:
 SMALL = LargeSize(d=128, blocks=4, vocab=256, batch=8)
 WIDE = LargeSize(d=512, blocks=6, vocab=256, batch=2)
 LARGE_VOCABULARY = LargeSize(d=512, blocks=6, vocab=50_304, batch=2)
-LONG = LargeSize(d=128, blocks=4, vocab=256, batch=1, seq=2048)
+LONG = LargeSize(d=128, blocks=4, vocab=256, batch=4, seq=2048)
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,12 @@ class V1Size:
     def tokens(self) -> int:
         """Tokens in one step."""
         return self.batch * self.seq
+
+    @property
+    def name(self) -> str:
+        """As the tables call it."""
+        stack = f"{self.blocks} blocks, sLSTM at {', '.join(map(str, self.slstm_at))}"
+        return f"v1, {stack}, d {self.d}, B {self.batch}, S {self.seq}, V {self.vocab}"
 
 
 SEVEN_TO_ONE = V1Size()
@@ -71,6 +77,12 @@ class MLSTMSize:
         """Positions in one step."""
         return self.batch * self.seq
 
+    @property
+    def name(self) -> str:
+        """As the tables call it."""
+        heads = f"NH {self.heads}, DK {self.key}, DV {self.value}"
+        return f"B {self.batch}, S {self.seq}, {heads}"
+
 
 @dataclass(frozen=True)
 class SLSTMSize:
@@ -85,3 +97,8 @@ class SLSTMSize:
     def tokens(self) -> int:
         """Positions in one step."""
         return self.batch * self.seq
+
+    @property
+    def name(self) -> str:
+        """As the tables call it."""
+        return f"B {self.batch}, S {self.seq}, d {self.d}, NH {self.heads}"

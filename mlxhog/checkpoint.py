@@ -283,8 +283,16 @@ def _loadable_by_transformers(config: Mapping[str, Any], tokenizer: Tokenizer) -
 
     A document ends where the next one starts, hence BOS ends a generated text, too. transformers
     rounds the cached state up to multiples of 64 where the layer does not, and fails; such widths
-    generate there without the cache.
+    generate there without the cache. It has no model of another family.
     """
+    documents = {
+        "dtype": "float32",
+        "bos_token_id": tokenizer.bos,
+        "eos_token_id": tokenizer.bos,
+        "pad_token_id": tokenizer.bos,
+    }
+    if config.get("model_type", "xlstm") != "xlstm":
+        return {**config, **documents}
     width = config.get("hidden_size", 64)
     widths = [
         int(width * config.get(factor, default))
@@ -295,13 +303,9 @@ def _loadable_by_transformers(config: Mapping[str, Any], tokenizer: Tokenizer) -
     fixed = {
         "architectures": ["xLSTMForCausalLM"],
         "model_type": "xlstm",
-        "dtype": "float32",
         "use_cache": all(w % 64 == 0 for w in widths),
-        "bos_token_id": tokenizer.bos,
-        "eos_token_id": tokenizer.bos,
-        "pad_token_id": tokenizer.bos,
     }
-    return {**float32, **config, **fixed}
+    return {**float32, **config, **fixed, **documents}
 
 
 def _publish(part: Path, final: Path) -> None:

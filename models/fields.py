@@ -8,13 +8,15 @@ from mlxhog.errors import ConfigError
 
 
 def convert(name: str, value: object, wanted: object) -> object:
-    """Convert one value to the annotated type of its field, bool, str, int or float.
+    """Convert one value to the annotated type of its field: bool, str, int or float, or int | None.
 
     Numbers may be text, since PyYAML reads `1e-6` as a string.
 
     Raises:
         ConfigError: the value is of another type.
     """
+    if wanted == int | None:
+        wanted = int
     if wanted is bool and isinstance(value, bool):
         return value
     if wanted is str and isinstance(value, str):

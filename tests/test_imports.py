@@ -48,7 +48,7 @@ LAYERS = (
         "interrupts",
         "trainer",
     },
-    {"live", "report", "doctor"},
+    {"live", "report", "doctor", "parity"},
     {"cli", "__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -109,9 +109,9 @@ def slstm_backward(
     given |= {"starts": starts, "h": h, "c": c, "n": n, "m": m, "dh": dh}
     given |= {"dc_last": dc_last, "dn_last": dn_last, "dm_last": dm_last}
     B, S, _, NH, DH = G.shape
-    wanted = dict.fromkeys(("h", "c", "n", "m", "dh"), (B, S, NH, DH))
-    of_state = dict.fromkeys(("dc_last", "dn_last", "dm_last"), (B, NH, DH))
-    _check("slstm_backward", given, wanted | of_state)
+    wanted: dict[str, tuple[int, ...]] = dict.fromkeys(("h", "c", "n", "m", "dh"), (B, S, NH, DH))
+    wanted |= dict.fromkeys(("dc_last", "dn_last", "dm_last"), (B, NH, DH))
+    _check("slstm_backward", given, wanted)
     return Launch(
         kernel=BACKWARD,
         inputs={**given, "B": B, "S": S, "NH": NH, "DH": DH},

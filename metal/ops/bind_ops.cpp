@@ -86,11 +86,12 @@ void linears_grad(const In& x, const std::vector<In>& weights, const std::vector
   linears_backward(n, in, x.data(), std::move(maps), data_or_null(dx), threads);
 }
 
-MlstmShape cell_shape(const In& q, const In& v, Index chunk, float eps) {
+MlstmShape cell_shape(const In& q, const In& v, Index chunk, Index stride, float eps) {
   if (q.ndim() != 4 || v.ndim() != 4) throw nb::value_error("q and v must be (B, S, NH, D)");
   if (chunk < 1) throw nb::value_error("chunk must be at least 1");
+  if (stride < 1) throw nb::value_error("stride must be at least 1");
   const auto axis = [](const In& a, int j) { return static_cast<Index>(a.shape(j)); };
-  return {axis(q, 0), axis(q, 1), axis(q, 2), axis(q, 3), axis(v, 3), chunk, eps};
+  return {axis(q, 0), axis(q, 1), axis(q, 2), axis(q, 3), axis(v, 3), chunk, stride, eps};
 }
 
 MlstmInputs cell_inputs(const MlstmShape& s, const In& q, const In& k, const In& v, const In& i, const In& f) {
@@ -109,14 +110,19 @@ void check_results(const MlstmShape& s, const Array& h, const Array& den, const 
   const Index gates = s.B * s.S * s.NH, states = s.B * s.NH * (s.chunks() + 1);
   expect("h", h, gates * s.DV);
   expect("den", den, gates);
-  expect("C", C, states * s.DK * s.DV);
+  expect("C", C, s.B * s.NH * s.matrices() * s.DK * s.DV);
   expect("n", n, states * s.DK);
   expect("m", m, states);
 }
 
+Index mlstm_stride(Index DK, Index chunk) {
+  if (DK < 1 || chunk < 1) throw nb::value_error("DK and chunk must be at least 1");
+  return (DK + chunk - 1) / chunk;
+}
+
 void mlstm(const In& q, const In& k, const In& v, const In& i, const In& f, Out h, Out den, Out C, Out n, Out m,
-           Index chunk, float eps, int threads) {
-  const MlstmShape s = cell_shape(q, v, chunk, eps);
+           Index chunk, Index stride, float eps, int threads) {
+  const MlstmShape s = cell_shape(q, v, chunk, stride, eps);
   const MlstmInputs in = cell_inputs(s, q, k, v, i, f);
   check_results(s, h, den, C, n, m);
   nb::gil_scoped_release release;
@@ -125,8 +131,8 @@ void mlstm(const In& q, const In& k, const In& v, const In& i, const In& f, Out 
 
 void mlstm_grad(const In& q, const In& k, const In& v, const In& i, const In& f, const In& h, const In& den,
                 const In& C, const In& n, const In& m, const In& dh, Out dq, Out dk, Out dv, Out di, Out df, Out dC,
-                Out dn, Out dm, Index chunk, float eps, int threads) {
-  const MlstmShape s = cell_shape(q, v, chunk, eps);
+                Out dn, Out dm, Index chunk, Index stride, float eps, int threads) {
+  const MlstmShape s = cell_shape(q, v, chunk, stride, eps);
   const MlstmInputs in = cell_inputs(s, q, k, v, i, f);
   check_results(s, h, den, C, n, m);
   expect("dh", dh, size(h));
@@ -191,12 +197,15 @@ void bind_ops(nb::module_& parent) {
   m.def("linears_grad", &linears_grad, A("x"), A("weights"), A("d_outs"), A("dx").none(), A("d_weights"), A("d_biases"),
         nb::kw_only(), "threads"_a);
   m.def("mlstm", &mlstm, A("q"), A("k"), A("v"), A("i"), A("f"), A("h"), A("den"), A("C"), A("n"), A("m"), nb::kw_only(),
-        "chunk"_a, "eps"_a, "threads"_a,
+        "chunk"_a, "stride"_a, "eps"_a, "threads"_a,
         "mLSTM cell, chunkwise. q, k (B,S,NH,DK); v, h (B,S,NH,DV); i, f, den (B,S,NH); the state before every "
-        "chunk and after the last: C (B,NH,NC+1,DK,DV), n (B,NH,NC+1,DK), m (B,NH,NC+1), entry 0 given.");
+        "chunk and after the last: n (B,NH,NC+1,DK), m (B,NH,NC+1), and C (B,NH,ceil(NC/stride)+1,DK,DV) before every "
+        "stride-th chunk alone; entry 0 given.");
+  m.def("mlstm_stride", &mlstm_stride, nb::kw_only(), "DK"_a, "chunk"_a,
+        "The stride with which a training step keeps as many numbers in C as in v, and no more.");
   m.def("mlstm_grad", &mlstm_grad, A("q"), A("k"), A("v"), A("i"), A("f"), A("h"), A("den"), A("C"), A("n"), A("m"), A("dh"),
         A("dq"), A("dk"), A("dv"), A("di"), A("df"), A("dC"), A("dn"), A("dm"), nb::kw_only(),
-        "chunk"_a, "eps"_a, "threads"_a,
+        "chunk"_a, "stride"_a, "eps"_a, "threads"_a,
         "Gradients of mlstm; dC, dn, dm hold the final state's gradient on entry and the initial state's on return.");
   bind_slstm(m);
 }

@@ -12,10 +12,11 @@ namespace {
 // One tile of C stays in registers while k runs; k is cut so that the rows of B it needs stay in cache.
 constexpr Index kDepth = 256;
 
+// The next 32 columns of B begin `panel` floats on.
 struct Tile {
   const float *a, *b;
   float* c;
-  Index am, ak, bk, ldc, depth, cols;
+  Index am, ak, bk, panel, ldc, depth, cols;
   bool accumulate;
 };
 
@@ -47,7 +48,7 @@ MLXHOG_CLONES void portable_rows(Tile t, Index rows, Index N) {
   const float* b = t.b;
   float* c = t.c;
   for (Index n = 0; n < N; n += 16) {
-    t.b = b + n;
+    t.b = b + n / kPanel * t.panel + n % kPanel;
     t.c = c + n;
     t.cols = std::min<Index>(16, N - n);
     if (rows == 4) portable_tile<4>(t);
@@ -113,12 +114,10 @@ MLXHOG_AVX512 inline void avx512_tile(const Tile& t) {
 
 template <int Rows>
 MLXHOG_AVX512 void avx512_rows_of(Tile t, Index N) {
-  const float* b = t.b;
   float* c = t.c;
-  for (Index n = 0; n < N; n += 32) {
-    t.b = b + n;
+  for (Index n = 0; n < N; n += kPanel, t.b += t.panel) {
     t.c = c + n;
-    t.cols = std::min<Index>(32, N - n);
+    t.cols = std::min(kPanel, N - n);
     if (t.cols > 16) avx512_tile<Rows, 2>(t);
     else avx512_tile<Rows, 1>(t);
   }
@@ -154,12 +153,63 @@ void gemm(Index M, Index N, Index K, const float* A, Index am, Index ak, const f
   do {
     const Index depth = std::min(kDepth, K - k);
     for (Index m = 0; m < M; m += kernel.height) {
-      const Tile tile{A + m * am + k * ak, B + k * bk, C + m * ldc, am, ak, bk, ldc, depth, 0,
+      const Tile tile{A + m * am + k * ak, B + k * bk, C + m * ldc, am, ak, bk, kPanel, ldc, depth, 0,
                       accumulate || k > 0};
       kernel.rows(tile, std::min(kernel.height, M - m), N);
     }
     k += depth;
   } while (k < K);
+}
+
+void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, const float* panels, float* C,
+                 Index ldc, bool accumulate) {
+  // Blocks of C, and the parts of A and B behind them, that fit a cache of 1 MiB together.
+  constexpr Index kRows = 448, kCols = 512;  // whole tiles of every kernel
+  for (Index m0 = 0; m0 < M; m0 += kRows)
+    for (Index n0 = 0; n0 < N; n0 += kCols) {
+      const Index rows = std::min(kRows, M - m0), cols = std::min(kCols, N - n0);
+      for (Index k = 0; k < K; k += kDepth) {
+        const Index depth = std::min(kDepth, K - k);
+        const auto tiles = [&](Index m, Index n, Index width) {
+          kernel.rows({A + (m0 + m) * am + k * ak, panels + (n0 + n) * K + k * kPanel, C + (m0 + m) * ldc + n0 + n, am,
+                       ak, kPanel, kPanel * K, ldc, depth, 0, accumulate || k > 0},
+                      std::min(kernel.height, rows - m), width);
+        };
+        if (am == 1) {  // a tile's elements of A lie in `depth` lines: better keep the panel close
+          for (Index n = 0; n < cols; n += kPanel)
+            for (Index m = 0; m < rows; m += kernel.height) tiles(m, n, std::min(kPanel, cols - n));
+        } else {
+          for (Index m = 0; m < rows; m += kernel.height) tiles(m, 0, cols);
+        }
+      }
+    }
+}
+
+MLXHOG_CLONES void pack(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last,
+                        float* panels) {
+  constexpr Index kBlock = 16;  // one cache line of each column
+  for (Index panel = first; panel < last; ++panel) {
+    const Index n0 = panel * kPanel, cols = std::min(kPanel, N - n0);
+    const float* columns = from + n0 * n_step;
+    float* to = panels + n0 * K;
+    if (cols < kPanel) std::fill(to, to + K * kPanel, 0.0f);
+    if (n_step == 1) {
+      for (Index k = 0; k < K; ++k) std::copy(columns + k * k_step, columns + k * k_step + cols, to + k * kPanel);
+      continue;
+    }
+    for (Index k0 = 0; k0 < K; k0 += kBlock) {
+      const Index depth = std::min(kBlock, K - k0);
+      if (cols == kPanel && depth == kBlock) {
+        for (Index k = k0; k < k0 + kBlock; ++k) {
+#pragma omp simd
+          for (Index n = 0; n < kPanel; ++n) to[k * kPanel + n] = columns[n * n_step + k];
+        }
+      } else {
+        for (Index k = k0; k < k0 + depth; ++k)
+          for (Index n = 0; n < cols; ++n) to[k * kPanel + n] = columns[n * n_step + k * k_step];
+      }
+    }
+  }
 }
 
 MLXHOG_CLONES void transpose(const float* W, Index ld, Index rows, Index cols, float* T) {

@@ -13,6 +13,18 @@ namespace mlxhog {
 void gemm(Index M, Index N, Index K, const float* A, Index am, Index ak, const float* B, Index bk,
           float* C, Index ldc, bool accumulate);
 
+// B in the form that `gemm_packed` reads: panels of 32 columns, each (K, 32) without gaps, so that a tile of C
+// walks through consecutive lines whatever the width of B is. The last panel is filled up with zeros.
+inline constexpr Index kPanel = 32;
+inline Index packed_floats(Index K, Index N) { return K * ((N + kPanel - 1) / kPanel * kPanel); }
+
+// Packs panels [first, last) of B[k, n] = from[k * k_step + n * n_step]; one of the steps is 1.
+void pack(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last, float* panels);
+
+// As `gemm`, from panels of B.
+void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, const float* panels, float* C,
+                 Index ldc, bool accumulate);
+
 // T[c, r] = W[r, c] for W (rows, cols) with row length ld; T is (cols, rows), packed.
 void transpose(const float* W, Index ld, Index rows, Index cols, float* T);
 

@@ -19,6 +19,7 @@ struct Free {
 using Buffer = std::unique_ptr<float[], Free>;
 
 constexpr Index kTile = 14;    // rows of gemm's register tile: pieces of whole tiles waste nothing
+constexpr Index kPacked = 1 << 20;  // floats of a weight that are packed at once
 constexpr Index kNarrow = 16;  // maps narrower than a vector are computed stacked, as one
 
 Buffer uninitialised(Index count) { return Buffer(new (std::align_val_t(kLine)) float[count]); }
@@ -74,6 +75,17 @@ void in_row_pieces(Index rows, int threads, const Work& work) {
                [&](Index task) { work(task * piece, std::min(piece, rows - task * piece)); });
 }
 
+// Columns or rows of a weight, `other` wide, that are packed at once: whole panels.
+Index packed_at_once(Index other) { return std::max<Index>(1, kPacked / other / kPanel) * kPanel; }
+
+void pack_all(Index K, Index N, const float* from, Index k_step, Index n_step, float* panels, int threads) {
+  constexpr Index kPanels = 4;  // per task
+  const Index count = (N + kPanel - 1) / kPanel;
+  parallel_for((count + kPanels - 1) / kPanels, threads, [&](Index task) {
+    pack(K, N, from, k_step, n_step, task * kPanels, std::min(count, (task + 1) * kPanels), panels);
+  });
+}
+
 }  // namespace
 
 void linears_forward(Index rows, Index in, const float* x, std::vector<LinearForward> maps, int threads) {
@@ -86,20 +98,21 @@ void linears_forward(Index rows, Index in, const float* x, std::vector<LinearFor
     });
     maps.push_back({stack.out, stack.weight.get(), stacked_bias.get(), stacked_y.get()});
   }
-  std::vector<Buffer> transposed;  // (in, out): gemm reads B by rows
-  for (const LinearForward& map : maps) {
-    transposed.push_back(uninitialised(in * map.out));
-    transpose(map.weight, in, map.out, in, transposed.back().get());
-  }
-  in_row_pieces(rows, threads, [&](Index first, Index count) {
-    for (std::size_t j = 0; j < maps.size(); ++j) {
-      const auto& [out, weight, bias, y_all] = maps[j];
-      float* y = y_all + first * out;
-      if (bias)
-        for (Index r = 0; r < count; ++r) std::copy(bias, bias + out, y + r * out);
-      gemm(count, out, in, x + first * in, in, 1, transposed[j].get(), out, y, out, bias != nullptr);
+  const Index at_once = packed_at_once(in);
+  Index widest = 0;
+  for (const LinearForward& map : maps) widest = std::max(widest, std::min(at_once, map.out));
+  const Buffer panels = uninitialised(packed_floats(in, widest));
+  for (const auto& [out, weight, bias, y_all] : maps)
+    for (Index n0 = 0; n0 < out; n0 += at_once) {
+      const Index cols = std::min(at_once, out - n0);
+      pack_all(in, cols, weight + n0 * in, 1, in, panels.get(), threads);
+      in_row_pieces(rows, threads, [&, out = out, bias = bias, y_all = y_all](Index first, Index count) {
+        float* y = y_all + first * out + n0;
+        if (bias)
+          for (Index r = 0; r < count; ++r) std::copy(bias + n0, bias + n0 + cols, y + r * out);
+        gemm_packed(count, cols, in, x + first * in, in, 1, panels.get(), y, out, bias != nullptr);
+      });
     }
-  });
   stack.for_each([&](const LinearForward& part, Index first) {
     copy_columns(rows, part.out, &stacked_y[first], stack.out, part.y, part.out);
   });
@@ -117,22 +130,24 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearBa
     });
     maps.push_back({stack.out, stack.weight.get(), stacked_dy.get(), stacked_d_weight.get(), nullptr});
   }
-  std::vector<Buffer> moved;  // MLX puts its arrays 24 bytes into a line
-  for (LinearBackward& map : maps) {
-    if (reinterpret_cast<std::uintptr_t>(map.weight) % kLine == 0) continue;
-    moved.push_back(uninitialised(map.out * in));
-    std::copy_n(map.weight, map.out * in, moved.back().get());
-    map.weight = moved.back().get();
-  }
+  const Index at_once = packed_at_once(in);
+  Index longest = rows;
+  for (const LinearBackward& map : maps) longest = std::max(longest, std::min(at_once, map.out));
+  const Buffer panels = uninitialised(packed_floats(longest, in));
   if (dx)
-    in_row_pieces(rows, threads, [&](Index first, Index count) {
-      for (std::size_t j = 0; j < maps.size(); ++j)
-        gemm(count, in, maps[j].out, maps[j].dy + first * maps[j].out, maps[j].out, 1, maps[j].weight, in,
-             dx + first * in, in, j > 0);
-    });
+    for (std::size_t j = 0; j < maps.size(); ++j)
+      for (Index k0 = 0; k0 < maps[j].out; k0 += at_once) {
+        const auto& [out, weight, dy, d_weight, d_bias] = maps[j];
+        const Index depth = std::min(at_once, out - k0);
+        pack_all(depth, in, weight + k0 * in, in, 1, panels.get(), threads);
+        in_row_pieces(rows, threads, [&, out = out, dy = dy](Index first, Index count) {
+          gemm_packed(count, in, depth, dy + first * out + k0, out, 1, panels.get(), dx + first * in, in, j + k0 > 0);
+        });
+      }
+  pack_all(rows, in, x, in, 1, panels.get(), threads);
   for (const LinearBackward& map : maps)
     in_row_pieces(map.out, threads, [&](Index first, Index count) {
-      gemm(count, in, rows, map.dy + first, 1, map.out, x, in, map.d_weight + first * in, in, false);
+      gemm_packed(count, in, rows, map.dy + first, 1, map.out, panels.get(), map.d_weight + first * in, in, false);
     });
   stack.for_each([&](const LinearBackward& part, Index first) {
     std::copy_n(&stacked_d_weight[first * in], part.out * in, part.d_weight);

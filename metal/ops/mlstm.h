@@ -1,9 +1,10 @@
 // The mLSTM cell, chunkwise (xLSTM paper arXiv:2405.04517, equations in the module docstring of the twins).
 //
 // Arrays are C-contiguous float32: q, k (B, S, NH, DK); v, h (B, S, NH, DV); i, f, den (B, S, NH), gates after
-// their soft cap. Chunk states are kept instead of S x S matrices: with NC = ceil(S / chunk),
-// C (B, NH, NC + 1, DK, DV), n (B, NH, NC + 1, DK), m (B, NH, NC + 1); entry c is the state before chunk c and
-// entry NC the final one. The last chunk may be partial. Work is split over B * NH.
+// their soft cap. Chunk states are kept instead of S x S matrices: with NC = ceil(S / chunk), n (B, NH, NC + 1, DK)
+// and m (B, NH, NC + 1); entry c is of the state before chunk c and entry NC of the final one. The last chunk may be
+// partial. C (B, NH, ceil(NC / stride) + 1, DK, DV) is kept before every `stride`-th chunk, and after the last.
+// Work is split over B * NH.
 #pragma once
 
 #include "simd.h"
@@ -11,10 +12,13 @@
 namespace mlxhog {
 
 struct MlstmShape {
-  Index B, S, NH, DK, DV, chunk;
+  Index B, S, NH, DK, DV, chunk, stride;
   float eps;
 
   Index chunks() const { return (S + chunk - 1) / chunk; }
+  Index matrices() const { return (chunks() + stride - 1) / stride + 1; }
+  // Where the C before chunk c is kept; -1 for one that is not.
+  Index matrix(Index c) const { return c == chunks() ? matrices() - 1 : c % stride ? -1 : c / stride; }
 };
 
 struct MlstmInputs {

@@ -74,6 +74,20 @@ double state_dot(const MlstmShape& s, const float* C, const float* n, const floa
   return sum;
 }
 
+// The C before every chunk of the stretch that chunk c is the last of, computed anew from the one that is kept;
+// matrices[j] is that of the stretch's chunk j + 1. `gates` and `keys` are scratch.
+void rebuild_matrices(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved& saved, Index b, Index head, Index c,
+                      ChunkGates* gates, float* keys, float* matrices) {
+  const Index state = b * s.NH + head, begin = c - c % s.stride, k_ld = s.NH * s.DK, v_ld = s.NH * s.DV;
+  const float* C = saved.C + (state * s.matrices() + s.matrix(begin)) * s.DK * s.DV;
+  for (Index j = begin; j < c; ++j, C = matrices, matrices += s.DK * s.DV) {
+    const Index first = b * s.S + j * s.chunk, gate_at = first * s.NH + head;
+    gates->compute(in.i + gate_at, in.f + gate_at, s.NH, s.chunk, saved.m[state * (s.chunks() + 1) + j]);
+    next_matrix(*gates, in.k + first * k_ld + head * s.DK, k_ld, in.v + first * v_ld + head * s.DV, v_ld, s.chunk, s.DK,
+                s.DV, C, matrices, keys);
+  }
+}
+
 // All chunks of one head of one sequence, last chunk first. dC, dn and dm are the gradients of the state after
 // the chunk (dC+, dn+ in the formulas) and become those of the state before it. In between, dC and dn are those at
 // a fixed stabiliser: a state is the true one times exp(-m).
@@ -85,16 +99,20 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
   ChunkGates gates(L_max);
   std::vector<float> values_t(DV * L_max), keys_t(DK * L_max), queries(L_max * DK), keys(L_max * DK),
       A(L_max * L_max), X(L_max * L_max), u(L_max * DV), e(L_max), r(L_max), matrix_t(DV * DK), from_state(L_max),
-      to_state(L_max), Z_rows(L_max), Z_columns(L_max), k_dk(L_max), slope(L_max);
+      to_state(L_max), Z_rows(L_max), Z_columns(L_max), k_dk(L_max), slope(L_max), matrices((s.stride - 1) * DK * DV);
   float *dC = out.C + state * DK * DV, *dn = out.n + state * DK;
-  const float *C_0 = saved.C + state * (NC + 1) * DK * DV, *n_0 = saved.n + state * (NC + 1) * DK;
-  double dm = out.m[state] - state_dot(s, C_0 + NC * DK * DV, n_0 + NC * DK, dC, dn);
+  const float *C_0 = saved.C + state * s.matrices() * DK * DV, *n_0 = saved.n + state * (NC + 1) * DK;
+  double dm = out.m[state] - state_dot(s, C_0 + s.matrix(NC) * DK * DV, n_0 + NC * DK, dC, dn);
   for (Index c = NC - 1; c >= 0; --c) {
     const Index first = b * s.S + c * s.chunk, L = std::min(s.chunk, s.S - c * s.chunk);
     const Index k_at = first * k_ld + head * DK, v_at = first * v_ld + head * DV, gate_at = first * s.NH + head;
     const float *q = in.q + k_at, *k = in.k + k_at, *v = in.v + v_at;
     float *dq = out.q + k_at, *dk = out.k + k_at, *dv = out.v + v_at;
-    const float *C = C_0 + c * DK * DV, *n = n_0 + c * DK;
+    if (c == NC - 1 || (c + 1) % s.stride == 0)
+      rebuild_matrices(s, in, saved, b, head, c, &gates, keys.data(), matrices.data());
+    const Index kept = s.matrix(c);
+    const float* C = kept < 0 ? matrices.data() + (c % s.stride - 1) * DK * DV : C_0 + kept * DK * DV;
+    const float* n = n_0 + c * DK;
     gates.compute(in.i + gate_at, in.f + gate_at, s.NH, L, saved.m[state * (NC + 1) + c]);
     output_gradients(saved.h + v_at, dh_all + v_at, v_ld, saved.den + gate_at, s.NH, gates.floor.data(), s.eps,
                      L, DV, u.data(), e.data(), r.data());

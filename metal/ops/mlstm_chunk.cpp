@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "gemm.h"
+
 namespace mlxhog {
 namespace {
 
@@ -105,6 +107,13 @@ MLXHOG_CLONES void scaled_rows(const float* rows, Index ld, Index count, Index w
 #pragma omp simd
     for (Index j = 0; j < width; ++j) out[r * width + j] = total * rows[r * ld + j];
   }
+}
+
+void next_matrix(const ChunkGates& g, const float* k, Index k_ld, const float* v, Index v_ld, Index L, Index DK,
+                 Index DV, const float* C, float* C_next, float* keys) {
+  scaled_rows(k, k_ld, L, DK, g.y.data(), 1.0f, keys);
+  scaled_rows(C, DV, DK, DV, nullptr, g.decay, C_next);
+  gemm(DK, DV, L, keys, 1, DK, v, v_ld, C_next, DV, true);
 }
 
 MLXHOG_CLONES void row_dots(const float* a, Index a_ld, const float* b, Index b_ld, Index count, Index width,

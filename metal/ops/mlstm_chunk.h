@@ -33,6 +33,10 @@ void weigh_scores(const ChunkGates&, Index L, float scale, float* S, float* row_
 void weigh_two_scores(const ChunkGates&, Index L, float scale, const float* e, float* S, float* P, float* row_sums,
                       float* column_sums);
 
+// C_next = decay C + sum_j y_j k_j^T v_j for one chunk's keys (L, DK) and values (L, DV). `keys` receives y_j k_j.
+void next_matrix(const ChunkGates&, const float* k, Index k_ld, const float* v, Index v_ld, Index L, Index DK, Index DV,
+                 const float* C, float* C_next, float* keys);
+
 // out[r, :] = factor[r] * scale * rows[r, :] (factor may be null: 1); out is packed, rows are `ld` apart.
 void scaled_rows(const float* rows, Index ld, Index count, Index width, const float* factor, float scale,
                  float* out);

@@ -28,10 +28,14 @@ void forward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmResults
   const float scale = 1.0f / std::sqrt(static_cast<float>(DK));
   ChunkGates gates(L_max);
   std::vector<float> keys_t(DK * L_max), queries(L_max * DK), keys(L_max * DK), A(L_max * L_max);
-  float* C = out.C + (b * s.NH + head) * (NC + 1) * DK * DV;
+  float* const matrices = out.C + (b * s.NH + head) * s.matrices() * DK * DV;
+  std::vector<float> between[2];  // matrices that are not kept, in turns
+  if (s.stride > 1)
+    for (auto& matrix : between) matrix.resize(DK * DV);
+  const float* C = matrices;
   float* n = out.n + (b * s.NH + head) * (NC + 1) * DK;
   float* m = out.m + (b * s.NH + head) * (NC + 1);
-  for (Index c = 0; c < NC; ++c, C += DK * DV, n += DK, ++m) {
+  for (Index c = 0; c < NC; ++c, n += DK, ++m) {
     const Index first = b * s.S + c * s.chunk, L = std::min(s.chunk, s.S - c * s.chunk);
     const float *q = in.q + first * k_ld + head * DK, *k = in.k + first * k_ld + head * DK;
     const float* v = in.v + first * v_ld + head * DV;
@@ -48,10 +52,11 @@ void forward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmResults
     gemm(L, DV, L, A.data(), L, 1, v, v_ld, h, v_ld, true);
     normalise(den, s.NH, gates.floor.data(), s.eps, L, DV, v_ld, h);
     // C' = decay C + sum_j y_j k_j^T v_j,  n' = decay n + sum_j y_j k_j
-    float *C_next = C + DK * DV, *n_next = n + DK;
-    scaled_rows(k, k_ld, L, DK, gates.y.data(), 1.0f, keys.data());
-    scaled_rows(C, DV, DK, DV, nullptr, gates.decay, C_next);
-    gemm(DK, DV, L, keys.data(), 1, DK, v, v_ld, C_next, DV, true);
+    const Index kept = s.matrix(c + 1);
+    float* C_next = kept < 0 ? between[c % 2].data() : matrices + kept * DK * DV;
+    next_matrix(gates, k, k_ld, v, v_ld, L, DK, DV, C, C_next, keys.data());
+    C = C_next;
+    float* n_next = n + DK;
     for (Index d = 0; d < DK; ++d) {
       float sum = gates.decay * n[d];
       for (Index t = 0; t < L; ++t) sum += keys[t * DK + d];

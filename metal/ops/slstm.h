@@ -12,9 +12,9 @@
 namespace mlxhog {
 
 struct SlstmShape {
-  Index B, S, NH, DH;
+  Index B, S, NH, DH;  // each at least 1
 
-  Index width() const { return NH * DH; }                                              // of a position
+  Index width() const { return NH * DH; }                                                  // of a position
   Index at(Index b, Index t, Index head) const { return ((b * S + t) * NH + head) * DH; }  // first unit
 };
 
@@ -46,7 +46,7 @@ struct SlstmGradients {
 
 void slstm_backward(const SlstmShape&, const SlstmSaved&, const float* dh, const SlstmGradients&, int threads);
 
-// How both passes split the work: some sequences of one head.
+// How both passes split the work: a task is a head of `rows` sequences, of which each head has `blocks`.
 struct SlstmRows {
   Index rows, blocks;
 

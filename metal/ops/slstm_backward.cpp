@@ -112,13 +112,11 @@ void sum_gate(const SlstmShape& s, const SlstmSaved& saved, const float* d, Inde
 
 void slstm_backward(const SlstmShape& s, const SlstmSaved& saved, const float* dh, const SlstmGradients& out,
                     int threads) {
-  if (s.B > 0) {
-    const SlstmRows split(s, threads);
-    parallel_for(s.NH * split.blocks, threads, [&](Index task) {
-      const Index first = task % split.blocks * split.rows;
-      backward_rows(s, saved, dh, out, task / split.blocks, first, std::min(split.rows, s.B - first));
-    });
-  }
+  const SlstmRows split(s, threads);
+  parallel_for(s.NH * split.blocks, threads, [&](Index task) {
+    const Index first = task % split.blocks * split.rows;
+    backward_rows(s, saved, dh, out, task / split.blocks, first, std::min(split.rows, s.B - first));
+  });
   const float* const gates[] = {out.i, out.f, out.z, out.o};
   parallel_for(s.NH * 4, threads, [&](Index task) {
     const Index head = task / 4, g = task % 4;

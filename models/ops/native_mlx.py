@@ -226,17 +226,16 @@ def _mlstm_cell(chunk_size: int, eps: float) -> Callable[..., Any]:
     ) -> tuple[array, ...]:
         q, k, v, i, f, C0, n0, m0 = _ready(q, k, v, i, f, C0, n0, m0)
         B, S, NH, DK = q.shape
+        stride = ops.mlstm_stride(DK=DK, chunk=chunk_size)
         NC, DV = -(-S // chunk_size), v.shape[-1]
-        # The state before every chunk, and after the last.
-        C, n, m = (
-            ops.empty((B, NH, NC + 1, DK, DV)),
-            ops.empty((B, NH, NC + 1, DK)),
-            ops.empty((B, NH, NC + 1)),
-        )
+        # The state before every chunk (C: before every stride-th), and after the last.
+        C = ops.empty((B, NH, -(-NC // stride) + 1, DK, DV))
+        n, m = ops.empty((B, NH, NC + 1, DK)), ops.empty((B, NH, NC + 1))
         C[:, :, 0], n[:, :, 0], m[:, :, 0] = C0, n0, m0
         h, den = ops.empty(v.shape), ops.empty(i.shape)
-        ops.mlstm(q, k, v, i, f, h, den, C, n, m, chunk=chunk_size, eps=eps, threads=_threads())
-        last = (C[:, :, NC], n[:, :, NC], m[:, :, NC])
+        how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps}
+        ops.mlstm(q, k, v, i, f, h, den, C, n, m, **how, threads=_threads())
+        last = (x[:, :, -1] for x in (C, n, m))
         return tuple(mx.array(x) for x in (h, *last, den, C, n, m))
 
     def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
@@ -246,9 +245,9 @@ def _mlstm_cell(chunk_size: int, eps: float) -> Callable[..., Any]:
         # The kernel overwrites the state's gradient.
         d_state = [np.array(d) for d in d_last]
         grads = [ops.empty(x.shape) for x in inputs]
-        ops.mlstm_grad(
-            *inputs, *results, dh, *grads, *d_state, chunk=chunk_size, eps=eps, threads=_threads()
-        )
+        stride = ops.mlstm_stride(DK=inputs[0].shape[-1], chunk=chunk_size)
+        how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps}
+        ops.mlstm_grad(*inputs, *results, dh, *grads, *d_state, **how, threads=_threads())
         return tuple(mx.array(g) for g in (*grads, *d_state))
 
     return _differentiable(forward, backward)

@@ -84,7 +84,9 @@ def mlstm_cell(
         B, _, NH, DK = q.shape
         C = q.new_zeros(B, NH, DK, v.shape[-1])
         state = (C, q.new_zeros(B, NH, DK), q.new_zeros(B, NH))
-    h, C, n, m = _apply(_MlstmCell, q, k, v, i, f, *state, chunk_size, eps)
+    S, DK = q.shape[1], q.shape[3]
+    stride = ops.mlstm_stride(DK=DK, chunk=chunk_size) if torch.is_grad_enabled() else S
+    h, C, n, m = _apply(_MlstmCell, q, k, v, i, f, *state, chunk_size, stride, eps)
     return h, (C, n, m)
 
 
@@ -252,21 +254,24 @@ class _MlstmCell(Function):
         n0: Tensor,
         m0: Tensor,
         chunk_size: int,
+        stride: int,
         eps: float,
     ) -> tuple[Tensor, ...]:
         q, k, v, i, f = (x.contiguous() for x in (q, k, v, i, f))
         B, S, NH, DK = q.shape
         NC, DV = -(-S // chunk_size), v.shape[-1]
-        # The state before every chunk, and after the last.
-        C, n = torch.empty(B, NH, NC + 1, DK, DV), torch.empty(B, NH, NC + 1, DK)
-        m, h, den = torch.empty(B, NH, NC + 1), torch.empty_like(v), torch.empty_like(i)
+        # The state before every chunk (C: before every stride-th), and after the last.
+        C = torch.empty(B, NH, -(-NC // stride) + 1, DK, DV)
+        n, m = torch.empty(B, NH, NC + 1, DK), torch.empty(B, NH, NC + 1)
+        h, den = torch.empty_like(v), torch.empty_like(i)
         C[:, :, 0], n[:, :, 0], m[:, :, 0] = C0, n0, m0
         arrays = map(_array, (q, k, v, i, f, h, den, C, n, m))
-        ops.mlstm(*arrays, chunk=chunk_size, eps=eps, threads=_threads())
+        how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps}
+        ops.mlstm(*arrays, **how, threads=_threads())
         ctx.save_for_backward(q, k, v, i, f, h, den, C, n, m)
         ctx.set_materialize_grads(False)
-        ctx.chunk_size, ctx.eps = chunk_size, eps
-        return h, *(x[:, :, NC].clone() for x in (C, n, m))
+        ctx.how = how
+        return h, *(x[:, :, -1].clone() for x in (C, n, m))
 
     @staticmethod
     @once_differentiable
@@ -282,8 +287,8 @@ class _MlstmCell(Function):
         )
         dq, dk, dv, di, df = (torch.empty_like(x) for x in (q, k, v, i, f))
         arrays = map(_array, (q, k, v, i, f, h, den, C, n, m, dh, dq, dk, dv, di, df, dC, dn, dm))
-        ops.mlstm_grad(*arrays, chunk=ctx.chunk_size, eps=ctx.eps, threads=_threads())
-        return dq, dk, dv, di, df, dC, dn, dm, None, None
+        ops.mlstm_grad(*arrays, **ctx.how, threads=_threads())
+        return dq, dk, dv, di, df, dC, dn, dm, None, None, None
 
 
 def _apply(function: type[Function], *arguments: Any) -> Any:

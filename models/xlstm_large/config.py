@@ -1,13 +1,13 @@
 """Sizes and constants of one xLSTM Large model: checked, and read from and written to a mapping."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mlxhog.errors import ConfigError
+from mlxhog.models.fields import convert, unknown
 
 WEIGHT_MODES = ("single", "fused")
 """How a file stores matrices that share their input; the parameters of this package are single."""
@@ -129,12 +129,10 @@ class XLSTMLargeConfig:
                 _check_weight_mode(value)
             elif name not in types:
                 if strict and name not in NO_EFFECT:
-                    raise ConfigError(
-                        _unknown(key, [*types, *SPELLINGS, *NO_EFFECT, "weight_mode"])
-                    )
+                    raise ConfigError(unknown(key, [*types, *SPELLINGS, *NO_EFFECT, "weight_mode"]))
                 extra[key] = value
             elif value is not None:
-                read = _convert(key, value, types[name])
+                read = convert(key, value, types[name])
                 if values.setdefault(name, read) != read:
                     raise ConfigError(
                         f"{name} is {values[name]} and its other spelling says {read}; "
@@ -182,29 +180,3 @@ class XLSTMLargeConfig:
 def _check_weight_mode(value: object) -> None:
     if value not in WEIGHT_MODES:
         raise ConfigError(f"weight_mode is {value!r}; choose one of {', '.join(WEIGHT_MODES)}")
-
-
-def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
-    return f"unknown architecture field {name!r}; {hint}"
-
-
-def _convert(name: str, value: object, wanted: object) -> object:
-    """Convert one value to the annotated type of its field, or refuse it."""
-    if wanted == int | None:
-        wanted = int
-    if wanted is bool and isinstance(value, bool):
-        return value
-    if wanted in (int, float) and isinstance(value, int | float | str):
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not isinstance(value, bool) and (wanted is float or number.is_integer()):
-            return number if wanted is float else int(number)
-    raise ConfigError(
-        f"{name} is {value!r} of type {type(value).__name__}; give it as {wanted.__name__}"
-        if isinstance(wanted, type)
-        else f"{name} is {value!r}; its type is unknown"
-    )

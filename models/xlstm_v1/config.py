@@ -171,8 +171,7 @@ class XLSTMV1Config:
                     raise ConfigError(unknown(key, [*types, *NO_EFFECT]))
                 extra[key] = value
             elif value is not None and (key, value) != ("context_length", -1):
-                wanted = int if key == "bos_token_id" else types[key]
-                values[key] = convert(key, value, wanted)
+                values[key] = convert(key, value, types[key])
         if missing := [n for n in ("vocab_size", "embedding_dim", "num_blocks") if n not in values]:
             raise ConfigError(f"the architecture lacks {', '.join(missing)}; add it")
         defaults = {"context_length": cls.context_length, "bias": cls.bias, "dropout": cls.dropout}

@@ -47,25 +47,26 @@ def sample(
     return Cell((q, k, v, i, f), state, (draw(B, S, NH, DV), *d_last))
 
 
-def run(cell: Cell, chunk: int, threads: int = 1) -> tuple[dict[str, Array], dict[str, Array]]:
+def run(
+    cell: Cell, chunk: int, threads: int = 1, stride: int = 1
+) -> tuple[dict[str, Array], dict[str, Array]]:
     """Results h C n m and gradients by name, from the native kernels."""
     q, _, v, i, _ = cell.inputs
     B, S, NH, DK = q.shape
     NC = -(-S // chunk)
-    C = np.full((B, NH, NC + 1, DK, v.shape[-1]), np.nan, np.float32)
+    C = np.full((B, NH, -(-NC // stride) + 1, DK, v.shape[-1]), np.nan, np.float32)
     n, m = (
         np.full((B, NH, NC + 1, DK), np.nan, np.float32),
         np.full((B, NH, NC + 1), np.nan, np.float32),
     )
     C[:, :, 0], n[:, :, 0], m[:, :, 0] = cell.state
     h, den = np.full_like(v, np.nan), np.full_like(i, np.nan)
-    ops.mlstm(*cell.inputs, h, den, C, n, m, chunk=chunk, eps=EPS, threads=threads)
+    how: dict[str, Any] = {"chunk": chunk, "stride": stride, "eps": EPS, "threads": threads}
+    ops.mlstm(*cell.inputs, h, den, C, n, m, **how)
     grads = [np.full_like(x, np.nan) for x in cell.inputs]
     dh, *d_state = (x.copy() for x in cell.d_results)
-    ops.mlstm_grad(
-        *cell.inputs, h, den, C, n, m, dh, *grads, *d_state, chunk=chunk, eps=EPS, threads=threads
-    )
-    results = {"h": h, "C": C[:, :, NC], "n": n[:, :, NC], "m": m[:, :, NC]}
+    ops.mlstm_grad(*cell.inputs, h, den, C, n, m, dh, *grads, *d_state, **how)
+    results = {"h": h, "C": C[:, :, -1], "n": n[:, :, -1], "m": m[:, :, -1]}
     return results, dict(zip(NAMES, (*grads, *d_state), strict=True))
 
 
@@ -154,6 +155,26 @@ def test_the_thread_count_does_not_change_a_bit() -> None:
             np.testing.assert_array_equal(a[name], b[name])
 
 
+@pytest.mark.parametrize("S", [1, 16, 70, 96])
+@pytest.mark.parametrize("stride", [2, 3, 5, 100])
+def test_how_many_chunk_states_are_kept_does_not_change_a_bit(S: int, stride: int) -> None:
+    cell = sample(2, S, 2, 16, 32)
+    for kept, all_kept in zip(run(cell, 16, stride=stride), run(cell, 16), strict=True):
+        for name in kept:
+            np.testing.assert_array_equal(kept[name], all_kept[name])
+
+
+@pytest.mark.parametrize(("DK", "chunk"), [(8, 64), (64, 64), (100, 64), (512, 64), (64, 1)])
+def test_a_training_step_keeps_no_more_of_the_states_than_of_the_values(
+    DK: int, chunk: int
+) -> None:
+    S, first_and_last = 64 * 512, 2
+    stride = ops.mlstm_stride(DK=DK, chunk=chunk)
+    chunks = -(-S // chunk)
+    matrices = -(-chunks // stride) + 1
+    assert (matrices - first_and_last) * DK <= S
+
+
 def test_a_sequence_in_two_parts_continues_from_the_state() -> None:
     cell = sample(2, 50, 2, 8, 12)
     whole, _ = run(cell, 16)
@@ -177,6 +198,7 @@ def test_arrays_of_a_wrong_size_are_refused_by_name() -> None:
     cell = sample(1, 4, 1, 4, 4)
     q, k, v, i, f = cell.inputs
     state = [np.zeros(shape, np.float32) for shape in [(1, 1, 2, 4, 4), (1, 1, 2, 4), (1, 1, 2)]]
+    how: dict[str, Any] = {"chunk": 4, "stride": 1, "eps": EPS, "threads": 1}
     with pytest.raises(ValueError, match="den has 3 elements, expected 4"):
         ops.mlstm(
             q,
@@ -187,23 +209,13 @@ def test_arrays_of_a_wrong_size_are_refused_by_name() -> None:
             np.empty_like(v),
             np.empty(3, np.float32),
             *state,
-            chunk=4,
-            eps=EPS,
-            threads=1,
+            **how,
         )
-    with pytest.raises(ValueError, match="chunk must be at least 1"):
-        ops.mlstm(q, k, v, i, f, np.empty_like(v), i, *state, chunk=0, eps=EPS, threads=1)
+    out = (np.empty_like(v), np.empty_like(i), *state)
+    for name in ("chunk", "stride"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1"):
+            ops.mlstm(q, k, v, i, f, *out, **(how | {name: 0}))
+    with pytest.raises(ValueError, match="C has 32 elements, expected 48"):
+        ops.mlstm(q, k, v, i, f, *out, **(how | {"chunk": 1, "stride": 2}))
     with pytest.raises(TypeError):
-        ops.mlstm(
-            q.astype(np.float64),
-            k,
-            v,
-            i,
-            f,
-            np.empty_like(v),
-            i,
-            *state,
-            chunk=4,
-            eps=EPS,
-            threads=1,
-        )
+        ops.mlstm(q.astype(np.float64), k, v, i, f, *out, **how)

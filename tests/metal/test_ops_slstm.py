@@ -130,9 +130,10 @@ def test_the_output_does_not_depend_on_whether_the_tape_is_kept() -> None:
         np.testing.assert_array_equal(value, found[name])
 
 
+@pytest.mark.parametrize("zero_state", [True, False])
 @pytest.mark.parametrize("name", INPUTS)
-def test_nan_in_any_input_reaches_the_output(name: str) -> None:
-    cell = sample(1, 6, 1, 4)
+def test_nan_in_any_input_reaches_the_output(name: str, zero_state: bool) -> None:
+    cell = sample(1, 6, 1, 4, zero_state=zero_state)
     cell.inputs[name].reshape(-1)[0] = np.nan
     assert np.isnan(run(cell)["y"]).any()
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from mlxhog._native import ops
 from mlxhog.models.ops import native_mlx, native_torch
 from tests.models.twins import TWINS, MlxTwin, TorchTwin, Twin
-from tests.tolerances import GRADIENT_ANY_F32, OP_F32, assert_close
+from tests.tolerances import GRADIENT_ANY_F32, OP_F32, PRODUCT_F32, assert_close
 
 Arrays = Mapping[str, Any]
 PAIRS = {
@@ -46,6 +47,31 @@ def test_linears_are_products_with_the_transposed_weights(
     assert_close(alone, outs[0], OP_F32)
 
 
+@pytest.mark.parametrize(
+    ("rows", "width", "out"),
+    [
+        (1, 1, 1),
+        (13, 31, 33),  # less than one tile, and a part of a panel
+        (463, 300, 530),  # past the blocks of rows, columns and depth that stay in a cache
+        (2, 33, 31_800),  # more columns than are packed at once
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_linears_of_any_size_are_right_in_every_block(
+    rows: int, width: int, out: int, threads: int
+) -> None:
+    x, w, dy = draw(rows, width), draw(out, width), draw(rows, out)
+    y, dx, dw = np.empty_like(dy), np.empty_like(x), np.empty_like(w)
+    ops.linears(x, [w], [None], [y], threads=threads)
+    ops.linears_grad(x, [w], [dy], dx, [dw], [None], threads=threads)
+    for found, wanted in (
+        (y, x.astype(np.float64) @ w.T),
+        (dx, dy.astype(np.float64) @ w),
+        (dw, dy.T.astype(np.float64) @ x),
+    ):
+        assert_close(found, wanted, PRODUCT_F32)
+
+
 @pairs
 def test_gradients_of_linears_whose_outputs_are_partly_unused(
     native: Twin, reference: Twin
@@ -79,6 +105,48 @@ def test_gradients_flow_through_the_state_from_one_call_to_the_next(
         return (h**2).sum()
 
     assert_same_grads(native, reference, scalar, inputs)
+
+
+@pytest.mark.parametrize("chunk_size", [4, 64])
+def test_what_the_cell_keeps_for_its_gradient_grows_linearly_with_the_length(
+    chunk_size: int,
+) -> None:
+    def kept(S: int) -> int:
+        """Numbers kept between the forward and the backward pass; heads wider than the chunk."""
+        sizes = []
+
+        def count(x: torch.Tensor) -> torch.Tensor:
+            sizes.append(x.numel())
+            return x
+
+        inputs = [torch.tensor(draw(1, S, 2, 8)).requires_grad_() for _ in "qkv"]
+        gates = [torch.tensor(draw(1, S, 2)) for _ in "if"]
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
+            native_torch.mlstm_cell(*inputs, *gates, chunk_size=chunk_size, eps=1e-6)
+        return sum(sizes)
+
+    short, long = kept(1024) - kept(512), kept(4096) - kept(2048)
+    assert long == 4 * short
+
+
+def test_without_a_gradient_the_cell_keeps_no_state_between_the_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    kernel = native_torch.ops.mlstm
+
+    class Recorder:
+        @staticmethod
+        def mlstm(*arrays: Any, **how: Any) -> None:
+            seen.append(arrays[7].shape)
+            kernel(*arrays, **how)
+
+    monkeypatch.setattr(native_torch, "ops", Recorder)
+    inputs = [torch.tensor(draw(1, 300, 2, 8)) for _ in "qkv"]
+    gates = [torch.tensor(draw(1, 300, 2)) for _ in "if"]
+    with torch.inference_mode():
+        native_torch.mlstm_cell(*inputs, *gates, chunk_size=16, eps=1e-6)
+    assert seen == [(1, 2, 2, 8, 8)]
 
 
 @pairs

@@ -8,7 +8,7 @@ import pytest
 from mlxhog.models import dropout, lm_numpy
 from mlxhog.models.families import dropout_sites, param_spec
 from tests.models.sample import batch, perturbed_params, v1_config
-from tests.models.twins import TWINS, Twin
+from tests.models.twins import TWINS, MlxTwin, TorchTwin, Twin
 from tests.tolerances import (
     FINITE_DIFFERENCE,
     GRADIENT_ANY_F32,
@@ -81,6 +81,21 @@ def test_loss_logits_and_every_gradient_equal_the_float64_reference(
     loss, grads = twin.loss_and_grads(cfg, params, tokens, labels)
 
     assert_close(logits, wanted_logits, LOGITS_F32)
+    assert_close(loss, wanted_loss, LOSS_F32)
+    for name in param_spec(cfg):
+        assert_close(grads[name], wanted[name], GRADIENT_ANY_F32, label=name)
+
+
+@pytest.mark.parametrize("twin", [TorchTwin("metal-emulated"), MlxTwin("metal-emulated")])
+@pytest.mark.parametrize("changes", [{}, CONFIGS["documents"]], ids=["mixed", "documents"])
+def test_metal_kernels_give_every_gradient_of_the_float64_reference(
+    twin: Twin, changes: dict[str, Any]
+) -> None:
+    cfg = v1_config(**changes)
+    params = perturbed_params(cfg, seed=6)
+    tokens, labels = batch(cfg, 2, 9, seed=6)
+    wanted_loss, wanted = lm_numpy.differentiate(cfg, params, tokens, labels)
+    loss, grads = twin.loss_and_grads(cfg, params, tokens, labels)
     assert_close(loss, wanted_loss, LOSS_F32)
     for name in param_spec(cfg):
         assert_close(grads[name], wanted[name], GRADIENT_ANY_F32, label=name)

@@ -20,6 +20,28 @@ chunk_size: 16
 bos_token_id: 256
 """
 
+MIXED_MODEL = """
+model_type: xlstm_v1
+vocab_size: 320
+embedding_dim: 32
+num_blocks: 2
+slstm_at: [1]
+mlstm_block: {mlstm: {num_heads: 2}}
+slstm_block: {slstm: {num_heads: 2}}
+context_length: 32
+chunk_size: 16
+dropout: 0.1
+reset_at_document_boundaries: true
+bos_token_id: 256
+"""
+
+
+def mixed_model(tmp_path: Path) -> str:
+    """The path of an architecture with an mLSTM and an sLSTM block, dropout and resets."""
+    path = tmp_path / "mixed.yaml"
+    path.write_text(MIXED_MODEL)
+    return str(path)
+
 
 def small_config(tmp_path: Path, **options: object) -> TrainConfig:
     """A configuration whose run takes a second or two, in its own folders."""

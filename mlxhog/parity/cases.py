@@ -1,0 +1,180 @@
+"""Recorded cases: `NAME.safetensors` with every tensor, `NAME.json` with the config beside it.
+
+The format is that of the golden data set xlstm (its README lists the names): a language model with
+parameters, tokens, outputs and gradients; a cell alone; or single operators. Reading is pure. It
+renames and reorders into the names and layouts of this package, and computes nothing.
+
+    in the file                            here
+    param.X, grad.X                        our name of X; fused rows split
+    input_ids, labels                      tokens, targets: the next token's label, -100 at the end
+    NAME_f64                               the same on the side "recorded_f64"
+    stepwise_logits, stepwise_state.L.P    stepwise/logits, stepwise/state/L/P
+    cached_logits                          logits of the side "recorded_cached"
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlxhog import tensors
+from mlxhog.errors import DataError
+from mlxhog.formats.names import to_ours
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+from mlxhog.parity import cell_cases
+from mlxhog.parity.subject import Array, ModelPlan, Subject
+
+RECORDED = "recorded"
+
+
+def read(path: Path, *, steps: int) -> Subject:
+    """Read a recorded case.
+
+    Args:
+        path: the .safetensors file; the .json file lies beside it.
+        steps: updates that a model is taken with each optimizer.
+
+    Raises:
+        DataError: a file is missing or damaged, or is no case of this format.
+        ConfigError: the architecture in it is not one of ours.
+    """
+    meta = _meta(path.with_suffix(".json"))
+    found = dict(tensors.read(path))
+    title = f"{path.stem}: {meta.get('what', 'recorded case')}"
+    if "input_ids" in found:
+        return _model(title, path, found, meta, steps)
+    subject = cell_cases.read(title, found, meta)
+    if subject is None:
+        raise DataError(
+            f"{path} is no case of a kind known here: it has {', '.join(sorted(found)[:6])} ..; "
+            "wanted input_ids with param.*, q k v i f with h_weight, Wx R b with y_weight, or x "
+            "with the outputs *.y of operators"
+        )
+    return subject
+
+
+def _meta(path: Path) -> Mapping[str, Any]:
+    try:
+        meta = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot read the facts of a case: {error}; a case is two files, "
+            "NAME.safetensors and NAME.json"
+        ) from error
+    if not isinstance(meta, dict):
+        raise DataError(f"{path}: holds a {type(meta).__name__}, wanted an object of facts")
+    return meta
+
+
+def _model(
+    title: str, path: Path, found: dict[str, Array], meta: Mapping[str, Any], steps: int
+) -> Subject:
+    if not isinstance(meta.get("config"), dict):
+        raise DataError(f"{path.with_suffix('.json')}: lacks the field config, the architecture")
+    cfg = _config(meta["config"])
+    params = to_ours(_below("param.", found), cfg)
+    _check_params(path, params, families.param_spec(cfg))
+    tokens = found.pop("input_ids")
+    labels = found.pop("labels", tokens)
+    fixed = {"tokens": tokens.astype(np.int32), "targets": next_labels(labels)}
+    greedy = 0
+    if "greedy_prompt" in found and "greedy_ids" in found:
+        prompt = found.pop("greedy_prompt").astype(np.int32)
+        found["greedy_ids"] = _continuation(found["greedy_ids"], prompt)
+        fixed["greedy_prompt"], greedy = prompt, found["greedy_ids"].shape[1]
+    recorded: dict[str, dict[str, Array]] = {}
+    unknown = []
+    for name, grad in to_ours(_below("grad.", found), cfg).items():
+        recorded.setdefault(RECORDED, {})[f"grad/{name}"] = grad
+    for name, value in found.items():
+        if name.startswith(("param.", "grad.")):
+            continue
+        side = RECORDED + ("_f64" if name.endswith("_f64") else "")
+        ours = _result_name(name.removesuffix("_f64"))
+        if name == "cached_logits":
+            side, ours = f"{RECORDED}_cached", "logits"
+        if ours is None:
+            unknown.append(name)
+        else:
+            recorded.setdefault(side, {})[ours] = _shaped(ours, value)
+    fixed_init = [name.removeprefix("init/") for name in recorded.get(RECORDED, {})]
+    return Subject(
+        title=title,
+        plan=ModelPlan(
+            cfg,
+            steps=steps,
+            greedy=greedy,
+            fixed_init=tuple(name for name in fixed_init if name in params),
+        ),
+        inputs=params,
+        fixed=fixed,
+        recorded=recorded,
+        notes=tuple(f"not compared: {name}, a name unknown here" for name in unknown),
+    )
+
+
+def _config(fields: Mapping[str, Any]) -> ModelConfig:
+    """Read a config of either package; only that of the v1 stack names kinds of blocks."""
+    v1 = "mlstm_block" in fields or "slstm_block" in fields
+    return families.read({"model_type": "xlstm_v1", **fields} if v1 else fields)
+
+
+def next_labels(labels: Array) -> Array:
+    """Return the target of each position, (B, S) int32: the next label, and -100 at the end."""
+    end = np.full_like(labels[:, :1], -100)
+    return np.concatenate([labels[:, 1:], end], axis=1).astype(np.int32)
+
+
+def _below(prefix: str, found: Mapping[str, Array]) -> dict[str, Array]:
+    return {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+
+
+def _check_params(path: Path, params: Mapping[str, Array], spec: Mapping[str, Any]) -> None:
+    lacking = [name for name in spec if name not in params]
+    if lacking:
+        raise DataError(f"{path}: lacks param.{lacking[0]}, which its config asks for")
+    for name, value in params.items():
+        if name not in spec:
+            raise DataError(f"{path}: holds param.{name}, which its config has no place for")
+        if value.shape != spec[name].shape:
+            raise DataError(
+                f"{path}: param.{name} has shape {value.shape}, and its config says "
+                f"{spec[name].shape}"
+            )
+
+
+def _continuation(ids: Array, prompt: Array) -> Array:
+    """What follows the prompt: transformers' generate repeats it, that of xlstm does not."""
+    P = prompt.shape[1]
+    repeats = ids.shape[1] > P and np.array_equal(ids[:, :P], prompt)
+    return ids[:, P:] if repeats else ids
+
+
+def _result_name(name: str) -> str | None:
+    """Return the name of a recorded result in `subject.py`, or None for one that has none."""
+    if name in ("logits", "loss", "greedy_ids"):
+        return name
+    step = "stepwise/" if name.startswith("stepwise_") else ""
+    match name.removeprefix("stepwise_").split(".", 1):
+        case ["logits"]:
+            return step + "logits"
+        case ["hidden", which]:
+            return f"hidden/{which}"
+        case ["state", which]:
+            return f"{step}state/{which.replace('.', '/')}"
+        case ["init", which]:
+            return f"init/{which}"
+    return None
+
+
+def _shaped(name: str, value: Array) -> Array:
+    if name == "loss":
+        return value.reshape(())
+    if name.endswith("/m") and value.ndim == 3 and value.shape[-1] == 1:
+        return value[..., 0]
+    return value

@@ -1,0 +1,106 @@
+"""Every result of a language model, in the order in which it comes about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from mlxhog.models import families
+from mlxhog.models.init import initial_value
+from mlxhog.parity.engines import Forward, ModelEngine
+from mlxhog.parity.subject import Array, ModelPlan
+
+Found = Iterator[tuple[str, Array]]
+Steps = Callable[..., Iterator[tuple[str, dict[str, Array]]]]
+
+
+def results(
+    engine: ModelEngine,
+    plan: ModelPlan,
+    params: Mapping[str, Array],
+    fixed: Mapping[str, Array],
+    steps: Steps,
+) -> Found:
+    """Compute what the plan asks for.
+
+    Args:
+        engine: who computes.
+        plan: what.
+        params: parameters of the model.
+        fixed: tokens, targets, greedy_prompt; see `Subject`.
+        steps: `optimizers.ours`, or another form of it.
+    """
+    engine.load(plan.cfg, params)
+    whole = engine.forward(fixed["tokens"])
+    yield from _hidden(plan, whole)
+    yield "logits", whole.logits
+    if whole.state is not None:
+        yield from _state("state", engine.parts(whole.state))
+        yield from _stepwise(engine, fixed["tokens"])
+    if whole.state is not None and "greedy_prompt" in fixed:
+        yield "greedy_ids", greedy(engine, fixed["greedy_prompt"], plan.greedy)
+    if "targets" not in fixed:
+        return
+    loss, grads = engine.differentiate(fixed["tokens"], fixed["targets"])
+    yield "loss", np.array(loss, whole.logits.dtype)
+    for name in families.param_spec(plan.cfg):
+        yield f"grad/{name}", grads[name]
+    if not plan.steps:
+        return
+
+    def gradient(now: Mapping[str, Array]) -> Mapping[str, Array]:
+        engine.load(plan.cfg, now)
+        return engine.differentiate(fixed["tokens"], fixed["targets"])[1]
+
+    for rule, after in steps(plan.cfg, params, gradient, plan.steps):
+        for name, value in after.items():
+            yield f"after/{rule}/{name}", value
+
+
+def _hidden(plan: ModelPlan, whole: Forward) -> Found:
+    for number, x in enumerate(whole.hidden):
+        last = number > plan.cfg.num_hidden_layers
+        yield f"hidden/{'out_norm' if last else number}", x
+
+
+def _state(prefix: str, blocks: list[list[Array]]) -> Found:
+    """Name the parts of every block's state: C n m or h c n m of the cell, after a conv's."""
+    for layer, parts in enumerate(blocks):
+        cell = "Cnm" if any(part.ndim == 4 for part in parts) else "hcnm"
+        names = ["conv"] * (len(parts) - len(cell)) + list(cell)
+        for name, part in zip(names, parts, strict=True):
+            yield f"{prefix}/{layer}/{name}", part
+
+
+def _stepwise(engine: ModelEngine, tokens: Array) -> Found:
+    state, logits = None, []
+    for t in range(tokens.shape[1]):
+        one = engine.forward(tokens[:, t : t + 1], state)
+        state = one.state
+        logits.append(one.logits)
+    yield "stepwise/logits", np.concatenate(logits, 1)
+    yield from _state("stepwise/state", engine.parts(state))
+
+
+def greedy(engine: ModelEngine, prompt: Array, count: int) -> Array:
+    """Return the `count` likeliest tokens that follow, (B, count) int32."""
+    found: list[Array] = []
+    token, state = prompt, None
+    while len(found) < count:
+        one = engine.forward(token, state)
+        state = one.state
+        token = one.logits[:, -1:].argmax(-1).astype(np.int32)
+        found.append(token)
+    return np.concatenate(found, 1)
+
+
+def fixed_init(plan: ModelPlan) -> Found:
+    """Initial values that a formula gives, of the parameters that are asked for."""
+    spec = families.param_spec(plan.cfg)
+    for name in plan.fixed_init:
+        if spec[name].init.partition(":")[0] not in RANDOM:
+            yield f"init/{name}", initial_value(spec[name], seed=0)
+
+
+RANDOM = ("normal", "uniform")

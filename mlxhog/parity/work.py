@@ -1,0 +1,95 @@
+"""What a child does: compute one side's results from one file, and write them to another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from mlxhog import tensors
+from mlxhog.doctor.child import Lane
+from mlxhog.parity import components, mlstm_results, model_results, optimizers, slstm_results
+from mlxhog.parity.engine_numpy import NumPyEngine
+from mlxhog.parity.engines import Engine
+from mlxhog.parity.peers import PEERS
+from mlxhog.parity.sides import NUMPY, Side
+from mlxhog.parity.subject import Array, MlstmPlan, ModelPlan, Plan, SlstmPlan
+
+INPUT, FIXED = "input/", "fixed/"
+THREADS = 1
+
+
+def compute(
+    lane: Lane, side: Side, plan: Plan, given: Path, spoilt: Path | None, found: Path
+) -> list[str]:
+    """Compute a side's results; returns their names in the order in which they came about.
+
+    Args:
+        lane: the child's own.
+        side: who computes.
+        plan: what.
+        given: file with the subject's arrays.
+        spoilt: file with inputs that replace some of them; None for none.
+        found: file to write.
+    """
+    arrays = dict(tensors.read(given))
+    if spoilt is not None:
+        arrays |= tensors.read(spoilt)
+    inputs = {k.removeprefix(INPUT): v for k, v in arrays.items() if k.startswith(INPUT)}
+    fixed = {k.removeprefix(FIXED): v for k, v in arrays.items() if k.startswith(FIXED)}
+    results = _results(side, plan, inputs, fixed)
+    made = {name: np.ascontiguousarray(x).reshape(np.shape(x)) for name, x in results}
+    save_file(made, found)
+    return list(made)
+
+
+def _results(
+    side: Side, plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
+) -> Iterator[tuple[str, Array]]:
+    if side.backend == NUMPY:
+        yield from _reference(plan, inputs, fixed)
+        return
+    if side.backend in PEERS:
+        from mlxhog.parity import peers_torch
+
+        assert isinstance(plan, ModelPlan), "peers are asked for models only"
+        yield from peers_torch.results(side.backend, plan, inputs, fixed)
+        return
+    engine = _engine(side)
+    if isinstance(plan, ModelPlan):
+        yield from model_results.results(engine, plan, inputs, fixed, optimizers.ours)
+    elif isinstance(plan, MlstmPlan):
+        yield from mlstm_results.results(engine, plan, inputs, fixed["h_weight"])
+    elif isinstance(plan, SlstmPlan):
+        yield from slstm_results.results(engine, inputs, fixed["h_weight"])
+    else:
+        yield from components.results(engine, plan, inputs)
+
+
+def _reference(
+    plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
+) -> Iterator[tuple[str, Array]]:
+    if isinstance(plan, ModelPlan):
+        yield from model_results.fixed_init(plan)
+        engine = NumPyEngine()
+        yield from model_results.results(engine, plan, inputs, fixed, optimizers.reference)
+    elif isinstance(plan, MlstmPlan):
+        yield from mlstm_results.reference(plan, inputs, fixed["h_weight"])
+    elif isinstance(plan, SlstmPlan):
+        yield from slstm_results.reference(inputs, fixed["h_weight"])
+    else:
+        yield from components.reference(plan, inputs)
+
+
+def _engine(side: Side) -> Engine:
+    """Import the side's framework and start it."""
+    framework, _, device = side.backend.partition(":")
+    if framework == "torch":
+        from mlxhog.parity.engine_torch import TorchEngine
+
+        return TorchEngine(device, side.kernels, THREADS)
+    from mlxhog.parity.engine_mlx import MLXEngine
+
+    return MLXEngine(device, side.kernels, THREADS)
