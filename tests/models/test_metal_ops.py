@@ -20,6 +20,7 @@ from tests.tolerances import (
     GRADIENT_ANY_F32,
     LOGITS_F32,
     LOSS_F32,
+    OP_GRADIENT_F32,
     STATE_F32,
     assert_close,
 )
@@ -146,6 +147,28 @@ def test_on_a_gpu_the_engine_gets_the_arrays_of_the_framework_itself(
     assert len(launches) == 6
     for name in inputs:
         assert_close(found[name], wanted[name], GRADIENT_ANY_F32, label=name)
+
+
+@frameworks
+def test_on_a_gpu_the_convolution_runs_its_five_kernels_on_the_arrays_of_the_framework(
+    framework: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"x": (2, 9, 6), "w": (6, 1, 4), "b": (6,), "state": (2, 3, 6)}
+    inputs = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    starts = rng.random((2, 9)) < 0.3
+    ops, launches = kernels_of_a_gpu(framework, monkeypatch)
+
+    def scalar(ops: Any, p: Any) -> Any:
+        flags = EMULATED[framework].array(starts)
+        y, last = ops.causal_conv(**p, starts=flags, silu=True)
+        return (y**2).sum() + (last**3).sum()
+
+    wanted = REFERENCE[framework].op_grads(scalar, inputs)
+    found = EMULATED[framework].op_grads(lambda _, p: scalar(ops, p), inputs)
+    assert len(launches) == 5
+    for name in inputs:
+        assert_close(found[name], wanted[name], OP_GRADIENT_F32, label=name)
 
 
 def test_under_mlx_the_cell_and_its_gradient_are_traced_without_evaluating(
