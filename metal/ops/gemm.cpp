@@ -170,7 +170,7 @@ void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, 
   for (Index m0 = 0; m0 < M; m0 += kRows)
     for (Index n0 = 0; n0 < N; n0 += kCols) {
       const Index rows = std::min(kRows, M - m0), cols = std::min(kCols, N - n0);
-      for (Index k = 0; k < K; k += kDepth) {
+      for (Index k = 0; k == 0 || k < K; k += kDepth) {
         const Index depth = std::min(kDepth, K - k);
         const auto tiles = [&](Index m, Index n, Index width) {
           Tile tile{A + (m0 + m) * am + k * ak, panels + (n0 + n) * K + k * kPanel, C + (m0 + m) * ldc + n0 + n, am, ak,
