@@ -32,7 +32,8 @@ void lower_scores(const float* q, Index q_ld, const float* k_t, Index L, Index D
 // out[t, :] += sum_{j <= t} A[t, j] rows[j, :]
 void lower_times(const float* A, const float* rows, Index ld, Index L, Index width, float* out, Index out_ld);
 // out[j, :] += sum_{t >= j} A[t, j] rows[t, :]
-void lower_transposed_times(const float* A, const float* rows, Index ld, Index L, Index width, float* out, Index out_ld);
+void lower_transposed_times(const float* A, const float* rows, Index ld, Index L, Index width, float* out,
+                            Index out_ld);
 
 // The scores S (L, L) become A_tj = scale * E_tj S_tj for j <= t, 0 for j > t; row_sums[t * stride] += sum_j A_tj.
 void weigh_scores(const ChunkGates&, Index L, float scale, float* S, float* row_sums, Index stride);
