@@ -45,7 +45,7 @@ def decoder(
         chosen: which ops, one of `CHOICES` in `models/ops/kernels.py`.
         threads: that the step may use.
     """
-    if not isinstance(cfg, XLSTMLargeConfig):
+    if not isinstance(cfg, XLSTMLargeConfig) or cfg.out_norm_bias:
         return None
     if kernels.resolve(framework, chosen, "cpu") != "native":
         return None
