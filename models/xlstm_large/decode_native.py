@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog._native import XlstmLargeDecoder
-from mlxhog.models import families
+from mlxhog.models import families, packed_state
 from mlxhog.models.xlstm_large import EMBEDDING, OUT_NORM, XLSTMLargeConfig, block_name
 
 Float32 = NDArray[np.float32]
@@ -99,18 +99,10 @@ class Decoder:
 
     def pack(self, blocks: Sequence[Sequence[Float32]]) -> Float32:
         """Return a twin's state, per block C (B, NH, DK, DV), n (B, NH, DK), m (B, NH), as ours."""
-        parts = [part.reshape(len(part), -1) for block in blocks for part in block]
-        return np.concatenate(parts, axis=1)
+        return packed_state.pack(blocks)
 
     def unpack(self, state: Float32) -> list[tuple[Float32, ...]]:
         """Return the state as the twins have it, as views."""
         NH, DK, DV = self._cfg.num_heads, self._cfg.qk_head_dim, self._cfg.v_head_dim
-        shapes, blocks, at = ((NH, DK, DV), (NH, DK), (NH,)), [], 0
-        for _ in range(self._cfg.num_hidden_layers):
-            parts = []
-            for shape in shapes:
-                size = int(np.prod(shape))
-                parts.append(state[:, at : at + size].reshape(len(state), *shape))
-                at += size
-            blocks.append(tuple(parts))
-        return blocks
+        block = ((NH, DK, DV), (NH, DK), (NH,))
+        return packed_state.unpack(state, [block] * self._cfg.num_hidden_layers)
