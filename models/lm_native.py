@@ -1,7 +1,8 @@
 """A language model's next token without a framework, by the `decode_native` of its family.
 
 This is the one place that says when it stands in for the twins: on a CPU where the native kernels
-compute, with float32 parameters. `metal/ops/decode.cpp` and `decode_v1.cpp` hold the arithmetic.
+compute, with float32 parameters. The arithmetic is in `decode_large.cpp` and `decode_v1.cpp` of
+`metal/ops/`.
 """
 
 import importlib

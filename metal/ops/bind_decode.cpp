@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "arguments.h"
-#include "decode.h"
+#include "decode_large.h"
 #include "decode_v1.h"
 
 namespace nb = nanobind;
@@ -65,7 +65,7 @@ class Decoder {
         {d, 1}, {qk, d}, {qk, d}, {v, d}, {v, d}, {heads, d}, {heads, d}, {v, 1}, {d, v}, {d, 1}, {U, d}, {U, d}, {d, U}};
     for (const std::vector<Layer>& block : blocks) {
       if (block.size() != kBlockLayers)
-        throw nb::value_error("a block must have one (weight, bias) pair per layer; see decode.h");
+        throw nb::value_error("a block must have one (weight, bias) pair per layer; see decode_large.h");
       auto& layers = model_.blocks.emplace_back();
       for (std::size_t j = 0; j < kBlockLayers; ++j) {
         const std::string name = "layer " + std::to_string(j) + " of block " + std::to_string(model_.blocks.size() - 1);

@@ -1,6 +1,6 @@
 // One token of the original xLSTM stack for a few sequences: embedding, mLSTM and sLSTM blocks, logits.
 //
-// The equations are those of models/xlstm_v1/__init__.py; see decode.h for why. Parameters are read where they lie.
+// The equations are those of models/xlstm_v1/__init__.py; see decode_large.h for why. Parameters are read where they lie.
 #pragma once
 
 #include <array>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "activation.h"
-#include "decode.h"
+#include "decode_large.h"
 #include "simd.h"
 
 namespace mlxhog {
@@ -49,7 +49,7 @@ struct V1Model {
   }
 };
 
-// As decode_step in decode.h; but `after` must not be `before`.
+// As decode_step in decode_large.h; but `after` must not be `before`.
 void decode_v1_step(const V1Model&, Index rows, const std::int32_t* tokens, const float* before, float* after,
                     float* logits, int threads);
 

@@ -1,4 +1,4 @@
-#include "decode.h"
+#include "decode_large.h"
 
 #include <algorithm>
 
