@@ -188,10 +188,10 @@ def wait_until_quiet(patience_s: float = 60.0, window_s: float = 2.0) -> float:
 
 
 def verdict(claims: Sequence[Claim], *, others_load: float) -> str:
-    """Missed if a count is wrong; else not measurable if others were busy; else what claims say."""
+    """Missed if a count is wrong; else not measurable if others spoilt timings; else all or not."""
     if any(not claim.met for claim in claims if not claim.timing):
         return MISSED
-    if others_load > BUSY_SHARE:
+    if others_load > BUSY_SHARE and any(claim.timing for claim in claims):
         return NOT_MEASURABLE
     return MET if all(claim.met for claim in claims) else MISSED
 
@@ -220,7 +220,7 @@ def finish(
         print(
             f"  {mark}  {claim.name}: {claim.value:.4g} (wanted {claim.relation} {claim.limit:g})"
         )
-    if others_load > BUSY_SHARE:
+    if others_load > BUSY_SHARE and any(claim.timing for claim in claims):
         print(
             f"  busy machine: others used {others_load:.2f} cores meanwhile (load average "
             f"{os.getloadavg()[0]:.2f}); timings are not measurable, stop them and run this again"

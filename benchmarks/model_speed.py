@@ -2,7 +2,7 @@
 
     python benchmarks/model_speed.py                    every row, both thread counts
     python benchmarks/model_speed.py --quick            fewer turns, under 8 minutes
-    python benchmarks/model_speed.py --only v1 cells    some parts of: train v1 cells growth memory decode
+    python benchmarks/model_speed.py --only v1 cells    some of: train v1 cells growth memory decode
 
 Ours and the peers take turns, each in a process of its own with the same threads; a ratio is the
 median of the turns' own ratios, so that a slow spell of the machine hits both sides. Ours does all

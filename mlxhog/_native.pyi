@@ -377,6 +377,7 @@ class XlstmLargeDecoder:
         embedding: _Buffer,
         blocks: list[list[tuple[_Buffer, _Buffer | None]]],
         out_norm: _Buffer | None,
+        out_norm_bias: _Buffer | None,
         head: _Buffer,
     ) -> None: ...
     @property

@@ -58,6 +58,11 @@ class TrainConfig:
         "forms of the model's operations: plain, hand-written for CPU or GPU, or the fastest here",
         choices=("auto", "reference", "native", "metal", "metal-emulated"),
     )
+    compute_dtype: str = _model(
+        "float32",
+        "type of a gradient's matrix products; parameters, gates, norms and cells stay float32",
+        choices=("float32", "bfloat16"),
+    )
 
     workers: str = _workers("auto", "a number, or backends such as mlx:gpu,torch:cpu*3")
     threads: int | None = _workers(

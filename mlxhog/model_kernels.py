@@ -1,8 +1,8 @@
 """Which form of the model's operations each worker of a run uses: what `kernels` means here.
 
     kernels      worker on a CPU                          worker on a GPU
-    auto         native, where it is built                metal, where doctor found it right and
-                                                          faster; else reference
+    auto         native, where it is built; reference     metal, where doctor found it right and
+                 where compute_dtype is bfloat16          faster; else reference
     metal        refused                                  metal, where doctor found it right
     others       as `models.kernels.resolve` says
 
@@ -45,29 +45,35 @@ def resolve(config: TrainConfig, workers: Sequence[WorkerSpec]) -> Chosen:
     """
     asked, found = config.kernels, verdicts.load()
     names = [worker.backend for worker in workers]
-    chosen = {name: of_backend(asked, name, found) for name in dict.fromkeys(names)}
+    dtype = config.compute_dtype
+    chosen = {name: of_backend(asked, name, found, dtype) for name in dict.fromkeys(names)}
     on_gpu = [name for name in chosen if name in GPU_BACKENDS]
     if asked == "metal" and not config.force:
         for name in on_gpu:
             _check_right(name, found)
     notes = [_note(name, chosen[name], found) for name in on_gpu] if asked == "auto" else []
+    if asked == "auto" and dtype != "float32" and len(on_gpu) < len(chosen):
+        notes.append(
+            f"kernels auto: reference on CPUs, whose native kernels do not compute in {dtype}"
+        )
     return Chosen(tuple(chosen[name] for name in names), tuple(filter(None, notes)))
 
 
-def of_backend(asked: str, backend: str, found: Verdicts) -> str:
+def of_backend(asked: str, backend: str, found: Verdicts, compute_dtype: str = "float32") -> str:
     """Return what a choice of kernels means for workers of a backend.
 
     Args:
         asked: the option.
         backend: such as "mlx:gpu".
         found: what doctor found on this machine.
+        compute_dtype: of the run.
 
     Raises:
         ConfigError, EnvironmentLacks: see `models.kernels.resolve`.
     """
     framework, device = backend.split(":")
     worth_it = backend in GPU_BACKENDS and found.model_kernels(backend).ok
-    return kernels.resolve(framework, asked, device, metal_verified=worth_it)
+    return kernels.resolve(framework, asked, device, metal_verified=worth_it, weights=compute_dtype)
 
 
 def _check_right(backend: str, found: Verdicts) -> None:

@@ -88,6 +88,7 @@ def _context(job: Job, arena: Arena, entry: Entry) -> strategies.Context:
         kernels=job.kernels,
         cpu_blas=config.cpu_blas,
         share=job.share,
+        compute_dtype=config.compute_dtype,
     )
     live = unified.live_params(job, arena)
     backend.bind(job.model, arena.layout.slots, arena.params.size, live)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError
 from mlxhog.models import xlstm_large, xlstm_v1
+from mlxhog.models.fields import check_names
 from mlxhog.models.init import initial_value
 from mlxhog.models.spec import ParamSpec
 
@@ -135,9 +136,10 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
     Raises:
         ConfigError: an unknown family, or fields that the family refuses.
     """
+    check_names("the architecture", data)
     blocks = {"mlstm_block", "slstm_block"} & data.keys()
     name = data.get("model_type", "xlstm_v1" if blocks else "xlstm")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         near = difflib.get_close_matches(str(name), FAMILIES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(FAMILIES)}"
         raise ConfigError(f"model_type is {name!r}, which is not a family of this package; {hint}")
@@ -167,6 +169,12 @@ def embedding(cfg: ModelConfig) -> str:
 def head(cfg: ModelConfig) -> str:
     """Name of the matrix (V, d) that makes logits; the embedding's where they are tied."""
     return of(cfg).embedding if cfg.tie_word_embeddings else of(cfg).head
+
+
+def products(cfg: ModelConfig) -> frozenset[str]:
+    """Return the names of the matrices that only multiply activations, a tied head included."""
+    spec = param_spec(cfg)
+    return frozenset(name for name, parameter in spec.items() if parameter.product) | {head(cfg)}
 
 
 def with_bos(cfg: ModelConfig, token: int) -> ModelConfig:

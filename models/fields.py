@@ -2,9 +2,17 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mlxhog.errors import ConfigError
+
+
+def check_names(where: str, data: Mapping[Any, Any]) -> None:
+    """Refuse a mapping with a key that is not text, as YAML reads `1: 2` or `yes: 2`."""
+    for key in data:
+        if not isinstance(key, str):
+            raise ConfigError(f"{where} has the field {key!r}, which is no name; put it in quotes")
 
 
 def convert(name: str, value: object, wanted: object) -> object:

@@ -39,6 +39,19 @@ def take_state(state: State, rows: Sequence[int]) -> State:
     return [tuple(part[list(rows)] for part in block) for block in state]
 
 
+def in_bfloat16(cfg: ModelConfig, params: Params) -> Params:
+    """Return the parameters with the matrices of `families.products` in bfloat16, differentiable.
+
+    For `loss_from_embedding`: products are then computed in bfloat16, and everything between them
+    in float32, as the parameters' gradients are. Only the reference and Metal ops take them.
+    """
+    products = families.products(cfg)
+    return {
+        name: value.to(torch.bfloat16) if name in products else value
+        for name, value in params.items()
+    }
+
+
 def embed(cfg: ModelConfig, params: Params, tokens: Tensor) -> Tensor:
     """Return the embedded tokens, (B, S) integer in [0, vocab_size) -> x (B, S, d)."""
     return F.embedding(tokens, params[families.embedding(cfg)])

@@ -17,6 +17,8 @@ class ParamSpec:
             "slstm_powerlaw:NH:EXPONENT".
         kind: "rows" where one step touches few rows (an embedding), else "dense".
         decay: True if weight decay applies.
+        product: True if it only multiplies activations, which may be done in bfloat16; never a
+            gate's, a norm's or a cell's.
     """
 
     name: str
@@ -24,6 +26,7 @@ class ParamSpec:
     init: str
     kind: Literal["dense", "rows"] = "dense"
     decay: bool = False
+    product: bool = False
 
     @property
     def size(self) -> int:

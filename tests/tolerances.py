@@ -99,6 +99,11 @@ OP_F32 = Tolerance(
     atol=1e-7,
     of_largest=3e-6,
 )
+LOSS_BF16 = Tolerance("products of 8 bits, whose errors partly cancel over the tokens", atol=5e-3)
+GRADIENT_BF16 = Tolerance(
+    "of the whole gradient's size: products of 8 bits, 4e-3 each, through a few blocks and back",
+    atol=3e-2,
+)
 PRODUCT_F32 = Tolerance(
     "float32 sums of up to 32,000 products in groups of 256: rounding grows with their root",
     of_largest=1e-5,
@@ -117,6 +122,7 @@ NORM_GRADIENT_F32 = Tolerance(
 INITIAL_F32 = Tolerance(
     "float32 powers by the package, float64 by us and rounded once", of_largest=3e-7
 )
+ROUNDED_F16 = Tolerance("one rounding to float16: 2^-11 of numbers up to 4", of_largest=5e-4)
 FLOAT64 = Tolerance("two float64 programs, outputs of order 1", atol=1e-9)
 FLOAT64_CELL = Tolerance("two float64 programs, outputs of any order", atol=1e-11, of_largest=1e-9)
 FORMS_F64 = Tolerance(

@@ -57,7 +57,8 @@ void checked_step(const Tokens& tokens, const In& before, Out& after, Out& logit
 class Decoder {
  public:
   Decoder(Index d, Index heads, Index DK, Index DV, Index U, Index V, float norm_eps, float eps, float gate_cap,
-          float logit_cap, std::int32_t reset_token, In embedding, std::vector<std::vector<Layer>> blocks, std::optional<In> out_norm, In head)
+          float logit_cap, std::int32_t reset_token, In embedding, std::vector<std::vector<Layer>> blocks,
+          std::optional<In> out_norm, std::optional<In> out_norm_bias, In head)
       : model_{d, heads, DK, DV, U, V, norm_eps, eps, gate_cap, logit_cap, reset_token, nullptr, {}, {}, nullptr} {
     model_.embedding = held_.hold("embedding", embedding, V * d);
     const Index qk = heads * DK, v = heads * DV;
@@ -74,6 +75,7 @@ class Decoder {
       }
     }
     if (out_norm) model_.out_norm.weight = held_.hold("out_norm", *out_norm, d);
+    if (out_norm_bias) model_.out_norm.bias = held_.hold("out_norm_bias", *out_norm_bias, d);
     model_.head = held_.hold("head", head, V * d);
   }
 
@@ -150,9 +152,10 @@ void bind_decode(nb::module_& parent) {
   nb::class_<Decoder>(parent, "XlstmLargeDecoder",
                       "One token of xLSTM Large for a few sequences, from the memory of its parameters.")
       .def(nb::init<Index, Index, Index, Index, Index, Index, float, float, float, float, std::int32_t, In,
-                    std::vector<std::vector<Layer>>, std::optional<In>, In>(),
+                    std::vector<std::vector<Layer>>, std::optional<In>, std::optional<In>, In>(),
            nb::kw_only(), "d"_a, "heads"_a, "DK"_a, "DV"_a, "U"_a, "V"_a, "norm_eps"_a, "eps"_a, "gate_cap"_a,
-           "logit_cap"_a, "reset_token"_a, A("embedding"), A("blocks"), A("out_norm").none(), A("head"))
+           "logit_cap"_a, "reset_token"_a, A("embedding"), A("blocks"), A("out_norm").none(),
+           A("out_norm_bias").none(), A("head"))
       .def_prop_ro("state_floats", &Decoder::state_floats, "Floats of one sequence's states.")
       .def("step", &Decoder::step, A("tokens"), A("before"), A("after"), A("logits"), nb::kw_only(), "threads"_a,
            "Read tokens (B,) int32 after the states `before` (B, state_floats); write `after` and logits (B, V).");

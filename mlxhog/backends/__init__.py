@@ -22,6 +22,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.gradients import Rows
 from mlxhog.mapped import BFLOAT16
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.ops.kernels import resolve
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -29,7 +30,7 @@ Grads = dict[str, "Float32 | Rows"]
 State = Any  # the framework's own arrays; callers hand it back and never look inside
 
 WEIGHTS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
-"""Types in which a backend can hold parameters that it only reads."""
+"""Types in which a backend can hold parameters that it only reads, and compute products."""
 
 QUANTIZED_BITS = {"8bit": 8, "4bit": 4}
 """Bits of the elements of large matrices in MLX; everything else stays float32."""
@@ -139,7 +140,13 @@ def embedding_rows(tokens: Int32, grad: Float32) -> Rows:
 
 
 def create(
-    name: str, *, threads: int, kernels: str, cpu_blas: str, share: GPUShare | None = None
+    name: str,
+    *,
+    threads: int,
+    kernels: str,
+    cpu_blas: str,
+    share: GPUShare | None = None,
+    compute_dtype: str = "float32",
 ) -> Backend:
     """Start a backend by name; imports its framework.
 
@@ -149,20 +156,31 @@ def create(
         kernels: which operators the twins use, one of `CHOICES` in `models/ops/kernels.py`.
         cpu_blas: "auto" or "reference": which matrix product MLX uses on a Linux CPU.
         share: what a GPU worker may take of the GPU; None is all that one program may.
+        compute_dtype: what the matrix products of `loss_and_grads` are computed in, "float32" or
+            "bfloat16". Parameters, gates, norms, cells, losses and gradients are float32 either
+            way, as is all of evaluation and generation.
 
     Raises:
-        ConfigError: unknown name.
+        ConfigError: unknown name or type, or kernels that do not compute in this type.
         EnvironmentLacks: the framework or the device is not there, or has too little memory.
     """
     share = GPUShare() if share is None else share
+    if compute_dtype not in WEIGHTS:
+        raise ConfigError(f"compute_dtype is {compute_dtype!r}; choose one of {', '.join(WEIGHTS)}")
+    narrow = compute_dtype != "float32"
+    if narrow and name in NAMES:
+        framework, device = name.split(":")
+        kernels = resolve(framework, kernels, device, weights=compute_dtype)
     if name.startswith("mlx:"):
         from mlxhog.backends.mlx import MLXBackend
 
-        return MLXBackend(name, threads=threads, kernels=kernels, cpu_blas=cpu_blas, share=share)
+        return MLXBackend(
+            name, threads=threads, kernels=kernels, cpu_blas=cpu_blas, share=share, narrow=narrow
+        )
     if name.startswith("torch:"):
         if name == "torch:mps":
             limit_mps(share)
         from mlxhog.backends.torch import TorchBackend
 
-        return TorchBackend(name, threads=threads, kernels=kernels, share=share)
+        return TorchBackend(name, threads=threads, kernels=kernels, share=share, narrow=narrow)
     raise ConfigError(f"no backend {name!r}; choose from {', '.join(NAMES)}")

@@ -54,6 +54,7 @@ class MLXBackend:
         cpu_blas: str,
         share: GPUShare,
         compiled: bool | None = None,
+        narrow: bool = False,
     ) -> None:
         """Import MLX, with a fast BLAS where that is possible, and choose the device.
 
@@ -64,6 +65,7 @@ class MLXBackend:
             cpu_blas: see `backends.create`.
             share: of the GPU, where this is one.
             compiled: whether `mx.compile` joins the operations of a gradient; by default on a GPU.
+            narrow: compute the matrix products of gradients in bfloat16.
 
         Raises:
             EnvironmentLacks: MLX is missing, has no such device or too little memory, or
@@ -104,6 +106,7 @@ class MLXBackend:
         self._share = share
         self._threads = threads
         self.kernels = self._asked = kernels
+        self.narrow = narrow
         self._mx = mx
         self._lm = lm_mlx
 
@@ -177,8 +180,9 @@ class MLXBackend:
         if self._embedded:
             x = self._lm.embed(model, params, tokens)
         starts = self._lm.starts(model, tokens)
+        used = self._lm.in_bfloat16(model, params) if self.narrow else params
         return self._lm.loss_from_embedding(
-            model, params, x, labels, kernels=self.kernels, starts=starts, masks=masks
+            model, used, x, labels, kernels=self.kernels, starts=starts, masks=masks
         )
 
     def refresh(self) -> None:

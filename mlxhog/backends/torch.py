@@ -44,8 +44,17 @@ from mlxhog.models import lm_torch as lm
 class TorchBackend:
     """PyTorch on one device. On the CPU the inbox is the memory the model computes from."""
 
-    def __init__(self, name: str, *, threads: int, kernels: str, share: GPUShare) -> None:
+    def __init__(
+        self, name: str, *, threads: int, kernels: str, share: GPUShare, narrow: bool = False
+    ) -> None:
         """Choose the device and the thread count of this process.
+
+        Args:
+            name: "torch:cpu" or "torch:mps".
+            threads: of torch and of the native operators.
+            kernels: which operators.
+            share: of the GPU, where this is one.
+            narrow: compute the matrix products of gradients in bfloat16.
 
         Raises:
             EnvironmentLacks: the device is not there.
@@ -59,6 +68,7 @@ class TorchBackend:
         self.name = name
         self.device = torch.device(device)
         self.kernels = self._asked = kernels
+        self.narrow = narrow
         self._share = share
         self._threads = threads
         torch.set_num_threads(threads)
@@ -136,7 +146,7 @@ class TorchBackend:
         masks = dropout.masks(model, batch.x.shape, batch.seed)
         loss = lm.loss_from_embedding(
             model,
-            self.params,
+            lm.in_bfloat16(model, self.params) if self.narrow else self.params,
             x,
             self._tokens(batch.y),
             kernels=self.kernels,
@@ -241,7 +251,7 @@ def _held(
 ) -> tuple[torch.Tensor, bool]:
     """Return a tensor of the wanted type on the host, and whether every number is finite."""
     if where_it_lies and tensor.dtype == dtype and tensor.flags.c_contiguous:
-        host, finite = tensor, mapped.all_finite(tensor)
+        host, finite = tensor, mapped.is_finite_in_place(tensor)
     else:
         host = np.empty(tensor.shape, dtype)
         finite = mapped.copy(tensor, host)

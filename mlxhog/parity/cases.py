@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog import tensors
-from mlxhog.errors import DataError
+from mlxhog.errors import CheckpointError, DataError
 from mlxhog.formats.names import to_ours
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
@@ -43,8 +43,14 @@ def read(path: Path, *, steps: int) -> Subject:
         DataError: a file is missing or damaged, or is no case of this format.
         ConfigError: the architecture in it is not one of ours.
     """
+    path = path.with_suffix(".safetensors") if path.suffix == ".json" else path
+    if not path.is_file():
+        raise DataError(f"no case {path}; give the .safetensors file of a recorded case")
+    try:
+        found = dict(tensors.read(path))
+    except CheckpointError as error:
+        raise DataError(f"{error}; record the case again") from error
     meta = _meta(path.with_suffix(".json"))
-    found = dict(tensors.read(path))
     title = f"{path.stem}: {meta.get('what', 'recorded case')}"
     if "input_ids" in found:
         return _model(title, path, found, meta, steps)

@@ -12,7 +12,6 @@ from mlxhog.parity import components
 from mlxhog.parity.subject import Array, ComponentsPlan, MlstmPlan, SlstmPlan, Subject
 
 RECORDED = "recorded"
-NO_OUTPUT = ("x", "x4_bnsh")
 
 
 def read(title: str, found: Mapping[str, Array], meta: Mapping[str, Any]) -> Subject | None:
@@ -25,7 +24,7 @@ def read(title: str, found: Mapping[str, Array], meta: Mapping[str, Any]) -> Sub
     try:
         if {*"qkvif", "h_weight"} <= names:
             return _mlstm(title, found, meta)
-        if {"Wx", "R", "b", "y_weight", "state0"} <= names:
+        if {"Wx", "R", "b", "y_weight"} <= names:
             return _slstm(title, found)
         if "x" in names and any(name.endswith(".y") for name in names):
             return _components(title, found)
@@ -155,7 +154,12 @@ def _slstm(title: str, found: Mapping[str, Array]) -> Subject:
     return Subject(
         title=title,
         plan=SlstmPlan(),
-        inputs={**gates(found["Wx"]), "R": found["R"], "b": found["b"], **state(found["state0"])},
+        inputs={
+            **gates(found["Wx"]),
+            "R": found["R"],
+            "b": found["b"],
+            **state(found.get("state0", np.zeros((4, B, NH * DH), np.float32))),
+        },
         fixed={"h_weight": heads(found["y_weight"])},
         recorded=recorded,
         notes=tuple(notes),

@@ -56,7 +56,11 @@ class Ops(Protocol[T]):
     def linears(
         self, x: T, weights: Sequence[T], biases: Sequence[T | None] | None = None
     ) -> tuple[T, ...]:
-        """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
+        """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in).
+
+        Computed in the type of each weight, which may be bfloat16, and returned in that of x;
+        likewise `block_diagonal`.
+        """
 
     def block_diagonal(
         self, x: T, weights: Sequence[T], biases: Sequence[T | None] | None = None
@@ -208,7 +212,8 @@ def resolve(
         device: where the arrays live: "cpu", "gpu" or "mps".
         metal_verified: `mlxhog doctor` found on this machine that the Metal kernels agree with
             their references and are worth it, see `Verdicts.model_kernels`.
-        weights: type of the parameters that are not quantised; native kernels take float32 alone.
+        weights: type of the matrices in products that are not quantised. The native kernels take
+            float32 alone, so with another one "auto" is reference on a CPU.
 
     Raises:
         ConfigError: `kernels` is none of these, or does not run on that device, or not with such
@@ -226,9 +231,10 @@ def resolve(
     if weights != "float32" and device == "cpu":
         if kernels == "native":
             raise ConfigError(
-                f"kernels is 'native', which cannot compute with {weights} weights; use auto"
+                f"kernels is 'native', which cannot compute with {weights} weights; use auto, or "
+                "float32"
             )
-        return "reference"
+        return "reference" if kernels == "auto" else kernels
     if kernels == "auto" and device == "cpu":
         return "native" if _exists(native) else "reference"
     if kernels == "auto":

@@ -52,7 +52,8 @@ def linears(
 def _linear(x: array, w: array | Quantized, b: array | None) -> array:
     if isinstance(w, Quantized):
         return w.product(x) if b is None else w.product(x) + b
-    return x @ w.T if b is None else mx.addmm(b, x, w.T)
+    y = (x.astype(w.dtype) @ w.T).astype(x.dtype)
+    return y if b is None else y + b
 
 
 def block_diagonal(
@@ -63,8 +64,8 @@ def block_diagonal(
         biases = [None] * len(weights)
     outs = []
     for w, b in zip(weights, biases, strict=True):
-        slices = x.reshape(-1, w.shape[0], w.shape[2]).swapaxes(0, 1)
-        y = (slices @ w.swapaxes(1, 2)).swapaxes(0, 1).reshape(*x.shape[:-1], -1)
+        slices = x.astype(w.dtype).reshape(-1, w.shape[0], w.shape[2]).swapaxes(0, 1)
+        y = (slices @ w.swapaxes(1, 2)).swapaxes(0, 1).reshape(*x.shape[:-1], -1).astype(x.dtype)
         outs.append(y if b is None else y + b)
     return tuple(outs)
 

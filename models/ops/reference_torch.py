@@ -43,7 +43,8 @@ def linears(
     """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
     if biases is None:
         biases = [None] * len(weights)
-    return tuple(F.linear(x, w, b) for w, b in zip(weights, biases, strict=True))
+    outs = [F.linear(x.to(w.dtype), w).to(x.dtype) for w in weights]
+    return tuple(y if b is None else y + b for y, b in zip(outs, biases, strict=True))
 
 
 def block_diagonal(
@@ -54,8 +55,8 @@ def block_diagonal(
         biases = [None] * len(weights)
     outs = []
     for w, b in zip(weights, biases, strict=True):
-        slices = x.reshape(-1, w.shape[0], w.shape[2]).transpose(0, 1)
-        y = (slices @ w.transpose(1, 2)).transpose(0, 1).reshape(*x.shape[:-1], -1)
+        slices = x.to(w.dtype).reshape(-1, w.shape[0], w.shape[2]).transpose(0, 1)
+        y = (slices @ w.transpose(1, 2)).transpose(0, 1).reshape(*x.shape[:-1], -1).to(x.dtype)
         outs.append(y if b is None else y + b)
     return tuple(outs)
 

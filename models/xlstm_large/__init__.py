@@ -65,11 +65,12 @@ def param_spec(cfg: XLSTMLargeConfig) -> dict[str, ParamSpec]:
         *,
         kind: Literal["dense", "rows"] = "dense",
         decay: bool = False,
+        product: bool = False,
     ) -> None:
-        spec[name] = ParamSpec(name, shape, init, kind, decay)
+        spec[name] = ParamSpec(name, shape, init, kind, decay, product)
 
     def linear(name: str, out: int, width: int, init: str) -> None:
-        add(f"{name}.weight", (out, width), init, decay=True)
+        add(f"{name}.weight", (out, width), init, decay=True, product=True)
         if cfg.use_bias:
             add(f"{name}.bias", (out,), "zeros")
 
@@ -101,8 +102,10 @@ def param_spec(cfg: XLSTMLargeConfig) -> dict[str, ParamSpec]:
         linear(f"{block}.ffn.proj_down", d, ffn, wang)
     if cfg.add_out_norm:
         add(f"{OUT_NORM}.weight", (d,), "ones")
+    if cfg.out_norm_bias:
+        add(f"{OUT_NORM}.bias", (d,), "zeros")
     if not cfg.tie_word_embeddings:
-        add(f"{LM_HEAD}.weight", (cfg.vocab_size, d), small, decay=True)
+        add(f"{LM_HEAD}.weight", (cfg.vocab_size, d), small, decay=True, product=True)
     return spec
 
 

@@ -28,7 +28,9 @@ NO_EFFECT = frozenset(
 class XLSTMLargeConfig:
     """Sizes and constants of one model, under the field names of transformers' xLSTMConfig.
 
-    `extra` holds fields of a config.json that this package does not read; they are written back.
+    `out_norm_bias` is of this package: with `use_bias`, xlstm's final norm has a bias as well, and
+    transformers' has none. `extra` holds fields of a config.json that are not read here; they are
+    written back.
 
     Raises:
         ConfigError: a size does not divide, a number is out of range, or a variant is asked for
@@ -41,6 +43,7 @@ class XLSTMLargeConfig:
     num_heads: int
     use_bias: bool = False
     add_out_norm: bool = True
+    out_norm_bias: bool = False
     tie_word_embeddings: bool = False
     norm_eps: float = 1e-6
     qk_dim_factor: float = 0.5
@@ -64,6 +67,10 @@ class XLSTMLargeConfig:
                 raise ConfigError(f"{name} is {value}; set it to a finite number above 0")
         self._check_divides("qk_dim_factor", self.qk_dim)
         self._check_divides("v_dim_factor", self.v_dim)
+        if self.out_norm_bias and not self.add_out_norm:
+            raise ConfigError(
+                "out_norm_bias is true and add_out_norm is false; there is no norm to have a bias"
+            )
         if self.reset_at_document_boundaries and self.bos_token_id is None:
             raise ConfigError(
                 "reset_at_document_boundaries is true and bos_token_id is not set; "
@@ -150,7 +157,10 @@ class XLSTMLargeConfig:
         kernels = {"autocast_kernel_dtype": "float32", "inference_state_dtype": "float32"}
         both = {other: getattr(self, name) for other, name in SPELLINGS.items()}
         single = {"weight_mode": "single"}
-        return names | kernels | dict(self.extra) | self._fields() | single | both
+        fields = self._fields()
+        if not self.out_norm_bias:  # transformers does not know the field
+            del fields["out_norm_bias"]
+        return names | kernels | dict(self.extra) | fields | single | both
 
     def _fields(self) -> dict[str, Any]:
         names = [f.name for f in dataclasses.fields(self) if f.name != "extra"]

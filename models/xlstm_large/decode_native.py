@@ -70,7 +70,8 @@ class Decoder:
             reset_token=-1 if reset is None else reset,
             embedding=params[EMBEDDING],
             blocks=blocks,
-            out_norm=params.get(f"{OUT_NORM}.weight") if cfg.add_out_norm else None,
+            out_norm=params.get(f"{OUT_NORM}.weight"),
+            out_norm_bias=params.get(f"{OUT_NORM}.bias"),
             head=params[families.head(cfg)],
         )
         self._cfg, self._threads = cfg, threads

@@ -82,7 +82,7 @@ def param_spec(cfg: XLSTMV1Config) -> dict[str, ParamSpec]:
     if cfg.add_post_blocks_norm:
         specs.append(ParamSpec(f"{OUT_NORM}.weight", (cfg.embedding_dim,), "zeros"))
     if not cfg.tie_weights:
-        specs.append(ParamSpec(f"{LM_HEAD}.weight", shape, small, decay=True))
+        specs.append(ParamSpec(f"{LM_HEAD}.weight", shape, small, decay=True, product=True))
     return {spec.name: spec for spec in specs}
 
 

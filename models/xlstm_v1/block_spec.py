@@ -46,7 +46,7 @@ def _mlstm_layer(cfg: XLSTMV1Config, p: str) -> Iterator[ParamSpec]:
     yield from _linear(f"{p}.proj_up", (2 * I, d), small, cfg.bias)
     yield from _conv(f"{p}.conv1d.conv", I, layer.conv1d_kernel_size)
     for name in ("q_proj", "k_proj", "v_proj"):
-        yield from _block_diagonal(f"{p}.{name}", I, groups, small, cfg.bias)
+        yield from _block_diagonal(f"{p}.{name}", I, groups, small, cfg.bias, product=True)
     for name, bias in (("igate", normal(0.1)), ("fgate", "linspace:3.0:6.0")):
         yield ParamSpec(f"{p}.mlstm_cell.{name}.weight", (NH, 3 * I), "zeros", decay=True)
         yield ParamSpec(f"{p}.mlstm_cell.{name}.bias", (NH,), bias)
@@ -61,7 +61,7 @@ def _slstm_layer(cfg: XLSTMV1Config, layer: int, p: str) -> Iterator[ParamSpec]:
     if slstm.conv1d_kernel_size:
         yield from _conv(f"{p}.conv1d.conv", d, slstm.conv1d_kernel_size)
     for name in ("fgate", "igate", "zgate", "ogate"):
-        yield from _block_diagonal(f"{p}.{name}", d, NH, embedding_std(cfg), False)
+        yield from _block_diagonal(f"{p}.{name}", d, NH, embedding_std(cfg), False, product=False)
     wide = f"uniform:{1 / math.sqrt(d)!r}"
     r = wide if slstm.recurrent_weight_init == "standard" else "zeros"
     depth = layer / (cfg.num_blocks - 1) if cfg.num_blocks > 1 else 0.0
@@ -83,16 +83,16 @@ def _norm(name: str, width: int) -> ParamSpec:
 
 
 def _linear(name: str, shape: tuple[int, int], std: float, bias: bool) -> Iterator[ParamSpec]:
-    yield ParamSpec(f"{name}.weight", shape, normal(std), decay=True)
+    yield ParamSpec(f"{name}.weight", shape, normal(std), decay=True, product=True)
     if bias:
         yield ParamSpec(f"{name}.bias", shape[:1], "zeros")
 
 
 def _block_diagonal(
-    name: str, width: int, groups: int, std: float, bias: bool
+    name: str, width: int, groups: int, std: float, bias: bool, *, product: bool
 ) -> Iterator[ParamSpec]:
     shape = (groups, width // groups, width // groups)
-    yield ParamSpec(f"{name}.weight", shape, normal(std), decay=True)
+    yield ParamSpec(f"{name}.weight", shape, normal(std), decay=True, product=product)
     if bias:
         yield ParamSpec(f"{name}.bias", (width,), "zeros")
 

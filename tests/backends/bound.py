@@ -10,9 +10,17 @@ from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
 
-def bound(name: str, cfg: ModelConfig, params: dict[str, Any], kernels: str = "auto") -> Backend:
+def bound(
+    name: str,
+    cfg: ModelConfig,
+    params: dict[str, Any],
+    kernels: str = "auto",
+    compute_dtype: str = "float32",
+) -> Backend:
     """A backend that holds these parameters."""
-    backend = backends.create(name, threads=1, kernels=kernels, cpu_blas="auto")
+    backend = backends.create(
+        name, threads=1, kernels=kernels, cpu_blas="auto", compute_dtype=compute_dtype
+    )
     layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
     backend.bind(cfg, layout.slots, layout.n_floats, None)
     for parameter, slot in layout.slots.items():

@@ -74,3 +74,8 @@ def test_our_own_work_is_not_others_load(harness: Any) -> None:
     used = time.process_time() - began
     alone, together = watch.stop(used), watch.stop(0.0)
     assert together >= alone
+
+
+def test_claims_without_a_timing_are_judged_on_a_busy_machine(harness: Any) -> None:
+    count = harness.Claim("strings answered", 1.0, ">=", 0.99, timing=False)
+    assert harness.finish("parity", [count], others_load=0.5, results={}) == 0

@@ -26,7 +26,7 @@ LARGE: dict[str, dict[str, Any]] = {
     "usual": {"hidden_size": 64, "num_heads": 4},
     "odd": {"hidden_size": 30, "num_heads": 3, "ffn_round_up_to_multiple_of": 1, "vocab_size": 37},
     "wide values": {"hidden_size": 32, "num_heads": 2, "v_dim_factor": 2.0, "gate_soft_cap": 5.0},
-    "biases": {"hidden_size": 32, "num_heads": 2, "use_bias": True},
+    "biases": {"hidden_size": 32, "num_heads": 2, "use_bias": True, "out_norm_bias": True},
     "no last norm": {"hidden_size": 32, "num_heads": 1, "add_out_norm": False, "eps": 1e-3},
     "tied": {"hidden_size": 32, "num_heads": 2, "tie_word_embeddings": True},
     "resets": {

@@ -131,6 +131,18 @@ def test_the_plan_of_a_mac_names_the_kernels_of_every_worker(
     assert [note for note in planned.notes if note.startswith("kernels auto: metal on mlx:gpu")]
 
 
+def test_a_run_in_bfloat16_says_that_its_cpus_use_the_plain_operations(tmp_path: Path) -> None:
+    config = small_config(tmp_path, compute_dtype="bfloat16", workers="torch:cpu,mlx:cpu")
+    planned = plan(config)
+    assert planned.kernels == ("reference", "reference")
+    assert "kernels auto: reference on CPUs" in " ".join(planned.notes)
+    result = train(config)
+    assert result.status == "done"
+    assert result.to_json()["kernels"] == "reference"
+    with pytest.raises(ConfigError, match="cannot compute with bfloat16 weights; use auto"):
+        plan(small_config(tmp_path, compute_dtype="bfloat16", kernels="native"))
+
+
 def test_kernels_no_worker_can_run_are_refused_before_anything_is_started(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'metal', which torch:cpu cannot run"):
         train(small_config(tmp_path, kernels="metal"))

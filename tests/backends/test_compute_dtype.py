@@ -1,0 +1,135 @@
+"""Products in bfloat16 leave everything else of a training step in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mlxhog import backends
+from mlxhog.backends import Grads
+from mlxhog.data.batch import Batch
+from mlxhog.errors import ConfigError
+from mlxhog.gradients import Rows
+from mlxhog.models import families, lm_mlx, lm_torch
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.ops import reference_mlx, reference_torch
+from tests.backends.bound import bound
+from tests.models.sample import batch, config, perturbed_params, v1_config
+from tests.tolerances import GRADIENT_BF16, LOSS_BF16, assert_close
+
+NAMES = ("torch:cpu", "mlx:cpu")
+MODELS = {
+    "large": config(use_bias=True),
+    "tied": config(tie_word_embeddings=True),
+    "v1": v1_config(bias=True),
+}
+PRODUCTS = ("linears", "block_diagonal")
+on_both = pytest.mark.parametrize("name", NAMES)
+of_each = pytest.mark.parametrize("cfg", MODELS.values(), ids=MODELS)
+
+
+class Probe:
+    """The reference ops of one framework, which note the types that every op is given."""
+
+    def __init__(self, ops: Any) -> None:
+        self._ops = ops
+        self.given: dict[str, set[str]] = {}
+        self.products: set[tuple[tuple[int, ...], str]] = set()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if name in PRODUCTS:
+                self.products |= {(tuple(w.shape), str(w.dtype)) for w in args[1]}
+                args_seen = args[:1]
+            else:
+                args_seen = (*args, *kwargs.values())
+            arrays = [x for x in args_seen if isinstance(x, torch.Tensor | mx.array)]
+            self.given.setdefault(name, set()).update(str(x.dtype) for x in arrays)
+            return getattr(self._ops, name)(*args, **kwargs)
+
+        return call
+
+
+def flat(grads: Grads) -> dict[str, NDArray[np.float32]]:
+    """Every gradient as one row of numbers."""
+    values = {name: g.values if isinstance(g, Rows) else g for name, g in grads.items()}
+    return {name: value.ravel() for name, value in values.items()}
+
+
+@on_both
+@of_each
+def test_loss_and_gradients_are_near_those_of_float32_and_arrive_in_float32(
+    name: str, cfg: ModelConfig
+) -> None:
+    # With wide open gates a denominator may pass near 0, and no rounding is small there.
+    params = families.init_params(cfg, seed=3)
+    text = Batch(*batch(cfg, 3, 14, seed=3), n_bytes=0)
+    wanted_loss, wanted = bound(name, cfg, params).loss_and_grads(text)
+    narrow = bound(name, cfg, params, compute_dtype="bfloat16")
+    loss, grads = narrow.loss_and_grads(text)
+    assert loss != wanted_loss
+    assert_close(loss, wanted_loss, LOSS_BF16)
+    assert grads.keys() == wanted.keys()
+    found, exact = flat(grads), flat(wanted)
+    assert {values.dtype for values in found.values()} == {np.dtype(np.float32)}
+    difference = [found[parameter] - exact[parameter] for parameter in exact]
+    size = np.linalg.norm(np.concatenate(list(exact.values())))
+    assert_close(np.linalg.norm(np.concatenate(difference)) / size, 0.0, GRADIENT_BF16)
+    assert narrow.inbox.dtype == np.float32
+
+
+@on_both
+@of_each
+def test_gates_norms_cells_and_losses_are_given_float32_and_products_bfloat16(
+    name: str, cfg: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, ops = (lm_torch, reference_torch) if "torch" in name else (lm_mlx, reference_mlx)
+    probe = Probe(ops)
+    monkeypatch.setattr(lm, "choose", lambda *_: probe)
+    backend = bound(name, cfg, perturbed_params(cfg, seed=0), compute_dtype="bfloat16")
+    backend.loss_and_grads(Batch(*batch(cfg, 2, 9, seed=0), n_bytes=0))
+    labels = {"torch.int64", "mlx.core.int32"}
+    for op, types in probe.given.items():
+        assert {kind.rpartition(".")[2] for kind in types - labels} == {"float32"}, op
+    wanted = {
+        (spec.shape, name in families.products(cfg))
+        for name, spec in families.param_spec(cfg).items()
+        if name in families.products(cfg) or "gate" in name.split(".")[-2]
+        if len(spec.shape) > 1
+    }
+    assert {(shape, kind.endswith("bfloat16")) for shape, kind in probe.products} == wanted
+    assert {narrow for _, narrow in wanted} == {True, False}
+
+
+@on_both
+def test_evaluation_and_generation_stay_in_float32(name: str) -> None:
+    cfg = config()
+    params = perturbed_params(cfg, seed=1)
+    text = Batch(*batch(cfg, 2, 9, seed=1), n_bytes=0)
+    exact = bound(name, cfg, params, "reference")
+    narrow = bound(name, cfg, params, "reference", compute_dtype="bfloat16")
+    assert narrow.evaluate(text) == exact.evaluate(text)
+    assert np.array_equal(narrow.logits(text.x, None)[0], exact.logits(text.x, None)[0])
+
+
+@on_both
+@pytest.mark.parametrize(
+    ("kernels", "compute_dtype", "said"),
+    [
+        ("auto", "float16", "compute_dtype is 'float16'; choose one of float32, bfloat16"),
+        ("native", "bfloat16", "'native', which cannot compute with bfloat16 weights; use auto"),
+    ],
+)
+def test_a_type_that_cannot_be_computed_in_is_refused(
+    name: str, kernels: str, compute_dtype: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        backends.create(
+            name, threads=1, kernels=kernels, cpu_blas="auto", compute_dtype=compute_dtype
+        )
