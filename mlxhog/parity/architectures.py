@@ -12,6 +12,7 @@ from mlxhog.parity.cases import next_labels
 from mlxhog.parity.subject import Array, ModelPlan, Subject
 
 NOISE = 0.1
+EMBEDDING_NOISE = 0.5  # the norm behind a small embedding would enlarge its gradient
 OPEN_GATE = -1.0
 LEFT_OUT = 0.1
 PERTURBED = (
@@ -69,15 +70,16 @@ def perturbed_init(cfg: ModelConfig, seed: int) -> dict[str, Array]:
     Initial values alone would hide mistakes: gates are closed and matrices zero, so that whole
     gradients vanish.
     """
-    values = families.init_params(cfg, seed)
+    values, embedding = families.init_params(cfg, seed), families.embedding(cfg)
     for number, (name, spec) in enumerate(families.param_spec(cfg).items()):
         rng = np.random.default_rng([seed, number])
         inputs = spec.shape[-1] if len(spec.shape) > 1 else 1
+        std = EMBEDDING_NOISE if name == embedding else min(NOISE, inputs**-0.5)
         noise = rng.standard_normal(spec.shape, np.float32)
         value = values[name]
         if spec.init.startswith("constant:"):  # an input gate of -10 would let nothing in
             value = np.maximum(value, np.float32(OPEN_GATE))
-        values[name] = value + np.float32(min(NOISE, inputs**-0.5)) * noise
+        values[name] = value + np.float32(std) * noise
     return values
 
 

@@ -46,7 +46,7 @@ FLOAT32 = {
         "entry, and a stabiliser held constant by 1e-5; tensors behind a closed gate are noise of "
         "the others",
         of_largest=2e-3,
-        of_all=1e-6,
+        of_all=1e-7,
     ),
     "after": Tolerance(
         "relative to the way moved, gradients within their own tolerance; AdamW divides by them, "
