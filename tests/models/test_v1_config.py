@@ -317,7 +317,6 @@ def test_a_size_of_blocks_that_are_not_used_may_be_anything() -> None:
     ],
 )
 def test_the_package_builds_the_same_model_from_what_is_written(changes: dict[str, Any]) -> None:
-    pytest.importorskip("xlstm")
     from xlstm import (
         FeedForwardConfig,
         mLSTMBlockConfig,
