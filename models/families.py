@@ -6,6 +6,8 @@ A family is a package of `models/`: a config, `param_spec`, and twins `model_tor
     init_state(cfg, B)                        the state before the first token, a tuple per block
     blocks(cfg, params, x, state, run)        from the embedded tokens to the final norm
 
+and `decode_native`, whose `Decoder` reads one token of each sequence without a framework.
+
 `lm_torch`, `lm_mlx` and `lm_numpy` put the embedding, the head and the loss around them. A state
 array has the sequences of the batch first. This module imports no framework.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import mmap
@@ -25,6 +24,7 @@ from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks, RunError
 from mlxhog.run import Run
+from tests.small_disk import small_disk
 
 Params = dict[str, NDArray[np.float32]]
 
@@ -307,19 +307,6 @@ def test_a_process_killed_between_the_renames_loses_nothing(
     assert names(run) == ["latest", "step-00000010", "step-00000020"]
 
 
-MNT_DETACH = 2
-
-
-def small_filesystem(directory: Path, n_bytes: int) -> bool:
-    """Mount a tiny tmpfs; False where this process may not."""
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        options = f"size={n_bytes}".encode()
-        return bool(libc.mount(b"none", os.fsencode(directory), b"tmpfs", 0, options) == 0)
-    except (OSError, AttributeError):
-        return False
-
-
 @pytest.fixture
 def cramped_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """A run with one checkpoint and too little room on its disk for a second one.
@@ -327,15 +314,11 @@ def cramped_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     The disk is a real one where the system lets us mount it, else the writer fails midway.
     """
     size = sum(array.nbytes for array in PARAMS.values())
-    mounted = small_filesystem(run.checkpoints, int(1.5 * size))
-    try:
+    with small_disk(run.checkpoints, int(1.5 * size)) as mounted:
         save(run, 10)
         if not mounted:
             monkeypatch.setattr(mapped, "chunks", full_midway)
         yield run
-    finally:
-        if mounted:
-            ctypes.CDLL(None).umount2(os.fsencode(run.checkpoints), MNT_DETACH)
 
 
 def full_midway(source: NDArray[Any]) -> Iterator[NDArray[Any]]:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ EXAMPLES = (
     "convert latest exported --to hf",
     "convert xLSTM-7b ours --to mlxhog --dtype bfloat16",
     "convert model.pt for-transformers --config config.yaml --to hf",
-    "convert ours for-the-package --to xlstm",
+    "convert ours for-the-package --to xlstm --check",
 )
 
 SOURCE, TARGET = "SRC", "DST"
@@ -59,6 +59,9 @@ def run(arguments: list[str]) -> int:
     flags.argument("source", metavar=SOURCE, help="a run, latest, or a checkpoint's path")
     flags.argument("target", metavar=TARGET, help="the directory to make")
     flags.argument("--json", action="store_true", help="one JSON object instead of a line")
+    flags.argument(
+        "--check", action="store_true", help="compute with both, and compare their logits"
+    )
     flags.argument("--quiet", action="store_true", help="no progress")
     flags.options(ConvertConfig)
     parsed = flags.parse(arguments)
@@ -84,12 +87,23 @@ def run(arguments: list[str]) -> int:
     )
     with Bytes(sys.stderr, quiet=parsed.other.quiet or parsed.other.json) as tell:
         files = convert(source, target, wanted, force=config.force, tell=tell)
-    print(
-        json.dumps(_record(source, target, config.to, files))
-        if parsed.other.json
-        else _line(source, target, config.to, files)
-    )
-    return 0
+    record = _record(source, target, config.to, files)
+    if not parsed.other.json:
+        print(_line(source, target, config.to, files))
+    failed = False
+    if parsed.other.check:
+        from mlxhog.formats.logits import compare
+
+        found = compare(source, formats.open(target))
+        record["logits"] = asdict(found)
+        failed = config.dtype == "keep" and not found.same
+        if failed:
+            print(f"{target} computes other logits than {source.path}: {found}", file=sys.stderr)
+        elif not parsed.other.json:
+            print(f"checked: {found}")
+    if parsed.other.json:
+        print(json.dumps(record))
+    return 1 if failed else 0
 
 
 def _shard_bytes(text: str) -> int:

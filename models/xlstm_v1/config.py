@@ -32,7 +32,7 @@ NO_EFFECT = frozenset(
 
 BLOCKS = ("mlstm_block", "slstm_block")
 
-MOST_BLOCKS = 1 << 16
+MOST_BLOCKS = 4096
 """Blocks that a model may have, whose kinds are listed one by one."""
 
 
@@ -117,7 +117,7 @@ class XLSTMV1Config:
     @property
     def mlstm_at(self) -> tuple[int, ...]:
         """Blocks that are not in `slstm_at`."""
-        return tuple(layer for layer in range(self.num_blocks) if layer not in self.slstm_at)
+        return tuple(sorted({*range(self.num_blocks)} - {*self.slstm_at}))
 
     @property
     def mlstm_layer(self) -> MLSTMLayerConfig:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 import torch
 import yaml
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from xlstm import xLSTMLMModel
 from xlstm.xlstm_large.from_pretrained import load_from_pretrained
@@ -23,9 +25,11 @@ from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
 from mlxhog import checkpoint, durable, formats, mapped, run
 from mlxhog.cli import main
 from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.formats import names
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.formats import peers
+from tests.small_disk import small_disk
 from tests.tolerances import LOGITS_F32, assert_close
 
 Tensors = dict[str, torch.Tensor]
@@ -153,8 +157,6 @@ def test_a_tied_head_is_written_out_since_transformers_does_not_tie_it(
     held = load_file(hf / "model.safetensors")
     held["lm_head.weight"] = held["backbone.embeddings.weight"].clone()
     expected = {k: v for k, v in held.items() if k != "lm_head.weight"}
-    from safetensors.torch import save_file
-
     save_file(expected, hf / "model.safetensors", {"format": "pt"})
     assert convert(hf, tmp_path / "b", "--to", "hf") == 0
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "b")
@@ -230,6 +232,34 @@ def test_a_type_is_converted_as_torch_rounds(tmp_path: Path, hf: Path, dtype: st
     wanted = {name: t.to(getattr(torch, dtype)) for name, t in state_dict(hf).items()}
     assert_same(state_dict(tmp_path / "b"), wanted)
     assert json.loads((tmp_path / "b" / "config.json").read_text())["dtype"] == dtype
+
+
+@pytest.mark.parametrize("dtype", ["keep", "bfloat16"])
+def test_a_check_compares_the_logits_of_both(
+    tmp_path: Path, hf: Path, dtype: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [hf, tmp_path / "b", "--to", "xlstm", "--dtype", dtype, "--check"]
+    assert convert(*words, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["logits"]
+    assert found["tokens"] == 64
+    assert (found["largest_difference"] == 0) == (dtype == "keep")
+    assert found["largest_difference"] < 0.1 < found["largest"]
+
+
+def test_a_check_that_finds_other_logits_ends_with_code_1(
+    tmp_path: Path, hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = names.to_xlstm
+
+    def swapped(arrays: names.Arrays, *words: Any, **options: Any) -> dict[str, NDArray[Any]]:
+        found = real(arrays, *words, **options)
+        layer = "backbone.blocks.1.mlstm_layer."
+        q, k = f"{layer}q.weight", f"{layer}k.weight"
+        return found | {q: found[k], k: found[q]}
+
+    monkeypatch.setattr(names, "to_xlstm", swapped)
+    assert convert(hf, tmp_path / "b", "--to", "xlstm", "--check") == 1
+    assert "computes other logits than" in capsys.readouterr().err
 
 
 # -- what it says ----------------------------------------------------------------------------------
@@ -347,6 +377,31 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(
     assert entries(tmp_path) == ["hf"]
 
 
+def test_a_disk_that_is_full_leaves_nothing_half_written(
+    tmp_path: Path, hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(durable, "SPACE_MARGIN", 0)  # as if others filled it meanwhile
+    (tmp_path / "disk").mkdir()
+    with small_disk(tmp_path / "disk", 200_000) as mounted:
+        if not mounted:
+            monkeypatch.setattr(mapped, "chunks", full_after(20))
+        target = tmp_path / "disk" / "b"
+        refused(capsys, 3, "disk became full while writing", hf, target, "--to", "hf")
+        assert entries(tmp_path / "disk") == []
+
+
+def full_after(n: int) -> Callable[[NDArray[Any]], Iterator[NDArray[Any]]]:
+    """What reads arrays, and finds the disk full after some of them."""
+    real, left = mapped.chunks, iter(range(n))
+
+    def chunks(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        yield from real(source)
+
+    return chunks
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_a_disk_that_fills_up_leaves_nothing_half_written(
     tmp_path: Path,
@@ -358,14 +413,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
     if force:
         shutil.copytree(hf, tmp_path / "b")
     before = entries(tmp_path)
-    real, left = mapped.chunks, iter(range(20))
-
-    def full(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
-        if next(left, None) is None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        yield from real(source)
-
-    monkeypatch.setattr(mapped, "chunks", full)
+    monkeypatch.setattr(mapped, "chunks", full_after(20))
     words = [hf, tmp_path / "b", "--to", "mlxhog", *(["--force"] if force else [])]
     refused(capsys, 3, "disk became full while writing", *words)
     assert entries(tmp_path) == before
@@ -389,3 +437,50 @@ def test_a_process_killed_while_it_replaces_a_checkpoint_loses_neither(
     refused(capsys, 2, "or replace it with --force", hf, tmp_path / "b", "--to", "hf")
     assert entries(tmp_path) == ["b", "hf"]
     assert formats.open(tmp_path / "b").format == "xlstm"
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from mlxhog import formats
+from mlxhog.formats.converting import Wanted, convert
+
+def highest():
+    # ru_maxrss begins with that of the parent on Linux.
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+source = formats.open(sys.argv[1])
+before = highest()
+convert(source, Path(sys.argv[2]), Wanted(to=sys.argv[3], dtype=sys.argv[4] or None))
+print(highest() - before)
+"""
+
+
+@pytest.mark.parametrize("stored", ["safetensors", "pt"])
+@pytest.mark.parametrize(
+    ("to", "dtype"), [("hf", ""), ("xlstm", "bfloat16"), ("mlxhog", "float32")]
+)
+def test_memory_stays_flat_however_large_the_model(
+    tmp_path: Path, stored: str, to: str, dtype: str
+) -> None:
+    model = XLSTMLargeConfig(vocab_size=40_000, hidden_size=512, num_hidden_layers=2, num_heads=2)
+    params = {
+        name: torch.full(spec.shape, 0.5) for name, spec in families.param_spec(model).items()
+    }
+    n_bytes = sum(tensor.nbytes for tensor in params.values())
+    assert n_bytes > 150 << 20
+    (tmp_path / "a").mkdir()
+    if stored == "pt":
+        torch.save(params, tmp_path / "a" / "model.pt")
+    else:
+        save_file(params, tmp_path / "a" / "model.safetensors", {"format": "pt"})
+    (tmp_path / "a" / "config.json").write_text(json.dumps(model.to_dict()))
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "a"), str(tmp_path / "b"), to, dtype]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 0.25 * n_bytes

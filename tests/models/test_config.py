@@ -110,7 +110,8 @@ def test_a_config_survives_being_written_and_read_with_fields_it_does_not_know()
 
 
 def test_transformers_reads_what_is_written() -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     cfg = make(num_hidden_layers=2, chunk_size=32, output_logit_soft_cap=20.0)
     theirs = transformers.xLSTMConfig(**cfg.to_dict())
     assert theirs.hidden_size == theirs.embedding_dim == 768

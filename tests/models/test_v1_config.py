@@ -175,7 +175,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
         ({"embeding_dim": 4}, "'embeding_dim'; did you mean 'embedding_dim'"),
         ({"vocab_size": None}, "the architecture lacks vocab_size; add it"),
         ({"num_blocks": 0}, "num_blocks is 0; set it to a finite number above 0"),
-        ({"num_blocks": 10**9, "slstm_at": "all"}, "num_blocks is 1000000000; set it to 65536 at"),
+        ({"num_blocks": 10**9, "slstm_at": "all"}, "num_blocks is 1000000000; set it to 4096 at"),
         ({"vocab_size": -1}, "vocab_size is -1; set it"),
         ({"mlstm_block": {"mlstm": {True: 2}}}, "mlstm_block.mlstm has the field True, which is"),
         ({"bias": 1}, "bias is 1 of type int; give it as bool"),
@@ -293,15 +293,15 @@ def test_a_field_of_any_value_is_read_or_refused_with_a_way_out(
     for name in section:
         inner = inner[name]
     inner[field] = value
+    cfg, refused = None, ""
     try:
         cfg = families.read(data)
     except ConfigError as error:
-        what, _, way_out = str(error).rpartition(";")
+        refused = str(error)
+    if cfg is None:
+        assert ";" in refused
     else:
-        written = cfg.to_dict()
-        what, way_out = "read", "as it was" if families.read(written) == cfg else ""
-    assert what
-    assert way_out
+        assert families.read(cfg.to_dict()) == cfg
 
 
 def test_a_size_of_blocks_that_are_not_used_may_be_anything() -> None:
@@ -317,7 +317,6 @@ def test_a_size_of_blocks_that_are_not_used_may_be_anything() -> None:
     ],
 )
 def test_the_package_builds_the_same_model_from_what_is_written(changes: dict[str, Any]) -> None:
-    pytest.importorskip("xlstm")
     from xlstm import (
         FeedForwardConfig,
         mLSTMBlockConfig,
