@@ -166,9 +166,7 @@ def create(
     """
     share = GPUShare() if share is None else share
     if compute_dtype not in WEIGHTS:
-        raise ConfigError(
-            f"compute_dtype is {compute_dtype!r}; choose one of {', '.join(WEIGHTS)}"
-        )
+        raise ConfigError(f"compute_dtype is {compute_dtype!r}; choose one of {', '.join(WEIGHTS)}")
     narrow = compute_dtype != "float32"
     if narrow and name in NAMES:
         framework, device = name.split(":")
