@@ -193,8 +193,8 @@ void bind_ops(nb::module_& parent) {
         "stride-th chunk alone; entry 0 given.");
   m.def("mlstm_stride", &mlstm_stride, nb::kw_only(), "DK"_a, "chunk"_a,
         "The stride with which a training step keeps as many numbers in C as in v, and no more.");
-  m.def("mlstm_grad", &mlstm_grad, A("q"), A("k"), A("v"), A("i"), A("f"), A("h"), A("den"), A("C"), A("n"), A("m"), A("dh"),
-        A("dq"), A("dk"), A("dv"), A("di"), A("df"), A("dC"), A("dn"), A("dm"), nb::kw_only(),
+  m.def("mlstm_grad", &mlstm_grad, A("q"), A("k"), A("v"), A("i"), A("f"), A("h"), A("den"), A("C"), A("n"), A("m"),
+        A("dh"), A("dq"), A("dk"), A("dv"), A("di"), A("df"), A("dC"), A("dn"), A("dm"), nb::kw_only(),
         "chunk"_a, "stride"_a, "eps"_a, "threads"_a,
         "Gradients of mlstm; dC, dn, dm hold the final state's gradient on entry and the initial state's on return.");
   bind_slstm(m);

@@ -27,7 +27,8 @@ bool keep_freed_memory() {
 void expect_writes([[maybe_unused]] const float* data, [[maybe_unused]] Index count) {
 #if defined(__linux__)
   constexpr std::uintptr_t kPage = 2 << 20;
-  const std::uintptr_t at = reinterpret_cast<std::uintptr_t>(data), bytes = sizeof(float) * static_cast<std::size_t>(count);
+  const auto at = reinterpret_cast<std::uintptr_t>(data);
+  const std::uintptr_t bytes = sizeof(float) * static_cast<std::uintptr_t>(count);
   if (bytes < kLargestKept) return;
   const std::uintptr_t begin = (at + kPage - 1) / kPage * kPage, end = (at + bytes) / kPage * kPage;
   madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // refused where there are none: no loss

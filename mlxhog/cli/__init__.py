@@ -33,6 +33,7 @@ examples:
   mlxhog train --data notes/ --time 10m --workers torch:cpu*2
   mlxhog generate latest --prompt "The "
   mlxhog doctor
+  mlxhog parity tiny
 
 `mlxhog COMMAND --help` lists the options of a command.
 exit codes: 0 done, 1 a check failed or workers kept dying, 2 wrong input, 3 the machine lacks

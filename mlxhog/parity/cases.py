@@ -121,7 +121,7 @@ def _model(
             greedy=greedy,
             fixed_init=tuple(name for name in fixed_init if name in params),
         ),
-        inputs=params,
+        inputs={name: np.asarray(value, np.float32) for name, value in params.items()},
         fixed=fixed,
         recorded=recorded,
         notes=(*notes, *(f"not compared: {name}, a name unknown here" for name in unknown)),

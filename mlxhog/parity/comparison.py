@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.parity import judge, report, run, tolerances
+from mlxhog.parity import judge, report, run, sway, tolerances
 from mlxhog.parity.compare import Row
 from mlxhog.parity.run import Spoilt, Tell
 from mlxhog.parity.sides import Side
-from mlxhog.parity.subject import Subject, perturbed
+from mlxhog.parity.subject import Results, Subject, perturbed
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,13 @@ def compare(
     if perturb is not None:
         value = perturbed(subject.inputs, perturb, seed)
         spoilt = Spoilt(sides[min(1, len(sides) - 1)].name, perturb, value)
-    with run.computed(subject, sides, spoilt, tell) as computed:
-        rows = list(judge.rows(subject, sides, computed))
+    with run.computed(subject, sides, spoilt, tell) as found:
+        computed: dict[str, Results] = {}
+        sways: dict[str, float] = {}
+        for name, results in found.items():
+            computed[name], known = sway.split(results)
+            sways |= known
+        rows = list(judge.rows(subject, sides, computed, sways))
         bad = judge.first_bad(rows, computed)
         if save is not None:
             try:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.parity import compare
 from mlxhog.parity.compare import Row
-from mlxhog.parity.sides import Side
+from mlxhog.parity.sides import NUMPY, Side
 from mlxhog.parity.subject import ModelPlan, Results, Subject
 
 STEPWISE = "stepwise/"
@@ -21,17 +21,23 @@ WHOLE = ("", "recurrent/", "sequence/")
 """What stands before a name of the whole sequence: of a model, of either cell."""
 
 
-def rows(subject: Subject, sides: Sequence[Side], computed: Mapping[str, Results]) -> Iterator[Row]:
+def rows(
+    subject: Subject,
+    sides: Sequence[Side],
+    computed: Mapping[str, Results],
+    sways: Mapping[str, float],
+) -> Iterator[Row]:
     """Compare all that can be compared.
 
     Args:
         subject: what was computed.
         sides: who computed it, the reference first.
         computed: results by the name of their side.
+        sways: of the reference, see `sway.py`.
     """
     reference, *others = sides
     for side in others:
-        yield from _pair(subject, side, reference, computed)
+        yield from _pair(subject, side, reference, computed, sways)
     for side in sides:
         for name, recorded in subject.recorded.items():
             precision = _precision(subject, side, name)
@@ -42,15 +48,18 @@ def rows(subject: Subject, sides: Sequence[Side], computed: Mapping[str, Results
                 recorded,
                 precision=precision,
                 start=subject.inputs,
+                sways=sways,
                 pairs=_pairs(computed[side.name], recorded, precision),
             )
     by_name = {side.name: side for side in others}
     for side in others:
         twin = by_name.get(_twin(side.name))
         if twin is not None:
-            yield from _pair(subject, side, twin, computed)
+            yield from _pair(subject, side, twin, computed, sways)
     for side in sides:
         mine = computed[side.name]
+        if side.backend == NUMPY and not isinstance(subject.plan, ModelPlan):
+            continue  # its cells know no other way than step by step
         yield from compare.rows(
             side.name,
             mine,
@@ -58,6 +67,7 @@ def rows(subject: Subject, sides: Sequence[Side], computed: Mapping[str, Results
             mine,
             precision="float64" if side.float64 else "float32",
             start=subject.inputs,
+            sways=sways,
             pairs=_steps(mine),
         )
 
@@ -72,12 +82,25 @@ def first_bad(found: Sequence[Row], computed: Mapping[str, Results]) -> Row | No
     return min((row for row in found if not row.ok), key=place, default=None)
 
 
-def _pair(subject: Subject, a: Side, b: Side, computed: Mapping[str, Results]) -> Iterator[Row]:
+def _pair(
+    subject: Subject,
+    a: Side,
+    b: Side,
+    computed: Mapping[str, Results],
+    sways: Mapping[str, float],
+) -> Iterator[Row]:
     mine, theirs = computed[a.name], computed[b.name]
     precision = "float64" if a.float64 and b.float64 else "float32"
     pairs = _pairs(mine, theirs, precision)
     return compare.rows(
-        a.name, mine, b.name, theirs, precision=precision, start=subject.inputs, pairs=pairs
+        a.name,
+        mine,
+        b.name,
+        theirs,
+        precision=precision,
+        start=subject.inputs,
+        sways=sways,
+        pairs=pairs,
     )
 
 
