@@ -147,8 +147,8 @@ def mlstm_cell(size: MLSTMSize, threads: int, form: str = "chunkwise") -> Step:
     """The mLSTM cell as torch's twin calls it, or its parallel form, forward and backward."""
     import torch
 
-    from mlxhog.models.ops import mlstm_torch
     from mlxhog.models.ops.kernels import choose
+    from mlxhog.models.ops.reference import mlstm_torch
 
     torch.set_num_threads(threads)
     ops = choose("torch", "auto", "cpu")

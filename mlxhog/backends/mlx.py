@@ -87,7 +87,7 @@ class MLXBackend:
                 "python -m pip install mlx on a Mac"
             ) from error
         from mlxhog.models import lm_mlx
-        from mlxhog.models.ops import native_mlx
+        from mlxhog.models.ops.native import ops_mlx as native_mlx
 
         native_mlx.set_threads(threads)
         if name == "mlx:gpu" and not mx.metal.is_available():
@@ -150,7 +150,7 @@ class MLXBackend:
         self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
     ) -> list[str]:
         """See `Backend.load`; MLX copies host memory always."""
-        from mlxhog.models.ops.quantized_mlx import Quantized, suits
+        from mlxhog.models.ops.reference.quantized_mlx import Quantized, suits
 
         mx, bits = self._mx, QUANTIZED_BITS.get(weights)
         dtype = WEIGHTS["float32" if bits else weights]

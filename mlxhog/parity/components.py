@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.models.ops import layers_numpy
+from mlxhog.models.ops.reference import layers_numpy
 from mlxhog.parity.engines import Engine
 from mlxhog.parity.subject import Array, ComponentsPlan
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from mlxhog.models import lm_mlx
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops import native_mlx
 from mlxhog.models.ops.kernels import choose
+from mlxhog.models.ops.native import ops_mlx as native_mlx
 from mlxhog.parity.engines import Forward, State
 from mlxhog.parity.subject import Array
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.models.ops import mlstm_numpy
+from mlxhog.models.ops.reference import mlstm_numpy
 from mlxhog.parity.engines import Engine
 from mlxhog.parity.subject import Array, MlstmPlan
 

@@ -15,13 +15,13 @@ T = TypeVar("T")
 CHOICES = ("auto", "reference", "native", "metal", "metal-emulated")
 
 MODULES = {
-    ("torch", "reference"): "mlxhog.models.ops.reference_torch",
-    ("mlx", "reference"): "mlxhog.models.ops.reference_mlx",
-    ("torch", "native"): "mlxhog.models.ops.native_torch",
-    ("mlx", "native"): "mlxhog.models.ops.native_mlx",
+    ("torch", "reference"): "mlxhog.models.ops.reference.ops_torch",
+    ("mlx", "reference"): "mlxhog.models.ops.reference.ops_mlx",
+    ("torch", "native"): "mlxhog.models.ops.native.ops_torch",
+    ("mlx", "native"): "mlxhog.models.ops.native.ops_mlx",
 }
 
-METAL = {"torch": "mlxhog.models.ops.metal_torch", "mlx": "mlxhog.models.ops.metal_mlx"}
+METAL = {"torch": "mlxhog.models.ops.metal.ops_torch", "mlx": "mlxhog.models.ops.metal.ops_mlx"}
 ENGINES = {
     ("torch", "metal"): "mps",
     ("mlx", "metal"): "mlx",

@@ -1,7 +1,7 @@
 """xLSTM Large in float64 NumPy, with its gradient written by hand: the reference of both twins.
 
 It is slow (the cell runs position by position) and meant for tests only. Layers have the form that
-`models/ops/layers_numpy.py` describes. Names and order as in the twins.
+`models/ops/reference/layers_numpy.py` describes. Names and order as in the twins.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.models.forward_pass import CLOSED_GATE, Pass
-from mlxhog.models.ops.layers_numpy import (
+from mlxhog.models.ops.reference.layers_numpy import (
     Back,
     Grads,
     Params,
@@ -20,7 +20,7 @@ from mlxhog.models.ops.layers_numpy import (
     sigmoid,
     soft_cap,
 )
-from mlxhog.models.ops.mlstm_numpy import Float, State, recurrent
+from mlxhog.models.ops.reference.mlstm_numpy import Float, State, recurrent
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig, block_name
 
 

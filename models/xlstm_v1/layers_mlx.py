@@ -7,7 +7,7 @@ import mlx.core as mx
 from mlx.core import array
 
 from mlxhog.models.forward_pass import Pass
-from mlxhog.models.ops.quantized_mlx import Quantized
+from mlxhog.models.ops.reference.quantized_mlx import Quantized
 from mlxhog.models.xlstm_v1 import NORM_EPS, XLSTMV1Config
 
 Params = Mapping[str, array]

@@ -1,6 +1,6 @@
 """The small layers of both kinds of blocks in float64 NumPy, by the names of their parameters.
 
-They have the form that `models/ops/layers_numpy.py` describes.
+They have the form that `models/ops/reference/layers_numpy.py` describes.
 """
 
 from typing import Any
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from mlxhog.models.forward_pass import Pass
-from mlxhog.models.ops import layers_numpy
-from mlxhog.models.ops.layers_numpy import Back, Grads, Params, linear
-from mlxhog.models.ops.mlstm_numpy import Float
+from mlxhog.models.ops.reference import layers_numpy
+from mlxhog.models.ops.reference.layers_numpy import Back, Grads, Params, linear
+from mlxhog.models.ops.reference.mlstm_numpy import Float
 from mlxhog.models.xlstm_v1 import NORM_EPS, XLSTMV1Config
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from mlxhog.models.forward_pass import CLOSED_GATE, Pass
-from mlxhog.models.ops.layers_numpy import Back, Grads, Params, activation, linear
-from mlxhog.models.ops.mlstm_numpy import Float, recurrent
+from mlxhog.models.ops.reference.layers_numpy import Back, Grads, Params, activation, linear
+from mlxhog.models.ops.reference.mlstm_numpy import Float, recurrent
 from mlxhog.models.xlstm_v1 import CELL_EPS, XLSTMV1Config
 from mlxhog.models.xlstm_v1.layers_numpy import block_diagonal, conv, drop, norm
 

@@ -1,16 +1,16 @@
 """The original xLSTM stack in float64 NumPy, with its gradient written by hand.
 
 It is the reference of both twins: slow, since the cells run position by position, and meant for
-comparison only. Layers have the form that `models/ops/layers_numpy.py` describes. Names and order
-as in the twins.
+comparison only. Layers have the form that `ops/reference/layers_numpy.py` describes. Names and
+order as in the twins.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 from mlxhog.models.forward_pass import Pass
-from mlxhog.models.ops.layers_numpy import Back, Grads, Params, chain
-from mlxhog.models.ops.mlstm_numpy import Float
+from mlxhog.models.ops.reference.layers_numpy import Back, Grads, Params, chain
+from mlxhog.models.ops.reference.mlstm_numpy import Float
 from mlxhog.models.xlstm_v1 import (
     EMBEDDING,
     OUT_NORM,

@@ -3,9 +3,9 @@
 from typing import Any
 
 from mlxhog.models.forward_pass import Pass
-from mlxhog.models.ops.layers_numpy import Back, Grads, Params, chain
-from mlxhog.models.ops.mlstm_numpy import Float
-from mlxhog.models.ops.slstm_numpy import slstm_cell
+from mlxhog.models.ops.reference.layers_numpy import Back, Grads, Params, chain
+from mlxhog.models.ops.reference.mlstm_numpy import Float
+from mlxhog.models.ops.reference.slstm_numpy import slstm_cell
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.models.xlstm_v1.layers_numpy import block_diagonal, conv, drop, ffn, norm
 

@@ -18,7 +18,8 @@ from mlxhog.errors import ConfigError
 from mlxhog.gradients import Rows
 from mlxhog.models import families, lm_mlx, lm_torch
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops import reference_mlx, reference_torch
+from mlxhog.models.ops.reference import ops_mlx as reference_mlx
+from mlxhog.models.ops.reference import ops_torch as reference_torch
 from mlxhog.models.spec import ParamSpec
 from tests.backends.bound import bound
 from tests.models.sample import batch, config, perturbed_params, v1_config

@@ -15,7 +15,7 @@ from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig, init_params, param_spec
 from mlxhog.models.ops import kernels
-from mlxhog.models.ops.quantized_mlx import Quantized, suits
+from mlxhog.models.ops.reference.quantized_mlx import Quantized, suits
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.models.xlstm_v1.block_config import MLSTMBlockConfig, SLSTMBlockConfig

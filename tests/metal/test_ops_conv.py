@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops
-from mlxhog.models.ops import layers_numpy
+from mlxhog.models.ops.reference import layers_numpy
 from tests.metal.sample import draw, unwritten, wide
 from tests.tolerances import OP_F32, OP_GRADIENT_F32, assert_close
 

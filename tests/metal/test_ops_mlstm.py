@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mlxhog._native import ops
-from mlxhog.models.ops import mlstm_numpy
+from mlxhog.models.ops.reference import mlstm_numpy
 from tests.metal.sample import wide
 from tests.tolerances import CELL_EXTREME_F32, CELL_F32, GRADIENT_ANY_F32, STATE_F32, assert_close
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops
-from mlxhog.models.ops.slstm_numpy import slstm_cell
+from mlxhog.models.ops.reference.slstm_numpy import slstm_cell
 from tests.metal.sample import Array, unwritten, wide
 from tests.models.slstm import INPUTS, STATE, slstm_inputs, slstm_state
 from tests.tolerances import SLSTM_F32, SLSTM_GRADIENT_F32, assert_close

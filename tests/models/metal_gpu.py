@@ -8,8 +8,9 @@ import pytest
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.registry import KERNELS
-from mlxhog.models.ops import metal_mlx, metal_torch
 from mlxhog.models.ops.kernels import choose
+from mlxhog.models.ops.metal import ops_mlx as metal_mlx
+from mlxhog.models.ops.metal import ops_torch as metal_torch
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlxhog.models.ops import mlstm_mlx, mlstm_numpy, mlstm_torch
 from mlxhog.models.ops.kernels import choose
+from mlxhog.models.ops.reference import mlstm_mlx, mlstm_numpy, mlstm_torch
 from tests.models.golden import CELLS, cell_case
 from tests.models.sample import cell_inputs
 from tests.models.twins import MlxTwin, TorchTwin, Twin

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mlxhog._native import ops
-from mlxhog.models.ops import native_mlx, native_torch
+from mlxhog.models.ops.native import ops_mlx as native_mlx
+from mlxhog.models.ops.native import ops_torch as native_torch
 from tests.models.twins import TWINS, MlxTwin, TorchTwin, Twin
 from tests.tolerances import GRADIENT_ANY_F32, OP_F32, PRODUCT_F32, assert_close
 

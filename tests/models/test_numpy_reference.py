@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlxhog.models import lm_numpy
-from mlxhog.models.ops import mlstm_numpy
+from mlxhog.models.ops.reference import mlstm_numpy
 from tests.models.golden import CELLS, MODELS, TRAINED, cell_case, model_case
 from tests.models.sample import batch, cell_inputs, config, perturbed_params
 from tests.tolerances import (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mlxhog.models import lm_numpy
 from mlxhog.models.families import init_params, param_spec
-from mlxhog.models.ops import mlstm_numpy
+from mlxhog.models.ops.reference import mlstm_numpy
 from tests.models.sample import batch, cell_inputs, config, perturbed_params
 from tests.models.twins import TWINS, Twin
 from tests.tolerances import (

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from mlxhog.models.ops import native_mlx, native_torch
-from mlxhog.models.ops.slstm_numpy import slstm_cell
+from mlxhog.models.ops.native import ops_mlx as native_mlx
+from mlxhog.models.ops.native import ops_torch as native_torch
+from mlxhog.models.ops.reference.slstm_numpy import slstm_cell
 from tests.models.slstm import (
     CASES,
     INPUTS,

@@ -1,7 +1,7 @@
 """The operators of the v1 blocks around the cells, in every twin and with every kernels.
 
 Wanted numbers come from the recorded components and from the float64 layers of
-`models/ops/layers_numpy.py`, whose gradients are checked against central differences here.
+`ops/reference/layers_numpy.py`, whose gradients are checked against central differences here.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.ops import layers_numpy, native_layers_mlx, native_layers_torch
 from mlxhog.models.ops.activations import ACTIVATIONS
+from mlxhog.models.ops.native import layers_mlx as native_layers_mlx
+from mlxhog.models.ops.native import layers_torch as native_layers_torch
+from mlxhog.models.ops.reference import layers_numpy
 from tests.models.golden import FOLDER
 from tests.models.twins import TWINS, MlxTwin, TorchTwin, Twin
 from tests.tolerances import FINITE_DIFFERENCE, OP_F32, OP_GRADIENT_F32, ROUNDED_F16, assert_close

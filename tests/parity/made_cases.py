@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from mlxhog.formats.names import to_xlstm
 from mlxhog.models import lm_numpy
-from mlxhog.models.ops import mlstm_numpy
+from mlxhog.models.ops.reference import mlstm_numpy
 from mlxhog.parity.cases import next_labels
 from tests.models.sample import cell_inputs, config, perturbed_params
 

@@ -13,7 +13,7 @@ from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels import mlstm, mlstm_backward
 from mlxhog.metal.kernels.mlstm import forward_launches, run_reference, sample_cell
 from mlxhog.metal.kernels.mlstm_backward import backward_launches, sample_gradients
-from mlxhog.models.ops import mlstm_numpy
+from mlxhog.models.ops.reference import mlstm_numpy
 from tests.tolerances import (
     METAL_CELL_F32,
     METAL_CLOSED_F32,

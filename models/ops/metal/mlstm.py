@@ -1,6 +1,6 @@
 """The mLSTM cell as launches of its Metal kernels, for arrays of any engine.
 
-`models/ops/metal_mlx.py` and `models/ops/metal_torch.py` make it differentiable.
+`models/ops/metal/ops_mlx.py` and `models/ops/metal/ops_torch.py` make it differentiable.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
-"""The ops of xLSTM Large in PyTorch with the cells as Metal kernels; float32.
+"""The ops in PyTorch with the cells as Metal kernels; float32.
 
-`kernels.py` says what each op promises, `reference_torch.py` has the ops that torch itself
+`kernels.py` says what each op promises, `reference/ops_torch.py` has the ops that torch itself
 does well.
 """
 
@@ -14,8 +14,11 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog.metal.engine import Engine
-from mlxhog.models.ops import metal_conv_torch, metal_mlstm, metal_slstm_torch, reference_torch
-from mlxhog.models.ops.metal_call_torch import enter, leave
+from mlxhog.models.ops.metal import conv_torch as metal_conv_torch
+from mlxhog.models.ops.metal import mlstm as metal_mlstm
+from mlxhog.models.ops.metal import slstm_torch as metal_slstm_torch
+from mlxhog.models.ops.metal.call_torch import enter, leave
+from mlxhog.models.ops.reference import ops_torch as reference_torch
 
 
 class MetalOps:

@@ -7,8 +7,8 @@ import mlx.core as mx
 from mlx.core import array
 
 from mlxhog.metal.engine import Engine
-from mlxhog.models.ops import metal_slstm
-from mlxhog.models.ops.metal_call_mlx import enter, leave
+from mlxhog.models.ops.metal import slstm as metal_slstm
+from mlxhog.models.ops.metal.call_mlx import enter, leave
 
 
 def slstm_cell(
@@ -37,7 +37,7 @@ def slstm_cell(
 
 
 def on_engine(engine: Engine) -> Callable[..., Any]:
-    """`INPUTS` -> `STATES` of `metal_slstm.py`; every h and the last c, n, m have a gradient."""
+    """`INPUTS` -> `STATES` of `slstm.py`; every h and the last c, n, m have a gradient."""
 
     def forward(*inputs: array) -> tuple[array, ...]:
         given = dict(zip(metal_slstm.INPUTS, enter(engine, inputs), strict=True))

@@ -6,10 +6,10 @@ import mlx.core as mx
 from mlx.core import array
 
 from mlxhog.models.ops.activations import known
-from mlxhog.models.ops.conv_mlx import causal_conv as causal_conv
-from mlxhog.models.ops.mlstm_mlx import mlstm_cell as mlstm_cell
-from mlxhog.models.ops.quantized_mlx import Quantized
-from mlxhog.models.ops.slstm_mlx import slstm_cell as slstm_cell
+from mlxhog.models.ops.reference.conv_mlx import causal_conv as causal_conv
+from mlxhog.models.ops.reference.mlstm_mlx import mlstm_cell as mlstm_cell
+from mlxhog.models.ops.reference.quantized_mlx import Quantized
+from mlxhog.models.ops.reference.slstm_mlx import slstm_cell as slstm_cell
 
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 

@@ -1,7 +1,7 @@
 """The layers around the cells as native CPU kernels behind torch autograd; float32 only.
 
-`kernels.py` says what each promises, `reference_torch.py` and `conv_torch.py` are the plain forms,
-`metal/ops/` holds the kernels. They use `torch.get_num_threads()` threads.
+`kernels.py` says what each promises, `reference/ops_torch.py` and `conv_torch.py` are the plain
+forms, `metal/ops/` holds the kernels. They use `torch.get_num_threads()` threads.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog._native import ops
-from mlxhog.models.ops import reference_torch
 from mlxhog.models.ops.activations import known
-from mlxhog.models.ops.native_call_torch import FAST_GEMM, array, threads
+from mlxhog.models.ops.native.call_torch import FAST_GEMM, array, threads
+from mlxhog.models.ops.reference import ops_torch as reference_torch
 
 
 def layer_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.models.ops.activations import known
-from mlxhog.models.ops.mlstm_numpy import Float
+from mlxhog.models.ops.reference.mlstm_numpy import Float
 
 Params = Mapping[str, NDArray[Any]]
 Grads = dict[str, Float]

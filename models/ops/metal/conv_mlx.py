@@ -7,9 +7,9 @@ import mlx.core as mx
 from mlx.core import array
 
 from mlxhog.metal.engine import Engine
-from mlxhog.models.ops import metal_conv
-from mlxhog.models.ops.conv_mlx import last_inputs, positions_back
-from mlxhog.models.ops.metal_call_mlx import enter, leave
+from mlxhog.models.ops.metal import conv as metal_conv
+from mlxhog.models.ops.metal.call_mlx import enter, leave
+from mlxhog.models.ops.reference.conv_mlx import last_inputs, positions_back
 
 
 def causal_conv(
@@ -33,7 +33,7 @@ def causal_conv(
 
 
 def _conv(engine: Engine, silu: bool) -> Callable[..., Any]:
-    """The arrays of `metal_conv.py` -> y."""
+    """The arrays of `conv.py` -> y."""
 
     def forward(*arrays: array) -> array:
         (y,) = leave(engine, [metal_conv.forward(engine, *enter(engine, arrays), silu=silu)])

@@ -1,6 +1,6 @@
-"""The ops of xLSTM Large as native CPU kernels behind `mx.custom_function`; float32 only.
+"""The ops as native CPU kernels behind `mx.custom_function`; float32 only.
 
-`kernels.py` says what each op promises, `reference_mlx.py` is the plain form they are tested
+`kernels.py` says what each op promises, `reference/ops_mlx.py` is the plain form they are tested
 against, `metal/ops/` holds the kernels. An op evaluates its inputs when it is called, so keep these
 out of `mx.compile`. MLX has no uninitialised arrays: a result is computed into a NumPy
 buffer, still in the cache when `mx.array` copies it.
@@ -15,20 +15,20 @@ import numpy as np
 from mlx.core import array
 
 from mlxhog._native import ops
-from mlxhog.models.ops import reference_mlx
-from mlxhog.models.ops.native_call_mlx import FAST_GEMM as FAST_GEMM
-from mlxhog.models.ops.native_call_mlx import differentiable as _differentiable
-from mlxhog.models.ops.native_call_mlx import ready as _ready
-from mlxhog.models.ops.native_call_mlx import set_threads as set_threads
-from mlxhog.models.ops.native_call_mlx import threads as _threads
-from mlxhog.models.ops.native_layers_mlx import block_diagonal as block_diagonal
-from mlxhog.models.ops.native_layers_mlx import causal_conv as causal_conv
-from mlxhog.models.ops.native_layers_mlx import glu as glu
-from mlxhog.models.ops.native_layers_mlx import head_norm as head_norm
-from mlxhog.models.ops.native_layers_mlx import head_norm_skip_gate as head_norm_skip_gate
-from mlxhog.models.ops.native_layers_mlx import layer_norm as layer_norm
-from mlxhog.models.ops.native_slstm_mlx import slstm_cell as slstm_cell
-from mlxhog.models.ops.quantized_mlx import Quantized
+from mlxhog.models.ops.native.call_mlx import FAST_GEMM as FAST_GEMM
+from mlxhog.models.ops.native.call_mlx import differentiable as _differentiable
+from mlxhog.models.ops.native.call_mlx import ready as _ready
+from mlxhog.models.ops.native.call_mlx import set_threads as set_threads
+from mlxhog.models.ops.native.call_mlx import threads as _threads
+from mlxhog.models.ops.native.layers_mlx import block_diagonal as block_diagonal
+from mlxhog.models.ops.native.layers_mlx import causal_conv as causal_conv
+from mlxhog.models.ops.native.layers_mlx import glu as glu
+from mlxhog.models.ops.native.layers_mlx import head_norm as head_norm
+from mlxhog.models.ops.native.layers_mlx import head_norm_skip_gate as head_norm_skip_gate
+from mlxhog.models.ops.native.layers_mlx import layer_norm as layer_norm
+from mlxhog.models.ops.native.slstm_mlx import slstm_cell as slstm_cell
+from mlxhog.models.ops.reference import ops_mlx as reference_mlx
+from mlxhog.models.ops.reference.quantized_mlx import Quantized
 
 ops.keep_freed_memory()
 

@@ -1,7 +1,7 @@
 """The layers around the cells as native CPU kernels behind `mx.custom_function`; float32 only.
 
-`kernels.py` says what each promises, `reference_mlx.py` and `conv_mlx.py` are the plain forms,
-`metal/ops/` holds the kernels. `native_mlx.py` says what holds for all native ops.
+`kernels.py` says what each promises, `reference/ops_mlx.py` and `conv_mlx.py` are the plain forms,
+`metal/ops/` holds the kernels. `ops_mlx.py` says what holds for all native ops.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ import mlx.core as mx
 from mlx.core import array
 
 from mlxhog._native import ops
-from mlxhog.models.ops import reference_mlx
 from mlxhog.models.ops.activations import known
-from mlxhog.models.ops.native_call_mlx import FAST_GEMM, differentiable, ready, threads
+from mlxhog.models.ops.native.call_mlx import FAST_GEMM, differentiable, ready, threads
+from mlxhog.models.ops.reference import ops_mlx as reference_mlx
 
 
 def layer_norm(x: array, w: array, eps: float) -> array:

@@ -1,7 +1,7 @@
 """The causal convolution as launches of its Metal kernels, for arrays of any engine.
 
-`models/ops/metal_mlx.py` and `models/ops/metal_torch.py` make it differentiable. A state goes in
-front of x, where only the taps see it; documents come as how far back each position may see.
+`conv_mlx.py` and `conv_torch.py` make it differentiable. A state goes in front of x, where only the
+taps see it; documents come as how far back each position may see.
 """
 
 from typing import Any

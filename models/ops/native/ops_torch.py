@@ -1,6 +1,6 @@
-"""The ops of xLSTM Large as native CPU kernels behind torch autograd; float32 only.
+"""The ops as native CPU kernels behind torch autograd; float32 only.
 
-`kernels.py` says what each op promises, `reference_torch.py` is the plain form they are tested
+`kernels.py` says what each op promises, `reference/ops_torch.py` is the plain form they are tested
 against, `metal/ops/` holds the kernels. They use `torch.get_num_threads()` threads.
 """
 
@@ -13,17 +13,17 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog._native import ops
-from mlxhog.models.ops import reference_torch
-from mlxhog.models.ops.native_call_torch import FAST_GEMM as FAST_GEMM
-from mlxhog.models.ops.native_call_torch import array as _array
-from mlxhog.models.ops.native_call_torch import threads as _threads
-from mlxhog.models.ops.native_layers_torch import block_diagonal as block_diagonal
-from mlxhog.models.ops.native_layers_torch import causal_conv as causal_conv
-from mlxhog.models.ops.native_layers_torch import glu as glu
-from mlxhog.models.ops.native_layers_torch import head_norm as head_norm
-from mlxhog.models.ops.native_layers_torch import head_norm_skip_gate as head_norm_skip_gate
-from mlxhog.models.ops.native_layers_torch import layer_norm as layer_norm
-from mlxhog.models.ops.native_slstm_torch import slstm_cell as slstm_cell
+from mlxhog.models.ops.native.call_torch import FAST_GEMM as FAST_GEMM
+from mlxhog.models.ops.native.call_torch import array as _array
+from mlxhog.models.ops.native.call_torch import threads as _threads
+from mlxhog.models.ops.native.layers_torch import block_diagonal as block_diagonal
+from mlxhog.models.ops.native.layers_torch import causal_conv as causal_conv
+from mlxhog.models.ops.native.layers_torch import glu as glu
+from mlxhog.models.ops.native.layers_torch import head_norm as head_norm
+from mlxhog.models.ops.native.layers_torch import head_norm_skip_gate as head_norm_skip_gate
+from mlxhog.models.ops.native.layers_torch import layer_norm as layer_norm
+from mlxhog.models.ops.native.slstm_torch import slstm_cell as slstm_cell
+from mlxhog.models.ops.reference import ops_torch as reference_torch
 
 ops.keep_freed_memory()
 

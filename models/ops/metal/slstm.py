@@ -1,7 +1,7 @@
 """The sLSTM cell as launches of its Metal kernels, for arrays of any engine.
 
-`models/ops/metal_mlx.py` and `models/ops/metal_torch.py` make it differentiable. A head has a group
-of threads, so at most `MOST_UNITS` units; wider ones are refused by the launch, with the limit.
+`slstm_mlx.py` and `slstm_torch.py` make it differentiable. A head has a group of threads, so at
+most `MOST_UNITS` units; wider ones are refused by the launch, with the limit.
 """
 
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native_call_torch import array, threads
+from mlxhog.models.ops.native.call_torch import array, threads
 
 
 def slstm_cell(

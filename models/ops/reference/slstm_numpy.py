@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.models.ops.mlstm_numpy import Float, log_sigmoid
+from mlxhog.models.ops.reference.mlstm_numpy import Float, log_sigmoid
 
 State = tuple[Float, Float, Float, Float]
 Backward = Callable[..., tuple[Float, ...]]

@@ -14,7 +14,7 @@ import numpy as np
 from mlx.core import array
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native_call_mlx import differentiable, ready, threads
+from mlxhog.models.ops.native.call_mlx import differentiable, ready, threads
 
 
 def slstm_cell(

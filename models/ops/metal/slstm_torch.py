@@ -9,8 +9,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog.metal.engine import Engine
-from mlxhog.models.ops import metal_slstm
-from mlxhog.models.ops.metal_call_torch import enter, leave
+from mlxhog.models.ops.metal import slstm as metal_slstm
+from mlxhog.models.ops.metal.call_torch import enter, leave
 
 
 def slstm_cell(
@@ -40,7 +40,7 @@ def slstm_cell(
 
 
 class _SlstmCell(Function):
-    """`INPUTS` of `metal_slstm.py` -> h of every position, and the last c, n and m."""
+    """`INPUTS` of `slstm.py` -> h of every position, and the last c, n and m."""
 
     @staticmethod
     def forward(ctx: Any, engine: Engine, *inputs: Tensor) -> tuple[Tensor, ...]:

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mlxhog.models.ops.activations import known
-from mlxhog.models.ops.conv_torch import causal_conv as causal_conv
-from mlxhog.models.ops.mlstm_torch import mlstm_cell as mlstm_cell
-from mlxhog.models.ops.slstm_torch import slstm_cell as slstm_cell
+from mlxhog.models.ops.reference.conv_torch import causal_conv as causal_conv
+from mlxhog.models.ops.reference.mlstm_torch import mlstm_cell as mlstm_cell
+from mlxhog.models.ops.reference.slstm_torch import slstm_cell as slstm_cell
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,

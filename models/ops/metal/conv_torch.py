@@ -9,9 +9,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog.metal.engine import Engine
-from mlxhog.models.ops import metal_conv
-from mlxhog.models.ops.conv_torch import last_inputs, positions_back
-from mlxhog.models.ops.metal_call_torch import enter, leave
+from mlxhog.models.ops.metal import conv as metal_conv
+from mlxhog.models.ops.metal.call_torch import enter, leave
+from mlxhog.models.ops.reference.conv_torch import last_inputs, positions_back
 
 
 def causal_conv(
@@ -38,7 +38,7 @@ def causal_conv(
 
 
 class _CausalConv(Function):
-    """The arrays of `metal_conv.py` -> y."""
+    """The arrays of `conv.py` -> y."""
 
     @staticmethod
     def forward(ctx: Any, engine: Engine, silu: bool, *arrays: Tensor) -> Tensor:

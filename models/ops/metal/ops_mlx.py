@@ -1,6 +1,6 @@
-"""The ops of xLSTM Large in MLX with the cells as Metal kernels; float32.
+"""The ops in MLX with the cells as Metal kernels; float32.
 
-`kernels.py` says what each op promises, `reference_mlx.py` has the ops that MLX itself does well.
+`kernels.py` says what each op promises, `reference/ops_mlx.py` has those that MLX itself does well.
 On the engine `mlx` a cell is as lazy as any op. An emulated one evaluates its inputs when it is
 called, so keep that out of `mx.compile`.
 """
@@ -13,8 +13,11 @@ import mlx.core as mx
 from mlx.core import array
 
 from mlxhog.metal.engine import Engine
-from mlxhog.models.ops import metal_conv_mlx, metal_mlstm, metal_slstm_mlx, reference_mlx
-from mlxhog.models.ops.metal_call_mlx import enter, leave
+from mlxhog.models.ops.metal import conv_mlx as metal_conv_mlx
+from mlxhog.models.ops.metal import mlstm as metal_mlstm
+from mlxhog.models.ops.metal import slstm_mlx as metal_slstm_mlx
+from mlxhog.models.ops.metal.call_mlx import enter, leave
+from mlxhog.models.ops.reference import ops_mlx as reference_mlx
 
 
 class MetalOps:
@@ -89,7 +92,7 @@ class MetalOps:
 
 
 def _mlstm_cell(engine: Engine, chunk: int, eps: float) -> Callable[..., Any]:
-    """`INPUTS` -> `RESULTS` of `metal_mlstm.py`; h and the last state have a gradient."""
+    """`INPUTS` -> `RESULTS` of `mlstm.py`; h and the last state have a gradient."""
 
     def forward(*inputs: array) -> tuple[array, ...]:
         given = dict(zip(metal_mlstm.INPUTS, enter(engine, inputs), strict=True))

@@ -1,0 +1,1 @@
+"""The operators with their cells and convolution as Metal kernels."""
