@@ -32,19 +32,21 @@ from mlxhog.quantities import format_bytes
 
 PROGRAMS = {
     "safetensors_numpy": "float32",
-    "safetensors_torch": "float32",
-    "ours_arrays": "float32",
-    "ours_torch": "float32",
     "ours_mlx": "float32",
-    "ours_torch_from_bfloat16": "bfloat16",
+    "safetensors_torch": "float32",
+    "ours_torch": "float32",
+    "safetensors_torch_converted": "bfloat16",
+    "ours_torch_converted": "bfloat16",
 }
 """Row -> the checkpoint it loads; weights are held in float32 by all."""
 
 RATIOS = {
-    "ours_arrays": "safetensors_numpy",
     "ours_mlx": "safetensors_numpy",
     "ours_torch": "safetensors_torch",
+    "ours_torch_converted": "safetensors_torch_converted",
 }
+"""Row of ours -> what it is compared with: a copy, a mapping that is read, a conversion."""
+
 MOST_TIME, MOST_MEMORY = 1.3, 1.1
 
 
@@ -76,10 +78,9 @@ def make(folder: Path, model: XLSTMLargeConfig, dtype: np.dtype[Any]) -> None:
 
 def measure(row: str, folder: Path) -> dict[str, float]:
     """Run one row in a process of its own."""
-    program = row.removesuffix("_from_bfloat16")
     command = [sys.executable, str(Path(__file__).with_name("_load_programs.py"))]
     ended = subprocess.run(
-        [*command, program, str(folder)], capture_output=True, text=True, check=False
+        [*command, row, str(folder)], capture_output=True, text=True, check=False
     )
     if ended.returncode:
         raise SystemExit(f"{row} failed:\n{ended.stderr}")

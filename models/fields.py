@@ -43,6 +43,20 @@ def convert(name: str, value: object, wanted: object) -> object:
     )
 
 
+def check_reset(resets: bool, bos_token_id: int | None, vocab_size: int) -> None:
+    """Check that a memory which begins anew at a token can meet that token.
+
+    Raises:
+        ConfigError: `resets`, and the token is not set or outside the vocabulary.
+    """
+    if resets and (bos_token_id is None or not 0 <= bos_token_id < vocab_size):
+        got = "not set" if bos_token_id is None else f"{bos_token_id} of {vocab_size} ids"
+        raise ConfigError(
+            f"reset_at_document_boundaries is true and bos_token_id is {got}; "
+            "set bos_token_id to the token that begins every document"
+        )
+
+
 def unknown(name: str, known: Iterable[str]) -> str:
     """Return the message for a field that is none of `known`, with the nearest of them."""
     near = difflib.get_close_matches(name, list(known), n=1)

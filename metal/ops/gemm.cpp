@@ -165,13 +165,15 @@ void gemm(Index M, Index N, Index K, const float* A, Index am, Index ak, const f
 
 void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, const float* panels, float* C,
                  Index ldc, bool accumulate) {
-  // Blocks of C, and the parts of A and B behind them, that fit a cache of 1 MiB together.
-  constexpr Index kRows = 448, kCols = 512;  // whole tiles of every kernel
+  // Blocks of C, and the parts of A and B behind them, that fit a cache of 1 MiB together; equal parts of K.
+  constexpr Index kRows = 448, kCols = 512, kMost = 512;  // whole tiles of every kernel
+  const Index parts = std::max<Index>(1, (K + kMost - 1) / kMost), part = (K + parts - 1) / parts;
   for (Index m0 = 0; m0 < M; m0 += kRows)
     for (Index n0 = 0; n0 < N; n0 += kCols) {
       const Index rows = std::min(kRows, M - m0), cols = std::min(kCols, N - n0);
-      for (Index k = 0; k == 0 || k < K; k += kDepth) {
-        const Index depth = std::min(kDepth, K - k);
+      Index k = 0;
+      do {
+        const Index depth = std::min(part, K - k);
         const auto tiles = [&](Index m, Index n, Index width) {
           Tile tile{A + (m0 + m) * am + k * ak, panels + (n0 + n) * K + k * kPanel, C + (m0 + m) * ldc + n0 + n, am, ak,
                     kPanel, kPanel * K, ldc, depth, 0, accumulate || k > 0};
@@ -183,7 +185,8 @@ void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, 
         } else {
           for (Index m = 0; m < rows; m += kernel.height) tiles(m, 0, cols);
         }
-      }
+        k += part;
+      } while (k < K);
     }
 }
 

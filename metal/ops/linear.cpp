@@ -20,6 +20,8 @@ using Buffer = std::unique_ptr<float[], Free>;
 
 constexpr Index kTile = 14;    // rows of gemm's register tile: pieces of whole tiles waste nothing
 constexpr Index kPacked = 1 << 20;  // floats of a weight that are packed at once
+// Widths up to which rows are read in place: what a block of a product needs of them stays in a cache of 1 MiB.
+constexpr Index kShortWeight = 512, kShortInput = 384;
 constexpr Index kNarrow = 16;  // maps narrower than a vector are computed stacked, as one
 
 Buffer uninitialised(Index count) { return Buffer(new (std::align_val_t(kLine)) float[count]); }
@@ -131,24 +133,39 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearBa
     maps.push_back({stack.out, stack.weight.get(), stacked_dy.get(), stacked_d_weight.get(), nullptr});
   }
   const Index at_once = packed_at_once(in);
-  Index longest = rows;
+  Index longest = std::min(at_once, rows);
   for (const LinearBackward& map : maps) longest = std::max(longest, std::min(at_once, map.out));
-  const Buffer panels = uninitialised(packed_floats(longest, in));
-  if (dx)
-    for (std::size_t j = 0; j < maps.size(); ++j)
-      for (Index k0 = 0; k0 < maps[j].out; k0 += at_once) {
-        const auto& [out, weight, dy, d_weight, d_bias] = maps[j];
-        const Index depth = std::min(at_once, out - k0);
-        pack_all(depth, in, weight + k0 * in, in, 1, panels.get(), threads);
-        in_row_pieces(rows, threads, [&, out = out, dy = dy](Index first, Index count) {
-          gemm_packed(count, in, depth, dy + first * out + k0, out, 1, panels.get(), dx + first * in, in, j + k0 > 0);
-        });
-      }
-  pack_all(rows, in, x, in, 1, panels.get(), threads);
-  for (const LinearBackward& map : maps)
-    in_row_pieces(map.out, threads, [&](Index first, Index count) {
-      gemm_packed(count, in, rows, map.dy + first, 1, map.out, panels.get(), map.d_weight + first * in, in, false);
+  Buffer scratch;
+  // Rows [k0, k0 + depth) of a right factor (.., in), packed unless they are `short_enough` to be read in place.
+  const auto packed = [&](const float* rows_of, Index k0, Index depth, Index short_enough) -> const float* {
+    if (in <= short_enough && reinterpret_cast<std::uintptr_t>(rows_of) % kLine == 0) return nullptr;
+    if (!scratch) scratch = uninitialised(packed_floats(longest, in));
+    pack_all(depth, in, rows_of + k0 * in, in, 1, scratch.get(), threads);
+    return scratch.get();
+  };
+  // C (+)= A times those rows; C has rows of `in`.
+  const auto multiply = [&](Index M, Index depth, const float* A, Index am, Index ak, const float* panels,
+                            const float* rows_of, float* C, bool accumulate) {
+    in_row_pieces(M, threads, [&](Index first, Index count) {
+      if (panels) gemm_packed(count, in, depth, A + first * am, am, ak, panels, C + first * in, in, accumulate);
+      else gemm(count, in, depth, A + first * am, am, ak, rows_of, in, C + first * in, in, accumulate);
     });
+  };
+  if (dx)
+    for (std::size_t j = 0; j < maps.size(); ++j) {
+      const LinearBackward& map = maps[j];
+      for (Index k0 = 0; k0 < map.out; k0 += at_once) {
+        const Index depth = std::min(at_once, map.out - k0);
+        const float* panels = packed(map.weight, k0, depth, kShortWeight);
+        multiply(rows, depth, map.dy + k0, map.out, 1, panels, map.weight + k0 * in, dx, j + k0 > 0);
+      }
+    }
+  for (Index k0 = 0; k0 == 0 || k0 < rows; k0 += at_once) {  // without rows a gradient is 0
+    const Index depth = std::min(at_once, rows - k0);
+    const float* panels = packed(x, k0, depth, kShortInput);
+    for (const LinearBackward& map : maps)
+      multiply(map.out, depth, map.dy + k0 * map.out, 1, map.out, panels, x + k0 * in, map.d_weight, k0 > 0);
+  }
   stack.for_each([&](const LinearBackward& part, Index first) {
     std::copy_n(&stacked_d_weight[first * in], part.out * in, part.d_weight);
   });

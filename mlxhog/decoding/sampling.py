@@ -127,9 +127,11 @@ class Sampler:
         elif self._min_p and self._top_p == 1:
             # Before the exponentials, which are most of the work.
             tokens = np.flatnonzero(logits >= self._least_logit(best))
-        weights = self._weights(logits if tokens is None else logits[tokens], best)
+        if tokens is not None:
+            logits = logits[tokens]
+        weights = self._weights(logits, best)
         if self._top_p < 1:
-            kept = _nucleus(weights, self._top_p)
+            kept = self._nucleus(logits, weights, best)
             tokens, weights = kept if tokens is None else tokens[kept], weights[kept]
         if self._min_p:
             weights = np.where(weights >= self._min_p, weights, 0)
@@ -141,6 +143,20 @@ class Sampler:
         with np.errstate(over="ignore"):  # to -inf, whose weight is 0
             weights: NDArray[np.float32] = np.exp((logits - best) / self._temperature)
         return weights
+
+    def _nucleus(
+        self, logits: NDArray[np.float32], weights: NDArray[np.float32], best: float
+    ) -> NDArray[np.intp]:
+        """Return the most likely tokens that together reach top_p of all, at least one."""
+        total = float(weights.sum(dtype=np.float64))
+        # All tokens lighter than this weigh less than what may be left out, so they are not sorted;
+        # half of it, for rounding.
+        light = 0.5 * (1 - self._top_p) * total / len(weights)
+        ranked = np.sort(logits[weights >= light])[::-1]
+        cumulative = np.cumsum(self._weights(ranked, best), dtype=np.float64)
+        # The token that crosses top_p is kept.
+        n = min(int(np.searchsorted(cumulative, self._top_p * total)) + 1, len(ranked))
+        return _largest(logits, n, ranked[n - 1])
 
     def _least_logit(self, best: float) -> float:
         """Return a logit below which min-p leaves nothing, a little lower for rounding."""
@@ -157,19 +173,6 @@ def _largest(values: NDArray[np.float32], n: int, least: float) -> NDArray[np.in
         equal = np.flatnonzero(values[found] == least)
         found = np.delete(found, equal[len(equal) - (len(found) - n) :])
     return found
-
-
-def _nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.intp]:
-    """Return the most likely tokens that together reach a share of all weights, at least one."""
-    total = float(weights.sum(dtype=np.float64))
-    # All tokens lighter than this weigh less than what may be left out, so they are not sorted;
-    # half of it, for rounding.
-    light = 0.5 * (1 - top_p) * total / len(weights)
-    ranked = np.sort(weights[weights >= light])[::-1]
-    cumulative = np.cumsum(ranked, dtype=np.float64)
-    # The token that crosses top_p is kept.
-    n = min(int(np.searchsorted(cumulative, top_p * total)) + 1, len(ranked))
-    return _largest(weights, n, ranked[n - 1])
 
 
 def _at(weights: NDArray[np.float32], uniform: float) -> int:

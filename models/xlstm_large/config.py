@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import convert, unknown
+from mlxhog.models.fields import check_reset, convert, unknown
 
 WEIGHT_MODES = ("single", "fused")
 """How a file stores matrices that share their input; the parameters of this package are single."""
 
 SPELLINGS = {"embedding_dim": "hidden_size", "num_blocks": "num_hidden_layers"}
 """The xlstm package's field names beside those of transformers; config.json may have either."""
+
+CAPS = ("gate_soft_cap", "output_logit_soft_cap")
+"""Fields that the xlstm package takes null for, as no bound; elsewhere null is the default."""
 
 NO_EFFECT = frozenset(
     "model_type architectures transformers_version dtype torch_dtype chunkwise_kernel "
@@ -71,11 +74,7 @@ class XLSTMLargeConfig:
             raise ConfigError(
                 "out_norm_bias is true and add_out_norm is false; there is no norm to have a bias"
             )
-        if self.reset_at_document_boundaries and self.bos_token_id is None:
-            raise ConfigError(
-                "reset_at_document_boundaries is true and bos_token_id is not set; "
-                "name the token that begins a document"
-            )
+        check_reset(self.reset_at_document_boundaries, self.bos_token_id, self.vocab_size)
 
     @property
     def model_type(self) -> str:
@@ -138,6 +137,8 @@ class XLSTMLargeConfig:
                 if strict and name not in NO_EFFECT:
                     raise ConfigError(unknown(key, [*types, *SPELLINGS, *NO_EFFECT, "weight_mode"]))
                 extra[key] = value
+            elif value is None and name in CAPS:
+                raise ConfigError(f"{key} is null, no bound, which is not supported; set a number")
             elif value is not None:
                 read = convert(key, value, types[name])
                 if values.setdefault(name, read) != read:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import convert, unknown
+from mlxhog.models.fields import check_reset, convert, unknown
 from mlxhog.models.xlstm_v1.block_config import (
     FeedForwardConfig,
     MLSTMBlockConfig,
@@ -83,11 +83,7 @@ class XLSTMV1Config:
             self._check_mlstm_widths()
         if self.slstm_at:
             self._check_slstm_widths()
-        if self.reset_at_document_boundaries and self.bos_token_id is None:
-            raise ConfigError(
-                "reset_at_document_boundaries is true and bos_token_id is not set; "
-                "set bos_token_id to the token that begins every document"
-            )
+        check_reset(self.reset_at_document_boundaries, self.bos_token_id, self.vocab_size)
 
     @property
     def model_type(self) -> str:

@@ -130,6 +130,11 @@ def test_a_large_vocabulary_is_drawn_from_in_its_own_proportions() -> None:
         assert found[token] == pytest.approx(share, abs=0.015)
 
 
+def test_tokens_whose_probabilities_round_to_one_number_are_told_apart_by_their_logits() -> None:
+    logits = np.array([[0.0, 1e-38, 1.0, -9.0]], np.float32)
+    assert set(distribution(Sampler(top_p=0.75), logits, 2000)) == {1, 2}
+
+
 def test_of_equal_tokens_top_k_keeps_the_first() -> None:
     logits = np.zeros((1, 50), np.float32)
     logits[0, 40] = 1.0

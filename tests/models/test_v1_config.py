@@ -245,6 +245,10 @@ def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
             {"reset_at_document_boundaries": True},
             "reset_at_document_boundaries is true and bos_token_id is not set",
         ),
+        (
+            {"reset_at_document_boundaries": True, "bos_token_id": -1},
+            "bos_token_id is -1 of",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(changes: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,24 @@ from tests.models.sample import cell_inputs, config, perturbed_params
 Array = NDArray[Any]
 
 
-def large_model(folder: Path, *, fused: bool = False, **spoilt: Array) -> Path:
+def large_model(
+    folder: Path,
+    *,
+    fused: bool = False,
+    changes: Mapping[str, Any] | None = None,
+    said: Mapping[str, Any] | None = None,
+    **spoilt: Array,
+) -> Path:
     """Write a case of xLSTM Large, under the names of the xlstm package where `fused`.
 
     Args:
         folder: where the two files go.
         fused: stack rows as weight_mode "fused" does.
+        changes: fields of the model.
+        said: fields that the config has instead of the model's; None is no field.
         spoilt: values of tensors that replace the right ones, "." in a name written as "__".
     """
-    cfg = config()
+    cfg = config(**(changes or {}))
     params = perturbed_params(cfg, 3)
     tokens = np.random.default_rng(3).integers(0, cfg.vocab_size, (2, 11)).astype(np.int64)
     hidden: list[Array] = []
@@ -51,7 +61,8 @@ def large_model(folder: Path, *, fused: bool = False, **spoilt: Array) -> Path:
     for layer, (C, n, m) in enumerate(state):
         parts = {"C": C, "n": n, "m": m[..., None]}
         tensors |= {f"state.{layer}.{p}": x.astype(np.float32) for p, x in parts.items()}
-    fields = cfg.to_dict() | ({"weight_mode": "fused"} if fused else {})
+    fields = cfg.to_dict() | ({"weight_mode": "fused"} if fused else {}) | dict(said or {})
+    fields = {name: value for name, value in fields.items() if value is not None}
     return _write(folder, "made_large", tensors, {"config": fields}, spoilt)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from safetensors.numpy import load_file, save_file
 from mlxhog.errors import DataError
 from mlxhog.models import families
 from mlxhog.parity import cases
+from mlxhog.parity.peers import PEERS, cannot
 from mlxhog.parity.subject import ComponentsPlan, MlstmPlan, ModelPlan, SlstmPlan, check
+from tests.models.sample import config
 from tests.parity import made_cases
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"
@@ -55,6 +58,56 @@ def test_fused_parameters_and_gradients_are_split_by_rows(tmp_path: Path) -> Non
         np.testing.assert_array_equal(fused.inputs[name], value)
     for name, value in single.recorded["recorded"].items():
         np.testing.assert_array_equal(fused.recorded["recorded"][name], value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "notes"),
+    [
+        ({"use_bias": True, "out_norm_bias": True}, {"out_norm_bias": None}, ""),
+        ({"use_bias": True}, {}, ""),
+        ({}, {"add_out_norm": False}, "the final norm that was recorded is applied"),
+        ({}, {"tie_word_embeddings": True}, "recorded as a matrix of its own"),
+    ],
+    ids=["xlstm's bias of the final norm", "none", "transformers' final norm", "an untied head"],
+)
+def test_the_model_is_the_one_that_its_package_ran_whatever_the_config_says(
+    tmp_path: Path, changes: dict[str, bool], said: dict[str, bool | None], notes: str
+) -> None:
+    right = config(**changes)
+    subject = cases.read(made_cases.large_model(tmp_path, changes=changes, said=said), steps=0)
+    assert isinstance(subject.plan, ModelPlan)
+    assert subject.plan.cfg == right
+    assert notes in " ".join(subject.notes)
+
+
+def test_a_tied_head_that_is_stored_twice_counts_once(tmp_path: Path) -> None:
+    tied = {"tie_word_embeddings": True}
+    path = made_cases.large_model(tmp_path, changes=tied)
+    embedding = load_file(path)["param.backbone.embeddings.weight"]
+    twice = {"param__lm_head__weight": embedding, "grad__lm_head__weight": embedding}
+    subject = cases.read(made_cases.large_model(tmp_path, changes=tied, **twice), steps=0)
+    assert isinstance(subject.plan, ModelPlan)
+    assert subject.plan.cfg.tie_word_embeddings
+    assert "lm_head.weight" not in subject.inputs
+    assert "grad/lm_head.weight" not in subject.recorded["recorded"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "peers"),
+    [
+        ({}, ["transformers", "xlstm"]),
+        ({"tie_word_embeddings": True}, []),
+        ({"use_bias": True}, ["transformers", "xlstm"]),
+        ({"use_bias": True, "out_norm_bias": True}, ["xlstm"]),
+        ({"add_out_norm": False}, ["xlstm"]),
+        ({"reset_at_document_boundaries": True, "bos_token_id": 0}, []),
+    ],
+)
+def test_a_peer_is_asked_for_the_models_that_it_has(
+    changes: dict[str, Any], peers: list[str]
+) -> None:
+    plan = ModelPlan(config(**changes))
+    assert [name for name in PEERS if cannot(name, plan) is None] == peers
 
 
 def test_states_of_the_v1_cell_are_scaled_to_ours(tmp_path: Path) -> None:
