@@ -122,7 +122,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
             seed=config.seed,
             save=None if config.save is None else Path(config.save),
         )
-    notes = [*found.subject.notes, *lacks]
+    notes = [*found.subject.notes, *found.unmet, *lacks]
     if found.spoilt is not None:
         notes.append(f"perturbed: {found.spoilt.name} of {found.spoilt.side}")
     _print(found, notes, how)

@@ -91,7 +91,9 @@ def _model(
     _check_params(path, params, families.param_spec(cfg))
     tokens = found.pop("input_ids")
     labels = found.pop("labels", tokens)
-    fixed = {"tokens": tokens.astype(np.int32), "targets": next_labels(labels)}
+    fixed = {"tokens": tokens.astype(np.int32)}
+    if ((targets := next_labels(labels)) != -100).any():  # one token has no next one
+        fixed["targets"] = targets
     greedy = 0
     if "greedy_prompt" in found and "greedy_ids" in found:
         prompt = found.pop("greedy_prompt").astype(np.int32)

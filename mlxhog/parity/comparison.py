@@ -42,6 +42,17 @@ class Comparison:
         return self.spoilt is not None and self.first_bad is None
 
     @property
+    def unmet(self) -> list[str]:
+        """Recorded results that no side computed, and which are therefore not compared."""
+        met = {(row.b, row.against) for row in self.rows}
+        return [
+            f"not compared: {side} {name}, which nobody computed"
+            for side, results in self.subject.recorded.items()
+            for name in results
+            if (side, name) not in met
+        ]
+
+    @property
     def ok(self) -> bool:
         """Whether everything agrees, and a spoilt parameter was not overlooked."""
         return self.first_bad is None and not self.blind

@@ -72,6 +72,12 @@ def test_a_made_up_case_is_compared_in_all_that_it_holds(tmp_path: Path) -> None
     assert against == set(subject.recorded["recorded"])
 
 
+def test_a_recorded_result_that_nobody_computes_is_said(tmp_path: Path) -> None:
+    path = made_cases.large_model(tmp_path, **{"state__9__C": np.zeros(3, np.float32)})
+    found = compare(cases.read(path, steps=0), [NUMPY], quiet)
+    assert found.unmet == ["not compared: recorded state/9/C, which nobody computed"]
+
+
 @pytest.mark.parametrize(
     ("tensor", "what"),
     [
