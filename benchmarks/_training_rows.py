@@ -37,7 +37,7 @@ def training(report: Report, thread_counts: list[int]) -> None:
                 report.at_least(f"{row}: {TORCH} / {peer}", found.ratio(peer, TORCH), limit)
             report.at_least(f"{row}: {MLX} / {TORCH}", found.ratio(TORCH, MLX), 0.5)
             if size is WIDE:
-                arithmetic(report, row, size, found)
+                arithmetic(report, row, size, found, threads)
 
 
 def product_programs(size: LargeSize) -> dict[str, Program]:
@@ -55,7 +55,7 @@ def product_shapes(size: LargeSize) -> list[tuple[int, int]]:
     return [(d, d)] * 4 + [(d, U)] * 2 + [(U, d)]
 
 
-def arithmetic(report: Report, row: str, size: LargeSize, found: Turns) -> None:
+def arithmetic(report: Report, row: str, size: LargeSize, found: Turns, threads: int) -> None:
     """Useful work of a training step beside the rate of plain matrix products.
 
     A step costs 6 operations for each parameter and token: 2 forward, 4 backward.
@@ -72,7 +72,10 @@ def arithmetic(report: Report, row: str, size: LargeSize, found: Turns) -> None:
     gflops["sgemm"] = Sample.of([rate / 1e9 for rate in rates])
     print("  " + ", ".join(f"{name} {rate.median:.0f} GFLOP/s" for name, rate in gflops.items()))
     report.results[row] |= {"gflops": gflops}
-    report.at_least(f"{row}: {TORCH}, 6 x parameters x tokens_per_s / sgemm", median(shares), 0.85)
+    report.results[row] |= {"share_of_sgemm": Sample.of(shares)}
+    if threads == 1:  # the optimizer's pass over memory is one thread's
+        name = f"{row}: {TORCH}, 6 x parameters x tokens_per_s / sgemm"
+        report.at_least(name, median(shares), 0.85)
 
 
 def v1(report: Report, thread_counts: list[int]) -> None:

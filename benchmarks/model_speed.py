@@ -3,6 +3,7 @@
     python benchmarks/model_speed.py                    every row, both thread counts
     python benchmarks/model_speed.py --quick            fewer turns, under 8 minutes
     python benchmarks/model_speed.py --only v1 cells    some of: train v1 cells growth memory decode
+    python benchmarks/model_speed.py --only ops         where a step's time goes, by operator
 
 Ours and the peers take turns, each in a process of its own with the same threads; a ratio is the
 median of the turns' own ratios, so that a slow spell of the machine hits both sides. Ours does all
@@ -19,6 +20,7 @@ import _model_peers
 from _cell_rows import cells, growth
 from _decode_rows import decode
 from _harness import LoadWatch, finish, own_cpu_s, wait_until_quiet
+from _op_rows import ops
 from _report import Report
 from _training_rows import memory, training, v1
 
@@ -29,7 +31,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter turns")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=UNASKED, metavar="PART")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of training steps")
     chosen = parser.parse_args()
     if lacking := _model_peers.missing():
@@ -60,7 +62,9 @@ PARTS: dict[str, Callable[[Report, list[int]], None]] = {
     "growth": growth,
     "memory": memory,
     "decode": decode,
+    "ops": ops,
 }
+UNASKED = [name for name in PARTS if name != "ops"]
 
 
 if __name__ == "__main__":

@@ -8,32 +8,19 @@ mnist_hogwild). Both count tokens over a stretch of time after a warm-up.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from _model_peers import xlstm_large
+from _sizes import SMALL
 
-VOCAB, BATCH, SEQ = 320, 8, 256
+VOCAB, BATCH, SEQ = 320, SMALL.batch, SMALL.seq
 
 
 def build() -> Any:
     """The model of every comparison: d 128, 4 blocks, 4 heads, bytes."""
-    from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
-
-    return xLSTMLarge(
-        xLSTMLargeConfig(
-            embedding_dim=128,
-            num_heads=4,
-            num_blocks=4,
-            vocab_size=VOCAB,
-            mode="train",
-            return_last_states=True,  # False crashes in 2.0.6 (NX-AI/xlstm issue 93)
-            chunk_size=64,
-            chunkwise_kernel="chunkwise--native_autograd",
-            sequence_kernel="native_sequence__native",
-            step_kernel="native",
-            autocast_kernel_dtype="float32",
-        )
-    )
+    return xlstm_large(replace(SMALL, vocab=VOCAB))
 
 
 def steps(model: Any, seconds: float, seed: int, start: Any = None) -> float:

@@ -8,7 +8,7 @@ prompt takes its place. No answer depends on the others.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -79,6 +79,7 @@ def answer(
     max_new_tokens: int,
     stop: Sequence[str] = (),
     stop_at_document_end: bool = True,
+    end_tokens: Collection[int] = (),
     batch_size: int = BATCH_SIZE,
     prefill_chunk: int = PREFILL_CHUNK,
 ) -> Iterator[Said]:
@@ -98,6 +99,7 @@ def answer(
         stop: texts that end an answer and are no part of it.
         stop_at_document_end: stop at a drawn BOS; otherwise it is a token like others, and the text
             goes on with another document.
+        end_tokens: other tokens that end the document, such as the EOS of a checkpoint.
         batch_size: answers that go on together, >= 1; each needs a state.
         prefill_chunk: tokens of a prompt that are read at once, >= 1. It changes memory and speed.
 
@@ -122,7 +124,7 @@ def answer(
             sampler.of_row(index),
             TextStream(tokenizer, stop),
             max_new_tokens,
-            stop_at_document_end,
+            {*end_tokens, tokenizer.bos} if stop_at_document_end else set(),
         )
         for index, prompt in enumerate(prompts)
     ]
@@ -166,12 +168,12 @@ class _Row:
         sampler: Sampler,
         text: TextStream,
         max_new_tokens: int,
-        stop_at_document_end: bool,
+        ends: Collection[int],
     ) -> None:
         self.index, self.prompt, self.last = index, prompt, -1
         self._tokenizer, self._sampler, self._text = tokenizer, sampler, text
         self._left = max_new_tokens
-        self._end = tokenizer.bos if stop_at_document_end else None
+        self._ends = ends
         self._occurred: NDArray[np.bool_] | None = None
         if sampler.repetition_penalty != 1:
             self._occurred = np.zeros((1, tokenizer.n_ids), np.bool_)
@@ -180,7 +182,7 @@ class _Row:
     def draw(self, logits: NDArray[np.float32]) -> Said:
         """Choose the next token from logits (1, V)."""
         token = int(self._sampler(logits[:, : self._tokenizer.n_ids], self._occurred)[0])
-        if token == self._end:
+        if token in self._ends:
             return Said(self.index, None, self._text.end(), "document_end")
         if self._occurred is not None:
             self._occurred[0, token] = True

@@ -23,11 +23,13 @@ class Model:
         backend: what computes it.
         tokenizer: what made its training tokens.
         checkpoint: where its parameters come from.
+        end_tokens: what ends a text beside the tokenizer's BOS: the EOS that the config names.
     """
 
     backend: backends.Backend
     tokenizer: Tokenizer
     checkpoint: Path
+    end_tokens: frozenset[int] = frozenset()
 
     def write(
         self,
@@ -64,6 +66,7 @@ class Model:
             sampler=sampler,
             max_new_tokens=max_new_tokens,
             stop=stop,
+            end_tokens=self.end_tokens,
             batch_size=batch_size,
             prefill_chunk=prefill_chunk,
         )
@@ -92,7 +95,15 @@ def open_model(spec: str, *, root: Path, backend: str, weights: str = "float32")
     tokenizer = _tokenizer(opened)
     loaded = backends.create(backend, threads=worker.threads, kernels="auto", cpu_blas="auto")
     refuse_not_finite(loaded.load(opened.config, opened.tensors, weights=weights), path)
-    return Model(loaded, tokenizer, path)
+    return Model(loaded, tokenizer, path, _end_tokens(opened))
+
+
+def _end_tokens(opened: formats.Opened) -> frozenset[int]:
+    """The config's EOS: none, one, or a list."""
+    eos = opened.config.to_dict().get("eos_token_id")
+    return frozenset(
+        token for token in (eos if isinstance(eos, list) else [eos]) if token is not None
+    )
 
 
 def _tokenizer(opened: formats.Opened) -> Tokenizer:

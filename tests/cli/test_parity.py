@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlxhog import tensors
 from mlxhog.cli import main
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import param_spec
+from mlxhog.parity.architectures import perturbed_init
 from tests.parity import made_cases
 
-QUICK = ["--backends", "numpy,torch:cpu", "--kernels", "auto", "--steps", "1"]
+QUICK = ["--backends", "numpy,mlx:cpu", "--kernels", "auto", "--steps", "1"]
 SMALL = [*QUICK, "--seq-len", "9", "--batch-size", "1"]
 
 
@@ -49,7 +51,7 @@ def test_json_is_one_object_with_a_row_for_every_tensor(
     assert main(["parity", architecture, *SMALL, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["ok"] is True
-    assert record["backends"] == ["numpy", "torch:cpu"]
+    assert record["backends"] == ["numpy", "mlx:cpu"]
     for row in record["rows"]:
         assert {"a", "b", "what", "max_abs", "max_rel", "tolerance", "ok"} <= set(row)
         assert row["ok"] is (row["max_abs"] <= row["tolerance"])
@@ -69,7 +71,7 @@ def test_a_perturbed_parameter_ends_with_1_and_the_first_bad_tensor(
     out, err = capsys.readouterr()
     record = json.loads(out)
     assert record["ok"] is False
-    assert record["perturbed"] == {"name": "lm_head.weight", "side": "torch:cpu"}
+    assert record["perturbed"] == {"name": "lm_head.weight", "side": "mlx:cpu"}
     assert record["first_bad"]["what"] == "logits"
     assert "disagree: logits[" in err
 
@@ -89,11 +91,11 @@ def test_save_writes_what_was_compared(
     assert main(command) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     with np.load(file) as arrays:
-        assert arrays["numpy/logits"].shape == arrays["torch:cpu/logits"].shape == (1, 9, 23)
+        assert arrays["numpy/logits"].shape == arrays["mlx:cpu/logits"].shape == (1, 9, 23)
         assert arrays["numpy/loss"].dtype == np.float64
-        assert arrays["torch:cpu/grad/lm_head.weight"].shape == (23, 16)
+        assert arrays["mlx:cpu/grad/lm_head.weight"].shape == (23, 16)
         (row,) = [row for row in rows if row["what"] == "logits" and row["a"] != row["b"]]
-        apart = np.abs(arrays["torch:cpu/logits"].astype(float) - arrays["numpy/logits"]).max()
+        apart = np.abs(arrays["mlx:cpu/logits"].astype(float) - arrays["numpy/logits"]).max()
         assert apart == row["max_abs"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays.npz", "small.yaml"]
 
@@ -113,6 +115,39 @@ def test_a_recorded_case_that_is_wrong_ends_with_1(
     out, err = capsys.readouterr()
     assert "disagree: loss: " in err
     assert "FAILED: 2 of" in out
+
+
+@pytest.fixture
+def checkpoint(architecture: str, tmp_path: Path) -> Path:
+    cfg = load_architecture(architecture)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(cfg.to_dict()))
+    tensors.write(folder / "model.safetensors", perturbed_init(cfg, 3))
+    return folder
+
+
+def test_a_checkpoint_is_compared_with_its_own_parameters(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "arrays.npz"
+    assert main(["parity", str(checkpoint), *SMALL, "--save", str(file)]) == 0
+    assert "parameters are the checkpoint's own" in capsys.readouterr().out
+    params = tensors.read(checkpoint / "model.safetensors")
+    with np.load(file) as arrays:
+        after = arrays["numpy/after/sgd/lm_head.weight"]
+    assert 0 < np.abs(after - params["lm_head.weight"]).max() < 0.1
+
+
+def test_a_checkpoint_with_a_number_that_is_none_is_refused_by_name(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint / "model.safetensors"
+    params = {name: value.copy() for name, value in tensors.read(path).items()}
+    params["backbone.out_norm.weight"][2] = np.nan
+    tensors.write(path, params)
+    assert main(["parity", "--checkpoint", str(checkpoint), *SMALL]) == 2
+    assert "backbone.out_norm.weight holds numbers that are not finite" in capsys.readouterr().err
 
 
 def test_one_token_is_compared_without_a_loss(

@@ -127,6 +127,22 @@ def test_the_command_writes_with_a_directory_of_transformers(hf, capsys):
     assert json.loads(capsys.readouterr().out)["prompt"] == "the "
 
 
+@pytest.mark.parametrize("as_list", [False, True])
+def test_the_end_token_of_a_config_ends_the_answer(hf, as_list):
+    def said() -> list[int | None]:
+        model = open_model(str(hf), root=hf, backend="torch:cpu")
+        answers = model.answer(["The "], sampler=Sampler(temperature=0.0), max_new_tokens=8)
+        return [one.token for one in answers]
+
+    path = hf / "config.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps(fields | {"eos_token_id": None}))
+    whole = said()
+    end = whole[3]
+    path.write_text(json.dumps(fields | {"eos_token_id": [end, 0] if as_list else end}))
+    assert said() == [*whole[: whole.index(end)], None]
+
+
 def test_a_directory_without_a_tokenizer_says_what_is_missing(hf, capsys):
     (hf / "tokenizer.json").unlink()
     assert main(["generate", str(hf), "--prompt", "a"]) == 2

@@ -22,11 +22,12 @@ from tests.models.sample import batch, config, perturbed_params
 from tests.parity import made_cases
 
 NUMPY = Side("numpy", "numpy")
-BOTH = (
+MLX = Side("mlx:cpu", "mlx:cpu", "native")
+EVERY = (
     NUMPY,
     Side("torch:cpu", "torch:cpu", "native"),
     Side("torch:cpu+reference", "torch:cpu", "reference"),
-    Side("mlx:cpu", "mlx:cpu", "native"),
+    MLX,
     Side("mlx:cpu+reference", "mlx:cpu", "reference"),
 )
 GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"
@@ -56,16 +57,16 @@ def failures(found: Comparison) -> list[str]:
 )  # fmt: skip
 def test_every_backend_and_form_agrees_with_what_was_recorded(name: str, scratch: Path) -> None:
     subject = cases.read(GOLDEN / f"{name}.safetensors", steps=2)
-    found = compare(subject, BOTH, quiet)
+    found = compare(subject, EVERY, quiet)
     assert found.ok, failures(found)
     judged = {row.a for row in found.rows if row.b.startswith("recorded")}
-    assert judged == {side.name for side in BOTH}
+    assert judged == {side.name for side in EVERY}
     assert not list(scratch.iterdir())
 
 
 def test_a_made_up_case_is_compared_in_all_that_it_holds(tmp_path: Path) -> None:
     subject = cases.read(made_cases.large_model(tmp_path, fused=True), steps=0)
-    found = compare(subject, BOTH[:2], quiet)
+    found = compare(subject, [NUMPY, MLX], quiet)
     assert found.ok, failures(found)
     against = {row.against for row in found.rows if row.b == "recorded"}
     assert against == set(subject.recorded["recorded"])
@@ -116,10 +117,10 @@ def small() -> Subject:
     [("lm_head.weight", "logits"), ("backbone.blocks.1.norm_ffn.weight", "hidden/2")],
 )
 def test_a_perturbed_parameter_shows_where_it_is_used_first(name: str, first: str) -> None:
-    found = compare(small(), BOTH[:2], quiet, perturb=name)
+    found = compare(small(), [NUMPY, MLX], quiet, perturb=name)
     assert not found.ok
     assert found.first_bad is not None
-    assert (found.first_bad.what, found.first_bad.a) == (first, "torch:cpu")
+    assert (found.first_bad.what, found.first_bad.a) == (first, "mlx:cpu")
 
 
 def test_a_perturbed_parameter_that_nobody_notices_is_a_failure() -> None:
