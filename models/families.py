@@ -177,6 +177,14 @@ def products(cfg: ModelConfig) -> frozenset[str]:
     return frozenset(name for name, parameter in spec.items() if parameter.product) | {head(cfg)}
 
 
+def narrowable(cfg: ModelConfig) -> frozenset[str]:
+    """Return the names of what a model may hold in fewer bits: `products`, and the embedding.
+
+    Gates, norms, convolutions, biases and the sLSTM's own parameters stay float32.
+    """
+    return products(cfg) | {embedding(cfg)}
+
+
 def with_bos(cfg: ModelConfig, token: int) -> ModelConfig:
     """Return the model for texts whose documents begin with `token`."""
     changed: ModelConfig = dataclasses.replace(cfg, bos_token_id=token)  # type: ignore[type-var]

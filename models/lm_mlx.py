@@ -52,8 +52,8 @@ def in_bfloat16(cfg: ModelConfig, params: Params) -> Params:
 
 
 def embed(cfg: ModelConfig, params: Params, tokens: array) -> array:
-    """Return the embedded tokens, (B, S) integer in [0, vocab_size) -> x (B, S, d)."""
-    return params[families.embedding(cfg)][tokens]
+    """Return the embedded tokens, (B, S) integer in [0, vocab_size) -> x (B, S, d) float32."""
+    return params[families.embedding(cfg)][tokens].astype(mx.float32)
 
 
 def starts(cfg: ModelConfig, tokens: array) -> array | None:

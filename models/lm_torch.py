@@ -53,8 +53,8 @@ def in_bfloat16(cfg: ModelConfig, params: Params) -> Params:
 
 
 def embed(cfg: ModelConfig, params: Params, tokens: Tensor) -> Tensor:
-    """Return the embedded tokens, (B, S) integer in [0, vocab_size) -> x (B, S, d)."""
-    return F.embedding(tokens, params[families.embedding(cfg)])
+    """Return the embedded tokens, (B, S) integer in [0, vocab_size) -> x (B, S, d) float32."""
+    return F.embedding(tokens, params[families.embedding(cfg)]).float()
 
 
 def starts(cfg: ModelConfig, tokens: Tensor) -> Tensor | None:

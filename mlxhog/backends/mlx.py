@@ -153,25 +153,26 @@ class MLXBackend:
         from mlxhog.models.ops.reference.quantized_mlx import Quantized, suits
 
         mx, bits = self._mx, QUANTIZED_BITS.get(weights)
-        dtype = WEIGHTS["float32" if bits else weights]
         self.close()
         self.kernels = self._asked
         if weights == "bfloat16":
             device = "gpu" if self.on_gpu else "cpu"
             self.kernels = resolve("mlx", self._asked, device, weights=weights)
         self.model = model
-        # The buffer protocol has no bfloat16, so its bits travel as integers.
-        held = mx.uint16 if weights == "bfloat16" else mx.float32
         not_finite = []
+        narrow = families.narrowable(model)
         for name, tensor in tensors.items():
-            array = mx.zeros(tensor.shape, held)
+            half = weights == "bfloat16" and name in narrow
+            # The buffer protocol has no bfloat16, so its bits travel as integers.
+            array = mx.zeros(tensor.shape, mx.uint16 if half else mx.float32)
             mx.eval(array)
+            dtype = WEIGHTS["bfloat16" if half else "float32"]
             if not mapped.copy(tensor, np.array(array, copy=False).view(dtype)):
                 not_finite.append(name)
-            if bits and suits(tensor.shape):
+            if bits and name in narrow and suits(tensor.shape):
                 self.params[name] = Quantized.of(array, bits)
             else:
-                self.params[name] = array.view(mx.bfloat16) if weights == "bfloat16" else array
+                self.params[name] = array.view(mx.bfloat16) if half else array
         self._one_token = self._native_step()
         return not_finite
 

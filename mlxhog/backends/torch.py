@@ -116,8 +116,10 @@ class TorchBackend:
             self.kernels = resolve("torch", self._asked, self.device.type, weights=weights)
         self.model = model
         not_finite = []
+        narrow = families.narrowable(model)
         for name, tensor in tensors.items():
-            host, finite = _held(tensor, WEIGHTS[weights], where_it_lies=self.device.type == "cpu")
+            dtype = WEIGHTS[weights if name in narrow else "float32"]
+            host, finite = _held(tensor, dtype, where_it_lies=self.device.type == "cpu")
             self.params[name] = host.to(self.device)
             if not finite:
                 not_finite.append(name)

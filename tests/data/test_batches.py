@@ -53,6 +53,15 @@ def test_a_ticket_is_the_same_whoever_asks_and_whenever(file: TokenFile) -> None
     assert np.array_equal(one.at(0, 3).y, other.at(0, 3).y)
 
 
+def test_no_two_sequences_of_a_run_share_what_is_random_about_them(file: TokenFile) -> None:
+    source = Batches(file, seq_len=10, batch_size=8, seed=0)
+    batches = [source.at(epoch, ticket) for epoch in (0, 1) for ticket in range(13)]
+    seeds = [batch.part(row, row + 1).seed for batch in batches for row in range(len(batch.x))]
+    assert len(set(seeds)) == len(seeds) == 200
+    other = Batches(file, seq_len=10, batch_size=8, seed=1)
+    assert other.at(0, 0).seed not in seeds
+
+
 @pytest.mark.parametrize("ticket", [-1, 13])
 def test_a_ticket_outside_the_epoch_is_refused(file: TokenFile, ticket: int) -> None:
     with pytest.raises(ValueError, match="not one of the epoch's 13"):

@@ -193,6 +193,17 @@ def test_gradients_without_a_state_are_exact_for_any_eps(form: Form, S: int, eps
         assert_close(grads[name], gradient, CELL_GRADIENT_F32, label=name)
 
 
+@forms
+def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(form: Form) -> None:
+    x, (dh, *_) = sample(7, state=False)
+    x["i"] -= 200.0  # v1 has no cap on its gates
+    x["f"] -= 100.0
+    how: dict[str, Any] = {"chunk_size": 4, "eps": 1e-6}
+    np.testing.assert_allclose(form(x, **how)[0], 0.0, atol=1e-30)
+    for name, gradient in form.grads(x, [dh], **how).items():
+        np.testing.assert_allclose(gradient, 0.0, atol=1e-30, err_msg=name)
+
+
 @frameworks
 @pytest.mark.parametrize("S", [1, 7, 100])
 def test_the_parallel_form_differs_from_the_recurrence_by_eps_alone(framework: str, S: int) -> None:

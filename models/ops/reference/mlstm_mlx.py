@@ -21,6 +21,9 @@ State = tuple[array, array, array]
 MASKED = -1e30
 """Stands for -inf in masked exponents: its gradient is 0, where -inf would give NaN."""
 
+LARGEST = 80.0
+"""Exponent of the largest floor: one that overflows makes the same h of 0, and NaN its gradient."""
+
 
 def mlstm_cell(
     q: array,
@@ -152,7 +155,8 @@ def _attend(q: array, k: array, v: array, u: array, r: array) -> tuple[array, ar
 def _normalise(num: array, den: array, b: array | float, r: array, eps: float) -> array:
     """Return h for the stabiliser M = b + r, which all but eps is indifferent to."""
     held = mx.stop_gradient(r)
-    N = mx.maximum(mx.abs(den), mx.exp(-(b + held))) + eps * mx.exp(r - held)
+    floor = mx.exp(mx.minimum(-(b + held), LARGEST))
+    N = mx.maximum(mx.abs(den), floor) + eps * mx.exp(r - held)
     return num / N[..., None]
 
 

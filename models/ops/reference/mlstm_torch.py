@@ -22,6 +22,9 @@ State = tuple[Tensor, Tensor, Tensor]
 MASKED = -1e30
 """Stands for -inf in masked exponents: its gradient is 0, where -inf would give NaN."""
 
+LARGEST = 80.0
+"""Exponent of the largest floor: one that overflows makes the same h of 0, and NaN its gradient."""
+
 
 def mlstm_cell(
     q: Tensor,
@@ -153,7 +156,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, u: Tensor, r: Tensor) -> tuple[Tens
 def _normalise(num: Tensor, den: Tensor, b: Tensor | float, r: Tensor, eps: float) -> Tensor:
     """Return h for the stabiliser M = b + r, which all but eps is indifferent to."""
     held = r.detach()
-    N = torch.maximum(den.abs(), torch.exp(-(b + held))) + eps * torch.exp(r - held)
+    floor = torch.exp(torch.clamp(-(b + held), max=LARGEST))
+    N = torch.maximum(den.abs(), floor) + eps * torch.exp(r - held)
     return num / N[..., None]
 
 

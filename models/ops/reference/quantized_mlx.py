@@ -14,7 +14,7 @@ GROUP_SIZES = (64, 32)
 """Elements of a row that share a scale, the first that divides the row; mlx.nn's default first."""
 
 FEWEST_ROWS = 32
-"""Smaller matrices stay float32: they are the gates, which decide what is kept for good."""
+"""Smaller matrices stay float32: packing them saves nothing."""
 
 
 @dataclass(frozen=True)
