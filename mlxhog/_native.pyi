@@ -377,6 +377,35 @@ class XlstmLargeDecoder:
         embedding: _Buffer,
         blocks: list[list[tuple[_Buffer, _Buffer | None]]],
         out_norm: _Buffer | None,
+        out_norm_bias: _Buffer | None,
+        head: _Buffer,
+    ) -> None: ...
+    @property
+    def state_floats(self) -> int: ...
+    def step(
+        self, tokens: _Int32, before: _Buffer, after: _Buffer, logits: _Buffer, *, threads: int
+    ) -> None: ...
+
+class XlstmV1Decoder:
+    def __init__(
+        self,
+        *,
+        d: int,
+        V: int,
+        I: int,
+        mlstm_heads: int,
+        mlstm_taps: int,
+        groups: int,
+        slstm_heads: int,
+        slstm_taps: int,
+        U: int,
+        activation: str,
+        norm_eps: float,
+        cell_eps: float,
+        reset_token: int,
+        embedding: _Buffer,
+        blocks: list[tuple[bool, list[tuple[_Buffer | None, _Buffer | None]]]],
+        out_norm: _Buffer | None,
         head: _Buffer,
     ) -> None: ...
     @property

@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import manifest, mapped, plain_json, tensors
+from mlxhog import formats, manifest, mapped, plain_json, tensors
 from mlxhog import run as runs
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.durable import full_disk, replace_file, require_space, sync, write_synced
 from mlxhog.errors import CheckpointError, ConfigError, RunError
-from mlxhog.formats import weights
-from mlxhog.formats.check import check
+from mlxhog.formats import ours, weights
+from mlxhog.models import families
 from mlxhog.models.xlstm_large.config import NO_EFFECT
 from mlxhog.run import Run
 
@@ -85,7 +85,7 @@ def save(
         run: the run; the caller holds its lock.
         step: updates applied so far; the checkpoint's name.
         params: name -> float32 array. Nobody writes them meanwhile: pass a snapshot.
-        model_config: the architecture under transformers' field names.
+        model_config: the fields of the architecture, as `families.read` takes them.
         optimizer: name -> array.
         state: anything else, as JSON can hold it.
         tokenizer: copied into the checkpoint.
@@ -102,6 +102,7 @@ def save(
     if keep_last < 1:
         raise ConfigError(f"keep_last is {keep_last}, expected at least 1")
     _check_savable(params)
+    model = families.read(model_config)
     final = run.checkpoints / f"step-{step:08d}"
     part = final.with_name(final.name + ".part")
     _clear_remains(run.checkpoints)
@@ -110,9 +111,10 @@ def save(
     try:
         with full_disk(f"saving checkpoint {final.name}"):
             part.mkdir()
-            tensors.write(part / MODEL, params)
+            for _ in tensors.write_entries(part / MODEL, ours.entries(model, params)):
+                pass
             tensors.write(part / OPTIMIZER, optimizer)
-            config = _loadable_by_transformers(model_config, tokenizer)
+            config = ours.config_json(model, dtype=np.dtype(np.float32)) | _labels(tokenizer)
             write_synced(part / CONFIG, plain_json.dumps(config, indent=1))
             for name, content in tokenizer.files().items():
                 write_synced(part / name, content)
@@ -128,14 +130,11 @@ def save(
     return final
 
 
-def load(
-    path: Path, *, expected: Mapping[str, tuple[int, ...]] | None = None, verify: bool = True
-) -> Checkpoint:
-    """Load a checkpoint.
+def load(path: Path, *, verify: bool = True) -> Checkpoint:
+    """Load a checkpoint that training can go on from.
 
     Args:
         path: its directory.
-        expected: name -> shape of the parameters that the model wants; None skips this check.
         verify: compare the tensor files with their digests and look for numbers that are not
             finite; both read the whole files.
 
@@ -149,13 +148,11 @@ def load(
     """
     record = manifest.read(path)
     manifest.verify(path, record, digests=verify)
-    params = tensors.read(path / MODEL)
+    params = dict(formats.open(path).tensors)
     optimizer = tensors.read(path / OPTIMIZER)
-    if expected is not None:
-        check(params, expected, path, dtypes=(np.dtype(np.float32),))
     if verify:
         for name, array in (*params.items(), *optimizer.items()):
-            if not mapped.all_finite(array):
+            if not mapped.is_finite(array):
                 raise manifest.damaged(path, f"{name} holds numbers that are not finite")
     return Checkpoint(
         path=path,
@@ -271,41 +268,16 @@ def _check_savable(params: Mapping[str, NDArray[np.float32]]) -> None:
     for name, array in params.items():
         if array.dtype != np.float32:
             raise CheckpointError(f"{name} is {array.dtype}, expected float32; nothing was saved")
-        if not mapped.all_finite(array):
+        if not mapped.is_finite_in_place(array):
             raise CheckpointError(
                 f"{name} holds numbers that are not finite; nothing was saved, "
                 "the previous checkpoint stands"
             )
 
 
-def _loadable_by_transformers(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return config.json: the architecture, and what makes transformers compute the same.
-
-    A document ends where the next one starts, hence BOS ends a generated text, too. transformers
-    rounds the cached state up to multiples of 64 where the layer does not, and fails; such widths
-    generate there without the cache. It has no model of another family.
-    """
-    documents = {
-        "dtype": "float32",
-        "bos_token_id": tokenizer.bos,
-        "eos_token_id": tokenizer.bos,
-        "pad_token_id": tokenizer.bos,
-    }
-    if config.get("model_type", "xlstm") != "xlstm":
-        return {**config, **documents}
-    width = config.get("hidden_size", 64)
-    widths = [
-        int(width * config.get(factor, default))
-        for factor, default in (("qk_dim_factor", 0.5), ("v_dim_factor", 1.0))
-    ]
-    # Its default for the cell is bfloat16, far from what was trained.
-    float32 = {"autocast_kernel_dtype": "float32", "inference_state_dtype": "float32"}
-    fixed = {
-        "architectures": ["xLSTMForCausalLM"],
-        "model_type": "xlstm",
-        "use_cache": all(w % 64 == 0 for w in widths),
-    }
-    return {**float32, **config, **fixed, **documents}
+def _labels(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The token ids of config.json: a document ends where the next one starts, so BOS ends it."""
+    return dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.bos)
 
 
 def _publish(part: Path, final: Path) -> None:

@@ -26,6 +26,9 @@ BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
 FLOATS = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
 """The types that parameters may have."""
 
+_EXPONENT = {np.dtype(np.float16): np.uint16(0x7C00), BFLOAT16: np.uint16(0x7F80)}
+"""Bits of the exponent; all are set in NaN and the infinities, and in no other number."""
+
 CHUNK_BYTES = 1 << 22
 """Bytes handled at once."""
 
@@ -88,26 +91,28 @@ def chunks(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
         yield piece if mapping is None else _window(piece, mapping)
 
 
-def all_finite(array: NDArray[Any]) -> bool:
-    """Whether an array of floats holds neither NaN nor an infinity; others are always finite.
+def is_finite(source: NDArray[Any]) -> bool:
+    """Whether an array of floats holds neither NaN nor an infinity; others are always finite."""
+    return all(_finite(chunk) for chunk in chunks(source))
 
-    Unlike `copy`, this reads an array where it lies: it is for one that is going to be used there.
-    """
+
+def is_finite_in_place(array: NDArray[Any]) -> bool:
+    """As `is_finite`, for an array that is going to be used where it lies: its pages stay."""
     flat = np.ascontiguousarray(array).reshape(-1)
     n = max(CHUNK_BYTES // flat.itemsize, 1)
     return all(_finite(flat[first : first + n]) for first in range(0, flat.size, n))
 
 
 def _finite(flat: NDArray[Any]) -> bool:
-    if flat.dtype == BFLOAT16:
-        exponent = np.uint16(0x7F80)
-        return not bool(((flat.view(np.uint16) & exponent) == exponent).any())
+    if flat.dtype in _EXPONENT:
+        exponent = _EXPONENT[flat.dtype]
+        return not flat.size or bool((flat.view(np.uint16) & exponent).max() != exponent)
     if not np.issubdtype(flat.dtype, np.floating):
         return True
     with np.errstate(all="ignore"):
-        # NaN and infinities survive a sum, which is one pass; a sum of finite numbers that
-        # overflows is told apart by looking at each.
-        return bool(np.isfinite(np.add.reduce(flat))) or bool(np.isfinite(flat).all())
+        # NaN and infinities survive a sum of squares, which BLAS computes in one pass; finite
+        # numbers whose sum overflows are told apart by looking at each.
+        return bool(np.isfinite(np.dot(flat, flat))) or bool(np.isfinite(flat).all())
 
 
 def _window(piece: NDArray[Any], mapping: _Mapping) -> NDArray[Any]:

@@ -4,6 +4,10 @@ import re
 from dataclasses import dataclass
 
 _COUNT_SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+_BYTES = {
+    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "b": 1,
+}  # fmt: skip
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?)(ms|s|m|h|d)")
 
@@ -42,6 +46,21 @@ def parse_number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("wanted a number")
     return _finite(value, "a number")
+
+
+def parse_bytes(value: object) -> int:
+    """Return bytes from 5000000, "5MB", "1.5 GB", "512MiB" or "2GiB".
+
+    Raises:
+        ValueError: not a size above 0.
+    """
+    wanted = "a size such as 5GB or 512MiB"
+    text = str(value).strip().lower()
+    unit = next((unit for unit in _BYTES if text.endswith(unit)), "")
+    size = _finite(text.removesuffix(unit), wanted) * _BYTES.get(unit, 1)
+    if size < 1:
+        raise ValueError(f"wanted {wanted}")
+    return int(size)
 
 
 def parse_duration_s(value: object) -> float:

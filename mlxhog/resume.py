@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import checkpoint, strategies
+from mlxhog import checkpoint, mapped, strategies
 from mlxhog.arena import Arena
 from mlxhog.budget import Budget
 from mlxhog.config import TrainConfig
@@ -44,7 +44,7 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
         return Start(Budget(steps=config.steps, tokens=config.tokens, seconds=config.time))
     found = plan.checkpoint
     for name, value in found.params.items():
-        arena.param(name)[...] = value
+        mapped.copy(value, arena.param(name))
     state = found.state
     arena.counters.store("version", int(state["version"]))
     position = state["ledger"]
@@ -93,7 +93,7 @@ def _fill(
         parts = [saved[key] for s in sources if (key := f"{s}/{name}") in saved]
         if parts:
             view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            np.copyto(view, parts[0] if len(parts) == 1 else np.mean(parts, axis=0))
+            mapped.copy(parts[0] if len(parts) == 1 else np.mean(parts, axis=0), view)
 
 
 def _budget(config: TrainConfig, state: Mapping[str, Any]) -> Budget:

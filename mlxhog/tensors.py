@@ -97,7 +97,7 @@ def write_entries(path: Path, entries: Mapping[str, Entry]) -> Iterable[tuple[st
                     for chunk in mapped.chunks(part):
                         with np.errstate(over="ignore"):
                             converted = chunk.astype(entries[name].dtype, copy=False)
-                        finite &= mapped.all_finite(converted)
+                        finite &= mapped.is_finite_in_place(converted)
                         file.write(converted.view(np.uint8).data)
                 yield name, finite
             file.flush()

@@ -6,6 +6,8 @@ A family is a package of `models/`: a config, `param_spec`, and twins `model_tor
     init_state(cfg, B)                        the state before the first token, a tuple per block
     blocks(cfg, params, x, state, run)        from the embedded tokens to the final norm
 
+and `decode_native`, whose `Decoder` reads one token of each sequence without a framework.
+
 `lm_torch`, `lm_mlx` and `lm_numpy` put the embedding, the head and the loss around them. A state
 array has the sequences of the batch first. This module imports no framework.
 """
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError
 from mlxhog.models import xlstm_large, xlstm_v1
+from mlxhog.models.fields import check_names
 from mlxhog.models.init import initial_value
 from mlxhog.models.spec import ParamSpec
 
@@ -133,9 +136,10 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
     Raises:
         ConfigError: an unknown family, or fields that the family refuses.
     """
+    check_names("the architecture", data)
     blocks = {"mlstm_block", "slstm_block"} & data.keys()
     name = data.get("model_type", "xlstm_v1" if blocks else "xlstm")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         near = difflib.get_close_matches(str(name), FAMILIES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(FAMILIES)}"
         raise ConfigError(f"model_type is {name!r}, which is not a family of this package; {hint}")

@@ -2,9 +2,17 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mlxhog.errors import ConfigError
+
+
+def check_names(where: str, data: Mapping[Any, Any]) -> None:
+    """Refuse a mapping with a key that is not text, as YAML reads `1: 2` or `yes: 2`."""
+    for key in data:
+        if not isinstance(key, str):
+            raise ConfigError(f"{where} has the field {key!r}, which is no name; put it in quotes")
 
 
 def convert(name: str, value: object, wanted: object) -> object:
@@ -33,6 +41,20 @@ def convert(name: str, value: object, wanted: object) -> object:
         if isinstance(wanted, type)
         else f"{name} is {value!r}; its type is unknown"
     )
+
+
+def check_reset(resets: bool, bos_token_id: int | None, vocab_size: int) -> None:
+    """Check that a memory which begins anew at a token can meet that token.
+
+    Raises:
+        ConfigError: `resets`, and the token is not set or outside the vocabulary.
+    """
+    if resets and (bos_token_id is None or not 0 <= bos_token_id < vocab_size):
+        got = "not set" if bos_token_id is None else f"{bos_token_id} of {vocab_size} ids"
+        raise ConfigError(
+            f"reset_at_document_boundaries is true and bos_token_id is {got}; "
+            "set bos_token_id to the token that begins every document"
+        )
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -1,18 +1,20 @@
-"""A language model's next token without a framework, for the families that have such a step.
+"""A language model's next token without a framework, by the `decode_native` of its family.
 
 This is the one place that says when it stands in for the twins: on a CPU where the native kernels
-compute, with float32 parameters. `metal/ops/decode.cpp` holds the arithmetic.
+compute, with float32 parameters. The arithmetic is in `decode_large.cpp` and `decode_v1.cpp` of
+`metal/ops/`.
 """
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops import kernels
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 Float32 = NDArray[np.float32]
 
@@ -45,12 +47,10 @@ def decoder(
         chosen: which ops, one of `CHOICES` in `models/ops/kernels.py`.
         threads: that the step may use.
     """
-    if not isinstance(cfg, XLSTMLargeConfig):
-        return None
     if kernels.resolve(framework, chosen, "cpu") != "native":
         return None
     if any(value.dtype != np.float32 or not value.flags.c_contiguous for value in params.values()):
         return None
-    from mlxhog.models.xlstm_large.decode_native import Decoder as XLSTMLargeDecoder
-
-    return XLSTMLargeDecoder(cfg, params, threads=threads)
+    family = importlib.import_module(f"{families.of(cfg).package}.decode_native")
+    made: Decoder = family.Decoder(cfg, params, threads=threads)
+    return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import mmap
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mlxhog import checkpoint, durable, manifest, mapped, tensors
@@ -25,6 +24,7 @@ from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks, RunError
 from mlxhog.run import Run
+from tests.small_disk import small_disk
 
 Params = dict[str, NDArray[np.float32]]
 
@@ -92,7 +92,6 @@ def xlstm_params(config: dict[str, Any], seed: int = 0) -> Params:
 
 CONFIG = xlstm_config(64)
 PARAMS = xlstm_params(CONFIG)
-SHAPES = {name: array.shape for name, array in PARAMS.items()}
 STATE = {"tokens": 123, "data": {"epoch": 0, "watermark": 4, "done": [6, 7], "torn": 0}}
 
 
@@ -122,7 +121,7 @@ def names(run: Run) -> list[str]:
 
 def test_a_checkpoint_gives_back_what_was_saved(run: Run) -> None:
     path = save(run)
-    loaded = checkpoint.load(path, expected=SHAPES)
+    loaded = checkpoint.load(path)
     assert path == run.checkpoints / "step-00001000"
     assert (loaded.step, loaded.state) == (1000, STATE)
     assert loaded.params.keys() == PARAMS.keys()
@@ -150,10 +149,11 @@ def test_parameters_are_mapped_and_not_copied(run: Run) -> None:
 def test_views_of_a_larger_array_are_saved_as_they_look(run: Run) -> None:
     flat = np.arange(24, dtype=np.float32)
     params = {"a": flat[:12].reshape(3, 4), "b": flat[12:].reshape(4, 3).T}
-    loaded = checkpoint.load(save(run, params=params, optimizer={}))
-    assert np.array_equal(loaded.params["a"], params["a"])
-    assert np.array_equal(loaded.params["b"], params["b"])
-    assert loaded.optimizer == {}
+    path = save(run, params=params, optimizer={})
+    loaded = tensors.read(path / "model.safetensors")
+    assert np.array_equal(loaded["a"], params["a"])
+    assert np.array_equal(loaded["b"], params["b"])
+    assert tensors.read(path / "optimizer.safetensors") == {}
 
 
 @pytest.mark.parametrize("hidden_size", [64, 128])
@@ -277,7 +277,7 @@ def test_a_process_killed_while_saving_leaves_a_whole_checkpoint(
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a dead process cleans nothing
         with pytest.raises(Killed):
             save(run, 10 if same_step else 20, state={"n": 2})
-    loaded = checkpoint.load(checkpoint.latest(run), expected=SHAPES)
+    loaded = checkpoint.load(checkpoint.latest(run))
     assert loaded.state in ({"n": 1}, {"n": 2})
     path = save(run, 30, keep_last=1)
     assert checkpoint.latest(run) == path
@@ -307,19 +307,6 @@ def test_a_process_killed_between_the_renames_loses_nothing(
     assert names(run) == ["latest", "step-00000010", "step-00000020"]
 
 
-MNT_DETACH = 2
-
-
-def small_filesystem(directory: Path, n_bytes: int) -> bool:
-    """Mount a tiny tmpfs; False where this process may not."""
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        options = f"size={n_bytes}".encode()
-        return bool(libc.mount(b"none", os.fsencode(directory), b"tmpfs", 0, options) == 0)
-    except (OSError, AttributeError):
-        return False
-
-
 @pytest.fixture
 def cramped_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """A run with one checkpoint and too little room on its disk for a second one.
@@ -327,15 +314,11 @@ def cramped_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     The disk is a real one where the system lets us mount it, else the writer fails midway.
     """
     size = sum(array.nbytes for array in PARAMS.values())
-    mounted = small_filesystem(run.checkpoints, int(1.5 * size))
-    try:
+    with small_disk(run.checkpoints, int(1.5 * size)) as mounted:
         save(run, 10)
         if not mounted:
             monkeypatch.setattr(mapped, "chunks", full_midway)
         yield run
-    finally:
-        if mounted:
-            ctypes.CDLL(None).umount2(os.fsencode(run.checkpoints), MNT_DETACH)
 
 
 def full_midway(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
@@ -350,7 +333,7 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_previous_checkpoint_whole(
     with pytest.raises(EnvironmentLacks, match="disk became full while saving .*step-00000020"):
         save(cramped_run, 20)
     assert names(cramped_run) == ["latest", "step-00000010"]
-    checkpoint.load(checkpoint.latest(cramped_run), expected=SHAPES)
+    checkpoint.load(checkpoint.latest(cramped_run))
 
 
 def test_a_disk_too_small_is_refused_before_anything_is_written(
@@ -436,32 +419,16 @@ def test_a_foreign_directory_is_no_checkpoint(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "gone")
 
 
-def test_missing_superfluous_and_misshapen_tensors_are_all_named(run: Run) -> None:
-    expected = SHAPES | {"extra.weight": (2,), "lm_head.weight": (320, 32)}
-    del expected["backbone.out_norm.weight"]
-    with pytest.raises(CheckpointError) as caught:
-        checkpoint.load(save(run), expected=expected)
-    for part in (
-        "extra.weight is missing",
-        "backbone.out_norm.weight is superfluous",
-        "lm_head.weight has shape (320, 64), expected (320, 32)",
-    ):
-        assert part in str(caught.value)
-
-
-def test_many_faults_are_counted_instead_of_listed(run: Run) -> None:
-    expected = {f"p{i}": (1,) for i in range(20)}
-    with pytest.raises(CheckpointError, match=r"p7 is missing; and \d+ more"):
-        checkpoint.load(save(run), expected=expected)
-
-
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
 def test_numbers_that_are_not_finite_are_named(run: Run, file: str) -> None:
     path = save(run)
-    save_file({"bad.weight": np.array([1, np.nan], np.float32)}, path / file)
+    held = {name: array.copy() for name, array in load_file(path / file).items()}
+    name = sorted(held)[0]
+    held[name].reshape(-1)[-1] = np.nan
+    save_file(held, path / file)
     (path / "state.json").unlink()
     manifest.write(path, 1000, STATE)
-    with pytest.raises(CheckpointError, match=r"bad.weight holds numbers that are not finite"):
+    with pytest.raises(CheckpointError, match=rf"{name} holds numbers that are not finite"):
         checkpoint.load(path)
     checkpoint.load(path, verify=False)
 

@@ -22,6 +22,7 @@ from mlxhog.quantities import (
     format_bytes,
     format_clock,
     format_count,
+    parse_bytes,
     parse_count,
     parse_duration_s,
 )
@@ -287,6 +288,29 @@ def test_durations(text, seconds):
 def test_what_is_no_duration(text):
     with pytest.raises(ValueError, match="seconds"):
         parse_duration_s(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        (5_000_000, 5_000_000),
+        ("500", 500),
+        ("500B", 500),
+        ("5GB", 5 * 10**9),
+        ("5gb", 5 * 10**9),
+        ("1.5 MB", 1_500_000),
+        ("2GiB", 2 << 30),
+        ("512 MiB", 512 << 20),
+    ],
+)
+def test_sizes_in_bytes(text, n_bytes):
+    assert parse_bytes(text) == n_bytes
+
+
+@pytest.mark.parametrize("text", ["", "GB", "0", "-1MB", "0.2", "inf", "five", None, True])
+def test_what_is_no_size(text):
+    with pytest.raises(ValueError, match="a size such as 5GB"):
+        parse_bytes(text)
 
 
 def test_an_interval_is_due_after_its_steps_or_its_seconds_or_never():

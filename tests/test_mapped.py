@@ -37,15 +37,17 @@ def test_a_copy_holds_every_number_in_the_wanted_type(tmp_path: Path, stored, he
 def test_one_number_that_is_not_finite_is_found_wherever_it_is(dtype, bad) -> None:
     for place in range(40):
         array = np.ones(40, dtype)
-        assert mapped.all_finite(array)
+        assert mapped.is_finite(array)
         array[place] = bad
-        assert not mapped.all_finite(array)
+        assert not mapped.is_finite(array)
         assert not mapped.copy(array, np.empty(40, np.float32))
 
 
-def test_finite_numbers_whose_sum_overflows_are_finite() -> None:
-    assert mapped.all_finite(np.full(100, np.finfo(np.float32).max))
-    assert mapped.all_finite(np.full(100, np.finfo(np.float16).max))
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_largest_finite_numbers_are_finite(dtype) -> None:
+    assert mapped.is_finite(np.full(100, np.finfo(dtype).max, dtype))
+    assert mapped.is_finite(np.full(100, np.finfo(dtype).min, dtype))
+    assert mapped.is_finite(np.empty(0, dtype))
 
 
 def test_a_number_too_large_for_the_wanted_type_is_not_finite() -> None:
@@ -88,21 +90,25 @@ import resource, sys
 import numpy as np
 from pathlib import Path
 from mlxhog import mapped, tensors
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def highest():
+    # ru_maxrss begins with that of the parent on Linux.
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
 view = tensors.read(Path(sys.argv[1]))["x"]
+before = highest()
 out = np.empty(view.shape, np.float32)
 assert mapped.copy(view, out)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(highest() - before)
 """
 
 
 def test_copying_a_mapped_file_needs_little_memory_beside_the_copy(tmp_path: Path) -> None:
     tensors.write(tmp_path / "x", {"x": np.ones(N_BYTES // 4, np.float32)})
-    done = subprocess.run(
-        [sys.executable, "-c", COPY, str(tmp_path / "x")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert int(done.stdout) * unit < 1.1 * N_BYTES
+    command = [sys.executable, "-c", COPY, str(tmp_path / "x")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 0.9 * N_BYTES < int(done.stdout) < 1.1 * N_BYTES

@@ -1,8 +1,9 @@
-// Causal depthwise convolution followed by SiLU, and its gradient. Arrays x, y (B, S, CH), weights (CH, 1, K), bias
-// (CH,); before the start x is 0.
+// Causal depthwise convolution, followed by SiLU where it is asked for, and its gradient. Arrays x (B, P + S, CH),
+// whose first P positions only the taps see; y (B, S, CH); weights (CH, 1, K); bias (CH,); back (B, S), how many
+// positions before its own an output sees at most: where documents begin, none. Below, t counts from the first output.
 //
-//     pre[t] = bias + sum_j w[j] x[t - (K-1) + j]      y = pre sigmoid(pre)      dpre = dy sigmoid(pre) (1 + ..)
-//     dx[t] = sum_j w[j] dpre[t + (K-1) - j]           dw[j] = sum_t dpre[t] x[t - (K-1) + j]
+//     pre[t] = bias + sum_d w[K-1-d] x[t - d]      y = pre sigmoid(pre)      dpre = dy sigmoid(pre) (1 + ..)
+//     dx[t] = sum_d w[K-1-d] dpre[t + d]           dw[K-1-d] = sum_t dpre[t] x[t - d]       d = 0 .. reach of the output
 #pragma once
 
 #include "sigmoid.h"
@@ -14,56 +15,70 @@ enum : uint {
 };
 
 struct ConvShape {
-  uint B, S, CH, K;
+  uint B, S, CH, K, P;
 };
 
 inline uint conv_blocks(ConvShape s) { return (s.S + kConvBlock - 1) / kConvBlock; }
 
-inline float conv_pre(const device float* x, const device float* w, const device float* bias, ConvShape s, uint3 id) {
-  const uint channel = id.x, t = id.y, missing = t + 1 < s.K ? s.K - 1 - t : 0;  // taps before the start
-  float sum = bias[channel];
-  for (uint j = missing; j < s.K; ++j)
-    sum += w[channel * s.K + j] * x[(id.z * s.S + t + j - (s.K - 1)) * s.CH + channel];
+// How far back the output t of sequence b sees.
+inline uint conv_reach(const device int* back, ConvShape s, uint b, uint t) {
+  return min(static_cast<uint>(back[b * s.S + t]), min(s.K - 1, t + s.P));
+}
+
+// Where x has channel 0 of the input at t, of sequence b.
+inline uint conv_input(ConvShape s, uint b, uint t) { return (b * (s.P + s.S) + s.P + t) * s.CH; }
+
+inline float conv_pre(const device float* x, const device float* w, const device float* bias,
+                      const device int* back, ConvShape s, uint3 id) {
+  const uint reach = conv_reach(back, s, id.z, id.y), here = conv_input(s, id.z, id.y) + id.x;
+  float sum = bias[id.x];
+  for (uint d = 0; d <= reach; ++d) sum += w[id.x * s.K + s.K - 1 - d] * x[here - d * s.CH];
   return sum;
 }
 
 // A thread per element, here and in the next two.
-inline void conv_forward(const device float* x, const device float* w, const device float* bias, device float* y,
-                         ConvShape s, uint3 id) {
+inline void conv_forward(const device float* x, const device float* w, const device float* bias,
+                         const device int* back, device float* y, ConvShape s, uint silu, uint3 id) {
   if (id.x >= s.CH || id.y >= s.S || id.z >= s.B) return;
-  const float pre = conv_pre(x, w, bias, s, id);
-  y[(id.z * s.S + id.y) * s.CH + id.x] = pre * sigmoid(pre);
+  const float pre = conv_pre(x, w, bias, back, s, id);
+  y[(id.z * s.S + id.y) * s.CH + id.x] = silu != 0 ? pre * sigmoid(pre) : pre;
 }
 
 inline void conv_bwd_pre(const device float* x, const device float* w, const device float* bias,
-                         const device float* dy, device float* dpre, ConvShape s, uint3 id) {
+                         const device int* back, const device float* dy, device float* dpre, ConvShape s,
+                         uint3 id) {
   if (id.x >= s.CH || id.y >= s.S || id.z >= s.B) return;
-  const float pre = conv_pre(x, w, bias, s, id), gate = sigmoid(pre);
+  const float pre = conv_pre(x, w, bias, back, s, id), gate = sigmoid(pre);
   const uint at = (id.z * s.S + id.y) * s.CH + id.x;
   dpre[at] = dy[at] * gate * (1.0f + pre * (1.0f - gate));
 }
 
-inline void conv_bwd_input(const device float* w, const device float* dpre, device float* dx, ConvShape s,
-                           uint3 id) {
-  if (id.x >= s.CH || id.y >= s.S || id.z >= s.B) return;
-  const uint reached = min(s.K, s.S - id.y);  // outputs that x[t] enters
+// Rows of x, of which the first P are no outputs.
+inline void conv_bwd_input(const device float* w, const device int* back, const device float* dpre,
+                           device float* dx, ConvShape s, uint3 id) {
+  if (id.x >= s.CH || id.y >= s.P + s.S || id.z >= s.B) return;
   float sum = 0.0f;
-  for (uint ahead = 0; ahead < reached; ++ahead)
-    sum += w[id.x * s.K + s.K - 1 - ahead] * dpre[(id.z * s.S + id.y + ahead) * s.CH + id.x];
-  dx[(id.z * s.S + id.y) * s.CH + id.x] = sum;
+  for (uint d = id.y < s.P ? s.P - id.y : 0; d < s.K && id.y + d < s.P + s.S; ++d) {
+    const uint t = id.y + d - s.P;  // an output that may see this row
+    if (d <= conv_reach(back, s, id.z, t))
+      sum += w[id.x * s.K + s.K - 1 - d] * dpre[(id.z * s.S + t) * s.CH + id.x];
+  }
+  dx[(id.z * (s.P + s.S) + id.y) * s.CH + id.x] = sum;
 }
 
 // A thread per channel and block of positions: part (B, blocks, K + 1, CH), the last row for the bias.
-inline void conv_bwd_partial(const device float* x, const device float* dpre, device float* part, ConvShape s,
-                             uint3 id) {
+inline void conv_bwd_partial(const device float* x, const device int* back, const device float* dpre,
+                             device float* part, ConvShape s, uint3 id) {
   const uint channel = id.x, block = id.y, b = id.z;
   if (channel >= s.CH || block >= conv_blocks(s) || b >= s.B) return;
   const uint start = block * kConvBlock, end = min(start + kConvBlock, s.S);
   const uint rows = (b * conv_blocks(s) + block) * (s.K + 1);
   for (uint j = 0; j < s.K; ++j) {
+    const uint d = s.K - 1 - j;
     float sum = 0.0f;
-    for (uint t = max(start, s.K - 1 - j); t < end; ++t)
-      sum += dpre[(b * s.S + t) * s.CH + channel] * x[(b * s.S + t + j - (s.K - 1)) * s.CH + channel];
+    for (uint t = start; t < end; ++t)
+      if (d <= conv_reach(back, s, b, t))
+        sum += dpre[(b * s.S + t) * s.CH + channel] * x[conv_input(s, b, t) + channel - d * s.CH];
     part[(rows + j) * s.CH + channel] = sum;
   }
   float sum = 0.0f;

@@ -1,7 +1,8 @@
-"""Causal depthwise convolution with SiLU in one launch, and its gradient in four (`conv.h`).
+"""Causal depthwise convolution, with SiLU or without, in one launch, and its gradient (`conv.h`).
 
-Before the first position x is 0; a state, the last K - 1 positions of an earlier piece, is not
-taken yet: whoever needs one puts them in front of x and drops as many outputs.
+x may begin with the P inputs before the first position, which only the taps see: the last K - 1 of
+an earlier piece of the sequence. Before those it is 0. `back` says of each position how many others
+before it it sees at most, so that documents packed into one sequence do not see each other.
 The gradients of weights and bias are summed in a fixed order, blocks of positions first.
 
 Source: the convolution in front of the cells of Beck et al. 2024, xLSTM, arXiv:2405.04517.
@@ -13,71 +14,85 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.metal.kernel import Kernel, Launch, Size
+from mlxhog.metal.kernel import Argument, Kernel, Launch, Size
 from mlxhog.metal.kernels import conv_reference as reference
 from mlxhog.metal.kernels.arguments import arrays, check, sizes
 
-_SIZES = sizes("B S CH K")
+_SIZES = sizes("B S CH K P")
+_BACK = Argument(name="back", dtype="int32")
 _GROUP = (32, 8, 1)
 
 
-def conv_forward(x: Any, w: Any, bias: Any) -> Launch:
-    """Compute y = silu(conv(x) + bias).
+def conv_forward(x: Any, w: Any, bias: Any, back: Any, *, silu: bool) -> Launch:
+    """Compute y = conv(x) + bias, or silu of it.
 
     Args:
-        x: (B, S, CH) float32.
+        x: (B, P + S, CH) float32, the first P positions are no outputs.
         w: (CH, 1, K), the last tap meets the position itself.
         bias: (CH,).
+        back: (B, S) int32, how many positions before its own an output sees, if there are as many
+            and K is large enough.
+        silu: whether to apply SiLU.
 
     Returns:
-        A launch with the output y, shaped as x.
+        A launch with the output y (B, S, CH).
 
     Raises:
         ShapeError: shapes differ.
     """
-    return _by_element(FORWARD, {"x": x, "w": w, "bias": bias}, "y")
+    given = {"x": x, "w": w, "bias": bias, "back": back}
+    shape = _check("conv_forward", given, w.shape[-1])
+    return _by_output(FORWARD, given | {"silu": int(silu)}, "y", shape)
 
 
-def conv_bwd_pre(x: Any, w: Any, bias: Any, dy: Any) -> Launch:
+def conv_bwd_pre(x: Any, w: Any, bias: Any, back: Any, dy: Any) -> Launch:
     """Differentiate SiLU; the convolution is computed again.
 
     Args:
         x: as in `conv_forward`.
         w: likewise.
         bias: likewise.
+        back: likewise.
         dy: gradient of y.
 
     Returns:
-        A launch with the output dpre, the gradient before SiLU, shaped as x.
+        A launch with the output dpre, the gradient before SiLU, shaped as y.
 
     Raises:
         ShapeError: shapes differ.
     """
-    return _by_element(PRE, {"x": x, "w": w, "bias": bias, "dy": dy}, "dpre")
+    given = {"x": x, "w": w, "bias": bias, "back": back, "dy": dy}
+    return _by_output(PRE, given, "dpre", _check("conv_bwd_pre", given, w.shape[-1]))
 
 
-def conv_bwd_input(w: Any, dpre: Any) -> Launch:
+def conv_bwd_input(w: Any, back: Any, dpre: Any, *, P: int) -> Launch:
     """Differentiate with respect to x.
 
     Args:
         w: as in `conv_forward`.
-        dpre: from `conv_bwd_pre`.
+        back: likewise.
+        dpre: from `conv_bwd_pre`, or the gradient of y without SiLU.
+        P: positions of x that are no outputs.
 
     Returns:
-        A launch with the output dx, shaped as x.
+        A launch with the output dx (B, P + S, CH).
 
     Raises:
         ShapeError: shapes differ.
     """
-    return _by_element(INPUT, {"w": w, "dpre": dpre}, "dx")
+    given = {"w": w, "back": back, "dpre": dpre}
+    (B, S, CH), K = dpre.shape, w.shape[-1]
+    check("conv_bwd_input", given, {"w": (CH, 1, K), "back": (B, S), "dpre": (B, S, CH)})
+    return _launch(INPUT, given, {"dx": (B, P + S, CH)}, (B, S, CH, K, P), (CH, P + S, B))
 
 
-def conv_bwd_partial(x: Any, dpre: Any, *, K: int) -> Launch:
+def conv_bwd_partial(x: Any, back: Any, dpre: Any, *, K: int) -> Launch:
     """Sum the gradients of weights and bias over blocks of 64 positions.
 
     Args:
         x: as in `conv_forward`.
-        dpre: from `conv_bwd_pre`.
+        back: likewise.
+        dpre: as in `conv_bwd_input`.
         K: number of taps.
 
     Returns:
@@ -86,11 +101,11 @@ def conv_bwd_partial(x: Any, dpre: Any, *, K: int) -> Launch:
     Raises:
         ShapeError: shapes differ.
     """
-    B, S, CH = x.shape
+    given = {"x": x, "back": back, "dpre": dpre}
+    B, S, CH, K, P = _check("conv_bwd_partial", given, K)
     blocks = -(-S // reference.BLOCK)
-    given = {"x": x, "dpre": dpre}
-    check("conv_bwd_partial", given, dict.fromkeys(given, (B, S, CH)))
-    return _launch(PARTIAL, given, {"part": (B, blocks, K + 1, CH)}, (B, S, CH, K), (CH, blocks, B))
+    outputs: dict[str, tuple[int, ...]] = {"part": (B, blocks, K + 1, CH)}
+    return _launch(PARTIAL, given, outputs, (B, S, CH, K, P), (CH, blocks, B))
 
 
 def conv_bwd_final(part: Any, *, S: int) -> Launch:
@@ -98,7 +113,7 @@ def conv_bwd_final(part: Any, *, S: int) -> Launch:
 
     Args:
         part: from `conv_bwd_partial`.
-        S: positions of a sequence there.
+        S: outputs of a sequence there.
 
     Returns:
         A launch with the outputs dw (CH, 1, K) and dbias (CH,).
@@ -110,65 +125,83 @@ def conv_bwd_final(part: Any, *, S: int) -> Launch:
     K = rows - 1
     check("conv_bwd_final", {"part": part}, {"part": (B, -(-S // reference.BLOCK), K + 1, CH)})
     outputs: dict[str, tuple[int, ...]] = {"dw": (CH, 1, K), "dbias": (CH,)}
-    return _launch(FINAL, {"part": part}, outputs, (B, S, CH, K), (CH, K + 1, 1))
+    return _launch(FINAL, {"part": part}, outputs, (B, S, CH, K, 0), (CH, K + 1, 1))
 
 
-def _by_element(kernel: Kernel, given: dict[str, Any], output: str) -> Launch:
-    B, S, CH = given["x" if "x" in given else "dpre"].shape
-    K = given["w"].shape[-1]
-    wanted: dict[str, tuple[int, ...]] = {"w": (CH, 1, K), "bias": (CH,)}
-    check(kernel.name, given, {name: wanted.get(name, (B, S, CH)) for name in given})
-    return _launch(kernel, given, {output: (B, S, CH)}, (B, S, CH, K), (CH, S, B))
+_Shape = tuple[int, int, int, int, int]
+
+
+def _check(kernel: str, given: dict[str, Any], K: int) -> _Shape:
+    """Return B, S, CH, K and P; the outputs are as many as `back` has."""
+    B, rows, CH = given["x"].shape
+    S = given["back"].shape[-1]
+    wanted: dict[str, tuple[int, ...]] = {
+        "x": (B, max(rows, S), CH),
+        "w": (CH, 1, K),
+        "bias": (CH,),
+        "back": (B, S),
+    }
+    check(kernel, given, {name: wanted.get(name, (B, S, CH)) for name in given})
+    return B, S, CH, K, rows - S
+
+
+def _by_output(kernel: Kernel, given: dict[str, Any], output: str, shape: _Shape) -> Launch:
+    B, S, CH, _, _ = shape
+    return _launch(kernel, given, {output: (B, S, CH)}, shape, (CH, S, B))
 
 
 def _launch(
     kernel: Kernel,
     given: dict[str, Any],
     outputs: dict[str, tuple[int, ...]],
-    shape: tuple[int, int, int, int],
+    shape: _Shape,
     grid: Size,
 ) -> Launch:
-    scalars = dict(zip(("B", "S", "CH", "K"), shape, strict=True))
+    scalars = dict(zip(("B", "S", "CH", "K", "P"), shape, strict=True))
     return Launch(
         kernel=kernel, inputs={**given, **scalars}, outputs=outputs, grid=grid, group=_GROUP
     )
 
 
 def sample_conv(
-    rng: np.random.Generator, *, B: int, S: int, CH: int, K: int
-) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    """Random x, w and bias, and dy."""
-    shapes = {"x": (B, S, CH), "w": (CH, 1, K), "bias": (CH,), "dy": (B, S, CH)}
-    return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    rng: np.random.Generator, *, B: int, S: int, CH: int, K: int, P: int = 0
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Random x, w and bias, and dy; every position sees all those before it."""
+    shapes = {"x": (B, P + S, CH), "w": (CH, 1, K), "bias": (CH,), "dy": (B, S, CH)}
+    drawn: dict[str, np.ndarray[Any, Any]] = {
+        name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()
+    }
+    return drawn | {"back": np.full((B, S), K - 1, np.int32)}
 
 
 def _sample(rng: np.random.Generator, n: int) -> dict[str, Any]:
     x: dict[str, Any] = sample_conv(rng, B=2, S=max(1, n // 24), CH=12, K=4)
+    x["back"] = rng.integers(0, 4, x["back"].shape, np.int32)
     x["dpre"] = np.empty_like(x["dy"])
     reference.conv_bwd_pre(**x)
     x["part"] = np.empty((2, -(-x["x"].shape[1] // reference.BLOCK), 5, 12), np.float32)
-    reference.conv_bwd_partial(x=x["x"], dpre=x["dpre"], K=4, part=x["part"])
+    reference.conv_bwd_partial(x=x["x"], back=x["back"], dpre=x["dpre"], K=4, part=x["part"])
     return x
 
 
 def _sample_forward(rng: np.random.Generator, n: int) -> Launch:
     x = _sample(rng, n)
-    return conv_forward(x["x"], x["w"], x["bias"])
+    return conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=True)
 
 
 def _sample_pre(rng: np.random.Generator, n: int) -> Launch:
     x = _sample(rng, n)
-    return conv_bwd_pre(x["x"], x["w"], x["bias"], x["dy"])
+    return conv_bwd_pre(x["x"], x["w"], x["bias"], x["back"], x["dy"])
 
 
 def _sample_input(rng: np.random.Generator, n: int) -> Launch:
     x = _sample(rng, n)
-    return conv_bwd_input(x["w"], x["dpre"])
+    return conv_bwd_input(x["w"], x["back"], x["dpre"], P=0)
 
 
 def _sample_partial(rng: np.random.Generator, n: int) -> Launch:
     x = _sample(rng, n)
-    return conv_bwd_partial(x["x"], x["dpre"], K=4)
+    return conv_bwd_partial(x["x"], x["back"], x["dpre"], K=4)
 
 
 def _sample_final(rng: np.random.Generator, n: int) -> Launch:
@@ -176,13 +209,14 @@ def _sample_final(rng: np.random.Generator, n: int) -> Launch:
     return conv_bwd_final(x["part"], S=x["x"].shape[1])
 
 
-_SHAPE = "mlxhog::ConvShape{B, S, CH, K}, thread_position_in_grid"
+_SHAPE = "mlxhog::ConvShape{B, S, CH, K, P}"
+_AT = "thread_position_in_grid"
 
 FORWARD = Kernel(
     name="conv_forward",
     header="conv.h",
-    source=f"mlxhog::conv_forward(x, w, bias, y, {_SHAPE});",
-    inputs=(*arrays("x w bias"), *_SIZES),
+    source=f"mlxhog::conv_forward(x, w, bias, back, y, {_SHAPE}, silu, {_AT});",
+    inputs=(*arrays("x w bias"), _BACK, *_SIZES, *sizes("silu")),
     outputs=arrays("y"),
     reference=reference.conv_forward,
     sample=_sample_forward,
@@ -192,8 +226,8 @@ FORWARD = Kernel(
 PRE = Kernel(
     name="conv_bwd_pre",
     header="conv.h",
-    source=f"mlxhog::conv_bwd_pre(x, w, bias, dy, dpre, {_SHAPE});",
-    inputs=(*arrays("x w bias dy"), *_SIZES),
+    source=f"mlxhog::conv_bwd_pre(x, w, bias, back, dy, dpre, {_SHAPE}, {_AT});",
+    inputs=(*arrays("x w bias"), _BACK, *arrays("dy"), *_SIZES),
     outputs=arrays("dpre"),
     reference=reference.conv_bwd_pre,
     sample=_sample_pre,
@@ -203,8 +237,8 @@ PRE = Kernel(
 INPUT = Kernel(
     name="conv_bwd_input",
     header="conv.h",
-    source=f"mlxhog::conv_bwd_input(w, dpre, dx, {_SHAPE});",
-    inputs=(*arrays("w dpre"), *_SIZES),
+    source=f"mlxhog::conv_bwd_input(w, back, dpre, dx, {_SHAPE}, {_AT});",
+    inputs=(*arrays("w"), _BACK, *arrays("dpre"), *_SIZES),
     outputs=arrays("dx"),
     reference=reference.conv_bwd_input,
     sample=_sample_input,
@@ -214,8 +248,8 @@ INPUT = Kernel(
 PARTIAL = Kernel(
     name="conv_bwd_partial",
     header="conv.h",
-    source=f"mlxhog::conv_bwd_partial(x, dpre, part, {_SHAPE});",
-    inputs=(*arrays("x dpre"), *_SIZES),
+    source=f"mlxhog::conv_bwd_partial(x, back, dpre, part, {_SHAPE}, {_AT});",
+    inputs=(*arrays("x"), _BACK, *arrays("dpre"), *_SIZES),
     outputs=arrays("part"),
     reference=reference.conv_bwd_partial,
     sample=_sample_partial,
@@ -225,7 +259,7 @@ PARTIAL = Kernel(
 FINAL = Kernel(
     name="conv_bwd_final",
     header="conv.h",
-    source=f"mlxhog::conv_bwd_final(part, dw, dbias, {_SHAPE});",
+    source=f"mlxhog::conv_bwd_final(part, dw, dbias, {_SHAPE}, {_AT});",
     inputs=(*arrays("part"), *_SIZES),
     outputs=arrays("dw dbias"),
     reference=reference.conv_bwd_final,

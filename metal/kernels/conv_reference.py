@@ -11,32 +11,38 @@ Array = NDArray[Any]
 BLOCK = 64  # kConvBlock
 
 
-def conv_forward(*, x: Array, w: Array, bias: Array, y: Array, **_: Any) -> None:
-    """Convolve causally, channel by channel, then SiLU."""
-    pre = _pre(x, w, bias)
-    y[...] = pre * _sigmoid(pre)
+def conv_forward(
+    *, x: Array, w: Array, bias: Array, back: Array, silu: int, y: Array, **_: Any
+) -> None:
+    """Convolve causally, channel by channel, then SiLU where it is asked for."""
+    pre = _pre(x, w, bias, back)
+    y[...] = pre * _sigmoid(pre) if silu else pre
 
 
-def conv_bwd_pre(*, x: Array, w: Array, bias: Array, dy: Array, dpre: Array, **_: Any) -> None:
+def conv_bwd_pre(
+    *, x: Array, w: Array, bias: Array, back: Array, dy: Array, dpre: Array, **_: Any
+) -> None:
     """Differentiate SiLU."""
-    pre = _pre(x, w, bias)
+    pre = _pre(x, w, bias, back)
     gate = _sigmoid(pre)
     dpre[...] = dy * gate * (1.0 + pre * (1.0 - gate))
 
 
-def conv_bwd_input(*, w: Array, dpre: Array, dx: Array, **_: Any) -> None:
+def conv_bwd_input(*, w: Array, back: Array, dpre: Array, dx: Array, **_: Any) -> None:
     """Differentiate the convolution with respect to x."""
     K, S = w.shape[-1], dpre.shape[1]
-    total = np.zeros(dpre.shape)
-    for ahead in range(min(K, S)):
-        total[:, : S - ahead] += w[:, 0, K - 1 - ahead] * np.asarray(dpre[:, ahead:], np.float64)
-    dx[...] = total
+    before = K - 1  # rows in front of the first output
+    total = np.zeros((dpre.shape[0], before + S, dpre.shape[2]))
+    for d in range(K):
+        seen = np.where(back[:, :, None] >= d, np.asarray(dpre, np.float64), 0.0)
+        total[:, before - d : before - d + S] += w[:, 0, K - 1 - d] * seen
+    dx[...] = total[:, before + S - dx.shape[1] :]
 
 
-def conv_bwd_partial(*, x: Array, dpre: Array, K: int, part: Array, **_: Any) -> None:
+def conv_bwd_partial(*, x: Array, back: Array, dpre: Array, K: int, part: Array, **_: Any) -> None:
     """Sum the gradients of taps and bias over every block of positions."""
-    shifted = _shifted(x, int(K))
-    terms = np.stack([dpre * tap for tap in shifted] + [np.asarray(dpre, np.float64)], 2)
+    taps = _taps(x, back, int(K))
+    terms = np.stack([dpre * tap for tap in taps] + [np.asarray(dpre, np.float64)], 2)
     starts = range(0, dpre.shape[1], BLOCK)
     part[...] = np.stack([terms[:, start : start + BLOCK].sum(1) for start in starts], 1)
 
@@ -47,15 +53,17 @@ def conv_bwd_final(*, part: Array, dw: Array, dbias: Array, **_: Any) -> None:
     dw[:, 0], dbias[...] = total[:-1].T, total[-1]
 
 
-def _shifted(x: Array, K: int) -> list[Array]:
-    """What each tap meets: x K-1 positions earlier, .., x itself; 0 before the start."""
-    x = np.asarray(x, np.float64)
-    padded = np.pad(x, ((0, 0), (K - 1, 0), (0, 0)))
-    return [padded[:, j : j + x.shape[1]] for j in range(K)]
+def _taps(x: Array, back: Array, K: int) -> list[Array]:
+    """What each tap meets: x K-1 positions earlier, .., x itself; 0 where the output sees none."""
+    S = back.shape[1]
+    padded = np.pad(np.asarray(x, np.float64), ((0, 0), (K - 1, 0), (0, 0)))
+    rows = padded.shape[1]
+    seen = [(back >= d)[..., None] for d in range(K)]
+    return [np.where(seen[d], padded[:, rows - S - d : rows - d], 0.0) for d in reversed(range(K))]
 
 
-def _pre(x: Array, w: Array, bias: Array) -> Array:
-    taps = _shifted(x, w.shape[-1])
+def _pre(x: Array, w: Array, bias: Array, back: Array) -> Array:
+    taps = _taps(x, back, w.shape[-1])
     total: Array = np.asarray(bias, np.float64) + sum(
         w[:, 0, j] * tap for j, tap in enumerate(taps)
     )

@@ -22,6 +22,11 @@
 
 namespace mlxhog {
 
+enum : uint {
+  kMlstmBackwardRows = 8,  // positions that a group of mlstm_bwd_out differentiates, a simdgroup each
+  kMlstmBackwardWeights = kMlstmBackwardRows * 2 * kMlstmChunk,
+};
+
 // A thread per position: rN = 1 / N_t, dden = e_t and dM.
 inline void mlstm_bwd_pre(const device float* den, const device float* M, const device float* h,
                           const device float* dh, device float* rN, device float* dden, device float* dM,
@@ -67,79 +72,104 @@ inline void mlstm_bwd_states(const device float* q, const device float* b, const
   }
 }
 
-// A thread per position, first as a query of the keys up to it, then as a key of the queries from it on: it alone
-// writes its rows, so nothing is added atomically. The weights of its chunk stay in the thread.
+// The product of two rows, to all lanes of a simdgroup.
+inline float mlstm_dot(const device float* x, const device float* y, uint width, uint lane) {
+  float sum = 0.0f;
+  for (uint d = lane; d < width; d += kMlstmLanes) sum += x[d] * y[d];
+  return simd_sum(sum);
+}
+
+// A simdgroup per position, first as a query of the keys up to it, then as a key of the queries from it on: it alone
+// writes its rows, so nothing is added atomically. A thread per column. The simdgroup keeps the weights of its chunk
+// in its own part of `weights`, which has kMlstmBackwardWeights floats.
 inline void mlstm_bwd_out(const device float* q, const device float* k, const device float* v, const device float* i,
                           const device float* b, const device float* C, const device float* n,
                           const device float* m, const device float* M, const device float* rN,
                           const device float* dden, const device float* dh, const device float* dC,
                           const device float* dn, device float* dq, device float* dk, device float* dv,
-                          device float* di, device float* db, MlstmShape s, uint3 id) {
-  if (id.x >= s.S || id.y >= s.B * s.NH) return;
-  const uint head = id.y, c = id.x / s.L, here = id.x % s.L, start = c * s.L, count = mlstm_count(s, c);
-  const uint position = head * s.S + start, before = mlstm_state(s, head, c), after = before + 1;
-  const uint row = mlstm_row(s, head, id.x), q_row = row * s.DK, v_row = row * s.DV;
+                          device float* di, device float* db, MlstmShape s, threadgroup float* weights, uint3 id,
+                          uint3 thread_in_group) {
+  if (id.y >= s.S) return;  // the whole simdgroup
+  const uint lane = thread_in_group.x, head = id.z, c = id.y / s.L, here = id.y % s.L, start = c * s.L;
+  const uint count = mlstm_count(s, c), position = head * s.S + start, before = mlstm_state(s, head, c);
+  const uint after = before + 1, row = mlstm_row(s, head, id.y), q_row = row * s.DK, v_row = row * s.DV;
   const float scale = mlstm_scale(s), b_t = b[position + here], M_t = M[position + here];
-  float X[kMlstmChunk], A[kMlstmChunk];
-  float db_t = 0.0f, di_t = 0.0f;
+  threadgroup float* X = weights + thread_in_group.y * 2 * kMlstmChunk;
+  threadgroup float* A = X + kMlstmChunk;
 
   // As the query t, of keys j <= t.
   const float inverse = rN[position + here], e_t = dden[position + here];
+  float db_t = 0.0f, di_t = 0.0f;
   for (uint j = 0; j <= here; ++j) {
     const uint other = mlstm_row(s, head, start + j);
-    float q_k = 0.0f, dh_v = 0.0f;
-    for (uint d = 0; d < s.DK; ++d) q_k += q[q_row + d] * k[other * s.DK + d];
-    for (uint d = 0; d < s.DV; ++d) dh_v += dh[v_row + d] * v[other * s.DV + d];
-    X[j] = scale * precise::exp(b_t - b[position + j] + i[other] - M_t) * (dh_v * inverse + e_t);
-    if (j < here) db_t += X[j] * q_k;
+    const float q_k = mlstm_dot(q + q_row, k + other * s.DK, s.DK, lane);
+    const float dh_v = mlstm_dot(dh + v_row, v + other * s.DV, s.DV, lane);
+    const float weight = scale * precise::exp(b_t - b[position + j] + i[other] - M_t) * (dh_v * inverse + e_t);
+    if (lane == 0) X[j] = weight;
+    if (j < here) db_t += weight * q_k;
   }
+  simdgroup_barrier(mem_flags::mem_threadgroup);
   const float from_state = scale * precise::exp(b_t + m[before] - M_t);
   float q_state = 0.0f;
-  for (uint d = 0; d < s.DK; ++d) {
-    const uint at = before * s.DK + d;
-    float C_u = 0.0f;
-    for (uint e = 0; e < s.DV; ++e) C_u += C[at * s.DV + e] * dh[v_row + e];
-    const float part = from_state * (C_u * inverse + n[at] * e_t);
-    q_state += q[q_row + d] * part;
-    float sum = part;
+  for (uint strip = 0; strip < s.DK; strip += kMlstmLanes) {
+    const uint width = min(uint(kMlstmLanes), s.DK - strip), d = strip + lane;
+    float sum = 0.0f;  // C u of the thread's own column
+    for (uint e = 0; e < width; ++e) {
+      const float C_dh = mlstm_dot(C + (before * s.DK + strip + e) * s.DV, dh + v_row, s.DV, lane);
+      if (e == lane) sum = C_dh * inverse;
+    }
+    if (lane >= width) continue;
+    sum = from_state * (sum + n[before * s.DK + d] * e_t);
+    q_state += q[q_row + d] * sum;
     for (uint j = 0; j <= here; ++j) sum += X[j] * k[mlstm_row(s, head, start + j) * s.DK + d];
     dq[q_row + d] = sum;
   }
+  q_state = simd_sum(q_state);
+  simdgroup_barrier(mem_flags::mem_threadgroup);  // X has been read
 
   // As the key j, of queries t >= j.
   const float i_j = i[row];
   for (uint t = here; t < count; ++t) {
     const uint other = mlstm_row(s, head, start + t);
-    float q_k = 0.0f, dh_v = 0.0f;
-    for (uint d = 0; d < s.DK; ++d) q_k += q[other * s.DK + d] * k[q_row + d];
-    for (uint d = 0; d < s.DV; ++d) dh_v += dh[other * s.DV + d] * v[v_row + d];
+    const float q_k = mlstm_dot(q + other * s.DK, k + q_row, s.DK, lane);
+    const float dh_v = mlstm_dot(dh + other * s.DV, v + v_row, s.DV, lane);
     const float weight = scale * precise::exp(b[position + t] - b_t + i_j - M[position + t]);
-    X[t] = weight * (dh_v * rN[position + t] + dden[position + t]);
-    A[t] = weight * q_k * rN[position + t];
-    di_t += X[t] * q_k;
-    if (t > here) db_t -= X[t] * q_k;
+    const float X_t = weight * (dh_v * rN[position + t] + dden[position + t]);
+    if (lane == 0) {
+      X[t] = X_t;
+      A[t] = weight * q_k * rN[position + t];
+    }
+    di_t += X_t * q_k;
+    if (t > here) db_t -= X_t * q_k;
   }
+  simdgroup_barrier(mem_flags::mem_threadgroup);
   const float to_state = precise::exp(b[position + count - 1] - b_t + i_j - m[after]);
   float k_state = 0.0f;
-  for (uint d = 0; d < s.DK; ++d) {
-    const uint at = after * s.DK + d;
-    float dC_v = 0.0f;
-    for (uint e = 0; e < s.DV; ++e) dC_v += dC[at * s.DV + e] * v[v_row + e];
-    const float part = to_state * (dC_v + dn[at]);
-    k_state += k[q_row + d] * part;
-    float sum = part;
+  for (uint strip = 0; strip < s.DK; strip += kMlstmLanes) {
+    const uint width = min(uint(kMlstmLanes), s.DK - strip), d = strip + lane;
+    float sum = 0.0f;  // dC' v of the thread's own column
+    for (uint e = 0; e < width; ++e) {
+      const float dC_v = mlstm_dot(dC + (after * s.DK + strip + e) * s.DV, v + v_row, s.DV, lane);
+      if (e == lane) sum = dC_v;
+    }
+    if (lane >= width) continue;
+    sum = to_state * (sum + dn[after * s.DK + d]);
+    k_state += k[q_row + d] * sum;
     for (uint t = here; t < count; ++t) sum += X[t] * q[mlstm_row(s, head, start + t) * s.DK + d];
     dk[q_row + d] = sum;
   }
-  for (uint e = 0; e < s.DV; ++e) {
-    float k_dC = 0.0f;
-    for (uint d = 0; d < s.DK; ++d) k_dC += k[q_row + d] * dC[(after * s.DK + d) * s.DV + e];
-    float sum = to_state * k_dC;
+  k_state = simd_sum(k_state);
+  for (uint e = lane; e < s.DV; e += kMlstmLanes) {
+    float sum = 0.0f;
+    for (uint d = 0; d < s.DK; ++d) sum += k[q_row + d] * dC[(after * s.DK + d) * s.DV + e];
+    sum *= to_state;
     for (uint t = here; t < count; ++t) sum += A[t] * dh[mlstm_row(s, head, start + t) * s.DV + e];
     dv[v_row + e] = sum;
   }
-  di[row] = di_t + k_state;
-  db[position + here] = db_t - k_state + q_state;
+  if (lane == 0) {
+    di[row] = di_t + k_state;
+    db[position + here] = db_t - k_state + q_state;
+  }
 }
 
 }  // namespace mlxhog

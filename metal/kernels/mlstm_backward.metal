@@ -35,7 +35,10 @@
                               constant uint& DK [[buffer(18)]], constant uint& DV [[buffer(19)]],
                               device float* dq [[buffer(20)]], device float* dk [[buffer(21)]],
                               device float* dv [[buffer(22)]], device float* di [[buffer(23)]],
-                              device float* db [[buffer(24)]], uint3 at [[thread_position_in_grid]]) {
+                              device float* db [[buffer(24)]], uint3 at [[thread_position_in_grid]],
+                              uint3 thread_in_group [[thread_position_in_threadgroup]]) {
+  threadgroup float weights[mlxhog::kMlstmBackwardWeights];
+  static_assert(sizeof(weights) <= 32768, "more threadgroup memory than a chip has");
   mlxhog::mlstm_bwd_out(q, k, v, i, b, C, n, m, M, rN, dden, dh, dC, dn, dq, dk, dv, di, db,
-                        mlxhog::MlstmShape{B, NH, S, L, DK, DV}, at);
+                        mlxhog::MlstmShape{B, NH, S, L, DK, DV}, weights, at, thread_in_group);
 }

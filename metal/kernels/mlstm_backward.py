@@ -22,9 +22,10 @@ from mlxhog.metal.kernels.mlstm import (
     run_reference,
     sample_of_size,
 )
-from mlxhog.metal.kernels.mlstm_shape import ALL_SIZES, Sizes
+from mlxhog.metal.kernels.mlstm_shape import ALL_SIZES, Sizes, round_up
 
 PRE_SIZES = sizes("B NH S DV")
+BACKWARD_ROWS = 8  # kMlstmBackwardRows in mlstm_backward.h
 
 
 def mlstm_bwd_pre(den: Any, M: Any, h: Any, dh: Any, *, eps: float) -> Launch:
@@ -205,8 +206,9 @@ def mlstm_bwd_out(
             "di": (B, S, NH),
             "db": by_position,
         },
-        grid=(S, B * NH, 1),
-        group=(LANES, 1, 1),
+        # Whole groups: a simdgroup is a position.
+        grid=(LANES, round_up(S, BACKWARD_ROWS), B * NH),
+        group=(LANES, BACKWARD_ROWS, 1),
     )
 
 
@@ -273,13 +275,17 @@ OUT = Kernel(
     name="mlstm_bwd_out",
     header="mlstm_backward.h",
     source="""
+        threadgroup float weights[mlxhog::kMlstmBackwardWeights];
+        static_assert(sizeof(weights) <= 32768, "more than a chip has");
         mlxhog::mlstm_bwd_out(q, k, v, i, b, C, n, m, M, rN, dden, dh, dC, dn, dq, dk, dv, di, db,
-                              mlxhog::MlstmShape{B, NH, S, L, DK, DV}, thread_position_in_grid);
+                              mlxhog::MlstmShape{B, NH, S, L, DK, DV}, weights,
+                              thread_position_in_grid, thread_position_in_threadgroup);
     """,
     inputs=(*_OUT_ARRAYS, *ALL_SIZES),
     outputs=arrays("dq dk dv di db"),
     reference=reference.mlstm_bwd_out,
     sample=_sample("mlstm_bwd_out"),
+    lockstep=True,
     rtol=1e-4,
 )
 

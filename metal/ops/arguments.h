@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "activation.h"
 #include "simd.h"
 
 namespace nb = nanobind;
@@ -41,6 +42,16 @@ template <class Array>
 Index rows(const char* name, const Array& a) {
   const Index width = last(name, a);
   return width ? size(a) / width : 0;
+}
+
+inline Activation activation_named(const std::string& name) {
+  if (name == "gelu") return Activation::gelu;
+  if (name == "silu") return Activation::silu;
+  if (name == "relu") return Activation::relu;
+  if (name == "relu^2") return Activation::relu_squared;
+  if (name == "sigmoid") return Activation::sigmoid;
+  if (name == "selu") return Activation::selu;
+  throw nb::value_error(("no activation is called " + name).c_str());
 }
 
 template <class Array>

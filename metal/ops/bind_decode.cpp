@@ -1,8 +1,6 @@
 // The Python class of the native decoding step: it holds the parameters' arrays, checks sizes and token ids,
 // and releases the GIL while a step runs.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -12,74 +10,137 @@
 #include <utility>
 #include <vector>
 
-#include "decode.h"
+#include "arguments.h"
+#include "decode_large.h"
+#include "decode_v1.h"
 
 namespace nb = nanobind;
 
 namespace mlxhog {
 namespace {
 
-using In = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Out = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Layer = std::pair<In, std::optional<In>>;
 
-template <class Array>
-void expect(const std::string& name, const Array& a, Index wanted) {
-  if (static_cast<Index>(a.size()) != wanted)
-    throw nb::value_error((name + " has " + std::to_string(a.size()) + " elements, expected " + std::to_string(wanted) +
-                           "; give every array the shape of its docstring")
-                              .c_str());
+void expect_named(const std::string& name, const In& a, Index wanted) { expect(name.c_str(), a, wanted); }
+
+// Arrays that a decoder reads as long as it lives.
+class Held {
+ public:
+  const float* hold(const std::string& name, const In& array, Index wanted) {
+    expect_named(name, array, wanted);
+    arrays_.push_back(array);
+    return array.data();
+  }
+
+ private:
+  std::vector<In> arrays_;
+};
+
+// Checks the arrays of a step, and runs it without the GIL.
+template <class Run>
+void checked_step(const Tokens& tokens, const In& before, Out& after, Out& logits, Index state_floats, Index V,
+                  const Run& run) {
+  const Index rows = static_cast<Index>(tokens.size());
+  expect("before", before, rows * state_floats);
+  expect("after", after, rows * state_floats);
+  expect("logits", logits, rows * V);
+  for (Index r = 0; r < rows; ++r)
+    if (tokens.data()[r] < 0 || tokens.data()[r] >= V)
+      throw nb::value_error(("token " + std::to_string(tokens.data()[r]) + " in row " + std::to_string(r) +
+                             " is outside [0, " + std::to_string(V) + ")")
+                                .c_str());
+  nb::gil_scoped_release release;
+  run(rows);
 }
 
 class Decoder {
  public:
   Decoder(Index d, Index heads, Index DK, Index DV, Index U, Index V, float norm_eps, float eps, float gate_cap,
-          float logit_cap, std::int32_t reset_token, In embedding, std::vector<std::vector<Layer>> blocks, std::optional<In> out_norm, In head)
+          float logit_cap, std::int32_t reset_token, In embedding, std::vector<std::vector<Layer>> blocks,
+          std::optional<In> out_norm, std::optional<In> out_norm_bias, In head)
       : model_{d, heads, DK, DV, U, V, norm_eps, eps, gate_cap, logit_cap, reset_token, nullptr, {}, {}, nullptr} {
-    model_.embedding = hold("embedding", embedding, V * d);
+    model_.embedding = held_.hold("embedding", embedding, V * d);
     const Index qk = heads * DK, v = heads * DV;
     const std::pair<Index, Index> sizes[kBlockLayers] = {  // (out, in); a norm has no in
         {d, 1}, {qk, d}, {qk, d}, {v, d}, {v, d}, {heads, d}, {heads, d}, {v, 1}, {d, v}, {d, 1}, {U, d}, {U, d}, {d, U}};
     for (const std::vector<Layer>& block : blocks) {
       if (block.size() != kBlockLayers)
-        throw nb::value_error("a block must have one (weight, bias) pair per layer; see decode.h");
+        throw nb::value_error("a block must have one (weight, bias) pair per layer; see decode_large.h");
       auto& layers = model_.blocks.emplace_back();
       for (std::size_t j = 0; j < kBlockLayers; ++j) {
         const std::string name = "layer " + std::to_string(j) + " of block " + std::to_string(model_.blocks.size() - 1);
-        layers[j].weight = hold(name, block[j].first, sizes[j].first * sizes[j].second);
-        if (block[j].second) layers[j].bias = hold(name + " (bias)", *block[j].second, sizes[j].first);
+        layers[j].weight = held_.hold(name, block[j].first, sizes[j].first * sizes[j].second);
+        if (block[j].second) layers[j].bias = held_.hold(name + " (bias)", *block[j].second, sizes[j].first);
       }
     }
-    if (out_norm) model_.out_norm.weight = hold("out_norm", *out_norm, d);
-    model_.head = hold("head", head, V * d);
+    if (out_norm) model_.out_norm.weight = held_.hold("out_norm", *out_norm, d);
+    if (out_norm_bias) model_.out_norm.bias = held_.hold("out_norm_bias", *out_norm_bias, d);
+    model_.head = held_.hold("head", head, V * d);
   }
 
   Index state_floats() const { return static_cast<Index>(model_.blocks.size()) * model_.block_state(); }
 
   void step(const Tokens& tokens, const In& before, Out after, Out logits, int threads) const {
-    const Index rows = static_cast<Index>(tokens.size());
-    expect("before", before, rows * state_floats());
-    expect("after", after, rows * state_floats());
-    expect("logits", logits, rows * model_.V);
-    for (Index r = 0; r < rows; ++r)
-      if (tokens.data()[r] < 0 || tokens.data()[r] >= model_.V)
-        throw nb::value_error(("token " + std::to_string(tokens.data()[r]) + " in row " + std::to_string(r) +
-                               " is outside [0, " + std::to_string(model_.V) + ")")
-                                  .c_str());
-    nb::gil_scoped_release release;
-    decode_step(model_, rows, tokens.data(), before.data(), after.data(), logits.data(), threads);
+    checked_step(tokens, before, after, logits, state_floats(), model_.V, [&](Index rows) {
+      decode_step(model_, rows, tokens.data(), before.data(), after.data(), logits.data(), threads);
+    });
   }
 
  private:
-  const float* hold(const std::string& name, const In& array, Index wanted) {
-    expect(name, array, wanted);
-    held_.push_back(array);
-    return array.data();
+  DecodeModel model_;
+  Held held_;
+};
+
+class V1Decoder {
+ public:
+  using MaybeLayer = std::pair<std::optional<In>, std::optional<In>>;
+  using Block = std::pair<bool, std::vector<MaybeLayer>>;
+
+  V1Decoder(Index d, Index V, Index I, Index m_heads, Index m_K, Index groups, Index s_heads, Index s_K, Index U,
+            const std::string& activation, float norm_eps, float cell_eps, std::int32_t reset_token, In embedding,
+            std::vector<Block> blocks, std::optional<In> out_norm, In head)
+      : model_{d, V, I, m_heads, m_K, groups, s_heads, s_K, U, activation_named(activation), norm_eps, cell_eps,
+               reset_token, nullptr, {}, nullptr, nullptr} {
+    model_.embedding = held_.hold("embedding", embedding, V * d);
+    const Index block = groups ? I / groups : 0, DH = s_heads ? d / s_heads : 0;
+    using Sizes = std::pair<Index, Index>;  // elements of weight and bias
+    const std::array<Sizes, kMLayers> mlstm = {Sizes{d, 0}, {2 * I * d, 2 * I}, {I * m_K, I}, {I * block, I},
+                                               {I * block, I}, {I * block, I}, {m_heads * 3 * I, m_heads},
+                                               {m_heads * 3 * I, m_heads}, {I, 0}, {I, 0}, {d * I, d}};
+    const std::array<Sizes, kSLayers> slstm = {Sizes{d, 0}, {d * s_K, d}, {d * DH, d}, {d * DH, d}, {d * DH, d},
+                                               {d * DH, d}, {4 * d * DH, 4 * d}, {d, 0}, {d, 0}, {2 * U * d, 2 * U},
+                                               {d * U, d}};
+    for (const auto& [is_slstm, layers] : blocks) {
+      if (layers.size() != kMLayers)
+        throw nb::value_error("a block must have one (weight, bias) pair per layer; see decode_v1.h");
+      V1Block& made = model_.blocks.emplace_back(V1Block{is_slstm, {}});
+      for (std::size_t j = 0; j < kMLayers; ++j) {
+        const auto& [weights, biases] = is_slstm ? slstm[j] : mlstm[j];
+        const std::string name = "layer " + std::to_string(j) + " of block " + std::to_string(model_.blocks.size() - 1);
+        if (layers[j].first) made.layers[j].weight = held_.hold(name, *layers[j].first, weights);
+        if (layers[j].second) made.layers[j].bias = held_.hold(name + " (bias)", *layers[j].second, biases);
+      }
+    }
+    if (out_norm) model_.out_norm = held_.hold("out_norm", *out_norm, d);
+    model_.head = held_.hold("head", head, V * d);
   }
 
-  DecodeModel model_;
-  std::vector<In> held_;
+  Index state_floats() const {
+    Index total = 0;
+    for (const V1Block& block : model_.blocks) total += model_.block_state(block);
+    return total;
+  }
+
+  void step(const Tokens& tokens, const In& before, Out after, Out logits, int threads) const {
+    checked_step(tokens, before, after, logits, state_floats(), model_.V, [&](Index rows) {
+      decode_v1_step(model_, rows, tokens.data(), before.data(), after.data(), logits.data(), threads);
+    });
+  }
+
+ private:
+  V1Model model_;
+  Held held_;
 };
 
 }  // namespace
@@ -88,14 +149,23 @@ class Decoder {
 void bind_decode(nb::module_& parent) {
   using namespace nb::literals;
   using namespace mlxhog;
-  const auto A = [](const char* name) { return nb::arg(name).noconvert(); };
   nb::class_<Decoder>(parent, "XlstmLargeDecoder",
                       "One token of xLSTM Large for a few sequences, from the memory of its parameters.")
       .def(nb::init<Index, Index, Index, Index, Index, Index, float, float, float, float, std::int32_t, In,
-                    std::vector<std::vector<Layer>>, std::optional<In>, In>(),
+                    std::vector<std::vector<Layer>>, std::optional<In>, std::optional<In>, In>(),
            nb::kw_only(), "d"_a, "heads"_a, "DK"_a, "DV"_a, "U"_a, "V"_a, "norm_eps"_a, "eps"_a, "gate_cap"_a,
-           "logit_cap"_a, "reset_token"_a, A("embedding"), A("blocks"), A("out_norm").none(), A("head"))
+           "logit_cap"_a, "reset_token"_a, A("embedding"), A("blocks"), A("out_norm").none(),
+           A("out_norm_bias").none(), A("head"))
       .def_prop_ro("state_floats", &Decoder::state_floats, "Floats of one sequence's states.")
       .def("step", &Decoder::step, A("tokens"), A("before"), A("after"), A("logits"), nb::kw_only(), "threads"_a,
            "Read tokens (B,) int32 after the states `before` (B, state_floats); write `after` and logits (B, V).");
+  nb::class_<V1Decoder>(parent, "XlstmV1Decoder", "As XlstmLargeDecoder, of the original xLSTM stack.")
+      .def(nb::init<Index, Index, Index, Index, Index, Index, Index, Index, Index, const std::string&, float, float,
+                    std::int32_t, In, std::vector<V1Decoder::Block>, std::optional<In>, In>(),
+           nb::kw_only(), "d"_a, "V"_a, "I"_a, "mlstm_heads"_a, "mlstm_taps"_a, "groups"_a, "slstm_heads"_a,
+           "slstm_taps"_a, "U"_a, "activation"_a, "norm_eps"_a, "cell_eps"_a, "reset_token"_a, A("embedding"),
+           A("blocks"), A("out_norm").none(), A("head"))
+      .def_prop_ro("state_floats", &V1Decoder::state_floats, "Floats of one sequence's states.")
+      .def("step", &V1Decoder::step, A("tokens"), A("before"), A("after"), A("logits"), nb::kw_only(), "threads"_a,
+           "As XlstmLargeDecoder.step; `after` must not be `before`.");
 }

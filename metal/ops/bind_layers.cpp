@@ -28,16 +28,6 @@ HeadRows head_rows(const char* name, const In& x, const In& w, float eps) {
   return {n, d / width, width, eps};
 }
 
-Activation activation_named(const std::string& name) {
-  if (name == "gelu") return Activation::gelu;
-  if (name == "silu") return Activation::silu;
-  if (name == "relu") return Activation::relu;
-  if (name == "relu^2") return Activation::relu_squared;
-  if (name == "sigmoid") return Activation::sigmoid;
-  if (name == "selu") return Activation::selu;
-  throw nb::value_error(("no activation is called " + name).c_str());
-}
-
 void rms_norm(const In& x, const In& w, Out out, float eps, int threads) {
   const Index d = last("x", x), n = rows("x", x);
   expect("w", w, d);

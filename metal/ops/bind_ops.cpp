@@ -5,10 +5,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
-
 #include <new>
 #include <string>
 #include <utility>
@@ -18,6 +14,7 @@
 #include "gemm.h"
 #include "linear.h"
 #include "loss.h"
+#include "memory.h"
 #include "mlstm.h"
 
 namespace mlxhog {
@@ -126,6 +123,8 @@ void mlstm(const In& q, const In& k, const In& v, const In& i, const In& f, Out 
   const MlstmInputs in = cell_inputs(s, q, k, v, i, f);
   check_results(s, h, den, C, n, m);
   nb::gil_scoped_release release;
+  expect_writes(h.data(), size(h));
+  expect_writes(C.data(), size(C));
   mlstm_forward(s, in, {h.data(), den.data(), C.data(), n.data(), m.data()}, threads);
 }
 
@@ -145,6 +144,7 @@ void mlstm_grad(const In& q, const In& k, const In& v, const In& i, const In& f,
   expect("dn", dn, s.B * s.NH * s.DK);
   expect("dm", dm, s.B * s.NH);
   nb::gil_scoped_release release;
+  for (const Out& gradient : {dq, dk, dv}) expect_writes(gradient.data(), size(gradient));
   mlstm_backward(s, in, MlstmSaved{h.data(), den.data(), C.data(), n.data(), m.data()}, dh.data(),
                  {dq.data(), dk.data(), dv.data(), di.data(), df.data(), dC.data(), dn.data(), dm.data()},
                  threads);
@@ -156,19 +156,9 @@ nb::ndarray<nb::numpy, float> empty(const std::vector<std::size_t>& shape) {
   std::size_t count = 1;
   for (const std::size_t axis : shape) count *= axis;
   auto* data = new (kLine) float[count];
+  expect_writes(data, static_cast<Index>(count));
   const nb::capsule owner(data, [](void* p) noexcept { ::operator delete[](p, kLine); });
   return {data, shape.size(), shape.data(), owner};
-}
-
-// glibc gives large freed blocks back to the kernel; a training step would then pay a page fault for every 4 KiB
-// of activations, every time: 5 % of a step.
-bool keep_freed_memory() {
-#if defined(__GLIBC__)
-  constexpr int kLargestThreshold = 32 << 20;  // what mallopt accepts on 64-bit machines
-  return mallopt(M_MMAP_THRESHOLD, kLargestThreshold) == 1 && mallopt(M_TRIM_THRESHOLD, 1 << 30) == 1;
-#else
-  return false;
-#endif
 }
 
 }  // namespace
@@ -203,8 +193,8 @@ void bind_ops(nb::module_& parent) {
         "stride-th chunk alone; entry 0 given.");
   m.def("mlstm_stride", &mlstm_stride, nb::kw_only(), "DK"_a, "chunk"_a,
         "The stride with which a training step keeps as many numbers in C as in v, and no more.");
-  m.def("mlstm_grad", &mlstm_grad, A("q"), A("k"), A("v"), A("i"), A("f"), A("h"), A("den"), A("C"), A("n"), A("m"), A("dh"),
-        A("dq"), A("dk"), A("dv"), A("di"), A("df"), A("dC"), A("dn"), A("dm"), nb::kw_only(),
+  m.def("mlstm_grad", &mlstm_grad, A("q"), A("k"), A("v"), A("i"), A("f"), A("h"), A("den"), A("C"), A("n"), A("m"),
+        A("dh"), A("dq"), A("dk"), A("dv"), A("di"), A("df"), A("dC"), A("dn"), A("dm"), nb::kw_only(),
         "chunk"_a, "stride"_a, "eps"_a, "threads"_a,
         "Gradients of mlstm; dC, dn, dm hold the final state's gradient on entry and the initial state's on return.");
   bind_slstm(m);

@@ -12,6 +12,10 @@ namespace {
 constexpr Index kWorthAThread = 1 << 19;
 
 constexpr Index kLanes = 16;
+// Floats of weights that are fetched ahead, rounded to whole tiles: a tile's rows are too short for the processor to
+// see a stream in them. Without it 25 MB of weights take nearly twice as long (V 50,304, d 128).
+constexpr Index kAhead = 4096;
+
 typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
 
 MLXHOG_INLINE void load(const float* from, Lanes& to) { std::memcpy(&to, from, sizeof to); }
@@ -28,6 +32,8 @@ MLXHOG_INLINE float sum(const Lanes& lanes) {
 template <int Weights, int Inputs>
 MLXHOG_INLINE void tile(Index in, const float* w, const float* x, float* dots) {
   Lanes sums[Weights][Inputs] = {};
+  const Index tile_floats = Weights * in;
+  const float* next = w + std::max<Index>(1, kAhead / tile_floats) * tile_floats;  // may be beyond the end: only a hint
   Index j = 0;
   for (; j + kLanes <= in; j += kLanes) {
     Lanes inputs[Inputs], weights;
@@ -35,6 +41,7 @@ MLXHOG_INLINE void tile(Index in, const float* w, const float* x, float* dots) {
     for (int c = 0; c < Inputs; ++c) load(x + c * in + j, inputs[c]);
 #pragma GCC unroll 8
     for (int r = 0; r < Weights; ++r) {
+      __builtin_prefetch(next + r * in + j);
       load(w + r * in + j, weights);
 #pragma GCC unroll 8
       for (int c = 0; c < Inputs; ++c) sums[r][c] += weights * inputs[c];

@@ -160,7 +160,7 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearBa
         multiply(rows, depth, map.dy + k0, map.out, 1, panels, map.weight + k0 * in, dx, j + k0 > 0);
       }
     }
-  for (Index k0 = 0; k0 < rows; k0 += at_once) {
+  for (Index k0 = 0; k0 == 0 || k0 < rows; k0 += at_once) {  // without rows a gradient is 0
     const Index depth = std::min(at_once, rows - k0);
     const float* panels = packed(x, k0, depth, kShortInput);
     for (const LinearBackward& map : maps)

@@ -123,24 +123,24 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
     // A_tj = s E_tj (q_t . k_j),  X_tj = s E_tj (u_t . v_j + e_t)
     transpose(k, k_ld, L, DK, keys_t.data());
     transpose(v, v_ld, L, DV, values_t.data());
-    gemm(L, L, DK, q, k_ld, 1, keys_t.data(), L, A.data(), L, false);
-    gemm(L, L, DV, u.data(), DV, 1, values_t.data(), L, X.data(), L, false);
+    lower_scores(q, k_ld, keys_t.data(), L, DK, A.data());
+    lower_scores(u.data(), DV, values_t.data(), L, DV, X.data());
     weigh_two_scores(gates, L, scale, e.data(), A.data(), X.data(), Z_rows.data(), Z_columns.data());
     // dq_t = s w_t (C u_t + n e_t) + sum_j X_tj k_j
     transpose(C, DV, DK, DV, matrix_t.data());
     gemm(L, DK, DV, u.data(), DV, 1, matrix_t.data(), DK, dq, k_ld, false);
     add_row_then_scale(e.data(), n, gates.w.data(), scale, L, DK, k_ld, dq);
     row_dots(q, k_ld, dq, k_ld, L, DK, from_state.data());
-    gemm(L, DK, L, X.data(), L, 1, k, k_ld, dq, k_ld, true);
+    lower_times(X.data(), k, k_ld, L, DK, dq, k_ld);
     // dk_j = y_j (dC+ v_j + dn+) + sum_t X_tj q_t
     transpose(dC, DV, DK, DV, matrix_t.data());
     gemm(L, DK, DV, v, v_ld, 1, matrix_t.data(), DK, dk, k_ld, false);
     add_row_then_scale(nullptr, dn, gates.y.data(), 1.0f, L, DK, k_ld, dk);
     row_dots(k, k_ld, dk, k_ld, L, DK, to_state.data());
-    gemm(L, DK, L, X.data(), 1, L, q, k_ld, dk, k_ld, true);
+    lower_transposed_times(X.data(), q, k_ld, L, DK, dk, k_ld);
     // dv_j = y_j k_j dC+ + sum_t A_tj u_t
     gemm(L, DV, DK, keys.data(), DK, 1, dC, DV, dv, v_ld, false);
-    gemm(L, DV, L, A.data(), 1, L, u.data(), DV, dv, v_ld, true);
+    lower_transposed_times(A.data(), u.data(), DV, L, DV, dv, v_ld);
 
     // di_j = k_j . dk_j.  df_t / sigmoid(-f_t) sums all that passes through step t: from keys before t to queries
     // from t on (Z below the diagonal), from keys before t to the state after the chunk, from the state before it

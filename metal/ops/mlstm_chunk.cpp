@@ -8,6 +8,8 @@
 namespace mlxhog {
 namespace {
 
+constexpr Index kBand = 14;  // the rows of a tile of `gemm`
+
 MLXHOG_CLONES void log_sigmoids(const float* f, Index stride, Index L, float* out) {
 #pragma omp simd
   for (Index t = 0; t < L; ++t) out[t] = log_sigmoid_f32(f[t * stride]);
@@ -84,6 +86,28 @@ void ChunkGates::compute(const float* i, const float* f, Index stride, Index L, 
   exponentials(w.data(), L);
   exponentials(y.data(), L);
   exponentials(floor.data(), L);
+}
+
+void lower_scores(const float* q, Index q_ld, const float* k_t, Index L, Index DK, float* S) {
+  for (Index t = 0; t < L; t += kBand) {
+    const Index rows = std::min(kBand, L - t);
+    gemm(rows, t + rows, DK, q + t * q_ld, q_ld, 1, k_t, L, S + t * L, L, false);
+  }
+}
+
+void lower_times(const float* A, const float* rows, Index ld, Index L, Index width, float* out, Index out_ld) {
+  for (Index t = 0; t < L; t += kBand) {
+    const Index count = std::min(kBand, L - t);
+    gemm(count, width, t + count, A + t * L, L, 1, rows, ld, out + t * out_ld, out_ld, true);
+  }
+}
+
+void lower_transposed_times(const float* A, const float* rows, Index ld, Index L, Index width, float* out,
+                            Index out_ld) {
+  for (Index j = 0; j < L; j += kBand) {
+    const Index count = std::min(kBand, L - j);
+    gemm(count, width, L - j, A + j * L + j, 1, L, rows + j * ld, ld, out + j * out_ld, out_ld, true);
+  }
 }
 
 void weigh_scores(const ChunkGates& g, Index L, float scale, float* S, float* row_sums, Index stride) {

@@ -25,6 +25,16 @@ struct ChunkGates {
   void compute(const float* i, const float* f, Index stride, Index L, float m);
 };
 
+// Products with lower triangular matrices (L, L), computed in bands of rows so that most of what is above the diagonal
+// is left out. Above the diagonal A has to be 0 within a band, and scores are unspecified.
+// S[t, j] = sum_d q[t, d] k_t[d, j]
+void lower_scores(const float* q, Index q_ld, const float* k_t, Index L, Index DK, float* S);
+// out[t, :] += sum_{j <= t} A[t, j] rows[j, :]
+void lower_times(const float* A, const float* rows, Index ld, Index L, Index width, float* out, Index out_ld);
+// out[j, :] += sum_{t >= j} A[t, j] rows[t, :]
+void lower_transposed_times(const float* A, const float* rows, Index ld, Index L, Index width, float* out,
+                            Index out_ld);
+
 // The scores S (L, L) become A_tj = scale * E_tj S_tj for j <= t, 0 for j > t; row_sums[t * stride] += sum_j A_tj.
 void weigh_scores(const ChunkGates&, Index L, float scale, float* S, float* row_sums, Index stride);
 

@@ -47,9 +47,9 @@ void forward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmResults
     gemm(L, DV, DK, queries.data(), DK, 1, C, DV, h, v_ld, false);
     gemm(L, 1, DK, queries.data(), DK, 1, n, 1, den, s.NH, false);
     transpose(k, k_ld, L, DK, keys_t.data());
-    gemm(L, L, DK, q, k_ld, 1, keys_t.data(), L, A.data(), L, false);
+    lower_scores(q, k_ld, keys_t.data(), L, DK, A.data());
     weigh_scores(gates, L, scale, A.data(), den, s.NH);
-    gemm(L, DV, L, A.data(), L, 1, v, v_ld, h, v_ld, true);
+    lower_times(A.data(), v, v_ld, L, DV, h, v_ld);
     normalise(den, s.NH, gates.floor.data(), s.eps, L, DV, v_ld, h);
     // C' = decay C + sum_j y_j k_j^T v_j,  n' = decay n + sum_j y_j k_j
     const Index kept = s.matrix(c + 1);

@@ -250,14 +250,15 @@ def _held(
     tensor: NDArray[Any], dtype: np.dtype[Any], *, where_it_lies: bool
 ) -> tuple[torch.Tensor, bool]:
     """Return a tensor of the wanted type on the host, and whether every number is finite."""
+    is_bfloat16 = dtype == mapped.BFLOAT16  # which NumPy and torch exchange as integers
     if where_it_lies and tensor.dtype == dtype and tensor.flags.c_contiguous:
-        host, finite = tensor, mapped.all_finite(tensor)
+        with warnings.catch_warnings():
+            # The array may be read-only, and so is every use of these parameters.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            held = torch.from_numpy(tensor.view(np.int16) if is_bfloat16 else tensor)
+        finite = mapped.is_finite_in_place(tensor)
     else:
-        host = np.empty(tensor.shape, dtype)
-        finite = mapped.copy(tensor, host)
-    with warnings.catch_warnings():
-        # The array may be read-only, and so is every use of these parameters.
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        if dtype == mapped.BFLOAT16:
-            return torch.from_numpy(host.view(np.int16)).view(torch.bfloat16), finite
-        return torch.from_numpy(host), finite
+        # Not NumPy's memory: it asks for large pages, which took seconds to put together here.
+        held = torch.empty(tensor.shape, dtype=torch.int16 if is_bfloat16 else torch.float32)
+        finite = mapped.copy(tensor, held.numpy().view(dtype))
+    return held.view(torch.bfloat16) if is_bfloat16 else held, finite

@@ -15,6 +15,7 @@ from mlxhog.options import did_you_mean
 COMMANDS = {
     "train": "train a model; with no options a minute on text that comes with the package",
     "generate": "text from a checkpoint or a run",
+    "convert": "checkpoints of transformers, of the xlstm package, and ours",
     "runs": "the list of runs",
     "parity": "do all backends compute the same: a model, a checkpoint, a recorded case",
     "doctor": "what this machine can do: backends, two writers at once, every Metal kernel",
@@ -32,6 +33,7 @@ examples:
   mlxhog train --data notes/ --time 10m --workers torch:cpu*2
   mlxhog generate latest --prompt "The "
   mlxhog doctor
+  mlxhog parity tiny
 
 `mlxhog COMMAND --help` lists the options of a command.
 exit codes: 0 done, 1 a check failed or workers kept dying, 2 wrong input, 3 the machine lacks

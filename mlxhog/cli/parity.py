@@ -1,22 +1,23 @@
 """`mlxhog parity`: do all backends compute the same?"""
 
 import os
+import signal
 import sys
-import time
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config_sources import resolve
-from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.errors import ConfigError
 from mlxhog.options import option
 
 if TYPE_CHECKING:
-    from mlxhog.parity.compare import Row
-    from mlxhog.parity.run import Spoilt
-    from mlxhog.parity.sides import Side
-    from mlxhog.parity.subject import Subject
+    from mlxhog.parity.comparison import Comparison
 
 SUBJECT = "SUBJECT"
 ABOUT = """\
@@ -68,7 +69,7 @@ def run(arguments: list[str]) -> int:
     parsed = flags.parse(arguments)
     config = resolve(ParityConfig, [parsed.given], parsed.problems)
     kind, where = _source(parsed.other)
-    return _compare(_subject(kind, where, config), config, parsed.other)
+    return _compare(kind, where, config, parsed.other)
 
 
 def _source(given: Any) -> tuple[str, str]:
@@ -92,100 +93,73 @@ def _source(given: Any) -> tuple[str, str]:
     return found[0]
 
 
-def _subject(kind: str, where: str, config: ParityConfig) -> "Subject":
-    """Read or make the subject; these modules import NumPy, so wrong flags are answered before."""
-    from mlxhog.models.registry import load_architecture
-    from mlxhog.parity import architectures, cases, subject
-
-    sizes = {
-        "seed": config.seed,
-        "batch_size": config.batch_size,
-        "seq_len": config.seq_len,
-        "steps": config.steps,
-    }
-    if kind == "case":
-        made = cases.read(Path(where), steps=config.steps)
-    elif kind == "config":
-        made = architectures.of_config(where, load_architecture(where), **sizes)
-    else:
-        from mlxhog import checkpoint
-
-        made = architectures.of_checkpoint(checkpoint.locate(where, Path(config.out)), **sizes)
-    subject.check(made)
-    return made
-
-
-def _compare(subject: "Subject", config: ParityConfig, how: Any) -> int:
+def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
+    # These import NumPy and the native module: wrong flags are answered before.
     from mlxhog.doctor.progress import Progress
-    from mlxhog.parity import judge, needs, report, run, sides
+    from mlxhog.parity import needs, report, sides
+    from mlxhog.parity.architectures import Sizes
+    from mlxhog.parity.comparison import compare
+    from mlxhog.parity.sources import open_source
 
-    begin = time.perf_counter()
-    chosen, notes = sides.choose(config.backends, config.kernels, subject.plan)
-    notes = [*subject.notes, *notes]
-    if len(chosen) + len(subject.recorded) < 2:
-        raise ConfigError(
-            f"--backends {config.backends}: {chosen[0].name} alone has nothing to be compared "
-            "with; name two, or a recorded case"
-        )
-    needs.check(subject, chosen)
-    spoilt = _spoilt(subject, chosen, config)
-    if spoilt is not None:
-        notes.append(f"perturbed: {spoilt.name} of {spoilt.side}")
+    sizes = Sizes(
+        seed=config.seed,
+        batch_size=config.batch_size,
+        seq_len=config.seq_len,
+        steps=config.steps,
+    )
+    source = open_source(kind, where, sizes, Path(config.out))
+    chosen, lacks = sides.choose(config.backends, config.kernels, source.plan)
+    needs.check(source, chosen)
     with (
+        ended_by_signal(),
         Progress(sys.stderr, live=not how.quiet and _live(sys.stderr)) as tell,
-        run.computed(subject, chosen, spoilt, tell) as computed,
     ):
-        rows = list(judge.rows(subject, chosen, computed))
-        bad = judge.first_bad(rows, computed)
-        if config.save is not None:
-            _save(Path(config.save), computed, subject)
-    record = {
-        "ok": bad is None,
-        "subject": subject.title,
-        "backends": [side.name for side in chosen],
-        "perturbed": None if spoilt is None else {"name": spoilt.name, "backend": spoilt.side},
-        "notes": notes,
-        "seconds": round(time.perf_counter() - begin, 3),
-        "rows": [row.to_json() for row in rows],
-    }
-    _print(record, rows, notes, how)
-    if bad is not None:
-        print(f"disagree: {report.describe(bad)}", file=sys.stderr)
-    return 0 if bad is None else 1
+        found = compare(
+            source.make(),
+            chosen,
+            tell,
+            perturb=config.perturb,
+            seed=config.seed,
+            save=None if config.save is None else Path(config.save),
+        )
+    notes = [*found.subject.notes, *lacks]
+    if found.spoilt is not None:
+        notes.append(f"perturbed: {found.spoilt.name} of {found.spoilt.side}")
+    _print(found, notes, how)
+    if found.first_bad is not None:
+        print(f"disagree: {report.describe(found.first_bad)}", file=sys.stderr)
+    elif found.blind:
+        print(f"nobody noticed that {config.perturb} was perturbed", file=sys.stderr)
+    return 0 if found.ok else 1
 
 
-def _spoilt(subject: "Subject", sides: "list[Side]", config: ParityConfig) -> "Spoilt | None":
-    """Return what `--perturb` spoils: an input of the first side that is not the reference."""
-    from mlxhog.parity.run import Spoilt
-    from mlxhog.parity.subject import perturbed
+@contextmanager
+def ended_by_signal() -> Iterator[None]:
+    """Let SIGTERM end a block as Ctrl-C does, so that it leaves nothing behind."""
 
-    if config.perturb is None:
-        return None
-    value = perturbed(subject.inputs, config.perturb, config.seed)
-    return Spoilt(sides[min(1, len(sides) - 1)].name, config.perturb, value)
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
 
-
-def _save(path: Path, computed: Any, subject: "Subject") -> None:
-    from mlxhog.parity import report
-
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        report.save(path, computed, subject.recorded)
-    except OSError as error:
-        raise EnvironmentLacks(
-            f"--save {path}: {error.strerror or error}; choose another place"
-        ) from error
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _print(record: dict[str, Any], rows: "list[Row]", notes: list[str], how: Any) -> None:
+def _print(found: "Comparison", notes: list[str], how: Any) -> None:
     if how.json:
         from mlxhog import plain_json
 
-        print(plain_json.dumps(record).decode())
+        print(plain_json.dumps(found.to_json() | {"notes": notes}).decode())
         return
     from mlxhog.doctor.table import show
     from mlxhog.parity import report
 
-    parts = report.sections(record["subject"], rows, notes, everything=how.all)
+    parts = report.sections(found.subject.title, found.rows, notes, everything=how.all)
     show(parts, sys.stdout, plain=how.quiet or not _live(sys.stdout))
 
 

@@ -112,13 +112,30 @@ def train(texts: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
     return BpeTokenizer(text.encode(), BOS_TOKEN, f"bpe:{vocab_size}")
 
 
-def load(path: Path) -> BpeTokenizer:
+def load(path: Path, bos_token_id: int | None = None) -> BpeTokenizer:
     """Return the tokenizer of a `tokenizer.json` whose start token is named beside it.
+
+    Args:
+        path: the file.
+        bos_token_id: the start token, where no file of the tokenizer names it.
 
     Raises:
         EnvironmentLacks: the package `tokenizers` is not installed.
         DataError: a file is missing or damaged, or none names a start token.
     """
+    description, bos_token = path.read_bytes(), _named_bos(path)
+    if bos_token is None and bos_token_id is not None:
+        bos_token = _from_description(description, str(path)).id_to_token(bos_token_id)
+    if bos_token is None:
+        raise DataError(
+            f"{path}: neither special_tokens_map.json nor tokenizer_config.json beside it names a "
+            'bos_token; write {"bos_token": "..."} into tokenizer_config.json'
+        )
+    return BpeTokenizer(description, bos_token, str(path))
+
+
+def _named_bos(path: Path) -> str | None:
+    """The start token that a file beside a `tokenizer.json` names."""
     for neighbour in ("special_tokens_map.json", "tokenizer_config.json"):
         beside = path.with_name(neighbour)
         if not beside.is_file():
@@ -126,11 +143,8 @@ def load(path: Path) -> BpeTokenizer:
         named = _parse(beside.read_bytes(), str(beside)).get("bos_token")
         bos_token = named.get("content") if isinstance(named, dict) else named
         if isinstance(bos_token, str):
-            return BpeTokenizer(path.read_bytes(), bos_token, str(path))
-    raise DataError(
-        f"{path}: neither special_tokens_map.json nor tokenizer_config.json beside it names a "
-        'bos_token; write {"bos_token": "..."} into tokenizer_config.json'
-    )
+            return bos_token
+    return None
 
 
 def _package() -> Any:

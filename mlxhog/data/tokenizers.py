@@ -80,8 +80,13 @@ def build(spec: str, texts: Callable[[], Iterable[bytes]]) -> Tokenizer:
     return load(Path(spec))
 
 
-def load(path: Path) -> Tokenizer:
+def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
     """Return the tokenizer of a `tokenizer.json`, or of the directory that holds it.
+
+    Args:
+        path: the file or the directory.
+        bos_token_id: the start token, where no file of the tokenizer names it; a model's config
+            may.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -95,7 +100,7 @@ def load(path: Path) -> Tokenizer:
     byte_tokenizer = ByteTokenizer()
     if hashlib.sha256(file.read_bytes()).hexdigest() == byte_tokenizer.sha256:
         return byte_tokenizer
-    return bpe.load(file)
+    return bpe.load(file, bos_token_id)
 
 
 def _vocab_size(spec: str) -> int:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError, Diverged
 
-_FIRST_GUESS = 256
-"""How many of the likeliest tokens are sorted at first, where a large vocabulary has top-p."""
+_BLOCK = 512
+"""Weights that are added up at once to find one among many."""
 
 
 class Sampler:
@@ -102,10 +102,11 @@ class Sampler:
             Diverged: a row holds NaN, or nothing but -inf.
         """
         if occurred is not None and self.repetition_penalty != 1:
-            logits = logits.copy()
-            found = logits[occurred]
-            penalty = np.float32(self.repetition_penalty)
-            logits[occurred] = np.where(found < 0, found * penalty, found / penalty)
+            logits, penalty = logits.copy(), np.float32(self.repetition_penalty)
+            for row, seen in zip(logits, occurred, strict=True):
+                where = np.flatnonzero(seen)
+                found = row[where]
+                row[where] = np.where(found < 0, found * penalty, found / penalty)
         best = logits.max(axis=-1)
         if not np.isfinite(best).all():
             raise Diverged("the model's logits are not finite; generate from an earlier checkpoint")
@@ -118,21 +119,23 @@ class Sampler:
         return np.array(tokens, dtype=np.int32)
 
     def _draw(self, logits: NDArray[np.float32], best: float, uniform: float) -> int:
-        """Return the token at a point of the cumulative distribution."""
-        tokens = None  # all of them, in the order of their ids
+        """Return the token at a point of the cumulative distribution, in the order of ids."""
+        tokens = None  # all of them
         if 0 < self._top_k < len(logits):
-            tokens = _likeliest(logits, self._top_k)
+            least = np.partition(logits, len(logits) - self._top_k)[len(logits) - self._top_k]
+            tokens = _largest(logits, self._top_k, least)
+        elif self._min_p and self._top_p == 1:
+            # Before the exponentials, which are most of the work.
+            tokens = np.flatnonzero(logits >= self._least_logit(best))
+        if tokens is not None:
             logits = logits[tokens]
         weights = self._weights(logits, best)
         if self._top_p < 1:
-            kept = _nucleus(weights, self._top_p)
+            kept = self._nucleus(logits, weights, best)
             tokens, weights = kept if tokens is None else tokens[kept], weights[kept]
         if self._min_p:
             weights = np.where(weights >= self._min_p, weights, 0)
-        cumulative = np.cumsum(weights, dtype=np.float64)
-        chosen = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-        if chosen >= len(weights):  # rounded up to the very end
-            chosen = int(np.flatnonzero(weights)[-1])
+        chosen = _at(weights, uniform)
         return chosen if tokens is None else int(tokens[chosen])
 
     def _weights(self, logits: NDArray[np.float32], best: float) -> NDArray[np.float32]:
@@ -141,27 +144,59 @@ class Sampler:
             weights: NDArray[np.float32] = np.exp((logits - best) / self._temperature)
         return weights
 
+    def _nucleus(
+        self, logits: NDArray[np.float32], weights: NDArray[np.float32], best: float
+    ) -> NDArray[np.intp]:
+        """Return the most likely tokens that together reach top_p of all, at least one."""
+        total = float(weights.sum(dtype=np.float64))
+        # All tokens lighter than this weigh less than what may be left out, so they are not sorted;
+        # half of it, for rounding.
+        light = 0.5 * (1 - self._top_p) * total / len(weights)
+        ranked = np.sort(logits[weights >= light])[::-1]
+        cumulative = np.cumsum(self._weights(ranked, best), dtype=np.float64)
+        # The token that crosses top_p is kept.
+        n = min(int(np.searchsorted(cumulative, self._top_p * total)) + 1, len(ranked))
+        return _largest(logits, n, ranked[n - 1])
 
-def _likeliest(values: NDArray[np.floating], k: int) -> NDArray[np.intp]:
-    """Return where the k largest values are, the largest first, the earlier of equals first."""
-    if k >= len(values):
-        return np.argsort(-values, kind="stable")
-    some = np.argpartition(values, len(values) - k)[len(values) - k :]
-    return some[np.lexsort((some, -values[some]))]
+    def _least_logit(self, best: float) -> float:
+        """Return a logit below which min-p leaves nothing, a little lower for rounding."""
+        return best + 1.001 * self._temperature * math.log(self._min_p) - 1e-3
 
 
-def _nucleus(weights: NDArray[np.floating], top_p: float) -> NDArray[np.intp]:
-    """Return the most likely tokens that together reach a share of all weights, at least one.
+def _largest(values: NDArray[np.float32], n: int, least: float) -> NDArray[np.intp]:
+    """Return where the n largest values are, ascending; `least` is the least of them.
 
-    Only as many are sorted as it takes: sorting 50,000 costs more than a small model.
+    Of those that equal the least, the first.
     """
-    wanted = top_p * weights.sum(dtype=np.float64)
-    k = _FIRST_GUESS
-    while True:
-        order = _likeliest(weights, k)
-        cumulative = np.cumsum(weights[order], dtype=np.float64)
-        if cumulative[-1] >= wanted or k >= len(weights):
-            break
-        k *= 8
-    # The token that crosses top_p is kept.
-    return order[: int(np.searchsorted(cumulative, wanted)) + 1]
+    found = np.flatnonzero(values >= least)
+    if len(found) > n:
+        equal = np.flatnonzero(values[found] == least)
+        found = np.delete(found, equal[len(equal) - (len(found) - n) :])
+    return found
+
+
+def _at(weights: NDArray[np.float32], uniform: float) -> int:
+    """Return where the running sum of weights passes a share of the whole, never at a weight of 0.
+
+    Whole blocks are added up first: a running sum of 50,000 costs more than a small model.
+    """
+    first, end = 0, len(weights)
+    if end > _BLOCK:
+        blocks = np.add.reduceat(weights, np.arange(0, end, _BLOCK))
+        cumulative = np.cumsum(blocks, dtype=np.float64)
+        point = uniform * cumulative[-1]
+        block = _passes(cumulative, blocks, point)
+        point -= cumulative[block - 1] if block else 0.0
+        first = block * _BLOCK
+        weights = weights[first : first + _BLOCK]
+        cumulative = np.cumsum(weights, dtype=np.float64)
+    else:
+        cumulative = np.cumsum(weights, dtype=np.float64)
+        point = uniform * cumulative[-1]
+    return first + _passes(cumulative, weights, point)
+
+
+def _passes(cumulative: NDArray[np.float64], weights: NDArray[np.float32], point: float) -> int:
+    """Return the first place whose running sum is above a point; at the very end, the last one."""
+    found = int(np.searchsorted(cumulative, point, side="right"))
+    return found if found < len(weights) else int(np.flatnonzero(weights)[-1])

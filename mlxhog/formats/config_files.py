@@ -14,8 +14,6 @@ from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
 NAMES = ("config.json", "config.yaml", "config.yml")
-_PACKAGE_DEFAULTS = {"ffn_proj_factor": 2.6667}
-"""Where the xlstm package's xLSTMLargeConfig and transformers' xLSTMConfig differ."""
 
 
 def find(folder: Path) -> dict[str, Any]:
@@ -85,5 +83,12 @@ def model_of(fields: Mapping[str, Any], package: str, where: Path) -> ModelConfi
             f"{where}: the config says model_type {stated!r} and the tensors are those of "
             f"{family!r}; use the config that belongs to them"
         )
-    defaults = _PACKAGE_DEFAULTS if package == "xlstm" else {}
-    return families.read({**defaults, **fields, "model_type": family})
+    return families.read({**_unsaid(fields, package), **fields, "model_type": family})
+
+
+def _unsaid(fields: Mapping[str, Any], package: str) -> dict[str, Any]:
+    """What a config of the xlstm package means where it differs from one of transformers."""
+    if package != "xlstm":
+        return {}
+    norm_bias = fields.get("use_bias", False) and fields.get("add_out_norm", True)
+    return {"ffn_proj_factor": 2.6667, "out_norm_bias": bool(norm_bias)}

@@ -18,6 +18,7 @@ from mlxhog.formats import config_files, foreign, names, weights
 from mlxhog.formats.check import check, refuse_not_finite
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
 
 TITLES = {
     "hf": "a directory of transformers",
@@ -49,13 +50,15 @@ class Opened:
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer in the directory; None where there is no tokenizer.json.
 
+        Its start token is the one that a file of the tokenizer names, else the config's.
+
         Raises:
             DataError: it is damaged.
             EnvironmentLacks: it needs a package that is not installed.
         """
         if not (self.folder / "tokenizer.json").is_file():
             return None
-        return tokenizers.load(self.folder)
+        return tokenizers.load(self.folder, self.config.bos_token_id)
 
     def copy_into(self, out: Mapping[str, NDArray[Any]]) -> None:
         """Fill arrays with the tensors, converted to their types; little memory beside `out`.
@@ -96,6 +99,8 @@ def open_checkpoint(path: Path | str, config: Path | str | None = None) -> Opene
     package = foreign.package(arrays, fields.get("model_type"), path)
     model = config_files.model_of(fields, package, path)
     tensors = _without_copies(names.to_ours(arrays, model), model, path)
+    if package == "hf":
+        _check_final_norm(tensors, model, path)
     check(
         tensors,
         {name: spec.shape for name, spec in families.param_spec(model).items()},
@@ -126,3 +131,18 @@ def _without_copies(
             f"than {embedding}; set tie_word_embeddings (of v1: tie_weights) to false"
         )
     return tensors
+
+
+def _check_final_norm(tensors: Mapping[str, Any], model: ModelConfig, path: Path) -> None:
+    """Refuse a final norm that the config denies: transformers applies it whatever that says.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    name = f"{OUT_NORM}.weight"
+    if isinstance(model, XLSTMLargeConfig) and not model.add_out_norm and name in tensors:
+        raise ConfigError(
+            f"{path}: add_out_norm is false, and the file holds {name}, which transformers applies "
+            "all the same; set add_out_norm to true to compute what it computes, or remove the "
+            "tensor"
+        )

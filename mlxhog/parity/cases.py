@@ -14,6 +14,7 @@ renames and reorders into the names and layouts of this package, and computes no
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +23,11 @@ from typing import Any
 import numpy as np
 
 from mlxhog import tensors
-from mlxhog.errors import DataError
+from mlxhog.errors import CheckpointError, DataError
 from mlxhog.formats.names import to_ours
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
 from mlxhog.parity import cell_cases
 from mlxhog.parity.subject import Array, ModelPlan, Subject
 
@@ -43,8 +45,14 @@ def read(path: Path, *, steps: int) -> Subject:
         DataError: a file is missing or damaged, or is no case of this format.
         ConfigError: the architecture in it is not one of ours.
     """
+    path = path.with_suffix(".safetensors") if path.suffix == ".json" else path
+    if not path.is_file():
+        raise DataError(f"no case {path}; give the .safetensors file of a recorded case")
+    try:
+        found = dict(tensors.read(path))
+    except CheckpointError as error:
+        raise DataError(f"{error}; record the case again") from error
     meta = _meta(path.with_suffix(".json"))
-    found = dict(tensors.read(path))
     title = f"{path.stem}: {meta.get('what', 'recorded case')}"
     if "input_ids" in found:
         return _model(title, path, found, meta, steps)
@@ -78,6 +86,8 @@ def _model(
         raise DataError(f"{path.with_suffix('.json')}: lacks the field config, the architecture")
     cfg = _config(meta["config"])
     params = to_ours(_below("param.", found), cfg)
+    grads = to_ours(_below("grad.", found), cfg)
+    cfg, notes = _as_it_ran(cfg, params, grads)
     _check_params(path, params, families.param_spec(cfg))
     tokens = found.pop("input_ids")
     labels = found.pop("labels", tokens)
@@ -89,7 +99,7 @@ def _model(
         fixed["greedy_prompt"], greedy = prompt, found["greedy_ids"].shape[1]
     recorded: dict[str, dict[str, Array]] = {}
     unknown = []
-    for name, grad in to_ours(_below("grad.", found), cfg).items():
+    for name, grad in grads.items():
         recorded.setdefault(RECORDED, {})[f"grad/{name}"] = grad
     for name, value in found.items():
         if name.startswith(("param.", "grad.")):
@@ -111,11 +121,39 @@ def _model(
             greedy=greedy,
             fixed_init=tuple(name for name in fixed_init if name in params),
         ),
-        inputs=params,
+        inputs={name: np.asarray(value, np.float32) for name, value in params.items()},
         fixed=fixed,
         recorded=recorded,
-        notes=tuple(f"not compared: {name}, a name unknown here" for name in unknown),
+        notes=(*notes, *(f"not compared: {name}, a name unknown here" for name in unknown)),
     )
+
+
+def _as_it_ran(
+    cfg: ModelConfig, params: dict[str, Array], grads: dict[str, Array]
+) -> tuple[ModelConfig, list[str]]:
+    """Return the model that the parameters are of, where its package does not do what it says.
+
+    With `use_bias` the final norm of the xlstm package has a bias, and that of transformers none.
+    transformers applies that norm whatever `add_out_norm` says, and ties no head. A second name of
+    a tied head is taken away.
+    """
+    changes: dict[str, Any] = {}
+    notes: list[str] = []
+    if isinstance(cfg, XLSTMLargeConfig):
+        changes["out_norm_bias"] = f"{OUT_NORM}.bias" in params
+        if not cfg.add_out_norm and f"{OUT_NORM}.weight" in params:
+            changes["add_out_norm"] = True
+            notes.append("add_out_norm is false, and the final norm that was recorded is applied")
+    head, embedding = families.of(cfg).head, families.embedding(cfg)
+    if cfg.tie_word_embeddings and head in params and embedding in params:
+        if np.array_equal(params[head], params[embedding]):
+            del params[head]
+            grads.pop(head, None)
+        else:
+            large = isinstance(cfg, XLSTMLargeConfig)
+            changes["tie_word_embeddings" if large else "tie_weights"] = False
+            notes.append("the head is tied by the config, and recorded as a matrix of its own")
+    return dataclasses.replace(cfg, **changes), notes  # type: ignore[type-var]
 
 
 def _config(fields: Mapping[str, Any]) -> ModelConfig:

@@ -12,7 +12,6 @@ from mlxhog.parity import components
 from mlxhog.parity.subject import Array, ComponentsPlan, MlstmPlan, SlstmPlan, Subject
 
 RECORDED = "recorded"
-NO_OUTPUT = ("x", "x4_bnsh")
 
 
 def read(title: str, found: Mapping[str, Array], meta: Mapping[str, Any]) -> Subject | None:
@@ -25,7 +24,7 @@ def read(title: str, found: Mapping[str, Array], meta: Mapping[str, Any]) -> Sub
     try:
         if {*"qkvif", "h_weight"} <= names:
             return _mlstm(title, found, meta)
-        if {"Wx", "R", "b", "y_weight", "state0"} <= names:
+        if {"Wx", "R", "b", "y_weight"} <= names:
             return _slstm(title, found)
         if "x" in names and any(name.endswith(".y") for name in names):
             return _components(title, found)
@@ -63,8 +62,8 @@ def _mlstm(title: str, found: Mapping[str, Array], meta: Mapping[str, Any]) -> S
     return Subject(
         title=title,
         plan=MlstmPlan(chunk_size=int(meta["shape"]["chunk_size"]), eps=float(meta["eps"])),
-        inputs=inputs,
-        fixed={"h_weight": _positions_second(found["h_weight"])},
+        inputs=_float32(inputs),
+        fixed=_float32({"h_weight": _positions_second(found["h_weight"])}),
         recorded=recorded,
         notes=tuple(notes),
     )
@@ -101,6 +100,11 @@ def _mlstm_result(what: str, value: Array, scale: float) -> tuple[str | None, Ar
     if what.startswith("grad_"):
         return f"grad/{what.removeprefix('grad_')}", _positions_second(value)
     return None, value
+
+
+def _float32(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """What every side gets; only NumPy computes in more."""
+    return {name: np.asarray(value, np.float32) for name, value in arrays.items()}
 
 
 def _positions_second(x: Array) -> Array:
@@ -155,8 +159,15 @@ def _slstm(title: str, found: Mapping[str, Array]) -> Subject:
     return Subject(
         title=title,
         plan=SlstmPlan(),
-        inputs={**gates(found["Wx"]), "R": found["R"], "b": found["b"], **state(found["state0"])},
-        fixed={"h_weight": heads(found["y_weight"])},
+        inputs=_float32(
+            {
+                **gates(found["Wx"]),
+                "R": found["R"],
+                "b": found["b"],
+                **state(found.get("state0", np.zeros((4, B, NH * DH), np.float32))),
+            }
+        ),
+        fixed=_float32({"h_weight": heads(found["y_weight"])}),
         recorded=recorded,
         notes=tuple(notes),
     )
@@ -181,7 +192,7 @@ def _components(title: str, found: Mapping[str, Array]) -> Subject:
     return Subject(
         title=title,
         plan=ComponentsPlan(tuple(dict.fromkeys(names))),
-        inputs=inputs,
+        inputs=_float32(inputs),
         fixed={},
         recorded=recorded,
         notes=tuple(notes),

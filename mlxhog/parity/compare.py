@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from mlxhog.parity import tolerances
+from mlxhog.parity import sway, tolerances
 from mlxhog.parity.subject import Array, Results, first
 
 FORMS = ("parallel", "chunkwise", "recurrent", "sequence", "stepwise")
@@ -59,8 +59,11 @@ class Row:
         return self.max_abs / self.tolerance
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
+        """Return the fields by name; the reasons of tolerances are the same for all of a kind."""
+        fields = asdict(self)
+        if self.max_abs is not None:
+            del fields["reason"]
+        return fields
 
 
 def kind_of(name: str) -> str:
@@ -79,6 +82,7 @@ def rows(
     *,
     precision: str,
     start: Results,
+    sways: Mapping[str, float],
     pairs: Sequence[tuple[str, str]],
 ) -> Iterator[Row]:
     """Compare arrays of two sides.
@@ -91,8 +95,10 @@ def rows(
         precision: which tolerances hold, a key of `tolerances.TABLES`.
         start: parameters before the steps of an optimizer. What is after them is measured by how
             far the parameter has moved.
+        sways: of results, from `sway.split`; two float64 programs get none.
         pairs: names in `got` and in `wanted`.
     """
+    known = {} if precision == "float64" else sways
     largest = {other: _size(other, wanted[other], start) for _, other in pairs}
     of_kind: dict[str, float] = {}
     for other, size in largest.items():
@@ -106,7 +112,10 @@ def rows(
             what=name,
             against=other,
             kind=kind,
-            tolerance=tolerance.allowed(largest[other], of_kind[kind]),
+            tolerance=max(
+                tolerance.allowed(largest[other], of_kind[kind]),
+                tolerances.SWAYS * sway.of(other, known) * largest[other],
+            ),
             reason=tolerance.reason,
         )
         yield _measured(row, got[name], wanted[other], largest[other])

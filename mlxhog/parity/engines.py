@@ -20,7 +20,7 @@ class Forward:
     Attributes:
         logits: (B, S, V), after the cap.
         hidden: (B, S, d) after the embedding, every block and the final norm.
-        state: after the last position; None where the engine has none to show.
+        state: after the last position.
     """
 
     logits: Array

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.parity import compare
 from mlxhog.parity.compare import Row
-from mlxhog.parity.sides import Side
+from mlxhog.parity.sides import NUMPY, Side
 from mlxhog.parity.subject import ModelPlan, Results, Subject
 
 STEPWISE = "stepwise/"
@@ -21,35 +21,45 @@ WHOLE = ("", "recurrent/", "sequence/")
 """What stands before a name of the whole sequence: of a model, of either cell."""
 
 
-def rows(subject: Subject, sides: Sequence[Side], computed: Mapping[str, Results]) -> Iterator[Row]:
+def rows(
+    subject: Subject,
+    sides: Sequence[Side],
+    computed: Mapping[str, Results],
+    sways: Mapping[str, float],
+) -> Iterator[Row]:
     """Compare all that can be compared.
 
     Args:
         subject: what was computed.
         sides: who computed it, the reference first.
         computed: results by the name of their side.
+        sways: of the reference, see `sway.py`.
     """
     reference, *others = sides
     for side in others:
-        yield from _pair(subject, side, reference, computed)
+        yield from _pair(subject, side, reference, computed, sways)
     for side in sides:
         for name, recorded in subject.recorded.items():
+            precision = _precision(subject, side, name)
             yield from compare.rows(
                 side.name,
                 computed[side.name],
                 name,
                 recorded,
-                precision=_precision(subject, side, name),
+                precision=precision,
                 start=subject.inputs,
-                pairs=_pairs(computed[side.name], recorded),
+                sways=sways,
+                pairs=_pairs(computed[side.name], recorded, precision),
             )
     by_name = {side.name: side for side in others}
     for side in others:
         twin = by_name.get(_twin(side.name))
         if twin is not None:
-            yield from _pair(subject, side, twin, computed)
+            yield from _pair(subject, side, twin, computed, sways)
     for side in sides:
         mine = computed[side.name]
+        if side.backend == NUMPY and not isinstance(subject.plan, ModelPlan):
+            continue  # its cells know no other way than step by step
         yield from compare.rows(
             side.name,
             mine,
@@ -57,6 +67,7 @@ def rows(subject: Subject, sides: Sequence[Side], computed: Mapping[str, Results
             mine,
             precision="float64" if side.float64 else "float32",
             start=subject.inputs,
+            sways=sways,
             pairs=_steps(mine),
         )
 
@@ -71,31 +82,43 @@ def first_bad(found: Sequence[Row], computed: Mapping[str, Results]) -> Row | No
     return min((row for row in found if not row.ok), key=place, default=None)
 
 
-def _pair(subject: Subject, a: Side, b: Side, computed: Mapping[str, Results]) -> Iterator[Row]:
+def _pair(
+    subject: Subject,
+    a: Side,
+    b: Side,
+    computed: Mapping[str, Results],
+    sways: Mapping[str, float],
+) -> Iterator[Row]:
+    mine, theirs = computed[a.name], computed[b.name]
+    precision = "float64" if a.float64 and b.float64 else "float32"
+    pairs = _pairs(mine, theirs, precision)
     return compare.rows(
         a.name,
-        computed[a.name],
+        mine,
         b.name,
-        computed[b.name],
-        precision="float64" if a.float64 and b.float64 else "float32",
+        theirs,
+        precision=precision,
         start=subject.inputs,
-        pairs=_pairs(computed[a.name], computed[b.name]),
+        sways=sways,
+        pairs=pairs,
     )
 
 
-def _pairs(mine: Results, theirs: Results) -> list[tuple[str, str]]:
+def _pairs(mine: Results, theirs: Results, precision: str) -> list[tuple[str, str]]:
     """Names that belong together: equal ones, or another form of a cell and the recurrent one."""
+    # The parallel form takes eps at another scale, which float64 can see.
+    forms = ("chunkwise",) if precision == "float64" else ("chunkwise", "parallel")
+
+    def recurrent(name: str) -> str:
+        form, slash, rest = name.partition("/")
+        return f"recurrent{slash}{rest}" if form in forms else name
+
     pairs = []
     for name in dict.fromkeys([*mine, *theirs]):
-        a, b = (name if name in side else _recurrent(name) for side in (mine, theirs))
+        a, b = (name if name in side else recurrent(name) for side in (mine, theirs))
         if a in mine and b in theirs:
             pairs.append((a, b))
     return pairs
-
-
-def _recurrent(name: str) -> str:
-    form, slash, rest = name.partition("/")
-    return f"recurrent{slash}{rest}" if form in ("parallel", "chunkwise") else name
 
 
 def _precision(subject: Subject, side: Side, recorded: str) -> str:

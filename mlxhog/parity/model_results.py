@@ -31,22 +31,11 @@ def results(
         fixed: tokens, targets, greedy_prompt; see `Subject`.
         steps: `optimizers.ours`, or another form of it.
     """
-    engine.load(plan.cfg, params)
-    whole = engine.forward(fixed["tokens"])
-    yield from _hidden(plan, whole)
-    yield "logits", whole.logits
-    if whole.state is not None:
-        yield from _state("state", engine.parts(whole.state))
-        yield from _stepwise(engine, fixed["tokens"])
-    if whole.state is not None and "greedy_prompt" in fixed:
+    yield from once(engine, plan, params, fixed)
+    yield from _stepwise(engine, fixed["tokens"])
+    if "greedy_prompt" in fixed:
         yield "greedy_ids", greedy(engine, fixed["greedy_prompt"], plan.greedy)
-    if "targets" not in fixed:
-        return
-    loss, grads = engine.differentiate(fixed["tokens"], fixed["targets"])
-    yield "loss", np.array(loss, whole.logits.dtype)
-    for name in families.param_spec(plan.cfg):
-        yield f"grad/{name}", grads[name]
-    if not plan.steps:
+    if "targets" not in fixed or not plan.steps:
         return
 
     def gradient(now: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -56,6 +45,22 @@ def results(
     for rule, after in steps(plan.cfg, params, gradient, plan.steps):
         for name, value in after.items():
             yield f"after/{rule}/{name}", value
+
+
+def once(
+    engine: ModelEngine, plan: ModelPlan, params: Mapping[str, Array], fixed: Mapping[str, Array]
+) -> Found:
+    """Compute what one forward and one backward pass give; arguments as `results`."""
+    engine.load(plan.cfg, params)
+    whole = engine.forward(fixed["tokens"])
+    yield from _hidden(plan, whole)
+    yield "logits", whole.logits
+    yield from _state("state", engine.parts(whole.state))
+    if "targets" in fixed:
+        loss, grads = engine.differentiate(fixed["tokens"], fixed["targets"])
+        yield "loss", np.array(loss, whole.logits.dtype)
+        for name in families.param_spec(plan.cfg):
+            yield f"grad/{name}", grads[name]
 
 
 def _hidden(plan: ModelPlan, whole: Forward) -> Found:

@@ -8,7 +8,8 @@ from mlxhog import machine
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models import families
 from mlxhog.parity.sides import Side
-from mlxhog.parity.subject import ModelPlan, Subject
+from mlxhog.parity.sources import Source
+from mlxhog.parity.subject import ModelPlan
 from mlxhog.quantities import format_bytes
 
 SHARE = 0.8  # of the machine's memory
@@ -17,32 +18,30 @@ COPIES, COPIES_OF_STEPS = 4, 8
 optimizers keep, and their three results."""
 
 
-def check(subject: Subject, sides: Sequence[Side]) -> None:
+def check(source: Source, sides: Sequence[Side]) -> None:
     """Refuse a model that this machine's memory does not hold once for every backend.
 
     Raises:
         EnvironmentLacks: says how much is wanted, and what takes less.
     """
-    if not isinstance(subject.plan, ModelPlan):
+    if not isinstance(source.plan, ModelPlan):
         return
-    wanted = bytes_needed(subject, sides)
+    wanted = bytes_needed(source.plan, source.shape, sides)
     had = machine.here().memory_bytes
     if wanted > SHARE * had:
         backends = sorted({side.backend for side in sides})
         raise EnvironmentLacks(
-            f"parity of {subject.title} needs about {format_bytes(wanted)} in {len(backends)} "
+            f"parity of {source.title} needs about {format_bytes(wanted)} in {len(backends)} "
             f"processes, and {SHARE:.0%} of this machine's memory are "
             f"{format_bytes(int(SHARE * had))}; fewer --backends, --steps 0, a smaller "
             "--batch-size or --seq-len take less"
         )
 
 
-def bytes_needed(subject: Subject, sides: Sequence[Side]) -> int:
-    """Estimate the memory of all processes together."""
-    plan = subject.plan
-    assert isinstance(plan, ModelPlan)
+def bytes_needed(plan: ModelPlan, shape: tuple[int, ...], sides: Sequence[Side]) -> int:
+    """Estimate the memory of all processes together, for tokens of `shape` (B, S)."""
     copies = COPIES + (COPIES_OF_STEPS if plan.steps else 0)
-    B, S = subject.fixed["tokens"].shape
+    B, S = shape
     params = families.param_count(plan.cfg)
     width = 16 * plan.cfg.hidden_size * plan.cfg.num_hidden_layers + 4 * plan.cfg.vocab_size
     total = 4 * params  # of this process

@@ -20,8 +20,10 @@ def cannot(name: str, plan: Plan) -> str | None:
     if isinstance(cfg, XLSTMLargeConfig):
         if name == TRANSFORMERS and not cfg.add_out_norm:
             return "transformers 5.23 applies out_norm although add_out_norm is false"
-        if name == XLSTM and cfg.tie_word_embeddings:
-            return "xLSTMLarge cannot tie its embeddings"
+        if name == TRANSFORMERS and cfg.out_norm_bias:
+            return "transformers' out_norm has no bias"
+        if cfg.tie_word_embeddings:
+            return f"{name} does not tie its embeddings"
     elif name == TRANSFORMERS:
         return "transformers has no v1 stack"
     return None

@@ -67,10 +67,9 @@ def computed(
         save_file(_flat(subject), given)
         if spoilt is not None:
             save_file({work.INPUT + spoilt.name: spoilt.value}, folder / "spoilt.safetensors")
-        tasks = [
-            _Task(stack.enter_context(Child()), list(group))
-            for _, group in groupby(sides, lambda side: side.backend)
-        ]
+        groups = [list(group) for _, group in groupby(sides, lambda side: side.backend)]
+        # The last ones first: peers take longest to import.
+        tasks = [_Task(stack.enter_context(Child()), group) for group in reversed(groups)]
         orders: dict[str, list[str]] = {}
         for task in tasks:
             _next(task, subject, given, spoilt, tell)

@@ -1,10 +1,10 @@
 """How far two sides may differ, and why: the one table.
 
 What is allowed between two tensors of a kind is `atol`, plus `of_largest` times the largest entry
-of the wanted tensor, plus `of_all` times the largest entry of all wanted tensors of that kind. A
-difference is taken to the float64 side where there is one, so these are errors of one float32 side.
-The last part keeps a tensor that ought to vanish (gradients behind a closed gate) from being
-measured against its own rounding noise.
+of the wanted tensor, plus `of_all` times the largest entry of all wanted tensors of that kind: that
+keeps a tensor which ought to vanish (gradients behind a closed gate) from being measured against
+its own rounding noise. Where that is more, it is `SWAYS` times how far the result moves when its
+inputs are rounded once more (`sway.py`), so that what is badly conditioned is not called wrong.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ class Tolerance:
         return self.atol + self.of_largest * largest + self.of_all * largest_of_all
 
 
+SWAYS = 64.0
+"""Roundings of every input that a computation may amount to. Seen: 18, in xLSTMLarge run step by
+step, by itself over the whole sequence (architecture tiny with seed 2, logits off by 2.9e-4)."""
+
 EXACT = Tolerance("a choice, not a number")
 
 FLOAT32 = {
@@ -46,7 +50,7 @@ FLOAT32 = {
         "entry, and a stabiliser held constant by 1e-5; tensors behind a closed gate are noise of "
         "the others",
         of_largest=2e-3,
-        of_all=1e-6,
+        of_all=1e-7,
     ),
     "after": Tolerance(
         "relative to the way moved, gradients within their own tolerance; AdamW divides by them, "
@@ -55,12 +59,7 @@ FLOAT32 = {
         of_largest=1e-2,
     ),
     "init": Tolerance("float32 rounding of values up to 12", atol=2e-6),
-    "h": Tolerance(
-        "where gates are of order 12 the denominator nearly cancels: the recorded float32 runs are "
-        "off by 4e-5 of the largest entry, and MLX's exp adds 1e-6 per term",
-        atol=1e-6,
-        of_largest=3e-4,
-    ),
+    "h": Tolerance("float32 rounding of a cell alone", atol=1e-6, of_largest=2e-5),
     "y": Tolerance("float32 rounding of one operator", atol=1e-6, of_largest=3e-6),
     "greedy_ids": EXACT,
 }

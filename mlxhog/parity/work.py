@@ -10,12 +10,19 @@ from safetensors.numpy import save_file
 
 from mlxhog import tensors
 from mlxhog.doctor.child import Lane
-from mlxhog.parity import components, mlstm_results, model_results, optimizers, slstm_results
+from mlxhog.parity import (
+    components,
+    mlstm_results,
+    model_results,
+    optimizers,
+    slstm_results,
+    sway,
+)
 from mlxhog.parity.engine_numpy import NumPyEngine
 from mlxhog.parity.engines import Engine
 from mlxhog.parity.peers import PEERS
 from mlxhog.parity.sides import NUMPY, Side
-from mlxhog.parity.subject import Array, MlstmPlan, ModelPlan, Plan, SlstmPlan
+from mlxhog.parity.subject import Array, ComponentsPlan, MlstmPlan, ModelPlan, Plan, SlstmPlan
 
 INPUT, FIXED = "input/", "fixed/"
 THREADS = 1
@@ -71,16 +78,32 @@ def _results(
 def _reference(
     plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
 ) -> Iterator[tuple[str, Array]]:
+    """NumPy's results, and how far they sway."""
     if isinstance(plan, ModelPlan):
         yield from model_results.fixed_init(plan)
         engine = NumPyEngine()
+
+        def once(given: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+            return model_results.once(engine, plan, given, fixed)
+
+        yield from sway.measure(dict(once(inputs)), inputs, once)
         yield from model_results.results(engine, plan, inputs, fixed, optimizers.reference)
-    elif isinstance(plan, MlstmPlan):
-        yield from mlstm_results.reference(plan, inputs, fixed["h_weight"])
-    elif isinstance(plan, SlstmPlan):
-        yield from slstm_results.reference(inputs, fixed["h_weight"])
-    else:
-        yield from components.reference(plan, inputs)
+        return
+    exact = dict(_alone(plan, inputs, fixed))
+    yield from exact.items()
+    yield from sway.measure(exact, inputs, lambda given: _alone(plan, given, fixed))
+
+
+def _alone(
+    plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
+) -> Iterator[tuple[str, Array]]:
+    """A cell, or operators, in float64."""
+    if isinstance(plan, MlstmPlan):
+        return mlstm_results.reference(plan, inputs, fixed["h_weight"])
+    if isinstance(plan, SlstmPlan):
+        return slstm_results.reference(inputs, fixed["h_weight"])
+    assert isinstance(plan, ComponentsPlan), "a model is no operator"
+    return components.reference(plan, inputs)
 
 
 def _engine(side: Side) -> Engine:

@@ -14,24 +14,37 @@ def causal_conv(
     starts: Tensor | None = None,
     silu: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Convolve every channel of x (B, S, C) with its own K taps, w (C, 1, K), which see the past.
-
-    A tap that would reach over the first token of a document meets 0, as before the sequence.
-    """
+    """Convolve every channel of x (B, S, C) with its own K taps, w (C, 1, K)."""
     B, S, C = x.shape
     K = w.shape[-1]
     past = x.new_zeros(B, K - 1, C) if state is None else state
     inputs = torch.cat([past.float(), x.float()], 1)  # position t is at t + K - 1
     taps = [inputs[:, j : j + S] for j in range(K)]
-    last = inputs[:, S:]
     if starts is not None:
-        document = F.pad(starts.long().cumsum(1), (K - 1, 0))
-        of_output = document[:, K - 1 :]
-        for j in range(K - 1):
-            within = document[:, j : j + S] == of_output
-            taps[j] = torch.where(within[..., None], taps[j], 0.0)
-        last = torch.where((document[:, S:] == document[:, -1:])[..., None], last, 0.0)
+        back = positions_back(starts, K)[..., None]
+        taps = [torch.where(back >= K - 1 - j, tap, 0.0) for j, tap in enumerate(taps)]
     y = b.float()
     for j, tap in enumerate(taps):
         y = y + w[:, 0, j].float() * tap
-    return (F.silu(y) if silu else y).to(x.dtype), last
+    return (F.silu(y) if silu else y).to(x.dtype), last_inputs(inputs[:, S:], starts)
+
+
+def positions_back(starts: Tensor, K: int) -> Tensor:
+    """Return how many positions before its own each may see, at most K - 1; (B, S) int32."""
+    S = starts.shape[1]
+    document = F.pad(starts.int().cumsum(1), (K - 1, 0))
+    of_output = document[:, K - 1 :]
+    back = torch.zeros_like(of_output)
+    for j in range(K - 1):
+        back += document[:, j : j + S] == of_output
+    return back.int()
+
+
+def last_inputs(inputs: Tensor, starts: Tensor | None) -> Tensor:
+    """Return the last K - 1 inputs (B, K - 1, C), those of earlier documents as zeros."""
+    if starts is None:
+        return inputs
+    entries = inputs.shape[1]
+    document = F.pad(starts.int().cumsum(1), (entries, 0))
+    of_entry = document[:, document.shape[1] - entries :]
+    return torch.where((of_entry == document[:, -1:])[..., None], inputs, 0.0)

@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlx.core import array
 
 from mlxhog.metal.engine import Engine
-from mlxhog.models.ops import metal_mlstm, metal_slstm_mlx, reference_mlx
+from mlxhog.models.ops import metal_conv_mlx, metal_mlstm, metal_slstm_mlx, reference_mlx
 from mlxhog.models.ops.metal_call_mlx import enter, leave
 
 
@@ -25,7 +25,6 @@ class MetalOps:
     head_norm = staticmethod(reference_mlx.head_norm)
     linears = staticmethod(reference_mlx.linears)
     block_diagonal = staticmethod(reference_mlx.block_diagonal)
-    causal_conv = staticmethod(reference_mlx.causal_conv)
     glu = staticmethod(reference_mlx.glu)
     swiglu = staticmethod(reference_mlx.swiglu)
     soft_cap = staticmethod(reference_mlx.soft_cap)
@@ -37,6 +36,19 @@ class MetalOps:
         self.engine = engine
         self._cell = lru_cache(partial(_mlstm_cell, engine))
         self._slstm = metal_slstm_mlx.on_engine(engine)
+
+    def causal_conv(
+        self,
+        x: array,
+        w: array,
+        b: array,
+        *,
+        state: array | None = None,
+        starts: array | None = None,
+        silu: bool,
+    ) -> tuple[array, array]:
+        """Convolve every channel of x (B, S, C) with its own K taps, w (C, 1, K)."""
+        return metal_conv_mlx.causal_conv(self.engine, x, w, b, state, starts, silu)
 
     def mlstm_cell(
         self,

@@ -14,7 +14,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog.metal.engine import Engine
-from mlxhog.models.ops import metal_mlstm, metal_slstm_torch, reference_torch
+from mlxhog.models.ops import metal_conv_torch, metal_mlstm, metal_slstm_torch, reference_torch
 from mlxhog.models.ops.metal_call_torch import enter, leave
 
 
@@ -26,7 +26,6 @@ class MetalOps:
     head_norm = staticmethod(reference_torch.head_norm)
     linears = staticmethod(reference_torch.linears)
     block_diagonal = staticmethod(reference_torch.block_diagonal)
-    causal_conv = staticmethod(reference_torch.causal_conv)
     glu = staticmethod(reference_torch.glu)
     swiglu = staticmethod(reference_torch.swiglu)
     soft_cap = staticmethod(reference_torch.soft_cap)
@@ -36,6 +35,19 @@ class MetalOps:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+
+    def causal_conv(
+        self,
+        x: Tensor,
+        w: Tensor,
+        b: Tensor,
+        *,
+        state: Tensor | None = None,
+        starts: Tensor | None = None,
+        silu: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Convolve every channel of x (B, S, C) with its own K taps, w (C, 1, K)."""
+        return metal_conv_torch.causal_conv(self.engine, x, w, b, state, starts, silu)
 
     def mlstm_cell(
         self,

@@ -1,10 +1,14 @@
 """How the native kernels are called from MLX: their threads, their arrays, their gradients."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
 import mlx.core as mx
 from mlx.core import array
+
+FAST_GEMM = sys.platform == "linux"
+"""MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""
 
 _threads = 1
 

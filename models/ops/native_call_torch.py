@@ -6,6 +6,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mlxhog._native import ops
+
+FAST_GEMM = ops.gemm_kernel() == "avx512"
+"""Without AVX-512 the product of torch's own library is as fast or faster."""
+
 
 def threads() -> int:
     """Return how many threads a native op may use."""

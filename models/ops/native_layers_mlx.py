@@ -4,7 +4,6 @@
 `metal/ops/` holds the kernels. `native_mlx.py` says what holds for all native ops.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,10 +14,7 @@ from mlx.core import array
 from mlxhog._native import ops
 from mlxhog.models.ops import reference_mlx
 from mlxhog.models.ops.activations import known
-from mlxhog.models.ops.native_call_mlx import differentiable, ready, threads
-
-FAST_GEMM = sys.platform == "linux"
-"""MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""
+from mlxhog.models.ops.native_call_mlx import FAST_GEMM, differentiable, ready, threads
 
 
 def layer_norm(x: array, w: array, eps: float) -> array:

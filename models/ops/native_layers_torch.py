@@ -15,10 +15,7 @@ from torch.autograd.function import once_differentiable
 from mlxhog._native import ops
 from mlxhog.models.ops import reference_torch
 from mlxhog.models.ops.activations import known
-from mlxhog.models.ops.native_call_torch import array, threads
-
-FAST_GEMM = ops.gemm_kernel() == "avx512"
-"""Without AVX-512 the product of torch's own library is as fast or faster."""
+from mlxhog.models.ops.native_call_torch import FAST_GEMM, array, threads
 
 
 def layer_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:

@@ -6,7 +6,6 @@ out of `mx.compile`. MLX has no uninitialised arrays: a result is computed into 
 buffer, still in the cache when `mx.array` copies it.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -17,6 +16,7 @@ from mlx.core import array
 
 from mlxhog._native import ops
 from mlxhog.models.ops import reference_mlx
+from mlxhog.models.ops.native_call_mlx import FAST_GEMM as FAST_GEMM
 from mlxhog.models.ops.native_call_mlx import differentiable as _differentiable
 from mlxhog.models.ops.native_call_mlx import ready as _ready
 from mlxhog.models.ops.native_call_mlx import set_threads as set_threads
@@ -29,9 +29,6 @@ from mlxhog.models.ops.native_layers_mlx import head_norm_skip_gate as head_norm
 from mlxhog.models.ops.native_layers_mlx import layer_norm as layer_norm
 from mlxhog.models.ops.native_slstm_mlx import slstm_cell as slstm_cell
 from mlxhog.models.ops.quantized_mlx import Quantized
-
-FAST_GEMM = sys.platform == "linux"
-"""MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""
 
 ops.keep_freed_memory()
 

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from mlxhog._native import ops
 from mlxhog.models.ops import reference_torch
+from mlxhog.models.ops.native_call_torch import FAST_GEMM as FAST_GEMM
 from mlxhog.models.ops.native_call_torch import array as _array
 from mlxhog.models.ops.native_call_torch import threads as _threads
 from mlxhog.models.ops.native_layers_torch import block_diagonal as block_diagonal
@@ -23,9 +24,6 @@ from mlxhog.models.ops.native_layers_torch import head_norm as head_norm
 from mlxhog.models.ops.native_layers_torch import head_norm_skip_gate as head_norm_skip_gate
 from mlxhog.models.ops.native_layers_torch import layer_norm as layer_norm
 from mlxhog.models.ops.native_slstm_torch import slstm_cell as slstm_cell
-
-FAST_GEMM = ops.gemm_kernel() == "avx512"
-"""Without AVX-512 the product of torch's own library is as fast or faster."""
 
 ops.keep_freed_memory()
 

@@ -65,6 +65,17 @@ class Quantized:
             bits=self.bits,
         )
 
+    def halves(self) -> tuple[Quantized, Quantized]:
+        """Return the matrices of the first and of the second half of the rows."""
+        packed, scales, offsets = (
+            list(mx.split(part, 2)) for part in (self.packed, self.scales, self.offsets)
+        )
+        first, second = (
+            Quantized(packed[half], scales[half], offsets[half], self.group_size, self.bits)
+            for half in (0, 1)
+        )
+        return first, second
+
     def product(self, x: array) -> array:
         """Return x W^T; x (..., in)."""
         return mx.quantized_matmul(

@@ -102,6 +102,8 @@ def param_spec(cfg: XLSTMLargeConfig) -> dict[str, ParamSpec]:
         linear(f"{block}.ffn.proj_down", d, ffn, wang)
     if cfg.add_out_norm:
         add(f"{OUT_NORM}.weight", (d,), "ones")
+    if cfg.out_norm_bias:
+        add(f"{OUT_NORM}.bias", (d,), "zeros")
     if not cfg.tie_word_embeddings:
         add(f"{LM_HEAD}.weight", (cfg.vocab_size, d), small, decay=True, product=True)
     return spec

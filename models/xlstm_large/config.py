@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import convert, unknown
+from mlxhog.models.fields import check_reset, convert, unknown
 
 WEIGHT_MODES = ("single", "fused")
 """How a file stores matrices that share their input; the parameters of this package are single."""
 
 SPELLINGS = {"embedding_dim": "hidden_size", "num_blocks": "num_hidden_layers"}
 """The xlstm package's field names beside those of transformers; config.json may have either."""
+
+CAPS = ("gate_soft_cap", "output_logit_soft_cap")
+"""Fields that the xlstm package takes null for, as no bound; elsewhere null is the default."""
 
 NO_EFFECT = frozenset(
     "model_type architectures transformers_version dtype torch_dtype chunkwise_kernel "
@@ -28,7 +31,9 @@ NO_EFFECT = frozenset(
 class XLSTMLargeConfig:
     """Sizes and constants of one model, under the field names of transformers' xLSTMConfig.
 
-    `extra` holds fields of a config.json that this package does not read; they are written back.
+    `out_norm_bias` is of this package: with `use_bias`, xlstm's final norm has a bias as well, and
+    transformers' has none. `extra` holds fields of a config.json that are not read here; they are
+    written back.
 
     Raises:
         ConfigError: a size does not divide, a number is out of range, or a variant is asked for
@@ -41,6 +46,7 @@ class XLSTMLargeConfig:
     num_heads: int
     use_bias: bool = False
     add_out_norm: bool = True
+    out_norm_bias: bool = False
     tie_word_embeddings: bool = False
     norm_eps: float = 1e-6
     qk_dim_factor: float = 0.5
@@ -64,11 +70,11 @@ class XLSTMLargeConfig:
                 raise ConfigError(f"{name} is {value}; set it to a finite number above 0")
         self._check_divides("qk_dim_factor", self.qk_dim)
         self._check_divides("v_dim_factor", self.v_dim)
-        if self.reset_at_document_boundaries and self.bos_token_id is None:
+        if self.out_norm_bias and not self.add_out_norm:
             raise ConfigError(
-                "reset_at_document_boundaries is true and bos_token_id is not set; "
-                "name the token that begins a document"
+                "out_norm_bias is true and add_out_norm is false; there is no norm to have a bias"
             )
+        check_reset(self.reset_at_document_boundaries, self.bos_token_id, self.vocab_size)
 
     @property
     def model_type(self) -> str:
@@ -131,6 +137,8 @@ class XLSTMLargeConfig:
                 if strict and name not in NO_EFFECT:
                     raise ConfigError(unknown(key, [*types, *SPELLINGS, *NO_EFFECT, "weight_mode"]))
                 extra[key] = value
+            elif value is None and name in CAPS:
+                raise ConfigError(f"{key} is null, no bound, which is not supported; set a number")
             elif value is not None:
                 read = convert(key, value, types[name])
                 if values.setdefault(name, read) != read:
@@ -150,7 +158,10 @@ class XLSTMLargeConfig:
         kernels = {"autocast_kernel_dtype": "float32", "inference_state_dtype": "float32"}
         both = {other: getattr(self, name) for other, name in SPELLINGS.items()}
         single = {"weight_mode": "single"}
-        return names | kernels | dict(self.extra) | self._fields() | single | both
+        fields = self._fields()
+        if not self.out_norm_bias:  # transformers does not know the field
+            del fields["out_norm_bias"]
+        return names | kernels | dict(self.extra) | fields | single | both
 
     def _fields(self) -> dict[str, Any]:
         names = [f.name for f in dataclasses.fields(self) if f.name != "extra"]

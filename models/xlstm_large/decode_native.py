@@ -1,8 +1,8 @@
 """xLSTM Large one token at a time without a framework, from the memory of its parameters.
 
 A framework spends more time on starting the operations of one token than on the arithmetic of a
-small model. The kernel is `metal/ops/decode.cpp`; `model_torch.py` and `model_mlx.py` are the plain
-forms that it is tested against.
+small model. The kernel is `metal/ops/decode_large.cpp`; `model_torch.py` and `model_mlx.py` are
+the plain forms that it is tested against.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog._native import XlstmLargeDecoder
-from mlxhog.models import families
+from mlxhog.models import families, packed_state
 from mlxhog.models.xlstm_large import EMBEDDING, OUT_NORM, XLSTMLargeConfig, block_name
 
 Float32 = NDArray[np.float32]
@@ -31,7 +31,7 @@ _LAYERS = (
     "ffn.proj_up",
     "ffn.proj_down",
 )
-"""The layers of a block in the order of `BlockLayer` in `metal/ops/decode.h`."""
+"""The layers of a block in the order of `BlockLayer` in `metal/ops/decode_large.h`."""
 
 
 class Decoder:
@@ -70,7 +70,8 @@ class Decoder:
             reset_token=-1 if reset is None else reset,
             embedding=params[EMBEDDING],
             blocks=blocks,
-            out_norm=params.get(f"{OUT_NORM}.weight") if cfg.add_out_norm else None,
+            out_norm=params.get(f"{OUT_NORM}.weight"),
+            out_norm_bias=params.get(f"{OUT_NORM}.bias"),
             head=params[families.head(cfg)],
         )
         self._cfg, self._threads = cfg, threads
@@ -99,18 +100,10 @@ class Decoder:
 
     def pack(self, blocks: Sequence[Sequence[Float32]]) -> Float32:
         """Return a twin's state, per block C (B, NH, DK, DV), n (B, NH, DK), m (B, NH), as ours."""
-        parts = [part.reshape(len(part), -1) for block in blocks for part in block]
-        return np.concatenate(parts, axis=1)
+        return packed_state.pack(blocks)
 
     def unpack(self, state: Float32) -> list[tuple[Float32, ...]]:
         """Return the state as the twins have it, as views."""
         NH, DK, DV = self._cfg.num_heads, self._cfg.qk_head_dim, self._cfg.v_head_dim
-        shapes, blocks, at = ((NH, DK, DV), (NH, DK), (NH,)), [], 0
-        for _ in range(self._cfg.num_hidden_layers):
-            parts = []
-            for shape in shapes:
-                size = int(np.prod(shape))
-                parts.append(state[:, at : at + size].reshape(len(state), *shape))
-                at += size
-            blocks.append(tuple(parts))
-        return blocks
+        block = ((NH, DK, DV), (NH, DK), (NH,))
+        return packed_state.unpack(state, [block] * self._cfg.num_hidden_layers)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import convert, unknown
+from mlxhog.models.fields import check_names, convert, unknown
 
 CHOICES = {
     "bias_init": ("powerlaw_blockdependent", "small_init", "standard", "zeros"),
@@ -150,6 +150,7 @@ def _sections(where: str, data: object, names: tuple[str, ...]) -> dict[str, Any
     """Split a block into its sections; one that is absent has the package's defaults."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} is {data!r}; give it fields such as {names[0]}, or null")
+    check_names(where, data)
     for key in data:
         if key not in names and not key.startswith("_"):
             raise ConfigError(unknown(f"{where}.{key}", [f"{where}.{name}" for name in names]))
@@ -167,6 +168,7 @@ def _read(
     """Read one section into its config, and return what has no effect beside it."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} is {data!r}; give it fields, or {{}} for the defaults")
+    check_names(where, data)
     types: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(kind)}
     values: dict[str, Any] = {}
     extra: dict[str, Any] = {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import convert, unknown
+from mlxhog.models.fields import check_reset, convert, unknown
 from mlxhog.models.xlstm_v1.block_config import (
     FeedForwardConfig,
     MLSTMBlockConfig,
@@ -31,6 +31,9 @@ NO_EFFECT = frozenset(
 """Fields of a config.json that label files."""
 
 BLOCKS = ("mlstm_block", "slstm_block")
+
+MOST_BLOCKS = 4096
+"""Blocks that a model may have, whose kinds are listed one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,7 @@ class XLSTMV1Config:
         """Refuse what cannot be built; every message says the way out."""
         for name in ("vocab_size", "embedding_dim", "num_blocks", "context_length", "chunk_size"):
             check_positive(name, getattr(self, name))
+        _check_blocks(self.num_blocks)
         check_dropout("dropout", self.dropout)
         self._check_places()
         if self.mlstm_block is not None:
@@ -79,11 +83,7 @@ class XLSTMV1Config:
             self._check_mlstm_widths()
         if self.slstm_at:
             self._check_slstm_widths()
-        if self.reset_at_document_boundaries and self.bos_token_id is None:
-            raise ConfigError(
-                "reset_at_document_boundaries is true and bos_token_id is not set; "
-                "set bos_token_id to the token that begins every document"
-            )
+        check_reset(self.reset_at_document_boundaries, self.bos_token_id, self.vocab_size)
 
     @property
     def model_type(self) -> str:
@@ -113,7 +113,7 @@ class XLSTMV1Config:
     @property
     def mlstm_at(self) -> tuple[int, ...]:
         """Blocks that are not in `slstm_at`."""
-        return tuple(layer for layer in range(self.num_blocks) if layer not in self.slstm_at)
+        return tuple(sorted({*range(self.num_blocks)} - {*self.slstm_at}))
 
     @property
     def mlstm_layer(self) -> MLSTMLayerConfig:
@@ -181,6 +181,7 @@ class XLSTMV1Config:
                 extra[key] = left
         at = data.get("slstm_at")
         if at == "all" or (values["mlstm_block"] is None and not at):
+            _check_blocks(values["num_blocks"])
             at = range(values["num_blocks"])
         return cls(**values, slstm_at=_places(at), extra=extra)
 
@@ -258,6 +259,11 @@ class XLSTMV1Config:
                 f"rounded to a multiple of {ffn.round_proj_up_to_multiple_of}, is 0; "
                 "set round_proj_up_dim_up to true"
             )
+
+
+def _check_blocks(count: int) -> None:
+    if count > MOST_BLOCKS:
+        raise ConfigError(f"num_blocks is {count}; set it to {MOST_BLOCKS} at most")
 
 
 def _places(value: object) -> tuple[int, ...]:

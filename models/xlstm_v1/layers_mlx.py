@@ -1,10 +1,13 @@
 """The small layers of both kinds of blocks in MLX, by the names of their parameters."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import mlx.core as mx
 from mlx.core import array
 
 from mlxhog.models.forward_pass import Pass
+from mlxhog.models.ops.quantized_mlx import Quantized
 from mlxhog.models.xlstm_v1 import NORM_EPS, XLSTMV1Config
 
 Params = Mapping[str, array]
@@ -19,6 +22,14 @@ def linears(params: Params, names: Sequence[str], x: array, run: Pass[array]) ->
     """The linear maps `names` of one x, with their biases where they have any; (..., out) each."""
     weights = [params[f"{name}.weight"] for name in names]
     return run.ops.linears(x, weights, [params.get(f"{name}.bias") for name in names])
+
+
+def halves(params: Params, name: str, x: array, run: Pass[array]) -> tuple[array, array]:
+    """The first and the second half of the linear map `name`, each an array of its own."""
+    w, b = params[f"{name}.weight"], params.get(f"{name}.bias")
+    weights: Any = w.halves() if isinstance(w, Quantized) else mx.split(w, 2)
+    first, second = run.ops.linears(x, weights, None if b is None else list(mx.split(b, 2)))
+    return first, second
 
 
 def block_diagonals(
@@ -46,8 +57,7 @@ def drop(site: str, x: array, run: Pass[array]) -> array:
 def ffn(cfg: XLSTMV1Config, params: Params, p: str, u: array, run: Pass[array]) -> array:
     """The gated feed-forward layer; u and result (B, S, d)."""
     assert cfg.feedforward is not None
-    (gate_up,) = linears(params, (f"{p}.proj_up",), u, run)
-    gate, up = gate_up[..., : cfg.ffn_dim], gate_up[..., cfg.ffn_dim :]
+    gate, up = halves(params, f"{p}.proj_up", u, run)
     y = run.ops.glu(gate, up, cfg.feedforward.act_fn)
     (y,) = linears(params, (f"{p}.proj_down",), y, run)
     return drop(p, y, run)

@@ -23,6 +23,13 @@ def linears(
     return run.ops.linears(x, weights, [params.get(f"{name}.bias") for name in names])
 
 
+def halves(params: Params, name: str, x: Tensor, run: Pass[Tensor]) -> tuple[Tensor, Tensor]:
+    """The first and the second half of the linear map `name`, each an array of its own."""
+    w, b = params[f"{name}.weight"], params.get(f"{name}.bias")
+    first, second = run.ops.linears(x, w.chunk(2), None if b is None else b.chunk(2))
+    return first, second
+
+
 def block_diagonals(
     params: Params, names: Sequence[str], x: Tensor, run: Pass[Tensor]
 ) -> tuple[Tensor, ...]:
@@ -48,8 +55,7 @@ def drop(site: str, x: Tensor, run: Pass[Tensor]) -> Tensor:
 def ffn(cfg: XLSTMV1Config, params: Params, p: str, u: Tensor, run: Pass[Tensor]) -> Tensor:
     """The gated feed-forward layer; u and result (B, S, d)."""
     assert cfg.feedforward is not None
-    (gate_up,) = linears(params, (f"{p}.proj_up",), u, run)
-    gate, up = gate_up[..., : cfg.ffn_dim], gate_up[..., cfg.ffn_dim :]
+    gate, up = halves(params, f"{p}.proj_up", u, run)
     y = run.ops.glu(gate, up, cfg.feedforward.act_fn)
     (y,) = linears(params, (f"{p}.proj_down",), y, run)
     return drop(p, y, run)

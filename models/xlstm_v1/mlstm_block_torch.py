@@ -5,7 +5,15 @@ from torch import Tensor
 
 from mlxhog.models.forward_pass import CLOSED_GATE, Pass
 from mlxhog.models.xlstm_v1 import CELL_EPS, NORM_EPS, XLSTMV1Config
-from mlxhog.models.xlstm_v1.layers_torch import Params, block_diagonals, conv, drop, linears, norm
+from mlxhog.models.xlstm_v1.layers_torch import (
+    Params,
+    block_diagonals,
+    conv,
+    drop,
+    halves,
+    linears,
+    norm,
+)
 
 State = tuple[Tensor, ...]
 """The last inputs of the convolution (B, K - 1, I), and C (B, NH, DK, DV), n (B, NH, DK),
@@ -37,9 +45,8 @@ def mlstm_layer(
     cfg: XLSTMV1Config, params: Params, p: str, u: Tensor, state: State | None, run: Pass[Tensor]
 ) -> tuple[Tensor, State]:
     """The cell between its projections, convolution and gate; u and result (B, S, d)."""
-    I, heads = cfg.inner_dim, (*u.shape[:2], cfg.mlstm_layer.num_heads, -1)  # noqa: E741
-    (up,) = linears(params, (f"{p}.proj_up",), u, run)
-    a, z = up[..., :I], up[..., I:]
+    heads = (*u.shape[:2], cfg.mlstm_layer.num_heads, -1)
+    a, z = halves(params, f"{p}.proj_up", u, run)
     c, inputs = conv(params, p, a, None if state is None else state[0], run)
     q, k = block_diagonals(params, (f"{p}.q_proj", f"{p}.k_proj"), c, run)
     (v,) = block_diagonals(params, (f"{p}.v_proj",), a, run)

@@ -136,6 +136,8 @@ def test_rows_and_products_are_those_of_the_expanded_matrix(bits: int) -> None:
     index = mx.array([[4, 0], [47, 4]])
     np.testing.assert_array_equal(np.array(matrix[index]), whole[np.array(index)])
     np.testing.assert_allclose(np.array(matrix.product(x)), np.array(x) @ whole.T, atol=1e-4)
+    halves = [np.array(half.product(x)) for half in matrix.halves()]
+    np.testing.assert_array_equal(np.concatenate(halves, -1), np.array(matrix.product(x)))
 
 
 @pytest.mark.parametrize("weights", ["8bit", "4bit"])

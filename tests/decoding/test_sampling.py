@@ -120,6 +120,27 @@ def test_a_large_vocabulary_is_filtered_like_a_small_one(options: dict[str, Any]
         assert found[token] == pytest.approx(wanted[token], abs=0.015)
 
 
+def test_a_large_vocabulary_is_drawn_from_in_its_own_proportions() -> None:
+    logits = np.full((1, 2000), -np.inf, np.float32)
+    wanted = {0: 0.2, 511: 0.1, 512: 0.3, 1700: 0.05, 1999: 0.35}
+    logits[0, list(wanted)] = np.log(list(wanted.values()))
+    found = distribution(Sampler(), logits, 20_000)
+    assert found.keys() == wanted.keys()
+    for token, share in wanted.items():
+        assert found[token] == pytest.approx(share, abs=0.015)
+
+
+def test_tokens_whose_probabilities_round_to_one_number_are_told_apart_by_their_logits() -> None:
+    logits = np.array([[0.0, 1e-38, 1.0, -9.0]], np.float32)
+    assert set(distribution(Sampler(top_p=0.75), logits, 2000)) == {1, 2}
+
+
+def test_of_equal_tokens_top_k_keeps_the_first() -> None:
+    logits = np.zeros((1, 50), np.float32)
+    logits[0, 40] = 1.0
+    assert set(distribution(Sampler(top_k=3), logits, 2000)) == {0, 1, 40}
+
+
 @pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3])
 def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
     random = np.random.default_rng(0)

@@ -186,6 +186,19 @@ def test_a_sequence_in_two_parts_continues_from_the_state() -> None:
     assert_close(np.concatenate([a["h"], b["h"]], 1), whole["h"], CELL_EXTREME_F32)
 
 
+def test_outputs_too_large_for_malloc_to_keep_are_computed_like_any_others() -> None:
+    large = sample(1, 17 * 1024, 1, 2, 512)
+    assert large.inputs[2].nbytes > 32 << 20
+    results, _ = run(large, 64)
+    half = 17 * 512
+    first = tuple(np.ascontiguousarray(x[:, :half]) for x in large.inputs)
+    rest = tuple(np.ascontiguousarray(x[:, half:]) for x in large.inputs)
+    a, _ = run(Cell(first, large.state, (first[2], *large.d_results[1:])), 64)
+    b, _ = run(Cell(rest, (a["C"], a["n"], a["m"]), (rest[2], *large.d_results[1:])), 64)
+    np.testing.assert_array_equal(results["h"], np.concatenate([a["h"], b["h"]], 1))
+    np.testing.assert_array_equal(results["C"], b["C"])
+
+
 def test_nan_in_any_input_reaches_the_output() -> None:
     for j, name in enumerate("qkvif"):
         cell = sample(1, 20, 1, 4, 4)

@@ -85,6 +85,10 @@ def test_sizes_that_do_not_divide_are_refused_with_the_nearest_size() -> None:
         ({"norm_eps": 0.0}, "norm_eps is 0.0"),
         ({"gate_soft_cap": float("nan")}, "gate_soft_cap is nan"),
         ({"reset_at_document_boundaries": True}, "bos_token_id is not set"),
+        (
+            {"reset_at_document_boundaries": True, "bos_token_id": 50304},
+            "bos_token_id is 50304 of 50304 ids",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
@@ -110,7 +114,8 @@ def test_a_config_survives_being_written_and_read_with_fields_it_does_not_know()
 
 
 def test_transformers_reads_what_is_written() -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     cfg = make(num_hidden_layers=2, chunk_size=32, output_logit_soft_cap=20.0)
     theirs = transformers.xLSTMConfig(**cfg.to_dict())
     assert theirs.hidden_size == theirs.embedding_dim == 768
@@ -129,6 +134,7 @@ def test_transformers_reads_what_is_written() -> None:
         ({"eps": [1]}, "eps is .1. of type list; give it as float"),
         ({"model_type": "llama"}, "model_type is 'llama', and only 'xlstm'"),
         ({"num_heads": None}, "the architecture lacks num_heads; add it"),
+        ({"output_logit_soft_cap": None}, "output_logit_soft_cap is null, no bound"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused_by_name(

@@ -1,33 +1,15 @@
-"""The mLSTM cell of both twins reproduces the recorded cell, alone and differentiated."""
+"""The mLSTM cell of both twins reproduces the recorded cell however the sequence is cut."""
 
 import numpy as np
 import pytest
 
 from tests.models.golden import CELLS, cell_case
-from tests.models.recorded import assert_recorded_gradients
 from tests.models.twins import TWINS, Twin
 from tests.tolerances import CELL_EXTREME_F32, CELL_F32, STATE_F32, assert_close
 
 all_twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
 TOLERANCE = {name: CELL_F32 for name in CELLS} | {"mlstm_cell_d_extreme": CELL_EXTREME_F32}
 all_cells = pytest.mark.parametrize("name", CELLS)
-
-
-@all_twins
-@all_cells
-def test_output_and_last_state_equal_the_recorded_ones(twin: Twin, name: str) -> None:
-    case = cell_case(name)
-    h, state = twin.op(
-        "mlstm_cell",
-        *case.inputs.values(),
-        chunk_size=case.chunk_size,
-        eps=case.eps,
-        state=case.state,
-    )
-    for form in case.forms():
-        assert_close(h, case.h(form), TOLERANCE[name], label=form)
-        for part, recorded, letter in zip(state, case.last_state(form), "Cnm", strict=True):
-            assert_close(part, recorded, STATE_F32, label=f"{form} {letter}")
 
 
 @all_twins
@@ -55,9 +37,3 @@ def test_one_position_at_a_time_gives_the_recorded_output_and_state(twin: Twin, 
     assert state is not None
     for part, recorded in zip(state, case.last_state("recurrent_f64"), strict=True):
         assert_close(part, recorded, STATE_F32)
-
-
-@all_twins
-@all_cells
-def test_every_gradient_equals_the_recorded_one(twin: Twin, name: str) -> None:
-    assert_recorded_gradients(twin, cell_case(name))

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
@@ -111,6 +113,17 @@ def test_a_config_survives_with_fields_it_does_not_know() -> None:
     assert families.read(written) == cfg
 
 
+@pytest.mark.parametrize("name", [[1], 3, "xlstm_v2"])
+def test_a_family_that_is_not_there_is_refused(name: object) -> None:
+    with pytest.raises(ConfigError, match="which is not a family of this package; "):
+        families.read(SIZES | {"model_type": name})
+
+
+def test_a_field_without_a_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the architecture has the field 1, which is no name"):
+        families.read({**SIZES, 1: 2})  # type: ignore[dict-item]
+
+
 def test_blocks_alone_tell_the_family() -> None:
     assert families.read(SIZES) == make()
     assert families.read(make().to_dict()) == make()
@@ -162,7 +175,9 @@ def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
         ({"embeding_dim": 4}, "'embeding_dim'; did you mean 'embedding_dim'"),
         ({"vocab_size": None}, "the architecture lacks vocab_size; add it"),
         ({"num_blocks": 0}, "num_blocks is 0; set it to a finite number above 0"),
+        ({"num_blocks": 10**9, "slstm_at": "all"}, "num_blocks is 1000000000; set it to 4096 at"),
         ({"vocab_size": -1}, "vocab_size is -1; set it"),
+        ({"mlstm_block": {"mlstm": {True: 2}}}, "mlstm_block.mlstm has the field True, which is"),
         ({"bias": 1}, "bias is 1 of type int; give it as bool"),
         ({"dropout": 1.0}, "dropout is 1.0; set it to 0 for none, or to a number below 1"),
         ({"model_type": "xlstm"}, "model_type is 'xlstm', and this family is 'xlstm_v1'"),
@@ -230,11 +245,67 @@ def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
             {"reset_at_document_boundaries": True},
             "reset_at_document_boundaries is true and bos_token_id is not set",
         ),
+        (
+            {"reset_at_document_boundaries": True, "bos_token_id": -1},
+            "bos_token_id is -1 of",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make(**changes)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=3,
+)
+PLACES = [
+    (section, field)
+    for section, names in {
+        (): "vocab_size embedding_dim num_blocks slstm_at mlstm_block slstm_block dropout "
+        "tie_weights bos_token_id chunk_size context_length model_type",
+        ("mlstm_block",): "mlstm",
+        (
+            "mlstm_block",
+            "mlstm",
+        ): "num_heads proj_factor conv1d_kernel_size qkv_proj_blocksize bias "
+        "round_proj_up_to_multiple_of",
+        ("slstm_block",): "slstm feedforward",
+        ("slstm_block", "slstm"): "num_heads bias_init initial_val group_norm_weight backend",
+        ("slstm_block", "feedforward"): "proj_factor act_fn dropout",
+    }.items()
+    for field in names.split()
+]
+
+
+@given(place=st.sampled_from(PLACES), value=VALUES)
+def test_a_field_of_any_value_is_read_or_refused_with_a_way_out(
+    place: tuple[tuple[str, ...], str], value: Any
+) -> None:
+    section, field = place
+    data: dict[str, Any] = {
+        "vocab_size": 32,
+        "embedding_dim": 16,
+        "num_blocks": 2,
+        "slstm_at": [1],
+        "mlstm_block": {"mlstm": {}},
+        "slstm_block": {"slstm": {}, "feedforward": {}},
+    }
+    inner = data
+    for name in section:
+        inner = inner[name]
+    inner[field] = value
+    cfg, refused = None, ""
+    try:
+        cfg = families.read(data)
+    except ConfigError as error:
+        refused = str(error)
+    if cfg is None:
+        assert ";" in refused
+    else:
+        assert families.read(cfg.to_dict()) == cfg
 
 
 def test_a_size_of_blocks_that_are_not_used_may_be_anything() -> None:
@@ -250,7 +321,6 @@ def test_a_size_of_blocks_that_are_not_used_may_be_anything() -> None:
     ],
 )
 def test_the_package_builds_the_same_model_from_what_is_written(changes: dict[str, Any]) -> None:
-    pytest.importorskip("xlstm")
     from xlstm import (
         FeedForwardConfig,
         mLSTMBlockConfig,

@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.ops import layers_numpy
+from mlxhog.models.ops import layers_numpy, native_layers_mlx, native_layers_torch
 from mlxhog.models.ops.activations import ACTIVATIONS
 from tests.models.golden import FOLDER
 from tests.models.twins import TWINS, MlxTwin, TorchTwin, Twin
-from tests.tolerances import FINITE_DIFFERENCE, OP_F32, OP_GRADIENT_F32, assert_close
+from tests.tolerances import FINITE_DIFFERENCE, OP_F32, OP_GRADIENT_F32, ROUNDED_F16, assert_close
 
 Array = NDArray[Any]
 ALL = TWINS | {
     "torch-metal-emulated": TorchTwin("metal-emulated"),
     "mlx-metal-emulated": MlxTwin("metal-emulated"),
 }
+HALF = {name: twin for name, twin in ALL.items() if twin.kernels != "native"}
 twins = pytest.mark.parametrize("twin", ALL.values(), ids=ALL)
 # B, S, C, K: fewer positions than taps, one tap, one position, one channel, more than a SIMD block.
 CONVS = [(2, 9, 24, 4), (1, 2, 5, 4), (3, 7, 3, 1), (1, 1, 33, 3), (2, 1, 16, 1), (2, 130, 1, 4)]
@@ -250,6 +251,19 @@ def test_block_diagonal_and_its_gradients(
         assert_close(found[name], wanted[name], OP_GRADIENT_F32, label=name)
 
 
+@pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
+@pytest.mark.parametrize("block", [(4, 32, 32), (16, 4, 4)], ids=str)
+def test_block_diagonal_where_the_framework_multiplies_faster(
+    twin: Twin, block: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (native_layers_torch, native_layers_mlx):
+        monkeypatch.setattr(module, "FAST_GEMM", False)
+    x, w = draw(2, 5, block[0] * block[2]), draw(*block)
+    (y,) = twin.op("block_diagonal", x, (w,))
+    wanted, _ = layers_numpy.block_diagonal(*wide({"x": x, "w": w}).values())
+    assert_close(y, wanted, OP_F32)
+
+
 @twins
 @activation_names
 def test_glu_and_its_gradients(twin: Twin, activation: str) -> None:
@@ -297,6 +311,26 @@ def test_norms_of_small_numbers_keep_their_eps(twin: Twin) -> None:
     x, w = 1e-3 * draw(3, 4, 16), draw(16)
     unit, _ = layers_numpy.layer_norm(x.astype(np.float64), 1e-5)
     assert_close(twin.op("layer_norm", x, w, 1e-5), w * unit, OP_F32)
+
+
+@pytest.mark.parametrize("twin", HALF.values(), ids=HALF)
+def test_inputs_of_16_bits_are_computed_in_float32_and_give_their_own_type(twin: Twin) -> None:
+    x, w, b = (a.astype(np.float16) for a in (draw(2, 7, 12), draw(12, 1, 4), draw(12)))
+    heads, scale = x.reshape(2, 7, 3, 4), b
+    y, last = twin.op("causal_conv", x, w, b, silu=True)
+    inputs = wide({"x": x, "w": w, "b": b})
+    wanted, wanted_last, _ = layers_numpy.causal_conv(**inputs, silu=True)
+    assert last.dtype == np.float32
+    np.testing.assert_array_equal(last, wanted_last)
+    unit, _ = layers_numpy.layer_norm(inputs["x"], 1e-5)
+    unit_of_head, _ = layers_numpy.layer_norm(heads.astype(np.float64), 1e-5)
+    for found, exact in (
+        (y, wanted),
+        (twin.op("layer_norm", x, scale, 1e-5), scale * unit),
+        (twin.op("head_norm", heads, scale, 1e-5), scale * unit_of_head.reshape(x.shape)),
+    ):
+        assert found.dtype == np.float16
+        assert_close(found, exact, ROUNDED_F16)
 
 
 def differences(scalar: Callable[[dict[str, Array]], float], inputs: dict[str, Array]) -> Any:

@@ -24,10 +24,14 @@
   device float* dv [[buffer(22)]],
   device float* di [[buffer(23)]],
   device float* db [[buffer(24)]],
-  uint3 thread_position_in_grid [[thread_position_in_grid]]) {
+  uint3 thread_position_in_grid [[thread_position_in_grid]],
+  uint3 thread_position_in_threadgroup [[thread_position_in_threadgroup]]) {
 
+        threadgroup float weights[mlxhog::kMlstmBackwardWeights];
+        static_assert(sizeof(weights) <= 32768, "more than a chip has");
         mlxhog::mlstm_bwd_out(q, k, v, i, b, C, n, m, M, rN, dden, dh, dC, dn, dq, dk, dv, di, db,
-                              mlxhog::MlstmShape{B, NH, S, L, DK, DV}, thread_position_in_grid);
+                              mlxhog::MlstmShape{B, NH, S, L, DK, DV}, weights,
+                              thread_position_in_grid, thread_position_in_threadgroup);
     
 }
 

@@ -17,14 +17,29 @@ from tests.tolerances import METAL_CONV_F32, assert_close
 
 Arrays = dict[str, Any]
 GOLDEN = Path(__file__).parents[2] / "golden" / "xlstm" / "components.safetensors"
-# B, S, CH and K: fewer positions than taps, one tap, one position, one channel, several blocks.
-SHAPES = [(2, 9, 24, 4), (1, 2, 5, 4), (3, 7, 3, 1), (1, 1, 33, 3), (2, 130, 1, 4), (1, 64, 9, 7)]
+# B, S, CH, K and P: fewer positions than taps, one tap, one position, one channel, several blocks,
+# inputs before the first output, as many as the taps see and fewer.
+SHAPES = [
+    (2, 9, 24, 4, 0),
+    (1, 2, 5, 4, 0),
+    (3, 7, 3, 1, 0),
+    (1, 1, 33, 3, 0),
+    (2, 130, 1, 4, 0),
+    (1, 64, 9, 7, 0),
+    (2, 9, 24, 4, 3),
+    (1, 1, 5, 4, 3),
+    (1, 70, 3, 5, 2),
+]
 shapes = pytest.mark.parametrize("shape", SHAPES)
+packed = pytest.mark.parametrize("packed", [False, True])
 
 
-def sample(shape: tuple[int, ...]) -> Arrays:
-    B, S, CH, K = shape
-    return dict(conv.sample_conv(np.random.default_rng(0), B=B, S=S, CH=CH, K=K))
+def sample(shape: tuple[int, ...], packed: bool = False) -> Arrays:
+    """Inputs; packed, each output sees a random number of positions before its own."""
+    B, S, CH, K, P = shape
+    rng = np.random.default_rng(0)
+    x: Arrays = dict(conv.sample_conv(rng, B=B, S=S, CH=CH, K=K, P=P))
+    return x | {"back": rng.integers(0, K, (B, S), np.int32)} if packed else x
 
 
 def run(engine: Any, x: Arrays) -> tuple[Arrays, list[Launch]]:
@@ -35,11 +50,12 @@ def run(engine: Any, x: Arrays) -> tuple[Arrays, list[Launch]]:
         done.append(one)
         x.update(engine.run(one))
 
-    launch(conv.conv_forward(x["x"], x["w"], x["bias"]))
-    launch(conv.conv_bwd_pre(x["x"], x["w"], x["bias"], x["dy"]))
-    launch(conv.conv_bwd_input(x["w"], x["dpre"]))
-    launch(conv.conv_bwd_partial(x["x"], x["dpre"], K=x["w"].shape[-1]))
-    launch(conv.conv_bwd_final(x["part"], S=x["x"].shape[1]))
+    S = x["dy"].shape[1]
+    launch(conv.conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=True))
+    launch(conv.conv_bwd_pre(x["x"], x["w"], x["bias"], x["back"], x["dy"]))
+    launch(conv.conv_bwd_input(x["w"], x["back"], x["dpre"], P=x["x"].shape[1] - S))
+    launch(conv.conv_bwd_partial(x["x"], x["back"], x["dpre"], K=x["w"].shape[-1]))
+    launch(conv.conv_bwd_final(x["part"], S=S))
     return x, done
 
 
@@ -49,20 +65,27 @@ def in_float64(x: Arrays) -> Arrays:
         for name in ("x", "w", "bias")
     }
     series, w, bias = given.values()
-    padded = torch.nn.functional.pad(series.transpose(1, 2), (w.shape[-1] - 1, 0))
-    pre = torch.nn.functional.conv1d(padded, w, bias, groups=w.shape[0])
-    y = torch.nn.functional.silu(pre).transpose(1, 2)
+    S, K = x["dy"].shape[1], w.shape[-1]
+    padded = torch.nn.functional.pad(series, (0, 0, K - 1, 0))
+    windows = padded.unfold(1, K, 1)[:, -S:]  # (B, S, CH, K), the position itself last
+    seen = torch.tensor(x["back"])[:, :, None, None] >= torch.arange(K - 1, -1, -1)
+    pre = bias + torch.where(seen, windows * w[:, 0], 0.0).sum(-1)
+    y = torch.nn.functional.silu(pre)
     (y * torch.tensor(x["dy"])).sum().backward()
     gradients = {f"d{name}": value.grad for name, value in given.items()}
     return {
         "y": y.detach().numpy(),
+        "pre": pre.detach().numpy(),
         **{k: v.numpy() for k, v in gradients.items() if v is not None},
     }
 
 
 @shapes
-def test_every_kernel_agrees_with_its_reference(shim: HostEngine, shape: tuple[int, ...]) -> None:
-    wanted, launches = run(ReferenceEngine(), sample(shape))
+@packed
+def test_every_kernel_agrees_with_its_reference(
+    shim: HostEngine, shape: tuple[int, ...], packed: bool
+) -> None:
+    wanted, launches = run(ReferenceEngine(), sample(shape, packed))
     for launch in launches:
         for name, value in shim.run(launch).items():
             largest = max(1.0, np.abs(wanted[name]).max())
@@ -70,49 +93,77 @@ def test_every_kernel_agrees_with_its_reference(shim: HostEngine, shape: tuple[i
 
 
 @shapes
-def test_the_references_are_the_convolution_in_float64(shape: tuple[int, ...]) -> None:
-    x = sample(shape)
+@packed
+def test_the_references_are_the_convolution_in_float64(
+    shape: tuple[int, ...], packed: bool
+) -> None:
+    x = sample(shape, packed)
     found, _ = run(ReferenceEngine(), x)
-    for name, value in in_float64(x).items():
-        assert_close(found[name], value, METAL_CONV_F32, label=name)
+    wanted = in_float64(x)
+    for name in ("y", "dx", "dw", "dbias"):
+        assert_close(found[name], wanted[name], METAL_CONV_F32, label=name)
 
 
 @shapes
+@packed
 def test_the_kernels_are_the_convolution_in_float64(
-    shim: HostEngine, shape: tuple[int, ...]
+    shim: HostEngine, shape: tuple[int, ...], packed: bool
 ) -> None:
-    x = sample(shape)
+    x = sample(shape, packed)
     found, _ = run(shim, x)
-    for name, value in in_float64(x).items():
-        assert_close(found[name], value, METAL_CONV_F32, label=name)
+    wanted = in_float64(x)
+    for name in ("y", "dx", "dw", "dbias"):
+        assert_close(found[name], wanted[name], METAL_CONV_F32, label=name)
+
+
+@shapes
+@packed
+def test_silu_can_be_left_out(shim: HostEngine, shape: tuple[int, ...], packed: bool) -> None:
+    x = sample(shape, packed)
+    launch = conv.conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=False)
+    for engine in (shim, ReferenceEngine()):
+        assert_close(engine.run(launch)["y"], in_float64(x)["pre"], METAL_CONV_F32)
+
+
+def test_no_output_sees_further_than_the_taps_and_the_first_input(shim: HostEngine) -> None:
+    x = sample((2, 9, 4, 4, 2))
+    wanted = shim.run(conv.conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=True))["y"]
+    for far in (2**31 - 1, -1):
+        back = np.full_like(x["back"], far)
+        found = shim.run(conv.conv_forward(x["x"], x["w"], x["bias"], back, silu=True))["y"]
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_the_output_is_silu_of_the_recorded_convolution(shim: HostEngine) -> None:
     t = load_file(GOLDEN)
-    found = shim.run(conv.conv_forward(t["x"], t["conv.weight"], t["conv.bias"]))["y"]
+    back = np.full(t["x"].shape[:2], 3, np.int32)
+    arguments = (t["x"], t["conv.weight"], t["conv.bias"], back)
+    found = shim.run(conv.conv_forward(*arguments, silu=True))["y"]
     pre = t["conv.y"].astype(np.float64)
     assert_close(found, pre / (1.0 + np.exp(-pre)), METAL_CONV_F32)
 
 
 def test_no_output_depends_on_a_later_position(shim: HostEngine) -> None:
-    x = sample((1, 12, 3, 4))
-    before = shim.run(conv.conv_forward(x["x"], x["w"], x["bias"]))["y"]
+    x = sample((1, 12, 3, 4, 0))
+    before = shim.run(conv.conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=True))["y"]
     x["x"][:, 7:] += 1.0
-    after = shim.run(conv.conv_forward(x["x"], x["w"], x["bias"]))["y"]
+    after = shim.run(conv.conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=True))["y"]
     np.testing.assert_array_equal(before[:, :7], after[:, :7])
     assert (before[:, 7:] != after[:, 7:]).any()
 
 
 def test_gradients_of_weights_have_the_same_bits_in_every_run(shim: HostEngine) -> None:
-    x = sample((3, 200, 5, 4))
+    x = sample((3, 200, 5, 4, 0))
     (first, _), (second, _) = run(shim, x), run(shim, x)
     np.testing.assert_array_equal(first["dw"], second["dw"])
     np.testing.assert_array_equal(first["dbias"], second["dbias"])
 
 
 def test_arrays_that_do_not_belong_together_are_refused_by_name() -> None:
-    x = sample((1, 4, 3, 2))
+    x = sample((1, 4, 3, 2, 0))
     with pytest.raises(ShapeError, match=r"conv_forward: bias has shape \(2,\), .* ask for \(3,\)"):
-        conv.conv_forward(x["x"], x["w"], x["bias"][:2])
+        conv.conv_forward(x["x"], x["w"], x["bias"][:2], x["back"], silu=True)
+    with pytest.raises(ShapeError, match=r"x has shape \(1, 3, 3\), .* ask for \(1, 4, 3\)"):
+        conv.conv_forward(x["x"][:, :3], x["w"], x["bias"], x["back"], silu=True)
     with pytest.raises(ShapeError, match="conv_bwd_final: part has shape"):
         conv.conv_bwd_final(np.zeros((1, 2, 3, 4), np.float32), S=64)

@@ -1,19 +1,15 @@
-#include "decode.h"
+#include "decode_large.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "activation.h"
+#include "decode_cells.h"
 #include "few_rows.h"
 #include "gated_norm.h"
 #include "norm.h"
-#include "pool.h"
 
 namespace mlxhog {
 namespace {
-
-// Numbers of a state that a thread has to have; see few_rows.cpp.
-constexpr Index kWorthAThread = 1 << 18;
 
 constexpr float kClosedGate = -25.0f;  // of a forget gate where the memory begins anew; models/forward_pass.py
 
@@ -28,36 +24,6 @@ MLXHOG_CLONES void add_gated_bias(Index rows, Index d, const float* o, const flo
   for (Index r = 0; r < rows; ++r, o += d, y += d)
 #pragma omp simd
     for (Index j = 0; j < d; ++j) y[j] += sigmoid_f32(o[j]) * bias[j];
-}
-
-// One step of the cell of one head: state C (DK, DV), n (DK), m, and h (DV).
-MLXHOG_CLONES void cell_step(Index DK, Index DV, float eps, const float* q, const float* k, const float* v, float i,
-                             float f, const float* C, const float* n, const float* m, float* new_C, float* new_n,
-                             float* new_m, float* h) {
-  const float decayed = log_sigmoid_f32(f) + *m;
-  const float top = i > decayed || i != i ? i : decayed;  // NaN stays NaN
-  const float F = exp_f32(decayed - top), I = exp_f32(i - top), scale = 1.0f / std::sqrt(static_cast<float>(DK));
-  float den = 0;
-#pragma omp simd reduction(+ : den)
-  for (Index a = 0; a < DK; ++a) {
-    new_n[a] = F * n[a] + I * k[a];
-    den += q[a] * new_n[a];
-  }
-  std::fill(h, h + DV, 0.0f);
-  for (Index a = 0; a < DK; ++a, C += DV, new_C += DV) {
-    const float key = I * k[a], query = q[a];
-#pragma omp simd
-    for (Index b = 0; b < DV; ++b) {
-      const float value = F * C[b] + key * v[b];
-      new_C[b] = value;
-      h[b] += query * value;
-    }
-  }
-  const float floor = exp_f32(-top), size = std::fabs(scale * den);
-  const float factor = scale / ((size < floor ? floor : size) + eps);
-#pragma omp simd
-  for (Index b = 0; b < DV; ++b) h[b] *= factor;
-  *new_m = top;
 }
 
 // What a step computes in between; one row per sequence.
@@ -87,7 +53,9 @@ class Step {
     cap(s_.f, model_.gate_cap);
     for (Index r = 0; r < rows_; ++r)
       if (tokens_[r] == model_.reset_token) std::fill_n(&s_.f[r * model_.heads], model_.heads, kClosedGate);
-    cells(before, after, stride);
+    mlstm_step(rows_, model_.heads, model_.DK, model_.DV, model_.eps,
+               {s_.q.data(), s_.k.data(), s_.v.data(), dqk, dv, s_.i.data(), s_.f.data()}, before, after, stride,
+               s_.h.data(), threads_);
     head_norm_gate_forward({rows_, model_.heads, model_.DV, model_.norm_eps}, s_.h.data(), s_.o.data(),
                            p[kHeadNorm].weight, s_.y.data(), 1);
     if (p[kHeadNorm].bias) add_gated_bias(rows_, dv, s_.o.data(), p[kHeadNorm].bias, s_.y.data());
@@ -121,18 +89,6 @@ class Step {
 
   void cap(std::vector<float>& x, float cap) {
     soft_cap_forward(static_cast<Index>(x.size()), cap, x.data(), x.data(), 1);
-  }
-
-  void cells(const float* before, float* after, Index stride) {
-    const Index heads = model_.heads, DK = model_.DK, DV = model_.DV, cells = rows_ * heads;
-    const Index worth = std::max<Index>(1, cells * DK * DV / kWorthAThread);
-    parallel_for(cells, static_cast<int>(std::min<Index>(threads_, worth)), [&](Index cell) {
-      const Index row = cell / heads, head = cell % heads;
-      const Index C = row * stride + head * DK * DV, n = row * stride + heads * DK * DV + head * DK;
-      const Index m = row * stride + heads * (DK * DV + DK) + head;
-      cell_step(DK, DV, model_.eps, &s_.q[cell * DK], &s_.k[cell * DK], &s_.v[cell * DV], s_.i[cell], s_.f[cell],
-                before + C, before + n, before + m, after + C, after + n, after + m, &s_.h[cell * DV]);
-    });
   }
 
   const DecodeModel& model_;

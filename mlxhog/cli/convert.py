@@ -1,0 +1,138 @@
+"""`mlxhog convert`: a checkpoint in another format."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxhog.cli.flags import Flags
+from mlxhog.config_sources import resolve
+from mlxhog.errors import ConfigError
+from mlxhog.options import option
+from mlxhog.quantities import format_bytes, format_count, parse_bytes
+
+if TYPE_CHECKING:
+    from mlxhog.formats import Opened
+
+ABOUT = """\
+Write a checkpoint in another format. SRC may be a run, `latest`, a checkpoint of mlxhog, a
+directory of transformers (NX-AI/xLSTM-7b and its kin), or a state dict of the xlstm package, of
+xLSTMLarge or of xLSTMLMModel, as .safetensors or torch file; its content says which. Numbers do not
+change but by --dtype, and a model of any size needs little memory."""
+EXAMPLES = (
+    "convert latest exported --to hf",
+    "convert xLSTM-7b ours --to mlxhog --dtype bfloat16",
+    "convert model.pt for-transformers --config config.yaml --to hf",
+    "convert ours for-the-package --to xlstm --check",
+)
+
+SOURCE, TARGET = "SRC", "DST"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Options of `mlxhog convert`."""
+
+    to: str | None = option(
+        None,
+        "hf: what transformers loads; xlstm: a state dict of the xlstm package; mlxhog: ours",
+        choices=("hf", "xlstm", "mlxhog"),
+    )
+    dtype: str = option(
+        "keep", "type of the weights", choices=("keep", "float32", "bfloat16", "float16")
+    )
+    shard_size: str = option("5GB", "tensors of one file at most")
+    config: str | None = option(None, "config of SRC, where it is not beside it")
+    fused: bool = option(False, "stack weights that share their input (--to xlstm, xLSTM Large)")
+    slstm: str = option(
+        "vanilla", "layout of sLSTM cells (--to xlstm, v1)", choices=("vanilla", "cuda")
+    )
+    force: bool = option(False, "replace a checkpoint that is at DST")
+    out: str = option("runs", "folder that holds the runs")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("convert", ABOUT, EXAMPLES, (SOURCE, TARGET))
+    flags.argument("source", metavar=SOURCE, help="a run, latest, or a checkpoint's path")
+    flags.argument("target", metavar=TARGET, help="the directory to make")
+    flags.argument("--json", action="store_true", help="one JSON object instead of a line")
+    flags.argument(
+        "--check", action="store_true", help="compute with both, and compare their logits"
+    )
+    flags.argument("--quiet", action="store_true", help="no progress")
+    flags.options(ConvertConfig)
+    parsed = flags.parse(arguments)
+    config = resolve(ConvertConfig, [parsed.given], parsed.problems)
+    if config.to is None:
+        raise ConfigError("--to is missing; say --to hf, --to xlstm or --to mlxhog")
+    shard_bytes = _shard_bytes(config.shard_size)
+    # These import NumPy: wrong input is answered before.
+    from mlxhog import checkpoint, formats
+    from mlxhog.cli.progress import Bytes
+    from mlxhog.formats.converting import Wanted, convert
+    from mlxhog.formats.saving import check_target
+
+    target = Path(parsed.other.target).expanduser()
+    check_target(target, force=config.force)
+    source = formats.open(checkpoint.locate(parsed.other.source, Path(config.out)), config.config)
+    wanted = Wanted(
+        to=config.to,
+        dtype=None if config.dtype == "keep" else config.dtype,
+        shard_bytes=shard_bytes,
+        fused=config.fused,
+        slstm=config.slstm,
+    )
+    with Bytes(sys.stderr, quiet=parsed.other.quiet or parsed.other.json) as tell:
+        files = convert(source, target, wanted, force=config.force, tell=tell)
+    record = _record(source, target, config.to, files)
+    if not parsed.other.json:
+        print(_line(source, target, config.to, files))
+    failed = False
+    if parsed.other.check:
+        from mlxhog.formats.logits import compare
+
+        found = compare(source, formats.open(target))
+        record["logits"] = asdict(found)
+        failed = config.dtype == "keep" and not found.same
+        if failed:
+            print(f"{target} computes other logits than {source.path}: {found}", file=sys.stderr)
+        elif not parsed.other.json:
+            print(f"checked: {found}")
+    if parsed.other.json:
+        print(json.dumps(record))
+    return 1 if failed else 0
+
+
+def _shard_bytes(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise ConfigError(f"--shard-size is {text!r}; {error}") from None
+
+
+def _record(source: "Opened", target: Path, to: str, files: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "source": str(source.path),
+        "from": source.format,
+        "target": str(target.absolute()),
+        "to": to,
+        "family": source.config.model_type,
+        "parameters": sum(tensor.size for tensor in source.tensors.values()),
+        "tensors": len(source.tensors),
+        "files": dict(files),
+    }
+
+
+def _line(source: "Opened", target: Path, to: str, files: Mapping[str, int]) -> str:
+    from mlxhog.formats.opening import TITLES
+    from mlxhog.models import families
+
+    parameters = format_count(sum(tensor.size for tensor in source.tensors.values()))
+    size = format_bytes(sum(files.values()))
+    return (
+        f"{families.of(source.config).title}, {parameters} parameters, {TITLES[source.format]} -> "
+        f"{TITLES[to]}: {target}  {size} in {len(files)} file{'s' * (len(files) > 1)}"
+    )

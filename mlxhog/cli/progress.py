@@ -1,0 +1,68 @@
+"""How far a command is that moves many bytes: one line that changes, or one now and then."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from mlxhog.quantities import format_bytes
+
+
+class Bytes:
+    """Told (what, bytes done, bytes in all) now and then.
+
+    A terminal has one line that changes; a pipe gets a line every few seconds, so short work
+    leaves none.
+
+    Args:
+        stream: where to write.
+        quiet: write nothing.
+        every_s: seconds between lines of a pipe.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        quiet: bool,
+        every_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream, self._quiet, self._every_s, self._clock = stream, quiet, every_s, clock
+        self._next_s = clock() + every_s
+        self._status: Any = None
+        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        if stream.isatty() and not plain and not quiet:
+            from rich.console import Console  # 50 ms that a command in a pipe need not pay
+
+            self._status = Console(file=stream).status("")
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show how far it is."""
+        text = f"{done / max(total, 1):.0%}  {format_bytes(done)} of {format_bytes(total)}  {what}"
+        if self._status is not None:
+            self._status.update(text)
+        elif not self._quiet and self._clock() >= self._next_s:
+            self._next_s = self._clock() + self._every_s
+            self._stream.write(text + "\n")
+            self._stream.flush()
+
+    def __enter__(self) -> Self:
+        """Take over a line of the terminal."""
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give it back, empty."""
+        if self._status is not None:
+            self._status.stop()

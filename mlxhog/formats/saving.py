@@ -1,0 +1,149 @@
+"""Write a checkpoint's directory: whole or absent, whatever dies and however full the disk is.
+
+Everything goes into a directory beside the target, under a `.part` name of this process; when it
+is whole and on the disk, it gets the target's name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mlxhog import plain_json
+from mlxhog.durable import full_disk, require_space, sync, write_synced
+from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.formats import weights
+from mlxhog.tensors import Entry, write_entries
+
+Tell = Callable[[str, int, int], None]
+"""Told (tensor, bytes written, bytes in all) after each tensor."""
+
+
+def shards(entries: Mapping[str, Entry], limit: int) -> list[dict[str, Entry]]:
+    """Distribute tensors in their order over files of at most `limit` bytes of tensors each.
+
+    A tensor that is larger has a file of its own.
+    """
+    files: list[dict[str, Entry]] = [{}]
+    held = 0
+    for name, entry in entries.items():
+        if held and held + entry.nbytes > limit:
+            files.append({})
+            held = 0
+        files[-1][name] = entry
+        held += entry.nbytes
+    return files
+
+
+def check_target(target: Path, *, force: bool) -> None:
+    """Refuse to write where something is that nobody asked to replace.
+
+    What a killed process left beside the target is removed, or put back where it stood.
+
+    Raises:
+        ConfigError: `target` exists, and `force` is not given or it is no checkpoint.
+    """
+    _clear_remains(target.absolute())
+    if not (target.exists() or target.is_symlink()):
+        return
+    empty = target.is_dir() and not any(target.iterdir())
+    if empty:
+        return
+    if not force:
+        raise ConfigError(f"{target} exists; choose another name, or replace it with --force")
+    if not target.is_dir() or target.is_symlink() or not weights.candidates(target):
+        raise ConfigError(f"{target} exists and is no checkpoint's directory; choose another name")
+
+
+def write(
+    target: Path,
+    files: Mapping[str, Mapping[str, Entry]],
+    others: Mapping[str, bytes],
+    *,
+    finish: Callable[[Path], None] = lambda part: None,
+    tell: Tell = lambda name, done, total: None,
+) -> None:
+    """Write a checkpoint's directory; `check_target` has agreed to it.
+
+    Args:
+        target: its path; parents are made.
+        files: name of a safetensors file -> its tensors.
+        others: name of another file -> its content.
+        finish: called with the directory when all files are written, to add one more.
+        tell: progress.
+
+    Raises:
+        CheckpointError: tensors hold numbers that are not finite; nothing is left.
+        EnvironmentLacks: the disk is too small or became full; nothing is left.
+    """
+    target = target.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    total = sum(entry.nbytes for tensors in files.values() for entry in tensors.values())
+    require_space(target.parent, total, f"checkpoint {target.name}")
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        with full_disk(f"writing {target}"):
+            part.mkdir()
+            done = 0
+            for name, tensors in files.items():
+                for tensor, finite in write_entries(part / name, tensors):
+                    if not finite:
+                        raise CheckpointError(_not_finite(tensor, tensors[tensor]))
+                    done += tensors[tensor].nbytes
+                    tell(tensor, done, total)
+            for name, content in others.items():
+                write_synced(part / name, content)
+            finish(part)
+            sync(part)
+            _publish(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def index(files: Mapping[str, Mapping[str, Entry]]) -> bytes:
+    """Return the index that names the shard of every tensor, as transformers writes it."""
+    total = sum(entry.nbytes for tensors in files.values() for entry in tensors.values())
+    weight_map = {tensor: name for name, tensors in files.items() for tensor in tensors}
+    content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    return plain_json.dumps(content, indent=2)
+
+
+def _not_finite(name: str, entry: Entry) -> str:
+    return (
+        f"{name} holds numbers that are not finite, or too large for {entry.dtype.name}; "
+        "nothing was written"
+    )
+
+
+def _publish(part: Path, target: Path) -> None:
+    """Give a whole directory its name; what stood there makes room, and then goes."""
+    old = target.with_name(f"{target.name}.{os.getpid()}.old")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(part, target)
+    sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_remains(target: Path) -> None:
+    """Remove what killed processes left; an `.old` without its successor is the one that counts."""
+    for left in target.parent.glob(f"{target.name}.*.*"):
+        pid, _, kind = left.name.removeprefix(f"{target.name}.").partition(".")
+        if kind not in ("part", "old") or not pid.isdigit() or _alive(int(pid)):
+            continue
+        if kind == "old" and not target.exists():
+            os.replace(left, target)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

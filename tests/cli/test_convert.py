@@ -1,0 +1,486 @@
+"""`mlxhog convert`: what it writes is what the other packages load, bit for bit."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+from xlstm import xLSTMLMModel
+from xlstm.xlstm_large.from_pretrained import load_from_pretrained
+from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
+
+from mlxhog import checkpoint, durable, formats, mapped, run
+from mlxhog.cli import main
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.formats import names
+from mlxhog.models import families
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from tests.formats import peers
+from tests.small_disk import small_disk
+from tests.tolerances import LOGITS_F32, assert_close
+
+Tensors = dict[str, torch.Tensor]
+
+
+def convert(*words: object) -> int:
+    return main(["convert", *map(str, words)])
+
+
+def package_logits(model: Any) -> NDArray[np.float32]:
+    with torch.no_grad():
+        out = model(peers.TOKENS)
+    return (out[0] if isinstance(out, tuple) else out).numpy()
+
+
+def transformers_logits(model: Any) -> NDArray[np.float32]:
+    with torch.no_grad():
+        return model(peers.TOKENS, use_cache=False).logits.numpy()
+
+
+def loaded_large(folder: Path) -> Any:
+    return load_from_pretrained(
+        folder,
+        chunkwise_kernel_name=peers.NATIVE["chunkwise_kernel"],
+        sequence_kernel_name=peers.NATIVE["sequence_kernel"],
+        step_kernel_name="native",
+    ).eval()
+
+
+def loaded_v1(folder: Path, like: Any) -> Any:
+    model = xLSTMLMModel(like.config).eval()
+    model.load_state_dict(state_dict(folder), strict=True)
+    return model
+
+
+def state_dict(folder: Path) -> Tensors:
+    files = sorted(folder.glob("*.safetensors"))
+    return {name: t for file in files for name, t in load_file(file).items()}
+
+
+def assert_same(found: Tensors, expected: Tensors) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.fixture
+def hf(tmp_path: Path) -> Path:
+    peers.transformers_model().save_pretrained(tmp_path / "hf")
+    for name, content in ByteTokenizer().files().items():
+        (tmp_path / "hf" / name).write_bytes(content)
+    fields = json.loads((tmp_path / "hf" / "config.json").read_text())
+    fields |= {"license": "ours", "nested": {"a": [1, 2]}, "bos_token_id": 0}
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(fields))
+    return tmp_path / "hf"
+
+
+# -- other packages load it ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("shard_size", ["5GB", "300kB"])
+def test_transformers_loads_what_came_from_the_package_and_computes_the_same(
+    tmp_path: Path, use_bias: bool, shard_size: str
+) -> None:
+    model = peers.large(use_bias=use_bias, embedding_dim=128)
+    if use_bias:  # transformers' final norm has none
+        torch.nn.init.zeros_(model.backbone.out_norm.bias)
+    source = peers.save_package(model, tmp_path / "a")
+    assert convert(source, tmp_path / "b", "--to", "hf", "--shard-size", shard_size) == 0
+    assert (tmp_path / "b" / "model.safetensors.index.json").exists() == (shard_size == "300kB")
+    theirs, info = AutoModelForCausalLM.from_pretrained(tmp_path / "b", output_loading_info=True)
+    assert not any(info.values()), info
+    assert_close(transformers_logits(theirs.eval()), package_logits(model), LOGITS_F32)
+
+
+@pytest.mark.parametrize("shard_size", ["5GB", "300kB"])
+def test_the_package_loads_what_came_from_transformers_and_computes_the_same(
+    tmp_path: Path, hf: Path, shard_size: str
+) -> None:
+    assert convert(hf, tmp_path / "b", "--to", "xlstm", "--shard-size", shard_size) == 0
+    theirs = loaded_large(tmp_path / "b")
+    expected = transformers_logits(AutoModelForCausalLM.from_pretrained(hf).eval())
+    assert_close(package_logits(theirs), expected, LOGITS_F32)
+
+
+def test_the_package_loads_fused_weights(tmp_path: Path, hf: Path) -> None:
+    assert convert(hf, tmp_path / "b", "--to", "xlstm", "--fused") == 0
+    fields = yaml.safe_load((tmp_path / "b" / "config.yaml").read_text())
+    theirs = xLSTMLarge(xLSTMLargeConfig(**fields)).eval()
+    theirs.load_state_dict(state_dict(tmp_path / "b"), strict=True)
+    expected = transformers_logits(AutoModelForCausalLM.from_pretrained(hf).eval())
+    assert_close(package_logits(theirs), expected, LOGITS_F32)
+    assert convert(tmp_path / "b", tmp_path / "c", "--to", "hf") == 0
+    assert_same(state_dict(tmp_path / "c"), state_dict(hf))
+
+
+def test_a_run_becomes_a_directory_of_transformers(tmp_path: Path) -> None:
+    model = XLSTMLargeConfig(vocab_size=320, hidden_size=128, num_hidden_layers=1, num_heads=2)
+    made = run.create(tmp_path / "runs", "a")
+    params = families.init_params(model, seed=1)
+    checkpoint.save(
+        made,
+        step=3,
+        params=params,
+        model_config=model.to_dict(),
+        optimizer={},
+        state={},
+        tokenizer=ByteTokenizer(),
+    )
+    for k, source in enumerate(("latest", made.name, made.directory)):
+        target = tmp_path / f"to-{k}"
+        assert convert(source, target, "--to", "hf", "--out", tmp_path / "runs") == 0
+        found = AutoModelForCausalLM.from_pretrained(target).state_dict()
+        assert_same(dict(found), {name: torch.from_numpy(v) for name, v in params.items()})
+        assert formats.open(target).tokenizer().bos == 256
+
+
+def test_a_tied_head_is_written_out_since_transformers_does_not_tie_it(
+    tmp_path: Path, hf: Path
+) -> None:
+    fields = json.loads((hf / "config.json").read_text())
+    (hf / "config.json").write_text(json.dumps(fields | {"tie_word_embeddings": True}))
+    held = load_file(hf / "model.safetensors")
+    held["lm_head.weight"] = held["backbone.embeddings.weight"].clone()
+    expected = {k: v for k, v in held.items() if k != "lm_head.weight"}
+    save_file(expected, hf / "model.safetensors", {"format": "pt"})
+    assert convert(hf, tmp_path / "b", "--to", "hf") == 0
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "b")
+    assert_same(dict(theirs.state_dict()), held)
+    assert convert(tmp_path / "b", tmp_path / "c", "--to", "xlstm") == 0
+    assert torch.equal(
+        loaded_large(tmp_path / "c").lm_head.weight, held["backbone.embeddings.weight"]
+    )
+    assert convert(tmp_path / "c", tmp_path / "d", "--to", "mlxhog") == 0
+    assert_same(state_dict(tmp_path / "d"), held)
+    assert formats.open(tmp_path / "d").config.tie_word_embeddings
+
+
+# -- round trips -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("between", [["mlxhog"], ["xlstm"], ["xlstm", "mlxhog"], ["hf"]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_transformers_weights_and_unknown_fields_survive_every_way_around(
+    tmp_path: Path, hf: Path, between: list[str], dtype: torch.dtype
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(hf, dtype=dtype)
+    model.save_pretrained(hf)
+    source = hf
+    for k, to in enumerate([*between, "hf"]):
+        assert convert(source, tmp_path / f"{k}", "--to", to) == 0
+        source = tmp_path / f"{k}"
+    assert_same(state_dict(source), state_dict(hf))
+    before, after = (json.loads((f / "config.json").read_text()) for f in (hf, source))
+    kernels = {"mode", "return_last_states", "chunkwise_kernel", "sequence_kernel", "step_kernel"}
+    ignored = kernels | {"use_cache", "transformers_version"}
+    assert {k: v for k, v in before.items() if k not in ignored} == {
+        k: v for k, v in after.items() if k in before and k not in ignored
+    }
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (source / name).read_bytes() == (hf / name).read_bytes()
+
+
+@pytest.mark.parametrize("slstm_at", [[], [1], [0, 1]])
+@pytest.mark.parametrize("tie_weights", [False, True])
+@pytest.mark.parametrize("slstm", ["vanilla", "cuda"])
+def test_a_v1_stack_survives_the_way_to_ours_and_back(
+    tmp_path: Path, slstm_at: list[int], tie_weights: bool, slstm: str
+) -> None:
+    model = peers.v1(slstm_at, tie_weights=tie_weights)
+    source = peers.save_package(model, tmp_path / "a")
+    assert convert(source, tmp_path / "b", "--to", "mlxhog") == 0
+    assert convert(tmp_path / "b", tmp_path / "c", "--to", "xlstm", "--slstm", slstm) == 0
+    assert convert(tmp_path / "c", tmp_path / "d", "--to", "xlstm") == 0
+    assert_same(state_dict(tmp_path / "d"), dict(model.state_dict()))
+    theirs = loaded_v1(tmp_path / "d", model)
+    np.testing.assert_array_equal(package_logits(theirs), package_logits(model))
+    if slstm_at:
+        fields = yaml.safe_load((tmp_path / "c" / "config.yaml").read_text())
+        assert fields["slstm_block"]["slstm"]["backend"] == slstm
+
+
+def test_a_final_norm_with_a_bias_goes_to_ours_and_back_but_not_to_transformers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = peers.large(use_bias=True)
+    source = peers.save_package(model, tmp_path / "a")
+    assert convert(source, tmp_path / "b", "--to", "mlxhog") == 0
+    assert convert(tmp_path / "b", tmp_path / "c", "--to", "xlstm") == 0
+    assert_same(state_dict(tmp_path / "c"), dict(model.state_dict()))
+    assert convert(tmp_path / "b", tmp_path / "d", "--to", "hf") == 2
+    assert "backbone.out_norm.bias), and transformers' has none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_type_is_converted_as_torch_rounds(tmp_path: Path, hf: Path, dtype: str) -> None:
+    assert convert(hf, tmp_path / "b", "--to", "hf", "--dtype", dtype) == 0
+    wanted = {name: t.to(getattr(torch, dtype)) for name, t in state_dict(hf).items()}
+    assert_same(state_dict(tmp_path / "b"), wanted)
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["dtype"] == dtype
+
+
+@pytest.mark.parametrize("dtype", ["keep", "bfloat16"])
+def test_a_check_compares_the_logits_of_both(
+    tmp_path: Path, hf: Path, dtype: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [hf, tmp_path / "b", "--to", "xlstm", "--dtype", dtype, "--check"]
+    assert convert(*words, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["logits"]
+    assert found["tokens"] == 64
+    assert (found["largest_difference"] == 0) == (dtype == "keep")
+    assert found["largest_difference"] < 0.1 < found["largest"]
+
+
+def test_a_check_that_finds_other_logits_ends_with_code_1(
+    tmp_path: Path, hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = names.to_xlstm
+
+    def swapped(arrays: names.Arrays, *words: Any, **options: Any) -> dict[str, NDArray[Any]]:
+        found = real(arrays, *words, **options)
+        layer = "backbone.blocks.1.mlstm_layer."
+        q, k = f"{layer}q.weight", f"{layer}k.weight"
+        return found | {q: found[k], k: found[q]}
+
+    monkeypatch.setattr(names, "to_xlstm", swapped)
+    assert convert(hf, tmp_path / "b", "--to", "xlstm", "--check") == 1
+    assert "computes other logits than" in capsys.readouterr().err
+
+
+# -- what it says ----------------------------------------------------------------------------------
+
+
+def test_one_line_says_what_was_made(
+    tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert(hf, tmp_path / "b", "--to", "mlxhog") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    (line,) = out.splitlines()
+    assert line.startswith("xLSTM Large, ")
+    assert "a directory of transformers -> a checkpoint of mlxhog" in line
+    assert str(tmp_path / "b") in line
+
+
+def test_json_is_one_object(tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert(hf, tmp_path / "b", "--to", "xlstm", "--json", "--shard-size", "300kB") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["from"], record["to"], record["family"]) == ("hf", "xlstm", "xlstm")
+    assert list(record["files"]) == sorted(p.name for p in (tmp_path / "b").glob("*.safetensors"))
+    assert record["parameters"] == sum(t.numel() for t in state_dict(hf).values())
+
+
+# -- what it refuses -------------------------------------------------------------------------------
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, said: str, *words: object) -> None:
+    assert convert(*words) == code
+    out, err = capsys.readouterr()
+    assert said in err, err
+    assert len(err.splitlines()) == 1
+    assert out == ""
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_transformers_cannot_compute_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    v1 = peers.save_package(peers.v1([1]), tmp_path / "v1")
+    bare = peers.save_package(peers.large(add_out_norm=False), tmp_path / "bare")
+    refused(capsys, 2, "transformers has no model for", v1, tmp_path / "x", "--to", "hf")
+    refused(capsys, 2, "add_out_norm false", bare, tmp_path / "x", "--to", "hf")
+    assert entries(tmp_path) == ["bare", "v1"]
+
+
+def test_a_target_that_exists_is_replaced_only_on_request(
+    tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "b"
+    assert convert(hf, target, "--to", "hf", "--quiet") == 0
+    capsys.readouterr()
+    refused(capsys, 2, "or replace it with --force", hf, target, "--to", "xlstm")
+    assert convert(hf, target, "--to", "xlstm", "--force") == 0
+    assert formats.open(target).format == "xlstm"
+    capsys.readouterr()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").touch()
+    refused(
+        capsys, 2, "is no checkpoint's directory", hf, tmp_path / "home", "--to", "hf", "--force"
+    )
+    assert entries(tmp_path) == ["b", "hf", "home"]
+
+
+def test_a_checkpoint_can_be_replaced_by_itself_in_another_form(tmp_path: Path, hf: Path) -> None:
+    before = state_dict(hf)
+    assert convert(hf, hf, "--to", "xlstm", "--force") == 0
+    assert convert(hf, hf, "--to", "hf", "--force") == 0
+    assert_same(state_dict(hf), before)
+    assert entries(tmp_path) == ["hf"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "--to is missing"),
+        (("--to", "mlxhg"), "wanted one of hf, xlstm, mlxhog; did you mean 'mlxhog'?"),
+        (("--to", "hf", "--dtype", "int8"), "wanted one of keep, float32, bfloat16, float16"),
+        (("--to", "hf", "--shard-size", "many"), "wanted a size such as 5GB"),
+        (("--to", "hf", "--shard-size", "0"), "wanted a size such as 5GB"),
+        (("--to", "hf", "--fused"), "--fused is for xLSTM Large with --to xlstm"),
+        (("--to", "xlstm", "--slstm", "cuda"), "--slstm cuda is for v1"),
+        (("--to", "hf", "--config", "gone.json"), "cannot read the config gone.json"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_written(
+    tmp_path: Path, hf: Path, words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, 2, said, hf, tmp_path / "b", *words)
+    assert entries(tmp_path) == ["hf"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_numbers_that_are_not_finite_or_too_large_for_the_type_are_named(
+    tmp_path: Path, value: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = peers.large()
+    with torch.no_grad():
+        model.backbone.blocks[1].ffn.proj_up.weight[3, 4] = value
+    source = peers.save_package(model, tmp_path / "a")
+    name = "backbone.blocks.1.ffn.proj_up.weight holds numbers that are not finite"
+    refused(capsys, 2, name, source, tmp_path / "b", "--to", "hf", "--dtype", "float16")
+    assert entries(tmp_path) == ["a"]
+
+
+def test_a_disk_too_small_is_refused_before_anything_is_written(
+    tmp_path: Path, hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(durable, "SPACE_MARGIN", 1e12)
+    refused(capsys, 3, "checkpoint b needs", hf, tmp_path / "b", "--to", "hf")
+    assert entries(tmp_path) == ["hf"]
+
+
+def test_a_disk_that_is_full_leaves_nothing_half_written(
+    tmp_path: Path, hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(durable, "SPACE_MARGIN", 0)  # as if others filled it meanwhile
+    (tmp_path / "disk").mkdir()
+    with small_disk(tmp_path / "disk", 200_000) as mounted:
+        if not mounted:
+            monkeypatch.setattr(mapped, "chunks", full_after(20))
+        target = tmp_path / "disk" / "b"
+        refused(capsys, 3, "disk became full while writing", hf, target, "--to", "hf")
+        assert entries(tmp_path / "disk") == []
+
+
+def full_after(n: int) -> Callable[[NDArray[Any]], Iterator[NDArray[Any]]]:
+    """What reads arrays, and finds the disk full after some of them."""
+    real, left = mapped.chunks, iter(range(n))
+
+    def chunks(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        yield from real(source)
+
+    return chunks
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_disk_that_fills_up_leaves_nothing_half_written(
+    tmp_path: Path,
+    hf: Path,
+    force: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if force:
+        shutil.copytree(hf, tmp_path / "b")
+    before = entries(tmp_path)
+    monkeypatch.setattr(mapped, "chunks", full_after(20))
+    words = [hf, tmp_path / "b", "--to", "mlxhog", *(["--force"] if force else [])]
+    refused(capsys, 3, "disk became full while writing", *words)
+    assert entries(tmp_path) == before
+    if force:
+        assert formats.open(tmp_path / "b").format == "hf"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, hf: Path) -> None:
+    (tmp_path / "b.999999999.part").mkdir()
+    (tmp_path / "b.999999999.part" / "model.safetensors").touch()
+    assert convert(hf, tmp_path / "b", "--to", "hf") == 0
+    assert entries(tmp_path) == ["b", "hf"]
+
+
+def test_a_process_killed_while_it_replaces_a_checkpoint_loses_neither(
+    tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert(hf, tmp_path / "b", "--to", "xlstm") == 0
+    (tmp_path / "b").rename(tmp_path / "b.999999999.old")
+    capsys.readouterr()
+    refused(capsys, 2, "or replace it with --force", hf, tmp_path / "b", "--to", "hf")
+    assert entries(tmp_path) == ["b", "hf"]
+    assert formats.open(tmp_path / "b").format == "xlstm"
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from mlxhog import formats
+from mlxhog.formats.converting import Wanted, convert
+
+def highest():
+    # ru_maxrss begins with that of the parent on Linux.
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+source = formats.open(sys.argv[1])
+before = highest()
+convert(source, Path(sys.argv[2]), Wanted(to=sys.argv[3], dtype=sys.argv[4] or None))
+print(highest() - before)
+"""
+
+
+@pytest.mark.parametrize("stored", ["safetensors", "pt"])
+@pytest.mark.parametrize(
+    ("to", "dtype"), [("hf", ""), ("xlstm", "bfloat16"), ("mlxhog", "float32")]
+)
+def test_memory_stays_flat_however_large_the_model(
+    tmp_path: Path, stored: str, to: str, dtype: str
+) -> None:
+    model = XLSTMLargeConfig(vocab_size=40_000, hidden_size=512, num_hidden_layers=2, num_heads=2)
+    params = {
+        name: torch.full(spec.shape, 0.5) for name, spec in families.param_spec(model).items()
+    }
+    n_bytes = sum(tensor.nbytes for tensor in params.values())
+    assert n_bytes > 150 << 20
+    (tmp_path / "a").mkdir()
+    if stored == "pt":
+        torch.save(params, tmp_path / "a" / "model.pt")
+    else:
+        save_file(params, tmp_path / "a" / "model.safetensors", {"format": "pt"})
+    (tmp_path / "a" / "config.json").write_text(json.dumps(model.to_dict()))
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "a"), str(tmp_path / "b"), to, dtype]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 0.25 * n_bytes

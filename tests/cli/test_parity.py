@@ -1,0 +1,215 @@
+"""`mlxhog parity` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog import tensors
+from mlxhog.cli import main
+from mlxhog.models.registry import load_architecture
+from mlxhog.models.xlstm_large import param_spec
+from mlxhog.parity.architectures import perturbed_init
+from tests.parity import made_cases
+
+QUICK = ["--backends", "numpy,mlx:cpu", "--kernels", "auto", "--steps", "1"]
+SMALL = [*QUICK, "--seq-len", "9", "--batch-size", "1"]
+
+
+@pytest.fixture
+def architecture(tmp_path: Path) -> str:
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        "model_type: xlstm\nvocab_size: 23\nhidden_size: 16\nnum_hidden_layers: 2\nnum_heads: 2\n"
+        "chunk_size: 4\nffn_round_up_to_multiple_of: 8\n"
+    )
+    return str(path)
+
+
+def test_an_architecture_on_which_all_agree(
+    architecture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["parity", "--config", architecture, *SMALL]) == 0
+    out, err = capsys.readouterr()
+    assert "agree" in out
+    assert "FAIL" not in out
+    assert "parameters are initial values with noise on top" in out
+    assert "numpy ..." in err
+
+
+def test_json_is_one_object_with_a_row_for_every_tensor(
+    architecture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["parity", architecture, *SMALL, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["ok"] is True
+    assert record["backends"] == ["numpy", "mlx:cpu"]
+    for row in record["rows"]:
+        assert {"a", "b", "what", "max_abs", "max_rel", "tolerance", "ok"} <= set(row)
+        assert row["ok"] is (row["max_abs"] <= row["tolerance"])
+    compared = {row["what"] for row in record["rows"] if row["a"] != row["b"]}
+    for name in param_spec(load_architecture(architecture)):  # type: ignore[arg-type]
+        assert {f"grad/{name}", f"after/adamw/{name}"} <= compared
+    assert {"loss", "logits", "hidden/0", "hidden/2", "hidden/out_norm", "state/1/C"} <= compared
+    itself = {row["what"] for row in record["rows"] if row["a"] == row["b"]}
+    assert "stepwise/logits" in itself
+
+
+def test_a_perturbed_parameter_ends_with_1_and_the_first_bad_tensor(
+    architecture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["parity", architecture, *SMALL, "--perturb", "lm_head.weight", "--json"]
+    assert main(command) == 1
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    assert record["ok"] is False
+    assert record["perturbed"] == {"name": "lm_head.weight", "side": "mlx:cpu"}
+    assert record["first_bad"]["what"] == "logits"
+    assert "disagree: logits[" in err
+
+
+def test_a_parameter_to_perturb_that_is_unknown_is_answered_with_the_nearest(
+    architecture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["parity", architecture, *SMALL, "--perturb", "lm_hed.weight"]) == 2
+    assert "did you mean 'lm_head.weight'?" in capsys.readouterr().err
+
+
+def test_save_writes_what_was_compared(
+    architecture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "arrays.npz"
+    command = ["parity", architecture, *SMALL, "--save", str(file), "--json"]
+    assert main(command) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    with np.load(file) as arrays:
+        assert arrays["numpy/logits"].shape == arrays["mlx:cpu/logits"].shape == (1, 9, 23)
+        assert arrays["numpy/loss"].dtype == np.float64
+        assert arrays["mlx:cpu/grad/lm_head.weight"].shape == (23, 16)
+        (row,) = [row for row in rows if row["what"] == "logits" and row["a"] != row["b"]]
+        apart = np.abs(arrays["mlx:cpu/logits"].astype(float) - arrays["numpy/logits"]).max()
+        assert apart == row["max_abs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays.npz", "small.yaml"]
+
+
+def test_save_says_why_it_cannot(architecture: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["parity", architecture, *SMALL, "--save", "/nowhere/arrays.npz"]) == 3
+    assert "--save /nowhere/arrays.npz: No such file or directory" in capsys.readouterr().err
+
+
+def test_a_recorded_case_that_is_wrong_ends_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = made_cases.large_model(tmp_path)
+    assert main(["parity", "--case", str(right), *QUICK]) == 0
+    wrong = made_cases.large_model(tmp_path, loss=np.array([1.0], np.float32))
+    assert main(["parity", "--case", str(wrong), *QUICK]) == 1
+    out, err = capsys.readouterr()
+    assert "disagree: loss: " in err
+    assert "FAILED: 2 of" in out
+
+
+@pytest.fixture
+def checkpoint(architecture: str, tmp_path: Path) -> Path:
+    cfg = load_architecture(architecture)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(cfg.to_dict()))
+    tensors.write(folder / "model.safetensors", perturbed_init(cfg, 3))
+    return folder
+
+
+def test_a_checkpoint_is_compared_with_its_own_parameters(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "arrays.npz"
+    assert main(["parity", str(checkpoint), *SMALL, "--save", str(file)]) == 0
+    assert "parameters are the checkpoint's own" in capsys.readouterr().out
+    params = tensors.read(checkpoint / "model.safetensors")
+    with np.load(file) as arrays:
+        after = arrays["numpy/after/sgd/lm_head.weight"]
+    assert 0 < np.abs(after - params["lm_head.weight"]).max() < 0.1
+
+
+def test_a_checkpoint_with_a_number_that_is_none_is_refused_by_name(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint / "model.safetensors"
+    params = {name: value.copy() for name, value in tensors.read(path).items()}
+    params["backbone.out_norm.weight"][2] = np.nan
+    tensors.write(path, params)
+    assert main(["parity", "--checkpoint", str(checkpoint), *SMALL]) == 2
+    assert "backbone.out_norm.weight holds numbers that are not finite" in capsys.readouterr().err
+
+
+def test_one_token_is_compared_without_a_loss(
+    architecture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["parity", architecture, *QUICK, "--seq-len", "1", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert not [row for row in record["rows"] if row["kind"] in ("loss", "grad", "after")]
+    assert any("no loss" in note for note in record["notes"])
+
+
+def test_all_shows_every_tensor(architecture: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["parity", architecture, *SMALL]) == 0
+    few = capsys.readouterr().out.count("PASS")
+    assert main(["parity", architecture, *SMALL, "--all"]) == 0
+    assert capsys.readouterr().out.count("PASS") > 5 * few
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "wants one subject and got nothing"),
+        (["tiny", "--case", "x.safetensors"], 2, "got x.safetensors and tiny"),
+        (["tinny"], 2, "did you mean 'tiny'?"),
+        (["--case", "gone.safetensors"], 2, "no case gone.safetensors"),
+        (["--checkpoint", "gone"], 2, "gone"),
+        (["tiny", "--backends", "torhc:cpu"], 2, "did you mean 'torch:cpu'?"),
+        (["tiny", "--backends", "numpy"], 2, "alone has nothing to be compared with"),
+        (["tiny", "--steps", "-1"], 2, "wanted a whole number at least 0"),
+        (["tiny", "--kernel", "auto"], 2, "did you mean '--kernels'?"),
+        (["7b"], 3, "fewer --backends"),
+    ],
+)
+def test_wrong_input_is_answered_with_the_way_out(
+    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["parity", *words]) == code
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_apple_gpu")
+def test_a_backend_that_is_not_here_is_lacking(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["parity", "tiny", "--backends", "numpy,mlx:gpu"]) == 3
+    assert "mlx:gpu needs macOS on Apple silicon" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mlxhog", "parity", "7to1-tiny", "--steps", "200"]
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        start_new_session=True,
+    ) as running:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("mlxhog-parity-*/*.safetensors")):
+            assert time.monotonic() < deadline, "it never began"
+            time.sleep(0.05)
+        os.kill(running.pid, number)
+        _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "interrupted" in err
+    assert not list(tmp_path.iterdir())

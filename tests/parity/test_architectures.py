@@ -1,0 +1,97 @@
+"""A model without recorded results shows every gradient, on tokens that anybody can draw again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.models import families, lm_numpy
+from mlxhog.models.registry import load_architecture
+from mlxhog.parity import needs, sides
+from mlxhog.parity.architectures import Sizes, perturbed_init, subject, tokens
+from mlxhog.parity.sources import open_source
+from mlxhog.parity.subject import ModelPlan, perturbed
+from tests.models.sample import config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", ["tiny", "7to1-tiny"])
+def test_every_gradient_of_a_perturbed_model_is_worth_comparing(name: str) -> None:
+    cfg = load_architecture(name)
+    made = subject(name, cfg, perturbed_init(cfg, 0), Sizes(seq_len=12), "")
+    _, grads = lm_numpy.differentiate(cfg, made.inputs, made.fixed["tokens"], made.fixed["targets"])
+    largest = {name: np.abs(grad).max() for name, grad in grads.items()}
+    assert min(largest.values()) > 1e-5 * max(largest.values())
+
+
+def test_the_same_seed_gives_the_same_subject() -> None:
+    cfg = config()
+    for seed, same in ((1, True), (2, False)):
+        a, b = perturbed_init(cfg, 1), perturbed_init(cfg, seed)
+        assert all(np.array_equal(a[name], b[name]) for name in a) is same
+        assert np.array_equal(tokens(cfg, 2, 9, 1), tokens(cfg, 2, 9, seed)) is same
+
+
+def test_a_tenth_of_the_positions_and_the_last_one_are_not_scored() -> None:
+    cfg = config()
+    made = subject("x", cfg, perturbed_init(cfg, 0), Sizes(batch_size=8, seq_len=200), "")
+    targets = made.fixed["targets"]
+    assert (targets[:, -1] == -100).all()
+    assert 0.05 < (targets[:, :-1] == -100).mean() < 0.15
+
+
+def test_one_token_has_no_loss_and_says_so() -> None:
+    cfg = config()
+    made = subject("x", cfg, perturbed_init(cfg, 0), Sizes(seq_len=1), "")
+    assert "targets" not in made.fixed
+    assert any("no loss" in note for note in made.notes)
+
+
+def test_a_model_that_resets_has_a_document_beginning_in_the_middle() -> None:
+    cfg = config(reset_at_document_boundaries=True, bos_token_id=7)
+    assert (tokens(cfg, 3, 10, 0)[:, 5] == 7).all()
+
+
+def test_the_published_model_is_refused_before_anything_is_drawn() -> None:
+    source = open_source("config", "7b", Sizes(), Path("runs"))
+    chosen, _ = sides.choose("numpy,torch:cpu", "auto", source.plan)
+    with pytest.raises(EnvironmentLacks, match=r"7b needs about \d+ GB in 2 processes"):
+        needs.check(source, chosen)
+
+
+def test_a_perturbed_parameter_differs_everywhere_and_by_its_own_size() -> None:
+    inputs = {"w": np.full((50, 4), 100.0, np.float32), "zero": np.zeros(9, np.float32)}
+    noise = perturbed(inputs, "w", 0) - inputs["w"]
+    assert 5.0 < noise.std() < 20.0
+    assert perturbed(inputs, "zero", 0).all()
+    with pytest.raises(ConfigError, match="no parameter 'zer'; did you mean 'zero'"):
+        perturbed(inputs, "zer", 0)
+
+
+def test_who_computes_is_chosen_by_name() -> None:
+    plan = ModelPlan(config())
+    names = [side.name for side in sides.choose("mlx:cpu,numpy,torch:cpu", "all", plan)[0]]
+    assert names == [
+        "numpy", "torch:cpu", "torch:cpu+reference", "mlx:cpu", "mlx:cpu+reference",
+    ]  # fmt: skip
+    (only,), _ = sides.choose("mlx:cpu", "reference", plan)
+    assert (only.name, only.kernels) == ("mlx:cpu+reference", "reference")
+    with pytest.raises(ConfigError, match="no backend 'numpi'.*did you mean 'numpy'"):
+        sides.choose("numpi", "all", plan)
+
+
+def test_a_peer_that_cannot_build_a_model_is_left_out_with_the_reason() -> None:
+    plan = ModelPlan(load_architecture(ROOT / "models" / "7to1-tiny.yaml"))
+    chosen, notes = sides.choose("auto", "auto", plan)
+    assert "transformers" not in [side.name for side in chosen]
+    assert "left out: transformers has no v1 stack" in notes
+
+
+def test_families_know_every_architecture_that_parity_is_asked_for() -> None:
+    source = open_source("config", str(ROOT / "models" / "tiny.yaml"), Sizes(), Path("runs"))
+    assert isinstance(source.plan, ModelPlan)
+    assert families.of(source.plan.cfg).title == "xLSTM Large"

@@ -1,0 +1,158 @@
+"""Two arrays are compared by the largest difference, and what is allowed has a reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlxhog.parity import compare, judge, tolerances
+from mlxhog.parity.compare import Row
+from mlxhog.parity.sides import Side
+from mlxhog.parity.subject import Array, MlstmPlan, Results, Subject
+
+
+def one(name: str, got: Array, wanted: Array, start: Results | None = None) -> Row:
+    (row,) = compare.rows(
+        "a", {name: got}, "b", {name: wanted}, precision="float32", start=start or {}, sways={},
+        pairs=[(name, name)],
+    )  # fmt: skip
+    return row
+
+
+def test_a_row_says_how_far_apart_relative_to_what_and_where() -> None:
+    wanted = np.array([[1.0, -4.0], [2.0, 3.0]])
+    got = wanted.copy()
+    got[1, 0] += 0.5
+    row = one("logits", got, wanted)
+    assert (row.max_abs, row.max_rel, row.where, row.ok) == (0.5, 0.125, (1, 0), False)
+    assert (row.got, row.wanted) == (2.5, 2.0)
+
+
+@pytest.mark.parametrize(("error", "ok"), [(0.9e-4, True), (1.1e-4, False)])
+def test_logits_may_differ_by_one_ten_thousandth(error: float, ok: bool) -> None:
+    wanted = np.linspace(-4, 4, 50)
+    assert one("logits", wanted + error, wanted).ok is ok
+
+
+@pytest.mark.parametrize(("error", "ok"), [(1.9e-3, True), (2.1e-3, False)])
+def test_gradients_are_measured_by_the_largest_entry_of_the_tensor(error: float, ok: bool) -> None:
+    wanted = np.array([1e-5, 3e-7, 0.0])
+    assert one("grad/w", wanted + error * 1e-5, wanted).ok is ok
+
+
+def test_a_gradient_that_should_vanish_is_measured_by_the_others() -> None:
+    wanted = {"grad/w": np.array([2.0]), "grad/closed": np.array([0.0])}
+    for error, ok in ((1e-7, True), (1e-6, False)):
+        got = wanted | {"grad/closed": np.array([error])}
+        *_, row = compare.rows(
+            "a",
+            got,
+            "b",
+            wanted,
+            precision="float32",
+            start={},
+            sways={},
+            pairs=[(n, n) for n in wanted],
+        )
+        assert row.ok is ok
+
+
+def test_a_parameter_after_steps_is_measured_by_how_far_it_moved() -> None:
+    start = {"w": np.full(3, 7.0)}
+    wanted = start["w"] + np.array([0.0, 0.1, 0.2])
+    assert one("after/sgd/w", wanted + 1e-3, wanted, start).ok
+    assert not one("after/sgd/w", wanted + 1e-2, wanted, start).ok
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_what_is_not_finite_disagrees_even_with_itself(odd: float) -> None:
+    x = np.array([1.0, odd, 2.0])
+    row = one("hidden/0", x, x)
+    assert not row.ok
+    assert (row.where, row.max_abs, row.reason) == ((1,), None, "not finite")
+
+
+def test_other_shapes_disagree() -> None:
+    row = one("state/0/C", np.zeros((2, 3)), np.zeros((3, 2)))
+    assert not row.ok
+    assert row.reason == "the shapes are (2, 3) and (3, 2)"
+
+
+def test_tokens_have_to_be_the_same() -> None:
+    assert one("greedy_ids", np.array([1, 2]), np.array([1, 2])).ok
+    assert not one("greedy_ids", np.array([1, 2]), np.array([1, 3])).ok
+
+
+def test_large_tensors_are_compared_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "_PIECE", 7)
+    wanted = np.arange(60.0).reshape(5, 12)
+    got = wanted.copy()
+    got[3, 8] -= 1.0
+    row = one("hidden/1", got, wanted)
+    assert (row.where, row.max_abs) == ((3, 8), 1.0)
+    assert row.max_rel == pytest.approx(1 / 59)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("hidden/out_norm", "hidden"),
+        ("stepwise/logits", "logits"),
+        ("stepwise/state/0/C", "state"),
+        ("grad/backbone.blocks.0.h", "grad"),
+        ("after/adamw/lm_head.weight", "after"),
+        ("chunkwise/grad/q", "grad"),
+        ("sequence/h", "h"),
+        ("stepwise/states/c", "states"),
+        ("conv/y", "y"),
+    ],
+)
+def test_the_name_of_a_result_says_its_kind(name: str, kind: str) -> None:
+    assert compare.kind_of(name) == kind
+
+
+def test_every_tolerance_has_a_reason() -> None:
+    for table in tolerances.TABLES.values():
+        assert set(table) == set(tolerances.FLOAT32)
+        assert all(tolerance.reason for tolerance in table.values())
+
+
+def subject(recorded: dict[str, Results] | None = None) -> Subject:
+    return Subject("made up", MlstmPlan(4, 1e-6), {}, {}, recorded or {})
+
+
+NUMPY, TORCH, MLX = Side("numpy", "numpy"), Side("torch:cpu", "torch:cpu"), Side("mlx:cpu", "mlx")
+
+
+def test_every_side_meets_the_reference_the_recorded_its_twin_and_itself() -> None:
+    x = {"recurrent/h": np.ones(2), "stepwise/h": np.ones(2)}
+    computed = {"numpy": x, "torch:cpu": x, "mlx:cpu": x}
+    rows = list(judge.rows(subject({"recorded": x}), [NUMPY, TORCH, MLX], computed, {}))
+    met = {(row.a, row.b) for row in rows}
+    assert met == {
+        ("torch:cpu", "numpy"), ("mlx:cpu", "numpy"),
+        ("numpy", "recorded"), ("torch:cpu", "recorded"), ("mlx:cpu", "recorded"),
+        ("mlx:cpu", "torch:cpu"),
+        ("torch:cpu", "torch:cpu"), ("mlx:cpu", "mlx:cpu"),
+    }  # fmt: skip
+    itself = [row for row in rows if row.a == row.b]
+    assert {(row.what, row.against) for row in itself} == {("stepwise/h", "recurrent/h")}
+
+
+def test_a_form_that_the_other_side_lacks_meets_the_recurrent_one() -> None:
+    exact = {"recurrent/grad/q": np.ones(2)}
+    recorded = {"recorded_f64": {"chunkwise/grad/q": np.full(2, 1.5)}}
+    rows = list(judge.rows(subject(recorded), [NUMPY], {"numpy": exact}, {}))
+    assert [(row.what, row.against, row.ok) for row in rows] == [
+        ("recurrent/grad/q", "chunkwise/grad/q", False)
+    ]
+
+
+def test_the_first_disagreement_is_the_first_of_the_computation() -> None:
+    exact = {"hidden/0": np.ones(1), "hidden/1": np.ones(1), "logits": np.ones(1)}
+    wrong = exact | {"hidden/1": np.full(1, 1.1), "logits": np.full(1, 9.0)}
+    computed = {"numpy": exact, "torch:cpu": wrong}
+    rows = list(judge.rows(subject(), [NUMPY, TORCH], computed, {}))
+    first = judge.first_bad(list(reversed(rows)), computed)
+    assert first is not None
+    assert first.what == "hidden/1"

@@ -1,0 +1,198 @@
+"""Sides compute in processes of their own; what goes wrong there is said, and nothing stays."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ConfigError, WorkerFailed
+from mlxhog.models import lm_numpy
+from mlxhog.parity import cases, optimizers
+from mlxhog.parity.comparison import Comparison, compare
+from mlxhog.parity.run import computed
+from mlxhog.parity.sides import Side
+from mlxhog.parity.subject import ModelPlan, Subject
+from tests.models.sample import batch, config, perturbed_params
+from tests.parity import made_cases
+
+NUMPY = Side("numpy", "numpy")
+MLX = Side("mlx:cpu", "mlx:cpu", "native")
+EVERY = (
+    NUMPY,
+    Side("torch:cpu", "torch:cpu", "native"),
+    Side("torch:cpu+reference", "torch:cpu", "reference"),
+    MLX,
+    Side("mlx:cpu+reference", "mlx:cpu", "reference"),
+)
+GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only place for temporary files."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def quiet(side: str, step: str) -> None:
+    """Nobody watches."""
+
+
+def failures(found: Comparison) -> list[str]:
+    return [f"{row.a} {row.b} {row.what}" for row in found.rows if not row.ok]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hf_d_generate", "large_d_fused", "v1_mixed_02", "mlstm_cell_c_init", "slstm_cell_b_init",
+     "components"],
+)  # fmt: skip
+def test_every_backend_and_form_agrees_with_what_was_recorded(name: str, scratch: Path) -> None:
+    subject = cases.read(GOLDEN / f"{name}.safetensors", steps=2)
+    found = compare(subject, EVERY, quiet)
+    assert found.ok, failures(found)
+    judged = {row.a for row in found.rows if row.b.startswith("recorded")}
+    assert judged == {side.name for side in EVERY}
+    assert not list(scratch.iterdir())
+
+
+def test_a_made_up_case_is_compared_in_all_that_it_holds(tmp_path: Path) -> None:
+    subject = cases.read(made_cases.large_model(tmp_path, fused=True), steps=0)
+    found = compare(subject, [NUMPY, MLX], quiet)
+    assert found.ok, failures(found)
+    against = {row.against for row in found.rows if row.b == "recorded"}
+    assert against == set(subject.recorded["recorded"])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "what"),
+    [
+        ("grad.backbone.blocks.1.ffn.proj_up.weight", "grad/backbone.blocks.1.ffn.proj_up.weight"),
+        ("hidden.1", "hidden/1"),
+        ("logits", "logits"),
+        ("loss", "loss"),
+        ("stepwise_logits", "stepwise/logits"),
+        ("state.1.n", "state/1/n"),
+    ],
+)
+def test_a_wrong_recorded_tensor_is_found_and_named(tmp_path: Path, tensor: str, what: str) -> None:
+    right = cases.read(made_cases.large_model(tmp_path), steps=0).recorded["recorded"][what]
+    wrong = np.array(right[..., None] if what.endswith("/n") else right.reshape(right.shape or 1))
+    wrong = wrong.reshape(right.shape or (1,)).copy()
+    wrong.reshape(-1)[-1] += 0.02 * np.abs(wrong).max()
+    path = made_cases.large_model(tmp_path, **{tensor.replace(".", "__"): wrong})
+    found = compare(cases.read(path, steps=0), [NUMPY], quiet)
+    assert not found.ok
+    assert failures(found) == [f"numpy recorded {what}"]
+    assert found.first_bad is not None
+    assert found.first_bad.what == what
+
+
+def test_a_wrong_gradient_of_the_cell_is_found_and_named(tmp_path: Path) -> None:
+    right = made_cases.mlstm_cell(tmp_path)
+    assert compare(cases.read(right, steps=0), [NUMPY], quiet).ok
+    wrong = np.zeros((2, 2, 7), np.float64)
+    path = made_cases.mlstm_cell(tmp_path, recurrent_f64__grad_i=wrong)
+    found = compare(cases.read(path, steps=0), [NUMPY], quiet)
+    assert failures(found) == ["numpy recorded_f64 recurrent/grad/i"]
+
+
+def small() -> Subject:
+    cfg = config()
+    tokens, targets = batch(cfg, 2, 9, seed=1)
+    plan = ModelPlan(cfg, steps=2)
+    return Subject("small", plan, perturbed_params(cfg, 1), {"tokens": tokens, "targets": targets})
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("lm_head.weight", "logits"), ("backbone.blocks.1.norm_ffn.weight", "hidden/2")],
+)
+def test_a_perturbed_parameter_shows_where_it_is_used_first(name: str, first: str) -> None:
+    found = compare(small(), [NUMPY, MLX], quiet, perturb=name)
+    assert not found.ok
+    assert found.first_bad is not None
+    assert (found.first_bad.what, found.first_bad.a) == (first, "mlx:cpu")
+
+
+def test_a_perturbed_parameter_that_nobody_notices_is_a_failure() -> None:
+    cfg = config()
+    subject = small()
+    unused = Subject(
+        "one id", ModelPlan(cfg), subject.inputs | {"unused": np.ones(3, np.float32)}, subject.fixed
+    )
+    found = compare(unused, [NUMPY, NUMPY_TWICE], quiet, perturb="unused")
+    assert found.blind
+    assert not found.ok
+
+
+NUMPY_TWICE = Side("numpy again", "numpy")
+
+
+def test_peers_take_the_same_steps_with_the_optimizers_of_torch() -> None:
+    peers = (Side("transformers", "transformers"), Side("xlstm", "xlstm"))
+    found = compare(small(), (NUMPY, *peers), quiet)
+    assert found.ok, failures(found)
+    for peer in peers:
+        compared = {row.what for row in found.rows if row.a == peer.name}
+        assert {"after/adamw/lm_head.weight", "after/momentum/backbone.out_norm.weight"} <= compared
+
+
+def test_optimizers_are_compared_by_steps_that_matter() -> None:
+    subject = small()
+    cfg = subject.plan.cfg  # type: ignore[union-attr]
+
+    def gradient(params: Any) -> Any:
+        return lm_numpy.differentiate(cfg, params, *subject.fixed.values())[1]
+
+    rules = dict(optimizers.reference(cfg, subject.inputs, gradient, 3))
+    assert list(rules) == ["sgd", "momentum", "adamw"]
+    for after in rules.values():
+        moved = max(np.abs(after[name] - subject.inputs[name]).max() for name in after)
+        assert moved > 1e-3 * optimizers.LR["adamw"]
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> Any:
+        return os.abort, ()
+
+
+def test_a_child_that_dies_is_named_with_its_last_words(scratch: Path) -> None:
+    subject = Subject("deadly", Deadly(), {}, {})  # type: ignore[arg-type]
+    with pytest.raises(WorkerFailed, match="numpy cannot compute it: the process ended .*SIGABRT"):
+        compare(subject, [NUMPY, NUMPY_TWICE], quiet)
+    assert not list(scratch.iterdir())
+
+
+def test_an_error_in_a_child_is_named_with_its_side(scratch: Path) -> None:
+    odd = Side("torch:cpu", "torch:cpu", "metal")
+    with pytest.raises(WorkerFailed, match="torch:cpu cannot compute it: ConfigError: kernels is"):
+        compare(small(), [NUMPY, odd], quiet)
+    assert not list(scratch.iterdir())
+
+
+def test_files_are_gone_when_the_block_ends_however_it_ends(scratch: Path) -> None:
+    def stop() -> None:
+        with computed(small(), [NUMPY], None, quiet):
+            assert list(scratch.iterdir())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    assert not list(scratch.iterdir())
+
+
+def test_one_side_alone_has_nothing_to_be_compared_with() -> None:
+    with pytest.raises(ConfigError, match="numpy alone has nothing to be compared with"):
+        compare(small(), [NUMPY], quiet)

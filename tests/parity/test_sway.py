@@ -1,0 +1,59 @@
+"""Tolerances grow where rounding the inputs is enough to move a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from mlxhog.parity import compare, sway
+from mlxhog.parity.subject import Array
+
+
+def sums(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """A sum that cancels, and one that does not."""
+    a, b = inputs["a"].astype(np.float64), inputs["b"].astype(np.float64)
+    yield "grad/cancels", a - b
+    yield "grad/adds", a + b
+
+
+def test_what_cancels_sways_and_what_adds_up_does_not() -> None:
+    inputs = {"a": np.full(9, 1.0, np.float32), "b": np.full(9, 0.9999, np.float32)}
+    results, sways = sway.split(dict(sway.measure(dict(sums(inputs)), inputs, sums)))
+    assert not results
+    assert sways["grad/adds"] < 1e-7
+    assert 1e-4 < sways["grad/cancels"] < 1e-2
+
+
+def test_inputs_are_rounded_by_at_most_half_a_unit() -> None:
+    x = np.random.default_rng(0).normal(size=1000)
+    moved = sway.rounded({"x": x}, 1)["x"]
+    assert 0 < np.abs(moved / x - 1).max() <= 2.0**-24 * 1.001
+
+
+def test_a_difference_is_allowed_as_far_as_the_result_sways() -> None:
+    wanted = {"logits": np.array([5.0])}
+    for sways, ok in (({}, False), ({"logits": 1e-5}, True)):
+        for name in ("logits", "stepwise/logits"):
+            (row,) = compare.rows(
+                "a", {name: np.array([5.001])}, "b", wanted, precision="float32", start={},
+                sways=sways, pairs=[(name, "logits")],
+            )  # fmt: skip
+            assert row.ok is ok
+    (row,) = compare.rows(
+        "a", {"logits": np.array([5.001])}, "b", wanted, precision="float64", start={},
+        sways={"logits": 1e-5}, pairs=[("logits", "logits")],
+    )  # fmt: skip
+    assert not row.ok
+
+
+def test_a_result_without_a_sway_of_its_own_has_that_of_what_it_stands_for() -> None:
+    sways = {"grad/w": 1.0, "recurrent/grad/q": 2.0, "logits": 3.0, "sequence/state/n": 4.0}
+    found = {
+        "after/adamw/w": 1.0,
+        "chunkwise/grad/q": 2.0,
+        "stepwise/logits": 3.0,
+        "stepwise/state/n": 4.0,
+        "greedy_ids": 0.0,
+    }
+    assert {name: sway.of(name, sways) for name in found} == found

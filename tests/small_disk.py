@@ -1,0 +1,31 @@
+"""A disk that fills up: a real one where the system lets us mount it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_MNT_DETACH = 2
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path, n_bytes: int) -> Iterator[bool]:
+    """Mount a tiny tmpfs on a directory meanwhile; False where this process may not."""
+    mounted = _mount(directory, n_bytes)
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            ctypes.CDLL(None).umount2(os.fsencode(directory), _MNT_DETACH)
+
+
+def _mount(directory: Path, n_bytes: int) -> bool:
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        options = f"size={n_bytes}".encode()
+        return bool(libc.mount(b"none", os.fsencode(directory), b"tmpfs", 0, options) == 0)
+    except (OSError, AttributeError):
+        return False
