@@ -28,7 +28,7 @@ STACKS = {
     "[sLSTM, sLSTM]": (0, 1),
     "[mLSTM, mLSTM]": (),
 }
-"""Name -> which of the two blocks are sLSTM blocks."""
+"""Name -> which of the two blocks are sLSTM blocks; the first takes longest to be solved."""
 
 
 @dataclass(frozen=True)
