@@ -49,7 +49,7 @@ class GenerateConfig:
     )
     seed: int = option(0, "the same seed gives the same text", low=0, high=2**32 - 1)
     batch_size: int = option(16, "answers that are written at a time", low=1)
-    prefill_chunk: int = option(512, "tokens of a prompt that are read at a time", low=1)
+    prefill_chunk: int = option(2048, "tokens of a prompt that are read at a time", low=1)
     backend: str = option(
         "torch:cpu", "what computes", choices=("torch:cpu", "torch:mps", "mlx:cpu", "mlx:gpu")
     )

@@ -24,7 +24,7 @@ State = TypeVar("State")
 
 FinishReason = Literal["stop", "length", "document_end"]
 
-PREFILL_CHUNK = 512
+PREFILL_CHUNK = 2048
 """A prompt is read in pieces of this length, so that memory stays flat however long it is."""
 
 BATCH_SIZE = 16
