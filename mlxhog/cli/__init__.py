@@ -64,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> int:
+    # Read when torch is loaded. A pool that spins between its jobs takes the cores from the native
+    # operators': prompts take ten times longer where other programs run, too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code: int = importlib.import_module(f"mlxhog.cli.{command}").run(arguments)
         sys.stdout.flush()

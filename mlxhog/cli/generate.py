@@ -177,7 +177,7 @@ def _told(prompt: str, answer: "Answer") -> dict[str, Any]:
 
 def _pace(answers: "Answers") -> str:
     pace = answers.tokens_per_s
-    rate = "" if pace is None else f" at {pace:.0f} tokens_per_s"
+    rate = "" if pace is None else f" at {pace:.0f} tok/s"
     return f"{answers.tokens} tokens{rate}; the first after {answers.ttft_s or 0:.3f} s"
 
 

@@ -88,8 +88,10 @@ def _from_json(where: str, line: str) -> str:
 
 def _read_input(what: str) -> str:
     try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as error:
+        text = sys.stdin.read()
+        text.encode()  # under some locales, bytes that are no UTF-8 come as halves of characters
+        return text
+    except UnicodeError as error:
         raise ConfigError(f"{what}: standard input is not UTF-8 text") from error
 
 

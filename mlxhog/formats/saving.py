@@ -15,7 +15,11 @@ from mlxhog import plain_json
 from mlxhog.durable import full_disk, require_space, sync, write_synced
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.formats import weights
+from mlxhog.formats.check import listed
 from mlxhog.tensors import Entry, write_entries
+
+_REPLACED = {*weights.ENDINGS, ".json", ".yaml", ".yml", ".jinja", ".model"}
+"""Endings of the files that make up a checkpoint, whoever wrote it."""
 
 Tell = Callable[[str, int, int], None]
 """Told (tensor, bytes written, bytes in all) after each tensor."""
@@ -43,8 +47,10 @@ def check_target(target: Path, *, force: bool) -> None:
     What a killed process left beside the target is removed, or put back where it stood.
 
     Raises:
-        ConfigError: `target` exists, and `force` is not given or it is no checkpoint.
+        ConfigError: `target` exists, and `force` is not given, it is no checkpoint, or it holds
+            other things, which would be gone; or a file stands where its parent should.
     """
+    _check_parents(target.absolute())
     _clear_remains(target.absolute())
     if not (target.exists() or target.is_symlink()):
         return
@@ -55,6 +61,11 @@ def check_target(target: Path, *, force: bool) -> None:
         raise ConfigError(f"{target} exists; choose another name, or replace it with --force")
     if not target.is_dir() or target.is_symlink() or not weights.candidates(target):
         raise ConfigError(f"{target} exists and is no checkpoint's directory; choose another name")
+    if others := sorted(entry.name for entry in target.iterdir() if not _replaceable(entry)):
+        raise ConfigError(
+            f"{target} holds {listed(others)}, which --force would delete with the checkpoint; "
+            "choose another name, or move them away"
+        )
 
 
 def write(
@@ -115,6 +126,20 @@ def _not_finite(name: str, entry: Entry) -> str:
         f"{name} holds numbers that are not finite, or too large for {entry.dtype.name}; "
         "nothing was written"
     )
+
+
+def _check_parents(target: Path) -> None:
+    """Refuse a target inside something that is no directory."""
+    for parent in target.parents:
+        if parent.is_dir():
+            return
+        if parent.exists() or parent.is_symlink():
+            raise ConfigError(f"{target}: {parent} is no directory; choose another name")
+
+
+def _replaceable(entry: Path) -> bool:
+    """Say whether a directory's entry is a file of a checkpoint, by the ending of its name."""
+    return entry.is_file() and entry.suffix in _REPLACED
 
 
 def _publish(part: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ and are read as a whole.
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
 
 def _load(path: Path, device: str) -> object:
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about pickles, which the error explains
+            return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors, and unpickling it could run any program; save the "

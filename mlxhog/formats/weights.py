@@ -29,7 +29,7 @@ _NAMED = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _NO_MODEL = ("optimizer", "training_args", "scheduler", "scaler", "rng_state")
 
 
@@ -40,14 +40,14 @@ def candidates(path: Path) -> list[Path]:
         path: a directory, or the file itself.
     """
     if path.is_file():
-        return [path] if path.name.endswith((".index.json", *_ENDINGS)) else []
+        return [path] if path.name.endswith((".index.json", *ENDINGS)) else []
     if not path.is_dir():
         return []
     named = [path / name for name in _NAMED if (path / name).is_file()]
     return named or [
         file
         for file in sorted(path.iterdir())
-        if file.suffix in _ENDINGS and not file.name.startswith(_NO_MODEL)
+        if file.suffix in ENDINGS and not file.name.startswith(_NO_MODEL)
     ]
 
 
@@ -65,7 +65,7 @@ def find(path: Path) -> Path:
     found = candidates(path)
     if path.is_file() and not found:
         raise CheckpointError(
-            f"{path} is not a checkpoint: its name ends in none of {', '.join(_ENDINGS)}; "
+            f"{path} is not a checkpoint: its name ends in none of {', '.join(ENDINGS)}; "
             "name a checkpoint's directory or its file"
         )
     if not found:
@@ -138,7 +138,10 @@ def _weight_map(index: Path) -> dict[str, str]:
             isinstance(file, str) and Path(file).name == file for file in weight_map.values()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of shards: {error!r}") from error
+        raise CheckpointError(
+            f'{index} is not an index of shards, {{"weight_map": {{TENSOR: FILE, ...}}}}; '
+            "fetch it again from where the checkpoint comes from"
+        ) from error
     if not plain or not weight_map:
         raise CheckpointError(f"{index} is not an index of shards: it names no files beside it")
     return dict(weight_map)

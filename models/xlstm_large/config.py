@@ -128,6 +128,7 @@ class XLSTMLargeConfig:
             )
         types = {f.name: f.type for f in dataclasses.fields(cls) if f.name != "extra"}
         values: dict[str, Any] = {}
+        keys: dict[str, str] = {}
         extra: dict[str, Any] = {}
         for key, value in data.items():
             name = SPELLINGS.get(key, key)
@@ -143,9 +144,10 @@ class XLSTMLargeConfig:
                 read = convert(key, value, types[name])
                 if values.setdefault(name, read) != read:
                     raise ConfigError(
-                        f"{name} is {values[name]} and its other spelling says {read}; "
-                        "keep one of the two"
+                        f"{keys[name]} is {values[name]} and its other spelling {key} is {read}; "
+                        "keep the one that the tensors fit"
                     )
+                keys.setdefault(name, key)
         required = ("vocab_size", "hidden_size", "num_hidden_layers", "num_heads")
         if missing := [name for name in required if name not in values]:
             raise ConfigError(f"the architecture lacks {', '.join(missing)}; add it")

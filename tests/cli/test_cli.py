@@ -103,6 +103,21 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize("wanted", [None, "ACTIVE"])
+def test_torch_does_not_spin_between_its_jobs_unless_told_to(monkeypatch, wanted, tmp_path):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    if wanted is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    script = (
+        "import sys; from mlxhog.cli import main; assert 'torch' not in sys.modules; "
+        "main(['runs', '--out', sys.argv[1]]); import os; print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines()[-1] == (wanted or "PASSIVE")
+
+
 def test_train_prints_the_result_on_stdout_and_progress_on_stderr(trainer, capsys):
     assert main(["train"]) == 0
     out, err = capsys.readouterr()

@@ -328,6 +328,25 @@ def test_a_target_that_exists_is_replaced_only_on_request(
     assert entries(tmp_path) == ["b", "hf", "home"]
 
 
+@pytest.mark.parametrize("other", ["README.md", ".git"])
+def test_replacing_a_checkpoint_deletes_nothing_else(
+    tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str], other: str
+) -> None:
+    target = Path(shutil.copytree(hf, tmp_path / "b"))
+    (target / other).mkdir() if other == ".git" else (target / other).touch()
+    before = entries(target)
+    said = f"b holds {other}, which --force would delete"
+    refused(capsys, 2, said, hf, target, "--to", "xlstm", "--force")
+    assert entries(target) == before
+
+
+def test_a_target_inside_a_file_is_refused(
+    tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").touch()
+    refused(capsys, 2, "a is no directory", hf, tmp_path / "a" / "b" / "c", "--to", "hf")
+
+
 def test_a_checkpoint_can_be_replaced_by_itself_in_another_form(tmp_path: Path, hf: Path) -> None:
     before = state_dict(hf)
     assert convert(hf, hf, "--to", "xlstm", "--force") == 0

@@ -60,7 +60,7 @@ def test_the_pace_stands_beside_the_text(model: str, capsys: pytest.CaptureFixtu
     assert text.startswith("The ")
     amount, _, first = beside.partition("; ")
     assert "tokens at" in amount
-    assert "tokens_per_s" in amount
+    assert "tok/s" in amount
     assert first.startswith("the first after 0.")
 
 
@@ -135,7 +135,7 @@ def test_prompts_of_a_file_are_answered_as_each_alone(
         for n, found in enumerate(many["answers"], 1)
     ]
     assert text == "".join(wanted)
-    assert "tokens_per_s" in beside
+    assert "tok/s" in beside
 
 
 def test_prompts_with_newlines_come_as_json_lines(
@@ -152,6 +152,16 @@ def test_prompts_come_from_standard_input(
     monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo"))
     many = told(capsys, model, LONG, "--prompt-file", "-")
     assert [found["prompt"] for found in many["answers"]] == ["one", "two"]
+
+
+def test_standard_input_that_is_not_text_is_refused(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), "utf-8", errors="surrogateescape")
+    )
+    assert main(["generate", model, "--prompt", "-"]) == 2
+    assert "standard input is not UTF-8 text" in capsys.readouterr().err
 
 
 def test_the_length_of_prefill_chunks_does_not_change_the_answer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -231,8 +232,8 @@ def test_a_head_that_is_missing_is_explained(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"embedding_dim": 64}, "its other spelling says"),
-        ({"num_blocks": 3}, "its other spelling says"),
+        ({"embedding_dim": 64}, "embedding_dim is 64 and its other spelling hidden_size is "),
+        ({"num_blocks": 3}, "its other spelling num_hidden_layers is "),
         ({"num_heads": 3}, "does not divide into num_heads 3"),
         ({"tie_word_embeddings": True}, "ties the embedding and the head"),
         ({"hidden_size": "wide", "embedding_dim": None}, "hidden_size is 'wide'"),
@@ -371,6 +372,8 @@ class Payload:
 def test_a_torch_file_that_would_run_a_program_is_refused_unread(tmp_path: Path) -> None:
     torch.save({"state_dict": peers.large().state_dict(), "extra": Payload()}, tmp_path / "m.pt")
     refused(tmp_path / "m.pt", "holds more than tensors")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"w": Payload()}))  # of which torch warns
+    refused(tmp_path / "plain.pt", "holds more than tensors")
 
 
 def test_a_truncated_torch_file_is_refused(tmp_path: Path) -> None:
