@@ -41,7 +41,10 @@ Index last(const char* name, const Array& a) {
 template <class Array>
 Index rows(const char* name, const Array& a) {
   const Index width = last(name, a);
-  return width ? size(a) / width : 0;
+  if (width) return size(a) / width;
+  Index count = 1;
+  for (std::size_t j = 0; j + 1 < a.ndim(); ++j) count *= static_cast<Index>(a.shape(j));
+  return count;
 }
 
 inline Activation activation_named(const std::string& name) {

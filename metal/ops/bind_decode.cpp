@@ -5,6 +5,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <array>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <utility>
@@ -23,6 +25,20 @@ using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::de
 using Layer = std::pair<In, std::optional<In>>;
 
 void expect_named(const std::string& name, const In& a, Index wanted) { expect(name.c_str(), a, wanted); }
+
+// Refuses sizes below 1: the step divides by some of them.
+void expect_positive(std::initializer_list<std::pair<const char*, Index>> sizes) {
+  for (const auto& [name, wanted] : sizes)
+    if (wanted < 1)
+      throw nb::value_error((std::string(name) + " is " + std::to_string(wanted) + ", expected at least 1").c_str());
+}
+
+void expect_parts(const char* whole, Index size, const char* parts, Index count) {
+  if (size % count)
+    throw nb::value_error((std::string(whole) + " is " + std::to_string(size) + ", expected a multiple of " + parts +
+                           ", " + std::to_string(count))
+                              .c_str());
+}
 
 // Arrays that a decoder reads as long as it lives.
 class Held {
@@ -60,6 +76,7 @@ class Decoder {
           float logit_cap, std::int32_t reset_token, In embedding, std::vector<std::vector<Layer>> blocks,
           std::optional<In> out_norm, std::optional<In> out_norm_bias, In head)
       : model_{d, heads, DK, DV, U, V, norm_eps, eps, gate_cap, logit_cap, reset_token, nullptr, {}, {}, nullptr} {
+    expect_positive({{"d", d}, {"heads", heads}, {"DK", DK}, {"DV", DV}, {"U", U}, {"V", V}});
     model_.embedding = held_.hold("embedding", embedding, V * d);
     const Index qk = heads * DK, v = heads * DV;
     const std::pair<Index, Index> sizes[kBlockLayers] = {  // (out, in); a norm has no in
@@ -102,6 +119,7 @@ class V1Decoder {
             std::vector<Block> blocks, std::optional<In> out_norm, In head)
       : model_{d, V, I, m_heads, m_K, groups, s_heads, s_K, U, activation_named(activation), norm_eps, cell_eps,
                reset_token, nullptr, {}, nullptr, nullptr} {
+    expect_positive({{"d", d}, {"V", V}});
     model_.embedding = held_.hold("embedding", embedding, V * d);
     const Index block = groups ? I / groups : 0, DH = s_heads ? d / s_heads : 0;
     using Sizes = std::pair<Index, Index>;  // elements of weight and bias
@@ -121,6 +139,8 @@ class V1Decoder {
         if (layers[j].first) made.layers[j].weight = held_.hold(name, *layers[j].first, weights);
         if (layers[j].second) made.layers[j].bias = held_.hold(name + " (bias)", *layers[j].second, biases);
       }
+      if (is_slstm) expect_slstm(made);
+      else expect_mlstm(made);
     }
     if (out_norm) model_.out_norm = held_.hold("out_norm", *out_norm, d);
     model_.head = held_.hold("head", head, V * d);
@@ -133,12 +153,44 @@ class V1Decoder {
   }
 
   void step(const Tokens& tokens, const In& before, Out after, Out logits, int threads) const {
+    if (before.data() < after.data() + after.size() && after.data() < before.data() + before.size())
+      throw nb::value_error("after shares memory with before, which is read while after is written; give it its own");
     checked_step(tokens, before, after, logits, state_floats(), model_.V, [&](Index rows) {
       decode_v1_step(model_, rows, tokens.data(), before.data(), after.data(), logits.data(), threads);
     });
   }
 
  private:
+  void expect_mlstm(const V1Block& block) const {
+    expect_positive({{"I", model_.I}, {"mlstm_heads", model_.m_heads}, {"mlstm_taps", model_.m_K},
+                     {"groups", model_.groups}});
+    expect_parts("I", model_.I, "mlstm_heads", model_.m_heads);
+    expect_parts("I", model_.I, "groups", model_.groups);
+    for (std::size_t j = 0; j < kMLayers; ++j) expect_layer(block, j, j == kMConv);
+  }
+
+  void expect_slstm(const V1Block& block) const {
+    expect_positive({{"slstm_heads", model_.s_heads}});
+    expect_parts("d", model_.d, "slstm_heads", model_.s_heads);
+    if (model_.s_K != 0 || block.layers[kSConv].weight) {
+      expect_positive({{"slstm_taps", model_.s_K}});
+      expect_layer(block, kSConv, true);
+    }
+    for (const std::size_t j : {kSNorm, kSIgate, kSFgate, kSZgate, kSOgate, kSRecurrent})
+      expect_layer(block, j, j == kSRecurrent);
+    if (!block.layers[kSFfnUp].weight) return;
+    expect_positive({{"U", model_.U}});
+    for (const std::size_t j : {kSFfnNorm, kSFfnDown}) expect_layer(block, j, false);
+  }
+
+  void expect_layer(const V1Block& block, std::size_t j, bool biased) const {
+    const DecodeLayer& layer = block.layers[j];
+    if (layer.weight && (layer.bias || !biased)) return;
+    throw nb::value_error(("layer " + std::to_string(j) + " of block " + std::to_string(model_.blocks.size() - 1) +
+                           " has no " + (layer.weight ? "bias" : "weight") + "; see decode_v1.h")
+                              .c_str());
+  }
+
   V1Model model_;
   Held held_;
 };

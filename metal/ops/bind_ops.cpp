@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <new>
 #include <string>
 #include <utility>
@@ -88,7 +89,8 @@ MlstmShape cell_shape(const In& q, const In& v, Index chunk, Index stride, float
   if (chunk < 1) throw nb::value_error("chunk must be at least 1");
   if (stride < 1) throw nb::value_error("stride must be at least 1");
   const auto axis = [](const In& a, int j) { return static_cast<Index>(a.shape(j)); };
-  return {axis(q, 0), axis(q, 1), axis(q, 2), axis(q, 3), axis(v, 3), chunk, stride, eps};
+  const Index S = axis(q, 1), most = std::max<Index>(S, 1);  // larger ones are the same, and their sums overflow
+  return {axis(q, 0), S, axis(q, 2), axis(q, 3), axis(v, 3), std::min(chunk, most), std::min(stride, most), eps};
 }
 
 MlstmInputs cell_inputs(const MlstmShape& s, const In& q, const In& k, const In& v, const In& i, const In& f) {
@@ -114,7 +116,7 @@ void check_results(const MlstmShape& s, const Array& h, const Array& den, const 
 
 Index mlstm_stride(Index DK, Index chunk) {
   if (DK < 1 || chunk < 1) throw nb::value_error("DK and chunk must be at least 1");
-  return (DK + chunk - 1) / chunk;
+  return 1 + (DK - 1) / chunk;
 }
 
 void mlstm(const In& q, const In& k, const In& v, const In& i, const In& f, Out h, Out den, Out C, Out n, Out m,
@@ -154,7 +156,8 @@ void mlstm_grad(const In& q, const In& k, const In& v, const In& i, const In& f,
 nb::ndarray<nb::numpy, float> empty(const std::vector<std::size_t>& shape) {
   constexpr std::align_val_t kLine{64};
   std::size_t count = 1;
-  for (const std::size_t axis : shape) count *= axis;
+  for (const std::size_t axis : shape)
+    if (__builtin_mul_overflow(count, axis, &count)) throw std::bad_alloc();
   auto* data = new (kLine) float[count];
   expect_writes(data, static_cast<Index>(count));
   const nb::capsule owner(data, [](void* p) noexcept { ::operator delete[](p, kLine); });

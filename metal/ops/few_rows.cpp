@@ -32,7 +32,7 @@ MLXHOG_INLINE float sum(const Lanes& lanes) {
 template <int Weights, int Inputs>
 MLXHOG_INLINE void tile(Index in, const float* w, const float* x, float* dots) {
   Lanes sums[Weights][Inputs] = {};
-  const Index tile_floats = Weights * in;
+  const Index tile_floats = std::max<Index>(1, Weights * in);
   const float* next = w + std::max<Index>(1, kAhead / tile_floats) * tile_floats;  // may be beyond the end: only a hint
   Index j = 0;
   for (; j + kLanes <= in; j += kLanes) {
@@ -97,7 +97,7 @@ void few_rows_maps(Index rows, Index in, const float* x, const std::vector<FewRo
   Index total = 0;
   for (const FewRowsMap& map : maps) total += map.out;
   const Index worth = std::max<Index>(1, total * in * rows / kWorthAThread);
-  const Index pieces = std::min<Index>(threads, worth);
+  const Index pieces = std::clamp<Index>(threads, 1, worth);
   parallel_for(pieces, static_cast<int>(pieces), [&](Index piece) {
     // Every piece takes its share of each map.
     for (const FewRowsMap& map : maps) {

@@ -71,14 +71,14 @@ struct Stack {
 // Calls work(first, count) over pieces of [0, rows): one piece with one thread, else four per thread.
 template <class Work>
 void in_row_pieces(Index rows, int threads, const Work& work) {
-  const Index pieces = threads <= 1 ? 1 : 4 * threads;
+  const Index pieces = threads <= 1 ? 1 : Index{4} * threads;
   const Index piece = std::max<Index>(1, ((rows + pieces - 1) / pieces + kTile - 1) / kTile) * kTile;
   parallel_for((rows + piece - 1) / piece, threads,
                [&](Index task) { work(task * piece, std::min(piece, rows - task * piece)); });
 }
 
 // Columns or rows of a weight, `other` wide, that are packed at once: whole panels.
-Index packed_at_once(Index other) { return std::max<Index>(1, kPacked / other / kPanel) * kPanel; }
+Index packed_at_once(Index other) { return std::max<Index>(1, kPacked / std::max<Index>(1, other) / kPanel) * kPanel; }
 
 void pack_all(Index K, Index N, const float* from, Index k_step, Index n_step, float* panels, int threads) {
   constexpr Index kPanels = 4;  // per task
@@ -151,15 +151,17 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearBa
       else gemm(count, in, depth, A + first * am, am, ak, rows_of, in, C + first * in, in, accumulate);
     });
   };
-  if (dx)
-    for (std::size_t j = 0; j < maps.size(); ++j) {
-      const LinearBackward& map = maps[j];
+  if (dx) {
+    bool written = false;
+    for (const LinearBackward& map : maps)
       for (Index k0 = 0; k0 < map.out; k0 += at_once) {
         const Index depth = std::min(at_once, map.out - k0);
         const float* panels = packed(map.weight, k0, depth, kShortWeight);
-        multiply(rows, depth, map.dy + k0, map.out, 1, panels, map.weight + k0 * in, dx, j + k0 > 0);
+        multiply(rows, depth, map.dy + k0, map.out, 1, panels, map.weight + k0 * in, dx, written);
+        written = true;
       }
-    }
+    if (!written) std::fill_n(dx, rows * in, 0.0f);  // nothing is computed from x
+  }
   for (Index k0 = 0; k0 == 0 || k0 < rows; k0 += at_once) {  // without rows a gradient is 0
     const Index depth = std::min(at_once, rows - k0);
     const float* panels = packed(x, k0, depth, kShortInput);

@@ -48,7 +48,7 @@ MLXHOG_CLONES Partition partition(Index V, const float* logits, float* weights) 
   return {max, sum};
 }
 
-// gradient = (softmax - onehot) * (1 - (capped / cap)^2); the label's entry is set by the caller.
+// gradient = weights / sum * (1 - (capped / cap)^2); the weights are those of softmax - onehot.
 MLXHOG_CLONES void capped_softmax_gradient(Index V, float cap, float sum, const float* capped, float* weights) {
   const float inverse = 1.0f / cap, normaliser = 1.0f / sum;
 #pragma omp simd
@@ -85,14 +85,9 @@ LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, cons
       parts[task].nats += std::log(static_cast<double>(sum)) + (static_cast<double>(max) - of_label);
       ++parts[task].count;
       if (!gradient) continue;
-      if (cap) {
-        capped_softmax_gradient(V, *cap, sum, row_logits, row);
-        const float ratio = of_label / *cap;
-        row[labels[r]] -= 1.0f - ratio * ratio;
-      } else {
-        scale_piece(V, 1.0f / sum, row);
-        row[labels[r]] -= 1.0f;
-      }
+      row[labels[r]] -= sum;  // before rounding anything else: a sure label's gradient is 0 in any instruction set
+      if (cap) capped_softmax_gradient(V, *cap, sum, row_logits, row);
+      else scale_piece(V, 1.0f / sum, row);
     }
   });
   LossSum total;

@@ -99,7 +99,7 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
   ChunkGates gates(L_max);
   std::vector<float> values_t(DV * L_max), keys_t(DK * L_max), queries(L_max * DK), keys(L_max * DK),
       A(L_max * L_max), X(L_max * L_max), u(L_max * DV), e(L_max), r(L_max), matrix_t(DV * DK), from_state(L_max),
-      to_state(L_max), Z_rows(L_max), Z_columns(L_max), k_dk(L_max), slope(L_max), matrices((s.stride - 1) * DK * DV);
+      to_state(L_max), Z_rows(L_max), Z_columns(L_max), k_dk(L_max), slope(L_max), matrices((std::min(s.stride, std::max<Index>(NC, 1)) - 1) * DK * DV);
   float *dC = out.C + state * DK * DV, *dn = out.n + state * DK;
   const float *C_0 = saved.C + state * s.matrices() * DK * DV, *n_0 = saved.n + state * (NC + 1) * DK;
   double dm = out.m[state] - state_dot(s, C_0 + s.matrix(NC) * DK * DV, n_0 + NC * DK, dC, dn);

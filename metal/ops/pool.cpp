@@ -4,10 +4,13 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include <pthread.h>
 #if defined(__APPLE__)
 #include <pthread/qos.h>
 #endif
@@ -44,6 +47,7 @@ class Pool {
       count_ = count;
       wanted_ = helpers;
       busy_ = helpers;
+      failure_ = nullptr;
       next_.store(0, std::memory_order_relaxed);  // published by the mutex
       ++generation_;
     }
@@ -51,6 +55,7 @@ class Pool {
     take_tasks(count, task);
     std::unique_lock lock(mutex_);
     done_.wait(lock, [this] { return busy_ == 0; });
+    if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
   }
 
   ~Pool() {
@@ -81,18 +86,41 @@ class Pool {
 
   void take_tasks(Index count, const std::function<void(Index)>& task) {
     // Relaxed: only the uniqueness of each index matters; results are published by the mutex.
-    for (Index i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
+    try {
+      for (Index i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
+    } catch (...) {
+      next_.store(count, std::memory_order_relaxed);
+      const std::scoped_lock lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+    }
   }
 
   std::mutex calls_, mutex_;
   std::condition_variable wake_, done_;
   std::vector<std::thread> helpers_;
   const std::function<void(Index)>* task_ = nullptr;
+  std::exception_ptr failure_;
   std::atomic<Index> next_{0};
   Index count_ = 0;
   std::uint64_t generation_ = 0;
   int wanted_ = 0, busy_ = 0;
   bool stopping_ = false;
+};
+
+// This process's pool. A fork copies the memory of the parent's threads, not the threads: the child leaves that pool
+// alone, which would wait for them for ever.
+struct Owner {
+  Pool* pool = new Pool;
+
+  Owner() {
+    pthread_atfork(nullptr, nullptr, [] { owner().pool = new Pool; });
+  }
+  ~Owner() { delete pool; }
+
+  static Owner& owner() {
+    static Owner only;
+    return only;
+  }
 };
 
 }  // namespace
@@ -102,8 +130,7 @@ void parallel_for(Index count, int threads, const std::function<void(Index)>& ta
     for (Index i = 0; i < count; ++i) task(i);
     return;
   }
-  static Pool pool;
-  pool.run(count, threads, task);
+  Owner::owner().pool->run(count, threads, task);
 }
 
 }  // namespace mlxhog

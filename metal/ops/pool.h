@@ -9,7 +9,8 @@ namespace mlxhog {
 
 // Runs task(0) ... task(count - 1) on up to `threads` threads, the caller's included, and returns when
 // all are done. Threads are created on first need and sleep between calls. Concurrent calls take turns.
-// Tasks must not throw and must not call parallel_for.
+// Tasks must not call parallel_for. Where one throws, those not yet begun are left out, and the first exception is
+// thrown from here. After a fork the child has threads of its own.
 void parallel_for(Index count, int threads, const std::function<void(Index)>& task);
 
 }  // namespace mlxhog

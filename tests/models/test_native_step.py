@@ -201,3 +201,29 @@ def test_the_native_step_is_chosen_where_native_kernels_compute_in_float32() -> 
     assert found(params, "native")
     assert not found(params, "reference")
     assert not found({name: value.astype(np.float16) for name, value in params.items()}, "native")
+
+
+@pytest.mark.parametrize(
+    "missing", ["blocks.0.xlstm.q_proj.weight", "blocks.0.xlstm.conv1d.conv.bias"]
+)
+def test_a_model_that_lacks_a_layer_is_refused(missing: str) -> None:
+    cfg, params = model("v1")
+    del params[f"xlstm_block_stack.{missing}"]
+    with pytest.raises(ValueError, match=r"layer \d of block 0 has no (weight|bias)"):
+        native(cfg, params, threads=1)
+
+
+def test_a_v1_step_refuses_to_write_over_the_state_it_reads() -> None:
+    cfg, params = model("v1")
+    decoder: Any = native(cfg, params, threads=1)
+    state, logits = decoder.init_state(1), np.empty((1, cfg.vocab_size), np.float32)
+    with pytest.raises(ValueError, match="shares memory with before"):
+        decoder._native.step(np.array([1], np.int32), state, state, logits, threads=1)
+
+
+@pytest.mark.parametrize("name", ["usual", "v1"])
+def test_fewer_than_one_thread_is_one(name: str) -> None:
+    cfg, params = model(name)
+    tokens = np.array([[1, 2]], np.int32)
+    none, _ = decode(native(cfg, params, threads=0), tokens)
+    np.testing.assert_array_equal(none, decode(native(cfg, params, threads=1), tokens)[0])

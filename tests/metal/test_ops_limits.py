@@ -1,0 +1,98 @@
+"""The native operators keep to their promises where sizes, threads or memory reach a limit."""
+
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+
+from mlxhog._native import ops
+from tests.metal.sample import draw, unwritten
+
+HUGE = 6_000_000
+"""Positions whose chunk of scores, in float32, is larger than 47 bits can address."""
+
+
+def scale_in_pool() -> None:
+    """One call that needs a second thread."""
+    x = np.ones(200_000, np.float32)
+    ops.scale(x, 2.0, threads=2)
+    assert (x == 2).all()
+
+
+def test_a_map_of_no_inputs_is_its_bias() -> None:
+    b, y = draw(3), unwritten(5, 3)
+    ops.linears(draw(5, 0), [draw(3, 0)], [b], [y], threads=2)
+    np.testing.assert_array_equal(y, np.tile(b, (5, 1)))
+
+
+@pytest.mark.parametrize("outs", [[], [0], [0, 0], [0, 20], [20, 0]])
+def test_maps_without_outputs_add_nothing_to_the_input_gradient(outs: list[int]) -> None:
+    def gradient(outs: list[int]) -> np.ndarray:
+        dx, weights = unwritten(4, 3), [draw(out, 3) for out in outs]
+        d_outs, d_weights = [draw(4, out) for out in outs], [unwritten(out, 3) for out in outs]
+        ops.linears_grad(draw(4, 3), weights, d_outs, dx, d_weights, [None] * len(outs), threads=1)
+        return dx
+
+    wanted = gradient([20]) if 20 in outs else np.zeros((4, 3))
+    np.testing.assert_array_equal(gradient(outs), wanted)
+
+
+def test_an_array_beyond_every_address_is_a_memory_error() -> None:
+    with pytest.raises(MemoryError):
+        ops.empty([2**62, 8])
+
+
+def test_memory_that_runs_out_in_a_thread_is_an_error_of_the_call_and_of_no_other() -> None:
+    B, S = 2, HUGE
+    q, gate = np.zeros((B, S, 1, 1), np.float32), np.zeros((B, S, 1), np.float32)
+    h, den = np.empty_like(q), np.empty_like(gate)
+    C, n, m = (np.zeros((B, 1, 2, *unit), np.float32) for unit in ((1, 1), (1,), ()))
+    with pytest.raises(MemoryError):
+        ops.mlstm(q, q, q, gate, gate, h, den, C, n, m, chunk=S, stride=1, eps=1e-6, threads=2)
+    scale_in_pool()
+
+
+def test_a_chunk_of_any_length_is_at_most_the_sequence() -> None:
+    def h(chunk: int) -> np.ndarray:
+        result, C, n, m = (
+            unwritten(1, 5, 1, 3),
+            *(np.zeros((1, 1, 2, *s), np.float32) for s in ((3, 3), (3,), ())),
+        )
+        x, gate = draw(1, 5, 1, 3), draw(1, 5, 1)
+        ops.mlstm(
+            x,
+            x,
+            x,
+            gate,
+            gate,
+            result,
+            unwritten(1, 5, 1),
+            C,
+            n,
+            m,
+            chunk=chunk,
+            stride=sys.maxsize,
+            eps=1e-6,
+            threads=1,
+        )
+        return result
+
+    np.testing.assert_array_equal(h(sys.maxsize), h(5))
+    assert ops.mlstm_stride(DK=3, chunk=sys.maxsize) == 1
+
+
+# Python 3.12 warns of any fork beside threads; this one is what the test is about.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    scale_in_pool()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # ends a child that waits for its parent's threads
+        try:
+            scale_in_pool()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
