@@ -347,7 +347,7 @@ def test_what_real_transformers_models_write_is_told_apart(tmp_path: Path) -> No
     ("content", "said"),
     [
         ({"weights": [1, 2]}, "holds no state dict"),
-        (b"", "missing, truncated or foreign"),
+        (b"", "missing, truncated or foreign: it ends too early; copy it again"),
         (b"PK\x03\x04 not a zip", "missing, truncated or foreign"),
     ],
 )
@@ -374,6 +374,16 @@ def test_a_torch_file_that_would_run_a_program_is_refused_unread(tmp_path: Path)
     refused(tmp_path / "m.pt", "holds more than tensors")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"w": Payload()}))  # of which torch warns
     refused(tmp_path / "plain.pt", "holds more than tensors")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model_0.safetensors", "model.pt"])
+def test_a_pointer_of_git_lfs_is_called_so_with_what_fetches_the_file(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text(
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4976698672\n"
+    )
+    refused(tmp_path, f"{name} is a Git LFS pointer", f"`git lfs pull` in {tmp_path}")
 
 
 def test_a_truncated_torch_file_is_refused(tmp_path: Path) -> None:
