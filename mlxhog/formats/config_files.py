@@ -74,8 +74,8 @@ def model_of(fields: Mapping[str, Any], package: str, where: Path) -> ModelConfi
     family = "xlstm_v1" if package == "xlstm_v1" else "xlstm"
     if not fields:
         raise CheckpointError(
-            f"{where} has no config beside it ({' or '.join(NAMES[:2])}); put it there, or name it "
-            "with --config"
+            f"{where} has no config beside it ({' or '.join(NAMES[:2])}); put it there, or give it "
+            f"to convert once: mlxhog convert {where} NEW --to mlxhog --config FILE"
         )
     stated = fields.get("model_type", family)
     if stated != family:

@@ -141,8 +141,8 @@ def test_a_config_that_lies_elsewhere_is_named(tmp_path: Path) -> None:
     peers.save_package(model, tmp_path / "a")
     config = tmp_path / "b.yaml"
     shutil.move(tmp_path / "a" / "config.yaml", config)
-    with pytest.raises(CheckpointError, match=r"has no config beside it .*name it with --config"):
-        formats.open(tmp_path / "a")
+    convert = f"mlxhog convert {tmp_path / 'a'} NEW --to mlxhog --config FILE"
+    refused(tmp_path / "a", "has no config beside it", "put it there", convert)
     same(formats.open(tmp_path / "a", config), peers.state(model))
 
 
