@@ -183,7 +183,11 @@ def locate(spec: str, root: Path) -> Path:
         run = runs.find(spec, root)
     except RunError as error:
         if path.is_dir():
-            raise CheckpointError(f"{path} is neither a checkpoint nor a run directory") from error
+            raise CheckpointError(
+                f"{path} is neither a checkpoint nor a run directory: a checkpoint holds tensors "
+                "(model.safetensors, an index and its shards, or a torch file) and a config.json "
+                "or config.yaml, a run holds a run.json; name one of these"
+            ) from error
         raise
     return latest(run)
 

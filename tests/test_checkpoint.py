@@ -242,8 +242,10 @@ def test_a_checkpoint_is_located_by_its_path_or_by_its_run(run: Run, spec: str) 
 
 
 def test_what_is_neither_run_nor_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="neither a checkpoint nor a run"):
+    with pytest.raises(CheckpointError, match="neither a checkpoint nor a run") as caught:
         checkpoint.locate(str(tmp_path), tmp_path / "runs")
+    for needed in ("model.safetensors", "config.json", "run.json"):
+        assert needed in str(caught.value)
     with pytest.raises(RunError, match="did you mean"):
         checkpoint.locate(run.name[:-1], run.directory.parent)
 

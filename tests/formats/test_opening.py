@@ -211,6 +211,7 @@ def test_tensors_that_are_missing_superfluous_misshapen_or_of_a_wrong_type_are_a
         "backbone.blocks.2.ffn.proj_up.weight is superfluous",
         "lm_head.weight has shape (50, 100), expected (50, 128)",
         "backbone.out_norm.weight has type int32, expected float32 or float16 or bfloat16",
+        "; use the config that belongs to these tensors, or copy the checkpoint again",
     )
 
 
