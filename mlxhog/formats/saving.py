@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from mlxhog import plain_json
+from mlxhog import mapped, plain_json
 from mlxhog.durable import full_disk, require_space, sync, write_synced
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 from mlxhog.formats import weights
@@ -80,6 +80,7 @@ def write(
     files: Mapping[str, Mapping[str, Entry]],
     others: Mapping[str, bytes],
     *,
+    source: Path,
     finish: Callable[[Path], None] = lambda part: None,
     tell: Tell = lambda name, done, total: None,
 ) -> None:
@@ -89,6 +90,7 @@ def write(
         target: its path; parents are made, and removed again where it comes to nothing.
         files: name of a safetensors file -> its tensors.
         others: name of another file -> its content.
+        source: where the tensors come from, for messages.
         finish: called with the directory when all files are written, to add one more.
         tell: progress.
 
@@ -110,7 +112,7 @@ def write(
             for name, tensors in files.items():
                 for tensor, finite in write_entries(part / name, tensors):
                     if not finite:
-                        raise CheckpointError(_not_finite(tensor, tensors[tensor]))
+                        raise CheckpointError(_not_finite(tensor, tensors[tensor], source))
                     done += tensors[tensor].nbytes
                     tell(tensor, done, total)
             for name, content in others.items():
@@ -133,10 +135,16 @@ def index(files: Mapping[str, Mapping[str, Entry]]) -> bytes:
     return plain_json.dumps(content, indent=2)
 
 
-def _not_finite(name: str, entry: Entry) -> str:
+def _not_finite(name: str, entry: Entry, source: Path) -> str:
+    """Say whether a tensor is damaged where it comes from, or too large for the new type."""
+    if all(mapped.is_finite(part) for part in entry.parts):
+        return (
+            f"{name} of {source} holds numbers too large for {entry.dtype.name}; --dtype "
+            "float32 or keep holds them; nothing was written"
+        )
     return (
-        f"{name} holds numbers that are not finite, or too large for {entry.dtype.name}; "
-        "nothing was written"
+        f"{name} of {source} holds numbers that are not finite; use another checkpoint of the same "
+        "model, or copy this one again; nothing was written"
     )
 
 
