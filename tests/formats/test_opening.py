@@ -250,6 +250,17 @@ def test_config_fields_that_contradict_each_other_are_refused(
     refused(hf, said, error=ConfigError)
 
 
+def test_a_wrong_config_value_names_where_the_config_is(hf: Path, tmp_path: Path) -> None:
+    named = tmp_path / "named.json"
+    shutil.copy(hf / "config.json", named)
+    edit(named, num_heads=3)
+    with pytest.raises(ConfigError, match=r"divide into num_heads 3") as caught:
+        formats.open(hf, named)
+    assert str(caught.value).startswith(f"{named}: ")
+    edit(hf / "config.json", num_heads=3)
+    refused(hf, f"the config of {hf}: ", "divide into num_heads 3", error=ConfigError)
+
+
 def test_two_config_files_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     folder = peers.save_package(peers.large(), tmp_path)
     (folder / "config.json").write_text('{"num_heads": 4}')
