@@ -108,9 +108,9 @@ def check_place(path: Path) -> None:
     Raises:
         ConfigError: it is a directory, or its directory is missing or cannot be written into.
     """
-    if path.is_dir():
-        raise ConfigError(f"--save {path} is a directory; name a file in it, such as arrays.npz")
     try:
+        if path.is_dir():
+            raise ConfigError(f"--save {path} is a directory; name a file in it, like arrays.npz")
         part = _part(path)
         part.touch()
         part.unlink()

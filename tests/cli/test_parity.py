@@ -107,7 +107,8 @@ def test_save_writes_what_was_compared(
     [
         ("nowhere/arrays.npz", "No such file or directory; name a file in a directory that is"),
         ("small.yaml/arrays.npz", "Not a directory; name a file in a directory that is there"),
-        (".", "is a directory; name a file in it, such as arrays.npz"),
+        (".", "is a directory; name a file in it, like arrays.npz"),
+        ("n" * 300, "File name too long; name a file in a directory"),
     ],
 )
 def test_a_place_that_save_cannot_write_is_refused_before_anything_is_computed(
