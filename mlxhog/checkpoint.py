@@ -174,11 +174,17 @@ def locate(spec: str, root: Path) -> Path:
 
     Raises:
         RunError: there is no such run.
-        CheckpointError: the run has no checkpoint yet.
+        CheckpointError: the run has no checkpoint yet, or the system does not let us look there.
     """
     path = Path(spec).expanduser()
-    if weights.candidates(path):
-        return path.absolute()
+    try:
+        if weights.candidates(path):
+            return path.absolute()
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot look at {path}: {error.strerror or error}; name another path, or make that "
+            "one readable"
+        ) from error
     try:
         run = runs.find(spec, root)
     except RunError as error:

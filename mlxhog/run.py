@@ -256,7 +256,9 @@ def find(spec: str, root: Path) -> Run:
             return Run(path.absolute())
     path = Path(spec).expanduser()
     if path.exists():
-        raise RunError(f"{path} is not a run: it holds no {_STATUS}")
+        raise RunError(
+            f"{path} is not a run: it holds no {_STATUS}; name a run's directory (mlxhog runs)"
+        )
     raise RunError(_not_found(spec, root, [run.name for run in runs]))
 
 

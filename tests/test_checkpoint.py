@@ -241,6 +241,11 @@ def test_a_checkpoint_is_located_by_its_path_or_by_its_run(run: Run, spec: str) 
     assert checkpoint.locate(given, run.directory.parent) == path
 
 
+def test_a_path_that_the_system_refuses_to_look_at_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot look at n+: File name too long; name an"):
+        checkpoint.locate("n" * 300, tmp_path)
+
+
 def test_what_is_neither_run_nor_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="neither a checkpoint nor a run") as caught:
         checkpoint.locate(str(tmp_path), tmp_path / "runs")
