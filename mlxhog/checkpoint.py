@@ -174,16 +174,26 @@ def locate(spec: str, root: Path) -> Path:
 
     Raises:
         RunError: there is no such run.
-        CheckpointError: the run has no checkpoint yet.
+        CheckpointError: the run has no checkpoint yet, or the system does not let us look there.
     """
     path = Path(spec).expanduser()
-    if weights.candidates(path):
-        return path.absolute()
+    try:
+        if weights.candidates(path):
+            return path.absolute()
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot look at {path}: {error.strerror or error}; name another path, or make that "
+            "one readable"
+        ) from error
     try:
         run = runs.find(spec, root)
     except RunError as error:
         if path.is_dir():
-            raise CheckpointError(f"{path} is neither a checkpoint nor a run directory") from error
+            raise CheckpointError(
+                f"{path} is neither a checkpoint nor a run directory: a checkpoint holds tensors "
+                "(model.safetensors, an index and its shards, or a torch file) and a config.json "
+                "or config.yaml, a run holds a run.json; name one of these"
+            ) from error
         raise
     return latest(run)
 

@@ -199,7 +199,8 @@ def _check_vocabulary(config: TrainConfig, model: ModelConfig, data: prepare.Pre
     if data.tokenizer.n_ids > model.vocab_size:
         raise ConfigError(
             f"model {config.model} has vocab_size {model.vocab_size}, tokenizer {config.tokenizer} "
-            f"{data.tokenizer.n_ids} ids; choose a model with at least that many rows"
+            f"{data.tokenizer.n_ids} ids, one of which is BOS, the start of a document; set "
+            f"vocab_size to at least {data.tokenizer.n_ids}, or choose another model or tokenizer"
         )
 
 

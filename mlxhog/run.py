@@ -19,7 +19,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from typing import IO, Any
 from mlxhog import plain_json
 from mlxhog.durable import full_disk, replace_file
 from mlxhog.errors import RunError
+from mlxhog.options import did_you_mean
 
 _STATUS = "run.json"
 _LOCK_PATIENCE_S = 0.2
@@ -255,10 +256,25 @@ def find(spec: str, root: Path) -> Run:
             return Run(path.absolute())
     path = Path(spec).expanduser()
     if path.exists():
-        raise RunError(f"{path} is not a run: it holds no {_STATUS}")
-    near = difflib.get_close_matches(spec, ["latest", *(run.name for run in runs)], n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"{root} holds {len(runs)} runs: mlxhog runs"
-    raise RunError(f"no run {spec!r}; {hint}")
+        raise RunError(
+            f"{path} is not a run: it holds no {_STATUS}; name a run's directory (mlxhog runs)"
+        )
+    raise RunError(_not_found(spec, root, [run.name for run in runs]))
+
+
+def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
+    """Say that there is no such run, and what the word could have been meant to be."""
+    if Path(spec).name != spec:
+        hint = did_you_mean(Path(spec).name, names)
+        return f"{spec} does not exist{hint or '; name a run, or a path that exists'}"
+    if not names:
+        return (
+            f"no run {spec!r}: {root} holds none, and no file or directory has this name; start a "
+            "run with mlxhog train, or say with --out which folder holds the runs"
+        )
+    near = difflib.get_close_matches(spec, ["latest", *names], n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"{root} holds {len(names)} runs: mlxhog runs"
+    return f"no run {spec!r}, and no file or directory of this name; {hint}"
 
 
 def _flock(file: IO[str], kind: int, patience_s: float) -> bool:

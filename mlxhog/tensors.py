@@ -38,6 +38,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _ALIGNMENT = 64
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
@@ -114,6 +115,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
         CheckpointError: the file is missing, truncated, not a safetensors file, or holds a tensor
             of a type that NumPy and ml_dtypes lack.
     """
+    refuse_lfs_pointer(path)
     try:
         with safe_open(path, "numpy"):
             pass  # opening it checks the header, the offsets and the length of the file
@@ -121,9 +123,29 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
         first = 8 + int.from_bytes(data[:8].tobytes(), "little")
         header: dict[str, Any] = json.loads(data[8:first].tobytes())
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} is missing, truncated or foreign: {error}") from error
+        raise CheckpointError(
+            f"{path} is missing, truncated or foreign: {error}; copy it again"
+        ) from error
     header.pop("__metadata__", None)
     return {name: _view(data[first:], entry, name, path) for name, entry in header.items()}
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Refuse the few lines that stand for a large file where git cloned without Git LFS.
+
+    Raises:
+        CheckpointError: the file is a pointer of Git LFS.
+    """
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(_LFS_POINTER))
+    except OSError:
+        return  # who reads the whole file says why that fails
+    if begins == _LFS_POINTER:
+        raise CheckpointError(
+            f"{path} is a Git LFS pointer, which stands for the file and is not the file; fetch it "
+            f"with `git lfs pull` in {path.parent}"
+        )
 
 
 def _header(entries: Mapping[str, Entry]) -> bytes:

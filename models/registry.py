@@ -53,7 +53,11 @@ def load_architecture(name_or_path: str | Path) -> ModelConfig:
         raise ConfigError(
             f"cannot read the architecture {path}: {error}; choose another"
         ) from error
-    return families.read(_parse(source, str(path)), strict=path.suffix != ".json")
+    data = _parse(source, str(path))
+    try:
+        return families.read(data, strict=path.suffix != ".json")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _parse(source: str, name: str) -> dict[str, Any]:

@@ -241,9 +241,16 @@ def test_a_checkpoint_is_located_by_its_path_or_by_its_run(run: Run, spec: str) 
     assert checkpoint.locate(given, run.directory.parent) == path
 
 
+def test_a_path_that_the_system_refuses_to_look_at_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot look at n+: File name too long; name an"):
+        checkpoint.locate("n" * 300, tmp_path)
+
+
 def test_what_is_neither_run_nor_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="neither a checkpoint nor a run"):
+    with pytest.raises(CheckpointError, match="neither a checkpoint nor a run") as caught:
         checkpoint.locate(str(tmp_path), tmp_path / "runs")
+    for needed in ("model.safetensors", "config.json", "run.json"):
+        assert needed in str(caught.value)
     with pytest.raises(RunError, match="did you mean"):
         checkpoint.locate(run.name[:-1], run.directory.parent)
 
@@ -452,7 +459,7 @@ def test_resuming_with_another_architecture_names_what_differs(run: Run) -> None
 )
 def test_a_foreign_tensor_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"x.safetensors is missing, truncated or foreign"):
+    with pytest.raises(CheckpointError, match=r"x.safetensors is missing.*; copy it again"):
         tensors.read(tmp_path / "x.safetensors")
 
 

@@ -214,6 +214,26 @@ def test_an_unknown_run_suggests_the_nearest_name(tmp_path: Path) -> None:
         runs.find("%%%%", tmp_path)
 
 
+def test_where_there_are_no_runs_none_is_suggested(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no run 'latst': .* holds none, .* mlxhog train") as caught:
+        runs.find("latst", tmp_path)
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", ["s/nothere", "./nothere", "/nothere"])
+def test_a_path_that_does_not_exist_is_called_so(tmp_path: Path, spec: str) -> None:
+    runs.create(tmp_path, "sotu")
+    with pytest.raises(RunError) as caught:
+        runs.find(spec, tmp_path)
+    assert str(caught.value) == f"{spec} does not exist; name a run, or a path that exists"
+
+
+def test_a_mistyped_path_of_a_run_suggests_the_nearest_run(tmp_path: Path) -> None:
+    run = runs.create(tmp_path, "sotu")
+    with pytest.raises(RunError, match=rf"does not exist; did you mean '{run.name}'\?"):
+        runs.find(str(run.directory)[:-1], tmp_path)
+
+
 def test_latest_of_no_run_says_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="start one with: mlxhog train"):
         runs.find("latest", tmp_path)

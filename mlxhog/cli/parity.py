@@ -101,6 +101,9 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     from mlxhog.parity.comparison import compare
     from mlxhog.parity.sources import open_source
 
+    save = None if config.save is None else Path(config.save).expanduser()
+    if save is not None:
+        report.check_place(save)
     sizes = Sizes(
         seed=config.seed,
         batch_size=config.batch_size,
@@ -120,7 +123,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
             tell,
             perturb=config.perturb,
             seed=config.seed,
-            save=None if config.save is None else Path(config.save),
+            save=save,
         )
     notes = [*found.subject.notes, *found.unmet, *lacks]
     if found.spoilt is not None:

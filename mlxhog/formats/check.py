@@ -47,7 +47,10 @@ def check(
             wanted = " or ".join(dtype.name for dtype in dtypes)
             faults.append(f"{name} has type {array.dtype}, expected {wanted}")
     if faults:
-        raise CheckpointError(f"{where} does not fit the model: {listed(faults)}")
+        raise CheckpointError(
+            f"{where} does not fit the model: {listed(faults)}; use the config that belongs to "
+            "these tensors, or copy the checkpoint again if it is incomplete"
+        )
 
 
 def refuse_not_finite(names: Iterable[str], where: Path) -> None:

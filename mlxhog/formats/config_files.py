@@ -59,13 +59,16 @@ def read(path: Path) -> dict[str, Any]:
     return data
 
 
-def model_of(fields: Mapping[str, Any], package: str, where: Path) -> ModelConfig:
+def model_of(
+    fields: Mapping[str, Any], package: str, where: Path, config: Path | None = None
+) -> ModelConfig:
     """Return the model that a checkpoint's config describes.
 
     Args:
         fields: of its config.
         package: whose names its tensors have, as `foreign.package` says.
         where: the checkpoint, for messages.
+        config: the file of the fields, where it is not beside the checkpoint; for messages.
 
     Raises:
         CheckpointError: there are no fields, or they are those of another family.
@@ -74,8 +77,8 @@ def model_of(fields: Mapping[str, Any], package: str, where: Path) -> ModelConfi
     family = "xlstm_v1" if package == "xlstm_v1" else "xlstm"
     if not fields:
         raise CheckpointError(
-            f"{where} has no config beside it ({' or '.join(NAMES[:2])}); put it there, or name it "
-            "with --config"
+            f"{where} has no config beside it ({' or '.join(NAMES[:2])}); put it there, or give it "
+            f"to convert once: mlxhog convert {where} NEW --to mlxhog --config FILE"
         )
     stated = fields.get("model_type", family)
     if stated != family:
@@ -83,7 +86,10 @@ def model_of(fields: Mapping[str, Any], package: str, where: Path) -> ModelConfi
             f"{where}: the config says model_type {stated!r} and the tensors are those of "
             f"{family!r}; use the config that belongs to them"
         )
-    return families.read({**_unsaid(fields, package), **fields, "model_type": family})
+    try:
+        return families.read({**_unsaid(fields, package), **fields, "model_type": family})
+    except ConfigError as error:
+        raise ConfigError(f"{config or f'the config of {where}'}: {error}") from error
 
 
 def _unsaid(fields: Mapping[str, Any], package: str) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def convert(
         target,
         files,
         others,
+        source=source.path,
         finish=_with_manifest if wanted.to == "mlxhog" else lambda part: None,
         tell=tell,
     )

@@ -94,10 +94,11 @@ def open_checkpoint(path: Path | str, config: Path | str | None = None) -> Opene
     ours = path.is_dir() and (path / manifest.NAME).is_file()
     if ours:
         manifest.verify(path, manifest.read(path), digests=False)
-    fields = config_files.read(Path(config)) if config is not None else config_files.find(folder)
+    elsewhere = None if config is None else Path(config)
+    fields = config_files.find(folder) if elsewhere is None else config_files.read(elsewhere)
     arrays = foreign.unwrapped(weights.read(file))
     package = foreign.package(arrays, fields.get("model_type"), path)
-    model = config_files.model_of(fields, package, path)
+    model = config_files.model_of(fields, package, path, elsewhere)
     tensors = _without_copies(names.to_ours(arrays, model), model, path)
     if package == "hf":
         _check_final_norm(tensors, model, path)

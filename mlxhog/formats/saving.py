@@ -6,14 +6,15 @@ is whole and on the disk, it gets the target's name.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from mlxhog import plain_json
+from mlxhog import mapped, plain_json
 from mlxhog.durable import full_disk, require_space, sync, write_synced
-from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 from mlxhog.formats import weights
 from mlxhog.formats.check import listed
 from mlxhog.tensors import Entry, write_entries
@@ -49,7 +50,13 @@ def check_target(target: Path, *, force: bool) -> None:
     Raises:
         ConfigError: `target` exists, and `force` is not given, it is no checkpoint, or it holds
             other things, which would be gone; or a file stands where its parent should.
+        EnvironmentLacks: the system does not let us look at it, or clear it.
     """
+    with _refused_by_system(target):
+        _check_target(target, force=force)
+
+
+def _check_target(target: Path, *, force: bool) -> None:
     _check_parents(target.absolute())
     _clear_remains(target.absolute())
     if not (target.exists() or target.is_symlink()):
@@ -73,35 +80,39 @@ def write(
     files: Mapping[str, Mapping[str, Entry]],
     others: Mapping[str, bytes],
     *,
+    source: Path,
     finish: Callable[[Path], None] = lambda part: None,
     tell: Tell = lambda name, done, total: None,
 ) -> None:
     """Write a checkpoint's directory; `check_target` has agreed to it.
 
     Args:
-        target: its path; parents are made.
+        target: its path; parents are made, and removed again where it comes to nothing.
         files: name of a safetensors file -> its tensors.
         others: name of another file -> its content.
+        source: where the tensors come from, for messages.
         finish: called with the directory when all files are written, to add one more.
         tell: progress.
 
     Raises:
         CheckpointError: tensors hold numbers that are not finite; nothing is left.
-        EnvironmentLacks: the disk is too small or became full; nothing is left.
+        EnvironmentLacks: the disk is too small or became full, or the system refuses to write
+            there; nothing is left.
     """
     target = target.absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
     total = sum(entry.nbytes for tensors in files.values() for entry in tensors.values())
-    require_space(target.parent, total, f"checkpoint {target.name}")
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    missing = [parent for parent in target.parents if not parent.exists()]
     try:
-        with full_disk(f"writing {target}"):
+        with _refused_by_system(target), full_disk(f"writing {target}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            require_space(target.parent, total, f"checkpoint {target.name}")
             part.mkdir()
             done = 0
             for name, tensors in files.items():
                 for tensor, finite in write_entries(part / name, tensors):
                     if not finite:
-                        raise CheckpointError(_not_finite(tensor, tensors[tensor]))
+                        raise CheckpointError(_not_finite(tensor, tensors[tensor], source))
                     done += tensors[tensor].nbytes
                     tell(tensor, done, total)
             for name, content in others.items():
@@ -111,6 +122,9 @@ def write(
             _publish(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        for parent in missing:  # the innermost first; one that holds something stays
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
 
 def index(files: Mapping[str, Mapping[str, Entry]]) -> bytes:
@@ -121,11 +135,30 @@ def index(files: Mapping[str, Mapping[str, Entry]]) -> bytes:
     return plain_json.dumps(content, indent=2)
 
 
-def _not_finite(name: str, entry: Entry) -> str:
+def _not_finite(name: str, entry: Entry, source: Path) -> str:
+    """Say whether a tensor is damaged where it comes from, or too large for the new type."""
+    if all(mapped.is_finite(part) for part in entry.parts):
+        return (
+            f"{name} of {source} holds numbers too large for {entry.dtype.name}; --dtype "
+            "float32 or keep holds them; nothing was written"
+        )
     return (
-        f"{name} holds numbers that are not finite, or too large for {entry.dtype.name}; "
-        "nothing was written"
+        f"{name} of {source} holds numbers that are not finite; use another checkpoint of the same "
+        "model, or copy this one again; nothing was written"
     )
+
+
+@contextlib.contextmanager
+def _refused_by_system(target: Path) -> Iterator[None]:
+    """Turn what the system refuses, such as a permission, into `EnvironmentLacks`."""
+    try:
+        yield
+    except OSError as error:
+        at = f" at {error.filename}" if error.filename else ""
+        raise EnvironmentLacks(
+            f"cannot write {target}: {error.strerror or error}{at}; choose another place, or make "
+            "that one writable"
+        ) from error
 
 
 def _check_parents(target: Path) -> None:

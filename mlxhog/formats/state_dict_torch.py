@@ -72,7 +72,10 @@ def _load(path: Path, device: str) -> object:
             "state dict alone: torch.save(model.state_dict(), FILE)"
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise CheckpointError(f"{path} is missing, truncated or foreign: {error}") from error
+        said = str(error) or "it ends too early"
+        raise CheckpointError(
+            f"{path} is missing, truncated or foreign: {said}; copy it again"
+        ) from error
 
 
 def _state_dict(loaded: object, path: Path) -> dict[str, torch.Tensor]:

@@ -99,6 +99,7 @@ def read(file: Path) -> dict[str, NDArray[Any]]:
 def _one(file: Path) -> dict[str, NDArray[Any]]:
     if file.suffix == ".safetensors":
         return tensors.read(file)
+    tensors.refuse_lfs_pointer(file)
     from mlxhog.formats.state_dict_torch import read as read_torch
 
     return read_torch(file)

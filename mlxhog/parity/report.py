@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.doctor.table import Section
+from mlxhog.errors import ConfigError
 from mlxhog.parity.compare import Row
 from mlxhog.parity.subject import Results
 
@@ -101,6 +102,25 @@ def describe(row: Row) -> str:
     )
 
 
+def check_place(path: Path) -> None:
+    """Refuse a file that `save` could not write, before anything is computed for it.
+
+    Raises:
+        ConfigError: it is a directory, or its directory is missing or cannot be written into.
+    """
+    try:
+        if path.is_dir():
+            raise ConfigError(f"--save {path} is a directory; name a file in it, like arrays.npz")
+        part = _part(path)
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"--save {path}: {error.strerror or error}; name a file in a directory that is there "
+            "and can be written into"
+        ) from error
+
+
 def save(path: Path, computed: Mapping[str, Results], recorded: Mapping[str, Results]) -> None:
     """Write every array as SIDE/NAME into an uncompressed .npz file, which appears whole.
 
@@ -112,10 +132,14 @@ def save(path: Path, computed: Mapping[str, Results], recorded: Mapping[str, Res
         for side, results in (*computed.items(), *recorded.items())
         for name, value in results.items()
     }
-    part = path.with_name(f".{path.name}.part")
+    part = _part(path)
     try:
         with part.open("wb") as file:
             np.savez(file, **arrays)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")

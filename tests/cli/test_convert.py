@@ -375,16 +375,27 @@ def test_wrong_options_are_refused_before_anything_is_written(
     assert entries(tmp_path) == ["hf"]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+DAMAGED = "holds numbers that are not finite; use another checkpoint of the same model"
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "said"),
+    [
+        (float("nan"), "keep", DAMAGED),
+        (float("nan"), "float16", DAMAGED),
+        (float("inf"), "float32", DAMAGED),
+        (1e6, "float16", "holds numbers too large for float16; --dtype float32 or keep holds them"),
+    ],
+)
 def test_numbers_that_are_not_finite_or_too_large_for_the_type_are_named(
-    tmp_path: Path, value: float, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, value: float, dtype: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = peers.large()
     with torch.no_grad():
         model.backbone.blocks[1].ffn.proj_up.weight[3, 4] = value
     source = peers.save_package(model, tmp_path / "a")
-    name = "backbone.blocks.1.ffn.proj_up.weight holds numbers that are not finite"
-    refused(capsys, 2, name, source, tmp_path / "b", "--to", "hf", "--dtype", "float16")
+    name = f"backbone.blocks.1.ffn.proj_up.weight of {source} {said}"
+    refused(capsys, 2, name, source, tmp_path / "b", "--to", "hf", "--dtype", dtype)
     assert entries(tmp_path) == ["a"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from mlxhog import tensors
 from mlxhog.cli import main
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import param_spec
+from mlxhog.parity import comparison
 from mlxhog.parity.architectures import perturbed_init
 from tests.parity import made_cases
 
@@ -100,9 +102,50 @@ def test_save_writes_what_was_compared(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays.npz", "small.yaml"]
 
 
-def test_save_says_why_it_cannot(architecture: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["parity", architecture, *SMALL, "--save", "/nowhere/arrays.npz"]) == 3
-    assert "--save /nowhere/arrays.npz: No such file or directory" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("nowhere/arrays.npz", "No such file or directory; name a file in a directory that is"),
+        ("small.yaml/arrays.npz", "Not a directory; name a file in a directory that is there"),
+        (".", "is a directory; name a file in it, like arrays.npz"),
+        ("n" * 300, "File name too long; name a file in a directory"),
+    ],
+)
+def test_a_place_that_save_cannot_write_is_refused_before_anything_is_computed(
+    architecture: str,
+    tmp_path: Path,
+    file: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def never(*arguments: object, **named: object) -> None:
+        raise AssertionError("something was computed")
+
+    monkeypatch.setattr(comparison, "compare", never)
+    assert main(["parity", architecture, *SMALL, "--save", str(tmp_path / file)]) == 2
+    err = capsys.readouterr().err
+    assert f"--save {tmp_path / file}" in err
+    assert said in err
+    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def test_a_disk_that_is_full_when_all_is_computed_is_told(
+    architecture: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*arguments: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    file = tmp_path / "arrays.npz"
+    assert main(["parity", architecture, *SMALL, "--save", str(file)]) == 3
+    assert (
+        f"--save {file}: No space left on device; choose another place" in capsys.readouterr().err
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
 def test_a_recorded_case_that_is_wrong_ends_with_1(

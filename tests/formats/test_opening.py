@@ -141,8 +141,8 @@ def test_a_config_that_lies_elsewhere_is_named(tmp_path: Path) -> None:
     peers.save_package(model, tmp_path / "a")
     config = tmp_path / "b.yaml"
     shutil.move(tmp_path / "a" / "config.yaml", config)
-    with pytest.raises(CheckpointError, match=r"has no config beside it .*name it with --config"):
-        formats.open(tmp_path / "a")
+    convert = f"mlxhog convert {tmp_path / 'a'} NEW --to mlxhog --config FILE"
+    refused(tmp_path / "a", "has no config beside it", "put it there", convert)
     same(formats.open(tmp_path / "a", config), peers.state(model))
 
 
@@ -211,6 +211,7 @@ def test_tensors_that_are_missing_superfluous_misshapen_or_of_a_wrong_type_are_a
         "backbone.blocks.2.ffn.proj_up.weight is superfluous",
         "lm_head.weight has shape (50, 100), expected (50, 128)",
         "backbone.out_norm.weight has type int32, expected float32 or float16 or bfloat16",
+        "; use the config that belongs to these tensors, or copy the checkpoint again",
     )
 
 
@@ -247,6 +248,17 @@ def test_config_fields_that_contradict_each_other_are_refused(
 ) -> None:
     edit(hf / "config.json", **changed)
     refused(hf, said, error=ConfigError)
+
+
+def test_a_wrong_config_value_names_where_the_config_is(hf: Path, tmp_path: Path) -> None:
+    named = tmp_path / "named.json"
+    shutil.copy(hf / "config.json", named)
+    edit(named, num_heads=3)
+    with pytest.raises(ConfigError, match=r"divide into num_heads 3") as caught:
+        formats.open(hf, named)
+    assert str(caught.value).startswith(f"{named}: ")
+    edit(hf / "config.json", num_heads=3)
+    refused(hf, f"the config of {hf}: ", "divide into num_heads 3", error=ConfigError)
 
 
 def test_two_config_files_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
@@ -347,7 +359,7 @@ def test_what_real_transformers_models_write_is_told_apart(tmp_path: Path) -> No
     ("content", "said"),
     [
         ({"weights": [1, 2]}, "holds no state dict"),
-        (b"", "missing, truncated or foreign"),
+        (b"", "missing, truncated or foreign: it ends too early; copy it again"),
         (b"PK\x03\x04 not a zip", "missing, truncated or foreign"),
     ],
 )
@@ -374,6 +386,16 @@ def test_a_torch_file_that_would_run_a_program_is_refused_unread(tmp_path: Path)
     refused(tmp_path / "m.pt", "holds more than tensors")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"w": Payload()}))  # of which torch warns
     refused(tmp_path / "plain.pt", "holds more than tensors")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model_0.safetensors", "model.pt"])
+def test_a_pointer_of_git_lfs_is_called_so_with_what_fetches_the_file(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text(
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4976698672\n"
+    )
+    refused(tmp_path, f"{name} is a Git LFS pointer", f"`git lfs pull` in {tmp_path}")
 
 
 def test_a_truncated_torch_file_is_refused(tmp_path: Path) -> None:

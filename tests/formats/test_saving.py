@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.errors import EnvironmentLacks
 from mlxhog.formats import saving
 from mlxhog.tensors import Entry
 
@@ -36,3 +39,31 @@ def test_an_entry_counts_its_bytes_in_the_file_and_not_in_memory() -> None:
 @pytest.mark.parametrize("limit", [1, 10**12])
 def test_a_model_without_tensors_is_one_file(limit: int) -> None:
     assert saving.shards({}, limit) == [{}]
+
+
+@pytest.mark.parametrize("refused", ["made", "made/deeper", "made/deeper/model"])
+def test_a_place_that_the_system_refuses_is_named_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    # Root may write anywhere, so the system's answer is put in its mouth.
+    mkdir = Path.mkdir
+
+    def refusing(self: Path, *args: object, **kwargs: object) -> None:
+        if str(self).startswith(str(tmp_path / refused)):
+            raise PermissionError(13, "Permission denied", str(self))
+        mkdir(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", refusing)
+    target = tmp_path / "made" / "deeper" / "model"
+    with pytest.raises(EnvironmentLacks) as caught:
+        saving.write(target, {"model.safetensors": {"a": entry(3)}}, {}, source=tmp_path)
+    said = str(caught.value)
+    assert said.startswith(f"cannot write {target}: Permission denied at {tmp_path / refused}")
+    assert "choose another place" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_that_cannot_be_looked_at_is_named(tmp_path: Path) -> None:
+    target = tmp_path / ("n" * 300)
+    with pytest.raises(EnvironmentLacks, match=r"cannot write .*: File name too long"):
+        saving.check_target(target, force=False)

@@ -40,7 +40,10 @@ def test_a_yaml_a_config_and_a_checkpoint_directory_are_read(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("a.yaml", "hidden_sizes: 3\n", "'hidden_sizes'; did you mean 'hidden_size'"),
+        ("a.yaml", "hidden_sizes: 3\n", "a.yaml: .*'hidden_sizes'; did you mean 'hidden_size'"),
+        ("a.yaml", "num_heads: 4\n", "a.yaml: the architecture lacks vocab_size"),
+        ("a.yaml", "vocab_size: many\n", "a.yaml: vocab_size is 'many'"),
+        ("config.json", '{"vocab_size": -1}', "config.json: "),
         ("a.yaml", "- 1\n", "holds a list, not fields"),
         ("a.yaml", "a: [1\n", "cannot be parsed"),
         ("config.json", "{", "cannot be parsed"),
