@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import TextIO
 
 from mlxhog.quantities import format_bytes
+from mlxhog.report.status_line import StatusLine
 
 
-class Bytes:
+class Bytes(StatusLine):
     """Told (what, bytes done, bytes in all) now and then.
 
     A terminal has one line that changes; a pipe gets a line every few seconds, so short work
@@ -34,35 +34,15 @@ class Bytes:
     ) -> None:
         self._stream, self._quiet, self._every_s, self._clock = stream, quiet, every_s, clock
         self._next_s = clock() + every_s
-        self._status: Any = None
         plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        if stream.isatty() and not plain and not quiet:
-            from rich.console import Console  # 50 ms that a command in a pipe need not pay
-
-            self._status = Console(file=stream).status("")
+        super().__init__(stream, live=stream.isatty() and not plain and not quiet)
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show how far it is."""
         text = f"{done / max(total, 1):.0%}  {format_bytes(done)} of {format_bytes(total)}  {what}"
-        if self._status is not None:
-            self._status.update(text)
+        if self.live:
+            self.show(text)
         elif not self._quiet and self._clock() >= self._next_s:
             self._next_s = self._clock() + self._every_s
             self._stream.write(text + "\n")
             self._stream.flush()
-
-    def __enter__(self) -> Self:
-        """Take over a line of the terminal."""
-        if self._status is not None:
-            self._status.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give it back, empty."""
-        if self._status is not None:
-            self._status.stop()
