@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> int:
     config = resolve(DoctorConfig, [parsed.given], parsed.problems)
     # These import NumPy and the native module: wrong input is answered before.
     from mlxhog.doctor.examine import Effort, examine
-    from mlxhog.doctor.progress import Progress
+    from mlxhog.report.progress import Progress
 
     effort = Effort(seconds=config.seconds, quick=parsed.other.quick)
     with Progress(sys.stderr, live=not parsed.other.quiet and _live(sys.stderr)) as tell:
@@ -52,7 +52,8 @@ def run(arguments: list[str]) -> int:
 
         print(plain_json.dumps(record).decode())
     else:
-        from mlxhog.doctor.table import sections, show
+        from mlxhog.doctor.table import sections
+        from mlxhog.report.table import show
 
         show(sections(record), sys.stdout, plain=parsed.other.quiet or not _live(sys.stdout))
     return 1 if record["failed"] else 0

@@ -95,11 +95,11 @@ def _source(given: Any) -> tuple[str, str]:
 
 def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     # These import NumPy and the native module: wrong flags are answered before.
-    from mlxhog.doctor.progress import Progress
     from mlxhog.parity import needs, report, sides
     from mlxhog.parity.architectures import Sizes
     from mlxhog.parity.comparison import compare
     from mlxhog.parity.sources import open_source
+    from mlxhog.report.progress import Progress
 
     save = None if config.save is None else Path(config.save).expanduser()
     if save is not None:
@@ -159,8 +159,8 @@ def _print(found: "Comparison", notes: list[str], how: Any) -> None:
 
         print(plain_json.dumps(found.to_json() | {"notes": notes}).decode())
         return
-    from mlxhog.doctor.table import show
     from mlxhog.parity import report
+    from mlxhog.report.table import show
 
     parts = report.sections(found.subject.title, found.rows, notes, everything=how.all)
     show(parts, sys.stdout, plain=how.quiet or not _live(sys.stdout))

@@ -1,48 +1,22 @@
-"""A record as people read it: sections of aligned columns, in color on a terminal."""
+"""A record of doctor as people read it, in sections."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any, TextIO
+from typing import Any
 
 from mlxhog.doctor.litmus import broken
 from mlxhog.quantities import format_bytes, format_count
+from mlxhog.report.table import Section
 
 Row = Mapping[str, Any]
-STYLES = {
-    "PASS": "green",
-    "WARN": "yellow",
-    "FAIL": "bold red",
-    "lossy": "yellow",
-    **dict.fromkeys(("lucky", "absent"), "dim"),
-}
 _KERNELS = ("dense", "rows", "half")
-_WRAPPED = ("what", "found", "writers", "why")
-"""Columns that may take several lines on a narrow terminal."""
 _LEGEND = (
     "lossless: stripe locks; cas: compare-and-swap; both promise to lose nothing.",
     "racy: plain adds of ours; naive: x += g of a framework; neither promises anything.",
     "lossy: such adds were lost; lucky: none this time. Neither is a fault of this machine.",
 )
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, columns, and lines below them.
-
-    Attributes:
-        title: "" for none.
-        header: names of the columns.
-        rows: as wide as the header; a cell in `STYLES` is shown in its color.
-        notes: whole lines.
-    """
-
-    title: str
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    notes: Sequence[str] = field(default=())
 
 
 def sections(record: Row) -> list[Section]:
@@ -210,40 +184,3 @@ def _verdict(record: Row) -> Section:
 
 def _may(verdict: Row) -> str:
     return "yes" if verdict["ok"] else "no"
-
-
-def show(parts: Iterable[Section], stream: TextIO, *, plain: bool) -> None:
-    """Write sections to a stream: aligned text, or tables in color."""
-    if plain:
-        stream.write("\n\n".join(_text(part) for part in parts) + "\n")
-        return
-    from rich.console import Console  # 50 ms that a command in a pipe need not pay
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(file=stream)
-    for part in parts:
-        console.print()
-        if part.title:
-            console.print(Text(part.title, style="bold"))
-        if part.rows:
-            table = Table(box=None, pad_edge=False, header_style="dim")
-            for name in part.header:
-                table.add_column(name, overflow="fold", no_wrap=name not in _WRAPPED)
-            for row in part.rows:
-                table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-            console.print(table)
-        for note in part.notes:
-            console.print(Text(note, style="bold red" if note.startswith("FAILED") else ""))
-
-
-def _text(part: Section) -> str:
-    lines = [part.title] if part.title else []
-    if part.rows:
-        columns = list(zip(part.header, *part.rows, strict=True))
-        widths = [max(map(len, column)) for column in columns[:-1]] + [0]
-        lines += [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in (part.header, *part.rows)
-        ]
-    return "\n".join([*lines, *part.notes])

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.doctor.table import Section
 from mlxhog.errors import ConfigError
 from mlxhog.parity.compare import Row
 from mlxhog.parity.subject import Results
+from mlxhog.report.table import Section
 
 
 def sections(
     title: str, rows: Sequence[Row], notes: Sequence[str], *, everything: bool
 ) -> list[Section]:
-    """Arrange rows for `mlxhog.doctor.table.show`.
+    """Arrange rows for `mlxhog.report.table.show`.
 
     Args:
         title: what was compared.

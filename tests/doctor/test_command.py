@@ -16,7 +16,8 @@ import pytest
 
 from mlxhog import verdicts
 from mlxhog.cli import doctor, main
-from mlxhog.doctor.table import sections, show
+from mlxhog.doctor.table import sections
+from mlxhog.report.table import show
 
 PATIENCE_S = 60.0
 

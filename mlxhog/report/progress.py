@@ -1,4 +1,4 @@
-"""What doctor is doing: one line that changes on a terminal, a line per part in a pipe."""
+"""What a command is doing: one line that changes on a terminal, a line per part in a pipe."""
 
 from __future__ import annotations
 
