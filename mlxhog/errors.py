@@ -39,6 +39,10 @@ class RunError(MlxhogError):
     """A run directory is missing, in use by another process, or not a run."""
 
 
+class StudyError(MlxhogError):
+    """A study directory is missing, in use, of another version, or of another space."""
+
+
 class EnvironmentLacks(MlxhogError):
     """The machine lacks something: a backend, a package, memory or disk space."""
 

@@ -6,7 +6,8 @@ A family is a package of `models/`: a config, `param_spec`, and twins `model_tor
     init_state(cfg, B)                        the state before the first token, a tuple per block
     blocks(cfg, params, x, state, run)        from the embedded tokens to the final norm
 
-and `decode_native`, whose `Decoder` reads one token of each sequence without a framework.
+and, where the family says so, `decode_native`, whose `Decoder` reads one token of each sequence
+without a framework.
 
 `lm_torch`, `lm_mlx` and `lm_numpy` put the embedding, the head and the loss around them. A state
 array has the sequences of the batch first. This module imports no framework.
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError
-from mlxhog.models import xlstm_large, xlstm_v1
+from mlxhog.models import mad, xlstm_large, xlstm_v1
 from mlxhog.models.fields import check_names
 from mlxhog.models.init import initial_value
 from mlxhog.models.spec import ParamSpec
@@ -83,6 +84,8 @@ class Family:
         embedding: name of the embedding.
         head: name of the matrix from x to logits, where it is not the embedding.
         dropout_sites: name -> (width, rate) of every place that drops units while it trains.
+        head_bias: name of what is added to the logits, where something is.
+        decodes_natively: whether it has a `decode_native`.
     """
 
     package: str
@@ -93,6 +96,8 @@ class Family:
     embedding: str
     head: str
     dropout_sites: Callable[[Any], dict[str, tuple[int, float]]]
+    head_bias: str | None = None
+    decodes_natively: bool = True
 
 
 FAMILIES = {
@@ -115,6 +120,18 @@ FAMILIES = {
         embedding=xlstm_v1.EMBEDDING,
         head=f"{xlstm_v1.LM_HEAD}.weight",
         dropout_sites=xlstm_v1.dropout_sites,
+    ),
+    "mad": Family(
+        package=mad.__name__,
+        title="MAD candidate",
+        from_dict=mad.MADConfig.from_dict,
+        param_spec=mad.param_spec,
+        param_count=mad.param_count,
+        embedding=mad.EMBEDDING,
+        head=mad.HEAD,
+        dropout_sites=lambda cfg: {},
+        head_bias=mad.HEAD_BIAS,
+        decodes_natively=False,
     ),
 }
 
@@ -169,6 +186,11 @@ def embedding(cfg: ModelConfig) -> str:
 def head(cfg: ModelConfig) -> str:
     """Name of the matrix (V, d) that makes logits; the embedding's where they are tied."""
     return of(cfg).embedding if cfg.tie_word_embeddings else of(cfg).head
+
+
+def head_bias(cfg: ModelConfig) -> str | None:
+    """Name of the vector (V,) that is added to the logits; None where nothing is."""
+    return of(cfg).head_bias
 
 
 def products(cfg: ModelConfig) -> frozenset[str]:

@@ -24,6 +24,8 @@ def convert(name: str, value: object, wanted: object) -> object:
         ConfigError: the value is of another type.
     """
     if wanted == int | None:
+        if value is None:
+            return None
         wanted = int
     if wanted is bool and isinstance(value, bool):
         return value

@@ -167,7 +167,10 @@ def _blocks(
 
 def _raw_logits(cfg: ModelConfig, params: Params, x: array, run: Pass[array]) -> array:
     """Return the logits before the cap."""
-    (logits,) = run.ops.linears(x, [params[families.head(cfg)]])
+    bias = families.head_bias(cfg)
+    (logits,) = run.ops.linears(
+        x, [params[families.head(cfg)]], [None if bias is None else params[bias]]
+    )
     return logits
 
 

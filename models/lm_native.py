@@ -51,6 +51,8 @@ def decoder(
         return None
     if any(value.dtype != np.float32 or not value.flags.c_contiguous for value in params.values()):
         return None
+    if not families.of(cfg).decodes_natively:
+        return None
     family = importlib.import_module(f"{families.of(cfg).package}.decode_native")
     made: Decoder = family.Decoder(cfg, params, threads=threads)
     return made

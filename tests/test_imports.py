@@ -49,6 +49,7 @@ LAYERS = (
         "trainer",
     },
     {"live", "report", "doctor", "parity"},
+    {"mad"},
     {"cli", "__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

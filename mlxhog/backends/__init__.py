@@ -107,6 +107,13 @@ class Backend(Protocol):
     def evaluate(self, batch: Batch) -> Evaluation:
         """Loss of a batch at the inbox's parameters; raises as `loss_and_grads` does."""
 
+    def predictions(self, tokens: Int32) -> Int32:
+        """The most likely id at every position of `tokens` (B, S), each from the start: (B, S).
+
+        Raises:
+            DataError: no token, or one outside the vocabulary.
+        """
+
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """Logits after the last of `tokens` (B, S), as (B, V) float32, and the state to go on.
 

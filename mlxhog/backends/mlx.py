@@ -227,6 +227,21 @@ class MLXBackend:
         )
         return float(_host(nats).item())
 
+    def predictions(self, tokens: Int32) -> Int32:
+        """See `Backend.predictions`."""
+        check_tokens(tokens, self.model.vocab_size)
+        ids = self._mx.array(tokens)
+        logits, _ = self._lm.forward(
+            self.model,
+            self.params,
+            self._lm.embed(self.model, self.params, ids),
+            kernels=self.kernels,
+            starts=self._lm.starts(self.model, ids),
+        )
+        found = self._mx.argmax(logits, axis=-1)
+        self._mx.eval(found)
+        return np.array(found).astype(np.int32)
+
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """See `Backend.logits`."""
         check_tokens(tokens, self.model.vocab_size)

@@ -182,6 +182,20 @@ class TorchBackend:
             )
         return float(nats)
 
+    def predictions(self, tokens: Int32) -> Int32:
+        """See `Backend.predictions`."""
+        check_tokens(tokens, self.model.vocab_size)
+        with torch.inference_mode():
+            ids = self._tokens(tokens)
+            logits, _ = lm.forward(
+                self.model,
+                self.params,
+                lm.embed(self.model, self.params, ids),
+                kernels=self.kernels,
+                starts=lm.starts(self.model, ids),
+            )
+            return logits.argmax(-1).cpu().numpy().astype(np.int32)
+
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """See `Backend.logits`."""
         check_tokens(tokens, self.model.vocab_size)

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a model; with no options a minute on text that comes with the package",
     "generate": "text from a checkpoint or a run",
     "convert": "checkpoints of transformers, of the xlstm package, and ours",
+    "mad": "Mechanistic Architecture Design: tasks, candidates, architecture search",
     "runs": "the list of runs",
     "parity": "do all backends compute the same: a model, a checkpoint, a recorded case",
     "doctor": "what this machine can do: backends, two writers at once, every Metal kernel",

@@ -1,12 +1,12 @@
 """The activation functions that a gated feed-forward layer may name.
 
 The names are those of the xlstm package, `silu` is another for `swish`. `gelu` is the exact one,
-x Phi(x), computed with erf.
+x Phi(x), computed with erf; `gelu_tanh` is its form with tanh.
 """
 
 from mlxhog.errors import ConfigError
 
-ACTIVATIONS = ("gelu", "silu", "swish", "relu", "relu^2", "sigmoid", "selu")
+ACTIVATIONS = ("gelu", "gelu_tanh", "silu", "swish", "relu", "relu^2", "sigmoid", "selu")
 
 
 def known(name: str) -> str:

@@ -89,6 +89,13 @@ class Ops(Protocol[T]):
             K - 1 inputs, of which those of earlier documents are zero.
         """
 
+    def activate(self, x: T, activation: str) -> T:
+        """Return act(x); `activation` is one of `ACTIVATIONS`.
+
+        Raises:
+            ConfigError: there is no such activation.
+        """
+
     def glu(self, gate: T, up: T, activation: str) -> T:
         """Return act(gate) * up; both of one shape, `activation` one of `ACTIVATIONS`.
 

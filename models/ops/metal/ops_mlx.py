@@ -28,6 +28,7 @@ class MetalOps:
     head_norm = staticmethod(reference_mlx.head_norm)
     linears = staticmethod(reference_mlx.linears)
     block_diagonal = staticmethod(reference_mlx.block_diagonal)
+    activate = staticmethod(reference_mlx.activate)
     glu = staticmethod(reference_mlx.glu)
     swiglu = staticmethod(reference_mlx.swiglu)
     soft_cap = staticmethod(reference_mlx.soft_cap)

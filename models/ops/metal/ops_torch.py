@@ -29,6 +29,7 @@ class MetalOps:
     head_norm = staticmethod(reference_torch.head_norm)
     linears = staticmethod(reference_torch.linears)
     block_diagonal = staticmethod(reference_torch.block_diagonal)
+    activate = staticmethod(reference_torch.activate)
     glu = staticmethod(reference_torch.glu)
     swiglu = staticmethod(reference_torch.swiglu)
     soft_cap = staticmethod(reference_torch.soft_cap)

@@ -28,6 +28,7 @@ from mlxhog.models.ops.native.layers_mlx import head_norm_skip_gate as head_norm
 from mlxhog.models.ops.native.layers_mlx import layer_norm as layer_norm
 from mlxhog.models.ops.native.slstm_mlx import slstm_cell as slstm_cell
 from mlxhog.models.ops.reference import ops_mlx as reference_mlx
+from mlxhog.models.ops.reference.ops_mlx import activate as activate
 from mlxhog.models.ops.reference.quantized_mlx import Quantized
 
 ops.keep_freed_memory()

@@ -11,10 +11,12 @@ from mlxhog.models.ops.reference.mlstm_mlx import mlstm_cell as mlstm_cell
 from mlxhog.models.ops.reference.quantized_mlx import Quantized
 from mlxhog.models.ops.reference.slstm_mlx import slstm_cell as slstm_cell
 
+_ROOT_2_PI = 0.7978845608028654
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
 _ACTIVATIONS: dict[str, Callable[[array], array]] = {
     "gelu": lambda x: 0.5 * x * (1 + mx.erf(x * 0.5**0.5)),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + mx.tanh(_ROOT_2_PI * (x + 0.044715 * x**3))),
     "silu": lambda x: x * mx.sigmoid(x),
     "relu": lambda x: mx.maximum(x, 0),
     "relu^2": lambda x: mx.maximum(x, 0) ** 2,
@@ -68,6 +70,11 @@ def block_diagonal(
         y = (slices @ w.swapaxes(1, 2)).swapaxes(0, 1).reshape(*x.shape[:-1], -1).astype(x.dtype)
         outs.append(y if b is None else y + b)
     return tuple(outs)
+
+
+def activate(x: array, activation: str) -> array:
+    """Return act(x)."""
+    return _ACTIVATIONS[known(activation)](x)
 
 
 def glu(gate: array, up: array, activation: str) -> array:

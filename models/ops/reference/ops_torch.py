@@ -1,6 +1,7 @@
 """Plain ops in PyTorch; `kernels.py` says what each promises."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from mlxhog.models.ops.reference.slstm_torch import slstm_cell as slstm_cell
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "silu": F.silu,
     "relu": F.relu,
     "relu^2": lambda x: F.relu(x) ** 2,
@@ -59,6 +61,11 @@ def block_diagonal(
         y = (slices @ w.transpose(1, 2)).transpose(0, 1).reshape(*x.shape[:-1], -1).to(x.dtype)
         outs.append(y if b is None else y + b)
     return tuple(outs)
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """Return act(x)."""
+    return _ACTIVATIONS[known(activation)](x)
 
 
 def glu(gate: Tensor, up: Tensor, activation: str) -> Tensor:

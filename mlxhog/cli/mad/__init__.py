@@ -1,0 +1,50 @@
+"""`mlxhog mad`: tasks, candidates and searches; every subcommand is a module beside this one."""
+
+import importlib
+import sys
+
+from mlxhog.options import did_you_mean
+
+COMMANDS = {
+    "data": "write the rows of a task to a file",
+    "check": "do rows of a task have the properties they must have",
+    "show": "layers, shapes, parameters and state of an architecture",
+    "train": "train one candidate on one task, with one worker or several",
+    "bench": "the score of architectures over a suite of tasks",
+    "search": "search a space of architectures, several at once",
+    "resume": "go on with a study that was stopped in any way",
+    "board": "the leaderboard of a study",
+    "plot": "its plots, and one page with all of them",
+    "vote": "the architecture that the best candidates agree on, slot by slot",
+    "scale": "an architecture made deeper, for mlxhog train",
+}
+
+HELP = """\
+mlxhog mad: Mechanistic Architecture Design, six tasks that tell architectures apart
+
+usage: mlxhog mad COMMAND [options]
+
+{commands}
+
+examples:
+  mlxhog mad data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz
+  mlxhog mad train --task in-context-recall --layers "mlstm swiglu mlstm swiglu"
+  mlxhog mad search --space space.yaml --suite smoke --parallel 2 --study first
+  mlxhog mad board first
+
+`mlxhog mad COMMAND --help` lists the options of a command."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run one subcommand and return its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        lines = (f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
+        print(HELP.format(commands="\n".join(lines)))
+        return 0
+    if arguments[0] not in COMMANDS:
+        word = arguments[0]
+        print(f"no command 'mad {word}'{did_you_mean(word, COMMANDS)}", file=sys.stderr)
+        return 2
+    code: int = importlib.import_module(f"mlxhog.cli.mad.{arguments[0]}").run(arguments[1:])
+    return code

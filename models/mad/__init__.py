@@ -1,0 +1,40 @@
+"""MAD candidates: any sequence of layers, each with a norm before it and a residual around it.
+
+With B batch, S sequence, d = hidden_size, V vocabulary:
+
+    x = E[tokens] + P[positions]                               (B, S, d), P where there is one
+    x = x + layer(RMSNorm(x))                                  for every layer of the flat list
+    logits = RMSNorm(x) H^T + b                                language model
+
+    z = x[:, last]                                             auto-encoder, for compression
+    x = z + P'                                                 (B, S, d), P' sines and cosines
+    x = GELU(W RMSNorm(x) + b)                                 twice
+    logits = RMSNorm(x) H^T + b
+
+Every mixer (attention, a recurrence, a convolution) and every channel map (an MLP) is a layer of
+its own; `layers/` has one module for each, with its equations. `sequence.py` reads the forms in
+which people write such lists, and the flat list with all its numbers is what a model is.
+
+Sources: Poli et al. 2024, Mechanistic Design and Scaling of Hybrid Architectures, arXiv:2403.17844;
+athms/mad-lab.
+"""
+
+from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.parameters import (
+    EMBEDDING,
+    HEAD,
+    HEAD_BIAS,
+    param_count,
+    param_spec,
+    state_sizes,
+)
+
+__all__ = [
+    "EMBEDDING",
+    "HEAD",
+    "HEAD_BIAS",
+    "MADConfig",
+    "param_count",
+    "param_spec",
+    "state_sizes",
+]

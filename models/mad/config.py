@@ -1,0 +1,127 @@
+"""Sizes of one MAD candidate: checked, and read from and written to a mapping."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.fields import convert, unknown
+from mlxhog.models.mad import layer as layers_
+from mlxhog.models.mad.layer import Layer
+
+BACKBONES = ("language-model", "autoencoder")
+POSITIONS = ("none", "learned", "sincos")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MADConfig:
+    """One model. Equal configs are the same model; `layers` is flat and has every number.
+
+    Attributes:
+        vocab_size: V.
+        hidden_size: d.
+        layers: one item is one residual layer.
+        max_length: longest sequence; position tables and long filters are made for it.
+        norm_eps: of every RMSNorm.
+        position: what is added to the embedding.
+        backbone: "autoencoder" answers every position from the last one's vector alone.
+        bos_token_id: the token that begins a document, where there is one.
+
+    Raises:
+        ConfigError: a size is impossible, or a layer cannot be built at this width.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    layers: tuple[Layer, ...]
+    max_length: int = 1024
+    norm_eps: float = 1e-6
+    position: str = "none"
+    backbone: str = "language-model"
+    bos_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built; every message says the way out."""
+        for name in ("vocab_size", "hidden_size", "max_length", "norm_eps"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; set it to a number above 0")
+        if not self.layers:
+            raise ConfigError("the model has no layers; list some, such as [mlstm, swiglu]")
+        for name, choices in (("position", POSITIONS), ("backbone", BACKBONES)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
+                )
+        for number, layer in enumerate(self.layers):
+            try:
+                layer.check(self.hidden_size)
+            except ConfigError as error:
+                raise ConfigError(f"layer {number} ({layer.name}): {error}") from error
+
+    @property
+    def model_type(self) -> str:
+        """The family's name."""
+        return "mad"
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of residual layers."""
+        return len(self.layers)
+
+    @property
+    def tie_word_embeddings(self) -> bool:
+        """Never: embedding and head are two parameters."""
+        return False
+
+    @property
+    def output_logit_soft_cap(self) -> float | None:
+        """Logits have no bound."""
+        return None
+
+    @property
+    def reset_at_document_boundaries(self) -> bool:
+        """Never: sequences are independent rows."""
+        return False
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
+        """Read what `to_dict` wrote, or a YAML file.
+
+        Raises:
+            ConfigError: a field is unknown, missing or of the wrong type.
+        """
+        types = {field.name: field.type for field in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for name, value in data.items():
+            if name == "model_type":
+                continue
+            if name not in types:
+                raise ConfigError(unknown(name, types))
+            if name == "layers":
+                values[name] = _layers(value)
+            elif value is not None:
+                kind = {"int": int, "float": float, "str": str, "int | None": int}[str(types[name])]
+                values[name] = convert(name, value, kind)
+        missing = [name for name in ("vocab_size", "hidden_size", "layers") if name not in values]
+        if missing:
+            raise ConfigError(f"the model lacks {', '.join(missing)}; add them")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as a config.json holds them."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["layers"] = [layers_.to_dict(layer) for layer in self.layers]
+        return {"model_type": self.model_type, **values}
+
+
+def _layers(value: object) -> tuple[Layer, ...]:
+    if not isinstance(value, list):
+        raise ConfigError(f"layers is {value!r}; give a list such as [mlstm, swiglu]")
+    found = []
+    for item in value:
+        numbers = {"type": item} if isinstance(item, str) else dict(item)
+        found.append(layers_.make(str(numbers.pop("type", "")), numbers))
+    return tuple(found)

@@ -1,0 +1,29 @@
+"""Small functions in float64 NumPy that the references of several layers share."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+
+
+def rms_norm(x: Float, w: Float, eps: float) -> Float:
+    """Return w * x / sqrt(mean(x^2) + eps) over the last axis."""
+    normed: Float = x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+    return w * normed
+
+
+def sigmoid(x: Float) -> Float:
+    """Return 1 / (1 + exp(-x)), without overflow."""
+    found: Float = np.exp(-np.logaddexp(0.0, -x))
+    return found
+
+
+def silu(x: Float) -> Float:
+    """Return x * sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+def gelu_tanh(x: Float) -> Float:
+    """Return GELU in its form with tanh (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+    found: Float = 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+    return found
