@@ -71,16 +71,26 @@ def _scores(q: array, k: array, a: array) -> array:
     A = (q * k).sum(-1)[..., None, None]  # (..., blocks, m, m)
     m = 1
     while m < q.shape[-2]:
-        a_early, a_late = mx.unstack(mx.unflatten(a, -2, (-1, 2, m)), axis=-3)
-        q_late = mx.unstack(mx.unflatten(q, -2, (-1, 2, m)), axis=-3)[1]
-        k_early = mx.unstack(mx.unflatten(k, -2, (-1, 2, m)), axis=-3)[0]
+        a_early, a_late = _halves(a, m)
+        k_early, q_late = _halves(k, m)[0], _halves(q, m)[1]
         from_late = q_late * mx.exp(mx.cumsum(a_late, -2))
         across = from_late @ (k_early * mx.exp(sum_after(a_early))).swapaxes(-1, -2)
-        early, late = mx.unstack(mx.unflatten(A, -3, (-1, 2)), axis=-3)
+        early, late = paired(A)
         above = mx.concatenate([early, mx.zeros_like(across)], -1)
         A = mx.concatenate([above, mx.concatenate([across, late], -1)], -2)
         m *= 2
     return A.squeeze(-3)
+
+
+def _halves(x: array, m: int) -> tuple[array, ...]:
+    """Cut x (..., L, D) into blocks of 2 m: their earlier and later halves (..., blocks, m, D)."""
+    return mx.unstack(x.reshape(*x.shape[:-2], -1, 2, m, x.shape[-1]), axis=-3)
+
+
+def paired(A: array) -> tuple[array, ...]:
+    """Return the first and the second of every two matrices (..., blocks, m, m)."""
+    *batch, _, m, _ = A.shape
+    return mx.unstack(A.reshape(*batch, -1, 2, m, m), axis=-3)
 
 
 def chunk_length(chunk_size: int, S: int) -> int:
@@ -94,4 +104,5 @@ def to_chunks(x: array, L: int) -> array:
     A position of zeros keeps the state and adds nothing.
     """
     x = mx.pad(x, [(0, 0), (0, 0), (0, -x.shape[2] % L), (0, 0)])
-    return mx.moveaxis(mx.unflatten(x, 2, (-1, L)), 2, 0)
+    B, NH, S, D = x.shape
+    return x.reshape(B, NH, S // L, L, D).transpose(2, 0, 1, 3, 4)

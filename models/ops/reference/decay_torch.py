@@ -72,16 +72,26 @@ def _scores(q: Tensor, k: Tensor, a: Tensor) -> Tensor:
     A = (q * k).sum(-1)[..., None, None]  # (..., blocks, m, m)
     m = 1
     while m < q.shape[-2]:
-        a_early, a_late = a.unflatten(-2, (-1, 2, m)).unbind(-3)
-        q_late = q.unflatten(-2, (-1, 2, m)).unbind(-3)[1]
-        k_early = k.unflatten(-2, (-1, 2, m)).unbind(-3)[0]
+        a_early, a_late = _halves(a, m)
+        k_early, q_late = _halves(k, m)[0], _halves(q, m)[1]
         from_late = q_late * torch.exp(torch.cumsum(a_late, -2))
         across = from_late @ (k_early * torch.exp(sum_after(a_early))).mT
-        early, late = A.unflatten(-3, (-1, 2)).unbind(-3)
+        early, late = paired(A)
         above = torch.cat([early, torch.zeros_like(across)], -1)
         A = torch.cat([above, torch.cat([across, late], -1)], -2)
         m *= 2
     return A.squeeze(-3)
+
+
+def _halves(x: Tensor, m: int) -> tuple[Tensor, ...]:
+    """Cut x (..., L, D) into blocks of 2 m: their earlier and later halves (..., blocks, m, D)."""
+    return x.reshape(*x.shape[:-2], -1, 2, m, x.shape[-1]).unbind(-3)
+
+
+def paired(A: Tensor) -> tuple[Tensor, ...]:
+    """Return the first and the second of every two matrices (..., blocks, m, m)."""
+    *batch, _, m, _ = A.shape
+    return A.reshape(*batch, -1, 2, m, m).unbind(-3)
 
 
 def chunk_length(chunk_size: int, S: int) -> int:
@@ -95,4 +105,5 @@ def to_chunks(x: Tensor, L: int) -> Tensor:
     A position of zeros keeps the state and adds nothing.
     """
     x = F.pad(x, (0, 0, 0, -x.shape[2] % L))
-    return x.unflatten(2, (-1, L)).movedim(2, 0)
+    B, NH, S, D = x.shape
+    return x.reshape(B, NH, S // L, L, D).permute(2, 0, 1, 3, 4)

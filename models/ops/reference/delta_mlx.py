@@ -17,7 +17,13 @@ Yang et al. 2024, Gated Delta Networks, arXiv:2412.06464.
 import mlx.core as mx
 from mlx.core import array
 
-from mlxhog.models.ops.reference.decay_mlx import between, chunk_length, sum_after, to_chunks
+from mlxhog.models.ops.reference.decay_mlx import (
+    between,
+    chunk_length,
+    paired,
+    sum_after,
+    to_chunks,
+)
 
 
 def delta_cell(
@@ -60,10 +66,10 @@ def unit_inverse(M: array) -> array:
     X = mx.ones((*M.shape[:-1], 1, 1))  # (..., blocks, m, m) on the diagonal
     m = 1
     while m < L:
-        blocks = mx.unflatten(mx.unflatten(M, -1, (-1, 2, m)), -4, (-1, 2, m))
+        blocks = M.reshape(*M.shape[:-2], -1, 2, m, L // (2 * m), 2, m)
         pairs = blocks[..., :, 1, :, :, 0, :]  # (..., pairs, m, pairs, m)
         across = mx.moveaxis(mx.diagonal(pairs, 0, -4, -2), -1, -3)
-        early, late = mx.unstack(mx.unflatten(X, -3, (-1, 2)), axis=-3)
+        early, late = paired(X)
         below = -(late @ across @ early)
         above = mx.concatenate([early, mx.zeros_like(below)], -1)
         X = mx.concatenate([above, mx.concatenate([below, late], -1)], -2)

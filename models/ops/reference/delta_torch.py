@@ -17,7 +17,13 @@ Yang et al. 2024, Gated Delta Networks, arXiv:2412.06464.
 import torch
 from torch import Tensor
 
-from mlxhog.models.ops.reference.decay_torch import between, chunk_length, sum_after, to_chunks
+from mlxhog.models.ops.reference.decay_torch import (
+    between,
+    chunk_length,
+    paired,
+    sum_after,
+    to_chunks,
+)
 
 
 def delta_cell(
@@ -59,9 +65,10 @@ def unit_inverse(M: Tensor) -> Tensor:
     X = torch.ones(*M.shape[:-1], 1, 1, device=M.device)  # (..., blocks, m, m) on the diagonal
     m = 1
     while m < L:
-        blocks = M.unflatten(-1, (-1, 2, m)).unflatten(-4, (-1, 2, m))
-        across = blocks[..., :, 1, :, :, 0, :].diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
-        early, late = X.unflatten(-3, (-1, 2)).unbind(-3)
+        blocks = M.reshape(*M.shape[:-2], -1, 2, m, L // (2 * m), 2, m)
+        pairs = blocks[..., :, 1, :, :, 0, :]  # (..., pairs, m, pairs, m)
+        across = pairs.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+        early, late = paired(X)
         below = -(late @ across @ early)
         above = torch.cat([early, torch.zeros_like(below)], -1)
         X = torch.cat([above, torch.cat([below, late], -1)], -2)

@@ -9,5 +9,5 @@ def long_conv(x: Tensor, f: Tensor) -> Tensor:
     S = x.shape[1]
     n = 1 << (2 * S - 1).bit_length()
     spectrum = torch.fft.rfft(f[:, :S].float().T, n=n, dim=0)
-    y = torch.fft.irfft(torch.fft.rfft(x.float(), n=n, dim=1) * spectrum, n=n, dim=1)
+    y: Tensor = torch.fft.irfft(torch.fft.rfft(x.float(), n=n, dim=1) * spectrum, n=n, dim=1)
     return y[:, :S].to(x.dtype)

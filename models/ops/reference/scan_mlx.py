@@ -30,8 +30,9 @@ def _scan(a: array, x: array) -> array:
     """States after every position of a, x (B, S, C, N) from zeros; S a power of 2."""
     if x.shape[1] == 1:
         return x
-    a_first, a_second = mx.unstack(mx.unflatten(a, 1, (-1, 2)), axis=2)
-    x_first, x_second = mx.unstack(mx.unflatten(x, 1, (-1, 2)), axis=2)
+    B, S, C, N = x.shape
+    a_first, a_second = mx.unstack(a.reshape(B, S // 2, 2, C, N), axis=2)
+    x_first, x_second = mx.unstack(x.reshape(B, S // 2, 2, C, N), axis=2)
     second = _scan(a_second * a_first, a_second * x_first + x_second)
     before = mx.pad(second[:, :-1], [(0, 0), (1, 0), (0, 0), (0, 0)])
     return mx.stack([x_first + a_first * before, second], 2).flatten(1, 2)

@@ -31,8 +31,9 @@ def _scan(a: Tensor, x: Tensor) -> Tensor:
     """States after every position of a, x (B, S, C, N) from zeros; S a power of 2."""
     if x.shape[1] == 1:
         return x
-    a_first, a_second = a.unflatten(1, (-1, 2)).unbind(2)
-    x_first, x_second = x.unflatten(1, (-1, 2)).unbind(2)
+    B, S, C, N = x.shape
+    a_first, a_second = a.view(B, S // 2, 2, C, N).unbind(2)
+    x_first, x_second = x.view(B, S // 2, 2, C, N).unbind(2)
     second = _scan(a_second * a_first, a_second * x_first + x_second)
     before = F.pad(second[:, :-1], (0, 0, 0, 0, 1, 0))
     return torch.stack([x_first + a_first * before, second], 2).flatten(1, 2)
