@@ -5,11 +5,13 @@ reading a sequence in any pieces, from any state, gives what reading it at once 
 """
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from mlxhog.models import lm_mlx, lm_numpy, lm_torch
@@ -21,8 +23,8 @@ from tests.models.twins import TWINS
 from tests.tolerances import (
     CAUSAL_F32,
     GRADIENT_ANY_F32,
+    LAYER_GRADIENT_F32,
     LOGITS_F32,
-    SEQUENCE_GRADIENT_F32,
     STATE_F32,
     assert_close,
 )
@@ -44,6 +46,15 @@ SEQUENCES = (*known(), *OTHERS)
 sequences = pytest.mark.parametrize("text", SEQUENCES)
 twins = pytest.mark.parametrize("name", TWINS)
 MODULES: dict[str, Any] = {"torch": lm_torch, "mlx": lm_mlx}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Operators this small only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def config(text: str) -> MADConfig:
@@ -92,9 +103,9 @@ def test_every_gradient_equals_central_differences_of_the_reference(text: str) -
         loss_of = partial(_loss, cfg, wide, name, tokens, labels)
         wanted = (loss_of(1e-5 * direction) - loss_of(-1e-5 * direction)) / 2e-5
         grad = grads[name].astype(np.float64)
-        size = max(math.sqrt((grad**2).sum() * (direction**2).sum()), 1e-3)
+        size = max(math.sqrt((grad**2).sum() * (direction**2).sum()), 1e-2)
         found = (grad * direction).sum()
-        assert_close(found / size, wanted / size, SEQUENCE_GRADIENT_F32, label=name)
+        assert_close(found / size, wanted / size, LAYER_GRADIENT_F32, label=name)
 
 
 def _loss(
@@ -121,9 +132,9 @@ def test_a_later_token_changes_no_earlier_output(text: str, name: str) -> None:
 @twins
 @sequences
 def test_a_sequence_read_in_pieces_gives_the_outputs_of_the_whole(text: str, name: str) -> None:
-    cfg, params, tokens, _ = example(text, 45)
+    cfg, params, tokens, _ = example(text, 39)
     wanted, last = TWINS[name].logits(cfg, params, tokens)
-    for pieces in ((1, 2, 33, 1, 1, 7), (1,) * 45):
+    for pieces in ((1, 2, 30, 1, 5), (1,) * 39):
         state = TWINS[name].zero_state(cfg, len(tokens))
         found = []
         for end, length in zip(np.cumsum(pieces), pieces, strict=True):
