@@ -45,11 +45,11 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
             return (2.0 * array - 1.0) * np.float32(bound)
         case "inverse_softplus", [low, high]:
             drawn = _generator(spec.name, seed).random(spec.shape)
-            value = np.exp(np.log(low) + drawn * (np.log(high) - np.log(low)))
-            return np.log(np.expm1(value)).astype(np.float32)
+            value = low * (high / low) ** drawn
+            return np.asarray(np.log(np.expm1(value)), np.float32)
         case "log_of_uniform", [low, high]:
             drawn = _generator(spec.name, seed).random(spec.shape)
-            return np.log(low + drawn * (high - low)).astype(np.float32)
+            return np.asarray(np.log(low + drawn * (high - low)), np.float32)
         case "log_of_count", []:
             counts = np.arange(1, spec.shape[-1] + 1)
             return np.tile(np.log(counts).astype(np.float32), (*spec.shape[:-1], 1))

@@ -34,10 +34,7 @@ def forward(
         y.reshape(B, S, layer.heads, d // layer.heads)
         for y in run.ops.linears(x, [p[f"{name}.weight"] for name in names])
     )
-    q, k = (
-        mx.multiply(*run.ops.linears(y, [p[f"{name}.w1.weight"], p[f"{name}.w2.weight"]]))
-        for name, y in (("q_map", q), ("k_map", k))
-    )
+    q, k = _features(p, "q_map", q, run), _features(p, "k_map", k, run)
     # A value of 1 beside the others sums up the keys themselves, and nothing is forgotten.
     ones = mx.ones_like(v[..., :1])
     h, last = run.ops.decay_cell(
@@ -52,3 +49,9 @@ def forward(
     h = h[..., :-1] / mx.maximum(mx.abs(h[..., -1:]), layer.floor)
     (y,) = run.ops.linears(h.reshape(B, S, d), [p["out_proj.weight"]])
     return y, (last,)
+
+
+def _features(p: Mapping[str, array], name: str, x: array, run: Pass[array]) -> array:
+    """Return phi(x) of every head."""
+    first, second = run.ops.linears(x, [p[f"{name}.w1.weight"], p[f"{name}.w2.weight"]])
+    return first * second

@@ -34,10 +34,7 @@ def forward(
         y.reshape(B, S, layer.heads, d // layer.heads)
         for y in run.ops.linears(x, [p[f"{name}.weight"] for name in names])
     )
-    q, k = (
-        torch.mul(*run.ops.linears(y, [p[f"{name}.w1.weight"], p[f"{name}.w2.weight"]]))
-        for name, y in (("q_map", q), ("k_map", k))
-    )
+    q, k = _features(p, "q_map", q, run), _features(p, "k_map", k, run)
     # A value of 1 beside the others sums up the keys themselves, and nothing is forgotten.
     ones = torch.ones_like(v[..., :1])
     h, last = run.ops.decay_cell(
@@ -52,3 +49,9 @@ def forward(
     h = h[..., :-1] / h[..., -1:].abs().clamp(min=layer.floor)
     (y,) = run.ops.linears(h.reshape(B, S, d), [p["out_proj.weight"]])
     return y, (last,)
+
+
+def _features(p: Mapping[str, Tensor], name: str, x: Tensor, run: Pass[Tensor]) -> Tensor:
+    """Return phi(x) of every head."""
+    first, second = run.ops.linears(x, [p[f"{name}.w1.weight"], p[f"{name}.w2.weight"]])
+    return first * second
