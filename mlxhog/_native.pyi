@@ -200,6 +200,12 @@ class ops:
         threads: int,
     ) -> None: ...
     @staticmethod
+    def activate(activation: str, x: _Buffer, out: _Buffer, *, threads: int) -> None: ...
+    @staticmethod
+    def activate_grad(
+        activation: str, x: _Buffer, d_out: _Buffer, dx: _Buffer, *, threads: int
+    ) -> None: ...
+    @staticmethod
     def glu(
         activation: str,
         gate: _Buffer,

@@ -124,7 +124,7 @@ FAMILIES = {
     "mad": Family(
         package=mad.__name__,
         title="MAD candidate",
-        from_dict=mad.MADConfig.from_dict,
+        from_dict=mad.read,
         param_spec=mad.param_spec,
         param_count=mad.param_count,
         embedding=mad.EMBEDDING,
@@ -144,7 +144,8 @@ def of(cfg: ModelConfig) -> Family:
 def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
     """Read a model's config; `model_type` chooses the family.
 
-    Without one it is "xlstm_v1" where a block of that family is described, else "xlstm".
+    Without one it is "mad" where a `model` of layers is described, "xlstm_v1" where a block of that
+    family is, else "xlstm".
 
     Args:
         data: field -> value, from a config.json or from YAML.
@@ -155,7 +156,7 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
     """
     check_names("the architecture", data)
     blocks = {"mlstm_block", "slstm_block"} & data.keys()
-    name = data.get("model_type", "xlstm_v1" if blocks else "xlstm")
+    name = data.get("model_type", "mad" if "model" in data else "xlstm_v1" if blocks else "xlstm")
     if not isinstance(name, str) or name not in FAMILIES:
         near = difflib.get_close_matches(str(name), FAMILIES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(FAMILIES)}"

@@ -16,6 +16,7 @@ from mlxhog._native import ops
 from mlxhog.models.ops.native.call_torch import FAST_GEMM as FAST_GEMM
 from mlxhog.models.ops.native.call_torch import array as _array
 from mlxhog.models.ops.native.call_torch import threads as _threads
+from mlxhog.models.ops.native.layers_torch import activate as activate
 from mlxhog.models.ops.native.layers_torch import block_diagonal as block_diagonal
 from mlxhog.models.ops.native.layers_torch import causal_conv as causal_conv
 from mlxhog.models.ops.native.layers_torch import glu as glu
@@ -24,7 +25,6 @@ from mlxhog.models.ops.native.layers_torch import head_norm_skip_gate as head_no
 from mlxhog.models.ops.native.layers_torch import layer_norm as layer_norm
 from mlxhog.models.ops.native.slstm_torch import slstm_cell as slstm_cell
 from mlxhog.models.ops.reference import ops_torch as reference_torch
-from mlxhog.models.ops.reference.ops_torch import activate as activate
 
 ops.keep_freed_memory()
 
