@@ -3,7 +3,9 @@ from hypothesis import strategies as st
 
 from mlxhog.mad.report.pareto import front
 
-POINTS = st.lists(st.tuples(st.integers(0, 9).map(float), st.integers(0, 9).map(float)), max_size=12)
+POINTS = st.lists(
+    st.tuples(st.integers(0, 9).map(float), st.integers(0, 9).map(float)), max_size=12
+)
 
 
 def dominates(a, b):
