@@ -55,9 +55,7 @@ def _wait(workers: Sequence[_Process], timeout_s: float) -> None:
 class _Process:
     """One spawned process; it may have children of its own, and leaves when its parent does."""
 
-    def __init__(
-        self, run: RunFunction, threads: int, log: Path, memory_limit: int | None
-    ) -> None:
+    def __init__(self, run: RunFunction, threads: int, log: Path, memory_limit: int | None) -> None:
         log.parent.mkdir(exist_ok=True)
         self._log, self._log_begin = log, log.stat().st_size if log.exists() else 0
         self.pipe, theirs = get_context("spawn").Pipe()
@@ -92,9 +90,7 @@ class _Process:
         code = self._process.exitcode or 0
         self._close()
         if code == -signal.SIGKILL:
-            return Died(
-                "was killed (SIGKILL), by somebody or because memory ran out", killed=True
-            )
+            return Died("was killed (SIGKILL), by somebody or because memory ran out", killed=True)
         how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"left (exit code {code})"
         return Died(f"{how}: {self._last_words()}", killed=False)
 
