@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,8 @@ class Family:
         dropout_sites: name -> (width, rate) of every place that drops units while it trains.
         head_bias: name of what is added to the logits, where something is.
         decodes_natively: whether it has a `decode_native`.
+        reference: what `model_numpy` has: "gradient", blocks with a state and a way back, or
+            "forward", whole sequences alone.
     """
 
     package: str
@@ -98,6 +100,7 @@ class Family:
     dropout_sites: Callable[[Any], dict[str, tuple[int, float]]]
     head_bias: str | None = None
     decodes_natively: bool = True
+    reference: Literal["gradient", "forward"] = "gradient"
 
 
 FAMILIES = {
@@ -132,6 +135,7 @@ FAMILIES = {
         dropout_sites=lambda cfg: {},
         head_bias=mad.HEAD_BIAS,
         decodes_natively=False,
+        reference="forward",
     ),
 }
 

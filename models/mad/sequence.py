@@ -170,7 +170,7 @@ def _layer(name: str, numbers: str | None, defaults: Defaults) -> Layer:
 
 
 def _text(layer: Layer) -> str:
-    numbers = []
+    numbers: list[str] = []
     for field in fields(layer):  # type: ignore[arg-type]
         value = getattr(layer, field.name)
         if field.name == "heads":

@@ -45,20 +45,26 @@ class Candidates:
     Args:
         sampler: as it is at the beginning of the study.
         store: of the study; its history is repeated.
+
+    Attributes:
+        proposed: every candidate so far, in order; one may be proposed more than once.
+        untold: those whose score has not been told.
+        scores: the last score told of a candidate.
     """
 
     def __init__(self, sampler: Sampler, store: Store) -> None:
         self._sampler, self._store = sampler, store
         self.proposed: list[str] = []
+        self.untold: set[str] = set()
         self.scores: dict[str, float] = {}
         for entry in store.proposals():
             candidate = str(entry["candidate"])
             if "score" in entry:
                 sampler.tell(parse(candidate), float(entry["score"]))
-                self.scores[candidate] = float(entry["score"])
+                self._told(candidate, float(entry["score"]))
             else:
                 sampler.ask()
-                self.proposed.append(candidate)
+                self._asked(candidate)
 
     def ask(self) -> str | None:
         """Return the next candidate as a canonical string, or None."""
@@ -67,11 +73,19 @@ class Candidates:
             return None
         candidate = canonical(layers)
         self._store.add_proposal({"candidate": candidate})
-        self.proposed.append(candidate)
+        self._asked(candidate)
         return candidate
 
     def tell(self, candidate: str, score: float) -> None:
         """Tell what became of a candidate."""
         self._store.add_proposal({"candidate": candidate, "score": score})
         self._sampler.tell(parse(candidate), score)
+        self._told(candidate, score)
+
+    def _asked(self, candidate: str) -> None:
+        self.proposed.append(candidate)
+        self.untold.add(candidate)
+
+    def _told(self, candidate: str, score: float) -> None:
         self.scores[candidate] = score
+        self.untold.discard(candidate)
