@@ -318,6 +318,47 @@ class ops:
     @staticmethod
     def mlstm_grad(*arrays: _Buffer, chunk: int, stride: int, eps: float, threads: int) -> None: ...
 
+    # bind_attention.cpp: offset and lengths are int32 or None.
+
+    @staticmethod
+    def rope(
+        x: _Buffer,
+        offset: _Buffer | None,
+        out: _Buffer,
+        *,
+        base: float,
+        back: bool,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def attention(
+        q: _Buffer,
+        k: _Buffer,
+        v: _Buffer,
+        lengths: _Buffer | None,
+        out: _Buffer,
+        lse: _Buffer,
+        *,
+        window: int | None,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def attention_grad(
+        q: _Buffer,
+        k: _Buffer,
+        v: _Buffer,
+        lengths: _Buffer | None,
+        out: _Buffer,
+        lse: _Buffer,
+        d_out: _Buffer,
+        dq: _Buffer,
+        dk: _Buffer,
+        dv: _Buffer,
+        *,
+        window: int | None,
+        threads: int,
+    ) -> None: ...
+
     # bind_slstm.cpp: starts is uint8 or None.
 
     SLSTM_TAPE: int

@@ -15,6 +15,8 @@ import numpy as np
 from mlx.core import array
 
 from mlxhog._native import ops
+from mlxhog.models.ops.native.attention_mlx import attention as attention
+from mlxhog.models.ops.native.attention_mlx import rope as rope
 from mlxhog.models.ops.native.call_mlx import FAST_GEMM as FAST_GEMM
 from mlxhog.models.ops.native.call_mlx import differentiable as _differentiable
 from mlxhog.models.ops.native.call_mlx import ready as _ready

@@ -13,6 +13,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog._native import ops
+from mlxhog.models.ops.native.attention_torch import attention as attention
+from mlxhog.models.ops.native.attention_torch import rope as rope
 from mlxhog.models.ops.native.call_torch import FAST_GEMM as FAST_GEMM
 from mlxhog.models.ops.native.call_torch import array as _array
 from mlxhog.models.ops.native.call_torch import threads as _threads
