@@ -348,7 +348,6 @@ class ops:
         k: _Buffer,
         v: _Buffer,
         lengths: _Buffer | None,
-        out: _Buffer,
         lse: _Buffer,
         d_out: _Buffer,
         dq: _Buffer,
@@ -358,6 +357,43 @@ class ops:
         window: int | None,
         threads: int,
     ) -> None: ...
+
+    # bind_recurrences.cpp
+
+    @staticmethod
+    def decay(
+        q: _Buffer,
+        k: _Buffer,
+        v: _Buffer,
+        log_decay: _Buffer,
+        state: _Buffer | None,
+        h: _Buffer,
+        last: _Buffer,
+        kept: _Buffer | None,
+        *,
+        scale: float,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def decay_grad(
+        q: _Buffer,
+        k: _Buffer,
+        v: _Buffer,
+        log_decay: _Buffer,
+        kept: _Buffer,
+        dh: _Buffer,
+        d_last: _Buffer | None,
+        dq: _Buffer,
+        dk: _Buffer,
+        dv: _Buffer,
+        d_log_decay: _Buffer,
+        d_state: _Buffer | None,
+        *,
+        scale: float,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def decay_chunks(*, S: int, DK: int) -> int: ...
 
     # bind_slstm.cpp: starts is uint8 or None.
 

@@ -4,9 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "buffer.h"
 #include "gemm.h"
-#include "pool.h"
+#include "heads.h"
 
 namespace mlxhog {
 namespace {
@@ -14,11 +13,6 @@ namespace {
 // Queries of one block lie side by side, one per vector lane, and their scores in a row for every key: softmax then
 // needs no sums across a vector, and every product but two is as wide as the block, however narrow the heads.
 constexpr Index kLanes = 32;
-
-// to[r, :] = from[r, :] for rows that lie `from_ld` and `to_ld` apart
-void copy_rows(Index rows, Index width, const float* from, Index from_ld, float* to, Index to_ld) {
-  for (Index r = 0; r < rows; ++r) std::copy_n(from + r * from_ld, width, to + r * to_ld);
-}
 
 // Queries [first, first + count) of one head, and the keys that any of them sees.
 struct Block {
@@ -87,15 +81,22 @@ MLXHOG_CLONES void exponentials(Index keys, float* scores, float* greatest, floa
   std::copy_n(sum, kLanes, sums);
 }
 
-// Scores become the weights P = exp(score - lse), and dP, the gradient of P, that of the scores: P (dP - mean).
-MLXHOG_CLONES void weigh(Index keys, const float* lse, const float* mean, float* scores, float* dP) {
+// Scores become the weights P = exp(score - lse), and dP, the gradient of P, that of the scores: P (dP - sum P dP).
+// The sum is also out . d_out; but taken here it makes the gradient of a single key 0 without rounding.
+MLXHOG_CLONES void weigh(Index keys, const float* lse, float* scores, float* dP) {
+  float mean[kLanes] = {};
   for (Index j = 0; j < keys; ++j) {
 #pragma omp simd
     for (Index l = 0; l < kLanes; ++l) {
       const float p = exp_f32(scores[j * kLanes + l] - lse[l]);
       scores[j * kLanes + l] = p;
-      dP[j * kLanes + l] = p * (dP[j * kLanes + l] - mean[l]);
+      mean[l] += p * dP[j * kLanes + l];
     }
+  }
+  for (Index j = 0; j < keys; ++j) {
+#pragma omp simd
+    for (Index l = 0; l < kLanes; ++l)
+      dP[j * kLanes + l] = scores[j * kLanes + l] * (dP[j * kLanes + l] - mean[l]);
   }
 }
 
@@ -153,8 +154,8 @@ struct GradientScratch : Scratch {
         dv(uninitialised(s.L * s.DH)) {}
 };
 
-void backward_head(const AttentionShape& s, const AttentionInputs& in, const float* out, const float* lse,
-                   const float* d_out, Index b, Index head, GradientScratch& scratch, const AttentionGradients& grad) {
+void backward_head(const AttentionShape& s, const AttentionInputs& in, const float* lse, const float* d_out,
+                   Index b, Index head, GradientScratch& scratch, const AttentionGradients& grad) {
   const Index DH = s.DH, ld = s.NH * DH, keys_at = b * s.L * ld + head * DH, at = b * s.S * ld + head * DH;
   const float scale = 1.0f / std::sqrt(static_cast<float>(DH));
   float *P = scratch.scores.get(), *dP = scratch.dP.get();
@@ -166,7 +167,7 @@ void backward_head(const AttentionShape& s, const AttentionInputs& in, const flo
     const Block block(s, first_valid(s, b), t);
     const Index n = block.keys(), row = at + t * ld;
     const float *k = &scratch.k[block.begin * DH], *v = &scratch.v[block.begin * DH];
-    float lses[kLanes] = {}, means[kLanes] = {}, scales[kLanes];
+    float lses[kLanes] = {}, scales[kLanes];
     std::fill_n(scales, kLanes, scale);
     std::copy_n(lse + (b * s.NH + head) * s.S + t, block.count, lses);
     std::fill_n(scratch.d_rows.get(), kLanes * DH, 0.0f);
@@ -175,12 +176,11 @@ void backward_head(const AttentionShape& s, const AttentionInputs& in, const flo
       for (Index d = 0; d < DH; ++d) {
         scratch.d_rows[l * DH + d] = d_out[row + l * ld + d];
         scratch.q_rows[l * DH + d] = scale * in.q[row + l * ld + d];
-        means[l] += d_out[row + l * ld + d] * out[row + l * ld + d];
       }
     compute_scores(s, block, in.q + row, scale, scratch);
     to_lanes(block, d_out + row, ld, DH, 1.0f, scratch.d_out.get());
     gemm(n, kLanes, DH, v, DH, 1, scratch.d_out.get(), kLanes, dP, kLanes, false);
-    weigh(n, lses, means, P, dP);
+    weigh(n, lses, P, dP);
     gemm(DH, kLanes, n, k, 1, DH, dP, kLanes, scratch.result.get(), kLanes, false);
     from_lanes(block, scratch.result.get(), scales, DH, grad.q + row, ld);
     gemm(n, DH, kLanes, dP, kLanes, 1, scratch.q_rows.get(), DH, &scratch.dk[block.begin * DH], DH, true);
@@ -190,34 +190,20 @@ void backward_head(const AttentionShape& s, const AttentionInputs& in, const flo
   copy_rows(s.L, DH, scratch.dv.get(), DH, grad.v + keys_at, ld);
 }
 
-// Calls work(b, head, scratch); heads that share a cache line are in one task.
-template <class Kept, class Work>
-void for_each_head(const AttentionShape& s, int threads, const Work& work) {
-  const Index line = static_cast<Index>(kLine / sizeof(float));
-  const Index together = std::min(s.NH, std::max<Index>(1, line / std::max<Index>(1, s.DH)));
-  const Index groups = (s.NH + together - 1) / together;
-  parallel_for(s.B * groups, threads, [&](Index task) {
-    Kept scratch(s);
-    const Index first = task % groups * together;
-    for (Index head = first; head < std::min(s.NH, first + together); ++head) work(task / groups, head, scratch);
-  });
-}
-
 }  // namespace
 
 void attention_forward(const AttentionShape& s, const AttentionInputs& in, float* out, float* lse, int threads) {
-  if (s.NH == 0) return;
-  for_each_head<Scratch>(s, threads, [&](Index b, Index head, Scratch& scratch) {
+  for_each_head(s.B, s.NH, s.DH, threads, [&] { return Scratch(s); }, [&](Index b, Index head, Scratch& scratch) {
     forward_head(s, in, b, head, scratch, out, lse);
   });
 }
 
-void attention_backward(const AttentionShape& s, const AttentionInputs& in, const float* out, const float* lse,
-                        const float* d_out, const AttentionGradients& grad, int threads) {
-  if (s.NH == 0) return;
-  for_each_head<GradientScratch>(s, threads, [&](Index b, Index head, GradientScratch& scratch) {
-    backward_head(s, in, out, lse, d_out, b, head, scratch, grad);
-  });
+void attention_backward(const AttentionShape& s, const AttentionInputs& in, const float* lse, const float* d_out,
+                        const AttentionGradients& grad, int threads) {
+  for_each_head(s.B, s.NH, s.DH, threads, [&] { return GradientScratch(s); },
+                [&](Index b, Index head, GradientScratch& scratch) {
+                  backward_head(s, in, lse, d_out, b, head, scratch, grad);
+                });
 }
 
 }  // namespace mlxhog

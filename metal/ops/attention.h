@@ -29,8 +29,8 @@ struct AttentionGradients {
   float *q, *k, *v;
 };
 
-// From `out` and `lse` of the forward pass.
-void attention_backward(const AttentionShape&, const AttentionInputs&, const float* out, const float* lse,
-                        const float* d_out, const AttentionGradients&, int threads);
+// From the `lse` of the forward pass.
+void attention_backward(const AttentionShape&, const AttentionInputs&, const float* lse, const float* d_out,
+                        const AttentionGradients&, int threads);
 
 }  // namespace mlxhog

@@ -56,17 +56,16 @@ void attention(const In& q, const In& k, const In& v, const std::optional<Counts
   attention_forward(s, {q.data(), k.data(), v.data()}, out.data(), lse.data(), threads);
 }
 
-void attention_grad(const In& q, const In& k, const In& v, const std::optional<Counts>& lengths, const In& out,
-                    const In& lse, const In& d_out, Out dq, Out dk, Out dv, std::optional<Index> window, int threads) {
+void attention_grad(const In& q, const In& k, const In& v, const std::optional<Counts>& lengths, const In& lse,
+                    const In& d_out, Out dq, Out dk, Out dv, std::optional<Index> window, int threads) {
   const AttentionShape s = attention_shape(q, k, v, lengths, window);
-  expect("out", out, size(q));
   expect("lse", lse, s.B * s.NH * s.S);
   expect("d_out", d_out, size(q));
   expect("dq", dq, size(q));
   expect("dk", dk, size(k));
   expect("dv", dv, size(v));
   nb::gil_scoped_release release;
-  attention_backward(s, {q.data(), k.data(), v.data()}, out.data(), lse.data(), d_out.data(),
+  attention_backward(s, {q.data(), k.data(), v.data()}, lse.data(), d_out.data(),
                      {dq.data(), dk.data(), dv.data()}, threads);
 }
 
@@ -83,6 +82,5 @@ void bind_attention(nb::module_& m) {
         "window"_a.none(), "threads"_a,
         "Causal softmax(q k^T / sqrt(DH)) v. q, out (B,S,NH,DH); k, v (B,L,NH,DH), the last S of them the queries' "
         "own; lengths (B,) int32, how many of the last keys exist, or None; lse (B,NH,S), log of the sums.");
-  m.def("attention_grad", &attention_grad, A("q"), A("k"), A("v"), A("lengths").none(), A("out"), A("lse"), A("d_out"),
-        A("dq"), A("dk"), A("dv"), nb::kw_only(), "window"_a.none(), "threads"_a);
+  m.def("attention_grad", &attention_grad, A("q"), A("k"), A("v"), A("lengths").none(), A("lse"), A("d_out"), A("dq"), A("dk"), A("dv"), nb::kw_only(), "window"_a.none(), "threads"_a);
 }

@@ -169,6 +169,7 @@ nb::ndarray<nb::numpy, float> empty(const std::vector<std::size_t>& shape) {
 
 void bind_attention(nb::module_& m);
 void bind_layers(nb::module_& m);
+void bind_recurrences(nb::module_& m);
 void bind_slstm(nb::module_& m);
 
 void bind_ops(nb::module_& parent) {
@@ -203,4 +204,5 @@ void bind_ops(nb::module_& parent) {
         "Gradients of mlstm; dC, dn, dm hold the final state's gradient on entry and the initial state's on return.");
   bind_slstm(m);
   bind_attention(m);
+  bind_recurrences(m);
 }

@@ -21,7 +21,7 @@ def attention_run(threads: int) -> list[Any]:
     out, lse = np.empty_like(q), np.empty((B, NH, S), np.float32)
     grads = [np.empty_like(x) for x in (q, k, v)]
     ops.attention(q, k, v, lengths, out, lse, window=40, threads=threads)
-    ops.attention_grad(q, k, v, lengths, out, lse, d_out, *grads, window=40, threads=threads)
+    ops.attention_grad(q, k, v, lengths, lse, d_out, *grads, window=40, threads=threads)
     turned = np.empty_like(q)
     ops.rope(q, np.array([3, 9], np.int32), turned, base=1e4, back=False, threads=threads)
     return [out, lse, *grads, turned]

@@ -63,12 +63,11 @@ def _attention(window: int | None) -> Callable[..., Any]:
         return mx.array(out), mx.array(lse)
 
     def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
-        q, k, v, *rest = ready(*primals[:3], *outputs, cotangents[0], *primals[3:])
-        out, lse, d_out, *lengths = rest
+        q, k, v, lse, d_out, *lengths = ready(*primals[:3], outputs[1], cotangents[0], *primals[3:])
         grads = [ops.empty(x.shape) for x in (q, k, v)]
         how: dict[str, Any] = {"window": window, "threads": threads()}
         counts = lengths[0] if lengths else None
-        ops.attention_grad(q, k, v, counts, out, lse, d_out, *grads, **how)
+        ops.attention_grad(q, k, v, counts, lse, d_out, *grads, **how)
         return *(mx.array(g) for g in grads), *(mx.zeros_like(x) for x in primals[3:])
 
     return differentiable(forward, backward)

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from mlxhog._native import ops
 from mlxhog.models.ops.native.call_torch import array, threads
+from mlxhog.models.ops.native.call_torch import array_or_none as _array
 
 
 def rope(x: Tensor, base: float, offset: Tensor | None = None) -> Tensor:
@@ -56,7 +57,7 @@ class _Attention(Function):
         out, lse = torch.empty_like(q), torch.empty(B, NH, S)
         arrays = map(_array, (q, k, v, lengths, out, lse))
         ops.attention(*arrays, window=window, threads=threads())
-        ctx.save_for_backward(q, k, v, lengths, out, lse)
+        ctx.save_for_backward(q, k, v, lengths, lse)
         ctx.window = window
         return out
 
@@ -68,7 +69,3 @@ class _Attention(Function):
         arrays = map(_array, (*saved, d_out, *grads))
         ops.attention_grad(*arrays, window=ctx.window, threads=threads())
         return *grads, None, None
-
-
-def _array(x: Tensor | None) -> Any:
-    return None if x is None else array(x)
