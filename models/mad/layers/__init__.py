@@ -4,15 +4,20 @@ from typing import Any
 
 from mlxhog.models.mad.layers.gated_conv import GatedConv
 from mlxhog.models.mad.layers.geglu import GEGLU
+from mlxhog.models.mad.layers.hyena import Hyena
+from mlxhog.models.mad.layers.mh_hyena import MHHyena
 from mlxhog.models.mad.layers.mlp import MLP
 from mlxhog.models.mad.layers.mlstm import MLSTM
 from mlxhog.models.mad.layers.mlstm_v1 import MLSTMV1
+from mlxhog.models.mad.layers.moe_swiglu import MoESwiGLU
 from mlxhog.models.mad.layers.slstm import SLSTM
 from mlxhog.models.mad.layers.slstm_v1 import SLSTMV1
 from mlxhog.models.mad.layers.swiglu import SwiGLU
 
 LAYERS: tuple[type[Any], ...] = (
     GatedConv,
+    Hyena,
+    MHHyena,
     MLSTM,
     MLSTMV1,
     SLSTM,
@@ -20,6 +25,7 @@ LAYERS: tuple[type[Any], ...] = (
     MLP,
     SwiGLU,
     GEGLU,
+    MoESwiGLU,
 )
 
 __all__ = ["LAYERS"]

@@ -1,6 +1,6 @@
 """The mLSTM and sLSTM layers, and those without memory: twins, causality, states, counts."""
 
-import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +8,7 @@ import pytest
 from mlxhog.errors import ConfigError
 from mlxhog.models import lm_numpy
 from mlxhog.models.mad import MADConfig, param_spec
-from mlxhog.models.mad.layer import Layer, make, twin
+from mlxhog.models.mad.layer import Layer, make
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
 from tests.models.twins import TWINS
@@ -24,6 +24,11 @@ LAYERS = (
     "mlp",
     "mlp(inner=24)",
     "geglu",
+    "hyena",
+    "hyena(expand=1,groups=1,kernel=2,filter_width=5)",
+    "mh-hyena(h4)",
+    "moe-swiglu",
+    "moe-swiglu(experts=5,active=3,inner=4,router=mad)",
 )
 
 
@@ -83,12 +88,27 @@ def test_one_token_at_a_time_gives_the_outputs_of_the_whole(text: str, name: str
         assert_close(part, whole, STATE_F32)
 
 
-@pytest.mark.parametrize("framework", ["torch", "mlx"])
+@pytest.mark.parametrize("name", TWINS)
 @pytest.mark.parametrize("text", LAYERS)
-def test_the_state_that_is_counted_is_the_state_that_is_kept(text: str, framework: str) -> None:
-    (layer,) = parse(text)
-    parts = twin(type(layer), framework).init_state(layer, 64, 1)
-    assert sum(math.prod(part.shape) for part in parts) == sum(layer.state(64, 100).values())
+def test_the_state_that_is_counted_is_the_state_that_is_kept(text: str, name: str) -> None:
+    cfg = config(text)
+    params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 2, 5, 2)
+    _, state = TWINS[name].logits(cfg, params, tokens)
+    counted = sum(cfg.layers[0].state(16, 5).values())
+    assert sum(part[0].size for part in state[0]) == counted
+
+
+@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("text", ["hyena", "mh-hyena(h4)"])
+def test_a_long_filter_reaches_as_far_back_as_the_model_is_long(text: str, name: str) -> None:
+    cfg, side = replace(config(text), max_length=6), TWINS[name]
+    params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 1, 11, 2)
+    wanted = logits(cfg, params, tokens)
+    assert_close(side.logits(cfg, params, tokens)[0], wanted, LOGITS_F32)
+    state: Any = side.zero_state(cfg, 1)
+    for t in range(11):
+        found, state = side.logits(cfg, params, tokens[:, t : t + 1], state)
+        assert_close(found[:, 0], wanted[:, t], LOGITS_F32)
 
 
 def counted(layer: Layer, d: int = 128) -> tuple[int, dict[str, int]]:
@@ -108,6 +128,7 @@ def test_the_parameters_at_width_128_are_counted_by_hand() -> None:
     assert counted(make("slstm"))[0] == 5 * d * d + 4 * d * 32 + 4 * d + d
     assert counted(make("mlp"))[0] == 8 * d * d + 5 * d
     assert counted(make("geglu"))[0] == 3 * d * 192
+    assert counted(make("moe-swiglu"))[0] == 3 * d * 128 + 8 * d + 8
 
 
 @pytest.mark.parametrize("text", ["mlstm(h3)", "slstm(h0)", "mlstm-v1(h3)", "slstm-v1(h5)"])
