@@ -239,8 +239,9 @@ def check_language_model(cfg: ModelConfig) -> None:
 
 def longest(cfg: ModelConfig) -> int | None:
     """Return how many positions the model can tell apart; None for any number."""
-    placed = isinstance(cfg, mad.MADConfig) and cfg.position != "none"
-    return cfg.max_length if placed else None
+    if isinstance(cfg, mad.MADConfig) and cfg.position != "none":
+        return cfg.max_length
+    return None
 
 
 def check_length(cfg: ModelConfig, length: int) -> None:

@@ -11,12 +11,12 @@ Source: Poli et al. 2023, Hyena Hierarchy, arXiv:2302.10866; the numbers of mad-
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layers.linear_spec import bias, linear, taps
 from mlxhog.models.mad.layers.long_filter import check_kernel, filter_spec
 from mlxhog.models.spec import ParamSpec
 
@@ -52,9 +52,8 @@ class Hyena:
         yield from short_spec(inner, d, self.groups, self.kernel)
         yield from filter_spec(inner, self.filter_width)
         yield ParamSpec("skip", (inner,), "normal:1.0")
-        out = f"uniform:{1 / math.sqrt(inner)!r}"
-        yield ParamSpec("out_proj.weight", (d, inner), out, decay=True, product=True)
-        yield ParamSpec("out_proj.bias", (d,), out)
+        yield linear("out_proj.weight", d, inner)
+        yield bias("out_proj.bias", d, inner)
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
         """See `Layer.state`: every w, and the last inputs of the short convolution."""
@@ -64,9 +63,8 @@ class Hyena:
 
 def short_spec(inner: int, d: int, groups: int, kernel: int) -> Iterable[ParamSpec]:
     """Declare the projection to 3 * inner channels, and the convolution behind it."""
-    linear, taps = f"uniform:{1 / math.sqrt(d)!r}", f"uniform:{1 / math.sqrt(kernel)!r}"
     rows = 3 * inner // groups
-    yield ParamSpec("in_proj.weight", (rows, d), linear, decay=True, product=True)
-    yield ParamSpec("in_proj.bias", (rows,), linear)
-    yield ParamSpec("conv.weight", (3 * inner, 1, kernel), taps, decay=True)
-    yield ParamSpec("conv.bias", (3 * inner,), taps)
+    yield linear("in_proj.weight", rows, d)
+    yield bias("in_proj.bias", rows, d)
+    yield taps("conv.weight", 3 * inner, kernel)
+    yield bias("conv.bias", 3 * inner, kernel)

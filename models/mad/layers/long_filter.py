@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layers.linear_spec import bias, linear
 from mlxhog.models.spec import ParamSpec
 
 FEATURES = 3
@@ -34,10 +35,9 @@ def filter_spec(channels: int, width: int) -> Iterable[ParamSpec]:
     """Declare the network that makes `channels` filters; its inner layers are `width` wide."""
     sizes = (FEATURES, width, width, width, channels)
     for number, (inputs, out) in enumerate(zip(sizes, sizes[1:], strict=False)):
-        bound = f"uniform:{1 / math.sqrt(inputs)!r}"
-        yield ParamSpec(f"filter.{number}.weight", (out, inputs), bound, decay=True)
+        yield linear(f"filter.{number}.weight", out, inputs, product=False)
         if number < LAYERS - 1:
-            yield ParamSpec(f"filter.{number}.bias", (out,), bound)
+            yield bias(f"filter.{number}.bias", out, inputs)
 
 
 def check_kernel(kernel: int, groups: int, width: int, channels: int) -> None:

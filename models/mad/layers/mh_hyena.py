@@ -13,13 +13,13 @@ whose 16 are the width of a head.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from mlxhog.models.mad.layers.checks import check_heads
 from mlxhog.models.mad.layers.hyena import short_spec
+from mlxhog.models.mad.layers.linear_spec import bias, linear
 from mlxhog.models.mad.layers.long_filter import check_kernel, filter_spec
 from mlxhog.models.spec import ParamSpec
 
@@ -46,9 +46,8 @@ class MHHyena:
         yield from short_spec(d, d, self.groups, self.kernel)
         yield from filter_spec(self.heads, self.filter_width)
         yield ParamSpec("skip", (self.heads,), "normal:1.0")
-        linear = f"uniform:{1 / math.sqrt(d)!r}"
-        yield ParamSpec("out_proj.weight", (d, d), linear, decay=True, product=True)
-        yield ParamSpec("out_proj.bias", (d,), linear)
+        yield linear("out_proj.weight", d, d)
+        yield bias("out_proj.bias", d, d)
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
         """See `Layer.state`: every key and value, and the last inputs of the convolution."""

@@ -13,12 +13,12 @@ Sources: Shazeer et al. 2017, arXiv:1701.06538 (softmax over the best k); mad-la
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layers.linear_spec import bias, bound, linear
 from mlxhog.models.spec import ParamSpec
 
 ROUTERS = ("top-k", "mad")
@@ -50,14 +50,14 @@ class MoESwiGLU:
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """See `Layer.param_spec`; linear maps begin as torch.nn.Linear's do."""
         E, U = self.experts, self.experts * self.inner
-        up = f"uniform:{1 / math.sqrt(d)!r}"
-        yield ParamSpec("router.weight", (E, d), up, decay=True)
-        yield ParamSpec("router.bias", (E,), up)
-        yield ParamSpec("w1.weight", (U, d), up, decay=True, product=True)
-        yield ParamSpec("w2.weight", (U, d), up, decay=True, product=True)
-        out, inputs = (d, self.inner) if self.router == "top-k" else (E * d, U)
-        down = f"uniform:{1 / math.sqrt(inputs)!r}"
-        yield ParamSpec("w3.weight", (out, U), down, decay=True, product=True)
+        yield linear("router.weight", E, d, product=False)
+        yield bias("router.bias", E, d)
+        yield linear("w1.weight", U, d)
+        yield linear("w2.weight", U, d)
+        if self.router == "mad":
+            yield linear("w3.weight", E * d, U)
+        else:  # an output of one expert has its own inner units alone as inputs
+            yield replace(linear("w3.weight", d, U), init=bound(self.inner))
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
         """See `Layer.state`: positions do not meet."""
