@@ -1,9 +1,11 @@
 // Python names of the recurrences whose state is a matrix, other than the mLSTM cell.
+#include <algorithm>
 #include <optional>
 #include <string>
 
 #include "arguments.h"
 #include "decay.h"
+#include "scan.h"
 
 namespace mlxhog {
 namespace {
@@ -65,6 +67,54 @@ Index decay_chunks(Index S, Index DK) {
   return s.chunks();
 }
 
+ScanShape scan_shape(const In& u, const In& dt, const In& A, const In& Bt, const In& Ct,
+                     const std::optional<In>& state) {
+  if (u.ndim() != 3 || A.ndim() != 2) throw nb::value_error("u must be (B, S, C) and A (C, N)");
+  const ScanShape s{axis(u, 0), axis(u, 1), axis(u, 2), axis(A, 1)};
+  expect("dt", dt, size(u));
+  expect("A", A, s.C * s.N);
+  expect("Bt", Bt, s.B * s.S * s.N);
+  expect("Ct", Ct, s.B * s.S * s.N);
+  if (state) expect("state", *state, s.B * s.C * s.N);
+  return s;
+}
+
+void scan(const In& u, const In& dt, const In& A, const In& Bt, const In& Ct, const std::optional<In>& state, Out y,
+          Out last, std::optional<Out> kept, int threads) {
+  const ScanShape s = scan_shape(u, dt, A, Bt, Ct, state);
+  expect("y", y, size(u));
+  expect("last", last, s.B * s.C * s.N);
+  if (kept) expect("kept", *kept, s.kept());
+  nb::gil_scoped_release release;
+  scan_forward(s, {u.data(), dt.data(), A.data(), Bt.data(), Ct.data(), data_or_null(state)}, y.data(), last.data(),
+               data_or_null(kept), threads);
+}
+
+void scan_grad(const In& u, const In& dt, const In& A, const In& Bt, const In& Ct, const In& kept, const In& dy,
+               const std::optional<In>& d_last, Out du, Out ddt, Out dA, Out dBt, Out dCt, std::optional<Out> d_state,
+               int threads) {
+  const ScanShape s = scan_shape(u, dt, A, Bt, Ct, std::nullopt);
+  const Index states = s.B * s.C * s.N;
+  expect("kept", kept, s.kept());
+  expect("dy", dy, size(u));
+  if (d_last) expect("d_last", *d_last, states);
+  expect("du", du, size(u));
+  expect("ddt", ddt, size(dt));
+  expect("dA", dA, size(A));
+  expect("dBt", dBt, size(Bt));
+  expect("dCt", dCt, size(Ct));
+  if (d_state) expect("d_state", *d_state, states);
+  nb::gil_scoped_release release;
+  scan_backward(s, {u.data(), dt.data(), A.data(), Bt.data(), Ct.data(), nullptr}, kept.data(), dy.data(),
+                data_or_null(d_last),
+                {du.data(), ddt.data(), dA.data(), dBt.data(), dCt.data(), data_or_null(d_state)}, threads);
+}
+
+Index scan_kept(Index B, Index S, Index C, Index N) {
+  if (std::min({B, S, C, N}) < 0) throw nb::value_error("B, S, C and N must be at least 0");
+  return ScanShape{B, S, C, N}.kept();
+}
+
 }  // namespace
 }  // namespace mlxhog
 
@@ -78,5 +128,12 @@ void bind_recurrences(nb::module_& m) {
         "the gradient.");
   m.def("decay_grad", &decay_grad, A("q"), A("k"), A("v"), A("log_decay"), A("kept"), A("dh"), A("d_last").none(),
         A("dq"), A("dk"), A("dv"), A("d_log_decay"), A("d_state").none(), nb::kw_only(), "scale"_a, "threads"_a);
+  m.def("scan", &scan, A("u"), A("dt"), A("A"), A("Bt"), A("Ct"), A("state").none(), A("y"), A("last"),
+        A("kept").none(), nb::kw_only(), "threads"_a,
+        "S_t[c] = exp(dt_t[c] A[c]) S_{t-1}[c] + dt_t[c] u_t[c] Bt_t, y_t[c] = S_t[c] . Ct_t. u, dt, y (B,S,C); A "
+        "(C,N); Bt, Ct (B,S,N); state and last (B,C,N); kept (scan_kept,), for the gradient.");
+  m.def("scan_grad", &scan_grad, A("u"), A("dt"), A("A"), A("Bt"), A("Ct"), A("kept"), A("dy"), A("d_last").none(),
+        A("du"), A("ddt"), A("dA"), A("dBt"), A("dCt"), A("d_state").none(), nb::kw_only(), "threads"_a);
+  m.def("scan_kept", &scan_kept, nb::kw_only(), "B"_a, "S"_a, "C"_a, "N"_a, "How many floats `scan` keeps.");
   m.def("decay_chunks", &decay_chunks, nb::kw_only(), "S"_a, "DK"_a, "How many states `decay` keeps per head.");
 }
