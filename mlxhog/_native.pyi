@@ -395,6 +395,41 @@ class ops:
     @staticmethod
     def decay_chunks(*, S: int, DK: int) -> int: ...
     @staticmethod
+    def delta(
+        q: _Buffer,
+        k: _Buffer,
+        v: _Buffer,
+        log_decay: _Buffer,
+        beta: _Buffer,
+        state: _Buffer | None,
+        h: _Buffer,
+        last: _Buffer,
+        kept: _Buffer | None,
+        held: _Buffer | None,
+        *,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def delta_grad(
+        q: _Buffer,
+        k: _Buffer,
+        v: _Buffer,
+        log_decay: _Buffer,
+        beta: _Buffer,
+        kept: _Buffer,
+        held: _Buffer,
+        dh: _Buffer,
+        d_last: _Buffer | None,
+        dq: _Buffer,
+        dk: _Buffer,
+        dv: _Buffer,
+        d_log_decay: _Buffer,
+        d_beta: _Buffer,
+        d_state: _Buffer | None,
+        *,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
     def scan(
         u: _Buffer,
         dt: _Buffer,

@@ -46,6 +46,21 @@ def decay_run(threads: int) -> list[Any]:
     return [h, last, *grads]
 
 
+def delta_run(threads: int) -> list[Any]:
+    """As `decay_run`, with an odd number of rows."""
+    B, S, NH, DK, DV = 2, 45, 3, 17, 5
+    q, k, v = draw(B, S, NH, DK), draw(B, S, NH, DK, seed=1) / 5, draw(B, S, NH, DV)
+    log_decay, beta = -np.abs(draw(B, S, NH)), np.abs(draw(B, S, NH, seed=1))
+    state = draw(B, NH, DK, DV)
+    kept = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
+    h, last, held = empty_like(v, state, v)
+    inputs = (q, k, v, log_decay, beta)
+    ops.delta(*inputs, state, h, last, kept, held, threads=threads)
+    grads = empty_like(*inputs, state)
+    ops.delta_grad(*inputs, kept, held, v, state, *grads, threads=threads)
+    return [h, last, *grads]
+
+
 def scan_run(threads: int) -> list[Any]:
     """More positions than a chunk, and channels and states that fill no vector."""
     B, S, C, N = 5, 37, 21, 6
@@ -59,7 +74,7 @@ def scan_run(threads: int) -> list[Any]:
     return [y, last, *grads]
 
 
-@pytest.mark.parametrize("run", [attention_run, decay_run, scan_run])
+@pytest.mark.parametrize("run", [attention_run, decay_run, delta_run, scan_run])
 def test_the_bits_do_not_depend_on_the_number_of_threads(run: Run) -> None:
     alone, three = run(1), run(3)
     for one, other in zip(alone, three, strict=True):
