@@ -1,0 +1,157 @@
+"""In-context recall: pairs of key and value under a map that every sequence draws anew.
+
+T/2 - 1 pairs are drawn, and a last one asks for a key that was shown. With one query alone, a
+marker stands before it. Some pairs may be noise, which makes the task noisy in-context recall.
+
+Source: Poli et al. 2024, arXiv:2403.17844.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.mad.tasks.first_shown import first_shown
+from mlxhog.mad.tasks.settings import (
+    QUERY_HELP,
+    Settings,
+    frac_noise,
+    noise_problems,
+    noise_vocab,
+    seq_len,
+    too_small,
+    vocab,
+)
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rows, TaskType
+from mlxhog.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class InContextRecall(Settings):
+    """Settings; keys are 0 .. K-1, values K .. R-1, noise R .. R+N-1."""
+
+    task: ClassVar[str] = "in-context-recall"
+
+    vocab: int = vocab(16)
+    seq_len: int = seq_len(128)
+    multi_query: bool = option(True, QUERY_HELP)
+
+    @property
+    def noise(self) -> tuple[int, float]:
+        """N, and the share of pairs that are noise."""
+        return 0, 0.0
+
+    @property
+    def ordinary(self) -> int:
+        """R, the tokens that are keys or values."""
+        return self.vocab - self.noise[0] - (not self.multi_query)
+
+    @property
+    def keys(self) -> int:
+        """K."""
+        return self.ordinary // 2
+
+    @property
+    def pairs(self) -> int:
+        """Pairs before the last one."""
+        return self.seq_len // 2 - 1
+
+    @property
+    def length(self) -> int:
+        """Tokens of a row: a whole sequence less its last token."""
+        return self.seq_len - 1 if self.multi_query else self.seq_len
+
+    def broken_rules(self) -> Iterator[str]:
+        """See `Settings.broken_rules`."""
+        if self.seq_len % 2 or self.seq_len < 4:
+            yield (
+                f"seq_len is {self.seq_len}; a sequence is pairs of key and value, two or more: "
+                "an even number, at least 4"
+            )
+        special = self.noise[0] + (not self.multi_query)
+        beside = f" beside {special} for noise and the copy marker" if special else ""
+        why = f"recall needs a key and a value{beside}"
+        yield from too_small("vocab", self.vocab, why, 2 + special)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyInContextRecall(InContextRecall):
+    """Settings of the variant with noise between the pairs."""
+
+    task: ClassVar[str] = "noisy-in-context-recall"
+
+    vocab: int = vocab(32)
+    noise_vocab: int = noise_vocab(16)
+    frac_noise: float = frac_noise(0.2)
+
+    @property
+    def noise(self) -> tuple[int, float]:
+        """See `InContextRecall.noise`."""
+        return self.noise_vocab, self.frac_noise
+
+    def broken_rules(self) -> Iterator[str]:
+        """See `Settings.broken_rules`."""
+        yield from super().broken_rules()
+        yield from noise_problems(self.frac_noise, self.noise_vocab)
+
+
+def draw(s: InContextRecall, rng: np.random.Generator, n: int, train: bool, fixed: Fixed) -> Rows:
+    """Draw n rows; training targets are dense, test targets those that can be known."""
+    K, R, pairs = s.keys, s.ordinary, s.pairs
+    row = np.arange(n)[:, None]
+    key = rng.integers(0, K, (n, pairs), dtype=np.int32)
+    # A map for all K keys is the same as a value drawn when a key is new.
+    values = rng.integers(K, R, (n, K), dtype=np.int32)
+    whole = np.empty((n, s.length + 1), np.int32)
+    whole[:, 0 : 2 * pairs : 2] = key
+    whole[:, 1 : 2 * pairs : 2] = values[row, key]
+    noisy = _noise(s, rng, n)
+    if noisy is not None:
+        key = np.where(noisy, K, key)  # one more column, for no key at all
+        N = s.noise[0]
+        for at in (0, 1):
+            tokens = rng.integers(R, R + N, (n, pairs), dtype=np.int32)
+            part = whole[:, at : 2 * pairs : 2]
+            part[...] = np.where(noisy, tokens, part)
+    probe = _asked(rng, key, K)
+    if not s.multi_query:
+        whole[:, -3] = s.vocab - 1
+    whole[:, -2] = probe
+    whole[:, -1] = values[row[:, 0], probe]
+    x, y = whole[:, :-1], whole[:, 1:]
+    if train:
+        return x, y
+    scored = np.zeros(y.shape, bool)
+    if s.multi_query:
+        scored[:, 0 : 2 * pairs : 2] = (first_shown(key) < np.arange(pairs)) & (key < K)
+    scored[:, -1] = True
+    return x, np.where(scored, y, IGNORED)
+
+
+def _noise(s: InContextRecall, rng: np.random.Generator, n: int) -> NDArray[np.bool_] | None:
+    """Choose the pairs that are noise; one pair of every row never is."""
+    share = s.noise[1]
+    if share == 0:
+        return None
+    noisy = rng.random((n, s.pairs)) < share
+    noisy[np.arange(n), rng.integers(0, s.pairs, n)] = False
+    return noisy
+
+
+def _asked(rng: np.random.Generator, key: Ints, K: int) -> Ints:
+    """Choose one of the keys that a row shows, each as likely; `key` (n, pairs), K is none."""
+    n = len(key)
+    shown = np.zeros((n, K + 1), bool)
+    shown[np.arange(n)[:, None], key] = True
+    rank = np.cumsum(shown[:, :K], axis=1, dtype=np.int32)
+    chosen = rng.integers(1, rank[:, -1] + 1)
+    probe: Ints = np.argmax(rank == chosen[:, None], axis=1)
+    return probe
+
+
+IN_CONTEXT_RECALL = TaskType("in-context-recall", "CR", InContextRecall, draw)
+NOISY_IN_CONTEXT_RECALL = TaskType("noisy-in-context-recall", "NR", NoisyInContextRecall, draw)

@@ -1,0 +1,82 @@
+"""In-context recall, noisy or not: what is in a sequence and what is scored."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ConfigError
+from mlxhog.mad.tasks import IGNORED, make_task
+
+
+def whole(x, y):
+    return np.concatenate([x, y[:, -1:]], axis=1)
+
+
+def test_training_targets_are_the_next_token_everywhere():
+    data = make_task("CR", seq_len=32, train_rows=64, test_rows=8)
+    assert data.train_x.shape == (64, 31)
+    np.testing.assert_array_equal(data.train_y[:, :-1], data.train_x[:, 1:])
+    assert (data.train_y != IGNORED).all()
+
+
+def test_a_test_value_is_scored_exactly_when_its_key_was_seen_before():
+    data = make_task("CR", seq_len=32, train_rows=1, test_rows=256)
+    for x, y in zip(data.test_x, data.test_y, strict=True):
+        tokens, seen = [*x, y[-1]], set()
+        for at in range(0, 32, 2):
+            key, value = tokens[at : at + 2]
+            assert y[at] == (value if key in seen else IGNORED)
+            assert at == 0 or y[at - 1] == IGNORED
+            seen.add(key)
+
+
+def test_a_single_query_has_the_marker_before_it_and_scores_nothing_else():
+    data = make_task("CR", vocab=17, multi_query=False, seq_len=32, train_rows=64, test_rows=64)
+    for x, y in data.splits().values():
+        assert x.shape[1] == 32
+        assert (x[:, 30] == 16).all()
+        assert ((x == 16).sum(1) == 1).all()
+        assert (y[:, -1] != IGNORED).all()
+    assert (data.test_y[:, :-1] == IGNORED).all()
+
+
+@pytest.mark.parametrize("seq_len", [32, 128])
+def test_a_row_scores_as_many_values_as_keys_repeat(seq_len):
+    data = make_task("CR", seq_len=seq_len, train_rows=1, test_rows=2560)
+    n, K = seq_len // 2 - 1, 8
+    expected = n - K * (1 - (1 - 1 / K) ** n) + 1
+    scored = (data.test_y != IGNORED).sum(1)
+    assert abs(scored.mean() - expected) < 5 * scored.std() / math.sqrt(len(scored)) + 1e-3
+
+
+def test_some_pairs_are_noise_and_one_never_is():
+    data = make_task("NR", seq_len=4, frac_noise=0.99, train_rows=512, test_rows=1)
+    assert (data.train_x[:, :2] < 16).all()  # the only pair before the last
+    data = make_task("NR", frac_noise=0.8, train_rows=1024, test_rows=256)
+    for x, y in data.splits().values():
+        tokens = whole(x, y)[:, :-2].reshape(len(x), -1, 2)
+        noisy = tokens[..., 0] >= 16
+        assert abs(noisy.mean() - 0.8 * (1 - 1 / 63)) < 0.02
+    assert (noisy == (tokens[..., 1] >= 16)).all()
+    assert (data.test_y[:, :-1:2][noisy] == IGNORED).all()
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "said"),
+    [
+        ("CR", {"seq_len": 31}, "an even number, at least 4"),
+        ("CR", {"seq_len": 2}, "an even number, at least 4"),
+        ("CR", {"vocab": 1}, "a key and a value: at least 2"),
+        ("CR", {"vocab": 2, "multi_query": False}, "at least 3"),
+        ("NR", {"vocab": 17}, "beside 16 for noise and the copy marker: at least 18"),
+        ("NR", {"noise_vocab": 0}, "noise_vocab at least 1, or frac_noise 0"),
+        ("NR", {"frac_noise": 1}, "below 1"),
+        ("CR", {"frac_noise": 0.2}, "no option 'frac_noise'"),
+        ("CR", {"wocab": 16}, "did you mean 'vocab'?"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_answered_with_its_rule(task, settings, said):
+    with pytest.raises(ConfigError) as told:
+        make_task(task, **settings)
+    assert said in str(told.value)
