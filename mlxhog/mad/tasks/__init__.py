@@ -16,8 +16,12 @@ from mlxhog import config_sources
 from mlxhog.config_sources import Given
 from mlxhog.errors import ConfigError
 from mlxhog.mad.run_config import GENERATOR_VERSION
+from mlxhog.mad.tasks.compression import COMPRESSION
 from mlxhog.mad.tasks.dataset import Dataset
+from mlxhog.mad.tasks.fuzzy_in_context_recall import FUZZY_IN_CONTEXT_RECALL
 from mlxhog.mad.tasks.in_context_recall import IN_CONTEXT_RECALL, NOISY_IN_CONTEXT_RECALL
+from mlxhog.mad.tasks.memorization import MEMORIZATION
+from mlxhog.mad.tasks.selective_copying import SELECTIVE_COPYING
 from mlxhog.mad.tasks.settings import Settings
 from mlxhog.mad.tasks.streams import draw_fixed, draw_rows
 from mlxhog.mad.tasks.task import IGNORED, TaskType
@@ -27,7 +31,11 @@ TASKS: Mapping[str, TaskType] = {
     task.name: task
     for task in (
         IN_CONTEXT_RECALL,
+        FUZZY_IN_CONTEXT_RECALL,
         NOISY_IN_CONTEXT_RECALL,
+        SELECTIVE_COPYING,
+        COMPRESSION,
+        MEMORIZATION,
     )
 }
 """Every task by its full name, in the order of the paper."""

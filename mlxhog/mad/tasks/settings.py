@@ -36,9 +36,9 @@ def frac_noise(default: float) -> Any:  # a dataclass field
     return option(default, FRAC_NOISE_HELP, low=0, below=1)
 
 
-def rows(default: int, of: str, *, low: int = 1) -> Any:  # a dataclass field
+def rows(default: int, of: str, alias: str, *, low: int = 1) -> Any:  # a dataclass field
     """Declare the number of rows of a split."""
-    return option(default, f"rows for {of}", low=low, aliases=(f"num_{of.split()[0]}",))
+    return option(default, f"rows for {of}", low=low, aliases=(alias,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,9 @@ class Settings:
 
     vocab: int = vocab(16)
     seq_len: int = seq_len(128)
-    train_rows: int = rows(12_800, "training")
-    test_rows: int = rows(1_280, "test")
-    val_rows: int = rows(0, "validation, drawn after the others", low=0)
+    train_rows: int = rows(12_800, "training", "num_train")
+    test_rows: int = rows(1_280, "scoring", "num_test")
+    val_rows: int = rows(0, "validation, drawn after the others", "num_val", low=0)
 
     def __post_init__(self) -> None:
         """Convert every value, then hold them against the rules of the task."""

@@ -1,0 +1,247 @@
+"""Which settings of which tasks an architecture is scored on, and at which optimiser points.
+
+    smoke   small settings of the six tasks, seconds to a minute or two each on one core
+    lite    the six baselines
+    full    the difficulty grid of the benchmark: 66 settings, 6 points each
+
+Source: Poli et al. 2024, arXiv:2403.17844, and its code, for the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mlxhog.errors import ConfigError
+from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.tasks import TASKS, find, resolve
+from mlxhog.models.mad.layer import Layer
+from mlxhog.options import did_you_mean
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One task at one difficulty.
+
+    Attributes:
+        task: full name.
+        settings: every setting of the task, spelt out.
+        label: what differs from the task's first setting, such as "vocab=32", or "baseline".
+        protocol: what this setting asks of the protocol, over what the suite does.
+    """
+
+    task: str
+    settings: Mapping[str, Any]
+    label: str
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What makes one score.
+
+    Attributes:
+        name: one of `SUITES`.
+        settings: in the order of the tasks.
+        points: what the optimiser tries on each: lr and weight_decay; the best one counts.
+        protocol: other fields of `Protocol`.
+        dim: width of a candidate.
+        layers_hint: the kind of candidate that the suite is made for.
+    """
+
+    name: str
+    settings: tuple[Setting, ...]
+    points: tuple[Mapping[str, float], ...]
+    protocol: Mapping[str, Any]
+    dim: int = 128
+    layers_hint: str = "mixer swiglu mixer swiglu"
+
+    @property
+    def runs(self) -> int:
+        """Runs of one candidate with one seed."""
+        return len(self.settings) * len(self.points)
+
+
+_ROWS = (6400, 3200, 1600, 800)
+_HARDER: Mapping[str, Mapping[str, tuple[float, ...]]] = {
+    "in-context-recall": {
+        "vocab": (32, 64, 128),
+        "seq_len": (256, 512, 1024),
+        "train_rows": _ROWS,
+    },
+    "fuzzy-in-context-recall": {
+        "vocab": (32, 64, 128),
+        "seq_len": (256, 512, 1024),
+        "train_rows": _ROWS,
+    },
+    "noisy-in-context-recall": {
+        "vocab": (48, 80, 144),
+        "seq_len": (256, 512, 1024),
+        "train_rows": _ROWS,
+        "frac_noise": (0.4, 0.6, 0.8),
+    },
+    "selective-copying": {
+        "vocab": (32, 64, 128),
+        "seq_len": (512, 1024),
+        "train_rows": _ROWS,
+        "tokens_to_copy": (32, 64, 96),
+    },
+    "compression": {
+        "vocab": (32, 64, 128),
+        "seq_len": (64, 128, 256),
+        "train_rows": _ROWS,
+    },
+    "memorization": {"vocab": (512, 1024, 2048, 4096, 8192)},
+}
+"""Beside the baseline: one setting is changed at a time."""
+
+_SMALL: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "in-context-recall": ({"seq_len": 32}, {}),
+    "fuzzy-in-context-recall": ({"seq_len": 64}, {"batch_size": 32}),
+    "noisy-in-context-recall": ({"seq_len": 64}, {"batch_size": 32}),
+    "selective-copying": ({"seq_len": 40, "tokens_to_copy": 4}, {}),
+    "compression": ({"train_rows": 12_800}, {}),
+    "memorization": ({"train_rows": 256}, {"batch_size": 32}),
+}
+"""Of smoke: settings of the task, and what they ask of the protocol."""
+
+
+def _baseline(task: str) -> Setting:
+    return Setting(task, asdict(TASKS[task].settings()), "baseline")
+
+
+def _smoke() -> Suite:
+    settings = tuple(
+        Setting(
+            task,
+            asdict(resolve(task, {"train_rows": 6400, "test_rows": 256} | dict(given))),
+            "baseline",
+            protocol,
+        )
+        for task, (given, protocol) in _SMALL.items()
+    )
+    protocol = {
+        "schedule": "constant",
+        "clip": 1.0,
+        "batch_size": 64,
+        "steps": 600,
+        "eval_every": 50,
+    }
+    return Suite("smoke", settings, ({"lr": 2e-3, "weight_decay": 0.0},), protocol, dim=64)
+
+
+def _lite() -> Suite:
+    points = tuple({"lr": lr, "weight_decay": 0.0} for lr in (5e-4, 2e-3))
+    settings = tuple(_baseline(task) for task in TASKS)
+    return Suite("lite", settings, points, {"steps": 2000, "eval_every": 100})
+
+
+def _full() -> Suite:
+    points = tuple(
+        {"lr": lr, "weight_decay": decay} for lr in (1e-4, 5e-4, 1e-3) for decay in (0.0, 0.1)
+    )
+    return Suite("full", tuple(_grid()), points, {"epochs": 200})
+
+
+def _grid() -> Iterator[Setting]:
+    for task in TASKS:
+        yield _baseline(task)
+        for name, values in _HARDER[task].items():
+            for value in values:
+                yield Setting(task, asdict(resolve(task, {name: value})), f"{name}={value}")
+
+
+_MAKE = {"smoke": _smoke, "lite": _lite, "full": _full}
+SUITES = tuple(_MAKE)
+
+
+def suite(name: str) -> Suite:
+    """Return a suite by its name.
+
+    Raises:
+        ConfigError: no such suite.
+    """
+    if name not in _MAKE:
+        near = did_you_mean(name, _MAKE) or f"; choose one of {', '.join(_MAKE)}"
+        raise ConfigError(f"no suite {name!r}{near}")
+    return _MAKE[name]()
+
+
+def only(chosen: Suite, tasks: Iterable[str]) -> Suite:
+    """Return a suite with the settings of some tasks alone, named by full or short name.
+
+    Raises:
+        ConfigError: no such task.
+    """
+    wanted = {find(task).name for task in tasks}
+    settings = tuple(setting for setting in chosen.settings if setting.task in wanted)
+    return Suite(
+        chosen.name, settings, chosen.points, chosen.protocol, chosen.dim, chosen.layers_hint
+    )
+
+
+def expand(
+    chosen: Suite,
+    layers: tuple[Layer, ...],
+    seeds: Iterable[int],
+    *,
+    dim: int | None = None,
+    position: str = "none",
+    workers: str = "torch:cpu",
+    threads: int = 1,
+    protocol: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[Setting, RunConfig]]:
+    """Yield every run of a candidate with the setting it belongs to.
+
+    Args:
+        chosen: the suite.
+        layers: the candidate.
+        seeds: one set of runs for each.
+        dim: width; the suite's where None.
+        position: positional embedding.
+        workers: mix inside a run.
+        threads: of each worker.
+        protocol: fields that hold for all runs, over the suite's and the settings'. Validation
+            rows are drawn where `select` is "val", and `fuzzy_compat` reaches the task.
+
+    Raises:
+        ConfigError: a field of the protocol is wrong.
+    """
+    seeds = tuple(seeds)
+    for setting in chosen.settings:
+        fields = {**chosen.protocol, **setting.protocol, **(protocol or {})}
+        for seed in seeds:
+            for point in chosen.points:
+                how = Protocol(**{**point, **fields})
+                yield (
+                    setting,
+                    RunConfig(
+                        task=setting.task,
+                        settings=_for_protocol(setting.settings, how),
+                        layers=layers,
+                        dim=chosen.dim if dim is None else dim,
+                        protocol=how,
+                        seed=seed,
+                        position=position,
+                        workers=workers,
+                        threads=threads,
+                    ),
+                )
+
+
+def runs(
+    chosen: Suite, layers: tuple[Layer, ...], seeds: Iterable[int], **how: Any
+) -> Iterator[RunConfig]:
+    """Yield every run of a candidate; arguments as in `expand`."""
+    return (config for _, config in expand(chosen, layers, seeds, **how))
+
+
+def _for_protocol(settings: Mapping[str, Any], protocol: Protocol) -> Mapping[str, Any]:
+    changed = dict(settings)
+    if protocol.select == "val":
+        changed["val_rows"] = changed["val_rows"] or changed["test_rows"]
+    if "fuzzy_compat" in changed:
+        changed["fuzzy_compat"] = changed["fuzzy_compat"] or protocol.fuzzy_compat
+    return changed

@@ -1,0 +1,65 @@
+"""Compression: random tokens, all of which must be told from the vector of the last position.
+
+Targets are the inputs, the compression token at the end among them. Noise tokens are not scored;
+the reference masks them in a copy that it does not return.
+
+Source: Poli et al. 2024, arXiv:2403.17844.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from mlxhog.mad.tasks.settings import (
+    Settings,
+    frac_noise,
+    noise_problems,
+    noise_vocab,
+    seq_len,
+    too_small,
+    vocab,
+)
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Rows, TaskType
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression(Settings):
+    """Settings; tokens are 0 .. R-1, noise R .. V-2, the compression token V-1."""
+
+    task: ClassVar[str] = "compression"
+
+    vocab: int = vocab(16)
+    seq_len: int = seq_len(32)
+    noise_vocab: int = noise_vocab(0)
+    frac_noise: float = frac_noise(0.0)
+
+    @property
+    def ordinary(self) -> int:
+        """R."""
+        return self.vocab - 1 - self.noise_vocab
+
+    def broken_rules(self) -> Iterator[str]:
+        """See `Settings.broken_rules`."""
+        why = f"a token beside the compression token and {self.noise_vocab} for noise"
+        yield from too_small("vocab", self.vocab, why, 2 + self.noise_vocab)
+        yield from too_small("seq_len", self.seq_len, "a token and the compression token", 2)
+        yield from noise_problems(self.frac_noise, self.noise_vocab)
+
+
+def draw(s: Compression, rng: np.random.Generator, n: int, train: bool, fixed: Fixed) -> Rows:
+    """Draw n rows; training and test rows are of one kind."""
+    x = rng.integers(0, s.ordinary, (n, s.seq_len), dtype=np.int32)
+    x[:, -1] = s.vocab - 1
+    if not s.frac_noise:
+        return x, x
+    noisy = rng.random((n, s.seq_len)) < s.frac_noise
+    noisy[:, -1] = False
+    x = np.where(noisy, rng.integers(s.ordinary, s.vocab - 1, x.shape, dtype=np.int32), x)
+    return x, np.where(noisy, IGNORED, x)
+
+
+COMPRESSION = TaskType("compression", "C", Compression, draw, backbone="autoencoder")

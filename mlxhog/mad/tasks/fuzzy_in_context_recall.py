@@ -1,0 +1,228 @@
+"""Fuzzy in-context recall: keys and values are motifs of one to a few tokens, padded on the left.
+
+The pair that is asked for at the end is put in once the sequence has reached a random position,
+unless its key came up by itself. The reference's position may lie beyond the last pair, so that a
+few per cent of its sequences end with a query that cannot be answered; here the pair goes in
+before the last place that is left. `fuzzy_compat` restores the reference's behaviour.
+
+Source: Poli et al. 2024, arXiv:2403.17844. Tokens of a motif are drawn without replacement one
+after the other; the reference lists every permutation, 250,000 of them per sequence at V 128.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.mad.tasks.first_shown import first_shown
+from mlxhog.mad.tasks.settings import (
+    QUERY_HELP,
+    Settings,
+    frac_noise,
+    noise_problems,
+    noise_vocab,
+    seq_len,
+    too_small,
+    vocab,
+)
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rows, TaskType
+from mlxhog.options import option
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuzzyInContextRecall(Settings):
+    """Settings; keys are made of 0 .. K-1, values of K .. R-1, noise of R .. R+N-1."""
+
+    task: ClassVar[str] = "fuzzy-in-context-recall"
+
+    vocab: int = vocab(16)
+    seq_len: int = seq_len(128)
+    k_motif: int = option(3, "most tokens of a key", low=1, aliases=("k_motif_size",))
+    v_motif: int = option(3, "most tokens of a value", low=1, aliases=("v_motif_size",))
+    multi_query: bool = option(True, QUERY_HELP)
+    noise_vocab: int = noise_vocab(0)
+    frac_noise: float = frac_noise(0.0)
+    fuzzy_compat: bool = option(
+        False, "compat: as in the reference, some final queries cannot be answered"
+    )
+
+    @property
+    def ordinary(self) -> int:
+        """R, the tokens that keys and values are made of."""
+        return self.vocab - (1 if self.multi_query else 2) - self.noise_vocab
+
+    @property
+    def keys(self) -> int:
+        """K."""
+        return self.ordinary // 2
+
+    @property
+    def pad(self) -> int:
+        """The token on the left; where there is a copy marker, it comes right after."""
+        return self.vocab - (1 if self.multi_query else 2)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest pair."""
+        return self.k_motif + self.v_motif
+
+    def broken_rules(self) -> Iterator[str]:
+        """See `Settings.broken_rules`."""
+        yield from noise_problems(self.frac_noise, self.noise_vocab)
+        special = self.vocab - self.ordinary
+        least = max(2 * self.k_motif, 2 * self.v_motif - 1) + special
+        why = (
+            f"a key of {self.k_motif} and a value of {self.v_motif} different tokens, from a half "
+            f"of the vocabulary each, beside {special} special ones"
+        )
+        yield from too_small("vocab", self.vocab, why, least)
+        why = f"a pair of {self.longest} tokens must fit in twice"
+        yield from too_small("seq_len", self.seq_len, why, 2 * self.longest + 1)
+        if self.vocab >= least and (self.keys + 1) ** self.k_motif >= 2**63:
+            most = int(63 / np.log2(self.keys + 1))
+            yield f"k_motif is {self.k_motif}; keys are numbered in 63 bits: at most {most}"
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs as drawn: sizes (n, P), tokens (largest size, n, P), of which the first count."""
+
+    k_size: Ints
+    k: Ints
+    v_size: Ints
+    v: Ints
+
+
+def draw(
+    s: FuzzyInContextRecall, rng: np.random.Generator, n: int, train: bool, fixed: Fixed
+) -> Rows:
+    """Draw n rows; training targets are dense, test targets those that can be known."""
+    shortest = 2 if train else s.k_motif + 1
+    count = -(-(s.seq_len - shortest - s.longest) // shortest)  # as many as can ever be needed
+    asked = _draw_pairs(s, rng, (n, 1), train)
+    pairs = _draw_pairs(s, rng, (n, count), train)
+    noisy = rng.random((n, count)) < s.frac_noise if s.frac_noise else np.zeros((n, count), bool)
+    code, asked_code = _codes(s, pairs), _codes(s, asked)
+    code = np.where(noisy, -1 - np.arange(count), code)  # noise is never shown again
+    first, is_asked = first_shown(code), code == asked_code
+    row = np.arange(n)[:, None]
+    v_size = np.where(is_asked, asked.v_size, pairs.v_size[row, first])
+    v = np.where(is_asked, asked.v, pairs.v[:, row, first])
+    pairs = _Pairs(pairs.k_size, pairs.k, v_size, v)
+
+    length, asked_length = pairs.k_size + v_size, asked.k_size + asked.v_size
+    start = np.cumsum(length, axis=1) - length
+    limit = s.seq_len - asked_length - s.longest  # pairs begin before it
+    at, put_in = _place_of_asked(s, rng, start, limit, asked_length, is_asked)
+    after = put_in & (np.arange(count) >= at)
+    start = start + after * asked_length
+    kept = start < limit
+    total = (length * kept).sum(1, keepdims=True) + put_in * asked_length
+
+    whole = np.full((n, s.seq_len + 1), s.pad, np.int32)
+    scored = np.zeros(whole.shape, bool)
+    begin = s.seq_len + 1 - asked_length - (not s.multi_query) - total
+    seen = (first < np.arange(count)) | (is_asked & after)
+    _write(s, rng, whole, scored, begin + start, kept, pairs, noisy, seen & s.multi_query)
+    there, nothing = np.ones((n, 1), bool), np.zeros((n, 1), bool)
+    place = begin + np.take_along_axis(start, np.minimum(at, count - 1), 1) - asked_length
+    _write(s, rng, whole, scored, place, put_in, asked, nothing, nothing)
+    end = s.seq_len + 1 - asked_length
+    if not s.multi_query:
+        whole[row, end - 1] = s.vocab - 1
+    _write(s, rng, whole, scored, end, there, asked, nothing, there)
+    x, y = whole[:, :-1], whole[:, 1:]
+    return (x, y) if train else (x, np.where(scored[:, 1:], y, IGNORED))
+
+
+def _draw_pairs(
+    s: FuzzyInContextRecall, rng: np.random.Generator, shape: tuple[int, int], train: bool
+) -> _Pairs:
+    k_size = rng.integers(1 if train else s.k_motif, s.k_motif + 1, shape, dtype=np.int32)
+    v_size = rng.integers(1, s.v_motif + 1, shape, dtype=np.int32)
+    k = _distinct(rng, shape, s.k_motif, s.keys)
+    v = _distinct(rng, shape, s.v_motif, s.ordinary - s.keys) + s.keys
+    return _Pairs(k_size, k, v_size, v)
+
+
+def _distinct(
+    rng: np.random.Generator, shape: tuple[int, int], size: int, alphabet: int
+) -> NDArray[np.int32]:
+    """Draw `size` different numbers below `alphabet`, in order, for every place of `shape`."""
+    drawn = np.empty((size, *shape), np.int32)
+    smaller_first: list[NDArray[np.int32]] = []
+    for number in range(size):
+        token = rng.integers(0, alphabet - number, shape, dtype=np.int32)
+        # The token-th of those that are left: step over the others from the smallest up.
+        for other in smaller_first:
+            token += token >= other
+        drawn[number] = largest = token
+        for place, other in enumerate(smaller_first):
+            smaller_first[place] = np.minimum(other, largest)
+            largest = np.maximum(other, largest)
+        smaller_first.append(largest)
+    return drawn
+
+
+def _codes(s: FuzzyInContextRecall, pairs: _Pairs) -> NDArray[np.int64]:
+    """Number the keys: equal keys, equal numbers from 0."""
+    code = np.zeros(pairs.k_size.shape, np.int64)
+    for number in range(s.k_motif):
+        digit = np.where(number < pairs.k_size, pairs.k[number] + 1, 0)
+        code = code * (s.keys + 1) + digit
+    return code
+
+
+def _place_of_asked(
+    s: FuzzyInContextRecall,
+    rng: np.random.Generator,
+    start: Ints,
+    limit: Ints,
+    asked_length: Ints,
+    is_asked: Bools,
+) -> tuple[Ints, Bools]:
+    """Return before which of the pairs the one that is asked for is put in, and whether it is."""
+    count = start.shape[1]
+    position = rng.integers(0, s.seq_len - 2 * asked_length)
+    if not s.fuzzy_compat:
+        position = np.minimum(position, limit - s.longest)
+    reached = start >= position
+    at = np.where(reached.any(1), reached.argmax(1), count)[:, None]
+    shown = (is_asked & (np.arange(count) < at)).any(1, keepdims=True)
+    begin = np.where(at < count, np.take_along_axis(start, np.minimum(at, count - 1), 1), limit)
+    return at, ~shown & (begin < limit)
+
+
+def _write(
+    s: FuzzyInContextRecall,
+    rng: np.random.Generator,
+    whole: Ints,
+    scored: Bools,
+    start: Ints,
+    kept: Bools,
+    pairs: _Pairs,
+    noisy: Bools,
+    seen: Bools,
+) -> None:
+    """Write the pairs that are kept where they start, and mark the values that are scored."""
+    motifs = [(pairs.k_size, pairs.k, 0 * pairs.k_size, np.zeros_like(seen))]
+    motifs.append((pairs.v_size, pairs.v, pairs.k_size, seen))
+    for size, tokens, offset, marked in motifs:
+        for number in range(len(tokens)):
+            row, pair = np.nonzero(kept & (number < size))
+            to = start[row, pair] + offset[row, pair] + number
+            token = tokens[number, row, pair]
+            if s.frac_noise:
+                other = rng.integers(s.ordinary, s.ordinary + s.noise_vocab, len(row))
+                token = np.where(noisy[row, pair], other, token)
+            whole[row, to] = token
+            scored[row, to] = marked[row, pair]
+
+
+FUZZY_IN_CONTEXT_RECALL = TaskType("fuzzy-in-context-recall", "FR", FuzzyInContextRecall, draw)

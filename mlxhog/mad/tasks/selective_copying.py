@@ -1,0 +1,67 @@
+"""Selective copying: repeat the tokens of the beginning in order, without the blanks between them.
+
+    head: C content tokens, B = T - 2C - 1 blanks before them | marker | C blanks
+
+Every blank picks one of the C tokens and stands right before it, so the head ends with content.
+The reference draws the blanks from a generator that other draws move; here they come from the
+task's own stream.
+
+Source: Poli et al. 2024, arXiv:2403.17844.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from mlxhog.mad.tasks.settings import Settings, seq_len, too_small, vocab
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Rows, TaskType
+from mlxhog.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectiveCopying(Settings):
+    """Settings; content is 0 .. V-3, the blank V-2, the copy marker V-1."""
+
+    task: ClassVar[str] = "selective-copying"
+
+    vocab: int = vocab(16)
+    seq_len: int = seq_len(256)
+    tokens_to_copy: int = option(
+        16, "C, tokens to copy", low=1, aliases=("num_tokens_to_copy", "copy")
+    )
+
+    @property
+    def blanks(self) -> int:
+        """B."""
+        return self.seq_len - 2 * self.tokens_to_copy - 1
+
+    def broken_rules(self) -> Iterator[str]:
+        """See `Settings.broken_rules`."""
+        yield from too_small("vocab", self.vocab, "content, a blank and the copy marker", 3)
+        if self.blanks < 1:
+            most = (self.seq_len - 2) // 2
+            way_out = f", or tokens_to_copy at most {most}" if most else ""
+            yield (
+                f"seq_len is {self.seq_len}; copying {self.tokens_to_copy} tokens leaves no blank "
+                f"between them: at least {2 * self.tokens_to_copy + 2}{way_out}"
+            )
+
+
+def draw(s: SelectiveCopying, rng: np.random.Generator, n: int, train: bool, fixed: Fixed) -> Rows:
+    """Draw n rows; training and test rows are of one kind."""
+    T, C = s.seq_len, s.tokens_to_copy
+    content = rng.integers(0, s.vocab - 2, (n, C), dtype=np.int32)
+    before = rng.multinomial(s.blanks, np.full(C, 1 / C), size=n)
+    x = np.full((n, T), s.vocab - 2, np.int32)
+    x[np.arange(n)[:, None], np.cumsum(before, axis=1) + np.arange(C)] = content
+    x[:, T - C - 1] = s.vocab - 1
+    y = np.full((n, T), IGNORED, np.int32)
+    y[:, T - C :] = content
+    return x, y
+
+
+SELECTIVE_COPYING = TaskType("selective-copying", "SC", SelectiveCopying, draw)

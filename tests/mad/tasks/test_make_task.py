@@ -1,0 +1,151 @@
+"""Data sets of all six tasks: what their rows depend on, and settings that cannot be."""
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ConfigError
+from mlxhog.mad.tasks import IGNORED, TASKS, find, make_task, resolve
+
+SMALL = {"train_rows": 600, "test_rows": 40, "val_rows": 30}
+
+
+def same(a, b):
+    return all(
+        np.array_equal(x, y)
+        for split, arrays in a.splits().items()
+        for x, y in zip(arrays, b.splits()[split], strict=True)
+    )
+
+
+def test_there_are_six_tasks_with_the_baselines_of_the_benchmark():
+    found = {
+        task.short: (task.settings().vocab, task.settings().seq_len) for task in TASKS.values()
+    }
+    assert found == {
+        "CR": (16, 128),
+        "FR": (16, 128),
+        "NR": (32, 128),
+        "SC": (16, 256),
+        "C": (16, 32),
+        "M": (256, 32),
+    }
+    rows = {name: task.settings().train_rows for name, task in TASKS.items()}
+    assert rows.pop("memorization") == 256
+    assert set(rows.values()) == {12_800}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_goes_by_its_full_and_its_short_name_in_any_case(name):
+    task = TASKS[name]
+    assert find(name.upper()) is task
+    assert find(task.short.lower()) is task
+
+
+def test_a_task_that_does_not_exist_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'memorization'"):
+        find("memorisation")
+    with pytest.raises(ConfigError, match=r"known are in-context-recall \(CR\), "):
+        find("xyz")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_one_seed_draws_the_same_rows_and_another_one_others(name):
+    a = make_task(name, seed=1, **SMALL)
+    assert same(a, make_task(name, seed=1, **SMALL))
+    b = make_task(name, seed=2, **SMALL)
+    for split in ("train", "test", "val"):
+        assert not np.array_equal(a.splits()[split][0], b.splits()[split][0])
+
+
+@pytest.mark.parametrize("name", ["FR", "M"])
+def test_any_number_of_processes_draws_the_same_rows(name):
+    rows = {"train_rows": 700, "test_rows": 300}
+    assert same(make_task(name, **rows), make_task(name, processes=2, **rows))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_splits_share_no_stream_and_a_smaller_set_is_the_beginning_of_a_larger_one(name):
+    data = make_task(name, **SMALL)
+    part = make_task(name, train_rows=100, test_rows=40, val_rows=30)
+    np.testing.assert_array_equal(part.train_x, data.train_x[:100])
+    np.testing.assert_array_equal(part.test_x, data.test_x)
+    rows = {x.tobytes() for x in data.train_x}
+    assert not rows & {x.tobytes() for x in (*data.test_x, *data.val_x)}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_rows_are_int32_of_the_length_that_the_settings_name(name):
+    data, settings = make_task(name, **SMALL), resolve(name, SMALL)
+    for split, (x, y) in data.splits().items():
+        assert x.dtype == y.dtype == np.int32
+        assert x.shape == y.shape == (SMALL[f"{split}_rows"], settings.length)
+        assert x.min() >= 0
+        assert max(x.max(), y.max()) < settings.vocab
+        assert ((y == IGNORED) | (y >= 0)).all()
+
+
+def test_settings_may_be_text_and_go_by_the_names_of_the_files():
+    settings = resolve("CR", {"vocab_size": "1k", "num_train": "10", "multi_query": "false"})
+    assert (settings.vocab, settings.train_rows, settings.multi_query) == (1000, 10, False)
+
+
+def test_the_map_of_memorization_depends_on_the_seed_alone():
+    a, b = make_task("M"), make_task("M", train_rows=10, seq_len=8)
+    np.testing.assert_array_equal(a.kv_keys, b.kv_keys)
+    np.testing.assert_array_equal(a.kv_values, b.kv_values)
+    assert not np.array_equal(a.kv_values, make_task("M", seed=1).kv_values)
+
+
+def test_a_final_query_of_fuzzy_recall_can_always_be_answered_but_not_in_the_reference():
+    for compat, low, high in ((False, 0, 0), (True, 0.005, 0.1)):
+        data = make_task("FR", seq_len=64, train_rows=1, test_rows=2000, fuzzy_compat=compat)
+        unknown = 0
+        for x, y in zip(data.test_x, data.test_y, strict=True):
+            value = np.argmin(y[::-1] != IGNORED)  # tokens of the last value: they are scored
+            earlier, key = x[: 62 - value], tuple(x[62 - value : 65 - value])
+            unknown += key not in set(zip(earlier, earlier[1:], earlier[2:], strict=False))
+        assert low <= unknown / 2000 <= high
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "said"),
+    [
+        ("SC", {"seq_len": 33}, "at least 34, or tokens_to_copy at most 15"),
+        ("SC", {"vocab": 2}, "content, a blank and the copy marker: at least 3"),
+        ("C", {"vocab": 1}, "at least 2"),
+        ("C", {"frac_noise": 0.5}, "noise_vocab at least 1"),
+        ("M", {"seq_len": 31}, "an even number, at least 2"),
+        ("M", {"vocab": 2}, "at least 3"),
+        (
+            "FR",
+            {"vocab": 6},
+            "from a half of the vocabulary each, beside 1 special ones: at least 7",
+        ),
+        ("FR", {"seq_len": 12}, "a pair of 6 tokens must fit in twice: at least 13"),
+        ("FR", {"vocab": 5000, "k_motif": 8}, "keys are numbered in 63 bits: at most 5"),
+        ("M", {"train_rows": 0}, "at least 1"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_answered_with_what_is_allowed(task, settings, said):
+    with pytest.raises(ConfigError) as told:
+        make_task(task, **settings)
+    assert said in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [
+        ("CR", {"vocab": 2, "seq_len": 4}),
+        ("CR", {"vocab": 3, "seq_len": 4, "multi_query": False}),
+        ("NR", {"vocab": 3, "noise_vocab": 1, "seq_len": 4}),
+        ("SC", {"vocab": 3, "seq_len": 4, "tokens_to_copy": 1}),
+        ("C", {"vocab": 2, "seq_len": 2}),
+        ("M", {"vocab": 3, "seq_len": 2}),
+        ("FR", {"vocab": 7, "seq_len": 13}),
+        ("FR", {"vocab": 3, "seq_len": 5, "k_motif": 1, "v_motif": 1}),
+        ("FR", {"vocab": 4, "seq_len": 5, "k_motif": 1, "v_motif": 1, "multi_query": False}),
+    ],
+)
+def test_the_smallest_settings_that_are_allowed_can_be_drawn(task, settings):
+    data = make_task(task, train_rows=300, test_rows=20, **settings)
+    assert len(data.train_x) == 300

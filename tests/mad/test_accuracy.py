@@ -1,0 +1,85 @@
+"""Accuracies equal their definition and another package's; ceilings and floors the spec's."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.classification import MulticlassAccuracy
+
+from mlxhog.errors import DataError, ShapeError
+from mlxhog.mad.accuracy import acc_macro, acc_token, ceiling, unigram
+from mlxhog.mad.loss_floor import dense_loss_floor
+from mlxhog.mad.tasks import IGNORED, TASKS, make_task, resolve
+
+
+def test_macro_accuracy_counts_a_class_that_is_predicted_alone():
+    targets, predictions = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 2])
+    assert acc_macro(targets, predictions) == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert acc_token(targets, predictions) == pytest.approx(4 / 5)
+
+
+def test_ignored_positions_count_for_nothing():
+    targets, predictions = np.array([[3, IGNORED], [1, IGNORED]]), np.array([[3, 7], [2, 9]])
+    assert acc_token(targets, predictions) == 1 / 2
+    assert acc_macro(targets, predictions) == 1 / 3
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 20), st.integers(1, 200))
+def test_both_accuracies_equal_those_of_torchmetrics(seed, classes, n):
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, classes, (2, n))
+    targets[rng.random((2, n)) < 0.3] = IGNORED
+    targets[0, 0] = 0
+    predictions = rng.integers(0, classes, (2, n))
+    for average, ours in (("macro", acc_macro), ("micro", acc_token)):
+        theirs = MulticlassAccuracy(classes, average=average, ignore_index=IGNORED)
+        wanted = theirs(torch.from_numpy(predictions), torch.from_numpy(targets)).item()
+        assert ours(targets, predictions) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_arrays_of_other_shapes_and_targets_that_are_all_ignored_are_refused():
+    with pytest.raises(ShapeError, match=r"\(3,\), targets \(2,\)"):
+        acc_token(np.zeros(2, int), np.zeros(3, int))
+    with pytest.raises(DataError, match="nothing is scored"):
+        acc_macro(np.full(2, IGNORED), np.zeros(2, int))
+
+
+@pytest.mark.parametrize(
+    ("vocab", "share"), [(1024, 1.0), (2048, 0.982), (4096, 0.865), (8192, 0.632)]
+)
+def test_the_ceiling_of_memorization_is_the_share_of_keys_that_training_shows(vocab, share):
+    data = make_task("M", vocab=vocab)
+    assert ceiling(data) == pytest.approx(share, abs=0.02)
+    known = dict(zip(data.train_x[:, ::2].ravel(), data.train_y[:, 1::2].ravel(), strict=True))
+    best = np.full_like(data.test_y, IGNORED)
+    for place, key in np.ndenumerate(data.test_x[:, ::2]):
+        best[place[0], 2 * place[1] + 1] = known.get(key, 0)
+    assert acc_token(data.test_y, best) == ceiling(data)
+
+
+def test_every_other_task_can_be_solved_and_no_constant_answer_does():
+    for name in TASKS:
+        data = make_task(name, train_rows=256, test_rows=256, seed=1)
+        assert name == "memorization" or ceiling(data) == 1.0
+        assert unigram(data) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("vocab", "seq_len", "nats"), [(16, 32, 1.470), (16, 128, 1.163), (128, 128, 3.382)]
+)
+def test_the_floor_of_the_dense_loss_is_the_entropy_of_what_cannot_be_foreseen(
+    vocab, seq_len, nats
+):
+    settings = resolve("CR", {"vocab": vocab, "seq_len": seq_len})
+    assert dense_loss_floor(settings) == pytest.approx(nats, abs=1e-3)
+    assert dense_loss_floor(resolve("NR", {})) is None
+
+
+def test_measured_surprise_of_dense_targets_is_the_floor():
+    data = make_task("CR", seq_len=32, train_rows=4000, test_rows=1)
+    tokens = np.concatenate([data.train_x, data.train_y[:, -1:]], 1).reshape(4000, 16, 2)
+    new = np.array([len(set(row)) for row in tokens[..., 0]])  # first values: one for each key
+    nats = (15 + new) * np.log(8) / 31
+    assert nats.mean() == pytest.approx(dense_loss_floor(resolve("CR", {"seq_len": 32})), abs=0.01)

@@ -1,0 +1,108 @@
+"""Suites are lists of settings and points; the full one is the benchmark's difficulty grid."""
+
+from collections import Counter
+
+import pytest
+
+from mlxhog.errors import ConfigError
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.suites import SUITES, expand, only, runs, suite
+from mlxhog.mad.tasks import TASKS, make_task, resolve
+from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.layer import make
+
+LAYERS = (make("gated-conv"), make("swiglu")) * 2
+
+
+def test_the_grid_has_66_settings_and_396_runs_for_an_architecture():
+    full = suite("full")
+    assert Counter(setting.task for setting in full.settings) == {
+        "in-context-recall": 11,
+        "fuzzy-in-context-recall": 11,
+        "noisy-in-context-recall": 14,
+        "selective-copying": 13,
+        "compression": 11,
+        "memorization": 6,
+    }
+    configs = list(runs(full, LAYERS, seeds=[0]))
+    assert full.runs == len(configs) == 396
+    assert len({config.key() for config in configs}) == 396
+
+
+def test_every_setting_of_the_grid_differs_from_the_baseline_in_what_its_label_says():
+    for setting in suite("full").settings:
+        baseline = vars(TASKS[setting.task].settings())
+        changed = {
+            name: value for name, value in setting.settings.items() if baseline[name] != value
+        }
+        if setting.label == "baseline":
+            assert not changed
+        else:
+            ((name, value),) = changed.items()
+            assert setting.label == f"{name}={value}"
+
+
+def test_lite_is_the_six_baselines_at_two_step_sizes():
+    configs = list(runs(suite("lite"), LAYERS, seeds=[0]))
+    assert len(configs) == 12
+    assert {config.protocol.steps for config in configs} == {2000}
+    assert {config.protocol.lr for config in configs} == {5e-4, 2e-3}
+    for config in configs:
+        assert config.settings == vars(TASKS[config.task].settings())
+
+
+def test_smoke_is_small_and_has_one_point():
+    configs = list(runs(suite("smoke"), LAYERS, seeds=[0]))
+    assert [config.task for config in configs] == list(TASKS)
+    for config in configs:
+        assert (config.dim, config.protocol.lr, config.protocol.clip) == (64, 2e-3, 1.0)
+        assert config.protocol.batch_size == (32 if config.settings["seq_len"] == 64 else 64) or (
+            config.task == "memorization"
+        )
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_setting_of_a_suite_can_be_drawn_and_has_a_model(name):
+    for setting in suite(name).settings:
+        settings = resolve(setting.task, setting.settings)
+        data = make_task(setting.task, **{**setting.settings, "train_rows": 2, "test_rows": 2})
+        model = MADConfig(
+            vocab_size=settings.vocab,
+            hidden_size=suite(name).dim,
+            layers=LAYERS,
+            max_length=settings.length,
+            backbone=TASKS[setting.task].backbone,
+        )
+        assert data.train_x.shape == (2, model.max_length)
+
+
+def test_every_seed_has_its_runs_and_the_protocol_reaches_the_task():
+    seeds = (seed for seed in (1, 2, 3))
+    configs = list(
+        runs(suite("smoke"), LAYERS, seeds, protocol={"select": "val", "fuzzy_compat": True})
+    )
+    assert Counter(config.seed for config in configs) == {1: 6, 2: 6, 3: 6}
+    for config in configs:
+        assert config.settings["val_rows"] == config.settings["test_rows"] == 256
+        assert config.settings.get("fuzzy_compat", True) is True
+
+
+def test_a_run_of_a_suite_is_the_one_that_its_parts_make():
+    setting, config = next(expand(suite("lite"), LAYERS, [7], dim=32, threads=2))
+    assert setting.label == "baseline"
+    assert isinstance(config, RunConfig)
+    assert (config.dim, config.threads, config.seed, config.layers) == (32, 2, 7, LAYERS)
+
+
+def test_a_suite_can_be_cut_to_some_tasks():
+    cut = only(suite("lite"), ["CR", "memorization"])
+    assert [setting.task for setting in cut.settings] == ["in-context-recall", "memorization"]
+    with pytest.raises(ConfigError, match="no task"):
+        only(suite("lite"), ["CRR"])
+
+
+def test_a_suite_that_does_not_exist_is_answered_with_those_that_do():
+    with pytest.raises(ConfigError, match="did you mean 'smoke'"):
+        suite("smke")
+    with pytest.raises(ConfigError, match="choose one of smoke, lite, full"):
+        suite("x")
