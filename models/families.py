@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,8 @@ class Family:
         dropout_sites: name -> (width, rate) of every place that drops units while it trains.
         head_bias: name of what is added to the logits, where something is.
         decodes_natively: whether it has a `decode_native`.
+        reference: what `model_numpy` has: "gradient", blocks with a state and a way back, or
+            "forward", whole sequences alone.
     """
 
     package: str
@@ -98,6 +100,7 @@ class Family:
     dropout_sites: Callable[[Any], dict[str, tuple[int, float]]]
     head_bias: str | None = None
     decodes_natively: bool = True
+    reference: Literal["gradient", "forward"] = "gradient"
 
 
 FAMILIES = {
@@ -124,7 +127,7 @@ FAMILIES = {
     "mad": Family(
         package=mad.__name__,
         title="MAD candidate",
-        from_dict=mad.MADConfig.from_dict,
+        from_dict=mad.read,
         param_spec=mad.param_spec,
         param_count=mad.param_count,
         embedding=mad.EMBEDDING,
@@ -132,6 +135,7 @@ FAMILIES = {
         dropout_sites=lambda cfg: {},
         head_bias=mad.HEAD_BIAS,
         decodes_natively=False,
+        reference="forward",
     ),
 }
 
@@ -144,7 +148,8 @@ def of(cfg: ModelConfig) -> Family:
 def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
     """Read a model's config; `model_type` chooses the family.
 
-    Without one it is "xlstm_v1" where a block of that family is described, else "xlstm".
+    Without one it is "mad" where a `model` of layers is described, "xlstm_v1" where a block of that
+    family is, else "xlstm".
 
     Args:
         data: field -> value, from a config.json or from YAML.
@@ -155,7 +160,7 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
     """
     check_names("the architecture", data)
     blocks = {"mlstm_block", "slstm_block"} & data.keys()
-    name = data.get("model_type", "xlstm_v1" if blocks else "xlstm")
+    name = data.get("model_type", "mad" if "model" in data else "xlstm_v1" if blocks else "xlstm")
     if not isinstance(name, str) or name not in FAMILIES:
         near = difflib.get_close_matches(str(name), FAMILIES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(FAMILIES)}"

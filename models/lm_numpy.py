@@ -2,7 +2,8 @@
 
 It is slow (cells run position by position) and meant for comparison only. A family's blocks return,
 beside their result, a function from dL/dresult to dL/dinput, which adds the gradients of the
-parameters to `grads`.
+parameters to `grads`. A family whose `reference` is "forward" has `hidden` in their place, without
+a gradient and without a state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,12 +43,28 @@ def forward(
     starts: NDArray[np.bool_] | None = None,
     hidden: list[Float] | None = None,
 ) -> tuple[Float, State]:
-    """Return the logits (B, S, V) of x (B, S, d), and the state after the last position."""
+    """Return the logits (B, S, V) of x (B, S, d), and the state after the last position.
+
+    The state is empty where the family's reference has none; it then starts at the first token.
+    """
     run: Pass[Any] = Pass(_NO_OPS, starts=starts, hidden=hidden)
     params = _float64(params)
     run.note(x)
-    x, state, _ = _twin(cfg).blocks(cfg, params, x.astype(np.float64), state, {}, run)
-    return _capped(cfg, x @ params[families.head(cfg)].T), state
+    x = x.astype(np.float64)
+    if families.of(cfg).reference == "forward":
+        assert state is None, "this reference reads whole sequences"
+        x, state = _twin(cfg).hidden(cfg, params, x, run), ()
+    else:
+        x, state, _ = _twin(cfg).blocks(cfg, params, x, state, {}, run)
+    return _logits(cfg, params, x), state
+
+
+def loss(cfg: ModelConfig, params: Params, tokens: Int, labels: Int) -> float:
+    """Return the mean cross entropy in nats over the labels other than -100; 0 without any."""
+    logits, _ = forward(cfg, params, embed(cfg, params, tokens), starts=starts(cfg, tokens))
+    scored = labels != -100
+    nats, _ = _cross_entropy(logits, labels, scored)
+    return float(nats.sum() / max(int(scored.sum()), 1))
 
 
 def loss_and_grads(
@@ -78,20 +95,15 @@ def loss_and_grads(
     params = _float64(params)
     x, _, back = _twin(cfg).blocks(cfg, params, x.astype(np.float64), None, grads, run)
     w = params[families.head(cfg)]
-    logits = _capped(cfg, x @ w.T)
+    logits = _logits(cfg, params, x)
     scored = labels != -100
     count = max(int(scored.sum()), 1)
-    target = np.where(scored, labels, 0)[..., None]
-    shifted = logits - logits.max(-1, keepdims=True)
-    total = np.exp(shifted).sum(-1, keepdims=True)
-    nats = np.log(total) - np.take_along_axis(shifted, target, -1)
-    d_logits = np.exp(shifted) / total
-    np.put_along_axis(d_logits, target, np.take_along_axis(d_logits, target, -1) - 1.0, -1)
-    d_logits *= scored[..., None] / count
+    nats, d_logits = _cross_entropy(logits, labels, scored)
+    d_logits /= count
     if (cap := cfg.output_logit_soft_cap) is not None:
         d_logits *= 1.0 - (logits / cap) ** 2
     grads[families.head(cfg)] = np.einsum("bsv,bsd->vd", d_logits, x)
-    return float((nats[..., 0] * scored).sum() / count), grads, back(d_logits @ w)
+    return float(nats.sum() / count), grads, back(d_logits @ w)
 
 
 def differentiate(
@@ -124,6 +136,20 @@ def _float64(params: Params) -> dict[str, Float]:
     return {name: value.astype(np.float64) for name, value in params.items()}
 
 
-def _capped(cfg: ModelConfig, raw: Float) -> Float:
-    cap = cfg.output_logit_soft_cap
+def _logits(cfg: ModelConfig, params: Params, x: Float) -> Float:
+    cap, bias = cfg.output_logit_soft_cap, families.head_bias(cfg)
+    raw: Float = x @ params[families.head(cfg)].T
+    if bias is not None:
+        raw = raw + params[bias]
     return raw if cap is None else cap * np.tanh(raw / cap)
+
+
+def _cross_entropy(logits: Float, labels: Int, scored: NDArray[np.bool_]) -> tuple[Float, Float]:
+    """The nats of every label (B, S), and the gradient of their sum (B, S, V); 0 where no label."""
+    target = np.where(scored, labels, 0)[..., None]
+    shifted = logits - logits.max(-1, keepdims=True)
+    total = np.exp(shifted).sum(-1, keepdims=True)
+    nats = np.log(total) - np.take_along_axis(shifted, target, -1)
+    d_logits = np.exp(shifted) / total
+    np.put_along_axis(d_logits, target, np.take_along_axis(d_logits, target, -1) - 1.0, -1)
+    return nats[..., 0] * scored, d_logits * scored[..., None]

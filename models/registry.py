@@ -14,9 +14,13 @@ from mlxhog.models.families import ModelConfig
 
 
 def architectures() -> list[str]:
-    """Names of the architectures that ship with the package, sorted."""
-    files = resources.files("mlxhog.models").iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    """Sorted names of the architectures in the package; its `space-*` files are search spaces."""
+    names = (file.name for file in resources.files("mlxhog.models").iterdir())
+    return sorted(
+        name.removesuffix(".yaml")
+        for name in names
+        if name.endswith(".yaml") and not name.startswith("space-")
+    )
 
 
 def load_architecture(name_or_path: str | Path) -> ModelConfig:

@@ -99,6 +99,17 @@ OP_F32 = Tolerance(
     atol=1e-7,
     of_largest=3e-6,
 )
+SEQUENCE_F32 = Tolerance(
+    "float32 rounding of sums over a few dozen positions, carried along a recurrence, and of the "
+    "angle of position 1000",
+    atol=1e-6,
+    of_largest=2e-5,
+)
+SEQUENCE_GRADIENT_F32 = Tolerance(
+    "relative to the lengths of gradient and direction: as SEQUENCE_F32, and central differences "
+    "of step 1e-5",
+    atol=2e-5,
+)
 LOSS_BF16 = Tolerance("products of 8 bits, whose errors partly cancel over the tokens", atol=5e-3)
 GRADIENT_BF16 = Tolerance(
     "of the whole gradient's size: products of 8 bits, 4e-3 each, through a few blocks and back",
@@ -132,6 +143,11 @@ FORMS_F64 = Tolerance(
 )
 FINITE_DIFFERENCE = Tolerance(
     "central differences with step 1e-6 of a float64 loss of order 1", atol=2e-9, of_largest=1e-6
+)
+STEP_LOSSES_F32 = Tolerance(
+    "24 steps of AdamW in float32 were apart by up to 3e-6; a mistake in the schedule, the decay "
+    "or the order of rows moves a loss by more than 1e-3",
+    atol=3e-5,
 )
 
 

@@ -48,6 +48,19 @@ struct Gelu {
   }
 };
 
+// x / 2 (1 + tanh u) with u = sqrt(2 / pi) (x + 0.044715 x^3), which is x sigmoid(2 u): so far negative values keep
+// their digits too. Hendrycks and Gimpel 2016, arXiv:1606.08415.
+struct GeluTanh {
+  MLXHOG_INLINE static Curve at(float x) {
+    constexpr float kTwice = 1.5957691216f, kCubic = 0.044715f;
+    const float square = x * x, s = sigmoid_f32(kTwice * x * (1.0f + kCubic * square));
+    const float slope = kTwice * (1.0f + 3.0f * kCubic * square);
+    // Where s is 0 or 1 exactly, the cubic may be infinite.
+    const float rise = s * (1.0f - s);
+    return {x * s, s + (rise > 0.0f ? x * slope * rise : rise)};
+  }
+};
+
 struct Silu {
   MLXHOG_INLINE static Curve at(float x) {
     const float s = sigmoid_f32(x);
@@ -84,6 +97,18 @@ struct Selu {  // Klambauer et al. 2017, arXiv:1706.02515
 };
 
 template <class Function>
+MLXHOG_INLINE void activate_of(Index count, const float* x, float* out) {
+#pragma omp simd
+  for (Index j = 0; j < count; ++j) out[j] = Function::at(x[j]).value;
+}
+
+template <class Function>
+MLXHOG_INLINE void activate_gradient_of(Index count, const float* x, const float* d_out, float* dx) {
+#pragma omp simd
+  for (Index j = 0; j < count; ++j) dx[j] = d_out[j] * Function::at(x[j]).slope;
+}
+
+template <class Function>
 MLXHOG_INLINE void glu_of(Index count, const float* gate, const float* up, float* out) {
 #pragma omp simd
   for (Index j = 0; j < count; ++j) out[j] = Function::at(gate[j]).value * up[j];
@@ -100,27 +125,39 @@ MLXHOG_INLINE void glu_gradient_of(Index count, const float* gate, const float* 
   }
 }
 
-MLXHOG_CLONES void glu(Activation activation, Index count, const float* gate, const float* up, float* out) {
+// Calls use(the function that the name stands for).
+template <class Use>
+MLXHOG_INLINE void choose(Activation activation, const Use& use) {
   switch (activation) {
-    case Activation::gelu: return glu_of<Gelu>(count, gate, up, out);
-    case Activation::silu: return glu_of<Silu>(count, gate, up, out);
-    case Activation::relu: return glu_of<Relu>(count, gate, up, out);
-    case Activation::relu_squared: return glu_of<ReluSquared>(count, gate, up, out);
-    case Activation::sigmoid: return glu_of<Sigmoid>(count, gate, up, out);
-    case Activation::selu: return glu_of<Selu>(count, gate, up, out);
+    case Activation::gelu: return use(Gelu());
+    case Activation::gelu_tanh: return use(GeluTanh());
+    case Activation::silu: return use(Silu());
+    case Activation::relu: return use(Relu());
+    case Activation::relu_squared: return use(ReluSquared());
+    case Activation::sigmoid: return use(Sigmoid());
+    case Activation::selu: return use(Selu());
   }
+}
+
+MLXHOG_CLONES void activate(Activation activation, Index count, const float* x, float* out) {
+  choose(activation, [=](auto function) MLXHOG_ALWAYS { activate_of<decltype(function)>(count, x, out); });
+}
+
+MLXHOG_CLONES void activate_gradient(Activation activation, Index count, const float* x, const float* d_out,
+                                     float* dx) {
+  choose(activation,
+       [=](auto function) MLXHOG_ALWAYS { activate_gradient_of<decltype(function)>(count, x, d_out, dx); });
+}
+
+MLXHOG_CLONES void glu(Activation activation, Index count, const float* gate, const float* up, float* out) {
+  choose(activation, [=](auto function) MLXHOG_ALWAYS { glu_of<decltype(function)>(count, gate, up, out); });
 }
 
 MLXHOG_CLONES void glu_gradient(Activation activation, Index count, const float* gate, const float* up,
                                 const float* d_out, float* d_gate, float* d_up) {
-  switch (activation) {
-    case Activation::gelu: return glu_gradient_of<Gelu>(count, gate, up, d_out, d_gate, d_up);
-    case Activation::silu: return glu_gradient_of<Silu>(count, gate, up, d_out, d_gate, d_up);
-    case Activation::relu: return glu_gradient_of<Relu>(count, gate, up, d_out, d_gate, d_up);
-    case Activation::relu_squared: return glu_gradient_of<ReluSquared>(count, gate, up, d_out, d_gate, d_up);
-    case Activation::sigmoid: return glu_gradient_of<Sigmoid>(count, gate, up, d_out, d_gate, d_up);
-    case Activation::selu: return glu_gradient_of<Selu>(count, gate, up, d_out, d_gate, d_up);
-  }
+  choose(activation, [=](auto function) MLXHOG_ALWAYS {
+    glu_gradient_of<decltype(function)>(count, gate, up, d_out, d_gate, d_up);
+  });
 }
 
 MLXHOG_CLONES void soft_cap(Index count, float cap, const float* x, float* out) {
@@ -155,6 +192,16 @@ void swiglu_backward(Index count, const float* gate, const float* up, const floa
   in_pieces(count, threads, [=](Index at, Index n) {
     swiglu_gradient(n, gate + at, up + at, d_out + at, d_gate + at, d_up + at);
   });
+}
+
+void activate_forward(Activation activation, Index count, const float* x, float* out, int threads) {
+  in_pieces(count, threads, [=](Index at, Index n) { activate(activation, n, x + at, out + at); });
+}
+
+void activate_backward(Activation activation, Index count, const float* x, const float* d_out, float* dx,
+                       int threads) {
+  in_pieces(count, threads,
+            [=](Index at, Index n) { activate_gradient(activation, n, x + at, d_out + at, dx + at); });
 }
 
 void glu_forward(Activation activation, Index count, const float* gate, const float* up, float* out, int threads) {

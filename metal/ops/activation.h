@@ -1,4 +1,4 @@
-// Elementwise operators: SwiGLU and the tanh soft cap. All arrays hold `count` packed floats.
+// Elementwise operators: activations, SwiGLU and the tanh soft cap. All arrays hold `count` packed floats.
 #pragma once
 
 #include "simd.h"
@@ -11,7 +11,12 @@ void swiglu_forward(Index count, const float* gate, const float* up, float* out,
 void swiglu_backward(Index count, const float* gate, const float* up, const float* d_out, float* d_gate,
                      float* d_up, int threads);
 
-enum class Activation { gelu, silu, relu, relu_squared, sigmoid, selu };
+enum class Activation { gelu, gelu_tanh, silu, relu, relu_squared, sigmoid, selu };
+
+// out = activation(x)
+void activate_forward(Activation, Index count, const float* x, float* out, int threads);
+
+void activate_backward(Activation, Index count, const float* x, const float* d_out, float* dx, int threads);
 
 // out = activation(gate) * up
 void glu_forward(Activation, Index count, const float* gate, const float* up, float* out, int threads);

@@ -49,6 +49,7 @@ Index rows(const char* name, const Array& a) {
 
 inline Activation activation_named(const std::string& name) {
   if (name == "gelu") return Activation::gelu;
+  if (name == "gelu_tanh") return Activation::gelu_tanh;
   if (name == "silu") return Activation::silu;
   if (name == "relu") return Activation::relu;
   if (name == "relu^2") return Activation::relu_squared;

@@ -143,6 +143,21 @@ void soft_cap_grad(const In& out, const In& d_out, Out dx, float cap, int thread
   soft_cap_backward(size(out), cap, out.data(), d_out.data(), dx.data(), threads);
 }
 
+void activate(const std::string& activation, const In& x, Out out, int threads) {
+  const Activation which = activation_named(activation);
+  expect("out", out, size(x));
+  nb::gil_scoped_release release;
+  activate_forward(which, size(x), x.data(), out.data(), threads);
+}
+
+void activate_grad(const std::string& activation, const In& x, const In& d_out, Out dx, int threads) {
+  const Activation which = activation_named(activation);
+  expect("d_out", d_out, size(x));
+  expect("dx", dx, size(x));
+  nb::gil_scoped_release release;
+  activate_backward(which, size(x), x.data(), d_out.data(), dx.data(), threads);
+}
+
 void glu(const std::string& activation, const In& gate, const In& up, Out out, int threads) {
   const Activation which = activation_named(activation);
   expect("up", up, size(gate));
@@ -279,8 +294,11 @@ void bind_layers(nb::module_& m) {
         "out = (w * LayerNorm(h) + skip * c) * silu(z), normalised within each head (h's last axis).");
   m.def("head_norm_skip_gate_grad", &head_norm_skip_gate_grad, A("h"), A("c"), A("z"), A("w"), A("skip"), A("d_out"),
         A("dh"), A("dc"), A("dz"), A("dw"), A("dskip"), nb::kw_only(), "eps"_a, "threads"_a);
+  m.def("activate", &activate, "activation"_a, A("x"), A("out"), nb::kw_only(), "threads"_a,
+        "out = activation(x); gelu, gelu_tanh, silu, relu, relu^2, sigmoid or selu.");
+  m.def("activate_grad", &activate_grad, "activation"_a, A("x"), A("d_out"), A("dx"), nb::kw_only(), "threads"_a);
   m.def("glu", &glu, "activation"_a, A("gate"), A("up"), A("out"), nb::kw_only(), "threads"_a,
-        "out = activation(gate) * up; gelu, silu, relu, relu^2, sigmoid or selu.");
+        "out = activation(gate) * up; the activations of `activate`.");
   m.def("glu_grad", &glu_grad, "activation"_a, A("gate"), A("up"), A("d_out"), A("d_gate"), A("d_up"), nb::kw_only(),
         "threads"_a);
   m.def("swiglu", &swiglu, A("gate"), A("up"), A("out"), nb::kw_only(), "threads"_a, "out = silu(gate) * up.");

@@ -17,7 +17,8 @@
 #else
 #define MLXHOG_CLONES  // ARM64 always has NEON with fused multiply-add
 #endif
-#define MLXHOG_INLINE __attribute__((always_inline)) inline
+#define MLXHOG_ALWAYS __attribute__((always_inline))  // of a lambda, which `inline` cannot stand before
+#define MLXHOG_INLINE MLXHOG_ALWAYS inline
 
 namespace mlxhog {
 

@@ -19,6 +19,7 @@ Sources: Poli et al. 2024, Mechanistic Design and Scaling of Hybrid Architecture
 athms/mad-lab.
 """
 
+from mlxhog.models.mad.architecture import read
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.parameters import (
     EMBEDDING,
@@ -36,5 +37,6 @@ __all__ = [
     "MADConfig",
     "param_count",
     "param_spec",
+    "read",
     "state_sizes",
 ]

@@ -68,13 +68,11 @@ def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
         raise ConfigError(f"no layer {name!r}; {_near(name, known())}")
     layer = known()[name]
     types = get_type_hints(layer)
+    own = [field.name for field in fields(layer)]
     values = {}
     for key, value in (numbers or {}).items():
-        if key not in {field.name for field in fields(layer)}:
-            own = ", ".join(field.name for field in fields(layer)) or "none"
-            raise ConfigError(
-                f"layer {name} has no {key!r}; {_near(key, types)} (its numbers: {own})"
-            )
+        if key not in own:
+            raise ConfigError(f"layer {name} has no {key!r}; {_near(key, own)}")
         values[key] = convert(f"{name}.{key}", value, types[key])
     made: Layer = layer(**values)
     return made
@@ -94,4 +92,6 @@ def twin(layer: type[Any], framework: str) -> ModuleType:
 def _near(name: str, of: Iterable[str]) -> str:
     known_names = sorted(of)
     near = difflib.get_close_matches(name, known_names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known_names)}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known are {', '.join(known_names)}" if known_names else "it has no numbers"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import twin
 from mlxhog.models.mad.parameters import DECODER, DECODER_LAYERS, OUT_NORM, POSITION, layer_name
@@ -19,8 +20,8 @@ Float = NDArray[np.float64]
 Params = Mapping[str, NDArray[Any]]
 
 
-def hidden(cfg: MADConfig, params: Params, x: Float) -> Float:
-    """From the embedded tokens (B, S, d) to the final norm."""
+def hidden(cfg: MADConfig, params: Params, x: Float, run: Pass[Any]) -> Float:
+    """From the embedded tokens (B, S, d) to the final norm, noted as the twins do."""
     S = x.shape[1]
     if cfg.position == "learned":
         x = x + params[POSITION][:S]
@@ -30,13 +31,17 @@ def hidden(cfg: MADConfig, params: Params, x: Float) -> Float:
         p = _below(params, layer_name(number))
         u = rms_norm(x, p["norm.weight"], cfg.norm_eps)
         x = x + twin(type(layer), "numpy").forward(layer, cfg, p, u)
+        run.note(x)
     if cfg.backbone == "autoencoder":
         x = x[:, -1:] + sincos(S, cfg.hidden_size)
         for number in range(DECODER_LAYERS):
             p = _below(params, f"{DECODER}.{number}")
             u = rms_norm(x, p["norm.weight"], cfg.norm_eps)
             x = gelu_tanh(u @ p["linear.weight"].T + p["linear.bias"])
-    return rms_norm(x, params[OUT_NORM], cfg.norm_eps)
+            run.note(x)
+    x = rms_norm(x, params[OUT_NORM], cfg.norm_eps)
+    run.note(x)
+    return x
 
 
 def _below(params: Params, prefix: str) -> dict[str, Float]:

@@ -171,6 +171,115 @@ class Ops(Protocol[T]):
             batch do not depend on each other.
         """
 
+    def rope(self, x: T, base: float, offset: T | None = None) -> T:
+        """Turn pair i of every head, elements i and DH / 2 + i, by t * base^(-2 i / DH).
+
+        Args:
+            x: (B, S, NH, DH), DH even.
+            base: of the wavelengths.
+            offset: (B,) int32, positions before the first; t counts on from there. None is 0.
+
+        Returns:
+            As x. Source: Su et al. 2021, RoFormer, arXiv:2104.09864.
+        """
+
+    def attention(
+        self, q: T, k: T, v: T, *, window: int | None = None, lengths: T | None = None
+    ) -> T:
+        """Return softmax(q k^T / sqrt(DH)) v over the keys up to each query's own.
+
+        Args:
+            q: (B, S, NH, DH).
+            k: (B, L, NH, DH), L >= S: the last S keys are those of the queries' positions.
+            v: as k.
+            window: keys further back than this many positions are out of sight; None is no bound.
+            lengths: (B,) int32, S <= lengths <= L: only that many of a row's last keys exist, those
+                before are padding. None is L.
+
+        Returns:
+            (B, S, NH, DH).
+        """
+
+    def decay_cell(
+        self,
+        q: T,
+        k: T,
+        v: T,
+        log_decay: T,
+        *,
+        scale: float,
+        chunk_size: int,
+        state: T | None = None,
+    ) -> tuple[T, T]:
+        """Run S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T, h_t = scale S_t^T q_t.
+
+        Args:
+            q: (B, S, NH, DK).
+            k: as q.
+            v: (B, S, NH, DV).
+            log_decay: (B, S, NH, DK), or (B, S, NH, 1) for one of the whole head; at most 0, of any
+                size: no form of it may overflow.
+            scale: of h.
+            chunk_size: positions computed in parallel, a power of 2.
+            state: S before the first position, (B, NH, DK, DV); None is zeros.
+
+        Returns:
+            h (B, S, NH, DV) and S after the last position, float32, with exact gradients.
+        """
+
+    def delta_cell(
+        self,
+        q: T,
+        k: T,
+        v: T,
+        log_decay: T,
+        beta: T,
+        *,
+        chunk_size: int,
+        state: T | None = None,
+    ) -> tuple[T, T]:
+        """Run the gated delta rule.
+
+        a_t = exp(log_decay_t), S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T,
+        h_t = S_t^T q_t.
+
+        Args:
+            q: (B, S, NH, DK).
+            k: as q; no key longer than 1, or the state may grow without bound.
+            v: (B, S, NH, DV).
+            log_decay: (B, S, NH), at most 0.
+            beta: (B, S, NH), in [0, 2].
+            chunk_size: positions computed in parallel, a power of 2.
+            state: S before the first position, (B, NH, DK, DV); None is zeros.
+
+        Returns:
+            h (B, S, NH, DV) and S after the last position, float32, with exact gradients.
+        """
+
+    def selective_scan(
+        self, u: T, dt: T, A: T, Bt: T, Ct: T, *, state: T | None = None
+    ) -> tuple[T, T]:
+        """Run S_t[c] = exp(dt_t[c] A[c]) S_{t-1}[c] + dt_t[c] u_t[c] Bt_t, y_t[c] = S_t[c] . Ct_t.
+
+        Args:
+            u: (B, S, C).
+            dt: as u, at least 0.
+            A: (C, N), at most 0.
+            Bt: (B, S, N).
+            Ct: as Bt.
+            state: S before the first position, (B, C, N); None is zeros.
+
+        Returns:
+            y (B, S, C) and S after the last position, float32, with exact gradients.
+        """
+
+    def long_conv(self, x: T, f: T) -> T:
+        """Return y[b, t, c] = sum over j <= t of f[c, j] x[b, t - j, c]; x (B, S, C).
+
+        f (C, J), J >= S, of which the first S taps count. By a transform of padded sequences, in
+        S log S, so each entry's error is relative to the largest of its channel.
+        """
+
     def head_norm_gate(self, h: T, o: T, w: T, eps: float) -> T:
         """Return sigmoid(o) * (w * LayerNorm(h)), normalised over DV within each head.
 

@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from mlxhog._native import ops
 from mlxhog.errors import ConfigError
-from mlxhog.models.ops.activations import ACTIVATIONS
+from mlxhog.models.ops.activations import ACTIVATIONS, known
 from mlxhog.models.ops.native import layers_mlx as native_layers_mlx
 from mlxhog.models.ops.native import layers_torch as native_layers_torch
 from mlxhog.models.ops.reference import layers_numpy
@@ -264,6 +265,31 @@ def test_block_diagonal_where_the_framework_multiplies_faster(
     (y,) = twin.op("block_diagonal", x, (w,))
     wanted, _ = layers_numpy.block_diagonal(*wide({"x": x, "w": w}).values())
     assert_close(y, wanted, OP_F32)
+
+
+@twins
+@activation_names
+def test_an_activation_and_its_gradient(twin: Twin, activation: str) -> None:
+    x, dy = 4 * draw(3, 5, 77), draw(3, 5, 77, seed=2)
+    y, slope = layers_numpy.activation(activation, x.astype(np.float64))
+    assert_close(twin.op("activate", x, activation), y, OP_F32)
+    found = twin.op_grads(
+        lambda ops, p: (ops.activate(p["x"], activation) * twin.array(dy)).sum(), {"x": x}
+    )
+    assert_close(found["x"], dy * slope, OP_GRADIENT_F32)
+
+
+@pytest.mark.parametrize("x", [-1e20, -1e4, 1e4, 1e20])
+@activation_names
+def test_native_activations_far_out_are_finite_and_nan_stays_nan(activation: str, x: float) -> None:
+    given = np.array([x, np.nan, x], np.float32)
+    y, dx = np.empty_like(given), np.empty_like(given)
+    ops.activate(known(activation), given, y, threads=1)
+    ops.activate_grad(known(activation), given, np.ones_like(given), dx, threads=1)
+    if activation != "relu^2":  # 1e40 is none
+        assert np.isfinite(y[::2]).all()
+    assert np.isfinite(dx[::2]).all()
+    assert np.isnan(y[1])
 
 
 @twins

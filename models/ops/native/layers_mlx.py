@@ -58,6 +58,12 @@ def causal_conv(
     return y, last
 
 
+def activate(x: array, activation: str) -> array:
+    """Return act(x)."""
+    result: array = _activate(known(activation))(x)
+    return result
+
+
 def glu(gate: array, up: array, activation: str) -> array:
     """Return act(gate) * up."""
     result: array = _glu(known(activation))(gate, up)
@@ -140,6 +146,23 @@ def _causal_conv(has_state: bool, silu: bool) -> Callable[..., Any]:
         )
         found = [mx.array(g) for g in (dx, dw, db, d_state) if g is not None]
         return tuple(found if starts is None else [*found, mx.zeros_like(starts)])
+
+    return differentiable(forward, backward)
+
+
+@lru_cache
+def _activate(activation: str) -> Callable[..., Any]:
+    def forward(x: array) -> array:
+        (x,) = ready(x)
+        out = ops.empty(x.shape)
+        ops.activate(activation, x, out, threads=threads())
+        return mx.array(out)
+
+    def backward(x: array, d_out: array, _: Any) -> Any:
+        x, d_out = ready(x, d_out)
+        dx = ops.empty(x.shape)
+        ops.activate_grad(activation, x, d_out, dx, threads=threads())
+        return mx.array(dx)
 
     return differentiable(forward, backward)
 

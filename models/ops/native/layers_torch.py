@@ -54,6 +54,11 @@ def causal_conv(
     return cast(tuple[Tensor, Tensor], _apply(_CausalConv, x, w, b, state, starts, silu))
 
 
+def activate(x: Tensor, activation: str) -> Tensor:
+    """Return act(x)."""
+    return cast(Tensor, _apply(_Activate, x, known(activation)))
+
+
 def glu(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     """Return act(gate) * up."""
     return cast(Tensor, _apply(_Glu, gate, up, known(activation)))
@@ -156,6 +161,25 @@ class _CausalConv(Function):
         arrays = map(_array, (*given, dy, d_last, dx, dw, db, d_state))
         ops.causal_conv_grad(*arrays, silu=ctx.silu, threads=threads())
         return dx, dw, db, d_state, None, None
+
+
+class _Activate(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, activation: str) -> Tensor:
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        ops.activate(activation, array(x), array(out), threads=threads())
+        ctx.save_for_backward(x)
+        ctx.activation = activation
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        dx = torch.empty_like(x)
+        ops.activate_grad(ctx.activation, *map(array, (x, d_out, dx)), threads=threads())
+        return dx, None
 
 
 class _Glu(Function):

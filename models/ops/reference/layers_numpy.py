@@ -142,6 +142,10 @@ def activation(name: str, x: Float) -> tuple[Float, Float]:
         case "gelu":
             area = 0.5 * np.vectorize(math.erfc, otypes=[float])(-x / math.sqrt(2.0))
             return x * area, area + x * np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
+        case "gelu_tanh":
+            rate = 2.0 * math.sqrt(2.0 / math.pi)
+            s = sigmoid(rate * (x + 0.044715 * x**3))
+            return x * s, s + x * s * (1.0 - s) * rate * (1.0 + 3.0 * 0.044715 * x * x)
         case "silu":
             return x * s, s * (1.0 + x * (1.0 - s))
         case "relu":

@@ -6,9 +6,15 @@ import mlx.core as mx
 from mlx.core import array
 
 from mlxhog.models.ops.activations import known
+from mlxhog.models.ops.reference.attention_mlx import attention as attention
+from mlxhog.models.ops.reference.attention_mlx import rope as rope
 from mlxhog.models.ops.reference.conv_mlx import causal_conv as causal_conv
+from mlxhog.models.ops.reference.decay_mlx import decay_cell as decay_cell
+from mlxhog.models.ops.reference.delta_mlx import delta_cell as delta_cell
+from mlxhog.models.ops.reference.long_conv_mlx import long_conv as long_conv
 from mlxhog.models.ops.reference.mlstm_mlx import mlstm_cell as mlstm_cell
 from mlxhog.models.ops.reference.quantized_mlx import Quantized
+from mlxhog.models.ops.reference.scan_mlx import selective_scan as selective_scan
 from mlxhog.models.ops.reference.slstm_mlx import slstm_cell as slstm_cell
 
 _ROOT_2_PI = 0.7978845608028654

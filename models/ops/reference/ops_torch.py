@@ -8,8 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mlxhog.models.ops.activations import known
+from mlxhog.models.ops.reference.attention_torch import attention as attention
+from mlxhog.models.ops.reference.attention_torch import rope as rope
 from mlxhog.models.ops.reference.conv_torch import causal_conv as causal_conv
+from mlxhog.models.ops.reference.decay_torch import decay_cell as decay_cell
+from mlxhog.models.ops.reference.delta_torch import delta_cell as delta_cell
+from mlxhog.models.ops.reference.long_conv_torch import long_conv as long_conv
 from mlxhog.models.ops.reference.mlstm_torch import mlstm_cell as mlstm_cell
+from mlxhog.models.ops.reference.scan_torch import selective_scan as selective_scan
 from mlxhog.models.ops.reference.slstm_torch import slstm_cell as slstm_cell
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -1,0 +1,48 @@
+"""The plain feed-forward layer: y = W2 GELU(W1 x + b1) + b2, GELU in its form with tanh.
+
+Its inner width is 4 d.
+
+Source: Vaswani et al. 2017, arXiv:1706.03762; the activation of mad-lab.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.spec import ParamSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLP:
+    """Numbers of the layer: `inner` is the width between the maps, None the one above."""
+
+    name: ClassVar[str] = "mlp"
+    kind: ClassVar[Literal["mixer", "channel"]] = "channel"
+
+    inner: int | None = None
+
+    def width(self, d: int) -> int:
+        """Inner width at width d."""
+        return 4 * d if self.inner is None else self.inner
+
+    def check(self, d: int) -> None:
+        """See `Layer.check`."""
+        if self.width(d) < 1:
+            raise ConfigError(f"inner is {self.inner}; set it to at least 1, or leave it out")
+
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
+        """See `Layer.param_spec`; linear maps begin as torch.nn.Linear's do."""
+        U = self.width(d)
+        up, down = f"uniform:{1 / math.sqrt(d)!r}", f"uniform:{1 / math.sqrt(U)!r}"
+        yield ParamSpec("w1.weight", (U, d), up, decay=True, product=True)
+        yield ParamSpec("w1.bias", (U,), up)
+        yield ParamSpec("w2.weight", (d, U), down, decay=True, product=True)
+        yield ParamSpec("w2.bias", (d,), down)
+
+    def state(self, d: int, length: int) -> Mapping[str, int]:
+        """See `Layer.state`: positions do not meet."""
+        return {}

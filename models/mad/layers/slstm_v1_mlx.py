@@ -1,0 +1,30 @@
+"""The sLSTM layer of the first xLSTM paper in MLX."""
+
+from collections.abc import Mapping
+
+from mlx.core import array
+
+from mlxhog.models.forward_pass import Pass
+from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.layers.slstm_v1 import PREFIX, SLSTMV1, block
+from mlxhog.models.xlstm_v1 import slstm_block_mlx
+
+State = slstm_block_mlx.State
+
+
+def init_state(layer: SLSTMV1, d: int, B: int) -> State:
+    """Return the state before the first token: zeros."""
+    return slstm_block_mlx.init_state(block(layer, d), B)
+
+
+def forward(
+    layer: SLSTMV1,
+    cfg: MADConfig,
+    p: Mapping[str, array],
+    x: array,
+    state: State | None,
+    run: Pass[array],
+) -> tuple[array, State]:
+    """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
+    cfg_v1 = block(layer, cfg.hidden_size)
+    return slstm_block_mlx.slstm_layer(cfg_v1, p, PREFIX, x, state, run)

@@ -1,0 +1,191 @@
+"""Sequences of layers as people write them on one line: `(mlstm swiglu)*7 slstm(h4) swiglu`.
+
+    sequence = item item ..           separated by spaces
+    item     = layer | (sequence) | item*N
+    layer    = name | name(number, ..)
+    number   = field=value | hN       hN is heads=N
+
+What is not written has its default. The canonical text of a flat list is one such line: the same
+for equal lists, another for different ones, and `parse` reads it back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layer import Layer, known, make
+
+if TYPE_CHECKING:
+    from mlxhog.models.mad.config import MADConfig
+
+Defaults = Mapping[str, Mapping[str, object]]
+"""Numbers of every layer of a name, where the layer itself does not say otherwise."""
+
+MOST_LAYERS = 4096
+
+_TOKEN = re.compile(
+    r"(?P<name>[A-Za-z][\w-]*)(?P<numbers>\([^()]*\))?"
+    r"|(?P<open>\()|(?P<close>\))|\*\s*(?P<times>\d+)"
+)
+_HEADS = re.compile(r"h(\d+)")
+_WORDS: dict[str, object] = {"true": True, "false": False, "none": None}
+
+
+def parse(text: str | Sequence[str], defaults: Defaults | None = None) -> tuple[Layer, ...]:
+    """Read a sequence.
+
+    Args:
+        text: one line, or its words, as mad-lab's command line takes them.
+        defaults: see `Defaults`.
+
+    Returns:
+        The flat list, every number resolved.
+
+    Raises:
+        ConfigError: no such layer or number, or the text is no sequence; says where.
+    """
+    line = (text if isinstance(text, str) else " ".join(text)).strip()
+    groups: list[list[Layer]] = [[]]
+    last = 0  # layers of the item before this place, which `*N` repeats
+    at = 0
+    while at < len(line):
+        if line[at].isspace():
+            at += 1
+            continue
+        found = _TOKEN.match(line, at)
+        if found is None:
+            raise ConfigError(
+                f"{line[at]!r} at character {at + 1} of {_short(line)} begins no layer; write "
+                "names, parentheses and *N, such as '(mlstm swiglu)*2 slstm(h4)'"
+            )
+        at = found.end()
+        if found["name"]:
+            groups[-1].append(_layer(found["name"], found["numbers"], defaults or {}))
+            last = 1
+        elif found["open"]:
+            groups.append([])
+            last = 0
+        elif found["close"]:
+            last = _close(groups, line)
+        else:
+            _repeat(groups[-1], last, int(found["times"]), line)
+            last = 0
+    if len(groups) > 1:
+        raise ConfigError(f"a parenthesis of {_short(line)} is not closed; add ')'")
+    if not groups[0]:
+        raise ConfigError("the sequence has no layers; write some, such as 'mlstm swiglu'")
+    return tuple(groups[0])
+
+
+def canonical(layers: Iterable[Layer]) -> str:
+    """Return the one text of a flat list: heads always, other numbers where no default.
+
+    Equal lists have equal texts, and `parse` returns the list.
+    """
+    return " ".join(_text(layer) for layer in layers)
+
+
+def read_architecture(name_path_or_text: str | Path) -> MADConfig:
+    """Return the candidate that a name, a file or a line of layers means.
+
+    Args:
+        name_path_or_text: a name or a path as `registry.load_architecture` takes it, or a line as
+            `parse` does, which becomes a model of width 128 for bytes.
+
+    Raises:
+        ConfigError: it is none of these, or a model of another family.
+    """
+    from mlxhog.models import registry  # whose families read files with this module
+    from mlxhog.models.mad.architecture import DIM, VOCABULARY
+    from mlxhog.models.mad.config import MADConfig
+
+    text = str(name_path_or_text)
+    is_path = isinstance(name_path_or_text, Path) or text.endswith((".yaml", ".yml", ".json"))
+    if is_path or text in registry.architectures() or Path(text).exists():
+        cfg = registry.load_architecture(name_path_or_text)
+        if not isinstance(cfg, MADConfig):
+            raise ConfigError(
+                f"{text} is a model of the family {cfg.model_type!r}, which is no sequence of MAD "
+                "layers; give a YAML file with 'model:', or a line such as 'mlstm swiglu'"
+            )
+        return cfg
+    return MADConfig(vocab_size=VOCABULARY, hidden_size=DIM, layers=parse(text))
+
+
+def _close(groups: list[list[Layer]], line: str) -> int:
+    """End a group; return how many layers it has."""
+    if len(groups) == 1:
+        raise ConfigError(f"')' of {_short(line)} closes nothing; take it out, or add '('")
+    inner = groups.pop()
+    if not inner:
+        raise ConfigError(f"'()' of {_short(line)} holds no layers; write some, or take it out")
+    groups[-1] += inner
+    return len(inner)
+
+
+def _repeat(group: list[Layer], last: int, times: int, line: str) -> None:
+    if not last:
+        raise ConfigError(
+            f"*{times} of {_short(line)} repeats nothing; write it after a layer or after ')'"
+        )
+    check_count(len(group) + last * (times - 1))
+    if times < 1:
+        raise ConfigError(f"*{times} of {_short(line)} leaves no layer; repeat once or more")
+    group += group[-last:] * (times - 1)
+
+
+def check_count(count: int) -> None:
+    """Refuse a list that nobody wants in memory.
+
+    Raises:
+        ConfigError: more than `MOST_LAYERS`.
+    """
+    if count > MOST_LAYERS:
+        raise ConfigError(f"the sequence has {count} layers; write {MOST_LAYERS} at most")
+
+
+def _layer(name: str, numbers: str | None, defaults: Defaults) -> Layer:
+    written: dict[str, object] = {}
+    for word in (numbers or "()")[1:-1].split(","):
+        if not word.strip():
+            continue
+        key, equals, value = (part.strip() for part in word.partition("="))
+        if not equals and (heads := _HEADS.fullmatch(key)):
+            key, equals, value = "heads", "=", heads[1]
+        if not equals:
+            raise ConfigError(
+                f"{name}{numbers}: {key!r} is no number of a layer; write name=value, or h4 for "
+                "heads=4"
+            )
+        if key in written:
+            raise ConfigError(f"{name}{numbers} says {key} twice; say it once")
+        is_text = get_type_hints(known().get(name, object)).get(key) is str
+        written[key] = value if is_text else _WORDS.get(value, value)
+    return make(name, {**defaults.get(name, {}), **written})
+
+
+def _text(layer: Layer) -> str:
+    numbers: list[str] = []
+    for field in fields(layer):  # type: ignore[arg-type]
+        value = getattr(layer, field.name)
+        if field.name == "heads":
+            numbers.insert(0, f"h{value}")
+        elif value != field.default:
+            numbers.append(f"{field.name}={_spelt(value)}")
+    return f"{layer.name}({','.join(numbers)})" if numbers else layer.name
+
+
+def _spelt(value: Any) -> str:
+    for word, meaning in _WORDS.items():
+        if value is meaning:
+            return word
+    return value if isinstance(value, str) else repr(value)
+
+
+def _short(line: str) -> str:
+    return repr(line if len(line) <= 60 else line[:57] + "...")

@@ -1,0 +1,71 @@
+"""Records and suites made by hand."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.models.mad.layer import Layer, make
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    task: str
+    label: str = "baseline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    settings: tuple[Setting, ...]
+    points: tuple[dict[str, Any], ...] = ({"lr": 1e-3},)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    candidate: str
+    config: dict[str, Any]
+    label: str
+    status: str
+    acc_macro: float
+    acc_token: float
+    val_macro: float | None
+    ceiling: float
+    state: int = 100
+    seconds: float = 2.0
+
+
+def layers(candidate: str) -> tuple[Layer, ...]:
+    return tuple(make(name) for name in candidate.split())
+
+
+def record(
+    candidate: str,
+    task: str,
+    acc: float,
+    *,
+    label: str = "baseline",
+    lr: float = 1e-3,
+    seed: int = 0,
+    status: str = "done",
+    token: float | None = None,
+    val: float | None = None,
+    ceiling: float = 1.0,
+) -> Record:
+    config = RunConfig(
+        task=task,
+        settings={"vocab": 16},
+        layers=layers(candidate),
+        dim=32,
+        protocol=Protocol(lr=lr, steps=10),
+        seed=seed,
+    )
+    return Record(
+        candidate=candidate,
+        config=config.to_dict(),
+        label=label,
+        status=status,
+        acc_macro=acc,
+        acc_token=acc if token is None else token,
+        val_macro=val,
+        ceiling=ceiling,
+    )

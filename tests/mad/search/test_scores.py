@@ -1,0 +1,186 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import StudyError
+from mlxhog.mad.interval import half_width, t_quantile
+from mlxhog.mad.scores import scores
+from tests.mad.search.recorded import Record, Setting, Suite, layers, record
+
+A = "gated-conv swiglu"
+B = "swiglu gated-conv"
+TWO_TASKS = Suite(settings=(Setting(task="one"), Setting(task="two")))
+
+
+def complete(candidate: str, one: float, two: float, seed: int = 0) -> list[Record]:
+    return [
+        record(candidate, "one", one, seed=seed),
+        record(candidate, "two", two, seed=seed),
+    ]
+
+
+def test_a_score_is_the_best_point_then_the_mean_of_settings_then_the_mean_of_tasks():
+    suite = Suite(
+        settings=(
+            Setting(task="one"),
+            Setting(task="one", label="vocab=32"),
+            Setting(task="two"),
+        ),
+        points=({"lr": 1e-3}, {"lr": 1e-4}),
+    )
+    runs = [
+        record(A, "one", 0.5, lr=1e-3, token=0.6),
+        record(A, "one", 0.9, lr=1e-4, token=0.8),
+        record(A, "one", 0.3, lr=1e-3, label="vocab=32", token=0.4),
+        record(A, "one", 0.1, lr=1e-4, label="vocab=32", token=0.9),
+        record(A, "two", 0.2, lr=1e-3),
+        record(A, "two", 0.2, lr=1e-4),
+    ]
+    (row,) = scores(runs, suite)
+    assert row.tasks == pytest.approx({"one": (0.9 + 0.3) / 2, "two": 0.2})
+    assert row.acc_token == pytest.approx({"one": (0.8 + 0.4) / 2, "two": 0.2})
+    assert row.score == pytest.approx((0.6 + 0.2) / 2)
+    assert [one.point for one in row.best] == [1, 0, 0]
+    assert (row.status, row.missing, row.n_runs, row.seconds) == ("done", (), 6, 12.0)
+
+
+def test_a_diverged_run_scores_0_is_counted_and_loses_to_any_that_learned():
+    suite = Suite(settings=(Setting(task="one"),), points=({"lr": 1e-3}, {"lr": 1e-4}))
+    lost = [
+        record(A, "one", math.nan, status="diverged"),
+        record(A, "one", 0.9, lr=1e-4, status="diverged"),
+    ]
+    (row,) = scores(lost, suite)
+    assert (row.score, row.n_diverged, row.status) == (0.0, 2, "diverged")
+    (row,) = scores([lost[0], record(A, "one", 0.4, lr=1e-4)], suite)
+    assert (row.score, row.n_diverged, row.status) == (0.4, 1, "done")
+
+
+def test_a_setting_on_which_every_point_is_lost_stays_in_the_mean():
+    suite = Suite(settings=(Setting(task="one"), Setting(task="one", label="vocab=32")))
+    runs = [record(A, "one", 0.8), record(A, "one", 0.7, label="vocab=32", status="failed")]
+    (row,) = scores(runs, suite)
+    assert (row.score, row.n_failed, row.status) == (0.4, 1, "done")
+
+
+def test_a_partial_row_says_which_runs_are_missing_and_stands_below_the_finished_ones():
+    runs = [*complete(A, 0.1, 0.1), record(B, "two", 1.0)]
+    first, second = scores(runs, TWO_TASKS)
+    assert (first.candidate, first.status) == (A, "done")
+    assert (second.candidate, second.status, second.score) == (B, "partial", 1.0)
+    assert second.missing == ("one baseline lr 0.001 seed 0",)
+    assert second.tasks == {"two": 1.0}
+
+
+def test_an_interrupted_run_is_missing_until_another_one_of_its_place_has_ended():
+    stopped = record(A, "two", 0.3, status="interrupted")
+    (row,) = scores([record(A, "one", 0.5), stopped], TWO_TASKS)
+    assert (row.status, row.score) == ("partial", 0.5)
+    (row,) = scores([record(A, "one", 0.5), stopped, record(A, "two", 0.7)], TWO_TASKS)
+    assert (row.status, row.score) == ("done", pytest.approx(0.6))
+
+
+def test_the_last_of_several_runs_of_one_place_counts():
+    (row,) = scores([*complete(A, 0.2, 0.2), record(A, "one", 0.6)], TWO_TASKS)
+    assert (row.tasks["one"], row.n_runs) == (0.6, 2)
+
+
+def test_runs_that_are_not_of_the_suite_do_not_count():
+    others = [
+        record(A, "three", 1.0),
+        record(A, "one", 1.0, label="vocab=99"),
+        record(A, "one", 1.0, lr=0.5),
+    ]
+    (row,) = scores([*complete(A, 0.2, 0.4), *others], TWO_TASKS)
+    assert (row.score, row.n_runs) == (pytest.approx(0.3), 2)
+
+
+def test_several_seeds_give_their_mean_and_a_95_percent_t_interval():
+    runs = [run for seed, acc in enumerate((0.5, 0.6, 0.7)) for run in complete(A, acc, acc, seed)]
+    (row,) = scores(runs, TWO_TASKS)
+    assert row.seeds == pytest.approx({0: 0.5, 1: 0.6, 2: 0.7})
+    assert row.score == pytest.approx(0.6)
+    assert row.interval == pytest.approx(4.302653 * 0.1 / math.sqrt(3))
+    (one,) = scores(complete(A, 0.5, 0.5), TWO_TASKS)
+    assert one.interval is None
+
+
+def test_a_seed_that_lacks_a_run_is_left_out_of_the_mean_and_named():
+    runs = [*complete(A, 0.5, 0.5, 0), record(A, "two", 1.0, seed=1)]
+    (row,) = scores(runs, TWO_TASKS)
+    assert (row.score, row.interval, row.seeds) == (0.5, None, {0: 0.5})
+    assert (row.status, row.missing) == ("partial", ("one baseline lr 0.001 seed 1",))
+
+
+def test_seeds_that_were_to_be_run_are_missing_where_no_record_has_them():
+    (row,) = scores(complete(A, 0.5, 0.5), TWO_TASKS, seeds=(0, 7))
+    assert [place.split()[-1] for place in row.missing] == ["7", "7"]
+
+
+def test_selecting_by_validation_rows_scores_the_test_rows_of_the_chosen_run():
+    suite = Suite(settings=(Setting(task="one"),), points=({"lr": 1e-3}, {"lr": 1e-4}))
+    runs = [
+        record(A, "one", 0.9, val=0.5),
+        record(A, "one", 0.7, val=0.6, lr=1e-4),
+    ]
+    (row,) = scores(runs, suite, "val")
+    assert (row.score, row.val_score) == (0.7, 0.6)
+    (row,) = scores(runs, suite, "test")
+    assert (row.score, row.val_score) == (0.9, 0.5)
+
+
+def test_selecting_by_validation_rows_that_do_not_exist_names_the_way_out():
+    with pytest.raises(StudyError, match="run the study with --select val"):
+        scores(complete(A, 0.5, 0.5), TWO_TASKS, "val")
+    (row,) = scores(complete(A, 0.5, 0.5), TWO_TASKS)
+    assert row.val_score is None
+
+
+def test_a_pruned_candidate_keeps_what_it_reached_below_the_finished_ones():
+    runs = [*complete(A, 0.1, 0.1), record(B, "one", 0.4, status="pruned")]
+    first, second = scores(runs, TWO_TASKS)
+    assert (first.candidate, second.status, second.score) == (A, "pruned", 0.4)
+
+
+def test_the_best_possible_score_of_a_task_stands_beside_it():
+    suite = Suite(settings=(Setting(task="one"), Setting(task="one", label="vocab=4096")))
+    runs = [record(A, "one", 0.9), record(A, "one", 0.8, label="vocab=4096", ceiling=0.86)]
+    (row,) = scores(runs, suite)
+    assert row.ceiling == {"one": pytest.approx(0.93)}
+
+
+def test_equal_scores_are_ordered_by_parameters_and_then_by_name():
+    larger = "gated-conv gated-conv swiglu"
+    rows = scores([run for name in (larger, B, A) for run in complete(name, 0.5, 0.5)], TWO_TASKS)
+    assert [row.candidate for row in rows] == [A, B, larger]
+    assert rows[0].params < rows[2].params
+
+
+def test_parameters_are_those_of_the_layers_and_their_norms():
+    (row,) = scores(complete(A, 0.5, 0.5), TWO_TASKS)
+    wanted = sum(math.prod(spec.shape) for layer in layers(A) for spec in layer.param_spec(32))
+    assert row.params == wanted + 2 * 32
+    assert row.layers == ("gated-conv", "swiglu")
+
+
+def test_no_records_give_no_rows():
+    assert scores([], TWO_TASKS) == []
+    alien = replace(record(A, "three", 1.0), label="other")
+    assert scores([alien], TWO_TASKS) == []
+
+
+PRINTED = {1: 12.7062, 2: 4.30265, 3: 3.18245, 4: 2.77645, 9: 2.26216, 30: 2.04227, 120: 1.97993}
+"""Upper 2.5 % points of Student's t by degrees of freedom, as any table has them."""
+
+
+@pytest.mark.parametrize(("df", "wanted"), PRINTED.items())
+def test_quantiles_of_students_t_are_those_of_the_tables(df: int, wanted: float):
+    assert t_quantile(0.975, df) == pytest.approx(wanted, rel=3e-6)
+
+
+def test_the_interval_holds_the_mean_of_a_normal_in_95_of_100_draws():
+    draws = np.random.default_rng(0).normal(2.0, 3.0, (4000, 4))
+    held = [abs(row.mean() - 2.0) <= half_width(list(row)) for row in draws]
+    assert 0.94 < np.mean(held) < 0.96

@@ -1,0 +1,95 @@
+"""A YAML file of a candidate becomes the flat list; every mistake is told with its place."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mlxhog.errors import ConfigError
+from mlxhog.models import families
+from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.architecture import to_yaml
+from mlxhog.models.mad.sequence import canonical, parse, read_architecture
+from mlxhog.models.registry import load_architecture
+
+
+def read(text: str) -> MADConfig:
+    cfg = families.read(yaml.safe_load(text), strict=True)
+    assert isinstance(cfg, MADConfig)
+    return cfg
+
+
+def flat(layers: str) -> str:
+    return canonical(read(f"version: 1\nmodel: {{{layers}}}").layers)
+
+
+def test_items_lines_and_repetitions_mean_the_same_list() -> None:
+    wanted = "gated-conv(kernel=4) swiglu gated-conv(kernel=4) swiglu"
+    for layers in (
+        "layers: [{repeat: 2, layers: [{type: gated-conv, kernel: 4}, swiglu]}]",
+        "layers: '(gated-conv(kernel=4) swiglu)*2'",
+        "defaults: {gated-conv: {kernel: 4}}, layers: [gated-conv, swiglu, gated-conv, swiglu]",
+        "defaults: {gated-conv: {kernel: 4}}, layers: ['(gated-conv swiglu)*2']",
+    ):
+        assert flat(layers) == wanted
+
+
+def test_a_number_of_the_item_wins_over_the_defaults() -> None:
+    found = flat("defaults: {gated-conv: {kernel: 4}}, layers: [{type: gated-conv, kernel: 2}]")
+    assert found == "gated-conv(kernel=2)"
+
+
+def test_sizes_of_the_file_are_those_of_the_model() -> None:
+    cfg = read(
+        "version: 1\nmodel: {dim: 64, vocab_size: 50, position: sincos, max_length: 40, "
+        "backbone: autoencoder, norm: rmsnorm, norm_eps: 1e-5, layers: swiglu}"
+    )
+    assert cfg == MADConfig(
+        vocab_size=50,
+        hidden_size=64,
+        layers=parse("swiglu"),
+        max_length=40,
+        norm_eps=1e-5,
+        position="sincos",
+        backbone="autoencoder",
+    )
+
+
+def test_a_written_model_reads_back_from_yaml_and_from_a_config(tmp_path: Path) -> None:
+    cfg = read("model: {dim: 64, layers: '(gated-conv swiglu(inner=48))*2'}")
+    file = tmp_path / "winner.yaml"
+    file.write_text(to_yaml(cfg))
+    assert load_architecture(file) == cfg
+    assert read_architecture(file) == cfg
+    assert families.read(cfg.to_dict()) == cfg
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modell: {}\nmodel: {layers: swiglu}", "unknown field 'modell' beside 'model'.*'model'"),
+        ("version: 2\nmodel: {layers: swiglu}", "version is 2, and this package reads version 1"),
+        ("model: {dims: 3, layers: swiglu}", "model has no 'dims'; did you mean 'dim'"),
+        ("model: {dim: wide, layers: swiglu}", "model.dim is 'wide'"),
+        ("model: {norm: layernorm, layers: swiglu}", "model.norm is 'layernorm'"),
+        ("model: {dim: 8}", "either model.layers or model.blocks"),
+        ("model: {layers: swiglu, blocks: {}}", "either model.layers or model.blocks"),
+        ("model: {layers: 3}", "model.layers is 3"),
+        ("model: {layers: [swiglu, 3]}", r"model.layers\[1\]: 3 is no layer"),
+        ("model: {layers: [{typ: swiglu}]}", r"model.layers\[0\]: .* is no layer"),
+        ("model: {layers: [swiglu, swigl]}", r"model.layers\[1\]: no layer 'swigl'.*'swiglu'"),
+        (
+            "model: {layers: [{repeat: 2, layers: [{type: swiglu, iner: 3}]}]}",
+            r"model.layers\[0\].layers\[0\]: layer swiglu has no 'iner'; did you mean 'inner'",
+        ),
+        ("model: {layers: [{repeat: 0, layers: [swiglu]}]}", r"\[0\].repeat is 0"),
+        ("model: {layers: [{repeat: 2, layer: [swiglu]}]}", "no 'layer'; did you mean 'layers'"),
+        ("model: {layers: [{repeat: 9999, layers: [swiglu]}]}", "9999 layers; write 4096 at most"),
+        ("model: {defaults: {swiglu: {iner: 3}}, layers: swiglu}", "model.defaults: layer swiglu"),
+        ("model: {defaults: 3, layers: swiglu}", "model.defaults is 3"),
+        ("model: {layers: 'gated-conv(kernel=0)'}", r"layer 0 \(gated-conv\): kernel is 0"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(text)

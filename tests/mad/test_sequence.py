@@ -1,0 +1,106 @@
+"""A flat list of layers is a model's identity, however it was written."""
+
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layer import Layer, known, make
+from mlxhog.models.mad.sequence import MOST_LAYERS, canonical, parse, read_architecture
+
+VALUES: dict[Any, st.SearchStrategy[Any]] = {
+    int: st.integers(0, 1000),
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    bool: st.booleans(),
+    str: st.sampled_from(["none", "true", "mad", "top-k", "8"]),
+    int | None: st.none() | st.integers(1, 1000),
+    float | None: st.none() | st.floats(allow_nan=False, allow_infinity=False),
+}
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> Layer:
+    """Any layer with any numbers, possible at a width or not."""
+    layer = draw(st.sampled_from(sorted(known().values(), key=lambda layer: layer.name)))
+    types = get_type_hints(layer)
+    names = [field.name for field in fields(layer)]
+    chosen = draw(st.lists(st.sampled_from(names), unique=True)) if names else []
+    made: Layer = layer(**{name: draw(VALUES[types[name]]) for name in chosen})
+    return made
+
+
+@given(st.lists(layers(), min_size=1, max_size=8).map(tuple))
+def test_the_canonical_text_of_any_list_reads_back_as_the_list(made: tuple[Layer, ...]) -> None:
+    assert parse(canonical(made)) == made
+
+
+@given(st.lists(layers(), min_size=1, max_size=3), st.lists(layers(), min_size=1, max_size=3))
+def test_two_lists_have_one_canonical_text_only_if_they_are_equal(
+    first: list[Layer], second: list[Layer]
+) -> None:
+    assert (canonical(first) == canonical(second)) == (first == second)
+
+
+def test_groups_repeat_and_nest() -> None:
+    assert canonical(parse("(gated-conv swiglu)*2 swiglu")) == (
+        "gated-conv swiglu gated-conv swiglu swiglu"
+    )
+    assert parse("((gated-conv)*2 swiglu * 2)*2") == 2 * (
+        *2 * (make("gated-conv"),),
+        *2 * (make("swiglu"),),
+    )
+
+
+def test_words_of_a_command_line_are_a_sequence() -> None:
+    assert parse(["gated-conv", "swiglu"]) == parse("gated-conv swiglu")
+
+
+def test_numbers_are_read_with_the_types_of_the_layer() -> None:
+    assert parse("gated-conv( kernel = 4 ) swiglu(inner=none)") == (
+        make("gated-conv", {"kernel": 4}),
+        make("swiglu"),
+    )
+
+
+def test_defaults_hold_where_a_layer_says_nothing_else() -> None:
+    found = parse("gated-conv gated-conv(kernel=2)", {"gated-conv": {"kernel": 5}})
+    assert found == (make("gated-conv", {"kernel": 5}), make("gated-conv", {"kernel": 2}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gated-con swiglu", "no layer 'gated-con'; did you mean 'gated-conv'"),
+        ("gated-conv(kernal=3)", "layer gated-conv has no 'kernal'; did you mean 'kernel'"),
+        ("gated-conv(h4)", "layer gated-conv has no 'heads'; known are kernel"),
+        ("gated-conv(kernel=wide)", "gated-conv.kernel is 'wide'.*give it as int"),
+        ("gated-conv(3)", "'3' is no number of a layer; write name=value, or h4"),
+        ("gated-conv(kernel=3,kernel=4)", "says kernel twice"),
+        ("(gated-conv", "a parenthesis .* is not closed"),
+        ("gated-conv)", r"'\)' .* closes nothing"),
+        ("()", r"'\(\)' .* holds no layers"),
+        ("", "the sequence has no layers"),
+        ("*2", r"\*2 .* repeats nothing"),
+        ("swiglu*2*2", r"\*2 .* repeats nothing"),
+        ("swiglu*0", r"\*0 .* leaves no layer"),
+        ("swiglu, swiglu", "',' at character 7"),
+        (f"swiglu*{10**12}", f"{10**12} layers; write {MOST_LAYERS} at most"),
+    ],
+)
+def test_what_is_no_sequence_is_refused_with_its_place(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(text)
+
+
+def test_a_line_is_an_architecture_for_bytes() -> None:
+    cfg = read_architecture("gated-conv swiglu")
+    assert (cfg.hidden_size, cfg.vocab_size) == (128, 320)
+    assert canonical(cfg.layers) == "gated-conv swiglu"
+
+
+def test_an_architecture_of_another_family_is_refused() -> None:
+    with pytest.raises(ConfigError, match="tiny is a model of the family 'xlstm'"):
+        read_architecture("tiny")

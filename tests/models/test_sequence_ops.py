@@ -1,0 +1,265 @@
+"""The operators over a sequence that MAD layers use, in every twin and with every kernels.
+
+Wanted numbers are those of the float64 references, position by position; wanted gradients are
+their central differences along random directions, one for every input.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlxhog.models.ops.reference import attention_numpy, long_conv_numpy, recurrences_numpy
+from tests.models.twins import TWINS, MlxTwin, TorchTwin, Twin
+from tests.tolerances import SEQUENCE_F32, SEQUENCE_GRADIENT_F32, assert_close
+
+Array = NDArray[Any]
+ALL = TWINS | {
+    "torch-metal-emulated": TorchTwin("metal-emulated"),
+    "mlx-metal-emulated": MlxTwin("metal-emulated"),
+}
+twins = pytest.mark.parametrize("twin", ALL.values(), ids=ALL)
+
+
+def draw(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op with inputs that have gradients, inputs that have none, and its float64 reference."""
+
+    op: str
+    reference: Callable[..., Any]
+    inputs: dict[str, Array]
+    fixed: dict[str, Any] = field(default_factory=dict)  # arrays without a gradient, and numbers
+    form: dict[str, Any] = field(default_factory=dict)  # what the reference does not take
+
+    def wanted(self, **inputs: Array) -> tuple[Array, ...]:
+        wide = {name: x.astype(np.float64) for name, x in inputs.items()}
+        found = self.reference(**wide, **self.fixed)
+        return found if isinstance(found, tuple) else (found,)
+
+    def found(self, twin: Twin) -> tuple[Array, ...]:
+        found = twin.op(self.op, **self.inputs, **self.fixed, **self.form)
+        return found if isinstance(found, tuple) else (found,)
+
+
+def decay(
+    B: int,
+    S: int,
+    NH: int,
+    DK: int,
+    DV: int,
+    *,
+    scalar: bool = False,
+    speed: float = 0.3,
+    chunk: int = 8,
+    state: bool = True,
+) -> Case:
+    """q, k, v and the decay of a linear recurrence; `speed` is that of forgetting."""
+    inputs = {
+        "q": draw(B, S, NH, DK),
+        "k": draw(B, S, NH, DK, seed=1),
+        "v": draw(B, S, NH, DV, seed=2),
+        "log_decay": -speed * np.abs(draw(B, S, NH, 1 if scalar else DK, seed=3)),
+    }
+    if state:
+        inputs["state"] = draw(B, NH, DK, DV, seed=4)
+    reference = recurrences_numpy.decay_cell
+    return Case("decay_cell", reference, inputs, {"scale": 0.5}, {"chunk_size": chunk})
+
+
+def delta(
+    B: int,
+    S: int,
+    NH: int,
+    DK: int,
+    DV: int,
+    *,
+    speed: float = 0.3,
+    chunk: int = 8,
+    alike: bool = False,
+    state: bool = True,
+) -> Case:
+    """q, unit keys, v and the gates of the delta rule; `alike` makes all keys of a head equal."""
+    k = draw(B, S, NH, DK, seed=1)
+    if alike:
+        k = np.broadcast_to(k[:, :1], k.shape) + 0.01 * k
+    k = k / np.sqrt((k * k).sum(-1, keepdims=True))
+    inputs = {
+        "q": draw(B, S, NH, DK),
+        "k": k,
+        "v": draw(B, S, NH, DV, seed=2),
+        "log_decay": -speed * np.abs(draw(B, S, NH, seed=3)),
+        "beta": 1 / (1 + np.exp(-2 * draw(B, S, NH, seed=5))),
+    }
+    if state:
+        inputs["state"] = draw(B, NH, DK, DV, seed=4)
+    return Case("delta_cell", recurrences_numpy.delta_cell, inputs, {}, {"chunk_size": chunk})
+
+
+def scan(B: int, S: int, C: int, N: int, *, speed: float = 0.3, state: bool = True) -> Case:
+    """u, dt and the matrices of a selective scan; `speed` is the largest dt."""
+    inputs = {
+        "u": draw(B, S, C),
+        "dt": speed * np.abs(draw(B, S, C, seed=1)),
+        "A": -np.abs(draw(C, N, seed=2)) - 0.1,
+        "Bt": draw(B, S, N, seed=3),
+        "Ct": draw(B, S, N, seed=4),
+    }
+    if state:
+        inputs["state"] = draw(B, C, N, seed=5)
+    return Case("selective_scan", recurrences_numpy.selective_scan, inputs)
+
+
+def attention(
+    B: int,
+    S: int,
+    L: int,
+    NH: int,
+    DH: int,
+    *,
+    window: int | None = None,
+    lengths: tuple[int, ...] | None = None,
+) -> Case:
+    """Queries of the last S of L positions."""
+    inputs = {
+        "q": draw(B, S, NH, DH),
+        "k": draw(B, L, NH, DH, seed=1),
+        "v": draw(B, L, NH, DH, seed=2),
+    }
+    fixed: dict[str, Any] = {"window": window}
+    if lengths is not None:
+        fixed["lengths"] = np.array(lengths, np.int32)
+    return Case("attention", attention_numpy.attention, inputs, fixed)
+
+
+def rope(B: int, S: int, NH: int, DH: int, offset: tuple[int, ...] | None = None) -> Case:
+    fixed: dict[str, Any] = {"base": 100.0}
+    if offset is not None:
+        fixed["offset"] = np.array(offset, np.int32)
+    return Case("rope", attention_numpy.rope, {"x": draw(B, S, NH, DH)}, fixed)
+
+
+def long_conv(B: int, S: int, C: int, J: int) -> Case:
+    inputs = {"x": draw(B, S, C), "f": draw(C, J, seed=1)}
+    return Case("long_conv", long_conv_numpy.long_conv, inputs)
+
+
+CASES = {
+    "a decay per element": decay(2, 21, 2, 6, 5),
+    "a decay per element, in one chunk": decay(1, 7, 1, 4, 4, chunk=64),
+    "a decay per element, from zeros": decay(2, 16, 2, 4, 3, state=False),
+    "a decay per element, of one position": decay(2, 1, 2, 6, 5),
+    "a decay per head": decay(2, 21, 3, 4, 6, scalar=True),
+    "a decay per head, from zeros": decay(1, 9, 2, 4, 6, scalar=True, state=False),
+    "keys of one number": decay(2, 10, 2, 1, 3, scalar=True),
+    "the delta rule": delta(2, 21, 2, 6, 5),
+    "the delta rule, in one chunk": delta(1, 7, 1, 4, 4, chunk=64),
+    "the delta rule, from zeros": delta(2, 16, 2, 4, 3, state=False),
+    "the delta rule, of one position": delta(2, 1, 2, 6, 5),
+    "the delta rule, with keys alike": delta(1, 64, 1, 4, 4, alike=True, speed=0.0, chunk=64),
+    "a selective scan": scan(2, 21, 7, 4),
+    "a selective scan, from zeros": scan(2, 8, 5, 3, state=False),
+    "a selective scan, of one position": scan(2, 1, 7, 4),
+    "attention": attention(2, 13, 13, 3, 4),
+    "attention, of one position": attention(2, 1, 1, 3, 4),
+    "attention, from a cache": attention(2, 3, 13, 2, 4),
+    "attention, from a cache with gaps": attention(3, 3, 11, 2, 4, lengths=(3, 11, 6)),
+    "attention in a window": attention(2, 13, 13, 2, 4, window=8),
+    "attention in a short window": attention(2, 23, 23, 2, 4, window=5),
+    "attention to oneself": attention(2, 5, 5, 2, 4, window=0),
+    "attention in a window, from a cache": attention(2, 2, 9, 2, 4, window=4),
+    "attention in a window with gaps": attention(2, 2, 9, 2, 4, window=4, lengths=(9, 3)),
+    "rotary positions": rope(2, 9, 2, 6),
+    "rotary positions after others": rope(3, 4, 2, 8, offset=(0, 1000, 7)),
+    "a long convolution": long_conv(2, 19, 5, 19),
+    "a long convolution of more taps": long_conv(1, 12, 3, 20),
+    "a long convolution, of one position": long_conv(2, 1, 3, 4),
+}  # fmt: skip
+cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+@twins
+@cases
+def test_an_operator_equals_its_reference_position_by_position(twin: Twin, case: Case) -> None:
+    for found, wanted in zip(case.found(twin), case.wanted(**case.inputs), strict=True):
+        assert_close(found, wanted, SEQUENCE_F32)
+
+
+@twins
+@cases
+def test_every_gradient_equals_central_differences(twin: Twin, case: Case) -> None:
+    weights = [draw(*y.shape, seed=9) for y in case.wanted(**case.inputs)]
+
+    def scalar(ops: Any, p: Any) -> Any:
+        fixed = {
+            name: twin.array(x) if isinstance(x, np.ndarray) else x
+            for name, x in case.fixed.items()
+        }
+        found = getattr(ops, case.op)(**p, **fixed, **case.form)
+        found = found if isinstance(found, tuple) else (found,)
+        pairs = zip(found, weights, strict=True)
+        return sum((y * twin.array(w)).sum() for y, w in pairs)
+
+    def loss(**inputs: Array) -> float:
+        pairs = zip(case.wanted(**inputs), weights, strict=True)
+        return float(sum((y * w).sum() for y, w in pairs))
+
+    grads = twin.op_grads(scalar, case.inputs)
+    assert grads.keys() == case.inputs.keys()
+    for name, x in case.inputs.items():
+        direction = draw(*x.shape, seed=11).astype(np.float64)
+        moved = partial(_moved, case.inputs, name, direction)
+        wanted = (loss(**moved(1e-5)) - loss(**moved(-1e-5))) / 2e-5
+        found = float((grads[name].astype(np.float64) * direction).sum())
+        largest = np.sqrt((grads[name] ** 2).sum() * (direction**2).sum())
+        size = max(float(largest), 1e-3)  # a query of one key has no gradient at all
+        assert_close(found / size, wanted / size, SEQUENCE_GRADIENT_F32, label=name)
+
+
+def _moved(inputs: dict[str, Array], name: str, direction: Array, step: float) -> dict[str, Array]:
+    return inputs | {name: inputs[name].astype(np.float64) + step * direction}
+
+
+@twins
+@pytest.mark.parametrize("speed", [1e-3, 10.0, 200.0, 1e4])
+@pytest.mark.parametrize("scalar", [False, True])
+def test_a_head_that_forgets_at_any_speed_is_computed_exactly(
+    twin: Twin, speed: float, scalar: bool
+) -> None:
+    case = decay(2, 33, 2, 4, 4, speed=speed, scalar=scalar, chunk=32)
+    for found, wanted in zip(case.found(twin), case.wanted(**case.inputs), strict=True):
+        assert_close(found, wanted, SEQUENCE_F32)
+    grads = twin.op_grads(
+        lambda ops, p: sum(y.sum() for y in ops.decay_cell(**p, **case.fixed, **case.form)),
+        case.inputs,
+    )
+    assert all(np.isfinite(grad).all() for grad in grads.values())
+
+
+@twins
+@pytest.mark.parametrize("speed", [10.0, 1e4])
+@pytest.mark.parametrize("make", [delta, scan])
+def test_the_other_recurrences_do_not_overflow_either(
+    twin: Twin, make: Callable[..., Case], speed: float
+) -> None:
+    case = make(2, 33, 4, 4, 4, speed=speed) if make is delta else make(2, 33, 4, 4, speed=speed)
+    for found, wanted in zip(case.found(twin), case.wanted(**case.inputs), strict=True):
+        assert_close(found, wanted, SEQUENCE_F32)
+
+
+@twins
+@pytest.mark.parametrize(
+    "case", [decay(2, 21, 2, 4, 4), decay(2, 21, 2, 4, 4, scalar=True), delta(2, 21, 2, 4, 4)]
+)
+@pytest.mark.parametrize("chunk", [1, 2, 16, 32])
+def test_the_length_of_chunks_is_only_a_form(twin: Twin, case: Case, chunk: int) -> None:
+    found = twin.op(case.op, **case.inputs, **case.fixed, chunk_size=chunk)
+    for one, wanted in zip(found, case.found(twin), strict=True):
+        assert_close(one, wanted, SEQUENCE_F32)
