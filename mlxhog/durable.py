@@ -10,6 +10,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from mlxhog.errors import EnvironmentLacks
 
@@ -85,3 +86,17 @@ def full_disk(doing: str) -> Iterator[None]:
         raise EnvironmentLacks(
             f"the disk became full while {doing}; free some space and try again"
         ) from error
+
+
+def end_of_last_line(file: IO[bytes]) -> int:
+    """Return the offset just after the last line end of a file, 0 if it has none."""
+    block = 1 << 16
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - block)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

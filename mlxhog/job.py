@@ -1,16 +1,46 @@
-"""What a worker is given when it is spawned."""
+"""What a worker is given when it is spawned.
+
+What differs between kinds of training comes as functions that the worker calls: a token file is
+mapped, and rows of a task are drawn, in the process that needs them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from mlxhog.arena import ArenaHandle
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.budget import Budget
 from mlxhog.config import TrainConfig
-from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.data.batch import Batch
 from mlxhog.models.families import ModelConfig
+from mlxhog.records import Ring
+from mlxhog.schedules import Schedule
+from mlxhog.strategies import Context
+
+
+class Batches(Protocol):
+    """The training batches of every epoch, by ticket; the same in every process."""
+
+    @property
+    def n_tickets(self) -> int:
+        """Tickets per epoch."""
+
+    def at(self, epoch: int, ticket: int) -> Batch:
+        """Return the batch of one ticket."""
+
+
+class SideJobs(Protocol):
+    """What a worker does beside its steps."""
+
+    def serve(self) -> None:
+        """Do what the supervisor asks for, if no other worker has taken it on."""
+
+    def evaluate_rest(self) -> None:
+        """Do this worker's part of the evaluation at the end of a run."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +61,13 @@ class Job:
         share: of the GPU, where it has one.
         config: the run's configuration.
         model: the architecture.
-        train: token file to train on.
-        val: token file of held-out text.
-        tokenizer: made the tokens.
+        decay: names of the parameters that weight decay applies to.
+        batches: opens what is trained on.
+        schedule: makes the step sizes.
+        side_jobs: opens what is done beside the steps.
         budget: how long to train.
         step_limit: the budget in steps, where it limits them.
-        run_dir: for logs and samples.
+        run_dir: for logs.
     """
 
     handle: ArenaHandle
@@ -52,9 +83,10 @@ class Job:
     share: GPUShare
     config: TrainConfig
     model: ModelConfig
-    train: Path
-    val: Path
-    tokenizer: Tokenizer
+    decay: frozenset[str]
+    batches: Callable[[], Batches]
+    schedule: Callable[[], Schedule]
+    side_jobs: Callable[[Job, Context, Ring], SideJobs]
     budget: Budget
     step_limit: int | None
     run_dir: Path

@@ -31,6 +31,10 @@ RECORD = np.dtype(
         ("nats", "<f8"),  # evaluations: summed nats
         ("chunk", "<u8"),  # evaluations: which chunk of the held-out text
         ("round", "<u8"),  # evaluations: which request
+        ("acc_token", "<f8"),  # scores: of the test rows of a MAD task
+        ("acc_macro", "<f8"),
+        ("val_token", "<f8"),  # scores: of its validation rows, where there are some
+        ("val_macro", "<f8"),
     ]
 )
 RING_BYTES = 128 + CAPACITY * RECORD.itemsize
@@ -42,6 +46,7 @@ class Kind(IntEnum):
     STEP = 0
     EVALUATION = 1
     SAMPLE = 2
+    SCORE = 3
 
 
 class Ring:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import fcntl
 import json
 import os
 import re
@@ -25,14 +24,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from mlxhog import plain_json
-from mlxhog.durable import full_disk, replace_file
+from mlxhog import file_lock, plain_json
+from mlxhog.durable import end_of_last_line, full_disk, replace_file
 from mlxhog.errors import RunError
 from mlxhog.options import did_you_mean
 
 _STATUS = "run.json"
-_LOCK_PATIENCE_S = 0.2
-"""A reader that tests the lock holds it for microseconds; a supervisor outwaits it."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +75,13 @@ class Run:
             RunError: another process holds the run; the message names its pid.
         """
         with self._open_lock("a+") as file:
-            if not _flock(file, fcntl.LOCK_EX, _LOCK_PATIENCE_S):
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
+            try:
+                file_lock.take(file)
+            except file_lock.Held as error:
                 raise RunError(
-                    f"the run {self.directory} is in use by process {holder}; "
+                    f"the run {self.directory} is in use by process {error.holder}; "
                     "wait for it, stop it, or start another run"
-                )
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+                ) from error
             yield
 
     def is_locked(self) -> bool:
@@ -95,7 +89,7 @@ class Run:
         if not (self.directory / "lock").exists():
             return False
         with self._open_lock("r") as file:
-            return not _flock(file, fcntl.LOCK_SH, 0.0)
+            return file_lock.is_held(file)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace `run.json`, keeping the time of creation.
@@ -127,7 +121,7 @@ class Run:
         """
         line = plain_json.dumps(record) + b"\n"
         with full_disk(f"writing {self.metrics_path}"), self.metrics_path.open("a+b") as file:
-            end = _end_of_last_line(file)
+            end = end_of_last_line(file)
             file.truncate(end)
             try:
                 file.write(line)
@@ -275,30 +269,3 @@ def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(spec, ["latest", *names], n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"{root} holds {len(names)} runs: mlxhog runs"
     return f"no run {spec!r}, and no file or directory of this name; {hint}"
-
-
-def _flock(file: IO[str], kind: int, patience_s: float) -> bool:
-    """Take a lock without waiting longer than `patience_s`; False if someone else holds it."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.01)
-
-
-def _end_of_last_line(file: IO[bytes]) -> int:
-    """Return the offset just after the last line end of a file, 0 if it has none."""
-    block = 1 << 16
-    end = file.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - block)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0

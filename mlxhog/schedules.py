@@ -83,6 +83,26 @@ def cosine(lr: float, *, warmup: float, floor: float) -> Schedule:
     return at
 
 
+def cosine_by_epoch(lr: float, *, floor: float, steps: int, per_epoch: int) -> Schedule:
+    """Half a cosine from `lr` down to `floor`, a step size, that moves once per epoch.
+
+    Args:
+        lr: step size of the first epoch.
+        floor: what the cosine reaches at the end; `lr` where that is smaller.
+        steps: of the whole run, which progress 1 stands for.
+        per_epoch: steps of an epoch.
+
+    Source: torch.optim.lr_scheduler.CosineAnnealingLR with an epoch as its step.
+    """
+    low = min(floor, lr)
+
+    def at(progress: float, update: int) -> float:
+        begun = round(progress * steps) // per_epoch * per_epoch
+        return low + (lr - low) * 0.5 * (1.0 + math.cos(math.pi * begun / steps))
+
+    return at
+
+
 def wsd(lr: float, *, warmup: float, floor: float, decay: float = WSD_DECAY) -> Schedule:
     """Linear warm-up, then `lr`, then a line down to `floor * lr` over the last `decay` of it."""
 

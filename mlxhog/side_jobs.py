@@ -1,13 +1,16 @@
-"""What a worker does beside its steps: evaluate held-out text, and write samples."""
+"""What a worker of a language model does beside its steps: evaluate held-out text, and sample."""
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
+from pathlib import Path
 
 from mlxhog import evaluation, records, strategies
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.control import EVAL_ROUND
+from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.decoding.generate import generate
 from mlxhog.decoding.sampling import Sampler
@@ -20,26 +23,54 @@ SAMPLE_PROMPT = "The "
 SAMPLE_TOKENS = 160
 
 
-class SideJobs:
+def takes_on(context: strategies.Context, asked: str, taken: str) -> bool:
+    """Whether something is asked for that no other worker has taken on; at most one gets it.
+
+    Args:
+        context: the worker that asks.
+        asked: counter of what the supervisor has asked for.
+        taken: counter of what has been taken on.
+    """
+    counters = context.arena.counters
+    done = counters.load(taken)
+    return counters.load(asked) > done and counters.compare_exchange(taken, done, done + 1)
+
+
+@dataclass(frozen=True)
+class Text:
+    """What evaluations and samples need beside the worker; picklable.
+
+    Attributes:
+        val: token file of held-out text.
+        tokenizer: made the tokens.
+        run_dir: gets the samples.
+    """
+
+    val: Path
+    tokenizer: Tokenizer
+    run_dir: Path
+
+    def open(self, job: Job, context: strategies.Context, ring: records.Ring) -> TextJobs:
+        """Open the held-out text in a worker."""
+        return TextJobs(self, job, context, ring)
+
+
+class TextJobs:
     """Evaluations and samples; each that is asked for is taken on by one worker."""
 
-    def __init__(self, job: Job, context: strategies.Context, ring: records.Ring) -> None:
+    def __init__(
+        self, text: Text, job: Job, context: strategies.Context, ring: records.Ring
+    ) -> None:
         """Open the held-out text."""
-        self.job, self.context, self.ring = job, context, ring
-        self._val = TokenFile.open(job.val)
+        self.text, self.job, self.context, self.ring = text, job, context, ring
+        self._val = TokenFile.open(text.val)
         self._final_round = 0
 
-    def _takes_on(self, asked: str, taken: str) -> bool:
-        """Whether something is asked for that no other worker has taken on; at most one gets it."""
-        counters = self.context.arena.counters
-        done = counters.load(taken)
-        return counters.load(asked) > done and counters.compare_exchange(taken, done, done + 1)
-
     def serve(self) -> None:
-        """Do what the supervisor asks for, if no other worker has taken it on."""
-        if self._takes_on("eval_asked", "eval_taken"):
+        """See `SideJobs.serve`."""
+        if takes_on(self.context, "eval_asked", "eval_taken"):
             self._evaluate()
-        if self._takes_on("sample_asked", "sample_taken"):
+        if takes_on(self.context, "sample_asked", "sample_taken"):
             self._sample()
 
     def _evaluate(self) -> None:
@@ -83,7 +114,7 @@ class SideJobs:
         """Write a sample of text beside the run."""
         strategies.copy_to_inbox(self.context)
         self.context.entry.beat(Phase.SAMPLE)
-        tokenizer, pieces = self.job.tokenizer, []
+        tokenizer, pieces = self.text.tokenizer, []
         tokens = generate(
             self.context.backend,
             tokenizer.encode(SAMPLE_PROMPT.encode()),
@@ -95,5 +126,5 @@ class SideJobs:
             self.context.entry.beat()
             pieces.append(piece)
         with contextlib.suppress(EnvironmentLacks):  # a full disk costs a sample, not a worker
-            Run(self.job.run_dir).append_sample(SAMPLE_PROMPT + "".join(pieces))
+            Run(self.text.run_dir).append_sample(SAMPLE_PROMPT + "".join(pieces))
         self.ring.append(kind=records.Kind.SAMPLE, worker=self.job.slot, t_ns=monotonic_ns())

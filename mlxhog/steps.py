@@ -12,8 +12,6 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends import Grads
 from mlxhog.data.batch import Batch
-from mlxhog.data.batches import Batches
-from mlxhog.data.tokens import TokenFile
 from mlxhog.job import Job
 
 
@@ -21,16 +19,10 @@ class Steps:
     """Takes tickets, computes gradients and lets the strategy read and write."""
 
     def __init__(self, job: Job, context: strategies.Context, ring: records.Ring) -> None:
-        """Open the training text and build the strategy."""
+        """Open the training data and build the strategy."""
         self.job, self.context, self.ring = job, context, ring
         self.strategy = strategies.build(context)
-        config = job.config
-        self._batches = Batches(
-            TokenFile.open(job.train),
-            seq_len=config.seq_len,
-            batch_size=config.batch_size * config.grad_accumulation,
-            seed=config.seed,
-        )
+        self._batches = job.batches()
         self._target = context.target(job.slot)
 
     def warm_up(self) -> None:

@@ -10,12 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mlxhog import checkpoint, evaluation, machine, run, saving
+from mlxhog import checkpoint, evaluation, machine, run, saving, schedules
 from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.config import TrainConfig
 from mlxhog.control import EVAL_ROUND, Command
+from mlxhog.data.batches import Batches
 from mlxhog.data.ledger import Ledger
 from mlxhog.data.tokens import TokenFile
 from mlxhog.durable import replace_file
@@ -31,11 +32,13 @@ from mlxhog.interrupts import Interrupts
 from mlxhog.job import Job
 from mlxhog.metrics import Progress, Result, kernels_used
 from mlxhog.mix import WorkerSpec
+from mlxhog.models.families import param_spec
 from mlxhog.monitor import Monitor
 from mlxhog.opening import default_name, opening
 from mlxhog.plan import Plan, make_plan
 from mlxhog.quantities import Interval
 from mlxhog.resume import restore
+from mlxhog.side_jobs import Text
 from mlxhog.supervisor import Supervisor
 
 Observer = Callable[[Progress], None]
@@ -138,9 +141,18 @@ class _Training:
             share=self.plan.gpu_share,
             config=self.config,
             model=self.plan.model,
-            train=self.plan.data.train,
-            val=self.plan.data.val,
-            tokenizer=self.plan.data.tokenizer,
+            decay=frozenset(
+                name for name, spec in param_spec(self.plan.model).items() if spec.decay
+            ),
+            batches=partial(
+                Batches.open,
+                self.plan.data.train,
+                seq_len=self.config.seq_len,
+                batch_size=self.config.batch_size * self.config.grad_accumulation,
+                seed=self.config.seed,
+            ),
+            schedule=partial(schedules.build, self.config),
+            side_jobs=Text(self.plan.data.val, self.plan.data.tokenizer, self.run.directory).open,
             budget=self.start.budget,
             step_limit=self.start.budget.step_limit(self.plan.tokens_per_step),
             run_dir=self.run.directory,

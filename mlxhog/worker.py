@@ -12,7 +12,6 @@ from mlxhog import (
     darwin,
     optim,
     records,
-    schedules,
     strategies,
     unified,
     watchdog,
@@ -24,8 +23,6 @@ from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import MlxhogError
 from mlxhog.job import Job
-from mlxhog.models.families import param_spec
-from mlxhog.side_jobs import SideJobs
 from mlxhog.steps import Steps
 
 
@@ -57,9 +54,9 @@ def _run(job: Job) -> None:
     arena = Arena.from_handle(job.handle, write=job.write)
     entry = arena.workers.entry(job.slot)
     entry.beat(Phase.STARTING)
-    context = _context(job, arena, entry)
+    context = make_context(job, arena, entry)
     ring = records.Ring(arena.segment(f"ring.{job.slot}"))
-    steps, side_jobs = Steps(job, context, ring), SideJobs(job, context, ring)
+    steps, side_jobs = Steps(job, context, ring), job.side_jobs(job, context, ring)
     steps.warm_up()
     entry.state = State.RUNNING
     while (command := Command(arena.counters.load("command"))) != Command.EXIT:
@@ -79,7 +76,7 @@ def _run(job: Job) -> None:
     context.backend.close()
 
 
-def _context(job: Job, arena: Arena, entry: Entry) -> strategies.Context:
+def make_context(job: Job, arena: Arena, entry: Entry) -> strategies.Context:
     """Start the framework, and lay the model over the memory it reads."""
     config = job.config
     backend = backends.create(
@@ -93,7 +90,6 @@ def _context(job: Job, arena: Arena, entry: Entry) -> strategies.Context:
     live = unified.live_params(job, arena)
     backend.bind(job.model, arena.layout.slots, arena.params.size, live)
     optimizer = optim.build(config)
-    decay = frozenset(name for name, spec in param_spec(job.model).items() if spec.decay)
     return strategies.Context(
         arena=arena,
         ledger=Ledger(arena, on_torn=config.on_torn),
@@ -103,12 +99,12 @@ def _context(job: Job, arena: Arena, entry: Entry) -> strategies.Context:
         workers=job.workers,
         backend=backend,
         optimizer=optimizer,
-        metal=unified.metal_steps(job, arena, optimizer.metal_rule, decay),
-        schedule=schedules.build(config),
+        metal=unified.metal_steps(job, arena, optimizer.metal_rule, job.decay),
+        schedule=job.schedule(),
         budget=job.budget,
         step_limit=job.step_limit,
         config=config,
-        decay=decay,
+        decay=job.decay,
     )
 
 

@@ -23,6 +23,7 @@ LAYERS = (
         "cache",
         "children",
         "durable",
+        "file_lock",
         "plain_json",
         "mapped",
         "notices",

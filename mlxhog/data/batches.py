@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,11 @@ class Batches:
         self._order = Order(file.n_sequences(seq_len), file.digest, seed)
         self._ahead: NDArray[np.int64] = np.empty(0, np.int64)
         self._ahead_at = (-1, 0)
+
+    @classmethod
+    def open(cls, path: Path, *, seq_len: int, batch_size: int, seed: int) -> Batches:
+        """Return the batches of the token file at a path."""
+        return cls(TokenFile.open(path), seq_len=seq_len, batch_size=batch_size, seed=seed)
 
     @property
     def n_tickets(self) -> int:

@@ -30,14 +30,15 @@ def test_a_worker_that_is_busy_when_the_evaluation_begins_anew_takes_part_in_it(
     monkeypatch.setattr(side_jobs.strategies, "copy_to_inbox", lambda context: None)
     monkeypatch.setattr(side_jobs.evaluation, "final_chunks", lambda file, config: 4)
     monkeypatch.setattr(side_jobs.evaluation, "score_chunk", score)
-    job: Any = SimpleNamespace(config=None, val=Path(), slot=1)
+    job: Any = SimpleNamespace(config=None, slot=1)
+    text: Any = SimpleNamespace(val=Path())
     context: Any = SimpleNamespace(
         arena=SimpleNamespace(counters=counters),
         entry=SimpleNamespace(beat=lambda phase: None),
         backend=None,
     )
     ring: Any = SimpleNamespace(append=record)
-    worker = side_jobs.SideJobs(job, context, ring)
+    worker = side_jobs.TextJobs(text, job, context, ring)
 
     counters.store("eval_next", 1 * EVAL_ROUND)
     worker.evaluate_rest()

@@ -35,12 +35,13 @@ def test_a_worker_told_to_rest_finishes_the_round_that_others_wait_for(
     steps = SimpleNamespace(warm_up=lambda: None, step=step)
     side_jobs = SimpleNamespace(serve=lambda: done.append("side job"))
     monkeypatch.setattr(worker.Arena, "from_handle", lambda handle, write: arena)
-    monkeypatch.setattr(worker, "_context", lambda *_: context)
+    monkeypatch.setattr(worker, "make_context", lambda *_: context)
     monkeypatch.setattr(worker.records, "Ring", lambda data: None)
     monkeypatch.setattr(worker, "Steps", lambda *_: steps)
-    monkeypatch.setattr(worker, "SideJobs", lambda *_: side_jobs)
     monkeypatch.setattr(worker.time, "sleep", sleep)
-    job: Any = SimpleNamespace(handle=None, slot=1, write="lossless")
+    job: Any = SimpleNamespace(
+        handle=None, slot=1, write="lossless", side_jobs=lambda *_: side_jobs
+    )
 
     worker._run(job)
 

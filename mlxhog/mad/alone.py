@@ -1,0 +1,114 @@
+"""Train a candidate in this very process: one worker, which nothing runs beside.
+
+The same arena, optimizer, strategy and steps as in a worker process. A process may do so any number
+of times: its framework is imported once, and what a run allocates goes with the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mlxhog import records, strategies, worker
+from mlxhog.arena import Arena
+from mlxhog.arena.process import monotonic_ns, process_start_time
+from mlxhog.arena.workers import State
+from mlxhog.control import Command
+from mlxhog.mad.course import Course
+from mlxhog.mad.mean_loss import MeanLoss
+from mlxhog.mad.result import RunResult
+from mlxhog.mad.run_plan import RunPlan
+from mlxhog.mad.scoring import Scores, score
+from mlxhog.mad.watch import Watch
+from mlxhog.steps import Steps
+
+SLOT = 1
+NO_DIRECTORY = Path(os.devnull)
+"""A worker in this process writes no log."""
+
+
+def run(plan: RunPlan, course: Course, watch: Watch, keep: Callable[[Arena], None]) -> RunResult:
+    """Train until the course ends, `watch` interrupts, or the gradients stay non-finite.
+
+    Args:
+        plan: of one worker.
+        course: of this run, at its beginning.
+        watch: its `beat` may raise KeyboardInterrupt, once to end the run after one more
+            evaluation, twice to leave at once.
+        keep: called with the arena at the end of a run whose parameters mean something.
+    """
+    with _seat(plan) as (arena, steps):
+        found = _Run(plan, course, watch, steps).execute()
+        if found.status != "diverged":
+            keep(arena)
+        return found
+
+
+@contextlib.contextmanager
+def _seat(plan: RunPlan) -> Iterator[tuple[Arena, Steps]]:
+    """An arena of one slot, and its worker: this process."""
+    with Arena.create(plan.layout, write=plan.writers.write, run_id=plan.config.key()) as arena:
+        plan.fill(arena)
+        pid = os.getpid()
+        entry = arena.workers.acquire_slot(pid, process_start_time(pid), slot=SLOT)
+        job = plan.job(arena, NO_DIRECTORY, SLOT, entry.incarnation, plan.workers[0])
+        with contextlib.redirect_stdout(sys.stderr):  # what a worker process says goes to its log
+            context = worker.make_context(job, arena, entry)
+        try:
+            arena.counters.store("command", Command.TRAIN)
+            entry.state = State.RUNNING
+            yield arena, Steps(job, context, records.Ring(arena.segment(f"ring.{SLOT}")))
+        finally:
+            context.backend.close()
+
+
+class _Run:
+    """The run while it lives."""
+
+    def __init__(self, plan: RunPlan, course: Course, watch: Watch, steps: Steps) -> None:
+        self.plan, self.course, self.watch, self.steps = plan, course, watch, steps
+        self.context = steps.context
+        self.rows = plan.drawn.dataset()
+        self.scores = Scores(0.0, 0.0)
+        self._loss = MeanLoss()
+        self._began_ns = 0
+
+    def execute(self) -> RunResult:
+        course = self.course
+        self.context.arena.counters.store("start_ns", monotonic_ns())
+        self._began_ns = monotonic_ns()
+        try:
+            status = self._train()
+        except KeyboardInterrupt:
+            status = "interrupted"
+            if not course.curve or course.curve[-1].step < self._done():
+                self._evaluate()
+        return course.result(status, self._done(), self._seconds(), self.scores)
+
+    def _train(self) -> str:
+        """Step and evaluate until something ends the run; returns its status."""
+        entry, most = self.context.entry, self.plan.options.max_nonfinite
+        while self.course.status is None:
+            due = self.course.next_evaluation(self._done())
+            while self._done() < due:
+                self.steps.step()
+                self._loss.add(entry.loss)
+                if entry.nonfinite_in_row >= min(most, self.course.limit):
+                    return "diverged"
+                self.watch.beat()
+            self._evaluate()
+        return self.course.status
+
+    def _done(self) -> int:
+        return self.context.entry.steps
+
+    def _seconds(self) -> float:
+        return (monotonic_ns() - self._began_ns) / 1e9
+
+    def _evaluate(self) -> None:
+        strategies.copy_to_inbox(self.context)
+        self.scores = score(self.context.backend, self.rows, self.plan.model, beat=self.watch.beat)
+        self.course.take(self._done(), self._seconds(), self._loss.pop(), self.scores)

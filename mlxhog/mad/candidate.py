@@ -1,0 +1,56 @@
+"""Train one candidate on one task and score it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from mlxhog.arena import Arena
+from mlxhog.mad import alone
+from mlxhog.mad.accuracy import ceiling
+from mlxhog.mad.course import Course
+from mlxhog.mad.result import RunResult
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run_plan import make_run_plan
+from mlxhog.mad.watch import Unwatched, Watch
+
+
+def train(
+    config: RunConfig,
+    *,
+    watch: Watch | None = None,
+    rungs: tuple[int, ...] = (),
+    inside: Mapping[str, object] | None = None,
+    keep: Callable[[Arena], None] = lambda arena: None,
+) -> RunResult:
+    """Train a candidate by its protocol, and score it on the task's held-out rows.
+
+    One worker trains in this process, several in processes of their own, through one arena either
+    way. With one worker the numbers depend on `config` and on nothing else; not on what ran in this
+    process before, nor on what runs beside it.
+
+    Args:
+        config: the run.
+        watch: told of steps and evaluations, and asked at rungs. Its `beat` may raise
+            KeyboardInterrupt: the run is evaluated once more and is "interrupted"; raised again, it
+            leaves this function.
+        rungs: steps at which the run is evaluated and `watch.go_on` asked.
+        inside: options of `TrainConfig` that say how several workers train, such as strategy,
+            predict or async_after.
+        keep: called with the arena, at rest, before it goes; not for a diverged run.
+
+    Returns:
+        The result; its status is "done", "diverged", "pruned" or "interrupted".
+
+    Raises:
+        ConfigError: the configuration cannot be; nothing has been drawn.
+        EnvironmentLacks: a backend, or memory, is missing.
+        WorkerFailed: one of several workers died too often.
+    """
+    watch = Unwatched() if watch is None else watch
+    plan = make_run_plan(config, inside)
+    course = Course(
+        config.protocol, limit=plan.limit, per_epoch=plan.per_epoch, watch=watch, rungs=rungs
+    )
+    found = alone.run(plan, course, watch, keep)
+    return replace(found, ceiling=ceiling(plan.drawn.dataset()))

@@ -1,0 +1,142 @@
+"""The board of a study that is running: a picture for a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Self, TextIO
+
+from mlxhog.mad.progress import Best, Observer, StudyProgress, Trouble
+from mlxhog.mad.report.names import folded, short, words
+from mlxhog.quantities import format_clock
+from mlxhog.report.plain import printable
+
+
+def observer(
+    stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
+) -> AbstractContextManager[Observer]:
+    """Return a live board for a terminal, and plain lines for everything else.
+
+    Args:
+        stream: where progress goes, usually stderr.
+        quiet: plain lines even on a terminal.
+        environ: `NO_COLOR` and `TERM=dumb` ask for plain lines too.
+    """
+    plain = quiet or not stream.isatty()
+    if plain or environ.get("NO_COLOR") or environ.get("TERM") == "dumb":
+        return PlainBoard(stream)
+    from rich.console import Console  # 50 ms that a command in a pipe need not pay
+
+    from mlxhog.mad.report.picture import LiveBoard
+
+    return LiveBoard(Console(file=stream))
+
+
+class PlainBoard:
+    """An observer that writes a line now and then, and every message and failure once.
+
+    Args:
+        stream: where lines go.
+        every_s: seconds between lines.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, stream: TextIO, *, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream, self._every_s, self._clock = stream, every_s, clock
+        self._next_s = clock()
+        self._told: tuple[object, ...] = ()
+        self._message: str | None = None
+        self._troubles = 0
+
+    def __enter__(self) -> Self:
+        """Return itself; a stream needs no preparation."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Do nothing; every line is already out."""
+
+    def __call__(self, progress: StudyProgress) -> None:
+        """Write what is new."""
+        if progress.message is not None and progress.message != self._message:
+            self._write(printable(progress.message))
+        self._message = progress.message
+        for trouble in progress.troubles[self._troubles :]:
+            self._write(told(trouble))
+        self._troubles = len(progress.troubles)
+        news = (progress.done, progress.total, *(run.step for run in progress.running))
+        if news != self._told and self._clock() >= self._next_s:
+            self._told = news
+            self._next_s = self._clock() + self._every_s
+            self._write(line(progress))
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+
+def line(progress: StudyProgress) -> str:
+    """Return the whole picture in one line."""
+    running = "  ".join(
+        f"[{run.worker} {run.candidate}: {run.run} step {steps(run.step, run.steps)} "
+        f"acc {accuracy(run.acc_token)}]"
+        for run in progress.running
+    )
+    return "  ".join(filter(None, [heading(progress), best(progress.best), running]))
+
+
+def heading(progress: StudyProgress) -> str:
+    """Say how far the study is."""
+    of = "" if progress.total is None else f" of {progress.total}"
+    share = "" if progress.fraction is None else f" ({progress.fraction:.0%})"
+    eta = "-" if progress.eta_s is None else format_clock(progress.eta_s)
+    ends = "  ".join(f"{n} {status}" for status, n in progress.statuses.items() if status != "done")
+    parts = [
+        f"study {progress.study}",
+        f"{progress.done}{of} runs{share}",
+        format_clock(progress.elapsed_s),
+        f"ETA {eta}",
+        ends,
+    ]
+    return "  ".join(filter(None, parts))
+
+
+def best(found: Best | None, width: int | None = None) -> str:
+    """Say what is on top so far; its layers are shortened to fit `width` columns."""
+    if found is None:
+        return "best -"
+    number = f"best {score(found.score, found.interval)}"
+    lacks = f" ({found.missing} runs missing)" if found.missing else ""
+    if width is None:
+        return f"{number} {found.candidate}{lacks}"
+    return f"{number} {short(found.candidate, width - len(number) - len(lacks) - 1)}{lacks}"
+
+
+def told(trouble: Trouble) -> str:
+    """Say what became of a run that has no accuracy."""
+    reason = f": {printable(trouble.reason)}" if trouble.reason else ""
+    return f"{trouble.status}  {trouble.run}{reason}  {folded(words(trouble.candidate))}"
+
+
+def score(value: float, interval: float | None) -> str:
+    """Spell a score and the half width of its interval, where there is one."""
+    return f"{value:.3f}" if interval is None else f"{value:.3f} ± {interval:.3f}"
+
+
+def accuracy(value: float | None) -> str:
+    """Spell an accuracy, or - before there is one."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def steps(step: int, of: int | None) -> str:
+    """Spell how far a run is."""
+    return str(step) if of is None else f"{step}/{of}"

@@ -1,0 +1,212 @@
+"""The leaderboard of a study as CSV, Markdown and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlxhog.mad.report.board import score
+from mlxhog.mad.report.standing import Standing
+from mlxhog.quantities import format_clock
+
+if TYPE_CHECKING:
+    from mlxhog.mad.scores import Row
+    from mlxhog.mad.study.record import Record
+
+TROUBLES = ("failed", "diverged")
+"""Statuses of runs that count with a score of 0."""
+
+
+def to_json(standing: Standing) -> dict[str, Any]:
+    """Return the whole standing as plain values; scores and accuracies are in [0, 1]."""
+    sharing = standing.sharing
+    return {
+        "study": standing.study,
+        "suite": standing.suite,
+        "partial": bool(standing.lacking),
+        "running": standing.running,
+        "runs_done": len(standing.records),
+        "runs_planned": standing.planned,
+        "statuses": standing.statuses,
+        "seconds": standing.seconds,
+        "candidates": [_candidate(row) for row in standing.rows],
+        "troubles": [
+            {
+                "layers": record.candidate,
+                "run": run_name(record),
+                "status": record.status,
+                "reason": record.reason,
+                "host": record.host,
+            }
+            for record in standing.records
+            if record.status in TROUBLES
+        ],
+        "facts": dict(standing.facts),
+        "sharing": sharing
+        and {
+            "spearman": None if math.isnan(sharing.spearman) else sharing.spearman,
+            "n": sharing.n,
+            "scores": {name: list(pair) for name, pair in sharing.pairs.items()},
+        },
+    }
+
+
+def _candidate(row: Row) -> dict[str, Any]:
+    return {
+        "layers": row.candidate,
+        "score": row.score,
+        "interval": row.interval,
+        "val_score": row.val_score,
+        "seeds": {str(seed): value for seed, value in row.seeds.items()},
+        "tasks": dict(row.tasks),
+        "acc_token": dict(row.acc_token),
+        "ceiling": dict(row.ceiling),
+        "params": row.params,
+        "state": row.state,
+        "seconds": row.seconds,
+        "status": row.status,
+        "n_runs": row.n_runs,
+        "n_diverged": row.n_diverged,
+        "n_failed": row.n_failed,
+        "missing": list(row.missing),
+    }
+
+
+def to_csv(standing: Standing) -> str:
+    """Return one line per candidate; an empty field is a number that does not exist (yet)."""
+    tasks = standing.tasks
+    plain = ("score", "interval", "val_score", "params", "state", "seconds", "status")
+    counts = ("n_runs", "n_diverged", "n_failed")
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        [
+            "rank",
+            "layers",
+            *plain,
+            *counts,
+            "missing",
+            *(f"score.{task}" for task in tasks),
+            *(f"acc_token.{task}" for task in tasks),
+        ]
+    )
+    for rank, row in enumerate(standing.rows, start=1):
+        values = [getattr(row, name) for name in (*plain, *counts)]
+        own = [row.tasks.get(task) for task in tasks]
+        token = [row.acc_token.get(task) for task in tasks]
+        writer.writerow([rank, row.candidate, *values, len(row.missing), *own, *token])
+    return out.getvalue()
+
+
+def to_markdown(standing: Standing) -> str:
+    """Return a table with a heading, and below it what is missing and what went wrong."""
+    lines = [f"## {standing.study}: suite {standing.suite}", ""]
+    if standing.lacking:
+        lines += [f"**{standing.lacking}.**", ""]
+    lines += _table(standing) if standing.rows else []
+    notes = [f"- {name}: {value}" for name, value in standing.facts]
+    if standing.sharing is not None:
+        notes.append(f"- {sharing_note(standing)}")
+    if standing.rows:
+        notes.append(f"- {NOTE}")
+    if ceilings := ceiling_note(standing):
+        notes.append(f"- {ceilings}")
+    notes += [f"- {told}" for told in troubles(standing)]
+    return "\n".join([*lines, "", *notes]).strip() + "\n"
+
+
+NOTE = (
+    "score: mean over tasks of acc_macro, ± 95 % over seeds; params: of the layers; state: numbers "
+    "kept per sequence; time: of all runs together"
+)
+
+
+def _table(standing: Standing) -> list[str]:
+    tasks = standing.tasks
+    header = ["#", "layers", "score", *tasks, "params", "state", "time", "status"]
+    ruler = ["---:", "---", *["---:"] * (len(header) - 3), "---"]
+    rows = [
+        [
+            str(rank),
+            f"`{row.candidate}`",
+            score(row.score, row.interval),
+            *(fraction(row.tasks.get(task)) for task in tasks),
+            f"{row.params:,}",
+            f"{row.state:,}",
+            format_clock(row.seconds),
+            status(row),
+        ]
+        for rank, row in enumerate(standing.rows, start=1)
+    ]
+    return [f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows)]
+
+
+def fraction(value: float | None) -> str:
+    """Spell an accuracy, or - where there is none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def status(row: Row) -> str:
+    """Say how complete a row is, and how many of its runs counted as 0."""
+    parts = [row.status]
+    if row.missing:
+        parts.append(f"{len(row.missing)} missing")
+    if row.n_diverged and row.status != "diverged":
+        parts.append(f"{row.n_diverged} diverged")
+    if row.n_failed and row.status != "failed":
+        parts.append(f"{row.n_failed} failed")
+    return ", ".join(parts)
+
+
+def troubles(standing: Standing) -> list[str]:
+    """Say of every run that counts as 0 which it was and why."""
+    return [
+        f"{record.status}: `{record.candidate}` on {run_name(record)}"
+        + (f": {record.reason}" if record.reason else "")
+        for record in standing.records
+        if record.status in TROUBLES
+    ]
+
+
+def run_name(record: Record) -> str:
+    """Name a run within its candidate: task, setting, optimiser point, seed."""
+    protocol: Mapping[str, Any] = record.config.get("protocol", {})
+    decay = protocol.get("weight_decay", 0)
+    point = f"lr {protocol.get('lr', math.nan):.0e}" + (f" wd {decay:g}" if decay else "")
+    return f"{record.task} {record.label}, {point}, seed {record.seed}"
+
+
+def ceiling_note(standing: Standing) -> str:
+    """Name the tasks that nobody can score 1 on; "" where there is none."""
+    lowest: dict[str, float] = {}
+    for row in standing.rows:
+        for task, value in row.ceiling.items():
+            lowest[task] = min(value, lowest.get(task, 1.0))
+    below = [f"{task} {value:.3f}" for task, value in lowest.items() if value < 1]
+    return f"best possible score, measured on the rows: {', '.join(below)}" if below else ""
+
+
+def sharing_note(standing: Standing) -> str:
+    """Say what a shared embedding did to the order of the candidates."""
+    sharing = standing.sharing
+    if sharing is None:
+        return ""
+    if math.isnan(sharing.spearman):
+        return (
+            "candidates shared one embedding; the order cannot be compared with unshared training "
+            f"({sharing.n} candidates have both scores)"
+        )
+    return (
+        "candidates shared one embedding; rank correlation with unshared training "
+        f"{sharing.spearman:.2f} (Spearman, {sharing.n} candidates)"
+    )
+
+
+def named(tasks: Sequence[str]) -> dict[str, str]:
+    """Return task -> the few letters that head its column."""
+    from mlxhog.mad.tasks import TASKS
+
+    return {task: TASKS[task].short for task in tasks}

@@ -1,0 +1,58 @@
+"""Layer sequences in as few characters as a column has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+ELLIPSIS = "…"
+
+
+def words(candidate: str) -> list[str]:
+    """Split a canonical string into its layers; blanks between parentheses do not split."""
+    found, depth, word = [], 0, ""
+    for c in candidate:
+        depth += (c == "(") - (c == ")")
+        if c.isspace() and not depth:
+            found += [word] if word else []
+            word = ""
+        else:
+            word += c
+    return [*found, word] if word else found
+
+
+def folded(layers: Sequence[str]) -> str:
+    """Spell a sequence with its repeats counted: (mlstm swiglu)*7 slstm swiglu."""
+    parts: list[str] = []
+    i = 0
+    while i < len(layers):
+        size, times = _repeat(layers, i)
+        group = " ".join(layers[i : i + size])
+        if times == 1:
+            parts.append(group)
+        else:
+            parts.append(f"({group})*{times}" if size > 1 else f"{group}*{times}")
+        i += size * times
+    return " ".join(parts)
+
+
+def _repeat(layers: Sequence[str], start: int) -> tuple[int, int]:
+    """The group at `start` that covers most layers by repeating: its size and how often."""
+    best = (1, 1)
+    for size in range(1, (len(layers) - start) // 2 + 1):
+        group, times = layers[start : start + size], 1
+        while layers[start + size * times : start + size * (times + 1)] == group:
+            times += 1
+        if times > 1 and size * times > best[0] * best[1]:
+            best = (size, times)
+    return best
+
+
+def short(candidate: str, width: int) -> str:
+    """Return a canonical string folded and, where it is still too long, cut in the middle."""
+    text = folded(words(candidate))
+    if len(text) <= width:
+        return text
+    if width <= 1:
+        return ELLIPSIS[:width]
+    tail = (width - 1) // 2
+    return text[: width - 1 - tail] + ELLIPSIS + text[len(text) - tail :]

@@ -1,0 +1,201 @@
+"""One HTML page of a study: no network, no script, light and dark, on paper too."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from html import escape
+from typing import TYPE_CHECKING
+
+from mlxhog.mad.report.board import score
+from mlxhog.mad.report.canvas import DARK, LIGHT
+from mlxhog.mad.report.leaderboard import (
+    NOTE,
+    TROUBLES,
+    ceiling_note,
+    fraction,
+    run_name,
+    sharing_note,
+    status,
+)
+from mlxhog.mad.report.plots import Plot
+from mlxhog.mad.report.standing import Standing
+from mlxhog.quantities import format_clock
+
+if TYPE_CHECKING:
+    from mlxhog.mad.scores import Row
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --faint: #d5d9de; --soft: #59636e;
+  --heat: 0 114 178; --warn: #9a4b00; }
+@media screen and (prefers-color-scheme: dark) { :root { --paper: #16181c; --ink: #e4e6e9;
+  --faint: #3a3f47; --soft: #9aa4b0; --heat: 77 178 255; --warn: #ffc14d; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+p.sum, figcaption, footer, p.note { color: var(--soft); }
+.partial { border-left: 4px solid var(--warn); padding-left: .8rem; font-weight: 600; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--faint); text-align: right; }
+th { font-weight: 600; vertical-align: bottom; } .t { text-align: left; }
+td.h { background: rgb(var(--heat) / calc(var(--v) * .45)); }
+code { font: .92em ui-monospace, monospace; } li { margin: .15rem 0; }
+figure { margin: 1rem 0 1.6rem; } img { max-width: 100%; height: auto; }
+@media print { body { max-width: none; margin: 0; font-size: 10pt; }
+  figure, tr { break-inside: avoid; } .scroll { overflow: visible; }
+  td.h { print-color-adjust: exact; } }
+"""
+
+
+def page(standing: Standing, plots: Iterable[Plot], *, version: str) -> str:
+    """Return the page.
+
+    Args:
+        standing: what to show.
+        plots: drawn twice each, for light and for dark screens.
+        version: of mlxhog, for the foot.
+    """
+    title = f"{standing.study}: MAD, suite {standing.suite}"
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="sum">{escape(_summary(standing))}</p>',
+        _lacking(standing),
+        _leaderboard(standing),
+        _facts(standing),
+        *map(_figure, plots),
+        _troubles(standing),
+        _missing(standing),
+        f"<footer>mlxhog {escape(version)}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Everything is "
+        f"in this file; <code>mlxhog mad board {escape(standing.study)} --json</code> has the "
+        "numbers.</footer>",
+    ]
+    body = "\n".join(filter(None, parts))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{escape(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def _summary(standing: Standing) -> str:
+    of = "" if standing.planned is None else f" of {standing.planned}"
+    ends = ", ".join(f"{n} {name}" for name, n in standing.statuses.items())
+    return (
+        f"{len(standing.rows)} candidates, {len(standing.records)}{of} runs"
+        f"{f' ({ends})' if ends else ''}, {format_clock(standing.seconds)} of training"
+    )
+
+
+def _lacking(standing: Standing) -> str:
+    return f'<p class="partial">{escape(standing.lacking)}</p>' if standing.lacking else ""
+
+
+def _leaderboard(standing: Standing) -> str:
+    if not standing.rows:
+        return ""
+    notes = [NOTE, ceiling_note(standing), sharing_note(standing)]
+    return (
+        "<h2>Leaderboard</h2>\n"
+        + _table(
+            ["#", "layers", "score", *standing.tasks, "params", "state", "time", "status"],
+            [_row(rank, row, standing.tasks) for rank, row in enumerate(standing.rows, start=1)],
+        )
+        + "".join(f'\n<p class="note">{escape(note)}</p>' for note in notes if note)
+    )
+
+
+def _row(rank: int, row: Row, tasks: Sequence[str]) -> str:
+    cells = [
+        _cell(str(rank)),
+        f'<td class="t"><code>{escape(row.candidate)}</code></td>',
+        f"<td><b>{score(row.score, row.interval)}</b></td>",
+    ]
+    for task in tasks:
+        value = row.tasks.get(task)
+        if value is None:
+            cells.append(_cell(fraction(value)))
+        else:
+            cells.append(f'<td class="h" style="--v:{value:.3f}">{fraction(value)}</td>')
+    numbers = (f"{row.params:,}", f"{row.state:,}", format_clock(row.seconds))
+    cells += [*map(_cell, numbers), f'<td class="t">{escape(status(row))}</td>']
+    return "".join(cells)
+
+
+def _cell(text: str) -> str:
+    return f"<td>{escape(text)}</td>"
+
+
+def _table(header: Sequence[str], rows: Iterable[str]) -> str:
+    left = ("layers", "status", "", "run", "reason")
+    heads = "".join(
+        f'<th class="t">{escape(head)}</th>' if head in left else f"<th>{escape(head)}</th>"
+        for head in header
+    )
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    return (
+        f'<div class="scroll"><table>\n<thead><tr>{heads}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def _facts(standing: Standing) -> str:
+    if not standing.facts:
+        return ""
+    rows = "\n".join(
+        f'<tr><th class="t">{escape(name)}</th><td class="t">{escape(value)}</td></tr>'
+        for name, value in standing.facts
+    )
+    return f"<h2>Protocol</h2>\n<table><tbody>\n{rows}\n</tbody></table>"
+
+
+def _figure(plot: Plot) -> str:
+    light, dark = (_inline(plot.png(theme)) for theme in (LIGHT, DARK))
+    return f"""<figure id="{escape(plot.name)}">
+<h2>{escape(plot.title)}</h2>
+<picture>
+<source media="screen and (prefers-color-scheme: dark)" srcset="{dark}">
+<img src="{light}" alt="{escape(plot.title)}">
+</picture>
+<figcaption>{escape(plot.caption)}</figcaption>
+</figure>"""
+
+
+def _inline(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _troubles(standing: Standing) -> str:
+    found = [record for record in standing.records if record.status in TROUBLES]
+    if not found:
+        return ""
+    rows = [
+        f'<td class="t">{escape(record.status)}</td>'
+        f'<td class="t"><code>{escape(record.candidate)}</code></td>'
+        f'<td class="t">{escape(run_name(record))}</td>'
+        f'<td class="t">{escape(record.reason)}</td>'
+        for record in found
+    ]
+    return "<h2>Runs that count as 0</h2>\n" + _table(["status", "layers", "run", "reason"], rows)
+
+
+def _missing(standing: Standing) -> str:
+    lacking = [row for row in standing.rows if row.missing]
+    if not lacking:
+        return ""
+    items = "\n".join(
+        f"<li><code>{escape(row.candidate)}</code>: {escape('; '.join(row.missing))}</li>"
+        for row in lacking
+    )
+    return f"<h2>What is missing</h2>\n<ul>\n{items}\n</ul>"

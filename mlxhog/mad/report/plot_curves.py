@@ -1,0 +1,77 @@
+"""Learning curves of one task: accuracy over steps, every candidate, every seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mlxhog.mad.report.canvas import MARKERS, OTHER, Theme, legend, panel
+from mlxhog.mad.report.names import short
+from mlxhog.mad.report.standing import Standing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from mlxhog.mad.scores import Row
+    from mlxhog.mad.study.record import Record
+
+BASELINE = "baseline"
+LEGEND_WIDTH = 44
+"""Characters of a candidate in a legend."""
+
+
+def label_of(standing: Standing, task: str) -> str:
+    """Return the setting that is drawn: the baseline, or the first one without one."""
+    labels = [record.label for record in standing.records if record.task == task]
+    return BASELINE if BASELINE in labels or not labels else labels[0]
+
+
+def chosen(standing: Standing, row: Row, task: str, label: str) -> Iterator[Record]:
+    """Yield the run of each seed that the candidate's score is made of."""
+    own = [
+        record
+        for record in standing.records
+        if (record.candidate, record.task, record.label) == (row.candidate, task, label)
+    ]
+    for seed in sorted({record.seed for record in own}):
+        of_seed = [record for record in own if record.seed == seed]
+        yield max(of_seed, key=lambda record: (record.status == "done", record.acc_macro))
+
+
+def draw(standing: Standing, task: str, theme: Theme) -> Figure:
+    """Draw accuracy over steps, the best optimiser point of every seed a line."""
+    figure, axes = panel(theme)
+    label = label_of(standing, task)
+    named: set[str] = set()
+    # the best last, so that they lie on top
+    for rank, row in reversed(list(enumerate(standing.rows))):
+        first = rank < len(theme.inks)
+        color = theme.inks[rank] if first else theme.faint
+        name = f"{rank + 1}  {short(row.candidate, LEGEND_WIDTH)}" if first else OTHER
+        for record in chosen(standing, row, task, label):
+            points = standing.curves.get(record.key, ())
+            if not points:
+                continue
+            axes.plot(
+                [point.step for point in points],
+                [point.acc_token for point in points],
+                color=color,
+                linewidth=1.4 if first else 0.7,
+                marker=MARKERS[rank] if first else None,
+                markersize=3,
+                markevery=max(1, len(points) // 8),
+                label=None if name in named else name,
+            )
+            named.add(name)
+            if record.status == "diverged":
+                axes.plot(points[-1].step, points[-1].acc_token, "x", color=color, markersize=9)
+    for ceiling in sorted({row.ceiling.get(task, 1.0) for row in standing.rows} - {1.0}):
+        axes.axhline(ceiling, color=theme.ink, linewidth=0.8, linestyle=":")
+    axes.set_ylim(0.0, 1.02)
+    axes.set_xlim(left=0)
+    axes.set_title(f"{task}, {label}", loc="left")
+    axes.set_xlabel("step")
+    axes.set_ylabel("acc_token of the test rows")
+    if named:
+        legend(axes, theme)
+    return figure

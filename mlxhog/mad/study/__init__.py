@@ -1,0 +1,1 @@
+"""A study: which runs it consists of, their store, the scheduler, and who executes them."""

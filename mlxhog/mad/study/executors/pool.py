@@ -1,0 +1,195 @@
+"""A pool of workers: one task each, the silent ended, the dead replaced.
+
+A worker that dies of its own doing (a crash, an exit) has failed its run; one that was killed from
+outside has not, and the run is lost: the scheduler may try it again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from mlxhog.errors import WorkerFailed
+from mlxhog.mad.study.executors.protocol import Ended, Evaluated, Lost, News, Task
+from mlxhog.mad.study.record import failed
+
+START_S = 120.0
+"""A process that is being spawned on a busy machine gives no sign of life for long."""
+MOST_FAILED_STARTS = 5
+TICK_S = 0.5
+
+
+class Died(Exception):
+    """A worker is gone; `killed` says that somebody ended it, not its own doing."""
+
+    def __init__(self, how: str, *, killed: bool) -> None:
+        super().__init__(how)
+        self.killed = killed
+
+
+class Worker(Protocol):
+    """One process that serves runs, see `serve`."""
+
+    def tell(self, message: Task | bool) -> None:
+        """Send a task, or the answer at a rung; never blocks."""
+
+    def heard(self) -> list[tuple[Any, ...]]:
+        """Return what it has said since the last call, without waiting.
+
+        Raises:
+            Died: it is gone, and everything it said has been returned.
+        """
+
+    def end(self, *, dump: bool = False) -> None:
+        """End it at once; with `dump` let it write into its log where it hangs."""
+
+
+@dataclass
+class _Seat:
+    name: str
+    worker: Worker | None = None
+    task: Task | None = None
+    host: str | None = None  # None before it is ready
+    began_s: float = 0.0
+    heard_s: float = 0.0
+
+
+class Pool:
+    """Workers that `hire` starts and `wait` listens to.
+
+    Args:
+        parallel: workers.
+        hire: starts the worker of a seat, by its number from 0.
+        wait: returns when one of some workers has something to say, or after so many seconds.
+        silence_s: a run that gives no sign of life for so long is ended and has failed.
+    """
+
+    def __init__(
+        self,
+        parallel: int,
+        hire: Callable[[int], Worker],
+        wait: Callable[[Sequence[Any], float], None],
+        *,
+        silence_s: float,
+    ) -> None:
+        self._seats = [_Seat(str(number + 1)) for number in range(parallel)]
+        self._hire, self._wait, self._silence_s = hire, wait, silence_s
+        self._failed_starts = 0
+
+    def free(self) -> int:
+        """See `Executor.free`."""
+        return sum(seat.task is None for seat in self._seats)
+
+    def submit(self, task: Task) -> str:
+        """See `Executor.submit`; a worker that is up already is preferred."""
+        idle = [seat for seat in self._seats if seat.task is None]
+        seat = next((seat for seat in idle if seat.worker is not None), idle[0])
+        now = time.monotonic()
+        if seat.worker is None:
+            seat.worker, seat.host = self._hire(self._seats.index(seat)), None
+        seat.task, seat.began_s, seat.heard_s = task, now, now
+        seat.worker.tell(task)
+        return seat.name
+
+    def answer(self, key: str, go_on: bool) -> None:
+        """See `Executor.answer`."""
+        for seat in self._seats:
+            if seat.task is not None and seat.task.key == key and seat.worker is not None:
+                seat.worker.tell(go_on)
+
+    def news(self, timeout_s: float) -> list[News]:
+        """See `Executor.news`."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = [news for seat in self._seats for news in self._listen(seat)]
+            left = deadline - time.monotonic()
+            if found or left <= 0:
+                return found
+            self._wait([s.worker for s in self._seats if s.worker is not None], min(left, TICK_S))
+
+    def _listen(self, seat: _Seat) -> list[News]:
+        if seat.worker is None:
+            return []
+        found: list[News] = []
+        try:
+            for message in seat.worker.heard():
+                found += self._understand(seat, *message)
+                if seat.worker is None:
+                    return found
+        except Died as death:
+            return found + self._bury(seat, death)
+        return found + self._check_silence(seat)
+
+    def _understand(self, seat: _Seat, word: str, what: Any = None) -> list[News]:
+        seat.heard_s = time.monotonic()
+        if word == "ready":
+            seat.host, self._failed_starts = what, 0
+        if seat.task is None:
+            if word == "spent":
+                self._dismiss(seat)
+            return []
+        key = seat.task.key
+        if word in ("point", "rung"):
+            return [Evaluated(key, what, word == "rung")]
+        if word in ("end", "spent"):
+            host = seat.host or ""
+            seat.task = None
+            if word == "spent":
+                self._dismiss(seat)
+            return [Ended(key, what, host)]
+        return []
+
+    def _check_silence(self, seat: _Seat) -> list[News]:
+        if seat.task is None:
+            return []
+        silent_s = time.monotonic() - seat.heard_s
+        allowed_s = self._silence_s if seat.host is not None else max(START_S, self._silence_s)
+        if silent_s <= allowed_s:
+            return []
+        self._dismiss(seat, dump=True)
+        return self._settle(seat, f"gave no sign of life for {silent_s:.0f} s and was ended")
+
+    def _bury(self, seat: _Seat, death: Died) -> list[News]:
+        seat.worker = None
+        if seat.host is None:
+            self._failed_starts += 1
+            if self._failed_starts >= MOST_FAILED_STARTS:
+                raise WorkerFailed(
+                    f"{self._failed_starts} workers in a row died while they started; the last "
+                    f"{death}"
+                )
+        if seat.task is not None and (death.killed or seat.host is None):
+            key, seat.task = seat.task.key, None
+            return [Lost(key, str(death))]
+        return self._settle(seat, str(death))
+
+    def _settle(self, seat: _Seat, reason: str) -> list[News]:
+        """The run of a worker that is gone has failed."""
+        if seat.task is None:
+            return []
+        key, seat.task = seat.task.key, None
+        result = failed(f"its process {reason}", seconds=time.monotonic() - seat.began_s)
+        return [Ended(key, result, seat.host or "")]
+
+    def _dismiss(self, seat: _Seat, *, dump: bool = False) -> None:
+        if seat.worker is not None:
+            seat.worker.end(dump=dump)
+            seat.worker = None
+
+    def __enter__(self) -> Self:
+        """See `Executor.__enter__`."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """See `Executor.__exit__`."""
+        for seat in self._seats:
+            self._dismiss(seat)
+            seat.task = None

@@ -1,0 +1,96 @@
+"""What scheduler, executors and workers say to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from mlxhog.mad.result import Point, RunResult
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.watch import Watch
+
+
+class RunFunction(Protocol):
+    """How a run is executed, such as `mad.candidate.train`; importable, so that workers find it."""
+
+    def __call__(self, config: RunConfig, *, watch: Watch, rungs: tuple[int, ...]) -> RunResult:
+        """Execute a run to its end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A run that is handed to a worker.
+
+    Attributes:
+        key: of the run.
+        config: of the run.
+        rungs: steps at which it asks whether to go on.
+    """
+
+    key: str
+    config: RunConfig
+    rungs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A run has evaluated its rows; with `asks` it waits for `Executor.answer`."""
+
+    key: str
+    point: Point
+    asks: bool
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run came to its end on a host, in whatever way."""
+
+    key: str
+    result: RunResult
+    host: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker was killed from outside in the middle of a run; nothing is known of the run."""
+
+    key: str
+    reason: str
+
+
+News = Evaluated | Ended | Lost
+
+
+class Executor(Protocol):
+    """Runs tasks beside each other; a context manager that leaves no process behind.
+
+    Concurrency: used by one thread of one process.
+    """
+
+    def free(self) -> int:
+        """Return how many more tasks it takes now."""
+
+    def submit(self, task: Task) -> str:
+        """Begin a task, and return the name of the worker that has it."""
+
+    def news(self, timeout_s: float) -> list[News]:
+        """Wait for something to happen to a task, at most so long.
+
+        Raises:
+            WorkerFailed: workers cannot start; the message holds their last words.
+        """
+
+    def answer(self, key: str, go_on: bool) -> None:
+        """Answer a run that asks at a rung."""
+
+    def __enter__(self) -> Self:
+        """Get ready; workers start with their first task."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End every worker at once, whatever it is doing."""

@@ -1,0 +1,111 @@
+"""What a worker of a study does: one run after the other, until it is told to leave.
+
+It says ("ready", host), then for each run any number of ("beat",), ("point", point) and
+("rung", point), and at last ("end", result), or ("spent", result) if it should not be used again.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+import traceback
+from typing import Any, Protocol
+
+from mlxhog.errors import MlxhogError
+from mlxhog.mad.result import Point, RunResult
+from mlxhog.mad.study.executors import memory
+from mlxhog.mad.study.executors.protocol import RunFunction, Task
+from mlxhog.mad.study.record import failed
+from mlxhog.quantities import format_bytes
+
+BEAT_S = 0.5
+REASON_CHARACTERS = 500
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "unable to allocate", "bad_alloc")
+
+
+class Channel(Protocol):
+    """A worker's way to its executor."""
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Say something; any thread may."""
+
+    def receive(self) -> Any:
+        """Wait for a `Task`, for the answer at a rung, or for None, which means to leave."""
+
+
+class ChannelWatch:
+    """A `Watch` whose watcher is at the other end of a channel."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._next_s = 0.0
+
+    def beat(self) -> None:
+        """See `Watch.beat`; says so twice a second at most."""
+        now = time.monotonic()
+        if now >= self._next_s:
+            self._next_s = now + BEAT_S
+            self._channel.send(("beat",))
+
+    def point(self, point: Point) -> None:
+        """See `Watch.point`."""
+        self._channel.send(("point", point))
+
+    def go_on(self, point: Point) -> bool:
+        """See `Watch.go_on`."""
+        self._channel.send(("rung", point))
+        return bool(self._channel.receive())
+
+
+def serve(channel: Channel, run: RunFunction, memory_limit: int | None) -> None:
+    """Serve runs until the channel says None.
+
+    Args:
+        channel: to the executor.
+        run: executes one run.
+        memory_limit: bytes that this process may have resident; None for no limit.
+    """
+    began_s = time.monotonic()
+
+    def over(used: int) -> None:
+        reason = f"needs more than the memory limit: {format_bytes(used)} and rising"
+        seconds = time.monotonic() - began_s
+        channel.send(("spent", failed(reason, seconds=seconds)))
+
+    if memory_limit is not None:
+        memory.limit(memory_limit, over)
+    channel.send(("ready", platform.node()))
+    while True:
+        task = channel.receive()
+        if task is None:
+            return
+        began_s = time.monotonic()
+        channel.send(_attempt(run, task, channel))
+
+
+def _attempt(run: RunFunction, task: Task, channel: Channel) -> tuple[str, RunResult]:
+    """Return what became of a run, whatever it raises."""
+    began_s = time.monotonic()
+    try:
+        return "end", run(task.config, watch=ChannelWatch(channel), rungs=task.rungs)
+    except (Exception, SystemExit) as error:
+        traceback.print_exc()  # into the worker's log
+        reason = explain(error)
+        word = "spent" if is_lack_of_memory(error) else "end"
+        return word, failed(reason, seconds=time.monotonic() - began_s)
+
+
+def explain(error: BaseException) -> str:
+    """Return an error in one line."""
+    text = " ".join(str(error).split())[:REASON_CHARACTERS]
+    if is_lack_of_memory(error):
+        return f"needs more memory than there is: {text or type(error).__name__}"
+    if isinstance(error, SystemExit):
+        return f"left with exit code {error.code}"
+    return text if isinstance(error, MlxhogError) else f"{type(error).__name__}: {text}"
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had, in Python's words or a framework's."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or any(text in words for text in _NO_MEMORY)

@@ -1,0 +1,350 @@
+"""The scheduler: takes candidates from a sampler, has their runs executed, and records the results.
+
+It knows nothing of where runs are executed, and nothing of how a score is made of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mlxhog.interrupts import Interrupts
+from mlxhog.mad.progress import Best, Observer, StudyProgress, Trouble
+from mlxhog.mad.result import Point, RunResult
+from mlxhog.mad.study import record
+from mlxhog.mad.study.candidates import Candidates
+from mlxhog.mad.study.executors.protocol import Ended, Evaluated, Executor, Lost, News, Task
+from mlxhog.mad.study.flights import Flights
+from mlxhog.mad.study.limit import Limit, seconds_used
+from mlxhog.mad.study.record import Record
+from mlxhog.mad.study.store import Store
+from mlxhog.mad.study.study import PlannedRun, by_candidate
+
+LOOK_S = 0.2
+SHOW_S = 0.5
+MOST_LOSSES = 4
+"""So many times a run's worker may be killed from outside before the run counts as failed."""
+MOST_STALE = 200
+"""So many proposals in a row without anything new to run mean that a sampler has no more."""
+
+
+class Pruner(Protocol):
+    """Ends runs that are not worth going on with."""
+
+    def rungs(self, run: PlannedRun) -> tuple[int, ...]:
+        """Return the steps at which a run asks."""
+
+    def go_on(self, run: PlannedRun, point: Point) -> bool:
+        """Answer a run at a rung."""
+
+    def ended(self, run: PlannedRun, record: Record) -> None:
+        """Learn what became of a run, or became of it in an earlier session."""
+
+
+class Unpruned:
+    """Every run goes on to its end."""
+
+    def rungs(self, run: PlannedRun) -> tuple[int, ...]:
+        """See `Pruner.rungs`."""
+        return ()
+
+    def go_on(self, run: PlannedRun, point: Point) -> bool:
+        """See `Pruner.go_on`."""
+        return True
+
+    def ended(self, run: PlannedRun, record: Record) -> None:
+        """See `Pruner.ended`."""
+
+
+Plan = Callable[[str], Sequence[PlannedRun]]
+"""Returns the runs of a candidate, in the order in which they should be executed."""
+
+Judge = Callable[[str, Sequence[Record]], Best]
+"""Returns the score of a candidate from its records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a session of a study ended.
+
+    Attributes:
+        status: "done" (there is no more to run), "budget" or "interrupted".
+        statuses: status -> number of runs, of all sessions.
+        seconds: of this session.
+        best: the candidate on top, if any has a score.
+    """
+
+    status: str
+    statuses: dict[str, int]
+    seconds: float
+    best: Best | None
+
+
+class Scheduler:
+    """One session of a study; `run` goes through it once.
+
+    Args:
+        store: of the study, whose lock the caller holds.
+        candidates: of the study.
+        plan: from candidates to runs.
+        judge: from runs to scores.
+        executor: entered by the caller.
+        limit: when no further run begins.
+        pruner: asked at rungs.
+        observer: told how it goes.
+        total: runs of the whole study, where that is known.
+        retry_failed: run again what has failed in earlier sessions.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        candidates: Candidates,
+        plan: Plan,
+        judge: Judge,
+        executor: Executor,
+        *,
+        limit: Limit = Limit(),  # noqa: B008  frozen
+        pruner: Pruner | None = None,
+        observer: Observer = lambda progress: None,
+        total: int | None = None,
+        retry_failed: bool = False,
+    ) -> None:
+        self._store, self._candidates, self._plan, self._judge = store, candidates, plan, judge
+        self._executor, self._limit, self._observer = executor, limit, observer
+        self._pruner, self._total = pruner or Unpruned(), total
+        self._queue: deque[PlannedRun] = deque()
+        self._dry = False  # the sampler has nothing new before it is told another score
+        self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that did not end
+        self._records: dict[str, list[Record]] = {}  # of candidates that are not complete
+        self._finished: set[str] = set()
+        self._flights = Flights()
+        self._losses: Counter[str] = Counter()
+        self._statuses: Counter[str] = Counter()
+        self._troubles: tuple[Trouble, ...] = ()
+        self._best: Best | None = None
+        self._run_seconds = 0.0
+        self._remember(retry_failed)
+
+    # -- a session -------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Execute runs until there are no more, the limit is reached, or Ctrl-C.
+
+        The first Ctrl-C lets the runs in progress end, the second one drops them.
+
+        Raises:
+            EnvironmentLacks: the disk is full; the study can be resumed.
+            WorkerFailed: workers cannot start.
+        """
+        self._began_s = self._shown_s = time.monotonic()
+        told = 0
+        with Interrupts() as interrupts:
+            while interrupts.count < 2:
+                if interrupts.count == 0:
+                    self._fill()
+                elif interrupts.count > told:
+                    told = interrupts.count
+                    n = len(self._flights)
+                    self._show(f"finishing {n} run{'s' * (n != 1)}; Ctrl-C again drops them")
+                if not self._flights:
+                    break
+                for news in self._executor.news(LOOK_S):
+                    self._take(news)
+                if time.monotonic() - self._shown_s >= SHOW_S:
+                    self._show()
+            interrupted = interrupts.count > 0
+        status = "interrupted" if interrupted else "budget" if self._over() else "done"
+        self._show()
+        return Outcome(
+            status=status,
+            statuses=dict(self._statuses),
+            seconds=time.monotonic() - self._began_s,
+            best=self._best,
+        )
+
+    def _over(self) -> bool:
+        return self._limit.reached(
+            runs=len(self._finished) + len(self._flights),
+            seconds=self._seconds_before + time.monotonic() - self._began_s,
+        ) and bool(self._queue or self._total is None or len(self._finished) < self._total)
+
+    def _fill(self) -> None:
+        """Begin as many runs as the executor takes."""
+        while self._executor.free() > 0 and not self._over():
+            run = self._next()
+            if run is None:
+                return
+            task = Task(key=run.key, config=run.config, rungs=self._pruner.rungs(run))
+            self._store.begin_curve(run.key)
+            self._flights.begin(run, self._executor.submit(task))
+
+    def _next(self) -> PlannedRun | None:
+        for _ in range(MOST_STALE):
+            if self._queue:
+                return self._queue.popleft()
+            candidate = None if self._dry else self._candidates.ask()
+            if candidate is None:
+                break
+            self._expect(candidate)
+        self._dry = True
+        return None
+
+    def _expect(self, candidate: str) -> None:
+        """Queue what a candidate still lacks; tell the sampler at once if that is nothing."""
+        if candidate in self._missing:
+            return
+        runs = [run for run in self._plan(candidate) if run.key not in self._finished]
+        if runs:
+            self._missing[candidate] = {run.key for run in runs}
+            self._queue += runs
+        else:
+            self._complete(candidate)
+
+    def _complete(self, candidate: str) -> None:
+        """Tell the sampler the score of a candidate whose runs have all ended."""
+        self._missing.pop(candidate, None)
+        records = self._records.pop(candidate, [])
+        if records:
+            score = self._consider(candidate, records)
+        else:  # it was proposed and told before
+            score = self._candidates.scores[candidate]
+        self._candidates.tell(candidate, score)
+
+    def _consider(self, candidate: str, records: Sequence[Record]) -> float:
+        """Return a candidate's score, and remember the best."""
+        found = self._judge(candidate, records)
+        if self._best is None or found.score > self._best.score:
+            self._best = found
+        return found.score
+
+    # -- what happens to runs --------------------------------------------------------------------
+
+    def _take(self, news: News) -> None:
+        run = self._flights.run(news.key)
+        if isinstance(news, Evaluated):
+            if news.asks:
+                self._executor.answer(news.key, self._pruner.go_on(run, news.point))
+            else:
+                self._flights.evaluated(news.key, news.point)
+                self._store.add_point(news.key, news.point)
+            return
+        self._flights.end(news.key)
+        if isinstance(news, Lost):
+            self._losses[news.key] += 1
+            if self._losses[news.key] < MOST_LOSSES:
+                self._queue.appendleft(run)
+                self._show(f"{run.title}: its process {news.reason}; it is run again")
+                return
+            reason = f"its process {news.reason}, {MOST_LOSSES} times"
+            news = Ended(news.key, record.failed(reason, seconds=0.0), "")
+        if news.result.status == "interrupted":
+            self._queue.appendleft(run)
+            return
+        self._record(run, news.result, news.host)
+
+    def _record(self, run: PlannedRun, result: RunResult, host: str) -> None:
+        ended = Record(
+            key=run.key,
+            candidate=run.candidate,
+            config=run.config.to_dict(),
+            label=run.label,
+            status=result.status,
+            acc_token=result.acc_token,
+            acc_macro=result.acc_macro,
+            val_token=result.val_token,
+            val_macro=result.val_macro,
+            ceiling=result.ceiling,
+            loss=result.loss,
+            steps=result.steps,
+            seconds=result.seconds,
+            params=run.params,
+            state=run.state,
+            reason=result.reason,
+            host=host,
+            at=record.now(),
+        )
+        self._store.append(ended, result.curve)
+        self._count(ended)
+        self._pruner.ended(run, ended)
+        if result.status in ("failed", "diverged"):
+            self._troubles += (
+                Trouble(
+                    candidate=run.candidate,
+                    run=run.title,
+                    status=result.status,
+                    reason=result.reason,
+                ),
+            )
+        missing = self._missing[run.candidate]
+        missing.discard(run.key)
+        if not missing:
+            self._complete(run.candidate)
+            self._dry = False
+
+    def _count(self, ended: Record) -> None:
+        self._finished.add(ended.key)
+        self._statuses[ended.status] += 1
+        self._run_seconds += ended.seconds
+        self._records.setdefault(ended.candidate, []).append(ended)
+
+    # -- earlier sessions ------------------------------------------------------------------------
+
+    def _remember(self, retry_failed: bool) -> None:
+        """Go on where earlier sessions ended, however they did."""
+        records = self._store.records()
+        self._seconds_before = seconds_used(records)
+        for ended in records:
+            if not (retry_failed and ended.status == "failed"):
+                self._count(ended)
+        of_candidate = by_candidate(records)
+        for candidate in dict.fromkeys(self._candidates.proposed):
+            runs = {run.key: run for run in self._plan(candidate)}
+            for ended in of_candidate.get(candidate, ()):
+                if ended.key in self._finished and ended.key in runs:
+                    self._pruner.ended(runs[ended.key], ended)
+            if candidate in self._candidates.untold or not runs.keys() <= self._finished:
+                self._expect(candidate)
+            else:
+                self._consider(candidate, self._records.pop(candidate))
+
+    # -- showing it ------------------------------------------------------------------------------
+
+    def _show(self, message: str | None = None) -> None:
+        now = time.monotonic()
+        self._shown_s = now
+        self._observer(
+            StudyProgress(
+                study=self._store.name,
+                done=len(self._finished),
+                total=self._planned(),
+                elapsed_s=now - self._began_s,
+                eta_s=self._eta_s(),
+                statuses=dict(self._statuses),
+                running=self._flights.shown(),
+                best=self._best,
+                troubles=self._troubles,
+                message=message,
+            )
+        )
+
+    def _planned(self) -> int | None:
+        limits = [n for n in (self._total, self._limit.runs) if n is not None]
+        return min(limits) if limits else None
+
+    def _eta_s(self) -> float | None:
+        """Seconds that are left if the runs to come take as long as those that ended."""
+        planned, done = self._planned(), len(self._finished)
+        if not done:
+            return None
+        left_s = []
+        if planned is not None:
+            beside = max(1, len(self._flights))
+            left_s.append((planned - done) * self._run_seconds / done / beside)
+        if self._limit.seconds is not None:
+            used = self._seconds_before + time.monotonic() - self._began_s
+            left_s.append(max(0.0, self._limit.seconds - used))
+        return min(left_s) if left_s else None

@@ -1,0 +1,250 @@
+"""A study directory: the one place that remembers what was run.
+
+studies/<name>/
+  lock                held while a scheduler lives; names its process
+  study.yaml          what the study consists of, see `study`; written once
+  candidates.jsonl    what the sampler proposed and was told, in order
+  runs.jsonl          one line per run that ended, see `record`
+  curves/<key>.jsonl  evaluations of a run; whole once its line in runs.jsonl is there
+
+Whoever is killed, at most the runs in progress are lost: a line is one write, flushed to the disk,
+and what is left of a torn one is ignored. Anyone may read at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from mlxhog import file_lock, plain_json
+from mlxhog.durable import full_disk, replace_file
+from mlxhog.errors import StudyError
+from mlxhog.mad.result import Point
+from mlxhog.mad.study.journal import Journal
+from mlxhog.mad.study.record import Record
+from mlxhog.options import did_you_mean
+
+ROOT = Path("studies")
+DEFINITION = "study.yaml"
+
+
+class Store:
+    """One study directory.
+
+    Args:
+        directory: of the study; see `create` and `find`.
+
+    Concurrency: the holder of `lock` writes, any number of processes read.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._runs = Journal(directory / "runs.jsonl")
+        self._proposals = Journal(directory / "candidates.jsonl")
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.directory.name
+
+    # -- holding it ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the study alone; the kernel frees the lock when the holder dies, however it dies.
+
+        Raises:
+            StudyError: another scheduler holds it; the message names its process.
+        """
+        with self._open_lock("a+") as file:
+            try:
+                file_lock.take(file)
+            except file_lock.Held as error:
+                raise StudyError(
+                    f"the study {self.directory} is in use by process {error.holder}; wait for it, "
+                    "stop it with Ctrl-C, or give another --study"
+                ) from error
+            try:
+                yield
+            finally:
+                self._runs.close()
+                self._proposals.close()
+
+    def is_locked(self) -> bool:
+        """Return whether a scheduler works on the study now."""
+        if not (self.directory / "lock").exists():
+            return False
+        with self._open_lock("r") as file:
+            return file_lock.is_held(file)
+
+    def _open_lock(self, mode: str) -> IO[str]:
+        try:
+            return (self.directory / "lock").open(mode)
+        except OSError as error:
+            raise StudyError(
+                f"the study {self.directory} cannot be opened: {error.strerror}"
+            ) from error
+
+    # -- what it is ------------------------------------------------------------------------------
+
+    def definition(self) -> dict[str, Any]:
+        """Return `study.yaml`.
+
+        Raises:
+            StudyError: it cannot be read.
+        """
+        path = self.directory / DEFINITION
+        try:
+            found = yaml.safe_load(path.read_bytes())
+        except (OSError, yaml.YAMLError) as error:
+            raise StudyError(f"{path} cannot be read: {error}") from error
+        if not isinstance(found, dict):
+            raise StudyError(f"{path} is no description of a study; give another --study")
+        return found
+
+    # -- runs ------------------------------------------------------------------------------------
+
+    def records(self) -> list[Record]:
+        """Return the runs that ended, one per key, in the order in which they did.
+
+        A run that was tried again counts with its last record.
+
+        Raises:
+            StudyError: a line is damaged, or of another version.
+        """
+        found: dict[str, Record] = {}
+        for entry in self._runs.read():
+            record = Record.from_dict(entry)
+            found.pop(record.key, None)
+            found[record.key] = record
+        return list(found.values())
+
+    def append(self, record: Record, curve: Iterable[Point] = ()) -> None:
+        """Write a run that ended, its curve first.
+
+        Raises:
+            EnvironmentLacks: the disk is full; what was there is untouched.
+        """
+        points = [_line(point) for point in curve]
+        if points:
+            path = self._curve_path(record.key)
+            path.parent.mkdir(exist_ok=True)
+            replace_file(path, b"".join(points))
+        self._runs.append(record.to_dict())
+
+    def curve(self, key: str) -> list[Point]:
+        """Return the evaluations of a run, also of one in progress, without a torn last one.
+
+        Raises:
+            StudyError: a line before the last is damaged.
+        """
+        entries = Journal(self._curve_path(key)).read()
+        return [
+            Point(**{**entry, "loss": math.nan if entry["loss"] is None else entry["loss"]})
+            for entry in entries
+        ]
+
+    def begin_curve(self, key: str) -> None:
+        """Forget what an earlier attempt at a run left."""
+        self._curve_path(key).unlink(missing_ok=True)
+
+    def add_point(self, key: str, point: Point) -> None:
+        """Show an evaluation of a run in progress to readers; not flushed to the disk.
+
+        Raises:
+            EnvironmentLacks: the disk is full.
+        """
+        path = self._curve_path(key)
+        with full_disk(f"writing {path}"):
+            path.parent.mkdir(exist_ok=True)
+            with path.open("ab") as file:
+                file.write(_line(point))
+
+    def _curve_path(self, key: str) -> Path:
+        return self.directory / "curves" / f"{key}.jsonl"
+
+    # -- candidates ------------------------------------------------------------------------------
+
+    def proposals(self) -> list[dict[str, Any]]:
+        """Return what was written by `add_proposal`, in order."""
+        return self._proposals.read()
+
+    def add_proposal(self, entry: Mapping[str, Any]) -> None:
+        """Remember what the sampler proposed or was told.
+
+        Raises:
+            EnvironmentLacks: the disk is full.
+        """
+        self._proposals.append(entry)
+
+
+def create(root: Path, name: str, definition: Mapping[str, Any]) -> Store:
+    """Make a study directory with its `study.yaml`.
+
+    Args:
+        root: the directory of studies.
+        name: of the study.
+        definition: what it consists of.
+
+    Raises:
+        StudyError: the name has characters other than letters, digits, `.`, `_` and `-`, or the
+            directory cannot be made, or there is such a study already.
+    """
+    check_name(name)
+    directory = (root / name).absolute()
+    if is_study(directory):
+        raise StudyError(f"there is a study {directory} already; give another --study")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"cannot make {directory}: {error.strerror}; choose --out") from error
+    text = yaml.safe_dump(
+        json.loads(plain_json.dumps(definition)), sort_keys=False, allow_unicode=True
+    )
+    replace_file(directory / DEFINITION, text.encode())
+    return Store(directory)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is no plain directory name.
+
+    Raises:
+        StudyError: it is not.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+        raise StudyError(f"study name {name!r}: use letters, digits, '.', '_' and '-' only")
+
+
+def is_study(directory: Path) -> bool:
+    """Return whether a directory is a study."""
+    return (directory / DEFINITION).is_file()
+
+
+def find(spec: str, root: Path = ROOT) -> Store:
+    """Return the study that `spec` names: one below `root`, or a path.
+
+    Raises:
+        StudyError: there is none; the nearest name is given.
+    """
+    for path in (root / spec, Path(spec).expanduser()):
+        if is_study(path):
+            return Store(path.absolute())
+    names = [path.name for path in root.iterdir() if is_study(path)] if root.is_dir() else []
+    hint = did_you_mean(spec, names) or (
+        f"; {root} holds {', '.join(sorted(names))}"
+        if names
+        else f"; {root} holds none, begin one with: mlxhog mad search --study {spec}"
+    )
+    raise StudyError(f"no study {spec!r}{hint}")
+
+
+def _line(point: Point) -> bytes:
+    return plain_json.dumps(asdict(point)) + b"\n"

@@ -1,0 +1,163 @@
+"""What a study consists of: it is written once into `study.yaml`, and everything follows from it.
+
+How a study is executed (where, how many at once, until when) is no part of it: any of that may be
+another the next time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
+from typing import Any
+
+from mlxhog.errors import StudyError
+from mlxhog.mad.run_config import GENERATOR_VERSION, RunConfig
+from mlxhog.mad.study.record import Record
+from mlxhog.mad.study.store import Store
+from mlxhog.options import did_you_mean
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What decides which runs there are, and what each of them computes.
+
+    Attributes:
+        space: the search space as its file spells it; empty where `candidates` are given.
+        candidates: canonical strings of architectures; empty where `space` is searched.
+        suite: name of the suite.
+        protocol: fields of `Protocol` that differ from the suite's.
+        seeds: every run is made with each of them.
+        dim: width; None is the suite's.
+        position: positional embedding.
+        workers: mix inside a candidate.
+        threads: of each worker.
+        sampler: who proposes candidates.
+        sampler_seed: of its choices.
+        prune: whether runs may be ended at rungs.
+        share_embedding: whether candidates train one embedding table.
+        batch_candidates: candidates that are trained as one computation.
+    """
+
+    space: Mapping[str, Any] = field(default_factory=dict)
+    candidates: tuple[str, ...] = ()
+    suite: str = "smoke"
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    dim: int | None = None
+    position: str = "none"
+    workers: str = "torch:cpu"
+    threads: int = 1
+    sampler: str = "grid"
+    sampler_seed: int = 0
+    prune: bool = False
+    share_embedding: bool = False
+    batch_candidates: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `study.yaml` holds: versions first."""
+        stamp = {"format": FORMAT, "mlxhog": version("mlxhog"), "generator": GENERATOR_VERSION}
+        values = asdict(self)
+        return {**stamp, **values, "candidates": list(self.candidates), "seeds": list(self.seeds)}
+
+
+def read(store: Store) -> Study:
+    """Return the study that a directory holds.
+
+    Raises:
+        StudyError: another version made it, or its description was changed.
+    """
+    found = store.definition()
+    _refuse_other_version(store, found)
+    known = {item.name for item in fields(Study)}
+    values = {name: value for name, value in found.items() if name not in _stamp()}
+    for name in values:
+        if name not in known:
+            raise StudyError(
+                f"{store.directory / 'study.yaml'} has {name!r}{did_you_mean(name, known)}; "
+                "it is written by mlxhog and not edited: give another --study"
+            )
+    values["candidates"] = tuple(values.get("candidates", ()))
+    values["seeds"] = tuple(values.get("seeds", ()))
+    return Study(**values)
+
+
+def refuse_another(store: Store, wanted: Study) -> None:
+    """Refuse to go on in a directory that holds another study.
+
+    Raises:
+        StudyError: naming every difference, and the ways out.
+    """
+    found = read(store).to_dict()
+    differences = [
+        f"  {name}: it has {_short(found[name])}, asked for was {_short(value)}"
+        for name, value in wanted.to_dict().items()
+        if found[name] != value
+    ]
+    if differences:
+        raise StudyError(
+            f"{store.directory} holds another study:\n"
+            + "\n".join(differences)
+            + f"\ngive another --study, or go on with it as it is: mlxhog mad resume {store.name}"
+        )
+
+
+def _stamp() -> tuple[str, ...]:
+    return ("format", "mlxhog", "generator")
+
+
+def _refuse_other_version(store: Store, found: Mapping[str, Any]) -> None:
+    wanted = Study().to_dict()
+    for name in _stamp():
+        if found.get(name) != wanted[name]:
+            what = {"mlxhog": "mlxhog", "generator": "the tasks' generators", "format": "a format"}
+            raise StudyError(
+                f"{store.directory} was made by {what[name]} {found.get(name, 'unknown')}, this is "
+                f"{wanted[name]}: its runs would not compare; go on with the version that made it, "
+                "or give another --study"
+            )
+
+
+def _short(value: object, most: int = 100) -> str:
+    text = "nothing" if value in ("", None, [], {}, ()) else str(value)
+    return text if len(text) <= most else text[: most - 2] + ".."
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """A run that belongs to a candidate.
+
+    Attributes:
+        candidate: canonical string of its layers.
+        config: all that its scores depend on.
+        key: of `config`.
+        label: of the setting, such as "baseline".
+        params: elements of all parameters.
+        state: numbers kept per sequence.
+    """
+
+    candidate: str
+    config: RunConfig
+    key: str
+    label: str
+    params: int = 0
+    state: int = 0
+
+    @property
+    def title(self) -> str:
+        """What it is trained on, in a few words."""
+        protocol = self.config.protocol
+        parts = [self.config.task, self.label, f"lr {protocol.lr:.0e}"]
+        if protocol.weight_decay:
+            parts.append(f"wd {protocol.weight_decay:g}")
+        return " ".join([*parts, f"seed {self.config.seed}"])
+
+
+def by_candidate(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Group records, candidates in the order of their first record."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.candidate, []).append(record)
+    return found

@@ -1,0 +1,155 @@
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from mlxhog.mad.progress import Best, InFlight, StudyProgress, Trouble
+from mlxhog.mad.report.board import PlainBoard, observer
+from mlxhog.mad.report.picture import LiveBoard, Picture
+
+LONG = "mlstm(heads=4) swiglu " * 7 + "slstm(heads=4) swiglu"
+NOTHING_YET = StudyProgress(study="first", done=0, total=24)
+PROGRESS = StudyProgress(
+    study="first",
+    done=17,
+    total=24,
+    elapsed_s=252.0,
+    eta_s=370.0,
+    statuses={"done": 15, "diverged": 1, "failed": 1},
+    running=(
+        InFlight(
+            worker="1",
+            candidate="mlstm swiglu mlstm swiglu",
+            run="CR vocab=32 lr 5e-04 seed 0",
+            step=400,
+            steps=800,
+            acc_token=0.4123,
+            seconds=31.0,
+        ),
+        InFlight(worker="2", candidate=LONG, run="M baseline lr 1e-03 seed 2", steps=400),
+    ),
+    best=Best(candidate="gated-conv swiglu", score=0.8312, interval=0.0214, missing=2),
+    troubles=(
+        Trouble(candidate="gla swiglu", run="CR baseline seed 0", status="diverged", reason=""),
+        Trouble(candidate=LONG, run="SC baseline seed 1", status="failed", reason="killed: [9]"),
+    ),
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def drawn(progress: StudyProgress, width: int = 110) -> str:
+    console = Console(record=True, width=width, file=io.StringIO())
+    console.print(Picture(progress))
+    return console.export_text()
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "study first",
+        "17 of 24 runs (71%)",
+        "04:12",
+        "ETA 06:10",
+        "1 diverged",
+        "1 failed",
+        "0.831 ± 0.021 gated-conv swiglu (2 runs missing)",
+        "(mlstm swiglu)*2",
+        "CR vocab=32 lr 5e-04 seed 0",
+        "400/800",
+        "0.412",
+        "00:31",
+        "killed: [9]",
+    ],
+)
+def test_the_board_shows(what):
+    assert what in drawn(PROGRESS)
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])
+def test_no_line_wraps_at_any_width(width):
+    lines = drawn(PROGRESS, width).splitlines()
+    # heading, bar, best, header of the runs, two runs, two failures
+    assert len(lines) == 8
+    assert all(len(line) <= width for line in lines)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_numbers_are_never_cut(width):
+    text = drawn(PROGRESS, width)
+    for number in ("400/800", "0.412", "00:31", "0.831 ± 0.021"):
+        assert number in text
+
+
+def test_what_is_not_known_yet_is_a_dash():
+    text = drawn(NOTHING_YET)
+    assert "ETA -" in text
+    assert "best -" in text
+    assert "acc" not in text
+
+
+def test_a_study_without_an_end_shows_no_bar_and_no_share():
+    text = drawn(replace(PROGRESS, total=None))
+    assert "17 runs" in text
+    assert "%" not in text
+
+
+def test_a_reason_cannot_send_control_codes_or_markup_to_the_terminal():
+    trouble = Trouble(candidate="gla", run="CR", status="failed", reason="\x1b[2J [bold]x[/bold]")
+    text = drawn(replace(PROGRESS, troubles=(trouble,)))
+    assert "\x1b" not in text
+    assert "[bold]x[/bold]" in text
+
+
+def test_plain_lines_tell_every_failure_once_and_progress_now_and_then():
+    seconds = iter(float(t) for t in range(100))
+    stream = io.StringIO()
+    with PlainBoard(stream, every_s=10.0, clock=lambda: next(seconds)) as board:
+        for k in range(6):
+            board(replace(PROGRESS, done=17 + k, message="worker 2 restarted"))
+    text = stream.getvalue()
+    assert text.count("worker 2 restarted") == 1
+    assert text.count("killed: [9]") == 1
+    assert text.count("17 of 24 runs") == 1
+    assert text.count("study first") < 6
+
+
+def test_no_line_repeats_what_was_told():
+    stream = io.StringIO()
+    board = PlainBoard(stream, every_s=0.0)
+    board(PROGRESS)
+    board(PROGRESS)
+    assert stream.getvalue().count("17 of 24") == 1
+
+
+def test_a_terminal_gets_a_live_board():
+    board = observer(Terminal(), environ={})
+    assert isinstance(board, LiveBoard)
+
+
+@pytest.mark.parametrize(
+    ("stream", "quiet", "environ"),
+    [
+        (io.StringIO(), False, {}),
+        (Terminal(), True, {}),
+        (Terminal(), False, {"NO_COLOR": "1"}),
+        (Terminal(), False, {"TERM": "dumb"}),
+    ],
+    ids=["no terminal", "quiet", "NO_COLOR", "dumb terminal"],
+)
+def test_plain_lines_when_there_is(stream, quiet, environ):
+    assert isinstance(observer(stream, quiet=quiet, environ=environ), PlainBoard)
+
+
+def test_the_live_board_keeps_its_last_picture_and_prints_a_message_once():
+    console = Console(record=True, width=100, file=Terminal(), force_terminal=True)
+    with LiveBoard(console) as board:
+        board(replace(PROGRESS, message="worker 2 restarted"))
+        board(replace(PROGRESS, message="worker 2 restarted"))
+    text = console.export_text()
+    assert text.count("worker 2 restarted") == 1
+    assert "17 of 24 runs" in text

@@ -1,0 +1,175 @@
+"""Small studies: candidates of one layer, runs that take no time, and runs that go wrong."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from mlxhog.errors import ConfigError
+from mlxhog.mad.progress import Best
+from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.result import Point, RunResult
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.study.candidates import Candidates, Listed
+from mlxhog.mad.study.executors.local import local
+from mlxhog.mad.study.scheduler import Scheduler
+from mlxhog.mad.study.store import Store, create, is_study
+from mlxhog.mad.study.study import PlannedRun, Study
+from mlxhog.models.mad.sequence import canonical, parse
+
+SILENCE_S = 60.0
+
+
+def texts(n: int) -> list[str]:
+    """`n` different candidates in canonical form."""
+    return [canonical(parse(f"gated-conv(kernel={k + 2})")) for k in range(n)]
+
+
+def config(candidate: str = "gated-conv", *, dim: int = 8, seed: int = 0, **settings) -> RunConfig:
+    return RunConfig(
+        task="in-context-recall",
+        settings=settings,
+        layers=parse(candidate),
+        dim=dim,
+        protocol=Protocol(steps=2),
+        seed=seed,
+    )
+
+
+def plan(candidate: str, *, runs: int = 4, **settings) -> list[PlannedRun]:
+    """Runs of a candidate that differ in a setting `n`."""
+    found = []
+    for n in range(runs):
+        of_run = config(candidate, n=n, **settings)
+        found.append(
+            PlannedRun(candidate=candidate, config=of_run, key=of_run.key(), label=f"n={n}")
+        )
+    return found
+
+
+def judge(candidate, records) -> Best:
+    return Best(candidate=candidate, score=fmean(record.acc_macro for record in records))
+
+
+def result(of: RunConfig, *, status: str = "done", curve: tuple[Point, ...] = ()) -> RunResult:
+    """What a run makes of its config, always the same; no two configs the same."""
+    score = int(of.key(), 16) / 16**16
+    return RunResult(
+        status=status, steps=2, seconds=0.01, loss=1 - score, acc_token=score, acc_macro=score,
+        curve=curve,
+    )  # fmt: skip
+
+
+# -- what may happen to a run; every function is one a worker can import ---------------------------
+
+
+def quick(config, *, watch, rungs):
+    return result(config)
+
+
+def with_curve(config, *, watch, rungs):
+    points = tuple(
+        Point(step=n, seconds=n / 10, loss=float("nan"), acc_token=n / 4, acc_macro=n / 4)
+        for n in (1, 2, 3)
+    )
+    for point in points:
+        watch.point(point)
+        if point.step in rungs and not watch.go_on(point):
+            return result(config, status="pruned", curve=points[: point.step])
+    return result(config, curve=points)
+
+
+def slow(config, *, watch, rungs):
+    for _ in range(10):
+        watch.beat()
+        time.sleep(0.01)
+    return result(config)
+
+
+def patient(config, *, watch, rungs):
+    until = time.monotonic() + 2.5
+    while time.monotonic() < until:
+        watch.beat()
+        time.sleep(0.05)
+    return result(config)
+
+
+def goes_wrong(config, *, watch, rungs):
+    """Ends in the way that the setting `wrong` says, if `n` is 1."""
+    if config.settings["n"] == 1:
+        WRONG[config.settings["wrong"]]()
+    return result(config)
+
+
+def _hang():
+    while True:
+        time.sleep(1)
+
+
+def _eat():
+    kept = []
+    while True:
+        kept.append(np.ones(4 << 20))
+
+
+def _raise():
+    raise ConfigError("kernel is -3;\n  a convolution has at least 1 tap")
+
+
+WRONG = {
+    "crash": lambda: ctypes.string_at(0),
+    "exit": lambda: os._exit(7),
+    "leave": lambda: sys.exit("no more"),
+    "hang": _hang,
+    "eat": _eat,
+    "swallow": lambda: np.ones(1 << 36),
+    "raise": _raise,
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}
+
+
+# -- whole studies ---------------------------------------------------------------------------------
+
+
+def study(root: Path, name: str = "s", candidates: int = 2) -> Store:
+    """The store of a study of given candidates; made if it is not there."""
+    if is_study(root / name):
+        return Store(root / name)
+    return create(root, name, Study(candidates=tuple(texts(candidates))).to_dict())
+
+
+def go(store: Store, run=quick, *, candidates: int = 2, parallel: int = 1, runs: int = 4,
+       silence_s: float = SILENCE_S, memory_limit: int | None = None, settings=None,
+       executor=None, **how):  # fmt: skip
+    """One session of a study; returns its outcome."""
+    sampler = how.pop("sampler", None) or Listed([parse(text) for text in texts(candidates)])
+    with store.lock():
+        execute = executor or local(
+            run, parallel=parallel, threads=1, logs=store.directory / "logs",
+            silence_s=silence_s, memory_limit=memory_limit,
+        )  # fmt: skip
+        with execute:
+            return Scheduler(
+                store,
+                Candidates(sampler, store),
+                functools.partial(plan, runs=runs, **(settings or {})),
+                judge,
+                execute,
+                **how,
+            ).run()
+
+
+def table(store: Store) -> dict[str, tuple]:
+    """What a study found, whenever and in whatever order it did."""
+    return {
+        record.key: (record.candidate, record.label, record.status, record.acc_macro)
+        for record in store.records()
+    }

@@ -1,0 +1,163 @@
+"""What may happen to a run in a worker process, and that nothing of it outlives the study."""
+
+import multiprocessing
+import os
+import re
+
+import pytest
+
+from mlxhog.mad.study.executors.local import local
+from mlxhog.mad.study.executors.protocol import Ended, Evaluated, Lost, Task
+from tests.mad.study import small
+from tests.mad.study.small import config, go, result, study, table
+from tests.processes import alive, workers_of
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left():
+    yield
+    assert multiprocessing.active_children() == []
+
+
+def task(n: int = 0, *, rungs=(), **settings) -> Task:
+    of_run = config(n=n, **settings)
+    return Task(key=of_run.key(), config=of_run, rungs=rungs)
+
+
+def pool(tmp_path, run, *, parallel=1, silence_s=small.SILENCE_S, memory_limit=None):
+    return local(
+        run, parallel=parallel, threads=1, logs=tmp_path / "logs", silence_s=silence_s,
+        memory_limit=memory_limit,
+    )  # fmt: skip
+
+
+def of(executor):
+    """The next news of any run."""
+    while True:
+        if found := executor.news(10.0):
+            return found
+
+
+def where(config, *, watch, rungs):
+    os.environ.setdefault("FIRST", config.settings["n"])
+    print("first run of this process:", os.environ["FIRST"])
+    threads = [os.environ[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")]
+    return small.RunResult(
+        status="done", steps=os.getpid(), seconds=0.0, loss=0.0, acc_token=0.0, acc_macro=0.0,
+        reason=" ".join([*threads, os.environ["FIRST"]]),
+    )  # fmt: skip
+
+
+def test_a_worker_serves_many_runs_with_one_thread_and_leaves_with_its_executor(tmp_path):
+    with pool(tmp_path, where) as executor:
+        found = []
+        for n in range(3):
+            assert executor.submit(task(str(n))) == "1"
+            assert executor.free() == 0
+            found += of(executor)
+        assert workers_of(os.getpid()) == [found[0].result.steps]
+    assert [news.result.reason for news in found] == ["1 1 0"] * 3
+    assert len({news.result.steps for news in found}) == 1
+    assert not alive(found[0].result.steps)
+
+
+def test_evaluations_arrive_in_order_and_a_rung_waits_for_its_answer(tmp_path):
+    with pool(tmp_path, small.with_curve) as executor:
+        given = task(rungs=(2,))
+        executor.submit(given)
+        news = []
+        while not (news and isinstance(news[-1], Ended)):
+            news += of(executor)
+            if isinstance(news[-1], Evaluated) and news[-1].asks:
+                executor.answer(given.key, False)
+    steps = [(one.point.step, one.asks) for one in news if isinstance(one, Evaluated)]
+    assert steps == [(1, False), (2, False), (2, True)]
+    assert news[-1].result.status == "pruned"
+    assert len(news[-1].result.curve) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("crash", r"^its process crashed \(SIGSEGV\): Fatal Python error: Segmentation fault"),
+        ("exit", r"^its process left \(exit code 7\): it left no message"),
+        ("leave", "^left with exit code no more"),
+        ("raise", "^kernel is -3; a convolution has at least 1 tap"),
+    ],
+)
+def test_a_run_that_goes_wrong_has_failed_with_its_reason_and_the_study_goes_on(
+    tmp_path, wrong, words
+):
+    store = study(tmp_path, candidates=1)
+    outcome = go(store, small.goes_wrong, candidates=1, settings={"wrong": wrong})
+    assert outcome.statuses == {"done": 3, "failed": 1}
+    (bad,) = (record for record in store.records() if record.status == "failed")
+    assert (bad.label, bad.acc_macro) == ("n=1", 0.0)
+    assert re.search(words, bad.reason), bad.reason
+    assert "\n" not in bad.reason
+
+
+def test_a_silent_run_is_ended_and_its_log_says_where_it_hung(tmp_path):
+    store = study(tmp_path, candidates=1)
+    outcome = go(store, small.goes_wrong, candidates=1, settings={"wrong": "hang"}, silence_s=1.0)
+    assert outcome.statuses == {"done": 3, "failed": 1}
+    (bad,) = (record for record in store.records() if record.status == "failed")
+    assert "gave no sign of life for 1 s and was ended" in bad.reason
+    assert "in _hang" in (store.directory / "logs" / "worker-1.log").read_text()
+
+
+def test_a_run_that_shows_signs_of_life_may_take_longer_than_the_silence_allowed(tmp_path):
+    with pool(tmp_path, small.patient, silence_s=1.0) as executor:
+        executor.submit(task())
+        (news,) = of(executor)
+    assert news.result.status == "done"
+
+
+@pytest.mark.parametrize("wrong", ["eat", "swallow"])
+def test_a_run_that_needs_too_much_memory_has_failed_and_its_neighbours_have_not(tmp_path, wrong):
+    store = study(tmp_path, candidates=1)
+    outcome = go(
+        store, small.goes_wrong, candidates=1, settings={"wrong": wrong}, parallel=2,
+        memory_limit=400 << 20,
+    )  # fmt: skip
+    assert outcome.statuses == {"done": 3, "failed": 1}
+    (bad,) = (record for record in store.records() if record.status == "failed")
+    assert bad.reason.startswith("needs more ")
+    assert "memory" in bad.reason
+
+
+def test_a_run_whose_worker_is_always_killed_has_failed_after_four_attempts(tmp_path):
+    store = study(tmp_path, candidates=1)
+    messages = []
+    outcome = go(
+        store, small.goes_wrong, candidates=1, settings={"wrong": "kill"},
+        observer=lambda progress: messages.append(progress.message),
+    )  # fmt: skip
+    assert outcome.statuses == {"done": 3, "failed": 1}
+    (bad,) = (record for record in store.records() if record.status == "failed")
+    assert "was killed (SIGKILL)" in bad.reason
+    assert "4 times" in bad.reason
+    assert len([text for text in messages if text and "it is run again" in text]) == 3
+
+
+def test_a_run_whose_worker_is_killed_from_outside_is_lost_and_not_failed(tmp_path):
+    with pool(tmp_path, small.slow) as executor:
+        executor.submit(task())
+        while not (pids := workers_of(os.getpid())):
+            pass
+        os.kill(pids[0], 9)
+        (news,) = of(executor)
+        assert isinstance(news, Lost)
+        executor.submit(task())
+        (news,) = of(executor)
+    assert news.result == result(task().config)
+
+
+def test_parallelism_changes_no_result(tmp_path):
+    tables = []
+    for parallel in (1, 2, 3):
+        store = study(tmp_path, f"p{parallel}", candidates=3)
+        go(store, candidates=3, parallel=parallel)
+        tables.append(table(store))
+    assert len(tables[0]) == 12
+    assert tables[0] == tables[1] == tables[2]

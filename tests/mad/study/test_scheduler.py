@@ -1,0 +1,299 @@
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.mad.study.limit import Limit, seconds_used
+from mlxhog.mad.study.scheduler import Unpruned
+from mlxhog.models.mad.sequence import canonical, parse
+from tests.mad.study import small
+from tests.mad.study.small import go, study, table, texts
+from tests.mad.study.test_store import ended
+from tests.processes import alive, workers_of
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left():
+    yield
+    assert multiprocessing.active_children() == []
+
+
+def test_every_run_of_every_candidate_is_recorded_once(tmp_path):
+    store = study(tmp_path, candidates=3)
+    seen = []
+    outcome = go(store, candidates=3, parallel=2, observer=seen.append, total=12)
+    assert outcome.status == "done"
+    assert outcome.statuses == {"done": 12}
+    assert {record.candidate for record in store.records()} == set(texts(3))
+    assert lines(store.directory) == 12
+    assert (seen[-1].done, seen[-1].total, seen[-1].running) == (12, 12, ())
+    scores = {one: small.judge(one, [r for r in store.records() if r.candidate == one]).score
+              for one in texts(3)}  # fmt: skip
+    assert outcome.best == seen[-1].best
+    assert outcome.best.candidate == max(scores, key=scores.get)
+
+
+def test_what_has_a_record_is_not_run_again(tmp_path):
+    store = study(tmp_path)
+    go(store)
+    before = (store.directory / "runs.jsonl").read_bytes()
+    again = go(store)
+    assert (store.directory / "runs.jsonl").read_bytes() == before
+    assert again.statuses == {"done": 8}
+    assert again.best is not None
+
+
+def test_evaluations_are_in_the_store_and_on_the_board(tmp_path):
+    store = study(tmp_path, candidates=1)
+    go(store, small.with_curve, candidates=1)
+    for record in store.records():
+        assert [point.step for point in store.curve(record.key)] == [1, 2, 3]
+
+
+class Halves(Unpruned):
+    """Ends at step 2 what scores less than it saw at best."""
+
+    def __init__(self):
+        self.seen = []
+
+    def rungs(self, run):
+        return (2,)
+
+    def go_on(self, run, point):
+        return run.label != "n=1"
+
+    def ended(self, run, record):
+        self.seen.append((run.label, record.status))
+
+
+def test_a_pruner_ends_runs_at_rungs_and_learns_of_every_end_also_after_a_resume(tmp_path):
+    store = study(tmp_path, candidates=1)
+    first = Halves()
+    go(store, small.with_curve, candidates=1, pruner=first, limit=Limit(runs=2))
+    assert first.seen == [("n=0", "done"), ("n=1", "pruned")]
+    again = Halves()
+    go(store, small.with_curve, candidates=1, pruner=again)
+    assert again.seen == [*first.seen, ("n=2", "done"), ("n=3", "done")]
+
+
+# -- samplers --------------------------------------------------------------------------------------
+
+
+class Climber:
+    """Proposes one more tap than the best so far, or than what it proposed last."""
+
+    def __init__(self):
+        self.best, self.score, self.told = 1, -1.0, []
+
+    def ask(self):
+        return parse(f"gated-conv(kernel={self.best + 1})") if self.best < 6 else None
+
+    def tell(self, layers, score):
+        self.told.append((canonical(layers), score))
+        self.best = max(self.best, layers[0].kernel)
+
+
+def test_a_sampler_is_asked_as_results_arrive_until_it_has_no_more(tmp_path):
+    store, sampler = study(tmp_path), Climber()
+    outcome = go(store, sampler=sampler, parallel=2)
+    assert outcome.status == "done"
+    assert [candidate for candidate, _ in sampler.told] == texts(5)
+    assert all(0 < score < 1 for _, score in sampler.told)
+
+
+def test_a_resumed_sampler_has_the_history_of_the_one_before(tmp_path):
+    whole = study(tmp_path, "whole")
+    go(whole, sampler=(uninterrupted := Climber()))
+    cut = study(tmp_path, "cut")
+    for runs in (3, 9, 10, None):
+        go(cut, sampler=(resumed := Climber()), limit=Limit(runs=runs))
+    assert resumed.told == uninterrupted.told
+    assert table(cut) == table(whole)
+    assert cut.proposals() == whole.proposals()
+
+
+class Repeats(Climber):
+    """Proposes the same candidate for ever."""
+
+    def ask(self):
+        return parse("gated-conv")
+
+
+def test_a_sampler_that_repeats_itself_is_told_what_is_known_and_ends(tmp_path):
+    store, sampler = study(tmp_path), Repeats()
+    assert go(store, sampler=sampler).statuses == {"done": 4}
+    assert len(set(sampler.told)) == 1
+
+
+# -- limits ----------------------------------------------------------------------------------------
+
+
+def test_a_budget_of_runs_counts_those_of_earlier_sessions(tmp_path):
+    store = study(tmp_path)
+    assert go(store, limit=Limit.parse("3"), total=8).status == "budget"
+    assert go(store, limit=Limit.parse("5"), parallel=2, total=8).statuses == {"done": 5}
+    assert go(store, limit=Limit.parse("8"), total=8).status == "done"
+
+
+def test_a_budget_of_time_that_is_used_up_begins_no_run(tmp_path):
+    store = study(tmp_path)
+    go(store, limit=Limit.parse("1"))
+    outcome = go(store, limit=Limit(seconds=1e-6))
+    assert (outcome.status, outcome.statuses) == ("budget", {"done": 1})
+
+
+def test_time_used_counts_runs_beside_each_other_once():
+    def at(second: int, seconds: float):
+        return ended(second, at=f"2026-01-01T00:00:{second:02}+00:00", seconds=seconds)
+
+    assert seconds_used([]) == 0
+    assert seconds_used([at(10, 5), at(11, 5)]) == pytest.approx(6)
+    assert seconds_used([at(11, 5), at(10, 5), at(40, 5), at(39, 1)]) == pytest.approx(11)
+
+
+@pytest.mark.parametrize("text", ["0", "h", "", "-3", "1.5", "2 weeks", "nan", "0s"])
+def test_a_budget_that_is_neither_runs_nor_time_is_refused(text):
+    with pytest.raises(ConfigError, match="a number of runs such as 40, or a time such as 2h"):
+        Limit.parse(text)
+
+
+def test_budgets_are_runs_or_times():
+    assert Limit.parse("2h") == Limit(seconds=7200)
+    assert Limit.parse("40") == Limit(runs=40)
+    assert Limit.parse(None) == Limit()
+
+
+# -- bad days --------------------------------------------------------------------------------------
+
+
+def test_failed_runs_are_run_again_only_when_asked_for(tmp_path):
+    store = study(tmp_path, candidates=1)
+    go(store, small.goes_wrong, candidates=1, settings={"wrong": "raise"})
+    settings = {"wrong": "raise"}
+    assert go(store, small.quick, candidates=1, settings=settings).statuses["failed"] == 1
+    outcome = go(store, small.quick, candidates=1, settings=settings, retry_failed=True)
+    assert outcome.statuses == {"done": 4}
+    assert outcome.best.score == pytest.approx(
+        small.judge("", store.records()).score
+    )  # of all four
+
+
+def test_a_full_disk_ends_the_session_and_the_study_can_be_resumed(tmp_path, monkeypatch):
+    store = study(tmp_path)
+    write, left = os.write, [5]
+
+    def full(descriptor, data):
+        if data.startswith(b'{"key"'):
+            left[0] -= 1
+            if left[0] < 0:
+                return write(descriptor, data[:10])
+        return write(descriptor, data)
+
+    monkeypatch.setattr("mlxhog.mad.study.journal.os.write", full)
+    with pytest.raises(EnvironmentLacks, match=r"disk became full while writing .*runs.jsonl"):
+        go(store)
+    monkeypatch.undo()
+    assert len(store.records()) == 5
+    assert go(store).statuses == {"done": 8}
+
+
+SESSION = """
+import sys
+from pathlib import Path
+from tests.mad.study import small
+if __name__ == "__main__":
+    store = small.study(Path(sys.argv[1]), "s", candidates=5)
+    outcome = small.go(store, small.slow, candidates=5, parallel=2)
+    print(outcome.status, outcome.statuses)
+"""
+
+
+@pytest.fixture
+def session(tmp_path):
+    """Starts a scheduler of a 20-run study in a process of its own."""
+    script = tmp_path / "session.py"
+    script.write_text(SESSION)
+    begun = []
+
+    def start() -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        begun.append(
+            subprocess.Popen(
+                [sys.executable, str(script), str(tmp_path)],
+                env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                start_new_session=True,
+            )
+        )  # fmt: skip
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def lines(store) -> int:
+    path = store / "runs.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for(condition, timeout_s: float = 60.0):
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return found
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killing_scheduler_or_workers_three_times_changes_nothing_of_the_final_table(
+    tmp_path, session, seed
+):
+    chance = random.Random(seed)
+    points = sorted(chance.sample(range(19), 3))
+    whole = study(tmp_path, "whole", candidates=5)
+    go(whole, small.quick, candidates=5)
+    process = session()
+    for n in points:
+        wait_for(lambda n=n: lines(tmp_path / "s") >= n)
+        workers = wait_for(lambda pid=process.pid: workers_of(pid))
+        if chance.random() < 0.5:
+            os.kill(chance.choice(workers), signal.SIGKILL)
+            continue
+        process.kill()
+        process.wait()
+        wait_for(lambda pids=workers: not any(map(alive, pids)))
+        process = session()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert table(study(tmp_path, "s")) == table(whole)
+    assert len(table(whole)) == 20
+
+
+def test_ctrl_c_lets_runs_end_and_a_second_one_drops_them(tmp_path, session):
+    process = session()
+    wait_for(lambda: lines(tmp_path / "s") >= 2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it, too
+    output, _ = process.communicate(timeout=60)
+    assert output.startswith("interrupted"), output
+    ended = lines(tmp_path / "s")
+    assert 2 <= ended < 20
+    process = session()
+    wait_for(lambda: lines(tmp_path / "s") > ended)
+    workers = workers_of(process.pid)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert output.startswith("interrupted"), output
+    assert not any(map(alive, workers))
+    assert go(study(tmp_path, "s"), candidates=5).statuses == {"done": 20}

@@ -1,0 +1,189 @@
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from mlxhog.errors import StudyError
+from mlxhog.mad.result import Point
+from mlxhog.mad.study import record
+from mlxhog.mad.study.record import Record
+from mlxhog.mad.study.store import Store, create, find
+from mlxhog.mad.study.study import Study, read, refuse_another
+from tests.mad.study.small import config
+
+
+def ended(n: int = 0, **changes) -> Record:
+    of_run = config(n=n)
+    values = Record(
+        key=of_run.key(), candidate="gated-conv", config=of_run.to_dict(), label=f"n={n}",
+        status="done", acc_token=0.5, acc_macro=0.25, val_token=None, val_macro=None, ceiling=1.0,
+        loss=1.5, steps=10, seconds=0.1, params=100, state=16, reason="", host="here",
+        at=record.now(),
+    )  # fmt: skip
+    return replace(values, **changes)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return create(tmp_path, "s", Study(candidates=("gated-conv",)).to_dict())
+
+
+def test_what_was_recorded_is_read_back_in_order(store):
+    records = [ended(n) for n in (2, 0, 1)]
+    for one in records:
+        store.append(one)
+    assert store.records() == records
+    assert Store(store.directory).records() == records
+
+
+def test_a_run_that_was_tried_again_counts_with_its_last_record(store):
+    for one in (ended(0, status="failed"), ended(1), ended(0)):
+        store.append(one)
+    assert [(one.label, one.status) for one in store.records()] == [
+        ("n=1", "done"),
+        ("n=0", "done"),
+    ]
+
+
+def test_a_torn_last_line_is_ignored_by_readers_and_removed_by_the_next_writer(store):
+    store.append(ended(0))
+    path = store.directory / "runs.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"key": "abc", "candidate": "gated-c')
+    assert [one.label for one in store.records()] == ["n=0"]
+    Store(store.directory).append(ended(1))
+    assert [one.label for one in store.records()] == ["n=0", "n=1"]
+    assert path.read_bytes().count(b"\n") == 2
+
+
+def test_a_damaged_line_before_the_last_is_named(store):
+    store.append(ended(0))
+    path = store.directory / "runs.jsonl"
+    path.write_bytes(b"{torn\n" + path.read_bytes())
+    with pytest.raises(StudyError, match=r"runs.jsonl, line 1 is damaged .* remove the line"):
+        store.records()
+
+
+def test_a_record_of_another_version_is_refused(store):
+    store.append(ended(0))
+    path = store.directory / "runs.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"ceiling"', b'"roof"'))
+    with pytest.raises(StudyError, match=r"differ in the fields ceiling, roof; read it with"):
+        store.records()
+
+
+def test_a_loss_that_is_no_number_comes_back_as_one(store):
+    store.append(ended(0, status="diverged", loss=float("nan")))
+    (one,) = store.records()
+    assert one.loss != one.loss
+    assert b"NaN" not in (store.directory / "runs.jsonl").read_bytes()
+
+
+def test_a_curve_can_be_read_while_it_grows_and_is_whole_with_the_record(store):
+    points = [
+        Point(step=n, seconds=0.1, loss=float("nan"), acc_token=0.1, acc_macro=0.2) for n in (1, 2)
+    ]
+    one = ended(0)
+    store.add_point(one.key, points[0])
+    with (store.directory / "curves" / f"{one.key}.jsonl").open("ab") as file:
+        file.write(b'{"step": 2, "sec')  # the scheduler was killed
+    assert [point.step for point in store.curve(one.key)] == [1]
+    store.begin_curve(one.key)
+    assert store.curve(one.key) == []
+    store.append(one, points)
+    found = store.curve(one.key)
+    assert [point.step for point in found] == [1, 2]
+    assert all(point.loss != point.loss for point in found)
+
+
+def test_two_schedulers_at_once_are_refused_and_a_dead_ones_lock_is_free(store):
+    with store.lock():
+        assert store.is_locked()
+        with pytest.raises(StudyError, match=r"in use by process \d+; wait for it"):
+            with Store(store.directory).lock():
+                pass
+    assert (store.directory / "lock").exists()  # as a killed scheduler leaves it
+    assert not store.is_locked()
+    with Store(store.directory).lock():
+        pass
+
+
+def test_a_name_that_is_no_directory_name_is_refused(tmp_path):
+    for name in ("a/b", "", "..", "x y"):
+        with pytest.raises(StudyError, match="use letters"):
+            create(tmp_path, name, {})
+
+
+def test_a_study_is_found_by_name_or_path_and_a_typo_names_the_nearest(store, tmp_path):
+    assert find("s", tmp_path).directory == store.directory
+    assert find(str(store.directory), tmp_path / "elsewhere").directory == store.directory
+    create(tmp_path, "first", {})
+    with pytest.raises(StudyError, match="did you mean 'first'"):
+        find("frist", tmp_path)
+    with pytest.raises(StudyError, match="holds none, begin one with: mlxhog mad search"):
+        find("first", tmp_path / "nothing")
+
+
+# -- what it is ------------------------------------------------------------------------------------
+
+
+def test_a_study_reads_back_as_it_was_written(tmp_path):
+    study = Study(
+        space={"depth": 4, "mixers": ["gated-conv"], "budget": {"params": 700_000}},
+        protocol={"lr": 1e-3, "steps": 10},
+        seeds=(0, 1, 2),
+        dim=32,
+        prune=True,
+    )
+    assert read(create(tmp_path, "s", study.to_dict())) == study
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"space": {"depth": 6}}, "space: it has nothing, asked for was"),
+        ({"suite": "lite"}, "suite: it has smoke, asked for was lite"),
+        ({"protocol": {"steps": 5}}, "protocol: it has nothing, asked for was {'steps': 5}"),
+        ({"seeds": (1, 2)}, r"seeds: it has \[0\], asked for was \[1, 2\]"),
+        ({"dim": 256}, "dim: it has nothing, asked for was 256"),
+    ],
+)
+def test_another_study_in_its_directory_is_refused_with_every_difference(store, change, named):
+    refuse_another(store, read(store))
+    with pytest.raises(StudyError, match=rf"holds another study:\n  {named}(.|\n)*mad resume s"):
+        refuse_another(store, replace(read(store), **change))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("mlxhog", "0.0.1", "was made by mlxhog 0.0.1, this is"),
+        ("generator", 0, "made by the tasks' generators 0, this is"),
+        ("format", 99, "made by a format 99, this is 1"),
+    ],
+)
+def test_a_study_of_another_version_is_refused_with_the_way_out(store, name, value, words):
+    path = store.directory / "study.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {name: value}))
+    with pytest.raises(StudyError, match=rf"{words}.*(go on with the version|give another)"):
+        read(store)
+
+
+def test_an_edited_description_is_refused(store):
+    path = store.directory / "study.yaml"
+    path.write_text(path.read_text() + "sampelr: grid\n")
+    with pytest.raises(StudyError, match="'sampelr'; did you mean 'sampler'"):
+        read(store)
+
+
+def test_width_and_layer_parameters_change_the_key():
+    keys = {
+        config().key(),
+        config(dim=16).key(),
+        config("gated-conv(kernel=4)").key(),
+        config("gated-conv gated-conv").key(),
+        config(seed=1).key(),
+        config(vocab=32).key(),
+    }
+    assert len(keys) == 6
+    assert config("gated-conv(kernel=3)").key() == config("gated-conv").key()

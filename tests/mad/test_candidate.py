@@ -1,0 +1,178 @@
+"""One candidate, trained in this process: the numbers depend on its configuration alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mlxhog.arena import Arena
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.mad.candidate import train
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run_plan import make_run_plan
+from mlxhog.models import lm_torch as lm
+from mlxhog.models.families import init_params, param_spec
+from tests.mad.small_runs import Recorder, numbers, small_run
+from tests.tolerances import STEP_LOSSES_F32, assert_close
+
+BACKENDS = ("torch:cpu", "mlx:cpu")
+
+
+def losses(config: RunConfig) -> NDArray[np.float64]:
+    """The training loss of every step."""
+    return np.array([point.loss for point in train(config).curve])
+
+
+def torch_losses(config: RunConfig) -> NDArray[np.float64]:
+    """The same by torch's AdamW and schedule, from the same initial values on the same batches."""
+    plan, protocol = make_run_plan(config), config.protocol
+    params = {
+        name: torch.tensor(value, requires_grad=True)
+        for name, value in init_params(plan.model, config.seed).items()
+    }
+    decayed = {name for name, spec in param_spec(plan.model).items() if spec.decay}
+    if protocol.wd_all:
+        decayed = set(params)
+    groups = [
+        {"params": [params[name] for name in params if name in decayed]},
+        {"params": [params[n] for n in params if n not in decayed], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=protocol.lr,
+        betas=(0.9, protocol.beta2),
+        weight_decay=protocol.weight_decay,
+    )
+    epochs = plan.limit // plan.per_epoch
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-6)
+    batches, found = plan.drawn.batches(), []
+    for epoch in range(epochs):
+        for ticket in range(batches.n_tickets):
+            batch = batches.at(epoch, ticket)
+            x = lm.embed(plan.model, params, torch.tensor(batch.x).long())
+            labels = torch.tensor(batch.y).long()
+            loss = lm.loss_from_embedding(plan.model, params, x, labels, kernels="reference")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(float(loss.detach()))
+        if protocol.schedule == "cosine":
+            schedule.step()
+    return np.array(found)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_same_run_gives_the_same_numbers_whatever_ran_before(backend: str) -> None:
+    config = small_run(workers=backend)
+    first = numbers(train(config))
+    train(small_run(workers=backend, layers="swiglu gated-conv swiglu", seed=9, dim=32))
+    assert numbers(train(config)) == first
+    assert numbers(train(small_run(workers=backend, seed=4))) != first
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "protocol",
+    [{}, {"schedule": "constant", "weight_decay": 0.3}, {"weight_decay": 0.3, "wd_all": True}],
+    ids=["cosine", "constant and decay", "decay of everything"],
+)
+def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(
+    backend: str, protocol: dict[str, object]
+) -> None:
+    config = small_run(
+        workers=backend, lr=2e-2, steps=None, epochs=4, eval_every=1, stop_accuracy=2, **protocol
+    )
+    found = losses(config)
+    assert len(found) == 24
+    assert_close(found, torch_losses(config), STEP_LOSSES_F32)
+
+
+def test_decay_reaches_matrices_only_unless_everything_is_asked_for() -> None:
+    plain = losses(small_run(eval_every=1, lr=2e-2, weight_decay=0.3))
+    everything = losses(small_run(eval_every=1, lr=2e-2, weight_decay=0.3, wd_all=True))
+    assert np.abs(plain - everything).max() > 10 * STEP_LOSSES_F32.atol
+
+
+def test_an_epoch_deals_every_row_once_in_an_order_of_its_own() -> None:
+    batches = make_run_plan(small_run(batch_size=20)).drawn.batches()
+    rows = make_run_plan(small_run(batch_size=20)).drawn.dataset().train_x
+    epochs = [
+        np.concatenate([batches.at(epoch, ticket).x for ticket in range(batches.n_tickets)])
+        for epoch in (0, 1)
+    ]
+    assert batches.n_tickets == 5
+    assert len(batches.at(0, 4).x) == 16
+    for epoch in epochs:
+        assert sorted(map(tuple, epoch)) == sorted(map(tuple, rows))
+    assert not np.array_equal(*epochs)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_diverging_run_ends_soon_and_scores_0(backend: str) -> None:
+    found = train(small_run(workers=backend, lr=1e30, steps=500))
+    assert found.status == "diverged"
+    assert found.acc_token == found.acc_macro == 0
+    assert found.steps < 50
+
+
+def test_a_run_beats_once_a_step_and_tells_every_evaluation() -> None:
+    watch = Recorder()
+    found = train(small_run(), watch=watch)
+    assert found.status == "done"
+    assert watch.beats >= found.steps == 12
+    assert tuple(watch.points) == found.curve
+    assert [point.step for point in found.curve] == [6, 12]
+    assert (found.curve[-1].acc_token, found.curve[-1].loss) == (found.acc_token, found.loss)
+
+
+def test_a_rung_may_prune_a_run_which_keeps_its_scores() -> None:
+    whole = train(small_run())
+    pruned = train(small_run(), watch=Recorder(go_on=False), rungs=(6,))
+    assert (pruned.status, pruned.steps) == ("pruned", 6)
+    assert pruned.acc_token == whole.curve[0].acc_token
+
+
+def test_an_interrupted_run_is_evaluated_where_it_stands() -> None:
+    found = train(small_run(), watch=Recorder(interrupt_at=4))
+    assert (found.status, found.steps) == ("interrupted", 4)
+    assert found.curve[-1].step == 4
+    assert found.acc_token == found.curve[-1].acc_token
+
+
+def test_validation_rows_decide_where_asked_for_and_both_are_told() -> None:
+    settings = {"val_rows": 16}
+    by_test = train(small_run(settings=settings))
+    by_val = train(small_run(settings=settings, select="val"))
+    assert by_test.val_token == by_val.val_token is not None
+    assert by_test.curve[-1].acc_token == by_test.acc_token
+    assert by_val.curve[-1].acc_token == by_val.val_token
+    with pytest.raises(ConfigError, match="val_rows"):
+        train(small_run(select="val"))
+
+
+def test_a_run_that_cannot_be_is_refused_before_rows_are_drawn() -> None:
+    with pytest.raises(ConfigError, match="seq_len is 15"):
+        make_run_plan(small_run(settings={"seq_len": 15}))
+    with pytest.raises(ConfigError, match="did you mean 'torch:cpu'"):
+        make_run_plan(small_run(workers="torch:cpy"))
+
+
+@pytest.mark.usefixtures("no_apple_gpu")
+def test_a_backend_that_is_not_here_is_refused() -> None:
+    with pytest.raises(EnvironmentLacks, match="macOS on Apple silicon"):
+        make_run_plan(small_run(workers="mlx:gpu"))
+
+
+def test_the_parameters_can_be_kept() -> None:
+    kept = {}
+
+    def keep(arena: Arena) -> None:
+        kept.update({name: arena.param(name).copy() for name in arena.layout.slots})
+
+    config = small_run()
+    train(config, keep=keep)
+    begun = init_params(make_run_plan(config).model, config.seed)
+    assert kept.keys() == begun.keys()
+    assert all(np.abs(kept[name] - begun[name]).max() > 0 for name in begun)

@@ -1,0 +1,100 @@
+"""When a run is evaluated, and what an evaluation decides."""
+
+import math
+
+import pytest
+
+from mlxhog.mad.course import DEFAULT_STEPS, Course, step_limit
+from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.scoring import Scores
+from tests.mad.small_runs import Recorder
+
+
+def course(
+    *accuracies: float,
+    watch: Recorder | None = None,
+    rungs: tuple[int, ...] = (),
+    **protocol: object,
+) -> Course:
+    """A course of at most 100 steps, evaluated every 10, with one evaluation per accuracy."""
+    made = Course(
+        Protocol(**protocol),  # type: ignore[arg-type]
+        limit=100,
+        per_epoch=10,
+        watch=watch or Recorder(),
+        rungs=rungs,
+    )
+    step = 0
+    for accuracy in accuracies:
+        step = made.next_evaluation(step)
+        made.take(step, 1.0, 2.0, Scores(accuracy, accuracy / 2))
+    return made
+
+
+def test_a_run_takes_2000_steps_where_nothing_is_said() -> None:
+    assert step_limit(Protocol(), per_epoch=7) == DEFAULT_STEPS == 2000
+    assert step_limit(Protocol(steps=5), per_epoch=7) == 5
+    assert step_limit(Protocol(epochs=5), per_epoch=7) == 35
+
+
+def test_evaluations_come_every_epoch_at_every_rung_and_at_the_end() -> None:
+    made = course(rungs=(15, 30))
+    due, step = [], 0
+    while step < 40:
+        step = made.next_evaluation(step)
+        due.append(step)
+    assert due == [10, 15, 20, 30, 40]
+    assert made.next_evaluation(95) == 100
+    assert course(eval_every=64).next_evaluation(64) == 100
+
+
+def test_a_run_is_done_as_soon_as_the_accuracy_is_reached() -> None:
+    assert course(0.5, 0.9, stop_accuracy=0.95).status is None
+    assert course(0.5, 0.95, stop_accuracy=0.95).status == "done"
+    assert course(1.0, stop_accuracy=1.1).status is None
+
+
+def test_a_run_is_done_at_its_last_step() -> None:
+    assert course(*[0.1] * 9).status is None
+    assert course(*[0.1] * 10).status == "done"
+
+
+def test_patience_counts_evaluations_since_the_best_one() -> None:
+    assert course(0.1, 0.3, 0.2, 0.2, patience=3).status is None
+    assert course(0.1, 0.3, 0.2, 0.2, 0.3, patience=3).status == "done"
+    assert course(0.1, 0.3, 0.2, 0.2, 0.4, 0.1, patience=3).status is None
+
+
+def test_only_rungs_ask_whether_to_go_on_and_a_no_prunes() -> None:
+    watch = Recorder(go_on=False)
+    assert course(0.1, watch=watch, rungs=(20,)).status is None
+    assert watch.asked == []
+    assert course(0.1, 0.1, watch=watch, rungs=(20,)).status == "pruned"
+    assert watch.asked == [20]
+
+
+def test_a_rung_that_asynchronous_workers_ran_past_is_asked_at_once() -> None:
+    watch = Recorder(go_on=False)
+    made = course(watch=watch, rungs=(20,))
+    made.take(23, 1.0, 2.0, Scores(0.1, 0.1))
+    assert made.status == "pruned"
+    assert watch.asked == [23]
+
+
+def test_a_diverged_run_scores_0_whatever_it_had_reached() -> None:
+    found = course(0.7).result("diverged", 14, 1.0, Scores(0.7, 0.6, 0.5, 0.4))
+    assert (found.acc_token, found.acc_macro, found.val_token, found.val_macro) == (0, 0, 0, 0)
+    assert found.curve[0].acc_token == 0.7
+
+
+def test_a_run_without_an_evaluation_has_no_loss() -> None:
+    assert math.isnan(course().result("interrupted", 0, 0.0, Scores(0.0, 0.0)).loss)
+
+
+@pytest.mark.parametrize(("select", "decides"), [("test", 0.2), ("val", 0.6)])
+def test_the_rows_that_decide_make_the_curve(select: str, decides: float) -> None:
+    made = course(select=select)
+    made.take(10, 1.0, 2.0, Scores(0.2, 0.1, 0.6, 0.5))
+    assert made.curve[0].acc_token == decides
+    found = made.result("done", 10, 1.0, Scores(0.2, 0.1, 0.6, 0.5))
+    assert (found.acc_token, found.val_token) == (0.2, 0.6)
