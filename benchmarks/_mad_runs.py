@@ -117,12 +117,6 @@ def execute(
         store.lock(),
         local(run, parallel=parallel, threads=threads, logs=logs, silence_s=SILENCE_S) as executor,
     ):
-        Scheduler(
-            store,
-            Candidates(Listed(list(candidates)), store),
-            plan,
-            judge,
-            executor,
-            observer=observer,
-        ).run()
+        listed = Candidates(Listed(list(candidates)), store)
+        Scheduler(store, listed, plan, judge, executor, observer=observer).run()
     return store, time.monotonic() - began

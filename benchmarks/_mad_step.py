@@ -95,9 +95,8 @@ def steps(found: Found, *, turns: int, seconds: float) -> None:
             name: Sample.of([1 / spent for spent in timed.seconds[name]]) for name in programs
         }
         for name, rate in rates[row].items():
-            print(
-                f"  {row:10} {name:12} {rate.median:6.2f} steps/s  ({rate.low:.2f} - {rate.high:.2f})"
-            )
+            span = f"({rate.low:.2f} - {rate.high:.2f})"
+            print(f"  {row:10} {name:12} {rate.median:6.2f} steps/s  {span}")
         sys.stdout.flush()
         ratio = timed.ratio("plain torch", "ours")
         found.at_least(f"attention + swiglu, {row}: ours / plain torch", ratio, STEP)

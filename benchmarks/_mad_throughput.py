@@ -90,9 +90,8 @@ def throughput(found: Found, folder: Path, *, rounds: int, baseline: bool) -> No
     ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
     found.at_least("parallel 2 / serial: searches per second", median(ratios), THROUGHPUT)
     found.exact("largest difference of an accuracy from serial", _difference(accuracies), 0.0)
-    found.at_most(
-        "reused worker: seconds from one run to the next first step", max(starts), START_S
-    )
+    name = "reused worker: seconds from the end of a run to the next first step, at most"
+    found.at_most(name, max(starts), START_S)
     found.results["throughput"] = {
         "size": "baseline" if baseline else "T 32, d 64, batch 64, 6,400 rows",
         "epochs": EPOCHS,
