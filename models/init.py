@@ -45,8 +45,8 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
             return (2.0 * array - 1.0) * np.float32(bound)
         case "inverse_softplus", [low, high]:
             drawn = _generator(spec.name, seed).random(spec.shape)
-            value = low * (high / low) ** drawn
-            return np.asarray(np.log(np.expm1(value)), np.float32)
+            drawn = low * (high / low) ** drawn
+            return np.asarray(np.log(np.expm1(drawn)), np.float32)
         case "log_of_uniform", [low, high]:
             drawn = _generator(spec.name, seed).random(spec.shape)
             return np.asarray(np.log(low + drawn * (high - low)), np.float32)

@@ -40,6 +40,13 @@ OTHERS = (
     "ssd(h2,expand=1,states=3,conv=1)",
     "mamba(expand=1,states=2,conv=2,rank=5)",
     "gated-delta-net(h2,conv=1,decay=false)",
+    "hyena(expand=1,groups=1,kernel=2,filter_width=5)",
+    "mh-hyena(h2,groups=1,kernel=1)",
+    "mlstm(h2,conv=0)",
+    "slstm(h2,conv=3)",
+    "slstm-v1(h2,conv=0)",
+    "mlp(inner=24)",
+    "moe-swiglu(experts=5,active=3,inner=4,router=mad)",
     "mlstm(conv=0) mh-attention swiglu gla",
 )
 SEQUENCES = (*known(), *OTHERS)
