@@ -155,9 +155,9 @@ FINITE_DIFFERENCE = Tolerance(
     "central differences with step 1e-6 of a float64 loss of order 1", atol=2e-9, of_largest=1e-6
 )
 STEP_LOSSES_F32 = Tolerance(
-    "24 steps of AdamW in float32 were apart by up to 3e-6; a mistake in the schedule, the decay "
-    "or the order of rows moves a loss by more than 1e-3",
-    atol=3e-5,
+    "24 steps of AdamW in float32 were apart by up to 4e-5; a mistake in the schedule, the decay "
+    "or the order of rows moves a loss by more than 3e-3",
+    atol=3e-4,
 )
 
 

@@ -23,7 +23,7 @@ from mlxhog.models.mad.layers.checks import check_heads
 from mlxhog.models.mad.layers.linear_spec import linear
 from mlxhog.models.spec import ParamSpec
 
-CHUNK_SIZE = 64
+CHUNK_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
