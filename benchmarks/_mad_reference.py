@@ -1,4 +1,4 @@
-"""The peer of the MAD benchmark: the reference's Transformer and its training step in plain PyTorch.
+"""The peer of the MAD benchmark: the reference's Transformer and its training step in plain torch.
 
 Written from the description of the benchmark (`mlxhog/models/mad`, athms/mad-lab at 0f49a45), as
 one writes it for torch: fused attention and norm kernels, one joint projection of q, k and v, the

@@ -1,4 +1,4 @@
-// Python names of the model operators; bind_layers.cpp and bind_slstm.cpp add theirs. Arrays are C-contiguous float32
+// Python names of the model operators; the other bind_*.cpp add theirs. Arrays are C-contiguous float32
 // on the CPU (labels int32) of any rank; sizes are checked here, outputs are written in place, and the GIL is
 // released while kernels run.
 #include <nanobind/stl/pair.h>
@@ -167,7 +167,9 @@ nb::ndarray<nb::numpy, float> empty(const std::vector<std::size_t>& shape) {
 }  // namespace
 }  // namespace mlxhog
 
+void bind_attention(nb::module_& m);
 void bind_layers(nb::module_& m);
+void bind_recurrences(nb::module_& m);
 void bind_slstm(nb::module_& m);
 
 void bind_ops(nb::module_& parent) {
@@ -201,4 +203,6 @@ void bind_ops(nb::module_& parent) {
         "chunk"_a, "stride"_a, "eps"_a, "threads"_a,
         "Gradients of mlstm; dC, dn, dm hold the final state's gradient on entry and the initial state's on return.");
   bind_slstm(m);
+  bind_attention(m);
+  bind_recurrences(m);
 }

@@ -2,29 +2,19 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
-#include <new>
 
+#include "buffer.h"
 #include "gemm.h"
 #include "pool.h"
 
 namespace mlxhog {
 namespace {
 
-constexpr std::size_t kLine = 64;  // bytes; vector loads that cross cache lines cost 10 % of gemm's speed
-
-struct Free {
-  void operator()(float* p) const { ::operator delete[](p, std::align_val_t(kLine)); }
-};
-using Buffer = std::unique_ptr<float[], Free>;
-
 constexpr Index kTile = 14;    // rows of gemm's register tile: pieces of whole tiles waste nothing
 constexpr Index kPacked = 1 << 20;  // floats of a weight that are packed at once
 // Widths up to which rows are read in place: what a block of a product needs of them stays in a cache of 1 MiB.
 constexpr Index kShortWeight = 512, kShortInput = 384;
 constexpr Index kNarrow = 16;  // maps narrower than a vector are computed stacked, as one
-
-Buffer uninitialised(Index count) { return Buffer(new (std::align_val_t(kLine)) float[count]); }
 
 MLXHOG_CLONES void column_sums(Index rows, Index cols, const float* x, float* sums) {
   std::fill(sums, sums + cols, 0.0f);

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlxhog.errors import StudyError
-from mlxhog.mad.recorded import Measured, Recorded
+from mlxhog.mad.recorded import Recorded
+from mlxhog.mad.suites import Suite
 
 Select = Literal["test", "val"]
 LOST = ("diverged", "failed")
@@ -48,7 +49,7 @@ class Best(Place):
     ceiling: float
 
 
-def places(suite: Measured, seeds: Sequence[int]) -> list[Place]:
+def places(suite: Suite, seeds: Sequence[int]) -> list[Place]:
     """Return every run that a candidate needs, by seed, setting and point."""
     return [
         Place(task=setting.task, label=setting.label, seed=seed, point=point)
@@ -58,7 +59,7 @@ def places(suite: Measured, seeds: Sequence[int]) -> list[Place]:
     ]
 
 
-def placed(records: Iterable[Recorded], suite: Measured) -> dict[str, dict[Place, Recorded]]:
+def placed(records: Iterable[Recorded], suite: Suite) -> dict[str, dict[Place, Recorded]]:
     """Return every candidate's runs by their places; the last one where there are several.
 
     Runs whose setting or point is not of the suite are left out.

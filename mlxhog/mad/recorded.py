@@ -1,8 +1,8 @@
-"""What scores need to know of a run that has ended, and of the suite it was part of."""
+"""What a score needs to know of a run that has ended."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 
@@ -36,31 +36,3 @@ class Recorded(Protocol):
     def state(self) -> int: ...  # noqa: D102
     @property
     def seconds(self) -> float: ...  # noqa: D102
-
-
-class Setting(Protocol):
-    """One setting of one task.
-
-    Attributes:
-        task: full name of the task.
-        label: name of the setting within it.
-    """
-
-    @property
-    def task(self) -> str: ...  # noqa: D102
-    @property
-    def label(self) -> str: ...  # noqa: D102
-
-
-class Measured(Protocol):
-    """A suite: what every candidate is measured on.
-
-    Attributes:
-        settings: every setting of every task.
-        points: optimiser points, as fields of the protocol.
-    """
-
-    @property
-    def settings(self) -> Sequence[Setting]: ...  # noqa: D102
-    @property
-    def points(self) -> Sequence[Mapping[str, Any]]: ...  # noqa: D102

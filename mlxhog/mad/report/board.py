@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from mlxhog.mad.progress import Best, Observer, StudyProgress, Trouble
-from mlxhog.mad.report.names import folded, short, words
+from mlxhog.mad.report.names import folded, short
 from mlxhog.quantities import format_clock
 from mlxhog.report.plain import printable
 
@@ -124,7 +124,7 @@ def best(found: Best | None, width: int | None = None) -> str:
 def told(trouble: Trouble) -> str:
     """Say what became of a run that has no accuracy."""
     reason = f": {printable(trouble.reason)}" if trouble.reason else ""
-    return f"{trouble.status}  {trouble.run}{reason}  {folded(words(trouble.candidate))}"
+    return f"{trouble.status}  {trouble.run}{reason}  {folded(trouble.candidate.split())}"
 
 
 def score(value: float, interval: float | None) -> str:

@@ -93,11 +93,16 @@ def style(axes: Axes, theme: Theme) -> None:
     for side, spine in axes.spines.items():
         spine.set_color(theme.faint)
         spine.set_visible(side in ("left", "bottom"))
-    for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
+    for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(theme.ink)
         label.set_fontsize(9)
     axes.grid(visible=True, color=theme.faint, linewidth=0.5, alpha=0.6)
     axes.set_axisbelow(True)
+
+
+def title(axes: Axes, theme: Theme, text: str) -> None:
+    """Write a heading over the axes."""
+    axes.set_title(text, loc="left", color=theme.ink, fontsize=10)
 
 
 def legend(axes: Axes, theme: Theme) -> None:

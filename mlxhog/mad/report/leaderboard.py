@@ -6,15 +6,14 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxhog.mad.report.board import score
-from mlxhog.mad.report.standing import Standing
+from mlxhog.mad.report.standing import Against, Standing
+from mlxhog.mad.scores import Row
+from mlxhog.mad.study.record import Record
+from mlxhog.mad.tasks import TASKS
 from mlxhog.quantities import format_clock
-
-if TYPE_CHECKING:
-    from mlxhog.mad.scores import Row
-    from mlxhog.mad.study.record import Record
 
 TROUBLES = ("failed", "diverged")
 """Statuses of runs that count with a score of 0."""
@@ -22,7 +21,6 @@ TROUBLES = ("failed", "diverged")
 
 def to_json(standing: Standing) -> dict[str, Any]:
     """Return the whole standing as plain values; scores and accuracies are in [0, 1]."""
-    sharing = standing.sharing
     return {
         "study": standing.study,
         "suite": standing.suite,
@@ -45,12 +43,19 @@ def to_json(standing: Standing) -> dict[str, Any]:
             if record.status in TROUBLES
         ],
         "facts": dict(standing.facts),
-        "sharing": sharing
-        and {
-            "spearman": None if math.isnan(sharing.spearman) else sharing.spearman,
-            "n": sharing.n,
-            "scores": {name: list(pair) for name, pair in sharing.pairs.items()},
-        },
+        "shared_embedding": standing.shared,
+        "against": _against(standing.against),
+    }
+
+
+def _against(against: Against | None) -> dict[str, Any] | None:
+    if against is None:
+        return None
+    return {
+        "study": against.study,
+        "shared_against_unshared": against.shared,
+        "spearman": None if math.isnan(against.spearman) else against.spearman,
+        "scores": {name: list(pair) for name, pair in against.pairs.items()},
     }
 
 
@@ -108,12 +113,7 @@ def to_markdown(standing: Standing) -> str:
         lines += [f"**{standing.lacking}.**", ""]
     lines += _table(standing) if standing.rows else []
     notes = [f"- {name}: {value}" for name, value in standing.facts]
-    if standing.sharing is not None:
-        notes.append(f"- {sharing_note(standing)}")
-    if standing.rows:
-        notes.append(f"- {NOTE}")
-    if ceilings := ceiling_note(standing):
-        notes.append(f"- {ceilings}")
+    notes += [f"- {note}" for note in (NOTE, ceiling_note(standing), order_note(standing)) if note]
     notes += [f"- {told}" for told in troubles(standing)]
     return "\n".join([*lines, "", *notes]).strip() + "\n"
 
@@ -189,24 +189,26 @@ def ceiling_note(standing: Standing) -> str:
     return f"best possible score, measured on the rows: {', '.join(below)}" if below else ""
 
 
-def sharing_note(standing: Standing) -> str:
-    """Say what a shared embedding did to the order of the candidates."""
-    sharing = standing.sharing
-    if sharing is None:
-        return ""
-    if math.isnan(sharing.spearman):
+def order_note(standing: Standing) -> str:
+    """Compare the order of the candidates with another study's; "" where there is none."""
+    against = standing.against
+    if against is None:
+        if not standing.shared:
+            return ""
         return (
-            "candidates shared one embedding; the order cannot be compared with unshared training "
-            f"({sharing.n} candidates have both scores)"
+            "the candidates shared one embedding; run the same study without --share-embedding "
+            "beside it to see what that did to their order"
         )
+    who = "shared against unshared embedding" if against.shared else "order"
+    n = len(against.pairs)
+    if math.isnan(against.spearman):
+        return f"{who}: nothing to compare with study {against.study} ({n} common candidates)"
     return (
-        "candidates shared one embedding; rank correlation with unshared training "
-        f"{sharing.spearman:.2f} (Spearman, {sharing.n} candidates)"
+        f"{who}: rank correlation {against.spearman:.2f} with study {against.study} "
+        f"(Spearman, {n} candidates)"
     )
 
 
-def named(tasks: Sequence[str]) -> dict[str, str]:
+def heads(tasks: Sequence[str]) -> dict[str, str]:
     """Return task -> the few letters that head its column."""
-    from mlxhog.mad.tasks import TASKS
-
     return {task: TASKS[task].short for task in tasks}

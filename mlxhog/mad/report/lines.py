@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mlxhog.mad.report.board import score
 from mlxhog.mad.report.leaderboard import (
     ceiling_note,
     fraction,
-    sharing_note,
+    heads,
+    order_note,
     status,
     troubles,
 )
-from mlxhog.mad.report.names import short
+from mlxhog.mad.report.names import folded, short
 from mlxhog.mad.report.standing import Standing
+from mlxhog.mad.scores import Row
 from mlxhog.quantities import format_clock, format_count
 from mlxhog.report.plain import printable
-
-if TYPE_CHECKING:
-    from mlxhog.mad.scores import Row
 
 _GAP = 2
 _LAYERS_WIDTH = 20
@@ -39,29 +37,23 @@ class _Column:
         return max(map(len, (self.head, *self.cells)))
 
 
-def lines(
-    standing: Standing,
-    heads: Mapping[str, str],
-    width: int | None = None,
-    height: int | None = None,
-) -> list[str]:
+def lines(standing: Standing, width: int | None = None, height: int | None = None) -> list[str]:
     """Return heading, table and notes.
 
     Args:
         standing: what to show.
-        heads: task -> head of its column.
         width: of the terminal; no line is longer. None for no limit: every column, whole layers.
         height: lines that there is room for; the last candidates are left out, and that is said.
     """
     notes = [
         *_told_troubles(standing),
-        *filter(None, [ceiling_note(standing), sharing_note(standing), standing.lacking]),
+        *filter(None, [ceiling_note(standing), order_note(standing), standing.lacking]),
     ]
     shown = list(standing.rows)
     if height is not None and len(shown) > (room := max(1, height - len(notes) - 4)):
         shown = shown[:room]
         notes.insert(0, f"... {len(standing.rows) - room} more candidates")
-    found = [_heading(standing), *_table(shown, standing.tasks, heads, width), *notes]
+    found = [_heading(standing), *_table(shown, standing.tasks, width), *notes]
     return [_cut(printable(line), width) for line in found]
 
 
@@ -79,17 +71,18 @@ def _heading(standing: Standing) -> str:
     )
 
 
-def _table(
-    rows: Sequence[Row], tasks: Sequence[str], heads: Mapping[str, str], width: int | None
-) -> list[str]:
+def _table(rows: Sequence[Row], tasks: Sequence[str], width: int | None) -> list[str]:
     if not rows:
         return []
     rank = _Column("#", [str(k + 1) for k in range(len(rows))])
     scored = _Column("score", [score(row.score, row.interval) for row in rows])
-    after = [_Column(heads[t], [fraction(row.tasks.get(t)) for row in rows]) for t in tasks]
+    scored_tasks = [
+        _Column(head, [fraction(row.tasks.get(task)) for row in rows])
+        for task, head in heads(tasks).items()
+    ]
     groups = [
         [_Column("status", [status(row) for row in rows])],
-        after,
+        scored_tasks,
         [_Column("params", [format_count(row.params) for row in rows])],
         [_Column("state", [format_count(row.state) for row in rows])],
         [_Column("time", [format_clock(row.seconds) for row in rows])],
@@ -100,13 +93,17 @@ def _table(
     kept = list(groups)
     if width is not None:
         kept = []
-        left = width - rank.width - scored.width - 2 * _GAP - _LAYERS_WIDTH
+        left = width - rank.width - scored.width - 2 * _GAP
+        whole = max(len("layers"), *(len(folded(row.candidate.split())) for row in rows))
         for group in groups:
+            # what a candidate costs gives way to its whole name, folded
+            essential = group[0].head == "status" or group is scored_tasks
+            name = min(_LAYERS_WIDTH, whole) if essential else whole
             needed = sum(column.width + _GAP for column in group)
-            if needed <= left:
+            if needed <= left - name:
                 kept.append(group)
                 left -= needed
-        layers_width = min(layers_width, max(0, left + _LAYERS_WIDTH))
+        layers_width = min(layers_width, max(0, left))
     name_cells = (
         [row.candidate for row in rows]
         if width is None

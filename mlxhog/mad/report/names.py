@@ -7,19 +7,6 @@ from collections.abc import Sequence
 ELLIPSIS = "…"
 
 
-def words(candidate: str) -> list[str]:
-    """Split a canonical string into its layers; blanks between parentheses do not split."""
-    found, depth, word = [], 0, ""
-    for c in candidate:
-        depth += (c == "(") - (c == ")")
-        if c.isspace() and not depth:
-            found += [word] if word else []
-            word = ""
-        else:
-            word += c
-    return [*found, word] if word else found
-
-
 def folded(layers: Sequence[str]) -> str:
     """Spell a sequence with its repeats counted: (mlstm swiglu)*7 slstm swiglu."""
     parts: list[str] = []
@@ -48,8 +35,10 @@ def _repeat(layers: Sequence[str], start: int) -> tuple[int, int]:
 
 
 def short(candidate: str, width: int) -> str:
-    """Return a canonical string folded and, where it is still too long, cut in the middle."""
-    text = folded(words(candidate))
+    """Return a canonical string: folded if it is too long, cut in the middle if it still is."""
+    if len(candidate) <= width:
+        return candidate
+    text = folded(candidate.split())
     if len(text) <= width:
         return text
     if width <= 1:

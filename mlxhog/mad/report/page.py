@@ -6,7 +6,6 @@ import base64
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
-from typing import TYPE_CHECKING
 
 from mlxhog.mad.report.board import score
 from mlxhog.mad.report.canvas import DARK, LIGHT
@@ -15,16 +14,14 @@ from mlxhog.mad.report.leaderboard import (
     TROUBLES,
     ceiling_note,
     fraction,
+    order_note,
     run_name,
-    sharing_note,
     status,
 )
 from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.standing import Standing
+from mlxhog.mad.scores import Row
 from mlxhog.quantities import format_clock
-
-if TYPE_CHECKING:
-    from mlxhog.mad.scores import Row
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --faint: #d5d9de; --soft: #59636e;
@@ -105,7 +102,7 @@ def _lacking(standing: Standing) -> str:
 def _leaderboard(standing: Standing) -> str:
     if not standing.rows:
         return ""
-    notes = [NOTE, ceiling_note(standing), sharing_note(standing)]
+    notes = [NOTE, ceiling_note(standing), order_note(standing)]
     return (
         "<h2>Leaderboard</h2>\n"
         + _table(

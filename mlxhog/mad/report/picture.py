@@ -1,4 +1,4 @@
-"""The board of a running study on a terminal; no line of it ever wraps."""
+"""What a study shows on a terminal, live; no line of it ever wraps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from rich.text import Text
 
 from mlxhog.mad.progress import InFlight, StudyProgress
 from mlxhog.mad.report.board import accuracy, best, heading, steps, told
+from mlxhog.mad.report.lines import lines
 from mlxhog.mad.report.names import short
+from mlxhog.mad.report.standing import Standing
 from mlxhog.quantities import format_clock
 from mlxhog.report.plain import printable
 
@@ -76,6 +78,20 @@ class Picture:
             yield _runs(progress.running, width)
         for trouble in progress.troubles[-TROUBLES:]:
             yield _line(told(trouble), "red" if trouble.status == "failed" else "yellow")
+
+
+class Leaderboard:
+    """A renderable leaderboard, as many columns and candidates as there is room for."""
+
+    def __init__(self, standing: Standing) -> None:
+        self._standing = standing
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield a line of text each."""
+        heading, *rest = lines(self._standing, options.max_width, console.height)
+        yield _line(heading, "bold")
+        for number, text in enumerate(rest):
+            yield _line(text, "" if number or not self._standing.rows else "dim")
 
 
 def _line(text: str, style: str) -> Text:

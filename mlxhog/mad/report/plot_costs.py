@@ -6,16 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlxhog.mad.report.canvas import MARKERS, OTHER, Theme, legend, panel
+from mlxhog.mad.report.canvas import MARKERS, OTHER, Theme, legend, panel, title
 from mlxhog.mad.report.names import short
 from mlxhog.mad.report.pareto import front
 from mlxhog.mad.report.plot_curves import LEGEND_WIDTH
 from mlxhog.mad.report.standing import Standing
+from mlxhog.mad.scores import UNFINISHED, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from mlxhog.mad.scores import Row
 
 _WIDE = 8.0
 """Ratio of the largest to the smallest cost from which on the axis is logarithmic."""
@@ -48,7 +47,7 @@ def on_front(standing: Standing, cost: Cost) -> list[int]:
 
     Candidates that lack runs may still move, and are left out.
     """
-    whole = [k for k, row in enumerate(standing.rows) if row.status not in ("partial", "pruned")]
+    whole = [k for k, row in enumerate(standing.rows) if row.status not in UNFINISHED]
     points = [(cost.of(standing.rows[k]), standing.rows[k].score) for k in whole]
     return [whole[i] for i in front(points)]
 
@@ -73,7 +72,7 @@ def draw(standing: Standing, cost: Cost, theme: Theme) -> Figure:
         first = rank < len(theme.inks)
         color = theme.inks[rank] if first else theme.faint
         name = f"{rank + 1}  {short(row.candidate, LEGEND_WIDTH)}" if first else OTHER
-        hollow = row.status in ("partial", "pruned")
+        hollow = row.status in UNFINISHED
         axes.errorbar(
             cost.of(row),
             row.score,
@@ -82,6 +81,8 @@ def draw(standing: Standing, cost: Cost, theme: Theme) -> Figure:
             marker=MARKERS[rank] if first else ".",
             markersize=7 if first else 6,
             markerfacecolor=theme.paper if hollow else color,
+            markeredgecolor=theme.ink if rank in best else color,
+            markeredgewidth=1.3,
             linestyle="none",
             elinewidth=1.0,
             capsize=2,
@@ -100,10 +101,11 @@ def draw(standing: Standing, cost: Cost, theme: Theme) -> Figure:
                 fontweight="bold" if rank in best else "normal",
             )
     costs = [cost.of(row) for row in rows]
-    if min(costs) > 0 and max(costs) / min(costs) > _WIDE:
-        axes.set_xscale("log")
+    above = [value for value in costs if value > 0]
+    if above and max(above) / min(above) > _WIDE:
+        axes.set_xscale("symlog", linthresh=min(above))  # some keep no state at all
     axes.set_xlabel(cost.label)
     axes.set_ylabel("score")
-    axes.set_title(f"score against {cost.label.split(':')[0].split(',')[0]}", loc="left")
+    title(axes, theme, f"score against {cost.label.split(':')[0].split(',')[0]}")
     legend(axes, theme)
     return figure

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mlxhog.mad.report.canvas import MARKERS, OTHER, Theme, legend, panel
+from mlxhog.mad.report.canvas import MARKERS, OTHER, Theme, legend, panel, title
 from mlxhog.mad.report.names import short
 from mlxhog.mad.report.standing import Standing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from mlxhog.mad.scores import Row
-    from mlxhog.mad.study.record import Record
 
 BASELINE = "baseline"
 LEGEND_WIDTH = 44
@@ -26,18 +22,6 @@ def label_of(standing: Standing, task: str) -> str:
     return BASELINE if BASELINE in labels or not labels else labels[0]
 
 
-def chosen(standing: Standing, row: Row, task: str, label: str) -> Iterator[Record]:
-    """Yield the run of each seed that the candidate's score is made of."""
-    own = [
-        record
-        for record in standing.records
-        if (record.candidate, record.task, record.label) == (row.candidate, task, label)
-    ]
-    for seed in sorted({record.seed for record in own}):
-        of_seed = [record for record in own if record.seed == seed]
-        yield max(of_seed, key=lambda record: (record.status == "done", record.acc_macro))
-
-
 def draw(standing: Standing, task: str, theme: Theme) -> Figure:
     """Draw accuracy over steps, the best optimiser point of every seed a line."""
     figure, axes = panel(theme)
@@ -48,7 +32,9 @@ def draw(standing: Standing, task: str, theme: Theme) -> Figure:
         first = rank < len(theme.inks)
         color = theme.inks[rank] if first else theme.faint
         name = f"{rank + 1}  {short(row.candidate, LEGEND_WIDTH)}" if first else OTHER
-        for record in chosen(standing, row, task, label):
+        for record in standing.chosen.get(row.candidate, ()):
+            if (record.task, record.label) != (task, label):
+                continue
             points = standing.curves.get(record.key, ())
             if not points:
                 continue
@@ -69,7 +55,7 @@ def draw(standing: Standing, task: str, theme: Theme) -> Figure:
         axes.axhline(ceiling, color=theme.ink, linewidth=0.8, linestyle=":")
     axes.set_ylim(0.0, 1.02)
     axes.set_xlim(left=0)
-    axes.set_title(f"{task}, {label}", loc="left")
+    title(axes, theme, f"{task}, {label}")
     axes.set_xlabel("step")
     axes.set_ylabel("acc_token of the test rows")
     if named:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlxhog.mad.report.canvas import Theme, panel
+from mlxhog.mad.report.canvas import Theme, panel, title
 from mlxhog.mad.report.names import short
 from mlxhog.mad.report.standing import Standing
 
@@ -31,5 +31,5 @@ def draw(standing: Standing, theme: Theme) -> Figure:
     axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
     axes.set_xlabel("score: a dot per seed, | the mean with its 95 % interval")
-    axes.set_title("seeds", loc="left")
+    title(axes, theme, "seeds")
     return figure

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlxhog.mad.report.canvas import Theme, blank, style
+from mlxhog.mad.report.canvas import Theme, blank, style, title
 from mlxhog.mad.report.importance import Slot, slots
 from mlxhog.mad.report.standing import Standing
+from mlxhog.mad.scores import UNFINISHED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,9 +15,7 @@ if TYPE_CHECKING:
 
 def choices(standing: Standing) -> list[Slot]:
     """Return the slots over the candidates that lack no runs; none where nothing was chosen."""
-    scored = [
-        (row.layers, row.score) for row in standing.rows if row.status not in ("partial", "pruned")
-    ]
+    scored = [(row.layers, row.score) for row in standing.rows if row.status not in UNFINISHED]
     found = slots(scored)
     return found if any(len(slot.means) > 1 for slot in found) else []
 
@@ -26,7 +25,7 @@ def draw(found: list[Slot], theme: Theme) -> Figure:
     import numpy as np
 
     names = sorted({name for slot in found for name in slot.means})
-    figure = blank(theme, max(4.5, 1.6 + 0.9 * len(found)), 1.9 + 0.36 * len(names))
+    figure = blank(theme, max(6.0, 2.2 + 0.9 * len(found)), 1.9 + 0.36 * len(names))
     bars, heat = figure.subplots(2, 1, height_ratios=[1.0, 0.32 * len(names) + 0.2], sharex=True)
     for axes in (bars, heat):
         style(axes, theme)
@@ -35,7 +34,7 @@ def draw(found: list[Slot], theme: Theme) -> Figure:
     bars.bar(at, [slot.share for slot in found], width=0.6, color=theme.inks[0])
     bars.set_ylim(0, 1)
     bars.set_ylabel("share of variance")
-    bars.set_title("what each slot decides, and mean score by layer in it", loc="left")
+    title(bars, theme, "what each slot decides, and the mean score of each layer in it")
     table = np.array([[slot.means.get(name, np.nan) for slot in found] for name in names])
     image = heat.imshow(table, aspect="auto", cmap=theme.heat)
     low, high = image.get_clim()

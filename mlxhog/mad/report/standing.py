@@ -5,27 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from mlxhog.mad.result import Point
-
-if TYPE_CHECKING:
-    from mlxhog.mad.scores import Row
-    from mlxhog.mad.study.record import Record
+from mlxhog.mad.scores import Row
+from mlxhog.mad.study.record import Record
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sharing:
-    """What a shared embedding did to the order of the candidates.
+class Against:
+    """The order of the candidates beside that of another study.
 
     Attributes:
-        spearman: rank correlation with the unshared scores; NaN where it is undefined.
-        n: candidates that have both scores.
-        pairs: candidate -> (unshared score, shared score).
+        study: name of the other one.
+        shared: this study's candidates shared one embedding, the other's did not.
+        spearman: rank correlation of the scores; NaN where it is undefined.
+        pairs: candidate -> (score here, score there), of those that lack runs in neither.
     """
 
+    study: str
+    shared: bool
     spearman: float
-    n: int
     pairs: Mapping[str, tuple[float, float]]
 
 
@@ -42,7 +41,9 @@ class Standing:
         planned: runs of all candidates so far; None where nobody knows.
         running: whether a scheduler works on it now.
         facts: what was run, in words, such as ("seeds", "0, 1, 2").
-        sharing: None where every candidate trained its own embedding.
+        chosen: candidate -> the runs that its score is made of.
+        shared: whether the candidates trained one embedding together.
+        against: the order beside another study's, where there is one to compare with.
     """
 
     study: str
@@ -53,7 +54,9 @@ class Standing:
     planned: int | None
     running: bool = False
     facts: tuple[tuple[str, str], ...] = ()
-    sharing: Sharing | None = None
+    chosen: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
+    shared: bool = False
+    against: Against | None = None
 
     @property
     def statuses(self) -> dict[str, int]:

@@ -34,7 +34,11 @@ def forward(
     c, inputs = x, list[array]()
     if layer.conv:
         c, last = run.ops.causal_conv(
-            x, p["conv.weight"], p["conv.bias"], state=None if state is None else state[0], silu=True
+            x,
+            p["conv.weight"],
+            p["conv.bias"],
+            state=None if state is None else state[0],
+            silu=True,
         )
         inputs.append(last)
     q, k = run.ops.linears(c, [p["q_proj.weight"], p["k_proj.weight"]])

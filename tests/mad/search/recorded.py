@@ -5,19 +5,16 @@ from typing import Any
 
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.suites import Setting, Suite
 from mlxhog.models.mad.layer import Layer, make
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    task: str
-    label: str = "baseline"
+def suite(*settings: Setting, points: tuple[dict[str, Any], ...] = ({"lr": 1e-3},)) -> Suite:
+    return Suite("made", settings, points, {})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Suite:
-    settings: tuple[Setting, ...]
-    points: tuple[dict[str, Any], ...] = ({"lr": 1e-3},)
+def setting(task: str, label: str = "baseline") -> Setting:
+    return Setting(task, {}, label)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,209 @@
+#include "attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "gemm.h"
+#include "heads.h"
+
+namespace mlxhog {
+namespace {
+
+// Queries of one block lie side by side, one per vector lane, and their scores in a row for every key: softmax then
+// needs no sums across a vector, and every product but two is as wide as the block, however narrow the heads.
+constexpr Index kLanes = 32;
+
+// Queries [first, first + count) of one head, and the keys that any of them sees.
+struct Block {
+  Index first, count, begin, end, own;  // own: key of the first query
+
+  Block(const AttentionShape& s, Index first_valid, Index at)
+      : first(at), count(std::min(kLanes, s.S - at)), own(s.L - s.S + at) {
+    begin = std::max(first_valid, s.window < 0 ? Index{0} : own - s.window);
+    end = own + count;
+  }
+  Index keys() const { return end - begin; }
+};
+
+Index first_valid(const AttentionShape& s, Index b) { return s.lengths ? s.L - s.lengths[b] : 0; }
+
+// lanes[d, l] = factor * rows[l, d]; lanes without a row are 0.
+void to_lanes(const Block& block, const float* rows, Index ld, Index width, float factor, float* lanes) {
+  std::fill_n(lanes, width * kLanes, 0.0f);
+  for (Index l = 0; l < block.count; ++l)
+    for (Index d = 0; d < width; ++d) lanes[d * kLanes + l] = factor * rows[l * ld + d];
+}
+
+// rows[l, d] = factor[l] * lanes[d, l]
+void from_lanes(const Block& block, const float* lanes, const float* factor, Index width, float* rows, Index ld) {
+  for (Index l = 0; l < block.count; ++l)
+    for (Index d = 0; d < width; ++d) rows[l * ld + d] = factor[l] * lanes[d * kLanes + l];
+}
+
+// Scores (keys, lanes) of what a lane must not see become -inf, whose exponential is 0.
+MLXHOG_CLONES void mask(const Block& block, Index window, float* scores) {
+  constexpr float kNever = -std::numeric_limits<float>::infinity();
+  const int last = static_cast<int>(block.count) - 1;
+  for (Index j = block.own + 1; j < block.end; ++j) {  // behind the first query's own key
+    const int ahead = static_cast<int>(j - block.own);
+    float* row = scores + (j - block.begin) * kLanes;
+#pragma omp simd
+    for (int l = 0; l < kLanes; ++l) row[l] = l < ahead && l <= last ? kNever : row[l];
+  }
+  if (window < 0) return;
+  for (Index j = block.begin; j < std::min(block.end, block.own + last - window); ++j) {
+    const int reached = static_cast<int>(j - (block.own - window));  // by lanes up to this one
+    float* row = scores + (j - block.begin) * kLanes;
+#pragma omp simd
+    for (int l = 0; l < kLanes; ++l) row[l] = l > reached && l <= last ? kNever : row[l];
+  }
+}
+
+// Scores become exp(score - greatest of the lane); their sums.
+MLXHOG_CLONES void exponentials(Index keys, float* scores, float* greatest, float* sums) {
+  float most[kLanes], sum[kLanes];
+  std::fill_n(most, kLanes, -std::numeric_limits<float>::infinity());
+  std::fill_n(sum, kLanes, 0.0f);
+  for (Index j = 0; j < keys; ++j) {
+#pragma omp simd
+    for (Index l = 0; l < kLanes; ++l) most[l] = scores[j * kLanes + l] > most[l] ? scores[j * kLanes + l] : most[l];
+  }
+  for (Index j = 0; j < keys; ++j) {
+#pragma omp simd
+    for (Index l = 0; l < kLanes; ++l) {
+      const float p = exp_f32(scores[j * kLanes + l] - most[l]);
+      scores[j * kLanes + l] = p;
+      sum[l] += p;
+    }
+  }
+  std::copy_n(most, kLanes, greatest);
+  std::copy_n(sum, kLanes, sums);
+}
+
+// Scores become the weights P = exp(score - lse), and dP, the gradient of P, that of the scores: P (dP - sum P dP).
+// The sum is also out . d_out; but taken here it makes the gradient of a single key 0 without rounding.
+MLXHOG_CLONES void weigh(Index keys, const float* lse, float* scores, float* dP) {
+  float mean[kLanes] = {};
+  for (Index j = 0; j < keys; ++j) {
+#pragma omp simd
+    for (Index l = 0; l < kLanes; ++l) {
+      const float p = exp_f32(scores[j * kLanes + l] - lse[l]);
+      scores[j * kLanes + l] = p;
+      mean[l] += p * dP[j * kLanes + l];
+    }
+  }
+  for (Index j = 0; j < keys; ++j) {
+#pragma omp simd
+    for (Index l = 0; l < kLanes; ++l)
+      dP[j * kLanes + l] = scores[j * kLanes + l] * (dP[j * kLanes + l] - mean[l]);
+  }
+}
+
+// What both passes keep for one head at a time.
+struct Scratch {
+  Buffer k, v, queries, scores, result;
+
+  explicit Scratch(const AttentionShape& s)
+      : k(uninitialised(s.L * s.DH)),
+        v(uninitialised(s.L * s.DH)),
+        queries(uninitialised(kLanes * s.DH)),
+        scores(uninitialised(s.L * kLanes)),
+        result(uninitialised(kLanes * s.DH)) {}
+};
+
+// scores[j, l] = k_j . q_l / sqrt(DH), masked
+void compute_scores(const AttentionShape& s, const Block& block, const float* q, float scale, const Scratch& scratch) {
+  to_lanes(block, q, s.NH * s.DH, s.DH, scale, scratch.queries.get());
+  gemm(block.keys(), kLanes, s.DH, &scratch.k[block.begin * s.DH], s.DH, 1, scratch.queries.get(), kLanes,
+       scratch.scores.get(), kLanes, false);
+  mask(block, s.window, scratch.scores.get());
+}
+
+void forward_head(const AttentionShape& s, const AttentionInputs& in, Index b, Index head, Scratch& scratch, float* out,
+                  float* lse) {
+  const Index DH = s.DH, ld = s.NH * DH, keys_at = b * s.L * ld + head * DH, at = b * s.S * ld + head * DH;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(DH));
+  copy_rows(s.L, DH, in.k + keys_at, ld, scratch.k.get(), DH);
+  copy_rows(s.L, DH, in.v + keys_at, ld, scratch.v.get(), DH);
+  for (Index t = 0; t < s.S; t += kLanes) {
+    const Block block(s, first_valid(s, b), t);
+    float greatest[kLanes], sums[kLanes];
+    compute_scores(s, block, in.q + at + t * ld, scale, scratch);
+    exponentials(block.keys(), scratch.scores.get(), greatest, sums);
+    gemm(DH, kLanes, block.keys(), &scratch.v[block.begin * DH], 1, DH, scratch.scores.get(), kLanes,
+         scratch.result.get(), kLanes, false);
+    for (Index l = 0; l < block.count; ++l) {
+      lse[(b * s.NH + head) * s.S + t + l] = greatest[l] + std::log(sums[l]);
+      sums[l] = 1.0f / sums[l];
+    }
+    from_lanes(block, scratch.result.get(), sums, DH, out + at + t * ld, ld);
+  }
+}
+
+struct GradientScratch : Scratch {
+  Buffer dP, d_out, d_rows, q_rows, dk, dv;
+
+  explicit GradientScratch(const AttentionShape& s)
+      : Scratch(s),
+        dP(uninitialised(s.L * kLanes)),
+        d_out(uninitialised(kLanes * s.DH)),
+        d_rows(uninitialised(kLanes * s.DH)),
+        q_rows(uninitialised(kLanes * s.DH)),
+        dk(uninitialised(s.L * s.DH)),
+        dv(uninitialised(s.L * s.DH)) {}
+};
+
+void backward_head(const AttentionShape& s, const AttentionInputs& in, const float* lse, const float* d_out,
+                   Index b, Index head, GradientScratch& scratch, const AttentionGradients& grad) {
+  const Index DH = s.DH, ld = s.NH * DH, keys_at = b * s.L * ld + head * DH, at = b * s.S * ld + head * DH;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(DH));
+  float *P = scratch.scores.get(), *dP = scratch.dP.get();
+  copy_rows(s.L, DH, in.k + keys_at, ld, scratch.k.get(), DH);
+  copy_rows(s.L, DH, in.v + keys_at, ld, scratch.v.get(), DH);
+  std::fill_n(scratch.dk.get(), s.L * DH, 0.0f);
+  std::fill_n(scratch.dv.get(), s.L * DH, 0.0f);
+  for (Index t = 0; t < s.S; t += kLanes) {
+    const Block block(s, first_valid(s, b), t);
+    const Index n = block.keys(), row = at + t * ld;
+    const float *k = &scratch.k[block.begin * DH], *v = &scratch.v[block.begin * DH];
+    float lses[kLanes] = {}, scales[kLanes];
+    std::fill_n(scales, kLanes, scale);
+    std::copy_n(lse + (b * s.NH + head) * s.S + t, block.count, lses);
+    std::fill_n(scratch.d_rows.get(), kLanes * DH, 0.0f);
+    std::fill_n(scratch.q_rows.get(), kLanes * DH, 0.0f);
+    for (Index l = 0; l < block.count; ++l)
+      for (Index d = 0; d < DH; ++d) {
+        scratch.d_rows[l * DH + d] = d_out[row + l * ld + d];
+        scratch.q_rows[l * DH + d] = scale * in.q[row + l * ld + d];
+      }
+    compute_scores(s, block, in.q + row, scale, scratch);
+    to_lanes(block, d_out + row, ld, DH, 1.0f, scratch.d_out.get());
+    gemm(n, kLanes, DH, v, DH, 1, scratch.d_out.get(), kLanes, dP, kLanes, false);
+    weigh(n, lses, P, dP);
+    gemm(DH, kLanes, n, k, 1, DH, dP, kLanes, scratch.result.get(), kLanes, false);
+    from_lanes(block, scratch.result.get(), scales, DH, grad.q + row, ld);
+    gemm(n, DH, kLanes, dP, kLanes, 1, scratch.q_rows.get(), DH, &scratch.dk[block.begin * DH], DH, true);
+    gemm(n, DH, kLanes, P, kLanes, 1, scratch.d_rows.get(), DH, &scratch.dv[block.begin * DH], DH, true);
+  }
+  copy_rows(s.L, DH, scratch.dk.get(), DH, grad.k + keys_at, ld);
+  copy_rows(s.L, DH, scratch.dv.get(), DH, grad.v + keys_at, ld);
+}
+
+}  // namespace
+
+void attention_forward(const AttentionShape& s, const AttentionInputs& in, float* out, float* lse, int threads) {
+  for_each_head(s.B, s.NH, s.DH, threads, [&] { return Scratch(s); }, [&](Index b, Index head, Scratch& scratch) {
+    forward_head(s, in, b, head, scratch, out, lse);
+  });
+}
+
+void attention_backward(const AttentionShape& s, const AttentionInputs& in, const float* lse, const float* d_out,
+                        const AttentionGradients& grad, int threads) {
+  for_each_head(s.B, s.NH, s.DH, threads, [&] { return GradientScratch(s); },
+                [&](Index b, Index head, GradientScratch& scratch) {
+                  backward_head(s, in, lse, d_out, b, head, scratch, grad);
+                });
+}
+
+}  // namespace mlxhog

@@ -1,0 +1,35 @@
+// Work on every head of every sequence, one after another in memory where several threads would share a cache line.
+#pragma once
+
+#include <algorithm>
+
+#include "buffer.h"
+#include "pool.h"
+
+namespace mlxhog {
+
+// Calls work(b, head, scratch) with a `Scratch` of each task's own, made by make(); `width` is the narrowest head.
+template <class Make, class Work>
+void for_each_head(Index B, Index NH, Index width, int threads, const Make& make, const Work& work) {
+  if (NH == 0) return;
+  const Index line = static_cast<Index>(kLine / sizeof(float));
+  const Index together = std::min(NH, std::max<Index>(1, line / std::max<Index>(1, width)));
+  const Index groups = (NH + together - 1) / together;
+  parallel_for(B * groups, threads, [&](Index task) {
+    auto scratch = make();
+    const Index first = task % groups * together;
+    for (Index head = first; head < std::min(NH, first + together); ++head) work(task / groups, head, scratch);
+  });
+}
+
+// to[r, :] = factor * from[r, :] for rows that lie `from_ld` and `to_ld` apart; the rest of a row of `to` up to
+// `padded` becomes 0.
+inline void copy_rows(Index rows, Index width, const float* from, Index from_ld, float* to, Index to_ld,
+                      Index padded = 0, float factor = 1.0f) {
+  for (Index r = 0; r < rows; ++r, from += from_ld, to += to_ld) {
+    for (Index j = 0; j < width; ++j) to[j] = factor * from[j];
+    for (Index j = width; j < padded; ++j) to[j] = 0.0f;
+  }
+}
+
+}  // namespace mlxhog

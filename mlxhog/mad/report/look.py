@@ -1,0 +1,163 @@
+"""From a study directory to its standing; reads the store only, whoever else is writing it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from mlxhog.mad.best import Select, placed
+from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.ranks import spearman
+from mlxhog.mad.report.standing import Against, Standing
+from mlxhog.mad.result import Point
+from mlxhog.mad.scores import UNFINISHED, Row, scores
+from mlxhog.mad.study import study as studies
+from mlxhog.mad.study.record import Record
+from mlxhog.mad.study.store import Store, is_study
+from mlxhog.mad.study.study import Study
+from mlxhog.mad.suites import Suite, suite
+
+
+def look(
+    store: Store,
+    *,
+    select: Select | None = None,
+    against: Store | None = None,
+    curves: bool = False,
+) -> Standing:
+    """Return what is known of a study now.
+
+    Args:
+        store: of the study.
+        select: rows whose accuracy chooses between optimiser points; None is the study's own.
+        against: another study to compare the order with; None looks beside this one for the same
+            study without a shared embedding, where this one shares.
+        curves: whether to read the learning curves.
+
+    Raises:
+        StudyError: another version made the study, a line of it is damaged, or its runs have no
+            validation rows to select by.
+    """
+    study = studies.read(store)
+    measured = suite(study.suite)
+    protocol = Protocol(**{**measured.protocol, **study.protocol})
+    select = select or ("val" if protocol.select == "val" else "test")
+    records = tuple(store.records())
+    rows = scores(records, measured, select, study.seeds)
+    chosen = _chosen(rows, records, measured)
+    other = against if against is not None else _unshared(store, study)
+    return Standing(
+        study=store.name,
+        suite=study.suite,
+        rows=tuple(rows),
+        records=records,
+        curves=_curves(store, chosen.values()) if curves else {},
+        planned=_planned(store, study, measured, rows),
+        running=store.is_locked(),
+        facts=_facts(study, measured, protocol, select, records),
+        chosen=chosen,
+        shared=study.share_embedding,
+        against=None if other is None else _against(study, rows, other),
+    )
+
+
+def _chosen(
+    rows: Iterable[Row], records: Iterable[Record], measured: Suite
+) -> dict[str, tuple[Record, ...]]:
+    by_key = {record.key: record for record in records}
+    places = placed(by_key.values(), measured)
+    found = {}
+    for row in rows:
+        best = {(one.task, one.label, one.seed, one.point) for one in row.best}
+        found[row.candidate] = tuple(
+            by_key[run.key]
+            for place, run in places[row.candidate].items()
+            if isinstance(run, Record)
+            and (place.task, place.label, place.seed, place.point) in best
+        )
+    return found
+
+
+def _curves(store: Store, chosen: Iterable[Sequence[Record]]) -> dict[str, tuple[Point, ...]]:
+    return {record.key: tuple(store.curve(record.key)) for runs in chosen for record in runs}
+
+
+def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Row]) -> int:
+    """Runs of the candidates that are known; those that a pruned one was spared do not count."""
+    names = dict.fromkeys(
+        [
+            *study.candidates,
+            *(str(entry["candidate"]) for entry in store.proposals()),
+            *(row.candidate for row in rows),
+        ]
+    )
+    each = measured.runs * len(study.seeds)
+    spared = sum(len(row.missing) for row in rows if row.status == "pruned")
+    return len(names) * each - spared
+
+
+def _against(study: Study, rows: Sequence[Row], other: Store) -> Against:
+    theirs = studies.read(other)
+    scored = {
+        row.candidate: row.score
+        for row in scores(other.records(), suite(theirs.suite), "test", theirs.seeds)
+        if row.status not in UNFINISHED
+    }
+    pairs = {
+        row.candidate: (row.score, scored[row.candidate])
+        for row in rows
+        if row.status not in UNFINISHED and row.candidate in scored
+    }
+    here, there = zip(*pairs.values(), strict=True) if pairs else ((), ())
+    return Against(
+        study=other.name,
+        shared=study.share_embedding and not theirs.share_embedding,
+        spearman=spearman(here, there) if pairs else math.nan,
+        pairs=pairs,
+    )
+
+
+def _unshared(store: Store, study: Study) -> Store | None:
+    """The study beside this one that differs in nothing but its own embeddings."""
+    if not study.share_embedding:
+        return None
+    wanted = replace(study, share_embedding=False).to_dict()
+    for directory in sorted(Path(store.directory).parent.iterdir()):
+        if is_study(directory) and Store(directory).definition() == wanted:
+            return Store(directory)
+    return None
+
+
+def _facts(
+    study: Study,
+    measured: Suite,
+    protocol: Protocol,
+    select: Select,
+    records: Sequence[Record],
+) -> tuple[tuple[str, str], ...]:
+    """What was run, in words: the protocol, where it differs from the reference's."""
+    points = "; ".join(
+        ", ".join(f"{name} {value:g}" for name, value in point.items()) for point in measured.points
+    )
+    own = {
+        name: value
+        for name, value in asdict(protocol).items()
+        if value is not None and not any(name in point for point in measured.points)
+    }
+    hosts = sorted({record.host for record in records})
+    found = [
+        ("tasks", f"{len(measured.settings)} settings of suite {study.suite}"),
+        ("optimiser points", points),
+        ("seeds", ", ".join(map(str, study.seeds))),
+        ("width", str(study.dim or measured.dim)),
+        ("protocol", ", ".join(f"{name} {value}" for name, value in own.items())),
+        ("selected by", f"{select} rows"),
+        ("trained by", f"{study.workers}, {study.threads} thread(s) each"),
+        ("candidates from", study.sampler if study.space else "a list"),
+        ("pruning", "on: runs may end at rungs" if study.prune else "off"),
+        ("embedding", "shared by all candidates" if study.share_embedding else "each its own"),
+        ("hosts", ", ".join(hosts)),
+    ]
+    return tuple((name, value) for name, value in found if value)

@@ -1,0 +1,1 @@
+"""Search over architectures: the space, what is tried next, what is stopped early."""

@@ -1,0 +1,176 @@
+"""What a candidate may cost, and how one that costs too much is made to fit.
+
+Fixed-state mixers are compared at equal state, so a space bounds parameters and state. A candidate
+above a bound is rejected, or with `rescale` made smaller: more heads, which divide the state of a
+matrix memory, then narrower channel maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from mlxhog.errors import ConfigError
+from mlxhog.mad.sizes import params, state
+from mlxhog.models.mad.layer import Layer
+
+INNER_STEP = 16
+"""Inner widths are multiples of this, as the reference's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Bounds of one candidate; None is no bound.
+
+    Attributes:
+        params: parameters of its layers, see `sizes.params`.
+        state: numbers it keeps per sequence.
+        length: tokens after which state is counted; None is the longest row of the suite. It
+            matters to caches that grow, such as that of attention.
+        rescale: shrink candidates that are too large instead of rejecting them.
+    """
+
+    params: int | None = None
+    state: int | None = None
+    length: int | None = None
+    rescale: bool = False
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters and state of some layers."""
+
+    params: int
+    state: int
+
+
+class Scale:
+    """A budget at one width and one length.
+
+    Args:
+        budget: the bounds.
+        d: width of the candidates.
+        length: tokens after which state is counted, where the budget does not say.
+    """
+
+    def __init__(self, budget: Budget, d: int, length: int) -> None:
+        self.budget = budget
+        self._d = d
+        self._length = budget.length or length
+
+    def cost(self, layers: Sequence[Layer]) -> Cost:
+        """Return what layers cost as they are."""
+        return Cost(params(layers, self._d), state(layers, self._d, self._length))
+
+    def least(self, layer: Layer) -> Cost:
+        """Return what the smallest version of a layer costs that `fit` may choose."""
+        if self.budget.rescale:
+            if self.budget.state is not None:
+                *_, layer = [layer, *self._more_heads(layer)]
+            if self.budget.params is not None:
+                layer = self._narrow(layer, INNER_STEP) or layer
+        return self.cost([layer])
+
+    def admits(self, layers: Sequence[Layer]) -> bool:
+        """Whether layers, or where the budget rescales their smallest versions, are within it."""
+        least = [self.least(layer) for layer in layers]
+        return self._fits(Cost(sum(one.params for one in least), sum(one.state for one in least)))
+
+    def same(self, one: Layer, other: Layer) -> bool:
+        """Whether two layers are equal in all that `fit` keeps."""
+        return self._kept(one) == self._kept(other)
+
+    def _kept(self, layer: Layer) -> tuple[object, ...]:
+        free = {"heads", "inner"} if self.budget.rescale else set()
+        numbers = {field.name for field in fields(layer)} - free  # type: ignore[arg-type]
+        return (layer.name, *(getattr(layer, name) for name in sorted(numbers)))
+
+    def _fits(self, cost: Cost) -> bool:
+        return (self.budget.params is None or cost.params <= self.budget.params) and (
+            self.budget.state is None or cost.state <= self.budget.state
+        )
+
+    def within(self, layers: Sequence[Layer]) -> bool:
+        """Whether layers cost no more than the budget."""
+        return self._fits(self.cost(layers))
+
+    def fit(self, layers: Sequence[Layer]) -> tuple[Layer, ...] | None:
+        """Return layers within the budget: as they are, or rescaled where it allows that.
+
+        Of the layers that can have twice the heads, the one with the largest state gets them
+        first; of the channel maps, the widest loses 16 units first. None where that is not enough.
+        """
+        found = list(layers)
+        while self.budget.rescale and not self.within(found):
+            smaller = self._smaller(found)
+            if smaller is None:
+                return None
+            found[smaller[0]] = smaller[1]
+        return tuple(found) if self.within(found) else None
+
+    def _smaller(self, layers: Sequence[Layer]) -> tuple[int, Layer] | None:
+        """The next change: which layer, and what it becomes."""
+        bound = self.budget.state
+        headed = [] if bound is None else self._options(layers, self._headed)
+        if bound is not None and self.cost(layers).state > bound:
+            options = headed
+        else:
+            options = self._options(layers, self._narrowed) or headed
+        if not options:
+            return None
+        _, number, less = max(options, key=lambda option: (option[0], -option[1]))
+        return number, less
+
+    @staticmethod
+    def _options(
+        layers: Sequence[Layer], change: Callable[[Layer], tuple[int, Layer | None]]
+    ) -> list[tuple[int, int, Layer]]:
+        """Every possible change: size of what shrinks, which layer, and what it becomes."""
+        changed = [(number, *change(layer)) for number, layer in enumerate(layers)]
+        return [(size, number, less) for number, size, less in changed if less is not None]
+
+    def _headed(self, layer: Layer) -> tuple[int, Layer | None]:
+        return self.cost([layer]).state, next(self._more_heads(layer), None)
+
+    def _narrowed(self, layer: Layer) -> tuple[int, Layer | None]:
+        width = _width(layer, self._d)
+        return width, self._narrow(layer, width - INNER_STEP)
+
+    def _more_heads(self, layer: Layer) -> Iterator[Layer]:
+        """The layer with twice, four times .. the heads, while that makes its state smaller."""
+        while _has(layer, "heads"):
+            now: Any = layer
+            more: Layer = replace(now, heads=2 * now.heads)
+            if not self._possible(more) or self.cost([more]).state >= self.cost([layer]).state:
+                return
+            yield more
+            layer = more
+
+    def _narrow(self, layer: Layer, inner: int) -> Layer | None:
+        """A channel map with another inner width; None where it has none, or not that one."""
+        if not _width(layer, self._d) > inner >= INNER_STEP:
+            return None
+        now: Any = layer
+        less: Layer = replace(now, inner=inner // INNER_STEP * INNER_STEP)
+        return less if self._possible(less) else None
+
+    def _possible(self, layer: Layer) -> bool:
+        try:
+            layer.check(self._d)
+        except ConfigError:
+            return False
+        return True
+
+
+def _has(layer: Layer, name: str) -> bool:
+    return name in {field.name for field in fields(layer)}  # type: ignore[arg-type]
+
+
+def _width(layer: Layer, d: int) -> int:
+    """Inner width of a channel map that has one, else 0."""
+    if layer.kind != "channel" or not _has(layer, "inner"):
+        return 0
+    now: Any = layer
+    width: int = now.width(d)
+    return width

@@ -1,0 +1,182 @@
+"""The candidates of a space at one width: how many there are, number n, and which belong to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+from mlxhog.errors import ConfigError
+from mlxhog.mad.search.budget import Scale
+from mlxhog.mad.search.counting import Left, Sequences
+from mlxhog.mad.search.space import Space
+from mlxhog.mad.suites import Suite
+from mlxhog.mad.tasks import resolve
+from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.sequence import canonical
+
+Layers = tuple[Layer, ...]
+
+
+def candidates_of(space: Space, suite: Suite) -> Candidates:
+    """Return the candidates of a space for a suite: its width, and its longest row.
+
+    Raises:
+        ConfigError: as `Candidates` does.
+    """
+    longest = max(resolve(each.task, each.settings).length for each in suite.settings)
+    return Candidates(space, suite.dim if space.dim is None else space.dim, longest)
+
+
+class Candidates:
+    """The sequences of a space that keep to its counts and its budget, in a fixed order.
+
+    Where the budget rescales, a candidate is a sequence as the space writes it (its *plan*) made
+    to fit; the two correspond one to one.
+
+    Args:
+        space: what is allowed.
+        d: width.
+        length: tokens after which state is counted, where the budget does not say.
+
+    Raises:
+        ConfigError: a layer cannot be built at this width, the space has no candidate, or one of
+            its `start` is none.
+    """
+
+    def __init__(self, space: Space, d: int, length: int) -> None:
+        self.space = space
+        self.d = d
+        self._scale = Scale(space.budget, d, length)
+        self._limited = tuple(space.max_count)
+        self._check_layers()
+        budget = space.budget
+        self._sequences = self._within(budget.params, budget.state)
+        if not self.count:
+            raise ConfigError(self._why_none())
+        for layers in space.start:
+            if self.build(layers) is None:
+                raise ConfigError(f"start has {canonical(layers)!r}, which is not in the space")
+
+    @cached_property
+    def count(self) -> int:
+        """Number of candidates."""
+        return sum(sequences.count() for sequences in self._sequences.values())
+
+    def __getitem__(self, number: int) -> Layers:
+        """Return candidate `number` from 0: shallow ones first, then by the order of choices.
+
+        Raises:
+            IndexError: there are not so many.
+        """
+        if not 0 <= number < self.count:
+            raise IndexError(f"candidate {number} of {self.count}")
+        for depth, sequences in self._sequences.items():
+            if number < sequences.count():
+                chosen = sequences.sequence(number)
+                slots = self.space.slots(depth)
+                plan = tuple(slot[which] for slot, which in zip(slots, chosen, strict=True))
+                found = self._scale.fit(plan)
+                assert found is not None  # its smallest version is within the budget
+                return found
+            number -= sequences.count()
+        raise AssertionError("counts do not add up")
+
+    def __contains__(self, layers: object) -> bool:
+        """Whether layers are a candidate."""
+        return isinstance(layers, tuple) and self.plan(layers) is not None
+
+    def build(self, plan: Sequence[Layer]) -> Layers | None:
+        """Return the candidate of a plan, None where the plan is not in the space."""
+        layers = tuple(plan)
+        if len(layers) not in self._sequences:
+            return None
+        slots = self.space.slots(len(layers))
+        if any(layer not in slot for layer, slot in zip(layers, slots, strict=True)):
+            return None
+        names = [layer.name for layer in layers]
+        if any(names.count(name) > most for name, most in self.space.max_count.items()):
+            return None
+        if not self._scale.admits(layers):
+            return None
+        return self._scale.fit(layers)
+
+    def plan(self, layers: Layers) -> Layers | None:
+        """Return the plan of a candidate, None for layers that are none."""
+        if len(layers) not in self._sequences:
+            return None
+        slots = self.space.slots(len(layers))
+        found = []
+        for layer, slot in zip(layers, slots, strict=True):
+            own = [choice for choice in slot if self._scale.same(choice, layer)]
+            if not own:
+                return None
+            found.append(own[0])
+        return tuple(found) if self.build(found) == layers else None
+
+    def _within(self, params: int | None, state: int | None) -> dict[int, Sequences]:
+        """The sequences of every depth within bounds; those without one are left out."""
+        most: Left = tuple(self.space.max_count[name] for name in self._limited)
+        found = {}
+        for depth in self.space.depths:
+            uses = [[self._use(layer) for layer in slot] for slot in self.space.slots(depth)]
+            sequences = Sequences(uses, (*most, params, state))
+            if sequences.count():
+                found[depth] = sequences
+        return found
+
+    def _use(self, layer: Layer) -> tuple[int, ...]:
+        least = self._scale.least(layer)
+        return (*(layer.name == name for name in self._limited), least.params, least.state)
+
+    def _check_layers(self) -> None:
+        choices = [*self.space.mixers, *self.space.channels]
+        for number, layer in enumerate(choices):
+            try:
+                layer.check(self.d)
+            except ConfigError as error:
+                raise ConfigError(f"{layer.name} at width {self.d}: {error}") from error
+            for other in choices[:number]:
+                if self._scale.same(layer, other):
+                    raise ConfigError(
+                        f"{canonical([other])} and {canonical([layer])} differ in nothing that "
+                        "budget.rescale keeps; leave one out, or rescale out"
+                    )
+
+    def _why_none(self) -> str:
+        """Say how far the smallest sequences are from the budget."""
+        if not self._within(None, None):
+            return (
+                f"max_count {dict(self.space.max_count)} leaves no layer for some slot at depth "
+                f"{self.space.depths[0]}; raise a count, or list more layers"
+            )
+        budget = self.space.budget
+        said = []
+        params = self._least(lambda bound: self._within(bound, None))
+        state = self._least(lambda bound: self._within(None, bound))
+        if budget.params is not None and params > budget.params:
+            said.append(_over("parameters", params, "params", budget.params))
+        if budget.state is not None and state > budget.state:
+            said.append(_over("state", state, "state", budget.state))
+        if not said and budget.params is not None and budget.state is not None:
+            state = self._least(lambda bound: self._within(budget.params, bound))
+            said = [
+                f"{_over('state', state, 'state', budget.state)}, among those within "
+                f"budget.params {budget.params:,}"
+            ]
+        return f"no candidate is within the budget: {'; '.join(said)}"
+
+    @staticmethod
+    def _least(within: Callable[[int], object]) -> int:
+        """Smallest bound under which there is a candidate."""
+        high = 1
+        while not within(high):
+            high *= 2
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if within(middle) else (middle, high)
+        return high
+
+
+def _over(what: str, least: int, name: str, budget: int) -> str:
+    return f"the smallest {what} are {least:,}, {least - budget:,} over budget.{name} {budget:,}"

@@ -1,0 +1,92 @@
+"""Studies made by hand: every number of a report is known before."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from mlxhog.mad.result import Point
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.study.record import Record
+from mlxhog.mad.study.store import Store, create
+from mlxhog.mad.study.study import Study
+from mlxhog.mad.suites import Setting, expand, suite
+from mlxhog.models.mad.layer import make
+
+CONV, CHANNELS, MIXED = "gated-conv swiglu", "swiglu swiglu", "swiglu gated-conv"
+CANDIDATES = (CONV, CHANNELS, MIXED)
+SEEDS = (0, 1, 2)
+SUITE = suite("smoke")
+TASKS = tuple(dict.fromkeys(setting.task for setting in SUITE.settings))
+STATE = {CONV: 256, CHANNELS: 0, MIXED: 128}
+WORTH = {CONV: 0.9, CHANNELS: 0.3, MIXED: 0.6}
+
+Change = Callable[[Record], Record | None]
+
+
+def unchanged(record: Record) -> Record | None:
+    return record
+
+
+def accuracy(candidate: str, seed: int) -> float:
+    """Scores of the seeds 0, 1, 2 lie 0.01 apart around the candidate's worth."""
+    return WORTH[candidate] + 0.01 * (seed - 1)
+
+
+def runs() -> list[Record]:
+    """Every run of the study, as if all of them had ended well."""
+    return [
+        _record(candidate, setting, config)
+        for candidate in CANDIDATES
+        for setting, config in expand(SUITE, tuple(map(make, candidate.split())), SEEDS)
+    ]
+
+
+def _record(candidate: str, setting: Setting, config: RunConfig) -> Record:
+    acc = accuracy(candidate, config.seed)
+    return Record(
+        key=config.key(),
+        candidate=candidate,
+        config=config.to_dict(),
+        label=setting.label,
+        status="done",
+        acc_token=acc - 0.05,
+        acc_macro=acc,
+        val_token=None,
+        val_macro=None,
+        ceiling=1.0,
+        loss=1.2,
+        steps=200,
+        seconds=10.0,
+        params=1000,
+        state=STATE[candidate],
+        reason="",
+        host="here",
+        at="2026-01-02T03:04:05.000+00:00",
+    )
+
+
+def study(
+    root: Path,
+    name: str = "first",
+    change: Change = unchanged,
+    **definition,
+) -> Store:
+    """Write a study directory; `change` may change a record, or leave it out with None."""
+    described = Study(candidates=CANDIDATES, suite="smoke", seeds=SEEDS)
+    store = create(root, name, replace(described, **definition).to_dict())
+    for record in filter(None, map(change, runs())):
+        store.append(record, curve(record))
+    return store
+
+
+def curve(record: Record) -> list[Point]:
+    return [
+        Point(
+            step=step,
+            seconds=step / 20,
+            loss=2.0 - step / 200,
+            acc_token=record.acc_token * step / 200,
+            acc_macro=record.acc_macro * step / 200,
+        )
+        for step in range(50, 201, 50)
+    ]

@@ -1,0 +1,177 @@
+"""`mlxhog mad board` and `mlxhog mad plot` as a user meets them."""
+
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mlxhog.cli import main
+from mlxhog.mad.study.store import Store
+from tests.mad.report.sample import CONV, TASKS, study
+
+ENDED = 54
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def first() -> Store:
+    return study(Path("studies"))
+
+
+@pytest.mark.usefixtures("first")
+@pytest.mark.parametrize("spec", ["first", "studies/first"])
+def test_a_study_is_named_or_given_as_a_path(capsys, spec):
+    assert main(["mad", "board", spec]) == 0
+    assert CONV in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("first")
+def test_json_is_one_line_with_every_candidate(capsys):
+    assert main(["mad", "board", "first", "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    best, *_ = json.loads(line)["candidates"]
+    assert best.keys() >= {"layers", "score", "tasks", "params", "state", "seconds", "status"}
+    assert best["layers"] == CONV
+
+
+@pytest.mark.usefixtures("first")
+def test_files_are_written_and_named(capsys):
+    assert main(["mad", "board", "first", "--csv", "t.csv", "--markdown", "t.md"]) == 0
+    assert capsys.readouterr().out.split() == ["t.csv", "t.md"]
+    with Path("t.csv").open() as file:
+        assert next(csv.DictReader(file))["layers"] == CONV
+    assert f"`{CONV}`" in Path("t.md").read_text()
+
+
+@pytest.mark.usefixtures("first")
+def test_a_dash_writes_to_stdout(capsys):
+    assert main(["mad", "board", "first", "--csv", "-"]) == 0
+    assert capsys.readouterr().out.startswith("rank,layers,score")
+
+
+@pytest.mark.usefixtures("first")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["frist"], "did you mean 'first'"),
+        (["first", "--csv", "no/such/folder/t.csv"], "cannot write no/such/folder/t.csv"),
+        (["first", "--select", "val"], "no accuracy on validation rows"),
+        (["first", "--select", "tset"], "did you mean 'test'"),
+        (["first", "--against", "other"], "no study 'other'"),
+        (["first", "--watch", "--csv", "t.csv"], "--watch"),
+        (["first", "--jsn"], "did you mean '--json'"),
+        ([], "STUDY"),
+    ],
+)
+def test_wrong_input_is_one_message_and_exit_code_2(capsys, words, message):
+    assert main(["mad", "board", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+
+
+@pytest.mark.parametrize("command", ["board", "plot"])
+def test_a_study_of_another_version_is_refused(capsys, first, command):
+    path = first.directory / "study.yaml"
+    path.write_text(path.read_text().replace("generator: 1", "generator: 0"))
+    assert main(["mad", command, "first"]) == 2
+    assert "was made by the tasks' generators 0" in capsys.readouterr().err
+
+
+def test_a_damaged_line_is_named(capsys, first):
+    path = first.directory / "runs.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "{damaged", *lines[1:], ""]))
+    assert main(["mad", "board", "first"]) == 2
+    assert "runs.jsonl, line 2 is damaged" in capsys.readouterr().err
+
+
+def test_a_study_that_runs_is_shown_as_running(capsys, first):
+    with first.lock():
+        assert main(["mad", "board", "first", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["running"]
+
+
+def test_watching_ends_when_the_study_does(capsys, first):
+    asked = threading.Event()
+
+    def scheduler():
+        with first.lock():
+            locked.set()
+            asked.wait(20)
+
+    locked = threading.Event()
+    holder = threading.Thread(target=scheduler)
+    holder.start()
+    assert locked.wait(20)
+    watcher = threading.Timer(0.2, asked.set)
+    watcher.start()
+    assert main(["mad", "board", "first", "--watch", "--json"]) == 0
+    holder.join(20)
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["running"] for one in shown] == [True, False]
+
+
+@pytest.mark.usefixtures("first")
+def test_plot_writes_every_figure_and_the_page_and_names_them(capsys):
+    assert main(["mad", "plot", "first", "--out", "figures", "--open", "no"]) == 0
+    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert written[-1] == Path("figures/index.html")
+    assert {path.name for path in written} >= {f"curves-{task}.png" for task in TASKS}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[:-1])
+    assert written[-1].read_text().count("<figure") == len(written) - 1
+
+
+def test_plots_lie_in_the_study_unless_told_otherwise(capsys, first):
+    assert main(["mad", "plot", "first", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert Path(found["page"]).parent == first.directory / "plots"
+    assert all(Path(path).exists() for path in found["plots"].values())
+
+
+@pytest.mark.usefixtures("first")
+def test_without_matplotlib_plot_says_which_extra_has_it(capsys, monkeypatch):
+    known = importlib.util.find_spec
+
+    def without(name, package=None):
+        return None if name == "matplotlib" else known(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    assert main(["mad", "plot", "first"]) == 3
+    assert "mlxhog[plots]" in capsys.readouterr().err
+    assert not Path("studies/first/plots").exists()
+
+
+@pytest.mark.parametrize("command", ["board", "plot"])
+def test_help_has_examples(capsys, command):
+    with pytest.raises(SystemExit) as end:
+        main(["mad", command, "--help"])
+    assert end.value.code == 0
+    assert f"mlxhog mad {command} first" in capsys.readouterr().out
+
+
+def test_the_board_needs_no_framework_and_no_matplotlib(first):
+    code = "from mlxhog.cli import main; main(['mad', 'board', 'first'])"
+    loaded = loaded_after(code)
+    assert "mlxhog.mad.report.look" in loaded
+    assert not loaded & {"torch", "mlx.core", "matplotlib", "rich"}
+
+
+def loaded_after(code: str) -> set[str]:
+    """The modules of a fresh process that ran some code."""
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(ended.stdout.splitlines()[-1].split())

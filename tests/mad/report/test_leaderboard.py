@@ -1,0 +1,189 @@
+"""What the tables of a study say, from studies whose every number is known."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+import pytest
+
+from mlxhog.mad.report.leaderboard import to_csv, to_json, to_markdown
+from mlxhog.mad.report.lines import lines
+from mlxhog.mad.report.look import look
+from tests.mad.report.sample import (
+    CANDIDATES,
+    CHANNELS,
+    CONV,
+    MIXED,
+    SEEDS,
+    STATE,
+    TASKS,
+    WORTH,
+    study,
+)
+
+INTERVAL = 4.302652729911275 * 0.01 / 3**0.5  # t(0.975, 2), deviation and number of the seeds
+
+
+def without_last_seed_of_mixed(record):
+    return None if (record.candidate, record.seed) == (MIXED, 2) else record
+
+
+def channels_diverge(record):
+    return replace(record, status="diverged") if record.candidate == CHANNELS else record
+
+
+def one_fails(record):
+    at = (record.candidate, record.seed, record.task)
+    if at != (CONV, 1, TASKS[0]):
+        return record
+    return replace(record, status="failed", reason="killed: needs more memory than there is")
+
+
+@pytest.fixture
+def whole(tmp_path):
+    return look(study(tmp_path))
+
+
+@pytest.fixture
+def partial(tmp_path):
+    return look(study(tmp_path, change=without_last_seed_of_mixed))
+
+
+def test_candidates_are_ordered_by_score_and_every_number_is_there(whole):
+    found = to_json(whole)
+    assert [row["layers"] for row in found["candidates"]] == [CONV, MIXED, CHANNELS]
+    for row in found["candidates"]:
+        worth = WORTH[row["layers"]]
+        assert row["score"] == pytest.approx(worth)
+        assert row["interval"] == pytest.approx(INTERVAL)
+        assert row["tasks"] == pytest.approx(dict.fromkeys(TASKS, worth))
+        assert row["acc_token"] == pytest.approx(dict.fromkeys(TASKS, worth - 0.05))
+        assert row["seeds"] == pytest.approx(
+            {str(seed): worth + 0.01 * (seed - 1) for seed in SEEDS}
+        )
+        assert row["state"] == STATE[row["layers"]]
+        assert row["seconds"] == pytest.approx(10.0 * len(TASKS) * len(SEEDS))
+        assert (row["status"], row["missing"]) == ("done", [])
+    assert not found["partial"]
+    assert found["runs_done"] == found["runs_planned"] == 3 * len(TASKS) * len(SEEDS)
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_partial_study_says_so_and_which_runs_are_missing(partial):
+    found = to_json(partial)
+    assert found["partial"]
+    (row,) = (row for row in found["candidates"] if row["status"] == "partial")
+    assert row["layers"] == MIXED
+    assert len(row["missing"]) == len(TASKS)
+    assert all("seed 2" in run for run in row["missing"])
+    assert "this study is partial" in lines(partial)[-1]
+    assert "**this study is partial" in to_markdown(partial)
+
+
+def test_a_diverged_run_scores_zero_and_is_told(tmp_path):
+    standing = look(study(tmp_path, change=channels_diverge))
+    last = to_json(standing)["candidates"][-1]
+    assert (last["layers"], last["score"], last["status"]) == (CHANNELS, 0.0, "diverged")
+    assert last["n_diverged"] == len(TASKS) * len(SEEDS)
+    assert f"{last['n_diverged']} diverged" in lines(standing)[0]
+
+
+def test_a_failed_run_is_told_with_its_reason_everywhere(tmp_path):
+    standing = look(study(tmp_path, change=one_fails))
+    (trouble,) = to_json(standing)["troubles"]
+    assert (trouble["layers"], trouble["status"]) == (CONV, "failed")
+    for text in (trouble["reason"], "\n".join(lines(standing)), to_markdown(standing)):
+        assert "killed: needs more memory than there is" in text
+    assert to_json(standing)["candidates"][0]["n_failed"] == 1
+
+
+def test_csv_has_the_numbers_of_json(partial):
+    rows = list(csv.DictReader(io.StringIO(to_csv(partial))))
+    assert [row["layers"] for row in rows] == [row.candidate for row in partial.rows]
+    for got, wanted in zip(rows, partial.rows, strict=True):
+        assert float(got["score"]) == wanted.score
+        assert float(got[f"score.{TASKS[0]}"]) == wanted.tasks[TASKS[0]]
+        assert int(got["params"]) == wanted.params
+        assert got["val_score"] == ""
+        assert int(got["missing"]) == len(wanted.missing)
+
+
+def test_markdown_is_one_table_with_a_row_per_candidate(whole):
+    table = [line for line in to_markdown(whole).splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(CANDIDATES)
+    assert len({line.count("|") for line in table}) == 1
+    assert f"| 1 | `{CONV}` | 0.900 ± 0.025 |" in table[2]
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 120, 200])
+def test_no_line_is_longer_than_the_terminal_is_wide(partial, width):
+    assert all(len(line) <= width for line in lines(partial, width))
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_narrow_terminal_leaves_out_columns_but_never_the_score(partial, width):
+    table = lines(partial, width)[1:5]
+    assert "score" in table[0]
+    assert "0.900 ± 0.025" in table[1]
+    assert "partial" in table[3]
+
+
+def test_a_pipe_gets_every_column_and_the_layers_as_they_are(partial):
+    head, *rows = lines(partial)[1:5]
+    assert [word for word in head.split() if word not in ("#", "layers")] == [
+        *("score", "CR", "FR", "NR", "SC", "C", "M", "params", "state", "time", "status")
+    ]
+    assert all(row.candidate in line for row, line in zip(partial.rows, rows, strict=True))
+
+
+def test_a_low_terminal_says_how_many_candidates_it_leaves_out(whole):
+    shown = lines(whole, 100, 6)
+    assert len(shown) <= 6
+    assert "... 1 more candidates" in shown
+
+
+def test_a_study_without_a_run_says_so(tmp_path):
+    standing = look(study(tmp_path, change=lambda record: None))
+    assert "0 of 54 runs have ended" in lines(standing)[-1]
+    assert to_json(standing)["candidates"] == []
+    assert "partial" in to_markdown(standing)
+    assert to_csv(standing).count("\n") == 1
+
+
+def test_a_run_in_progress_and_a_torn_line_change_nothing(tmp_path):
+    store = study(tmp_path, change=without_last_seed_of_mixed)
+    before = to_json(look(store))
+    with (store.directory / "runs.jsonl").open("a") as file:
+        file.write('{"key": "0123456789abcdef", "candida')
+    assert to_json(look(store)) == before
+
+
+def test_candidates_that_shared_an_embedding_are_compared_with_the_same_study_unshared(tmp_path):
+    unshared = study(tmp_path, "unshared")
+    shared = study(tmp_path, "shared", share_embedding=True)
+    standing = look(shared)
+    assert to_json(standing)["against"] == {
+        "study": unshared.name,
+        "shared_against_unshared": True,
+        "spearman": 1.0,
+        "scores": {name: [pytest.approx(w), pytest.approx(w)] for name, w in WORTH.items()},
+    }
+    assert "rank correlation 1.00 with study unshared" in lines(standing)[-1]
+    assert to_json(look(unshared))["against"] is None
+
+
+def test_sharing_without_a_study_to_compare_with_says_how_to_get_one(tmp_path):
+    standing = look(study(tmp_path, share_embedding=True))
+    assert "without --share-embedding" in lines(standing)[-1]
+
+
+def test_the_order_can_be_compared_with_any_study(tmp_path):
+    def reversed_order(record):
+        return replace(record, acc_macro=1 - record.acc_macro)
+
+    other = study(tmp_path, "other", reversed_order)
+    standing = look(study(tmp_path), against=other)
+    assert standing.against is not None
+    assert standing.against.spearman == -1.0
+    assert not standing.against.shared

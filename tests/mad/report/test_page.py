@@ -1,0 +1,172 @@
+"""The plots and the page of a study: everything is on it, and it needs nothing from elsewhere."""
+
+import base64
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from mlxhog.mad.report import canvas
+from mlxhog.mad.report.look import look
+from mlxhog.mad.report.page import page
+from mlxhog.mad.report.plot_costs import COSTS, on_front
+from mlxhog.mad.report.plots import plots
+from tests.mad.report.sample import CHANNELS, CONV, MIXED, TASKS, study
+
+PNG = b"\x89PNG\r\n\x1a\n"
+EXPECTED = {
+    *("score-params", "score-state", "score-seconds", "seeds", "slots"),
+    *(f"curves-{task}" for task in TASKS),
+}
+
+
+class Page(HTMLParser):
+    """Tags, text, and whatever a browser would fetch."""
+
+    VOID = ("meta", "img", "source", "br")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.table: list[list[str]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.table.append([])
+        if tag in ("td", "th"):
+            self.table[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.table[-1][-1] += data
+
+
+def troubled(record):
+    """One run failed, one candidate lacks a seed."""
+    if (record.candidate, record.seed) == (MIXED, 2):
+        return None
+    if (record.candidate, record.seed, record.task) == (CHANNELS, 1, TASKS[0]):
+        return replace(record, status="failed", reason="<killed> & gone")
+    return record
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory):
+    return look(study(tmp_path_factory.mktemp("studies"), change=troubled), curves=True)
+
+
+@pytest.fixture(scope="module")
+def html(standing):
+    return page(standing, plots(standing), version="0.0")
+
+
+@pytest.fixture(scope="module")
+def parsed(html):
+    return Page(html)
+
+
+def test_the_page_refers_to_nothing_outside_itself(html, parsed):
+    for tag, attributes in parsed.tags:
+        assert tag not in ("script", "link", "iframe", "object", "base")
+        for name in ("src", "srcset", "href", "poster", "data", "action", "background"):
+            assert attributes.get(name, "data:").startswith("data:image/png;base64,") or (
+                name not in attributes
+            )
+        assert not any(name.startswith("on") for name in attributes)
+    assert "//" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
+    assert "@import" not in html
+    assert "url(" not in html
+
+
+def test_a_browser_is_told_to_fetch_nothing(parsed):
+    (policy,) = (
+        attributes["content"]
+        for tag, attributes in parsed.tags
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert "default-src 'none'" in policy
+
+
+def test_every_tag_is_closed(parsed):
+    assert parsed.open == []
+
+
+def test_every_figure_is_on_the_page_for_light_and_dark_screens(parsed):
+    names = {attributes["id"] for tag, attributes in parsed.tags if tag == "figure"}
+    assert names == EXPECTED
+    light = [a["src"] for tag, a in parsed.tags if tag == "img"]
+    dark = [a["srcset"] for tag, a in parsed.tags if tag == "source"]
+    assert len(light) == len(dark) == len(EXPECTED)
+    for picture in (*light, *dark):
+        assert base64.b64decode(picture.partition(",")[2]).startswith(PNG)
+    assert len({*light, *dark}) == 2 * len(EXPECTED)
+
+
+def test_the_table_has_the_numbers(standing, parsed):
+    head, *rows = parsed.table[: 1 + len(standing.rows)]
+    assert head == ["#", "layers", "score", *TASKS, "params", "state", "time", "status"]
+    for cells, row in zip(rows, standing.rows, strict=True):
+        assert cells[1] == row.candidate
+        assert cells[2] == f"{row.score:.3f} ± {row.interval:.3f}"
+        assert cells[3 : 3 + len(TASKS)] == [f"{row.tasks[task]:.3f}" for task in TASKS]
+        assert cells[-4] == f"{row.params:,}"
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "this study is partial",
+        "Protocol",
+        "lr 0.002",
+        "Runs that count as 0",
+        "<killed> & gone",
+        "What is missing",
+        f"{TASKS[0]} baseline lr 0.002 weight_decay 0 seed 2",
+    ],
+)
+def test_the_page_says(parsed, what):
+    assert what in parsed.text
+
+
+def test_the_page_of_a_study_without_a_run_says_so_and_has_no_figure(tmp_path):
+    empty = look(study(tmp_path, change=lambda record: None), curves=True)
+    found = Page(page(empty, plots(empty), version="0.0"))
+    assert "0 of 54 runs have ended" in found.text
+    assert not [tag for tag, _ in found.tags if tag == "figure"]
+
+
+def test_the_front_holds_no_candidate_that_lacks_runs(standing):
+    params, state, _ = COSTS
+    assert [standing.rows[k].candidate for k in on_front(standing, params)] == [CONV]
+    assert [standing.rows[k].candidate for k in on_front(standing, state)] == [CHANNELS, CONV]
+
+
+def test_curves_are_drawn_of_the_runs_that_the_score_is_made_of(standing):
+    for row in standing.rows:
+        runs = standing.chosen[row.candidate]
+        assert {(run.task, run.seed) for run in runs} == {(one.task, one.seed) for one in row.best}
+        assert all(standing.curves[run.key] for run in runs)
+
+
+def test_what_was_not_measured_is_not_drawn(tmp_path):
+    def one_candidate_one_seed(record):
+        return record if (record.candidate, record.seed) == (CONV, 0) else None
+
+    alone = look(study(tmp_path, change=one_candidate_one_seed, seeds=(0,)), curves=True)
+    assert {plot.name for plot in plots(alone)} == EXPECTED - {"seeds", "slots"}
+
+
+def test_the_same_numbers_make_the_same_picture(standing):
+    first, again = (next(iter(plots(standing))).png(canvas.LIGHT) for _ in range(2))
+    assert first == again

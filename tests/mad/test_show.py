@@ -1,0 +1,60 @@
+"""`mlxhog mad show` prints what an architecture consists of."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlxhog.cli import main
+from mlxhog.models import families
+from mlxhog.models.mad.sequence import read_architecture
+
+
+def test_show_lists_layers_parameters_states_and_shapes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mad", "show", "mlstm(h4) swiglu slstm"]) == 0
+    out = capsys.readouterr().out
+    lines = [line.split() for line in out.splitlines()]
+    assert out.startswith("mlstm(h4) swiglu slstm(h4)\n")
+    assert ["0", "mlstm(h4)", "mixer", "83,848", "4,612", "cell", "4,228,", "conv", "384"] in lines
+    assert ["2", "slstm(h4)", "mixer", "99,072", "512", "cell", "512"] in lines
+    assert ["recurrent.weight", "4", "x", "128", "x", "32"] in lines
+
+
+def test_show_counts_every_parameter_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mad", "show", "mad-7to1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    cfg = read_architecture("mad-7to1")
+    assert found["params"] == families.param_count(cfg)
+    assert found["params"] == sum(part["params"] for part in found["parts"])
+    assert found["state"] == 7 * (4228 + 384) + 512
+    assert [part["layer"] for part in found["parts"]] == [None, *range(16), None, None]
+
+
+def test_show_takes_words_sizes_and_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("model: {dim: 32, layers: [mlstm, swiglu]}")
+    found = []
+    for words in (["mlstm", "swiglu", "--dim", "32"], [str(file)]):
+        assert main(["mad", "show", *words, "--vocab", "16", "--seq-len", "20", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0] == found[1]
+    assert (found[0]["dim"], found[0]["vocab_size"], found[0]["seq_len"]) == (32, 16, 20)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["mlst"], "no layer 'mlst'; did you mean 'mlstm'"),
+        (["tiny"], "no sequence of MAD layers"),
+        (["none.yaml"], "no architecture 'none.yaml'"),
+        (["mlstm", "--dim", "6"], "heads is 4, and the width is 6; choose one of 1, 2, 3, 6"),
+        (["mlstm", "--dims", "6"], "no flag '--dims'; did you mean '--dim'"),
+    ],
+)
+def test_show_answers_wrong_input_with_exit_code_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mad", "show", *words]) == 2
+    assert message in capsys.readouterr().err

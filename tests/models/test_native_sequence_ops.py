@@ -1,0 +1,117 @@
+"""What holds of native operators over sequences alone; test_sequence_ops.py: what they compute."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog._native import ops
+from tests.models.test_native_ops import draw
+
+Run = Callable[[int], list[Any]]
+
+
+def attention_run(threads: int) -> list[Any]:
+    """Outputs and gradients; heads that share a cache line, and more queries than one block."""
+    B, S, L, NH, DH = 2, 45, 70, 5, 6
+    q, k, v, d_out = draw(B, S, NH, DH), draw(B, L, NH, DH), draw(B, L, NH, DH, seed=1), draw(S)
+    d_out = np.broadcast_to(d_out[None, :, None, None], q.shape).copy()
+    lengths = np.array([45, 70], np.int32)
+    out, lse = np.empty_like(q), np.empty((B, NH, S), np.float32)
+    grads = [np.empty_like(x) for x in (q, k, v)]
+    ops.attention(q, k, v, lengths, out, lse, window=40, threads=threads)
+    ops.attention_grad(q, k, v, lengths, lse, d_out, *grads, window=40, threads=threads)
+    turned = np.empty_like(q)
+    ops.rope(q, np.array([3, 9], np.int32), turned, base=1e4, back=False, threads=threads)
+    return [out, lse, *grads, turned]
+
+
+def empty_like(*arrays: Any) -> list[Any]:
+    return [np.full_like(x, np.nan) for x in arrays]
+
+
+def decay_run(threads: int) -> list[Any]:
+    """More positions than a chunk, heads wider and narrower than a vector, one decay each."""
+    B, S, NH, DK, DV = 2, 45, 3, 18, 5
+    q, k, v, dh = draw(B, S, NH, DK), draw(B, S, NH, DK, seed=1), draw(B, S, NH, DV), draw(S)
+    dh = np.broadcast_to(dh[None, :, None, None], v.shape).copy()
+    log_decay, state = -np.abs(draw(B, S, NH, 1)), draw(B, NH, DK, DV)
+    kept = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
+    h, last = empty_like(v, state)
+    ops.decay(q, k, v, log_decay, state, h, last, kept, scale=0.5, threads=threads)
+    grads = empty_like(q, k, v, log_decay, state)
+    given = (q, k, v, log_decay, kept, dh, state)
+    ops.decay_grad(*given, *grads, scale=0.5, threads=threads)
+    return [h, last, *grads]
+
+
+def delta_run(threads: int) -> list[Any]:
+    """As `decay_run`, with an odd number of rows."""
+    B, S, NH, DK, DV = 2, 45, 3, 17, 5
+    q, k, v = draw(B, S, NH, DK), draw(B, S, NH, DK, seed=1) / 5, draw(B, S, NH, DV)
+    log_decay, beta = -np.abs(draw(B, S, NH)), np.abs(draw(B, S, NH, seed=1))
+    state = draw(B, NH, DK, DV)
+    kept = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
+    h, last, held = empty_like(v, state, v)
+    inputs = (q, k, v, log_decay, beta)
+    ops.delta(*inputs, state, h, last, kept, held, threads=threads)
+    grads = empty_like(*inputs, state)
+    ops.delta_grad(*inputs, kept, held, v, state, *grads, threads=threads)
+    return [h, last, *grads]
+
+
+def scan_run(threads: int) -> list[Any]:
+    """More positions than a chunk, and channels and states that fill no vector."""
+    B, S, C, N = 5, 37, 21, 6
+    u, dt, A = draw(B, S, C), np.abs(draw(B, S, C, seed=1)), -np.abs(draw(C, N))
+    Bt, Ct, state = draw(B, S, N), draw(B, S, N, seed=1), draw(B, C, N)
+    kept = np.empty(ops.scan_kept(B=B, S=S, C=C, N=N), np.float32)
+    y, last = empty_like(u, state)
+    ops.scan(u, dt, A, Bt, Ct, state, y, last, kept, threads=threads)
+    grads = empty_like(u, dt, A, Bt, Ct, state)
+    ops.scan_grad(u, dt, A, Bt, Ct, kept, dt, state, *grads, threads=threads)
+    return [y, last, *grads]
+
+
+@pytest.mark.parametrize("run", [attention_run, decay_run, delta_run, scan_run])
+def test_the_bits_do_not_depend_on_the_number_of_threads(run: Run) -> None:
+    alone, three = run(1), run(3)
+    for one, other in zip(alone, three, strict=True):
+        assert np.isfinite(one).all()
+        np.testing.assert_array_equal(one, other)
+
+
+def test_padding_keys_and_what_lies_behind_the_window_get_no_gradient() -> None:
+    _, _, _, dk, dv, _ = attention_run(1)
+    for grad in (dk, dv):
+        assert not grad[0, : 70 - 45].any()
+        assert grad[0, 70 - 45 :].any(axis=(1, 2)).all()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "window", "L", "wanted"),
+    [
+        ([2], None, 9, "lengths has 2 at 0, expected 3 to 9"),
+        ([10], None, 9, "lengths has 10 at 0, expected 3 to 9"),
+        (None, -1, 9, "window must be 0 or more"),
+        (None, None, 2, "k has 2 positions, q 3"),
+    ],
+)
+def test_attention_refuses_what_it_would_read_past(
+    lengths: list[int] | None, window: int | None, L: int, wanted: str
+) -> None:
+    q, k = draw(1, 3, 2, 4), draw(1, L, 2, 4)
+    counts = None if lengths is None else np.array(lengths, np.int32)
+    out, lse = np.zeros_like(q), np.zeros((1, 2, 3), np.float32)
+    with pytest.raises(ValueError, match=wanted):
+        ops.attention(q, k, k, counts, out, lse, window=window, threads=1)
+    assert not out.any()
+
+
+def test_attention_over_scores_too_large_to_exponentiate_is_finite() -> None:
+    q = 1e3 * np.ones((1, 40, 1, 4), np.float32)
+    q[0, ::2] *= -1
+    out, lse = np.empty_like(q), np.empty((1, 1, 40), np.float32)
+    ops.attention(q, q, q, None, out, lse, window=None, threads=1)
+    np.testing.assert_allclose(out, q, rtol=1e-6)  # each sees only keys of its own sign
