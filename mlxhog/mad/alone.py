@@ -57,7 +57,7 @@ def run(
         keep: called with the arena at the end of a run whose parameters mean something.
         prepare: called with the worker's context before the first step.
     """
-    with _seat(plan, prepare) as (arena, steps):
+    with seat(plan, prepare) as (arena, steps):
         found = _Run(plan, course, watch, steps).execute()
         if found.status != "diverged":
             keep(arena)
@@ -65,7 +65,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _seat(plan: RunPlan, prepare: Prepare) -> Iterator[tuple[Arena, Steps]]:
+def seat(plan: RunPlan, prepare: Prepare = as_it_is) -> Iterator[tuple[Arena, Steps]]:
     """An arena of one slot, and its worker: this process."""
     with Arena.create(plan.layout, write=plan.writers.write, run_id=plan.config.key()) as arena:
         plan.fill(arena)

@@ -45,4 +45,7 @@ def losses_and_grads(
         # The loss of a model depends on its own parameters alone: one gradient of the sum is all.
         (_, losses), grads = mx.value_and_grad(total)(params)
         mx.eval(losses, grads)
-    return losses.tolist(), {name: np.ascontiguousarray(grad) for name, grad in grads.items()}
+    found = np.array(losses)
+    return [float(loss) for loss in found], {
+        name: np.ascontiguousarray(grad) for name, grad in grads.items()
+    }

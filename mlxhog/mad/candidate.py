@@ -37,8 +37,7 @@ def train(
             KeyboardInterrupt: the run is evaluated once more and is "interrupted"; raised again, it
             leaves this function.
         rungs: steps at which the run is evaluated and `watch.go_on` asked.
-        inside: options of `TrainConfig` that say how several workers train, such as strategy,
-            predict or async_after.
+        inside: options of `TrainConfig` that say how several workers train, see `mad.inside`.
         keep: called with the arena, at rest, before it goes; not for a diverged run.
         tell: given what the user should know: choices made for the machine, workers that died.
         prepare: called with the context of the one worker before its first step.

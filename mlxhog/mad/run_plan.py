@@ -31,6 +31,7 @@ from mlxhog.gpu_write import Writers
 from mlxhog.job import Job
 from mlxhog.mad import tasks
 from mlxhog.mad.course import step_limit
+from mlxhog.mad.inside import INSIDE
 from mlxhog.mad.rows import Drawn
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.score_job import HeldOut
@@ -128,7 +129,7 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
 
     Args:
         config: the run.
-        inside: options of `TrainConfig` for several workers, such as strategy or predict.
+        inside: some of the options that `mad.inside.INSIDE` names.
 
     Raises:
         ConfigError: a setting, a size or a mix cannot be.
@@ -195,6 +196,7 @@ def _training(
     config: RunConfig, workers: tuple[WorkerSpec, ...], inside: Mapping[str, object]
 ) -> TrainConfig:
     """Say the protocol in the words of `mlxhog train`."""
+    assert set(inside) <= set(INSIDE)
     protocol = config.protocol
     how: dict[str, object] = dict(inside)
     if len(workers) == 1:  # nothing runs beside it: every strategy is this one
