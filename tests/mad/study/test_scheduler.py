@@ -85,6 +85,29 @@ def test_a_pruner_ends_runs_at_rungs_and_learns_of_every_end_also_after_a_resume
     assert again.seen == [*first.seen, ("n=2", "done"), ("n=3", "done")]
 
 
+class GivesUp(Halves):
+    """Spares a candidate the runs that have not begun when one was ended."""
+
+    def has_given_up(self, candidate):
+        return any(status == "pruned" for _, status in self.seen)
+
+
+@pytest.mark.parametrize("cut", [(), (1,), (2,)])
+def test_what_a_candidate_that_was_given_up_lacks_is_never_run_and_it_is_told_once(tmp_path, cut):
+    store, seen = study(tmp_path, candidates=1), []
+    for runs in (*cut, None):
+        go(
+            store, small.with_curve, candidates=1, pruner=GivesUp(), total=4,
+            limit=Limit(runs=runs), observer=seen.append,
+        )  # fmt: skip
+    assert [record.status for record in store.records()] == ["done", "pruned"]
+    assert ["score" in entry for entry in store.proposals()] == [False, True]
+    assert (seen[-1].done, seen[-1].total) == (2, 2)
+    again = go(store, small.with_curve, candidates=1, pruner=GivesUp(), total=4)
+    assert (again.status, again.statuses) == ("done", {"done": 1, "pruned": 1})
+    assert len(store.proposals()) == 2
+
+
 # -- samplers --------------------------------------------------------------------------------------
 
 
