@@ -123,6 +123,16 @@ def _listed(text: str, max_workers: int) -> list[str]:
     return backends
 
 
+def backend_here(name: str, machine: Machine) -> str:
+    """Return the backend that a framework's name means on this machine; others stay.
+
+    "mlx" is its GPU where there is one, else the CPU. "torch" is the CPU: a model as small as a MAD
+    candidate is faster there than on MPS.
+    """
+    on_gpu = name == "mlx" and machine.apple_gpu
+    return f"{name}:{'gpu' if on_gpu else 'cpu'}" if name in ("mlx", "torch") else name
+
+
 def missing(backend: str, machine: Machine) -> str | None:
     """Say what this machine lacks for a backend and how to get it, or None when it can run."""
     framework = backend.partition(":")[0]

@@ -117,6 +117,8 @@ def make_plan(config: TrainConfig) -> Plan:
         EnvironmentLacks: a backend is missing, or memory is.
     """
     model = load_architecture(config.model)
+    families.check_language_model(model)
+    families.check_length(model, config.seq_len)
     here = machine.here()
     chosen = mix.resolve(
         config.workers,

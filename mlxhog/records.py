@@ -31,6 +31,7 @@ RECORD = np.dtype(
         ("nats", "<f8"),  # evaluations: summed nats
         ("chunk", "<u8"),  # evaluations: which chunk of the held-out text
         ("round", "<u8"),  # evaluations: which request
+        ("steps", "<u8"),  # scores: steps of the run before it
         ("acc_token", "<f8"),  # scores: of the test rows of a MAD task
         ("acc_macro", "<f8"),
         ("val_token", "<f8"),  # scores: of its validation rows, where there are some

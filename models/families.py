@@ -223,6 +223,41 @@ def reset_token(cfg: ModelConfig) -> int | None:
     return cfg.bos_token_id if cfg.reset_at_document_boundaries else None
 
 
+def check_language_model(cfg: ModelConfig) -> None:
+    """Refuse a model that predicts no next token.
+
+    Raises:
+        ConfigError: an auto-encoder, whose every output has seen the whole sequence.
+    """
+    if isinstance(cfg, mad.MADConfig) and cfg.backbone == "autoencoder":
+        raise ConfigError(
+            "the model's backbone is autoencoder: it gives a sequence back that it has read to its "
+            "end, and writes no text; set backbone to language-model, or train it on compression "
+            "with mlxhog mad train"
+        )
+
+
+def longest(cfg: ModelConfig) -> int | None:
+    """Return how many positions the model can tell apart; None for any number."""
+    if isinstance(cfg, mad.MADConfig) and cfg.position != "none":
+        return cfg.max_length
+    return None
+
+
+def check_length(cfg: ModelConfig, length: int) -> None:
+    """Refuse sequences that are longer than the model's table of positions.
+
+    Raises:
+        ConfigError: they are.
+    """
+    most = longest(cfg)
+    if most is not None and length > most:
+        raise ConfigError(
+            f"sequences of {length} tokens, and the model has positions for {most} (max_length); "
+            "take fewer tokens, or train a model with a larger max_length or without positions"
+        )
+
+
 def dropout_sites(cfg: ModelConfig) -> dict[str, tuple[int, float]]:
     """Name -> (width, rate) of every place of the model that drops units while it trains."""
     return of(cfg).dropout_sites(cfg)

@@ -43,6 +43,16 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
         case "uniform", [bound]:
             array = _generator(spec.name, seed).random(spec.shape, np.float32)
             return (2.0 * array - 1.0) * np.float32(bound)
+        case "inverse_softplus", [low, high]:
+            drawn = _generator(spec.name, seed).random(spec.shape)
+            drawn = low * (high / low) ** drawn
+            return np.asarray(np.log(np.expm1(drawn)), np.float32)
+        case "log_of_uniform", [low, high]:
+            drawn = _generator(spec.name, seed).random(spec.shape)
+            return np.asarray(np.log(low + drawn * (high - low)), np.float32)
+        case "log_of_count", []:
+            counts = np.arange(1, spec.shape[-1] + 1)
+            return np.tile(np.log(counts).astype(np.float32), (*spec.shape[:-1], 1))
         case "slstm_linspace", [heads, first, last]:
             units = spec.size // (4 * int(heads))
             return _slstm_bias(spec, int(heads), np.linspace(first, last, units))
@@ -53,8 +63,9 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
             return _slstm_bias(spec, int(heads), 5.0 - 12.0 * spread)
     raise ConfigError(
         f"parameter {spec.name} has the initialiser {spec.init!r}; known are zeros, ones, "
-        "constant:V, normal:STD, uniform:BOUND, linspace:FIRST:LAST, "
-        "slstm_linspace:NH:FIRST:LAST and slstm_powerlaw:NH:EXPONENT"
+        "constant:V, normal:STD, uniform:BOUND, linspace:FIRST:LAST, inverse_softplus:LOW:HIGH, "
+        "log_of_uniform:LOW:HIGH, log_of_count, slstm_linspace:NH:FIRST:LAST and "
+        "slstm_powerlaw:NH:EXPONENT"
     )
 
 

@@ -27,11 +27,25 @@ def init_state(cfg: ModelConfig, B: int) -> State:
 
 
 def stack_states(states: Sequence[State]) -> State:
-    """Return the states of several batches as one of all their rows, in their order."""
+    """Return the states of several batches as one of all their rows, in their order.
+
+    A cache grows along axis 1. Where caches differ in length, the shorter get zeros in front: a
+    layer that keeps one counts what its rows have read, or has no use for what zeros add.
+    """
     return [
-        tuple(torch.cat(parts) for parts in zip(*blocks, strict=True))
+        tuple(_rows_of(parts) for parts in zip(*blocks, strict=True))
         for blocks in zip(*states, strict=True)
     ]
+
+
+def _rows_of(parts: Sequence[Tensor]) -> Tensor:
+    longest = max((part.shape[1] for part in parts if part.ndim > 1), default=0)
+    return torch.cat([part if part.ndim == 1 else _in_front(part, longest) for part in parts])
+
+
+def _in_front(cache: Tensor, length: int) -> Tensor:
+    """Fill up a cache (B, L, ...) with zeros in front."""
+    return F.pad(cache, (0, 0) * (cache.ndim - 2) + (length - cache.shape[1], 0))
 
 
 def take_state(state: State, rows: Sequence[int]) -> State:

@@ -12,9 +12,10 @@ class ParamSpec:
         name: dotted name, as in a transformers checkpoint.
         shape: sizes, outermost first; a linear map is (out, in).
         init: initial values as text, read by `models/init.py`: "zeros", "ones", "constant:V",
-            "normal:STD", "uniform:BOUND", "linspace:FIRST:LAST", or the bias of an sLSTM of NH
-            heads, whose forget gates alone are not 0: "slstm_linspace:NH:FIRST:LAST" or
-            "slstm_powerlaw:NH:EXPONENT".
+            "normal:STD", "uniform:BOUND", "linspace:FIRST:LAST", "inverse_softplus:LOW:HIGH", whose
+            softplus is log-uniform, "log_of_uniform:LOW:HIGH", "log_of_count", the logarithms of 1,
+            2, ... along the last axis, or the bias of an sLSTM of NH heads, whose forget gates
+            alone are not 0: "slstm_linspace:NH:FIRST:LAST" or "slstm_powerlaw:NH:EXPONENT".
         kind: "rows" where one step touches few rows (an embedding), else "dense".
         decay: True if weight decay applies.
         product: True if it only multiplies activations, which may be done in bfloat16; never a

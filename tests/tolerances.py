@@ -110,6 +110,16 @@ SEQUENCE_GRADIENT_F32 = Tolerance(
     "of step 1e-5",
     atol=2e-5,
 )
+LAYER_GRADIENT_F32 = Tolerance(
+    "as SEQUENCE_GRADIENT_F32, through a whole model and a cell whose gates' gradients cancel",
+    atol=1e-4,
+)
+CAUSAL_F32 = Tolerance(
+    "a transform of the whole sequence rounds with what comes later; a token that is seen moves "
+    "logits by 1e-2 and more",
+    atol=2e-6,
+    of_largest=2e-6,
+)
 LOSS_BF16 = Tolerance("products of 8 bits, whose errors partly cancel over the tokens", atol=5e-3)
 GRADIENT_BF16 = Tolerance(
     "of the whole gradient's size: products of 8 bits, 4e-3 each, through a few blocks and back",
@@ -145,9 +155,9 @@ FINITE_DIFFERENCE = Tolerance(
     "central differences with step 1e-6 of a float64 loss of order 1", atol=2e-9, of_largest=1e-6
 )
 STEP_LOSSES_F32 = Tolerance(
-    "24 steps of AdamW in float32 were apart by up to 3e-6; a mistake in the schedule, the decay "
-    "or the order of rows moves a loss by more than 1e-3",
-    atol=3e-5,
+    "24 steps of AdamW in float32 were apart by up to 4e-5; a mistake in the schedule, the decay "
+    "or the order of rows moves a loss by more than 3e-3",
+    atol=3e-4,
 )
 
 

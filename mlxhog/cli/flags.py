@@ -1,7 +1,7 @@
 """Flags from option dataclasses: argparse finds the words, `config_sources` gives them meaning."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -48,10 +48,12 @@ class Flags:
         self._parser.add_argument(*names, **how)
         self._known += [name for name in names if name.startswith("--")]
 
-    def options(self, cls: type) -> None:
-        """Add a flag for every option of a dataclass, under the headings it names."""
+    def options(self, cls: type, only: Collection[str] | None = None) -> None:
+        """Add a flag for every option of a dataclass, or some, under the headings it names."""
         groups: dict[str, argparse._ActionsContainer] = {"": self._parser}
         for spec in options(cls).values():
+            if only is not None and spec.name not in only:
+                continue
             if spec.group not in groups:
                 groups[spec.group] = self._parser.add_argument_group(spec.group)
             names = [spec.flag, *map(to_flag, spec.aliases)]

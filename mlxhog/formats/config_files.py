@@ -74,7 +74,7 @@ def model_of(
         CheckpointError: there are no fields, or they are those of another family.
         ConfigError: they contradict each other, or one is missing or of a wrong type.
     """
-    family = "xlstm_v1" if package == "xlstm_v1" else "xlstm"
+    family = package if package in ("xlstm_v1", "mad") else "xlstm"
     if not fields:
         raise CheckpointError(
             f"{where} has no config beside it ({' or '.join(NAMES[:2])}); put it there, or give it "

@@ -38,7 +38,7 @@ def unwrapped(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def package(names: Collection[str], model_type: object, where: Path) -> str:
-    """Say whose names these are: "hf" or "xlstm" for xLSTM Large, or "xlstm_v1".
+    """Say whose names these are: "hf" or "xlstm" for xLSTM Large, "xlstm_v1", or "mad".
 
     Args:
         names: of the tensors, unwrapped.
@@ -52,13 +52,15 @@ def package(names: Collection[str], model_type: object, where: Path) -> str:
         return "xlstm_v1"
     if any(re.match(r"backbone\.blocks\.\d+\.(mlstm_layer|norm_mlstm)\.", name) for name in names):
         return "xlstm" if "embedding.weight" in names else "hf"
+    if model_type == "mad" and "out_norm.weight" in names:
+        return "mad"
     likely = [
         family
         for family, pattern in _OTHERS.items()
         if any(re.search(pattern, name) for name in names)
     ]
     looks = f"it looks like {likely[0]}" if likely else "it looks like none that we know"
-    if model_type is not None and model_type not in ("xlstm", "xlstm_v1"):
+    if model_type is not None and model_type not in ("xlstm", "xlstm_v1", "mad"):
         looks = f"{looks}, and its config says model_type {model_type!r}"
     some = ", ".join(sorted(names)[:2])
     raise CheckpointError(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.mad import MADConfig
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
 from mlxhog.tensors import Entry
 
@@ -36,8 +37,9 @@ def refuse(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> XLSTMLarg
         ConfigError: it has none; the message says why.
     """
     if not isinstance(model, XLSTMLargeConfig):
+        others = "mlxhog" if isinstance(model, MADConfig) else "xlstm or mlxhog"
         raise ConfigError(
-            f"transformers has no model for {families.of(model).title}; use --to xlstm or mlxhog"
+            f"transformers has no model for {families.of(model).title}; use --to {others}"
         )
     if not model.add_out_norm:
         raise ConfigError(

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.mad import MADConfig
 from mlxhog.models.xlstm_large import EMBEDDING, XLSTMLargeConfig
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -56,6 +57,8 @@ def to_ours(arrays: Arrays, model: ModelConfig) -> dict[str, NDArray[Any]]:
     Returns:
         Name -> array under our names: views, except where the sLSTM bias has to be reordered.
     """
+    if isinstance(model, MADConfig):
+        return dict(arrays)
     if not isinstance(model, XLSTMLargeConfig):
         return _vanilla(arrays)
     found: dict[str, NDArray[Any]] = {}

@@ -108,7 +108,7 @@ def open_checkpoint(path: Path | str, config: Path | str | None = None) -> Opene
         path,
         hints={families.of(model).head: "; if the embedding is the head, say so in the config"},
     )
-    kind = "mlxhog" if ours else "hf" if package == "hf" else "xlstm"
+    kind = "mlxhog" if ours or package == "mad" else "hf" if package == "hf" else "xlstm"
     return Opened(path.absolute(), folder.absolute(), kind, model, tensors)
 
 

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.errors import ConfigError
 from mlxhog.formats import hf, names
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.mad import MADConfig
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
 from mlxhog.models.xlstm_large.config import SPELLINGS
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
@@ -45,7 +47,14 @@ def entries(
         tensors: our name -> array.
         fused: stack matrices that share their input; xLSTM Large only.
         slstm: layout of sLSTM cells, "vanilla" or "cuda"; v1 only.
+
+    Raises:
+        ConfigError: the package has no such model.
     """
+    if isinstance(model, MADConfig):
+        raise ConfigError(
+            f"the xlstm package has no model for {families.of(model).title}; use --to mlxhog"
+        )
     ours = dict(tensors)
     if model.tie_word_embeddings:  # the package's state dicts hold both names
         ours[families.of(model).head] = ours[families.embedding(model)]

@@ -13,6 +13,8 @@ from mlxhog.decoding.generate import Said
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import DataError
 from mlxhog.formats.check import refuse_not_finite
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,14 @@ class Model:
 
     Attributes:
         backend: what computes it.
+        config: the model.
         tokenizer: what made its training tokens.
         checkpoint: where its parameters come from.
         end_tokens: what ends a text beside the tokenizer's BOS: the EOS that the config names.
     """
 
     backend: backends.Backend
+    config: ModelConfig
     tokenizer: Tokenizer
     checkpoint: Path
     end_tokens: frozenset[int] = frozenset()
@@ -56,12 +60,16 @@ class Model:
         """Answer prompts together, token by token; see `mlxhog.decoding.generate.answer`.
 
         Raises:
-            ConfigError: a number is out of its range, or a stop string is empty.
+            ConfigError: a number is out of its range, a stop string is empty, or prompt and answer
+                have more tokens than the model has positions.
             Diverged: the model's logits are not finite.
         """
+        ids = [self.tokenizer.encode(prompt.encode()) for prompt in prompts]
+        most = max((len(tokens) for tokens in ids), default=0)
+        families.check_length(self.config, most + max_new_tokens)
         return generate.answer(
             self.backend,
-            [self.tokenizer.encode(prompt.encode()) for prompt in prompts],
+            ids,
             tokenizer=self.tokenizer,
             sampler=sampler,
             max_new_tokens=max_new_tokens,
@@ -85,17 +93,19 @@ def open_model(spec: str, *, root: Path, backend: str, weights: str = "float32")
     Raises:
         RunError: there is no such run.
         CheckpointError: there is no checkpoint yet, it is damaged or of another family of models.
-        ConfigError: its config contradicts itself, or the backend has no such weights.
+        ConfigError: its config contradicts itself, it is an auto-encoder, or the backend has no
+            such weights.
         DataError: it has no tokenizer, or one that does not fit the model.
         EnvironmentLacks: the backend is not there.
     """
     path = checkpoint.locate(spec, root)
     (worker,) = mix.resolve(backend, machine=machine.here()).workers
     opened = formats.open(path)
+    families.check_language_model(opened.config)
     tokenizer = _tokenizer(opened)
     loaded = backends.create(backend, threads=worker.threads, kernels="auto", cpu_blas="auto")
     refuse_not_finite(loaded.load(opened.config, opened.tensors, weights=weights), path)
-    return Model(loaded, tokenizer, path, _end_tokens(opened))
+    return Model(loaded, opened.config, tokenizer, path, _end_tokens(opened))
 
 
 def _end_tokens(opened: formats.Opened) -> frozenset[int]:

@@ -40,7 +40,7 @@ def run(plan: RunPlan, course: Course, watch: Watch, keep: Callable[[Arena], Non
             evaluation, twice to leave at once.
         keep: called with the arena at the end of a run whose parameters mean something.
     """
-    with _seat(plan) as (arena, steps):
+    with seat(plan) as (arena, steps):
         found = _Run(plan, course, watch, steps).execute()
         if found.status != "diverged":
             keep(arena)
@@ -48,7 +48,7 @@ def run(plan: RunPlan, course: Course, watch: Watch, keep: Callable[[Arena], Non
 
 
 @contextlib.contextmanager
-def _seat(plan: RunPlan) -> Iterator[tuple[Arena, Steps]]:
+def seat(plan: RunPlan) -> Iterator[tuple[Arena, Steps]]:
     """An arena of one slot, and its worker: this process."""
     with Arena.create(plan.layout, write=plan.writers.write, run_id=plan.config.key()) as arena:
         plan.fill(arena)

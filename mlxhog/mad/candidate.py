@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from mlxhog.arena import Arena
-from mlxhog.mad import alone
+from mlxhog.mad import alone, several
 from mlxhog.mad.accuracy import ceiling
 from mlxhog.mad.course import Course
 from mlxhog.mad.result import RunResult
@@ -22,6 +22,7 @@ def train(
     rungs: tuple[int, ...] = (),
     inside: Mapping[str, object] | None = None,
     keep: Callable[[Arena], None] = lambda arena: None,
+    tell: Callable[[str], None] = lambda message: None,
 ) -> RunResult:
     """Train a candidate by its protocol, and score it on the task's held-out rows.
 
@@ -35,9 +36,9 @@ def train(
             KeyboardInterrupt: the run is evaluated once more and is "interrupted"; raised again, it
             leaves this function.
         rungs: steps at which the run is evaluated and `watch.go_on` asked.
-        inside: options of `TrainConfig` that say how several workers train, such as strategy,
-            predict or async_after.
+        inside: options of `TrainConfig` that say how several workers train, see `mad.inside`.
         keep: called with the arena, at rest, before it goes; not for a diverged run.
+        tell: given what the user should know: choices made for the machine, workers that died.
 
     Returns:
         The result; its status is "done", "diverged", "pruned" or "interrupted".
@@ -52,5 +53,10 @@ def train(
     course = Course(
         config.protocol, limit=plan.limit, per_epoch=plan.per_epoch, watch=watch, rungs=rungs
     )
-    found = alone.run(plan, course, watch, keep)
+    for note in plan.notes:
+        tell(note)
+    if len(plan.workers) == 1:
+        found = alone.run(plan, course, watch, keep)
+    else:
+        found = several.run(plan, course, watch, keep, tell)
     return replace(found, ceiling=ceiling(plan.drawn.dataset()))

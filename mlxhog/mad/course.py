@@ -84,6 +84,8 @@ class Course:
         else:
             self._since_best += 1
         patience = self._protocol.patience
+        if self.status is not None:  # of workers that were told to stop
+            return
         if (
             token >= self._protocol.stop_accuracy
             or step >= self.limit

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -31,12 +31,14 @@ from mlxhog.gpu_write import Writers
 from mlxhog.job import Job
 from mlxhog.mad import tasks
 from mlxhog.mad.course import step_limit
+from mlxhog.mad.inside import INSIDE
 from mlxhog.mad.rows import Drawn
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.score_job import HeldOut
 from mlxhog.mix import GPU_BACKENDS, WorkerSpec
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
+from mlxhog.options import options
 
 
 @dataclass(frozen=True)
@@ -127,14 +129,17 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
 
     Args:
         config: the run.
-        inside: options of `TrainConfig` for several workers, such as strategy or predict.
+        inside: some of the options that `mad.inside.INSIDE` names.
 
     Raises:
         ConfigError: a setting, a size or a mix cannot be.
         EnvironmentLacks: a backend is missing.
     """
     task = tasks.find(config.task)
-    protocol, settings = config.protocol, tasks.resolve(config.task, config.settings)
+    protocol, given = config.protocol, dict(config.settings)
+    if protocol.fuzzy_compat and "fuzzy_compat" in options(task.settings):
+        given["fuzzy_compat"] = True
+    settings = tasks.resolve(config.task, given)
     model = MADConfig(
         vocab_size=settings.vocab,
         hidden_size=config.dim,
@@ -150,20 +155,20 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
         )
     chosen = mix.resolve(config.workers, config.threads, machine=machine.here())
     workers = chosen.workers
-    options = _options(config, workers, inside or {})
-    writers = gpu_write.resolve(options, workers)
-    kernels = model_kernels.resolve(options, workers)
+    training = _training(config, workers, inside or {})
+    writers = gpu_write.resolve(training, workers)
+    kernels = model_kernels.resolve(training, workers)
     n_tickets = math.ceil(settings.train_rows / protocol.batch_size)
-    together = len(workers) if options.strategy == "sync" else 1
+    together = len(workers) if training.strategy == "sync" else 1
     per_epoch = max(1, n_tickets // together)
-    spec, optimizer = param_spec(model), optim.build(options)
+    spec, optimizer = param_spec(model), optim.build(training)
     return RunPlan(
         config=config,
         model=model,
-        options=options,
+        options=training,
         drawn=Drawn(
             task=task.name,
-            settings=tuple(sorted(config.settings.items())),
+            settings=tuple(sorted(asdict(settings).items())),
             seed=config.seed,
             batch_size=protocol.batch_size,
         ),
@@ -179,7 +184,7 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
             n_tickets=n_tickets,
             extra={
                 **{f"ring.{k + 1}": ("uint8", records.RING_BYTES) for k in range(len(workers))},
-                **strategies.segments(options, len(workers), len(spec)),
+                **strategies.segments(training, len(workers), len(spec)),
             },
         ),
         limit=step_limit(protocol, per_epoch),
@@ -187,10 +192,11 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
     )
 
 
-def _options(
+def _training(
     config: RunConfig, workers: tuple[WorkerSpec, ...], inside: Mapping[str, object]
 ) -> TrainConfig:
     """Say the protocol in the words of `mlxhog train`."""
+    assert set(inside) <= set(INSIDE)
     protocol = config.protocol
     how: dict[str, object] = dict(inside)
     if len(workers) == 1:  # nothing runs beside it: every strategy is this one

@@ -52,7 +52,7 @@ class ScoreJobs:
 
     def _score(self) -> None:
         context, held_out = self.context, self.held_out
-        version = context.arena.counters.load("version")
+        steps = context.arena.counters.load("steps")
         strategies.copy_to_inbox(context)
         context.entry.beat(Phase.EVALUATE)
         found = score(
@@ -61,7 +61,7 @@ class ScoreJobs:
         self.ring.append(
             kind=records.Kind.SCORE,
             worker=self.job.slot,
-            version=version,
+            steps=steps,
             t_ns=monotonic_ns(),
             acc_token=found.acc_token,
             acc_macro=found.acc_macro,

@@ -88,7 +88,11 @@ class MADConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
-        """Read what `to_dict` wrote, or a YAML file.
+        """Read what `to_dict` wrote.
+
+        Args:
+            data: field -> value, from a config.json or from YAML.
+            strict: refuse unknown fields (YAML written by hand) instead of passing over them.
 
         Raises:
             ConfigError: a field is unknown, missing or of the wrong type.
@@ -99,7 +103,9 @@ class MADConfig:
             if name == "model_type":
                 continue
             if name not in types:
-                raise ConfigError(unknown(name, types))
+                if strict:
+                    raise ConfigError(unknown(name, types))
+                continue
             if name == "layers":
                 values[name] = _layers(value)
             elif value is not None:

@@ -18,6 +18,12 @@ def sigmoid(x: Float) -> Float:
     return found
 
 
+def softplus(x: Float) -> Float:
+    """Return log(1 + exp(x)), without overflow."""
+    found: Float = np.logaddexp(x, 0.0)
+    return found
+
+
 def silu(x: Float) -> Float:
     """Return x * sigmoid(x)."""
     return x * sigmoid(x)

@@ -30,7 +30,9 @@ _XLSTM = {
     "v1": {"m": "mlstm-v1", "s": "slstm-v1 geglu"},
 }
 _LFM2 = {"conv": "gated-conv swiglu", "full_attention": "mh-attention swiglu"}
-_LFM2_NUMBERS: Defaults = {"mh-attention": {"heads": 16, "base": 1e6}}
+_LFM2_NUMBERS: Defaults = {
+    "mh-attention": {"heads": 16, "kv_heads": 8, "base": 1e6, "qk_norm": True, "bias": False}
+}
 _LETTERS = {"A": "mh-attention", "H": "hyena"}
 
 

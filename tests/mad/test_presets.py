@@ -48,6 +48,12 @@ def test_stripes_repeat_to_the_depth_that_is_asked_for() -> None:
     assert cfg.layers == parse("mlstm mlp (slstm mlp)*2 mlstm mlp slstm mlp")
 
 
+def test_layer_types_of_lfm2_are_its_operators_with_its_numbers() -> None:
+    cfg = read(preset="lfm2", layer_types=["conv", "full_attention"])
+    attention = "mh-attention(h16,kv_heads=8,base=1000000.0,qk_norm=true,bias=false)"
+    assert canonical(cfg.layers) == f"gated-conv swiglu {attention} swiglu"
+
+
 def test_defaults_reach_the_layers_of_a_preset() -> None:
     model = {
         "defaults": {"mlstm": {"heads": 2}},
@@ -105,5 +111,6 @@ def test_candidates_of_the_package_are_architectures_and_spaces_are_not() -> Non
     assert canonical(read_architecture("mad-7to1").layers) == canonical(
         parse("(mlstm swiglu)*7 slstm swiglu")
     )
-    assert load_architecture("mad-7to1-v1").model_type == "mad"
+    for name in ("mad-7to1-v1", "mad-attention", "mad-striped", "lfm2-tiny"):
+        assert load_architecture(name).model_type == "mad"
     assert not [name for name in architectures() if name.startswith("space")]

@@ -59,7 +59,7 @@ def look(
         facts=_facts(study, measured, protocol, select, records),
         chosen=chosen,
         shared=study.share_embedding,
-        against=other and _against(study, rows, other),
+        against=None if other is None else _against(study, rows, other),
     )
 
 

@@ -7,12 +7,12 @@ Source: Vaswani et al. 2017, arXiv:1706.03762; the activation of mad-lab.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layers.linear_spec import bias, linear
 from mlxhog.models.spec import ParamSpec
 
 
@@ -37,11 +37,10 @@ class MLP:
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """See `Layer.param_spec`; linear maps begin as torch.nn.Linear's do."""
         U = self.width(d)
-        up, down = f"uniform:{1 / math.sqrt(d)!r}", f"uniform:{1 / math.sqrt(U)!r}"
-        yield ParamSpec("w1.weight", (U, d), up, decay=True, product=True)
-        yield ParamSpec("w1.bias", (U,), up)
-        yield ParamSpec("w2.weight", (d, U), down, decay=True, product=True)
-        yield ParamSpec("w2.bias", (d,), down)
+        yield linear("w1.weight", U, d)
+        yield bias("w1.bias", U, d)
+        yield linear("w2.weight", d, U)
+        yield bias("w2.bias", d, U)
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
         """See `Layer.state`: positions do not meet."""

@@ -20,13 +20,13 @@ Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layers.checks import check_heads
+from mlxhog.models.mad.layers.linear_spec import linear, taps
 from mlxhog.models.spec import ParamSpec
 
 CHUNK_SIZE = 64
@@ -51,18 +51,16 @@ class MLSTM:
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """See `Layer.param_spec`; linear maps begin as torch.nn.Linear's do, gates closed to x."""
-        linear = f"uniform:{1 / math.sqrt(d)!r}"
         if self.conv:
-            taps = f"uniform:{1 / math.sqrt(self.conv)!r}"
-            yield ParamSpec("conv.weight", (d, 1, self.conv), taps, decay=True)
+            yield taps("conv.weight", d, self.conv)
             yield ParamSpec("conv.bias", (d,), "zeros")
         for name in ("q_proj", "k_proj", "v_proj", "ogate"):
-            yield ParamSpec(f"{name}.weight", (d, d), linear, decay=True, product=True)
+            yield linear(f"{name}.weight", d, d)
         for name, bias in (("igate", "zeros"), ("fgate", "linspace:3.0:6.0")):
             yield ParamSpec(f"{name}.weight", (self.heads, d), "zeros", decay=True)
             yield ParamSpec(f"{name}.bias", (self.heads,), bias)
         yield ParamSpec("head_norm.weight", (d,), "ones")
-        yield ParamSpec("out_proj.weight", (d, d), linear, decay=True, product=True)
+        yield linear("out_proj.weight", d, d)
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
         """See `Layer.state`: C, n and m, and the last inputs of the convolution."""

@@ -1,0 +1,173 @@
+"""`mlxhog mad data`: write the rows of a task to a file."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxhog.cli.flags import Flags
+from mlxhog.cli.mad import given_settings
+from mlxhog.config_sources import resolve
+from mlxhog.errors import ConfigError
+from mlxhog.options import option
+from mlxhog.quantities import format_bytes
+
+if TYPE_CHECKING:
+    from mlxhog.mad.tasks import Dataset, Settings
+
+ABOUT = """\
+Draw the training and test rows of a MAD task, and write them to an .npz file: train_inputs,
+train_targets, test_inputs, test_targets, and meta (JSON). Targets are aligned with inputs; -100 is
+ignored. One seed draws the same rows on every machine, with any number of processes.
+
+tasks: in-context-recall (CR), fuzzy-in-context-recall (FR), noisy-in-context-recall (NR),
+selective-copying (SC), compression (C), memorization (M)"""
+EXAMPLES = (
+    "mad data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz",
+    "mad data --task NR --set frac_noise=0.4 --train-rows 6400 --out noisy.npz --json",
+    "mad data --task M --set vocab=8192 --out map.npz --dry-run",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Options of `mlxhog mad data`."""
+
+    task: str | None = option(None, "full or short name of the task")
+    out: str | None = option(None, "file to write; one that is there is replaced")
+    seed: int = option(12345, "of everything that is drawn", low=0)
+    train_rows: int | None = option(None, "rows to train on", low=1, none="the task's")
+    test_rows: int | None = option(None, "rows to score on", low=1, none="the task's")
+    val_rows: int | None = option(None, "rows of a third split", low=0, none="the task's")
+    processes: int = option(1, "that draw; the rows are the same for any number", low=1)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("mad data", ABOUT, EXAMPLES)
+    given_settings.add(flags)
+    flags.argument("--dry-run", action="store_true", help="say what would be written, and stop")
+    flags.argument("--json", action="store_true", help="one JSON object")
+    flags.options(DataConfig)
+    parsed = flags.parse(arguments)
+    config = resolve(DataConfig, [parsed.given], parsed.problems)
+    given = _given(config, parsed.other.set)
+    if config.task is None or config.out is None:
+        lacks = "--task" if config.task is None else "--out"
+        raise ConfigError(f"mad data lacks {lacks}, as in `mlxhog {EXAMPLES[0]}`")
+    # These import NumPy: wrong flags are answered before.
+    from mlxhog.mad import tasks
+
+    settings = tasks.resolve(config.task, given, origin=given_settings.FLAG)
+    path = _place(config.out)
+    if parsed.other.dry_run:
+        return _say(_planned(settings, config), path, parsed.other.json)
+    from mlxhog.mad.tasks import files
+
+    began = time.perf_counter()
+    data = tasks.make_task(config.task, seed=config.seed, processes=config.processes, **given)
+    seconds = time.perf_counter() - began
+    written = files.write(path, data)
+    return _say(_done(data, settings, seconds, written), path, parsed.other.json)
+
+
+def _given(config: DataConfig, words: list[str]) -> dict[str, object]:
+    """Return the settings of the task that were given, in both ways."""
+    given: dict[str, object] = dict(given_settings.read(words))
+    for name in ("train_rows", "test_rows", "val_rows"):
+        value = getattr(config, name)
+        if value is not None:
+            if name in given:
+                flag = "--" + name.replace("_", "-")
+                raise ConfigError(f"{flag} and {given_settings.FLAG} {name} are the same; keep one")
+            given[name] = value
+    return given
+
+
+def _place(out: str) -> Path:
+    """Return where to write, before anything is drawn.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
+    path = Path(out).expanduser()
+    if path.is_dir() or not path.name:
+        raise ConfigError(f"--out {out} is a folder; name a file, such as {out.rstrip('/')}/cr.npz")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--out {out}: no folder {str(path.parent)!r}; make it first")
+    return path
+
+
+def _planned(settings: Settings, config: DataConfig) -> dict[str, Any]:
+    """What would be written, and how long that would take: one block is drawn and timed."""
+    from mlxhog.mad import tasks
+    from mlxhog.mad.tasks.streams import BLOCK_ROWS
+
+    one = {"train_rows": BLOCK_ROWS, "test_rows": 1, "val_rows": 0}
+    began = time.perf_counter()
+    tasks.make_task(settings.task, seed=config.seed, **{**asdict(settings), **one})
+    block_s = (time.perf_counter() - began) / 2
+    rows = settings.train_rows + settings.test_rows + settings.val_rows
+    return {
+        **_facts(settings, config.seed),
+        "array_bytes": rows * settings.length * 2 * (2 if settings.vocab <= 2**15 else 4),
+        "seconds": round(block_s * rows / BLOCK_ROWS / config.processes, 3),
+        "dry_run": True,
+    }
+
+
+def _facts(settings: Settings, seed: int) -> dict[str, Any]:
+    return {
+        "task": settings.task,
+        "seed": seed,
+        "vocab": settings.vocab,
+        "seq_len": settings.seq_len,
+        "length": settings.length,
+        "train_rows": settings.train_rows,
+        "test_rows": settings.test_rows,
+        "val_rows": settings.val_rows,
+    }
+
+
+def _done(data: Dataset, settings: Settings, seconds: float, written: int) -> dict[str, Any]:
+    from mlxhog.mad.accuracy import ceiling, unigram
+    from mlxhog.mad.loss_floor import dense_loss_floor
+    from mlxhog.mad.tasks.in_context_recall import InContextRecall
+
+    floor = dense_loss_floor(settings) if isinstance(settings, InContextRecall) else None
+    rows = settings.train_rows + settings.test_rows + settings.val_rows
+    return {
+        **_facts(settings, int(data.meta["seed"])),
+        "ceiling": ceiling(data),
+        "unigram_accuracy": unigram(data),
+        "loss_floor_nats": floor,
+        "rows_per_s": rows / seconds,
+        "seconds": seconds,
+        "bytes": written,
+    }
+
+
+def _say(facts: dict[str, Any], path: Path, as_json: bool) -> int:
+    facts = {"file": str(path), **facts}
+    if as_json:
+        from mlxhog import plain_json
+
+        print(plain_json.dumps(facts).decode())
+        return 0
+    rows = f"{facts['train_rows']:,} train, {facts['test_rows']:,} test"
+    rows += f", {facts['val_rows']:,} val" if facts["val_rows"] else ""
+    what = f"{facts['task']}, vocab {facts['vocab']}, {rows} rows of {facts['length']} tokens"
+    if facts.get("dry_run"):
+        size = format_bytes(facts["array_bytes"])
+        print(f"would write {path}: {what}, {size} before packing, {facts['seconds']:.1f} s")
+        return 0
+    print(f"{path}: {what}, seed {facts['seed']}, {format_bytes(facts['bytes'])}")
+    said = [f"one constant answer is right in {facts['unigram_accuracy']:.1%}"]
+    if facts["ceiling"] < 1:
+        said.append(f"knowing every key that training shows in {facts['ceiling']:.1%}")
+    if facts["loss_floor_nats"] is not None:
+        said.append(f"dense loss floor {facts['loss_floor_nats']:.3f} nats")
+    print(f"{facts['rows_per_s']:,.0f} rows/s; {', '.join(said)}")
+    return 0

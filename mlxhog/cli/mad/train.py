@@ -1,0 +1,208 @@
+"""`mlxhog mad train`: one candidate on one task."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxhog.cli.flags import Flags, Parsed
+from mlxhog.cli.mad import given_settings
+from mlxhog.config import TrainConfig
+from mlxhog.config_sources import Config, resolve
+from mlxhog.errors import ConfigError
+from mlxhog.mad.inside import INSIDE
+from mlxhog.mad.protocol import Protocol
+from mlxhog.options import option, options
+
+if TYPE_CHECKING:
+    from mlxhog.arena import Arena
+    from mlxhog.mad.result import RunResult
+    from mlxhog.mad.run_config import RunConfig
+    from mlxhog.mad.run_plan import RunPlan
+
+ABOUT = """\
+Train one candidate on one of the six tasks and score it on rows it has not seen. Without --set,
+--dim, --lr and the like it is the benchmark's baseline, for at most 2,000 steps; it ends as soon as
+it answers 0.999 of the test positions right.
+
+tasks: in-context-recall (CR), fuzzy-in-context-recall (FR), noisy-in-context-recall (NR),
+selective-copying (SC), compression (C), memorization (M)"""
+EXAMPLES = (
+    'mad train --task in-context-recall --layers "mlstm swiglu mlstm swiglu"',
+    'mad train --task CR --set seq_len=32 --layers "(gla swiglu)*2" --dim 64 --lr 2e-3',
+    "mad train --task M --arch arch.yaml --backend mlx --steps 500 --json",
+    'mad train --task SC --layers "mlstm swiglu mlstm swiglu" --workers mlx:cpu,torch:cpu',
+)
+LAYERS_HELP = 'the layers, as words or one text, such as "(mlstm swiglu)*2"'
+EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateConfig:
+    """Options of `mlxhog mad train` beside those of the protocol and of several workers."""
+
+    task: str = option("in-context-recall", "the task, by its full or short name")
+    arch: str | None = option(None, "architecture: a YAML file or a name, instead of --layers")
+    dim: int | None = option(None, "width; 128, or the architecture's own", low=1, none="its own")
+    position: str | None = option(
+        None,
+        "what is added to the embedding; none, or the architecture's own",
+        choices=("none", "learned", "sincos"),
+        none="its own",
+    )
+    backend: str | None = option(
+        None, "mlx or torch, or one of them with its device, such as mlx:cpu", none="auto"
+    )
+    workers: str | None = option(
+        None, "several workers: a number, or backends such as mlx:cpu,torch:cpu*2", none="one"
+    )
+    threads: int | None = option(
+        None, "threads of each worker; auto shares the cores", low=1, none="auto"
+    )
+    seed: int = option(12345, "of rows, initial values and order of batches", low=0, high=2**32 - 1)
+    save: str | None = option(None, "directory that gets the trained model", none="nowhere")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    parsed = _flags().parse(arguments)
+    given, protocol, inside = _read(parsed)
+    settings = given_settings.read(parsed.other.set)
+    # These import NumPy: wrong flags are answered before.
+    from mlxhog.cli.mad import train_result
+    from mlxhog.mad.run_plan import make_run_plan
+
+    config = _run_config(given, protocol, settings, parsed.other.layers)
+    plan = make_run_plan(config, inside)
+    if given.save is not None:
+        from mlxhog.formats.saving import check_target
+
+        check_target(Path(given.save).expanduser(), force=False)
+    if parsed.other.dry_run:
+        train_result.print_plan(plan, as_json=parsed.other.json)
+        return 0
+    result = _train(plan, inside, given.save, quiet=parsed.other.quiet)
+    if parsed.other.json:
+        from mlxhog import plain_json
+
+        print(plain_json.dumps(train_result.record(plan, result)).decode())
+    else:
+        print(train_result.summary(plan, result, given.save))
+    return EXIT_CODES[result.status]
+
+
+def _flags() -> Flags:
+    made = Flags("mad train", ABOUT, EXAMPLES)
+    given_settings.add(made)
+    made.argument("--layers", nargs="+", metavar="LAYER", help=LAYERS_HELP)
+    made.argument("--dry-run", action="store_true", help="say what would run, and stop")
+    made.argument("--json", action="store_true", help="end with one line of JSON")
+    made.argument("--quiet", action="store_true", help="no progress")
+    made.options(CandidateConfig)
+    made.options(Protocol)
+    made.options(TrainConfig, only=INSIDE)
+    return made
+
+
+def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]:
+    """Return the options of each kind.
+
+    Raises:
+        ConfigError: everything that is wrong in any of them.
+    """
+    problems = list(parsed.problems)
+    candidate = _part(CandidateConfig, parsed, problems)
+    protocol = _part(Protocol, parsed, problems)
+    together = _part(TrainConfig, parsed, problems, INSIDE)
+    layers, arch = parsed.other.layers, None if candidate is None else candidate.arch
+    if candidate is not None and (layers is None) == (arch is None):
+        problems.append(
+            "--layers and --arch are both given; keep one"
+            if layers
+            else f"give the candidate, as in mlxhog {EXAMPLES[0]}, or with --arch FILE"
+        )
+    if candidate is not None and candidate.backend is not None and candidate.workers is not None:
+        problems.append(
+            "--backend is one worker's and --workers lists the backends of several; keep one"
+        )
+    if problems or candidate is None or protocol is None or together is None:
+        raise ConfigError("\n".join(problems))
+    named = {given.name for given in parsed.given}
+    return candidate, protocol, {name: getattr(together, name) for name in INSIDE if name in named}
+
+
+def _part(
+    cls: type[Config], parsed: Parsed, problems: list[str], only: Sequence[str] | None = None
+) -> Config | None:
+    """Return the options of one class; None where something is wrong, which `problems` gets."""
+    names = options(cls) if only is None else only
+    try:
+        return resolve(cls, [[given for given in parsed.given if given.name in names]])
+    except ConfigError as error:
+        problems.append(str(error))
+        return None
+
+
+def _run_config(
+    given: CandidateConfig,
+    protocol: Protocol,
+    settings: dict[str, str],
+    layers: Sequence[str] | None,
+) -> RunConfig:
+    """Put the run together, with everything spelt out that decides on its numbers."""
+    from mlxhog import machine, mix
+    from mlxhog.mad import tasks
+    from mlxhog.mad.run_config import RunConfig
+    from mlxhog.models.mad.config import MADConfig
+    from mlxhog.models.mad.sequence import parse, read_architecture
+
+    here = machine.here()
+    task = tasks.find(given.task)
+    chosen = tasks.resolve(task.name, settings, origin=given_settings.FLAG)
+    if protocol.select == "val" and not chosen.val_rows:
+        chosen = tasks.resolve(task.name, {**settings, "val_rows": chosen.test_rows})
+    found: MADConfig | None = None if given.arch is None else read_architecture(given.arch)
+    if given.workers is not None:
+        workers = given.workers
+    else:
+        workers = "1" if given.backend is None else mix.backend_here(given.backend, here)
+    resolved = mix.resolve(workers, given.threads, machine=here).workers
+    return RunConfig(
+        task=task.name,
+        settings=asdict(chosen),
+        layers=parse(" ".join(layers or ())) if found is None else found.layers,
+        dim=given.dim or (found.hidden_size if found else 128),
+        position=given.position or (found.position if found else "none"),
+        protocol=protocol,
+        seed=given.seed,
+        workers=",".join(worker.backend for worker in resolved),
+        threads=max(worker.threads for worker in resolved),
+    )
+
+
+def _train(plan: RunPlan, inside: dict[str, object], save: str | None, *, quiet: bool) -> RunResult:
+    """Train in sight of the user, who may interrupt."""
+    from mlxhog.cli.mad.run_line import RunLine
+    from mlxhog.interrupts import Interrupts
+    from mlxhog.mad import candidate, keeping
+
+    with Interrupts() as signals:
+        line = RunLine(
+            sys.stderr,
+            limit=plan.limit,
+            counts_beats=len(plan.workers) == 1,
+            quiet=quiet,
+            signals=signals,
+        )
+
+        def keep(arena: Arena) -> None:
+            if save is not None:
+                keeping.save(plan.config, Path(save).expanduser(), arena)
+
+        with line:
+            return candidate.train(
+                plan.config, watch=line, inside=inside, keep=keep, tell=line.tell
+            )

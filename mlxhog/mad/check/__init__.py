@@ -1,0 +1,85 @@
+"""Does a data set have the properties that its task must have; whoever made it.
+
+The invariants have the numbers of the golden data's description:
+
+    1 - 7    in-context recall and noisy recall     13 - 15  selective copying
+    8 - 12   fuzzy recall                           16       compression
+                                                    17, 18   memorization
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlxhog.errors import ConfigError, DataError
+from mlxhog.mad.check import compression, copying, fuzzy, leak, memorization, recall
+from mlxhog.mad.check.findings import Failure, Findings
+from mlxhog.mad.tasks import find
+from mlxhog.mad.tasks.compression import Compression
+from mlxhog.mad.tasks.dataset import Dataset
+from mlxhog.mad.tasks.fuzzy_in_context_recall import FuzzyInContextRecall
+from mlxhog.mad.tasks.in_context_recall import InContextRecall, NoisyInContextRecall
+from mlxhog.mad.tasks.memorization import Memorization
+from mlxhog.mad.tasks.selective_copying import SelectiveCopying
+from mlxhog.mad.tasks.settings import Settings
+from mlxhog.options import options
+
+
+def check(data: Dataset) -> Findings:
+    """Apply every invariant of the task, and the bounds of what is random.
+
+    Raises:
+        DataError: `meta` names no task, or settings that the task cannot have.
+    """
+    settings = _settings(data.meta)
+    found = Findings()
+    strict = str(data.meta.get("generator", "")).startswith("mlxhog")
+    for split, (x, y) in data.splits().items():
+        if isinstance(settings, InContextRecall):
+            recall.check(found, settings, split, x, y)
+        elif isinstance(settings, FuzzyInContextRecall):
+            ours = strict and not settings.fuzzy_compat
+            fuzzy.check(found, settings, split, x, y, strict=ours)
+        elif isinstance(settings, SelectiveCopying):
+            copying.check(found, settings, split, x, y)
+        elif isinstance(settings, Compression):
+            compression.check(found, settings, split, x, y)
+    if isinstance(settings, Memorization):
+        memorization.check(found, settings, data)
+    leak.check(found, data, _chance_of_equal_rows(settings))
+    return found
+
+
+def _settings(meta: Mapping[str, Any]) -> Settings:
+    """Read the settings of a file; those of other tasks stand in it, too."""
+    try:
+        cls = find(str(meta["task"])).settings
+        if issubclass(cls, InContextRecall) and meta.get("frac_noise"):
+            cls = NoisyInContextRecall  # as the reference counts it
+        values = {}
+        for name, spec in options(cls).items():
+            given = [key for key in (name, *spec.aliases) if key in meta]
+            if given and not name.endswith("_rows"):
+                values[name] = meta[given[0]]
+        return cls(**values)
+    except KeyError:
+        raise DataError("meta names no task; the key 'task' is missing") from None
+    except ConfigError as error:
+        raise DataError(f"meta: {error}") from error
+
+
+def _chance_of_equal_rows(settings: Settings) -> float:
+    if isinstance(settings, InContextRecall):
+        return recall.chance_of_equal_rows(settings)
+    if isinstance(settings, FuzzyInContextRecall):
+        return fuzzy.chance_of_equal_rows(settings)
+    if isinstance(settings, SelectiveCopying):
+        return copying.chance_of_equal_rows(settings)
+    if isinstance(settings, Compression):
+        return compression.chance_of_equal_rows(settings)
+    assert isinstance(settings, Memorization)
+    return memorization.chance_of_equal_rows(settings)
+
+
+__all__ = ["Failure", "Findings", "check"]

@@ -1,0 +1,84 @@
+"""Data sets as .npz files, in the format of the golden data.
+
+train_inputs, train_targets, test_inputs, test_targets [, val_inputs, val_targets]
+                         (rows, length) int16 where every id fits, else int32
+kv_keys, kv_values       memorization's map
+meta                     JSON: task, seed and every setting
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlxhog.durable import replace_file, require_space
+from mlxhog.errors import DataError
+from mlxhog.mad.tasks.dataset import Dataset
+
+
+def write(path: Path, data: Dataset) -> int:
+    """Write a data set; a reader sees the whole file or none. Returns its size in bytes.
+
+    Raises:
+        EnvironmentLacks: the disk is full.
+    """
+    narrow = np.int16 if data.meta["vocab_size"] <= 2**15 else np.int32
+    arrays: dict[str, Any] = {}
+    for split, (x, y) in data.splits().items():
+        arrays[f"{split}_inputs"], arrays[f"{split}_targets"] = x.astype(narrow), y.astype(narrow)
+    if data.kv_keys is not None and data.kv_values is not None:
+        arrays["kv_keys"] = data.kv_keys.astype(narrow)
+        arrays["kv_values"] = data.kv_values.astype(narrow)
+    content = io.BytesIO()
+    meta = json.dumps(data.meta, sort_keys=True)
+    np.savez_compressed(content, **arrays, meta=np.array(meta))
+    require_space(path.absolute().parent, content.tell(), str(path))
+    replace_file(path.absolute(), content.getvalue())
+    return content.tell()
+
+
+def read(path: Path) -> Dataset:
+    """Read a data set, of ours or of anyone in this format.
+
+    Raises:
+        DataError: no such file, another format, or arrays that do not fit together.
+    """
+    try:
+        with path.open("rb") as content:
+            file = np.load(content, allow_pickle=False)
+            stored = {name: file[name] for name in file.files}
+    except OSError as error:
+        raise DataError(f"{path}: cannot read it: {error.strerror or error}") from error
+    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not an .npz file, or a damaged one: {error}") from error
+    try:
+        meta = json.loads(str(stored.pop("meta")))
+        arrays = {name: _ints(name, values) for name, values in stored.items()}
+        splits: dict[str, Any] = {}
+        for split in ("train", "test", "val"):
+            if split != "val" or "val_inputs" in arrays:
+                x, y = arrays[f"{split}_inputs"], arrays[f"{split}_targets"]
+                if x.ndim != 2 or x.shape != y.shape or not x.size:
+                    raise DataError(f"{split} has inputs {x.shape} and targets {y.shape}")
+                splits |= {f"{split}_x": x, f"{split}_y": y}
+        if not isinstance(meta, dict):
+            raise DataError("meta is no JSON object")
+    except KeyError as error:
+        raise DataError(f"{path}: lacks {error}; see `mlxhog mad data --help`") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: meta is not JSON: {error}") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    kv = {name: arrays[name] for name in ("kv_keys", "kv_values") if name in arrays}
+    return Dataset(**splits, **kv, meta=meta)
+
+
+def _ints(name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if not np.issubdtype(values.dtype, np.integer):
+        raise DataError(f"{name} is {values.dtype}, wanted whole numbers")
+    return values.astype(np.int32)

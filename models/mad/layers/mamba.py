@@ -1,0 +1,77 @@
+"""Mamba, the first: every inner channel forgets at N speeds of its own.
+
+    x, z = W_in u                                each (B, S, inner), inner = expand d
+    x = SiLU(conv_k(x))                          depthwise, causal
+    r, B, C = W_x x                              rank = d / 16 rounded up; N; N
+    dt = softplus(W_dt r + b)                    (B, S, inner)
+    S_t[c] = exp(-exp(A_log[c]) dt_t[c]) S_{t-1}[c] + dt_t[c] x_t[c] B_t
+    h_t[c] = S_t[c] . C_t + D[c] x_t[c]
+    y = W_out( h * SiLU(z) )
+
+Softplus of the bias begins log-uniform in 0.001 to 0.1, exp(A_log) as 1, 2, ... N.
+
+Source: Gu and Dao 2023, Mamba, arXiv:2312.00752; mad-lab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layers.linear_spec import bias, bound, linear, taps
+from mlxhog.models.spec import ParamSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mamba:
+    """Numbers of the layer.
+
+    Attributes:
+        expand: inner width in widths of the model.
+        states: N, numbers kept by each inner channel.
+        conv: taps of the convolution.
+        rank: of the map to dt, None d / 16.
+    """
+
+    name: ClassVar[str] = "mamba"
+    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+
+    expand: int = 2
+    states: int = 4
+    conv: int = 4
+    rank: int | None = None
+
+    def dt_rank(self, d: int) -> int:
+        """Rank of the map to dt at width d."""
+        return -(-d // 16) if self.rank is None else self.rank
+
+    def check(self, d: int) -> None:
+        """See `Layer.check`."""
+        for name, value in (
+            ("expand", self.expand),
+            ("states", self.states),
+            ("conv", self.conv),
+            ("rank", self.dt_rank(d)),
+        ):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; set it to at least 1")
+
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
+        """See `Layer.param_spec`; linear maps begin as torch.nn.Linear's do."""
+        inner, rank = self.expand * d, self.dt_rank(d)
+        yield linear("in_proj.weight", 2 * inner, d)
+        yield taps("conv.weight", inner, self.conv)
+        yield bias("conv.bias", inner, self.conv)
+        yield linear("x_proj.weight", rank + 2 * self.states, inner, product=False)
+        yield ParamSpec("dt_proj.weight", (inner, rank), bound(rank), decay=True)
+        yield ParamSpec("dt_proj.bias", (inner,), "inverse_softplus:0.001:0.1")
+        yield ParamSpec("A_log", (inner, self.states), "log_of_count")
+        yield ParamSpec("D", (inner,), "ones")
+        yield linear("out_proj.weight", d, inner)
+
+    def state(self, d: int, length: int) -> Mapping[str, int]:
+        """See `Layer.state`: N numbers of every channel, and the convolution's last inputs."""
+        inner = self.expand * d
+        return {"cell": inner * self.states, "conv": inner * (self.conv - 1)}

@@ -1,0 +1,44 @@
+"""Mamba, the first, in MLX."""
+
+from collections.abc import Mapping
+
+import mlx.core as mx
+from mlx.core import array
+
+from mlxhog.models.forward_pass import Pass
+from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.layers.mamba import Mamba
+
+State = tuple[array, array]
+"""S of every channel (B, inner, N), and the last inputs of the convolution (B, k - 1, inner)."""
+
+
+def init_state(layer: Mamba, d: int, B: int) -> State:
+    """Return the state before the first token: zeros."""
+    inner = layer.expand * d
+    return mx.zeros((B, inner, layer.states)), mx.zeros((B, layer.conv - 1, inner))
+
+
+def forward(
+    layer: Mamba,
+    cfg: MADConfig,
+    p: Mapping[str, array],
+    x: array,
+    state: State | None,
+    run: Pass[array],
+) -> tuple[array, State]:
+    """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
+    d = x.shape[-1]
+    inner, N, rank = layer.expand * d, layer.states, layer.dt_rank(d)
+    cell, conv = (None, None) if state is None else state
+    w, w_x = p["in_proj.weight"], p["x_proj.weight"]
+    u, z = run.ops.linears(x, [w[:inner], w[inner:]])
+    u, conv = run.ops.causal_conv(u, p["conv.weight"], p["conv.bias"], state=conv, silu=True)
+    low, Bt, Ct = run.ops.linears(u, [w_x[:rank], w_x[rank : rank + N], w_x[rank + N :]])
+    (dt,) = run.ops.linears(low, [p["dt_proj.weight"]], [p["dt_proj.bias"]])
+    h, cell = run.ops.selective_scan(
+        u, mx.logaddexp(dt.astype(mx.float32), 0), -mx.exp(p["A_log"]), Bt, Ct, state=cell
+    )
+    h = run.ops.swiglu(z, h + p["D"] * u)
+    (y,) = run.ops.linears(h, [p["out_proj.weight"]])
+    return y, (cell, conv)

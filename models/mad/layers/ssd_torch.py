@@ -1,0 +1,61 @@
+"""State-space duality in PyTorch."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mlxhog.models.forward_pass import Pass
+from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.layers.ssd import CHUNK_SIZE, SSD
+
+State = tuple[Tensor, Tensor]
+"""S of every head (B, heads, N, inner / heads), and the last inputs of the convolution."""
+
+
+def init_state(layer: SSD, d: int, B: int) -> State:
+    """Return the state before the first token: zeros."""
+    inner, N = layer.expand * d, layer.states
+    cell = torch.zeros(B, layer.heads, N, inner // layer.heads)
+    return cell, torch.zeros(B, layer.conv - 1, inner + 2 * N)
+
+
+def forward(
+    layer: SSD,
+    cfg: MADConfig,
+    p: Mapping[str, Tensor],
+    x: Tensor,
+    state: State | None,
+    run: Pass[Tensor],
+) -> tuple[Tensor, State]:
+    """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
+    B, S, d = x.shape
+    inner, N, heads = layer.expand * d, layer.states, layer.heads
+    cell, conv = (None, None) if state is None else state
+    names = ("z_proj", "xbc_proj", "dt_proj")
+    z, mixed, dt = run.ops.linears(
+        x, [p[f"{name}.weight"] for name in names], [None, None, p["dt_bias"]]
+    )
+    mixed, conv = run.ops.causal_conv(
+        mixed, p["conv.weight"], p["conv.bias"], state=conv, silu=True
+    )
+    u = mixed[..., :inner].reshape(B, S, heads, inner // heads)
+    Bt, Ct = (
+        y[:, :, None].expand(B, S, heads, N)
+        for y in (mixed[..., inner : inner + N], mixed[..., inner + N :])
+    )
+    dt = F.softplus(dt.float())[..., None]
+    h, cell = run.ops.decay_cell(
+        Ct,
+        Bt,
+        dt * u,
+        -torch.exp(p["A_log"])[:, None] * dt,
+        scale=1.0,
+        chunk_size=CHUNK_SIZE,
+        state=cell,
+    )
+    h = (h + p["D"][:, None] * u).reshape(B, S, inner)
+    h = run.ops.rms_norm(run.ops.swiglu(z, h), p["out_norm.weight"], cfg.norm_eps)
+    (y,) = run.ops.linears(h, [p["out_proj.weight"]])
+    return y, (cell, conv)

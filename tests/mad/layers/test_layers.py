@@ -1,0 +1,188 @@
+"""What is promised of every registered layer, with its own numbers and with others.
+
+Twins agree with the float64 reference and with each other, no output knows a later token, and
+reading a sequence in any pieces, from any state, gives what reading it at once does.
+"""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mlxhog.models import lm_mlx, lm_numpy, lm_torch
+from mlxhog.models.mad import MADConfig, param_spec, state_sizes
+from mlxhog.models.mad.layer import known
+from mlxhog.models.mad.sequence import parse
+from tests.models.sample import batch, perturbed_params
+from tests.models.twins import TWINS
+from tests.tolerances import (
+    CAUSAL_F32,
+    GRADIENT_ANY_F32,
+    LAYER_GRADIENT_F32,
+    LOGITS_F32,
+    STATE_F32,
+    assert_close,
+)
+
+Array = NDArray[Any]
+OTHERS = (
+    "mh-attention(h4,kv_heads=2,base=100,qk_norm=true,bias=false)",
+    "mh-attention(h1,rope=false)",
+    "mh-sliding-attention(h4,window=5)",
+    "mh-sliding-attention(h2,window=0)",
+    "linear-attention(h2,floor=0.5)",
+    "gla(h2,rank=3)",
+    "ssd(h2,expand=1,states=3,conv=1)",
+    "mamba(expand=1,states=2,conv=2,rank=5)",
+    "gated-delta-net(h2,conv=1,decay=false)",
+    "hyena(expand=1,groups=1,kernel=2,filter_width=5)",
+    "mh-hyena(h2,groups=1,kernel=1)",
+    "mlstm(h2,conv=0)",
+    "slstm(h2,conv=3)",
+    "slstm-v1(h2,conv=0)",
+    "mlp(inner=24)",
+    "moe-swiglu(experts=5,active=3,inner=4,router=mad)",
+    "mlstm(conv=0) mh-attention swiglu gla",
+)
+SEQUENCES = (*known(), *OTHERS)
+sequences = pytest.mark.parametrize("text", SEQUENCES)
+twins = pytest.mark.parametrize("name", TWINS)
+MODULES: dict[str, Any] = {"torch": lm_torch, "mlx": lm_mlx}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Operators this small only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def config(text: str) -> MADConfig:
+    return MADConfig(vocab_size=23, hidden_size=32, layers=parse(text), max_length=80)
+
+
+def example(text: str, S: int, B: int = 2) -> tuple[MADConfig, dict[str, Array], Array, Array]:
+    """A model, parameters without zeros, tokens and labels."""
+    cfg = config(text)
+    return cfg, perturbed_params(cfg, 1), *batch(cfg, B, S, 2)
+
+
+def reference(cfg: MADConfig, params: Any, tokens: Array) -> Array:
+    logits: Array = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, tokens))[0]
+    return logits
+
+
+@twins
+@sequences
+def test_a_twin_computes_what_the_reference_does_position_by_position(text: str, name: str) -> None:
+    cfg, params, tokens, _ = example(text, 67)
+    found, _ = TWINS[name].logits(cfg, params, tokens)
+    assert_close(found, reference(cfg, params, tokens), LOGITS_F32)
+
+
+@sequences
+def test_all_twins_agree_on_every_gradient(text: str) -> None:
+    cfg, params, tokens, labels = example(text, 19)
+    found = {
+        name: side.loss_and_grads(cfg, params, tokens, labels)[1] for name, side in TWINS.items()
+    }
+    wanted = found.pop("torch-reference")
+    for grads in found.values():
+        for name in param_spec(cfg):
+            assert_close(grads[name], wanted[name], GRADIENT_ANY_F32, label=name)
+
+
+@sequences
+def test_every_gradient_equals_central_differences_of_the_reference(text: str) -> None:
+    cfg, params, tokens, labels = example(text, 7, B=1)
+    wide = {name: value.astype(np.float64) for name, value in params.items()}
+    _, grads = TWINS["torch-reference"].loss_and_grads(cfg, params, tokens, labels)
+    rng = np.random.default_rng(3)
+    for name, value in wide.items():
+        direction = rng.standard_normal(value.shape)
+        loss_of = partial(_loss, cfg, wide, name, tokens, labels)
+        wanted = (loss_of(1e-5 * direction) - loss_of(-1e-5 * direction)) / 2e-5
+        grad = grads[name].astype(np.float64)
+        size = max(math.sqrt((grad**2).sum() * (direction**2).sum()), 1e-2)
+        found = (grad * direction).sum()
+        assert_close(found / size, wanted / size, LAYER_GRADIENT_F32, label=name)
+
+
+def _loss(
+    cfg: MADConfig, params: dict[str, Array], name: str, tokens: Array, labels: Array, move: Array
+) -> float:
+    logits = reference(cfg, params | {name: params[name] + move}, tokens)
+    nats = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(
+        logits, np.maximum(labels, 0)[..., None], -1
+    ).squeeze(-1)
+    return float(nats[labels != -100].mean())
+
+
+@twins
+@sequences
+def test_a_later_token_changes_no_earlier_output(text: str, name: str) -> None:
+    cfg, params, tokens, _ = example(text, 40)
+    before, _ = TWINS[name].logits(cfg, params, tokens)
+    tokens[:, 21] = (tokens[:, 21] + 1) % cfg.vocab_size
+    after, _ = TWINS[name].logits(cfg, params, tokens)
+    assert_close(after[:, :21], before[:, :21], CAUSAL_F32)
+    assert np.abs(after - before)[:, 21].max() > 1e-2
+
+
+@twins
+@sequences
+def test_a_sequence_read_in_pieces_gives_the_outputs_of_the_whole(text: str, name: str) -> None:
+    cfg, params, tokens, _ = example(text, 39)
+    wanted, last = TWINS[name].logits(cfg, params, tokens)
+    for pieces in ((1, 2, 30, 1, 5), (1,) * 39):
+        state = TWINS[name].zero_state(cfg, len(tokens))
+        found = []
+        for end, length in zip(np.cumsum(pieces), pieces, strict=True):
+            logits, state = TWINS[name].logits(cfg, params, tokens[:, end - length : end], state)
+            found.append(logits)
+        assert_close(np.concatenate(found, 1), wanted, LOGITS_F32)
+        for kept, whole in zip(state, last, strict=True):
+            for part, wanted_part in zip(kept, whole, strict=True):
+                assert_close(part, wanted_part, STATE_F32)
+
+
+@pytest.mark.parametrize("framework", MODULES)
+@sequences
+def test_rows_of_any_lengths_go_on_together_as_each_would_alone(text: str, framework: str) -> None:
+    cfg, params, tokens, _ = example(text, 48, B=4)
+    side, lm = TWINS[f"{framework}-reference"], MODULES[framework]
+    lengths = (3, 40, 1, 12)
+    states = []
+    for row, length in enumerate(lengths):
+        _, state = side.logits(cfg, params, tokens[row : row + 1, :length])
+        states.append([tuple(side.array(part) for part in block) for block in state])
+    together = lm.stack_states([lm.stack_states(states[:2]), *states[2:]])
+    order = [3, 0, 2, 1]
+    together = lm.take_state(together, order)
+    taken = [tuple(side.numpy(part) for part in block) for block in together]
+    for step in range(3):
+        column = [[tokens[row, lengths[row] + step]] for row in order]
+        found, taken = side.logits(cfg, params, np.array(column), taken)
+        for row, logits in zip(order, found, strict=True):
+            alone, _ = side.logits(cfg, params, tokens[row : row + 1, : lengths[row] + step + 1])
+            assert_close(logits[0], alone[0, -1], LOGITS_F32, label=f"row {row}")
+
+
+@pytest.mark.parametrize("length", [1, 5, 70])
+@pytest.mark.parametrize("framework", MODULES)
+@sequences
+def test_the_state_that_is_counted_is_the_state_that_is_kept(
+    text: str, framework: str, length: int
+) -> None:
+    cfg, params, tokens, _ = example(text, length, B=1)
+    _, state = TWINS[f"{framework}-reference"].logits(cfg, params, tokens)
+    for kept, counted in zip(state[:-1], state_sizes(cfg, length), strict=True):
+        sizes = [part.size for part in kept if part.dtype == np.float32]
+        assert sum(sizes) == sum(counted.values())

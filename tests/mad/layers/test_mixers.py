@@ -1,0 +1,99 @@
+"""Sizes of the attention and recurrent mixers, what they refuse, and how they start."""
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.init import initial_value
+from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.layer import make
+from mlxhog.models.mad.sequence import parse
+
+# The table of states at width 128: every default is that of mad-lab, which has no ssd.
+STATES = {
+    "mh-attention": {"cache": 2 * 128 * 1000},
+    "mh-attention(kv_heads=4)": {"cache": 2 * 32 * 1000},
+    "mh-sliding-attention": {"cache": 2 * 128 * 33},
+    "linear-attention": {"cell": 1152},
+    "gla": {"cell": 2048},
+    "gla(h1)": {"cell": 16384},
+    "ssd": {"cell": 4 * 64 * 16, "conv": 288 * 3},
+    "mamba": {"cell": 1024, "conv": 768},
+    "gated-delta-net": {"cell": 4 * 32 * 32, "conv": 384 * 3},
+    "gated-conv": {"conv": 256},
+}
+D = 128
+PARAMETERS = {
+    "mh-attention": 4 * D * D + 4 * D,
+    "mh-attention(bias=false,kv_heads=4,qk_norm=true)": 2 * D * D + 2 * D * D // 4 + 2 * 8,
+    "mh-sliding-attention": 4 * D * D + 4 * D,
+    "linear-attention": 4 * D * D + 4 * 8 * 8,
+    "gla": 5 * D * D + 2 * 16 * D + D + 16,
+    "ssd": D * (256 + 288 + 4) + 3 * 4 + 288 * 5 + 256 + 256 * D,
+    "mamba": D * 512 + 256 * 5 + 16 * 256 + 256 * 9 + 256 * 5 + 256 * D,
+    "gated-delta-net": 5 * D * D + 384 * 4 + 2 * 4 * D + 2 * 4 + 32,
+    "gated-delta-net(decay=false)": 5 * D * D + 384 * 4 + 4 * D + 32,
+}
+
+
+@pytest.mark.parametrize("text", STATES)
+def test_the_states_at_width_128_are_those_of_the_table(text: str) -> None:
+    (layer,) = parse(text)
+    assert dict(layer.state(D, 1000)) == STATES[text]
+
+
+def test_a_window_keeps_no_more_than_has_been_read() -> None:
+    assert make("mh-sliding-attention").state(D, 5) == {"cache": 2 * D * 5}
+
+
+@pytest.mark.parametrize("text", PARAMETERS)
+def test_the_parameters_at_width_128_are_counted_by_hand(text: str) -> None:
+    (layer,) = parse(text)
+    assert sum(spec.size for spec in layer.param_spec(D)) == PARAMETERS[text]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mh-attention(h5)", "heads is 5, and the width is 32; choose one of 1, 2, 4, 8, 16, 32"),
+        ("mh-attention(h32)", "each is 1 wide, and rope turns pairs; .* or rope=false"),
+        ("mh-attention(kv_heads=3)", "kv_heads is 3, which does not divide the 16 heads"),
+        ("mh-attention(kv_heads=0)", "kv_heads is 0"),
+        ("mh-attention(base=1)", "base is 1.0; wavelengths need one above 1"),
+        ("mh-sliding-attention(window=-1)", "window is -1; a position sees 0 or more"),
+        ("linear-attention(floor=0)", "floor is 0.0; outputs are divided by it"),
+        ("linear-attention(h3)", "heads is 3"),
+        ("gla(rank=0)", "rank is 0"),
+        ("gla(h0)", "heads is 0"),
+        ("ssd(h5)", "heads is 5, and the inner width is 64"),
+        ("ssd(states=0)", "states is 0; set it to at least 1"),
+        ("mamba(rank=0)", "rank is 0; set it to at least 1"),
+        ("mamba(expand=0)", "expand is 0"),
+        ("gated-delta-net(conv=0)", "conv is 0; a convolution has at least 1 tap"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_the_way_out(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MADConfig(vocab_size=23, hidden_size=32, layers=parse(text))
+
+
+@pytest.mark.parametrize("text", ["ssd", "mamba", "gated-delta-net"])
+def test_what_forgets_starts_between_slow_and_fast(text: str) -> None:
+    (layer,) = parse(text)
+    start = {spec.name: initial_value(spec, 7) for spec in layer.param_spec(D)}
+    dt = np.logaddexp(start["dt_proj.bias" if text == "mamba" else "dt_bias"], 0)
+    assert dt.min() >= 0.000999
+    assert dt.max() <= 0.1001
+    speeds = np.exp(start["A_log"])
+    if text == "mamba":
+        np.testing.assert_allclose(speeds, np.tile([1, 2, 3, 4], (256, 1)), rtol=1e-6)
+    else:
+        assert speeds.min() >= 0.999
+        assert speeds.max() <= 16.001
+
+
+@pytest.mark.parametrize("text", ["ssd", "mamba", "gated-delta-net", "gla", "mh-attention"])
+def test_decay_of_weights_spares_gates_norms_and_biases(text: str) -> None:
+    (layer,) = parse(text)
+    for spec in layer.param_spec(D):
+        assert spec.decay == (len(spec.shape) > 1 and spec.name != "A_log"), spec.name

@@ -1,0 +1,108 @@
+"""`mlxhog mad data` and `mlxhog mad check`, through the real commands."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog.cli import main
+
+GOLDEN = Path(__file__).parent / "golden"
+SMALL = "--train-rows 300 --test-rows 40".split()
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def mad(*words: str) -> int:
+    return main(["mad", *words])
+
+
+def test_data_that_was_written_passes_the_check(capsys):
+    words = "data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz --json"
+    assert mad(*words.split()) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["train_rows"], made["test_rows"], made["length"]) == (12_800, 1_280, 31)
+    assert made["loss_floor_nats"] == pytest.approx(1.470, abs=1e-3)
+    assert mad("check", "cr.npz") == 0
+    assert (
+        "cr.npz: in-context-recall, invariants 1, 2, 3, 4, 5, 6, 7 and" in capsys.readouterr().out
+    )
+
+
+def test_the_seed_and_not_the_number_of_processes_decides_what_is_written():
+    for name, words in (("a", "--seed 1"), ("b", "--seed 1 --processes 2"), ("c", "--seed 2")):
+        assert mad("data", "--task", "SC", "--out", name, *SMALL, *words.split()) == 0
+    a, b, c = (np.load(name) for name in "abc")
+    np.testing.assert_array_equal(a["train_inputs"], b["train_inputs"])
+    assert not np.array_equal(a["train_inputs"], c["train_inputs"])
+
+
+def test_the_dry_run_says_what_would_be_written_and_writes_nothing(capsys):
+    assert mad(*"data --task M --set vocab=8192 --out m.npz --dry-run".split()) == 0
+    assert "would write m.npz: memorization, vocab 8192, 256 train, 1,280 test" in (
+        capsys.readouterr().out
+    )
+    assert not list(Path().iterdir())
+
+
+def test_the_ceiling_of_memorization_is_said(capsys):
+    assert mad(*"data --task M --set vocab=8192 --out m.npz".split()) == 0
+    assert "knowing every key that training shows in 6" in capsys.readouterr().out
+
+
+def test_a_file_that_is_there_is_replaced_as_a_whole(capsys):
+    Path("cr.npz").write_text("old")
+    assert mad("data", "--task", "CR", "--out", "cr.npz", *SMALL) == 0
+    assert [path.name for path in Path().iterdir()] == ["cr.npz"]
+    assert mad("check", "cr.npz") == 0
+
+
+def test_a_broken_row_is_named_and_ends_the_check_with_1(capsys):
+    shutil.copy(GOLDEN / "icr_v16_t32.npz", "good.npz")
+    arrays = dict(np.load("good.npz"))
+    arrays["train_targets"][[17, 20], 7] = 3
+    np.savez("bad.npz", **arrays)
+    assert mad("check", "good.npz", "bad.npz") == 1
+    said = capsys.readouterr().out
+    assert "good.npz: in-context-recall" in said
+    assert "invariant 5, train row 17: target 3 at 7, wanted the next token" in said
+    assert "(and in 1 more)" in said
+    assert mad("check", "good.npz", "bad.npz", "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] is False
+    assert [(one["file"], one["rule"], one["row"]) for one in found["failed"]] == [
+        ("bad.npz", 5, 17)
+    ]
+    assert [one["ok"] for one in found["files"]] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("data --task CR --set seq_len=31 --out a", "an even number, at least 4"),
+        ("data --task CR --set seqlen=32 --out a", "did you mean 'seq_len'?"),
+        ("data --task CR --set vocab --out a", "wanted key=value"),
+        ("data --task CR --set vocab=many --out a", "--set vocab is 'many'"),
+        ("data --task CR --set vocab=8 --set vocab=9 --out a", "--set vocab is given twice"),
+        ("data --task CR --set train_rows=8 --train-rows 9 --out a", "are the same; keep one"),
+        ("data --task CRR --out a", "no task 'CRR'"),
+        ("data --task CR", "mad data lacks --out"),
+        ("data --out a", "mad data lacks --task"),
+        ("data --task CR --out no/a.npz", "no folder 'no'"),
+        ("data --task CR --out .", "is a folder"),
+        ("data --task CR --out a --sed 3", "no flag '--sed'; did you mean '--seed'?"),
+        ("data --task CR --out a --seed -1", "--seed is '-1'"),
+        ("check nothing.npz", "nothing.npz: cannot read it: No such file"),
+        ("check", "required: FILE"),
+        ("check a --jsn", "did you mean '--json'?"),
+    ],
+)
+def test_wrong_input_is_answered_with_the_way_out_and_writes_nothing(words, said, capsys):
+    assert mad(*words.split()) == 2
+    assert said in capsys.readouterr().err
+    assert not list(Path().iterdir())

@@ -1,0 +1,145 @@
+"""Several workers train one candidate through one arena, as they train a language model."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlxhog import backends
+from mlxhog.arena import Arena
+from mlxhog.errors import WorkerFailed
+from mlxhog.mad.candidate import train
+from mlxhog.mad.result import RunResult
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run_plan import make_run_plan
+from mlxhog.mad.scoring import Scores, score
+from tests.mad.small_runs import Recorder, small_run
+
+TWO = "mlx:cpu*2"  # which starts sooner than torch
+
+
+class Kept:
+    """The parameters that a run ended with."""
+
+    def __init__(self) -> None:
+        self.flat: NDArray[np.float32] = np.empty(0, np.float32)
+
+    def __call__(self, arena: Arena) -> None:
+        self.flat = arena.params.copy()
+
+    def scores(self, config: RunConfig) -> Scores:
+        """Score these parameters in this process."""
+        plan = make_run_plan(config)
+        backend = backends.create("torch:cpu", threads=1, kernels="native", cpu_blas="auto")
+        backend.bind(plan.model, plan.layout.slots, plan.layout.n_floats, self.flat)
+        return score(backend, plan.drawn.dataset(), plan.model, beat=lambda: None)
+
+
+class Killer(Recorder):
+    """Kills a worker of the run at its first evaluation."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.left = times
+
+    def beat(self) -> None:
+        super().beat()
+        children = [c for c in multiprocessing.active_children() if c.name == "mlxhog-worker-1"]
+        if self.points and self.left and children:
+            self.left -= 1
+            os.kill(children[0].pid or 0, signal.SIGKILL)
+
+
+def train_two(config: RunConfig, **how: Any) -> tuple[RunResult, Kept, list[str]]:
+    kept, told = Kept(), list[str]()
+    found = train(config, keep=kept, tell=told.append, **how)
+    return found, kept, told
+
+
+@pytest.mark.parametrize(
+    ("workers", "inside"),
+    [
+        (TWO, {}),
+        ("mlx:cpu,torch:cpu", {"predict": "none"}),
+        (TWO, {"strategy": "sync"}),
+        (TWO, {"async_after": 0.5}),
+    ],
+    ids=["hogwild", "two frameworks", "sync", "sync, then hogwild"],
+)
+def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_scored(
+    workers: str, inside: dict[str, object]
+) -> None:
+    config = small_run(workers=workers, lr=2e-2, steps=60, eval_every=20)
+    found, kept, _ = train_two(config, inside=inside)
+    assert (found.status, found.steps) == ("done", 60)
+    assert found.curve[-1].step == 60
+    assert len(found.curve) > 1
+    scores = kept.scores(config)
+    assert (found.acc_token, found.acc_macro) == (scores.acc_token, scores.acc_macro)
+    assert found.curve[-1].loss < found.curve[0].loss
+
+
+def test_averaged_gradients_give_the_same_parameters_again() -> None:
+    first, second = (
+        train_two(small_run(workers=TWO, lr=2e-2, steps=20), inside={"strategy": "sync"})[1]
+        for _ in range(2)
+    )
+    assert np.array_equal(first.flat, second.flat)
+
+
+def test_a_killed_worker_is_replaced_and_no_step_is_missing() -> None:
+    watch = Killer(times=1)
+    config = small_run(workers=TWO, steps=400, eval_every=20, stop_accuracy=2)
+    found, kept, told = train_two(config, watch=watch)
+    assert watch.left == 0
+    assert "died (signal SIGKILL) and is being replaced" in told[0]
+    assert (found.status, found.steps) == ("done", 400)
+    assert found.acc_token == kept.scores(config).acc_token
+
+
+def test_a_worker_that_dies_too_often_ends_the_run_with_its_last_words() -> None:
+    config = small_run(workers=TWO, steps=100_000, eval_every=20, stop_accuracy=2)
+    with pytest.raises(WorkerFailed, match="died 1 times"):
+        train_two(config, watch=Killer(times=1), inside={"restarts": 0})
+
+
+def test_workers_stop_as_soon_as_the_accuracy_is_reached() -> None:
+    config = small_run(workers=TWO, steps=100_000, eval_every=20, stop_accuracy=0.01)
+    found, kept, _ = train_two(config)
+    assert found.status == "done"
+    assert found.steps < 100_000
+    assert found.acc_token == kept.scores(config).acc_token
+
+
+def test_a_rung_prunes_several_workers_too() -> None:
+    config = small_run(workers=TWO, steps=100_000, eval_every=10_000, stop_accuracy=2)
+    watch = Recorder(go_on=False)
+    found, _, _ = train_two(config, watch=watch, rungs=(30,))
+    assert found.status == "pruned"
+    assert 30 <= watch.asked[0] <= found.steps < 10_000
+
+
+def test_an_interrupted_run_of_several_workers_is_scored_where_it_stands() -> None:
+    class Interrupter(Recorder):
+        def beat(self) -> None:
+            if self.points and not self.beats:
+                self.beats = 1
+                raise KeyboardInterrupt
+
+    config = small_run(workers=TWO, steps=100_000, eval_every=20, stop_accuracy=2)
+    found, kept, _ = train_two(config, watch=Interrupter())
+    assert found.status == "interrupted"
+    assert found.curve[-1].step == found.steps
+    assert found.acc_token == kept.scores(config).acc_token
+
+
+def test_several_diverging_workers_end_the_run_with_0() -> None:
+    found, _, _ = train_two(small_run(workers=TWO, lr=1e30, steps=5000))
+    assert found.status == "diverged"
+    assert found.acc_token == found.acc_macro == 0

@@ -1,0 +1,192 @@
+"""`mlxhog mad train`: from a command line to one line of JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog import tensors
+from mlxhog.cli import main
+from mlxhog.cli.mad.run_line import RunLine
+from mlxhog.interrupts import Interrupts
+from mlxhog.mad.result import Point
+from mlxhog.models import families
+
+SMALL = (
+    "--task CR --set vocab=8 --set seq_len=16 --set train_rows=96 --set test_rows=32 --dim 16 "
+    "--batch-size 16 --threads 1 --seed 3 --lr 2e-3"
+).split()
+MIXER = ["--layers", "gated-conv swiglu"]
+
+
+def mad_train(*words: str) -> int:
+    return main(["mad", "train", *words])
+
+
+def trained(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """The last line that a run prints, as JSON."""
+    assert mad_train(*SMALL, *MIXER, "--json", "--quiet", *words) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("backend", ["mlx", "torch", "mlx:cpu"])
+@pytest.mark.usefixtures("no_apple_gpu")
+def test_a_run_ends_with_one_line_of_json(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = trained(capsys, "--steps", "12", "--backend", backend)
+    first = ["task", "layers", "backend", "status", "steps", "seconds"]
+    assert list(found)[: len(first)] == first
+    assert found["task"] == "in-context-recall"
+    assert found["layers"] == "gated-conv swiglu"
+    assert found["backend"] == f"{backend.partition(':')[0]}:cpu"
+    assert (found["status"], found["steps"]) == ("done", 12)
+    assert 0 < found["acc_macro"] <= 1
+    assert [point["step"] for point in found["curve"]] == [6, 12]
+    assert found["curve"][-1]["acc_token"] == found["acc_token"]
+    assert found["settings"]["vocab"] == 8
+
+
+def test_flags_reach_the_protocol_and_several_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    found = trained(
+        capsys, "--epochs", "2", "--workers", "mlx:cpu*2", "--strategy", "sync", "--weight-decay",
+        "0.1", "--select", "val",
+    )  # fmt: skip
+    assert found["backend"] == "mlx:cpu,mlx:cpu"
+    assert found["limit"] == found["steps"] == 6  # of two batches each
+    assert found["protocol"]["weight_decay"] == 0.1
+    assert found["settings"]["val_rows"] == 32
+    assert found["val_token"] is not None
+
+
+def test_an_architecture_file_says_layers_width_and_position(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "arch.yaml"
+    file.write_text("version: 1\nmodel: {dim: 24, position: learned, layers: [swiglu]}\n")
+    words = [*SMALL[: SMALL.index("--dim")], "--arch", str(file), "--steps", "2", "--json"]
+    assert mad_train(*words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["layers"], found["dim"]) == ("swiglu", 24)
+    assert found["params"] > 24 * 15  # of the positions alone
+
+
+def test_the_trained_model_is_kept_where_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SMALL, *MIXER, "--steps", "2", "--save", str(tmp_path / "kept")]
+    assert mad_train(*words) == 0
+    assert "accuracy" in capsys.readouterr().out
+    kept = tensors.read(tmp_path / "kept" / "model.safetensors")
+    model = families.read(json.loads((tmp_path / "kept" / "config.json").read_bytes()))
+    assert {name: spec.shape for name, spec in families.param_spec(model).items()} == {
+        name: value.shape for name, value in kept.items()
+    }
+    assert mad_train(*words) == 2
+    assert "kept exists" in capsys.readouterr().err
+
+
+def test_a_diverged_run_says_so_and_exits_with_4(capsys: pytest.CaptureFixture[str]) -> None:
+    assert mad_train(*SMALL, *MIXER, "--steps", "90", "--lr", "1e30", "--json") == 4
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (found["status"], found["acc_token"]) == ("diverged", 0.0)
+
+
+@pytest.mark.parametrize("workers", ["mlx:cpu", "mlx:cpu*2"])
+def test_ctrl_c_ends_with_what_was_reached(workers: str) -> None:
+    words = [*SMALL, *MIXER, "--workers", workers, "--steps", "1000000", "--stop-accuracy", "2"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "mlxhog", "mad", "train", *words, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    assert child.stderr.readline().startswith("step ")
+    os.kill(child.pid, signal.SIGINT)
+    out, _ = child.communicate(timeout=60)
+    assert child.returncode == 130
+    found = json.loads(out.splitlines()[-1])
+    assert found["status"] == "interrupted"
+    assert found["curve"][-1]["step"] == found["steps"] > 0
+
+
+def test_a_dry_run_says_sizes_and_the_time_that_a_few_steps_promise(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert mad_train(*SMALL, *MIXER, "--dry-run", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["limit"], found["dim"]) == (2000, 16)
+    assert found["at_most_s"] > 2000 * found["step_s"] > 0
+    assert mad_train(*SMALL, *MIXER, "--dry-run", "--workers", "mlx:cpu*2") == 0
+    assert "time        unknown" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "give the candidate"),
+        ("--layers swiglu --arch a.yaml", "--layers and --arch are both given"),
+        ("--layers swigl", "did you mean 'swiglu'?"),
+        ("--layers swiglu --task CRR", "no task 'CRR'"),
+        ("--layers swiglu --set seq_len=33", "an even number, at least 4"),
+        ("--layers swiglu --set seq_le=32", "did you mean 'seq_len'?"),
+        ("--layers swiglu --set vocab", "wanted key=value"),
+        ("--layers swiglu --steps 5 --epochs 5", "steps and epochs are both given"),
+        ("--layers swiglu --backend mlx --workers 2", "--backend is one worker's"),
+        ("--layers swiglu --backend mxl", "no backend 'mxl'"),
+        ("--layers swiglu --dim many --batch-size 0", "--dim is 'many'"),
+        ("--layers swiglu --dim many --batch-size 0", "--batch-size is '0'"),
+        ("--layers swiglu --strategy snyc", "--strategy is 'snyc'"),
+        ("--layers swiglu --lrr 3", "did you mean '--lr'?"),
+    ],
+)
+def test_wrong_input_is_answered_with_the_way_out(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mad_train(*words.split()) == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert out == ""
+
+
+def test_wrong_input_imports_no_framework() -> None:
+    code = (
+        "import sys; from mlxhog.cli import main; main(['mad', 'train', '--layers', 'swigl']); "
+        "print(*sorted({'torch', 'mlx.core', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def line(stream: io.StringIO, *, quiet: bool = False) -> RunLine:
+    clock = iter(range(100))
+    return RunLine(
+        stream,
+        limit=40,
+        counts_beats=True,
+        quiet=quiet,
+        signals=Interrupts(),
+        clock=lambda: float(next(clock)),
+    )
+
+
+def test_a_pipe_gets_a_line_per_evaluation_unless_it_is_to_be_quiet() -> None:
+    point = Point(step=10, seconds=5.0, loss=1.5, acc_token=0.25, acc_macro=0.2)
+    for quiet in (False, True):
+        stream = io.StringIO()
+        with line(stream, quiet=quiet) as watch:
+            watch.beat()
+            watch.beat()
+            watch.point(point)
+        said = "step 10/40  loss 1.500  accuracy 0.250  5.0 steps/s  at most 00:06 to go\n"
+        assert stream.getvalue() == ("" if quiet else said)
