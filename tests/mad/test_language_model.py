@@ -12,7 +12,7 @@ import pytest
 from mlxhog import checkpoint, run, train
 from mlxhog.cli import main
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.errors import ConfigError
+from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.families import init_params
 from mlxhog.models.mad import param_spec
 from mlxhog.models.mad.sequence import read_architecture
@@ -91,6 +91,24 @@ def test_prompts_of_different_lengths_are_answered_together_as_alone(
     together = texts(capsys, trained[1], backend, prompts)
     alone = [texts(capsys, trained[1], backend, [prompt])[0] for prompt in prompts]
     assert together == alone
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("mlstm swiglu", "layers has 8 items there and 2 here"),
+        (
+            LAYERS.replace("(h2)", "(h4)"),
+            r"layers\[2\] is {'type': 'mlstm', 'heads': 2, 'conv': 4}",
+        ),
+    ],
+)
+def test_another_candidate_does_not_go_on_from_the_checkpoint(
+    trained: tuple[Path, Path], tmp_path: Path, layers: str, message: str
+) -> None:
+    other = candidate(tmp_path, f"model: {{dim: 32, layers: '{layers}'}}")
+    with pytest.raises(CheckpointError, match=message):
+        train(small_config(tmp_path, model=other, steps=2, resume=str(trained[0])))
 
 
 def test_both_backends_write_the_same_text_from_a_run_and_from_its_checkpoint(
