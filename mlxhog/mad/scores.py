@@ -22,8 +22,8 @@ from typing import Any
 
 from mlxhog.mad.best import LOST, Best, Place, Select, best, placed, places
 from mlxhog.mad.interval import half_width
-from mlxhog.mad.recorded import Recorded
 from mlxhog.mad.sizes import params
+from mlxhog.mad.study.record import Record
 from mlxhog.mad.suites import Suite
 from mlxhog.models.mad.layer import Layer, make
 
@@ -79,7 +79,7 @@ class Row:
 
 
 def scores(
-    records: Iterable[Recorded],
+    records: Iterable[Record],
     suite: Suite,
     select: Select = "test",
     seeds: Sequence[int] | None = None,
@@ -114,7 +114,7 @@ def scores(
 
 def _row(
     candidate: str,
-    runs: Mapping[Place, Recorded],
+    runs: Mapping[Place, Record],
     wanted: Sequence[Place],
     suite: Suite,
     select: Select,
