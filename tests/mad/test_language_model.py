@@ -183,10 +183,11 @@ def test_an_autoencoder_is_no_language_model(tmp_path: Path) -> None:
         train(small_config(tmp_path, model=candidate(tmp_path, AUTOENCODER)))
 
 
-def test_an_autoencoder_writes_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cfg = read_architecture(candidate(tmp_path, AUTOENCODER))
+def saved(folder: Path, text: str) -> str:
+    """The checkpoint of a candidate that nobody has trained."""
+    cfg = read_architecture(candidate(folder, text))
     path = checkpoint.save(
-        run.create(tmp_path / "runs", "coder"),
+        run.create(folder / "runs", "untrained"),
         step=0,
         params=init_params(cfg, seed=0),
         model_config=cfg.to_dict(),
@@ -194,8 +195,23 @@ def test_an_autoencoder_writes_no_text(tmp_path: Path, capsys: pytest.CaptureFix
         state={},
         tokenizer=ByteTokenizer(),
     )
-    assert main(["generate", str(path), "--prompt", "a"]) == 2
+    return str(path)
+
+
+def test_an_autoencoder_writes_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", saved(tmp_path, AUTOENCODER), "--prompt", "a"]) == 2
     assert "backbone is autoencoder: it gives a sequence back" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("position", ["learned", "sincos"])
+def test_text_ends_where_the_positions_do(
+    tmp_path: Path, position: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = f"model: {{dim: 16, position: {position}, max_length: 12, layers: mlstm}}"
+    words = ["generate", saved(tmp_path, text), "--prompt", "lock", "--max-new-tokens"]
+    assert main([*words, "8"]) == 0
+    assert main([*words, "9"]) == 2
+    assert "13 tokens, and the model has positions for 12" in capsys.readouterr().err
 
 
 def test_sequences_end_where_the_positions_do(tmp_path: Path) -> None:
