@@ -181,6 +181,7 @@ CASES = {
     "a long convolution": long_conv(2, 19, 5, 19),
     "a long convolution of more taps": long_conv(1, 12, 3, 20),
     "a long convolution, of one position": long_conv(2, 1, 3, 4),
+    "a long convolution of very many positions": long_conv(1, 1030, 2, 1030),
 }  # fmt: skip
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
