@@ -2,11 +2,9 @@
 
 import importlib.util
 import os
-import signal
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
 
