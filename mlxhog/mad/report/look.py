@@ -17,7 +17,7 @@ from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store, is_study
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.suites import Suite, suite
+from mlxhog.mad.suites import Suite
 
 
 def look(
@@ -41,7 +41,7 @@ def look(
             validation rows to select by.
     """
     study = studies.read(store)
-    measured = suite(study.suite)
+    measured = study.measured()
     protocol = Protocol(**{**measured.protocol, **study.protocol})
     select = select or ("val" if protocol.select == "val" else "test")
     records = tuple(store.records())
@@ -102,7 +102,7 @@ def _against(study: Study, rows: Sequence[Row], other: Store) -> Against:
     theirs = studies.read(other)
     scored = {
         row.candidate: row.score
-        for row in scores(other.records(), suite(theirs.suite), "test", theirs.seeds)
+        for row in scores(other.records(), theirs.measured(), "test", theirs.seeds)
         if row.status not in UNFINISHED
     }
     pairs = {

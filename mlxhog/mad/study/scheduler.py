@@ -28,8 +28,6 @@ LOOK_S = 0.2
 SHOW_S = 0.5
 MOST_LOSSES = 4
 """So many times a run's worker may be killed from outside before the run counts as failed."""
-MOST_STALE = 200
-"""So many proposals in a row without anything new to run mean that a sampler has no more."""
 
 
 class Pruner(Protocol):
@@ -127,7 +125,6 @@ class Scheduler:
         self._executor, self._limit, self._observer = executor, limit, observer
         self._pruner, self._total, self._batch = pruner or Unpruned(), total, batch
         self._queue: deque[PlannedRun] = deque()
-        self._dry = False  # the sampler has nothing new before it is told another score
         self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that did not end
         self._records: dict[str, list[Record]] = {}  # of candidates that are not complete
         self._finished: set[str] = set()
@@ -225,24 +222,20 @@ class Scheduler:
         return chosen
 
     def _next(self) -> PlannedRun | None:
-        for _ in range(MOST_STALE):
+        while True:
             while self._queue:
                 run = self._queue.popleft()
                 if not self._pruner.has_given_up(run.candidate):
                     return run
                 self._spared += 1
                 self._settle(run)
-            candidate = None if self._dry else self._candidates.ask()
+            candidate = self._candidates.ask()
             if candidate is None:
-                break
+                return None
             self._expect(candidate)
-        self._dry = True
-        return None
 
     def _expect(self, candidate: str) -> None:
         """Queue what a candidate still lacks; tell the sampler at once if that is nothing."""
-        if candidate in self._missing:
-            return
         runs = [run for run in self._plan(candidate) if run.key not in self._finished]
         if runs:
             self._missing[candidate] = {run.key for run in runs}
@@ -253,11 +246,7 @@ class Scheduler:
     def _complete(self, candidate: str) -> None:
         """Tell the sampler the score of a candidate whose runs have all ended."""
         self._missing.pop(candidate, None)
-        records = self._records.pop(candidate, [])
-        if records:
-            score = self._consider(candidate, records)
-        else:  # it was proposed and told before
-            score = self._candidates.scores[candidate]
+        score = self._consider(candidate, self._records.pop(candidate))
         self._candidates.tell(candidate, score)
 
     def _consider(self, candidate: str, records: Sequence[Record]) -> float:
@@ -333,7 +322,6 @@ class Scheduler:
         missing.discard(run.key)
         if not missing:
             self._complete(run.candidate)
-            self._dry = False
 
     def _count(self, ended: Record) -> None:
         self._finished.add(ended.key)

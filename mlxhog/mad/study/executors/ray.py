@@ -12,6 +12,7 @@ import contextlib
 import importlib.util
 import os
 import secrets
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,10 +26,12 @@ from mlxhog.mad.study.executors import serve
 from mlxhog.mad.study.executors.local import DUMP_S, Process
 from mlxhog.mad.study.executors.pool import Died, Pool
 from mlxhog.mad.study.executors.protocol import RunFunction, Task
+from mlxhog.mad.study.executors.ray_guard import guard
 
 OBJECT_STORE_BYTES = 100 << 20
 """Results are kilobytes; by default Ray takes a third of the machine's memory."""
 NEWS_S = 30.0
+KNOCK_S = 10.0
 
 
 def check() -> None:
@@ -74,7 +77,9 @@ def cluster(
     check()
     cores = cores or threads
     how: dict[str, Any] = {"address": address}
-    if address is None:
+    if address is not None:
+        _check_address(address)
+    else:
         _keep_to_ourselves()
         how = {
             "address": "local",
@@ -102,10 +107,29 @@ def cluster(
             actor = host.remote(run, threads, str(logs), log, memory_limit, version("mlxhog"))
             return _Hired(actor)
 
-        with Pool(parallel, hire, _wait, silence_s=silence_s) as pool:
+        watched = contextlib.nullcontext() if address else guard()
+        with watched, Pool(parallel, hire, _wait, silence_s=silence_s) as pool:
             yield pool
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Knock at a cluster's door; Ray itself would knock for minutes.
+
+    Raises:
+        EnvironmentLacks: nobody answers.
+    """
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # "auto", which Ray looks up
+    try:
+        socket.create_connection((host, int(port)), KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise EnvironmentLacks(
+            f"the Ray cluster {address} cannot be joined: {error}; see `ray status` there, or "
+            "leave --ray-address out to start Ray on this machine"
+        ) from error
 
 
 def _keep_to_ourselves() -> None:
