@@ -22,7 +22,7 @@ from mlxhog.models import families
 
 SMALL = (
     "--task CR --set vocab=8 --set seq_len=16 --set train_rows=96 --set test_rows=32 --dim 16 "
-    "--batch-size 16 --threads 1 --seed 3 --lr 2e-3"
+    "--batch-size 16 --eval-every 6 --threads 1 --seed 3 --lr 2e-3"
 ).split()
 MIXER = ["--layers", "gated-conv swiglu"]
 
