@@ -187,6 +187,8 @@ def test_a_pipe_gets_a_line_per_evaluation_unless_it_is_to_be_quiet() -> None:
         with line(stream, quiet=quiet) as watch:
             watch.beat()
             watch.beat()
+            watch.beat()
+            assert watch.text() == "step 3/40  0.7 steps/s  at most 00:55 to go"
             watch.point(point)
-        said = "step 10/40  loss 1.500  accuracy 0.250  5.0 steps/s  at most 00:06 to go\n"
+        said = "step 10/40  loss 1.500  accuracy 0.250  2.0 steps/s  at most 00:15 to go\n"
         assert stream.getvalue() == ("" if quiet else said)
