@@ -21,6 +21,15 @@ def workers_of(pid: int) -> list[int]:
     return found
 
 
+def below(pid: int) -> list[int]:
+    """Children of a process, and theirs."""
+    parents = [tuple(map(int, line.split())) for line in _ps("-A", "-o", "pid=,ppid=").splitlines()]
+    found = [pid]
+    for parent in found:
+        found += [child for child, own in parents if own == parent]
+    return found[1:]
+
+
 def _ps(*arguments: str) -> str:
     """What `ps` prints, from the real system even where a test simulates another one."""
     clean = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}

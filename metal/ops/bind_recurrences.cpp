@@ -1,9 +1,12 @@
 // Python names of the recurrences whose state is a matrix, other than the mLSTM cell.
+#include <algorithm>
 #include <optional>
 #include <string>
 
 #include "arguments.h"
 #include "decay.h"
+#include "delta.h"
+#include "scan.h"
 
 namespace mlxhog {
 namespace {
@@ -65,6 +68,101 @@ Index decay_chunks(Index S, Index DK) {
   return s.chunks();
 }
 
+DeltaShape delta_shape(const In& q, const In& k, const In& v, const In& log_decay, const In& beta,
+                       const std::optional<In>& state) {
+  if (q.ndim() != 4 || v.ndim() != 4) throw nb::value_error("q and v must be (B, S, NH, D)");
+  const DeltaShape s{axis(q, 0), axis(q, 1), axis(q, 2), axis(q, 3), axis(v, 3)};
+  const Index positions = s.B * s.S * s.NH;
+  expect("k", k, size(q));
+  expect("v", v, positions * s.DV);
+  expect("log_decay", log_decay, positions);
+  expect("beta", beta, positions);
+  if (state) expect("state", *state, s.B * s.NH * s.DK * s.DV);
+  return s;
+}
+
+void delta(const In& q, const In& k, const In& v, const In& log_decay, const In& beta, const std::optional<In>& state,
+           Out h, Out last, std::optional<Out> kept, std::optional<Out> held, int threads) {
+  const DeltaShape s = delta_shape(q, k, v, log_decay, beta, state);
+  const Index matrix = s.B * s.NH * s.DK * s.DV;
+  expect("h", h, size(v));
+  expect("last", last, matrix);
+  if (kept) expect("kept", *kept, matrix * s.chunks());
+  if (held) expect("held", *held, size(v));
+  nb::gil_scoped_release release;
+  delta_forward(s, {q.data(), k.data(), v.data(), log_decay.data(), beta.data(), data_or_null(state)}, h.data(),
+                last.data(), data_or_null(kept), data_or_null(held), threads);
+}
+
+void delta_grad(const In& q, const In& k, const In& v, const In& log_decay, const In& beta, const In& kept,
+                const In& held, const In& dh, const std::optional<In>& d_last, Out dq, Out dk, Out dv, Out d_log_decay,
+                Out d_beta, std::optional<Out> d_state, int threads) {
+  const DeltaShape s = delta_shape(q, k, v, log_decay, beta, std::nullopt);
+  const Index matrix = s.B * s.NH * s.DK * s.DV;
+  expect("kept", kept, matrix * s.chunks());
+  expect("held", held, size(v));
+  expect("dh", dh, size(v));
+  if (d_last) expect("d_last", *d_last, matrix);
+  expect("dq", dq, size(q));
+  expect("dk", dk, size(k));
+  expect("dv", dv, size(v));
+  expect("d_log_decay", d_log_decay, size(log_decay));
+  expect("d_beta", d_beta, size(beta));
+  if (d_state) expect("d_state", *d_state, matrix);
+  nb::gil_scoped_release release;
+  delta_backward(s, {q.data(), k.data(), v.data(), log_decay.data(), beta.data(), nullptr}, kept.data(), held.data(),
+                 dh.data(), data_or_null(d_last),
+                 {dq.data(), dk.data(), dv.data(), d_log_decay.data(), d_beta.data(), data_or_null(d_state)}, threads);
+}
+
+ScanShape scan_shape(const In& u, const In& dt, const In& A, const In& Bt, const In& Ct,
+                     const std::optional<In>& state) {
+  if (u.ndim() != 3 || A.ndim() != 2) throw nb::value_error("u must be (B, S, C) and A (C, N)");
+  const ScanShape s{axis(u, 0), axis(u, 1), axis(u, 2), axis(A, 1)};
+  expect("dt", dt, size(u));
+  expect("A", A, s.C * s.N);
+  expect("Bt", Bt, s.B * s.S * s.N);
+  expect("Ct", Ct, s.B * s.S * s.N);
+  if (state) expect("state", *state, s.B * s.C * s.N);
+  return s;
+}
+
+void scan(const In& u, const In& dt, const In& A, const In& Bt, const In& Ct, const std::optional<In>& state, Out y,
+          Out last, std::optional<Out> kept, int threads) {
+  const ScanShape s = scan_shape(u, dt, A, Bt, Ct, state);
+  expect("y", y, size(u));
+  expect("last", last, s.B * s.C * s.N);
+  if (kept) expect("kept", *kept, s.kept());
+  nb::gil_scoped_release release;
+  scan_forward(s, {u.data(), dt.data(), A.data(), Bt.data(), Ct.data(), data_or_null(state)}, y.data(), last.data(),
+               data_or_null(kept), threads);
+}
+
+void scan_grad(const In& u, const In& dt, const In& A, const In& Bt, const In& Ct, const In& kept, const In& dy,
+               const std::optional<In>& d_last, Out du, Out ddt, Out dA, Out dBt, Out dCt, std::optional<Out> d_state,
+               int threads) {
+  const ScanShape s = scan_shape(u, dt, A, Bt, Ct, std::nullopt);
+  const Index states = s.B * s.C * s.N;
+  expect("kept", kept, s.kept());
+  expect("dy", dy, size(u));
+  if (d_last) expect("d_last", *d_last, states);
+  expect("du", du, size(u));
+  expect("ddt", ddt, size(dt));
+  expect("dA", dA, size(A));
+  expect("dBt", dBt, size(Bt));
+  expect("dCt", dCt, size(Ct));
+  if (d_state) expect("d_state", *d_state, states);
+  nb::gil_scoped_release release;
+  scan_backward(s, {u.data(), dt.data(), A.data(), Bt.data(), Ct.data(), nullptr}, kept.data(), dy.data(),
+                data_or_null(d_last),
+                {du.data(), ddt.data(), dA.data(), dBt.data(), dCt.data(), data_or_null(d_state)}, threads);
+}
+
+Index scan_kept(Index B, Index S, Index C, Index N) {
+  if (std::min({B, S, C, N}) < 0) throw nb::value_error("B, S, C and N must be at least 0");
+  return ScanShape{B, S, C, N}.kept();
+}
+
 }  // namespace
 }  // namespace mlxhog
 
@@ -78,5 +176,20 @@ void bind_recurrences(nb::module_& m) {
         "the gradient.");
   m.def("decay_grad", &decay_grad, A("q"), A("k"), A("v"), A("log_decay"), A("kept"), A("dh"), A("d_last").none(),
         A("dq"), A("dk"), A("dv"), A("d_log_decay"), A("d_state").none(), nb::kw_only(), "scale"_a, "threads"_a);
-  m.def("decay_chunks", &decay_chunks, nb::kw_only(), "S"_a, "DK"_a, "How many states `decay` keeps per head.");
+  m.def("delta", &delta, A("q"), A("k"), A("v"), A("log_decay"), A("beta"), A("state").none(), A("h"), A("last"),
+        A("kept").none(), A("held").none(), nb::kw_only(), "threads"_a,
+        "S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T with a_t = exp(log_decay_t), h_t = S_t^T q_t. q, "
+        "k (B,S,NH,DK); v, h (B,S,NH,DV); log_decay, beta (B,S,NH); state and last (B,NH,DK,DV); for the gradient: kept "
+        "(B,NH,decay_chunks,DK,DV) and held, as v.");
+  m.def("delta_grad", &delta_grad, A("q"), A("k"), A("v"), A("log_decay"), A("beta"), A("kept"), A("held"), A("dh"),
+        A("d_last").none(), A("dq"), A("dk"), A("dv"), A("d_log_decay"), A("d_beta"), A("d_state").none(),
+        nb::kw_only(), "threads"_a);
+  m.def("scan", &scan, A("u"), A("dt"), A("A"), A("Bt"), A("Ct"), A("state").none(), A("y"), A("last"),
+        A("kept").none(), nb::kw_only(), "threads"_a,
+        "S_t[c] = exp(dt_t[c] A[c]) S_{t-1}[c] + dt_t[c] u_t[c] Bt_t, y_t[c] = S_t[c] . Ct_t. u, dt, y (B,S,C); A "
+        "(C,N); Bt, Ct (B,S,N); state and last (B,C,N); kept (scan_kept,), for the gradient.");
+  m.def("scan_grad", &scan_grad, A("u"), A("dt"), A("A"), A("Bt"), A("Ct"), A("kept"), A("dy"), A("d_last").none(),
+        A("du"), A("ddt"), A("dA"), A("dBt"), A("dCt"), A("d_state").none(), nb::kw_only(), "threads"_a);
+  m.def("scan_kept", &scan_kept, nb::kw_only(), "B"_a, "S"_a, "C"_a, "N"_a, "How many floats `scan` keeps.");
+  m.def("decay_chunks", &decay_chunks, nb::kw_only(), "S"_a, "DK"_a, "How many states `decay` and `delta` keep per head.");
 }

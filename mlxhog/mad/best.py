@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlxhog.errors import StudyError
-from mlxhog.mad.recorded import Measured, Recorded
+from mlxhog.mad.study.record import Record
+from mlxhog.mad.suites import Suite
 
 Select = Literal["test", "val"]
 LOST = ("diverged", "failed")
@@ -48,7 +49,7 @@ class Best(Place):
     ceiling: float
 
 
-def places(suite: Measured, seeds: Sequence[int]) -> list[Place]:
+def places(suite: Suite, seeds: Sequence[int]) -> list[Place]:
     """Return every run that a candidate needs, by seed, setting and point."""
     return [
         Place(task=setting.task, label=setting.label, seed=seed, point=point)
@@ -58,13 +59,13 @@ def places(suite: Measured, seeds: Sequence[int]) -> list[Place]:
     ]
 
 
-def placed(records: Iterable[Recorded], suite: Measured) -> dict[str, dict[Place, Recorded]]:
+def placed(records: Iterable[Record], suite: Suite) -> dict[str, dict[Place, Record]]:
     """Return every candidate's runs by their places; the last one where there are several.
 
     Runs whose setting or point is not of the suite are left out.
     """
     labels = {(setting.task, setting.label) for setting in suite.settings}
-    found: dict[str, dict[Place, Recorded]] = {}
+    found: dict[str, dict[Place, Record]] = {}
     for run in records:
         task, protocol = run.config["task"], run.config["protocol"]
         for number, point in enumerate(suite.points):
@@ -75,7 +76,7 @@ def placed(records: Iterable[Recorded], suite: Measured) -> dict[str, dict[Place
     return found
 
 
-def best(runs: Mapping[Place, Recorded], select: Select) -> list[Best]:
+def best(runs: Mapping[Place, Record], select: Select) -> list[Best]:
     """Return the best point of every seed and setting that has a run; the first of equal ones.
 
     Args:

@@ -22,8 +22,9 @@ from typing import Any
 
 from mlxhog.mad.best import LOST, Best, Place, Select, best, placed, places
 from mlxhog.mad.interval import half_width
-from mlxhog.mad.recorded import Measured, Recorded
 from mlxhog.mad.sizes import params
+from mlxhog.mad.study.record import Record
+from mlxhog.mad.suites import Suite
 from mlxhog.models.mad.layer import Layer, make
 
 UNFINISHED = ("partial", "pruned")
@@ -78,8 +79,8 @@ class Row:
 
 
 def scores(
-    records: Iterable[Recorded],
-    suite: Measured,
+    records: Iterable[Record],
+    suite: Suite,
     select: Select = "test",
     seeds: Sequence[int] | None = None,
 ) -> list[Row]:
@@ -113,9 +114,9 @@ def scores(
 
 def _row(
     candidate: str,
-    runs: Mapping[Place, Recorded],
+    runs: Mapping[Place, Record],
     wanted: Sequence[Place],
-    suite: Measured,
+    suite: Suite,
     select: Select,
 ) -> Row:
     missing = [place for place in wanted if place not in runs]
@@ -170,7 +171,7 @@ def _status(statuses: Sequence[str], *, partial: bool) -> str:
     return statuses[-1] if all(status in LOST for status in statuses) else "done"
 
 
-def _words(place: Place, suite: Measured) -> str:
+def _words(place: Place, suite: Suite) -> str:
     point = " ".join(f"{name} {value:g}" for name, value in suite.points[place.point].items())
     return f"{place.task} {place.label} {point} seed {place.seed}"
 

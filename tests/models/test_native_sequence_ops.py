@@ -27,10 +27,58 @@ def attention_run(threads: int) -> list[Any]:
     return [out, lse, *grads, turned]
 
 
-@pytest.mark.parametrize("run", [attention_run])
+def empty_like(*arrays: Any) -> list[Any]:
+    return [np.full_like(x, np.nan) for x in arrays]
+
+
+def decay_run(threads: int) -> list[Any]:
+    """More positions than a chunk, heads wider and narrower than a vector, one decay each."""
+    B, S, NH, DK, DV = 2, 45, 3, 18, 5
+    q, k, v, dh = draw(B, S, NH, DK), draw(B, S, NH, DK, seed=1), draw(B, S, NH, DV), draw(S)
+    dh = np.broadcast_to(dh[None, :, None, None], v.shape).copy()
+    log_decay, state = -np.abs(draw(B, S, NH, 1)), draw(B, NH, DK, DV)
+    kept = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
+    h, last = empty_like(v, state)
+    ops.decay(q, k, v, log_decay, state, h, last, kept, scale=0.5, threads=threads)
+    grads = empty_like(q, k, v, log_decay, state)
+    given = (q, k, v, log_decay, kept, dh, state)
+    ops.decay_grad(*given, *grads, scale=0.5, threads=threads)
+    return [h, last, *grads]
+
+
+def delta_run(threads: int) -> list[Any]:
+    """As `decay_run`, with an odd number of rows."""
+    B, S, NH, DK, DV = 2, 45, 3, 17, 5
+    q, k, v = draw(B, S, NH, DK), draw(B, S, NH, DK, seed=1) / 5, draw(B, S, NH, DV)
+    log_decay, beta = -np.abs(draw(B, S, NH)), np.abs(draw(B, S, NH, seed=1))
+    state = draw(B, NH, DK, DV)
+    kept = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
+    h, last, held = empty_like(v, state, v)
+    inputs = (q, k, v, log_decay, beta)
+    ops.delta(*inputs, state, h, last, kept, held, threads=threads)
+    grads = empty_like(*inputs, state)
+    ops.delta_grad(*inputs, kept, held, v, state, *grads, threads=threads)
+    return [h, last, *grads]
+
+
+def scan_run(threads: int) -> list[Any]:
+    """More positions than a chunk, and channels and states that fill no vector."""
+    B, S, C, N = 5, 37, 21, 6
+    u, dt, A = draw(B, S, C), np.abs(draw(B, S, C, seed=1)), -np.abs(draw(C, N))
+    Bt, Ct, state = draw(B, S, N), draw(B, S, N, seed=1), draw(B, C, N)
+    kept = np.empty(ops.scan_kept(B=B, S=S, C=C, N=N), np.float32)
+    y, last = empty_like(u, state)
+    ops.scan(u, dt, A, Bt, Ct, state, y, last, kept, threads=threads)
+    grads = empty_like(u, dt, A, Bt, Ct, state)
+    ops.scan_grad(u, dt, A, Bt, Ct, kept, dt, state, *grads, threads=threads)
+    return [y, last, *grads]
+
+
+@pytest.mark.parametrize("run", [attention_run, decay_run, delta_run, scan_run])
 def test_the_bits_do_not_depend_on_the_number_of_threads(run: Run) -> None:
     alone, three = run(1), run(3)
     for one, other in zip(alone, three, strict=True):
+        assert np.isfinite(one).all()
         np.testing.assert_array_equal(one, other)
 
 

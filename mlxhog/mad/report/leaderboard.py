@@ -49,7 +49,9 @@ def to_json(standing: Standing) -> dict[str, Any]:
 
 
 def _against(against: Against | None) -> dict[str, Any] | None:
-    return against and {
+    if against is None:
+        return None
+    return {
         "study": against.study,
         "shared_against_unshared": against.shared,
         "spearman": None if math.isnan(against.spearman) else against.spearman,

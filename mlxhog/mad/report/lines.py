@@ -14,7 +14,7 @@ from mlxhog.mad.report.leaderboard import (
     status,
     troubles,
 )
-from mlxhog.mad.report.names import short
+from mlxhog.mad.report.names import folded, short
 from mlxhog.mad.report.standing import Standing
 from mlxhog.mad.scores import Row
 from mlxhog.quantities import format_clock, format_count
@@ -93,13 +93,17 @@ def _table(rows: Sequence[Row], tasks: Sequence[str], width: int | None) -> list
     kept = list(groups)
     if width is not None:
         kept = []
-        left = width - rank.width - scored.width - 2 * _GAP - _LAYERS_WIDTH
+        left = width - rank.width - scored.width - 2 * _GAP
+        whole = max(len("layers"), *(len(folded(row.candidate.split())) for row in rows))
         for group in groups:
+            # what a candidate costs gives way to its whole name, folded
+            essential = group[0].head == "status" or group is scored_tasks
+            name = min(_LAYERS_WIDTH, whole) if essential else whole
             needed = sum(column.width + _GAP for column in group)
-            if needed <= left:
+            if needed <= left - name:
                 kept.append(group)
                 left -= needed
-        layers_width = min(layers_width, max(0, left + _LAYERS_WIDTH))
+        layers_width = min(layers_width, max(0, left))
     name_cells = (
         [row.candidate for row in rows]
         if width is None

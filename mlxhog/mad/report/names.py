@@ -35,7 +35,9 @@ def _repeat(layers: Sequence[str], start: int) -> tuple[int, int]:
 
 
 def short(candidate: str, width: int) -> str:
-    """Return a canonical string folded and, where it is still too long, cut in the middle."""
+    """Return a canonical string: folded if it is too long, cut in the middle if it still is."""
+    if len(candidate) <= width:
+        return candidate
     text = folded(candidate.split())
     if len(text) <= width:
         return text

@@ -81,6 +81,8 @@ def draw(standing: Standing, cost: Cost, theme: Theme) -> Figure:
             marker=MARKERS[rank] if first else ".",
             markersize=7 if first else 6,
             markerfacecolor=theme.paper if hollow else color,
+            markeredgecolor=theme.ink if rank in best else color,
+            markeredgewidth=1.3,
             linestyle="none",
             elinewidth=1.0,
             capsize=2,
@@ -99,8 +101,9 @@ def draw(standing: Standing, cost: Cost, theme: Theme) -> Figure:
                 fontweight="bold" if rank in best else "normal",
             )
     costs = [cost.of(row) for row in rows]
-    if min(costs) > 0 and max(costs) / min(costs) > _WIDE:
-        axes.set_xscale("log")
+    above = [value for value in costs if value > 0]
+    if above and max(above) / min(above) > _WIDE:
+        axes.set_xscale("symlog", linthresh=min(above))  # some keep no state at all
     axes.set_xlabel(cost.label)
     axes.set_ylabel("score")
     title(axes, theme, f"score against {cost.label.split(':')[0].split(',')[0]}")

@@ -48,8 +48,8 @@ def plots(standing: Standing) -> Iterator[Plot]:
         yield Plot(
             f"score-{cost.name}",
             f"Score against {cost.label}",
-            "Numbers are ranks; bars are 95 % intervals over seeds; hollow candidates lack runs "
-            "and are not on the front.",
+            "Numbers are ranks; bars are 95 % intervals over seeds; an edge marks the Pareto "
+            "front; hollow candidates lack runs and are not on it.",
             partial(plot_costs.draw, standing, cost),
         )
     if any(len(row.seeds) > 1 for row in standing.rows):

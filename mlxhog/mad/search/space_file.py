@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ import yaml
 from mlxhog.errors import ConfigError
 from mlxhog.mad.search.budget import Budget
 from mlxhog.mad.search.space import TEMPLATES, Space
+from mlxhog.mad.suites import SUITES
 from mlxhog.models.mad.config import POSITIONS
 from mlxhog.models.mad.layer import Layer, known, make
 from mlxhog.models.mad.sequence import parse
@@ -48,17 +50,20 @@ KEYS = (
     "position",
     "suite",
 )
+DEEPEST = 256
 EXAMPLES = {"mixer": "[mlstm, mh-attention]", "channel": "[swiglu, mlp]"}
 
 
 def read_space(path: str | Path) -> Space:
-    """Read a space from a YAML file.
+    """Read a space from a YAML file, or one that ships with the package, such as "space-small".
 
     Raises:
         ConfigError: the file cannot be read, or one of its keys or values is not possible.
     """
+    shipped = resources.files("mlxhog.models").joinpath(f"{path}.yaml")
+    named = str(path).startswith("space-") and shipped.is_file()
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        data = yaml.safe_load((shipped if named else Path(path)).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the space {path}: {error}; give a YAML file") from error
     except yaml.YAMLError as error:
@@ -92,7 +97,6 @@ def to_space(data: object) -> Space:
     ):
         if needed and not choices:
             raise ConfigError(f"space has no {kind}s; list some, such as {EXAMPLES[kind]}")
-    suite = keys.get("suite")
     return Space(
         depths=depths,
         template=template,
@@ -103,7 +107,7 @@ def to_space(data: object) -> Space:
         start=_start(keys.get("start") or [], defaults),
         dim=None if keys.get("dim") is None else _count("dim", keys["dim"]),
         position=_word("position", keys.get("position", POSITIONS[0]), POSITIONS),
-        suite=None if suite is None else str(suite),
+        suite=None if keys.get("suite") is None else _word("suite", keys["suite"], SUITES),
     )
 
 
@@ -135,10 +139,17 @@ def _count(name: str, value: object) -> int:
     return number
 
 
+def _depth(value: object) -> int:
+    depth = _count("depth", value)
+    if depth > DEEPEST:
+        raise ConfigError(f"depth is {depth}; candidates have {DEEPEST} layers at most")
+    return depth
+
+
 def _depths(value: object, *, step: int) -> tuple[int, ...]:
     if not isinstance(value, list):
-        return (_count("depth", value),)
-    numbers = [_count("depth", one) for one in value]
+        return (_depth(value),)
+    numbers = [_depth(one) for one in value]
     if numbers != sorted(set(numbers)):
         raise ConfigError(f"depth is {value}; give rising numbers, such as [4, 8]")
     return tuple(range(numbers[0], numbers[-1] + 1, step)) if len(numbers) == 2 else tuple(numbers)

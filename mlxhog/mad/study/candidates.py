@@ -6,23 +6,10 @@ follow from its seed and from that history, so that repeating the history gives 
 
 from __future__ import annotations
 
-from typing import Protocol
-
+from mlxhog.mad.search.candidates import Layers
+from mlxhog.mad.search.samplers import Sampler
 from mlxhog.mad.study.store import Store
-from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.sequence import canonical, parse
-
-Layers = tuple[Layer, ...]
-
-
-class Sampler(Protocol):
-    """Proposes architectures, and learns from their scores."""
-
-    def ask(self) -> Layers | None:
-        """Propose one; None where there is none, at least until another score is told."""
-
-    def tell(self, layers: Layers, score: float) -> None:
-        """Learn what became of one."""
 
 
 class Listed:
@@ -38,6 +25,10 @@ class Listed:
     def tell(self, layers: Layers, score: float) -> None:
         """See `Sampler.tell`."""
 
+    def recall(self, layers: Layers) -> None:
+        """See `Sampler.recall`."""
+        self.ask()
+
 
 class Candidates:
     """A sampler with a memory.
@@ -47,23 +38,21 @@ class Candidates:
         store: of the study; its history is repeated.
 
     Attributes:
-        proposed: every candidate so far, in order; one may be proposed more than once.
+        proposed: every candidate so far, in order.
         untold: those whose score has not been told.
-        scores: the last score told of a candidate.
     """
 
     def __init__(self, sampler: Sampler, store: Store) -> None:
         self._sampler, self._store = sampler, store
         self.proposed: list[str] = []
         self.untold: set[str] = set()
-        self.scores: dict[str, float] = {}
         for entry in store.proposals():
             candidate = str(entry["candidate"])
             if "score" in entry:
                 sampler.tell(parse(candidate), float(entry["score"]))
-                self._told(candidate, float(entry["score"]))
+                self.untold.discard(candidate)
             else:
-                sampler.ask()
+                sampler.recall(parse(candidate))
                 self._asked(candidate)
 
     def ask(self) -> str | None:
@@ -80,12 +69,8 @@ class Candidates:
         """Tell what became of a candidate."""
         self._store.add_proposal({"candidate": candidate, "score": score})
         self._sampler.tell(parse(candidate), score)
-        self._told(candidate, score)
+        self.untold.discard(candidate)
 
     def _asked(self, candidate: str) -> None:
         self.proposed.append(candidate)
         self.untold.add(candidate)
-
-    def _told(self, candidate: str, score: float) -> None:
-        self.scores[candidate] = score
-        self.untold.discard(candidate)

@@ -27,8 +27,6 @@ LOOK_S = 0.2
 SHOW_S = 0.5
 MOST_LOSSES = 4
 """So many times a run's worker may be killed from outside before the run counts as failed."""
-MOST_STALE = 200
-"""So many proposals in a row without anything new to run mean that a sampler has no more."""
 
 
 class Pruner(Protocol):
@@ -39,6 +37,9 @@ class Pruner(Protocol):
 
     def go_on(self, run: PlannedRun, point: Point) -> bool:
         """Answer a run at a rung."""
+
+    def has_given_up(self, candidate: str) -> bool:
+        """Return whether the runs of a candidate that have not begun are to be spared."""
 
     def ended(self, run: PlannedRun, record: Record) -> None:
         """Learn what became of a run, or became of it in an earlier session."""
@@ -54,6 +55,10 @@ class Unpruned:
     def go_on(self, run: PlannedRun, point: Point) -> bool:
         """See `Pruner.go_on`."""
         return True
+
+    def has_given_up(self, candidate: str) -> bool:
+        """See `Pruner.has_given_up`."""
+        return False
 
     def ended(self, run: PlannedRun, record: Record) -> None:
         """See `Pruner.ended`."""
@@ -117,10 +122,10 @@ class Scheduler:
         self._executor, self._limit, self._observer = executor, limit, observer
         self._pruner, self._total = pruner or Unpruned(), total
         self._queue: deque[PlannedRun] = deque()
-        self._dry = False  # the sampler has nothing new before it is told another score
         self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that did not end
         self._records: dict[str, list[Record]] = {}  # of candidates that are not complete
         self._finished: set[str] = set()
+        self._spared = 0  # runs of candidates that were given up before they began
         self._flights = Flights()
         self._losses: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
@@ -170,7 +175,7 @@ class Scheduler:
         return self._limit.reached(
             runs=len(self._finished) + len(self._flights),
             seconds=self._seconds_before + time.monotonic() - self._began_s,
-        ) and bool(self._queue or self._total is None or len(self._finished) < self._total)
+        ) and bool(self._queue or self._needed is None or len(self._finished) < self._needed)
 
     def _fill(self) -> None:
         """Begin as many runs as the executor takes."""
@@ -183,20 +188,20 @@ class Scheduler:
             self._flights.begin(run, self._executor.submit(task))
 
     def _next(self) -> PlannedRun | None:
-        for _ in range(MOST_STALE):
-            if self._queue:
-                return self._queue.popleft()
-            candidate = None if self._dry else self._candidates.ask()
+        while True:
+            while self._queue:
+                run = self._queue.popleft()
+                if not self._pruner.has_given_up(run.candidate):
+                    return run
+                self._spared += 1
+                self._settle(run)
+            candidate = self._candidates.ask()
             if candidate is None:
-                break
+                return None
             self._expect(candidate)
-        self._dry = True
-        return None
 
     def _expect(self, candidate: str) -> None:
         """Queue what a candidate still lacks; tell the sampler at once if that is nothing."""
-        if candidate in self._missing:
-            return
         runs = [run for run in self._plan(candidate) if run.key not in self._finished]
         if runs:
             self._missing[candidate] = {run.key for run in runs}
@@ -207,11 +212,7 @@ class Scheduler:
     def _complete(self, candidate: str) -> None:
         """Tell the sampler the score of a candidate whose runs have all ended."""
         self._missing.pop(candidate, None)
-        records = self._records.pop(candidate, [])
-        if records:
-            score = self._consider(candidate, records)
-        else:  # it was proposed and told before
-            score = self._candidates.scores[candidate]
+        score = self._consider(candidate, self._records.pop(candidate))
         self._candidates.tell(candidate, score)
 
     def _consider(self, candidate: str, records: Sequence[Record]) -> float:
@@ -279,11 +280,14 @@ class Scheduler:
                     reason=result.reason,
                 ),
             )
+        self._settle(run)
+
+    def _settle(self, run: PlannedRun) -> None:
+        """Expect a run no longer; after the last one its candidate is complete."""
         missing = self._missing[run.candidate]
         missing.discard(run.key)
         if not missing:
             self._complete(run.candidate)
-            self._dry = False
 
     def _count(self, ended: Record) -> None:
         self._finished.add(ended.key)
@@ -306,9 +310,13 @@ class Scheduler:
             for ended in of_candidate.get(candidate, ()):
                 if ended.key in self._finished and ended.key in runs:
                     self._pruner.ended(runs[ended.key], ended)
-            if candidate in self._candidates.untold or not runs.keys() <= self._finished:
+            left = runs.keys() - self._finished
+            if candidate in self._candidates.untold or (
+                left and not self._pruner.has_given_up(candidate)
+            ):
                 self._expect(candidate)
             else:
+                self._spared += len(left)
                 self._consider(candidate, self._records.pop(candidate))
 
     # -- showing it ------------------------------------------------------------------------------
@@ -331,8 +339,13 @@ class Scheduler:
             )
         )
 
+    @property
+    def _needed(self) -> int | None:
+        """Runs of the whole study but those that were spared."""
+        return None if self._total is None else self._total - self._spared
+
     def _planned(self) -> int | None:
-        limits = [n for n in (self._total, self._limit.runs) if n is not None]
+        limits = [n for n in (self._needed, self._limit.runs) if n is not None]
         return min(limits) if limits else None
 
     def _eta_s(self) -> float | None:

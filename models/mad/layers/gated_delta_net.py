@@ -26,7 +26,7 @@ from mlxhog.models.mad.layers.checks import check_heads
 from mlxhog.models.mad.layers.linear_spec import linear, taps
 from mlxhog.models.spec import ParamSpec
 
-CHUNK_SIZE = 32
+CHUNK_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)

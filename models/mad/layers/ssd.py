@@ -24,7 +24,7 @@ from mlxhog.models.mad.layers.checks import check_heads
 from mlxhog.models.mad.layers.linear_spec import bias, linear, taps
 from mlxhog.models.spec import ParamSpec
 
-CHUNK_SIZE = 64
+CHUNK_SIZE = 32
 
 
 @dataclass(frozen=True, kw_only=True)

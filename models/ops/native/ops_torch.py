@@ -19,6 +19,7 @@ from mlxhog.models.ops.native.call_torch import FAST_GEMM as FAST_GEMM
 from mlxhog.models.ops.native.call_torch import array as _array
 from mlxhog.models.ops.native.call_torch import threads as _threads
 from mlxhog.models.ops.native.decay_torch import decay_cell as decay_cell
+from mlxhog.models.ops.native.delta_torch import delta_cell as delta_cell
 from mlxhog.models.ops.native.layers_torch import activate as activate
 from mlxhog.models.ops.native.layers_torch import block_diagonal as block_diagonal
 from mlxhog.models.ops.native.layers_torch import causal_conv as causal_conv
@@ -26,11 +27,10 @@ from mlxhog.models.ops.native.layers_torch import glu as glu
 from mlxhog.models.ops.native.layers_torch import head_norm as head_norm
 from mlxhog.models.ops.native.layers_torch import head_norm_skip_gate as head_norm_skip_gate
 from mlxhog.models.ops.native.layers_torch import layer_norm as layer_norm
+from mlxhog.models.ops.native.scan_torch import selective_scan as selective_scan
 from mlxhog.models.ops.native.slstm_torch import slstm_cell as slstm_cell
 from mlxhog.models.ops.reference import ops_torch as reference_torch
-from mlxhog.models.ops.reference.ops_torch import delta_cell as delta_cell
 from mlxhog.models.ops.reference.ops_torch import long_conv as long_conv
-from mlxhog.models.ops.reference.ops_torch import selective_scan as selective_scan
 
 ops.keep_freed_memory()
 

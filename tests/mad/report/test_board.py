@@ -42,7 +42,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def drawn(progress: StudyProgress, width: int = 110) -> str:
+def drawn(progress: StudyProgress, width: int = 120) -> str:
     console = Console(record=True, width=width, file=io.StringIO())
     console.print(Picture(progress))
     return console.export_text()
@@ -58,7 +58,7 @@ def drawn(progress: StudyProgress, width: int = 110) -> str:
         "1 diverged",
         "1 failed",
         "0.831 ± 0.021 gated-conv swiglu (2 runs missing)",
-        "(mlstm swiglu)*2",
+        "mlstm swiglu mlstm swiglu",
         "CR vocab=32 lr 5e-04 seed 0",
         "400/800",
         "0.412",

@@ -1,37 +1,20 @@
 """Records and suites made by hand."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.study.record import Record
+from mlxhog.mad.suites import Setting, Suite
 from mlxhog.models.mad.layer import Layer, make
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    task: str
-    label: str = "baseline"
+def suite(*settings: Setting, points: tuple[dict[str, Any], ...] = ({"lr": 1e-3},)) -> Suite:
+    return Suite("made", settings, points, {})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Suite:
-    settings: tuple[Setting, ...]
-    points: tuple[dict[str, Any], ...] = ({"lr": 1e-3},)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    candidate: str
-    config: dict[str, Any]
-    label: str
-    status: str
-    acc_macro: float
-    acc_token: float
-    val_macro: float | None
-    ceiling: float
-    state: int = 100
-    seconds: float = 2.0
+def setting(task: str, label: str = "baseline") -> Setting:
+    return Setting(task, {}, label)
 
 
 def layers(candidate: str) -> tuple[Layer, ...]:
@@ -50,6 +33,7 @@ def record(
     token: float | None = None,
     val: float | None = None,
     ceiling: float = 1.0,
+    steps: int = 10,
 ) -> Record:
     config = RunConfig(
         task=task,
@@ -60,12 +44,22 @@ def record(
         seed=seed,
     )
     return Record(
+        key=config.key(),
         candidate=candidate,
         config=config.to_dict(),
         label=label,
         status=status,
         acc_macro=acc,
         acc_token=acc if token is None else token,
+        val_token=val,
         val_macro=val,
         ceiling=ceiling,
+        loss=0.5,
+        steps=steps,
+        seconds=2.0,
+        params=1000,
+        state=100,
+        reason="",
+        host="here",
+        at="2026-01-01T00:00:00.000+00:00",
     )

@@ -7,11 +7,11 @@ import pytest
 from mlxhog.errors import StudyError
 from mlxhog.mad.interval import half_width, t_quantile
 from mlxhog.mad.scores import scores
-from tests.mad.search.recorded import Record, Setting, Suite, layers, record
+from tests.mad.search.recorded import Record, layers, record, setting, suite
 
 A = "gated-conv swiglu"
 B = "swiglu gated-conv"
-TWO_TASKS = Suite(settings=(Setting(task="one"), Setting(task="two")))
+TWO_TASKS = suite(setting("one"), setting("two"))
 
 
 def complete(candidate: str, one: float, two: float, seed: int = 0) -> list[Record]:
@@ -22,12 +22,10 @@ def complete(candidate: str, one: float, two: float, seed: int = 0) -> list[Reco
 
 
 def test_a_score_is_the_best_point_then_the_mean_of_settings_then_the_mean_of_tasks():
-    suite = Suite(
-        settings=(
-            Setting(task="one"),
-            Setting(task="one", label="vocab=32"),
-            Setting(task="two"),
-        ),
+    measured = suite(
+        setting("one"),
+        setting("one", "vocab=32"),
+        setting("two"),
         points=({"lr": 1e-3}, {"lr": 1e-4}),
     )
     runs = [
@@ -38,7 +36,7 @@ def test_a_score_is_the_best_point_then_the_mean_of_settings_then_the_mean_of_ta
         record(A, "two", 0.2, lr=1e-3),
         record(A, "two", 0.2, lr=1e-4),
     ]
-    (row,) = scores(runs, suite)
+    (row,) = scores(runs, measured)
     assert row.tasks == pytest.approx({"one": (0.9 + 0.3) / 2, "two": 0.2})
     assert row.acc_token == pytest.approx({"one": (0.8 + 0.4) / 2, "two": 0.2})
     assert row.score == pytest.approx((0.6 + 0.2) / 2)
@@ -47,21 +45,21 @@ def test_a_score_is_the_best_point_then_the_mean_of_settings_then_the_mean_of_ta
 
 
 def test_a_diverged_run_scores_0_is_counted_and_loses_to_any_that_learned():
-    suite = Suite(settings=(Setting(task="one"),), points=({"lr": 1e-3}, {"lr": 1e-4}))
+    measured = suite(setting("one"), points=({"lr": 1e-3}, {"lr": 1e-4}))
     lost = [
         record(A, "one", math.nan, status="diverged"),
         record(A, "one", 0.9, lr=1e-4, status="diverged"),
     ]
-    (row,) = scores(lost, suite)
+    (row,) = scores(lost, measured)
     assert (row.score, row.n_diverged, row.status) == (0.0, 2, "diverged")
-    (row,) = scores([lost[0], record(A, "one", 0.4, lr=1e-4)], suite)
+    (row,) = scores([lost[0], record(A, "one", 0.4, lr=1e-4)], measured)
     assert (row.score, row.n_diverged, row.status) == (0.4, 1, "done")
 
 
 def test_a_setting_on_which_every_point_is_lost_stays_in_the_mean():
-    suite = Suite(settings=(Setting(task="one"), Setting(task="one", label="vocab=32")))
+    measured = suite(setting("one"), setting("one", "vocab=32"))
     runs = [record(A, "one", 0.8), record(A, "one", 0.7, label="vocab=32", status="failed")]
-    (row,) = scores(runs, suite)
+    (row,) = scores(runs, measured)
     assert (row.score, row.n_failed, row.status) == (0.4, 1, "done")
 
 
@@ -120,14 +118,14 @@ def test_seeds_that_were_to_be_run_are_missing_where_no_record_has_them():
 
 
 def test_selecting_by_validation_rows_scores_the_test_rows_of_the_chosen_run():
-    suite = Suite(settings=(Setting(task="one"),), points=({"lr": 1e-3}, {"lr": 1e-4}))
+    measured = suite(setting("one"), points=({"lr": 1e-3}, {"lr": 1e-4}))
     runs = [
         record(A, "one", 0.9, val=0.5),
         record(A, "one", 0.7, val=0.6, lr=1e-4),
     ]
-    (row,) = scores(runs, suite, "val")
+    (row,) = scores(runs, measured, "val")
     assert (row.score, row.val_score) == (0.7, 0.6)
-    (row,) = scores(runs, suite, "test")
+    (row,) = scores(runs, measured, "test")
     assert (row.score, row.val_score) == (0.9, 0.5)
 
 
@@ -145,9 +143,9 @@ def test_a_pruned_candidate_keeps_what_it_reached_below_the_finished_ones():
 
 
 def test_the_best_possible_score_of_a_task_stands_beside_it():
-    suite = Suite(settings=(Setting(task="one"), Setting(task="one", label="vocab=4096")))
+    measured = suite(setting("one"), setting("one", "vocab=4096"))
     runs = [record(A, "one", 0.9), record(A, "one", 0.8, label="vocab=4096", ceiling=0.86)]
-    (row,) = scores(runs, suite)
+    (row,) = scores(runs, measured)
     assert row.ceiling == {"one": pytest.approx(0.93)}
 
 

@@ -85,6 +85,29 @@ def test_a_pruner_ends_runs_at_rungs_and_learns_of_every_end_also_after_a_resume
     assert again.seen == [*first.seen, ("n=2", "done"), ("n=3", "done")]
 
 
+class GivesUp(Halves):
+    """Spares a candidate the runs that have not begun when one was ended."""
+
+    def has_given_up(self, candidate):
+        return any(status == "pruned" for _, status in self.seen)
+
+
+@pytest.mark.parametrize("cut", [(), (1,), (2,)])
+def test_what_a_candidate_that_was_given_up_lacks_is_never_run_and_it_is_told_once(tmp_path, cut):
+    store, seen = study(tmp_path, candidates=1), []
+    for runs in (*cut, None):
+        go(
+            store, small.with_curve, candidates=1, pruner=GivesUp(), total=4,
+            limit=Limit(runs=runs), observer=seen.append,
+        )  # fmt: skip
+    assert [record.status for record in store.records()] == ["done", "pruned"]
+    assert ["score" in entry for entry in store.proposals()] == [False, True]
+    assert (seen[-1].done, seen[-1].total) == (2, 2)
+    again = go(store, small.with_curve, candidates=1, pruner=GivesUp(), total=4)
+    assert (again.status, again.statuses) == ("done", {"done": 1, "pruned": 1})
+    assert len(store.proposals()) == 2
+
+
 # -- samplers --------------------------------------------------------------------------------------
 
 
@@ -100,6 +123,9 @@ class Climber:
     def tell(self, layers, score):
         self.told.append((canonical(layers), score))
         self.best = max(self.best, layers[0].kernel)
+
+    def recall(self, layers):
+        pass
 
 
 def test_a_sampler_is_asked_as_results_arrive_until_it_has_no_more(tmp_path):
@@ -119,19 +145,6 @@ def test_a_resumed_sampler_has_the_history_of_the_one_before(tmp_path):
     assert resumed.told == uninterrupted.told
     assert table(cut) == table(whole)
     assert cut.proposals() == whole.proposals()
-
-
-class Repeats(Climber):
-    """Proposes the same candidate for ever."""
-
-    def ask(self):
-        return parse("gated-conv")
-
-
-def test_a_sampler_that_repeats_itself_is_told_what_is_known_and_ends(tmp_path):
-    store, sampler = study(tmp_path), Repeats()
-    assert go(store, sampler=sampler).statuses == {"done": 4}
-    assert len(set(sampler.told)) == 1
 
 
 # -- limits ----------------------------------------------------------------------------------------

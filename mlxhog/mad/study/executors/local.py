@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.connection import Connection
@@ -42,17 +43,17 @@ def local(
         memory_limit: bytes that a worker may have resident; None for no limit.
     """
 
-    def hire(number: int) -> _Process:
-        return _Process(run, threads, logs / f"worker-{number + 1}.log", memory_limit)
+    def hire(number: int) -> Process:
+        return Process(run, threads, logs / f"worker-{number + 1}.log", memory_limit)
 
     return Pool(parallel, hire, _wait, silence_s=silence_s)
 
 
-def _wait(workers: Sequence[_Process], timeout_s: float) -> None:
+def _wait(workers: Sequence[Process], timeout_s: float) -> None:
     connection.wait([worker.pipe for worker in workers], timeout_s)
 
 
-class _Process:
+class Process:
     """One spawned process; it may have children of its own, and leaves when its parent does."""
 
     def __init__(self, run: RunFunction, threads: int, log: Path, memory_limit: int | None) -> None:
@@ -104,12 +105,17 @@ class _Process:
 
     def end(self, *, dump: bool = False) -> None:
         """See `Worker.end`."""
-        if dump and self._process.pid is not None:
-            os.kill(self._process.pid, signal.SIGUSR1)  # not reaped yet, so the number is its own
-            self._process.join(DUMP_S)
+        if dump:
+            self.dump()
         self._process.kill()
         self._process.join()
         self._close()
+
+    def dump(self) -> None:
+        """Let the process write into its log where it is, in every thread."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGUSR1)  # not reaped yet, so the number is its own
+        time.sleep(DUMP_S)
 
     def _close(self) -> None:
         self._process.close()

@@ -1,0 +1,124 @@
+"""A thousand trivial runs through the scheduler: overhead, memory, and a reader all the while."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import time
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from statistics import median
+
+from _harness import Sample
+from _mad_found import Found
+from _mad_runs import execute, trivial
+
+from mlxhog.children import follow_parent
+from mlxhog.mad.progress import StudyProgress
+from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.study.store import Store
+from mlxhog.mad.study.study import PlannedRun
+from mlxhog.models.mad.layer import make
+from mlxhog.models.mad.sequence import parse
+
+RUNS, SEEDS, PARALLEL = 1000, 10, 2
+OVERHEAD_S, GROWTH = 0.020, 0.05
+READ_EVERY_S = 0.2
+FAILED = -1
+WARM = 200
+"""Runs after which memory is looked at first: until then pools and caches fill."""
+
+
+def plan(candidate: str) -> list[PlannedRun]:
+    """Ten runs that differ in their seed."""
+    configs = [
+        RunConfig(
+            task="in-context-recall",
+            settings={},
+            layers=parse(candidate),
+            dim=64,
+            protocol=Protocol(steps=10),
+            seed=seed,
+        )
+        for seed in range(SEEDS)
+    ]
+    return [
+        PlannedRun(candidate=candidate, config=config, key=config.key(), label="baseline")
+        for config in configs
+    ]
+
+
+def scheduler(found: Found, folder: Path) -> None:
+    """Run them, and read the store from another process meanwhile."""
+    candidates = [(make("gated-conv", {"kernel": k + 2}),) for k in range(RUNS // SEEDS)]
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    over = context.Event()
+    reader = context.Process(target=_read, args=(theirs, over, folder / "trivial"))
+    reader.start()
+    pipe.recv()  # it is ready
+    memory: dict[int, int] = {}
+
+    def watch(progress: StudyProgress) -> None:
+        memory[progress.done] = resident_bytes()
+
+    store, seconds = execute(
+        folder, "trivial", candidates, plan, trivial, parallel=PARALLEL, observer=watch
+    )
+    over.set()
+    reads, slowest = pipe.recv()
+    reader.join()
+    ended = len(store.records())
+    early = median([size for done, size in memory.items() if WARM <= done < 2 * WARM])
+    growth = max(memory.values()) / early - 1
+    found.exact("trivial runs with a record", ended, RUNS)
+    found.exact("reads of the store while it was written that failed", reads.count(FAILED), 0)
+    found.exact("reads that saw fewer runs than the one before", _backwards(reads), 0)
+    found.at_most("scheduler: seconds per trivial run", seconds / RUNS, OVERHEAD_S)
+    found.at_most("scheduler: growth of its memory", growth, GROWTH, timing=False)
+    found.results["scheduler"] = {
+        "runs": RUNS,
+        "parallel": PARALLEL,
+        "seconds": seconds,
+        "memory_bytes": Sample.of([memory[done] for done in sorted(memory)]),
+        "reads": len(reads),
+        "slowest_read_s": slowest,
+    }
+    print(
+        f"  {seconds:.1f} s, {len(reads)} reads meanwhile, the slowest {slowest:.3f} s", flush=True
+    )
+
+
+def _backwards(reads: list[int]) -> int:
+    return sum(later < before for before, later in zip(reads, reads[1:], strict=False))
+
+
+def _read(pipe: Connection, over: Event, directory: Path) -> None:
+    """Read the whole store again and again; sends how many runs each read saw, or `FAILED`."""
+    follow_parent()
+    pipe.send("ready")
+    reads, slowest = [], 0.0
+    while not over.is_set():
+        began = time.monotonic()
+        try:
+            records = Store(directory).records()
+            for record in records[-5:]:
+                assert len(Store(directory).curve(record.key)) == 10
+            reads.append(len(records))
+        except Exception as error:  # whatever it is, it counts
+            print(f"  the store could not be read: {error!r}", flush=True)
+            reads.append(FAILED)
+        slowest = max(slowest, time.monotonic() - began)
+        over.wait(READ_EVERY_S)
+    pipe.send((reads, slowest))
+
+
+def resident_bytes() -> int:
+    """Resident size of this process now; the largest so far where the system does not say."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,116 @@
+"""A training step of the benchmark's Transformer by ours and by plain torch; rows of a task.
+
+Ours is a run of `mlxhog mad train` itself, halted between its steps: a step begins when the run is
+let go on and ends with its next sign of life, so that it holds everything a run does in a step.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from statistics import median
+
+from _arms import Program, in_turns
+from _harness import Sample
+from _mad_found import Found
+from _mad_reference import MADSize
+
+from mlxhog.mad.candidate import train
+from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.result import Point
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.tasks import make_task, resolve
+from mlxhog.models.mad.sequence import parse
+
+TASK = "in-context-recall"
+STEP, ROWS = 1.4, 20 * 3500
+SIZE = MADSize(seq=127)  # T 128 is cut by one token
+LAYERS = "mh-attention swiglu mh-attention swiglu"
+
+
+class Halting:
+    """A `Watch` that lets a run take one step at a time."""
+
+    def __init__(self) -> None:
+        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
+
+    def step(self) -> None:
+        """Let the run take a step, and wait for its end."""
+        self._go.release()
+        self._done.acquire()
+
+    def wait_for_start(self) -> None:
+        """Called by the thread that trains, before its first step."""
+        self._go.acquire()
+
+    def beat(self) -> None:
+        self._done.release()
+        self._go.acquire()
+
+    def point(self, point: Point) -> None:
+        pass
+
+    def go_on(self, point: Point) -> bool:
+        return True
+
+
+def ours(size: MADSize, threads: int) -> Callable[[], None]:
+    """A step of a run of ours on real rows."""
+    settings = resolve(TASK, {"vocab": size.vocab, "train_rows": 10 * size.batch, "test_rows": 64})
+    assert settings.length == size.seq
+    config = RunConfig(
+        task=TASK,
+        settings=vars(settings),
+        layers=parse(LAYERS),
+        dim=size.d,
+        protocol=Protocol(
+            batch_size=size.batch, steps=1_000_000, eval_every=1_000_000, schedule="constant"
+        ),
+        seed=0,
+        threads=threads,
+    )
+    watch = Halting()
+
+    def run() -> None:
+        watch.wait_for_start()
+        train(config, watch=watch)
+
+    threading.Thread(target=run, daemon=True).start()
+    return watch.step
+
+
+def steps(found: Found, *, turns: int, seconds: float) -> None:
+    """Steps per second of both, with one thread and with two."""
+    programs = {
+        "ours": Program("_mad_step", "ours", {"size": SIZE}),
+        "plain torch": Program("_mad_reference", "training_step", {"size": SIZE}),
+    }
+    rates: dict[str, dict[str, Sample]] = {}
+    for threads in (1, 2):
+        timed = in_turns(programs, threads=threads, turns=turns, seconds=seconds)
+        row = f"{threads} thread{'s' * (threads > 1)}"
+        rates[row] = {
+            name: Sample.of([1 / spent for spent in timed.seconds[name]]) for name in programs
+        }
+        for name, rate in rates[row].items():
+            span = f"({rate.low:.2f} - {rate.high:.2f})"
+            print(f"  {row:10} {name:12} {rate.median:6.2f} steps/s  {span}")
+        sys.stdout.flush()
+        ratio = timed.ratio("plain torch", "ours")
+        found.at_least(f"attention + swiglu, {row}: ours / plain torch", ratio, STEP)
+    found.results["steps_per_s"] = rates
+
+
+def rows(found: Found, *, turns: int) -> None:
+    """Rows per second of one generating process, in-context recall V 16, T 128."""
+    n = 50_000
+    rates = []
+    for seed in range(turns):
+        began = time.perf_counter()
+        drawn = make_task(TASK, seed=seed, train_rows=n, test_rows=1)
+        rates.append(len(drawn.train_x) / (time.perf_counter() - began))
+    print(f"  {median(rates):,.0f} rows/s, one process", flush=True)
+    found.at_least("rows drawn per second, one process", median(rates), ROWS)
+    found.results["rows_per_s"] = Sample.of(rates)

@@ -1,0 +1,85 @@
+"""Is a search as fast as it should be? Parallel runs, their start, a step, rows, the scheduler.
+
+    python benchmarks/mad_search.py                about ten minutes on two cores
+    python benchmarks/mad_search.py --quick        fewer turns: about five minutes
+    python benchmarks/mad_search.py --baseline     Test 3 at the benchmark's own sizes: hours
+    python benchmarks/mad_search.py --only steps rows
+
+    throughput   ten layer sequences, five epochs each: serial against two at once, in turns; the
+                 accuracies of both; how soon a worker that is used again takes its first step
+    steps        attention + swiglu at B 128, T 128, d 128 against `_mad_reference.py`, the
+                 reference's model and step in plain torch; one thread and two
+    rows         in-context recall, generated in one process, against 20 times the 3,500 rows per
+                 second of the reference's generator
+    scheduler    a thousand trivial runs, while another process reads the store
+
+What the layers learn, and in how many steps: python benchmarks/mad_oracles.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import _mad_scheduler
+import _mad_step
+import _mad_throughput
+from _harness import LoadWatch, finish, own_cpu_s, wait_until_quiet
+from _mad_found import Found
+
+
+def main() -> int:
+    """Measure what the flags ask for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter turns")
+    parser.add_argument("--baseline", action="store_true", help="Test 3 at B 128, T 128, d 128")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    chosen = parser.parse_args()
+    wait_until_quiet(patience_s=10.0 if chosen.quick else 60.0)
+    watch, cpu = LoadWatch(), own_cpu_s()
+    found = Found()
+    with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as folder:
+        for name in chosen.only:
+            print(f"\n{name}", flush=True)
+            PARTS[name](found, Path(folder), chosen)
+    return finish(
+        "mad_search",
+        found.claims,
+        others_load=watch.stop(own_cpu_s() - cpu),
+        results={**found.results, "learnability": "python benchmarks/mad_oracles.py"},
+        packages=("mlxhog", "torch", "mlx", "numpy"),
+    )
+
+
+def _throughput(found: Found, folder: Path, chosen: argparse.Namespace) -> None:
+    rounds = 1 if chosen.quick or chosen.baseline else 3
+    _mad_throughput.throughput(found, folder, rounds=rounds, baseline=chosen.baseline)
+
+
+def _steps(found: Found, folder: Path, chosen: argparse.Namespace) -> None:
+    turns, seconds = (3, 1.0) if chosen.quick else (5, 3.0)
+    _mad_step.steps(found, turns=turns, seconds=seconds)
+
+
+def _rows(found: Found, folder: Path, chosen: argparse.Namespace) -> None:
+    _mad_step.rows(found, turns=3 if chosen.quick else 5)
+
+
+def _scheduler(found: Found, folder: Path, chosen: argparse.Namespace) -> None:
+    _mad_scheduler.scheduler(found, folder)
+
+
+PARTS: dict[str, Callable[[Found, Path, argparse.Namespace], None]] = {
+    "steps": _steps,
+    "rows": _rows,
+    "scheduler": _scheduler,
+    "throughput": _throughput,
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

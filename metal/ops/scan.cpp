@@ -1,0 +1,230 @@
+#include "scan.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "heads.h"
+#include "row_tasks.h"
+
+namespace mlxhog {
+namespace {
+
+constexpr Index kChunk = ScanShape::kChunk;
+constexpr Index kRows = 4;  // of a state, in registers together
+
+// (C, N) -> (rows, CP): channels side by side, zeros around.
+void to_lanes(const ScanShape& s, const float* from, float* to) {
+  const Index CP = whole_lanes(s.C);
+  std::fill_n(to, s.whole_rows() * CP, 0.0f);
+  if (!from) return;
+  for (Index c = 0; c < s.C; ++c)
+    for (Index n = 0; n < s.N; ++n) to[n * CP + c] = from[c * s.N + n];
+}
+
+void from_lanes(const ScanShape& s, const float* from, float* to) {
+  const Index CP = whole_lanes(s.C);
+  for (Index c = 0; c < s.C; ++c)
+    for (Index n = 0; n < s.N; ++n) to[c * s.N + n] = from[n * CP + c];
+}
+
+// One chunk's inputs of one sequence: u, dt, dy (L, CP); Bt, Ct (L, rows); the rest of a row is 0. A (rows, CP).
+struct Chunk {
+  Index L = 0, CP, NP;
+  Buffer A, u, dt, dy, Bt, Ct;
+  Buffer decays;  // exp(dt A) of sixteen channels: (L, rows, 16)
+
+  Chunk(const ScanShape& s, const ScanInputs& in)
+      : CP(whole_lanes(s.C)),
+        NP(s.whole_rows()),
+        A(uninitialised(NP * CP)),
+        u(uninitialised(kChunk * CP)),
+        dt(uninitialised(kChunk * CP)),
+        dy(uninitialised(kChunk * CP)),
+        Bt(uninitialised(kChunk * NP)),
+        Ct(uninitialised(kChunk * NP)),
+        decays(uninitialised(kChunk * NP * kLaneCount)) {
+    to_lanes(s, in.A, A.get());
+  }
+
+  void load_inputs(const ScanShape& s, const ScanInputs& in, Index b, Index c) {
+    L = std::min(kChunk, s.S - c * kChunk);
+    const Index row = b * s.S + c * kChunk;
+    copy_rows(L, s.C, in.u + row * s.C, s.C, u.get(), CP, CP);
+    copy_rows(L, s.C, in.dt + row * s.C, s.C, dt.get(), CP, CP);
+    copy_rows(L, s.N, in.Bt + row * s.N, s.N, Bt.get(), NP, NP);
+    copy_rows(L, s.N, in.Ct + row * s.N, s.N, Ct.get(), NP, NP);
+  }
+
+  MLXHOG_CLONES void compute_decays(Index channel) {
+    for (Index t = 0; t < L; ++t)
+      for (Index n = 0; n < NP; ++n) {
+        const float *step = &dt[t * CP + channel], *rate = &A[n * CP + channel];
+        float* out = &decays[(t * NP + n) * kLaneCount];
+#pragma omp simd
+        for (Index l = 0; l < kLaneCount; ++l) out[l] = exp_f32(step[l] * rate[l]);
+      }
+  }
+};
+
+// Rows [n, n + kRows) of the states S (rows, CP) of sixteen channels over a chunk; y (L, CP).
+MLXHOG_CLONES void advance(const Chunk& c, Index channel, Index n, float* S, float* y) {
+  Lanes s[kRows];
+  for (Index i = 0; i < kRows; ++i) load(S + (n + i) * c.CP + channel, s[i]);
+  for (Index t = 0; t < c.L; ++t) {
+    Lanes u, dt, sum;
+    load(&c.u[t * c.CP + channel], u);
+    load(&c.dt[t * c.CP + channel], dt);
+    load(y + t * c.CP + channel, sum);
+    const Lanes x = dt * u;
+    const float *b = &c.Bt[t * c.NP + n], *out = &c.Ct[t * c.NP + n];
+    for (Index i = 0; i < kRows; ++i) {
+      Lanes decay;
+      load(&c.decays[(t * c.NP + n + i) * kLaneCount], decay);
+      s[i] = decay * s[i] + b[i] * x;
+      sum += out[i] * s[i];
+    }
+    store(sum, y + t * c.CP + channel);
+  }
+  for (Index i = 0; i < kRows; ++i) store(s[i], S + (n + i) * c.CP + channel);
+}
+
+// Sums over a chunk: dx, of dt u, and ddt (L, CP); dB and dC (L, rows, 16), still to be summed over the lanes;
+// dA (rows, CP).
+struct Sums {
+  float *dx, *ddt, *dB, *dC, *dA;
+};
+
+// Back over a chunk: S holds the states before it, dS their gradients after it on entry, before it on return.
+MLXHOG_CLONES void retreat(const Chunk& c, Index channel, Index n, const float* S, float* dS, const Sums& sums) {
+  Lanes history[kChunk + 1][kRows], s[kRows], rate[kRows], dA[kRows];
+  for (Index i = 0; i < kRows; ++i) load(S + (n + i) * c.CP + channel, history[0][i]);
+  for (Index t = 0; t < c.L; ++t) {
+    Lanes u, dt;
+    load(&c.u[t * c.CP + channel], u);
+    load(&c.dt[t * c.CP + channel], dt);
+    for (Index i = 0; i < kRows; ++i) {
+      Lanes decay;
+      load(&c.decays[(t * c.NP + n + i) * kLaneCount], decay);
+      history[t + 1][i] = decay * history[t][i] + c.Bt[t * c.NP + n + i] * (dt * u);
+    }
+  }
+  for (Index i = 0; i < kRows; ++i) {
+    load(dS + (n + i) * c.CP + channel, s[i]);
+    load(&c.A[(n + i) * c.CP + channel], rate[i]);
+    load(sums.dA + (n + i) * c.CP + channel, dA[i]);
+  }
+  for (Index t = c.L - 1; t >= 0; --t) {
+    const Index at = t * c.CP + channel;
+    Lanes u, dt, dy, dx, ddt;
+    load(&c.u[at], u);
+    load(&c.dt[at], dt);
+    load(&c.dy[at], dy);
+    load(sums.dx + at, dx);
+    load(sums.ddt + at, ddt);
+    const Lanes x = dt * u;
+    for (Index i = 0; i < kRows; ++i) {
+      const Index entry = (t * c.NP + n + i) * kLaneCount;
+      Lanes decay, dB, dC;
+      load(&c.decays[entry], decay);
+      load(sums.dB + entry, dB);
+      load(sums.dC + entry, dC);
+      s[i] += c.Ct[t * c.NP + n + i] * dy;
+      dC += dy * history[t + 1][i];
+      dB += s[i] * x;
+      dx += c.Bt[t * c.NP + n + i] * s[i];
+      s[i] *= decay;
+      const Lanes exponent = s[i] * history[t][i];
+      dA[i] += exponent * dt;
+      ddt += exponent * rate[i];
+      store(dB, sums.dB + entry);
+      store(dC, sums.dC + entry);
+    }
+    store(dx, sums.dx + at);
+    store(ddt, sums.ddt + at);
+  }
+  for (Index i = 0; i < kRows; ++i) {
+    store(s[i], dS + (n + i) * c.CP + channel);
+    store(dA[i], sums.dA + (n + i) * c.CP + channel);
+  }
+}
+
+void forward_row(const ScanShape& s, const ScanInputs& in, Index b, float* y, float* last, float* kept) {
+  Chunk c(s, in);
+  const Index state = c.NP * c.CP;
+  const Buffer S = uninitialised(state), sums = uninitialised(kChunk * c.CP);
+  to_lanes(s, in.state ? in.state + b * s.C * s.N : nullptr, S.get());
+  for (Index n = 0; n < s.chunks(); ++n) {
+    c.load_inputs(s, in, b, n);
+    if (kept) std::copy_n(S.get(), state, kept + (b * s.chunks() + n) * state);
+    std::fill_n(sums.get(), c.L * c.CP, 0.0f);
+    for (Index channel = 0; channel < c.CP; channel += kLaneCount) {
+      c.compute_decays(channel);
+      for (Index row = 0; row < c.NP; row += kRows) advance(c, channel, row, S.get(), sums.get());
+    }
+    copy_rows(c.L, s.C, sums.get(), c.CP, y + (b * s.S + n * kChunk) * s.C, s.C);
+  }
+  from_lanes(s, S.get(), last + b * s.C * s.N);
+}
+
+// out[t, n] = the sum of the lanes of from (L, rows, 16)
+void sum_lanes(const ScanShape& s, const Chunk& c, const float* from, float* out) {
+  for (Index t = 0; t < c.L; ++t)
+    for (Index n = 0; n < s.N; ++n) {
+      float sum = 0;
+      for (Index l = 0; l < kLaneCount; ++l) sum += from[(t * c.NP + n) * kLaneCount + l];
+      out[t * s.N + n] = sum;
+    }
+}
+
+MLXHOG_CLONES void finish_steps(const Chunk& c, float* dx, float* ddt) {
+#pragma omp simd
+  for (Index j = 0; j < c.L * c.CP; ++j) {
+    ddt[j] += dx[j] * c.u[j];
+    dx[j] *= c.dt[j];
+  }
+}
+
+// Adds to dA (rows, CP).
+void backward_row(const ScanShape& s, const ScanInputs& in, const float* kept, const float* dy, const float* d_last,
+                  Index b, const ScanGradients& grad, float* dA) {
+  Chunk c(s, in);
+  const Index state = c.NP * c.CP, steps = kChunk * c.CP, entries = kChunk * c.NP * kLaneCount;
+  const Buffer dS = uninitialised(state), dx = uninitialised(steps), ddt = uninitialised(steps);
+  const Buffer dB = uninitialised(entries), dC = uninitialised(entries);
+  to_lanes(s, d_last ? d_last + b * s.C * s.N : nullptr, dS.get());
+  for (Index n = s.chunks() - 1; n >= 0; --n) {
+    const Index row = b * s.S + n * kChunk;
+    c.load_inputs(s, in, b, n);
+    copy_rows(c.L, s.C, dy + row * s.C, s.C, c.dy.get(), c.CP, c.CP);
+    for (float* sums : {dx.get(), ddt.get()}) std::fill_n(sums, c.L * c.CP, 0.0f);
+    for (float* sums : {dB.get(), dC.get()}) std::fill_n(sums, c.L * c.NP * kLaneCount, 0.0f);
+    for (Index channel = 0; channel < c.CP; channel += kLaneCount) {
+      c.compute_decays(channel);
+      for (Index r = 0; r < c.NP; r += kRows)
+        retreat(c, channel, r, kept + (b * s.chunks() + n) * state, dS.get(),
+                {dx.get(), ddt.get(), dB.get(), dC.get(), dA});
+    }
+    finish_steps(c, dx.get(), ddt.get());
+    copy_rows(c.L, s.C, dx.get(), c.CP, grad.u + row * s.C, s.C);
+    copy_rows(c.L, s.C, ddt.get(), c.CP, grad.dt + row * s.C, s.C);
+    sum_lanes(s, c, dB.get(), grad.Bt + row * s.N);
+    sum_lanes(s, c, dC.get(), grad.Ct + row * s.N);
+  }
+  if (grad.state) from_lanes(s, dS.get(), grad.state + b * s.C * s.N);
+}
+
+}  // namespace
+
+void scan_forward(const ScanShape& s, const ScanInputs& in, float* y, float* last, float* kept, int threads) {
+  parallel_for(s.B, threads, [&](Index b) { forward_row(s, in, b, y, last, kept); });
+}
+
+void scan_backward(const ScanShape& s, const ScanInputs& in, const float* kept, const float* dy, const float* d_last,
+                   const ScanGradients& grad, int threads) {
+  const auto dA = summed_over_tasks(s.B, s.whole_rows() * whole_lanes(s.C), threads, [&](Index b, float* part) {
+    backward_row(s, in, kept, dy, d_last, b, grad, part);
+  });
+  from_lanes(s, dA.data(), grad.A);
+}
+
+}  // namespace mlxhog

@@ -1,0 +1,222 @@
+"""The executor of a cluster, or of one machine through Ray: an actor for every worker.
+
+An actor starts a process as the local executor does, and passes on what scheduler and process say
+to each other. So a run has the same surroundings on both, and ends in the same ways; only that of a
+machine is seen by Ray. The command starts Ray itself and shuts it down, or joins a cluster.
+Source: Ray 2.60, `ray.init`, actors, fault tolerance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import secrets
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.mad.study.executors import serve
+from mlxhog.mad.study.executors.local import DUMP_S, Process
+from mlxhog.mad.study.executors.pool import Died, Pool
+from mlxhog.mad.study.executors.protocol import RunFunction, Task
+from mlxhog.mad.study.executors.ray_guard import guard
+
+OBJECT_STORE_BYTES = 100 << 20
+"""Results are kilobytes; by default Ray takes a third of the machine's memory."""
+NEWS_S = 30.0
+KNOCK_S = 10.0
+
+
+def check() -> None:
+    """Refuse where Ray is not installed; imports nothing.
+
+    Raises:
+        EnvironmentLacks: with the command that installs it.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise EnvironmentLacks(
+            "--executor ray needs Ray: python -m pip install 'mlxhog[ray]'; --executor local "
+            "needs nothing, and goes on with the same study"
+        )
+
+
+@contextlib.contextmanager
+def cluster(
+    run: RunFunction,
+    *,
+    parallel: int,
+    threads: int,
+    logs: Path,
+    silence_s: float,
+    memory_limit: int | None = None,
+    cores: int | None = None,
+    address: str | None = None,
+) -> Iterator[Pool]:
+    """Start or join Ray, and offer an executor until the block ends.
+
+    Args:
+        run: executes one run; pickled, so an importable function.
+        parallel: workers.
+        threads: of a worker's libraries.
+        logs: directory for what workers print; machines that have it not use a temporary one.
+        silence_s: a run that gives no sign of life for so long is ended and has failed.
+        memory_limit: bytes that a worker may have resident; None for no limit.
+        cores: CPU cores that Ray reserves for a worker; `threads` where None.
+        address: of a running cluster; None starts Ray here and shuts it down afterwards.
+
+    Raises:
+        EnvironmentLacks: Ray is missing, or does not start, or the address does not answer.
+    """
+    check()
+    cores = cores or threads
+    how: dict[str, Any] = {"address": address}
+    if address is not None:
+        _check_address(address)
+    else:
+        _keep_to_ourselves()
+        how = {
+            "address": "local",
+            "num_cpus": parallel * cores,
+            "num_gpus": 0,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+    import ray  # half a second that other commands need not pay
+
+    try:
+        ray.init(**how, configure_logging=False, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"the Ray cluster {address} cannot be joined" if address else "Ray does not start"
+        raise EnvironmentLacks(
+            f"{where}: {serve.explain(error)}; --executor local goes on with the same study"
+        ) from error
+    try:
+        host = ray.remote(_Host).options(
+            num_cpus=cores, max_restarts=0, max_task_retries=0, max_concurrency=3
+        )
+
+        def hire(number: int) -> _Hired:
+            log = f"worker-{number + 1}.log"
+            actor = host.remote(run, threads, str(logs), log, memory_limit, version("mlxhog"))
+            return _Hired(actor)
+
+        watched = contextlib.nullcontext() if address else guard()
+        with watched, Pool(parallel, hire, _wait, silence_s=silence_s) as pool:
+            yield pool
+    finally:
+        ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Knock at a cluster's door; Ray itself would knock for minutes.
+
+    Raises:
+        EnvironmentLacks: nobody answers.
+    """
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # "auto", which Ray looks up
+    try:
+        socket.create_connection((host, int(port)), KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise EnvironmentLacks(
+            f"the Ray cluster {address} cannot be joined: {error}; see `ray status` there, or "
+            "leave --ray-address out to start Ray on this machine"
+        ) from error
+
+
+def _keep_to_ourselves() -> None:
+    """Nothing is sent anywhere, no token is written below the home directory, none left out."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not any(name.startswith("RAY_AUTH_") for name in os.environ):
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _wait(workers: Sequence[_Hired], timeout_s: float) -> None:
+    import ray
+
+    ray.wait([worker.pending for worker in workers], num_returns=1, timeout=timeout_s)
+
+
+class _Hired:
+    """An actor, as a `Worker` of the pool."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self.pending = actor.news.remote()
+
+    def tell(self, message: Task | bool) -> None:
+        """See `Worker.tell`."""
+        self._actor.tell.remote(message)
+
+    def heard(self) -> list[tuple[Any, ...]]:
+        """See `Worker.heard`."""
+        import ray
+
+        if not ray.wait([self.pending], timeout=0)[0]:
+            return []
+        try:
+            found: list[tuple[Any, ...]] = ray.get(self.pending)
+        except ray.exceptions.RayError as error:
+            raise Died(f"is lost with its machine: {serve.explain(error)}", killed=True) from None
+        if found and found[0][0] == "died":
+            self.end()
+            raise Died(found[0][1], killed=found[0][2])
+        self.pending = self._actor.news.remote()
+        return found
+
+    def end(self, *, dump: bool = False) -> None:
+        """See `Worker.end`."""
+        import ray
+
+        if dump:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(self._actor.dump.remote(), timeout=10 * DUMP_S)
+        ray.kill(self._actor, no_restart=True)  # its process follows it
+
+
+class _Host:
+    """The actor: it has one process, and threads that talk to the scheduler."""
+
+    def __init__(
+        self,
+        run: RunFunction,
+        threads: int,
+        logs: str,
+        log: str,
+        memory_limit: int | None,
+        wanted: str,
+    ) -> None:
+        if version("mlxhog") != wanted:
+            raise EnvironmentLacks(
+                f"a machine of the cluster has mlxhog {version('mlxhog')}, the scheduler has "
+                f"{wanted}; install the same everywhere"
+            )
+        # A spawned process imports the main module of its parent again: here that is Ray's own.
+        sys.modules["__main__"].__file__ = None
+        folder = Path(logs) if Path(logs).parent.is_dir() else Path(tempfile.mkdtemp())
+        self._process = Process(run, threads, folder / log, memory_limit)
+
+    def tell(self, message: Any) -> None:
+        """Pass on a task, or the answer at a rung."""
+        self._process.tell(message)
+
+    def news(self) -> list[tuple[Any, ...]]:
+        """Wait for the process to say something, or to die."""
+        connection.wait([self._process.pipe], NEWS_S)
+        try:
+            return self._process.heard()
+        except Died as death:
+            return [("died", str(death), death.killed)]
+
+    def dump(self) -> None:
+        """Let the process write into its log where it is."""
+        self._process.dump()

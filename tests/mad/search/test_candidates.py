@@ -1,0 +1,193 @@
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxhog.errors import ConfigError
+from mlxhog.mad.search.candidates import Candidates, Layers
+from mlxhog.mad.search.counting import Sequences
+from mlxhog.mad.search.space import Space
+from mlxhog.mad.search.space_file import to_space
+from mlxhog.mad.sizes import params, state
+from tests.mad.search.spaces import KERNELS, LENGTH, SMALL, D, candidates
+
+
+def enumerated(space: Space) -> list[Layers]:
+    """Every candidate, found by trying every sequence of the space."""
+    budget = space.budget
+    return [
+        layers
+        for depth in space.depths
+        for layers in itertools.product(*space.slots(depth))
+        if all(
+            [layer.name for layer in layers].count(name) <= most
+            for name, most in space.max_count.items()
+        )
+        and (budget.params is None or params(layers, D) <= budget.params)
+        and (budget.state is None or state(layers, D, LENGTH) <= budget.state)
+    ]
+
+
+@given(
+    template=st.sampled_from(["alternate", "free"]),
+    depth=st.sampled_from([1, 3, 4, [1, 4]]),
+    most=st.dictionaries(st.sampled_from(["gated-conv", "mlp"]), st.integers(1, 3)),
+    budget=st.fixed_dictionaries(
+        {}, optional={"params": st.integers(4000, 40_000), "state": st.integers(1, 300)}
+    ),
+)
+@settings(max_examples=60, deadline=None)
+def test_candidates_are_counted_and_numbered_as_if_all_were_tried(
+    template: str, depth: Any, most: dict[str, int], budget: dict[str, int]
+):
+    keys = {"template": template, "depth": depth, "max_count": most, "budget": budget}
+    space = to_space(SMALL | keys)
+    wanted = enumerated(space)
+    if not wanted:
+        with pytest.raises(ConfigError, match=r"no candidate|leaves no layer"):
+            Candidates(space, D, LENGTH)
+        return
+    found = Candidates(space, D, LENGTH)
+    assert found.count == len(wanted)
+    assert list(found) == wanted
+    assert all(layers in found for layers in wanted)
+
+
+@given(
+    uses=st.lists(
+        st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=4),
+        max_size=4,
+    ),
+    bounds=st.tuples(*[st.none() | st.integers(0, 12)] * 2),
+)
+def test_sequences_within_bounds_are_those_whose_sums_are(uses: Any, bounds: Any):
+    wanted = [
+        chosen
+        for chosen in itertools.product(*(range(len(slot)) for slot in uses))
+        if all(
+            bound is None or sum(slot[i][r] for slot, i in zip(uses, chosen, strict=True)) <= bound
+            for r, bound in enumerate(bounds)
+        )
+    ]
+    found = Sequences(uses, bounds)
+    assert [found.sequence(number) for number in range(found.count())] == wanted
+    with pytest.raises(IndexError):
+        found.sequence(len(wanted))
+
+
+def test_a_space_too_large_to_list_is_counted_exactly():
+    found = candidates(depth=40)
+    assert found.count == 8**20
+    assert found[8**20 - 1] in found
+    once = candidates(depth=40, mixers=[KERNELS, "mlstm"], max_count={"mlstm": 1})
+    assert once.count == 2**20 * (4**20 + 20 * 4**19)
+
+
+def test_numbers_outside_are_index_errors():
+    found = candidates()
+    for number in (-1, found.count):
+        with pytest.raises(IndexError):
+            found[number]
+
+
+@pytest.mark.parametrize("name", ["params", "state"])
+def test_a_budget_that_nothing_keeps_says_how_much_is_lacking(name: str):
+    size = {"params": lambda x: params(x, D), "state": lambda x: state(x, D, LENGTH)}[name]
+    mixers = [{"type": "gated-conv", "kernel": [2, 3]}]
+    least = min(size(layers) for layers in candidates(mixers=mixers))
+    assert candidates(mixers=mixers, budget={name: least}).count
+    with pytest.raises(ConfigError, match=f"are {least:,}, 1 over budget.{name} {least - 1:,}"):
+        candidates(mixers=mixers, budget={name: least - 1})
+
+
+def test_two_budgets_that_cannot_be_kept_together_say_so():
+    keys: dict[str, Any] = {
+        "depth": 2,
+        "mixers": ["slstm", "mlstm"],
+        "channels": ["swiglu"],
+    }
+    every = list(candidates(**keys))
+    small = min(params(x, D) for x in every)
+    flat = min(state(x, D, LENGTH) for x in every)
+    assert not [x for x in every if params(x, D) <= small and state(x, D, LENGTH) <= flat]
+    with pytest.raises(ConfigError, match=f"among those within budget.params {small:,}"):
+        candidates(**keys, budget={"params": small, "state": flat})
+
+
+def test_counts_that_leave_a_slot_empty_say_so():
+    with pytest.raises(ConfigError, match="leaves no layer for some slot"):
+        candidates(max_count={"gated-conv": 1})
+
+
+RESCALED: dict[str, Any] = {
+    "mixers": ["mlstm(h2)", "gated-conv"],
+    "channels": ["swiglu", "mlp"],
+}
+
+
+def test_rescaling_keeps_every_candidate_within_the_budget_and_changes_heads_and_widths_alone():
+    budget = {"params": 22_000, "state": 1000, "rescale": True}
+    found = candidates(**RESCALED, budget=budget)
+    assert found.count == 16
+    for layers in found:
+        assert params(layers, D) <= 22_000
+        assert state(layers, D, LENGTH) <= 1000
+        plan = found.plan(layers)
+        assert plan is not None
+        assert [layer.name for layer in plan] == [layer.name for layer in layers]
+        assert found.build(plan) == layers
+
+
+def test_a_candidate_within_the_budget_is_not_rescaled():
+    free = candidates(**RESCALED)
+    found = candidates(**RESCALED, budget={"params": 10**9, "state": 10**9, "rescale": True})
+    assert list(found) == list(free)
+
+
+def test_rescaling_spares_the_layers_that_are_small():
+    keys: dict[str, Any] = {"depth": 2, "mixers": ["mlstm(h2)"], "channels": ["mlp"]}
+    ((mixer, channel),) = candidates(**keys, budget={"state": 500, "rescale": True})
+    assert (mixer.heads, channel.inner) == (4, None)
+    ((mixer, channel),) = candidates(**keys, budget={"params": 12_000, "rescale": True})
+    assert (mixer.heads, channel.inner) == (2, 96)
+
+
+def test_a_candidate_that_no_rescaling_makes_fit_is_rejected():
+    budget = {"params": 11_800, "rescale": True}
+    wanted = list(candidates(**RESCALED, budget=budget))
+    assert len(wanted) == 4
+    assert all("mlstm" not in {layer.name for layer in layers} for layers in wanted)
+
+
+def test_choices_that_rescaling_would_make_equal_are_refused():
+    mixers = [{"type": "mlstm", "heads": [1, 4]}]
+    with pytest.raises(ConfigError, match=r"mlstm\(h1\) and mlstm\(h4\) differ in nothing"):
+        candidates(mixers=mixers, budget={"state": 500, "rescale": True})
+
+
+@given(
+    state_bound=st.integers(200, 3000),
+    params_bound=st.integers(6_000, 40_000),
+)
+@settings(max_examples=40, deadline=None)
+def test_rescaled_candidates_and_their_plans_correspond_one_to_one(
+    state_bound: int, params_bound: int
+):
+    space = to_space(
+        {
+            "depth": [2, 4],
+            **RESCALED,
+            "budget": {"state": state_bound, "params": params_bound, "rescale": True},
+        }
+    )
+    try:
+        found = Candidates(space, D, LENGTH)
+    except ConfigError:
+        return
+    every = list(found)
+    assert len(set(every)) == found.count
+    assert all(layers in found for layers in every)
+    assert all(params(layers, D) <= params_bound for layers in every)
+    assert all(state(layers, D, LENGTH) <= state_bound for layers in every)

@@ -1,0 +1,208 @@
+import sys
+from statistics import fmean
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.mad.search.candidates import Candidates, Layers
+from mlxhog.mad.search.samplers import SAMPLERS, make_sampler
+from mlxhog.mad.search.samplers.evolution import Evolution
+from mlxhog.mad.search.samplers.mutations import MUTATIONS, Mutation
+from mlxhog.models.mad.sequence import canonical
+from tests.mad.search.spaces import candidates
+
+NAMES = pytest.mark.parametrize("name", SAMPLERS)
+DEEP: dict[str, Any] = {
+    "depth": 8,
+    "mixers": [{"type": "gated-conv", "kernel": [1, 2, 3, 4, 5, 6]}],
+    "channels": ["swiglu", "mlp", "geglu"],
+}
+"""104,976 candidates."""
+
+
+def score(layers: Layers) -> float:
+    """Best for kernels 5 2 6 1 and the maps below; a pair of neighbours counts on its own."""
+    kernels = [getattr(layer, "kernel", 0) for layer in layers[::2]]
+    maps = [layer.name for layer in layers[1::2]]
+    right = [a == b for a, b in zip(kernels, (5, 2, 6, 1), strict=False)]
+    right += [a == b for a, b in zip(maps, ("mlp", "swiglu", "geglu", "mlp"), strict=False)]
+    return sum(right) + 0.5 * (kernels[:2] == [5, 2])
+
+
+def search(found: Candidates, name: str, seed: int, budget: int) -> list[Layers]:
+    """What a sampler proposes, one candidate at a time."""
+    sampler = make_sampler(name, found, seed)
+    proposed = []
+    while len(proposed) < budget and (layers := sampler.ask()) is not None:
+        sampler.tell(layers, score(layers))
+        proposed.append(layers)
+    return proposed
+
+
+@NAMES
+def test_every_candidate_is_proposed_once_and_then_none(name: str):
+    found = candidates(depth=[2, 4], max_count={"mlp": 1})
+    proposed = search(found, name, 0, 10**6)
+    assert len(proposed) == found.count
+    assert set(proposed) == set(found)
+
+
+@NAMES
+def test_a_seed_repeats_its_proposals(name: str):
+    found = candidates()
+    assert search(found, name, 3, 30) == search(found, name, 3, 30)
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "grid"])
+def test_another_seed_has_another_order(name: str):
+    found = candidates()
+    assert search(found, name, 3, 30) != search(found, name, 4, 30)
+
+
+def test_grid_follows_the_order_of_the_space_whatever_the_scores():
+    found = candidates()
+    assert search(found, "grid", 0, 10**6) == list(found)
+
+
+@NAMES
+@pytest.mark.parametrize("killed_after", [0, 1, 17, 29])
+def test_a_resumed_sampler_goes_on_as_if_it_had_never_stopped(name: str, killed_after: int):
+    found = candidates()
+    whole = search(found, name, 5, 30)
+    resumed = make_sampler(name, found, 5)
+    for layers in whole[:killed_after]:
+        resumed.recall(layers)
+        resumed.tell(layers, score(layers))
+    after = []
+    while len(after) < 30 - killed_after:
+        layers = resumed.ask()
+        resumed.tell(layers, score(layers))
+        after.append(layers)
+    assert after == whole[killed_after:]
+
+
+@NAMES
+def test_a_candidate_in_progress_when_the_study_was_killed_is_not_proposed_again(name: str):
+    found = candidates()
+    resumed = make_sampler(name, found, 5)
+    known = [found[number] for number in range(0, 64, 2)]
+    for layers in known[:16]:
+        resumed.tell(layers, score(layers))
+    for layers in known[16:]:
+        resumed.recall(layers)
+    rest = [resumed.ask() for _ in range(found.count - len(known))]
+    assert not set(rest) & set(known)
+    assert resumed.ask() is None
+
+
+@NAMES
+def test_several_candidates_may_be_asked_for_before_any_is_told(name: str):
+    found = candidates()
+    sampler = make_sampler(name, found, 1)
+    flying = [sampler.ask() for _ in range(3)]
+    seen = list(flying)
+    while flying:
+        layers = flying.pop(0)
+        sampler.tell(layers, score(layers))
+        if (following := sampler.ask()) is not None:
+            flying.append(following)
+            seen.append(following)
+    assert len(seen) == len(set(seen)) == found.count
+
+
+@NAMES
+def test_a_score_that_is_told_twice_counts_once(name: str):
+    found = candidates()
+    first, second = (make_sampler(name, found, 2) for _ in range(2))
+    for layers in search(found, "random", 9, 20):
+        for value in (score(layers), 100.0):
+            first.tell(layers, value)
+        second.tell(layers, score(layers))
+    assert [first.ask() for _ in range(5)] == [second.ask() for _ in range(5)]
+
+
+@pytest.mark.parametrize(("name", "seeds"), [("evolution", 16), ("tpe", 2)])
+def test_a_search_that_learns_beats_random_draws_of_the_same_number(name: str, seeds: int):
+    found = candidates(**DEEP)
+
+    def best(sampler: str) -> float:
+        return fmean(
+            max(score(layers) for layers in search(found, sampler, seed, 100))
+            for seed in range(seeds)
+        )
+
+    assert best(name) > best("random") + 0.5
+
+
+def test_an_evolution_begins_with_what_the_space_says():
+    start = ["gated-conv(kernel=2) mlp gated-conv(kernel=4) swiglu"]
+    found = candidates(start=start)
+    assert canonical(search(found, "evolution", 0, 1)[0]) == start[0]
+
+
+def test_children_differ_from_a_recent_candidate_in_one_change():
+    found = candidates(**DEEP)
+    sampler = Evolution(found, 0, population=4, sample=4)
+    for _ in range(4):
+        layers = sampler.ask()
+        sampler.tell(layers, score(layers))
+        last = layers
+    for number in range(12):  # the last told is always the best of those that live
+        child = sampler.ask()
+        sampler.tell(child, 10.0 + number)
+        if number:
+            kept = sum(a == b for a, b in zip(child, last, strict=True))
+            shifted = [a for a in child if a in last]
+            assert kept >= len(child) - 2 or len(shifted) >= len(child) - 2
+        last = child
+
+
+@given(
+    template=st.sampled_from(["alternate", "free"]),
+    depth=st.sampled_from([1, 2, 4, [2, 6]]),
+    mutation=st.sampled_from(MUTATIONS),
+    number=st.integers(0, 10**9),
+    stream=st.randoms(use_true_random=False),
+)
+@settings(deadline=None)
+def test_a_change_keeps_to_the_slots_and_depths_of_the_space(
+    template: str, depth: Any, mutation: Mutation, number: int, stream: Any
+):
+    found = candidates(template=template, depth=depth)
+    plan = found[number % found.count]
+    child = mutation(plan, found.space, stream)
+    slots = found.space.slots(len(child))
+    assert len(child) in found.space.depths
+    assert all(layer in slot for layer, slot in zip(child, slots, strict=True))
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_every_kind_of_change_leads_to_other_candidates(mutation: Mutation):
+    import random
+
+    found = candidates(depth=[2, 6])
+    plan = found[found.count // 2]
+    made = {mutation(plan, found.space, random.Random(seed)) for seed in range(20)}
+    assert len(made - {plan}) > 1
+
+
+def test_an_unknown_sampler_is_answered_with_its_neighbour():
+    with pytest.raises(ConfigError, match="did you mean 'evolution'"):
+        make_sampler("evolutoin", candidates(), 0)
+
+
+def test_tpe_without_optuna_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(EnvironmentLacks, match=r"pip install 'mlxhog\[search\]'"):
+        make_sampler("tpe", candidates(), 0)
+
+
+@NAMES
+def test_rescaled_spaces_can_be_searched(name: str):
+    budget = {"params": 22_000, "state": 1000, "rescale": True}
+    found = candidates(mixers=["mlstm(h2)", "gated-conv"], budget=budget)
+    proposed = search(found, name, 0, 10**6)
+    assert set(proposed) == set(found)

@@ -1,0 +1,171 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mlxhog.errors import ConfigError
+from mlxhog.mad.search.candidates import candidates_of
+from mlxhog.mad.search.space_file import read_space, to_space
+from mlxhog.mad.suites import suite
+from mlxhog.models.mad.sequence import canonical
+from mlxhog.models.registry import architectures
+from tests.mad.search.spaces import candidates
+
+BASE: dict[str, Any] = {"depth": 4, "mixers": ["mlstm", "slstm"], "channels": ["swiglu"]}
+
+
+def names(layers: Any) -> str:
+    return canonical(layers)
+
+
+def test_an_alternating_space_changes_between_mixers_and_channel_maps():
+    space = to_space(BASE)
+    assert [names(slot) for slot in space.slots(3)] == [
+        "mlstm(h4) slstm(h4)",
+        "swiglu",
+        "mlstm(h4) slstm(h4)",
+    ]
+
+
+def test_a_free_space_has_every_layer_in_every_slot():
+    space = to_space(BASE | {"template": "free"})
+    assert [names(slot) for slot in space.slots(2)] == ["mlstm(h4) slstm(h4) swiglu"] * 2
+
+
+def test_a_list_of_numbers_is_a_choice_of_each():
+    mixers = [{"type": "mlstm", "heads": [1, 4], "conv": [0, 4]}, "slstm(h2)"]
+    space = to_space(BASE | {"mixers": mixers})
+    assert names(space.mixers) == (
+        "mlstm(h1,conv=0) mlstm(h1) mlstm(h4,conv=0) mlstm(h4) slstm(h2)"
+    )
+
+
+def test_defaults_hold_where_an_item_says_nothing():
+    given = {
+        "defaults": {"mlstm": {"heads": 2}},
+        "mixers": ["mlstm", {"type": "mlstm", "heads": 8}],
+    }
+    assert names(to_space(BASE | given).mixers) == "mlstm(h2) mlstm(h8)"
+
+
+@pytest.mark.parametrize(
+    ("template", "depth", "wanted"),
+    [
+        ("alternate", 4, (4,)),
+        ("alternate", [4, 8], (4, 6, 8)),
+        ("alternate", [3, 6], (3, 5)),
+        ("free", [4, 7], (4, 5, 6, 7)),
+        ("free", [2, 4, 8], (2, 4, 8)),
+    ],
+)
+def test_a_depth_is_a_number_or_a_range(template: str, depth: object, wanted: tuple[int, ...]):
+    assert to_space(BASE | {"template": template, "depth": depth}).depths == wanted
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {
+            "depth": [2, 6],
+            "max_count": {"mlstm": 1},
+            "budget": {"params": "700_000", "state": 8192},
+        },
+        {"template": "free", "depth": [3, 5], "budget": {"state": 900, "rescale": True}},
+        {
+            "mixers": [{"type": "mlstm", "heads": [1, 2]}],
+            "start": ["mlstm(h1) swiglu mlstm(h2) swiglu"],
+        },
+        {"dim": 64, "position": "sincos", "suite": "lite", "channels": ["mlp(inner=48)"]},
+    ],
+)
+def test_a_space_written_out_is_the_same_space(keys: dict[str, Any]):
+    space = to_space(BASE | keys)
+    assert to_space(yaml.safe_load(yaml.safe_dump(space.to_dict()))) == space
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"mixxers": ["mlstm"]}, "space has no 'mixxers'; did you mean 'mixers'"),
+        ({"mixers": ["mlstn"]}, "no layer 'mlstn'; did you mean 'mlstm'"),
+        ({"mixers": [{"type": "mlstm", "head": 2}]}, "mlstm has no 'head'; did you mean 'heads'"),
+        ({"mixers": ["swiglu"]}, "swiglu is a channel; list it under channels"),
+        ({"mixers": ["mlstm", "mlstm(h4)"]}, r"'mlstm\(h4\)' twice"),
+        ({"mixers": [{"type": "mlstm", "heads": []}]}, "mlstm.heads is an empty list"),
+        ({"mixers": [["mlstm"]]}, r"\['mlstm'\] is no layer"),
+        ({"mixers": "mlstm"}, "mixers is 'mlstm'; give a list"),
+        ({"mixers": []}, "space has no mixers"),
+        ({"channels": []}, "space has no channels"),
+        ({"template": "alternating"}, "did you mean 'alternate'"),
+        ({"depth": 0}, "depth is 0; give a whole number above 0"),
+        ({"depth": [8, 4]}, "rising numbers"),
+        ({"depth": 1000}, "256 layers at most"),
+        ({"depth": "four"}, "depth is 'four'"),
+        ({"max_count": {"slstn": 1}}, "max_count has no 'slstn'; did you mean 'slstm'"),
+        ({"max_count": {"gla": 1}}, "max_count has no 'gla'"),
+        ({"max_count": {"mlstm": 0}}, "max_count of mlstm is 0"),
+        ({"budget": {"param": 7}}, "budget has no 'param'; did you mean 'params'"),
+        ({"budget": {"params": "many"}}, "budget.params is 'many'"),
+        ({"budget": {"rescale": "yes"}}, "write true or false"),
+        ({"defaults": {"mlstm": 4}}, "defaults of mlstm are 4"),
+        ({"defaults": {"mlstn": {}}}, "defaults has no 'mlstn'; did you mean 'mlstm'"),
+        ({"start": "mlstm swiglu"}, "start is 'mlstm swiglu'; give a list"),
+        ({"position": "rope"}, "position is 'rope'; choose one of none, learned, sincos"),
+        ({"suite": "light"}, "did you mean 'lite'"),
+        ({"dim": -1}, "dim is -1"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_was_meant(keys: dict[str, Any], said: str):
+    with pytest.raises(ConfigError, match=said):
+        to_space(BASE | keys)
+
+
+def test_a_space_without_a_depth_is_refused():
+    with pytest.raises(ConfigError, match="no depth; add one"):
+        to_space({"mixers": ["mlstm"], "channels": ["swiglu"]})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("depth: 4", "no 'depth'"),
+        ("space: 4", "space is 4; write keys below it"),
+        ("space:", "space is missing"),
+        ("- 1", r"the file is \[1\]"),
+        ("space: {depth: [", "cannot be parsed"),
+        ("version: 2\nspace: {depth: 4}", "this program reads version 1"),
+    ],
+)
+def test_a_file_that_is_no_space_is_refused_by_its_name(tmp_path: Path, text: str, said: str):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=said) as caught:
+        read_space(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_does_not_exist_is_named():
+    with pytest.raises(ConfigError, match="cannot read the space nowhere.yaml"):
+        read_space("nowhere.yaml")
+
+
+def test_the_small_space_of_the_package_has_a_handful_of_candidates_of_four_layers():
+    found = candidates_of(read_space("space-small"), suite("smoke"))
+    assert [len(layers) for layers in found] == [4] * found.count
+    assert 4 <= found.count <= 6
+
+
+def test_spaces_of_the_package_are_no_architectures():
+    assert not [name for name in architectures() if name.startswith("space-")]
+
+
+def test_a_layer_that_cannot_be_built_at_the_width_is_named():
+    with pytest.raises(ConfigError, match="mlstm at width 32"):
+        candidates(mixers=["mlstm(h5)"])
+
+
+def test_a_start_that_is_not_in_the_space_is_refused():
+    with pytest.raises(ConfigError, match="'mlp swiglu mlp swiglu', which is not in the space"):
+        candidates(start=["mlp swiglu mlp swiglu"])
