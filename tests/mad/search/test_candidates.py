@@ -11,7 +11,15 @@ from mlxhog.mad.search.counting import Sequences
 from mlxhog.mad.search.space import Space
 from mlxhog.mad.search.space_file import to_space
 from mlxhog.mad.sizes import params, state
+from mlxhog.models.mad.layer import make
+from mlxhog.models.mad.layers import LAYERS
 from tests.mad.search.spaces import KERNELS, LENGTH, SMALL, D, candidates
+
+MIXERS = [layer.name for layer in LAYERS if layer.kind == "mixer"]
+GROWS = {"mh-attention", "hyena", "mh-hyena"}
+"""Caches and filters as long as the sequence: no number of theirs makes them shorter."""
+FLAT = {"gated-conv", "slstm", "slstm-v1"}
+"""A few numbers per channel of the model."""
 
 
 def enumerated(space: Space) -> list[Layers]:
@@ -159,6 +167,32 @@ def test_a_candidate_that_no_rescaling_makes_fit_is_rejected():
     wanted = list(candidates(**RESCALED, budget=budget))
     assert len(wanted) == 4
     assert all("mlstm" not in {layer.name for layer in layers} for layers in wanted)
+
+
+@pytest.mark.parametrize("mixer", sorted(set(MIXERS) - GROWS - FLAT))
+def test_every_mixer_with_a_memory_of_fixed_size_shrinks_by_a_third_and_keeps_its_kind(mixer: str):
+    whole = state([make(mixer)], 64, 64)
+    keys = {"depth": 1, "mixers": [mixer], "budget": {"state": 2 * whole // 3, "rescale": True}}
+    ((found,),) = Candidates(to_space(keys), 64, 64)
+    assert found.name == mixer
+    assert 0 < state([found], 64, 64) <= 2 * whole // 3
+
+
+def test_a_space_may_have_every_layer_there_is():
+    channels = [layer.name for layer in LAYERS if layer.kind == "channel"]
+    budget = {"params": 60_000, "state": 5_000, "rescale": True}
+    space = to_space({"depth": 2, "mixers": MIXERS, "channels": channels, "budget": budget})
+    found = Candidates(space, 64, LENGTH)
+    assert {layers[1].name for layers in found} == set(channels)
+    for layers in found:
+        assert params(layers, 64) <= 60_000
+        assert found.plan(layers) == (make(layers[0].name), make(layers[1].name))
+
+
+def test_the_state_of_a_cache_is_counted_at_the_length_that_the_budget_says():
+    keys: dict[str, Any] = {"mixers": ["gated-conv", "mh-attention(h4)"], "channels": ["mlp"]}
+    assert candidates(**keys, budget={"state": 1000}).count == 1
+    assert candidates(**keys, budget={"state": 1000, "length": 4}).count == 4
 
 
 def test_choices_that_rescaling_would_make_equal_are_refused():
