@@ -225,3 +225,14 @@ def test_rescaled_candidates_and_their_plans_correspond_one_to_one(
     assert all(layers in found for layers in every)
     assert all(params(layers, D) <= params_bound for layers in every)
     assert all(state(layers, D, LENGTH) <= state_bound for layers in every)
+
+
+def test_choices_that_no_candidate_has_room_for_are_named():
+    keys: dict[str, Any] = {"mixers": ["gated-conv", "slstm", "mlstm"], "channels": ["mlp"]}
+    assert candidates(**keys).unused() == ()
+    # mLSTM keeps 388 numbers, sLSTM 128 and the convolution 64: the first fits beside nothing.
+    tight = candidates(**keys, budget={"state": 400})
+    assert tight.unused() == (make("mlstm"),)
+    assert {layer for layers in tight for layer in layers} == {
+        *(make(name) for name in ("gated-conv", "slstm", "mlp"))
+    }
