@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
+from mlxhog.errors import ConfigError
 from mlxhog.mad import candidate
+from mlxhog.mad.alone import Prepare, as_it_is
 from mlxhog.mad.progress import Observer
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.sharing import SharedRun, shared_tables
 from mlxhog.mad.study import store as stores
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.candidates import Candidates
@@ -24,24 +27,39 @@ from mlxhog.mad.study.study import Study
 from mlxhog.mad.watch import Watch
 
 
-def train(config: RunConfig, *, watch: Watch, rungs: tuple[int, ...]) -> RunResult:
+def train(
+    config: RunConfig,
+    *,
+    watch: Watch,
+    rungs: tuple[int, ...],
+    prepare: Prepare = as_it_is,
+) -> RunResult:
     """Execute a run of a study, in a worker."""
-    return candidate.train(config, watch=watch, rungs=rungs)
+    return candidate.train(config, watch=watch, rungs=rungs, prepare=prepare)
+
+
+def find_same(study: Study, root: str, name: str) -> Store | None:
+    """Return the store of a study, None if it is not there yet.
+
+    Raises:
+        StudyError: another study has that name, or nothing can.
+    """
+    stores.check_name(name)
+    directory = Path(root).absolute() / name
+    if not stores.is_study(directory):
+        return None
+    found = Store(directory)
+    studies.refuse_another(found, study)
+    return found
 
 
 def open_store(study: Study, root: str, name: str) -> Store:
     """Return the store of a study, made if it is not there.
 
     Raises:
-        StudyError: another study has that name.
+        StudyError: as `find_same`, or the directory cannot be made.
     """
-    stores.check_name(name)
-    directory = Path(root).absolute() / name
-    if not stores.is_study(directory):
-        return stores.create(Path(root), name, study.to_dict())
-    found = Store(directory)
-    studies.refuse_another(found, study)
-    return found
+    return find_same(study, root, name) or stores.create(Path(root), name, study.to_dict())
 
 
 def execute(
@@ -66,13 +84,17 @@ def execute(
         run: executes one run.
 
     Raises:
+        ConfigError: candidates share an embedding, and are on other machines or of several workers.
         StudyError: another process works on the study, or its store is damaged.
         EnvironmentLacks: Ray is missing, or the disk is full; what was done is in the store.
         WorkerFailed: workers cannot start.
     """
-    with store.lock():
+    study = planning.study
+    with store.lock(), ExitStack() as stack:
+        if study.share_embedding:
+            run = stack.enter_context(_shared(planning, how))
         candidates = Candidates(planning.sampler(), store)
-        with _executor(store, planning.study, how, parallel, run) as executor, observer as tell:
+        with _executor(store, study, how, parallel, run) as executor, observer as tell:
             return Scheduler(
                 store,
                 candidates,
@@ -84,7 +106,17 @@ def execute(
                 observer=tell,
                 total=planning.total,
                 retry_failed=retry_failed,
+                batch=study.batch_candidates,
             ).run()
+
+
+def _shared(planning: Planning, how: ExecutionConfig) -> AbstractContextManager[SharedRun]:
+    """Tables for all candidates, and how runs use them."""
+    if how.executor != "local":
+        raise ConfigError(
+            "--share-embedding keeps one table in this machine's memory; use --executor local"
+        )
+    return shared_tables(run.config for run in planning.runs(planning.first))
 
 
 def _executor(
