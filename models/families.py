@@ -223,13 +223,18 @@ def reset_token(cfg: ModelConfig) -> int | None:
     return cfg.bos_token_id if cfg.reset_at_document_boundaries else None
 
 
+def is_language_model(cfg: ModelConfig) -> bool:
+    """Whether the model predicts the token after each from those up to it."""
+    return not (isinstance(cfg, mad.MADConfig) and cfg.backbone == "autoencoder")
+
+
 def check_language_model(cfg: ModelConfig) -> None:
     """Refuse a model that predicts no next token.
 
     Raises:
         ConfigError: an auto-encoder, whose every output has seen the whole sequence.
     """
-    if isinstance(cfg, mad.MADConfig) and cfg.backbone == "autoencoder":
+    if not is_language_model(cfg):
         raise ConfigError(
             "the model's backbone is autoencoder: it gives a sequence back that it has read to its "
             "end, and writes no text; set backbone to language-model, or train it on compression "

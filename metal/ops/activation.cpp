@@ -96,6 +96,10 @@ struct Selu {  // Klambauer et al. 2017, arXiv:1706.02515
   }
 };
 
+struct Softplus {
+  MLXHOG_INLINE static Curve at(float x) { return {-log_sigmoid_f32(-x), sigmoid_f32(x)}; }
+};
+
 template <class Function>
 MLXHOG_INLINE void activate_of(Index count, const float* x, float* out) {
 #pragma omp simd
@@ -136,6 +140,7 @@ MLXHOG_INLINE void choose(Activation activation, const Use& use) {
     case Activation::relu_squared: return use(ReluSquared());
     case Activation::sigmoid: return use(Sigmoid());
     case Activation::selu: return use(Selu());
+    case Activation::softplus: return use(Softplus());
   }
 }
 

@@ -11,7 +11,7 @@ void swiglu_forward(Index count, const float* gate, const float* up, float* out,
 void swiglu_backward(Index count, const float* gate, const float* up, const float* d_out, float* d_gate,
                      float* d_up, int threads);
 
-enum class Activation { gelu, gelu_tanh, silu, relu, relu_squared, sigmoid, selu };
+enum class Activation { gelu, gelu_tanh, silu, relu, relu_squared, sigmoid, selu, softplus };
 
 // out = activation(x)
 void activate_forward(Activation, Index count, const float* x, float* out, int threads);

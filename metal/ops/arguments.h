@@ -55,6 +55,7 @@ inline Activation activation_named(const std::string& name) {
   if (name == "relu^2") return Activation::relu_squared;
   if (name == "sigmoid") return Activation::sigmoid;
   if (name == "selu") return Activation::selu;
+  if (name == "softplus") return Activation::softplus;
   throw nb::value_error(("no activation is called " + name).c_str());
 }
 

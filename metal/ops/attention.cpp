@@ -6,13 +6,14 @@
 
 #include "gemm.h"
 #include "heads.h"
+#include "lane_rows.h"
 
 namespace mlxhog {
 namespace {
 
 // Queries of one block lie side by side, one per vector lane, and their scores in a row for every key: softmax then
 // needs no sums across a vector, and every product but two is as wide as the block, however narrow the heads.
-constexpr Index kLanes = 32;
+constexpr Index kLanes = kRowLanes;
 
 // Queries [first, first + count) of one head, and the keys that any of them sees.
 struct Block {
@@ -28,17 +29,19 @@ struct Block {
 
 Index first_valid(const AttentionShape& s, Index b) { return s.lengths ? s.L - s.lengths[b] : 0; }
 
-// lanes[d, l] = factor * rows[l, d]; lanes without a row are 0.
-void to_lanes(const Block& block, const float* rows, Index ld, Index width, float factor, float* lanes) {
-  std::fill_n(lanes, width * kLanes, 0.0f);
-  for (Index l = 0; l < block.count; ++l)
-    for (Index d = 0; d < width; ++d) lanes[d * kLanes + l] = factor * rows[l * ld + d];
+// The block's rows of one head as packed rows (lanes, width), those of lanes without a row 0, and as lanes.
+void load_block(const Block& block, const float* from, Index ld, Index width, float factor, float* rows, float* lanes,
+                float* spare) {
+  copy_rows(block.count, width, from, ld, rows, width, 0, factor);
+  std::fill_n(rows + block.count * width, (kLanes - block.count) * width, 0.0f);
+  to_lanes(width, rows, lanes, spare);
 }
 
-// rows[l, d] = factor[l] * lanes[d, l]
-void from_lanes(const Block& block, const float* lanes, const float* factor, Index width, float* rows, Index ld) {
-  for (Index l = 0; l < block.count; ++l)
-    for (Index d = 0; d < width; ++d) rows[l * ld + d] = factor[l] * lanes[d * kLanes + l];
+MLXHOG_CLONES void scale_lanes(Index width, const float* factor, float* lanes) {
+  for (Index d = 0; d < width; ++d) {
+#pragma omp simd
+    for (Index l = 0; l < kLanes; ++l) lanes[d * kLanes + l] *= factor[l];
+  }
 }
 
 // Scores (keys, lanes) of what a lane must not see become -inf, whose exponential is 0.
@@ -102,22 +105,26 @@ MLXHOG_CLONES void weigh(Index keys, const float* lse, float* scores, float* dP)
 
 // What both passes keep for one head at a time.
 struct Scratch {
-  Buffer k, v, queries, scores, result;
+  Buffer k, v, q_rows, q_lanes, scores, result, rows, spare;
 
   explicit Scratch(const AttentionShape& s)
-      : k(uninitialised(s.L * s.DH)),
-        v(uninitialised(s.L * s.DH)),
-        queries(uninitialised(kLanes * s.DH)),
-        scores(uninitialised(s.L * kLanes)),
-        result(uninitialised(kLanes * s.DH)) {}
+      : k(uninitialised(s.L * s.DH)), v(uninitialised(s.L * s.DH)), scores(uninitialised(s.L * kLanes)) {
+    for (Buffer* buffer : {&q_rows, &q_lanes, &result, &rows, &spare}) *buffer = uninitialised(kLanes * s.DH);
+  }
 };
 
 // scores[j, l] = k_j . q_l / sqrt(DH), masked
 void compute_scores(const AttentionShape& s, const Block& block, const float* q, float scale, const Scratch& scratch) {
-  to_lanes(block, q, s.NH * s.DH, s.DH, scale, scratch.queries.get());
-  gemm(block.keys(), kLanes, s.DH, &scratch.k[block.begin * s.DH], s.DH, 1, scratch.queries.get(), kLanes,
+  load_block(block, q, s.NH * s.DH, s.DH, scale, scratch.q_rows.get(), scratch.q_lanes.get(), scratch.spare.get());
+  gemm(block.keys(), kLanes, s.DH, &scratch.k[block.begin * s.DH], s.DH, 1, scratch.q_lanes.get(), kLanes,
        scratch.scores.get(), kLanes, false);
   mask(block, s.window, scratch.scores.get());
+}
+
+// to (queries, DH) = what is in `result`, (DH, lanes)
+void store_block(const AttentionShape& s, const Block& block, float factor, const Scratch& scratch, float* to) {
+  from_lanes(s.DH, scratch.result.get(), scratch.rows.get(), scratch.spare.get());
+  copy_rows(block.count, s.DH, scratch.rows.get(), s.DH, to, s.NH * s.DH, 0, factor);
 }
 
 void forward_head(const AttentionShape& s, const AttentionInputs& in, Index b, Index head, Scratch& scratch, float* out,
@@ -137,19 +144,19 @@ void forward_head(const AttentionShape& s, const AttentionInputs& in, Index b, I
       lse[(b * s.NH + head) * s.S + t + l] = greatest[l] + std::log(sums[l]);
       sums[l] = 1.0f / sums[l];
     }
-    from_lanes(block, scratch.result.get(), sums, DH, out + at + t * ld, ld);
+    scale_lanes(DH, sums, scratch.result.get());
+    store_block(s, block, 1.0f, scratch, out + at + t * ld);
   }
 }
 
 struct GradientScratch : Scratch {
-  Buffer dP, d_out, d_rows, q_rows, dk, dv;
+  Buffer dP, d_lanes, d_rows, dk, dv;
 
   explicit GradientScratch(const AttentionShape& s)
       : Scratch(s),
         dP(uninitialised(s.L * kLanes)),
-        d_out(uninitialised(kLanes * s.DH)),
+        d_lanes(uninitialised(kLanes * s.DH)),
         d_rows(uninitialised(kLanes * s.DH)),
-        q_rows(uninitialised(kLanes * s.DH)),
         dk(uninitialised(s.L * s.DH)),
         dv(uninitialised(s.L * s.DH)) {}
 };
@@ -167,22 +174,14 @@ void backward_head(const AttentionShape& s, const AttentionInputs& in, const flo
     const Block block(s, first_valid(s, b), t);
     const Index n = block.keys(), row = at + t * ld;
     const float *k = &scratch.k[block.begin * DH], *v = &scratch.v[block.begin * DH];
-    float lses[kLanes] = {}, scales[kLanes];
-    std::fill_n(scales, kLanes, scale);
+    float lses[kLanes] = {};
     std::copy_n(lse + (b * s.NH + head) * s.S + t, block.count, lses);
-    std::fill_n(scratch.d_rows.get(), kLanes * DH, 0.0f);
-    std::fill_n(scratch.q_rows.get(), kLanes * DH, 0.0f);
-    for (Index l = 0; l < block.count; ++l)
-      for (Index d = 0; d < DH; ++d) {
-        scratch.d_rows[l * DH + d] = d_out[row + l * ld + d];
-        scratch.q_rows[l * DH + d] = scale * in.q[row + l * ld + d];
-      }
     compute_scores(s, block, in.q + row, scale, scratch);
-    to_lanes(block, d_out + row, ld, DH, 1.0f, scratch.d_out.get());
-    gemm(n, kLanes, DH, v, DH, 1, scratch.d_out.get(), kLanes, dP, kLanes, false);
+    load_block(block, d_out + row, ld, DH, 1.0f, scratch.d_rows.get(), scratch.d_lanes.get(), scratch.spare.get());
+    gemm(n, kLanes, DH, v, DH, 1, scratch.d_lanes.get(), kLanes, dP, kLanes, false);
     weigh(n, lses, P, dP);
     gemm(DH, kLanes, n, k, 1, DH, dP, kLanes, scratch.result.get(), kLanes, false);
-    from_lanes(block, scratch.result.get(), scales, DH, grad.q + row, ld);
+    store_block(s, block, scale, scratch, grad.q + row);
     gemm(n, DH, kLanes, dP, kLanes, 1, scratch.q_rows.get(), DH, &scratch.dk[block.begin * DH], DH, true);
     gemm(n, DH, kLanes, P, kLanes, 1, scratch.d_rows.get(), DH, &scratch.dv[block.begin * DH], DH, true);
   }

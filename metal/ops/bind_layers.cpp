@@ -295,7 +295,7 @@ void bind_layers(nb::module_& m) {
   m.def("head_norm_skip_gate_grad", &head_norm_skip_gate_grad, A("h"), A("c"), A("z"), A("w"), A("skip"), A("d_out"),
         A("dh"), A("dc"), A("dz"), A("dw"), A("dskip"), nb::kw_only(), "eps"_a, "threads"_a);
   m.def("activate", &activate, "activation"_a, A("x"), A("out"), nb::kw_only(), "threads"_a,
-        "out = activation(x); gelu, gelu_tanh, silu, relu, relu^2, sigmoid or selu.");
+        "out = activation(x); gelu, gelu_tanh, silu, relu, relu^2, sigmoid, selu or softplus.");
   m.def("activate_grad", &activate_grad, "activation"_a, A("x"), A("d_out"), A("dx"), nb::kw_only(), "threads"_a);
   m.def("glu", &glu, "activation"_a, A("gate"), A("up"), A("out"), nb::kw_only(), "threads"_a,
         "out = activation(gate) * up; the activations of `activate`.");

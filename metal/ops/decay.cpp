@@ -11,6 +11,11 @@ namespace {
 
 constexpr Index kRows = 4;  // of a state, in registers together
 
+MLXHOG_CLONES void exponentials(Index count, float* x) {
+#pragma omp simd
+  for (Index j = 0; j < count; ++j) x[j] = exp_f32(x[j]);
+}
+
 // One chunk's inputs of one head, rows of whole lanes (the rest is 0): a, k, q (L, PK); v and dh (L, PV).
 struct Chunk {
   Index L = 0, PK, PV;
@@ -31,22 +36,17 @@ struct Chunk {
     copy_rows(L, s.DK, in.k + row * s.DK, s.NH * s.DK, k.get(), PK, PK);
     copy_rows(L, s.DK, in.q + row * s.DK, s.NH * s.DK, q.get(), PK, PK, s.scale);
     copy_rows(L, s.DV, in.v + row * s.DV, s.NH * s.DV, v.get(), PV, PV);
-    decays(s, in.log_decay + row * s.A);
+    if (s.A == 1) {
+      for (Index t = 0; t < L; ++t) std::fill_n(&a[t * PK], PK, in.log_decay[row + t * s.NH]);
+    } else {
+      copy_rows(L, s.A, in.log_decay + row * s.A, s.NH * s.A, a.get(), PK, PK);
+    }
+    exponentials(L * PK, a.get());
   }
 
   void load_gradient(const DecayShape& s, const float* from, Index b, Index head, Index c) {
     const Index row = (b * s.S + c * s.chunk()) * s.NH + head;
     copy_rows(L, s.DV, from + row * s.DV, s.NH * s.DV, dh.get(), PV, PV);
-  }
-
- private:
-  MLXHOG_CLONES void decays(const DecayShape& s, const float* log_decay) {
-    for (Index t = 0; t < L; ++t, log_decay += s.NH * s.A) {
-      float* row = a.get() + t * PK;
-      for (Index d = 0; d < PK; ++d) row[d] = log_decay[s.A == 1 ? 0 : std::min(d, s.DK - 1)];
-#pragma omp simd
-      for (Index d = 0; d < PK; ++d) row[d] = exp_f32(row[d]);
-    }
   }
 };
 

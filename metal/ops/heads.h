@@ -24,12 +24,7 @@ void for_each_head(Index B, Index NH, Index width, int threads, const Make& make
 
 // to[r, :] = factor * from[r, :] for rows that lie `from_ld` and `to_ld` apart; the rest of a row of `to` up to
 // `padded` becomes 0.
-inline void copy_rows(Index rows, Index width, const float* from, Index from_ld, float* to, Index to_ld,
-                      Index padded = 0, float factor = 1.0f) {
-  for (Index r = 0; r < rows; ++r, from += from_ld, to += to_ld) {
-    for (Index j = 0; j < width; ++j) to[j] = factor * from[j];
-    for (Index j = width; j < padded; ++j) to[j] = 0.0f;
-  }
-}
+void copy_rows(Index rows, Index width, const float* from, Index from_ld, float* to, Index to_ld, Index padded = 0,
+               float factor = 1.0f);
 
 }  // namespace mlxhog

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,8 +30,23 @@ SLOT = 1
 NO_DIRECTORY = Path(os.devnull)
 """A worker in this process writes no log."""
 
+Prepare = Callable[[strategies.Context], None]
+"""Changes what a worker computes or writes with, before its first step."""
 
-def run(plan: RunPlan, course: Course, watch: Watch, keep: Callable[[Arena], None]) -> RunResult:
+_starting = threading.Lock()  # of several runs in threads, as `batched` has them
+
+
+def as_it_is(context: strategies.Context) -> None:
+    """Change nothing."""
+
+
+def run(
+    plan: RunPlan,
+    course: Course,
+    watch: Watch,
+    keep: Callable[[Arena], None],
+    prepare: Prepare = as_it_is,
+) -> RunResult:
     """Train until the course ends, `watch` interrupts, or the gradients stay non-finite.
 
     Args:
@@ -39,8 +55,9 @@ def run(plan: RunPlan, course: Course, watch: Watch, keep: Callable[[Arena], Non
         watch: its `beat` may raise KeyboardInterrupt, once to end the run after one more
             evaluation, twice to leave at once.
         keep: called with the arena at the end of a run whose parameters mean something.
+        prepare: called with the worker's context before the first step.
     """
-    with seat(plan) as (arena, steps):
+    with seat(plan, prepare) as (arena, steps):
         found = _Run(plan, course, watch, steps).execute()
         if found.status != "diverged":
             keep(arena)
@@ -48,16 +65,18 @@ def run(plan: RunPlan, course: Course, watch: Watch, keep: Callable[[Arena], Non
 
 
 @contextlib.contextmanager
-def seat(plan: RunPlan) -> Iterator[tuple[Arena, Steps]]:
+def seat(plan: RunPlan, prepare: Prepare = as_it_is) -> Iterator[tuple[Arena, Steps]]:
     """An arena of one slot, and its worker: this process."""
     with Arena.create(plan.layout, write=plan.writers.write, run_id=plan.config.key()) as arena:
         plan.fill(arena)
         pid = os.getpid()
         entry = arena.workers.acquire_slot(pid, process_start_time(pid), slot=SLOT)
         job = plan.job(arena, NO_DIRECTORY, SLOT, entry.incarnation, plan.workers[0])
-        with contextlib.redirect_stdout(sys.stderr):  # what a worker process says goes to its log
+        # What a worker process says goes to its log.
+        with _starting, contextlib.redirect_stdout(sys.stderr):
             context = worker.make_context(job, arena, entry)
         try:
+            prepare(context)
             arena.counters.store("command", Command.TRAIN)
             entry.state = State.RUNNING
             yield arena, Steps(job, context, records.Ring(arena.segment(f"ring.{SLOT}")))

@@ -23,6 +23,7 @@ def train(
     inside: Mapping[str, object] | None = None,
     keep: Callable[[Arena], None] = lambda arena: None,
     tell: Callable[[str], None] = lambda message: None,
+    prepare: alone.Prepare = alone.as_it_is,
 ) -> RunResult:
     """Train a candidate by its protocol, and score it on the task's held-out rows.
 
@@ -39,6 +40,7 @@ def train(
         inside: options of `TrainConfig` that say how several workers train, see `mad.inside`.
         keep: called with the arena, at rest, before it goes; not for a diverged run.
         tell: given what the user should know: choices made for the machine, workers that died.
+        prepare: called with the context of the one worker before its first step.
 
     Returns:
         The result; its status is "done", "diverged", "pruned" or "interrupted".
@@ -56,7 +58,7 @@ def train(
     for note in plan.notes:
         tell(note)
     if len(plan.workers) == 1:
-        found = alone.run(plan, course, watch, keep)
+        found = alone.run(plan, course, watch, keep, prepare)
     else:
         found = several.run(plan, course, watch, keep, tell)
     return replace(found, ceiling=ceiling(plan.drawn.dataset()))

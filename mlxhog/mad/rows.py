@@ -26,16 +26,18 @@ class Drawn:
         settings: of the task, sorted by name.
         seed: of the rows, and of their order.
         batch_size: rows of one batch.
+        labels: of training rows, "dense" or "scored".
     """
 
     task: str
     settings: tuple[tuple[str, object], ...]
     seed: int
     batch_size: int
+    labels: str = "dense"
 
     def dataset(self) -> Dataset:
         """Return the rows; drawn again only where others were asked for since."""
-        return _dataset(self.task, self.settings, self.seed)
+        return _dataset(self.task, self.settings, self.seed, self.labels)
 
     def batches(self) -> RowBatches:
         """Return the training rows as batches."""
@@ -44,9 +46,11 @@ class Drawn:
 
 
 @lru_cache(maxsize=KEPT)
-def _dataset(task: str, settings: tuple[tuple[str, object], ...], seed: int) -> Dataset:
+def _dataset(
+    task: str, settings: tuple[tuple[str, object], ...], seed: int, labels: str
+) -> Dataset:
     chosen: dict[str, Any] = dict(settings)
-    return make_task(task, seed=seed, **chosen)
+    return make_task(task, seed=seed, labels=labels, **chosen)
 
 
 class RowBatches:

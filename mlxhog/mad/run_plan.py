@@ -171,6 +171,7 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
             settings=tuple(sorted(asdict(settings).items())),
             seed=config.seed,
             batch_size=protocol.batch_size,
+            labels=protocol.labels,
         ),
         workers=workers,
         writers=writers,

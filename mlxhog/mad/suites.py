@@ -10,7 +10,7 @@ Source: Poli et al. 2024, arXiv:2403.17844, and its code, for the grid.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mlxhog.errors import ConfigError
@@ -180,6 +180,13 @@ def only(chosen: Suite, tasks: Iterable[str]) -> Suite:
     return Suite(
         chosen.name, settings, chosen.points, chosen.protocol, chosen.dim, chosen.layers_hint
     )
+
+
+def fixed(chosen: Suite, protocol: Mapping[str, Any]) -> Suite:
+    """Return a suite whose points have the values that a protocol fixes; equal ones become one."""
+    points = [{name: protocol.get(name, value) for name, value in p.items()} for p in chosen.points]
+    once = tuple(point for k, point in enumerate(points) if point not in points[:k])
+    return replace(chosen, points=once)
 
 
 def expand(

@@ -20,6 +20,11 @@ PERTURBED = (
     "vanishes"
 )
 OWN = "parameters are the checkpoint's own"
+FORWARD = (
+    "numpy computes the forward pass of this family and nothing else: gradients, states, steps and "
+    "tokens one by one are compared between the backends, and with PyTorch's plain operators"
+)
+WHOLE = "an auto-encoder reads whole sequences: nothing is computed token by token"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,10 @@ def subject(
     ids = tokens(cfg, sizes.batch_size, sizes.seq_len, sizes.seed)
     fixed = {"tokens": ids}
     notes = [note, f"tokens are random (B, S) = {ids.shape}, a tenth of them not scored"]
+    if families.of(cfg).reference == "forward":
+        notes.append(FORWARD)
+    if not families.is_language_model(cfg):
+        notes.append(WHOLE)
     if ids.shape[1] > 1:
         targets = next_labels(ids)
         rng = np.random.default_rng([sizes.seed, 1])

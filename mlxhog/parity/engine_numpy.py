@@ -35,6 +35,10 @@ class NumPyEngine:
         """See `Engine.differentiate`."""
         return lm_numpy.differentiate(self._cfg, self._params, tokens, targets)
 
+    def loss(self, tokens: Array, targets: Array) -> float:
+        """Return the mean loss in nats."""
+        return lm_numpy.loss(self._cfg, self._params, tokens, targets)
+
     def parts(self, state: State) -> list[list[Array]]:
         """See `Engine.parts`."""
         return [list(block) for block in state]

@@ -3,6 +3,7 @@
 every side                  with the reference, NumPy where it runs
 every side                  with whatever was recorded
 an MLX side                 with the PyTorch side of the same kernels
+every side                  with PyTorch's plain kernels, in what the reference does not compute
 every side, step by step    with itself, over the whole sequence
 """
 
@@ -16,6 +17,7 @@ from mlxhog.parity.compare import Row
 from mlxhog.parity.sides import NUMPY, Side
 from mlxhog.parity.subject import ModelPlan, Results, Subject
 
+PLAIN = "torch:cpu+reference"
 STEPWISE = "stepwise/"
 WHOLE = ("", "recurrent/", "sequence/")
 """What stands before a name of the whole sequence: of a model, of either cell."""
@@ -56,6 +58,10 @@ def rows(
         twin = by_name.get(_twin(side.name))
         if twin is not None:
             yield from _pair(subject, side, twin, computed, sways)
+        plain = by_name.get(PLAIN)
+        if plain is not None and plain not in (side, twin):
+            known = computed[reference.name]
+            yield from _pair(subject, side, plain, computed, sways, leave_out=known)
     for side in sides:
         mine = computed[side.name]
         if side.backend == NUMPY and not isinstance(subject.plan, ModelPlan):
@@ -88,10 +94,15 @@ def _pair(
     b: Side,
     computed: Mapping[str, Results],
     sways: Mapping[str, float],
+    leave_out: Results | None = None,
 ) -> Iterator[Row]:
     mine, theirs = computed[a.name], computed[b.name]
     precision = "float64" if a.float64 and b.float64 else "float32"
-    pairs = _pairs(mine, theirs, precision)
+    pairs = [
+        (name, other)
+        for name, other in _pairs(mine, theirs, precision)
+        if leave_out is None or (name not in leave_out and other not in leave_out)
+    ]
     return compare.rows(
         a.name,
         mine,

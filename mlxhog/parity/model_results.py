@@ -8,6 +8,8 @@ import numpy as np
 
 from mlxhog.models import families
 from mlxhog.models.init import initial_value
+from mlxhog.models.mad import MADConfig
+from mlxhog.parity.engine_numpy import NumPyEngine
 from mlxhog.parity.engines import Forward, ModelEngine
 from mlxhog.parity.subject import Array, ModelPlan
 
@@ -32,7 +34,8 @@ def results(
         steps: `optimizers.ours`, or another form of it.
     """
     yield from once(engine, plan, params, fixed)
-    yield from _stepwise(engine, fixed["tokens"])
+    if families.is_language_model(plan.cfg):
+        yield from _stepwise(plan, engine, fixed["tokens"])
     if "greedy_prompt" in fixed:
         yield "greedy_ids", greedy(engine, fixed["greedy_prompt"], plan.greedy)
     if "targets" not in fixed or not plan.steps:
@@ -55,7 +58,7 @@ def once(
     whole = engine.forward(fixed["tokens"])
     yield from _hidden(plan, whole)
     yield "logits", whole.logits
-    yield from _state("state", engine.parts(whole.state))
+    yield from _state(plan, "state", engine.parts(whole.state))
     if "targets" in fixed:
         loss, grads = engine.differentiate(fixed["tokens"], fixed["targets"])
         yield "loss", np.array(loss, whole.logits.dtype)
@@ -63,29 +66,53 @@ def once(
             yield f"grad/{name}", grads[name]
 
 
+def forward_alone(plan: ModelPlan) -> bool:
+    """Whether the float64 reference of the family has no gradient and no state."""
+    return families.of(plan.cfg).reference == "forward"
+
+
+def forward(
+    engine: NumPyEngine, plan: ModelPlan, params: Mapping[str, Array], fixed: Mapping[str, Array]
+) -> Found:
+    """Compute what a forward pass over the whole sequence gives; arguments as `results`."""
+    engine.load(plan.cfg, params)
+    whole = engine.forward(fixed["tokens"])
+    yield from _hidden(plan, whole)
+    yield "logits", whole.logits
+    if "targets" in fixed:
+        yield "loss", np.array(engine.loss(fixed["tokens"], fixed["targets"]))
+
+
 def _hidden(plan: ModelPlan, whole: Forward) -> Found:
+    blocks, last = plan.cfg.num_hidden_layers, len(whole.hidden) - 1
     for number, x in enumerate(whole.hidden):
-        last = number > plan.cfg.num_hidden_layers
-        yield f"hidden/{'out_norm' if last else number}", x
+        beyond = "out_norm" if number == last else f"decoder.{number - blocks - 1}"
+        yield f"hidden/{beyond if number > blocks else number}", x
 
 
-def _state(prefix: str, blocks: list[list[Array]]) -> Found:
-    """Name the parts of every block's state: C n m or h c n m of the cell, after a conv's."""
+def _state(plan: ModelPlan, prefix: str, blocks: list[list[Array]]) -> Found:
+    """Name the parts of every block's state: C n m or h c n m of the cell, after a conv's.
+
+    Those of MAD layers have numbers, and so has what follows the last layer, the positions read.
+    """
     for layer, parts in enumerate(blocks):
+        if isinstance(plan.cfg, MADConfig):
+            yield from ((f"{prefix}/{layer}/{number}", part) for number, part in enumerate(parts))
+            continue
         cell = "Cnm" if any(part.ndim == 4 for part in parts) else "hcnm"
         names = ["conv"] * (len(parts) - len(cell)) + list(cell)
         for name, part in zip(names, parts, strict=True):
             yield f"{prefix}/{layer}/{name}", part
 
 
-def _stepwise(engine: ModelEngine, tokens: Array) -> Found:
+def _stepwise(plan: ModelPlan, engine: ModelEngine, tokens: Array) -> Found:
     state, logits = None, []
     for t in range(tokens.shape[1]):
         one = engine.forward(tokens[:, t : t + 1], state)
         state = one.state
         logits.append(one.logits)
     yield "stepwise/logits", np.concatenate(logits, 1)
-    yield from _state("stepwise/state", engine.parts(state))
+    yield from _state(plan, "stepwise/state", engine.parts(state))
 
 
 def greedy(engine: ModelEngine, prompt: Array, count: int) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlxhog.models import families
+from mlxhog.models.mad import MADConfig
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.parity.subject import ModelPlan, Plan
 
@@ -15,6 +16,8 @@ def cannot(name: str, plan: Plan) -> str | None:
     if not isinstance(plan, ModelPlan):
         return f"{name} computes models, no operators alone"
     cfg = plan.cfg
+    if isinstance(cfg, MADConfig):
+        return f"{name} has no models of MAD layers"
     if families.reset_token(cfg) is not None:
         return f"{name} does not reset at document boundaries"
     if isinstance(cfg, XLSTMLargeConfig):

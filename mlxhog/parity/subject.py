@@ -5,7 +5,9 @@ Names of results, the same for every side:
     hidden/0, hidden/1 ..    the residual stream (B, S, d) after the embedding and after each block
     hidden/out_norm          and after the last norm
     logits, loss             (B, S, V) after the cap; mean nats of the targets other than -100
-    state/L/PART             state of block L after the sequence; parts as `state_parts` names them
+    hidden/decoder.0 ..      between those of an auto-encoder
+    state/L/PART             state of block L after the sequence; parts as `_state` in
+                             `model_results.py` names them
     stepwise/logits, stepwise/state/L/PART    the same from one token at a time
     grad/NAME                gradient of the loss
     after/RULE/NAME          a parameter after some steps of an optimizer on the same batch

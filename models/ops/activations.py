@@ -1,12 +1,22 @@
-"""The activation functions that a gated feed-forward layer may name.
+"""The activation functions of the operators `activate` and `glu`.
 
 The names are those of the xlstm package, `silu` is another for `swish`. `gelu` is the exact one,
-x Phi(x), computed with erf; `gelu_tanh` is its form with tanh.
+x Phi(x), computed with erf; `gelu_tanh` is its form with tanh. `softplus` is log(1 + e^x).
 """
 
 from mlxhog.errors import ConfigError
 
-ACTIVATIONS = ("gelu", "gelu_tanh", "silu", "swish", "relu", "relu^2", "sigmoid", "selu")
+ACTIVATIONS = (
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "swish",
+    "relu",
+    "relu^2",
+    "sigmoid",
+    "selu",
+    "softplus",
+)
 
 
 def known(name: str) -> str:

@@ -176,3 +176,32 @@ def test_the_parameters_can_be_kept() -> None:
     begun = init_params(make_run_plan(config).model, config.seed)
     assert kept.keys() == begun.keys()
     assert all(np.abs(kept[name] - begun[name]).max() > 0 for name in begun)
+
+
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [
+        ("in-context-recall", {}),
+        ("noisy-in-context-recall", {"vocab": 16, "noise_vocab": 4}),
+        ("fuzzy-in-context-recall", {"vocab": 16, "seq_len": 32}),
+    ],
+)
+def test_scored_labels_train_on_the_same_rows_where_an_answer_can_be_known(
+    task: str, settings: dict[str, object]
+) -> None:
+    dense, scored = (
+        make_run_plan(small_run(task=task, settings=settings, labels=labels)).drawn.dataset()
+        for labels in ("dense", "scored")
+    )
+    assert np.array_equal(dense.train_x, scored.train_x)
+    kept = scored.train_y >= 0
+    assert np.array_equal(dense.train_y[kept], scored.train_y[kept])
+    assert (dense.train_y >= 0).all()
+    assert kept[:, -1].all()
+    assert 0 < kept.mean() < 0.75
+    assert np.array_equal(dense.test_y, scored.test_y)
+
+
+def test_scored_labels_need_not_learn_what_nobody_can_know() -> None:
+    dense, scored = (losses(small_run(labels=labels, lr=2e-2)) for labels in ("dense", "scored"))
+    assert not np.array_equal(dense, scored)

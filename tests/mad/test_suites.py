@@ -6,7 +6,7 @@ import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.suites import SUITES, expand, only, runs, suite
+from mlxhog.mad.suites import SUITES, expand, fixed, only, runs, suite
 from mlxhog.mad.tasks import TASKS, make_task, resolve
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import make
@@ -106,3 +106,15 @@ def test_a_suite_that_does_not_exist_is_answered_with_those_that_do():
         suite("smke")
     with pytest.raises(ConfigError, match="choose one of smoke, lite, full"):
         suite("x")
+
+
+def test_a_protocol_that_fixes_the_step_size_leaves_one_point_for_each_other_value():
+    full = fixed(suite("full"), {"lr": 3e-3})
+    assert full.points == (
+        {"lr": 3e-3, "weight_decay": 0.0},
+        {"lr": 3e-3, "weight_decay": 0.1},
+    )
+    made = list(expand(full, LAYERS, [0], protocol={"lr": 3e-3}))
+    assert len(made) == full.runs == 66 * 2
+    assert {config.protocol.lr for _, config in made} == {3e-3}
+    assert fixed(suite("lite"), {}) == suite("lite")

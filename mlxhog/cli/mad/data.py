@@ -73,9 +73,9 @@ def run(arguments: list[str]) -> int:
     return _say(_done(data, settings, seconds, written), path, parsed.other.json)
 
 
-def _given(config: DataConfig, words: list[str]) -> dict[str, object]:
+def _given(config: DataConfig, words: list[str]) -> dict[str, Any]:
     """Return the settings of the task that were given, in both ways."""
-    given: dict[str, object] = dict(given_settings.read(words))
+    given: dict[str, Any] = dict(given_settings.read(words))
     for name in ("train_rows", "test_rows", "val_rows"):
         value = getattr(config, name)
         if value is not None:

@@ -78,7 +78,12 @@ def resolve(name: str, given: Mapping[str, object], *, origin: str = "") -> Sett
 
 
 def make_task(
-    name: str, *, seed: int = DEFAULT_SEED, processes: int = 1, **settings: object
+    name: str,
+    *,
+    seed: int = DEFAULT_SEED,
+    processes: int = 1,
+    labels: str = "dense",
+    **settings: object,
 ) -> Dataset:
     """Draw the rows of a task.
 
@@ -86,6 +91,7 @@ def make_task(
         name: full or short name.
         seed: of everything that is drawn, at least 0.
         processes: that draw; the rows are the same for any number.
+        labels: of training rows of recall tasks: "dense", or "scored" as those of test rows.
         settings: as `resolve` takes them.
 
     Raises:
@@ -100,8 +106,9 @@ def make_task(
         raise ConfigError(
             f"seed is {seed}, processes {processes}; a seed is at least 0, processes at least 1"
         )
+    dense = labels == "dense"
     splits = {
-        split: draw_rows(task, chosen, seed, split, n, processes)
+        split: draw_rows(task, chosen, seed, split, n, processes, dense=dense and split == "train")
         for split, n in (
             ("train", chosen.train_rows),
             ("test", chosen.test_rows),

@@ -50,7 +50,9 @@ class Compression(Settings):
         yield from noise_problems(self.frac_noise, self.noise_vocab)
 
 
-def draw(s: Compression, rng: np.random.Generator, n: int, train: bool, fixed: Fixed) -> Rows:
+def draw(
+    s: Compression, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
+) -> Rows:
     """Draw n rows; training and test rows are of one kind."""
     x = rng.integers(0, s.ordinary, (n, s.seq_len), dtype=np.int32)
     x[:, -1] = s.vocab - 1

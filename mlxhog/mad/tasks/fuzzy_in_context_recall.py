@@ -100,9 +100,15 @@ class _Pairs:
 
 
 def draw(
-    s: FuzzyInContextRecall, rng: np.random.Generator, n: int, train: bool, fixed: Fixed
+    s: FuzzyInContextRecall,
+    rng: np.random.Generator,
+    n: int,
+    *,
+    train: bool,
+    dense: bool,
+    fixed: Fixed,
 ) -> Rows:
-    """Draw n rows; training targets are dense, test targets those that can be known."""
+    """Draw n rows; targets are dense, or those that can be known."""
     shortest = 2 if train else s.k_motif + 1
     count = -(-(s.seq_len - shortest - s.longest) // shortest)  # as many as can ever be needed
     asked = _draw_pairs(s, rng, (n, 1), train)
@@ -138,7 +144,7 @@ def draw(
         whole[row, end - 1] = s.vocab - 1
     _write(s, rng, whole, scored, end, there, asked, nothing, there)
     x, y = whole[:, :-1], whole[:, 1:]
-    return (x, y) if train else (x, np.where(scored[:, 1:], y, IGNORED))
+    return (x, y) if dense else (x, np.where(scored[:, 1:], y, IGNORED))
 
 
 def _draw_pairs(

@@ -99,8 +99,10 @@ class NoisyInContextRecall(InContextRecall):
         yield from noise_problems(self.frac_noise, self.noise_vocab)
 
 
-def draw(s: InContextRecall, rng: np.random.Generator, n: int, train: bool, fixed: Fixed) -> Rows:
-    """Draw n rows; training targets are dense, test targets those that can be known."""
+def draw(
+    s: InContextRecall, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
+) -> Rows:
+    """Draw n rows; targets are dense, or those that can be known."""
     K, R, pairs = s.keys, s.ordinary, s.pairs
     row = np.arange(n)[:, None]
     key = rng.integers(0, K, (n, pairs), dtype=np.int32)
@@ -123,7 +125,7 @@ def draw(s: InContextRecall, rng: np.random.Generator, n: int, train: bool, fixe
     whole[:, -2] = probe
     whole[:, -1] = values[row[:, 0], probe]
     x, y = whole[:, :-1], whole[:, 1:]
-    if train:
+    if dense:
         return x, y
     scored = np.zeros(y.shape, bool)
     if s.multi_query:

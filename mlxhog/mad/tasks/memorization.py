@@ -68,7 +68,9 @@ def draw_map(s: Memorization, rng: np.random.Generator) -> Fixed:
     return {"kv_keys": rng.permutation(s.keys), "kv_values": values}
 
 
-def draw(s: Memorization, rng: np.random.Generator, n: int, train: bool, fixed: Fixed) -> Rows:
+def draw(
+    s: Memorization, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
+) -> Rows:
     """Draw n rows; training and test rows are of one kind."""
     pairs = s.seq_len // 2
     chosen = rng.integers(0, s.keys, (n, pairs))

@@ -51,7 +51,9 @@ class SelectiveCopying(Settings):
             )
 
 
-def draw(s: SelectiveCopying, rng: np.random.Generator, n: int, train: bool, fixed: Fixed) -> Rows:
+def draw(
+    s: SelectiveCopying, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
+) -> Rows:
     """Draw n rows; training and test rows are of one kind."""
     T, C = s.seq_len, s.tokens_to_copy
     content = rng.integers(0, s.vocab - 2, (n, C), dtype=np.int32)

@@ -32,9 +32,18 @@ def draw_fixed(task: TaskType, settings: Settings, seed: int) -> Fixed:
 
 
 def draw_rows(
-    task: TaskType, settings: Settings, seed: int, split: str, n: int, processes: int
+    task: TaskType,
+    settings: Settings,
+    seed: int,
+    split: str,
+    n: int,
+    processes: int,
+    *,
+    dense: bool = False,
 ) -> Rows:
     """Draw n rows of a split; the same for any number of processes, and for a smaller n fewer.
+
+    `dense` is said of targets, see `Draw`.
 
     Raises:
         WorkerFailed: a generating process died.
@@ -42,12 +51,12 @@ def draw_rows(
     blocks = -(-n // BLOCK_ROWS)
     processes = min(processes, blocks)
     if processes <= 1:
-        x, y = _draw_blocks(task.name, settings, seed, split, 0, blocks)
+        x, y = _draw_blocks(task.name, settings, seed, split, dense, 0, blocks)
         return x[:n], y[:n]
     bounds = [blocks * part // processes for part in range(processes + 1)]
     with ProcessPoolExecutor(processes, get_context("spawn"), initializer=follow_parent) as pool:
         jobs = [
-            pool.submit(_draw_blocks, task.name, settings, seed, split, first, end)
+            pool.submit(_draw_blocks, task.name, settings, seed, split, dense, first, end)
             for first, end in pairwise(bounds)
         ]
         try:
@@ -61,7 +70,7 @@ def draw_rows(
 
 
 def _draw_blocks(
-    name: str, settings: Settings, seed: int, split: str, first: int, end: int
+    name: str, settings: Settings, seed: int, split: str, dense: bool, first: int, end: int
 ) -> Rows:
     """Draw whole blocks `first` to `end` (n x BLOCK_ROWS, length), int32; also in a child."""
     from mlxhog.mad.tasks import TASKS
@@ -73,5 +82,7 @@ def _draw_blocks(
     for number in range(first, end):
         here = slice((number - first) * BLOCK_ROWS, (number - first + 1) * BLOCK_ROWS)
         rng = stream(seed, SPLITS.index(split), number)
-        x[here], y[here] = task.draw(settings, rng, BLOCK_ROWS, split == "train", fixed)
+        x[here], y[here] = task.draw(
+            settings, rng, BLOCK_ROWS, train=split == "train", dense=dense, fixed=fixed
+        )
     return x, y

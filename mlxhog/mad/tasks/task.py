@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,32 @@ def nothing_fixed(settings: Any, rng: np.random.Generator) -> Fixed:
     return {}
 
 
+class Draw(Protocol):
+    """How a task draws rows."""
+
+    def __call__(
+        self,
+        s: Any,  # the task's own settings
+        rng: np.random.Generator,
+        n: int,
+        *,
+        train: bool,
+        dense: bool,
+        fixed: Fixed,
+    ) -> Rows:
+        """Draw n rows.
+
+        Args:
+            s: settings.
+            rng: of a block of rows.
+            n: how many.
+            train: rows of the training kind; those to score differ in some tasks.
+            dense: every position has a target, where the task is next-token prediction; else
+                those that can be known. Rows are the same either way.
+            fixed: what all rows have in common.
+        """
+
+
 @dataclass(frozen=True)
 class TaskType:
     """One of the six.
@@ -35,7 +61,7 @@ class TaskType:
         name: full name.
         short: as tables have it.
         settings: dataclass of its options; the defaults are the benchmark's baseline.
-        draw: (settings, rng, n, train, fixed) -> n rows; `train` is False for test rows.
+        draw: draws n rows; see `Draw`.
         fixed: (settings, rng) -> what all rows have in common.
         backbone: of the model, one of `models.mad.config.BACKBONES`.
     """
@@ -43,6 +69,6 @@ class TaskType:
     name: str
     short: str
     settings: type[Settings]
-    draw: Callable[[Any, np.random.Generator, int, bool, Fixed], Rows]
+    draw: Draw
     fixed: Callable[[Any, np.random.Generator], Fixed] = nothing_fixed
     backbone: str = "language-model"

@@ -42,9 +42,10 @@ def forward(
     unit = mx.full(dh, dh**-0.5)
     q = run.ops.rms_norm(q, unit * dh**-0.5, cfg.norm_eps)
     k = run.ops.rms_norm(k, unit, cfg.norm_eps)
-    beta = mx.sigmoid(b.astype(mx.float32))
+    beta = run.ops.activate(b.astype(mx.float32), "sigmoid")
     if layer.decay:
-        log_decay = -mx.exp(p["A_log"]) * mx.logaddexp(a[0].astype(mx.float32) + p["dt_bias"], 0)
+        dt = run.ops.activate(a[0].astype(mx.float32) + p["dt_bias"], "softplus")
+        log_decay = -mx.exp(p["A_log"]) * dt
     else:
         log_decay = mx.zeros_like(beta)
     h, cell = run.ops.delta_cell(q, k, v, log_decay, beta, chunk_size=CHUNK_SIZE, state=cell)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mlxhog.models.forward_pass import Pass
@@ -43,9 +42,10 @@ def forward(
     unit = torch.full_like(p["head_norm.weight"], dh**-0.5)
     q = run.ops.rms_norm(q, unit * dh**-0.5, cfg.norm_eps)
     k = run.ops.rms_norm(k, unit, cfg.norm_eps)
-    beta = torch.sigmoid(b.float())
+    beta = run.ops.activate(b.float(), "sigmoid")
     if layer.decay:
-        log_decay = -torch.exp(p["A_log"]) * F.softplus(a[0].float() + p["dt_bias"])
+        dt = run.ops.activate(a[0].float() + p["dt_bias"], "softplus")
+        log_decay = -torch.exp(p["A_log"]) * dt
     else:
         log_decay = torch.zeros_like(beta)
     h, cell = run.ops.delta_cell(q, k, v, log_decay, beta, chunk_size=CHUNK_SIZE, state=cell)

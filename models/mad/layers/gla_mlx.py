@@ -32,7 +32,7 @@ def forward(
     names = ("q_proj", "k_proj", "v_proj", "g_proj", "decay_down")
     q, k, v, g, low = run.ops.linears(x, [p[f"{name}.weight"] for name in names])
     (gate,) = run.ops.linears(low, [p["decay_up.weight"]], [p["decay_up.bias"]])
-    log_alpha = -mx.logaddexp(-gate.astype(mx.float32), 0) / SLOWNESS
+    log_alpha = run.ops.activate(-gate.astype(mx.float32), "softplus") / -SLOWNESS
     q, k, v, log_alpha = (
         y.reshape(B, S, layer.heads, d // layer.heads) for y in (q, k, v, log_alpha)
     )

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mlxhog.models.forward_pass import Pass
@@ -33,7 +32,7 @@ def forward(
     names = ("q_proj", "k_proj", "v_proj", "g_proj", "decay_down")
     q, k, v, g, low = run.ops.linears(x, [p[f"{name}.weight"] for name in names])
     (gate,) = run.ops.linears(low, [p["decay_up.weight"]], [p["decay_up.bias"]])
-    log_alpha = F.logsigmoid(gate.float()) / SLOWNESS
+    log_alpha = run.ops.activate(-gate.float(), "softplus") / -SLOWNESS
     q, k, v, log_alpha = (
         y.reshape(B, S, layer.heads, d // layer.heads) for y in (q, k, v, log_alpha)
     )

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mlxhog.models.forward_pass import Pass
@@ -37,9 +36,8 @@ def forward(
     u, conv = run.ops.causal_conv(u, p["conv.weight"], p["conv.bias"], state=conv, silu=True)
     low, Bt, Ct = run.ops.linears(u, [w_x[:rank], w_x[rank : rank + N], w_x[rank + N :]])
     (dt,) = run.ops.linears(low, [p["dt_proj.weight"]], [p["dt_proj.bias"]])
-    h, cell = run.ops.selective_scan(
-        u, F.softplus(dt.float()), -torch.exp(p["A_log"]), Bt, Ct, state=cell
-    )
+    dt = run.ops.activate(dt.float(), "softplus")
+    h, cell = run.ops.selective_scan(u, dt, -torch.exp(p["A_log"]), Bt, Ct, state=cell)
     h = run.ops.swiglu(z, h + p["D"] * u)
     (y,) = run.ops.linears(h, [p["out_proj.weight"]])
     return y, (cell, conv)

@@ -57,8 +57,10 @@ def forward(
         k, v = mx.concatenate([state[0], k], 1), mx.concatenate([state[1], v], 1)
         read = state[2] + S
         lengths = mx.minimum(read, k.shape[1])
-    k_all, v_all = (mx.repeat(y, layer.shared, 2) for y in (k, v))
-    h = run.ops.attention(q, k_all, v_all, window=window, lengths=lengths)
+    keys, values = k, v
+    if layer.shared > 1:
+        keys, values = (mx.repeat(y, layer.shared, 2) for y in (k, v))
+    h = run.ops.attention(q, keys, values, window=window, lengths=lengths)
     (y,) = run.ops.linears(h.reshape(B, S, d), [p["out_proj.weight"]], [p.get("out_proj.bias")])
     if window is not None:
         k, v = k[:, -(window + 1) :], v[:, -(window + 1) :]

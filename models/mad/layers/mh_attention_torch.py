@@ -57,8 +57,10 @@ def forward(
         k, v = torch.cat([state[0], k], 1), torch.cat([state[1], v], 1)
         read = state[2] + S
         lengths = read.clamp(max=k.shape[1])
-    k_all, v_all = (y.repeat_interleave(layer.shared, 2) for y in (k, v))
-    h = run.ops.attention(q, k_all, v_all, window=window, lengths=lengths)
+    keys, values = k, v
+    if layer.shared > 1:
+        keys, values = (y.repeat_interleave(layer.shared, 2) for y in (k, v))
+    h = run.ops.attention(q, keys, values, window=window, lengths=lengths)
     (y,) = run.ops.linears(h.reshape(B, S, d), [p["out_proj.weight"]], [p.get("out_proj.bias")])
     if window is not None:
         k, v = k[:, -(window + 1) :], v[:, -(window + 1) :]

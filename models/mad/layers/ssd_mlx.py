@@ -44,7 +44,7 @@ def forward(
         mx.broadcast_to(y[:, :, None], (B, S, heads, N))
         for y in (mixed[..., inner : inner + N], mixed[..., inner + N :])
     )
-    dt = mx.logaddexp(dt.astype(mx.float32), 0)[..., None]
+    dt = run.ops.activate(dt.astype(mx.float32), "softplus")[..., None]
     h, cell = run.ops.decay_cell(
         Ct,
         Bt,

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mlxhog.models.forward_pass import Pass
@@ -45,7 +44,7 @@ def forward(
         y[:, :, None].expand(B, S, heads, N)
         for y in (mixed[..., inner : inner + N], mixed[..., inner + N :])
     )
-    dt = F.softplus(dt.float())[..., None]
+    dt = run.ops.activate(dt.float(), "softplus")[..., None]
     h, cell = run.ops.decay_cell(
         Ct,
         Bt,

@@ -154,6 +154,8 @@ def activation(name: str, x: Float) -> tuple[Float, Float]:
             return np.maximum(x, 0.0) ** 2, 2.0 * np.maximum(x, 0.0)
         case "sigmoid":
             return s, s * (1.0 - s)
+        case "softplus":
+            return np.logaddexp(0.0, x), s
         case _:  # selu, Klambauer et al. 2017, arXiv:1706.02515
             scale, alpha = 1.0507009873554805, 1.6732632423543772
             below = alpha * np.exp(np.minimum(x, 0.0))

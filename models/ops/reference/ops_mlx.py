@@ -28,6 +28,7 @@ _ACTIVATIONS: dict[str, Callable[[array], array]] = {
     "relu^2": lambda x: mx.maximum(x, 0) ** 2,
     "sigmoid": mx.sigmoid,
     "selu": lambda x: _SELU_SCALE * mx.where(x > 0, x, _SELU_ALPHA * mx.expm1(mx.minimum(x, 0))),
+    "softplus": lambda x: mx.logaddexp(x, 0),
 }
 
 

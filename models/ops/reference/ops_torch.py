@@ -26,6 +26,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu^2": lambda x: F.relu(x) ** 2,
     "sigmoid": torch.sigmoid,
     "selu": F.selu,
+    "softplus": F.softplus,
 }
 
 

@@ -87,6 +87,17 @@ def test_a_twin_computes_what_the_reference_does_position_by_position(text: str,
     assert_close(found, reference(cfg, params, tokens), LOGITS_F32)
 
 
+@twins
+@pytest.mark.parametrize(
+    "text", ["gla", "ssd", "mlstm", "mamba", "gated-delta-net", "mh-attention"]
+)
+def test_a_thousand_positions_add_up_no_errors(text: str, name: str) -> None:
+    cfg = MADConfig(vocab_size=23, hidden_size=32, layers=parse(text), max_length=1024)
+    params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 1, 1024, 2)
+    found, _ = TWINS[name].logits(cfg, params, tokens)
+    assert_close(found, reference(cfg, params, tokens), LOGITS_F32)
+
+
 @sequences
 def test_all_twins_agree_on_every_gradient(text: str) -> None:
     cfg, params, tokens, labels = example(text, 19)

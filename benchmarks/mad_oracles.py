@@ -1,0 +1,139 @@
+"""Do small candidates learn what they should, and how fast? mLSTM on three tasks, both backends.
+
+    python benchmarks/mad_oracles.py                    three seeds, about a minute
+    python benchmarks/mad_oracles.py --seeds 1
+
+Each oracle is a setting of suite `smoke` (width 64, four layers `mlstm swiglu mlstm swiglu`, AdamW
+with a constant step size of 2e-3, clipped at 1) that has to answer 0.99 of the scored test
+positions within a number of steps; the median of the seeds counts. Beside it stands what the best
+constant answer would reach. Runs of several oracles and seeds share the cores, with one thread each.
+"""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from typing import Any
+
+from _harness import Claim, LoadWatch, Sample, cores, finish, own_cpu_s
+
+from mlxhog.children import thread_limits
+from mlxhog.mad.accuracy import unigram
+from mlxhog.mad.candidate import train
+from mlxhog.mad.result import RunResult
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run_plan import make_run_plan
+from mlxhog.mad.suites import only, runs, suite
+from mlxhog.models.mad.sequence import parse
+
+BACKENDS = ("torch:cpu", "mlx:cpu")
+LAYERS = "mlstm swiglu mlstm swiglu"  # the mLSTM has its causal convolution
+SOLVED = 0.99
+LOOK_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A task that has to be learnt, and the steps within which the median seed has to."""
+
+    task: str
+    within: int
+
+
+ORACLES = (
+    Oracle("in-context-recall", 300),
+    Oracle("memorization", 200),
+    Oracle("selective-copying", 600),
+)
+
+
+def configured(
+    oracle: Oracle, backend: str, seed: int, *, look_every: int = LOOK_EVERY
+) -> RunConfig:
+    """The run of an oracle, which ends as soon as it passes."""
+    (config,) = runs(
+        only(suite("smoke"), [oracle.task]),
+        parse(LAYERS),
+        [seed],
+        workers=backend,
+        protocol={
+            "steps": 2 * oracle.within,  # one seed may take longer than the median has to
+            "eval_every": look_every,
+            "stop_accuracy": SOLVED,
+        },
+    )
+    return config
+
+
+def measure(oracle: Oracle, backend: str, seed: int) -> tuple[RunResult, float]:
+    """The run of one seed, and the accuracy of the best constant answer."""
+    config = configured(oracle, backend, seed)
+    found = train(config)
+    return replace(found, curve=()), unigram(make_run_plan(config).drawn.dataset())
+
+
+def main() -> int:
+    """Train every oracle on both backends, and say whether all pass in time."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each oracle")
+    parser.add_argument("--seed", type=int, default=0, help="the first of them")
+    chosen = parser.parse_args()
+    watch, cpu = LoadWatch(), own_cpu_s()
+    seeds = range(chosen.seed, chosen.seed + chosen.seeds)
+    with (
+        thread_limits(1),
+        ProcessPoolExecutor(len(cores()), mp_context=get_context("spawn")) as pool,
+    ):
+        waiting = {
+            (oracle, backend): [pool.submit(measure, oracle, backend, seed) for seed in seeds]
+            for backend in BACKENDS
+            for oracle in ORACLES
+        }
+        rows, claims = [], []
+        for (oracle, backend), futures in waiting.items():
+            found = [future.result() for future in futures]
+            rows.append(row(oracle, backend, found))
+            steps = Sample.of([row_steps(oracle, result) for result, _ in found])
+            what = f"{backend} {oracle.task}: median steps to {SOLVED}"
+            claims.append(Claim(what, steps.median, "<=", oracle.within, timing=False))
+    print(f"\n{'':10} {'task':20} {'steps to pass':>16} {'accuracy':>9} {'constant':>9}")
+    for found_row in rows:
+        steps = found_row["steps"]
+        span = f"{steps.median:.0f} ({steps.low:.0f}-{steps.high:.0f})"
+        print(
+            f"{found_row['backend']:10} {found_row['task']:20} {span:>16} "
+            f"{found_row['acc_token']:9.3f} {found_row['chance']:9.3f}"
+        )
+    return finish(
+        "mad_oracles",
+        claims,
+        others_load=watch.stop(own_cpu_s() - cpu),
+        results={"layers": LAYERS, "seeds": list(seeds), "oracles": rows},
+        packages=("mlxhog", "torch", "mlx", "numpy"),
+    )
+
+
+def row_steps(oracle: Oracle, result: RunResult) -> float:
+    """Steps until it passed; infinite where it did not."""
+    return result.steps if result.acc_token >= SOLVED else float("inf")
+
+
+def row(oracle: Oracle, backend: str, found: list[tuple[RunResult, float]]) -> dict[str, Any]:
+    """What the table and the JSON line say of an oracle."""
+    return {
+        "task": oracle.task,
+        "backend": backend,
+        "within": oracle.within,
+        "steps": Sample.of([row_steps(oracle, result) for result, _ in found]),
+        "seconds": Sample.of([result.seconds for result, _ in found]),
+        "acc_token": min(result.acc_token for result, _ in found),
+        "chance": sum(chance for _, chance in found) / len(found),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

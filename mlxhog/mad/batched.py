@@ -1,0 +1,196 @@
+"""Several runs of one shape trained as one batched computation, where that is faster.
+
+Runs of the same layers on the same setting, which differ in seed, step size or weight decay, do the
+same operations on other numbers. Small ones spend their time on the way from one operation to the
+next; together they pay for it once. Larger ones are faster alone, with the native operators, one
+per core: a few steps of both are timed, and the faster way is taken.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from mlxhog import backends
+from mlxhog.arena import Slot
+from mlxhog.backends import Float32, Grads, Int32
+from mlxhog.data.batch import Batch
+from mlxhog.errors import ConfigError
+from mlxhog.gradients import Rows
+from mlxhog.mad import alone, meeting
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run_plan import RunPlan, make_run_plan
+from mlxhog.models import families
+from mlxhog.models.mad.config import MADConfig
+
+TIMED = 15
+TIMED_S = 1.0
+"""Both ways are timed by turns, so often or for so long, after a first time that does not count."""
+
+RunOne = Callable[[int, alone.Prepare], None]
+"""Executes one run by its number: `candidate.train` with the given `prepare`. Raises nothing."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which way is faster, for one step of one run.
+
+    Attributes:
+        batched: whether the runs are trained together.
+        alone_s: by itself, with the native operators; NaN where it was not timed.
+        together_s: its share of the batched computation; infinite where that cannot be.
+        why: the two numbers in a sentence, or why it cannot be.
+    """
+
+    batched: bool
+    alone_s: float
+    together_s: float
+    why: str
+
+
+def shape(config: RunConfig) -> str:
+    """Return what runs must have in common to be trained together: all but seed, lr and decay."""
+    values = config.to_dict()
+    del values["seed"], values["protocol"]["lr"], values["protocol"]["weight_decay"]
+    return json.dumps(values, sort_keys=True)
+
+
+def train_together(
+    configs: Sequence[RunConfig], run_one: RunOne, tell: Callable[[str], None]
+) -> Choice:
+    """Execute runs of one shape, together or one after the other, whichever is faster.
+
+    Scores are those of single runs up to rounding.
+
+    Args:
+        configs: two or more.
+        run_one: executes a run; called from a thread for each where they are trained together.
+        tell: given the choice and its reason, before the first run begins.
+
+    Raises:
+        ConfigError: the runs differ in more than seed, step size and weight decay, or have several
+            workers each.
+    """
+    if len({shape(config) for config in configs}) != 1:
+        raise ConfigError(
+            "runs that are trained together differ in more than seed, lr and weight decay; "
+            "leave out --batch-candidates"
+        )
+    plans = [make_run_plan(config) for config in configs]
+    if len(plans[0].workers) != 1:
+        raise ConfigError(
+            f"--batch-candidates trains runs of one worker, these have {configs[0].workers}; "
+            "leave out one of the two"
+        )
+    choice = measure(plans)
+    tell(choice.why)
+    if choice.batched:
+        _in_threads(plans[0], len(plans), run_one)
+    else:
+        for number in range(len(plans)):
+            run_one(number, alone.as_it_is)
+    return choice
+
+
+def measure(plans: Sequence[RunPlan]) -> Choice:
+    """Time a step of one run alone, and of all of them together."""
+    plan, n = plans[0], len(plans)
+    backend = plan.workers[0].backend
+    flats = np.zeros((n, plan.layout.n_floats), np.float32)
+    for flat, of in zip(flats, plans, strict=True):
+        for name, value in families.init_params(of.model, of.config.seed).items():
+            slot = plan.layout.slots[name]
+            flat[slot.offset : slot.offset + slot.size] = value.reshape(-1)
+    batches = [of.drawn.batches().at(0, 0) for of in plans]
+    one = backends.create(
+        backend, threads=plan.workers[0].threads, kernels=plan.kernels[0], cpu_blas="auto"
+    )
+    try:
+        one.bind(plan.model, plan.layout.slots, plan.layout.n_floats, None)
+        one.inbox[:] = flats[0]
+        one.refresh()
+        compute = partial(_compute, plan.model, plan.layout.slots, backend, list(flats), batches)
+        try:
+            alone_s, all_s = _shortest(lambda: one.loss_and_grads(batches[0]), compute)
+        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+            what = " ".join(str(error).split())[:200]
+            why = f"{n} runs one after the other: as one batched computation they fail: {what}"
+            return Choice(False, math.nan, math.inf, why)
+    finally:
+        one.close()
+    together_s = all_s / n
+    batched = together_s < alone_s
+    how = "as one batched computation" if batched else "one after the other"
+    why = (
+        f"{n} runs {how}: a step takes {alone_s * 1e3:.2f} ms alone, "
+        f"{together_s * 1e3:.2f} ms as one of {n}"
+    )
+    return Choice(batched, alone_s, together_s, why)
+
+
+def _shortest(*ways: Callable[[], object]) -> list[float]:
+    """Return the shortest time of each way; other programs only ever make one longer."""
+    for way in ways:
+        way()
+    times: list[list[float]] = [[] for _ in ways]
+    while len(times[0]) < TIMED and sum(map(sum, times)) < TIMED_S:
+        for way, found in zip(ways, times, strict=True):
+            began = time.perf_counter()
+            way()
+            found.append(time.perf_counter() - began)
+    return [min(found) for found in times]
+
+
+def _in_threads(plan: RunPlan, n: int, run_one: RunOne) -> None:
+    together = meeting.Meeting(
+        n, partial(_compute, plan.model, plan.layout.slots, plan.workers[0].backend)
+    )
+
+    def run(number: int) -> None:
+        try:
+            run_one(number, partial(meeting.join, meeting=together, number=number))
+        finally:
+            together.leave(number)
+
+    threads = [
+        threading.Thread(target=run, args=(number,), name=f"run-{number}") for number in range(n)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _compute(
+    model: MADConfig,
+    slots: dict[str, Slot],
+    backend: str,
+    params: Sequence[Float32],
+    batches: Sequence[Batch],
+) -> list[tuple[float, Grads]]:
+    """Return loss and gradients of every run, as its own backend would."""
+    framework, _, device = backend.partition(":")
+    twin = importlib.import_module(f"mlxhog.mad.batched_{framework}")
+    flats, x, y = meeting.stacked(params, batches)
+    losses, grads = twin.losses_and_grads(model, slots, flats, x, y, device=device)
+    embedding = families.embedding(model)
+    found = []
+    for number, loss in enumerate(losses):
+        own: Grads = {name: values[number] for name, values in grads.items()}
+        own[embedding] = _rows(x[number], grads[embedding][number])
+        found.append((loss, own))
+    return found
+
+
+def _rows(tokens: Int32, grad: Float32) -> Rows:
+    """The rows of a dense gradient (V, d) that were looked up."""
+    index = np.unique(tokens).astype(np.int32)
+    return Rows(index, grad[index])

@@ -1,0 +1,60 @@
+"""Losses and gradients of several models of one shape as one computation, in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from mlxhog.arena import Slot
+from mlxhog.backends import Float32, Int32
+from mlxhog.models import lm_torch as lm
+from mlxhog.models.mad.config import MADConfig
+
+
+def losses_and_grads(
+    model: MADConfig,
+    slots: Mapping[str, Slot],
+    flats: Float32,
+    x: Int32,
+    y: Int32,
+    *,
+    device: str,
+) -> tuple[list[float], dict[str, Float32]]:
+    """Return the mean loss of each of N models, and the gradients of all.
+
+    Args:
+        model: the shape they share.
+        slots: where a parameter lies in a model's floats.
+        flats: (N, n_floats) float32, a model in each row.
+        x: tokens, (N, B, S).
+        y: labels, likewise; -100 is ignored.
+        device: "cpu" or "mps".
+
+    Returns:
+        N losses in nats, and per parameter (N, *shape) float32, the embedding's dense.
+    """
+    stack = torch.from_numpy(flats).to(device)
+    params = {
+        name: stack[:, slot.offset : slot.offset + slot.size]
+        .reshape(-1, *slot.shape)
+        .requires_grad_()
+        for name, slot in slots.items()
+    }
+
+    def loss(
+        one: Mapping[str, torch.Tensor], tokens: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        embedded = lm.embed(model, one, tokens)
+        return lm.loss_from_embedding(model, one, embedded, labels, kernels="reference")
+
+    tokens, labels = (torch.from_numpy(part).to(device).long() for part in (x, y))
+    losses = torch.func.vmap(loss)(params, tokens, labels)
+    # The loss of a model depends on its own parameters alone: one gradient of the sum is all N.
+    grads = torch.autograd.grad(losses.sum(), list(params.values()))
+    found = {
+        name: np.ascontiguousarray(grad.cpu().numpy())
+        for name, grad in zip(params, grads, strict=True)
+    }
+    return losses.tolist(), found

@@ -1,0 +1,132 @@
+"""Mixers equal the implementations that others published, weight by weight, in transformers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import Lfm2Config, Mamba2Config, MambaConfig, Qwen3NextConfig
+from transformers.models.lfm2.modeling_lfm2 import (
+    Lfm2Attention,
+    Lfm2RotaryEmbedding,
+    Lfm2ShortConv,
+)
+from transformers.models.mamba.modeling_mamba import MambaMixer
+from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
+
+from mlxhog.models.forward_pass import Pass
+from mlxhog.models.init import initial_value
+from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.layer import make, twin
+from mlxhog.models.ops.kernels import choose
+from tests.tolerances import LOGITS_F32, assert_close
+
+B, S, D = 2, 21, 32
+Params = dict[str, Tensor]
+
+
+def ours(name: str, **numbers: object) -> tuple[Params, Tensor, Tensor]:
+    """A layer's parameters, none of them at a special value, an input, and the output."""
+    layer = make(name, numbers)
+    rng = np.random.default_rng(0)
+    params = {}
+    for spec in layer.param_spec(D):
+        noise = rng.normal(0, 0.1, spec.shape).astype(np.float32)
+        params[spec.name] = torch.from_numpy(initial_value(spec, 0) + noise)
+    x = torch.from_numpy(rng.standard_normal((B, S, D)).astype(np.float32))
+    cfg = MADConfig(vocab_size=8, hidden_size=D, layers=(layer,))
+    run: Pass[Tensor] = Pass(choose("torch", "reference", "cpu"))
+    y, _ = twin(type(layer), "torch").forward(layer, cfg, params, x, None, run)
+    return params, x, y
+
+
+def theirs(module: torch.nn.Module, weights: Mapping[str, Tensor], x: Tensor, **more: Any) -> Any:
+    module.load_state_dict(weights, strict=True)
+    module.eval()
+    with torch.no_grad():
+        return module(x, **more)
+
+
+def test_mamba_is_the_published_one() -> None:
+    p, x, y = ours("mamba")
+    config = MambaConfig(hidden_size=D, state_size=4, time_step_rank=2, num_hidden_layers=1)
+    weights = {name.replace("conv.", "conv1d."): value for name, value in p.items()}
+    assert_close(y, theirs(MambaMixer(config, 0), weights, x), LOGITS_F32)
+
+
+def test_ssd_is_the_mixer_of_mamba_2() -> None:
+    p, x, y = ours("ssd")
+    config = Mamba2Config(
+        hidden_size=D,
+        num_heads=4,
+        head_dim=16,
+        state_size=16,
+        n_groups=1,
+        layer_norm_epsilon=1e-6,
+        num_hidden_layers=1,
+    )
+    weights = {
+        "in_proj.weight": torch.cat([p[f"{part}_proj.weight"] for part in ("z", "xbc", "dt")]),
+        "conv1d.weight": p["conv.weight"],
+        "conv1d.bias": p["conv.bias"],
+        "norm.weight": p["out_norm.weight"],
+        **{name: p[name] for name in ("dt_bias", "A_log", "D", "out_proj.weight")},
+    }
+    assert_close(y, theirs(Mamba2Mixer(config, 0), weights, x), LOGITS_F32)
+
+
+def test_gated_delta_net_is_that_of_qwen3_next() -> None:
+    p, x, y = ours("gated-delta-net")
+    config = Qwen3NextConfig(
+        hidden_size=D,
+        linear_num_value_heads=4,
+        linear_num_key_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        num_hidden_layers=1,
+        num_experts=1,
+    )
+    qkvz = torch.cat([p["qkv_proj.weight"], p["g_proj.weight"]]).reshape(4, 4, 8, D)
+    weights = {
+        "in_proj_qkvz.weight": qkvz.transpose(0, 1).reshape(4 * D, D),  # head by head
+        "in_proj_ba.weight": torch.stack([p["b_proj.weight"], p["a_proj.weight"]], 1).flatten(0, 1),
+        "conv1d.weight": p["conv.weight"],
+        "norm.weight": p["head_norm.weight"],
+        **{name: p[name] for name in ("dt_bias", "A_log", "out_proj.weight")},
+    }
+    assert_close(y, theirs(Qwen3NextGatedDeltaNet(config, 0), weights, x), LOGITS_F32)
+
+
+@pytest.fixture
+def lfm2() -> Lfm2Config:
+    return Lfm2Config(
+        hidden_size=D,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        num_hidden_layers=1,
+        norm_eps=1e-6,
+        rope_theta=1e6,
+        conv_L_cache=3,
+        conv_bias=False,
+        layer_types=["full_attention"],
+        attn_implementation="eager",
+    )
+
+
+def test_attention_with_its_options_is_that_of_lfm2(lfm2: Lfm2Config) -> None:
+    p, x, y = ours("mh-attention", heads=8, kv_heads=2, base=1e6, qk_norm=True, bias=False)
+    weights = {name.replace("_norm.", "_layernorm."): value for name, value in p.items()}
+    turns = Lfm2RotaryEmbedding(lfm2)(x, torch.arange(S)[None])
+    mask = torch.full((S, S), -torch.inf).triu(1)[None, None]
+    found, _ = theirs(
+        Lfm2Attention(lfm2, 0), weights, x, position_embeddings=turns, attention_mask=mask
+    )
+    assert_close(y, found, LOGITS_F32)
+
+
+def test_gated_conv_is_the_short_convolution_of_lfm2(lfm2: Lfm2Config) -> None:
+    p, x, y = ours("gated-conv")
+    assert_close(y, theirs(Lfm2ShortConv(lfm2, 0), p, x), LOGITS_F32)

@@ -1,0 +1,136 @@
+"""`mad vote` and `mad scale`: from a study to a model that `mlxhog train` takes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlxhog.cli import main
+from mlxhog.models.mad.sequence import canonical, parse
+from mlxhog.models.registry import load_architecture
+from tests.mad.report.sample import CONV, study
+
+
+@pytest.fixture(autouse=True)
+def _at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*words: str) -> int:
+    return main(["mad", *words])
+
+
+def layers_of(path: str) -> str:
+    return canonical(load_architecture(path).layers)
+
+
+def test_vote_prints_every_slot_and_who_voted(capsys: pytest.CaptureFixture[str]):
+    study(Path("studies"))
+    assert run("vote", "first", "--top", "2") == 0
+    said = capsys.readouterr().out
+    assert "2 of 3 candidates vote, scores 0.900 to 0.600: the best 2" in said
+    assert "gated-conv 1, swiglu 1" in said
+    assert "place 1 of 3 in the study, score 0.900" in said
+
+
+def test_vote_as_json_has_slots_voters_and_the_score_where_it_is_known(
+    capsys: pytest.CaptureFixture[str],
+):
+    study(Path("studies"))
+    assert run("vote", "first", "--json", "--out", "w.yaml") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["layers"] == CONV
+    assert said["slots"][0] == {"slot": 1, "layer": "gated-conv", "votes": {"gated-conv": 1}}
+    assert said["voters"] == [{"layers": CONV, "score": pytest.approx(0.9)}]
+    assert (said["candidates"], said["score"]) == (3, pytest.approx(0.9))
+    assert layers_of(said["file"]) == CONV
+
+
+def test_candidates_that_lack_runs_do_not_vote(capsys: pytest.CaptureFixture[str]):
+    def lacks(record):
+        return None if record.candidate == CONV and record.seed == 1 else record
+
+    study(Path("studies"), change=lacks)
+    assert run("vote", "first", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["candidates"] == 2
+
+
+def test_a_study_without_a_finished_candidate_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str],
+):
+    study(Path("studies"), change=lambda record: record if record.seed == 1 else None)
+    assert run("vote", "first") == 2
+    assert "go on with it: mlxhog mad resume first" in capsys.readouterr().err
+
+
+def test_the_winner_of_a_study_is_scaled_at_the_width_it_was_searched_at(
+    capsys: pytest.CaptureFixture[str],
+):
+    study(Path("studies"), dim=48)
+    assert run("scale", "first", "--depth", "6", "--out", "deep.yaml", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["depth"], said["dim"], said["layers"]) == (6, 48, " ".join([CONV] * 3))
+    assert layers_of("deep.yaml") == said["layers"]
+
+
+@pytest.mark.parametrize("how", ["stack", "stretch"])
+def test_a_file_that_is_scaled_can_be_scaled_again(how: str):
+    line = "mlstm(h2) swiglu(inner=48) slstm(h2) mlp"
+    assert run("scale", line, "--depth", "8", "--how", how, "--out", "a.yaml", "--dim", "32") == 0
+    assert run("scale", "a.yaml", "--depth", "8", "--out", "b.yaml") == 0
+    assert Path("a.yaml").read_bytes() == Path("b.yaml").read_bytes()
+    assert sorted(load_architecture("a.yaml").layers, key=str) == sorted(parse(line) * 2, key=str)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["scale", "first", "--out", "d.yaml"], "lacks --depth"),
+        (["scale", "first", "--depth", "8"], "lacks --out"),
+        (["scale", "mlstm swiglu", "--depth", "8", "--out", "d.txt"], "name a YAML file"),
+        (["scale", "mlstm swiglu", "--depth", "8", "--out", "no/d.yaml"], "no folder 'no'"),
+        (["scale", "secnd", "--depth", "8", "--out", "d.yaml"], "'secnd' is no study, and no arch"),
+        (["scale", "mlstn swiglu", "--depth", "8", "--out", "d.yaml"], "did you mean 'mlstm'"),
+        (["scale", "mlstm", "--depth", "2", "--out", "d.yaml", "--dim", "6"], "heads"),
+        (["vote", "first", "--top", "0"], "wanted a whole number at least 1"),
+        (["vote", "first", "--out", "here"], "name a YAML file, such as here.yaml"),
+        (["vote", "frist"], "did you mean 'first'"),
+    ],
+)
+def test_a_mistake_writes_nothing_and_names_the_way_out(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    study(Path("studies"))
+    assert run(*words) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in Path().iterdir()] == ["studies"]
+
+
+def test_a_scaled_winner_trains_as_a_language_model():
+    line = "mlstm(h2) swiglu(inner=16) gated-conv mlp(inner=16)"
+    assert (
+        run("scale", line, "--depth", "8", "--how", "stretch", "--out", "d.yaml", "--dim", "16")
+        == 0
+    )
+    words = [
+        "train",
+        "--model",
+        "d.yaml",
+        "--steps",
+        "2",
+        "--workers",
+        "torch:cpu",
+        "--seq-len",
+        "16",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxhog", *words, "--batch-size", "2", "--json", "--quiet"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["status"], result["steps"]) == ("done", 2)

@@ -1,0 +1,186 @@
+"""A candidate in a YAML file is a language model like any other: every command takes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog import checkpoint, run, train
+from mlxhog.cli import main
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.errors import ConfigError
+from mlxhog.models.families import init_params
+from mlxhog.models.mad import param_spec
+from mlxhog.models.mad.sequence import read_architecture
+from tests.training.small import small_config
+
+LAYERS = "mh-attention(h4) mlp mlstm(h2) moe-swiglu slstm(h2) hyena(expand=1) gla(h2) swiglu"
+WINNER = f"version: 1\nmodel: {{dim: 32, layers: '{LAYERS}'}}\n"
+
+
+def candidate(folder: Path, text: str = WINNER) -> str:
+    path = folder / "winner.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run, and its checkpoint, of workers of both frameworks."""
+    folder = tmp_path_factory.mktemp("winner")
+    common = {"model": candidate(folder), "workers": "torch:cpu,mlx:cpu", "steps": 12}
+    result = train(small_config(folder, **common))
+    assert result.status == "done"
+    assert result.checkpoint is not None
+    return Path(result.run), Path(result.checkpoint)
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    assert main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def texts(
+    capsys: pytest.CaptureFixture[str], model: Path, backend: str, prompts: Sequence[str]
+) -> list[str]:
+    """Greedy answers to prompts that are answered together."""
+    lines = model.parent / "prompts.txt"
+    lines.write_text("\n".join(prompts) + "\n")
+    found = told(
+        capsys,
+        *("generate", str(model), "--prompt-file", str(lines), "--max-new-tokens", "9"),
+        *("--temperature", "0", "--backend", backend),
+    )
+    return [answer["text"] for answer in found["answers"]]
+
+
+def test_a_candidate_learns_with_workers_of_both_frameworks_and_goes_on(tmp_path: Path) -> None:
+    common = {
+        "model": candidate(tmp_path),
+        "workers": "torch:cpu,mlx:cpu",
+        "eval_every": "1h",
+    }
+    first = train(small_config(tmp_path, **common, steps=25))
+    second = train(small_config(tmp_path, **common, steps=25, resume=first.run))
+    assert (first.status, second.status) == ("done", "done")
+    assert first.val_bits_per_byte is not None
+    assert second.val_bits_per_byte is not None
+    assert second.val_bits_per_byte < first.val_bits_per_byte < 7.5  # a uniform guess has 8.3
+
+
+def test_a_checkpoint_is_the_architecture_it_was_trained_with(
+    trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, path = trained
+    assert {"model.safetensors", "config.json"} <= {file.name for file in path.iterdir()}
+    cfg = read_architecture(path)
+    assert told(capsys, "mad", "show", str(path))["layers"] == LAYERS
+    assert (cfg.vocab_size, cfg.bos_token_id) == (320, 256)
+    assert checkpoint.load(path).params.keys() == param_spec(cfg).keys()
+
+
+@pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
+def test_prompts_of_different_lengths_are_answered_together_as_alone(
+    trained: tuple[Path, Path], backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = ["lock free", "adds", "never wait for a lock that is long gone"]
+    together = texts(capsys, trained[1], backend, prompts)
+    alone = [texts(capsys, trained[1], backend, [prompt])[0] for prompt in prompts]
+    assert together == alone
+
+
+def test_both_backends_write_the_same_text_from_a_run_and_from_its_checkpoint(
+    trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = {
+        (path, backend): texts(capsys, path, backend, ["lock free"])[0]
+        for path in trained
+        for backend in ("torch:cpu", "mlx:cpu")
+    }
+    assert len(set(answers.values())) == 1
+
+
+@pytest.mark.parametrize(("to", "whose"), [("hf", "transformers"), ("xlstm", "the xlstm package")])
+def test_convert_says_that_others_have_no_such_model(
+    trained: tuple[Path, Path], to: str, whose: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = trained[0].parent / f"to-{to}"
+    assert main(["convert", str(trained[1]), str(target), "--to", to]) == 2
+    message = f"{whose} has no model for MAD candidate; use --to mlxhog"
+    assert message in capsys.readouterr().err
+    assert not target.exists()
+
+
+def test_convert_changes_the_type_of_the_weights_and_nothing_else(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "half"
+    words = ["convert", str(trained[1]), str(target), "--to", "mlxhog", "--dtype", "bfloat16"]
+    assert main([*words, "--json"]) == 0
+    assert read_architecture(target) == read_architecture(trained[1])
+
+
+def test_parity_compares_what_each_side_computes_and_says_what_numpy_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--seq-len", "9", "--batch-size", "1", "--steps", "1"]
+    found = told(capsys, "parity", candidate(tmp_path), *small)
+    assert found["ok"]
+    compared: dict[str, set[str]] = {}
+    for row in found["rows"]:
+        compared.setdefault(row["b"], set()).add(row["what"].split("/")[0])
+    assert compared["numpy"] == {"hidden", "logits", "loss"}
+    for plain in ("torch:cpu+reference", "torch:cpu"):
+        assert {"grad", "state", "stepwise", "after"} <= compared[plain]
+    assert any(note.startswith("numpy computes the forward pass") for note in found["notes"])
+
+
+def test_parity_notices_a_spoilt_parameter_of_a_candidate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["parity", candidate(tmp_path), "--seq-len", "9", "--steps", "0", "--kernels", "auto"]
+    assert main([*words, "--perturb", "layers.2.igate.bias"]) == 1
+    assert "disagree" in capsys.readouterr().err
+
+
+AUTOENCODER = "model: {dim: 16, backbone: autoencoder, layers: mlstm}"
+
+
+def test_an_autoencoder_agrees_on_every_backend(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--seq-len", "9", "--batch-size", "1", "--steps", "0", "--kernels", "auto"]
+    found = told(capsys, "parity", candidate(tmp_path, AUTOENCODER), *small)
+    assert found["ok"]
+    assert {"hidden/decoder.0", "hidden/decoder.1"} <= {row["what"] for row in found["rows"]}
+    assert not any(row["what"].startswith("stepwise") for row in found["rows"])
+
+
+def test_an_autoencoder_is_no_language_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="backbone is autoencoder: .*mlxhog mad train"):
+        train(small_config(tmp_path, model=candidate(tmp_path, AUTOENCODER)))
+
+
+def test_an_autoencoder_writes_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cfg = read_architecture(candidate(tmp_path, AUTOENCODER))
+    path = checkpoint.save(
+        run.create(tmp_path / "runs", "coder"),
+        step=0,
+        params=init_params(cfg, seed=0),
+        model_config=cfg.to_dict(),
+        optimizer={},
+        state={},
+        tokenizer=ByteTokenizer(),
+    )
+    assert main(["generate", str(path), "--prompt", "a"]) == 2
+    assert "backbone is autoencoder: it gives a sequence back" in capsys.readouterr().err
+
+
+def test_sequences_end_where_the_positions_do(tmp_path: Path) -> None:
+    text = "model: {dim: 16, position: learned, max_length: 30, layers: mlstm}"
+    with pytest.raises(ConfigError, match="32 tokens, and the model has positions for 30"):
+        train(small_config(tmp_path, model=candidate(tmp_path, text)))

@@ -1,0 +1,27 @@
+"""Small candidates learn what they should, within the steps they should need.
+
+`benchmarks/mad_oracles.py` records how many steps they do need, with three seeds.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from mlxhog.mad.candidate import train
+from mlxhog.mad.suites import only, runs, suite
+from mlxhog.models.mad.sequence import parse
+
+WITHIN = {"in-context-recall": 300, "memorization": 200, "selective-copying": 600}
+
+
+@pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
+@pytest.mark.parametrize("task", WITHIN)
+def test_mlstm_with_its_convolution_answers_99_percent_in_time(task: str, backend: str) -> None:
+    (config,) = runs(
+        only(suite("smoke"), [task]),
+        parse("mlstm swiglu mlstm swiglu"),
+        [1],
+        workers=backend,
+        protocol={"steps": WITHIN[task], "eval_every": 50, "stop_accuracy": 0.99},
+    )
+    assert train(config).acc_token >= 0.99
