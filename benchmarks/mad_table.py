@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +23,19 @@ from _harness import ROOT, commit, cores, versions
 
 from mlxhog import plain_json
 from mlxhog.durable import replace_file
-from mlxhog.mad.candidate import train
-from mlxhog.mad.progress import Best
+from mlxhog.mad.estimate import estimate
 from mlxhog.mad.report.board import observer
 from mlxhog.mad.report.leaderboard import fraction, run_name, status, to_json
 from mlxhog.mad.report.look import look
 from mlxhog.mad.report.standing import Standing
-from mlxhog.mad.result import Point
-from mlxhog.mad.scores import Row, scores
-from mlxhog.mad.sizes import params, state
-from mlxhog.mad.study.candidates import Candidates, Listed
-from mlxhog.mad.study.executors.local import local
-from mlxhog.mad.study.record import Record
-from mlxhog.mad.study.scheduler import Scheduler
-from mlxhog.mad.study.store import Store, create, is_study
-from mlxhog.mad.study.study import PlannedRun, Study, refuse_another
-from mlxhog.mad.suites import expand, suite
-from mlxhog.mad.tasks import resolve
+from mlxhog.mad.run_plan import make_run_plan
+from mlxhog.mad.scores import Row
+from mlxhog.mad.study.execution import ExecutionConfig
+from mlxhog.mad.study.planning import Planning
+from mlxhog.mad.study.session import execute, open_store
+from mlxhog.mad.study.store import Store, is_study
+from mlxhog.mad.study.study import Study
+from mlxhog.mad.suites import Suite
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.quantities import format_clock
 
@@ -58,45 +52,11 @@ FOUR = {
 EIGHT_BLOCKS = {"xLSTM[7:1], 8 blocks": "(mlstm swiglu)*7 slstm swiglu"}
 NAMES = {canonical(parse(layers)): name for name, layers in {**FOUR, **EIGHT_BLOCKS}.items()}
 SEEDS = (0, 1, 2)
-MEASURED_STEPS = 6
-SILENCE_S = 600.0
 
 
-class Plan:
-    """Every run of a suite."""
-
-    def __init__(self, name: str) -> None:
-        self.suite = suite(name)
-        self.study = Study(candidates=tuple(NAMES), suite=name, seeds=SEEDS)
-
-    @property
-    def runs(self) -> int:
-        """How many there are."""
-        return len(NAMES) * self.suite.runs * len(SEEDS)
-
-    def __call__(self, candidate: str) -> list[PlannedRun]:
-        """The runs of one candidate."""
-        layers, found = parse(candidate), []
-        for setting, config in expand(self.suite, layers, SEEDS):
-            length = resolve(config.task, config.settings).length
-            found.append(
-                PlannedRun(
-                    candidate=candidate,
-                    config=config,
-                    key=config.key(),
-                    label=setting.label,
-                    params=params(layers, config.dim),
-                    state=state(layers, config.dim, length),
-                )
-            )
-        return found
-
-    def judge(self, candidate: str, records: Sequence[Record]) -> Best:
-        """A candidate's score for the board."""
-        (row,) = scores(records, self.suite, "test", SEEDS)
-        return Best(
-            candidate=candidate, score=row.score, interval=row.interval, missing=len(row.missing)
-        )
+def study_of(name: str) -> Study:
+    """The study of a suite."""
+    return Study(candidates=tuple(NAMES), suite=name, seeds=SEEDS)
 
 
 def main() -> int:
@@ -112,22 +72,21 @@ def main() -> int:
     parser.add_argument("--table-only", action="store_true", help="write what there is so far")
     parser.add_argument("--quiet", action="store_true", help="plain lines instead of a board")
     chosen = parser.parse_args()
-    plan = Plan(chosen.suite)
-    root, name = Path(chosen.studies), f"mad-table-{chosen.suite}"
+    study, name = study_of(chosen.suite), f"mad-table-{chosen.suite}"
+    planning, how = Planning(study), ExecutionConfig(parallel=chosen.parallel, out=chosen.studies)
     if chosen.dry_run:
-        _print_eta(plan, root / name, chosen.parallel)
+        directory = Path(how.out) / name
+        _print_eta(planning, Store(directory) if is_study(directory) else None, chosen.parallel)
         return 0
-    if is_study(root / name):
-        store = Store((root / name).absolute())
-        refuse_another(store, plan.study)
-    else:
-        store = create(root, name, plan.study.to_dict())
+    store = open_store(study, how.out, name)
     if not chosen.table_only:
-        _execute(store, plan, chosen.parallel, quiet=chosen.quiet)
+        execute(store, planning, how, chosen.parallel, observer(sys.stderr, quiet=chosen.quiet))
     standing = look(store)
     suffix = "" if chosen.suite == "smoke" else f"_{chosen.suite}"
     table = Path(chosen.out) / f"mad_table{suffix}"
-    replace_file(table.with_suffix(".md"), markdown(standing, plan, chosen.parallel).encode())
+    replace_file(
+        table.with_suffix(".md"), markdown(standing, planning.suite, chosen.parallel).encode()
+    )
     replace_file(
         table.with_suffix(".json"), plain_json.dumps(_json(standing, chosen.parallel), indent=1)
     )
@@ -137,79 +96,39 @@ def main() -> int:
     return 0
 
 
-def _execute(store: Store, plan: Plan, parallel: int, *, quiet: bool) -> None:
-    logs = store.directory / "logs"
-    listed = Candidates(Listed([parse(name) for name in NAMES]), store)
-    with (
-        store.lock(),
-        local(train, parallel=parallel, threads=1, logs=logs, silence_s=SILENCE_S) as executor,
-        observer(sys.stderr, quiet=quiet) as board,
-    ):
-        Scheduler(store, listed, plan, plan.judge, executor, observer=board, total=plan.runs).run()
-
-
 # -- how long it takes ----------------------------------------------------------------------------
 
 
-class _Stopwatch:
-    """A `Watch` that measures a few steps and one evaluation."""
-
-    def __init__(self) -> None:
-        self.beats: list[float] = []
-        self.evaluated_s = 0.0
-
-    def beat(self) -> None:
-        self.beats.append(time.perf_counter())
-
-    def point(self, point: Point) -> None:
-        self.evaluated_s = time.perf_counter() - self.beats[-1]
-
-    def go_on(self, point: Point) -> bool:
-        return True
-
-
-def _print_eta(plan: Plan, directory: Path, parallel: int) -> None:
+def _print_eta(planning: Planning, store: Store | None, parallel: int) -> None:
     """Measure a few steps of every kind of run that is missing, and say what all of them take."""
-    ended = {}
-    if is_study(directory):
-        ended = {record.key: record.seconds for record in Store(directory).records()}
+    ended = set() if store is None else {record.key for record in store.records()}
     total_s, missing = 0.0, 0
     for candidate in NAMES:
-        waiting = [run for run in plan(candidate) if run.key not in ended]
+        waiting = [run for run in planning.runs(candidate) if run.key not in ended]
         kinds: dict[tuple[str, str], float] = {}
         for run in waiting:
             kind = (run.config.task, run.label)
             if kind not in kinds:
-                kinds[kind] = measured_s(run)
+                measured = estimate(make_run_plan(run.config))
+                assert measured is not None, "one worker in each run"
+                kinds[kind] = measured.total_s
             total_s += kinds[kind]
         missing += len(waiting)
+        spent = format_clock(sum(kinds.values()))
         print(
-            f"{NAMES[candidate]:22} {len(waiting):4} runs to go, {sum(kinds.values()):7.0f} s for "
-            "one of each kind",
+            f"{NAMES[candidate]:22} {len(waiting):4} runs to go, one of each kind {spent}",
             flush=True,
         )
     print(
-        f"suite {plan.suite.name}: {missing} of {plan.runs} runs to go; at most "
-        f"{format_clock(total_s / parallel)} with {parallel} at once (no run stopping early)"
+        f"suite {planning.suite.name}: {missing} of {planning.total} runs to go, at most "
+        f"{format_clock(total_s / parallel)} with {parallel} at once (if none stops early)"
     )
-
-
-def measured_s(run: PlannedRun) -> float:
-    """Seconds that a run takes to its last step, from its first few."""
-    protocol, watch = run.config.protocol, _Stopwatch()
-    few = replace(protocol, steps=MEASURED_STEPS, epochs=None, eval_every=MEASURED_STEPS)
-    train(replace(run.config, protocol=few), watch=watch)
-    steps = watch.beats[:MEASURED_STEPS]
-    step_s = (steps[-1] - steps[1]) / (len(steps) - 2)
-    per_epoch = resolve(run.config.task, run.config.settings).train_rows / protocol.batch_size
-    n = protocol.steps or protocol.epochs * per_epoch
-    return n * step_s + n / (protocol.eval_every or per_epoch) * watch.evaluated_s
 
 
 # -- the table ------------------------------------------------------------------------------------
 
 
-def markdown(standing: Standing, plan: Plan, parallel: int) -> str:
+def markdown(standing: Standing, suite: Suite, parallel: int) -> str:
     """The table with what it was made with and what it lacks."""
     four = [row for row in standing.rows if len(row.layers) == 4]
     deep = [row for row in standing.rows if len(row.layers) > 4]
@@ -227,7 +146,7 @@ def markdown(standing: Standing, plan: Plan, parallel: int) -> str:
         "Tasks: the same for each. Parameters are those of the layers, state is what they keep per "
         "sequence at the longest row, time is the mean of one run.",
         "",
-        *_rows([*four], tasks),
+        *_rows(four, tasks),
         "",
         "Eight blocks, so four times the layers; compare its cost, not its rank:",
         "",
@@ -243,7 +162,7 @@ def markdown(standing: Standing, plan: Plan, parallel: int) -> str:
         ]
     lines += ["| | |", "| --- | --- |"]
     lines += [f"| {name} | {value} |" for name, value in standing.facts if name != "hosts"]
-    lines += [f"| {name} | {value} |" for name, value in _settings(plan)]
+    lines += [f"| {name} | {value} |" for name, value in _settings(suite)]
     lines += _troubles(standing)
     return "\n".join(lines) + "\n"
 
@@ -273,14 +192,14 @@ def _layers(candidate: str) -> str:
     return {canonical(parse(v)): v for v in (*FOUR.values(), *EIGHT_BLOCKS.values())}[candidate]
 
 
-def _settings(plan: Plan) -> list[tuple[str, str]]:
+def _settings(suite: Suite) -> list[tuple[str, str]]:
     """What each task of the suite is."""
     found = []
-    for setting in plan.suite.settings:
+    for setting in suite.settings:
         words = [f"{name} {value}" for name, value in setting.settings.items()]
         words += [f"{name} {value}" for name, value in setting.protocol.items()]
         found.append((f"{setting.task}, {setting.label}", ", ".join(words)))
-    return found if plan.suite.name != "full" else []
+    return found if suite.name != "full" else []
 
 
 def _troubles(standing: Standing) -> list[str]:
