@@ -39,6 +39,15 @@ class StudyConfig:
         None, "several workers inside a candidate, such as mlx:cpu,torch:cpu", none="one"
     )
     threads: int = option(1, "threads of each worker", low=1)
+    share_embedding: bool = option(
+        False, "candidates train one embedding table together, lock-free; see mad board"
+    )
+    batch_candidates: int = option(
+        1,
+        "hand so many small runs of one shape to one worker, which trains them as one batched "
+        "computation where that is faster",
+        low=1,
+    )
 
 
 def add(flags: Flags, *classes: type) -> None:
@@ -134,6 +143,7 @@ def common(given: StudyConfig, parsed: Parsed) -> dict[str, Any]:
         )
     workers = given.workers or mix.backend_here(given.backend or "torch:cpu", here)
     resolved = mix.resolve(workers, given.threads, machine=here).workers
+    _check_alone(given, len(resolved))
     names = (
         [] if given.tasks is None else [tasks.find(name).name for name in given.tasks.split(",")]
     )
@@ -143,4 +153,22 @@ def common(given: StudyConfig, parsed: Parsed) -> dict[str, Any]:
         "seeds": seeds(given.seeds),
         "workers": ",".join(worker.backend for worker in resolved),
         "threads": given.threads,
+        "share_embedding": given.share_embedding,
+        "batch_candidates": given.batch_candidates,
     }
+
+
+def _check_alone(given: StudyConfig, workers: int) -> None:
+    """Refuse what candidates of several workers cannot do.
+
+    Raises:
+        ConfigError: a flag needs candidates of one worker.
+    """
+    flags = {"--share-embedding": given.share_embedding}
+    flags["--batch-candidates"] = given.batch_candidates > 1
+    for flag, wanted in flags.items():
+        if wanted and workers > 1:
+            raise ConfigError(
+                f"{flag} is for candidates of one worker, these have {workers}; leave out one of "
+                "the two"
+            )

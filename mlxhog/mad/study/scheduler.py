@@ -5,10 +5,11 @@ It knows nothing of where runs are executed, and nothing of how a score is made 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from mlxhog.interrupts import Interrupts
@@ -102,6 +103,7 @@ class Scheduler:
         observer: told how it goes.
         total: runs of the whole study, where that is known.
         retry_failed: run again what has failed in earlier sessions.
+        batch: so many runs of one shape may be handed to one worker, to be trained together.
     """
 
     def __init__(
@@ -117,10 +119,11 @@ class Scheduler:
         observer: Observer = lambda progress: None,
         total: int | None = None,
         retry_failed: bool = False,
+        batch: int = 1,
     ) -> None:
         self._store, self._candidates, self._plan, self._judge = store, candidates, plan, judge
         self._executor, self._limit, self._observer = executor, limit, observer
-        self._pruner, self._total = pruner or Unpruned(), total
+        self._pruner, self._total, self._batch = pruner or Unpruned(), total, batch
         self._queue: deque[PlannedRun] = deque()
         self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that did not end
         self._records: dict[str, list[Record]] = {}  # of candidates that are not complete
@@ -183,9 +186,40 @@ class Scheduler:
             run = self._next()
             if run is None:
                 return
-            task = Task(key=run.key, config=run.config, rungs=self._pruner.rungs(run))
-            self._store.begin_curve(run.key)
-            self._flights.begin(run, self._executor.submit(task))
+            runs = [run, *self._alike(run)]
+            tasks = [
+                Task(key=one.key, config=one.config, rungs=self._pruner.rungs(one)) for one in runs
+            ]
+            for one in runs:
+                self._store.begin_curve(one.key)
+            worker = self._executor.submit(replace(tasks[0], beside=tuple(tasks[1:])))
+            for one in runs:
+                self._flights.begin(one, worker)
+
+    def _alike(self, run: PlannedRun) -> list[PlannedRun]:
+        """Take runs from the queue that can be trained together with one.
+
+        Not more than leaves something to the other workers; and none that was lost before, which
+        may have been the fault of its company.
+        """
+        if self._batch == 1 or self._losses[run.key]:
+            return []
+        wanted = run.config.shape()
+        alike = [
+            one
+            for one in self._queue
+            if not self._losses[one.key]
+            and one.candidate == run.candidate
+            and one.config.shape() == wanted
+        ]
+        most = min(self._batch, math.ceil((1 + len(self._queue)) / self._executor.free()))
+        if self._limit.runs is not None:
+            under_way = len(self._finished) + len(self._flights)
+            most = min(most, self._limit.runs - under_way)
+        chosen = alike[: most - 1]
+        for one in chosen:
+            self._queue.remove(one)
+        return chosen
 
     def _next(self) -> PlannedRun | None:
         while True:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
+from mlxhog.errors import ConfigError
 from mlxhog.mad import candidate
+from mlxhog.mad.alone import Prepare, as_it_is
 from mlxhog.mad.progress import Observer
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.sharing import SharedRun, shared_tables
 from mlxhog.mad.study import store as stores
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.candidates import Candidates
@@ -24,9 +27,15 @@ from mlxhog.mad.study.study import Study
 from mlxhog.mad.watch import Watch
 
 
-def train(config: RunConfig, *, watch: Watch, rungs: tuple[int, ...]) -> RunResult:
+def train(
+    config: RunConfig,
+    *,
+    watch: Watch,
+    rungs: tuple[int, ...],
+    prepare: Prepare = as_it_is,
+) -> RunResult:
     """Execute a run of a study, in a worker."""
-    return candidate.train(config, watch=watch, rungs=rungs)
+    return candidate.train(config, watch=watch, rungs=rungs, prepare=prepare)
 
 
 def open_store(study: Study, root: str, name: str) -> Store:
@@ -66,13 +75,17 @@ def execute(
         run: executes one run.
 
     Raises:
+        ConfigError: candidates share an embedding, and are on other machines or of several workers.
         StudyError: another process works on the study, or its store is damaged.
         EnvironmentLacks: Ray is missing, or the disk is full; what was done is in the store.
         WorkerFailed: workers cannot start.
     """
-    with store.lock():
+    study = planning.study
+    with store.lock(), ExitStack() as stack:
+        if study.share_embedding:
+            run = stack.enter_context(_shared(planning, how))
         candidates = Candidates(planning.sampler(), store)
-        with _executor(store, planning.study, how, parallel, run) as executor, observer as tell:
+        with _executor(store, study, how, parallel, run) as executor, observer as tell:
             return Scheduler(
                 store,
                 candidates,
@@ -84,7 +97,17 @@ def execute(
                 observer=tell,
                 total=planning.total,
                 retry_failed=retry_failed,
+                batch=study.batch_candidates,
             ).run()
+
+
+def _shared(planning: Planning, how: ExecutionConfig) -> AbstractContextManager[SharedRun]:
+    """Tables for all candidates, and how runs use them."""
+    if how.executor != "local":
+        raise ConfigError(
+            "--share-embedding keeps one table in this machine's memory; use --executor local"
+        )
+    return shared_tables(run.config for run in planning.runs(planning.first))
 
 
 def _executor(
