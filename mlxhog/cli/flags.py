@@ -48,16 +48,31 @@ class Flags:
         self._parser.add_argument(*names, **how)
         self._known += [name for name in names if name.startswith("--")]
 
-    def options(self, cls: type, only: Collection[str] | None = None) -> None:
-        """Add a flag for every option of a dataclass, or some, under the headings it names."""
+    def options(
+        self,
+        cls: type,
+        only: Collection[str] | None = None,
+        *,
+        group: str | None = None,
+        default: str | None = None,
+    ) -> None:
+        """Add a flag for every option of a dataclass, or some, under the headings it names.
+
+        Args:
+            cls: made of `option` fields.
+            only: names of the options to add.
+            group: heading for all of them.
+            default: said in place of each one's default, where that is not what holds.
+        """
         groups: dict[str, argparse._ActionsContainer] = {"": self._parser}
         for spec in options(cls).values():
             if only is not None and spec.name not in only:
                 continue
-            if spec.group not in groups:
-                groups[spec.group] = self._parser.add_argument_group(spec.group)
+            title = spec.group if group is None else group
+            if title not in groups:
+                groups[title] = self._parser.add_argument_group(title)
             names = [spec.flag, *map(to_flag, spec.aliases)]
-            groups[spec.group].add_argument(
+            groups[title].add_argument(
                 *names,
                 dest=spec.name,
                 action=_Record,
@@ -65,7 +80,7 @@ class Flags:
                 const="true",  # the flag alone
                 default=argparse.SUPPRESS,
                 metavar=_metavar(spec),
-                help=f"{spec.help} [{spec.default_text}]".replace("%", "%%"),
+                help=f"{spec.help} [{default or spec.default_text}]".replace("%", "%%"),
             )
             self._known += names
 

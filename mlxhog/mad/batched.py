@@ -9,7 +9,6 @@ per core: a few steps of both are timed, and the faster way is taken.
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import threading
 import time
@@ -56,13 +55,6 @@ class Choice:
     why: str
 
 
-def shape(config: RunConfig) -> str:
-    """Return what runs must have in common to be trained together: all but seed, lr and decay."""
-    values = config.to_dict()
-    del values["seed"], values["protocol"]["lr"], values["protocol"]["weight_decay"]
-    return json.dumps(values, sort_keys=True)
-
-
 def train_together(
     configs: Sequence[RunConfig], run_one: RunOne, tell: Callable[[str], None]
 ) -> Choice:
@@ -79,7 +71,7 @@ def train_together(
         ConfigError: the runs differ in more than seed, step size and weight decay, or have several
             workers each.
     """
-    if len({shape(config) for config in configs}) != 1:
+    if len({config.shape() for config in configs}) != 1:
         raise ConfigError(
             "runs that are trained together differ in more than seed, lr and weight decay; "
             "leave out --batch-candidates"
@@ -93,7 +85,7 @@ def train_together(
     choice = measure(plans)
     tell(choice.why)
     if choice.batched:
-        _in_threads(plans[0], len(plans), run_one)
+        in_threads(plans, run_one)
     else:
         for number in range(len(plans)):
             run_one(number, alone.as_it_is)
@@ -149,10 +141,11 @@ def _shortest(*ways: Callable[[], object]) -> list[float]:
     return [min(found) for found in times]
 
 
-def _in_threads(plan: RunPlan, n: int, run_one: RunOne) -> None:
-    together = meeting.Meeting(
-        n, partial(_compute, plan.model, plan.layout.slots, plan.workers[0].backend)
-    )
+def in_threads(plans: Sequence[RunPlan], run_one: RunOne) -> None:
+    """Execute runs of one shape as one computation, each in a thread of its own."""
+    plan, n = plans[0], len(plans)
+    compute = partial(_compute, plan.model, plan.layout.slots, plan.workers[0].backend)
+    together = meeting.Meeting(n, compute)
 
     def run(number: int) -> None:
         try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mlxhog.arena import Slot
 from mlxhog.backends import Float32, Int32
@@ -50,7 +51,8 @@ def losses_and_grads(
         return lm.loss_from_embedding(model, one, embedded, labels, kernels="reference")
 
     tokens, labels = (torch.from_numpy(part).to(device).long() for part in (x, y))
-    losses = torch.func.vmap(loss)(params, tokens, labels)
+    with sdpa_kernel(SDPBackend.MATH):  # the others would be called model by model
+        losses = torch.func.vmap(loss)(params, tokens, labels)
     # The loss of a model depends on its own parameters alone: one gradient of the sum is all N.
     grads = torch.autograd.grad(losses.sum(), list(params.values()))
     found = {

@@ -64,3 +64,9 @@ class RunConfig:
         stamp = {"generator": GENERATOR_VERSION, "version": version("mlxhog"), **self.to_dict()}
         text = json.dumps(stamp, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def shape(self) -> str:
+        """Return what runs share that do the same operations: all but seed, lr and decay."""
+        values = self.to_dict()
+        del values["seed"], values["protocol"]["lr"], values["protocol"]["weight_decay"]
+        return json.dumps(values, sort_keys=True)

@@ -5,10 +5,12 @@ It knows nothing of where runs are executed, and nothing of how a score is made 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 from mlxhog.interrupts import Interrupts
@@ -16,6 +18,7 @@ from mlxhog.mad.progress import Best, Observer, StudyProgress, Trouble
 from mlxhog.mad.result import Point, RunResult
 from mlxhog.mad.study import record
 from mlxhog.mad.study.candidates import Candidates
+from mlxhog.mad.study.eta import Eta
 from mlxhog.mad.study.executors.protocol import Ended, Evaluated, Executor, Lost, News, Task
 from mlxhog.mad.study.flights import Flights
 from mlxhog.mad.study.limit import Limit, seconds_used
@@ -102,6 +105,7 @@ class Scheduler:
         observer: told how it goes.
         total: runs of the whole study, where that is known.
         retry_failed: run again what has failed in earlier sessions.
+        batch: so many runs of one shape may be handed to one worker, to be trained together.
     """
 
     def __init__(
@@ -117,10 +121,11 @@ class Scheduler:
         observer: Observer = lambda progress: None,
         total: int | None = None,
         retry_failed: bool = False,
+        batch: int = 1,
     ) -> None:
         self._store, self._candidates, self._plan, self._judge = store, candidates, plan, judge
         self._executor, self._limit, self._observer = executor, limit, observer
-        self._pruner, self._total = pruner or Unpruned(), total
+        self._pruner, self._total, self._batch = pruner or Unpruned(), total, batch
         self._queue: deque[PlannedRun] = deque()
         self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that did not end
         self._records: dict[str, list[Record]] = {}  # of candidates that are not complete
@@ -131,7 +136,7 @@ class Scheduler:
         self._statuses: Counter[str] = Counter()
         self._troubles: tuple[Trouble, ...] = ()
         self._best: Best | None = None
-        self._run_seconds = 0.0
+        self._eta = Eta()
         self._remember(retry_failed)
 
     # -- a session -------------------------------------------------------------------------------
@@ -154,7 +159,8 @@ class Scheduler:
                 elif interrupts.count > told:
                     told = interrupts.count
                     n = len(self._flights)
-                    self._show(f"finishing {n} run{'s' * (n != 1)}; Ctrl-C again drops them")
+                    runs, them = ("run", "it") if n == 1 else ("runs", "them")
+                    self._show(f"finishing {n} {runs}; Ctrl-C again drops {them}")
                 if not self._flights:
                     break
                 for news in self._executor.news(LOOK_S):
@@ -183,9 +189,40 @@ class Scheduler:
             run = self._next()
             if run is None:
                 return
-            task = Task(key=run.key, config=run.config, rungs=self._pruner.rungs(run))
-            self._store.begin_curve(run.key)
-            self._flights.begin(run, self._executor.submit(task))
+            runs = [run, *self._alike(run)]
+            tasks = [
+                Task(key=one.key, config=one.config, rungs=self._pruner.rungs(one)) for one in runs
+            ]
+            for one in runs:
+                self._store.begin_curve(one.key)
+            worker = self._executor.submit(replace(tasks[0], beside=tuple(tasks[1:])))
+            for one in runs:
+                self._flights.begin(one, worker)
+
+    def _alike(self, run: PlannedRun) -> list[PlannedRun]:
+        """Take runs from the queue that can be trained together with one.
+
+        Not more than leaves something to the other workers; and none that was lost before, which
+        may have been the fault of its company.
+        """
+        if self._batch == 1 or self._losses[run.key]:
+            return []
+        wanted = run.config.shape()
+        alike = [
+            one
+            for one in self._queue
+            if not self._losses[one.key]
+            and one.candidate == run.candidate
+            and one.config.shape() == wanted
+        ]
+        most = min(self._batch, math.ceil((1 + len(self._queue)) / self._executor.free()))
+        if self._limit.runs is not None:
+            under_way = len(self._finished) + len(self._flights)
+            most = min(most, self._limit.runs - under_way)
+        chosen = alike[: most - 1]
+        for one in chosen:
+            self._queue.remove(one)
+        return chosen
 
     def _next(self) -> PlannedRun | None:
         while True:
@@ -292,7 +329,7 @@ class Scheduler:
     def _count(self, ended: Record) -> None:
         self._finished.add(ended.key)
         self._statuses[ended.status] += 1
-        self._run_seconds += ended.seconds
+        self._eta.ended((ended.task, ended.label), ended.seconds)
         self._records.setdefault(ended.candidate, []).append(ended)
 
     # -- earlier sessions ------------------------------------------------------------------------
@@ -350,14 +387,24 @@ class Scheduler:
 
     def _eta_s(self) -> float | None:
         """Seconds that are left if the runs to come take as long as those that ended."""
-        planned, done = self._planned(), len(self._finished)
-        if not done:
-            return None
+        planned, under_way = self._planned(), len(self._flights)
         left_s = []
         if planned is not None:
-            beside = max(1, len(self._flights))
-            left_s.append((planned - done) * self._run_seconds / done / beside)
+            waiting = max(0, planned - len(self._finished) - under_way)
+            kinds: list[Kind | None] = [_kind(run) for run in islice(self._queue, waiting)]
+            kinds += [None] * (waiting - len(kinds))  # of candidates that nobody proposed yet
+            running = [(_kind(run), seconds) for run, seconds in self._flights.running()]
+            left_s.append(self._eta.seconds_left(kinds, running, parallel=max(1, under_way)))
         if self._limit.seconds is not None:
             used = self._seconds_before + time.monotonic() - self._began_s
             left_s.append(max(0.0, self._limit.seconds - used))
-        return min(left_s) if left_s else None
+        known = [seconds for seconds in left_s if seconds is not None]
+        return min(known) if known else None
+
+
+Kind = tuple[str, str]
+"""Task and setting, whose runs are about equally long."""
+
+
+def _kind(run: PlannedRun) -> Kind:
+    return run.config.task, run.label

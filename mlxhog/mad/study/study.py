@@ -12,12 +12,15 @@ from importlib.metadata import version
 from typing import Any
 
 from mlxhog.errors import StudyError
+from mlxhog.mad.best import Select
 from mlxhog.mad.run_config import GENERATOR_VERSION, RunConfig
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store
+from mlxhog.mad.suites import Suite, fixed, only, suite
 from mlxhog.options import did_you_mean
 
 FORMAT = 1
+_LISTS = ("candidates", "tasks", "seeds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class Study:
         space: the search space as its file spells it; empty where `candidates` are given.
         candidates: canonical strings of architectures; empty where `space` is searched.
         suite: name of the suite.
+        tasks: full names of those of its tasks that count; all where it is empty.
         protocol: fields of `Protocol` that differ from the suite's.
         seeds: every run is made with each of them.
         dim: width; None is the suite's.
@@ -44,6 +48,7 @@ class Study:
     space: Mapping[str, Any] = field(default_factory=dict)
     candidates: tuple[str, ...] = ()
     suite: str = "smoke"
+    tasks: tuple[str, ...] = ()
     protocol: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     dim: int | None = None
@@ -60,7 +65,22 @@ class Study:
         """Return what `study.yaml` holds: versions first."""
         stamp = {"format": FORMAT, "mlxhog": version("mlxhog"), "generator": GENERATOR_VERSION}
         values = asdict(self)
-        return {**stamp, **values, "candidates": list(self.candidates), "seeds": list(self.seeds)}
+        return {**stamp, **values, **{name: list(values[name]) for name in _LISTS}}
+
+    def measured(self) -> Suite:
+        """Return the settings that make a score.
+
+        Raises:
+            ConfigError: no such suite or task.
+        """
+        found = fixed(suite(self.suite), self.protocol)
+        return only(found, self.tasks) if self.tasks else found
+
+    @property
+    def select(self) -> Select:
+        """Rows whose accuracy decides between runs, and between candidates."""
+        fields = {**self.measured().protocol, **self.protocol}
+        return "val" if fields.get("select") == "val" else "test"
 
 
 def read(store: Store) -> Study:
@@ -79,9 +99,7 @@ def read(store: Store) -> Study:
                 f"{store.directory / 'study.yaml'} has {name!r}{did_you_mean(name, known)}; "
                 "it is written by mlxhog and not edited: give another --study"
             )
-    values["candidates"] = tuple(values.get("candidates", ()))
-    values["seeds"] = tuple(values.get("seeds", ()))
-    return Study(**values)
+    return Study(**{**values, **{name: tuple(values.get(name, ())) for name in _LISTS}})
 
 
 def refuse_another(store: Store, wanted: Study) -> None:

@@ -1,18 +1,20 @@
 """A pool of workers: one task each, the silent ended, the dead replaced.
 
 A worker that dies of its own doing (a crash, an exit) has failed its run; one that was killed from
-outside has not, and the run is lost: the scheduler may try it again.
+outside has not, and the run is lost: the scheduler may try it again. So are all runs of a worker
+that had several.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from mlxhog.errors import WorkerFailed
+from mlxhog.mad.result import RunResult
 from mlxhog.mad.study.executors.protocol import Ended, Evaluated, Lost, News, Task
 from mlxhog.mad.study.record import failed
 
@@ -51,7 +53,7 @@ class Worker(Protocol):
 class _Seat:
     name: str
     worker: Worker | None = None
-    task: Task | None = None
+    runs: set[str] = field(default_factory=set)  # keys of what it has and has not ended
     host: str | None = None  # None before it is ready
     began_s: float = 0.0
     heard_s: float = 0.0
@@ -81,23 +83,24 @@ class Pool:
 
     def free(self) -> int:
         """See `Executor.free`."""
-        return sum(seat.task is None for seat in self._seats)
+        return sum(not seat.runs for seat in self._seats)
 
     def submit(self, task: Task) -> str:
         """See `Executor.submit`; a worker that is up already is preferred."""
-        idle = [seat for seat in self._seats if seat.task is None]
+        idle = [seat for seat in self._seats if not seat.runs]
         seat = next((seat for seat in idle if seat.worker is not None), idle[0])
         now = time.monotonic()
         if seat.worker is None:
             seat.worker, seat.host = self._hire(self._seats.index(seat)), None
-        seat.task, seat.began_s, seat.heard_s = task, now, now
+        seat.runs = {run.key for run in task.runs}
+        seat.began_s = seat.heard_s = now
         seat.worker.tell(task)
         return seat.name
 
     def answer(self, key: str, go_on: bool) -> None:
         """See `Executor.answer`."""
         for seat in self._seats:
-            if seat.task is not None and seat.task.key == key and seat.worker is not None:
+            if key in seat.runs and seat.worker is not None:
                 seat.worker.tell(go_on)
 
     def news(self, timeout_s: float) -> list[News]:
@@ -123,27 +126,34 @@ class Pool:
             return found + self._bury(seat, death)
         return found + self._check_silence(seat)
 
-    def _understand(self, seat: _Seat, word: str, what: Any = None) -> list[News]:
+    def _understand(
+        self, seat: _Seat, word: str, key: str | None = None, what: Any = None
+    ) -> list[News]:
         seat.heard_s = time.monotonic()
         if word == "ready":
-            seat.host, self._failed_starts = what, 0
-        if seat.task is None:
-            if word == "spent":
-                self._dismiss(seat)
-            return []
-        key = seat.task.key
-        if word in ("point", "rung"):
+            seat.host, self._failed_starts = key, 0
+        elif word in ("point", "rung") and key in seat.runs:
             return [Evaluated(key, what, word == "rung")]
-        if word in ("end", "spent"):
-            host = seat.host or ""
-            seat.task = None
-            if word == "spent":
-                self._dismiss(seat)
-            return [Ended(key, what, host)]
+        elif word == "end" and key in seat.runs:
+            seat.runs.discard(key)
+            return [Ended(key, what, seat.host or "")]
+        elif word == "spent":
+            return self._spent(seat, key, what)
         return []
 
+    def _spent(self, seat: _Seat, key: str | None, result: RunResult) -> list[News]:
+        """A worker ends a run, and itself."""
+        self._dismiss(seat)
+        if key is None and len(seat.runs) == 1:
+            (key,) = seat.runs
+        found: list[News] = []
+        if key in seat.runs:
+            seat.runs.discard(key)
+            found.append(Ended(key, result, seat.host or ""))
+        return found + self._lose(seat, result.reason)
+
     def _check_silence(self, seat: _Seat) -> list[News]:
-        if seat.task is None:
+        if not seat.runs:
             return []
         silent_s = time.monotonic() - seat.heard_s
         allowed_s = self._silence_s if seat.host is not None else max(START_S, self._silence_s)
@@ -161,18 +171,23 @@ class Pool:
                     f"{self._failed_starts} workers in a row died while they started; the last "
                     f"{death}"
                 )
-        if seat.task is not None and (death.killed or seat.host is None):
-            key, seat.task = seat.task.key, None
-            return [Lost(key, str(death))]
+        if death.killed or seat.host is None:
+            return self._lose(seat, str(death))
         return self._settle(seat, str(death))
 
     def _settle(self, seat: _Seat, reason: str) -> list[News]:
-        """The run of a worker that is gone has failed."""
-        if seat.task is None:
-            return []
-        key, seat.task = seat.task.key, None
+        """The run of a worker that is gone has failed, unless another may be to blame."""
+        if len(seat.runs) != 1:
+            return self._lose(seat, reason)
+        key = seat.runs.pop()
         result = failed(f"its process {reason}", seconds=time.monotonic() - seat.began_s)
         return [Ended(key, result, seat.host or "")]
+
+    def _lose(self, seat: _Seat, reason: str) -> list[News]:
+        """Every run of a worker that is gone may be tried again."""
+        lost: list[News] = [Lost(key, reason) for key in sorted(seat.runs)]
+        seat.runs.clear()
+        return lost
 
     def _dismiss(self, seat: _Seat, *, dump: bool = False) -> None:
         if seat.worker is not None:
@@ -192,4 +207,4 @@ class Pool:
         """See `Executor.__exit__`."""
         for seat in self._seats:
             self._dismiss(seat)
-            seat.task = None
+            seat.runs.clear()

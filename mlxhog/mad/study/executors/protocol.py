@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from mlxhog.mad.result import Point, RunResult
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.watch import Watch
 
+if TYPE_CHECKING:
+    from mlxhog.mad.alone import Prepare
+
 
 class RunFunction(Protocol):
     """How a run is executed, such as `mad.candidate.train`; importable, so that workers find it."""
 
-    def __call__(self, config: RunConfig, *, watch: Watch, rungs: tuple[int, ...]) -> RunResult:
-        """Execute a run to its end."""
+    def __call__(
+        self, config: RunConfig, *, watch: Watch, rungs: tuple[int, ...], prepare: Prepare = ...
+    ) -> RunResult:
+        """Execute a run to its end; `prepare` is given where it is trained beside others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +31,19 @@ class Task:
         key: of the run.
         config: of the run.
         rungs: steps at which it asks whether to go on.
+        beside: runs of the same shape, which the worker trains together with it where that is
+            faster; see `mad.batched`.
     """
 
     key: str
     config: RunConfig
     rungs: tuple[int, ...] = ()
+    beside: tuple[Task, ...] = ()
+
+    @property
+    def runs(self) -> tuple[Task, ...]:
+        """This one, then those beside it."""
+        return (self, *self.beside)
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,10 @@ class Ended:
 
 @dataclass(frozen=True)
 class Lost:
-    """A worker was killed from outside in the middle of a run; nothing is known of the run."""
+    """A worker is gone in the middle of a run that may not be to blame; the run can be tried again.
+
+    It was killed from outside, or it had several runs, any of which may have ended it.
+    """
 
     key: str
     reason: str
@@ -72,7 +88,7 @@ class Executor(Protocol):
         """Return how many more tasks it takes now."""
 
     def submit(self, task: Task) -> str:
-        """Begin a task, and return the name of the worker that has it."""
+        """Begin a task with all its runs, and return the name of the worker that has it."""
 
     def news(self, timeout_s: float) -> list[News]:
         """Wait for something to happen to a task, at most so long.

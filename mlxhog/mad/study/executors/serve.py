@@ -1,22 +1,29 @@
 """What a worker of a study does: one run after the other, until it is told to leave.
 
-It says ("ready", host), then for each run any number of ("beat",), ("point", point) and
-("rung", point), and at last ("end", result), or ("spent", result) if it should not be used again.
+It says ("ready", host), then for each run any number of ("beat",), ("point", key, point) and
+("rung", key, point), and at last ("end", key, result), or ("spent", key, result) if it should not
+be used again. Without a key, "spent" is about all it has. Runs of one task are trained together
+where that is faster.
 """
 
 from __future__ import annotations
 
 import platform
+import threading
 import time
 import traceback
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.result import Point, RunResult
 from mlxhog.mad.study.executors import memory
 from mlxhog.mad.study.executors.protocol import RunFunction, Task
 from mlxhog.mad.study.record import failed
+from mlxhog.mad.watch import Watch
 from mlxhog.quantities import format_bytes
+
+if TYPE_CHECKING:
+    from mlxhog.mad.alone import Prepare
 
 BEAT_S = 0.5
 REASON_CHARACTERS = 500
@@ -36,8 +43,8 @@ class Channel(Protocol):
 class ChannelWatch:
     """A `Watch` whose watcher is at the other end of a channel."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, channel: Channel, key: str, asking: threading.Lock) -> None:
+        self._channel, self._key, self._asking = channel, key, asking
         self._next_s = 0.0
 
     def beat(self) -> None:
@@ -49,12 +56,13 @@ class ChannelWatch:
 
     def point(self, point: Point) -> None:
         """See `Watch.point`."""
-        self._channel.send(("point", point))
+        self._channel.send(("point", self._key, point))
 
     def go_on(self, point: Point) -> bool:
         """See `Watch.go_on`."""
-        self._channel.send(("rung", point))
-        return bool(self._channel.receive())
+        with self._asking:  # one question at a time, so that the answer is its own
+            self._channel.send(("rung", self._key, point))
+            return bool(self._channel.receive())
 
 
 def serve(channel: Channel, run: RunFunction, memory_limit: int | None) -> None:
@@ -70,7 +78,7 @@ def serve(channel: Channel, run: RunFunction, memory_limit: int | None) -> None:
     def over(used: int) -> None:
         reason = f"needs more than the memory limit: {format_bytes(used)} and rising"
         seconds = time.monotonic() - began_s
-        channel.send(("spent", failed(reason, seconds=seconds)))
+        channel.send(("spent", None, failed(reason, seconds=seconds)))
 
     if memory_limit is not None:
         memory.limit(memory_limit, over)
@@ -80,14 +88,35 @@ def serve(channel: Channel, run: RunFunction, memory_limit: int | None) -> None:
         if task is None:
             return
         began_s = time.monotonic()
-        channel.send(_attempt(run, task, channel))
+        _execute(run, task, channel)
 
 
-def _attempt(run: RunFunction, task: Task, channel: Channel) -> tuple[str, RunResult]:
+def _execute(run: RunFunction, task: Task, channel: Channel) -> None:
+    """Execute the runs of a task, and say what became of each."""
+    runs, asking = task.runs, threading.Lock()
+
+    def one(number: int, prepare: Prepare | None) -> None:
+        own = runs[number]
+        watch = ChannelWatch(channel, own.key, asking)
+        word, result = _attempt(run, own, watch, prepare)
+        channel.send((word, own.key, result))
+
+    if len(runs) == 1:
+        one(0, None)
+        return
+    from mlxhog.mad import batched
+
+    batched.train_together([own.config for own in runs], one, print)
+
+
+def _attempt(
+    run: RunFunction, task: Task, watch: Watch, prepare: Prepare | None
+) -> tuple[str, RunResult]:
     """Return what became of a run, whatever it raises."""
     began_s = time.monotonic()
+    how: dict[str, Any] = {} if prepare is None else {"prepare": prepare}
     try:
-        return "end", run(task.config, watch=ChannelWatch(channel), rungs=task.rungs)
+        return "end", run(task.config, watch=watch, rungs=task.rungs, **how)
     except (Exception, SystemExit) as error:
         traceback.print_exc()  # into the worker's log
         reason = explain(error)

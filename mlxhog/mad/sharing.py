@@ -1,0 +1,193 @@
+"""Candidates of a study that train one embedding table together, each adding its rows lock-free.
+
+All candidates on one setting, with one seed and at one optimiser point, read and write one table
+(V, d) in one arena, whichever process they are in; everything else is a candidate's own, its
+moments of the table included. One that begins later finds the table as the others left it.
+
+How this changes the ranking is for the board to show, beside the same study without it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from mlxhog import arena, updates
+from mlxhog.arena import Arena, ArenaHandle, Slot
+from mlxhog.errors import ConfigError
+from mlxhog.gradients import Grads
+from mlxhog.mad import alone, candidate, tasks
+from mlxhog.mad.result import RunResult
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.watch import Watch
+from mlxhog.models.init import initial_value
+from mlxhog.models.mad.parameters import EMBEDDING
+from mlxhog.models.spec import ParamSpec
+from mlxhog.optim import Optimizer, Target
+from mlxhog.optim.metal_steps import Rule
+from mlxhog.strategies import Context
+from mlxhog.updates import Float32
+
+INIT = "normal:0.02"
+WRITE = "racy"
+"""Lock-free: Hogwild as published."""
+
+
+def common(config: RunConfig) -> str:
+    """Return what the runs that share a table have in common: all but the layers."""
+    values = config.to_dict()
+    del values["layers"]
+    return json.dumps(values, sort_keys=True)
+
+
+@contextmanager
+def shared_tables(configs: Iterable[RunConfig]) -> Iterator[SharedRun]:
+    """Create a table for each of some runs, of any one candidate; they go with the block.
+
+    Args:
+        configs: every run of a candidate; other candidates' have the same tables.
+
+    Yields:
+        How a run is executed, in this process or in one spawned meanwhile on this machine.
+
+    Raises:
+        ConfigError: a run has several workers.
+        EnvironmentLacks: not enough memory.
+    """
+    names: dict[str, str] = {}
+    specs, seeds = {}, {}
+    for config in configs:
+        if len(config.workers.split(",")) > 1 or "*" in config.workers:
+            raise ConfigError(
+                f"--share-embedding is for candidates of one worker, these have {config.workers}; "
+                "leave out one of the two"
+            )
+        name = f"table.{len(names):05}"
+        names[common(config)] = name
+        vocab = tasks.resolve(config.task, config.settings).vocab
+        specs[name] = ParamSpec(name, (vocab, config.dim), INIT, kind="rows")
+        seeds[name] = config.seed
+    layout = arena.plan(specs, max_workers=1, n_tickets=1)
+    with Arena.create(layout, write=WRITE, run_id="embedding") as shared:
+        for name, spec in specs.items():
+            # Under the name that it has in a model: what unshared candidates begin with.
+            shared.param(name)[...] = initial_value(replace(spec, name=EMBEDDING), seeds[name])
+        yield SharedRun(shared.handle(), names)
+
+
+@dataclass
+class SharedRun:
+    """Executes runs whose embedding is shared; picklable while a process is spawned.
+
+    Attributes:
+        handle: of the arena with the tables.
+        names: what runs have in common -> name of their table.
+    """
+
+    handle: ArenaHandle
+    names: Mapping[str, str]
+    _arena: Arena | None = field(default=None, init=False, repr=False)
+
+    def __call__(
+        self,
+        config: RunConfig,
+        *,
+        watch: Watch,
+        rungs: tuple[int, ...],
+        prepare: alone.Prepare = alone.as_it_is,
+    ) -> RunResult:
+        """Execute a run, see `candidate.train`.
+
+        Concurrency: others add to the same table meanwhile; an element's simultaneous increments
+        may be lost, none is torn.
+        """
+        if self._arena is None:  # once in a process
+            self._arena = Arena.from_handle(self.handle, write=WRITE)
+        shared, name = self._arena, self.names[common(config)]
+
+        def join(context: Context) -> None:
+            prepare(context)
+            context.optimizer = SharedEmbedding(context, shared, name)
+
+        return candidate.train(config, watch=watch, rungs=rungs, prepare=join)
+
+
+class SharedEmbedding:
+    """A run's optimizer, whose steps of the embedding go to a shared table.
+
+    Args:
+        context: of the run, with its optimizer; its embedding becomes a copy of the table, taken
+            again after every step.
+        shared: arena of the tables.
+        name: of the table.
+    """
+
+    def __init__(self, context: Context, shared: Arena, name: str) -> None:
+        """See the class."""
+        self._own: Optimizer = context.optimizer
+        self._copy: Float32 = context.arena.param(EMBEDDING)
+        self._table: Float32 = shared.param(name)
+        # The table by itself: its moments are as long as it is, not as all tables are.
+        self._slot: Slot = replace(shared.layout.slots[name], name=EMBEDDING, offset=0)
+        self._mode = updates.WRITE_MODES[shared.write]
+        self._copy[...] = self._table
+
+    @property
+    def state_segments(self) -> tuple[str, ...]:
+        """See `Optimizer.state_segments`."""
+        return self._own.state_segments
+
+    @property
+    def shared_segments(self) -> tuple[str, ...]:
+        """See `Optimizer.shared_segments`."""
+        return self._own.shared_segments
+
+    @property
+    def metal_rule(self) -> Rule:
+        """See `Optimizer.metal_rule`."""
+        return self._own.metal_rule
+
+    def step(
+        self,
+        target: Target,
+        grads: Grads,
+        *,
+        lr: float,
+        step: int,
+        seed: int = 0,
+        grad_scale: float = 1.0,
+        shared_step: int | None = None,
+    ) -> None:
+        """Apply one update, of the embedding to the table; see `Optimizer.step`."""
+        own = {name: grad for name, grad in grads.items() if name != EMBEDDING}
+        for where, part in ((target, own), (self._of_table(target), _only(grads, EMBEDDING))):
+            self._own.step(
+                where,
+                part,
+                lr=lr,
+                step=step,
+                seed=seed,
+                grad_scale=grad_scale,
+                shared_step=shared_step,
+            )
+        self._copy[...] = self._table
+
+    def _of_table(self, target: Target) -> Target:
+        """The table, and this run's own moments of it."""
+        slot = target.slots[EMBEDDING]
+        here = slice(slot.offset, slot.offset + slot.size)
+        return Target(
+            flat=self._table.reshape(-1),
+            slots={EMBEDDING: self._slot},
+            locks=None,
+            mode=self._mode,
+            private={name: segment[here] for name, segment in target.private.items()},
+            shared={name: segment[here] for name, segment in target.shared.items()},
+            decay=target.decay,
+        )
+
+
+def _only(grads: Grads, name: str) -> Grads:
+    return {name: grads[name]} if name in grads else {}

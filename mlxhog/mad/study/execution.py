@@ -1,0 +1,109 @@
+"""How a session of a study is executed: none of it changes what the study finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlxhog.errors import ConfigError
+from mlxhog.machine import Machine
+from mlxhog.mad.study.limit import Limit
+from mlxhog.mix import GPU_BACKENDS
+from mlxhog.options import option, options
+from mlxhog.quantities import parse_bytes
+
+_GROUP = "how it is executed; may be another the next time"
+GPU_CANDIDATES = 2
+"""At once on one GPU, where nothing else is asked for: one computes while the other prepares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionConfig:
+    """Options that `search`, `bench` and `resume` share.
+
+    Raises:
+        ConfigError: naming every wrong value at once.
+    """
+
+    parallel: int | None = option(
+        None, "candidates at once; auto: a core for each, one left free", low=1, none="auto",
+        group=_GROUP,
+    )  # fmt: skip
+    executor: str = option(
+        "local", "who runs them: processes of this command, or Ray (extra [ray])",
+        choices=("local", "ray"), group=_GROUP,
+    )  # fmt: skip
+    ray_address: str | None = option(
+        None, "join this Ray cluster, such as auto or head:6379, instead of starting Ray here",
+        group=_GROUP,
+    )  # fmt: skip
+    budget: str | None = option(
+        None, "begin no run after so many runs (40) or so much time (2h) of the whole study",
+        group=_GROUP,
+    )  # fmt: skip
+    memory_limit: str | None = option(
+        None, "a run whose process needs more memory, such as 2GB, has failed", group=_GROUP
+    )
+    silence: float = option(
+        300.0, "a run that gives no sign of life for so long has failed", unit="s", above=0,
+        group=_GROUP,
+    )  # fmt: skip
+    out: str = option("studies", "folder that holds the studies", group=_GROUP)
+
+    def __post_init__(self) -> None:
+        """Convert and check every value."""
+        problems = []
+        for name, spec in options(type(self)).items():
+            try:
+                object.__setattr__(self, name, spec.convert(getattr(self, name)))
+            except ValueError as error:
+                problems.append(f"{name} {error}")
+        for check in (lambda: self.limit, lambda: self.memory_bytes):
+            try:
+                check()
+            except ConfigError as error:
+                problems.append(str(error))
+        if self.ray_address is not None and self.executor != "ray":
+            problems.append("--ray-address is given without --executor ray; add it")
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    def require(self) -> None:
+        """Refuse what cannot be executed here, before anything is made.
+
+        Raises:
+            EnvironmentLacks: Ray is asked for and not installed.
+        """
+        if self.executor == "ray":
+            from mlxhog.mad.study.executors import ray  # which loads the pool
+
+            ray.check()
+
+    @property
+    def limit(self) -> Limit:
+        """The budget."""
+        return Limit.parse(self.budget)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory limit of one run."""
+        if self.memory_limit is None:
+            return None
+        try:
+            return parse_bytes(self.memory_limit)
+        except ValueError as error:
+            raise ConfigError(f"--memory-limit is {self.memory_limit!r}; {error}") from error
+
+    def resolve_parallel(self, workers: str, threads: int, machine: Machine) -> int:
+        """Return how many candidates run at once.
+
+        Args:
+            workers: mix inside a candidate.
+            threads: of each worker.
+            machine: where they will run.
+        """
+        if self.parallel is not None:
+            return self.parallel
+        backends = workers.split(",")
+        if any(backend in GPU_BACKENDS for backend in backends):
+            return GPU_CANDIDATES
+        return max(1, (machine.cores - 1) // (len(backends) * threads))

@@ -1,0 +1,144 @@
+"""One session of a study: its store is opened, its runs are executed, and everything ends."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+from mlxhog.errors import ConfigError
+from mlxhog.mad import candidate
+from mlxhog.mad.alone import Prepare, as_it_is
+from mlxhog.mad.progress import Observer
+from mlxhog.mad.result import RunResult
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.sharing import SharedRun, shared_tables
+from mlxhog.mad.study import store as stores
+from mlxhog.mad.study import study as studies
+from mlxhog.mad.study.candidates import Candidates
+from mlxhog.mad.study.execution import ExecutionConfig
+from mlxhog.mad.study.executors import ray
+from mlxhog.mad.study.executors.local import local
+from mlxhog.mad.study.executors.pool import Pool
+from mlxhog.mad.study.executors.protocol import RunFunction
+from mlxhog.mad.study.planning import Planning
+from mlxhog.mad.study.scheduler import Outcome, Scheduler
+from mlxhog.mad.study.store import Store
+from mlxhog.mad.study.study import Study
+from mlxhog.mad.watch import Watch
+
+
+def train(
+    config: RunConfig,
+    *,
+    watch: Watch,
+    rungs: tuple[int, ...],
+    prepare: Prepare = as_it_is,
+) -> RunResult:
+    """Execute a run of a study, in a worker."""
+    return candidate.train(config, watch=watch, rungs=rungs, prepare=prepare)
+
+
+def find_same(study: Study, root: str, name: str) -> Store | None:
+    """Return the store of a study, None if it is not there yet.
+
+    Raises:
+        StudyError: another study has that name, or nothing can.
+    """
+    stores.check_name(name)
+    directory = Path(root).absolute() / name
+    if not stores.is_study(directory):
+        return None
+    found = Store(directory)
+    studies.refuse_another(found, study)
+    return found
+
+
+def open_store(study: Study, root: str, name: str) -> Store:
+    """Return the store of a study, made if it is not there.
+
+    Raises:
+        StudyError: as `find_same`, or the directory cannot be made.
+    """
+    return find_same(study, root, name) or stores.create(Path(root), name, study.to_dict())
+
+
+def execute(
+    store: Store,
+    planning: Planning,
+    how: ExecutionConfig,
+    parallel: int,
+    observer: AbstractContextManager[Observer],
+    *,
+    retry_failed: bool = False,
+    run: RunFunction = train,
+) -> Outcome:
+    """Go through a session.
+
+    Args:
+        store: of the study; held until the session ends.
+        planning: of the same study.
+        how: it is executed.
+        parallel: candidates at once.
+        observer: told how it goes.
+        retry_failed: run again what failed in earlier sessions.
+        run: executes one run.
+
+    Raises:
+        ConfigError: candidates share an embedding, and are on other machines or of several workers.
+        StudyError: another process works on the study, or its store is damaged.
+        EnvironmentLacks: Ray is missing, or the disk is full; what was done is in the store.
+        WorkerFailed: workers cannot start.
+    """
+    study = planning.study
+    with store.lock(), ExitStack() as stack:
+        if study.share_embedding:
+            run = stack.enter_context(_shared(planning, how))
+        candidates = Candidates(planning.sampler(), store)
+        with _executor(store, study, how, parallel, run) as executor, observer as tell:
+            return Scheduler(
+                store,
+                candidates,
+                planning.runs,
+                planning.judge,
+                executor,
+                limit=how.limit,
+                pruner=planning.pruner(store),
+                observer=tell,
+                total=planning.total,
+                retry_failed=retry_failed,
+                batch=study.batch_candidates,
+            ).run()
+
+
+def _shared(planning: Planning, how: ExecutionConfig) -> AbstractContextManager[SharedRun]:
+    """Tables for all candidates, and how runs use them."""
+    if how.executor != "local":
+        raise ConfigError(
+            "--share-embedding keeps one table in this machine's memory; use --executor local"
+        )
+    return shared_tables(run.config for run in planning.runs(planning.first))
+
+
+def _executor(
+    store: Store, study: Study, how: ExecutionConfig, parallel: int, run: RunFunction
+) -> AbstractContextManager[Pool]:
+    logs = store.directory / "logs"
+    if how.executor == "local":
+        return local(
+            run,
+            parallel=parallel,
+            threads=study.threads,
+            logs=logs,
+            silence_s=how.silence,
+            memory_limit=how.memory_bytes,
+        )
+    return ray.cluster(
+        run,
+        parallel=parallel,
+        threads=study.threads,
+        logs=logs,
+        silence_s=how.silence,
+        memory_limit=how.memory_bytes,
+        cores=study.threads * len(study.workers.split(",")),
+        address=how.ray_address,
+    )

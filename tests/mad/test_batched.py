@@ -1,0 +1,183 @@
+"""Runs of one shape trained as one computation come to what each comes to alone."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+from mlxhog.data.batch import Batch
+from mlxhog.errors import ConfigError
+from mlxhog.mad import alone, batched
+from mlxhog.mad.candidate import train
+from mlxhog.mad.meeting import Meeting
+from mlxhog.mad.result import RunResult
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run_plan import make_run_plan
+from mlxhog.models.mad.layer import known
+from tests.mad.small_runs import Recorder, numbers, small_run
+from tests.tolerances import STEP_LOSSES_F32, assert_close
+
+BACKENDS = ("torch:cpu", "mlx:cpu")
+
+
+def points(base: RunConfig) -> list[RunConfig]:
+    """Four runs of one shape: two seeds, two optimiser points."""
+    return [
+        replace(base, seed=seed, protocol=replace(base.protocol, lr=lr, weight_decay=decay))
+        for seed in (1, 2)
+        for lr, decay in ((1e-3, 0.1), (3e-3, 0.0))
+    ]
+
+
+def together(configs: list[RunConfig]) -> list[RunResult]:
+    """What the runs come to when they are computed as one, whatever is faster."""
+    found: dict[int, RunResult] = {}
+
+    def run_one(number: int, prepare: alone.Prepare) -> None:
+        found[number] = train(configs[number], prepare=prepare)
+
+    batched.in_threads([make_run_plan(config) for config in configs], run_one)
+    return [found[number] for number in range(len(configs))]
+
+
+def assert_same(got: RunResult, wanted: RunResult) -> None:
+    assert (got.status, got.steps) == (wanted.status, wanted.steps)
+    for name in ("loss", "acc_token", "acc_macro"):
+        curves = [np.array([getattr(p, name) for p in one.curve]) for one in (got, wanted)]
+        if name == "loss":
+            assert_close(*curves, STEP_LOSSES_F32)
+        else:  # one answer of those that are scored may tip over
+            np.testing.assert_allclose(*curves, atol=0.02)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("task", ["in-context-recall", "memorization", "compression"])
+def test_runs_that_are_computed_together_come_to_what_each_comes_to_alone(backend, task):
+    settings = {"vocab": 24} if task == "memorization" else {}
+    base = small_run(workers=backend, task=task, settings=settings, clip=1.0, eval_every=4)
+    configs = points(base)
+    for got, config in zip(together(configs), configs, strict=True):
+        assert_same(got, train(config))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("layer", sorted(known()))
+def test_every_layer_can_be_computed_together(layer, backend):
+    base = small_run(layers=layer, workers=backend, steps=2, eval_every=1, dim=32)
+    configs = points(base)[:2]
+    for got, config in zip(together(configs), configs, strict=True):
+        assert_same(got, train(config))
+
+
+def test_a_run_that_ends_early_leaves_the_others_to_go_on():
+    configs = points(small_run(eval_every=3))
+    configs[1] = replace(configs[1], protocol=replace(configs[1].protocol, stop_accuracy=1e-9))
+    found = together(configs)
+    assert [one.steps for one in found] == [12, 3, 12, 12]
+    assert_same(found[3], train(configs[3]))
+
+
+def test_a_run_that_diverges_takes_no_other_with_it():
+    configs = points(small_run(eval_every=20, steps=60, stop_accuracy=2.0))
+    configs[2] = replace(configs[2], protocol=replace(configs[2].protocol, lr=1e30))
+    found = together(configs)
+    assert [one.status for one in found] == ["done", "done", "diverged", "done"]
+    assert [one.steps == 60 for one in found] == [True, True, False, True]
+    assert math.isfinite(found[3].loss)
+
+
+def test_rungs_are_asked_of_every_run():
+    configs = points(small_run(eval_every=6))
+    watches = [Recorder(go_on=number != 1) for number in range(4)]
+    found: dict[int, RunResult] = {}
+
+    def run_one(number: int, prepare: alone.Prepare) -> None:
+        found[number] = train(configs[number], watch=watches[number], rungs=(4,), prepare=prepare)
+
+    batched.in_threads([make_run_plan(config) for config in configs], run_one)
+    assert [watch.asked for watch in watches] == [[4]] * 4
+    assert [found[number].status for number in range(4)] == ["done", "pruned", "done", "done"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_faster_way_is_taken_and_said(backend, monkeypatch):
+    configs = points(small_run(workers=backend))
+    plans = [make_run_plan(config) for config in configs]
+    found = batched.measure(plans)
+    assert found.batched == (found.together_s < found.alone_s)
+    assert f"{found.alone_s * 1e3:.2f} ms alone" in found.why
+    for wins in (True, False):
+        monkeypatch.setattr(batched, "_shortest", lambda *ways, w=wins: [2.0, 4.0 if w else 12.0])
+        threads, results, said = set(), {}, []
+
+        def run_one(number, prepare, threads=threads, results=results):
+            threads.add(threading.current_thread().name)
+            results[number] = train(configs[number], prepare=prepare)
+
+        assert batched.train_together(configs, run_one, said.append).batched is wins
+        assert len(threads) == (4 if wins else 1)
+        assert ("as one batched computation" if wins else "one after the other") in said[0]
+        assert_same(results[2], train(configs[2]))
+
+
+def test_runs_that_cannot_be_batched_are_trained_one_after_the_other_and_it_is_said(monkeypatch):
+    configs = points(small_run())[:2]
+
+    def fails(*arguments):
+        raise RuntimeError("no batching rule for this operator")
+
+    monkeypatch.setattr(batched, "_compute", fails)
+    results, said = {}, []
+
+    def run_one(number, prepare):
+        results[number] = train(configs[number], prepare=prepare)
+
+    choice = batched.train_together(configs, run_one, said.append)
+    assert not choice.batched
+    assert math.isinf(choice.together_s)
+    assert "no batching rule for this operator" in said[0]
+    assert numbers(results[1]) == numbers(train(configs[1]))
+
+
+def test_only_runs_of_one_shape_and_one_worker_are_taken():
+    one = small_run()
+    with pytest.raises(ConfigError, match="differ in more than seed"):
+        batched.train_together([one, replace(one, dim=32)], lambda *_: None, print)
+    two = replace(one, workers="torch:cpu*2")
+    with pytest.raises(ConfigError, match="runs of one worker"):
+        batched.train_together([two, replace(two, seed=9)], lambda *_: None, print)
+
+
+def test_a_meeting_answers_in_step_and_hands_an_error_to_everyone():
+    calls = []
+
+    def compute(params, batches):
+        calls.append([int(value[0]) for value in params])
+        if len(calls) == 2:
+            raise ValueError("broken")
+        return [(float(value[0]), {}) for value in params]
+
+    meeting, batch = Meeting(3, compute), Batch(np.zeros((1, 1), np.int32), None, n_bytes=0)
+    got: list[object] = [None] * 3
+
+    def member(number: int) -> None:
+        found = [meeting.ask(number, np.full(1, number, np.float32), batch)[0]]
+        try:
+            meeting.ask(number, np.full(1, 10 + number, np.float32), batch)
+        except ValueError as error:
+            found.append(str(error))
+        got[number] = found
+        meeting.leave(number)
+
+    threads = [threading.Thread(target=partial(member, number)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert calls == [[0, 1, 2], [10, 11, 12]]
+    assert got == [[float(number), "broken"] for number in range(3)]

@@ -1,0 +1,156 @@
+"""Candidates that share an embedding: one table, everything else their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+from dataclasses import replace
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ConfigError
+from mlxhog.mad import alone
+from mlxhog.mad.candidate import train
+from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.sharing import EMBEDDING, SharedEmbedding, SharedRun, common, shared_tables
+from mlxhog.mad.watch import Unwatched
+from mlxhog.models.families import init_params
+from mlxhog.models.mad.layer import make
+from tests.mad.small_runs import numbers, small_run
+
+BACKENDS = ("torch:cpu", "mlx:cpu")
+
+
+def table(run: SharedRun, config: RunConfig) -> np.ndarray:
+    """The table of a run, as it is now."""
+    return run._arena.param(run.names[common(config)])
+
+
+def go(run: SharedRun, config: RunConfig):
+    return run(config, watch=Unwatched(), rungs=())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("task", ["in-context-recall", "memorization"])
+def test_a_candidate_that_has_the_table_to_itself_trains_as_with_its_own(backend, task):
+    settings = {"vocab": 24} if task == "memorization" else {}
+    config = small_run(workers=backend, task=task, settings=settings, clip=1.0, weight_decay=0.1)
+    kept = {}
+    wanted = train(config, keep=lambda arena: kept.update(own=arena.param(EMBEDDING).copy()))
+    with shared_tables([config]) as run:
+        assert numbers(go(run, config)) == numbers(wanted)
+        np.testing.assert_array_equal(table(run, config), kept["own"])
+
+
+def test_a_later_candidate_goes_on_with_the_table_and_begins_with_its_own_moments():
+    first = small_run()
+    second = replace(first, layers=(make("swiglu"),))
+    with shared_tables([first]) as run:
+        go(run, first)
+        before = table(run, first).copy()
+        got = go(run, second)
+        assert not np.array_equal(table(run, second), before)
+
+    def start_there(context):
+        context.arena.param(EMBEDDING)[...] = before
+
+    assert numbers(train(second, prepare=start_there)) == numbers(got)
+
+
+def test_two_candidates_in_the_same_step_see_each_others_rows():
+    config = small_run(steps=1, eval_every=1)
+    other = replace(config, layers=(make("swiglu"),))
+    with shared_tables([config]) as run:
+        go(run, replace(config, protocol=config.protocol))  # attaches
+        shared, name = run._arena, run.names[common(config)]
+        seen = []
+        inner = []
+
+        def beside(context):
+            """Before the first candidate's step, another one takes a whole run of its own."""
+            context.optimizer = SharedEmbedding(context, shared, name)
+            own = context.optimizer.step
+
+            def step(target, grads, **how):
+                inner.append(go(run, other))
+                seen.append(table(run, config).copy())
+                own(target, grads, **how)
+
+            context.optimizer.step = step
+
+        train(config, prepare=beside)
+        after = table(run, config)
+        assert len(inner) == 1
+        assert not np.array_equal(after, seen[0])
+        # Both steps are in the table: the second was added to what the first had made of it.
+        start = init_params_of(config)
+        moved_by_first, moved_by_second = seen[0] - start, after - seen[0]
+        assert np.abs(moved_by_first).max() > 1e-4
+        assert np.abs(moved_by_second).max() > 1e-4
+
+
+def init_params_of(config: RunConfig) -> np.ndarray:
+    from mlxhog.mad.run_plan import make_run_plan
+
+    return init_params(make_run_plan(config).model, config.seed)[EMBEDDING]
+
+
+def test_every_setting_seed_and_point_has_a_table_of_its_own():
+    base = small_run()
+    configs = [
+        base,
+        replace(base, seed=4),
+        replace(base, protocol=replace(base.protocol, lr=1e-3)),
+        small_run(settings={"vocab": 10}),
+    ]
+    with shared_tables(configs) as run:
+        go(run, base)
+        tables = [table(run, config) for config in configs]
+        assert [one.shape for one in tables] == [(8, 16), (8, 16), (8, 16), (10, 16)]
+        for config, one in zip(configs[1:], tables[1:], strict=True):
+            np.testing.assert_array_equal(one, init_params_of(config))
+
+
+def execute(run: SharedRun, config: RunConfig, queue) -> None:
+    queue.put(go(run, config).status)
+
+
+def test_processes_that_are_spawned_add_to_the_same_table():
+    context = get_context("spawn")
+    config = small_run(steps=40, eval_every=40)
+    other = replace(config, layers=(make("swiglu"),))
+    with shared_tables([config]) as run:
+        go(run, config)
+        before = table(run, config).copy()
+        queue = context.Queue()
+        children = [
+            context.Process(target=execute, args=(SharedRun(run.handle, run.names), one, queue))
+            for one in (config, other)
+        ]
+        for child in children:
+            child.start()
+        assert [queue.get(timeout=120) for _ in children] == ["done", "done"]
+        for child in children:
+            child.join(30)
+        assert np.isfinite(table(run, config)).all()
+        assert not np.array_equal(table(run, config), before)
+    assert multiprocessing.active_children() == []
+
+
+def test_what_is_done_to_a_run_before_its_first_step_is_still_done():
+    called = []
+    config = small_run(steps=1)
+    with shared_tables([config]) as run:
+        run(config, watch=Unwatched(), rungs=(), prepare=called.append)
+    assert len(called) == 1
+    assert alone.as_it_is(called[0]) is None
+
+
+def test_candidates_of_several_workers_do_not_share():
+    for workers in ("torch:cpu,mlx:cpu", "torch:cpu*2"):
+        with (
+            pytest.raises(ConfigError, match="candidates of one worker"),
+            shared_tables([small_run(workers=workers)]),
+        ):
+            pass
