@@ -62,6 +62,7 @@ def test_flags_reach_the_protocol_and_several_workers(capsys: pytest.CaptureFixt
         "0.1", "--select", "val",
     )  # fmt: skip
     assert found["backend"] == "mlx:cpu,mlx:cpu"
+    assert found["strategy"] == "sync"
     assert found["limit"] == found["steps"] == 6  # of two batches each
     assert found["protocol"]["weight_decay"] == 0.1
     assert found["settings"]["val_rows"] == 32
@@ -147,6 +148,8 @@ def test_a_dry_run_says_sizes_and_the_time_that_a_few_steps_promise(
         ("--layers swiglu --dim many --batch-size 0", "--dim is 'many'"),
         ("--layers swiglu --dim many --batch-size 0", "--batch-size is '0'"),
         ("--layers swiglu --strategy snyc", "--strategy is 'snyc'"),
+        ("--layers swiglu --strategy serial --workers 2", "strategy serial runs 1 worker"),
+        ("--layers swiglu --read live --workers torch:cpu*2", "add predict=none"),
         ("--layers swiglu --lrr 3", "did you mean '--lr'?"),
     ],
 )
