@@ -16,7 +16,9 @@ import pytest
 from mlxhog import tensors
 from mlxhog.cli import main
 from mlxhog.cli.mad.run_line import RunLine
+from mlxhog.errors import EnvironmentLacks
 from mlxhog.interrupts import Interrupts
+from mlxhog.mad import keeping
 from mlxhog.mad.result import Point
 from mlxhog.models import families
 
@@ -94,6 +96,20 @@ def test_the_trained_model_is_kept_where_asked(
     }
     assert mad_train(*words) == 2
     assert "kept exists" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_saved_costs_no_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise EnvironmentLacks("the disk is full")
+
+    monkeypatch.setattr(keeping, "save", full)
+    words = [*SMALL, *MIXER, "--steps", "2", "--json", "--save", str(tmp_path / "kept")]
+    assert mad_train(*words) == 3
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1])["status"] == "done"
+    assert err.endswith("the disk is full\n")
 
 
 def test_a_diverged_run_says_so_and_exits_with_4(capsys: pytest.CaptureFixture[str]) -> None:
