@@ -47,10 +47,11 @@ def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     # These import NumPy: wrong flags are answered before.
     from mlxhog.cli.mad import study_session
     from mlxhog.mad.study.planning import Planning
-    from mlxhog.mad.study.session import open_store
+    from mlxhog.mad.study.session import find_same, open_store
     from mlxhog.mad.study.study import Study
     from mlxhog.models.mad.sequence import canonical, parse, read_architecture
 
+    how.require()
     found = [read_architecture(name) for name in parsed.other.config]
     dim, position = _shared_sizes(found, shared.dim)
     texts = [canonical(parse(text)) for text in parsed.other.layers]
@@ -65,7 +66,8 @@ def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     planning = Planning(study)
     name = parsed.other.study or _name(study.to_dict())
     if parsed.other.dry_run:
-        return study_session.dry_run(planning, name, how, as_json=parsed.other.json)
+        store = find_same(study, how.out, name)
+        return study_session.dry_run(planning, name, how, store, as_json=parsed.other.json)
     return study_session.go(
         open_store(study, how.out, name),
         planning,

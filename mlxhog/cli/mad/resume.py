@@ -41,10 +41,11 @@ def _resume(how: ExecutionConfig, other: Any) -> int:
     from mlxhog.mad.study.planning import Planning
     from mlxhog.mad.study.store import find
 
+    how.require()
     store = find(other.study, Path(how.out))
     planning = Planning(studies.read(store))
     if other.dry_run:
-        return study_session.dry_run(planning, store.name, how, as_json=other.json)
+        return study_session.dry_run(planning, store.name, how, store, as_json=other.json)
     return study_session.go(
         store,
         planning,

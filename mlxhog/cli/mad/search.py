@@ -60,10 +60,11 @@ def _search(given: SearchConfig, shared: StudyConfig, how: ExecutionConfig, pars
     from mlxhog.cli.mad import study_session
     from mlxhog.mad.search.space_file import read_space
     from mlxhog.mad.study.planning import Planning
-    from mlxhog.mad.study.session import open_store
+    from mlxhog.mad.study.session import find_same, open_store
     from mlxhog.mad.study.study import Study
 
     assert given.space is not None
+    how.require()
     space = read_space(given.space)
     study = Study(
         space=space.to_dict(),
@@ -79,7 +80,8 @@ def _search(given: SearchConfig, shared: StudyConfig, how: ExecutionConfig, pars
     planning.sampler()  # whether it can be made here
     name = parsed.other.study or Path(given.space).stem
     if parsed.other.dry_run:
-        return study_session.dry_run(planning, name, how, as_json=parsed.other.json)
+        store = find_same(study, how.out, name)
+        return study_session.dry_run(planning, name, how, store, as_json=parsed.other.json)
     return study_session.go(
         open_store(study, how.out, name),
         planning,

@@ -20,17 +20,27 @@ if TYPE_CHECKING:
 EXIT_CODES = {"done": 0, "budget": 0, "interrupted": 130}
 
 
-def dry_run(planning: Planning, name: str, how: ExecutionConfig, *, as_json: bool) -> int:
-    """Print what a study would be; returns the exit code."""
-    from mlxhog import machine
-    from mlxhog.mad.study.guess import guess
+def dry_run(
+    planning: Planning, name: str, how: ExecutionConfig, store: Store | None, *, as_json: bool
+) -> int:
+    """Print what a session would do; returns the exit code.
 
-    study, cost = planning.study, planning.cost()
-    parallel = how.resolve_parallel(study.workers, study.threads, machine.here())
-    runs = cost.runs if how.limit.runs is None else min(cost.runs, how.limit.runs)
-    steps = cost.steps * runs // cost.runs
-    found = guess(planning) * steps / cost.steps / parallel
-    seconds = found if how.limit.seconds is None else min(found, how.limit.seconds)
+    Args:
+        planning: of the study.
+        name: of the study.
+        how: it would be executed.
+        store: of the study, where there is one.
+        as_json: one JSON object instead.
+    """
+    from mlxhog import machine
+    from mlxhog.mad.study.guess import seconds_of_a_run
+
+    study, cost, here = planning.study, planning.cost(), machine.here()
+    records = () if store is None else store.records()
+    parallel = how.resolve_parallel(study.workers, study.threads, here)
+    runs = min(cost.runs, how.limit.runs or cost.runs)
+    left = max(0, runs - len(records))
+    seconds = seconds_of_a_run(planning, records, here.cores) * left / parallel
     facts: dict[str, Any] = {
         "study": name,
         "suite": study.suite,
@@ -38,24 +48,21 @@ def dry_run(planning: Planning, name: str, how: ExecutionConfig, *, as_json: boo
         "runs_each": planning.suite.runs * len(study.seeds),
         "seeds": list(study.seeds),
         "runs": runs,
-        "steps": steps,
+        "ended": len(records),
+        "steps": cost.steps * left // cost.runs,
         "parallel": parallel,
-        "estimated_seconds": round(seconds),
+        "estimated_seconds": round(min(seconds, how.limit.seconds or seconds)),
     }
     if as_json:
         print(json.dumps(facts))
         return 0
+    guess = "as the runs so far" if records else "a guess from how fast this machine multiplies"
+    each = f"each {facts['runs_each']} runs with seeds {', '.join(map(str, study.seeds))}"
     print(f"study        {name}: suite {study.suite}, width {planning.dim}, {study.workers}")
-    print(
-        f"candidates   {planning.candidates:,}, each {facts['runs_each']} runs with seeds "
-        f"{', '.join(map(str, study.seeds))}"
-    )
-    print(f"runs         at most {runs:,}, {parallel} at once")
-    print(f"steps        at most {steps:,} ({format_count(steps)})")
-    print(
-        f"time         about {format_clock(seconds)} if no run ends early: a guess from how fast "
-        "this machine multiplies; the board measures"
-    )
+    print(f"candidates   {planning.candidates:,}, {each}")
+    print(f"runs         at most {runs:,}, {len(records):,} have ended; {parallel} at once")
+    print(f"steps        at most {facts['steps']:,} ({format_count(facts['steps'])}) to go")
+    print(f"time         about {format_clock(facts['estimated_seconds'])}: {guess}")
     return 0
 
 

@@ -67,6 +67,17 @@ class ExecutionConfig:
         if problems:
             raise ConfigError("\n".join(problems))
 
+    def require(self) -> None:
+        """Refuse what cannot be executed here, before anything is made.
+
+        Raises:
+            EnvironmentLacks: Ray is asked for and not installed.
+        """
+        if self.executor == "ray":
+            from mlxhog.mad.study.executors import ray  # which loads the pool
+
+            ray.check()
+
     @property
     def limit(self) -> Limit:
         """The budget."""

@@ -44,6 +44,11 @@ class Flights:
         """Return a run in progress."""
         return self._flights[key].run
 
+    def running(self) -> list[tuple[PlannedRun, float]]:
+        """Return every run in progress, and the seconds since it began."""
+        now = time.monotonic()
+        return [(flight.run, now - flight.began_s) for flight in self._flights.values()]
+
     def shown(self) -> tuple[InFlight, ...]:
         """Return all of them for a board, in the order of workers."""
         now = time.monotonic()

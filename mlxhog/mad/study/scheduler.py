@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 from mlxhog.interrupts import Interrupts
@@ -17,6 +18,7 @@ from mlxhog.mad.progress import Best, Observer, StudyProgress, Trouble
 from mlxhog.mad.result import Point, RunResult
 from mlxhog.mad.study import record
 from mlxhog.mad.study.candidates import Candidates
+from mlxhog.mad.study.eta import Eta
 from mlxhog.mad.study.executors.protocol import Ended, Evaluated, Executor, Lost, News, Task
 from mlxhog.mad.study.flights import Flights
 from mlxhog.mad.study.limit import Limit, seconds_used
@@ -134,7 +136,7 @@ class Scheduler:
         self._statuses: Counter[str] = Counter()
         self._troubles: tuple[Trouble, ...] = ()
         self._best: Best | None = None
-        self._run_seconds = 0.0
+        self._eta = Eta()
         self._remember(retry_failed)
 
     # -- a session -------------------------------------------------------------------------------
@@ -157,7 +159,8 @@ class Scheduler:
                 elif interrupts.count > told:
                     told = interrupts.count
                     n = len(self._flights)
-                    self._show(f"finishing {n} run{'s' * (n != 1)}; Ctrl-C again drops them")
+                    runs, them = ("run", "it") if n == 1 else ("runs", "them")
+                    self._show(f"finishing {n} {runs}; Ctrl-C again drops {them}")
                 if not self._flights:
                     break
                 for news in self._executor.news(LOOK_S):
@@ -326,7 +329,7 @@ class Scheduler:
     def _count(self, ended: Record) -> None:
         self._finished.add(ended.key)
         self._statuses[ended.status] += 1
-        self._run_seconds += ended.seconds
+        self._eta.ended((ended.task, ended.label), ended.seconds)
         self._records.setdefault(ended.candidate, []).append(ended)
 
     # -- earlier sessions ------------------------------------------------------------------------
@@ -384,14 +387,24 @@ class Scheduler:
 
     def _eta_s(self) -> float | None:
         """Seconds that are left if the runs to come take as long as those that ended."""
-        planned, done = self._planned(), len(self._finished)
-        if not done:
-            return None
+        planned, under_way = self._planned(), len(self._flights)
         left_s = []
         if planned is not None:
-            beside = max(1, len(self._flights))
-            left_s.append((planned - done) * self._run_seconds / done / beside)
+            waiting = max(0, planned - len(self._finished) - under_way)
+            kinds: list[Kind | None] = [_kind(run) for run in islice(self._queue, waiting)]
+            kinds += [None] * (waiting - len(kinds))  # of candidates that nobody proposed yet
+            running = [(_kind(run), seconds) for run, seconds in self._flights.running()]
+            left_s.append(self._eta.seconds_left(kinds, running, parallel=max(1, under_way)))
         if self._limit.seconds is not None:
             used = self._seconds_before + time.monotonic() - self._began_s
             left_s.append(max(0.0, self._limit.seconds - used))
-        return min(left_s) if left_s else None
+        known = [seconds for seconds in left_s if seconds is not None]
+        return min(known) if known else None
+
+
+Kind = tuple[str, str]
+"""Task and setting, whose runs are about equally long."""
+
+
+def _kind(run: PlannedRun) -> Kind:
+    return run.config.task, run.label

@@ -38,19 +38,28 @@ def train(
     return candidate.train(config, watch=watch, rungs=rungs, prepare=prepare)
 
 
-def open_store(study: Study, root: str, name: str) -> Store:
-    """Return the store of a study, made if it is not there.
+def find_same(study: Study, root: str, name: str) -> Store | None:
+    """Return the store of a study, None if it is not there yet.
 
     Raises:
-        StudyError: another study has that name.
+        StudyError: another study has that name, or nothing can.
     """
     stores.check_name(name)
     directory = Path(root).absolute() / name
     if not stores.is_study(directory):
-        return stores.create(Path(root), name, study.to_dict())
+        return None
     found = Store(directory)
     studies.refuse_another(found, study)
     return found
+
+
+def open_store(study: Study, root: str, name: str) -> Store:
+    """Return the store of a study, made if it is not there.
+
+    Raises:
+        StudyError: as `find_same`, or the directory cannot be made.
+    """
+    return find_same(study, root, name) or stores.create(Path(root), name, study.to_dict())
 
 
 def execute(

@@ -16,7 +16,7 @@ from mlxhog.mad.best import Select
 from mlxhog.mad.run_config import GENERATOR_VERSION, RunConfig
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store
-from mlxhog.mad.suites import Suite, only, suite
+from mlxhog.mad.suites import Suite, fixed, only, suite
 from mlxhog.options import did_you_mean
 
 FORMAT = 1
@@ -73,7 +73,7 @@ class Study:
         Raises:
             ConfigError: no such suite or task.
         """
-        found = suite(self.suite)
+        found = fixed(suite(self.suite), self.protocol)
         return only(found, self.tasks) if self.tasks else found
 
     @property

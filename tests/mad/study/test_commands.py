@@ -1,0 +1,202 @@
+"""`mlxhog mad search`, `bench` and `resume`, with runs of a few steps."""
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from mlxhog.cli import main
+from mlxhog.mad.study.store import Store
+from tests.mad.study.small import table
+from tests.mad.study.test_scheduler import ROOT, lines, wait_for
+from tests.processes import alive, workers_of
+
+TINY = ("--tasks", "M,CR", "--steps", "4", "--eval-every", "2", "--dim", "16", "--batch-size", "8")
+ON_MLX = ("--backend", "mlx", "--quiet")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert multiprocessing.active_children() == []
+
+
+@pytest.fixture
+def space(tmp_path):
+    path = tmp_path / "space.yaml"
+    choices = {"depth": 2, "mixers": [{"type": "gated-conv", "kernel": [2, 3]}]}
+    path.write_text(yaml.safe_dump({"space": {**choices, "channels": ["swiglu"]}}))
+    return str(path)
+
+
+def said(capsys) -> dict:
+    """The last line on stdout, which is one JSON object."""
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_a_search_ends_with_its_runs_and_the_best_and_the_same_line_runs_nothing_again(
+    space, capsys, tmp_path
+):
+    command = ["mad", "search", "--space", space, *TINY, *ON_MLX, "--no-prune", "--json"]
+    assert main(command) == 0
+    first = said(capsys)
+    assert first["study"] == str(tmp_path / "studies" / "space")
+    assert first["status"] == "done"
+    assert first["runs"] == {"done": 4, "failed": 0, "pruned": 0, "diverged": 0}
+    assert 0 <= first["best"]["score"] <= 1
+    assert first["best"]["missing"] == 0
+    store = Store(tmp_path / "studies" / "space")
+    assert all(record.params > 0 and record.state > 0 for record in store.records())
+    assert all(len(store.curve(record.key)) == 2 for record in store.records())
+    before = table(store)
+    assert main(command) == 0
+    assert said(capsys)["best"] == first["best"]
+    assert table(store) == before
+    assert lines(store.directory) == 4
+
+
+def test_a_budget_cuts_a_study_and_resume_completes_it(space, capsys, tmp_path):
+    search = ["mad", "search", "--space", space, *TINY, *ON_MLX, "--study", "s"]
+    assert main([*search, "--budget", "1", "--memory-limit", "8GB"]) == 0
+    text = capsys.readouterr().out
+    assert "the budget is used up: 1 runs have ended (1 done)" in text
+    assert "go on: mlxhog mad resume s --memory-limit 8GB" in text
+    assert main(["mad", "resume", "s", "--dry-run", "--json"]) == 0
+    plan = said(capsys)
+    assert (plan["runs"], plan["ended"], plan["steps"]) == (4, 1, 12)
+    assert main(["mad", "resume", "s", "--json", "--quiet"]) == 0
+    assert said(capsys)["runs"]["done"] == 4
+
+
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_scores_are_the_same_whatever_the_executor_and_the_parallelism(
+    space, capsys, tmp_path, executor
+):
+    if executor == "ray":
+        pytest.importorskip("ray", reason="Ray is not installed: pip install mlxhog[ray]")
+    one = ["mad", "search", "--space", space, *TINY, "--no-prune", "--quiet", "--backend", "torch"]
+    code = (
+        "import sys, warnings; warnings.simplefilter('ignore'); from mlxhog.cli import main; "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    for name, how in (("one", ["--parallel", "1"]), ("two", ["--parallel", "2", "--executor"])):
+        given = [*one, "--study", name, *how, *([executor] if name == "two" else [])]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *given], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    stores = [Store(tmp_path / "studies" / name) for name in ("one", "two")]
+    assert table(stores[0]) == table(stores[1])
+    for record in stores[0].records():
+        points = [store.curve(record.key) for store in stores]
+        assert [p.loss for p in points[0]] == [p.loss for p in points[1]]
+
+
+def test_bench_scores_given_architectures_and_finds_its_study_again(capsys):
+    given = ["mad", "bench", "--layers", "gated-conv swiglu", "--layers", "gated-conv(kernel=2)"]
+    command = [*given, *TINY, *ON_MLX, "--seeds", "1,2", "--json"]
+    assert main(command) == 0
+    first = said(capsys)
+    assert first["runs"]["done"] == 8
+    assert main([*command[:-1], "--dry-run", "--json"]) == 0
+    plan = said(capsys)
+    assert (plan["ended"], plan["candidates"], plan["runs_each"]) == (8, 2, 4)
+    assert first["study"].endswith(plan["study"])
+
+
+def test_a_dry_run_says_runs_steps_and_time_and_makes_nothing(space, capsys, tmp_path):
+    assert main(["mad", "search", "--space", space, "--suite", "full", "--dry-run", "--json"]) == 0
+    plan = said(capsys)
+    assert (plan["candidates"], plan["runs_each"], plan["runs"]) == (2, 396, 792)
+    assert plan["steps"] > 2 * 396 * 1000
+    assert plan["estimated_seconds"] > 0
+    assert not (tmp_path / "studies").exists()
+
+
+def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(space, tmp_path):
+    long = [*TINY[:2], "--steps", "100000", "--eval-every", "2", *TINY[6:]]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlxhog", "mad", "search", "--space", space, *long, *ON_MLX],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: any(tmp_path.glob("studies/space/curves/*.jsonl")))
+        workers = workers_of(process.pid)
+        process.terminate()
+        while "finishing 1 run; Ctrl-C again drops it" not in process.stderr.readline():
+            pass
+        process.terminate()
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, errors
+    assert "interrupted: 0 runs have ended (none)" in output
+    assert "go on: mlxhog mad resume space" in output
+    assert workers
+    assert not any(map(alive, workers))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("search", 2, "give the space of architectures, as in mlxhog mad search --space"),
+        ("search --space nowhere.yaml", 2, "cannot read the space nowhere.yaml"),
+        ("search --space SPACE --suite smok", 2, "no suite 'smok'; did you mean 'smoke'"),
+        ("search --space SPACE --sampler gird", 2, "did you mean 'grid'"),
+        ("search --space SPACE --tasks CX", 2, "'CX'"),
+        ("search --space SPACE --seeds 1,1", 2, "--seeds is '1,1'; wanted how many"),
+        ("search --space SPACE --seeds 0", 2, "--seeds is '0'; wanted how many"),
+        ("search --space SPACE --budget soon", 2, "--budget is 'soon'; wanted a number of runs"),
+        ("search --space SPACE --memory-limit much", 2, "--memory-limit is 'much'"),
+        ("search --space SPACE --ray-address auto", 2, "without --executor ray"),
+        ("search --space SPACE --prune --no-prune", 2, "both given"),
+        ("search --space SPACE --study a/b", 2, "study name 'a/b'"),
+        ("search --space SPACE --backend torch:mps", 3, "torch:mps needs macOS"),
+        ("search --space SPACE --parallell 2", 2, "did you mean '--parallel'"),
+        ("search --space SPACE --steps 5 --epochs 2", 2, "steps and epochs are both given"),
+        ("bench", 2, "give an architecture, as in mlxhog mad bench --layers"),
+        ("bench --layers gated-kong", 2, "did you mean 'gated-conv'"),
+        ("bench --layers gated-conv(kernel=0)", 2, "kernel is 0"),
+        ("resume", 2, "required: STUDY"),
+        ("resume fisrt", 2, "no study 'fisrt'"),
+    ],
+)
+def test_wrong_input_is_one_message_and_costs_nothing(
+    words, code, said, space, capsys, tmp_path, no_apple_gpu
+):
+    assert main(["mad", *words.replace("SPACE", space).split()]) == code
+    output = capsys.readouterr()
+    assert said in output.err
+    assert output.out == ""
+    assert not (tmp_path / "studies").exists()
+
+
+def test_another_space_in_a_study_is_refused_with_the_way_out(space, capsys, tmp_path):
+    search = ["mad", "search", "--space", space, *TINY, *ON_MLX, "--study", "s", "--budget", "1"]
+    assert main(search) == 0
+    before = (tmp_path / "studies" / "s" / "runs.jsonl").read_bytes()
+    path = tmp_path / "space.yaml"
+    path.write_text(path.read_text().replace("depth: 2", "depth: 4"))
+    assert main(search) == 2
+    said = capsys.readouterr().err
+    assert "holds another study:\n  space: it has" in said
+    assert "mlxhog mad resume s" in said
+    assert (tmp_path / "studies" / "s" / "runs.jsonl").read_bytes() == before
+
+
+def test_without_ray_the_command_says_what_to_install(space, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        "mlxhog.mad.study.executors.ray.importlib.util.find_spec",
+        lambda name, find=importlib.util.find_spec: None if name == "ray" else find(name),
+    )
+    assert main(["mad", "search", "--space", space, *TINY, "--executor", "ray"]) == 3
+    assert "pip install 'mlxhog[ray]'" in capsys.readouterr().err
+    assert not (tmp_path / "studies").exists()
