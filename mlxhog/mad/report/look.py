@@ -18,7 +18,7 @@ from mlxhog.mad.study.planning import Planning
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store, is_study
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.suites import Suite, fixed
+from mlxhog.mad.suites import Suite
 
 
 def look(
@@ -42,9 +42,9 @@ def look(
             validation rows to select by.
     """
     study = studies.read(store)
-    measured = fixed(study.measured(), study.protocol)
+    measured = study.measured()
     protocol = Protocol(**{**measured.protocol, **study.protocol})
-    select = select or ("val" if protocol.select == "val" else "test")
+    select = select or study.select
     records = tuple(store.records())
     rows = scores(records, measured, select, study.seeds)
     chosen = _chosen(rows, records, measured)
@@ -97,10 +97,9 @@ def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Row]) -
 
 def _against(study: Study, rows: Sequence[Row], other: Store) -> Against:
     theirs = studies.read(other)
-    same = fixed(theirs.measured(), theirs.protocol)
     scored = {
         row.candidate: row.score
-        for row in scores(other.records(), same, "test", theirs.seeds)
+        for row in scores(other.records(), theirs.measured(), "test", theirs.seeds)
         if row.status not in UNFINISHED
     }
     pairs = {

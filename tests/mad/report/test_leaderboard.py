@@ -159,6 +159,18 @@ def test_a_run_in_progress_and_a_torn_line_change_nothing(tmp_path):
     assert to_json(look(store)) == before
 
 
+def test_a_study_with_validation_rows_shows_both_scores(tmp_path):
+    def validated(record):
+        return replace(record, val_macro=record.acc_macro - 0.1, val_token=record.acc_token)
+
+    change = {"change": validated, "protocol": {"select": "val"}}
+    standing = look(study(tmp_path, **change))
+    assert "0.900 ± 0.025  0.800" in lines(standing)[2]
+    assert "| score | val |" in to_markdown(standing)
+    assert "| 0.900 ± 0.025 | 0.800 |" in to_markdown(standing)
+    assert dict(standing.facts)["selected by"] == "val rows"
+
+
 def test_candidates_that_shared_an_embedding_are_compared_with_the_same_study_unshared(tmp_path):
     unshared = study(tmp_path, "unshared")
     shared = study(tmp_path, "shared", share_embedding=True)
