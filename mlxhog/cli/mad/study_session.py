@@ -45,6 +45,7 @@ def dry_run(
         "study": name,
         "suite": study.suite,
         "candidates": planning.candidates,
+        "unused": planning.unused,
         "runs_each": planning.suite.runs * len(study.seeds),
         "seeds": list(study.seeds),
         "runs": runs,
@@ -60,6 +61,8 @@ def dry_run(
     each = f"each {facts['runs_each']} runs with seeds {', '.join(map(str, study.seeds))}"
     print(f"study        {name}: suite {study.suite}, width {planning.dim}, {study.workers}")
     print(f"candidates   {planning.candidates:,}, {each}")
+    if facts["unused"]:
+        print(f"in none      {', '.join(facts['unused'])}: the budget leaves no room")
     print(f"runs         at most {runs:,}, {len(records):,} have ended; {parallel} at once")
     print(f"steps        at most {facts['steps']:,} ({format_count(facts['steps'])}) to go")
     print(f"time         about {format_clock(facts['estimated_seconds'])}: {guess}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from mlxhog.mad.report.canvas import Theme, blank, style, title
@@ -31,9 +32,10 @@ def draw(found: list[Slot], theme: Theme) -> Figure:
         style(axes, theme)
         axes.grid(visible=False)
     at = np.arange(len(found))
-    bars.bar(at, [slot.share for slot in found], width=0.6, color=theme.inks[0])
+    few = any(math.isnan(slot.share) for slot in found)
+    bars.bar(at, [0.0 if few else slot.share for slot in found], width=0.6, color=theme.inks[0])
     bars.set_ylim(0, 1)
-    bars.set_ylabel("share of variance")
+    bars.set_ylabel("too few candidates" if few else "share of variance")
     title(bars, theme, "what each slot decides, and the mean score of each layer in it")
     table = np.array([[slot.means.get(name, np.nan) for slot in found] for name in names])
     image = heat.imshow(table, aspect="auto", cmap=theme.heat)

@@ -1,8 +1,9 @@
 """What a candidate may cost, and how one that costs too much is made to fit.
 
 Fixed-state mixers are compared at equal state, so a space bounds parameters and state. A candidate
-above a bound is rejected, or with `rescale` made smaller: more heads, which divide the state of a
-matrix memory, then narrower channel maps.
+above a bound is rejected, or with `rescale` made smaller: its state by more heads, which divide
+that of a matrix memory, by fewer states of a channel or a shorter window; its parameters by
+narrower channel maps.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.sizes import params, state
 from mlxhog.models.mad.layer import Layer
 
+SHRINK: dict[str, Callable[[int], int]] = {
+    "heads": lambda heads: 2 * heads,
+    "states": lambda states: states // 2,
+    "window": lambda window: window // 2,
+}
+"""Numbers of a layer that decide its state, and the next smaller state's."""
 INNER_STEP = 16
 """Inner widths are multiples of this, as the reference's."""
 
@@ -67,7 +74,7 @@ class Scale:
         """Return what the smallest version of a layer costs that `fit` may choose."""
         if self.budget.rescale:
             if self.budget.state is not None:
-                *_, layer = [layer, *self._more_heads(layer)]
+                *_, layer = [layer, *self._less_state(layer)]
             if self.budget.params is not None:
                 layer = self._narrow(layer, INNER_STEP) or layer
         return self.cost([layer])
@@ -82,7 +89,7 @@ class Scale:
         return self._kept(one) == self._kept(other)
 
     def _kept(self, layer: Layer) -> tuple[object, ...]:
-        free = {"heads", "inner"} if self.budget.rescale else set()
+        free = {*SHRINK, "inner"} if self.budget.rescale else set()
         numbers = {field.name for field in fields(layer)} - free  # type: ignore[arg-type]
         return (layer.name, *(getattr(layer, name) for name in sorted(numbers)))
 
@@ -98,8 +105,8 @@ class Scale:
     def fit(self, layers: Sequence[Layer]) -> tuple[Layer, ...] | None:
         """Return layers within the budget: as they are, or rescaled where it allows that.
 
-        Of the layers that can have twice the heads, the one with the largest state gets them
-        first; of the channel maps, the widest loses 16 units first. None where that is not enough.
+        Of the layers whose state can shrink, that with the largest goes first, to about half; of
+        the channel maps the widest, by 16 units. None where all of that is not enough.
         """
         found = list(layers)
         while self.budget.rescale and not self.within(found):
@@ -112,11 +119,11 @@ class Scale:
     def _smaller(self, layers: Sequence[Layer]) -> tuple[int, Layer] | None:
         """The next change: which layer, and what it becomes."""
         bound = self.budget.state
-        headed = [] if bound is None else self._options(layers, self._headed)
+        shrunk = [] if bound is None else self._options(layers, self._shrunk)
         if bound is not None and self.cost(layers).state > bound:
-            options = headed
+            options = shrunk
         else:
-            options = self._options(layers, self._narrowed) or headed
+            options = self._options(layers, self._narrowed) or shrunk
         if not options:
             return None
         _, number, less = max(options, key=lambda option: (option[0], -option[1]))
@@ -130,22 +137,27 @@ class Scale:
         changed = [(number, *change(layer)) for number, layer in enumerate(layers)]
         return [(size, number, less) for number, size, less in changed if less is not None]
 
-    def _headed(self, layer: Layer) -> tuple[int, Layer | None]:
-        return self.cost([layer]).state, next(self._more_heads(layer), None)
+    def _shrunk(self, layer: Layer) -> tuple[int, Layer | None]:
+        return self.cost([layer]).state, next(self._less_state(layer), None)
 
     def _narrowed(self, layer: Layer) -> tuple[int, Layer | None]:
         width = _width(layer, self._d)
         return width, self._narrow(layer, width - INNER_STEP)
 
-    def _more_heads(self, layer: Layer) -> Iterator[Layer]:
-        """The layer with twice, four times .. the heads, while that makes its state smaller."""
-        while _has(layer, "heads"):
-            now: Any = layer
-            more: Layer = replace(now, heads=2 * now.heads)
-            if not self._possible(more) or self.cost([more]).state >= self.cost([layer]).state:
-                return
-            yield more
-            layer = more
+    def _less_state(self, layer: Layer) -> Iterator[Layer]:
+        """The layer with less and less state, down to the least that can be built."""
+        while (less := self._with_less_state(layer)) is not None:
+            yield less
+            layer = less
+
+    def _with_less_state(self, layer: Layer) -> Layer | None:
+        now: Any = layer
+        for name, change in SHRINK.items():
+            if _has(layer, name):
+                less: Layer = replace(now, **{name: change(getattr(now, name))})
+                if self._possible(less) and self.cost([less]).state < self.cost([layer]).state:
+                    return less
+        return None
 
     def _narrow(self, layer: Layer, inner: int) -> Layer | None:
         """A channel map with another inner width; None where it has none, or not that one."""
@@ -172,5 +184,5 @@ def _width(layer: Layer, d: int) -> int:
     if layer.kind != "channel" or not _has(layer, "inner"):
         return 0
     now: Any = layer
-    width: int = now.width(d)
+    width: int = now.width(d) if hasattr(now, "width") else now.inner
     return width

@@ -49,8 +49,8 @@ class Candidates:
         self._scale = Scale(space.budget, d, length)
         self._limited = tuple(space.max_count)
         self._check_layers()
-        budget = space.budget
-        self._sequences = self._within(budget.params, budget.state)
+        self._bounds = (space.budget.params, space.budget.state)
+        self._sequences = self._within(*self._bounds)
         if not self.count:
             raise ConfigError(self._why_none())
         for layers in space.start:
@@ -113,16 +113,36 @@ class Candidates:
             found.append(own[0])
         return tuple(found) if self.build(found) == layers else None
 
+    def unused(self) -> tuple[Layer, ...]:
+        """Return the choices that no candidate has, since its cost leaves no room for the rest."""
+        return tuple(
+            layer
+            for layer in dict.fromkeys((*self.space.mixers, *self.space.channels))
+            if not any(self._has(layer, depth) for depth in self._sequences)
+        )
+
+    def _has(self, layer: Layer, depth: int) -> bool:
+        """Whether any candidate of a depth has a choice in any slot."""
+        slots = self.space.slots(depth)
+        for number, slot in enumerate(slots):
+            if layer in slot:
+                forced = [*slots[:number], (layer,), *slots[number + 1 :]]
+                if self._sequences_of(forced, self._bounds).count():
+                    return True
+        return False
+
     def _within(self, params: int | None, state: int | None) -> dict[int, Sequences]:
         """The sequences of every depth within bounds; those without one are left out."""
-        most: Left = tuple(self.space.max_count[name] for name in self._limited)
         found = {}
         for depth in self.space.depths:
-            uses = [[self._use(layer) for layer in slot] for slot in self.space.slots(depth)]
-            sequences = Sequences(uses, (*most, params, state))
+            sequences = self._sequences_of(self.space.slots(depth), (params, state))
             if sequences.count():
                 found[depth] = sequences
         return found
+
+    def _sequences_of(self, slots: Sequence[Sequence[Layer]], bounds: Left) -> Sequences:
+        most: Left = tuple(self.space.max_count[name] for name in self._limited)
+        return Sequences([[self._use(layer) for layer in slot] for slot in slots], (*most, *bounds))
 
     def _use(self, layer: Layer) -> tuple[int, ...]:
         least = self._scale.least(layer)

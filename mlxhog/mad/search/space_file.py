@@ -7,7 +7,7 @@
       channels: [swiglu, mlp]
       defaults: {mlstm: {heads: 4}}   # numbers of a type, where its item does not say otherwise
       max_count: {mh-attention: 1}    # of a type in one candidate
-      budget: {params: 700_000, state: 8192, length: 128, rescale: false}
+      budget: {params: 700_000, state: 16384, length: 256, rescale: false}
       start: ["mlstm swiglu mlstm swiglu"]   # candidates that an evolution begins with
       dim: 128                        # the suite's where it is not given
       position: none                  # none | learned | sincos

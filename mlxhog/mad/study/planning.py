@@ -75,6 +75,12 @@ class Planning:
         return len(self.listed) if self._space is None else self._space.count
 
     @property
+    def unused(self) -> list[str]:
+        """Layers of the space that its budget leaves no room for."""
+        found = () if self._space is None else self._space.unused()
+        return [canonical([layer]) for layer in found]
+
+    @property
     def total(self) -> int:
         """Runs of all candidates."""
         return self.candidates * self.suite.runs * len(self.study.seeds)

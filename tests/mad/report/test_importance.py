@@ -1,5 +1,7 @@
 import itertools
+import math
 
+import numpy as np
 import pytest
 
 from mlxhog.mad.report.importance import NOTHING, slots
@@ -33,6 +35,38 @@ def test_a_slot_without_a_choice_explains_nothing():
 def test_a_shallower_candidate_has_nothing_in_the_slots_beyond_its_depth():
     _, second = slots([((A, B), 0.9), ((A,), 0.4)])
     assert second.means == {B: 0.9, NOTHING: 0.4}
+
+
+def test_a_slot_that_only_goes_along_with_another_is_not_given_what_that_did():
+    rng = np.random.default_rng(0)
+    scored = []
+    for _ in range(60):
+        first = rng.choice([A, B])
+        second = first if rng.random() < 0.8 else rng.choice([A, B])
+        scored.append(((first, second), (0.9 if first == A else 0.4) + rng.normal(0, 0.02)))
+    first, second = slots(scored)
+    assert abs(second.means[A] - second.means[B]) > 0.2  # it seems to matter
+    assert first.share > 0.9
+    assert second.share < 0.02
+
+
+@pytest.mark.parametrize("candidates", [15, 30, 60])
+def test_noise_alone_is_given_to_no_slot_however_few_candidates_there_are(candidates: int):
+    rng = np.random.default_rng(1)
+    shares = []
+    for _ in range(100):
+        noise = rng.normal(0.5, 0.1, candidates)
+        shares += [
+            slot.share for slot in slots([(tuple(rng.choice(list("abcd"), 4)), x) for x in noise])
+        ]
+    # Three effects of as many candidates: the variance between a slot's groups is this by chance.
+    assert np.mean(np.nan_to_num(shares)) < 0.6 * 3 / (candidates - 1)
+
+
+def test_candidates_that_are_too_few_to_tell_slots_apart_give_no_shares():
+    few = [((A, A), 0.5), ((B, A), 0.6), ((A, B), 0.7)]
+    assert all(math.isnan(slot.share) for slot in slots(few))
+    assert [slot.means for slot in slots(few)][0][A] == pytest.approx(0.6)
 
 
 def test_nothing_scored_has_no_slots():

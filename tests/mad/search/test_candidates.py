@@ -11,7 +11,15 @@ from mlxhog.mad.search.counting import Sequences
 from mlxhog.mad.search.space import Space
 from mlxhog.mad.search.space_file import to_space
 from mlxhog.mad.sizes import params, state
+from mlxhog.models.mad.layer import make
+from mlxhog.models.mad.layers import LAYERS
 from tests.mad.search.spaces import KERNELS, LENGTH, SMALL, D, candidates
+
+MIXERS = [layer.name for layer in LAYERS if layer.kind == "mixer"]
+GROWS = {"mh-attention", "hyena", "mh-hyena"}
+"""Caches and filters as long as the sequence: no number of theirs makes them shorter."""
+FLAT = {"gated-conv", "slstm", "slstm-v1"}
+"""A few numbers per channel of the model."""
 
 
 def enumerated(space: Space) -> list[Layers]:
@@ -161,6 +169,32 @@ def test_a_candidate_that_no_rescaling_makes_fit_is_rejected():
     assert all("mlstm" not in {layer.name for layer in layers} for layers in wanted)
 
 
+@pytest.mark.parametrize("mixer", sorted(set(MIXERS) - GROWS - FLAT))
+def test_every_mixer_with_a_memory_of_fixed_size_shrinks_by_a_third_and_keeps_its_kind(mixer: str):
+    whole = state([make(mixer)], 64, 64)
+    keys = {"depth": 1, "mixers": [mixer], "budget": {"state": 2 * whole // 3, "rescale": True}}
+    ((found,),) = Candidates(to_space(keys), 64, 64)
+    assert found.name == mixer
+    assert 0 < state([found], 64, 64) <= 2 * whole // 3
+
+
+def test_a_space_may_have_every_layer_there_is():
+    channels = [layer.name for layer in LAYERS if layer.kind == "channel"]
+    budget = {"params": 60_000, "state": 5_000, "rescale": True}
+    space = to_space({"depth": 2, "mixers": MIXERS, "channels": channels, "budget": budget})
+    found = Candidates(space, 64, LENGTH)
+    assert {layers[1].name for layers in found} == set(channels)
+    for layers in found:
+        assert params(layers, 64) <= 60_000
+        assert found.plan(layers) == (make(layers[0].name), make(layers[1].name))
+
+
+def test_the_state_of_a_cache_is_counted_at_the_length_that_the_budget_says():
+    keys: dict[str, Any] = {"mixers": ["gated-conv", "mh-attention(h4)"], "channels": ["mlp"]}
+    assert candidates(**keys, budget={"state": 1000}).count == 1
+    assert candidates(**keys, budget={"state": 1000, "length": 4}).count == 4
+
+
 def test_choices_that_rescaling_would_make_equal_are_refused():
     mixers = [{"type": "mlstm", "heads": [1, 4]}]
     with pytest.raises(ConfigError, match=r"mlstm\(h1\) and mlstm\(h4\) differ in nothing"):
@@ -191,3 +225,14 @@ def test_rescaled_candidates_and_their_plans_correspond_one_to_one(
     assert all(layers in found for layers in every)
     assert all(params(layers, D) <= params_bound for layers in every)
     assert all(state(layers, D, LENGTH) <= state_bound for layers in every)
+
+
+def test_choices_that_no_candidate_has_room_for_are_named():
+    keys: dict[str, Any] = {"mixers": ["gated-conv", "slstm", "mlstm"], "channels": ["mlp"]}
+    assert candidates(**keys).unused() == ()
+    # mLSTM keeps 388 numbers, sLSTM 128 and the convolution 64: the first fits beside nothing.
+    tight = candidates(**keys, budget={"state": 400})
+    assert tight.unused() == (make("mlstm"),)
+    assert {layer for layers in tight for layer in layers} == {
+        *(make(name) for name in ("gated-conv", "slstm", "mlp"))
+    }

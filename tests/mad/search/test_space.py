@@ -1,14 +1,17 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from mlxhog.cli import main
 from mlxhog.errors import ConfigError
+from mlxhog.mad.search import space_file
 from mlxhog.mad.search.candidates import candidates_of
 from mlxhog.mad.search.space_file import read_space, to_space
 from mlxhog.mad.suites import suite
-from mlxhog.models.mad.sequence import canonical
+from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import architectures
 from tests.mad.search.spaces import candidates
 
@@ -169,3 +172,26 @@ def test_a_layer_that_cannot_be_built_at_the_width_is_named():
 def test_a_start_that_is_not_in_the_space_is_refused():
     with pytest.raises(ConfigError, match="'mlp swiglu mlp swiglu', which is not in the space"):
         candidates(start=["mlp swiglu mlp swiglu"])
+
+
+def test_the_example_in_the_documentation_is_a_space():
+    lines = (space_file.__doc__ or "").splitlines()
+    text = "\n".join(line for line in lines if line.startswith("    "))
+    found = candidates_of(to_space(yaml.safe_load(text)["space"]), suite("lite"))
+    assert found.count > 0
+    assert found.unused() == parse("mh-attention")  # 65,536 numbers after 256 tokens, of 16,384
+
+
+def test_a_dry_run_names_the_layers_that_the_budget_leaves_no_room_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "mine.yaml"
+    keys = {"depth": 2, "mixers": ["gated-conv", "mh-attention"], "channels": ["swiglu"]}
+    path.write_text(yaml.safe_dump({"space": keys | {"budget": {"state": 1000}}}))
+    command = ["mad", "search", "--space", str(path), "--suite", "smoke", "--dry-run"]
+    assert main([*command, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["candidates"], plan["unused"]) == (1, ["mh-attention(h16)"])
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "in none      mh-attention(h16): the budget leaves no room" in said
