@@ -54,7 +54,7 @@ def test_the_table_has_every_candidate_with_its_score_and_cost(scripts, tmp_path
 
 def test_a_table_that_lacks_runs_says_so(scripts, tmp_path):
     table = scripts("mad_table")
-    standing = _standing(table, tmp_path, but=lambda record: record.seed != 2)
+    standing = _standing(table, tmp_path, but=lambda record: record.seed != table.SEEDS[2])
     text = table.markdown(standing, suite("smoke"), parallel=2)
     assert "**PARTIAL: this study is partial: 108 of 162 runs have ended" in text
 
@@ -63,11 +63,11 @@ def test_the_table_names_what_counts_as_nothing(scripts, tmp_path):
     table = scripts("mad_table")
 
     def hung(record):
-        first = record.candidate.startswith("gla") and record.seed == 0
+        first = record.candidate.startswith("gla") and record.seed == table.SEEDS[0]
         return replace(record, status="failed", reason="no sign of life") if first else record
 
     text = table.markdown(_standing(table, tmp_path, change=hung), suite("smoke"), parallel=2)
-    assert "- GLA, memorization baseline, lr 2e-03, seed 0: failed no sign of life" in text
+    assert "- GLA, memorization baseline, lr 2e-03, seed 12345: failed no sign of life" in text
     assert "done, 6 failed" in text
 
 
