@@ -136,11 +136,9 @@ class Planning:
 
     def judge(self, candidate: str, records: Sequence[Record]) -> Best:
         """Return the score of a candidate: of validation rows, where the study selects by them."""
-        select = self.study.select
-        (row,) = scores(records, self.suite, select, self.study.seeds)
-        chosen = row.val_score if select == "val" and row.val_score is not None else row.score
+        (row,) = scores(records, self.suite, self.study.select, self.study.seeds)
         return Best(
-            candidate=candidate, score=chosen, interval=row.interval, missing=len(row.missing)
+            candidate=candidate, score=row.worth, interval=row.interval, missing=len(row.missing)
         )
 
 
