@@ -106,7 +106,6 @@ def execute(
     run: RunFunction,
     *,
     parallel: int,
-    threads: int = 1,
     observer: Callable[[StudyProgress], None] = lambda progress: None,
 ) -> tuple[Store, float]:
     """Run a study to its end; returns its store, and the seconds from start to end of it all."""
@@ -115,7 +114,7 @@ def execute(
     logs = store.directory / "logs"
     with (
         store.lock(),
-        local(run, parallel=parallel, threads=threads, logs=logs, silence_s=SILENCE_S) as executor,
+        local(run, parallel=parallel, threads=1, logs=logs, silence_s=SILENCE_S) as executor,
     ):
         listed = Candidates(Listed(list(candidates)), store)
         Scheduler(store, listed, plan, judge, executor, observer=observer).run()

@@ -6,6 +6,8 @@ let go on and ends with its next sign of life, so that it holds everything a run
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import sys
 import threading
 import time
@@ -35,19 +37,28 @@ class Halting:
 
     def __init__(self) -> None:
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self._over = False
 
     def step(self) -> None:
         """Let the run take a step, and wait for its end."""
         self._go.release()
         self._done.acquire()
 
+    def end(self) -> None:
+        """Let the run end without another step."""
+        self._over = True
+        self._go.release()
+
     def wait_for_start(self) -> None:
         """Called by the thread that trains, before its first step."""
         self._go.acquire()
 
     def beat(self) -> None:
-        self._done.release()
-        self._go.acquire()
+        if not self._over:
+            self._done.release()
+            self._go.acquire()
+        if self._over:
+            raise KeyboardInterrupt
 
     def point(self, point: Point) -> None:
         pass
@@ -75,9 +86,12 @@ def ours(size: MADSize, threads: int) -> Callable[[], None]:
 
     def run() -> None:
         watch.wait_for_start()
-        train(config, watch=watch)
+        with contextlib.suppress(KeyboardInterrupt):
+            train(config, watch=watch)
 
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    atexit.register(lambda: (watch.end(), thread.join()))
     return watch.step
 
 

@@ -21,15 +21,15 @@ from mlxhog.mad.tasks import find, resolve
 from mlxhog.models.mad.sequence import parse
 
 SEQUENCES = (
-    "slstm swiglu slstm swiglu",
-    "mlstm swiglu slstm swiglu",
-    "slstm swiglu mlstm swiglu",
-    "mlstm swiglu mlstm swiglu",
     "ssd swiglu ssd swiglu",
     "gla swiglu gla swiglu",
     "gla swiglu mlstm swiglu",
+    "mlstm swiglu mlstm swiglu",
+    "slstm swiglu mlstm swiglu",
+    "mlstm swiglu slstm swiglu",
     "mh-attention swiglu mlstm swiglu",
     "mh-attention swiglu mh-attention swiglu",
+    "slstm swiglu slstm swiglu",
     "gated-conv swiglu gated-conv swiglu",
 )
 """The slowest first, so that none of them is left alone at the end."""
@@ -37,12 +37,12 @@ EPOCHS = 5
 THROUGHPUT, START_S = 1.9, 1.5
 
 
-def plan(candidate: str, *, baseline: bool, threads: int) -> list[PlannedRun]:
+def plan(candidate: str, *, baseline: bool) -> list[PlannedRun]:
     """The run of a candidate: in-context recall, small (T 32, d 64) or at its baseline.
 
     Nothing stops before its last epoch, so that both ways do the same work.
     """
-    given = {} if baseline else {"seq_len": 32, "train_rows": 6400, "test_rows": 256}
+    given = {} if baseline else {"seq_len": 32, "test_rows": 256}
     settings = resolve("in-context-recall", given)
     config = RunConfig(
         task=find("in-context-recall").name,
@@ -58,7 +58,6 @@ def plan(candidate: str, *, baseline: bool, threads: int) -> list[PlannedRun]:
             stop_accuracy=2.0,
         ),
         seed=0,
-        threads=threads,
     )
     run = PlannedRun(candidate=candidate, config=config, key=config.key(), label="baseline")
     return [run]
@@ -73,30 +72,27 @@ def throughput(found: Found, folder: Path, *, rounds: int, baseline: bool) -> No
         rounds: of both.
         baseline: the benchmark's own sizes instead of small ones.
     """
-    ways = {"serial": (1, 1), "parallel 2": (2, 1)}
+    ways = {"serial": 1, "parallel 2": 2}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     accuracies: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     starts: list[float] = []
     for turn in range(rounds):
-        for name, (parallel, threads) in ways.items():
+        for name, parallel in ways.items():
             run = f"{name.replace(' ', '-')}-{turn}"
-            spent, scores, own = _search(folder, run, parallel, threads, baseline)
+            spent, scores, own = _search(folder, run, parallel, baseline)
             seconds[name].append(spent)
             accuracies[name].append(scores)
             starts += again(own)
             print(f"  {name:20} {spent:7.1f} s", flush=True)
-    spent, _, _ = _search(folder, "serial-two-threads", 1, 2, baseline)
-    print(f"  {'serial, 2 threads':20} {spent:7.1f} s", flush=True)
     ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
     found.at_least("parallel 2 / serial: searches per second", median(ratios), THROUGHPUT)
     found.exact("largest difference of an accuracy from serial", _difference(accuracies), 0.0)
     name = "reused worker: seconds from the end of a run to the next first step, at most"
     found.at_most(name, max(starts), START_S)
     found.results["throughput"] = {
-        "size": "baseline" if baseline else "T 32, d 64, batch 64, 6,400 rows",
+        "size": "baseline" if baseline else "T 32, d 64, batch 64, 12,800 rows",
         "epochs": EPOCHS,
         "seconds": {name: Sample.of(values) for name, values in seconds.items()},
-        "seconds_serial_two_threads": spent,
         "acc_token": accuracies["serial"][0],
         "start_s": Sample.of(starts),
     }
@@ -107,7 +103,7 @@ def throughput(found: Found, folder: Path, *, rounds: int, baseline: bool) -> No
 
 
 def _search(
-    folder: Path, name: str, parallel: int, threads: int, baseline: bool
+    folder: Path, name: str, parallel: int, baseline: bool
 ) -> tuple[float, dict[str, float], list[Times]]:
     """Run the ten sequences; returns seconds, accuracies, and when each run started."""
     out = folder / f"{name}.jsonl"
@@ -115,10 +111,9 @@ def _search(
         folder,
         name,
         [parse(sequence) for sequence in SEQUENCES],
-        partial(plan, baseline=baseline, threads=threads),
+        partial(plan, baseline=baseline),
         partial(timed, str(out)),
         parallel=parallel,
-        threads=threads,
     )
     records = store.records()
     for record in records:

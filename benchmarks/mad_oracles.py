@@ -6,7 +6,7 @@
 Each oracle is a setting of suite `smoke` (width 64, four layers `mlstm swiglu mlstm swiglu`, AdamW
 with a constant step size of 2e-3, clipped at 1) that has to answer 0.99 of the scored test
 positions within a number of steps; the median of the seeds counts. Beside it stands what the best
-constant answer would reach. Runs of several oracles and seeds share the cores, with one thread each.
+constant answer would reach. As many runs at once as there are cores, with one thread each.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def _throughput(found: Found, folder: Path, chosen: argparse.Namespace) -> None:
-    rounds = 1 if chosen.quick or chosen.baseline else 3
+    rounds = 1 if chosen.quick or chosen.baseline else 2
     _mad_throughput.throughput(found, folder, rounds=rounds, baseline=chosen.baseline)
 
 

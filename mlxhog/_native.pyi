@@ -358,110 +358,22 @@ class ops:
         threads: int,
     ) -> None: ...
 
-    # bind_recurrences.cpp
+    # bind_recurrences.cpp: arrays in the order of the docstrings.
 
     @staticmethod
-    def decay(
-        q: _Buffer,
-        k: _Buffer,
-        v: _Buffer,
-        log_decay: _Buffer,
-        state: _Buffer | None,
-        h: _Buffer,
-        last: _Buffer,
-        kept: _Buffer | None,
-        *,
-        scale: float,
-        threads: int,
-    ) -> None: ...
+    def decay(*arrays: _Buffer | None, scale: float, threads: int) -> None: ...
     @staticmethod
-    def decay_grad(
-        q: _Buffer,
-        k: _Buffer,
-        v: _Buffer,
-        log_decay: _Buffer,
-        kept: _Buffer,
-        dh: _Buffer,
-        d_last: _Buffer | None,
-        dq: _Buffer,
-        dk: _Buffer,
-        dv: _Buffer,
-        d_log_decay: _Buffer,
-        d_state: _Buffer | None,
-        *,
-        scale: float,
-        threads: int,
-    ) -> None: ...
+    def decay_grad(*arrays: _Buffer | None, scale: float, threads: int) -> None: ...
     @staticmethod
     def decay_chunks(*, S: int, DK: int) -> int: ...
     @staticmethod
-    def delta(
-        q: _Buffer,
-        k: _Buffer,
-        v: _Buffer,
-        log_decay: _Buffer,
-        beta: _Buffer,
-        state: _Buffer | None,
-        h: _Buffer,
-        last: _Buffer,
-        kept: _Buffer | None,
-        held: _Buffer | None,
-        *,
-        threads: int,
-    ) -> None: ...
+    def delta(*arrays: _Buffer | None, threads: int) -> None: ...
     @staticmethod
-    def delta_grad(
-        q: _Buffer,
-        k: _Buffer,
-        v: _Buffer,
-        log_decay: _Buffer,
-        beta: _Buffer,
-        kept: _Buffer,
-        held: _Buffer,
-        dh: _Buffer,
-        d_last: _Buffer | None,
-        dq: _Buffer,
-        dk: _Buffer,
-        dv: _Buffer,
-        d_log_decay: _Buffer,
-        d_beta: _Buffer,
-        d_state: _Buffer | None,
-        *,
-        threads: int,
-    ) -> None: ...
+    def delta_grad(*arrays: _Buffer | None, threads: int) -> None: ...
     @staticmethod
-    def scan(
-        u: _Buffer,
-        dt: _Buffer,
-        A: _Buffer,
-        Bt: _Buffer,
-        Ct: _Buffer,
-        state: _Buffer | None,
-        y: _Buffer,
-        last: _Buffer,
-        kept: _Buffer | None,
-        *,
-        threads: int,
-    ) -> None: ...
+    def scan(*arrays: _Buffer | None, threads: int) -> None: ...
     @staticmethod
-    def scan_grad(
-        u: _Buffer,
-        dt: _Buffer,
-        A: _Buffer,
-        Bt: _Buffer,
-        Ct: _Buffer,
-        kept: _Buffer,
-        dy: _Buffer,
-        d_last: _Buffer | None,
-        du: _Buffer,
-        ddt: _Buffer,
-        dA: _Buffer,
-        dBt: _Buffer,
-        dCt: _Buffer,
-        d_state: _Buffer | None,
-        *,
-        threads: int,
-    ) -> None: ...
+    def scan_grad(*arrays: _Buffer | None, threads: int) -> None: ...
     @staticmethod
     def scan_kept(*, B: int, S: int, C: int, N: int) -> int: ...
 

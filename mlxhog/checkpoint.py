@@ -249,7 +249,7 @@ def check_architecture(checkpoint: Checkpoint, model_config: Mapping[str, Any]) 
     saved = {k: v for k, v in checkpoint.config.items() if k not in NOT_ARCHITECTURE}
     wanted = json.loads(plain_json.dumps(model_config))
     differences = [
-        f"{field} is {saved.get(field)!r} there and {value!r} here"
+        _difference(field, saved.get(field), value)
         for field, value in sorted(wanted.items())
         if field not in NOT_ARCHITECTURE and saved.get(field) != value
     ]
@@ -258,6 +258,16 @@ def check_architecture(checkpoint: Checkpoint, model_config: Mapping[str, Any]) 
             f"{checkpoint.path} holds another architecture: {'; '.join(differences)}; "
             "resume with the model it was trained with, or start a new run"
         )
+
+
+def _difference(field: str, there: object, here: object) -> str:
+    """Say what differs; of two lists of layers, where they first do."""
+    if isinstance(there, list) and isinstance(here, list) and field == "layers":
+        if len(there) != len(here):
+            return f"{field} has {len(there)} items there and {len(here)} here"
+        at = next(k for k in range(len(here)) if there[k] != here[k])
+        field, there, here = f"{field}[{at}]", there[at], here[at]
+    return f"{field} is {there!r} there and {here!r} here"
 
 
 def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:

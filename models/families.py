@@ -159,8 +159,14 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
         ConfigError: an unknown family, or fields that the family refuses.
     """
     check_names("the architecture", data)
-    blocks = {"mlstm_block", "slstm_block"} & data.keys()
-    name = data.get("model_type", "mad" if "model" in data else "xlstm_v1" if blocks else "xlstm")
+    if "space" in data:
+        raise ConfigError(
+            "this is a space of architectures and not one of them; give it to "
+            "mlxhog mad search --space"
+        )
+    layers, blocks = {"model", "version"}, {"mlstm_block", "slstm_block"}
+    guess = "mad" if layers & data.keys() else "xlstm_v1" if blocks & data.keys() else "xlstm"
+    name = data.get("model_type", guess)
     if not isinstance(name, str) or name not in FAMILIES:
         near = difflib.get_close_matches(str(name), FAMILIES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(FAMILIES)}"

@@ -13,6 +13,9 @@ from mlxhog.mad.watch import Watch
 DEFAULT_STEPS = 2_000
 """Where neither steps nor epochs are given."""
 
+LEAST_STEPS = 25
+"""Between two evaluations, where no interval is given: epochs of memorization have two steps."""
+
 
 def step_limit(protocol: Protocol, per_epoch: int) -> int:
     """Return the most steps a run may take.
@@ -24,6 +27,11 @@ def step_limit(protocol: Protocol, per_epoch: int) -> int:
     if protocol.epochs is not None:
         return protocol.epochs * per_epoch
     return DEFAULT_STEPS if protocol.steps is None else protocol.steps
+
+
+def interval(protocol: Protocol, per_epoch: int) -> int:
+    """Return the steps from one evaluation to the next."""
+    return protocol.eval_every or max(per_epoch, LEAST_STEPS)
 
 
 class Course:
@@ -55,7 +63,7 @@ class Course:
         self.curve: list[Point] = []
         self.status: str | None = None
         self._protocol, self._watch = protocol, watch
-        self._every = protocol.eval_every or per_epoch
+        self._every = interval(protocol, per_epoch)
         self._rungs = sorted(rungs)
         self._best, self._since_best = -1.0, 0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mlxhog import strategies
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.mad import alone
+from mlxhog.mad.course import interval
 from mlxhog.mad.run_plan import RunPlan
 from mlxhog.mad.scoring import score
 
@@ -38,6 +39,6 @@ def estimate(plan: RunPlan) -> Estimate | None:
         strategies.copy_to_inbox(steps.context)
         score(steps.context.backend, plan.drawn.dataset(), plan.model, beat=lambda: None)
         evaluation_s = (monotonic_ns() - began) / 1e9
-    every = plan.config.protocol.eval_every or plan.per_epoch
+    every = interval(plan.config.protocol, plan.per_epoch)
     total_s = plan.limit * step_s + -(-plan.limit // every) * evaluation_s
     return Estimate(step_s, evaluation_s, total_s)

@@ -31,7 +31,9 @@ class Protocol:
     steps: int | None = option(None, "end after this many steps", low=1, aliases=("iters",))
     epochs: int | None = option(None, "end after this many passes over the training rows", low=1)
     eval_every: int | None = option(
-        None, "steps between evaluations of the test rows; an epoch where none is given", low=1
+        None,
+        "steps between evaluations; an epoch, but at least 25 steps, where none is given",
+        low=1,
     )
     stop_accuracy: float = option(
         0.999, "end as soon as acc_token of the test rows reaches this; above 1 is never", above=0

@@ -9,7 +9,11 @@ class Watch(Protocol):
     """Calls made by the process that trains, between two steps."""
 
     def beat(self) -> None:
-        """Show a sign of life; called at least once per step."""
+        """Show a sign of life; called at least once per step.
+
+        It may raise KeyboardInterrupt: once to end the run after one more evaluation, and again to
+        leave at once.
+        """
 
     def point(self, point: Point) -> None:
         """Take an evaluation, in the order of steps."""

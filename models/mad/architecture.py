@@ -54,19 +54,20 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> MADConfig:
     Raises:
         ConfigError: a field is unknown, missing or of the wrong type, or a layer cannot be built.
     """
-    if "model" not in data:
+    if not {"model", "version"} & data.keys():
         return MADConfig.from_dict(data, strict=strict)
     for key in data:
         if key not in ("version", "model", "model_type"):
             raise ConfigError(
-                f"unknown field {key!r} beside 'model'{did_you_mean(key, ('version', 'model'))}"
+                f"unknown field {key!r} beside 'version' and 'model'"
+                f"{did_you_mean(key, ('version', 'model'))}"
             )
     if data.get("version", VERSION) != VERSION:
         raise ConfigError(
             f"version is {data['version']!r}, and this package reads version {VERSION}; update "
             "mlxhog, or write the file in that version"
         )
-    return _model(_mapping("model", data["model"]))
+    return _model(_mapping("model", data.get("model")))
 
 
 def to_yaml(cfg: MADConfig) -> str:

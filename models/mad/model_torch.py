@@ -8,7 +8,7 @@ from torch import Tensor
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import twin
-from mlxhog.models.mad.parameters import DECODER, DECODER_LAYERS, OUT_NORM, POSITION, layer_name
+from mlxhog.models.mad.parameters import OUT_NORM, POSITION, decoder_params, layer_params
 from mlxhog.models.mad.positions import sincos
 
 Params = Mapping[str, Tensor]
@@ -33,8 +33,7 @@ def blocks(
     read = torch.zeros(B, dtype=torch.int64, device=x.device) if state is None else state[-1][0]
     x = _placed(cfg, params, x, read)
     new_state: list[tuple[Tensor, ...]] = []
-    for number, layer in enumerate(cfg.layers):
-        p = _below(params, layer_name(number))
+    for number, (layer, p) in enumerate(zip(cfg.layers, layer_params(cfg, params), strict=True)):
         u = run.ops.rms_norm(x, p["norm.weight"], cfg.norm_eps)
         before = None if state is None else state[number]
         y, after = twin(type(layer), "torch").forward(layer, cfg, p, u, before, run)
@@ -63,16 +62,9 @@ def _decoded(cfg: MADConfig, params: Params, x: Tensor, run: Pass[Tensor]) -> Te
     """Answer every position from the last one's vector and the position's place alone."""
     places = torch.from_numpy(sincos(x.shape[1], cfg.hidden_size)).to(x.device)
     x = x[:, -1:] + places
-    for number in range(DECODER_LAYERS):
-        p = _below(params, f"{DECODER}.{number}")
+    for p in decoder_params(cfg, params):
         u = run.ops.rms_norm(x, p["norm.weight"], cfg.norm_eps)
         (u,) = run.ops.linears(u, [p["linear.weight"]], [p["linear.bias"]])
         x = run.ops.activate(u, "gelu_tanh")
         run.note(x)
     return x
-
-
-def _below(params: Params, prefix: str) -> dict[str, Tensor]:
-    """The parameters under a prefix, by the rest of their names."""
-    start = len(prefix) + 1
-    return {name[start:]: value for name, value in params.items() if name.startswith(f"{prefix}.")}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
+from typing import TypeVar
 
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.spec import ParamSpec
+
+T = TypeVar("T")
 
 EMBEDDING = "embedding.weight"
 POSITION = "position.weight"
@@ -46,6 +51,40 @@ def param_spec(cfg: MADConfig) -> dict[str, ParamSpec]:
     found.append(ParamSpec(HEAD, (V, d), "normal:0.02", decay=True, product=True))
     found.append(ParamSpec(HEAD_BIAS, (V,), "zeros"))
     return {spec.name: spec for spec in found}
+
+
+def layer_params(cfg: MADConfig, params: Mapping[str, T]) -> list[dict[str, T]]:
+    """Return the parameters of every layer under its own names, the norm's among them."""
+    return _under(_names(cfg)[0], params)
+
+
+def decoder_params(cfg: MADConfig, params: Mapping[str, T]) -> list[dict[str, T]]:
+    """Return the parameters of every layer of the decoder under its own names."""
+    return _under(_names(cfg)[1], params)
+
+
+Names = tuple[tuple[str, str], ...]
+"""Of one layer's parameters: its own, and that of the whole model."""
+
+
+def _under(layers: tuple[Names, ...], params: Mapping[str, T]) -> list[dict[str, T]]:
+    return [{own: params[name] for own, name in names} for names in layers]
+
+
+@lru_cache  # every forward pass asks
+def _names(cfg: MADConfig) -> tuple[tuple[Names, ...], tuple[Names, ...]]:
+    """Names of the layers' parameters, and of those of the decoder's."""
+    spec = param_spec(cfg)
+
+    def under(prefix: str) -> Names:
+        found = [name for name in spec if name.startswith(f"{prefix}.")]
+        return tuple((name[len(prefix) + 1 :], name) for name in found)
+
+    decoder = range(DECODER_LAYERS if cfg.backbone == "autoencoder" else 0)
+    return (
+        tuple(under(layer_name(number)) for number in range(cfg.num_hidden_layers)),
+        tuple(under(f"{DECODER}.{number}") for number in decoder),
+    )
 
 
 def param_count(cfg: MADConfig) -> int:

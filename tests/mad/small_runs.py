@@ -24,7 +24,7 @@ def small_run(
     **protocol: Any,
 ) -> RunConfig:
     """A run of six steps an epoch; `protocol` replaces fields of the protocol."""
-    chosen = {"lr": 2e-3, "batch_size": 16, "steps": 12, **protocol}
+    chosen = {"lr": 2e-3, "batch_size": 16, "steps": 12, "eval_every": 6, **protocol}
     return RunConfig(
         task=task,
         settings=SETTINGS | (settings or {}),

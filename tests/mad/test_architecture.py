@@ -67,7 +67,10 @@ def test_a_written_model_reads_back_from_yaml_and_from_a_config(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("modell: {}\nmodel: {layers: swiglu}", "unknown field 'modell' beside 'model'.*'model'"),
+        ("modell: {}\nmodel: {layers: swiglu}", "unknown field 'modell' beside .*'model'"),
+        ("version: 1\nmodle: {layers: swiglu}", "unknown field 'modle' .*did you mean 'model'"),
+        ("version: 1", "model is None"),
+        ("version: 1\nspace: {}", "a space of architectures .*mlxhog mad search --space"),
         ("version: 2\nmodel: {layers: swiglu}", "version is 2, and this package reads version 1"),
         ("model: {dims: 3, layers: swiglu}", "model has no 'dims'; did you mean 'dim'"),
         ("model: {dim: wide, layers: swiglu}", "model.dim is 'wide'"),

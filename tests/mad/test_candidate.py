@@ -141,6 +141,15 @@ def test_an_interrupted_run_is_evaluated_where_it_stands() -> None:
     assert found.acc_token == found.curve[-1].acc_token
 
 
+def test_a_second_interrupt_leaves_at_once() -> None:
+    class Impatient(Recorder):
+        def beat(self) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(small_run(), watch=Impatient())
+
+
 def test_validation_rows_decide_where_asked_for_and_both_are_told() -> None:
     settings = {"val_rows": 16}
     by_test = train(small_run(settings=settings))

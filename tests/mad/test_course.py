@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mlxhog.mad.course import DEFAULT_STEPS, Course, step_limit
+from mlxhog.mad.course import DEFAULT_STEPS, Course, interval, step_limit
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.scoring import Scores
 from tests.mad.small_runs import Recorder
@@ -18,7 +18,7 @@ def course(
 ) -> Course:
     """A course of at most 100 steps, evaluated every 10, with one evaluation per accuracy."""
     made = Course(
-        Protocol(**protocol),  # type: ignore[arg-type]
+        Protocol(**{"eval_every": 10, **protocol}),  # type: ignore[arg-type]
         limit=100,
         per_epoch=10,
         watch=watch or Recorder(),
@@ -37,7 +37,12 @@ def test_a_run_takes_2000_steps_where_nothing_is_said() -> None:
     assert step_limit(Protocol(epochs=5), per_epoch=7) == 35
 
 
-def test_evaluations_come_every_epoch_at_every_rung_and_at_the_end() -> None:
+def test_an_evaluation_comes_every_epoch_of_25_steps_or_more() -> None:
+    assert [interval(Protocol(), per_epoch=n) for n in (2, 25, 100)] == [25, 25, 100]
+    assert interval(Protocol(eval_every=3), per_epoch=100) == 3
+
+
+def test_evaluations_come_at_their_interval_at_every_rung_and_at_the_end() -> None:
     made = course(rungs=(15, 30))
     due, step = [], 0
     while step < 40:

@@ -12,7 +12,7 @@ import pytest
 from mlxhog import checkpoint, run, train
 from mlxhog.cli import main
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.errors import ConfigError
+from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.families import init_params
 from mlxhog.models.mad import param_spec
 from mlxhog.models.mad.sequence import read_architecture
@@ -93,6 +93,24 @@ def test_prompts_of_different_lengths_are_answered_together_as_alone(
     assert together == alone
 
 
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("mlstm swiglu", "layers has 8 items there and 2 here"),
+        (
+            LAYERS.replace("(h2)", "(h4)"),
+            r"layers\[2\] is {'type': 'mlstm', 'heads': 2, 'conv': 4}",
+        ),
+    ],
+)
+def test_another_candidate_does_not_go_on_from_the_checkpoint(
+    trained: tuple[Path, Path], tmp_path: Path, layers: str, message: str
+) -> None:
+    other = candidate(tmp_path, f"model: {{dim: 32, layers: '{layers}'}}")
+    with pytest.raises(CheckpointError, match=message):
+        train(small_config(tmp_path, model=other, steps=2, resume=str(trained[0])))
+
+
 def test_both_backends_write_the_same_text_from_a_run_and_from_its_checkpoint(
     trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,10 +183,11 @@ def test_an_autoencoder_is_no_language_model(tmp_path: Path) -> None:
         train(small_config(tmp_path, model=candidate(tmp_path, AUTOENCODER)))
 
 
-def test_an_autoencoder_writes_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cfg = read_architecture(candidate(tmp_path, AUTOENCODER))
+def saved(folder: Path, text: str) -> str:
+    """The checkpoint of a candidate that nobody has trained."""
+    cfg = read_architecture(candidate(folder, text))
     path = checkpoint.save(
-        run.create(tmp_path / "runs", "coder"),
+        run.create(folder / "runs", "untrained"),
         step=0,
         params=init_params(cfg, seed=0),
         model_config=cfg.to_dict(),
@@ -176,8 +195,23 @@ def test_an_autoencoder_writes_no_text(tmp_path: Path, capsys: pytest.CaptureFix
         state={},
         tokenizer=ByteTokenizer(),
     )
-    assert main(["generate", str(path), "--prompt", "a"]) == 2
+    return str(path)
+
+
+def test_an_autoencoder_writes_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", saved(tmp_path, AUTOENCODER), "--prompt", "a"]) == 2
     assert "backbone is autoencoder: it gives a sequence back" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("position", ["learned", "sincos"])
+def test_text_ends_where_the_positions_do(
+    tmp_path: Path, position: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = f"model: {{dim: 16, position: {position}, max_length: 12, layers: mlstm}}"
+    words = ["generate", saved(tmp_path, text), "--prompt", "lock", "--max-new-tokens"]
+    assert main([*words, "8"]) == 0
+    assert main([*words, "9"]) == 2
+    assert "13 tokens, and the model has positions for 12" in capsys.readouterr().err
 
 
 def test_sequences_end_where_the_positions_do(tmp_path: Path) -> None:

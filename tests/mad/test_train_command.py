@@ -22,7 +22,7 @@ from mlxhog.models import families
 
 SMALL = (
     "--task CR --set vocab=8 --set seq_len=16 --set train_rows=96 --set test_rows=32 --dim 16 "
-    "--batch-size 16 --threads 1 --seed 3 --lr 2e-3"
+    "--batch-size 16 --eval-every 6 --threads 1 --seed 3 --lr 2e-3"
 ).split()
 MIXER = ["--layers", "gated-conv swiglu"]
 
@@ -187,6 +187,8 @@ def test_a_pipe_gets_a_line_per_evaluation_unless_it_is_to_be_quiet() -> None:
         with line(stream, quiet=quiet) as watch:
             watch.beat()
             watch.beat()
+            watch.beat()
+            assert watch.text() == "step 3/40  0.7 steps/s  at most 00:55 to go"
             watch.point(point)
-        said = "step 10/40  loss 1.500  accuracy 0.250  5.0 steps/s  at most 00:06 to go\n"
+        said = "step 10/40  loss 1.500  accuracy 0.250  2.0 steps/s  at most 00:15 to go\n"
         assert stream.getvalue() == ("" if quiet else said)

@@ -145,8 +145,6 @@ def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(
 ) -> None:
     x = np.arange(32, dtype=np.int32).reshape(8, 4)
     given = SimpleNamespace(at=lambda epoch, ticket: Batch(x, x, n_bytes=32))
-    monkeypatch.setattr(steps.TokenFile, "open", lambda path: None)
-    monkeypatch.setattr(steps, "Batches", lambda *_, **__: given)
     monkeypatch.setattr(steps.strategies, "build", lambda context: None)
     backend = Backend()
     context: Any = SimpleNamespace(
@@ -154,9 +152,8 @@ def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(
         entry=SimpleNamespace(beat=lambda: None),
         target=lambda slot: None,
     )
-    config = SimpleNamespace(seq_len=4, batch_size=8, grad_accumulation=1, seed=0)
     ring: Any = None
-    made = steps.Steps(job(micro_batch=micro_batch, config=config), context, ring)
+    made = steps.Steps(job(micro_batch=micro_batch, batches=lambda: given), context, ring)
     batches = list(made._micro_batches(Lease(0, 0)))
     loss, grads = made._loss_and_grads(batches)
     assert backend.sizes == sizes

@@ -86,9 +86,15 @@ class RunLine(StatusLine):
         if self._point is not None:
             found = self._point
             parts += [f"loss {found.loss:.3f}", f"accuracy {found.acc_token:.3f}"]
-        elapsed_s = 0.0 if self._began_s is None else self._clock() - self._began_s
-        if self._step and elapsed_s > 0:
-            rate = self._step / elapsed_s
+        if rate := self._steps_per_s():
             left_s = (self._limit - self._step) / rate
             parts += [f"{rate:.1f} steps/s", f"at most {format_clock(left_s)} to go"]
         return "  ".join(parts)
+
+    def _steps_per_s(self) -> float | None:
+        """The pace up to the last evaluation; before the first, of the steps since the first."""
+        if self._point is not None:
+            return self._point.step / max(self._point.seconds, 1e-9)
+        if self._began_s is None or self._step < 2:
+            return None
+        return (self._step - 1) / max(self._clock() - self._began_s, 1e-9)

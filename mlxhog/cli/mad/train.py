@@ -165,6 +165,11 @@ def _run_config(
     if protocol.select == "val" and not chosen.val_rows:
         chosen = tasks.resolve(task.name, {**settings, "val_rows": chosen.test_rows})
     found: MADConfig | None = None if given.arch is None else read_architecture(given.arch)
+    if found is not None and found.norm_eps != MADConfig.norm_eps:
+        raise ConfigError(
+            f"{given.arch} has norm_eps {found.norm_eps:g}, candidates are compared with "
+            f"{MADConfig.norm_eps:g}; leave it out of the file"
+        )
     if given.workers is not None:
         workers = given.workers
     else:
@@ -179,7 +184,10 @@ def _run_config(
         protocol=protocol,
         seed=given.seed,
         workers=",".join(worker.backend for worker in resolved),
-        threads=max(worker.threads for worker in resolved),
+        threads=min(
+            (worker.threads for worker in resolved if worker.backend not in mix.GPU_BACKENDS),
+            default=1,
+        ),
     )
 
 

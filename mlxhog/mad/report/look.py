@@ -7,17 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mlxhog.mad.best import Select, placed
+from mlxhog.mad.best import Place, Select, placed
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.ranks import spearman
 from mlxhog.mad.report.standing import Against, Standing
 from mlxhog.mad.result import Point
 from mlxhog.mad.scores import UNFINISHED, Row, scores
 from mlxhog.mad.study import study as studies
+from mlxhog.mad.study.planning import Planning
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store, is_study
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.suites import Suite
+from mlxhog.mad.suites import Suite, fixed
 
 
 def look(
@@ -41,7 +42,7 @@ def look(
             validation rows to select by.
     """
     study = studies.read(store)
-    measured = study.measured()
+    measured = fixed(study.measured(), study.protocol)
     protocol = Protocol(**{**measured.protocol, **study.protocol})
     select = select or ("val" if protocol.select == "val" else "test")
     records = tuple(store.records())
@@ -66,18 +67,16 @@ def look(
 def _chosen(
     rows: Iterable[Row], records: Iterable[Record], measured: Suite
 ) -> dict[str, tuple[Record, ...]]:
-    by_key = {record.key: record for record in records}
-    places = placed(by_key.values(), measured)
-    found = {}
-    for row in rows:
-        best = {(one.task, one.label, one.seed, one.point) for one in row.best}
-        found[row.candidate] = tuple(
-            by_key[run.key]
-            for place, run in places[row.candidate].items()
-            if isinstance(run, Record)
-            and (place.task, place.label, place.seed, place.point) in best
+    places = placed(records, measured)
+    return {
+        row.candidate: tuple(
+            places[row.candidate][
+                Place(task=one.task, label=one.label, seed=one.seed, point=one.point)
+            ]
+            for one in row.best
         )
-    return found
+        for row in rows
+    }
 
 
 def _curves(store: Store, chosen: Iterable[Sequence[Record]]) -> dict[str, tuple[Point, ...]]:
@@ -85,24 +84,23 @@ def _curves(store: Store, chosen: Iterable[Sequence[Record]]) -> dict[str, tuple
 
 
 def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Row]) -> int:
-    """Runs of the candidates that are known; those that a pruned one was spared do not count."""
-    names = dict.fromkeys(
-        [
-            *study.candidates,
-            *(str(entry["candidate"]) for entry in store.proposals()),
-            *(row.candidate for row in rows),
-        ]
-    )
-    each = measured.runs * len(study.seeds)
+    """Runs of a list or a grid, or of what another sampler has proposed so far.
+
+    Those that a pruned candidate was spared do not count.
+    """
     spared = sum(len(row.missing) for row in rows if row.status == "pruned")
-    return len(names) * each - spared
+    if not study.space or study.sampler == "grid":
+        return Planning(study).total - spared
+    proposed = {str(entry["candidate"]) for entry in store.proposals()}
+    return len(proposed) * measured.runs * len(study.seeds) - spared
 
 
 def _against(study: Study, rows: Sequence[Row], other: Store) -> Against:
     theirs = studies.read(other)
+    same = fixed(theirs.measured(), theirs.protocol)
     scored = {
         row.candidate: row.score
-        for row in scores(other.records(), theirs.measured(), "test", theirs.seeds)
+        for row in scores(other.records(), same, "test", theirs.seeds)
         if row.status not in UNFINISHED
     }
     pairs = {

@@ -37,7 +37,8 @@ def _delta() -> Callable[..., Any]:
     """(q, k, v, log_decay, beta, the state if there is one) -> h, last, what the gradient needs."""
 
     def forward(*given: array) -> tuple[array, ...]:
-        *inputs, state = ready(*given) if len(given) == 6 else (*ready(*given), None)
+        arrays = ready(*given)
+        inputs, state = arrays[:5], arrays[5] if len(arrays) > 5 else None
         (B, S, NH, DK), DV = inputs[0].shape, inputs[2].shape[-1]
         h, held = ops.empty((B, S, NH, DV)), ops.empty((B, S, NH, DV))
         last = ops.empty((B, NH, DK, DV))

@@ -29,7 +29,8 @@ def _scan() -> Callable[..., Any]:
     """(u, dt, A, Bt, Ct, the state if there is one) -> y, last, what the gradient needs."""
 
     def forward(*given: array) -> tuple[array, array, array]:
-        *inputs, state = ready(*given) if len(given) == 6 else (*ready(*given), None)
+        arrays = ready(*given)
+        inputs, state = arrays[:5], arrays[5] if len(arrays) > 5 else None
         (B, S, C), N = inputs[0].shape, inputs[2].shape[1]
         y, last = ops.empty((B, S, C)), ops.empty((B, C, N))
         kept = ops.empty((ops.scan_kept(B=B, S=S, C=C, N=N),))

@@ -1,0 +1,253 @@
+"""A table of MAD scores: xLSTM's layers beside attention and linear recurrences, with intervals.
+
+    python benchmarks/mad_table.py                        suite smoke: 20 minutes on two cores
+    python benchmarks/mad_table.py --suite lite --dry-run what the long run takes here, measured
+    python benchmarks/mad_table.py --suite lite           the six baselines of the benchmark
+
+It is a study (`mlxhog mad board studies/mad-table-smoke`): interrupt it at any time, and the same
+command goes on. The table is written beside this script after every session; one that lacks runs
+says so. Every candidate has four layers at the suite's width, but xLSTM[7:1], whose ratio needs
+eight blocks: it stands apart, with what it costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from _harness import ROOT, commit, cores, versions
+
+from mlxhog import plain_json
+from mlxhog.durable import replace_file
+from mlxhog.mad.estimate import estimate
+from mlxhog.mad.report.board import observer
+from mlxhog.mad.report.leaderboard import fraction, run_name, status, to_json
+from mlxhog.mad.report.look import look
+from mlxhog.mad.report.standing import Standing
+from mlxhog.mad.run_plan import make_run_plan
+from mlxhog.mad.scores import Row
+from mlxhog.mad.study.execution import ExecutionConfig
+from mlxhog.mad.study.planning import Planning
+from mlxhog.mad.study.session import execute, open_store
+from mlxhog.mad.study.store import Store, is_study
+from mlxhog.mad.study.study import Study
+from mlxhog.mad.suites import Suite
+from mlxhog.models.mad.sequence import canonical, parse
+from mlxhog.quantities import format_clock
+
+FOUR = {
+    "mLSTM": "mlstm swiglu mlstm swiglu",
+    "sLSTM": "slstm swiglu slstm swiglu",
+    "mLSTM, sLSTM": "mlstm swiglu slstm swiglu",
+    "sLSTM, mLSTM": "slstm swiglu mlstm swiglu",
+    "attention": "mh-attention swiglu mh-attention swiglu",
+    "GLA": "gla swiglu gla swiglu",
+    "SSD (Mamba-2)": "ssd swiglu ssd swiglu",
+    "gated convolution": "gated-conv swiglu gated-conv swiglu",
+}
+EIGHT_BLOCKS = {"xLSTM[7:1], 8 blocks": "(mlstm swiglu)*7 slstm swiglu"}
+NAMES = {canonical(parse(layers)): name for name, layers in {**FOUR, **EIGHT_BLOCKS}.items()}
+SEEDS = (0, 1, 2)
+
+
+def study_of(name: str) -> Study:
+    """The study of a suite."""
+    return Study(candidates=tuple(NAMES), suite=name, seeds=SEEDS)
+
+
+def main() -> int:
+    """Run what is missing, and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--suite", default="smoke", choices=("smoke", "lite", "full"))
+    parser.add_argument("--parallel", type=int, default=len(cores()), help="runs at once")
+    parser.add_argument("--studies", default="studies", help="folder of the study")
+    parser.add_argument("--out", default=str(ROOT / "benchmarks"), help="folder of the table")
+    parser.add_argument("--dry-run", action="store_true", help="measure how long it will take")
+    parser.add_argument("--table-only", action="store_true", help="write what there is so far")
+    parser.add_argument("--quiet", action="store_true", help="plain lines instead of a board")
+    chosen = parser.parse_args()
+    study, name = study_of(chosen.suite), f"mad-table-{chosen.suite}"
+    planning, how = Planning(study), ExecutionConfig(parallel=chosen.parallel, out=chosen.studies)
+    if chosen.dry_run:
+        directory = Path(how.out) / name
+        _print_eta(planning, Store(directory) if is_study(directory) else None, chosen.parallel)
+        return 0
+    store = open_store(study, how.out, name)
+    if not chosen.table_only:
+        execute(store, planning, how, chosen.parallel, observer(sys.stderr, quiet=chosen.quiet))
+    standing = look(store)
+    suffix = "" if chosen.suite == "smoke" else f"_{chosen.suite}"
+    table = Path(chosen.out) / f"mad_table{suffix}"
+    replace_file(
+        table.with_suffix(".md"), markdown(standing, planning.suite, chosen.parallel).encode()
+    )
+    replace_file(
+        table.with_suffix(".json"), plain_json.dumps(_json(standing, chosen.parallel), indent=1)
+    )
+    print(table.with_suffix(".md"), table.with_suffix(".json"), sep="\n")
+    if standing.lacking:
+        print(f"{standing.lacking}; the same command goes on", file=sys.stderr)
+    return 0
+
+
+# -- how long it takes ----------------------------------------------------------------------------
+
+
+def _print_eta(planning: Planning, store: Store | None, parallel: int) -> None:
+    """Measure a few steps of every kind of run that is missing, and say what all of them take."""
+    ended = set() if store is None else {record.key for record in store.records()}
+    total_s, missing = 0.0, 0
+    for candidate in NAMES:
+        waiting = [run for run in planning.runs(candidate) if run.key not in ended]
+        kinds: dict[tuple[str, str], float] = {}
+        for run in waiting:
+            kind = (run.config.task, run.label)
+            if kind not in kinds:
+                measured = estimate(make_run_plan(run.config))
+                assert measured is not None, "one worker in each run"
+                kinds[kind] = measured.total_s
+            total_s += kinds[kind]
+        missing += len(waiting)
+        spent = format_clock(sum(kinds.values()))
+        print(
+            f"{NAMES[candidate]:22} {len(waiting):4} runs to go, one of each kind {spent}",
+            flush=True,
+        )
+    print(
+        f"suite {planning.suite.name}: {missing} of {planning.total} runs to go, at most "
+        f"{format_clock(total_s / parallel)} with {parallel} at once (if none stops early)"
+    )
+
+
+# -- the table ------------------------------------------------------------------------------------
+
+
+def markdown(standing: Standing, suite: Suite, parallel: int) -> str:
+    """The table with what it was made with and what it lacks."""
+    four = [row for row in standing.rows if len(row.layers) == 4]
+    deep = [row for row in standing.rows if len(row.layers) > 4]
+    tasks = standing.tasks
+    lines = [
+        f"# MAD scores, suite `{standing.suite}`",
+        "",
+        f"    {_command(standing)}",
+        "",
+        f"{'**PARTIAL: ' + standing.lacking + '.** ' if standing.lacking else ''}"
+        f"{len(standing.records)} runs, {format_clock(standing.seconds)} of training with "
+        f"{parallel} at once on {_machine()}; commit {commit()}.",
+        "",
+        "Score: mean over the six tasks of `acc_macro`, mean over seeds ± 95 % (Student's t). "
+        "Tasks: the same for each. Parameters are those of the layers, state is what they keep per "
+        "sequence at the longest row, time is the mean of one run.",
+        "",
+        *_rows(four, tasks),
+        "",
+        "Eight blocks, so four times the layers; compare its cost, not its rank:",
+        "",
+        *_rows(deep, tasks),
+        "",
+    ]
+    if standing.suite != "full":
+        lines += [
+            "Not the benchmark's own difficulty grid: see `mlxhog/mad/suites.py` for the settings. "
+            "These scores say what each stack learns within the steps below, and do not compare "
+            "with published ones.",
+            "",
+        ]
+    lines += ["| | |", "| --- | --- |"]
+    lines += [f"| {name} | {value} |" for name, value in standing.facts if name != "hosts"]
+    lines += [f"| {name} | {value} |" for name, value in _settings(suite)]
+    lines += _troubles(standing)
+    return "\n".join(lines) + "\n"
+
+
+def _rows(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
+    header = ["mixers", "layers", "score", *tasks, "params", "state", "s / run", "status"]
+    ruler = ["---", "---", *["---:"] * (len(header) - 3), "---"]
+    found = [header, ruler]
+    for row in rows:
+        interval = "" if row.interval is None else f" ± {row.interval:.3f}"
+        found.append(
+            [
+                NAMES[row.candidate],
+                f"`{_layers(row.candidate)}`",
+                f"**{row.score:.3f}**{interval}",
+                *(fraction(row.tasks.get(task)) for task in tasks),
+                f"{row.params:,}",
+                f"{row.state:,}",
+                f"{row.seconds / row.n_runs:.1f}",
+                status(row),
+            ]
+        )
+    return [f"| {' | '.join(cells)} |" for cells in found]
+
+
+def _layers(candidate: str) -> str:
+    return {canonical(parse(v)): v for v in (*FOUR.values(), *EIGHT_BLOCKS.values())}[candidate]
+
+
+def _settings(suite: Suite) -> list[tuple[str, str]]:
+    """What each task of the suite is."""
+    found = []
+    for setting in suite.settings:
+        words = [f"{name} {value}" for name, value in setting.settings.items()]
+        words += [f"{name} {value}" for name, value in setting.protocol.items()]
+        found.append((f"{setting.task}, {setting.label}", ", ".join(words)))
+    return found if suite.name != "full" else []
+
+
+def _troubles(standing: Standing) -> list[str]:
+    lost = [record for record in standing.records if record.status in ("failed", "diverged")]
+    if not lost:
+        return ["", "No run diverged or failed."]
+    return [
+        "",
+        "Runs that count as 0:",
+        "",
+        *(
+            f"- {NAMES[record.candidate]}, {run_name(record)}: {record.status} {record.reason}"
+            for record in lost
+        ),
+    ]
+
+
+def _json(standing: Standing, parallel: int) -> dict[str, Any]:
+    found = to_json(standing)
+    for row in found["candidates"]:
+        row["name"] = NAMES[row["layers"]]
+    found["troubles"] = [
+        {key: value for key, value in trouble.items() if key != "host"}
+        for trouble in found["troubles"]
+    ]
+    found["facts"].pop("hosts", None)
+    return {
+        "command": _command(standing),
+        **found,
+        "parallel": parallel,
+        "machine": _machine(),
+        "versions": versions("mlxhog", "torch", "mlx", "numpy"),
+        "commit": commit(),
+    }
+
+
+def _command(standing: Standing) -> str:
+    extra = "" if standing.suite == "smoke" else f" --suite {standing.suite}"
+    return f"python benchmarks/mad_table.py{extra}"
+
+
+def _machine() -> str:
+    found = versions("torch")
+    return (
+        f"{len(cores())} cores, {platform.machine()}, {platform.system()}, "
+        f"Python {found['python']}, torch {found['torch']}"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
