@@ -1,4 +1,4 @@
-"""Studies that the MAD benchmark runs: the scheduler and worker processes of `mlxhog mad search`.
+"""Studies that the MAD benchmark runs: planning, scheduler and worker processes of `mad bench`.
 
 What workers execute lies here, beside the script, so that spawned processes can import it.
 """
@@ -8,25 +8,22 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 from mlxhog.mad.candidate import train
-from mlxhog.mad.progress import Best, StudyProgress
+from mlxhog.mad.progress import Observer
 from mlxhog.mad.result import Point, RunResult
 from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.study.candidates import Candidates, Layers, Listed
-from mlxhog.mad.study.executors.local import local
+from mlxhog.mad.study import session
+from mlxhog.mad.study.execution import ExecutionConfig
 from mlxhog.mad.study.executors.protocol import RunFunction
-from mlxhog.mad.study.record import Record
-from mlxhog.mad.study.scheduler import Plan, Scheduler
-from mlxhog.mad.study.store import Store, create
+from mlxhog.mad.study.planning import Planning
+from mlxhog.mad.study.session import open_store
+from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.watch import Watch
-
-SILENCE_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -93,29 +90,29 @@ def trivial(config: RunConfig, *, watch: Watch, rungs: tuple[int, ...]) -> RunRe
     )
 
 
-def judge(candidate: str, records: Sequence[Record]) -> Best:
-    """The mean accuracy, enough for a board."""
-    return Best(candidate=candidate, score=fmean(record.acc_macro for record in records))
-
-
 def execute(
-    root: Path,
+    folder: Path,
     name: str,
-    candidates: Sequence[Layers],
-    plan: Plan,
+    study: Study,
     run: RunFunction,
     *,
     parallel: int,
-    observer: Callable[[StudyProgress], None] = lambda progress: None,
+    observer: Observer = lambda progress: None,
 ) -> tuple[Store, float]:
-    """Run a study to its end; returns its store, and the seconds from start to end of it all."""
-    store = create(root, name, Study(candidates=("made by a benchmark",)).to_dict())
+    """Run a study to its end as `mlxhog mad bench` does.
+
+    Args:
+        folder: of studies.
+        name: of this one.
+        study: what it consists of.
+        run: executes one run, in a worker.
+        parallel: runs at once.
+        observer: told how it goes.
+
+    Returns:
+        Its store, and the seconds from before the first process to after the last.
+    """
+    store, how = open_store(study, str(folder), name), ExecutionConfig(parallel=parallel)
     began = time.monotonic()
-    logs = store.directory / "logs"
-    with (
-        store.lock(),
-        local(run, parallel=parallel, threads=1, logs=logs, silence_s=SILENCE_S) as executor,
-    ):
-        listed = Candidates(Listed(list(candidates)), store)
-        Scheduler(store, listed, plan, judge, executor, observer=observer).run()
+    session.execute(store, Planning(study), how, parallel, nullcontext(observer), run=run)
     return store, time.monotonic() - began

@@ -17,12 +17,8 @@ from _mad_runs import execute, trivial
 
 from mlxhog.children import follow_parent
 from mlxhog.mad.progress import StudyProgress
-from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.study.store import Store
-from mlxhog.mad.study.study import PlannedRun
-from mlxhog.models.mad.layer import make
-from mlxhog.models.mad.sequence import parse
+from mlxhog.mad.study.study import Study
 
 RUNS, SEEDS, PARALLEL = 1000, 10, 2
 OVERHEAD_S, GROWTH = 0.020, 0.05
@@ -32,28 +28,15 @@ WARM = 200
 """Runs after which memory is looked at first: until then pools and caches fill."""
 
 
-def plan(candidate: str) -> list[PlannedRun]:
-    """Ten runs that differ in their seed."""
-    configs = [
-        RunConfig(
-            task="in-context-recall",
-            settings={},
-            layers=parse(candidate),
-            dim=64,
-            protocol=Protocol(steps=10),
-            seed=seed,
-        )
-        for seed in range(SEEDS)
-    ]
-    return [
-        PlannedRun(candidate=candidate, config=config, key=config.key(), label="baseline")
-        for config in configs
-    ]
+STUDY = Study(
+    candidates=tuple(f"gated-conv(kernel={k + 2})" for k in range(RUNS // SEEDS)),
+    tasks=("in-context-recall",),
+    seeds=tuple(range(SEEDS)),
+)
 
 
 def scheduler(found: Found, folder: Path) -> None:
     """Run them, and read the store from another process meanwhile."""
-    candidates = [(make("gated-conv", {"kernel": k + 2}),) for k in range(RUNS // SEEDS)]
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
     over = context.Event()
@@ -65,9 +48,7 @@ def scheduler(found: Found, folder: Path) -> None:
     def watch(progress: StudyProgress) -> None:
         memory[progress.done] = resident_bytes()
 
-    store, seconds = execute(
-        folder, "trivial", candidates, plan, trivial, parallel=PARALLEL, observer=watch
-    )
+    store, seconds = execute(folder, "trivial", STUDY, trivial, parallel=PARALLEL, observer=watch)
     over.set()
     reads, slowest = pipe.recv()
     reader.join()

@@ -14,11 +14,8 @@ from _harness import Sample
 from _mad_found import Found
 from _mad_runs import Times, execute, timed, times
 
-from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.study.study import PlannedRun
-from mlxhog.mad.tasks import find, resolve
-from mlxhog.models.mad.sequence import parse
+from mlxhog.mad.study.study import Study
+from mlxhog.models.mad.sequence import canonical, parse
 
 SEQUENCES = (
     "ssd swiglu ssd swiglu",
@@ -32,35 +29,24 @@ SEQUENCES = (
     "slstm swiglu slstm swiglu",
     "gated-conv swiglu gated-conv swiglu",
 )
-"""The slowest first, so that none of them is left alone at the end."""
+"""The slowest first, so that no long run is left alone at the end."""
 EPOCHS = 5
 THROUGHPUT, START_S = 1.9, 1.5
 
 
-def plan(candidate: str, *, baseline: bool) -> list[PlannedRun]:
-    """The run of a candidate: in-context recall, small (T 32, d 64) or at its baseline.
+def study(*, baseline: bool) -> Study:
+    """Two tasks with settings of suite smoke (d 64, batch 64, 6,400 rows), or their baselines.
 
     Nothing stops before its last epoch, so that both ways do the same work.
     """
-    given = {} if baseline else {"seq_len": 32, "test_rows": 256}
-    settings = resolve("in-context-recall", given)
-    config = RunConfig(
-        task=find("in-context-recall").name,
-        settings=vars(settings),
-        layers=parse(candidate),
-        dim=128 if baseline else 64,
-        protocol=Protocol(
-            lr=2e-3,
-            schedule="constant",
-            clip=1.0,
-            batch_size=128 if baseline else 64,
-            epochs=EPOCHS,
-            stop_accuracy=2.0,
-        ),
-        seed=0,
+    ends = {"epochs": EPOCHS, "steps": None, "eval_every": None, "stop_accuracy": 2.0}
+    return Study(
+        candidates=tuple(canonical(parse(sequence)) for sequence in SEQUENCES),
+        suite="lite" if baseline else "smoke",
+        tasks=("in-context-recall", "selective-copying"),
+        protocol={**ends, "lr": 2e-3},
+        seeds=(0,),
     )
-    run = PlannedRun(candidate=candidate, config=config, key=config.key(), label="baseline")
-    return [run]
 
 
 def throughput(found: Found, folder: Path, *, rounds: int, baseline: bool) -> None:
@@ -90,15 +76,15 @@ def throughput(found: Found, folder: Path, *, rounds: int, baseline: bool) -> No
     name = "reused worker: seconds from the end of a run to the next first step, at most"
     found.at_most(name, max(starts), START_S)
     found.results["throughput"] = {
-        "size": "baseline" if baseline else "T 32, d 64, batch 64, 12,800 rows",
+        "study": study(baseline=baseline).to_dict(),
         "epochs": EPOCHS,
         "seconds": {name: Sample.of(values) for name, values in seconds.items()},
         "acc_token": accuracies["serial"][0],
         "start_s": Sample.of(starts),
     }
     print("\n  accuracy after five epochs, serial and parallel alike")
-    for candidate, accuracy in accuracies["serial"][0].items():
-        print(f"  {accuracy:6.3f}  {candidate}")
+    for run, accuracy in sorted(accuracies["serial"][0].items()):
+        print(f"  {accuracy:6.3f}  {run}")
     sys.stdout.flush()
 
 
@@ -108,18 +94,14 @@ def _search(
     """Run the ten sequences; returns seconds, accuracies, and when each run started."""
     out = folder / f"{name}.jsonl"
     store, spent = execute(
-        folder,
-        name,
-        [parse(sequence) for sequence in SEQUENCES],
-        partial(plan, baseline=baseline),
-        partial(timed, str(out)),
-        parallel=parallel,
+        folder, name, study(baseline=baseline), partial(timed, str(out)), parallel=parallel
     )
     records = store.records()
     for record in records:
         if record.status != "done":
             raise SystemExit(f"{record.candidate} {record.status}: {record.reason}")
-    return spent, {record.candidate: record.acc_token for record in records}, times(out)
+    scores = {f"{record.candidate} on {record.task}": record.acc_token for record in records}
+    return spent, scores, times(out)
 
 
 def _difference(accuracies: Mapping[str, list[dict[str, float]]]) -> float:

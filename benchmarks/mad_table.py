@@ -22,6 +22,7 @@ from typing import Any
 from _harness import ROOT, commit, cores, versions
 
 from mlxhog import plain_json
+from mlxhog.cli.mad.study_flags import seeds
 from mlxhog.durable import replace_file
 from mlxhog.mad.estimate import estimate
 from mlxhog.mad.report.board import observer
@@ -51,7 +52,7 @@ FOUR = {
 }
 EIGHT_BLOCKS = {"xLSTM[7:1], 8 blocks": "(mlstm swiglu)*7 slstm swiglu"}
 NAMES = {canonical(parse(layers)): name for name, layers in {**FOUR, **EIGHT_BLOCKS}.items()}
-SEEDS = (0, 1, 2)
+SEEDS = seeds("3")
 
 
 def study_of(name: str) -> Study:

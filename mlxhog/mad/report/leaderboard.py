@@ -119,20 +119,22 @@ def to_markdown(standing: Standing) -> str:
 
 
 NOTE = (
-    "score: mean over tasks of acc_macro, ± 95 % over seeds; params: of the layers; state: numbers "
-    "kept per sequence; time: of all runs together"
+    "score: mean over tasks of acc_macro of the test rows, ± 95 % over seeds; params: of the "
+    "layers; state: numbers kept per sequence; time: of all runs together"
 )
 
 
 def _table(standing: Standing) -> list[str]:
     tasks = standing.tasks
-    header = ["#", "layers", "score", *tasks, "params", "state", "time", "status"]
+    val = ["val"] if has_validation(standing.rows) else []
+    header = ["#", "layers", "score", *val, *tasks, "params", "state", "time", "status"]
     ruler = ["---:", "---", *["---:"] * (len(header) - 3), "---"]
     rows = [
         [
             str(rank),
             f"`{row.candidate}`",
             score(row.score, row.interval),
+            *(fraction(row.val_score) for _ in val),
             *(fraction(row.tasks.get(task)) for task in tasks),
             f"{row.params:,}",
             f"{row.state:,}",
@@ -142,6 +144,11 @@ def _table(standing: Standing) -> list[str]:
         for rank, row in enumerate(standing.rows, start=1)
     ]
     return [f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows)]
+
+
+def has_validation(rows: Sequence[Row]) -> bool:
+    """Whether any candidate has a score on validation rows, which is shown beside the other."""
+    return any(row.val_score is not None for row in rows)
 
 
 def fraction(value: float | None) -> str:

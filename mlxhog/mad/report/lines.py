@@ -9,6 +9,7 @@ from mlxhog.mad.report.board import score
 from mlxhog.mad.report.leaderboard import (
     ceiling_note,
     fraction,
+    has_validation,
     heads,
     order_note,
     status,
@@ -80,8 +81,10 @@ def _table(rows: Sequence[Row], tasks: Sequence[str], width: int | None) -> list
         _Column(head, [fraction(row.tasks.get(task)) for row in rows])
         for task, head in heads(tasks).items()
     ]
+    validated = [_Column("val", [fraction(row.val_score) for row in rows])]
     groups = [
         [_Column("status", [status(row) for row in rows])],
+        *([validated] if has_validation(rows) else []),
         scored_tasks,
         [_Column("params", [format_count(row.params) for row in rows])],
         [_Column("state", [format_count(row.state) for row in rows])],
@@ -97,7 +100,7 @@ def _table(rows: Sequence[Row], tasks: Sequence[str], width: int | None) -> list
         whole = max(len("layers"), *(len(folded(row.candidate.split())) for row in rows))
         for group in groups:
             # what a candidate costs gives way to its whole name, folded
-            essential = group[0].head == "status" or group is scored_tasks
+            essential = group[0].head in ("status", "val") or group is scored_tasks
             name = min(_LAYERS_WIDTH, whole) if essential else whole
             needed = sum(column.width + _GAP for column in group)
             if needed <= left - name:

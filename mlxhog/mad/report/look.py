@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 
 from mlxhog.mad.best import Place, Select, placed
@@ -12,13 +13,14 @@ from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.ranks import spearman
 from mlxhog.mad.report.standing import Against, Standing
 from mlxhog.mad.result import Point
+from mlxhog.mad.run_config import GENERATOR_VERSION
 from mlxhog.mad.scores import UNFINISHED, Row, scores
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.planning import Planning
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store, is_study
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.suites import Suite, fixed
+from mlxhog.mad.suites import Suite
 
 
 def look(
@@ -42,9 +44,9 @@ def look(
             validation rows to select by.
     """
     study = studies.read(store)
-    measured = fixed(study.measured(), study.protocol)
+    measured = study.measured()
     protocol = Protocol(**{**measured.protocol, **study.protocol})
-    select = select or ("val" if protocol.select == "val" else "test")
+    select = select or study.select
     records = tuple(store.records())
     rows = scores(records, measured, select, study.seeds)
     chosen = _chosen(rows, records, measured)
@@ -97,10 +99,9 @@ def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Row]) -
 
 def _against(study: Study, rows: Sequence[Row], other: Store) -> Against:
     theirs = studies.read(other)
-    same = fixed(theirs.measured(), theirs.protocol)
     scored = {
         row.candidate: row.score
-        for row in scores(other.records(), same, "test", theirs.seeds)
+        for row in scores(other.records(), theirs.measured(), "test", theirs.seeds)
         if row.status not in UNFINISHED
     }
     pairs = {
@@ -144,18 +145,21 @@ def _facts(
         for name, value in asdict(protocol).items()
         if value is not None and not any(name in point for point in measured.points)
     }
+    tasks = ", ".join(dict.fromkeys(setting.task for setting in measured.settings))
     hosts = sorted({record.host for record in records})
     found = [
-        ("tasks", f"{len(measured.settings)} settings of suite {study.suite}"),
+        ("tasks", f"{tasks}: {len(measured.settings)} settings of suite {study.suite}"),
         ("optimiser points", points),
         ("seeds", ", ".join(map(str, study.seeds))),
         ("width", str(study.dim or measured.dim)),
+        ("position", "" if study.position == "none" else study.position),
         ("protocol", ", ".join(f"{name} {value}" for name, value in own.items())),
         ("selected by", f"{select} rows"),
-        ("trained by", f"{study.workers}, {study.threads} thread(s) each"),
+        ("trained by", f"{study.workers}, {study.threads} thread{'s' * (study.threads > 1)} each"),
         ("candidates from", study.sampler if study.space else "a list"),
         ("pruning", "on: runs may end at rungs" if study.prune else "off"),
         ("embedding", "shared by all candidates" if study.share_embedding else "each its own"),
+        ("rows drawn by", f"generator {GENERATOR_VERSION} of mlxhog {version('mlxhog')}"),
         ("hosts", ", ".join(hosts)),
     ]
     return tuple((name, value) for name, value in found if value)

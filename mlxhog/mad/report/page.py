@@ -14,6 +14,7 @@ from mlxhog.mad.report.leaderboard import (
     TROUBLES,
     ceiling_note,
     fraction,
+    has_validation,
     order_note,
     run_name,
     status,
@@ -102,23 +103,26 @@ def _lacking(standing: Standing) -> str:
 def _leaderboard(standing: Standing) -> str:
     if not standing.rows:
         return ""
+    val = ["val"] if has_validation(standing.rows) else []
     notes = [NOTE, ceiling_note(standing), order_note(standing)]
     return (
         "<h2>Leaderboard</h2>\n"
         + _table(
-            ["#", "layers", "score", *standing.tasks, "params", "state", "time", "status"],
-            [_row(rank, row, standing.tasks) for rank, row in enumerate(standing.rows, start=1)],
+            ["#", "layers", "score", *val, *standing.tasks, "params", "state", "time", "status"],
+            [_row(k + 1, row, standing.tasks, bool(val)) for k, row in enumerate(standing.rows)],
         )
         + "".join(f'\n<p class="note">{escape(note)}</p>' for note in notes if note)
     )
 
 
-def _row(rank: int, row: Row, tasks: Sequence[str]) -> str:
+def _row(rank: int, row: Row, tasks: Sequence[str], val: bool) -> str:
     cells = [
         _cell(str(rank)),
         f'<td class="t"><code>{escape(row.candidate)}</code></td>',
         f"<td><b>{score(row.score, row.interval)}</b></td>",
     ]
+    if val:
+        cells.append(_cell(fraction(row.val_score)))
     for task in tasks:
         value = row.tasks.get(task)
         if value is None:

@@ -41,27 +41,39 @@ def runs() -> list[Record]:
     ]
 
 
+RECORD = Record(
+    key="",
+    candidate="",
+    config={},
+    label="",
+    status="done",
+    acc_token=0.45,
+    acc_macro=0.5,
+    val_token=None,
+    val_macro=None,
+    ceiling=1.0,
+    loss=1.2,
+    steps=200,
+    seconds=10.0,
+    params=1000,
+    state=0,
+    reason="",
+    host="here",
+    at="2026-01-02T03:04:05.000+00:00",
+)
+
+
 def _record(candidate: str, setting: Setting, config: RunConfig) -> Record:
     acc = accuracy(candidate, config.seed)
-    return Record(
+    return replace(
+        RECORD,
         key=config.key(),
         candidate=candidate,
         config=config.to_dict(),
         label=setting.label,
-        status="done",
         acc_token=acc - 0.05,
         acc_macro=acc,
-        val_token=None,
-        val_macro=None,
-        ceiling=1.0,
-        loss=1.2,
-        steps=200,
-        seconds=10.0,
-        params=1000,
         state=STATE[candidate],
-        reason="",
-        host="here",
-        at="2026-01-02T03:04:05.000+00:00",
     )
 
 

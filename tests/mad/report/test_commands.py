@@ -5,16 +5,14 @@ import importlib.util
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
 from mlxhog.cli import main
+from mlxhog.cli.mad import board
 from mlxhog.mad.study.store import Store
 from tests.mad.report.sample import CONV, TASKS, study
-
-ENDED = 54
 
 
 @pytest.fixture(autouse=True)
@@ -101,37 +99,31 @@ def test_a_study_that_runs_is_shown_as_running(capsys, first):
     assert json.loads(capsys.readouterr().out)["running"]
 
 
-def test_watching_ends_when_the_study_does(capsys, first):
-    asked = threading.Event()
+def test_watching_ends_when_the_study_does(capsys, monkeypatch, first):
+    scheduler = first.lock()
+    scheduler.__enter__()
 
-    def scheduler():
-        with first.lock():
-            locked.set()
-            asked.wait(20)
+    def the_scheduler_ends_meanwhile(seconds):
+        scheduler.__exit__(None, None, None)
 
-    locked = threading.Event()
-    holder = threading.Thread(target=scheduler)
-    holder.start()
-    assert locked.wait(20)
-    watcher = threading.Timer(0.2, asked.set)
-    watcher.start()
+    monkeypatch.setattr(board.time, "sleep", the_scheduler_ends_meanwhile)
     assert main(["mad", "board", "first", "--watch", "--json"]) == 0
-    holder.join(20)
     shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["running"] for one in shown] == [True, False]
 
 
-@pytest.mark.usefixtures("first")
 def test_plot_writes_every_figure_and_the_page_and_names_them(capsys):
+    study(Path("studies"), tasks=TASKS[-1:])
     assert main(["mad", "plot", "first", "--out", "figures", "--open", "no"]) == 0
     written = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert written[-1] == Path("figures/index.html")
-    assert {path.name for path in written} >= {f"curves-{task}.png" for task in TASKS}
+    assert {path.name for path in written} >= {f"curves-{TASKS[-1]}.png", "slots.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[:-1])
     assert written[-1].read_text().count("<figure") == len(written) - 1
 
 
-def test_plots_lie_in_the_study_unless_told_otherwise(capsys, first):
+def test_plots_lie_in_the_study_unless_told_otherwise(capsys):
+    first = study(Path("studies"), tasks=TASKS[-1:])
     assert main(["mad", "plot", "first", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert Path(found["page"]).parent == first.directory / "plots"

@@ -81,6 +81,29 @@ def test_a_partial_study_says_so_and_which_runs_are_missing(partial):
     assert "**this study is partial" in to_markdown(partial)
 
 
+def test_a_pruned_candidate_does_not_owe_the_runs_that_it_was_spared(tmp_path):
+    def pruned_in_its_first_run(record):
+        if record.candidate != CHANNELS:
+            return record
+        first = (record.seed, record.task) == (SEEDS[0], TASKS[0])
+        return replace(record, status="pruned") if first else None
+
+    standing = look(study(tmp_path, change=pruned_in_its_first_run))
+    found = to_json(standing)
+    assert not found["partial"]
+    assert found["runs_done"] == found["runs_planned"] == 2 * len(TASKS) * len(SEEDS) + 1
+    assert found["candidates"][-1]["status"] == "pruned"
+    assert "pruned, 17 missing" in lines(standing)[4]
+
+
+def test_a_sampler_without_an_end_owes_what_it_has_proposed(tmp_path):
+    space = {"depth": 2, "mixers": ["gated-conv"], "channels": ["swiglu"], "template": "free"}
+    store = study(tmp_path, candidates=(), space=space, sampler="random")
+    for candidate in CANDIDATES:
+        store.add_proposal({"candidate": candidate})
+    assert to_json(look(store))["runs_planned"] == 3 * len(TASKS) * len(SEEDS)
+
+
 def test_a_diverged_run_scores_zero_and_is_told(tmp_path):
     standing = look(study(tmp_path, change=channels_diverge))
     last = to_json(standing)["candidates"][-1]
@@ -157,6 +180,18 @@ def test_a_run_in_progress_and_a_torn_line_change_nothing(tmp_path):
     with (store.directory / "runs.jsonl").open("a") as file:
         file.write('{"key": "0123456789abcdef", "candida')
     assert to_json(look(store)) == before
+
+
+def test_a_study_with_validation_rows_shows_both_scores(tmp_path):
+    def validated(record):
+        return replace(record, val_macro=record.acc_macro - 0.1, val_token=record.acc_token)
+
+    change = {"change": validated, "protocol": {"select": "val"}}
+    standing = look(study(tmp_path, **change))
+    assert "0.900 ± 0.025  0.800" in lines(standing)[2]
+    assert "| score | val |" in to_markdown(standing)
+    assert "| 0.900 ± 0.025 | 0.800 |" in to_markdown(standing)
+    assert dict(standing.facts)["selected by"] == "val rows"
 
 
 def test_candidates_that_shared_an_embedding_are_compared_with_the_same_study_unshared(tmp_path):

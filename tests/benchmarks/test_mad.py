@@ -1,0 +1,92 @@
+"""The MAD benchmark's own arithmetic, and the table that it checks in."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog.mad.report.look import look
+from mlxhog.mad.study.planning import Planning
+from mlxhog.mad.suites import suite
+from tests.mad.report import sample
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import scripts of benchmarks/, which are no part of the package."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCHMARKS)):
+            del sys.modules[name]
+
+
+def test_a_start_counts_from_the_end_of_the_run_before_in_the_same_process(scripts):
+    Times = scripts("_mad_runs").Times
+    again = scripts("_mad_throughput").again
+    runs = [
+        Times(pid=1, began=10.2, first_step=10.5, ended=15.0),
+        Times(pid=1, began=0.0, first_step=3.0, ended=10.0),
+        Times(pid=2, began=0.0, first_step=4.0, ended=12.0),
+        Times(pid=1, began=15.1, first_step=15.2, ended=20.0),
+    ]
+    assert again(runs) == pytest.approx([0.5, 0.2])
+
+
+def test_the_table_has_every_candidate_with_its_score_and_cost(scripts, tmp_path):
+    table = scripts("mad_table")
+    text = table.markdown(_standing(table, tmp_path), suite("smoke"), parallel=2)
+    for name in (*table.FOUR, *table.EIGHT_BLOCKS):
+        (row,) = (line for line in text.splitlines() if line.startswith(f"| {name} |"))
+        assert "**0.500** ± 0.000" in row
+        assert "| 10.0 | done |" in row
+    assert "PARTIAL" not in text
+    assert "No run diverged or failed." in text
+
+
+def test_a_table_that_lacks_runs_says_so(scripts, tmp_path):
+    table = scripts("mad_table")
+    standing = _standing(table, tmp_path, but=lambda record: record.seed != table.SEEDS[2])
+    text = table.markdown(standing, suite("smoke"), parallel=2)
+    assert "**PARTIAL: this study is partial: 108 of 162 runs have ended" in text
+
+
+def test_the_table_names_what_counts_as_nothing(scripts, tmp_path):
+    table = scripts("mad_table")
+
+    def hung(record):
+        first = record.candidate.startswith("gla") and record.seed == table.SEEDS[0]
+        return replace(record, status="failed", reason="no sign of life") if first else record
+
+    text = table.markdown(_standing(table, tmp_path, change=hung), suite("smoke"), parallel=2)
+    assert "- GLA, memorization baseline, lr 2e-03, seed 12345: failed no sign of life" in text
+    assert "done, 6 failed" in text
+
+
+def _standing(table: Any, root: Path, *, change=sample.unchanged, but=lambda record: True) -> Any:
+    """The table's study with every accuracy 0.5."""
+    study = table.study_of("smoke")
+    store = table.open_store(study, str(root), "table")
+    planning = Planning(study)
+    for candidate in table.NAMES:
+        for run in planning.runs(candidate):
+            record = change(
+                replace(
+                    sample.RECORD,
+                    key=run.key,
+                    candidate=candidate,
+                    config=run.config.to_dict(),
+                    label=run.label,
+                )
+            )
+            if but(record):
+                store.append(record)
+    return look(store)
