@@ -46,7 +46,7 @@ def test_only_pyproject_holds_the_version():
         for folder in ("mlxhog", "models", "metal")
         for file in (ROOT / folder).rglob("*")
         if file.suffix in (".py", ".cpp", ".h", ".txt")
-        and re.search(rf"\b{version}\b", file.read_text())
+        and re.search(rf"\b{re.escape(version)}\b", file.read_text())
     ]
     assert not held
 

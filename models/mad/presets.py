@@ -47,7 +47,7 @@ def expand(blocks: Mapping[str, Any], defaults: Defaults) -> tuple[Layer, ...]:
         ConfigError: no such preset, a field is unknown, missing or impossible.
     """
     name = blocks.get("preset")
-    if name not in _PRESETS:
+    if not isinstance(name, str) or name not in _PRESETS:
         known = ", ".join(_PRESETS)
         raise ConfigError(
             f"preset is {name!r}{did_you_mean(name, _PRESETS)}; the presets are {known}"
@@ -64,7 +64,7 @@ def expand(blocks: Mapping[str, Any], defaults: Defaults) -> tuple[Layer, ...]:
 
 def _xlstm(blocks: Mapping[str, Any], defaults: Defaults) -> tuple[Layer, ...]:
     style = blocks.get("style")
-    if style not in _XLSTM:
+    if not isinstance(style, str) or style not in _XLSTM:
         got = "missing" if style is None else repr(style)
         raise ConfigError(
             f"style is {got}; say which blocks the ratio counts: large (every mixer with a SwiGLU) "
@@ -115,7 +115,7 @@ def _lfm2(blocks: Mapping[str, Any], defaults: Defaults) -> tuple[Layer, ...]:
             f"layer_types is {types!r}; list operators, such as [conv, conv, full_attention]"
         )
     for word in types:
-        if word not in _LFM2:
+        if not isinstance(word, str) or word not in _LFM2:
             raise ConfigError(
                 f"layer_types holds {word!r}{did_you_mean(word, _LFM2)}; LFM2 has conv and "
                 "full_attention"
@@ -172,7 +172,7 @@ def _mapping(name: str, value: object) -> Mapping[str, str]:
     return {str(key): str(layer) for key, layer in value.items()}
 
 
-_PRESETS: dict[Any, tuple[Callable[..., tuple[Layer, ...]], tuple[str, ...]]] = {
+_PRESETS: dict[str, tuple[Callable[..., tuple[Layer, ...]], tuple[str, ...]]] = {
     "xlstm": (_xlstm, ("ratio", "slstm_at", "count", "style")),
     "lfm2": (_lfm2, ("layer_types",)),
     "striping": (_striping, ("pattern", "count", "channel", "letters")),

@@ -1,9 +1,12 @@
 """A YAML file of a candidate becomes the flat list; every mistake is told with its place."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
@@ -96,3 +99,44 @@ def test_a_written_model_reads_back_from_yaml_and_from_a_config(tmp_path: Path) 
 def test_a_mistake_is_told_with_its_place(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read(text)
+
+
+WORDS = st.sampled_from(
+    "mlstm swiglu type repeat layers heads preset xlstm lfm2 striping ratio 7:1 count style large "
+    "v1 layer_types conv pattern 1A:1H letters A channel slstm_at mlp (mlstm)*2 bogus".split()
+)
+LEAVES = WORDS | st.integers(-3, 40) | st.none() | st.booleans() | st.floats()
+TREES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=8,
+)
+BLOCKS = st.fixed_dictionaries(
+    {"preset": st.sampled_from(["xlstm", "lfm2", "striping"]) | LEAVES},
+    optional=dict.fromkeys(
+        "ratio slstm_at count style layer_types pattern channel letters".split(), TREES
+    ),
+)
+MODELS = st.fixed_dictionaries(
+    {},
+    optional={"layers": TREES, "blocks": BLOCKS | TREES, "defaults": TREES}
+    | dict.fromkeys("dim vocab_size norm norm_eps position backbone max_length".split(), LEAVES),
+)
+
+
+@given(MODELS | TREES)
+def test_whatever_a_file_holds_is_a_model_or_a_mistake_in_words(model: Any) -> None:
+    try:
+        cfg = families.read({"version": 1, "model": model}, strict=True)
+    except ConfigError:
+        return
+    assert families.read(yaml.safe_load(to_yaml(cfg)), strict=True) == cfg  # type: ignore[arg-type]
+
+
+@given(st.lists(TREES, max_size=4))
+def test_whatever_layers_a_config_holds_are_read_or_refused_in_words(layers: list[Any]) -> None:
+    try:
+        families.read({"model_type": "mad", "vocab_size": 9, "hidden_size": 8, "layers": layers})
+    except ConfigError:
+        return
+    assert layers

@@ -44,6 +44,15 @@ def test_two_lists_have_one_canonical_text_only_if_they_are_equal(
     assert (canonical(first) == canonical(second)) == (first == second)
 
 
+@given(st.text("()*,= h4mlstm swiglu2.-\tinner=none", max_size=40))
+def test_any_line_is_a_sequence_or_a_mistake_in_words(line: str) -> None:
+    try:
+        found = parse(line)
+    except ConfigError:
+        return
+    assert parse(canonical(found)) == found
+
+
 def test_groups_repeat_and_nest() -> None:
     assert canonical(parse("(gated-conv swiglu)*2 swiglu")) == (
         "gated-conv swiglu gated-conv swiglu swiglu"
