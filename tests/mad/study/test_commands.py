@@ -150,7 +150,7 @@ def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(space, tmp_path):
     ("words", "code", "said"),
     [
         ("search", 2, "give the space of architectures, as in mlxhog mad search --space"),
-        ("search --space nowhere.yaml", 2, "cannot read the space nowhere.yaml"),
+        ("search --space nowhere.yaml", 2, "no space 'nowhere.yaml'"),
         ("search --space SPACE --suite smok", 2, "no suite 'smok'; did you mean 'smoke'"),
         ("search --space SPACE --sampler gird", 2, "did you mean 'grid'"),
         ("search --space SPACE --tasks CX", 2, "'CX'"),

@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 
 from mlxhog.errors import WorkerFailed
 from mlxhog.mad.result import RunResult
-from mlxhog.mad.study.executors.protocol import Ended, Evaluated, Lost, News, Task
+from mlxhog.mad.study.executors.protocol import Ended, Evaluated, Lost, News, Noted, Task
 from mlxhog.mad.study.record import failed
 
 START_S = 120.0
@@ -136,6 +136,8 @@ class Pool:
             seat.host, self._failed_starts = key, 0
         elif word in ("point", "rung") and key in seat.runs:
             return [Evaluated(key, what, word == "rung")]
+        elif word == "note" and key in seat.runs:
+            return [Noted(key, what)]
         elif word == "end" and key in seat.runs:
             seat.runs.discard(key)
             return [Ended(key, what, seat.host or "")]
