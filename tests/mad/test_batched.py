@@ -112,7 +112,7 @@ def test_the_faster_way_is_taken_and_said(backend, monkeypatch):
     assert found.batched == (found.together_s < found.alone_s)
     assert f"{found.alone_s * 1e3:.2f} ms alone" in found.why
     for wins in (True, False):
-        monkeypatch.setattr(batched, "_shortest", lambda *ways, w=wins: [2.0, 4.0 if w else 12.0])
+        monkeypatch.setattr(batched, "_shortest", lambda *_, w=wins: [2.0, 4.0 if w else 12.0])
         threads, results, said = set(), {}, []
 
         def run_one(number, prepare, threads=threads, results=results):

@@ -45,13 +45,13 @@ def run(arguments: list[str]) -> int:
 
 def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     # These import NumPy: wrong flags are answered before.
+    from mlxhog import machine
     from mlxhog.cli.mad import study_session
     from mlxhog.mad.study.planning import Planning
     from mlxhog.mad.study.session import find_same, open_store
     from mlxhog.mad.study.study import Study
     from mlxhog.models.mad.sequence import canonical, parse, read_architecture
 
-    how.require(share_embedding=shared.share_embedding)
     found = [read_architecture(name) for name in parsed.other.config]
     dim, position = _shared_sizes(found, shared.dim)
     texts = [canonical(parse(text)) for text in parsed.other.layers]
@@ -64,6 +64,7 @@ def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
         **study_flags.common(shared, parsed),
     )
     planning = Planning(study)
+    how.require(study, machine.here())
     name = parsed.other.study or _name(study.to_dict())
     if parsed.other.dry_run:
         store = find_same(study, how.out, name)

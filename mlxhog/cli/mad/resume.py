@@ -36,6 +36,7 @@ def run(arguments: list[str]) -> int:
 
 def _resume(how: ExecutionConfig, other: Any) -> int:
     # These import NumPy: wrong flags are answered before.
+    from mlxhog import machine
     from mlxhog.cli.mad import study_session
     from mlxhog.mad.study import study as studies
     from mlxhog.mad.study.planning import Planning
@@ -43,7 +44,7 @@ def _resume(how: ExecutionConfig, other: Any) -> int:
 
     store = find(other.study, Path(how.out))
     planning = Planning(studies.read(store))
-    how.require(share_embedding=planning.study.share_embedding)
+    how.require(planning.study, machine.here())
     if other.dry_run:
         return study_session.dry_run(planning, store.name, how, store, as_json=other.json)
     return study_session.go(

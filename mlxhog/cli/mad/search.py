@@ -57,6 +57,7 @@ def run(arguments: list[str]) -> int:
 
 def _search(given: SearchConfig, shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     # These import NumPy: wrong flags are answered before.
+    from mlxhog import machine
     from mlxhog.cli.mad import study_session
     from mlxhog.mad.search.space_file import read_space
     from mlxhog.mad.study.planning import Planning
@@ -64,7 +65,6 @@ def _search(given: SearchConfig, shared: StudyConfig, how: ExecutionConfig, pars
     from mlxhog.mad.study.study import Study
 
     assert given.space is not None
-    how.require(share_embedding=shared.share_embedding)
     space = read_space(given.space)
     study = Study(
         space=space.to_dict(),
@@ -77,6 +77,7 @@ def _search(given: SearchConfig, shared: StudyConfig, how: ExecutionConfig, pars
         **study_flags.common(shared, parsed),
     )
     planning = Planning(study)
+    how.require(study, machine.here())
     planning.sampler()  # whether it can be made here
     name = parsed.other.study or Path(given.space).stem
     if parsed.other.dry_run:

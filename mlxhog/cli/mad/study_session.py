@@ -37,7 +37,7 @@ def dry_run(
 
     study, cost, here = planning.study, planning.cost(), machine.here()
     records = () if store is None else store.records()
-    parallel = how.resolve_parallel(study.workers, study.threads, here)
+    parallel = how.resolve_parallel(study, here)
     runs = min(cost.runs, how.limit.runs or cost.runs)
     left = max(0, runs - len(records))
     seconds = seconds_of_a_run(planning, records, here.cores) * left / parallel
@@ -84,8 +84,8 @@ def go(
     from mlxhog.mad.study.session import execute
 
     study, here = planning.study, machine.here()
-    parallel = how.resolve_parallel(study.workers, study.threads, here)
-    threads = parallel * study.threads * len(study.workers.split(","))
+    parallel = how.resolve_parallel(study, here)
+    threads = parallel * study.cores
     if threads > here.cores and how.ray_address is None:
         print(
             f"{parallel} candidates at once have {threads} threads, this machine {here.cores} "

@@ -55,7 +55,7 @@ def _settings(meta: Mapping[str, Any]) -> Settings:
     """Read the settings of a file; those of other tasks stand in it, too."""
     try:
         cls = find(str(meta["task"])).settings
-        if issubclass(cls, InContextRecall) and meta.get("frac_noise"):
+        if issubclass(cls, InContextRecall) and meta.get("noise_vocab_size"):
             cls = NoisyInContextRecall  # as the reference counts it
         values = {}
         for name, spec in options(cls).items():

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from mlxhog import mix
 from mlxhog.errors import ConfigError
 from mlxhog.machine import Machine
 from mlxhog.mad.study.limit import Limit
 from mlxhog.mix import GPU_BACKENDS
 from mlxhog.options import option, options
 from mlxhog.quantities import parse_bytes
+
+if TYPE_CHECKING:
+    from mlxhog.mad.study.study import Study  # which loads NumPy
 
 _GROUP = "how it is executed; may be another the next time"
 GPU_CANDIDATES = 2
@@ -67,18 +72,27 @@ class ExecutionConfig:
         if problems:
             raise ConfigError("\n".join(problems))
 
-    def require(self, *, share_embedding: bool) -> None:
+    def require(self, study: Study, here: Machine) -> None:
         """Refuse what cannot be executed here, before anything is made.
 
         Args:
-            share_embedding: whether candidates train one table.
+            study: whose runs are executed.
+            here: this machine.
 
         Raises:
-            ConfigError: candidates share an embedding, and Ray may put them on other machines.
-            EnvironmentLacks: Ray is asked for and not installed.
+            ConfigError: candidates share an embedding, and Ray may put them on other machines; or
+                nobody says how many candidates a cluster has room for.
+            EnvironmentLacks: a backend, or Ray, is asked for and not installed.
         """
+        if self.ray_address is None:
+            mix.resolve(study.workers, study.threads, machine=here)
+        elif self.parallel is None:
+            raise ConfigError(
+                "--ray-address is given without --parallel; say how many candidates at once the "
+                "cluster has room for"
+            )
         if self.executor == "ray":
-            if share_embedding:
+            if study.share_embedding:
                 raise ConfigError(
                     "--share-embedding keeps one table in this machine's memory; use --executor "
                     "local"
@@ -102,17 +116,15 @@ class ExecutionConfig:
         except ValueError as error:
             raise ConfigError(f"--memory-limit is {self.memory_limit!r}; {error}") from error
 
-    def resolve_parallel(self, workers: str, threads: int, machine: Machine) -> int:
+    def resolve_parallel(self, study: Study, machine: Machine) -> int:
         """Return how many candidates run at once.
 
         Args:
-            workers: mix inside a candidate.
-            threads: of each worker.
+            study: whose candidates they are.
             machine: where they will run.
         """
         if self.parallel is not None:
             return self.parallel
-        backends = workers.split(",")
-        if any(backend in GPU_BACKENDS for backend in backends):
+        if any(backend in GPU_BACKENDS for backend in study.workers.split(",")):
             return GPU_CANDIDATES
-        return max(1, (machine.cores - 1) // (len(backends) * threads))
+        return max(1, (machine.cores - 1) // study.cores)

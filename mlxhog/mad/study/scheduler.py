@@ -168,7 +168,8 @@ class Scheduler:
                     told = interrupts.count
                     n = len(self._flights)
                     runs, them = ("run", "it") if n == 1 else ("runs", "them")
-                    self._show(f"finishing {n} {runs}; Ctrl-C again drops {them}")
+                    if n:
+                        self._show(f"finishing {n} {runs}; Ctrl-C again drops {them}")
                 if not self._flights:
                     break
                 for news in self._executor.news(LOOK_S):

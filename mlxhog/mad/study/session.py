@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
+from mlxhog import machine
 from mlxhog.mad import candidate
 from mlxhog.mad.alone import Prepare, as_it_is
 from mlxhog.mad.progress import Observer
@@ -89,7 +90,7 @@ def execute(
         WorkerFailed: workers cannot start.
     """
     study = planning.study
-    how.require(share_embedding=study.share_embedding)
+    how.require(study, machine.here())
     with store.lock(), ExitStack() as stack:
         if study.share_embedding:
             first = planning.runs(planning.first)
@@ -131,6 +132,6 @@ def _executor(
         logs=logs,
         silence_s=how.silence,
         memory_limit=how.memory_bytes,
-        cores=study.threads * len(study.workers.split(",")),
+        cores=study.cores,
         address=how.ray_address,
     )

@@ -77,6 +77,11 @@ class Study:
         return only(found, self.tasks) if self.tasks else found
 
     @property
+    def cores(self) -> int:
+        """CPU threads of one candidate."""
+        return self.threads * len(self.workers.split(","))
+
+    @property
     def select(self) -> Select:
         """Rows whose accuracy decides between runs, and between candidates."""
         fields = {**self.measured().protocol, **self.protocol}

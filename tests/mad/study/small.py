@@ -103,9 +103,9 @@ def patient(config, *, watch, rungs):
 
 
 def goes_wrong(config, *, watch, rungs):
-    """Ends in the way that the setting `wrong` says, if `n` is 1."""
-    if config.settings["n"] == 1:
-        WRONG[config.settings["wrong"]]()
+    """Run n ends in the n-th way, from 1 on, of those that the setting `wrong` lists."""
+    ways = ["", *config.settings["wrong"].split()][config.settings["n"] :]
+    WRONG.get(ways[0] if ways else "", lambda: None)()
     return result(config)
 
 

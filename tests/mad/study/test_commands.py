@@ -81,7 +81,8 @@ def test_scores_are_the_same_whatever_the_executor_and_the_parallelism(
     if executor == "ray":
         if importlib.util.find_spec("ray") is None:
             pytest.skip("Ray is not installed: pip install mlxhog[ray]")
-    one = ["mad", "search", "--space", space, *TINY, "--no-prune", "--quiet", "--backend", "torch"]
+    backend = {"local": "mlx", "ray": "torch"}[executor]
+    one = ["mad", "search", "--space", space, *TINY, "--no-prune", "--quiet", "--backend", backend]
     code = (
         "import sys, warnings; warnings.simplefilter('ignore'); from mlxhog.cli import main; "
         "sys.exit(main(sys.argv[1:]))"
@@ -158,6 +159,8 @@ def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(space, tmp_path):
         ("search --space SPACE --budget soon", 2, "--budget is 'soon'; wanted a number of runs"),
         ("search --space SPACE --memory-limit much", 2, "--memory-limit is 'much'"),
         ("search --space SPACE --ray-address auto", 2, "without --executor ray"),
+        ("search --space SPACE --executor ray --ray-address auto", 2, "without --parallel"),
+        ("search --space SPACE --workers torch:cpu,mlx:mps", 2, "no backend 'mlx:mps'"),
         ("search --space SPACE --share-embedding --executor ray", 2, "use --executor local"),
         ("search --space SPACE --prune --no-prune", 2, "both given"),
         ("search --space SPACE --study a/b", 2, "study name 'a/b'"),

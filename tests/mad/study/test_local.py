@@ -99,10 +99,10 @@ def test_a_run_that_goes_wrong_has_failed_with_its_reason_and_the_study_goes_on(
 
 def test_a_silent_run_is_ended_and_its_log_says_where_it_hung(tmp_path):
     store = study(tmp_path, candidates=1)
-    outcome = go(store, small.goes_wrong, candidates=1, settings={"wrong": "hang"}, silence_s=1.0)
+    outcome = go(store, small.goes_wrong, candidates=1, settings={"wrong": "hang"}, silence_s=3.0)
     assert outcome.statuses == {"done": 3, "failed": 1}
     (bad,) = (record for record in store.records() if record.status == "failed")
-    assert "gave no sign of life for 1 s and was ended" in bad.reason
+    assert "gave no sign of life for 3 s and was ended" in bad.reason
     assert "in _hang" in (store.directory / "logs" / "worker-1.log").read_text()
 
 

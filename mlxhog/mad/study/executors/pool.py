@@ -20,7 +20,7 @@ from mlxhog.mad.study.record import failed
 
 START_S = 120.0
 """A process that is being spawned on a busy machine gives no sign of life for long."""
-MOST_FAILED_STARTS = 5
+MOST_FAILED_STARTS = 3
 TICK_S = 0.5
 
 
@@ -160,11 +160,15 @@ class Pool:
         if not seat.runs:
             return []
         silent_s = time.monotonic() - seat.heard_s
-        allowed_s = self._silence_s if seat.host is not None else max(START_S, self._silence_s)
-        if silent_s <= allowed_s:
+        if seat.host is None:
+            if silent_s <= max(START_S, self._silence_s):
+                return []
+            self._dismiss(seat)
+            return self._bury(seat, Died(f"did not start within {silent_s:.0f} s", killed=False))
+        if silent_s <= self._silence_s:
             return []
         self._dismiss(seat, dump=True)
-        return self._settle(seat, f"gave no sign of life for {silent_s:.0f} s and was ended")
+        return self._settle(seat, f"gave no sign of life for {self._silence_s:g} s and was ended")
 
     def _bury(self, seat: _Seat, death: Died) -> list[News]:
         seat.worker = None
