@@ -18,8 +18,8 @@ from mlxhog.mad.search.samplers import Sampler, make_sampler
 from mlxhog.mad.search.space_file import to_space
 from mlxhog.mad.sizes import state
 from mlxhog.mad.study.candidates import Listed
+from mlxhog.mad.study.pruner import Pruner, Unpruned
 from mlxhog.mad.study.record import Record
-from mlxhog.mad.study.scheduler import Pruner, Unpruned
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import PlannedRun, Study
 from mlxhog.mad.suites import Suite, expand

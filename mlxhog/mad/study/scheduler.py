@@ -11,11 +11,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
 
 from mlxhog.interrupts import Interrupts
 from mlxhog.mad.progress import Best, Observer, StudyProgress, Trouble
-from mlxhog.mad.result import Point, RunResult
+from mlxhog.mad.result import RunResult
 from mlxhog.mad.study import record
 from mlxhog.mad.study.candidates import Candidates
 from mlxhog.mad.study.eta import Eta
@@ -30,6 +29,7 @@ from mlxhog.mad.study.executors.protocol import (
 )
 from mlxhog.mad.study.flights import Flights
 from mlxhog.mad.study.limit import Limit, seconds_used
+from mlxhog.mad.study.pruner import Pruner, Unpruned
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import PlannedRun, by_candidate
@@ -38,41 +38,6 @@ LOOK_S = 0.2
 SHOW_S = 0.5
 MOST_LOSSES = 4
 """So many times a run's worker may be killed from outside before the run counts as failed."""
-
-
-class Pruner(Protocol):
-    """Ends runs that are not worth going on with."""
-
-    def rungs(self, run: PlannedRun) -> tuple[int, ...]:
-        """Return the steps at which a run asks."""
-
-    def go_on(self, run: PlannedRun, point: Point) -> bool:
-        """Answer a run at a rung."""
-
-    def has_given_up(self, candidate: str) -> bool:
-        """Return whether the runs of a candidate that have not begun are to be spared."""
-
-    def ended(self, run: PlannedRun, record: Record) -> None:
-        """Learn what became of a run, or became of it in an earlier session."""
-
-
-class Unpruned:
-    """Every run goes on to its end."""
-
-    def rungs(self, run: PlannedRun) -> tuple[int, ...]:
-        """See `Pruner.rungs`."""
-        return ()
-
-    def go_on(self, run: PlannedRun, point: Point) -> bool:
-        """See `Pruner.go_on`."""
-        return True
-
-    def has_given_up(self, candidate: str) -> bool:
-        """See `Pruner.has_given_up`."""
-        return False
-
-    def ended(self, run: PlannedRun, record: Record) -> None:
-        """See `Pruner.ended`."""
 
 
 Plan = Callable[[str], Sequence[PlannedRun]]

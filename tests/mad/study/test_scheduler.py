@@ -11,7 +11,7 @@ import pytest
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.mad.study.limit import Limit, seconds_used
-from mlxhog.mad.study.scheduler import Unpruned
+from mlxhog.mad.study.pruner import Unpruned
 from mlxhog.models.mad.sequence import canonical, parse
 from tests.mad.study import small
 from tests.mad.study.small import go, study, table, texts
