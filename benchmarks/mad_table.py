@@ -43,6 +43,7 @@ from mlxhog.quantities import format_clock
 FOUR = {
     "mLSTM": "mlstm swiglu mlstm swiglu",
     "sLSTM": "slstm swiglu slstm swiglu",
+    "sLSTM, convolution": "slstm(conv=4) swiglu slstm(conv=4) swiglu",
     "mLSTM, sLSTM": "mlstm swiglu slstm swiglu",
     "sLSTM, mLSTM": "slstm swiglu mlstm swiglu",
     "attention": "mh-attention swiglu mh-attention swiglu",

@@ -255,6 +255,13 @@ class ops:
         silu: bool,
         threads: int,
     ) -> None: ...
+    LONG_CONV_DIRECT: int
+    @staticmethod
+    def long_conv(x: _Buffer, f: _Buffer, y: _Buffer, *, threads: int) -> None: ...
+    @staticmethod
+    def long_conv_grad(
+        x: _Buffer, f: _Buffer, dy: _Buffer, dx: _Buffer, df: _Buffer, *, threads: int
+    ) -> None: ...
     @staticmethod
     def is_small_block(
         out: int,

@@ -12,6 +12,7 @@
 #include "block_diagonal.h"
 #include "conv.h"
 #include "gated_norm.h"
+#include "long_conv.h"
 #include "norm.h"
 #include "small_blocks.h"
 
@@ -217,6 +218,34 @@ void causal_conv_grad(const In& x, const In& w, const In& b, const std::optional
                        threads);
 }
 
+LongConv long_conv_shape(const In& x, const In& f) {
+  if (x.ndim() != 3 || f.ndim() != 2) throw nb::value_error("x must be (B, S, C) and f (C, J)");
+  const auto axis = [](const In& a, int j) { return static_cast<Index>(a.shape(j)); };
+  const LongConv s{axis(x, 0), axis(x, 1), axis(x, 2), axis(f, 1)};
+  expect("f", f, s.C * s.J);
+  if (s.J < s.S)
+    throw nb::value_error(("f has " + std::to_string(s.J) + " taps, expected one for each of x's " +
+                           std::to_string(s.S) + " positions or more")
+                              .c_str());
+  return s;
+}
+
+void long_conv(const In& x, const In& f, Out y, int threads) {
+  const LongConv s = long_conv_shape(x, f);
+  expect("y", y, size(x));
+  nb::gil_scoped_release release;
+  long_conv_forward(s, x.data(), f.data(), y.data(), threads);
+}
+
+void long_conv_grad(const In& x, const In& f, const In& dy, Out dx, Out df, int threads) {
+  const LongConv s = long_conv_shape(x, f);
+  expect("dy", dy, size(x));
+  expect("dx", dx, size(x));
+  expect("df", df, size(f));
+  nb::gil_scoped_release release;
+  long_conv_backward(s, x.data(), f.data(), dy.data(), dx.data(), df.data(), threads);
+}
+
 // One map without its output: sizes of the blocks that split rows of `width`.
 template <class Map>
 Map blocks(const In& weight, Index width) {
@@ -313,6 +342,11 @@ void bind_layers(nb::module_& m) {
         "of each document.");
   m.def("causal_conv_grad", &causal_conv_grad, A("x"), A("w"), A("b"), A("state").none(), A("starts").none(), A("dy"),
         A("d_last").none(), A("dx"), A("dw"), A("db"), A("d_state").none(), nb::kw_only(), "silu"_a, "threads"_a);
+  m.attr("LONG_CONV_DIRECT") = kLongConvDirect;
+  m.def("long_conv", &long_conv, A("x"), A("f"), A("y"), nb::kw_only(), "threads"_a,
+        "y[t] = sum over j <= t of f[j] x[t - j]. x, y (B,S,C); f (C,J), J >= S; S^2 operations, so for S up to "
+        "LONG_CONV_DIRECT.");
+  m.def("long_conv_grad", &long_conv_grad, A("x"), A("f"), A("dy"), A("dx"), A("df"), nb::kw_only(), "threads"_a);
   m.def("is_small_block", &is_small_block, "out"_a, "inner"_a,
         "Whether block_diagonal has a kernel for blocks (out, inner); the others are matrix products.");
   m.def("block_diagonal", &block_diagonal, A("x"), A("weights"), A("biases"), A("outs"), nb::kw_only(), "threads"_a,

@@ -10,6 +10,7 @@ INSIDE: Final = (
     "predict",
     "async_after",
     "second_moment",
+    "read",
     "write",
     "gpu_write",
     "kernels",

@@ -153,9 +153,15 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
             "select is val, but no validation rows are drawn; set val_rows of the task, such as "
             f"--set val_rows={settings.test_rows}, or select test"
         )
-    chosen = mix.resolve(config.workers, config.threads, machine=machine.here())
+    inside = inside or {}
+    chosen = mix.resolve(
+        config.workers,
+        config.threads,
+        machine=machine.here(),
+        serial=inside.get("strategy") == "serial",
+    )
     workers = chosen.workers
-    training = _training(config, workers, inside or {})
+    training = _training(config, workers, inside)
     writers = gpu_write.resolve(training, workers)
     kernels = model_kernels.resolve(training, workers)
     n_tickets = math.ceil(settings.train_rows / protocol.batch_size)

@@ -52,7 +52,7 @@ class ScoreJobs:
 
     def _score(self) -> None:
         context, held_out = self.context, self.held_out
-        steps = context.arena.counters.load("steps")
+        steps, read_ns = context.arena.counters.load("steps"), monotonic_ns()
         strategies.copy_to_inbox(context)
         context.entry.beat(Phase.EVALUATE)
         found = score(
@@ -62,7 +62,7 @@ class ScoreJobs:
             kind=records.Kind.SCORE,
             worker=self.job.slot,
             steps=steps,
-            t_ns=monotonic_ns(),
+            t_ns=read_ns,
             acc_token=found.acc_token,
             acc_macro=found.acc_macro,
             val_token=found.val_token or 0.0,

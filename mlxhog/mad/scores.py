@@ -56,6 +56,7 @@ class Row:
         n_diverged: runs that score 0 because they diverged.
         n_failed: runs that score 0 because they failed.
         missing: the runs without a result, in words.
+        select: rows that chose between optimiser points, "test" or "val".
     """
 
     candidate: str
@@ -76,6 +77,12 @@ class Row:
     n_diverged: int
     n_failed: int
     missing: tuple[str, ...]
+    select: Select = "test"
+
+    @property
+    def worth(self) -> float:
+        """The score that orders candidates: of validation rows where those choose."""
+        return self.score if self.select == "test" or self.val_score is None else self.val_score
 
 
 def scores(
@@ -91,8 +98,8 @@ def scores(
             same candidate, setting, point and seed. Interrupted ones are missing; those that are
             not of the suite or the seeds do not count.
         suite: what was to be run.
-        select: rows whose accuracy chooses between optimiser points. The accuracies of both are
-            returned, of the runs so chosen.
+        select: rows whose accuracy chooses between optimiser points, and orders the candidates.
+            The accuracies of both are returned, of the runs so chosen.
         seeds: those that were to be run; by default every one that has a record.
 
     Raises:
@@ -108,7 +115,7 @@ def scores(
         if own:
             rows.append(_row(candidate, own, wanted, suite, select))
     return sorted(
-        rows, key=lambda row: (row.status in UNFINISHED, -row.score, row.params, row.candidate)
+        rows, key=lambda row: (row.status in UNFINISHED, -row.worth, row.params, row.candidate)
     )
 
 
@@ -148,6 +155,7 @@ def _row(
         n_diverged=statuses.count("diverged"),
         n_failed=statuses.count("failed"),
         missing=tuple(_words(place, suite) for place in missing),
+        select=select,
     )
 
 

@@ -175,12 +175,13 @@ class _Run:
 
     def _drain(self) -> None:
         """Take in what workers have recorded."""
-        for ring in self._rings:
-            for record in ring.drain():
-                if record["kind"] == Kind.STEP:
-                    self._loss.add(float(record["loss"]))
-                elif record["kind"] == Kind.SCORE:
-                    self._take(record)
+        drained = [record for ring in self._rings for record in ring.drain()]
+        for record in drained:
+            if record["kind"] == Kind.STEP:
+                self._loss.add(float(record["loss"]), int(record["t_ns"]))
+        for record in drained:  # when the steps before it are known
+            if record["kind"] == Kind.SCORE:
+                self._take(record)
 
     def _take(self, record: np.void) -> None:
         """Take in an evaluation; one that was asked for twice counts once."""
@@ -194,4 +195,4 @@ class _Run:
         self.scores = Scores(*values)
         self._ended_ns = int(record["t_ns"])
         seconds = (self._ended_ns - self._began_ns) / 1e9
-        self.course.take(step, seconds, self._loss.pop(), self.scores)
+        self.course.take(step, seconds, self._loss.pop(self._ended_ns), self.scores)

@@ -276,8 +276,8 @@ class Ops(Protocol[T]):
     def long_conv(self, x: T, f: T) -> T:
         """Return y[b, t, c] = sum over j <= t of f[c, j] x[b, t - j, c]; x (B, S, C).
 
-        f (C, J), J >= S, of which the first S taps count. By a transform of padded sequences, in
-        S log S, so each entry's error is relative to the largest of its channel.
+        f (C, J), J >= S, of which the first S taps count. Transforms of padded sequences may be
+        used, so each entry's error is relative to the largest of its channel.
         """
 
     def head_norm_gate(self, h: T, o: T, w: T, eps: float) -> T:

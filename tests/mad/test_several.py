@@ -79,10 +79,9 @@ def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_score
     found, kept, _ = train_two(config, inside=inside)
     assert (found.status, found.steps) == ("done", 60)
     assert found.curve[-1].step == 60
-    assert len(found.curve) > 1
     scores = kept.scores(config)
     assert (found.acc_token, found.acc_macro) == (scores.acc_token, scores.acc_macro)
-    assert found.curve[-1].loss < found.curve[0].loss
+    assert found.curve[-1].loss < 0.9 * np.log(8)  # where it begins
 
 
 def test_averaged_gradients_give_the_same_parameters_again() -> None:
@@ -95,11 +94,11 @@ def test_averaged_gradients_give_the_same_parameters_again() -> None:
 
 def test_a_killed_worker_is_replaced_and_no_step_is_missing() -> None:
     watch = Killer(times=1)
-    config = small_run(workers=TWO, steps=400, eval_every=20, stop_accuracy=2)
+    config = small_run(workers=TWO, steps=1000, eval_every=20, stop_accuracy=2)
     found, kept, told = train_two(config, watch=watch)
     assert watch.left == 0
     assert "died (signal SIGKILL) and is being replaced" in told[0]
-    assert (found.status, found.steps) == ("done", 400)
+    assert (found.status, found.steps) == ("done", 1000)
     assert found.acc_token == kept.scores(config).acc_token
 
 

@@ -16,7 +16,9 @@ import pytest
 from mlxhog import tensors
 from mlxhog.cli import main
 from mlxhog.cli.mad.run_line import RunLine
+from mlxhog.errors import EnvironmentLacks
 from mlxhog.interrupts import Interrupts
+from mlxhog.mad import keeping
 from mlxhog.mad.result import Point
 from mlxhog.models import families
 
@@ -62,6 +64,7 @@ def test_flags_reach_the_protocol_and_several_workers(capsys: pytest.CaptureFixt
         "0.1", "--select", "val",
     )  # fmt: skip
     assert found["backend"] == "mlx:cpu,mlx:cpu"
+    assert found["strategy"] == "sync"
     assert found["limit"] == found["steps"] == 6  # of two batches each
     assert found["protocol"]["weight_decay"] == 0.1
     assert found["settings"]["val_rows"] == 32
@@ -93,6 +96,20 @@ def test_the_trained_model_is_kept_where_asked(
     }
     assert mad_train(*words) == 2
     assert "kept exists" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_saved_costs_no_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise EnvironmentLacks("the disk is full")
+
+    monkeypatch.setattr(keeping, "save", full)
+    words = [*SMALL, *MIXER, "--steps", "2", "--json", "--save", str(tmp_path / "kept")]
+    assert mad_train(*words) == 3
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1])["status"] == "done"
+    assert err.endswith("the disk is full\n")
 
 
 def test_a_diverged_run_says_so_and_exits_with_4(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,6 +164,8 @@ def test_a_dry_run_says_sizes_and_the_time_that_a_few_steps_promise(
         ("--layers swiglu --dim many --batch-size 0", "--dim is 'many'"),
         ("--layers swiglu --dim many --batch-size 0", "--batch-size is '0'"),
         ("--layers swiglu --strategy snyc", "--strategy is 'snyc'"),
+        ("--layers swiglu --strategy serial --workers 2", "strategy serial runs 1 worker"),
+        ("--layers swiglu --read live --workers torch:cpu*2", "add predict=none"),
         ("--layers swiglu --lrr 3", "did you mean '--lr'?"),
     ],
 )

@@ -74,7 +74,16 @@ def scan_run(threads: int) -> list[Any]:
     return [y, last, *grads]
 
 
-@pytest.mark.parametrize("run", [attention_run, decay_run, delta_run, scan_run])
+def long_conv_run(threads: int) -> list[Any]:
+    """Channels that fill no vector, positions that fill no tile, more taps than positions."""
+    x, f, dy = draw(3, 37, 21), draw(21, 50), draw(3, 37, 21, seed=1)
+    y, dx, df = empty_like(x, x, f)
+    ops.long_conv(x, f, y, threads=threads)
+    ops.long_conv_grad(x, f, dy, dx, df, threads=threads)
+    return [y, dx, df]
+
+
+@pytest.mark.parametrize("run", [attention_run, decay_run, delta_run, scan_run, long_conv_run])
 def test_the_bits_do_not_depend_on_the_number_of_threads(run: Run) -> None:
     alone, three = run(1), run(3)
     for one, other in zip(alone, three, strict=True):

@@ -51,7 +51,7 @@ def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     from mlxhog.mad.study.study import Study
     from mlxhog.models.mad.sequence import canonical, parse, read_architecture
 
-    how.require()
+    how.require(share_embedding=shared.share_embedding)
     found = [read_architecture(name) for name in parsed.other.config]
     dim, position = _shared_sizes(found, shared.dim)
     texts = [canonical(parse(text)) for text in parsed.other.layers]

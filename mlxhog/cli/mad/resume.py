@@ -41,9 +41,9 @@ def _resume(how: ExecutionConfig, other: Any) -> int:
     from mlxhog.mad.study.planning import Planning
     from mlxhog.mad.study.store import find
 
-    how.require()
     store = find(other.study, Path(how.out))
     planning = Planning(studies.read(store))
+    how.require(share_embedding=planning.study.share_embedding)
     if other.dry_run:
         return study_session.dry_run(planning, store.name, how, store, as_json=other.json)
     return study_session.go(

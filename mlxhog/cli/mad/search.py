@@ -64,7 +64,7 @@ def _search(given: SearchConfig, shared: StudyConfig, how: ExecutionConfig, pars
     from mlxhog.mad.study.study import Study
 
     assert given.space is not None
-    how.require()
+    how.require(share_embedding=shared.share_embedding)
     space = read_space(given.space)
     study = Study(
         space=space.to_dict(),

@@ -14,10 +14,8 @@ from mlxhog.mad.study.execution import ExecutionConfig
 from mlxhog.options import option, options
 
 FIRST_SEED = 12345
-PROTOCOL = tuple(
-    field.name for field in fields(Protocol) if field.name not in ("lr", "weight_decay")
-)
-"""What may differ from the suite's protocol; its optimiser points stay."""
+PROTOCOL = tuple(field.name for field in fields(Protocol))
+"""What may differ from the suite's; lr and weight_decay take the place of its optimiser points."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.cli.mad import given_settings
 from mlxhog.config import TrainConfig
 from mlxhog.config_sources import Config, resolve
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, MlxhogError
 from mlxhog.mad.inside import INSIDE
 from mlxhog.mad.protocol import Protocol
 from mlxhog.options import option, options
@@ -84,13 +84,16 @@ def run(arguments: list[str]) -> int:
     if parsed.other.dry_run:
         train_result.print_plan(plan, as_json=parsed.other.json)
         return 0
-    result = _train(plan, inside, given.save, quiet=parsed.other.quiet)
+    result, unsaved = _train(plan, inside, given.save, quiet=parsed.other.quiet)
     if parsed.other.json:
         from mlxhog import plain_json
 
         print(plain_json.dumps(train_result.record(plan, result)).decode())
     else:
-        print(train_result.summary(plan, result, given.save))
+        print(train_result.summary(plan, result, None if unsaved else given.save))
+    if unsaved is not None:  # its numbers were worth having
+        print(unsaved, file=sys.stderr)
+        return unsaved.exit_code
     return EXIT_CODES[result.status]
 
 
@@ -191,8 +194,10 @@ def _run_config(
     )
 
 
-def _train(plan: RunPlan, inside: dict[str, object], save: str | None, *, quiet: bool) -> RunResult:
-    """Train in sight of the user, who may interrupt."""
+def _train(
+    plan: RunPlan, inside: dict[str, object], save: str | None, *, quiet: bool
+) -> tuple[RunResult, MlxhogError | None]:
+    """Train in sight of the user, who may interrupt; also says why the model was not saved."""
     from mlxhog.cli.mad.run_line import RunLine
     from mlxhog.interrupts import Interrupts
     from mlxhog.mad import candidate, keeping
@@ -206,11 +211,18 @@ def _train(plan: RunPlan, inside: dict[str, object], save: str | None, *, quiet:
             signals=signals,
         )
 
+        unsaved: list[MlxhogError] = []
+
         def keep(arena: Arena) -> None:
-            if save is not None:
+            if save is None:
+                return
+            try:
                 keeping.save(plan.config, Path(save).expanduser(), arena)
+            except MlxhogError as error:
+                unsaved.append(error)
 
         with line:
-            return candidate.train(
+            found = candidate.train(
                 plan.config, watch=line, inside=inside, keep=keep, tell=line.tell
             )
+    return found, unsaved[0] if unsaved else None

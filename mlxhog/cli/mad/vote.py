@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> int:
     path = None if config.out is None else winner.place(config.out)
     store = find(parsed.other.study)
     rows = winner.finished(store)
-    found = vote([(row.layers, row.score) for row in rows], config.top)
+    found = vote([(row.layers, row.worth) for row in rows], config.top)
     cfg = winner.model(store, parse(found.layers))
     if path is not None:
         winner.write(path, cfg)

@@ -174,16 +174,19 @@ class Candidates:
         params = self._least(lambda bound: self._within(bound, None))
         state = self._least(lambda bound: self._within(None, bound))
         if budget.params is not None and params > budget.params:
-            said.append(_over("parameters", params, "params", budget.params))
+            said.append(_over("params", params, budget.params))
         if budget.state is not None and state > budget.state:
-            said.append(_over("state", state, "state", budget.state))
+            said.append(_over("state", state, budget.state))
         if not said and budget.params is not None and budget.state is not None:
             state = self._least(lambda bound: self._within(budget.params, bound))
             said = [
-                f"{_over('state', state, 'state', budget.state)}, among those within "
+                f"{_over('state', state, budget.state)}, among those within "
                 f"budget.params {budget.params:,}"
             ]
-        return f"no candidate is within the budget: {'; '.join(said)}"
+        ways = "raise the budget, or list smaller layers"
+        if not budget.rescale:
+            ways = "raise the budget, set budget.rescale, or list smaller layers"
+        return f"no candidate is within the budget: {'; '.join(said)}; {ways}"
 
     @staticmethod
     def _least(within: Callable[[int], object]) -> int:
@@ -198,5 +201,6 @@ class Candidates:
         return high
 
 
-def _over(what: str, least: int, name: str, budget: int) -> str:
-    return f"the smallest {what} are {least:,}, {least - budget:,} over budget.{name} {budget:,}"
+def _over(name: str, least: int, budget: int) -> str:
+    what = {"params": "number of parameters", "state": "state"}[name]
+    return f"the smallest {what} is {least:,}, {least - budget:,} over budget.{name} {budget:,}"

@@ -60,10 +60,20 @@ def read_space(path: str | Path) -> Space:
     Raises:
         ConfigError: the file cannot be read, or one of its keys or values is not possible.
     """
-    shipped = resources.files("mlxhog.models").joinpath(f"{path}.yaml")
-    named = str(path).startswith("space-") and shipped.is_file()
+    folder = resources.files("mlxhog.models")
+    shipped = {
+        file.name.removesuffix(".yaml"): file
+        for file in folder.iterdir()
+        if file.name.startswith("space-")
+    }
     try:
-        data = yaml.safe_load((shipped if named else Path(path)).read_text(encoding="utf-8"))
+        data = yaml.safe_load(shipped.get(str(path), Path(path)).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        names = ", ".join(sorted(shipped))
+        raise ConfigError(
+            f"no space {str(path)!r} (a YAML file, or {names} of the package)"
+            f"{did_you_mean(path, shipped)}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the space {path}: {error}; give a YAML file") from error
     except yaml.YAMLError as error:

@@ -67,13 +67,22 @@ class ExecutionConfig:
         if problems:
             raise ConfigError("\n".join(problems))
 
-    def require(self) -> None:
+    def require(self, *, share_embedding: bool) -> None:
         """Refuse what cannot be executed here, before anything is made.
 
+        Args:
+            share_embedding: whether candidates train one table.
+
         Raises:
+            ConfigError: candidates share an embedding, and Ray may put them on other machines.
             EnvironmentLacks: Ray is asked for and not installed.
         """
         if self.executor == "ray":
+            if share_embedding:
+                raise ConfigError(
+                    "--share-embedding keeps one table in this machine's memory; use --executor "
+                    "local"
+                )
             from mlxhog.mad.study.executors import ray  # which loads the pool
 
             ray.check()

@@ -135,12 +135,16 @@ class Planning:
         return Cost(self.total, self.candidates * steps)
 
     def judge(self, candidate: str, records: Sequence[Record]) -> Best:
-        """Return the score of a candidate: of validation rows, where the study selects by them."""
-        select = self.study.select
-        (row,) = scores(records, self.suite, select, self.study.seeds)
-        chosen = row.val_score if select == "val" and row.val_score is not None else row.score
+        """Return the score of a candidate: of validation rows, where the study selects by them.
+
+        One that was given up scores 0 on the runs it was spared. They may be harder than those it
+        has, and a sampler must not take it for better than candidates that went through them.
+        """
+        (row,) = scores(records, self.suite, self.study.select, self.study.seeds)
+        lacks = len(row.missing)
+        share = row.n_runs / (row.n_runs + lacks) if row.status == "pruned" else 1.0
         return Best(
-            candidate=candidate, score=chosen, interval=row.interval, missing=len(row.missing)
+            candidate=candidate, score=share * row.worth, interval=row.interval, missing=lacks
         )
 
 

@@ -19,7 +19,15 @@ from mlxhog.mad.result import Point, RunResult
 from mlxhog.mad.study import record
 from mlxhog.mad.study.candidates import Candidates
 from mlxhog.mad.study.eta import Eta
-from mlxhog.mad.study.executors.protocol import Ended, Evaluated, Executor, Lost, News, Task
+from mlxhog.mad.study.executors.protocol import (
+    Ended,
+    Evaluated,
+    Executor,
+    Lost,
+    News,
+    Noted,
+    Task,
+)
 from mlxhog.mad.study.flights import Flights
 from mlxhog.mad.study.limit import Limit, seconds_used
 from mlxhog.mad.study.record import Record
@@ -263,6 +271,9 @@ class Scheduler:
 
     def _take(self, news: News) -> None:
         run = self._flights.run(news.key)
+        if isinstance(news, Noted):
+            self._show(f"{run.candidate}, {run.title}: {news.text}")
+            return
         if isinstance(news, Evaluated):
             if news.asks:
                 self._executor.answer(news.key, self._pruner.go_on(run, news.point))

@@ -5,13 +5,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from mlxhog.errors import ConfigError
 from mlxhog.mad import candidate
 from mlxhog.mad.alone import Prepare, as_it_is
 from mlxhog.mad.progress import Observer
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.sharing import SharedRun, shared_tables
+from mlxhog.mad.sharing import shared_tables
 from mlxhog.mad.study import store as stores
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.candidates import Candidates
@@ -84,15 +83,17 @@ def execute(
         run: executes one run.
 
     Raises:
-        ConfigError: candidates share an embedding, and are on other machines or of several workers.
+        ConfigError: what `how` asks for cannot be.
         StudyError: another process works on the study, or its store is damaged.
         EnvironmentLacks: Ray is missing, or the disk is full; what was done is in the store.
         WorkerFailed: workers cannot start.
     """
     study = planning.study
+    how.require(share_embedding=study.share_embedding)
     with store.lock(), ExitStack() as stack:
         if study.share_embedding:
-            run = stack.enter_context(_shared(planning, how))
+            first = planning.runs(planning.first)
+            run = stack.enter_context(shared_tables(one.config for one in first))
         candidates = Candidates(planning.sampler(), store)
         with _executor(store, study, how, parallel, run) as executor, observer as tell:
             return Scheduler(
@@ -108,15 +109,6 @@ def execute(
                 retry_failed=retry_failed,
                 batch=study.batch_candidates,
             ).run()
-
-
-def _shared(planning: Planning, how: ExecutionConfig) -> AbstractContextManager[SharedRun]:
-    """Tables for all candidates, and how runs use them."""
-    if how.executor != "local":
-        raise ConfigError(
-            "--share-embedding keeps one table in this machine's memory; use --executor local"
-        )
-    return shared_tables(run.config for run in planning.runs(planning.first))
 
 
 def _executor(

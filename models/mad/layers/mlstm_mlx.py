@@ -42,9 +42,9 @@ def forward(
         )
         inputs.append(last)
     q, k = run.ops.linears(c, [p["q_proj.weight"], p["k_proj.weight"]])
-    v, o = run.ops.linears(x, [p["v_proj.weight"], p["ogate.weight"]])
-    i, f = run.ops.linears(
-        x, [p["igate.weight"], p["fgate.weight"]], [p["igate.bias"], p["fgate.bias"]]
+    names = ("v_proj", "ogate", "igate", "fgate")
+    v, o, i, f = run.ops.linears(
+        x, [p[f"{name}.weight"] for name in names], [p.get(f"{name}.bias") for name in names]
     )
     q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
     cell = state and state[-3:]

@@ -31,10 +31,10 @@ from mlxhog.models.ops.native.layers_mlx import glu as glu
 from mlxhog.models.ops.native.layers_mlx import head_norm as head_norm
 from mlxhog.models.ops.native.layers_mlx import head_norm_skip_gate as head_norm_skip_gate
 from mlxhog.models.ops.native.layers_mlx import layer_norm as layer_norm
+from mlxhog.models.ops.native.long_conv_mlx import long_conv as long_conv
 from mlxhog.models.ops.native.scan_mlx import selective_scan as selective_scan
 from mlxhog.models.ops.native.slstm_mlx import slstm_cell as slstm_cell
 from mlxhog.models.ops.reference import ops_mlx as reference_mlx
-from mlxhog.models.ops.reference.ops_mlx import long_conv as long_conv
 from mlxhog.models.ops.reference.quantized_mlx import Quantized
 
 ops.keep_freed_memory()

@@ -27,10 +27,10 @@ from mlxhog.models.ops.native.layers_torch import glu as glu
 from mlxhog.models.ops.native.layers_torch import head_norm as head_norm
 from mlxhog.models.ops.native.layers_torch import head_norm_skip_gate as head_norm_skip_gate
 from mlxhog.models.ops.native.layers_torch import layer_norm as layer_norm
+from mlxhog.models.ops.native.long_conv_torch import long_conv as long_conv
 from mlxhog.models.ops.native.scan_torch import selective_scan as selective_scan
 from mlxhog.models.ops.native.slstm_torch import slstm_cell as slstm_cell
 from mlxhog.models.ops.reference import ops_torch as reference_torch
-from mlxhog.models.ops.reference.ops_torch import long_conv as long_conv
 
 ops.keep_freed_memory()
 

@@ -9,7 +9,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.search.candidates import Candidates, Layers
 from mlxhog.mad.search.counting import Sequences
 from mlxhog.mad.search.space import Space
-from mlxhog.mad.search.space_file import to_space
+from mlxhog.mad.search.space_file import DEEPEST, to_space
 from mlxhog.mad.sizes import params, state
 from mlxhog.models.mad.layer import make
 from mlxhog.models.mad.layers import LAYERS
@@ -93,6 +93,10 @@ def test_a_space_too_large_to_list_is_counted_exactly():
     assert once.count == 2**20 * (4**20 + 20 * 4**19)
 
 
+def test_the_deepest_space_is_counted():
+    assert candidates(depth=DEEPEST).count == 8 ** (DEEPEST // 2)
+
+
 def test_numbers_outside_are_index_errors():
     found = candidates()
     for number in (-1, found.count):
@@ -106,7 +110,7 @@ def test_a_budget_that_nothing_keeps_says_how_much_is_lacking(name: str):
     mixers = [{"type": "gated-conv", "kernel": [2, 3]}]
     least = min(size(layers) for layers in candidates(mixers=mixers))
     assert candidates(mixers=mixers, budget={name: least}).count
-    with pytest.raises(ConfigError, match=f"are {least:,}, 1 over budget.{name} {least - 1:,}"):
+    with pytest.raises(ConfigError, match=f"is {least:,}, 1 over budget.{name} {least - 1:,}"):
         candidates(mixers=mixers, budget={name: least - 1})
 
 

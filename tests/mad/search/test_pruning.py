@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -7,9 +8,12 @@ from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.result import Point
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.search.pruning import Halving, rungs_of
+from mlxhog.mad.study import study as definition
+from mlxhog.mad.study.planning import Planning
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.study import PlannedRun
 from mlxhog.mad.suites import expand, suite
+from tests.mad.report.sample import CONV, runs
 from tests.mad.search.recorded import layers
 
 COPY, COMPRESS, RECALL = "selective-copying", "compression", "in-context-recall"
@@ -222,3 +226,13 @@ def test_a_pruner_rebuilt_from_the_records_decides_as_the_one_that_is_gone():
     assert answers(study.rebuilt()) == answers(study.pruner)
     assert study.rebuilt().has_given_up(C)
     assert not study.rebuilt().has_given_up(A)
+
+
+def test_a_candidate_that_was_given_up_is_told_as_worse_than_one_that_went_through_the_rest():
+    planning = Planning(definition.Study(candidates=(CONV,), suite="smoke", seeds=(0,)))
+    whole = [each for each in runs() if each.candidate == CONV and each.seed == 0]
+    assert planning.judge(CONV, whole).score == pytest.approx(0.89)
+    easy = [*whole[:2], replace(whole[2], status="pruned")]  # the three that follow are spared
+    assert planning.judge(CONV, easy).score == pytest.approx(0.89 / 2)
+    half = whole[:3]  # of one that is still to be run, what is known is its score
+    assert planning.judge(CONV, half).score == pytest.approx(0.89)

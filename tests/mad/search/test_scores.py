@@ -129,6 +129,14 @@ def test_selecting_by_validation_rows_scores_the_test_rows_of_the_chosen_run():
     assert (row.score, row.val_score) == (0.9, 0.5)
 
 
+def test_candidates_are_ordered_by_the_rows_that_select():
+    runs = [record(A, "one", 0.9, val=0.5), record(B, "one", 0.7, val=0.6)]
+    by_test, by_val = (scores(runs, suite(setting("one")), select) for select in ("test", "val"))
+    assert [(row.candidate, row.worth) for row in by_test] == [(A, 0.9), (B, 0.7)]
+    assert [(row.candidate, row.worth) for row in by_val] == [(B, 0.6), (A, 0.5)]
+    assert [row.score for row in by_val] == [0.7, 0.9]
+
+
 def test_selecting_by_validation_rows_that_do_not_exist_names_the_way_out():
     with pytest.raises(StudyError, match="run the study with --select val"):
         scores(complete(A, 0.5, 0.5), TWO_TASKS, "val")

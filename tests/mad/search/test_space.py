@@ -149,9 +149,13 @@ def test_a_file_that_is_no_space_is_refused_by_its_name(tmp_path: Path, text: st
     assert str(path) in str(caught.value)
 
 
-def test_a_file_that_does_not_exist_is_named():
-    with pytest.raises(ConfigError, match="cannot read the space nowhere.yaml"):
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match="no space 'nowhere.yaml'"):
         read_space("nowhere.yaml")
+    with pytest.raises(ConfigError, match="did you mean 'space-small'"):
+        read_space("space-smal")
+    with pytest.raises(ConfigError, match="cannot read the space .*directory"):
+        read_space(tmp_path)
 
 
 def test_the_small_space_of_the_package_has_a_handful_of_candidates_of_four_layers():

@@ -79,7 +79,8 @@ def test_scores_are_the_same_whatever_the_executor_and_the_parallelism(
     space, capsys, tmp_path, executor
 ):
     if executor == "ray":
-        pytest.importorskip("ray", reason="Ray is not installed: pip install mlxhog[ray]")
+        if importlib.util.find_spec("ray") is None:
+            pytest.skip("Ray is not installed: pip install mlxhog[ray]")
     one = ["mad", "search", "--space", space, *TINY, "--no-prune", "--quiet", "--backend", "torch"]
     code = (
         "import sys, warnings; warnings.simplefilter('ignore'); from mlxhog.cli import main; "
@@ -148,7 +149,7 @@ def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(space, tmp_path):
     ("words", "code", "said"),
     [
         ("search", 2, "give the space of architectures, as in mlxhog mad search --space"),
-        ("search --space nowhere.yaml", 2, "cannot read the space nowhere.yaml"),
+        ("search --space nowhere.yaml", 2, "no space 'nowhere.yaml'"),
         ("search --space SPACE --suite smok", 2, "no suite 'smok'; did you mean 'smoke'"),
         ("search --space SPACE --sampler gird", 2, "did you mean 'grid'"),
         ("search --space SPACE --tasks CX", 2, "'CX'"),
@@ -157,6 +158,7 @@ def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(space, tmp_path):
         ("search --space SPACE --budget soon", 2, "--budget is 'soon'; wanted a number of runs"),
         ("search --space SPACE --memory-limit much", 2, "--memory-limit is 'much'"),
         ("search --space SPACE --ray-address auto", 2, "without --executor ray"),
+        ("search --space SPACE --share-embedding --executor ray", 2, "use --executor local"),
         ("search --space SPACE --prune --no-prune", 2, "both given"),
         ("search --space SPACE --study a/b", 2, "study name 'a/b'"),
         ("search --space SPACE --backend torch:mps", 3, "torch:mps needs macOS"),

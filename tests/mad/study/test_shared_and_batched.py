@@ -48,12 +48,15 @@ def test_candidates_share_an_embedding_and_the_board_says_what_that_did_to_the_r
     assert "with study own (Spearman, 2 candidates)" in said
 
 
-def test_runs_of_one_shape_go_to_one_worker_together():
+def test_runs_of_one_shape_go_to_one_worker_together_and_it_says_which_way_is_faster(capsys):
     assert mad(f"search {SMALL} --parallel 1 --seeds 3 --batch-candidates 3 --study batched") == 0
     found = records("batched")
     assert [one["status"] for one in found] == ["done"] * 6
     log = (Path("studies") / "batched" / "logs" / "worker-1.log").read_text()
     assert log.count("3 runs ") == 2
+    said = capsys.readouterr().err
+    assert said.count("3 runs ") == 2
+    assert said.count("ms alone, ") == 2
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 
 from mlxhog.errors import WorkerFailed
 from mlxhog.mad.result import RunResult
-from mlxhog.mad.study.executors.protocol import Ended, Evaluated, Lost, News, Task
+from mlxhog.mad.study.executors.protocol import Ended, Evaluated, Lost, News, Noted, Task
 from mlxhog.mad.study.record import failed
 
 START_S = 120.0
@@ -54,6 +54,7 @@ class _Seat:
     name: str
     worker: Worker | None = None
     runs: set[str] = field(default_factory=set)  # keys of what it has and has not ended
+    together: bool = False  # with others, which may have ended by now
     host: str | None = None  # None before it is ready
     began_s: float = 0.0
     heard_s: float = 0.0
@@ -93,6 +94,7 @@ class Pool:
         if seat.worker is None:
             seat.worker, seat.host = self._hire(self._seats.index(seat)), None
         seat.runs = {run.key for run in task.runs}
+        seat.together = len(seat.runs) > 1
         seat.began_s = seat.heard_s = now
         seat.worker.tell(task)
         return seat.name
@@ -134,6 +136,8 @@ class Pool:
             seat.host, self._failed_starts = key, 0
         elif word in ("point", "rung") and key in seat.runs:
             return [Evaluated(key, what, word == "rung")]
+        elif word == "note" and key in seat.runs:
+            return [Noted(key, what)]
         elif word == "end" and key in seat.runs:
             seat.runs.discard(key)
             return [Ended(key, what, seat.host or "")]
@@ -144,7 +148,7 @@ class Pool:
     def _spent(self, seat: _Seat, key: str | None, result: RunResult) -> list[News]:
         """A worker ends a run, and itself."""
         self._dismiss(seat)
-        if key is None and len(seat.runs) == 1:
+        if key is None and seat.runs and not seat.together:
             (key,) = seat.runs
         found: list[News] = []
         if key in seat.runs:
@@ -177,9 +181,10 @@ class Pool:
 
     def _settle(self, seat: _Seat, reason: str) -> list[News]:
         """The run of a worker that is gone has failed, unless another may be to blame."""
-        if len(seat.runs) != 1:
+        if seat.together or not seat.runs:
             return self._lose(seat, reason)
-        key = seat.runs.pop()
+        (key,) = seat.runs
+        seat.runs.clear()
         result = failed(f"its process {reason}", seconds=time.monotonic() - seat.began_s)
         return [Ended(key, result, seat.host or "")]
 

@@ -75,7 +75,15 @@ class Lost:
     reason: str
 
 
-News = Evaluated | Ended | Lost
+@dataclass(frozen=True)
+class Noted:
+    """A worker says how it executes a run, such as together with those beside it, and why."""
+
+    key: str
+    text: str
+
+
+News = Evaluated | Ended | Lost | Noted
 
 
 class Executor(Protocol):

@@ -133,9 +133,12 @@ def _check_address(address: str) -> None:
 
 
 def _keep_to_ourselves() -> None:
-    """Nothing is sent anywhere, no token is written below the home directory, none left out."""
+    """Nothing is sent anywhere, no token is written below the home directory, none left out.
+
+    Ray reads these when it is imported: where that has happened, its own ways stay.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not any(name.startswith("RAY_AUTH_") for name in os.environ):
+    if "ray" not in sys.modules and not any(name.startswith("RAY_AUTH_") for name in os.environ):
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 

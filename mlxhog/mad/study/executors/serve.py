@@ -3,7 +3,7 @@
 It says ("ready", host), then for each run any number of ("beat",), ("point", key, point) and
 ("rung", key, point), and at last ("end", key, result), or ("spent", key, result) if it should not
 be used again. Without a key, "spent" is about all it has. Runs of one task are trained together
-where that is faster.
+where that is faster; ("note", key, text) says so.
 """
 
 from __future__ import annotations
@@ -106,7 +106,11 @@ def _execute(run: RunFunction, task: Task, channel: Channel) -> None:
         return
     from mlxhog.mad import batched
 
-    batched.train_together([own.config for own in runs], one, print)
+    def tell(text: str) -> None:
+        print(text)  # into the worker's log
+        channel.send(("note", task.key, text))
+
+    batched.train_together([own.config for own in runs], one, tell)
 
 
 def _attempt(
