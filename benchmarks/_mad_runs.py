@@ -114,5 +114,8 @@ def execute(
     """
     store, how = open_store(study, str(folder), name), ExecutionConfig(parallel=parallel)
     began = time.monotonic()
-    session.execute(store, Planning(study), how, parallel, nullcontext(observer), run=run)
+    planning = Planning(study)
+    ended = session.execute(store, planning, how, parallel, nullcontext(observer), run=run)
+    if ended.status == "interrupted":
+        raise KeyboardInterrupt
     return store, time.monotonic() - began

@@ -81,8 +81,10 @@ def main() -> int:
         _print_eta(planning, Store(directory) if is_study(directory) else None, chosen.parallel)
         return 0
     store = open_store(study, how.out, name)
+    ended = "done"
     if not chosen.table_only:
-        execute(store, planning, how, chosen.parallel, observer(sys.stderr, quiet=chosen.quiet))
+        board = observer(sys.stderr, quiet=chosen.quiet)
+        ended = execute(store, planning, how, chosen.parallel, board).status
     standing = look(store)
     suffix = "" if chosen.suite == "smoke" else f"_{chosen.suite}"
     table = Path(chosen.out) / f"mad_table{suffix}"
@@ -95,7 +97,7 @@ def main() -> int:
     print(table.with_suffix(".md"), table.with_suffix(".json"), sep="\n")
     if standing.lacking:
         print(f"{standing.lacking}; the same command goes on", file=sys.stderr)
-    return 0
+    return 130 if ended == "interrupted" else 0
 
 
 # -- how long it takes ----------------------------------------------------------------------------
@@ -150,11 +152,10 @@ def markdown(standing: Standing, suite: Suite, parallel: int) -> str:
         "",
         *_rows(four, tasks),
         "",
-        "Eight blocks, so four times the layers; compare its cost, not its rank:",
-        "",
-        *_rows(deep, tasks),
-        "",
     ]
+    if deep:
+        about = "Eight blocks, so four times the layers; compare its cost, not its rank:"
+        lines += [about, "", *_rows(deep, tasks), ""]
     if standing.suite != "full":
         lines += [
             "Not the benchmark's own difficulty grid: see `mlxhog/mad/suites.py` for the settings. "
