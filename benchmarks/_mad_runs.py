@@ -12,17 +12,17 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.mad.candidate import train
-from mlxhog.mad.progress import Observer
 from mlxhog.mad.result import Point, RunResult
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.study import session
 from mlxhog.mad.study.execution import ExecutionConfig
 from mlxhog.mad.study.executors.protocol import RunFunction
 from mlxhog.mad.study.planning import Planning
+from mlxhog.mad.study.progress import Observer
 from mlxhog.mad.study.session import open_store
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
+from mlxhog.mad.training.candidate import train
 from mlxhog.mad.watch import Watch
 
 

@@ -16,7 +16,7 @@ from _mad_found import Found
 from _mad_runs import execute, trivial
 
 from mlxhog.children import follow_parent
-from mlxhog.mad.progress import StudyProgress
+from mlxhog.mad.study.progress import StudyProgress
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
 

@@ -19,11 +19,11 @@ from _harness import Sample
 from _mad_found import Found
 from _mad_reference import MADSize
 
-from mlxhog.mad.candidate import train
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.result import Point
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.tasks import make_task, resolve
+from mlxhog.mad.training.candidate import train
 from mlxhog.models.mad.sequence import parse
 
 TASK = "in-context-recall"

@@ -20,12 +20,12 @@ from typing import Any
 from _harness import Claim, LoadWatch, Sample, cores, finish, own_cpu_s
 
 from mlxhog.children import thread_limits
-from mlxhog.mad.accuracy import unigram
-from mlxhog.mad.candidate import train
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.run_plan import make_run_plan
+from mlxhog.mad.scores.accuracy import unigram
 from mlxhog.mad.suites import only, runs, suite
+from mlxhog.mad.training.candidate import train
+from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models.mad.sequence import parse
 
 BACKENDS = ("torch:cpu", "mlx:cpu")

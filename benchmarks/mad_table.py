@@ -24,12 +24,10 @@ from _harness import ROOT, commit, cores, versions
 from mlxhog import plain_json
 from mlxhog.cli.mad.study_flags import seeds
 from mlxhog.durable import replace_file
-from mlxhog.mad.estimate import estimate
 from mlxhog.mad.report.board import observer
 from mlxhog.mad.report.leaderboard import fraction, run_name, status, to_json
 from mlxhog.mad.report.look import look
 from mlxhog.mad.report.standing import Standing
-from mlxhog.mad.run_plan import make_run_plan
 from mlxhog.mad.scores import Row
 from mlxhog.mad.study.execution import ExecutionConfig
 from mlxhog.mad.study.planning import Planning
@@ -37,6 +35,8 @@ from mlxhog.mad.study.session import execute, open_store
 from mlxhog.mad.study.store import Store, is_study
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import Suite
+from mlxhog.mad.training.estimate import estimate
+from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.quantities import format_clock
 

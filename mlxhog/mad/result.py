@@ -29,7 +29,7 @@ class RunResult:
         seconds: from the first step to the last evaluation.
         loss: mean training loss in nats since the evaluation before the last.
         acc_token: share of the scored test positions that are right.
-        acc_macro: mean recall over classes, see `mad/accuracy.py`; the score is made of it.
+        acc_macro: mean recall over classes, see `mad/scores/accuracy.py`; the score is made of it.
         val_token: as acc_token, of the validation rows; None where there are none.
         val_macro: likewise.
         ceiling: the best accuracy that is possible on these rows, where it is below 1.

@@ -18,8 +18,8 @@ from mlxhog.cli import main
 from mlxhog.cli.mad.run_line import RunLine
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.interrupts import Interrupts
-from mlxhog.mad import keeping
 from mlxhog.mad.result import Point
+from mlxhog.mad.training import keeping
 from mlxhog.models import families
 
 SMALL = (

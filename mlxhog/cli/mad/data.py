@@ -132,9 +132,9 @@ def _facts(settings: Settings, seed: int) -> dict[str, Any]:
 
 
 def _done(data: Dataset, settings: Settings, seconds: float, written: int) -> dict[str, Any]:
-    from mlxhog.mad.accuracy import ceiling, unigram
-    from mlxhog.mad.loss_floor import dense_loss_floor
+    from mlxhog.mad.scores.accuracy import ceiling, unigram
     from mlxhog.mad.tasks.in_context_recall import InContextRecall
+    from mlxhog.mad.tasks.loss_floor import dense_loss_floor
 
     floor = dense_loss_floor(settings) if isinstance(settings, InContextRecall) else None
     rows = settings.train_rows + settings.test_rows + settings.val_rows

@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
         lacks = "--depth" if config.depth is None else "--out"
         raise ConfigError(f"mad scale lacks {lacks}, as in `mlxhog {EXAMPLES[0]}`")
     from mlxhog.mad import winner
-    from mlxhog.mad.scale import scaled, unit_of
+    from mlxhog.mad.winner.scale import scaled, unit_of
     from mlxhog.models.mad.parameters import param_count
     from mlxhog.models.mad.sequence import canonical
 

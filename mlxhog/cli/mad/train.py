@@ -13,15 +13,15 @@ from mlxhog.cli.mad import given_settings
 from mlxhog.config import TrainConfig
 from mlxhog.config_sources import Config, resolve
 from mlxhog.errors import ConfigError, MlxhogError
-from mlxhog.mad.inside import INSIDE
 from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.training.inside import INSIDE
 from mlxhog.options import option, options
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
     from mlxhog.mad.result import RunResult
     from mlxhog.mad.run_config import RunConfig
-    from mlxhog.mad.run_plan import RunPlan
+    from mlxhog.mad.training.run_plan import RunPlan
 
 ABOUT = """\
 Train one candidate on one of the six tasks and score it on rows it has not seen. Without --set,
@@ -73,7 +73,7 @@ def run(arguments: list[str]) -> int:
     settings = given_settings.read(parsed.other.set)
     # These import NumPy: wrong flags are answered before.
     from mlxhog.cli.mad import train_result
-    from mlxhog.mad.run_plan import make_run_plan
+    from mlxhog.mad.training.run_plan import make_run_plan
 
     config = _run_config(given, protocol, settings, parsed.other.layers)
     plan = make_run_plan(config, inside)
@@ -200,7 +200,7 @@ def _train(
     """Train in sight of the user, who may interrupt; also says why the model was not saved."""
     from mlxhog.cli.mad.run_line import RunLine
     from mlxhog.interrupts import Interrupts
-    from mlxhog.mad import candidate, keeping
+    from mlxhog.mad.training import candidate, keeping
 
     with Interrupts() as signals:
         line = RunLine(

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from mlxhog import plain_json
-from mlxhog.mad.estimate import estimate
 from mlxhog.mad.result import RunResult
-from mlxhog.mad.run_plan import RunPlan
+from mlxhog.mad.training.estimate import estimate
+from mlxhog.mad.training.run_plan import RunPlan
 from mlxhog.models.mad import param_count, state_sizes
 from mlxhog.models.mad.sequence import canonical
 from mlxhog.quantities import format_bytes, format_clock

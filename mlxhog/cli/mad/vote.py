@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlxhog.mad.scores import Row
-    from mlxhog.mad.vote import Vote
+    from mlxhog.mad.winner.vote import Vote
     from mlxhog.report.table import Section
 
 ABOUT = """\
@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
     config = resolve(VoteConfig, [parsed.given], parsed.problems)
     from mlxhog.mad import winner
     from mlxhog.mad.study.store import find
-    from mlxhog.mad.vote import vote
+    from mlxhog.mad.winner.vote import vote
     from mlxhog.models.mad.sequence import parse
 
     path = None if config.out is None else winner.place(config.out)

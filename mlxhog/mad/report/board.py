@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self, TextIO
 
-from mlxhog.mad.progress import Best, Observer, StudyProgress, Trouble
 from mlxhog.mad.report.names import folded, short
+from mlxhog.mad.study.progress import Best, Observer, StudyProgress, Trouble
 from mlxhog.quantities import format_clock
 from mlxhog.report.plain import printable
 

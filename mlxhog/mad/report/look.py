@@ -8,13 +8,13 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from mlxhog.mad.best import Place, Select, placed
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.ranks import spearman
 from mlxhog.mad.report.standing import Against, Standing
 from mlxhog.mad.result import Point
 from mlxhog.mad.run_config import GENERATOR_VERSION
 from mlxhog.mad.scores import UNFINISHED, Row, scores
+from mlxhog.mad.scores.best import Place, Select, placed
+from mlxhog.mad.scores.ranks import spearman
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.planning import Planning
 from mlxhog.mad.study.record import Record

@@ -12,11 +12,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mlxhog.mad.progress import InFlight, StudyProgress
 from mlxhog.mad.report.board import accuracy, best, heading, steps, told
 from mlxhog.mad.report.lines import lines
 from mlxhog.mad.report.names import short
 from mlxhog.mad.report.standing import Standing
+from mlxhog.mad.study.progress import InFlight, StudyProgress
 from mlxhog.quantities import format_clock
 from mlxhog.report.plain import printable
 

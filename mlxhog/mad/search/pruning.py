@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from mlxhog.mad.best import LOST
-from mlxhog.mad.course import step_limit
 from mlxhog.mad.result import Point
 from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.scores.best import LOST
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.study import PlannedRun
+from mlxhog.mad.training.course import step_limit
 
 ETA = 3
 RUNGS = 3

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from mlxhog.mad.progress import InFlight
 from mlxhog.mad.result import Point
+from mlxhog.mad.study.progress import InFlight
 from mlxhog.mad.study.study import PlannedRun
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mlxhog.mad import tasks
-from mlxhog.mad.course import step_limit
-from mlxhog.mad.progress import Best
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.scores import scores
 from mlxhog.mad.search.candidates import Candidates
@@ -18,11 +16,13 @@ from mlxhog.mad.search.samplers import Sampler, make_sampler
 from mlxhog.mad.search.space_file import to_space
 from mlxhog.mad.sizes import state
 from mlxhog.mad.study.candidates import Listed
+from mlxhog.mad.study.progress import Best
 from mlxhog.mad.study.pruner import Pruner, Unpruned
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import PlannedRun, Study
 from mlxhog.mad.suites import Suite, expand
+from mlxhog.mad.training.course import step_limit
 from mlxhog.models.families import param_count
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.sequence import canonical, parse

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from mlxhog.interrupts import Interrupts
-from mlxhog.mad.progress import Best, Observer, StudyProgress, Trouble
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.study import record
 from mlxhog.mad.study.candidates import Candidates
@@ -29,6 +28,7 @@ from mlxhog.mad.study.executors.protocol import (
 )
 from mlxhog.mad.study.flights import Flights
 from mlxhog.mad.study.limit import Limit, seconds_used
+from mlxhog.mad.study.progress import Best, Observer, StudyProgress, Trouble
 from mlxhog.mad.study.pruner import Pruner, Unpruned
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store

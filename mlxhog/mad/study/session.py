@@ -6,12 +6,8 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from mlxhog import machine
-from mlxhog.mad import candidate
-from mlxhog.mad.alone import Prepare, as_it_is
-from mlxhog.mad.progress import Observer
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.sharing import shared_tables
 from mlxhog.mad.study import store as stores
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.candidates import Candidates
@@ -21,9 +17,13 @@ from mlxhog.mad.study.executors.local import local
 from mlxhog.mad.study.executors.pool import Pool
 from mlxhog.mad.study.executors.protocol import RunFunction
 from mlxhog.mad.study.planning import Planning
+from mlxhog.mad.study.progress import Observer
 from mlxhog.mad.study.scheduler import Outcome, Scheduler
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
+from mlxhog.mad.training import candidate
+from mlxhog.mad.training.alone import Prepare, as_it_is
+from mlxhog.mad.training.sharing import shared_tables
 from mlxhog.mad.watch import Watch
 
 

@@ -12,8 +12,8 @@ from importlib.metadata import version
 from typing import Any
 
 from mlxhog.errors import StudyError
-from mlxhog.mad.best import Select
 from mlxhog.mad.run_config import GENERATOR_VERSION, RunConfig
+from mlxhog.mad.scores.best import Select
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.suites import Suite, fixed, only, suite

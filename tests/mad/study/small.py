@@ -14,12 +14,12 @@ from statistics import fmean
 import numpy as np
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.progress import Best
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.result import Point, RunResult
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.study.candidates import Candidates, Listed
 from mlxhog.mad.study.executors.local import local
+from mlxhog.mad.study.progress import Best
 from mlxhog.mad.study.scheduler import Scheduler
 from mlxhog.mad.study.store import Store, create, is_study
 from mlxhog.mad.study.study import PlannedRun, Study

@@ -9,16 +9,16 @@ from dataclasses import replace
 
 import pytest
 
-from mlxhog.mad.candidate import train
 from mlxhog.mad.study.candidates import Candidates, Listed
 from mlxhog.mad.study.executors.local import local
 from mlxhog.mad.study.executors.protocol import Ended, Task
 from mlxhog.mad.study.limit import Limit
 from mlxhog.mad.study.scheduler import Scheduler
 from mlxhog.mad.study.study import PlannedRun
+from mlxhog.mad.training.candidate import train
 from mlxhog.models.mad.sequence import canonical
-from tests.mad.small_runs import small_run
 from tests.mad.study.small import judge, result, study
+from tests.mad.training.small_runs import small_run
 
 
 def plan(candidate: str) -> list[PlannedRun]:

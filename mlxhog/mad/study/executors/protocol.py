@@ -11,7 +11,7 @@ from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.watch import Watch
 
 if TYPE_CHECKING:
-    from mlxhog.mad.alone import Prepare
+    from mlxhog.mad.training.alone import Prepare
 
 
 class RunFunction(Protocol):

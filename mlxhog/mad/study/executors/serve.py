@@ -23,7 +23,7 @@ from mlxhog.mad.watch import Watch
 from mlxhog.quantities import format_bytes
 
 if TYPE_CHECKING:
-    from mlxhog.mad.alone import Prepare
+    from mlxhog.mad.training.alone import Prepare
 
 BEAT_S = 0.5
 REASON_CHARACTERS = 500
@@ -104,7 +104,7 @@ def _execute(run: RunFunction, task: Task, channel: Channel) -> None:
     if len(runs) == 1:
         one(0, None)
         return
-    from mlxhog.mad import batched
+    from mlxhog.mad.training import batched
 
     def tell(text: str) -> None:
         print(text)  # into the worker's log

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from mlxhog import strategies
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.mad import alone
-from mlxhog.mad.course import interval
-from mlxhog.mad.run_plan import RunPlan
-from mlxhog.mad.scoring import score
+from mlxhog.mad.training import alone
+from mlxhog.mad.training.course import interval
+from mlxhog.mad.training.run_plan import RunPlan
+from mlxhog.mad.training.scoring import score
 
 STEPS = 5
 MOST_S = 10.0

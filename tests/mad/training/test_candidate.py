@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.mad.candidate import train
 from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.run_plan import make_run_plan
+from mlxhog.mad.training.candidate import train
+from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models import lm_torch as lm
 from mlxhog.models.families import init_params, param_spec
-from tests.mad.small_runs import Recorder, numbers, small_run
+from tests.mad.training.small_runs import Recorder, numbers, small_run
 from tests.tolerances import STEP_LOSSES_F32, assert_close
 
 BACKENDS = ("torch:cpu", "mlx:cpu")

@@ -30,11 +30,11 @@ from mlxhog.errors import ConfigError
 from mlxhog.gpu_write import Writers
 from mlxhog.job import Job
 from mlxhog.mad import tasks
-from mlxhog.mad.course import step_limit
-from mlxhog.mad.inside import INSIDE
-from mlxhog.mad.rows import Drawn
 from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.score_job import HeldOut
+from mlxhog.mad.training.course import step_limit
+from mlxhog.mad.training.inside import INSIDE
+from mlxhog.mad.training.rows import Drawn
+from mlxhog.mad.training.score_job import HeldOut
 from mlxhog.mix import GPU_BACKENDS, WorkerSpec
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig

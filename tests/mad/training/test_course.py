@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from mlxhog.mad.course import DEFAULT_STEPS, Course, interval, step_limit
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.scoring import Scores
-from tests.mad.small_runs import Recorder
+from mlxhog.mad.training.course import DEFAULT_STEPS, Course, interval, step_limit
+from mlxhog.mad.training.scoring import Scores
+from tests.mad.training.small_runs import Recorder
 
 
 def course(

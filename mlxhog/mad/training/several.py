@@ -21,11 +21,11 @@ from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad import tasks
-from mlxhog.mad.course import Course
-from mlxhog.mad.mean_loss import MeanLoss
 from mlxhog.mad.result import RunResult
-from mlxhog.mad.run_plan import RunPlan
-from mlxhog.mad.scoring import Scores
+from mlxhog.mad.training.course import Course
+from mlxhog.mad.training.mean_loss import MeanLoss
+from mlxhog.mad.training.run_plan import RunPlan
+from mlxhog.mad.training.scoring import Scores
 from mlxhog.mad.watch import Watch
 from mlxhog.records import Kind, Ring
 from mlxhog.supervisor import Supervisor

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from mlxhog import backends
 from mlxhog.arena import Arena
 from mlxhog.errors import WorkerFailed
-from mlxhog.mad.candidate import train
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.run_plan import make_run_plan
-from mlxhog.mad.scoring import Scores, score
-from tests.mad.small_runs import Recorder, small_run
+from mlxhog.mad.training.candidate import train
+from mlxhog.mad.training.run_plan import make_run_plan
+from mlxhog.mad.training.scoring import Scores, score
+from tests.mad.training.small_runs import Recorder, small_run
 
 TWO = "mlx:cpu*2"  # which starts sooner than torch
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad import alone
-from mlxhog.mad.candidate import train
 from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.sharing import EMBEDDING, SharedEmbedding, SharedRun, common, shared_tables
+from mlxhog.mad.training import alone
+from mlxhog.mad.training.candidate import train
+from mlxhog.mad.training.sharing import EMBEDDING, SharedEmbedding, SharedRun, common, shared_tables
 from mlxhog.mad.watch import Unwatched
 from mlxhog.models.families import init_params
 from mlxhog.models.mad.layer import make
-from tests.mad.small_runs import numbers, small_run
+from tests.mad.training.small_runs import numbers, small_run
 
 BACKENDS = ("torch:cpu", "mlx:cpu")
 
@@ -91,7 +91,7 @@ def test_two_candidates_in_the_same_step_see_each_others_rows():
 
 
 def init_params_of(config: RunConfig) -> np.ndarray:
-    from mlxhog.mad.run_plan import make_run_plan
+    from mlxhog.mad.training.run_plan import make_run_plan
 
     return init_params(make_run_plan(config).model, config.seed)[EMBEDDING]
 

@@ -24,9 +24,9 @@ from mlxhog.backends import Float32, Grads, Int32
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
 from mlxhog.gradients import Rows
-from mlxhog.mad import alone, meeting
 from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.run_plan import RunPlan, make_run_plan
+from mlxhog.mad.training import alone, meeting
+from mlxhog.mad.training.run_plan import RunPlan, make_run_plan
 from mlxhog.models import families
 from mlxhog.models.mad.config import MADConfig
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from mlxhog.mad.best import LOST, Best, Place, Select, best, placed, places
-from mlxhog.mad.interval import half_width
+from mlxhog.mad.scores.best import LOST, Best, Place, Select, best, placed, places
+from mlxhog.mad.scores.interval import half_width
 from mlxhog.mad.sizes import params
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.suites import Suite

@@ -18,9 +18,10 @@ from mlxhog import arena, updates
 from mlxhog.arena import Arena, ArenaHandle, Slot
 from mlxhog.errors import ConfigError
 from mlxhog.gradients import Grads
-from mlxhog.mad import alone, candidate, tasks
+from mlxhog.mad import tasks
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.training import alone, candidate
 from mlxhog.mad.watch import Watch
 from mlxhog.models.init import initial_value
 from mlxhog.models.mad.parameters import EMBEDDING

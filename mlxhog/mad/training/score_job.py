@@ -8,8 +8,8 @@ from mlxhog import records, strategies
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.job import Job
-from mlxhog.mad.rows import Drawn
-from mlxhog.mad.scoring import score
+from mlxhog.mad.training.rows import Drawn
+from mlxhog.mad.training.scoring import score
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.side_jobs import takes_on
 

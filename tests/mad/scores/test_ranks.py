@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.mad.ranks import kendall, ranks, spearman
+from mlxhog.mad.scores.ranks import kendall, ranks, spearman
 
 VALUES = st.lists(st.integers(0, 5), min_size=2, max_size=12)
 

@@ -18,11 +18,11 @@ from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns, process_start_time
 from mlxhog.arena.workers import State
 from mlxhog.control import Command
-from mlxhog.mad.course import Course
-from mlxhog.mad.mean_loss import MeanLoss
 from mlxhog.mad.result import RunResult
-from mlxhog.mad.run_plan import RunPlan
-from mlxhog.mad.scoring import Scores, score
+from mlxhog.mad.training.course import Course
+from mlxhog.mad.training.mean_loss import MeanLoss
+from mlxhog.mad.training.run_plan import RunPlan
+from mlxhog.mad.training.scoring import Scores, score
 from mlxhog.mad.watch import Watch
 from mlxhog.steps import Steps
 

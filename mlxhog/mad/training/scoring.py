@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.backends import Backend
-from mlxhog.mad.accuracy import acc_macro, acc_token
+from mlxhog.mad.scores.accuracy import acc_macro, acc_token
 from mlxhog.mad.tasks import Dataset
 from mlxhog.models.mad.config import MADConfig
 
@@ -22,7 +22,7 @@ WIDEST_LAYER = 8
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies over the scored positions, in [0, 1]; see `mad/accuracy.py`.
+    """Accuracies over the scored positions, in [0, 1]; see `mad/scores/accuracy.py`.
 
     Those of the validation rows are None where none were drawn.
     """

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.result import Point, RunResult
-from mlxhog.mad.scoring import Scores
+from mlxhog.mad.training.scoring import Scores
 from mlxhog.mad.watch import Watch
 
 DEFAULT_STEPS = 2_000

@@ -12,14 +12,14 @@ import pytest
 
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
-from mlxhog.mad import alone, batched
-from mlxhog.mad.candidate import train
-from mlxhog.mad.meeting import Meeting
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.run_plan import make_run_plan
+from mlxhog.mad.training import alone, batched
+from mlxhog.mad.training.candidate import train
+from mlxhog.mad.training.meeting import Meeting
+from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models.mad.layer import known
-from tests.mad.small_runs import Recorder, numbers, small_run
+from tests.mad.training.small_runs import Recorder, numbers, small_run
 from tests.tolerances import STEP_LOSSES_F32, assert_close
 
 BACKENDS = ("torch:cpu", "mlx:cpu")

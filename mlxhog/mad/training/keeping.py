@@ -10,7 +10,7 @@ from mlxhog import manifest, plain_json
 from mlxhog.arena import Arena
 from mlxhog.formats import ours, saving
 from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.run_plan import make_run_plan
+from mlxhog.mad.training.run_plan import make_run_plan
 
 
 def save(config: RunConfig, target: Path, arena: Arena) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from mlxhog.arena import Arena
-from mlxhog.mad import alone, several
-from mlxhog.mad.accuracy import ceiling
-from mlxhog.mad.course import Course
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.run_plan import make_run_plan
+from mlxhog.mad.scores.accuracy import ceiling
+from mlxhog.mad.training import alone, several
+from mlxhog.mad.training.course import Course
+from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.mad.watch import Unwatched, Watch
 
 

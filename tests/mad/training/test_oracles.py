@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from mlxhog.mad.candidate import train
 from mlxhog.mad.suites import only, runs, suite
+from mlxhog.mad.training.candidate import train
 from mlxhog.models.mad.sequence import parse
 
 WITHIN = {"in-context-recall": 300, "memorization": 200, "selective-copying": 600}

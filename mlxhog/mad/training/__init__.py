@@ -1,0 +1,1 @@
+"""One run of a candidate: trained by the protocol, with one worker or several, and scored."""
