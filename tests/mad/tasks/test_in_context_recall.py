@@ -62,6 +62,28 @@ def test_some_pairs_are_noise_and_one_never_is():
     assert (data.test_y[:, :-1:2][noisy] == IGNORED).all()
 
 
+def test_noise_is_two_tokens_drawn_apart_each_as_likely():
+    data = make_task("NR", noise_vocab=2, frac_noise=0.8, train_rows=2048, test_rows=1)
+    pairs = whole(data.train_x, data.train_y).reshape(-1, 2)
+    drawn = pairs[pairs[:, 0] >= 30] - 30
+    counts = np.bincount(2 * drawn[:, 0] + drawn[:, 1], minlength=4)
+    assert abs(counts / counts.sum() - 0.25).max() < 5 * math.sqrt(0.25 * 0.75 / counts.sum())
+
+
+@pytest.mark.parametrize("task", ["CR", "NR"])
+def test_the_last_query_is_any_key_of_the_row_however_often_it_was_shown(task):
+    data = make_task(task, seq_len=32, train_rows=4096, test_rows=1)
+    tokens = whole(data.train_x, data.train_y)
+    K = 8
+    rank, of = np.empty(len(tokens)), np.empty(len(tokens))
+    for row, (*shown, asked, _) in enumerate(tokens):
+        keys = sorted({key for key in shown[::2] if key < K})
+        rank[row], of[row] = keys.index(asked), len(keys)
+    place = (rank + 0.5) / of  # uniform, whatever the number of keys
+    assert abs(place.mean() - 0.5) < 5 * place.std() / math.sqrt(len(place))
+    assert abs((rank == 0).mean() - (1 / of).mean()) < 5 * math.sqrt(0.25 / len(of))
+
+
 @pytest.mark.parametrize(
     ("task", "settings", "said"),
     [
