@@ -1,10 +1,12 @@
 """Suites are lists of settings and points; the full one is the benchmark's difficulty grid."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 
 from mlxhog.errors import ConfigError
+from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.suites import SUITES, expand, fixed, only, runs, suite
 from mlxhog.mad.tasks import TASKS, make_task, resolve
@@ -27,6 +29,47 @@ def test_the_grid_has_66_settings_and_396_runs_for_an_architecture():
     configs = list(runs(full, LAYERS, seeds=[0]))
     assert full.runs == len(configs) == 396
     assert len({config.key() for config in configs}) == 396
+
+
+LONG = {"seq_len": {256, 512, 1024}}
+ROWS = {"train_rows": {6400, 3200, 1600, 800}}
+RECALL = {"vocab": {32, 64, 128}, **LONG, **ROWS}
+GRID = {
+    "in-context-recall": RECALL,
+    "fuzzy-in-context-recall": RECALL,
+    "noisy-in-context-recall": {
+        **RECALL, "vocab": {48, 80, 144}, "frac_noise": {0.4, 0.6, 0.8}
+    },
+    "selective-copying": {
+        "vocab": {32, 64, 128}, "seq_len": {512, 1024}, **ROWS, "tokens_to_copy": {32, 64, 96}
+    },
+    "compression": {"vocab": {32, 64, 128}, "seq_len": {64, 128, 256}, **ROWS},
+    "memorization": {"vocab": {512, 1024, 2048, 4096, 8192}},
+}  # fmt: skip
+
+
+def test_the_grid_is_that_of_the_benchmark():
+    found = {task: defaultdict(set) for task in TASKS}
+    for setting in suite("full").settings:
+        if setting.label != "baseline":
+            name = setting.label.split("=")[0]
+            found[setting.task][name].add(setting.settings[name])
+    assert found == GRID
+
+
+def test_the_full_suite_is_trained_by_the_protocol_of_the_reference_with_its_fixes():
+    configs = list(runs(suite("full"), LAYERS, seeds=[0]))
+    hows = {config.protocol for config in configs}
+    points = {(how.lr, how.weight_decay) for how in hows}
+    assert points == {(lr, decay) for lr in (1e-4, 5e-4, 1e-3) for decay in (0.0, 0.1)}
+    assert {replace(how, lr=1.0, weight_decay=0.0) for how in hows} == {
+        Protocol(
+            lr=1.0, beta2=0.999, clip=0.0, schedule="cosine", lr_floor=1e-6, batch_size=128,
+            epochs=200, eval_every=None, stop_accuracy=0.999, patience=None, labels="dense",
+            select="test", wd_all=False, fuzzy_compat=False,
+        )
+    }  # fmt: skip
+    assert {(config.dim, config.position) for config in configs} == {(128, "none")}
 
 
 def test_every_setting_of_the_grid_differs_from_the_baseline_in_what_its_label_says():

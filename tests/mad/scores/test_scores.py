@@ -112,6 +112,12 @@ def test_a_seed_that_lacks_a_run_is_left_out_of_the_mean_and_named():
     assert (row.status, row.missing) == ("partial", ("one baseline lr 0.001 seed 1",))
 
 
+def test_seeds_that_lack_runs_make_no_interval():
+    runs = [record(A, "one", 0.5, seed=0), record(A, "one", 0.7, seed=1)]
+    (row,) = scores(runs, TWO_TASKS)
+    assert (row.status, row.interval) == ("partial", None)
+
+
 def test_seeds_that_were_to_be_run_are_missing_where_no_record_has_them():
     (row,) = scores(complete(A, 0.5, 0.5), TWO_TASKS, seeds=(0, 7))
     assert [place.split()[-1] for place in row.missing] == ["7", "7"]
