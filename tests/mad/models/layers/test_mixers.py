@@ -6,7 +6,7 @@ import pytest
 from mlxhog.errors import ConfigError
 from mlxhog.models.init import initial_value
 from mlxhog.models.mad import MADConfig
-from mlxhog.models.mad.layer import make
+from mlxhog.models.mad.layer import make, twin
 from mlxhog.models.mad.sequence import parse
 
 # The table of states at width 128: every default is that of mad-lab, which has no ssd.
@@ -97,3 +97,30 @@ def test_decay_of_weights_spares_gates_norms_and_biases(text: str) -> None:
     (layer,) = parse(text)
     for spec in layer.param_spec(D):
         assert spec.decay == (len(spec.shape) > 1 and spec.name != "A_log"), spec.name
+
+
+def test_gla_forgets_by_the_sixteenth_root_of_its_gate() -> None:
+    layer = make("gla", {"heads": 1, "rank": 1})
+    cfg = MADConfig(vocab_size=2, hidden_size=2, layers=(layer,))
+    p = {f"{name}_proj.weight": np.ones((2, 2)) for name in "qkg"}
+    p |= {f"{name}_proj.weight": np.eye(2) for name in ("v", "out")}
+    p |= {"decay_down.weight": np.zeros((1, 2)), "decay_up.weight": np.zeros((2, 1))}
+    p |= {"decay_up.bias": np.zeros(2), "head_norm.weight": np.ones(2)}
+    # The first position writes into the first channel of the value, the second into the other.
+    _, last = twin(type(layer), "numpy").forward(layer, cfg, p, np.eye(2)[None])[0]
+    assert last[0] / last[1] == pytest.approx(0.5 ** (1 / 16))
+
+
+@pytest.mark.parametrize(("text", "bias"), [("mlstm", "fgate.bias"), ("slstm", "recurrent.bias")])
+def test_forget_gates_of_xlstm_begin_open_at_3_to_6(text: str, bias: str) -> None:
+    (layer,) = parse(text)
+    (start,) = (initial_value(spec, 7) for spec in layer.param_spec(D) if spec.name == bias)
+    opened = start[start != 0]
+    assert (opened.min(), opened.max()) == (3.0, 6.0)
+    assert len(opened) == {"mlstm": 4, "slstm": D}[text]
+
+
+def test_wavelengths_of_attention_reach_ten_thousand_where_nothing_is_said() -> None:
+    assert parse("mh-attention mh-sliding-attention") == parse(
+        "mh-attention(base=10000) mh-sliding-attention(base=10000)"
+    )
