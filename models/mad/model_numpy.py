@@ -13,7 +13,7 @@ from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import twin
 from mlxhog.models.mad.parameters import OUT_NORM, POSITION, decoder_params, layer_params
-from mlxhog.models.mad.plain_numpy import gelu_tanh, rms_norm
+from mlxhog.models.mad.plain_numpy import gelu, rms_norm
 from mlxhog.models.mad.positions import sincos
 
 Float = NDArray[np.float64]
@@ -36,7 +36,7 @@ def hidden(cfg: MADConfig, params: Params, x: Float, run: Pass[Any]) -> Float:
         x = x[:, -1:] + sincos(S, cfg.hidden_size)
         for p in decoder_params(cfg, wide):
             u = rms_norm(x, p["norm.weight"], cfg.norm_eps)
-            x = gelu_tanh(u @ p["linear.weight"].T + p["linear.bias"])
+            x = gelu(u @ p["linear.weight"].T + p["linear.bias"])
             run.note(x)
     x = rms_norm(x, params[OUT_NORM], cfg.norm_eps)
     run.note(x)

@@ -65,6 +65,6 @@ def _decoded(cfg: MADConfig, params: Params, x: Tensor, run: Pass[Tensor]) -> Te
     for p in decoder_params(cfg, params):
         u = run.ops.rms_norm(x, p["norm.weight"], cfg.norm_eps)
         (u,) = run.ops.linears(u, [p["linear.weight"]], [p["linear.bias"]])
-        x = run.ops.activate(u, "gelu_tanh")
+        x = run.ops.activate(u, "gelu")
         run.note(x)
     return x

@@ -65,7 +65,6 @@ def _search(given: SearchConfig, shared: StudyConfig, how: ExecutionConfig, pars
     from mlxhog.cli.mad import study_session
     from mlxhog.mad.search.space_file import read_space
     from mlxhog.mad.study.planning import Planning
-    from mlxhog.mad.study.session import find_same, open_store
     from mlxhog.mad.study.study import Study
 
     assert given.space is not None
@@ -84,13 +83,4 @@ def _search(given: SearchConfig, shared: StudyConfig, how: ExecutionConfig, pars
     how.require(study, machine.here())
     planning.sampler()  # whether it can be made here
     name = parsed.other.study or Path(given.space).stem
-    if parsed.other.dry_run:
-        store = find_same(study, how.out, name)
-        return study_session.dry_run(planning, name, how, store, as_json=parsed.other.json)
-    return study_session.go(
-        open_store(study, how.out, name),
-        planning,
-        how,
-        as_json=parsed.other.json,
-        quiet=parsed.other.quiet,
-    )
+    return study_session.begin(study, planning, name, how, parsed.other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from argparse import Namespace
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,34 @@ if TYPE_CHECKING:
     from mlxhog.mad.study.planning import Planning
     from mlxhog.mad.study.scheduler import Outcome
     from mlxhog.mad.study.store import Store
+    from mlxhog.mad.study.study import Study
 
 EXIT_CODES = {"done": 0, "budget": 0, "interrupted": 130}
 ALL_FAILED = 1
+
+
+def begin(
+    study: Study, planning: Planning, name: str, how: ExecutionConfig, asked: Namespace
+) -> int:
+    """Begin a study, or go on with the same one; returns the exit code.
+
+    Args:
+        study: as the command line describes it.
+        planning: of the study.
+        name: of its directory.
+        how: it is executed.
+        asked: whether for a `dry_run`, for `json`, for `quiet`.
+
+    Raises:
+        StudyError: the directory holds another study, or one of another version.
+    """
+    from mlxhog.mad.study.session import find_same, open_store
+
+    if asked.dry_run:
+        store = find_same(study, how.out, name)
+        return dry_run(planning, name, how, store, as_json=asked.json)
+    store = open_store(study, how.out, name)
+    return go(store, planning, how, as_json=asked.json, quiet=asked.quiet)
 
 
 def dry_run(

@@ -104,7 +104,7 @@ class Halving:
             if pruned and step > record.steps:
                 return
             there = next((point.acc_macro for point in curve if point.step >= step), None)
-            end = 0.0 if lost else record.acc_macro
+            end = 0.0 if lost else _at_the_end(run, record)
             self._reached[k][run.candidate][_place(run)] = end if there is None else there
 
     def _is_worth_it(self, candidate: str, k: int) -> bool:
@@ -126,6 +126,13 @@ class Halving:
 def _place(run: PlannedRun) -> _Place:
     config, protocol = run.config, run.config.protocol
     return _Place(config.task, run.label, config.seed, protocol.lr, protocol.weight_decay)
+
+
+def _at_the_end(run: PlannedRun, record: Record) -> float:
+    """Accuracy on the rows that decide, which those of the curve are, too."""
+    if run.config.protocol.select == "val" and record.val_macro is not None:
+        return record.val_macro
+    return record.acc_macro
 
 
 def _score(values: dict[_Place, float]) -> float:

@@ -4,13 +4,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from mlxhog.models import lm_numpy
 from mlxhog.models.mad import MADConfig, param_spec
+from mlxhog.models.mad.positions import sincos
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
 from tests.models.twins import TWINS
-from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, assert_close
+from tests.tolerances import FLOAT64, GRADIENT_ANY_F32, LOGITS_F32, assert_close
 
 twins = pytest.mark.parametrize("name", TWINS)
 positions = pytest.mark.parametrize("position", ["none", "learned", "sincos"])
@@ -58,6 +61,26 @@ def test_positions_go_on_where_the_state_ends(name: str, position: str) -> None:
         logits, state = side.logits(cfg, params, piece, state)
         found.append(logits)
     assert_close(np.concatenate(found, 1), wanted, LOGITS_F32)
+
+
+def test_the_decoder_is_two_layers_of_exact_gelu_on_the_last_vector_and_a_place() -> None:
+    cfg = config(backbone="autoencoder")
+    params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 2, 12, 2)
+    p = {name: torch.from_numpy(value).double() for name, value in params.items()}
+    for last in ("layers.0.out_proj.weight", "layers.1.w3.weight"):
+        params[last][...] = 0.0  # the encoder is the embedding
+
+    def normed(x: torch.Tensor, name: str) -> torch.Tensor:
+        return F.rms_norm(x, x.shape[-1:], p[f"{name}.weight"], cfg.norm_eps)
+
+    x = p["embedding.weight"][tokens[:, -1:].astype(np.int64)]
+    x = x + torch.from_numpy(sincos(12, cfg.hidden_size))
+    for layer in ("decoder.0", "decoder.1"):
+        u = normed(x, f"{layer}.norm")
+        x = F.gelu(F.linear(u, p[f"{layer}.linear.weight"], p[f"{layer}.linear.bias"]))
+    wanted = F.linear(normed(x, "out_norm"), p["head.weight"], p["head.bias"])
+    found, _ = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, tokens))
+    assert_close(found, wanted, FLOAT64)
 
 
 @twins

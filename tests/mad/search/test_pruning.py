@@ -20,13 +20,15 @@ COPY, COMPRESS, RECALL = "selective-copying", "compression", "in-context-recall"
 A, B, C, D, E = (f"gated-conv(kernel={k})" for k in (2, 3, 4, 5, 6))
 
 
-def planned(candidate: str, task: str, *, lr: float = 1e-3, steps: int = 3000) -> PlannedRun:
+def planned(
+    candidate: str, task: str, *, lr: float = 1e-3, steps: int = 3000, select: str = "test"
+) -> PlannedRun:
     config = RunConfig(
         task=task,
         settings={"train_rows": 640},
         layers=layers("gated-conv"),
         dim=8,
-        protocol=Protocol(lr=lr, steps=steps, batch_size=64),
+        protocol=Protocol(lr=lr, steps=steps, batch_size=64, select=select),
         seed=0,
     )
     return PlannedRun(
@@ -56,7 +58,14 @@ class Study:
             pruner.ended(run, record)
         return pruner
 
-    def end(self, run: PlannedRun, curve: Sequence[Point], status: str = "done") -> None:
+    def end(
+        self,
+        run: PlannedRun,
+        curve: Sequence[Point],
+        status: str = "done",
+        *,
+        test: float | None = None,
+    ) -> None:
         last = curve[-1]
         self.curves[run.key] = list(curve)
         record = Record(
@@ -66,9 +75,9 @@ class Study:
             label=run.label,
             status=status,
             acc_token=0.0,
-            acc_macro=last.acc_macro,
-            val_token=None,
-            val_macro=None,
+            acc_macro=last.acc_macro if test is None else test,
+            val_token=None if test is None else 0.0,
+            val_macro=None if test is None else last.acc_macro,
             ceiling=1.0,
             loss=1.0,
             steps=last.step,
@@ -182,6 +191,15 @@ def test_a_run_that_ended_early_stands_at_later_rungs_with_what_it_reached():
         study.end(planned(candidate, COMPRESS), [point(200, 1.0)])
     study.end(planned(D, COPY), [point(200, 1.0)])
     assert not study.pruner.go_on(planned(D, COMPRESS), point(900, 0.9))
+
+
+def test_a_run_that_ended_early_stands_with_its_accuracy_on_the_rows_that_decide():
+    study = Study()
+    for candidate in (A, B, C):
+        for task in (COPY, COMPRESS):
+            study.end(planned(candidate, task, select="val"), [point(200, 0.2)], test=0.9)
+    study.end(planned(D, COPY, select="val"), [point(200, 0.3)], test=0.3)
+    assert study.pruner.go_on(planned(D, COMPRESS, select="val"), point(300, 0.3))
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed"])

@@ -1,9 +1,11 @@
-from dataclasses import replace
+import os
+from dataclasses import fields, replace
 
 import pytest
 import yaml
 
 from mlxhog.errors import StudyError
+from mlxhog.mad import run_config
 from mlxhog.mad.result import Point
 from mlxhog.mad.study import record
 from mlxhog.mad.study.record import Record
@@ -189,3 +191,33 @@ def test_width_and_layer_parameters_change_the_key():
     }
     assert len(keys) == 6
     assert config("gated-conv(kernel=3)").key() == config("gated-conv").key()
+
+
+def test_every_number_of_a_run_and_the_versions_change_the_key(monkeypatch):
+    run = config()
+    others = {
+        "task": "memorization", "settings": {"vocab": 8}, "layers": run.layers * 2, "dim": 16,
+        "protocol": replace(run.protocol, wd_all=True), "seed": 1, "position": "learned",
+        "workers": "mlx:cpu", "threads": 2,
+    }  # fmt: skip
+    assert others.keys() == {field.name for field in fields(run)}
+    keys = {run.key(), *(replace(run, **{name: value}).key() for name, value in others.items())}
+    monkeypatch.setattr(run_config, "GENERATOR_VERSION", 0)
+    keys.add(run.key())
+    monkeypatch.setattr(run_config, "version", lambda name: "0.0.0")
+    keys.add(run.key())
+    assert len(keys) == len(others) + 3
+
+
+def test_a_line_is_on_the_disk_before_anybody_goes_on(store, monkeypatch):
+    flushed = []
+    fsync = os.fsync
+
+    def watched(descriptor):
+        flushed.append(os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    for n in range(3):
+        store.append(ended(n))
+        assert flushed[-1] == (store.directory / "runs.jsonl").stat().st_size

@@ -62,6 +62,27 @@ def test_some_pairs_are_noise_and_one_never_is():
     assert (data.test_y[:, :-1:2][noisy] == IGNORED).all()
 
 
+def test_noise_is_two_tokens_drawn_apart_each_as_likely():
+    data = make_task("NR", noise_vocab=2, frac_noise=0.8, train_rows=2048, test_rows=1)
+    pairs = whole(data.train_x, data.train_y).reshape(-1, 2)
+    drawn = pairs[pairs[:, 0] >= 30] - 30
+    counts = np.bincount(2 * drawn[:, 0] + drawn[:, 1], minlength=4)
+    assert abs(counts / counts.sum() - 0.25).max() < 5 * math.sqrt(0.25 * 0.75 / counts.sum())
+
+
+@pytest.mark.parametrize("task", ["CR", "NR"])
+def test_the_last_query_is_any_key_of_the_row_however_often_it_was_shown(task):
+    data = make_task(task, seq_len=32, train_rows=4096, test_rows=1)
+    K, places, times = 8, [], []
+    for *shown, asked, _ in whole(data.train_x, data.train_y):
+        counts = np.bincount([key for key in shown[::2] if key < K], minlength=K)
+        keys = np.flatnonzero(counts)
+        places.append((keys.tolist().index(asked) + 0.5) / len(keys) - 0.5)
+        times.append(counts[asked] - counts.sum() / len(keys))
+    for centred in (np.array(places), np.array(times)):
+        assert abs(centred.mean()) < 5 * centred.std() / math.sqrt(len(centred))
+
+
 @pytest.mark.parametrize(
     ("task", "settings", "said"),
     [

@@ -214,3 +214,20 @@ def test_scored_labels_train_on_the_same_rows_where_an_answer_can_be_known(
 def test_scored_labels_need_not_learn_what_nobody_can_know() -> None:
     dense, scored = (losses(small_run(labels=labels, lr=2e-2)) for labels in ("dense", "scored"))
     assert not np.array_equal(dense, scored)
+
+
+def test_fuzzy_compat_of_the_protocol_reaches_the_rows() -> None:
+    def drawn(**protocol: bool) -> object:
+        settings = {"vocab": 16, "seq_len": 32}
+        run = small_run(task="fuzzy-in-context-recall", settings=settings, **protocol)
+        return dict(make_run_plan(run).drawn.settings)["fuzzy_compat"]
+
+    assert drawn(fuzzy_compat=True) is True
+    assert drawn() is False
+
+
+def test_what_training_rows_never_show_is_the_ceiling_of_a_result() -> None:
+    settings = {"vocab": 64, "train_rows": 1}
+    found = train(small_run(task="memorization", settings=settings, steps=1))
+    assert 0 < found.ceiling < 0.5
+    assert train(small_run(steps=1)).ceiling == 1.0

@@ -1,0 +1,45 @@
+"""What the wrapper adds to the layers' parameters, and how all of them begin."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlxhog.models.families import init_params
+from mlxhog.models.mad import MADConfig, param_spec
+from mlxhog.models.mad.layer import known, make
+
+
+def config(*layers: str, **changes: object) -> MADConfig:
+    made = tuple(map(make, layers))
+    return MADConfig(vocab_size=512, hidden_size=64, layers=made, max_length=256, **changes)
+
+
+@pytest.mark.parametrize("backbone", ["language-model", "autoencoder"])
+def test_embedding_and_maps_of_the_wrapper_begin_normal_and_biases_at_0(backbone: str) -> None:
+    found = init_params(config("swiglu", backbone=backbone, position="learned"), 1)
+    own = {name: value for name, value in found.items() if not name.startswith("layers.")}
+    assert {"embedding.weight", "position.weight", "head.weight", "head.bias"} <= own.keys()
+    assert ("decoder.1.linear.weight" in own) == (backbone == "autoencoder")
+    for name, value in own.items():
+        if name.endswith("bias"):
+            assert not value.any(), name
+        elif "norm" in name:
+            assert (value == 1).all(), name
+        else:
+            assert abs(value.mean()) < 5 * 0.02 / math.sqrt(value.size), name
+            assert abs(value.std() / 0.02 - 1) < 5 / math.sqrt(2 * value.size), name
+
+
+@pytest.mark.parametrize("name", sorted(known()))
+def test_a_layer_begins_as_it_says_and_the_wrapper_changes_nothing_of_it(name: str) -> None:
+    layer = make(name)
+    spec = param_spec(config("swiglu", name))
+    for own in layer.param_spec(64):
+        assert replace(spec[f"layers.1.{own.name}"], name=own.name) == own
+
+
+def test_every_layer_begins_with_numbers_of_its_own() -> None:
+    found = init_params(config("swiglu", "swiglu"), 1)
+    assert not np.array_equal(found["layers.0.w1.weight"], found["layers.1.w1.weight"])
