@@ -16,9 +16,13 @@ from mlxhog.options import option
 ABOUT = """\
 Search a space of architectures: train candidates on every setting of a suite, several at once, and
 keep every result in studies/NAME. Kill it at any time: the same line goes on, or mad resume.
-One Ctrl-C lets the runs in progress end, a second one drops them."""
+One Ctrl-C lets the runs in progress end, a second one drops them.
+
+The space is a YAML file, or space-small or space-xlstm of the package. The shortest one:
+
+  space: {depth: 4, mixers: [mlstm, mh-attention], channels: [swiglu]}"""
 EXAMPLES = (
-    "mad search --space models/space-small.yaml --suite smoke --parallel 2 --study first",
+    "mad search --space space-small --suite smoke --parallel 2 --study first",
     "mad search --space space.yaml --suite lite --sampler evolution --budget 2h --seeds 3",
     "mad search --space space.yaml --no-prune --executor ray --study first",
     "mad search --space space.yaml --suite full --dry-run",
@@ -29,7 +33,7 @@ EXAMPLES = (
 class SearchConfig:
     """Options of `mlxhog mad search` beside those of every study."""
 
-    space: str | None = option(None, "YAML file of the search space")
+    space: str | None = option(None, "the search space: a YAML file or a name")
     sampler: str = option(
         "grid",
         "who proposes candidates; tpe needs the extra [search]",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlxhog.mad.study.study import Study
 
 EXIT_CODES = {"done": 0, "budget": 0, "interrupted": 130}
+ALL_FAILED = 1
 
 
 def begin(
@@ -130,13 +131,13 @@ def go(
         print(json.dumps(record(store, outcome)))
     else:
         print(summary(store, outcome, how))
-    return EXIT_CODES[outcome.status]
+    return ALL_FAILED if _all_failed(outcome) else EXIT_CODES[outcome.status]
 
 
 def record(store: Store, outcome: Outcome) -> dict[str, Any]:
     """Return how a session ended, as JSON has it."""
     statuses = ("done", "failed", "pruned", "diverged")
-    best = None if outcome.best is None else asdict(outcome.best)
+    best = None if outcome.best is None or _all_failed(outcome) else asdict(outcome.best)
     return {
         "study": str(store.directory),
         "status": outcome.status,
@@ -156,20 +157,25 @@ def summary(store: Store, outcome: Outcome, how: ExecutionConfig) -> str:
         f"{format_clock(outcome.seconds)} of this session"
     ]
     best = outcome.best
-    if best is not None:
+    if best is not None and not _all_failed(outcome):
         interval = "" if best.interval is None else f" +- {best.interval:.3f}"
         lacks = f" ({best.missing} runs are missing)" if best.missing else ""
         lines.append(f"best: {best.candidate}  {best.score:.3f}{interval}{lacks}")
     name = _name(store, how)
     if outcome.statuses.get("failed"):
         lines.append(
-            f"failed runs: reasons in {store.name}/runs.jsonl and {store.name}/logs; again with "
-            f"mlxhog mad resume {name} --retry-failed"
+            f"failed runs: reasons in {how.out}/{store.name}/runs.jsonl, and logs/ beside it; "
+            f"again with mlxhog mad resume {name} --retry-failed"
         )
     if outcome.status != "done":
         lines.append(f"go on: mlxhog mad resume {name}{_flags(how)}")
     lines.append(f"next: mlxhog mad board {name}   mlxhog mad plot {name}")
     return "\n".join(lines)
+
+
+def _all_failed(outcome: Outcome) -> bool:
+    """No run of the study has a score that means anything."""
+    return outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
 
 
 def _name(store: Store, how: ExecutionConfig) -> str:
