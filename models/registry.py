@@ -71,8 +71,6 @@ def _parse(source: str, name: str) -> dict[str, Any]:
     except (json.JSONDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"the architecture {name} cannot be parsed: {error}; mend it") from error
     if not isinstance(data, dict):
-        raise ConfigError(
-            f"the architecture {name} holds a {type(data).__name__}, not fields; "
-            "write lines such as 'hidden_size: 128'"
-        )
+        got = "is empty" if data is None else f"holds a {type(data).__name__}, not fields"
+        raise ConfigError(f"the architecture {name} {got}; write lines such as 'hidden_size: 128'")
     return data

@@ -4,6 +4,7 @@ Dispatch looks at the first word before any parser is built, so a command import
 needs, and a mistyped one is answered before any framework is loaded.
 """
 
+import errno
 import importlib
 import os
 import sys
@@ -40,7 +41,7 @@ examples:
 exit codes: 0 done, 1 a check failed or workers kept dying, 2 wrong input, 3 the machine lacks
 something, 4 diverged, 130 interrupted"""
 
-INTERRUPTED = 130
+LACKS, INTERRUPTED = 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,9 +80,30 @@ def _run(command: str, arguments: list[str]) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader left (`mlxhog runs | head`); without this, Python complains again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()  # the reader left (`mlxhog runs | head`)
         return 0
+    except MemoryError as error:
+        print(f"the memory is used up: {error}; ask for smaller sizes", file=sys.stderr)
+        return LACKS
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG and error.filename is not None:
+            name = str(error.filename)
+            print(
+                f"the path {name[:40]}... has a name of {max(map(len, name.split('/')))} "
+                "characters, more than the disk takes; choose a shorter one",
+                file=sys.stderr,
+            )
+            return 2
+        if error.errno == errno.ENOSPC and error.filename is None:
+            _leave_stdout()
+            print(f"the output cannot be written: {error.strerror}", file=sys.stderr)
+            return LACKS
+        raise
+
+
+def _leave_stdout() -> None:
+    """Write no more to stdout; without this, Python complains again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _help() -> str:

@@ -1,6 +1,5 @@
 """`mlxhog doctor`: what this machine can do, found out by doing it."""
 
-import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from mlxhog.cli.flags import Flags
 from mlxhog.config_sources import resolve
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.options import option
+from mlxhog.report.views import may_redraw
 
 ABOUT = """\
 Try everything that mlxhog relies on here: backends, shared memory, every two writers at once, every
@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> int:
     from mlxhog.report.progress import Progress
 
     effort = Effort(seconds=config.seconds, quick=parsed.other.quick)
-    with Progress(sys.stderr, live=not parsed.other.quiet and _live(sys.stderr)) as tell:
+    with Progress(sys.stderr, live=may_redraw(sys.stderr, quiet=parsed.other.quiet)) as tell:
         record = examine(effort, tell)
     _conclude(record, keep=not effort.quick)
     if parsed.other.json:
@@ -55,7 +55,8 @@ def run(arguments: list[str]) -> int:
         from mlxhog.doctor.table import sections
         from mlxhog.report.table import show
 
-        show(sections(record), sys.stdout, plain=parsed.other.quiet or not _live(sys.stdout))
+        pictures = may_redraw(sys.stdout, quiet=parsed.other.quiet)
+        show(sections(record), sys.stdout, plain=not pictures)
     return 1 if record["failed"] else 0
 
 
@@ -77,10 +78,3 @@ def _conclude(record: dict[str, Any], *, keep: bool) -> None:
     if not found.found:
         found = verdicts.Verdicts(found.path, None, record)
     record["verdict"] = conclude(found, machine.here())
-
-
-def _live(stream: Any) -> bool:
-    """Whether a stream is a terminal that wants color."""
-    return bool(
-        stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    )

@@ -11,7 +11,7 @@ from mlxhog.cli.flags import Flags
 from mlxhog.config_sources import resolve
 from mlxhog.errors import ConfigError
 from mlxhog.options import option
-from mlxhog.report.plain import printable
+from mlxhog.report.printable import printable
 
 if TYPE_CHECKING:
     from mlxhog.decoding.answers import Answer, Answers

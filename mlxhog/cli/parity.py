@@ -1,6 +1,5 @@
 """`mlxhog parity`: do all backends compute the same?"""
 
-import os
 import signal
 import sys
 import threading
@@ -15,6 +14,7 @@ from mlxhog.cli.flags import Flags
 from mlxhog.config_sources import resolve
 from mlxhog.errors import ConfigError
 from mlxhog.options import option
+from mlxhog.report.views import may_redraw
 
 if TYPE_CHECKING:
     from mlxhog.parity.comparison import Comparison
@@ -115,7 +115,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     needs.check(source, chosen)
     with (
         ended_by_signal(),
-        Progress(sys.stderr, live=not how.quiet and _live(sys.stderr)) as tell,
+        Progress(sys.stderr, live=may_redraw(sys.stderr, quiet=how.quiet)) as tell,
     ):
         found = compare(
             source.make(),
@@ -163,11 +163,4 @@ def _print(found: "Comparison", notes: list[str], how: Any) -> None:
     from mlxhog.report.table import show
 
     parts = report.sections(found.subject.title, found.rows, notes, everything=how.all)
-    show(parts, sys.stdout, plain=how.quiet or not _live(sys.stdout))
-
-
-def _live(stream: Any) -> bool:
-    """Whether a stream is a terminal that wants color."""
-    return bool(
-        stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    )
+    show(parts, sys.stdout, plain=not may_redraw(sys.stdout, quiet=how.quiet))

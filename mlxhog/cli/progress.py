@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import TextIO
 
 from mlxhog.quantities import format_bytes
 from mlxhog.report.status_line import StatusLine
+from mlxhog.report.views import may_redraw
 
 
 class Bytes(StatusLine):
@@ -34,8 +34,7 @@ class Bytes(StatusLine):
     ) -> None:
         self._stream, self._quiet, self._every_s, self._clock = stream, quiet, every_s, clock
         self._next_s = clock() + every_s
-        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        super().__init__(stream, live=stream.isatty() and not plain and not quiet)
+        super().__init__(stream, live=may_redraw(stream, quiet=quiet))
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show how far it is."""

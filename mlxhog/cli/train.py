@@ -15,7 +15,7 @@ from mlxhog.metrics import is_emulated, label
 from mlxhog.options import options
 from mlxhog.quantities import format_bytes, format_count
 from mlxhog.report.observer import observer
-from mlxhog.report.plain import printable
+from mlxhog.report.printable import printable
 
 if TYPE_CHECKING:
     from mlxhog.metrics import Result

@@ -7,6 +7,7 @@ from typing import Protocol, TextIO
 
 from mlxhog.metrics import Progress
 from mlxhog.report.plain import PlainLines
+from mlxhog.report.views import may_redraw
 
 
 class Observer(Protocol):
@@ -19,15 +20,8 @@ class Observer(Protocol):
 def observer(
     stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
 ) -> AbstractContextManager[Observer]:
-    """Return a live table for a terminal, and plain lines for everything else.
-
-    Args:
-        stream: where progress goes, usually stderr.
-        quiet: plain lines even on a terminal.
-        environ: `NO_COLOR` and `TERM=dumb` ask for plain lines too.
-    """
-    plain = quiet or not stream.isatty()
-    if plain or environ.get("NO_COLOR") or environ.get("TERM") == "dumb":
+    """Return a live table where it may be redrawn, and plain lines elsewhere; see `may_redraw`."""
+    if not may_redraw(stream, quiet=quiet, environ=environ):
         return PlainLines(stream)
     # rich takes 50 ms to import, which a command in a pipe need not pay
     from rich.console import Console

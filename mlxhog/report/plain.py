@@ -1,16 +1,17 @@
 """Progress as plain lines, for pipes, logs and quiet terminals."""
 
 import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import Self, TextIO
+from collections.abc import Callable, Iterator
+from typing import TextIO
 
 from mlxhog.metrics import Progress, WorkerReport, label
 from mlxhog.quantities import format_bytes, format_clock, format_count
+from mlxhog.report.printable import printable
+from mlxhog.report.views import LineView
 
 
-class PlainLines:
-    """An observer that writes one line now and then, and every new message and sample once.
+class PlainLines(LineView[Progress]):
+    """A view of a run that writes one line now and then, and every new message and sample once.
 
     Args:
         stream: where lines go.
@@ -21,40 +22,18 @@ class PlainLines:
     def __init__(
         self, stream: TextIO, *, every_s: float = 5.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._stream, self._every_s, self._clock = stream, every_s, clock
-        self._next_s = clock()
+        super().__init__(stream, every_s, clock)
         self._step = 0
-        self._message: str | None = None
         self._sample: str | None = None
 
-    def __enter__(self) -> Self:
-        """Return itself; a stream needs no preparation."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Do nothing; every line is already out."""
-
-    def __call__(self, progress: Progress) -> None:
-        """Write what is new."""
-        if progress.message is not None and progress.message != self._message:
-            self._write(progress.message)
-        self._message = progress.message
+    def news(self, progress: Progress) -> Iterator[str]:
+        """Yield a new sample, and the state after new steps."""
         if progress.sample is not None and progress.sample != self._sample:
-            self._write(f"sample: {printable(progress.sample)}")
+            yield f"sample: {printable(progress.sample)}"
             self._sample = progress.sample
-        if progress.step > self._step and self._clock() >= self._next_s:
+        if progress.step > self._step and self.due():
             self._step = progress.step
-            self._next_s = self._clock() + self._every_s
-            self._write(line(progress))
-
-    def _write(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+            yield line(progress)
 
 
 def line(progress: Progress) -> str:
@@ -96,8 +75,3 @@ def rate(value: float | None) -> str:
 def eta(progress: Progress) -> str:
     """Spell the time that is left, or -."""
     return "-" if progress.eta_s is None else format_clock(progress.eta_s)
-
-
-def printable(text: str) -> str:
-    """Return text that cannot move the cursor: a model of bytes may write control characters."""
-    return "".join(c if c.isprintable() else " " for c in text)

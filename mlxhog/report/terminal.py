@@ -1,10 +1,6 @@
 """Progress as a live table on a terminal."""
 
-from types import TracebackType
-from typing import Self
-
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -12,46 +8,30 @@ from rich.text import Text
 
 from mlxhog.metrics import Progress, label
 from mlxhog.quantities import format_bytes, format_clock, format_count
-from mlxhog.report.plain import eta, number, printable, rate
+from mlxhog.report.live_view import LiveView
+from mlxhog.report.plain import eta, number, rate
+from mlxhog.report.printable import printable
 from mlxhog.report.scale import scale
 
 SAMPLE_WIDTH = 400
 STATE_STYLES = {"running": "green", "starting": "yellow", "dead": "red"}
 
 
-class LiveTable:
-    """An observer that redraws one table; messages scroll by above it.
+class LiveTable(LiveView[Progress]):
+    """The picture of a run, with the newest sample.
 
     Args:
         console: a rich console on a terminal.
     """
 
     def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, auto_refresh=False, transient=False)
-        self._message: str | None = None
+        super().__init__(console)
         self._sample: str | None = None
 
-    def __enter__(self) -> Self:
-        """Take over the terminal."""
-        self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give the terminal back; the last table stays."""
-        self._live.stop()
-
-    def __call__(self, progress: Progress) -> None:
-        """Redraw."""
-        if progress.message is not None and progress.message != self._message:
-            self._live.console.print(Text(progress.message, style="yellow"))
-        self._message = progress.message
+    def picture(self, progress: Progress) -> RenderableType:
+        """See `LiveView.picture`."""
         self._sample = progress.sample or self._sample
-        self._live.update(render(progress, self._sample), refresh=True)
+        return render(progress, self._sample)
 
 
 def render(progress: Progress, sample: str | None = None) -> RenderableType:

@@ -1,6 +1,8 @@
 """Wrong input and missing parts through the real commands: one message, the right exit code."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,3 +130,14 @@ def test_a_run_without_a_checkpoint_says_how_to_begin_again(
     made = run.create(Path("runs"), "early")
     assert main(["generate", made.name]) == 2
     assert f"mlxhog train --config {made.config_path}" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_output_that_cannot_be_written_is_one_message():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mlxhog", "mad", "show", "swiglu"],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 3
+    assert done.stderr == "the output cannot be written: No space left on device\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog import run
-from mlxhog.cli import COMMANDS, main
+from mlxhog.cli import COMMANDS, mad, main
 from mlxhog.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.gpu_write import Writers
@@ -324,10 +324,13 @@ def test_wrong_input_is_answered_with_exit_code_2(words, said, capsys):
     assert out == ""
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+LEAVES = [name for name in COMMANDS if name != "mad"] + [f"mad {name}" for name in mad.COMMANDS]
+
+
+@pytest.mark.parametrize("name", LEAVES)
 def test_every_command_has_help_with_an_example(name, capsys):
     with pytest.raises(SystemExit) as done:
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     assert done.value.code == 0
     out = capsys.readouterr().out
     assert f"mlxhog {name}" in out

@@ -50,6 +50,22 @@ def test_the_dry_run_says_what_would_be_written_and_writes_nothing(capsys):
     assert not list(Path().iterdir())
 
 
+def test_rows_that_no_memory_holds_are_one_message_and_the_code_of_a_lack(capsys):
+    assert mad(*"data --task CR --train-rows 999999999999 --out a.npz".split()) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("the memory is used up: ")
+    assert said.endswith("; ask for smaller sizes\n")
+    assert not list(Path().iterdir())
+
+
+def test_a_file_of_something_else_is_refused_without_a_word_about_pickle(capsys):
+    Path("text.npz").write_text("no arrays")
+    assert mad("check", "text.npz") == 2
+    said = capsys.readouterr().err
+    assert "text.npz: not an .npz file of plain arrays" in said
+    assert "pickle" not in said
+
+
 def test_the_ceiling_of_memorization_is_said(capsys):
     assert mad(*"data --task M --set vocab=8192 --out m.npz".split()) == 0
     assert "knowing every key that training shows in 6" in capsys.readouterr().out
@@ -95,6 +111,8 @@ def test_a_broken_row_is_named_and_ends_the_check_with_1(capsys):
         ("data --out a", "mad data lacks --task"),
         ("data --task CR --out no/a.npz", "no folder 'no'"),
         ("data --task CR --out .", "is a folder"),
+        ("data --task CR --out=", "--out is empty; name a file"),
+        (f"data --task CR --out {'a' * 300}", "has a name of 300 characters"),
         ("data --task CR --out a --sed 3", "no flag '--sed'; did you mean '--seed'?"),
         ("data --task CR --out a --seed -1", "--seed is '-1'"),
         ("check nothing.npz", "nothing.npz: cannot read it: No such file"),

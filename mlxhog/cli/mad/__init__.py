@@ -29,7 +29,7 @@ usage: mlxhog mad COMMAND [options]
 examples:
   mlxhog mad data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz
   mlxhog mad train --task in-context-recall --layers "mlstm swiglu mlstm swiglu"
-  mlxhog mad search --space space.yaml --suite smoke --parallel 2 --study first
+  mlxhog mad search --space space-small --suite smoke --parallel 2 --study first
   mlxhog mad board first
 
 `mlxhog mad COMMAND --help` lists the options of a command."""

@@ -48,7 +48,6 @@ def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     from mlxhog import machine
     from mlxhog.cli.mad import study_session
     from mlxhog.mad.study.planning import Planning
-    from mlxhog.mad.study.session import find_same, open_store
     from mlxhog.mad.study.study import Study
     from mlxhog.models.mad.sequence import canonical, parse, read_architecture
 
@@ -66,16 +65,7 @@ def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     planning = Planning(study)
     how.require(study, machine.here())
     name = parsed.other.study or _name(study.to_dict())
-    if parsed.other.dry_run:
-        store = find_same(study, how.out, name)
-        return study_session.dry_run(planning, name, how, store, as_json=parsed.other.json)
-    return study_session.go(
-        open_store(study, how.out, name),
-        planning,
-        how,
-        as_json=parsed.other.json,
-        quiet=parsed.other.quiet,
-    )
+    return study_session.begin(study, planning, name, how, parsed.other)
 
 
 def _shared_sizes(found: list[MADConfig], dim: int | None) -> tuple[int | None, str]:

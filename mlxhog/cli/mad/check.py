@@ -28,7 +28,7 @@ EXAMPLES = (
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad check", ABOUT, EXAMPLES, ("FILE...",))
-    flags.argument("files", nargs="+", metavar="FILE", help="see above")
+    flags.argument("files", nargs="+", metavar="FILE", help=".npz files of rows")
     flags.argument("--json", action="store_true", help="one JSON object with ok and failed")
     parsed = flags.parse(arguments)
     if parsed.problems:

@@ -12,7 +12,7 @@ from mlxhog.cli.mad import given_settings
 from mlxhog.config_sources import resolve
 from mlxhog.errors import ConfigError
 from mlxhog.options import option
-from mlxhog.quantities import format_bytes
+from mlxhog.quantities import format_bytes, format_clock
 
 if TYPE_CHECKING:
     from mlxhog.mad.tasks import Dataset, Settings
@@ -93,6 +93,8 @@ def _place(out: str) -> Path:
         ConfigError: nothing can be written there.
     """
     path = Path(out).expanduser()
+    if not out:
+        raise ConfigError("--out is empty; name a file, such as cr.npz")
     if path.is_dir() or not path.name:
         raise ConfigError(f"--out {out} is a folder; name a file, such as {out.rstrip('/')}/cr.npz")
     if not path.parent.is_dir():
@@ -161,7 +163,8 @@ def _say(facts: dict[str, Any], path: Path, as_json: bool) -> int:
     what = f"{facts['task']}, vocab {facts['vocab']}, {rows} rows of {facts['length']} tokens"
     if facts.get("dry_run"):
         size = format_bytes(facts["array_bytes"])
-        print(f"would write {path}: {what}, {size} before packing, {facts['seconds']:.1f} s")
+        clock = format_clock(facts["seconds"])
+        print(f"would write {path}: {what}, {size} before packing, in about {clock}")
         return 0
     print(f"{path}: {what}, seed {facts['seed']}, {format_bytes(facts['bytes'])}")
     said = [f"one constant answer is right in {facts['unigram_accuracy']:.1%}"]

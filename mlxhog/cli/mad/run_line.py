@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import TextIO
@@ -11,6 +10,7 @@ from mlxhog.interrupts import Interrupts
 from mlxhog.mad.result import Point
 from mlxhog.quantities import format_clock
 from mlxhog.report.status_line import StatusLine
+from mlxhog.report.views import may_redraw
 
 REDRAW_S = 0.2
 
@@ -37,8 +37,7 @@ class RunLine(StatusLine):
         signals: Interrupts,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        super().__init__(stream, live=stream.isatty() and not plain and not quiet)
+        super().__init__(stream, live=may_redraw(stream, quiet=quiet))
         self._stream, self._limit, self._quiet = stream, limit, quiet
         self._counts_beats, self._signals, self._clock = counts_beats, signals, clock
         self._answered = 0

@@ -16,9 +16,13 @@ from mlxhog.options import option
 ABOUT = """\
 Search a space of architectures: train candidates on every setting of a suite, several at once, and
 keep every result in studies/NAME. Kill it at any time: the same line goes on, or mad resume.
-One Ctrl-C lets the runs in progress end, a second one drops them."""
+One Ctrl-C lets the runs in progress end, a second one drops them.
+
+The space is a YAML file, or space-small or space-xlstm of the package. The shortest one:
+
+  space: {depth: 4, mixers: [mlstm, mh-attention], channels: [swiglu]}"""
 EXAMPLES = (
-    "mad search --space models/space-small.yaml --suite smoke --parallel 2 --study first",
+    "mad search --space space-small --suite smoke --parallel 2 --study first",
     "mad search --space space.yaml --suite lite --sampler evolution --budget 2h --seeds 3",
     "mad search --space space.yaml --no-prune --executor ray --study first",
     "mad search --space space.yaml --suite full --dry-run",
@@ -29,7 +33,7 @@ EXAMPLES = (
 class SearchConfig:
     """Options of `mlxhog mad search` beside those of every study."""
 
-    space: str | None = option(None, "YAML file of the search space")
+    space: str | None = option(None, "the search space: a YAML file or a name")
     sampler: str = option(
         "grid",
         "who proposes candidates; tpe needs the extra [search]",
@@ -61,7 +65,6 @@ def _search(given: SearchConfig, shared: StudyConfig, how: ExecutionConfig, pars
     from mlxhog.cli.mad import study_session
     from mlxhog.mad.search.space_file import read_space
     from mlxhog.mad.study.planning import Planning
-    from mlxhog.mad.study.session import find_same, open_store
     from mlxhog.mad.study.study import Study
 
     assert given.space is not None
@@ -80,13 +83,4 @@ def _search(given: SearchConfig, shared: StudyConfig, how: ExecutionConfig, pars
     how.require(study, machine.here())
     planning.sampler()  # whether it can be made here
     name = parsed.other.study or Path(given.space).stem
-    if parsed.other.dry_run:
-        store = find_same(study, how.out, name)
-        return study_session.dry_run(planning, name, how, store, as_json=parsed.other.json)
-    return study_session.go(
-        open_store(study, how.out, name),
-        planning,
-        how,
-        as_json=parsed.other.json,
-        quiet=parsed.other.quiet,
-    )
+    return study_session.begin(study, planning, name, how, parsed.other)

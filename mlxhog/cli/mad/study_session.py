@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from argparse import Namespace
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,34 @@ if TYPE_CHECKING:
     from mlxhog.mad.study.planning import Planning
     from mlxhog.mad.study.scheduler import Outcome
     from mlxhog.mad.study.store import Store
+    from mlxhog.mad.study.study import Study
 
 EXIT_CODES = {"done": 0, "budget": 0, "interrupted": 130}
+ALL_FAILED = 1
+
+
+def begin(
+    study: Study, planning: Planning, name: str, how: ExecutionConfig, asked: Namespace
+) -> int:
+    """Begin a study, or go on with the same one; returns the exit code.
+
+    Args:
+        study: as the command line describes it.
+        planning: of the study.
+        name: of its directory.
+        how: it is executed.
+        asked: whether for a `dry_run`, for `json`, for `quiet`.
+
+    Raises:
+        StudyError: the directory holds another study, or one of another version.
+    """
+    from mlxhog.mad.study.session import find_same, open_store
+
+    if asked.dry_run:
+        store = find_same(study, how.out, name)
+        return dry_run(planning, name, how, store, as_json=asked.json)
+    store = open_store(study, how.out, name)
+    return go(store, planning, how, as_json=asked.json, quiet=asked.quiet)
 
 
 def dry_run(
@@ -104,13 +131,13 @@ def go(
         print(json.dumps(record(store, outcome)))
     else:
         print(summary(store, outcome, how))
-    return EXIT_CODES[outcome.status]
+    return ALL_FAILED if _all_failed(outcome) else EXIT_CODES[outcome.status]
 
 
 def record(store: Store, outcome: Outcome) -> dict[str, Any]:
     """Return how a session ended, as JSON has it."""
     statuses = ("done", "failed", "pruned", "diverged")
-    best = None if outcome.best is None else asdict(outcome.best)
+    best = None if outcome.best is None or _all_failed(outcome) else asdict(outcome.best)
     return {
         "study": str(store.directory),
         "status": outcome.status,
@@ -130,20 +157,25 @@ def summary(store: Store, outcome: Outcome, how: ExecutionConfig) -> str:
         f"{format_clock(outcome.seconds)} of this session"
     ]
     best = outcome.best
-    if best is not None:
+    if best is not None and not _all_failed(outcome):
         interval = "" if best.interval is None else f" +- {best.interval:.3f}"
         lacks = f" ({best.missing} runs are missing)" if best.missing else ""
         lines.append(f"best: {best.candidate}  {best.score:.3f}{interval}{lacks}")
     name = _name(store, how)
     if outcome.statuses.get("failed"):
         lines.append(
-            f"failed runs: reasons in {store.name}/runs.jsonl and {store.name}/logs; again with "
-            f"mlxhog mad resume {name} --retry-failed"
+            f"failed runs: reasons in {how.out}/{store.name}/runs.jsonl, and logs/ beside it; "
+            f"again with mlxhog mad resume {name} --retry-failed"
         )
     if outcome.status != "done":
         lines.append(f"go on: mlxhog mad resume {name}{_flags(how)}")
     lines.append(f"next: mlxhog mad board {name}   mlxhog mad plot {name}")
     return "\n".join(lines)
+
+
+def _all_failed(outcome: Outcome) -> bool:
+    """No run of the study has a score that means anything."""
+    return outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
 
 
 def _name(store: Store, how: ExecutionConfig) -> str:

@@ -106,7 +106,7 @@ def _who(found: Vote, rows: Sequence[Row], top: int | None) -> str:
     said = (
         f"{len(scores)} of {len(rows)} candidates vote, scores {scores[0]:.3f} to {scores[-1]:.3f}"
     )
-    said += ": the upper part" if top is None else f": the best {top}"
+    said += ": the upper part" if top is None else f": the best {len(scores)}"
     if others := len(found.cluster) - len(found.voters):
         said += f"; {others} of them have another depth than {len(found.slots)} and do not"
     return said

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Self, TextIO
+from typing import TextIO
 
 from mlxhog.mad.report.names import folded, short
 from mlxhog.mad.study.progress import Best, Observer, StudyProgress, Trouble
 from mlxhog.quantities import format_clock
-from mlxhog.report.plain import printable
+from mlxhog.report.printable import printable
+from mlxhog.report.views import LineView, may_redraw
 
 
 def observer(
     stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
 ) -> AbstractContextManager[Observer]:
-    """Return a live board for a terminal, and plain lines for everything else.
-
-    Args:
-        stream: where progress goes, usually stderr.
-        quiet: plain lines even on a terminal.
-        environ: `NO_COLOR` and `TERM=dumb` ask for plain lines too.
-    """
-    plain = quiet or not stream.isatty()
-    if plain or environ.get("NO_COLOR") or environ.get("TERM") == "dumb":
+    """Return a live board where it may be redrawn, and plain lines elsewhere; see `may_redraw`."""
+    if not may_redraw(stream, quiet=quiet, environ=environ):
         return PlainBoard(stream)
     from rich.console import Console  # 50 ms that a command in a pipe need not pay
 
@@ -35,8 +28,8 @@ def observer(
     return LiveBoard(Console(file=stream))
 
 
-class PlainBoard:
-    """An observer that writes a line now and then, and every message and failure once.
+class PlainBoard(LineView[StudyProgress]):
+    """A view of a study that writes a line now and then, and every message and failure once.
 
     Args:
         stream: where lines go.
@@ -47,41 +40,19 @@ class PlainBoard:
     def __init__(
         self, stream: TextIO, *, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._stream, self._every_s, self._clock = stream, every_s, clock
-        self._next_s = clock()
+        super().__init__(stream, every_s, clock)
         self._told: tuple[object, ...] = ()
-        self._message: str | None = None
         self._troubles = 0
 
-    def __enter__(self) -> Self:
-        """Return itself; a stream needs no preparation."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Do nothing; every line is already out."""
-
-    def __call__(self, progress: StudyProgress) -> None:
-        """Write what is new."""
-        if progress.message is not None and progress.message != self._message:
-            self._write(printable(progress.message))
-        self._message = progress.message
+    def news(self, progress: StudyProgress) -> Iterator[str]:
+        """Yield new failures, and the state after new steps."""
         for trouble in progress.troubles[self._troubles :]:
-            self._write(told(trouble))
+            yield told(trouble)
         self._troubles = len(progress.troubles)
         news = (progress.done, progress.total, *(run.step for run in progress.running))
-        if news != self._told and self._clock() >= self._next_s:
+        if news != self._told and self.due():
             self._told = news
-            self._next_s = self._clock() + self._every_s
-            self._write(line(progress))
-
-    def _write(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+            yield line(progress)
 
 
 def line(progress: StudyProgress) -> str:

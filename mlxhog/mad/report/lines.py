@@ -19,7 +19,7 @@ from mlxhog.mad.report.names import folded, short
 from mlxhog.mad.report.standing import Standing
 from mlxhog.mad.scores import Row
 from mlxhog.quantities import format_clock, format_count
-from mlxhog.report.plain import printable
+from mlxhog.report.printable import printable
 
 _GAP = 2
 _LAYERS_WIDTH = 20

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -18,7 +14,7 @@ from mlxhog.mad.report.names import short
 from mlxhog.mad.report.standing import Standing
 from mlxhog.mad.study.progress import InFlight, StudyProgress
 from mlxhog.quantities import format_clock
-from mlxhog.report.plain import printable
+from mlxhog.report.live_view import LiveView
 
 TROUBLES = 3
 """Failures shown at once, the latest; the board's plain lines and the page have all of them."""
@@ -27,37 +23,12 @@ _ROOM_FOR_RUNS = 40
 """Columns of text below which only the layers of a run are shown."""
 
 
-class LiveBoard:
-    """An observer that redraws one picture; messages scroll by above it.
+class LiveBoard(LiveView[StudyProgress]):
+    """The picture of a study."""
 
-    Args:
-        console: a rich console on a terminal.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, auto_refresh=False, transient=False)
-        self._message: str | None = None
-
-    def __enter__(self) -> Self:
-        """Take over the terminal."""
-        self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give the terminal back; the last picture stays."""
-        self._live.stop()
-
-    def __call__(self, progress: StudyProgress) -> None:
-        """Redraw."""
-        if progress.message is not None and progress.message != self._message:
-            self._live.console.print(Text(printable(progress.message), style="yellow"))
-        self._message = progress.message
-        self._live.update(Picture(progress), refresh=True)
+    def picture(self, progress: StudyProgress) -> Picture:
+        """See `LiveView.picture`."""
+        return Picture(progress)
 
 
 class Picture:

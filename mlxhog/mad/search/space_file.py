@@ -79,6 +79,13 @@ def read_space(path: str | Path) -> Space:
     except yaml.YAMLError as error:
         raise ConfigError(f"the space {path} cannot be parsed: {error}; mend it") from error
     try:
+        if isinstance(data, Mapping) and "model" in data and "space" not in data:
+            raise ConfigError(
+                "this is one architecture and no space of them; score it with "
+                f"mlxhog mad bench --config {path}"
+            )
+        if data is None:
+            raise ConfigError("the file is empty; write keys below 'space:', such as 'depth: 4'")
         top = _mapping("the file", data, ("space", "version"))
         if top.get("version", 1) != 1:
             raise ConfigError(f"version is {top['version']!r}; this program reads version 1")

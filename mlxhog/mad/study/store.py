@@ -34,6 +34,7 @@ from mlxhog.options import did_you_mean
 
 ROOT = Path("studies")
 DEFINITION = "study.yaml"
+LONGEST_NAME = 100  # most disks take 255 bytes, and tables and titles show it
 
 
 class Store:
@@ -221,6 +222,10 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
         raise StudyError(f"study name {name!r}: use letters, digits, '.', '_' and '-' only")
+    if len(name) > LONGEST_NAME:
+        raise StudyError(
+            f"study name {name[:20]!r}... has {len(name)} characters; {LONGEST_NAME} at most"
+        )
 
 
 def is_study(directory: Path) -> bool:

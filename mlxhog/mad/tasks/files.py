@@ -55,7 +55,11 @@ def read(path: Path) -> Dataset:
     except OSError as error:
         raise DataError(f"{path}: cannot read it: {error.strerror or error}") from error
     except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not an .npz file, or a damaged one: {error}") from error
+        # NumPy's own words are about pickle, which nobody should switch on for a wrong file.
+        raise DataError(
+            f"{path}: not an .npz file of plain arrays, or a damaged one; "
+            "give one as `mlxhog mad data --out` writes it"
+        ) from error
     try:
         meta = json.loads(str(stored.pop("meta")))
         arrays = {name: _ints(name, values) for name, values in stored.items()}

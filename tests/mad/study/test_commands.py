@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -182,6 +183,27 @@ def test_wrong_input_is_one_message_and_costs_nothing(
     assert said in output.err
     assert output.out == ""
     assert not (tmp_path / "studies").exists()
+
+
+def test_an_architecture_given_as_a_space_is_told_from_one_and_an_empty_file_too(capsys, tmp_path):
+    Path("arch.yaml").write_text("model: {family: mad, layers: [swiglu]}")
+    assert main(["mad", "search", "--space", "arch.yaml"]) == 2
+    assert "score it with mlxhog mad bench --config arch.yaml" in capsys.readouterr().err
+    Path("empty.yaml").touch()
+    assert main(["mad", "search", "--space", "empty.yaml"]) == 2
+    assert "empty.yaml: the file is empty" in capsys.readouterr().err
+    assert main(["mad", "show", "empty.yaml"]) == 2
+    assert "the architecture empty.yaml is empty" in capsys.readouterr().err
+
+
+def test_a_study_whose_runs_all_failed_has_no_best_and_ends_with_1(space, capsys):
+    search = ["mad", "search", "--space", space, *TINY, *ON_MLX, "--memory-limit", "1MB"]
+    assert main([*search, "--study", "s"]) == 1
+    output = capsys.readouterr().out
+    assert "best:" not in output
+    assert "reasons in studies/s/runs.jsonl" in output
+    assert main(["mad", "resume", "s", "--json", "--quiet"]) == 1
+    assert said(capsys)["best"] is None
 
 
 def test_another_space_in_a_study_is_refused_with_the_way_out(space, capsys, tmp_path):

@@ -114,6 +114,8 @@ def test_a_name_that_is_no_directory_name_is_refused(tmp_path):
     for name in ("a/b", "", "..", "x y"):
         with pytest.raises(StudyError, match="use letters"):
             create(tmp_path, name, {})
+    with pytest.raises(StudyError, match="has 101 characters; 100 at most"):
+        create(tmp_path, "a" * 101, {})
 
 
 def test_a_study_is_found_by_name_or_path_and_a_typo_names_the_nearest(store, tmp_path):
