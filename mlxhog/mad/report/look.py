@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from mlxhog.errors import StudyError
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.report.standing import Against, Standing
 from mlxhog.mad.result import Point
@@ -124,8 +126,9 @@ def _unshared(store: Store, study: Study) -> Store | None:
         return None
     wanted = replace(study, share_embedding=False).to_dict()
     for directory in sorted(Path(store.directory).parent.iterdir()):
-        if is_study(directory) and Store(directory).definition() == wanted:
-            return Store(directory)
+        with contextlib.suppress(StudyError):  # a damaged one is not the one that is looked for
+            if is_study(directory) and Store(directory).definition() == wanted:
+                return Store(directory)
     return None
 
 

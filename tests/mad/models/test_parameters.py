@@ -43,3 +43,13 @@ def test_a_layer_begins_as_it_says_and_the_wrapper_changes_nothing_of_it(name: s
 def test_every_layer_begins_with_numbers_of_its_own() -> None:
     found = init_params(config("swiglu", "swiglu"), 1)
     assert not np.array_equal(found["layers.0.w1.weight"], found["layers.1.w1.weight"])
+
+
+@pytest.mark.parametrize("position", ["none", "learned"])
+def test_of_the_wrapper_the_maps_decay_and_no_embedding_norm_or_bias(position: str) -> None:
+    spec = param_spec(config("swiglu", backbone="autoencoder", position=position))
+    assert {name for name in spec if spec[name].decay and not name.startswith("layers.")} == {
+        "decoder.0.linear.weight",
+        "decoder.1.linear.weight",
+        "head.weight",
+    }

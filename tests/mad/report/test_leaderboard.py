@@ -208,6 +208,16 @@ def test_candidates_that_shared_an_embedding_are_compared_with_the_same_study_un
     assert to_json(look(unshared))["against"] is None
 
 
+def test_a_damaged_study_beside_it_does_not_hide_the_one_that_is_compared_with(tmp_path):
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "study.yaml").write_text("{: [")
+    study(tmp_path, "unshared")
+    standing = look(study(tmp_path, "shared", share_embedding=True))
+    assert standing.against is not None
+    assert standing.against.study == "unshared"
+
+
 def test_sharing_without_a_study_to_compare_with_says_how_to_get_one(tmp_path):
     standing = look(study(tmp_path, share_embedding=True))
     assert "without --share-embedding" in lines(standing)[-1]
