@@ -42,11 +42,16 @@ class Flags:
             allow_abbrev=False,
         )
         self._known: list[str] = ["--help"]
+        self._otherwise = ""
 
     def argument(self, *names: str, **how: Any) -> None:  # argparse's own arguments
         """Add an argument that is no option of a dataclass, as argparse.add_argument does."""
         self._parser.add_argument(*names, **how)
         self._known += [name for name in names if name.startswith("--")]
+
+    def otherwise(self, advice: str) -> None:
+        """Say what to do about a flag that is unknown and near none."""
+        self._otherwise = advice
 
     def options(
         self,
@@ -98,7 +103,7 @@ class Flags:
         for word in extra:
             if word.startswith("-") and word != "-":
                 flag = word.partition("=")[0]
-                yield f"no flag {flag!r}{did_you_mean(flag, self._known)}"
+                yield f"no flag {flag!r}{did_you_mean(flag, self._known) or self._otherwise}"
                 after_unknown = "=" not in word
                 continue
             if not after_unknown:  # the value of an unknown flag is no second problem

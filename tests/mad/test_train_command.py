@@ -95,7 +95,7 @@ def test_the_trained_model_is_kept_where_asked(
         name: value.shape for name, value in kept.items()
     }
     assert mad_train(*words) == 2
-    assert "kept exists" in capsys.readouterr().err
+    assert "kept exists; choose another name, or remove it" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_be_saved_costs_no_numbers(
@@ -167,6 +167,7 @@ def test_a_dry_run_says_sizes_and_the_time_that_a_few_steps_promise(
         ("--layers swiglu --strategy serial --workers 2", "strategy serial runs 1 worker"),
         ("--layers swiglu --read live --workers torch:cpu*2", "add predict=none"),
         ("--layers swiglu --lrr 3", "did you mean '--lr'?"),
+        ("--layers swiglu --train-rows 9", "a setting of the task is given as in --set vocab=32"),
     ],
 )
 def test_wrong_input_is_answered_with_the_way_out(

@@ -19,6 +19,7 @@ def add(flags: Flags) -> None:
         metavar="KEY=VALUE",
         help="a setting of the task, such as vocab=32 or seq_len=256; may be given several times",
     )
+    flags.otherwise(f"; a setting of the task is given as in {FLAG} vocab=32")
 
 
 def read(words: Sequence[str]) -> dict[str, str]:

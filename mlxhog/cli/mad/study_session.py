@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES = {"done": 0, "budget": 0, "interrupted": 130}
 ALL_FAILED = 1
+DAY_S = 86_400
 
 
 def begin(
@@ -92,8 +93,13 @@ def dry_run(
         print(f"in none      {', '.join(facts['unused'])}: the budget leaves no room")
     print(f"runs         at most {runs:,}, {len(records):,} have ended; {parallel} at once")
     print(f"steps        at most {facts['steps']:,} ({format_count(facts['steps'])}) to go")
-    print(f"time         about {format_clock(facts['estimated_seconds'])}: {guess}")
+    print(f"time         about {_long(facts['estimated_seconds'])}: {guess}")
     return 0
+
+
+def _long(seconds: float) -> str:
+    """A time that may be years."""
+    return format_clock(seconds) if seconds < 4 * DAY_S else f"{seconds / DAY_S:,.0f} days"
 
 
 def go(

@@ -78,9 +78,7 @@ def run(arguments: list[str]) -> int:
     config = _run_config(given, protocol, settings, parsed.other.layers)
     plan = make_run_plan(config, inside)
     if given.save is not None:
-        from mlxhog.formats.saving import check_target
-
-        check_target(Path(given.save).expanduser(), force=False)
+        _check_save(Path(given.save).expanduser())
     if parsed.other.dry_run:
         train_result.print_plan(plan, as_json=parsed.other.json)
         return 0
@@ -95,6 +93,24 @@ def run(arguments: list[str]) -> int:
         print(unsaved, file=sys.stderr)
         return unsaved.exit_code
     return EXIT_CODES[result.status]
+
+
+def _check_save(target: Path) -> None:
+    """Refuse a place that is taken, before anything is trained.
+
+    Raises:
+        ConfigError: something is there; this command replaces nothing.
+        EnvironmentLacks: the system does not let us look.
+    """
+    from mlxhog.formats.saving import check_target
+
+    try:
+        check_target(target, force=False)
+    except ConfigError as error:
+        if not target.exists():
+            raise
+        # The command's --force is about what doctor found, so it is no way out here.
+        raise ConfigError(f"--save {target} exists; choose another name, or remove it") from error
 
 
 def _flags() -> Flags:

@@ -35,7 +35,15 @@ def draw(found: list[Slot], theme: Theme) -> Figure:
     few = any(math.isnan(slot.share) for slot in found)
     bars.bar(at, [0.0 if few else slot.share for slot in found], width=0.6, color=theme.inks[0])
     bars.set_ylim(0, 1)
-    bars.set_ylabel("too few candidates" if few else "share of variance")
+    if few:
+        bars.set_yticks([])
+        said = "too few candidates to tell how much a slot decides"
+        bars.text(
+            0.5, 0.5, said, ha="center", va="center", fontsize=8, color=theme.ink,
+            transform=bars.transAxes,
+        )  # fmt: skip
+    else:
+        bars.set_ylabel("share of variance")
     title(bars, theme, "what each slot decides, and the mean score of each layer in it")
     table = np.array([[slot.means.get(name, np.nan) for slot in found] for name in names])
     image = heat.imshow(table, aspect="auto", cmap=theme.heat)

@@ -4,7 +4,9 @@ import math
 import numpy as np
 import pytest
 
+from mlxhog.mad.report.canvas import LIGHT
 from mlxhog.mad.report.importance import NOTHING, slots
+from mlxhog.mad.report.plot_slots import draw
 
 A, B = "mlstm", "gla"
 
@@ -71,3 +73,15 @@ def test_candidates_that_are_too_few_to_tell_slots_apart_give_no_shares():
 
 def test_nothing_scored_has_no_slots():
     assert slots([]) == []
+
+
+def test_few_candidates_are_drawn_with_words_where_the_bars_would_stand():
+    few = draw(slots([((A, B), 0.9), ((B, A), 0.4)]), LIGHT).axes[0]
+    assert [text.get_text() for text in few.texts] == [
+        "too few candidates to tell how much a slot decides"
+    ]
+    assert len(few.get_yticks()) == 0
+    grid = [((a, b), 0.9 if a == A else 0.4) for a, b in itertools.product((A, B), (A, B))]
+    enough = draw(slots(grid), LIGHT).axes[0]
+    assert not enough.texts
+    assert enough.get_ylabel() == "share of variance"

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,12 @@ def test_an_architecture_given_as_a_space_is_told_from_one_and_an_empty_file_too
     assert "empty.yaml: the file is empty" in capsys.readouterr().err
     assert main(["mad", "show", "empty.yaml"]) == 2
     assert "the architecture empty.yaml is empty" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_years_says_days(space, capsys):
+    search = ["mad", "search", "--space", space, "--suite", "full", "--dim", "512"]
+    assert main([*search, "--steps", "1000000", "--dry-run"]) == 0
+    assert re.search(r"^time +about [\d,]+ days: a guess", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_a_study_whose_runs_all_failed_has_no_best_and_ends_with_1(space, capsys):
