@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -29,7 +30,7 @@ def layer_name(number: int) -> str:
 def param_spec(cfg: MADConfig) -> dict[str, ParamSpec]:
     """Declare every parameter in the order of use: matrices decay, but not the embedding.
 
-    The wrapper draws embeddings, the head and the decoder; every layer says how its own begin.
+    The wrapper draws embeddings and the decoder; every layer says how its own begin.
     """
     d, V = cfg.hidden_size, cfg.vocab_size
     found = [ParamSpec(EMBEDDING, (V, d), "normal:0.02", kind="rows")]
@@ -48,8 +49,12 @@ def param_spec(cfg: MADConfig) -> dict[str, ParamSpec]:
             )
             found.append(ParamSpec(f"{p}.linear.bias", (d,), "zeros"))
     found.append(ParamSpec(OUT_NORM, (d,), "ones"))
-    found.append(ParamSpec(HEAD, (V, d), "normal:0.02", decay=True, product=True))
-    found.append(ParamSpec(HEAD_BIAS, (V,), "zeros"))
+    # The auto-encoder draws its linear maps; the language model's head begins as torch.nn.Linear.
+    drawn = cfg.backbone == "autoencoder"
+    uniform = f"uniform:{1 / math.sqrt(d)!r}"
+    head = "normal:0.02" if drawn else uniform
+    found.append(ParamSpec(HEAD, (V, d), head, decay=True, product=True))
+    found.append(ParamSpec(HEAD_BIAS, (V,), "zeros" if drawn else uniform))
     return {spec.name: spec for spec in found}
 
 
