@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
@@ -35,11 +36,16 @@ def run(arguments: list[str]) -> int:
         "-c", "--config", action="append", default=[], metavar="NAME_OR_FILE",
         help="an architecture; both flags may be given several times",
     )  # fmt: skip
+    flags.argument("--seed", metavar="N", help="the one seed of every run, instead of --seeds")
     study_flags.add(flags)
     parsed = flags.parse(arguments)
     shared, how = study_flags.parts(parsed, StudyConfig, ExecutionConfig)
     if not parsed.other.layers and not parsed.other.config:
         raise ConfigError(f"give an architecture, as in mlxhog {EXAMPLES[0]}")
+    if parsed.other.seed is not None:
+        if any(given.name == "seeds" for given in parsed.given):
+            raise ConfigError("--seed is the one seed of every run, --seeds are several; keep one")
+        shared = replace(shared, seeds=f"{parsed.other.seed},")
     return _bench(shared, how, parsed)
 
 

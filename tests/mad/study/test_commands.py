@@ -197,6 +197,16 @@ def test_an_architecture_given_as_a_space_is_told_from_one_and_an_empty_file_too
     assert "the architecture empty.yaml is empty" in capsys.readouterr().err
 
 
+def test_bench_takes_one_seed_or_several(capsys):
+    bench = ["mad", "bench", "--layers", "gated-conv swiglu", "--dry-run", "--json"]
+    assert main([*bench, "--seed", "7"]) == 0
+    assert json.loads(capsys.readouterr().out)["seeds"] == [7]
+    assert main([*bench, "--seed", "7", "--seeds", "2"]) == 2
+    assert "keep one" in capsys.readouterr().err
+    assert main([*bench, "--seed", "seven"]) == 2
+    assert "'seven,'" in capsys.readouterr().err
+
+
 def test_a_dry_run_of_years_says_days(space, capsys):
     search = ["mad", "search", "--space", space, "--suite", "full", "--dim", "512"]
     assert main([*search, "--steps", "1000000", "--dry-run"]) == 0
