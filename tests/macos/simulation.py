@@ -7,6 +7,7 @@ changes what Python says of itself. What it cannot show: real scheduling, memory
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
@@ -30,7 +31,9 @@ linux_only = pytest.mark.skipif(
 @cache
 def build(name: str, *sources: str) -> Path:
     """Compile a shared library for these tests, once per session."""
-    library = Path(mkdtemp(prefix="mlxhog-macos-")) / f"{name}.so"
+    folder = Path(mkdtemp(prefix="mlxhog-macos-"))
+    atexit.register(shutil.rmtree, folder)
+    library = folder / f"{name}.so"
     flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC", "-pthread"]
     includes = [f"-I{HERE}", f"-I{ROOT / 'metal/updates'}"]
     command = [str(COMPILER), *flags, *includes, *sources, "-o", str(library), "-ldl"]
