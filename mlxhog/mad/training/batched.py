@@ -180,7 +180,7 @@ def _compute(
 ) -> list[tuple[float, Grads]]:
     """Return loss and gradients of every run, as its own backend would."""
     framework, _, device = backend.partition(":")
-    twin = importlib.import_module(f"mlxhog.mad.batched_{framework}")
+    twin = importlib.import_module(f"{__package__}.batched_{framework}")
     flats, x, y = meeting.stacked(params, batches)
     losses, grads = twin.losses_and_grads(model, slots, flats, x, y, device=device)
     embedding = families.embedding(model)
