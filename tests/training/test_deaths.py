@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -162,6 +163,13 @@ def test_gradients_that_are_not_finite_are_dropped_counted_and_end_the_run(tmp_p
     assert result.dropped_steps == config.max_nonfinite
 
 
+UNBORN = re.compile(
+    rb"Traceback [^\n]*\n(  [^\n]*\n)*?  [^\n]*spawn.py[^\n]*in spawn_main\n(  [^\n]*\n)*"
+    rb"EOFError: Ran out of input\n"
+)
+"""What Python says in a new process whose parent was killed before it could hand anything over."""
+
+
 def test_fifty_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
     tmp_path: Path,
 ) -> None:
@@ -210,6 +218,7 @@ def test_fifty_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
             _, errors = child.communicate()
             deaths += 1
         wait_until(lambda p=pids: not any(map(alive, p)), 3.0, "the workers to leave")
+        errors = UNBORN.sub(b"", errors)
         assert b"Traceback" not in errors, errors.decode()
     assert len(list((tmp_path / "runs").iterdir())) == 1  # it was one run all along
     assert not shared_segments()
