@@ -1,5 +1,6 @@
 """A view that redraws one picture on a terminal; messages scroll by above it."""
 
+from abc import abstractmethod
 from types import TracebackType
 from typing import Self
 
@@ -43,6 +44,6 @@ class LiveView(View[P]):
         """Redraw."""
         self._live.update(self.picture(progress), refresh=True)
 
+    @abstractmethod
     def picture(self, progress: P) -> RenderableType:
         """Return the picture of the newest state."""
-        raise NotImplementedError

@@ -6,6 +6,7 @@ A view is an observer, called with a progress a few times a second; it must not 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Generic, Protocol, Self, TextIO, TypeVar
@@ -38,7 +39,7 @@ def may_redraw(
     return stream.isatty() and not quiet and not asked_not_to
 
 
-class View(Generic[P]):
+class View(ABC, Generic[P]):
     """The messages of a view; `show` says where one goes, `draw` what else there is."""
 
     def __init__(self) -> None:
@@ -63,13 +64,13 @@ class View(Generic[P]):
         self._message = progress.message
         self.draw(progress)
 
+    @abstractmethod
     def show(self, message: str) -> None:
         """Show a message."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, progress: P) -> None:
         """Show the newest state."""
-        raise NotImplementedError
 
 
 class LineView(View[P]):
@@ -96,9 +97,9 @@ class LineView(View[P]):
         for text in self.news(progress):
             self.show(text)
 
+    @abstractmethod
     def news(self, progress: P) -> Iterator[str]:
         """Yield lines that have not been written."""
-        raise NotImplementedError
 
     def due(self) -> bool:
         """Whether a line of the state may be written now; the next one then has to wait."""
