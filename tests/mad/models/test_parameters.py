@@ -17,16 +17,22 @@ def config(*layers: str, **changes: object) -> MADConfig:
 
 
 @pytest.mark.parametrize("backbone", ["language-model", "autoencoder"])
-def test_embedding_and_maps_of_the_wrapper_begin_normal_and_biases_at_0(backbone: str) -> None:
+def test_the_wrapper_begins_normal_its_biases_at_0_and_a_language_models_head_as_a_linear_map(
+    backbone: str,
+) -> None:
     found = init_params(config("swiglu", backbone=backbone, position="learned"), 1)
     own = {name: value for name, value in found.items() if not name.startswith("layers.")}
     assert {"embedding.weight", "position.weight", "head.weight", "head.bias"} <= own.keys()
     assert ("decoder.1.linear.weight" in own) == (backbone == "autoencoder")
     for name, value in own.items():
-        if name.endswith("bias"):
-            assert not value.any(), name
-        elif "norm" in name:
+        if "norm" in name:
             assert (value == 1).all(), name
+        elif name.startswith("head") and backbone == "language-model":
+            bound = 1 / math.sqrt(64)  # torch.nn.Linear's, weight and bias
+            assert 0.95 * bound < abs(value).max() <= bound, name
+            assert abs(value.mean()) < 5 * bound / math.sqrt(3 * value.size), name
+        elif name.endswith("bias"):
+            assert not value.any(), name
         else:
             assert abs(value.mean()) < 5 * 0.02 / math.sqrt(value.size), name
             assert abs(value.std() / 0.02 - 1) < 5 / math.sqrt(2 * value.size), name
