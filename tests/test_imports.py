@@ -49,12 +49,15 @@ LAYERS = (
         "interrupts",
         "trainer",
     },
-    {"live", "report", "doctor", "parity"},
-    {"mad"},
+    {"live", "report", "doctor", "parity", "theory"},
+    {"mad", "classic"},
     {"cli", "__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-NATIVE_USERS = {"arena", "data", "models", "updates", "gradients", "optim", "strategies", "records"}
+NATIVE_USERS = {
+    "arena", "data", "models", "updates", "gradients", "optim", "strategies", "records",
+    "theory", "classic",
+}  # fmt: skip
 FRAMEWORKS = {"torch", "mlx", "transformers", "xlstm", "mlstm_kernels"}
 
 
