@@ -11,6 +11,7 @@ import yaml
 from mlxhog.errors import ConfigError
 from mlxhog.options import Option, option, options
 from mlxhog.quantities import Interval
+from mlxhog.selection import Selection
 
 DEFAULT_TIME_S = 60.0
 GPU_WRITES = ("cpu", "metal", "auto", "metal-emulated")
@@ -19,6 +20,7 @@ _data = partial(option, group="data")
 _model = partial(option, group="model")
 _workers = partial(option, group="workers")
 _strategy = partial(option, group="strategy")
+_sparse = partial(option, group="sparse")
 _optimizer = partial(option, group="optimizer")
 _schedule = partial(option, group="schedule")
 _budget = partial(option, group="budget")
@@ -112,6 +114,15 @@ class TrainConfig:
         False,
         "gpu_write=metal, kernels=metal and read=live although doctor found no proof that they are "
         "safe",
+    )
+
+    sparsify: str = _sparse(
+        "none",
+        "what is written of a step: all, the share F of each parameter's elements with the largest "
+        "steps (topk:F), or those whose step has reached F times lr (threshold:F)",
+    )
+    error_feedback: bool = _sparse(
+        True, "sparsify: what is not written waits in the worker for later steps, or is dropped"
     )
 
     optimizer: str = _optimizer("adamw", "update rule", choices=("adamw", "momentum", "sgd"))
@@ -226,6 +237,28 @@ class TrainConfig:
             found.append(("write", problem))
         if self.second_moment == "shared" and self.optimizer != "adamw":
             found.append(("second_moment", f"{self.optimizer} has no second moment; leave it out"))
+        return found + self._sparse_contradictions()
+
+    def _sparse_contradictions(self) -> list[tuple[str, str]]:
+        """What does not go together with the options of group sparse."""
+        found = []
+        try:
+            sparsified = Selection.parse(self.sparsify) is not None
+        except ValueError as error:
+            return [("sparsify", str(error))]
+        lock_free = self.strategy in ("serial", "hogwild") and self.async_after == 0
+        if sparsified and not lock_free:
+            problem = "is for workers that write their own steps; set strategy=hogwild"
+            found.append(("sparsify", f"{problem}, without async_after"))
+        if sparsified and self.gpu_write != "cpu":
+            problem = f"single elements are added by the CPU, and gpu_write is {self.gpu_write}"
+            found.append(("sparsify", f"{problem}; set gpu_write=cpu"))
+        if sparsified and self.second_moment == "shared":
+            problem = "a shared second moment would still be written whole at every step"
+            found.append(("sparsify", f"{problem}; set second_moment=private"))
+        if not sparsified and not self.error_feedback:
+            problem = "without sparsify every step is written whole, and nothing is left to drop"
+            found.append(("error_feedback", f"{problem}; leave it out, or add sparsify=topk:0.01"))
         return found
 
     def to_yaml(self) -> str:

@@ -246,5 +246,6 @@ def _check_memory(planned: Plan, memory_bytes: int) -> None:
             f"{planned.worker_bytes / 2**30:.1f} in each of {len(planned.workers)} workers), the "
             f"limit is {limit / 2**30:.1f} GiB ({planned.config.memory_limit:g} of "
             f"{memory_bytes / 2**30:.1f}); use fewer --workers, a smaller --batch-size or --model, "
+    copies += config.sparsify != "none" and not config.error_feedback  # steps before selection
             "or raise --memory-limit"
         )
