@@ -124,6 +124,14 @@ class TrainConfig:
     error_feedback: bool = _sparse(
         True, "sparsify: what is not written waits in the worker for later steps, or is dropped"
     )
+    blocks: str = _sparse(
+        "all",
+        "hogwild: what a worker writes, every parameter or only blocks that nobody else writes",
+        choices=("all", "disjoint"),
+    )
+    rotate_every: int = _sparse(
+        100, "blocks=disjoint: steps before a worker moves to other blocks", unit="steps", low=1
+    )
 
     optimizer: str = _optimizer("adamw", "update rule", choices=("adamw", "momentum", "sgd"))
     lr: float = _optimizer(
@@ -259,6 +267,12 @@ class TrainConfig:
         if not sparsified and not self.error_feedback:
             problem = "without sparsify every step is written whole, and nothing is left to drop"
             found.append(("error_feedback", f"{problem}; leave it out, or add sparsify=topk:0.01"))
+        if self.blocks == "disjoint" and (self.strategy != "hogwild" or self.async_after > 0):
+            problem = "disjoint is for workers that write side by side; set strategy=hogwild"
+            found.append(("blocks", f"{problem}, without async_after"))
+        if self.blocks == "disjoint" and self.second_moment == "shared":
+            problem = "the moments of disjoint blocks go from worker to worker with the block"
+            found.append(("second_moment", f"{problem}; leave it out"))
         return found
 
     def to_yaml(self) -> str:

@@ -36,6 +36,8 @@ from mlxhog.mix import GPU_BACKENDS, WorkerSpec
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, param_count, param_spec
 from mlxhog.models.registry import load_architecture
+from mlxhog.models.sampled_head import SampledHead
+from mlxhog.strategies import sharing_out
 
 WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
 ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
@@ -155,6 +157,8 @@ def make_plan(config: TrainConfig) -> Plan:
         n_tickets=n_tickets,
         extra={
             **{f"ring.{k + 1}": ("uint8", records.RING_BYTES) for k in range(len(workers))},
+    if config.blocks == "disjoint":
+        sharing_out.groups(model, len(workers))  # refuses too few blocks
             **strategies.segments(config, len(workers), len(spec)),
         },
     )

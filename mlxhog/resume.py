@@ -21,7 +21,7 @@ from mlxhog.data.ledger import Ledger
 from mlxhog.models.families import init_params
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.plan import Plan, same_budget
-from mlxhog.strategies import sync
+from mlxhog.strategies import disjoint, sync
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     message = _restore_moments(plan, arena, found)
     if RESIDUAL not in plan.private_state:
         _write_residuals(arena, found)
+    if config.blocks == "disjoint":
+        each = dict.fromkeys(arena.layout.slots, arena.workers.entry(1).opt_step)
+        disjoint.restore_steps(arena, state.get("block_steps", each))
     return Start(_budget(config, state), message)
 
 

@@ -105,6 +105,7 @@ def make_context(job: Job, arena: Arena, entry: Entry) -> strategies.Context:
         step_limit=job.step_limit,
         config=config,
         decay=job.decay,
+        model=job.model,
     )
 
 

@@ -23,6 +23,7 @@ from mlxhog.config import TrainConfig
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError
+from mlxhog.models.families import ModelConfig
 from mlxhog.optim import Optimizer, Target, clip
 from mlxhog.optim.metal_steps import MetalSteps
 
@@ -69,6 +70,7 @@ class Context:
     step_limit: int | None
     config: TrainConfig
     decay: frozenset[str]
+    model: ModelConfig
 
     @property
     def rank(self) -> int:
@@ -165,18 +167,25 @@ def segments(config: TrainConfig, workers: int, n_params: int) -> dict[str, tupl
         from mlxhog.strategies.sync import sync_segments
 
         return sync_segments(workers, n_params)
+    if config.blocks == "disjoint":
+        from mlxhog.strategies.disjoint import disjoint_segments
+
+        return disjoint_segments(workers, n_params)
     return {}
 
 
 def state_slots(config: TrainConfig, workers: int, arena: Arena) -> tuple[int, ...]:
     """Worker slots whose private optimizer state means something now.
 
-    While workers apply one averaged gradient together, the first one's is that of all.
+    While workers apply one averaged gradient together, the first one's is that of all; so it is
+    where the state goes with the blocks that a worker holds.
     """
     from mlxhog.strategies.sync import is_over
 
-    together = config.strategy == "sync" or (
-        config.async_after > 0 and not is_over(arena.segment("sync.words"))
+    together = (
+        config.blocks == "disjoint"
+        or config.strategy == "sync"
+        or (config.async_after > 0 and not is_over(arena.segment("sync.words")))
     )
     return (1,) if together else tuple(range(1, workers + 1))
 
@@ -187,6 +196,7 @@ def build(context: Context) -> Strategy:
     Raises:
         ConfigError: unknown name.
     """
+    from mlxhog.strategies.disjoint import Disjoint
     from mlxhog.strategies.hogwild import Hogwild
     from mlxhog.strategies.switch import SyncThenHogwild
     from mlxhog.strategies.sync import Sync
@@ -196,6 +206,8 @@ def build(context: Context) -> Strategy:
         return Sync(context)
     if name == "hogwild" and context.config.async_after > 0 and context.workers > 1:
         return SyncThenHogwild(context)
+    if name == "hogwild" and context.config.blocks == "disjoint":
+        return Disjoint(context)
     if name in ("serial", "hogwild"):
         return Hogwild(context)
     raise ConfigError(f"no strategy {name!r}; choose from serial, hogwild, sync")
