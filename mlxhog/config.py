@@ -124,6 +124,13 @@ class TrainConfig:
     error_feedback: bool = _sparse(
         True, "sparsify: what is not written waits in the worker for later steps, or is dropped"
     )
+    sampled_head: int | None = _sparse(
+        None,
+        "words drawn for each batch, beside its own, that the training loss is taken over; "
+        "evaluation takes all",
+        low=1,
+        none="off",
+    )
     blocks: str = _sparse(
         "all",
         "hogwild: what a worker writes, every parameter or only blocks that nobody else writes",
