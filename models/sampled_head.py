@@ -122,4 +122,8 @@ def systematic(share: Float64, start: float) -> NDArray[np.intp]:
     n = round(float(share.sum()))
     ends = np.cumsum(share)
     ends *= n / ends[-1] if n else 1.0
-    return np.minimum(np.searchsorted(ends, start + np.arange(n), side="right"), len(share) - 1)
+    order = np.arange(n)
+    places = np.searchsorted(ends, start + order, side="right")
+    # Rounding may put two marks on one item of share 1, or the last behind the end.
+    places = np.maximum.accumulate(places - order) + order
+    return np.minimum(places, len(share) - n + order)
