@@ -7,11 +7,13 @@ void bind_arena(nb::module_& m);
 void bind_updates(nb::module_& m);
 void bind_ops(nb::module_& m);
 void bind_decode(nb::module_& m);
+void bind_theory(nb::module_& m);
 
 NB_MODULE(_native, m) {
-  m.doc() = "Native kernels of mlxhog: shared-memory updates, arena control words, model operators.";
+  m.doc() = "Native kernels of mlxhog: shared-memory updates, arena control words, model operators, conflict counts.";
   bind_arena(m);
   bind_updates(m);
   bind_ops(m);
   bind_decode(m);
+  bind_theory(m);
 }
