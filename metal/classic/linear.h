@@ -5,41 +5,13 @@
 // for the coordinates of its row only. Source: spec hogwild.md 3.1; Niu et al. 2011, section 3.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "loss.h"
+
 namespace mlxhog::classic {
-
-enum class Loss { hinge, logistic, squares };
-
-// d loss / d margin; squares is (m - y)^2 / 2.
-inline float loss_slope(Loss loss, float margin, float y) {
-  switch (loss) {
-    case Loss::hinge:
-      return y * margin < 1.0f ? -y : 0.0f;
-    case Loss::logistic:
-      return -y / (1.0f + std::exp(y * margin));
-    case Loss::squares:
-      return margin - y;
-  }
-  return 0.0f;
-}
-
-// The loss itself, in double; log(1 + exp(-t)) without overflow.
-inline double loss_value(Loss loss, double margin, double y) {
-  const double t = y * margin;
-  switch (loss) {
-    case Loss::hinge:
-      return t < 1.0 ? 1.0 - t : 0.0;
-    case Loss::logistic:
-      return t > 0.0 ? std::log1p(std::exp(-t)) : std::log1p(std::exp(t)) - t;
-    case Loss::squares:
-      return 0.5 * (margin - y) * (margin - y);
-  }
-  return 0.0;
-}
 
 // Rows of a sparse matrix with their labels; indices ascend within a row.
 struct SparseRows {
