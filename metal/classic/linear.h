@@ -92,7 +92,7 @@ class SparseLinear {
  private:
   std::size_t index(std::size_t k) const { return static_cast<std::size_t>(rows_.indices[k]); }
 
-  // Four partial sums, element k of the row in sum k modulo 4, added as (0 + 1) + (2 + 3).
+  // Four partial sums, element k of the row in sum k modulo 4, added by halves: (0 + 2) + (1 + 3).
   template <class Access>
   float margin(std::int32_t e, const Access& access) const {
     float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
@@ -100,7 +100,7 @@ class SparseLinear {
     for (std::size_t k = begin; k < end; ++k) {
       sum[(k - begin) % 4] += rows_.values[k] * access.load(access.cell(x_, index(k)));
     }
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
   }
 
   template <class Access>

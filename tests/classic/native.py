@@ -110,6 +110,12 @@ class Sparse:
         return self.indices[at], self.values[at], self.labels[e]
 
 
+def orders(n: int, workers: int, seed: int = 0) -> list[NDArray[np.int32]]:
+    """A shuffle of n examples, cut into the workers' shares."""
+    shuffled = np.random.default_rng(seed).permutation(n).astype(np.int32)
+    return [np.ascontiguousarray(share) for share in np.array_split(shuffled, workers)]
+
+
 def slope_of(loss: str, margin: np.float32, y: np.float32) -> np.float32:
     """d loss / d margin."""
     if loss == "hinge":
@@ -120,12 +126,12 @@ def slope_of(loss: str, margin: np.float32, y: np.float32) -> np.float32:
 
 
 def sums(products: Float32, lanes: int) -> np.float32:
-    """The sum in `lanes` partial sums, element i in sum i modulo `lanes`."""
+    """The sum in `lanes` partial sums, element i in sum i modulo `lanes`, added by halves."""
     padded = np.zeros((-(-len(products) // lanes), lanes), np.float32)
     padded.reshape(-1)[: len(products)] = products
     lane = np.zeros(lanes, np.float32)
     for part in padded:
         lane = lane + part
-    while len(lane) > 4:
+    while len(lane) > 1:
         lane = lane[: len(lane) // 2] + lane[len(lane) // 2 :]
-    return lane[0] + lane[1] + (lane[2] + lane[3])
+    return lane[0]
