@@ -1,0 +1,1 @@
+"""The Hogwild paper's own problems: sparse, convex, and fast enough to show what locks cost."""
