@@ -100,11 +100,12 @@ class Crew:
 
     def _bury(self, seat: _Seat) -> str:
         starting = self._state(seat) == State.STARTING
-        how = _spell(self._reap(seat))
+        code = self._reap(seat)
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self.deaths += 1
         seat.deaths += 1
-        if starting:
-            raise WorkerFailed(f"worker {seat.rank + 1} could not start ({how})")
+        if starting and code > 0:
+            raise WorkerFailed(f"worker {seat.rank + 1} could not start ({how}); see above")
         if seat.deaths > MOST_DEATHS:
             raise WorkerFailed(
                 f"worker {seat.rank + 1} died {seat.deaths} times, the last time by {how}; "
@@ -132,6 +133,3 @@ class Crew:
                 seat.process.kill()
             self._reap(seat)
 
-
-def _spell(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -19,30 +19,38 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.arena import Arena, Layout, plan
 from mlxhog.classic import rounds
-from mlxhog.classic.problem import Float32, Memory, Problem
+from mlxhog.classic.problem import Block, Float32, Memory
 
 ORDER, WORDS = "classic.order", "classic.words"
 COPY = "copy"
 _DATA = "data."
 
 
-def layout(problem: Problem, workers: int, *, copies: bool) -> Layout:
+def layout(
+    params: Mapping[str, Block],
+    data: Mapping[str, NDArray[Any]],
+    n_examples: int,
+    workers: int,
+    *,
+    copies: bool,
+) -> Layout:
     """Plan the arena of a run.
 
     Args:
-        problem: with its data.
+        params: of the problem.
+        data: of the problem.
+        n_examples: of the problem.
         workers: most workers that any run in this arena has.
         copies: whether each of them keeps parameters of its own.
     """
-    data = {_DATA + name: (a.dtype.str, a.size) for name, a in problem.data().items()}
     return plan(
-        problem.params(),
+        params,
         max_workers=workers,
         private=(COPY,) if copies else (),
         n_tickets=1,
         extra={
-            **data,
-            ORDER: ("int32", problem.n_examples),
+            **{_DATA + name: (array.dtype.str, array.size) for name, array in data.items()},
+            ORDER: ("int32", n_examples),
             WORDS: ("uint8", _native.ClassicBoard.bytes(workers)),
             rounds.SEGMENT: ("uint8", rounds.size(workers)),
         },

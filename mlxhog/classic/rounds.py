@@ -166,10 +166,10 @@ class Rounds:
             if _native.load_u64(self._data, _LEAVE):
                 return False
             spins += 1
-            if spins < _SPINS:
-                os.sched_yield()
-            else:
+            if spins > _SPINS:
                 time.sleep(_POLL_S)
+            elif hasattr(os, "sched_yield"):
+                os.sched_yield()
         self._lines[worker]["begin_ns"] = monotonic_ns()
         return True
 

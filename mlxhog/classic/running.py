@@ -156,7 +156,7 @@ class Running:
     def _epoch(self, number: int) -> Epoch:
         plan, n = self.plan, self.problem.n_examples
         self.order[:] = handout.order(n, plan.seed, number, plan.sampling)
-        tally = Tally()
+        tally, self._base = Tally(), self._examples()
         spawned_s = self._staff()
         self.course.start_s += spawned_s
         load = plan.scheme.copies and (number == 1 or not plan.average_at_end)
@@ -197,8 +197,9 @@ class Running:
         cell, tally = self.arena.probe[:1], Tally()
         count = min(self.problem.n_examples, probe.MOST_RAISES)
         probe.clear(cell)
-        self._round(self._deal((0, count), Share(0, 0, 0.0, probe=True)), tally)
-        self.course.raises, self.course.lost = tally.examples, probe.lost(cell, tally.examples)
+        left = self._round(self._deal((0, count), Share(0, 0, 0.0, probe=True)), tally)
+        if not left:  # who died had raised the probe more often than it had said
+            self.course.raises, self.course.lost = tally.examples, probe.lost(cell, tally.examples)
         for name, values in kept.items():
             self.params[name][:] = values
 
@@ -261,10 +262,7 @@ class Running:
                     f"worker {rank + 1} died ({how}), and {self.plan.scheme.name} needs every "
                     "worker at every step, so the run ended; --scheme hogwild goes on without it"
                 )
-            self.watch.tell(
-                f"worker {rank + 1} died ({how}); the others do its work until "
-                "its replacement is up"
-            )
+            self.watch.tell(f"worker {rank + 1} died ({how}) and is being replaced")
             self.rounds.seat(rank)
             self.crew.spawn()
         self.watch.beat(self._examples() - self._base)

@@ -69,7 +69,13 @@ class Session:
         checks.finite(problem.name, {**self.initial, **data})
         self.shapes = {name: values.shape for name, values in data.items()}
         self.arena = Arena.create(
-            places.layout(problem, self.workers, copies=self.scheme.copies),
+            places.layout(
+                problem.params(),
+                data,
+                problem.n_examples,
+                self.workers,
+                copies=self.scheme.copies,
+            ),
             write="racy" if self.scheme.kind == "racy" else "lossless",
         )
         for name, view in places.data(self.arena, self.shapes).items():

@@ -19,8 +19,8 @@ from mlxhog.classic.rounds import SEGMENT, Rounds, Share
 def main(job: Job) -> None:
     """Entry point of the spawned process."""
     follow_parent()
-    if job.core is not None:
-        os.sched_setaffinity(0, {job.core})  # Linux only; the host names a core nowhere else
+    if job.core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {job.core})
     arena = Arena.from_handle(job.handle)
     work = _Work(job, arena)
     rounds, rank = Rounds(arena.segment(SEGMENT)), job.rank
