@@ -5,41 +5,13 @@
 // for the coordinates of its row only. Source: spec hogwild.md 3.1; Niu et al. 2011, section 3.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "loss.h"
+
 namespace mlxhog::classic {
-
-enum class Loss { hinge, logistic, squares };
-
-// d loss / d margin; squares is (m - y)^2 / 2.
-inline float loss_slope(Loss loss, float margin, float y) {
-  switch (loss) {
-    case Loss::hinge:
-      return y * margin < 1.0f ? -y : 0.0f;
-    case Loss::logistic:
-      return -y / (1.0f + std::exp(y * margin));
-    case Loss::squares:
-      return margin - y;
-  }
-  return 0.0f;
-}
-
-// The loss itself, in double; log(1 + exp(-t)) without overflow.
-inline double loss_value(Loss loss, double margin, double y) {
-  const double t = y * margin;
-  switch (loss) {
-    case Loss::hinge:
-      return t < 1.0 ? 1.0 - t : 0.0;
-    case Loss::logistic:
-      return t > 0.0 ? std::log1p(std::exp(-t)) : std::log1p(std::exp(t)) - t;
-    case Loss::squares:
-      return 0.5 * (margin - y) * (margin - y);
-  }
-  return 0.0;
-}
 
 // Rows of a sparse matrix with their labels; indices ascend within a row.
 struct SparseRows {
@@ -120,7 +92,7 @@ class SparseLinear {
  private:
   std::size_t index(std::size_t k) const { return static_cast<std::size_t>(rows_.indices[k]); }
 
-  // Four partial sums, element k of the row in sum k modulo 4, added as (0 + 1) + (2 + 3).
+  // Four partial sums, element k of the row in sum k modulo 4, added by halves: (0 + 2) + (1 + 3).
   template <class Access>
   float margin(std::int32_t e, const Access& access) const {
     float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
@@ -128,7 +100,7 @@ class SparseLinear {
     for (std::size_t k = begin; k < end; ++k) {
       sum[(k - begin) % 4] += rows_.values[k] * access.load(access.cell(x_, index(k)));
     }
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
   }
 
   template <class Access>
