@@ -33,11 +33,11 @@ def test_a_folder_is_read_with_its_test_batch_and_centred_by_the_training_set(re
     np.testing.assert_allclose(test.features, pixels[400:] - centre, atol=1e-6)
 
 
-def test_a_single_file_may_be_limited_to_its_first_images(records, tmp_path):
+def test_a_single_file_has_no_test_set(records, tmp_path):
     records.tofile(tmp_path / "data_batch_1.bin")
-    train, test = load_cifar10(tmp_path / "data_batch_1.bin", limit=7)
+    train, test = load_cifar10(tmp_path / "data_batch_1.bin")
     assert test is None
-    assert train.labels.tolist() == records[:7, 0].tolist()
+    assert train.labels.tolist() == records[:, 0].tolist()
 
 
 def test_a_file_cut_in_the_middle_of_a_record_is_refused(records, tmp_path):

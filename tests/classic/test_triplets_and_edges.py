@@ -1,4 +1,4 @@
-"""Ratings and graphs from files: read as they are meant, and refused with the line that is wrong."""
+"""Ratings and graphs from files: read as they are meant, or refused with the line in error."""
 
 import gzip
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 from mlxhog.classic.loaders import lines
 from mlxhog.classic.loaders.edges import load_graph
-from mlxhog.classic.loaders.triplets import load_ratings
+from mlxhog.classic.loaders.triplets import load_ratings, parse_rating_range
 from mlxhog.errors import ConfigError, DataError
 
 
@@ -54,10 +54,9 @@ def test_ratings_of_many_blocks_are_the_same(tmp_path, monkeypatch, form):
     for movie in np.unique(movies):
         text += f"{movie}:\n" if form == "prize" else ""
         for at in np.flatnonzero(movies == movie):
-            who = f"{users[at]},{stars[at]}"
-            text += (
-                f"{who},2005-09-06\n" if form == "prize" else f"{users[at]} {movie} {stars[at]}\n"
-            )
+            who, rating = users[at], stars[at]
+            prize, triplet = f"{who},{rating},2005-09-06\n", f"{who} {movie} {rating}\n"
+            text += prize if form == "prize" else triplet
     monkeypatch.setattr(lines.blocks, "__defaults__", (200,))
     ratings, _ = load_ratings(written(tmp_path, text))
     assert ratings.ratings.tolist() == stars.tolist()
@@ -119,9 +118,8 @@ def test_a_real_graph_is_read_as_it_is(tmp_path, packed):
     graph = load_graph(path, "5=0,38=1")
     assert (graph.n_vertices, graph.n_edges, graph.labels) == (34, 78, 2)
     assert graph.terminals == {0: 0, 33: 1}
-    assert list(
-        zip(graph.heads.tolist(), graph.tails.tolist(), graph.weights.tolist(), strict=True)
-    ) == [(u, v, float(w)) for u, v, w in club.edges(data="weight")]
+    ends = zip(graph.heads.tolist(), graph.tails.tolist(), graph.weights.tolist(), strict=True)
+    assert list(ends) == list(club.edges(data="weight"))
 
 
 def test_edges_without_weights_weigh_1_and_terminals_may_be_a_file(tmp_path):
@@ -159,3 +157,10 @@ def test_a_malformed_edge_is_named(tmp_path, text, message):
 def test_terminals_that_cannot_be_cut_apart_are_refused(tmp_path, terminals, message):
     with pytest.raises(ConfigError, match=message):
         load_graph(written(tmp_path, "0 1 1\n"), terminals)
+
+
+def test_a_rating_range_is_two_numbers_by_a_comma():
+    assert parse_rating_range("0.5,5") == (0.5, 5.0)
+    for text in ("5", "5,1", "a,b", "1,5,9"):
+        with pytest.raises(ConfigError, match="wanted LOW,HIGH"):
+            parse_rating_range(text)

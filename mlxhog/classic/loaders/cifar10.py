@@ -19,15 +19,12 @@ _RECORD = PIXELS + 1
 _TEST_FILE = "test_batch.bin"
 
 
-def load_cifar10(
-    train: Path, test: Path | None = None, *, limit: int | None = None
-) -> tuple[DenseRows, DenseRows | None]:
+def load_cifar10(train: Path, test: Path | None = None) -> tuple[DenseRows, DenseRows | None]:
     """Read images as pixels from 0 to 1, less the mean of each pixel over the training set.
 
     Args:
         train: a file, or the folder of data_batch_1.bin .. data_batch_5.bin, all of which are read.
         test: a file; where `train` is a folder, its test_batch.bin unless another is named.
-        limit: training images to keep, the first ones; None keeps all.
 
     Raises:
         DataError: a file is missing, cut in the middle of a record, or has a class above 9; the
@@ -40,7 +37,7 @@ def load_cifar10(
             raise DataError(f"{train} has no data_batch_*.bin; name the folder of CIFAR-10's files")
         if test is None and (train / _TEST_FILE).exists():
             test = train / _TEST_FILE
-    records = np.concatenate([_records(path) for path in files])[:limit]
+    records = np.concatenate([_records(path) for path in files])
     images = _pixels(records)
     centre = images.mean(axis=0, dtype=np.float64).astype(np.float32)
     images -= centre

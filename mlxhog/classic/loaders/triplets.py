@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from mlxhog.classic.datasets import Ratings
 from mlxhog.classic.loaders.identifiers import renumber
-from mlxhog.classic.loaders.lines import Block, blocks, wrong
+from mlxhog.classic.loaders.lines import Block, blocks, to_number, wrong
 from mlxhog.classic.loaders.table import line_of_row, read_table, whole_ids
-from mlxhog.errors import DataError
+from mlxhog.errors import ConfigError, DataError
 
 _MOVIE = re.compile(rb"^(\d+):[ \t\r]*$", re.MULTILINE)
 _DATE = re.compile(rb",\d{4}-\d\d-\d\d\b")
@@ -121,3 +121,16 @@ def _prize(path: Path) -> Iterator[_Part]:
 def _marked(block: Block) -> Block:
     text = _DATE.sub(b"", _MOVIE.sub(rb"\1,%d" % _MARK, block.text))
     return Block(block.path, block.first_line, text)
+
+
+def parse_rating_range(text: str) -> tuple[float, float]:
+    """Return the lowest and the highest legal rating of "LOW,HIGH".
+
+    Raises:
+        ConfigError: `text` is no such pair.
+    """
+    low, comma, high = text.partition(",")
+    lowest, highest = to_number(low), to_number(high)
+    if not comma or lowest is None or highest is None or not lowest < highest:
+        raise ConfigError(f"--rating-range is {text!r}; wanted LOW,HIGH such as 1,5")
+    return lowest, highest
