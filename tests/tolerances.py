@@ -193,3 +193,8 @@ SIMULATED_RATE = Tolerance(
     "of 20,000 simulated rounds of a straggling worker the mean time has a standard error of 0.5 %",
     of_largest=0.025,
 )
+CLASSIC_NEAR_SERIAL = Tolerance(
+    "the objective of a small noisy SVM after a dozen epochs: the order of examples alone moves "
+    "serial's by 3 %, 8 seeds, and with three workers by 5 %",
+    of_largest=0.15,
+)
