@@ -137,6 +137,21 @@ class LinearProblem:
     def objective(self, x: _Float32) -> float: ...
     def errors(self, x: _Float32) -> int: ...
 
+class DenseLinearProblem:
+    def __init__(
+        self,
+        x: _Float32,
+        features: _Float32,
+        labels: _Float32,
+        shrink: _Float32,
+        *,
+        loss: str = "hinge",
+        classes: int = 1,
+    ) -> None: ...
+    def run(self, scheme: ClassicScheme, order: _Int32, gamma: float, batch: int = 1) -> int: ...
+    def objective(self, x: _Float32) -> float: ...
+    def errors(self, x: _Float32) -> int: ...
+
 # -- bind_ops.cpp --------------------------------------------------------------------------------
 
 _Buffer = Any

@@ -1,6 +1,8 @@
 // Python bindings of the linear models.
+#include <cmath>
 #include <utility>
 
+#include "dense.h"
 #include "linear.h"
 #include "scheme_object.h"
 
@@ -77,35 +79,93 @@ struct LinearObject {
   SparseLinear core;
 };
 
-}  // namespace
-}  // namespace mlxhog::classic
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-void bind_linear(nanobind::module_& m) {
-  namespace nb = nanobind;
-  using namespace mlxhog::classic;
-  nb::class_<LinearObject>(m, "LinearProblem",
-                           "A linear model on sparse rows; x is (rows, width) float32, one lock word per row.")
-      .def(nb::init<Rows, Pointers, mlxhog::Index, Floats, Floats, Floats, const std::string&, bool>(),
-           "x"_a.noconvert(), "indptr"_a.noconvert(), "indices"_a.noconvert(), "values"_a.noconvert(),
-           "labels"_a.noconvert(), "shrink"_a.noconvert(), nb::kw_only(), "loss"_a = "hinge", "active_rows"_a = false)
+struct DenseObject {
+  DenseObject(Rows x_, Matrix features_, Floats labels_, Floats shrink_, const std::string& loss, std::size_t classes)
+      : x(std::move(x_)),
+        features(std::move(features_)),
+        labels(std::move(labels_)),
+        shrink(std::move(shrink_)),
+        core(x.data(), x.size(), x.shape(1), rows(classes), shrink.size() == 0 ? nullptr : shrink.data(),
+             loss_of(loss), classes) {}
+
+  DenseRows rows(std::size_t classes) const {
+    const std::size_t n = features.shape(0), d = features.shape(1);
+    if (n == 0 || d == 0) wrong("features: wanted at least one row and one column");
+    if (classes == 0) wrong("classes: wanted at least 1");
+    if (x.size() == 0 || x.shape(0) % classes != 0 || x.size() / classes < d) {
+      wrong("x: wanted for each of " + std::to_string(classes) + " classes the same number of rows, " +
+            std::to_string(d) + " floats or more");
+    }
+    if (labels.size() != n) wrong("labels and features differ in length");
+    if (shrink.size() != 0 && shrink.size() != d) wrong("shrink: wanted one number per feature, or none");
+    for (std::size_t e = 0; classes > 1 && e < n; ++e) {
+      const float y = labels.data()[e];
+      if (!(y >= 0.0f && y < static_cast<float>(classes)) || y != std::floor(y)) {
+        wrong("label " + std::to_string(e) + " is no class from 0 to " + std::to_string(classes - 1));
+      }
+    }
+    return {features.data(), labels.data(), n, d};
+  }
+
+  const float* checked(const Rows& other) const {
+    if (other.size() != x.size()) wrong("x has another size than the problem's");
+    return other.data();
+  }
+
+  Rows x;
+  Matrix features;
+  Floats labels, shrink;
+  DenseLinear core;
+};
+
+// run, objective and errors, the same for both kinds of rows.
+template <class Object>
+void bind_runs(nb::class_<Object>& bound) {
+  bound
       .def("run",
-           [](LinearObject& self, SchemeObject& scheme, mlxhog::Index order, double gamma, std::size_t batch) {
+           [](Object& self, SchemeObject& scheme, Index order, double gamma, std::size_t batch) {
              return run_checked(scheme, self.core, order, gamma, batch);
            },
            "scheme"_a, "order"_a.noconvert(), "gamma"_a, "batch"_a = 1,
            "One pass over `order`; returns the examples done, fewer only if stopped.")
       .def("objective",
-           [](const LinearObject& self, Rows x) {
+           [](const Object& self, Rows x) {
              const float* at = self.checked(x);
              nb::gil_scoped_release nogil;
              return self.core.objective(at);
            },
            "x"_a.noconvert(), "Sum of the losses and the shrinking terms of all examples, in float64.")
       .def("errors",
-           [](const LinearObject& self, Rows x) {
+           [](const Object& self, Rows x) {
              const float* at = self.checked(x);
              nb::gil_scoped_release nogil;
              return self.core.errors(at);
            },
-           "x"_a.noconvert(), "Examples on the wrong side.");
+           "x"_a.noconvert(), "Examples on the wrong side, or of another class.");
+}
+
+}  // namespace
+}  // namespace mlxhog::classic
+
+void bind_linear(nanobind::module_& m) {
+  namespace nb = nanobind;
+  using namespace mlxhog::classic;
+  auto sparse = nb::class_<LinearObject>(
+                    m, "LinearProblem",
+                    "A linear model on sparse rows; x is (rows, width) float32, one lock word per row.")
+                    .def(nb::init<Rows, Pointers, mlxhog::Index, Floats, Floats, Floats, const std::string&, bool>(),
+                         "x"_a.noconvert(), "indptr"_a.noconvert(), "indices"_a.noconvert(), "values"_a.noconvert(),
+                         "labels"_a.noconvert(), "shrink"_a.noconvert(), nb::kw_only(), "loss"_a = "hinge",
+                         "active_rows"_a = false);
+  bind_runs(sparse);
+  auto dense = nb::class_<DenseObject>(
+                   m, "DenseLinearProblem",
+                   "A linear model on dense rows, one-vs-rest for several classes; x is (rows, width) float32,\n"
+                   "one lock word per row, the same number of rows for each class.")
+                   .def(nb::init<Rows, Matrix, Floats, Floats, const std::string&, std::size_t>(),
+                        "x"_a.noconvert(), "features"_a.noconvert(), "labels"_a.noconvert(), "shrink"_a.noconvert(),
+                        nb::kw_only(), "loss"_a = "hinge", "classes"_a = 1);
+  bind_runs(dense);
 }

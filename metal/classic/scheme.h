@@ -5,7 +5,8 @@
 //   std::size_t n() const                      number of examples
 //   struct Scratch                             what one worker keeps between read and write; built by
 //                                              Scratch(problem, batch, frozen)
-//   void prefetch(order, i, count)             example order[i] (if i < count) comes after this one
+//   MLXHOG_PREFETCH void prefetch(order, i, count)
+//                                              example order[i] (if i < count) comes after this one
 //   template <class Access>
 //   void read(examples, b, access, scratch)    the mean gradient of `b` examples at x as it is now
 //   template <class Access>
