@@ -143,6 +143,7 @@ class Result:
         checkpoint: path of the last checkpoint, None where none was saved.
         sample: text from the model at the end, None where none was made.
         error: what went wrong, None where nothing did.
+        copies_bits_per_byte: avg_runs: held-out bits per byte of each worker's own parameters.
     """
 
     run: str
@@ -163,6 +164,7 @@ class Result:
     emulated_before: bool = False
     sample: str | None = None
     error: str | None = None
+    copies_bits_per_byte: tuple[float, ...] = ()
 
     @property
     def emulated(self) -> bool:
@@ -198,4 +200,9 @@ class Result:
             "emulated": self.emulated,
             "checkpoint": self.checkpoint,
             "error": self.error,
+            **(
+                {"copies_bits_per_byte": list(copies)}
+                if (copies := self.copies_bits_per_byte)
+                else {}
+            ),
         }
