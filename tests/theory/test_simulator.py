@@ -178,13 +178,14 @@ def test_what_is_printed_is_named_a_prediction_and_lists_its_inputs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "needed", "extrapolated"), [(1, 100, False), (3, 120, False), (7, 200, True)]
+    ("workers", "needed", "extrapolated"),
+    [(1, 100, False), (3, 110, False), (4, 120, False), (7, 150, True)],
 )
 def test_time_to_a_loss_is_updates_at_the_predicted_staleness_over_their_rate(
     workers: int, needed: float, extrapolated: bool
 ) -> None:
     rate = simulate(crew(workers, Constant(1.0)), RoundRobin())
-    found = time_to_loss(rate, {0: 100, 1: 100, 3: 120, 2: 100})
+    found = time_to_loss(rate, {0: 100, 1: 100, 3: 120})
     assert found.updates == pytest.approx(needed)
     assert found.seconds == close(needed / workers)
     assert found.extrapolated is extrapolated
