@@ -88,6 +88,70 @@ class TicketLedger:
     def position(self) -> tuple[int, list[int], int]: ...
     def restore(self, watermark: int, done: list[int], torn: int) -> None: ...
 
+# -- bind_classic.cpp ----------------------------------------------------------------------------
+
+class ClassicBoard:
+    def __init__(self, words: NDArray[np.uint8], workers: int) -> None: ...
+    @staticmethod
+    def bytes(workers: int) -> int: ...
+    def reset(self) -> None: ...
+    def stop(self) -> None: ...
+    @property
+    def stopped(self) -> bool: ...
+    def examples(self, rank: int) -> int: ...
+    def retire(self, rank: int) -> None: ...
+    def take(self, n: int) -> int: ...
+
+class ClassicScheme:
+    def __init__(
+        self,
+        kind: str,
+        words: NDArray[np.uint8],
+        locks: Locks | None,
+        row_word0: int,
+        rank: int,
+        workers: int,
+        *,
+        hot: int = 2048,
+        period: int = 256,
+        ordered_reads: bool = True,
+        probe: _Float32 | None = None,
+    ) -> None: ...
+
+# -- bind_linear.cpp -----------------------------------------------------------------------------
+
+class LinearProblem:
+    def __init__(
+        self,
+        x: _Float32,
+        indptr: NDArray[np.int64],
+        indices: _Int32,
+        values: _Float32,
+        labels: _Float32,
+        shrink: _Float32,
+        *,
+        loss: str = "hinge",
+        active_rows: bool = False,
+    ) -> None: ...
+    def run(self, scheme: ClassicScheme, order: _Int32, gamma: float, batch: int = 1) -> int: ...
+    def objective(self, x: _Float32) -> float: ...
+    def errors(self, x: _Float32) -> int: ...
+
+class DenseLinearProblem:
+    def __init__(
+        self,
+        x: _Float32,
+        features: _Float32,
+        labels: _Float32,
+        shrink: _Float32,
+        *,
+        loss: str = "hinge",
+        classes: int = 1,
+    ) -> None: ...
+    def run(self, scheme: ClassicScheme, order: _Int32, gamma: float, batch: int = 1) -> int: ...
+    def objective(self, x: _Float32) -> float: ...
+    def errors(self, x: _Float32) -> int: ...
+
 # -- bind_ops.cpp --------------------------------------------------------------------------------
 
 _Buffer = Any
