@@ -10,7 +10,7 @@ namespace mlxhog {
 namespace {
 
 // Edges are met in blocks of this many, so that the bitmaps of a block stay in the cache.
-constexpr std::size_t kBlock = 4096;
+constexpr std::size_t kBlock = 8192;
 constexpr std::size_t kWords = kBlock / 64;
 // A vertex with more edges in a block than this is kept there as a bitmap: an OR of kWords words costs
 // about as much as setting this many single bits.
