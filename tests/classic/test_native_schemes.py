@@ -23,7 +23,7 @@ from tests.classic.native import (
     sums,
     x_of,
 )
-from tests.metal.shared import TIMEOUT_S, Shared, pid_of, run, shared, spawned
+from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, pid_of, run, shared, spawned
 
 N, D, WORKERS = 301, 200, 3  # shares of 101, 100 and 100 examples
 GAMMA = 0.2
@@ -201,7 +201,7 @@ def test_readers_never_see_a_torn_value(kind: str) -> None:
 
 # -- deaths and stops -----------------------------------------------------------------------------
 
-KILLS = 20
+KILLS = 6
 
 
 def wait_until(done: Callable[[], bool]) -> None:
@@ -252,15 +252,13 @@ def test_a_killed_worker_leaves_no_lock_that_others_wait_for(kind: str) -> None:
 
 def advance(board: _native.ClassicBoard, ranks: Any) -> None:
     """Until each worker has done some examples more."""
-    goal = {rank: board.examples(rank) + 3000 for rank in ranks}
+    goal = {rank: board.examples(rank) + 1000 for rank in ranks}
     wait_until(lambda: all(board.examples(rank) >= least for rank, least in goal.items()))
 
 
 def with_replacement(
     processes: list[Any], segment: Shared, kind: str, victim: int, generation: int
 ) -> None:
-    from tests.metal.shared import SPAWN
-
     process = SPAWN.Process(target=run_for_ever, args=(segment, kind, victim, generation))
     process.start()
     assert pid_of(process)
