@@ -132,4 +132,3 @@ class Crew:
             if seat.process.is_alive():
                 seat.process.kill()
             self._reap(seat)
-
