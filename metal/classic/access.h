@@ -2,6 +2,8 @@
 //
 //   load(p)          one element; may be old or new, never torn
 //   update(p, f)     *p = f(*p) for a scalar, with the mode's promise
+//   update(p, n, f)  the same for n <= kGroup distinct scalars, *p[j] = f(j, *p[j]); one after the other costs
+//                    half as much again, because no load may pass a store that could be to its address
 //   row(word, body)  runs body() for a parameter whose exclusion unit is the row behind lock word `word`;
 //                    inside, load and store the row's elements with `load` and `store`, which hold no lock
 //   cell(x, u)       where coordinate u of the vector x lives
@@ -15,7 +17,12 @@
 
 #include "../updates/locks.h"
 
+// For a problem's prefetch(): else GCC finds that the function has no effect, and drops the calls.
+#define MLXHOG_PREFETCH inline __attribute__((always_inline))
+
 namespace mlxhog::classic {
+
+inline constexpr std::size_t kGroup = 4;
 
 // Lost updates are the contract: load and store are two steps. Also for private copies (nobody to lose to)
 // and for the inside of locks and turns (nobody else writes).
@@ -30,6 +37,14 @@ struct Relaxed {
   template <class F>
   void update(float* p, F f) const {
     store(p, f(load(p)));
+  }
+  template <class F>
+  void update(float* const* p, std::size_t n, F f) const {
+    float next[kGroup];
+#pragma GCC unroll 4
+    for (std::size_t j = 0; j < n; ++j) next[j] = f(j, load(p[j]));
+#pragma GCC unroll 4
+    for (std::size_t j = 0; j < n; ++j) store(p[j], next[j]);
   }
   template <class Body>
   void row(std::size_t, Body body) const {
@@ -52,6 +67,10 @@ struct Lossless : Relaxed {
       // Relaxed: each element is a sum of its own; nothing else is published through it.
     } while (!__atomic_compare_exchange(p, &seen, &next, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
   }
+  template <class F>
+  void update(float* const* p, std::size_t n, F f) const {
+    for (std::size_t j = 0; j < n; ++j) update(p[j], [&](float v) { return f(j, v); });
+  }
   template <class Body>
   void row(std::size_t word, Body body) const {
     locks->lock(word0 + word);
@@ -66,7 +85,8 @@ struct HotCold : Relaxed {
   float* mine = nullptr;
   std::size_t hot = 0;
 
-  float* cell(float* x, std::size_t u) const { return u < hot ? mine + u : x + u; }
+  // A conditional move: what a row's head and tail cost as two loops is mispredicted branches.
+  float* cell(float* x, std::size_t u) const { return (u < hot ? mine : x) + u; }
 };
 
 }  // namespace mlxhog::classic

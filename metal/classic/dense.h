@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "access.h"
 #include "dense_elements.h"
 #include "loss.h"
 
@@ -41,7 +42,7 @@ class DenseLinear {
   std::size_t n() const { return rows_.n; }
   std::size_t words() const { return size_ / width_; }
 
-  void prefetch(const std::int32_t* order, std::size_t i, std::size_t count) const {
+  MLXHOG_PREFETCH void prefetch(const std::int32_t* order, std::size_t i, std::size_t count) const {
     constexpr std::size_t kLines = 4, kFloatsPerLine = 16;  // the hardware finds the rest
     if (i >= count) return;
     for (std::size_t k = 0; k < kLines; ++k) __builtin_prefetch(rows_.row(order[i]) + k * kFloatsPerLine);

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "access.h"
 #include "loss.h"
 
 namespace mlxhog::classic {
@@ -45,8 +46,12 @@ class SparseLinear {
   std::size_t width() const { return width_; }
   float* x() const { return x_; }
 
-  void prefetch(const std::int32_t* order, std::size_t i, std::size_t count) const {
+  MLXHOG_PREFETCH void prefetch(const std::int32_t* order, std::size_t i, std::size_t count) const {
     constexpr std::size_t kAhead = 4, kFloatsPerLine = 16;
+    if (i + 2 * kAhead < count) {
+      __builtin_prefetch(rows_.indptr + order[i + 2 * kAhead]);
+      __builtin_prefetch(rows_.labels + order[i + 2 * kAhead]);
+    }
     if (i + kAhead >= count) return;
     const std::int32_t e = order[i + kAhead];
     for (std::size_t k = rows_.begin(e), end = rows_.end(e); k < end; k += kFloatsPerLine) {
@@ -73,7 +78,7 @@ class SparseLinear {
     const float* old = scratch.old.data();
     for (std::size_t j = 0; j < b; ++j) {
       const std::size_t begin = rows_.begin(examples[j]), end = rows_.end(examples[j]);
-      write_row(begin, end, access, scratch.slopes[j], scratch.keeps ? old : nullptr, step);
+      write_row(begin, end - begin, access, scratch.slopes[j], scratch.keeps ? old : nullptr, step);
       old += scratch.keeps ? end - begin : 0;
     }
   }
@@ -95,35 +100,54 @@ class SparseLinear {
   // Four partial sums, element k of the row in sum k modulo 4, added by halves: (0 + 2) + (1 + 3).
   template <class Access>
   float margin(std::int32_t e, const Access& access) const {
-    float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    const std::size_t begin = rows_.begin(e), end = rows_.end(e);
-    for (std::size_t k = begin; k < end; ++k) {
-      sum[(k - begin) % 4] += rows_.values[k] * access.load(access.cell(x_, index(k)));
+    const std::int32_t* u = rows_.indices + rows_.begin(e);
+    const float* z = rows_.values + rows_.begin(e);
+    const std::size_t n = rows_.end(e) - rows_.begin(e);
+    float* x = x_;
+    float sum0 = 0.0f, sum1 = 0.0f, sum2 = 0.0f, sum3 = 0.0f;
+    const auto term = [=](std::size_t i) { return z[i] * access.load(access.cell(x, static_cast<std::size_t>(u[i]))); };
+    std::size_t k = 0;
+    for (; k + 4 <= n; k += 4) sum0 += term(k), sum1 += term(k + 1), sum2 += term(k + 2), sum3 += term(k + 3);
+    if (k < n) sum0 += term(k);
+    if (k + 1 < n) sum1 += term(k + 1);
+    if (k + 2 < n) sum2 += term(k + 2);
+    return (sum0 + sum2) + (sum1 + sum3);
+  }
+
+  // x_u = f(k, x_u) for the coordinates u[k] of a row, which are distinct.
+  template <class Access, class F>
+  void update_row(const std::int32_t* u, std::size_t n, const Access& access, F f) const {
+    float* x = x_;
+    const auto cell = [=](std::size_t k) { return access.cell(x, static_cast<std::size_t>(u[k])); };
+    std::size_t k = 0;
+    for (; k + kGroup <= n; k += kGroup) {
+      float* const p[kGroup] = {cell(k), cell(k + 1), cell(k + 2), cell(k + 3)};
+      access.update(p, kGroup, [=](std::size_t j, float v) { return f(k + j, v); });
     }
-    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+    for (; k < n; ++k) {
+      access.update(cell(k), [=](float v) { return f(k, v); });
+    }
   }
 
   template <class Access>
-  void write_row(std::size_t begin, std::size_t end, const Access& access, float slope, const float* old, float step) {
+  void write_row(std::size_t begin, std::size_t n, const Access& access, float slope, const float* old, float step) {
     ++seen_;
     if (slope != 0.0f) ++active_;
     if (slope == 0.0f && (shrink_ == nullptr || active_rows_)) return;
+    const std::int32_t* u = rows_.indices + begin;
+    const float* z = rows_.values + begin;
     if (shrink_ == nullptr) {
-      for (std::size_t k = begin; k < end; ++k) {
-        const float g = slope * rows_.values[k];
-        access.update(access.cell(x_, index(k)), [=](float v) { return v - step * g; });
-      }
+      update_row(u, n, access, [=](std::size_t k, float v) { return v - step * (slope * z[k]); });
       return;
     }
+    const float* shrink = shrink_;
     const float more = active_rows_ ? static_cast<float>(static_cast<double>(seen_) / static_cast<double>(active_)) : 1.0f;
-    for (std::size_t k = begin; k < end; ++k) {
-      const float z = slope * rows_.values[k], s = more * shrink_[index(k)];
-      if (old == nullptr) {
-        access.update(access.cell(x_, index(k)), [=](float v) { return v - step * (z + s * v); });
-      } else {
-        const float g = z + s * old[k - begin];
-        access.update(access.cell(x_, index(k)), [=](float v) { return v - step * g; });
-      }
+    if (old != nullptr) {
+      update_row(u, n, access, [=](std::size_t k, float v) { return v - step * (slope * z[k] + (more * shrink[u[k]]) * old[k]); });
+    } else if (active_rows_) {
+      update_row(u, n, access, [=](std::size_t k, float v) { return v - step * (slope * z[k] + (more * shrink[u[k]]) * v); });
+    } else {
+      update_row(u, n, access, [=](std::size_t k, float v) { return v - step * (slope * z[k] + shrink[u[k]] * v); });
     }
   }
 

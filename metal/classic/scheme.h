@@ -5,7 +5,8 @@
 //   std::size_t n() const                      number of examples
 //   struct Scratch                             what one worker keeps between read and write; built by
 //                                              Scratch(problem, batch, frozen)
-//   void prefetch(order, i, count)             example order[i] (if i < count) comes after this one
+//   MLXHOG_PREFETCH void prefetch(order, i, count)
+//                                              example order[i] (if i < count) comes after this one
 //   template <class Access>
 //   void read(examples, b, access, scratch)    the mean gradient of `b` examples at x as it is now
 //   template <class Access>
@@ -114,18 +115,16 @@ std::size_t run_hot_cold(Scheme& scheme, P& problem, const Share& share) {
   access.hot = scheme.hot;
   // Staggered: the workers' first merges are spread over one period.
   const std::size_t workers = scheme.board.workers();
-  const std::size_t rows = (scheme.hot + problem.width() - 1) / problem.width();
-  const std::size_t start = rows * scheme.rank / workers;
   std::size_t left = std::max<std::size_t>(1, scheme.period * (scheme.rank + 1) / workers);
   const std::size_t done = run_free(scheme, problem, share, access, [&](std::size_t examples) {
     if (left > examples) {
       left -= examples;
       return;
     }
-    head.merge(start);
+    head.merge(scheme.rank);
     left = scheme.period;
   });
-  head.merge(start);
+  head.merge(scheme.rank);
   return done;
 }
 
