@@ -182,3 +182,8 @@ def assert_close(
     allowed = tolerance.atol + tolerance.of_largest * np.abs(w).max()
     worst = np.abs(a - w).max()
     assert worst <= allowed, f"{label}: differs by {worst:.3g}, allowed {allowed:.3g}"
+CLASSIC_NEAR_SERIAL = Tolerance(
+    "the objective of a small noisy SVM after a dozen epochs: the order of examples alone moves "
+    "serial's by 3 %, 8 seeds, and with three workers by 5 %",
+    of_largest=0.15,
+)

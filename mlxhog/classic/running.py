@@ -145,10 +145,10 @@ class Running:
             epoch = self._epoch(number)
             course.epochs.append(epoch)
             self.watch.epoch(epoch)
-            objective = epoch.measures["objective"]
-            if divergence.diverged(objective, course.initial["objective"]):
+            if divergence.diverged(epoch.objective, course.initial["objective"]):
                 course.status = "diverged"
-                course.advice = divergence.advice(objective, number, plan.lr)
+                usual = self.problem.defaults.lr
+                course.advice = divergence.advice(epoch.objective, number, plan.lr, usual)
                 return
 
     # -- an epoch --------------------------------------------------------------------------------

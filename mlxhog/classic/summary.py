@@ -63,8 +63,6 @@ def meaning(
         load: processes that wanted to run when the command began, the load average of a minute.
         cores: cores that they share.
     """
-    if result.status == "diverged":
-        return [result.advice]
     said = []
     if serial is not None and serial is not result and serial.epochs and result.epochs:
         said += [*_objective(result, serial), *_speed(result, serial)]
