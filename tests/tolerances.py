@@ -182,3 +182,19 @@ def assert_close(
     allowed = tolerance.atol + tolerance.of_largest * np.abs(w).max()
     worst = np.abs(a - w).max()
     assert worst <= allowed, f"{label}: differs by {worst:.3g}, allowed {allowed:.3g}"
+
+
+COVERAGE_OF_200 = Tolerance(
+    "of 200 intervals that hold with probability 0.95, 186 or more do in 9 of 10 seeds; the "
+    "acceptance is 93 %",
+    atol=0.02,
+)
+SIMULATED_RATE = Tolerance(
+    "of 20,000 simulated rounds of a straggling worker the mean time has a standard error of 0.5 %",
+    of_largest=0.025,
+)
+CLASSIC_NEAR_SERIAL = Tolerance(
+    "the objective of a small noisy SVM after a dozen epochs: the order of examples alone moves "
+    "serial's by 3 %, 8 seeds, and with three workers by 5 %",
+    of_largest=0.15,
+)

@@ -20,6 +20,23 @@ class ClassicConfig:
     data: str | None = option(
         None, "file of real data, in the problem's format", group="problem", none="generated"
     )
+    test_data: str | None = option(
+        None,
+        "file of test data in the same format; without one a part of --data is held out",
+        group="problem",
+    )
+    labels: str | None = option(
+        None,
+        "what the labels in the files become, such as 0=-1,1=+1",
+        group="problem",
+        none="as they are",
+    )
+    terminals: str | None = option(
+        None,
+        "known labels of a graph's vertices, such as 0=0,33=1, or a file of VERTEX LABEL lines",
+        group="problem",
+    )
+    rating_range: str = option("1,5", "lowest and highest legal rating", group="problem")
     size: int | None = option(
         None,
         "how much to generate: examples, ratings, or the side of a grid",
@@ -69,7 +86,7 @@ class ClassicConfig:
         choices=("epoch", "end"),
     )
     hot: int = option(
-        2048, "hot-cold: most frequent coordinates kept private", group="scheme", low=0
+        2048, "hot-cold: most frequent coordinates kept private", group="scheme", low=1
     )
     period: int = option(256, "hot-cold: examples between two merges", group="scheme", low=1)
     epochs: int | None = option(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from mlxhog.classic.problem import Float32
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,11 @@ class Epoch:
     native_s: float
     examples: int
     measures: dict[str, float]
+
+    @property
+    def objective(self) -> float:
+        """Objective after it; NaN or infinite where it diverged."""
+        return self.measures["objective"]
 
     def to_json(self) -> dict[str, Any]:
         """As a row of the JSON answer."""
@@ -54,10 +62,12 @@ class ClassicResult:
             workers are spawned for every epoch: then all but the first spawning is in `seconds`.
         initial: measures before the first epoch.
         epochs: in order.
-        lost_updates: share of the probe's increments that never arrived, in [0, 1]; see `probe.py`.
+        lost_updates: increments of the probe that never arrived; see `probe.py`.
+        probe_updates: increments of the probe that were made; 0 where nobody shares parameters.
         missed: examples that no worker did, because one died.
         replaced: workers that died and were replaced.
-        notes: what the user should know.
+        advice: what to do about a run that diverged, else "".
+        params: the parameters at the end by name, copies.
     """
 
     problem: str
@@ -69,10 +79,12 @@ class ClassicResult:
     start_s: float
     initial: dict[str, float]
     epochs: tuple[Epoch, ...]
-    lost_updates: float
+    lost_updates: int = 0
+    probe_updates: int = 0
     missed: int = 0
     replaced: int = 0
-    notes: tuple[str, ...] = ()
+    advice: str = ""
+    params: Mapping[str, Float32] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -118,7 +130,8 @@ class ClassicResult:
             "serial_measures": None if serial is None else serial.measures,
             "speedup": self.speedup(serial),
             "epochs": [epoch.to_json() for epoch in self.epochs],
-            "notes": list(self.notes),
+            "advice": self.advice,
+            "probe_updates": self.probe_updates,
             "problem": self.problem,
             "scheme": self.scheme,
             "workers": self.workers,

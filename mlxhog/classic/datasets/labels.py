@@ -1,6 +1,6 @@
 """What the labels of examples are: signs, classes, or plain numbers."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,7 @@ def check_labels(labels: NDArray[np.float32], kind: str, n_classes: int) -> None
         refuse_first(
             np.abs(labels) != 1.0,
             lambda row: (
-                f"row {row} has label {labels[row]:g}; wanted -1 or +1. "
-                f"Map the labels there are, such as {_a_map(labels)}"
+                f"row {row} has label {labels[row]:g}; wanted -1 or +1. {how_to_map(labels)}"
             ),
         )
     elif kind == "classes":
@@ -47,12 +46,11 @@ def check_labels(labels: NDArray[np.float32], kind: str, n_classes: int) -> None
         )
 
 
-def _a_map(labels: NDArray[np.float32]) -> str:
-    """An example of `--labels` made of labels that are there; its last becomes +1."""
+def how_to_map(labels: NDArray[np.floating[Any]]) -> str:
+    """The way out where labels are no signs; in its example the last one becomes +1."""
     found = np.unique(labels)
-    if len(found) > 8:  # numbers rather than classes
-        return "--labels 0=-1,1=+1 (many different ones: is this a regression?)"
+    if len(found) > 8:
+        return "Map the labels there are, or take the problem least-squares if they are numbers"
     signs = ["-1"] * (len(found) - 1) + ["+1"]
-    return "--labels " + ",".join(
-        f"{label:g}={sign}" for label, sign in zip(found, signs, strict=True)
-    )
+    pairs = (f"{label:g}={sign}" for label, sign in zip(found, signs, strict=True))
+    return f"Map the labels there are, such as --labels {','.join(pairs)}"

@@ -26,17 +26,40 @@ class Entry:
     options: tuple[str, ...] = ()
 
 
-SPECIAL = ("lam", "mu", "rank", "active_rows")
+SPECIAL = (
+    "test_data",
+    "labels",
+    "terminals",
+    "rating_range",
+    "lam",
+    "mu",
+    "rank",
+    "active_rows",
+)
 """Options that belong to some problems only."""
 
 PROBLEMS = {
-    "svm": Entry("sparse support vector machine on text like RCV1", "svm", ("lam", "active_rows")),
-    "logistic": Entry("logistic regression on the same text", "svm", ("lam",)),
-    "least-squares": Entry("least squares on the same text", "svm", ("lam",)),
-    "matrix-completion": Entry("ratings like Netflix's, low rank", "completion", ("mu", "rank")),
-    "graph-cuts": Entry("multiway cut of a noisy volume like Abdomen", "cuts"),
-    "linear-regression": Entry("five dense features, maximal conflict", "linear_regression"),
-    "image-svm": Entry("dense images like CIFAR-10, one against the rest", "image_svm", ("lam",)),
+    "svm": Entry(
+        "sparse support vector machine on text like RCV1",
+        "svm",
+        ("test_data", "labels", "lam", "active_rows"),
+    ),
+    "logistic": Entry(
+        "logistic regression on the same text", "svm", ("test_data", "labels", "lam")
+    ),
+    "least-squares": Entry("least squares on the same text", "svm", ("test_data", "labels", "lam")),
+    "matrix-completion": Entry(
+        "ratings like Netflix's, low rank",
+        "completion",
+        ("test_data", "rating_range", "mu", "rank"),
+    ),
+    "graph-cuts": Entry("multiway cut of a noisy volume like Abdomen", "cuts", ("terminals",)),
+    "linear-regression": Entry(
+        "five dense features, maximal conflict", "linear_regression", ("lam",)
+    ),
+    "image-svm": Entry(
+        "dense images like CIFAR-10, one against the rest", "image_svm", ("test_data", "lam")
+    ),
     "synthetic-svm": Entry("100 features, a fifth of them set", "synthetic_svm", ("lam",)),
 }
 
