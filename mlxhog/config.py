@@ -80,8 +80,9 @@ class TrainConfig:
 
     strategy: str = _strategy(
         "hogwild",
-        "one process, lock-free workers, or gradients averaged at a barrier",
-        choices=("serial", "hogwild", "sync"),
+        "one process, lock-free workers, gradients averaged at a barrier, workers that add their "
+        "steps in turn, or runs of their own that are averaged",
+        choices=("serial", "hogwild", "sync", "round_robin", "avg_runs"),
     )
     predict: str = _strategy(
         "own",
@@ -90,6 +91,13 @@ class TrainConfig:
     )
     async_after: float = _strategy(
         0.0, "hogwild: part of the budget trained in sync first", low=0, high=1
+    )
+    average_every: int | None = _strategy(
+        None,
+        "avg_runs: average the workers' own parameters whenever each has taken this many; none is "
+        "once, at the end",
+        unit="steps",
+        low=1,
     )
     read: str = _strategy(
         "snapshot",
@@ -218,6 +226,7 @@ class TrainConfig:
             found.append(
                 ("async_after", f"is for strategy hogwild, not {self.strategy}; leave out")
             )
+        found += self._contradictions_of_strategy()
         if self.gpu_write.startswith("metal") and self.write not in ("auto", "cas"):
             problem = (
                 f"is {self.write}, but beside gpu_write={self.gpu_write} every CPU writer has to "
@@ -226,6 +235,29 @@ class TrainConfig:
             found.append(("write", problem))
         if self.second_moment == "shared" and self.optimizer != "adamw":
             found.append(("second_moment", f"{self.optimizer} has no second moment; leave it out"))
+        return found
+
+    def _contradictions_of_strategy(self) -> list[tuple[str, str]]:
+        """What strategies other than hogwild cannot do."""
+        found = []
+        if self.average_every is not None and self.strategy != "avg_runs":
+            found.append(
+                ("average_every", f"is for strategy avg_runs, not {self.strategy}; leave out")
+            )
+        if self.strategy in ("round_robin", "avg_runs"):
+            if self.read == "live":
+                problem = f"live, but {self.strategy} computes with copies; leave read out"
+                found.append(("read", problem))
+            if self.write == "racy":
+                problem = f"racy, but in {self.strategy} nobody writes beside a worker; leave out"
+                found.append(("write", problem))
+        if self.strategy == "avg_runs":
+            if self.gpu_write.startswith("metal"):
+                problem = f"{self.gpu_write}, but the CPU adds to each worker's own copy; leave out"
+                found.append(("gpu_write", problem))
+            if self.second_moment == "shared":
+                problem = "shared, but the runs are independent; leave out, or use hogwild"
+                found.append(("second_moment", problem))
         return found
 
     def to_yaml(self) -> str:

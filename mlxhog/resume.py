@@ -20,7 +20,10 @@ from mlxhog.config import TrainConfig
 from mlxhog.data.ledger import Ledger
 from mlxhog.models.families import init_params
 from mlxhog.plan import Plan, same_budget
-from mlxhog.strategies import sync
+from mlxhog.strategies import course, sync
+
+NUMBERED = ("sync", "round_robin", "avg_runs")
+"""Strategies that deal batches out by number."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +44,35 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     if plan.checkpoint is None:
         for name, value in init_params(plan.model, config.seed).items():
             arena.param(name)[...] = value
+        course.begin(config, len(plan.workers), arena)
         return Start(Budget(steps=config.steps, tokens=config.tokens, seconds=config.time))
     found = plan.checkpoint
     for name, value in found.params.items():
         mapped.copy(value, arena.param(name))
     state = found.state
     arena.counters.store("version", int(state["version"]))
-    position = state["ledger"]
+    position, kept = state["ledger"], _kept(plan, state)
     if config.async_after > 0 and state.get("went_async"):
         sync.pass_over(arena.segment("sync.words"), len(plan.workers))
-    elif config.strategy == "sync" or config.async_after > 0:
-        # rounds are numbered, so they cannot skip single batches that are done already
+    elif config.async_after > 0 or (config.strategy in NUMBERED and kept is None):
+        # batches are dealt out by number, so single ones that are done cannot be skipped
         position = {**position, "done": []}
     ledger.restore(position)
     arena.counters.store("first_ticket", position["epoch"] * ledger.n + position["watermark"])
+    if kept is not None:
+        for segment in course.kept_segments(config, len(plan.workers)):
+            _fill(arena, segment, [segment], found.optimizer)
+    course.begin(config, len(plan.workers), arena, kept)
     message = _restore_moments(plan, arena, found)
     return Start(_budget(config, state), message)
+
+
+def _kept(plan: Plan, state: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Where the strategy stood, if the same one goes on with as many workers."""
+    found: Mapping[str, Any] | None = state.get("course")
+    wanted = (plan.config.strategy, len(plan.workers))
+    same = found is not None and (found["strategy"], found["workers"]) == wanted
+    return found if same else None
 
 
 def _restore_moments(plan: Plan, arena: Arena, found: checkpoint.Checkpoint) -> str | None:
