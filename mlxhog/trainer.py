@@ -160,6 +160,7 @@ class _Training:
             budget=self.start.budget,
             step_limit=self.start.budget.step_limit(self.plan.tokens_per_step),
             run_dir=self.run.directory,
+            sampled=self.plan.sampled,
         )
 
     # -- the course of a run ---------------------------------------------------------------------
