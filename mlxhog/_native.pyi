@@ -150,6 +150,7 @@ class ClassicScheme:
         period: int = 256,
         ordered_reads: bool = True,
         probe: _Float32 | None = None,
+        probe_every: int = 1,
     ) -> None: ...
 
 # -- bind_linear.cpp -----------------------------------------------------------------------------
