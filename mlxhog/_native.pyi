@@ -51,14 +51,48 @@ def snapshot_predict(dst: _Float32, src: _Float32, prev: _Float32, coef: float) 
 def sumsq(g: _Float32) -> float: ...
 def sum_rows(target: _Int32, values: _Float32, out: _Float32, width: int) -> None: ...
 
-# -- bind_steps.cpp: (locks, mode, flat, offset, g, *state, **rates), and the same on rows -------
+# -- bind_sparse.cpp -----------------------------------------------------------------------------
 
-def sgd_step(*args: Any, **rates: float) -> None: ...
-def sgd_rows(*args: Any, **rates: float) -> None: ...
-def momentum_step(*args: Any, **rates: float) -> None: ...
-def momentum_rows(*args: Any, **rates: float) -> None: ...
-def adamw_step(*args: Any, **rates: float) -> None: ...
-def adamw_rows(*args: Any, **rates: float) -> None: ...
+def take_largest(
+    pending: _Float32,
+    offset: int,
+    width: int,
+    rows: int,
+    index: _Int32 | None,
+    k: int,
+    keep: bool,
+) -> tuple[_Int32, _Float32]: ...
+def take_reaching(
+    pending: _Float32,
+    offset: int,
+    width: int,
+    rows: int,
+    index: _Int32 | None,
+    least: float,
+    keep: bool,
+) -> tuple[_Int32, _Float32]: ...
+def add_at(
+    locks: Locks | None,
+    mode: int,
+    flat: _Float32,
+    offset: int,
+    size: int,
+    width: int,
+    word0: int | None,
+    index: _Int32,
+    values: _Float32,
+    seed: int = 0,
+) -> None: ...
+
+# -- bind_steps.cpp: (locks, mode, flat, offset, g, *state, **rates), and the same on rows -------
+# -- with `pending` the step is added there and not to the parameter -----------------------------
+
+def sgd_step(*args: Any, pending: _Float32 | None = None, **rates: float) -> None: ...
+def sgd_rows(*args: Any, pending: _Float32 | None = None, **rates: float) -> None: ...
+def momentum_step(*args: Any, pending: _Float32 | None = None, **rates: float) -> None: ...
+def momentum_rows(*args: Any, pending: _Float32 | None = None, **rates: float) -> None: ...
+def adamw_step(*args: Any, pending: _Float32 | None = None, **rates: float) -> None: ...
+def adamw_rows(*args: Any, pending: _Float32 | None = None, **rates: float) -> None: ...
 
 # -- bind_arena.cpp ------------------------------------------------------------------------------
 
@@ -87,6 +121,71 @@ class TicketLedger:
     def watermark(self) -> int: ...
     def position(self) -> tuple[int, list[int], int]: ...
     def restore(self, watermark: int, done: list[int], torn: int) -> None: ...
+
+# -- bind_classic.cpp ----------------------------------------------------------------------------
+
+class ClassicBoard:
+    def __init__(self, words: NDArray[np.uint8], workers: int) -> None: ...
+    @staticmethod
+    def bytes(workers: int) -> int: ...
+    def reset(self) -> None: ...
+    def stop(self) -> None: ...
+    @property
+    def stopped(self) -> bool: ...
+    def examples(self, rank: int) -> int: ...
+    def retire(self, rank: int) -> None: ...
+    def take(self, n: int) -> int: ...
+
+class ClassicScheme:
+    def __init__(
+        self,
+        kind: str,
+        words: NDArray[np.uint8],
+        locks: Locks | None,
+        row_word0: int,
+        rank: int,
+        workers: int,
+        *,
+        hot: int = 2048,
+        period: int = 256,
+        ordered_reads: bool = True,
+        probe: _Float32 | None = None,
+        probe_every: int = 1,
+    ) -> None: ...
+
+# -- bind_linear.cpp -----------------------------------------------------------------------------
+
+class LinearProblem:
+    def __init__(
+        self,
+        x: _Float32,
+        indptr: NDArray[np.int64],
+        indices: _Int32,
+        values: _Float32,
+        labels: _Float32,
+        shrink: _Float32,
+        *,
+        loss: str = "hinge",
+        active_rows: bool = False,
+    ) -> None: ...
+    def run(self, scheme: ClassicScheme, order: _Int32, gamma: float, batch: int = 1) -> int: ...
+    def objective(self, x: _Float32) -> float: ...
+    def errors(self, x: _Float32) -> int: ...
+
+class DenseLinearProblem:
+    def __init__(
+        self,
+        x: _Float32,
+        features: _Float32,
+        labels: _Float32,
+        shrink: _Float32,
+        *,
+        loss: str = "hinge",
+        classes: int = 1,
+    ) -> None: ...
+    def run(self, scheme: ClassicScheme, order: _Int32, gamma: float, batch: int = 1) -> int: ...
+    def objective(self, x: _Float32) -> float: ...
+    def errors(self, x: _Float32) -> int: ...
 
 # -- bind_ops.cpp --------------------------------------------------------------------------------
 

@@ -159,6 +159,29 @@ STEP_LOSSES_F32 = Tolerance(
     "or the order of rows moves a loss by more than 3e-3",
     atol=3e-4,
 )
+CLASSIC_STEP_F32 = Tolerance(
+    "one float32 step of weights of order 1, recorded in float64", atol=1e-6
+)
+FITTED_STATISTIC = Tolerance(
+    "generated data resemble a published set; its counts are met to 5 %", of_largest=0.05
+)
+RECORDED_F32 = Tolerance(
+    "recorded in float64 from data that are stored in float32 here", of_largest=1e-6
+)
+SGD_TRACE_F32 = Tolerance(
+    "float32 steps beside recorded float64 ones: a row whose margin is within rounding of 1 falls "
+    "on the other side of the hinge, which moves a mean of thousands of rows by less than this",
+    of_largest=1e-3,
+)
+CLASSIC_OBJECTIVE = Tolerance("two sums in float64, but lam in float32 in one", of_largest=1e-6)
+LOSS_OF_OTHER_DRAWS = Tolerance(
+    "100,000 rows of the same law drawn anew: losses of five seeds are up to 2 % apart",
+    of_largest=0.03,
+)
+HOGWILD_OBJECTIVE = Tolerance(
+    "another order of the rows and stale reads, both within the half percent that is promised",
+    of_largest=0.005,
+)
 
 
 def assert_close(
@@ -197,3 +220,13 @@ SAME_GRADIENT_F32 = Tolerance(
     of_largest=1e-4,
 )
 TWO_DIVISIONS = Tolerance("one ratio of counts by two orders of float64 divisions", atol=1e-12)
+SIMULATED_RATE = Tolerance(
+    "of 8000 simulated rounds of straggling workers the mean time has a standard error of 0.7 % or "
+    "less",
+    of_largest=0.025,
+)
+CLASSIC_NEAR_SERIAL = Tolerance(
+    "the objective of a small noisy SVM after a dozen epochs: the order of examples alone moves "
+    "serial's by 3 %, 8 seeds, and with three workers by 5 %",
+    of_largest=0.15,
+)

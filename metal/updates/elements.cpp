@@ -1,32 +1,15 @@
-// The one translation unit whose SIMD code touches shared floats: it is built without link-time
-// optimisation, fused multiply-add, errno of sqrt, and loops turned into memcpy (see CMakeLists.txt).
+// The updates' SIMD code on shared floats: built without link-time optimisation, fused multiply-add, errno
+// of sqrt, and loops turned into memcpy (see CMakeLists.txt).
 #include "elements.h"
 
 #include <cmath>
 
+#include "element_access.h"
 #include "simd.h"
 
-#define MLXHOG_INLINE inline __attribute__((always_inline))
+using namespace mlxhog::element;
 
 namespace {
-
-#if MLXHOG_ATOMIC_KERNELS
-// Relaxed: lost increments and mixed ages are the contract, torn floats and undefined behaviour are not.
-MLXHOG_INLINE float load(const float* p) {
-  float x;
-  __atomic_load(p, &x, __ATOMIC_RELAXED);
-  return x;
-}
-MLXHOG_INLINE void store(float* p, float x) { __atomic_store(p, &x, __ATOMIC_RELAXED); }
-#else
-// Plain accesses, so that the loops vectorise. No other thread of this program writes these elements
-// (one worker is one process); a vector access is single-copy atomic per aligned 4-byte lane.
-MLXHOG_INLINE float load(const float* p) { return *p; }
-MLXHOG_INLINE void store(float* p, float x) { *p = x; }
-#endif
-
-// Nothing of the loop may move across the lock and unlock around the call.
-MLXHOG_INLINE void compiler_barrier() { asm volatile("" ::: "memory"); }
 
 template <bool kAdd>
 MLXHOG_INLINE void emit(float* w, float* out, std::size_t i, float old, float delta) {
@@ -80,6 +63,19 @@ extern "C" {
 MLXHOG_SIMD void mlxhog_add(float* __restrict w, const float* __restrict d, std::size_t n) {
   compiler_barrier();
   for (std::size_t i = 0; i < n; ++i) store(w + i, load(w + i) + d[i]);
+  compiler_barrier();
+}
+
+__attribute__((noinline)) void mlxhog_add_at(float* __restrict w, const std::int32_t* __restrict index,
+                                             const float* __restrict d, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) {
+    float* at = w + index[i];
+    float x;
+    // Relaxed: an increment may be lost where no lock is held; no element is torn.
+    __atomic_load(at, &x, __ATOMIC_RELAXED);
+    x += d[i];
+    __atomic_store(at, &x, __ATOMIC_RELAXED);
+  }
   compiler_barrier();
 }
 

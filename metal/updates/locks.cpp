@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include "pause.h"
 #include "process_life.h"
 
 namespace mlxhog {
@@ -10,14 +11,6 @@ namespace {
 constexpr int kSpins = 256;                        // about the time one stripe is held
 constexpr std::uint64_t kProbeAfterNs = 50000000;  // then ask the kernel whether the owner lives
 constexpr std::uint64_t kBeatEveryNs = 10000000;
-
-inline void pause_cpu() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("isb" ::: "memory");  // `yield` is a no-op on most ARM cores; isb costs a few dozen cycles
-#endif
-}
 
 }  // namespace
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": "text from a checkpoint or a run",
     "convert": "checkpoints of transformers, of the xlstm package, and ours",
     "mad": "Mechanistic Architecture Design: tasks, candidates, architecture search",
+    "classic": "the Hogwild paper's own problems, scheme by scheme",
     "runs": "the list of runs",
     "analyze": "is lock-free training sound for a model: conflict, staleness, theorems, advice",
     "parity": "do all backends compute the same: a model, a checkpoint, a recorded case",

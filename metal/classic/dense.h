@@ -1,0 +1,98 @@
+// Linear models on dense rows, one-vs-rest where there are several classes (the image SVM).
+//
+// f(x) = sum_a sum_c [ loss(y_ac, z_a.x_c) + sum_u shrink_u / 2 * x_cu^2 ], with y_ac = +1 for the row's own
+// class and -1 else. The gradient of a batch is collected in private memory at the x of its reads, then
+// subtracted row by row, so all of write() is `x -= step * g`. A class without a gradient is not written.
+// Source: spec hogwild.md 3.4.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "access.h"
+#include "dense_elements.h"
+#include "loss.h"
+
+namespace mlxhog::classic {
+
+struct DenseRows {
+  const float* features;  // (n, d)
+  const float* labels;    // the class number, or the label itself where there is one class
+  std::size_t n, d;
+
+  const float* row(std::int32_t e) const { return features + static_cast<std::size_t>(e) * d; }
+};
+
+class DenseLinear {
+ public:
+  // x: `classes` blocks of size / classes floats, the first d of each in use, in rows of `width` floats.
+  DenseLinear(float* x, std::size_t size, std::size_t width, DenseRows rows, const float* shrink, Loss loss,
+              std::size_t classes)
+      : x_(x), size_(size), width_(width), stride_(size / classes), classes_(classes), rows_(rows), shrink_(shrink),
+        loss_(loss) {}
+
+  struct Scratch {
+    Scratch(const DenseLinear& problem, std::size_t, bool)
+        : gradient(problem.classes_ * problem.rows_.d), moves(problem.classes_) {}
+    std::vector<float> gradient;  // (classes, d)
+    std::vector<char> moves;      // which classes have one
+  };
+
+  std::size_t n() const { return rows_.n; }
+  std::size_t words() const { return size_ / width_; }
+
+  MLXHOG_PREFETCH void prefetch(const std::int32_t* order, std::size_t i, std::size_t count) const {
+    constexpr std::size_t kLines = 4, kFloatsPerLine = 16;  // the hardware finds the rest
+    if (i >= count) return;
+    for (std::size_t k = 0; k < kLines; ++k) __builtin_prefetch(rows_.row(order[i]) + k * kFloatsPerLine);
+  }
+
+  template <class Access>
+  void read(const std::int32_t* examples, std::size_t b, const Access&, Scratch& scratch) const {
+    gradient(examples, b, scratch);
+  }
+
+  template <class Access>
+  void write(const std::int32_t*, std::size_t, const Access& access, const Scratch& scratch, float step) const {
+    each_row(scratch, [&](std::size_t word, float* x, const float* g, std::size_t n) {
+      access.row(word, [&] { mlxhog_dense_subtract(x, g, step, n); });
+    });
+  }
+
+  template <class Visit>
+  void touched(const std::int32_t*, std::size_t, const Scratch& scratch, Visit visit) const {
+    each_row(scratch, [&](std::size_t word, float*, const float*, std::size_t) { visit(word); });
+  }
+
+  double objective(const float* x) const;
+  // Rows whose class is not the one with the largest margin (the first of equals); the sign for one class.
+  std::size_t errors(const float* x) const;
+
+ private:
+  void gradient(const std::int32_t* examples, std::size_t b, Scratch& scratch) const;
+  float label(std::int32_t e, std::size_t c) const {
+    if (classes_ == 1) return rows_.labels[e];
+    return rows_.labels[e] == static_cast<float>(c) ? 1.0f : -1.0f;
+  }
+
+  // run(lock word, x, its gradient, floats) for every row of every class that moves.
+  template <class Run>
+  void each_row(const Scratch& scratch, Run run) const {
+    for (std::size_t c = 0; c < classes_; ++c) {
+      if (!scratch.moves[c]) continue;
+      for (std::size_t u = 0; u < rows_.d; u += width_) {
+        run((c * stride_ + u) / width_, x_ + c * stride_ + u, scratch.gradient.data() + c * rows_.d + u,
+            u + width_ <= rows_.d ? width_ : rows_.d - u);
+      }
+    }
+  }
+
+  float* x_;
+  std::size_t size_, width_, stride_, classes_;
+  DenseRows rows_;
+  const float* shrink_;
+  Loss loss_;
+};
+
+}  // namespace mlxhog::classic

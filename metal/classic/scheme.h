@@ -1,0 +1,259 @@
+// The ways to let several workers run one problem, all around the same inner loop.
+//
+// A problem is a class with
+//
+//   std::size_t n() const                      number of examples
+//   struct Scratch                             what one worker keeps between read and write; built by
+//                                              Scratch(problem, batch, frozen)
+//   MLXHOG_PREFETCH void prefetch(order, i, count)
+//                                              example order[i] (if i < count) comes after this one
+//   template <class Access>
+//   void read(examples, b, access, scratch)    the mean gradient of `b` examples at x as it is now
+//   template <class Access>
+//   void write(examples, b, access, scratch, step)
+//                                              x -= step * (sum of the b gradients), projected where the
+//                                              problem says so; touches only the examples' coordinates
+//   template <class Visit>
+//   void touched(examples, b, scratch, visit)  visit(word) for the lock word of every row that write() will
+//                                              touch, counted from the scheme's row_word0; any order,
+//                                              repetitions allowed
+//   std::size_t words() const                  lock words it may name
+//
+// and, if it has a hot head (coordinates sorted by frequency),
+//
+//   float* x() ; std::size_t width() const     the vector, and the floats of one of its lockable rows
+//
+// `frozen` asks that write() takes nothing from x as it is then: others have written since read(). Otherwise
+// terms that only scale a coordinate (shrinking) may take its newest value. With one worker there is none.
+//
+// Promises. One worker of any scheme gives the bits of serial SGD. round_robin with ordered reads and sync
+// give the same bits in every run with the same orders. A stop ends every loop within kBetweenChecks examples
+// and every wait at once, except for a lock, which ends with its owner's write or death. Nothing of
+// `lossless` and `aig` is lost. Each element is old or new, never torn.
+// Source: spec hogwild.md 5; Niu et al. 2011 for round-robin and AIG.
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "access.h"
+#include "board.h"
+#include "head.h"
+
+namespace mlxhog::classic {
+
+enum class Kind { private_copy, racy, lossless, hot_cold, aig, round_robin, sync };
+
+// One worker's place in a run.
+struct Scheme {
+  Kind kind;
+  Board board;
+  Locks* locks;  // null where the kind takes none
+  std::size_t row_word0;
+  std::uint32_t rank;
+  std::size_t hot;     // hot_cold: coordinates in the head
+  std::size_t period;  // hot_cold: examples between two merges
+  bool ordered_reads;  // round_robin: gather the next example inside the own turn
+  float* probe;        // null, or a counter raised by 1 the way this scheme writes
+  std::size_t probe_every = 1;  // by every so many-th example of this worker
+  std::size_t probe_seen = 0;
+};
+
+template <class P>
+concept HasHead = requires(P problem) {
+  { problem.x() } -> std::same_as<float*>;
+  { problem.width() } -> std::convertible_to<std::size_t>;
+};
+
+inline constexpr std::size_t kBetweenChecks = 1024;
+
+// One worker's share of an epoch; `step` is the step size for a whole gradient.
+struct Share {
+  const std::int32_t* order;
+  std::size_t count;
+  float gamma;
+  std::size_t batch;
+
+  std::size_t size_at(std::size_t i) const { return std::min(batch, count - i); }
+  // Of the sum of `gradients` gradients: their mean is what moves x.
+  float step(std::size_t gradients) const { return gamma / static_cast<float>(gradients); }
+};
+
+template <class Access>
+inline void raise_probe(Scheme& scheme, const Access& access, std::size_t examples) {
+  if (scheme.probe == nullptr) return;
+  for (std::size_t k = 0; k < examples; ++k) {
+    if (++scheme.probe_seen % scheme.probe_every == 0) {
+      access.update(scheme.probe, [](float v) { return v + 1.0f; });
+    }
+  }
+}
+
+// Everyone at once: no waiting but for the access policy's own locks. `after(examples)` follows each write.
+template <class P, class Access, class After>
+std::size_t run_free(Scheme& scheme, P& problem, const Share& share, const Access& access, After after) {
+  typename P::Scratch scratch(problem, share.batch, false);
+  std::size_t i = 0;
+  while (i < share.count && !scheme.board.stopped()) {
+    const std::size_t from = i, end = std::min(share.count, i + kBetweenChecks);
+    while (i < end) {
+      const std::size_t b = share.size_at(i);
+      problem.prefetch(share.order, i + b, share.count);
+      problem.read(share.order + i, b, access, scratch);
+      problem.write(share.order + i, b, access, scratch, share.step(b));
+      raise_probe(scheme, access, b);
+      after(b);
+      i += b;
+    }
+    scheme.board.count(scheme.rank, i - from);
+  }
+  return i;
+}
+
+template <class P>
+std::size_t run_hot_cold(Scheme& scheme, P& problem, const Share& share) {
+  Head head(problem.x(), scheme.hot, problem.width(), scheme.locks, scheme.row_word0);
+  HotCold access;
+  access.mine = head.mine();
+  access.hot = scheme.hot;
+  // Staggered: the workers' first merges are spread over one period.
+  const std::size_t workers = scheme.board.workers();
+  std::size_t left = std::max<std::size_t>(1, scheme.period * (scheme.rank + 1) / workers);
+  const std::size_t done = run_free(scheme, problem, share, access, [&](std::size_t examples) {
+    if (left > examples) {
+      left -= examples;
+      return;
+    }
+    head.merge(scheme.rank);
+    left = scheme.period;
+  });
+  head.merge(scheme.rank);
+  return done;
+}
+
+// Every row that an example touches is locked while it is written; the gradient is computed outside.
+template <class P>
+std::size_t run_locked(Scheme& scheme, P& problem, const Share& share) {
+  typename P::Scratch scratch(problem, share.batch, false);
+  const Relaxed access;
+  const Lossless counter;
+  std::vector<std::size_t> words;
+  std::size_t i = 0;
+  while (i < share.count && !scheme.board.stopped()) {
+    const std::size_t from = i, end = std::min(share.count, i + kBetweenChecks);
+    while (i < end) {
+      const std::size_t b = share.size_at(i);
+      problem.prefetch(share.order, i + b, share.count);
+      problem.read(share.order + i, b, access, scratch);
+      words.clear();
+      problem.touched(share.order + i, b, scratch, [&](std::size_t word) {
+        if (words.empty() || words.back() != word) words.push_back(word);
+      });
+      // Everyone locks in ascending order, so no two workers wait for each other.
+      if (!std::is_sorted(words.begin(), words.end())) std::sort(words.begin(), words.end());
+      words.erase(std::unique(words.begin(), words.end()), words.end());
+      for (const std::size_t word : words) scheme.locks->lock(scheme.row_word0 + word);
+      problem.write(share.order + i, b, access, scratch, share.step(b));
+      for (const std::size_t word : words) scheme.locks->unlock(scheme.row_word0 + word);
+      raise_probe(scheme, counter, b);
+      i += b;
+    }
+    scheme.board.count(scheme.rank, i - from);
+  }
+  return i;
+}
+
+// Writes go round: worker t modulo P writes turn t. With ordered reads the next gradient is gathered inside
+// the own turn, at a staleness of exactly P - 1 writes; else whenever the worker gets to it.
+template <class P>
+std::size_t run_round_robin(Scheme& scheme, P& problem, const Share& share) {
+  typename P::Scratch scratch(problem, share.batch, false);
+  const Relaxed access;
+  Board& board = scheme.board;
+  const bool ordered = scheme.ordered_reads;
+  std::uint64_t turn = scheme.rank;
+  std::size_t i = 0;
+  if (ordered && share.count > 0) problem.read(share.order, share.size_at(0), access, scratch);
+  if (share.count > 0) board.announce(scheme.rank, 1);
+  // Nobody writes before all have read their first gradient, or the first turns would depend on the schedule.
+  if (share.count > 0 && ordered && !board.await_reads(1)) return 0;
+  while (i < share.count) {
+    const std::size_t b = share.size_at(i), next = i + b;
+    problem.prefetch(share.order, next, share.count);
+    if (!ordered) problem.read(share.order + i, b, access, scratch);
+    if (board.stopped() || !board.await_turn(turn)) return i;
+    problem.write(share.order + i, b, access, scratch, share.step(b));
+    raise_probe(scheme, access, b);
+    if (ordered && next < share.count) {
+      problem.read(share.order + next, share.size_at(next), access, scratch);
+    }
+    board.pass(turn);
+    board.count(scheme.rank, b);
+    turn += board.workers();
+    i = next;
+  }
+  board.retire(scheme.rank);
+  return i;
+}
+
+// Gradients of all workers at the same x; their mean is applied once, in the order of the ranks.
+template <class P>
+std::size_t run_sync(Scheme& scheme, P& problem, const Share& share) {
+  typename P::Scratch scratch(problem, share.batch, true);
+  const Relaxed access;
+  Board& board = scheme.board;
+  const std::uint64_t workers = board.workers();
+  std::size_t i = 0;
+  for (std::uint64_t step = 0; i < share.count; ++step) {
+    if (board.stopped()) return i;
+    const std::size_t b = share.size_at(i);
+    problem.prefetch(share.order, i + b, share.count);
+    problem.read(share.order + i, b, access, scratch);
+    board.announce(scheme.rank, step + 1);
+    if (!board.await_reads(step + 1)) return i;
+    // Those who take part stay at step + 1 until all have written, so everyone counts the same.
+    std::uint64_t parts = 0;
+    for (std::uint32_t r = 0; r < workers; ++r) parts += board.reads(r) != kGone;
+    if (!board.await_turn(step * workers + scheme.rank)) return i;
+    problem.write(share.order + i, b, access, scratch, share.step(b * std::max<std::uint64_t>(1, parts)));
+    raise_probe(scheme, access, b);
+    board.pass(step * workers + scheme.rank);
+    board.count(scheme.rank, b);
+    i += b;
+    if (!board.await_turn((step + 1) * workers)) return i;
+  }
+  board.retire(scheme.rank);
+  return i;
+}
+
+// One worker's share under its scheme; returns the examples done, fewer than asked only if stopped.
+template <class P>
+std::size_t run(Scheme& scheme, P& problem, const Share& share) {
+  const auto nothing = [](std::size_t) {};
+  switch (scheme.kind) {
+    case Kind::private_copy:
+    case Kind::racy:
+      return run_free(scheme, problem, share, Relaxed{}, nothing);
+    case Kind::lossless: {
+      Lossless access;
+      access.locks = scheme.locks;
+      access.word0 = scheme.row_word0;
+      return run_free(scheme, problem, share, access, nothing);
+    }
+    case Kind::hot_cold:
+      if constexpr (HasHead<P>) return run_hot_cold(scheme, problem, share);
+      return 0;  // the binding has refused it
+    case Kind::aig:
+      return run_locked(scheme, problem, share);
+    case Kind::round_robin:
+      return run_round_robin(scheme, problem, share);
+    case Kind::sync:
+      return run_sync(scheme, problem, share);
+  }
+  return 0;
+}
+
+}  // namespace mlxhog::classic

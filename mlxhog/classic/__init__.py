@@ -1,0 +1,1 @@
+"""The Hogwild paper's own problems, solved by several processes on one arena, scheme by scheme."""

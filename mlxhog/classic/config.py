@@ -1,0 +1,114 @@
+"""Options of `mlxhog classic`: the problem, the scheme, the steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlxhog.classic import schemes
+from mlxhog.options import option
+
+HANDOUTS = ("once", "epoch", "queue")
+SAMPLINGS = ("shuffle", "replacement")
+ITS_OWN = "the problem's"
+"""Word for "as the problem has it", where an option is None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassicConfig:
+    """One run of a classic problem. None is the problem's own default."""
+
+    data: str | None = option(
+        None, "file of real data, in the problem's format", group="problem", none="generated"
+    )
+    test_data: str | None = option(
+        None,
+        "file of test data in the same format; without one a part of --data is held out",
+        group="problem",
+    )
+    labels: str | None = option(
+        None,
+        "what the labels in the files become, such as 0=-1,1=+1",
+        group="problem",
+        none="as they are",
+    )
+    terminals: str | None = option(
+        None,
+        "known labels of a graph's vertices, such as 0=0,33=1, or a file of VERTEX LABEL lines",
+        group="problem",
+    )
+    rating_range: str = option("1,5", "lowest and highest legal rating", group="problem")
+    size: int | None = option(
+        None,
+        "how much to generate: examples, ratings, or the side of a grid",
+        group="problem",
+        low=2,
+        none=ITS_OWN,
+    )
+    lam: float | None = option(
+        None, "L2 weight lambda of linear models", group="problem", low=0, none=ITS_OWN
+    )
+    mu: float | None = option(
+        None, "L2 weight mu of matrix completion", group="problem", low=0, none=ITS_OWN
+    )
+    rank: int | None = option(
+        None, "columns of the factors in matrix completion", group="problem", low=1, none=ITS_OWN
+    )
+    active_rows: bool = option(
+        False,
+        "shrink only in examples that violate their margin, in proportion (svm)",
+        group="problem",
+    )
+    seed: int = option(
+        0, "of data, initial values and order of examples", group="problem", low=0, high=2**32 - 1
+    )
+    workers: int | None = option(
+        None, "processes; auto is one per core", group="scheme", low=1, high=256, none="auto"
+    )
+    scheme: str = option("hogwild", "who may write when", group="scheme", choices=schemes.NAMES)
+    write: str = option(
+        "auto",
+        "how hogwild adds: racy may lose increments, lossless never, hot-cold keeps busy "
+        "coordinates private for a while; auto is what suits the problem",
+        group="scheme",
+        choices=schemes.WRITES,
+    )
+    handout: str = option(
+        "once",
+        "how work is handed out: workers spawned once, for every epoch anew, or a shared queue of "
+        "mini-batches",
+        group="scheme",
+        choices=HANDOUTS,
+    )
+    average: str = option(
+        "epoch",
+        "avg_runs: when the copies are averaged",
+        group="scheme",
+        choices=("epoch", "end"),
+    )
+    hot: int = option(
+        2048, "hot-cold: most frequent coordinates kept private", group="scheme", low=1
+    )
+    period: int = option(256, "hot-cold: examples between two merges", group="scheme", low=1)
+    epochs: int | None = option(
+        None, "passes over the examples", group="steps", low=1, high=100_000, none=ITS_OWN
+    )
+    lr: float | None = option(
+        None, "step size of the first epoch", group="steps", above=0, none=ITS_OWN
+    )
+    beta: float | None = option(
+        None,
+        "factor on the step size after every epoch",
+        group="steps",
+        above=0,
+        high=1,
+        none=ITS_OWN,
+    )
+    batch_size: int | None = option(
+        None, "examples whose mean gradient is one step", group="steps", low=1, none=ITS_OWN
+    )
+    sampling: str = option(
+        "shuffle",
+        "a fresh shuffle per epoch, or draws with replacement",
+        group="steps",
+        choices=SAMPLINGS,
+    )

@@ -1,0 +1,1 @@
+"""Real data from files in the formats that the published sets come in."""

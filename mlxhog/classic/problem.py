@@ -1,0 +1,142 @@
+"""What a classic problem is: f(x) = sum of f_e(x_e), data, and a native loop over examples e.
+
+`session.train` puts parameters and data into one arena. Every worker maps it and builds the native
+problem over those views, so data are read once and nothing large is sent to a worker.
+Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import _native
+
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A parameter: rows (n, width) float32 with a crash-safe lock word for each row.
+
+    Attributes:
+        shape: (rows, floats per row), both at least 1.
+        init: how `Problem.initial` fills it, in words, kept in the arena's layout.
+        kind: always "rows".
+    """
+
+    shape: tuple[int, int]
+    init: str = "zeros"
+    kind: str = "rows"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The arena as a native problem sees it.
+
+    Attributes:
+        params: by name, float32 in the shape of its `Block`; the shared bytes, or a private copy.
+        data: by name, in the shape and dtype that `Problem.data` had; read-only.
+        row_word0: by name, the lock word of a parameter's row 0.
+    """
+
+    params: Mapping[str, Float32]
+    data: Mapping[str, NDArray[Any]]
+    row_word0: Mapping[str, int]
+
+
+class NativeProblem(Protocol):
+    """A problem in `mlxhog._native`, over one process's views of the arena."""
+
+    def run(self, scheme: _native.ClassicScheme, order: Int32, gamma: float, batch: int = 1) -> int:
+        """Take a step for each `batch` examples of `order`; returns the examples done.
+
+        Fewer than asked only where the stop word was set. Releases the GIL.
+
+        Concurrency: as the scheme promises.
+        """
+
+
+class Kernel(Protocol):
+    """Builds the native problem; picklable and small, since it is sent to every worker.
+
+    A module-level function, or a `functools.partial` of one, will do.
+    """
+
+    def __call__(self, memory: Memory) -> NativeProblem:
+        """Return the problem over `memory`, whose arrays it may keep."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a problem takes where the user says nothing; chosen so that its objective converges.
+
+    Attributes:
+        lr: step size gamma_0 of the first epoch.
+        beta: factor on the step size after every epoch.
+        epochs: passes over the examples.
+        batch_size: examples whose mean gradient is one step.
+        writes: ways in which hogwild can add to its parameters, the recommended one first; of
+            "racy", "lossless" and "hot-cold".
+    """
+
+    lr: float
+    beta: float
+    epochs: int
+    batch_size: int = 1
+    writes: tuple[str, ...] = ("lossless", "racy")
+
+
+class Problem(Protocol):
+    """A problem with its data, in the host."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line, such as "svm"."""
+
+    @property
+    def about(self) -> str:
+        """What the data are, in a few words with their sizes, for the first line of a run."""
+
+    @property
+    def n_examples(self) -> int:
+        """Training examples, the e of the sum."""
+
+    @property
+    def defaults(self) -> Defaults:
+        """Step sizes, epochs and mini-batch."""
+
+    @property
+    def kernel(self) -> Kernel:
+        """Builds the native problem in a worker."""
+
+    def params(self) -> Mapping[str, Block]:
+        """The parameters by name."""
+
+    def initial(self, seed: int) -> Mapping[str, Float32]:
+        """Their initial values, in the shapes of `params`; the same for the same seed."""
+
+    def data(self) -> Mapping[str, NDArray[Any]]:
+        """The training data by name; copied into the arena once."""
+
+    def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
+        """Objective and errors in float64, "objective" first; NaN and infinity are answers.
+
+        Args:
+            params: by name, float32 in the shape of `params()`.
+
+        Returns:
+            "objective", then what the problem has of "train_error", "test_objective", "test_error".
+        """
+
+    def supports(self) -> tuple[Int64, Int32, int]:
+        """The hypergraph: (indptr, indices, n); example e touches indices[indptr[e]:indptr[e+1]].
+
+        Indices count coordinates of x, or rows where a problem's coordinates are rows.
+        """

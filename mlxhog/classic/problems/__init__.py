@@ -1,0 +1,85 @@
+"""The problems by name; each module beside this one has `create(name, config) -> Problem`."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, fields
+
+from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.problem import Problem
+from mlxhog.errors import ConfigError
+from mlxhog.options import did_you_mean, to_flag
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A problem before its data exist.
+
+    Attributes:
+        about: one line.
+        module: below this package.
+        options: those of `ClassicConfig` that not every problem has, and this one has.
+    """
+
+    about: str
+    module: str
+    options: tuple[str, ...] = ()
+
+
+SPECIAL = (
+    "test_data",
+    "labels",
+    "terminals",
+    "rating_range",
+    "lam",
+    "mu",
+    "rank",
+    "active_rows",
+)
+"""Options that belong to some problems only."""
+
+PROBLEMS = {
+    "svm": Entry(
+        "sparse support vector machine on text like RCV1",
+        "svm",
+        ("test_data", "labels", "lam", "active_rows"),
+    ),
+    "logistic": Entry(
+        "logistic regression on the same text", "svm", ("test_data", "labels", "lam")
+    ),
+    "least-squares": Entry("least squares on the same text", "svm", ("test_data", "labels", "lam")),
+    "matrix-completion": Entry(
+        "ratings like Netflix's, low rank",
+        "completion",
+        ("test_data", "rating_range", "mu", "rank"),
+    ),
+    "graph-cuts": Entry("multiway cut of a noisy volume like Abdomen", "cuts", ("terminals",)),
+    "linear-regression": Entry(
+        "five dense features, maximal conflict", "linear_regression", ("lam",)
+    ),
+    "image-svm": Entry(
+        "dense images like CIFAR-10, one against the rest", "image_svm", ("test_data", "lam")
+    ),
+    "synthetic-svm": Entry("100 features, a fifth of them set", "synthetic_svm", ("lam",)),
+}
+
+
+def create(name: str, config: ClassicConfig) -> Problem:
+    """Read or generate the data of a problem.
+
+    Raises:
+        ConfigError: no such problem, or an option that it does not have.
+        DataError: the file of `config.data` is missing or malformed.
+    """
+    if name not in PROBLEMS:
+        raise ConfigError(
+            f"no problem {name!r}{did_you_mean(name, PROBLEMS)}; there are {', '.join(PROBLEMS)}"
+        )
+    entry = PROBLEMS[name]
+    given = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
+    for option in SPECIAL:
+        if option in given and option not in entry.options:
+            having = ", ".join(key for key, other in PROBLEMS.items() if option in other.options)
+            raise ConfigError(f"{name} takes no {to_flag(option)}; it is for {having}")
+    made: Problem = importlib.import_module(f"{__name__}.{entry.module}").create(name, config)
+    return made

@@ -1,0 +1,137 @@
+"""One worker's native scheme over private or shared memory, and small data for linear problems."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import _native
+from mlxhog.gradients import Float32
+from tests.metal.shared import Shared
+
+WIDTH = 16  # floats in a row of x
+BOARD_FLOATS = 1024  # a page at the start of a shared segment's floats
+KINDS = ("private", "racy", "lossless", "hot_cold", "aig", "round_robin", "sync")
+
+
+def aligned_bytes(n: int) -> NDArray[np.uint8]:
+    """Zeros at a 128-byte boundary."""
+    raw = np.zeros(n + 128, np.uint8)
+    start = -raw.ctypes.data % 128
+    return raw[start : start + n]
+
+
+def alone(kind: str, n_words: int = 256, **options: Any) -> _native.ClassicScheme:
+    """The scheme of a run's only worker."""
+    board = aligned_bytes(_native.ClassicBoard.bytes(1))
+    locks = _native.Locks(np.zeros(n_words, np.uint32), np.zeros(512, np.uint8), 1, 1)
+    return _native.ClassicScheme(kind, board, locks, 0, 0, 1, **options)
+
+
+def board_of(segment: Shared, workers: int) -> _native.ClassicBoard:
+    """The board in the first page of a segment's floats."""
+    return _native.ClassicBoard(segment.floats[:BOARD_FLOATS].view(np.uint8), workers)
+
+
+def x_of(segment: Shared) -> Float32:
+    """The parameters behind it, in rows."""
+    return segment.floats[BOARD_FLOATS:].reshape(-1, WIDTH)
+
+
+def scheme_of(
+    segment: Shared, kind: str, rank: int, workers: int, generation: int = 1, **options: Any
+) -> _native.ClassicScheme:
+    """The scheme of worker `rank`, in table slot rank + 1."""
+    words = segment.floats[:BOARD_FLOATS].view(np.uint8)
+    locks = _native.Locks(segment.words, segment.table, rank + 1, generation)
+    return _native.ClassicScheme(kind, words, locks, 0, rank, workers, **options)
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Random sparse rows, busiest coordinates first, as every loader makes them."""
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    values: Float32
+    labels: Float32
+    shrink: Float32
+    d: int
+
+    @classmethod
+    def random(
+        cls, n: int = 300, d: int = 200, *, seed: int = 0, targets: bool = False, empty: bool = True
+    ) -> Sparse:
+        """Row lengths 0 to 40, coordinate u with probability about 1 / (u + 8)."""
+        rng = np.random.default_rng(seed)
+        p = 1.0 / (np.arange(d) + 8.0)
+        rows = [
+            np.sort(rng.choice(d, int(rng.integers(0 if empty else 1, 40)), False, p / p.sum()))
+            for _ in range(n)
+        ]
+        indptr = np.cumsum([0, *(len(row) for row in rows)]).astype(np.int64)
+        indices = np.concatenate(rows).astype(np.int32)
+        degrees = np.maximum(1, np.bincount(indices, minlength=d))
+        labels = rng.standard_normal(n) if targets else np.where(rng.random(n) < 0.5, -1, 1)
+        return cls(
+            indptr,
+            indices,
+            rng.standard_normal(len(indices), dtype=np.float32),
+            labels.astype(np.float32),
+            (2.0 / degrees).astype(np.float32),
+            d,
+        )
+
+    def zeros(self) -> Float32:
+        """An x of whole rows."""
+        return np.zeros((-(-self.d // WIDTH), WIDTH), np.float32)
+
+    def problem(
+        self, x: Float32, *, loss: str = "hinge", shrink: bool = True, active_rows: bool = False
+    ) -> _native.LinearProblem:
+        """The native problem over x."""
+        return _native.LinearProblem(
+            x,
+            self.indptr,
+            self.indices,
+            self.values,
+            self.labels,
+            self.shrink if shrink else self.shrink[:0],
+            loss=loss,
+            active_rows=active_rows,
+        )
+
+    def row(self, e: int) -> tuple[NDArray[np.int32], Float32, np.float32]:
+        """Coordinates, values and label of a row."""
+        at = slice(self.indptr[e], self.indptr[e + 1])
+        return self.indices[at], self.values[at], self.labels[e]
+
+
+def orders(n: int, workers: int, seed: int = 0) -> list[NDArray[np.int32]]:
+    """A shuffle of n examples, cut into the workers' shares."""
+    shuffled = np.random.default_rng(seed).permutation(n).astype(np.int32)
+    return [np.ascontiguousarray(share) for share in np.array_split(shuffled, workers)]
+
+
+def slope_of(loss: str, margin: np.float32, y: np.float32) -> np.float32:
+    """d loss / d margin."""
+    if loss == "hinge":
+        return np.float32(-y if y * margin < 1 else 0)
+    if loss == "squares":
+        return np.float32(margin - y)
+    return np.float32(-float(y) / (1.0 + np.exp(float(y) * float(margin))))
+
+
+def sums(products: Float32, lanes: int) -> np.float32:
+    """The sum in `lanes` partial sums, element i in sum i modulo `lanes`, added by halves."""
+    padded = np.zeros((-(-len(products) // lanes), lanes), np.float32)
+    padded.reshape(-1)[: len(products)] = products
+    lane = np.zeros(lanes, np.float32)
+    for part in padded:
+        lane = lane + part
+    while len(lane) > 1:
+        lane = lane[: len(lane) // 2] + lane[len(lane) // 2 :]
+    return lane[0]

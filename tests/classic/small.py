@@ -1,0 +1,99 @@
+"""Small problems whose every step can be followed in NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import _native
+from mlxhog.classic.problem import Block, Defaults, Float32, Int32, Int64, Memory
+
+WIDTH = 16
+
+
+def build(memory: Memory) -> _native.LinearProblem:
+    """The hinge problem over the arena, in a worker."""
+    data = memory.data
+    return _native.LinearProblem(
+        memory.params["x"],
+        data["indptr"],
+        data["indices"],
+        data["values"],
+        data["labels"],
+        data["shrink"],
+    )
+
+
+@dataclass(frozen=True)
+class Hinge:
+    """A sparse SVM: f(x) = sum of hinge(y z.x) + lam sum x_u^2 / d_u."""
+
+    indptr: Int64
+    indices: Int32
+    values: Float32
+    labels: Float32
+    n_features: int
+    lam: float = 0.01
+    name: str = "small-svm"
+    about: str = "a few rows"
+    defaults: Defaults = Defaults(
+        lr=0.1, beta=0.9, epochs=3, writes=("racy", "lossless", "hot-cold")
+    )
+
+    @property
+    def n_examples(self) -> int:
+        return len(self.labels)
+
+    @property
+    def kernel(self) -> Any:
+        return build
+
+    @property
+    def shrink(self) -> Float32:
+        degree = np.maximum(1, np.bincount(self.indices, minlength=self.n_features))
+        return (2 * self.lam / degree).astype(np.float32)
+
+    def params(self) -> dict[str, Block]:
+        return {"x": Block((-(-self.n_features // WIDTH), WIDTH))}
+
+    def initial(self, seed: int) -> dict[str, Float32]:
+        return {"x": np.zeros(self.params()["x"].shape, np.float32)}
+
+    def data(self) -> dict[str, NDArray[Any]]:
+        shrink = np.zeros(self.params()["x"].shape[0] * WIDTH, np.float32)
+        shrink[: self.n_features] = self.shrink
+        return {
+            "indptr": self.indptr,
+            "indices": self.indices,
+            "values": self.values,
+            "labels": self.labels,
+            "shrink": shrink,
+        }
+
+    def measures(self, params: Any) -> dict[str, float]:
+        x = params["x"].reshape(-1)[: self.n_features].astype(np.float64)
+        margins = self.labels * np.add.reduceat(self.values * x[self.indices], self.indptr[:-1])
+        return {
+            "objective": float(np.maximum(0, 1 - margins).sum() + self.lam * (x**2).sum()),
+            "train_error": float((margins <= 0).mean()),
+        }
+
+    def supports(self) -> tuple[Int64, Int32, int]:
+        return self.indptr, self.indices, self.n_features
+
+
+def hinge(n: int = 600, d: int = 100, row: int = 8, seed: int = 0) -> Hinge:
+    """Rows of `row` features out of `d`, the low ones more often; separable but for noise."""
+    rng = np.random.default_rng(seed)
+    weight = 1 / (np.arange(d) + 4.0)
+    indices = np.concatenate(
+        [np.sort(rng.choice(d, row, replace=False, p=weight / weight.sum())) for _ in range(n)]
+    ).astype(np.int32)
+    values = rng.standard_normal(n * row).astype(np.float32)
+    truth = rng.standard_normal(d)
+    indptr = np.arange(0, n * row + 1, row, dtype=np.int64)
+    labels = np.sign(np.add.reduceat(values * truth[indices], indptr[:-1])).astype(np.float32)
+    return Hinge(indptr, indices, values, labels, d)

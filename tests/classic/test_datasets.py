@@ -1,0 +1,159 @@
+"""Data sets refuse what cannot be learned from, and say which row it is."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mlxhog.classic.datasets import DenseRows, Graph, Ratings, SparseRows
+from mlxhog.errors import DataError
+
+
+def three_rows(**changed) -> SparseRows:
+    """Rows {0, 2}, {1} and {0, 1, 3} of four features."""
+    fields = {
+        "indptr": [0, 2, 3, 6],
+        "indices": [0, 2, 1, 0, 1, 3],
+        "values": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+        "labels": [1, -1, 1],
+        "n_features": 4,
+    }
+    return SparseRows(**(fields | changed))
+
+
+SIX_RATINGS = {
+    "users": [0, 0, 1, 1, 2, 2],
+    "items": [0, 1, 0, 1, 0, 1],
+    "ratings": [1, 2, 3, 4, 5, 1],
+    "n_users": 3,
+    "n_items": 2,
+    "lowest": 1,
+    "highest": 5,
+}
+PATH_GRAPH = {
+    "heads": [0, 1, 2],
+    "tails": [1, 2, 3],
+    "weights": [1.0, 0.5, 1.0],
+    "n_vertices": 4,
+    "terminals": {0: 0, 3: 1},
+    "labels": 2,
+}
+
+
+def test_sparse_rows_have_the_declared_types_and_offer_rows_degrees_and_scores():
+    rows = three_rows()
+    assert (rows.indptr.dtype, rows.indices.dtype) == (np.int64, np.int32)
+    assert (rows.values.dtype, rows.labels.dtype) == (np.float32, np.float32)
+    assert [part.tolist() for part in rows.row(2)] == [[0, 1, 3], [4.0, 5.0, 6.0]]
+    assert rows.degrees().tolist() == [2, 2, 1, 1]
+    assert rows.scores([1, 10, 100, 1000]).tolist() == [201.0, 30.0, 6054.0]
+
+
+def test_rows_that_are_taken_keep_their_order_and_may_repeat():
+    taken = three_rows().take([2, 0, 2])
+    assert taken.indptr.tolist() == [0, 3, 5, 8]
+    assert taken.indices.tolist() == [0, 1, 3, 0, 2, 0, 1, 3]
+    assert taken.values.tolist() == [4.0, 5.0, 6.0, 1.0, 2.0, 4.0, 5.0, 6.0]
+    assert taken.labels.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"indptr": [0, 2, 2, 6]}, "row 1 is empty"),
+        ({"indptr": [0, 4, 3, 6]}, "row 1 ends before it begins"),
+        ({"indptr": [0, 2, 3, 5]}, "wanted 0 to 6"),
+        ({"indptr": [0, 2, 6]}, "indptr has 3 entries for 3 labels"),
+        ({"indices": [0, 2, 4, 0, 1, 3]}, r"row 1 has feature 4: wanted 0\.\.3"),
+        ({"indices": [0, 2, 1, -1, 1, 3]}, "row 2 has feature -1"),
+        ({"indices": [0, 2, 1, 0, 3, 1]}, "row 2 has feature 1: not in rising order"),
+        ({"indices": [0, 2, 1, 0, 3, 3]}, "row 2 has feature 3: it is there twice"),
+        ({"indices": [0.0, 2, 1, 0, 1, 3]}, "must be integers"),
+        ({"indices": [0, 2, 1, 0, 1, 2**31]}, r"indices\[5\] is 2147483648"),
+        ({"values": [1, 2, math.nan, 4, 5, 6]}, "row 1: the value of feature 1 is nan"),
+        ({"values": [1, 2, 3, 4, 5, 1e39]}, "row 2: the value of feature 3 is inf"),
+        ({"values": [1, 2, 3]}, "6 indices, 3 values"),
+        ({"labels": [1, math.inf, 1]}, "row 1: the label is inf"),
+        ({"labels": [1, 0, 1]}, r"row 1 has label 0; .* --labels 0=-1,1=\+1"),
+        ({"labels": [2, 1, 1]}, r"row 0 has label 2; .* --labels 1=-1,2=\+1"),
+        ({"labels": []}, "no examples at all"),
+        ({"label_kind": "sings"}, "labels are called 'sings'"),
+    ],
+)
+def test_sparse_rows_name_the_row_that_is_wrong(changed, message):
+    with pytest.raises(DataError, match=message):
+        three_rows(**changed)
+
+
+def test_labels_of_a_regression_may_be_any_finite_number():
+    assert three_rows(labels=[0.5, 2.0, -7.0], label_kind="numbers").labels[2] == -7.0
+
+
+def test_the_end_of_a_row_may_exceed_the_beginning_of_the_next():
+    assert three_rows(indices=[2, 3, 3, 0, 1, 2]).n_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"features": [[1, 2], [3, math.nan]]}, "row 1: the value of feature 1 is nan"),
+        ({"features": [1, 2]}, r"wanted 2 dimension\(s\)"),
+        ({"features": [[1, 2]]}, "1 rows of features and 2 labels"),
+        ({"features": np.empty((0, 2)), "labels": []}, "wanted an example at least"),
+        ({"labels": [0, 3]}, r"row 1 has label 3; wanted a class of 0\.\.2"),
+        ({"labels": [0.5, 1]}, "row 0 has label 0.5"),
+        ({"n_classes": 1}, "labels are classes, but there are 1 classes"),
+        ({"label_kind": "signs", "n_classes": 2}, "row 0 has label 0; wanted -1"),
+    ],
+)
+def test_dense_rows_name_the_row_that_is_wrong(changed, message):
+    fields = {"features": [[1, 2], [3, 4]], "labels": [0, 2], "label_kind": "classes"}
+    with pytest.raises(DataError, match=message):
+        DenseRows(**({"n_classes": 3} | fields | changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"users": [0, 0, 1, 1, 2, 3]}, r"users\[5\] is 3; wanted 0\.\.2"),
+        ({"items": [-1, 1, 0, 1, 0, 1]}, r"items\[0\] is -1"),
+        ({"items": [0, 1]}, "6 users, 2 items, 6 ratings"),
+        ({"ratings": [1, 2, 3, 4, 6, 1]}, r"entry 4 rates 6; wanted 1 \.\. 5"),
+        ({"ratings": [1, 2, 0, 4, 5, 1]}, "entry 2 rates 0"),
+        ({"ratings": [1, 2, math.nan, 4, 5, 1]}, "entry 2: the rating is nan"),
+        ({"users": [], "items": [], "ratings": []}, "no ratings at all"),
+    ],
+)
+def test_ratings_name_the_entry_that_is_wrong(changed, message):
+    with pytest.raises(DataError, match=message):
+        Ratings(
+            **{
+                key: np.array(v, int) if v == [] else v
+                for key, v in (SIX_RATINGS | changed).items()
+            }
+        )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"heads": [], "tails": [], "weights": []}, "a graph with no edges"),
+        ({"heads": [0, 1, 4]}, r"heads\[2\] is 4; wanted 0\.\.3"),
+        ({"tails": [1, 1, 3]}, "edge 1 joins vertex 1 with itself"),
+        ({"weights": [1, -0.5, 1]}, "edge 1 has weight -0.5"),
+        ({"weights": [1, 1, math.inf]}, "edge 2: the weight is inf"),
+        ({"labels": 1}, "a cut separates at least 2"),
+        ({"terminals": {4: 0}}, r"terminal 4 is no vertex of 0\.\.3"),
+        ({"terminals": {0: 2}}, r"terminal 0 has label 2; wanted 0\.\.1"),
+    ],
+)
+def test_graphs_name_the_edge_that_is_wrong(changed, message):
+    with pytest.raises(DataError, match=message):
+        Graph(**(PATH_GRAPH | changed))
+
+
+def test_ratings_and_graphs_that_are_right_are_taken_as_they_are():
+    ratings, graph = Ratings(**SIX_RATINGS), Graph(**PATH_GRAPH)
+    assert ratings.take([5, 0]).ratings.tolist() == [1.0, 1.0]
+    assert (ratings.n_entries, graph.n_edges) == (6, 3)
+    assert (ratings.users.dtype, graph.heads.dtype) == (np.int32, np.int32)

@@ -1,0 +1,140 @@
+"""Workers and the host of a classic run are killed at any moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.result import Epoch
+from mlxhog.classic.session import train
+from mlxhog.classic.watch import Unwatched
+from mlxhog.errors import WorkerFailed
+from tests.classic.small import hinge
+from tests.processes import alive, workers_of
+
+MANY = hinge(n=60_000, d=2000)  # epochs of some milliseconds, so that kills fall into them
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 30.0
+
+
+def worker_pids() -> list[int]:
+    return [
+        child.pid
+        for child in multiprocessing.active_children()
+        if child.name.startswith("mlxhog-classic") and child.pid is not None
+    ]
+
+
+class Killer(Unwatched):
+    """Kills a worker in the midst of an epoch, `kills` times, in different epochs."""
+
+    def __init__(self, kills: int, n: int) -> None:
+        self.kills, self.n = kills, n
+        self.messages: list[str] = []
+        self._epoch, self._last = 1, 0
+
+    def beat(self, done: int) -> None:
+        if self.kills and 0 < done < self.n and self._epoch > self._last and worker_pids():
+            os.kill(worker_pids()[self.kills % len(worker_pids())], signal.SIGKILL)
+            self.kills, self._last = self.kills - 1, self._epoch
+
+    def epoch(self, epoch: Epoch) -> None:
+        self._epoch += 1
+
+    def tell(self, message: str) -> None:
+        self.messages.append(message)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"write": "racy"},
+        {"write": "lossless"},
+        {"write": "hot-cold"},
+        {"scheme": "aig"},
+        {"write": "racy", "handout": "queue"},
+        {"write": "racy", "handout": "epoch"},
+    ],
+    ids=str,
+)
+def test_hogwild_goes_on_without_workers_that_are_killed(options):
+    watch = Killer(kills=2, n=MANY.n_examples)
+    every_epoch = options.get("handout") == "epoch"
+    epochs = 6 if every_epoch else 60
+    found = train(MANY, ClassicConfig(workers=2, epochs=epochs, beta=1.0, **options), watch)
+    assert watch.kills == 0
+    assert (found.status, len(found.epochs)) == ("done", epochs)
+    if not every_epoch:  # there a worker may have done its share, and been about to leave
+        assert found.replaced == len(watch.messages) == 2
+        assert "SIGKILL" in watch.messages[0]
+    assert found.objective < found.initial["objective"]
+    done = sum(epoch.examples for epoch in found.epochs)
+    assert done + found.missed >= epochs * MANY.n_examples
+    assert not worker_pids()
+
+
+@pytest.mark.parametrize("scheme", ["round_robin", "sync", "avg_runs", "serial"])
+def test_a_scheme_that_needs_everybody_says_who_died(scheme):
+    watch = Killer(kills=1, n=MANY.n_examples)
+    workers = 1 if scheme == "serial" else 2
+    config = ClassicConfig(workers=workers, scheme=scheme, epochs=10_000, beta=1.0)
+    with pytest.raises(WorkerFailed, match=rf"worker \d died \(signal SIGKILL\), and {scheme}"):
+        train(MANY, config, watch)
+    assert not worker_pids()
+
+
+def test_a_worker_that_keeps_dying_ends_the_run():
+    watch = Killer(kills=1000, n=MANY.n_examples)
+    with pytest.raises(WorkerFailed, match="died 6 times"):
+        train(MANY, ClassicConfig(workers=1, write="racy", epochs=10_000, beta=1.0), watch)
+    assert not worker_pids()
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_nothing_outlives_a_host_that_is_killed():
+    code = (
+        "from mlxhog.classic.config import ClassicConfig\n"
+        "from mlxhog.classic.session import train\n"
+        "from tests.classic.small import hinge\n"
+        "if __name__ == '__main__':\n"
+        "    train(hinge(n=60_000), ClassicConfig(workers=2, epochs=100_000, beta=1.0))\n"
+    )
+    host = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    try:
+        wait_for(lambda: len(workers_of(host.pid)) == 2)
+        workers = workers_of(host.pid)
+    finally:
+        host.kill()
+        host.wait()
+    wait_for(lambda: not any(map(alive, workers)))
+
+
+def test_an_interrupted_run_keeps_the_epochs_that_it_has_measured():
+    class Impatient(Unwatched):
+        ended = 0
+
+        def beat(self, done: int) -> None:
+            if self.ended == 3:
+                raise KeyboardInterrupt
+
+        def epoch(self, epoch: Epoch) -> None:
+            self.ended += 1
+
+    found = train(MANY, ClassicConfig(workers=2, epochs=10_000, beta=1.0), Impatient())
+    assert (found.status, len(found.epochs)) == ("interrupted", 3)
+    assert not worker_pids()

@@ -1,0 +1,267 @@
+"""Sparse and dense linear problems: what one worker computes, to the bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog import _native
+from mlxhog.gradients import Float32
+from tests.classic.native import KINDS, WIDTH, Sparse, alone, orders, slope_of, sums
+from tests.tolerances import CLASSIC_STEP_F32
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/single_steps.json").read_text())
+SPARSE_LANES, DENSE_LANES = 4, 32
+LOSSES = ("hinge", "logistic", "squares")
+GAMMA = 0.37
+
+
+def same_bits(found: Float32, wanted: Float32) -> None:
+    """Equal as numbers: a zero may have either sign."""
+    np.testing.assert_array_equal(found.reshape(-1), wanted.reshape(-1))
+
+
+# -- sparse rows ----------------------------------------------------------------------------------
+
+
+def sequential(
+    data: Sparse, order: np.ndarray, *, loss: str, shrink: bool, batch: int, active_rows: bool
+) -> Float32:
+    """Plain sequential SGD in NumPy float32."""
+    x = data.zeros().reshape(-1)
+    seen = active = 0
+    for i in range(0, len(order), batch):
+        examples = order[i : i + batch]
+        step = np.float32(GAMMA) / np.float32(len(examples))
+        old = x.copy()
+        slopes = []
+        for e in examples:
+            u, z, y = data.row(e)
+            slopes.append(slope_of(loss, sums(z * old[u], SPARSE_LANES), y))
+        for e, slope in zip(examples, slopes, strict=True):
+            u, z, _ = data.row(e)
+            seen, active = seen + 1, active + bool(slope)
+            g = slope * z
+            if shrink and not (active_rows and slope == 0):
+                more = np.float32(seen / active if active_rows else 1.0)
+                g = g + more * data.shrink[u] * old[u]
+            elif slope == 0:
+                continue
+            x[u] = x[u] - step * g
+    return x
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("shrink", [True, False])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_worker_is_sequential_sgd_bit_for_bit(loss: str, shrink: bool, batch: int) -> None:
+    data = Sparse.random(targets=loss == "squares")
+    x = data.zeros()
+    order = np.concatenate([*orders(300, 1), *orders(300, 1, seed=1)])
+    problem = data.problem(x, loss=loss, shrink=shrink)
+    assert problem.run(alone("private"), order, GAMMA, batch) == 600
+    assert np.isfinite(x).all()
+    assert np.count_nonzero(x) > 150
+    same_bits(x, sequential(data, order, loss=loss, shrink=shrink, batch=batch, active_rows=False))
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_active_rows_shrink_only_violating_rows_by_the_running_ratio(batch: int) -> None:
+    data = Sparse.random()
+    x = data.zeros()
+    order = np.concatenate([*orders(300, 1), *orders(300, 1, seed=1)])
+    # Two runs: the ratio is the problem's, not the run's.
+    problem = data.problem(x, active_rows=True)
+    assert problem.run(alone("private"), order[:300], GAMMA, batch) == 300
+    assert problem.run(alone("private"), order[300:], GAMMA, batch) == 300
+    same_bits(x, sequential(data, order, loss="hinge", shrink=True, batch=batch, active_rows=True))
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_scheme_with_one_worker_gives_the_bits_of_serial(
+    loss: str, batch: int, kind: str
+) -> None:
+    data = Sparse.random(n=3000, targets=loss == "squares")
+    order = orders(3000, 1)[0]
+    serial, x = data.zeros(), data.zeros()
+    data.problem(serial, loss=loss).run(alone("private"), order, 0.1, batch)
+    for ordered in (True, False):
+        x[...] = 0
+        scheme = alone(kind, hot=50, period=7, ordered_reads=ordered)
+        assert data.problem(x, loss=loss).run(scheme, order, 0.1, batch) == 3000
+        np.testing.assert_array_equal(x.view(np.uint32), serial.view(np.uint32))
+
+
+@pytest.mark.parametrize("name", ["svm", "svm_violating"])
+def test_one_step_of_the_svm_is_the_recorded_one(name: str) -> None:
+    case = GOLDEN["svm"] | GOLDEN[name]
+    x = np.zeros((1, WIDTH), np.float32)
+    x[0, :5] = case["w"]
+    problem = _native.LinearProblem(
+        x,
+        np.array([0, 3]),
+        np.array(case["idx"], np.int32),
+        np.array(case["x"], np.float32),
+        np.array([case["y"]], np.float32),
+        (2 * case["lam"] / np.array(case["deg"])).astype(np.float32),
+    )
+    problem.run(alone("private"), np.zeros(1, np.int32), case["gamma"])
+    assert np.abs(x[0, :5] - case["w_new"]).max() <= CLASSIC_STEP_F32.atol
+    assert not x[0, 5:].any()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_objective_is_the_formula_in_float64(loss: str) -> None:
+    data = Sparse.random(targets=loss == "squares")
+    rng = np.random.default_rng(1)
+    x = data.zeros()
+    x.reshape(-1)[: data.d] = rng.standard_normal(data.d)
+    v = x.reshape(-1).astype(np.float64)
+    total, wrong = 0.0, 0
+    for e in range(300):
+        u, z, y = data.row(e)
+        m = float(z.astype(np.float64) @ v[u])
+        t = float(y) * m
+        total += {"hinge": max(1 - t, 0), "logistic": np.log1p(np.exp(-t))}.get(
+            loss, 0.5 * (m - float(y)) ** 2
+        )
+        total += 0.5 * float(data.shrink[u].astype(np.float64) @ v[u] ** 2)
+        wrong += (m >= 0) != (y > 0)
+    problem = data.problem(x, loss=loss)
+    assert problem.objective(x) == pytest.approx(total, rel=1e-12)
+    assert problem.errors(x) == wrong
+
+
+def test_the_logistic_objective_does_not_overflow() -> None:
+    x = np.zeros((1, WIDTH), np.float32)
+    x[0, 0] = 1e4
+    one = np.ones(1, np.float32)
+    problem = _native.LinearProblem(
+        x, np.array([0, 1]), np.zeros(1, np.int32), one, -one, one[:0], loss="logistic"
+    )
+    assert problem.objective(x) == pytest.approx(1e4)
+    assert problem.objective(-x) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"indices": np.array([2, 1], np.int32)}, "row 0: indices have to ascend, got 2 before 1"),
+        ({"indices": np.array([1, 1], np.int32)}, "row 0: indices have to ascend, got 1 before 1"),
+        ({"indices": np.array([1, 16], np.int32)}, "row 0 names coordinate 16 of 16"),
+        ({"indices": np.array([-1, 3], np.int32)}, "row 0 names coordinate -1 of 16"),
+        ({"indptr": np.array([0, 3, 2])}, "indptr descends at row 1|row 0"),
+        ({"indptr": np.array([0, 2])}, "indptr has 2 entries, 2 labels want 3"),
+        ({"values": np.ones(3, np.float32)}, "indices and values differ in length"),
+        ({"shrink": np.ones(17, np.float32)}, "shrink has more coordinates than x"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(change: dict[str, np.ndarray], message: str) -> None:
+    arrays = {
+        "indptr": np.array([0, 2, 2]),
+        "indices": np.array([1, 2], np.int32),
+        "values": np.ones(2, np.float32),
+        "labels": np.ones(2, np.float32),
+        "shrink": np.ones(0, np.float32),
+    }
+    x = np.zeros((1, WIDTH), np.float32)
+    _native.LinearProblem(x, **arrays)
+    with pytest.raises(ValueError, match=message):
+        _native.LinearProblem(x, **(arrays | change))
+
+
+# -- dense rows -----------------------------------------------------------------------------------
+
+
+def dense_data(n: int, d: int, classes: int) -> tuple[Float32, Float32, Float32]:
+    rng = np.random.default_rng(3)
+    features = rng.standard_normal((n, d), dtype=np.float32)
+    labels = rng.integers(classes, size=n) if classes > 1 else np.where(rng.random(n) < 0.5, -1, 1)
+    return features, labels.astype(np.float32), np.full(d, 0.01, np.float32)
+
+
+def sequential_dense(
+    features: Float32,
+    labels: Float32,
+    shrink: Float32 | None,
+    order: np.ndarray,
+    *,
+    loss: str,
+    classes: int,
+    batch: int,
+) -> Float32:
+    """Plain sequential SGD in NumPy float32, (classes, d)."""
+    x = np.zeros((classes, features.shape[1]), np.float32)
+    for i in range(0, len(order), batch):
+        examples = order[i : i + batch]
+        step = np.float32(GAMMA) / np.float32(len(examples))
+        for c in range(classes):
+            g = np.zeros(features.shape[1], np.float32)
+            for e in examples:
+                y = np.float32(1 if labels[e] == c else -1) if classes > 1 else labels[e]
+                slope = slope_of(loss, sums(features[e] * x[c], DENSE_LANES), y)
+                if slope != 0:
+                    g = g + slope * features[e]
+            if shrink is not None:
+                g = g + np.float32(len(examples)) * shrink * x[c]
+            x[c] = x[c] - step * g
+    return x
+
+
+@pytest.mark.parametrize("kind", KINDS[:1] + tuple(k for k in KINDS[1:] if k != "hot_cold"))
+@pytest.mark.parametrize(
+    ("d", "classes", "batch", "width"), [(5, 1, 1, 16), (70, 3, 1, 32), (100, 10, 7, 128)]
+)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_worker_on_dense_rows_is_sequential_sgd_bit_for_bit(
+    loss: str, d: int, classes: int, batch: int, width: int, kind: str
+) -> None:
+    features, labels, shrink = dense_data(60, d, classes)
+    x = np.zeros((classes * -(-d // width), width), np.float32)
+    order = orders(60, 1)[0]
+    for given in (shrink, None):
+        x[...] = 0
+        problem = _native.DenseLinearProblem(
+            x, features, labels, shrink[:0] if given is None else given, loss=loss, classes=classes
+        )
+        assert problem.run(alone(kind), order, GAMMA, batch) == 60
+        wanted = sequential_dense(
+            features, labels, given, order, loss=loss, classes=classes, batch=batch
+        )
+        found = x.reshape(classes, -1)
+        same_bits(np.ascontiguousarray(found[:, :d]), wanted)
+        assert not found[:, d:].any()
+
+
+def test_the_dense_objective_is_the_formula_and_errors_are_of_the_largest_margin() -> None:
+    features, labels, shrink = dense_data(40, 20, 3)
+    x = np.zeros((3 * 2, WIDTH), np.float32)
+    x.reshape(3, 32)[:, :20] = np.random.default_rng(0).standard_normal((3, 20))
+    v = x.reshape(3, 32)[:, :20].astype(np.float64)
+    margins = features.astype(np.float64) @ v.T
+    y = np.where(labels[:, None] == np.arange(3), 1.0, -1.0)
+    total = np.maximum(1 - y * margins, 0).sum() + 0.5 * 40 * (shrink * v**2).sum()
+    problem = _native.DenseLinearProblem(x, features, labels, shrink, classes=3)
+    assert problem.objective(x) == pytest.approx(total, rel=1e-12)
+    assert problem.errors(x) == np.count_nonzero(margins.argmax(1) != labels)
+
+
+def test_a_dense_problem_has_no_hot_head() -> None:
+    features, labels, shrink = dense_data(4, 20, 1)
+    x = np.zeros((2, WIDTH), np.float32)
+    problem = _native.DenseLinearProblem(x, features, labels, shrink)
+    with pytest.raises(ValueError, match="no hot head; write racy or lossless"):
+        problem.run(alone("hot_cold", hot=16), orders(4, 1)[0], 0.1)
+
+
+def test_classes_that_do_not_exist_are_refused() -> None:
+    features, labels, shrink = dense_data(4, 20, 1)
+    x = np.zeros((6, WIDTH), np.float32)
+    labels[2] = 3
+    with pytest.raises(ValueError, match="label 0 is no class from 0 to 2|label 2 is no class"):
+        _native.DenseLinearProblem(x, features, labels, shrink, classes=3)

@@ -1,0 +1,166 @@
+"""A run of a classic problem: what its schemes and hand-outs promise, through spawned workers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlxhog.classic import probe
+from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.result import ClassicResult
+from mlxhog.classic.session import compare, train
+from tests.classic.small import hinge
+from tests.tolerances import CLASSIC_NEAR_SERIAL
+
+PROBLEM = hinge()
+SERIAL = ClassicConfig(scheme="serial")
+HOGWILD = [
+    {"write": "racy"},
+    {"write": "lossless"},
+    {"write": "hot-cold", "hot": 32, "period": 16},
+]
+SCHEMES = [
+    *HOGWILD,
+    {"scheme": "aig"},
+    {"scheme": "round_robin"},
+    {"scheme": "sync"},
+    {"scheme": "avg_runs"},
+    {"scheme": "avg_runs", "average": "end"},
+]
+QUEUES = [
+    options for options in SCHEMES if options.get("scheme") not in ("round_robin", "sync")
+]  # turns are dealt in advance
+
+
+def degrees() -> np.ndarray:
+    return np.bincount(PROBLEM.indices, minlength=PROBLEM.n_features)
+
+
+EVERY = probe.every(PROBLEM.supports())
+
+
+@pytest.fixture(scope="module")
+def serial() -> ClassicResult:
+    return train(PROBLEM, SERIAL)
+
+
+def same(a: ClassicResult, b: ClassicResult) -> bool:
+    return all(np.array_equal(a.params[name], b.params[name]) for name in a.params)
+
+
+@pytest.mark.parametrize("options", SCHEMES, ids=str)
+def test_one_worker_of_any_scheme_is_serial_bit_for_bit(serial, options):
+    assert same(train(PROBLEM, ClassicConfig(workers=1, **options)), serial)
+
+
+@pytest.mark.parametrize("options", QUEUES, ids=str)
+def test_one_worker_at_the_queue_is_serial_bit_for_bit(serial, options):
+    assert same(train(PROBLEM, ClassicConfig(workers=1, handout="queue", **options)), serial)
+
+
+@pytest.mark.parametrize("options", SCHEMES[2:5], ids=str)
+def test_one_worker_spawned_for_every_epoch_is_serial_bit_for_bit(serial, options):
+    assert same(train(PROBLEM, ClassicConfig(workers=1, handout="epoch", **options)), serial)
+
+
+@pytest.mark.parametrize("batch", [2, 7])
+def test_one_worker_is_serial_bit_for_bit_with_mini_batches(batch):
+    reference = train(PROBLEM, ClassicConfig(scheme="serial", batch_size=batch))
+    for options in ({"scheme": "sync"}, {"write": "racy", "handout": "queue"}):
+        found = train(PROBLEM, ClassicConfig(workers=1, batch_size=batch, **options))
+        assert same(found, reference)
+
+
+@pytest.mark.parametrize("scheme", ["round_robin", "sync", "avg_runs"])
+@pytest.mark.parametrize("handout", ["once", "epoch"])
+def test_three_workers_repeat_themselves_bit_for_bit(scheme, handout):
+    config = ClassicConfig(workers=3, scheme=scheme, handout=handout, epochs=2)
+    first, again = train(PROBLEM, config), train(PROBLEM, config)
+    assert same(first, again)
+    assert first.objective == again.objective
+
+
+def near(found: ClassicResult, reference: ClassicResult) -> bool:
+    apart = abs(found.objective - reference.objective)
+    return apart < CLASSIC_NEAR_SERIAL.of_largest * reference.objective
+
+
+@pytest.mark.parametrize(
+    "options", [*HOGWILD, {"scheme": "aig"}, {"scheme": "round_robin"}], ids=str
+)
+def test_three_workers_come_near_to_serial(options):
+    assert near(*compare(PROBLEM, ClassicConfig(workers=3, epochs=12, **options)))
+
+
+@pytest.mark.parametrize("scheme", ["sync", "avg_runs"])
+def test_a_mean_of_two_workers_comes_near_to_serial_with_twice_its_step(scheme):
+    found = train(PROBLEM, ClassicConfig(workers=2, scheme=scheme, epochs=20, lr=0.2))
+    assert near(found, train(PROBLEM, ClassicConfig(scheme="serial", epochs=20, lr=0.1)))
+
+
+@pytest.mark.parametrize("handout", ["once", "epoch", "queue"])
+def test_every_epoch_does_every_example(handout):
+    found = train(PROBLEM, ClassicConfig(workers=3, handout=handout, epochs=2))
+    assert [epoch.examples for epoch in found.epochs] == [PROBLEM.n_examples] * 2
+    assert found.missed == 0
+
+
+def test_the_step_size_falls_by_beta_after_every_epoch():
+    found = train(PROBLEM, ClassicConfig(workers=1, lr=0.5, beta=0.5, epochs=3))
+    assert [epoch.lr for epoch in found.epochs] == [0.5, 0.25, 0.125]
+
+
+def test_draws_with_replacement_are_another_run_and_repeat_themselves(serial):
+    config = ClassicConfig(scheme="serial", sampling="replacement")
+    first, again = train(PROBLEM, config), train(PROBLEM, config)
+    assert same(first, again)
+    assert not same(first, serial)
+
+
+def test_another_seed_is_another_order(serial):
+    assert not same(train(PROBLEM, ClassicConfig(scheme="serial", seed=1)), serial)
+
+
+def test_a_comparison_runs_serial_as_if_alone(serial):
+    _, reference = compare(PROBLEM, ClassicConfig(workers=2))
+    assert same(reference, serial)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"write": "lossless"}, {"scheme": "aig"}, {"scheme": "round_robin"}, {"scheme": "sync"}],
+    ids=str,
+)
+def test_the_probe_finds_no_lost_update_where_none_may_be_lost(options):
+    found = train(PROBLEM, ClassicConfig(workers=2, epochs=1, **options))
+    assert found.lost_updates == 0
+    assert found.probe_updates == 2 * (PROBLEM.n_examples // 2 // EVERY)
+
+
+def test_the_probe_of_a_racy_run_counts_what_is_missing():
+    found = train(PROBLEM, ClassicConfig(workers=2, write="racy", epochs=1))
+    assert 0 <= found.lost_updates < found.probe_updates
+
+
+def test_the_probe_is_raised_as_often_as_the_busiest_shared_coordinate():
+    assert EVERY == round(PROBLEM.n_examples / degrees().max())
+    behind_the_head = probe.every(PROBLEM.supports(), private=32)
+    assert behind_the_head == round(PROBLEM.n_examples / degrees()[32:].max())
+    assert probe.every(PROBLEM.supports(), private=PROBLEM.n_features) is None
+
+
+@pytest.mark.parametrize("options", [{"scheme": "serial"}, {"scheme": "avg_runs", "workers": 2}])
+def test_where_nobody_shares_parameters_there_is_nothing_to_lose(options):
+    found = train(PROBLEM, ClassicConfig(epochs=1, **options))
+    assert (found.lost_updates, found.probe_updates) == (0, 0)
+
+
+def test_the_probe_leaves_the_parameters_as_they_are():
+    """With round_robin a run repeats itself, so what is measured must be what is returned."""
+    found = train(PROBLEM, ClassicConfig(workers=2, scheme="round_robin"))
+    assert PROBLEM.measures(found.params) == found.measures
+
+
+def test_spawning_for_every_epoch_is_part_of_the_epochs():
+    found = train(PROBLEM, ClassicConfig(workers=1, handout="epoch", epochs=2))
+    assert found.seconds > found.start_s > 0
