@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 from mlxhog import backends, formats
 from mlxhog.arena import Layout
 from mlxhog.backends import Backend, Grads
+from mlxhog.config import TrainConfig
 from mlxhog.data.batches import Batches
 from mlxhog.doctor.child import Lane
 from mlxhog.gradients import GradientSum, Rows
 from mlxhog.models.families import ModelConfig, init_params
+from mlxhog.models.sampled_head import SampledHead
+from mlxhog.optim.written import WrittenSupport
 from mlxhog.theory.blocks import ELEMENT, GRAINS, Block
 
 Bits = NDArray[np.uint8]
@@ -58,6 +61,10 @@ class Subject:
         micro_batch: sequences in one gradient of the backend.
         batch_size: sequences in one update.
         seed: of the run: initial values, and the order of the batches.
+        sampled: words of the training loss; None is the whole vocabulary.
+        sparsified: a run that writes a part of each step: what counts is that part. None counts
+            the gradient.
+        decay: names of the parameters that weight decay applies to.
     """
 
     backend: str
@@ -74,6 +81,9 @@ class Subject:
     micro_batch: int
     batch_size: int
     seed: int
+    sampled: SampledHead | None = None
+    sparsified: TrainConfig | None = None
+    decay: frozenset[str] = frozenset()
 
     def batches(self) -> Batches:
         """Open the batches; each is one update, one hyperedge of the theory."""
@@ -112,7 +122,7 @@ class Source:
             compute_dtype=subject.compute_dtype,
         )
         layout = subject.layout
-        self.backend.bind(subject.model, layout.slots, layout.n_floats, None)
+        self.backend.bind(subject.model, layout.slots, layout.n_floats, None, subject.sampled)
         views = {
             name: self.backend.inbox[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             for name, slot in layout.slots.items()
@@ -134,6 +144,12 @@ class Source:
             for number, block in enumerate(subject.blocks)
         }
         self.flat = np.empty(int(self.starts[-1]), np.float32)
+        self.grads: Grads = {}
+        self.written = None
+        if subject.sparsified is not None:  # residuals are those of the batches one after another
+            self.written = WrittenSupport(
+                subject.sparsified, layout.slots, self.backend.inbox, subject.decay
+            )
 
     def gradient(self, ticket: Ticket) -> float:
         """Compute one update's gradient into `flat`, block after block; returns its loss."""
@@ -149,6 +165,7 @@ class Source:
                 total.add(found, share)
                 loss += share * nats
             grads = total.grads()
+        self.grads = grads
         self._lay_out(grads)
         return loss
 
@@ -163,7 +180,17 @@ class Source:
                 view[:] = grad.reshape(-1)
 
     def counting(self) -> Iterator[tuple[str, int, NDArray[np.bool_]]]:
-        """Yield (kind, block, which of its elements count) of the gradient in `flat`."""
+        """Yield (kind, block, which of its elements count) of the gradient in `flat`.
+
+        Of a sparsified run those count, by either kind, that its worker would write.
+        """
+        if self.written is not None:
+            masks = self.written.of(self.grads)
+            for number, block in enumerate(self.subject.blocks):
+                written = np.concatenate([masks[slot.name].reshape(-1) for slot in block.slots])
+                yield EXACT, number, written
+                yield LARGE, number, written
+            return
         for number in range(len(self.subject.blocks)):
             here = self.flat[self.block_starts[number] : self.block_starts[number + 1]]
             size = np.abs(here)
