@@ -268,8 +268,9 @@ def compared(found: dict[str, Measured], n: int) -> list[Compared]:
         Compared(
             claim="mLSTM and sLSTM have disjoint parameters: train the blocks in parallel",
             measured=f"p_conf between two workers {apart.p_conf:.3f} and nothing lost without "
-            f"locks ({apart.lost:.1e} of all adds, dense {dense.lost:.1e}), for {cost[DISJOINT]:+.3f} nats per "
-            "token at equal steps, as each writes a part of its gradient",
+            f"locks ({apart.lost:.1e} of all adds, dense {dense.lost:.1e}), for "
+            f"{cost[DISJOINT]:+.3f} nats per token at equal steps, as each writes a part of its "
+            "gradient",
             verdict=HOLDS if apart.p_conf == 0 else FAILS,
             timing=False,
         ),
