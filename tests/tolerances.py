@@ -182,8 +182,18 @@ def assert_close(
     allowed = tolerance.atol + tolerance.of_largest * np.abs(w).max()
     worst = np.abs(a - w).max()
     assert worst <= allowed, f"{label}: differs by {worst:.3g}, allowed {allowed:.3g}"
+
+
 CLASSIC_NEAR_SERIAL = Tolerance(
     "the objective of a small noisy SVM after a dozen epochs: the order of examples alone moves "
     "serial's by 3 %, 8 seeds, and with three workers by 5 %",
     of_largest=0.15,
+)
+SIMPLEX_F32 = Tolerance(
+    "float32 rounding of up to 70 entries below 4: the sum that theta divides reaches 280",
+    atol=5e-5,
+)
+COMPLETION_RMSE = Tolerance(
+    "the recorded run drew other initial values and shuffles: over ten seeds ours spread by 2e-3",
+    atol=4e-3,
 )

@@ -6,6 +6,8 @@
 
 using namespace nanobind::literals;
 
+void bind_completion(nanobind::module_&);
+void bind_cuts(nanobind::module_&);
 void bind_linear(nanobind::module_&);
 
 namespace mlxhog::classic {
@@ -104,4 +106,6 @@ void bind_classic(nanobind::module_& m) {
            "kind"_a, "words"_a.noconvert(), "locks"_a.none(), "row_word0"_a, "rank"_a, "workers"_a, nb::kw_only(),
            "hot"_a = 2048, "period"_a = 256, "ordered_reads"_a = true, "probe"_a.noconvert().none() = nb::none());
   bind_linear(m);
+  bind_completion(m);
+  bind_cuts(m);
 }
