@@ -116,6 +116,7 @@ class ClassicScheme:
         period: int = 256,
         ordered_reads: bool = True,
         probe: _Float32 | None = None,
+        probe_every: int = 1,
     ) -> None: ...
 
 # -- bind_completion.cpp -------------------------------------------------------------------------
@@ -585,3 +586,12 @@ class XlstmV1Decoder:
     def step(
         self, tokens: _Int32, before: _Buffer, after: _Buffer, logits: _Buffer, *, threads: int
     ) -> None: ...
+
+# -- bind_theory.cpp -----------------------------------------------------------------------------
+
+def edge_degrees(
+    indptr: NDArray[np.int64], indices: _Int32, n: int, met: NDArray[np.int64]
+) -> None: ...
+def bitmap_meetings(
+    rows: NDArray[np.uint8], others: NDArray[np.uint8], met: NDArray[np.int64]
+) -> None: ...

@@ -113,7 +113,7 @@ def wsd(lr: float, *, warmup: float, floor: float, decay: float = WSD_DECAY) -> 
     return at
 
 
-def backoff(lr: float, *, steps: int, beta: float) -> Schedule:
+def backoff(lr: float, *, steps: float, beta: float) -> Schedule:
     """`lr` for `steps` updates, then `beta * lr` for `steps / beta`, and so on.
 
     After k updates the step size is of order 1/k, without knowing the curvature: on a strongly
@@ -126,7 +126,7 @@ def backoff(lr: float, *, steps: int, beta: float) -> Schedule:
     return at
 
 
-def backoff_stage(update: int, *, steps: int, beta: float) -> int:
+def backoff_stage(update: int, *, steps: float, beta: float) -> int:
     """Stage that `update` (from 0) falls in; stage e begins at `backoff_start(e)`."""
     guess = math.log1p(update * (1.0 / beta - 1.0) / steps) / math.log(1.0 / beta)
     stage = int(guess)
@@ -135,7 +135,7 @@ def backoff_stage(update: int, *, steps: int, beta: float) -> int:
     return stage - (update < backoff_start(stage, steps=steps, beta=beta))
 
 
-def backoff_start(stage: int, *, steps: int, beta: float) -> float:
+def backoff_start(stage: int, *, steps: float, beta: float) -> float:
     """Updates before a stage: `steps * (1 + 1/beta + ... + 1/beta^(stage-1))`."""
     return float(steps * (beta**-stage - 1.0) / (1.0 / beta - 1.0))
 

@@ -184,6 +184,15 @@ def assert_close(
     assert worst <= allowed, f"{label}: differs by {worst:.3g}, allowed {allowed:.3g}"
 
 
+COVERAGE_OF_200 = Tolerance(
+    "of 200 intervals that hold with probability 0.95, 186 or more do in 9 of 10 seeds; the "
+    "acceptance is 93 %",
+    atol=0.02,
+)
+SIMULATED_RATE = Tolerance(
+    "of 20,000 simulated rounds of a straggling worker the mean time has a standard error of 0.5 %",
+    of_largest=0.025,
+)
 CLASSIC_NEAR_SERIAL = Tolerance(
     "the objective of a small noisy SVM after a dozen epochs: the order of examples alone moves "
     "serial's by 3 %, 8 seeds, and with three workers by 5 %",
@@ -194,6 +203,6 @@ SIMPLEX_F32 = Tolerance(
     atol=5e-5,
 )
 COMPLETION_RMSE = Tolerance(
-    "the recorded run drew other initial values and shuffles: over ten seeds ours spread by 2e-3",
-    atol=4e-3,
+    "the recorded runs drew other initial values and shuffles: over five seeds ours spread by 7e-4",
+    atol=1.5e-3,
 )

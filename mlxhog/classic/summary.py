@@ -112,10 +112,10 @@ def _speed(result: ClassicResult, serial: ClassicResult) -> list[str]:
 
 
 def _updates(result: ClassicResult) -> str:
-    rate = result.lost_updates / result.probe_updates
     if not result.lost_updates:
-        return "No update was lost."
+        return f"No update was lost, of {result.probe_updates:,} that were counted."
+    rate = result.lost_updates / result.probe_updates
     return (
-        f"{rate:.2%} of the updates of one counter that every example raises were lost; a "
-        "coordinate of the problem, which fewer examples touch, loses less."
+        f"Lost updates: {rate:.2%} of those of a counter that is raised as often as the busiest "
+        "coordinate that workers share is touched; others lose less."
     )

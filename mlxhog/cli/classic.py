@@ -23,9 +23,9 @@ SGD. Without --data the data are generated, with the statistics of the paper's. 
 the list of problems. Every number but "start-up" is of the native loops alone: measuring and
 shuffling lie outside of the clock.
 
-lost updates: after the last epoch every example raises one counter by 1, in the way in which the
-scheme writes; what the counter lacks in the end was lost. A coordinate that fewer examples touch
-loses less."""
+lost updates: after the last epoch the workers go through the examples once more and raise a
+counter, in the way in which the scheme writes, as often as the busiest coordinate that they share
+is touched; what it lacks in the end was lost. Other coordinates lose less."""
 EXAMPLES = (
     "classic",
     "classic svm --workers 2",

@@ -1,0 +1,110 @@
+#include "conflicts.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <vector>
+
+namespace mlxhog {
+namespace {
+
+// Edges are met in blocks of this many, so that the bitmaps of a block stay in the cache.
+constexpr std::size_t kBlock = 4096;
+constexpr std::size_t kWords = kBlock / 64;
+// A vertex with more edges in a block than this is kept there as a bitmap: an OR of kWords words costs
+// about as much as setting this many single bits.
+constexpr std::size_t kSparse = 24;
+
+using Bitmap = std::array<std::uint64_t, kWords>;
+
+inline void set(Bitmap& bitmap, std::int32_t at) { bitmap[at >> 6] |= std::uint64_t{1} << (at & 63); }
+
+// The inverted index of one block of edges: per vertex, which edges of the block hold it.
+struct Postings {
+  std::vector<std::int64_t> begin;      // of the vertex's edges in `edge`, vertices + 1
+  std::vector<std::int32_t> edge;       // from 0 within the block
+  std::vector<std::int32_t> bitmap_of;  // number of the vertex's bitmap, or -1
+  std::vector<Bitmap> bitmaps;
+
+  explicit Postings(std::size_t vertices) : begin(vertices + 1), bitmap_of(vertices) {}
+
+  void build(const std::int64_t* indptr, const std::int32_t* indices, std::size_t first, std::size_t last) {
+    const std::size_t vertices = bitmap_of.size();
+    std::fill(begin.begin(), begin.end(), 0);
+    for (std::int64_t k = indptr[first]; k < indptr[last]; ++k) ++begin[indices[k] + 1];
+    bitmaps.clear();
+    for (std::size_t v = 0; v < vertices; ++v) {
+      bitmap_of[v] = -1;
+      if (static_cast<std::size_t>(begin[v + 1]) > kSparse) {
+        bitmap_of[v] = static_cast<std::int32_t>(bitmaps.size());
+        bitmaps.push_back({});
+      }
+      begin[v + 1] += begin[v];
+    }
+    edge.resize(static_cast<std::size_t>(indptr[last] - indptr[first]));
+    for (std::size_t e = last; e-- > first;) {  // backwards, so that `begin` ends at each start again
+      for (std::int64_t k = indptr[e]; k < indptr[e + 1]; ++k) {
+        const std::int32_t v = indices[k], at = static_cast<std::int32_t>(e - first);
+        if (bitmap_of[v] >= 0) set(bitmaps[bitmap_of[v]], at);
+        edge[--begin[v + 1]] = at;
+      }
+    }
+    // begin[v + 1] now holds the start of v: shift back to begin[v], with the total at the end.
+    std::memmove(begin.data(), begin.data() + 1, vertices * sizeof(begin[0]));
+    begin[vertices] = static_cast<std::int64_t>(edge.size());
+  }
+};
+
+std::int64_t count(const Bitmap& bitmap) {
+  std::int64_t total = 0;
+  for (const std::uint64_t word : bitmap) total += std::popcount(word);
+  return total;
+}
+
+}  // namespace
+
+void edge_degrees(const std::int64_t* indptr, const std::int32_t* indices, std::size_t edges, std::size_t vertices,
+                  std::int64_t* met) {
+  std::fill(met, met + edges, 0);
+  Postings postings(vertices);
+  for (std::size_t first = 0; first < edges; first += kBlock) {
+    postings.build(indptr, indices, first, std::min(edges, first + kBlock));
+    for (std::size_t e = 0; e < edges; ++e) {
+      Bitmap seen{};
+      for (std::int64_t k = indptr[e]; k < indptr[e + 1]; ++k) {
+        const std::int32_t v = indices[k], bitmap = postings.bitmap_of[v];
+        if (bitmap >= 0) {
+          const Bitmap& holders = postings.bitmaps[bitmap];
+          for (std::size_t w = 0; w < kWords; ++w) seen[w] |= holders[w];
+        } else {
+          for (std::int64_t p = postings.begin[v]; p < postings.begin[v + 1]; ++p) set(seen, postings.edge[p]);
+        }
+      }
+      met[e] += count(seen);
+    }
+  }
+}
+
+void bitmap_meetings(const std::uint8_t* rows, std::size_t count, const std::uint8_t* others,
+                     std::size_t other_count, std::size_t width, std::int64_t* met) {
+  // Dense supports meet in their first bytes, so look at a little at a time and stop there.
+  constexpr std::size_t kStep = 256;
+  for (std::size_t a = 0; a < count; ++a) {
+    const std::uint8_t* row = rows + a * width;
+    std::int64_t total = 0;
+    for (std::size_t b = 0; b < other_count; ++b) {
+      const std::uint8_t* other = others + b * width;
+      bool meets = false;
+      for (std::size_t k = 0; k < width && !meets; k += kStep) {
+        std::uint8_t common = 0;
+        for (std::size_t j = k, end = std::min(width, k + kStep); j < end; ++j) common |= row[j] & other[j];
+        meets = common != 0;
+      }
+      total += meets;
+    }
+    met[a] = total;
+  }
+}
+
+}  // namespace mlxhog

@@ -1,0 +1,295 @@
+"""What the theorems on lock-free SGD say, as numbers, each with whether it applies here.
+
+Nothing here limits the number of workers: Proposition 4.1 orders problems, and is off by orders of
+magnitude as a prediction. For the Netflix problem its penalty at a lag of 9 is 467, where ten cores
+were measured to be about five times as fast as one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlxhog.errors import DataError
+from mlxhog.theory import assumptions as need
+from mlxhog.theory.assumptions import Assumption, Facts
+
+GAMMA_LAG_SQUARED = 4
+"""Factor of tau^2 Omega sqrt(Delta) in the step size of Proposition 4.1."""
+
+K_LAG_SQUARED = 6
+"""Factor of tau^2 Omega sqrt(Delta) in the number of updates of Proposition 4.1."""
+
+LAG = 6
+"""Factor of rho tau in both."""
+
+ORDER_ONE = 100
+"""What counts as a constant in "rho and Delta are of order 1/n": n rho and n Delta up to this."""
+
+HOGWILD = "Niu, Recht, Re, Wright 2011, arXiv:1106.5730, Proposition 4.1"
+PERTURBED = "Mania et al. 2015, arXiv:1507.06970, Theorem 3.4"
+KOLOSKOVA = "Koloskova, Stich, Jaggi 2022, arXiv:2206.08307"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """One rule, applied.
+
+    Attributes:
+        name: of the rule.
+        source: where it is from.
+        inputs: the numbers that went in.
+        values: the numbers that came out; infinite where the rule sets no limit.
+        assumptions: what it needs, each with whether that holds here.
+        words: what the numbers mean, in a sentence.
+    """
+
+    name: str
+    source: str
+    inputs: Mapping[str, float]
+    values: Mapping[str, float]
+    assumptions: tuple[Assumption, ...]
+    words: str
+
+    @property
+    def applies(self) -> bool | None:
+        """Whether every assumption holds; None where one is unknown and none is known to fail."""
+        return need.together(self.assumptions)
+
+
+def proposition_4_1(
+    *,
+    c: float,
+    L: float,  # noqa: N803
+    M: float,  # noqa: N803
+    eps: float,
+    D0: float,  # noqa: N803
+    theta: float,
+    omega: float,
+    rho: float,
+    delta: float,
+    tau: float,
+    facts: Facts,
+) -> Bound:
+    """Step size gamma, and updates k after which the expected error is at most eps.
+
+    gamma = theta eps c / (2 L M^2 Omega (1 + 6 rho tau + 4 tau^2 Omega sqrt(Delta)))
+    k = 2 L M^2 Omega (1 + 6 rho tau + 6 tau^2 Omega sqrt(Delta)) ln(L D0 / eps) / (c^2 theta eps)
+
+    It is proved for updates that change one coordinate of an example at a time, drawn with
+    replacement; the program changes all of them.
+
+    Args:
+        c: strong convexity.
+        L: Lipschitz constant of the gradient.
+        M: largest gradient of an example, times the number of examples.
+        eps: wanted f(x) - f(x*).
+        D0: |x0 - x*|^2.
+        theta: in (0, 1).
+        omega: largest support, a count.
+        rho: largest share of the examples that one example meets.
+        delta: share of the examples at the busiest coordinate.
+        tau: largest lag between read and write, in updates.
+        facts: what is known, for the assumptions.
+
+    Raises:
+        DataError: theta or a constant is outside its range.
+    """
+    _positive(c=c, L=L, M=M, eps=eps, D0=D0, omega=omega)
+    _conflict(tau, rho, delta)
+    if not 0 < theta < 1:
+        raise DataError(f"theta = {theta}: wanted a number between 0 and 1")
+    scale = 2 * L * M**2 * omega
+    squared = tau**2 * omega * math.sqrt(delta)
+    gamma = theta * eps * c / (scale * (1 + LAG * rho * tau + GAMMA_LAG_SQUARED * squared))
+    lag = 1 + LAG * rho * tau + K_LAG_SQUARED * squared
+    k = math.ceil(scale * lag * math.log(L * D0 / eps) / (c**2 * theta * eps))
+    return Bound(
+        name="proposition 4.1",
+        source=HOGWILD,
+        inputs=dict(
+            c=c, L=L, M=M, eps=eps, D0=D0, theta=theta, omega=omega, rho=rho, delta=delta, tau=tau
+        ),
+        values={"gamma": gamma, "k": max(0, k)},
+        assumptions=(
+            *_hogwild(facts),
+            Assumption("gamma c < 1", gamma * c < 1, f"gamma c = {gamma * c:.3g}"),
+        ),
+        words=f"with step size {gamma:.3g}, {max(0, k):,} updates suffice for an error of {eps:g}",
+    )
+
+
+def penalty(*, tau: float, omega: float, rho: float, delta: float, facts: Facts) -> Bound:
+    """How many times more updates Proposition 4.1 asks for at lag tau than for serial SGD.
+
+    pen(tau) = 1 + 6 rho tau + 6 tau^2 Omega sqrt(Delta)
+    """
+    _conflict(tau, rho, delta)
+    value = 1 + LAG * rho * tau + K_LAG_SQUARED * tau**2 * omega * math.sqrt(delta)
+    return Bound(
+        name="penalty",
+        source=HOGWILD,
+        inputs=dict(tau=tau, omega=omega, rho=rho, delta=delta),
+        values={"penalty": value},
+        assumptions=_hogwild(facts),
+        words=(
+            f"the theorem asks for {value:.3g} times the updates of serial SGD at a lag of "
+            f"{tau:g}; it orders problems and predicts no speed"
+        ),
+    )
+
+
+def near_serial(
+    *, omega: float, rho: float, delta: float, tau: float, facts: Facts, slack: float = 0.1
+) -> Bound:
+    """Whether pen(tau) - 1 <= slack, and the largest lag for which it is.
+
+    "Near serial" is pen - 1 = o(1) in the paper; `slack` puts a number on it.
+    """
+    _conflict(tau, rho, delta)
+    a, b = K_LAG_SQUARED * omega * math.sqrt(delta), LAG * rho
+    if a > 0:
+        # The positive root of a t^2 + b t = slack, written so that nothing cancels.
+        largest = 2 * slack / (b + math.sqrt(b * b + 4 * a * slack))
+    else:
+        largest = slack / b if b > 0 else math.inf
+    met = tau <= largest
+    return Bound(
+        name="near-serial",
+        source=HOGWILD,
+        inputs=dict(omega=omega, rho=rho, delta=delta, tau=tau, slack=slack),
+        values={"largest_tau": largest, "met": float(met)},
+        assumptions=_hogwild(facts),
+        words=(
+            f"the theorem promises at most {slack:.0%} more updates than serial SGD up to a lag of "
+            f"{largest:.3g}; a lag of {tau:g} is {'within' if met else 'beyond'} that"
+        ),
+    )
+
+
+def quarter_power(*, n: int, rho: float, delta: float, tau: float, facts: Facts) -> Bound:
+    """n^(1/4): the lag up to which serial speed is kept where rho and Delta are of order 1/n.
+
+    The paper's statement is asymptotic, tau = o(n^(1/4)) with n the number of coordinates.
+    """
+    _conflict(tau, rho, delta)
+    _positive(n=n)
+    limit, order = n**0.25, n * max(rho, delta)
+    return Bound(
+        name="n^(1/4)",
+        source=HOGWILD,
+        inputs=dict(n=n, rho=rho, delta=delta, tau=tau),
+        values={"largest_tau": limit, "met": float(tau <= limit)},
+        assumptions=(
+            *_hogwild(facts),
+            Assumption(
+                "rho and Delta of order 1/n",
+                order <= ORDER_ONE,
+                f"n times the larger of them is {order:.3g}, "
+                + ("a constant" if order <= ORDER_ONE else f"not a constant (above {ORDER_ONE})"),
+            ),
+        ),
+        words=f"the rule keeps lags well below {limit:.3g} for {n:,} coordinates",
+    )
+
+
+def perturbed_iterate(*, n_examples: float, mean_degree: float, tau: float, facts: Facts) -> Bound:
+    """Largest lag n / (2 Dbar) for which the noise of asynchrony does not matter.
+
+    Dbar is the mean conflict degree, so this is p_conf * tau <= 1/2. It needs the average conflict
+    where Proposition 4.1 needs the largest, and is far weaker a condition.
+
+    Args:
+        n_examples: |E|.
+        mean_degree: mean number of other examples that an example meets.
+        tau: lag in updates.
+        facts: what is known.
+    """
+    _positive(n_examples=n_examples)
+    largest = n_examples / (2 * mean_degree) if mean_degree > 0 else math.inf
+    met = tau <= largest
+    return Bound(
+        name="perturbed iterate",
+        source=PERTURBED,
+        inputs=dict(n_examples=n_examples, mean_degree=mean_degree, tau=tau),
+        values={"largest_tau": largest, "met": float(met)},
+        assumptions=(
+            need.strongly_convex(facts),
+            need.bounded_gradients(facts),
+            need.lossless(facts),
+            need.plain_sgd(facts),
+            need.sparse(facts),
+        ),
+        words=(
+            f"an update meets {mean_degree / n_examples:.3g} of the others, so lags up to "
+            f"{largest:.3g} cost nothing; a lag of {tau:g} is {'within' if met else 'beyond'} that"
+        ),
+    )
+
+
+def step_koloskova(
+    *, tau_concurrency: float, tau_max: float, facts: Facts, smoothness: float | None = None
+) -> Bound:
+    """Step sizes for dense, non-convex problems: sparsity is not needed, a smaller step is.
+
+    A constant step needs lr <= 1 / (L sqrt(tau_max tau_C)); a step of 1 / (L tau_C) suffices where
+    gradients older than 2 tau_C are left out or scaled down. Where L is not known, the values are
+    in multiples of 1/L, the largest step of serial SGD; lags below 1 count as 1.
+
+    Args:
+        tau_concurrency: mean number of gradients in flight beside one's own: workers - 1.
+        tau_max: largest lag seen.
+        facts: what is known.
+        smoothness: L, if known.
+
+    Raises:
+        DataError: a lag is negative.
+    """
+    if min(tau_concurrency, tau_max) < 0:
+        raise DataError(f"lags of {tau_concurrency} and {tau_max} updates; wanted at least 0")
+    concurrency, largest = max(1.0, tau_concurrency), max(1.0, tau_max)
+    unit = 1.0 if smoothness is None else 1.0 / smoothness
+    constant, adaptive = unit / math.sqrt(largest * concurrency), unit / concurrency
+    of = " of serial SGD's largest step" if smoothness is None else ""
+    return Bound(
+        name="step for dense problems",
+        source=KOLOSKOVA,
+        inputs=dict(tau_concurrency=tau_concurrency, tau_max=tau_max)
+        | ({} if smoothness is None else {"smoothness": smoothness}),
+        values={
+            "constant_step": constant,
+            "step_without_old_gradients": adaptive,
+            "drop_above": 2 * concurrency,
+        },
+        assumptions=(need.smooth(facts), need.lossless(facts), need.plain_sgd(facts)),
+        words=(
+            f"a constant step of {constant:.3g}{of} converges at any density; {adaptive:.3g} is "
+            f"enough where gradients older than {2 * concurrency:g} updates are left out"
+        ),
+    )
+
+
+def _hogwild(facts: Facts) -> tuple[Assumption, ...]:
+    return (
+        need.strongly_convex(facts),
+        need.smooth(facts),
+        need.bounded_gradients(facts),
+        need.lossless(facts),
+        need.plain_sgd(facts),
+        need.sparse(facts),
+    )
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise DataError(f"{name} = {value}: wanted a number above 0")
+
+
+def _conflict(tau: float, rho: float, delta: float) -> None:
+    if tau < 0:
+        raise DataError(f"tau = {tau}: a lag counts updates, wanted at least 0")
+    for name, share in (("rho", rho), ("delta", delta)):
+        if not 0 <= share <= 1:
+            raise DataError(f"{name} = {share}: wanted a share of the examples, 0 to 1")

@@ -1,0 +1,219 @@
+"""Omega, Delta, rho and conflict estimated from sampled supports, each with what is certain.
+
+A sample is S supports drawn independently and uniformly from the examples (or batches) of a
+problem. Intervals are valid at every S, without a normal approximation. Omega and rho are largest
+values over all examples, which no sample bounds from above; what a sample does say is a lower bound
+and a quantile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mlxhog.errors import DataError
+from mlxhog.theory import intervals
+from mlxhog.theory.supports import Supports
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantile:
+    """With the estimate's confidence, at most `share_above` of all examples exceed `value`."""
+
+    value: float
+    share_above: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """One quantity, estimated.
+
+    Attributes:
+        value: the point estimate.
+        low: lower end of the interval.
+        high: upper end; for a largest value over all examples it may be the trivial one.
+        confidence: how often an interval made this way holds the true value, at least.
+        kind: how value and interval were made.
+        quantile: for largest values, what is certain about all but a few examples, with the same
+            confidence of its own.
+    """
+
+    value: float
+    low: float
+    high: float
+    confidence: float
+    kind: str
+    quantile: Quantile | None = None
+
+
+def estimate_omega(supports: Supports, *, confidence: float = CONFIDENCE) -> Estimate:
+    """Omega: the largest support seen, which is a lower bound, and the share that may be larger.
+
+    If a share q of the examples had larger supports, S draws would all miss them with probability
+    (1 - q)^S; this reaches 1 - confidence at q = 1 - (1 - confidence)^(1/S) <= ln(1/risk) / S.
+
+    Raises:
+        DataError: no samples.
+    """
+    risk = _risk(supports, 1, confidence)
+    largest = float(supports.sizes().max())
+    return Estimate(
+        value=largest,
+        low=largest,
+        high=float(supports.n),
+        confidence=confidence,
+        kind="largest seen",
+        quantile=Quantile(value=largest, share_above=1.0 - risk ** (1.0 / len(supports))),
+    )
+
+
+def estimate_delta(
+    supports: Supports, *, confidence: float = CONFIDENCE, seed: int = 0
+) -> Estimate:
+    """Delta: share of the examples that touch the busiest coordinate.
+
+    The coordinate is chosen on one half of the sample and its share measured on the other half, so
+    that choosing it does not inflate the value. Low is Clopper and Pearson's limit on that half;
+    high is their limit for all n coordinates at once (risk / n each) on the whole sample, because
+    the busiest coordinate need not be the chosen one.
+
+    Args:
+        supports: the sample, at least 2.
+        confidence: of the interval; half of the risk goes to each end.
+        seed: of the split into halves.
+
+    Raises:
+        DataError: fewer than 2 samples.
+    """
+    risk = _risk(supports, 2, confidence) / 2
+    first, second = _halves(supports, seed)
+    busiest = int(first.counts.argmax())
+    touched = int(second.counts[busiest])
+    most = int((first.counts + second.counts).max())
+    return Estimate(
+        value=touched / len(second),
+        low=intervals.binomial_low(touched, len(second), risk),
+        high=intervals.binomial_high(most, len(supports), risk / supports.n),
+        confidence=confidence,
+        kind="busiest coordinate of one half, measured on the other",
+    )
+
+
+def delta_of_all_coordinates(supports: Supports, *, confidence: float = CONFIDENCE) -> Estimate:
+    """Delta with one error bar for the shares of all coordinates at once.
+
+    |c_v / S - q_v| <= sqrt(ln(2 n / risk) / (2 S)) for every v (Hoeffding, union over n). Wider
+    than `estimate_delta`, but it says the same of every coordinate.
+
+    Raises:
+        DataError: no samples.
+    """
+    risk = _risk(supports, 1, confidence)
+    share = float(supports.counts.max()) / len(supports)
+    error = float(np.sqrt(np.log(2 * supports.n / risk) / (2 * len(supports))))
+    return Estimate(
+        value=share,
+        low=max(0.0, share - error),
+        high=min(1.0, share + error),
+        confidence=confidence,
+        kind="largest share, error bar for all coordinates",
+    )
+
+
+def estimate_p_conf(supports: Supports, *, confidence: float = CONFIDENCE) -> Estimate:
+    """Probability that the supports of two independent draws meet: the share of all pairs that do.
+
+    The value is unbiased (a U-statistic); the interval is `intervals.pairs_low` and `pairs_high`,
+    always inside Hoeffding's `sqrt(ln(2 / risk) / (2 floor(S / 2)))`.
+
+    Raises:
+        DataError: fewer than 2 samples.
+    """
+    risk = _risk(supports, 2, confidence) / 2
+    samples = len(supports)
+    nonempty = np.count_nonzero(supports.sizes())
+    share = float(supports.meetings(supports).sum() - nonempty) / (samples * (samples - 1))
+    return Estimate(
+        value=share,
+        low=intervals.pairs_low(share, samples, risk),
+        high=intervals.pairs_high(share, samples, risk),
+        confidence=confidence,
+        kind="share of all pairs",
+    )
+
+
+def estimate_mean_conflict_degree(
+    supports: Supports, examples: int, *, confidence: float = CONFIDENCE
+) -> Estimate:
+    """Mean number of other examples that an example meets: p_conf * (examples - 1).
+
+    Raises:
+        DataError: fewer than 2 samples.
+    """
+    p_conf, others = estimate_p_conf(supports, confidence=confidence), examples - 1
+    return replace(
+        p_conf, value=p_conf.value * others, low=p_conf.low * others, high=p_conf.high * others
+    )
+
+
+def estimate_rho(
+    supports: Supports,
+    *,
+    omega: int | None = None,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Estimate:
+    """Rho: the largest share of the examples that one example meets; a lower bound and a quantile.
+
+    Low: the sample that meets most others in its own half is tested against the other half, whose
+    meetings are independent trials (Clopper and Pearson). Value: its share there. Quantile: if more
+    than a share q of the examples met more than its value, one of them would be in the first half
+    but for a probability (1 - q)^(S/2), and the upper limit of its share on the second half would
+    lie below the share itself only with half of the risk. High: omega * Delta, with Delta's upper
+    limit.
+
+    Args:
+        supports: the sample, at least 4.
+        omega: the largest support there can be, where that is known (tokens per batch for the rows
+            of an embedding); n otherwise.
+        confidence: of the interval, half of the risk to each end; and of the quantile, by itself.
+        seed: of the split into halves.
+
+    Raises:
+        DataError: fewer than 4 samples.
+    """
+    risk = _risk(supports, 4, confidence)
+    first, second = _halves(supports, seed)
+    chosen = int(first.meetings(first).argmax())
+    met = first.meetings(second)
+    delta_high = estimate_delta(supports, confidence=confidence, seed=seed).high
+    return Estimate(
+        value=float(met[chosen]) / len(second),
+        low=intervals.binomial_low(int(met[chosen]), len(second), risk / 2),
+        high=min(1.0, (supports.n if omega is None else omega) * delta_high),
+        confidence=confidence,
+        kind="lower bound: the most meeting sample of one half, measured on the other",
+        quantile=Quantile(
+            value=intervals.binomial_high(int(met.max()), len(second), risk / 2),
+            share_above=1.0 - (risk / 2) ** (1.0 / len(first)),
+        ),
+    )
+
+
+def _risk(supports: Supports, fewest: int, confidence: float) -> float:
+    if len(supports) < fewest:
+        raise DataError(
+            f"{len(supports)} sampled supports are too few for this estimate; draw {fewest} or more"
+        )
+    if not 0 < confidence < 1:
+        raise DataError(f"confidence {confidence}: wanted a number between 0 and 1, such as 0.95")
+    return 1.0 - confidence
+
+
+def _halves(supports: Supports, seed: int) -> tuple[Supports, Supports]:
+    order = np.random.default_rng(seed).permutation(len(supports))
+    half = len(supports) // 2
+    return supports[order[:half]], supports[order[half:]]

@@ -1,0 +1,136 @@
+"""Omega, Delta, rho and conflict of a data set (spec hogwild.md 2.1, 2.7 and 7, test 7)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxhog import _native
+from mlxhog.errors import DataError
+from mlxhog.theory.hypergraph import Hypergraph
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/tiny_hypergraph.json").read_text())
+EDGES = {"A": [[0, 1], [1, 2], [3, 4], [4, 5, 6]], "B": [[0, 1, 2], [2, 3], [3, 4], [5]]}
+
+coordinates = st.integers(0, 29)
+any_hypergraph = st.lists(st.sets(coordinates, max_size=6), min_size=1, max_size=40).map(
+    lambda edges: Hypergraph.from_lists([sorted(edge) for edge in edges], 30)
+)
+
+
+def counted(graph: Hypergraph) -> list[int]:
+    """Edge degrees by comparing every pair."""
+    edges = [
+        set(graph.indices[start:stop].tolist())
+        for start, stop in zip(graph.indptr[:-1], graph.indptr[1:], strict=True)
+    ]
+    return [sum(bool(a & b) for b in edges) for a in edges]
+
+
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_the_worked_examples_are_exact(name: str) -> None:
+    wanted = GOLDEN[name]
+    graph = Hypergraph.from_lists(EDGES[name], wanted["n"])
+    assert len(graph) == wanted["m"]
+    assert graph.omega == wanted["omega"]
+    assert graph.degrees.tolist() == wanted["deg"]
+    assert graph.delta == wanted["delta"]
+    assert graph.edge_degrees.tolist() == wanted["edge_degree"]
+    assert graph.rho == wanted["rho"]
+    assert graph.p_conf == wanted["p_conf"]
+    assert graph.mean_conflict_degree == wanted["avg_conflict_degree"]
+
+
+@given(any_hypergraph)
+@settings(max_examples=1000, deadline=None)
+def test_rho_lies_between_delta_and_omega_delta(graph: Hypergraph) -> None:
+    assert graph.delta <= graph.rho <= graph.rho_upper_bound <= 1
+    busiest = int(graph.degrees.max())  # counts: rho <= Omega Delta is an equality now and then
+    assert graph.edge_degrees.max() <= graph.omega * busiest
+    if graph.delta == 1:
+        assert graph.rho == 1
+
+
+@given(any_hypergraph)
+@settings(max_examples=300, deadline=None)
+def test_edge_degrees_equal_those_of_comparing_every_pair(graph: Hypergraph) -> None:
+    assert graph.edge_degrees.tolist() == counted(graph)
+
+
+@given(st.lists(st.sets(st.integers(0, 5), max_size=2), min_size=1, max_size=40))
+@settings(max_examples=200, deadline=None)
+def test_a_graph_with_parallel_edges_is_counted_like_any_other(edges: list[set[int]]) -> None:
+    graph = Hypergraph.from_lists([sorted(edge) for edge in edges], 6)
+    assert graph.edge_degrees.tolist() == counted(graph)
+
+
+def test_edges_are_met_across_the_blocks_of_the_native_count() -> None:
+    # Some coordinates in most edges, some in a few, some in none, over three blocks of 4096 edges.
+    rng = np.random.default_rng(0)
+    mask = rng.random((9000, 40)) < np.linspace(0, 0.1, 40) ** 2
+    graph = Hypergraph.from_lists([np.flatnonzero(row) for row in mask], 40)
+    wanted = ((mask.astype(np.float32) @ mask.T.astype(np.float32)) > 0).sum(axis=1)
+    assert (graph.edge_degrees == wanted).all()
+
+
+def test_pairs_of_examples_are_counted_once_each() -> None:
+    graph = Hypergraph.from_lists([[0], [0], [1], []], 2)
+    assert graph.p_conf == pytest.approx(1 / 6)
+    assert graph.mean_conflict_degree == pytest.approx(2 / 4)
+
+
+def test_a_single_example_conflicts_with_none() -> None:
+    graph = Hypergraph.from_lists([[0, 2]], 3)
+    assert (graph.rho, graph.delta, graph.p_conf) == (1.0, 1.0, 0.0)
+
+
+def test_examples_without_coordinates_meet_none() -> None:
+    graph = Hypergraph.from_lists([[], []], 3)
+    assert (graph.omega, graph.delta, graph.rho, graph.p_conf) == (0, 0.0, 0.0, 0.0)
+
+
+def test_unsorted_edges_are_sorted_and_their_repetitions_dropped() -> None:
+    graph = Hypergraph.from_unsorted(np.array([0, 3, 3, 5]), np.array([4, 1, 4, 2, 0]), 5)
+    assert graph.indptr.tolist() == [0, 2, 2, 4]
+    assert graph.indices.tolist() == [1, 4, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("indptr", "indices", "message"),
+    [
+        ([0], [], "without edges"),
+        ([0, 2], [0], "indptr runs from 0 to 2 over 1"),
+        ([0, 2, 1, 3], [0, 1, 2], "never falling"),
+        ([0, 1, 2], [0, 9], "edge 1 has coordinate 9, wanted 0 to 4"),
+        ([0, 1, 2], [0, -1], "edge 1 has coordinate -1"),
+        ([0, 1, 3], [4, 2, 2], "edge 1 has coordinate 2 after 2"),
+        ([0, 0, 2], [3, 1], "edge 1 has coordinate 1 after 3"),
+    ],
+)
+def test_bad_edges_are_refused_by_number(
+    indptr: list[int], indices: list[int], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        Hypergraph(np.array(indptr), np.array(indices, np.int32), 5)
+
+
+def test_lists_outside_the_coordinates_are_refused_by_number() -> None:
+    with pytest.raises(DataError, match="edge 1 has coordinate 7"):
+        Hypergraph.from_lists([[0], [1, 7]], 5)
+
+
+def test_the_native_count_refuses_indices_that_would_leave_its_arrays() -> None:
+    met = np.zeros(1, np.int64)
+    with pytest.raises(ValueError, match="outside"):
+        _native.edge_degrees(np.array([0, 1]), np.array([5], np.int32), 5, met)
+    with pytest.raises(ValueError, match="number of indices"):
+        _native.edge_degrees(np.array([0, 2]), np.array([0], np.int32), 5, met)
+    with pytest.raises(ValueError, match="fall"):
+        _native.edge_degrees(np.array([0, 2, 1]), np.array([0], np.int32), 5, met)
+    with pytest.raises(ValueError, match="met has 1"):
+        _native.edge_degrees(np.array([0, 1, 1]), np.array([0], np.int32), 5, met)
