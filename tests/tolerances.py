@@ -229,3 +229,7 @@ CUT_NEAR_SERIAL = Tolerance(
     "of a small cut of five labels; the order of edges alone moves serial's by 2 %, 4 seeds",
     of_largest=0.04,
 )
+COMPLETION_NEAR_SERIAL = Tolerance(
+    "the objective on 16,000 ratings; the order of examples alone moves serial's by 1.8 %, 8 seeds",
+    of_largest=0.04,
+)
