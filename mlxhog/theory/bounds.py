@@ -205,8 +205,16 @@ def perturbed_iterate(*, n_examples: float, mean_degree: float, tau: float, fact
         mean_degree: mean number of other examples that an example meets.
         tau: lag in updates.
         facts: what is known.
+
+    Raises:
+        DataError: a number is negative, or there are no examples.
     """
     _positive(n_examples=n_examples)
+    if tau < 0 or mean_degree < 0:
+        raise DataError(
+            f"tau = {tau}, mean_degree = {mean_degree}: wanted counts of updates and of examples, "
+            "at least 0"
+        )
     largest = n_examples / (2 * mean_degree) if mean_degree > 0 else math.inf
     met = tau <= largest
     return Bound(
