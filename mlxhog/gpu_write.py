@@ -125,6 +125,8 @@ def why_not_metal(backends: Sequence[str], found: Verdicts | None = None) -> str
 
 
 def _why_not_auto(config: TrainConfig, backends: Sequence[str]) -> str | None:
+    if config.strategy == "avg_runs":
+        return "every worker of avg_runs has parameters of its own, and the CPU adds to them"
     asked = config.write not in ("auto", "cas") and set(backends) & set(GPU_BACKENDS)
     if asked:
         return f"write={config.write} was asked for, and a GPU that writes needs cas"

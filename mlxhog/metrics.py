@@ -148,6 +148,7 @@ class Result:
         staleness: see `Progress`.
         sample: text from the model at the end, None where none was made.
         error: what went wrong, None where nothing did.
+        copies_bits_per_byte: avg_runs: held-out bits per byte of each worker's own parameters.
     """
 
     run: str
@@ -169,6 +170,7 @@ class Result:
     staleness: Mapping[int, int] = field(default_factory=dict)
     sample: str | None = None
     error: str | None = None
+    copies_bits_per_byte: tuple[float, ...] = ()
 
     @property
     def emulated(self) -> bool:
@@ -205,4 +207,9 @@ class Result:
             "emulated": self.emulated,
             "checkpoint": self.checkpoint,
             "error": self.error,
+            **(
+                {"copies_bits_per_byte": list(copies)}
+                if (copies := self.copies_bits_per_byte)
+                else {}
+            ),
         }

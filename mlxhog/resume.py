@@ -19,8 +19,12 @@ from mlxhog.budget import Budget
 from mlxhog.config import TrainConfig
 from mlxhog.data.ledger import Ledger
 from mlxhog.models.families import init_params
+from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.plan import Plan, same_budget
-from mlxhog.strategies import sync
+from mlxhog.strategies import course, disjoint, sync
+
+NUMBERED = ("sync", "round_robin", "avg_runs")
+"""Strategies that deal batches out by number."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +45,40 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     if plan.checkpoint is None:
         for name, value in init_params(plan.model, config.seed).items():
             arena.param(name)[...] = value
+        course.begin(config, len(plan.workers), arena)
         return Start(Budget(steps=config.steps, tokens=config.tokens, seconds=config.time))
     found = plan.checkpoint
     for name, value in found.params.items():
         mapped.copy(value, arena.param(name))
     state = found.state
     arena.counters.store("version", int(state["version"]))
-    position = state["ledger"]
+    position, kept = state["ledger"], _kept(plan, state)
     if config.async_after > 0 and state.get("went_async"):
         sync.pass_over(arena.segment("sync.words"), len(plan.workers))
-    elif config.strategy == "sync" or config.async_after > 0:
-        # rounds are numbered, so they cannot skip single batches that are done already
+    elif config.async_after > 0 or (config.strategy in NUMBERED and kept is None):
+        # batches are dealt out by number, so single ones that are done cannot be skipped
         position = {**position, "done": []}
     ledger.restore(position)
     arena.counters.store("first_ticket", position["epoch"] * ledger.n + position["watermark"])
+    if kept is not None:
+        for segment in course.kept_segments(config, len(plan.workers)):
+            _fill(arena, segment, [segment], found.optimizer)
+    course.begin(config, len(plan.workers), arena, kept)
     message = _restore_moments(plan, arena, found)
+    if RESIDUAL not in plan.private_state:
+        _write_residuals(arena, found)
+    if config.blocks == "disjoint":
+        each = dict.fromkeys(arena.layout.slots, arena.workers.entry(1).opt_step)
+        disjoint.restore_steps(arena, state.get("block_steps", each))
     return Start(_budget(config, state), message)
+
+
+def _kept(plan: Plan, state: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Where the strategy stood, if the same one goes on with as many workers."""
+    found: Mapping[str, Any] | None = state.get("course")
+    wanted = (plan.config.strategy, len(plan.workers))
+    same = found is not None and (found["strategy"], found["workers"]) == wanted
+    return found if same else None
 
 
 def _restore_moments(plan: Plan, arena: Arena, found: checkpoint.Checkpoint) -> str | None:
@@ -65,13 +87,16 @@ def _restore_moments(plan: Plan, arena: Arena, found: checkpoint.Checkpoint) -> 
     saved_slots = list(steps)
     slots = [k + 1 for k in range(len(plan.workers))]
     # where one slot's moments are those of all, it stands for the others, too
-    same = saved_slots == list(strategies.state_slots(plan.config, len(slots), arena))
+    now = list(strategies.state_slots(plan.config, len(slots), arena))
+    same = saved_slots == now
     for slot in slots:
         sources = [slot] if same and slot in steps else saved_slots
         entry = arena.workers.entry(slot)
         entry.opt_step = round(sum(steps[s] for s in sources) / len(sources))
         for kind in plan.private_state:
             _fill(arena, f"{kind}.{slot}", [f"{kind}.{s}" for s in sources], found.optimizer)
+            if kind == RESIDUAL and not same:  # what all have not written yet stays as much
+                arena.segment(f"{kind}.{slot}")[...] *= np.float32(len(saved_slots) / len(now))
     for kind in plan.shared_state:
         _fill(arena, kind, [kind], found.optimizer)
     if same or not plan.private_state:
@@ -79,6 +104,14 @@ def _restore_moments(plan: Plan, arena: Arena, found: checkpoint.Checkpoint) -> 
     if len(saved_slots) == 1:
         return f"one worker's moments were given to each of {len(slots)} workers"
     return f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
+
+
+def _write_residuals(arena: Arena, found: checkpoint.Checkpoint) -> None:
+    """Add what the workers of a sparsified run had not written yet, as this run would never."""
+    for key, value in found.optimizer.items():
+        segment, _, name = key.partition("/")
+        if segment.startswith(f"{RESIDUAL}."):
+            arena.param(name)[...] += value
 
 
 def _fill(

@@ -15,6 +15,8 @@ from mlxhog.monitor import Monitor
 from mlxhog.plan import Plan
 from mlxhog.resume import Start
 from mlxhog.run import Run
+from mlxhog.strategies import course
+from mlxhog.strategies.disjoint import steps_taken
 
 
 def save(
@@ -25,10 +27,12 @@ def save(
     Raises:
         EnvironmentLacks: the disk is full; the previous checkpoint is whole.
     """
+    workers = len(plan.workers)
+    course.settle(plan.config, workers, arena)
     counters, budget = arena.counters, start.budget
-    slots = strategies.state_slots(plan.config, len(plan.workers), arena)
+    slots = strategies.state_slots(plan.config, workers, arena)
     segments = [f"{kind}.{slot}" for kind in plan.private_state for slot in slots]
-    segments += list(plan.shared_state)
+    segments += [*plan.shared_state, *course.kept_segments(plan.config, workers)]
     moments: dict[str, NDArray[np.float32]] = {}
     for segment in segments:
         flat = arena.segment(segment)
@@ -60,9 +64,11 @@ def save(
             "budget": {"steps": config.steps, "tokens": config.tokens, "time": config.time},
             "left": left,
             "ledger": ledger.position(),
+            "course": course.position(plan.config, workers, arena),
             "writers": {"gpu_write": plan.writers.gpu_write, "write": plan.writers.write},
             "emulated": plan.emulated,
             "went_async": config.async_after > 0 and len(slots) > 1,
+            **({"block_steps": steps_taken(arena)} if config.blocks == "disjoint" else {}),
             "opt_steps": {str(slot): arena.workers.entry(slot).opt_step for slot in slots},
             "tokens_sha256": TokenFile.open(plan.data.train).digest,
         },

@@ -86,14 +86,17 @@ class TextJobs:
         counters = self.context.arena.counters
         if counters.load("eval_next") // EVAL_ROUND == self._final_round:
             return
-        strategies.copy_to_inbox(self.context)
         config, beat = self.job.config, self.context.entry.beat
         beat(Phase.EVALUATE)
         chunks = evaluation.final_chunks(self._val, config)
+        copied: int | None = None
         while True:
             self._final_round, chunk = divmod(counters.add("eval_next", 1), EVAL_ROUND)
             if chunk >= chunks:
                 return
+            if copied != self._final_round:  # another round may be of other parameters
+                strategies.copy_to_inbox(self.context)
+                copied = self._final_round
             score = evaluation.score_chunk(self.context.backend, self._val, config, chunk, beat)
             self._record_score(score, round_=self._final_round, chunk=chunk)
 

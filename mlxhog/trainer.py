@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -39,6 +40,7 @@ from mlxhog.plan import Plan, make_plan
 from mlxhog.quantities import Interval
 from mlxhog.resume import restore
 from mlxhog.side_jobs import Text
+from mlxhog.strategies import course
 from mlxhog.supervisor import Supervisor
 
 Observer = Callable[[Progress], None]
@@ -113,6 +115,8 @@ class _Training:
         self.saved: Path | None = None
         self.unsaved: EnvironmentLacks | None = None
         self.sample: str | None = None
+        self.copies_bits_per_byte: list[float] = []
+        self._eval_round = 0
         self._signals = Interrupts()
         self._doing: str | None = None
         self._last_report = self._last_metrics = 0.0
@@ -156,6 +160,7 @@ class _Training:
             budget=self.start.budget,
             step_limit=self.start.budget.step_limit(self.plan.tokens_per_step),
             run_dir=self.run.directory,
+            sampled=self.plan.sampled,
         )
 
     # -- the course of a run ---------------------------------------------------------------------
@@ -289,20 +294,36 @@ class _Training:
         )
 
     def _evaluate(self) -> None:
+        """Evaluate the parameters, and what they are the average of."""
+        found = self._final_bits_per_byte()
+        if found is None:
+            return
+        self.monitor.val_bits_per_byte = found
+        n_workers = len(self.plan.workers)
+        with course.each_copy(self.config, n_workers, self.arena) as copies:
+            for load in copies:
+                load()
+                self.copies_bits_per_byte.append(self._final_bits_per_byte() or math.nan)
+        if warning := course.worse_than_a_copy(found, self.copies_bits_per_byte):
+            self._report(warning)
+
+    def _final_bits_per_byte(self) -> float | None:
         """Evaluate the held-out text, all workers together; again if one died on the way."""
         counters = self.arena.counters
         chunks = evaluation.final_chunks(TokenFile.open(self.plan.data.val), self.config)
-        round_ = 0
-        while self.monitor.final_chunks(round_) < chunks and not self._signals.count:
-            round_ += 1
+        first = self._eval_round
+        while self.monitor.final_chunks(self._eval_round) < chunks or self._eval_round == first:
+            if self._signals.count:
+                return None
+            self._eval_round += 1
             deaths = self.supervisor.restarts
-            counters.store("eval_next", round_ * EVAL_ROUND)
+            counters.store("eval_next", self._eval_round * EVAL_ROUND)
             self.supervisor.command(Command.EVALUATE)
             self._until(
-                partial(self._evaluated, round_, chunks, deaths), "evaluating held-out text"
+                partial(self._evaluated, self._eval_round, chunks, deaths),
+                "evaluating held-out text",
             )
-        if round_ and self.monitor.final_chunks(round_) >= chunks:
-            self.monitor.val_bits_per_byte = self.monitor.final_bits_per_byte(round_)
+        return self.monitor.final_bits_per_byte(self._eval_round)
 
     def _evaluated(self, round_: int, chunks: int, restarts: int) -> bool:
         """Whether a final evaluation is complete, or has to be begun anew after a death."""
@@ -406,6 +427,7 @@ class _Training:
             staleness=self.monitor.staleness(),
             sample=self.sample,
             error=None if error is None else str(error),
+            copies_bits_per_byte=tuple(self.copies_bits_per_byte),
         )
 
 

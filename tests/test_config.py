@@ -127,7 +127,8 @@ def test_all_problems_are_reported_together_and_point_at_their_origin(tmp_path):
         "no flag '--foo'",
         "conf.yaml:2: no option 'batchsize'; did you mean 'batch_size'?",
         "conf.yaml:1: seed is 'one'; wanted a whole number at least 0 and at most 4294967295",
-        "conf.yaml:3: strategy is 'hogwlid'; wanted one of serial, hogwild, sync; "
+        "conf.yaml:3: strategy is 'hogwlid'; wanted one of serial, hogwild, sync, "
+        "round_robin, avg_runs; "
         "did you mean 'hogwild'?",
         "--lr is '-1'; wanted a number above 0",
         "--iters is '1.5'; wanted a whole number at least 1, or none",
@@ -173,6 +174,11 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
         ({"read": "live"}, "predict=none"),
         ({"async_after": 0.1, "strategy": "sync"}, "async_after"),
         ({"second_moment": "shared", "optimizer": "sgd"}, "no second moment"),
+        ({"average_every": 5}, "strategy avg_runs, not hogwild"),
+        ({"strategy": "round_robin", "read": "live"}, "leave read out"),
+        ({"strategy": "round_robin", "write": "racy"}, "nobody writes beside"),
+        ({"strategy": "avg_runs", "gpu_write": "metal"}, "own copy"),
+        ({"strategy": "avg_runs", "second_moment": "shared"}, "runs are independent"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(values, said):

@@ -23,6 +23,7 @@ from mlxhog.config import TrainConfig
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError
+from mlxhog.models.families import ModelConfig
 from mlxhog.optim import Optimizer, Target, clip
 from mlxhog.optim.metal_steps import MetalSteps
 
@@ -69,6 +70,7 @@ class Context:
     step_limit: int | None
     config: TrainConfig
     decay: frozenset[str]
+    model: ModelConfig
 
     @property
     def rank(self) -> int:
@@ -111,7 +113,11 @@ class Context:
 
     def stopping(self) -> bool:
         """Whether the supervisor has ended the training phase."""
-        return self.arena.counters.load("command") != Command.TRAIN
+        return not self.training()
+
+    def training(self) -> bool:
+        """Whether the training phase is on."""
+        return self.arena.counters.load("command") == Command.TRAIN
 
     def paused(self) -> bool:
         """Whether the supervisor wants the arena to hold still (for a checkpoint)."""
@@ -153,30 +159,43 @@ class Strategy(Protocol):
 
 
 def copy_to_inbox(context: Context) -> None:
-    """Plain snapshot: the arena's current values, untouched by any prediction."""
-    if not context.reads_live:
+    """Plain snapshot: the model as it stands, untouched by any prediction."""
+    if context.reads_live:
+        return
+    if context.config.strategy == "avg_runs" and context.training():
+        from mlxhog.strategies import avg_runs
+
+        avg_runs.average(context.arena, context.workers, context.backend.inbox)
+    else:
         updates.snapshot(context.backend.inbox, context.arena.params)
-        context.backend.refresh()
+    context.backend.refresh()
 
 
 def segments(config: TrainConfig, workers: int, n_params: int) -> dict[str, tuple[str, int]]:
     """Extra arena segments a strategy needs; see `arena.plan`."""
-    if config.strategy == "sync" or config.async_after > 0:
-        from mlxhog.strategies.sync import sync_segments
+    from mlxhog.strategies import avg_runs, disjoint, round_robin, sync
 
-        return sync_segments(workers, n_params)
-    return {}
+    if config.strategy == "sync" or config.async_after > 0:
+        return sync.sync_segments(workers, n_params)
+    if config.strategy == "round_robin":
+        return round_robin.turn_segments(workers)
+    if config.blocks == "disjoint":
+        return disjoint.disjoint_segments(workers, n_params)
+    return avg_runs.copy_segments(workers) if config.strategy == "avg_runs" else {}
 
 
 def state_slots(config: TrainConfig, workers: int, arena: Arena) -> tuple[int, ...]:
     """Worker slots whose private optimizer state means something now.
 
-    While workers apply one averaged gradient together, the first one's is that of all.
+    While workers apply one averaged gradient together, the first one's is that of all; so it is
+    where the state goes with the blocks that a worker holds.
     """
-    from mlxhog.strategies.sync import is_over
+    from mlxhog.strategies import sync
 
-    together = config.strategy == "sync" or (
-        config.async_after > 0 and not is_over(arena.segment("sync.words"))
+    together = (
+        config.blocks == "disjoint"
+        or config.strategy == "sync"
+        or (config.async_after > 0 and not sync.is_over(arena.segment("sync.words")))
     )
     return (1,) if together else tuple(range(1, workers + 1))
 
@@ -187,15 +206,19 @@ def build(context: Context) -> Strategy:
     Raises:
         ConfigError: unknown name.
     """
-    from mlxhog.strategies.hogwild import Hogwild
-    from mlxhog.strategies.switch import SyncThenHogwild
-    from mlxhog.strategies.sync import Sync
+    from mlxhog.strategies import avg_runs, disjoint, hogwild, round_robin, switch, sync
 
     name = context.config.strategy
-    if name == "sync":
-        return Sync(context)
     if name == "hogwild" and context.config.async_after > 0 and context.workers > 1:
-        return SyncThenHogwild(context)
-    if name in ("serial", "hogwild"):
-        return Hogwild(context)
-    raise ConfigError(f"no strategy {name!r}; choose from serial, hogwild, sync")
+        return switch.SyncThenHogwild(context)
+    own_blocks = context.config.blocks == "disjoint"
+    kinds: dict[str, Callable[[Context], Strategy]] = {
+        "serial": hogwild.Hogwild,
+        "hogwild": disjoint.Disjoint if own_blocks else hogwild.Hogwild,
+        "sync": sync.Sync,
+        "round_robin": round_robin.RoundRobin,
+        "avg_runs": avg_runs.AvgRuns,
+    }
+    if name not in kinds:
+        raise ConfigError(f"no strategy {name!r}; choose from {', '.join(kinds)}")
+    return kinds[name](context)

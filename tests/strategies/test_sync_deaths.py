@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
-from types import FrameType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,39 +15,12 @@ from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Lease
 from mlxhog.strategies.sync import Sync, sync_segments
+from tests.strategies.deaths import Died, dies_at, lines
 from tests.strategies.test_sync import LR, context
 
 GRADIENTS = (1.0, 3.0)
 ROUNDS = 2
 METHODS = ("claim", "_decision", "read", "write", "_write_own", "_average", "_apply")
-
-
-class Died(BaseException):
-    """Stands for SIGKILL: nothing behind the line where it is raised runs."""
-
-
-def lines() -> Iterator[tuple[str, int]]:
-    """Every line of a round, as (method, number within it)."""
-    for method in METHODS:
-        code = getattr(Sync, method).__code__
-        first = code.co_firstlineno
-        numbers = {line - first for _, _, line in code.co_lines() if line and line > first}
-        yield from ((method, number) for number in sorted(numbers))
-
-
-def dies_at(method: str, number: int) -> Any:
-    """A trace function that raises where a line of `Sync.method` is about to run."""
-    code = getattr(Sync, method).__code__
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        if frame.f_code is not code:
-            return trace if frame.f_code.co_filename == code.co_filename else None
-        if event == "line" and frame.f_lineno - code.co_firstlineno == number:
-            sys.settrace(None)
-            raise Died
-        return trace
-
-    return trace
 
 
 def new_arena() -> Arena:
@@ -75,13 +46,13 @@ def take_rounds(worker: Sync, rounds: int) -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_death_at_any_line_of_a_round_costs_at_most_one_torn_apply(rank: int) -> None:
     unreached = []
-    for method, number in lines():
+    for method, number in lines(Sync, METHODS):
         with new_arena() as arena:
             died = die_and_be_replaced(arena, rank, method, number)
             check(arena, rank, f"{method}+{number}")
         if not died:
             unreached.append((method, number))
-    reached = len(list(lines())) - len(unreached)
+    reached = len(list(lines(Sync, METHODS))) - len(unreached)
     assert reached >= 40, unreached
 
 
@@ -91,7 +62,7 @@ def die_and_be_replaced(arena: Arena, rank: int, method: str, number: int) -> bo
     thread = threading.Thread(target=take_rounds, args=(other, ROUNDS), daemon=True)
     thread.start()
     died = False
-    sys.settrace(dies_at(method, number))
+    sys.settrace(dies_at(Sync, method, number))
     try:
         take_rounds(victim, ROUNDS)
     except Died:

@@ -1,20 +1,22 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mlxhog import train
+from mlxhog import checkpoint, train
 from tests.training.small import identical, largest_difference, parameters, small_config
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "momentum", "sgd"])
-def test_one_hogwild_worker_is_the_serial_run_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
+def test_one_worker_of_any_strategy_is_the_serial_run_bit_for_bit(
+    tmp_path: Path, optimizer: str
+) -> None:
     runs = [
         train(small_config(tmp_path, strategy=strategy, optimizer=optimizer))
-        for strategy in ("serial", "hogwild", "sync")
+        for strategy in ("serial", "hogwild", "sync", "round_robin", "avg_runs")
     ]
-    serial, hogwild, sync = (parameters(run) for run in runs)
-    assert identical(serial, hogwild)
-    assert identical(serial, sync)
+    serial, *others = (parameters(run) for run in runs)
+    assert all(identical(serial, other) for other in others)
 
 
 @pytest.mark.parametrize("write", ["racy", "cas"])
@@ -28,6 +30,79 @@ def test_the_write_mode_changes_nothing_for_one_worker(tmp_path: Path, write: st
 def test_synchronous_reruns_are_bit_identical(tmp_path: Path, budget: dict[str, object]) -> None:
     config = small_config(tmp_path, strategy="sync", workers="torch:cpu*2", **budget)
     assert identical(parameters(train(config)), parameters(train(config)))
+
+
+@pytest.mark.parametrize("strategy", ["round_robin", "avg_runs"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"workers": "torch:cpu*3"},
+        {"workers": "mlx:cpu,torch:cpu", "optimizer": "momentum"},
+        {"optimizer": "sgd", "steps": None, "tokens": 2560},
+    ],
+)
+def test_reruns_are_bit_identical_also_when_they_are_saved_and_evaluated_on_the_way(
+    tmp_path: Path, strategy: str, options: dict[str, object]
+) -> None:
+    more = {"average_every": 3} if strategy == "avg_runs" else {}
+    common = {"strategy": strategy, "workers": "torch:cpu*2", "steps": 60, **more, **options}
+    one = train(small_config(tmp_path, **common))
+    other = train(small_config(tmp_path, save_every=9, eval_every=7, **common))
+    assert identical(parameters(one), parameters(other))
+
+
+@pytest.mark.parametrize("strategy", ["round_robin", "avg_runs"])
+@pytest.mark.parametrize("schedule", ["constant", "backoff"])
+def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(
+    tmp_path: Path, strategy: str, schedule: str
+) -> None:
+    common = {
+        "strategy": strategy, "workers": "torch:cpu*2", "schedule": schedule, "warmup": 0,
+        "backoff_steps": 10,
+    }  # fmt: skip
+    whole = train(small_config(tmp_path, steps=30, **common))
+    first = train(small_config(tmp_path, steps=13, **common))
+    second = train(small_config(tmp_path, steps=17, resume=first.run, **common))
+    assert second.steps == 17
+    assert identical(parameters(whole), parameters(second))
+
+
+def test_in_round_robin_every_gradient_is_as_old_as_there_are_other_workers(tmp_path: Path) -> None:
+    config = small_config(tmp_path, workers="torch:cpu*3", strategy="round_robin", steps=30)
+    result = train(config)
+    assert [worker.steps for worker in result.workers] == [10, 10, 10]
+    for rank, worker in enumerate(result.workers):
+        assert worker.max_staleness == 2
+        assert worker.mean_staleness == pytest.approx((rank + 9 * 2) / 10)  # the first read at 0
+
+
+def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(
+    tmp_path: Path,
+) -> None:
+    messages: list[str] = []
+    config = small_config(
+        tmp_path, workers="torch:cpu*2", strategy="avg_runs", steps=200, lr=1e-2, eval_every="1h"
+    )
+    result = train(config, observer=lambda progress: messages.append(progress.message or ""))
+    assert len(result.copies_bits_per_byte) == 2
+    assert result.val_bits_per_byte is not None
+    worse = result.val_bits_per_byte > min(result.copies_bits_per_byte)
+    assert worse == any("averaging did not help" in message for message in messages)
+    found = checkpoint.load(Path(str(result.checkpoint)))
+    for name, value in found.params.items():
+        copies = [found.optimizer[f"copies.{slot}/{name}"] for slot in (1, 2)]
+        assert np.array_equal(value, (copies[0] + copies[1]) * np.float32(0.5))
+    assert not np.array_equal(copies[0], copies[1])
+
+
+def test_runs_that_are_averaged_often_agree_at_last(tmp_path: Path) -> None:
+    config = small_config(
+        tmp_path, workers="torch:cpu*2", strategy="avg_runs", average_every=5, steps=400, lr=1e-2,
+        eval_every="1h",
+    )  # fmt: skip
+    result = train(config)
+    assert result.val_bits_per_byte is not None
+    assert result.val_bits_per_byte < 3.0
 
 
 def test_two_synchronous_workers_equal_one_with_twice_the_batch(tmp_path: Path) -> None:

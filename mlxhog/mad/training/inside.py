@@ -9,6 +9,7 @@ INSIDE: Final = (
     "strategy",
     "predict",
     "async_after",
+    "average_every",
     "second_moment",
     "read",
     "write",

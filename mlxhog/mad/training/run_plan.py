@@ -39,6 +39,7 @@ from mlxhog.mix import GPU_BACKENDS, WorkerSpec
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.options import options
+from mlxhog.strategies import course
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class RunPlan:
         """Write the initial values into a new arena."""
         for name, value in init_params(self.model, self.config.seed).items():
             shared.param(name)[...] = value
+        course.begin(self.options, len(self.workers), shared)
 
     def job(self, shared: Arena, run_dir: Path, slot: int, owner: int, spec: WorkerSpec) -> Job:
         """Return what a worker needs.
@@ -208,7 +210,7 @@ def _training(
     how: dict[str, object] = dict(inside)
     if len(workers) == 1:  # nothing runs beside it: every strategy is this one
         live = workers[0].backend == "torch:cpu"  # where sharing memory costs nothing
-        how |= {"strategy": "serial", "predict": "none", "async_after": 0.0}
+        how |= {"strategy": "serial", "predict": "none", "async_after": 0.0, "average_every": None}
         how["read"] = "live" if live else "snapshot"
     return TrainConfig(
         optimizer="adamw",

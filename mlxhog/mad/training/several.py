@@ -28,6 +28,7 @@ from mlxhog.mad.training.run_plan import RunPlan
 from mlxhog.mad.training.scoring import Scores
 from mlxhog.mad.watch import Watch
 from mlxhog.records import Kind, Ring
+from mlxhog.strategies import course as strategy_course
 from mlxhog.supervisor import Supervisor
 
 POLL_S = 0.02
@@ -141,6 +142,7 @@ class _Run:
         try:
             self.supervisor.command(Command.REST)
             self._until(self.supervisor.resting)
+            strategy_course.settle(self.plan.options, len(self.plan.workers), self.arena)
             self._drain()
             if not self.course.curve or self.course.curve[-1].step < self._steps():
                 self._ask()

@@ -1,0 +1,335 @@
+"""What every experiment shares: its size, its verdicts, and how its result is written down.
+
+An experiment asks whether a claim of a document holds here. Its script has three parts:
+
+    ABOUT = Experiment(name="staleness", title="...", source="document 001, Test 4", ...)
+    def result(scale: Scale) -> Found: ...          measure, and say what it means for the claims
+    def draw(found: Found) -> Figure: ...           one figure
+    if __name__ == "__main__":
+        raise SystemExit(run(ABOUT, result, draw))
+
+    python benchmarks/experiments/NAME.py           one seed, minutes (--quick, the default)
+    python benchmarks/experiments/NAME.py --full    three seeds, the documents' own sizes
+    python benchmarks/experiments/NAME.py --tiny    does it run at all: its numbers mean nothing
+    python benchmarks/experiments/NAME.py --tune    where offered: search settings and record them
+
+It writes `NAME.json` and `NAME.png` into `--out` (benchmarks/results), prints the same as one JSON
+line last, and ends with 0 (limits met), 1 (missed) or 3 (not measurable on a busy machine).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/, for what scripts share
+
+from _harness import (
+    BUSY_SHARE,
+    EXIT_CODES,
+    ROOT,
+    Claim,
+    LoadWatch,
+    Sample,
+    commit,
+    machine,
+    own_cpu_s,
+    verdict,
+    versions,
+    wait_until_quiet,
+)
+
+from mlxhog import plain_json
+from mlxhog.durable import replace_file
+from mlxhog.mad.report.canvas import LIGHT, legend, panel, png, style, title
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "FAILS",
+    "HOLDS",
+    "INKS",
+    "PARTLY",
+    "UNTOLD",
+    "Claim",
+    "Compared",
+    "Experiment",
+    "Found",
+    "Sample",
+    "Scale",
+    "legend",
+    "new_panel",
+    "new_panels",
+    "recorded",
+    "run",
+    "say",
+    "title",
+    "write_recorded",
+]
+
+RESULTS = ROOT / "benchmarks" / "results"
+HOLDS, PARTLY, FAILS, UNTOLD = "holds", "holds in part", "does not hold", "cannot be told here"
+TINY, QUICK, FULL = "tiny", "quick", "full"
+INKS = LIGHT.inks
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is asked, and where the answer goes.
+
+    Attributes:
+        name: of the script, its files and its row in RESULTS.md.
+        title: one line.
+        source: the document and the place in it.
+        about: what is done, two or three plain sentences for a reader of RESULTS.md.
+        packages: whose versions are recorded, beside mlxhog and numpy.
+    """
+
+    name: str
+    title: str
+    source: str
+    about: str
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is asked for.
+
+    Attributes:
+        mode: "tiny", "quick" or "full".
+        seeds: of the repetitions.
+    """
+
+    mode: str
+
+    @property
+    def quick(self) -> bool:
+        """Whether minutes have to do; true of tiny as well."""
+        return self.mode != FULL
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One seed, or three."""
+        return (1, 2, 3) if self.mode == FULL else (1,)
+
+    def pick(self, *, tiny: Any, quick: Any, full: Any) -> Any:
+        """Return the one of three values that is for this mode."""
+        return {TINY: tiny, QUICK: quick, FULL: full}[self.mode]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A document's claim beside what was measured.
+
+    Attributes:
+        claim: in the document's words.
+        measured: in ours, with the numbers.
+        verdict: `HOLDS`, `PARTLY`, `FAILS` or `UNTOLD`.
+        timing: whether others' load would spoil it; a busy machine turns it into `UNTOLD`.
+    """
+
+    claim: str
+    measured: str
+    verdict: str
+    timing: bool = True
+
+
+@dataclass
+class Found:
+    """What an experiment found.
+
+    Attributes:
+        compared: every claim of the document that it is about.
+        table: rows of a table, each by the name of its column; a float is shown with 4 digits.
+        claims: numbers with limits of our own (`_harness.Claim`); they decide the exit code.
+        settings: sizes, step sizes, budgets: what a second person needs to repeat it.
+        results: every other number, `Sample`s included.
+    """
+
+    compared: list[Compared]
+    table: list[dict[str, Any]]
+    claims: list[Claim] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+
+
+def say(text: str) -> None:
+    """Print one line of progress at once."""
+    print(text, flush=True)
+
+
+# -- settings that a search found -----------------------------------------------------------------
+
+
+def _settings_file(name: str) -> Path:
+    return Path(__file__).with_name(f"{name}_settings.json")
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """Settings that `--tune` of an experiment wrote beside its script."""
+    path = _settings_file(name)
+    if not path.exists():
+        raise SystemExit(f"{path.name} is missing; python benchmarks/experiments/{name}.py --tune")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def write_recorded(name: str, settings: Mapping[str, Any]) -> None:
+    """Record settings beside the script of an experiment."""
+    replace_file(_settings_file(name), plain_json.dumps(settings, indent=1) + b"\n")
+
+
+# -- figures --------------------------------------------------------------------------------------
+
+
+def new_panel(*, x: str, y: str, heading: str = "") -> tuple[Figure, Any]:
+    """Return a figure with one pair of labelled axes, in the colors of all our figures."""
+    figure, axes = panel(LIGHT)
+    _label(axes, x, y, heading)
+    return figure, axes
+
+
+def new_panels(*labels: tuple[str, str, str]) -> tuple[Figure, list[Any]]:
+    """Return a figure with axes side by side, one for each (x label, y label, heading)."""
+    from mlxhog.mad.report.canvas import blank
+
+    figure = blank(LIGHT, 5.2 * len(labels), 4.2)
+    found = list(figure.subplots(1, len(labels), squeeze=False)[0])
+    for axes, (x, y, heading) in zip(found, labels, strict=True):
+        style(axes, LIGHT)
+        _label(axes, x, y, heading)
+    return figure, found
+
+
+def _label(axes: Any, x: str, y: str, heading: str) -> None:
+    axes.set_xlabel(x, color=LIGHT.ink, fontsize=9)
+    axes.set_ylabel(y, color=LIGHT.ink, fontsize=9)
+    if heading:
+        title(axes, LIGHT, heading)
+
+
+# -- one run of a script --------------------------------------------------------------------------
+
+
+def run(
+    about: Experiment,
+    result: Callable[[Scale], Found],
+    draw: Callable[[Found], Figure],
+    *,
+    tune: Callable[[], None] | None = None,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Read the flags, measure, write JSON and figure, and return the exit code.
+
+    Args:
+        about: the experiment.
+        result: measures; prints its progress with `say`.
+        draw: makes the figure from what was found.
+        tune: searches settings and records them with `write_recorded`; offers `--tune`.
+        arguments: of the command; those of this process by default.
+    """
+    parser = argparse.ArgumentParser(description=f"{about.title} ({about.source}).\n{about.about}")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--quick", action="store_true", help="one seed, minutes (default)")
+    mode.add_argument("--full", action="store_true", help="three seeds, the documents' sizes")
+    mode.add_argument("--tiny", action="store_true", help="does it run? its numbers mean nothing")
+    if tune is not None:
+        mode.add_argument("--tune", action="store_true", help="search settings and record them")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of NAME.json, NAME.png")
+    chosen = parser.parse_args(arguments)
+    if tune is not None and chosen.tune:
+        tune()
+        return 0
+    scale = Scale(FULL if chosen.full else TINY if chosen.tiny else QUICK)
+    if scale.mode != TINY:
+        wait_until_quiet(patience_s=10.0)
+    watch, cpu, began = LoadWatch(), own_cpu_s(), time.monotonic()
+    found = result(scale)
+    seconds = time.monotonic() - began
+    document = _document(about, scale, found, watch.stop(own_cpu_s() - cpu), seconds)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    document["figure"] = _write_figure(about, draw, found, chosen.out)
+    replace_file(chosen.out / f"{about.name}.json", plain_json.dumps(document, indent=1) + b"\n")
+    _print(document)
+    return EXIT_CODES[document["verdict"]]
+
+
+def _document(
+    about: Experiment, scale: Scale, found: Found, others_load: float, seconds: float
+) -> dict[str, Any]:
+    busy = others_load > BUSY_SHARE
+    return {
+        "experiment": about.name,
+        "title": about.title,
+        "source": about.source,
+        "about": about.about,
+        "mode": scale.mode,
+        "command": f"python benchmarks/experiments/{about.name}.py --{scale.mode}",
+        "verdict": verdict(found.claims, others_load=others_load),
+        "compared": [
+            asdict(replace(one, verdict=UNTOLD) if busy and one.timing else one)
+            for one in found.compared
+        ],
+        "table": found.table,
+        "claims": [{**asdict(claim), "met": claim.met} for claim in found.claims],
+        "settings": found.settings,
+        "results": _as_objects(found.results),
+        "seeds": scale.seeds,
+        "seconds": round(seconds, 1),
+        "others_load": round(others_load, 3),
+        "busy": busy,
+        "machine": machine(),
+        "versions": versions("mlxhog", "numpy", *about.packages),
+        "commit": commit(),
+    }
+
+
+def _as_objects(value: Any) -> Any:
+    """Samples as objects, at any depth."""
+    if isinstance(value, Sample):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return {key: _as_objects(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_objects(item) for item in value]
+    return value
+
+
+def _write_figure(
+    about: Experiment, draw: Callable[[Found], Figure], found: Found, out: Path
+) -> str | None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        say("no figure: it needs matplotlib, python -m pip install 'mlxhog[plots]'")
+        return None
+    name = f"{about.name}.png"
+    replace_file(out / name, png(draw(found)))
+    return name
+
+
+def _print(document: Mapping[str, Any]) -> None:
+    say("")
+    for row in document["table"]:
+        say("  " + "  ".join(f"{name} {_cell(value)}" for name, value in row.items()))
+    for one in document["compared"]:
+        say(f"\n  claim     {one['claim']}\n  measured  {one['measured']}\n  {one['verdict']}")
+    for claim in document["claims"]:
+        mark = "met   " if claim["met"] else "MISSED"
+        wanted = f"{claim['relation']} {claim['limit']:g}"
+        say(f"  {mark}  {claim['name']}: {claim['value']:.4g} (wanted {wanted})")
+    if document["busy"]:
+        say(f"  busy machine: others used {document['others_load']:.2f} cores meanwhile")
+    print(plain_json.dumps(document).decode(), flush=True)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

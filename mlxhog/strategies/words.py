@@ -1,0 +1,72 @@
+"""Words of 64 bits by which workers of one strategy agree, one 128-byte line per writer.
+
+What a worker writes down here before it touches parameters (`Journal`) lets the one that replaces
+it finish the step: every count is stored, never added, so doing it twice changes nothing.
+
+    journal  word  meaning
+                0  steps its optimizer has taken, once the step in hand is done
+                1  updates of the run (`version`), likewise
+                2  tokens, likewise
+                3  whether the gradient was finite, so that the step is applied
+                4  1 + the ticket in hand, counted from the beginning of training; 0 none yet
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import _native
+
+LINE = 128
+
+
+class Words:
+    """Lines of 16 words in a segment of the arena.
+
+    Concurrency: loads acquire and stores release; each line has one writer at a time.
+    """
+
+    def __init__(self, data: NDArray[np.uint8]) -> None:
+        """Wrap a segment of whole lines."""
+        self._data = data
+
+    def load(self, line: int, word: int) -> int:
+        """The word's value, 0 <= value < 2^64."""
+        return _native.load_u64(self._data, LINE * line + 8 * word)
+
+    def store(self, line: int, word: int, value: int) -> None:
+        """Set the word."""
+        _native.store_u64(self._data, LINE * line + 8 * word, value)
+
+
+class Noted(NamedTuple):
+    """What holds once the step in hand is done, and which it is (-1: none was ever noted)."""
+
+    opt_step: int
+    version: int
+    tokens: int
+    applied: bool
+    ticket: int
+
+
+class Journal:
+    """One worker's line of such notes."""
+
+    def __init__(self, words: Words, line: int) -> None:
+        """Use a line of the words."""
+        self._words, self._line = words, line
+
+    def write(self, noted: Noted) -> None:
+        """Write down what will hold. Not atomic: only before the ticket's `begin_apply`."""
+        for word, value in enumerate(noted._replace(ticket=noted.ticket + 1)):
+            self._words.store(self._line, word, int(value))
+
+    def read(self) -> Noted:
+        """What was written down last, also by a predecessor."""
+        opt_step, version, tokens, applied, ticket = (
+            self._words.load(self._line, word) for word in range(5)
+        )
+        return Noted(opt_step, version, tokens, bool(applied), ticket - 1)

@@ -1,0 +1,36 @@
+"""Deaths at any line of a strategy: a trace function that raises where SIGKILL would strike."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+
+class Died(BaseException):
+    """Stands for SIGKILL: nothing behind the line where it is raised runs."""
+
+
+def lines(strategy: type, methods: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Every line of some methods, as (method, number within it)."""
+    for method in methods:
+        code = getattr(strategy, method).__code__
+        first = code.co_firstlineno
+        numbers = {line - first for _, _, line in code.co_lines() if line and line > first}
+        yield from ((method, number) for number in sorted(numbers))
+
+
+def dies_at(strategy: type, method: str, number: int) -> Any:
+    """A trace function that raises where a line of a method is about to run."""
+    code = getattr(strategy, method).__code__
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code is not code:
+            return trace if frame.f_code.co_filename == code.co_filename else None
+        if event == "line" and frame.f_lineno - code.co_firstlineno == number:
+            sys.settrace(None)
+            raise Died
+        return trace
+
+    return trace

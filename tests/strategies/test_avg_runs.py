@@ -1,0 +1,279 @@
+"""Independent runs that are averaged, in one process."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.arena import Arena, plan
+from mlxhog.arena.workers import Phase
+from mlxhog.budget import Budget
+from mlxhog.config import TrainConfig
+from mlxhog.control import Command
+from mlxhog.data.ledger import Ledger
+from mlxhog.strategies import Idle, Lease, avg_runs, course
+from mlxhog.strategies.avg_runs import AvgRuns, copy_segments
+from tests.strategies.deaths import Died, dies_at, lines
+from tests.strategies.test_sync import LR, context
+
+STEPS = 9
+METHODS = (
+    "claim", "_lease", "_is_due", "_all_reached", "_take_part", "read", "write", "_noted", "_apply",
+)  # fmt: skip
+
+
+def new_arena(workers: int = 2, every: int | None = None) -> Arena:
+    """An arena whose one parameter begins at 0, before its workers start."""
+    parameter = SimpleNamespace(shape=(40,), init="zeros", kind="dense")
+    layout = plan({"w": parameter}, max_workers=workers, n_tickets=8, extra=copy_segments(workers))
+    arena = Arena.create(layout)
+    avg_runs.begin(arena, workers, every, None)
+    arena.counters.store("command", Command.TRAIN)
+    return arena
+
+
+def worker(
+    arena: Arena, slot: int, *, workers: int = 2, steps: int = STEPS, every: int | None = None
+) -> AvgRuns:
+    found = context(arena, slot)
+    found.workers, found.step_limit, found.budget = workers, steps, Budget(steps=steps)
+    found.config.seq_len, found.config.average_every = 10, every  # type: ignore[misc]
+    found.backend = SimpleNamespace(  # type: ignore[assignment]
+        inbox=np.zeros_like(arena.params), refresh=lambda: None
+    )
+    return AvgRuns(found)
+
+
+def gradient(ticket: int, at: float) -> float:
+    """Of a batch: differs between batches, and depends on where it is taken."""
+    return 1.0 + ticket + 0.25 * at
+
+
+def take_steps(worker: AvgRuns) -> None:
+    """Steps until none is left, and its part in the averagings of the others."""
+    entry, n = worker.context.entry, worker.context.ledger.n
+    entry.phase = Phase.DATA
+    while (lease := worker.claim()) is not Idle.DONE or not all_done(worker):
+        if isinstance(lease, Lease):
+            worker.read()
+            found = gradient(lease.epoch * n + lease.ticket, worker.context.backend.inbox[0])
+            worker.write({"w": np.full(40, found, np.float32)}, lease, samples=1)
+
+
+def all_done(worker: AvgRuns) -> bool:
+    """Whether every worker has taken its steps; the others may want this one in an averaging."""
+    return worker.context.arena.counters.load("claims") == STEPS
+
+
+def expected(
+    workers: int, every: int | None, without: int | None = None
+) -> tuple[np.float32, list[np.float32]]:
+    """The average and the copies, by sequential runs; one step may be lost."""
+    copies = [np.float32(0.0)] * workers
+    own = [0] * workers
+    averagings = 0
+    while sum(own) < STEPS:
+        for rank in range(workers):
+            ticket = own[rank] * workers + rank
+            mark = None if every is None else every * (averagings + 1)
+            if ticket >= STEPS or own[rank] == mark:
+                continue
+            step = np.float32(0.0 if ticket == without else LR)
+            copies[rank] -= step * np.float32(gradient(ticket, float(copies[rank])))
+            own[rank] += 1
+        if every and min(own) == every * (averagings + 1) and min(own) * workers < STEPS:
+            copies, averagings = [mean(copies)] * workers, averagings + 1
+    return mean(copies), copies
+
+
+def mean(copies: list[np.float32]) -> np.float32:
+    total = copies[0]
+    for copy in copies[1:]:
+        total = np.float32(total + copy)
+    return np.float32(total * np.float32(1.0 / len(copies)))
+
+
+def run(arena: Arena, workers: int, every: int | None) -> None:
+    """All steps of all workers, to the average."""
+    for thread in together(arena, list(range(1, workers + 1)), workers, every):
+        thread.join(30)
+        assert not thread.is_alive()
+    avg_runs.settle(arena, workers)
+
+
+def together(
+    arena: Arena, slots: list[int], workers: int, every: int | None
+) -> list[threading.Thread]:
+    made = [worker(arena, slot, workers=workers, every=every) for slot in slots]
+    threads = [threading.Thread(target=take_steps, args=(one,), daemon=True) for one in made]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("every", [None, 1, 2, 100])
+def test_each_worker_trains_its_own_copy_on_its_own_share_and_the_end_is_their_average(
+    workers: int, every: int | None
+) -> None:
+    with new_arena(workers, every) as arena:
+        run(arena, workers, every)
+        average, copies = expected(workers, every)
+        assert arena.param("w").tolist() == [average] * 40
+        found = [arena.segment(name)[0] for name in avg_runs.copies(workers)]
+        assert found == copies
+        assert Ledger(arena).watermark == STEPS
+        assert arena.counters.load("version") == arena.counters.load("claims") == STEPS
+
+
+def test_an_average_has_no_part_in_the_lost_update_probe() -> None:
+    with new_arena() as arena:
+        arena.probe[...] = 7.0
+        run(arena, 2, 2)
+        assert arena.probe.tolist() == [7.0] * arena.probe.size
+
+
+def test_what_is_evaluated_while_training_is_the_average_of_the_copies() -> None:
+    with new_arena() as arena:
+        for name, value in zip(avg_runs.copies(2), (1.0, 3.0), strict=True):
+            arena.segment(name)[...] = value
+        out = np.zeros_like(arena.params)
+        avg_runs.average(arena, 2, out)
+        slot = arena.layout.slots["w"]
+        assert out[slot.offset : slot.offset + slot.size].tolist() == [2.0] * 40
+        assert arena.param("w").tolist() == [0.0] * 40
+
+
+def test_each_copy_can_be_evaluated_in_the_place_of_the_average_which_then_returns() -> None:
+    config = TrainConfig(strategy="avg_runs")
+    with new_arena() as arena:
+        run(arena, 2, None)
+        average, copies = expected(2, None)
+        with course.each_copy(config, 2, arena) as loads:
+            for load, copy in zip(loads, copies, strict=True):
+                load()
+                assert arena.param("w").tolist() == [copy] * 40
+        assert arena.param("w").tolist() == [average] * 40
+
+
+def test_an_average_that_is_worse_than_a_copy_is_warned_of() -> None:
+    assert course.worse_than_a_copy(2.0, [2.1, 2.2]) is None
+    assert course.worse_than_a_copy(2.0, []) is None
+    warning = course.worse_than_a_copy(2.5, [2.6, 2.25])
+    assert warning is not None
+    assert "2.500" in warning
+    assert "worker 2 alone 2.250" in warning
+    assert "--average-every" in warning
+
+
+def test_a_resumed_run_goes_on_with_every_workers_own_copy() -> None:
+    with new_arena(2, 2) as arena, new_arena(2, 2) as resumed:
+        stop_after(arena, own_steps=(4, 2))
+        kept: Any = avg_runs.position(arena, 2, 2)
+        assert kept["steps"] == [2, 2]  # the mark: worker 1 waits there for an averaging
+        avg_runs.settle(arena, 2)
+        for name in avg_runs.copies(2):
+            resumed.segment(name)[...] = arena.segment(name)
+        resumed.counters.store("version", arena.counters.load("version"))
+        Ledger(resumed).restore(Ledger(arena).position())
+        avg_runs.begin(resumed, 2, 2, kept)
+        made = [worker(resumed, slot, steps=STEPS - 4, every=2) for slot in (1, 2)]
+        threads = [threading.Thread(target=finish, args=(one,), daemon=True) for one in made]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        avg_runs.settle(resumed, 2)
+        assert resumed.param("w").tolist() == [expected(2, 2)[0]] * 40
+        assert resumed.counters.load("version") == STEPS
+        assert resumed.counters.load("claims") == STEPS - 4
+
+
+def stop_after(arena: Arena, own_steps: tuple[int, int]) -> None:
+    """Let each worker step so often, if no averaging holds it up."""
+    for slot, steps in zip((1, 2), own_steps, strict=True):
+        one = worker(arena, slot, every=2)
+        for _ in range(steps):
+            lease = one.claim()
+            if isinstance(lease, Lease):
+                one.read()
+                found = gradient(lease.ticket, one.context.backend.inbox[0])
+                one.write({"w": np.full(40, found, np.float32)}, lease, samples=1)
+
+
+def finish(worker: AvgRuns) -> None:
+    n = worker.context.ledger.n
+    while worker.context.arena.counters.load("claims") < STEPS - 4:
+        lease = worker.claim()
+        if isinstance(lease, Lease):
+            worker.read()
+            found = gradient(lease.epoch * n + lease.ticket, worker.context.backend.inbox[0])
+            worker.write({"w": np.full(40, found, np.float32)}, lease, samples=1)
+
+
+def test_a_step_that_was_torn_when_its_run_was_killed_is_passed_over_after_the_resume() -> None:
+    with new_arena() as arena:
+        one = worker(arena, 1)
+        ledger = one.context.ledger
+        assert ledger.claim_exact(0, 0, 99)
+        ledger.begin_apply(0, 0, 99)
+        ledger.finish(0, 0, 99)  # by a worker of which this arena knows nothing
+        one.context.entry.opt_step = 7
+        assert one.claim() is Idle.WAIT
+        assert one.claim() == Lease(0, 2)
+        assert one.context.entry.opt_step == 7
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_death_at_any_line_changes_nothing_but_a_torn_step(rank: int) -> None:
+    unreached = []
+    for method, number in lines(AvgRuns, METHODS):
+        with new_arena(2, 2) as arena:
+            died = die_and_be_replaced(arena, rank, method, number)
+            check(arena, f"{method}+{number}")
+        if not died:
+            unreached.append((method, number))
+    reached = len(list(lines(AvgRuns, METHODS))) - len(unreached)
+    assert reached >= 50, unreached
+
+
+def die_and_be_replaced(arena: Arena, rank: int, method: str, number: int) -> bool:
+    """All steps of two workers, one of which dies once; whether it reached the line."""
+    victim = worker(arena, rank + 1, every=2)
+    (thread,) = together(arena, [2 - rank], 2, 2)
+    died = False
+    sys.settrace(dies_at(AvgRuns, method, number))
+    try:
+        take_steps(victim)
+    except Died:
+        died = True
+    finally:
+        sys.settrace(None)
+    if died:
+        arena.workers.mark_dead(rank + 1)
+        report = Ledger(arena).reap(victim.context.owner)
+        arena.counters.add("claims", -report.returned)  # as the supervisor does
+        take_steps(worker(arena, rank + 1, every=2))
+    thread.join(30)
+    assert not thread.is_alive(), f"nobody went on after a death at {method}+{number}"
+    avg_runs.settle(arena, 2)
+    return died
+
+
+def check(arena: Arena, where: str) -> None:
+    """Every count is exact; so are the parameters, unless a step was torn."""
+    assert arena.counters.load("version") == STEPS, where
+    assert arena.counters.load("claims") == STEPS, where
+    assert [arena.workers.entry(slot).opt_step for slot in (1, 2)] == [5, 4], where
+    ledger = Ledger(arena)
+    assert ledger.watermark == STEPS, where
+    torn = ledger.position()["torn"]
+    assert torn <= 1, where
+    lost: list[int | None] = [None, *range(STEPS)] if torn else [None]
+    assert arena.param("w").tolist() in [[expected(2, 2, one)[0]] * 40 for one in lost], where

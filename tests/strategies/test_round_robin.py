@@ -1,0 +1,202 @@
+"""Turns of several workers, in one process."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.arena import Arena, plan
+from mlxhog.arena.workers import Phase
+from mlxhog.budget import Budget
+from mlxhog.control import Command
+from mlxhog.data.ledger import Ledger
+from mlxhog.strategies import Idle, Lease, round_robin
+from mlxhog.strategies.round_robin import RoundRobin, turn_segments
+from tests.strategies.deaths import Died, dies_at, lines
+from tests.strategies.test_sync import LR, context
+
+TURNS = 9
+METHODS = ("claim", "_open", "_count_claims", "read", "write", "_noted", "_lr", "_apply")
+
+
+def new_arena(workers: int = 3) -> Arena:
+    """An arena whose one parameter begins at 1, before its workers start."""
+    parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
+    layout = plan({"w": parameter}, max_workers=workers, n_tickets=8, extra=turn_segments(workers))
+    arena = Arena.create(layout)
+    arena.param("w")[...] = 1.0
+    round_robin.begin(arena, workers, None)
+    arena.counters.store("command", Command.TRAIN)
+    return arena
+
+
+def worker(arena: Arena, slot: int, *, workers: int = 3, turns: int = TURNS) -> RoundRobin:
+    found = context(arena, slot)
+    found.workers, found.step_limit, found.budget = workers, turns, Budget(steps=turns)
+    found.config.seq_len = 10  # type: ignore[misc]
+    found.backend = SimpleNamespace(  # type: ignore[assignment]
+        inbox=np.zeros_like(arena.params), refresh=lambda: None
+    )
+    return RoundRobin(found)
+
+
+def take_turns(worker: RoundRobin) -> None:
+    """Turns until none is left; the gradient is the parameter that was read, so staleness shows."""
+    while (lease := worker.claim()) is not Idle.DONE:
+        if isinstance(lease, Lease):
+            worker.context.entry.phase = Phase.COMPUTE
+            worker.read()
+            gradient = worker.context.backend.inbox[:4].copy()
+            outcome = worker.write({"w": gradient}, lease, samples=1)
+            worker.context.entry.staleness_max = max(
+                worker.context.entry.staleness_max, outcome.staleness
+            )
+
+
+def expected(turns: int, workers: int, without: int | None = None) -> np.float32:
+    """w[t+1] = w[t] - lr * w[t - (P - 1)], the first P gradients at w[0]; one step may be lost."""
+    history = [np.float32(1.0)]
+    for turn in range(turns):
+        stale = history[max(0, turn - (workers - 1))]
+        step = np.float32(0.0 if turn == without else LR) * stale
+        history.append(np.float32(history[-1] - step))
+    return history[-1]
+
+
+def together(arena: Arena, slots: list[int], workers: int) -> list[threading.Thread]:
+    threads = [
+        threading.Thread(
+            target=take_turns, args=(worker(arena, slot, workers=workers),), daemon=True
+        )
+        for slot in slots
+    ]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_every_gradient_is_applied_p_minus_1_updates_after_it_was_read(workers: int) -> None:
+    with new_arena(workers) as arena:
+        for thread in together(arena, list(range(1, workers + 1)), workers):
+            thread.join(30)
+            assert not thread.is_alive()
+        assert arena.param("w").tolist() == [expected(TURNS, workers)] * 4
+        staleness = [arena.workers.entry(k + 1).staleness_max for k in range(workers)]
+        assert staleness == [workers - 1] * workers
+        assert arena.counters.load("claims") == TURNS
+        assert Ledger(arena).watermark == TURNS
+
+
+def test_a_pause_lets_open_turns_run_out_and_changes_nothing() -> None:
+    with new_arena(2) as arena:
+        first, second = (worker(arena, slot, workers=2) for slot in (1, 2))
+        leases = first.claim(), second.claim()
+        arena.counters.store("pause", 1)
+        for one, lease in zip((first, second), leases, strict=True):
+            assert isinstance(lease, Lease)
+            one.read()
+            one.write({"w": one.context.backend.inbox[:4].copy()}, lease, samples=1)
+        assert first.claim() is Idle.WAIT
+        assert second.claim() is Idle.WAIT
+        assert arena.counters.load("claims") == arena.counters.load("version") == 2
+        arena.counters.store("pause", 0)
+        thread = threading.Thread(target=take_turns, args=(second,), daemon=True)
+        thread.start()
+        take_turns(first)
+        thread.join(30)
+        assert arena.param("w").tolist() == [expected(TURNS, 2)] * 4
+
+
+def test_a_resumed_run_goes_on_with_the_copies_and_the_worker_whose_turn_it_is() -> None:
+    with new_arena(2) as arena, new_arena(2) as resumed:
+        for thread in together_for(arena, turns=5):
+            thread.join(30)
+        for name in round_robin.copies(2):
+            resumed.segment(name)[...] = arena.segment(name)
+        resumed.param("w")[...] = arena.param("w")
+        resumed.counters.store("version", arena.counters.load("version"))
+        resumed.counters.store("first_ticket", 5)
+        Ledger(resumed).restore(Ledger(arena).position())
+        round_robin.begin(resumed, 2, round_robin.position(arena, 2))
+        for thread in together_for(resumed, turns=TURNS - 5):
+            thread.join(30)
+        assert resumed.param("w").tolist() == [expected(TURNS, 2)] * 4
+        assert resumed.workers.entry(2).staleness_max == 1
+
+
+def together_for(arena: Arena, turns: int) -> list[threading.Thread]:
+    workers = [worker(arena, slot, workers=2, turns=turns) for slot in (1, 2)]
+    threads = [threading.Thread(target=take_turns, args=(one,), daemon=True) for one in workers]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_budget_of_fewer_steps_than_workers_is_kept(limit: int) -> None:
+    with new_arena(3) as arena:
+        workers = [worker(arena, slot, turns=limit) for slot in (1, 2, 3)]
+        threads = [threading.Thread(target=take_turns, args=(one,), daemon=True) for one in workers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        assert arena.counters.load("version") == limit
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_death_at_any_line_of_a_turn_changes_nothing_but_a_torn_step(rank: int) -> None:
+    unreached = []
+    for method, number in lines(RoundRobin, METHODS):
+        with new_arena(2) as arena:
+            died = die_and_be_replaced(arena, rank, method, number)
+            check(arena, f"{method}+{number}")
+        if not died:
+            unreached.append((method, number))
+    reached = len(list(lines(RoundRobin, METHODS))) - len(unreached)
+    assert reached >= 50, unreached
+
+
+def die_and_be_replaced(arena: Arena, rank: int, method: str, number: int) -> bool:
+    """All turns of two workers, one of which dies once; whether it reached the line."""
+    victim = worker(arena, rank + 1, workers=2)
+    (thread,) = together(arena, [2 - rank], 2)
+    died = False
+    sys.settrace(dies_at(RoundRobin, method, number))
+    try:
+        take_turns(victim)
+    except Died:
+        died = True
+    finally:
+        sys.settrace(None)
+    if died:
+        arena.workers.mark_dead(rank + 1)
+        report = Ledger(arena).reap(victim.context.owner)
+        arena.counters.add("claims", -report.returned)  # as the supervisor does
+        take_turns(worker(arena, rank + 1, workers=2))
+    thread.join(30)
+    assert not thread.is_alive(), f"nobody went on after a death at {method}+{number}"
+    return died
+
+
+def check(arena: Arena, where: str) -> None:
+    """Every count is exact; so are the parameters, unless a step was torn."""
+    assert arena.counters.load("version") == TURNS, where
+    assert arena.counters.load("claims") == TURNS, where
+    assert arena.workers.entry(1).opt_step == 5, where
+    assert arena.workers.entry(2).opt_step == 4, where
+    position: Any = Ledger(arena).position()
+    assert (position["epoch"] * position["n"] + position["watermark"], position["done"]) == (
+        TURNS,
+        [],
+    ), where
+    assert position["torn"] <= 1, where
+    lost: list[int | None] = [None, *range(TURNS)] if position["torn"] else [None]
+    assert arena.param("w").tolist() in [[expected(TURNS, 2, one)] * 4 for one in lost], where
