@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.theory import sharing
-from mlxhog.theory.prediction import time_to_loss
-from mlxhog.theory.schemes import AvgRuns, Hogwild, Locked, RoundRobin, Scheme, Sync
-from mlxhog.theory.simulator import simulate
-from mlxhog.theory.times import ComputeTime, Constant, Measured, ShiftedExponential
-from mlxhog.theory.workers import Worker
+from mlxhog.theory.simulator import sharing, simulate
+from mlxhog.theory.simulator.prediction import time_to_loss
+from mlxhog.theory.simulator.schemes import AvgRuns, Hogwild, Locked, RoundRobin, Scheme, Sync
+from mlxhog.theory.simulator.times import ComputeTime, Constant, Measured, ShiftedExponential
+from mlxhog.theory.simulator.workers import Worker
 from tests.tolerances import SIMULATED_RATE
 
 LEAST, DELAY = 1.0, 2.0

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from mlxhog.errors import ConfigError
-from mlxhog.theory.workers import Behaviour, Condition, Desk, Work
+from mlxhog.theory.simulator.workers import Behaviour, Condition, Desk, Work
 
 
 class Scheme(Protocol):
