@@ -51,14 +51,48 @@ def snapshot_predict(dst: _Float32, src: _Float32, prev: _Float32, coef: float) 
 def sumsq(g: _Float32) -> float: ...
 def sum_rows(target: _Int32, values: _Float32, out: _Float32, width: int) -> None: ...
 
-# -- bind_steps.cpp: (locks, mode, flat, offset, g, *state, **rates), and the same on rows -------
+# -- bind_sparse.cpp -----------------------------------------------------------------------------
 
-def sgd_step(*args: Any, **rates: float) -> None: ...
-def sgd_rows(*args: Any, **rates: float) -> None: ...
-def momentum_step(*args: Any, **rates: float) -> None: ...
-def momentum_rows(*args: Any, **rates: float) -> None: ...
-def adamw_step(*args: Any, **rates: float) -> None: ...
-def adamw_rows(*args: Any, **rates: float) -> None: ...
+def take_largest(
+    pending: _Float32,
+    offset: int,
+    width: int,
+    rows: int,
+    index: _Int32 | None,
+    k: int,
+    keep: bool,
+) -> tuple[_Int32, _Float32]: ...
+def take_reaching(
+    pending: _Float32,
+    offset: int,
+    width: int,
+    rows: int,
+    index: _Int32 | None,
+    least: float,
+    keep: bool,
+) -> tuple[_Int32, _Float32]: ...
+def add_at(
+    locks: Locks | None,
+    mode: int,
+    flat: _Float32,
+    offset: int,
+    size: int,
+    width: int,
+    word0: int | None,
+    index: _Int32,
+    values: _Float32,
+    seed: int = 0,
+) -> None: ...
+
+# -- bind_steps.cpp: (locks, mode, flat, offset, g, *state, **rates), and the same on rows -------
+# -- with `pending` the step is added there and not to the parameter -----------------------------
+
+def sgd_step(*args: Any, pending: _Float32 | None = None, **rates: float) -> None: ...
+def sgd_rows(*args: Any, pending: _Float32 | None = None, **rates: float) -> None: ...
+def momentum_step(*args: Any, pending: _Float32 | None = None, **rates: float) -> None: ...
+def momentum_rows(*args: Any, pending: _Float32 | None = None, **rates: float) -> None: ...
+def adamw_step(*args: Any, pending: _Float32 | None = None, **rates: float) -> None: ...
+def adamw_rows(*args: Any, pending: _Float32 | None = None, **rates: float) -> None: ...
 
 # -- bind_arena.cpp ------------------------------------------------------------------------------
 
@@ -116,6 +150,7 @@ class ClassicScheme:
         period: int = 256,
         ordered_reads: bool = True,
         probe: _Float32 | None = None,
+        probe_every: int = 1,
     ) -> None: ...
 
 # -- bind_linear.cpp -----------------------------------------------------------------------------

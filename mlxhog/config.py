@@ -11,6 +11,7 @@ import yaml
 from mlxhog.errors import ConfigError
 from mlxhog.options import Option, option, options
 from mlxhog.quantities import Interval
+from mlxhog.selection import Selection
 
 DEFAULT_TIME_S = 60.0
 GPU_WRITES = ("cpu", "metal", "auto", "metal-emulated")
@@ -19,6 +20,7 @@ _data = partial(option, group="data")
 _model = partial(option, group="model")
 _workers = partial(option, group="workers")
 _strategy = partial(option, group="strategy")
+_sparse = partial(option, group="sparse")
 _optimizer = partial(option, group="optimizer")
 _schedule = partial(option, group="schedule")
 _budget = partial(option, group="budget")
@@ -120,6 +122,30 @@ class TrainConfig:
         False,
         "gpu_write=metal, kernels=metal and read=live although doctor found no proof that they are "
         "safe",
+    )
+
+    sparsify: str = _sparse(
+        "none",
+        "what is written of a step: all, the share F of each parameter's elements with the largest "
+        "steps (topk:F), or those whose step has reached F times lr (threshold:F)",
+    )
+    error_feedback: bool = _sparse(
+        True, "sparsify: what is not written waits in the worker for later steps, or is dropped"
+    )
+    sampled_head: int | None = _sparse(
+        None,
+        "words drawn for each batch, beside its own, that the training loss is taken over; "
+        "evaluation takes all",
+        low=1,
+        none="off",
+    )
+    blocks: str = _sparse(
+        "all",
+        "hogwild: what a worker writes, every parameter or only blocks that nobody else writes",
+        choices=("all", "disjoint"),
+    )
+    rotate_every: int = _sparse(
+        100, "blocks=disjoint: steps before a worker moves to other blocks", unit="steps", low=1
     )
 
     optimizer: str = _optimizer("adamw", "update rule", choices=("adamw", "momentum", "sgd"))
@@ -235,6 +261,34 @@ class TrainConfig:
             found.append(("write", problem))
         if self.second_moment == "shared" and self.optimizer != "adamw":
             found.append(("second_moment", f"{self.optimizer} has no second moment; leave it out"))
+        return found + self._sparse_contradictions()
+
+    def _sparse_contradictions(self) -> list[tuple[str, str]]:
+        """What does not go together with the options of group sparse."""
+        found = []
+        try:
+            sparsified = Selection.parse(self.sparsify) is not None
+        except ValueError as error:
+            return [("sparsify", str(error))]
+        lock_free = self.strategy in ("serial", "hogwild") and self.async_after == 0
+        if sparsified and not lock_free:
+            problem = "is for workers that write their own steps; set strategy=hogwild"
+            found.append(("sparsify", f"{problem}, without async_after"))
+        if sparsified and self.gpu_write != "cpu":
+            problem = f"single elements are added by the CPU, and gpu_write is {self.gpu_write}"
+            found.append(("sparsify", f"{problem}; set gpu_write=cpu"))
+        if sparsified and self.second_moment == "shared":
+            problem = "a shared second moment would still be written whole at every step"
+            found.append(("sparsify", f"{problem}; set second_moment=private"))
+        if not sparsified and not self.error_feedback:
+            problem = "without sparsify every step is written whole, and nothing is left to drop"
+            found.append(("error_feedback", f"{problem}; leave it out, or add sparsify=topk:0.01"))
+        if self.blocks == "disjoint" and (self.strategy != "hogwild" or self.async_after > 0):
+            problem = "disjoint is for workers that write side by side; set strategy=hogwild"
+            found.append(("blocks", f"{problem}, without async_after"))
+        if self.blocks == "disjoint" and self.second_moment == "shared":
+            problem = "the moments of disjoint blocks go from worker to worker with the block"
+            found.append(("second_moment", f"{problem}; leave it out"))
         return found
 
     def _contradictions_of_strategy(self) -> list[tuple[str, str]]:

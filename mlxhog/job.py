@@ -17,6 +17,7 @@ from mlxhog.budget import Budget
 from mlxhog.config import TrainConfig
 from mlxhog.data.batch import Batch
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.sampled_head import SampledHead
 from mlxhog.records import Ring
 from mlxhog.schedules import Schedule
 from mlxhog.strategies import Context
@@ -68,6 +69,7 @@ class Job:
         budget: how long to train.
         step_limit: the budget in steps, where it limits them.
         run_dir: for logs.
+        sampled: words of the training loss; None is the whole vocabulary.
     """
 
     handle: ArenaHandle
@@ -90,3 +92,4 @@ class Job:
     budget: Budget
     step_limit: int | None
     run_dir: Path
+    sampled: SampledHead | None = None

@@ -1,7 +1,7 @@
 """What a run tells while it trains and when it ends."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 # Bits per byte of simple models of the `sotu` corpus: what a number is worth.
@@ -93,6 +93,7 @@ class Progress:
         gpu_write: who adds steps of GPU workers: cpu, metal, or metal-emulated (Metal source that
             runs on the CPU adds the steps of all workers).
         kernels: forms of the model's operations that its workers use, see `kernels_used`.
+        staleness: steps by their staleness, the updates by others between a step's read and write.
         sample: new text from the model, when there is some.
         message: something the user should read.
     """
@@ -111,6 +112,7 @@ class Progress:
     workers: tuple[WorkerReport, ...]
     gpu_write: str = "cpu"
     kernels: str = "reference"
+    staleness: Mapping[int, int] = field(default_factory=dict)
     sample: str | None = None
     message: str | None = None
 
@@ -141,6 +143,7 @@ class Result:
         kernels: see there.
         emulated_before: whether steps that this command went on from were emulated.
         checkpoint: path of the last checkpoint, None where none was saved.
+        staleness: see `Progress`.
         sample: text from the model at the end, None where none was made.
         error: what went wrong, None where nothing did.
         copies_bits_per_byte: avg_runs: held-out bits per byte of each worker's own parameters.
@@ -162,6 +165,7 @@ class Result:
     gpu_write: str = "cpu"
     kernels: str = "reference"
     emulated_before: bool = False
+    staleness: Mapping[int, int] = field(default_factory=dict)
     sample: str | None = None
     error: str | None = None
     copies_bits_per_byte: tuple[float, ...] = ()
@@ -195,6 +199,7 @@ class Result:
                 }
                 for worker in self.workers
             ],
+            "staleness": {str(tau): steps for tau, steps in self.staleness.items()},
             "gpu_write": self.gpu_write,
             "kernels": self.kernels,
             "emulated": self.emulated,

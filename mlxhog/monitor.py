@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,6 +54,7 @@ class Monitor:
         self.train_bits_per_byte: float | None = None
         self.ended_ns: int | None = None
         self.samples = 0
+        self._staleness: Counter[int] = Counter()
 
     def drain(self) -> None:
         """Take in what workers have recorded since the last call."""
@@ -61,6 +62,7 @@ class Monitor:
         for ring, recent in zip(self._rings, self._recent, strict=True):
             for record in ring.drain():
                 if record["kind"] == Kind.STEP:
+                    self._staleness[int(record["staleness"])] += 1
                     recent.append(
                         _Step(
                             t_ns=int(record["t_ns"]),
@@ -105,6 +107,10 @@ class Monitor:
         """Share of probe increments that never arrived; None before the first step."""
         adds = sum(self.arena.workers.entry(k + 1).probe_adds for k in range(len(self.mix)))
         return updates.lost_update_rate(self.arena.probe, adds) if adds else None
+
+    def staleness(self) -> dict[int, int]:
+        """Steps by how many updates others made between their reads and writes, ascending."""
+        return dict(sorted(self._staleness.items()))
 
     def dropped_steps(self) -> int:
         """Steps dropped because their gradient was not finite."""
@@ -154,6 +160,7 @@ class Monitor:
             workers=reports,
             gpu_write=self.gpu_write,
             kernels=self.kernels,
+            staleness=self.staleness(),
             sample=sample,
             message=message,
         )

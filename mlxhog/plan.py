@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from mlxhog.mix import GPU_BACKENDS, WorkerSpec
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, param_count, param_spec
 from mlxhog.models.registry import load_architecture
+from mlxhog.models.sampled_head import SampledHead
+from mlxhog.strategies import sharing_out
 
 WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
 ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
@@ -59,6 +61,7 @@ class Plan:
         worker_bytes: estimate of the private memory of one worker.
         private_state: optimizer segments kept per worker slot.
         shared_state: optimizer segments kept once.
+        sampled: words of the training loss; None is the whole vocabulary.
         run: the run that is resumed.
         checkpoint: where it begins again.
     """
@@ -76,6 +79,7 @@ class Plan:
     worker_bytes: int
     private_state: tuple[str, ...]
     shared_state: tuple[str, ...]
+    sampled: SampledHead | None
     run: run.Run | None
     checkpoint: checkpoint.Checkpoint | None
 
@@ -141,12 +145,20 @@ def make_plan(config: TrainConfig) -> Plan:
     if found is not None:
         checkpoint.check_tokenizer(found, data.tokenizer)
         _check_same_corpus(config, found, train)
-    spec = param_spec(model)
+    spec, sampled = param_spec(model), None
+    if config.sampled_head is not None:
+        _check_sampled_head(config, model)
+        counts = train.frequencies(model.vocab_size)
+        sampled = SampledHead.of_counts(config.sampled_head, counts)
+        head = families.head(model)
+        spec = {**spec, head: replace(spec[head], kind="rows")}  # a step touches few of them
     optimizer = optim.build(config)
     workers = chosen.workers
     n_tickets = math.ceil(
         train.n_sequences(config.seq_len) / (config.batch_size * config.grad_accumulation)
     )
+    if config.blocks == "disjoint":
+        sharing_out.groups(model, len(workers))  # refuses too few blocks
     layout = arena.plan(
         spec,
         max_workers=len(workers),
@@ -173,6 +185,7 @@ def make_plan(config: TrainConfig) -> Plan:
         worker_bytes=worker_bytes,
         private_state=tuple(optimizer.state_segments),
         shared_state=tuple(optimizer.shared_segments),
+        sampled=sampled,
         run=resumed,
         checkpoint=found,
     )
@@ -206,6 +219,20 @@ def _check_vocabulary(config: TrainConfig, model: ModelConfig, data: prepare.Pre
         )
 
 
+def _check_sampled_head(config: TrainConfig, model: ModelConfig) -> None:
+    if model.tie_word_embeddings:
+        raise ConfigError(
+            f"sampled_head needs a head of its own, and model {config.model} has its head tied to "
+            "the embedding; untie it in the model (tie_word_embeddings or tie_weights: false), or "
+            "leave sampled_head out"
+        )
+    if config.sampled_head is not None and config.sampled_head >= model.vocab_size:
+        raise ConfigError(
+            f"sampled_head draws {config.sampled_head} words, and model {config.model} has "
+            f"vocab_size {model.vocab_size}; draw fewer, or leave it out for the whole vocabulary"
+        )
+
+
 def _check_same_corpus(config: TrainConfig, found: checkpoint.Checkpoint, train: TokenFile) -> None:
     stored = found.state["tokens_sha256"]
     if stored != train.digest:
@@ -219,6 +246,7 @@ def _check_same_corpus(config: TrainConfig, found: checkpoint.Checkpoint, train:
 def _worker_bytes(config: TrainConfig, model: ModelConfig, layout: Layout, workers: int) -> int:
     """Snapshot, previous snapshot, gradients, activations, and the process itself."""
     copies = 1 + (config.read != "live")
+    copies += config.sparsify != "none" and not config.error_feedback  # steps before selection
     copies += config.predict == "own" and config.strategy == "hogwild" and workers > 1
     per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
     per_token += 4 * model.vocab_size

@@ -19,8 +19,9 @@ from mlxhog.budget import Budget
 from mlxhog.config import TrainConfig
 from mlxhog.data.ledger import Ledger
 from mlxhog.models.families import init_params
+from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.plan import Plan, same_budget
-from mlxhog.strategies import course, sync
+from mlxhog.strategies import course, disjoint, sync
 
 NUMBERED = ("sync", "round_robin", "avg_runs")
 """Strategies that deal batches out by number."""
@@ -64,6 +65,11 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
             _fill(arena, segment, [segment], found.optimizer)
     course.begin(config, len(plan.workers), arena, kept)
     message = _restore_moments(plan, arena, found)
+    if RESIDUAL not in plan.private_state:
+        _write_residuals(arena, found)
+    if config.blocks == "disjoint":
+        each = dict.fromkeys(arena.layout.slots, arena.workers.entry(1).opt_step)
+        disjoint.restore_steps(arena, state.get("block_steps", each))
     return Start(_budget(config, state), message)
 
 
@@ -81,13 +87,16 @@ def _restore_moments(plan: Plan, arena: Arena, found: checkpoint.Checkpoint) -> 
     saved_slots = list(steps)
     slots = [k + 1 for k in range(len(plan.workers))]
     # where one slot's moments are those of all, it stands for the others, too
-    same = saved_slots == list(strategies.state_slots(plan.config, len(slots), arena))
+    now = list(strategies.state_slots(plan.config, len(slots), arena))
+    same = saved_slots == now
     for slot in slots:
         sources = [slot] if same and slot in steps else saved_slots
         entry = arena.workers.entry(slot)
         entry.opt_step = round(sum(steps[s] for s in sources) / len(sources))
         for kind in plan.private_state:
             _fill(arena, f"{kind}.{slot}", [f"{kind}.{s}" for s in sources], found.optimizer)
+            if kind == RESIDUAL and not same:  # what all have not written yet stays as much
+                arena.segment(f"{kind}.{slot}")[...] *= np.float32(len(saved_slots) / len(now))
     for kind in plan.shared_state:
         _fill(arena, kind, [kind], found.optimizer)
     if same or not plan.private_state:
@@ -95,6 +104,14 @@ def _restore_moments(plan: Plan, arena: Arena, found: checkpoint.Checkpoint) -> 
     if len(saved_slots) == 1:
         return f"one worker's moments were given to each of {len(slots)} workers"
     return f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
+
+
+def _write_residuals(arena: Arena, found: checkpoint.Checkpoint) -> None:
+    """Add what the workers of a sparsified run had not written yet, as this run would never."""
+    for key, value in found.optimizer.items():
+        segment, _, name = key.partition("/")
+        if segment.startswith(f"{RESIDUAL}."):
+            arena.param(name)[...] += value
 
 
 def _fill(

@@ -16,6 +16,7 @@ from mlxhog.plan import Plan
 from mlxhog.resume import Start
 from mlxhog.run import Run
 from mlxhog.strategies import course
+from mlxhog.strategies.disjoint import steps_taken
 
 
 def save(
@@ -67,6 +68,7 @@ def save(
             "writers": {"gpu_write": plan.writers.gpu_write, "write": plan.writers.write},
             "emulated": plan.emulated,
             "went_async": config.async_after > 0 and len(slots) > 1,
+            **({"block_steps": steps_taken(arena)} if config.blocks == "disjoint" else {}),
             "opt_steps": {str(slot): arena.workers.entry(slot).opt_step for slot in slots},
             "tokens_sha256": TokenFile.open(plan.data.train).digest,
         },

@@ -160,6 +160,7 @@ class _Training:
             budget=self.start.budget,
             step_limit=self.start.budget.step_limit(self.plan.tokens_per_step),
             run_dir=self.run.directory,
+            sampled=self.plan.sampled,
         )
 
     # -- the course of a run ---------------------------------------------------------------------
@@ -198,6 +199,8 @@ class _Training:
             finally:
                 self.supervisor.stop(timeout_s=0.0 if self._signals.count > 1 else 5.0)
         self.monitor.drain()
+        if self.arena.counters.load("start_ns"):
+            self._append_metrics()  # what a run says in the end counts all of it
         result = self._result(error)
         try:
             self._write_status(result=result.to_json(), error=result.error)
@@ -421,6 +424,7 @@ class _Training:
             gpu_write=self.plan.writers.gpu_write,
             kernels=kernels_used(self.plan.kernels),
             emulated_before=self.plan.emulated_before,
+            staleness=self.monitor.staleness(),
             sample=self.sample,
             error=None if error is None else str(error),
             copies_bits_per_byte=tuple(self.copies_bits_per_byte),

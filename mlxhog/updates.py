@@ -143,6 +143,43 @@ def add(
         _native.add_dense(locks, mode, flat, slot.offset, delta, seed)
 
 
+def add_at(
+    flat: Float32,
+    slot: Slot,
+    index: Int32,
+    values: Float32,
+    *,
+    locks: _native.Locks | None,
+    mode: int,
+    seed: int = 0,
+    native: bool = True,
+) -> None:
+    """Add `values` to some elements of one shared parameter, in place.
+
+    Args:
+        flat: (n,) float32, the whole parameter segment; other processes may write it meanwhile.
+        slot: which parameter.
+        index: (k,) int32 elements of the row-major parameter, ascending, each once.
+        values: (k,) float32.
+        locks: this worker's locks; may be None unless `mode` is lossless.
+        mode: a value of `WRITE_MODES`, the arena's.
+        seed: where to start walking; workers should differ, so that they keep apart.
+        native: False takes the NumPy reference, for one worker only.
+
+    Raises:
+        ValueError: elements outside the parameter or not ascending; nothing has been written.
+
+    Concurrency: as the mode promises, beside every other writer of the parameter: lossless takes
+    the stripes (or rows) that the elements lie in, cas swaps element by element.
+    """
+    if not native:
+        updates_reference.add_at(flat, slot.offset, index, values)
+        return
+    width, word0 = row_width(slot), slot.row_word0
+    place = (flat, slot.offset, slot.size, width, word0)
+    _native.add_at(locks, mode, *place, index, values, seed)
+
+
 def add_packed16(words: UInt32, offset: int, delta: UInt32, *, bfloat: bool) -> int:
     """Add 16-bit floats, two in each word, rounding every sum to nearest even.
 
@@ -204,6 +241,6 @@ def lost_update_rate(probe: Float32, adds: int) -> float:
 
 __all__ = [
     "STRIPE", "WRITE_MODES", "Float32", "GradientSum", "Grads", "Int32", "Place", "Rows", "Slot",
-    "UInt32", "add", "add_packed16", "add_probe", "check", "lost_update_rate", "row_width",
-    "snapshot", "snapshot_predict",
+    "UInt32", "add", "add_at", "add_packed16", "add_probe", "check", "lost_update_rate",
+    "row_width", "snapshot", "snapshot_predict",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mlxhog.gradients import Float32, Rows
+from mlxhog.gradients import Float32, Int32, Rows
 
 
 def add(flat: Float32, offset: int, shape: tuple[int, ...], delta: Float32 | Rows) -> None:
@@ -14,6 +14,11 @@ def add(flat: Float32, offset: int, shape: tuple[int, ...], delta: Float32 | Row
         np.add.at(param, delta.index, delta.values)
     else:
         param += delta
+
+
+def add_at(flat: Float32, offset: int, index: Int32, values: Float32) -> None:
+    """Add `values` to distinct elements of the parameter at `offset`."""
+    flat[offset + index] += values
 
 
 def view(flat: Float32, offset: int, shape: tuple[int, ...]) -> Float32:

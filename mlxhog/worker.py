@@ -88,7 +88,7 @@ def make_context(job: Job, arena: Arena, entry: Entry) -> strategies.Context:
         compute_dtype=config.compute_dtype,
     )
     live = unified.live_params(job, arena)
-    backend.bind(job.model, arena.layout.slots, arena.params.size, live)
+    backend.bind(job.model, arena.layout.slots, arena.params.size, live, job.sampled)
     optimizer = optim.build(config)
     return strategies.Context(
         arena=arena,
@@ -105,6 +105,7 @@ def make_context(job: Job, arena: Arena, entry: Entry) -> strategies.Context:
         step_limit=job.step_limit,
         config=config,
         decay=job.decay,
+        model=job.model,
     )
 
 

@@ -118,6 +118,7 @@ def loss_from_embedding(
     kernels: str,
     starts: array | None = None,
     masks: Mapping[str, array] | None = None,
+    log_inclusion: array | None = None,
 ) -> array:
     """Return the mean cross entropy in nats over the labels other than -100; 0 if there are none.
 
@@ -132,11 +133,13 @@ def loss_from_embedding(
         kernels: which ops.
         starts: from the function of that name.
         masks: of dropout, from `models/dropout.py`.
+        log_inclusion: (C,) of a sampled loss (`models/sampled_head.py`), for which the head and its
+            bias in `params` are the rows of the C candidates, and labels are places among them.
 
     Returns:
         A scalar, float32.
     """
-    nats, count = _cross_entropy(cfg, params, x, labels, kernels, starts, masks)
+    nats, count = _cross_entropy(cfg, params, x, labels, kernels, starts, masks, log_inclusion)
     return nats / mx.maximum(count, 1)
 
 
@@ -150,7 +153,7 @@ def sum_loss(
     starts: array | None = None,
 ) -> array:
     """Return the summed cross entropy in nats over the labels other than -100, a scalar."""
-    return _cross_entropy(cfg, params, x, labels, kernels, starts, None)[0]
+    return _cross_entropy(cfg, params, x, labels, kernels, starts, None, None)[0]
 
 
 def _cross_entropy(
@@ -161,11 +164,16 @@ def _cross_entropy(
     kernels: str,
     starts: array | None,
     masks: Mapping[str, array] | None,
+    log_inclusion: array | None,
 ) -> tuple[array, array]:
     run = Pass(choose("mlx", kernels, device()), starts=starts, masks=masks)
     x, _ = _blocks(cfg, params, x, None, run)
-    flat = _raw_logits(cfg, params, x, run).reshape(-1, cfg.vocab_size)
-    return run.ops.capped_cross_entropy(flat, labels.reshape(-1), cfg.output_logit_soft_cap)
+    logits, cap = _raw_logits(cfg, params, x, run), cfg.output_logit_soft_cap
+    if log_inclusion is not None:  # it is taken off behind the cap
+        logits = logits if cap is None else run.ops.soft_cap(logits, cap)
+        logits, cap = logits - log_inclusion, None
+    flat = logits.reshape(-1, logits.shape[-1])
+    return run.ops.capped_cross_entropy(flat, labels.reshape(-1), cap)
 
 
 def _blocks(

@@ -18,6 +18,7 @@ LAYERS = (
         "errors",
         "quantities",
         "options",
+        "selection",
         "darwin",
         "machine",
         "cache",

@@ -168,6 +168,20 @@ FITTED_STATISTIC = Tolerance(
 RECORDED_F32 = Tolerance(
     "recorded in float64 from data that are stored in float32 here", of_largest=1e-6
 )
+SGD_TRACE_F32 = Tolerance(
+    "float32 steps beside recorded float64 ones: a row whose margin is within rounding of 1 falls "
+    "on the other side of the hinge, which moves a mean of thousands of rows by less than this",
+    of_largest=1e-3,
+)
+CLASSIC_OBJECTIVE = Tolerance("two sums in float64, but lam in float32 in one", of_largest=1e-6)
+LOSS_OF_OTHER_DRAWS = Tolerance(
+    "100,000 rows of the same law drawn anew: losses of five seeds are up to 2 % apart",
+    of_largest=0.03,
+)
+HOGWILD_OBJECTIVE = Tolerance(
+    "another order of the rows and stale reads, both within the half percent that is promised",
+    of_largest=0.005,
+)
 
 
 def assert_close(
@@ -190,7 +204,8 @@ COVERAGE_OF_200 = Tolerance(
     atol=0.02,
 )
 SIMULATED_RATE = Tolerance(
-    "of 20,000 simulated rounds of a straggling worker the mean time has a standard error of 0.5 %",
+    "of 8000 simulated rounds of straggling workers the mean time has a standard error of 0.7 % or "
+    "less",
     of_largest=0.025,
 )
 CLASSIC_NEAR_SERIAL = Tolerance(

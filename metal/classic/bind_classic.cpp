@@ -56,7 +56,7 @@ BoardObject::BoardObject(Bytes words_array, std::uint32_t workers)
 
 SchemeObject::SchemeObject(const std::string& kind, Bytes words, nb::object locks, std::size_t row_word0,
                            std::uint32_t rank, std::uint32_t workers, std::size_t hot, std::size_t period,
-                           bool ordered_reads, std::optional<Flat> probe_cell)
+                           bool ordered_reads, std::optional<Flat> probe_cell, std::size_t probe_every)
     : board(std::move(words), workers),
       locks_object(std::move(locks)),
       probe(std::move(probe_cell)),
@@ -69,7 +69,9 @@ SchemeObject::SchemeObject(const std::string& kind, Bytes words, nb::object lock
   }
   if (probe) {
     if (probe->size() != 1) wrong("probe: wanted one float");
+    if (probe_every == 0) wrong("probe_every: wanted at least 1 example");
     scheme.probe = probe->data();
+    scheme.probe_every = probe_every;
   }
 }
 
@@ -100,8 +102,9 @@ void bind_classic(nanobind::module_& m) {
                            "kinds: private, racy, lossless, hot_cold, aig, round_robin, sync; see\n"
                            "metal/classic/scheme.h for what each promises.")
       .def(nb::init<const std::string&, Bytes, nb::object, std::size_t, std::uint32_t, std::uint32_t, std::size_t,
-                    std::size_t, bool, std::optional<mlxhog::Flat>>(),
+                    std::size_t, bool, std::optional<mlxhog::Flat>, std::size_t>(),
            "kind"_a, "words"_a.noconvert(), "locks"_a.none(), "row_word0"_a, "rank"_a, "workers"_a, nb::kw_only(),
-           "hot"_a = 2048, "period"_a = 256, "ordered_reads"_a = true, "probe"_a.noconvert().none() = nb::none());
+           "hot"_a = 2048, "period"_a = 256, "ordered_reads"_a = true, "probe"_a.noconvert().none() = nb::none(),
+           "probe_every"_a = 1);
   bind_linear(m);
 }

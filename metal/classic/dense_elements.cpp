@@ -40,4 +40,17 @@ MLXHOG_SIMD void mlxhog_dense_subtract(float* __restrict x, const float* __restr
   compiler_barrier();
 }
 
+MLXHOG_SIMD void mlxhog_dense_merge(float* __restrict x, float* __restrict mine, float* __restrict base,
+                                    std::size_t n) {
+  compiler_barrier();
+  for (std::size_t i = 0; i < n; ++i) {
+    const float shared = load(x + i), own = mine[i], old = base[i];
+    const float sum = shared + (own - old), next = shared == old ? own : sum;
+    store(x + i, next);
+    mine[i] = next;
+    base[i] = next;
+  }
+  compiler_barrier();
+}
+
 }  // extern "C"

@@ -1,4 +1,4 @@
-// SIMD on a dense linear model: x is shared, everything else private or read-only.
+// SIMD of linear models on runs of x: x is shared, everything else private or read-only.
 //
 // Concurrency: as in updates/elements.h. Every operation is rounded separately and every sum has a fixed
 // order, so all SIMD widths give the same bits.
@@ -16,4 +16,6 @@ void mlxhog_dense_collect(float* g, const float* z, float c, std::size_t n);
 void mlxhog_dense_shrink(float* g, const float* x, const float* shrink, float times, std::size_t n);
 // x -= step * g
 void mlxhog_dense_subtract(float* x, const float* g, float step, std::size_t n);
+// x = x == base ? mine : x + (mine - base); mine = base = x
+void mlxhog_dense_merge(float* x, float* mine, float* base, std::size_t n);
 }

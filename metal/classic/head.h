@@ -1,5 +1,8 @@
 // The hot head of a sparse model: the first coordinates, which nearly every example touches, kept in a
-// private copy per worker and merged into the shared vector under row locks.
+// private copy per worker and merged into the shared vector under locks.
+//
+// Nothing but merges writes the shared head while a run lasts, so they may agree on their exclusion unit: the
+// lock word of the first row of each 4 KiB (8 ns of lock on 64 bytes would cost more than the sums).
 //
 // shared += mine - base; mine = base = shared. Nothing of the head is lost; it only travels later. Where
 // nobody else has written (shared == base) the merge stores `mine` itself, so that one worker's head has the
@@ -10,7 +13,9 @@
 #include <cstddef>
 #include <vector>
 
+#include "../updates/steps.h"
 #include "access.h"
+#include "dense_elements.h"
 
 namespace mlxhog::classic {
 
@@ -24,19 +29,15 @@ class Head {
 
   float* mine() { return mine_.data(); }
 
-  // Row by row from `start` on with wrap-around, so that workers rarely meet.
+  // Stripe by stripe from the `start`-th on with wrap-around, so that workers rarely meet.
   void merge(std::size_t start) {
-    const std::size_t rows = (mine_.size() + width_ - 1) / width_;
-    for (std::size_t k = 0; k < rows; ++k) {
-      const std::size_t r = (start + k) % rows;
-      locks_->lock(word0_ + r);
-      for (std::size_t u = r * width_; u < std::min((r + 1) * width_, mine_.size()); ++u) {
-        const float shared = Relaxed::load(x_ + u);
-        const float next = shared == base_[u] ? mine_[u] : shared + (mine_[u] - base_[u]);
-        Relaxed::store(x_ + u, next);
-        mine_[u] = base_[u] = next;
-      }
-      locks_->unlock(word0_ + r);
+    const std::size_t floats = std::max(width_, kStripe - kStripe % width_);
+    const std::size_t count = (mine_.size() + floats - 1) / floats;
+    for (std::size_t k = 0; k < count; ++k) {
+      const std::size_t at = (start + k) % count * floats, word = word0_ + at / width_;
+      locks_->lock(word);
+      mlxhog_dense_merge(x_ + at, mine_.data() + at, base_.data() + at, std::min(floats, mine_.size() - at));
+      locks_->unlock(word);
     }
   }
 

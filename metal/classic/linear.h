@@ -104,8 +104,8 @@ class SparseLinear {
     const float* z = rows_.values + rows_.begin(e);
     const std::size_t n = rows_.end(e) - rows_.begin(e);
     float* x = x_;
-    const auto term = [=](std::size_t k) { return z[k] * access.load(access.cell(x, static_cast<std::size_t>(u[k]))); };
     float sum0 = 0.0f, sum1 = 0.0f, sum2 = 0.0f, sum3 = 0.0f;
+    const auto term = [=](std::size_t i) { return z[i] * access.load(access.cell(x, static_cast<std::size_t>(u[i]))); };
     std::size_t k = 0;
     for (; k + 4 <= n; k += 4) sum0 += term(k), sum1 += term(k + 1), sum2 += term(k + 2), sum3 += term(k + 3);
     if (k < n) sum0 += term(k);
@@ -118,15 +118,14 @@ class SparseLinear {
   template <class Access, class F>
   void update_row(const std::int32_t* u, std::size_t n, const Access& access, F f) const {
     float* x = x_;
-    float* p[kGroup];
+    const auto cell = [=](std::size_t k) { return access.cell(x, static_cast<std::size_t>(u[k])); };
     std::size_t k = 0;
     for (; k + kGroup <= n; k += kGroup) {
-#pragma GCC unroll 4
-      for (std::size_t j = 0; j < kGroup; ++j) p[j] = access.cell(x, static_cast<std::size_t>(u[k + j]));
+      float* const p[kGroup] = {cell(k), cell(k + 1), cell(k + 2), cell(k + 3)};
       access.update(p, kGroup, [=](std::size_t j, float v) { return f(k + j, v); });
     }
     for (; k < n; ++k) {
-      access.update(access.cell(x, static_cast<std::size_t>(u[k])), [=](float v) { return f(k, v); });
+      access.update(cell(k), [=](float v) { return f(k, v); });
     }
   }
 

@@ -57,7 +57,9 @@ struct Scheme {
   std::size_t hot;     // hot_cold: coordinates in the head
   std::size_t period;  // hot_cold: examples between two merges
   bool ordered_reads;  // round_robin: gather the next example inside the own turn
-  float* probe;        // null, or a counter that every example raises by 1 the way this scheme writes
+  float* probe;        // null, or a counter raised by 1 the way this scheme writes
+  std::size_t probe_every = 1;  // by every so many-th example of this worker
+  std::size_t probe_seen = 0;
 };
 
 template <class P>
@@ -81,9 +83,13 @@ struct Share {
 };
 
 template <class Access>
-inline void raise_probe(const Scheme& scheme, const Access& access, std::size_t examples) {
+inline void raise_probe(Scheme& scheme, const Access& access, std::size_t examples) {
   if (scheme.probe == nullptr) return;
-  for (std::size_t k = 0; k < examples; ++k) access.update(scheme.probe, [](float v) { return v + 1.0f; });
+  for (std::size_t k = 0; k < examples; ++k) {
+    if (++scheme.probe_seen % scheme.probe_every == 0) {
+      access.update(scheme.probe, [](float v) { return v + 1.0f; });
+    }
+  }
 }
 
 // Everyone at once: no waiting but for the access policy's own locks. `after(examples)` follows each write.
@@ -115,18 +121,16 @@ std::size_t run_hot_cold(Scheme& scheme, P& problem, const Share& share) {
   access.hot = scheme.hot;
   // Staggered: the workers' first merges are spread over one period.
   const std::size_t workers = scheme.board.workers();
-  const std::size_t rows = (scheme.hot + problem.width() - 1) / problem.width();
-  const std::size_t start = rows * scheme.rank / workers;
   std::size_t left = std::max<std::size_t>(1, scheme.period * (scheme.rank + 1) / workers);
   const std::size_t done = run_free(scheme, problem, share, access, [&](std::size_t examples) {
     if (left > examples) {
       left -= examples;
       return;
     }
-    head.merge(start);
+    head.merge(scheme.rank);
     left = scheme.period;
   });
-  head.merge(start);
+  head.merge(scheme.rank);
   return done;
 }
 

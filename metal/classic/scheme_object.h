@@ -27,7 +27,7 @@ struct BoardObject {
 struct SchemeObject {
   SchemeObject(const std::string& kind, Bytes words, nb::object locks, std::size_t row_word0, std::uint32_t rank,
                std::uint32_t workers, std::size_t hot, std::size_t period, bool ordered_reads,
-               std::optional<Flat> probe);
+               std::optional<Flat> probe, std::size_t probe_every);
 
   std::size_t lock_words() const { return scheme.locks == nullptr ? 0 : scheme.locks->size(); }
 

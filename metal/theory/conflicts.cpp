@@ -10,7 +10,7 @@ namespace mlxhog {
 namespace {
 
 // Edges are met in blocks of this many, so that the bitmaps of a block stay in the cache.
-constexpr std::size_t kBlock = 4096;
+constexpr std::size_t kBlock = 8192;
 constexpr std::size_t kWords = kBlock / 64;
 // A vertex with more edges in a block than this is kept there as a bitmap: an OR of kWords words costs
 // about as much as setting this many single bits.
@@ -88,22 +88,28 @@ void edge_degrees(const std::int64_t* indptr, const std::int32_t* indices, std::
 
 void bitmap_meetings(const std::uint8_t* rows, std::size_t count, const std::uint8_t* others,
                      std::size_t other_count, std::size_t width, std::int64_t* met) {
-  // Dense supports meet in their first bytes, so look at a little at a time and stop there.
-  constexpr std::size_t kStep = 256;
+  // Only where row a has bits can it meet another: a sparse row has few such words, and a dense one meets at once.
+  struct Part {
+    std::size_t at, size;
+    std::uint64_t bits;
+  };
+  std::vector<Part> parts;
   for (std::size_t a = 0; a < count; ++a) {
-    const std::uint8_t* row = rows + a * width;
-    std::int64_t total = 0;
+    parts.clear();
+    for (std::size_t at = 0; at < width; at += sizeof(std::uint64_t)) {
+      Part part{at, std::min(sizeof(std::uint64_t), width - at), 0};
+      std::memcpy(&part.bits, rows + a * width + at, part.size);
+      if (part.bits) parts.push_back(part);
+    }
+    met[a] = 0;
     for (std::size_t b = 0; b < other_count; ++b) {
       const std::uint8_t* other = others + b * width;
-      bool meets = false;
-      for (std::size_t k = 0; k < width && !meets; k += kStep) {
-        std::uint8_t common = 0;
-        for (std::size_t j = k, end = std::min(width, k + kStep); j < end; ++j) common |= row[j] & other[j];
-        meets = common != 0;
-      }
-      total += meets;
+      met[a] += std::any_of(parts.begin(), parts.end(), [other](const Part& part) {
+        std::uint64_t bits = 0;
+        std::memcpy(&bits, other + part.at, part.size);
+        return (bits & part.bits) != 0;
+      });
     }
-    met[a] = total;
   }
 }
 

@@ -1,4 +1,5 @@
-// Python bindings of locks, adds and snapshots; bind_steps.cpp has the fused optimizer steps.
+// Python bindings of locks, adds and snapshots; bind_steps.cpp has the fused optimizer steps,
+// bind_sparse.cpp the adds at scattered elements.
 #include "cas_add.h"
 #include "elements.h"
 #include "packed16.h"
@@ -10,6 +11,7 @@ using namespace mlxhog;
 using namespace nb::literals;
 
 void bind_steps(nb::module_&);
+void bind_sparse(nb::module_&);
 
 namespace {
 
@@ -144,4 +146,5 @@ void bind_updates(nb::module_& m) {
   m.def("sum_rows", &sum_rows_into, "target"_a.noconvert(), "values"_a.noconvert(), "out"_a.noconvert(),
         "width"_a, "out[target[k]] += values[k], row by row.");
   bind_steps(m);
+  bind_sparse(m);
 }

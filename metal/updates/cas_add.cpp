@@ -104,6 +104,10 @@ void cas_add(float* w, const float* d, std::size_t n, int width) {
   add_wide<1>(w, d, n, [](float* p, const float* x) { add_one(p, *x); });
 }
 
+void cas_add_at(float* w, const std::int32_t* index, const float* d, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) add_one(w + index[i], d[i]);
+}
+
 void cas_decay(float* v, const float* g, float* out, std::size_t n, float beta, float one_minus_beta,
                float grad_scale) {
   for (std::size_t i = 0; i < n; ++i) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace mlxhog {
 
@@ -13,6 +14,9 @@ int widest_cas();
 
 // w += d by `width` floats (1, 2 or 4 and <= widest_cas(), or 2) at a time; ragged ends go one by one.
 void cas_add(float* w, const float* d, std::size_t n, int width);
+
+// w[index[i]] += d[i], one float at a time; the indices are distinct.
+void cas_add_at(float* w, const std::int32_t* index, const float* d, std::size_t n);
 
 // v = beta * v + (1 - beta) * s * s with s = grad_scale * g, element by element; the new values go to `out`.
 void cas_decay(float* v, const float* g, float* out, std::size_t n, float beta, float one_minus_beta,

@@ -66,6 +66,19 @@ MLXHOG_SIMD void mlxhog_add(float* __restrict w, const float* __restrict d, std:
   compiler_barrier();
 }
 
+__attribute__((noinline)) void mlxhog_add_at(float* __restrict w, const std::int32_t* __restrict index,
+                                             const float* __restrict d, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) {
+    float* at = w + index[i];
+    float x;
+    // Relaxed: an increment may be lost where no lock is held; no element is torn.
+    __atomic_load(at, &x, __ATOMIC_RELAXED);
+    x += d[i];
+    __atomic_store(at, &x, __ATOMIC_RELAXED);
+  }
+  compiler_barrier();
+}
+
 MLXHOG_SIMD void mlxhog_copy(float* __restrict dst, const float* __restrict src, std::size_t n) {
   compiler_barrier();
   for (std::size_t i = 0; i < n; ++i) dst[i] = load(src + i);

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace mlxhog {
 
@@ -33,6 +34,9 @@ extern "C" {
 
 // w += d
 void mlxhog_add(float* w, const float* d, std::size_t n);
+// w[index[i]] += d[i]; the indices are distinct. Relaxed accesses in every build: scattered elements gain nothing from
+// SIMD, so lost increments are the whole contract and undefined behaviour is not part of it.
+void mlxhog_add_at(float* w, const std::int32_t* index, const float* d, std::size_t n);
 // dst = src
 void mlxhog_copy(float* dst, const float* src, std::size_t n);
 // dst = src + coef * (src - prev); prev = src

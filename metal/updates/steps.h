@@ -30,10 +30,13 @@ struct SgdStep {
   SgdRates rates;
 
   void apply(std::size_t p, std::size_t q, std::size_t n) const { mlxhog_sgd(w + p, g + q, nullptr, n, &rates); }
+  void delta(std::size_t p, std::size_t q, std::size_t n, float* out) const {
+    mlxhog_sgd(w + p, g + q, out, n, &rates);
+  }
   void apply_cas(std::size_t p, std::size_t q, std::size_t n) const {
-    float delta[kStripe];
-    mlxhog_sgd(w + p, g + q, delta, n, &rates);
-    cas_add(w + p, delta, n, widest_cas());
+    float d[kStripe];
+    delta(p, q, n, d);
+    cas_add(w + p, d, n, widest_cas());
   }
 };
 
@@ -46,10 +49,13 @@ struct MomentumStep {
   void apply(std::size_t p, std::size_t q, std::size_t n) const {
     mlxhog_momentum(w + p, g + q, m + p, nullptr, n, &rates);
   }
+  void delta(std::size_t p, std::size_t q, std::size_t n, float* out) const {
+    mlxhog_momentum(w + p, g + q, m + p, out, n, &rates);
+  }
   void apply_cas(std::size_t p, std::size_t q, std::size_t n) const {
-    float delta[kStripe];
-    mlxhog_momentum(w + p, g + q, m + p, delta, n, &rates);
-    cas_add(w + p, delta, n, widest_cas());
+    float d[kStripe];
+    delta(p, q, n, d);
+    cas_add(w + p, d, n, widest_cas());
   }
 };
 
@@ -64,8 +70,12 @@ struct AdamwStep {
   void apply(std::size_t p, std::size_t q, std::size_t n) const {
     mlxhog_adamw(w + p, g + q, m + p, v + p, nullptr, n, &rates);
   }
+  // Not with a shared v, which would move without its lock.
+  void delta(std::size_t p, std::size_t q, std::size_t n, float* out) const {
+    mlxhog_adamw(w + p, g + q, m + p, v + p, out, n, &rates);
+  }
   void apply_cas(std::size_t p, std::size_t q, std::size_t n) const {
-    float delta[kStripe], square[kStripe];
+    float d[kStripe], square[kStripe];
     AdamwRates r = rates;
     float* second = v + p;
     if (shared_v) {
@@ -75,9 +85,21 @@ struct AdamwStep {
       r.beta2 = 1.0f;
       r.one_minus_beta2 = 0.0f;
     }
-    mlxhog_adamw(w + p, g + q, m + p, second, delta, n, &r);
-    cas_add(w + p, delta, n, widest_cas());
+    mlxhog_adamw(w + p, g + q, m + p, second, d, n, &r);
+    cas_add(w + p, d, n, widest_cas());
   }
 };
+
+// Add a step to `pending`, private and laid out as the parameter, and leave the parameter alone. Reads of the
+// parameter race with its writers: elements are whole, of any age.
+template <class Step>
+void add_pending(const Step& step, float* pending, std::size_t p, std::size_t q, std::size_t n) {
+  float d[kStripe];
+  for (std::size_t i = 0; i < n; i += kStripe) {
+    const std::size_t m = std::min(kStripe, n - i);
+    step.delta(p + i, q + i, m, d);
+    mlxhog_add(pending + p + i, d, m);
+  }
+}
 
 }  // namespace mlxhog

@@ -23,6 +23,7 @@ from mlxhog.gradients import Rows
 from mlxhog.mapped import BFLOAT16
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import resolve
+from mlxhog.models.sampled_head import SampledHead
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -58,6 +59,7 @@ class Backend(Protocol):
         slots: Mapping[str, Slot],
         n_floats: int,
         live: Float32 | None,
+        sampled: SampledHead | None = None,
     ) -> None:
         """Lay the model's parameters over one flat array.
 
@@ -66,6 +68,8 @@ class Backend(Protocol):
             slots: where each parameter lies, in floats from the start of the flat array.
             n_floats: length of the flat array.
             live: the arena's parameters, (n_floats,) float32, to alias instead of copying.
+            sampled: of which words `loss_and_grads` takes the loss, for a head of its own; None is
+                all. Evaluation takes all.
 
         Raises:
             ConfigError: `live` was given and this framework cannot alias host memory here.
@@ -98,7 +102,8 @@ class Backend(Protocol):
         """Mean cross entropy in nats, and its gradient.
 
         Gradients are C-contiguous float32 arrays in the parameters' shapes; that of an embedding
-        is `Rows`, unless it is tied to the head. They stay valid until the next call.
+        is `Rows`, unless it is tied to the head, and so is that of a sampled head. They stay valid
+        until the next call.
 
         Raises:
             DataError: a token or a label is outside the vocabulary.

@@ -31,9 +31,11 @@ from mlxhog.backends.one_token import OneToken
 from mlxhog.backends.signatures import Signatures
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.gradients import Rows
 from mlxhog.models import dropout, families, lm_native
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import resolve
+from mlxhog.models.sampled_head import Candidates, SampledHead
 
 
 class MLXBackend:
@@ -116,6 +118,7 @@ class MLXBackend:
         slots: Mapping[str, Slot],
         n_floats: int,
         live: Float32 | None,
+        sampled: SampledHead | None = None,
     ) -> None:
         """Slice one flat array into parameters; see `Backend.bind`."""
         mx = self._mx
@@ -140,8 +143,11 @@ class MLXBackend:
         mx.eval(list(self.params.values()))
         spec = families.param_spec(model)
         self._trained = [name for name in self.params if spec[name].kind == "dense"]
+        self._sampled = sampled
+        if sampled is not None:
+            self._trained.remove(families.head(model))  # its gradient is one row per candidate
         self._embedded = families.embedding(model) in self._trained  # and not one row per token
-        gradient = mx.value_and_grad(self._loss, argnums=(0, 1))
+        gradient = mx.value_and_grad(self._loss, argnums=(0, 1, 2))
         # Parameters are inputs: a captured array would be compiled in.
         self._value_and_grad = mx.compile(gradient) if self.compiled else gradient
         self._one_token = self._native_step()
@@ -176,14 +182,33 @@ class MLXBackend:
         self._one_token = self._native_step()
         return not_finite
 
-    def _loss(self, trained: Any, x: Any, tokens: Any, labels: Any, masks: Any) -> Any:
+    def _loss(
+        self,
+        trained: Any,
+        x: Any,
+        head: Any,
+        tokens: Any,
+        labels: Any,
+        masks: Any,
+        ids: Any,
+        log_inclusion: Any,
+    ) -> Any:
         model, params = self.model, dict(zip(self._trained, trained, strict=True))
         if self._embedded:
             x = self._lm.embed(model, params, tokens)
-        starts = self._lm.starts(model, tokens)
-        used = self._lm.in_bfloat16(model, params) if self.narrow else params
+        if ids is not None:  # a sampled head: only the rows of its candidates
+            params[families.head(model)] = head
+            if (bias := families.head_bias(model)) is not None:
+                params[bias] = params[bias][ids]
         return self._lm.loss_from_embedding(
-            model, used, x, labels, kernels=self.kernels, starts=starts, masks=masks
+            model,
+            self._lm.in_bfloat16(model, params) if self.narrow else params,
+            x,
+            labels,
+            kernels=self.kernels,
+            starts=self._lm.starts(model, tokens),
+            masks=masks,
+            log_inclusion=log_inclusion,
         )
 
     def refresh(self) -> None:
@@ -200,12 +225,31 @@ class MLXBackend:
         x = mx.zeros(1) if self._embedded else self._lm.embed(self.model, self.params, tokens)
         drawn = dropout.masks(self.model, batch.x.shape, batch.seed)
         masks = None if drawn is None else {site: mx.array(mask) for site, mask in drawn.items()}
-        loss, (found, dx) = self._value_and_grad(trained, x, tokens, mx.array(batch.y), masks)
-        mx.eval(loss, found, dx)
+        head, ids, log_inclusion, labels = mx.zeros(1), None, None, batch.y
+        candidates = self._candidates(batch)
+        if candidates is not None:
+            ids, labels = mx.array(candidates.ids), candidates.labels
+            head = self.params[families.head(self.model)][ids]
+            log_inclusion = mx.array(candidates.log_inclusion)
+        loss, (found, dx, d_head) = self._value_and_grad(
+            trained, x, head, tokens, mx.array(labels), masks, ids, log_inclusion
+        )
+        mx.eval(loss, found, dx, d_head)
         grads: Grads = {name: _host(grad) for name, grad in zip(self._trained, found, strict=True)}
+        if candidates is not None:
+            rows = candidates.ids[: candidates.count]
+            grads[families.head(self.model)] = Rows(rows, _host(d_head)[: candidates.count])
         if not self._embedded:
             grads[families.embedding(self.model)] = embedding_rows(batch.x, _host(dx))
         return _host(loss).item(), grads
+
+    def _candidates(self, batch: Batch) -> Candidates | None:
+        """The words of a sampled loss; as many for every batch of a size where it is compiled."""
+        if self._sampled is None:
+            return None
+        found = self._sampled.draw(batch.y, batch.seed)
+        most = min(self._sampled.negatives + batch.y.size, self.model.vocab_size)
+        return found.padded(most) if self.compiled else found
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """See `Backend.evaluate`."""

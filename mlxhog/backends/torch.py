@@ -27,9 +27,11 @@ from mlxhog.backends.ids import check_batch, check_tokens
 from mlxhog.backends.one_token import OneToken
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.gradients import Rows
 from mlxhog.models import dropout, families, lm_native
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import resolve
+from mlxhog.models.sampled_head import SampledHead
 
 try:
     import torch
@@ -79,6 +81,7 @@ class TorchBackend:
         slots: Mapping[str, Slot],
         n_floats: int,
         live: Float32 | None,
+        sampled: SampledHead | None = None,
     ) -> None:
         """Slice one flat tensor into leaf parameters; see `Backend.bind`."""
         if live is not None and self.device.type != "cpu":
@@ -97,6 +100,9 @@ class TorchBackend:
         }
         spec = families.param_spec(model)
         self._trained = [name for name in self.params if spec[name].kind == "dense"]
+        self._sampled = sampled
+        if sampled is not None:
+            self._trained.remove(families.head(model))  # its gradient is one row per candidate
         for name in self._trained:
             self.params[name].requires_grad_()
         self._one_token = self._native_step()
@@ -142,24 +148,48 @@ class TorchBackend:
         check_batch(batch, self.model.vocab_size)
         model, tokens = self.model, self._tokens(batch.x)
         x = lm.embed(model, self.params, tokens)
-        leaves = [self.params[name] for name in self._trained]
-        if rows := not x.requires_grad:  # the embedding's gradient is one row per token
+        names = list(self._trained)
+        leaves = [self.params[name] for name in names]
+        if not x.requires_grad:  # the embedding's gradient is one row per token
+            names.append(families.embedding(model))
             leaves.append(x.requires_grad_())
+        params, labels, log_inclusion = self.params, batch.y, None
+        if self._sampled is not None:
+            candidates = self._sampled.draw(batch.y, batch.seed)
+            params, rows = self._of_candidates(candidates.ids)
+            names.append(families.head(model))
+            leaves.append(rows)
+            labels = candidates.labels
+            log_inclusion = torch.from_numpy(candidates.log_inclusion).to(self.device)
         masks = dropout.masks(model, batch.x.shape, batch.seed)
         loss = lm.loss_from_embedding(
             model,
-            lm.in_bfloat16(model, self.params) if self.narrow else self.params,
+            lm.in_bfloat16(model, params) if self.narrow else params,
             x,
-            self._tokens(batch.y),
+            self._tokens(labels),
             kernels=self.kernels,
             starts=lm.starts(model, tokens),
             masks=None if masks is None else {site: self._mask(m) for site, m in masks.items()},
+            log_inclusion=log_inclusion,
         )
         found = [g.cpu().contiguous().numpy() for g in torch.autograd.grad(loss, leaves)]
-        grads: Grads = dict(zip(self._trained, found, strict=not rows))
-        if rows:
-            grads[families.embedding(model)] = embedding_rows(batch.x, found[-1])
+        grads: Grads = dict(zip(names, found, strict=True))
+        if self._sampled is not None:
+            grads[names[-1]] = Rows(candidates.ids, found[-1])
+        if families.embedding(model) not in self._trained:
+            embedded = found[names.index(families.embedding(model))]
+            grads[families.embedding(model)] = embedding_rows(batch.x, embedded)
         return float(loss.detach()), grads
+
+    def _of_candidates(self, ids: Int32) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The parameters with the head of some words alone, and its rows, a leaf (C, d)."""
+        head, bias = families.head(self.model), families.head_bias(self.model)
+        chosen = self._tokens(ids)
+        rows = self.params[head][chosen].requires_grad_()
+        params = {**self.params, head: rows}
+        if bias is not None:
+            params[bias] = self.params[bias][chosen]
+        return params, rows
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """See `Backend.evaluate`."""

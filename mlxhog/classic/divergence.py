@@ -14,13 +14,15 @@ def diverged(objective: float, initial: float) -> bool:
     return not math.isfinite(objective) or objective > EXPLODED * max(initial, 1e-30)
 
 
-def advice(objective: float, epoch: int, lr: float) -> str:
+def advice(objective: float, epoch: int, lr: float, usual: float) -> str:
     """What happened, and a step size to try.
 
     Args:
         objective: after `epoch`.
         epoch: counted from 1.
-        lr: of the first epoch.
+        lr: step size of the first epoch.
+        usual: the problem's own.
     """
     what = f"rose to {objective:.3g}" if math.isfinite(objective) else f"is {objective}"
-    return f"diverged: the objective {what} in epoch {epoch} with --lr {lr:g}; try --lr {lr / 10:g}"
+    smaller = usual if usual < lr else lr / 10
+    return f"diverged: the objective {what} in epoch {epoch} with --lr {lr:g}; try --lr {smaller:g}"

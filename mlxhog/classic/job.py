@@ -25,6 +25,7 @@ class Job:
         queue: examples it claims at a time from the queue; 0 where it is dealt shares.
         hot: see `ClassicConfig.hot`.
         period: see `ClassicConfig.period`.
+        probe_every: examples between two that raise the probe, at least 1.
         core: the core it stays on; None is wherever the system puts it.
     """
 
@@ -38,4 +39,5 @@ class Job:
     queue: int
     hot: int
     period: int
+    probe_every: int
     core: int | None

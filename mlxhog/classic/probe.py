@@ -1,21 +1,45 @@
 """How often is an update lost? Counted by a probe, in a round of its own after the last epoch.
 
-The probe is one float that every example raises by 1, in the way in which the scheme writes: by
-load and store where it is racy, by compare-and-swap where it is lossless, in the own turn where
-there are turns. The workers run through examples as in an epoch, at step size 0, so the parameters
-stay as they are and memory traffic is that of training. Lost is what the probe lacks in the end.
+The probe is one float that is raised by 1 in the way in which the scheme writes: by load and store
+where it is racy, by compare-and-swap where it is lossless, in the own turn where there are turns;
+and as often as the busiest coordinate that workers share is touched, by every n-th example. (With
+hot-cold the head is private between merges, so that is the busiest of the others.) Lost is what the
+probe lacks in the end: the share that the busiest coordinate loses, and others less.
 
-A coordinate of the problem loses less: this is one that all examples touch, the worst there can be
-(Delta = 1). The round lies outside of the clock, since such a coordinate would slow all others.
+The workers run through the examples as in an epoch, at step size 0, so the parameters stay as they
+are and memory traffic is that of training. The round lies outside of the clock.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from mlxhog.classic.problem import Float32
+from mlxhog.classic.problem import Float32, Int32, Int64
 
-MOST_RAISES = 1_000_000  # below 2^24, where float32 stops counting
+MOST_EXAMPLES = 1 << 22  # below 2^24 raises, where float32 stops counting
+
+
+def every(supports: tuple[Int64, Int32, int], private: int = 0) -> int | None:
+    """Examples between two that touch the busiest shared coordinate, on average.
+
+    Args:
+        supports: of the problem.
+        private: so many coordinates, the first ones, are not shared.
+
+    Returns:
+        At least 1; None where no example touches a shared coordinate.
+    """
+    indptr, indices, n = supports
+    degrees = np.bincount(indices, minlength=n)[private:]
+    most = int(degrees.max(initial=0))
+    return max(1, round((len(indptr) - 1) / most)) if most else None
+
+
+def raises(done: Iterable[int], every: int) -> int:
+    """Increments made by workers that did so many examples each."""
+    return sum(examples // every for examples in done)
 
 
 def clear(probe: Float32) -> None:

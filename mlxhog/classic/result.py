@@ -30,6 +30,11 @@ class Epoch:
     examples: int
     measures: dict[str, float]
 
+    @property
+    def objective(self) -> float:
+        """Objective after it; NaN or infinite where it diverged."""
+        return self.measures["objective"]
+
     def to_json(self) -> dict[str, Any]:
         """As a row of the JSON answer."""
         return {

@@ -13,6 +13,7 @@ run ends.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
@@ -48,6 +49,7 @@ class Plan:
         batch: examples in a step.
         sampling: of `config.SAMPLINGS`.
         seed: of the order of examples.
+        probe_every: see `probe.every`; None where nobody can lose an update.
     """
 
     scheme: Scheme
@@ -60,6 +62,7 @@ class Plan:
     batch: int
     sampling: str
     seed: int
+    probe_every: int | None
 
     def gamma(self, epoch: int) -> float:
         """Step size of an epoch, counted from 1."""
@@ -72,7 +75,12 @@ class Tally:
 
     seconds: float = 0.0
     native_s: float = 0.0
-    examples: int = 0
+    done: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def examples(self) -> int:
+        """Examples done by all workers; `done` has them by rank."""
+        return self.done.total()
 
 
 @dataclass
@@ -145,10 +153,10 @@ class Running:
             epoch = self._epoch(number)
             course.epochs.append(epoch)
             self.watch.epoch(epoch)
-            objective = epoch.measures["objective"]
-            if divergence.diverged(objective, course.initial["objective"]):
+            if divergence.diverged(epoch.objective, course.initial["objective"]):
                 course.status = "diverged"
-                course.advice = divergence.advice(objective, number, plan.lr)
+                usual = self.problem.defaults.lr
+                course.advice = divergence.advice(epoch.objective, number, plan.lr, usual)
                 return
 
     # -- an epoch --------------------------------------------------------------------------------
@@ -190,16 +198,17 @@ class Running:
 
     def _probe(self) -> None:
         """Count lost updates; see `probe.py`."""
-        if self.plan.workers == 1 or self.plan.scheme.copies:
-            return  # nobody to lose an update to
+        if self.plan.probe_every is None:
+            return
         self._staff()
         kept = {name: values.copy() for name, values in self.params.items()}
         cell, tally = self.arena.probe[:1], Tally()
-        count = min(self.problem.n_examples, probe.MOST_RAISES)
+        count = min(self.problem.n_examples, probe.MOST_EXAMPLES)
         probe.clear(cell)
         left = self._round(self._deal((0, count), Share(0, 0, 0.0, probe=True)), tally)
         if not left:  # who died had raised the probe more often than it had said
-            self.course.raises, self.course.lost = tally.examples, probe.lost(cell, tally.examples)
+            self.course.raises = probe.raises(tally.done.values(), self.plan.probe_every)
+            self.course.lost = probe.lost(cell, self.course.raises)
         for name, values in kept.items():
             self.params[name][:] = values
 
@@ -232,7 +241,7 @@ class Running:
         if spans:
             tally.seconds += (max(end for _, end in spans) - min(at for at, _ in spans)) / 1e9
             tally.native_s += sum(end - at for at, end in spans) / 1e9
-        tally.examples += sum(done.values())
+        tally.done.update(done)
         if self.plan.hand_out == "queue":
             return []
         rests = [

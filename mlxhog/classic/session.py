@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from mlxhog.arena import Arena
-from mlxhog.classic import checks, handout, places, schemes
+from mlxhog.classic import checks, handout, places, probe, schemes
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.job import Job
 from mlxhog.classic.problem import Problem
@@ -112,6 +112,7 @@ class Session:
             batch=self.batch,
             sampling=config.sampling,
             seed=config.seed,
+            probe_every=self._probe_every(scheme, workers),
         )
         jobs = partial(self._job, plan, checks.cores(workers))
         found = Running(self.problem, self.arena, plan, jobs, watch).execute()
@@ -133,6 +134,12 @@ class Session:
             params={name: values.copy() for name, values in places.params(self.arena).items()},
         )
 
+    def _probe_every(self, scheme: Scheme, workers: int) -> int | None:
+        if workers == 1 or scheme.copies:
+            return None
+        private = self.config.hot if scheme.kind == "hot_cold" else 0
+        return probe.every(self.problem.supports(), private)
+
     def _job(self, plan: Plan, cores: list[int] | None, rank: int) -> Job:
         coordinates = sum(slot.size for slot in self.arena.layout.slots.values())
         return Job(
@@ -146,5 +153,6 @@ class Session:
             queue=handout.claim(plan.batch) if plan.hand_out == "queue" else 0,
             hot=min(self.config.hot, coordinates),
             period=self.config.period,
+            probe_every=plan.probe_every or 1,
             core=None if cores is None else cores[rank],
         )

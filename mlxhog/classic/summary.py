@@ -63,11 +63,10 @@ def meaning(
         load: processes that wanted to run when the command began, the load average of a minute.
         cores: cores that they share.
     """
-    if result.status == "diverged":
-        return [result.advice]
+    quiet = result.workers <= cores and load <= BUSY * cores
     said = []
     if serial is not None and serial is not result and serial.epochs and result.epochs:
-        said += [*_objective(result, serial), *_speed(result, serial)]
+        said += [*_objective(result, serial), *_speed(result, serial, quiet=quiet)]
     if result.probe_updates:
         said.append(_updates(result))
     if result.missed:
@@ -76,7 +75,7 @@ def meaning(
         said.append(
             f"{result.workers} workers share {cores} core{'s' * (cores > 1)}: no speedup can show."
         )
-    elif load > BUSY * cores:
+    elif not quiet:
         said.append(
             f"Busy machine (load {load:.1f} on {cores} cores): the speeds say little; try again "
             "when it is quiet."
@@ -103,21 +102,21 @@ def _objective(result: ClassicResult, serial: ClassicResult) -> list[str]:
     return [f"The objective is {apart:.1%} above serial's after equal epochs{why}."]
 
 
-def _speed(result: ClassicResult, serial: ClassicResult) -> list[str]:
+def _speed(result: ClassicResult, serial: ClassicResult, *, quiet: bool) -> list[str]:
     speedup = result.speedup(serial)
     if speedup is None or result.workers == 1:
         return []
     said = f"{result.workers} workers did {speedup:.2f} x the examples per second of serial"
-    if speedup >= 1:
+    if speedup >= 1 or not quiet:
         return [f"{said}."]
     return [f"{said}: waiting and moving shared cache lines costs more here than it gains."]
 
 
 def _updates(result: ClassicResult) -> str:
-    rate = result.lost_updates / result.probe_updates
     if not result.lost_updates:
-        return "No update was lost."
+        return f"No update was lost, of {result.probe_updates:,} that were counted."
+    rate = result.lost_updates / result.probe_updates
     return (
-        f"{rate:.2%} of the updates of one counter that every example raises were lost; a "
-        "coordinate of the problem, which fewer examples touch, loses less."
+        f"Lost updates: {rate:.2%} of those of a counter that is raised as often as the busiest "
+        "coordinate that workers share is touched; others lose less."
     )

@@ -54,12 +54,13 @@ class _Work:
             job.scheme.kind,
             self.arena.segment(places.WORDS),
             None if job.scheme.kind == "private" else self.arena.locks(job.rank + 1),
-            0,  # a problem adds the first lock word of each of its parameters
+            0,  # where several parameters have locks, the problem adds their first words
             job.rank,
             job.workers,
             hot=job.hot,
             period=job.period,
             probe=probe,
+            probe_every=job.probe_every,
         )
 
     def do(self, share: Share) -> int:

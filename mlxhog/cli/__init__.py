@@ -20,6 +20,7 @@ COMMANDS = {
     "mad": "Mechanistic Architecture Design: tasks, candidates, architecture search",
     "classic": "the Hogwild paper's own problems, scheme by scheme",
     "runs": "the list of runs",
+    "analyze": "is lock-free training sound here: conflict and staleness measured, theorems applied",
     "parity": "do all backends compute the same: a model, a checkpoint, a recorded case",
     "doctor": "what this machine can do: backends, two writers at once, every Metal kernel",
 }
@@ -37,6 +38,7 @@ examples:
   mlxhog generate latest --prompt "The "
   mlxhog doctor
   mlxhog parity tiny
+  mlxhog analyze latest
 
 `mlxhog COMMAND --help` lists the options of a command.
 exit codes: 0 done, 1 a check failed or workers kept dying, 2 wrong input, 3 the machine lacks

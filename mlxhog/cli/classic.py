@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
@@ -22,9 +23,9 @@ SGD. Without --data the data are generated, with the statistics of the paper's. 
 the list of problems. Every number but "start-up" is of the native loops alone: measuring and
 shuffling lie outside of the clock.
 
-lost updates: after the last epoch every example raises one counter by 1, in the way in which the
-scheme writes; what the counter lacks in the end was lost. A coordinate that fewer examples touch
-loses less."""
+lost updates: after the last epoch the workers go through the examples once more and raise a
+counter, in the way in which the scheme writes, as often as the busiest coordinate that they share
+is touched; what it lacks in the end was lost. Other coordinates lose less."""
 EXAMPLES = (
     "classic",
     "classic svm --workers 2",
@@ -82,15 +83,18 @@ def _solve(name: str, config: ClassicConfig, how: Any) -> int:
     from mlxhog.classic.session import compare, train
     from mlxhog.cli.classic_line import ClassicLine
     from mlxhog.interrupts import Interrupts
+    from mlxhog.report.status_line import StatusLine
 
     load = os.getloadavg()[0]
-    with Interrupts() as signals, ClassicLine(sys.stderr, quiet=how.quiet, signals=signals) as line:
-        line.say("generating the data" if config.data is None else f"reading {config.data}")
+    with StatusLine(sys.stderr, live=may_redraw(sys.stderr, quiet=how.quiet)) as status:
+        status.show("generating the data" if config.data is None else f"reading {config.data}")
         problem = problems.create(name, config)
         if how.stats:
+            status.show("counting which examples meet")
             _stats(problem, how)
             return 0
-        serial: ClassicResult | None = None
+    serial: ClassicResult | None = None
+    with Interrupts() as signals, ClassicLine(sys.stderr, quiet=how.quiet, signals=signals) as line:
         if how.no_serial:
             result = train(problem, config, line)
         else:
@@ -110,12 +114,16 @@ def _print(
     from mlxhog.classic import summary
     from mlxhog.report.table import show
 
+    if result.status == "interrupted":
+        print(f"interrupted after {len(result.epochs)} epochs of {result.scheme}", file=sys.stderr)
     if result.advice:
         print(result.advice, file=sys.stderr)
     if how.json:
         print(plain_json.dumps(result.to_json(serial)).decode())
         return
-    said = summary.meaning(result, serial, load, machine.here().cores)
+    said: Sequence[str] = ()
+    if result.status != "diverged":
+        said = summary.meaning(result, serial, load, machine.here().cores)
     part = summary.table(problem.about, result, serial, said)
     show([part], sys.stdout, plain=not may_redraw(sys.stdout, quiet=how.quiet))
 

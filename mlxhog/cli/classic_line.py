@@ -39,11 +39,8 @@ class ClassicLine(StatusLine):
         self._what, self._epochs, self._examples = "", 0, 1
         self._epoch: Epoch | None = None
         self._done = 0
-        self._began_s = self._next_s = clock()
-
-    def say(self, what: str) -> None:
-        """Show what is being done before a run begins."""
-        self.show(what)
+        self._began_s = clock()
+        self._next_s = self._began_s + (0.0 if self.live else LINE_S)
 
     def began(self, what: str, epochs: int, examples: int) -> None:
         """Begin to count a run's epochs."""

@@ -27,6 +27,7 @@ from mlxhog.errors import DataError
 
 FORMAT = 1
 _CHECKED_BYTES = 1 << 20
+_COUNTED, _RUN = 1 << 24, 1 << 14  # tokens that frequencies are taken from, in runs
 _FIELDS: dict[str, type] = {
     "dtype": str,
     "tokens": int,
@@ -127,6 +128,19 @@ class TokenFile:
             raise DataError(f"{self.path}: ids outside the vocabulary, see `verify`; {_WAY_OUT}")
         y = np.ascontiguousarray(rows[:, 1:])
         return Batch(np.ascontiguousarray(rows[:, :-1]), y, int(self.byte_lengths[y].sum()))
+
+    def frequencies(self, vocab: int) -> NDArray[np.int64]:
+        """How often each id occurs, (vocab,); of a long file in evenly spaced runs of it.
+
+        Deterministic: every process gets the same counts.
+        """
+        if self.n_tokens <= _COUNTED:
+            return np.bincount(self.tokens, minlength=vocab)
+        starts = np.linspace(0, self.n_tokens - _RUN, _COUNTED // _RUN).astype(np.int64)
+        counts = np.zeros(vocab, np.int64)
+        for start in starts.tolist():
+            counts += np.bincount(self.tokens[start : start + _RUN], minlength=vocab)
+        return counts
 
     def verify(self) -> None:
         """Read the whole file and compare it with its header.

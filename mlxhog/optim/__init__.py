@@ -14,7 +14,9 @@ from mlxhog.errors import ConfigError
 from mlxhog.optim import metal_steps
 from mlxhog.optim.adamw import AdamW
 from mlxhog.optim.sgd import SGD, Momentum
+from mlxhog.optim.sparsified import Sparsified
 from mlxhog.optim.target import Target
+from mlxhog.selection import Selection
 from mlxhog.updates import Grads
 
 
@@ -94,13 +96,30 @@ class OptimizerConfig(Protocol):
     def second_moment(self) -> str:
         """One of private, shared."""
 
+    @property
+    def sparsify(self) -> str:
+        """What leaves a worker of a step, as `Selection.parse` reads it."""
+
+    @property
+    def error_feedback(self) -> bool:
+        """Whether a sparsified step keeps what does not leave."""
+
 
 def build(config: OptimizerConfig) -> Optimizer:
-    """The optimizer that `config.optimizer` names.
+    """The optimizer that `config.optimizer` names, sparsified where the configuration says so.
 
     Raises:
         ConfigError: unknown name, or unknown kind of second moment.
     """
+    rule = _rule(config)
+    selection = Selection.parse(config.sparsify)
+    if selection is None:
+        return rule
+    return Sparsified(rule, selection, error_feedback=config.error_feedback)
+
+
+def _rule(config: OptimizerConfig) -> Optimizer:
+    """The optimizer that `config.optimizer` names."""
     if config.optimizer == "sgd":
         return SGD(weight_decay=config.weight_decay)
     if config.optimizer == "momentum":
@@ -118,4 +137,7 @@ def build(config: OptimizerConfig) -> Optimizer:
     )
 
 
-__all__ = ["SGD", "AdamW", "Momentum", "Optimizer", "OptimizerConfig", "Target", "build"]
+__all__ = [
+    "SGD", "AdamW", "Momentum", "Optimizer", "OptimizerConfig", "Selection", "Sparsified", "Target",
+    "build",
+]  # fmt: skip

@@ -29,10 +29,10 @@ def adamw_reference(
     bias2: float,
     grad_scale: float,
 ) -> tuple[Float32, Float32, Float32]:
-    """Return the new `w`, `m`, `v`, rounded as the native step.
+    """Return the step and the new `m`, `v`, rounded as the native step.
 
-    With s = grad_scale * g: m and v are the exponential means of s and s^2, and
-    w loses lr * (weight_decay * w + (m / bias1) / (sqrt(v / bias2) + eps)).
+    With s = grad_scale * g: m and v are the exponential means of s and s^2, and the step is
+    -lr * (weight_decay * w + (m / bias1) / (sqrt(v / bias2) + eps)).
     """
     s: Float32 = float32(grad_scale) * g
     m = float32(beta1) * m + float32(1.0 - beta1) * s
@@ -40,7 +40,7 @@ def adamw_reference(
     v = float32(beta2) * v + float32(1.0 - beta2) * squared
     denominator: Float32 = np.sqrt(v) * float32(1.0 / math.sqrt(bias2)) + float32(eps)
     delta = -(float32(lr * weight_decay) * w + float32(lr / bias1) * (m / denominator))
-    return w + delta, m, v
+    return delta, m, v
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,4 +114,5 @@ class AdamW:
             else:
                 at, g = touched(grad)
                 w, m, v = (parameter(flat, slot) for flat in (target.flat, m_flat, v_flat))
-                w[at], m[at], v[at] = adamw_reference(w[at], g, m[at], v[at], **rates)
+                delta, m[at], v[at] = adamw_reference(w[at], g, m[at], v[at], **rates)
+                target.add(slot, at, delta)

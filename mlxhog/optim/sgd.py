@@ -14,9 +14,9 @@ from mlxhog.updates import Float32, Grads
 def sgd_reference(
     w: Float32, g: Float32, *, lr: float, weight_decay: float, grad_scale: float
 ) -> Float32:
-    """Return `w - lr * (grad_scale * g + weight_decay * w)`, rounded as the native step."""
+    """Return the step `-lr * (grad_scale * g + weight_decay * w)`, rounded as the native one."""
     d = float32(grad_scale) * g + float32(weight_decay) * w
-    return w + -(float32(lr) * d)
+    return -(float32(lr) * d)
 
 
 def momentum_reference(
@@ -30,13 +30,13 @@ def momentum_reference(
     weight_decay: float,
     grad_scale: float,
 ) -> tuple[Float32, Float32]:
-    """Return the new `w` and `m = momentum * m + d`, with d as in `sgd_reference`.
+    """Return the step and the new `m = momentum * m + d`, with d as in `sgd_reference`.
 
-    The step is `lr * m`, or with Nesterov's look-ahead `lr * (d + momentum * m)`.
+    The step is `-lr * m`, or with Nesterov's look-ahead `-lr * (d + momentum * m)`.
     """
     d = float32(grad_scale) * g + float32(weight_decay) * w
     m = float32(momentum) * m + d
-    return w + -(float32(lr) * (d + float32(momentum) * m if nesterov else m)), m
+    return -(float32(lr) * (d + float32(momentum) * m if nesterov else m)), m
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class SGD:
             else:
                 at, g = touched(grad)
                 w = parameter(target.flat, slot)
-                w[at] = sgd_reference(w[at], g, **rates)
+                target.add(slot, at, sgd_reference(w[at], g, **rates))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class Momentum:
             else:
                 at, g = touched(grad)
                 w, m = parameter(target.flat, slot), parameter(m_flat, slot)
-                w[at], m[at] = momentum_reference(
+                delta, m[at] = momentum_reference(
                     w[at],
                     g,
                     m[at],
@@ -144,3 +144,4 @@ class Momentum:
                     weight_decay=decay,
                     grad_scale=grad_scale,
                 )
+                target.add(slot, at, delta)

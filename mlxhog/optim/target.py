@@ -28,6 +28,8 @@ class Target:
         shared: state of all workers by segment name, the same layout.
         decay: names of the parameters that weight decay applies to.
         metal: applies the steps by Metal kernels; None applies them by native code.
+        pending: (n,) float32 of this worker, laid out as `flat`: steps are added to it, and the
+            parameters are only read, without a lock. None adds steps to the parameters.
     """
 
     flat: Float32
@@ -38,6 +40,7 @@ class Target:
     shared: Mapping[str, Float32]
     decay: frozenset[str]
     metal: MetalSteps | None = None
+    pending: Float32 | None = None
 
     def pairs(self, grads: Grads) -> list[tuple[Slot, Float32 | Rows]]:
         """Each gradient with its slot, rows summed up; all checked before anything is written."""
@@ -67,11 +70,17 @@ class Target:
         common = (self.locks, self.mode, self.flat, slot.offset)
         if isinstance(grad, Rows):
             place = (row_width(slot), slot.row_word0, grad.index, grad.values)
-            rows(*common, *place, *state, **rates)
+            rows(*common, *place, *state, **rates, pending=self.pending)
         elif slot.kind == "rows":
-            rows(*common, row_width(slot), slot.row_word0, None, grad, *state, **rates)
+            whole = (row_width(slot), slot.row_word0, None, grad)
+            rows(*common, *whole, *state, **rates, pending=self.pending)
         else:
-            dense(*common, grad, *state, **rates)
+            dense(*common, grad, *state, **rates, pending=self.pending)
+
+    def add(self, slot: Slot, at: slice | Int32, delta: Float32) -> None:
+        """Add a step to distinct rows, as the references do it: for one worker only."""
+        written = parameter(self.flat if self.pending is None else self.pending, slot)
+        written[at] += delta
 
 
 def touched(grad: Float32 | Rows) -> tuple[slice | Int32, Float32]:

@@ -80,11 +80,11 @@ def _step(
 ) -> tuple[Array, Array, Array]:
     rates = {"lr": LR[rule], "weight_decay": WEIGHT_DECAY if decays else 0.0, "grad_scale": 1.0}
     if rule == "sgd":
-        return sgd_reference(w, g, **rates), m, v
+        return w + sgd_reference(w, g, **rates), m, v
     if rule == "momentum":
-        w, m = momentum_reference(w, g, m, momentum=MOMENTUM, nesterov=False, **rates)
-        return w, m, v
-    return adamw_reference(
+        delta, m = momentum_reference(w, g, m, momentum=MOMENTUM, nesterov=False, **rates)
+        return w + delta, m, v
+    delta, m, v = adamw_reference(
         w,
         g,
         m,
@@ -96,3 +96,4 @@ def _step(
         bias2=1.0 - BETA2**step,
         **rates,
     )
+    return w + delta, m, v

@@ -23,6 +23,7 @@ from mlxhog.config import TrainConfig
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError
+from mlxhog.models.families import ModelConfig
 from mlxhog.optim import Optimizer, Target, clip
 from mlxhog.optim.metal_steps import MetalSteps
 
@@ -69,6 +70,7 @@ class Context:
     step_limit: int | None
     config: TrainConfig
     decay: frozenset[str]
+    model: ModelConfig
 
     @property
     def rank(self) -> int:
@@ -171,24 +173,29 @@ def copy_to_inbox(context: Context) -> None:
 
 def segments(config: TrainConfig, workers: int, n_params: int) -> dict[str, tuple[str, int]]:
     """Extra arena segments a strategy needs; see `arena.plan`."""
-    from mlxhog.strategies import avg_runs, round_robin, sync
+    from mlxhog.strategies import avg_runs, disjoint, round_robin, sync
 
     if config.strategy == "sync" or config.async_after > 0:
         return sync.sync_segments(workers, n_params)
     if config.strategy == "round_robin":
         return round_robin.turn_segments(workers)
+    if config.blocks == "disjoint":
+        return disjoint.disjoint_segments(workers, n_params)
     return avg_runs.copy_segments(workers) if config.strategy == "avg_runs" else {}
 
 
 def state_slots(config: TrainConfig, workers: int, arena: Arena) -> tuple[int, ...]:
     """Worker slots whose private optimizer state means something now.
 
-    While workers apply one averaged gradient together, the first one's is that of all.
+    While workers apply one averaged gradient together, the first one's is that of all; so it is
+    where the state goes with the blocks that a worker holds.
     """
     from mlxhog.strategies import sync
 
-    together = config.strategy == "sync" or (
-        config.async_after > 0 and not sync.is_over(arena.segment("sync.words"))
+    together = (
+        config.blocks == "disjoint"
+        or config.strategy == "sync"
+        or (config.async_after > 0 and not sync.is_over(arena.segment("sync.words")))
     )
     return (1,) if together else tuple(range(1, workers + 1))
 
@@ -199,14 +206,15 @@ def build(context: Context) -> Strategy:
     Raises:
         ConfigError: unknown name.
     """
-    from mlxhog.strategies import avg_runs, hogwild, round_robin, switch, sync
+    from mlxhog.strategies import avg_runs, disjoint, hogwild, round_robin, switch, sync
 
     name = context.config.strategy
     if name == "hogwild" and context.config.async_after > 0 and context.workers > 1:
         return switch.SyncThenHogwild(context)
+    own_blocks = context.config.blocks == "disjoint"
     kinds: dict[str, Callable[[Context], Strategy]] = {
         "serial": hogwild.Hogwild,
-        "hogwild": hogwild.Hogwild,
+        "hogwild": disjoint.Disjoint if own_blocks else hogwild.Hogwild,
         "sync": sync.Sync,
         "round_robin": round_robin.RoundRobin,
         "avg_runs": avg_runs.AvgRuns,

@@ -82,22 +82,36 @@ class Hogwild:
         """Add this worker's optimizer step; other workers' steps may land in between."""
         context = self.context
         entry, counters, ledger = context.entry, context.arena.counters, context.ledger
+        grads = self._own(grads)
         norm = clip.global_norm(grads)
         entry.phase = Phase.APPLY
         ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
         finite = bool(np.isfinite(norm))
         if finite:
-            context.optimizer.step(
-                self._target,
-                grads,
-                lr=context.lr(),
-                step=entry.opt_step + 1,
-                seed=self._version_read * 65_537 + context.slot,
-                grad_scale=context.grad_scale(norm),
-                shared_step=counters.load("version") + 1,
-            )
+            self._step(grads, norm)
             entry.opt_step += 1
         version = counters.add("version", 1) if finite else counters.load("version")
         ledger.finish(lease.epoch, lease.ticket, context.owner)
         entry.ticket = -1
         return Outcome(applied=finite, staleness=version - self._version_read, version=version + 1)
+
+    def _own(self, grads: Grads) -> Grads:
+        """The part of the gradient that this worker writes."""
+        return grads
+
+    def _step(self, grads: Grads, norm: float) -> None:
+        """Write the optimizer's step for a gradient of this norm."""
+        self._add(grads, norm, self.context.entry.opt_step + 1)
+
+    def _add(self, grads: Grads, norm: float, step: int) -> None:
+        """Write a step, the `step`-th to go into these parameters' private state."""
+        context = self.context
+        context.optimizer.step(
+            self._target,
+            grads,
+            lr=context.lr(),
+            step=step,
+            seed=self._version_read * 65_537 + context.slot,
+            grad_scale=context.grad_scale(norm),
+            shared_step=context.arena.counters.load("version") + 1,
+        )

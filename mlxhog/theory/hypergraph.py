@@ -127,13 +127,17 @@ class Hypergraph:
     @property
     def p_conf(self) -> float:
         """Probability that two distinct edges, drawn uniformly, meet; 0 for a single edge."""
-        return self.mean_conflict_degree / (len(self) - 1) if len(self) > 1 else 0.0
+        return self._meetings / (len(self) * (len(self) - 1)) if len(self) > 1 else 0.0
 
     @property
     def mean_conflict_degree(self) -> float:
         """Mean number of other edges that an edge meets."""
-        met = int(self.edge_degrees.sum()) - int(np.count_nonzero(self.sizes))
-        return met / len(self)
+        return self._meetings / len(self)
+
+    @property
+    def _meetings(self) -> int:
+        """Ordered pairs of distinct edges that meet."""
+        return int(self.edge_degrees.sum()) - int(np.count_nonzero(self.sizes))
 
     def _pair_degrees(self) -> NDArray[np.int64]:
         """Edge degrees where no edge has more than two coordinates: deg u + deg v - parallel."""

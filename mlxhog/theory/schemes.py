@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from mlxhog.errors import ConfigError
-from mlxhog.theory.workers import Behaviour, Desk, Work
+from mlxhog.theory.workers import Behaviour, Condition, Desk, Work
 
 
 class Scheme(Protocol):
@@ -18,6 +18,28 @@ class Scheme(Protocol):
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters, for the inputs of a prediction."""
+
+
+@dataclass
+class _Meeting:
+    """Rounds that begin when the one before has ended."""
+
+    round_: int = 0
+    arrived: int = 0
+
+    def over(self) -> Condition:
+        """Return the condition that the present round has ended."""
+        mine = self.round_
+        return lambda: self.round_ > mine
+
+    def arrive(self) -> int:
+        """Come to the present round; return how many have."""
+        self.arrived += 1
+        return self.arrived
+
+    def end(self) -> None:
+        """End the round for everyone."""
+        self.round_, self.arrived = self.round_ + 1, 0
 
 
 @dataclass(frozen=True)
@@ -56,19 +78,19 @@ class RoundRobin:
 
     def start(self, desks: Sequence[Desk]) -> list[Behaviour]:
         """Return what each worker does."""
-        turn = 0
 
         def behaviour(desk: Desk) -> Behaviour:
-            nonlocal turn
+            def my_turn() -> bool:  # every update passes the turn on
+                return desk.board.version % len(desks) == desk.rank
+
             while True:
                 read = desk.board.version
                 yield desk.read()
                 yield desk.compute()
-                yield lambda: turn == desk.rank
+                yield my_turn
                 yield Work(self.handover_s)
                 yield desk.add()
                 desk.board.apply(desk.rank, read)
-                turn = (turn + 1) % len(desks)
 
         return [behaviour(desk) for desk in desks]
 
@@ -103,27 +125,20 @@ class Sync:
                 "that a round waits for someone"
             )
         quorum = len(desks) - self.backups
-        round_, arrived = 0, 0
+        meeting = _Meeting()
 
         def behaviour(desk: Desk) -> Behaviour:
-            nonlocal round_, arrived
             while True:
-                mine, read = round_, desk.board.version
-
-                def over(mine: int = mine) -> bool:
-                    return round_ > mine
-
+                read, over = desk.board.version, meeting.over()
                 yield desk.read()
                 yield desk.compute(unless=over)
                 if not over():
                     yield desk.add(unless=over)
-                if not over():
-                    arrived += 1
-                    if arrived == quorum:
-                        yield Work(self.round_s)
-                        desk.board.apply(desk.rank, read, gradients=quorum)
-                        desk.board.wasted += self.backups
-                        round_, arrived = round_ + 1, 0
+                if not over() and meeting.arrive() == quorum:
+                    yield Work(self.round_s)
+                    desk.board.apply(desk.rank, read, gradients=quorum)
+                    desk.board.wasted += self.backups
+                    meeting.end()
                 yield over
 
         return [behaviour(desk) for desk in desks]
@@ -155,22 +170,20 @@ class AvgRuns:
         """
         if self.period < 1:
             raise ConfigError(f"an average every {self.period} steps: wanted 1 or more")
-        round_, arrived = 0, 0
+        meeting = _Meeting()
 
         def behaviour(desk: Desk) -> Behaviour:
-            nonlocal round_, arrived
             while True:
+                over = meeting.over()
                 yield desk.read()
                 for _ in range(self.period):
                     yield desk.compute()
                     yield desk.add()
                     desk.board.apply(desk.rank, desk.board.version)
-                mine = round_
-                arrived += 1
-                if arrived == len(desks):
+                if meeting.arrive() == len(desks):
                     yield Work(self.round_s)
-                    round_, arrived = round_ + 1, 0
-                yield lambda mine=mine: round_ > mine  # type: ignore[misc]
+                    meeting.end()
+                yield over
 
         return [behaviour(desk) for desk in desks]
 

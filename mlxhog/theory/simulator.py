@@ -1,7 +1,7 @@
-"""An event-driven simulation of workers that train together: throughput and staleness, no learning.
+"""An event-driven simulation of workers that train together: speed and staleness, no learning.
 
-Each worker reads, computes and adds; a scheme says in which order and what waits for what; cores and
-memory bandwidth are shared among the workers that are active at the same time.
+Each worker reads, computes and adds; a scheme says in which order and what waits for what; cores
+and memory bandwidth are shared among the workers that are active at the same time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How late updates were: mean, median, 99th percentile and largest staleness per worker.
 
 Staleness is the number of updates by others between a worker's read and its write. With P workers
-that always have a gradient in flight its mean over all updates is P - 1, whatever their speeds: each
-update falls into the flight of the P - 1 others. Its largest value has no such limit.
+that always have a gradient in flight its mean over all updates is P - 1, whatever their speeds:
+each update falls into the flight of the P - 1 others. Its largest value has no such limit.
 """
 
 from __future__ import annotations

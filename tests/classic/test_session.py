@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mlxhog.classic import probe
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.result import ClassicResult
 from mlxhog.classic.session import compare, train
@@ -29,6 +30,13 @@ SCHEMES = [
 QUEUES = [
     options for options in SCHEMES if options.get("scheme") not in ("round_robin", "sync")
 ]  # turns are dealt in advance
+
+
+def degrees() -> np.ndarray:
+    return np.bincount(PROBLEM.indices, minlength=PROBLEM.n_features)
+
+
+EVERY = probe.every(PROBLEM.supports())
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +133,26 @@ def test_a_comparison_runs_serial_as_if_alone(serial):
 )
 def test_the_probe_finds_no_lost_update_where_none_may_be_lost(options):
     found = train(PROBLEM, ClassicConfig(workers=2, epochs=1, **options))
-    assert (found.lost_updates, found.probe_updates) == (0, PROBLEM.n_examples)
+    assert found.lost_updates == 0
+    assert found.probe_updates == 2 * (PROBLEM.n_examples // 2 // EVERY)
 
 
 def test_the_probe_of_a_racy_run_counts_what_is_missing():
     found = train(PROBLEM, ClassicConfig(workers=2, write="racy", epochs=1))
-    assert found.probe_updates == PROBLEM.n_examples
     assert 0 <= found.lost_updates < found.probe_updates
+
+
+def test_the_probe_is_raised_as_often_as_the_busiest_shared_coordinate():
+    assert EVERY == round(PROBLEM.n_examples / degrees().max())
+    behind_the_head = probe.every(PROBLEM.supports(), private=32)
+    assert behind_the_head == round(PROBLEM.n_examples / degrees()[32:].max())
+    assert probe.every(PROBLEM.supports(), private=PROBLEM.n_features) is None
+
+
+@pytest.mark.parametrize("options", [{"scheme": "serial"}, {"scheme": "avg_runs", "workers": 2}])
+def test_where_nobody_shares_parameters_there_is_nothing_to_lose(options):
+    found = train(PROBLEM, ClassicConfig(epochs=1, **options))
+    assert (found.lost_updates, found.probe_updates) == (0, 0)
 
 
 def test_the_probe_leaves_the_parameters_as_they_are():

@@ -24,6 +24,8 @@ class Options:
     eps: float = 1e-6
     weight_decay: float = 0.2
     second_moment: str = "private"
+    sparsify: str = "none"
+    error_feedback: bool = True
 
 
 def test_options_choose_the_optimizer() -> None:

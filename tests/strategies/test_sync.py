@@ -49,6 +49,7 @@ def context(arena: Arena, slot: int) -> Context:
         step_limit=10,
         config=config,
         decay=frozenset(),
+        model=SimpleNamespace(),  # type: ignore[arg-type]
     )
 
 

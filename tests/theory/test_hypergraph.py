@@ -70,12 +70,13 @@ def test_a_graph_with_parallel_edges_is_counted_like_any_other(edges: list[set[i
 
 
 def test_edges_are_met_across_the_blocks_of_the_native_count() -> None:
-    # Some coordinates in most edges, some in a few, some in none, over three blocks of 4096 edges.
+    # Some coordinates in most edges, some in a few, some in none, over three blocks of 8192 edges.
     rng = np.random.default_rng(0)
-    mask = rng.random((9000, 40)) < np.linspace(0, 0.1, 40) ** 2
+    mask = rng.random((17_000, 40)) < np.linspace(0, 0.1, 40) ** 2
     graph = Hypergraph.from_lists([np.flatnonzero(row) for row in mask], 40)
-    wanted = ((mask.astype(np.float32) @ mask.T.astype(np.float32)) > 0).sum(axis=1)
-    assert (graph.edge_degrees == wanted).all()
+    some = rng.integers(0, len(mask), 500)
+    wanted = ((mask[some].astype(np.float32) @ mask.T.astype(np.float32)) > 0).sum(axis=1)
+    assert (graph.edge_degrees[some] == wanted).all()
 
 
 def test_pairs_of_examples_are_counted_once_each() -> None:

@@ -18,6 +18,7 @@ from mlxhog.theory.workers import Worker
 from tests.tolerances import SIMULATED_RATE
 
 LEAST, DELAY = 1.0, 2.0
+ROUNDS = 8000
 TIMES: dict[str, ComputeTime] = {
     "constant": Constant(1.0),
     "exponential": ShiftedExponential(0.0, 1.0),
@@ -49,7 +50,7 @@ def test_the_mean_staleness_of_hogwild_is_the_number_of_the_others(workers: int,
 
 def test_a_slow_worker_changes_who_is_stale_but_not_the_mean() -> None:
     mixed = [*crew(7, ShiftedExponential(0.5, 0.5)), *crew(1, ShiftedExponential(5.0, 5.0))]
-    found = simulate(mixed, Hogwild(), updates=20_000)
+    found = simulate(mixed, Hogwild(), updates=ROUNDS)
     assert found.staleness.mean == pytest.approx(7, abs=0.1)
     *fast, slow = found.workers
     assert slow.mean > 5 * max(worker.mean for worker in fast)
@@ -62,7 +63,7 @@ def test_workers_of_equal_constant_speed_are_never_later_than_the_number_of_the_
 
 @pytest.mark.parametrize("workers", [1, 2, 4, 10])
 def test_hogwild_loses_no_time_to_stragglers(workers: int) -> None:
-    found = simulate(crew(workers, TIMES["shifted"]), Hogwild(), updates=20_000)
+    found = simulate(crew(workers, TIMES["shifted"]), Hogwild(), updates=ROUNDS)
     assert found.updates_per_s == close(workers / (LEAST + DELAY))
     assert found.efficiency == close(1)
     assert found.waiting_share == 0
@@ -70,7 +71,7 @@ def test_hogwild_loses_no_time_to_stragglers(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 4, 10])
 def test_a_barrier_waits_for_the_slowest(workers: int) -> None:
-    found = simulate(crew(workers, TIMES["shifted"]), Sync(), updates=20_000)
+    found = simulate(crew(workers, TIMES["shifted"]), Sync(), updates=ROUNDS)
     round_s = LEAST + DELAY * harmonic(workers)  # E[max of P]
     assert found.updates_per_s == close(1 / round_s)
     assert found.gradients_per_s == close(workers / round_s)
@@ -80,7 +81,7 @@ def test_a_barrier_waits_for_the_slowest(workers: int) -> None:
 
 @pytest.mark.parametrize("backups", [1, 3, 7])
 def test_backup_workers_shorten_the_round_and_waste_their_gradients(backups: int) -> None:
-    found = simulate(crew(8, TIMES["shifted"]), Sync(backups=backups), updates=20_000)
+    found = simulate(crew(8, TIMES["shifted"]), Sync(backups=backups), updates=ROUNDS)
     round_s = LEAST + DELAY * (harmonic(8) - harmonic(backups))
     assert found.updates_per_s == close(1 / round_s)
     assert found.gradients_per_s == close((8 - backups) / round_s)
@@ -100,7 +101,7 @@ def test_round_robin_of_equal_workers_is_limited_by_compute_or_by_the_turns(work
 def test_round_robin_of_two_exponential_workers_makes_three_updates_in_two_mean_times() -> None:
     # The time D between two updates obeys D' = max(0, T - D); for T exponential with mean 1 it is 0
     # with probability 1/3 and exponential otherwise, so its mean is 2/3.
-    found = simulate(crew(2, TIMES["exponential"]), RoundRobin(), updates=60_000)
+    found = simulate(crew(2, TIMES["exponential"]), RoundRobin(), updates=2 * ROUNDS)
     assert found.updates_per_s == close(1.5)
 
 
@@ -178,13 +179,14 @@ def test_what_is_printed_is_named_a_prediction_and_lists_its_inputs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "needed", "extrapolated"), [(1, 100, False), (3, 120, False), (7, 200, True)]
+    ("workers", "needed", "extrapolated"),
+    [(1, 100, False), (3, 110, False), (4, 120, False), (7, 150, True)],
 )
 def test_time_to_a_loss_is_updates_at_the_predicted_staleness_over_their_rate(
     workers: int, needed: float, extrapolated: bool
 ) -> None:
     rate = simulate(crew(workers, Constant(1.0)), RoundRobin())
-    found = time_to_loss(rate, {0: 100, 1: 100, 3: 120, 2: 100})
+    found = time_to_loss(rate, {0: 100, 1: 100, 3: 120})
     assert found.updates == pytest.approx(needed)
     assert found.seconds == close(needed / workers)
     assert found.extrapolated is extrapolated

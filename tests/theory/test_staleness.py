@@ -1,4 +1,4 @@
-"""Summaries of staleness: per worker, from counts, values and recorded runs."""
+"""Summaries of staleness: per worker, from counts and values."""
 
 from __future__ import annotations
 

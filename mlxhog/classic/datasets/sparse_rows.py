@@ -96,6 +96,20 @@ class SparseRows:
             labels=self.labels[chosen],
         )
 
+    def places_by_degree(self) -> NDArray[np.int32]:
+        """(n_features,): for each feature its number where the busiest one has number 0."""
+        place = np.empty(self.n_features, dtype=np.int32)
+        place[np.argsort(-self.degrees(), kind="stable")] = np.arange(self.n_features)
+        return place
+
+    def renumbered(self, place: NDArray[np.int32]) -> Self:
+        """The same rows with feature u called place[u], a permutation of all features."""
+        lengths = np.diff(self.indptr)
+        indices = place[self.indices]
+        keys = np.repeat(np.arange(self.n_rows) * self.n_features, lengths) + indices
+        rising = np.argsort(keys)
+        return dataclasses.replace(self, indices=indices[rising], values=self.values[rising])
+
     def _set(self, **arrays: NDArray[Any]) -> None:
         for name, array in arrays.items():
             object.__setattr__(self, name, array)

@@ -16,7 +16,7 @@ SIDE, CHANNELS, CLASSES = 32, 3, 10
 LIKENESS = 0.95  # of neighbouring pixels of the noise
 BLUR = 5.0  # standard deviation of the low-pass filter on the means, in pixels
 NOISE = 0.2  # standard deviation of a pixel of values 0 .. 1, about CIFAR-10's .25
-SIGNAL = 0.022  # standard deviation of the class means
+SIGNAL = 0.02  # standard deviation of the class means
 _BLOCK = 1_000  # images filtered at once
 
 

@@ -46,15 +46,16 @@ def rcv1_like(
     plane = np.where(rng.random(n_features) < DENSE_SHARE, rng.standard_normal(n_features), 0.0)
     scores = np.add.reduceat(values * plane[indices], indptr[:-1])
     flipped = rng.random(n) < FLIPPED_SHARE
-    labels = np.where((scores > np.median(scores)) != flipped, 1.0, -1.0)
+    labels = np.where((scores > np.median(scores)) != flipped, np.float32(1), np.float32(-1))
 
-    if shuffle_ids:
-        indices = rng.permutation(n_features).astype(np.int32)[indices]
-        rising = np.argsort(np.repeat(np.arange(n) * n_features, lengths) + indices)
-        indices, values = indices[rising], values[rising]
-    return SparseRows(
-        indptr=indptr, indices=indices, values=values, labels=labels, n_features=n_features
+    rows = SparseRows(
+        indptr=indptr,
+        indices=indices,
+        values=values.astype(np.float32),
+        labels=labels,
+        n_features=n_features,
     )
+    return rows.renumbered(rng.permutation(n_features).astype(np.int32)) if shuffle_ids else rows
 
 
 def _words(

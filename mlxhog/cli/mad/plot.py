@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
     flags.options(PlotConfig)
     parsed = flags.parse(arguments)
     config = resolve(PlotConfig, [parsed.given], parsed.problems)
-    from mlxhog.mad.report import canvas
+    from mlxhog.report import canvas
     from mlxhog.mad.report.look import look
     from mlxhog.mad.report.page import page
     from mlxhog.mad.report.plots import plots
@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> int:
 
     store = find(parsed.other.study)
     other = None if config.against is None else find(config.against)
-    canvas.require()
+    canvas.require("the leaderboard needs nothing: mlxhog mad board")
     standing = look(store, select=config.select, against=other, curves=True)  # type: ignore[arg-type]
     folder = store.directory / "plots" if config.out is None else Path(config.out)
     _make(folder)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from mlxhog.mad.report.board import score
-from mlxhog.mad.report.canvas import DARK, LIGHT
+from mlxhog.report.canvas import DARK, LIGHT
 from mlxhog.mad.report.leaderboard import (
     NOTE,
     TROUBLES,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlxhog.mad.report.canvas import MARKERS, OTHER, Theme, legend, panel, title
+from mlxhog.report.canvas import MARKERS, OTHER, Theme, legend, panel, title
 from mlxhog.mad.report.names import short
 from mlxhog.mad.report.pareto import front
 from mlxhog.mad.report.plot_curves import LEGEND_WIDTH

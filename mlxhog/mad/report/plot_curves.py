@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlxhog.mad.report.canvas import MARKERS, OTHER, Theme, legend, panel, title
+from mlxhog.report.canvas import MARKERS, OTHER, Theme, legend, panel, title
 from mlxhog.mad.report.names import short
 from mlxhog.mad.report.standing import Standing
 

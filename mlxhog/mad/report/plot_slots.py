@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from mlxhog.mad.report.canvas import Theme, blank, style, title
+from mlxhog.report.canvas import Theme, blank, style, title
 from mlxhog.mad.report.importance import Slot, slots
 from mlxhog.mad.report.standing import Standing
 from mlxhog.mad.scores import UNFINISHED

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlxhog.mad.report import plot_costs, plot_curves, plot_seeds, plot_slots
-from mlxhog.mad.report.canvas import Theme, png
+from mlxhog.report.canvas import Theme, png
 from mlxhog.mad.report.standing import Standing
 
 if TYPE_CHECKING:

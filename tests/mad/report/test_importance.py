@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from mlxhog.mad.report.canvas import LIGHT
+from mlxhog.report.canvas import LIGHT
 from mlxhog.mad.report.importance import NOTHING, slots
 from mlxhog.mad.report.plot_slots import draw
 

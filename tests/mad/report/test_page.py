@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mlxhog.mad.report import canvas
+from mlxhog.report import canvas
 from mlxhog.mad.report.look import look
 from mlxhog.mad.report.page import page
 from mlxhog.mad.report.plot_costs import COSTS, on_front

@@ -1,4 +1,4 @@
-"""Paper and ink of the plots, light and dark: matplotlib without its global state."""
+"""Paper and ink of plots, light and dark: matplotlib without its global state."""
 
 from __future__ import annotations
 
@@ -58,8 +58,11 @@ DARK = Theme(
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def require() -> None:
+def require(otherwise: str) -> None:
     """Answer now where plots cannot be drawn.
+
+    Args:
+        otherwise: how to see the same without them.
 
     Raises:
         EnvironmentLacks: matplotlib is not installed.
@@ -67,7 +70,7 @@ def require() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise EnvironmentLacks(
             "plots need matplotlib, which is not installed: python -m pip install 'mlxhog[plots]'; "
-            "the leaderboard needs nothing: mlxhog mad board"
+            + otherwise
         )
 
 

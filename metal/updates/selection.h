@@ -1,0 +1,41 @@
+// Which elements of a worker's pending step leave it, and their removal from what is pending.
+//
+// All memory here is private to one worker. Magnitudes are compared as the bits of |u|, which order as the
+// numbers do; NaN is larger than everything, so that it leaves as it would in a dense step. Zeros never leave.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mlxhog {
+
+// `rows` runs of `width` floats of a parameter at `u`: row index[k], or row k where `index` is null.
+struct Pending {
+  float* u;
+  std::size_t width, rows;
+  const std::int32_t* index;  // ascending, each once
+
+  std::size_t row(std::size_t k) const { return index == nullptr ? k : static_cast<std::size_t>(index[k]); }
+};
+
+// Elements whose magnitude is larger leave, and the first `ties` of those that have exactly this one.
+struct Bound {
+  std::uint32_t magnitude;
+  std::size_t ties;
+};
+
+// The bound that lets the k largest leave, or all that are not zero where they are fewer. O(elements).
+Bound largest(const Pending& pending, std::size_t k);
+
+// The bound that lets every magnitude of at least `least` leave.
+Bound reaching(float least);
+
+// How many elements a bound lets go.
+std::size_t count(const Pending& pending, Bound bound);
+
+// Move what the bound lets go to index (element of the parameter, ascending) and values, which have room for
+// count(pending, bound), and set it to 0 where it was; the rest stays where `keep`, else it becomes 0, too.
+// Returns the number moved.
+std::size_t take(const Pending& pending, Bound bound, bool keep, std::int32_t* index, float* values);
+
+}  // namespace mlxhog

@@ -1,0 +1,131 @@
+"""`mlxhog analyze`: how updates conflict, how late they come, and what theory says of that."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxhog.cli.flags import Flags
+from mlxhog.cli.parity import ended_by_signal
+from mlxhog.config import TrainConfig
+from mlxhog.config_sources import resolve
+from mlxhog.errors import ConfigError
+from mlxhog.options import options
+from mlxhog.report.views import may_redraw
+
+if TYPE_CHECKING:
+    from mlxhog.theory.analysis import Analysis
+
+SUBJECT = "CONFIG_OR_RUN"
+ABOUT = """\
+Is lock-free training sound for this model and this text? Samples gradients and measures, for every
+block of the model, what the Hogwild paper's theory is about: how many elements an update touches
+(Omega), how likely two updates meet (p_conf), the share of updates at the busiest element (Delta)
+and the share that one update meets (rho); counts the rows of the embedding that real batches touch;
+watches a short lock-free run for staleness and lost updates. Then says what the theorems make of
+it, whether their assumptions hold, and what to do.
+CONFIG_OR_RUN is an architecture (a name or a YAML file), a YAML file with options of train, a run
+(its path, its name, or latest) or a checkpoint."""
+EXAMPLES = (
+    "analyze tiny",
+    "analyze models/7to1-tiny.yaml --json",
+    "analyze conf.yaml --batch-size 8 --samples 1000",
+    "analyze latest --plot figures",
+)
+TRAINING = (
+    "data",
+    "tokenizer",
+    "text_key",
+    "val",
+    "seq_len",
+    "batch_size",
+    "grad_accumulation",
+    "kernels",
+    "compute_dtype",
+    "workers",
+    "strategy",
+    "predict",
+    "async_after",
+    "write",
+    "optimizer",
+    "lr",
+    "clip",
+    "weight_decay",
+    "seed",
+    "out",
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    from mlxhog.theory.analyze_config import AnalyzeConfig
+
+    flags = Flags("analyze", ABOUT, EXAMPLES, (SUBJECT,))
+    flags.argument("subject", metavar=SUBJECT, help="see above")
+    flags.argument("--json", action="store_true", help="one JSON object with everything")
+    flags.argument("--plot", metavar="DIR", help="write a figure of every block into this folder")
+    flags.argument("--quiet", action="store_true", help="plain lines instead of a live one")
+    flags.options(AnalyzeConfig)
+    sparsified = tuple(name for name in options(TrainConfig) if name.startswith("sparsify"))
+    flags.options(TrainConfig, (*TRAINING, *sparsified), group="training")
+    flags.otherwise("; other options of train are read from a YAML file or a run")
+    parsed = flags.parse(arguments)
+    own = [one for one in parsed.given if one.name in options(AnalyzeConfig)]
+    config = resolve(AnalyzeConfig, [own], parsed.problems)
+    training = [one for one in parsed.given if one not in own]
+    # The rest imports NumPy and the native module: wrong flags are answered before.
+    from mlxhog.report.progress import Progress
+    from mlxhog.theory.analysis import analyze
+    from mlxhog.theory.named import find
+
+    folder = None if parsed.other.plot is None else _folder(Path(parsed.other.plot).expanduser())
+    checked = resolve(TrainConfig, [training])
+    named = find(parsed.other.subject, training, Path(checked.out))
+    with (
+        ended_by_signal(),
+        Progress(sys.stderr, live=may_redraw(sys.stderr, quiet=parsed.other.quiet)) as tell,
+    ):
+        found = analyze(named, config, tell)
+    written = [] if folder is None else _draw(found, folder)
+    if parsed.other.json:
+        from mlxhog import plain_json
+
+        plots = {} if folder is None else {"plots": [str(path) for path in written]}
+        print(plain_json.dumps(found.to_json() | plots).decode())
+        return 0
+    from mlxhog.report.table import show
+    from mlxhog.theory.report import sections
+
+    show(sections(found), sys.stdout, plain=not may_redraw(sys.stdout, quiet=parsed.other.quiet))
+    for path in written:
+        print(path)
+    return 0
+
+
+def _folder(path: Path) -> Path:
+    """Make the folder of the plots, before anything is measured.
+
+    Raises:
+        EnvironmentLacks: matplotlib is not installed.
+        ConfigError: it cannot be made.
+    """
+    from mlxhog.report import canvas
+
+    canvas.require("the tables need nothing: leave out --plot")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make {path}: {error.strerror}; choose another --plot") from error
+    return path
+
+
+def _draw(found: Analysis, folder: Path) -> list[Path]:
+    from mlxhog.durable import replace_file
+    from mlxhog.theory.plots import plots
+
+    written = []
+    for name, png in plots(found):
+        written.append(folder / f"{name}.png")
+        replace_file(written[-1], png)
+    return written

@@ -1,0 +1,145 @@
+"""Sparsified training: of each step only a few elements leave the worker, the rest waits.
+
+The worker takes the optimizer's whole step in private, moments included, and adds it to what it has
+not written yet, its residual. A selection of that leaves for the arena as adds at single elements,
+and leaves the residual. So nothing is forgotten, only late (error feedback), and what other workers
+see, and what the theory's Omega, rho and Delta speak of, are the few elements alone.
+
+With SGD this is memory SGD: r += lr * g; what leaves is the selection of r.
+Selecting after AdamW rather than before keeps its moments those of the true gradient: fed with a
+sparse one, the second moment of an element that is rarely chosen would decay to nothing in between,
+and the element's next step would be far too large.
+Source: Stich et al. 2018, arXiv:1809.07599; Karimireddy et al. 2019, arXiv:1901.09847.
+
+    segment          meaning
+    residual.<slot>  float32, laid out as the parameters: what this worker has not written yet
+
+Like the moments it is private to a worker slot: inherited by the worker that replaces a dead one,
+saved and resumed. With `error_feedback=False` what is not selected is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlxhog import updates
+from mlxhog.optim import metal_steps
+from mlxhog.optim.taking import take
+from mlxhog.optim.target import Target
+from mlxhog.selection import Selection
+from mlxhog.updates import Float32, Grads, Int32, Rows
+
+if TYPE_CHECKING:
+    from mlxhog.optim import Optimizer
+
+RESIDUAL = "residual"
+
+
+class Sparsified:
+    """An optimizer whose steps are written in part. Belongs to one worker.
+
+    Attributes:
+        written: parameter -> elements of it that the last step wrote, ascending (k,) int32.
+    """
+
+    def __init__(
+        self,
+        rule: Optimizer,
+        selection: Selection,
+        *,
+        error_feedback: bool = True,
+        native: bool = True,
+    ) -> None:
+        """Wrap an optimizer.
+
+        Args:
+            rule: makes the steps; it has no shared state, which would be written whole.
+            selection: what leaves.
+            error_feedback: keep what does not leave for later steps.
+            native: False takes the NumPy reference, for one worker only.
+        """
+        assert not rule.shared_segments
+        self.rule, self.selection = rule, selection
+        self.error_feedback, self.native = error_feedback, native
+        self.written: Mapping[str, Int32] = {}
+        self._scratch: Float32 | None = None
+
+    @property
+    def state_segments(self) -> tuple[str, ...]:
+        """The rule's private state, and the residual."""
+        return (*self.rule.state_segments, *((RESIDUAL,) if self.error_feedback else ()))
+
+    @property
+    def shared_segments(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    @property
+    def metal_rule(self) -> metal_steps.Rule:
+        """The rule's; no Metal kernel writes sparsified steps."""
+        return self.rule.metal_rule
+
+    def step(
+        self,
+        target: Target,
+        grads: Grads,
+        *,
+        lr: float,
+        step: int,
+        seed: int = 0,
+        grad_scale: float = 1.0,
+        shared_step: int | None = None,
+    ) -> None:
+        """Take one step and write what the selection lets go; see `Optimizer.step`.
+
+        Concurrency: the step is computed from parameters read without a lock; the few elements are
+        added as the arena's mode promises. A worker killed in between leaves its residual with
+        that step still in it, or with the elements removed and lost: at most one step's.
+        """
+        assert target.metal is None
+        pending = self._pending(target)
+        pairs = target.pairs(grads)
+        self.rule.step(
+            replace(target, pending=pending),
+            {slot.name: grad for slot, grad in pairs},
+            lr=lr,
+            step=step,
+            seed=seed,
+            grad_scale=grad_scale,
+            shared_step=shared_step,
+        )
+        written = {}
+        for slot, grad in pairs:
+            index, values = take(
+                self.selection,
+                pending,
+                slot,
+                grad.index if isinstance(grad, Rows) else None,
+                lr=lr,
+                keep=self.error_feedback,
+                native=self.native,
+            )
+            updates.add_at(
+                target.flat,
+                slot,
+                index,
+                values,
+                locks=target.locks,
+                mode=target.mode,
+                seed=seed,
+                native=self.native,
+            )
+            written[slot.name] = index
+        self.written = written
+
+    def _pending(self, target: Target) -> Float32:
+        """What was not written yet, to which a step is added: the residual, or zeros."""
+        if self.error_feedback:
+            return target.private[RESIDUAL]
+        if self._scratch is None:
+            self._scratch = np.zeros_like(target.flat)
+        return self._scratch

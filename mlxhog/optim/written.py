@@ -1,0 +1,101 @@
+"""Which elements a worker would write for a gradient, as the options of a run say.
+
+What the theory's Omega, rho, Delta speak of is what reaches the shared parameters. That is the step
+of the optimizer, or the selection of it; with error feedback it depends on what earlier steps have
+left, so gradients are given one after another, as a worker computes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import optim, updates
+from mlxhog.optim import AdamW, Optimizer, OptimizerConfig, Sparsified, Target, clip
+from mlxhog.optim.target import parameter
+from mlxhog.updates import Float32, Grads, Slot
+
+Mask = NDArray[np.bool_]
+
+
+class WriteConfig(OptimizerConfig, Protocol):
+    """The options that decide what is written; `mlxhog.config.TrainConfig` has them."""
+
+    @property
+    def lr(self) -> float:
+        """Step size."""
+
+    @property
+    def clip(self) -> float:
+        """Largest gradient norm; 0 does not clip."""
+
+
+class WrittenSupport:
+    """One worker's steps on parameters of its own: nothing shared is written.
+
+        support = WrittenSupport(config, layout.slots, params, decay)
+        masks = support.of(grads)       # parameter -> bool array of its shape
+
+    A `Rows` gradient gives a mask of the whole parameter, False in every other row. The
+    parameters given are where every step is taken: they stay as they are.
+    """
+
+    def __init__(
+        self,
+        config: WriteConfig,
+        slots: Mapping[str, Slot],
+        params: Float32,
+        decay: frozenset[str],
+    ) -> None:
+        """Begin without moments and residuals.
+
+        Args:
+            config: optimizer, sparsification, clipping; a shared second moment counts as private.
+            slots: every parameter by name.
+            params: (n,) float32, laid out as the slots say; only read.
+            decay: names of the parameters that weight decay applies to.
+        """
+        self._config, self._params = config, params
+        self._optimizer: Optimizer = optim.build(config)
+        if isinstance(self._optimizer, AdamW):
+            self._optimizer = replace(self._optimizer, shared_second_moment=False)
+        self._target = Target(
+            flat=params.copy(),
+            slots=slots,
+            locks=None,
+            mode=updates.WRITE_MODES["racy"],  # nobody else writes them
+            private={name: np.zeros_like(params) for name in self._optimizer.state_segments},
+            shared={},
+            decay=decay,
+        )
+        self._step = 0
+
+    def of(self, grads: Grads) -> dict[str, Mask]:
+        """What the next step writes for this gradient.
+
+        Raises:
+            ShapeError: a gradient does not belong to its parameter.
+        """
+        self._step += 1
+        np.copyto(self._target.flat, self._params)
+        if isinstance(self._optimizer, Sparsified):
+            self._take_step(self._target, grads)
+            return {name: self._mask(name, at) for name, at in self._optimizer.written.items()}
+        step = np.zeros_like(self._params)
+        self._take_step(replace(self._target, pending=step), grads)
+        return {name: parameter(step, self._target.slots[name]) != 0 for name in grads}
+
+    def _take_step(self, target: Target, grads: Grads) -> None:
+        scale = clip.clip_factor(clip.global_norm(grads), self._config.clip)
+        lr = self._config.lr
+        self._optimizer.step(target, grads, lr=lr, step=self._step, grad_scale=scale)
+
+    def _mask(self, name: str, at: updates.Int32) -> Mask:
+        slot = self._target.slots[name]
+        mask = np.zeros(slot.size, np.bool_)
+        mask[at] = True
+        return mask.reshape(slot.shape)

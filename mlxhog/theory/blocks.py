@@ -1,0 +1,101 @@
+"""A model's parameters in blocks, and how a block's elements group into lines, stripes and rows.
+
+The theory's numbers differ so much between an embedding and a dense layer that one number for the
+whole model says nothing. A block is an embedding, a layer with all its matrices and norms, a norm
+outside the layers, or the head.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.arena import Slot
+from mlxhog.arena.layout import ALIGN_FLOATS, STRIPE_FLOATS
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+
+Int64 = NDArray[np.int64]
+
+ELEMENT, LINE, STRIPE, ROW = GRAINS = ("element", "line", "stripe", "row")
+"""What two updates may share: a float, 128 bytes, 4 KiB of the arena, a row of a matrix."""
+
+_LAYER = re.compile(r"(?:^|\.)((?:blocks|layers)\.\d+)\.")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some parameters of a model that are reported together.
+
+    Attributes:
+        name: such as "embedding", "blocks.0", "out_norm" or "head".
+        slots: where its parameters lie in the arena, ascending.
+        row_sparse: whether its gradient is that of the rows a batch looks up.
+    """
+
+    name: str
+    slots: tuple[Slot, ...]
+    row_sparse: bool
+
+    @property
+    def parameters(self) -> int:
+        """Number of its elements, n."""
+        return sum(slot.size for slot in self.slots)
+
+    def firsts(self, grain: str) -> Int64:
+        """Return the first element of every group, ascending from 0, (groups,) int64.
+
+        Elements count from 0 over the block's parameters in the order of `slots`, without gaps. A
+        vector is one row. Parameters that share a stripe of the arena share the group.
+        """
+        found, before, last = [], 0, -1
+        for slot in self.slots:
+            inside = np.arange(0, slot.size, dtype=np.int64)
+            if grain == LINE:
+                inside = inside[::ALIGN_FLOATS]
+            elif grain == ROW:
+                inside = inside[:: slot.size // slot.shape[0] if len(slot.shape) > 1 else slot.size]
+            elif grain == STRIPE:
+                stripes = (slot.offset + inside) // STRIPE_FLOATS
+                new = np.flatnonzero(np.diff(stripes, prepend=last))
+                last = int(stripes[-1])
+                inside = inside[new]
+            found.append(before + inside)
+            before += slot.size
+        return np.concatenate(found)
+
+
+def blocks_of(model: ModelConfig, slots: Mapping[str, Slot]) -> tuple[Block, ...]:
+    """Return the blocks of a model, in the order in which the model uses them.
+
+    Args:
+        model: the architecture.
+        slots: where its parameters lie, by name.
+    """
+    grouped: dict[str, list[Slot]] = {}
+    spec = families.param_spec(model)
+    for name in spec:
+        grouped.setdefault(_block(model, name), []).append(slots[name])
+    return tuple(
+        Block(
+            name=name,
+            slots=tuple(sorted(found, key=lambda slot: slot.offset)),
+            row_sparse=all(spec[slot.name].kind == "rows" for slot in found),
+        )
+        for name, found in grouped.items()
+    )
+
+
+def _block(model: ModelConfig, parameter: str) -> str:
+    if parameter == families.embedding(model):
+        return "embedding"
+    if parameter in (families.head(model), families.head_bias(model)):
+        return "head"
+    layer = _LAYER.search(parameter)
+    if layer is not None:
+        return layer.group(1)
+    return parameter.rpartition(".")[0].rpartition(".")[2] or parameter

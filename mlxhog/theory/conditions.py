@@ -1,0 +1,161 @@
+"""What the theorems say of one model: their bounds per block, at the staleness that was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlxhog.config import TrainConfig
+from mlxhog.theory import assumptions, bounds
+from mlxhog.theory.assumptions import Facts
+from mlxhog.theory.bounds import Bound
+from mlxhog.theory.conflicts import BlockConflicts
+
+WHOLE = "model"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A rule for one block, or for the whole model.
+
+    Attributes:
+        block: its name; "model" for a rule that is about no single block.
+        bound: the rule with its numbers.
+    """
+
+    block: str
+    bound: Bound
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        bound = self.bound
+        return {
+            "block": self.block,
+            "name": bound.name,
+            "source": bound.source,
+            "inputs": dict(bound.inputs),
+            "values": dict(bound.values),
+            "applies": bound.applies,
+            "assumptions": [
+                {"needs": one.needs, "holds": one.holds, "why": one.why}
+                for one in bound.assumptions
+            ],
+            "words": bound.words,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lag:
+    """The staleness that bounds are taken at.
+
+    Attributes:
+        mean: in updates; of workers that are never idle, their number - 1.
+        largest: of any update.
+        seen: whether a run showed it; else it is what equal workers would have.
+    """
+
+    mean: float
+    largest: float
+    seen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constants:
+    """What the theorems call constants of the problem, as far as gradients show them.
+
+    Attributes:
+        largest_gradient: M, the length of the longest gradient seen; a lower bound.
+        smoothness: L, the fastest change of a gradient seen; a lower bound, near the parameters.
+    """
+
+    largest_gradient: float
+    smoothness: float
+
+
+def facts(config: TrainConfig, write: str) -> Facts:
+    """What is known of a language model and its training; `write` is how steps are added."""
+    return Facts(
+        strongly_convex=False,
+        smooth=None,  # near the parameters it was measured; far from them nobody knows
+        bounded_gradients=True if config.clip > 0 else None,
+        lossless=write != "racy",
+        sgd=config.optimizer == "sgd" and config.weight_decay == 0,
+    )
+
+
+def conditions(
+    blocks: tuple[BlockConflicts, ...],
+    *,
+    updates_per_epoch: int,
+    lag: Lag,
+    constants: Constants,
+    known: Facts,
+) -> Iterator[Condition]:
+    """Yield the rules of every block, then those of the whole model.
+
+    Args:
+        blocks: measured conflicts.
+        updates_per_epoch: |E|: an example of the theory is one update.
+        lag: staleness.
+        constants: estimates.
+        known: of the model and its training; its `delta` is filled in here.
+    """
+    for one in blocks:
+        elements = one.elements
+        here = replace(known, delta=elements.delta.value)
+        name, n = one.block.name, one.block.parameters
+        sizes = {
+            "omega": elements.omega.value,
+            "rho": elements.rho.value,
+            "delta": elements.delta.value,
+        }
+        crowd = {"rho": sizes["rho"], "delta": sizes["delta"], "tau": lag.largest, "facts": here}
+        yield Condition(name, _proposition_4_1(sizes, lag, constants, here))
+        yield Condition(name, bounds.penalty(**sizes, tau=lag.largest, facts=here))
+        yield Condition(name, bounds.near_serial(**sizes, tau=lag.largest, facts=here))
+        yield Condition(name, bounds.quarter_power(n=n, **crowd))
+        degree = elements.p_conf.value * (updates_per_epoch - 1)
+        yield Condition(
+            name,
+            bounds.perturbed_iterate(
+                n_examples=updates_per_epoch, mean_degree=degree, tau=lag.largest, facts=here
+            ),
+        )
+    yield Condition(
+        WHOLE,
+        bounds.step_koloskova(
+            tau_concurrency=lag.mean,
+            tau_max=lag.largest,
+            facts=known,
+            smoothness=constants.smoothness or None,
+        ),
+    )
+
+
+def _proposition_4_1(sizes: dict[str, float], lag: Lag, constants: Constants, here: Facts) -> Bound:
+    """The proposition without its bound: it divides by c^2, and a network has no c above 0."""
+    return Bound(
+        name="proposition 4.1",
+        source=bounds.HOGWILD,
+        inputs=sizes
+        | {
+            "tau": lag.largest,
+            "c": 0.0,
+            "L": constants.smoothness,
+            "M": constants.largest_gradient,
+        },
+        values={},
+        assumptions=(
+            assumptions.strongly_convex(here),
+            assumptions.smooth(here),
+            assumptions.bounded_gradients(here),
+            assumptions.lossless(here),
+            assumptions.plain_sgd(here),
+            assumptions.sparse(here),
+        ),
+        words=(
+            "no bound: the loss of a neural network is not strongly convex (c = 0), the step size "
+            "would be 0 and the number of updates infinite"
+        ),
+    )

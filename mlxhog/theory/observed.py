@@ -1,0 +1,203 @@
+"""How old gradients are when they are added, and what adding them without locks loses: seen runs.
+
+The theory's tau is a lag in updates. It is no property of a model, and not the number of workers
+either: it is read off a run that happened, one of the user's or a short one made for the purpose.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mlxhog import trainer
+from mlxhog.config import TrainConfig
+from mlxhog.errors import RunError, WorkerFailed
+from mlxhog.metrics import Progress
+from mlxhog.quantities import Interval
+from mlxhog.run import Run
+
+QUANTILES = (0.5, 0.9, 0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What was seen of staleness: updates by others between a step's read and its write.
+
+    Attributes:
+        source: "run" or "probe".
+        workers: how many there were.
+        write: how they added their steps.
+        steps: how many were seen.
+        mean: over the steps.
+        largest: of any step.
+        histogram: staleness -> steps; empty for a run recorded before there was one.
+        lost_update_rate: share of increments that never arrived; None where nobody looked.
+        tokens_per_s: of all workers together; None where it is not known.
+    """
+
+    source: str
+    workers: int
+    write: str
+    steps: int
+    mean: float
+    largest: int
+    histogram: Mapping[int, int]
+    lost_update_rate: float | None
+    tokens_per_s: float | None
+
+    def quantile(self, share: float) -> int | None:
+        """The smallest staleness that `share` of the steps do not exceed; None without a histogram.
+
+        Raises:
+            ValueError: `share` is not between 0 and 1.
+        """
+        if not 0 <= share <= 1:
+            raise ValueError(f"a quantile is for a share between 0 and 1, got {share}")
+        if not self.histogram:
+            return None
+        ages = sorted(self.histogram)
+        below = np.cumsum([self.histogram[age] for age in ages])
+        return ages[int(np.searchsorted(below, share * below[-1] - 1e-9))]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "source": self.source,
+            "workers": self.workers,
+            "write": self.write,
+            "steps": self.steps,
+            "mean": self.mean,
+            **{f"p{100 * share:g}": self.quantile(share) for share in QUANTILES},
+            "max": self.largest,
+            "histogram": {str(age): steps for age, steps in self.histogram.items()},
+            "lost_update_rate": self.lost_update_rate,
+            "tokens_per_s": self.tokens_per_s,
+        }
+
+
+def of_run(run: Run, write: str) -> Observed | None:
+    """Read what a run recorded of all commands that trained it; None where it took no step.
+
+    Args:
+        run: the run.
+        write: how its workers add their steps.
+
+    Raises:
+        RunError: its metrics are damaged.
+    """
+    calls = _calls(run)
+    if not calls:
+        return None
+    histogram: dict[int, int] = {}
+    steps, ages, rates = 0, 0.0, []
+    largest = 0
+    for call in calls:
+        try:
+            for age, count in call.get("staleness", {}).items():
+                histogram[int(age)] = histogram.get(int(age), 0) + int(count)
+            for worker in call["workers"]:
+                applied = worker["steps"] - worker["dropped"]
+                steps += applied
+                ages += applied * worker["mean_staleness"]
+                largest = max(largest, worker["max_staleness"])
+            rates.append((call["step"], call["lost_update_rate"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RunError(
+                f"{run.metrics_path} holds a line that is no progress of a training run ({error!r})"
+            ) from error
+    known = [(taken, rate) for taken, rate in rates if rate is not None]
+    weight = sum(taken for taken, _ in known)
+    return Observed(
+        source="run",
+        workers=len(calls[-1]["workers"]),
+        write=write,
+        steps=sum(histogram.values()) or steps,
+        mean=_mean(histogram) if histogram else ages / steps if steps else 0.0,
+        largest=max([largest, *histogram]),
+        histogram=dict(sorted(histogram.items())),
+        lost_update_rate=sum(n * rate for n, rate in known) / weight if weight else None,
+        tokens_per_s=calls[-1].get("tokens_per_s"),
+    )
+
+
+def _calls(run: Run) -> list[dict[str, Any]]:
+    """The last line of each command that trained the run: counts begin anew with every one."""
+    last: list[dict[str, Any]] = []
+    for line in run.read_metrics():
+        if not isinstance(line, dict) or not line.get("step"):
+            continue
+        if last and line["step"] >= last[-1]["step"] and line["elapsed_s"] >= last[-1]["elapsed_s"]:
+            last.pop()
+        last.append(line)
+    return last
+
+
+def probe(
+    config: TrainConfig,
+    *,
+    workers: str,
+    seconds: float,
+    tell: Callable[[str], None],
+) -> Observed:
+    """Train for a few seconds without locks in a folder that is removed, and look.
+
+    Args:
+        config: the settings; the run adds plainly (`write: racy`) and evaluates nothing.
+        workers: mix of the run.
+        seconds: of training.
+        tell: told how far it is.
+
+    Raises:
+        MlxhogError: as `mlxhog.trainer.train`.
+        WorkerFailed: no step was finished in that time.
+    """
+    never = Interval()
+    with tempfile.TemporaryDirectory(prefix="mlxhog-analyze-") as folder:
+        made = replace(
+            config,
+            workers=workers,
+            strategy="hogwild",
+            async_after=0.0,
+            write="racy",
+            gpu_write="cpu",
+            steps=None,
+            tokens=None,
+            time=seconds,
+            eval_every=never,
+            sample_every=never,
+            save_every=never,
+            out=folder,
+            name="probe",
+            resume=None,
+        )
+
+        def watch(progress: Progress) -> None:
+            tell(f"{progress.step} steps")
+
+        result = trainer.train(made, observer=watch)
+    if result.status == "interrupted":
+        raise KeyboardInterrupt
+    if not result.staleness:
+        raise WorkerFailed(
+            f"the probe run finished no step within {seconds:g} s of training; give it longer, as "
+            "in --seconds 30, or none with --seconds 0"
+        )
+    return Observed(
+        source="probe",
+        workers=len(result.workers),
+        write="racy",
+        steps=result.steps,
+        mean=_mean(result.staleness),
+        largest=max(result.staleness),
+        histogram=result.staleness,
+        lost_update_rate=result.lost_update_rate,
+        tokens_per_s=result.tokens_per_s,
+    )
+
+
+def _mean(histogram: Mapping[int, int]) -> float:
+    return sum(age * steps for age, steps in histogram.items()) / sum(histogram.values())

@@ -1,0 +1,62 @@
+"""A figure for every block of an analysis: how much of a block updates share, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mlxhog.report.canvas import LIGHT, blank, png, style, title
+from mlxhog.theory.analysis import Analysis
+from mlxhog.theory.blocks import GRAINS
+from mlxhog.theory.conflicts import BlockConflicts
+from mlxhog.theory.sampling import EXACT
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+QUANTITIES = (("p_conf", "p_conf"), ("delta", "Delta"), ("rho", "rho"))
+
+
+def plots(found: Analysis) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, PNG file) of every block.
+
+    Raises:
+        EnvironmentLacks: see `canvas.require`, which is to be called before.
+    """
+    for one in found.measured.blocks:
+        yield f"block-{one.block.name}", png(_draw(found, one))
+
+
+def _draw(found: Analysis, one: BlockConflicts) -> Figure:
+    """Left: shares with their intervals, per grain. Right: what a gradient touches."""
+    figure = blank(LIGHT, 9.0, 3.6)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for axes in (left, right):
+        style(axes, LIGHT)
+    places = range(len(GRAINS))
+    for number, (name, label) in enumerate(QUANTITIES):
+        estimates = [getattr(one.by[EXACT, grain], name) for grain in GRAINS]
+        values = [estimate.value for estimate in estimates]
+        below = [max(0.0, estimate.value - estimate.low) for estimate in estimates]
+        above = [max(0.0, estimate.high - estimate.value) for estimate in estimates]
+        left.errorbar(
+            [place + 0.2 * (number - 1) for place in places],
+            values,
+            yerr=[below, above],
+            fmt="os^"[number],
+            color=LIGHT.inks[number],
+            capsize=3,
+            label=label,
+        )
+    left.set_xticks(list(places), GRAINS)
+    left.set_ylim(-0.03, 1.05)
+    left.set_ylabel("share of updates, with 95 % intervals")
+    left.legend(frameon=False, fontsize=8, loc="lower left")
+    title(left, LIGHT, f"{one.block.name}: {one.block.parameters:,} parameters")
+    touched = [one.by[EXACT, grain].mean_groups / one.by[EXACT, grain].groups for grain in GRAINS]
+    right.bar(list(places), touched, color=LIGHT.inks[2], width=0.6)
+    right.set_xticks(list(places), GRAINS)
+    right.set_ylim(0, 1.05)
+    right.set_ylabel("share of the block that an update touches")
+    title(right, LIGHT, f"{found.measured.samples} gradients")
+    return figure

@@ -1,0 +1,239 @@
+"""Gradients of a real model on a real backend, reduced to what the theory asks of them.
+
+The functions that take a `Lane` run in a process of their own (`mlxhog/doctor/child.py`), which
+imports the framework and keeps it. A gradient never leaves that process: what is sent back is the
+set of elements that are not zero, as bits, and norms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import backends, formats
+from mlxhog.arena import Layout
+from mlxhog.backends import Backend, Grads
+from mlxhog.data.batches import Batches
+from mlxhog.doctor.child import Lane
+from mlxhog.gradients import GradientSum, Rows
+from mlxhog.models.families import ModelConfig, init_params
+from mlxhog.theory.blocks import ELEMENT, GRAINS, Block
+
+Bits = NDArray[np.uint8]
+Float64 = NDArray[np.float64]
+Ticket = tuple[int, int]
+"""Epoch and number of a batch."""
+
+EXACT, LARGE = KINDS = ("exact", "large")
+"""Elements that count: all that are not zero, and those that are not negligible."""
+
+NEGLIGIBLE = 1e-8
+"""Of the largest magnitude in the block; below it an element of the gradient is not large."""
+
+SHIFT = 1e-2
+"""Euclidean length of the steps over which curvature is measured."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Which gradients: a model at given parameters, and batches of its training text.
+
+    Attributes:
+        backend: such as "torch:cpu".
+        threads: CPU threads it may use.
+        kernels: form of the model's operations; never "auto".
+        cpu_blas: as the option of that name.
+        compute_dtype: as the option of that name.
+        model: the architecture.
+        layout: of the arena a run would have.
+        blocks: what is reported together.
+        checkpoint: where the parameters come from; None draws initial values.
+        tokens: the training token file.
+        seq_len: tokens of a sequence.
+        micro_batch: sequences in one gradient of the backend.
+        batch_size: sequences in one update.
+        seed: of the run: initial values, and the order of the batches.
+    """
+
+    backend: str
+    threads: int
+    kernels: str
+    cpu_blas: str
+    compute_dtype: str
+    model: ModelConfig
+    layout: Layout
+    blocks: tuple[Block, ...]
+    checkpoint: Path | None
+    tokens: Path
+    seq_len: int
+    micro_batch: int
+    batch_size: int
+    seed: int
+
+    def batches(self) -> Batches:
+        """Open the batches; each is one update, one hyperedge of the theory."""
+        return Batches.open(
+            self.tokens, seq_len=self.seq_len, batch_size=self.batch_size, seed=self.seed
+        )
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What is kept of some gradients.
+
+    Attributes:
+        bits: by (kind, grain, number of the block), (gradients, bytes) uint8 as in `Supports`:
+            which groups hold an element that counts.
+        losses: (gradients,) mean nats of each batch.
+        norms: (gradients,) Euclidean length of each gradient, before clipping.
+    """
+
+    bits: dict[tuple[str, str, int], Bits]
+    losses: Float64
+    norms: Float64
+
+
+class Source:
+    """A backend with the model's parameters in it, and the batches."""
+
+    def __init__(self, subject: Subject) -> None:
+        """Import the framework and read the parameters."""
+        self.subject = subject
+        self.backend: Backend = backends.create(
+            subject.backend,
+            threads=subject.threads,
+            kernels=subject.kernels,
+            cpu_blas=subject.cpu_blas,
+            compute_dtype=subject.compute_dtype,
+        )
+        layout = subject.layout
+        self.backend.bind(subject.model, layout.slots, layout.n_floats, None)
+        views = {
+            name: self.backend.inbox[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+            for name, slot in layout.slots.items()
+        }
+        if subject.checkpoint is None:
+            for name, value in init_params(subject.model, subject.seed).items():
+                views[name][...] = value
+        else:
+            formats.open(subject.checkpoint).copy_into(views)
+        self.backend.refresh()
+        self.batches = subject.batches()
+        self.slots = [slot for block in subject.blocks for slot in block.slots]
+        sizes = [slot.size for slot in self.slots]
+        self.starts = np.concatenate([[0], np.cumsum(sizes)])
+        self.block_starts = np.cumsum([0, *(block.parameters for block in subject.blocks)])
+        self.firsts = {
+            (grain, number): block.firsts(grain)
+            for grain in GRAINS
+            for number, block in enumerate(subject.blocks)
+        }
+        self.flat = np.empty(int(self.starts[-1]), np.float32)
+
+    def gradient(self, ticket: Ticket) -> float:
+        """Compute one update's gradient into `flat`, block after block; returns its loss."""
+        batch, rows = self.batches.at(*ticket), self.subject.micro_batch
+        parts = [batch.part(k, k + rows) for k in range(0, len(batch.x), rows)]
+        if len(parts) == 1:
+            loss, grads = self.backend.loss_and_grads(batch)
+        else:
+            loss, total = 0.0, GradientSum()
+            for part in parts:
+                share = len(part.x) / len(batch.x)
+                nats, found = self.backend.loss_and_grads(part)
+                total.add(found, share)
+                loss += share * nats
+            grads = total.grads()
+        self._lay_out(grads)
+        return loss
+
+    def _lay_out(self, grads: Grads) -> None:
+        for slot, start in zip(self.slots, self.starts, strict=False):
+            grad, view = grads[slot.name], self.flat[start : start + slot.size]
+            if isinstance(grad, Rows):
+                view[:] = 0.0
+                one = grad.coalesced()
+                view.reshape(slot.shape)[one.index] = one.values
+            else:
+                view[:] = grad.reshape(-1)
+
+    def counting(self) -> Iterator[tuple[str, int, NDArray[np.bool_]]]:
+        """Yield (kind, block, which of its elements count) of the gradient in `flat`."""
+        for number in range(len(self.subject.blocks)):
+            here = self.flat[self.block_starts[number] : self.block_starts[number + 1]]
+            size = np.abs(here)
+            largest = float(size.max())
+            yield EXACT, number, size > 0
+            yield LARGE, number, size > NEGLIGIBLE * largest
+
+    def move(self, direction: NDArray[np.float32], length: float) -> None:
+        """Add `length * direction` to the parameters; `direction` is laid out like `flat`."""
+        for slot, start in zip(self.slots, self.starts, strict=False):
+            view = self.backend.inbox[slot.offset : slot.offset + slot.size]
+            view += np.float32(length) * direction[start : start + slot.size]
+        self.backend.refresh()
+
+
+def source(lane: Lane, subject: Subject) -> Source:
+    """The lane's own source."""
+    return lane.keep("source", lambda: Source(subject))
+
+
+def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
+    """Compute the gradients of some batches, all at the same parameters."""
+    ours = source(lane, subject)
+    packed: dict[tuple[str, str, int], list[Bits]] = {}
+    losses, norms = [], []
+    for ticket in tickets:
+        losses.append(ours.gradient(ticket))
+        norms.append(float(np.linalg.norm(ours.flat.astype(np.float64))))
+        for kind, number, counts in ours.counting():
+            for grain in GRAINS:
+                firsts = ours.firsts[grain, number]
+                groups = counts if grain == ELEMENT else np.logical_or.reduceat(counts, firsts)
+                packed.setdefault((kind, grain, number), []).append(
+                    np.packbits(groups, bitorder="little")
+                )
+    bits = {key: np.stack(found) for key, found in packed.items()}
+    return Sampled(bits, np.array(losses), np.array(norms))
+
+
+def curvature(lane: Lane, subject: Subject, tickets: Sequence[Ticket], rounds: int) -> Any:
+    """Measure how fast gradients change: the largest |grad(x + d) - grad(x)| / |d| that was seen.
+
+    Directions are found by power iteration on the Hessian of each batch, by finite differences: a
+    lower bound of the Lipschitz constant L of the gradient, near the parameters.
+
+    Args:
+        lane: of the child.
+        subject: which gradients.
+        tickets: batches, each with an iteration of its own.
+        rounds: gradients in one iteration.
+    """
+    ours = source(lane, subject)
+    steepest = 0.0
+    kept = ours.backend.inbox.copy()
+    for number, ticket in enumerate(tickets):
+        ours.gradient(ticket)
+        at = ours.flat.copy()
+        direction = np.random.default_rng([subject.seed, number]).standard_normal(
+            at.size, np.float32
+        )
+        for _ in range(rounds):
+            direction /= np.linalg.norm(direction)
+            ours.move(direction, SHIFT)
+            ours.gradient(ticket)
+            ours.backend.inbox[:] = kept
+            ours.backend.refresh()
+            change = ours.flat - at
+            length = float(np.linalg.norm(change))
+            steepest = max(steepest, length / SHIFT)
+            if length == 0.0:
+                break
+            direction = change
+    return steepest

@@ -1,0 +1,129 @@
+"""Sampled softmax: a training loss over the batch's own words and a few drawn ones.
+
+The softmax of a position needs Z, the sum of exp(logit) over the vocabulary. The words that occur
+as targets in the batch, T, are taken as they are; of the others N are drawn without replacement,
+word c with a known probability pi(c), and count 1 / pi(c) times:
+
+    Z ~ sum over c in T of exp(s_c) + sum over the drawn c of exp(s_c - log pi(c))
+
+which is unbiased whatever pi is, and exact where N reaches the whole rest (pi = 1). So the loss is
+an ordinary cross entropy over |T| + N logits from which log pi was subtracted, and only their rows
+of the head are read, and have a gradient. Its gradient is biased, as log Z is no linear function of
+Z; the bias falls with N. pi goes with the word's count in the training text to the power 3/4.
+
+Source: Bengio and Senecal 2008, doi:10.1109/TNN.2007.912312; Jean et al. 2015, arXiv:1412.2007;
+the estimate of a sum: Horvitz and Thompson 1952; the power: Mikolov et al. 2013, arXiv:1310.4546.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+POWER = 0.75
+IMPOSSIBLE = 1e9
+"""log pi of padding: its exp(logit - log pi) is 0, and so is its gradient."""
+
+Int32 = NDArray[np.int32]
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The words of one loss.
+
+    Attributes:
+        ids: (C,) int32; ascending, each once, in front of any padding.
+        log_inclusion: (C,) float32, log pi; 0 for targets.
+        labels: (B, S) int32, places in `ids`; negative labels as they were.
+        count: words without padding.
+    """
+
+    ids: Int32
+    log_inclusion: NDArray[np.float32]
+    labels: Int32
+    count: int
+
+    def padded(self, length: int) -> "Candidates":
+        """The same with `length` ids, so that every batch has the same shapes."""
+        more = length - len(self.ids)
+        return Candidates(
+            np.concatenate([self.ids, np.zeros(more, np.int32)]),
+            np.concatenate([self.log_inclusion, np.full(more, IMPOSSIBLE, np.float32)]),
+            self.labels,
+            self.count,
+        )
+
+
+@dataclass(frozen=True)
+class SampledHead:
+    """How words are drawn.
+
+    Attributes:
+        negatives: N, words drawn for each loss.
+        weights: (V,) float64 > 0, to which pi is proportional.
+    """
+
+    negatives: int
+    weights: Float64
+
+    @classmethod
+    def of_counts(cls, negatives: int, counts: NDArray[np.int64]) -> "SampledHead":
+        """From (V,) occurrences in the training text; a word that never occurs counts as one."""
+        return cls(negatives, np.maximum(counts, 1).astype(np.float64) ** POWER)
+
+    def draw(self, labels: Int32, seed: int) -> Candidates:
+        """Choose the words of one loss.
+
+        Args:
+            labels: (B, S) targets; negative ones count in no loss.
+            seed: of the batch; the same seed and labels give the same words.
+        """
+        targets = np.unique(labels[labels >= 0])
+        others = np.delete(np.arange(len(self.weights), dtype=np.int32), targets)
+        digest = hashlib.sha256(f"{seed}:sampled head".encode()).digest()[:16]
+        random = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+        others = random.permutation(others)
+        share = inclusion(self.weights[others], self.negatives)
+        chosen = systematic(share, random.random())
+        ids = np.concatenate([targets, others[chosen]]).astype(np.int32)
+        log_inclusion = np.concatenate([np.zeros(len(targets)), np.log(share[chosen])])
+        order = np.argsort(ids)
+        ids = ids[order]
+        places = np.where(labels >= 0, np.searchsorted(ids, labels), labels)
+        return Candidates(
+            ids, log_inclusion[order].astype(np.float32), places.astype(np.int32), len(ids)
+        )
+
+
+def inclusion(weights: Float64, n: int) -> Float64:
+    """Probabilities in (0, 1] that go with the weights as far as they can and add up to n."""
+    share = np.ones(len(weights))
+    if n >= len(weights):
+        return share
+    below = np.ones(len(weights), bool)
+    while True:
+        left = n - np.count_nonzero(~below)
+        share[below] = left * weights[below] / weights[below].sum()
+        if not (share > 1).any():
+            return share
+        below &= share < 1
+        share[~below] = 1.0
+
+
+def systematic(share: Float64, start: float) -> NDArray[np.intp]:
+    """Which items are chosen: item k with probability share[k], `sum(share)` of them in all.
+
+    The shares are laid end to end, and what lies at start, start + 1, start + 2 ... is taken. The
+    items should come in random order.
+    Source: Madow 1949, doi:10.1214/aoms/1177729988.
+    """
+    n = round(float(share.sum()))
+    ends = np.cumsum(share)
+    ends *= n / ends[-1] if n else 1.0
+    order = np.arange(n)
+    places = np.searchsorted(ends, start + order, side="right")
+    # Rounding may put two marks on one item of share 1, or the last behind the end.
+    places = np.maximum.accumulate(places - order) + order
+    return np.minimum(places, len(share) - n + order)

@@ -1,0 +1,78 @@
+"""What a run of a classic problem refuses, and how it ends when the step size is too large."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlxhog.classic import problems
+from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.session import compare, train
+from mlxhog.errors import ConfigError, DataError
+from tests.classic.small import hinge
+
+PROBLEM = hinge(n=50, d=30)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"workers": 51}, "--workers 51 is more than the 50 mini-batches of 1"),
+        ({"workers": 8, "batch_size": 10}, "at most --workers 5"),
+        ({"batch_size": 51}, "--batch-size 51 is more than the 50 examples"),
+        ({"scheme": "serial", "workers": 2}, "serial has one worker, not 2"),
+        ({"scheme": "aig", "write": "racy"}, "--write racy is for --scheme hogwild"),
+        ({"scheme": "sync", "handout": "queue"}, "sync deals turns in advance"),
+        ({"scheme": "round_robin", "handout": "queue"}, "round_robin deals turns in advance"),
+        ({"average": "end"}, "--average end is for --scheme avg_runs"),
+        ({"hot": 10, "write": "racy"}, "--hot 10 is for --write hot-cold"),
+        ({"period": 10}, "--period 10 is for --write hot-cold"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused_with_the_way_out(options, said):
+    with pytest.raises(ConfigError, match=said):
+        train(PROBLEM, ClassicConfig(**options))
+
+
+def test_a_way_to_write_that_the_problem_lacks_is_refused():
+    rows = replace(PROBLEM, defaults=replace(PROBLEM.defaults, writes=("lossless", "racy")))
+    with pytest.raises(ConfigError, match="no --write hot-cold; it has lossless and racy"):
+        train(rows, ClassicConfig(write="hot-cold"))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_data_that_are_not_numbers_are_refused_by_place(bad):
+    values = PROBLEM.values.copy()
+    values[17] = bad
+    with pytest.raises(DataError, match=rf"values\[17\] of small-svm is {bad}"):
+        train(replace(PROBLEM, values=values), ClassicConfig())
+
+
+@pytest.mark.parametrize("scheme", ["hogwild", "round_robin", "avg_runs"])
+def test_a_step_size_that_diverges_is_stopped_with_a_smaller_one_to_try(scheme):
+    found = train(PROBLEM, ClassicConfig(workers=2, scheme=scheme, lr=1e6, epochs=1000))
+    assert found.status == "diverged"
+    assert len(found.epochs) < 20
+    assert found.advice.endswith("with --lr 1e+06; try --lr 0.1")
+
+
+def test_a_diverging_reference_spares_the_run():
+    found, serial = compare(PROBLEM, ClassicConfig(workers=2, lr=1e6))
+    assert found is serial
+    assert found.status == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("svn", {}, "no problem 'svn'; did you mean 'svm'"),
+        ("svm", {"rank": 5}, "svm takes no --rank; it is for matrix-completion"),
+        ("graph-cuts", {"lam": 0.5}, "graph-cuts takes no --lam"),
+        ("matrix-completion", {"active_rows": True}, "takes no --active-rows"),
+    ],
+)
+def test_a_problem_or_an_option_that_does_not_exist_is_refused(name, options, said):
+    with pytest.raises(ConfigError, match=said):
+        problems.create(name, ClassicConfig(**options))

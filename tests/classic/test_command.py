@@ -1,0 +1,149 @@
+"""`mlxhog classic`: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlxhog.classic import problems
+from mlxhog.cli import main
+from tests.classic.small import hinge
+from tests.processes import alive, below
+
+ROOT = Path(__file__).parents[2]
+LAST = [
+    "problem",
+    "scheme",
+    "workers",
+    "seconds",
+    "examples_per_s",
+    "objective",
+    "serial_objective",
+    "lost_updates",
+]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(problems, "create", lambda name, config: hinge())
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+    assert main(["classic", "svm", "--json", *words]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_without_a_name_it_lists_the_problems(capsys):
+    assert main(["classic"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(problems.PROBLEMS)
+
+
+def test_the_list_takes_no_options_of_a_run(capsys):
+    assert main(["classic", "--workers", "2"]) == 2
+    assert "name the problem" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small")
+def test_its_json_ends_with_what_is_promised(capsys):
+    found = answer(capsys, "--workers", "2")
+    assert list(found)[-len(LAST) :] == LAST
+    assert found["examples_per_s"] == pytest.approx(found["examples"] / found["seconds"])
+    assert found["serial_objective"] == found["serial_measures"]["objective"]
+    assert [row["epoch"] for row in found["epochs"]] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("small")
+def test_the_reference_may_be_left_out(capsys):
+    found = answer(capsys, "--workers", "2", "--no-serial")
+    assert found["serial_objective"] is found["speedup"] is None
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("scheme", ["round_robin", "sync"])
+def test_a_deterministic_scheme_answers_the_same_twice(capsys, scheme):
+    words = ["--scheme", scheme, "--workers", "3"]
+    first, again = answer(capsys, *words), answer(capsys, *words)
+    assert first["measures"] == again["measures"]
+    assert first["objective"] != first["serial_objective"]
+
+
+@pytest.mark.usefixtures("small")
+def test_serial_alone_is_its_own_reference(capsys):
+    found = answer(capsys, "--scheme", "serial")
+    assert found["objective"] == found["serial_objective"]
+
+
+@pytest.mark.usefixtures("small")
+def test_the_table_says_what_the_numbers_mean(capsys):
+    assert main(["classic", "svm", "--workers", "2", "--write", "lossless"]) == 0
+    said = capsys.readouterr().out
+    assert "serial, 1 worker" in said
+    assert "hogwild lossless, 2 workers" in said
+    assert "The objective is" in said
+    assert "x the examples per second of serial" in said
+    assert "No update was lost" in said
+
+
+@pytest.mark.usefixtures("small")
+def test_divergence_is_exit_code_4_with_a_step_size_to_try(capsys):
+    assert main(["classic", "svm", "--lr", "1e6", "--json"]) == 4
+    told = capsys.readouterr()
+    assert "try --lr 0.1" in told.err
+    assert json.loads(told.out)["status"] == "diverged"
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--workrs", "2"], "did you mean '--workers'"),
+        (["--workers", "0"], "wanted a whole number at least 1"),
+        (["--scheme", "hogwidl"], "did you mean 'hogwild'"),
+        (["--workers", "4", "--batch-size", "200"], "at most --workers 3"),
+    ],
+)
+def test_wrong_flags_are_exit_code_2(capsys, words, said):
+    assert main(["classic", "svm", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_with_130_and_leaves_no_process(signum):
+    code = (
+        "import sys\n"
+        "from mlxhog.classic import problems\n"
+        "from mlxhog.cli import classic_line, main\n"
+        "from tests.classic.small import hinge\n"
+        "classic_line.LINE_S = 0.2\n"
+        "problems.create = lambda name, config: hinge(n=60_000)\n"
+        "if __name__ == '__main__':\n"
+        "    sys.exit(main(['classic', 'svm', '--workers', '2', '--epochs', '100k', '--beta', '1',"
+        " '--no-serial', '--json']))\n"
+    )
+    host = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert host.stderr is not None
+    while "objective" not in host.stderr.readline():  # until an epoch was measured
+        assert host.poll() is None
+    children = below(host.pid)
+    host.send_signal(signum)
+    out, _ = host.communicate(timeout=30)
+    assert host.returncode == 130
+    found = json.loads(out)
+    assert (found["status"], found["examples"] > 0) == ("interrupted", True)
+    deadline = time.monotonic() + 30
+    while any(map(alive, children)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

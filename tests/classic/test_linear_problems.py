@@ -1,0 +1,200 @@
+"""The linear problems reach what was recorded, alone and with many workers, and read real files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import dump_svmlight_file, load_digits
+
+from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.problem import Memory
+from mlxhog.classic.problems import create
+from mlxhog.classic.session import train
+from mlxhog.errors import ConfigError, DataError
+from tests.classic.native import alone
+from tests.tolerances import (
+    CLASSIC_OBJECTIVE,
+    HOGWILD_OBJECTIVE,
+    LOSS_OF_OTHER_DRAWS,
+    SGD_TRACE_F32,
+    assert_close,
+)
+
+HERE = Path(__file__).parent
+RECORDED = json.loads((HERE.parent / "golden/hogwild/classic_reference.json").read_text())
+CIFAR_DENSE = json.loads((HERE / "cifar_dense_reference.json").read_text())
+LINEAR = (
+    "svm",
+    "logistic",
+    "least-squares",
+    "synthetic-svm",
+    "linear-regression",
+    "image-svm",
+)
+
+
+def sequential(problem, epochs: int, lr: float, decay: float, batch: int, order_seed: int = 1):
+    """Yield the measures after each epoch of plain SGD, with the order of the recorded runs."""
+    params = problem.initial(0)
+    native = problem.kernel(Memory(params, problem.data(), {}))
+    alone_in_memory = alone("private", len(params["x"]))
+    rng = np.random.default_rng(order_seed)
+    for epoch in range(epochs):
+        order = rng.permutation(problem.n_examples).astype(np.int32)
+        native.run(alone_in_memory, order, lr * decay**epoch, batch)
+        yield problem.measures(params)
+
+
+def test_sequential_sgd_follows_the_recorded_trace_of_svm100():
+    recorded = RECORDED["svm100"]
+    problem = create("synthetic-svm", ClassicConfig())
+    trace = list(sequential(problem, 200, recorded["lr"], recorded["decay"], recorded["batch"]))
+    for epoch, wanted in recorded["trace"].items():
+        found = trace[int(epoch) - 1]
+        assert_close(found["objective"], wanted["hinge"], SGD_TRACE_F32, label=f"epoch {epoch}")
+        assert_close(found["train_error"], wanted["err"], SGD_TRACE_F32, label=f"epoch {epoch}")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 8, 10])
+def test_svm100_converges_with_any_number_of_workers(workers):
+    problem = create("synthetic-svm", ClassicConfig())
+    result = train(problem, ClassicConfig(workers=workers))
+    assert len(result.epochs) == 200
+    assert result.objective <= 0.0885
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_linreg5_finds_the_least_squares_solution_with_any_number_of_workers(workers):
+    problem = create("linear-regression", ClassicConfig())
+    assert_close(problem.optimum(), RECORDED["linreg5"]["lstsq"], SGD_TRACE_F32)
+    result = train(problem, ClassicConfig(workers=workers))
+    assert result.measures["distance"] < 0.02
+
+
+def test_sequential_sgd_follows_the_recorded_trace_of_cifar_dense():
+    recorded = CIFAR_DENSE
+    problem = create("image-svm", ClassicConfig())
+    pixels = problem.train.features
+    assert_close(pixels[0, :5], recorded["pixels"]["first"], SGD_TRACE_F32)
+    assert np.bincount(problem.train.labels.astype(int)).tolist() == recorded["pixels"]["classes"]
+    trace = list(sequential(problem, 5, recorded["lr"], recorded["decay"], recorded["batch"]))
+    for epoch in ("1", "5"):
+        found, wanted = trace[int(epoch) - 1], recorded["trace"][epoch]
+        assert_close(found["objective"], wanted["hinge"], SGD_TRACE_F32, label=epoch)
+        assert_close(found["test_error"], wanted["test_err"], SGD_TRACE_F32, label=epoch)
+
+
+def test_a_linear_model_is_right_about_four_times_in_ten_on_cifar_dense():
+    assert abs(CIFAR_DENSE["trace"]["20"]["test_err"] - 0.6) < 0.02
+
+
+def test_two_workers_reach_the_recorded_loss_of_cifar_dense():
+    problem = create("image-svm", ClassicConfig())
+    result = train(problem, ClassicConfig(workers=2, epochs=5))
+    assert_close(result.objective, CIFAR_DENSE["trace"]["5"]["hinge"], HOGWILD_OBJECTIVE)
+
+
+def test_the_svm_reaches_the_losses_of_the_recorded_run():
+    """Of spec hogwild.md 3.1, whose rows were drawn from the same law in another order."""
+    problem = create("svm", ClassicConfig())
+    *_, found = sequential(problem, 10, lr=0.5, decay=0.8, batch=1)
+    recorded = {
+        "train_loss": 0.2971,
+        "train_error": 0.0796,
+        "test_loss": 0.5689,
+        "test_error": 0.2233,
+    }
+    for name, wanted in recorded.items():
+        assert_close(found[name], wanted, LOSS_OF_OTHER_DRAWS, label=name)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_the_objective_measured_is_the_native_formula(name):
+    size, lam = (60, 0.7) if name == "image-svm" else (400, 0.7)
+    problem = create(name, ClassicConfig(size=size, lam=lam))
+    params = problem.initial(0)
+    assert problem.measures(params)["objective"] > 0
+    native = problem.kernel(Memory(params, problem.data(), {}))
+    order = np.arange(problem.n_examples, dtype=np.int32)
+    native.run(alone("private", len(params["x"])), order, 0.01, 2)
+    found = problem.measures(params)["objective"]
+    assert_close(found * problem.n_examples, native.objective(params["x"]), CLASSIC_OBJECTIVE)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_what_every_example_touches_is_within_the_parameters(name):
+    problem = create(name, ClassicConfig(size=50))
+    indptr, indices, n = problem.supports()
+    assert len(indptr) == problem.n_examples + 1
+    assert indices.max() < n <= np.prod(problem.params()["x"].shape)
+    dense = {"linear-regression": 5, "image-svm": 30}.get(name)  # 10 classes of 3 rows of 1024
+    if dense:
+        assert np.diff(indptr).tolist() == [dense] * problem.n_examples
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Real images of digits as svmlight text, labels 0 (odd) and 2 (even): train and test files."""
+    data = load_digits()
+    folder, labels = tmp_path_factory.mktemp("digits"), np.where(data.target % 2 == 0, 2, 0)
+    for name, rows in (("train.svm", slice(0, 1400)), ("test.svm", slice(1400, None))):
+        x, y = data.data[rows] / 16, labels[rows]
+        dump_svmlight_file(x, y, str(folder / name), zero_based=False)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["svm", "logistic", "least-squares"])
+def test_real_rows_are_learned_from_a_file(digits, name):
+    config = ClassicConfig(
+        data=str(digits / "train.svm"),
+        test_data=str(digits / "test.svm"),
+        labels="0=-1,2=+1",
+        lr=0.02,
+        workers=2,
+    )
+    problem = create(name, config)
+    assert (problem.n_examples, problem.test.n_rows) == (1400, 397)
+    result = train(problem, config)
+    assert result.measures["train_error"] < 0.15
+    assert result.measures["test_error"] < 0.2
+
+
+def test_a_fifth_is_held_out_of_a_file_without_test_data(digits):
+    config = ClassicConfig(data=str(digits / "train.svm"), labels="0=-1,2=+1")
+    problem = create("svm", config)
+    assert (problem.train.n_rows, problem.test.n_rows) == (1120, 280)
+    again = create("svm", config)
+    assert problem.test.values.tolist() == again.test.values.tolist()
+
+
+def test_features_of_a_file_are_numbered_by_how_busy_they_are(digits):
+    problem = create("svm", ClassicConfig(data=str(digits / "train.svm"), labels="0=-1,2=+1"))
+    assert (np.diff(problem.train.degrees()) <= 0).all()
+
+
+def test_numbers_as_labels_are_for_least_squares_only(tmp_path):
+    path = tmp_path / "rows.svm"
+    path.write_text("0.5 1:1\n7 1:2\n-3 2:1\n")
+    problem = create("least-squares", ClassicConfig(data=str(path)))
+    assert "train_error" not in problem.measures(problem.initial(0))
+    with pytest.raises(DataError, match=":1: label 0.5; wanted -1 or"):
+        create("svm", ClassicConfig(data=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("svm", {"labels": "0=-1"}, "--labels is about files; name one with --data"),
+        ("svm", {"test_data": "x"}, "--test-data is about files"),
+        ("svm", {"data": "x.svm", "size": 10}, "--size 10 is for generated data"),
+        ("image-svm", {"data": "x.bin", "size": 10}, "--size 10 is for generated data"),
+        ("image-svm", {"labels": "0=1"}, "image-svm takes no --labels; it is for svm"),
+        ("synthetic-svm", {"data": "x"}, "synthetic-svm has generated data only"),
+        ("linear-regression", {"data": "x"}, "linear-regression has generated data only"),
+        ("svm", {"terminals": "0=1"}, "svm takes no --terminals; it is for graph-cuts"),
+    ],
+)
+def test_options_that_say_nothing_about_a_problem_are_refused(name, options, message):
+    with pytest.raises(ConfigError, match=message):
+        create(name, ClassicConfig(**options))

@@ -1,0 +1,349 @@
+"""What the schemes promise with several workers: who sees whose writes, what is never lost."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import _native
+from mlxhog.gradients import Float32
+from tests.classic.native import (
+    BOARD_FLOATS,
+    WIDTH,
+    Sparse,
+    board_of,
+    orders,
+    scheme_of,
+    slope_of,
+    sums,
+    x_of,
+)
+from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, pid_of, run, shared, spawned
+
+N, D, WORKERS = 301, 200, 3  # shares of 101, 100 and 100 examples
+GAMMA = 0.2
+X_FLOATS = BOARD_FLOATS + -(-D // WIDTH) * WIDTH
+
+
+def train_share(
+    segment: Shared, kind: str, rank: int, options: dict[str, Any], batch: int, epochs: int
+) -> None:
+    """One worker of a run on `Sparse.random(N, D)`; epochs without a reset between them."""
+    problem = Sparse.random(N, D).problem(x_of(segment))
+    scheme = scheme_of(segment, kind, rank, WORKERS, **options)
+    for epoch in range(epochs):
+        share = orders(N, WORKERS, seed=epoch)[rank]
+        assert problem.run(scheme, share, GAMMA, batch) == len(share)
+
+
+def trained(kind: str, *, batch: int = 1, epochs: int = 1, **options: Any) -> Float32:
+    """x after a run of three processes."""
+    with shared(X_FLOATS, 64, WORKERS) as segment:
+        for rank in range(WORKERS):
+            segment.locks(rank + 1)
+        jobs = [(segment, kind, rank, options, batch, epochs) for rank in range(WORKERS)]
+        run(train_share, jobs)
+        assert not segment.words.any(), "a lock is still taken"
+        done = [board_of(segment, WORKERS).examples(rank) for rank in range(WORKERS)]
+        assert done == [epochs * len(share) for share in orders(N, WORKERS)]
+        return x_of(segment).copy().reshape(-1)
+
+
+# -- turns ----------------------------------------------------------------------------------------
+
+
+def slope_at(data: Sparse, x: Float32, e: int) -> np.float32:
+    u, z, y = data.row(e)
+    return slope_of("hinge", sums(z * x[u], 4), y)
+
+
+def apply(data: Sparse, x: Float32, e: int, slope: np.float32, old: Float32, step: float) -> None:
+    u, z, _ = data.row(e)
+    x[u] = x[u] - np.float32(step) * (slope * z + data.shrink[u] * old[u])
+
+
+def test_round_robin_applies_each_gradient_exactly_p_minus_1_writes_after_its_read() -> None:
+    data, shares = Sparse.random(N, D), orders(N, WORKERS)
+    x = data.zeros().reshape(-1)
+    slopes = [slope_at(data, x, share[0]) for share in shares]
+    for turn in range(N):
+        rank, i = turn % WORKERS, turn // WORKERS
+        apply(data, x, shares[rank][i], slopes[rank], x, GAMMA)
+        if i + 1 < len(shares[rank]):
+            slopes[rank] = slope_at(data, x, shares[rank][i + 1])
+    for _ in range(2):
+        np.testing.assert_array_equal(trained("round_robin"), x)
+
+
+def test_sync_applies_the_mean_of_gradients_at_the_same_x() -> None:
+    data, shares = Sparse.random(N, D), orders(N, WORKERS)
+    x = data.zeros().reshape(-1)
+    for i in range(len(shares[0])):
+        old = x.copy()
+        parts = [share[i] for share in shares if i < len(share)]
+        slopes = [slope_at(data, old, e) for e in parts]
+        for e, slope in zip(parts, slopes, strict=True):
+            apply(data, x, e, slope, old, np.float32(GAMMA) / np.float32(len(parts)))
+    for _ in range(2):
+        np.testing.assert_array_equal(trained("sync"), x)
+
+
+@pytest.mark.parametrize("kind", ["round_robin", "sync"])
+def test_turns_with_mini_batches_give_the_same_bits_in_every_run(kind: str) -> None:
+    np.testing.assert_array_equal(trained(kind, batch=4), trained(kind, batch=4))
+
+
+def test_round_robin_with_free_reads_does_every_example() -> None:
+    assert np.isfinite(trained("round_robin", ordered_reads=False)).all()
+
+
+# -- nothing is lost ------------------------------------------------------------------------------
+
+ADDS, CELLS = 20_000, 40
+
+
+def counting_problem(segment: Shared, rank: int) -> tuple[_native.LinearProblem, np.ndarray]:
+    """Every example takes 1 from each of 20 of 40 cells, if the step is -1: no margin reaches 1."""
+    rng = np.random.default_rng(rank)
+    cells = np.sort([rng.choice(CELLS, 20, replace=False) for _ in range(50)], axis=1)
+    indptr = np.arange(0, 1001, 20)
+    problem = _native.LinearProblem(
+        x_of(segment),
+        indptr,
+        cells.reshape(-1).astype(np.int32),
+        np.ones(1000, np.float32),
+        np.ones(50, np.float32),
+        np.zeros(0, np.float32),
+    )
+    return problem, np.bincount(cells.reshape(-1), minlength=48) * (ADDS // 50)
+
+
+def count_down(segment: Shared, kind: str, rank: int, options: dict[str, Any]) -> None:
+    problem, _ = counting_problem(segment, rank)
+    probe = x_of(segment).reshape(-1)[48:49]
+    scheme = scheme_of(segment, kind, rank, WORKERS, probe=probe, **options)
+    order = np.tile(np.arange(50, dtype=np.int32), ADDS // 50)
+    assert problem.run(scheme, order, -1.0) == ADDS
+
+
+def counted(kind: str, **options: Any) -> tuple[Float32, np.ndarray]:
+    """What three workers counted down, the probe last, and what they should have."""
+    with shared(BOARD_FLOATS + 64, 64, WORKERS) as segment:
+        for rank in range(WORKERS):
+            segment.locks(rank + 1)
+        run(count_down, [(segment, kind, rank, options) for rank in range(WORKERS)])
+        wanted = sum(counting_problem(segment, rank)[1] for rank in range(WORKERS))
+        return x_of(segment).reshape(-1)[:49].copy(), wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("lossless", {}), ("aig", {}), ("round_robin", {}), ("hot_cold", {"hot": 48, "period": 16})],
+)
+def test_no_update_is_lost(kind: str, options: dict[str, Any]) -> None:
+    cells, wanted = counted(kind, **options)
+    np.testing.assert_array_equal(-cells[:48], wanted)
+    if kind != "hot_cold":  # the probe is no coordinate of its head
+        assert cells[48] == WORKERS * ADDS
+
+
+def test_racy_updates_may_be_lost_but_none_is_torn_or_invented() -> None:
+    cells, wanted = counted("racy")
+    np.testing.assert_array_equal(cells, np.rint(cells))
+    assert (-cells[:48] <= wanted).all()
+    assert (-cells[:48] >= (wanted > 0)).all()
+    assert 0 < cells[48] <= WORKERS * ADDS
+
+
+# -- torn values ----------------------------------------------------------------------------------
+
+A = 2_796_203.0  # 0x4a2aaaac; its multiples up to 6 are exact and share hardly a byte
+
+
+def push_and_pull(segment: Shared, kind: str, rank: int) -> None:
+    """Rows of one coordinate each: +1 pushes it up by A unless it is positive, -1 down."""
+    problem = _native.LinearProblem(
+        x_of(segment),
+        np.arange(33),
+        np.tile(np.arange(16, dtype=np.int32), 2),
+        np.ones(32, np.float32),
+        np.repeat(np.array([1, -1], np.float32), 16),
+        np.zeros(0, np.float32),
+    )
+    scheme = scheme_of(segment, kind, rank, WORKERS)
+    order = np.random.default_rng(rank).permutation(32).astype(np.int32)
+    while problem.run(scheme, np.tile(order, 1000), A) == 32_000:
+        pass
+
+
+@pytest.mark.parametrize("kind", ["racy", "lossless", "aig"])
+def test_readers_never_see_a_torn_value(kind: str) -> None:
+    with shared(BOARD_FLOATS + 16, 16, WORKERS) as segment:
+        for rank in range(WORKERS):
+            segment.locks(rank + 1)
+        board, x = board_of(segment, WORKERS), x_of(segment).reshape(-1)
+        jobs = [(segment, kind, rank) for rank in range(WORKERS)]
+        with spawned(push_and_pull, jobs) as processes:
+            wait_until(lambda: all(board.examples(rank) > 0 for rank in range(WORKERS)))
+            seen = np.unique(np.concatenate([x.copy() for _ in range(20_000)]))
+            board.stop()
+            for process in processes:
+                process.join(TIMEOUT_S)
+                assert process.exitcode == 0
+        assert len(seen) > 1, "nobody wrote while we read"
+        assert set(seen) <= {k * A for k in range(-WORKERS, WORKERS + 1)}
+
+
+# -- deaths and stops -----------------------------------------------------------------------------
+
+KILLS = 6
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not done():
+        assert time.monotonic() < deadline, "the workers hang"
+        os.sched_yield()
+
+
+def run_for_ever(segment: Shared, kind: str, rank: int, generation: int) -> None:
+    problem = Sparse.random(N, D, empty=False).problem(x_of(segment))
+    scheme = scheme_of(segment, kind, rank, WORKERS, generation, hot=64, period=2)
+    order = np.tile(orders(N, 1, seed=rank)[0], 100)
+    while problem.run(scheme, order, 1e-3) == len(order):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["aig", "hot_cold"])
+def test_a_killed_worker_leaves_no_lock_that_others_wait_for(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    with shared(X_FLOATS, 64, WORKERS) as segment:
+        board = board_of(segment, WORKERS)
+        for rank in range(WORKERS):
+            segment.locks(rank + 1)
+        jobs = [(segment, kind, rank, 1) for rank in range(WORKERS)]
+        with spawned(run_for_ever, jobs) as processes:
+            for kill in range(KILLS):
+                victim = int(rng.integers(WORKERS))
+                advance(board, range(WORKERS))
+                processes[victim].kill()
+                processes[victim].join(TIMEOUT_S)
+                segment.workers["dead"][victim] = 1
+                advance(board, [rank for rank in range(WORKERS) if rank != victim])
+                _native.sweep_locks(segment.words, victim + 1)
+                if kill + 1 == KILLS:
+                    break
+                segment.workers["dead"][victim] = 0
+                segment.workers["generation"][victim] += 1
+                generation = int(segment.workers["generation"][victim])
+                with_replacement(processes, segment, kind, victim, generation)
+            board.stop()
+            for rank in {0, 1, 2} - {victim}:
+                processes[rank].join(TIMEOUT_S)
+                assert processes[rank].exitcode == 0
+        assert not segment.words.any(), "a lock word is stuck"
+        assert np.isfinite(x_of(segment)).all()
+
+
+def advance(board: _native.ClassicBoard, ranks: Any) -> None:
+    """Until each worker has done some examples more."""
+    goal = {rank: board.examples(rank) + 1000 for rank in ranks}
+    wait_until(lambda: all(board.examples(rank) >= least for rank, least in goal.items()))
+
+
+def with_replacement(
+    processes: list[Any], segment: Shared, kind: str, victim: int, generation: int
+) -> None:
+    process = SPAWN.Process(target=run_for_ever, args=(segment, kind, victim, generation))
+    process.start()
+    assert pid_of(process)
+    processes[victim] = process
+
+
+@pytest.mark.parametrize("kind", ["round_robin", "sync"])
+def test_the_turns_of_a_worker_that_died_are_passed_over(kind: str) -> None:
+    with shared(X_FLOATS, 64, WORKERS) as segment:
+        board = board_of(segment, WORKERS)
+        for rank in range(WORKERS):
+            segment.locks(rank + 1)
+        jobs = [(segment, kind, rank, {}, 1, 1) for rank in range(WORKERS)]
+        with spawned(train_share, jobs[:2]) as processes:
+            # The third never comes: nobody gets far, until the host says that it is gone.
+            wait_until(lambda: any(process.is_alive() for process in processes))
+            board.retire(2)
+            for process in processes:
+                process.join(TIMEOUT_S)
+                assert process.exitcode == 0
+        shares = orders(N, WORKERS)
+        assert [board.examples(rank) for rank in range(WORKERS)] == [*map(len, shares[:2]), 0]
+
+
+def wait_for_the_absent(segment: Shared, kind: str, rank: int) -> None:
+    problem = Sparse.random(N, D).problem(x_of(segment))
+    assert problem.run(scheme_of(segment, kind, rank, WORKERS), orders(N, 1)[0], GAMMA) < N
+
+
+@pytest.mark.parametrize("kind", ["round_robin", "sync"])
+def test_a_stop_ends_every_wait(kind: str) -> None:
+    with shared(X_FLOATS, 64, WORKERS) as segment:
+        board = board_of(segment, WORKERS)
+        with spawned(wait_for_the_absent, [(segment, kind, rank) for rank in (1, 2)]) as processes:
+            board.stop()
+            for process in processes:
+                process.join(TIMEOUT_S)
+                assert process.exitcode == 0
+        assert board.stopped
+        board.reset()
+        assert not board.stopped
+
+
+# -- the board ------------------------------------------------------------------------------------
+
+
+def test_the_queue_hands_out_every_example_once() -> None:
+    with shared(BOARD_FLOATS) as segment:
+        board = board_of(segment, 2)
+        assert [board.take(100), board.take(50), board.take(1)] == [0, 100, 150]
+        board.reset()
+        assert board.take(1) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "racey"}, "no scheme 'racey'; choose from private, racy, lossless, hot_cold"),
+        ({"rank": 2}, "rank 2 of 2 workers"),
+        ({"words": np.zeros(256, np.uint8)}, "the board of 2 workers needs 640 bytes, got 256"),
+        ({"kind": "aig"}, "scheme 'aig' needs locks"),
+        ({"kind": "hot_cold"}, "scheme 'hot_cold' needs locks"),
+        ({"probe": np.zeros(2, np.float32)}, "probe: wanted one float"),
+    ],
+)
+def test_a_scheme_that_cannot_work_is_refused(change: dict[str, Any], message: str) -> None:
+    with shared(BOARD_FLOATS) as segment:
+        words = segment.floats.view(np.uint8)
+        given = {
+            "kind": "racy", "words": words, "locks": None, "row_word0": 0, "rank": 1, "workers": 2,
+        }  # fmt: skip
+        _native.ClassicScheme(**given)
+        with pytest.raises(ValueError, match=message):
+            _native.ClassicScheme(**(given | change))
+
+
+def test_orders_and_rows_outside_the_problem_are_refused() -> None:
+    with shared(X_FLOATS, 4) as segment:
+        data = Sparse.random(N, D)
+        problem = data.problem(x_of(segment))
+        segment.locks(1)
+        order = np.array([0, N], np.int32)
+        with pytest.raises(ValueError, match=rf"order\[1\] is {N}; there are {N} examples"):
+            problem.run(scheme_of(segment, "private", 0, 1), order, GAMMA)
+        with pytest.raises(ValueError, match="13 rows from lock word 0 on do not fit 4 lock words"):
+            problem.run(scheme_of(segment, "lossless", 0, 1), order[:1], GAMMA)
+        with pytest.raises(ValueError, match="batch: wanted at least 1 example"):
+            problem.run(scheme_of(segment, "private", 0, 1), order[:1], GAMMA, 0)

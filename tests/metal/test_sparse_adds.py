@@ -1,0 +1,174 @@
+"""Adds at single elements: the bits of the reference, no add lost, also beside whole-array adds."""
+
+from __future__ import annotations
+
+import os
+import time
+from multiprocessing.synchronize import Barrier
+from threading import BrokenBarrierError
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import _native, updates
+from mlxhog.gradients import Float32, Int32
+from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, run, shared, spawned
+from tests.metal.test_one_worker import MODES
+from tests.optim.small import Slot
+
+LOSSLESS, RACY, CAS = 0, 1, 2
+WIDTH = 40
+DENSE = Slot("dense", (3000, 2), 77)  # 6000 floats, not from a stripe's edge
+ROWS = Slot("rows", (150, WIDTH), 8192, "rows", row_word0=16)
+N = 16 * _native.STRIPE
+N_WORDS = 16 + 150
+
+
+def some(rng: np.random.Generator, slot: Slot, n: int) -> Int32:
+    """`n` elements of a parameter, ascending."""
+    return np.sort(rng.choice(slot.size, n, replace=False)).astype(np.int32)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("slot", [DENSE, ROWS], ids=["dense", "rows"])
+@pytest.mark.parametrize("n", [0, 1, 700])
+def test_one_worker_gives_the_bits_of_the_reference(mode: int, slot: Slot, n: int) -> None:
+    rng = np.random.default_rng(n)
+    index, values = some(rng, slot, n), rng.standard_normal(n, dtype=np.float32)
+    before = rng.standard_normal(N, dtype=np.float32)
+    wanted = before.copy()
+    updates.add_at(wanted, slot, index, values, locks=None, mode=RACY, native=False)
+    with shared(N, N_WORDS) as segment:
+        segment.floats[...] = before
+        updates.add_at(
+            segment.floats, slot, index, values, locks=segment.locks(1), mode=mode, seed=5
+        )
+        assert not segment.words.any()
+        np.testing.assert_array_equal(segment.floats.view(np.uint32), wanted.view(np.uint32))
+
+
+@pytest.mark.parametrize(
+    ("index", "values", "what"),
+    [
+        ([3, 2], [1, 1], "ascending"),
+        ([3, 3], [1, 1], "ascending"),
+        ([-1], [1], "ascending"),
+        ([6000], [1], "below 6000"),
+        ([1, 2], [1], "2 places for 1 values"),
+    ],
+)
+def test_elements_that_are_not_ascending_inside_the_parameter_are_refused_unwritten(
+    index: list[int], values: list[float], what: str
+) -> None:
+    flat = np.zeros(N, np.float32)
+    given = (np.array(index, np.int32), np.array(values, np.float32))
+    with pytest.raises(ValueError, match=what):
+        updates.add_at(flat, DENSE, *given, locks=None, mode=RACY)
+    assert not flat.any()
+
+
+def test_lossless_adds_without_locks_or_with_too_few_are_refused() -> None:
+    one = (np.zeros(1, np.int32), np.ones(1, np.float32))
+    with shared(N, 16) as segment, pytest.raises(ValueError, match="lock words"):
+        updates.add_at(segment.floats, ROWS, *one, locks=segment.locks(1), mode=LOSSLESS)
+    with pytest.raises(ValueError, match="locks is None"):
+        updates.add_at(np.zeros(N, np.float32), ROWS, *one, locks=None, mode=LOSSLESS)
+
+
+def add_in_every_form(
+    segment: Shared, barrier: Barrier, slot: int, mode: int, name: str, rounds: int
+) -> None:
+    """One worker: 1.0 to random elements, to random rows, and to the whole parameter, in turn."""
+    locks, rng = segment.locks(slot), np.random.default_rng(slot)
+    parameter = DENSE if name == "dense" else ROWS
+    rows = ones_for(rng.permutation(parameter.shape[0])[: parameter.shape[0] // 3], parameter)
+    try:
+        barrier.wait(TIMEOUT_S)
+    except BrokenBarrierError as error:
+        raise SystemExit("a worker never started") from error
+    for k in range(rounds):
+        index = some(rng, parameter, 500)
+        how: dict[str, Any] = {"locks": locks, "mode": mode, "seed": slot << 32 | k}
+        updates.add_at(segment.floats, parameter, index, np.ones(500, np.float32), **how)
+        updates.add(segment.floats, parameter, rows, **how)
+        updates.add(segment.floats, parameter, np.ones(parameter.shape, np.float32), **how)
+
+
+def ones_for(index: Any, parameter: Slot) -> updates.Rows:
+    """Ones for some rows."""
+    values = np.ones((len(index), parameter.shape[1]), np.float32)
+    return updates.Rows(index.astype(np.int32), values)
+
+
+def wanted_after(workers: int, parameter: Slot, rounds: int) -> Float32:
+    """What `add_in_every_form` adds up to."""
+    total = np.zeros(parameter.size, np.float32)
+    for slot in range(1, workers + 1):
+        rng = np.random.default_rng(slot)
+        rows = rng.permutation(parameter.shape[0])[: parameter.shape[0] // 3]
+        total.reshape(parameter.shape)[rows] += rounds
+        total += rounds
+        for _ in range(rounds):
+            total[some(rng, parameter, 500)] += 1
+    return total
+
+
+@pytest.mark.parametrize("mode", [LOSSLESS, CAS], ids=["lossless", "cas"])
+@pytest.mark.parametrize("name", ["dense", "rows"])
+def test_no_add_is_lost_whatever_form_the_other_writers_adds_have(mode: int, name: str) -> None:
+    workers, rounds = 3, 1500
+    parameter = DENSE if name == "dense" else ROWS
+    with shared(N, N_WORDS) as segment:
+        barrier = SPAWN.Barrier(workers)
+        jobs = [(segment, barrier, k + 1, mode, name, rounds) for k in range(workers)]
+        run(add_in_every_form, jobs)
+        assert not segment.words.any(), "a lock word is still taken"
+        found = segment.floats[parameter.offset : parameter.offset + parameter.size]
+        np.testing.assert_array_equal(found, wanted_after(workers, parameter, rounds))
+        assert found.sum() == segment.floats.sum(), "an add reached beyond its parameter"
+
+
+def add_for_ever(segment: Shared, slot: int) -> None:
+    """One worker: 1.0 to the same elements, count the finished step, again."""
+    locks = segment.locks(slot)
+    index = np.arange(0, DENSE.size, 3, dtype=np.int32)
+    ones = np.ones(len(index), np.float32)
+    steps = segment.workers["steps"][slot - 1 : slot]
+    while True:
+        updates.add_at(segment.floats, DENSE, index, ones, locks=locks, mode=LOSSLESS, seed=slot)
+        steps[0] += 1
+
+
+def test_killed_workers_lose_no_finished_step_and_leave_no_lock_taken() -> None:
+    for kill in range(5):
+        with shared(N, N_WORDS) as segment:
+            steps = segment.workers["steps"]
+            with spawned(add_for_ever, [(segment, 1), (segment, 2)]) as processes:
+                entries = segment.workers[:2]
+                for k, process in enumerate(processes):
+                    assert process.pid is not None
+                    entries["start_time"][k] = _native.process_start_time(process.pid)
+                    entries["pid"][k] = process.pid
+                wait_for(steps, 0, 50 + kill)
+                wait_for(steps, 1, 50)
+                processes[0].kill()
+                processes[0].join(TIMEOUT_S)
+                entries["dead"][0] = 1
+                wait_for(steps, 1, int(steps[1]) + 50)  # it passes every stripe of the dead
+            for slot in (1, 2):
+                _native.sweep_locks(segment.words, slot)
+            assert not segment.words.any()
+            found = segment.floats[DENSE.offset : DENSE.offset + DENSE.size]
+            finished = int(steps.sum())
+            assert found[::3].min() >= finished, "an increment of a finished step is lost"
+            assert found[::3].max() <= finished + 2, "more than the dead workers' last steps"
+            assert found[1::3].max() == found[2::3].max() == 0
+
+
+def wait_for(steps: Any, worker: int, goal: int) -> None:
+    """Until a worker has finished `goal` steps; a hang fails here."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while int(steps[worker]) < goal:
+        assert time.monotonic() < deadline, "a worker hangs"
+        os.sched_yield()

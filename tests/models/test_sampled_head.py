@@ -1,0 +1,93 @@
+"""Which words a sampled loss is taken over."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxhog.data.batch import IGNORED
+from mlxhog.models.sampled_head import SampledHead, inclusion, systematic
+
+COUNTS = np.array([100, 0, 7, 2000, 1, 30, 30, 500, 3, 12])
+LABELS = np.array([[3, 7, IGNORED], [3, 0, 7]], np.int32)
+
+
+@given(st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=40), st.integers(0, 50))
+def test_probabilities_are_at_most_one_add_up_and_follow_the_weights(
+    weights: list[float], n: int
+) -> None:
+    w = np.array(weights)
+    share = inclusion(w, n)
+    assert ((share >= 0) & (share <= 1)).all()
+    np.testing.assert_allclose(share.sum(), min(n, len(w)), rtol=1e-9, atol=1e-9)
+    below = share < 1
+    if below.any() and n:
+        np.testing.assert_allclose(share[below] / w[below], (share[below] / w[below])[0])
+        assert (w[~below] >= w[below].max()).all()
+
+
+@given(
+    st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=40),
+    st.integers(0, 50),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_as_many_different_words_are_drawn_as_were_asked_for(
+    weights: list[float], n: int, start: float
+) -> None:
+    chosen = systematic(inclusion(np.array(weights), n), start)
+    assert len(chosen) == min(n, len(weights))
+    assert len(np.unique(chosen)) == len(chosen)
+
+
+def test_words_are_drawn_as_often_as_their_probability_says() -> None:
+    head, draws = SampledHead.of_counts(4, COUNTS), 4000
+    seen, stated = np.zeros(10), np.zeros(10)
+    for seed in range(draws):
+        found = head.draw(LABELS, seed)
+        seen[found.ids] += 1
+        stated[found.ids] = np.exp(found.log_inclusion)
+    assert (stated[[0, 3, 7]] == 1).all()  # the targets
+    error = np.sqrt(stated * (1 - stated) / draws)
+    assert (np.abs(seen / draws - stated) <= 4.5 * error).all()
+
+
+def test_candidates_are_the_targets_and_other_words_and_labels_point_at_them() -> None:
+    found = SampledHead.of_counts(4, COUNTS).draw(LABELS, seed=5)
+    assert found.count == len(found.ids) == 7
+    assert (np.diff(found.ids) > 0).all()
+    counted = LABELS >= 0
+    np.testing.assert_array_equal(found.ids[found.labels[counted]], LABELS[counted])
+    np.testing.assert_array_equal(found.labels[~counted], LABELS[~counted])
+    assert (found.log_inclusion[np.isin(found.ids, LABELS)] == 0).all()
+
+
+def test_the_same_seed_draws_the_same_words_and_another_seed_others() -> None:
+    head = SampledHead.of_counts(4, COUNTS)
+    ids = [head.draw(LABELS, seed).ids.tolist() for seed in (1, 1, 2, 3)]
+    assert ids[0] == ids[1]
+    assert len({tuple(x) for x in ids}) > 1
+
+
+def test_a_sampled_sum_over_the_vocabulary_is_right_on_average() -> None:
+    head, values = SampledHead.of_counts(4, COUNTS), np.exp(np.linspace(-1, 2, 10))
+    estimates = []
+    for seed in range(4000):
+        found = head.draw(LABELS, seed)
+        estimates.append(np.sum(values[found.ids] * np.exp(-found.log_inclusion)))
+    error = np.std(estimates) / np.sqrt(len(estimates))
+    assert abs(np.mean(estimates) - values.sum()) < 4.5 * error
+
+
+@pytest.mark.parametrize("n", [7, 50])
+def test_enough_draws_take_every_word_as_it_is(n: int) -> None:
+    found = SampledHead.of_counts(n, COUNTS).draw(LABELS, seed=0)
+    assert found.ids.tolist() == list(range(10))
+    assert not found.log_inclusion.any()
+
+
+def test_a_batch_without_targets_has_candidates_and_no_labels() -> None:
+    found = SampledHead.of_counts(4, COUNTS).draw(np.full((1, 3), IGNORED, np.int32), seed=0)
+    assert found.count == 4
+    assert (found.labels == IGNORED).all()

@@ -1,0 +1,66 @@
+"""What a worker would write for a gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import optim
+from mlxhog.optim.written import WrittenSupport
+from tests.optim import test_optimizers
+from tests.optim.small import SLOTS, initial, parameter, target
+from tests.optim.test_sparsified import gradients
+
+
+@dataclass(frozen=True)
+class Options(test_optimizers.Options):
+    lr: float = 0.1
+    clip: float = 0.0
+
+
+DECAY = frozenset({"matrix"})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"optimizer": "sgd", "weight_decay": 0.0},
+        {"sparsify": "topk:0.1"},
+        {"sparsify": "threshold:1.5", "error_feedback": False},
+    ],
+    ids=str,
+)
+def test_it_is_what_a_step_on_the_parameters_changes(options: dict[str, Any]) -> None:
+    config = Options(**options)
+    params = initial()
+    kept = params.copy()
+    support = WrittenSupport(config, SLOTS, params, DECAY)
+    optimizer, flat = optim.build(config), params.copy()
+    place = target(optimizer, flat, *DECAY)
+    for step in range(1, 5):
+        masks = support.of(gradients(step))
+        flat[...] = params  # every step is taken at the same parameters
+        optimizer.step(place, gradients(step), lr=config.lr, step=step)
+        assert masks.keys() == SLOTS.keys()
+        for name, mask in masks.items():
+            changed = parameter(flat, SLOTS[name]) != parameter(params, SLOTS[name])
+            np.testing.assert_array_equal(mask, changed)
+    np.testing.assert_array_equal(params, kept)
+
+
+def test_a_gradient_that_is_zero_writes_nothing_with_sgd() -> None:
+    config = Options(optimizer="sgd", weight_decay=0.0)
+    grad = np.zeros((6, 9), np.float32)
+    grad[2, 3] = 1.0
+    mask = WrittenSupport(config, SLOTS, initial(), DECAY).of({"matrix": grad})["matrix"]
+    assert np.argwhere(mask).tolist() == [[2, 3]]
+
+
+def test_a_shared_second_moment_needs_no_sharing_here() -> None:
+    config = Options(second_moment="shared")
+    masks = WrittenSupport(config, SLOTS, initial(), DECAY).of(gradients(1))
+    assert masks["matrix"].all()

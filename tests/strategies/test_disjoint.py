@@ -1,0 +1,163 @@
+"""Block-disjoint workers: who holds what, and that updates side by side never meet."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.arena import Arena, plan
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.workers import Phase
+from mlxhog.budget import Budget
+from mlxhog.control import Command
+from mlxhog.models import families
+from mlxhog.strategies import Lease
+from mlxhog.strategies.disjoint import Disjoint, Groups, disjoint_segments, steps_taken
+from tests.models.sample import config
+from tests.strategies.test_sync import context
+
+MODEL = config(num_hidden_layers=4)
+WORKERS = 3
+
+
+def words(workers: int) -> Any:
+    _, n_bytes = disjoint_segments(workers, 1)["blocks.words"]
+    return np.zeros(n_bytes, np.uint8)
+
+
+def test_a_group_has_one_holder_whoever_changes_at_the_same_time() -> None:
+    shared, holders = words(WORKERS), [0] * (WORKERS + 1)
+    problems: list[str] = []
+
+    def change_for_long(slot: int) -> None:
+        groups = Groups(shared, WORKERS + 1, slot)
+        for _ in range(3000):
+            holders[groups.held] = slot
+            for _ in range(5):
+                if holders[groups.held] != slot:
+                    problems.append(f"{slot} and {holders[groups.held]} hold {groups.held}")
+            groups.change()
+
+    threads = [threading.Thread(target=change_for_long, args=(k + 1,)) for k in range(WORKERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert not problems
+
+
+def test_a_worker_moves_to_the_group_that_has_lain_free_for_longest() -> None:
+    shared = words(2)
+    first, second = Groups(shared, 3, 1), Groups(shared, 3, 2)
+    assert (first.held, second.held) == (0, 1)
+    seen = [(first.change(), first.held)[1] for _ in range(4)]
+    assert seen == [2, 0, 2, 0]  # the second worker stays where it is
+    second.change()
+    first.change()
+    assert (second.held, first.held) == (2, 1)
+
+
+def test_a_worker_that_replaces_a_dead_one_holds_its_group() -> None:
+    shared = words(2)
+    first, second = Groups(shared, 3, 1), Groups(shared, 3, 2)
+    second.change()
+    assert Groups(shared, 3, 2).held == second.held == 2
+    assert Groups(shared, 3, 1).held == first.held
+
+
+@pytest.fixture
+def arena() -> Any:
+    spec = families.param_spec(MODEL)
+    layout = plan(
+        spec,
+        max_workers=WORKERS,
+        n_tickets=4096,
+        extra=disjoint_segments(WORKERS, len(spec)),
+    )
+    with Arena.create(layout) as arena:
+        arena.counters.store("command", Command.TRAIN)
+        yield arena
+
+
+def worker(arena: Arena, slot: int, rotate_every: int) -> Disjoint:
+    found = context(arena, slot)
+    found.config = SimpleNamespace(  # type: ignore[assignment]
+        clip=0.0, read="live", predict="none", rotate_every=rotate_every
+    )
+    found.step_limit, found.budget = None, Budget(steps=10_000)
+    found.model, found.workers = MODEL, WORKERS
+    return Disjoint(found)
+
+
+def ones(arena: Arena) -> dict[str, Any]:
+    return {name: np.ones(slot.shape, np.float32) for name, slot in arena.layout.slots.items()}
+
+
+def take_step(worker: Disjoint, grads: dict[str, Any]) -> frozenset[str]:
+    """One step; returns the names of what it wrote."""
+    lease = worker.claim()
+    assert isinstance(lease, Lease)
+    worker.context.entry.phase = Phase.COMPUTE
+    worker.read()
+    before = {name: worker.context.arena.param(name).copy() for name in grads}
+    worker.write(grads, lease, samples=1)
+    return frozenset(
+        name for name in grads if (worker.context.arena.param(name) != before[name]).any()
+    )
+
+
+def test_a_worker_writes_its_own_blocks_alone_and_visits_all(arena: Arena) -> None:
+    alone, grads = worker(arena, 1, rotate_every=2), ones(arena)
+    written = [take_step(alone, grads) for _ in range(8)]
+    assert written[0::2] == written[1::2]  # two steps in each place
+    visited = written[0::2]
+    assert len(set(visited)) == 4
+    assert sorted(name for part in visited for name in part) == sorted(grads)
+
+
+def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena: Arena) -> None:
+    steps: list[tuple[int, int, int, frozenset[str]]] = []
+
+    def train(slot: int, mine: Disjoint) -> None:
+        grads = ones(arena)
+        for _ in range(60):
+            lease = mine.claim()
+            assert isinstance(lease, Lease)
+            begin = monotonic_ns()
+            held = mine._params[mine._groups.held]
+            mine.read()
+            mine.write(grads, lease, samples=1)
+            steps.append((begin, monotonic_ns(), slot, held))
+
+    made = [worker(arena, k + 1, rotate_every=1 + k) for k in range(WORKERS)]
+    threads = [threading.Thread(target=train, args=(k + 1, one)) for k, one in enumerate(made)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(steps) == 60 * WORKERS
+    side_by_side = [
+        (a[3], b[3]) for a in steps for b in steps if a[2] < b[2] and a[0] < b[1] and b[0] < a[1]
+    ]
+    print(f"{len(side_by_side)} pairs of updates side by side")
+    assert not any(a & b for a, b in side_by_side)
+    # Nothing was lost either: every update of a block is in its sum and in its count.
+    taken = steps_taken(arena)
+    for name, count in taken.items():
+        assert count == sum(name in held for *_, held in steps)
+        np.testing.assert_array_equal(arena.param(name), -0.5 * count)
+
+
+def test_the_gradient_is_clipped_by_the_norm_of_the_workers_own_blocks(arena: Arena) -> None:
+    one, grads = worker(arena, 1, rotate_every=9), ones(arena)
+    one.context.config = SimpleNamespace(  # type: ignore[assignment]
+        clip=1.0, read="live", predict="none", rotate_every=9
+    )
+    written = take_step(one, grads)
+    step = np.concatenate([arena.param(name).reshape(-1) for name in written])
+    np.testing.assert_allclose(np.linalg.norm(step), 0.5, rtol=1e-4)  # lr times the largest norm

@@ -1,0 +1,171 @@
+"""Runs with the options of group sparse: equal to dense where they must be, killed, resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import checkpoint, train
+from mlxhog.arena import Arena
+from mlxhog.data.ledger import Ledger
+from mlxhog.errors import ConfigError
+from mlxhog.metrics import Result
+from mlxhog.plan import make_plan
+from mlxhog.resume import restore
+from mlxhog.strategies.disjoint import steps_taken
+from tests.training.small import identical, mixed_model, parameters, small_config
+from tests.training.test_deaths import Killer, shared_segments
+
+TWO = "torch:cpu*2"
+SPARSE: dict[str, dict[str, Any]] = {
+    "topk": {"sparsify": "topk:0.02"},
+    "threshold": {"sparsify": "threshold:2", "error_feedback": "false"},
+    "sampled head": {"sampled_head": 40},
+    "disjoint": {"blocks": "disjoint", "rotate_every": 3},
+    "all of them": {
+        "sparsify": "topk:0.05", "sampled_head": 40, "blocks": "disjoint", "rotate_every": 3
+    },
+}  # fmt: skip
+
+
+def saved(result: Result) -> checkpoint.Checkpoint:
+    return checkpoint.load(Path(str(result.checkpoint)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"sparsify": "topk:1"}, {"sparsify": "threshold:1e-30"}, {"blocks": "disjoint"}],
+    ids=["topk:1", "threshold:1e-30", "disjoint"],
+)
+def test_one_worker_that_writes_everything_is_dense_training_bit_for_bit(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    dense = train(small_config(tmp_path))
+    sparse = train(small_config(tmp_path, **options))
+    assert identical(parameters(dense), parameters(sparse))
+
+
+@pytest.mark.parametrize("write", ["lossless", "racy", "cas"])
+def test_a_sparsified_run_of_one_worker_is_the_same_in_every_write_mode(
+    tmp_path: Path, write: str
+) -> None:
+    wanted = train(small_config(tmp_path, **SPARSE["topk"]))
+    found = train(small_config(tmp_path, write=write, **SPARSE["topk"]))
+    assert identical(parameters(wanted), parameters(found))
+
+
+@pytest.mark.parametrize("options", SPARSE.values(), ids=SPARSE)
+def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    killer = Killer(kills=1)
+    config = small_config(tmp_path, workers=TWO, steps=300, model=mixed_model(tmp_path), **options)
+    result = train(config, observer=killer)
+    assert killer.left == 0, "the run ended before the kill was done"
+    assert (result.status, result.restarts) == ("done", 1)
+    assert result.steps >= 299
+    assert all(np.isfinite(value).all() for value in parameters(result).values())
+    assert not shared_segments()
+
+
+@pytest.mark.parametrize("options", SPARSE.values(), ids=SPARSE)
+def test_a_run_in_two_parts_is_the_run_in_one(tmp_path: Path, options: dict[str, Any]) -> None:
+    common = {**options, "schedule": "constant", "warmup": 0}
+    whole = train(small_config(tmp_path, steps=16, **common))
+    first = train(small_config(tmp_path, steps=8, **common))
+    second = train(small_config(tmp_path, steps=8, resume=first.run, **common))
+    assert identical(parameters(whole), parameters(second))
+
+
+def test_a_resumed_run_has_every_workers_residual(tmp_path: Path) -> None:
+    options = {"workers": TWO, **SPARSE["topk"]}
+    first = train(small_config(tmp_path, **options))
+    found = saved(first).optimizer
+    planned = make_plan(small_config(tmp_path, resume=first.run, **options))
+    with Arena.create(planned.layout) as arena:
+        restore(planned, arena, Ledger(arena))
+        for worker in (1, 2):
+            residual = arena.segment(f"residual.{worker}")
+            assert residual.any()
+            for name, slot in arena.layout.slots.items():
+                values = residual[slot.offset : slot.offset + slot.size]
+                assert np.array_equal(values, found[f"residual.{worker}/{name}"].ravel())
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_other_workers_take_over_all_that_was_not_written_yet(tmp_path: Path, workers: int) -> None:
+    first = train(small_config(tmp_path, workers=TWO, **SPARSE["topk"]))
+    found = saved(first).optimizer
+    config = small_config(
+        tmp_path, workers=f"torch:cpu*{workers}", resume=first.run, **SPARSE["topk"]
+    )
+    planned = make_plan(config)
+    with Arena.create(planned.layout) as arena:
+        restore(planned, arena, Ledger(arena))
+        for name, slot in arena.layout.slots.items():
+            span = slice(slot.offset, slot.offset + slot.size)
+            now = sum(arena.segment(f"residual.{k + 1}")[span] for k in range(workers))
+            before = sum(found[f"residual.{k}/{name}"].ravel() for k in (1, 2))
+            np.testing.assert_allclose(now, before, rtol=1e-5, atol=1e-9)
+
+
+def test_a_run_that_goes_on_dense_writes_what_was_waiting(tmp_path: Path) -> None:
+    first = train(small_config(tmp_path, workers=TWO, **SPARSE["topk"]))
+    found = saved(first)
+    planned = make_plan(small_config(tmp_path, workers=TWO, resume=first.run))
+    with Arena.create(planned.layout) as arena:
+        restore(planned, arena, Ledger(arena))
+        for name, value in found.params.items():
+            waiting = found.optimizer[f"residual.1/{name}"] + found.optimizer[f"residual.2/{name}"]
+            np.testing.assert_allclose(arena.param(name), value + waiting, rtol=1e-6, atol=1e-7)
+
+
+def test_the_step_counts_of_disjoint_blocks_are_saved_and_their_moments_are_one_set(
+    tmp_path: Path,
+) -> None:
+    options = {"workers": TWO, "model": mixed_model(tmp_path), **SPARSE["disjoint"]}
+    first = train(small_config(tmp_path, **options))
+    state = saved(first).state
+    assert state["opt_steps"].keys() == {"1"}
+    counts = state["block_steps"]
+    assert sum(counts.values()) > 0
+    assert {counts[name] for name in counts if ".blocks.0." in name} == {
+        counts["xlstm_block_stack.blocks.0.xlstm_norm.weight"]
+    }
+    planned = make_plan(small_config(tmp_path, resume=first.run, **options))
+    with Arena.create(planned.layout) as arena:
+        restore(planned, arena, Ledger(arena))
+        assert steps_taken(arena) == counts
+
+
+def test_a_sampled_head_has_a_lock_per_row_and_evaluation_takes_every_word(tmp_path: Path) -> None:
+    options = {"eval_every": "1h", "steps": 60, "seed": 3}
+    config = small_config(tmp_path, sampled_head=60, **options)
+    planned = make_plan(config)
+    head = planned.layout.slots["lm_head.weight"]
+    assert head.kind == "rows"
+    assert head.row_word0 is not None
+    sampled, full = train(config), train(small_config(tmp_path, **options))
+    assert sampled.val_bits_per_byte is not None
+    assert full.val_bits_per_byte is not None
+    assert abs(sampled.val_bits_per_byte / full.val_bits_per_byte - 1) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "what"),
+    [
+        ("tie_word_embeddings: true", {"sampled_head": 40}, "tied to the embedding; untie"),
+        ("", {"sampled_head": 320}, "vocab_size 320; draw fewer"),
+        ("", {"blocks": "disjoint", "workers": "torch:cpu*3"}, "take at most 2 workers"),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused_with_the_way_out(
+    tmp_path: Path, model: str, options: dict[str, Any], what: str
+) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_text(Path(small_config(tmp_path).model).read_text() + model)
+    with pytest.raises(ConfigError, match=what):
+        make_plan(small_config(tmp_path, **{**options, "model": str(path)}))
