@@ -55,8 +55,7 @@ class Hypergraph:
         """Edges given as coordinates in any order; repetitions count once."""
         rows: list[NDArray[Any]] = [np.unique(np.asarray(edge, np.int64)) for edge in edges]
         indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
-        indices = np.concatenate(rows) if rows else np.empty(0, np.int64)
-        return cls(indptr, indices, n)
+        return cls(indptr, np.concatenate([np.empty(0, np.int32), *rows]), n)
 
     @classmethod
     def from_unsorted(
