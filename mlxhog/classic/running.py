@@ -31,6 +31,7 @@ from mlxhog.classic.watch import Watch
 from mlxhog.errors import WorkerFailed
 
 POLL_S = 0.0005
+STALL_S = 60.0  # without an example done by anybody
 LEAVE_S = 5.0
 
 
@@ -252,10 +253,16 @@ class Running:
     def _until(self, said: Callable[[int], bool], ranks: set[int]) -> set[int]:
         """Wait until every one of the ranks has said so, or has died; returns those alive."""
         waiting = {rank for rank in ranks if not said(rank)}
+        seen, since_ns = (waiting, self._examples()), monotonic_ns()
         while waiting:
             died = self._look()
             ranks = ranks.difference(died)
             waiting = {rank for rank in waiting if not said(rank) and rank not in died}
+            if seen != (waiting, self._examples()):
+                seen, since_ns = (waiting, self._examples()), monotonic_ns()
+            elif monotonic_ns() - since_ns > STALL_S * 1e9:
+                self.watch.tell(f"no example was done for {STALL_S:g} s; killing who is at it")
+                self.crew.kill(waiting)
         return ranks
 
     def _look(self) -> Collection[int]:
