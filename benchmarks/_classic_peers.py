@@ -1,4 +1,4 @@
-"""The peers of the classic problems, on one core each: how many seconds a pass over the data takes."""
+"""Peers of the classic problems, on one core each: seconds that a pass over the data takes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def scikit_learn(rows: SparseRows, lr: float) -> Callable[[int], float]:
 
 @contextmanager
 def vowpal_wabbit(rows: SparseRows, lr: float) -> Iterator[Callable[[int], float]]:
-    """`vw --sgd` with hinge from its binary cache, which every pass reads (its second thread does)."""
+    """`vw --sgd` with hinge; a second thread of its reads the binary cache in every pass."""
     from vowpalwabbit import Workspace
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
 """Pinned workers that run classic problems in turns: one scheme, then another, on the same arena.
 
 The native loops, arena and data are those of `mlxhog classic`; what differs is that the workers
-stay, so that schemes can be interleaved many times, and that each says whether others took its core.
+stay, so that schemes can be interleaved many times, and that each says whether it kept its core.
 """
 
 from __future__ import annotations

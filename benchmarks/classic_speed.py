@@ -1,4 +1,4 @@
-"""Classic problems: ours beside their peers per core, two workers beside one, schemes beside schemes.
+"""Classic problems: ours beside peers per core, two workers beside one, schemes beside schemes.
 
     python benchmarks/classic_speed.py            under ten minutes
     python benchmarks/classic_speed.py --quick    fewer turns; two to three minutes
@@ -166,14 +166,18 @@ def sparse_svm(
     claims += [
         Claim("svm, 1 worker / scikit-learn", per_core, ">=", 1.0),
         Claim(
-            "svm, active rows / scikit-learn", ratio(found, "scikit-learn", "active rows"),
-            ">=", 1.5,
+            "svm, active rows / scikit-learn",
+            ratio(found, "scikit-learn", "active rows"),
+            ">=",
+            1.5,
         ),
         Claim("svm, 1 worker / torch", ratio(found, "torch, batch 64", "serial"), ">=", 3.0),
         Claim("svm, hot-cold, 2 workers / 1", ratio(found, "hot-cold 1", "hot-cold 2"), ">=", 1.6),
-        Claim("svm, hot-cold / round-robin", ratio(found, "round-robin 2", "hot-cold 2"), ">=", 1.3),
+        Claim(
+            "svm, hot-cold / round-robin", ratio(found, "round-robin 2", "hot-cold 2"), ">=", 1.3
+        ),
         Claim("svm, hot-cold / AIG", ratio(found, "AIG 2", "hot-cold 2"), ">=", 3.0),
-    ]  # fmt: skip
+    ]
     for arm in ("hot-cold 2", "racy 2", "lossless 2", "AIG 2", "round-robin 2"):
         name = f"svm, {arm}: objective's distance from serial"
         claims.append(Claim(name, apart(found, arm, "objective"), "<=", LOSS_SHARE, timing=False))
