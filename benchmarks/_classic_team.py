@@ -24,6 +24,7 @@ from mlxhog.children import follow_parent, thread_limits
 from mlxhog.classic import averaging, places
 from mlxhog.classic.problem import Kernel, Problem
 
+CORES = cores()  # before anybody is pinned
 SPAWN = multiprocessing.get_context("spawn")
 START_DELAY_S = 0.002
 TIMEOUT_S = 120.0
@@ -194,7 +195,7 @@ def team(problem: Problem, variants: Mapping[str, Kernel], workers: int) -> Iter
     data = problem.data()
     shapes = {name: values.shape for name, values in data.items()}
     layout = places.layout(problem.params(), data, problem.n_examples, workers, copies=True)
-    processes, pipes, free = [], [], cores()
+    processes, pipes = [], []
     with Arena.create(layout) as arena:
         for name, view in places.data(arena, shapes).items():
             np.copyto(view, data[name])
@@ -203,7 +204,7 @@ def team(problem: Problem, variants: Mapping[str, Kernel], workers: int) -> Iter
                 ours, theirs = SPAWN.Pipe()
                 arena.workers.acquire_slot(slot=rank + 1)
                 kernels = {"": problem.kernel, **variants}
-                job = (arena.handle(), rank, free[rank % len(free)], kernels, shapes, theirs)
+                job = (arena.handle(), rank, CORES[rank % len(CORES)], kernels, shapes, theirs)
                 processes.append(SPAWN.Process(target=worker, args=job, daemon=True))
                 with thread_limits(1):
                     processes[-1].start()
