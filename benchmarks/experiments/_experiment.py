@@ -47,8 +47,8 @@ from _harness import (
 
 from mlxhog import plain_json
 from mlxhog.durable import replace_file
-from mlxhog.mad.report import canvas
-from mlxhog.mad.report.canvas import LIGHT, panel, png, style, title
+from mlxhog.report import canvas
+from mlxhog.report.canvas import LIGHT, panel, png, style, title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
