@@ -218,6 +218,6 @@ SIMPLEX_F32 = Tolerance(
     atol=5e-5,
 )
 COMPLETION_RMSE = Tolerance(
-    "the recorded run drew other initial values and shuffles: over ten seeds ours spread by 2e-3",
-    atol=4e-3,
+    "the recorded runs drew other initial values and shuffles: over five seeds ours spread by 7e-4",
+    atol=1.5e-3,
 )
