@@ -47,7 +47,8 @@ from _harness import (
 
 from mlxhog import plain_json
 from mlxhog.durable import replace_file
-from mlxhog.report.canvas import LIGHT, blank, legend, panel, png, style, title
+from mlxhog.report import canvas
+from mlxhog.report.canvas import LIGHT, panel, png, style, title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -200,7 +201,7 @@ def new_panel(*, x: str, y: str, heading: str = "") -> tuple[Figure, Any]:
 
 def new_panels(*labels: tuple[str, str, str]) -> tuple[Figure, list[Any]]:
     """Return a figure with axes side by side, one for each (x label, y label, heading)."""
-    figure = blank(LIGHT, 5.2 * len(labels), 4.2)
+    figure = canvas.blank(LIGHT, 5.2 * len(labels), 4.2)
     found = list(figure.subplots(1, len(labels), squeeze=False)[0])
     for axes, (x, y, heading) in zip(found, labels, strict=True):
         style(axes, LIGHT)
