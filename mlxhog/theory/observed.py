@@ -140,10 +140,19 @@ def _calls(run: Run) -> list[dict[str, Any]]:
     for line in run.read_metrics():
         if not isinstance(line, dict) or not line.get("step"):
             continue
-        if last and line["step"] >= last[-1]["step"] and line["elapsed_s"] >= last[-1]["elapsed_s"]:
+        if last and _same_command(last[-1], line):
             last.pop()
         last.append(line)
     return last
+
+
+def _same_command(before: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
+    pids = before.get("supervisor_pid"), line.get("supervisor_pid")
+    return (
+        pids[0] == pids[1]
+        and line["step"] >= before["step"]
+        and line.get("elapsed_s", 0.0) >= before.get("elapsed_s", 0.0)
+    )
 
 
 def probe(
@@ -172,6 +181,8 @@ def probe(
             workers=workers,
             strategy="hogwild",
             async_after=0.0,
+            read="snapshot",
+            max_workers=max(2, config.max_workers),
             write="racy",
             gpu_write="cpu",
             steps=None,

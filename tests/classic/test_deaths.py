@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.classic import running
+from mlxhog.classic import team
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.result import Epoch
 from mlxhog.classic.session import train
@@ -103,7 +103,7 @@ def test_a_worker_that_keeps_dying_ends_the_run():
 
 
 def test_hogwild_goes_on_without_a_worker_that_is_stopped(monkeypatch):
-    monkeypatch.setattr(running, "STALL_S", 0.5)
+    monkeypatch.setattr(team, "STALL_S", 0.5)
 
     class Stopper(Killer):
         signum = signal.SIGSTOP
