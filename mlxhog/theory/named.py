@@ -153,6 +153,4 @@ def _unknown(spec: str, root: Path, error: RunError) -> ConfigError | RunError:
         if near
         else f"architectures are {', '.join(architectures())}; runs: mlxhog runs"
     )
-    return ConfigError(
-        f"{spec!r} is no architecture, no file and no run in {root}; {hint}"
-    )
+    return ConfigError(f"{spec!r} is no architecture, no file and no run in {root}; {hint}")

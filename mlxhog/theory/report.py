@@ -169,8 +169,10 @@ def _theorems(found: Analysis) -> Iterator[Section]:
                 f"{perturbed.values['largest_tau']:.3g}",
                 "; ".join(
                     f"{rule}: {VERDICTS[one.bound.applies]}"
-                    for rule, one in (("4.1", rules["penalty"]),
-                                      ("tau <= n/2D", rules["perturbed iterate"]))
+                    for rule, one in (
+                        ("4.1", rules["penalty"]),
+                        ("tau <= n/2D", rules["perturbed iterate"]),
+                    )
                 ),
             )  # fmt: skip
         )
@@ -187,9 +189,7 @@ def _theorems(found: Analysis) -> Iterator[Section]:
         of = "" if len(blocks) == len(by) else f" ({_listed(blocks)})"
         notes.append(f"needs {why}{of}")
     notes += [one.bound.words for one in whole.values()]
-    notes.append(
-        "lags are in updates; these numbers order problems and limit no number of workers"
-    )
+    notes.append("lags are in updates; these numbers order problems and limit no number of workers")
     yield Section("what the theorems say", header, rows, notes)
 
 
