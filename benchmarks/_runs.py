@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import TrainConfig, train
+from mlxhog import TrainConfig, checkpoint, train
 from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.control import Command
 from mlxhog.metrics import Progress, Result
 from mlxhog.strategies import avg_runs
 
@@ -73,8 +72,7 @@ class _Recorder:
             self.arena = Arena.connect(socket_path(run))
         start = self.arena.counters.load("start_ns")
         seconds = (monotonic_ns() - start) / 1e9
-        over = self.arena.counters.load("command") != Command.TRAIN
-        if over or seconds >= self._next_s:
+        if seconds >= self._next_s:
             params = model_of(self.arena) if self.keep_params else None
             self.points.append(Point(seconds, self.arena.counters.load("tokens"), params))
             self._next_s = seconds + self._gap_s
@@ -94,8 +92,10 @@ def record(*, keep_params: bool = False, **options: Any) -> Recorded:
         result = train(config, observer=recorder)
         assert recorder.arena is not None, "the run was over before it was looked at"
         assert recorder.table is not None
+        points = [point for point in recorder.points if point.seconds < result.seconds]
+        params = _saved(result, recorder.arena) if keep_params else None
+        points.append(Point(result.seconds, result.tokens, params))
         recorder.arena.close()
-        points = _until_the_end(recorder.points, result.seconds)
         return Recorded(result, points, recorder.table, recorder.pss_bytes)
     finally:
         shutil.rmtree(out)
@@ -110,11 +110,14 @@ def model_of(arena: Arena) -> NDArray[np.float32]:
     return params
 
 
-def _until_the_end(points: list[Point], seconds: float) -> list[Point]:
-    """The points of the training itself; the first one after it stands for its end."""
-    before = [point for point in points if point.seconds < seconds]
-    after = points[len(before) : len(before) + 1]
-    return before + [Point(seconds, point.tokens, point.params) for point in after]
+def _saved(result: Result, arena: Arena) -> NDArray[np.float32]:
+    """The parameters that the last checkpoint holds, laid out as in the arena."""
+    assert result.checkpoint is not None, f"the run ended {result.status}: {result.error}"
+    params = np.zeros_like(arena.params)
+    for name, value in checkpoint.load(Path(result.checkpoint)).params.items():
+        slot = arena.layout.slots[name]
+        params[slot.offset : slot.offset + slot.size] = value.ravel()
+    return params
 
 
 def model_file(**sizes: int) -> str:

@@ -106,10 +106,11 @@ class Scale:
 
     Attributes:
         mode: "tiny", "quick" or "full".
-        seeds: of the repetitions.
+        out: folder of the results, where another experiment's may lie.
     """
 
     mode: str
+    out: Path = RESULTS
 
     @property
     def quick(self) -> bool:
@@ -252,7 +253,7 @@ def run(
     if tune is not None and chosen.tune:
         tune()
         return 0
-    scale = Scale(FULL if chosen.full else TINY if chosen.tiny else QUICK)
+    scale = Scale(FULL if chosen.full else TINY if chosen.tiny else QUICK, chosen.out)
     if scale.mode != TINY:
         wait_until_quiet(patience_s=10.0)
     watch, cpu, began = LoadWatch(), own_cpu_s(), time.monotonic()
