@@ -44,6 +44,7 @@ TRAINING = (
     "kernels",
     "compute_dtype",
     "workers",
+    "threads",
     "strategy",
     "predict",
     "async_after",

@@ -128,29 +128,24 @@ def _workers(found: Evidence) -> Advice:
         if one.bound.name == "perturbed iterate"
     }
     strictest = min(limits, key=lambda name: limits[name])
+    rule = f"tau <= n / (2 Dbar) allows a lag of {limits[strictest]:.3g} in {strictest}"
     seen = ""
     if found.seen is not None:
         seen = (
-            f"; {found.seen.workers} workers were seen at staleness {found.seen.mean:.2g} on "
-            f"average and {found.seen.largest} at most"
+            f"; {found.seen.workers} workers were seen at a staleness of {found.seen.mean:.2g} on "
+            f"average, {found.seen.largest} at most"
         )
-    most = f"at most {found.cores} CPU workers, one per core"
     if limits[strictest] < 1:
         return Advice(
             "workers",
-            f"{most}; check their loss against one worker's at equal tokens (or --strategy sync)",
-            f"sparsity justifies no second worker: tau <= n / (2 Dbar) gives {limits[strictest]:.2g} "
-            f"in {strictest}, less than the lag of 1 that two workers have{seen}; what keeps dense "
-            "training sound is a small enough step, and more workers than cores only add staleness",
+            f"at most one per core ({found.cores} here), and compare their loss with one worker's "
+            "at equal tokens, or with --strategy sync",
+            f"sparsity does not justify a second worker: {rule}, and two workers have a lag of 1"
+            f"{seen}. Dense training is kept sound by small enough steps; workers beyond the "
+            "cores add staleness and nothing else",
         )
     count = min(found.cores, 1 + int(min(limits[strictest], found.cores)))
-    return Advice(
-        "workers",
-        f"up to {count} workers",
-        f"tau <= n / (2 Dbar) allows a lag of {limits[strictest]:.3g} in {strictest}, the block "
-        f"with most conflict{seen}",
-        f"--workers {count}",
-    )
+    return Advice("workers", f"up to {count}", rule + seen, f"--workers {count}")
 
 
 def _step(found: Evidence) -> Iterator[Advice]:
@@ -191,9 +186,8 @@ def _read(found: Evidence) -> Iterator[Advice]:
     yield Advice(
         "predicted reads",
         "keep predict=own" if predicts else "use predict=own",
-        f"a step is {found.lag.mean:.2g} updates old on average when it lands, in blocks that every "
-        "update touches; a read that is moved on by the worker's last movement makes up for part "
-        "of it",
+        f"a step is {found.lag.mean:.2g} updates old on average when it is added; a read that is "
+        "moved on by the worker's own last movement makes up for part of that",
         "" if predicts else "--predict own",
     )
 
@@ -232,37 +226,38 @@ def _early(found: Evidence) -> Iterator[Advice]:
 def _embedding(found: Evidence) -> Advice:
     rows = found.embedding
     hot = ", ".join(f"{token.text} {token.share:.0%}" for token in rows.hottest[:3])
-    facts = (
-        f"a batch touches {rows.mean_rows:.0f} of {rows.rows} rows; the hottest are in most batches "
-        f"({hot}), so Delta is {rows.delta:.3g} and p_conf {rows.p_conf:.3g}; without the "
+    counted = (
+        f"a batch touches {rows.mean_rows:.0f} of {rows.rows} rows; hottest are {hot} of the "
+        f"batches, so Delta is {rows.delta:.3g} and p_conf {rows.p_conf:.3g}; without the "
         f"{len(rows.hottest)} hottest rows p_conf is {rows.without_hottest:.3g}"
     )
-    sparse = any(one.block.row_sparse for one in found.blocks)
-    if not sparse:
+    if not any(one.block.row_sparse for one in found.blocks):
         return Advice(
             "embedding",
-            "an embedding of its own (not tied to the head) would have row-sparse steps",
-            f"tied to the head it gets a gradient in every row; {facts}",
+            "one that is not tied to the head would get gradients in few rows",
+            f"tied, it gets one in every row of every batch; untied, {counted}",
         )
     return Advice(
-        "embedding", "nothing to do: only rows in the batch are added to, each under its own lock",
-        facts,
-    )  # fmt: skip
+        "embedding",
+        "nothing to do: only the rows of a batch are added to, each under its own lock",
+        counted,
+    )
 
 
 def _sparsify(found: Evidence) -> Advice:
-    widest = max(found.blocks, key=lambda one: one.block.parameters)
+    matrices = [one for one in found.blocks if not one.block.row_sparse] or found.blocks
+    widest = max(matrices, key=lambda one: one.block.parameters)
     n, lag = widest.block.parameters, max(1.0, found.lag.largest)
+    wanted = 1 / (2 * lag)
     # Two random sets of a share F of n elements meet with probability 1 - exp(-F^2 n).
-    share = math.sqrt(-math.log1p(-1 / (2 * lag)) / n) if lag > 0.5 else 1.0
-    known = options(TrainConfig)
-    flags = f"--sparsify topk:{share:.1g}" if "sparsify" in known else ""
+    share = math.sqrt(-math.log1p(-wanted) / n)
+    flags = f"--sparsify topk:{share:.1g}" if "sparsify" in options(TrainConfig) else ""
     return Advice(
         "sparsified steps",
-        f"for p_conf * tau <= 1/2 keep at most {share:.2%} of {widest.block.name}'s elements; "
-        "compare the loss with and without",
-        f"random sets of that share of its {n:,} elements meet with probability {1 / (2 * lag):.2g} "
-        f"(1 - exp(-F^2 n)) at a lag of {lag:g}; the largest elements of gradients of one model "
-        "are no random sets and meet more often, so this is the most that theory allows",
+        f"only if the theory is to apply: at most {share:.2%} of the elements of "
+        f"{widest.block.name} in a step; compare the loss",
+        f"p_conf * tau <= 1/2 at a lag of {lag:g} wants two steps to meet with probability "
+        f"{wanted:.2g}; random sets of that share of {n:,} elements do (1 - exp(-F^2 n)), and the "
+        "largest elements of one model's gradients, which are no random sets, meet more often",
         flags,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,15 @@ import numpy as np
 from mlxhog import checkpoint, machine, mix
 from mlxhog.data.batches import Batches
 from mlxhog.doctor.child import Child
-from mlxhog.errors import DataError
+from mlxhog.errors import ConfigError, DataError
 from mlxhog.models import families
+from mlxhog.options import did_you_mean
 from mlxhog.plan import Plan, make_plan
 from mlxhog.theory import ageing, embedding_rows, observed, sampling
 from mlxhog.theory.advice import Advice, Evidence, advise
 from mlxhog.theory.ageing import Age
-from mlxhog.theory.blocks import GRAINS, blocks_of
 from mlxhog.theory.analyze_config import PROBE_S, AnalyzeConfig
+from mlxhog.theory.blocks import GRAINS, blocks_of
 from mlxhog.theory.conditions import Condition, Constants, Lag, conditions, facts
 from mlxhog.theory.conflicts import BlockConflicts, Measured, asked, measure, most_samples
 from mlxhog.theory.embedding_rows import RowStatistics
@@ -32,6 +32,7 @@ Tell = Callable[[str, str], None]
 
 CURVED, ROUNDS = 2, 8  # batches, and gradients for each, that curvature is measured with
 WATCHED = 4  # batches whose gradients are looked at again after others' updates
+REMEMBERED = 20  # batches that a trained model's optimizer remembers: 1 / (1 - beta2) of AdamW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,10 +139,10 @@ def analyze(named: Named, options: AnalyzeConfig, tell: Tell) -> Analysis:
         WorkerFailed: gradients could not be computed, or the short run took no step.
     """
     began = time.monotonic()
-    plan = _plan(named, options)
+    plan = plan_of(named, options)
     write, notes = plan.writers.write, [*plan.data.notes]
     seen = None if named.run is None else observed.of_run(named.run, write)
-    subject = _subject(named, plan)
+    subject = subject_of(named, plan)
     limit = most_samples(subject.blocks)
     samples = min(options.samples, limit)
     if samples < options.samples:
@@ -227,17 +228,22 @@ def _counted(batches: Batches, most: int, seed: int) -> list[Ticket]:
     return tickets(batches.n_tickets, min(most, batches.n_tickets), seed)
 
 
-def _plan(named: Named, options: AnalyzeConfig) -> Plan:
-    """Check everything as a run of one worker would."""
-    here = machine.here()
-    backend = options.backend
-    if backend == "auto":
-        (first, *_) = mix.resolve("auto", machine=here).workers
-        backend = first.backend
+def plan_of(named: Named, options: AnalyzeConfig) -> Plan:
+    """Check everything as a run of one worker would.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, RunError: bad input.
+        EnvironmentLacks: a backend is missing, or memory is.
+    """
+    backend = mix.backend_here(options.backend, machine.here())
+    if backend not in ("auto", *mix.BACKENDS):
+        raise ConfigError(
+            f"--backend is {backend!r}; wanted auto or one of {', '.join(mix.BACKENDS)}"
+            + did_you_mean(backend, mix.BACKENDS)
+        )
     config = replace(
         named.config,
-        workers=mix.backend_here(backend, here),
-        threads=None,
+        workers=backend,
         strategy="serial",
         predict="none",
         async_after=0.0,
@@ -250,7 +256,8 @@ def _plan(named: Named, options: AnalyzeConfig) -> Plan:
     return plan
 
 
-def _subject(named: Named, plan: Plan) -> Subject:
+def subject_of(named: Named, plan: Plan) -> Subject:
+    """Say which gradients are to be sampled."""
     (worker,), config = plan.workers, plan.config
     model = families.with_bos(named.model, plan.data.tokenizer.bos)
     return Subject(
@@ -309,17 +316,8 @@ def _dynamics(
     smoothness = float(asked(child, sampling.curvature, subject, drawn[:CURVED], ROUNDS))
     tell("gradients", "how they age")
     order = np.random.default_rng([config.seed, 2]).permutation(len(drawn))
-    others, watched = order[: ageing.LAGS[-1]], order[ageing.LAGS[-1] :][:WATCHED]
-    ages = asked(
-        child,
-        partial(
-            ageing.age,
-            lr=config.lr,
-            clip=config.clip,
-            signs=config.optimizer == "adamw",
-        ),
-        subject,
-        [drawn[k] for k in watched],
-        [drawn[k] for k in others],
-    )
+    shuffled, lags = [drawn[k] for k in order], ageing.LAGS[-1]
+    before = shuffled[-REMEMBERED:] if named.checkpoint is not None else []
+    watched, others = shuffled[lags:][:WATCHED], shuffled[:lags]
+    ages = asked(child, ageing.age, subject, watched, others, before, config)
     return smoothness, ages

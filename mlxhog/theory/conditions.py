@@ -110,11 +110,15 @@ def conditions(
             "rho": elements.rho.value,
             "delta": elements.delta.value,
         }
-        crowd = {"rho": sizes["rho"], "delta": sizes["delta"], "tau": lag.largest, "facts": here}
         yield Condition(name, _proposition_4_1(sizes, lag, constants, here))
         yield Condition(name, bounds.penalty(**sizes, tau=lag.largest, facts=here))
         yield Condition(name, bounds.near_serial(**sizes, tau=lag.largest, facts=here))
-        yield Condition(name, bounds.quarter_power(n=n, **crowd))
+        yield Condition(
+            name,
+            bounds.quarter_power(
+                n=n, rho=sizes["rho"], delta=sizes["delta"], tau=lag.largest, facts=here
+            ),
+        )
         degree = elements.p_conf.value * (updates_per_epoch - 1)
         yield Condition(
             name,

@@ -8,12 +8,11 @@ from mlxhog.quantities import format_count
 from mlxhog.report.table import Section
 from mlxhog.theory.analysis import Analysis
 from mlxhog.theory.blocks import ELEMENT, LINE, ROW, STRIPE
-from mlxhog.theory.conditions import WHOLE, Condition
+from mlxhog.theory.bounds import Bound
+from mlxhog.theory.conditions import WHOLE
 from mlxhog.theory.conflicts import BlockConflicts
 from mlxhog.theory.estimators import Estimate
 from mlxhog.theory.sampling import EXACT, LARGE, NEGLIGIBLE
-
-VERDICTS = {True: "yes", False: "no", None: "not known"}
 
 
 def sections(found: Analysis) -> Iterator[Section]:
@@ -30,7 +29,7 @@ def sections(found: Analysis) -> Iterator[Section]:
     yield _conflicts(found)
     yield _embedding(found)
     yield _staleness(found)
-    yield from _theorems(found)
+    yield _theorems(found)
     yield Section("advice", notes=list(_advice(found)))
 
 
@@ -51,8 +50,8 @@ def _conflicts(found: Analysis) -> Section:
             )
         )
     header = (
-        "block", "parameters", "Omega", "Delta", "rho", "p_conf", "95 %", "in lines", "in stripes",
-        "in rows",
+        "block", "parameters", "Omega", "Delta", "rho", "p_conf", "95 % of it", "in lines",
+        "in stripes", "in rows",
     )  # fmt: skip
     return Section(
         "do two updates meet? elements of the gradient that are not exactly zero", header, rows,
@@ -61,18 +60,26 @@ def _conflicts(found: Analysis) -> Section:
 
 
 def _dense(blocks: Sequence[BlockConflicts]) -> Iterator[str]:
-    names = [one.block.name for one in blocks if one.elements.dense]
+    full = [one for one in blocks if one.elements.mean_groups > 0.5 * one.elements.groups]
+    names = [one.block.name for one in full if one.elements.dense]
     if names:
         yield (
             f"dense: in {_listed(names)} any two updates meet (Delta = rho = p_conf = 1 in every "
             "sample), so nothing about these blocks is sparse"
         )
     for one in blocks:
+        if one.elements.dense and one not in full:
+            share = one.elements.mean_groups / one.elements.groups
+            yield (
+                f"{one.block.name}: an update touches {share:.1%} of its elements, yet any two "
+                "meet, in elements that all of them touch"
+            )
+    for one in blocks:
         untouched = one.elements.untouched
         if untouched:
             yield (
-                f"{one.block.name}: {untouched:,} of {one.block.parameters:,} elements were zero in "
-                "every sampled gradient"
+                f"{one.block.name}: {untouched:,} of {one.block.parameters:,} elements were zero "
+                "in every sampled gradient"
             )
 
 
@@ -146,55 +153,56 @@ def _staleness(found: Analysis) -> Section:
             "lost updates: not measured" if lost is None else f"lost updates: {lost:.3g} of all"
         )
     aged = ", ".join(f"{age.lag}: {age.cosine:.2f}" for age in found.ages)
-    notes.append(f"cosine of a gradient with itself, so many updates later: {aged}")
+    notes.append(
+        "cosine of a batch's gradient with its own so many updates later (steps of full lr): "
+        + aged
+    )
     return Section("how late are updates?", notes=notes)
 
 
-def _theorems(found: Analysis) -> Iterator[Section]:
-    by: dict[str, dict[str, Condition]] = {}
-    for one in found.conditions:
-        by.setdefault(one.block, {})[one.bound.name] = one
+def _theorems(found: Analysis) -> Section:
+    by: dict[str, dict[str, Bound]] = {}
+    for rule in found.conditions:
+        by.setdefault(rule.block, {})[rule.bound.name] = rule.bound
     whole = by.pop(WHOLE)
     rows = []
+    missing: dict[tuple[str, bool | None, str], list[str]] = {}
     for block, rules in by.items():
-        near, quarter = rules["near-serial"].bound, rules["n^(1/4)"].bound
-        perturbed = rules["perturbed iterate"].bound
+        assumed = rules["proposition 4.1"].assumptions
+        for one in assumed:
+            if one.holds is not True:
+                missing.setdefault((one.needs, one.holds, one.why), []).append(block)
         rows.append(
             (
                 block,
                 "none",
-                f"{rules['penalty'].bound.values['penalty']:.3g}",
-                f"{near.values['largest_tau']:.2g}",
-                f"{quarter.values['largest_tau']:.3g}",
-                f"{perturbed.values['largest_tau']:.3g}",
-                "; ".join(
-                    f"{rule}: {VERDICTS[one.bound.applies]}"
-                    for rule, one in (
-                        ("4.1", rules["penalty"]),
-                        ("tau <= n/2D", rules["perturbed iterate"]),
-                    )
-                ),
-            )  # fmt: skip
+                f"{rules['penalty'].values['penalty']:.3g}",
+                f"{rules['near-serial'].values['largest_tau']:.2g}",
+                f"{rules['n^(1/4)'].values['largest_tau']:.3g}",
+                f"{rules['perturbed iterate'].values['largest_tau']:.3g}",
+                f"{sum(one.holds is True for one in assumed)} of {len(assumed)}",
+            )
         )
-    header = ("block", "step by 4.1", f"penalty at {found.lag.largest:g}", "near-serial to",
-              "n^(1/4)", "n/(2 Dbar)", "assumptions hold")  # fmt: skip
-    notes = [_first(by, "proposition 4.1").bound.words]
-    failed: dict[str, list[str]] = {}
-    for block, rules in by.items():
-        for one in rules["proposition 4.1"].bound.assumptions:
-            if one.holds is not True:
-                why = f"{one.needs}: {VERDICTS[one.holds]}, {one.why}"
-                failed.setdefault(why, []).append(block)
-    for why, blocks in failed.items():
-        of = "" if len(blocks) == len(by) else f" ({_listed(blocks)})"
-        notes.append(f"needs {why}{of}")
-    notes += [one.bound.words for one in whole.values()]
-    notes.append("lags are in updates; these numbers order problems and limit no number of workers")
-    yield Section("what the theorems say", header, rows, notes)
-
-
-def _first(by: dict[str, dict[str, Condition]], rule: str) -> Condition:
-    return next(iter(by.values()))[rule]
+    header = (
+        "block", "step by 4.1", f"penalty at {found.lag.largest:g}", "near-serial to", "n^(1/4)",
+        "n/(2 Dbar)", "assumptions that hold",
+    )  # fmt: skip
+    notes = [next(iter(by.values()))["proposition 4.1"].words]
+    for (needs, holds, why), blocks in missing.items():
+        of = "" if len(blocks) == len(by) else f" (in {_listed(blocks)})"
+        fails = "is not met" if holds is False else "may be met or not"
+        notes.append(f"{needs}: {fails}{of}" + (f", {why}" if holds is False else ""))
+    constants = found.constants
+    notes.append(
+        "seen at these parameters, so true values may be larger: M "
+        f"{constants.largest_gradient:.3g} (longest gradient), "
+        f"L {constants.smoothness:.3g} (its fastest change)"
+    )
+    notes += [f"{bound.name}, as far as that L goes: {bound.words}" for bound in whole.values()]
+    notes.append(
+        "lags are in updates; these numbers order problems, they limit no number of workers"
+    )
+    return Section("what the theorems say", header, rows, notes)
 
 
 def _advice(found: Analysis) -> Iterator[str]:
