@@ -134,8 +134,8 @@ def _compared(
         Compared(
             "Hogwild reaches a speedup of 4 with 10 threads, round-robin remains the same.",
             f"{here} workers on {len(cores())} cores are {hogwild:.2f} times as fast as one with "
-            f"Hogwild, {turns:.2f} times with round-robin. The model is 400 bytes that every "
-            "step writes: between processes its cache lines move, which costs more than the step.",
+            f"Hogwild, {turns:.2f} times with round-robin. The model is 400 bytes, which "
+            "every step of every worker writes.",
             PARTLY if hogwild > 1.05 > turns else FAILS,
         ),
         Compared(
