@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlxhog.config import TrainConfig
-from mlxhog.options import options
 from mlxhog.theory.ageing import Age
 from mlxhog.theory.conditions import Condition, Lag
 from mlxhog.theory.conflicts import BlockConflicts
@@ -95,6 +94,7 @@ def advise(found: Evidence) -> Iterator[Advice]:
     yield from _early(found)
     yield _embedding(found)
     yield _sparsify(found)
+    yield from _disjoint(found)
 
 
 def _write(found: Evidence) -> Advice:
@@ -247,17 +247,47 @@ def _embedding(found: Evidence) -> Advice:
 def _sparsify(found: Evidence) -> Advice:
     matrices = [one for one in found.blocks if not one.block.row_sparse] or found.blocks
     widest = max(matrices, key=lambda one: one.block.parameters)
-    n, lag = widest.block.parameters, max(1.0, found.lag.largest)
+    n, lag, p_conf = widest.block.parameters, max(1.0, found.lag.largest), widest.elements.p_conf
     wanted = 1 / (2 * lag)
+    if found.config.sparsify != "none":
+        met = p_conf.high <= wanted
+        return Advice(
+            "sparsified steps",
+            f"{found.config.sparsify} is sparse enough for the theory"
+            if met
+            else f"{found.config.sparsify} buys no sparsity that the theory could use",
+            f"what is written of {widest.block.name} meets with probability {p_conf.value:.3g} "
+            f"({p_conf.low:.2g} to {p_conf.high:.2g}), and p_conf * tau <= 1/2 at a lag of {lag:g} "
+            f"wants {wanted:.2g}",
+        )
     # Two random sets of a share F of n elements meet with probability 1 - exp(-F^2 n).
     share = math.sqrt(-math.log1p(-wanted) / n)
-    flags = f"--sparsify topk:{share:.1g}" if "sparsify" in options(TrainConfig) else ""
     return Advice(
         "sparsified steps",
         f"only if the theory is to apply: at most {share:.2%} of the elements of "
         f"{widest.block.name} in a step; compare the loss",
         f"p_conf * tau <= 1/2 at a lag of {lag:g} wants two steps to meet with probability "
         f"{wanted:.2g}; random sets of that share of {n:,} elements do (1 - exp(-F^2 n)), and the "
-        "largest elements of one model's gradients, which are no random sets, meet more often",
-        flags,
+        "largest elements of one model's gradients, which are no random sets, meet more often: "
+        "analyze with the same flag measures it",
+        f"--sparsify topk:{share:.1g}",
     )
+
+
+def _disjoint(found: Evidence) -> Iterator[Advice]:
+    if found.config.blocks == "disjoint":
+        yield Advice(
+            "disjoint blocks",
+            "nothing more is needed against conflicts between updates that overlap in time",
+            "with blocks=disjoint no two workers write the same block at once, whatever the table "
+            f"says of whole updates; gradients are {found.lag.mean:.2g} updates old all the same",
+        )
+    elif found.dense_share > OFTEN:
+        yield Advice(
+            "disjoint blocks",
+            "worth a try where conflicts, and not old gradients, are the worry",
+            f"updates meet in {found.dense_share:.0%} of the parameters; workers that hold "
+            "different blocks never write the same element at once, and each writes a part of the "
+            "model per step, so compare the loss at equal time",
+            "--blocks disjoint",
+        )

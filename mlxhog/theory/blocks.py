@@ -1,13 +1,12 @@
 """A model's parameters in blocks, and how a block's elements group into lines, stripes and rows.
 
 The theory's numbers differ so much between an embedding and a dense layer that one number for the
-whole model says nothing. A block is an embedding, a layer with all its matrices and norms, a norm
-outside the layers, or the head.
+whole model says nothing. Blocks are those of `mlxhog/models/blocks.py`, which workers may take
+apart, with what lies outside the layers told apart: the last norm, a table of positions, the head.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from mlxhog.arena import Slot
 from mlxhog.arena.layout import ALIGN_FLOATS, STRIPE_FLOATS
 from mlxhog.models import families
+from mlxhog.models.blocks import blocks
 from mlxhog.models.families import ModelConfig
 
 Int64 = NDArray[np.int64]
@@ -24,20 +24,20 @@ Int64 = NDArray[np.int64]
 ELEMENT, LINE, STRIPE, ROW = GRAINS = ("element", "line", "stripe", "row")
 """What two updates may share: a float, 128 bytes, 4 KiB of the arena, a row of a matrix."""
 
-_LAYER = re.compile(r"(?:^|\.)((?:blocks|layers)\.\d+)\.")
-
 
 @dataclass(frozen=True)
 class Block:
     """Some parameters of a model that are reported together.
 
     Attributes:
-        name: such as "embedding", "blocks.0", "out_norm" or "head".
+        name: such as "embedding", "layer 0", "out_norm" or "head".
+        cell: "mlstm" or "slstm" for a layer with that cell; else None.
         slots: where its parameters lie in the arena, ascending.
         row_sparse: whether its gradient is that of the rows a batch looks up.
     """
 
     name: str
+    cell: str | None
     slots: tuple[Slot, ...]
     row_sparse: bool
 
@@ -76,26 +76,26 @@ def blocks_of(model: ModelConfig, slots: Mapping[str, Slot]) -> tuple[Block, ...
         model: the architecture.
         slots: where its parameters lie, by name.
     """
-    grouped: dict[str, list[Slot]] = {}
-    spec = families.param_spec(model)
-    for name in spec:
-        grouped.setdefault(_block(model, name), []).append(slots[name])
+    grouped: dict[tuple[str, str | None], list[Slot]] = {}
+    for group in blocks(model):
+        for parameter in group.params:
+            name = group.name if group.is_layer else _outside(model, parameter)
+            grouped.setdefault((name, group.cell), []).append(slots[parameter])
     return tuple(
         Block(
             name=name,
+            cell=cell,
             slots=tuple(sorted(found, key=lambda slot: slot.offset)),
-            row_sparse=all(spec[slot.name].kind == "rows" for slot in found),
+            row_sparse=all(slot.kind == "rows" for slot in found),
         )
-        for name, found in grouped.items()
+        for (name, cell), found in grouped.items()
     )
 
 
-def _block(model: ModelConfig, parameter: str) -> str:
+def _outside(model: ModelConfig, parameter: str) -> str:
+    """Name the block of a parameter that is in no layer."""
     if parameter == families.embedding(model):
         return "embedding"
     if parameter in (families.head(model), families.head_bias(model)):
         return "head"
-    layer = _LAYER.search(parameter)
-    if layer is not None:
-        return layer.group(1)
     return parameter.rpartition(".")[0].rpartition(".")[2] or parameter

@@ -80,7 +80,7 @@ def facts(config: TrainConfig, write: str) -> Facts:
         smooth=None,  # near the parameters it was measured; far from them nobody knows
         bounded_gradients=True if config.clip > 0 else None,
         lossless=write != "racy",
-        sgd=config.optimizer == "sgd" and config.weight_decay == 0,
+        sgd=config.optimizer == "sgd" and config.weight_decay == 0 and config.sparsify == "none",
     )
 
 

@@ -171,6 +171,7 @@ def probe(
             workers=workers,
             strategy="hogwild",
             async_after=0.0,
+            average_every=None,
             read="snapshot",
             max_workers=max(2, config.max_workers),
             write="racy",

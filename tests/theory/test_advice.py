@@ -16,7 +16,7 @@ from mlxhog.theory.conditions import Constants, Lag, conditions, facts
 from mlxhog.theory.conflicts import BlockConflicts, conflict
 from mlxhog.theory.embedding_rows import HotToken, RowStatistics
 from mlxhog.theory.observed import Observed
-from mlxhog.theory.sampling import KINDS
+from mlxhog.theory.sampling import EXACT, LARGE
 from mlxhog.theory.supports import Supports
 
 N, SAMPLES, UPDATES = 4000, 60, 1000
@@ -25,8 +25,8 @@ N, SAMPLES, UPDATES = 4000, 60, 1000
 def block(name: str, supports: Sequence[Sequence[int]], *, rows: bool = False) -> BlockConflicts:
     found = conflict(Supports.from_lists(supports, N))
     slot = Slot(name=name, shape=(N,), offset=0, size=N, kind="dense", init="zeros")
-    by = {(kind, grain): found for kind in KINDS for grain in GRAINS}
-    return BlockConflicts(Block(name, (slot,), row_sparse=rows), by)
+    by = {(kind, grain): found for kind in (EXACT, LARGE) for grain in GRAINS}
+    return BlockConflicts(Block(name, None, (slot,), row_sparse=rows), by)
 
 
 DENSE = block("dense", [range(N)] * SAMPLES)
@@ -69,9 +69,10 @@ def advice(
     cosine: float = 0.95,
     smoothness: float = 10.0,
     lag: Lag = Lag(mean=1.0, largest=2.0, seen=True),  # noqa: B008
+    blocks_option: str = "all",
     **options: object,
 ) -> dict[str, Advice]:
-    config = TrainConfig(**options)  # type: ignore[arg-type]
+    config = TrainConfig(blocks=blocks_option, **options)  # type: ignore[arg-type]
     rules = conditions(
         blocks,
         updates_per_epoch=UPDATES,
@@ -158,6 +159,21 @@ def test_only_an_embedding_of_its_own_has_sparse_rows() -> None:
     own = advice((DENSE, block("embedding", [[k] for k in range(SAMPLES)], rows=True)))
     assert own["embedding"].recommend.startswith("nothing to do")
     assert "' ' 75%" in own["embedding"].because
+
+
+def test_disjoint_blocks_are_offered_to_dense_models_alone() -> None:
+    assert advice()["disjoint blocks"].flags == "--blocks disjoint"
+    assert "disjoint blocks" not in advice((SPARSE,))
+    chosen = advice(blocks_option="disjoint")["disjoint blocks"]
+    assert chosen.flags == ""
+    assert "no two workers write the same block at once" in chosen.because
+
+
+def test_a_sparsified_run_is_told_whether_it_is_sparse_enough() -> None:
+    assert "buys no sparsity" in advice(sparsify="topk:0.01")["sparsified steps"].recommend
+    lag = Lag(mean=1.0, largest=1.0, seen=True)
+    enough = advice((SPARSE,), sparsify="topk:0.01", lag=lag)["sparsified steps"]
+    assert "sparse enough" in enough.recommend
 
 
 def test_random_supports_of_the_advised_share_meet_as_seldom_as_it_says() -> None:
