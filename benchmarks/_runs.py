@@ -17,11 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import TrainConfig, train
+from mlxhog import TrainConfig, checkpoint, train
 from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.metrics import Progress, Result
+from mlxhog.strategies import avg_runs
+
+MOST_BYTES = 2 << 30  # of parameters that are kept of a run
 
 QUIET_OPTIONS = {"eval_every": "off", "sample_every": "off", "save_every": "off"}
 
@@ -53,6 +56,13 @@ class _Recorder:
     points: list[Point] = field(default_factory=list)
     table: NDArray[np.void] | None = None
     pss_bytes: int = 0
+    _gap_s: float = 0.0
+    _next_s: float = 0.0
+
+    def _thin(self, seconds: float) -> None:
+        """Drop every other point, and look half as often from now on."""
+        del self.points[1::2]
+        self._gap_s = seconds / len(self.points)
 
     def __call__(self, progress: Progress) -> None:
         if progress.step < 1:
@@ -61,10 +71,13 @@ class _Recorder:
             (run,) = self.out.iterdir()
             self.arena = Arena.connect(socket_path(run))
         start = self.arena.counters.load("start_ns")
-        params = self.arena.params.copy() if self.keep_params else None
-        self.points.append(
-            Point((monotonic_ns() - start) / 1e9, self.arena.counters.load("tokens"), params)
-        )
+        seconds = (monotonic_ns() - start) / 1e9
+        if seconds >= self._next_s:
+            params = model_of(self.arena) if self.keep_params else None
+            self.points.append(Point(seconds, self.arena.counters.load("tokens"), params))
+            self._next_s = seconds + self._gap_s
+            if len(self.points) * self.arena.params.nbytes > MOST_BYTES:
+                self._thin(seconds)
         self.table = self.arena.workers.array.copy()
         pids = [worker.pid for worker in progress.workers if worker.state == "running"]
         self.pss_bytes = max(self.pss_bytes, sum(map(pss_bytes, pids)))
@@ -79,18 +92,56 @@ def record(*, keep_params: bool = False, **options: Any) -> Recorded:
         result = train(config, observer=recorder)
         assert recorder.arena is not None, "the run was over before it was looked at"
         assert recorder.table is not None
+        points = [point for point in recorder.points if point.seconds < result.seconds]
+        params = _saved(result, recorder.arena) if keep_params else None
+        points.append(Point(result.seconds, result.tokens, params))
         recorder.arena.close()
-        points = _until_the_end(recorder.points, result.seconds)
         return Recorded(result, points, recorder.table, recorder.pss_bytes)
     finally:
         shutil.rmtree(out)
 
 
-def _until_the_end(points: list[Point], seconds: float) -> list[Point]:
-    """The points of the training itself; the first one after it stands for its end."""
-    before = [point for point in points if point.seconds < seconds]
-    after = points[len(before) : len(before) + 1]
-    return before + [Point(seconds, point.tokens, point.params) for point in after]
+def model_of(arena: Arena) -> NDArray[np.float32]:
+    """Copy the parameters; of averaged runs, what their average would be now."""
+    params = arena.params.copy()
+    workers = sum(name.startswith("copies.") for name in arena.layout.segments) - 1
+    if workers > 0:
+        avg_runs.average(arena, workers, params)
+    return params
+
+
+def _saved(result: Result, arena: Arena) -> NDArray[np.float32]:
+    """The parameters that the last checkpoint holds, laid out as in the arena."""
+    assert result.checkpoint is not None, f"the run ended {result.status}: {result.error}"
+    params = np.zeros_like(arena.params)
+    for name, value in checkpoint.load(Path(result.checkpoint)).params.items():
+        slot = arena.layout.slots[name]
+        params[slot.offset : slot.offset + slot.size] = value.ravel()
+    return params
+
+
+def model_file(**sizes: int) -> str:
+    """A YAML architecture like `tiny` but for some sizes, in a temporary file."""
+    import tempfile
+
+    import yaml
+
+    from mlxhog.models.registry import load_architecture
+
+    fields = {**load_architecture("tiny").to_dict(), **sizes}
+    for other in ("embedding_dim", "num_blocks"):
+        fields.pop(other, None)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
+        yaml.safe_dump(fields, file)
+    return file.name
+
+
+def count_parameters(model: str) -> int:
+    """Parameters of an architecture."""
+    from mlxhog.models.registry import load_architecture
+    from mlxhog.models.xlstm_large import param_count
+
+    return param_count(load_architecture(model))
 
 
 def pss_bytes(pid: int) -> int:

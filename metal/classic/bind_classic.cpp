@@ -6,6 +6,8 @@
 
 using namespace nanobind::literals;
 
+void bind_completion(nanobind::module_&);
+void bind_cuts(nanobind::module_&);
 void bind_linear(nanobind::module_&);
 
 namespace mlxhog::classic {
@@ -107,4 +109,6 @@ void bind_classic(nanobind::module_& m) {
            "hot"_a = 2048, "period"_a = 256, "ordered_reads"_a = true, "probe"_a.noconvert().none() = nb::none(),
            "probe_every"_a = 1);
   bind_linear(m);
+  bind_completion(m);
+  bind_cuts(m);
 }

@@ -14,3 +14,6 @@
 #else
 #define MLXHOG_SIMD __attribute__((noinline))
 #endif
+
+// For a whole loop made of small functions: all of them become part of each clone.
+#define MLXHOG_WHOLE_LOOP MLXHOG_SIMD __attribute__((flatten))

@@ -53,6 +53,13 @@ class ClassicConfig:
     rank: int | None = option(
         None, "columns of the factors in matrix completion", group="problem", low=1, none=ITS_OWN
     )
+    max_norm: float | None = option(
+        None,
+        "longest row of a factor in matrix completion; longer ones are scaled down after each step",
+        group="problem",
+        above=0,
+        none="any",
+    )
     active_rows: bool = option(
         False,
         "shrink only in examples that violate their margin, in proportion (svm)",

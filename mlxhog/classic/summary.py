@@ -87,6 +87,8 @@ def _objective(result: ClassicResult, serial: ClassicResult) -> list[str]:
     reference = serial.epochs[len(result.epochs) - 1].objective
     if not reference:
         return []
+    if result.objective == reference:
+        return ["The objective is serial's, to the last digit."]
     apart = result.objective / reference - 1
     side = "above" if apart > 0 else "below"
     if abs(apart) <= NEAR:

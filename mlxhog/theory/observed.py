@@ -7,8 +7,9 @@ either: it is read off a run that happened, one of the user's or a short one mad
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from mlxhog.errors import RunError, WorkerFailed
 from mlxhog.metrics import Progress
 from mlxhog.quantities import Interval
 from mlxhog.run import Run
+from mlxhog.theory.staleness import Staleness, of_histogram
 
 QUANTILES = (0.5, 0.9, 0.99)
 
@@ -37,6 +39,7 @@ class Observed:
         histogram: staleness -> steps; empty for a run recorded before there was one.
         lost_update_rate: share of increments that never arrived; None where nobody looked.
         tokens_per_s: of all workers together; None where it is not known.
+        by_worker: the distribution of each; slow workers are later than fast ones.
     """
 
     source: str
@@ -48,6 +51,7 @@ class Observed:
     histogram: Mapping[int, int]
     lost_update_rate: float | None
     tokens_per_s: float | None
+    by_worker: tuple[Staleness, ...] = ()
 
     def quantile(self, share: float) -> int | None:
         """The smallest staleness that `share` of the steps do not exceed; None without a histogram.
@@ -76,6 +80,7 @@ class Observed:
             "histogram": {str(age): steps for age, steps in self.histogram.items()},
             "lost_update_rate": self.lost_update_rate,
             "tokens_per_s": self.tokens_per_s,
+            "by_worker": [asdict(one) for one in self.by_worker],
         }
 
 
@@ -92,14 +97,18 @@ def of_run(run: Run, write: str) -> Observed | None:
     calls = _calls(run)
     if not calls:
         return None
-    histogram: dict[int, int] = {}
+    histogram: Counter[int] = Counter()
+    by_worker: dict[tuple[int, str], Counter[int]] = {}
     steps, ages, rates = 0, 0.0, []
     largest = 0
     for call in calls:
         try:
             for age, count in call.get("staleness", {}).items():
-                histogram[int(age)] = histogram.get(int(age), 0) + int(count)
+                histogram[int(age)] += int(count)
             for worker in call["workers"]:
+                own = by_worker.setdefault((worker["slot"], worker["backend"]), Counter())
+                for age, count in worker.get("staleness", {}).items():
+                    own[int(age)] += int(count)
                 applied = worker["steps"] - worker["dropped"]
                 steps += applied
                 ages += applied * worker["mean_staleness"]
@@ -121,6 +130,7 @@ def of_run(run: Run, write: str) -> Observed | None:
         histogram=dict(sorted(histogram.items())),
         lost_update_rate=sum(n * rate for n, rate in known) / weight if weight else None,
         tokens_per_s=calls[-1].get("tokens_per_s"),
+        by_worker=_summaries(by_worker),
     )
 
 
@@ -208,6 +218,17 @@ def probe(
         histogram=result.staleness,
         lost_update_rate=result.lost_update_rate,
         tokens_per_s=result.tokens_per_s,
+        by_worker=_summaries(
+            {(worker.slot, worker.backend): worker.staleness for worker in result.workers}
+        ),
+    )
+
+
+def _summaries(histograms: Mapping[tuple[int, str], Mapping[int, int]]) -> tuple[Staleness, ...]:
+    return tuple(
+        of_histogram(f"{slot} {backend}", own)
+        for (slot, backend), own in sorted(histograms.items())
+        if own
     )
 
 

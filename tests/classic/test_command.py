@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlxhog.classic import problems
@@ -89,6 +90,22 @@ def test_the_table_says_what_the_numbers_mean(capsys):
     assert "The objective is" in said
     assert "x the examples per second of serial" in said
     assert "No update was lost" in said
+
+
+@pytest.mark.usefixtures("small")
+def test_stats_count_the_sparsity_as_the_paper_does(capsys):
+    found = answer(capsys, "--stats")
+    degrees = np.bincount(hinge().indices)
+    assert (found["examples"], found["coordinates"], found["omega"]) == (600, 100, 8)
+    assert found["delta"] == degrees.max() / 600
+    assert found["delta"] <= found["rho"] <= 1
+    assert main(["classic", "svm", "--stats"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == [
+        "Omega",
+        "Delta",
+        "rho",
+        "p_conf",
+    ]
 
 
 @pytest.mark.usefixtures("small")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.classic import team
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.result import Epoch
 from mlxhog.classic.session import train
@@ -37,6 +38,8 @@ def worker_pids() -> list[int]:
 class Killer(Unwatched):
     """Kills a worker in the midst of an epoch, `kills` times, in different epochs."""
 
+    signum = signal.SIGKILL
+
     def __init__(self, kills: int, n: int) -> None:
         self.kills, self.n = kills, n
         self.messages: list[str] = []
@@ -44,7 +47,7 @@ class Killer(Unwatched):
 
     def beat(self, done: int) -> None:
         if self.kills and 0 < done < self.n and self._epoch > self._last and worker_pids():
-            os.kill(worker_pids()[self.kills % len(worker_pids())], signal.SIGKILL)
+            os.kill(worker_pids()[self.kills % len(worker_pids())], self.signum)
             self.kills, self._last = self.kills - 1, self._epoch
 
     def epoch(self, epoch: Epoch) -> None:
@@ -96,6 +99,19 @@ def test_a_worker_that_keeps_dying_ends_the_run():
     watch = Killer(kills=1000, n=MANY.n_examples)
     with pytest.raises(WorkerFailed, match="died 6 times"):
         train(MANY, ClassicConfig(workers=1, write="racy", epochs=10_000, beta=1.0), watch)
+    assert not worker_pids()
+
+
+def test_hogwild_goes_on_without_a_worker_that_is_stopped(monkeypatch):
+    monkeypatch.setattr(team, "STALL_S", 0.5)
+
+    class Stopper(Killer):
+        signum = signal.SIGSTOP
+
+    watch = Stopper(kills=1, n=MANY.n_examples)
+    found = train(MANY, ClassicConfig(workers=2, epochs=60, beta=1.0), watch)
+    assert (found.status, found.replaced) == ("done", 1)
+    assert "no example was done for 0.5 s" in watch.messages[0]
     assert not worker_pids()
 
 

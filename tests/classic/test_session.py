@@ -32,13 +32,6 @@ QUEUES = [
 ]  # turns are dealt in advance
 
 
-def degrees() -> np.ndarray:
-    return np.bincount(PROBLEM.indices, minlength=PROBLEM.n_features)
-
-
-EVERY = probe.every(PROBLEM.supports())
-
-
 @pytest.fixture(scope="module")
 def serial() -> ClassicResult:
     return train(PROBLEM, SERIAL)
@@ -134,7 +127,7 @@ def test_a_comparison_runs_serial_as_if_alone(serial):
 def test_the_probe_finds_no_lost_update_where_none_may_be_lost(options):
     found = train(PROBLEM, ClassicConfig(workers=2, epochs=1, **options))
     assert found.lost_updates == 0
-    assert found.probe_updates == 2 * (PROBLEM.n_examples // 2 // EVERY)
+    assert found.probe_updates == PROBLEM.n_examples
 
 
 def test_the_probe_of_a_racy_run_counts_what_is_missing():
@@ -143,10 +136,17 @@ def test_the_probe_of_a_racy_run_counts_what_is_missing():
 
 
 def test_the_probe_is_raised_as_often_as_the_busiest_shared_coordinate():
-    assert EVERY == round(PROBLEM.n_examples / degrees().max())
-    behind_the_head = probe.every(PROBLEM.supports(), private=32)
-    assert behind_the_head == round(PROBLEM.n_examples / degrees()[32:].max())
-    assert probe.every(PROBLEM.supports(), private=PROBLEM.n_features) is None
+    many = hinge(n=20_000)
+    degrees = np.bincount(many.indices, minlength=many.n_features)
+    assert degrees[32] > probe.LEAST_RAISES
+    assert probe.every(many.supports()) == round(20_000 / degrees.max())
+    assert probe.every(many.supports(), private=32) == round(20_000 / degrees[32:].max())
+    assert probe.every(many.supports(), private=many.n_features) is None
+
+
+def test_the_probe_of_a_sparse_problem_is_raised_often_enough_to_count():
+    pairs = np.arange(0, 8001, 2), np.arange(8000, dtype=np.int32), 8000
+    assert probe.every(pairs) == 4
 
 
 @pytest.mark.parametrize("options", [{"scheme": "serial"}, {"scheme": "avg_runs", "workers": 2}])

@@ -8,6 +8,7 @@ from pathlib import Path
 from mlxhog.classic.generators.rcv1 import rcv1_like
 from mlxhog.classic.generators.svm100 import svm100
 from mlxhog.theory.hypergraph import Hypergraph
+from mlxhog.theory.token_rows import p_conf_of_independent
 from tests.tolerances import FITTED_STATISTIC, assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hogwild"
@@ -21,6 +22,9 @@ def test_text_like_rcv1_conflicts_almost_everywhere() -> None:
     assert_close(graph.delta, 0.42, FITTED_STATISTIC)
     assert_close(graph.rho, 0.9995, FITTED_STATISTIC)
     assert_close(graph.p_conf, 0.91, FITTED_STATISTIC)
+    q = graph.degrees / len(graph)
+    assert_close(p_conf_of_independent(q), 0.989, FITTED_STATISTIC)
+    assert p_conf_of_independent(q) > graph.p_conf  # short rows conflict less
 
 
 def test_a_fifth_of_a_hundred_features_is_not_sparse() -> None:

@@ -22,3 +22,10 @@ def test_a_summary_is_that_of_the_values(values: list[int]) -> None:
 
 def test_a_worker_without_steps_has_no_staleness() -> None:
     assert staleness.of_values("w", []).steps == 0
+
+
+def test_counts_of_a_staleness_weigh_as_often_as_it_was_seen() -> None:
+    assert staleness.of_histogram("w", {7: 1, 0: 99}) == staleness.Staleness(
+        name="w", steps=100, mean=0.07, p50=0, p99=0, max=7
+    )
+    assert staleness.of_histogram("w", {7: 2, 0: 98}).p99 == 7

@@ -34,6 +34,7 @@ SPECIAL = (
     "lam",
     "mu",
     "rank",
+    "max_norm",
     "active_rows",
 )
 """Options that belong to some problems only."""
@@ -51,7 +52,7 @@ PROBLEMS = {
     "matrix-completion": Entry(
         "ratings like Netflix's, low rank",
         "completion",
-        ("test_data", "rating_range", "mu", "rank"),
+        ("test_data", "rating_range", "mu", "rank", "max_norm"),
     ),
     "graph-cuts": Entry("multiway cut of a noisy volume like Abdomen", "cuts", ("terminals",)),
     "linear-regression": Entry(
