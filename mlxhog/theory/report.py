@@ -82,7 +82,7 @@ def _dense(blocks: Sequence[BlockConflicts]) -> Iterator[str]:
                 "meet, in elements that all of them touch"
             )
     for one in blocks:
-        untouched = one.elements.untouched
+        untouched = one.by[EXACT, ELEMENT].untouched
         if untouched:
             yield (
                 f"{one.block.name}: {untouched:,} of {one.block.parameters:,} elements were zero "
@@ -160,7 +160,9 @@ def _staleness(found: Analysis) -> Section:
             )
         lost = seen.lost_update_rate
         notes.append(
-            "lost updates: not measured" if lost is None else f"lost updates: {lost:.3g} of all"
+            "lost updates: not measured"
+            if lost is None
+            else f"lost updates: {lost:.3g} of {seen.increments:,} increments that were counted"
         )
     aged = ", ".join(f"{age.lag}: {age.cosine:.2f}" for age in found.ages)
     notes.append(

@@ -109,6 +109,34 @@ def test_sparse_updates_may_be_added_racily() -> None:
     assert advice((SPARSE,))["write"].flags == "--write racy"
 
 
+@pytest.mark.parametrize("blocks", [(DENSE,), (SPARSE,)], ids=["dense", "sparse"])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"write": "racy", "predict": "none"},
+        {"optimizer": "sgd", "lr": 0.5},
+        {"optimizer": "momentum", "async_after": 0.2},
+        {"strategy": "avg_runs"},
+        {"sparsify": "threshold:0.5"},
+        {"strategy": "sync"},
+        {"strategy": "round_robin"},
+        {"blocks_option": "disjoint"},
+    ],
+)
+def test_every_flag_that_is_advised_goes_with_the_options_there_are(
+    blocks: tuple[BlockConflicts, ...], chosen: dict[str, object]
+) -> None:
+    kept = {("blocks" if name == "blocks_option" else name): v for name, v in chosen.items()}
+    write = "racy" if chosen.get("write") == "racy" else "lossless"
+    settings = {name: value for name, value in chosen.items() if name != "write"}
+    found = advice(blocks, write=write, cosine=0.2, **settings)  # type: ignore[arg-type]
+    for one in found.values():
+        if one.flags:
+            flag, value = one.flags.split()
+            TrainConfig(**kept | {flag.removeprefix("--").replace("-", "_"): value})  # type: ignore[arg-type]
+
+
 def test_sparsity_that_allows_no_lag_justifies_no_second_worker() -> None:
     found = advice((SPARSE, DENSE))["workers"]
     assert "sparsity does not justify a second worker" in found.because
@@ -126,6 +154,8 @@ def test_a_step_of_sgd_beyond_the_rule_is_to_be_lowered_and_one_below_it_kept() 
     assert above.flags == "--lr 0.071"
     below = advice(optimizer="sgd", lr=0.05)["step size"]
     assert below.recommend == "keep lr 0.05"
+    heavy = advice(optimizer="momentum", momentum=0.9, lr=0.05)["step size"]
+    assert heavy.flags == "--lr 0.0071"
     adam = advice(lr=0.5)["step size"]
     assert "does not cover AdamW" in adam.because
     assert adam.flags == ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,7 +68,7 @@ def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(
 
 
 def test_a_probe_too_short_for_a_step_says_so(tmp_path: Path) -> None:
-    config = replace(small_config(tmp_path), batch_size=64, seq_len=256)
+    config = small_config(tmp_path)
     with pytest.raises(WorkerFailed, match="give it longer, as in --seconds 30"):
         probe(config, workers="torch:cpu*2", seconds=1e-9, tell=lambda step: None)
 
