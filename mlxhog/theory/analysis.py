@@ -252,6 +252,8 @@ def plan_of(named: Named, options: AnalyzeConfig) -> Plan:
         async_after=0.0,
         average_every=None,
         blocks="all",
+        optimizer="sgd",  # gradients alone are computed: no memory for moments
+        second_moment="private",
         read="snapshot",
         gpu_write="cpu",
     )
@@ -281,7 +283,7 @@ def subject_of(named: Named, plan: Plan) -> Subject:
         batch_size=config.batch_size * config.grad_accumulation,
         seed=config.seed,
         sampled=plan.sampled,
-        sparsified=None if config.sparsify == "none" else config,
+        sparsified=None if config.sparsify == "none" else named.config,
     )
 
 

@@ -46,6 +46,10 @@ class Block:
         """Number of its elements, n."""
         return sum(slot.size for slot in self.slots)
 
+    def groups(self, grain: str) -> int:
+        """Return the number of groups."""
+        return self.parameters if grain == ELEMENT else len(self.firsts(grain))
+
     def firsts(self, grain: str) -> Int64:
         """Return the first element of every group, ascending from 0, (groups,) int64.
 
@@ -54,18 +58,19 @@ class Block:
         """
         found, before, last = [], 0, -1
         for slot in self.slots:
-            inside = np.arange(0, slot.size, dtype=np.int64)
+            size, width = slot.size, 1
             if grain == LINE:
-                inside = inside[::ALIGN_FLOATS]
+                width = ALIGN_FLOATS
             elif grain == ROW:
-                inside = inside[:: slot.size // slot.shape[0] if len(slot.shape) > 1 else slot.size]
-            elif grain == STRIPE:
-                stripes = (slot.offset + inside) // STRIPE_FLOATS
-                new = np.flatnonzero(np.diff(stripes, prepend=last))
-                last = int(stripes[-1])
-                inside = inside[new]
+                width = size // slot.shape[0] if len(slot.shape) > 1 else size
+            inside = np.arange(0, size, width, dtype=np.int64)
+            if grain == STRIPE:
+                first = slot.offset // STRIPE_FLOATS
+                ends = np.arange(first, -(-(slot.offset + size) // STRIPE_FLOATS), dtype=np.int64)
+                inside = np.maximum(0, ends * STRIPE_FLOATS - slot.offset)[first == last :]
+                last = int(ends[-1])
             found.append(before + inside)
-            before += slot.size
+            before += size
         return np.concatenate(found)
 
 

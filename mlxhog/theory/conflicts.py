@@ -121,7 +121,7 @@ def most_samples(subject: Subject) -> int:
         EnvironmentLacks: too few of them to say anything.
     """
     blocks = subject.blocks
-    one = sum(-(-len(b.firsts(g)) // 8) for b in blocks for g in GRAINS) * len(subject.kinds)
+    one = sum(-(-b.groups(g) // 8) for b in blocks for g in GRAINS) * len(subject.kinds)
     fit = BITMAP_BYTES // one
     if fit < FEWEST:
         parameters = sum(block.parameters for block in blocks)
@@ -166,7 +166,7 @@ def measure(
             for grain in GRAINS:
                 # Popped: what has been joined is not kept twice.
                 joined = np.concatenate(bits.pop((kind, grain, number)))
-                by[kind, grain] = conflict(Supports(joined, len(block.firsts(grain))))
+                by[kind, grain] = conflict(Supports(joined, block.groups(grain)))
         blocks.append(BlockConflicts(block, by))
     return Measured(len(tickets), tuple(blocks), np.concatenate(losses), np.concatenate(norms))
 

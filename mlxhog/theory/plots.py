@@ -51,7 +51,7 @@ def _draw(found: Analysis, one: BlockConflicts) -> Figure:
     left.set_xticks(list(places), GRAINS)
     left.set_ylim(-0.03, 1.05)
     left.set_ylabel("share of updates, with 95 % intervals")
-    left.legend(frameon=False, fontsize=8, loc="lower left")
+    left.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
     title(left, LIGHT, f"{one.block.name}: {one.block.parameters:,} parameters")
     touched = [here.mean_groups / here.groups for here in by_grain]
     right.bar(list(places), touched, color=LIGHT.inks[2], width=0.6)

@@ -169,7 +169,13 @@ def _staleness(found: Analysis) -> Section:
         "cosine of a batch's gradient with its own so many updates later (steps of full lr): "
         + aged
     )
-    return Section("how late are updates?", notes=notes)
+    rows = [
+        (one.name, f"{one.steps:,}", f"{one.mean:.2f}", *map(str, (one.p50, one.p99, one.max)))
+        for one in (() if seen is None else seen.by_worker)
+        if one.steps
+    ]
+    header = ("worker", "steps", "mean", "median", "99 %", "largest")
+    return Section("how late are updates? counted in updates by others", header, rows, notes)
 
 
 def _theorems(found: Analysis) -> Section:

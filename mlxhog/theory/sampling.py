@@ -145,6 +145,7 @@ class Source:
         self.firsts = {
             (grain, number): block.firsts(grain)
             for grain in GRAINS
+            if grain != ELEMENT
             for number, block in enumerate(subject.blocks)
         }
         self.flat = np.empty(int(self.starts[-1]), np.float32)
@@ -226,8 +227,9 @@ def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
         norms.append(float(np.linalg.norm(ours.flat.astype(np.float64))))
         for kind, number, counts in ours.counting():
             for grain in GRAINS:
-                firsts = ours.firsts[grain, number]
-                groups = counts if grain == ELEMENT else np.logical_or.reduceat(counts, firsts)
+                groups = counts
+                if grain != ELEMENT:
+                    groups = np.logical_or.reduceat(counts, ours.firsts[grain, number])
                 packed.setdefault((kind, grain, number), []).append(
                     np.packbits(groups, bitorder="little")
                 )

@@ -58,3 +58,4 @@ def test_every_grain_begins_at_the_first_element():
     block = Block("b", None, (slot("a", (7, 2, 3), 96),), row_sparse=False)
     assert all(block.firsts(grain)[0] == 0 for grain in GRAINS)
     assert block.firsts(ROW).tolist() == [0, 6, 12, 18, 24, 30, 36]
+    assert [block.groups(grain) for grain in GRAINS] == [len(block.firsts(g)) for g in GRAINS]
