@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mlxhog.doctor.child import Lane
+from mlxhog.optim.written import WrittenSupport
 from mlxhog.theory.ageing import LAGS, Movement, age
 from mlxhog.theory.blocks import ELEMENT, GRAINS, ROW
 from mlxhog.theory.sampling import EXACT, LARGE, WRITTEN, curvature, source
@@ -59,6 +60,34 @@ def test_the_rows_of_the_embedding_that_move_are_those_of_the_tokens_in_the_batc
     for number, ticket in enumerate(TICKETS):
         tokens = given.batches().at(*ticket).x
         assert np.flatnonzero(rows[number]).tolist() == np.unique(tokens).tolist()
+
+
+@pytest.mark.parametrize("sparsify", ["topk:0.02", "threshold:3"])
+def test_of_a_sparsified_run_the_elements_count_that_a_worker_would_write(
+    tmp_path: Path, sparsify: str
+) -> None:
+    given = subject(tmp_path, sparsify=sparsify, sampled_head=40)
+    lane = Lane(None, 0)
+    found = sampled(given, TICKETS, lane)
+    ours = source(lane, given)
+    assert given.sparsified is not None
+    worker = WrittenSupport(given.sparsified, given.layout.slots, ours.backend.inbox, given.decay)
+    for number, ticket in enumerate(TICKETS):
+        _, grads = ours.backend.loss_and_grads(ours.batches.at(*ticket))
+        masks = worker.of(grads)
+        for block in given.blocks:
+            wanted = np.concatenate([masks[slot.name].reshape(-1) for slot in block.slots])
+            assert (touched(found, given, EXACT, ELEMENT, block.name)[number] == wanted).all()
+
+
+def test_of_a_sampled_head_the_rows_of_the_candidates_move(tmp_path: Path) -> None:
+    given = subject(tmp_path, sampled_head=40)
+    assert given.sampled is not None
+    rows = touched(sampled(given, TICKETS), given, EXACT, ROW, "head")
+    for number, ticket in enumerate(TICKETS):
+        batch = given.batches().at(*ticket)
+        ids = given.sampled.draw(batch.y, batch.seed).ids
+        assert np.flatnonzero(rows[number]).tolist() == ids.tolist()
 
 
 def test_a_coarser_group_is_touched_where_one_of_its_elements_is(tmp_path: Path) -> None:
