@@ -227,7 +227,7 @@ SIMULATED_RATE = Tolerance(
 )
 CLASSIC_NEAR_SERIAL = Tolerance(
     "the objective of a small noisy SVM after a dozen epochs: the order of examples alone moves "
-    "serial's by 3 %, 8 seeds, and with three workers by 5 %",
+    "serial's by 3 %, 8 seeds, and with three workers by 6 %",
     of_largest=0.15,
 )
 SIMPLEX_F32 = Tolerance(

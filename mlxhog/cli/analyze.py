@@ -49,6 +49,10 @@ TRAINING = (
     "predict",
     "async_after",
     "write",
+    "sparsify",
+    "error_feedback",
+    "sampled_head",
+    "blocks",
     "optimizer",
     "lr",
     "clip",
@@ -68,8 +72,7 @@ def run(arguments: list[str]) -> int:
     flags.argument("--plot", metavar="DIR", help="write a figure of every block into this folder")
     flags.argument("--quiet", action="store_true", help="plain lines instead of a live one")
     flags.options(AnalyzeConfig)
-    sparsified = tuple(name for name in options(TrainConfig) if name.startswith("sparsify"))
-    flags.options(TrainConfig, (*TRAINING, *sparsified), group="training")
+    flags.options(TrainConfig, TRAINING, group="training")
     flags.otherwise("; other options of train are read from a YAML file or a run")
     parsed = flags.parse(arguments)
     own = [one for one in parsed.given if one.name in options(AnalyzeConfig)]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog import checkpoint, machine, mix
+from mlxhog.config import TrainConfig
 from mlxhog.data.batches import Batches
 from mlxhog.doctor.child import Child
 from mlxhog.errors import ConfigError, DataError
@@ -26,7 +27,7 @@ from mlxhog.theory.conflicts import BlockConflicts, Measured, asked, measure, mo
 from mlxhog.theory.embedding_rows import RowStatistics
 from mlxhog.theory.named import Named
 from mlxhog.theory.observed import Observed
-from mlxhog.theory.sampling import KINDS, Subject, Ticket
+from mlxhog.theory.sampling import Subject, Ticket
 
 Tell = Callable[[str, str], None]
 
@@ -109,7 +110,8 @@ def _block(one: BlockConflicts, updates: int) -> dict[str, Any]:
     """One block: the paper's numbers first, those of coarser grains below `grains`."""
     elements = one.elements.to_json()
     kinds: dict[str, Mapping[str, Any]] = {
-        kind: {grain: one.by[kind, grain].to_json() for grain in GRAINS} for kind in KINDS
+        kind: {grain: one.by[kind, grain].to_json() for grain in GRAINS}
+        for kind in dict.fromkeys(kind for kind, _ in one.by)
     }
     return {
         "name": one.block.name,
@@ -119,6 +121,8 @@ def _block(one: BlockConflicts, updates: int) -> dict[str, Any]:
         "updates_per_epoch": updates,
         "untouched": elements["untouched"],
         "row_sparse": one.block.row_sparse,
+        "cell": one.block.cell,
+        "counted": one.counted,
         "intervals": elements["intervals"],
         "grains": kinds,
     }
@@ -140,10 +144,10 @@ def analyze(named: Named, options: AnalyzeConfig, tell: Tell) -> Analysis:
     """
     began = time.monotonic()
     plan = plan_of(named, options)
-    write, notes = plan.writers.write, [*plan.data.notes]
+    write, notes = plan.writers.write, [*plan.data.notes, *_sparse_notes(named.config)]
     seen = None if named.run is None else observed.of_run(named.run, write)
     subject = subject_of(named, plan)
-    limit = most_samples(subject.blocks)
+    limit = most_samples(subject)
     samples = min(options.samples, limit)
     if samples < options.samples:
         notes.append(f"{samples} samples instead of {options.samples}: bitmaps of more do not fit")
@@ -247,6 +251,10 @@ def plan_of(named: Named, options: AnalyzeConfig) -> Plan:
         strategy="serial",
         predict="none",
         async_after=0.0,
+        average_every=None,
+        blocks="all",
+        optimizer="sgd",  # gradients alone are computed: no memory for moments
+        second_moment="private",
         read="snapshot",
         gpu_write="cpu",
     )
@@ -275,7 +283,30 @@ def subject_of(named: Named, plan: Plan) -> Subject:
         micro_batch=config.batch_size,
         batch_size=config.batch_size * config.grad_accumulation,
         seed=config.seed,
+        sampled=plan.sampled,
+        sparsified=None if config.sparsify == "none" else named.config,
     )
+
+
+def _sparse_notes(config: TrainConfig) -> list[str]:
+    """What the options of group sparse make of the numbers."""
+    notes = []
+    if config.sparsify != "none":
+        notes.append(
+            f"counted is what a worker would write with sparsify={config.sparsify}, not the "
+            "gradient; what it keeps back begins empty"
+        )
+    if config.sampled_head is not None:
+        notes.append(
+            f"gradients are those of a loss over each batch's own words and {config.sampled_head} "
+            "drawn ones"
+        )
+    if config.blocks == "disjoint":
+        notes.append(
+            "with blocks=disjoint no two workers hold the same block: updates at the same time "
+            "never meet, whatever two of these batches have in common"
+        )
+    return notes
 
 
 def _probed(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog import trainer
+from mlxhog.arena.layout import PROBE_FLOATS
 from mlxhog.config import TrainConfig
 from mlxhog.errors import RunError, WorkerFailed
 from mlxhog.metrics import Progress
@@ -53,6 +54,11 @@ class Observed:
     tokens_per_s: float | None
     by_worker: tuple[Staleness, ...] = ()
 
+    @property
+    def increments(self) -> int:
+        """Increments that the lost ones are counted among: each step adds 1 to every probe."""
+        return self.steps * PROBE_FLOATS
+
     def quantile(self, share: float) -> int | None:
         """The smallest staleness that `share` of the steps do not exceed; None without a histogram.
 
@@ -79,6 +85,7 @@ class Observed:
             "max": self.largest,
             "histogram": {str(age): steps for age, steps in self.histogram.items()},
             "lost_update_rate": self.lost_update_rate,
+            "increments": self.increments,
             "tokens_per_s": self.tokens_per_s,
             "by_worker": [asdict(one) for one in self.by_worker],
         }
@@ -106,9 +113,9 @@ def of_run(run: Run, write: str) -> Observed | None:
             for age, count in call.get("staleness", {}).items():
                 histogram[int(age)] += int(count)
             for worker in call["workers"]:
-                own = by_worker.setdefault((worker["slot"], worker["backend"]), Counter())
-                for age, count in worker.get("staleness", {}).items():
-                    own[int(age)] += int(count)
+                if "staleness" in worker:
+                    own = by_worker.setdefault((worker["slot"], worker["backend"]), Counter())
+                    own.update({int(age): n for age, n in worker["staleness"].items()})
                 applied = worker["steps"] - worker["dropped"]
                 steps += applied
                 ages += applied * worker["mean_staleness"]
@@ -181,6 +188,7 @@ def probe(
             workers=workers,
             strategy="hogwild",
             async_after=0.0,
+            average_every=None,
             read="snapshot",
             max_workers=max(2, config.max_workers),
             write="racy",

@@ -41,7 +41,7 @@ def test_json_has_blocks_staleness_bounds_and_advice(
     how = ["--backend", backend, "--seconds", "0.5", "--threads", "1"]
     found = analyzed([*model, *LOOK, *how], capsys)
     assert [block["name"] for block in found["blocks"]] == [
-        "embedding", "blocks.0", "out_norm", "head",
+        "embedding", "layer 0", "out_norm", "head",
     ]  # fmt: skip
     for block in found["blocks"]:
         assert list(block)[:6] == ["name", "parameters", "omega", "rho", "delta", "p_conf"]
@@ -96,7 +96,7 @@ def test_a_person_reads_the_tables_and_figures_are_written(
     assert main(["analyze", *model, *LOOK, "--seconds", "0", "--plot", str(figures)]) == 0
     out, err = capsys.readouterr()
     for said in (
-        "dense: in blocks.0, out_norm, head any two updates meet",
+        "dense: in layer 0, out_norm, head any two updates meet",
         "embedding: an update touches",
         "no run was watched; bounds are taken at a lag of 1",
         "no bound: the loss of a neural network is not strongly convex",
@@ -107,7 +107,7 @@ def test_a_person_reads_the_tables_and_figures_are_written(
     assert "gradients ..." in err
     files = sorted(path.name for path in figures.iterdir())
     assert files == [
-        "block-blocks.0.png", "block-embedding.png", "block-head.png", "block-out_norm.png",
+        "block-embedding.png", "block-head.png", "block-layer-0.png", "block-out_norm.png",
     ]  # fmt: skip
     for path in figures.iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
