@@ -169,6 +169,10 @@ def draw(found: Found) -> Figure:
         errors.plot(counts, [row["test_error"] for row in rows], "o-", color=ink, label=name)
         trace = found.results["train_error"][f"{batch} {counts[-1]}"]
         course.plot(range(1, len(trace) + 1), trace, color=ink, label=name)
+    for axes in (times, errors):
+        axes.set_xticks(counts)
+    times.set_ylim(bottom=0.0)
+    errors.set_ylim(0.0, 1.0)
     legend(course)
     return figure
 

@@ -114,6 +114,8 @@ def draw(found: Found) -> Figure:
             [row["workers"] for row in rows], [row["seconds"] for row in rows], "o-", color=ink,
             label=write,
         )  # fmt: skip
+    times.set_xticks([row["workers"] for row in rows])
+    times.set_ylim(bottom=0.0)
     racy = [name for name in found.results["train_loss"] if name.startswith("racy")]
     for ink, name in zip(INKS, racy, strict=False):
         trace = found.results["train_loss"][name]

@@ -85,9 +85,9 @@ NO_STATISTICS = ("Abdomen",)  # its published ones are not those of a 6-connecte
 
 def problems(scale: Scale, seed: int = 0) -> dict[str, Problem]:
     """The problems by the name of their published data."""
-    ratings = scale.pick(tiny=5_000, quick=500_000, full=None)
+    ratings = scale.pick(tiny=5_000, quick=None, full=None)
     text = scale.pick(tiny=500, quick=None, full=None)
-    side = scale.pick(tiny=6, quick=32, full=64)
+    side = scale.pick(tiny=6, quick=48, full=64)
     vertices, edges = scale.pick(tiny=(200, 900), quick=(18_167, 180_110), full=(18_167, 180_110))
     return {
         "RCV1": create("svm", ClassicConfig(seed=seed, size=text)),
@@ -101,7 +101,7 @@ def result(scale: Scale) -> Found:
     """Measure all schemes on all problems."""
     workers = max(2, len(cores()))
     rates = recorded(ABOUT.name)["lr"] if scale.mode != "tiny" else None
-    repeats = scale.pick(tiny=1, quick=2, full=5)
+    repeats = scale.pick(tiny=1, quick=1, full=5)
     table: list[dict[str, Any]] = []
     speedups: dict[str, dict[str, Sample]] = {}
     objectives: dict[str, dict[str, float]] = {}

@@ -179,6 +179,9 @@ def draw(found: Found) -> Figure:
         errors.plot(counts, [row["test_error"] for row in rows], "o-", color=ink, label=scheme)
         trace = found.results["train_error"][f"{scheme} {counts[-1]}"]
         course.plot(range(1, len(trace) + 1), trace, color=ink, label=f"{scheme} {counts[-1]}")
+    for axes in (times, errors):
+        axes.set_xticks(counts)
+    errors.set_ylim(bottom=0.0)
     times.set_yscale("log")
     legend(course)
     return figure
