@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import TrainConfig, checkpoint, train
+from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
@@ -54,7 +54,6 @@ class _Recorder:
     keep_params: bool
     arena: Arena | None = None
     points: list[Point] = field(default_factory=list)
-    table: NDArray[np.void] | None = None
     pss_bytes: int = 0
     _gap_s: float = 0.0
     _next_s: float = 0.0
@@ -65,11 +64,11 @@ class _Recorder:
         self._gap_s = seconds / len(self.points)
 
     def __call__(self, progress: Progress) -> None:
-        if progress.step < 1:
-            return
         if self.arena is None:
             (run,) = self.out.iterdir()
             self.arena = Arena.connect(socket_path(run))
+        if progress.step < 1:
+            return
         start = self.arena.counters.load("start_ns")
         seconds = (monotonic_ns() - start) / 1e9
         if seconds >= self._next_s:
@@ -78,7 +77,6 @@ class _Recorder:
             self._next_s = seconds + self._gap_s
             if len(self.points) * self.arena.params.nbytes > MOST_BYTES:
                 self._thin(seconds)
-        self.table = self.arena.workers.array.copy()
         pids = [worker.pid for worker in progress.workers if worker.state == "running"]
         self.pss_bytes = max(self.pss_bytes, sum(map(pss_bytes, pids)))
 
@@ -90,13 +88,13 @@ def record(*, keep_params: bool = False, **options: Any) -> Recorded:
         recorder = _Recorder(out / "runs", keep_params)
         config = TrainConfig(**{**QUIET_OPTIONS, "out": str(out / "runs"), **options})
         result = train(config, observer=recorder)
-        assert recorder.arena is not None, "the run was over before it was looked at"
-        assert recorder.table is not None
+        assert recorder.arena is not None, "a run tells of itself before it starts"
         points = [point for point in recorder.points if point.seconds < result.seconds]
-        params = _saved(result, recorder.arena) if keep_params else None
+        params = recorder.arena.params.copy() if keep_params else None  # at rest by now
         points.append(Point(result.seconds, result.tokens, params))
+        table = recorder.arena.workers.array.copy()
         recorder.arena.close()
-        return Recorded(result, points, recorder.table, recorder.pss_bytes)
+        return Recorded(result, points, table, recorder.pss_bytes)
     finally:
         shutil.rmtree(out)
 
@@ -107,16 +105,6 @@ def model_of(arena: Arena) -> NDArray[np.float32]:
     workers = sum(name.startswith("copies.") for name in arena.layout.segments) - 1
     if workers > 0:
         avg_runs.average(arena, workers, params)
-    return params
-
-
-def _saved(result: Result, arena: Arena) -> NDArray[np.float32]:
-    """The parameters that the last checkpoint holds, laid out as in the arena."""
-    assert result.checkpoint is not None, f"the run ended {result.status}: {result.error}"
-    params = np.zeros_like(arena.params)
-    for name, value in checkpoint.load(Path(result.checkpoint)).params.items():
-        slot = arena.layout.slots[name]
-        params[slot.offset : slot.offset + slot.size] = value.ravel()
     return params
 
 

@@ -65,6 +65,7 @@ __all__ = [
     "Found",
     "Sample",
     "Scale",
+    "is_recorded",
     "legend",
     "new_panel",
     "new_panels",
@@ -173,6 +174,11 @@ def say(text: str) -> None:
 
 def _settings_file(name: str) -> Path:
     return Path(__file__).with_name(f"{name}_settings.json")
+
+
+def is_recorded(name: str) -> bool:
+    """Whether `--tune` of an experiment has written settings."""
+    return _settings_file(name).exists()
 
 
 def recorded(name: str) -> dict[str, Any]:

@@ -123,8 +123,8 @@ def _compared(
         Compared(
             "Hogwild offers little benefit with large batch sizes: more threads are slower at 125.",
             f"At 125 {here} workers are {speedup[125]:.2f} times as fast as one, if they are "
-            f"started once; started anew for every epoch, as the document's, {anew:.2f} times: "
-            "their start is what takes the time. One worker needs "
+            f"started once, and {anew:.2f} times if they are started anew for every epoch, which "
+            "is how the document handed out work. One worker needs "
             f"{per_image:.1f} times as long for an image at batch 2 as at 125.",
             HOLDS if speedup[125] < 1.1 else PARTLY if anew < 1.1 else FAILS,
         ),

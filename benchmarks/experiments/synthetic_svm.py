@@ -73,11 +73,13 @@ def _schemes(
     problem = create("synthetic-svm", ClassicConfig())
     table, curves = [], {}
     for scheme in SCHEMES:
-        # Ten processes that wait for each other on two cores take a minute; one repeat shows it.
-        repeats = scale.pick(tiny=1, quick=3 if scheme == "hogwild" else 1, full=5)
+        # Ten processes that wait for each other on two cores take a minute: once will do.
+        waits = scheme != "hogwild" and scale.mode == "quick"
+        repeats = scale.pick(tiny=1, quick=1 if waits else 3, full=5)
         arms = [
             Arm.of(f"{scheme} {count}", scheme=scheme, workers=count, epochs=epochs)
             for count in counts
+            if not (waits and count == 8)
         ]
         for arm, (name, results) in zip(
             arms, interleaved(problem, arms, repeats=repeats).items(), strict=True
@@ -120,36 +122,37 @@ def _compared(
     def speedup(scheme: str, workers: int) -> float:
         return rows[scheme, 1]["seconds"] / rows[scheme, workers]["seconds"]
 
-    def errors(scheme: str) -> list[float]:
-        return [rows[scheme, count]["test_error"] for count in counts]
+    def all_of(scheme: str, measure: str) -> dict[int, float]:
+        return {row["workers"]: row[measure] for row in table if row["scheme"] == scheme}
 
-    def listed(values: list[float]) -> str:
-        return ", ".join(f"{100 * value:.1f} %" for value in values)
+    def listed(values: dict[int, float], form: str) -> str:
+        return ", ".join(f"{count}: {value:{form}}" for count, value in values.items())
 
     hogwild, turns = speedup("hogwild", here), speedup("round_robin", here)
     by_size = {size: times["1"] / times[str(here)] for size, times in sizes.items()}
-    spread = max(errors("hogwild")) - min(errors("hogwild"))
-    hinge = [rows["sync", count]["hinge"] for count in counts]
+    stays, waits = all_of("hogwild", "test_error"), all_of("sync", "test_error")
+    hinge = list(all_of("sync", "hinge").values())
+    faster, grows = speedup("sync", here) > hogwild, waits[counts[-1]] > waits[1] + 0.002
     return [
         Compared(
             "Hogwild reaches a speedup of 4 with 10 threads, round-robin remains the same.",
             f"{here} workers on {len(cores())} cores are {hogwild:.2f} times as fast as one with "
-            f"Hogwild, {turns:.2f} times with round-robin. The model is 400 bytes that every "
-            "step writes: between processes its cache lines move, which costs more than the step.",
+            f"Hogwild, {turns:.2f} times with round-robin. The model is 400 bytes, which "
+            "every step of every worker writes.",
             PARTLY if hogwild > 1.05 > turns else FAILS,
         ),
         Compared(
             "Synchronous SGD is faster still, but its test error grows with the threads.",
             f"Synchronous SGD with {here} workers is {speedup('sync', here):.2f} times as fast as "
-            f"with one. Test errors with {', '.join(map(str, counts))} workers: "
-            f"{listed(errors('sync'))}; hinge {', '.join(f'{value:.3f}' for value in hinge)}: each "
-            "update is the mean of more gradients, so an epoch has fewer updates.",
-            PARTLY if hinge == sorted(hinge) else FAILS,
+            f"with one. Its test errors by workers are {listed(waits, '.1%')}, its hinge losses "
+            f"{listed(all_of('sync', 'hinge'), '.3f')}: each update is the mean of more gradients, "
+            "so an epoch has fewer updates.",
+            HOLDS if faster and grows else PARTLY if grows or hinge == sorted(hinge) else FAILS,
         ),
         Compared(
             "The test error of Hogwild remains the same as more threads are added.",
-            f"Test errors with {', '.join(map(str, counts))} workers: {listed(errors('hogwild'))}.",
-            HOLDS if spread <= 0.003 else FAILS,
+            f"Test errors by workers are {listed(stays, '.1%')}.",
+            HOLDS if max(stays.values()) - min(stays.values()) <= 0.003 else FAILS,
             timing=False,
         ),
         Compared(

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from mlxhog import checkpoint, machine, mix
+from mlxhog.config import TrainConfig
 from mlxhog.data.batches import Batches
 from mlxhog.doctor.child import Child
 from mlxhog.errors import ConfigError, DataError
@@ -50,7 +51,7 @@ def analyze(named: Named, options: AnalyzeConfig, tell: Tell) -> Analysis:
     """
     began = time.monotonic()
     plan = plan_of(named, options)
-    write, notes = plan.writers.write, [*plan.data.notes]
+    write, notes = plan.writers.write, [*plan.data.notes, *_sparse_notes(named.config)]
     seen = None if named.run is None else observed.of_run(named.run, write)
     subject = subject_of(named, plan)
     limit = most_samples(subject)
@@ -191,6 +192,27 @@ def subject_of(named: Named, plan: Plan) -> Subject:
         sampled=plan.sampled,
         sparsified=None if config.sparsify == "none" else named.config,
     )
+
+
+def _sparse_notes(config: TrainConfig) -> list[str]:
+    """What the options of group sparse make of the numbers."""
+    notes = []
+    if config.sparsify != "none":
+        notes.append(
+            f"counted is what a worker would write with sparsify={config.sparsify}, not the "
+            "gradient; what it keeps back begins empty"
+        )
+    if config.sampled_head is not None:
+        notes.append(
+            f"gradients are those of a loss over each batch's own words and {config.sampled_head} "
+            "drawn ones"
+        )
+    if config.blocks == "disjoint":
+        notes.append(
+            "with blocks=disjoint no two workers hold the same block: updates at the same time "
+            "never meet, whatever two of these batches have in common"
+        )
+    return notes
 
 
 def _probed(

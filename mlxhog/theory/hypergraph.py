@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,10 +53,9 @@ class Hypergraph:
     @classmethod
     def from_lists(cls, edges: Iterable[Sequence[int] | NDArray[np.integer]], n: int) -> Hypergraph:
         """Edges given as coordinates in any order; repetitions count once."""
-        rows = [np.unique(np.asarray(edge, np.int64)) for edge in edges]
+        rows: list[NDArray[Any]] = [np.unique(np.asarray(edge, np.int64)) for edge in edges]
         indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
-        indices = np.concatenate(rows) if rows else np.empty(0, np.int64)
-        return cls(indptr, indices, n)
+        return cls(indptr, np.concatenate([np.empty(0, np.int32), *rows]), n)
 
     @classmethod
     def from_unsorted(

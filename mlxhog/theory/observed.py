@@ -108,9 +108,9 @@ def of_run(run: Run, write: str) -> Observed | None:
             for age, count in call.get("staleness", {}).items():
                 histogram[int(age)] += int(count)
             for worker in call["workers"]:
-                own = by_worker.setdefault((worker["slot"], worker["backend"]), Counter())
-                for age, count in worker.get("staleness", {}).items():
-                    own[int(age)] += int(count)
+                if "staleness" in worker:
+                    own = by_worker.setdefault((worker["slot"], worker["backend"]), Counter())
+                    own.update({int(age): n for age, n in worker["staleness"].items()})
                 applied = worker["steps"] - worker["dropped"]
                 steps += applied
                 ages += applied * worker["mean_staleness"]

@@ -124,17 +124,6 @@ def test_the_objective_measured_is_the_native_formula(name):
     assert_close(found, native.objective(params["x"]), CLASSIC_OBJECTIVE)
 
 
-@pytest.mark.parametrize("name", LINEAR)
-def test_what_every_example_touches_is_within_the_parameters(name):
-    problem = create(name, ClassicConfig(size=50))
-    indptr, indices, n = problem.supports()
-    assert len(indptr) == problem.n_examples + 1
-    assert indices.max() < n <= np.prod(problem.params()["x"].shape)
-    dense = {"linear-regression": 5, "image-svm": 30}.get(name)  # 10 classes of 3 rows of 1024
-    if dense:
-        assert np.diff(indptr).tolist() == [dense] * problem.n_examples
-
-
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """Real images of digits as svmlight text, labels 0 (odd) and 2 (even): train and test files."""

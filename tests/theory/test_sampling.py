@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from mlxhog.doctor.child import Lane
+from mlxhog.models.families import param_spec
+from mlxhog.optim.written import WrittenSupport
 from mlxhog.theory.ageing import LAGS, Movement, age
 from mlxhog.theory.blocks import ELEMENT, GRAINS, ROW
 from mlxhog.theory.sampling import EXACT, LARGE, WRITTEN, curvature, source
@@ -61,6 +63,35 @@ def test_the_rows_of_the_embedding_that_move_are_those_of_the_tokens_in_the_batc
         assert np.flatnonzero(rows[number]).tolist() == np.unique(tokens).tolist()
 
 
+@pytest.mark.parametrize("sparsify", ["topk:0.02", "threshold:3"])
+def test_of_a_sparsified_run_the_elements_count_that_a_worker_would_write(
+    tmp_path: Path, sparsify: str
+) -> None:
+    given = subject(tmp_path, sparsify=sparsify, sampled_head=40)
+    lane = Lane(None, 0)
+    found = sampled(given, TICKETS, lane)
+    ours = source(lane, given)
+    assert given.sparsified is not None
+    decay = frozenset(name for name, one in param_spec(given.model).items() if one.decay)
+    worker = WrittenSupport(given.sparsified, given.layout.slots, ours.backend.inbox, decay)
+    for number, ticket in enumerate(TICKETS):
+        _, grads = ours.backend.loss_and_grads(ours.batches.at(*ticket))
+        masks = worker.of(grads)
+        for block in given.blocks:
+            wanted = np.concatenate([masks[slot.name].reshape(-1) for slot in block.slots])
+            assert (touched(found, given, WRITTEN, ELEMENT, block.name)[number] == wanted).all()
+
+
+def test_of_a_sampled_head_the_rows_of_the_candidates_move(tmp_path: Path) -> None:
+    given = subject(tmp_path, sampled_head=40)
+    assert given.sampled is not None
+    rows = touched(sampled(given, TICKETS), given, EXACT, ROW, "head")
+    for number, ticket in enumerate(TICKETS):
+        batch = given.batches().at(*ticket)
+        ids = given.sampled.draw(batch.y, batch.seed).ids
+        assert np.flatnonzero(rows[number]).tolist() == ids.tolist()
+
+
 def test_a_coarser_group_is_touched_where_one_of_its_elements_is(tmp_path: Path) -> None:
     given = subject(tmp_path)
     found = sampled(given, TICKETS)
@@ -108,16 +139,6 @@ def test_of_a_sparsified_step_what_is_written_counts(tmp_path: Path) -> None:
         assert (abs(written - wanted) <= len(block.slots)).all()
         exact = touched(found, given, EXACT, ELEMENT, block.name)
         assert exact.sum() > 10 * written.sum()
-
-
-def test_a_sampled_head_touches_the_rows_of_its_words(tmp_path: Path) -> None:
-    given = subject(tmp_path, sampled_head=5)
-    found = sampled(given, TICKETS)
-    (head,) = [block for block in given.blocks if block.name == "head"]
-    assert head.row_sparse
-    rows = touched(found, given, EXACT, ROW, "head").sum(1)
-    labels = [len(np.unique(given.batches().at(*ticket).y)) for ticket in TICKETS]
-    assert rows.tolist() == [count + 5 for count in labels]
 
 
 def test_accumulated_gradients_touch_what_the_whole_batch_touches(tmp_path: Path) -> None:

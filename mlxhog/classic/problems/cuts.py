@@ -29,6 +29,7 @@ from mlxhog.classic.problems.pairs import packed, supports
 from mlxhog.errors import ConfigError, DataError
 
 SIDE = 32
+THRESHOLDS = np.linspace(0, 1, 21)
 
 
 def create(name: str, config: ClassicConfig) -> GraphCuts:
@@ -116,10 +117,15 @@ class GraphCuts:
         return {"objective": native.objective(x), "cut": self.cut(self.rounded(x))}
 
     def rounded(self, x: Float32) -> Int64:
-        """(vertices,): a label for each; two labels at the best threshold, more by the largest."""
+        """(vertices,): a label for each.
+
+        Two labels: 1 from the share on whose cut is cheapest. More: the label of the largest share,
+        or one label for all where no share is large; again whatever is cheapest.
+        """
         if self.width > 1:
-            largest: Int64 = np.argmax(x, axis=1)
-            return largest
+            largest, share = np.argmax(x, axis=1), np.max(x, axis=1)
+            tried = [np.where(share >= t, largest, self._heaviest) for t in THRESHOLDS]
+            return min(tried, key=self.cut)
         values, place = np.unique(x[:, 0], return_inverse=True)
         return (place > self._best_place(place, len(values))).astype(np.int64)
 
@@ -132,6 +138,14 @@ class GraphCuts:
         """Two vertices per edge."""
         indptr, indices = supports(self.graph.heads, self.graph.tails)
         return indptr, indices, self.graph.n_vertices
+
+    @cached_property
+    def _heaviest(self) -> int:
+        """The label that costs most to cut off: around its terminals edges weigh most."""
+        vertices, labels = self._terminals
+        ends = np.concatenate([self.graph.heads, self.graph.tails])
+        around = np.bincount(ends, np.tile(self.graph.weights, 2), minlength=self.graph.n_vertices)
+        return int(np.argmax(np.bincount(labels, around[vertices])))
 
     def _best_place(self, place: Int64, n: int) -> int:
         """The k whose cut between places 0..k and k+1..n-1 is cheapest.
