@@ -146,7 +146,7 @@ class ClassicScheme:
         rank: int,
         workers: int,
         *,
-        hot: int = 2048,
+        hot: int = 8192,
         period: int = 256,
         ordered_reads: bool = True,
         probe: _Float32 | None = None,

@@ -65,6 +65,7 @@ __all__ = [
     "Found",
     "Sample",
     "Scale",
+    "is_recorded",
     "legend",
     "new_panel",
     "new_panels",
@@ -106,10 +107,11 @@ class Scale:
 
     Attributes:
         mode: "tiny", "quick" or "full".
-        seeds: of the repetitions.
+        out: folder of the results, where another experiment's may lie.
     """
 
     mode: str
+    out: Path = RESULTS
 
     @property
     def quick(self) -> bool:
@@ -172,6 +174,11 @@ def say(text: str) -> None:
 
 def _settings_file(name: str) -> Path:
     return Path(__file__).with_name(f"{name}_settings.json")
+
+
+def is_recorded(name: str) -> bool:
+    """Whether `--tune` of an experiment has written settings."""
+    return _settings_file(name).exists()
 
 
 def recorded(name: str) -> dict[str, Any]:
@@ -252,7 +259,7 @@ def run(
     if tune is not None and chosen.tune:
         tune()
         return 0
-    scale = Scale(FULL if chosen.full else TINY if chosen.tiny else QUICK)
+    scale = Scale(FULL if chosen.full else TINY if chosen.tiny else QUICK, chosen.out)
     if scale.mode != TINY:
         wait_until_quiet(patience_s=10.0)
     watch, cpu, began = LoadWatch(), own_cpu_s(), time.monotonic()

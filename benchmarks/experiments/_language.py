@@ -7,7 +7,7 @@ copied on the way (`benchmarks/_runs.py`), so that every scheme is timed alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,3 +209,17 @@ def workers(count: int, backend: str = "torch:cpu") -> str:
 def enough_cores(count: int) -> bool:
     """Whether so many workers have a core each here."""
     return count <= len(cores())
+
+
+def descend(score: Callable[[float], Any], first: float) -> float:
+    """The step size of the best score: by doubling and halving, until both are worse.
+
+    Args:
+        score: what a step size gives; the smaller the better.
+        first: where to begin.
+    """
+    best = first
+    for factor in (2.0, 0.5):
+        while score(best * factor) < score(best):
+            best *= factor
+    return best

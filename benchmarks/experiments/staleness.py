@@ -17,13 +17,14 @@ from _experiment import (
     Found,
     Sample,
     Scale,
+    is_recorded,
     legend,
     new_panels,
     recorded,
     run,
     write_recorded,
 )
-from _language import Bench, Training, setup, workers
+from _language import Bench, Training, descend, setup, workers
 from _runs import count_parameters, model_file
 
 from mlxhog.theory.assumptions import Facts
@@ -43,7 +44,7 @@ ABOUT = Experiment(
     ),
     packages=("torch",),
 )
-RATES = (2e-4, 5e-4, 1e-3, 2e-3)
+FIRST_RATES = {0: 2e-3, 1: 1e-3, 3: 5e-4, 7: 2.5e-4, 15: 2.5e-4}
 
 
 def lags(scale: Scale) -> tuple[int, ...]:
@@ -55,7 +56,7 @@ def lags(scale: Scale) -> tuple[int, ...]:
 def settings(scale: Scale) -> dict[str, Any]:
     """Recorded step sizes and budgets; arbitrary ones where numbers mean nothing."""
     if scale.mode == "tiny":
-        return {"target": 7.0, "tokens": {"0": 30_000, "1": 30_000}, "lr": {"0": 1e-3, "1": 1e-3}}
+        return {"target": 7.0, "tokens": {"0": 12_000, "1": 12_000}, "lr": {"0": 1e-3, "1": 1e-3}}
     found: dict[str, Any] = recorded(ABOUT.name)[scale.mode]
     return found
 
@@ -187,37 +188,54 @@ def draw(found: Found) -> Figure:
     return figure
 
 
+def _trial(bench: Bench, lag: int, lr: float, tokens: int, target: float) -> dict[str, Any]:
+    one = bench.train(
+        f"staleness {lag}, lr {lr:g}",
+        seed=0,
+        tokens=tokens,
+        lr=lr,
+        strategy="round_robin",
+        workers=workers(lag + 1),
+    )
+    steps = one.steps_to(target)
+    return {
+        "staleness": lag,
+        "lr": lr,
+        "steps": None if math.isinf(steps) else round(steps),
+        "bits_per_byte": round(one.end, 4),
+    }
+
+
 def tune() -> None:
-    """Find the step size of every staleness: the fewest steps to the target of --quick."""
-    scale = Scale("quick")
-    bench, target = Bench(setup(scale)), 3.0
-    found: dict[str, Any] = {"quick": {"target": target, "tokens": {}, "lr": {}}, "trials": []}
-    for lag in (0, 1, 3, 7, 15):
-        best, most = (math.inf, RATES[0]), 150_000 * (1 + lag / 3)
-        for lr in RATES:
-            one = bench.train(
-                f"staleness {lag}, lr {lr:g}",
-                seed=0,
-                tokens=int(most),
-                lr=lr,
-                strategy="round_robin",
-                workers=workers(lag + 1),
-            )
-            steps = one.steps_to(target)
-            found["trials"].append(
-                {"staleness": lag, "lr": lr, "steps": steps, "bits_per_byte": round(one.end, 4)}
-            )
-            best = min(best, (steps, lr))
-        found["quick"]["lr"][f"{lag}"] = best[1]
-        tokens = most if math.isinf(best[0]) else 1.2 * best[0] * bench.setup.batch * 256
-        found["quick"]["tokens"][f"{lag}"] = int(tokens)
-        # the longer run goes to a lower loss, with the same step sizes
-        found["full"] = {
-            "target": 2.4,
-            "tokens": {k: 4 * v for k, v in found["quick"]["tokens"].items()},
-            "lr": found["quick"]["lr"],
-        }
-        write_recorded(ABOUT.name, found)
+    """Find the step size of every staleness: the fewest steps to the target of --quick.
+
+    What an earlier search has tried is not tried again.
+    """
+    bench, target = Bench(setup(Scale("quick"))), 3.0
+    before = recorded(ABOUT.name) if is_recorded(ABOUT.name) else {}
+    trials: list[dict[str, Any]] = before.get("trials", [])
+    quick: dict[str, Any] = {"target": target, "tokens": {}, "lr": {}}
+    for lag, first in FIRST_RATES.items():
+        most = int(150_000 * (1 + lag / 3))
+
+        def tried(lr: float, lag: int = lag, most: int = most) -> tuple[float, float]:
+            trial = next((t for t in trials if (t["staleness"], t["lr"]) == (lag, lr)), None)
+            if trial is None:
+                trial = _trial(bench, lag, lr, most, target)
+                trials.append(trial)
+                write_recorded(ABOUT.name, {**before, "trials": trials})
+            return (trial["steps"] or math.inf, trial["bits_per_byte"])
+
+        lr = descend(tried, first)
+        best = next(t for t in trials if (t["staleness"], t["lr"]) == (lag, lr))
+        quick["lr"][f"{lag}"] = best["lr"]
+        per_step = bench.setup.batch * bench.setup.seq_len
+        reached = best["steps"] is not None
+        quick["tokens"][f"{lag}"] = int(1.2 * best["steps"] * per_step) if reached else most
+    # the longer runs go to a lower loss, with the same step sizes
+    tokens = {lag: 4 * amount for lag, amount in quick["tokens"].items()}
+    full = {"target": 2.4, "tokens": tokens, "lr": quick["lr"]}
+    write_recorded(ABOUT.name, {"quick": quick, "full": full, "trials": trials})
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ class ClassicConfig:
         choices=("epoch", "end"),
     )
     hot: int = option(
-        2048, "hot-cold: most frequent coordinates kept private", group="scheme", low=1
+        8192, "hot-cold: most frequent coordinates kept private", group="scheme", low=1
     )
     period: int = option(256, "hot-cold: examples between two merges", group="scheme", low=1)
     epochs: int | None = option(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.classic import running
+from mlxhog.classic import team
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.result import Epoch
 from mlxhog.classic.session import train
@@ -22,7 +22,7 @@ from mlxhog.errors import WorkerFailed
 from tests.classic.small import hinge
 from tests.processes import alive, workers_of
 
-MANY = hinge(n=60_000, d=2000)  # epochs of some milliseconds, so that kills fall into them
+MANY = hinge(n=100_000, d=2000)  # epochs of some milliseconds, so that kills fall into them
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
 
@@ -72,7 +72,7 @@ class Killer(Unwatched):
 def test_hogwild_goes_on_without_workers_that_are_killed(options):
     watch = Killer(kills=2, n=MANY.n_examples)
     every_epoch = options.get("handout") == "epoch"
-    epochs = 6 if every_epoch else 60
+    epochs = 12 if every_epoch else 60
     found = train(MANY, ClassicConfig(workers=2, epochs=epochs, beta=1.0, **options), watch)
     assert watch.kills == 0
     assert (found.status, len(found.epochs)) == ("done", epochs)
@@ -103,15 +103,16 @@ def test_a_worker_that_keeps_dying_ends_the_run():
 
 
 def test_hogwild_goes_on_without_a_worker_that_is_stopped(monkeypatch):
-    monkeypatch.setattr(running, "STALL_S", 0.5)
+    monkeypatch.setattr(team, "STALL_S", 2.0)
 
     class Stopper(Killer):
         signum = signal.SIGSTOP
 
     watch = Stopper(kills=1, n=MANY.n_examples)
     found = train(MANY, ClassicConfig(workers=2, epochs=60, beta=1.0), watch)
-    assert (found.status, found.replaced) == ("done", 1)
-    assert "no example was done for 0.5 s" in watch.messages[0]
+    assert found.status == "done"
+    assert found.replaced >= 1
+    assert "no example was done for 2 s" in watch.messages[0]
     assert not worker_pids()
 
 

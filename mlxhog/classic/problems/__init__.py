@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.problem import Problem
 from mlxhog.errors import ConfigError
 from mlxhog.options import did_you_mean, to_flag
+
+if TYPE_CHECKING:  # NumPy, which the list of problems need not load
+    from mlxhog.classic.problem import Problem
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,6 @@ def packed(first: Int32, second: Int32, values: ArrayLike) -> Int32:
 
 
 def supports(first: Int32, second: Int32) -> tuple[Int64, Int32]:
-    """(indptr, indices) of the hypergraph whose edges are these pairs of rows."""
+    """(indptr, indices) of the hypergraph whose edges are these pairs of rows, lower row first."""
     indptr = np.arange(0, 2 * len(first) + 1, 2, dtype=np.int64)
-    return indptr, np.stack([first, second], axis=1).reshape(-1).astype(np.int32)
+    return indptr, np.sort(np.stack([first, second], axis=1), axis=1).reshape(-1).astype(np.int32)
