@@ -22,6 +22,9 @@ from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.metrics import Progress, Result
+from mlxhog.strategies import avg_runs
+
+MOST_BYTES = 2 << 30  # of parameters that are kept of a run
 
 QUIET_OPTIONS = {"eval_every": "off", "sample_every": "off", "save_every": "off"}
 
@@ -51,21 +54,29 @@ class _Recorder:
     keep_params: bool
     arena: Arena | None = None
     points: list[Point] = field(default_factory=list)
-    table: NDArray[np.void] | None = None
     pss_bytes: int = 0
+    _gap_s: float = 0.0
+    _next_s: float = 0.0
+
+    def _thin(self, seconds: float) -> None:
+        """Drop every other point, and look half as often from now on."""
+        del self.points[1::2]
+        self._gap_s = seconds / len(self.points)
 
     def __call__(self, progress: Progress) -> None:
-        if progress.step < 1:
-            return
         if self.arena is None:
             (run,) = self.out.iterdir()
             self.arena = Arena.connect(socket_path(run))
+        if progress.step < 1:
+            return
         start = self.arena.counters.load("start_ns")
-        params = self.arena.params.copy() if self.keep_params else None
-        self.points.append(
-            Point((monotonic_ns() - start) / 1e9, self.arena.counters.load("tokens"), params)
-        )
-        self.table = self.arena.workers.array.copy()
+        seconds = (monotonic_ns() - start) / 1e9
+        if seconds >= self._next_s:
+            params = model_of(self.arena) if self.keep_params else None
+            self.points.append(Point(seconds, self.arena.counters.load("tokens"), params))
+            self._next_s = seconds + self._gap_s
+            if len(self.points) * self.arena.params.nbytes > MOST_BYTES:
+                self._thin(seconds)
         pids = [worker.pid for worker in progress.workers if worker.state == "running"]
         self.pss_bytes = max(self.pss_bytes, sum(map(pss_bytes, pids)))
 
@@ -77,20 +88,48 @@ def record(*, keep_params: bool = False, **options: Any) -> Recorded:
         recorder = _Recorder(out / "runs", keep_params)
         config = TrainConfig(**{**QUIET_OPTIONS, "out": str(out / "runs"), **options})
         result = train(config, observer=recorder)
-        assert recorder.arena is not None, "the run was over before it was looked at"
-        assert recorder.table is not None
+        assert recorder.arena is not None, "a run tells of itself before it starts"
+        points = [point for point in recorder.points if point.seconds < result.seconds]
+        params = recorder.arena.params.copy() if keep_params else None  # at rest by now
+        points.append(Point(result.seconds, result.tokens, params))
+        table = recorder.arena.workers.array.copy()
         recorder.arena.close()
-        points = _until_the_end(recorder.points, result.seconds)
-        return Recorded(result, points, recorder.table, recorder.pss_bytes)
+        return Recorded(result, points, table, recorder.pss_bytes)
     finally:
         shutil.rmtree(out)
 
 
-def _until_the_end(points: list[Point], seconds: float) -> list[Point]:
-    """The points of the training itself; the first one after it stands for its end."""
-    before = [point for point in points if point.seconds < seconds]
-    after = points[len(before) : len(before) + 1]
-    return before + [Point(seconds, point.tokens, point.params) for point in after]
+def model_of(arena: Arena) -> NDArray[np.float32]:
+    """Copy the parameters; of averaged runs, what their average would be now."""
+    params = arena.params.copy()
+    workers = sum(name.startswith("copies.") for name in arena.layout.segments) - 1
+    if workers > 0:
+        avg_runs.average(arena, workers, params)
+    return params
+
+
+def model_file(**sizes: int) -> str:
+    """A YAML architecture like `tiny` but for some sizes, in a temporary file."""
+    import tempfile
+
+    import yaml
+
+    from mlxhog.models.registry import load_architecture
+
+    fields = {**load_architecture("tiny").to_dict(), **sizes}
+    for other in ("embedding_dim", "num_blocks"):
+        fields.pop(other, None)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
+        yaml.safe_dump(fields, file)
+    return file.name
+
+
+def count_parameters(model: str) -> int:
+    """Parameters of an architecture."""
+    from mlxhog.models.registry import load_architecture
+    from mlxhog.models.xlstm_large import param_count
+
+    return param_count(load_architecture(model))
 
 
 def pss_bytes(pid: int) -> int:

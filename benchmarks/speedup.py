@@ -24,7 +24,7 @@ from typing import Any
 
 import xlstm_package
 from _harness import Claim, LoadWatch, Sample, finish, own_cpu_s, wait_until_quiet
-from _runs import HeldOut, Recorded, record, step_shares
+from _runs import HeldOut, Recorded, count_parameters, model_file, record, step_shares
 
 from mlxhog import TrainConfig
 
@@ -179,30 +179,6 @@ def memory(claims: list[Claim], results: dict[str, Any], *, quick: bool) -> None
     each = (more[4] - pss["live"]) / 2
     alone = record(workers="torch:cpu", steps=40, **common, **ways["live"]).pss_bytes
     claims.append(Claim("a further live worker / the first one's memory", each / alone, "<=", 1.0))
-
-
-def model_file(**sizes: int) -> str:
-    """A YAML architecture like `tiny` but for some sizes, in a temporary file."""
-    import tempfile
-
-    import yaml
-
-    from mlxhog.models.registry import load_architecture
-
-    fields = {**load_architecture("tiny").to_dict(), **sizes}
-    for other in ("embedding_dim", "num_blocks"):
-        fields.pop(other, None)
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
-        yaml.safe_dump(fields, file)
-    return file.name
-
-
-def count_parameters(model: str) -> int:
-    """Parameters of an architecture."""
-    from mlxhog.models.registry import load_architecture
-    from mlxhog.models.xlstm_large import param_count
-
-    return param_count(load_architecture(model))
 
 
 def default_command(claims: list[Claim], results: dict[str, Any]) -> None:

@@ -47,7 +47,8 @@ from _harness import (
 
 from mlxhog import plain_json
 from mlxhog.durable import replace_file
-from mlxhog.report.canvas import LIGHT, legend, panel, png, style, title
+from mlxhog.report import canvas
+from mlxhog.report.canvas import LIGHT, panel, png, style, title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,6 +65,7 @@ __all__ = [
     "Found",
     "Sample",
     "Scale",
+    "is_recorded",
     "legend",
     "new_panel",
     "new_panels",
@@ -105,10 +107,11 @@ class Scale:
 
     Attributes:
         mode: "tiny", "quick" or "full".
-        seeds: of the repetitions.
+        out: folder of the results, where another experiment's may lie.
     """
 
     mode: str
+    out: Path = RESULTS
 
     @property
     def quick(self) -> bool:
@@ -173,6 +176,11 @@ def _settings_file(name: str) -> Path:
     return Path(__file__).with_name(f"{name}_settings.json")
 
 
+def is_recorded(name: str) -> bool:
+    """Whether `--tune` of an experiment has written settings."""
+    return _settings_file(name).exists()
+
+
 def recorded(name: str) -> dict[str, Any]:
     """Settings that `--tune` of an experiment wrote beside its script."""
     path = _settings_file(name)
@@ -199,9 +207,7 @@ def new_panel(*, x: str, y: str, heading: str = "") -> tuple[Figure, Any]:
 
 def new_panels(*labels: tuple[str, str, str]) -> tuple[Figure, list[Any]]:
     """Return a figure with axes side by side, one for each (x label, y label, heading)."""
-    from mlxhog.report.canvas import blank
-
-    figure = blank(LIGHT, 5.2 * len(labels), 4.2)
+    figure = canvas.blank(LIGHT, 5.2 * len(labels), 4.2)
     found = list(figure.subplots(1, len(labels), squeeze=False)[0])
     for axes, (x, y, heading) in zip(found, labels, strict=True):
         style(axes, LIGHT)
@@ -214,6 +220,11 @@ def _label(axes: Any, x: str, y: str, heading: str) -> None:
     axes.set_ylabel(y, color=LIGHT.ink, fontsize=9)
     if heading:
         title(axes, LIGHT, heading)
+
+
+def legend(axes: Any) -> None:
+    """Put the legend beside the axes; what was drawn last comes first."""
+    canvas.legend(axes, LIGHT)
 
 
 # -- one run of a script --------------------------------------------------------------------------
@@ -248,7 +259,7 @@ def run(
     if tune is not None and chosen.tune:
         tune()
         return 0
-    scale = Scale(FULL if chosen.full else TINY if chosen.tiny else QUICK)
+    scale = Scale(FULL if chosen.full else TINY if chosen.tiny else QUICK, chosen.out)
     if scale.mode != TINY:
         wait_until_quiet(patience_s=10.0)
     watch, cpu, began = LoadWatch(), own_cpu_s(), time.monotonic()

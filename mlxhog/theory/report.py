@@ -12,7 +12,7 @@ from mlxhog.theory.bounds import Bound
 from mlxhog.theory.conditions import WHOLE
 from mlxhog.theory.conflicts import BlockConflicts
 from mlxhog.theory.estimators import Estimate
-from mlxhog.theory.sampling import EXACT, LARGE, NEGLIGIBLE
+from mlxhog.theory.sampling import EXACT, LARGE, NEGLIGIBLE, WRITTEN
 
 
 def sections(found: Analysis) -> Iterator[Section]:
@@ -39,22 +39,29 @@ def _conflicts(found: Analysis) -> Section:
         elements = one.elements
         rows.append(
             (
-                one.block.name,
+                f"{one.block.name} {one.block.cell or ''}".rstrip(),
                 f"{one.block.parameters:,}",
                 f"{elements.omega.value:,.0f} ({elements.omega.value / elements.groups:.0%})",
                 _number(elements.delta),
                 _number(elements.rho),
                 _number(elements.p_conf),
                 f"{elements.p_conf.low:.2f}-{elements.p_conf.high:.2f}",
-                *(f"{one.by[EXACT, grain].p_conf.value:.3g}" for grain in (LINE, STRIPE, ROW)),
+                *(
+                    f"{one.by[one.counted, grain].p_conf.value:.3g}"
+                    for grain in (LINE, STRIPE, ROW)
+                ),
             )
         )
     header = (
         "block", "parameters", "Omega", "Delta", "rho", "p_conf", "95 % of it", "in lines",
         "in stripes", "in rows",
     )  # fmt: skip
+    written = any(one.counted == WRITTEN for one in found.measured.blocks)
+    what = "elements of the gradient that are not exactly zero"
+    if written:
+        what = "elements that are written of each step"
     return Section(
-        "do two updates meet? elements of the gradient that are not exactly zero", header, rows,
+        f"do two updates meet? {what}", header, rows,
         [*_dense(found.measured.blocks), *_negligible(found.measured.blocks)],
     )  # fmt: skip
 
@@ -75,7 +82,7 @@ def _dense(blocks: Sequence[BlockConflicts]) -> Iterator[str]:
                 "meet, in elements that all of them touch"
             )
     for one in blocks:
-        untouched = one.elements.untouched
+        untouched = one.by[EXACT, ELEMENT].untouched
         if untouched:
             yield (
                 f"{one.block.name}: {untouched:,} of {one.block.parameters:,} elements were zero "
@@ -87,11 +94,14 @@ def _negligible(blocks: Sequence[BlockConflicts]) -> Iterator[str]:
     changed = [
         one
         for one in blocks
-        if one.by[LARGE, ELEMENT].p_conf.value != one.elements.p_conf.value
-        or one.by[LARGE, ELEMENT].delta.value != one.elements.delta.value
+        if one.by[LARGE, ELEMENT].p_conf.value != one.by[EXACT, ELEMENT].p_conf.value
+        or one.by[LARGE, ELEMENT].delta.value != one.by[EXACT, ELEMENT].delta.value
     ]
-    shares = [one.by[LARGE, ELEMENT].mean_groups / one.elements.mean_groups for one in blocks
-              if one.elements.mean_groups]  # fmt: skip
+    shares = [
+        one.by[LARGE, ELEMENT].mean_groups / one.by[EXACT, ELEMENT].mean_groups
+        for one in blocks
+        if one.by[EXACT, ELEMENT].mean_groups
+    ]
     if not changed:
         yield (
             f"leaving out elements below {NEGLIGIBLE:g} of the block's largest changes none of "
@@ -150,14 +160,22 @@ def _staleness(found: Analysis) -> Section:
             )
         lost = seen.lost_update_rate
         notes.append(
-            "lost updates: not measured" if lost is None else f"lost updates: {lost:.3g} of all"
+            "lost updates: not measured"
+            if lost is None
+            else f"lost updates: {lost:.3g} of {seen.increments:,} increments that were counted"
         )
     aged = ", ".join(f"{age.lag}: {age.cosine:.2f}" for age in found.ages)
     notes.append(
         "cosine of a batch's gradient with its own so many updates later (steps of full lr): "
         + aged
     )
-    return Section("how late are updates?", notes=notes)
+    rows = [
+        (one.name, f"{one.steps:,}", f"{one.mean:.2f}", *map(str, (one.p50, one.p99, one.max)))
+        for one in (() if seen is None else seen.by_worker)
+        if one.steps
+    ]
+    header = ("worker", "steps", "mean", "median", "99 %", "largest")
+    return Section("how late are updates? counted in updates by others", header, rows, notes)
 
 
 def _theorems(found: Analysis) -> Section:

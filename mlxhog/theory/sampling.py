@@ -22,6 +22,7 @@ from mlxhog.config import TrainConfig
 from mlxhog.data.batches import Batches
 from mlxhog.doctor.child import Lane
 from mlxhog.gradients import GradientSum, Rows
+from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, init_params
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.written import WrittenSupport
@@ -32,8 +33,9 @@ Float64 = NDArray[np.float64]
 Ticket = tuple[int, int]
 """Epoch and number of a batch."""
 
-EXACT, LARGE = KINDS = ("exact", "large")
-"""Elements that count: all that are not zero, and those that are not negligible."""
+EXACT, LARGE, WRITTEN = KINDS = ("exact", "large", "written")
+"""Elements that count: all of the gradient that are not zero; those that are not negligible; and,
+where only part of a step is written, those that are."""
 
 NEGLIGIBLE = 1e-8
 """Of the largest magnitude in the block; below it an element of the gradient is not large."""
@@ -62,9 +64,7 @@ class Subject:
         batch_size: sequences in one update.
         seed: of the run: initial values, and the order of the batches.
         sampled: words of the training loss; None is the whole vocabulary.
-        sparsified: a run that writes a part of each step: what counts is that part. None counts
-            the gradient.
-        decay: names of the parameters that weight decay applies to.
+        sparsified: the options by which part of each step is written; None where all of it is.
     """
 
     backend: str
@@ -83,7 +83,11 @@ class Subject:
     seed: int
     sampled: SampledHead | None = None
     sparsified: TrainConfig | None = None
-    decay: frozenset[str] = frozenset()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is counted, some of `KINDS`."""
+        return (EXACT, LARGE) if self.sparsified is None else KINDS
 
     def batches(self) -> Batches:
         """Open the batches; each is one update, one hyperedge of the theory."""
@@ -141,14 +145,18 @@ class Source:
         self.firsts = {
             (grain, number): block.firsts(grain)
             for grain in GRAINS
+            if grain != ELEMENT
             for number, block in enumerate(subject.blocks)
         }
         self.flat = np.empty(int(self.starts[-1]), np.float32)
         self.grads: Grads = {}
-        self.written = None
-        if subject.sparsified is not None:  # residuals are those of the batches one after another
+        self.written: WrittenSupport | None = None
+        if subject.sparsified is not None:
+            decay = frozenset(
+                k for k, one in families.param_spec(subject.model).items() if one.decay
+            )
             self.written = WrittenSupport(
-                subject.sparsified, layout.slots, self.backend.inbox, subject.decay
+                subject.sparsified, layout.slots, self.backend.inbox.copy(), decay
             )
 
     def gradient(self, ticket: Ticket) -> float:
@@ -182,17 +190,15 @@ class Source:
     def counting(self) -> Iterator[tuple[str, int, NDArray[np.bool_]]]:
         """Yield (kind, block, which of its elements count) of the gradient in `flat`.
 
-        Of a sparsified run those count, by either kind, that its worker would write.
+        What error feedback leaves of one step goes into the next, so each gradient is asked about
+        once.
         """
-        if self.written is not None:
-            masks = self.written.of(self.grads)
-            for number, block in enumerate(self.subject.blocks):
-                written = np.concatenate([masks[slot.name].reshape(-1) for slot in block.slots])
-                yield EXACT, number, written
-                yield LARGE, number, written
-            return
-        for number in range(len(self.subject.blocks)):
+        masks = {} if self.written is None else self.written.of(self.grads)
+        for number, block in enumerate(self.subject.blocks):
             here = self.flat[self.block_starts[number] : self.block_starts[number + 1]]
+            if masks:
+                parts = [masks[slot.name].reshape(-1) for slot in block.slots]
+                yield WRITTEN, number, np.concatenate(parts)
             size = np.abs(here)
             largest = float(size.max())
             yield EXACT, number, size > 0
@@ -221,8 +227,9 @@ def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
         norms.append(float(np.linalg.norm(ours.flat.astype(np.float64))))
         for kind, number, counts in ours.counting():
             for grain in GRAINS:
-                firsts = ours.firsts[grain, number]
-                groups = counts if grain == ELEMENT else np.logical_or.reduceat(counts, firsts)
+                groups = counts
+                if grain != ELEMENT:
+                    groups = np.logical_or.reduceat(counts, ours.firsts[grain, number])
                 packed.setdefault((kind, grain, number), []).append(
                     np.packbits(groups, bitorder="little")
                 )

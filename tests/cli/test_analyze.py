@@ -41,7 +41,7 @@ def test_json_has_blocks_staleness_bounds_and_advice(
     how = ["--backend", backend, "--seconds", "0.5", "--threads", "1"]
     found = analyzed([*model, *LOOK, *how], capsys)
     assert [block["name"] for block in found["blocks"]] == [
-        "embedding", "blocks.0", "out_norm", "head",
+        "embedding", "layer 0", "out_norm", "head",
     ]  # fmt: skip
     for block in found["blocks"]:
         assert list(block)[:6] == ["name", "parameters", "omega", "rho", "delta", "p_conf"]
@@ -93,12 +93,13 @@ def test_a_person_reads_the_tables_and_figures_are_written(
     model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = tmp_path / "figures"
-    assert main(["analyze", *model, *LOOK, "--seconds", "0", "--plot", str(figures)]) == 0
+    how = ["--seconds", "0", "--workers", "torch:cpu*3", "--plot", str(figures)]
+    assert main(["analyze", *model, *LOOK, *how]) == 0
     out, err = capsys.readouterr()
     for said in (
-        "dense: in blocks.0, out_norm, head any two updates meet",
+        "dense: in layer 0, out_norm, head any two updates meet",
         "embedding: an update touches",
-        "no run was watched; bounds are taken at a lag of 1",
+        "no run was watched; bounds are taken at a lag of 2",
         "no bound: the loss of a neural network is not strongly convex",
         "sparse gradients: is not met",
         "- write: add steps losslessly",
@@ -107,7 +108,7 @@ def test_a_person_reads_the_tables_and_figures_are_written(
     assert "gradients ..." in err
     files = sorted(path.name for path in figures.iterdir())
     assert files == [
-        "block-blocks.0.png", "block-embedding.png", "block-head.png", "block-out_norm.png",
+        "block-embedding.png", "block-head.png", "block-layer-0.png", "block-out_norm.png",
     ]  # fmt: skip
     for path in figures.iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")

@@ -16,7 +16,7 @@ from mlxhog.theory.conditions import Constants, Lag, conditions, facts
 from mlxhog.theory.conflicts import BlockConflicts, conflict
 from mlxhog.theory.embedding_rows import HotToken, RowStatistics
 from mlxhog.theory.observed import Observed
-from mlxhog.theory.sampling import KINDS
+from mlxhog.theory.sampling import EXACT, LARGE
 from mlxhog.theory.supports import Supports
 
 N, SAMPLES, UPDATES = 4000, 60, 1000
@@ -25,8 +25,8 @@ N, SAMPLES, UPDATES = 4000, 60, 1000
 def block(name: str, supports: Sequence[Sequence[int]], *, rows: bool = False) -> BlockConflicts:
     found = conflict(Supports.from_lists(supports, N))
     slot = Slot(name=name, shape=(N,), offset=0, size=N, kind="dense", init="zeros")
-    by = {(kind, grain): found for kind in KINDS for grain in GRAINS}
-    return BlockConflicts(Block(name, (slot,), row_sparse=rows), by)
+    by = {(kind, grain): found for kind in (EXACT, LARGE) for grain in GRAINS}
+    return BlockConflicts(Block(name, None, (slot,), row_sparse=rows), by)
 
 
 DENSE = block("dense", [range(N)] * SAMPLES)
@@ -69,9 +69,10 @@ def advice(
     cosine: float = 0.95,
     smoothness: float = 10.0,
     lag: Lag = Lag(mean=1.0, largest=2.0, seen=True),  # noqa: B008
+    blocks_option: str = "all",
     **options: object,
 ) -> dict[str, Advice]:
-    config = TrainConfig(**options)  # type: ignore[arg-type]
+    config = TrainConfig(blocks=blocks_option, **options)  # type: ignore[arg-type]
     rules = conditions(
         blocks,
         updates_per_epoch=UPDATES,
@@ -108,6 +109,34 @@ def test_sparse_updates_may_be_added_racily() -> None:
     assert advice((SPARSE,))["write"].flags == "--write racy"
 
 
+@pytest.mark.parametrize("blocks", [(DENSE,), (SPARSE,)], ids=["dense", "sparse"])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"write": "racy", "predict": "none"},
+        {"optimizer": "sgd", "lr": 0.5},
+        {"optimizer": "momentum", "async_after": 0.2},
+        {"strategy": "avg_runs"},
+        {"sparsify": "threshold:0.5"},
+        {"strategy": "sync"},
+        {"strategy": "round_robin"},
+        {"blocks_option": "disjoint"},
+    ],
+)
+def test_every_flag_that_is_advised_goes_with_the_options_there_are(
+    blocks: tuple[BlockConflicts, ...], chosen: dict[str, object]
+) -> None:
+    kept = {("blocks" if name == "blocks_option" else name): v for name, v in chosen.items()}
+    write = "racy" if chosen.get("write") == "racy" else "lossless"
+    settings = {name: value for name, value in chosen.items() if name != "write"}
+    found = advice(blocks, write=write, cosine=0.2, **settings)  # type: ignore[arg-type]
+    for one in found.values():
+        if one.flags:
+            flag, value = one.flags.split()
+            TrainConfig(**kept | {flag.removeprefix("--").replace("-", "_"): value})  # type: ignore[arg-type]
+
+
 def test_sparsity_that_allows_no_lag_justifies_no_second_worker() -> None:
     found = advice((SPARSE, DENSE))["workers"]
     assert "sparsity does not justify a second worker" in found.because
@@ -125,6 +154,8 @@ def test_a_step_of_sgd_beyond_the_rule_is_to_be_lowered_and_one_below_it_kept() 
     assert above.flags == "--lr 0.071"
     below = advice(optimizer="sgd", lr=0.05)["step size"]
     assert below.recommend == "keep lr 0.05"
+    heavy = advice(optimizer="momentum", momentum=0.9, lr=0.05)["step size"]
+    assert heavy.flags == "--lr 0.0071"
     adam = advice(lr=0.5)["step size"]
     assert "does not cover AdamW" in adam.because
     assert adam.flags == ""
@@ -158,6 +189,21 @@ def test_only_an_embedding_of_its_own_has_sparse_rows() -> None:
     own = advice((DENSE, block("embedding", [[k] for k in range(SAMPLES)], rows=True)))
     assert own["embedding"].recommend.startswith("nothing to do")
     assert "' ' 75%" in own["embedding"].because
+
+
+def test_disjoint_blocks_are_offered_to_dense_models_alone() -> None:
+    assert advice()["disjoint blocks"].flags == "--blocks disjoint"
+    assert "disjoint blocks" not in advice((SPARSE,))
+    chosen = advice(blocks_option="disjoint")["disjoint blocks"]
+    assert chosen.flags == ""
+    assert "no two workers write the same block at once" in chosen.because
+
+
+def test_a_sparsified_run_is_told_whether_it_is_sparse_enough() -> None:
+    assert "buys no sparsity" in advice(sparsify="topk:0.01")["sparsified steps"].recommend
+    lag = Lag(mean=1.0, largest=1.0, seen=True)
+    enough = advice((SPARSE,), sparsify="topk:0.01", lag=lag)["sparsified steps"]
+    assert "sparse enough" in enough.recommend
 
 
 def test_random_supports_of_the_advised_share_meet_as_seldom_as_it_says() -> None:

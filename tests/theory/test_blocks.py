@@ -28,14 +28,16 @@ def test_blocks_are_the_embedding_the_layers_the_last_norm_and_the_head():
     slots = arena.plan(families.param_spec(model), max_workers=1, n_tickets=8).slots
     blocks = blocks_of(model, slots)
     assert [block.name for block in blocks] == [
-        "embedding", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "out_norm", "head",
+        "embedding", "layer 0", "layer 1", "layer 2", "layer 3", "out_norm", "head",
     ]  # fmt: skip
     assert [block.row_sparse for block in blocks] == [True] + [False] * 6
     assert sum(block.parameters for block in blocks) == families.param_count(model)
 
 
 def test_lines_begin_anew_with_every_parameter_and_rows_are_those_of_the_matrices():
-    block = Block("b", (slot("matrix", (3, 40), 0), slot("vector", (5,), 128)), row_sparse=False)
+    block = Block(
+        "b", None, (slot("matrix", (3, 40), 0), slot("vector", (5,), 128)), row_sparse=False
+    )
     assert block.firsts(ELEMENT).tolist() == list(range(125))
     assert block.firsts(LINE).tolist() == [0, 32, 64, 96, 120]
     assert block.firsts(ROW).tolist() == [0, 40, 80, 120]
@@ -44,6 +46,7 @@ def test_lines_begin_anew_with_every_parameter_and_rows_are_those_of_the_matrice
 def test_parameters_that_share_a_stripe_of_the_arena_share_the_group():
     block = Block(
         "b",
+        None,
         (slot("a", (1000,), 512), slot("b", (100,), 1536), slot("c", (10,), 5120)),
         row_sparse=False,
     )
@@ -52,6 +55,7 @@ def test_parameters_that_share_a_stripe_of_the_arena_share_the_group():
 
 
 def test_every_grain_begins_at_the_first_element():
-    block = Block("b", (slot("a", (7, 2, 3), 96),), row_sparse=False)
+    block = Block("b", None, (slot("a", (7, 2, 3), 96),), row_sparse=False)
     assert all(block.firsts(grain)[0] == 0 for grain in GRAINS)
     assert block.firsts(ROW).tolist() == [0, 6, 12, 18, 24, 30, 36]
+    assert [block.groups(grain) for grain in GRAINS] == [len(block.firsts(g)) for g in GRAINS]

@@ -10,10 +10,10 @@ import pytest
 from mlxhog.doctor.child import Child
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.theory import conflicts
-from mlxhog.theory.analysis import tickets
+from mlxhog.theory.analyze import tickets
 from mlxhog.theory.blocks import ELEMENT, GRAINS, ROW
 from mlxhog.theory.conflicts import asked, conflict, measure, most_samples
-from mlxhog.theory.sampling import EXACT, KINDS, Sampled
+from mlxhog.theory.sampling import EXACT, Sampled
 from mlxhog.theory.supports import Supports
 from tests.processes import alive
 from tests.theory import dying
@@ -29,7 +29,7 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(
         found = measure(child, given, tickets(given.batches().n_tickets, 24, 0), told.append)
     assert found.samples == len(found.losses) == len(found.norms) == 24
     by = {one.block.name: one for one in found.blocks}
-    for name in ("blocks.0", "out_norm", "head"):
+    for name in ("layer 0", "out_norm", "head"):
         for grain in GRAINS:
             here = by[name].by[EXACT, grain]
             assert (here.rho.value, here.delta.value, here.p_conf.value) == (1.0, 1.0, 1.0)
@@ -69,12 +69,12 @@ def test_bitmaps_that_do_not_fit_are_refused_before_anything_is_sampled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = subject(tmp_path)
-    one = sum(-(-len(b.firsts(g)) // 8) for b in given.blocks for g in GRAINS) * len(KINDS)
+    one = sum(-(-len(b.firsts(g)) // 8) for b in given.blocks for g in GRAINS) * len(given.kinds)
     monkeypatch.setattr(conflicts, "BITMAP_BYTES", 40 * one)
-    assert most_samples(given.blocks) == 40
+    assert most_samples(given) == 40
     monkeypatch.setattr(conflicts, "BITMAP_BYTES", 5 * one)
     with pytest.raises(EnvironmentLacks, match="analyze a narrower model"):
-        most_samples(given.blocks)
+        most_samples(given)
 
 
 def test_a_child_that_is_killed_is_an_error_and_no_process_remains() -> None:

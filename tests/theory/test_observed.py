@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mlxhog.errors import RunError, WorkerFailed
 from mlxhog.run import Run
-from mlxhog.theory.observed import Observed, of_run, probe
+from mlxhog.theory.observed import Observed, of_run
+from mlxhog.theory.probe import probe
 from mlxhog.trainer import train
 from tests.tolerances import TWO_DIVISIONS, assert_close
 from tests.training.small import small_config
@@ -69,7 +69,7 @@ def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(
 
 
 def test_a_probe_too_short_for_a_step_says_so(tmp_path: Path) -> None:
-    config = replace(small_config(tmp_path), batch_size=64, seq_len=256)
+    config = small_config(tmp_path)
     with pytest.raises(WorkerFailed, match="give it longer, as in --seconds 30"):
         probe(config, workers="torch:cpu*2", seconds=1e-9, tell=lambda step: None)
 
@@ -104,9 +104,11 @@ def metrics(tmp_path: Path, *lines: dict[str, object]) -> Run:
 
 
 def test_metrics_without_a_histogram_still_have_a_mean_and_a_largest(tmp_path: Path) -> None:
+    first = {"slot": 1, "backend": "torch:cpu", "steps": 30, "dropped": 0}
+    second = {"slot": 2, "backend": "mlx:cpu", "steps": 12, "dropped": 2}
     workers = [
-        {"steps": 30, "dropped": 0, "mean_staleness": 1.0, "max_staleness": 4},
-        {"steps": 12, "dropped": 2, "mean_staleness": 2.0, "max_staleness": 9},
+        first | {"mean_staleness": 1.0, "max_staleness": 4},
+        second | {"mean_staleness": 2.0, "max_staleness": 9},
     ]
     line = {"step": 42, "elapsed_s": 2.0, "lost_update_rate": 0.25, "workers": workers}
     found = of_run(metrics(tmp_path, line), "racy")

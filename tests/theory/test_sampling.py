@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from mlxhog.doctor.child import Lane
+from mlxhog.models.families import param_spec
 from mlxhog.optim.written import WrittenSupport
 from mlxhog.theory.ageing import LAGS, Movement, age
 from mlxhog.theory.blocks import ELEMENT, GRAINS, ROW
-from mlxhog.theory.sampling import EXACT, KINDS, LARGE, curvature, source
+from mlxhog.theory.sampling import EXACT, LARGE, WRITTEN, curvature, source
 from mlxhog.trainer import train
 from tests.theory.measured import MAD_MODEL, flat, sampled, subject, touched
 from tests.tolerances import (
@@ -71,13 +72,14 @@ def test_of_a_sparsified_run_the_elements_count_that_a_worker_would_write(
     found = sampled(given, TICKETS, lane)
     ours = source(lane, given)
     assert given.sparsified is not None
-    worker = WrittenSupport(given.sparsified, given.layout.slots, ours.backend.inbox, given.decay)
+    decay = frozenset(name for name, one in param_spec(given.model).items() if one.decay)
+    worker = WrittenSupport(given.sparsified, given.layout.slots, ours.backend.inbox, decay)
     for number, ticket in enumerate(TICKETS):
         _, grads = ours.backend.loss_and_grads(ours.batches.at(*ticket))
         masks = worker.of(grads)
         for block in given.blocks:
             wanted = np.concatenate([masks[slot.name].reshape(-1) for slot in block.slots])
-            assert (touched(found, given, EXACT, ELEMENT, block.name)[number] == wanted).all()
+            assert (touched(found, given, WRITTEN, ELEMENT, block.name)[number] == wanted).all()
 
 
 def test_of_a_sampled_head_the_rows_of_the_candidates_move(tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_of_a_sampled_head_the_rows_of_the_candidates_move(tmp_path: Path) -> No
 def test_a_coarser_group_is_touched_where_one_of_its_elements_is(tmp_path: Path) -> None:
     given = subject(tmp_path)
     found = sampled(given, TICKETS)
-    for kind in KINDS:
+    for kind in given.kinds:
         for block in given.blocks:
             elements = touched(found, given, kind, ELEMENT, block.name)
             for grain in GRAINS:
@@ -120,6 +122,23 @@ def test_positions_beyond_the_sequence_and_experts_not_taken_are_never_touched(
     experts = units.reshape(len(TICKETS), 8, -1).any(2)
     assert experts.any(1).all()
     assert not experts.all()  # tokens of so short a text do not take every expert
+
+
+def test_of_a_sparsified_step_what_is_written_counts(tmp_path: Path) -> None:
+    whole = subject(tmp_path)
+    given = subject(tmp_path, sparsify="topk:0.01", error_feedback=False)
+    assert whole.kinds == (EXACT, LARGE)
+    assert given.kinds == (EXACT, LARGE, WRITTEN)
+    found = sampled(given, TICKETS)
+    for block in given.blocks:
+        if block.row_sparse:
+            continue
+        written = touched(found, given, WRITTEN, ELEMENT, block.name).sum(1)
+        wanted = sum(max(1, round(0.01 * slot.size)) for slot in block.slots)
+        # every parameter keeps its own share, rounded one way or the other
+        assert (abs(written - wanted) <= len(block.slots)).all()
+        exact = touched(found, given, EXACT, ELEMENT, block.name)
+        assert exact.sum() > 10 * written.sum()
 
 
 def test_accumulated_gradients_touch_what_the_whole_batch_touches(tmp_path: Path) -> None:
@@ -209,12 +228,12 @@ def test_movements_are_those_of_the_optimizers(tmp_path: Path) -> None:
     ours, m, v = w.copy(), w.copy(), w.copy()
     for step, grad in enumerate(grads, start=1):
         ours -= np.float32(lr) * movement.learn(grad)
-        delta, m, v = adamw_reference(
+        moved, m, v = adamw_reference(
             w, grad, m, v, lr=lr, beta1=config.beta1, beta2=config.beta2, eps=config.eps,
             weight_decay=0.0, bias1=1 - config.beta1**step, bias2=1 - config.beta2**step,
             grad_scale=1.0,
         )  # fmt: skip
-        w += delta
+        w += moved
         assert_close(ours, w, ADAMW_MOVEMENT)
 
 

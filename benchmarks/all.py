@@ -1,0 +1,208 @@
+"""Run every experiment and write benchmarks/RESULTS.md: the documents' claims, measured.
+
+    python benchmarks/all.py --quick             one seed, under 20 minutes on two quiet cores
+    python benchmarks/all.py --full              three seeds, the documents' sizes: hours, or days
+    python benchmarks/all.py --only scaling      one of them, or several
+    python benchmarks/all.py --page              RESULTS.md again, from the results there are
+
+Every script runs in a process of its own. One that fails is shown, and does not stop the others;
+Ctrl-C ends the run and still writes the page. The exit code is 0 where every script ran, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from _harness import EXIT_CODES, ROOT
+from _results_page import page, read
+
+from mlxhog import plain_json
+from mlxhog.durable import replace_file
+from mlxhog.quantities import format_clock
+
+HERE = Path(__file__).resolve().parent
+ORDER = (
+    "classic_speed", "paper_tables", "synthetic_svm", "image_svm", "linear_regression",
+    "staleness", "scaling", "schemes", "mixed_backends", "sparsified",
+)  # fmt: skip
+"""The classic problems first; scaling after staleness, which it reads."""
+
+QUICK_S = {
+    "classic_speed": 150, "staleness": 120, "scaling": 60, "schemes": 120, "mixed_backends": 60,
+}  # fmt: skip
+"""What scripts take with --quick, for the first estimate; the last run's own time is better."""
+
+ELSEWHERE = {
+    "classic_speed": {"tiny": ("--turns", "1", "--size", "500"), "quick": ("--quick",), "full": ()}
+}
+"""Scripts beside this one, which write no file: their flags for each mode."""
+
+UNKNOWN_S = 60
+FULL_FACTOR = 40  # how many times as long as --quick, until it has been measured
+
+
+@dataclass(frozen=True)
+class Script:
+    """One script and how it is called."""
+
+    name: str
+    path: Path
+    flags: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """What a user types."""
+        return " ".join(["python", str(self.path.relative_to(ROOT)), *self.flags])
+
+
+def scripts(mode: str) -> list[Script]:
+    """Every experiment there is, in order."""
+    found = [
+        Script(name, HERE / f"{name}.py", flags[mode])
+        for name, flags in ELSEWHERE.items()
+        if (HERE / f"{name}.py").exists()
+    ]
+    found += [
+        Script(path.stem, path, (f"--{mode}",))
+        for path in sorted((HERE / "experiments").glob("[!_]*.py"))
+    ]
+    places = {name: k for k, name in enumerate(ORDER)}
+    return sorted(found, key=lambda script: (places.get(script.name, len(ORDER)), script.name))
+
+
+def expected_s(script: Script, mode: str, out: Path) -> float:
+    """Seconds a script is going to take: as long as last time, or a guess."""
+    result = out / f"{script.name}.json"
+    if result.exists():
+        last = json.loads(result.read_text())
+        if last.get("mode") == mode and last.get("seconds"):
+            return float(last["seconds"])
+    quick = QUICK_S.get(script.name, UNKNOWN_S)
+    return quick * {"tiny": 0.3, "quick": 1.0, "full": FULL_FACTOR}[mode]
+
+
+def run(script: Script, mode: str, out: Path) -> Mapping[str, Any]:
+    """Run a script, pass its lines on, and return its result, or what is to be said of its end.
+
+    The result lies in the folder afterwards, whatever happened.
+    """
+    own = [] if script.name in ELSEWHERE else ["--out", str(out)]
+    command = [sys.executable, str(script.path), *script.flags, *own]
+    began = time.monotonic()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+    ) as process:
+        try:
+            said = list(_pass_on(process))
+        except BaseException:
+            process.terminate()
+            raise
+    seconds = round(time.monotonic() - began, 1)
+    result = _last_json(said)
+    if process.returncode not in EXIT_CODES.values() or result is None:
+        last = next((line for line in reversed(said) if line.strip()), "it said nothing")
+        result = {
+            "experiment": script.name,
+            "verdict": "failed",
+            "error": f"exit code {process.returncode}: {last.strip()}",
+        }
+    whole = {
+        "experiment": script.name,
+        **result,
+        "mode": mode,
+        "command": script.command,
+        "seconds": seconds,
+    }
+    replace_file(out / f"{script.name}.json", plain_json.dumps(whole, indent=1) + b"\n")
+    return whole
+
+
+def _pass_on(process: subprocess.Popen[str]) -> Iterator[str]:
+    """Every line of a process; shown, but for the JSON at its end."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if not line.startswith('{"'):
+            print(f"    {line.rstrip()}" if line.strip() else "", flush=True)
+        yield line
+
+
+def _last_json(said: Sequence[str]) -> dict[str, Any] | None:
+    for line in reversed(said):
+        if line.startswith('{"'):
+            try:
+                found = json.loads(line)
+            except json.JSONDecodeError:
+                return None
+            return found if isinstance(found, dict) and "verdict" in found else None
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the flags ask for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--quick", action="store_true", help="one seed, minutes (default)")
+    mode.add_argument("--full", action="store_true", help="three seeds, the documents' sizes")
+    mode.add_argument("--tiny", action="store_true", help="do they run? numbers mean nothing")
+    mode.add_argument("--page", action="store_true", help="only write RESULTS.md")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the experiments")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of results")
+    chosen = parser.parse_args(arguments)
+    asked = "full" if chosen.full else "tiny" if chosen.tiny else "quick"
+    out: Path = chosen.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    todo = scripts(asked)
+    known = [script.name for script in todo]
+    if unknown := sorted(set(chosen.only or ()) - set(known)):
+        parser.error(f"no experiment {', '.join(unknown)}; there are {', '.join(known)}")
+    if chosen.only:
+        todo = [script for script in todo if script.name in chosen.only]
+    try:
+        failed = [] if chosen.page else _run_all(todo, asked, out)
+    finally:
+        results = out.parent / "RESULTS.md"
+        documents = read(out, ORDER)
+        if documents:
+            replace_file(results, page(documents, folder=out.name).encode())
+            print(f"\n{results}")
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _run_all(todo: Sequence[Script], mode: str, out: Path) -> list[str]:
+    """Run scripts one after another; returns the names of those that failed."""
+    waits = {script.name: expected_s(script, mode, out) for script in todo}
+    began, failed = time.monotonic(), []
+    for k, script in enumerate(todo):
+        left = sum(waits[later.name] for later in todo[k:])
+        print(
+            f"\n[{k + 1}/{len(todo)}] {script.command}   "
+            f"{format_clock(time.monotonic() - began)} so far, about {format_clock(left)} to go",
+            flush=True,
+        )
+        document = run(script, mode, out)
+        if document["verdict"] == "failed":
+            failed.append(script.name)
+        print(f"    {script.name}: {document['verdict']}, {document['seconds']:.0f} s", flush=True)
+        if document["verdict"] == "failed":
+            print(f"    {document['error']}", flush=True)
+    print(f"\nall took {format_clock(time.monotonic() - began)}", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,0 +1,191 @@
+"""MLX beside PyTorch on one set of parameters: convergence, and whether both compute the same."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING
+
+import numpy as np
+from _experiment import (
+    FAILS,
+    HOLDS,
+    INKS,
+    UNTOLD,
+    Claim,
+    Compared,
+    Experiment,
+    Found,
+    Scale,
+    legend,
+    new_panels,
+    run,
+)
+from _language import Bench, Training, setup, workers
+from schemes import settings
+
+from mlxhog import arena, backends
+from mlxhog.backends import Float32, Grads
+from mlxhog.data.batch import Batch
+from mlxhog.data.batches import Batches
+from mlxhog.data.prepare import prepare
+from mlxhog.models.families import init_params, param_spec
+from mlxhog.models.registry import load_architecture
+from mlxhog.updates import Rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ABOUT = Experiment(
+    name="mixed_backends",
+    title="MLX and PyTorch workers together against one backend alone",
+    source="document 001, Test 2",
+    about=(
+        "Two lock-free workers on the same parameters: two of PyTorch, two of MLX, one of each, "
+        "all at the same step size on the same text. Beside it, both backends compute loss and "
+        "gradient of the same batches at the same parameters."
+    ),
+    packages=("torch", "mlx"),
+)
+MIXES = {
+    "torch+torch": workers(2),
+    "mlx+mlx": workers(2, "mlx:cpu"),
+    "mlx+torch": "mlx:cpu,torch:cpu",
+}
+TIE = 0.05  # bits per byte: what two runs of one mix differ by
+PARITY = 1e-3  # of losses and gradients, relative: float32 sums in another order
+
+
+def result(scale: Scale) -> Found:
+    """Train by every mix, and compare the backends number by number."""
+    chosen, bench = settings(scale), Bench(setup(scale))
+    lr, tokens = chosen["lr"]["hogwild, predicted read"], chosen["tokens"]
+    trainings: dict[str, list[Training]] = {}
+    for seed in scale.seeds:
+        for name, mix in MIXES.items():
+            trainings.setdefault(name, []).append(
+                bench.train(name, seed=seed, tokens=tokens, lr=lr, workers=mix)
+            )
+    by_kernels = {
+        kernels: _parity(bench, kernels, batches=2 if scale.quick else 8)
+        for kernels in ("auto", "reference")
+    }
+    parity = {
+        what: max(found[what] for found in by_kernels.values()) for what in ("loss", "gradient")
+    }
+    ends = {name: median(one.end for one in v) for name, v in trainings.items()}
+    lost = max(one.lost_update_rate for v in trainings.values() for one in v)
+    alone = [ends["torch+torch"], ends["mlx+mlx"]]
+    apart = ends["mlx+torch"] - max(alone)
+    same = HOLDS if apart <= TIE else FAILS
+    exact = HOLDS if max(parity.values()) <= PARITY and lost == 0 else FAILS
+    return Found(
+        compared=[
+            Compared(
+                "same convergence as homogeneous",
+                f"after the same text: mlx+torch {ends['mlx+torch']:.3f}, torch+torch "
+                f"{ends['torch+torch']:.3f}, mlx+mlx {ends['mlx+mlx']:.3f} bits per byte.",
+                UNTOLD if scale.mode == "tiny" else same,
+                timing=False,
+            ),
+            Compared(
+                "outputs match within epsilon; validates atomic ops",
+                f"relative difference of losses at most {parity['loss']:.1e}, of gradients "
+                f"{parity['gradient']:.1e}; with native kernels "
+                f"{by_kernels['auto']['gradient']:.1e}. Lost updates {lost:.1e}: none is lost "
+                "because of stripe locks; neither framework adds atomically by itself.",
+                exact,
+                timing=False,
+            ),
+        ],
+        table=[
+            {
+                "workers": name,
+                "bits per byte": ends[name],
+                "tokens per second": round(median(one.tokens_per_s for one in v)),
+                "staleness": round(median(one.staleness for one in v), 2),
+                "lost updates": max(one.lost_update_rate for one in v),
+            }
+            for name, v in trainings.items()
+        ],
+        claims=[
+            Claim("relative difference of losses", parity["loss"], "<=", PARITY, timing=False),
+            Claim("... of gradients", parity["gradient"], "<=", PARITY, timing=False),
+            Claim("lost updates", lost, "==", 0, timing=False),
+        ],
+        settings={**bench.setup.to_json(), "lr": lr, "tokens": tokens},
+        results={
+            "parity": by_kernels,
+            "trainings": {k: [one.to_json() for one in v] for k, v in trainings.items()},
+        },
+    )
+
+
+def _parity(bench: Bench, kernels: str, *, batches: int) -> dict[str, float]:
+    """Largest relative difference of losses and gradients, MLX against PyTorch."""
+    common = bench.setup
+    options = common.options()
+    data = prepare("sotu")
+    text = Batches.open(data.train, seq_len=common.seq_len, batch_size=common.batch, seed=0)
+    found = [
+        _computed(backend, kernels, options["model"], [text.at(0, k) for k in range(batches)])
+        for backend in ("torch:cpu", "mlx:cpu")
+    ]
+    (losses, grads), (others, other_grads) = found
+    return {
+        "loss": max(abs(a - b) / abs(a) for a, b in zip(losses, others, strict=True)),
+        "gradient": max(
+            float(np.linalg.norm(a - b) / np.linalg.norm(a))
+            for a, b in zip(grads, other_grads, strict=True)
+        ),
+    }
+
+
+def _computed(
+    backend: str, kernels: str, model_name: str, batches: list[Batch]
+) -> tuple[list[float], list[Float32]]:
+    """Loss and whole gradient of each batch at the initial parameters."""
+    model = load_architecture(model_name)
+    layout = arena.plan(param_spec(model), max_workers=1, n_tickets=1)
+    worker = backends.create(backend, threads=2, kernels=kernels, cpu_blas="auto")
+    worker.bind(model, layout.slots, layout.n_floats, None)
+    for name, value in init_params(model, 0).items():
+        slot = layout.slots[name]
+        worker.inbox[slot.offset : slot.offset + slot.size] = np.asarray(value).ravel()
+    worker.refresh()
+    losses, flat = [], []
+    for batch in batches:
+        loss, grads = worker.loss_and_grads(batch)
+        losses.append(loss)
+        flat.append(_flat(grads, {name: layout.slots[name].shape for name in sorted(grads)}))
+    worker.close()
+    return losses, flat
+
+
+def _flat(grads: Grads, shapes: dict[str, tuple[int, ...]]) -> Float32:
+    parts = []
+    for name, shape in shapes.items():
+        found = grads[name]
+        if isinstance(found, Rows):
+            dense = np.zeros(shape, np.float32)
+            np.add.at(dense, found.index, found.values)
+            found = dense
+        parts.append(np.asarray(found).ravel().copy())
+    return np.concatenate(parts)
+
+
+def draw(found: Found) -> Figure:
+    """Loss against gradients and against time."""
+    figure, (left, right) = new_panels(
+        ("gradients", "held-out bits per byte", "After equally many gradients"),
+        ("seconds", "held-out bits per byte", "After equal time"),
+    )
+    for ink, (name, trainings) in zip(INKS, found.results["trainings"].items(), strict=False):
+        one = trainings[0]
+        left.plot(one["steps"], one["bits_per_byte"], color=ink, label=name)
+        right.plot(one["seconds"], one["bits_per_byte"], color=ink, label=name)
+    legend(right)
+    return figure
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(ABOUT, result, draw))

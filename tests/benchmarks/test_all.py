@@ -1,0 +1,125 @@
+"""all.py: every script in a process of its own, failures shown, a page made of results only."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def everything() -> Iterator[Any]:
+    """benchmarks/all.py, which is no part of the package."""
+    path, modules = list(sys.path), set(sys.modules)
+    sys.path.insert(0, str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("_all_under_test", BENCHMARKS / "all.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if name.startswith("_"):
+            del sys.modules[name]
+
+
+def script(everything: Any, folder: Path, name: str, text: str) -> Any:
+    path = folder / f"{name}.py"
+    path.write_text(text)
+    return everything.Script(name, path, ("--tiny",))
+
+
+ENDS_WELL = """
+import json, sys
+print("working")
+print(json.dumps({"experiment": "good", "verdict": "met", "others_load": 0.0, "command": "x",
+    "compared": [{"claim": "a | b", "measured": "b", "verdict": "holds"}],
+    "table": [{"workers": 2, "loss": 1.23456}],
+    "settings": {"lr": {"serial": 0.001}, "searched": ["a", "b"]}}))
+"""
+FAILS = "print('working')\nraise ValueError('the disk is on fire')\n"
+
+
+@pytest.fixture
+def inside(everything: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A tree of its own with three scripts, the second of which fails."""
+    monkeypatch.setattr(everything, "ROOT", tmp_path)
+    texts = {"good": ENDS_WELL, "bad": FAILS, "last": ENDS_WELL.replace('"good"', '"last"')}
+    return [script(everything, tmp_path, name, text) for name, text in texts.items()]
+
+
+def test_a_script_that_fails_is_shown_and_does_not_stop_the_others(
+    everything: Any, inside: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results"
+    out.mkdir()
+    assert everything._run_all(inside, "tiny", out) == ["bad"]
+    printed = capsys.readouterr().out
+    assert "[2/3]" in printed
+    assert "to go" in printed
+    assert "ValueError: the disk is on fire" in printed
+    assert {path.stem for path in out.glob("*.json")} == {"good", "bad", "last"}
+    bad = json.loads((out / "bad.json").read_text())
+    assert bad["verdict"] == "failed"
+    assert "the disk is on fire" in bad["error"]
+
+
+def test_the_page_shows_claims_measurements_and_failures_of_the_results(
+    everything: Any, inside: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "results"
+    out.mkdir()
+    everything._run_all(inside, "tiny", out)
+    page = everything.page(everything.read(out, ("last", "good")), folder="results")
+    assert page.index("## last") < page.index("## good") < page.index("## bad")
+    assert r"| a \| b | b | **holds** |" in page
+    assert "| 2 | 1.235 |" in page
+    assert "Settings: lr serial: 0.001; searched a, b." in page
+    assert "**Failed**: exit code 1: ValueError: the disk is on fire" in page
+    assert "the numbers mean nothing" in page
+
+
+def test_the_next_estimate_is_the_last_runs_time(
+    everything: Any, inside: Any, tmp_path: Path
+) -> None:
+    known = {"experiment": "good", "mode": "tiny", "seconds": 123.0}
+    (tmp_path / "good.json").write_text(json.dumps(known))
+    assert everything.expected_s(inside[0], "tiny", tmp_path) == 123.0
+    assert everything.expected_s(inside[0], "full", tmp_path) != 123.0
+
+
+def test_an_experiment_that_there_is_not_is_refused_with_those_there_are() -> None:
+    command = [sys.executable, str(BENCHMARKS / "all.py"), "--tiny", "--only", "stailness"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no experiment stailness" in done.stderr
+    assert "staleness" in done.stderr
+
+
+def test_an_experiment_runs_and_ends_on_the_page(tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    command = [sys.executable, str(BENCHMARKS / "all.py"), "--tiny", "--out", str(out), "--only"]
+    done = subprocess.run([*command, "scaling"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "RESULTS.md").read_text()
+    document = json.loads((out / "scaling.json").read_text())
+    assert document["mode"] == "tiny"
+    assert document["compared"]
+    assert "python benchmarks/experiments/scaling.py --tiny" in page
+    assert f"![{document['title']}](results/{document['figure']})" in page
+    assert (out / document["figure"]).stat().st_size > 5000
+    predicted = [row for row in document["table"] if row["kind"].startswith("PREDICTED")]
+    assert [row["workers"] for row in predicted] == [1, 2, 4, 8, 16, 24]
+    prediction = document["results"]["prediction"]
+    assert {"name", "assumptions", "inputs", "two workers here"} <= prediction.keys()
+    assert prediction["inputs"]["staleness_from"] == "the two workers here"
