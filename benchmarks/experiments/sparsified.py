@@ -71,7 +71,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 SMALLEST = 1e-3
 SETTLING = 20  # steps until a residual has its usual size
-NOISE = 0.02  # nats per token between two runs that differ in their races alone
+NOISE = 0.15  # nats per token: the most that two runs here differed by their races alone
 OVERHEAD = 2.0  # of a sparsified step's CPU time over a dense one's, at most
 
 
