@@ -127,8 +127,19 @@ def _section(document: Document, folder: str) -> list[str]:
             for claim in document["claims"]
         ]
         lines.append("")
+    if document.get("settings"):
+        told = "; ".join(f"{name} {_setting(v)}" for name, v in document["settings"].items())
+        lines += [f"Settings: {told}.", ""]
     load = f"others used {document['others_load']:.2f} cores meanwhile"
     return [*lines, f"Verdict: {document['verdict']} ({MEANS[document['verdict']]}); {load}."]
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_setting(one)}" for name, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_setting, value))
+    return _cell(value)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -29,6 +29,7 @@ from _harness import (
     finish,
     own_cpu_s,
     pin,
+    unpin,
     wait_until_quiet,
 )
 
@@ -241,6 +242,7 @@ def main() -> int:
         sparse_svm(claims, results, turns=turns, epochs=10, size=chosen.size),
         matrix_completion(claims, results, turns=turns, epochs=12, size=chosen.size),
     ]
+    unpin(CORES)
     if len(CORES) < 2:
         loads.append(1.0)  # no pair can be timed
     return finish(

@@ -71,6 +71,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 STEP_SIZES = (1e-3, 2e-3, 4e-3, 8e-3)
 SETTLING = 20  # steps until a residual has its usual size
+NOISE = 0.02  # nats per token between two runs that differ in their races alone
 OVERHEAD = 2.0  # of a sparsified step's CPU time over a dense one's, at most
 
 
@@ -235,8 +236,9 @@ def row(way: str, one: Measured, n: int) -> dict[str, Any]:
 
 def compared(found: dict[str, Measured], n: int) -> list[Compared]:
     """The documents' claims beside what was measured."""
-    dense, one, dropped = (found[w] for w in (DENSE, "top 1 %", "top 1 %, rest dropped"))
+    dense, one = found[DENSE], found["top 1 %"]
     apart, sampled = found[DISJOINT], found["sampled head"]
+    less = one.overlap < 0.5 * dense.overlap
     cost = {way: float(np.mean(it.loss) - np.mean(dense.loss)) for way, it in found.items()}
     return [
         Compared(
@@ -252,7 +254,7 @@ def compared(found: dict[str, Measured], n: int) -> list[Compared]:
             f"{one.overlap:.1%} of what an update writes is written by the other worker's, too "
             f"(dense {dense.overlap:.1%}); but any two updates still meet somewhere: p_conf "
             f"{one.p_conf:.3f}",
-            verdict=PARTLY if one.overlap < 0.5 * dense.overlap and one.p_conf > 0.5 else HOLDS,
+            verdict=HOLDS if one.p_conf < 0.5 else PARTLY if less else FAILS,
             timing=False,
         ),
         Compared(
@@ -260,7 +262,7 @@ def compared(found: dict[str, Measured], n: int) -> list[Compared]:
             measured=f"nats per token beside dense training at equal steps: 10 % "
             f"{cost['top 10 %']:+.3f}, 1 % {cost['top 1 %']:+.3f}, 1 % without error feedback "
             f"{cost['top 1 %, rest dropped']:+.3f}",
-            verdict=HOLDS if cost["top 1 %"] > 0.01 < np.mean(dropped.loss) else FAILS,
+            verdict=HOLDS if cost["top 1 %"] > max(NOISE, cost["top 10 %"]) else FAILS,
             timing=False,
         ),
         Compared(

@@ -1,6 +1,8 @@
 #include "completion.h"
 
+#include <array>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "../updates/simd.h"
@@ -9,14 +11,21 @@
 namespace mlxhog::classic {
 namespace {
 
-// The inner loop for rows of `kWidth` floats; 0 is any multiple of 16.
+// The inner loop for steps of one example on rows of `kWidth` floats; 0 is any width and any batch.
 template <std::size_t kWidth>
 class Loop {
  public:
-  // Per example of a step: both rows as they were read, and the error of their product.
+  // Per example of a step: both rows as they were read, and the error of their product. Those of one example
+  // of a known width stay in registers.
   struct Scratch {
-    Scratch(const Loop& loop, std::size_t batch, bool) : rows(batch * 2 * loop.width()), errors(batch) {}
-    std::vector<float> rows, errors;
+    Scratch(const Loop& loop, std::size_t batch, bool) {
+      if constexpr (kWidth == 0) {
+        rows.resize(batch * 2 * loop.width());
+        errors.resize(batch);
+      }
+    }
+    std::conditional_t<kWidth == 0, std::vector<float>, std::array<float, 2 * kWidth>> rows;
+    std::conditional_t<kWidth == 0, std::vector<float>, std::array<float, 1>> errors;
   };
 
   explicit Loop(const Completion& problem) : p_(problem) {}
@@ -35,7 +44,7 @@ class Loop {
 
   template <class Access>
   MLXHOG_INLINE void read(const std::int32_t* examples, std::size_t b, const Access&, Scratch& scratch) const {
-    for (std::size_t k = 0; k < b; ++k) {
+    for (std::size_t k = 0; k < examples_of(b); ++k) {
       const Pair r = p_.ratings[examples[k]];
       const float* left = p_.left + r.first * width();
       const float* right = p_.right + r.second * width();
@@ -57,7 +66,7 @@ class Loop {
   template <class Access>
   MLXHOG_INLINE void write(const std::int32_t* examples, std::size_t b, const Access& access,
                                const Scratch& scratch, float step) const {
-    for (std::size_t k = 0; k < b; ++k) {
+    for (std::size_t k = 0; k < examples_of(b); ++k) {
       const Pair r = p_.ratings[examples[k]];
       const float* old_left = scratch.rows.data() + 2 * k * width();
       const float* old_right = old_left + width();
@@ -73,7 +82,7 @@ class Loop {
 
   template <class Visit>
   void touched(const std::int32_t* examples, std::size_t b, const Scratch&, Visit visit) const {
-    for (std::size_t k = 0; k < b; ++k) {
+    for (std::size_t k = 0; k < examples_of(b); ++k) {
       const Pair r = p_.ratings[examples[k]];
       visit(p_.user_word0 + r.first);
       visit(p_.item_word0 + r.second);
@@ -81,6 +90,7 @@ class Loop {
   }
 
  private:
+  static constexpr std::size_t examples_of(std::size_t b) { return kWidth != 0 ? 1 : b; }
   MLXHOG_INLINE std::size_t width() const { return kWidth != 0 ? kWidth : p_.width; }
 
   // row -= pull * other + shrink * own, then back to the longest length allowed.
@@ -137,14 +147,9 @@ MLXHOG_WHOLE_LOOP std::size_t run_any(Scheme& scheme, const Completion& problem,
 }  // namespace
 
 std::size_t run(Scheme& scheme, Completion& problem, const Share& share) {
-  switch (problem.width) {
-    case 16:
-      return run_16(scheme, problem, share);
-    case 32:
-      return run_32(scheme, problem, share);
-    default:
-      return run_any(scheme, problem, share);
-  }
+  if (share.batch == 1 && problem.width == 16) return run_16(scheme, problem, share);
+  if (share.batch == 1 && problem.width == 32) return run_32(scheme, problem, share);
+  return run_any(scheme, problem, share);
 }
 
 double squared_error(const Completion& p) {

@@ -80,7 +80,7 @@ def run(arguments: list[str]) -> int:
     training = [one for one in parsed.given if one not in own]
     # The rest imports NumPy and the native module: wrong flags are answered before.
     from mlxhog.report.progress import Progress
-    from mlxhog.theory.analysis import analyze
+    from mlxhog.theory.analyze import analyze
     from mlxhog.theory.named import find
 
     folder = None if parsed.other.plot is None else _folder(Path(parsed.other.plot).expanduser())

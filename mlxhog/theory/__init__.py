@@ -17,10 +17,12 @@
     conflicts       Omega, rho, Delta, p_conf of every block
     embedding_rows  rows of the embedding under real batches, counted
     ageing          what a gradient is worth that comes late
-    observed        staleness and lost updates of a run, or of a short one
+    observed        staleness and lost updates of a run
+    probe           a short lock-free run, made to be looked at
     conditions      the theorems' rules at these numbers
     advice          what to do
-    analysis        all of it, once; `report` and `plots` show it
+    analyze         all of it, once
+    analysis        what was found; `report` and `plots` show it
 
 Source of the quantities: Niu, Recht, Re, Wright 2011, arXiv:1106.5730, section 2.
 """

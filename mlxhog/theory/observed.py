@@ -6,20 +6,15 @@ either: it is read off a run that happened, one of the user's or a short one mad
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from mlxhog import trainer
 from mlxhog.arena.layout import PROBE_FLOATS
-from mlxhog.config import TrainConfig
-from mlxhog.errors import RunError, WorkerFailed
-from mlxhog.metrics import Progress
-from mlxhog.quantities import Interval
+from mlxhog.errors import RunError
 from mlxhog.run import Run
 from mlxhog.theory.staleness import Staleness, of_histogram
 
@@ -132,12 +127,12 @@ def of_run(run: Run, write: str) -> Observed | None:
         workers=len(calls[-1]["workers"]),
         write=write,
         steps=sum(histogram.values()) or steps,
-        mean=_mean(histogram) if histogram else ages / steps if steps else 0.0,
+        mean=mean_of(histogram) if histogram else ages / steps if steps else 0.0,
         largest=max([largest, *histogram]),
         histogram=dict(sorted(histogram.items())),
         lost_update_rate=sum(n * rate for n, rate in known) / weight if weight else None,
         tokens_per_s=calls[-1].get("tokens_per_s"),
-        by_worker=_summaries(by_worker),
+        by_worker=summaries(by_worker),
     )
 
 
@@ -162,82 +157,15 @@ def _same_command(before: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
     )
 
 
-def probe(
-    config: TrainConfig,
-    *,
-    workers: str,
-    seconds: float,
-    tell: Callable[[str], None],
-) -> Observed:
-    """Train for a few seconds without locks in a folder that is removed, and look.
-
-    Args:
-        config: the settings; the run adds plainly (`write: racy`) and evaluates nothing.
-        workers: mix of the run.
-        seconds: of training.
-        tell: told how far it is.
-
-    Raises:
-        MlxhogError: as `mlxhog.trainer.train`.
-        WorkerFailed: no step was finished in that time.
-    """
-    never = Interval()
-    with tempfile.TemporaryDirectory(prefix="mlxhog-analyze-") as folder:
-        made = replace(
-            config,
-            workers=workers,
-            strategy="hogwild",
-            async_after=0.0,
-            average_every=None,
-            read="snapshot",
-            max_workers=max(2, config.max_workers),
-            write="racy",
-            gpu_write="cpu",
-            steps=None,
-            tokens=None,
-            time=seconds,
-            eval_every=never,
-            sample_every=never,
-            save_every=never,
-            out=folder,
-            name="probe",
-            resume=None,
-        )
-
-        def watch(progress: Progress) -> None:
-            tell(f"{progress.step} steps")
-
-        result = trainer.train(made, observer=watch)
-    if result.status == "interrupted":
-        raise KeyboardInterrupt
-    if not result.staleness:
-        raise WorkerFailed(
-            f"the probe run finished no step within {seconds:g} s of training; give it longer, as "
-            "in --seconds 30, or none with --seconds 0"
-        )
-    return Observed(
-        source="probe",
-        workers=len(result.workers),
-        write="racy",
-        steps=result.steps,
-        mean=_mean(result.staleness),
-        largest=max(result.staleness),
-        histogram=result.staleness,
-        lost_update_rate=result.lost_update_rate,
-        tokens_per_s=result.tokens_per_s,
-        by_worker=_summaries(
-            {(worker.slot, worker.backend): worker.staleness for worker in result.workers}
-        ),
-    )
+def mean_of(histogram: Mapping[int, int]) -> float:
+    """Mean staleness of a histogram that holds a step or more."""
+    return sum(age * steps for age, steps in histogram.items()) / sum(histogram.values())
 
 
-def _summaries(histograms: Mapping[tuple[int, str], Mapping[int, int]]) -> tuple[Staleness, ...]:
+def summaries(histograms: Mapping[tuple[int, str], Mapping[int, int]]) -> tuple[Staleness, ...]:
+    """Summarise each worker's histogram, by (slot, backend); a worker without steps has none."""
     return tuple(
         of_histogram(f"{slot} {backend}", own)
         for (slot, backend), own in sorted(histograms.items())
         if own
     )
-
-
-def _mean(histogram: Mapping[int, int]) -> float:
-    return sum(age * steps for age, steps in histogram.items()) / sum(histogram.values())

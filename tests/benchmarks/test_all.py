@@ -44,7 +44,8 @@ import json, sys
 print("working")
 print(json.dumps({"experiment": "good", "verdict": "met", "others_load": 0.0, "command": "x",
     "compared": [{"claim": "a | b", "measured": "b", "verdict": "holds"}],
-    "table": [{"workers": 2, "loss": 1.23456}]}))
+    "table": [{"workers": 2, "loss": 1.23456}],
+    "settings": {"lr": {"serial": 0.001}, "searched": ["a", "b"]}}))
 """
 FAILS = "print('working')\nraise ValueError('the disk is on fire')\n"
 
@@ -83,6 +84,7 @@ def test_the_page_shows_claims_measurements_and_failures_of_the_results(
     assert page.index("## last") < page.index("## good") < page.index("## bad")
     assert r"| a \| b | b | **holds** |" in page
     assert "| 2 | 1.235 |" in page
+    assert "Settings: lr serial: 0.001; searched a, b." in page
     assert "**Failed**: exit code 1: ValueError: the disk is on fire" in page
     assert "the numbers mean nothing" in page
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlxhog.config_sources import Given
 from mlxhog.doctor.child import Lane
-from mlxhog.theory.analysis import plan_of, subject_of
+from mlxhog.theory.analyze import plan_of, subject_of
 from mlxhog.theory.analyze_config import AnalyzeConfig
 from mlxhog.theory.named import find
 from mlxhog.theory.sampling import Sampled, Subject, Ticket, sample

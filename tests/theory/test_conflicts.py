@@ -10,7 +10,7 @@ import pytest
 from mlxhog.doctor.child import Child
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.theory import conflicts
-from mlxhog.theory.analysis import tickets
+from mlxhog.theory.analyze import tickets
 from mlxhog.theory.blocks import ELEMENT, GRAINS, ROW
 from mlxhog.theory.conflicts import asked, conflict, measure, most_samples
 from mlxhog.theory.sampling import EXACT, Sampled

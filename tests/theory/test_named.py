@@ -10,7 +10,7 @@ import pytest
 from mlxhog.config_sources import Given
 from mlxhog.errors import CheckpointError, ConfigError, MlxhogError, RunError
 from mlxhog.run import Run
-from mlxhog.theory.analysis import plan_of
+from mlxhog.theory.analyze import plan_of
 from mlxhog.theory.analyze_config import AnalyzeConfig
 from mlxhog.theory.named import find
 from mlxhog.trainer import train

@@ -11,12 +11,22 @@ from mlxhog.classic.problems.simplex_reference import project_onto_simplex
 
 Float32 = NDArray[np.float32]
 
+ROUNDING = 2.0**-22  # of a sum, per entry
+
 
 def project(row: Float32) -> Float32:
     """A row back to where it may be: the simplex, or [0, 1] where two labels are one scalar."""
     if len(row) == 1:
         return np.clip(row, row.dtype.type(0), row.dtype.type(1))
     return project_onto_simplex(row)
+
+
+def seen(row: Float32) -> Float32:
+    """A row as it is read: projected where it is off the simplex by more than rounding."""
+    if len(row) == 1:
+        return row
+    off = abs(np.cumsum(row)[-1] - row.dtype.type(1))
+    return project(row) if off > row.dtype.type(len(row) * ROUNDING) else row
 
 
 def step(head: Float32, tail: Float32, weight: float, gamma: float) -> tuple[Float32, Float32]:
@@ -46,7 +56,7 @@ def epoch(
     for start in range(0, len(edges), batch):
         examples = edges[start : start + batch]
         scale = f(gamma) / f(len(examples))
-        signs = [np.sign(x[u] - x[v]) for u, v, _ in examples]
+        signs = [np.sign(seen(x[u]) - seen(x[v])) for u, v, _ in examples]
         for (u, v, weight), sign in zip(examples, signs, strict=True):
             move = scale * f(weight) * sign
             if not fixed[u]:
