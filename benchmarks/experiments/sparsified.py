@@ -69,7 +69,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "sampled head": {"sampled_head": 256},
     DISJOINT: {"blocks": "disjoint", "rotate_every": 25},
 }
-STEP_SIZES = (1e-3, 2e-3, 4e-3, 8e-3)
+SMALLEST = 1e-3
 SETTLING = 20  # steps until a residual has its usual size
 NOISE = 0.02  # nats per token between two runs that differ in their races alone
 OVERHEAD = 2.0  # of a sparsified step's CPU time over a dense one's, at most
@@ -268,8 +268,9 @@ def compared(found: dict[str, Measured], n: int) -> list[Compared]:
         Compared(
             claim="mLSTM and sLSTM have disjoint parameters: train the blocks in parallel",
             measured=f"p_conf between two workers {apart.p_conf:.3f} and nothing lost without "
-            f"locks ({apart.lost:.2%}, dense {dense.lost:.2%}), for {cost[DISJOINT]:+.3f} nats per "
-            "token at equal steps, as each writes a part of its gradient",
+            f"locks ({apart.lost:.1e} of all adds, dense {dense.lost:.1e}), for "
+            f"{cost[DISJOINT]:+.3f} nats per token at equal steps, as each writes a part of its "
+            "gradient",
             verdict=HOLDS if apart.p_conf == 0 else FAILS,
             timing=False,
         ),
@@ -292,23 +293,32 @@ def claims(found: dict[str, Measured]) -> list[Claim]:
 
 
 def tune() -> None:
-    """Search the step size of each way, at the quick size, and record it."""
-    size = size_of(Scale("quick"))
+    """Search the step size of each way, at the quick size, and record it; go on with a search."""
+    size, path = size_of(Scale("quick")), Path(__file__).with_name(f"{ABOUT.name}_settings.json")
+    losses: dict[str, dict[str, float]] = recorded(ABOUT.name)["searched"] if path.exists() else {}
     folder = Path(tempfile.mkdtemp(prefix="mlxhog-sparsified-"))
-    losses: dict[str, dict[str, float]] = {}
     try:
         for way in WAYS:
-            for lr in STEP_SIZES:
+            tried = losses.setdefault(way, {})
+            while (lr := next_lr(tried)) is not None:
                 made = config(folder, way, steps=size.steps, seed=1, lr=lr)
                 saved, _ = trained(made)
                 lane = Lane(made, saved)
-                losses.setdefault(way, {})[str(lr)] = lane.loss(size.held_out)
+                tried[str(lr)] = lane.loss(size.held_out)
                 lane.close()
-                say(f"{way}  lr {lr:g}: {losses[way][str(lr)]:.4f}")
+                say(f"{way}  lr {lr:g}: {tried[str(lr)]:.4f}")
+            best = {way: float(min(each, key=lambda lr: each[lr])) for way, each in losses.items()}
+            write_recorded(ABOUT.name, {"lr": best, "searched": losses, "steps": size.steps})
     finally:
         shutil.rmtree(folder)
-    best = {way: float(min(tried, key=lambda lr: tried[lr])) for way, tried in losses.items()}
-    write_recorded(ABOUT.name, {"lr": best, "searched": losses, "steps": size.steps})
+
+
+def next_lr(tried: dict[str, float]) -> float | None:
+    """The smallest step size, then twice the largest as long as the loss falls."""
+    if not tried:
+        return SMALLEST
+    largest = max(tried, key=float)
+    return 2 * float(largest) if tried[largest] <= min(tried.values()) else None
 
 
 def draw(found: Found) -> Any:
