@@ -28,7 +28,7 @@ workers hold still (`settle`).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,7 +62,7 @@ def copies(workers: int) -> tuple[str, ...]:
     return tuple(f"copies.{rank + 1}" for rank in range(workers))
 
 
-def begin(arena: Arena, workers: int, every: int | None, kept: dict[str, Any] | None) -> None:
+def begin(arena: Arena, workers: int, every: int | None, kept: Mapping[str, Any] | None) -> None:
     """Start every copy from the arena's parameters, or where it left off.
 
     Args:

@@ -22,6 +22,7 @@ and the copies stay what they were. A checkpoint keeps them, so a pause or a res
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def copies(workers: int) -> tuple[str, ...]:
     return tuple(f"turns.read.{rank + 1}" for rank in range(workers))
 
 
-def begin(arena: Arena, workers: int, kept: dict[str, Any] | None) -> None:
+def begin(arena: Arena, workers: int, kept: Mapping[str, Any] | None) -> None:
     """Let every worker's first gradient be taken at the arena's parameters, or where it left off.
 
     Args:
