@@ -104,6 +104,12 @@ def pin(core: int) -> None:
         os.sched_setaffinity(0, {core})
 
 
+def unpin(allowed: Sequence[int]) -> None:
+    """Let this process run on these cores again."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, allowed)
+
+
 def versions(*packages: str) -> dict[str, str | None]:
     """Installed versions of Python and of the packages; None where one is missing."""
     found: dict[str, str | None] = {"python": platform.python_version()}

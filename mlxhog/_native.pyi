@@ -146,12 +146,48 @@ class ClassicScheme:
         rank: int,
         workers: int,
         *,
-        hot: int = 2048,
+        hot: int = 8192,
         period: int = 256,
         ordered_reads: bool = True,
         probe: _Float32 | None = None,
         probe_every: int = 1,
     ) -> None: ...
+
+# -- bind_completion.cpp -------------------------------------------------------------------------
+
+ROW_STEP: int
+
+class CompletionProblem:
+    def __init__(
+        self,
+        left: _Float32,
+        right: _Float32,
+        ratings: _Int32,
+        shrink_users: _Float32,
+        shrink_items: _Float32,
+        *,
+        longest: float = 0.0,
+        user_word0: int = 0,
+        item_word0: int = 0,
+    ) -> None: ...
+    def run(self, scheme: ClassicScheme, order: _Int32, gamma: float, batch: int = 1) -> int: ...
+    def squared_error(self) -> float: ...
+
+# -- bind_cuts.cpp -------------------------------------------------------------------------------
+
+def project_onto_simplex(rows: _Float32) -> None: ...
+
+class CutProblem:
+    def __init__(
+        self,
+        x: _Float32,
+        edges: _Int32,
+        fixed: NDArray[np.uint8],
+        *,
+        word0: int = 0,
+    ) -> None: ...
+    def run(self, scheme: ClassicScheme, order: _Int32, gamma: float, batch: int = 1) -> int: ...
+    def objective(self, x: _Float32) -> float: ...
 
 # -- bind_linear.cpp -----------------------------------------------------------------------------
 

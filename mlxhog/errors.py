@@ -16,7 +16,7 @@ class ConfigError(MlxhogError):
 
 
 class DataError(MlxhogError):
-    """A corpus, tokenizer or token file is missing, empty, malformed or too short."""
+    """A corpus, data set, tokenizer or token file is missing, empty, malformed or too short."""
 
 
 class ShapeError(MlxhogError):

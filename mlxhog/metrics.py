@@ -58,6 +58,7 @@ class WorkerReport:
         max_staleness: the largest of them.
         dropped: steps left out because a gradient was not finite.
         memory_bytes: largest resident memory of its process so far.
+        staleness: its steps by their staleness, see `Progress`.
     """
 
     slot: int
@@ -71,6 +72,7 @@ class WorkerReport:
     max_staleness: int
     dropped: int
     memory_bytes: int
+    staleness: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

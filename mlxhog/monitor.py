@@ -54,15 +54,16 @@ class Monitor:
         self.train_bits_per_byte: float | None = None
         self.ended_ns: int | None = None
         self.samples = 0
-        self._staleness: Counter[int] = Counter()
+        self._staleness: list[Counter[int]] = [Counter() for _ in mix]
 
     def drain(self) -> None:
         """Take in what workers have recorded since the last call."""
         now = monotonic_ns()
-        for ring, recent in zip(self._rings, self._recent, strict=True):
+        of_workers = zip(self._rings, self._recent, self._staleness, strict=True)
+        for ring, recent, staleness in of_workers:
             for record in ring.drain():
                 if record["kind"] == Kind.STEP:
-                    self._staleness[int(record["staleness"])] += 1
+                    staleness[int(record["staleness"])] += 1
                     recent.append(
                         _Step(
                             t_ns=int(record["t_ns"]),
@@ -110,7 +111,7 @@ class Monitor:
 
     def staleness(self) -> dict[int, int]:
         """Steps by how many updates others made between their reads and writes, ascending."""
-        return dict(sorted(self._staleness.items()))
+        return _ascending(sum(self._staleness, Counter()))
 
     def dropped_steps(self) -> int:
         """Steps dropped because their gradient was not finite."""
@@ -135,6 +136,7 @@ class Monitor:
                     max_staleness=entry.staleness_max,
                     dropped=entry.dropped,
                     memory_bytes=entry.rss_bytes,
+                    staleness=_ascending(self._staleness[k]),
                 )
             )
         return tuple(reports)
@@ -164,6 +166,10 @@ class Monitor:
             sample=sample,
             message=message,
         )
+
+
+def _ascending(counts: Counter[int]) -> dict[int, int]:
+    return dict(sorted(counts.items()))
 
 
 def _rate(recent: deque[_Step]) -> float:

@@ -62,8 +62,8 @@ class Steps:
         loss, grads = self._loss_and_grads(batches)
         computed = monotonic_ns()
         outcome = self.strategy.write(grads, lease, samples)
-        if outcome.applied:
-            self._probe()
+        if outcome.applied and self.job.config.blocks != "disjoint":
+            self._probe()  # which all workers write, as they do no parameter of disjoint blocks
         applied = monotonic_ns()
         entry.read_ns += read - began
         entry.compute_ns += computed - read
@@ -122,7 +122,8 @@ class Steps:
         """Add 1.0 to the probe as the parameters are added to: what it lacks later was lost."""
         probe, metal = self.context.arena.probe, self._target.metal
         if metal is None:
-            updates.add_probe(self._target, probe)
+            scattered = self.job.config.sparsify != "none"
+            updates.add_probe(self._target, probe, scattered=scattered)
         else:
             offset = self.context.arena.layout.probe.offset
             metal.add(offset, np.ones(probe.size, np.float32))

@@ -376,7 +376,8 @@ class _Training:
 
     def _append_metrics(self) -> None:
         try:
-            self.run.append_metrics(self.monitor.progress().to_json())
+            now = self.monitor.progress().to_json()  # counts from this command on, hence its pid
+            self.run.append_metrics({**now, "supervisor_pid": os.getpid()})
         except EnvironmentLacks as error:
             self._report(f"no metrics: {error}; training goes on")
 

@@ -219,16 +219,21 @@ def snapshot_predict(dst: Float32, src: Float32, prev: Float32, coef: float) -> 
     _native.snapshot_predict(dst, src, prev, coef)
 
 
-def add_probe(place: Place, probe: Float32) -> None:
+def add_probe(place: Place, probe: Float32, *, scattered: bool = False) -> None:
     """Add 1.0 to every element of the arena's lost-update probe, by the parameters' own kernel.
 
     Args:
         place: the parameter segment that `probe` lies in, with locks and mode.
         probe: (k,) float32 view into `place.flat`.
+        scattered: whether parameters are added to element by element.
     """
     offset = (probe.ctypes.data - place.flat.ctypes.data) // probe.itemsize
     ones = np.ones(probe.size, np.float32)
-    _native.add_dense(place.locks, place.mode, place.flat, offset, ones)
+    if scattered:
+        each, whole = np.arange(probe.size, dtype=np.int32), (offset, probe.size, probe.size, None)
+        _native.add_at(place.locks, place.mode, place.flat, *whole, each, ones)
+    else:
+        _native.add_dense(place.locks, place.mode, place.flat, offset, ones)
 
 
 def lost_update_rate(probe: Float32, adds: int) -> float:

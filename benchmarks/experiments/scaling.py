@@ -28,11 +28,10 @@ from _language import Bench, Training, enough_cores, setup, workers
 from _runs import count_parameters, model_file
 from schemes import settings as scheme_settings
 
-from mlxhog.theory import schemes
-from mlxhog.theory.prediction import Prediction, time_to_loss
-from mlxhog.theory.simulator import simulate
-from mlxhog.theory.times import Constant
-from mlxhog.theory.workers import Worker
+from mlxhog.theory.simulator import schemes, simulate
+from mlxhog.theory.simulator.prediction import Prediction, time_to_loss
+from mlxhog.theory.simulator.times import Constant
+from mlxhog.theory.simulator.workers import Worker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,6 +6,8 @@
 
 using namespace nanobind::literals;
 
+void bind_completion(nanobind::module_&);
+void bind_cuts(nanobind::module_&);
 void bind_linear(nanobind::module_&);
 
 namespace mlxhog::classic {
@@ -104,7 +106,9 @@ void bind_classic(nanobind::module_& m) {
       .def(nb::init<const std::string&, Bytes, nb::object, std::size_t, std::uint32_t, std::uint32_t, std::size_t,
                     std::size_t, bool, std::optional<mlxhog::Flat>, std::size_t>(),
            "kind"_a, "words"_a.noconvert(), "locks"_a.none(), "row_word0"_a, "rank"_a, "workers"_a, nb::kw_only(),
-           "hot"_a = 2048, "period"_a = 256, "ordered_reads"_a = true, "probe"_a.noconvert().none() = nb::none(),
+           "hot"_a = 8192, "period"_a = 256, "ordered_reads"_a = true, "probe"_a.noconvert().none() = nb::none(),
            "probe_every"_a = 1);
   bind_linear(m);
+  bind_completion(m);
+  bind_cuts(m);
 }

@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <algorithm>
 #include <string>
 
 #include "conflicts.h"
@@ -36,8 +37,14 @@ void edge_degrees(const Pointers& indptr, const Indices& indices, std::size_t n,
     if (indices(k) < 0 || static_cast<std::size_t>(indices(k)) >= n) throw nb::value_error("an index is outside [0, n)");
   }
   check_counts(met, edges);
-  nb::gil_scoped_release nogil;
-  mlxhog::edge_degrees(indptr.data(), indices.data(), edges, n, met.data());
+  std::fill(met.data(), met.data() + edges, 0);
+  for (std::size_t first = 0; first < edges; first += mlxhog::kBlock) {
+    {
+      nb::gil_scoped_release nogil;
+      mlxhog::meet_block(indptr.data(), indices.data(), edges, n, first, met.data());
+    }
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();  // a large data set takes minutes
+  }
 }
 
 void bitmap_meetings(const Bitmaps& rows, const Bitmaps& others, Counts met) {

@@ -9,8 +9,6 @@
 namespace mlxhog {
 namespace {
 
-// Edges are met in blocks of this many, so that the bitmaps of a block stay in the cache.
-constexpr std::size_t kBlock = 8192;
 constexpr std::size_t kWords = kBlock / 64;
 // A vertex with more edges in a block than this is kept there as a bitmap: an OR of kWords words costs
 // about as much as setting this many single bits.
@@ -27,22 +25,17 @@ struct Postings {
   std::vector<std::int32_t> bitmap_of;  // number of the vertex's bitmap, or -1
   std::vector<Bitmap> bitmaps;
 
-  explicit Postings(std::size_t vertices) : begin(vertices + 1), bitmap_of(vertices) {}
-
-  void build(const std::int64_t* indptr, const std::int32_t* indices, std::size_t first, std::size_t last) {
-    const std::size_t vertices = bitmap_of.size();
-    std::fill(begin.begin(), begin.end(), 0);
+  Postings(const std::int64_t* indptr, const std::int32_t* indices, std::size_t vertices, std::size_t first,
+           std::size_t last)
+      : begin(vertices + 1), edge(static_cast<std::size_t>(indptr[last] - indptr[first])), bitmap_of(vertices, -1) {
     for (std::int64_t k = indptr[first]; k < indptr[last]; ++k) ++begin[indices[k] + 1];
-    bitmaps.clear();
     for (std::size_t v = 0; v < vertices; ++v) {
-      bitmap_of[v] = -1;
       if (static_cast<std::size_t>(begin[v + 1]) > kSparse) {
         bitmap_of[v] = static_cast<std::int32_t>(bitmaps.size());
         bitmaps.push_back({});
       }
       begin[v + 1] += begin[v];
     }
-    edge.resize(static_cast<std::size_t>(indptr[last] - indptr[first]));
     for (std::size_t e = last; e-- > first;) {  // backwards, so that `begin` ends at each start again
       for (std::int64_t k = indptr[e]; k < indptr[e + 1]; ++k) {
         const std::int32_t v = indices[k], at = static_cast<std::int32_t>(e - first);
@@ -64,25 +57,21 @@ std::int64_t count(const Bitmap& bitmap) {
 
 }  // namespace
 
-void edge_degrees(const std::int64_t* indptr, const std::int32_t* indices, std::size_t edges, std::size_t vertices,
-                  std::int64_t* met) {
-  std::fill(met, met + edges, 0);
-  Postings postings(vertices);
-  for (std::size_t first = 0; first < edges; first += kBlock) {
-    postings.build(indptr, indices, first, std::min(edges, first + kBlock));
-    for (std::size_t e = 0; e < edges; ++e) {
-      Bitmap seen{};
-      for (std::int64_t k = indptr[e]; k < indptr[e + 1]; ++k) {
-        const std::int32_t v = indices[k], bitmap = postings.bitmap_of[v];
-        if (bitmap >= 0) {
-          const Bitmap& holders = postings.bitmaps[bitmap];
-          for (std::size_t w = 0; w < kWords; ++w) seen[w] |= holders[w];
-        } else {
-          for (std::int64_t p = postings.begin[v]; p < postings.begin[v + 1]; ++p) set(seen, postings.edge[p]);
-        }
+void meet_block(const std::int64_t* indptr, const std::int32_t* indices, std::size_t edges, std::size_t vertices,
+                std::size_t first, std::int64_t* met) {
+  const Postings postings(indptr, indices, vertices, first, std::min(edges, first + kBlock));
+  for (std::size_t e = 0; e < edges; ++e) {
+    Bitmap seen{};
+    for (std::int64_t k = indptr[e]; k < indptr[e + 1]; ++k) {
+      const std::int32_t v = indices[k], bitmap = postings.bitmap_of[v];
+      if (bitmap >= 0) {
+        const Bitmap& holders = postings.bitmaps[bitmap];
+        for (std::size_t w = 0; w < kWords; ++w) seen[w] |= holders[w];
+      } else {
+        for (std::int64_t p = postings.begin[v]; p < postings.begin[v + 1]; ++p) set(seen, postings.edge[p]);
       }
-      met[e] += count(seen);
     }
+    met[e] += count(seen);
   }
 }
 

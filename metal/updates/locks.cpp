@@ -29,7 +29,7 @@ bool Locks::owner_is_dead(std::uint32_t word, bool probe) const {
   const std::int64_t pid = __atomic_load_n(&owner.pid, __ATOMIC_ACQUIRE);
   const std::uint64_t start_time = __atomic_load_n(&owner.start_time, __ATOMIC_RELAXED);
   // `dead` stays the supervisor's: marking it here could hit a worker that just got the slot. Nobody needs
-  // the mark, since a worker holds one lock at a time and the caller's CAS takes exactly that word.
+  // the mark: the caller's CAS takes exactly the word that it saw, and others find theirs themselves.
   return process_is_gone(pid, start_time);
 }
 

@@ -14,3 +14,11 @@
 #else
 #define MLXHOG_SIMD __attribute__((noinline))
 #endif
+
+// For a whole loop made of small functions: all of them become part of each clone. Clang combines no clones
+// with that, and compiles for the base instruction set.
+#if defined(__clang__)
+#define MLXHOG_WHOLE_LOOP __attribute__((noinline, flatten))
+#else
+#define MLXHOG_WHOLE_LOOP MLXHOG_SIMD __attribute__((flatten))
+#endif

@@ -60,9 +60,8 @@ def workers(problem: Problem, config: ClassicConfig, scheme: Scheme, batch: int)
         return min(machine.here().cores, most)
     if config.workers > most:
         raise ConfigError(
-            f"--workers {config.workers} is more than the {most:,} mini-batches of {batch} that "
-            f"{n:,} examples of {problem.name} make; give every worker one, with at most "
-            f"--workers {most}"
+            f"--workers {config.workers}, but {problem.name} has {n:,} examples in mini-batches of "
+            f"{batch}; give every worker one, with at most --workers {most}"
         )
     return config.workers
 

@@ -53,6 +53,13 @@ class ClassicConfig:
     rank: int | None = option(
         None, "columns of the factors in matrix completion", group="problem", low=1, none=ITS_OWN
     )
+    max_norm: float | None = option(
+        None,
+        "longest row of a factor in matrix completion; longer ones are scaled down after each step",
+        group="problem",
+        above=0,
+        none="any",
+    )
     active_rows: bool = option(
         False,
         "shrink only in examples that violate their margin, in proportion (svm)",
@@ -86,7 +93,7 @@ class ClassicConfig:
         choices=("epoch", "end"),
     )
     hot: int = option(
-        2048, "hot-cold: most frequent coordinates kept private", group="scheme", low=1
+        8192, "hot-cold: most frequent coordinates kept private", group="scheme", low=1
     )
     period: int = option(256, "hot-cold: examples between two merges", group="scheme", low=1)
     epochs: int | None = option(

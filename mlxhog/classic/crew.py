@@ -6,7 +6,7 @@ Only the host reaps: a worker's locks are declared free after `waitpid` has said
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.context import SpawnProcess
@@ -122,6 +122,12 @@ class Crew:
         seat.process = None
         self.arena.workers.mark_dead(seat.rank + 1)
         return code
+
+    def kill(self, ranks: Collection[int]) -> None:
+        """Kill these workers; `wait` reaps them."""
+        for seat in self._seats:
+            if seat.rank in ranks and seat.process is not None:
+                seat.process.kill()
 
     def stop(self, timeout_s: float) -> None:
         """Wait for workers that were asked to leave, kill those that do not, reap them all."""

@@ -11,9 +11,11 @@ classic.rounds     uint8    the words of `rounds.py`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import mmap
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
@@ -88,3 +90,9 @@ def memory(arena: Arena, shapes: Mapping[str, tuple[int, ...]], slot: int | None
         views,
         {name: word for name, word in words.items() if word is not None},
     )
+
+
+def touch(arrays: Iterable[NDArray[Any]]) -> None:
+    """Read a byte of every page, so that no epoch pays for mapping them into this process."""
+    for array in arrays:
+        array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].max(initial=0)

@@ -2,9 +2,10 @@
 
 The probe is one float that is raised by 1 in the way in which the scheme writes: by load and store
 where it is racy, by compare-and-swap where it is lossless, in the own turn where there are turns;
-and as often as the busiest coordinate that workers share is touched, by every n-th example. (With
-hot-cold the head is private between merges, so that is the busiest of the others.) Lost is what the
-probe lacks in the end: the share that the busiest coordinate loses, and others less.
+and as often as the busiest coordinate that workers share is touched, by every n-th example, or a
+thousand times if that is more. (With hot-cold the head is private between merges, so that is the
+busiest of the others.) Lost is what the probe lacks in the end: at least the share that the busiest
+coordinate loses, and others lose less.
 
 The workers run through the examples as in an epoch, at step size 0, so the parameters stay as they
 are and memory traffic is that of training. The round lies outside of the clock.
@@ -18,11 +19,12 @@ import numpy as np
 
 from mlxhog.classic.problem import Float32, Int32, Int64
 
+LEAST_RAISES = 1000
 MOST_EXAMPLES = 1 << 22  # below 2^24 raises, where float32 stops counting
 
 
 def every(supports: tuple[Int64, Int32, int], private: int = 0) -> int | None:
-    """Examples between two that touch the busiest shared coordinate, on average.
+    """Examples of a worker between two that raise the probe.
 
     Args:
         supports: of the problem.
@@ -33,8 +35,8 @@ def every(supports: tuple[Int64, Int32, int], private: int = 0) -> int | None:
     """
     indptr, indices, n = supports
     degrees = np.bincount(indices, minlength=n)[private:]
-    most = int(degrees.max(initial=0))
-    return max(1, round((len(indptr) - 1) / most)) if most else None
+    examples, most = len(indptr) - 1, int(degrees.max(initial=0))
+    return max(1, round(examples / max(most, LEAST_RAISES))) if most else None
 
 
 def raises(done: Iterable[int], every: int) -> int:

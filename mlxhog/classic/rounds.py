@@ -65,19 +65,19 @@ class Share:
     """What one worker does in a round.
 
     Attributes:
+        gamma: step size.
+        load: copy the shared parameters to the worker's own first.
+        probe: raise the lost-update probe (`probe.py`).
         start: its examples are `order[start : start + count]`; with a queue, those that it claims
             there.
         count: how many.
-        gamma: step size.
-        load: copy the shared parameters to the worker's own first.
-        probe: raise the lost-update probe with every example (`probe.py`).
     """
 
-    start: int
-    count: int
     gamma: float
     load: bool = False
     probe: bool = False
+    start: int = 0
+    count: int = 0
 
 
 class Rounds:
@@ -150,11 +150,11 @@ class Rounds:
             if number > last:
                 line = self._lines[worker]
                 return number, Share(
-                    int(line["start"]),
-                    int(line["count"]),
-                    float(line["gamma"]),
-                    bool(line["load"]),
-                    bool(line["probe"]),
+                    gamma=float(line["gamma"]),
+                    load=bool(line["load"]),
+                    probe=bool(line["probe"]),
+                    start=int(line["start"]),
+                    count=int(line["count"]),
                 )
             time.sleep(_POLL_S)
 

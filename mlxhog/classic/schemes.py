@@ -16,9 +16,12 @@ Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 6; spec hogwild.md 5
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mlxhog.classic.problem import Defaults
 from mlxhog.errors import ConfigError
+
+if TYPE_CHECKING:  # NumPy, which reading options need not load
+    from mlxhog.classic.problem import Defaults
 
 NAMES = ("hogwild", "aig", "round_robin", "sync", "avg_runs", "serial")
 WRITES = ("auto", "racy", "lossless", "hot-cold")

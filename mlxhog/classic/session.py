@@ -9,10 +9,11 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.classic import checks, handout, places, probe, schemes
 from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.course import Plan
 from mlxhog.classic.job import Job
 from mlxhog.classic.problem import Problem
 from mlxhog.classic.result import ClassicResult
-from mlxhog.classic.running import Plan, Running
+from mlxhog.classic.running import Running
 from mlxhog.classic.schemes import SERIAL, Scheme
 from mlxhog.classic.watch import Unwatched, Watch
 

@@ -65,6 +65,11 @@ def meaning(
     """
     quiet = result.workers <= cores and load <= BUSY * cores
     said = []
+    if result.epochs and result.objective > result.initial["objective"]:
+        said.append(
+            f"The objective rose from {result.initial['objective']:.4g}: the step size is too "
+            f"large; try --lr {result.epochs[0].lr / 10:g}."
+        )
     if serial is not None and serial is not result and serial.epochs and result.epochs:
         said += [*_objective(result, serial), *_speed(result, serial, quiet=quiet)]
     if result.probe_updates:
@@ -87,6 +92,8 @@ def _objective(result: ClassicResult, serial: ClassicResult) -> list[str]:
     reference = serial.epochs[len(result.epochs) - 1].objective
     if not reference:
         return []
+    if result.objective == reference:
+        return ["The objective is serial's, to the last digit."]
     apart = result.objective / reference - 1
     side = "above" if apart > 0 else "below"
     if abs(apart) <= NEAR:

@@ -43,6 +43,7 @@ class _Work:
         self.own = arena.segment(f"{places.COPY}.{slot}") if job.scheme.copies else None
         self.order = arena.segment(places.ORDER)
         memory = places.memory(arena, job.shapes, slot if job.scheme.copies else None)
+        places.touch([*memory.params.values(), *memory.data.values(), arena.params, self.order])
         self.problem = job.kernel(memory)
         self.board = _native.ClassicBoard(arena.segment(places.WORDS), job.workers)
         self.scheme = self._scheme(None)

@@ -20,7 +20,7 @@ COMMANDS = {
     "mad": "Mechanistic Architecture Design: tasks, candidates, architecture search",
     "classic": "the Hogwild paper's own problems, scheme by scheme",
     "runs": "the list of runs",
-    "analyze": "is lock-free training sound here: conflict and staleness measured, theorems applied",
+    "analyze": "is lock-free training sound for a model: conflict, staleness, theorems, advice",
     "parity": "do all backends compute the same: a model, a checkpoint, a recorded case",
     "doctor": "what this machine can do: backends, two writers at once, every Metal kernel",
 }

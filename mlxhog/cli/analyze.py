@@ -44,10 +44,15 @@ TRAINING = (
     "kernels",
     "compute_dtype",
     "workers",
+    "threads",
     "strategy",
     "predict",
     "async_after",
     "write",
+    "sparsify",
+    "error_feedback",
+    "sampled_head",
+    "blocks",
     "optimizer",
     "lr",
     "clip",
@@ -67,8 +72,7 @@ def run(arguments: list[str]) -> int:
     flags.argument("--plot", metavar="DIR", help="write a figure of every block into this folder")
     flags.argument("--quiet", action="store_true", help="plain lines instead of a live one")
     flags.options(AnalyzeConfig)
-    sparsified = tuple(name for name in options(TrainConfig) if name.startswith("sparsify"))
-    flags.options(TrainConfig, (*TRAINING, *sparsified), group="training")
+    flags.options(TrainConfig, TRAINING, group="training")
     flags.otherwise("; other options of train are read from a YAML file or a run")
     parsed = flags.parse(arguments)
     own = [one for one in parsed.given if one.name in options(AnalyzeConfig)]
@@ -76,7 +80,7 @@ def run(arguments: list[str]) -> int:
     training = [one for one in parsed.given if one not in own]
     # The rest imports NumPy and the native module: wrong flags are answered before.
     from mlxhog.report.progress import Progress
-    from mlxhog.theory.analysis import analyze
+    from mlxhog.theory.analyze import analyze
     from mlxhog.theory.named import find
 
     folder = None if parsed.other.plot is None else _folder(Path(parsed.other.plot).expanduser())

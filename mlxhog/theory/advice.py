@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlxhog.config import TrainConfig
-from mlxhog.options import options
+from mlxhog.errors import ConfigError
 from mlxhog.theory.ageing import Age
 from mlxhog.theory.conditions import Condition, Lag
 from mlxhog.theory.conflicts import BlockConflicts
@@ -85,77 +85,100 @@ class Evidence:
         total = sum(one.block.parameters for one in self.blocks)
         return sum(one.block.parameters for one in self.dense) / total
 
+    @property
+    def allowed_lags(self) -> dict[str, float]:
+        """Largest lag by block for which conflicts cost nothing: tau <= n / (2 Dbar)."""
+        return {
+            one.block: one.bound.values["largest_tau"]
+            for one in self.conditions
+            if one.bound.name == "perturbed iterate"
+        }
+
+    @property
+    def may_start_in_sync(self) -> bool:
+        """Whether the options allow a synchronous start."""
+        config = self.config
+        own = config.sparsify == "none" and config.blocks == "all"
+        return config.strategy == "hogwild" and own and config.async_after == 0
+
 
 def advise(found: Evidence) -> Iterator[Advice]:
     """Yield recommendations, the most consequential first."""
-    yield _write(found)
-    yield _workers(found)
-    yield from _step(found)
-    yield from _read(found)
-    yield from _early(found)
-    yield _embedding(found)
-    yield _sparsify(found)
+    made = (_write, _workers, _step, _read, _early, _embedding, _sparsify, _disjoint)
+    for one in made:
+        for advice in one(found):
+            yield advice if _goes_with(found.config, advice.flags) else replace(advice, flags="")
 
 
-def _write(found: Evidence) -> Advice:
+def _goes_with(config: TrainConfig, flags: str) -> bool:
+    """Whether a flag may be added to the options there are."""
+    if not flags:
+        return True
+    flag, value = flags.split()
+    try:
+        added: dict[str, Any] = {flag.removeprefix("--").replace("-", "_"): value}
+        replace(config, **added)
+    except ConfigError:
+        return False
+    return True
+
+
+def _write(found: Evidence) -> Iterator[Advice]:
     lost = None if found.seen is None else found.seen.lost_update_rate
-    rate = "not measured"
+    rate = "how many increments get lost was not measured"
     if lost is not None and found.seen is not None:
         how = "" if found.seen.write == "racy" else f" with write {found.seen.write}"
         rate = f"{lost:.2g} of all increments were lost in the {found.seen.source}{how}"
-    if found.dense_share > OFTEN:
-        return Advice(
+    limits = found.allowed_lags
+    strictest = min(limits, key=lambda name: limits[name])
+    if limits[strictest] >= found.lag.largest:
+        yield Advice(
             "write",
-            "add steps losslessly (stripe locks), which is what write=auto does on CPUs",
-            f"{found.dense_share:.0%} of the parameters are in blocks where any two updates are "
-            f"likely to meet; {rate}; no theorem here covers lost increments, and "
-            "locking whole stripes costs dense steps next to nothing",
-            "" if found.write != "racy" else "--write lossless",
+            "plain adds (racy) are sound here",
+            f"updates seldom meet: the block with most conflict, {strictest}, allows a lag of "
+            f"{limits[strictest]:.3g}, and {found.lag.largest:g} was the largest; {rate}",
+            "" if found.write == "racy" else "--write racy",
         )
-    return Advice(
+        return
+    yield Advice(
         "write",
-        "plain adds (racy) are sound here",
-        f"only {found.dense_share:.0%} of the parameters are in blocks where two updates usually "
-        f"meet; {rate}",
-        "--write racy",
+        "add steps losslessly (stripe locks), as write=auto does on CPUs",
+        f"{found.dense_share:.0%} of the parameters are in blocks where two updates meet more "
+        f"often than not; {rate}; no theorem here covers lost increments, and locking whole "
+        "stripes costs dense steps next to nothing",
+        "--write lossless" if found.write == "racy" else "",
     )
 
 
-def _workers(found: Evidence) -> Advice:
-    limits = {
-        one.block: one.bound.values["largest_tau"]
-        for one in found.conditions
-        if one.bound.name == "perturbed iterate"
-    }
+def _workers(found: Evidence) -> Iterator[Advice]:
+    limits = found.allowed_lags
     strictest = min(limits, key=lambda name: limits[name])
+    rule = f"tau <= n / (2 Dbar) allows a lag of {limits[strictest]:.3g} in {strictest}"
     seen = ""
     if found.seen is not None:
         seen = (
-            f"; {found.seen.workers} workers were seen at staleness {found.seen.mean:.2g} on "
-            f"average and {found.seen.largest} at most"
+            f"; {found.seen.workers} workers were seen at a staleness of {found.seen.mean:.2g} on "
+            f"average, {found.seen.largest} at most"
         )
-    most = f"at most {found.cores} CPU workers, one per core"
     if limits[strictest] < 1:
-        return Advice(
+        yield Advice(
             "workers",
-            f"{most}; check their loss against one worker's at equal tokens (or --strategy sync)",
-            f"sparsity justifies no second worker: tau <= n / (2 Dbar) gives {limits[strictest]:.2g} "
-            f"in {strictest}, less than the lag of 1 that two workers have{seen}; what keeps dense "
-            "training sound is a small enough step, and more workers than cores only add staleness",
+            f"at most one per core ({found.cores} here), and compare their loss with one worker's "
+            "at equal tokens, or with --strategy sync",
+            f"sparsity does not justify a second worker: {rule}, and two workers have a lag of 1"
+            f"{seen}. Dense training is kept sound by small enough steps; workers beyond the "
+            "cores add staleness and nothing else",
         )
+        return
     count = min(found.cores, 1 + int(min(limits[strictest], found.cores)))
-    return Advice(
-        "workers",
-        f"up to {count} workers",
-        f"tau <= n / (2 Dbar) allows a lag of {limits[strictest]:.3g} in {strictest}, the block "
-        f"with most conflict{seen}",
-        f"--workers {count}",
-    )
+    yield Advice("workers", f"up to {count}", rule + seen, f"--workers {count}")
 
 
 def _step(found: Evidence) -> Iterator[Advice]:
     (rule,) = (one.bound for one in found.conditions if one.bound.name == "step for dense problems")
     limit, lr = rule.values["constant_step"], found.config.lr
+    if found.config.optimizer == "momentum":  # which adds up to steps 1 / (1 - momentum) as long
+        limit *= 1 - found.config.momentum
     if "smoothness" not in rule.inputs:
         return
     curved = (
@@ -191,15 +214,14 @@ def _read(found: Evidence) -> Iterator[Advice]:
     yield Advice(
         "predicted reads",
         "keep predict=own" if predicts else "use predict=own",
-        f"a step is {found.lag.mean:.2g} updates old on average when it lands, in blocks that every "
-        "update touches; a read that is moved on by the worker's last movement makes up for part "
-        "of it",
+        f"a step is {found.lag.mean:.2g} updates old on average when it is added; a read that is "
+        "moved on by the worker's own last movement makes up for part of that",
         "" if predicts else "--predict own",
     )
 
 
 def _early(found: Evidence) -> Iterator[Advice]:
-    if not found.ages or found.lag.mean == 0:
+    if not found.ages or found.lag.mean == 0 or found.config.async_after > 0:
         return
     lag = max(1.0, found.lag.mean)
     age = next((one for one in found.ages if one.lag >= lag), found.ages[-1])
@@ -222,47 +244,82 @@ def _early(found: Evidence) -> Iterator[Advice]:
         strong = age.cosine < TURNED
         yield Advice(
             "synchronous start",
-            "train the first part in sync" + ("" if strong else " where every bit counts"),
+            "train the first part in sync" + ("" if strong else " where every bit counts")
+            if found.may_start_in_sync
+            else "a longer warm-up, as the other options leave no synchronous start",
             f"{told}, {where}, with full steps of lr {found.config.lr:g}: gradients age fastest "
             "then, and warm-up (small first steps) helps against the same thing",
-            f"--async-after {0.1 if strong else 0.05}" if not found.config.async_after else "",
+            f"--async-after {0.1 if strong else 0.05}" if found.may_start_in_sync else "",
         )
 
 
-def _embedding(found: Evidence) -> Advice:
+def _embedding(found: Evidence) -> Iterator[Advice]:
     rows = found.embedding
     hot = ", ".join(f"{token.text} {token.share:.0%}" for token in rows.hottest[:3])
-    facts = (
-        f"a batch touches {rows.mean_rows:.0f} of {rows.rows} rows; the hottest are in most batches "
-        f"({hot}), so Delta is {rows.delta:.3g} and p_conf {rows.p_conf:.3g}; without the "
+    counted = (
+        f"a batch touches {rows.mean_rows:.0f} of {rows.rows} rows; hottest are {hot} of the "
+        f"batches, so Delta is {rows.delta:.3g} and p_conf {rows.p_conf:.3g}; without the "
         f"{len(rows.hottest)} hottest rows p_conf is {rows.without_hottest:.3g}"
     )
-    sparse = any(one.block.row_sparse for one in found.blocks)
-    if not sparse:
-        return Advice(
+    if not any(one.block.row_sparse for one in found.blocks):
+        yield Advice(
             "embedding",
-            "an embedding of its own (not tied to the head) would have row-sparse steps",
-            f"tied to the head it gets a gradient in every row; {facts}",
+            "one that is not tied to the head would get gradients in few rows",
+            f"tied, it gets one in every row of every batch; untied, {counted}",
         )
-    return Advice(
-        "embedding", "nothing to do: only rows in the batch are added to, each under its own lock",
-        facts,
-    )  # fmt: skip
-
-
-def _sparsify(found: Evidence) -> Advice:
-    widest = max(found.blocks, key=lambda one: one.block.parameters)
-    n, lag = widest.block.parameters, max(1.0, found.lag.largest)
-    # Two random sets of a share F of n elements meet with probability 1 - exp(-F^2 n).
-    share = math.sqrt(-math.log1p(-1 / (2 * lag)) / n) if lag > 0.5 else 1.0
-    known = options(TrainConfig)
-    flags = f"--sparsify topk:{share:.1g}" if "sparsify" in known else ""
-    return Advice(
-        "sparsified steps",
-        f"for p_conf * tau <= 1/2 keep at most {share:.2%} of {widest.block.name}'s elements; "
-        "compare the loss with and without",
-        f"random sets of that share of its {n:,} elements meet with probability {1 / (2 * lag):.2g} "
-        f"(1 - exp(-F^2 n)) at a lag of {lag:g}; the largest elements of gradients of one model "
-        "are no random sets and meet more often, so this is the most that theory allows",
-        flags,
+        return
+    yield Advice(
+        "embedding",
+        "nothing to do: only the rows of a batch are added to, each under its own lock",
+        counted,
     )
+
+
+def _sparsify(found: Evidence) -> Iterator[Advice]:
+    matrices = [one for one in found.blocks if not one.block.row_sparse] or found.blocks
+    widest = max(matrices, key=lambda one: one.block.parameters)
+    n, lag, p_conf = widest.block.parameters, max(1.0, found.lag.largest), widest.elements.p_conf
+    wanted = 1 / (2 * lag)
+    if found.config.sparsify != "none":
+        met = p_conf.high <= wanted
+        yield Advice(
+            "sparsified steps",
+            f"{found.config.sparsify} is sparse enough for the theory"
+            if met
+            else f"{found.config.sparsify} buys no sparsity that the theory could use",
+            f"what is written of {widest.block.name} meets with probability {p_conf.value:.3g} "
+            f"({p_conf.low:.2g} to {p_conf.high:.2g}), and p_conf * tau <= 1/2 at a lag of {lag:g} "
+            f"wants {wanted:.2g}",
+        )
+        return
+    # Two random sets of a share F of n elements meet with probability 1 - exp(-F^2 n).
+    share = math.sqrt(-math.log1p(-wanted) / n)
+    yield Advice(
+        "sparsified steps",
+        f"only if the theory is to apply: at most {share:.2%} of the elements of "
+        f"{widest.block.name} in a step; compare the loss",
+        f"p_conf * tau <= 1/2 at a lag of {lag:g} wants two steps to meet with probability "
+        f"{wanted:.2g}; random sets of that share of {n:,} elements do (1 - exp(-F^2 n)), and the "
+        "largest elements of one model's gradients, which are no random sets, meet more often: "
+        "analyze with the same flag measures it",
+        f"--sparsify topk:{share:.1g}",
+    )
+
+
+def _disjoint(found: Evidence) -> Iterator[Advice]:
+    if found.config.blocks == "disjoint":
+        yield Advice(
+            "disjoint blocks",
+            "nothing more is needed against conflicts between updates that overlap in time",
+            "with blocks=disjoint no two workers write the same block at once, whatever the table "
+            f"says of whole updates; gradients are {found.lag.mean:.2g} updates old all the same",
+        )
+    elif found.dense_share > OFTEN:
+        yield Advice(
+            "disjoint blocks",
+            "worth a try where conflicts, and not old gradients, are the worry",
+            f"updates meet in {found.dense_share:.0%} of the parameters; workers that hold "
+            "different blocks never write the same element at once, and each writes a part of the "
+            "model per step, so compare the loss at equal time",
+            "--blocks disjoint",
+        )

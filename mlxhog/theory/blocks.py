@@ -1,13 +1,12 @@
 """A model's parameters in blocks, and how a block's elements group into lines, stripes and rows.
 
 The theory's numbers differ so much between an embedding and a dense layer that one number for the
-whole model says nothing. A block is an embedding, a layer with all its matrices and norms, a norm
-outside the layers, or the head.
+whole model says nothing. Blocks are those of `mlxhog/models/blocks.py`, which workers may take
+apart, with what lies outside the layers told apart: the last norm, a table of positions, the head.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from mlxhog.arena import Slot
 from mlxhog.arena.layout import ALIGN_FLOATS, STRIPE_FLOATS
 from mlxhog.models import families
+from mlxhog.models.blocks import blocks
 from mlxhog.models.families import ModelConfig
 
 Int64 = NDArray[np.int64]
@@ -24,20 +24,20 @@ Int64 = NDArray[np.int64]
 ELEMENT, LINE, STRIPE, ROW = GRAINS = ("element", "line", "stripe", "row")
 """What two updates may share: a float, 128 bytes, 4 KiB of the arena, a row of a matrix."""
 
-_LAYER = re.compile(r"(?:^|\.)((?:blocks|layers)\.\d+)\.")
-
 
 @dataclass(frozen=True)
 class Block:
     """Some parameters of a model that are reported together.
 
     Attributes:
-        name: such as "embedding", "blocks.0", "out_norm" or "head".
+        name: such as "embedding", "layer 0", "out_norm" or "head".
+        cell: "mlstm" or "slstm" for a layer with that cell; else None.
         slots: where its parameters lie in the arena, ascending.
         row_sparse: whether its gradient is that of the rows a batch looks up.
     """
 
     name: str
+    cell: str | None
     slots: tuple[Slot, ...]
     row_sparse: bool
 
@@ -45,6 +45,10 @@ class Block:
     def parameters(self) -> int:
         """Number of its elements, n."""
         return sum(slot.size for slot in self.slots)
+
+    def groups(self, grain: str) -> int:
+        """Return the number of groups."""
+        return self.parameters if grain == ELEMENT else len(self.firsts(grain))
 
     def firsts(self, grain: str) -> Int64:
         """Return the first element of every group, ascending from 0, (groups,) int64.
@@ -54,18 +58,19 @@ class Block:
         """
         found, before, last = [], 0, -1
         for slot in self.slots:
-            inside = np.arange(0, slot.size, dtype=np.int64)
+            size, width = slot.size, 1
             if grain == LINE:
-                inside = inside[::ALIGN_FLOATS]
+                width = ALIGN_FLOATS
             elif grain == ROW:
-                inside = inside[:: slot.size // slot.shape[0] if len(slot.shape) > 1 else slot.size]
-            elif grain == STRIPE:
-                stripes = (slot.offset + inside) // STRIPE_FLOATS
-                new = np.flatnonzero(np.diff(stripes, prepend=last))
-                last = int(stripes[-1])
-                inside = inside[new]
+                width = size // slot.shape[0] if len(slot.shape) > 1 else size
+            inside = np.arange(0, size, width, dtype=np.int64)
+            if grain == STRIPE:
+                first = slot.offset // STRIPE_FLOATS
+                ends = np.arange(first, -(-(slot.offset + size) // STRIPE_FLOATS), dtype=np.int64)
+                inside = np.maximum(0, ends * STRIPE_FLOATS - slot.offset)[first == last :]
+                last = int(ends[-1])
             found.append(before + inside)
-            before += slot.size
+            before += size
         return np.concatenate(found)
 
 
@@ -76,26 +81,26 @@ def blocks_of(model: ModelConfig, slots: Mapping[str, Slot]) -> tuple[Block, ...
         model: the architecture.
         slots: where its parameters lie, by name.
     """
-    grouped: dict[str, list[Slot]] = {}
-    spec = families.param_spec(model)
-    for name in spec:
-        grouped.setdefault(_block(model, name), []).append(slots[name])
+    grouped: dict[tuple[str, str | None], list[Slot]] = {}
+    for group in blocks(model):
+        for parameter in group.params:
+            name = group.name if group.is_layer else _outside(model, parameter)
+            grouped.setdefault((name, group.cell), []).append(slots[parameter])
     return tuple(
         Block(
             name=name,
+            cell=cell,
             slots=tuple(sorted(found, key=lambda slot: slot.offset)),
-            row_sparse=all(spec[slot.name].kind == "rows" for slot in found),
+            row_sparse=all(slot.kind == "rows" for slot in found),
         )
-        for name, found in grouped.items()
+        for (name, cell), found in grouped.items()
     )
 
 
-def _block(model: ModelConfig, parameter: str) -> str:
+def _outside(model: ModelConfig, parameter: str) -> str:
+    """Name the block of a parameter that is in no layer."""
     if parameter == families.embedding(model):
         return "embedding"
     if parameter in (families.head(model), families.head_bias(model)):
         return "head"
-    layer = _LAYER.search(parameter)
-    if layer is not None:
-        return layer.group(1)
     return parameter.rpartition(".")[0].rpartition(".")[2] or parameter

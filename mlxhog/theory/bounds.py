@@ -205,8 +205,16 @@ def perturbed_iterate(*, n_examples: float, mean_degree: float, tau: float, fact
         mean_degree: mean number of other examples that an example meets.
         tau: lag in updates.
         facts: what is known.
+
+    Raises:
+        DataError: a number is negative, or there are no examples.
     """
     _positive(n_examples=n_examples)
+    if tau < 0 or mean_degree < 0:
+        raise DataError(
+            f"tau = {tau}, mean_degree = {mean_degree}: wanted counts of updates and of examples, "
+            "at least 0"
+        )
     largest = n_examples / (2 * mean_degree) if mean_degree > 0 else math.inf
     met = tau <= largest
     return Bound(
@@ -233,9 +241,10 @@ def step_koloskova(
 ) -> Bound:
     """Step sizes for dense, non-convex problems: sparsity is not needed, a smaller step is.
 
-    A constant step needs lr <= 1 / (L sqrt(tau_max tau_C)); a step of 1 / (L tau_C) suffices where
-    gradients older than 2 tau_C are left out or scaled down. Where L is not known, the values are
-    in multiples of 1/L, the largest step of serial SGD; lags below 1 count as 1.
+    A constant step must be of the order of 1 / (L sqrt(tau_max tau_C)); 1 / (L tau_C) is enough
+    where gradients older than 2 tau_C are left out or scaled down. These are orders: the constant
+    factors of the proofs are left out. Where L is not known, the values are in multiples of 1/L,
+    the largest step of serial SGD; lags below 1 count as 1.
 
     Args:
         tau_concurrency: mean number of gradients in flight beside one's own: workers - 1.
@@ -264,8 +273,8 @@ def step_koloskova(
         },
         assumptions=(need.smooth(facts), need.lossless(facts), need.plain_sgd(facts)),
         words=(
-            f"a constant step of {constant:.3g}{of} converges at any density; {adaptive:.3g} is "
-            f"enough where gradients older than {2 * concurrency:g} updates are left out"
+            f"a constant step of the order of {constant:.3g}{of} converges at any density; "
+            f"{adaptive:.3g} where gradients older than {2 * concurrency:g} updates are left out"
         ),
     )
 

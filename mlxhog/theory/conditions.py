@@ -80,7 +80,7 @@ def facts(config: TrainConfig, write: str) -> Facts:
         smooth=None,  # near the parameters it was measured; far from them nobody knows
         bounded_gradients=True if config.clip > 0 else None,
         lossless=write != "racy",
-        sgd=config.optimizer == "sgd" and config.weight_decay == 0,
+        sgd=config.optimizer == "sgd" and config.weight_decay == 0 and config.sparsify == "none",
     )
 
 
@@ -103,18 +103,25 @@ def conditions(
     """
     for one in blocks:
         elements = one.elements
-        here = replace(known, delta=elements.delta.value)
+        # Every update touches something, so neither share is 0, whatever a sample saw of it.
+        rho, delta = (
+            max(estimate.value, 1 / updates_per_epoch)
+            for estimate in (elements.rho, elements.delta)
+        )
+        here = replace(known, delta=delta)
         name, n = one.block.name, one.block.parameters
         sizes = {
             "omega": elements.omega.value,
-            "rho": elements.rho.value,
-            "delta": elements.delta.value,
+            "rho": rho,
+            "delta": delta,
         }
-        crowd = {"rho": sizes["rho"], "delta": sizes["delta"], "tau": lag.largest, "facts": here}
         yield Condition(name, _proposition_4_1(sizes, lag, constants, here))
         yield Condition(name, bounds.penalty(**sizes, tau=lag.largest, facts=here))
         yield Condition(name, bounds.near_serial(**sizes, tau=lag.largest, facts=here))
-        yield Condition(name, bounds.quarter_power(n=n, **crowd))
+        yield Condition(
+            name,
+            bounds.quarter_power(n=n, rho=rho, delta=delta, tau=lag.largest, facts=here),
+        )
         degree = elements.p_conf.value * (updates_per_epoch - 1)
         yield Condition(
             name,

@@ -25,7 +25,7 @@ from mlxhog.theory.estimators import (
     estimate_p_conf,
     estimate_rho,
 )
-from mlxhog.theory.sampling import EXACT, KINDS, Subject, Ticket
+from mlxhog.theory.sampling import EXACT, WRITTEN, Subject, Ticket
 from mlxhog.theory.supports import Supports
 
 BITMAP_BYTES = 1 << 30
@@ -87,9 +87,14 @@ class BlockConflicts:
     by: Mapping[tuple[str, str], Conflict]
 
     @property
+    def counted(self) -> str:
+        """Which elements an update is said to touch: those written, where that is a part."""
+        return WRITTEN if (WRITTEN, ELEMENT) in self.by else EXACT
+
+    @property
     def elements(self) -> Conflict:
-        """What the paper defines: elements of the gradient that are not zero."""
-        return self.by[EXACT, ELEMENT]
+        """What the paper defines: conflicts in single elements."""
+        return self.by[self.counted, ELEMENT]
 
 
 @dataclass(frozen=True)
@@ -109,13 +114,14 @@ class Measured:
     norms: NDArray[np.float64]
 
 
-def most_samples(blocks: Sequence[Block]) -> int:
+def most_samples(subject: Subject) -> int:
     """Return how many gradients' bitmaps fit into `BITMAP_BYTES`.
 
     Raises:
         EnvironmentLacks: too few of them to say anything.
     """
-    one = sum(-(-len(block.firsts(g)) // 8) for block in blocks for g in GRAINS) * len(KINDS)
+    blocks = subject.blocks
+    one = sum(-(-b.groups(g) // 8) for b in blocks for g in GRAINS) * len(subject.kinds)
     fit = BITMAP_BYTES // one
     if fit < FEWEST:
         parameters = sum(block.parameters for block in blocks)
@@ -156,11 +162,11 @@ def measure(
     for number, block in enumerate(subject.blocks):
         tell(f"conflicts of {block.name}")
         by = {}
-        for kind in KINDS:
+        for kind in subject.kinds:
             for grain in GRAINS:
                 # Popped: what has been joined is not kept twice.
                 joined = np.concatenate(bits.pop((kind, grain, number)))
-                by[kind, grain] = conflict(Supports(joined, len(block.firsts(grain))))
+                by[kind, grain] = conflict(Supports(joined, block.groups(grain)))
         blocks.append(BlockConflicts(block, by))
     return Measured(len(tickets), tuple(blocks), np.concatenate(losses), np.concatenate(norms))
 

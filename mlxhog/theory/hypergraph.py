@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,22 +45,17 @@ class Hypergraph:
 
     def __post_init__(self) -> None:
         """Check the edges."""
-        indptr = np.ascontiguousarray(self.indptr, np.int64)
-        indices = np.ascontiguousarray(self.indices, np.int32)
+        indptr, indices = np.asarray(self.indptr), np.asarray(self.indices)
         _check(indptr, indices, self.n)
-        object.__setattr__(self, "indptr", indptr)
-        object.__setattr__(self, "indices", indices)
+        object.__setattr__(self, "indptr", np.ascontiguousarray(indptr, np.int64))
+        object.__setattr__(self, "indices", np.ascontiguousarray(indices, np.int32))
 
     @classmethod
     def from_lists(cls, edges: Iterable[Sequence[int] | NDArray[np.integer]], n: int) -> Hypergraph:
         """Edges given as coordinates in any order; repetitions count once."""
-        rows = [np.unique(np.asarray(edge, np.int64)) for edge in edges]
+        rows: list[NDArray[Any]] = [np.unique(np.asarray(edge, np.int64)) for edge in edges]
         indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
-        indices = np.concatenate(rows) if rows else np.empty(0, np.int64)
-        outside = np.flatnonzero((indices < 0) | (indices >= n))
-        if len(outside):
-            raise _outside(indptr, indices, n, outside[0])
-        return cls(indptr, indices.astype(np.int32), n)
+        return cls(indptr, np.concatenate([np.empty(0, np.int32), *rows]), n)
 
     @classmethod
     def from_unsorted(
@@ -73,7 +69,7 @@ class Hypergraph:
         first = np.ones(len(edge), bool)
         first[1:] = (edge[1:] != edge[:-1]) | (sorted_[1:] != sorted_[:-1])
         ends = np.cumsum(np.bincount(edge[first], minlength=len(lengths)))
-        return cls(np.concatenate([[0], ends]), sorted_[first].astype(np.int32), n)
+        return cls(np.concatenate([[0], ends]), sorted_[first], n)
 
     def __len__(self) -> int:
         """Number of edges |E|."""
@@ -153,10 +149,17 @@ class Hypergraph:
         return met
 
 
-def _check(indptr: NDArray[np.int64], indices: NDArray[np.int32], n: int) -> None:
+def _check(indptr: NDArray[np.integer], indices: NDArray[np.integer], n: int) -> None:
+    for name, array in (("indptr", indptr), ("indices", indices)):
+        if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+            raise DataError(
+                f"{name} has shape {array.shape} and type {array.dtype}; wanted a list of integers"
+            )
+    if not 0 < n < 2**31:
+        raise DataError(f"a hypergraph over {n} coordinates; wanted 1 to {2**31 - 1}")
     if len(indptr) < 2:
         raise DataError("a hypergraph without edges has no Omega, Delta or rho; give it examples")
-    if indptr[0] != 0 or (np.diff(indptr) < 0).any() or indptr[-1] != len(indices):
+    if indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any() or indptr[-1] != len(indices):
         raise DataError(
             f"indptr runs from {indptr[0]} to {indptr[-1]} over {len(indices)} indices; wanted "
             f"0 to {len(indices)}, never falling"
@@ -164,7 +167,7 @@ def _check(indptr: NDArray[np.int64], indices: NDArray[np.int32], n: int) -> Non
     outside = np.flatnonzero((indices < 0) | (indices >= n))
     if len(outside):
         raise _outside(indptr, indices, n, outside[0])
-    falls = np.flatnonzero(np.diff(indices) <= 0) + 1
+    falls = np.flatnonzero(indices[1:] <= indices[:-1]) + 1
     falls = falls[~np.isin(falls, indptr)]
     if len(falls):
         edge = int(np.searchsorted(indptr, falls[0], side="right")) - 1
@@ -175,7 +178,7 @@ def _check(indptr: NDArray[np.int64], indices: NDArray[np.int32], n: int) -> Non
 
 
 def _outside(
-    indptr: NDArray[np.int64], indices: NDArray[np.integer], n: int, at: np.intp
+    indptr: NDArray[np.integer], indices: NDArray[np.integer], n: int, at: np.intp
 ) -> DataError:
     edge = int(np.searchsorted(indptr, at, side="right")) - 1
     return DataError(f"edge {edge} has coordinate {indices[at]}, wanted 0 to {n - 1}")

@@ -1,4 +1,4 @@
-"""What `mlxhog analyze` was given: an architecture, the settings of a run, a checkpoint or a run."""
+"""What `mlxhog analyze` is given: an architecture, settings of a run, a checkpoint or a run."""
 
 from __future__ import annotations
 
@@ -153,6 +153,4 @@ def _unknown(spec: str, root: Path, error: RunError) -> ConfigError | RunError:
         if near
         else f"architectures are {', '.join(architectures())}; runs: mlxhog runs"
     )
-    return ConfigError(
-        f"{spec!r} is no architecture, no file and no run in {root}; {hint}"
-    )
+    return ConfigError(f"{spec!r} is no architecture, no file and no run in {root}; {hint}")

@@ -6,19 +6,17 @@ either: it is read off a run that happened, one of the user's or a short one mad
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from mlxhog import trainer
-from mlxhog.config import TrainConfig
-from mlxhog.errors import RunError, WorkerFailed
-from mlxhog.metrics import Progress
-from mlxhog.quantities import Interval
+from mlxhog.arena.layout import PROBE_FLOATS
+from mlxhog.errors import RunError
 from mlxhog.run import Run
+from mlxhog.theory.staleness import Staleness, of_histogram
 
 QUANTILES = (0.5, 0.9, 0.99)
 
@@ -37,6 +35,7 @@ class Observed:
         histogram: staleness -> steps; empty for a run recorded before there was one.
         lost_update_rate: share of increments that never arrived; None where nobody looked.
         tokens_per_s: of all workers together; None where it is not known.
+        by_worker: the distribution of each; slow workers are later than fast ones.
     """
 
     source: str
@@ -48,6 +47,12 @@ class Observed:
     histogram: Mapping[int, int]
     lost_update_rate: float | None
     tokens_per_s: float | None
+    by_worker: tuple[Staleness, ...] = ()
+
+    @property
+    def increments(self) -> int:
+        """Increments that the lost ones are counted among: each step adds 1 to every probe."""
+        return self.steps * PROBE_FLOATS
 
     def quantile(self, share: float) -> int | None:
         """The smallest staleness that `share` of the steps do not exceed; None without a histogram.
@@ -75,7 +80,9 @@ class Observed:
             "max": self.largest,
             "histogram": {str(age): steps for age, steps in self.histogram.items()},
             "lost_update_rate": self.lost_update_rate,
+            "increments": self.increments,
             "tokens_per_s": self.tokens_per_s,
+            "by_worker": [asdict(one) for one in self.by_worker],
         }
 
 
@@ -92,14 +99,18 @@ def of_run(run: Run, write: str) -> Observed | None:
     calls = _calls(run)
     if not calls:
         return None
-    histogram: dict[int, int] = {}
+    histogram: Counter[int] = Counter()
+    by_worker: dict[tuple[int, str], Counter[int]] = {}
     steps, ages, rates = 0, 0.0, []
     largest = 0
     for call in calls:
         try:
             for age, count in call.get("staleness", {}).items():
-                histogram[int(age)] = histogram.get(int(age), 0) + int(count)
+                histogram[int(age)] += int(count)
             for worker in call["workers"]:
+                if "staleness" in worker:
+                    own = by_worker.setdefault((worker["slot"], worker["backend"]), Counter())
+                    own.update({int(age): n for age, n in worker["staleness"].items()})
                 applied = worker["steps"] - worker["dropped"]
                 steps += applied
                 ages += applied * worker["mean_staleness"]
@@ -116,11 +127,12 @@ def of_run(run: Run, write: str) -> Observed | None:
         workers=len(calls[-1]["workers"]),
         write=write,
         steps=sum(histogram.values()) or steps,
-        mean=_mean(histogram) if histogram else ages / steps if steps else 0.0,
+        mean=mean_of(histogram) if histogram else ages / steps if steps else 0.0,
         largest=max([largest, *histogram]),
         histogram=dict(sorted(histogram.items())),
         lost_update_rate=sum(n * rate for n, rate in known) / weight if weight else None,
         tokens_per_s=calls[-1].get("tokens_per_s"),
+        by_worker=summaries(by_worker),
     )
 
 
@@ -130,74 +142,30 @@ def _calls(run: Run) -> list[dict[str, Any]]:
     for line in run.read_metrics():
         if not isinstance(line, dict) or not line.get("step"):
             continue
-        if last and line["step"] >= last[-1]["step"] and line["elapsed_s"] >= last[-1]["elapsed_s"]:
+        if last and _same_command(last[-1], line):
             last.pop()
         last.append(line)
     return last
 
 
-def probe(
-    config: TrainConfig,
-    *,
-    workers: str,
-    seconds: float,
-    tell: Callable[[str], None],
-) -> Observed:
-    """Train for a few seconds without locks in a folder that is removed, and look.
-
-    Args:
-        config: the settings; the run adds plainly (`write: racy`) and evaluates nothing.
-        workers: mix of the run.
-        seconds: of training.
-        tell: told how far it is.
-
-    Raises:
-        MlxhogError: as `mlxhog.trainer.train`.
-        WorkerFailed: no step was finished in that time.
-    """
-    never = Interval()
-    with tempfile.TemporaryDirectory(prefix="mlxhog-analyze-") as folder:
-        made = replace(
-            config,
-            workers=workers,
-            strategy="hogwild",
-            async_after=0.0,
-            write="racy",
-            gpu_write="cpu",
-            steps=None,
-            tokens=None,
-            time=seconds,
-            eval_every=never,
-            sample_every=never,
-            save_every=never,
-            out=folder,
-            name="probe",
-            resume=None,
-        )
-
-        def watch(progress: Progress) -> None:
-            tell(f"{progress.step} steps")
-
-        result = trainer.train(made, observer=watch)
-    if result.status == "interrupted":
-        raise KeyboardInterrupt
-    if not result.staleness:
-        raise WorkerFailed(
-            f"the probe run finished no step within {seconds:g} s of training; give it longer, as "
-            "in --seconds 30, or none with --seconds 0"
-        )
-    return Observed(
-        source="probe",
-        workers=len(result.workers),
-        write="racy",
-        steps=result.steps,
-        mean=_mean(result.staleness),
-        largest=max(result.staleness),
-        histogram=result.staleness,
-        lost_update_rate=result.lost_update_rate,
-        tokens_per_s=result.tokens_per_s,
+def _same_command(before: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
+    pids = before.get("supervisor_pid"), line.get("supervisor_pid")
+    return (
+        pids[0] == pids[1]
+        and line["step"] >= before["step"]
+        and line.get("elapsed_s", 0.0) >= before.get("elapsed_s", 0.0)
     )
 
 
-def _mean(histogram: Mapping[int, int]) -> float:
+def mean_of(histogram: Mapping[int, int]) -> float:
+    """Mean staleness of a histogram that holds a step or more."""
     return sum(age * steps for age, steps in histogram.items()) / sum(histogram.values())
+
+
+def summaries(histograms: Mapping[tuple[int, str], Mapping[int, int]]) -> tuple[Staleness, ...]:
+    """Summarise each worker's histogram, by (slot, backend); a worker without steps has none."""
+    return tuple(
+        of_histogram(f"{slot} {backend}", own)
+        for (slot, backend), own in sorted(histograms.items())
+        if own
+    )

@@ -9,7 +9,6 @@ from mlxhog.report.canvas import LIGHT, blank, png, style, title
 from mlxhog.theory.analysis import Analysis
 from mlxhog.theory.blocks import GRAINS
 from mlxhog.theory.conflicts import BlockConflicts
-from mlxhog.theory.sampling import EXACT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +23,7 @@ def plots(found: Analysis) -> Iterator[tuple[str, bytes]]:
         EnvironmentLacks: see `canvas.require`, which is to be called before.
     """
     for one in found.measured.blocks:
-        yield f"block-{one.block.name}", png(_draw(found, one))
+        yield f"block-{one.block.name.replace(' ', '-')}", png(_draw(found, one))
 
 
 def _draw(found: Analysis, one: BlockConflicts) -> Figure:
@@ -34,8 +33,9 @@ def _draw(found: Analysis, one: BlockConflicts) -> Figure:
     for axes in (left, right):
         style(axes, LIGHT)
     places = range(len(GRAINS))
+    by_grain = [one.by[one.counted, grain] for grain in GRAINS]
     for number, (name, label) in enumerate(QUANTITIES):
-        estimates = [getattr(one.by[EXACT, grain], name) for grain in GRAINS]
+        estimates = [getattr(here, name) for here in by_grain]
         values = [estimate.value for estimate in estimates]
         below = [max(0.0, estimate.value - estimate.low) for estimate in estimates]
         above = [max(0.0, estimate.high - estimate.value) for estimate in estimates]
@@ -51,9 +51,9 @@ def _draw(found: Analysis, one: BlockConflicts) -> Figure:
     left.set_xticks(list(places), GRAINS)
     left.set_ylim(-0.03, 1.05)
     left.set_ylabel("share of updates, with 95 % intervals")
-    left.legend(frameon=False, fontsize=8, loc="lower left")
+    left.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
     title(left, LIGHT, f"{one.block.name}: {one.block.parameters:,} parameters")
-    touched = [one.by[EXACT, grain].mean_groups / one.by[EXACT, grain].groups for grain in GRAINS]
+    touched = [here.mean_groups / here.groups for here in by_grain]
     right.bar(list(places), touched, color=LIGHT.inks[2], width=0.6)
     right.set_xticks(list(places), GRAINS)
     right.set_ylim(0, 1.05)

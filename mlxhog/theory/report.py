@@ -8,12 +8,11 @@ from mlxhog.quantities import format_count
 from mlxhog.report.table import Section
 from mlxhog.theory.analysis import Analysis
 from mlxhog.theory.blocks import ELEMENT, LINE, ROW, STRIPE
-from mlxhog.theory.conditions import WHOLE, Condition
+from mlxhog.theory.bounds import Bound
+from mlxhog.theory.conditions import WHOLE
 from mlxhog.theory.conflicts import BlockConflicts
 from mlxhog.theory.estimators import Estimate
-from mlxhog.theory.sampling import EXACT, LARGE, NEGLIGIBLE
-
-VERDICTS = {True: "yes", False: "no", None: "not known"}
+from mlxhog.theory.sampling import EXACT, LARGE, NEGLIGIBLE, WRITTEN
 
 
 def sections(found: Analysis) -> Iterator[Section]:
@@ -30,7 +29,7 @@ def sections(found: Analysis) -> Iterator[Section]:
     yield _conflicts(found)
     yield _embedding(found)
     yield _staleness(found)
-    yield from _theorems(found)
+    yield _theorems(found)
     yield Section("advice", notes=list(_advice(found)))
 
 
@@ -40,39 +39,54 @@ def _conflicts(found: Analysis) -> Section:
         elements = one.elements
         rows.append(
             (
-                one.block.name,
+                f"{one.block.name} {one.block.cell or ''}".rstrip(),
                 f"{one.block.parameters:,}",
                 f"{elements.omega.value:,.0f} ({elements.omega.value / elements.groups:.0%})",
                 _number(elements.delta),
                 _number(elements.rho),
                 _number(elements.p_conf),
                 f"{elements.p_conf.low:.2f}-{elements.p_conf.high:.2f}",
-                *(f"{one.by[EXACT, grain].p_conf.value:.3g}" for grain in (LINE, STRIPE, ROW)),
+                *(
+                    f"{one.by[one.counted, grain].p_conf.value:.3g}"
+                    for grain in (LINE, STRIPE, ROW)
+                ),
             )
         )
     header = (
-        "block", "parameters", "Omega", "Delta", "rho", "p_conf", "95 %", "in lines", "in stripes",
-        "in rows",
+        "block", "parameters", "Omega", "Delta", "rho", "p_conf", "95 % of it", "in lines",
+        "in stripes", "in rows",
     )  # fmt: skip
+    written = any(one.counted == WRITTEN for one in found.measured.blocks)
+    what = "elements of the gradient that are not exactly zero"
+    if written:
+        what = "elements that are written of each step"
     return Section(
-        "do two updates meet? elements of the gradient that are not exactly zero", header, rows,
+        f"do two updates meet? {what}", header, rows,
         [*_dense(found.measured.blocks), *_negligible(found.measured.blocks)],
     )  # fmt: skip
 
 
 def _dense(blocks: Sequence[BlockConflicts]) -> Iterator[str]:
-    names = [one.block.name for one in blocks if one.elements.dense]
+    full = [one for one in blocks if one.elements.mean_groups > 0.5 * one.elements.groups]
+    names = [one.block.name for one in full if one.elements.dense]
     if names:
         yield (
             f"dense: in {_listed(names)} any two updates meet (Delta = rho = p_conf = 1 in every "
             "sample), so nothing about these blocks is sparse"
         )
     for one in blocks:
-        untouched = one.elements.untouched
+        if one.elements.dense and one not in full:
+            share = one.elements.mean_groups / one.elements.groups
+            yield (
+                f"{one.block.name}: an update touches {share:.1%} of its elements, yet any two "
+                "meet, in elements that all of them touch"
+            )
+    for one in blocks:
+        untouched = one.by[EXACT, ELEMENT].untouched
         if untouched:
             yield (
-                f"{one.block.name}: {untouched:,} of {one.block.parameters:,} elements were zero in "
-                "every sampled gradient"
+                f"{one.block.name}: {untouched:,} of {one.block.parameters:,} elements were zero "
+                "in every sampled gradient"
             )
 
 
@@ -80,11 +94,14 @@ def _negligible(blocks: Sequence[BlockConflicts]) -> Iterator[str]:
     changed = [
         one
         for one in blocks
-        if one.by[LARGE, ELEMENT].p_conf.value != one.elements.p_conf.value
-        or one.by[LARGE, ELEMENT].delta.value != one.elements.delta.value
+        if one.by[LARGE, ELEMENT].p_conf.value != one.by[EXACT, ELEMENT].p_conf.value
+        or one.by[LARGE, ELEMENT].delta.value != one.by[EXACT, ELEMENT].delta.value
     ]
-    shares = [one.by[LARGE, ELEMENT].mean_groups / one.elements.mean_groups for one in blocks
-              if one.elements.mean_groups]  # fmt: skip
+    shares = [
+        one.by[LARGE, ELEMENT].mean_groups / one.by[EXACT, ELEMENT].mean_groups
+        for one in blocks
+        if one.by[EXACT, ELEMENT].mean_groups
+    ]
     if not changed:
         yield (
             f"leaving out elements below {NEGLIGIBLE:g} of the block's largest changes none of "
@@ -143,58 +160,67 @@ def _staleness(found: Analysis) -> Section:
             )
         lost = seen.lost_update_rate
         notes.append(
-            "lost updates: not measured" if lost is None else f"lost updates: {lost:.3g} of all"
+            "lost updates: not measured"
+            if lost is None
+            else f"lost updates: {lost:.3g} of {seen.increments:,} increments that were counted"
         )
     aged = ", ".join(f"{age.lag}: {age.cosine:.2f}" for age in found.ages)
-    notes.append(f"cosine of a gradient with itself, so many updates later: {aged}")
-    return Section("how late are updates?", notes=notes)
+    notes.append(
+        "cosine of a batch's gradient with its own so many updates later (steps of full lr): "
+        + aged
+    )
+    rows = [
+        (one.name, f"{one.steps:,}", f"{one.mean:.2f}", *map(str, (one.p50, one.p99, one.max)))
+        for one in (() if seen is None else seen.by_worker)
+        if one.steps
+    ]
+    header = ("worker", "steps", "mean", "median", "99 %", "largest")
+    return Section("how late are updates? counted in updates by others", header, rows, notes)
 
 
-def _theorems(found: Analysis) -> Iterator[Section]:
-    by: dict[str, dict[str, Condition]] = {}
-    for one in found.conditions:
-        by.setdefault(one.block, {})[one.bound.name] = one
+def _theorems(found: Analysis) -> Section:
+    by: dict[str, dict[str, Bound]] = {}
+    for rule in found.conditions:
+        by.setdefault(rule.block, {})[rule.bound.name] = rule.bound
     whole = by.pop(WHOLE)
     rows = []
+    missing: dict[tuple[str, bool | None, str], list[str]] = {}
     for block, rules in by.items():
-        near, quarter = rules["near-serial"].bound, rules["n^(1/4)"].bound
-        perturbed = rules["perturbed iterate"].bound
+        assumed = rules["proposition 4.1"].assumptions
+        for one in assumed:
+            if one.holds is not True:
+                missing.setdefault((one.needs, one.holds, one.why), []).append(block)
         rows.append(
             (
                 block,
                 "none",
-                f"{rules['penalty'].bound.values['penalty']:.3g}",
-                f"{near.values['largest_tau']:.2g}",
-                f"{quarter.values['largest_tau']:.3g}",
-                f"{perturbed.values['largest_tau']:.3g}",
-                "; ".join(
-                    f"{rule}: {VERDICTS[one.bound.applies]}"
-                    for rule, one in (("4.1", rules["penalty"]),
-                                      ("tau <= n/2D", rules["perturbed iterate"]))
-                ),
-            )  # fmt: skip
+                f"{rules['penalty'].values['penalty']:.3g}",
+                f"{rules['near-serial'].values['largest_tau']:.2g}",
+                f"{rules['n^(1/4)'].values['largest_tau']:.3g}",
+                f"{rules['perturbed iterate'].values['largest_tau']:.3g}",
+                f"{sum(one.holds is True for one in assumed)} of {len(assumed)}",
+            )
         )
-    header = ("block", "step by 4.1", f"penalty at {found.lag.largest:g}", "near-serial to",
-              "n^(1/4)", "n/(2 Dbar)", "assumptions hold")  # fmt: skip
-    notes = [_first(by, "proposition 4.1").bound.words]
-    failed: dict[str, list[str]] = {}
-    for block, rules in by.items():
-        for one in rules["proposition 4.1"].bound.assumptions:
-            if one.holds is not True:
-                why = f"{one.needs}: {VERDICTS[one.holds]}, {one.why}"
-                failed.setdefault(why, []).append(block)
-    for why, blocks in failed.items():
-        of = "" if len(blocks) == len(by) else f" ({_listed(blocks)})"
-        notes.append(f"needs {why}{of}")
-    notes += [one.bound.words for one in whole.values()]
+    header = (
+        "block", "step by 4.1", f"penalty at {found.lag.largest:g}", "near-serial to", "n^(1/4)",
+        "n/(2 Dbar)", "assumptions that hold",
+    )  # fmt: skip
+    notes = [next(iter(by.values()))["proposition 4.1"].words]
+    for (needs, holds, why), blocks in missing.items():
+        of = "" if len(blocks) == len(by) else f" (in {_listed(blocks)})"
+        fails = "is not met" if holds is False else "may be met or not"
+        notes.append(f"{needs}: {fails}{of}" + (f", {why}" if holds is False else ""))
+    constants = found.constants
     notes.append(
-        "lags are in updates; these numbers order problems and limit no number of workers"
+        "seen at these parameters, so true values may be larger: M "
+        f"{constants.largest_gradient:.3g} (longest gradient), "
+        f"L {constants.smoothness:.3g} (its fastest change)"
     )
-    yield Section("what the theorems say", header, rows, notes)
-
-
-def _first(by: dict[str, dict[str, Condition]], rule: str) -> Condition:
-    return next(iter(by.values()))[rule]
+    notes += [f"{bound.name}, as far as that L goes: {bound.words}" for bound in whole.values()]
+    notes.append(
+        "lags are in updates; these numbers order problems, they limit no number of workers"
+    )
+    return Section("what the theorems say", header, rows, notes)
 
 
 def _advice(found: Analysis) -> Iterator[str]:

@@ -18,10 +18,14 @@ from numpy.typing import NDArray
 from mlxhog import backends, formats
 from mlxhog.arena import Layout
 from mlxhog.backends import Backend, Grads
+from mlxhog.config import TrainConfig
 from mlxhog.data.batches import Batches
 from mlxhog.doctor.child import Lane
 from mlxhog.gradients import GradientSum, Rows
+from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, init_params
+from mlxhog.models.sampled_head import SampledHead
+from mlxhog.optim.written import WrittenSupport
 from mlxhog.theory.blocks import ELEMENT, GRAINS, Block
 
 Bits = NDArray[np.uint8]
@@ -29,8 +33,9 @@ Float64 = NDArray[np.float64]
 Ticket = tuple[int, int]
 """Epoch and number of a batch."""
 
-EXACT, LARGE = KINDS = ("exact", "large")
-"""Elements that count: all that are not zero, and those that are not negligible."""
+EXACT, LARGE, WRITTEN = KINDS = ("exact", "large", "written")
+"""Elements that count: all of the gradient that are not zero; those that are not negligible; and,
+where only part of a step is written, those that are."""
 
 NEGLIGIBLE = 1e-8
 """Of the largest magnitude in the block; below it an element of the gradient is not large."""
@@ -58,6 +63,8 @@ class Subject:
         micro_batch: sequences in one gradient of the backend.
         batch_size: sequences in one update.
         seed: of the run: initial values, and the order of the batches.
+        sampled: words of the training loss; None is the whole vocabulary.
+        sparsified: the options by which part of each step is written; None where all of it is.
     """
 
     backend: str
@@ -74,6 +81,13 @@ class Subject:
     micro_batch: int
     batch_size: int
     seed: int
+    sampled: SampledHead | None = None
+    sparsified: TrainConfig | None = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is counted, some of `KINDS`."""
+        return (EXACT, LARGE) if self.sparsified is None else KINDS
 
     def batches(self) -> Batches:
         """Open the batches; each is one update, one hyperedge of the theory."""
@@ -112,7 +126,7 @@ class Source:
             compute_dtype=subject.compute_dtype,
         )
         layout = subject.layout
-        self.backend.bind(subject.model, layout.slots, layout.n_floats, None)
+        self.backend.bind(subject.model, layout.slots, layout.n_floats, None, subject.sampled)
         views = {
             name: self.backend.inbox[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             for name, slot in layout.slots.items()
@@ -131,9 +145,19 @@ class Source:
         self.firsts = {
             (grain, number): block.firsts(grain)
             for grain in GRAINS
+            if grain != ELEMENT
             for number, block in enumerate(subject.blocks)
         }
         self.flat = np.empty(int(self.starts[-1]), np.float32)
+        self.grads: Grads = {}
+        self.written: WrittenSupport | None = None
+        if subject.sparsified is not None:
+            decay = frozenset(
+                k for k, one in families.param_spec(subject.model).items() if one.decay
+            )
+            self.written = WrittenSupport(
+                subject.sparsified, layout.slots, self.backend.inbox.copy(), decay
+            )
 
     def gradient(self, ticket: Ticket) -> float:
         """Compute one update's gradient into `flat`, block after block; returns its loss."""
@@ -149,6 +173,7 @@ class Source:
                 total.add(found, share)
                 loss += share * nats
             grads = total.grads()
+        self.grads = grads
         self._lay_out(grads)
         return loss
 
@@ -163,9 +188,17 @@ class Source:
                 view[:] = grad.reshape(-1)
 
     def counting(self) -> Iterator[tuple[str, int, NDArray[np.bool_]]]:
-        """Yield (kind, block, which of its elements count) of the gradient in `flat`."""
-        for number in range(len(self.subject.blocks)):
+        """Yield (kind, block, which of its elements count) of the gradient in `flat`.
+
+        What error feedback leaves of one step goes into the next, so each gradient is asked about
+        once.
+        """
+        masks = {} if self.written is None else self.written.of(self.grads)
+        for number, block in enumerate(self.subject.blocks):
             here = self.flat[self.block_starts[number] : self.block_starts[number + 1]]
+            if masks:
+                parts = [masks[slot.name].reshape(-1) for slot in block.slots]
+                yield WRITTEN, number, np.concatenate(parts)
             size = np.abs(here)
             largest = float(size.max())
             yield EXACT, number, size > 0
@@ -194,8 +227,9 @@ def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
         norms.append(float(np.linalg.norm(ours.flat.astype(np.float64))))
         for kind, number, counts in ours.counting():
             for grain in GRAINS:
-                firsts = ours.firsts[grain, number]
-                groups = counts if grain == ELEMENT else np.logical_or.reduceat(counts, firsts)
+                groups = counts
+                if grain != ELEMENT:
+                    groups = np.logical_or.reduceat(counts, ours.firsts[grain, number])
                 packed.setdefault((kind, grain, number), []).append(
                     np.packbits(groups, bitorder="little")
                 )

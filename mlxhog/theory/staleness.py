@@ -7,11 +7,11 @@ each update falls into the flight of the P - 1 others. Its largest value has no 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,28 +30,28 @@ class Staleness:
     name: str
     steps: int
     mean: float
-    p50: float
-    p99: float
+    p50: int
+    p99: int
     max: int
 
 
-def of_counts(name: str, counts: ArrayLike) -> Staleness:
-    """Summarise counts: `counts[t]` updates had a staleness of t."""
-    counts = np.asarray(counts, np.int64)
-    steps = int(counts.sum())
+def of_histogram(name: str, histogram: Mapping[int, int]) -> Staleness:
+    """Summarise a histogram: how many updates had which staleness."""
+    steps = sum(histogram.values())
     if steps == 0:
-        return Staleness(name=name, steps=0, mean=0.0, p50=0.0, p99=0.0, max=0)
-    ends = np.cumsum(counts)
+        return Staleness(name=name, steps=0, mean=0.0, p50=0, p99=0, max=0)
+    values = sorted(histogram)
+    ends = np.cumsum([histogram[value] for value in values])
     return Staleness(
         name=name,
         steps=steps,
-        mean=float(counts @ np.arange(len(counts)) / steps),
-        p50=float(np.searchsorted(ends, 0.5 * steps)),
-        p99=float(np.searchsorted(ends, 0.99 * steps)),
-        max=int(np.flatnonzero(counts)[-1]),
+        mean=sum(value * count for value, count in histogram.items()) / steps,
+        p50=values[int(np.searchsorted(ends * 100, steps * 50))],
+        p99=values[int(np.searchsorted(ends * 100, steps * 99))],
+        max=values[-1],
     )
 
 
 def of_values(name: str, values: Iterable[int]) -> Staleness:
     """Summarise the staleness of single updates."""
-    return of_counts(name, np.bincount(np.fromiter(values, np.int64), minlength=1))
+    return of_histogram(name, Counter(values))

@@ -77,15 +77,26 @@ class TokenRows:
 
     @property
     def p_conf(self) -> float:
-        """P(two batches share a row), were rows drawn independently: 1 - prod(1 - q^2).
+        """P(two batches share a row), were rows in it independently of each other.
 
-        Usually estimated as 1 - exp(-sum q^2), which this exceeds: 1 - x <= exp(-x). Of batches of
-        T tokens it is an estimate, as rows then compete for the T places.
+        Of batches of T tokens it is an estimate, as rows compete for the T places.
         """
-        with np.errstate(divide="ignore"):
-            return float(-np.expm1(np.log1p(-np.square(self.q)).sum()))
+        return p_conf_of_independent(self.q)
 
     @property
     def p_conf_upper_bound(self) -> float:
         """A bound on P(two batches share a row) that holds for any dependence: min(1, sum q^2)."""
         return min(1.0, self.mean_overlap)
+
+
+def p_conf_of_independent(q: NDArray[np.float64]) -> float:
+    """P(two supports meet) where each coordinate is in a support independently: 1 - prod(1 - q^2).
+
+    Often given as 1 - exp(-sum q^2), which is a little less. Where supports differ in size it says
+    too much: small ones meet less often than the average suggests.
+
+    Args:
+        q: (n,) probability of each coordinate.
+    """
+    with np.errstate(divide="ignore"):  # a coordinate of every support
+        return float(-np.expm1(np.log1p(-np.square(q)).sum()))

@@ -88,10 +88,8 @@ class Hinge:
 def hinge(n: int = 600, d: int = 100, row: int = 8, seed: int = 0) -> Hinge:
     """Rows of `row` features out of `d`, the low ones more often; separable but for noise."""
     rng = np.random.default_rng(seed)
-    weight = 1 / (np.arange(d) + 4.0)
-    indices = np.concatenate(
-        [np.sort(rng.choice(d, row, replace=False, p=weight / weight.sum())) for _ in range(n)]
-    ).astype(np.int32)
+    low = (d // row * rng.random((n, row)) ** 3).astype(np.int32)
+    indices = np.sort(row * low + np.arange(row, dtype=np.int32), axis=1).ravel()  # distinct
     values = rng.standard_normal(n * row).astype(np.float32)
     truth = rng.standard_normal(d)
     indptr = np.arange(0, n * row + 1, row, dtype=np.int64)

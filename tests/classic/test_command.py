@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlxhog.classic import problems
@@ -92,6 +93,22 @@ def test_the_table_says_what_the_numbers_mean(capsys):
 
 
 @pytest.mark.usefixtures("small")
+def test_stats_count_the_sparsity_as_the_paper_does(capsys):
+    found = answer(capsys, "--stats")
+    degrees = np.bincount(hinge().indices)
+    assert (found["examples"], found["coordinates"], found["omega"]) == (600, 100, 8)
+    assert found["delta"] == degrees.max() / 600
+    assert found["delta"] <= found["rho"] <= 1
+    assert main(["classic", "svm", "--stats"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == [
+        "Omega",
+        "Delta",
+        "rho",
+        "p_conf",
+    ]
+
+
+@pytest.mark.usefixtures("small")
 def test_divergence_is_exit_code_4_with_a_step_size_to_try(capsys):
     assert main(["classic", "svm", "--lr", "1e6", "--json"]) == 4
     told = capsys.readouterr()
@@ -147,3 +164,13 @@ def test_a_signal_ends_the_command_with_130_and_leaves_no_process(signum):
     while any(map(alive, children)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_help_and_the_list_are_shown_without_numpy():
+    code = (
+        "import sys\n"
+        "from mlxhog.cli import main\n"
+        "assert main(['classic']) == 0\n"
+        "assert 'numpy' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.classic import team
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.result import Epoch
 from mlxhog.classic.session import train
@@ -21,7 +22,7 @@ from mlxhog.errors import WorkerFailed
 from tests.classic.small import hinge
 from tests.processes import alive, workers_of
 
-MANY = hinge(n=60_000, d=2000)  # epochs of some milliseconds, so that kills fall into them
+MANY = hinge(n=100_000, d=2000)  # epochs of some milliseconds, so that kills fall into them
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
 
@@ -37,6 +38,8 @@ def worker_pids() -> list[int]:
 class Killer(Unwatched):
     """Kills a worker in the midst of an epoch, `kills` times, in different epochs."""
 
+    signum = signal.SIGKILL
+
     def __init__(self, kills: int, n: int) -> None:
         self.kills, self.n = kills, n
         self.messages: list[str] = []
@@ -44,7 +47,7 @@ class Killer(Unwatched):
 
     def beat(self, done: int) -> None:
         if self.kills and 0 < done < self.n and self._epoch > self._last and worker_pids():
-            os.kill(worker_pids()[self.kills % len(worker_pids())], signal.SIGKILL)
+            os.kill(worker_pids()[self.kills % len(worker_pids())], self.signum)
             self.kills, self._last = self.kills - 1, self._epoch
 
     def epoch(self, epoch: Epoch) -> None:
@@ -69,7 +72,7 @@ class Killer(Unwatched):
 def test_hogwild_goes_on_without_workers_that_are_killed(options):
     watch = Killer(kills=2, n=MANY.n_examples)
     every_epoch = options.get("handout") == "epoch"
-    epochs = 6 if every_epoch else 60
+    epochs = 12 if every_epoch else 60
     found = train(MANY, ClassicConfig(workers=2, epochs=epochs, beta=1.0, **options), watch)
     assert watch.kills == 0
     assert (found.status, len(found.epochs)) == ("done", epochs)
@@ -96,6 +99,20 @@ def test_a_worker_that_keeps_dying_ends_the_run():
     watch = Killer(kills=1000, n=MANY.n_examples)
     with pytest.raises(WorkerFailed, match="died 6 times"):
         train(MANY, ClassicConfig(workers=1, write="racy", epochs=10_000, beta=1.0), watch)
+    assert not worker_pids()
+
+
+def test_hogwild_goes_on_without_a_worker_that_is_stopped(monkeypatch):
+    monkeypatch.setattr(team, "STALL_S", 2.0)
+
+    class Stopper(Killer):
+        signum = signal.SIGSTOP
+
+    watch = Stopper(kills=1, n=MANY.n_examples)
+    found = train(MANY, ClassicConfig(workers=2, epochs=60, beta=1.0), watch)
+    assert found.status == "done"
+    assert found.replaced >= 1
+    assert "no example was done for 2 s" in watch.messages[0]
     assert not worker_pids()
 
 

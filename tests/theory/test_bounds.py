@@ -121,6 +121,15 @@ def test_dense_gradients_allow_half_an_update_of_lag() -> None:
     assert not found.values["met"]
 
 
+def test_negative_counts_are_refused() -> None:
+    with pytest.raises(DataError, match="mean_degree = -1"):
+        bounds.perturbed_iterate(n_examples=10, mean_degree=-1, tau=1, facts=CONVEX)
+    with pytest.raises(DataError, match="n_examples = 0"):
+        bounds.perturbed_iterate(n_examples=0, mean_degree=1, tau=1, facts=CONVEX)
+    with pytest.raises(DataError, match="lags of -1"):
+        bounds.step_koloskova(tau_concurrency=-1, tau_max=1, facts=CONVEX)
+
+
 def test_for_dense_problems_the_step_shrinks_with_the_lag_instead() -> None:
     found = bounds.step_koloskova(
         tau_concurrency=4, tau_max=100, smoothness=2.0, facts=DENSE_NETWORK

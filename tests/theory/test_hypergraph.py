@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,41 @@ def test_bad_edges_are_refused_by_number(
 ) -> None:
     with pytest.raises(DataError, match=message):
         Hypergraph(np.array(indptr), np.array(indices, np.int32), 5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int64])
+def test_indices_of_any_integer_type_are_checked_before_they_are_narrowed(dtype: type) -> None:
+    graph = Hypergraph(np.array([0, 2], dtype), np.array([1, 3], dtype), 5)
+    assert (graph.indptr.dtype, graph.indices.dtype) == (np.int64, np.int32)
+    with pytest.raises(DataError, match="edge 0 has coordinate 1 after 3"):
+        Hypergraph(np.array([0, 2], dtype), np.array([3, 1], dtype), 5)
+    with pytest.raises(DataError, match="edge 0 has coordinate 4294967297"):
+        Hypergraph(np.array([0, 1]), np.array([2**32 + 1]), 5)
+    with pytest.raises(DataError, match="type float64; wanted a list of integers"):
+        Hypergraph(np.array([0, 1]), np.array([1.0]), 5)
+    with pytest.raises(DataError, match="over 0 coordinates"):
+        Hypergraph(np.array([0, 0]), np.array([], np.int32), 0)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_long_count_stops_at_the_next_signal() -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise Interrupted
+
+    edges = 100_000  # 13 blocks, which all meet in one coordinate
+    met = np.zeros(edges, np.int64)
+    before = signal.signal(signal.SIGPROF, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_PROF, 2e-3)
+        with pytest.raises(Interrupted):
+            _native.edge_degrees(np.arange(edges + 1), np.zeros(edges, np.int32), 1, met)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+    assert met.max() < edges
 
 
 def test_lists_outside_the_coordinates_are_refused_by_number() -> None:

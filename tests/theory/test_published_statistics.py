@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.classic.generators.dblife import dblife_like
+from mlxhog.classic.generators.netflix import netflix_like
 from mlxhog.classic.generators.rcv1 import rcv1_like
 from mlxhog.classic.generators.svm100 import svm100
 from mlxhog.theory.hypergraph import Hypergraph
+from mlxhog.theory.token_rows import p_conf_of_independent
 from tests.tolerances import FITTED_STATISTIC, assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hogwild"
+
+
+def of_pairs(first: NDArray[np.int32], second: NDArray[np.int32], n: int) -> Hypergraph:
+    """The graph whose edges join `first` to `second`."""
+    ends = np.stack([first, second], axis=1).ravel()
+    return Hypergraph.from_unsorted(np.arange(0, len(ends) + 1, 2), ends, n)
 
 
 def test_text_like_rcv1_conflicts_almost_everywhere() -> None:
@@ -21,6 +33,25 @@ def test_text_like_rcv1_conflicts_almost_everywhere() -> None:
     assert_close(graph.delta, 0.42, FITTED_STATISTIC)
     assert_close(graph.rho, 0.9995, FITTED_STATISTIC)
     assert_close(graph.p_conf, 0.91, FITTED_STATISTIC)
+    q = graph.degrees / len(graph)
+    assert_close(p_conf_of_independent(q), 0.989, FITTED_STATISTIC)
+    assert p_conf_of_independent(q) > graph.p_conf  # short rows conflict less
+
+
+def test_ratings_like_netflixs_conflict_at_the_busiest_film_and_user() -> None:
+    ratings = netflix_like()
+    graph = of_pairs(
+        ratings.users, ratings.n_users + ratings.items, ratings.n_users + ratings.n_items
+    )
+    assert_close(graph.delta, 2.30e-3, FITTED_STATISTIC)
+    assert_close(graph.rho, 2.47e-3, FITTED_STATISTIC)
+
+
+def test_mentions_like_dblifes_conflict_at_both_ends() -> None:
+    graph = dblife_like()
+    found = of_pairs(graph.heads, graph.tails, graph.n_vertices)
+    assert_close(found.delta, 4.35e-3, FITTED_STATISTIC)
+    assert_close(found.rho, 8.64e-3, FITTED_STATISTIC)
 
 
 def test_a_fifth_of_a_hundred_features_is_not_sparse() -> None:

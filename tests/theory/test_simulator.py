@@ -7,14 +7,15 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.theory import sharing
-from mlxhog.theory.prediction import time_to_loss
-from mlxhog.theory.schemes import AvgRuns, Hogwild, RoundRobin, Scheme, Sync
-from mlxhog.theory.simulator import simulate
-from mlxhog.theory.times import ComputeTime, Constant, Measured, ShiftedExponential
-from mlxhog.theory.workers import Worker
+from mlxhog.theory.simulator import sharing, simulate
+from mlxhog.theory.simulator.prediction import time_to_loss
+from mlxhog.theory.simulator.schemes import AvgRuns, Hogwild, Locked, RoundRobin, Scheme, Sync
+from mlxhog.theory.simulator.times import ComputeTime, Constant, Measured, ShiftedExponential
+from mlxhog.theory.simulator.workers import Worker
 from tests.tolerances import SIMULATED_RATE
 
 LEAST, DELAY = 1.0, 2.0
@@ -86,6 +87,27 @@ def test_backup_workers_shorten_the_round_and_waste_their_gradients(backups: int
     assert found.updates_per_s == close(1 / round_s)
     assert found.gradients_per_s == close((8 - backups) / round_s)
     assert found.wasted_share == pytest.approx(backups / 8)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 16])
+def test_one_lock_for_all_limits_the_speed_to_amdahls(workers: int) -> None:
+    add = 0.25
+    found = simulate(crew(workers, Constant(1.0 - add), apply_s=add), Locked())
+    assert found.updates_per_s == close(min(workers, 1 / add))
+    straggling = crew(workers, ShiftedExponential(0.0, 1.0 - add), apply_s=add)
+    speedup = simulate(straggling, Locked()).updates_per_s
+    assert speedup <= (1 + SIMULATED_RATE.of_largest) * min(workers, 1 / add)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=8), st.floats(0.1, 300))
+def test_a_fair_share_is_all_that_is_asked_for_or_no_less_than_anyones(
+    demands: list[float], capacity: float
+) -> None:
+    shares = sharing.fair_shares(demands, capacity)
+    assert sum(shares) == pytest.approx(min(capacity, sum(demands)))
+    for share, demand in zip(shares, demands, strict=True):
+        assert share <= demand
+        assert share == demand or share >= max(shares) - 1e-9
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

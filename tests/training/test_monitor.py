@@ -25,3 +25,18 @@ def test_training_bits_are_per_byte_of_text_however_long_a_token_is() -> None:
         progress = monitor.progress()
         assert progress.loss == pytest.approx(7.0)
         assert progress.train_bits_per_byte == pytest.approx(7.0 / 4 / math.log(2))
+
+
+def test_staleness_is_counted_for_each_worker_and_for_all() -> None:
+    rings = {f"ring.{k}": ("uint8", RING_BYTES) for k in (1, 2)}
+    layout = plan({}, max_workers=2, n_tickets=1, extra=rings)
+    with Arena.create(layout) as arena:
+        monitor = Monitor(arena, [WorkerSpec("torch:cpu", 1)] * 2, Budget(steps=1))
+        for worker, staleness in ((1, 0), (1, 1), (2, 1), (1, 1), (2, 12)):
+            Ring(arena.segment(f"ring.{worker}")).append(
+                kind=Kind.STEP, worker=worker, t_ns=monotonic_ns(), staleness=staleness
+            )
+        monitor.drain()
+        progress = monitor.progress()
+        assert progress.staleness == {0: 1, 1: 3, 12: 1}
+        assert [worker.staleness for worker in progress.workers] == [{0: 1, 1: 2}, {1: 1, 12: 1}]

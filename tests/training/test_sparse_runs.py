@@ -141,6 +141,16 @@ def test_the_step_counts_of_disjoint_blocks_are_saved_and_their_moments_are_one_
         assert steps_taken(arena) == counts
 
 
+@pytest.mark.parametrize("write", ["lossless", "racy"])
+def test_the_probe_is_added_to_as_a_sparse_step_is_and_not_where_blocks_are_disjoint(
+    tmp_path: Path, write: str
+) -> None:
+    sparse = train(small_config(tmp_path, write=write, **SPARSE["topk"]))
+    assert sparse.lost_update_rate == 0.0  # of one worker
+    options = {"workers": TWO, "model": mixed_model(tmp_path), **SPARSE["disjoint"]}
+    assert train(small_config(tmp_path, write=write, **options)).lost_update_rate is None
+
+
 def test_a_sampled_head_has_a_lock_per_row_and_evaluation_takes_every_word(tmp_path: Path) -> None:
     options = {"eval_every": "1h", "steps": 60, "seed": 3}
     config = small_config(tmp_path, sampled_head=60, **options)

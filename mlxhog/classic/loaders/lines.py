@@ -87,7 +87,9 @@ def parse_numbers(text: bytes) -> NDArray[np.float64] | None:
 
 
 def to_number(word: str) -> float | None:
-    """The number that a word stands for, or None."""
+    """The number that a word stands for, or None: no 1_000, and no digits of other scripts."""
+    if "_" in word or not word.isascii():
+        return None
     try:
         return float(word)
     except ValueError:

@@ -70,11 +70,12 @@ def _label(word: str, block: Block, line: int) -> float:
 
 def _pair(word: str, block: Block, line: int) -> tuple[int, float]:
     name, colon, text = word.partition(":")
-    if not colon or not name.isascii() or not name.isdigit():
+    feature = to_number(name)
+    if not colon or feature is None or feature < 0 or feature % 1 != 0:  # NaN and infinity as well
         wrong(block.path, line, f"{word!r}; wanted FEATURE:VALUE with a whole number before it")
-    if int(name) >= _INT32_MAX:
+    if feature >= _INT32_MAX:
         wrong(block.path, line, f"feature {name}; wanted less than {_INT32_MAX}")
     value = to_number(text)
     if value is None or not math.isfinite(value) or abs(value) > _FLOAT32_MAX:
         wrong(block.path, line, f"feature {name} has value {text!r}; wanted a finite float32")
-    return int(name), value
+    return int(feature), value

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.problem import Problem
 from mlxhog.errors import ConfigError
 from mlxhog.options import did_you_mean, to_flag
+
+if TYPE_CHECKING:  # NumPy, which the list of problems need not load
+    from mlxhog.classic.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ SPECIAL = (
     "lam",
     "mu",
     "rank",
+    "max_norm",
     "active_rows",
 )
 """Options that belong to some problems only."""
@@ -51,7 +55,7 @@ PROBLEMS = {
     "matrix-completion": Entry(
         "ratings like Netflix's, low rank",
         "completion",
-        ("test_data", "rating_range", "mu", "rank"),
+        ("test_data", "rating_range", "mu", "rank", "max_norm"),
     ),
     "graph-cuts": Entry("multiway cut of a noisy volume like Abdomen", "cuts", ("terminals",)),
     "linear-regression": Entry(

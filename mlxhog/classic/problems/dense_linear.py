@@ -87,13 +87,13 @@ class DenseLinear:
         return by_model[:, : self.train.n_features].astype(np.float64)
 
     def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
-        """The objective f(W) / |E|; mean losses without the squares, and errors, of both sets."""
+        """The objective f(W); mean losses without the squares, and errors, of both sets."""
         weights = self.weights(params)
         with np.errstate(over="ignore", invalid="ignore"):
             found = self._of("train", self.train, weights)
-            squares = self.lam * np.square(weights).sum() / self.train.n_rows
+            objective = self.n_examples * found["train_loss"] + self.lam * np.square(weights).sum()
             test = {} if self.test is None else self._of("test", self.test, weights)
-        return {"objective": float(found["train_loss"] + squares), **found, **test}
+        return {"objective": float(objective), **found, **test}
 
     def supports(self) -> tuple[Int64, Int32, int]:
         """Everything in each row: all coordinates, or where they fill whole rows of x, those."""

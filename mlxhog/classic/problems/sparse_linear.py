@@ -83,12 +83,12 @@ class SparseLinear:
         return found
 
     def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
-        """The objective f(x) / |E|; mean losses without the squares, and errors, of both sets."""
+        """The objective f(x); mean losses without the squares, and errors, of both sets."""
         x = params["x"].ravel()[: self.train.n_features].astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             squares = np.square(x)[self.train.degrees() > 0].sum()
             found = self._of("train", self.train, x)
-            objective = found["train_loss"] + self.lam * squares / self.train.n_rows
+            objective = self.train.n_rows * found["train_loss"] + self.lam * squares
             test = {} if self.test is None else self._of("test", self.test, x)
         return {"objective": float(objective), **found, **test}
 

@@ -49,11 +49,11 @@ def run(arguments: list[str]) -> int:
     flags.options(PlotConfig)
     parsed = flags.parse(arguments)
     config = resolve(PlotConfig, [parsed.given], parsed.problems)
-    from mlxhog.report import canvas
     from mlxhog.mad.report.look import look
     from mlxhog.mad.report.page import page
     from mlxhog.mad.report.plots import plots
     from mlxhog.mad.study.store import find
+    from mlxhog.report import canvas
 
     store = find(parsed.other.study)
     other = None if config.against is None else find(config.against)

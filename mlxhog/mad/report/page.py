@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from html import escape
 
 from mlxhog.mad.report.board import score
-from mlxhog.report.canvas import DARK, LIGHT
 from mlxhog.mad.report.leaderboard import (
     NOTE,
     TROUBLES,
@@ -23,6 +22,7 @@ from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.standing import Standing
 from mlxhog.mad.scores import Row
 from mlxhog.quantities import format_clock
+from mlxhog.report.canvas import DARK, LIGHT
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --faint: #d5d9de; --soft: #59636e;

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from mlxhog.report.canvas import Theme, blank, style, title
 from mlxhog.mad.report.importance import Slot, slots
 from mlxhog.mad.report.standing import Standing
 from mlxhog.mad.scores import UNFINISHED
+from mlxhog.report.canvas import Theme, blank, style, title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlxhog.mad.report import plot_costs, plot_curves, plot_seeds, plot_slots
-from mlxhog.report.canvas import Theme, png
 from mlxhog.mad.report.standing import Standing
+from mlxhog.report.canvas import Theme, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

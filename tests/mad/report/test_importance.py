@@ -4,9 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from mlxhog.report.canvas import LIGHT
 from mlxhog.mad.report.importance import NOTHING, slots
 from mlxhog.mad.report.plot_slots import draw
+from mlxhog.report.canvas import LIGHT
 
 A, B = "mlstm", "gla"
 

@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mlxhog.report import canvas
 from mlxhog.mad.report.look import look
 from mlxhog.mad.report.page import page
 from mlxhog.mad.report.plot_costs import COSTS, on_front
 from mlxhog.mad.report.plots import plots
+from mlxhog.report import canvas
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, TASKS, study
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlxhog.errors import DataError
-from mlxhog.theory.times import ComputeTime
+from mlxhog.theory.simulator.times import ComputeTime
 
 Condition = Callable[[], bool]
 """Something that other workers bring about."""

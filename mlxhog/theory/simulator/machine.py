@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlxhog.theory import sharing
-from mlxhog.theory.schemes import Scheme
-from mlxhog.theory.workers import Behaviour, Board, Condition, Desk, Work, Worker
+from mlxhog.theory.simulator import sharing
+from mlxhog.theory.simulator.schemes import Scheme
+from mlxhog.theory.simulator.workers import Behaviour, Board, Condition, Desk, Work, Worker
 
 _DRAWN_AT_ONCE = 256
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from mlxhog.errors import ConfigError
-from mlxhog.theory.workers import Behaviour, Condition, Desk, Work
+from mlxhog.theory.simulator.workers import Behaviour, Condition, Desk, Work
 
 
 class Scheme(Protocol):
@@ -62,6 +62,32 @@ class Hogwild:
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters."""
         return {"name": "hogwild"}
+
+
+@dataclass(frozen=True)
+class Locked:
+    """As Hogwild, but only one worker at a time may add: one lock for all parameters."""
+
+    def start(self, desks: Sequence[Desk]) -> list[Behaviour]:
+        """Return what each worker does."""
+        adding: set[int] = set()
+
+        def behaviour(desk: Desk) -> Behaviour:
+            while True:
+                read = desk.board.version
+                yield desk.read()
+                yield desk.compute()
+                yield lambda: not adding
+                adding.add(desk.rank)
+                yield desk.add()
+                adding.discard(desk.rank)
+                desk.board.apply(desk.rank, read)
+
+        return [behaviour(desk) for desk in desks]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return name and parameters."""
+        return {"name": "locked"}
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from mlxhog.errors import DataError
 from mlxhog.theory import staleness
-from mlxhog.theory.machine import Machine
-from mlxhog.theory.prediction import Prediction
-from mlxhog.theory.schemes import Scheme
-from mlxhog.theory.workers import Worker
+from mlxhog.theory.simulator.machine import Machine
+from mlxhog.theory.simulator.prediction import Prediction
+from mlxhog.theory.simulator.schemes import Scheme
+from mlxhog.theory.simulator.workers import Worker
 
 
 def simulate(
@@ -30,7 +30,7 @@ def simulate(
 
     Args:
         workers: at least one.
-        scheme: one of `mlxhog.theory.schemes`.
+        scheme: one of `mlxhog.theory.simulator.schemes`.
         updates: to simulate after the warm-up.
         warm_up: updates left out at the start; a tenth of `updates` where not given.
         cores: of the CPU, shared by its workers; None for enough of them.

@@ -1,0 +1,221 @@
+"""Pinned workers that run classic problems in turns: one scheme, then another, on the same arena.
+
+The native loops, arena and data are those of `mlxhog classic`; what differs is that the workers
+stay, so that schemes can be interleaved many times, and that each says whether it kept its core.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from _harness import cores, pin
+
+from mlxhog import _native
+from mlxhog.arena import Arena, ArenaHandle
+from mlxhog.arena.workers import State
+from mlxhog.children import follow_parent, thread_limits
+from mlxhog.classic import averaging, places
+from mlxhog.classic.problem import Kernel, Problem
+
+CORES = cores()  # before anybody is pinned
+SPAWN = multiprocessing.get_context("spawn")
+START_DELAY_S = 0.002
+TIMEOUT_S = 120.0
+LATE_S = 0.001
+OWN_SHARE = 0.97  # of the wall time that a worker has its core; less, and others had it
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a run writes: a native kind, on shared parameters or on copies that are averaged."""
+
+    kind: str
+    workers: int
+    variant: str = ""
+    copies: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One worker's part of an epoch."""
+
+    start: int
+    count: int
+    gamma: float
+    start_s: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of it."""
+
+    end_s: float = 0.0
+    disturbed: bool = False
+    cpu_s: float = 0.0  # of the worker's whole life so far
+
+
+@dataclass(frozen=True)
+class Run:
+    """A whole run: its time in the loops, and where it ended."""
+
+    seconds: float
+    disturbed: bool
+    measures: dict[str, float]
+
+
+# -- the worker -----------------------------------------------------------------------------------
+
+
+def worker(
+    handle: ArenaHandle,
+    rank: int,
+    core: int,
+    kernels: Mapping[str, Kernel],
+    shapes: Mapping[str, tuple[int, ...]],
+    pipe: Connection,
+) -> None:
+    """Prepare runs and do their epochs until the pipe closes."""
+    follow_parent()
+    pin(core)
+    arena = Arena.from_handle(handle)
+    arena.workers.entry(rank + 1).state = State.RUNNING
+    order, words = arena.segment(places.ORDER), arena.segment(places.WORDS)
+    own = arena.segment(f"{places.COPY}.{rank + 1}")
+    pipe.send(Done(cpu_s=time.process_time()))
+    problem: Any = None
+    native: Any = None
+    copies = False
+    while True:
+        try:
+            asked = pipe.recv()
+        except EOFError:
+            return
+        if isinstance(asked, Scheme):
+            copies = asked.copies
+            problem = kernels[asked.variant](
+                places.memory(arena, shapes, rank + 1 if copies else None)
+            )
+            locks = None if asked.kind == "private" else arena.locks(rank + 1)
+            native = _native.ClassicScheme(
+                asked.kind, words, locks, 0, rank, asked.workers, **asked.options
+            )
+            pipe.send(Done(cpu_s=time.process_time()))
+            continue
+        late = time.monotonic() > asked.start_s + LATE_S
+        while time.monotonic() < asked.start_s:
+            pass
+        cpu, began = time.process_time(), time.monotonic()
+        if copies:
+            np.copyto(own, arena.params)
+        problem.run(native, order[asked.start : asked.start + asked.count], asked.gamma)
+        end = time.monotonic()
+        kept = time.process_time() - cpu >= OWN_SHARE * (end - began) - 2e-4
+        pipe.send(Done(end, late or not kept, time.process_time()))
+
+
+# -- the host -------------------------------------------------------------------------------------
+
+
+class Team:
+    """A problem in its arena and the workers at it."""
+
+    def __init__(
+        self, problem: Problem, arena: Arena, pipes: list[Connection], *, lr: float, beta: float
+    ) -> None:
+        self.problem, self.arena, self.lr, self.beta = problem, arena, lr, beta
+        self._pipes = pipes
+        self._cpu_s = [self._receive(pipe).cpu_s for pipe in pipes]
+
+    def _receive(self, pipe: Connection) -> Done:
+        if not pipe.poll(TIMEOUT_S):
+            raise SystemExit(f"a worker has not answered for {TIMEOUT_S:.0f} s")
+        done: Done = pipe.recv()
+        return done
+
+    def _collect(self, pipes: list[Connection]) -> list[Done]:
+        done = [self._receive(pipe) for pipe in pipes]
+        self._cpu_s[: len(done)] = [part.cpu_s for part in done]
+        return done
+
+    def cpu_s(self) -> float:
+        """CPU time of the workers up to their last answers."""
+        return sum(self._cpu_s)
+
+    def run(self, scheme: Scheme, epochs: int, *, seed: int = 0) -> Run:
+        """From the initial values through `epochs` shuffles, evaluated at the end."""
+        params, pipes = places.params(self.arena), self._pipes[: scheme.workers]
+        for name, values in self.problem.initial(seed).items():
+            np.copyto(params[name], values)
+        board = _native.ClassicBoard(self.arena.segment(places.WORDS), scheme.workers)
+        for pipe in pipes:
+            pipe.send(scheme)
+        self._collect(pipes)
+        seconds, disturbed = 0.0, False
+        for epoch in range(epochs):
+            took, spoilt = self._epoch(board, pipes, self.lr * self.beta**epoch, (seed, epoch))
+            seconds, disturbed = seconds + took, disturbed or spoilt
+            if scheme.copies:
+                began = time.monotonic()
+                slots = range(1, scheme.workers + 1)
+                averaging.average(params, [places.params(self.arena, slot) for slot in slots])
+                seconds += time.monotonic() - began
+        return Run(seconds, disturbed, self.problem.measures(params))
+
+    def _epoch(
+        self, board: _native.ClassicBoard, pipes: list[Connection], gamma: float, seed: Any
+    ) -> tuple[float, bool]:
+        n = self.problem.n_examples
+        self.arena.segment(places.ORDER)[:] = np.random.default_rng(seed).permutation(n)
+        board.reset()
+        edges = np.linspace(0, n, len(pipes) + 1).astype(int).tolist()
+        start_s = time.monotonic() + START_DELAY_S
+        for pipe, start, end in zip(pipes, edges[:-1], edges[1:], strict=True):
+            pipe.send(Epoch(start, end - start, gamma, start_s))
+        done = self._collect(pipes)
+        return max(d.end_s for d in done) - start_s, any(d.disturbed for d in done)
+
+
+@contextmanager
+def team(problem: Problem, variants: Mapping[str, Kernel], workers: int) -> Iterator[Team]:
+    """Workers on cores of their own; gone, with their arena, when the block ends.
+
+    Args:
+        problem: whose data go into the arena.
+        variants: kernels over the same data and parameters; "" is the problem's own.
+        workers: most that a run has.
+    """
+    data = problem.data()
+    shapes = {name: values.shape for name, values in data.items()}
+    layout = places.layout(problem.params(), data, problem.n_examples, workers, copies=True)
+    processes, pipes = [], []
+    with Arena.create(layout) as arena:
+        for name, view in places.data(arena, shapes).items():
+            np.copyto(view, data[name])
+        try:
+            for rank in range(workers):
+                ours, theirs = SPAWN.Pipe()
+                arena.workers.acquire_slot(slot=rank + 1)
+                kernels = {"": problem.kernel, **variants}
+                job = (arena.handle(), rank, CORES[rank % len(CORES)], kernels, shapes, theirs)
+                processes.append(SPAWN.Process(target=worker, args=job, daemon=True))
+                with thread_limits(1):
+                    processes[-1].start()
+                arena.workers.seated(rank + 1, processes[-1].pid or 0)
+                theirs.close()
+                pipes.append(ours)
+            own = problem.defaults
+            yield Team(problem, arena, pipes, lr=own.lr, beta=own.beta)
+        finally:
+            for pipe in pipes:
+                pipe.close()
+            for process in processes:
+                process.join(5)
+                process.kill()

@@ -1,0 +1,151 @@
+"""One way of writing, measured in one process: loss, supports, and the time of a step.
+
+A lane holds a trained model, the batches it was trained on, and an optimizer that writes into an
+arena of its own, with its locks, as a worker does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import TrainConfig, backends, checkpoint, optim, updates
+from mlxhog.arena import Arena
+from mlxhog.backends import Grads
+from mlxhog.data import heldout
+from mlxhog.data.batch import Batch
+from mlxhog.data.batches import Batches
+from mlxhog.models.families import param_spec
+from mlxhog.optim import Target, clip
+from mlxhog.optim.written import WrittenSupport
+from mlxhog.plan import make_plan
+from mlxhog.strategies import sharing_out
+
+LATER_EPOCH = 1 << 20  # an order of the batches that training has not used
+
+
+@dataclass
+class Times:
+    """CPU seconds of steps, by part."""
+
+    gradient: list[float]
+    write: list[float]
+
+
+class Lane:
+    """A trained model and its worker's way of writing."""
+
+    def __init__(self, config: TrainConfig, saved: Path) -> None:
+        """Load the parameters of a checkpoint; the caller closes the lane."""
+        planned = make_plan(config)
+        self.config, self.layout, self.model = config, planned.layout, planned.model
+        self.decay = frozenset(n for n, spec in param_spec(self.model).items() if spec.decay)
+        self.backend = backends.create(
+            planned.workers[0].backend, threads=1, kernels=planned.kernels[0], cpu_blas="auto"
+        )
+        self.backend.bind(
+            self.model, self.layout.slots, self.layout.n_floats, None, planned.sampled
+        )
+        for name, value in checkpoint.load(saved).params.items():
+            slot = self.layout.slots[name]
+            self.backend.inbox[slot.offset : slot.offset + slot.size] = value.reshape(-1)
+        self.backend.refresh()
+        self.train = Batches.open(
+            planned.data.train,
+            seq_len=config.seq_len,
+            batch_size=config.batch_size,
+            seed=config.seed,
+        )
+        self.held_out = planned.data.open(config.seq_len)[1]
+        self.groups: list[frozenset[str]] | None = None
+        if config.blocks == "disjoint":
+            made = sharing_out.groups(self.model, len(planned.workers))
+            self.groups = [frozenset(n for block in group for n in block.params) for group in made]
+        self.arena = Arena.create(self.layout, write="lossless")
+        self.arena.params[...] = self.backend.inbox
+        self.optimizer = optim.build(config)
+        self.target = Target(
+            flat=self.arena.params,
+            slots=self.layout.slots,
+            locks=self.arena.locks(),
+            mode=updates.WRITE_MODES["lossless"],
+            private={name: self.arena.segment(f"{name}.1") for name in planned.private_state},
+            shared={},
+            decay=self.decay,
+        )
+        self.times = Times([], [])
+
+    def close(self) -> None:
+        """Give the arena back."""
+        self.backend.close()
+        self.arena.close()
+
+    def batch(self, number: int) -> Batch:
+        """A training batch, numbered from 0."""
+        epoch, ticket = divmod(number, self.train.n_tickets)
+        return self.train.at(LATER_EPOCH + epoch, ticket)
+
+    def loss(self, tokens: int) -> float:
+        """Nats per token of held-out text, spread over it, full softmax."""
+        nats, targets = 0.0, 0
+        for batch in heldout.batches(
+            self.held_out, seq_len=self.config.seq_len, batch_size=8, eval_tokens=tokens
+        ):
+            score = self.backend.evaluate(batch)
+            nats, targets = nats + score.nats, targets + score.targets
+        return nats / targets
+
+    def timed_step(self, number: int) -> None:
+        """One step on the arena, of a worker that holds the group whose turn it is."""
+        began = time.process_time()
+        _, grads = self.backend.loss_and_grads(self.batch(number))
+        computed = time.process_time()
+        grads = self._held(grads, number)
+        scale = clip.clip_factor(clip.global_norm(grads), self.config.clip)
+        self.optimizer.step(
+            self.target, grads, lr=self.config.lr, step=number + 1, seed=number, grad_scale=scale
+        )
+        self.times.gradient.append(computed - began)
+        self.times.write.append(time.process_time() - computed)
+
+    def supports(self, number: int, skip: int, worker: int) -> list[NDArray[np.uint8]]:
+        """Packed supports of what one worker writes, over the whole parameter segment.
+
+        Args:
+            number: of supports.
+            skip: steps before the first, in which a residual reaches its usual size.
+            worker: 0 or 1; they compute on different batches, and hold different groups.
+        """
+        written = WrittenSupport(self.config, self.layout.slots, self.backend.inbox, self.decay)
+        found = []
+        for step in range(skip + number):
+            _, grads = self.backend.loss_and_grads(self.batch(2 * step + worker))
+            masks = written.of(self._held(grads, worker))
+            if step >= skip:
+                found.append(self._packed(masks))
+        return found
+
+    def _held(self, grads: Grads, turn: int) -> Grads:
+        if self.groups is None:
+            return grads
+        held = self.groups[turn % len(self.groups)]
+        return {name: grad for name, grad in grads.items() if name in held}
+
+    def _packed(self, masks: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.uint8]:
+        whole = np.zeros(self.layout.n_floats, np.bool_)
+        for name, mask in masks.items():
+            slot = self.layout.slots[name]
+            whole[slot.offset : slot.offset + slot.size] = mask.reshape(-1)
+        return np.packbits(whole, bitorder="little")
+
+
+def in_turns(lanes: Sequence[Lane], rounds: int) -> None:
+    """Steps of all lanes, one after another, so that what disturbs one disturbs all."""
+    for number in range(rounds):
+        for lane in lanes:
+            lane.timed_step(number)

@@ -1,0 +1,87 @@
+"""Runs of classic problems, side by side: same data, same order of the rows, same native loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from _experiment import Sample, say
+
+from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.problem import Problem
+from mlxhog.classic.result import ClassicResult
+from mlxhog.classic.session import train
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to run a problem.
+
+    Attributes:
+        name: in tables and figures.
+        config: of its runs; the seed is set for each.
+    """
+
+    name: str
+    config: ClassicConfig
+
+    @classmethod
+    def of(cls, name: str, **options: Any) -> Arm:
+        """An arm with these options of `mlxhog classic`."""
+        return cls(name, ClassicConfig(**options))
+
+
+def interleaved(
+    problem: Problem, arms: Sequence[Arm], *, repeats: int, seed: int = 0
+) -> dict[str, list[ClassicResult]]:
+    """Run all arms one after the other, `repeats` times over, so that all see the same machine."""
+    found: dict[str, list[ClassicResult]] = {arm.name: [] for arm in arms}
+    for repeat in range(repeats):
+        for arm in arms:
+            result = train(problem, replace(arm.config, seed=seed + repeat))
+            found[arm.name].append(result)
+            say(
+                f"{problem.name} {arm.name}: objective {result.objective:.5g} in "
+                f"{result.seconds:.3g} s, {result.status}"
+            )
+    return found
+
+
+def seconds(results: Sequence[ClassicResult]) -> Sample:
+    """Seconds of all epochs, over repeats."""
+    return Sample.of([result.seconds for result in results])
+
+
+def seconds_to(result: ClassicResult, target: float) -> float:
+    """Seconds of the epochs up to the first whose objective is at most `target`; NaN if none is.
+
+    The last epoch counts in proportion: as if the objective fell evenly in it.
+    """
+    passed, before = 0.0, result.initial["objective"]
+    for epoch in result.epochs:
+        if epoch.objective <= target:
+            fall = before - epoch.objective
+            share = (before - target) / fall if fall > 0 else 1.0
+            return passed + epoch.seconds * min(max(share, 0.0), 1.0)
+        passed, before = passed + epoch.seconds, epoch.objective
+    return math.nan
+
+
+def last(results: Sequence[ClassicResult], measure: str) -> float:
+    """The median of a measure after the last epoch."""
+    return Sample.of([result.measures[measure] for result in results]).median
+
+
+def curve(result: ClassicResult, measure: str) -> list[float]:
+    """A measure after every epoch."""
+    return [epoch.measures[measure] for epoch in result.epochs]
+
+
+def ratios(base: Sequence[float], others: Mapping[str, Sequence[float]]) -> dict[str, Sample]:
+    """`base` over each of the others, repeat by repeat."""
+    return {
+        name: Sample.of([b / v for b, v in zip(base, values, strict=True) if v > 0])
+        for name, values in others.items()
+    }

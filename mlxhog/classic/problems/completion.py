@@ -1,0 +1,198 @@
+"""Matrix completion: a row for every user and every item, whose products are the ratings.
+
+    min over L, R:  sum over ratings of
+                    (L_u . R_v - Z_uv)^2 + mu / (2 d_u) |L_u|^2 + mu / (2 d_v) |R_v|^2
+
+where d counts the ratings of a row, so that an epoch shrinks each row once. Z are ratings less
+their mean. Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 3; spec hogwild.md 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import _native
+from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.datasets import Ratings
+from mlxhog.classic.generators.netflix import DRAWS, netflix_like
+from mlxhog.classic.loaders.triplets import load_ratings, parse_rating_range
+from mlxhog.classic.problem import Block, Defaults, Float32, Int32, Int64, Kernel, Memory
+from mlxhog.classic.problems.pairs import packed, supports
+
+RANK, MU = 16, 1.0
+HELD_OUT = 10  # one rating in ten
+INITIAL_SPREAD = 0.1
+
+
+def create(name: str, config: ClassicConfig) -> MatrixCompletion:
+    """The problem on the ratings of `config.data`, or on generated ones."""
+    if config.data is None:
+        ratings, test = netflix_like(config.size or DRAWS, seed=config.seed), None
+    else:
+        lowest, highest = parse_rating_range(config.rating_range)
+        beside = None if config.test_data is None else Path(config.test_data)
+        ratings, test = load_ratings(Path(config.data), beside, lowest=lowest, highest=highest)
+    if test is None:
+        ratings, test = hold_out(ratings, config.seed)
+    return MatrixCompletion(
+        ratings,
+        test,
+        rank=RANK if config.rank is None else config.rank,
+        mu=MU if config.mu is None else config.mu,
+        max_norm=config.max_norm,
+        name=name,
+    )
+
+
+def hold_out(ratings: Ratings, seed: int) -> tuple[Ratings, Ratings | None]:
+    """A tenth of the ratings at random for testing, the rest in its old order for training."""
+    shuffled = np.random.default_rng(seed).permutation(ratings.n_entries)
+    n_test = ratings.n_entries // HELD_OUT
+    if n_test == 0:
+        return ratings, None
+    return ratings.take(np.sort(shuffled[n_test:])), ratings.take(shuffled[:n_test])
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixCompletion:
+    """Matrix completion on these ratings.
+
+    Attributes:
+        train: ratings to learn.
+        test: ratings to predict, of the same users and items; None without.
+        rank: columns of L and R.
+        mu: weight of the shrinking terms.
+        max_norm: rows longer than this are scaled down to it after each step; None: any length.
+        name: on the command line.
+    """
+
+    train: Ratings
+    test: Ratings | None = None
+    rank: int = RANK
+    mu: float = MU
+    max_norm: float | None = None
+    name: str = "matrix-completion"
+
+    defaults = Defaults(lr=0.02, beta=0.9, epochs=12)
+
+    @property
+    def about(self) -> str:
+        """Sizes of the data, and the rank."""
+        return (
+            f"{self.train.n_entries:,} ratings of {self.train.n_items:,} items by "
+            f"{self.train.n_users:,} users, rank {self.rank}"
+        )
+
+    @property
+    def n_examples(self) -> int:
+        """Training ratings."""
+        return self.train.n_entries
+
+    @property
+    def kernel(self) -> Kernel:
+        """Builds the native problem in a worker."""
+        return partial(_build, longest=self.max_norm or 0.0)
+
+    @property
+    def width(self) -> int:
+        """Floats of a row: those past the rank are zero and stay so."""
+        return -(-self.rank // _native.ROW_STEP) * _native.ROW_STEP
+
+    @cached_property
+    def mean(self) -> float:
+        """Mean of the training ratings."""
+        return float(self.train.ratings.mean(dtype=np.float64))
+
+    def params(self) -> dict[str, Block]:
+        """L as `users`, R as `items`."""
+        init = f"normal, sd {INITIAL_SPREAD}, in the first {self.rank} columns; else zeros"
+        return {
+            "users": Block((self.train.n_users, self.width), init),
+            "items": Block((self.train.n_items, self.width), init),
+        }
+
+    def initial(self, seed: int) -> dict[str, Float32]:
+        """Small random rows: at zero, both gradients vanish."""
+        rng = np.random.default_rng(seed)
+        values = {}
+        for name, block in self.params().items():
+            rows = np.zeros(block.shape, dtype=np.float32)
+            drawn = rng.standard_normal((block.shape[0], self.rank), dtype=np.float32)
+            rows[:, : self.rank] = np.float32(INITIAL_SPREAD) * drawn
+            values[name] = rows
+        return values
+
+    def data(self) -> dict[str, NDArray[Any]]:
+        """Training ratings less their mean, and how much each row shrinks per example."""
+        return {
+            "ratings": self._packed(self.train),
+            "shrink_users": _shrink(self.mu, self._user_degrees),
+            "shrink_items": _shrink(self.mu, self._item_degrees),
+        }
+
+    def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
+        """The objective, and root mean squared errors of training and test ratings."""
+        train = self._squared_error(params, self._train_packed)
+        shrunk = _squared_norms(params["users"][self._user_degrees > 0])
+        shrunk += _squared_norms(params["items"][self._item_degrees > 0])
+        found = {
+            "objective": train + 0.5 * self.mu * shrunk,
+            "train_error": float(np.sqrt(train / self.train.n_entries)),
+        }
+        if self.test is not None:
+            test = self._squared_error(params, self._packed(self.test))
+            found["test_error"] = float(np.sqrt(test / self.test.n_entries))
+        return found
+
+    def supports(self) -> tuple[Int64, Int32, int]:
+        """Two rows per rating; items count on after the users."""
+        indptr, indices = supports(self.train.users, self.train.items + self.train.n_users)
+        return indptr, indices, self.train.n_users + self.train.n_items
+
+    @cached_property
+    def _user_degrees(self) -> Int64:
+        return np.bincount(self.train.users, minlength=self.train.n_users)
+
+    @cached_property
+    def _item_degrees(self) -> Int64:
+        return np.bincount(self.train.items, minlength=self.train.n_items)
+
+    @cached_property
+    def _train_packed(self) -> Int32:
+        return self._packed(self.train)
+
+    def _packed(self, ratings: Ratings) -> Int32:
+        return packed(ratings.users, ratings.items, ratings.ratings - np.float64(self.mean))
+
+    def _squared_error(self, params: Mapping[str, Float32], ratings: Int32) -> float:
+        left, right = params["users"], params["items"]
+        no_shrink = np.zeros(len(left), np.float32), np.zeros(len(right), np.float32)
+        return _native.CompletionProblem(left, right, ratings, *no_shrink).squared_error()
+
+
+def _build(memory: Memory, longest: float) -> _native.CompletionProblem:
+    return _native.CompletionProblem(
+        memory.params["users"],
+        memory.params["items"],
+        memory.data["ratings"],
+        memory.data["shrink_users"],
+        memory.data["shrink_items"],
+        longest=longest,
+        user_word0=memory.row_word0["users"],
+        item_word0=memory.row_word0["items"],
+    )
+
+
+def _shrink(mu: float, degrees: Int64) -> Float32:
+    return np.where(degrees > 0, mu / np.maximum(degrees, 1), 0.0).astype(np.float32)
+
+
+def _squared_norms(rows: Float32) -> float:
+    return float(np.einsum("ij,ij->", rows, rows, dtype=np.float64))

@@ -1,0 +1,272 @@
+"""`analyze`: measure a model's conflicts and staleness, apply the theorems, advise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from mlxhog import checkpoint, machine, mix
+from mlxhog.config import TrainConfig
+from mlxhog.data.batches import Batches
+from mlxhog.doctor.child import Child
+from mlxhog.errors import ConfigError, DataError
+from mlxhog.options import did_you_mean
+from mlxhog.plan import Plan, make_plan
+from mlxhog.theory import ageing, embedding_rows, observed, sampling
+from mlxhog.theory.advice import Evidence, advise
+from mlxhog.theory.ageing import Age
+from mlxhog.theory.analysis import Analysis
+from mlxhog.theory.analyze_config import PROBE_S, AnalyzeConfig
+from mlxhog.theory.blocks import blocks_of
+from mlxhog.theory.conditions import Constants, Lag, conditions, facts
+from mlxhog.theory.conflicts import asked, measure, most_samples
+from mlxhog.theory.named import Named
+from mlxhog.theory.observed import Observed
+from mlxhog.theory.probe import probe
+from mlxhog.theory.sampling import Subject, Ticket
+
+Tell = Callable[[str, str], None]
+
+CURVED, ROUNDS = 2, 8  # batches, and gradients for each, that curvature is measured with
+WATCHED = 4  # batches whose gradients are looked at again after others' updates
+REMEMBERED = 20  # batches that a trained model's optimizer remembers: 1 / (1 - beta2) of AdamW
+
+
+def analyze(named: Named, options: AnalyzeConfig, tell: Tell) -> Analysis:
+    """Measure and judge.
+
+    Args:
+        named: the model, its training and its parameters.
+        options: how much to look at.
+        tell: told (part, step) before each step.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, RunError: bad input, before anything is started.
+        EnvironmentLacks: a backend or memory is missing.
+        Diverged: a gradient is not finite.
+        WorkerFailed: gradients could not be computed, or the short run took no step.
+    """
+    began = time.monotonic()
+    plan = plan_of(named, options)
+    write, notes = plan.writers.write, [*plan.data.notes, *_sparse_notes(named.config)]
+    seen = None if named.run is None else observed.of_run(named.run, write)
+    subject = subject_of(named, plan)
+    limit = most_samples(subject)
+    samples = min(options.samples, limit)
+    if samples < options.samples:
+        notes.append(f"{samples} samples instead of {options.samples}: bitmaps of more do not fit")
+    batches = subject.batches()
+    if batches.n_tickets < 2:
+        raise DataError(
+            f"{named.config.data} is one batch of {subject.batch_size} x {subject.seq_len} tokens, "
+            "and conflict takes two; use more text, or a smaller --batch-size or --seq-len"
+        )
+    probed = _probed(named, plan, options, seen, tell)
+    with Child() as child:
+        tell("gradients", f"starting {subject.backend}")
+        drawn = tickets(batches.n_tickets, samples, named.config.seed)
+        measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
+        smoothness, ages = _dynamics(child, subject, named, drawn, tell)
+    rows = embedding_rows.count(
+        batches,
+        _counted(batches, options.batches, named.config.seed),
+        rows=plan.model.vocab_size,
+        tokenizer=plan.data.tokenizer,
+        tell=lambda step: tell("rows of the embedding", step),
+    )
+    lag = _lag(probed, named)
+    constants = Constants(largest_gradient=float(measured.norms.max()), smoothness=smoothness)
+    rules = tuple(
+        conditions(
+            measured.blocks,
+            updates_per_epoch=batches.n_tickets,
+            lag=lag,
+            constants=constants,
+            known=facts(named.config, write),
+        )
+    )
+    evidence = Evidence(
+        config=named.config,
+        write=write,
+        cores=machine.here().cores,
+        trained=named.checkpoint is not None,
+        blocks=measured.blocks,
+        embedding=rows,
+        lag=lag,
+        seen=probed,
+        ages=ages,
+        conditions=rules,
+    )
+    return Analysis(
+        title=named.title,
+        parameters=plan.parameters,
+        backend=subject.backend,
+        at="initial values" if named.checkpoint is None else str(named.checkpoint),
+        updates_per_epoch=batches.n_tickets,
+        sequences=subject.batch_size,
+        seq_len=subject.seq_len,
+        measured=measured,
+        embedding=rows,
+        ages=ages,
+        constants=constants,
+        lag=lag,
+        seen=probed,
+        conditions=rules,
+        advice=tuple(advise(evidence)),
+        notes=tuple(notes),
+        seconds=time.monotonic() - began,
+    )
+
+
+def tickets(per_epoch: int, count: int, seed: int) -> list[Ticket]:
+    """Draw `count` different batches at random, from as many epochs as it takes.
+
+    Args:
+        per_epoch: batches of an epoch.
+        count: how many.
+        seed: of the draw.
+    """
+    epochs = -(-count // per_epoch)
+    drawn = np.random.default_rng([seed, 1]).choice(per_epoch * epochs, count, replace=False)
+    return [(int(one) // per_epoch, int(one) % per_epoch) for one in np.sort(drawn)]
+
+
+def _counted(batches: Batches, most: int, seed: int) -> list[Ticket]:
+    """All batches of an epoch, or as many as are asked for."""
+    return tickets(batches.n_tickets, min(most, batches.n_tickets), seed)
+
+
+def plan_of(named: Named, options: AnalyzeConfig) -> Plan:
+    """Check everything as a run of one worker would.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, RunError: bad input.
+        EnvironmentLacks: a backend is missing, or memory is.
+    """
+    backend = mix.backend_here(options.backend, machine.here())
+    if backend not in ("auto", *mix.BACKENDS):
+        raise ConfigError(
+            f"--backend is {backend!r}; wanted auto or one of {', '.join(mix.BACKENDS)}"
+            + did_you_mean(backend, mix.BACKENDS)
+        )
+    config = replace(
+        named.config,
+        workers=backend,
+        strategy="serial",
+        predict="none",
+        async_after=0.0,
+        average_every=None,
+        blocks="all",
+        optimizer="sgd",  # gradients alone are computed: no memory for moments
+        second_moment="private",
+        read="snapshot",
+        gpu_write="cpu",
+    )
+    plan = make_plan(config)
+    if named.saved is not None:
+        checkpoint.check_tokenizer(named.saved, plan.data.tokenizer)
+    return plan
+
+
+def subject_of(named: Named, plan: Plan) -> Subject:
+    """Say which gradients are to be sampled."""
+    (worker,), config = plan.workers, plan.config
+    return Subject(
+        backend=worker.backend,
+        threads=worker.threads,
+        kernels=plan.kernels[0],
+        cpu_blas=config.cpu_blas,
+        compute_dtype=config.compute_dtype,
+        model=plan.model,
+        layout=plan.layout,
+        blocks=blocks_of(plan.model, plan.layout.slots),
+        checkpoint=named.checkpoint,
+        tokens=plan.data.train,
+        seq_len=config.seq_len,
+        micro_batch=config.batch_size,
+        batch_size=config.batch_size * config.grad_accumulation,
+        seed=config.seed,
+        sampled=plan.sampled,
+        sparsified=None if config.sparsify == "none" else named.config,
+    )
+
+
+def _sparse_notes(config: TrainConfig) -> list[str]:
+    """What the options of group sparse make of the numbers."""
+    notes = []
+    if config.sparsify != "none":
+        notes.append(
+            f"counted is what a worker would write with sparsify={config.sparsify}, not the "
+            "gradient; what it keeps back begins empty"
+        )
+    if config.sampled_head is not None:
+        notes.append(
+            f"gradients are those of a loss over each batch's own words and {config.sampled_head} "
+            "drawn ones"
+        )
+    if config.blocks == "disjoint":
+        notes.append(
+            "with blocks=disjoint no two workers hold the same block: updates at the same time "
+            "never meet, whatever two of these batches have in common"
+        )
+    return notes
+
+
+def _probed(
+    named: Named, plan: Plan, options: AnalyzeConfig, seen: Observed | None, tell: Tell
+) -> Observed | None:
+    """What a run recorded, or what a short one shows."""
+    seconds = options.seconds
+    if seconds is None:
+        seconds = PROBE_S if seen is None or seen.workers < 2 else 0.0
+    if seconds == 0:
+        return seen
+    (worker,) = plan.workers
+    workers = named.config.workers
+    if workers == "auto" or len(_mix(named)) < 2:
+        workers = f"{worker.backend}*2"
+    tell("a short lock-free run", workers)
+    return probe(
+        named.config,
+        workers=workers,
+        seconds=seconds,
+        tell=lambda step: tell("a short lock-free run", step),
+    )
+
+
+def _mix(named: Named) -> tuple[mix.WorkerSpec, ...]:
+    """The workers that a run with these settings would have."""
+    config = named.config
+    return mix.resolve(
+        config.workers,
+        config.threads,
+        machine=machine.here(),
+        max_workers=config.max_workers,
+        serial=config.strategy == "serial",
+    ).workers
+
+
+def _lag(seen: Observed | None, named: Named) -> Lag:
+    if seen is not None and seen.workers > 1:
+        return Lag(mean=seen.mean, largest=float(seen.largest), seen=True)
+    others = max(1.0, len(_mix(named)) - 1.0)
+    return Lag(mean=others, largest=others, seen=False)
+
+
+def _dynamics(
+    child: Child, subject: Subject, named: Named, drawn: list[Ticket], tell: Tell
+) -> tuple[float, tuple[Age, ...]]:
+    """How fast gradients change with the parameters, and what that does to late ones."""
+    config = named.config
+    tell("gradients", "how fast they change")
+    smoothness = float(asked(child, sampling.curvature, subject, drawn[:CURVED], ROUNDS))
+    tell("gradients", "how they age")
+    order = np.random.default_rng([config.seed, 2]).permutation(len(drawn))
+    shuffled, lags = [drawn[k] for k in order], ageing.LAGS[-1]
+    before = shuffled[-REMEMBERED:] if named.checkpoint is not None else []
+    watched, others = shuffled[lags:][:WATCHED], shuffled[:lags]
+    ages = asked(child, ageing.age, subject, watched, others, before, config)
+    return smoothness, ages

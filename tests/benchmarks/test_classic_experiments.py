@@ -1,0 +1,77 @@
+"""The experiments on classic problems run, and time to an objective is counted as it is said."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlxhog.classic.result import ClassicResult, Epoch
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks" / "experiments"
+
+
+@pytest.mark.parametrize(
+    "name", ["linear_regression", "synthetic_svm", "image_svm", "paper_tables"]
+)
+def test_an_experiment_writes_its_claims_its_numbers_and_its_figure(name, tmp_path):
+    script = [sys.executable, SCRIPTS / f"{name}.py", "--tiny", "--out", tmp_path]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / f"{name}.json").read_text())
+    assert document["compared"]
+    assert document["table"]
+    assert all(claim["met"] for claim in document["claims"])
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def classic(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.syspath_prepend(str(SCRIPTS.parent))
+    import _classic
+
+    yield _classic
+    for name in ("_classic", "_experiment"):
+        sys.modules.pop(name)
+
+
+def a_run(*objectives: float) -> ClassicResult:
+    """A run whose objective starts at 100 and whose epochs take 2 s each."""
+    epochs = tuple(
+        Epoch(number, 0.1, 2.0, 2.0, 10, {"objective": objective})
+        for number, objective in enumerate(objectives, 1)
+    )
+    return ClassicResult(
+        problem="svm",
+        scheme="serial",
+        write="",
+        handout="once",
+        workers=1,
+        status="done",
+        start_s=0.0,
+        initial={"objective": 100.0},
+        epochs=epochs,
+        lost_updates=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "wanted"),
+    [(100.0, 0.0), (75.0, 1.0), (50.0, 2.0), (45.0, 3.0), (40.0, 4.0)],
+)
+def test_seconds_to_an_objective_count_the_last_epoch_in_proportion(classic, target, wanted):
+    assert classic.seconds_to(a_run(50.0, 40.0, 60.0), target) == wanted
+
+
+def test_an_objective_that_is_never_reached_took_no_time_that_could_be_said(classic):
+    assert math.isnan(classic.seconds_to(a_run(50.0, 40.0), 39.0))
+
+
+def test_speedups_are_taken_repeat_by_repeat(classic):
+    found = classic.ratios([4.0, 6.0, 9.0], {"two workers": [2.0, 2.0, 3.0]})
+    assert found["two workers"].median == 3.0

@@ -1,0 +1,98 @@
+"""Small problems on pairs of rows, native and as the lists that the NumPy references read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import _native
+from mlxhog.classic.problems.pairs import packed
+from mlxhog.gradients import Float32
+
+Pairs = list[tuple[int, int, float]]
+
+
+def in_order(pairs: Pairs, order: NDArray[np.int32]) -> Pairs:
+    """The pairs as a worker meets them."""
+    return [pairs[e] for e in order]
+
+
+def table(pairs: Pairs) -> NDArray[np.int32]:
+    """The pairs as the native loop reads them."""
+    first, second, values = zip(*pairs, strict=True)
+    return packed(np.array(first, np.int32), np.array(second, np.int32), values)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Random ratings and small random factors."""
+
+    left: Float32
+    right: Float32
+    ratings: Pairs
+    shrink_users: Float32
+    shrink_items: Float32
+
+    @classmethod
+    def random(
+        cls, n: int = 300, users: int = 20, items: int = 9, *, width: int = 16, seed: int = 0
+    ) -> Factors:
+        """Every row has a rating about n / users or n / items times; few rows, so they collide."""
+        rng = np.random.default_rng(seed)
+        ratings = [
+            (int(rng.integers(users)), int(rng.integers(items)), float(np.float32(rng.normal())))
+            for _ in range(n)
+        ]
+        return cls(
+            0.3 * rng.standard_normal((users, width), dtype=np.float32),
+            0.3 * rng.standard_normal((items, width), dtype=np.float32),
+            ratings,
+            (0.1 * rng.random(users)).astype(np.float32),
+            (0.1 * rng.random(items)).astype(np.float32),
+        )
+
+    def copies(self) -> tuple[Float32, Float32]:
+        """Both factors, to be changed."""
+        return self.left.copy(), self.right.copy()
+
+    def problem(self, left: Float32, right: Float32, **options: Any) -> _native.CompletionProblem:
+        """The native problem over these factors; items have the lock words behind the users'."""
+        return _native.CompletionProblem(
+            left,
+            right,
+            table(self.ratings),
+            self.shrink_users,
+            self.shrink_items,
+            item_word0=len(left),
+            **options,
+        )
+
+
+@dataclass(frozen=True)
+class Tangle:
+    """A random graph whose vertices have random points of the simplex, a few of them terminals."""
+
+    x: Float32
+    edges: Pairs
+    fixed: NDArray[np.uint8]
+
+    @classmethod
+    def random(cls, n: int = 300, vertices: int = 30, *, labels: int = 2, seed: int = 0) -> Tangle:
+        """Terminals are the first vertices, one per label; two labels are one float."""
+        rng = np.random.default_rng(seed)
+        edges = []
+        for _ in range(n):
+            u, v = rng.choice(vertices, 2, replace=False)
+            edges.append((int(u), int(v), float(np.float32(rng.random()))))
+        x = rng.dirichlet(np.ones(labels), vertices).astype(np.float32)
+        x[:labels] = np.eye(labels)
+        fixed = np.zeros(vertices, np.uint8)
+        fixed[:labels] = 1
+        return cls(x[:, 1:].copy() if labels == 2 else x, edges, fixed)
+
+    def problem(self, x: Float32, **options: Any) -> _native.CutProblem:
+        """The native problem over x."""
+        return _native.CutProblem(x, table(self.edges), self.fixed, **options)

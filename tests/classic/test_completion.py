@@ -1,0 +1,188 @@
+"""The problem matrix-completion: its data, its reference values, and every scheme on it."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog.classic import problems
+from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.datasets import Ratings
+from mlxhog.classic.generators.netflix import netflix_like
+from mlxhog.classic.problems.completion import MatrixCompletion, hold_out
+from mlxhog.classic.session import train
+from mlxhog.errors import ConfigError, DataError
+from tests.tolerances import COMPLETION_NEAR_SERIAL, COMPLETION_RMSE, RECORDED_F32, assert_close
+
+RECORDED = json.loads((Path(__file__).parent / "netflix_like.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def full():
+    """Training and test ratings of the default size."""
+    return hold_out(netflix_like(), seed=0)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return MatrixCompletion(*hold_out(netflix_like(20_000), seed=0), rank=5)
+
+
+# -- reference values -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", sorted(map(int, RECORDED["ranks"])))
+def test_serial_sgd_reaches_the_recorded_errors(full, rank):
+    wanted = RECORDED["ranks"][str(rank)]
+    run = train(MatrixCompletion(*full, rank=rank), ClassicConfig(scheme="serial"))
+    for name in ("train_error", "test_error"):
+        assert_close(run.measures[name], wanted["spec"][name], COMPLETION_RMSE)
+    for name, value in wanted["measured"].items():
+        assert_close(run.measures[name], value, RECORDED_F32, label=name)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "write"),
+    [
+        ("hogwild", "lossless"),
+        ("hogwild", "racy"),
+        ("aig", "auto"),
+        ("round_robin", "auto"),
+    ],
+)
+def test_three_workers_come_near_to_serial(small, scheme, write):
+    serial = train(small, ClassicConfig(scheme="serial"))
+    assert serial.objective < 0.8 * serial.initial["objective"]
+    run = train(small, ClassicConfig(scheme=scheme, write=write, workers=3))
+    assert_close(run.objective, serial.objective, COMPLETION_NEAR_SERIAL)
+
+
+@pytest.mark.parametrize("scheme", ["round_robin", "sync"])
+def test_turns_give_the_same_result_in_every_run(small, scheme):
+    config = ClassicConfig(scheme=scheme, workers=2, epochs=1, batch_size=16)
+    runs = [train(small, config) for _ in range(2)]
+    assert runs[0].measures == runs[1].measures
+
+
+@pytest.mark.parametrize("scheme", ["hogwild", "aig", "round_robin", "sync", "avg_runs"])
+def test_one_worker_of_any_scheme_is_serial_bit_for_bit(small, scheme):
+    serial = train(small, ClassicConfig(scheme="serial", epochs=2))
+    run = train(small, ClassicConfig(scheme=scheme, workers=1, epochs=2))
+    assert run.measures == serial.measures
+
+
+def test_a_step_that_is_too_large_is_found_out(small):
+    assert train(small, ClassicConfig(scheme="serial", lr=2.0)).status == "diverged"
+
+
+# -- measures -------------------------------------------------------------------------------------
+
+
+def test_measures_are_the_formulas_in_float64(small):
+    params = small.initial(3)
+    left, right = (params[name].astype(np.float64) for name in ("users", "items"))
+
+    def errors(ratings):
+        products = np.einsum("ij,ij->i", left[ratings.users], right[ratings.items])
+        return products - (ratings.ratings - small.mean)
+
+    train_errors = errors(small.train)
+    objective = (train_errors**2).sum()
+    for rows, named in ((left, small.train.users), (right, small.train.items)):
+        degrees = np.bincount(named, minlength=len(rows))
+        for_each = (rows**2).sum(axis=1) / np.maximum(degrees, 1) * small.mu / 2
+        objective += for_each[named].sum()
+    found = small.measures(params)
+    assert list(found) == ["objective", "train_error", "test_error"]
+    assert_close(found["objective"], objective, RECORDED_F32)
+    assert_close(found["train_error"], np.sqrt((train_errors**2).mean()), RECORDED_F32)
+    assert_close(found["test_error"], np.sqrt((errors(small.test) ** 2).mean()), RECORDED_F32)
+
+
+def test_initial_rows_are_small_and_have_no_columns_past_the_rank(small):
+    for rows in small.initial(0).values():
+        assert rows.shape[1] == 16
+        assert not rows[:, 5:].any()
+        assert 0.09 < rows[:, :5].std() < 0.11
+    np.testing.assert_array_equal(small.initial(1)["users"], small.initial(1)["users"])
+    assert (small.initial(1)["users"] != small.initial(2)["users"]).any()
+
+
+def test_rows_without_a_training_rating_do_not_shrink():
+    ratings = Ratings(np.array([0, 0]), np.array([1, 2]), np.array([1.0, 5.0]), 2, 4)
+    data = MatrixCompletion(ratings, mu=3.0).data()
+    assert data["shrink_users"].tolist() == [1.5, 0]
+    assert data["shrink_items"].tolist() == [0, 3, 3, 0]
+    assert data["ratings"][:, :2].tolist() == [[0, 1], [0, 2]]
+    assert data["ratings"][:, 2].copy().view(np.float32).tolist() == [-2, 2]
+
+
+def test_a_norm_bounds_every_row(small):
+    bounded = MatrixCompletion(small.train, small.test, rank=5, max_norm=0.8)
+    free, held = (
+        train(problem, ClassicConfig(scheme="serial")).measures["train_error"]
+        for problem in (small, bounded)
+    )
+    assert held > free
+
+
+def test_a_rating_touches_its_user_and_its_item():
+    ratings = Ratings(np.array([1, 0]), np.array([0, 2]), np.array([1.0, 5.0]), 2, 3)
+    indptr, indices, n = MatrixCompletion(ratings).supports()
+    assert n == 5
+    assert [indices[a:b].tolist() for a, b in pairwise(indptr)] == [[1, 2], [0, 4]]
+
+
+# -- data -----------------------------------------------------------------------------------------
+
+
+def test_a_tenth_is_held_out_and_nothing_is_in_both(full):
+    training, testing = full
+    assert testing.n_entries == (training.n_entries + testing.n_entries) // 10
+    pairs = [
+        data.users.astype(np.int64) * data.n_items + data.items for data in (training, testing)
+    ]
+    assert not np.intersect1d(*pairs).size
+    assert training.n_users == testing.n_users == 48_019
+
+
+def test_too_few_ratings_leave_nothing_to_test():
+    ratings = Ratings(np.arange(9), np.arange(9), np.ones(9), 9, 9)
+    training, testing = hold_out(ratings, seed=0)
+    assert training.n_entries == 9
+    assert testing is None
+    assert "test_error" not in MatrixCompletion(training).measures(
+        MatrixCompletion(training).initial(0)
+    )
+
+
+def test_ratings_from_files_are_completed(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / name).write_text("".join(f"{u} {10 * v} {1 + (u + v) % 5}\n"
+                                             for u in range(12) for v in range(8)))  # fmt: skip
+    config = ClassicConfig(
+        data=str(tmp_path / "train"), test_data=str(tmp_path / "test"), rank=6, epochs=2
+    )
+    problem = problems.create("matrix-completion", config)
+    assert problem.about == "96 ratings of 8 items by 12 users, rank 6"
+    found = problem.measures(problem.initial(0))
+    assert found["test_error"] == found["train_error"]
+
+
+def test_ratings_outside_their_range_are_refused(tmp_path):
+    path = tmp_path / "ratings"
+    path.write_text("1 1 3\n1 2 7\n")
+    with pytest.raises(DataError, match=r"ratings:2: rating 7; wanted 1 \.\. 5.*--rating-range"):
+        problems.create("matrix-completion", ClassicConfig(data=str(path)))
+    config = ClassicConfig(data=str(path), rating_range="0,10")
+    assert problems.create("matrix-completion", config).n_examples == 2
+
+
+def test_the_options_of_matrix_completion_are_its_own():
+    for options in ({"rank": 4}, {"mu": 0.5}, {"max_norm": 2.0}):
+        with pytest.raises(ConfigError, match=r"it is for matrix-completion"):
+            problems.create("graph-cuts", ClassicConfig(**options))

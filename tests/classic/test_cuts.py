@@ -1,0 +1,233 @@
+"""The problem graph-cuts: its rounding, its reference values, and every scheme on it."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog.classic import problems
+from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.datasets import Graph
+from mlxhog.classic.generators.abdomen import abdomen_like
+from mlxhog.classic.generators.dblife import dblife_like
+from mlxhog.classic.generators.grid import cut_grid
+from mlxhog.classic.problems import cuts_reference
+from mlxhog.classic.problems.cuts import GraphCuts
+from mlxhog.classic.session import train
+from mlxhog.errors import ConfigError, DataError
+from tests.tolerances import CUT_NEAR_FLOW, CUT_NEAR_SERIAL, RECORDED_F32, assert_close
+
+HERE = Path(__file__).parent
+RECORDED = json.loads((HERE.parent / "golden/hogwild/classic_reference.json").read_text())
+GRID = RECORDED["cut_grid8"]
+ABDOMEN = json.loads((HERE / "abdomen_like.json").read_text())
+STEPS = {"lr": 0.02, "beta": 0.97, "epochs": 100}
+
+
+def square(weights, **terminals):
+    """Vertices 0-1-2-3-0 with these weights; 0 has label 0 and 2 label 1."""
+    return Graph(
+        heads=np.array([0, 1, 2, 3]),
+        tails=np.array([1, 2, 3, 0]),
+        weights=np.array(weights, np.float32),
+        n_vertices=4,
+        terminals={0: 0, 2: 1},
+        labels=2,
+    )
+
+
+# -- reference values -----------------------------------------------------------------------------
+
+
+def test_sequential_sgd_in_float64_repeats_the_recorded_trace():
+    problem = GraphCuts(cut_grid())
+    graph = problem.graph
+    x = problem.initial(0)["x"].astype(np.float64)
+    edges = list(zip(graph.heads, graph.tails, graph.weights.astype(float), strict=True))
+    fixed = problem.data()["fixed"].astype(bool)
+    orders = np.random.default_rng(GRID["seed"] + 1)
+    gamma = STEPS["lr"]
+    for epoch in range(1, 11):
+        order = orders.permutation(len(edges))
+        cuts_reference.epoch(x, [edges[e] for e in order], fixed, gamma)
+        gamma *= STEPS["beta"]
+        if str(epoch) in GRID["trace"]:
+            apart = np.abs(x[graph.heads] - x[graph.tails])[:, 0]
+            wanted = GRID["trace"][str(epoch)]
+            assert graph.weights @ apart == pytest.approx(wanted["relaxed"], rel=1e-9)
+            assert problem.cut(problem.rounded(x)) == wanted["rounded"]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("scheme", "write"),
+    [
+        ("hogwild", "lossless"),
+        ("hogwild", "racy"),
+        ("aig", "auto"),
+        ("round_robin", "auto"),
+        ("sync", "auto"),
+        ("avg_runs", "auto"),
+    ],
+)
+def test_every_scheme_rounds_the_recorded_grid_to_its_maximum_flow(scheme, write, workers):
+    # A turn per edge would make the test one of the system's scheduler.
+    batch = 8 if scheme in ("round_robin", "sync") else 1
+    steps = STEPS | {"batch_size": batch, "lr": STEPS["lr"] * batch}
+    config = ClassicConfig(scheme=scheme, write=write, workers=workers, **steps)
+    found = train(GraphCuts(cut_grid()), config).measures
+    assert found["cut"] == GRID["maxflow"]
+    # Serial is at 383.0 by then.
+    assert GRID["maxflow"] < found["objective"] < 400
+
+
+def test_serial_sgd_rounds_the_recorded_grid_to_its_maximum_flow():
+    run = train(GraphCuts(cut_grid()), ClassicConfig(scheme="serial", **STEPS))
+    assert run.measures["cut"] == GRID["maxflow"]
+    wanted = GRID["trace"]["100"]["relaxed"]
+    assert run.objective == pytest.approx(wanted, rel=0.01)  # of another shuffle, in float32
+
+
+@pytest.mark.parametrize("side", [8, 16])
+def test_serial_sgd_on_abdomen_like_repeats_the_recorded_trace(side):
+    wanted = ABDOMEN["sides"][str(side)]
+    run = train(GraphCuts(abdomen_like(side)), ClassicConfig(scheme="serial"))
+    for number, measures in wanted["trace"].items():
+        for name, value in measures.items():
+            assert_close(run.epochs[int(number) - 1].measures[name], value, RECORDED_F32)
+
+
+@pytest.mark.parametrize("side", sorted(ABDOMEN["sides"]))
+def test_the_recorded_cuts_of_abdomen_like_are_the_cheapest_there_are(side):
+    wanted = ABDOMEN["sides"][side]
+    assert_close(wanted["trace"]["200"]["cut"], wanted["maximum_flow"], CUT_NEAR_FLOW)
+
+
+@pytest.mark.parametrize("scheme", ["round_robin", "sync"])
+def test_turns_give_the_same_result_in_every_run(scheme):
+    config = ClassicConfig(scheme=scheme, workers=3, epochs=2)
+    runs = [train(GraphCuts(abdomen_like(5)), config) for _ in range(2)]
+    assert runs[0].measures == runs[1].measures
+
+
+def test_several_workers_cut_several_labels_as_serial_does():
+    problem = GraphCuts(dblife_like(400, 3000, labels=5))
+    steps = {"lr": 0.05, "beta": 0.9, "epochs": 20}
+    serial = train(problem, ClassicConfig(scheme="serial", **steps))
+    assert serial.objective < 0.8 * serial.epochs[0].measures["objective"]
+    for write in ("lossless", "racy"):
+        run = train(problem, ClassicConfig(write=write, workers=2, **steps))
+        assert_close(run.objective, serial.objective, CUT_NEAR_SERIAL)
+
+
+# -- rounding -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_labels_are_rounded_at_the_cheapest_threshold(seed):
+    rng = np.random.default_rng(seed)
+    problem = GraphCuts(cut_grid(3, seed=seed))
+    x = problem.initial(0)["x"]
+    x[9:18, 0] = rng.choice([0.0, 0.2, 0.5, 0.7, 1.0], 9)
+    tried = [problem.cut((x[:, 0] >= t).astype(int)) for t in (0.1, 0.3, 0.6, 0.8, 1.0)]
+    assert problem.cut(problem.rounded(x)) == min(tried)
+    assert problem.rounded(x)[:9].all()
+    assert not problem.rounded(x)[18:].any()
+
+
+def test_several_labels_are_rounded_to_the_largest_share():
+    # A line 0 - 1 - 2 - 3 - 4 - 5 with a terminal at every second vertex.
+    graph = Graph(np.arange(5), np.arange(1, 6), np.ones(5), 6, {0: 0, 2: 1, 4: 2}, 3)
+    problem = GraphCuts(graph)
+    x = problem.initial(0)["x"]
+    x[[1, 3, 5]] = [[0.2, 0.5, 0.3], [0.1, 0.2, 0.7], [0.1, 0.3, 0.6]]
+    assert problem.rounded(x).tolist() == [0, 1, 1, 2, 2, 2]
+    assert problem.measures({"x": x})["cut"] == 2
+
+
+def test_where_no_share_is_large_several_labels_are_rounded_to_the_heaviest():
+    # A star of free vertices around vertex 3, whose shares say nothing; label 1 is joined twice.
+    edges = [(0, 3), (1, 3), (1, 4), (2, 3), (3, 4), (3, 5), (4, 5)]
+    heads, tails = np.array(edges).T
+    problem = GraphCuts(Graph(heads, tails, np.ones(7), 6, {0: 0, 1: 1, 2: 2}, 3))
+    x = problem.initial(0)["x"]
+    x[[3, 4, 5]] += np.array([[0, 0, 0.01], [0.01, 0, 0], [0, 0, 0.01]], np.float32)
+    assert problem.rounded(x).tolist() == [0, 1, 2, 1, 1, 1]
+    assert problem.measures({"x": x})["cut"] == 2
+
+
+def test_where_all_vertices_agree_nothing_is_cut():
+    problem = GraphCuts(square([1, 2, 3, 4]))
+    x = np.full((4, 1), 0.5, np.float32)
+    assert problem.measures({"x": x}) == {"objective": 0.0, "cut": 0.0}
+
+
+def test_at_zeros_and_ones_the_objective_is_the_cut():
+    problem = GraphCuts(square([1, 2, 3, 4]))
+    for middle, wanted in (([0, 0], 5.0), ([1, 0], 4.0), ([0, 1], 6.0), ([1, 1], 5.0)):
+        x = np.array([[0], middle[:1], [1], middle[1:]], np.float32)
+        assert problem.measures({"x": x}) == {"objective": wanted, "cut": wanted}
+
+
+def test_a_mixture_of_two_rows_is_projected_before_it_is_measured():
+    problem = GraphCuts(dblife_like(20, 60, labels=3))
+    x = problem.initial(0)["x"]
+    mixed = x.copy()
+    mixed[:] += 0.25  # off the simplex by as much in every row: the projection takes it back
+    before = mixed.copy()
+    assert problem.measures({"x": mixed})["objective"] == pytest.approx(
+        problem.measures({"x": x})["objective"], rel=1e-6
+    )
+    np.testing.assert_array_equal(mixed, before)
+
+
+# -- data -----------------------------------------------------------------------------------------
+
+
+def test_terminals_begin_at_their_label_and_others_in_the_middle():
+    two = GraphCuts(square([1, 1, 1, 1]))
+    assert two.initial(0)["x"].tolist() == [[0], [0.5], [1], [0.5]]
+    three = GraphCuts(dblife_like(20, 60, labels=3))
+    x = three.initial(0)["x"]
+    np.testing.assert_allclose(x.sum(axis=1), 1, rtol=1e-6)
+    for vertex, label in three.graph.terminals.items():
+        assert x[vertex, label] == 1
+        assert three.data()["fixed"][vertex] == 1
+
+
+def test_an_edge_touches_its_two_ends():
+    indptr, indices, n = GraphCuts(square([1, 2, 3, 4])).supports()
+    assert n == 4
+    assert [indices[a:b].tolist() for a, b in pairwise(indptr)] == [[0, 1], [1, 2], [2, 3], [3, 0]]
+
+
+def test_a_graph_from_a_file_is_cut_between_its_terminals(tmp_path):
+    path = tmp_path / "graph.txt"
+    path.write_text("10 20 3\n20 30 1\n30 40 5\n")
+    config = ClassicConfig(data=str(path), terminals="10=0,40=1", workers=1)
+    run = train(problems.create("graph-cuts", config), config)
+    assert run.measures["cut"] == 1
+
+
+def test_a_graph_without_labels_is_refused(tmp_path):
+    path = tmp_path / "graph.txt"
+    path.write_text("10 20 3\n20 30 1\n")
+    with pytest.raises(ConfigError, match="--terminals 0=0,33=1"):
+        problems.create("graph-cuts", ClassicConfig(data=str(path)))
+
+
+def test_a_graph_whose_terminals_have_one_label_is_refused():
+    graph = square([1, 1, 1, 1])
+    with pytest.raises(DataError, match=r"1 label\(s\) have a terminal; a cut separates at least"):
+        GraphCuts(Graph(graph.heads, graph.tails, graph.weights, 4, {0: 0, 2: 0}, 2))
+    with pytest.raises(DataError, match=r"0 label\(s\)"):
+        GraphCuts(Graph(graph.heads, graph.tails, graph.weights, 4, {}, 2))
+
+
+def test_the_size_is_the_side_of_the_volume():
+    problem = problems.create("graph-cuts", ClassicConfig(size=5))
+    assert problem.about == "300 edges between 125 vertices, 50 terminals of 2 labels"

@@ -1,0 +1,58 @@
+"""No scheme of the classic problems has a data race, as threads of one program.
+
+As in tests/metal/test_thread_sanitizer.py, whose compiler and launcher these are: the promise is
+between processes, and the relaxed-atomic build makes the same loops legal between threads.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.metal import test_thread_sanitizer as sanitizer
+
+ROOT = sanitizer.ROOT / "metal"
+SOURCES = ["classic/dense.cpp", "classic/dense_elements.cpp", "classic/linear.cpp"]
+SOURCES += ["updates/locks.cpp", "updates/process_life.cpp"]
+KINDS = ("racy", "lossless", "hot_cold", "aig", "round_robin", "sync")
+EXAMPLES = 3 * 5 * 200
+
+directory, launcher = sanitizer.directory, sanitizer.launcher  # fixtures
+pytestmark = sanitizer.pytestmark
+
+
+def build(directory: Path, name: str, *options: str) -> Path:
+    program = directory / name
+    if not program.exists():
+        files = [str(ROOT / source) for source in SOURCES]
+        test = str(Path(__file__).with_name("threads.cpp"))
+        command = [str(sanitizer.COMPILER), *sanitizer.OPTIONS, "-fsanitize=thread", *options]
+        subprocess.run(
+            [*command, f"-I{ROOT / 'classic'}", "-o", str(program), test, *files], check=True
+        )
+    return program
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [(kind, "sparse") for kind in KINDS]
+    + [(kind, "dense") for kind in KINDS if kind != "hot_cold"],
+)
+def test_no_data_race_in_the_relaxed_atomic_build(
+    directory: Path, launcher: list[str], kind: str, rows: str
+) -> None:
+    program = build(directory, "atomic", "-DMLXHOG_ATOMIC_KERNELS=1")
+    ended = sanitizer.finish(*launcher, program, kind, rows)
+    assert ended.returncode == 0, ended.stderr[:4000]
+    assert "WARNING" not in ended.stderr
+    assert int(ended.stdout) == EXAMPLES
+
+
+def test_the_sanitizer_sees_the_races_of_the_plain_build_on_dense_rows(
+    directory: Path, launcher: list[str]
+) -> None:
+    ended = sanitizer.finish(*launcher, build(directory, "plain"), "racy", "dense")
+    assert ended.returncode == sanitizer.RACE_FOUND
+    assert "data race" in ended.stderr

@@ -1,0 +1,153 @@
+"""What several workers keep on problems of pairs: no update lost, rows whole, a death survived."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+from mlxhog import _native
+from mlxhog.classic.problems.pairs import packed
+from tests.classic.native import BOARD_FLOATS, board_of, scheme_of
+from tests.classic.pair_problems import Tangle
+from tests.metal.shared import TIMEOUT_S, Shared, pid_of, run, shared, spawned
+from tests.tolerances import SIMPLEX_F32, assert_close
+
+WORKERS = 3
+# Turns cost a change of hands each, and one worker in three has no core.
+ADDS = {"racy": 20_000, "lossless": 20_000, "aig": 20_000, "round_robin": 2_000}
+LOSSLESS = ("lossless", "aig", "round_robin")
+
+
+def share_of(rank: int, adds: int) -> np.ndarray:
+    return np.arange(rank * adds, (rank + 1) * adds, dtype=np.int32)
+
+
+def floats_of(segment: Shared) -> np.ndarray:
+    return segment.floats[BOARD_FLOATS:]
+
+
+def prepare(segment: Shared) -> None:
+    for rank in range(WORKERS):
+        segment.locks(rank + 1)
+
+
+# -- nothing is lost ------------------------------------------------------------------------------
+
+
+def rate(segment: Shared, kind: str, rank: int) -> None:
+    """Each of the worker's users rates item 0 once, and so adds 1 to its first column.
+
+    A user's row is 2^-30 long and the rating -2^29: the product of the rows is lost in the error,
+    which stays 2^29, and 2 * 2^29 * 2^-30 is 1.
+    """
+    n = WORKERS * ADDS[kind]
+    users = np.zeros((n, 16), np.float32)
+    users[:, 0] = -(2.0**-30)
+    everyone = np.arange(n, dtype=np.int32)
+    problem = _native.CompletionProblem(
+        users,
+        floats_of(segment).reshape(1, 16),
+        packed(everyone, np.zeros_like(everyone), np.full(n, -(2.0**29))),
+        np.zeros(n, np.float32),
+        np.zeros(1, np.float32),
+        user_word0=1,
+    )
+    share = share_of(rank, ADDS[kind])
+    assert problem.run(scheme_of(segment, kind, rank, WORKERS), share, 1.0) == len(share)
+
+
+def rated(kind: str) -> float:
+    with shared(BOARD_FLOATS + 16, 1 + WORKERS * ADDS[kind], WORKERS) as segment:
+        prepare(segment)
+        run(rate, [(segment, kind, rank) for rank in range(WORKERS)])
+        assert not segment.words.any(), "a lock is still taken"
+        item = floats_of(segment)[:16].copy()
+    assert not item[1:].any()
+    return float(item[0])
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_no_rating_is_lost(kind):
+    assert rated(kind) == WORKERS * ADDS[kind]
+
+
+def test_racy_ratings_may_be_lost_but_none_is_torn_or_invented():
+    found = rated("racy")
+    assert found == int(found)
+    assert 0 < found <= WORKERS * ADDS["racy"]
+
+
+def star(segment: Shared, kind: str, labels: int) -> tuple[_native.CutProblem, np.ndarray]:
+    """Vertex 0, and terminals of label 0 that each pull it by 2^-20, which is exact."""
+    n, width = WORKERS * ADDS[kind] + 1, 1 if labels == 2 else labels
+    x = floats_of(segment)[: n * width].reshape(n, width)
+    fixed = np.ones(n, np.uint8)
+    fixed[0] = 0
+    ends = np.arange(1, n, dtype=np.int32)
+    edges = packed(np.zeros_like(ends), ends, np.full(n - 1, 2.0**-20))
+    return _native.CutProblem(x, edges, fixed), x
+
+
+def pull(segment: Shared, kind: str, rank: int, labels: int) -> None:
+    problem, _ = star(segment, kind, labels)
+    share = share_of(rank, ADDS[kind])
+    assert problem.run(scheme_of(segment, kind, rank, WORKERS), share, 1.0) == len(share)
+
+
+def pulled(kind: str, labels: int) -> np.ndarray:
+    n = WORKERS * ADDS[kind] + 1
+    with shared(BOARD_FLOATS + n * labels, n, WORKERS) as segment:
+        prepare(segment)
+        _, x = star(segment, kind, labels)
+        x[1:, 0] = 1
+        x[0, -1] = labels > 2  # at another label; as one scalar, 0
+        run(pull, [(segment, kind, rank, labels) for rank in range(WORKERS)])
+        assert not segment.words.any(), "a lock is still taken"
+        return x[0].copy()
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+@pytest.mark.parametrize("labels", [2, 3])
+def test_no_pull_of_an_edge_is_lost(labels, kind):
+    moved = WORKERS * ADDS[kind] * 2.0**-20
+    wanted = [moved] if labels == 2 else [moved, 0, 1 - moved]
+    np.testing.assert_array_equal(pulled(kind, labels), wanted)
+
+
+# -- deaths ---------------------------------------------------------------------------------------
+
+TANGLE = Tangle.random(n=500, vertices=12, labels=8, seed=3)
+
+
+def cut_on(segment: Shared, rank: int, rounds: int) -> None:
+    x = floats_of(segment)[: TANGLE.x.size].reshape(TANGLE.x.shape)
+    problem = TANGLE.problem(x)
+    scheme = scheme_of(segment, "lossless", rank, WORKERS)
+    order = np.tile(np.random.default_rng(rank).permutation(500).astype(np.int32), 200)
+    for _ in range(rounds):
+        problem.run(scheme, order, 0.01)
+
+
+def test_a_worker_killed_while_it_writes_rows_leaves_them_usable():
+    with shared(BOARD_FLOATS + TANGLE.x.size, 12, WORKERS) as segment:
+        prepare(segment)
+        x = floats_of(segment)[: TANGLE.x.size].reshape(TANGLE.x.shape)
+        x[...] = TANGLE.x
+        board = board_of(segment, WORKERS)
+        for rank in (0, 1):
+            with spawned(cut_on, [(segment, rank, 1_000_000)]) as processes:
+                deadline = time.monotonic() + TIMEOUT_S
+                while board.examples(rank) == 0 and time.monotonic() < deadline:
+                    time.sleep(0.001)
+                os.kill(pid_of(processes[0]), 9)
+                processes[0].join(TIMEOUT_S)
+            segment.workers["dead"][rank] = 1
+        assert min(board.examples(0), board.examples(1)) > 0
+        run(cut_on, [(segment, 2, 1)])
+        assert board.examples(2) == 100_000
+        # Whoever died, its row was projected anew by the next write.
+        assert (x >= 0).all()
+        assert_close(x.sum(axis=1), np.ones(len(x)), SIMPLEX_F32)

@@ -1,0 +1,44 @@
+"""What the examples of each problem touch is a hypergraph, as the theory takes it."""
+
+import numpy as np
+import pytest
+
+from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.generators.dblife import dblife_like
+from mlxhog.classic.problems import PROBLEMS, create
+from mlxhog.classic.problems.cuts import GraphCuts
+from mlxhog.theory.hypergraph import Hypergraph
+
+SIZES = {"matrix-completion": 500, "graph-cuts": 5}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_every_problem_says_what_each_example_touches(name):
+    problem = create(name, ClassicConfig(size=SIZES.get(name, 50)))
+    graph = Hypergraph(*problem.supports())
+    assert len(graph) == problem.n_examples
+    floats = sum(np.prod(block.shape) for block in problem.params().values())
+    assert graph.n <= floats
+
+
+@pytest.mark.parametrize(
+    ("name", "touched"),
+    [("linear-regression", 5), ("image-svm", 30)],  # 30: rows of 1024 pixels, 3 for each class
+)
+def test_dense_problems_touch_everything_in_every_example(name, touched):
+    problem = create(name, ClassicConfig(size=50))
+    graph = Hypergraph(*problem.supports())
+    assert (graph.omega, graph.n, graph.delta, graph.rho, graph.p_conf) == (
+        touched,
+        touched,
+        1,
+        1,
+        1,
+    )
+
+
+def test_edges_of_any_direction_touch_their_ends():
+    problem = GraphCuts(dblife_like(100, 400))
+    graph = Hypergraph(*problem.supports())
+    ends = np.bincount(np.concatenate([problem.graph.heads, problem.graph.tails]), minlength=100)
+    assert graph.degrees.tolist() == ends.tolist()

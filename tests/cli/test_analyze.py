@@ -1,0 +1,185 @@
+"""`mlxhog analyze` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog.cli import main
+from mlxhog.report import canvas
+from tests.processes import alive, below
+from tests.training.small import small_config
+
+LOOK = ["--samples", "12", "--batches", "40", "--seq-len", "32", "--batch-size", "2"]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> list[str]:
+    """The words that name a small model and its text."""
+    config = small_config(tmp_path)
+    return [config.model, "--data", config.data, "--out", str(tmp_path / "runs")]
+
+
+def analyzed(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert main(["analyze", *words, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
+def test_json_has_blocks_staleness_bounds_and_advice(
+    model: list[str], backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = ["--backend", backend, "--seconds", "0.5", "--threads", "1"]
+    found = analyzed([*model, *LOOK, *how], capsys)
+    assert [block["name"] for block in found["blocks"]] == [
+        "embedding", "layer 0", "out_norm", "head",
+    ]  # fmt: skip
+    for block in found["blocks"]:
+        assert list(block)[:6] == ["name", "parameters", "omega", "rho", "delta", "p_conf"]
+        assert 0 < block["omega"] <= block["parameters"]
+        assert 0 <= block["delta"] <= block["rho"] <= 1
+        for name in ("omega", "rho", "delta", "p_conf"):
+            interval = block["intervals"][name]
+            assert interval["low"] <= interval["value"] <= interval["high"]
+            assert interval["confidence"] == 0.95
+        assert list(block["grains"]) == ["exact", "large"]
+        for kind in block["grains"].values():
+            assert list(kind) == ["element", "line", "stripe", "row"]
+    (head,) = [block for block in found["blocks"] if block["name"] == "head"]
+    assert head["omega"] == head["parameters"] == 320 * 32
+    assert head["rho"] == head["delta"] == head["p_conf"] == 1
+    assert found["backend"] == backend
+    assert found["staleness"]["source"] == "probe"
+    assert found["staleness"]["workers"] == 2
+    assert found["staleness"]["write"] == "racy"
+    assert 0 <= found["staleness"]["lost_update_rate"] < 1
+    rules = {(bound["block"], bound["name"]): bound for bound in found["bounds"]}
+    assert rules["head", "proposition 4.1"]["values"] == {}
+    assert "no bound" in rules["head", "proposition 4.1"]["words"]
+    for name in ("penalty", "near-serial", "n^(1/4)", "perturbed iterate"):
+        assert rules["head", name]["applies"] is False
+        assert any(one["holds"] is False for one in rules["head", name]["assumptions"])
+    assert rules["model", "step for dense problems"]["inputs"]["smoothness"] > 0
+    assert {"write", "workers", "embedding"} <= {one["topic"] for one in found["advice"]}
+    assert found["embedding"]["batches"] == 40
+
+
+def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(
+    model: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, *how = model
+    train = ["--steps", "60", "--workers", "torch:cpu*2", "--threads", "1", "--eval-every", "off"]
+    small = ["--seq-len", "32", "--batch-size", "2", "--sample-every", "off", "--json"]
+    assert main(["train", "--model", spec, *how, *train, *small]) == 0
+    result = json.loads(capsys.readouterr().out)
+    found = analyzed(["latest", "--out", how[-1], *LOOK[:4]], capsys)
+    assert found["at"] == result["checkpoint"]
+    assert found["staleness"]["source"] == "run"
+    assert found["staleness"]["histogram"] == result["staleness"]
+    assert found["lag"]["largest"] == max(map(int, result["staleness"]))
+    assert found["lag"]["seen"] is True
+
+
+def test_a_person_reads_the_tables_and_figures_are_written(
+    model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = tmp_path / "figures"
+    how = ["--seconds", "0", "--workers", "torch:cpu*3", "--plot", str(figures)]
+    assert main(["analyze", *model, *LOOK, *how]) == 0
+    out, err = capsys.readouterr()
+    for said in (
+        "dense: in layer 0, out_norm, head any two updates meet",
+        "embedding: an update touches",
+        "no run was watched; bounds are taken at a lag of 2",
+        "no bound: the loss of a neural network is not strongly convex",
+        "sparse gradients: is not met",
+        "- write: add steps losslessly",
+    ):
+        assert said in out
+    assert "gradients ..." in err
+    files = sorted(path.name for path in figures.iterdir())
+    assert files == [
+        "block-embedding.png", "block-head.png", "block-layer-0.png", "block-out_norm.png",
+    ]  # fmt: skip
+    for path in figures.iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert str(path) in out
+
+
+def test_the_same_seed_gives_the_same_numbers(
+    model: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, again = (analyzed([*model, *LOOK, "--seconds", "0"], capsys) for _ in range(2))
+    first.pop("seconds"), again.pop("seconds")
+    assert first == again
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["tinny"], 2, "did you mean 'tiny'?"),
+        (["tiny", "--samples", "3"], 2, "--samples is '3'; wanted a whole number at least 12"),
+        (["tiny", "--backend", "torch:cpuu"], 2, "did you mean 'torch:cpu'?"),
+        (["tiny", "--backend", "torch:cpu*2"], 2, "wanted auto or one of"),
+        (["tiny", "--worker", "2"], 2, "did you mean '--workers'?"),
+        (["tiny", "--eval-every", "3"], 2, "other options of train are read from a YAML file"),
+        (["tiny", "--data", "nowhere"], 2, "no corpus 'nowhere'"),
+        (["tiny", "--seq-len", "90M"], 2, "use more text or a smaller seq_len"),
+        (["tiny", "--plot", "/dev/null/figures"], 2, "choose another --plot"),
+        ([], 2, "required: CONFIG_OR_RUN"),
+    ],
+)
+def test_bad_input_is_answered_before_anything_is_measured(
+    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["analyze", *words]) == code
+    out, err = capsys.readouterr()
+    assert said in err
+    assert out == ""
+    assert "gradients ..." not in err
+
+
+def test_a_text_of_one_batch_is_too_little(
+    model: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["analyze", *model, *LOOK[:6], "--batch-size", "2000"]) == 2
+    assert "conflict takes two; use more text" in capsys.readouterr().err
+
+
+def test_figures_without_matplotlib_name_the_extra(
+    model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(canvas.importlib.util, "find_spec", lambda name: None)
+    assert main(["analyze", *model, *LOOK, "--plot", str(tmp_path / "figures")]) == 3
+    assert "mlxhog[plots]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_it_and_leaves_no_process(model: list[str], number: int) -> None:
+    command = [sys.executable, "-m", "mlxhog", "analyze", *model, *LOOK, "--seconds", "0"]
+    command += ["--samples", "100k", "--threads", "1"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        while "gradients" not in process.stderr.readline():
+            assert process.poll() is None
+        children = below(process.pid)
+        assert children
+        os.kill(process.pid, number)
+        process.communicate(timeout=60)
+    assert process.returncode == (130 if number != signal.SIGKILL else -signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while any(map(alive, children)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, children))

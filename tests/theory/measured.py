@@ -1,0 +1,70 @@
+"""Small models whose gradients are sampled in the test's own process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.config_sources import Given
+from mlxhog.doctor.child import Lane
+from mlxhog.theory.analyze import plan_of, subject_of
+from mlxhog.theory.analyze_config import AnalyzeConfig
+from mlxhog.theory.named import find
+from mlxhog.theory.sampling import Sampled, Subject, Ticket, sample
+from tests.training.small import small_config
+
+MAD_MODEL = """
+version: 1
+model: {dim: 16, position: learned, max_length: 48, layers: [%s]}
+"""
+
+
+def subject(
+    tmp_path: Path,
+    *,
+    architecture: str | None = None,
+    backend: str = "torch:cpu",
+    **options: object,
+) -> Subject:
+    """Gradients of a small model on a text of five words, at its initial values."""
+    config = small_config(tmp_path)
+    spec = config.model
+    if architecture is not None:
+        spec = str(tmp_path / "architecture.yaml")
+        Path(spec).write_text(architecture)
+    wanted = {"data": config.data, "seq_len": 32, "batch_size": 2, **options}
+    given = [Given(name, value, "test") for name, value in wanted.items()]
+    named = find(spec, given, tmp_path / "runs")
+    return subject_of(named, plan_of(named, AnalyzeConfig(backend=backend)))
+
+
+def sampled(given: Subject, tickets: list[Ticket], lane: Lane | None = None) -> Sampled:
+    """Sample in this process."""
+    return sample(Lane(None, 0) if lane is None else lane, given, tickets)
+
+
+def touched(found: Sampled, given: Subject, kind: str, grain: str, block: str) -> NDArray[np.bool_]:
+    """Which groups of a block each gradient touches, (gradients, groups)."""
+    names = [one.name for one in given.blocks]
+    number = names.index(block)
+    groups = len(given.blocks[number].firsts(grain))
+    bits = np.unpackbits(found.bits[kind, grain, number], axis=1, bitorder="little")
+    return bits[:, :groups].astype(bool)
+
+
+def flat(given: Subject, block: str, grads: Mapping[str, Any]) -> NDArray[np.float32]:
+    """A block's gradient as one vector, in the order of its elements."""
+    (one,) = [each for each in given.blocks if each.name == block]
+    parts = []
+    for slot in one.slots:
+        grad = grads[slot.name]
+        if not isinstance(grad, np.ndarray):
+            dense = np.zeros(slot.shape, np.float32)
+            np.add.at(dense, grad.index, grad.values)
+            grad = dense
+        parts.append(grad.reshape(-1))
+    return np.concatenate(parts)

@@ -1,0 +1,216 @@
+"""Advice follows from the numbers: each recommendation turns where its number does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from mlxhog.arena import Slot
+from mlxhog.config import TrainConfig
+from mlxhog.theory.advice import Advice, Evidence, advise
+from mlxhog.theory.ageing import Age
+from mlxhog.theory.blocks import GRAINS, Block
+from mlxhog.theory.conditions import Constants, Lag, conditions, facts
+from mlxhog.theory.conflicts import BlockConflicts, conflict
+from mlxhog.theory.embedding_rows import HotToken, RowStatistics
+from mlxhog.theory.observed import Observed
+from mlxhog.theory.sampling import EXACT, LARGE
+from mlxhog.theory.supports import Supports
+
+N, SAMPLES, UPDATES = 4000, 60, 1000
+
+
+def block(name: str, supports: Sequence[Sequence[int]], *, rows: bool = False) -> BlockConflicts:
+    found = conflict(Supports.from_lists(supports, N))
+    slot = Slot(name=name, shape=(N,), offset=0, size=N, kind="dense", init="zeros")
+    by = {(kind, grain): found for kind in (EXACT, LARGE) for grain in GRAINS}
+    return BlockConflicts(Block(name, None, (slot,), row_sparse=rows), by)
+
+
+DENSE = block("dense", [range(N)] * SAMPLES)
+SPARSE = block("sparse", [[k, 2000 + k] for k in range(SAMPLES)])
+ROWS = RowStatistics(
+    batches=100,
+    whole_epoch=False,
+    rows=320,
+    omega=9,
+    mean_rows=6.5,
+    rho=1.0,
+    delta=0.75,
+    p_conf=0.5,
+    mean_conflict_degree=49.5,
+    without_hottest=0.01,
+    never=200,
+    hottest=(HotToken(32, "' '", 0.75),),
+)
+
+
+def seen(lost: float) -> Observed:
+    return Observed(
+        source="probe",
+        workers=2,
+        write="racy",
+        steps=100,
+        mean=1.0,
+        largest=2,
+        histogram={1: 99, 2: 1},
+        lost_update_rate=lost,
+        tokens_per_s=None,
+    )
+
+
+def advice(
+    blocks: tuple[BlockConflicts, ...] = (DENSE,),
+    *,
+    write: str = "lossless",
+    trained: bool = False,
+    cosine: float = 0.95,
+    smoothness: float = 10.0,
+    lag: Lag = Lag(mean=1.0, largest=2.0, seen=True),  # noqa: B008
+    blocks_option: str = "all",
+    **options: object,
+) -> dict[str, Advice]:
+    config = TrainConfig(blocks=blocks_option, **options)  # type: ignore[arg-type]
+    rules = conditions(
+        blocks,
+        updates_per_epoch=UPDATES,
+        lag=lag,
+        constants=Constants(largest_gradient=2.0, smoothness=smoothness),
+        known=facts(config, write),
+    )
+    found = advise(
+        Evidence(
+            config=config,
+            write=write,
+            cores=8,
+            trained=trained,
+            blocks=blocks,
+            embedding=ROWS,
+            lag=lag,
+            seen=seen(0.125),
+            ages=(Age(1, cosine, 0.1),),
+            conditions=tuple(rules),
+        )
+    )
+    return {one.topic: one for one in found}
+
+
+def test_dense_updates_are_to_be_added_losslessly_and_the_lost_share_is_said() -> None:
+    found = advice()["write"]
+    assert "losslessly" in found.recommend
+    assert "0.12 of all increments were lost in the probe" in found.because
+    assert found.flags == ""
+    assert advice(write="racy")["write"].flags == "--write lossless"
+
+
+def test_sparse_updates_may_be_added_racily() -> None:
+    assert advice((SPARSE,))["write"].flags == "--write racy"
+
+
+@pytest.mark.parametrize("blocks", [(DENSE,), (SPARSE,)], ids=["dense", "sparse"])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"write": "racy", "predict": "none"},
+        {"optimizer": "sgd", "lr": 0.5},
+        {"optimizer": "momentum", "async_after": 0.2},
+        {"strategy": "avg_runs"},
+        {"sparsify": "threshold:0.5"},
+        {"strategy": "sync"},
+        {"strategy": "round_robin"},
+        {"blocks_option": "disjoint"},
+    ],
+)
+def test_every_flag_that_is_advised_goes_with_the_options_there_are(
+    blocks: tuple[BlockConflicts, ...], chosen: dict[str, object]
+) -> None:
+    kept = {("blocks" if name == "blocks_option" else name): v for name, v in chosen.items()}
+    write = "racy" if chosen.get("write") == "racy" else "lossless"
+    settings = {name: value for name, value in chosen.items() if name != "write"}
+    found = advice(blocks, write=write, cosine=0.2, **settings)  # type: ignore[arg-type]
+    for one in found.values():
+        if one.flags:
+            flag, value = one.flags.split()
+            TrainConfig(**kept | {flag.removeprefix("--").replace("-", "_"): value})  # type: ignore[arg-type]
+
+
+def test_sparsity_that_allows_no_lag_justifies_no_second_worker() -> None:
+    found = advice((SPARSE, DENSE))["workers"]
+    assert "sparsity does not justify a second worker" in found.because
+    assert "allows a lag of 0.501 in dense" in found.because
+    assert found.flags == ""
+
+
+def test_updates_that_never_meet_allow_as_many_workers_as_there_are_cores() -> None:
+    assert advice((SPARSE,))["workers"].flags == "--workers 8"
+
+
+def test_a_step_of_sgd_beyond_the_rule_is_to_be_lowered_and_one_below_it_kept() -> None:
+    # 1 / (L sqrt(tau_max tau_C)) = 1 / (10 sqrt(2 * 1)) = 0.0707
+    above = advice(optimizer="sgd", lr=0.5)["step size"]
+    assert above.flags == "--lr 0.071"
+    below = advice(optimizer="sgd", lr=0.05)["step size"]
+    assert below.recommend == "keep lr 0.05"
+    heavy = advice(optimizer="momentum", momentum=0.9, lr=0.05)["step size"]
+    assert heavy.flags == "--lr 0.0071"
+    adam = advice(lr=0.5)["step size"]
+    assert "does not cover AdamW" in adam.because
+    assert adam.flags == ""
+
+
+def test_reads_are_predicted_where_steps_come_late() -> None:
+    assert advice(predict="none")["predicted reads"].flags == "--predict own"
+    assert advice(predict="own")["predicted reads"].flags == ""
+    assert "predicted reads" not in advice(lag=Lag(mean=0.0, largest=0.0, seen=True))
+    assert "predicted reads" not in advice(strategy="sync")
+
+
+@pytest.mark.parametrize(
+    ("cosine", "flags"), [(0.95, ""), (0.7, "--async-after 0.05"), (0.2, "--async-after 0.1")]
+)
+def test_the_faster_gradients_age_the_longer_training_begins_in_sync(
+    cosine: float, flags: str
+) -> None:
+    assert advice(cosine=cosine)["synchronous start"].flags == flags
+
+
+def test_a_model_that_is_trained_already_has_no_start_to_be_synchronous() -> None:
+    found = advice(cosine=0.2, trained=True)
+    assert "synchronous start" not in found
+    assert "fewer workers" in found["freshness"].recommend
+
+
+def test_only_an_embedding_of_its_own_has_sparse_rows() -> None:
+    tied = advice()["embedding"]
+    assert "tied" in tied.because
+    own = advice((DENSE, block("embedding", [[k] for k in range(SAMPLES)], rows=True)))
+    assert own["embedding"].recommend.startswith("nothing to do")
+    assert "' ' 75%" in own["embedding"].because
+
+
+def test_disjoint_blocks_are_offered_to_dense_models_alone() -> None:
+    assert advice()["disjoint blocks"].flags == "--blocks disjoint"
+    assert "disjoint blocks" not in advice((SPARSE,))
+    chosen = advice(blocks_option="disjoint")["disjoint blocks"]
+    assert chosen.flags == ""
+    assert "no two workers write the same block at once" in chosen.because
+
+
+def test_a_sparsified_run_is_told_whether_it_is_sparse_enough() -> None:
+    assert "buys no sparsity" in advice(sparsify="topk:0.01")["sparsified steps"].recommend
+    lag = Lag(mean=1.0, largest=1.0, seen=True)
+    enough = advice((SPARSE,), sparsify="topk:0.01", lag=lag)["sparsified steps"]
+    assert "sparse enough" in enough.recommend
+
+
+def test_random_supports_of_the_advised_share_meet_as_seldom_as_it_says() -> None:
+    found = advice()["sparsified steps"]
+    share = float(found.recommend.split("at most ")[1].split("%")[0]) / 100
+    rng = np.random.default_rng(0)
+    taken = [rng.random(N) < share for _ in range(400)]
+    met = np.mean([(a & b).any() for a, b in zip(taken[::2], taken[1::2], strict=True)])
+    # wanted 1/4 at a lag of 2; 200 pairs: four standard deviations are 0.12
+    assert 0.13 < met < 0.37

@@ -1,0 +1,108 @@
+"""From the bits of sampled gradients to Omega, rho, Delta and p_conf of each block."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog.doctor.child import Child
+from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
+from mlxhog.theory import conflicts
+from mlxhog.theory.analyze import tickets
+from mlxhog.theory.blocks import ELEMENT, GRAINS, ROW
+from mlxhog.theory.conflicts import asked, conflict, measure, most_samples
+from mlxhog.theory.sampling import EXACT, Sampled
+from mlxhog.theory.supports import Supports
+from tests.processes import alive
+from tests.theory import dying
+from tests.theory.measured import subject
+
+
+def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(
+    tmp_path: Path,
+) -> None:
+    given = subject(tmp_path)
+    told: list[str] = []
+    with Child() as child:
+        found = measure(child, given, tickets(given.batches().n_tickets, 24, 0), told.append)
+    assert found.samples == len(found.losses) == len(found.norms) == 24
+    by = {one.block.name: one for one in found.blocks}
+    for name in ("layer 0", "out_norm", "head"):
+        for grain in GRAINS:
+            here = by[name].by[EXACT, grain]
+            assert (here.rho.value, here.delta.value, here.p_conf.value) == (1.0, 1.0, 1.0)
+            assert here.dense
+            assert here.omega.value == here.groups == here.mean_groups
+            assert here.untouched == 0
+    rows = by["embedding"].by[EXACT, ROW]
+    letters = len(set("lock free adds never wait"))
+    assert rows.omega.value <= letters + 1  # and the start of a document
+    assert rows.untouched >= 320 - letters - 1
+    assert by["embedding"].elements.omega.value <= rows.omega.value * 32
+    assert any("gradients" in step for step in told)
+
+
+def test_supports_that_never_meet_have_no_conflict_and_rho_is_never_below_delta() -> None:
+    apart = conflict(Supports.from_lists([[k] for k in range(40)], 40))
+    assert apart.p_conf.value == 0.0
+    assert not apart.dense
+    assert apart.rho.value >= apart.delta.value
+    assert apart.omega.value == 1
+    star = conflict(Supports.from_lists([[0, k] for k in range(1, 41)], 41))
+    assert star.delta.value == star.rho.value == star.p_conf.value == 1.0
+
+
+def test_batches_are_drawn_without_repetition_and_the_same_by_the_same_seed() -> None:
+    drawn = tickets(100, 60, seed=3)
+    assert len(set(drawn)) == 60
+    assert {epoch for epoch, _ in drawn} == {0}
+    assert drawn == tickets(100, 60, seed=3) != tickets(100, 60, seed=4)
+    assert tickets(5, 5, seed=0) == [(0, k) for k in range(5)]
+    longer = tickets(5, 12, seed=0)
+    assert len(set(longer)) == 12
+    assert max(longer) <= (2, 4)
+
+
+def test_bitmaps_that_do_not_fit_are_refused_before_anything_is_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = subject(tmp_path)
+    one = sum(-(-len(b.firsts(g)) // 8) for b in given.blocks for g in GRAINS) * len(given.kinds)
+    monkeypatch.setattr(conflicts, "BITMAP_BYTES", 40 * one)
+    assert most_samples(given) == 40
+    monkeypatch.setattr(conflicts, "BITMAP_BYTES", 5 * one)
+    with pytest.raises(EnvironmentLacks, match="analyze a narrower model"):
+        most_samples(given)
+
+
+def test_a_child_that_is_killed_is_an_error_and_no_process_remains() -> None:
+    with Child() as child:
+        pid = child.pid
+        with pytest.raises(WorkerFailed, match="SIGKILL"):
+            asked(child, dying.die)
+    assert not alive(pid)
+
+
+def test_what_the_child_cannot_do_is_said_in_its_words() -> None:
+    with Child() as child, pytest.raises(WorkerFailed, match="ValueError: no such kernel"):
+        asked(child, dying.fail)
+
+
+def test_a_gradient_that_is_not_finite_names_its_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Sampled({}, np.array([1.0, np.nan]), np.array([1.0, np.nan]))
+    monkeypatch.setattr(conflicts, "asked", lambda *how: broken)
+    with pytest.raises(Diverged, match="batch 7 of epoch 1 is not finite"):
+        measure(None, subject(tmp_path), [(0, 3), (1, 7)], lambda step: None)  # type: ignore[arg-type]
+
+
+def test_elements_are_the_papers_coordinates(tmp_path: Path) -> None:
+    given = subject(tmp_path)
+    with Child() as child:
+        found = measure(child, given, tickets(given.batches().n_tickets, 12, 0), lambda step: None)
+    for one in found.blocks:
+        assert one.elements is one.by[EXACT, ELEMENT]
+        assert one.elements.groups == one.block.parameters
