@@ -43,7 +43,7 @@ SETTINGS = {"size": 5_000, "lr": 0.001, "beta": 1.0}
 def result(scale: Scale) -> Found:
     """Measure lossless and racy Hogwild for each number of workers."""
     epochs = scale.pick(tiny=2, quick=100, full=100)
-    counts = scale.pick(tiny=(1, 2), quick=(1, 2, 4, 8, 10), full=(1, 2, 4, 8, 10))
+    counts = scale.pick(tiny=(1, 2), quick=(1, 2, 4, 10), full=(1, 2, 4, 8, 10))
     problem = create("linear-regression", ClassicConfig(size=SETTINGS["size"]))
     base = ClassicConfig(lr=SETTINGS["lr"], beta=SETTINGS["beta"], epochs=epochs)
     arms = [
@@ -51,7 +51,7 @@ def result(scale: Scale) -> Found:
         for write in ("racy", "lossless")
         for count in counts
     ]
-    runs = interleaved(problem, arms, repeats=scale.pick(tiny=1, quick=3, full=9))
+    runs = interleaved(problem, arms, repeats=scale.pick(tiny=1, quick=2, full=9))
     table = [
         {
             "write": arm.config.write,

@@ -99,16 +99,22 @@ def _schemes(
     return table, curves
 
 
+def _with_a_core(counts: tuple[int, ...]) -> int:
+    """The most workers that have a core each; two at least."""
+    return max(count for count in counts if count <= max(2, len(cores())))
+
+
 def _sizes(scale: Scale, counts: tuple[int, ...]) -> dict[str, dict[str, float]]:
     """Seconds of 20 epochs by rows and workers."""
     rows = scale.pick(tiny=(1_000,), quick=(10_000, 100_000, 500_000),
                       full=(10_000, 50_000, 100_000, 500_000))  # fmt: skip
+    if scale.quick:
+        counts = tuple(dict.fromkeys((1, _with_a_core(counts), counts[-1])))
     found = {}
     for size in rows:
         problem = create("synthetic-svm", ClassicConfig(size=size))
         arms = [Arm.of(str(count), workers=count, epochs=20) for count in counts]
-        repeats = scale.pick(tiny=1, quick=1 if size > 100_000 else 3, full=5)
-        runs = interleaved(problem, arms, repeats=repeats)
+        runs = interleaved(problem, arms, repeats=scale.pick(tiny=1, quick=1, full=5))
         found[str(size)] = {name: seconds(results).median for name, results in runs.items()}
     return found
 
@@ -117,7 +123,7 @@ def _compared(
     table: list[dict[str, Any]], sizes: dict[str, dict[str, float]], counts: tuple[int, ...]
 ) -> list[Compared]:
     rows = {(row["scheme"], row["workers"]): row for row in table}
-    here = max(count for count in counts if count <= max(2, len(cores())))
+    here = _with_a_core(counts)
 
     def speedup(scheme: str, workers: int) -> float:
         return rows[scheme, 1]["seconds"] / rows[scheme, workers]["seconds"]

@@ -134,7 +134,7 @@ def _write(found: Evidence) -> Iterator[Advice]:
     if limits[strictest] >= found.lag.largest:
         yield Advice(
             "write",
-            "plain adds (racy) are sound here",
+            "plain adds (racy) can lose little here; lossless ones are what the theorems assume",
             f"updates seldom meet: the block with most conflict, {strictest}, allows a lag of "
             f"{limits[strictest]:.3g}, and {found.lag.largest:g} was the largest; {rate}",
             "" if found.write == "racy" else "--write racy",

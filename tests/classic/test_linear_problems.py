@@ -67,7 +67,7 @@ def test_svm100_converges_with_any_number_of_workers(workers):
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_linreg5_finds_the_least_squares_solution_with_any_number_of_workers(workers):
     problem = create("linear-regression", ClassicConfig())
-    assert_close(problem.optimum(), RECORDED["linreg5"]["lstsq"], SGD_TRACE_F32)
+    assert_close(problem.optimum, RECORDED["linreg5"]["lstsq"], SGD_TRACE_F32)
     result = train(problem, ClassicConfig(workers=workers))
     assert result.measures["distance"] < 0.02
 

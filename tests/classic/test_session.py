@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlxhog.classic import probe
+from mlxhog.classic import handout, probe
 from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.problem import Memory
 from mlxhog.classic.result import ClassicResult
 from mlxhog.classic.session import compare, train
-from tests.classic.small import hinge
+from tests.classic.native import alone
+from tests.classic.small import build, hinge
 from tests.tolerances import CLASSIC_NEAR_SERIAL
 
 PROBLEM = hinge()
@@ -73,6 +75,30 @@ def test_three_workers_repeat_themselves_bit_for_bit(scheme, handout):
     first, again = train(PROBLEM, config), train(PROBLEM, config)
     assert same(first, again)
     assert first.objective == again.objective
+
+
+def runs_averaged(workers: int, epochs: int, *, at_end: bool) -> np.ndarray:
+    """Serial SGD on each worker's share and copy, one after another, and the mean of the copies."""
+    mean = PROBLEM.initial(0)["x"]
+    copies = [mean.copy() for _ in range(workers)]
+    natives = [build(Memory({"x": copy}, PROBLEM.data(), {"x": 0})) for copy in copies]
+    for epoch in range(epochs):
+        order = handout.order(PROBLEM.n_examples, 0, epoch + 1, "shuffle")
+        gamma = PROBLEM.defaults.lr * PROBLEM.defaults.beta**epoch
+        shares = handout.split(0, PROBLEM.n_examples, workers)
+        for copy, native, (start, count) in zip(copies, natives, shares, strict=True):
+            if not at_end:
+                np.copyto(copy, mean)
+            native.run(alone("private"), order[start : start + count], gamma)
+        mean = np.mean(copies, axis=0, dtype=np.float64).astype(np.float32)
+    return mean
+
+
+@pytest.mark.parametrize("average", ["epoch", "end"])
+def test_averaged_runs_are_serial_sgd_on_disjoint_shares_averaged_when_they_are_to_be(average):
+    config = ClassicConfig(workers=3, scheme="avg_runs", average=average, epochs=3)
+    wanted = runs_averaged(3, 3, at_end=average == "end")
+    np.testing.assert_array_equal(train(PROBLEM, config).params["x"], wanted)
 
 
 def near(found: ClassicResult, reference: ClassicResult) -> bool:

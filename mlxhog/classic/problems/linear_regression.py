@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -26,9 +27,10 @@ class LinearRegression(DenseLinear):
 
     def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
         """Besides the objective, how far the model is from the least squares optimum."""
-        apart = np.abs(self.weights(params)[0] - self.optimum()).max()
+        apart = np.abs(self.weights(params)[0] - self.optimum).max()
         return {**super().measures(params), "distance": float(apart)}
 
+    @cached_property
     def optimum(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """The least squares solution, (n_features,) float64, without squares of x."""
         features = self.train.features.astype(np.float64)

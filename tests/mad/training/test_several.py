@@ -69,8 +69,10 @@ def train_two(config: RunConfig, **how: Any) -> tuple[RunResult, Kept, list[str]
         ("mlx:cpu,torch:cpu", {"predict": "none"}),
         (TWO, {"strategy": "sync"}),
         (TWO, {"async_after": 0.5}),
+        (TWO, {"strategy": "round_robin"}),
+        (TWO, {"strategy": "avg_runs", "average_every": 3}),
     ],
-    ids=["hogwild", "two frameworks", "sync", "sync, then hogwild"],
+    ids=["hogwild", "two frameworks", "sync", "sync, then hogwild", "in turn", "averaged"],
 )
 def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_scored(
     workers: str, inside: dict[str, object]

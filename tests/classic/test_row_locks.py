@@ -1,0 +1,64 @@
+"""Which locks a step takes: all of a dead worker's, so that each one taken is counted and freed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlxhog import _native
+from tests.classic.native import WIDTH, Sparse, aligned_bytes
+from tests.classic.pair_problems import Factors, Tangle
+from tests.metal.shared import WORKER
+
+SPARSE, FACTORS = Sparse.random(), Factors.random()
+EXAMPLES = (3, 17, 50)
+
+
+def rows_locked(kind: str, problem: object, example: int, n_words: int, **options: int) -> set[int]:
+    """Rows that were taken over from the dead worker, and given free, by a step on one example."""
+    table = aligned_bytes(2 * WORKER.itemsize)
+    entries = table.view(WORKER)
+    entries["generation"] = 1
+    entries["dead"][1] = 1
+    words = np.full(n_words, 2 | 1 << 16, np.uint32)
+    locks = _native.Locks(words, table, 1, 1)
+    board = aligned_bytes(_native.ClassicBoard.bytes(1))
+    scheme = _native.ClassicScheme(kind, board, locks, 0, 0, 1, **options)
+    assert problem.run(scheme, np.array([example], np.int32), 0.1) == 1
+    freed = set(np.flatnonzero(words == 0).tolist())
+    assert locks.takeovers == len(freed), "a row was unlocked that had not been locked"
+    return freed
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_aig_locks_the_lines_of_all_coordinates_of_the_example_and_no_others(example):
+    x = SPARSE.zeros()
+    u, _, _ = SPARSE.row(example)
+    found = rows_locked("aig", SPARSE.problem(x), example, len(x))
+    assert found == set((u // WIDTH).tolist())
+
+
+def test_a_merge_of_the_hot_head_locks_the_first_line_of_each_4_kib():
+    rows = Sparse.random(d=3000)
+    x = rows.zeros()
+    found = rows_locked("hot_cold", rows.problem(x), 3, len(x), hot=2500)
+    assert found == {0, 64, 128}
+
+
+@pytest.mark.parametrize("kind", ["lossless", "aig"])
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_a_rating_locks_its_user_and_its_item(example, kind):
+    left, right = FACTORS.copies()
+    user, item, _ = FACTORS.ratings[example]
+    found = rows_locked(kind, FACTORS.problem(left, right), example, len(left) + len(right))
+    assert found == {user, len(left) + item}
+
+
+@pytest.mark.parametrize(("kind", "labels"), [("lossless", 3), ("aig", 3), ("aig", 2)])
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_edge_locks_those_of_its_ends_that_may_move(example, kind, labels):
+    tangle = Tangle.random(labels=labels)
+    x = tangle.x.copy()
+    head, tail, _ = tangle.edges[example]
+    found = rows_locked(kind, tangle.problem(x), example, len(x))
+    assert found == {end for end in (head, tail) if not tangle.fixed[end]}
