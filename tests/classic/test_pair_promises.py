@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from multiprocessing.synchronize import Barrier
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from mlxhog import _native
 from mlxhog.classic.problems.pairs import packed
 from tests.classic.native import BOARD_FLOATS, board_of, scheme_of
 from tests.classic.pair_problems import Tangle
-from tests.metal.shared import TIMEOUT_S, Shared, pid_of, run, shared, spawned
+from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, pid_of, run, shared, spawned
 from tests.tolerances import SIMPLEX_F32, assert_close
 
 WORKERS = 3
-# Turns cost a change of hands each, and one worker in three has no core.
-ADDS = {"racy": 20_000, "lossless": 20_000, "aig": 20_000, "round_robin": 2_000}
+# Enough for milliseconds side by side, or nothing could be lost. Turns cost a change of hands each,
+# and one worker in three has no core.
+ADDS = {"racy": 100_000, "lossless": 100_000, "aig": 100_000, "round_robin": 2_000}
 LOSSLESS = ("lossless", "aig", "round_robin")
 
 
@@ -37,7 +39,7 @@ def prepare(segment: Shared) -> None:
 # -- nothing is lost ------------------------------------------------------------------------------
 
 
-def rate(segment: Shared, kind: str, rank: int) -> None:
+def rate(segment: Shared, kind: str, rank: int, together: Barrier) -> None:
     """Each of the worker's users rates item 0 once, and so adds 1 to its first column.
 
     A user's row is 2^-30 long and the rating -2^29: the product of the rows is lost in the error,
@@ -56,13 +58,15 @@ def rate(segment: Shared, kind: str, rank: int) -> None:
         user_word0=1,
     )
     share = share_of(rank, ADDS[kind])
+    together.wait(TIMEOUT_S)
     assert problem.run(scheme_of(segment, kind, rank, WORKERS), share, 1.0) == len(share)
 
 
 def rated(kind: str) -> float:
     with shared(BOARD_FLOATS + 16, 1 + WORKERS * ADDS[kind], WORKERS) as segment:
         prepare(segment)
-        run(rate, [(segment, kind, rank) for rank in range(WORKERS)])
+        together = SPAWN.Barrier(WORKERS)
+        run(rate, [(segment, kind, rank, together) for rank in range(WORKERS)])
         assert not segment.words.any(), "a lock is still taken"
         item = floats_of(segment)[:16].copy()
     assert not item[1:].any()
@@ -91,9 +95,10 @@ def star(segment: Shared, kind: str, labels: int) -> tuple[_native.CutProblem, n
     return _native.CutProblem(x, edges, fixed), x
 
 
-def pull(segment: Shared, kind: str, rank: int, labels: int) -> None:
+def pull(segment: Shared, kind: str, rank: int, labels: int, together: Barrier) -> None:
     problem, _ = star(segment, kind, labels)
     share = share_of(rank, ADDS[kind])
+    together.wait(TIMEOUT_S)
     assert problem.run(scheme_of(segment, kind, rank, WORKERS), share, 1.0) == len(share)
 
 
@@ -104,7 +109,8 @@ def pulled(kind: str, labels: int) -> np.ndarray:
         _, x = star(segment, kind, labels)
         x[1:, 0] = 1
         x[0, -1] = labels > 2  # at another label; as one scalar, 0
-        run(pull, [(segment, kind, rank, labels) for rank in range(WORKERS)])
+        together = SPAWN.Barrier(WORKERS)
+        run(pull, [(segment, kind, rank, labels, together) for rank in range(WORKERS)])
         assert not segment.words.any(), "a lock is still taken"
         return x[0].copy()
 
