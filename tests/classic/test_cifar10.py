@@ -63,3 +63,10 @@ def test_an_empty_file_or_folder_is_refused(tmp_path):
         load_cifar10(tmp_path)
     with pytest.raises(DataError, match="cannot be read"):
         load_cifar10(tmp_path / "missing.bin")
+
+
+def test_a_packed_file_is_to_be_unpacked_first(tmp_path):
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    path.write_bytes(b"x" * 3073)
+    with pytest.raises(DataError, match="unpack it first"):
+        load_cifar10(path)

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,28 @@ def test_a_compressed_file_cut_in_the_middle_is_refused(digits, tmp_path):
     path.write_bytes(packed[: len(packed) // 2])
     with pytest.raises(DataError, match="is cut or damaged after line"):
         load_svmlight(path)
+
+
+def test_the_byte_order_mark_of_an_editor_is_no_part_of_the_first_label(tmp_path):
+    plain = load_svmlight(written(tmp_path, "1 1:1\n-1 2:0.5\n"))[0]
+    marked = load_svmlight(written(tmp_path, "\ufeff1 1:1\n-1 2:0.5\n", "marked.svm"))[0]
+    np.testing.assert_array_equal(marked.labels, plain.labels)
+    np.testing.assert_array_equal(marked.values, plain.values)
+
+
+def test_the_way_to_add_a_missing_line_end_works_where_the_user_stands(tmp_path):
+    path = written(tmp_path, "1 1:1\n-1 2:0.2", "my rows.svm")
+    with pytest.raises(DataError, match="line end") as caught:
+        load_svmlight(path)
+    subprocess.run(str(caught.value).partition("add one: ")[2], shell=True, check=True)
+    assert len(load_svmlight(path)[0].labels) == 2
+
+
+def test_a_line_end_is_not_added_to_a_compressed_file(tmp_path):
+    packed = tmp_path / "rows.svm.gz"
+    packed.write_bytes(gzip.compress(b"1 1:1\n-1 2:0.2"))
+    with pytest.raises(DataError, match=r"unpack it and add one: echo >> .*/rows\.svm$"):
+        load_svmlight(packed)
 
 
 def test_a_missing_file_is_named(tmp_path):

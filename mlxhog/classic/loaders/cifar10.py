@@ -17,6 +17,7 @@ from mlxhog.errors import DataError
 PIXELS, CLASSES = 3072, 10
 _RECORD = PIXELS + 1
 _TEST_FILE = "test_batch.bin"
+_PACKED = (".gz", ".tgz", ".bz2", ".tar", ".zip")
 
 
 def load_cifar10(train: Path, test: Path | None = None) -> tuple[DenseRows, DenseRows | None]:
@@ -60,6 +61,8 @@ def _records(path: Path) -> NDArray[np.uint8]:
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    if path.suffix in _PACKED:
+        raise DataError(f"{path} is packed; unpack it first, and name the .bin file or its folder")
     whole, rest = divmod(len(content), _RECORD)
     if rest or not whole:
         raise DataError(

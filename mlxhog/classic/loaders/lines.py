@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import shlex
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from mlxhog.errors import DataError
 
 BLOCK_BYTES = 8 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_PACKED = (".gz", ".bz2")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class Block:
 
 
 def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
-    """Yield a file's lines in order; `.gz` and `.bz2` are unpacked on the way.
+    """Yield a file's lines in order, without the byte order mark that some editors put first.
+
+    `.gz` and `.bz2` are unpacked on the way.
 
     Raises:
         DataError: the file is missing, empty, unreadable, binary, or cut: its last line has no end,
@@ -51,6 +56,8 @@ def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
     line, rest = 1, b""
     with _open(path) as file:
         while piece := _read(path, file, block_bytes, line):
+            if line == 1 and not rest:
+                piece = piece.removeprefix(_BYTE_ORDER_MARK)
             if b"\0" in piece:
                 raise DataError(f"{path} is binary: it has a zero byte after line {line}")
             end = piece.rfind(b"\n") + 1
@@ -61,11 +68,13 @@ def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
             yield Block(path, line, text)
             line += text.count(b"\n")
     if rest:
+        unpack = "unpack it and " if path.suffix in _PACKED else ""
+        plain = shlex.quote(str(path.with_suffix("") if unpack else path))
         wrong(
             path,
             line,
             "the last line has no line end, so the file may be cut in the middle; if it is "
-            f"complete, add one: echo >> {path.name}",
+            f"complete, {unpack}add one: echo >> {plain}",
         )
     if line == 1:
         raise DataError(f"{path} is empty; wanted one example per line")
