@@ -22,6 +22,7 @@ from tests.strategies.deaths import Died, dies_at, lines
 from tests.strategies.test_sync import LR, context
 
 STEPS = 9
+FLOATS = 3000  # every worker averages a part of them
 METHODS = (
     "claim", "_lease", "_is_due", "_all_reached", "_take_part", "read", "write", "_noted", "_apply",
 )  # fmt: skip
@@ -29,7 +30,7 @@ METHODS = (
 
 def new_arena(workers: int = 2, every: int | None = None) -> Arena:
     """An arena whose one parameter begins at 0, before its workers start."""
-    parameter = SimpleNamespace(shape=(40,), init="zeros", kind="dense")
+    parameter = SimpleNamespace(shape=(FLOATS,), init="zeros", kind="dense")
     layout = plan({"w": parameter}, max_workers=workers, n_tickets=8, extra=copy_segments(workers))
     arena = Arena.create(layout)
     avg_runs.begin(arena, workers, every, None)
@@ -62,7 +63,7 @@ def take_steps(worker: AvgRuns) -> None:
         if isinstance(lease, Lease):
             worker.read()
             found = gradient(lease.epoch * n + lease.ticket, worker.context.backend.inbox[0])
-            worker.write({"w": np.full(40, found, np.float32)}, lease, samples=1)
+            worker.write({"w": np.full(FLOATS, found, np.float32)}, lease, samples=1)
 
 
 def all_done(worker: AvgRuns) -> bool:
@@ -124,7 +125,7 @@ def test_each_worker_trains_its_own_copy_on_its_own_share_and_the_end_is_their_a
     with new_arena(workers, every) as arena:
         run(arena, workers, every)
         average, copies = expected(workers, every)
-        assert arena.param("w").tolist() == [average] * 40
+        assert arena.param("w").tolist() == [average] * FLOATS
         found = [arena.segment(name)[0] for name in avg_runs.copies(workers)]
         assert found == copies
         assert Ledger(arena).watermark == STEPS
@@ -145,8 +146,8 @@ def test_what_is_evaluated_while_training_is_the_average_of_the_copies() -> None
         out = np.zeros_like(arena.params)
         avg_runs.average(arena, 2, out)
         slot = arena.layout.slots["w"]
-        assert out[slot.offset : slot.offset + slot.size].tolist() == [2.0] * 40
-        assert arena.param("w").tolist() == [0.0] * 40
+        assert out[slot.offset : slot.offset + slot.size].tolist() == [2.0] * FLOATS
+        assert arena.param("w").tolist() == [0.0] * FLOATS
 
 
 def test_each_copy_can_be_evaluated_in_the_place_of_the_average_which_then_returns() -> None:
@@ -157,8 +158,8 @@ def test_each_copy_can_be_evaluated_in_the_place_of_the_average_which_then_retur
         with course.each_copy(config, 2, arena) as loads:
             for load, copy in zip(loads, copies, strict=True):
                 load()
-                assert arena.param("w").tolist() == [copy] * 40
-        assert arena.param("w").tolist() == [average] * 40
+                assert arena.param("w").tolist() == [copy] * FLOATS
+        assert arena.param("w").tolist() == [average] * FLOATS
 
 
 def test_an_average_that_is_worse_than_a_copy_is_warned_of() -> None:
@@ -190,7 +191,7 @@ def test_a_resumed_run_goes_on_with_every_workers_own_copy() -> None:
             thread.join(30)
             assert not thread.is_alive()
         avg_runs.settle(resumed, 2)
-        assert resumed.param("w").tolist() == [expected(2, 2)[0]] * 40
+        assert resumed.param("w").tolist() == [expected(2, 2)[0]] * FLOATS
         assert resumed.counters.load("version") == STEPS
         assert resumed.counters.load("claims") == STEPS - 4
 
@@ -204,7 +205,7 @@ def stop_after(arena: Arena, own_steps: tuple[int, int]) -> None:
             if isinstance(lease, Lease):
                 one.read()
                 found = gradient(lease.ticket, one.context.backend.inbox[0])
-                one.write({"w": np.full(40, found, np.float32)}, lease, samples=1)
+                one.write({"w": np.full(FLOATS, found, np.float32)}, lease, samples=1)
 
 
 def finish(worker: AvgRuns) -> None:
@@ -214,7 +215,7 @@ def finish(worker: AvgRuns) -> None:
         if isinstance(lease, Lease):
             worker.read()
             found = gradient(lease.epoch * n + lease.ticket, worker.context.backend.inbox[0])
-            worker.write({"w": np.full(40, found, np.float32)}, lease, samples=1)
+            worker.write({"w": np.full(FLOATS, found, np.float32)}, lease, samples=1)
 
 
 def test_a_step_that_was_torn_when_its_run_was_killed_is_passed_over_after_the_resume() -> None:
@@ -276,4 +277,4 @@ def check(arena: Arena, where: str) -> None:
     torn = ledger.position()["torn"]
     assert torn <= 1, where
     lost: list[int | None] = [None, *range(STEPS)] if torn else [None]
-    assert arena.param("w").tolist() in [[expected(2, 2, one)[0]] * 40 for one in lost], where
+    assert arena.param("w").tolist() in [[expected(2, 2, one)[0]] * FLOATS for one in lost], where
