@@ -15,7 +15,7 @@ from mlxhog.options import options
 from mlxhog.report.views import may_redraw
 
 if TYPE_CHECKING:
-    from mlxhog.theory.analysis import Analysis
+    from mlxhog.theory.analysis.result import Analysis
 
 SUBJECT = "CONFIG_OR_RUN"
 ABOUT = """\
@@ -64,7 +64,7 @@ TRAINING = (
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    from mlxhog.theory.analyze_config import AnalyzeConfig
+    from mlxhog.theory.analysis.config import AnalyzeConfig
 
     flags = Flags("analyze", ABOUT, EXAMPLES, (SUBJECT,))
     flags.argument("subject", metavar=SUBJECT, help="see above")
@@ -80,8 +80,8 @@ def run(arguments: list[str]) -> int:
     training = [one for one in parsed.given if one not in own]
     # The rest imports NumPy and the native module: wrong flags are answered before.
     from mlxhog.report.progress import Progress
-    from mlxhog.theory.analyze import analyze
-    from mlxhog.theory.named import find
+    from mlxhog.theory.analysis.analyze import analyze
+    from mlxhog.theory.analysis.named import find
 
     folder = None if parsed.other.plot is None else _folder(Path(parsed.other.plot).expanduser())
     checked = resolve(TrainConfig, [training])
@@ -99,7 +99,7 @@ def run(arguments: list[str]) -> int:
         print(plain_json.dumps(found.to_json() | plots).decode())
         return 0
     from mlxhog.report.table import show
-    from mlxhog.theory.report import sections
+    from mlxhog.theory.analysis.report import sections
 
     show(sections(found), sys.stdout, plain=not may_redraw(sys.stdout, quiet=parsed.other.quiet))
     for path in written:
@@ -126,7 +126,7 @@ def _folder(path: Path) -> Path:
 
 def _draw(found: Analysis, folder: Path) -> list[Path]:
     from mlxhog.durable import replace_file
-    from mlxhog.theory.plots import plots
+    from mlxhog.theory.analysis.plots import plots
 
     written = []
     for name, png in plots(found):

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.run import Run
-from mlxhog.theory import observed, staleness
+from mlxhog.theory import staleness
+from mlxhog.theory.analysis import observed
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=200))

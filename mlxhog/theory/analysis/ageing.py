@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlxhog.config import TrainConfig
 from mlxhog.doctor.child import Lane
-from mlxhog.theory.sampling import Subject, Ticket, source
+from mlxhog.theory.analysis.sampling import Subject, Ticket, source
 
 Float32 = NDArray[np.float32]
 

@@ -10,9 +10,9 @@ import pytest
 from mlxhog.config_sources import Given
 from mlxhog.errors import CheckpointError, ConfigError, MlxhogError, RunError
 from mlxhog.run import Run
-from mlxhog.theory.analyze import plan_of
-from mlxhog.theory.analyze_config import AnalyzeConfig
-from mlxhog.theory.named import find
+from mlxhog.theory.analysis.analyze import plan_of
+from mlxhog.theory.analysis.config import AnalyzeConfig
+from mlxhog.theory.analysis.named import find
 from mlxhog.trainer import train
 from tests.training.small import SMALL_MODEL, small_config
 

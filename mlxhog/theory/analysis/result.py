@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlxhog.theory.advice import Advice
-from mlxhog.theory.ageing import Age
-from mlxhog.theory.blocks import GRAINS
-from mlxhog.theory.conditions import Condition, Constants, Lag
-from mlxhog.theory.conflicts import BlockConflicts, Measured
-from mlxhog.theory.embedding_rows import RowStatistics
-from mlxhog.theory.observed import Observed
+from mlxhog.theory.analysis.advice import Advice
+from mlxhog.theory.analysis.ageing import Age
+from mlxhog.theory.analysis.blocks import GRAINS
+from mlxhog.theory.analysis.conditions import Condition, Constants, Lag
+from mlxhog.theory.analysis.conflicts import BlockConflicts, Measured
+from mlxhog.theory.analysis.embedding_rows import RowStatistics
+from mlxhog.theory.analysis.observed import Observed
 
 
 @dataclass(frozen=True, kw_only=True)

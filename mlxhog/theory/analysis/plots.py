@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mlxhog.report.canvas import LIGHT, blank, png, style, title
-from mlxhog.theory.analysis import Analysis
-from mlxhog.theory.blocks import GRAINS
-from mlxhog.theory.conflicts import BlockConflicts
+from mlxhog.theory.analysis.blocks import GRAINS
+from mlxhog.theory.analysis.conflicts import BlockConflicts
+from mlxhog.theory.analysis.result import Analysis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

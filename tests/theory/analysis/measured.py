@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from mlxhog.config_sources import Given
 from mlxhog.doctor.child import Lane
-from mlxhog.theory.analyze import plan_of, subject_of
-from mlxhog.theory.analyze_config import AnalyzeConfig
-from mlxhog.theory.named import find
-from mlxhog.theory.sampling import Sampled, Subject, Ticket, sample
+from mlxhog.theory.analysis.analyze import plan_of, subject_of
+from mlxhog.theory.analysis.config import AnalyzeConfig
+from mlxhog.theory.analysis.named import find
+from mlxhog.theory.analysis.sampling import Sampled, Subject, Ticket, sample
 from tests.training.small import small_config
 
 MAD_MODEL = """

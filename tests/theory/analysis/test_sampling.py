@@ -12,11 +12,11 @@ import pytest
 from mlxhog.doctor.child import Lane
 from mlxhog.models.families import param_spec
 from mlxhog.optim.written import WrittenSupport
-from mlxhog.theory.ageing import LAGS, Movement, age
-from mlxhog.theory.blocks import ELEMENT, GRAINS, ROW
-from mlxhog.theory.sampling import EXACT, LARGE, WRITTEN, curvature, source
+from mlxhog.theory.analysis.ageing import LAGS, Movement, age
+from mlxhog.theory.analysis.blocks import ELEMENT, GRAINS, ROW
+from mlxhog.theory.analysis.sampling import EXACT, LARGE, WRITTEN, curvature, source
 from mlxhog.trainer import train
-from tests.theory.measured import MAD_MODEL, flat, sampled, subject, touched
+from tests.theory.analysis.measured import MAD_MODEL, flat, sampled, subject, touched
 from tests.tolerances import (
     ADAMW_MOVEMENT,
     AGED_F32,

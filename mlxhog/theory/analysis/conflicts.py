@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from mlxhog.doctor.child import Child, Failed
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
-from mlxhog.theory import sampling
-from mlxhog.theory.analyze_config import FEWEST
-from mlxhog.theory.blocks import ELEMENT, GRAINS, Block
+from mlxhog.theory.analysis import sampling
+from mlxhog.theory.analysis.blocks import ELEMENT, GRAINS, Block
+from mlxhog.theory.analysis.config import FEWEST
+from mlxhog.theory.analysis.sampling import EXACT, WRITTEN, Subject, Ticket
 from mlxhog.theory.estimators import (
     Estimate,
     estimate_delta,
@@ -25,7 +26,6 @@ from mlxhog.theory.estimators import (
     estimate_p_conf,
     estimate_rho,
 )
-from mlxhog.theory.sampling import EXACT, WRITTEN, Subject, Ticket
 from mlxhog.theory.supports import Supports
 
 BITMAP_BYTES = 1 << 30

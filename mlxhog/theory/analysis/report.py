@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from mlxhog.quantities import format_count
 from mlxhog.report.table import Section
-from mlxhog.theory.analysis import Analysis
-from mlxhog.theory.blocks import ELEMENT, LINE, ROW, STRIPE
+from mlxhog.theory.analysis.blocks import ELEMENT, LINE, ROW, STRIPE
+from mlxhog.theory.analysis.conditions import WHOLE
+from mlxhog.theory.analysis.conflicts import BlockConflicts
+from mlxhog.theory.analysis.result import Analysis
+from mlxhog.theory.analysis.sampling import EXACT, LARGE, NEGLIGIBLE, WRITTEN
 from mlxhog.theory.bounds import Bound
-from mlxhog.theory.conditions import WHOLE
-from mlxhog.theory.conflicts import BlockConflicts
 from mlxhog.theory.estimators import Estimate
-from mlxhog.theory.sampling import EXACT, LARGE, NEGLIGIBLE, WRITTEN
 
 
 def sections(found: Analysis) -> Iterator[Section]:

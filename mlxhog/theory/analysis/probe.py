@@ -11,7 +11,7 @@ from mlxhog.config import TrainConfig
 from mlxhog.errors import WorkerFailed
 from mlxhog.metrics import Progress
 from mlxhog.quantities import Interval
-from mlxhog.theory.observed import Observed, mean_of, summaries
+from mlxhog.theory.analysis.observed import Observed, mean_of, summaries
 
 
 def probe(

@@ -8,9 +8,9 @@ from typing import Any
 
 from mlxhog.config import TrainConfig
 from mlxhog.theory import assumptions, bounds
+from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.assumptions import Facts
 from mlxhog.theory.bounds import Bound
-from mlxhog.theory.conflicts import BlockConflicts
 
 WHOLE = "model"
 

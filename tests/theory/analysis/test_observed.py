@@ -10,8 +10,8 @@ import pytest
 
 from mlxhog.errors import RunError, WorkerFailed
 from mlxhog.run import Run
-from mlxhog.theory.observed import Observed, of_run
-from mlxhog.theory.probe import probe
+from mlxhog.theory.analysis.observed import Observed, of_run
+from mlxhog.theory.analysis.probe import probe
 from mlxhog.trainer import train
 from tests.tolerances import TWO_DIVISIONS, assert_close
 from tests.training.small import small_config

@@ -11,7 +11,7 @@ import pytest
 from mlxhog.data import prepare
 from mlxhog.data.batches import Batches
 from mlxhog.data.byte_tokenizer import ByteTokenizer
-from mlxhog.theory.embedding_rows import HOTTEST, RowStatistics, count, spelt
+from mlxhog.theory.analysis.embedding_rows import HOTTEST, RowStatistics, count, spelt
 from tests.tolerances import TWO_DIVISIONS, assert_close
 from tests.training.small import small_config
 

@@ -9,14 +9,14 @@ import pytest
 
 from mlxhog.arena import Slot
 from mlxhog.config import TrainConfig
-from mlxhog.theory.advice import Advice, Evidence, advise
-from mlxhog.theory.ageing import Age
-from mlxhog.theory.blocks import GRAINS, Block
-from mlxhog.theory.conditions import Constants, Lag, conditions, facts
-from mlxhog.theory.conflicts import BlockConflicts, conflict
-from mlxhog.theory.embedding_rows import HotToken, RowStatistics
-from mlxhog.theory.observed import Observed
-from mlxhog.theory.sampling import EXACT, LARGE
+from mlxhog.theory.analysis.advice import Advice, Evidence, advise
+from mlxhog.theory.analysis.ageing import Age
+from mlxhog.theory.analysis.blocks import GRAINS, Block
+from mlxhog.theory.analysis.conditions import Constants, Lag, conditions, facts
+from mlxhog.theory.analysis.conflicts import BlockConflicts, conflict
+from mlxhog.theory.analysis.embedding_rows import HotToken, RowStatistics
+from mlxhog.theory.analysis.observed import Observed
+from mlxhog.theory.analysis.sampling import EXACT, LARGE
 from mlxhog.theory.supports import Supports
 
 N, SAMPLES, UPDATES = 4000, 60, 1000

@@ -26,7 +26,7 @@ from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, init_params
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.written import WrittenSupport
-from mlxhog.theory.blocks import ELEMENT, GRAINS, Block
+from mlxhog.theory.analysis.blocks import ELEMENT, GRAINS, Block
 
 Bits = NDArray[np.uint8]
 Float64 = NDArray[np.float64]

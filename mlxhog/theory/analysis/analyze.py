@@ -1,4 +1,4 @@
-"""`analyze`: measure a model's conflicts and staleness, apply the theorems, advise."""
+"""Measure a model's conflicts and staleness, apply the theorems, advise."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mlxhog.doctor.child import Child
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.options import did_you_mean
 from mlxhog.plan import Plan, make_plan
-from mlxhog.theory import ageing, embedding_rows, observed, sampling
-from mlxhog.theory.advice import Evidence, advise
-from mlxhog.theory.ageing import Age
-from mlxhog.theory.analysis import Analysis
-from mlxhog.theory.analyze_config import PROBE_S, AnalyzeConfig
-from mlxhog.theory.blocks import blocks_of
-from mlxhog.theory.conditions import Constants, Lag, conditions, facts
-from mlxhog.theory.conflicts import asked, measure, most_samples
-from mlxhog.theory.named import Named
-from mlxhog.theory.observed import Observed
-from mlxhog.theory.probe import probe
-from mlxhog.theory.sampling import Subject, Ticket
+from mlxhog.theory.analysis import ageing, embedding_rows, observed, sampling
+from mlxhog.theory.analysis.advice import Evidence, advise
+from mlxhog.theory.analysis.ageing import Age
+from mlxhog.theory.analysis.blocks import blocks_of
+from mlxhog.theory.analysis.conditions import Constants, Lag, conditions, facts
+from mlxhog.theory.analysis.config import PROBE_S, AnalyzeConfig
+from mlxhog.theory.analysis.conflicts import asked, measure, most_samples
+from mlxhog.theory.analysis.named import Named
+from mlxhog.theory.analysis.observed import Observed
+from mlxhog.theory.analysis.probe import probe
+from mlxhog.theory.analysis.result import Analysis
+from mlxhog.theory.analysis.sampling import Subject, Ticket
 
 Tell = Callable[[str, str], None]
 

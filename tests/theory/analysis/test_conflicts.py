@@ -9,15 +9,15 @@ import pytest
 
 from mlxhog.doctor.child import Child
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
-from mlxhog.theory import conflicts
-from mlxhog.theory.analyze import tickets
-from mlxhog.theory.blocks import ELEMENT, GRAINS, ROW
-from mlxhog.theory.conflicts import asked, conflict, measure, most_samples
-from mlxhog.theory.sampling import EXACT, Sampled
+from mlxhog.theory.analysis import conflicts
+from mlxhog.theory.analysis.analyze import tickets
+from mlxhog.theory.analysis.blocks import ELEMENT, GRAINS, ROW
+from mlxhog.theory.analysis.conflicts import asked, conflict, measure, most_samples
+from mlxhog.theory.analysis.sampling import EXACT, Sampled
 from mlxhog.theory.supports import Supports
 from tests.processes import alive
-from tests.theory import dying
-from tests.theory.measured import subject
+from tests.theory.analysis import dying
+from tests.theory.analysis.measured import subject
 
 
 def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(

@@ -9,11 +9,11 @@ from typing import Any
 
 from mlxhog.config import TrainConfig
 from mlxhog.errors import ConfigError
-from mlxhog.theory.ageing import Age
-from mlxhog.theory.conditions import Condition, Lag
-from mlxhog.theory.conflicts import BlockConflicts
-from mlxhog.theory.embedding_rows import RowStatistics
-from mlxhog.theory.observed import Observed
+from mlxhog.theory.analysis.ageing import Age
+from mlxhog.theory.analysis.conditions import Condition, Lag
+from mlxhog.theory.analysis.conflicts import BlockConflicts
+from mlxhog.theory.analysis.embedding_rows import RowStatistics
+from mlxhog.theory.analysis.observed import Observed
 
 OFTEN = 0.5
 """Share of parameters, or of pairs of updates, above which conflict is the rule."""
