@@ -106,7 +106,7 @@ def test_round_robin_with_free_reads_does_every_example() -> None:
 # -- nothing is lost ------------------------------------------------------------------------------
 
 # Enough for milliseconds side by side, or nothing could be lost; turns tell by their order.
-ADDS = dict.fromkeys(("racy", "lossless", "aig", "hot_cold"), 100_000) | {"round_robin": 10_000}
+ADDS = dict.fromkeys(("racy", "lossless", "aig", "hot_cold"), 1_000_000) | {"round_robin": 10_000}
 CELLS = 40
 
 

@@ -19,7 +19,7 @@ from tests.tolerances import SIMPLEX_F32, assert_close
 WORKERS = 3
 # Enough for milliseconds side by side, or nothing could be lost. Turns cost a change of hands each,
 # and one worker in three has no core.
-ADDS = {"racy": 100_000, "lossless": 100_000, "aig": 100_000, "round_robin": 2_000}
+ADDS = {"racy": 200_000, "lossless": 200_000, "aig": 200_000, "round_robin": 2_000}
 LOSSLESS = ("lossless", "aig", "round_robin")
 
 
