@@ -53,7 +53,9 @@ def workers(problem: Problem, config: ClassicConfig, scheme: Scheme, batch: int)
         raise ConfigError(f"--batch-size {batch} is more than the {n:,} examples of {problem.name}")
     if scheme.one_worker:
         if config.workers not in (None, 1):
-            raise ConfigError(f"--scheme {scheme.name} has one worker, not {config.workers}")
+            raise ConfigError(
+                f"--scheme {scheme.name} has one worker, not {config.workers}; leave --workers out"
+            )
         return 1
     most = n // batch
     if config.workers is None:

@@ -22,7 +22,7 @@ PROBLEM = hinge(n=50, d=30)
         ({"workers": 51}, "--workers 51, but small-svm has 50 examples in mini-batches of 1"),
         ({"workers": 8, "batch_size": 10}, "at most --workers 5"),
         ({"batch_size": 51}, "--batch-size 51 is more than the 50 examples"),
-        ({"scheme": "serial", "workers": 2}, "serial has one worker, not 2"),
+        ({"scheme": "serial", "workers": 2}, "serial has one worker, not 2; leave --workers out"),
         ({"scheme": "aig", "write": "racy"}, "--write racy is for --scheme hogwild"),
         ({"scheme": "sync", "handout": "queue"}, "sync deals turns in advance"),
         ({"scheme": "round_robin", "handout": "queue"}, "round_robin deals turns in advance"),
