@@ -250,7 +250,7 @@ class TrainConfig:
             found.append(("read", "live reads have no snapshot to predict from; add predict=none"))
         if self.async_after > 0 and self.strategy != "hogwild":
             found.append(
-                ("async_after", f"is for strategy hogwild, not {self.strategy}; leave out")
+                ("async_after", f"is for strategy hogwild, not {self.strategy}; leave it out")
             )
         found += self._contradictions_of_strategy()
         if self.gpu_write.startswith("metal") and self.write not in ("auto", "cas"):
@@ -296,21 +296,25 @@ class TrainConfig:
         found = []
         if self.average_every is not None and self.strategy != "avg_runs":
             found.append(
-                ("average_every", f"is for strategy avg_runs, not {self.strategy}; leave out")
+                ("average_every", f"is for strategy avg_runs, not {self.strategy}; leave it out")
             )
         if self.strategy in ("round_robin", "avg_runs"):
             if self.read == "live":
                 problem = f"live, but {self.strategy} computes with copies; leave read out"
                 found.append(("read", problem))
             if self.write == "racy":
-                problem = f"racy, but in {self.strategy} nobody writes beside a worker; leave out"
+                problem = (
+                    f"racy, but in {self.strategy} nobody writes beside a worker; leave it out"
+                )
                 found.append(("write", problem))
         if self.strategy == "avg_runs":
             if self.gpu_write.startswith("metal"):
-                problem = f"{self.gpu_write}, but the CPU adds to each worker's own copy; leave out"
+                problem = (
+                    f"{self.gpu_write}, but the CPU adds to each worker's own copy; leave it out"
+                )
                 found.append(("gpu_write", problem))
             if self.second_moment == "shared":
-                problem = "shared, but the runs are independent; leave out, or use hogwild"
+                problem = "shared, but the runs are independent; leave it out, or use hogwild"
                 found.append(("second_moment", problem))
         return found
 

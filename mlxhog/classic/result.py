@@ -144,6 +144,6 @@ class ClassicResult:
 
     def speedup(self, serial: ClassicResult | None) -> float | None:
         """Examples per second against the serial reference's."""
-        if serial is None or not serial.examples_per_s:
+        if serial is None or serial is self or not serial.examples_per_s:
             return None
         return self.examples_per_s / serial.examples_per_s

@@ -99,6 +99,8 @@ def _solve(name: str, config: ClassicConfig, how: Any) -> int:
             result = train(problem, config, line)
         else:
             result, serial = compare(problem, config, line)
+            if result is serial and result.status == "diverged" and config.scheme != "serial":
+                print(f"serial diverged, so {config.scheme} was not begun", file=sys.stderr)
     _print(problem, result, serial, load, how)
     return EXIT_CODES[result.status]
 

@@ -148,5 +148,5 @@ def _unknown(spec: str, path: Path) -> str:
         return f"no file or folder {str(path)!r}; {hint}"
     here = [p.name for p in Path().iterdir() if not p.name.startswith(".")]
     near = difflib.get_close_matches(spec, [*_NAMED, *here], n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "a file, a folder or a glob works too"
+    hint = f"did you mean {near[0]!r}?" if near else "a file, a folder or a glob works too."
     return f"no corpus {spec!r}; {hint} Corpora: {names}"

@@ -112,8 +112,21 @@ def test_stats_count_the_sparsity_as_the_paper_does(capsys):
 def test_divergence_is_exit_code_4_with_a_step_size_to_try(capsys):
     assert main(["classic", "svm", "--lr", "1e6", "--json"]) == 4
     told = capsys.readouterr()
+    assert "serial diverged, so hogwild was not begun" in told.err
     assert "try --lr 0.1" in told.err
-    assert json.loads(told.out)["status"] == "diverged"
+    found = json.loads(told.out)
+    assert found["status"] == "diverged"
+    assert found["speedup"] is None
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mlxhog.classic.problems.svm.available_bytes", lambda: 1_000_000)
+    file = tmp_path / "wide.svm"
+    file.write_text("1 1:1 2:0.5\n-1 2:1 50000:1\n")
+    assert main(["classic", "svm", "--data", str(file)]) == 3
+    said = capsys.readouterr().err
+    assert "the largest feature is number 50,000" in said
+    assert "needs 1,200,000 bytes, this machine has 1,000,000" in said
 
 
 @pytest.mark.usefixtures("small")

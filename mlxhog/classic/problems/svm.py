@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlxhog.arena.memory import available_bytes
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import SparseRows
 from mlxhog.classic.generators.rcv1 import rcv1_like
@@ -20,9 +21,11 @@ from mlxhog.classic.problem import Defaults, Problem
 from mlxhog.classic.problems.losses import Loss
 from mlxhog.classic.problems.sources import generated_size, held_out, only_with_data
 from mlxhog.classic.problems.sparse_linear import WRITES, SparseLinear
+from mlxhog.errors import EnvironmentLacks
 
 SIZE = 100_000
 LAM = 0.5
+BYTES_PER_FEATURE = 24  # the vector and its copy at the end, degrees, order, place, shrink
 LOSSES: dict[str, Loss] = {"svm": "hinge", "logistic": "logistic", "least-squares": "squares"}
 STEPS: dict[Loss, Defaults] = {
     "hinge": Defaults(lr=0.5, beta=0.8, epochs=10, writes=WRITES),
@@ -37,6 +40,7 @@ def create(name: str, config: ClassicConfig) -> Problem:
     Raises:
         ConfigError: options of files without a file, or of the generator with one.
         DataError: a file is missing or malformed.
+        EnvironmentLacks: a model with as many features as the file names does not fit.
     """
     loss = LOSSES[name]
     train, test, source = _from_file(loss, config) if config.data else _generated(config)
@@ -72,6 +76,7 @@ def _from_file(loss: Loss, config: ClassicConfig) -> tuple[SparseRows, SparseRow
         labels=parse_label_map(config.labels),
         label_kind="numbers" if loss == "squares" else "signs",
     )
+    _require_room(train)
     if test is None:
         train, test = held_out(train, train.n_rows, config.seed)
     if loss == "squares" and all((np.abs(rows.labels) == 1).all() for rows in (train, test)):
@@ -79,3 +84,13 @@ def _from_file(loss: Loss, config: ClassicConfig) -> tuple[SparseRows, SparseRow
     # The busiest features get the lowest numbers, which is where hot-cold looks for them.
     place = train.places_by_degree()
     return train.renumbered(place), test.renumbered(place), str(config.data)
+
+
+def _require_room(rows: SparseRows) -> None:
+    """Refuse a model that cannot fit, before anything as long as it is made."""
+    wanted, had = rows.n_features * BYTES_PER_FEATURE, available_bytes()
+    if had and wanted > had:
+        raise EnvironmentLacks(
+            f"the largest feature is number {rows.n_features:,}; a model of that many needs "
+            f"{wanted:,} bytes, this machine has {had:,}: number the features that occur from 1 on"
+        )
