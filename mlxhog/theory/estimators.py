@@ -76,9 +76,9 @@ def estimate_delta(
     """Delta: share of the examples that touch the busiest coordinate.
 
     The coordinate is chosen on one half of the sample and its share measured on the other half, so
-    that choosing it does not inflate the value. Low is Clopper and Pearson's limit on that half;
-    high is their limit for all n coordinates at once (risk / n each) on the whole sample, because
-    the busiest coordinate need not be the chosen one.
+    that choosing it does not inflate the value. Low is Clopper and Pearson's limit on that half.
+    High is their limit for the largest count of the whole sample: the truly busiest coordinate
+    need not be the chosen one, but its count is at most that, and the limit grows with the count.
 
     Args:
         supports: the sample, at least 2.
@@ -96,7 +96,7 @@ def estimate_delta(
     return Estimate(
         value=touched / len(second),
         low=intervals.binomial_low(touched, len(second), risk),
-        high=intervals.binomial_high(most, len(supports), risk / supports.n),
+        high=intervals.binomial_high(most, len(supports), risk),
         confidence=confidence,
         kind="busiest coordinate of one half, measured on the other",
     )
