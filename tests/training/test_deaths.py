@@ -80,7 +80,7 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
 def test_a_death_changes_no_bit_of_a_run_in_which_the_order_is_fixed(
     tmp_path: Path, strategy: str
 ) -> None:
-    options: dict[str, object] = {"strategy": strategy, "workers": "torch:cpu*2", "steps": 1000}
+    options: dict[str, object] = {"strategy": strategy, "workers": "torch:cpu*2", "steps": 4000}
     if strategy == "avg_runs":
         options["average_every"] = 10
     killer = Killer(kills=2)

@@ -62,11 +62,11 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
     killer = Killer(kills=1)
-    config = small_config(tmp_path, workers=TWO, steps=300, model=mixed_model(tmp_path), **options)
+    config = small_config(tmp_path, workers=TWO, steps=3000, model=mixed_model(tmp_path), **options)
     result = train(config, observer=killer)
     assert killer.left == 0, "the run ended before the kill was done"
     assert (result.status, result.restarts) == ("done", 1)
-    assert result.steps >= 299
+    assert result.steps >= 2999
     assert all(np.isfinite(value).all() for value in parameters(result).values())
     assert not shared_segments()
 
