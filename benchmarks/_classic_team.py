@@ -26,10 +26,10 @@ from mlxhog.classic.problem import Kernel, Problem
 
 CORES = cores()  # before anybody is pinned
 SPAWN = multiprocessing.get_context("spawn")
-START_DELAY_S = 0.002
+START_DELAY_S = 0.005
 TIMEOUT_S = 120.0
 LATE_S = 0.001
-OWN_SHARE = 0.97  # of the wall time that a worker has its core; less, and others had it
+OWN_SHARE = 0.9  # of the wall time that a worker has its core; less, and others had it
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def result(scale: Scale) -> Found:
     """Measure all schemes on all problems."""
     workers = max(2, len(cores()))
     rates = recorded(ABOUT.name)["lr"] if scale.mode != "tiny" else None
-    repeats = scale.pick(tiny=1, quick=1, full=5)
+    repeats = scale.pick(tiny=1, quick=3, full=5)
     table: list[dict[str, Any]] = []
     speedups: dict[str, dict[str, Sample]] = {}
     objectives: dict[str, dict[str, float]] = {}
