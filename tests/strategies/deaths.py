@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
+
+from mlxhog.data.ledger import Ledger
 
 
 class Died(BaseException):
@@ -34,3 +36,34 @@ def dies_at(strategy: type, method: str, number: int) -> Any:
         return trace
 
     return trace
+
+
+def die_and_be_replaced(
+    victim: Any, line: tuple[str, int], make: Callable[[], Any], run: Callable[[Any], None]
+) -> bool:
+    """Run a worker that dies once, and then the one that replaces it.
+
+    Args:
+        victim: made, like the run's other workers, before any of them runs.
+        line: where it dies, of `lines`.
+        make: makes its successor in the same slot.
+        run: does all that is left to do.
+
+    Returns:
+        Whether the line was reached.
+    """
+    context, arena = victim.context, victim.context.arena
+    sys.settrace(dies_at(type(victim), *line))
+    try:
+        run(victim)
+    except Died:
+        pass
+    else:
+        return False
+    finally:
+        sys.settrace(None)
+    arena.workers.mark_dead(context.slot)
+    report = Ledger(arena).reap(context.owner)
+    arena.counters.add("claims", -report.returned)  # as the supervisor does
+    run(make())
+    return True

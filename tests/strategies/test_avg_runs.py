@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import threading
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +18,7 @@ from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Idle, Lease, avg_runs, course
 from mlxhog.strategies.avg_runs import AvgRuns, copy_segments
-from tests.strategies.deaths import Died, dies_at, lines
+from tests.strategies.deaths import die_and_be_replaced, lines
 from tests.strategies.test_sync import LR, context
 
 STEPS = 9
@@ -236,35 +236,18 @@ def test_a_death_at_any_line_changes_nothing_but_a_torn_step(rank: int) -> None:
     unreached = []
     for method, number in lines(AvgRuns, METHODS):
         with new_arena(2, 2) as arena:
-            died = die_and_be_replaced(arena, rank, method, number)
+            make = partial(worker, arena, rank + 1, every=2)
+            victim = make()
+            (thread,) = together(arena, [2 - rank], 2, 2)
+            died = die_and_be_replaced(victim, (method, number), make, take_steps)
+            thread.join(30)
+            assert not thread.is_alive(), f"nobody went on after a death at {method}+{number}"
+            avg_runs.settle(arena, 2)
             check(arena, f"{method}+{number}")
         if not died:
             unreached.append((method, number))
     reached = len(list(lines(AvgRuns, METHODS))) - len(unreached)
     assert reached >= 50, unreached
-
-
-def die_and_be_replaced(arena: Arena, rank: int, method: str, number: int) -> bool:
-    """All steps of two workers, one of which dies once; whether it reached the line."""
-    victim = worker(arena, rank + 1, every=2)
-    (thread,) = together(arena, [2 - rank], 2, 2)
-    died = False
-    sys.settrace(dies_at(AvgRuns, method, number))
-    try:
-        take_steps(victim)
-    except Died:
-        died = True
-    finally:
-        sys.settrace(None)
-    if died:
-        arena.workers.mark_dead(rank + 1)
-        report = Ledger(arena).reap(victim.context.owner)
-        arena.counters.add("claims", -report.returned)  # as the supervisor does
-        take_steps(worker(arena, rank + 1, every=2))
-    thread.join(30)
-    assert not thread.is_alive(), f"nobody went on after a death at {method}+{number}"
-    avg_runs.settle(arena, 2)
-    return died
 
 
 def check(arena: Arena, where: str) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import threading
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +17,7 @@ from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Idle, Lease, round_robin
 from mlxhog.strategies.round_robin import RoundRobin, turn_segments
-from tests.strategies.deaths import Died, dies_at, lines
+from tests.strategies.deaths import die_and_be_replaced, lines
 from tests.strategies.test_sync import LR, context
 
 TURNS = 9
@@ -156,34 +156,17 @@ def test_a_death_at_any_line_of_a_turn_changes_nothing_but_a_torn_step(rank: int
     unreached = []
     for method, number in lines(RoundRobin, METHODS):
         with new_arena(2) as arena:
-            died = die_and_be_replaced(arena, rank, method, number)
+            make = partial(worker, arena, rank + 1, workers=2)
+            victim = make()
+            (thread,) = together(arena, [2 - rank], 2)
+            died = die_and_be_replaced(victim, (method, number), make, take_turns)
+            thread.join(30)
+            assert not thread.is_alive(), f"nobody went on after a death at {method}+{number}"
             check(arena, f"{method}+{number}")
         if not died:
             unreached.append((method, number))
     reached = len(list(lines(RoundRobin, METHODS))) - len(unreached)
     assert reached >= 50, unreached
-
-
-def die_and_be_replaced(arena: Arena, rank: int, method: str, number: int) -> bool:
-    """All turns of two workers, one of which dies once; whether it reached the line."""
-    victim = worker(arena, rank + 1, workers=2)
-    (thread,) = together(arena, [2 - rank], 2)
-    died = False
-    sys.settrace(dies_at(RoundRobin, method, number))
-    try:
-        take_turns(victim)
-    except Died:
-        died = True
-    finally:
-        sys.settrace(None)
-    if died:
-        arena.workers.mark_dead(rank + 1)
-        report = Ledger(arena).reap(victim.context.owner)
-        arena.counters.add("claims", -report.returned)  # as the supervisor does
-        take_turns(worker(arena, rank + 1, workers=2))
-    thread.join(30)
-    assert not thread.is_alive(), f"nobody went on after a death at {method}+{number}"
-    return died
 
 
 def check(arena: Arena, where: str) -> None:

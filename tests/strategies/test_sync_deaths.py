@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import threading
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +15,7 @@ from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Lease
 from mlxhog.strategies.sync import Sync, sync_segments
-from tests.strategies.deaths import Died, dies_at, lines
+from tests.strategies.deaths import die_and_be_replaced, lines
 from tests.strategies.test_sync import LR, context
 
 GRADIENTS = (1.0, 3.0)
@@ -43,39 +43,28 @@ def take_rounds(worker: Sync, rounds: int) -> None:
             worker.write({"a": gradient, "b": gradient}, lease, samples=1)
 
 
+def new_worker(arena: Arena, slot: int) -> Sync:
+    return Sync(context(arena, slot))
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_death_at_any_line_of_a_round_costs_at_most_one_torn_apply(rank: int) -> None:
     unreached = []
     for method, number in lines(Sync, METHODS):
         with new_arena() as arena:
-            died = die_and_be_replaced(arena, rank, method, number)
+            make = partial(new_worker, arena, rank + 1)
+            victim, other = make(), new_worker(arena, 2 - rank)
+            thread = threading.Thread(target=take_rounds, args=(other, ROUNDS), daemon=True)
+            thread.start()
+            run = partial(take_rounds, rounds=ROUNDS)
+            died = die_and_be_replaced(victim, (method, number), make, run)
+            thread.join(30)
+            assert not thread.is_alive(), f"nobody went on after a death at {method}+{number}"
             check(arena, rank, f"{method}+{number}")
         if not died:
             unreached.append((method, number))
     reached = len(list(lines(Sync, METHODS))) - len(unreached)
     assert reached >= 40, unreached
-
-
-def die_and_be_replaced(arena: Arena, rank: int, method: str, number: int) -> bool:
-    """Two rounds of two workers, one of which dies in the first; whether it reached the line."""
-    victim, other = Sync(context(arena, rank + 1)), Sync(context(arena, 2 - rank))
-    thread = threading.Thread(target=take_rounds, args=(other, ROUNDS), daemon=True)
-    thread.start()
-    died = False
-    sys.settrace(dies_at(Sync, method, number))
-    try:
-        take_rounds(victim, ROUNDS)
-    except Died:
-        died = True
-    finally:
-        sys.settrace(None)
-    if died:
-        arena.workers.mark_dead(rank + 1)
-        Ledger(arena).reap(victim.context.owner)
-        take_rounds(Sync(context(arena, rank + 1)), ROUNDS)
-    thread.join(30)
-    assert not thread.is_alive(), f"nobody went on after a death at {method}+{number}"
-    return died
 
 
 def check(arena: Arena, rank: int, where: str) -> None:
