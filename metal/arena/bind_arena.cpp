@@ -129,8 +129,11 @@ void bind_ledger(nb::module_& m) {
                      "Every method may be called by any process at any time, except `restore`.\n"
                      "See mlxhog/data/ledger.py, which speaks of epochs.")
       .def(nb::init<const Bytes&, const Slots&>(), "words"_a.noconvert(), "slots"_a.noconvert())
-      .def("claim", [](Ledger& l, uint64_t owner) { return l.core.claim(checked_owner(owner)); },
-           "owner"_a)
+      .def("claim",
+           [](Ledger& l, uint64_t owner, uint64_t end) {
+             return l.core.claim(checked_owner(owner), end);
+           },
+           "owner"_a, "end"_a = UINT64_MAX)
       .def("claim_exact",
            [](Ledger& l, uint64_t ticket, uint64_t owner) {
              return l.core.claim_exact(ticket, checked_owner(owner));

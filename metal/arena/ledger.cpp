@@ -1,6 +1,8 @@
 // The ticket ledger in atomics; see ledger.h. Any process may be killed between any two lines.
 #include "ledger.h"
 
+#include <algorithm>
+
 #include "control.h"
 
 namespace mlxhog {
@@ -50,10 +52,10 @@ void TicketLedger::advance() {
 
 // `returns` counts returns ever announced, `noticed` the count that a fruitless scan had seen: both
 // only grow, so no death and no race can leave a returned ticket unseen.
-std::optional<uint64_t> TicketLedger::claim_returned(uint32_t owner) {
+std::optional<uint64_t> TicketLedger::claim_returned(uint32_t owner, uint64_t end) {
   const uint64_t announced = load(&words_->returns.value);
   if (announced == load(&words_->noticed.value)) return std::nullopt;
-  const uint64_t end = load(&words_->next.value);
+  end = std::min(end, load(&words_->next.value));
   for (uint64_t ticket = load(&words_->watermark.value); ticket < end; ++ticket) {
     const uint32_t now = load(slot(ticket));
     if (state_in(now, ticket) == TicketState::kReturned &&
@@ -65,10 +67,11 @@ std::optional<uint64_t> TicketLedger::claim_returned(uint32_t owner) {
   return std::nullopt;
 }
 
-std::optional<uint64_t> TicketLedger::claim(uint32_t owner) {
-  if (const auto ticket = claim_returned(owner)) return ticket;
+std::optional<uint64_t> TicketLedger::claim(uint32_t owner, uint64_t end) {
+  if (const auto ticket = claim_returned(owner, end)) return ticket;
   for (;;) {
     const uint64_t ticket = load(&words_->next.value);
+    if (ticket >= end) return std::nullopt;
     if (ticket >= load(&words_->watermark.value) + ring_) {
       advance();  // its last finisher may have died before advancing
       if (ticket >= load(&words_->watermark.value) + ring_) return std::nullopt;

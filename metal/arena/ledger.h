@@ -40,7 +40,8 @@ class TicketLedger {
   TicketLedger(LedgerWords* words, uint32_t* slots, uint64_t ring)
       : words_(words), slots_(slots), ring_(ring) {}
 
-  std::optional<uint64_t> claim(uint32_t owner);
+  // The next ticket below `end`, one that came back first.
+  std::optional<uint64_t> claim(uint32_t owner, uint64_t end);
   bool claim_exact(uint64_t ticket, uint32_t owner);
   bool begin_apply(uint64_t ticket, uint32_t owner);
   bool finish(uint64_t ticket, uint32_t owner);
@@ -66,7 +67,7 @@ class TicketLedger {
   TicketState state_in(uint32_t word, uint64_t ticket) const;
   std::optional<uint32_t> free_word(uint64_t ticket) const;
   bool move(uint64_t ticket, uint32_t owner, TicketState from, TicketState to);
-  std::optional<uint64_t> claim_returned(uint32_t owner);
+  std::optional<uint64_t> claim_returned(uint32_t owner, uint64_t end);
   void advance();
 
   LedgerWords* words_;

@@ -50,6 +50,7 @@ from mlxhog.errors import ArenaError, CheckpointError, ConfigError
 
 ORPHAN_GRACE_NS = 20_000_000
 ON_TORN = ("count", "retry")
+NO_END = (1 << 64) - 1
 
 
 class TicketState(IntEnum):
@@ -136,12 +137,14 @@ class Ledger:
         self._native = _native.TicketLedger(words, slots)
         self._orphans: dict[int, int] = {}  # ticket -> when the sweep first met it
 
-    def claim(self, owner: int) -> tuple[int, int] | None:
+    def claim(self, owner: int, end: int = NO_END) -> tuple[int, int] | None:
         """Lease the next ticket, one that came back first: (epoch, ticket).
 
-        None means: nothing now, ask again. Then the oldest ticket in flight is a whole ring behind.
+        None means: nothing now, ask again. Then all tickets below `end`, counted from the beginning
+        of training, are handed out (and one may come back), or the oldest ticket in flight is a
+        whole ring behind.
         """
-        found = self._native.claim(owner)
+        found = self._native.claim(owner, end)
         return None if found is None else divmod(found, self.n)
 
     def claim_exact(self, epoch: int, ticket: int, owner: int) -> bool:
@@ -194,6 +197,24 @@ class Ledger:
     def watermark(self) -> int:
         """Every ticket below is done; counted from the beginning of training."""
         return self._native.watermark()
+
+    def count_done(self) -> int:
+        """Tickets that are done since the beginning of training, torn ones included.
+
+        Exact whoever died, once the dead are reaped: a ticket is done by one compare-and-swap.
+        """
+        watermark, done, _ = self._native.position()
+        return watermark + len(done)
+
+    def end_after(self, count: int) -> int:
+        """The ticket behind the next `count` that are not done; nobody may take any meanwhile."""
+        watermark, done, _ = self._native.position()
+        end = watermark + count
+        for ticket in done:  # ascending, all above the watermark
+            if ticket >= end:
+                break
+            end += 1
+        return end
 
     def state(self, epoch: int, ticket: int) -> TicketState:
         """Where a ticket stood a moment ago."""

@@ -11,7 +11,6 @@ import queue
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from multiprocessing import Pipe, connection, get_context, reduction, resource_tracker
 from multiprocessing.connection import Connection
@@ -19,12 +18,14 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from mlxhog.arena import Arena, ArenaHandle
+from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.workers import State
 from mlxhog.children import follow_parent, signals_held_back, thread_limits
 
 P = ParamSpec("P")
 T = TypeVar("T")
 START_S = 120.0  # to be spawned, and to import a framework on a busy machine
+LOOK_S = 0.5  # between two looks at what a child says
 _LAST_WORDS = 4096  # bytes of output that may explain a death
 
 
@@ -120,12 +121,12 @@ class Child:
         Raises:
             Failed: the function raised, took too long, or the child died.
         """
-        deadline = time.monotonic() + timeout_s
+        watched = WatchedTime()
         while lane not in self._results:
-            left = deadline - time.monotonic()
+            left = timeout_s - watched.look()
             if left <= 0:
                 raise Failed(f"no answer within {timeout_s:.0f} s")
-            if connection.wait([self._pipe], left):
+            if connection.wait([self._pipe], min(left, LOOK_S)):
                 self.receive()
         error, value = self._results.pop(lane)
         if error is not None:
