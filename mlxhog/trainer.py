@@ -268,6 +268,7 @@ class _Training:
         self._until(lambda: self._signals.count > 0 or self._time_is_over() or resting(), doing)
         if not self._until(resting, doing, limit_s=REST_S, even_if_interrupted=True):
             self.supervisor.dismiss_busy()
+            self._report_messages()
         self.monitor.ended_ns = monotonic_ns()
         self._save_at_rest()
         if not (self._signals.count or self._budget_is_used()):
@@ -405,9 +406,7 @@ class _Training:
         if self.monitor.samples > samples:
             self.sample = self.run.last_sample()
         now = monotonic_ns() / 1e9
-        for message in self.supervisor.messages:
-            self._report(message)
-        self.supervisor.messages.clear()
+        self._report_messages()
         if now - self._last_report >= REPORT_S:
             self._last_report = now
             self._report(doing if doing != self._doing else None)
@@ -415,6 +414,12 @@ class _Training:
         if now - self._last_metrics >= METRICS_S and self.arena.counters.load("start_ns"):
             self._last_metrics = now
             self._append_metrics()
+
+    def _report_messages(self) -> None:
+        """Pass on what the supervisor has to say of workers."""
+        for message in self.supervisor.messages:
+            self._report(message)
+        self.supervisor.messages.clear()
 
     def _append_metrics(self) -> None:
         try:

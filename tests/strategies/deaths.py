@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+from mlxhog import strategies
 from mlxhog.data.ledger import Ledger
+
+STRATEGIES = str(Path(strategies.__file__).parent)
 
 
 class Died(BaseException):
@@ -30,19 +35,74 @@ def lines(strategy: type, methods: Sequence[str]) -> Iterator[tuple[str, int]]:
         yield from ((method, number) for number in sorted(numbers))
 
 
-def dies_at(strategy: type, method: str, number: int) -> Any:
-    """A trace function that raises where a line of a method is about to run."""
+def dies_at(strategy: type, method: str, number: int, *, times: int = 1) -> Any:
+    """A trace function that raises where a line of a method is about to run for the n-th time."""
     code = _code(strategy, method)
+    left = times
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
         if frame.f_code is not code:
             return trace if frame.f_code.co_filename == code.co_filename else None
         if event == "line" and frame.f_lineno - code.co_firstlineno == number:
+            left -= 1
+            if not left:
+                sys.settrace(None)
+                raise Died
+        return trace
+
+    return trace
+
+
+def dies_with(others: threading.Event) -> Any:
+    """A trace function that raises at the next line of a strategy once others have died."""
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if STRATEGIES not in frame.f_code.co_filename:
+            return None
+        if event == "line" and others.is_set():
             sys.settrace(None)
             raise Died
         return trace
 
     return trace
+
+
+def die_together(
+    victim: Callable[[], None],
+    other: Callable[[], None],
+    strategy: type,
+    line: tuple[str, int],
+    *,
+    times: int,
+) -> bool:
+    """Run two workers in threads; one dies at a line, and the other wherever it is then.
+
+    Returns:
+        Whether the line was reached so often; else both have run to their end.
+    """
+    dead = threading.Event()
+
+    def run(work: Callable[[], None], trace: Any) -> None:
+        sys.settrace(trace)
+        try:
+            work()
+        except Died:
+            dead.set()
+        finally:
+            sys.settrace(None)
+
+    traces = (dies_at(strategy, *line, times=times), dies_with(dead))
+    threads = [
+        threading.Thread(target=run, args=pair, daemon=True)
+        for pair in zip((victim, other), traces, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive(), f"nobody ended after a death at {line}"
+    return dead.is_set()
 
 
 def die_and_be_replaced(
