@@ -2,10 +2,15 @@
 
 import mmap
 import os
+import platform
 import signal
 import socket
 import sys
 import sysconfig
+
+import metal_arrays
+import native_arguments
+from after_import import after_import
 
 sysconfig.get_config_vars()  # reads a module named after the platform, so before the change
 sys.platform = "darwin"
@@ -21,3 +26,8 @@ for module, names in {
     for name in names.split():
         if hasattr(module, name):
             delattr(module, name)
+if "FAKE_METAL" in os.environ:
+    platform.machine = lambda: "arm64"
+after_import("mlx.core", metal_arrays.install)
+if "FAKE_NATIVE_LOG" in os.environ:
+    after_import("mlxhog._native", native_arguments.install)
