@@ -37,10 +37,8 @@ def _add_gpu(mx: Any) -> None:
 
 def _export_metal(array: Any) -> None:
     api = ctypes.pythonapi
-    api.PyCapsule_GetName.argtypes, api.PyCapsule_GetName.restype = (
-        [ctypes.py_object],
-        ctypes.c_char_p,
-    )
+    api.PyCapsule_GetName.argtypes = [ctypes.py_object]
+    api.PyCapsule_GetName.restype = ctypes.c_char_p
     api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
     api.PyCapsule_GetPointer.restype = ctypes.c_void_p
     of_the_host = array.__dlpack__

@@ -25,8 +25,7 @@ def install(native: ModuleType) -> None:
 
     for module in (native, native.ops):
         for name, value in list(vars(module).items()):
-            full_name = f"{module.__name__.removeprefix('mlxhog._native').lstrip('.')}.{name}"
-            full_name = full_name.lstrip(".")
+            full_name = f"ops.{name}" if module is native.ops else name
             if isinstance(value, type):
                 setattr(module, name, _checked_class(full_name, value, note))
             elif callable(value) and not name.startswith("__"):
@@ -44,9 +43,7 @@ def _checked(name: str, function: Callable[..., Any], note: Callable[[str], None
             note(name)
         for foreign in _foreign((*arguments, *keywords.values())):
             note(REFUSED + name)
-            raise TypeError(
-                f"{name} of mlxhog._native got an array of {type(foreign)}, not NumPy's"
-            )
+            raise TypeError(f"mlxhog._native.{name} got {type(foreign)}, expected NumPy's arrays")
         return function(*arguments, **keywords)
 
     return call

@@ -9,7 +9,6 @@ import sys
 import sysconfig
 
 import metal_arrays
-import native_arguments
 from after_import import after_import
 
 sysconfig.get_config_vars()  # reads a module named after the platform, so before the change
@@ -30,4 +29,6 @@ if "FAKE_METAL" in os.environ:
     platform.machine = lambda: "arm64"
 after_import("mlx.core", metal_arrays.install)
 if "FAKE_NATIVE_LOG" in os.environ:
-    after_import("mlxhog._native", native_arguments.install)
+    from native_arguments import install  # with NumPy, so only where it is wanted
+
+    after_import("mlxhog._native", install)
