@@ -55,13 +55,19 @@ def views(*arrays: array) -> list[View]:
     """Evaluate arrays and return row-major views of them; what is row-major is not copied.
 
     A view keeps its array alive. Views are for reading: MLX may share the memory among arrays.
+
+    Raises:
+        TypeError: an array is of a type that NumPy lacks: bfloat16.
     """
     mx.eval(arrays)
     return [_row_major(x) for x in arrays]
 
 
 def _row_major(x: array) -> View:
-    view: View = np.array(x, copy=False)
+    try:
+        view: View = np.array(x, copy=False)
+    except ValueError as error:
+        raise TypeError(f"native operators take float32, got {x.dtype}: {error}") from error
     return view if view.flags.c_contiguous else np.ascontiguousarray(view)
 
 
