@@ -225,8 +225,8 @@ class DenseLinearProblem:
 
 # -- bind_ops.cpp --------------------------------------------------------------------------------
 
-_Buffer = Any
-"""A C-contiguous float32 CPU array of NumPy or MLX; labels are int32."""
+_Buffer = NDArray[Any]
+"""A C-contiguous float32 array; labels are int32. Of NumPy: others may be in memory of a GPU."""
 
 class ops:
     """A submodule; written as a class, because a stub file has no place for one."""

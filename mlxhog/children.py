@@ -1,13 +1,36 @@
-"""What every spawned process of mlxhog needs: to follow its parent, and to share the cores."""
+"""What spawned processes of mlxhog need: to follow a parent, to share cores, to end by a fault."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, parent_process
+from typing import NoReturn
+
+FAULTS = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    NameError,
+    LookupError,
+    AssertionError,
+    ArithmeticError,
+    ImportError,
+    NotImplementedError,
+    RecursionError,
+)
+"""Errors of a program in itself. A new process does the same again, so no restart cures them.
+
+Other RuntimeErrors, OSError and MemoryError are not among them: frameworks and systems raise them
+for what may have passed when the worker is back, such as a lack of memory.
+"""
+
+FAULT_EXIT_CODE = 70  # of a process that one of them ended: like EX_SOFTWARE of other programs
 
 
 def follow_parent() -> None:
@@ -62,3 +85,19 @@ def thread_limits(threads: int) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def end_by(fault: BaseException) -> NoReturn:
+    """Print a fault, its last line being `in_one_line`, and end this process at once."""
+    try:
+        traceback.print_exception(fault)
+        print(in_one_line(fault), file=sys.stderr, flush=True)
+    finally:
+        os._exit(FAULT_EXIT_CODE)
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return an error's type and message; of a message of several lines the first and the last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    words = " ... ".join(dict.fromkeys((lines[0], lines[-1]))) if lines else "no message"
+    return f"{type(error).__name__}: {words}"

@@ -20,7 +20,7 @@ from mlxhog import notices, watchdog, worker
 from mlxhog.arena import Arena
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.workers import Entry, Phase, State
-from mlxhog.children import signals_held_back, thread_limits
+from mlxhog.children import FAULT_EXIT_CODE, signals_held_back, thread_limits
 from mlxhog.config import TrainConfig
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
@@ -111,7 +111,8 @@ class Supervisor:
         """Wait until a worker dies or the time is over; reap and replace the dead.
 
         Raises:
-            WorkerFailed: a worker died more often than `config.restarts` in ten minutes.
+            WorkerFailed: a worker met an error that no restart cures, or died more often than
+                `config.restarts` in ten minutes.
             Diverged: `config.max_nonfinite` gradients in a row were not finite.
             ConfigError, EnvironmentLacks: a worker cannot start here; the message is its own.
         """
@@ -162,6 +163,11 @@ class Supervisor:
         what = f"worker {seat.slot} ({seat.spec.backend})"
         if state == State.STARTING and code in EXIT_ERRORS:
             raise EXIT_ERRORS[code](f"{what} cannot start: {self.last_words(seat.slot)}")
+        if code == FAULT_EXIT_CODE:
+            raise WorkerFailed(
+                f"{what} met an error that no restart cures: {self.last_words(seat.slot)}; see "
+                f"{self._log(seat.slot)}, and please report it"
+            )
         now = monotonic_ns() / 1e9
         seat.deaths_s.append(now)
         # A worker that never gets up is given up however long it takes to fail each time.

@@ -18,7 +18,7 @@ from mlxhog import (
 )
 from mlxhog.arena import Arena
 from mlxhog.arena.workers import Entry, Phase, State
-from mlxhog.children import follow_parent
+from mlxhog.children import FAULTS, end_by, follow_parent
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import MlxhogError
@@ -38,6 +38,8 @@ def main(job: Job) -> None:
         os.dup2(stream.fileno(), 2)
         try:
             _run(job)
+        except FAULTS as fault:
+            end_by(fault)
         except (MlxhogError, RuntimeError) as error:
             if watchdog.reported(error):
                 code = watchdog.EXIT_CODE
