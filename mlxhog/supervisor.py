@@ -12,7 +12,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context, resource_tracker
+from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from mlxhog import notices, watchdog, worker
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import CLAIMED, Entry, Phase, State
-from mlxhog.children import signals_held_back, thread_limits
+from mlxhog.children import spawn
 from mlxhog.config import TrainConfig
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
@@ -73,7 +73,6 @@ class Supervisor:
         self.arena, self.ledger, self.config, self.run_dir = arena, ledger, config, run_dir
         self.seats = [_Seat(slot=k + 1, spec=spec) for k, spec in enumerate(mix)]
         self._make_job = make_job
-        self._context = get_context("spawn")
         self.restarts = 0
         self.torn = 0
         self.messages: list[str] = []
@@ -93,12 +92,13 @@ class Supervisor:
         job = watchdog.eased(self._make_job(seat.slot, seat.owner, seat.spec), seat.halvings)
         log = self._log(seat.slot)
         seat.log_begin, seat.heard = log.stat().st_size if log.exists() else 0, False
-        resource_tracker.ensure_running()  # its own start would let the signals through again
-        with thread_limits(seat.spec.threads), signals_held_back():
-            process = self._context.Process(
-                target=worker.main, args=(job,), name=f"mlxhog-worker-{seat.slot}", daemon=True
-            )
-            process.start()
+        process = spawn(
+            worker.main,
+            (job,),
+            name=f"mlxhog-worker-{seat.slot}",
+            threads=seat.spec.threads,
+            daemon=True,
+        )
         assert process.pid is not None
         table.seated(seat.slot, process.pid)
         seat.process = process

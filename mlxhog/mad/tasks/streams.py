@@ -9,7 +9,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from mlxhog.children import follow_parent
+from mlxhog.children import follow_parent, spawning
 from mlxhog.errors import WorkerFailed
 from mlxhog.mad.tasks.settings import Settings
 from mlxhog.mad.tasks.task import Fixed, Rows, TaskType
@@ -54,11 +54,13 @@ def draw_rows(
         x, y = _draw_blocks(task.name, settings, seed, split, dense, 0, blocks)
         return x[:n], y[:n]
     bounds = [blocks * part // processes for part in range(processes + 1)]
-    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=follow_parent) as pool:
+    with spawning():  # the pool starts a process with each of its first jobs
+        pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=follow_parent)
         jobs = [
             pool.submit(_draw_blocks, task.name, settings, seed, split, dense, first, end)
             for first, end in pairwise(bounds)
         ]
+    with pool:
         try:
             parts = [job.result() for job in jobs]
         except BrokenProcessPool as error:
