@@ -60,9 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     only_tells = _only_tells(words)
     out = Lasting(sys.stdout, ends=only_tells or words[0] == "generate")
     with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, Lasting(sys.stderr))):
-        code = _answered(words)
-        with suppress(OutputLost):  # which `failure` says, too
-            out.flush()
+        try:
+            code = _answered(words)
+        finally:  # argparse ends --help with SystemExit
+            with suppress(OutputLost):  # which `failure` says, too
+                out.flush()
         if out.failure is None or (only_tells and isinstance(out.failure, BrokenPipeError)):
             return code
         print(f"the output cannot be written: {out.failure.strerror}", file=sys.stderr)
@@ -110,8 +112,6 @@ def _run(command: str, arguments: list[str]) -> int:
         return INTERRUPTED
     except OutputLost:
         return 0  # main looks at what was lost
-    except SystemExit as asked:  # argparse, after --help
-        return asked.code if isinstance(asked.code, int) else 0
     except MemoryError as error:
         print(f"the memory is used up: {error}; ask for smaller sizes", file=sys.stderr)
         return LACKS

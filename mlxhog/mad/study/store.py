@@ -25,7 +25,7 @@ from typing import IO, Any
 import yaml
 
 from mlxhog import file_lock, plain_json
-from mlxhog.durable import full_disk, replace_file
+from mlxhog.durable import disk_errors, replace_file
 from mlxhog.errors import StudyError
 from mlxhog.mad.result import Point
 from mlxhog.mad.study.journal import Journal
@@ -137,7 +137,8 @@ class Store:
         points = [_line(point) for point in curve]
         if points:
             path = self._curve_path(record.key)
-            path.parent.mkdir(exist_ok=True)
+            with disk_errors(f"writing {path}"):
+                path.parent.mkdir(exist_ok=True)
             replace_file(path, b"".join(points))
         self._runs.append(record.to_dict())
 
@@ -164,7 +165,7 @@ class Store:
             EnvironmentLacks: the disk is full.
         """
         path = self._curve_path(key)
-        with full_disk(f"writing {path}"):
+        with disk_errors(f"writing {path}"):
             path.parent.mkdir(exist_ok=True)
             with path.open("ab") as file:
                 file.write(_line(point))
