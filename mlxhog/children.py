@@ -43,9 +43,7 @@ def spawn(
     Raises:
         ConfigError: something cannot be sent to a process; the message says what.
     """
-    process = get_context("spawn").Process(
-        target=target, args=arguments, name=name, daemon=daemon
-    )
+    process = get_context("spawn").Process(target=target, args=arguments, name=name, daemon=daemon)
     with spawning(threads):
         process.start()
     return process

@@ -76,7 +76,8 @@ class Run:
         """
         with self._open_lock("a+") as file:
             try:
-                file_lock.take(file)
+                with disk_errors(f"locking {self.directory}"):
+                    file_lock.take(file)
             except file_lock.Held as error:
                 raise RunError(
                     f"the run {self.directory} is in use by process {error.holder}; "
@@ -115,7 +116,8 @@ class Run:
         A torn line that an earlier writer left at the end is removed first.
 
         Raises:
-            EnvironmentLacks: the disk is full, or the system refuses; the lines before are untouched.
+            EnvironmentLacks: the disk is full, or the system refuses; the lines before are
+                untouched.
 
         Concurrency: for the holder of the run's lock; readers may read at any time.
         """
@@ -203,7 +205,8 @@ def create(root: Path, name: str) -> Run:
         except OSError as error:
             raise RunError(f"cannot make {directory}: {error.strerror}; choose --out") from error
         run = Run(directory)
-        run.checkpoints.mkdir()
+        with disk_errors(f"making {run.checkpoints}"):
+            run.checkpoints.mkdir()
         run.write_status({"status": "created"})
         return run
 

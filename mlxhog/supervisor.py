@@ -18,12 +18,14 @@ from pathlib import Path
 
 from mlxhog import notices, watchdog, worker
 from mlxhog.arena import Arena
+from mlxhog.arena.memory import limit_in_words
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import CLAIMED, Entry, Phase, State
 from mlxhog.children import spawn
 from mlxhog.config import TrainConfig
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
+from mlxhog.durable import disk_errors
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.job import Job
 from mlxhog.mix import WorkerSpec
@@ -81,7 +83,8 @@ class Supervisor:
 
     def start(self) -> None:
         """Spawn every worker."""
-        (self.run_dir / "logs").mkdir(exist_ok=True)
+        with disk_errors(f"making the folder for the workers' logs in {self.run_dir}"):
+            (self.run_dir / "logs").mkdir(exist_ok=True)
         for seat in self.seats:
             self._spawn(seat)
 
@@ -171,8 +174,8 @@ class Supervisor:
         if len(seat.deaths_s) > self.config.restarts:
             raise WorkerFailed(
                 f"{what} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
-                f"(last: {how}; {self.last_words(seat.slot)}); see {log}, or allow more with "
-                "--restarts"
+                f"(last: {how}; {self.last_words(seat.slot)}){limit_in_words()}; see {log}, or "
+                "allow more with --restarts"
             )
         self.restarts += 1
         self.messages.append(f"{what} died ({how}) and is being replaced")

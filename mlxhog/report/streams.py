@@ -55,4 +55,5 @@ class Lasting:
             raise OutputLost from error
 
     def __getattr__(self, name: str) -> Any:
+        """The stream's own."""
         return getattr(self._stream, name)

@@ -34,7 +34,8 @@ class Journal:
         become null.
 
         Raises:
-            EnvironmentLacks: the disk is full, or the system refuses; the lines before are untouched.
+            EnvironmentLacks: the disk is full, or the system refuses; the lines before are
+                untouched.
         """
         line = plain_json.dumps(entry) + b"\n"
         with disk_errors(f"writing {self.path}"):

@@ -67,7 +67,8 @@ class Store:
         """
         with self._open_lock("a+") as file:
             try:
-                file_lock.take(file)
+                with disk_errors(f"locking {self.directory}"):
+                    file_lock.take(file)
             except file_lock.Held as error:
                 raise StudyError(
                     f"the study {self.directory} is in use by process {error.holder}; wait for it, "
@@ -132,7 +133,7 @@ class Store:
         """Write a run that ended, its curve first.
 
         Raises:
-            EnvironmentLacks: the disk is full; what was there is untouched.
+            EnvironmentLacks: the disk is full, or the system refuses; what was there is untouched.
         """
         points = [_line(point) for point in curve]
         if points:
@@ -156,13 +157,15 @@ class Store:
 
     def begin_curve(self, key: str) -> None:
         """Forget what an earlier attempt at a run left."""
-        self._curve_path(key).unlink(missing_ok=True)
+        path = self._curve_path(key)
+        with disk_errors(f"removing {path}"):
+            path.unlink(missing_ok=True)
 
     def add_point(self, key: str, point: Point) -> None:
         """Show an evaluation of a run in progress to readers; not flushed to the disk.
 
         Raises:
-            EnvironmentLacks: the disk is full.
+            EnvironmentLacks: the disk is full, or the system refuses.
         """
         path = self._curve_path(key)
         with disk_errors(f"writing {path}"):
@@ -183,7 +186,7 @@ class Store:
         """Remember what the sampler proposed or was told.
 
         Raises:
-            EnvironmentLacks: the disk is full.
+            EnvironmentLacks: the disk is full, or the system refuses.
         """
         self._proposals.append(entry)
 

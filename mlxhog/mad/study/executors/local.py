@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.children import follow_parent, spawn
+from mlxhog.durable import disk_errors
 from mlxhog.mad.study.executors import serve
 from mlxhog.mad.study.executors.pool import Died, Pool
 from mlxhog.mad.study.executors.protocol import RunFunction, Task
@@ -57,7 +58,8 @@ class Process:
     """One spawned process; it may have children of its own, and leaves when its parent does."""
 
     def __init__(self, run: RunFunction, threads: int, log: Path, memory_limit: int | None) -> None:
-        log.parent.mkdir(exist_ok=True)
+        with disk_errors(f"making {log.parent}"):
+            log.parent.mkdir(exist_ok=True)
         self._log, self._log_begin = log, log.stat().st_size if log.exists() else 0
         self.pipe, theirs = get_context("spawn").Pipe()
         self._process = spawn(
