@@ -21,12 +21,14 @@ NAME = "state.json"
 
 
 def write(directory: Path, step: int, state: Mapping[str, Any]) -> None:
-    """Write the manifest of a directory that holds all its other files."""
+    """Write the manifest of a directory that holds all its other files, beside older ones."""
+    earlier = [_read_order(path) for path in by_age(directory.parent)]
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)}
         for path in sorted(directory.iterdir())
     }
-    content = {"format": FORMAT, "step": step, "files": files, "state": state}
+    order = 1 + max(earlier, default=0)
+    content = {"format": FORMAT, "step": step, "order": order, "files": files, "state": state}
     record = json.loads(plain_json.dumps(content))
     record["sha256"] = _own_digest(record)
     write_synced(directory / NAME, plain_json.dumps(record, indent=1))
@@ -84,9 +86,23 @@ def verify(directory: Path, record: Mapping[str, Any], *, digests: bool) -> None
 
 
 def by_age(parent: Path) -> list[Path]:
-    """Return the checkpoints that stand whole in a directory, the newest last."""
+    """Return the checkpoints that stand whole in a directory, in the order of saving.
+
+    Each knows its place in that order: neither a clock that was set back nor a copy of the
+    directory changes it. Steps break ties, and order those of before the numbers.
+    """
     whole = [path for path in parent.glob("step-*[0-9]") if (path / NAME).is_file()]
-    return sorted(whole, key=lambda path: ((path / NAME).stat().st_mtime_ns, path.name))
+    return sorted(whole, key=lambda path: (_read_order(path), path.name))
+
+
+def _read_order(checkpoint: Path) -> int:
+    """The place of a checkpoint in the order of saving, from 1; 0 where it does not say."""
+    try:
+        record = json.loads((checkpoint / NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return 0
+    order = record.get("order") if isinstance(record, dict) else None
+    return order if isinstance(order, int) else 0
 
 
 def damaged(directory: Path, what: str) -> CheckpointError:

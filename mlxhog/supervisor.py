@@ -12,18 +12,20 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context, resource_tracker
+from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from mlxhog import notices, watchdog, worker
 from mlxhog.arena import Arena
+from mlxhog.arena.memory import limit_in_words
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.workers import Entry, Phase, State
-from mlxhog.children import FAULT_EXIT_CODE, signals_held_back, thread_limits
+from mlxhog.children import FAULT_EXIT_CODE, spawn
 from mlxhog.config import TrainConfig
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
+from mlxhog.durable import disk_errors
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.job import Job
 from mlxhog.mix import WorkerSpec
@@ -76,7 +78,6 @@ class Supervisor:
         self.arena, self.ledger, self.config, self.run_dir = arena, ledger, config, run_dir
         self.seats = [_Seat(slot=k + 1, spec=spec) for k, spec in enumerate(mix)]
         self._make_job = make_job
-        self._context = get_context("spawn")
         self._watched = WatchedTime()
         self.restarts = 0
         self.torn = 0
@@ -86,7 +87,8 @@ class Supervisor:
 
     def start(self) -> None:
         """Spawn every worker."""
-        (self.run_dir / "logs").mkdir(exist_ok=True)
+        with disk_errors(f"making the folder for the workers' logs in {self.run_dir}"):
+            (self.run_dir / "logs").mkdir(exist_ok=True)
         for seat in self.seats:
             self._spawn(seat)
 
@@ -97,12 +99,13 @@ class Supervisor:
         job = watchdog.eased(self._make_job(seat.slot, seat.owner, seat.spec), seat.halvings)
         log = self._log(seat.slot)
         seat.log_begin, seat.heard = log.stat().st_size if log.exists() else 0, False
-        resource_tracker.ensure_running()  # its own start would let the signals through again
-        with thread_limits(seat.spec.threads), signals_held_back():
-            process = self._context.Process(
-                target=worker.main, args=(job,), name=f"mlxhog-worker-{seat.slot}", daemon=True
-            )
-            process.start()
+        process = spawn(
+            worker.main,
+            (job,),
+            name=f"mlxhog-worker-{seat.slot}",
+            threads=seat.spec.threads,
+            daemon=True,
+        )
         assert process.pid is not None
         table.seated(seat.slot, process.pid)
         seat.process = process
@@ -180,8 +183,8 @@ class Supervisor:
         if len(seat.deaths_s) > self.config.restarts:
             raise WorkerFailed(
                 f"{what} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
-                f"(last: {how}; {self.last_words(seat.slot)}); see {log}, or allow more with "
-                "--restarts"
+                f"(last: {how}; {self.last_words(seat.slot)}){limit_in_words()}; see {log}, or "
+                "allow more with --restarts"
             )
         self.restarts += 1
         self.messages.append(f"{what} died ({how}) and is being replaced")

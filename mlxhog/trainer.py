@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -62,7 +63,8 @@ def train(config: TrainConfig, *, observer: Observer | None = None) -> Result:
 
     Args:
         config: the resolved configuration.
-        observer: called about twice a second from this thread; it must not block.
+        observer: called about twice a second from this thread; it must not block. After an OSError,
+            such as a closed pipe, it is not called again.
 
     Returns:
         The result; its `status` is "done", "interrupted", "diverged", or "unsaved" where the last
@@ -121,6 +123,7 @@ class _Training:
         self._eval_round = 0
         self._signals = Interrupts()
         self._doing: str | None = None
+        self._reported: set[str] = set()
         self._last_report = self._last_metrics = 0.0
 
     def _check_nobody_went_on(self) -> None:
@@ -426,11 +429,23 @@ class _Training:
             now = self.monitor.progress().to_json()  # counts from this command on, hence its pid
             self.run.append_metrics({**now, "supervisor_pid": os.getpid()})
         except EnvironmentLacks as error:
-            self._report(f"no metrics: {error}; training goes on")
+            self._report_once(f"no metrics: {error}; training goes on")
 
     def _report(self, message: str | None) -> None:
-        if self.observer is not None:
-            self.observer(self.monitor.progress(sample=self.sample, message=message))
+        if self.observer is None:
+            return
+        progress = self.monitor.progress(sample=self.sample, message=message)
+        try:
+            self.observer(progress)
+        except OSError as error:  # such as a closed pipe: what is shown must not end the training
+            self.observer = None
+            warnings.warn(f"progress cannot be shown any more: {error}", stacklevel=2)
+
+    def _report_once(self, message: str) -> None:
+        """Report what would be said again every few seconds."""
+        if message not in self._reported:
+            self._reported.add(message)
+            self._report(message)
 
     def _write_status(self, **more: Any) -> None:
         """Replace run.json."""

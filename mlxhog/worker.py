@@ -6,6 +6,9 @@ import os
 import resource
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
 
 from mlxhog import (
     backends,
@@ -33,7 +36,7 @@ def main(job: Job) -> None:
         darwin.ask_for_performance_cores()
     log = job.run_dir / "logs" / f"worker-{job.slot}.log"
     sys.stdout.flush()
-    with log.open("a", buffering=1) as stream:
+    with _opened(log) as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
         try:
@@ -47,9 +50,17 @@ def main(job: Job) -> None:
                 code = error.exit_code
             else:
                 raise
-            print(f"error: {error}", file=sys.stderr)
-            sys.stderr.flush()
+            with suppress(OSError):  # the disk of the log may be full
+                print(f"error: {error}", file=sys.stderr, flush=True)
             os._exit(code)
+
+
+def _opened(log: Path) -> IO[str]:
+    """Open a log; where its folder is gone, what would be written into it is lost."""
+    try:
+        return log.open("a", buffering=1)
+    except OSError:
+        return open(os.devnull, "w")
 
 
 def _run(job: Job) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from multiprocessing import Pipe, connection, get_context, resource_tracker
+from multiprocessing import Pipe, connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from mlxhog.arena import Arena
 from mlxhog.arena.workers import State
-from mlxhog.children import FAULT_EXIT_CODE, signals_held_back, thread_limits
+from mlxhog.children import FAULT_EXIT_CODE, spawn
 from mlxhog.classic import worker
 from mlxhog.classic.job import Job
 from mlxhog.errors import WorkerFailed
@@ -49,11 +49,9 @@ class Crew:
         self.deaths = 0
         self._seats = [_Seat(rank) for rank in range(workers)]
         self._make_job = make_job
-        self._context = get_context("spawn")
 
     def spawn(self) -> None:
         """Fill every empty seat."""
-        resource_tracker.ensure_running()  # its own start would let signals through again
         for seat in self._seats:
             if seat.process is None:
                 self._spawn(seat)
@@ -62,14 +60,13 @@ class Crew:
         table, slot = self.arena.workers, seat.rank + 1
         table.acquire_slot(slot=slot)
         seat.last_words, theirs = Pipe(duplex=False)
-        with thread_limits(1), signals_held_back():
-            process = self._context.Process(
-                target=worker.main,
-                args=(self._make_job(seat.rank), theirs),
-                name=f"mlxhog-classic-{seat.rank}",
-                daemon=True,
-            )
-            process.start()
+        process = spawn(
+            worker.main,
+            (self._make_job(seat.rank), theirs),
+            name=f"mlxhog-classic-{seat.rank}",
+            threads=1,
+            daemon=True,
+        )
         theirs.close()
         assert process.pid is not None
         table.seated(slot, process.pid)

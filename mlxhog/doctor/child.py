@@ -12,7 +12,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable
-from multiprocessing import Pipe, connection, get_context, reduction, resource_tracker
+from multiprocessing import Pipe, connection, reduction
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -20,7 +20,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.workers import State
-from mlxhog.children import follow_parent, signals_held_back, thread_limits
+from mlxhog.children import follow_parent, spawn
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,15 +78,13 @@ class Child:
         if arena is not None:
             for slot in slots:
                 arena.workers.acquire_slot(slot=slot)
-        resource_tracker.ensure_running()  # its own start would let the signals through again
-        with thread_limits(1), signals_held_back():
-            self._process = get_context("spawn").Process(
-                target=_main,
-                args=(theirs, _Output(self._output.fileno()), arena and arena.handle(), slots),
-                name="mlxhog-doctor",
-                daemon=True,
-            )
-            self._process.start()
+        self._process = spawn(
+            _main,
+            (theirs, _Output(self._output.fileno()), arena and arena.handle(), slots),
+            name="mlxhog-doctor",
+            threads=1,
+            daemon=True,
+        )
         theirs.close()
         if arena is not None:
             assert self._process.pid is not None
