@@ -26,6 +26,7 @@ LAYERS = (
         "durable",
         "file_lock",
         "plain_json",
+        "small_files",
         "mapped",
         "notices",
         "verdicts",
