@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from mlxhog.errors import MlxhogError
 from mlxhog.options import did_you_mean
+from mlxhog.report.printable import printable_output
 
 COMMANDS = {
     "train": "train a model; with no options a minute on text that comes with the package",
@@ -53,7 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: words after `mlxhog`; those of this process by default.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    with printable_output():
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
