@@ -155,7 +155,7 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
     """
     record = manifest.read(path)
     manifest.verify(path, record, digests=verify)
-    params = dict(formats.open(path).tensors)
+    params = dict(formats.open(path, verify=False).tensors)
     optimizer = tensors.read(path / OPTIMIZER)
     if verify:
         for name, array in (*params.items(), *optimizer.items()):

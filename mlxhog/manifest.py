@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mlxhog import plain_json
+from mlxhog import plain_json, small_files
 from mlxhog.durable import write_synced
 from mlxhog.errors import CheckpointError
 
 FORMAT = 1
 NAME = "state.json"
+_TENSORS = ".safetensors"
 
 
 def write(directory: Path, step: int, state: Mapping[str, Any]) -> None:
@@ -46,7 +47,7 @@ def read(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{directory} is not a checkpoint of mlxhog: it holds no {NAME}")
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(small_files.read(path))
     except (OSError, ValueError) as error:
         raise damaged(directory, f"{NAME} cannot be read: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -65,20 +66,40 @@ def verify(directory: Path, record: Mapping[str, Any], *, digests: bool) -> None
         digests: also read the large files, instead of looking at their size alone.
 
     Raises:
-        CheckpointError: a file is missing or changed; the message names it.
+        CheckpointError: a file is missing or changed, or the manifest names one elsewhere; the
+            message says which.
     """
     files: dict[str, dict[str, Any]] = record["files"]
     for name, expected in files.items():
+        if Path(name).name != name:
+            raise damaged(directory, f"{NAME} names {name!r}, which is not in the directory")
         path = directory / name
         if not path.is_file():
             raise damaged(directory, f"{name} is missing")
         size = path.stat().st_size
         if size != expected["bytes"]:
             raise damaged(directory, f"{name} has {size:,} bytes, expected {expected['bytes']:,}")
-    read = [name for name in files if digests or not name.endswith(".safetensors")]
+    verify_digests(directory, record, [n for n in files if digests or not n.endswith(_TENSORS)])
+
+
+def verify_digests(directory: Path, record: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Read files of a directory, and compare what they hold with its manifest.
+
+    Args:
+        directory: the checkpoint.
+        record: its manifest.
+        names: of the files.
+
+    Raises:
+        CheckpointError: one of them is not in the manifest, or has changed; the message names it.
+    """
+    files: dict[str, dict[str, Any]] = record["files"]
+    for name in names:
+        if name not in files:
+            raise damaged(directory, f"{NAME} says nothing of {name}")
     with ThreadPoolExecutor(2) as pool:  # hashing leaves Python's lock; weights and moments at once
-        found = list(pool.map(_digest, (directory / name for name in read)))
-    for name, digest in zip(read, found, strict=True):
+        digests = list(pool.map(_digest, (directory / name for name in names)))
+    for name, digest in zip(names, digests, strict=True):
         if digest != files[name]["sha256"]:
             raise damaged(
                 directory, f"{name} has digest {digest}, expected {files[name]['sha256']}"
@@ -118,5 +139,8 @@ def _own_digest(record: Mapping[str, Any]) -> str:
 
 
 def _digest(path: Path) -> str:
+    """Return the digest of a file that belongs to a checkpoint; only tensors may be large."""
+    if not path.name.endswith(_TENSORS):
+        return hashlib.sha256(small_files.read(path)).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,6 +27,7 @@ LAYERS = (
         "file_lock",
         "interrupts",
         "plain_json",
+        "small_files",
         "mapped",
         "notices",
         "verdicts",

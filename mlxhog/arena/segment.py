@@ -53,11 +53,18 @@ class Backing:
     note: str = ""
 
 
-def create(nbytes: int, *, directory: Path | None = None, fallback: Path | None = None) -> Backing:
+def create(
+    nbytes: int,
+    *,
+    needed: int | None = None,
+    directory: Path | None = None,
+    fallback: Path | None = None,
+) -> Backing:
     """Create and map a zeroed segment that no directory names.
 
     Args:
         nbytes: size, rounded up to 16 KiB.
+        needed: bytes of it that are going to be used; default: all.
         directory: back it by a file there, not by shared memory. Slower where the system writes
             dirty pages to disk.
         fallback: where that file goes if shared memory is forbidden; None is the temporary
@@ -67,10 +74,11 @@ def create(nbytes: int, *, directory: Path | None = None, fallback: Path | None 
         EnvironmentLacks: there is not that much memory, or (a file) room on the disk.
     """
     nbytes = -(-nbytes // PAGE) * PAGE
+    needed = nbytes if needed is None else needed
     note = ""
     had = available_bytes()
-    if directory is None and had and nbytes > had:
-        raise _too_large(nbytes, had)
+    if directory is None and had and needed > had:
+        raise _too_large(needed, had)
     if directory is None:
         try:
             fd, readonly_fd = _open_shm()

@@ -14,6 +14,7 @@ from typing import TextIO, cast
 
 from mlxhog.errors import MlxhogError
 from mlxhog.options import did_you_mean
+from mlxhog.report.printable import printable_output
 from mlxhog.report.streams import Lasting, OutputLost
 
 COMMANDS = {
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = Lasting(sys.stdout, ends=only_tells or words[0] == "generate")
     with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, Lasting(sys.stderr))):
         try:
-            code = _answered(words)
+            with printable_output():
+                code = _answered(words)
         finally:  # argparse ends --help with SystemExit
             with suppress(OutputLost):  # which `failure` says, too
                 out.flush()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog import small_files
 from mlxhog.data.byte_tokenizer import BOS_TOKEN, BYTE_TO_CHAR, bos_first, tokenizer_config
 from mlxhog.errors import DataError, EnvironmentLacks
 
@@ -112,18 +113,19 @@ def train(texts: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
     return BpeTokenizer(text.encode(), BOS_TOKEN, f"bpe:{vocab_size}")
 
 
-def load(path: Path, bos_token_id: int | None = None) -> BpeTokenizer:
+def load(path: Path, description: bytes, bos_token_id: int | None = None) -> BpeTokenizer:
     """Return the tokenizer of a `tokenizer.json` whose start token is named beside it.
 
     Args:
         path: the file.
+        description: what it holds.
         bos_token_id: the start token, where no file of the tokenizer names it.
 
     Raises:
         EnvironmentLacks: the package `tokenizers` is not installed.
         DataError: a file is missing or damaged, or none names a start token.
     """
-    description, bos_token = path.read_bytes(), _named_bos(path)
+    bos_token = _named_bos(path)
     if bos_token is None and bos_token_id is not None:
         bos_token = _from_description(description, str(path)).id_to_token(bos_token_id)
     if bos_token is None:
@@ -140,7 +142,7 @@ def _named_bos(path: Path) -> str | None:
         beside = path.with_name(neighbour)
         if not beside.is_file():
             continue
-        named = _parse(beside.read_bytes(), str(beside)).get("bos_token")
+        named = _parse(small_files.read(beside, refusal=DataError), str(beside)).get("bos_token")
         bos_token = named.get("content") if isinstance(named, dict) else named
         if isinstance(bos_token, str):
             return bos_token

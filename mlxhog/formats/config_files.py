@@ -9,11 +9,14 @@ from typing import Any
 
 import yaml
 
+from mlxhog import small_files
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
 NAMES = ("config.json", "config.yaml", "config.yml")
+MOST_BYTES = 1 << 20
+"""Of a config; real ones have a few kilobytes."""
 
 
 def find(folder: Path) -> dict[str, Any]:
@@ -28,7 +31,7 @@ def find(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in NAMES:
         if (folder / name).is_file():
-            fields = read(folder / name)
+            fields = read(folder / name, named=False)
             for key in found.keys() & fields.keys():
                 if found[key] != fields[key]:
                     raise ConfigError(
@@ -39,14 +42,20 @@ def find(folder: Path) -> dict[str, Any]:
     return found
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, *, named: bool = True) -> dict[str, Any]:
     """Return the fields of one config file; those of a training config are under `model`.
 
+    Args:
+        path: the file.
+        named: the user named it; as for `small_files.read`.
+
     Raises:
-        ConfigError: it is missing, cannot be parsed, or holds no fields.
+        ConfigError: it is missing, cannot be parsed, is too large, leads out of its directory, or
+            holds no fields.
     """
     try:
-        text = path.read_text("utf-8")
+        content = small_files.read(path, most=MOST_BYTES, named=named, refusal=ConfigError)
+        text = content.decode("utf-8")
         data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the config {path}: {error}; mend it") from error
