@@ -158,7 +158,7 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
         path=path,
         step=record["step"],
         params=params,
-        config=json.loads((path / CONFIG).read_bytes()),
+        config=config_files.read(path / CONFIG),
         optimizer=optimizer,
         state=record["state"],
         tokenizer=tokenizers.load(path),
@@ -223,9 +223,17 @@ def latest(run: Run) -> Path:
         CheckpointError: there is none yet, or the named one is damaged; never another instead.
     """
     try:
-        name = (run.checkpoints / _LATEST).read_text().strip()
+        name = limits.read_text(run.checkpoints / _LATEST, 4096).strip()
+        if name in (".", "..") or Path(name).name != name or not name.isprintable():
+            raise ValueError("it names no directory")
     except OSError:
         name = ""
+    except ValueError as error:
+        whole = manifest.by_age(run.checkpoints)
+        way_out = f"use {whole[-1]}" if whole else f"there is none in {run.checkpoints}"
+        raise CheckpointError(
+            f"{run.checkpoints / _LATEST} has to hold the name of a checkpoint: {error}; {way_out}"
+        ) from error
     # Killed between two renames, a replaced checkpoint stands under its `.old` name.
     for candidate in (name, f"{name}.old"):
         if name and (run.checkpoints / candidate / manifest.NAME).is_file():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mlxhog import limits, plain_json, plain_yaml
 from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.limits import shown
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
@@ -32,8 +31,8 @@ def find(folder: Path) -> dict[str, Any]:
             for key in found.keys() & fields.keys():
                 if found[key] != fields[key]:
                     raise ConfigError(
-                        f"{folder}: {key} is {found[key]!r} in config.json and {fields[key]!r} in "
-                        f"{name}; keep one of the two"
+                        f"{folder}: {shown(key)} is {shown(found[key])} in config.json and "
+                        f"{shown(fields[key])} in {name}; keep one of the two"
                     )
             found |= fields
     return found
@@ -46,9 +45,9 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: it is missing, cannot be parsed, or holds no fields.
     """
     try:
-        text = path.read_text("utf-8")
-        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        text = limits.read_text(path)
+        data = plain_json.loads(text) if path.suffix == ".json" else plain_yaml.loads(text)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the config {path}: {error}; mend it") from error
     if isinstance(data, dict) and isinstance(data.get("model"), dict) and "vocab_size" not in data:
         data = data["model"]
@@ -83,7 +82,7 @@ def model_of(
     stated = fields.get("model_type", family)
     if stated != family:
         raise CheckpointError(
-            f"{where}: the config says model_type {stated!r} and the tensors are those of "
+            f"{where}: the config says model_type {shown(stated)} and the tensors are those of "
             f"{family!r}; use the config that belongs to them"
         )
     try:

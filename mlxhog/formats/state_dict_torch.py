@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mlxhog import mapped
 from mlxhog.errors import CheckpointError, EnvironmentLacks
+from mlxhog.limits import said
 
 try:
     import torch
@@ -71,10 +72,13 @@ def _load(path: Path, device: str) -> object:
             f"{path} holds more than tensors, and unpickling it could run any program; save the "
             "state dict alone: torch.save(model.state_dict(), FILE)"
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        said = str(error) or "it ends too early"
+    except MemoryError as error:
         raise CheckpointError(
-            f"{path} is missing, truncated or foreign: {said}; copy it again"
+            f"{path} asks for more memory than there is; it is damaged: copy it again"
+        ) from error
+    except Exception as error:  # the bytes of a pickle choose what torch's unpickler raises
+        raise CheckpointError(
+            f"{path} is missing, truncated or foreign: {said(error)}; copy it again"
         ) from error
 
 

@@ -11,13 +11,12 @@ A directory is searched in this order, as transformers and the xlstm package do:
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from mlxhog import tensors
+from mlxhog import plain_json, tensors
 from mlxhog.errors import CheckpointError
 from mlxhog.formats.check import listed
 
@@ -134,7 +133,7 @@ def _indexed(index: Path) -> dict[str, NDArray[Any]]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map = json.loads(index.read_bytes())["weight_map"]
+        weight_map = plain_json.read(index)["weight_map"]
         plain = all(
             isinstance(file, str) and Path(file).name == file for file in weight_map.values()
         )

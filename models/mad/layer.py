@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Literal, Protocol, get_type_hints
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import convert
+from mlxhog.models.fields import check_most, convert
 from mlxhog.models.spec import ParamSpec
 
 
@@ -74,6 +74,8 @@ def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
         if key not in own:
             raise ConfigError(f"layer {name} has no {key!r}; {_near(key, own)}")
         values[key] = convert(f"{name}.{key}", value, types[key])
+        if types[key] is not float and isinstance(values[key], int):
+            check_most(f"{name}.{key}", values[key])
     made: Layer = layer(**values)
     return made
 
