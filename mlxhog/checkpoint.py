@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import formats, manifest, mapped, plain_json, tensors
+from mlxhog import formats, limits, manifest, mapped, plain_json, tensors
 from mlxhog import run as runs
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.durable import full_disk, replace_file, require_space, sync, write_synced
 from mlxhog.errors import CheckpointError, ConfigError, RunError
-from mlxhog.formats import ours, weights
+from mlxhog.formats import config_files, ours, weights
 from mlxhog.models import families
 from mlxhog.models.xlstm_large.config import NO_EFFECT
 from mlxhog.run import Run

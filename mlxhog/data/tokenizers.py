@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog import limits
 from mlxhog.data import bpe
 from mlxhog.data.byte_tokenizer import ByteTokenizer
 from mlxhog.errors import DataError
@@ -98,7 +99,11 @@ def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
         hint = f"did you mean {near[0]!r}?" if near else "say bytes, bpe:N, or a tokenizer.json"
         raise DataError(f"no tokenizer {str(path)!r}, and no such file; {hint}")
     byte_tokenizer = ByteTokenizer()
-    if hashlib.sha256(file.read_bytes()).hexdigest() == byte_tokenizer.sha256:
+    try:
+        content = limits.read_bytes(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {error}; choose another tokenizer") from error
+    if hashlib.sha256(content).hexdigest() == byte_tokenizer.sha256:
         return byte_tokenizer
     return bpe.load(file, bos_token_id)
 
@@ -107,4 +112,4 @@ def _vocab_size(spec: str) -> int:
     size = spec.removeprefix("bpe:")
     if not size.isascii() or not size.isdigit():
         raise DataError(f"tokenizer {spec!r}: expected bpe: and a number, such as bpe:4096")
-    return int(size)
+    return int(size[:12])  # more digits are too many with or without the rest

@@ -16,6 +16,8 @@ from mlxhog.classic.loaders.lines import blocks, wrong
 from mlxhog.classic.loaders.table import line_of_row, read_table, whole_ids
 from mlxhog.errors import ConfigError, DataError
 
+MOST_LABELS = 4096
+"""Every vertex has a number for each label."""
 _FORM = "VERTEX=LABEL by commas, such as 0=0,33=1, or a file with VERTEX LABEL on each line"
 
 
@@ -47,6 +49,11 @@ def load_graph(path: Path, terminals: str) -> Graph:
         raise DataError(f"{path} is a graph with no edges; wanted lines of VERTEX VERTEX [WEIGHT]")
     columns = [np.concatenate(heads), np.concatenate(tails)]
     known = _labels(terminals)
+    if max(known.values()) >= MOST_LABELS:
+        raise ConfigError(
+            f"--terminals has the label {max(known.values())}; number them from 0, "
+            f"{MOST_LABELS} at most"
+        )
     names = np.unique(np.concatenate(columns))
     missing = sorted(known.keys() - set(names.tolist()))
     if missing:

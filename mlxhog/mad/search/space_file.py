@@ -67,9 +67,11 @@ def read_space(path: str | Path) -> Space:
         if file.name.startswith("space-")
     }
     try:
-        with resources.as_file(shipped[str(path)]) if str(path) in shipped else (
-            contextlib.nullcontext(Path(path))
-        ) as file:
+        with (
+            resources.as_file(shipped[str(path)])
+            if str(path) in shipped
+            else (contextlib.nullcontext(Path(path))) as file
+        ):
             data = plain_yaml.loads(limits.read_text(file))
     except FileNotFoundError:
         names = ", ".join(sorted(shipped))
