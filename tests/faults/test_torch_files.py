@@ -1,0 +1,143 @@
+"""A torch file that was made to harm is refused in words; it neither crashes nor fills the memory.
+
+Each hostile file is read in a process of its own, since the fault it provokes is a crash.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mlxhog.errors import CheckpointError
+from mlxhog.formats.weights import read
+
+READ = """
+import resource, sys
+from pathlib import Path
+import torch  # its libraries are larger than the limit allows for
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 30),) * 2)
+from mlxhog.errors import CheckpointError
+from mlxhog.formats.weights import read
+try:
+    for array in read(Path(sys.argv[1])).values():
+        array.copy()
+except CheckpointError as error:
+    print(error)
+"""
+
+
+class Claim:
+    """Pickles as a tensor of any offset, sizes and strides over a storage of eight floats."""
+
+    def __init__(self, first: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+        self.claim = (first, shape, strides)
+
+    def __reduce__(self) -> Any:
+        storage = torch.storage.TypedStorage(
+            wrap_storage=torch.arange(8, dtype=torch.float32).untyped_storage(),
+            dtype=torch.float32,
+            _internal=True,
+        )
+        return torch._utils._rebuild_tensor_v2, (storage, *self.claim, False, OrderedDict())
+
+
+def said(path: Path) -> str:
+    """What reading a file in another process says; it has to end by itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-2000:]}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["archive", "old-layout"])
+def test_strides_whose_bytes_wrap_the_address_space_are_refused(
+    tmp_path: Path, zipped: bool
+) -> None:
+    save(tmp_path / "a.pt", Claim(0, (5, 2), (2**62, 1)), zipped)
+    assert "strides (4611686018427387904, 1)" in said(tmp_path / "a.pt")
+
+
+BEYOND = {
+    "one stride too long": Claim(0, (2, 4), (5, 1)),
+    "offset that wraps": Claim(2**62, (4,), (1,)),
+    "strides that wrap to few bytes": Claim(0, (5,), (2**62,)),
+    "more elements than there are": Claim(0, (100,), (1,)),
+    "offset too far": Claim(5, (4,), (1,)),
+    "one element shown everywhere": Claim(0, (2**40,), (0,)),
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["archive", "old-layout"])
+@pytest.mark.parametrize("claim", BEYOND.values(), ids=BEYOND)
+def test_a_tensor_beyond_its_numbers_is_refused_before_it_is_viewed(
+    tmp_path: Path, claim: Claim, zipped: bool
+) -> None:
+    save(tmp_path / "a.pt", claim, zipped)
+    with pytest.raises(CheckpointError, match=r"a\.pt"):
+        read(tmp_path / "a.pt")
+
+
+def test_views_within_their_storage_are_read_exactly(tmp_path: Path) -> None:
+    whole = torch.arange(24, dtype=torch.float32).reshape(4, 6)
+    views = {"t": whole.t(), "rows": whole[1::2, 1:3], "last": whole[3, 5], "none": whole[:0].t()}
+    torch.save(views, tmp_path / "a.pt")
+    for name, array in read(tmp_path / "a.pt").items():
+        np.testing.assert_array_equal(array, views[name].numpy())
+
+
+def test_an_archive_whose_entry_is_smaller_than_claimed_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.arange(64.0), "b": torch.arange(64.0)}, tmp_path / "a.pt")
+    changed = rewritten(tmp_path / "a.pt", lambda name, data: data[:16] if "/data/" in name else data)
+    with pytest.raises(CheckpointError, match="holds 4 elements of it"):
+        read(changed)
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    torch.save({"a": torch.arange(64.0)}, tmp_path / "a.pt")
+    changed = rewritten(tmp_path / "a.pt", lambda name, data: data, zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match="is compressed"):
+        read(changed)
+
+
+def test_a_state_dict_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    loop: dict[str, Any] = {}
+    loop["model"] = loop
+    torch.save(loop, tmp_path / "a.pt")
+    assert "holds no state dict" in said(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.eye(3).to_sparse(), torch.empty(3, device="meta")],
+    ids=["sparse", "without numbers"],
+)
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_a_tensor_that_is_no_array_of_the_file_is_refused(
+    tmp_path: Path, tensor: torch.Tensor
+) -> None:
+    torch.save({"a": tensor}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="of a|a has type"):
+        read(tmp_path / "a.pt")
+
+
+def save(path: Path, claim: Claim, zipped: bool) -> None:
+    torch.save({"a": claim}, path, _use_new_zipfile_serialization=zipped)
+
+
+def rewritten(path: Path, change: Any, compression: int = zipfile.ZIP_STORED) -> Path:
+    """Copy an archive, with other bytes in its entries."""
+    copy = path.with_name("b.pt")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w", compression) as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    return copy
