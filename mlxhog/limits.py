@@ -10,7 +10,7 @@ import math
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MOST_BYTES = 1 << 28
 """Of a file of JSON or JSON lines that is read as a whole."""
@@ -29,13 +29,21 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it has more than `most` bytes; no more than those were read.
+        ValueError: it has more than `most` bytes; little more was read.
     """
     with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"it has more than {most:,} bytes")
-    return content
+        return read_all(file, most)
+
+
+def read_all(file: BinaryIO, most: int) -> bytes:
+    """Return the rest of an open file, as `read_bytes` does; it may be one that unpacks."""
+    pieces, size = [], 0
+    while piece := file.read(1 << 20):  # a larger one would take its memory before it is there
+        pieces.append(piece)
+        size += len(piece)
+        if size > most:
+            raise ValueError(f"more than {most:,} bytes")
+    return b"".join(pieces)
 
 
 def read_text(path: Path, most: int = MOST_CONFIG_BYTES) -> str:
@@ -48,7 +56,7 @@ def read_text(path: Path, most: int = MOST_CONFIG_BYTES) -> str:
     try:
         return read_bytes(path, most).decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8 text (byte {error.start})") from error
+        raise ValueError(f"not UTF-8 text (byte {error.start})") from error
 
 
 def shown(value: object, most: int = MOST_SHOWN) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 from mlxhog import machine, plain_json
 from mlxhog.cache import user_cache_directory
-from mlxhog.limits import said, shown
+from mlxhog.limits import MOST_SHOWN, said, shown
 
 FORMAT = 1
 GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
@@ -243,8 +243,8 @@ def load(directory: Path | None = None, wanted: Identity | None = None) -> Verdi
         if getattr(stored, name) != value:
             return Verdicts(
                 path,
-                f"the last `mlxhog doctor` saw {name} {shown(getattr(stored, name))}, "
-                f"this is {value!r}: "
+                f"the last `mlxhog doctor` saw {name} "
+                f"{str(getattr(stored, name))[:MOST_SHOWN]}, this is {value}: "
                 "run it again",
             )
     return Verdicts(path, None, record)

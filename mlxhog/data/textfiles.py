@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from mlxhog import plain_json
+from mlxhog import limits, plain_json
 from mlxhog.errors import DataError, EnvironmentLacks
 from mlxhog.limits import said, shown
 
@@ -192,27 +192,27 @@ def _open_zstd(path: Path) -> BinaryIO:
 
 def _read(path: Path, file: BinaryIO) -> bytes:
     try:
-        text = file.read(MOST_BYTES + 1)
+        return limits.read_all(file, MOST_BYTES)
     except _damages() as error:
         raise _damaged(path, error) from error
-    _check_size(path, text)
-    return text
+    except ValueError as error:
+        raise _too_long(path) from error
 
 
 def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
     try:
         while line := file.readline(MOST_BYTES + 1):
-            _check_size(path, line)
+            if len(line) > MOST_BYTES:
+                raise _too_long(path)
             yield line
     except _damages() as error:
         raise _damaged(path, error) from error
 
 
-def _check_size(path: Path, text: bytes) -> None:
-    if len(text) > MOST_BYTES:
-        raise DataError(
-            f"{path} holds a document of more than {MOST_BYTES:,} bytes; split it into several"
-        )
+def _too_long(path: Path) -> DataError:
+    return DataError(
+        f"{path} holds a document of more than {MOST_BYTES:,} bytes; split it into several"
+    )
 
 
 def _damaged(path: Path, error: BaseException) -> DataError:

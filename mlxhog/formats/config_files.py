@@ -8,7 +8,7 @@ from typing import Any
 
 from mlxhog import limits, plain_json, plain_yaml
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.limits import shown
+from mlxhog.limits import MOST_SHOWN, shown
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
@@ -31,8 +31,8 @@ def find(folder: Path) -> dict[str, Any]:
             for key in found.keys() & fields.keys():
                 if found[key] != fields[key]:
                     raise ConfigError(
-                        f"{folder}: {shown(key)} is {shown(found[key])} in config.json and "
-                        f"{shown(fields[key])} in {name}; keep one of the two"
+                        f"{folder}: {str(key)[:MOST_SHOWN]} is {shown(found[key])} in config.json "
+                        f"and {shown(fields[key])} in {name}; keep one of the two"
                     )
             found |= fields
     return found

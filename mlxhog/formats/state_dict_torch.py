@@ -93,13 +93,10 @@ def _load(path: Path, device: str) -> object:
             f"{path} holds more than tensors, and unpickling it could run any program; save the "
             "state dict alone: torch.save(model.state_dict(), FILE)"
         ) from error
-    except MemoryError as error:
-        raise CheckpointError(
-            f"{path} asks for more memory than there is; it is damaged: copy it again"
-        ) from error
     except Exception as error:  # the bytes of a pickle choose what torch's unpickler raises
+        what = "it ends too early" if isinstance(error, EOFError) else said(error)
         raise CheckpointError(
-            f"{path} is missing, truncated or foreign: {said(error)}; copy it again"
+            f"{path} is missing, truncated or foreign: {what}; copy it again"
         ) from error
 
 
