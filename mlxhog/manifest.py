@@ -107,7 +107,7 @@ def _fault(record: Mapping[str, Any]) -> str | None:
     if not isinstance(files, dict):
         return "lists no files"
     for name, entry in files.items():
-        if name in ("", ".", "..") or Path(name).name != name:
+        if name in ("", ".", "..") or Path(name).name != name or len(name) > 255:
             return f"lists {shown(name)}, which is no name of a file beside it"
         if not isinstance(entry, dict) or type(entry.get("bytes")) is not int:
             return f"says no size of {shown(name)}"

@@ -28,6 +28,7 @@ _NAMED = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+LONGEST_NAME = 255  # of a file, on every disk
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _NO_MODEL = ("optimizer", "training_args", "scheduler", "scaler", "rng_state")
 
@@ -135,7 +136,8 @@ def _weight_map(index: Path) -> dict[str, str]:
     try:
         weight_map = plain_json.read(index)["weight_map"]
         plain = all(
-            isinstance(file, str) and Path(file).name == file for file in weight_map.values()
+            isinstance(file, str) and Path(file).name == file and len(file) <= LONGEST_NAME
+            for file in weight_map.values()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

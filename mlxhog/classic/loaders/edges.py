@@ -18,6 +18,7 @@ from mlxhog.errors import ConfigError, DataError
 
 MOST_LABELS = 4096
 """Every vertex has a number for each label."""
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FORM = "VERTEX=LABEL by commas, such as 0=0,33=1, or a file with VERTEX LABEL on each line"
 
 
@@ -42,6 +43,7 @@ def load_graph(path: Path, terminals: str) -> Graph:
         for illegal, what in (
             (heads[-1] == tails[-1], "an edge from a vertex to itself; leave it out"),
             (weights[-1] < 0, "a weight below 0; a cut can only cost something"),
+            (weights[-1] > _FLOAT32_MAX, "a weight that is infinite in float32"),
         ):
             if illegal.any():
                 wrong(path, line_of_row(block, int(np.argmax(illegal))), what)

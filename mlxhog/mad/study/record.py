@@ -30,11 +30,14 @@ def _is_number(value: object) -> bool:
 
 
 def _is_config(value: object) -> bool:
+    if not isinstance(value, Mapping) or not isinstance(value.get("settings"), Mapping):
+        return False
+    protocol = value.get("protocol")
     return (
-        isinstance(value, Mapping)
-        and _is_text(value.get("task"))
+        _is_text(value.get("task"))
         and _is_count(value.get("seed"))
-        and all(isinstance(value.get(name, {}), Mapping) for name in ("protocol", "settings"))
+        and isinstance(protocol, Mapping)
+        and all(isinstance(protocol.get(name), int | float) for name in ("lr", "weight_decay"))
     )
 
 
