@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import formats, manifest, mapped, plain_json, tensors
+from mlxhog import formats, limits, manifest, mapped, plain_json, tensors
 from mlxhog import run as runs
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
@@ -37,7 +37,7 @@ from mlxhog.durable import (
     write_synced,
 )
 from mlxhog.errors import CheckpointError, ConfigError, RunError
-from mlxhog.formats import ours, weights
+from mlxhog.formats import config_files, ours, weights
 from mlxhog.models import families
 from mlxhog.models.xlstm_large.config import NO_EFFECT
 from mlxhog.run import Run
@@ -165,7 +165,7 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
         path=path,
         step=record["step"],
         params=params,
-        config=json.loads((path / CONFIG).read_bytes()),
+        config=config_files.read(path / CONFIG),
         optimizer=optimizer,
         state=record["state"],
         tokenizer=tokenizers.load(path),
@@ -230,9 +230,18 @@ def latest(run: Run) -> Path:
         CheckpointError: there is none yet, or the named one is damaged; never another instead.
     """
     try:
-        name = (run.checkpoints / _LATEST).read_text().strip()
+        name = limits.read_text(run.checkpoints / _LATEST, 4096).strip()
+        plain = name.isprintable() and len(name) <= 100 and name not in (".", "..")
+        if name and not (plain and Path(name).name == name):
+            raise ValueError("it names no directory")
     except OSError:
         name = ""
+    except ValueError as error:
+        whole = manifest.by_age(run.checkpoints)
+        way_out = f"use {whole[-1]}" if whole else f"there is none in {run.checkpoints}"
+        raise CheckpointError(
+            f"{run.checkpoints / _LATEST} has to hold the name of a checkpoint: {error}; {way_out}"
+        ) from error
     # Killed between two renames, a replaced checkpoint stands under its `.old` name.
     for candidate in (name, f"{name}.old"):
         if name and (run.checkpoints / candidate / manifest.NAME).is_file():

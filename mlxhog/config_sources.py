@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
-
+from mlxhog import limits, plain_yaml
 from mlxhog.errors import ConfigError
+from mlxhog.limits import shown
 from mlxhog.options import did_you_mean, options
 
 Config = TypeVar("Config")
@@ -33,32 +33,18 @@ def read_yaml(path: Path) -> list[Given]:
         ConfigError: the file cannot be read, is not YAML, or is not a mapping of names to values.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = limits.read_text(path)
+        entries = plain_yaml.entries(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text; a configuration is a YAML file") from error
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is None:
-            return []
-        if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{path}: wanted lines such as `lr: 1e-3`")
-        construct = yaml.constructor.SafeConstructor().construct_object
-        return [
-            Given(str(key.value), construct(value, deep=True), _line(path, key))
-            for key, value in node.value
-        ]
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
+    except plain_yaml.NotYaml as error:
+        where = path if error.line is None else f"{path}:{error.line}"
         raise ConfigError(f"{where}: not YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
-
-
-def _line(path: Path, node: yaml.Node) -> str:
-    return f"{path}:{node.start_mark.line + 1}"
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}; a configuration is a YAML file") from error
+    if entries is None:
+        raise ConfigError(f"{path}: wanted lines such as `lr: 1e-3`")
+    return [Given(name, value, f"{path}:{line}") for name, value, line in entries]
 
 
 def resolve(
@@ -99,7 +85,7 @@ def _layer(cls: type, layer: Iterable[Given], problems: list[str]) -> dict[str, 
         name = names.get(given.name)
         if name is None:
             near = did_you_mean(given.name, names)
-            problems.append(f"{given.origin}: no option {given.name!r}{near}")
+            problems.append(f"{given.origin}: no option {shown(given.name)}{near}")
         elif name in values and values[name].name != given.name:
             first = values[name]
             problems.append(

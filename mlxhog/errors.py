@@ -1,14 +1,27 @@
 """Every exception of mlxhog.
 
 A message names the thing, what it got, what it wanted and the way out. `exit_code` is what the
-command line returns when the exception ends a command.
+command line returns when the exception ends a command. A message is never longer than
+`MOST_CHARACTERS`, however much of a file it quotes.
 """
+
+MOST_CHARACTERS = 4000
+_KEPT_AT_END = 1000  # where the way out stands
 
 
 class MlxhogError(Exception):
     """Base of every error a user can meet."""
 
     exit_code = 2
+
+    def __init__(self, message: str = "") -> None:
+        left_out = len(message) - MOST_CHARACTERS
+        if left_out > 0:
+            message = (
+                f"{message[: MOST_CHARACTERS - _KEPT_AT_END]} [{left_out:,} characters left out] "
+                f"{message[-_KEPT_AT_END:]}"
+            )
+        super().__init__(message)
 
 
 class ConfigError(MlxhogError):

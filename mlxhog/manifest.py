@@ -15,6 +15,7 @@ from typing import Any
 from mlxhog import plain_json, small_files
 from mlxhog.durable import write_synced
 from mlxhog.errors import CheckpointError
+from mlxhog.limits import shown
 
 FORMAT = 1
 NAME = "state.json"
@@ -47,13 +48,15 @@ def read(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{directory} is not a checkpoint of mlxhog: it holds no {NAME}")
     try:
-        record = json.loads(small_files.read(path))
+        record = plain_json.loads(small_files.read(path))
     except (OSError, ValueError) as error:
         raise damaged(directory, f"{NAME} cannot be read: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not of format {FORMAT}; load it with its own mlxhog")
     if record.get("sha256") != _own_digest(record):
         raise damaged(directory, f"{NAME} does not match its digest")
+    if fault := _fault(record):
+        raise damaged(directory, f"{NAME} {fault}")
     return record
 
 
@@ -131,6 +134,23 @@ def damaged(directory: Path, what: str) -> CheckpointError:
     others = [path for path in by_age(directory.parent) if path.name != directory.name]
     way_out = f"use {others[-1]} instead" if others else "there is no other one beside it"
     return CheckpointError(f"checkpoint {directory} is damaged: {what}; {way_out}")
+
+
+def _fault(record: Mapping[str, Any]) -> str | None:
+    """What is wrong with a manifest whose digest fits: whoever computes digests may write one."""
+    step, files, state = record.get("step"), record.get("files"), record.get("state")
+    if type(step) is not int or not 0 <= step < 2**63 or not isinstance(state, dict):
+        return "names no step or state"
+    if not isinstance(files, dict):
+        return "lists no files"
+    for name, entry in files.items():
+        if name in ("", ".", "..") or Path(name).name != name or len(name) > 255:
+            return f"lists {shown(name)}, which is no name of a file beside it"
+        if not isinstance(entry, dict) or type(entry.get("bytes")) is not int:
+            return f"says no size of {shown(name)}"
+        if not isinstance(entry.get("sha256"), str):
+            return f"says no digest of {shown(name)}"
+    return None
 
 
 def _own_digest(record: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlxhog.limits import MOST_SHOWN, shown
 from mlxhog.quantities import Interval, parse_count, parse_duration_s, parse_number
 
 _METADATA = "mlxhog.option"
@@ -120,7 +121,7 @@ class Option:
             if self.optional or self.type is Interval:
                 return Interval() if self.type is Interval else None
             raise ValueError(f"is empty; wanted {self.wanted}")
-        got = f"is {value!r}"
+        got = f"is {shown(value)}"
         try:
             converted = self._typed(value)
         except ValueError:
@@ -191,5 +192,5 @@ def to_flag(name: str) -> str:
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the known word nearest to `word`, or nothing."""
-    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(word)[:MOST_SHOWN], list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""

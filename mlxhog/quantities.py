@@ -9,6 +9,10 @@ _BYTES = {
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "b": 1,
 }  # fmt: skip
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+MOST_COUNT = 2**63 - 1
+"""Largest whole number: what the arena's counters hold."""
+MOST_SECONDS = 1e9
+"""Longest duration, 32 years: deadlines and timeouts still hold it."""
 _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?)(ms|s|m|h|d)")
 
 
@@ -19,6 +23,13 @@ def parse_count(value: object) -> int:
         ValueError: not a whole number; the message says what was wanted.
     """
     wanted = "a whole number such as 2000, 10k or 1e6"
+    number = _count(value, wanted)
+    if abs(number) > MOST_COUNT:
+        raise ValueError(f"wanted {wanted}, and below 2^63")
+    return number
+
+
+def _count(value: object, wanted: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"wanted {wanted}")
     if isinstance(value, int):
@@ -29,7 +40,7 @@ def parse_count(value: object) -> int:
         # int first: a float would round counts above 2^53
         return int(digits) * _COUNT_SUFFIX[suffix]
     except ValueError:
-        number = _finite(digits, wanted) * _COUNT_SUFFIX[suffix]
+        number = _finite(_finite(digits, wanted) * _COUNT_SUFFIX[suffix], wanted)
     if not number.is_integer():
         raise ValueError(f"wanted {wanted}")
     return int(number)
@@ -58,7 +69,7 @@ def parse_bytes(value: object) -> int:
     text = str(value).strip().lower()
     unit = next((unit for unit in _BYTES if text.endswith(unit)), "")
     size = _finite(text.removesuffix(unit), wanted) * _BYTES.get(unit, 1)
-    if size < 1:
+    if not 1 <= size <= MOST_COUNT:
         raise ValueError(f"wanted {wanted}")
     return int(size)
 
@@ -74,8 +85,12 @@ def parse_duration_s(value: object) -> float:
         raise ValueError(f"wanted {wanted}")
     text = str(value).strip().lower().replace(" ", "")
     if text and not _DURATION_PART.sub("", text):
-        return sum(float(n) * _SECONDS[unit] for n, unit in _DURATION_PART.findall(text))
-    return _finite(value, wanted)
+        seconds = sum(float(n) * _SECONDS[unit] for n, unit in _DURATION_PART.findall(text))
+    else:
+        seconds = _finite(value, wanted)
+    if abs(seconds) > MOST_SECONDS:
+        raise ValueError(f"wanted {wanted}, and at most {MOST_SECONDS:g} s")
+    return seconds
 
 
 def _finite(value: int | float | str, wanted: str) -> float:

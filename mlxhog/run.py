@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
 import os
 import re
 import time
@@ -24,12 +23,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from mlxhog import file_lock, plain_json
+from mlxhog import file_lock, limits, plain_json
 from mlxhog.durable import disk_errors, end_of_last_line, replace_file
 from mlxhog.errors import RunError
 from mlxhog.options import did_you_mean
 
 _STATUS = "run.json"
+DAMAGED = "damaged"
+"""Status of a run whose `run.json` cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -98,17 +99,26 @@ class Run:
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses; the old status stands.
         """
-        kept = {"created_ns": self._read_status().get("created_ns", time.time_ns())}
+        kept = {"created_ns": self.created_ns() or time.time_ns()}
         replace_file(
             self.directory / _STATUS, plain_json.dumps({**status, **kept}, indent=1) + b"\n"
         )
 
     def read_status(self) -> dict[str, Any]:
-        """Return `run.json`; a run said to be running whose lock is free was interrupted."""
+        """Return `run.json`; a run said to be running whose lock is free was interrupted.
+
+        Where the file cannot be read, the status is "damaged" and there is nothing else.
+        """
         status = self._read_status()
-        if status.get("status") == "running" and not self.is_locked():
-            status["status"] = "interrupted"
+        with contextlib.suppress(RunError):  # a lock that cannot be opened tells nothing
+            if status.get("status") == "running" and not self.is_locked():
+                status["status"] = "interrupted"
         return status
+
+    def created_ns(self) -> int:
+        """Return when the run was made, in nanoseconds since 1970; 0 where that is not known."""
+        created = self._read_status().get("created_ns")
+        return created if type(created) is int and 0 < created < 2**63 else 0
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl`; numbers that are not finite become null.
@@ -140,11 +150,18 @@ class Run:
         """
         if not self.metrics_path.exists():
             return []
-        lines = self.metrics_path.read_bytes().split(b"\n")[:-1]
+        found: list[dict[str, Any]] = []
         try:
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise RunError(f"{self.metrics_path} is damaged: {error}") from error
+            for line in limits.read_bytes(self.metrics_path).split(b"\n")[:-1]:
+                entry = plain_json.loads(line)
+                if not isinstance(entry, dict):
+                    raise ValueError("it is no JSON object")
+                found.append(entry)
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{self.metrics_path} is damaged after {len(found)} lines: {error}; remove what is"
+            ) from error
+        return found
 
     def append_sample(self, text: str) -> None:
         """Append sampled text to `samples.txt`, as one line.
@@ -172,11 +189,14 @@ class Run:
             ) from error
 
     def _read_status(self) -> dict[str, Any]:
+        path = self.directory / _STATUS
         try:
-            status = json.loads((self.directory / _STATUS).read_bytes())
-        except (OSError, ValueError):
+            status = plain_json.read(path)
+        except FileNotFoundError:
             return {}
-        return status if isinstance(status, dict) else {}
+        except (OSError, ValueError):
+            return {"status": DAMAGED}
+        return status if isinstance(status, dict) else {"status": DAMAGED}
 
 
 def create(root: Path, name: str) -> Run:
@@ -216,12 +236,15 @@ def list_runs(root: Path) -> list[Run]:
     if not root.is_dir():
         return []
     runs = [Run(path.absolute()) for path in root.iterdir() if is_run(path)]
-    return sorted(runs, key=lambda run: (run._read_status().get("created_ns", 0), run.name))
+    return sorted(runs, key=lambda run: (run.created_ns(), run.name))
 
 
 def is_run(path: Path) -> bool:
     """Return whether a path is a run directory."""
-    return (path / _STATUS).is_file()
+    try:
+        return (path / _STATUS).is_file()
+    except OSError:  # a directory that only others may enter
+        return False
 
 
 def run_of(checkpoint: Path) -> Run | None:

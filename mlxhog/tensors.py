@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from mlxhog import mapped
+from mlxhog import mapped, plain_json
 from mlxhog.durable import flush
 from mlxhog.errors import CheckpointError
+from mlxhog.limits import said
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -121,10 +122,10 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
             pass  # opening it checks the header, the offsets and the length of the file
         data = mapped.map_file(path)
         first = 8 + int.from_bytes(data[:8].tobytes(), "little")
-        header: dict[str, Any] = json.loads(data[8:first].tobytes())
+        header: dict[str, Any] = plain_json.loads(data[8:first].tobytes(), strict=False)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is missing, truncated or foreign: {error}; copy it again"
+            f"{path} is missing, truncated or foreign: {said(error)}; copy it again"
         ) from error
     header.pop("__metadata__", None)
     return {name: _view(data[first:], entry, name, path) for name, entry in header.items()}

@@ -10,7 +10,6 @@ source does, and nothing about a GPU.
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 from collections import Counter
@@ -21,8 +20,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from mlxhog import machine
+from mlxhog import machine, plain_json
 from mlxhog.cache import user_cache_directory
+from mlxhog.limits import MOST_SHOWN, said, shown
 
 FORMAT = 1
 GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
@@ -35,6 +35,20 @@ VISIBLE_S = 1.0
 NONE = "not installed"
 
 Row = Mapping[str, Any]
+
+_MEASURED = ("adds", "lost", "torn", "samples", "backwards", "visible_s")
+_ROWS: Mapping[str, Mapping[str, type]] = {
+    "litmus": {
+        "writers": list, "kernel": str, "where": str, "adds": int, "lost": int, "torn": int,
+        "emulated": bool, "naive": bool,
+    },
+    "reads": {
+        "reader": str, "kind": str, "writer": str, "samples": int, "torn": int, "backwards": int,
+        "visible_s": float, "emulated": bool,
+    },
+    "kernels": {"name": str, "instance": str, "engine": str, "ok": bool, "emulated": bool},
+}  # fmt: skip
+"""Every field that a verdict looks at, and its type."""
 
 
 @dataclass(frozen=True)
@@ -218,18 +232,19 @@ def load(directory: Path | None = None, wanted: Identity | None = None) -> Verdi
     here = identity() if wanted is None else wanted
     path = (directory or user_cache_directory()) / here.file_name
     try:
-        record = json.loads(path.read_bytes())
+        record = plain_json.read(path)
         _check_form(record)
         stored = Identity(**record["identity"])
     except FileNotFoundError:
         return Verdicts(path, "this machine has not been tested: run `mlxhog doctor`")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return Verdicts(path, f"{path} is damaged ({error}): run `mlxhog doctor` again")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Verdicts(path, f"{path} is damaged ({said(error)}): run `mlxhog doctor` again")
     for name, value in asdict(here).items():
         if getattr(stored, name) != value:
             return Verdicts(
                 path,
-                f"the last `mlxhog doctor` saw {name} {getattr(stored, name)}, this is {value}: "
+                f"the last `mlxhog doctor` saw {name} "
+                f"{str(getattr(stored, name))[:MOST_SHOWN]}, this is {value}: "
                 "run it again",
             )
     return Verdicts(path, None, record)
@@ -239,20 +254,26 @@ def _check_form(record: Any) -> None:
     """Raise unless everything that a verdict looks at is there."""
     if record["format"] != FORMAT:
         raise ValueError(f"format {record['format']}, wanted {FORMAT}")
-    for name, keys in (
-        ("litmus", ("writers", "kernel", "where", "adds", "lost", "torn", "emulated", "naive")),
-        (
-            "reads",
-            ("reader", "kind", "writer", "samples", "torn", "backwards", "visible_s", "emulated"),
-        ),
-        ("kernels", ("name", "instance", "engine", "ok", "emulated")),
-    ):
+    for name, kinds in _ROWS.items():
         for row in record[name]:
-            for key in keys:
-                row[key]
+            for key, kind in kinds.items():
+                measured = key in _MEASURED and "error" not in row
+                _check_kind(f"{key} of {name}", row[key], kind, optional=not measured)
+    for row in record["litmus"]:
+        for writer in row["writers"]:
+            _check_kind("a writer", writer, str)
     for speeds in (record["tokens_per_s"], record.get("tokens_per_s_metal", {})):
         for speed in speeds.values():
-            float(speed)
+            _check_kind("a speed", speed, float)
+
+
+def _check_kind(what: str, value: object, kind: type, *, optional: bool = False) -> None:
+    wanted = int | float if kind is float else kind
+    if (value is None and optional) or (
+        isinstance(value, wanted) and (kind is bool or not isinstance(value, bool))
+    ):
+        return
+    raise ValueError(f"{what} is {shown(value)}, wanted {kind.__name__}")
 
 
 def _pairs(counts: Counter[str]) -> Iterator[tuple[str, str]]:

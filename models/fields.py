@@ -6,13 +6,25 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlxhog.errors import ConfigError
+from mlxhog.limits import MOST_SHOWN, shown
+
+MOST = 2**31 - 1
+"""Largest whole number of a field."""
+MOST_WIDTH = 2**20
+"""Largest width of a layer, and most heads: fifty times the widest model there is."""
+MOST_LAYERS = 4096
+"""Most layers or blocks, which are listed one by one."""
+MOST_FLOAT = 1e30
+"""Largest number that still is one in float32, also times a width."""
 
 
 def check_names(where: str, data: Mapping[Any, Any]) -> None:
     """Refuse a mapping with a key that is not text, as YAML reads `1: 2` or `yes: 2`."""
     for key in data:
         if not isinstance(key, str):
-            raise ConfigError(f"{where} has the field {key!r}, which is no name; put it in quotes")
+            raise ConfigError(
+                f"{where} has the field {shown(key)}, which is no name; put it in quotes"
+            )
 
 
 def convert(name: str, value: object, wanted: object) -> object:
@@ -33,16 +45,29 @@ def convert(name: str, value: object, wanted: object) -> object:
         return value
     if wanted in (int, float) and isinstance(value, int | float | str):
         try:
-            number = float(value)
-        except ValueError:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (ValueError, OverflowError):
             number = math.nan
-        if not isinstance(value, bool) and (wanted is float or number.is_integer()):
+        most = MOST if wanted is int else MOST_FLOAT
+        if math.isfinite(number) and abs(number) > most:
+            raise ConfigError(f"{name} is {shown(value)}; set it to {most:,} at most")
+        if math.isfinite(number) and (wanted is float or number.is_integer()):
             return number if wanted is float else int(number)
     raise ConfigError(
-        f"{name} is {value!r} of type {type(value).__name__}; give it as {wanted.__name__}"
+        f"{name} is {shown(value)} of type {type(value).__name__}; give it as {wanted.__name__}"
         if isinstance(wanted, type)
-        else f"{name} is {value!r}; its type is unknown"
+        else f"{name} is {shown(value)}; its type is unknown"
     )
+
+
+def check_most(name: str, value: float, most: int = MOST_WIDTH) -> None:
+    """Refuse a size that no model has, before anything is counted or made of it.
+
+    Raises:
+        ConfigError: it is above `most`.
+    """
+    if value > most:
+        raise ConfigError(f"{name} is {value}; set it to {most} at most")
 
 
 def check_reset(resets: bool, bos_token_id: int | None, vocab_size: int) -> None:
@@ -61,6 +86,6 @@ def check_reset(resets: bool, bos_token_id: int | None, vocab_size: int) -> None
 
 def unknown(name: str, known: Iterable[str]) -> str:
     """Return the message for a field that is none of `known`, with the nearest of them."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+    near = difflib.get_close_matches(name[:MOST_SHOWN], list(known), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
-    return f"unknown architecture field {name!r}; {hint}"
+    return f"unknown architecture field {shown(name)}; {hint}"

@@ -1,13 +1,11 @@
 """Find an architecture by its name, or by the path of a YAML or config.json file."""
 
 import difflib
-import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mlxhog import limits, plain_json, plain_yaml
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
@@ -52,8 +50,8 @@ def load_architecture(name_or_path: str | Path) -> ModelConfig:
             f"directory); {hint}"
         )
     try:
-        source = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        source = limits.read_text(path)
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"cannot read the architecture {path}: {error}; choose another"
         ) from error
@@ -67,8 +65,8 @@ def load_architecture(name_or_path: str | Path) -> ModelConfig:
 def _parse(source: str, name: str) -> dict[str, Any]:
     """Parse YAML or JSON text that has to be a mapping."""
     try:
-        data = json.loads(source) if name.endswith(".json") else yaml.safe_load(source)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        data = plain_json.loads(source) if name.endswith(".json") else plain_yaml.loads(source)
+    except ValueError as error:
         raise ConfigError(f"the architecture {name} cannot be parsed: {error}; mend it") from error
     if not isinstance(data, dict):
         got = "is empty" if data is None else f"holds a {type(data).__name__}, not fields"

@@ -127,9 +127,9 @@ def test_a_run_whose_supervisor_was_killed_reads_as_interrupted(run: Run) -> Non
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]"])
-def test_a_damaged_status_reads_as_empty(run: Run, content: str) -> None:
+def test_a_damaged_status_says_so(run: Run, content: str) -> None:
     (run.directory / "run.json").write_text(content)
-    assert run.read_status() == {}
+    assert run.read_status() == {"status": "damaged"}
 
 
 def test_metrics_come_back_line_by_line(run: Run) -> None:

@@ -39,8 +39,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mlxhog import plain_json
 from mlxhog.arena.workers import ENTRY_BYTES
 from mlxhog.errors import ArenaError, ShapeError
+from mlxhog.limits import said
 
 PAGE = 16_384
 ALIGN_FLOATS = 32  # 128 bytes
@@ -164,7 +166,7 @@ class Layout:
             ArenaError: not a layout, or one that points outside of itself.
         """
         try:
-            fields = json.loads(text)
+            fields = plain_json.loads(text)
             layout = cls(
                 slots={s["name"]: _slot(s) for s in fields.pop("slots")},
                 probe=_slot(fields.pop("probe")),
@@ -172,9 +174,9 @@ class Layout:
                 **fields,
             )
             layout._check()
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ArenaError(
-                f"the arena's layout cannot be read ({type(error).__name__}: {error}); "
+                f"the arena's layout cannot be read ({type(error).__name__}: {said(error)}); "
                 "it was written by another version, or is corrupted"
             ) from error
         return layout

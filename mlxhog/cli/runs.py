@@ -8,8 +8,10 @@ from typing import Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config_sources import resolve
+from mlxhog.limits import shown
 from mlxhog.metrics import label
 from mlxhog.options import option
+from mlxhog.report.printable import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ def run(arguments: list[str]) -> int:
     from mlxhog.run import list_runs
 
     found = [
-        {"run": str(run.directory), "name": run.name, **run.read_status()}
+        {**run.read_status(), "run": str(run.directory), "name": run.name}
         for run in list_runs(Path(config.out))
     ]
     if parsed.other.json:
@@ -45,18 +47,24 @@ def run(arguments: list[str]) -> int:
 def _table(found: Sequence[Mapping[str, Any]]) -> str:
     rows = [("run", "status", "steps", "bits per byte", "")]
     for status in found:
-        result = status.get("result", {})  # a run that has not ended has none
-        bits = result.get("val_bits_per_byte")
+        result = status.get("result")  # a run that has not ended has none
+        bits = result.get("val_bits_per_byte") if isinstance(result, Mapping) else None
         rows.append(
             (
                 status["name"],
-                str(status.get("status", "-")),
-                str(status.get("steps", "-")),
-                "-" if bits is None else f"{bits:.3f}",
-                label(status.get("gpu_write", "cpu"), status.get("kernels", "native"))
+                _word(status, "status"),
+                _word(status, "steps"),
+                f"{bits:.3f}" if isinstance(bits, float) else "-",
+                label(_word(status, "gpu_write", "cpu"), _word(status, "kernels", "native"))
                 or "emulated before" * bool(status.get("emulated")),
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (zip(row, widths, strict=True) for row in rows)
     return "\n".join("  ".join(word.ljust(w) for word, w in line).rstrip() for line in lines)
+
+
+def _word(status: Mapping[str, Any], name: str, otherwise: str = "-") -> str:
+    """A field of a run.json, which anybody may have edited, as a word of the table."""
+    value = status.get(name, otherwise)
+    return printable(value if isinstance(value, str) else shown(value))[:40]

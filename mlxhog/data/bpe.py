@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import small_files
+from mlxhog import plain_json, small_files
 from mlxhog.data.byte_tokenizer import BOS_TOKEN, BYTE_TO_CHAR, bos_first, tokenizer_config
 from mlxhog.errors import DataError, EnvironmentLacks
+from mlxhog.limits import said, shown
 
 SMALLEST = 257
 """256 bytes and the document separator."""
+_MOST_UNUSED = 1 << 20  # ids without a token, which cost a row of the embedding each
 
 _CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
 
@@ -49,10 +51,12 @@ class BpeTokenizer:
         self._tokenizer.encode_special_tokens = True
         bos = self._tokenizer.token_to_id(bos_token)
         if bos is None:
-            raise DataError(f"{origin}: the start token {bos_token!r} is not in the vocabulary")
+            raise DataError(
+                f"{origin}: the start token {shown(bos_token)} is not in the vocabulary"
+            )
         self.bos = int(bos)
         self.bos_token = bos_token
-        self._pieces = _pieces(self._tokenizer, parsed)
+        self._pieces = _pieces(self._tokenizer, parsed, origin)
         self.n_ids = len(self._pieces)
         self.vocab_size = -(-self.n_ids // 64) * 64
         self._description = description
@@ -126,7 +130,7 @@ def load(path: Path, description: bytes, bos_token_id: int | None = None) -> Bpe
         DataError: a file is missing or damaged, or none names a start token.
     """
     bos_token = _named_bos(path)
-    if bos_token is None and bos_token_id is not None:
+    if bos_token is None and bos_token_id is not None and 0 <= bos_token_id < 2**31:
         bos_token = _from_description(description, str(path)).id_to_token(bos_token_id)
     if bos_token is None:
         raise DataError(
@@ -142,11 +146,18 @@ def _named_bos(path: Path) -> str | None:
         beside = path.with_name(neighbour)
         if not beside.is_file():
             continue
-        named = _parse(small_files.read(beside, refusal=DataError), str(beside)).get("bos_token")
+        named = _parse(_read(beside), str(beside)).get("bos_token")
         bos_token = named.get("content") if isinstance(named, dict) else named
         if isinstance(bos_token, str):
             return bos_token
     return None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return small_files.read(path, refusal=DataError)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}; fetch it again") from error
 
 
 def _package() -> Any:
@@ -168,12 +179,12 @@ def _from_description(description: bytes, origin: str) -> Any:
     try:
         return package.Tokenizer.from_str(description.decode())
     except Exception as error:  # the package raises plain Exception for every kind of damage
-        raise DataError(f"{origin} is not a tokenizer.json: {error}") from error
+        raise DataError(f"{origin} is not a tokenizer.json: {said(error)}") from error
 
 
 def _parse(text: bytes, origin: str) -> dict[str, Any]:
     try:
-        parsed = json.loads(text)
+        parsed = plain_json.loads(text, strict=False)
     except ValueError as error:
         raise DataError(f"{origin} is not JSON: {error}") from error
     if not isinstance(parsed, dict):
@@ -181,19 +192,29 @@ def _parse(text: bytes, origin: str) -> dict[str, Any]:
     return parsed
 
 
-def _pieces(tokenizer: Any, description: dict[str, Any]) -> list[bytes]:
+def _pieces(tokenizer: Any, description: dict[str, Any], origin: str) -> list[bytes]:
     """Return the bytes each id stands for."""
-    added = {t["id"]: t for t in description.get("added_tokens") or ()}
+    try:
+        special = {t["id"]: bool(t["special"]) for t in description.get("added_tokens") or ()}
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{origin}: added_tokens are no tokens with id and special") from error
     vocabulary: dict[str, int] = tokenizer.get_vocab()
-    pieces = [b""] * (max(vocabulary.values()) + 1)
+    largest = max(vocabulary.values(), default=-1)
+    if not 0 <= largest < _MOST_UNUSED + 8 * len(vocabulary):
+        raise DataError(
+            f"{origin}: the largest id is {largest}, and there are {len(vocabulary)} tokens; "
+            "number them from 0"
+        )
+    pieces = [b""] * (largest + 1)
     for token, i in vocabulary.items():
-        if i in added:
-            pieces[i] = b"" if added[i]["special"] else token.encode()
+        if i in special:
+            pieces[i] = b"" if special[i] else token.encode()
             continue
         try:
             pieces[i] = bytes(_CHAR_TO_BYTE[char] for char in token)
         except KeyError as error:
             raise DataError(
-                f"token {token!r} is not byte-level; use a GPT-2 type tokenizer.json, or bpe:N"
+                f"{origin}: token {shown(token)} is not byte-level; use a GPT-2 type "
+                "tokenizer.json, or bpe:N"
             ) from error
     return pieces

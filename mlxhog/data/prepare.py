@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlxhog import plain_json
 from mlxhog.cache import user_cache_directory
 from mlxhog.data import corpora, split, tokenizers
 from mlxhog.data.token_writer import TokenWriter, item_size
@@ -203,7 +204,7 @@ def _locked(cache: Path, target: Path) -> Iterator[None]:
 def _key_of(target: Path) -> str | None:
     """Return the key of the prepared directory `target`, or None if it is not one."""
     try:
-        record = json.loads((target / _RECORD).read_bytes())
+        record = plain_json.read(target / _RECORD)
     except (OSError, ValueError):
         return None
     return record.get("key") if isinstance(record, dict) else None
@@ -212,7 +213,9 @@ def _key_of(target: Path) -> str | None:
 def _existing(target: Path, *, fresh: bool = False) -> Prepared | None:
     """Return what the prepared directory `target` holds, or None if it is damaged."""
     try:
-        record: dict[str, Any] = json.loads((target / _RECORD).read_bytes())
+        record: dict[str, Any] = plain_json.read(target / _RECORD)
+        if not all(isinstance(record[name], str) for name in ("source", "corpus_sha256", "rule")):
+            return None
         train, val = target / "train.bin", target / "val.bin"
         for path in (train, val):
             TokenFile.open(path)
@@ -223,10 +226,10 @@ def _existing(target: Path, *, fresh: bool = False) -> Prepared | None:
             source=record["source"],
             corpus_sha256=record["corpus_sha256"],
             rule=record["rule"],
-            notes=tuple(record["notes"]),
+            notes=tuple(map(str, record["notes"])),
             fresh=fresh,
         )
-    except (DataError, OSError, ValueError, KeyError):
+    except (DataError, OSError, ValueError, KeyError, TypeError):
         return None  # it will be written anew
 
 

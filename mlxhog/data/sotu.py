@@ -51,11 +51,11 @@ def read() -> list[Address]:
     file = importlib.resources.files("mlxhog") / "corpora" / FILE_NAME
     try:
         lines = lzma.decompress(file.read_bytes()).splitlines()
-    except (OSError, lzma.LZMAError) as error:
+        addresses = [Address(**json.loads(line)) for line in lines]
+    except (OSError, EOFError, lzma.LZMAError, ValueError, TypeError) as error:
         raise DataError(
             f"the embedded corpus {FILE_NAME} cannot be read ({error}); reinstall mlxhog"
         ) from error
-    addresses = [Address(**json.loads(line)) for line in lines]
     _check(addresses, f"the embedded corpus {FILE_NAME}", "reinstall mlxhog")
     return addresses
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import importlib
-import json
 import lzma
 import sys
 import zlib
@@ -17,7 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from mlxhog import limits, plain_json
 from mlxhog.errors import DataError, EnvironmentLacks
+from mlxhog.limits import said, shown
 
 TEXT_SUFFIXES = frozenset(
     ".txt .text .md .rst .tex .org .py .pyi .c .h .cc .cpp .hpp .rs .go .js .ts .java .swift "
@@ -97,7 +98,7 @@ def _records(path: Path, text_key: str | None) -> Iterator[bytes]:
             # Bytes that are not UTF-8 pass through JSON as lone surrogates and come back as bytes.
             text = line.removeprefix(_BOM).decode(errors="surrogateescape")
             try:
-                record = json.loads(text)
+                record = plain_json.loads(text, strict=False)
             except ValueError as error:
                 raise DataError(
                     f"{where}: not JSON ({error}); repair or delete this line"
@@ -116,7 +117,7 @@ def _text(record: object, text_key: str | None, where: str) -> str:
             return _conversation(record["messages"], where)
     key = text_key or next((k for k in ("text", "content") if k in record), "text")
     if key not in record:
-        keys = ", ".join(repr(k) for k in record) or "none"
+        keys = ", ".join(shown(k) for k in list(record)[:20]) or "none"
         strings = [k for k, value in record.items() if isinstance(value, str)]
         longest = max(strings, key=lambda k: len(record[k]), default=None)
         way_out = f"Say text_key: {longest}" if longest else "No key holds a string"
@@ -154,7 +155,15 @@ def _normalise(text: bytes) -> bytes:
     return text.removeprefix(_BOM).replace(b"\r\n", b"\n")
 
 
-_DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error)
+def _damages() -> tuple[type[BaseException], ...]:
+    """What reading a damaged file raises; the package for .zst has an error of its own."""
+    zstd = sys.modules.get("compression.zstd") or sys.modules.get("zstandard")
+    own = () if zstd is None else (zstd.ZstdError,)
+    return (OSError, EOFError, lzma.LZMAError, zlib.error, MemoryError, *own)
+
+
+MOST_BYTES = 1 << 32
+"""Of one document, which is held in memory: a few bytes may unpack to any number."""
 
 
 def _open(path: Path) -> BinaryIO:
@@ -183,17 +192,28 @@ def _open_zstd(path: Path) -> BinaryIO:
 
 def _read(path: Path, file: BinaryIO) -> bytes:
     try:
-        return file.read()
-    except _DAMAGED as error:
+        return limits.read_all(file, MOST_BYTES)
+    except _damages() as error:
         raise _damaged(path, error) from error
+    except ValueError as error:
+        raise _too_long(path) from error
 
 
 def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
     try:
-        yield from file
-    except _DAMAGED as error:
+        while line := file.readline(MOST_BYTES + 1):
+            if len(line) > MOST_BYTES:
+                raise _too_long(path)
+            yield line
+    except _damages() as error:
         raise _damaged(path, error) from error
 
 
+def _too_long(path: Path) -> DataError:
+    return DataError(
+        f"{path} holds a document of more than {MOST_BYTES:,} bytes; split it into several"
+    )
+
+
 def _damaged(path: Path, error: BaseException) -> DataError:
-    return DataError(f"{path} is truncated or damaged ({error}); fetch or unpack it again")
+    return DataError(f"{path} is truncated or damaged ({said(error)}); fetch or unpack it again")

@@ -100,7 +100,10 @@ def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
         hint = f"did you mean {near[0]!r}?" if near else "say bytes, bpe:N, or a tokenizer.json"
         raise DataError(f"no tokenizer {str(path)!r}, and no such file; {hint}")
     byte_tokenizer = ByteTokenizer()
-    description = small_files.read(file, named=named, refusal=DataError)
+    try:
+        description = small_files.read(file, named=named, refusal=DataError)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error}; choose another tokenizer") from error
     if hashlib.sha256(description).hexdigest() == byte_tokenizer.sha256:
         return byte_tokenizer
     return bpe.load(file, description, bos_token_id)
@@ -110,4 +113,4 @@ def _vocab_size(spec: str) -> int:
     size = spec.removeprefix("bpe:")
     if not size.isascii() or not size.isdigit():
         raise DataError(f"tokenizer {spec!r}: expected bpe: and a number, such as bpe:4096")
-    return int(size)
+    return int(size[:12])  # more digits are too many with or without the rest

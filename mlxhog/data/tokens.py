@@ -14,7 +14,6 @@ first, neighbours overlap by one token, and a tail shorter than T + 1 is left ou
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog import plain_json
 from mlxhog.data.batch import Batch
 from mlxhog.errors import DataError
+from mlxhog.limits import said, shown
 
 FORMAT = 1
 _CHECKED_BYTES = 1 << 20
@@ -155,7 +156,10 @@ class TokenFile:
                 f"{self.path} has digest {digest}, its header {self.digest}; {_WAY_OUT}"
             )
         self._check_ids(0, self.n_tokens)
-        firsts = self.tokens[self.starts[:-1].astype(np.int64)]
+        starts = self.starts[:-1]
+        if (starts >= self.n_tokens).any() or (self.starts[1:] < starts).any():
+            raise DataError(f"{self.path.with_suffix('.idx')} is out of order; {_WAY_OUT}")
+        firsts = self.tokens[starts.astype(np.int64)]
         if (firsts != self.bos).any():
             document = int(np.argmax(firsts != self.bos))
             raise DataError(f"{self.path}: document {document} does not start with BOS; {_WAY_OUT}")
@@ -176,7 +180,7 @@ _WAY_OUT = "prepare the corpus again"
 
 def _header(path: Path) -> dict[str, Any]:
     try:
-        header = json.loads(path.read_bytes())
+        header = plain_json.read(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; {_WAY_OUT}") from error
     except ValueError as error:
@@ -184,13 +188,19 @@ def _header(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise DataError(f"{path} is not the header of a token file of format {FORMAT}; {_WAY_OUT}")
     for field, wanted in _FIELDS.items():
-        if not isinstance(header.get(field), wanted):
+        value = header.get(field)
+        if type(value) is not wanted or (wanted is int and not 0 <= value < 2**62):
             raise DataError(
-                f"{path}: {field!r} is {header.get(field)!r}, expected {wanted.__name__}; "
-                f"{_WAY_OUT}"
+                f"{path}: {field!r} is {shown(value)}, expected {wanted.__name__}; {_WAY_OUT}"
             )
+    if not header["bos"] < header["vocab"] < 2**31:
+        raise DataError(
+            f"{path}: bos is {header['bos']} of a vocabulary of {header['vocab']}; {_WAY_OUT}"
+        )
     if header["dtype"] not in ("uint16", "uint32"):
-        raise DataError(f"{path}: dtype {header['dtype']!r}, expected uint16 or uint32; {_WAY_OUT}")
+        raise DataError(
+            f"{path}: dtype {shown(header['dtype'])}, expected uint16 or uint32; {_WAY_OUT}"
+        )
     return header
 
 
@@ -203,4 +213,7 @@ def _map(path: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
         raise DataError(
             f"{path} has {size} bytes, expected {count} items of {dtype.itemsize}; {_WAY_OUT}"
         )
-    return np.asarray(np.memmap(path, dtype, mode="r", shape=(count,)))
+    try:
+        return np.asarray(np.memmap(path, dtype, mode="r", shape=(count,)))
+    except (OSError, ValueError) as error:  # a directory, or a file that changed meanwhile
+        raise DataError(f"{path} cannot be read: {said(error)}; {_WAY_OUT}") from error

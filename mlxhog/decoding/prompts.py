@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
 from pathlib import Path
 
+from mlxhog import limits, plain_json
 from mlxhog.errors import ConfigError
 
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
@@ -73,7 +73,7 @@ def stop_string(word: str) -> str:
 
 def _from_json(where: str, line: str) -> str:
     try:
-        value = json.loads(line)
+        value = plain_json.loads(line)
     except ValueError as error:
         raise ConfigError(f'{where}: not JSON ({error}); wanted {{"prompt": "..."}}') from error
     prompt = value.get("prompt") if isinstance(value, dict) else None
@@ -97,8 +97,10 @@ def _read_input(what: str) -> str:
 
 def _read_file(flag: str, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return limits.read_bytes(path).decode()
     except OSError as error:
         raise ConfigError(f"{flag} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{flag} {path}: not UTF-8 text") from error
+    except ValueError as error:
+        raise ConfigError(f"{flag} {path}: {error}") from error

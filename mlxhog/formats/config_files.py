@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mlxhog import small_files
+from mlxhog import plain_json, plain_yaml, small_files
 from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.limits import MOST_CONFIG_BYTES, MOST_SHOWN, shown
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
 NAMES = ("config.json", "config.yaml", "config.yml")
-MOST_BYTES = 1 << 20
-"""Of a config; real ones have a few kilobytes."""
 
 
 def find(folder: Path) -> dict[str, Any]:
@@ -35,8 +31,8 @@ def find(folder: Path) -> dict[str, Any]:
             for key in found.keys() & fields.keys():
                 if found[key] != fields[key]:
                     raise ConfigError(
-                        f"{folder}: {key} is {found[key]!r} in config.json and {fields[key]!r} in "
-                        f"{name}; keep one of the two"
+                        f"{folder}: {str(key)[:MOST_SHOWN]} is {shown(found[key])} in config.json "
+                        f"and {shown(fields[key])} in {name}; keep one of the two"
                     )
             found |= fields
     return found
@@ -54,10 +50,10 @@ def read(path: Path, *, named: bool = True) -> dict[str, Any]:
             holds no fields.
     """
     try:
-        content = small_files.read(path, most=MOST_BYTES, named=named, refusal=ConfigError)
+        content = small_files.read(path, most=MOST_CONFIG_BYTES, named=named, refusal=ConfigError)
         text = content.decode("utf-8")
-        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        data = plain_json.loads(text) if path.suffix == ".json" else plain_yaml.loads(text)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the config {path}: {error}; mend it") from error
     if isinstance(data, dict) and isinstance(data.get("model"), dict) and "vocab_size" not in data:
         data = data["model"]
@@ -92,7 +88,7 @@ def model_of(
     stated = fields.get("model_type", family)
     if stated != family:
         raise CheckpointError(
-            f"{where}: the config says model_type {stated!r} and the tensors are those of "
+            f"{where}: the config says model_type {shown(stated)} and the tensors are those of "
             f"{family!r}; use the config that belongs to them"
         )
     try:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from mlxhog import mapped
 from mlxhog.errors import CheckpointError, EnvironmentLacks
+from mlxhog.limits import said
 
 try:
     import torch
@@ -92,10 +93,10 @@ def _load(path: Path, device: str) -> object:
             f"{path} holds more than tensors, and unpickling it could run any program; save the "
             "state dict alone: torch.save(model.state_dict(), FILE)"
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        said = str(error) or "it ends too early"
+    except Exception as error:  # the bytes of a pickle choose what torch's unpickler raises
+        what = "it ends too early" if isinstance(error, EOFError) else said(error)
         raise CheckpointError(
-            f"{path} is missing, truncated or foreign: {said}; copy it again"
+            f"{path} is missing, truncated or foreign: {what}; copy it again"
         ) from error
 
 

@@ -11,13 +11,12 @@ A directory is searched in this order, as transformers and the xlstm package do:
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from mlxhog import small_files, tensors
+from mlxhog import plain_json, small_files, tensors
 from mlxhog.errors import CheckpointError
 from mlxhog.formats.check import listed
 
@@ -29,6 +28,7 @@ _NAMED = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+LONGEST_NAME = 255  # of a file, on every disk
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _NO_MODEL = ("optimizer", "training_args", "scheduler", "scaler", "rng_state")
 
@@ -147,9 +147,10 @@ def _indexed(index: Path) -> dict[str, NDArray[Any]]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map = json.loads(small_files.read(index))["weight_map"]
+        weight_map = plain_json.loads(small_files.read(index))["weight_map"]
         plain = all(
-            isinstance(file, str) and Path(file).name == file for file in weight_map.values()
+            isinstance(file, str) and Path(file).name == file and len(file) <= LONGEST_NAME
+            for file in weight_map.values()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

@@ -15,16 +15,16 @@ renames and reorders into the names and layouts of this package, and computes no
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlxhog import tensors
+from mlxhog import plain_json, tensors
 from mlxhog.errors import CheckpointError, DataError
 from mlxhog.formats.names import to_ours
+from mlxhog.limits import said
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
@@ -53,13 +53,20 @@ def read(path: Path, *, steps: int) -> Subject:
     except CheckpointError as error:
         raise DataError(f"{error}; record the case again") from error
     meta = _meta(path.with_suffix(".json"))
+    names = sorted(found)
     title = f"{path.stem}: {meta.get('what', 'recorded case')}"
-    if "input_ids" in found:
-        return _model(title, path, found, meta, steps)
-    subject = cell_cases.read(title, found, meta)
+    try:
+        if "input_ids" in found:
+            return _model(title, path, found, meta, steps)
+        subject = cell_cases.read(title, found, meta)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Arrays of other shapes than the format's: what fails is NumPy's to choose.
+        raise DataError(
+            f"{path}: its arrays and facts do not fit together ({said(error)}); record it again"
+        ) from error
     if subject is None:
         raise DataError(
-            f"{path} is no case of a kind known here: it has {', '.join(sorted(found)[:6])} ..; "
+            f"{path} is no case of a kind known here: it has {', '.join(names[:6])} ..; "
             "wanted input_ids with param.*, q k v i f with h_weight, Wx R b with y_weight, or x "
             "with the outputs *.y of operators"
         )
@@ -68,7 +75,7 @@ def read(path: Path, *, steps: int) -> Subject:
 
 def _meta(path: Path) -> Mapping[str, Any]:
     try:
-        meta = json.loads(path.read_text("utf-8"))
+        meta = plain_json.read(path)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: cannot read the facts of a case: {error}; a case is two files, "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import convert, unknown
+from mlxhog.models.fields import MOST_LAYERS, check_most, convert, unknown
 from mlxhog.models.mad import layer as layers_
 from mlxhog.models.mad.layer import Layer
 
@@ -48,6 +48,8 @@ class MADConfig:
         for name in ("vocab_size", "hidden_size", "max_length", "norm_eps"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; set it to a number above 0")
+        check_most("hidden_size", self.hidden_size)
+        check_most("layers", len(self.layers), MOST_LAYERS)
         if not self.layers:
             raise ConfigError("the model has no layers; list some, such as [mlstm, swiglu]")
         for name, choices in (("position", POSITIONS), ("backbone", BACKBONES)):

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Literal, Protocol, get_type_hints
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import convert
+from mlxhog.models.fields import check_most, check_names, convert
 from mlxhog.models.spec import ParamSpec
 
 
@@ -70,10 +70,13 @@ def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
     types = get_type_hints(layer)
     own = [field.name for field in fields(layer)]
     values = {}
+    check_names(f"layer {name}", numbers or {})
     for key, value in (numbers or {}).items():
         if key not in own:
             raise ConfigError(f"layer {name} has no {key!r}; {_near(key, own)}")
         values[key] = convert(f"{name}.{key}", value, types[key])
+        if types[key] is not float and isinstance(values[key], int):
+            check_most(f"{name}.{key}", values[key])
     made: Layer = layer(**values)
     return made
 

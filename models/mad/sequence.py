@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from mlxhog.errors import ConfigError
+from mlxhog.limits import MOST_DIGITS
+from mlxhog.models.fields import MOST_LAYERS
 from mlxhog.models.mad.layer import Layer, known, make
 
 if TYPE_CHECKING:
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 
 Defaults = Mapping[str, Mapping[str, object]]
 """Numbers of every layer of a name, where the layer itself does not say otherwise."""
-
-MOST_LAYERS = 4096
 
 _TOKEN = re.compile(
     r"(?P<name>[A-Za-z][\w-]*)(?P<numbers>\([^()]*\))?"
@@ -73,7 +73,8 @@ def parse(text: str | Sequence[str], defaults: Defaults | None = None) -> tuple[
         elif found["close"]:
             last = _close(groups, line)
         else:
-            _repeat(groups[-1], last, int(found["times"]), line)
+            times = int(found["times"][:MOST_DIGITS])  # too many, with or without the rest
+            _repeat(groups[-1], last, times, line)
             last = 0
     if len(groups) > 1:
         raise ConfigError(f"a parenthesis of {_short(line)} is not closed; add ')'")

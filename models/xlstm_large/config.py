@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import check_reset, convert, unknown
+from mlxhog.models.fields import MOST_LAYERS, check_most, check_reset, convert, unknown
 
 WEIGHT_MODES = ("single", "fused")
 """How a file stores matrices that share their input; the parameters of this package are single."""
@@ -68,6 +68,10 @@ class XLSTMLargeConfig:
                 continue
             if not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} is {value}; set it to a finite number above 0")
+        check_most("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS)
+        factors = ("qk_dim_factor", "v_dim_factor", "ffn_proj_factor")
+        for name in ("hidden_size", "num_heads", *factors, "qk_dim", "v_dim", "ffn_dim"):
+            check_most(name, getattr(self, name))
         self._check_divides("qk_dim_factor", self.qk_dim)
         self._check_divides("v_dim_factor", self.v_dim)
         if self.out_norm_bias and not self.add_out_norm:
@@ -180,14 +184,12 @@ class XLSTMLargeConfig:
 
     def _nearest_hidden_size(self) -> int:
         """Nearest hidden_size at which q, k and v all divide into whole heads."""
-        sizes = range(1, 2 * self.hidden_size + 64 * self.num_heads)
         factors = (self.qk_dim_factor, self.v_dim_factor)
-        whole = [
-            d
-            for d in sizes
-            if all(int(d * f) and int(d * f) % self.num_heads == 0 for f in factors)
-        ]
-        return min(whole, key=lambda d: abs(d - self.hidden_size), default=self.hidden_size)
+        for step in range(min(64 * self.num_heads, 100_000)):
+            for d in (self.hidden_size - step, self.hidden_size + step):
+                if d > 0 and all(int(d * f) and int(d * f) % self.num_heads == 0 for f in factors):
+                    return d
+        return self.hidden_size
 
 
 def _check_weight_mode(value: object) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import check_names, convert, unknown
+from mlxhog.models.fields import MOST, check_most, check_names, convert, unknown
 
 CHOICES = {
     "bias_init": ("powerlaw_blockdependent", "small_init", "standard", "zeros"),
@@ -222,6 +222,7 @@ def check_positive(name: str, value: float) -> None:
     """Refuse a size or factor that is not a finite number above 0."""
     if not (value > 0 and math.isfinite(value)):
         raise ConfigError(f"{name} is {value}; set it to a finite number above 0")
+    check_most(name, value, MOST)
 
 
 def check_dropout(name: str, rate: float) -> None:

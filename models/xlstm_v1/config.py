@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import check_reset, convert, unknown
+from mlxhog.models.fields import MOST_LAYERS, check_most, check_reset, convert, unknown
 from mlxhog.models.xlstm_v1.block_config import (
     FeedForwardConfig,
     MLSTMBlockConfig,
@@ -31,9 +31,6 @@ NO_EFFECT = frozenset(
 """Fields of a config.json that label files."""
 
 BLOCKS = ("mlstm_block", "slstm_block")
-
-MOST_BLOCKS = 4096
-"""Blocks that a model may have, whose kinds are listed one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +67,8 @@ class XLSTMV1Config:
         """Refuse what cannot be built; every message says the way out."""
         for name in ("vocab_size", "embedding_dim", "num_blocks", "context_length", "chunk_size"):
             check_positive(name, getattr(self, name))
-        _check_blocks(self.num_blocks)
+        check_most("num_blocks", self.num_blocks, MOST_LAYERS)
+        check_most("embedding_dim", self.embedding_dim)
         check_dropout("dropout", self.dropout)
         self._check_places()
         if self.mlstm_block is not None:
@@ -181,7 +179,7 @@ class XLSTMV1Config:
                 extra[key] = left
         at = data.get("slstm_at")
         if at == "all" or (values["mlstm_block"] is None and not at):
-            _check_blocks(values["num_blocks"])
+            check_most("num_blocks", values["num_blocks"], MOST_LAYERS)
             at = range(values["num_blocks"])
         return cls(**values, slstm_at=_places(at), extra=extra)
 
@@ -231,6 +229,7 @@ class XLSTMV1Config:
         layer, inner = self.mlstm_layer, self.inner_dim
         origin = f"embedding_dim {self.embedding_dim} * mlstm_block.mlstm.proj_factor"
         width = f"{origin} {layer.proj_factor}, rounded to {inner},"
+        check_most(width, inner)
         if not inner:
             raise ConfigError(f"{width} is no width; set round_proj_up_dim_up to true")
         if inner % layer.num_heads:
@@ -253,17 +252,14 @@ class XLSTMV1Config:
                 f"set embedding_dim to {max(round(d / heads), 1) * heads}, or change num_heads"
             )
         ffn = self.feedforward
+        if ffn is not None:
+            check_most("the width of slstm_block.feedforward", self.ffn_dim)
         if ffn is not None and not self.ffn_dim:
             raise ConfigError(
                 f"embedding_dim {d} * slstm_block.feedforward.proj_factor {ffn.proj_factor}, "
                 f"rounded to a multiple of {ffn.round_proj_up_to_multiple_of}, is 0; "
                 "set round_proj_up_dim_up to true"
             )
-
-
-def _check_blocks(count: int) -> None:
-    if count > MOST_BLOCKS:
-        raise ConfigError(f"num_blocks is {count}; set it to {MOST_BLOCKS} at most")
 
 
 def _places(value: object) -> tuple[int, ...]:

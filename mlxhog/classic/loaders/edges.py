@@ -16,6 +16,9 @@ from mlxhog.classic.loaders.lines import blocks, wrong
 from mlxhog.classic.loaders.table import line_of_row, read_table, whole_ids
 from mlxhog.errors import ConfigError, DataError
 
+MOST_LABELS = 4096
+"""Every vertex has a number for each label."""
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FORM = "VERTEX=LABEL by commas, such as 0=0,33=1, or a file with VERTEX LABEL on each line"
 
 
@@ -40,6 +43,7 @@ def load_graph(path: Path, terminals: str) -> Graph:
         for illegal, what in (
             (heads[-1] == tails[-1], "an edge from a vertex to itself; leave it out"),
             (weights[-1] < 0, "a weight below 0; a cut can only cost something"),
+            (weights[-1] > _FLOAT32_MAX, "a weight that is infinite in float32"),
         ):
             if illegal.any():
                 wrong(path, line_of_row(block, int(np.argmax(illegal))), what)
@@ -47,6 +51,11 @@ def load_graph(path: Path, terminals: str) -> Graph:
         raise DataError(f"{path} is a graph with no edges; wanted lines of VERTEX VERTEX [WEIGHT]")
     columns = [np.concatenate(heads), np.concatenate(tails)]
     known = _labels(terminals)
+    if max(known.values()) >= MOST_LABELS:
+        raise ConfigError(
+            f"--terminals has the label {max(known.values())}; number them from 0, "
+            f"{MOST_LABELS} at most"
+        )
     names = np.unique(np.concatenate(columns))
     missing = sorted(known.keys() - set(names.tolist()))
     if missing:

@@ -99,7 +99,7 @@ def _triplets(path: Path) -> Iterator[_Part]:
         columns = _Columns(
             whole_ids(table[:, 0], block, "user"),
             whole_ids(table[:, 1], block, "item"),
-            table[:, 2].astype(np.float32),
+            _ratings(table[:, 2]),
         )
         yield block, np.arange(len(table)), columns
 
@@ -115,7 +115,12 @@ def _prize(path: Path) -> Iterator[_Part]:
         movies = np.where(last >= 0, ids[last], movie)
         movie = int(movies[-1])
         rows = np.flatnonzero(~opens)
-        yield block, rows, _Columns(ids[rows], movies[rows], table[rows, 1].astype(np.float32))
+        yield block, rows, _Columns(ids[rows], movies[rows], _ratings(table[rows, 1]))
+
+
+def _ratings(column: NDArray[np.float64]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # an infinity is outside of every range of ratings
+        return column.astype(np.float32)
 
 
 def _marked(block: Block) -> Block:

@@ -19,14 +19,14 @@ are every second one between the two.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mlxhog import limits, plain_yaml
 from mlxhog.errors import ConfigError
 from mlxhog.mad.search.budget import Budget
 from mlxhog.mad.search.space import TEMPLATES, Space
@@ -67,17 +67,22 @@ def read_space(path: str | Path) -> Space:
         if file.name.startswith("space-")
     }
     try:
-        data = yaml.safe_load(shipped.get(str(path), Path(path)).read_text(encoding="utf-8"))
+        with (
+            resources.as_file(shipped[str(path)])
+            if str(path) in shipped
+            else (contextlib.nullcontext(Path(path))) as file
+        ):
+            data = plain_yaml.loads(limits.read_text(file))
     except FileNotFoundError:
         names = ", ".join(sorted(shipped))
         raise ConfigError(
             f"no space {str(path)!r} (a YAML file, or {names} of the package)"
             f"{did_you_mean(path, shipped)}"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the space {path}: {error}; give a YAML file") from error
-    except yaml.YAMLError as error:
+    except plain_yaml.NotYaml as error:
         raise ConfigError(f"the space {path} cannot be parsed: {error}; mend it") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the space {path}: {error}; give a YAML file") from error
     try:
         if isinstance(data, Mapping) and "model" in data and "space" not in data:
             raise ConfigError(

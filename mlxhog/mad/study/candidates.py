@@ -6,6 +6,8 @@ follow from its seed and from that history, so that repeating the history gives 
 
 from __future__ import annotations
 
+from mlxhog.errors import StudyError
+from mlxhog.limits import shown
 from mlxhog.mad.search.candidates import Layers
 from mlxhog.mad.search.samplers import Sampler
 from mlxhog.mad.study.store import Store
@@ -47,9 +49,14 @@ class Candidates:
         self.proposed: list[str] = []
         self.untold: set[str] = set()
         for entry in store.proposals():
-            candidate = str(entry["candidate"])
+            candidate, score = entry.get("candidate"), entry.get("score", 0.0)
+            if not isinstance(candidate, str) or not isinstance(score, int | float):
+                raise StudyError(
+                    f"candidates.jsonl in {store.directory} has {shown(entry)}, wanted a candidate "
+                    "and perhaps its score; remove the line"
+                )
             if "score" in entry:
-                sampler.tell(parse(candidate), float(entry["score"]))
+                sampler.tell(parse(candidate), float(score))
                 self.untold.discard(candidate)
             else:
                 sampler.recall(parse(candidate))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlxhog import plain_json
+from mlxhog import limits, plain_json
 from mlxhog.durable import disk_errors, end_of_last_line, flush, sync
 from mlxhog.errors import StudyError
 
@@ -66,9 +65,15 @@ class Journal:
         if not self.path.exists():
             return []
         found = []
-        for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            lines = limits.read_bytes(self.path).split(b"\n")[:-1]
+        except (OSError, ValueError) as error:
+            raise StudyError(f"{self.path} cannot be read: {error}; mend it") from error
+        for number, line in enumerate(lines, start=1):
             try:
-                entry = json.loads(line)
+                entry = plain_json.loads(line)
+                if not isinstance(entry, dict):
+                    raise ValueError("it is no JSON object")
             except ValueError as error:
                 raise StudyError(
                     f"{self.path}, line {number} is damaged ({error}); remove the line, and resume "

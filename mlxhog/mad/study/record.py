@@ -3,16 +3,53 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from mlxhog.errors import StudyError
-from mlxhog.mad.result import RunResult
+from mlxhog.limits import shown
+from mlxhog.mad.result import STATUSES, RunResult
 
 _NUMBERS = ("acc_token", "acc_macro", "ceiling", "loss", "seconds")
 """Numbers that JSON has no form for when they are not finite; null is read as NaN."""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _is_config(value: object) -> bool:
+    if not isinstance(value, Mapping) or not isinstance(value.get("settings"), Mapping):
+        return False
+    protocol = value.get("protocol")
+    return (
+        _is_text(value.get("task"))
+        and _is_count(value.get("seed"))
+        and isinstance(protocol, Mapping)
+        and all(isinstance(protocol.get(name), int | float) for name in ("lr", "weight_decay"))
+    )
+
+
+_KINDS: Mapping[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("candidate", "label", "reason", "host", "at"), _is_text),
+    **dict.fromkeys(("steps", "params", "state"), _is_count),
+    **dict.fromkeys((*_NUMBERS, "val_token", "val_macro"), _is_number),
+    "config": _is_config,
+    "status": STATUSES.__contains__,
+    "key": lambda value: isinstance(value, str) and Path(value).name == value,
+}
+"""What each field has to be: whoever edited the file may have written anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +111,16 @@ class Record:
             StudyError: a field is missing, or there is one more; another version wrote it.
         """
         names = {field.name for field in fields(cls)}
-        if wrong := names ^ set(entry):
+        if wrong := names ^ entry.keys():
             raise StudyError(
-                f"a record of run {entry.get('key', '?')} and this mlxhog differ in the fields "
-                f"{', '.join(sorted(wrong))}; read it with the mlxhog that wrote it"
+                f"a record of run {shown(entry.get('key', '?'))} and this mlxhog differ in the "
+                f"fields {', '.join(sorted(wrong))}; read it with the mlxhog that wrote it"
+            )
+        if wrong_types := [name for name, kind in _KINDS.items() if not kind(entry[name])]:
+            name = wrong_types[0]
+            raise StudyError(
+                f"a record of run {shown(entry['key'])} has {name} {shown(entry[name])}, which no "
+                "mlxhog writes; remove its line, and resume the study to run it again"
             )
         empty = {name: math.nan for name in _NUMBERS if entry[name] is None}
         return cls(**{**entry, **empty})

@@ -18,13 +18,13 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
-from mlxhog import file_lock, plain_json
+from mlxhog import file_lock, limits, plain_json, plain_yaml
 from mlxhog.durable import disk_errors, replace_file
 from mlxhog.errors import StudyError
 from mlxhog.mad.result import Point
@@ -34,6 +34,7 @@ from mlxhog.options import did_you_mean
 
 ROOT = Path("studies")
 DEFINITION = "study.yaml"
+_POINT = {field.name for field in fields(Point)}
 LONGEST_NAME = 100  # most disks take 255 bytes, and tables and titles show it
 
 
@@ -105,8 +106,8 @@ class Store:
         """
         path = self.directory / DEFINITION
         try:
-            found = yaml.safe_load(path.read_bytes())
-        except (OSError, yaml.YAMLError) as error:
+            found = plain_yaml.loads(limits.read_text(path))
+        except (OSError, ValueError) as error:
             raise StudyError(f"{path} cannot be read: {error}") from error
         if not isinstance(found, dict):
             raise StudyError(f"{path} is no description of a study; give another --study")
@@ -149,11 +150,19 @@ class Store:
         Raises:
             StudyError: a line before the last is damaged.
         """
-        entries = Journal(self._curve_path(key)).read()
-        return [
-            Point(**{**entry, "loss": math.nan if entry["loss"] is None else entry["loss"]})
-            for entry in entries
-        ]
+        journal = Journal(self._curve_path(key))
+        points = []
+        for entry in journal.read():
+            entry = {name: math.nan if value is None else value for name, value in entry.items()}
+            if entry.keys() != _POINT or not all(
+                isinstance(value, int | float) for value in entry.values()
+            ):
+                raise StudyError(
+                    f"{journal.path} has a line that is no evaluation; remove the file, and resume "
+                    "the study to run again what it belongs to"
+                )
+            points.append(Point(**entry))
+        return points
 
     def begin_curve(self, key: str) -> None:
         """Forget what an earlier attempt at a run left."""

@@ -6,21 +6,53 @@ another the next time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from typing import Any
 
-from mlxhog.errors import StudyError
+from mlxhog.errors import ConfigError, StudyError
+from mlxhog.limits import shown
+from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.run_config import GENERATOR_VERSION, RunConfig
 from mlxhog.mad.scores.best import Select
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.suites import Suite, fixed, only, suite
+from mlxhog.models.fields import MOST_WIDTH
 from mlxhog.options import did_you_mean
 
 FORMAT = 1
 _LISTS = ("candidates", "tasks", "seeds")
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**32
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 < value <= MOST_WIDTH
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+
+
+_KINDS: Mapping[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("space", "protocol"), _is_mapping),
+    **dict.fromkeys(("candidates", "tasks"), _are_texts),
+    **dict.fromkeys(("suite", "position", "workers", "sampler"), lambda v: isinstance(v, str)),
+    **dict.fromkeys(("prune", "share_embedding"), lambda v: isinstance(v, bool)),
+    **dict.fromkeys(("threads", "batch_candidates"), _is_size),
+    "seeds": lambda value: isinstance(value, list) and all(map(_is_whole, value)),
+    "dim": lambda value: value is None or _is_size(value),
+    "sampler_seed": _is_whole,
+}
+"""What each field of study.yaml has to be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +136,19 @@ def read(store: Store) -> Study:
                 f"{store.directory / 'study.yaml'} has {name!r}{did_you_mean(name, known)}; "
                 "it is written by mlxhog and not edited: give another --study"
             )
+    for name, value in values.items():
+        if not _KINDS[name](value):
+            raise StudyError(
+                f"{store.directory / 'study.yaml'} has {name} {shown(value)}; it is written by "
+                "mlxhog and not edited: give another --study"
+            )
+    try:
+        Protocol(**{str(name): value for name, value in values.get("protocol", {}).items()})
+    except (ConfigError, TypeError) as error:  # a wrong value, an unknown name
+        raise StudyError(
+            f"{store.directory / 'study.yaml'} has a protocol that is none of this mlxhog: "
+            f"{error}; give another --study"
+        ) from error
     return Study(**{**values, **{name: tuple(values.get(name, ())) for name in _LISTS}})
 
 
@@ -137,9 +182,9 @@ def _refuse_other_version(store: Store, found: Mapping[str, Any]) -> None:
         if found.get(name) != wanted[name]:
             what = {"mlxhog": "mlxhog", "generator": "the tasks' generators", "format": "a format"}
             raise StudyError(
-                f"{store.directory} was made by {what[name]} {found.get(name, 'unknown')}, this is "
-                f"{wanted[name]}: its runs would not compare; go on with the version that made it, "
-                "or give another --study"
+                f"{store.directory} was made by {what[name]} "
+                f"{_short(found.get(name, 'unknown'))}, this is {wanted[name]}: its runs would not "
+                "compare; go on with the version that made it, or give another --study"
             )
 
 

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from mlxhog import checkpoint as checkpoints
-from mlxhog import formats
+from mlxhog import formats, limits, plain_yaml
 from mlxhog import run as runs
 from mlxhog.config import TrainConfig
 from mlxhog.config_sources import Given, read_yaml, resolve
@@ -77,8 +75,8 @@ def find(spec: str, given: Sequence[Given], root: Path) -> Named:
 def _is_settings(path: Path) -> bool:
     """Whether a file has the options of `train` rather than the fields of an architecture."""
     try:
-        keys = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        keys = plain_yaml.loads(limits.read_text(path))
+    except (OSError, ValueError):
         return False  # reading it as an architecture says what is wrong
     if not isinstance(keys, dict) or not isinstance(keys.get("model", ""), str):
         return False

@@ -15,6 +15,7 @@ import numpy as np
 
 from mlxhog.arena.layout import PROBE_FLOATS
 from mlxhog.errors import RunError
+from mlxhog.limits import said
 from mlxhog.run import Run
 from mlxhog.theory.staleness import Staleness, of_histogram
 
@@ -97,29 +98,31 @@ def of_run(run: Run, write: str) -> Observed | None:
         RunError: its metrics are damaged.
     """
     calls = _calls(run)
-    if not calls:
-        return None
+    try:
+        return _observed(calls, write) if calls else None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{run.metrics_path} holds a line that is no progress of a training run ({said(error)})"
+        ) from error
+
+
+def _observed(calls: list[dict[str, Any]], write: str) -> Observed:
     histogram: Counter[int] = Counter()
     by_worker: dict[tuple[int, str], Counter[int]] = {}
     steps, ages, rates = 0, 0.0, []
     largest = 0
     for call in calls:
-        try:
-            for age, count in call.get("staleness", {}).items():
-                histogram[int(age)] += int(count)
-            for worker in call["workers"]:
-                if "staleness" in worker:
-                    own = by_worker.setdefault((worker["slot"], worker["backend"]), Counter())
-                    own.update({int(age): n for age, n in worker["staleness"].items()})
-                applied = worker["steps"] - worker["dropped"]
-                steps += applied
-                ages += applied * worker["mean_staleness"]
-                largest = max(largest, worker["max_staleness"])
-            rates.append((call["step"], call["lost_update_rate"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RunError(
-                f"{run.metrics_path} holds a line that is no progress of a training run ({error!r})"
-            ) from error
+        for age, count in call.get("staleness", {}).items():
+            histogram[int(age)] += int(count)
+        for worker in call["workers"]:
+            if "staleness" in worker:
+                own = by_worker.setdefault((worker["slot"], worker["backend"]), Counter())
+                own.update({int(age): n for age, n in worker["staleness"].items()})
+            applied = worker["steps"] - worker["dropped"]
+            steps += applied
+            ages += applied * worker["mean_staleness"]
+            largest = max(largest, worker["max_staleness"])
+        rates.append((call["step"], call["lost_update_rate"]))
     known = [(taken, rate) for taken, rate in rates if rate is not None]
     weight = sum(taken for taken, _ in known)
     return Observed(
@@ -140,8 +143,10 @@ def _calls(run: Run) -> list[dict[str, Any]]:
     """The last line of each command that trained the run: counts begin anew with every one."""
     last: list[dict[str, Any]] = []
     for line in run.read_metrics():
-        if not isinstance(line, dict) or not line.get("step"):
+        if not line.get("step"):
             continue
+        if not all(isinstance(line.get(name, 0), int | float) for name in ("step", "elapsed_s")):
+            raise RunError(f"{run.metrics_path} holds a step or a time that is no number")
         if last and _same_command(last[-1], line):
             last.pop()
         last.append(line)

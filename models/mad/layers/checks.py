@@ -10,5 +10,5 @@ def check_heads(heads: int, d: int, width: str = "width") -> None:
         ConfigError: says which numbers are possible.
     """
     if heads < 1 or d % heads:
-        possible = ", ".join(str(n) for n in range(1, d + 1) if d % n == 0)
+        possible = ", ".join(str(n) for n in range(1, min(d, 1024) + 1) if d % n == 0)
         raise ConfigError(f"heads is {heads}, and the {width} is {d}; choose one of {possible}")

@@ -1,0 +1,133 @@
+"""Give every loader mutated files, and say where one raised something else than our errors.
+
+    python -m tests.faults.fuzz_loaders --mutations 100000 --seed 7
+
+Mutation `n` of a subject is a function of the seed, the subject's name and `n`. The process bounds
+its own memory and the time of one case, so run it as a child: what crashes it names the case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from types import FrameType
+
+from mlxhog.errors import MOST_CHARACTERS, MlxhogError
+from tests.faults.loaders import SUBJECTS, Subject
+from tests.faults.mutations import mutate
+
+CASE_S = 20
+"""Seconds of one case; the slowest takes less than one on a quiet machine."""
+ROOM_BYTES = 3 << 30
+"""Memory beside what the process has when it begins."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A case that ended in something else than a value or one of our errors."""
+
+    subject: str
+    number: int
+    file: str
+    error: str
+    trace: str
+
+
+class Hang(BaseException):
+    """A case took longer than `CASE_S`."""
+
+
+def cases_of(subject: Subject, seed: int, folder: Path, count: int) -> Iterator[Failure | None]:
+    """Run mutations 0 .. count - 1 of a subject in a folder of its own."""
+    files = {path: path.read_bytes() for path in subject.write(folder)}
+    subject.read(folder)  # what is valid is read
+    for number in range(count):
+        rng = Random(f"{seed}/{subject.name}/{number}")
+        path = rng.choice(sorted(files))
+        path.write_bytes(mutate(files[path], rng))
+        (folder / "case").write_text(f"{subject.name}, mutation {number} of {path}")
+        yield attempt(subject, number, path, folder)
+        for other, content in files.items():
+            if other == path:
+                other.write_bytes(content)
+
+
+def attempt(subject: Subject, number: int, path: Path, folder: Path) -> Failure | None:
+    """Read one mutated file; None where that ended as it should."""
+    faulthandler.dump_traceback_later(6 * CASE_S, exit=True)
+    signal.alarm(CASE_S)
+    try:
+        subject.read(folder)
+    except MlxhogError as error:
+        text = str(error)
+        if not 0 < len(text) < MOST_CHARACTERS + 100:
+            return Failure(subject.name, number, path.name, f"{len(text)} characters", text[:200])
+    except BaseException as error:  # a panic of Rust is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        last = "".join(traceback.format_exception(error)[-6:])[-3000:]
+        return Failure(
+            subject.name, number, path.name, f"{type(error).__name__}: {error}"[:300], last
+        )
+    finally:
+        signal.alarm(0)
+        faulthandler.cancel_dump_traceback_later()
+    return None
+
+
+def main() -> int:
+    """Run the command; prints a JSON line per failure and one summary."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mutations", type=int, default=5200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="name of one subject")
+    parser.add_argument("--keep", type=Path, help="folder for the files of failures")
+    wanted = parser.parse_args()
+    warnings.simplefilter("error")
+
+    def hang(number: int, frame: FrameType | None) -> None:
+        raise Hang(f"more than {CASE_S} s")
+
+    signal.signal(signal.SIGALRM, hang)
+    with open("/proc/self/statm") if sys.platform == "linux" else open("/dev/null") as file:
+        pages = int((file.read().split() or ["0"])[0])
+    if pages:
+        limit = pages * resource.getpagesize() + ROOM_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    subjects = [s for s in SUBJECTS if wanted.only in (None, s.name)]
+    shares = sum(subject.weight for subject in subjects)
+    failures = total = 0
+    spent = {}
+    for subject in subjects:
+        began = time.process_time()
+        with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
+            count = -(-wanted.mutations * subject.weight // shares)
+            for failure in cases_of(subject, wanted.seed, Path(folder), count):
+                total += 1
+                if failure is not None:
+                    failures += 1
+                    print(json.dumps(asdict(failure)), flush=True)
+                    if wanted.keep:
+                        (path,) = [p for p in Path(folder).rglob(failure.file) if p.is_file()][:1]
+                        wanted.keep.mkdir(exist_ok=True)
+                        name = f"{subject.name} {failure.number} {path.name}".replace("/", "_")
+                        (wanted.keep / name).write_bytes(path.read_bytes())
+        spent[subject.name] = round(time.process_time() - began, 2)
+    print(json.dumps({"mutations": total, "failures": failures, "cpu_s": spent}), flush=True)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""Files made hostile: bytes turned, texts and numbers replaced, archives repacked; reproducibly.
+
+`mutate(content, rng)` gives another content for any file. What it does depends on what the file
+is: a structured one is also taken apart and put together again around a changed part, so that
+checksums and lengths fit and the damage reaches the code behind them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import lzma
+import re
+import zipfile
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+NASTY: tuple[Any, ...] = (
+    None, True, False, -1, 0, 1, 2, 255, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, 2**64, 10**16,
+    -(10**16),
+    9_000_000_000_000_000, 10**400, 0.5, -0.5, 1e-320, 1e308, float("nan"), float("inf"),
+    float("-inf"), "", " ", "x", "\u00e9", "\0", "\x1b[31m", "../../etc/passwd", "/", ".", "nan",
+    "1e999", "9" * 5000, "x" * 20_000, "[" * 50, "\ud800", [], {}, [[]], [None], [0] * 300,
+    ["x" * 200] * 50, {"": None}, {"type": "x"}, {"0": 0}, "DEEP", "LONG",
+)  # fmt: skip
+"""Values in place of others."""
+
+WORDS = (
+    "null", "true", "false", "-1", "0", "1", "65536", "4294967296", "9e15", "9000000000000000",
+    "9" * 5000, "-0", "1e999", "1e-999", ".inf", "-.inf", ".nan", "NaN", "Infinity", "2024-01-01",
+    "2024-01-01T00:00:00Z", "!!int z", "!!float z", "!!bool z", "!!timestamp z", "!!binary =",
+    "!!set {a}", "!!python/object:os.system x", "&a [*a]", "*a", "<<", "0x" + "f" * 400, "0o777",
+    "1:2:3",
+    "1_000", "[", "]", "{", "}", "[" * 3000, "{a: " * 200, "'", '"', "|", ">", "? ", ": ", "- ",
+    "\t",
+    "...", "---", "%YAML 9999999999.1", '"\\ud800"', '"\\U0010FFFF"', '"\\UFFFFFFFF"', "\x00",
+    "\x1b[2J",
+    "\ufeff", "\u2028", "x" * 10_000, "a" + "*9" * 30, "(" * 100, "mlstm*999999999",
+    "h" + "9" * 50,
+    "::",
+    "0:1", "1:nan", "1e40", "007", "--", ";", ",", "\r", "\n", "\n\n", "",
+)  # fmt: skip
+"""Text in place of other text."""
+
+BOMB = "\n".join(
+    ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    + [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 10)]
+)
+WHOLE = (
+    b"", b"\0", b"\n", b"\xff\xfe", b"\xef\xbb\xbf", b"\x80" * 50, b"\0" * 4096, b"{", b"[]", b"{}",
+    b"null",
+    b"1", b'"x"', b"[" * 3000, b"[" * 200_000, b"NaN", b"9" * 5000, b"{" * 3000, b'{"a":' * 3000,
+    BOMB.encode(), b"- " * 3000, b"\x1f\x8b", b"PK\x03\x04", b"PK\x05\x06" + b"\0" * 18,
+    b"\xfd7zXZ\0", b"\x93NUMPY", b"version https://git-lfs.github.com/spec/v1\n", b"\x80\x02.",
+    b"\xff" * 8 + b"{}", b"\x08" + b"\0" * 7 + b"{}      ",
+)  # fmt: skip
+"""A file that is something else altogether."""
+
+_TOKEN = re.compile(r"-?\d[\d_.eE+-]*|\"[^\"\n]*\"|[\w./-]+")
+
+
+def mutate(content: bytes, rng: Random) -> bytes:
+    """Return another content than `content`, with one to a few changes."""
+    ways: list[Callable[[bytes, Random], bytes]] = [_turn, _cut, _insert, _overwrite, _double]
+    if rng.random() < 0.03:
+        return rng.choice(WHOLE)
+    if content[:4] == b"PK\x03\x04":
+        ways = [*ways, *[_repack_zip] * 8]
+    elif content[:2] == b"\x1f\x8b":
+        ways = [*ways, *[_repack_gzip] * 4]
+    elif content[:6] == b"\xfd7zXZ\0":
+        ways = [*ways, *[_repack_xz] * 4]
+    elif _is_safetensors(content):
+        ways = [*ways, *[_reheader] * 8]
+    elif content[:1] in (b"{", b"["):
+        ways = [*ways, *[_restructure] * 8, *[_reword] * 3]
+    elif b"\0" not in content[:1000]:
+        ways = [*ways, *[_reword] * 10, _relined]
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        content = rng.choice(ways)(content, rng)
+    return content
+
+
+def _turn(content: bytes, rng: Random) -> bytes:
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 8))):
+        if changed:
+            changed[_place(changed, rng)] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def _place(content: bytes | bytearray, rng: Random) -> int:
+    """A place, rather near the beginning: that is where headers are."""
+    end = rng.choice((16, 128, len(content)))
+    return rng.randrange(max(1, min(end, len(content))))
+
+
+def _cut(content: bytes, rng: Random) -> bytes:
+    first = rng.randrange(len(content) + 1)
+    if rng.random() < 0.5:
+        return content[:first]
+    return content[:first] + content[first + rng.choice((1, 2, 8, 100)) :]
+
+
+def _insert(content: bytes, rng: Random) -> bytes:
+    at = _place(content, rng)
+    return content[:at] + rng.randbytes(rng.choice((1, 2, 8, 64))) + content[at:]
+
+
+def _overwrite(content: bytes, rng: Random) -> bytes:
+    at = _place(content, rng)
+    value = rng.choice((b"\xff" * 8, b"\xff" * 4, b"\0" * 8, b"\x7f" + b"\xff" * 3, b"\0\0\0\x80"))
+    return content[:at] + value + content[at + len(value) :]
+
+
+def _double(content: bytes, rng: Random) -> bytes:
+    first, second = sorted(rng.randrange(len(content) + 1) for _ in range(2))
+    return content[:second] + content[first:]
+
+
+def _reword(content: bytes, rng: Random) -> bytes:
+    """Replace a word, a number or a quoted text."""
+    text = content.decode("utf-8", "surrogateescape")
+    found = list(_TOKEN.finditer(text[:200_000]))
+    if not found:
+        return rng.choice(WORDS).encode("utf-8", "surrogatepass")
+    one = rng.choice(found)
+    word = rng.choice(found)[0] if rng.random() < 0.2 else rng.choice(WORDS)
+    changed = text[: one.start()] + word + text[one.end() :]
+    return changed.encode("utf-8", "surrogateescape")
+
+
+def _relined(content: bytes, rng: Random) -> bytes:
+    """Move, double or take out a line."""
+    lines = content.split(b"\n")
+    line = lines.pop(rng.randrange(len(lines)))
+    for _ in range(rng.choice((0, 1, 2, 50))):
+        lines.insert(rng.randrange(len(lines) + 1), line)
+    return b"\n".join(lines)
+
+
+def _restructure(content: bytes, rng: Random) -> bytes:
+    """Replace, remove or wrap a value of JSON, or of one line of JSON lines."""
+    lines = content.split(b"\n")
+    number = None
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        number = rng.randrange(len(lines))
+        try:
+            value = json.loads(lines[number])
+        except (ValueError, RecursionError):
+            return _reword(content, rng)
+    text = json.dumps(changed(value, rng))
+    text = text.replace('"DEEP"', "[" * 3000 + "]" * 3000).replace('"LONG"', "9" * 5000)
+    if number is None:
+        return text.encode()
+    lines[number] = text.encode()
+    return b"\n".join(lines)
+
+
+def changed(value: Any, rng: Random) -> Any:
+    """Return a plain value with another value at one of its places."""
+    if not isinstance(value, dict | list) or not value or rng.random() < 0.05:
+        return [value] if rng.random() < 0.1 else rng.choice(NASTY)
+    if isinstance(value, list):
+        inner = list(value)
+        at = rng.randrange(len(inner))
+        if rng.random() < 0.1:
+            return inner[:at]
+        inner[at] = changed(inner[at], rng)
+        return inner
+    names = list(value)
+    name = rng.choice(names)
+    roll = rng.random()
+    if roll < 0.1:
+        return {key: one for key, one in value.items() if key != name}
+    if roll < 0.15:
+        return {rng.choice(("", "x", "\x1b[1m", "../x", name * 2)): value[name], **value}
+    return {key: changed(one, rng) if key == name else one for key, one in value.items()}
+
+
+def _is_safetensors(content: bytes) -> bool:
+    length = int.from_bytes(content[:8], "little")
+    return content[8:9] == b"{" and 2 <= length <= len(content) - 8
+
+
+def _reheader(content: bytes, rng: Random) -> bytes:
+    """Change the header of a safetensors file, and give its length anew."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = _restructure(content[8:end], rng)
+    return len(header).to_bytes(8, "little") + header + content[end:]
+
+
+def _repack_zip(content: bytes, rng: Random) -> bytes:
+    """Change one entry of an archive, whose checksum then fits."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = [(info, archive.read(info)) for info in archive.infolist()]
+    except Exception:  # a damaged one raises what it likes
+        return _turn(content, rng)
+    if not entries:
+        return content
+    out = io.BytesIO()
+    chosen = rng.randrange(len(entries))
+    with zipfile.ZipFile(out, "w") as archive:
+        for number, (info, data) in enumerate(entries):
+            archive.writestr(info, mutate(data, rng) if number == chosen else data)
+    return out.getvalue()
+
+
+def _repack_gzip(content: bytes, rng: Random) -> bytes:
+    return gzip.compress(mutate(gzip.decompress(content), rng)) if _sound(content) else content[1:]
+
+
+def _repack_xz(content: bytes, rng: Random) -> bytes:
+    try:
+        return lzma.compress(mutate(lzma.decompress(content), rng), preset=0)
+    except (EOFError, lzma.LZMAError):
+        return _turn(content, rng)
+
+
+def _sound(content: bytes) -> bool:
+    try:
+        gzip.decompress(content)
+    except Exception:  # a damaged one raises what it likes
+        return False
+    return True
