@@ -116,9 +116,7 @@ def rows(
         )
         condition = conditioning.of(other, conditions)
         tolerance, reason = tolerances.allowed(kind, precision, sizes, condition)
-        row = Row(
-            a=a, b=b, what=name, against=other, kind=kind, tolerance=tolerance, reason=reason
-        )
+        row = Row(a=a, b=b, what=name, against=other, kind=kind, tolerance=tolerance, reason=reason)
         yield _measured(row, got[name], wanted[other], largest[other])
 
 
@@ -148,7 +146,15 @@ def step_rows(a: str, got: Results) -> Iterator[Row]:
             continue
         off, at, mine, formula = (float(x) for x in value)
         after = got[name.replace("step/", "after/", 1)]
-        row = Row(a, "formula", name, name, "step", tolerances.STEP, tolerances.of("step", "float32").reason)
+        row = Row(
+            a,
+            "formula",
+            name,
+            name,
+            "step",
+            tolerances.STEP,
+            tolerances.of("step", "float32").reason,
+        )
         seen = replace(row, got=mine, wanted=formula, unit=ROUNDINGS)
         if not np.isfinite(off):
             yield replace(seen, reason="not finite")

@@ -65,9 +65,7 @@ class Engine(ModelEngine, Protocol):
             The result, the other results, and the gradient of the scalar by input.
         """
 
-    def off(
-        self, operator: str, offset: Callable[[Array], Array]
-    ) -> AbstractContextManager[None]:
+    def off(self, operator: str, offset: Callable[[Array], Array]) -> AbstractContextManager[None]:
         """Let the first result y of an operator be y + offset(y) until the block ends.
 
         Gradients are those of y.

@@ -72,7 +72,9 @@ def reference(plan: ModelPlan) -> Iterator[tuple[str, Array]]:
     """Compute the operators of the plan's family in float64."""
     for name in names(plan):
         drawn = inputs(name)
-        exact = {key: x.astype(np.float64) if x.dtype == np.float32 else x for key, x in drawn.items()}
+        exact = {
+            key: x.astype(np.float64) if x.dtype == np.float32 else x for key, x in drawn.items()
+        }
         yield f"operator/{name}", _flat(OPERATORS[name].exact(exact))
 
 
@@ -315,5 +317,7 @@ FAMILIES = {
 
 def apart(y: Array, exact: Array) -> Array:
     """Return how far float32 results are from exact ones, in units of the latter's last place."""
-    units: Array = np.abs(y.astype(np.float64) - exact) / np.spacing(np.abs(exact), dtype=np.float32)
+    units: Array = np.abs(y.astype(np.float64) - exact) / np.spacing(
+        np.abs(exact), dtype=np.float32
+    )
     return units

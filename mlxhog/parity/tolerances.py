@@ -140,9 +140,7 @@ def of(kind: str, precision: str) -> Tolerance:
     return TABLES[precision][kind]
 
 
-def allowed(
-    kind: str, precision: str, sizes: Sizes, condition: float | None
-) -> tuple[float, str]:
+def allowed(kind: str, precision: str, sizes: Sizes, condition: float | None) -> tuple[float, str]:
     """Return the largest difference that is no disagreement, and the reason.
 
     Args:

@@ -80,7 +80,7 @@ def results(
         assert isinstance(plan, ModelPlan), "peers are asked for models only"
         yield from peers_torch.results(side.backend, plan, inputs, fixed)
         return
-    engine = _engine(side)
+    engine = engine_of(side)
     with planted(engine, fault):
         if isinstance(plan, ModelPlan):
             yield from operators.results(engine, plan)
@@ -144,7 +144,7 @@ def _alone(
     return components.reference(plan, inputs)
 
 
-def _engine(side: Side) -> Engine:
+def engine_of(side: Side) -> Engine:
     """Import the side's framework and start it."""
     framework, _, device = side.backend.partition(":")
     if framework == "torch":

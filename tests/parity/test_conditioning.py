@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from mlxhog.parity import compare, sway
+from mlxhog.parity import compare, conditioning
 from mlxhog.parity.subject import Array
 
 
@@ -17,43 +17,45 @@ def sums(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
     yield "grad/adds", a + b
 
 
-def test_what_cancels_sways_and_what_adds_up_does_not() -> None:
+def test_what_cancels_conditions_and_what_adds_up_does_not() -> None:
     inputs = {"a": np.full(9, 1.0, np.float32), "b": np.full(9, 0.9999, np.float32)}
-    results, sways = sway.split(dict(sway.measure(dict(sums(inputs)), inputs, sums)))
+    results, conditions = conditioning.split(
+        dict(conditioning.measure(dict(sums(inputs)), inputs, sums))
+    )
     assert not results
-    assert sways["grad/adds"] < 1e-7
-    assert 1e-4 < sways["grad/cancels"] < 1e-2
+    assert conditions["grad/adds"] < 1e-7
+    assert 1e-4 < conditions["grad/cancels"] < 1e-2
 
 
 def test_inputs_are_rounded_by_at_most_half_a_unit() -> None:
     x = np.random.default_rng(0).normal(size=1000)
-    moved = sway.rounded({"x": x}, 1)["x"]
+    moved = conditioning.rounded({"x": x}, 1)["x"]
     assert 0 < np.abs(moved / x - 1).max() <= 2.0**-24 * 1.001
 
 
-def test_a_difference_is_allowed_as_far_as_the_result_sways() -> None:
+def test_a_difference_is_allowed_as_far_as_the_result_conditions() -> None:
     wanted = {"logits": np.array([5.0])}
-    for sways, ok in (({}, False), ({"logits": 1e-5}, True)):
+    for conditions, ok in (({}, False), ({"logits": 1e-5}, True)):
         for name in ("logits", "stepwise/logits"):
             (row,) = compare.rows(
                 "a", {name: np.array([5.001])}, "b", wanted, precision="float32", start={},
-                sways=sways, pairs=[(name, "logits")],
+                conditions=conditions, pairs=[(name, "logits")],
             )  # fmt: skip
             assert row.ok is ok
     (row,) = compare.rows(
         "a", {"logits": np.array([5.001])}, "b", wanted, precision="float64", start={},
-        sways={"logits": 1e-5}, pairs=[("logits", "logits")],
+        conditions={"logits": 1e-5}, pairs=[("logits", "logits")],
     )  # fmt: skip
     assert not row.ok
 
 
-def test_a_result_without_a_sway_of_its_own_has_that_of_what_it_stands_for() -> None:
-    sways = {"grad/w": 1.0, "recurrent/grad/q": 2.0, "logits": 3.0, "sequence/state/n": 4.0}
+def test_a_result_without_a_condition_of_its_own_has_that_of_what_it_stands_for() -> None:
+    conditions = {"grad/w": 1.0, "recurrent/grad/q": 2.0, "logits": 3.0, "sequence/state/n": 4.0}
     found = {
         "after/adamw/w": 1.0,
         "chunkwise/grad/q": 2.0,
         "stepwise/logits": 3.0,
         "stepwise/state/n": 4.0,
-        "greedy_ids": 0.0,
+        "greedy_ids": None,
     }
-    assert {name: sway.of(name, sways) for name in found} == found
+    assert {name: conditioning.of(name, conditions) for name in found} == found
