@@ -3,13 +3,14 @@
 A whole model cannot show an error of a few units in one operator: rounding adds up to more than
 that from block to block. An operator alone can. Its inputs here are well conditioned: no sum
 cancels, and the products that linear maps sum up are of small integers, exact in float32 whatever
-their order. So each entry of a right operator's result is within `Operator.ulps` units of float64's,
-and their root mean square is within `rms`: 0 for both where everything is exact.
+their order. So each entry of a right operator's result is within `Operator.ulps` units of
+float64's, and their root mean square is within `Operator.rms`: 0 for both where all is exact.
 
-What that finds (`tests/parity/test_faults.py`): an operator whose results are all off by 4 units, or
-each up or down by 4 at random, since the root mean square of right ones is at most half of that. A
-single entry that is off by 4 units is found where results are exact; elsewhere as much rounding of
-the other sign may hide it, and what is surely found is one off by `2 * ulps`.
+What that finds (`tests/parity/test_faults.py`): an operator whose results are all off by 4 units,
+or each up or down by 4 at random, since the root mean square of right ones is at most half of that.
+A single entry that is off by 4 units is found where results are exact. Elsewhere as much rounding
+of the other sign may hide it, and what is surely found is one that is off by `2 * ulps`. Gradients
+of operators are not compared here, but in the cases of cells and in the gradients of models.
 """
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ def results(engine: Engine, plan: ModelPlan) -> Iterator[tuple[str, Array]]:
 def reference(plan: ModelPlan) -> Iterator[tuple[str, Array]]:
     """Compute the operators of the plan's family in float64."""
     for name in names(plan):
-        drawn = inputs(name)
         exact = {
-            key: x.astype(np.float64) if x.dtype == np.float32 else x for key, x in drawn.items()
+            key: x.astype(np.float64) if x.dtype == np.float32 else x
+            for key, x in inputs(name).items()
         }
         yield f"operator/{name}", _flat(OPERATORS[name].exact(exact))
 
@@ -317,7 +318,6 @@ FAMILIES = {
 
 def apart(y: Array, exact: Array) -> Array:
     """Return how far float32 results are from exact ones, in units of the latter's last place."""
-    units: Array = np.abs(y.astype(np.float64) - exact) / np.spacing(
-        np.abs(exact), dtype=np.float32
-    )
+    last_place = np.spacing(np.abs(exact).astype(np.float32))
+    units: Array = np.abs(y.astype(np.float64) - exact) / last_place
     return units

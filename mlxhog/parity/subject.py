@@ -151,7 +151,7 @@ def perturbed(inputs: Mapping[str, Array], name: str, seed: int) -> Array:
 
 
 def parameter_after(name: str) -> str | None:
-    """Return the parameter that a result after/RULE/NAME is the value of; None for other results."""
+    """Return which parameter a result after/RULE/NAME is the value of; None for other results."""
     kind, _, rest = name.partition("/")
     return rest.partition("/")[2] if kind == "after" else None
 

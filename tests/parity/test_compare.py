@@ -15,8 +15,8 @@ from mlxhog.parity.subject import Array, MlstmPlan, Results, Subject
 
 def one(name: str, got: Array, wanted: Array, start: Results | None = None) -> Row:
     (row,) = compare.rows(
-        "a", {name: got}, "b", {name: wanted}, precision="float32", start=start or {}, conditions={},
-        pairs=[(name, name)],
+        "a", {name: got}, "b", {name: wanted}, precision="float32", start=start or {},
+        conditions={}, pairs=[(name, name)],
     )  # fmt: skip
     return row
 
@@ -92,9 +92,7 @@ def test_steps_that_amplify_rounding_are_allowed_what_they_make_of_it() -> None:
     assert conditioned("after/sgd/w", got, wanted, 2e-3, start=start, steps=3).ok
 
 
-def test_a_wrong_sign_of_a_thousandth_of_the_largest_entry_is_seen_where_the_condition_is_known() -> (
-    None
-):
+def test_a_wrong_sign_of_a_thousandth_of_the_largest_is_seen_in_what_is_well_conditioned() -> None:
     wanted = np.array([1.0, 1e-3, -0.5])
     got = np.array([1.0, -1e-3, -0.5])
     row = conditioned("grad/w", got, wanted, 1e-6)

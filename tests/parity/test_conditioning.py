@@ -17,7 +17,7 @@ def sums(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
     yield "grad/adds", a + b
 
 
-def test_what_cancels_conditions_and_what_adds_up_does_not() -> None:
+def test_what_cancels_moves_and_what_adds_up_does_not() -> None:
     inputs = {"a": np.full(9, 1.0, np.float32), "b": np.full(9, 0.9999, np.float32)}
     results, conditions = conditioning.split(
         dict(conditioning.measure(dict(sums(inputs)), inputs, sums))
@@ -33,7 +33,7 @@ def test_inputs_are_rounded_by_at_most_half_a_unit() -> None:
     assert 0 < np.abs(moved / x - 1).max() <= 2.0**-24 * 1.001
 
 
-def test_a_difference_is_allowed_as_far_as_the_result_conditions() -> None:
+def test_a_difference_is_allowed_as_far_as_rounding_moves_the_result() -> None:
     wanted = {"logits": np.array([5.0])}
     for conditions, ok in (({}, False), ({"logits": 1e-5}, True)):
         for name in ("logits", "stepwise/logits"):
