@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from mlxhog.mix import GPU_BACKENDS
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.parity import compare
 from mlxhog.parity.compare import Row
@@ -45,7 +46,11 @@ def rows(
     for side in others:
         if reference.float64:
             yield from compare.operator_rows(
-                side.name, computed[side.name], reference.name, computed[reference.name]
+                side.name,
+                computed[side.name],
+                reference.name,
+                computed[reference.name],
+                gpu=side.backend in GPU_BACKENDS,
             )
         yield from _pair(subject, side, reference, computed, conditions)
         yield from compare.step_rows(side.name, computed[side.name])

@@ -4,7 +4,7 @@ A whole model cannot show an error of a few units in one operator: rounding adds
 that from block to block. An operator alone can. Its inputs here are well conditioned: no sum
 cancels, and the products that linear maps sum up are of small integers, exact in float32 whatever
 their order. So each entry of a right operator's result is within `Operator.ulps` units of
-float64's, and their root mean square is within `Operator.rms`: 0 for both where all is exact.
+float64's, and their root mean square is within `RMS`: 0 for both where all is exact.
 
 What that finds (`tests/parity/test_faults.py`): an operator whose results are all off by 4 units,
 or each up or down by 4 at random, since the root mean square of right ones is at most half of that.
@@ -37,6 +37,9 @@ ROUNDED = 10.0
 """Units in the last place. Seen: up to 5.7, of MLX's gelu and of the sLSTM's normaliser."""
 RMS = 3.0
 """Of their root mean square. Seen: up to 1.8, of the sLSTM cell; an operator off by 4 has more."""
+GPU = 2.0
+"""As much more on a GPU, whose exp and tanh promise 4 and 5 units where a CPU's keep within 2: there
+4 units in one operator are found only where results are exact."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,10 @@ class Operator:
     exact: Callable[[Inputs], Sequence[Array]]
     ulps: float = ROUNDED
 
-    @property
-    def rms(self) -> float:
-        """Units in the last place that the root mean square of all entries may be off by."""
-        return RMS if self.ulps else 0.0
+    def allowed(self, *, gpu: bool) -> tuple[float, float]:
+        """Return what an entry and what the root mean square of all may be off by."""
+        factor = GPU if gpu else 1.0
+        return factor * self.ulps, factor * RMS if self.ulps else 0.0
 
 
 def results(engine: Engine, plan: ModelPlan) -> Iterator[tuple[str, Array]]:

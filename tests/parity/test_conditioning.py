@@ -33,6 +33,28 @@ def test_inputs_are_rounded_by_at_most_half_a_unit() -> None:
     assert 0 < np.abs(moved / x - 1).max() <= 2.0**-24 * 1.001
 
 
+def test_a_maximum_whose_sides_nearly_change_places_moves() -> None:
+    def steep(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+        yield "grad/kink", np.where(inputs["a"] > 1.0 + 6 * conditioning.ROUNDING, 2.0, 1.0)
+
+    inputs = {"a": np.full(50, 1.0, np.float32)}
+    _, conditions = conditioning.split(
+        dict(conditioning.measure(dict(steep(inputs)), inputs, steep))
+    )
+    assert conditions == {"grad/kink": 1.0 / 16.0}
+
+
+def test_of_a_parameter_after_steps_its_way_counts_and_not_where_it_began() -> None:
+    def stays(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+        yield "after/sgd/w", inputs["w"].astype(np.float64) + 0.25
+
+    inputs = {"w": np.full(50, 1000.0, np.float32)}
+    _, conditions = conditioning.split(
+        dict(conditioning.measure(dict(stays(inputs)), inputs, stays))
+    )
+    assert conditions["after/sgd/w"] < 1e-12
+
+
 def test_a_difference_is_allowed_as_far_as_rounding_moves_the_result() -> None:
     wanted = {"logits": np.array([5.0])}
     for conditions, ok in (({}, False), ({"logits": 1e-5}, True)):
