@@ -33,6 +33,7 @@ from mlxhog.errors import ArenaError
 
 START_S = 120.0
 HANG_S = 60.0
+LAPS = (1 << 37) - 1
 SIGNS_OF_LIFE = "tokens", "eval_next", "eval_taken", "sample_taken"
 TAIL_LINES = 30
 
@@ -285,7 +286,7 @@ class Observed:
         slots = self.arena.segment("tickets")
         lap, index = divmod(ticket, len(slots))
         slot = int(slots[index])
-        return TicketState(slot & 7) if slot >> 3 & 31 == lap % 32 else TicketState.FREE
+        return TicketState(slot & 7) if slot >> 3 & LAPS == lap & LAPS else TicketState.FREE
 
     def abandon(self) -> None:
         """Kill whatever is left of it."""
