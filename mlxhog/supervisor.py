@@ -305,7 +305,7 @@ class Supervisor:
                 seat.process.kill()
             self._reap(seat)
 
-    def dismiss_busy(self) -> None:
+    def abandon(self) -> None:
         """End every worker that does not rest, at once; nobody takes its place."""
         for seat in self.seats:
             if seat.process is not None and not self._rests(seat):

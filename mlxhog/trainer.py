@@ -270,7 +270,7 @@ class _Training:
         resting, doing = self.supervisor.resting, "finishing the last steps"
         self._until(lambda: self._signals.count > 0 or self._time_is_over() or resting(), doing)
         if not self._until(resting, doing, limit_s=REST_S, even_if_interrupted=True):
-            self.supervisor.dismiss_busy()
+            self.supervisor.abandon()
             self._report_messages()
         self.monitor.ended_ns = monotonic_ns()
         self._save_at_rest()

@@ -238,12 +238,12 @@ def test_a_run_id_that_does_not_fit_is_refused():
 
 def test_counters_wrap_compare_and_are_shared(arena):
     with Arena.from_handle(arena.handle()) as other:
-        assert arena.counters.add("claims", 5) == 0
-        assert other.counters.add("claims", -2) == 5
-        assert arena.counters.load("claims") == 3
-        assert not other.counters.compare_exchange("claims", 5, 9)
-        assert other.counters.compare_exchange("claims", 3, 9)
-        assert arena.counters.load("claims") == 9
+        assert arena.counters.add("steps", 5) == 0
+        assert other.counters.add("steps", -2) == 5
+        assert arena.counters.load("steps") == 3
+        assert not other.counters.compare_exchange("steps", 5, 9)
+        assert other.counters.compare_exchange("steps", 3, 9)
+        assert arena.counters.load("steps") == 9
 
 
 def test_the_parameter_segment_starts_on_a_page_of_this_machine(arena):

@@ -102,36 +102,15 @@ def counts(result: Result) -> tuple[object, ...]:
     return position, found["version"], found["opt_steps"], found["left"]["steps"], found["course"]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"strategy": "serial", "workers": "torch:cpu"},
-        {"strategy": "sync"},
-        {"strategy": "round_robin"},
-        {"strategy": "avg_runs", "average_every": 10},
-        {"blocks": "disjoint", "predict": "none"},
-        {"async_after": 0.5},
-    ],
-    ids=lambda options: " ".join(map(str, options.values())) or "hogwild",
-)
-def test_a_run_whose_workers_all_die_together_goes_on_to_its_last_step(
-    tmp_path: Path, options: dict[str, object]
-) -> None:
-    killer = Killer(kills=1, everyone=True)
-    config = small_config(tmp_path, **{"workers": "torch:cpu*2", "steps": 600, **options})
-    result = train(config, observer=killer)
-    assert killer.left == 0
-    assert result.restarts == len(result.workers)
-    assert (result.status, result.steps) == ("done", 600)
-    found = checkpoint.load(Path(str(result.checkpoint))).state
-    assert (found["used"]["steps"], found["left"]["steps"]) == (600, 0)
-
-
 class Deadly(Supervisor):
-    """Kills all workers with its first command of each kind, and at its first pause."""
+    """Kills all workers with its first command of each kind, at its first pause or step."""
 
     at: set[object]
+
+    def poll(self, timeout_s: float) -> None:
+        if self.arena.counters.load("steps"):
+            self._kill_all("step")
+        super().poll(timeout_s)
 
     def command(self, command: Command) -> None:
         super().command(command)
@@ -149,6 +128,33 @@ class Deadly(Supervisor):
                 seat.process.kill()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"strategy": "serial", "workers": "mlx:cpu"},
+        {"strategy": "sync"},
+        {"strategy": "round_robin"},
+        {"strategy": "avg_runs", "average_every": 10},
+        {"blocks": "disjoint", "predict": "none"},
+        {"async_after": 0.5},
+    ],
+    ids=lambda options: " ".join(map(str, options.values())) or "hogwild",
+)
+def test_a_run_whose_workers_all_die_together_goes_on_to_its_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
+) -> None:
+    monkeypatch.setattr(Deadly, "at", {"step"}, raising=False)
+    monkeypatch.setattr(trainer, "Supervisor", Deadly)
+    config = small_config(tmp_path, **{"workers": "mlx:cpu*2", "steps": 1000, **options})
+    result = train(config)
+    assert Deadly.at == set()
+    assert result.restarts == len(result.workers)
+    assert (result.status, result.steps) == ("done", 1000)
+    found = checkpoint.load(Path(str(result.checkpoint))).state
+    assert (found["used"]["steps"], found["left"]["steps"]) == (1000, 0)
+
+
 @pytest.mark.parametrize("strategy", ["sync", "avg_runs"])
 def test_workers_that_die_whatever_they_are_told_cost_no_step_and_no_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
@@ -157,16 +163,16 @@ def test_workers_that_die_whatever_they_are_told_cost_no_step_and_no_evaluation(
     monkeypatch.setattr(Deadly, "at", set(moments), raising=False)
     monkeypatch.setattr(trainer, "Supervisor", Deadly)
     config = small_config(
-        tmp_path, strategy=strategy, workers="torch:cpu*2", steps=200, restarts=len(moments),
-        save_every=50, eval_every="1h", sample_every="1h",
+        tmp_path, strategy=strategy, workers="mlx:cpu*2", steps=1000, restarts=len(moments),
+        save_every=300, eval_every="1h", sample_every="1h",
     )  # fmt: skip
     result = train(config)
     assert Deadly.at == set()
-    assert (result.status, result.steps) == ("done", 200)
+    assert (result.status, result.steps) == ("done", 1000)
     assert result.val_bits_per_byte is not None
     assert result.restarts >= 4  # after `pause` and `REST` the run needs both
     found = checkpoint.load(Path(str(result.checkpoint))).state
-    assert (found["used"]["steps"], found["left"]["steps"]) == (200, 0)
+    assert (found["used"]["steps"], found["left"]["steps"]) == (1000, 0)
 
 
 def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_words(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_who_does_not_rest_in_time_is_ended_and_the_others_stay(supervisor: Supe
     run(supervisor, Phase.IDLE)
     busy, other = supervisor.seats
     supervisor.entry(busy).beat(Phase.COMPUTE)
-    supervisor.dismiss_busy()
+    supervisor.abandon()
     assert busy.process is None
     assert other.process is not None
     assert "worker 1 (torch:cpu) was still in phase compute" in supervisor.messages[0]
@@ -174,5 +174,5 @@ def test_who_does_not_rest_in_time_is_ended_and_the_others_stay(supervisor: Supe
     assert busy.process is None  # nobody takes its place
     assert supervisor.has_workers()
     supervisor.entry(other).beat(Phase.EVALUATE)
-    supervisor.dismiss_busy()
+    supervisor.abandon()
     assert not supervisor.has_workers()
