@@ -124,6 +124,11 @@ def _run(command: str, arguments: list[str]) -> int:
                 file=sys.stderr,
             )
             return 2
+        if error.errno in (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS):
+            from mlxhog.durable import explained
+
+            print(f"a file cannot be written: {explained(error)}", file=sys.stderr)
+            return LACKS
         raise
 
 
