@@ -143,7 +143,7 @@ def test_without_shared_memory_an_arena_is_a_file(
 def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path, command: str) -> None:
     words = {
         "train": flags(small_config(tmp_path)),
-        "mad data": ["--task=M", "--train-rows=3000", f"--out={tmp_path / 'rows.npz'}"],
+        "mad data": ["--task=M", "--train-rows=30000", f"--out={tmp_path / 'rows.npz'}"],
     }
 
     def limit() -> None:
