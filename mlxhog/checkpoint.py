@@ -130,7 +130,8 @@ def save(
             _publish(part, final)
     finally:
         remove(part)
-    replace_file(run.checkpoints / _LATEST, f"{final.name}\n".encode())
+    with disk_errors(f"writing {run.checkpoints / _LATEST}"):
+        replace_file(run.checkpoints / _LATEST, f"{final.name}\n".encode())
     for old in manifest.by_age(run.checkpoints)[:-keep_last]:
         if old != final:
             remove(old)

@@ -14,7 +14,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import (
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stderr,
+    redirect_stdout,
+)
 from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.context import SpawnProcess
 from types import ModuleType
@@ -45,7 +51,7 @@ FAULT_EXIT_CODE = 70  # of a process that one of them ended: like EX_SOFTWARE of
 
 
 def spawn(
-    target: Callable[..., None],
+    target: Callable[..., object],
     arguments: tuple[Any, ...],
     *,
     name: str,
@@ -82,7 +88,8 @@ def spawning(threads: int | None = None) -> Iterator[None]:
     """
     limits = nullcontext() if threads is None else thread_limits(threads)
     # Python looks for modules beside the program first: for `-c`, in the current directory.
-    with limits, _environment({"PYTHONSAFEPATH": "1"}), _without_main():
+    safe = _environment({"PYTHONSAFEPATH": "1"})
+    with limits, safe, _without_main(), _without_broken_output():
         with _held_back((signal.SIGHUP,)):  # which the tracker, unlike the others, does not ignore
             resource_tracker.ensure_running()  # its own start lets the other signals through again
         try:
@@ -151,6 +158,20 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def _without_broken_output() -> Iterator[None]:
+    """Hide a standard stream whose reader has left: `multiprocessing` flushes it when it spawns."""
+    with ExitStack() as hidden:
+        for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
+            try:
+                stream.flush()
+            except OSError:
+                hidden.enter_context(redirect(None))
+            except (AttributeError, ValueError):
+                pass  # none, or a closed one, which `multiprocessing` expects
+        yield
 
 
 @contextmanager

@@ -93,12 +93,13 @@ def replace_file(path: Path, content: bytes) -> None:
     """Give `path` new content; a reader sees the old file or the new one, never a mixture.
 
     Raises:
-        EnvironmentLacks: the disk is full, or the system refuses; the old file is untouched.
+        EnvironmentLacks: the disk is full; the old file is untouched.
+        OSError: the system refuses otherwise; the old file is untouched. See `disk_errors`.
 
     Concurrency: two processes that replace one file at once both succeed, one after the other.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with disk_errors(f"writing {path}"):
+    with full_disk(f"writing {path}"):
         try:
             write_synced(part, content)
             os.replace(part, path)

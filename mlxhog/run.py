@@ -100,9 +100,9 @@ class Run:
             EnvironmentLacks: the disk is full, or the system refuses; the old status stands.
         """
         kept = {"created_ns": self.created_ns() or time.time_ns()}
-        replace_file(
-            self.directory / _STATUS, plain_json.dumps({**status, **kept}, indent=1) + b"\n"
-        )
+        content = plain_json.dumps({**status, **kept}, indent=1) + b"\n"
+        with disk_errors(f"writing {self.directory / _STATUS}"):
+            replace_file(self.directory / _STATUS, content)
 
     def read_status(self) -> dict[str, Any]:
         """Return `run.json`; a run said to be running whose lock is free was interrupted.

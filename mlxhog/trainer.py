@@ -21,7 +21,7 @@ from mlxhog.control import EVAL_ROUND, Command
 from mlxhog.data.batches import Batches
 from mlxhog.data.ledger import Ledger
 from mlxhog.data.tokens import TokenFile
-from mlxhog.durable import replace_file
+from mlxhog.durable import disk_errors, replace_file
 from mlxhog.errors import (
     CheckpointError,
     Diverged,
@@ -171,7 +171,8 @@ class _Training:
     # -- the course of a run ---------------------------------------------------------------------
 
     def execute(self) -> Result:
-        replace_file(self.run.config_path, self.config.to_yaml().encode())
+        with disk_errors(f"writing {self.run.config_path}"):
+            replace_file(self.run.config_path, self.config.to_yaml().encode())
         self._write_status()
         error: MlxhogError | None = None
         self._report(opening(self.plan, self.run))

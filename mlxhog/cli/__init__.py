@@ -61,11 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     only_tells = _only_tells(words)
     out = Lasting(sys.stdout, ends=only_tells or words[0] == "generate")
     with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, Lasting(sys.stderr))):
+        code = 0
         try:
             with printable_output():
                 code = _answered(words)
+        except OutputLost:
+            pass  # `failure` says why
         finally:  # argparse ends --help with SystemExit
-            with suppress(OutputLost):  # which `failure` says, too
+            with suppress(OutputLost):
                 out.flush()
         if out.failure is None or (only_tells and isinstance(out.failure, BrokenPipeError)):
             return code
@@ -112,8 +115,6 @@ def _run(command: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except OutputLost:
-        return 0  # main looks at what was lost
     except MemoryError as error:
         print(f"the memory is used up: {error}; ask for smaller sizes", file=sys.stderr)
         return LACKS
@@ -126,6 +127,11 @@ def _run(command: str, arguments: list[str]) -> int:
                 file=sys.stderr,
             )
             return 2
+        if error.errno in (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS):
+            from mlxhog.durable import explained
+
+            print(f"a file cannot be written: {explained(error)}", file=sys.stderr)
+            return LACKS
         raise
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog import checkpoint, run, train
+from mlxhog.children import spawn
 from mlxhog.cli import main
 from mlxhog.metrics import Progress, Result
 from mlxhog.report.streams import Lasting, OutputLost
@@ -63,6 +65,19 @@ def test_an_observer_whose_pipe_is_closed_does_not_end_the_training(tmp_path: Pa
         result = train(small_config(tmp_path, steps=3), observer=observe)
     assert (result.status, len(calls)) == ("done", 1)
     assert result.checkpoint is not None
+
+
+def test_a_process_is_spawned_where_the_reader_of_the_output_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when a worker is replaced while a program that prints to a closed pipe trains."""
+    with broken_pipe() as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        print("what cannot be flushed")
+        process = spawn(os.getpid, (), name="child")
+        monkeypatch.undo()
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_training_goes_on_without_the_pipe_of_its_progress(

@@ -54,7 +54,6 @@ def test_a_refused_write_is_said_in_words_and_the_old_file_stands(
     with monkeypatch.context() as patch:
         refuse(patch, number)
         for write in (
-            lambda: durable.replace_file(run.config_path, b"new"),
             lambda: run.write_status({"status": "done"}),
             lambda: save(run, 20),
             lambda: journal.append({"n": 2}),
@@ -140,24 +139,27 @@ def test_without_shared_memory_an_arena_is_a_file(
         os.close(backing.readonly_fd)
 
 
-def limited(**limits: int) -> Any:
-    """Return what sets limits of this process, to be called in a child."""
+@pytest.mark.parametrize("command", ["train", "mad data"])
+def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path, command: str) -> None:
+    words = {
+        "train": flags(small_config(tmp_path)),
+        "mad data": ["--task=M", "--train-rows=30000", f"--out={tmp_path / 'rows.npz'}"],
+    }
 
     def limit() -> None:
-        for name, value in limits.items():
-            resource.setrlimit(getattr(resource, name), (value, value))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
-    return limit
-
-
-def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mlxhog", "train", *flags(small_config(tmp_path))]
     done = subprocess.run(
-        command, preexec_fn=limited(RLIMIT_FSIZE=200_000), stderr=subprocess.PIPE, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 3
-    assert "200,000 (ulimit -f)" in done.stderr
+        [sys.executable, "-m", "mlxhog", *command.split(), *words[command]],
+        preexec_fn=limit,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "200,000" in done.stderr
+    assert "ulimit -f" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -141,7 +141,7 @@ class Store:
             path = self._curve_path(record.key)
             with disk_errors(f"writing {path}"):
                 path.parent.mkdir(exist_ok=True)
-            replace_file(path, b"".join(points))
+                replace_file(path, b"".join(points))
         self._runs.append(record.to_dict())
 
     def curve(self, key: str) -> list[Point]:
@@ -223,7 +223,8 @@ def create(root: Path, name: str, definition: Mapping[str, Any]) -> Store:
     text = yaml.safe_dump(
         json.loads(plain_json.dumps(definition)), sort_keys=False, allow_unicode=True
     )
-    replace_file(directory / DEFINITION, text.encode())
+    with disk_errors(f"writing {directory / DEFINITION}"):
+        replace_file(directory / DEFINITION, text.encode())
     return Store(directory)
 
 
