@@ -1,7 +1,7 @@
 """Writes each Metal kernel as a file that `xcrun metal` can compile on its own.
 
-    python -m mlxhog.metal.dump FOLDER           every text: MLX's of each kernel and instance, and
-                                                 PyTorch's whole .metal files
+    python -m mlxhog.metal.dump FOLDER           every text: MLX's of each kernel and instance, with
+                                                 its own prelude, and PyTorch's whole .metal files
     python -m mlxhog.metal.dump --golden FOLDER  only what MLX writes around our headers; run it
                                                  after an upgrade of MLX, on tests/metal/golden
 
@@ -11,6 +11,7 @@ MLX itself says what it would compile; that works on machines without Metal, too
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import sys
 import tempfile
@@ -23,13 +24,12 @@ from mlxhog.metal.host import capture, request
 from mlxhog.metal.kernel import Kernel
 from mlxhog.metal.registry import KERNELS
 
-PREFIX = """\
-#include <metal_stdlib>
-using namespace metal;
-typedef half float16_t;
-typedef bfloat bfloat16_t;
-"""
-"""Stands for the header that MLX puts before every kernel; ours use no more of it than this."""
+_MLX_HEADERS = "include"
+_PRELUDE = "mlx/backend/metal/kernels/utils.h"
+"""In the folder of MLX's headers: what it puts before the text of every custom kernel."""
+_INCLUDE = re.compile(r'^#include (<[\w./]+>|"([\w./]+)")\n?', re.MULTILINE)
+_MACRO = re.compile(r"^#define (\w+)", re.MULTILINE)
+_CONDITION = re.compile(r"^#if\b.*?^#endif\b", re.MULTILINE | re.DOTALL)
 
 
 def mlx_texts(kernels: Collection[Kernel] = KERNELS.values()) -> dict[str, str]:
@@ -79,10 +79,67 @@ def mps_texts(kernels: Collection[Kernel] = KERNELS.values()) -> dict[str, str]:
     return {file: source.read(file) for file in sorted(files)}
 
 
+def mlx_prelude() -> str:
+    """Return what MLX puts before the text of every custom kernel, from the headers of its wheel.
+
+    As the build of MLX makes it (`make_compiled_preamble.sh`): the headers are preprocessed with
+    MLX_METAL_JIT and without Metal's version, so their conditions are decided and their macros gone
+    before Metal's compiler reads them; Metal's own headers come first. Warnings in it are MLX's.
+
+    Raises:
+        EnvironmentLacks: MLX or its headers are not installed.
+    """
+    spec = importlib.util.find_spec("mlx.core") if capture.mlx_version() else None
+    folder = Path(spec.origin).parent / _MLX_HEADERS if spec and spec.origin else None
+    if folder is None or not (folder / _PRELUDE).is_file():
+        raise EnvironmentLacks(
+            f"MLX's header {_PRELUDE} is not installed, and it is the beginning of what MLX "
+            "compiles; python -m pip install mlx, on Linux mlx[cpu]"
+        )
+    metal: list[str] = []
+    text = _header(folder, _PRELUDE, set(), metal)
+    macros = dict.fromkeys(_MACRO.findall(text))
+    return "\n".join(
+        [
+            *(f"#include {name}" for name in dict.fromkeys(metal)),
+            "#pragma clang diagnostic push",
+            '#pragma clang diagnostic ignored "-Weverything"',
+            '#pragma push_macro("__METAL_VERSION__")',
+            "#undef __METAL_VERSION__",
+            "#define MLX_METAL_JIT",
+            text,
+            *(f"#undef {name}" for name in ("MLX_METAL_JIT", *macros)),
+            '#pragma pop_macro("__METAL_VERSION__")',
+            "#pragma clang diagnostic pop",
+            "",
+        ]
+    )
+
+
+def _header(folder: Path, name: str, seen: set[str], metal: list[str]) -> str:
+    """One of MLX's headers with those that it includes; Metal's go to `metal`."""
+    if name in seen:
+        return ""
+    seen.add(name)
+    text = (folder / name).read_text(encoding="utf-8").replace("#pragma once\n", "")
+    conditions = [range(*match.span()) for match in _CONDITION.finditer(text)]
+
+    def inner(match: re.Match[str]) -> str:
+        if match[2]:
+            return _header(folder, match[2], seen, metal) + "\n"
+        if any(match.start() in condition for condition in conditions):
+            return match[0]
+        metal.append(match[1])
+        return ""
+
+    return _INCLUDE.sub(inner, text)
+
+
 def texts() -> dict[str, str]:
-    """Return every text, whole enough to be compiled, by file name: `mlx-...` and `mps-...`."""
+    """Return every text, whole as it is compiled, by file name: `mlx-...` and `mps-...`."""
+    prelude = mlx_prelude()
     return {
-        **{f"mlx-{name}": PREFIX + text for name, text in mlx_texts().items()},
+        **{f"mlx-{name}": prelude + text for name, text in mlx_texts().items()},
         **{f"mps-{name}": text for name, text in mps_texts().items()},
     }
 

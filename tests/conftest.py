@@ -3,7 +3,8 @@
 With `--forbid-skips` only tests of Apple hardware may be left out.
 """
 
-from collections.abc import Generator
+import itertools
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,18 @@ def shim_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shim")
 
 
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Paths for the caches of tests. `mktemp` looks at all that it made, so it is called once."""
+    parent = tmp_path_factory.mktemp("caches")
+    return (parent / str(n) for n in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, shim_cache: Path
-) -> None:
+def _own_cache(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch, shim_cache: Path) -> None:
     """Keep prepared corpora apart, so that no test depends on what another left behind."""
-    cache: Path = tmp_path_factory.mktemp("cache")
-    (cache / "mlxhog").mkdir()
+    cache = next(_caches)
+    (cache / "mlxhog").mkdir(parents=True)
     (cache / "mlxhog" / "metal").symlink_to(shim_cache)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 

@@ -34,3 +34,27 @@ def test_forbid_skips(tmp_path, source, code, said):
     )
     assert done.returncode == code, done.stdout
     assert said.replace("1 passed", "2 passed") in done.stdout
+
+
+def test_a_tests_own_cache_is_no_directory_that_pytest_numbers(tmp_path):
+    """To number one, pytest reads the names of all: a minute of ours for 10,000 tests."""
+    (tmp_path / "conftest.py").write_text(CONFTEST.read_text())
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = metal: x\n")
+    (tmp_path / "test_it.py").write_text(
+        "import os, pytest\n"
+        "seen, sizes = set(), set()\n"
+        "@pytest.mark.parametrize('n', range(9))\n"
+        "def test_it(n, tmp_path_factory):\n"
+        "    seen.add(os.environ['XDG_CACHE_HOME'])\n"
+        "    assert len(seen) == n + 1\n"
+        "    sizes.add(len(os.listdir(tmp_path_factory.getbasetemp())))\n"
+        "    assert len(sizes) == 1\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "."],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout

@@ -1,4 +1,4 @@
-"""What is said to be on the disk is there, also on macOS, whose fsync stops at the drive's cache."""
+"""What is said to be on the disk is there, also where fsync stops at the drive's cache."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def open_checkpoint(
         path: a directory, or a file of tensors with its config beside it.
         config: the config, where it lies elsewhere.
         verify: compare the tensors of a checkpoint of ours with the digests in its manifest, which
-            reads them once, about 1.5 GB/s; what is not opened here, such as moments, is not read.
+            reads them once, about 1.3 GB/s; what is not opened here, such as moments, is not read.
             A file that the user names alone has no manifest.
 
     Raises:

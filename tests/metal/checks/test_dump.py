@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 from mlxhog.metal import dump
@@ -35,11 +36,38 @@ def test_a_dumped_text_includes_nothing_but_metal_and_holds_its_kernels():
     found = set()
     for name, text in dump.texts().items():
         includes = {line for line in text.splitlines() if line.startswith("#include")}
-        assert includes == {"#include <metal_stdlib>"}, name
+        assert "#include <metal_stdlib>" in includes, name
+        assert all(line.startswith("#include <metal_") for line in includes), name
         found |= {signature.name for signature in kernels(text).values()}
     for kernel in KERNELS.values():
         for instance in kernel.instances or ("",):
             assert f"{kernel.name}{instance and '_' + instance}" in found
+
+
+def test_before_its_own_text_mlx_has_the_headers_of_its_wheel_and_none_of_their_macros(tmp_path):
+    """Preprocessed as on a Mac: Metal's headers are empty here, and its version is defined."""
+    for header in ("metal_stdlib", "metal_math", "metal_logging"):
+        (tmp_path / header).write_text("")
+    text = next(text for name, text in dump.texts().items() if name.startswith("mlx-dense_axpy"))
+    headers = Path(mx.__file__).parent / "include"
+    compiler = ["g++", "-E", "-P", "-x", "c++", "-nostdinc", "-I", str(tmp_path)]
+
+    def words(text, *options):
+        done = subprocess.run(
+            [*compiler, *options, "-"], input=text, capture_output=True, text=True, check=True
+        )
+        lines = [line for line in done.stdout.splitlines() if "#pragma" not in line]
+        return " ".join(lines).split()
+
+    got = words(text, "-D__METAL_VERSION__=320", "-D__METAL__")
+    prelude = '#include "mlx/backend/metal/kernels/utils.h"\n'
+    expected = words(prelude, "-DMLX_METAL_JIT", "-I", str(headers))
+    assert len(expected) > 1000
+    assert got[: len(expected)] == expected
+    ours = words(dump.mlx_texts([KERNELS["dense_axpy"]])["dense_axpy.metal"])
+    assert got[len(expected) :] == ours
+    defined = words(dump.mlx_prelude(), "-dM")
+    assert not [word for word in defined if word.startswith(("instantiate_", "MLX_", "MTL_"))]
 
 
 def test_the_command_leaves_only_what_it_wrote(tmp_path):

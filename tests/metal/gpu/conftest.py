@@ -16,7 +16,7 @@ from mlxhog.metal.engine import Engine
 
 @pytest.fixture
 def metal_device() -> Iterator[None]:
-    """An Apple GPU that MLX sees, as the device that MLX computes on: other tests choose the CPU."""
+    """An Apple GPU that MLX sees, and computes on: other tests have chosen the CPU."""
     if not mx.metal.is_available():
         pytest.skip("no Metal device: mx.metal.is_available() is False")
     before = mx.default_device()

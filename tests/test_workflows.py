@@ -1,0 +1,123 @@
+"""The workflow files are valid, and their steps run here, but for what only a Mac can do.
+
+`xcrun` stands in for Apple's compiler: it notes how it was called and reads the file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mlxhog.metal import dump
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+ELSEWHERE = {
+    ".ci/run": "runs this test",
+    "install": "the first step of .ci/run",
+    "tests that need no GPU": "the suite of which this test is one",
+    "doctor": "46 s of processor time; tests/doctor runs it with --quick",
+    "Apple's Metal compiler": "macOS only: asks Xcode for its compiler",
+}
+"""Steps that are not run here, and why."""
+
+XCRUN = """#!/bin/sh
+echo "$@" >> "$XCRUN_LOG"
+for word in "$@"; do case "$word" in *.metal) cat "$word" > /dev/null || exit 1;; esac; done
+"""
+
+
+def steps() -> list[Any]:
+    """Every step that runs a command, with the values of its matrix."""
+    found = []
+    for file in FILES:
+        for job in yaml.safe_load(file.read_text())["jobs"].values():
+            matrix = job["strategy"]["matrix"]
+            lists = {key: value for key, value in matrix.items() if key != "include"}
+            plain = [dict(zip(lists, one, strict=True)) for one in product(*lists.values())]
+            for values, step in product(matrix.get("include", plain), job["steps"]):
+                if "run" in step:
+                    name = step.get("name", step["run"])
+                    label = "-".join((file.stem, *values.values(), name)).replace(" ", "_")
+                    found.append(pytest.param(name, step, values, id=label))
+    return found
+
+
+def test_the_files_are_what_github_takes() -> None:
+    assert len(FILES) == 2
+    command = [sys.executable, "-m", "check_jsonschema"]
+    options = ["--builtin-schema", "vendor.github-workflows"]
+    done = subprocess.run([*command, *options, *FILES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_misspelt_key_would_be_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "a.yml"
+    file.write_text(FILES[0].read_text().replace("runs-on", "run-on"))
+    command = [sys.executable, "-m", "check_jsonschema"]
+    options = ["--builtin-schema", "vendor.github-workflows"]
+    done = subprocess.run([*command, *options, file], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "runs-on" in done.stdout
+
+
+def test_every_step_that_is_not_run_here_exists_and_the_others_are_run() -> None:
+    names = {step.values[0] for step in steps()}
+    assert names >= ELSEWHERE.keys()
+    assert names - ELSEWHERE.keys() == {"compile every kernel", "tests on the GPU"}
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "values"), [s for s in steps() if s.values[0] not in ELSEWHERE]
+)
+def test_the_steps_of_the_workflows_run(
+    tmp_path: Path, name: str, step: dict[str, Any], values: dict[str, str]
+) -> None:
+    """As GitHub runs them: bash, ended by the first command that fails, where the files are."""
+    script = step["run"]
+    for key, value in values.items():
+        script = script.replace(f"${{{{ matrix.{key} }}}}", value)
+    assert "${{" not in script
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "xcrun").write_text(XCRUN)
+    (tmp_path / "bin" / "xcrun").chmod(0o755)
+    log = tmp_path / "log"
+    python = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        **{key: str(value) for key, value in step.get("env", {}).items()},
+        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{python}{os.pathsep}{os.environ['PATH']}",
+        "RUNNER_TEMP": str(tmp_path),
+        "XCRUN_LOG": str(log),
+        "PYTEST_ADDOPTS": "-p no:cacheprovider tests/metal/gpu",  # where they are, not all files
+    }
+    bash = shutil.which("bash")
+    assert bash is not None
+    done = subprocess.run(
+        [bash, "-e", "-c", script],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "::warning::" not in done.stdout, done.stdout
+    if name == "compile every kernel":
+        standards = values["standards"].split()
+        expected = {
+            f"-sdk macosx metal -std={standard} -Wall -Werror -c {tmp_path}/metal/{text} "
+            "-o /dev/null"
+            for text, standard in product(dump.texts(), standards)
+        }
+        lines = log.read_text().splitlines()
+        assert (set(lines), len(lines)) == (expected, len(expected))
