@@ -38,8 +38,8 @@ ROUNDED = 10.0
 RMS = 3.0
 """Of their root mean square. Seen: up to 1.8, of the sLSTM cell; an operator off by 4 has more."""
 GPU = 2.0
-"""As much more on a GPU, whose exp and tanh promise 4 and 5 units where a CPU's keep within 2: there
-4 units in one operator are found only where results are exact."""
+"""As much more on a GPU, whose exp and tanh promise 4 and 5 units where a CPU's keep within 2. An
+operator off by 4 units is found there only where results are exact."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 What is allowed between two tensors of a kind is the sum of
 
-1. what rounding makes of the inputs: `ROUNDINGS` times the movement that the reference shows when
+1. what rounding makes of the inputs: `roundings` times the movement that the reference shows when
    each of its inputs is rounded once more (`conditioning.py`), or where that is more, as much of
    the largest entry of the wanted tensor as the table says (`of_largest`);
 2. what it makes of terms that cancel at any input: `of_all` of the largest entry of all tensors of
@@ -29,6 +29,9 @@ class Tolerance:
     atol: float = 0.0
     of_largest: float = 0.0
     of_all: float = 0.0
+    roundings: float = 64.0
+    """Of every input, that the computation may amount to. Seen: 20, in logits computed step by step
+    and over the whole sequence (architecture tiny with seed 2, off by 2.9e-4)."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,6 @@ class Sizes:
     value: float
     steps: int = 0
 
-
-ROUNDINGS = 32.0
-"""Roundings of every input that a computation may amount to. Seen: 14, in 60 random models."""
 
 LAST_PLACES = 2
 
@@ -96,12 +96,14 @@ MEASURED = FLOAT32 | {
         "terms that cancel behind the normaliser whatever the parameters",
         of_largest=3e-5,
         of_all=1e-6,
+        roundings=32.0,
     ),
     "after": Tolerance(
         "32 times what one rounding of the parameters moves the way they take, gradients within "
         "their own tolerance, and the rounding of the parameter at every step",
         of_largest=1e-4,
         of_all=2e-6,
+        roundings=32.0,
     ),
 }
 """In place of `FLOAT32` where the condition is known."""
@@ -154,7 +156,7 @@ def allowed(kind: str, precision: str, sizes: Sizes, condition: float | None) ->
         condition = None
     measured = condition is not None and precision == "float32"
     tolerance = MEASURED[kind] if measured else of(kind, precision)
-    share = max(tolerance.of_largest, ROUNDINGS * (condition or 0.0))
+    share = max(tolerance.of_largest, tolerance.roundings * (condition or 0.0))
     last_place = 0.0
     if precision == "float32" and kind != "greedy_ids":
         last_place = (LAST_PLACES + sizes.steps) * float(np.spacing(np.float32(sizes.value)))
