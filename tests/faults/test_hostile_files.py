@@ -28,6 +28,7 @@ from mlxhog.errors import (
     RunError,
     StudyError,
 )
+from mlxhog.mad.search import space_file
 from mlxhog.mad.study import store, study
 from mlxhog.mad.tasks import files
 from mlxhog.models import families
@@ -200,6 +201,15 @@ def test_v1_refuses_what_it_cannot_build(changes: dict[str, Any]) -> None:
 def test_mad_refuses_layers_beyond_reason(layers: Any) -> None:
     with pytest.raises(ConfigError):
         families.read({"version": 1, "model": {"dim": 16, "layers": layers}})
+
+
+def test_a_choice_of_every_combination_of_long_lists_is_refused() -> None:
+    hundred = list(range(1, 101))
+    mixer = {"type": "mamba", "expand": hundred, "states": hundred, "conv": hundred}
+    with pytest.raises(ConfigError, match="mamba has 1000000 combinations of its numbers"):
+        space_file.to_space({"depth": 2, "mixers": [mixer], "channels": ["swiglu"]})
+    with pytest.raises(ConfigError, match="depth is "):
+        space_file.to_space({"depth": [], "mixers": ["mlstm"], "channels": ["swiglu"]})
 
 
 # -- checkpoints -----------------------------------------------------------------------------------
