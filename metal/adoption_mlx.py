@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import EnvironmentLacks
@@ -25,7 +26,8 @@ def adopt(host: NDArray[Any]) -> mx.array:
         host: a piece of an arena's segment, see `mlxhog.arena.importing.pieces`.
 
     Raises:
-        EnvironmentLacks: MLX cannot share this memory here, or would not leave it alone.
+        EnvironmentLacks: MLX cannot share this memory here, gave other memory or less of it, or
+            would not leave it alone.
     """
     if not refuses_donation():
         raise EnvironmentLacks(
@@ -40,6 +42,13 @@ def adopt(host: NDArray[Any]) -> mx.array:
             f"({error}); use --read snapshot and --gpu-write cpu here"
         ) from error
     mx.eval(adopted)
+    seen = np.array(adopted, copy=False)
+    if (seen.ctypes.data, seen.nbytes) != (host.ctypes.data, host.nbytes):
+        raise EnvironmentLacks(
+            f"MLX made {seen.nbytes:,} bytes at {seen.ctypes.data:#x} of {host.nbytes:,} bytes at "
+            f"{host.ctypes.data:#x}, so it did not import them; use --read snapshot and "
+            "--gpu-write cpu here"
+        )
     return adopted
 
 

@@ -1,7 +1,43 @@
-"""`python -m mlxhog` is the command line."""
+"""The command `mlxhog`, which is `python -m mlxhog`: the command line, from its first moment on."""
 
+import os
 import sys
+from contextlib import suppress
 
-from mlxhog.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command of this process's arguments, and return its exit code."""
+    try:
+        from mlxhog.interrupts import raise_keyboard_interrupt
+
+        raise_keyboard_interrupt()
+        _open_standard_streams()
+        from mlxhog.cli import main as run
+
+        return run()
+    except KeyboardInterrupt:  # before the command line could answer it, or after it had
+        with suppress(OSError):
+            os.write(2, b"interrupted\n")
+        return 130
+
+
+def _open_standard_streams() -> None:
+    """Let the null device stand for a standard stream that is closed.
+
+    Otherwise the next file that is opened, which may be the arena, takes its descriptor, and a
+    worker's output with it.
+    """
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor: this one
+            os.set_inheritable(null, True)
+            setattr(sys, name, open(null, mode, closefd=False))  # noqa: SIM115  lives on
+
+
+if __name__ == "__main__":
+    with suppress(OSError):  # the current directory may be gone
+        if sys.path[0] == os.getcwd():  # where `-m` looks for modules first; a command does not
+            del sys.path[0]
+    sys.exit(main())

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,14 @@ from mlxhog import formats, limits, manifest, mapped, plain_json, tensors
 from mlxhog import run as runs
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.durable import full_disk, replace_file, require_space, sync, write_synced
+from mlxhog.durable import (
+    disk_errors,
+    remove,
+    replace_file,
+    require_space,
+    sync,
+    write_synced,
+)
 from mlxhog.errors import CheckpointError, ConfigError, RunError
 from mlxhog.formats import config_files, ours, weights
 from mlxhog.models import families
@@ -96,7 +102,8 @@ def save(
 
     Raises:
         CheckpointError: a parameter is not float32 or not finite; nothing has been written.
-        EnvironmentLacks: the disk is too small or became full; earlier checkpoints are whole.
+        EnvironmentLacks: the disk is too small or became full, or the system refuses; earlier
+            checkpoints are whole.
         ConfigError: `keep_last` is below 1.
     """
     if keep_last < 1:
@@ -105,11 +112,11 @@ def save(
     model = families.read(model_config)
     final = run.checkpoints / f"step-{step:08d}"
     part = final.with_name(final.name + ".part")
-    _clear_remains(run.checkpoints)
     n_bytes = sum(array.nbytes for array in (*params.values(), *optimizer.values()))
-    require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
     try:
-        with full_disk(f"saving checkpoint {final.name}"):
+        with disk_errors(f"saving checkpoint {final.name}"):
+            _clear_remains(run.checkpoints)
+            require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
             part.mkdir()
             for _ in tensors.write_entries(part / MODEL, ours.entries(model, params)):
                 pass
@@ -122,11 +129,11 @@ def save(
             sync(part)
             _publish(part, final)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        remove(part)
     replace_file(run.checkpoints / _LATEST, f"{final.name}\n".encode())
     for old in manifest.by_age(run.checkpoints)[:-keep_last]:
         if old != final:
-            shutil.rmtree(old)
+            remove(old)
     return final
 
 
@@ -148,7 +155,7 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
     """
     record = manifest.read(path)
     manifest.verify(path, record, digests=verify)
-    params = dict(formats.open(path).tensors)
+    params = dict(formats.open(path, verify=False).tensors)
     optimizer = tensors.read(path / OPTIMIZER)
     if verify:
         for name, array in (*params.items(), *optimizer.items()):
@@ -316,15 +323,15 @@ def _publish(part: Path, final: Path) -> None:
         os.replace(final, old)
     os.replace(part, final)
     sync(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)
 
 
 def _clear_remains(checkpoints: Path) -> None:
     """Remove what killed processes left; an `.old` without its successor is the one that counts."""
     for part in checkpoints.glob("*.part"):
-        shutil.rmtree(part) if part.is_dir() else part.unlink()
+        remove(part)
     for old in checkpoints.glob("step-*.old"):
         if old.with_suffix("").exists():
-            shutil.rmtree(old)
+            remove(old)
         else:
             os.replace(old, old.with_suffix(""))

@@ -1,19 +1,21 @@
 """The words by which supervisor and workers talk: names of the arena's counters.
 
-command       what workers should be doing now (`Command`); the supervisor writes it
-start_ns      when training started, monotonic; the supervisor writes it once all are ready
-pause         1 while the arena has to hold still for a checkpoint
-claims        steps handed out; bounded by the step budget
-steps         steps taken by this call, dropped ones included
-version       updates applied to the parameters, since the model was initialised
-tokens        tokens computed by this call
-first_ticket  where synchronous rounds begin, counted from the beginning of training
-eval_asked    evaluations of the held-out text asked for while training
-eval_taken    evaluations a worker has taken on
-eval_next     next chunk of the final evaluation, plus `EVAL_ROUND` times the number of the round
-              (a new one begins if a worker dies): one word, so no chunk falls between two rounds
-sample_asked  samples of text asked for
-sample_taken  samples a worker has taken on
+command         what workers should be doing now (`Command`); the supervisor writes it
+start_ns        when training started, monotonic; the supervisor writes it once all are ready
+pause           1 while the arena has to hold still for a checkpoint
+steps           steps taken by this call, dropped ones included, as workers report them: that of a
+                worker that died before its report is missing until `strategies.course.settle`
+version         updates applied to the parameters, since the model was initialised
+tokens          tokens computed by this call
+first_ticket    where synchronous rounds begin, counted from the beginning of training
+end_ticket      likewise, where the budget ends for strategies that take any free ticket; 0 nowhere
+tickets_before  tickets that were done before this call
+eval_asked      evaluations of the held-out text asked for while training
+eval_taken      evaluations a worker has taken on
+eval_next       next chunk of the final evaluation, plus `EVAL_ROUND` times the number of the round
+                (a new one begins if a worker dies): one word, so no chunk falls between two rounds
+sample_asked    samples of text asked for
+sample_taken    samples a worker has taken on
 """
 
 from enum import IntEnum

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import resource
+import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -18,40 +22,90 @@ SPACE_MARGIN = 1.1
 """Free space is compared with this multiple of what is going to be written."""
 
 
+_EXPLAINED = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the quota of this disk is used up; free some space",
+    errno.EIO: "the disk reports an error; look at the system's log",
+    errno.EROFS: "the disk is read-only; choose another directory, or mount it writable",
+    errno.ENOENT: "its directory is not there any more; was it moved or deleted?",
+    errno.ENOTDIR: "a file stands where its directory was; was that moved?",
+    errno.EACCES: "the system does not allow it; make the directory writable",
+    errno.EPERM: "the system does not allow it; is it protected, as by chattr +i or a sandbox?",
+}
+
+
+def flush(descriptor: int) -> None:
+    """Flush what has been written to a file or a directory to the disk.
+
+    macOS's fsync leaves it in the drive's own cache, where a power failure takes it; F_FULLFSYNC
+    empties that, too, where the filesystem has it (network and some foreign ones do not).
+    """
+    if full := getattr(fcntl, "F_FULLFSYNC", None):
+        try:
+            fcntl.fcntl(descriptor, full)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOTTY, errno.EINVAL):
+                raise
+    os.fsync(descriptor)
+
+
 def sync(path: Path) -> None:
     """Flush a file or a directory that has been written to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        flush(descriptor)
     finally:
         os.close(descriptor)
 
 
+def open_new(path: Path) -> IO[bytes]:
+    """Open a file for writing that nobody else has made: what had its name is removed first.
+
+    Who may write into the directory cannot plant a link that sends the content elsewhere.
+    """
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Write a file and flush it to the disk; not atomic, for files in a `.part` directory."""
-    with path.open("wb") as file:
+    with open_new(path) as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        flush(file.fileno())
+
+
+def remove(path: Path) -> None:
+    """Remove a directory with all it holds, a file, or a link and not what it points to.
+
+    What the system does not let go stays.
+    """
+    with contextlib.suppress(OSError):
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Give `path` new content; a reader sees the old file or the new one, never a mixture.
 
     Raises:
-        EnvironmentLacks: the disk is full; the old file is untouched.
+        EnvironmentLacks: the disk is full, or the system refuses; the old file is untouched.
 
     Concurrency: two processes that replace one file at once both succeed, one after the other.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with full_disk(f"writing {path}"):
+    with disk_errors(f"writing {path}"):
         try:
             write_synced(part, content)
             os.replace(part, path)
         except OSError:
-            part.unlink(missing_ok=True)
+            remove(part)
             raise
-    sync(path.parent)
+        sync(path.parent)
 
 
 def require_space(directory: Path, n_bytes: int, what: str) -> None:
@@ -86,6 +140,25 @@ def full_disk(doing: str) -> Iterator[None]:
         raise EnvironmentLacks(
             f"the disk became full while {doing}; free some space and try again"
         ) from error
+
+
+@contextlib.contextmanager
+def disk_errors(doing: str) -> Iterator[None]:
+    """Turn whatever the system refuses into `EnvironmentLacks`, with the reason in words."""
+    try:
+        with full_disk(doing):
+            yield
+    except OSError as error:
+        raise EnvironmentLacks(f"{doing} failed: {explained(error)}") from error
+
+
+def explained(error: OSError) -> str:
+    """Say in words why a file cannot be written."""
+    if error.errno == errno.EFBIG:
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if limit != resource.RLIM_INFINITY:
+            return f"files of this process may have {limit:,} bytes; raise it with ulimit -f"
+    return _EXPLAINED.get(error.errno or 0, error.strerror or str(error))
 
 
 def end_of_last_line(file: IO[bytes]) -> int:

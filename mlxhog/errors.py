@@ -75,6 +75,6 @@ class Diverged(MlxhogError):
 
 
 class WorkerFailed(MlxhogError):
-    """A worker died more often than the restart limit allows."""
+    """A worker died more often than the restart limit allows, or of an error that stays."""
 
     exit_code = 1

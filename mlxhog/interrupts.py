@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM as a number that a loop looks at, so that a step in hand can be finished."""
+"""What asks a command to end: as a number that a loop looks at, so that a step can be finished.
+
+Before such a loop runs, and in commands without one, each of the signals is a KeyboardInterrupt.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,20 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a service manager, and a terminal that was closed."""
+
+_raised = 0  # signals of this process that have become a KeyboardInterrupt
 
 
 class Interrupts:
     """Counts signals while its block runs, instead of the process dying of them.
 
-    Outside the main thread Python cannot handle signals; there it counts nothing.
+    Outside the main thread Python cannot handle signals; there it counts nothing. A SIGHUP that
+    is ignored, as under `nohup`, stays ignored.
 
     Attributes:
-        count: signals so far.
+        count: signals so far; also one whose KeyboardInterrupt somebody swallowed before the block.
     """
 
     def __init__(self) -> None:
@@ -29,7 +36,10 @@ class Interrupts:
     def __enter__(self) -> Self:
         """Begin to count."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._add) for number in SIGNALS}
+            self._before = {
+                number: signal.signal(number, self._add) for number in SIGNALS if _heard(number)
+            }
+            self.count += _raised
         return self
 
     def __exit__(
@@ -41,3 +51,21 @@ class Interrupts:
         """Give the signals back to who had them."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def raise_keyboard_interrupt() -> None:
+    """Let every one of the signals raise KeyboardInterrupt in this process from now on."""
+    for number in SIGNALS:
+        if _heard(number):
+            signal.signal(number, _raise)
+
+
+def _raise(signum: int, frame: FrameType | None) -> None:
+    global _raised
+    _raised += 1
+    raise KeyboardInterrupt
+
+
+def _heard(number: signal.Signals) -> bool:
+    """Whether a signal ends this process, unless somebody handles it."""
+    return number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN

@@ -7,27 +7,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mlxhog import plain_json
+from mlxhog import plain_json, small_files
 from mlxhog.durable import write_synced
 from mlxhog.errors import CheckpointError
 from mlxhog.limits import shown
 
 FORMAT = 1
 NAME = "state.json"
+_TENSORS = ".safetensors"
 
 
 def write(directory: Path, step: int, state: Mapping[str, Any]) -> None:
-    """Write the manifest of a directory that holds all its other files."""
+    """Write the manifest of a directory that holds all its other files, beside older ones."""
+    earlier = [_read_order(path) for path in by_age(directory.parent)]
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)}
         for path in sorted(directory.iterdir())
     }
-    content = {"format": FORMAT, "step": step, "files": files, "state": state}
+    order = 1 + max(earlier, default=0)
+    content = {"format": FORMAT, "step": step, "order": order, "files": files, "state": state}
     record = json.loads(plain_json.dumps(content))
     record["sha256"] = _own_digest(record)
     write_synced(directory / NAME, plain_json.dumps(record, indent=1))
@@ -45,7 +48,7 @@ def read(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{directory} is not a checkpoint of mlxhog: it holds no {NAME}")
     try:
-        record = plain_json.read(path)
+        record = plain_json.loads(small_files.read(path))
     except (OSError, ValueError) as error:
         raise damaged(directory, f"{NAME} cannot be read: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -66,20 +69,40 @@ def verify(directory: Path, record: Mapping[str, Any], *, digests: bool) -> None
         digests: also read the large files, instead of looking at their size alone.
 
     Raises:
-        CheckpointError: a file is missing or changed; the message names it.
+        CheckpointError: a file is missing or changed, or the manifest names one elsewhere; the
+            message says which.
     """
     files: dict[str, dict[str, Any]] = record["files"]
     for name, expected in files.items():
+        if Path(name).name != name:
+            raise damaged(directory, f"{NAME} names {name!r}, which is not in the directory")
         path = directory / name
         if not path.is_file():
             raise damaged(directory, f"{name} is missing")
         size = path.stat().st_size
         if size != expected["bytes"]:
             raise damaged(directory, f"{name} has {size:,} bytes, expected {expected['bytes']:,}")
-    read = [name for name in files if digests or not name.endswith(".safetensors")]
+    verify_digests(directory, record, [n for n in files if digests or not n.endswith(_TENSORS)])
+
+
+def verify_digests(directory: Path, record: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Read files of a directory, and compare what they hold with its manifest.
+
+    Args:
+        directory: the checkpoint.
+        record: its manifest.
+        names: of the files.
+
+    Raises:
+        CheckpointError: one of them is not in the manifest, or has changed; the message names it.
+    """
+    files: dict[str, dict[str, Any]] = record["files"]
+    for name in names:
+        if name not in files:
+            raise damaged(directory, f"{NAME} says nothing of {name}")
     with ThreadPoolExecutor(2) as pool:  # hashing leaves Python's lock; weights and moments at once
-        found = list(pool.map(_digest, (directory / name for name in read)))
-    for name, digest in zip(read, found, strict=True):
+        digests = list(pool.map(_digest, (directory / name for name in names)))
+    for name, digest in zip(names, digests, strict=True):
         if digest != files[name]["sha256"]:
             raise damaged(
                 directory, f"{name} has digest {digest}, expected {files[name]['sha256']}"
@@ -87,9 +110,23 @@ def verify(directory: Path, record: Mapping[str, Any], *, digests: bool) -> None
 
 
 def by_age(parent: Path) -> list[Path]:
-    """Return the checkpoints that stand whole in a directory, the newest last."""
+    """Return the checkpoints that stand whole in a directory, in the order of saving.
+
+    Each knows its place in that order: neither a clock that was set back nor a copy of the
+    directory changes it. Steps break ties, and order those of before the numbers.
+    """
     whole = [path for path in parent.glob("step-*[0-9]") if (path / NAME).is_file()]
-    return sorted(whole, key=lambda path: ((path / NAME).stat().st_mtime_ns, path.name))
+    return sorted(whole, key=lambda path: (_read_order(path), path.name))
+
+
+def _read_order(checkpoint: Path) -> int:
+    """The place of a checkpoint in the order of saving, from 1; 0 where it does not say."""
+    try:
+        record = json.loads((checkpoint / NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return 0
+    order = record.get("order") if isinstance(record, dict) else None
+    return order if isinstance(order, int) else 0
 
 
 def damaged(directory: Path, what: str) -> CheckpointError:
@@ -122,5 +159,8 @@ def _own_digest(record: Mapping[str, Any]) -> str:
 
 
 def _digest(path: Path) -> str:
+    """Return the digest of a file that belongs to a checkpoint; only tensors may be large."""
+    if not path.name.endswith(_TENSORS):
+        return hashlib.sha256(small_files.read(path)).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,6 +5,7 @@ The supervisor passes them on once the worker runs, so they stand among a run's 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 _MARK = "notice: "
@@ -12,7 +13,8 @@ _MARK = "notice: "
 
 def tell(text: str) -> None:
     """Leave a notice, from a worker."""
-    print(f"{_MARK}{text}", flush=True)
+    with suppress(OSError):  # the disk of the log may be full
+        print(f"{_MARK}{text}", flush=True)
 
 
 def told(log: Path, since: int) -> list[str]:

@@ -181,7 +181,7 @@ def make_plan(config: TrainConfig) -> Plan:
         notes=(*chosen.notes, *writers.notes, *kernels.notes),
         layout=layout,
         parameters=param_count(model),
-        arena_bytes=layout.total_bytes,
+        arena_bytes=layout.occupied_bytes,
         worker_bytes=worker_bytes,
         private_state=tuple(optimizer.state_segments),
         shared_state=tuple(optimizer.shared_segments),

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlxhog import file_lock, limits, plain_json
-from mlxhog.durable import end_of_last_line, full_disk, replace_file
+from mlxhog.durable import disk_errors, end_of_last_line, replace_file
 from mlxhog.errors import RunError
 from mlxhog.options import did_you_mean
 
@@ -77,7 +77,8 @@ class Run:
         """
         with self._open_lock("a+") as file:
             try:
-                file_lock.take(file)
+                with disk_errors(f"locking {self.directory}"):
+                    file_lock.take(file)
             except file_lock.Held as error:
                 raise RunError(
                     f"the run {self.directory} is in use by process {error.holder}; "
@@ -96,7 +97,7 @@ class Run:
         """Replace `run.json`, keeping the time of creation.
 
         Raises:
-            EnvironmentLacks: the disk is full; the old status stands.
+            EnvironmentLacks: the disk is full, or the system refuses; the old status stands.
         """
         kept = {"created_ns": self.created_ns() or time.time_ns()}
         replace_file(
@@ -125,12 +126,13 @@ class Run:
         A torn line that an earlier writer left at the end is removed first.
 
         Raises:
-            EnvironmentLacks: the disk is full; the lines before are untouched.
+            EnvironmentLacks: the disk is full, or the system refuses; the lines before are
+                untouched.
 
         Concurrency: for the holder of the run's lock; readers may read at any time.
         """
         line = plain_json.dumps(record) + b"\n"
-        with full_disk(f"writing {self.metrics_path}"), self.metrics_path.open("a+b") as file:
+        with disk_errors(f"writing {self.metrics_path}"), self.metrics_path.open("a+b") as file:
             end = end_of_last_line(file)
             file.truncate(end)
             try:
@@ -165,18 +167,18 @@ class Run:
         """Append sampled text to `samples.txt`, as one line.
 
         Raises:
-            EnvironmentLacks: the disk is full.
+            EnvironmentLacks: the disk is full, or the system refuses.
         """
-        with full_disk(f"writing {self.samples_path}"), self.samples_path.open("ab") as file:
+        with disk_errors(f"writing {self.samples_path}"), self.samples_path.open("ab") as file:
             file.write(" ".join(text.splitlines()).encode() + b"\n")
 
     def last_sample(self) -> str | None:
-        """Return the last line of `samples.txt`, or None before the first sample."""
-        if not self.samples_path.exists():
+        """Return the last line of `samples.txt`, or None where there is no sample."""
+        try:
+            text = self.samples_path.read_text("utf-8", errors="replace")
+        except OSError:
             return None
-        return (
-            self.samples_path.read_text("utf-8", errors="replace").rstrip("\n").rpartition("\n")[2]
-        )
+        return text.rstrip("\n").rpartition("\n")[2]
 
     def _open_lock(self, mode: str) -> IO[str]:
         try:
@@ -223,7 +225,8 @@ def create(root: Path, name: str) -> Run:
         except OSError as error:
             raise RunError(f"cannot make {directory}: {error.strerror}; choose --out") from error
         run = Run(directory)
-        run.checkpoints.mkdir()
+        with disk_errors(f"making {run.checkpoints}"):
+            run.checkpoints.mkdir()
         run.write_status({"status": "created"})
         return run
 

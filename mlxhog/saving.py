@@ -28,7 +28,7 @@ def save(
         EnvironmentLacks: the disk is full; the previous checkpoint is whole.
     """
     workers = len(plan.workers)
-    course.settle(plan.config, workers, arena)
+    course.settle(plan.config, workers, arena, ledger)
     counters, budget = arena.counters, start.budget
     slots = strategies.state_slots(plan.config, workers, arena)
     segments = [f"{kind}.{slot}" for kind in plan.private_state for slot in slots]
@@ -48,7 +48,7 @@ def save(
     }
     version = counters.load("version")
     left = {
-        "steps": None if budget.steps is None else budget.steps - counters.load("claims"),
+        "steps": None if budget.steps is None else budget.steps - counters.load("steps"),
         "tokens": None if budget.tokens is None else budget.tokens - counters.load("tokens"),
         "seconds": None if budget.seconds is None else budget.seconds - seconds,
     }

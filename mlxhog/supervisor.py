@@ -12,21 +12,24 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context, resource_tracker
+from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from mlxhog import notices, watchdog, worker
 from mlxhog.arena import Arena
-from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import CLAIMED, Entry, Phase, State
-from mlxhog.children import signals_held_back, thread_limits
+from mlxhog.arena.memory import limit_in_words
+from mlxhog.arena.process import WatchedTime, monotonic_ns
+from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.children import FAULT_EXIT_CODE, spawn
 from mlxhog.config import TrainConfig
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
+from mlxhog.durable import disk_errors
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.job import Job
 from mlxhog.mix import WorkerSpec
+from mlxhog.strategies import course
 
 RESTART_WINDOW_S = 600.0
 START_S = 120.0  # a framework that is being imported gives no sign of life
@@ -46,6 +49,8 @@ class _Seat:
     halvings: int = 0
     log_begin: int = 0  # of its newest process, in bytes
     heard: bool = False  # its notices have been passed on
+    beat_ns: int = 0  # its last sign of life that was seen,
+    beat_seen_s: float = 0.0  # and when, in watched time
 
 
 class Supervisor:
@@ -73,7 +78,7 @@ class Supervisor:
         self.arena, self.ledger, self.config, self.run_dir = arena, ledger, config, run_dir
         self.seats = [_Seat(slot=k + 1, spec=spec) for k, spec in enumerate(mix)]
         self._make_job = make_job
-        self._context = get_context("spawn")
+        self._watched = WatchedTime()
         self.restarts = 0
         self.torn = 0
         self.messages: list[str] = []
@@ -82,7 +87,8 @@ class Supervisor:
 
     def start(self) -> None:
         """Spawn every worker."""
-        (self.run_dir / "logs").mkdir(exist_ok=True)
+        with disk_errors(f"making the folder for the workers' logs in {self.run_dir}"):
+            (self.run_dir / "logs").mkdir(exist_ok=True)
         for seat in self.seats:
             self._spawn(seat)
 
@@ -93,12 +99,13 @@ class Supervisor:
         job = watchdog.eased(self._make_job(seat.slot, seat.owner, seat.spec), seat.halvings)
         log = self._log(seat.slot)
         seat.log_begin, seat.heard = log.stat().st_size if log.exists() else 0, False
-        resource_tracker.ensure_running()  # its own start would let the signals through again
-        with thread_limits(seat.spec.threads), signals_held_back():
-            process = self._context.Process(
-                target=worker.main, args=(job,), name=f"mlxhog-worker-{seat.slot}", daemon=True
-            )
-            process.start()
+        process = spawn(
+            worker.main,
+            (job,),
+            name=f"mlxhog-worker-{seat.slot}",
+            threads=seat.spec.threads,
+            daemon=True,
+        )
         assert process.pid is not None
         table.seated(seat.slot, process.pid)
         seat.process = process
@@ -107,7 +114,8 @@ class Supervisor:
         """Wait until a worker dies or the time is over; reap and replace the dead.
 
         Raises:
-            WorkerFailed: a worker died more often than `config.restarts` in ten minutes.
+            WorkerFailed: a worker met an error that no restart cures, or died more often than
+                `config.restarts` in ten minutes.
             Diverged: `config.max_nonfinite` gradients in a row were not finite.
             ConfigError, EnvironmentLacks: a worker cannot start here; the message is its own.
         """
@@ -148,8 +156,6 @@ class Supervisor:
         report = self.ledger.reap(seat.owner)
         self.entry(seat).torn += report.torn
         self.torn += report.torn
-        unused = self.entry(seat).ticket == CLAIMED and not (report.returned or report.torn)
-        self.arena.counters.add("claims", -report.returned - unused)
         return code
 
     def _replace(self, seat: _Seat) -> None:
@@ -160,9 +166,15 @@ class Supervisor:
         what = f"worker {seat.slot} ({seat.spec.backend})"
         if state == State.STARTING and code in EXIT_ERRORS:
             raise EXIT_ERRORS[code](f"{what} cannot start: {self.last_words(seat.slot)}")
+        if code == FAULT_EXIT_CODE:
+            raise WorkerFailed(
+                f"{what} met an error that no restart cures: {self.last_words(seat.slot)}; see "
+                f"{self._log(seat.slot)}, and please report it"
+            )
         now = monotonic_ns() / 1e9
         seat.deaths_s.append(now)
-        while seat.deaths_s[0] < now - RESTART_WINDOW_S:
+        # A worker that never gets up is given up however long it takes to fail each time.
+        while state != State.STARTING and seat.deaths_s[0] < now - RESTART_WINDOW_S:
             seat.deaths_s.popleft()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         log = self._log(seat.slot)
@@ -171,8 +183,8 @@ class Supervisor:
         if len(seat.deaths_s) > self.config.restarts:
             raise WorkerFailed(
                 f"{what} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
-                f"(last: {how}; {self.last_words(seat.slot)}); see {log}, or allow more with "
-                "--restarts"
+                f"(last: {how}; {self.last_words(seat.slot)}){limit_in_words()}; see {log}, or "
+                "allow more with --restarts"
             )
         self.restarts += 1
         self.messages.append(f"{what} died ({how}) and is being replaced")
@@ -203,10 +215,12 @@ class Supervisor:
         limit_s = self.config.heartbeat_timeout_s
         if steps_s:
             limit_s = max(limit_s, STALE_STEPS * statistics.median(steps_s))
-        now = monotonic_ns()
+        now_s = self._watched.look()
         for seat in self.seats:
             entry = self.entry(seat)
-            silent_s = (now - entry.heartbeat_ns) / 1e9 if entry.heartbeat_ns else 0.0
+            if entry.heartbeat_ns != seat.beat_ns:
+                seat.beat_ns, seat.beat_seen_s = entry.heartbeat_ns, now_s
+            silent_s = now_s - seat.beat_seen_s
             allowed_s = max(limit_s, START_S) if entry.state == State.STARTING else limit_s
             if seat.process is not None and seat.process.is_alive() and silent_s > allowed_s:
                 self.messages.append(
@@ -226,26 +240,46 @@ class Supervisor:
         """Whether every worker is up."""
         return all(self.entry(seat).state == State.RUNNING for seat in self.seats)
 
+    def has_workers(self) -> bool:
+        """Whether there is a process that could do anything; dead ones are replaced by `poll`."""
+        return any(seat.process is not None for seat in self.seats)
+
     def resting(self) -> bool:
-        """Whether no running worker is inside a step or an evaluation."""
-        return all(
-            self.entry(seat).phase == Phase.IDLE
-            for seat in self.seats
-            if self.entry(seat).state == State.RUNNING
-        )
+        """Whether every worker is up, and none is inside a step or an evaluation.
+
+        One that is dead or starting does not rest: it may have left something half done, which the
+        others wait for.
+        """
+        return self._twice(lambda: [self._rests(seat) for seat in self.seats])
 
     def holding_still(self) -> bool:
-        """Whether every worker waits, and none has moved between two looks."""
+        """Whether no worker moves, or will while `pause` is set.
 
-        def look() -> list[tuple[int, int, int]] | None:
+        One that is starting may be waited for by all others, but not in a step they do together.
+        """
+
+        def look() -> list[bool]:
             entries = [self.entry(seat) for seat in self.seats]
-            if any(e.phase not in (Phase.IDLE, Phase.WAITING, Phase.STARTING) for e in entries):
-                return None
-            return [(e.phase, e.steps, e.state) for e in entries]
+            still = [e.phase in (Phase.IDLE, Phase.WAITING, Phase.STARTING) for e in entries]
+            return [*still, course.between_steps(self.config, len(self.seats), self.arena)]
 
-        first = look()
+        return self._twice(look)
+
+    def _rests(self, seat: _Seat) -> bool:
+        entry = self.entry(seat)
+        return entry.state == State.RUNNING and entry.phase == Phase.IDLE
+
+    def _twice(self, look: Callable[[], list[bool]]) -> bool:
+        """Whether two looks find all true, and nobody has moved in between."""
+
+        def steps() -> list[tuple[int, int]]:
+            return [(self.entry(seat).steps, self.entry(seat).state) for seat in self.seats]
+
+        before = steps()
+        if not all(look()):
+            return False
         connection.wait([], timeout=0.02)
-        return first is not None and first == look()
+        return all(look()) and before == steps()
 
     def _log(self, slot: int) -> Path:
         return self.run_dir / "logs" / f"worker-{slot}.log"
@@ -270,6 +304,17 @@ class Supervisor:
             if seat.process.is_alive():
                 seat.process.kill()
             self._reap(seat)
+
+    def dismiss_busy(self) -> None:
+        """End every worker that does not rest, at once; nobody takes its place."""
+        for seat in self.seats:
+            if seat.process is not None and not self._rests(seat):
+                phase = Phase(self.entry(seat).phase).name.lower()
+                self.messages.append(
+                    f"worker {seat.slot} ({seat.spec.backend}) was still in phase {phase}; ended"
+                )
+                seat.process.kill()
+                self._reap(seat)
 
     def kill(self) -> None:
         """End every worker at once and reap it."""

@@ -10,7 +10,6 @@ Source: the format's description in huggingface/safetensors.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from mlxhog import mapped, plain_json
+from mlxhog.durable import flush
 from mlxhog.errors import CheckpointError
 from mlxhog.limits import said
 
@@ -103,7 +103,7 @@ def write_entries(path: Path, entries: Mapping[str, Entry]) -> Iterable[tuple[st
                         file.write(converted.view(np.uint8).data)
                 yield name, finite
             file.flush()
-            os.fsync(file.fileno())
+            flush(file.fileno())
     except OSError:
         path.unlink(missing_ok=True)
         raise

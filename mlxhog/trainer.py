@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any
 from mlxhog import checkpoint, evaluation, machine, run, saving, schedules
 from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
-from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.config import TrainConfig
 from mlxhog.control import EVAL_ROUND, Command
 from mlxhog.data.batches import Batches
@@ -48,7 +49,7 @@ Observer = Callable[[Progress], None]
 POLL_S = 0.05
 REPORT_S = 0.5
 METRICS_S = 2.0
-REST_S = 10.0  # how long workers may take to finish the step in hand
+REST_S = 10.0  # how long workers may take to finish the step in hand when the time is over
 SAMPLE_S = 60.0
 
 
@@ -62,7 +63,8 @@ def train(config: TrainConfig, *, observer: Observer | None = None) -> Result:
 
     Args:
         config: the resolved configuration.
-        observer: called about twice a second from this thread; it must not block.
+        observer: called about twice a second from this thread; it must not block. After an OSError,
+            such as a closed pipe, it is not called again.
 
     Returns:
         The result; its `status` is "done", "interrupted", "diverged", or "unsaved" where the last
@@ -98,6 +100,8 @@ class _Training:
         )
         self.ledger = Ledger(self.arena, on_torn=self.config.on_torn)
         self.start = restore(planned, self.arena, self.ledger)
+        self._step_limit = self.start.budget.step_limit(planned.tokens_per_step)
+        course.limit_steps(self.arena, self.ledger, self._step_limit)
         socket = socket_path(self.run.directory)
         stack.enter_context(self.arena.serve(socket))
         self.supervisor = Supervisor(
@@ -119,6 +123,7 @@ class _Training:
         self._eval_round = 0
         self._signals = Interrupts()
         self._doing: str | None = None
+        self._reported: set[str] = set()
         self._last_report = self._last_metrics = 0.0
 
     def _check_nobody_went_on(self) -> None:
@@ -158,7 +163,7 @@ class _Training:
             schedule=partial(schedules.build, self.config),
             side_jobs=Text(self.plan.data.val, self.plan.data.tokenizer, self.run.directory).open,
             budget=self.start.budget,
-            step_limit=self.start.budget.step_limit(self.plan.tokens_per_step),
+            step_limit=self._step_limit,
             run_dir=self.run.directory,
             sampled=self.plan.sampled,
         )
@@ -181,9 +186,9 @@ class _Training:
                 if not self._signals.count:
                     self._train()
                     self._rest_and_save()
-                if self.config.eval_every.on and not self._signals.count:
+                if self.config.eval_every.on and self._may_ask():
                     self._evaluate()
-                if self.config.sample_every.on and not self._signals.count:
+                if self.config.sample_every.on and self._may_ask():
                     self._write_sample()
                 self.status = "interrupted" if self._signals.count else "done"
                 if self.unsaved is not None:
@@ -229,7 +234,6 @@ class _Training:
                 if interval.due(steps=steps - last[k][0], seconds=seconds - last[k][1]):
                     last[k] = (steps, seconds)
                     act()
-        self.monitor.ended_ns = monotonic_ns()
 
     def _ask_for(self, what: str) -> None:
         """Ask the next worker that finishes a step for an evaluation or a sample."""
@@ -237,21 +241,45 @@ class _Training:
         counters.store(f"{what}_asked", counters.load(f"{what}_taken") + 1)
 
     def _budget_is_used(self) -> bool:
-        """Whether workers will take no further step: limits are reached and nobody computes.
-
-        Steps handed out are what counts: one that died with its worker is never reported as taken.
-        """
+        """Whether a limit is reached, in steps that are over for good (`course.steps_done`)."""
         counters, budget = self.arena.counters, self.start.budget
-        limit = budget.step_limit(self.plan.tokens_per_step)
-        over = budget.seconds is not None and self.monitor.seconds() >= budget.seconds
-        over = over or (limit is not None and counters.load("claims") >= limit)
-        over = over or (budget.tokens is not None and counters.load("tokens") >= budget.tokens)
-        return over and self.supervisor.resting()
+        return (
+            self._time_is_over()
+            or (self._step_limit is not None and self._steps_done() >= self._step_limit)
+            or (budget.tokens is not None and counters.load("tokens") >= budget.tokens)
+        )
+
+    def _time_is_over(self) -> bool:
+        limit_s = self.start.budget.seconds
+        return limit_s is not None and self.monitor.seconds() >= limit_s
+
+    def _steps_done(self) -> int:
+        return course.steps_done(self.config, len(self.plan.workers), self.arena, self.ledger)
+
+    def _may_ask(self) -> bool:
+        """Whether the user has not interrupted, and there are workers to ask for something."""
+        return not self._signals.count and self.supervisor.has_workers()
 
     def _rest_and_save(self) -> None:
+        """Let workers finish the steps in hand, and save.
+
+        Raises:
+            WorkerFailed: training ended before its budget was used.
+        """
         self.supervisor.command(Command.REST)
-        if not self._until(self.supervisor.resting, "finishing the last steps", limit_s=REST_S):
-            self.supervisor.kill()
+        resting, doing = self.supervisor.resting, "finishing the last steps"
+        self._until(lambda: self._signals.count > 0 or self._time_is_over() or resting(), doing)
+        if not self._until(resting, doing, limit_s=REST_S, even_if_interrupted=True):
+            self.supervisor.dismiss_busy()
+            self._report_messages()
+        self.monitor.ended_ns = monotonic_ns()
+        self._save_at_rest()
+        if not (self._signals.count or self._budget_is_used()):
+            raise WorkerFailed(
+                f"training ended after {self._steps_done()} of {self._step_limit} steps"
+            )
+
+    def _save_at_rest(self) -> None:
         try:
             self._save()
         except EnvironmentLacks as error:
@@ -265,7 +293,7 @@ class _Training:
     def _rescued(self, failure: WorkerFailed) -> WorkerFailed:
         """Save what a failed run has reached, and add to its message how to go on."""
         self.supervisor.kill()
-        if not self.arena.counters.load("steps"):
+        if not self._steps_done():
             return failure
         try:
             self._save()
@@ -342,15 +370,33 @@ class _Training:
 
     # -- watching --------------------------------------------------------------------------------
 
-    def _until(self, condition: Callable[[], bool], doing: str, limit_s: float = 1e9) -> bool:
-        """Watch workers until a condition holds, the time is over, or the user interrupts twice."""
-        end = monotonic_ns() + int(limit_s * 1e9)
-        interrupts = self._signals.count
+    def _until(
+        self,
+        condition: Callable[[], bool],
+        doing: str,
+        limit_s: float = math.inf,
+        *,
+        even_if_interrupted: bool = False,
+    ) -> bool:
+        """Watch workers until a condition holds; returns whether it does.
+
+        Args:
+            condition: asked again and again.
+            doing: shown to the user.
+            limit_s: gives up after so much time in which workers were watched.
+            even_if_interrupted: a first interrupt ends the wait, unless this is set.
+
+        Raises:
+            WorkerFailed: no worker is left that could make the condition true.
+        """
+        watched, interrupts = WatchedTime(), self._signals.count
         while not condition():
-            if monotonic_ns() > end:
+            if watched.look() > limit_s:
                 return False
-            if self._signals.count > interrupts and doing != "finishing the last steps":
+            if self._signals.count > interrupts and not even_if_interrupted:
                 return False
+            if not self.supervisor.has_workers():
+                raise WorkerFailed(f"no worker is left for {doing}")
             self._poll(doing)
         return True
 
@@ -363,9 +409,7 @@ class _Training:
         if self.monitor.samples > samples:
             self.sample = self.run.last_sample()
         now = monotonic_ns() / 1e9
-        for message in self.supervisor.messages:
-            self._report(message)
-        self.supervisor.messages.clear()
+        self._report_messages()
         if now - self._last_report >= REPORT_S:
             self._last_report = now
             self._report(doing if doing != self._doing else None)
@@ -374,16 +418,34 @@ class _Training:
             self._last_metrics = now
             self._append_metrics()
 
+    def _report_messages(self) -> None:
+        """Pass on what the supervisor has to say of workers."""
+        for message in self.supervisor.messages:
+            self._report(message)
+        self.supervisor.messages.clear()
+
     def _append_metrics(self) -> None:
         try:
             now = self.monitor.progress().to_json()  # counts from this command on, hence its pid
             self.run.append_metrics({**now, "supervisor_pid": os.getpid()})
         except EnvironmentLacks as error:
-            self._report(f"no metrics: {error}; training goes on")
+            self._report_once(f"no metrics: {error}; training goes on")
 
     def _report(self, message: str | None) -> None:
-        if self.observer is not None:
-            self.observer(self.monitor.progress(sample=self.sample, message=message))
+        if self.observer is None:
+            return
+        progress = self.monitor.progress(sample=self.sample, message=message)
+        try:
+            self.observer(progress)
+        except OSError as error:  # such as a closed pipe: what is shown must not end the training
+            self.observer = None
+            warnings.warn(f"progress cannot be shown any more: {error}", stacklevel=2)
+
+    def _report_once(self, message: str) -> None:
+        """Report what would be said again every few seconds."""
+        if message not in self._reported:
+            self._reported.add(message)
+            self._report(message)
 
     def _write_status(self, **more: Any) -> None:
         """Replace run.json."""

@@ -30,6 +30,7 @@ def live_params(job: Job, arena: Arena) -> Float32 | None:
         return arena.params
     try:
         made = engine.create("mlx")
+        _refuse_straddling(arena, ["params"])
         adopted = made.adopt(whole(arena.params))
         if shares_memory(made, adopted, arena.params, arena.layout.self_check(job.slot)):
             return arena.params
@@ -50,8 +51,14 @@ def metal_steps(job: Job, arena: Arena, rule: Rule, decay: frozenset[str]) -> Me
     if job.engine is None:
         return None
     made = engine.create(job.engine, threads=job.threads)
+    slots = {job.slot, 1}  # where a strategy keeps one state for all, it is slot 1's
+    names = [*(f"{name}.{slot}" for name in rule.private for slot in slots), *rule.shared]
     try:
+        if not made.emulated:
+            _refuse_straddling(arena, ["params", *names])
         steps = MetalSteps(made, arena.params, arena.layout.slots, decay)
+        for name in names:  # now, while the CPU can still take over
+            steps.adopt(arena.segment(name))
         at = arena.layout.self_check(job.slot)
         problem = None if shares_memory(made, steps.arena, arena.params, at) else COPY
     except EnvironmentLacks as error:
@@ -65,3 +72,18 @@ def metal_steps(job: Job, arena: Arena, rule: Rule, decay: frozenset[str]) -> Me
         f"worker {job.slot} ({job.backend}) lets the CPU add its steps, not the GPU: {problem}"
     )
     return None
+
+
+def _refuse_straddling(arena: Arena, names: list[str]) -> None:
+    """Refuse segments that no GPU should import as one range; see `mlxhog.arena.layout`.
+
+    Raises:
+        EnvironmentLacks: there is one.
+    """
+    for name in names:
+        if arena.layout.straddles(name):
+            nbytes = arena.layout.segments[name].nbytes
+            raise EnvironmentLacks(
+                f"segment {name} has {nbytes:,} bytes, and shared memory of macOS consists of "
+                "pieces of 4 GiB, which a GPU imports one by one; smaller models fit"
+            )

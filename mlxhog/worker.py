@@ -6,6 +6,9 @@ import os
 import resource
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
 
 from mlxhog import (
     backends,
@@ -18,7 +21,7 @@ from mlxhog import (
 )
 from mlxhog.arena import Arena
 from mlxhog.arena.workers import Entry, Phase, State
-from mlxhog.children import follow_parent
+from mlxhog.children import FAULTS, end_by, follow_parent
 from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import MlxhogError
@@ -33,11 +36,13 @@ def main(job: Job) -> None:
         darwin.ask_for_performance_cores()
     log = job.run_dir / "logs" / f"worker-{job.slot}.log"
     sys.stdout.flush()
-    with log.open("a", buffering=1) as stream:
+    with _opened(log) as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
         try:
             _run(job)
+        except FAULTS as fault:
+            end_by(fault)
         except (MlxhogError, RuntimeError) as error:
             if watchdog.reported(error):
                 code = watchdog.EXIT_CODE
@@ -45,9 +50,17 @@ def main(job: Job) -> None:
                 code = error.exit_code
             else:
                 raise
-            print(f"error: {error}", file=sys.stderr)
-            sys.stderr.flush()
+            with suppress(OSError):  # the disk of the log may be full
+                print(f"error: {error}", file=sys.stderr, flush=True)
             os._exit(code)
+
+
+def _opened(log: Path) -> IO[str]:
+    """Open a log; where its folder is gone, what would be written into it is lost."""
+    try:
+        return log.open("a", buffering=1)
+    except OSError:
+        return open(os.devnull, "w")
 
 
 def _run(job: Job) -> None:

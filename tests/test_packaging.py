@@ -6,6 +6,7 @@ from importlib import import_module, metadata, resources
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,3 +55,12 @@ def test_only_pyproject_holds_the_version():
 def test_the_licence_is_installed():
     files = [str(path) for path in metadata.files("mlxhog") or []]
     assert any(path.endswith("LICENSE") for path in files)
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin"])
+def test_torch_is_pinned_on_every_system(system):
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    (torch,) = [pin for pin in pins if pin.name == "torch"]
+    assert torch.marker is None or torch.marker.evaluate({"sys_platform": system})
+    assert str(torch.specifier) == "==2.13.0"

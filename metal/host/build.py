@@ -1,6 +1,7 @@
 """Compiles C++ to libraries that outlive the process: a cache of files named after their content.
 
 Processes and threads that build one library at once all succeed: a file appears whole, by renaming.
+Only what this user alone can have written is loaded (`mlxhog.cache`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from mlxhog.cache import user_cache_directory
+from mlxhog.cache import is_kept, private_directory, user_cache_directory
 from mlxhog.errors import EnvironmentLacks, MetalError
 
 HOST = Path(__file__).parent
@@ -48,20 +49,23 @@ def kernel_cache() -> Path:
     return user_cache_directory() / "metal"
 
 
-def make_cache(directory: Path) -> None:
-    """Make a folder for what is compiled.
+def make_cache(directory: Path) -> Path:
+    """Make a folder for what is compiled, and return its path without links.
 
     Raises:
-        EnvironmentLacks: it cannot be made, or not be written.
+        EnvironmentLacks: it cannot be made, or others could write there.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=directory).close()
+        return private_directory(directory)
     except OSError as error:
-        raise EnvironmentLacks(
-            f"compiled Metal kernels cannot be kept in {directory} ({error.strerror}); "
-            "set XDG_CACHE_HOME to a folder that can be written"
-        ) from error
+        raise _not_writable(directory, error) from error
+
+
+def _not_writable(directory: Path, error: OSError) -> EnvironmentLacks:
+    return EnvironmentLacks(
+        f"compiled Metal kernels cannot be kept in {directory} ({error.strerror}); "
+        "set XDG_CACHE_HOME to a folder that can be written"
+    )
 
 
 def library(
@@ -83,12 +87,13 @@ def library(
 
     Raises:
         MetalError: the text does not compile; the message shows the first error with its line.
-        EnvironmentLacks: there is no such compiler.
+        EnvironmentLacks: there is no such compiler, or what is in the cache is not to be trusted.
     """
+    directory = make_cache(directory)
     runtime = _runtime(directory, compiler, extra_flags)
     flags = (*_flags(compiler), *extra_flags)
     path = directory / f"{name}-{_digest(text, compiler, flags, runtime.name)}.so"
-    if not path.exists():
+    if not is_kept(path):
         link = (f"-Wl,-rpath,{_BESIDE}", str(runtime))
         _compile(name, path, (*flags, "-x", "c++", "-", "-x", "none", *link), compiler, text)
     return path
@@ -101,12 +106,13 @@ def program(
 
     Raises:
         MetalError: it does not compile.
-        EnvironmentLacks: there is no such compiler.
+        EnvironmentLacks: there is no such compiler, or what is in the cache is not to be trusted.
     """
+    directory = make_cache(directory)
     flags = tuple(flag for flag in (*_flags(compiler), *extra_flags) if flag != "-shared")
     text = main.read_text(encoding="utf-8") + _shim_text()
     path = directory / f"{main.stem}-{_digest(text, compiler, flags)}"
-    if not path.exists():
+    if not is_kept(path):
         _compile(main.stem, path, (*flags, str(main), "-ldl"), compiler, "")
     return path
 
@@ -115,7 +121,7 @@ def _runtime(directory: Path, compiler: str, extra_flags: tuple[str, ...]) -> Pa
     """Compile what all kernel libraries share: the scheduler, fibers and chaos."""
     flags = (*_flags(compiler), *extra_flags)
     path = directory / f"runtime-{_digest(_shim_text(), compiler, flags)}.so"
-    if not path.exists():
+    if not is_kept(path):
         sources = sorted((HOST / "runtime").glob("*.cpp"))
         text = "".join(f'#include "{file}"\n' for file in sources)  # at once: half the time
         include = ("-I", str(HOST / "runtime"), _named(path.name))
@@ -160,14 +166,17 @@ def _digest(text: str, compiler: str, flags: tuple[str, ...], runtime: str = "")
 
 
 def _compile(name: str, path: Path, arguments: tuple[str, ...], compiler: str, text: str) -> None:
-    make_cache(path.parent)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        part = Path(file.name)
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+            part = Path(file.name)
+    except OSError as error:
+        raise _not_writable(path.parent, error) from error
     command = [compiler, *arguments, "-o", str(part)]
     try:
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise MetalError(f"{name} does not compile:\n{_first_error(done.stderr, text)}")
+        part.chmod(0o700)  # the linker goes by the umask, which may let others write
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

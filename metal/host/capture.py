@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock
 
+from mlxhog.cache import is_kept
 from mlxhog.durable import replace_file
 from mlxhog.errors import MetalError
 from mlxhog.metal.host import build
@@ -33,21 +34,22 @@ def texts(requests: Sequence[Request], directory: Path) -> list[str]:
 
     Raises:
         MetalError: MLX refuses a kernel.
-        EnvironmentLacks: the directory cannot be written.
+        EnvironmentLacks: the directory cannot be made, or what is there is not to be trusted.
     """
     with _ONE_AT_A_TIME:
         return _texts(requests, directory)
 
 
 def _texts(requests: Sequence[Request], directory: Path) -> list[str]:
+    directory = build.make_cache(directory)
     paths = [directory / f"{request.name}-{_digest(request)}.metal" for request in requests]
     missing = {
-        path: request for path, request in zip(paths, requests, strict=True) if not path.exists()
+        path: request for path, request in zip(paths, requests, strict=True) if not is_kept(path)
     }
     if missing:
-        build.make_cache(directory)
         for path, text in zip(missing, _ask(list(missing.values())), strict=True):
             replace_file(path, text.encode())
+            path.chmod(0o600)  # whatever the umask, which may let others write
     return [path.read_text(encoding="utf-8") for path in paths]
 
 

@@ -118,7 +118,12 @@ class Arena:
             creator_pid=os.getpid(),
             creator_start_time=process_start_time(os.getpid()),
         ).pack()
-        new = segments.create(layout.total_bytes, directory=directory, fallback=fallback)
+        new = segments.create(
+            layout.total_bytes,
+            needed=layout.occupied_bytes,
+            directory=directory,
+            fallback=fallback,
+        )
         new.mapping[PAGE : PAGE + len(text)] = text
         new.mapping[8 : len(header)] = header[8:]
         new.mapping[:8] = header[:8]

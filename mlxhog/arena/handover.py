@@ -11,6 +11,7 @@ import hashlib
 import os
 import select
 import socket
+import stat
 import struct
 import sys
 import tempfile
@@ -36,16 +37,23 @@ def socket_path(directory: Path) -> Path:
     that belongs to this user alone.
 
     Raises:
-        ArenaError: that private directory exists and belongs to someone else.
+        ArenaError: something else has the name of that private directory.
     """
     inside = directory.absolute() / "socket"
     if len(os.fsencode(inside)) <= _PATH_BYTES:
         return inside
     private = Path(tempfile.gettempdir()) / f"mlxhog-{os.getuid()}"
-    private.mkdir(mode=0o700, exist_ok=True)
-    stat = private.lstat()
-    if stat.st_uid != os.getuid() or stat.st_mode & 0o077:
-        raise ArenaError(f"{private} is not private to this user; remove it, or set TMPDIR")
+    try:
+        with contextlib.suppress(FileExistsError):
+            private.mkdir(mode=0o700)
+        found = private.lstat()
+    except OSError as error:
+        raise ArenaError(f"{private} cannot be made ({error.strerror}); set TMPDIR") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ArenaError(
+            f"{private} should be a directory that belongs to this user alone; remove what is "
+            "there, or set TMPDIR"
+        )
     return private / hashlib.sha256(os.fsencode(inside)).hexdigest()[:16]
 
 
@@ -72,7 +80,8 @@ class DescriptorServer:
         """Stop serving and remove the socket."""
         if self._socket.fileno() < 0:
             return
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its directory may have been moved
+            self.path.unlink(missing_ok=True)
         self._wake_write.send(b"x")
         self._thread.join()
         for end in (self._socket, self._wake_read, self._wake_write):

@@ -4,7 +4,7 @@
     next pages          this layout as JSON
     counters            uint8    control words, one per 128-byte line (`counters.py`)
     ledger              uint8    the ticket ledger's control words (`mlxhog/data/ledger.py`)
-    tickets             uint32   the ticket ledger's slots, a ring
+    tickets             uint64   the ticket ledger's slots, a ring
     workers             uint8    one entry per worker slot, one for the creator (`workers.py`)
     locks               uint32   lock words: one per stripe of `params`, then one per row of every
                                  parameter of kind `rows`
@@ -16,6 +16,14 @@
 
 Every segment starts on a 16 KiB boundary (the largest page we meet: Apple silicon), every parameter
 on a 128-byte boundary (the largest cache line), on every system, so layouts are portable.
+
+macOS makes a shared object of several pieces of 4 GiB, and a range that a GPU imports should lie in
+one. So there a segment that would straddle two begins with the next one, and only a segment larger
+than a piece still straddles. The gap is never touched, so it takes no memory there; on Linux, where
+the whole arena is allocated at once, there is none.
+Source: XNU, `pshm_truncate`: each piece is asked for with `ANON_MAX_SIZE`, 0xFFFFF000 bytes, which
+are no whole pages of 16 KiB. However they are rounded, piece k reaches from k * 0x100000000 at the
+latest to (k + 1) * 0xFFFFC000 at the earliest.
 """
 
 from __future__ import annotations
@@ -23,6 +31,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -45,6 +54,7 @@ PARAMETER_COPY = -1  # count of an extra segment that is laid out like `params`
 MAX_SLOTS = 65_535  # lock words name a slot in 16 bits
 RING_LEAST, RING_MOST = 1 << 10, 1 << 20
 KINDS = ("dense", "rows")
+PIECE_BEGINS, PIECE_ENDS = 0x1_0000_0000, 0xFFFF_C000  # multiples, the latest and the earliest
 
 
 class Parameter(Protocol):
@@ -131,6 +141,19 @@ class Layout:
         """SHA-256 of `to_json()`, in hexadecimal."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
+    @property
+    def occupied_bytes(self) -> int:
+        """Size of the arena without the gaps between segments."""
+        ends = [0, *(_round_up(s.offset + s.nbytes, PAGE) for s in self.segments.values())]
+        begins = [*(s.offset for s in self.segments.values()), self.total_bytes]
+        gaps = [begin - end for begin, end in zip(begins, ends, strict=True)]
+        return self.total_bytes - sum(gaps[1:])
+
+    def straddles(self, name: str) -> bool:
+        """Whether a segment lies in more than one piece of a shared object of macOS."""
+        segment = self.segments[name]
+        return not _in_one_piece(segment.offset, segment.nbytes)
+
     def self_check(self, slot: int) -> int:
         """Index in the parameter segment of the float that worker slot `slot` may scribble on."""
         return self.probe.offset + self.probe.size + slot - 1
@@ -182,6 +205,7 @@ def plan(
     shared: Sequence[str] = (),
     n_tickets: int,
     extra: Mapping[str, tuple[str, int]] | None = None,
+    pieces: bool = sys.platform == "darwin",
 ) -> Layout:
     """Lay out an arena; nothing is created.
 
@@ -193,6 +217,7 @@ def plan(
         n_tickets: batches per epoch, at least 1.
         extra: more segments, name -> (dtype, count); a count of `PARAMETER_COPY` means one item per
             float of the parameter segment.
+        pieces: keep segments within one piece of a shared object of macOS, where they fit.
 
     Raises:
         ShapeError: a parameter without a usable shape or kind.
@@ -206,7 +231,7 @@ def plan(
     wanted: list[tuple[str, str, int]] = [
         ("counters", "uint8", PAGE),
         ("ledger", "uint8", PAGE),
-        ("tickets", "uint32", _ring(n_tickets, max_workers)),
+        ("tickets", "uint64", _ring(n_tickets, max_workers)),
         ("workers", "uint8", (max_workers + 1) * ENTRY_BYTES),
         ("locks", "uint32", n_lock_words),
         ("params", "float32", n_floats),
@@ -219,7 +244,9 @@ def plan(
     ]  # fmt: skip
     json_pages = 1
     while True:
-        segments, total_bytes = _place_segments(wanted, start=PAGE + json_pages * PAGE)
+        segments, total_bytes = _place_segments(
+            wanted, start=PAGE + json_pages * PAGE, pieces=pieces
+        )
         layout = Layout(
             slots=slots,
             probe=probe,
@@ -276,7 +303,7 @@ def _place_parameters(
 
 
 def _place_segments(
-    wanted: Sequence[tuple[str, str, int]], start: int
+    wanted: Sequence[tuple[str, str, int]], start: int, *, pieces: bool
 ) -> tuple[dict[str, Segment], int]:
     """Segments in order, each on a page boundary, and the end of the last."""
     segments: dict[str, Segment] = {}
@@ -286,9 +313,19 @@ def _place_segments(
             raise ArenaError(f"two segments are called {name!r}; give one of them another name")
         if count < 0:
             raise ArenaError(f"segment {name!r} has {count} items; at least 0 are possible")
+        nbytes = count * np.dtype(dtype).itemsize
+        if pieces and not _in_one_piece(offset, nbytes):
+            moved = _round_up(offset, PIECE_BEGINS)
+            offset = moved if _in_one_piece(moved, nbytes) else offset
         segments[name] = Segment(name, dtype, offset, count)
         offset = _round_up(offset + segments[name].nbytes, PAGE)
     return segments, offset
+
+
+def _in_one_piece(offset: int, nbytes: int) -> bool:
+    """Whether a range of an object lies in one of its pieces; also the page that it ends in."""
+    piece = offset // PIECE_BEGINS
+    return _round_up(offset + nbytes, PAGE) <= (piece + 1) * PIECE_ENDS
 
 
 def _ring(n_tickets: int, max_workers: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -27,6 +28,14 @@ def available_bytes() -> int:
     if known:
         return min(known)
     return max(0, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def limit_in_words() -> str:
+    """Say to how much memory this process is limited, as a clause; empty without a limit."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed == resource.RLIM_INFINITY:
+        return ""
+    return f"; a process may have {allowed:,} bytes of addresses here (ulimit -v)"
 
 
 def _meminfo() -> int | None:

@@ -13,6 +13,28 @@ from mlxhog import _native
 monotonic_ns = time.monotonic_ns  # since boot, equal in every process of one machine
 
 
+class WatchedTime:
+    """Seconds in which this process was there to watch others.
+
+    A pause of the whole group (Ctrl-Z, a sleeping laptop, a stopped virtual machine) stops the
+    watcher like the watched and is nobody's silence: of the time between two looks no more counts
+    than `LONGEST_S`.
+    """
+
+    LONGEST_S = 1.0
+
+    def __init__(self) -> None:
+        """Begin at 0."""
+        self._seconds, self._looked_ns = 0.0, monotonic_ns()
+
+    def look(self) -> float:
+        """The seconds so far; to be called again and again."""
+        now = monotonic_ns()
+        self._seconds += min((now - self._looked_ns) / 1e9, self.LONGEST_S)
+        self._looked_ns = now
+        return self._seconds
+
+
 def process_start_time(pid: int) -> int:
     """When process `pid` started, in a unit of the system's own; 0 if there is none.
 

@@ -14,6 +14,7 @@ import _posixshmem  # type: ignore[import-not-found]
 import errno
 import mmap
 import os
+import resource
 import secrets
 import tempfile
 from dataclasses import dataclass
@@ -25,7 +26,14 @@ from mlxhog.durable import require_space
 from mlxhog.errors import ArenaError, EnvironmentLacks
 
 _NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT)
-_FORBIDDEN = (errno.EPERM, errno.EACCES, errno.ENAMETOOLONG)
+_FORBIDDEN = (
+    *(errno.EPERM, errno.EACCES, errno.ENAMETOOLONG),  # a sandbox
+    *(errno.ENOENT, errno.ENOTDIR, errno.EROFS, errno.ENOSYS),  # no /dev/shm, or a read-only one
+)
+_LIMITS = {
+    errno.EFBIG: (resource.RLIMIT_FSIZE, "-f"),  # which holds for shared memory, too
+    errno.ENOMEM: (resource.RLIMIT_AS, "-v"),
+}
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,18 @@ class Backing:
     note: str = ""
 
 
-def create(nbytes: int, *, directory: Path | None = None, fallback: Path | None = None) -> Backing:
+def create(
+    nbytes: int,
+    *,
+    needed: int | None = None,
+    directory: Path | None = None,
+    fallback: Path | None = None,
+) -> Backing:
     """Create and map a zeroed segment that no directory names.
 
     Args:
         nbytes: size, rounded up to 16 KiB.
+        needed: bytes of it that are going to be used; default: all.
         directory: back it by a file there, not by shared memory. Slower where the system writes
             dirty pages to disk.
         fallback: where that file goes if shared memory is forbidden; None is the temporary
@@ -59,10 +74,11 @@ def create(nbytes: int, *, directory: Path | None = None, fallback: Path | None 
         EnvironmentLacks: there is not that much memory, or (a file) room on the disk.
     """
     nbytes = -(-nbytes // PAGE) * PAGE
+    needed = nbytes if needed is None else needed
     note = ""
     had = available_bytes()
-    if directory is None and had and nbytes > had:
-        raise _too_large(nbytes, had)
+    if directory is None and had and needed > had:
+        raise _too_large(needed, had)
     if directory is None:
         try:
             fd, readonly_fd = _open_shm()
@@ -71,10 +87,10 @@ def create(nbytes: int, *, directory: Path | None = None, fallback: Path | None 
                 raise
             directory = fallback or Path(tempfile.gettempdir())
             note = (
-                f"shared memory is refused here ({error.strerror}; a sandboxed Python?), so the "
-                f"arena of {nbytes:,} bytes is an unnamed file in {directory}; the system will "
-                "write it to disk now and then, which is slower: use a Python outside of the "
-                "sandbox to avoid it"
+                f"shared memory is refused here ({error.strerror}: a sandboxed Python, or a "
+                f"container without /dev/shm?), so the arena of {nbytes:,} bytes is an unnamed "
+                f"file in {directory}; the system will write it to disk now and then, which is "
+                "slower: a Python outside of the sandbox, or a writable /dev/shm, avoids that"
             )
     if directory is not None:
         require_space(directory, nbytes, "the arena")
@@ -87,8 +103,8 @@ def create(nbytes: int, *, directory: Path | None = None, fallback: Path | None 
     except OSError as error:
         os.close(fd)
         os.close(readonly_fd)
-        if error.errno in _NO_ROOM:
-            raise _too_large(nbytes, had) from error
+        if refusal := _refusal(error, nbytes, had):
+            raise refusal from error
         raise
     return Backing(fd, readonly_fd, mapping, note)
 
@@ -128,6 +144,18 @@ def _open_file(directory: Path) -> tuple[int, int]:
         return fd, os.open(name, os.O_RDONLY)
     finally:
         os.unlink(name)
+
+
+def _refusal(error: OSError, nbytes: int, had: int) -> EnvironmentLacks | None:
+    """What a process is told that cannot have an arena of this size, or None for another error."""
+    limit, option = _LIMITS.get(error.errno or 0, (resource.RLIMIT_AS, "-v"))
+    allowed, _ = resource.getrlimit(limit)
+    if error.errno in _LIMITS and allowed != resource.RLIM_INFINITY:
+        return EnvironmentLacks(
+            f"the arena needs {nbytes:,} bytes, this process may have {allowed:,} (ulimit "
+            f"{option}); raise that limit, or use a smaller model"
+        )
+    return _too_large(nbytes, had) if error.errno in _NO_ROOM else None
 
 
 def _too_large(nbytes: int, had: int) -> EnvironmentLacks:

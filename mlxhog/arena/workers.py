@@ -13,8 +13,7 @@ more entry belongs to the arena's creator. `metal/arena/worker_table.h` is the s
       32  u64   heartbeat_ns      worker            `monotonic_ns()` of its last sign of life
       40  u32   phase             worker            `Phase`
       44  u32   takeovers         worker            stripes it took over from the dead
-     128  i64   ticket            worker            the ticket in hand, -1 none, -2 (`CLAIMED`) one
-                                                    of the budget's steps, and no ticket for it yet
+     128  i64   ticket            worker            the ticket in hand, -1 none
      136  u64   version_read      worker            updates applied when it last read the parameters
      144  u64   steps             worker
      152  u64   tokens            worker
@@ -89,7 +88,6 @@ WORKER_DTYPE = np.dtype(
     }
 )
 MAX_INCARNATION = (1 << 24) - 1
-CLAIMED = -2
 
 
 class State(IntEnum):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, resource_tracker
+from multiprocessing import Pipe, connection
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from mlxhog.arena import Arena
 from mlxhog.arena.workers import State
-from mlxhog.children import signals_held_back, thread_limits
+from mlxhog.children import FAULT_EXIT_CODE, spawn
 from mlxhog.classic import worker
 from mlxhog.classic.job import Job
 from mlxhog.errors import WorkerFailed
@@ -25,6 +26,7 @@ MOST_DEATHS = 5  # of one rank in one run, as in `mlxhog train`
 class _Seat:
     rank: int
     process: SpawnProcess | None = None
+    last_words: Connection | None = None
     deaths: int = 0
 
 
@@ -47,11 +49,9 @@ class Crew:
         self.deaths = 0
         self._seats = [_Seat(rank) for rank in range(workers)]
         self._make_job = make_job
-        self._context = get_context("spawn")
 
     def spawn(self) -> None:
         """Fill every empty seat."""
-        resource_tracker.ensure_running()  # its own start would let signals through again
         for seat in self._seats:
             if seat.process is None:
                 self._spawn(seat)
@@ -59,14 +59,15 @@ class Crew:
     def _spawn(self, seat: _Seat) -> None:
         table, slot = self.arena.workers, seat.rank + 1
         table.acquire_slot(slot=slot)
-        with thread_limits(1), signals_held_back():
-            process = self._context.Process(
-                target=worker.main,
-                args=(self._make_job(seat.rank),),
-                name=f"mlxhog-classic-{seat.rank}",
-                daemon=True,
-            )
-            process.start()
+        seat.last_words, theirs = Pipe(duplex=False)
+        process = spawn(
+            worker.main,
+            (self._make_job(seat.rank), theirs),
+            name=f"mlxhog-classic-{seat.rank}",
+            threads=1,
+            daemon=True,
+        )
+        theirs.close()
         assert process.pid is not None
         table.seated(slot, process.pid)
         seat.process = process
@@ -89,7 +90,7 @@ class Crew:
             How each of them died, by rank. Their seats are empty.
 
         Raises:
-            WorkerFailed: one could not start, or died too often.
+            WorkerFailed: one could not start, met an error that stays, or died too often.
         """
         connection.wait([s.process.sentinel for s in self._seats if s.process], timeout=timeout_s)
         return {
@@ -100,10 +101,15 @@ class Crew:
 
     def _bury(self, seat: _Seat) -> str:
         starting = self._state(seat) == State.STARTING
-        code = self._reap(seat)
+        code, last_words = self._reap(seat)
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self.deaths += 1
         seat.deaths += 1
+        if code == FAULT_EXIT_CODE:
+            raise WorkerFailed(
+                f"worker {seat.rank + 1} met an error that no restart cures: {last_words}; see "
+                "above, and please report it"
+            )
         if starting and code > 0:
             raise WorkerFailed(f"worker {seat.rank + 1} could not start ({how}); see above")
         if seat.deaths > MOST_DEATHS:
@@ -113,15 +119,19 @@ class Crew:
             )
         return how
 
-    def _reap(self, seat: _Seat) -> int:
+    def _reap(self, seat: _Seat) -> tuple[int, str]:
+        """Return a dead worker's exit code, and the error that ended it if it told one."""
         assert seat.process is not None
+        assert seat.last_words is not None
         seat.process.join()
         code = seat.process.exitcode
         assert code is not None
         seat.process.close()
         seat.process = None
+        last_words = str(seat.last_words.recv()) if code == FAULT_EXIT_CODE else ""
+        seat.last_words.close()
         self.arena.workers.mark_dead(seat.rank + 1)
-        return code
+        return code, last_words
 
     def kill(self, ranks: Collection[int]) -> None:
         """Kill these workers; `wait` reaps them."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from mlxhog import _native
 from mlxhog.arena import Arena
-from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.classic import handout, places
 from mlxhog.classic.course import Plan, Tally
 from mlxhog.classic.crew import Crew
@@ -124,24 +124,29 @@ class Team:
             tally.native_s += sum(end - at for at, end in spans) / 1e9
         tally.done.update(done)
         tally.died |= present != set(shares)
-        if self.plan.hand_out == "queue":
-            return []
-        rests = [
-            (share.start + done[rank], share.count - done[rank]) for rank, share in shares.items()
-        ]
-        return [(start, count) for start, count in rests if count]
+        if self.plan.hand_out == "queue":  # all have the same share, and nobody takes any more now
+            share, taken = next(iter(shares.values())), self._board.take(0)
+            rests = [(share.start + taken, share.count - taken)]
+        else:
+            rests = [
+                (share.start + done[rank], share.count - done[rank])
+                for rank, share in shares.items()
+            ]
+        return [(start, count) for start, count in rests if count > 0]
 
     def _until(self, said: Callable[[int], bool], ranks: set[int]) -> set[int]:
         """Wait until every one of the ranks has said so, or has died; returns those alive."""
         waiting = {rank for rank in ranks if not said(rank)}
-        seen, since_ns = (waiting, self._examples()), monotonic_ns()
+        watched = WatchedTime()
+        seen, since_s = (waiting, self._examples()), 0.0
         while waiting:
             died = self._look()
             ranks = ranks.difference(died)
             waiting = {rank for rank in waiting if not said(rank) and rank not in died}
+            now_s = watched.look()
             if seen != (waiting, self._examples()):
-                seen, since_ns = (waiting, self._examples()), monotonic_ns()
-            elif monotonic_ns() - since_ns > STALL_S * 1e9:
+                seen, since_s = (waiting, self._examples()), now_s
+            elif now_s - since_s > STALL_S:
                 self.watch.tell(f"no example was done for {STALL_S:g} s; killing who is at it")
                 self._crew.kill(waiting)
         return ranks

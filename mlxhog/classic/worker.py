@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import os
+from multiprocessing.connection import Connection
 
 import numpy as np
 
 from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.arena.workers import State
-from mlxhog.children import follow_parent
+from mlxhog.children import FAULTS, end_by, follow_parent, in_one_line
 from mlxhog.classic import places
 from mlxhog.classic.job import Job
 from mlxhog.classic.problem import Float32
 from mlxhog.classic.rounds import SEGMENT, Rounds, Share
 
 
-def main(job: Job) -> None:
-    """Entry point of the spawned process."""
+def main(job: Job, last_words: Connection) -> None:
+    """Entry point of the spawned process; `last_words` takes the error that ended it."""
     follow_parent()
+    try:
+        _run(job)
+    except FAULTS as fault:
+        last_words.send(in_one_line(fault))
+        end_by(fault)
+
+
+def _run(job: Job) -> None:
     if job.core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {job.core})
     arena = Arena.from_handle(job.handle)

@@ -9,9 +9,13 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from typing import TextIO, cast
 
 from mlxhog.errors import MlxhogError
 from mlxhog.options import did_you_mean
+from mlxhog.report.printable import printable_output
+from mlxhog.report.streams import Lasting, OutputLost
 
 COMMANDS = {
     "train": "train a model; with no options a minute on text that comes with the package",
@@ -54,6 +58,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after `mlxhog`; those of this process by default.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    only_tells = _only_tells(words)
+    out = Lasting(sys.stdout, ends=only_tells or words[0] == "generate")
+    with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, Lasting(sys.stderr))):
+        try:
+            with printable_output():
+                code = _answered(words)
+        finally:  # argparse ends --help with SystemExit
+            with suppress(OutputLost):  # which `failure` says, too
+                out.flush()
+        if out.failure is None or (only_tells and isinstance(out.failure, BrokenPipeError)):
+            return code
+        print(f"the output cannot be written: {out.failure.strerror}", file=sys.stderr)
+        return code or LACKS
+
+
+def _only_tells(words: Sequence[str]) -> bool:
+    """Whether a command changes and checks nothing, so a reader that leaves had what it wanted."""
+    return (
+        words in (["classic"], ["mad"])
+        or words[:1] in ([], ["help"], ["runs"], ["analyze"], ["-V"], ["--version"])
+        or words[:2] in (["mad", "show"], ["mad", "board"])
+        or not {"-h", "--help", "--dry-run"}.isdisjoint(words)
+    )
+
+
+def _answered(words: list[str]) -> int:
+    """Run the command that the words name, and return its exit code."""
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
@@ -74,7 +105,6 @@ def _run(command: str, arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code: int = importlib.import_module(f"mlxhog.cli.{command}").run(arguments)
-        sys.stdout.flush()
         return code
     except MlxhogError as error:
         print(error, file=sys.stderr)
@@ -82,9 +112,8 @@ def _run(command: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        _leave_stdout()  # the reader left (`mlxhog runs | head`)
-        return 0
+    except OutputLost:
+        return 0  # main looks at what was lost
     except MemoryError as error:
         print(f"the memory is used up: {error}; ask for smaller sizes", file=sys.stderr)
         return LACKS
@@ -97,16 +126,7 @@ def _run(command: str, arguments: list[str]) -> int:
                 file=sys.stderr,
             )
             return 2
-        if error.errno == errno.ENOSPC and error.filename is None:
-            _leave_stdout()
-            print(f"the output cannot be written: {error.strerror}", file=sys.stderr)
-            return LACKS
         raise
-
-
-def _leave_stdout() -> None:
-    """Write no more to stdout; without this, Python complains again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _help() -> str:

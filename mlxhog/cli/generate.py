@@ -11,7 +11,7 @@ from mlxhog.cli.flags import Flags
 from mlxhog.config_sources import resolve
 from mlxhog.errors import ConfigError
 from mlxhog.options import option
-from mlxhog.report.printable import printable
+from mlxhog.report.printable import verbatim
 
 if TYPE_CHECKING:
     from mlxhog.decoding.answers import Answer, Answers
@@ -186,9 +186,8 @@ def _rounded(number: float | None) -> float | None:
 
 
 def _write(text: str) -> None:
-    """Write text as it comes; a terminal gets no control characters but newlines."""
-    if sys.stdout.isatty():
-        text = "\n".join(printable(line) for line in text.split("\n"))
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-    sys.stdout.flush()
+    """Write text as it comes; only a pipe or a file gets control characters but newlines."""
+    stream = sys.stdout if sys.stdout.isatty() else verbatim(sys.stdout)
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "replace").decode(encoding))
+    stream.flush()

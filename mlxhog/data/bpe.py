@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import limits, plain_json
+from mlxhog import plain_json, small_files
 from mlxhog.data.byte_tokenizer import BOS_TOKEN, BYTE_TO_CHAR, bos_first, tokenizer_config
 from mlxhog.errors import DataError, EnvironmentLacks
 from mlxhog.limits import said, shown
@@ -117,18 +117,19 @@ def train(texts: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
     return BpeTokenizer(text.encode(), BOS_TOKEN, f"bpe:{vocab_size}")
 
 
-def load(path: Path, bos_token_id: int | None = None) -> BpeTokenizer:
+def load(path: Path, description: bytes, bos_token_id: int | None = None) -> BpeTokenizer:
     """Return the tokenizer of a `tokenizer.json` whose start token is named beside it.
 
     Args:
         path: the file.
+        description: what it holds.
         bos_token_id: the start token, where no file of the tokenizer names it.
 
     Raises:
         EnvironmentLacks: the package `tokenizers` is not installed.
         DataError: a file is missing or damaged, or none names a start token.
     """
-    description, bos_token = _read(path), _named_bos(path)
+    bos_token = _named_bos(path)
     if bos_token is None and bos_token_id is not None and 0 <= bos_token_id < 2**31:
         bos_token = _from_description(description, str(path)).id_to_token(bos_token_id)
     if bos_token is None:
@@ -154,8 +155,8 @@ def _named_bos(path: Path) -> str | None:
 
 def _read(path: Path) -> bytes:
     try:
-        return limits.read_bytes(path)
-    except (OSError, ValueError) as error:
+        return small_files.read(path, refusal=DataError)
+    except OSError as error:
         raise DataError(f"{path} cannot be read: {error}; fetch it again") from error
 
 

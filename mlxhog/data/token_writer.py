@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,7 +12,7 @@ import numpy as np
 
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import FORMAT
-from mlxhog.durable import write_synced
+from mlxhog.durable import flush, write_synced
 
 
 def item_size(tokenizer: Tokenizer) -> int:
@@ -74,7 +73,7 @@ class TokenWriter:
             return
         with self._file:
             self._file.flush()
-            os.fsync(self._file.fileno())
+            flush(self._file.fileno())
         write_synced(self._path.with_suffix(".idx"), np.array(self._starts, "<u8").tobytes())
         write_synced(self._path.with_suffix(".len"), self._lengths.tobytes())
         header = {

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import limits
+from mlxhog import small_files
 from mlxhog.data import bpe
 from mlxhog.data.byte_tokenizer import ByteTokenizer
 from mlxhog.errors import DataError
@@ -90,22 +90,23 @@ def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
             may.
 
     Raises:
-        DataError: the file is missing or damaged.
+        DataError: the file is missing, damaged, too large, or a link out of its directory.
         EnvironmentLacks: it is a BPE tokenizer and the package `tokenizers` is not installed.
     """
-    file = path / "tokenizer.json" if path.is_dir() else path
+    named = not path.is_dir()
+    file = path if named else path / "tokenizer.json"
     if not file.is_file():
         near = difflib.get_close_matches(str(path), ["bytes", "bpe:4096"], n=1)
         hint = f"did you mean {near[0]!r}?" if near else "say bytes, bpe:N, or a tokenizer.json"
         raise DataError(f"no tokenizer {str(path)!r}, and no such file; {hint}")
     byte_tokenizer = ByteTokenizer()
     try:
-        content = limits.read_bytes(file)
-    except (OSError, ValueError) as error:
+        description = small_files.read(file, named=named, refusal=DataError)
+    except OSError as error:
         raise DataError(f"{file} cannot be read: {error}; choose another tokenizer") from error
-    if hashlib.sha256(content).hexdigest() == byte_tokenizer.sha256:
+    if hashlib.sha256(description).hexdigest() == byte_tokenizer.sha256:
         return byte_tokenizer
-    return bpe.load(file, bos_token_id)
+    return bpe.load(file, description, bos_token_id)
 
 
 def _vocab_size(spec: str) -> int:

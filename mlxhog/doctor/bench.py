@@ -5,7 +5,7 @@
     half    segment of 1024 halves, two in a 32-bit word
 
     counter        here
-    claims         writers that stand at the start line
+    steps          writers that stand at the start line
     version        number of the last value that `reads.py` published
     start_ns       when it was published
     eval_taken     the last of them that the reader has seen
@@ -24,6 +24,7 @@ import numpy as np
 
 from mlxhog import arena, updates
 from mlxhog.arena import Arena, Slot
+from mlxhog.arena.process import WatchedTime
 from mlxhog.updates import Float32, Int32, UInt32
 
 KERNELS: Final = ("dense", "rows", "half")
@@ -105,7 +106,7 @@ class Bench:
 
     def start_line(self) -> None:
         """Let the next writers line up; nobody may be waiting."""
-        self.arena.counters.store("claims", 0)
+        self.arena.counters.store("steps", 0)
 
     def line_up(self, writers: int) -> None:
         """Wait until `writers` of them are here.
@@ -114,8 +115,8 @@ class Bench:
             TimeoutError: the others did not come.
         """
         counters = self.arena.counters
-        counters.add("claims")
-        self.wait_for("claims", writers, "the other writer did not come to the start line")
+        counters.add("steps")
+        self.wait_for("steps", writers, "the other writer did not come to the start line")
 
     def wait_for(self, counter: str, value: int, otherwise: str) -> None:
         """Wait until a counter has reached a value.
@@ -123,8 +124,8 @@ class Bench:
         Raises:
             TimeoutError: saying `otherwise`.
         """
-        deadline = time.monotonic() + _PATIENCE_S
+        watched = WatchedTime()
         while self.arena.counters.load(counter) < value:
-            if time.monotonic() > deadline:
+            if watched.look() > _PATIENCE_S:
                 raise TimeoutError(otherwise)
             time.sleep(0)

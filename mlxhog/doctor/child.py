@@ -11,20 +11,21 @@ import queue
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import Callable
-from multiprocessing import Pipe, connection, get_context, reduction, resource_tracker
+from multiprocessing import Pipe, connection, reduction
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from mlxhog.arena import Arena, ArenaHandle
+from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.workers import State
-from mlxhog.children import follow_parent, signals_held_back, thread_limits
+from mlxhog.children import follow_parent, spawn
 
 P = ParamSpec("P")
 T = TypeVar("T")
 START_S = 120.0  # to be spawned, and to import a framework on a busy machine
+LOOK_S = 0.5  # between two looks at what a child says
 _LAST_WORDS = 4096  # bytes of output that may explain a death
 
 
@@ -77,15 +78,13 @@ class Child:
         if arena is not None:
             for slot in slots:
                 arena.workers.acquire_slot(slot=slot)
-        resource_tracker.ensure_running()  # its own start would let the signals through again
-        with thread_limits(1), signals_held_back():
-            self._process = get_context("spawn").Process(
-                target=_main,
-                args=(theirs, _Output(self._output.fileno()), arena and arena.handle(), slots),
-                name="mlxhog-doctor",
-                daemon=True,
-            )
-            self._process.start()
+        self._process = spawn(
+            _main,
+            (theirs, _Output(self._output.fileno()), arena and arena.handle(), slots),
+            name="mlxhog-doctor",
+            threads=1,
+            daemon=True,
+        )
         theirs.close()
         if arena is not None:
             assert self._process.pid is not None
@@ -120,12 +119,12 @@ class Child:
         Raises:
             Failed: the function raised, took too long, or the child died.
         """
-        deadline = time.monotonic() + timeout_s
+        watched = WatchedTime()
         while lane not in self._results:
-            left = deadline - time.monotonic()
+            left = timeout_s - watched.look()
             if left <= 0:
                 raise Failed(f"no answer within {timeout_s:.0f} s")
-            if connection.wait([self._pipe], left):
+            if connection.wait([self._pipe], min(left, LOOK_S)):
                 self.receive()
         error, value = self._results.pop(lane)
         if error is not None:

@@ -21,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from mlxhog.arena import Arena
+from mlxhog.arena.process import WatchedTime
 from mlxhog.doctor import bench
 from mlxhog.doctor.bench import COUNTS, KERNELS, LIMITS, Bench
 from mlxhog.doctor.child import START_S, Child, Failed, Lane
@@ -195,7 +196,7 @@ class Litmus:
         for kind, (child, lane) in zip(case.writers, places, strict=True):
             child.start(lane, add_until, kind, case.kernel, case.mode, seconds, limit, 2)
         watch = Watch(case, 2 * limit)
-        deadline = time.monotonic() + seconds + _GRACE_S
+        watched = WatchedTime()
         pipes = {child.pipe: child for child, _ in places}
         while not all(child.done(lane) for child, lane in places):
             for ready in connection.wait(list(pipes), _LOOK_S):
@@ -203,7 +204,7 @@ class Litmus:
             for child, lane in places:
                 child.check(lane)
             watch(self.bench.values(case.kernel))
-            if time.monotonic() > deadline:
+            if watched.look() > seconds + _GRACE_S:
                 raise Failed(f"no answer within {seconds + _GRACE_S:.0f} s")
         return [child.take(lane, 0.0) for child, lane in places], watch.torn
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlxhog import limits, plain_json, plain_yaml
+from mlxhog import plain_json, plain_yaml, small_files
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.limits import MOST_SHOWN, shown
+from mlxhog.limits import MOST_CONFIG_BYTES, MOST_SHOWN, shown
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
@@ -27,7 +27,7 @@ def find(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in NAMES:
         if (folder / name).is_file():
-            fields = read(folder / name)
+            fields = read(folder / name, named=False)
             for key in found.keys() & fields.keys():
                 if found[key] != fields[key]:
                     raise ConfigError(
@@ -38,14 +38,20 @@ def find(folder: Path) -> dict[str, Any]:
     return found
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, *, named: bool = True) -> dict[str, Any]:
     """Return the fields of one config file; those of a training config are under `model`.
 
+    Args:
+        path: the file.
+        named: the user named it; as for `small_files.read`.
+
     Raises:
-        ConfigError: it is missing, cannot be parsed, or holds no fields.
+        ConfigError: it is missing, cannot be parsed, is too large, leads out of its directory, or
+            holds no fields.
     """
     try:
-        text = limits.read_text(path)
+        content = small_files.read(path, most=MOST_CONFIG_BYTES, named=named, refusal=ConfigError)
+        text = content.decode("utf-8")
         data = plain_json.loads(text) if path.suffix == ".json" else plain_yaml.loads(text)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the config {path}: {error}; mend it") from error

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mlxhog import manifest, mapped, plain_json
+from mlxhog import manifest, mapped, plain_json, small_files
 from mlxhog.errors import ConfigError
 from mlxhog.formats import hf, ours, saving, xlstm_package
 from mlxhog.formats.opening import Opened
@@ -70,7 +70,8 @@ def convert(
 
     Raises:
         ConfigError: the format has no such model, or `target` is in the way.
-        CheckpointError: tensors hold numbers that are not finite, or too large for the type.
+        CheckpointError: tensors hold numbers that are not finite, or too large for the type; a
+            file that goes along is too large, or a link out of the checkpoint.
         EnvironmentLacks: the disk is too small or became full; nothing is left.
     """
     entries, others = _planned(source, wanted)
@@ -80,7 +81,7 @@ def convert(
         others["model.safetensors.index.json"] = saving.index(files)
     for name in _TRAVELS:
         if (source.folder / name).is_file():
-            others[name] = (source.folder / name).read_bytes()
+            others[name] = small_files.read(source.folder / name)
     saving.write(
         target,
         files,

@@ -16,7 +16,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mlxhog import plain_json, tensors
+from mlxhog import plain_json, small_files, tensors
 from mlxhog.errors import CheckpointError
 from mlxhog.formats.check import listed
 
@@ -96,6 +96,19 @@ def read(file: Path) -> dict[str, NDArray[Any]]:
     return _one(file)
 
 
+def parts(file: Path) -> list[Path]:
+    """Return the files that hold tensors, for the one that `find` returns.
+
+    Raises:
+        CheckpointError: the index is none, or a numbered shard is missing.
+    """
+    if file.name.endswith(".index.json"):
+        return [file.parent / shard for shard in sorted(set(_weight_map(file).values()))]
+    if file.name == "model_0.safetensors":
+        return _numbered_parts(file.parent)
+    return [file]
+
+
 def _one(file: Path) -> dict[str, NDArray[Any]]:
     if file.suffix == ".safetensors":
         return tensors.read(file)
@@ -110,8 +123,8 @@ def _indexed(index: Path) -> dict[str, NDArray[Any]]:
     weight_map = _weight_map(index)
     found: dict[str, NDArray[Any]] = {}
     faults: list[str] = []
-    for shard in sorted(set(weight_map.values())):
-        path = index.parent / shard
+    for path in parts(index):
+        shard = path.name
         if not path.is_file():
             raise CheckpointError(
                 f"{index} names {shard}, which is missing; fetch it again from where the "
@@ -134,7 +147,7 @@ def _indexed(index: Path) -> dict[str, NDArray[Any]]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map = plain_json.read(index)["weight_map"]
+        weight_map = plain_json.loads(small_files.read(index))["weight_map"]
         plain = all(
             isinstance(file, str) and Path(file).name == file and len(file) <= LONGEST_NAME
             for file in weight_map.values()
@@ -149,8 +162,8 @@ def _weight_map(index: Path) -> dict[str, str]:
     return dict(weight_map)
 
 
-def _numbered(directory: Path) -> dict[str, NDArray[Any]]:
-    """Read the xlstm package's shards, numbered from 0 without a gap."""
+def _numbered_parts(directory: Path) -> list[Path]:
+    """Return the xlstm package's shards, numbered from 0 without a gap."""
     numbers = sorted(
         int(digits)
         for file in directory.glob("model_*.safetensors")
@@ -162,12 +175,16 @@ def _numbered(directory: Path) -> dict[str, NDArray[Any]]:
                 f"{directory} holds model_{number}.safetensors and not "
                 f"model_{expected}.safetensors; fetch it again"
             )
+    return [directory / f"model_{number}.safetensors" for number in numbers]
+
+
+def _numbered(directory: Path) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {}
-    for number in numbers:
-        held = _one(directory / f"model_{number}.safetensors")
+    for path in _numbered_parts(directory):
+        held = _one(path)
         if twice := sorted(found.keys() & held.keys()):
             raise CheckpointError(
-                f"{directory}: {twice[0]} is in model_{number}.safetensors and in an earlier one"
+                f"{directory}: {twice[0]} is in {path.name} and in an earlier one"
             )
         found |= held
     return found

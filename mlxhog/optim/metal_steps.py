@@ -74,6 +74,17 @@ class MetalSteps:
         self._failures = engine.array(np.zeros(LEAST, np.uint32))
         self._adopted: dict[int, Any] = {}
 
+    def adopt(self, flat: Float32) -> Any:
+        """Return a segment of the arena as the engine's own array; adopted once.
+
+        Raises:
+            EnvironmentLacks: the engine cannot import this memory.
+        """
+        address = flat.ctypes.data
+        if address not in self._adopted:
+            self._adopted[address] = self.engine.adopt(whole(flat))
+        return self._adopted[address]
+
     def apply(
         self,
         rule: Rule,
@@ -123,7 +134,7 @@ class MetalSteps:
             self.arena,
             *self._in_place(rule, state),
             self.engine.array(staged),
-            *(self._segment(state[name])[span] for name in rule.private),
+            *(self.adopt(state[name])[span] for name in rule.private),
             **rates,
             offset=first.offset,
         )
@@ -146,7 +157,7 @@ class MetalSteps:
             *self._in_place(rule, state),
             self.engine.array(grad.index),
             self.engine.array(grad.values),
-            *(self._segment(state[name])[span] for name in rule.private),
+            *(self.adopt(state[name])[span] for name in rule.private),
             **rates,
             offset=slot.offset,
             height=slot.shape[0],
@@ -174,14 +185,7 @@ class MetalSteps:
         self.engine.run(rule.rows(arena, *shared, row, g, *private, **common, height=1))
 
     def _in_place(self, rule: Rule, state: Mapping[str, Float32]) -> list[Any]:
-        return [x for name in rule.shared for x in (self._segment(state[name]), self._failures)]
-
-    def _segment(self, flat: Float32) -> Any:
-        """A segment of the arena as the engine's own array; adopted once."""
-        address = flat.ctypes.data
-        if address not in self._adopted:
-            self._adopted[address] = self.engine.adopt(whole(flat))
-        return self._adopted[address]
+        return [x for name in rule.shared for x in (self.adopt(state[name]), self._failures)]
 
 
 def runs(

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.parity import sway, tolerances
-from mlxhog.parity.subject import Array, Results, first
+from mlxhog.parity import conditioning, operators, tolerances
+from mlxhog.parity.subject import Array, Results, first, parameter_after
 
 FORMS = ("parallel", "chunkwise", "recurrent", "sequence", "stepwise")
 _PIECE = 1 << 22  # elements compared at a time, so that float64 copies stay small
@@ -33,6 +33,7 @@ class Row:
         where: index of the largest difference, or of what is not finite.
         got: a's value there.
         wanted: b's value there.
+        unit: what `max_abs` and `tolerance` are counted in; "" for plain numbers.
     """
 
     a: str
@@ -48,6 +49,7 @@ class Row:
     where: tuple[int, ...] = ()
     got: float | None = None
     wanted: float | None = None
+    unit: str = ""
 
     @property
     def pressure(self) -> float:
@@ -82,8 +84,9 @@ def rows(
     *,
     precision: str,
     start: Results,
-    sways: Mapping[str, float],
+    conditions: Mapping[str, float],
     pairs: Sequence[tuple[str, str]],
+    steps: int = 0,
 ) -> Iterator[Row]:
     """Compare arrays of two sides.
 
@@ -95,30 +98,80 @@ def rows(
         precision: which tolerances hold, a key of `tolerances.TABLES`.
         start: parameters before the steps of an optimizer. What is after them is measured by how
             far the parameter has moved.
-        sways: of results, from `sway.split`; two float64 programs get none.
+        conditions: of results, from `conditioning.split`.
         pairs: names in `got` and in `wanted`.
+        steps: of an optimizer, before what is after them.
     """
-    known = {} if precision == "float64" else sways
     largest = {other: _size(other, wanted[other], start) for _, other in pairs}
     of_kind: dict[str, float] = {}
     for other, size in largest.items():
         of_kind[kind_of(other)] = max(of_kind.get(kind_of(other), 0.0), size)
     for name, other in pairs:
-        kind = kind_of(other)
-        tolerance = tolerances.of(kind, precision)
-        row = Row(
-            a=a,
-            b=b,
-            what=name,
-            against=other,
-            kind=kind,
-            tolerance=max(
-                tolerance.allowed(largest[other], of_kind[kind]),
-                tolerances.SWAYS * sway.of(other, known) * largest[other],
-            ),
-            reason=tolerance.reason,
+        kind, after = kind_of(other), parameter_after(other) is not None
+        sizes = tolerances.Sizes(
+            largest=largest[other],
+            of_all=of_kind[kind],
+            value=_largest(wanted[other]) if after else largest[other],
+            steps=steps if after else 0,
         )
+        condition = conditioning.of(other, conditions)
+        tolerance, reason = tolerances.allowed(kind, precision, sizes, condition)
+        row = Row(a=a, b=b, what=name, against=other, kind=kind, tolerance=tolerance, reason=reason)
         yield _measured(row, got[name], wanted[other], largest[other])
+
+
+def operator_rows(
+    a: str, got: Results, b: str, exact: Results, *, gpu: bool = False
+) -> Iterator[Row]:
+    """Compare operators alone with float64: each entry, and the root mean square of all."""
+    for name, wanted in exact.items():
+        kind, _, operator = name.partition("/")
+        if kind != "operator" or name not in got:
+            continue
+        y = got[name]
+        ulps, most_rms = operators.OPERATORS[operator].allowed(gpu=gpu)
+        row = Row(a, b, name, name, kind, ulps, tolerances.of(kind, "float32").reason)
+        row = replace(row, unit=LAST_PLACES)
+        if y.shape != wanted.shape or not np.isfinite(y).all():
+            yield _measured(row, y, wanted, 0.0)
+            continue
+        off = operators.apart(y, wanted)
+        at, rms = int(off.argmax()), float(np.sqrt(np.mean(np.square(off))))
+        seen = replace(row, where=(at,), got=float(y[at]), wanted=float(wanted[at]))
+        yield _within(seen, float(off[at]))
+        yield _within(replace(row, what=f"{name}/rms", tolerance=most_rms), rms)
+
+
+def step_rows(a: str, got: Results) -> Iterator[Row]:
+    """Compare what a side's optimizers made of its own gradients with what their formulas do."""
+    for name, value in got.items():
+        if not name.startswith("step/"):
+            continue
+        off, at, mine, formula = (float(x) for x in value)
+        after = got[name.replace("step/", "after/", 1)]
+        row = Row(
+            a,
+            "formula",
+            name,
+            name,
+            "step",
+            tolerances.STEP,
+            tolerances.of("step", "float32").reason,
+        )
+        seen = replace(row, got=mine, wanted=formula, unit=ROUNDINGS)
+        if not np.isfinite(off):
+            yield replace(seen, reason="not finite")
+            continue
+        where = tuple(int(i) for i in np.unravel_index(int(at), after.shape))
+        yield _within(replace(seen, where=where), off)
+
+
+LAST_PLACES = "units in the last place"
+ROUNDINGS = "roundings of the parameter per step"
+
+
+def _within(row: Row, off: float) -> Row:
+    return replace(row, max_abs=off, ok=off <= row.tolerance)
 
 
 def _measured(row: Row, x: Array, y: Array, largest: float) -> Row:
@@ -136,9 +189,8 @@ def _measured(row: Row, x: Array, y: Array, largest: float) -> Row:
 
 def _size(name: str, x: Array, start: Results) -> float:
     """What a difference is relative to: the largest entry, or the longest way moved."""
-    if not name.startswith("after/"):
-        return _largest(x)
-    return _largest(x - start[name.split("/", 2)[2]])
+    parameter = parameter_after(name)
+    return _largest(x if parameter is None else x - start[parameter])
 
 
 def _largest(x: Array) -> float:

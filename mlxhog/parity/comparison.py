@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.parity import judge, report, run, sway, tolerances
+from mlxhog.parity import conditioning, judge, report, run, tolerances
 from mlxhog.parity.compare import Row
+from mlxhog.parity.faults import Fault
 from mlxhog.parity.run import Spoilt, Tell
 from mlxhog.parity.sides import Side
 from mlxhog.parity.subject import Results, Subject, perturbed
@@ -82,6 +83,7 @@ def compare(
     perturb: str | None = None,
     seed: int = 0,
     save: Path | None = None,
+    fault: Fault | None = None,
 ) -> Comparison:
     """Compute a subject by every side and compare every number.
 
@@ -92,6 +94,7 @@ def compare(
         perturb: an input that the first side after the reference gets another value of.
         seed: of that value.
         save: .npz file for all arrays.
+        fault: what the first side after the reference computes with.
 
     Raises:
         ConfigError: there is nothing to compare, or no such input to perturb.
@@ -104,17 +107,14 @@ def compare(
             "a recorded case"
         )
     begin = time.perf_counter()
+    victim = sides[min(1, len(sides) - 1)].name
     spoilt = None
     if perturb is not None:
         value = perturbed(subject.inputs, perturb, seed)
-        spoilt = Spoilt(sides[min(1, len(sides) - 1)].name, perturb, value)
-    with run.computed(subject, sides, spoilt, tell) as found:
-        computed: dict[str, Results] = {}
-        sways: dict[str, float] = {}
-        for name, results in found.items():
-            computed[name], known = sway.split(results)
-            sways |= known
-        rows = list(judge.rows(subject, sides, computed, sways))
+        spoilt = Spoilt(victim, perturb, value)
+    faults = {} if fault is None else {victim: fault}
+    with run.computed(subject, sides, spoilt, tell, faults) as results:
+        rows, computed = judged(subject, sides, results)
         bad = judge.first_bad(rows, computed)
         if save is not None:
             try:
@@ -124,3 +124,24 @@ def compare(
                     f"--save {save}: {error.strerror or error}; choose another place"
                 ) from error
     return Comparison(subject, sides, rows, bad, spoilt, time.perf_counter() - begin)
+
+
+def judged(
+    subject: Subject, sides: Sequence[Side], results: Mapping[str, Results]
+) -> tuple[list[Row], dict[str, Results]]:
+    """Compare all that can be compared.
+
+    Args:
+        subject: what was computed.
+        sides: who computed it, the reference first.
+        results: of every side by its name, as `work.results` yields them.
+
+    Returns:
+        A row for every two tensors, and the results without the conditions among them.
+    """
+    computed: dict[str, Results] = {}
+    conditions: dict[str, float] = {}
+    for name, mine in results.items():
+        computed[name], known = conditioning.split(mine)
+        conditions |= known
+    return list(judge.rows(subject, sides, computed, conditions)), computed

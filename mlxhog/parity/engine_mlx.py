@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +14,7 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.native import ops_mlx as native_mlx
 from mlxhog.parity.engines import Forward, State
+from mlxhog.parity.faults import replaced
 from mlxhog.parity.subject import Array
 
 
@@ -83,6 +85,15 @@ class MLXEngine:
             grads = mx.grad(lambda xs: (call(ops, xs)[0] * w).sum())(arrays)
         found = {name: _host(g) for name, g in grads.items()}
         return _host(y), [_host(x) for x in others], found
+
+    def off(self, operator: str, offset: Callable[[Array], Array]) -> AbstractContextManager[None]:
+        """See `Engine.off`."""
+        ops = choose("mlx", self._kernels, self._device)
+
+        def wrong(y: mx.array) -> mx.array:
+            return y + mx.stop_gradient(mx.array(offset(np.array(y))))
+
+        return replaced(ops, operator, wrong)
 
 
 def _host(x: mx.array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from mlxhog.models import lm_torch
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
 from mlxhog.parity.engines import Forward, State
+from mlxhog.parity.faults import replaced
 from mlxhog.parity.subject import Array
 
 
@@ -69,17 +71,22 @@ class TorchEngine:
     ) -> tuple[Array, list[Array], dict[str, Array]]:
         """See `Engine.apply`."""
         ops = choose("torch", self._kernels, self._device.type)
-        arrays = {name: self._array(value).requires_grad_() for name, value in inputs.items()}
+        arrays = {name: self._array(value) for name, value in inputs.items()}
+        leaves = {name: x.requires_grad_() for name, x in arrays.items() if x.is_floating_point()}
         y, others = call(ops, arrays)
         grads: dict[str, Array] = {}
         if weight is not None:
             scalar = (y * self._array(weight)).sum()
-            leaves = list(arrays.values())
             made = torch.autograd.grad(
-                scalar, leaves, allow_unused=True, materialize_grads=True
+                scalar, list(leaves.values()), allow_unused=True, materialize_grads=True
             )  # what is not used has a gradient of zero
-            grads = {name: _host(g) for name, g in zip(arrays, made, strict=True)}
+            grads = {name: _host(g) for name, g in zip(leaves, made, strict=True)}
         return _host(y), [_host(x) for x in others], grads
+
+    def off(self, operator: str, offset: Callable[[Array], Array]) -> AbstractContextManager[None]:
+        """See `Engine.off`."""
+        ops = choose("torch", self._kernels, self._device.type)
+        return replaced(ops, operator, lambda y: y + self._array(offset(_host(y))))
 
     def _array(self, x: Array) -> torch.Tensor:
         return torch.tensor(x, device=self._device)

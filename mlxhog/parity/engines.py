@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,4 +63,10 @@ class Engine(ModelEngine, Protocol):
 
         Returns:
             The result, the other results, and the gradient of the scalar by input.
+        """
+
+    def off(self, operator: str, offset: Callable[[Array], Array]) -> AbstractContextManager[None]:
+        """Let the first result y of an operator be y + offset(y) until the block ends.
+
+        Gradients are those of y.
         """

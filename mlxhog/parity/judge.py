@@ -5,12 +5,15 @@ every side                  with whatever was recorded
 an MLX side                 with the PyTorch side of the same kernels
 every side                  with PyTorch's plain kernels, in what the reference does not compute
 every side, step by step    with itself, over the whole sequence
+every side's optimizers     with their formulas, on that side's gradients
+every side's operators      with the reference where it is NumPy, in units in the last place
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from mlxhog.mix import GPU_BACKENDS
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.parity import compare
 from mlxhog.parity.compare import Row
@@ -19,6 +22,8 @@ from mlxhog.parity.subject import ModelPlan, Results, Subject
 
 PLAIN = "torch:cpu+reference"
 STEPWISE = "stepwise/"
+ELSEWHERE = ("operator/", "step/")
+"""What stands before names of results that have comparisons of their own."""
 WHOLE = ("", "recurrent/", "sequence/")
 """What stands before a name of the whole sequence: of a model, of either cell."""
 
@@ -27,7 +32,7 @@ def rows(
     subject: Subject,
     sides: Sequence[Side],
     computed: Mapping[str, Results],
-    sways: Mapping[str, float],
+    conditions: Mapping[str, float],
 ) -> Iterator[Row]:
     """Compare all that can be compared.
 
@@ -35,11 +40,20 @@ def rows(
         subject: what was computed.
         sides: who computed it, the reference first.
         computed: results by the name of their side.
-        sways: of the reference, see `sway.py`.
+        conditions: of the reference, see `conditioning.py`.
     """
     reference, *others = sides
     for side in others:
-        yield from _pair(subject, side, reference, computed, sways)
+        if reference.float64:
+            yield from compare.operator_rows(
+                side.name,
+                computed[side.name],
+                reference.name,
+                computed[reference.name],
+                gpu=side.backend in GPU_BACKENDS,
+            )
+        yield from _pair(subject, side, reference, computed, conditions)
+        yield from compare.step_rows(side.name, computed[side.name])
     for side in sides:
         for name, recorded in subject.recorded.items():
             precision = _precision(subject, side, name)
@@ -50,18 +64,18 @@ def rows(
                 recorded,
                 precision=precision,
                 start=subject.inputs,
-                sways=sways,
+                conditions=conditions,
                 pairs=_pairs(computed[side.name], recorded, precision),
             )
     by_name = {side.name: side for side in others}
     for side in others:
         twin = by_name.get(_twin(side.name))
         if twin is not None:
-            yield from _pair(subject, side, twin, computed, sways)
+            yield from _pair(subject, side, twin, computed, conditions)
         plain = by_name.get(PLAIN)
         if plain is not None and plain not in (side, twin):
             known = computed[reference.name]
-            yield from _pair(subject, side, plain, computed, sways, leave_out=known)
+            yield from _pair(subject, side, plain, computed, conditions, leave_out=known)
     for side in sides:
         mine = computed[side.name]
         if side.backend == NUMPY and not isinstance(subject.plan, ModelPlan):
@@ -73,7 +87,7 @@ def rows(
             mine,
             precision="float64" if side.float64 else "float32",
             start=subject.inputs,
-            sways=sways,
+            conditions=conditions,
             pairs=_steps(mine),
         )
 
@@ -93,7 +107,7 @@ def _pair(
     a: Side,
     b: Side,
     computed: Mapping[str, Results],
-    sways: Mapping[str, float],
+    conditions: Mapping[str, float],
     leave_out: Results | None = None,
 ) -> Iterator[Row]:
     mine, theirs = computed[a.name], computed[b.name]
@@ -110,8 +124,9 @@ def _pair(
         theirs,
         precision=precision,
         start=subject.inputs,
-        sways=sways,
+        conditions=conditions,
         pairs=pairs,
+        steps=subject.plan.steps if isinstance(subject.plan, ModelPlan) else 0,
     )
 
 
@@ -126,6 +141,8 @@ def _pairs(mine: Results, theirs: Results, precision: str) -> list[tuple[str, st
 
     pairs = []
     for name in dict.fromkeys([*mine, *theirs]):
+        if name.startswith(ELSEWHERE):
+            continue
         a, b = (name if name in side else recurrent(name) for side in (mine, theirs))
         if a in mine and b in theirs:
             pairs.append((a, b))

@@ -11,10 +11,11 @@ from mlxhog.models.init import initial_value
 from mlxhog.models.mad import MADConfig
 from mlxhog.parity.engine_numpy import NumPyEngine
 from mlxhog.parity.engines import Forward, ModelEngine
+from mlxhog.parity.optimizers import After
 from mlxhog.parity.subject import Array, ModelPlan
 
 Found = Iterator[tuple[str, Array]]
-Steps = Callable[..., Iterator[tuple[str, dict[str, Array]]]]
+Steps = Callable[..., Iterator[After]]
 
 
 def results(
@@ -23,6 +24,8 @@ def results(
     params: Mapping[str, Array],
     fixed: Mapping[str, Array],
     steps: Steps,
+    *,
+    tokenwise: bool = True,
 ) -> Found:
     """Compute what the plan asks for.
 
@@ -32,22 +35,42 @@ def results(
         params: parameters of the model.
         fixed: tokens, targets, greedy_prompt; see `Subject`.
         steps: `optimizers.ours`, or another form of it.
+        tokenwise: False leaves out what is computed one token at a time.
     """
-    yield from once(engine, plan, params, fixed)
-    if families.is_language_model(plan.cfg):
+    grads: dict[str, Array] = {}
+    for name, value in once(engine, plan, params, fixed):
+        if name.startswith("grad/"):
+            grads[name.removeprefix("grad/")] = value
+        yield name, value
+    if tokenwise and families.is_language_model(plan.cfg):
         yield from _stepwise(plan, engine, fixed["tokens"])
-    if "greedy_prompt" in fixed:
+    if tokenwise and "greedy_prompt" in fixed:
         yield "greedy_ids", greedy(engine, fixed["greedy_prompt"], plan.greedy)
-    if "targets" not in fixed or not plan.steps:
-        return
+    if "targets" in fixed and plan.steps:
+        yield from _after(engine, plan, params, fixed, grads, steps)
 
-    def gradient(now: Mapping[str, Array]) -> Mapping[str, Array]:
+
+def _after(
+    engine: ModelEngine,
+    plan: ModelPlan,
+    params: Mapping[str, Array],
+    fixed: Mapping[str, Array],
+    grads: Mapping[str, Array],
+    steps: Steps,
+) -> Found:
+    """Take the steps of every optimizer; arguments as `results`, and the gradient at `params`."""
+
+    def gradient(now: Mapping[str, Array], step: int) -> Mapping[str, Array]:
+        if step == 1:
+            return grads
         engine.load(plan.cfg, now)
         return engine.differentiate(fixed["tokens"], fixed["targets"])[1]
 
-    for rule, after in steps(plan.cfg, params, gradient, plan.steps):
-        for name, value in after.items():
+    for rule, values, apart in steps(plan.cfg, params, gradient, plan.steps):
+        for name, value in values.items():
             yield f"after/{rule}/{name}", value
+        for name, value in apart.items():
+            yield f"step/{rule}/{name}", value
 
 
 def once(

@@ -13,9 +13,9 @@ from mlxhog.parity.subject import ModelPlan
 from mlxhog.quantities import format_bytes
 
 SHARE = 0.8  # of the machine's memory
-COPIES, COPIES_OF_STEPS = 4, 8
+COPIES, COPIES_OF_STEPS = 4, 16
 """Copies of the parameters in one process: values, leaves, gradients and results; then what
-optimizers keep, and their three results."""
+optimizers keep, their formulas in float64, and three results."""
 
 
 def check(source: Source, sides: Sequence[Side]) -> None:

@@ -19,7 +19,15 @@ from mlxhog.formats.names import to_ours, to_xlstm
 from mlxhog.models.families import ModelConfig, param_spec
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
-from mlxhog.parity.optimizers import BETA1, BETA2, EPS, LR, MOMENTUM, WEIGHT_DECAY
+from mlxhog.parity.optimizers import (
+    BETA1,
+    BETA2,
+    EPS,
+    LR,
+    MOMENTUM,
+    WEIGHT_DECAY,
+    Formula,
+)
 from mlxhog.parity.peers import TRANSFORMERS
 from mlxhog.parity.subject import RULES, Array, ModelPlan
 
@@ -80,7 +88,7 @@ def results(
     if plan.steps:
         for rule in RULES:
             _load(peer, plan.cfg, params)
-            yield from _steps(peer, plan, rule, tokens, targets)
+            yield from _steps(peer, plan, rule, params, tokens, targets)
 
 
 def create(name: str, cfg: ModelConfig) -> Peer:
@@ -230,7 +238,14 @@ def _loss(peer: Peer, tokens: Tensor, targets: Tensor) -> Tensor:
     return total / scored
 
 
-def _steps(peer: Peer, plan: ModelPlan, rule: str, tokens: Tensor, targets: Tensor) -> Found:
+def _steps(
+    peer: Peer,
+    plan: ModelPlan,
+    rule: str,
+    params: Mapping[str, Array],
+    tokens: Tensor,
+    targets: Tensor,
+) -> Found:
     decays = {name: spec.decay for name, spec in param_spec(plan.cfg).items()}
     own = {n: p for n, p in peer.module.named_parameters() if p.requires_grad}
     ours = {name: next(iter(to_ours({name: np.empty(0)}, plan.cfg))) for name in own}
@@ -246,12 +261,17 @@ def _steps(peer: Peer, plan: ModelPlan, rule: str, tokens: Tensor, targets: Tens
         optimizer = torch.optim.AdamW(groups, lr=LR[rule], betas=(BETA1, BETA2), eps=EPS)
     else:
         optimizer = torch.optim.SGD(groups, lr=LR[rule], momentum=MOMENTUM * (rule == "momentum"))
+    formula = Formula(plan.cfg, rule, params)
     for _ in range(plan.steps):
         optimizer.zero_grad()
         _loss(peer, tokens, targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    for name, parameter in own.items():
-        yield f"after/{rule}/{ours[name]}", _host(parameter).copy()
+        formula.step(to_ours({name: _host(p.grad) for name, p in own.items()}, plan.cfg))
+    values = to_ours({name: _host(p).copy() for name, p in own.items()}, plan.cfg)
+    for name, value in values.items():
+        yield f"after/{rule}/{name}", value
+    for name, value in values.items():
+        yield f"step/{rule}/{name}", formula.apart(name, value)
 
 
 def _host(x: Tensor | None) -> Array:

@@ -96,9 +96,10 @@ def describe(row: Row) -> str:
     if row.max_abs is None:
         values = f" ({row.got} and {row.wanted})" if row.where else ""
         return f"{row.what}{where}: {row.a} and {whom}: {row.reason}{values}"
+    unit = f" {row.unit}" if row.unit else ""
     return (
         f"{row.what}{where}: {row.a} has {row.got:.9g} and {whom} {row.wanted:.9g}, "
-        f"{row.max_abs:.2g} apart, allowed {row.tolerance:.2g}"
+        f"{row.max_abs:.2g}{unit} apart, allowed {row.tolerance:.2g}"
     )
 
 

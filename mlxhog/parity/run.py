@@ -7,7 +7,7 @@ are spawned, and end with their parent.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -21,6 +21,7 @@ from mlxhog import tensors
 from mlxhog.doctor.child import Child, Failed
 from mlxhog.errors import WorkerFailed
 from mlxhog.parity import work
+from mlxhog.parity.faults import Fault
 from mlxhog.parity.sides import Side
 from mlxhog.parity.subject import Array, Results, Subject
 
@@ -48,7 +49,11 @@ class _Task:
 
 @contextmanager
 def computed(
-    subject: Subject, sides: Sequence[Side], spoilt: Spoilt | None, tell: Tell
+    subject: Subject,
+    sides: Sequence[Side],
+    spoilt: Spoilt | None,
+    tell: Tell,
+    faults: Mapping[str, Fault] | None = None,
 ) -> Iterator[dict[str, Results]]:
     """Compute the results of every side; they are there until the block ends.
 
@@ -57,6 +62,7 @@ def computed(
         sides: who computes; those of one backend in a row.
         spoilt: see `Spoilt`.
         tell: called with (side, what it does).
+        faults: what sides compute with, by their names.
 
     Raises:
         WorkerFailed: a side could not compute it, or its process died; says what it said last.
@@ -72,13 +78,13 @@ def computed(
         tasks = [_Task(stack.enter_context(Child()), group) for group in reversed(groups)]
         orders: dict[str, list[str]] = {}
         for task in tasks:
-            _next(task, subject, given, spoilt, tell)
+            _next(task, subject, given, spoilt, tell, faults or {})
         while running := {task.child.pipe: task for task in tasks if task.now is not None}:
             for pipe in connection.wait(list(running)):
                 task = running[pipe]  # type: ignore[index]  # wait returns what it was given
                 done, names = _take(task)
                 orders[done.name] = names
-                _next(task, subject, given, spoilt, tell)
+                _next(task, subject, given, spoilt, tell, faults or {})
         results: dict[str, Results] = {}
         for side in sides:
             found = tensors.read(_file(folder, side))
@@ -99,7 +105,14 @@ def _file(folder: Path, side: Side) -> Path:
     return folder / f"{side.name.replace(':', '-')}.safetensors"
 
 
-def _next(task: _Task, subject: Subject, given: Path, spoilt: Spoilt | None, tell: Tell) -> None:
+def _next(
+    task: _Task,
+    subject: Subject,
+    given: Path,
+    spoilt: Spoilt | None,
+    tell: Tell,
+    faults: Mapping[str, Fault],
+) -> None:
     """Let a child begin with its next side, or end it."""
     if not task.waiting:
         task.now = None
@@ -117,6 +130,7 @@ def _next(task: _Task, subject: Subject, given: Path, spoilt: Spoilt | None, tel
         given,
         replaced if spoils else None,
         _file(given.parent, side),
+        faults.get(side.name),
     )
 
 

@@ -11,12 +11,14 @@ Names of results, the same for every side:
     stepwise/logits, stepwise/state/L/PART    the same from one token at a time
     grad/NAME                gradient of the loss
     after/RULE/NAME          a parameter after some steps of an optimizer on the same batch
+    step/RULE/NAME           how far those steps are from their formula, on the side's own gradients
     greedy_ids               (B, n) tokens that follow `greedy_prompt`
     init/NAME                initial value of a parameter that is not random
 
     FORM/h, FORM/state/PART, FORM/grad/NAME   a cell; FORM is parallel, chunkwise, recurrent, and
                                               sequence or stepwise of an sLSTM cell
     OP/y                                      an operator alone
+    operator/OP                               the same beside a model, on inputs of `operators.py`
 """
 
 from __future__ import annotations
@@ -146,6 +148,12 @@ def perturbed(inputs: Mapping[str, Array], name: str, seed: int) -> Array:
     size = max(0.1 * float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))), 0.01)
     noise = np.random.default_rng(seed).normal(0, size, value.shape)
     return (value + noise).astype(value.dtype)
+
+
+def parameter_after(name: str) -> str | None:
+    """Return which parameter a result after/RULE/NAME is the value of; None for other results."""
+    kind, _, rest = name.partition("/")
+    return rest.partition("/")[2] if kind == "after" else None
 
 
 def first(where: Array) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import Protocol, TextIO
 
 from mlxhog.metrics import Progress
 from mlxhog.report.plain import PlainLines
+from mlxhog.report.printable import console
 from mlxhog.report.views import may_redraw
 
 
@@ -23,9 +24,6 @@ def observer(
     """Return a live table where it may be redrawn, and plain lines elsewhere; see `may_redraw`."""
     if not may_redraw(stream, quiet=quiet, environ=environ):
         return PlainLines(stream)
-    # rich takes 50 ms to import, which a command in a pipe need not pay
-    from rich.console import Console
+    from mlxhog.report.terminal import LiveTable  # rich takes 50 ms, which a pipe need not pay
 
-    from mlxhog.report.terminal import LiveTable
-
-    return LiveTable(Console(file=stream))
+    return LiveTable(console(stream))

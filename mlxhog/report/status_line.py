@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from mlxhog.report.printable import console
+
 
 class StatusLine:
     """Context manager over the line; without a terminal it shows nothing.
@@ -18,14 +20,14 @@ class StatusLine:
         self.live = live
         self._status: Any = None
         if live:
-            from rich.console import Console  # 50 ms that a command in a pipe need not pay
-
-            self._status = Console(file=stream).status("")
+            self._status = console(stream).status("")
 
     def show(self, text: str) -> None:
         """Replace what the line says."""
         if self._status is not None:
-            self._status.update(text)
+            from rich.text import Text
+
+            self._status.update(Text(text))  # not markup: names may hold brackets
 
     def __enter__(self) -> Self:
         """Take over a line of the terminal."""

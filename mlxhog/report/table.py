@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from mlxhog.report.printable import console, printable
+
 STYLES = {
     "PASS": "green",
     "WARN": "yellow",
@@ -39,33 +41,33 @@ def show(parts: Iterable[Section], stream: TextIO, *, plain: bool) -> None:
     if plain:
         stream.write("\n\n".join(_text(part) for part in parts) + "\n")
         return
-    from rich.console import Console  # 50 ms that a command in a pipe need not pay
-    from rich.table import Table
+    from rich.table import Table  # 50 ms that a command in a pipe need not pay
     from rich.text import Text
 
-    console = Console(file=stream)
+    screen = console(stream)
     for part in parts:
-        console.print()
+        screen.print()
         if part.title:
-            console.print(Text(part.title, style="bold"))
+            screen.print(Text(part.title, style="bold"))
         if part.rows:
             table = Table(box=None, pad_edge=False, header_style="dim")
             for name in part.header:
                 table.add_column(name, overflow="fold", no_wrap=name not in _WRAPPED)
             for row in part.rows:
                 table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-            console.print(table)
+            screen.print(table)
         for note in part.notes:
-            console.print(Text(note, style="bold red" if note.startswith("FAILED") else ""))
+            screen.print(Text(note, style="bold red" if note.startswith("FAILED") else ""))
 
 
 def _text(part: Section) -> str:
     lines = [part.title] if part.title else []
     if part.rows:
-        columns = list(zip(part.header, *part.rows, strict=True))
+        rows = [[printable(cell) for cell in row] for row in part.rows]  # also of line ends
+        columns = list(zip(part.header, *rows, strict=True))
         widths = [max(map(len, column)) for column in columns[:-1]] + [0]
         lines += [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in (part.header, *part.rows)
+            for row in (part.header, *rows)
         ]
     return "\n".join([*lines, *part.notes])

@@ -195,9 +195,14 @@ def state_slots(config: TrainConfig, workers: int, arena: Arena) -> tuple[int, .
     together = (
         config.blocks == "disjoint"
         or config.strategy == "sync"
-        or (config.async_after > 0 and not sync.is_over(arena.segment("sync.words")))
+        or (config.async_after > 0 and not sync.is_over(arena.segment("sync.words"), workers))
     )
     return (1,) if together else tuple(range(1, workers + 1))
+
+
+def starts_synchronous(config: TrainConfig, workers: int) -> bool:
+    """Whether a share of the run is synchronous and the rest is not."""
+    return config.strategy == "hogwild" and config.async_after > 0 and workers > 1
 
 
 def build(context: Context) -> Strategy:
@@ -209,7 +214,7 @@ def build(context: Context) -> Strategy:
     from mlxhog.strategies import avg_runs, disjoint, hogwild, round_robin, switch, sync
 
     name = context.config.strategy
-    if name == "hogwild" and context.config.async_after > 0 and context.workers > 1:
+    if starts_synchronous(context.config, context.workers):
         return switch.SyncThenHogwild(context)
     own_blocks = context.config.blocks == "disjoint"
     kinds: dict[str, Callable[[Context], Strategy]] = {

@@ -40,7 +40,7 @@ from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends import Float32, Grads
-from mlxhog.data.ledger import TicketState
+from mlxhog.data.ledger import Ledger, TicketState
 from mlxhog.optim import clip
 from mlxhog.strategies import Context, Idle, Lease, Outcome
 from mlxhog.strategies.words import LINE, Journal, Noted, Words
@@ -126,12 +126,58 @@ def average(
         mean *= np.float32(1.0 / workers)
 
 
-def settle(arena: Arena, workers: int) -> None:
-    """Make the parameters the average, and the counters exact. Nobody may move."""
+def settle(arena: Arena, workers: int, ledger: Ledger) -> None:
+    """End what dead workers have begun, and make the parameters the average. Nobody may move."""
+    words = Words(arena.segment("copies.words"))
+    for rank in range(workers):
+        number = words.load(1 + rank, _STEPS) * workers + rank
+        number += arena.counters.load("first_ticket")
+        noted = Journal(words, 1 + workers + rank).read()
+        if noted.ticket == number and ledger.state(*ledger.locate(number)) == TicketState.DONE:
+            _take_in(arena, words, rank, noted)
+            words.store(1 + rank, _STEPS, words.load(1 + rank, _STEPS) + 1)
+    decided = words.load(0, _DECIDED)
+    for part in (_average_share, _take_average):
+        for rank in range(workers):
+            part(arena, words, rank, workers, decided)
     average(arena, workers, arena.params)
-    words, counters = Words(arena.segment("copies.words")), arena.counters
-    counters.store("version", _version(words, workers))
-    counters.store("claims", _steps(words, workers) - words.load(0, _STEPS_BEFORE))
+    arena.counters.store("version", _version(words, workers))
+
+
+def steps_done(arena: Arena, workers: int) -> int:
+    """Steps of this call, of all workers."""
+    words = Words(arena.segment("copies.words"))
+    return _steps(words, workers) - words.load(0, _STEPS_BEFORE)
+
+
+def between_averagings(arena: Arena, workers: int) -> bool:
+    """Whether no averaging is under way, or about to begin."""
+    words = Words(arena.segment("copies.words"))
+    ended = 2 * words.load(0, _DECIDED)
+    return all(words.load(1 + rank, _STAGES) == ended for rank in range(workers))
+
+
+def _take_in(arena: Arena, words: Words, rank: int, noted: Noted) -> None:
+    """Make what a step was noted to leave what holds; doing it twice changes nothing."""
+    arena.workers.entry(rank + 1).opt_step = noted.opt_step
+    words.store(1 + rank, _UPDATES, noted.version)
+    words.store(1 + rank, _TOKENS, noted.tokens)
+
+
+def _average_share(arena: Arena, words: Words, rank: int, workers: int, decided: int) -> None:
+    """A worker's first stage of an averaging, unless it has ended it: its share of the floats."""
+    if words.load(1 + rank, _STAGES) == 2 * decided - 2:
+        floats = arena.params.size
+        begin, end = floats * rank // workers, floats * (rank + 1) // workers
+        average(arena, workers, arena.params, begin, end)
+        words.store(1 + rank, _STAGES, 2 * decided - 1)
+
+
+def _take_average(arena: Arena, words: Words, rank: int, workers: int, decided: int) -> None:
+    """Its second stage, when all have ended the first: the average becomes its copy."""
+    if words.load(1 + rank, _STAGES) == 2 * decided - 1:
+        updates.snapshot(arena.segment(copies(workers)[rank]), arena.params)
+        words.store(1 + rank, _STAGES, 2 * decided)
 
 
 def _steps(words: Words, workers: int) -> int:
@@ -179,8 +225,6 @@ class AvgRuns:
         own, limit = self._words.load(self._line, _STEPS), self._limit()
         number = own * workers + context.rank
         if context.stopping() or context.used_up() or (limit is not None and number >= limit):
-            done = _steps(self._words, workers) - self._before
-            context.arena.counters.store("claims", done)  # the last to come here has them all
             return Idle.DONE
         if context.paused():
             return Idle.WAIT
@@ -224,9 +268,7 @@ class AvgRuns:
                 self._apply(grads, norm, noted)
             ledger.finish(lease.epoch, lease.ticket, context.owner)
         done = self._journal.read()
-        entry.opt_step = done.opt_step
-        words.store(self._line, _UPDATES, done.version)
-        words.store(self._line, _TOKENS, done.tokens)
+        _take_in(context.arena, words, context.rank, done)
         entry.ticket = -1
         words.store(self._line, _STEPS, self._number(lease) + 1)
         version = _version(words, context.workers)
@@ -297,24 +339,12 @@ class AvgRuns:
     def _take_part(self) -> None:
         """Do what is left of an averaging that rank 0 has decided on."""
         context, words = self.context, self._words
-        arena, workers = context.arena, context.workers
         decided = words.load(0, _DECIDED)
-        stage = words.load(self._line, _STAGES)
-        if stage == 2 * decided:
+        if words.load(self._line, _STAGES) == 2 * decided:
             return
-        if stage == 2 * decided - 2:
-            begin, end = self._share()
-            average(arena, workers, arena.params, begin, end)
-            words.store(self._line, _STAGES, 2 * decided - 1)
-        self._wait_for(2 * decided - 1)
-        if words.load(self._line, _STAGES) == 2 * decided - 1:
-            updates.snapshot(self._copy, arena.params)
-            words.store(self._line, _STAGES, 2 * decided)
-        self._wait_for(2 * decided)
-
-    def _share(self) -> tuple[int, int]:
-        floats, rank, workers = self._copy.size, self.context.rank, self.context.workers
-        return floats * rank // workers, floats * (rank + 1) // workers
+        for done, part in enumerate((_average_share, _take_average), start=1):
+            part(context.arena, words, context.rank, context.workers, decided)
+            self._wait_for(2 * decided - 2 + done)
 
     def _wait_for(self, stages: int) -> None:
         """Wait until every worker has ended so many; the supervisor replaces a dead one.

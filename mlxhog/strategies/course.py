@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from mlxhog import updates
+from mlxhog import strategies, updates
 from mlxhog.arena import Arena
 from mlxhog.config import TrainConfig
-from mlxhog.strategies import avg_runs, round_robin
+from mlxhog.data.ledger import Ledger
+from mlxhog.strategies import avg_runs, hogwild, round_robin, sync
 
 
 def begin(
@@ -35,10 +36,61 @@ def begin(
         avg_runs.begin(arena, workers, config.average_every, kept)
 
 
-def settle(config: TrainConfig, workers: int, arena: Arena) -> None:
-    """Make the parameters and counters what the run has reached; all workers hold still."""
+def limit_steps(arena: Arena, ledger: Ledger, steps: int | None) -> None:
+    """Note the budget of this call in steps (None: no limit), behind `begin`.
+
+    Strategies that deal batches out by number count to it by themselves (`Context.step_limit`).
+    """
+    hogwild.limit_steps(arena, ledger, steps)
+
+
+def steps_done(config: TrainConfig, workers: int, arena: Arena, ledger: Ledger) -> int:
+    """Steps of this call that are over for good, exact whoever died.
+
+    It comes from what the strategy decides by: the ledger, or its own words. A step that was torn
+    (its worker died while adding it) is over, unless the ledger hands it out again; a round of
+    `sync` is when all have ended it. So the count reaches the budget, never exceeds it, and what
+    it lacks is what a resumed run has to do.
+    """
+    if config.strategy == "round_robin":
+        return round_robin.steps_done(arena)
     if config.strategy == "avg_runs":
-        avg_runs.settle(arena, workers)
+        return avg_runs.steps_done(arena, workers)
+    if config.strategy == "sync":
+        return sync.rounds_done(arena.segment("sync.words"), workers)
+    if not strategies.starts_synchronous(config, workers):
+        return hogwild.tickets_done(arena, ledger)
+    words = arena.segment("sync.words")
+    rounds = sync.rounds_done(words, workers)
+    if not sync.is_over(words, workers):
+        return rounds
+    return rounds + hogwild.tickets_done(arena, ledger) - rounds * workers
+
+
+def between_steps(config: TrainConfig, workers: int, arena: Arena) -> bool:
+    """Whether nothing that workers do together is under way, as far as the strategy has noted.
+
+    Then a worker that is starting has nothing to go on with while the arena is to hold still.
+    """
+    if config.strategy == "round_robin":
+        return round_robin.between_turns(arena)
+    if config.strategy == "avg_runs":
+        return avg_runs.between_averagings(arena, workers)
+    if config.strategy == "sync" or strategies.starts_synchronous(config, workers):
+        return sync.between_rounds(arena.segment("sync.words"), workers)
+    return True
+
+
+def settle(config: TrainConfig, workers: int, arena: Arena, ledger: Ledger) -> None:
+    """Make the parameters and counters what the run has reached.
+
+    All workers hold still, or are dead: then what they left half done is ended where it can be.
+    """
+    if config.strategy == "round_robin":
+        round_robin.settle(arena, workers, ledger)
+    elif config.strategy == "avg_runs":
+        avg_runs.settle(arena, workers, ledger)
+    arena.counters.store("steps", steps_done(config, workers, arena, ledger))
 
 
 def kept_segments(config: TrainConfig, workers: int) -> tuple[str, ...]:

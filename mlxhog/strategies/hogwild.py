@@ -14,17 +14,40 @@ from __future__ import annotations
 import numpy as np
 
 from mlxhog import updates
-from mlxhog.arena.workers import CLAIMED, Phase
+from mlxhog.arena import Arena
+from mlxhog.arena.workers import Phase
 from mlxhog.backends import Float32, Grads
+from mlxhog.data.ledger import NO_END, Ledger, TicketState
 from mlxhog.optim import clip
 from mlxhog.strategies import Context, Idle, Lease, Outcome
+
+
+def limit_steps(arena: Arena, ledger: Ledger, steps: int | None) -> None:
+    """Note where the budget of a call ends, when the ledger is in place and no worker has started.
+
+    A step is a ticket, so the budget is an end among the tickets: nothing is counted beside the
+    ledger, and no death at whatever instruction can make the two disagree.
+    """
+    end = 0 if steps is None else ledger.end_after(steps)
+    arena.counters.store("end_ticket", end)
+    arena.counters.store("tickets_before", ledger.count_done())
+
+
+def tickets_done(arena: Arena, ledger: Ledger) -> int:
+    """Tickets of this call that are done; one that was torn is, unless it is to be done again."""
+    return ledger.count_done() - arena.counters.load("tickets_before")
 
 
 class Hogwild:
     """Read, compute, add; also `serial`, which is this with one worker."""
 
-    def __init__(self, context: Context) -> None:
-        """Prepare one worker; costs one more private copy of the parameters when predicting."""
+    def __init__(self, context: Context, *, more_tickets: int = 0) -> None:
+        """Prepare one worker; costs one more private copy of the parameters when predicting.
+
+        Args:
+            context: this worker's view of the run.
+            more_tickets: that were taken of this call's beyond one for each step.
+        """
         self.context = context
         arena, config = context.arena, context.config
         self._live = context.reads_live
@@ -35,6 +58,8 @@ class Hogwild:
         self._step_ahead = (context.workers - 1) / context.workers
         self._target = context.target(context.slot)
         self._version_read = 0
+        end = arena.counters.load("end_ticket")
+        self._end = end + more_tickets if end else NO_END
 
     def counts_step(self) -> bool:
         """See `Strategy.counts_step`."""
@@ -43,26 +68,21 @@ class Hogwild:
     def claim(self) -> Lease | Idle:
         """Take any free ticket; see `Strategy.claim`."""
         context = self.context
-        counters = context.arena.counters
         if context.stopping() or context.used_up():
             return Idle.DONE
         if context.paused():
             return Idle.WAIT
-        limit = context.step_limit
-        if limit is not None and counters.add("claims", 1) >= limit:
-            counters.add("claims", -1)
-            return Idle.DONE
-        if limit is not None:
-            context.entry.ticket = CLAIMED  # should this worker die now, the step is given back
-        found = context.ledger.claim(context.owner)
+        found = context.ledger.claim(context.owner, self._end)
         if found is None:
-            if limit is not None:
-                context.entry.ticket = -1  # first: a step given back twice would exceed the budget
-                counters.add("claims", -1)
-            return Idle.WAIT
+            return Idle.DONE if self._all_are_handed_out() else Idle.WAIT
         epoch, ticket = found
         context.entry.ticket = ticket
         return Lease(epoch, ticket)
+
+    def _all_are_handed_out(self) -> bool:
+        """Whether the last ticket of the budget is someone's; a dead worker's comes back yet."""
+        ledger = self.context.ledger
+        return ledger.state(*ledger.locate(self._end - 1)) != TicketState.FREE
 
     def read(self) -> None:
         """Snapshot or predicted snapshot; live reads need nothing."""

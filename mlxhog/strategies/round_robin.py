@@ -33,7 +33,7 @@ from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends import Grads
-from mlxhog.data.ledger import TicketState
+from mlxhog.data.ledger import Ledger, TicketState
 from mlxhog.optim import clip
 from mlxhog.strategies import Context, Idle, Lease, Outcome
 from mlxhog.strategies.words import LINE, Journal, Noted, Words
@@ -82,6 +82,39 @@ def position(arena: Arena, workers: int) -> dict[str, Any]:
         "turn": words.load(0, _TURN),
         "versions": [words.load(1 + rank, 0) for rank in range(workers)],
     }
+
+
+def steps_done(arena: Arena) -> int:
+    """Turns of this call that are over; each is a step."""
+    words = Words(arena.segment("turns.words"))
+    return words.load(0, _TURN) - words.load(0, _FIRST)
+
+
+def between_turns(arena: Arena) -> bool:
+    """Whether no turn is open, so that no worker may move while the arena is to hold still."""
+    words = Words(arena.segment("turns.words"))
+    return words.load(0, _TURN) == words.load(0, _OPEN)
+
+
+def settle(arena: Arena, workers: int, ledger: Ledger) -> None:
+    """End the turn of a worker that died with its step behind it. Nobody may move."""
+    words = Words(arena.segment("turns.words"))
+    turn = words.load(0, _TURN)
+    rank = turn % workers
+    number = arena.counters.load("first_ticket") + turn - words.load(0, _FIRST)
+    noted = Journal(words, 1 + workers + rank).read()
+    if noted.ticket == number and ledger.state(*ledger.locate(number)) == TicketState.DONE:
+        _take_in(arena, words, rank, noted)
+        words.store(0, _TURN, turn + 1)
+
+
+def _take_in(arena: Arena, words: Words, rank: int, noted: Noted) -> None:
+    """Make what a turn was noted to leave what holds; doing it twice changes nothing."""
+    arena.workers.entry(rank + 1).opt_step = noted.opt_step
+    arena.counters.store("version", noted.version)
+    words.store(0, _TOKENS, noted.tokens)
+    updates.snapshot(arena.segment(f"turns.read.{rank + 1}"), arena.params)
+    words.store(1 + rank, 0, noted.version)
 
 
 class RoundRobin:
@@ -134,12 +167,6 @@ class RoundRobin:
         if limit is not None:
             end = min(end, self._first + limit)
         self._words.store(0, _OPEN, end)
-        self._count_claims()
-
-    def _count_claims(self) -> None:
-        # stored, not added: a dead worker's ticket was taken off, but its turn is still taken
-        opened = self._words.load(0, _OPEN)
-        self.context.arena.counters.store("claims", opened - self._first)
 
     def read(self) -> None:
         """Load the copy that was made in this worker's last turn."""
@@ -151,7 +178,7 @@ class RoundRobin:
     def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
         """Wait for the turn, add the step, copy the parameters, pass the turn on."""
         context, words = self.context, self._words
-        entry, counters, ledger = context.entry, context.arena.counters, context.ledger
+        entry, ledger = context.entry, context.ledger
         norm = clip.global_norm(grads)
         self._wait_for_turn()
         entry.phase = Phase.APPLY
@@ -164,15 +191,10 @@ class RoundRobin:
                 self._apply(grads, norm, lr, noted)
             ledger.finish(lease.epoch, lease.ticket, context.owner)
         done = self._journal.read()
-        entry.opt_step = done.opt_step
-        counters.store("version", done.version)
-        words.store(0, _TOKENS, done.tokens)
-        updates.snapshot(self._copy, context.arena.params)
-        words.store(1 + context.rank, 0, done.version)
+        _take_in(context.arena, words, context.rank, done)
         if words.load(0, _OPEN) == self._turn + context.workers:
             if not (self._is_over(self._turn + context.workers) or context.paused()):
                 self._open(self._turn + context.workers + 1)
-        self._count_claims()
         entry.ticket = -1
         words.store(0, _TURN, self._turn + 1)
         staleness = max(0, done.version - done.applied - entry.version_read)

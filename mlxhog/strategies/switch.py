@@ -8,9 +8,8 @@ gone asynchronous stays so when it is resumed.
 from __future__ import annotations
 
 from mlxhog.backends import Grads
-from mlxhog.strategies import Context, Idle, Lease, Outcome, Strategy
+from mlxhog.strategies import Context, Idle, Lease, Outcome, Strategy, sync
 from mlxhog.strategies.hogwild import Hogwild
-from mlxhog.strategies.sync import Sync
 
 
 class SyncThenHogwild:
@@ -19,7 +18,8 @@ class SyncThenHogwild:
     def __init__(self, context: Context) -> None:
         """Start in the phase the run is in; a replaced worker finds its own moments in place."""
         self.context = context
-        self._sync = Sync(context, switch=self._is_over)
+        self._words = context.arena.segment("sync.words")
+        self._sync = sync.Sync(context, switch=self._is_over)
         self._now: Strategy = self._sync
 
     def _is_over(self) -> bool:
@@ -29,7 +29,9 @@ class SyncThenHogwild:
         """See `Strategy.claim`."""
         lease = self._now.claim()
         if self._now is self._sync and self._sync.switched:
-            self._now = Hogwild(self.context)
+            rounds = sync.rounds_done(self._words, self.context.workers)
+            more = rounds * (self.context.workers - 1)  # a round is one step and a ticket of each
+            self._now = Hogwild(self.context, more_tickets=more)
         return lease
 
     def counts_step(self) -> bool:

@@ -54,13 +54,34 @@ def sync_segments(workers: int, n_params: int) -> dict[str, tuple[str, int]]:
     }
 
 
-def is_over(words: NDArray[np.uint8]) -> bool:
-    """Whether the workers have been told to go on lock-free, each with moments of its own.
+def is_over(words: NDArray[np.uint8], workers: int) -> bool:
+    """Whether all workers have gone on lock-free, each with moments of its own.
 
     Args:
         words: the segment `sync.words`.
+        workers: of the run.
     """
-    return int(_native.load_u64(words, 0)) & 3 == SWITCH
+    decided, code = divmod(int(_native.load_u64(words, 0)), 4)
+    return code == SWITCH and _finished_stages(words, workers) == {3 * (decided - 1) + 1}
+
+
+def between_rounds(words: NDArray[np.uint8], workers: int) -> bool:
+    """Whether no worker has begun, or may begin, a round while the arena is to hold still."""
+    decided, code = divmod(int(_native.load_u64(words, 0)), 4)
+    stages = _finished_stages(words, workers)
+    if code == SWITCH or len(stages) > 1:
+        return is_over(words, workers)
+    (stage,) = stages
+    return stage % 3 == 0 and (code == STOP or decided <= stage // 3)
+
+
+def rounds_done(words: NDArray[np.uint8], workers: int) -> int:
+    """Rounds of this call that every worker has ended."""
+    return min(_finished_stages(words, workers)) // 3
+
+
+def _finished_stages(words: NDArray[np.uint8], workers: int) -> set[int]:
+    return {int(_native.load_u64(words, _LINE * (2 + 2 * rank))) for rank in range(workers)}
 
 
 def pass_over(words: NDArray[np.uint8], workers: int) -> None:
@@ -126,8 +147,6 @@ class Sync:
             code = SWITCH
         else:
             code = GO
-        # stored, not added: the supervisor takes a dead worker's ticket off, but its round is done
-        context.arena.counters.store("claims", round_ + (code == GO))
         lr = context.schedule(self._progress(round_), context.arena.counters.load("version"))
         (bits,) = struct.unpack("<Q", struct.pack("<d", lr))
         _native.store_u64(self._words, _LINE, bits)

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.arena.layout import PAGE, PROBE_NAME, STRIPE_FLOATS, Layout, plan
+from mlxhog.arena.layout import PAGE, PROBE_NAME, STRIPE_FLOATS, Layout, Segment, plan
 from mlxhog.errors import ArenaError, ShapeError
+from mlxhog.models import families
+from mlxhog.models.registry import load_architecture
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,9 @@ def test_the_ticket_ring_is_a_power_of_two_and_covers_two_epochs_up_to_its_limit
     assert ring >= 2 * layout.max_workers
 
 
-def test_a_ring_never_takes_more_than_4_mib():
+def test_a_ring_never_takes_more_than_8_mib():
     layout = plan({}, n_tickets=1 << 40)
-    assert layout.segments["tickets"].nbytes == 4 << 20
+    assert layout.segments["tickets"].nbytes == 8 << 20
 
 
 def test_optimizer_state_is_laid_out_like_the_parameters_per_slot_or_once():
@@ -92,6 +94,45 @@ def test_optimizer_state_is_laid_out_like_the_parameters_per_slot_or_once():
     state = [s for s in layout.segments if s[0] in "mv"]
     assert state == ["m.1", "m.2", "m.3", "v"]
     assert all(layout.segments[s].count == layout.n_floats for s in state)
+
+
+ANON_MAX_SIZE = 0xFFFFF000  # of XNU: what it asks for at most when it makes a shared object
+PAGES = 16_384
+
+
+def boundaries(total: int) -> set[int]:
+    """Where a piece of an object may begin, however XNU rounds to its pages."""
+    sizes = (ANON_MAX_SIZE, ANON_MAX_SIZE // PAGES * PAGES, -(-ANON_MAX_SIZE // PAGES) * PAGES)
+    return {at for size in sizes for at in range(size, total, size)}
+
+
+def crossed(segment: Segment, starts: set[int]) -> bool:
+    return any(segment.offset < at < segment.offset + segment.nbytes for at in starts)
+
+
+@pytest.mark.parametrize("name", ["160m", "400m", "1.3b", "7b"])
+@pytest.mark.parametrize("workers", [1, 16])
+def test_on_macos_no_segment_lies_in_two_pieces_of_a_shared_object(name, workers):
+    """As pure numbers: nothing of this size is created."""
+    params = families.param_spec(load_architecture(name))
+    extra = {"grads": ("float32", -1), "ring": ("uint8", 5_000_000)}
+    how = {"max_workers": workers, "private": ("m", "v"), "shared": ("s",), "n_tickets": 10**9}
+    layout = plan(params, **how, extra=extra, pieces=True)
+    starts = boundaries(layout.total_bytes)
+    for segment in layout.segments.values():
+        fits = segment.nbytes <= ANON_MAX_SIZE - len(starts) * PAGES
+        assert not (crossed(segment, starts) and fits), segment
+        assert layout.straddles(segment.name) or not crossed(segment, starts)
+    large = [s.name for s in layout.segments.values() if s.nbytes > ANON_MAX_SIZE]
+    assert all(map(layout.straddles, large))  # which nobody may import
+    assert bool(large) == (name in ("1.3b", "7b"))
+    assert Layout.from_json(layout.to_json()) == layout
+
+    whole = plan(params, **how, extra=extra, pieces=False)
+    assert whole.occupied_bytes == whole.total_bytes
+    crossing = any(crossed(s, boundaries(whole.total_bytes)) for s in whole.segments.values())
+    assert crossing == (whole.total_bytes > ANON_MAX_SIZE)
+    assert abs(layout.occupied_bytes - whole.total_bytes) <= PAGE * 8  # the layout's own text
 
 
 def test_layouts_that_differ_in_one_shape_have_different_digests():

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.classic import team
+from mlxhog.arena import process
+from mlxhog.classic import handout, team
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.result import Epoch
 from mlxhog.classic.session import train
@@ -83,6 +84,21 @@ def test_hogwild_goes_on_without_workers_that_are_killed(options):
     done = sum(epoch.examples for epoch in found.epochs)
     assert done + found.missed >= epochs * MANY.n_examples
     assert not worker_pids()
+
+
+def test_of_a_queue_whose_takers_all_die_only_what_they_had_in_hand_is_missing():
+    class Massacre(Killer):
+        def beat(self, done: int) -> None:
+            if self.kills and 0 < done < self.n // 2 and len(worker_pids()) == 2:
+                for pid in worker_pids():
+                    os.kill(pid, self.signum)
+                self.kills = 0
+
+    watch = Massacre(kills=1, n=MANY.n_examples)
+    config = ClassicConfig(workers=2, epochs=60, beta=1.0, write="racy", handout="queue")
+    found = train(MANY, config, watch)
+    assert (watch.kills, found.status, found.replaced) == (0, "done", 2)
+    assert found.missed <= 2 * handout.claim(MANY.defaults.batch_size)
 
 
 @pytest.mark.parametrize("scheme", ["round_robin", "sync", "avg_runs", "serial"])
@@ -155,3 +171,18 @@ def test_an_interrupted_run_keeps_the_epochs_that_it_has_measured():
     found = train(MANY, ClassicConfig(workers=2, epochs=10_000, beta=1.0), Impatient())
     assert (found.status, len(found.epochs)) == ("interrupted", 3)
     assert not worker_pids()
+
+
+def test_a_pause_of_the_whole_group_is_no_stall(monkeypatch):
+    now, looks = [10**12], [0]
+
+    def look(self):
+        now[0] += 3600 * 10**9  # Ctrl-Z, or the lid of a laptop
+        looks[0] += 1
+        return ()
+
+    monkeypatch.setattr(process, "monotonic_ns", lambda: now[0])
+    monkeypatch.setattr(team.Team, "_look", look)
+    monkeypatch.setattr(team.Team, "_examples", lambda self: 0)
+    waiting = team.Team.__new__(team.Team)  # it has no crew that could be killed
+    assert waiting._until(lambda rank: looks[0] > 5, {0, 1}) == {0, 1}

@@ -97,7 +97,9 @@ def test_views_within_their_storage_are_read_exactly(tmp_path: Path) -> None:
 
 def test_an_archive_whose_entry_is_smaller_than_claimed_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.arange(64.0), "b": torch.arange(64.0)}, tmp_path / "a.pt")
-    changed = rewritten(tmp_path / "a.pt", lambda name, data: data[:16] if "/data/" in name else data)
+    changed = rewritten(
+        tmp_path / "a.pt", lambda name, data: data[:16] if "/data/" in name else data
+    )
     with pytest.raises(CheckpointError, match="holds 4 elements of it"):
         read(changed)
 

@@ -47,6 +47,11 @@ def error(call, *arguments):
          "os.getuid().to_bytes(4, sys.byteorder))", "False ENOPROTOOPT True"),
         ("socket paths of 103 bytes",
          "s = socket.socket(socket.AF_UNIX); print(error(s.bind, '/tmp/' + 99 * 'x'))", "EINVAL"),
+        ("arrays of MLX in Metal's memory, which native code refuses",
+         "import mlx.core as mx, numpy as np; from mlxhog._native import sumsq; x = mx.ones(3)\n"
+         "try: sumsq(x)\nexcept TypeError: print('no', end=' ')\n"
+         "print(x.__dlpack_device__(), sumsq(np.array(x, copy=False)))",
+         "no (8, 0) 3.0"),
         ("pages of 16 KiB", "print(sys.platform, mmap.PAGESIZE)", "darwin 16384"),
     ],
 )  # fmt: skip

@@ -355,6 +355,17 @@ def test_memory_that_cannot_be_adopted_is_refused_with_the_way_out(
         made.adopt(np.zeros(4096, np.float32))
 
 
+def test_what_mlx_gives_instead_of_an_import_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As hosted runners do: a buffer of length 0, or one elsewhere, and no error."""
+    fake, made = fakes("mlx", monkeypatch)
+    host = fake.memory(4096)
+    for instead in (mx.zeros(0), mx.zeros(4096), fake.lent[host.ctypes.data][:2048]):
+        mx.eval(instead)
+        fake.lent[host.ctypes.data] = instead
+        with pytest.raises(EnvironmentLacks, match="it did not import them.*--gpu-write cpu"):
+            made.adopt(host)
+
+
 def test_an_mlx_that_may_donate_adopted_memory_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mlxhog._native import ops
+from mlxhog.models.ops.native import call_mlx
 from mlxhog.models.ops.native import ops_mlx as native_mlx
 from mlxhog.models.ops.native import ops_torch as native_torch
 from tests.models.twins import TWINS, MlxTwin, TorchTwin, Twin
@@ -181,11 +182,31 @@ def test_a_second_backward_through_the_loss_says_what_to_do() -> None:
         torch.autograd.grad(nats, logits)
 
 
+def test_a_view_of_a_row_major_array_is_its_memory_and_keeps_it_alive() -> None:
+    for x in (mx.arange(6.0).reshape(2, 3) + 1, mx.arange(4), mx.array(3.0), mx.zeros((0, 4))):
+        (view,) = call_mlx.views(x)  # which evaluates
+        assert view.ctypes.data == np.frombuffer(memoryview(x), np.uint8).ctypes.data
+        assert (view.shape, str(view.dtype)) == (x.shape, str(x.dtype).removeprefix("mlx.core."))
+    (view,) = call_mlx.views(mx.arange(1000.0) * 2)  # nobody else holds the array
+    mx.eval([mx.full((1000,), 7.0) for _ in range(50)])  # which would take its memory
+    np.testing.assert_array_equal(view, np.arange(1000.0) * 2)
+
+
+def test_a_view_of_another_array_is_a_row_major_copy() -> None:
+    x = mx.arange(12.0).reshape(3, 4)
+    for y in (x.T, x[:, 1:3], x[::2], mx.broadcast_to(x[0], (3, 4))):
+        (view,) = call_mlx.views(y)
+        assert view.flags.c_contiguous
+        np.testing.assert_array_equal(view, np.array(y))
+
+
 def test_other_types_than_float32_are_refused() -> None:
     with pytest.raises(TypeError):
         native_torch.soft_cap(torch.zeros(3, dtype=torch.float64), 1.0)
     with pytest.raises(TypeError):
         native_mlx.soft_cap(mx.zeros(3, mx.float16), 1.0)
+    with pytest.raises(TypeError, match=r"take float32, got mlx\.core\.bfloat16"):
+        native_mlx.soft_cap(mx.zeros(3, mx.bfloat16), 1.0)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

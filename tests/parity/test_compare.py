@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,8 +15,8 @@ from mlxhog.parity.subject import Array, MlstmPlan, Results, Subject
 
 def one(name: str, got: Array, wanted: Array, start: Results | None = None) -> Row:
     (row,) = compare.rows(
-        "a", {name: got}, "b", {name: wanted}, precision="float32", start=start or {}, sways={},
-        pairs=[(name, name)],
+        "a", {name: got}, "b", {name: wanted}, precision="float32", start=start or {},
+        conditions={}, pairs=[(name, name)],
     )  # fmt: skip
     return row
 
@@ -51,7 +53,7 @@ def test_a_gradient_that_should_vanish_is_measured_by_the_others() -> None:
             wanted,
             precision="float32",
             start={},
-            sways={},
+            conditions={},
             pairs=[(n, n) for n in wanted],
         )
         assert row.ok is ok
@@ -62,6 +64,39 @@ def test_a_parameter_after_steps_is_measured_by_how_far_it_moved() -> None:
     wanted = start["w"] + np.array([0.0, 0.1, 0.2])
     assert one("after/sgd/w", wanted + 1e-3, wanted, start).ok
     assert not one("after/sgd/w", wanted + 1e-2, wanted, start).ok
+
+
+def conditioned(name: str, got: Array, wanted: Array, condition: float, **more: Any) -> Row:
+    (row,) = compare.rows(
+        "a", {name: got}, "b", {name: wanted}, precision="float32",
+        conditions={name: condition}, pairs=[(name, name)], **{"start": {}} | more,
+    )  # fmt: skip
+    return row
+
+
+@pytest.mark.parametrize("value", [0.1, 137.9, 2e5])
+def test_a_parameter_may_be_rounded_at_every_step(value: float) -> None:
+    start = {"w": np.full(3, value, np.float32)}
+    wanted = start["w"].astype(np.float64) + 1e-5
+    got = wanted + 3 * np.spacing(np.float32(value))
+    assert conditioned("after/sgd/w", got, wanted, 0.0, start=start, steps=3).ok
+    far = wanted + 7 * np.spacing(np.float32(value))
+    assert not conditioned("after/sgd/w", far, wanted, 0.0, start=start, steps=3).ok
+
+
+def test_steps_that_amplify_rounding_are_allowed_what_they_make_of_it() -> None:
+    start = {"w": np.zeros(3, np.float32)}
+    wanted = np.array([0.0, 1e-4, 2e-4])
+    got = wanted + 6e-6  # 3 % of the way
+    assert not conditioned("after/sgd/w", got, wanted, 1e-6, start=start, steps=3).ok
+    assert conditioned("after/sgd/w", got, wanted, 2e-3, start=start, steps=3).ok
+
+
+def test_a_wrong_sign_of_a_thousandth_of_the_largest_is_seen_in_what_is_well_conditioned() -> None:
+    wanted = np.array([1.0, 1e-3, -0.5])
+    got = np.array([1.0, -1e-3, -0.5])
+    row = conditioned("grad/w", got, wanted, 1e-6)
+    assert (row.ok, row.where) == (False, (1,))
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf])

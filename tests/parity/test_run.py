@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import pytest
 
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.models import lm_numpy
-from mlxhog.parity import cases, optimizers
+from mlxhog.models.families import param_spec
+from mlxhog.parity import cases, optimizers, tolerances
 from mlxhog.parity.comparison import Comparison, compare
 from mlxhog.parity.run import computed
 from mlxhog.parity.sides import Side
-from mlxhog.parity.subject import ModelPlan, Subject
+from mlxhog.parity.subject import Array, ModelPlan, Subject
 from tests.models.sample import batch, config, perturbed_params
 from tests.parity import made_cases
 
@@ -156,14 +158,50 @@ def test_optimizers_are_compared_by_steps_that_matter() -> None:
     subject = small()
     cfg = subject.plan.cfg  # type: ignore[union-attr]
 
-    def gradient(params: Any) -> Any:
+    def gradient(params: Any, step: int) -> Any:
         return lm_numpy.differentiate(cfg, params, *subject.fixed.values())[1]
 
-    rules = dict(optimizers.reference(cfg, subject.inputs, gradient, 3))
+    rules = {
+        rule: after for rule, after, _ in optimizers.reference(cfg, subject.inputs, gradient, 3)
+    }
     assert list(rules) == ["sgd", "momentum", "adamw"]
     for after in rules.values():
         moved = max(np.abs(after[name] - subject.inputs[name]).max() for name in after)
         assert moved > 1e-3 * optimizers.LR["adamw"]
+
+
+def one_gradient(seed: int) -> dict[str, Array]:
+    spec = param_spec(config())
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(0, 0.1, one.shape).astype(np.float32) for name, one in spec.items()}
+
+
+def worst_steps() -> dict[str, float]:
+    """How far our steps are from the formula, by rule, all of them along three given gradients."""
+    steps = optimizers.ours(config(), small().inputs, lambda params, step: one_gradient(step), 3)
+    return {rule: max(float(off[0]) for off in apart.values()) for rule, _, apart in steps}
+
+
+def test_our_steps_are_what_the_formula_makes_of_the_same_gradients() -> None:
+    assert max(worst_steps().values()) < tolerances.STEP
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "rule"),
+    [("MOMENTUM", 0.9001, "momentum"), ("EPS", 1.01e-2, "adamw"), ("BETA2", 0.9501, "adamw")],
+)
+def test_a_slightly_wrong_constant_of_an_optimizer_is_found(
+    name: str, wrong: float, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = optimizers.Formula.step
+
+    def step(formula: optimizers.Formula, grads: Mapping[str, Array]) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(optimizers, name, wrong)
+            right(formula, grads)
+
+    monkeypatch.setattr(optimizers.Formula, "step", step)
+    assert [r for r, off in worst_steps().items() if off > tolerances.STEP] == [rule]
 
 
 @dataclass(frozen=True)

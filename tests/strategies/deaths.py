@@ -3,34 +3,64 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 
+from mlxhog import strategies
 from mlxhog.data.ledger import Ledger
+
+STRATEGIES = str(Path(strategies.__file__).parent)
 
 
 class Died(BaseException):
     """Stands for SIGKILL: nothing behind the line where it is raised runs."""
 
 
+def _code(strategy: type, name: str) -> CodeType:
+    """Of a method, or of a function beside the class."""
+    beside = vars(sys.modules[strategy.__module__])
+    found: CodeType = (getattr(strategy, name, None) or beside[name]).__code__
+    return found
+
+
 def lines(strategy: type, methods: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Every line of some methods, as (method, number within it)."""
+    """Every line of some methods and functions, as (its name, number within it)."""
     for method in methods:
-        code = getattr(strategy, method).__code__
+        code = _code(strategy, method)
         first = code.co_firstlineno
         numbers = {line - first for _, _, line in code.co_lines() if line and line > first}
         yield from ((method, number) for number in sorted(numbers))
 
 
-def dies_at(strategy: type, method: str, number: int) -> Any:
-    """A trace function that raises where a line of a method is about to run."""
-    code = getattr(strategy, method).__code__
+def dies_at(strategy: type, method: str, number: int, *, times: int = 1) -> Any:
+    """A trace function that raises where a line of a method is about to run for the n-th time."""
+    code = _code(strategy, method)
+    left = times
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
         if frame.f_code is not code:
             return trace if frame.f_code.co_filename == code.co_filename else None
         if event == "line" and frame.f_lineno - code.co_firstlineno == number:
+            left -= 1
+            if not left:
+                sys.settrace(None)
+                raise Died
+        return trace
+
+    return trace
+
+
+def dies_with(others: threading.Event) -> Any:
+    """A trace function that raises at the next line of a strategy once others have died."""
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if STRATEGIES not in frame.f_code.co_filename:
+            return None
+        if event == "line" and others.is_set():
             sys.settrace(None)
             raise Died
         return trace
@@ -38,8 +68,50 @@ def dies_at(strategy: type, method: str, number: int) -> Any:
     return trace
 
 
+def die_together(
+    victim: Callable[[], None],
+    other: Callable[[], None],
+    strategy: type,
+    line: tuple[str, int],
+    *,
+    times: int,
+) -> bool:
+    """Run two workers in threads; one dies at a line, and the other wherever it is then.
+
+    Returns:
+        Whether the line was reached so often; else both have run to their end.
+    """
+    dead = threading.Event()
+
+    def run(work: Callable[[], None], trace: Any) -> None:
+        sys.settrace(trace)
+        try:
+            work()
+        except Died:
+            dead.set()
+        finally:
+            sys.settrace(None)
+
+    traces = (dies_at(strategy, *line, times=times), dies_with(dead))
+    threads = [
+        threading.Thread(target=run, args=pair, daemon=True)
+        for pair in zip((victim, other), traces, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive(), f"nobody ended after a death at {line}"
+    return dead.is_set()
+
+
 def die_and_be_replaced(
-    victim: Any, line: tuple[str, int], make: Callable[[], Any], run: Callable[[Any], None]
+    victim: Any,
+    line: tuple[str, int],
+    make: Callable[[], Any],
+    run: Callable[[Any], object],
+    *,
+    on_torn: str = "count",
 ) -> bool:
     """Run a worker that dies once, and then the one that replaces it.
 
@@ -48,6 +120,7 @@ def die_and_be_replaced(
         line: where it dies, of `lines`.
         make: makes its successor in the same slot.
         run: does all that is left to do.
+        on_torn: what becomes of a torn ticket.
 
     Returns:
         Whether the line was reached.
@@ -63,7 +136,6 @@ def die_and_be_replaced(
     finally:
         sys.settrace(None)
     arena.workers.mark_dead(context.slot)
-    report = Ledger(arena).reap(context.owner)
-    arena.counters.add("claims", -report.returned)  # as the supervisor does
+    Ledger(arena, on_torn=on_torn).reap(context.owner)
     run(make())
     return True

@@ -24,7 +24,8 @@ from tests.strategies.test_sync import LR, context
 STEPS = 9
 FLOATS = 3000  # every worker averages a part of them
 METHODS = (
-    "claim", "_lease", "_is_due", "_all_reached", "_take_part", "read", "write", "_noted", "_apply",
+    "claim", "_lease", "_is_due", "_all_reached", "_take_part", "_average_share", "_take_average",
+    "read", "write", "_noted", "_apply", "_take_in",
 )  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def take_steps(worker: AvgRuns) -> None:
 
 def all_done(worker: AvgRuns) -> bool:
     """Whether every worker has taken its steps; the others may want this one in an averaging."""
-    return worker.context.arena.counters.load("claims") == STEPS
+    return avg_runs.steps_done(worker.context.arena, worker.context.workers) == STEPS
 
 
 def expected(
@@ -104,7 +105,7 @@ def run(arena: Arena, workers: int, every: int | None) -> None:
     for thread in together(arena, list(range(1, workers + 1)), workers, every):
         thread.join(30)
         assert not thread.is_alive()
-    avg_runs.settle(arena, workers)
+    avg_runs.settle(arena, workers, Ledger(arena))
 
 
 def together(
@@ -129,7 +130,7 @@ def test_each_worker_trains_its_own_copy_on_its_own_share_and_the_end_is_their_a
         found = [arena.segment(name)[0] for name in avg_runs.copies(workers)]
         assert found == copies
         assert Ledger(arena).watermark == STEPS
-        assert arena.counters.load("version") == arena.counters.load("claims") == STEPS
+        assert arena.counters.load("version") == avg_runs.steps_done(arena, workers) == STEPS
 
 
 def test_an_average_has_no_part_in_the_lost_update_probe() -> None:
@@ -177,7 +178,7 @@ def test_a_resumed_run_goes_on_with_every_workers_own_copy() -> None:
         stop_after(arena, own_steps=(4, 2))
         kept: Any = avg_runs.position(arena, 2, 2)
         assert kept["steps"] == [2, 2]  # the mark: worker 1 waits there for an averaging
-        avg_runs.settle(arena, 2)
+        avg_runs.settle(arena, 2, Ledger(arena))
         for name in avg_runs.copies(2):
             resumed.segment(name)[...] = arena.segment(name)
         resumed.counters.store("version", arena.counters.load("version"))
@@ -190,10 +191,10 @@ def test_a_resumed_run_goes_on_with_every_workers_own_copy() -> None:
         for thread in threads:
             thread.join(30)
             assert not thread.is_alive()
-        avg_runs.settle(resumed, 2)
+        avg_runs.settle(resumed, 2, Ledger(resumed))
         assert resumed.param("w").tolist() == [expected(2, 2)[0]] * FLOATS
         assert resumed.counters.load("version") == STEPS
-        assert resumed.counters.load("claims") == STEPS - 4
+        assert avg_runs.steps_done(resumed, 2) == STEPS - 4
 
 
 def stop_after(arena: Arena, own_steps: tuple[int, int]) -> None:
@@ -210,7 +211,7 @@ def stop_after(arena: Arena, own_steps: tuple[int, int]) -> None:
 
 def finish(worker: AvgRuns) -> None:
     n = worker.context.ledger.n
-    while worker.context.arena.counters.load("claims") < STEPS - 4:
+    while avg_runs.steps_done(worker.context.arena, 2) < STEPS - 4:
         lease = worker.claim()
         if isinstance(lease, Lease):
             worker.read()
@@ -242,7 +243,7 @@ def test_a_death_at_any_line_changes_nothing_but_a_torn_step(rank: int) -> None:
             died = die_and_be_replaced(victim, (method, number), make, take_steps)
             thread.join(30)
             assert not thread.is_alive(), f"nobody went on after a death at {method}+{number}"
-            avg_runs.settle(arena, 2)
+            avg_runs.settle(arena, 2, Ledger(arena))
             check(arena, f"{method}+{number}")
         if not died:
             unreached.append((method, number))
@@ -253,7 +254,7 @@ def test_a_death_at_any_line_changes_nothing_but_a_torn_step(rank: int) -> None:
 def check(arena: Arena, where: str) -> None:
     """Every count is exact; so are the parameters, unless a step was torn."""
     assert arena.counters.load("version") == STEPS, where
-    assert arena.counters.load("claims") == STEPS, where
+    assert avg_runs.steps_done(arena, 2) == STEPS, where
     assert [arena.workers.entry(slot).opt_step for slot in (1, 2)] == [5, 4], where
     ledger = Ledger(arena)
     assert ledger.watermark == STEPS, where

@@ -1,86 +1,102 @@
-"""A death while a worker claims a batch costs the budget no step, and never adds one."""
+"""Lock-free workers take the tickets of the budget, all of them and no more, whoever dies."""
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
+import numpy as np
 import pytest
 
-from mlxhog import supervisor as module
 from mlxhog.arena import Arena, plan
-from mlxhog.arena.workers import CLAIMED
 from mlxhog.budget import Budget
 from mlxhog.control import Command
-from mlxhog.data.ledger import Ledger
-from mlxhog.strategies import Idle, Lease
+from mlxhog.data.ledger import Ledger, Position
+from mlxhog.strategies import Idle, Lease, hogwild
 from mlxhog.strategies.hogwild import Hogwild
+from tests.strategies.deaths import die_and_be_replaced, lines
 from tests.strategies.test_sync import context
 
+STEPS = 5
+METHODS = ("claim", "_all_are_handed_out", "read", "write", "_own", "_step", "_add")
 
-class Died(BaseException):
-    """Stands for SIGKILL."""
 
-
-@pytest.fixture
-def arena() -> Any:
+def new_arena(steps: int | None = STEPS, position: Position | None = None) -> Arena:
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
-    with Arena.create(plan({"w": parameter}, max_workers=2, n_tickets=8)) as arena:
-        arena.counters.store("command", Command.TRAIN)
-        yield arena
+    arena = Arena.create(plan({"w": parameter}, max_workers=2, n_tickets=8))
+    ledger = Ledger(arena)
+    if position is not None:
+        ledger.restore(position)
+    hogwild.limit_steps(arena, ledger, steps)
+    arena.counters.store("command", Command.TRAIN)
+    return arena
 
 
-def worker(arena: Arena, slot: int, limit: int = 3) -> Hogwild:
+def worker(arena: Arena, slot: int, on_torn: str = "count") -> Hogwild:
     found = context(arena, slot)
     found.config.predict = "none"  # type: ignore[misc]
-    found.step_limit, found.budget = limit, Budget(steps=limit)
+    found.step_limit, found.budget = STEPS, Budget(steps=STEPS)
+    found.ledger = Ledger(arena, on_torn=on_torn)
     return Hogwild(found)
 
 
-def reap(arena: Arena, dead: Hogwild) -> None:
-    """What the supervisor does once the process has been waited for."""
-    process: Any = SimpleNamespace(join=lambda: None, exitcode=-9, close=lambda: None)
-    seat = module._Seat(slot=dead.context.slot, spec=None, process=process)  # type: ignore[arg-type]
-    seat.owner = dead.context.owner
-    run = SimpleNamespace(arena=arena, ledger=Ledger(arena), torn=0)
-    run.entry = lambda seat: arena.workers.entry(seat.slot)
-    module.Supervisor._reap(run, seat)  # type: ignore[arg-type]
+def take_steps(worker: Hogwild) -> list[int]:
+    """Steps until none is left; the numbers of their tickets."""
+    taken = []
+    while isinstance(lease := worker.claim(), Lease):
+        worker.read()
+        worker.write({"w": np.ones(4, np.float32)}, lease, samples=1)
+        taken.append(lease.epoch * worker.context.ledger.n + lease.ticket)
+    assert lease is Idle.DONE
+    return taken
 
 
-@pytest.mark.parametrize("moment", ["before the lease", "after the lease"])
-def test_a_worker_that_dies_claiming_gives_its_step_back(
-    arena: Arena, monkeypatch: pytest.MonkeyPatch, moment: str
+@pytest.mark.parametrize("on_torn", ["count", "retry"])
+def test_a_death_at_any_line_of_a_step_costs_the_budget_none_and_adds_none(on_torn: str) -> None:
+    unreached = []
+    for method, number in lines(Hogwild, METHODS):
+        with new_arena() as arena:
+            make = partial(worker, arena, 1, on_torn)
+            died = die_and_be_replaced(make(), (method, number), make, take_steps, on_torn=on_torn)
+            ledger = Ledger(arena)
+            assert hogwild.tickets_done(arena, ledger) == STEPS, f"{method}+{number}"
+            assert ledger.watermark == STEPS
+            assert ledger.position()["torn"] <= 1
+        if not died:
+            unreached.append((method, number))
+    reached = len(list(lines(Hogwild, METHODS))) - len(unreached)
+    assert reached >= 25, unreached
+
+
+def test_a_ticket_that_comes_back_at_the_end_is_taken_by_those_who_had_none_left() -> None:
+    with new_arena(steps=2) as arena:
+        dead, other = worker(arena, 1), worker(arena, 2)
+        assert isinstance(dead.claim(), Lease)
+        assert take_steps(other) == [1]
+        assert hogwild.tickets_done(arena, other.context.ledger) == 1
+        other.context.ledger.reap(dead.context.owner)
+        assert take_steps(other) == [0]
+        assert hogwild.tickets_done(arena, other.context.ledger) == 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(1, [10]), (2, [10, 12]), (3, [10, 12, 13]), (4, [10, 12, 13, 15])]
+)
+def test_a_resumed_budget_passes_over_tickets_that_are_done(
+    steps: int, expected: list[int]
 ) -> None:
-    dead = worker(arena, 1)
-    lease = dead.context.ledger.claim
-
-    def die(owner: int) -> None:
-        if moment == "after the lease":
-            lease(owner)
-        raise Died
-
-    monkeypatch.setattr(dead.context.ledger, "claim", die)
-    with pytest.raises(Died):
-        dead.claim()
-    assert dead.context.entry.ticket == CLAIMED
-    assert arena.counters.load("claims") == 1
-    reap(arena, dead)
-    assert arena.counters.load("claims") == 0
-    other = worker(arena, 2, limit=3)
-    steps = [other.claim() for _ in range(4)]
-    assert [isinstance(step, Lease) for step in steps] == [True, True, True, False]
-    assert steps[-1] is Idle.DONE
+    position = Position(epoch=1, watermark=2, done=[3, 6], torn=0, n=8)
+    with new_arena(steps, position) as arena:
+        one = worker(arena, 1)
+        assert take_steps(one) == expected
+        assert hogwild.tickets_done(arena, one.context.ledger) == steps
 
 
-def test_a_worker_that_dies_with_its_batch_gives_back_one_step_and_not_two(arena: Arena) -> None:
-    dead = worker(arena, 1)
-    assert isinstance(dead.claim(), Lease)
-    reap(arena, dead)
-    assert arena.counters.load("claims") == 0
-
-
-def test_a_worker_that_dies_without_a_batch_gives_nothing_back(arena: Arena) -> None:
-    other, dead = worker(arena, 1), worker(arena, 2)
-    assert isinstance(other.claim(), Lease)
-    reap(arena, dead)
-    assert arena.counters.load("claims") == 1
+def test_without_a_budget_of_steps_tickets_never_end() -> None:
+    with new_arena(None) as arena:
+        one = worker(arena, 1)
+        for _ in range(3 * one.context.ledger.n):
+            lease = one.claim()
+            assert isinstance(lease, Lease)
+            one.write({"w": np.ones(4, np.float32)}, lease, samples=1)
+        assert hogwild.tickets_done(arena, one.context.ledger) == 3 * one.context.ledger.n

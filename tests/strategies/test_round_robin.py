@@ -21,7 +21,7 @@ from tests.strategies.deaths import die_and_be_replaced, lines
 from tests.strategies.test_sync import LR, context
 
 TURNS = 9
-METHODS = ("claim", "_open", "_count_claims", "read", "write", "_noted", "_lr", "_apply")
+METHODS = ("claim", "_open", "_take_in", "read", "write", "_noted", "_lr", "_apply")
 
 
 def new_arena(workers: int = 3) -> Arena:
@@ -89,7 +89,7 @@ def test_every_gradient_is_applied_p_minus_1_updates_after_it_was_read(workers: 
         assert arena.param("w").tolist() == [expected(TURNS, workers)] * 4
         staleness = [arena.workers.entry(k + 1).staleness_max for k in range(workers)]
         assert staleness == [workers - 1] * workers
-        assert arena.counters.load("claims") == TURNS
+        assert round_robin.steps_done(arena) == TURNS
         assert Ledger(arena).watermark == TURNS
 
 
@@ -104,7 +104,7 @@ def test_a_pause_lets_open_turns_run_out_and_changes_nothing() -> None:
             one.write({"w": one.context.backend.inbox[:4].copy()}, lease, samples=1)
         assert first.claim() is Idle.WAIT
         assert second.claim() is Idle.WAIT
-        assert arena.counters.load("claims") == arena.counters.load("version") == 2
+        assert round_robin.steps_done(arena) == arena.counters.load("version") == 2
         arena.counters.store("pause", 0)
         thread = threading.Thread(target=take_turns, args=(second,), daemon=True)
         thread.start()
@@ -172,7 +172,7 @@ def test_a_death_at_any_line_of_a_turn_changes_nothing_but_a_torn_step(rank: int
 def check(arena: Arena, where: str) -> None:
     """Every count is exact; so are the parameters, unless a step was torn."""
     assert arena.counters.load("version") == TURNS, where
-    assert arena.counters.load("claims") == TURNS, where
+    assert round_robin.steps_done(arena) == TURNS, where
     assert arena.workers.entry(1).opt_step == 5, where
     assert arena.workers.entry(2).opt_step == 4, where
     position: Any = Ledger(arena).position()

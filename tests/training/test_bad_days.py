@@ -15,6 +15,7 @@ from mlxhog import TrainConfig, checkpoint, run, saving, train, trainer
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.metrics import Progress, Result
 from mlxhog.options import options, to_flag
+from mlxhog.supervisor import Supervisor
 from tests.processes import alive, workers_of
 from tests.training.small import small_config
 from tests.training.test_deaths import shared_segments, wait_until
@@ -175,6 +176,32 @@ def test_workers_that_keep_dying_leave_a_checkpoint(tmp_path: Path) -> None:
         train(small_config(tmp_path, steps=100_000, restarts=0), observer=kill)
     (found,) = run.list_runs(tmp_path / "runs")
     assert checkpoint.load(checkpoint.latest(found)).step > 0
+
+
+def test_a_run_that_ends_before_its_budget_is_used_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer._Training, "_train", lambda self: None)
+    with pytest.raises(WorkerFailed, match="ended after 0 of 5 steps") as caught:
+        train(small_config(tmp_path, steps=5, eval_every="1h"))
+    assert caught.value.exit_code == 1
+    (found,) = run.list_runs(tmp_path / "runs")
+    assert found.read_status()["status"] == "failed"
+
+
+def test_a_run_ends_whose_workers_do_not_finish_the_step_in_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "REST_S", 0.2)
+    monkeypatch.setattr(Supervisor, "resting", lambda self: False)
+    monkeypatch.setattr(Supervisor, "_rests", lambda self, seat: False)
+    messages: list[str] = []
+    config = small_config(tmp_path, steps=None, time="1s", eval_every="1h", sample_every="1h")
+    result = train(config, observer=lambda p: messages.append(p.message or ""))
+    assert result.status == "done"
+    assert result.checkpoint is not None
+    assert (result.val_bits_per_byte, result.sample) == (None, None)  # nobody is left to ask
+    assert any("was still in phase" in message for message in messages)
 
 
 def test_parameters_that_are_not_finite_end_the_run_as_diverged(

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import checkpoint, train
+from mlxhog import checkpoint, train, trainer
+from mlxhog.control import Command
 from mlxhog.errors import WorkerFailed
 from mlxhog.metrics import Progress, Result
+from mlxhog.supervisor import Supervisor
 from tests.processes import alive, workers_of
 from tests.training.small import identical, parameters, small_config
 
@@ -71,7 +73,7 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
     assert killer.left == 0, "the run ended before every kill was done"
     assert result.status == "done"
     assert result.restarts == 2
-    assert result.steps >= 2998  # a step that died with its worker is not taken
+    assert result.steps == 3000  # exactly: a torn one counts, one given back is done again
     assert result.torn <= 2
     assert not shared_segments()
 
@@ -100,12 +102,71 @@ def counts(result: Result) -> tuple[object, ...]:
     return position, found["version"], found["opt_steps"], found["left"]["steps"], found["course"]
 
 
-def test_a_run_survives_the_death_of_all_its_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"strategy": "serial", "workers": "torch:cpu"},
+        {"strategy": "sync"},
+        {"strategy": "round_robin"},
+        {"strategy": "avg_runs", "average_every": 10},
+        {"blocks": "disjoint", "predict": "none"},
+        {"async_after": 0.5},
+    ],
+    ids=lambda options: " ".join(map(str, options.values())) or "hogwild",
+)
+def test_a_run_whose_workers_all_die_together_goes_on_to_its_last_step(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
     killer = Killer(kills=1, everyone=True)
-    result = train(small_config(tmp_path, workers="torch:cpu*2", steps=3000), observer=killer)
+    config = small_config(tmp_path, **{"workers": "torch:cpu*2", "steps": 600, **options})
+    result = train(config, observer=killer)
     assert killer.left == 0
-    assert result.restarts == 2
-    assert result.status == "done"
+    assert result.restarts == len(result.workers)
+    assert (result.status, result.steps) == ("done", 600)
+    found = checkpoint.load(Path(str(result.checkpoint))).state
+    assert (found["used"]["steps"], found["left"]["steps"]) == (600, 0)
+
+
+class Deadly(Supervisor):
+    """Kills all workers with its first command of each kind, and at its first pause."""
+
+    at: set[object]
+
+    def command(self, command: Command) -> None:
+        super().command(command)
+        self._kill_all(command)
+
+    def holding_still(self) -> bool:
+        self._kill_all("pause")
+        return super().holding_still()
+
+    def _kill_all(self, moment: object) -> None:
+        if moment in self.at:
+            self.at.remove(moment)
+            for seat in self.seats:
+                assert seat.process is not None
+                seat.process.kill()
+
+
+@pytest.mark.parametrize("strategy", ["sync", "avg_runs"])
+def test_workers_that_die_whatever_they_are_told_cost_no_step_and_no_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    moments = {"pause", Command.REST, Command.EVALUATE, Command.SAMPLE}
+    monkeypatch.setattr(Deadly, "at", set(moments), raising=False)
+    monkeypatch.setattr(trainer, "Supervisor", Deadly)
+    config = small_config(
+        tmp_path, strategy=strategy, workers="torch:cpu*2", steps=200, restarts=len(moments),
+        save_every=50, eval_every="1h", sample_every="1h",
+    )  # fmt: skip
+    result = train(config)
+    assert Deadly.at == set()
+    assert (result.status, result.steps) == ("done", 200)
+    assert result.val_bits_per_byte is not None
+    assert result.restarts >= 4  # after `pause` and `REST` the run needs both
+    found = checkpoint.load(Path(str(result.checkpoint))).state
+    assert (found["used"]["steps"], found["left"]["steps"]) == (200, 0)
 
 
 def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_words(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_run_that_went_asynchronous_goes_on_with_every_workers_own_moments(
     planned = make_plan(small_config(tmp_path, resume=first.run, **options))
     with Arena.create(planned.layout) as arena:
         restore(planned, arena, Ledger(arena))
-        assert is_over(arena.segment("sync.words"))
+        assert is_over(arena.segment("sync.words"), 2)
         for worker in (1, 2):
             moments = arena.segment(f"m.{worker}")
             for name, slot in arena.layout.slots.items():

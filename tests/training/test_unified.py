@@ -25,6 +25,20 @@ class Refuses(ReferenceEngine):
         raise EnvironmentLacks("MLX cannot import this")
 
 
+class RefusesLater(ReferenceEngine):
+    """Imports the parameters, and as many segments more; then no more."""
+
+    def __init__(self, more: int) -> None:
+        super().__init__()
+        self._left = more + 1
+
+    def adopt(self, host: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise EnvironmentLacks("MLX cannot import one more")
+        return super().adopt(host)
+
+
 class Copies(ReferenceEngine):
     def adopt(self, host: Any) -> Any:
         return host.copy()
@@ -32,7 +46,9 @@ class Copies(ReferenceEngine):
 
 @pytest.fixture
 def arena() -> Iterator[Arena]:
-    with Arena.create(plan({}, max_workers=2, n_tickets=1), write="cas") as arena:
+    with Arena.create(
+        plan({}, max_workers=2, private=("m", "v"), shared=("s",), n_tickets=1), write="cas"
+    ) as arena:
         yield arena
 
 
@@ -90,6 +106,44 @@ def test_a_gpu_that_shares_memory_adds_its_own_steps(
     assert made is not None
     np.testing.assert_array_equal(arena.params, before)
     assert unified.metal_steps(a_job("mlx:gpu"), arena, ADAM, frozenset()) is None
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_moments_that_cannot_be_imported_leave_the_steps_to_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+    arena: Arena,
+    capsys: pytest.CaptureFixture[str],
+    more: int,
+) -> None:
+    with_engine(monkeypatch, RefusesLater(more))
+    assert unified.metal_steps(a_job("mlx:gpu", "mlx"), arena, ADAM, frozenset()) is None
+    assert "lets the CPU add its steps, not the GPU: MLX cannot" in capsys.readouterr().out
+
+
+def test_every_segment_of_the_rule_is_imported_before_the_first_step(
+    monkeypatch: pytest.MonkeyPatch, arena: Arena
+) -> None:
+    made = RefusesLater(4)
+    with_engine(monkeypatch, made)
+    steps = unified.metal_steps(a_job("mlx:gpu", "mlx"), arena, ADAM, frozenset())
+    assert steps is not None
+    for name in ("m.1", "v.1", "m.2", "v.2"):
+        steps.adopt(arena.segment(name))  # as steps do; it is not imported again
+    rule = replace(ADAM, private=("m",), shared=("s",))
+    with_engine(monkeypatch, RefusesLater(2))
+    assert unified.metal_steps(a_job("mlx:gpu", "mlx"), arena, rule, frozenset()) is None
+
+
+def test_memory_of_several_pieces_of_macos_is_not_imported(
+    monkeypatch: pytest.MonkeyPatch, arena: Arena, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_engine(monkeypatch, ReferenceEngine())
+    monkeypatch.setattr(type(arena.layout), "straddles", lambda self, name: name == "v.2")
+    assert unified.metal_steps(a_job("mlx:gpu", "mlx"), arena, ADAM, frozenset()) is None
+    assert "segment v.2 has" in capsys.readouterr().out
+    monkeypatch.setattr(type(arena.layout), "straddles", lambda self, name: name == "params")
+    assert unified.live_params(a_job("mlx:gpu", **LIVE), arena) is None
+    assert "segment params has" in capsys.readouterr().out
 
 
 def test_the_supervisor_passes_on_what_a_worker_found_out_while_it_started(

@@ -132,12 +132,12 @@ def _watch(now: Callable[[], Standing], *, as_json: bool) -> None:
 
 
 def _watch_live(now: Callable[[], Standing]) -> None:
-    from rich.console import Console  # 50 ms that a command in a pipe need not pay
-    from rich.live import Live
+    from rich.live import Live  # 50 ms that a command in a pipe need not pay
 
     from mlxhog.mad.report.picture import Leaderboard
+    from mlxhog.report.printable import console
 
-    with Live(console=Console(), auto_refresh=False) as live:
+    with Live(console=console(sys.stdout), auto_refresh=False) as live:
         while True:
             standing = now()
             live.update(Leaderboard(standing), refresh=True)

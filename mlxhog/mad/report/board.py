@@ -11,7 +11,7 @@ from typing import TextIO
 from mlxhog.mad.report.names import folded, short
 from mlxhog.mad.study.progress import Best, Observer, StudyProgress, Trouble
 from mlxhog.quantities import format_clock
-from mlxhog.report.printable import printable
+from mlxhog.report.printable import console, printable
 from mlxhog.report.views import LineView, may_redraw
 
 
@@ -21,11 +21,9 @@ def observer(
     """Return a live board where it may be redrawn, and plain lines elsewhere; see `may_redraw`."""
     if not may_redraw(stream, quiet=quiet, environ=environ):
         return PlainBoard(stream)
-    from rich.console import Console  # 50 ms that a command in a pipe need not pay
+    from mlxhog.mad.report.picture import LiveBoard  # rich takes 50 ms, which a pipe need not pay
 
-    from mlxhog.mad.report.picture import LiveBoard
-
-    return LiveBoard(Console(file=stream))
+    return LiveBoard(console(stream))
 
 
 class PlainBoard(LineView[StudyProgress]):

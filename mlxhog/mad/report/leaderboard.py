@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from mlxhog.mad.report.board import score
@@ -14,6 +15,7 @@ from mlxhog.mad.scores import Row
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.tasks import TASKS
 from mlxhog.quantities import format_clock
+from mlxhog.report.printable import cell, printable
 
 TROUBLES = ("failed", "diverged")
 """Statuses of runs that count with a score of 0."""
@@ -102,20 +104,26 @@ def to_csv(standing: Standing) -> str:
         values = [getattr(row, name) for name in (*plain, *counts)]
         own = [row.tasks.get(task) for task in tasks]
         token = [row.acc_token.get(task) for task in tasks]
-        writer.writerow([rank, row.candidate, *values, len(row.missing), *own, *token])
+        texts = [cell(value) if isinstance(value, str) else value for value in values]
+        writer.writerow([rank, cell(row.candidate), *texts, len(row.missing), *own, *token])
     return out.getvalue()
 
 
 def to_markdown(standing: Standing) -> str:
     """Return a table with a heading, and below it what is missing and what went wrong."""
-    lines = [f"## {standing.study}: suite {standing.suite}", ""]
+    lines = [_text(f"## {standing.study}: suite {standing.suite}"), ""]
     if standing.lacking:
         lines += [f"**{standing.lacking}.**", ""]
     lines += _table(standing) if standing.rows else []
     notes = [f"- {name}: {value}" for name, value in standing.facts]
     notes += [f"- {note}" for note in (NOTE, ceiling_note(standing), order_note(standing)) if note]
     notes += [f"- {told}" for told in troubles(standing)]
-    return "\n".join([*lines, "", *notes]).strip() + "\n"
+    return "\n".join([*lines, "", *map(_text, notes)]).strip() + "\n"
+
+
+def _text(line: str) -> str:
+    """Return a line in which no name or message is taken for HTML, which Markdown passes on."""
+    return escape(printable(line), quote=False)
 
 
 NOTE = (
@@ -132,7 +140,7 @@ def _table(standing: Standing) -> list[str]:
     rows = [
         [
             str(rank),
-            f"`{row.candidate}`",
+            f"`{_text(row.candidate.replace('`', ' ').replace('|', ' '))}`",
             score(row.score, row.interval),
             *(fraction(row.val_score) for _ in val),
             *(fraction(row.tasks.get(task)) for task in tasks),

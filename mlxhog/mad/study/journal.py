@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog import limits, plain_json
-from mlxhog.durable import end_of_last_line, full_disk, sync
+from mlxhog.durable import disk_errors, end_of_last_line, flush, sync
 from mlxhog.errors import StudyError
 
 
@@ -33,16 +33,17 @@ class Journal:
         become null.
 
         Raises:
-            EnvironmentLacks: the disk is full; the lines before are untouched.
+            EnvironmentLacks: the disk is full, or the system refuses; the lines before are
+                untouched.
         """
         line = plain_json.dumps(entry) + b"\n"
-        with full_disk(f"writing {self.path}"):
+        with disk_errors(f"writing {self.path}"):
             descriptor = self._open()
             end = os.fstat(descriptor).st_size
             try:
                 if os.write(descriptor, line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(descriptor)
+                flush(descriptor)
             except OSError:
                 os.truncate(self.path, end)
                 raise

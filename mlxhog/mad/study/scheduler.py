@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from mlxhog.errors import EnvironmentLacks
 from mlxhog.interrupts import Interrupts
-from mlxhog.mad.result import RunResult
+from mlxhog.mad.result import Point, RunResult
 from mlxhog.mad.study import record
 from mlxhog.mad.study.candidates import Candidates
 from mlxhog.mad.study.eta import Eta
@@ -120,7 +121,8 @@ class Scheduler:
         The first Ctrl-C lets the runs in progress end, the second one drops them.
 
         Raises:
-            EnvironmentLacks: the disk is full; the study can be resumed.
+            EnvironmentLacks: a run that ended cannot be recorded, such as on a full disk; the
+                study can be resumed.
             WorkerFailed: workers cannot start.
         """
         self._began_s = self._shown_s = time.monotonic()
@@ -245,7 +247,7 @@ class Scheduler:
                 self._executor.answer(news.key, self._pruner.go_on(run, news.point))
             else:
                 self._flights.evaluated(news.key, news.point)
-                self._store.add_point(news.key, news.point)
+                self._add_point(news.key, news.point)
             return
         self._flights.end(news.key)
         if isinstance(news, Lost):
@@ -260,6 +262,13 @@ class Scheduler:
             self._queue.appendleft(run)
             return
         self._record(run, news.result, news.host)
+
+    def _add_point(self, key: str, point: Point) -> None:
+        """Show a point of a run in progress to readers; the run goes on where that fails."""
+        try:
+            self._store.add_point(key, point)
+        except EnvironmentLacks as error:
+            self._show(f"no curve: {error}; training goes on")
 
     def _record(self, run: PlannedRun, result: RunResult, host: str) -> None:
         ended = Record(

@@ -25,7 +25,7 @@ from typing import IO, Any
 import yaml
 
 from mlxhog import file_lock, limits, plain_json, plain_yaml
-from mlxhog.durable import full_disk, replace_file
+from mlxhog.durable import disk_errors, replace_file
 from mlxhog.errors import StudyError
 from mlxhog.mad.result import Point
 from mlxhog.mad.study.journal import Journal
@@ -68,7 +68,8 @@ class Store:
         """
         with self._open_lock("a+") as file:
             try:
-                file_lock.take(file)
+                with disk_errors(f"locking {self.directory}"):
+                    file_lock.take(file)
             except file_lock.Held as error:
                 raise StudyError(
                     f"the study {self.directory} is in use by process {error.holder}; wait for it, "
@@ -133,12 +134,13 @@ class Store:
         """Write a run that ended, its curve first.
 
         Raises:
-            EnvironmentLacks: the disk is full; what was there is untouched.
+            EnvironmentLacks: the disk is full, or the system refuses; what was there is untouched.
         """
         points = [_line(point) for point in curve]
         if points:
             path = self._curve_path(record.key)
-            path.parent.mkdir(exist_ok=True)
+            with disk_errors(f"writing {path}"):
+                path.parent.mkdir(exist_ok=True)
             replace_file(path, b"".join(points))
         self._runs.append(record.to_dict())
 
@@ -164,16 +166,18 @@ class Store:
 
     def begin_curve(self, key: str) -> None:
         """Forget what an earlier attempt at a run left."""
-        self._curve_path(key).unlink(missing_ok=True)
+        path = self._curve_path(key)
+        with disk_errors(f"removing {path}"):
+            path.unlink(missing_ok=True)
 
     def add_point(self, key: str, point: Point) -> None:
         """Show an evaluation of a run in progress to readers; not flushed to the disk.
 
         Raises:
-            EnvironmentLacks: the disk is full.
+            EnvironmentLacks: the disk is full, or the system refuses.
         """
         path = self._curve_path(key)
-        with full_disk(f"writing {path}"):
+        with disk_errors(f"writing {path}"):
             path.parent.mkdir(exist_ok=True)
             with path.open("ab") as file:
                 file.write(_line(point))
@@ -191,7 +195,7 @@ class Store:
         """Remember what the sampler proposed or was told.
 
         Raises:
-            EnvironmentLacks: the disk is full.
+            EnvironmentLacks: the disk is full, or the system refuses.
         """
         self._proposals.append(entry)
 

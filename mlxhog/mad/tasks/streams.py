@@ -9,7 +9,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from mlxhog.children import follow_parent
+from mlxhog.children import follow_parent, spawning
 from mlxhog.errors import WorkerFailed
 from mlxhog.mad.tasks.settings import Settings
 from mlxhog.mad.tasks.task import Fixed, Rows, TaskType
@@ -50,15 +50,17 @@ def draw_rows(
     """
     blocks = -(-n // BLOCK_ROWS)
     processes = min(processes, blocks)
-    if processes <= 1:
+    pool = _pool(processes)
+    if pool is None:
         x, y = _draw_blocks(task.name, settings, seed, split, dense, 0, blocks)
         return x[:n], y[:n]
     bounds = [blocks * part // processes for part in range(processes + 1)]
-    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=follow_parent) as pool:
+    with spawning():  # the pool starts a process with each of its first jobs
         jobs = [
             pool.submit(_draw_blocks, task.name, settings, seed, split, dense, first, end)
             for first, end in pairwise(bounds)
         ]
+    with pool:
         try:
             parts = [job.result() for job in jobs]
         except BrokenProcessPool as error:
@@ -67,6 +69,17 @@ def draw_rows(
             ) from error
     x, y = (np.concatenate(part) for part in zip(*parts, strict=True))
     return x[:n], y[:n]
+
+
+def _pool(processes: int) -> ProcessPoolExecutor | None:
+    """Return a pool of several processes; None for one, or where their queue finds no /dev/shm."""
+    if processes <= 1:
+        return None
+    try:
+        with spawning():
+            return ProcessPoolExecutor(processes, get_context("spawn"), initializer=follow_parent)
+    except OSError:
+        return None
 
 
 def _draw_blocks(

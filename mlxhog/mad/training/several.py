@@ -85,9 +85,11 @@ class _Run:
         write, run_id = plan.writers.write, plan.config.key()
         self.arena = stack.enter_context(Arena.create(plan.layout, write=write, run_id=run_id))
         plan.fill(self.arena)
+        self.ledger = Ledger(self.arena, on_torn=plan.options.on_torn)
+        strategy_course.limit_steps(self.arena, self.ledger, plan.limit)
         self.supervisor = Supervisor(
             self.arena,
-            Ledger(self.arena, on_torn=plan.options.on_torn),
+            self.ledger,
             plan.workers,
             plan.options,
             logs,
@@ -133,16 +135,18 @@ class _Run:
                 due = self.course.next_evaluation(self._steps())
 
     def _budget_is_used(self) -> bool:
-        """Whether every step is handed out, and nobody computes."""
-        used = self.arena.counters.load("claims") >= self.course.limit
-        return used and self.supervisor.resting()
+        """Whether every step is over for good."""
+        workers = len(self.plan.workers)
+        done = strategy_course.steps_done(self.plan.options, workers, self.arena, self.ledger)
+        return done >= self.course.limit
 
     def _score_at_rest(self, status: str) -> str:
         """Let workers finish their steps and score what they came to; returns the status."""
         try:
             self.supervisor.command(Command.REST)
             self._until(self.supervisor.resting)
-            strategy_course.settle(self.plan.options, len(self.plan.workers), self.arena)
+            workers = len(self.plan.workers)
+            strategy_course.settle(self.plan.options, workers, self.arena, self.ledger)
             self._drain()
             if not self.course.curve or self.course.curve[-1].step < self._steps():
                 self._ask()

@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx.core import array
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native.call_mlx import differentiable, ready, threads
+from mlxhog.models.ops.native.call_mlx import View, differentiable, threads, views
 
 
 def rope(x: array, base: float, offset: array | None = None) -> array:
@@ -33,19 +33,19 @@ def attention(
 
 @lru_cache
 def _rope(base: float) -> Callable[..., Any]:
-    def turned(x: array, *offset: array, back: bool) -> array:
-        x, *given = ready(x, *offset)
+    def turned(x: View, *offset: View, back: bool) -> View:
         out = ops.empty(x.shape)
         how: dict[str, Any] = {"base": base, "back": back, "threads": threads()}
-        ops.rope(x, given[0] if given else None, out, **how)
-        return mx.array(out)
+        ops.rope(x, offset[0] if offset else None, out, **how)
+        return out
 
-    def forward(x: array, *offset: array) -> array:
+    def forward(x: View, *offset: View) -> View:
         return turned(x, *offset, back=False)
 
-    def backward(primals: Any, d_out: array, _: Any) -> Any:
+    def backward(primals: Any, cotangent: Any, _: Any) -> Any:
         offset = primals[1:] if isinstance(primals, tuple | list) else ()
-        return turned(d_out, *offset, back=True), *(mx.zeros_like(x) for x in offset)
+        dx = turned(*views(cotangent, *offset), back=True)
+        return dx, *(mx.zeros_like(x) for x in offset)
 
     return differentiable(forward, backward)
 
@@ -54,20 +54,19 @@ def _rope(base: float) -> Callable[..., Any]:
 def _attention(window: int | None) -> Callable[..., Any]:
     """(q, k, v, the lengths if there are some) -> out, lse."""
 
-    def forward(q: array, k: array, v: array, *lengths: array) -> tuple[array, array]:
-        q, k, v, *given = ready(q, k, v, *lengths)
+    def forward(q: View, k: View, v: View, *lengths: View) -> tuple[View, View]:
         B, S, NH, _ = q.shape
         out, lse = ops.empty(q.shape), ops.empty((B, NH, S))
         how: dict[str, Any] = {"window": window, "threads": threads()}
-        ops.attention(q, k, v, given[0] if given else None, out, lse, **how)
-        return mx.array(out), mx.array(lse)
+        ops.attention(q, k, v, lengths[0] if lengths else None, out, lse, **how)
+        return out, lse
 
     def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
-        q, k, v, lse, d_out, *lengths = ready(*primals[:3], outputs[1], cotangents[0], *primals[3:])
+        q, k, v, lse, d_out, *lengths = views(*primals[:3], outputs[1], cotangents[0], *primals[3:])
         grads = [ops.empty(x.shape) for x in (q, k, v)]
         how: dict[str, Any] = {"window": window, "threads": threads()}
         counts = lengths[0] if lengths else None
         ops.attention_grad(q, k, v, counts, lse, d_out, *grads, **how)
-        return *(mx.array(g) for g in grads), *(mx.zeros_like(x) for x in primals[3:])
+        return *grads, *(mx.zeros_like(x) for x in primals[3:])
 
     return differentiable(forward, backward)

@@ -55,7 +55,7 @@ class _Attention(Function):
         q, k, v = (x.contiguous() for x in (q, k, v))
         B, S, NH, _ = q.shape
         out, lse = torch.empty_like(q), torch.empty(B, NH, S)
-        arrays = map(_array, (q, k, v, lengths, out, lse))
+        arrays: list[Any] = [_array(x) for x in (q, k, v, lengths, out, lse)]
         ops.attention(*arrays, window=window, threads=threads())
         ctx.save_for_backward(q, k, v, lengths, lse)
         ctx.window = window
@@ -66,6 +66,6 @@ class _Attention(Function):
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         grads = [torch.empty_like(x) for x in saved[:3]]
-        arrays = map(_array, (*saved, d_out, *grads))
+        arrays: list[Any] = [_array(x) for x in (*saved, d_out, *grads)]
         ops.attention_grad(*arrays, window=ctx.window, threads=threads())
         return *grads, None, None

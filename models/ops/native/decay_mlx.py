@@ -9,11 +9,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import mlx.core as mx
 from mlx.core import array
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native.call_mlx import differentiable, ready, threads
+from mlxhog.models.ops.native.call_mlx import View, differentiable, threads, views
 
 
 def decay_cell(
@@ -36,22 +35,23 @@ def decay_cell(
 def _decay(scale: float) -> Callable[..., Any]:
     """(q, k, v, log_decay, the state if there is one) -> h, last, what the gradient needs."""
 
-    def forward(*given: array) -> tuple[array, array, array]:
-        q, k, v, log_decay, *state = ready(*given)
+    def forward(
+        q: View, k: View, v: View, log_decay: View, *state: View
+    ) -> tuple[View, View, View]:
         B, S, NH, DK = q.shape
         DV = v.shape[-1]
         h, last = ops.empty(v.shape), ops.empty((B, NH, DK, DV))
         kept = ops.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV))
         start = state[0] if state else None
         ops.decay(q, k, v, log_decay, start, h, last, kept, scale=scale, threads=threads())
-        return mx.array(h), mx.array(last), mx.array(kept)
+        return h, last, kept
 
     def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
-        *inputs, kept, dh, d_last = ready(*primals[:4], outputs[2], *cotangents[:2])
+        *inputs, kept, dh, d_last = views(*primals[:4], outputs[2], *cotangents[:2])
         grads = [ops.empty(x.shape) for x in primals]
         d_state = grads[4] if len(grads) > 4 else None
         how: dict[str, Any] = {"scale": scale, "threads": threads()}
         ops.decay_grad(*inputs, kept, dh, d_last, *grads[:4], d_state, **how)
-        return tuple(mx.array(g) for g in grads)
+        return grads
 
     return differentiable(forward, backward)

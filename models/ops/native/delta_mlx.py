@@ -9,11 +9,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import mlx.core as mx
 from mlx.core import array
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native.call_mlx import differentiable, ready, threads
+from mlxhog.models.ops.native.call_mlx import View, differentiable, threads, views
 
 
 def delta_cell(
@@ -36,21 +35,20 @@ def delta_cell(
 def _delta() -> Callable[..., Any]:
     """(q, k, v, log_decay, beta, the state if there is one) -> h, last, what the gradient needs."""
 
-    def forward(*given: array) -> tuple[array, ...]:
-        arrays = ready(*given)
+    def forward(*arrays: View) -> tuple[View, ...]:
         inputs, state = arrays[:5], arrays[5] if len(arrays) > 5 else None
         (B, S, NH, DK), DV = inputs[0].shape, inputs[2].shape[-1]
         h, held = ops.empty((B, S, NH, DV)), ops.empty((B, S, NH, DV))
         last = ops.empty((B, NH, DK, DV))
         kept = ops.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV))
         ops.delta(*inputs, state, h, last, kept, held, threads=threads())
-        return tuple(mx.array(x) for x in (h, last, kept, held))
+        return h, last, kept, held
 
     def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
-        *given, dh, d_last = ready(*primals[:5], *outputs[2:], *cotangents[:2])
+        *given, dh, d_last = views(*primals[:5], *outputs[2:], *cotangents[:2])
         grads = [ops.empty(x.shape) for x in primals]
         d_state = grads[5] if len(grads) > 5 else None
         ops.delta_grad(*given, dh, d_last, *grads[:5], d_state, threads=threads())
-        return tuple(mx.array(g) for g in grads)
+        return grads
 
     return differentiable(forward, backward)

@@ -13,7 +13,7 @@ from mlx.core import array
 
 from mlxhog._native import ops
 from mlxhog.models.ops.activations import known
-from mlxhog.models.ops.native.call_mlx import FAST_GEMM, differentiable, ready, threads
+from mlxhog.models.ops.native.call_mlx import FAST_GEMM, View, differentiable, threads, views
 from mlxhog.models.ops.reference import ops_mlx as reference_mlx
 
 
@@ -78,17 +78,16 @@ def head_norm_skip_gate(h: array, c: array, z: array, w: array, skip: array, eps
 
 @lru_cache
 def _layer_norm(eps: float) -> Callable[..., Any]:
-    def forward(x: array, w: array) -> array:
-        x, w = ready(x, w)
+    def forward(x: View, w: View) -> View:
         out = ops.empty(x.shape)
         ops.layer_norm(x, w, out, eps=eps, threads=threads())
-        return mx.array(out)
+        return out
 
-    def backward(primals: Any, d_out: array, _: Any) -> Any:
-        x, w, d_out = ready(*primals, d_out)
+    def backward(primals: Any, cotangent: Any, _: Any) -> Any:
+        x, w, d_out = views(*primals, cotangent)
         dx, dw = ops.empty(x.shape), ops.empty(w.shape)
         ops.layer_norm_grad(x, w, d_out, dx, dw, eps=eps, threads=threads())
-        return mx.array(dx), mx.array(dw)
+        return dx, dw
 
     return differentiable(forward, backward)
 
@@ -98,16 +97,15 @@ def _block_diagonal(biased: tuple[bool, ...]) -> Callable[..., Any]:
     """(x, every weight, the biases that exist) -> every output."""
     count = len(biased)
 
-    def forward(x: array, *parameters: array) -> tuple[array, ...]:
-        x, *arrays = ready(x, *parameters)
-        weights, biases = arrays[:count], iter(arrays[count:])
+    def forward(x: View, *parameters: View) -> list[View]:
+        weights, biases = list(parameters[:count]), iter(parameters[count:])
         outs = [ops.empty((*x.shape[:-1], w.shape[0] * w.shape[1])) for w in weights]
         given = [next(biases) if has_bias else None for has_bias in biased]
         ops.block_diagonal(x, weights, given, outs, threads=threads())
-        return tuple(mx.array(out) for out in outs)
+        return outs
 
     def backward(primals: Any, cotangents: Any, _: Any) -> Any:
-        x, *arrays = ready(*primals[: count + 1], *cotangents)
+        x, *arrays = views(*primals[: count + 1], *cotangents)
         weights, d_outs = arrays[:count], arrays[count:]
         dx = ops.empty(x.shape)
         d_weights = [ops.empty(w.shape) for w in weights]
@@ -116,7 +114,7 @@ def _block_diagonal(biased: tuple[bool, ...]) -> Callable[..., Any]:
             for d_out, has_bias in zip(d_outs, biased, strict=True)
         ]
         ops.block_diagonal_grad(x, weights, d_outs, dx, d_weights, d_biases, threads=threads())
-        return tuple(mx.array(g) for g in (dx, *d_weights, *d_biases) if g is not None)
+        return [g for g in (dx, *d_weights, *d_biases) if g is not None]
 
     return differentiable(forward, backward)
 
@@ -125,18 +123,17 @@ def _block_diagonal(biased: tuple[bool, ...]) -> Callable[..., Any]:
 def _causal_conv(has_state: bool, silu: bool) -> Callable[..., Any]:
     """(x, w, b, the state if there is one, the starts if there are some) -> y, last."""
 
-    def optional(given: Sequence[array]) -> tuple[array | None, array | None]:
+    def optional(given: Sequence[View]) -> tuple[View | None, View | None]:
         state = given[0] if has_state else None
         return state, given[-1] if len(given) > has_state else None
 
-    def forward(x: array, w: array, b: array, *given: array) -> tuple[array, array]:
-        x, w, b, *given_now = ready(x, w, b, *given)
+    def forward(x: View, w: View, b: View, *given: View) -> tuple[View, View]:
         y, last = ops.empty(x.shape), ops.empty((x.shape[0], w.shape[-1] - 1, x.shape[2]))
-        ops.causal_conv(x, w, b, *optional(given_now), y, last, silu=silu, threads=threads())
-        return mx.array(y), mx.array(last)
+        ops.causal_conv(x, w, b, *optional(given), y, last, silu=silu, threads=threads())
+        return y, last
 
     def backward(primals: Any, cotangents: Any, _: Any) -> Any:
-        *arrays, dy, d_last = ready(*primals, *cotangents)
+        *arrays, dy, d_last = views(*primals, *cotangents)
         x, w, b, *given = arrays
         state, starts = optional(given)
         dx, dw, db = (ops.empty(a.shape) for a in (x, w, b))
@@ -144,60 +141,57 @@ def _causal_conv(has_state: bool, silu: bool) -> Callable[..., Any]:
         ops.causal_conv_grad(
             x, w, b, state, starts, dy, d_last, dx, dw, db, d_state, silu=silu, threads=threads()
         )
-        found = [mx.array(g) for g in (dx, dw, db, d_state) if g is not None]
-        return tuple(found if starts is None else [*found, mx.zeros_like(starts)])
+        grads = [g for g in (dx, dw, db, d_state) if g is not None]
+        return grads if starts is None else [*grads, mx.zeros_like(primals[-1])]
 
     return differentiable(forward, backward)
 
 
 @lru_cache
 def _activate(activation: str) -> Callable[..., Any]:
-    def forward(x: array) -> array:
-        (x,) = ready(x)
+    def forward(x: View) -> View:
         out = ops.empty(x.shape)
         ops.activate(activation, x, out, threads=threads())
-        return mx.array(out)
+        return out
 
-    def backward(x: array, d_out: array, _: Any) -> Any:
-        x, d_out = ready(x, d_out)
+    def backward(primals: Any, cotangent: Any, _: Any) -> Any:
+        x, d_out = views(primals, cotangent)
         dx = ops.empty(x.shape)
         ops.activate_grad(activation, x, d_out, dx, threads=threads())
-        return mx.array(dx)
+        return dx
 
     return differentiable(forward, backward)
 
 
 @lru_cache
 def _glu(activation: str) -> Callable[..., Any]:
-    def forward(gate: array, up: array) -> array:
-        gate, up = ready(gate, up)
+    def forward(gate: View, up: View) -> View:
         out = ops.empty(gate.shape)
         ops.glu(activation, gate, up, out, threads=threads())
-        return mx.array(out)
+        return out
 
-    def backward(primals: Any, d_out: array, _: Any) -> Any:
-        gate, up, d_out = ready(*primals, d_out)
+    def backward(primals: Any, cotangent: Any, _: Any) -> Any:
+        gate, up, d_out = views(*primals, cotangent)
         d_gate, d_up = ops.empty(gate.shape), ops.empty(up.shape)
         ops.glu_grad(activation, gate, up, d_out, d_gate, d_up, threads=threads())
-        return mx.array(d_gate), mx.array(d_up)
+        return d_gate, d_up
 
     return differentiable(forward, backward)
 
 
 @lru_cache
 def _head_norm_skip_gate(eps: float) -> Callable[..., Any]:
-    def forward(h: array, c: array, z: array, w: array, skip: array) -> array:
-        h, c, z, w, skip = ready(h, c, z, w, skip)
+    def forward(h: View, c: View, z: View, w: View, skip: View) -> View:
         out = ops.empty(z.shape)
         ops.head_norm_skip_gate(h, c, z, w, skip, out, eps=eps, threads=threads())
-        return mx.array(out)
+        return out
 
-    def backward(primals: Any, d_out: array, _: Any) -> Any:
-        h, c, z, w, skip, d_out = ready(*primals, d_out)
+    def backward(primals: Any, cotangent: Any, _: Any) -> Any:
+        h, c, z, w, skip, d_out = views(*primals, cotangent)
         dh, dc, dz, dw, dskip = (ops.empty(x.shape) for x in (h, c, z, w, skip))
         ops.head_norm_skip_gate_grad(
             h, c, z, w, skip, d_out, dh, dc, dz, dw, dskip, eps=eps, threads=threads()
         )
-        return tuple(mx.array(g) for g in (dh, dc, dz, dw, dskip))
+        return dh, dc, dz, dw, dskip
 
     return differentiable(forward, backward)

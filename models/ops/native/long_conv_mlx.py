@@ -9,11 +9,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import mlx.core as mx
 from mlx.core import array
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native.call_mlx import differentiable, ready, threads
+from mlxhog.models.ops.native.call_mlx import View, differentiable, threads, views
 from mlxhog.models.ops.reference import long_conv_mlx as by_transform
 
 
@@ -27,16 +26,15 @@ def long_conv(x: array, f: array) -> array:
 
 @lru_cache
 def _long_conv() -> Callable[..., Any]:
-    def forward(x: array, f: array) -> array:
-        x, f = ready(x, f)
+    def forward(x: View, f: View) -> View:
         y = ops.empty(x.shape)
         ops.long_conv(x, f, y, threads=threads())
-        return mx.array(y)
+        return y
 
-    def backward(primals: Any, dy: array, _: Any) -> Any:
-        x, f, dy = ready(*primals, dy)
+    def backward(primals: Any, cotangent: Any, _: Any) -> Any:
+        x, f, dy = views(*primals, cotangent)
         dx, df = ops.empty(x.shape), ops.empty(f.shape)
         ops.long_conv_grad(x, f, dy, dx, df, threads=threads())
-        return mx.array(dx), mx.array(df)
+        return dx, df
 
     return differentiable(forward, backward)

@@ -18,10 +18,11 @@ from mlxhog._native import ops
 from mlxhog.models.ops.native.attention_mlx import attention as attention
 from mlxhog.models.ops.native.attention_mlx import rope as rope
 from mlxhog.models.ops.native.call_mlx import FAST_GEMM as FAST_GEMM
+from mlxhog.models.ops.native.call_mlx import View as _View
 from mlxhog.models.ops.native.call_mlx import differentiable as _differentiable
-from mlxhog.models.ops.native.call_mlx import ready as _ready
 from mlxhog.models.ops.native.call_mlx import set_threads as set_threads
 from mlxhog.models.ops.native.call_mlx import threads as _threads
+from mlxhog.models.ops.native.call_mlx import views as _views
 from mlxhog.models.ops.native.decay_mlx import decay_cell as decay_cell
 from mlxhog.models.ops.native.delta_mlx import delta_cell as delta_cell
 from mlxhog.models.ops.native.layers_mlx import activate as activate
@@ -68,7 +69,7 @@ def capped_cross_entropy(
     raw_logits: array, labels: array, cap: float | None
 ) -> tuple[array, array]:
     """Summed cross entropy in nats of the capped logits, and the number of labels not -100."""
-    nats, count, _ = _cross_entropy(cap)(raw_logits, labels)
+    nats, count, _ = _cross_entropy(cap)(raw_logits, labels.astype(mx.int32))
     return nats, count
 
 
@@ -104,68 +105,64 @@ def mlstm_cell(
 
 @lru_cache
 def _rms_norm(eps: float) -> Callable[..., Any]:
-    def forward(x: array, w: array) -> array:
-        x, w = _ready(x, w)
+    def forward(x: _View, w: _View) -> _View:
         out = ops.empty(x.shape)
         ops.rms_norm(x, w, out, eps=eps, threads=_threads())
-        return mx.array(out)
+        return out
 
-    def backward(primals: Any, d_out: array, _: Any) -> Any:
-        x, w, d_out = _ready(*primals, d_out)
+    def backward(primals: Any, cotangent: Any, _: Any) -> Any:
+        x, w, d_out = _views(*primals, cotangent)
         dx, dw = ops.empty(x.shape), ops.empty(w.shape)
         ops.rms_norm_grad(x, w, d_out, dx, dw, eps=eps, threads=_threads())
-        return mx.array(dx), mx.array(dw)
+        return dx, dw
 
     return _differentiable(forward, backward)
 
 
 @lru_cache
 def _swiglu() -> Callable[..., Any]:
-    def forward(gate: array, up: array) -> array:
-        gate, up = _ready(gate, up)
+    def forward(gate: _View, up: _View) -> _View:
         out = ops.empty(gate.shape)
         ops.swiglu(gate, up, out, threads=_threads())
-        return mx.array(out)
+        return out
 
-    def backward(primals: Any, d_out: array, _: Any) -> Any:
-        gate, up, d_out = _ready(*primals, d_out)
+    def backward(primals: Any, cotangent: Any, _: Any) -> Any:
+        gate, up, d_out = _views(*primals, cotangent)
         d_gate, d_up = ops.empty(gate.shape), ops.empty(up.shape)
         ops.swiglu_grad(gate, up, d_out, d_gate, d_up, threads=_threads())
-        return mx.array(d_gate), mx.array(d_up)
+        return d_gate, d_up
 
     return _differentiable(forward, backward)
 
 
 @lru_cache
 def _soft_cap(c: float) -> Callable[..., Any]:
-    def forward(x: array) -> array:
-        (x,) = _ready(x)
+    def forward(x: _View) -> _View:
         out = ops.empty(x.shape)
         ops.soft_cap(x, out, cap=c, threads=_threads())
-        return mx.array(out)
+        return out
 
-    def backward(_: Any, d_out: array, out: array) -> Any:
-        out, d_out = _ready(out, d_out)
+    def backward(_: Any, cotangent: Any, outputs: Any) -> Any:
+        out, d_out = _views(outputs, cotangent)
         dx = ops.empty(out.shape)
         ops.soft_cap_grad(out, d_out, dx, cap=c, threads=_threads())
-        return mx.array(dx)
+        return dx
 
     return _differentiable(forward, backward)
 
 
 @lru_cache
 def _head_norm_gate(eps: float) -> Callable[..., Any]:
-    def forward(h: array, o: array, w: array) -> array:
-        h, o, w = _ready(h, o, w)
+    def forward(h: _View, o: _View, w: _View) -> _View:
         out = ops.empty(o.shape)
         ops.head_norm_gate(h, o, w, out, eps=eps, threads=_threads())
-        return mx.array(out)
+        return out
 
-    def backward(primals: Any, d_out: array, _: Any) -> Any:
-        h, o, w, d_out = _ready(*primals, d_out)
+    def backward(primals: Any, cotangent: Any, _: Any) -> Any:
+        h, o, w, d_out = _views(*primals, cotangent)
         dh, do, dw = ops.empty(h.shape), ops.empty(o.shape), ops.empty(w.shape)
         ops.head_norm_gate_grad(h, o, w, d_out, dh, do, dw, eps=eps, threads=_threads())
-        return mx.array(dh), mx.array(do), mx.array(dw)
+        return dh, do, dw
 
     return _differentiable(forward, backward)
 
@@ -174,11 +171,10 @@ def _head_norm_gate(eps: float) -> Callable[..., Any]:
 def _cross_entropy(cap: float | None) -> Callable[..., Any]:
     """(logits, labels) -> nats, count, and the gradient of nats, which costs no second pass."""
 
-    def forward(raw_logits: array, labels: array) -> tuple[array, array, array]:
-        logits, labels = _ready(raw_logits, labels.astype(mx.int32))
+    def forward(logits: _View, labels: _View) -> tuple[_View, _View, _View]:
         gradient = ops.empty(logits.shape)
         nats, count = ops.cross_entropy(logits, labels, gradient, cap=cap, threads=_threads())
-        return mx.array(nats, mx.float32), mx.array(count), mx.array(gradient)
+        return np.array(nats, np.float32), np.array(count, np.int32), gradient
 
     def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
         return outputs[2] * cotangents[0], mx.zeros_like(primals[1])
@@ -191,16 +187,15 @@ def _linears(biased: tuple[bool, ...]) -> Callable[..., Any]:
     """(x, every weight, the biases that exist) -> every output."""
     count = len(biased)
 
-    def forward(x: array, *parameters: array) -> tuple[array, ...]:
-        x, *ready = _ready(x, *parameters)
-        weights, biases = ready[:count], iter(ready[count:])
+    def forward(x: _View, *parameters: _View) -> list[_View]:
+        weights, biases = list(parameters[:count]), iter(parameters[count:])
         outs = [ops.empty((*x.shape[:-1], w.shape[0])) for w in weights]
         given = [next(biases) if has_bias else None for has_bias in biased]
         ops.linears(x, weights, given, outs, threads=_threads())
-        return tuple(mx.array(out) for out in outs)
+        return outs
 
     def backward(primals: Any, cotangents: Any, _: Any) -> Any:
-        x, *arrays = _ready(*primals[: count + 1], *cotangents)
+        x, *arrays = _views(*primals[: count + 1], *cotangents)
         weights, d_outs = arrays[:count], arrays[count:]
         dx = ops.empty(x.shape)
         d_weights = [ops.empty(w.shape) for w in weights]
@@ -209,7 +204,7 @@ def _linears(biased: tuple[bool, ...]) -> Callable[..., Any]:
             for w, has_bias in zip(weights, biased, strict=True)
         ]
         ops.linears_grad(x, weights, d_outs, dx, d_weights, d_biases, threads=_threads())
-        return tuple(mx.array(g) for g in (dx, *d_weights, *d_biases) if g is not None)
+        return [g for g in (dx, *d_weights, *d_biases) if g is not None]
 
     return _differentiable(forward, backward)
 
@@ -226,9 +221,8 @@ def _mlstm_cell(chunk_size: int, eps: float) -> Callable[..., Any]:
     """(q, k, v, i, f, C, n, m) -> h, C, n, m, and what the backward pass needs."""
 
     def forward(
-        q: array, k: array, v: array, i: array, f: array, C0: array, n0: array, m0: array
-    ) -> tuple[array, ...]:
-        q, k, v, i, f, C0, n0, m0 = _ready(q, k, v, i, f, C0, n0, m0)
+        q: _View, k: _View, v: _View, i: _View, f: _View, C0: _View, n0: _View, m0: _View
+    ) -> tuple[_View, ...]:
         B, S, NH, DK = q.shape
         stride = ops.mlstm_stride(DK=DK, chunk=chunk_size)
         NC, DV = -(-S // chunk_size), v.shape[-1]
@@ -240,11 +234,11 @@ def _mlstm_cell(chunk_size: int, eps: float) -> Callable[..., Any]:
         how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps}
         ops.mlstm(q, k, v, i, f, h, den, C, n, m, **how, threads=_threads())
         last = (x[:, :, -1] for x in (C, n, m))
-        return tuple(mx.array(x) for x in (h, *last, den, C, n, m))
+        return h, *last, den, C, n, m
 
     def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
         h, _, _, _, *saved = outputs
-        arrays = _ready(*primals[:5], h, *saved, *cotangents[:4])
+        arrays = _views(*primals[:5], h, *saved, *cotangents[:4])
         inputs, results, (dh, *d_last) = arrays[:5], arrays[5:10], arrays[10:]
         # The kernel overwrites the state's gradient.
         d_state = [np.array(d) for d in d_last]
@@ -252,6 +246,6 @@ def _mlstm_cell(chunk_size: int, eps: float) -> Callable[..., Any]:
         stride = ops.mlstm_stride(DK=inputs[0].shape[-1], chunk=chunk_size)
         how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps}
         ops.mlstm_grad(*inputs, *results, dh, *grads, *d_state, **how, threads=_threads())
-        return tuple(mx.array(g) for g in (*grads, *d_state))
+        return *grads, *d_state
 
     return _differentiable(forward, backward)

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import mlx.core as mx
 from mlx.core import array
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native.call_mlx import differentiable, ready, threads
+from mlxhog.models.ops.native.call_mlx import View, differentiable, threads, views
 
 
 def selective_scan(
@@ -28,20 +27,19 @@ def selective_scan(
 def _scan() -> Callable[..., Any]:
     """(u, dt, A, Bt, Ct, the state if there is one) -> y, last, what the gradient needs."""
 
-    def forward(*given: array) -> tuple[array, array, array]:
-        arrays = ready(*given)
+    def forward(*arrays: View) -> tuple[View, View, View]:
         inputs, state = arrays[:5], arrays[5] if len(arrays) > 5 else None
         (B, S, C), N = inputs[0].shape, inputs[2].shape[1]
         y, last = ops.empty((B, S, C)), ops.empty((B, C, N))
         kept = ops.empty((ops.scan_kept(B=B, S=S, C=C, N=N),))
         ops.scan(*inputs, state, y, last, kept, threads=threads())
-        return mx.array(y), mx.array(last), mx.array(kept)
+        return y, last, kept
 
     def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
-        *inputs, kept, dy, d_last = ready(*primals[:5], outputs[2], *cotangents[:2])
+        *inputs, kept, dy, d_last = views(*primals[:5], outputs[2], *cotangents[:2])
         grads = [ops.empty(x.shape) for x in primals]
         d_state = grads[5] if len(grads) > 5 else None
         ops.scan_grad(*inputs, kept, dy, d_last, *grads[:5], d_state, threads=threads())
-        return tuple(mx.array(g) for g in grads)
+        return grads
 
     return differentiable(forward, backward)

@@ -14,7 +14,7 @@ import numpy as np
 from mlx.core import array
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native.call_mlx import differentiable, ready, threads
+from mlxhog.models.ops.native.call_mlx import View, differentiable, threads, views
 
 
 def slstm_cell(
@@ -41,15 +41,15 @@ def slstm_cell(
 def _cell() -> Callable[..., Any]:
     """(i, f, z, o, R, b, h0, c0, n0, m0, starts if there are any) -> h and the last h, c, n, m."""
 
-    def forward(*inputs: array) -> tuple[array, ...]:
-        *given, h0, c0, n0, m0, starts = _ready(inputs)
+    def forward(*inputs: View) -> tuple[View, ...]:
+        *given, h0, c0, n0, m0, starts = _with_starts(inputs)
         h, last = ops.empty(given[0].shape), [np.array(x) for x in (h0, c0, n0, m0)]
         ops.slstm(*(*given, starts, h, None, *last), threads=threads())
-        return tuple(mx.array(x) for x in (h, *last))
+        return h, *last
 
     def backward(primals: Any, cotangents: Any, _: Any) -> Any:
-        *given, h0, c0, n0, m0, starts = _ready(primals)
-        R, (dh, *d_last) = given[4], ready(*cotangents)
+        *given, h0, c0, n0, m0, starts = _with_starts(views(*primals))
+        R, (dh, *d_last) = given[4], views(*cotangents)
         h, tape = ops.empty(dh.shape), ops.empty((*dh.shape[:3], ops.SLSTM_TAPE, dh.shape[3]))
         last = [np.array(x) for x in (h0, c0, n0, m0)]
         ops.slstm(*(*given, starts, h, tape, *last), threads=threads())
@@ -59,11 +59,11 @@ def _cell() -> Callable[..., Any]:
         saved = (R, starts, h0, c0, n0, h, tape)
         ops.slstm_grad(*saved, dh, *grads, *d_state, threads=threads())
         no_gradient = [mx.zeros_like(x) for x in primals[10:]]
-        return *(mx.array(x) for x in (*grads, *d_state)), *no_gradient
+        return *grads, *d_state, *no_gradient
 
     return differentiable(forward, backward)
 
 
-def _ready(inputs: Sequence[array]) -> list[Any]:
-    """The arrays as the kernel reads them, the last one None where no document starts."""
-    return [*ready(*inputs), *([None] if len(inputs) == 10 else [])]
+def _with_starts(inputs: Sequence[View]) -> list[Any]:
+    """The inputs as the kernel wants them, the last one None where no document starts."""
+    return [*inputs, *([None] if len(inputs) == 10 else [])]

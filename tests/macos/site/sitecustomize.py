@@ -2,10 +2,14 @@
 
 import mmap
 import os
+import platform
 import signal
 import socket
 import sys
 import sysconfig
+
+import metal_arrays
+from after_import import after_import
 
 sysconfig.get_config_vars()  # reads a module named after the platform, so before the change
 sys.platform = "darwin"
@@ -21,3 +25,10 @@ for module, names in {
     for name in names.split():
         if hasattr(module, name):
             delattr(module, name)
+if "FAKE_METAL" in os.environ:
+    platform.machine = lambda: "arm64"
+after_import("mlx.core", metal_arrays.install)
+if "FAKE_NATIVE_LOG" in os.environ:
+    from native_arguments import install  # with NumPy, so only where it is wanted
+
+    after_import("mlxhog._native", install)

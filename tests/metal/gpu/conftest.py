@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 import numpy as np
@@ -15,10 +15,14 @@ from mlxhog.metal.engine import Engine
 
 
 @pytest.fixture
-def metal_device() -> None:
-    """An Apple GPU that MLX sees."""
+def metal_device() -> Iterator[None]:
+    """An Apple GPU that MLX sees, as the device that MLX computes on: other tests choose the CPU."""
     if not mx.metal.is_available():
         pytest.skip("no Metal device: mx.metal.is_available() is False")
+    before = mx.default_device()
+    mx.set_default_device(mx.gpu)
+    yield
+    mx.set_default_device(before)
 
 
 @pytest.fixture(params=["mlx", "mps"])

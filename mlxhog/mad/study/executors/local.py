@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from multiprocessing import connection, get_context, resource_tracker
+from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mlxhog.children import follow_parent, signals_held_back, thread_limits
+from mlxhog.children import follow_parent, spawn
+from mlxhog.durable import disk_errors
 from mlxhog.mad.study.executors import serve
 from mlxhog.mad.study.executors.pool import Died, Pool
 from mlxhog.mad.study.executors.protocol import RunFunction, Task
@@ -57,15 +58,16 @@ class Process:
     """One spawned process; it may have children of its own, and leaves when its parent does."""
 
     def __init__(self, run: RunFunction, threads: int, log: Path, memory_limit: int | None) -> None:
-        log.parent.mkdir(exist_ok=True)
+        with disk_errors(f"making {log.parent}"):
+            log.parent.mkdir(exist_ok=True)
         self._log, self._log_begin = log, log.stat().st_size if log.exists() else 0
         self.pipe, theirs = get_context("spawn").Pipe()
-        resource_tracker.ensure_running()  # its own start would let the signals through again
-        with thread_limits(threads), signals_held_back():
-            self._process = get_context("spawn").Process(
-                target=_main, args=(theirs, str(log), run, memory_limit), name="mlxhog-candidate"
-            )
-            self._process.start()
+        self._process = spawn(
+            _main,
+            (theirs, str(log), run, memory_limit),
+            name="mlxhog-candidate",
+            threads=threads,
+        )
         theirs.close()
 
     def tell(self, message: Task | bool) -> None:

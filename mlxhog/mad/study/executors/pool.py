@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from mlxhog.arena.process import WatchedTime
 from mlxhog.errors import WorkerFailed
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.study.executors.protocol import Ended, Evaluated, Lost, News, Noted, Task
@@ -57,7 +58,7 @@ class _Seat:
     together: bool = False  # with others, which may have ended by now
     host: str | None = None  # None before it is ready
     began_s: float = 0.0
-    heard_s: float = 0.0
+    heard_s: float = 0.0  # in watched time
 
 
 class Pool:
@@ -81,6 +82,7 @@ class Pool:
         self._seats = [_Seat(str(number + 1)) for number in range(parallel)]
         self._hire, self._wait, self._silence_s = hire, wait, silence_s
         self._failed_starts = 0
+        self._watched = WatchedTime()
 
     def free(self) -> int:
         """See `Executor.free`."""
@@ -95,7 +97,7 @@ class Pool:
             seat.worker, seat.host = self._hire(self._seats.index(seat)), None
         seat.runs = {run.key for run in task.runs}
         seat.together = len(seat.runs) > 1
-        seat.began_s = seat.heard_s = now
+        seat.began_s, seat.heard_s = now, self._watched.look()
         seat.worker.tell(task)
         return seat.name
 
@@ -131,7 +133,7 @@ class Pool:
     def _understand(
         self, seat: _Seat, word: str, key: str | None = None, what: Any = None
     ) -> list[News]:
-        seat.heard_s = time.monotonic()
+        seat.heard_s = self._watched.look()
         if word == "ready":
             seat.host, self._failed_starts = key, 0
         elif word in ("point", "rung") and key in seat.runs:
@@ -159,7 +161,7 @@ class Pool:
     def _check_silence(self, seat: _Seat) -> list[News]:
         if not seat.runs:
             return []
-        silent_s = time.monotonic() - seat.heard_s
+        silent_s = self._watched.look() - seat.heard_s
         if seat.host is None:
             if silent_s <= max(START_S, self._silence_s):
                 return []

@@ -135,8 +135,10 @@ def _check_address(address: str) -> None:
 def _keep_to_ourselves() -> None:
     """Nothing is sent anywhere, no token is written below the home directory, none left out.
 
-    Ray reads these when it is imported: where that has happened, its own ways stay.
+    Ray reads these when it is imported: where that has happened, its own ways stay. Its processes,
+    like ours, import nothing from the current directory.
     """
+    os.environ["PYTHONSAFEPATH"] = "1"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "ray" not in sys.modules and not any(name.startswith("RAY_AUTH_") for name in os.environ):
         os.environ["RAY_AUTH_MODE"] = "token"
@@ -203,8 +205,6 @@ class _Host:
                 f"a machine of the cluster has mlxhog {version('mlxhog')}, the scheduler has "
                 f"{wanted}; install the same everywhere"
             )
-        # A spawned process imports the main module of its parent again: here that is Ray's own.
-        sys.modules["__main__"].__file__ = None
         folder = Path(logs) if Path(logs).parent.is_dir() else Path(tempfile.mkdtemp())
         self._process = Process(run, threads, folder / log, memory_limit)
 

@@ -11,11 +11,12 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from multiprocessing import connection, get_context, parent_process, resource_tracker
+from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 
 from mlxhog.arena.process import process_start_time
-from mlxhog.children import signals_held_back
+from mlxhog.children import spawn
+from mlxhog.interrupts import SIGNALS
 
 
 @contextlib.contextmanager
@@ -25,10 +26,7 @@ def guard() -> Iterator[None]:
     Enter it when they are up: those that come later are not known.
     """
     ours, theirs = get_context("spawn").Pipe()
-    resource_tracker.ensure_running()  # its own start would let the signals through again
-    with signals_held_back():
-        process = get_context("spawn").Process(target=_main, args=(theirs, _below(os.getpid())))
-        process.start()
+    process = spawn(_main, (theirs, _below(os.getpid())), name="mlxhog-ray-guard")
     theirs.close()
     try:
         yield
@@ -51,7 +49,7 @@ def _below(pid: int) -> list[tuple[int, int]]:
 
 def _main(pipe: Connection, watched: list[tuple[int, int]]) -> None:
     """Entry point of the guard: wait for the block to end, or for the parent to die."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None

@@ -1,0 +1,414 @@
+"""Training under faults: what is lost, what hangs, and what it costs.
+
+    python benchmarks/chaos.py --quick             one strategy after the other, a few minutes
+    python benchmarks/chaos.py --seed 3            30 minutes of faults, over every strategy
+    python benchmarks/chaos.py --seed 0 1 2        the same for each seed, one after the other
+    python benchmarks/chaos.py --claims FILE...    claims over the records of earlier calls
+
+Every strategy trains the same model on real text, run after run, under a seeded schedule of
+faults, one every few seconds: workers killed, one or all; stopped, one or the whole group; a full
+disk; a closed pipe; the supervisor killed, and its run resumed. Before and after, it trains
+undisturbed. The seed repeats the schedule, not the moments at which it meets the run.
+
+What has to hold: no run hangs, nobody outlives it, every ticket is accounted for (`Audit`), between
+faults the throughput is that of the undisturbed runs, and the held-out loss after the same number
+of tokens differs by no more than seeds make it differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from _chaos_run import Observed, Rates, filled
+from _harness import ROOT, Claim, LoadWatch, finish, own_cpu_s
+from scipy import stats
+
+sys.path.insert(0, str(ROOT))  # the small disk is that of the tests
+from tests.small_disk import small_disk  # noqa: E402
+
+WORKERS = ("mlx:cpu", "torch:cpu")
+STRATEGIES: dict[str, tuple[str, ...]] = {
+    "hogwild": (),
+    "hogwild, racy": ("--write=racy",),
+    "hogwild, disjoint blocks": ("--blocks=disjoint", "--predict=none"),
+    "hogwild after sync": ("--async-after=0.3",),
+    "sync": ("--strategy=sync",),
+    "round_robin": ("--strategy=round_robin",),
+    "avg_runs": ("--strategy=avg_runs", "--average-every=50"),
+}
+HEARTBEAT_S = 6.0
+LONGEST_RUN_S = 600.0  # many times what an undisturbed run takes
+GAPS_S = 0.5, 4.0  # between the beginnings of two faults
+DISK_BYTES = 512 << 20
+POLL_S = 0.02
+SETTLE_S = 0.5  # after a fault, before throughput counts again
+THROUGHPUT = 0.97
+
+
+@dataclass
+class Record:
+    """What one strategy did with one seed."""
+
+    strategy: str
+    seed: int
+    faults: dict[str, int] = field(default_factory=dict)
+    chaos_s: float = 0.0
+    runs: int = 0
+    unsaved: int = 0
+    hangs: int = 0
+    failures: list[str] = field(default_factory=list)
+    orphans: int = 0
+    lost: int = 0
+    doubled: int = 0
+    uncounted: int = 0
+    tickets: int = 0
+    torn: int = 0
+    losses: list[float] = field(default_factory=list)
+    undisturbed_losses: list[float] = field(default_factory=list)
+    rates: Rates = field(default_factory=Rates)
+    undisturbed: Rates = field(default_factory=Rates)
+
+
+@dataclass(order=True)
+class Event:
+    """Something to do at a moment of the run."""
+
+    at_s: float
+    act: Callable[[], None] = field(compare=False)
+
+
+class Chaos:
+    """Draws faults from a seed and plants them in a run."""
+
+    KINDS = (
+        ("kill one", 6), ("kill all", 1), ("stop one", 6), ("stop one for long", 1),
+        ("stop the group", 2), ("full disk", 2), ("closed pipe", 1), ("kill the supervisor", 1),
+    )  # fmt: skip
+
+    def __init__(self, seed: int, record: Record, *, disk: bool) -> None:
+        """Prepare a schedule; `disk` tells whether the folder of runs may be filled."""
+        self.random = random.Random(seed)
+        self.record = record
+        self._kinds = [kind for kind in self.KINDS if disk or kind[0] != "full disk"]
+        self._due: list[Event] = []
+        self._next_s = 0.0
+
+    def begin(self, run: Observed) -> None:
+        """Plant faults in this run from now on."""
+        self._run, self._due, self._piped, self._full = run, [], True, ExitStack()
+        self.filled_disk = False
+        self._next_s = time.monotonic() + self.random.uniform(0.0, GAPS_S[1])
+
+    def end(self) -> None:
+        """Undo what is still planted."""
+        self._full.close()
+        for event in sorted(self._due):
+            event.act()
+
+    def step(self) -> None:
+        """End faults whose time is over, and begin the next one if it is due."""
+        now = time.monotonic()
+        for event in sorted(self._due):
+            if event.at_s <= now:
+                self._due.remove(event)
+                event.act()
+        if now < self._next_s:
+            return
+        names, weights = zip(*self._kinds, strict=True)
+        (kind,) = self.random.choices(names, weights)
+        rank, share = self.random.randrange(len(WORKERS)), self.random.random()
+        self._next_s = now + self.random.uniform(*GAPS_S)
+        if self._plant(kind, rank + 1, share):
+            self.record.faults[kind] = self.record.faults.get(kind, 0) + 1
+
+    def _plant(self, kind: str, slot: int, share: float) -> bool:
+        """Begin one fault; False where it cannot be now."""
+        run = self._run
+        if kind == "kill one":
+            run.send([slot], signal.SIGKILL)
+        elif kind == "kill all":
+            run.send(run.living(), signal.SIGKILL)
+        elif kind in ("stop one", "stop one for long"):
+            if run.held:
+                return False
+            for_s = 2.0 * HEARTBEAT_S if kind.endswith("long") else 0.1 + 3.0 * share
+            run.held.add(slot)
+            run.send([slot], signal.SIGSTOP)
+            self._later(for_s, lambda: self._go_on([slot]))
+        elif kind == "stop the group":
+            run.send_all(signal.SIGSTOP)
+            run.quiet_since = math.inf
+            self._later(1.5 * HEARTBEAT_S * share, lambda: run.send_all(signal.SIGCONT))
+            self._next_s += 1.5 * HEARTBEAT_S * share  # nothing runs that a fault could meet
+        elif kind == "full disk":
+            self._full.enter_context(filled(run.out))
+            self.filled_disk = True
+            self._later(0.5 + 3.0 * share, self._full.close)
+        elif kind == "closed pipe":
+            if not self._piped:
+                return False
+            run.close_pipe()
+            self._piped = False
+        else:
+            run.process.kill()
+        if kind != "stop the group":
+            run.quiet_since = time.monotonic() + SETTLE_S
+        return True
+
+    def _later(self, for_s: float, act: Callable[[], None]) -> None:
+        def settled() -> None:
+            act()
+            self._run.quiet_since = time.monotonic() + SETTLE_S
+
+        self._due.append(Event(time.monotonic() + for_s, settled))
+
+    def _go_on(self, slots: list[int]) -> None:
+        self._run.send(slots, signal.SIGCONT)
+        self._run.held.difference_update(slots)
+
+
+def flags(strategy: str, seed: int, tokens: int, eval_tokens: int) -> list[str]:
+    """What every run is called with."""
+    return [
+        f"--workers={','.join(WORKERS)}", "--threads=1", f"--seed={seed}", f"--tokens={tokens}",
+        "--save-every=5s", "--keep-last=2", "--eval-every=20s", f"--eval-tokens={eval_tokens}",
+        "--sample-every=15s", "--restarts=100000", f"--heartbeat-timeout-s={HEARTBEAT_S}",
+        *STRATEGIES[strategy],
+    ]  # fmt: skip
+
+
+def undisturbed(record: Record, out: Path, words: list[str]) -> None:
+    """Train without faults, and note the pace and the loss."""
+    run = Observed(out, words, len(WORKERS))
+    try:
+        while not run.ended():
+            run.look()
+            time.sleep(POLL_S)
+        _take_in(record, run, full_disk=False)
+        record.undisturbed.add(run.rates)
+        record.undisturbed_losses.append(run.result()["val_bits_per_byte"])
+    finally:
+        _close(run)
+
+
+def disturbed(
+    record: Record, chaos: Chaos, out: Path, words: Callable[[int], list[str]], seconds: float
+) -> None:
+    """Train under faults, run after run, until the time is over and the run in hand has ended.
+
+    Args:
+        record: what is measured.
+        chaos: plants the faults.
+        out: the folder of runs.
+        words: flags of run number 0, 1, ...
+        seconds: how long to begin new runs.
+    """
+    resume: Path | None = None
+    end_s = time.monotonic() + seconds
+    while resume is not None or time.monotonic() < end_s:
+        flags = words(record.runs) if resume is None else []
+        run = Observed(out, flags, len(WORKERS), resume=resume)
+        record.runs += resume is None
+        resume = None
+        began_s = time.monotonic()
+        chaos.begin(run)
+        try:
+            while not (run.ended() or run.hangs() or time.monotonic() - began_s > LONGEST_RUN_S):
+                chaos.step()
+                run.look()
+                time.sleep(POLL_S)
+            chaos.end()
+            record.chaos_s += time.monotonic() - began_s
+            record.rates.add(run.rates)
+            if not run.ended():
+                record.hangs += 1
+                record.failures.append(f"hang: {_where(run)}")
+            elif run.process.returncode == -signal.SIGKILL:
+                record.orphans += len(run.orphans())
+                assert run.directory is not None
+                if (run.directory / "checkpoints" / "latest").exists():
+                    resume = run.directory  # its tickets live on in this checkpoint
+            else:
+                _take_in(record, run, full_disk=chaos.filled_disk)
+                record.losses.append(run.result().get("val_bits_per_byte") or math.nan)
+        finally:
+            _close(run)
+
+
+def _take_in(record: Record, run: Observed, *, full_disk: bool) -> None:
+    """Note how a run has ended, and account for its tickets."""
+    record.orphans += len(run.orphans())
+    code, status = run.process.returncode, run.result().get("status")
+    if full_disk and (code, status) == (3, "unsaved"):  # what it promises on a full disk
+        record.unsaved += 1
+    elif (code, status) != (0, "done"):
+        record.failures.append(f"exit code {code}, {status}: {run.words()}")
+    audit = run.audit()
+    record.tickets += audit.handed_out
+    record.torn += audit.torn
+    record.lost += audit.lost
+    record.doubled += audit.doubled
+    record.uncounted += audit.uncounted
+
+
+def _close(run: Observed) -> None:
+    if not run.ended():
+        run.abandon()
+    run.close()
+
+
+def _where(run: Observed) -> str:
+    entries = [run.entry(slot) for slot in range(1, run.workers + 1)]
+    states = [(entry.pid, entry.state, entry.phase, entry.steps) for entry in entries]
+    return f"workers (pid, state, phase, steps) {states}; {run.words()}"
+
+
+# -- claims ---------------------------------------------------------------------------------------
+
+
+def claims(records: Sequence[Record]) -> list[Claim]:
+    """What has to hold, over all records."""
+    counts = {
+        "runs that hang": sum(record.hangs for record in records),
+        "runs that end otherwise than done": sum(len(record.failures) for record in records),
+        "workers that outlive their run": sum(record.orphans for record in records),
+        "tickets lost": sum(record.lost for record in records),
+        "tickets computed twice": sum(record.doubled for record in records),
+        "tickets nobody counted, beyond one a kill": sum(record.uncounted for record in records),
+    }
+    made = [Claim(name, count, "==", 0, timing=False) for name, count in counts.items()]
+    faults = sum(sum(record.faults.values()) for record in records)
+    chaos_s = sum(record.chaos_s for record in records)
+    made.append(Claim("seconds per fault", chaos_s / max(faults, 1), "<=", 5.0, timing=False))
+    expected = sum(
+        record.rates.clear_s * record.undisturbed.clear_tokens / record.undisturbed.clear_s
+        for record in records
+    )
+    clear = sum(record.rates.clear_tokens for record in records)
+    made.append(
+        Claim("throughput between faults / undisturbed", clear / expected, ">=", THROUGHPUT)
+    )
+    for strategy in {record.strategy: None for record in records}:
+        made += _loss_claim(strategy, [record for record in records if record.strategy == strategy])
+    return made
+
+
+def _loss_claim(strategy: str, records: Sequence[Record]) -> Iterator[Claim]:
+    """Whether faults change the loss by more than seeds do; nothing where it cannot be told."""
+    with_faults = [loss for record in records for loss in record.losses if math.isfinite(loss)]
+    without = [loss for record in records for loss in record.undisturbed_losses]
+    if len(without) < 2 or len(with_faults) < 2:
+        print(f"  {strategy}: loss under faults cannot be told from {len(without)} undisturbed and "
+              f"{len(with_faults)} disturbed runs")  # fmt: skip
+        return
+    difference = statistics.mean(with_faults) - statistics.mean(without)
+    error = math.sqrt(
+        statistics.variance(with_faults) / len(with_faults)
+        + statistics.variance(without) / len(without)
+    )
+    freedom = min(len(with_faults), len(without)) - 1
+    limit = error * float(stats.t.ppf(0.95, freedom))
+    yield Claim(
+        f"{strategy}: bits per byte lost to faults (95 % of seed noise: {limit:.3f})",
+        round(difference, 4),
+        "<=",
+        round(limit, 4),
+        timing=False,
+    )
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the schedule, print the claims; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="20 s of faults per strategy")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
+    parser.add_argument("--minutes", type=float, default=30.0, help="of faults, per seed")
+    parser.add_argument("--tokens", type=int, default=1_000_000, help="of one run")
+    parser.add_argument("--strategy", nargs="+", choices=tuple(STRATEGIES), metavar="NAME",
+                        default=list(STRATEGIES), help=", ".join(STRATEGIES))  # fmt: skip
+    parser.add_argument("--records", type=Path, help="append what was measured to this file")
+    parser.add_argument("--claims", type=Path, nargs="+", help="only judge these records")
+    options = parser.parse_args(arguments)
+    if options.claims:
+        return _judge([*_read(options.claims)], others_load=0.0)
+    minutes, tokens, eval_tokens = options.minutes, options.tokens, 65_536
+    if options.quick:
+        minutes, tokens, eval_tokens = len(options.strategy) / 3, 150_000, 16_384
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that nothing stays behind
+    watch = LoadWatch()
+    records = []
+    for seed in options.seed:
+        for number, strategy in enumerate(options.strategy):
+            record = Record(strategy, seed)
+            records.append(record)
+            with (
+                tempfile.TemporaryDirectory(prefix="mlxhog-chaos-") as folder,
+                ExitStack() as stack,
+            ):
+                out = Path(folder)
+                disk = stack.enter_context(small_disk(out, DISK_BYTES))
+
+                def words(run: int, strategy: str = strategy, seed: int = seed) -> list[str]:
+                    return flags(strategy, 100 * seed + run, tokens, eval_tokens)
+
+                chaos = Chaos(1000 * seed + number, record, disk=disk)
+                undisturbed(record, out, words(0))
+                seconds = 60 * minutes / len(options.strategy)
+                disturbed(record, chaos, out, words, seconds)
+                undisturbed(record, out, words(1))
+            print(_line(record), flush=True)
+            if options.records:
+                with options.records.open("a") as file:
+                    file.write(json.dumps(asdict(record)) + "\n")
+    return _judge(records, others_load=watch.stop(own_cpu_s()))
+
+
+def _line(record: Record) -> str:
+    faults = ", ".join(f"{count} {kind}" for kind, count in sorted(record.faults.items()))
+    text = (
+        f"{record.strategy}, seed {record.seed}: {record.chaos_s:.0f} s, {record.runs} runs, "
+        f"{record.tickets} tickets ({record.torn} torn), lost {record.lost}, doubled "
+        f"{record.doubled}, hangs {record.hangs}, orphans {record.orphans}, "
+        f"unsaved {record.unsaved}; {faults}"
+    )
+    return "\n".join([text, *(f"  FAILED: {failure}" for failure in record.failures)])
+
+
+def _read(files: Sequence[Path]) -> Iterator[Record]:
+    for file in files:
+        for line in file.read_text().splitlines():
+            fields: dict[str, Any] = json.loads(line)
+            for name in ("rates", "undisturbed"):
+                fields[name] = Rates(**fields[name])
+            yield Record(**fields)
+
+
+def _judge(records: Sequence[Record], *, others_load: float) -> int:
+    others_s = sum(record.rates.others_s for record in records)
+    others_tokens = sum(record.rates.others_tokens for record in records)
+    results = {
+        "records": [asdict(record) for record in records],
+        "tokens_per_s_beside_a_stopped_worker": others_tokens / others_s if others_s else math.nan,
+    }
+    return finish("chaos", claims(records), others_load=others_load, results=results,
+                  packages=("mlxhog", "mlx", "torch"))  # fmt: skip
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

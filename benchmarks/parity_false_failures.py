@@ -1,0 +1,204 @@
+"""Does `mlxhog parity` ever fail a correct model, and does it find what is wrong?
+
+    python benchmarks/parity_false_failures.py            200 random models of both families
+    python benchmarks/parity_false_failures.py --quick    20
+
+Every model is computed by NumPy and by both frameworks with both forms of their CPU operators, all
+in this process, and judged as the command judges it: no disagreement is right. Then one side gets
+faults: each operator of the family in turn off by 4 units in the last place (all entries further
+from 0; or each up or down), and a wrong sign in one entry of one gradient. Each has to be found.
+
+The entry with the wrong sign is drawn from all those of 1/1000 of its tensor's largest or more, in
+tensors of 1/100,000 of the largest gradient or more: a smaller one float32 cannot tell from 0 where
+the model is badly conditioned. How many of entries drawn from all that are not 0 would be found is
+reported as well, without a limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from _harness import Claim, LoadWatch, finish, own_cpu_s
+from _random_models import describe, drawn
+
+from mlxhog.parity import operators, work
+from mlxhog.parity.compare import Row
+from mlxhog.parity.comparison import judged
+from mlxhog.parity.faults import Fault, OperatorFault, SignFault
+from mlxhog.parity.sides import Side
+from mlxhog.parity.subject import Array, ModelPlan, Results, Subject
+
+RUNS, QUICK_RUNS = 200, 20
+NUMPY = Side("numpy", "numpy")
+OTHERS = tuple(
+    Side(backend if form == "native" else f"{backend}+{form}", backend, form)
+    for backend in ("torch:cpu", "mlx:cpu")
+    for form in ("native", "reference")
+)
+SIDES = (NUMPY, *OTHERS)
+SMALLEST_ENTRY, SMALLEST_TENSOR = 1e-3, 1e-5
+
+
+@dataclass
+class Tally:
+    """What has come out so far.
+
+    Attributes:
+        rows: comparisons of right models.
+        failed: a line for every one that failed.
+        nearest: the largest share of what is allowed, by kind.
+        planted: faults by kind.
+        missed: a line for every fault of a kind that was not found.
+    """
+
+    rows: int = 0
+    failed: list[str] = field(default_factory=list)
+    nearest: dict[str, float] = field(default_factory=dict)
+    planted: dict[str, int] = field(default_factory=dict)
+    missed: dict[str, list[str]] = field(default_factory=dict)
+
+    def right(self, subject: Subject, rows: Sequence[Row]) -> None:
+        """Note the comparisons of a model without a fault."""
+        self.rows += len(rows)
+        for row in rows:
+            self.nearest[row.kind] = max(self.nearest.get(row.kind, 0.0), row.pressure)
+            if not row.ok:
+                self.failed.append(
+                    f"{subject.title}: {row.what}: {row.a} against {row.b}: {row.pressure:.2f}"
+                )
+
+    def fault(self, kind: str, subject: Subject, what: str, *, found: bool) -> None:
+        """Note whether a fault was found."""
+        self.planted[kind] = self.planted.get(kind, 0) + 1
+        if not found:
+            self.missed.setdefault(kind, []).append(f"{subject.title}: {what}")
+
+
+def computed(subject: Subject) -> dict[str, Results]:
+    """Return the results of every side."""
+    return {side.name: side_results(subject, side) for side in SIDES}
+
+
+def side_results(subject: Subject, side: Side, fault: Fault | None = None) -> Results:
+    """Compute one side, in this process."""
+    return dict(work.results(side, subject.plan, subject.inputs, subject.fixed, fault))
+
+
+def is_found(
+    subject: Subject, right: Mapping[str, Results], side: Side, fault: Fault, what: str
+) -> bool:
+    """Whether a fault in one side makes a comparison named `what` fail; takes no steps."""
+    assert isinstance(subject.plan, ModelPlan)
+    still = replace(subject, plan=replace(subject.plan, steps=0))
+    results = {NUMPY.name: right[NUMPY.name], side.name: side_results(still, side, fault)}
+    rows, _ = judged(still, (NUMPY, side), results)
+    return any(row.what.startswith(what) for row in rows if not row.ok)
+
+
+def operator_faults(subject: Subject, number: int) -> list[OperatorFault]:
+    """Two operators off in all entries and at random, another pair for every model of a family."""
+    assert isinstance(subject.plan, ModelPlan)
+    names = list(dict.fromkeys(name.split()[0] for name in operators.names(subject.plan)))
+    return [
+        OperatorFault(names[(number // 2) % len(names)], "all"),
+        OperatorFault(names[(number // 2 + len(names) // 2) % len(names)], "random"),
+    ]
+
+
+def sign_fault(grads: Results, r: np.random.Generator, *, smallest: float) -> SignFault:
+    """Draw one entry of one gradient, of at least `smallest` of its tensor's largest; never 0."""
+    sizes = {name: float(np.abs(grad).max()) for name, grad in grads.items()}
+    floor = SMALLEST_TENSOR * max(sizes.values())
+    name = str(r.choice([name for name, size in sizes.items() if size >= floor]))
+    flat: Array = np.abs(grads[name]).reshape(-1)
+    return SignFault(name, int(r.choice(np.flatnonzero(flat > smallest * sizes[name]))))
+
+
+def examine(number: int, tally: Tally) -> None:
+    """Judge one random model, without and with faults."""
+    subject, r = drawn(number), np.random.default_rng((number, 34))
+    right = computed(subject)
+    rows, _ = judged(subject, SIDES, right)
+    tally.right(subject, rows)
+    victim = OTHERS[number // 2 % len(OTHERS)]
+    for fault in operator_faults(subject, number):
+        found = is_found(subject, right, victim, fault, f"operator/{fault.operator}")
+        what = f"{fault.entries} of {fault.operator} in {victim.name}"
+        tally.fault("operator", subject, what, found=found)
+    grads = {
+        name.removeprefix("grad/"): value
+        for name, value in right[NUMPY.name].items()
+        if name.startswith("grad/")
+    }
+    for kind, smallest in (("sign", SMALLEST_ENTRY), ("sign of any", 0.0)):
+        sign = sign_fault(grads, r, smallest=smallest)
+        what = f"grad/{sign.parameter}"
+        found = is_found(subject, right, victim, sign, what)
+        tally.fault(kind, subject, f"{what} at {sign.place} in {victim.name}", found=found)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Examine as many models as the flags say."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_RUNS} models")
+    parser.add_argument("--runs", type=int, help=f"number of models [{RUNS}]")
+    parser.add_argument("--seed", type=int, default=0, help="of the first model [0]")
+    chosen = parser.parse_args(arguments)
+    runs = chosen.runs or (QUICK_RUNS if chosen.quick else RUNS)
+    watch, cpu, tally = LoadWatch(), own_cpu_s(), Tally()
+    for number in range(chosen.seed, chosen.seed + runs):
+        failed, missed = len(tally.failed), _missed(tally)
+        examine(number, tally)
+        plan = drawn(number).plan
+        assert isinstance(plan, ModelPlan)
+        print(
+            f"{number + 1 - chosen.seed}/{runs} {plan.cfg.model_type} {describe(plan.cfg)}: "
+            f"{len(tally.failed) - failed} fail, {_missed(tally) - missed} faults missed",
+            flush=True,
+        )
+    for line in (*tally.failed, *(line for lines in tally.missed.values() for line in lines)):
+        print(f"  {line}")
+    return finish("parity_false_failures", claims(tally, runs), **outcome(tally, watch, cpu, runs))
+
+
+def _missed(tally: Tally) -> int:
+    return sum(map(len, tally.missed.values()))
+
+
+def claims(tally: Tally, runs: int) -> list[Claim]:
+    """What has to hold."""
+    counts = {
+        f"false failures in {runs} models": len(tally.failed),
+        "faults of 4 units in an operator missed": len(tally.missed.get("operator", ())),
+        "wrong signs in a gradient missed": len(tally.missed.get("sign", ())),
+    }
+    return [Claim(name, count, "==", 0, timing=False) for name, count in counts.items()]
+
+
+def outcome(tally: Tally, watch: LoadWatch, cpu: float, runs: int) -> dict[str, Any]:
+    """Further numbers for the JSON line."""
+    used = own_cpu_s() - cpu
+    return {
+        "others_load": watch.stop(used),
+        "packages": ("mlxhog", "torch", "mlx", "numpy"),
+        "results": {
+            "runs": runs,
+            "comparisons": tally.rows,
+            "failed": tally.failed,
+            "nearest_to_failing": {k: round(v, 3) for k, v in sorted(tally.nearest.items())},
+            "planted": tally.planted,
+            "missed": tally.missed,
+            "cpu_seconds": round(used, 1),
+        },
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

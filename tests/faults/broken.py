@@ -1,0 +1,21 @@
+"""Streams whose reader has left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TextIO
+
+
+@contextlib.contextmanager
+def broken_pipe() -> Iterator[TextIO]:
+    """The end of a pipe that is written to, after the other end was closed."""
+    read, write = os.pipe()
+    os.close(read)
+    stream = open(write, "w")  # noqa: SIM115  closed below, where it may fail
+    try:
+        yield stream
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()

@@ -1,0 +1,58 @@
+"""Workers that meet an error in their first or fourth gradient or share; children import it."""
+
+from __future__ import annotations
+
+from multiprocessing.connection import Connection
+from typing import Any
+
+from mlxhog import steps, worker
+from mlxhog.classic import worker as classic_worker
+from mlxhog.classic.job import Job as ClassicJob
+from mlxhog.job import Job
+
+FAULTS: dict[int, Exception] = {  # by the seed of the run
+    1: TypeError("rms_norm(): incompatible function arguments.\n\nInvoked with: mlx.core.array"),
+    2: KeyError("blocks.0.norm"),
+    3: AssertionError(),
+    4: ValueError("operands could not be broadcast together"),
+}
+PASSING: dict[int, Exception] = {5: RuntimeError("short of memory"), 6: OSError("short of memory")}
+EARLY = 10  # added to the seed: in the first gradient, which nobody uses
+
+
+def main(job: Job) -> None:
+    """A worker as always, but for the error; a passing one meets its first process only."""
+    gradient = steps.Steps._loss_and_grads
+    warm_up = steps.Steps.warm_up
+    seed, calls = job.config.seed, 0
+    error = (FAULTS | PASSING)[seed % EARLY]
+    marker = job.run_dir / "passed"
+
+    def failing(self: steps.Steps, batches: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4 and not marker.exists():
+            marker.touch()
+            raise error
+        return gradient(self, batches)
+
+    def failing_at_once(self: steps.Steps) -> None:
+        raise error
+
+    steps.Steps._loss_and_grads = failing  # type: ignore[method-assign]
+    steps.Steps.warm_up = failing_at_once if seed > EARLY else warm_up  # type: ignore[method-assign]
+    worker.main(job)
+
+
+class ClassicWorker:
+    """Stands for the module of classic workers."""
+
+    @staticmethod
+    def main(job: ClassicJob, last_words: Connection) -> None:
+        """A worker as always, but its first share is an error."""
+
+        def failing(self: Any, share: Any) -> int:
+            raise FAULTS[1]
+
+        classic_worker._Work.do = failing  # type: ignore[method-assign]
+        classic_worker.main(job, last_words)

@@ -1,0 +1,132 @@
+"""Interrupted runs: every signal and a closed pipe, at every moment of a run.
+
+    python -m tests.faults.interrupted_runs [--repeat 3] [--seed 0]
+
+One line per run, and how many of them left a checkpoint, said how they ended, and had the right
+exit code. A run that is interrupted before its first step has no checkpoint to leave, and says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from mlxhog import checkpoint, run
+from mlxhog.errors import CheckpointError
+from tests.processes import alive, workers_of
+from tests.training.small import small_config
+from tests.training.test_bad_days import flags
+from tests.training.test_deaths import wait_until
+
+CAUSES = ("INT", "TERM", "HUP", "pipe")
+MOMENTS: dict[str, dict[str, object] | None] = {
+    "start-up": None,  # the delay counts from the start of the process, else from the first metrics
+    "training": {},
+    "checkpointing": {"save_every": 5},
+    "evaluation": {"eval_every": 5},
+    "sample": {"sample_every": 5},
+}
+"""What a run does most of the time, so that a signal at any time meets it."""
+
+PIPE_STEPS = 400  # a run whose pipe is closed goes on until its budget is used up
+
+
+def interrupted(
+    folder: Path, cause: str, moment: dict[str, object] | None, *, delay_s: float
+) -> str:
+    """Interrupt a run, and check how it ends.
+
+    Args:
+        folder: an empty one, for the run.
+        cause: of `CAUSES`.
+        moment: of `MOMENTS`.
+        delay_s: from the moment's beginning to the interrupt.
+
+    Returns:
+        "saved", or "nothing to save" for a run that took no step.
+
+    Raises:
+        AssertionError: it left no checkpoint, a process, or the wrong words or exit code.
+    """
+    steps = PIPE_STEPS if cause == "pipe" else 1_000_000
+    config = small_config(folder, workers="torch:cpu*2", steps=steps, **(moment or {}))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *flags(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        if moment is not None:
+            wait_until(lambda: any(folder.glob("runs/*/metrics.jsonl")), 120, "metrics")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(delay_s)
+        workers = workers_of(process.pid)
+        if cause == "pipe":
+            process.stdout.close()
+            process.stderr.close()
+            process.wait(120)
+            out, said = "", ""
+        else:
+            process.send_signal(getattr(signal, f"SIG{cause}"))
+            out, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert not any(map(alive, workers)), "a worker is left"
+    assert "Traceback" not in said, said
+    assert process.returncode == (3 if cause == "pipe" else 130), (process.returncode, said)
+    found = run.list_runs(folder / "runs")
+    status = found[-1].read_status() if found else {}
+    if cause == "pipe":
+        assert (status["status"], status["steps"]) == ("done", PIPE_STEPS), status
+    elif out:
+        assert json.loads(out)["status"] == status["status"] == "interrupted", out
+    else:
+        assert said.endswith("interrupted\n"), said
+    if not status.get("steps"):
+        assert not out or json.loads(out)["checkpoint"] is None or not json.loads(out)["steps"]
+        return "nothing to save"
+    try:
+        saved = checkpoint.load(checkpoint.latest(found[-1]))
+    except CheckpointError as error:
+        raise AssertionError(f"{status['steps']} steps are lost: {error}") from error
+    assert saved.state["used"]["steps"] == status["steps"]
+    return "saved"
+
+
+def main() -> int:
+    """Interrupt runs and count how they ended; returns 1 if one ended wrongly."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    random_ = random.Random(arguments.seed)
+    counts: Counter[str] = Counter()
+    for _ in range(arguments.repeat):
+        for cause in CAUSES:
+            for name, moment in MOMENTS.items():
+                delay_s = random_.uniform(0.1, 3.0)
+                with tempfile.TemporaryDirectory() as folder:
+                    try:
+                        how = interrupted(Path(folder), cause, moment, delay_s=delay_s)
+                    except AssertionError as error:
+                        how = f"WRONG: {error}"
+                counts[how.partition(":")[0]] += 1
+                print(f"{cause:4}  {name:13}  {delay_s:.2f} s  {how}", flush=True)
+    print(", ".join(f"{how} {n}" for how, n in counts.items()))
+    return int("WRONG" in counts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

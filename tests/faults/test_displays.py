@@ -1,0 +1,121 @@
+"""Output that cannot be written: work goes on, what only tells ends, and the exit code says so."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlxhog import checkpoint, run, train
+from mlxhog.cli import main
+from mlxhog.metrics import Progress, Result
+from mlxhog.report.streams import Lasting, OutputLost
+from tests.faults.broken import broken_pipe
+from tests.training.small import small_config
+from tests.training.test_bad_days import flags
+
+
+class Refusing(io.StringIO):
+    """A stream that takes some text, then none."""
+
+    def __init__(self, accepted: int, number: int) -> None:
+        super().__init__()
+        self.left, self.number = accepted, number
+
+    def write(self, text: str) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(self.number, "refused")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_a_stream_that_refuses_text_falls_silent(number: int) -> None:
+    behind = Refusing(1, number)
+    stream = Lasting(behind)
+    for text in ("one", "two", "three"):
+        assert stream.write(text) == len(text)
+    stream.flush()
+    assert behind.getvalue() == "one"
+    assert stream.failure is not None
+    assert stream.failure.errno == number
+
+
+def test_a_stream_that_is_all_a_command_has_to_do_ends_it() -> None:
+    stream = Lasting(Refusing(0, errno.EPIPE), ends=True)
+    with pytest.raises(OutputLost):
+        stream.write("one")
+
+
+def test_an_observer_whose_pipe_is_closed_does_not_end_the_training(tmp_path: Path) -> None:
+    calls = []
+
+    def observe(progress: Progress) -> None:
+        calls.append(progress)
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with pytest.warns(UserWarning, match="progress cannot be shown any more"):
+        result = train(small_config(tmp_path, steps=3), observer=observe)
+    assert (result.status, len(calls)) == ("done", 1)
+    assert result.checkpoint is not None
+
+
+def test_training_goes_on_without_the_pipe_of_its_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config(tmp_path, steps=3)
+    with broken_pipe() as pipe:
+        monkeypatch.setattr(sys, "stderr", pipe)
+        assert main(["train", "--json", *flags(config)]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "done"
+
+
+def test_training_whose_result_nobody_reads_is_saved_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config(tmp_path, steps=3)
+    with broken_pipe() as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main(["train", "--json", *flags(config)]) == 3
+    assert "the output cannot be written: Broken pipe\n" in capsys.readouterr().err
+    (found,) = run.list_runs(tmp_path / "runs")
+    assert found.read_status()["status"] == "done"
+    assert checkpoint.load(checkpoint.latest(found)).step == 3
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return train(small_config(tmp_path_factory.mktemp("trained"), steps=2))
+
+
+def test_generate_stops_when_its_reader_leaves_and_says_so(
+    trained: Result, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with broken_pipe() as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main(["generate", trained.run, "--max-new-tokens", "1000000"]) == 3
+    assert capsys.readouterr().err == "the output cannot be written: Broken pipe\n"
+
+
+def test_a_reader_that_leaves_a_list_had_what_it_wanted(
+    trained: Result, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with broken_pipe() as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main(["runs", "--out", str(Path(trained.run).parent)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_command_with_closed_standard_streams_trains(tmp_path: Path) -> None:
+    """Files that it opens would else get the numbers of these streams, and workers write there."""
+    config = small_config(tmp_path, steps=3)
+    command = [sys.executable, "-m", "mlxhog", "train", *flags(config)]
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
+    assert subprocess.run(closed, timeout=120, check=False).returncode == 0
+    (found,) = run.list_runs(tmp_path / "runs")
+    assert found.read_status()["status"] == "done"

@@ -1,0 +1,178 @@
+"""Files that cannot be written: said in words, nothing lost, and training goes on."""
+
+from __future__ import annotations
+
+import _posixshmem  # type: ignore[import-not-found]
+import errno
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog import checkpoint, durable, trainer
+from mlxhog import run as runs
+from mlxhog.arena import handover, segment
+from mlxhog.errors import ArenaError, EnvironmentLacks
+from mlxhog.mad.study.journal import Journal
+from mlxhog.metrics import Progress
+from tests.test_checkpoint import names, save
+from tests.training.small import small_config
+from tests.training.test_bad_days import flags
+
+REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOENT, errno.EACCES),
+    *(errno.EPERM, errno.ENOTDIR, errno.EFBIG, errno.ELOOP),
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> runs.Run:
+    return runs.create(tmp_path / "runs", "small")
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the system refuse to flush anything to the disk."""
+
+    def fail(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+
+@pytest.mark.parametrize("number", REFUSALS)
+def test_a_refused_write_is_said_in_words_and_the_old_file_stands(
+    run: runs.Run, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    save(run, 10)
+    journal = Journal(run.directory / "journal.jsonl")
+    journal.append({"n": 1})
+    with monkeypatch.context() as patch:
+        refuse(patch, number)
+        for write in (
+            lambda: durable.replace_file(run.config_path, b"new"),
+            lambda: run.write_status({"status": "done"}),
+            lambda: save(run, 20),
+            lambda: journal.append({"n": 2}),
+        ):
+            with pytest.raises(EnvironmentLacks):
+                write()
+    journal.close()
+    assert journal.read() == [{"n": 1}]
+    assert run.read_status()["status"] == "created"
+    assert names(run) == ["latest", "step-00000010"]
+
+
+def test_a_link_planted_under_a_part_name_is_not_followed(tmp_path: Path) -> None:
+    victim, target = tmp_path / "victim", tmp_path / "run.json"
+    victim.write_text("mine")
+    target.with_name(f"run.json.{os.getpid()}.part").symlink_to(victim)
+    durable.replace_file(target, b"new")
+    assert (victim.read_text(), target.read_bytes()) == ("mine", b"new")
+    assert not target.is_symlink()
+
+
+def test_checkpoints_go_in_the_order_in_which_they_were_saved(run: runs.Run) -> None:
+    """Not by the time of their files, which a copy or a wrong clock changes."""
+    for step in (30, 10):
+        save(run, step)
+    os.utime(run.checkpoints / "step-00000010" / "state.json", (0, 0))
+    save(run, 20, keep_last=2)
+    assert names(run) == ["latest", "step-00000010", "step-00000020"]
+
+
+def test_a_link_among_checkpoints_is_dropped_and_not_what_it_points_to(
+    run: runs.Run, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    os.rename(save(run, 10), elsewhere)
+    (run.checkpoints / "step-00000010").symlink_to(elsewhere)
+    save(run, 20, keep_last=1)
+    assert names(run) == ["latest", "step-00000020"]
+    assert (elsewhere / "state.json").exists()
+
+
+def test_a_run_whose_folder_is_moved_trains_on_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "METRICS_S", 0.0)
+    monkeypatch.setattr(trainer, "REPORT_S", 0.0)
+    messages: list[str] = []
+
+    def move(progress: Progress) -> None:
+        messages.append(progress.message or "")
+        for found in runs.list_runs(tmp_path / "runs"):
+            if progress.step > 0:
+                os.rename(found.directory, tmp_path / "moved")
+
+    result = trainer.train(
+        small_config(tmp_path, steps=600, save_every=200, eval_every="1h"), observer=move
+    )
+    assert (result.status, result.steps, result.checkpoint) == ("unsaved", 600, None)
+    assert result.val_bits_per_byte is not None
+    assert "was it moved or deleted?" in str(result.error)
+    assert sum("no metrics: " in message for message in messages) == 1
+    assert any("no checkpoint: " in message for message in messages)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EROFS, errno.EACCES])
+def test_without_shared_memory_an_arena_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As in a container without /dev/shm, or with one that is read-only."""
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(_posixshmem, "shm_open", refuse)
+    backing = segment.create(1 << 16, fallback=tmp_path)
+    try:
+        assert str(tmp_path) in backing.note
+        assert os.fstat(backing.fd).st_size == 1 << 16
+        assert not list(tmp_path.iterdir())
+    finally:
+        backing.mapping.close()
+        os.close(backing.fd)
+        os.close(backing.readonly_fd)
+
+
+def limited(**limits: int) -> Any:
+    """Return what sets limits of this process, to be called in a child."""
+
+    def limit() -> None:
+        for name, value in limits.items():
+            resource.setrlimit(getattr(resource, name), (value, value))
+
+    return limit
+
+
+def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mlxhog", "train", *flags(small_config(tmp_path))]
+    done = subprocess.run(
+        command, preexec_fn=limited(RLIMIT_FSIZE=200_000), stderr=subprocess.PIPE, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "200,000 (ulimit -f)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("squat", [Path.touch, lambda path: path.symlink_to("/")])
+def test_something_in_the_place_of_the_directory_of_sockets_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squat: Any
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    squat(tmp_path / f"mlxhog-{os.getuid()}")
+    with pytest.raises(ArenaError, match="belongs to this user alone; remove what is there"):
+        handover.socket_path(tmp_path / ("long" * 40))
+
+
+def test_a_checkpoint_of_before_the_order_was_kept_counts_as_older(run: runs.Run) -> None:
+    first = save(run, 30)
+    (first / "state.json").write_text('{"format": 1}')
+    second = save(run, 10)
+    assert checkpoint.manifest.by_age(run.checkpoints) == [first, second]

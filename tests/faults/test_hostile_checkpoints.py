@@ -1,0 +1,199 @@
+"""What a checkpoint's directory may do to the program that opens or converts it: nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog import checkpoint, formats, manifest, run, small_files
+from mlxhog.data import tokenizers
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
+from mlxhog.formats.converting import Wanted, convert
+from mlxhog.models import families
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+
+MODEL = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=1, num_heads=2)
+HUGE = 200 * 10**9
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Path:
+    """A checkpoint of ours."""
+    return checkpoint.save(
+        run.create(tmp_path, "a"),
+        step=3,
+        params=families.init_params(MODEL, seed=0),
+        model_config=MODEL.to_dict(),
+        optimizer={"m.x": np.ones(3, np.float32)},
+        state={},
+        tokenizer=ByteTokenizer(),
+    )
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, ours: Path) -> Path:
+    """A directory of transformers, which has no manifest."""
+    convert(formats.open(ours), tmp_path / "hf", Wanted(to="hf"))
+    return tmp_path / "hf"
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_convert_copies_nothing_from_outside_of_the_checkpoint(
+    tmp_path: Path, foreign: Path, name: str
+) -> None:
+    (tmp_path / "secret").write_text('{"bos_token": "x"}')
+    (foreign / name).unlink(missing_ok=True)
+    (foreign / name).symlink_to("../secret")
+    with pytest.raises(MlxhogError, match=rf"{name} is a link to .*secret, outside"):
+        convert(formats.open(foreign), tmp_path / "new", Wanted(to="mlxhog"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_cache_of_the_hub_opens_and_converts(tmp_path: Path, foreign: Path) -> None:
+    """The layout of huggingface_hub: every file is a link to ../../blobs/DIGEST."""
+    repository = tmp_path / "models--a--b"
+    snapshot = repository / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for k, file in enumerate(sorted(foreign.iterdir())):
+        shutil.copy(file, repository / "blobs" / str(k))
+        (snapshot / file.name).symlink_to(f"../../blobs/{k}")
+    (tmp_path / "named").symlink_to(snapshot)
+    for path in (snapshot, tmp_path / "named"):
+        opened = formats.open(path)
+        assert opened.tokenizer() is not None
+        convert(opened, tmp_path / f"of-{path.name}", Wanted(to="mlxhog"))
+    assert tokenizers.load(tmp_path / "of-named").sha256 == ByteTokenizer().sha256
+
+
+def test_links_within_the_directory_and_to_tensors_elsewhere_are_followed(
+    tmp_path: Path, foreign: Path
+) -> None:
+    (foreign / "config.json").rename(foreign / "real.json")
+    (foreign / "config.json").symlink_to("real.json")
+    (foreign / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    (foreign / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    assert formats.open(foreign).config.hidden_size == MODEL.hidden_size
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("config.json", ConfigError),
+        ("tokenizer.json", CheckpointError),
+        ("vocab.json", CheckpointError),
+        ("model.safetensors.index.json", CheckpointError),
+    ],
+)
+def test_a_sparse_file_of_200_gb_is_refused_unread(
+    tmp_path: Path, foreign: Path, name: str, error: type[MlxhogError]
+) -> None:
+    if name.endswith("index.json"):
+        (foreign / "model.safetensors").unlink()
+    (foreign / name).touch()
+    os.truncate(foreign / name, HUGE)
+    with pytest.raises(error, match=rf"{name} has 200 GB, and such a file has"):
+        convert(formats.open(foreign), tmp_path / "new", Wanted(to="xlstm"))
+
+
+def test_a_tokenizer_of_200_gb_and_one_that_never_ends_are_refused(tmp_path: Path) -> None:
+    file, fifo = tmp_path / "a" / "tokenizer.json", tmp_path / "b.json"
+    file.parent.mkdir()
+    file.touch()
+    os.truncate(file, HUGE)
+    with pytest.raises(DataError, match="has 200 GB"):
+        tokenizers.load(file.parent)
+    os.mkfifo(fifo)
+    with pytest.raises(CheckpointError, match=r"b\.json is no regular file"):
+        small_files.read(fifo)
+
+
+def test_the_command_refuses_a_sparse_file_in_one_line(tmp_path: Path, foreign: Path) -> None:
+    (foreign / "tokenizer.json").unlink()
+    (foreign / "vocab.json").touch()
+    os.truncate(foreign / "vocab.json", HUGE)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mlxhog",
+            "convert",
+            str(foreign),
+            str(tmp_path / "x"),
+            "--to",
+            "hf",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr[-1000:]
+    assert "vocab.json has 200 GB" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+# -- digests ---------------------------------------------------------------------------------------
+
+
+def flip_a_bit(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+
+
+def test_one_bit_in_the_tensors_of_ours_is_noticed_by_open_and_convert(
+    tmp_path: Path, ours: Path
+) -> None:
+    flip_a_bit(ours / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors has digest .*, expected "):
+        formats.open(ours)
+    arguments = ["convert", str(ours), str(tmp_path / "new"), "--to", "hf"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxhog", *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2, done.stderr[-1000:]
+    assert "model.safetensors has digest" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_tensors_that_the_manifest_does_not_list_are_refused(ours: Path) -> None:
+    record = manifest.read(ours)
+    (ours / manifest.NAME).unlink()
+    (ours / "model.safetensors").rename(ours.parent / "kept")
+    manifest.write(ours, record["step"], record["state"])
+    (ours.parent / "kept").rename(ours / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"state\.json says nothing of model\.safetensors"):
+        formats.open(ours)
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../lock", "huge.bin"])
+def test_a_manifest_makes_nothing_be_read_elsewhere_nor_anything_huge(
+    ours: Path, name: str
+) -> None:
+    record = json.loads((ours / manifest.NAME).read_bytes())
+    (ours / "huge.bin").touch()
+    os.truncate(ours / "huge.bin", HUGE)
+    file = ours / name
+    size = file.stat().st_size if file.exists() else 0
+    record["files"][name] = {"bytes": size, "sha256": "0" * 64}
+    record["sha256"] = manifest._own_digest(record)
+    (ours / manifest.NAME).write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=r"is not in the directory|has 200 GB"):
+        formats.open(ours)
+
+
+def test_moments_are_not_read_for_the_weights_alone(ours: Path) -> None:
+    flip_a_bit(ours / "optimizer.safetensors")
+    formats.open(ours)
+    with pytest.raises(CheckpointError, match=r"optimizer\.safetensors has digest"):
+        checkpoint.load(ours)

@@ -1,0 +1,134 @@
+"""Names and messages from others' files move no cursor, end in no formula and are no markup."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.table import Table
+from rich.text import Text
+from safetensors.numpy import save_file
+
+from mlxhog import cli
+from mlxhog.mad.report.leaderboard import to_csv, to_markdown
+from mlxhog.mad.report.look import look
+from mlxhog.mad.report.page import page
+from mlxhog.report.printable import cell, console, printable_output
+from mlxhog.report.status_line import StatusLine
+from tests.mad.report import sample
+
+CLEARS = "\x1b[2J\x1b]0;title\x07\x9b31m\u202e"
+"""Clears the screen and sets the title, in seven and in eight bits; then writes backwards."""
+CONTROLS = set("\x1b\x07\x9b\u202e\r\t\x00")
+
+
+class Terminal(io.StringIO):
+    """A stream that takes control sequences."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_tensors_name_cannot_send_escape_sequences_to_the_terminal(tmp_path: Path) -> None:
+    """The whole command: the name is part of an error that no place of ours cleans."""
+    names = {f"backbone.{CLEARS}.weight": np.ones((2, 2), np.float32)}
+    save_file(names, tmp_path / "model.safetensors")
+    arguments = ["convert", str(tmp_path), str(tmp_path / "new"), "--to", "hf"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxhog", *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert "backbone." in done.stderr
+    assert not CONTROLS & set(done.stderr)
+
+
+def test_a_runs_name_cannot_either_and_json_escapes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / f"20260101-{CLEARS}"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"status": CLEARS}))
+    assert cli.main(["runs", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "20260101-" in out
+    assert not CONTROLS & set(out)
+    assert cli.main(["runs", "--out", str(tmp_path), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert not CONTROLS & set(out)
+    assert json.loads(out)["status"] == CLEARS
+
+
+def test_bytes_of_a_name_that_are_no_utf8_are_printed_without_an_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"a\xff\xfe")
+    assert cli.main(["convert", str(tmp_path / name), str(tmp_path / "b"), "--to", "hf"]) == 2
+    assert str(tmp_path / "a") in capfd.readouterr().err
+
+
+def test_streams_are_as_before_when_a_command_has_ended(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = sys.stdout, sys.stderr
+    with printable_output():
+        print(f"{CLEARS}a\nb")
+        assert sys.stdout.encoding == before[0].encoding
+    assert (sys.stdout, sys.stderr) == before
+    assert capsys.readouterr().out.strip().endswith("a\nb")
+
+
+def test_pictures_keep_their_colors_and_lose_what_names_bring_along() -> None:
+    stream = Terminal()
+    table = Table()
+    table.add_column("name")
+    table.add_row(Text(f"{CLEARS}x", style="red"))
+    screen = console(stream)
+    screen.print(table)
+    shown = stream.getvalue()
+    assert "\x1b[31m" in shown  # ours
+    assert "[2J" in shown
+    assert not any(part in shown for part in ("\x1b[2J", "\x1b]0", "\x07", "\x9b", "\u202e"))
+
+
+def test_a_line_of_progress_takes_brackets_for_text() -> None:
+    stream = Terminal()
+    with StatusLine(stream, live=True) as line:
+        line.show("backbone[/red].weight\x1b[2J")
+    shown = stream.getvalue()
+    assert "backbone[/red].weight" in shown
+    assert "\x1b[2J" not in shown
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r="])
+def test_a_cell_of_csv_is_never_a_formula(start: str) -> None:
+    assert cell(f"{start}cmd|' /C calc'!A0")[0] in "' "
+    assert cell("mlstm mlp") == "mlstm mlp"
+
+
+def test_a_study_of_hostile_names_makes_harmless_csv_markdown_and_html(tmp_path: Path) -> None:
+    name = f"=HYPERLINK(1)` | <script>x</script>{CLEARS}"
+    standing = look(sample.study(tmp_path))
+    standing = replace(
+        standing,
+        study=name,
+        rows=[replace(row, candidate=name) for row in standing.rows],
+        records=[
+            replace(r, candidate=name, status="failed", reason=name) for r in standing.records
+        ],
+    )
+    rows = list(csv.reader(io.StringIO(to_csv(standing))))
+    assert {row[1][:2] for row in rows[1:]} == {"'="}
+    table = [line for line in to_markdown(standing).splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+    for text in (to_csv(standing), to_markdown(standing)):
+        assert not CONTROLS & set(text)
+    for text in (to_markdown(standing), page(standing, [], version="1")):
+        assert "<script>" not in text

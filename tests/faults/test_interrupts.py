@@ -1,0 +1,74 @@
+"""Signals at any moment: what was reached is saved, a message, and exit code 130."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlxhog import checkpoint
+from mlxhog.interrupts import SIGNALS, Interrupts
+from tests.faults.interrupted_runs import MOMENTS, interrupted
+from tests.training.small import small_config
+from tests.training.test_bad_days import Command
+
+FIRST_MOMENTS = {
+    "the command is imported": "importlib.import_module",
+    "the plan is made": "mlxhog.plan.make_plan",
+    "the arena is created": "mlxhog.arena.Arena.create",
+}
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("function", FIRST_MOMENTS.values(), ids=FIRST_MOMENTS)
+def test_a_signal_before_training_is_a_message_and_130(
+    tmp_path: Path, function: str, number: int
+) -> None:
+    """The process sends the signal to itself when it first calls a function."""
+    module, _, name = function.rpartition(".")
+    program = (
+        "import os, pkgutil, sys\n"
+        "from mlxhog.__main__ import main\n"
+        f"owner = pkgutil.resolve_name({module!r})\n"
+        f"setattr(owner, {name!r}, lambda *_, **__: os.kill(os.getpid(), {int(number)}))\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "train", "--model=tiny", "--workers=torch:cpu"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_a_terminal_that_is_closed_ends_a_run_like_an_interrupt(tmp_path: Path) -> None:
+    command = Command(small_config(tmp_path, workers="torch:cpu*2", steps=1_000_000))
+    command.train()
+    for pid in (command.process.pid, *command.workers):  # as the kernel does: to the whole group
+        os.kill(pid, signal.SIGHUP)
+    code, result, _ = command.end()
+    assert (code, result["status"]) == (130, "interrupted")
+    assert checkpoint.load(Path(str(result["checkpoint"]))).step == result["steps"]
+
+
+@pytest.mark.parametrize("moment", ["checkpointing", "evaluation"])
+def test_an_interrupted_run_leaves_a_checkpoint(tmp_path: Path, moment: str) -> None:
+    assert interrupted(tmp_path, "TERM", MOMENTS[moment], delay_s=0.3) == "saved"
+
+
+def test_under_nohup_a_closed_terminal_is_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.count == 1
+    finally:
+        signal.signal(signal.SIGHUP, before)

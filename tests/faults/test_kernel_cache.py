@@ -1,0 +1,102 @@
+"""Nothing is loaded from the cache of compiled kernels that another user could have put there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog.cache import is_kept, private_directory
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.metal.host import build
+from mlxhog.metal.host.engine import HostEngine
+from tests.metal.host.probes import GROUP_SUM, on
+
+MARKS = """
+#include <fcntl.h>
+__attribute__((constructor)) static void ran() {{ open("{mark}", O_CREAT | O_WRONLY, 0600); }}
+"""
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> tuple[Path, Path]:
+    """A cache whose kernel is a link to a library that leaves a mark, and the mark's path."""
+    cache, mark = tmp_path / "cache", tmp_path / "ran"
+    path, _ = HostEngine("mps", cache=cache).built(GROUP_SUM)
+    other = tmp_path / "other.so"
+    command = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(other)]
+    subprocess.run(command, input=MARKS.format(mark=mark), text=True, check=True, timeout=60)
+    path.unlink()
+    path.symlink_to(other)
+    return path, mark
+
+
+def test_a_library_planted_in_the_cache_is_refused_and_does_not_run(
+    planted: tuple[Path, Path],
+) -> None:
+    path, mark = planted
+    with pytest.raises(EnvironmentLacks, match=rf"{path.name} are not trusted: it is a link"):
+        HostEngine("mps", cache=path.parent).run(on(GROUP_SUM, np.ones(64, np.float32)))
+    assert not mark.exists()
+
+
+def test_a_cache_is_made_for_this_user_alone_whatever_the_umask(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        path, _ = HostEngine("mps", cache=tmp_path / "a" / "b").built(GROUP_SUM)
+        assert HostEngine("mps", cache=tmp_path / "a" / "b").built(GROUP_SUM)[0] == path
+    finally:
+        os.umask(umask)
+    modes = {p: p.stat().st_mode & 0o777 for p in (tmp_path / "a", path.parent, path)}
+    assert set(modes.values()) == {0o700}, modes
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o1777])
+def test_a_cache_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(mode)
+    with pytest.raises(EnvironmentLacks, match=r"can be written by others \(mode 0?1?7"):
+        build.make_cache(tmp_path / "cache")
+
+
+def test_a_cache_in_a_folder_where_others_can_rename_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(EnvironmentLacks, match=rf"lies in {tmp_path}/open, which can be written"):
+        build.make_cache(tmp_path / "open" / "mlxhog" / "metal")
+    (tmp_path / "open").chmod(0o1777)  # the sticky bit keeps others from it, as in /tmp
+    build.make_cache(tmp_path / "open" / "mlxhog" / "metal")
+
+
+def test_the_cache_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private_directory(tmp_path / "cache")
+    (tmp_path / "cache" / "a.so").touch(0o600)
+    assert is_kept(tmp_path / "cache" / "a.so")
+    other = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other)
+    with pytest.raises(EnvironmentLacks, match=r"cache are not trusted: it belongs to .*uid"):
+        private_directory(tmp_path / "cache")
+    with pytest.raises(EnvironmentLacks, match=r"a\.so are not trusted: it belongs to .*uid"):
+        is_kept(tmp_path / "cache" / "a.so")
+
+
+def test_a_library_that_others_can_write_or_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    file, fifo = tmp_path / "a.so", tmp_path / "b.so"
+    file.touch(0o600)
+    file.chmod(0o660)
+    os.mkfifo(fifo)
+    for path, fault in ((file, "can be written by others"), (fifo, "is no regular file")):
+        with pytest.raises(EnvironmentLacks, match=rf"{path.name} are not trusted: it {fault}"):
+            is_kept(path)
+    assert not is_kept(tmp_path / "c.so")
+
+
+def test_a_link_to_a_cache_is_followed_once_and_judged_by_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert build.make_cache(tmp_path / "link") == (tmp_path / "real").resolve()

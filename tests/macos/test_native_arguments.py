@@ -1,0 +1,159 @@
+"""On a Mac MLX's arrays lie in Metal's memory, which native code refuses: only views reach it.
+
+Everything runs in the simulation, where `site/metal_arrays.py` makes MLX's arrays so and
+`site/native_arguments.py` checks and notes every call of a native function.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.macos.simulation import ROOT, linux_only, simulated
+
+pytestmark = linux_only
+
+NATIVE = ROOT / "models/ops/native"
+REFUSED = "refused: "  # as in `site/native_arguments.py`
+
+TRAIN_AND_WRITE = """
+import sys
+from pathlib import Path
+from mlxhog import train
+from mlxhog.decoding.sampling import Sampler
+from mlxhog.live.model import open_model
+from tests.training.small import mixed_model, small_config
+
+folder, family = Path(sys.argv[1]), sys.argv[2]
+model = {"model": mixed_model(folder)} if family == "xlstm_v1" else {}
+often = {"eval_every": "10", "sample_every": "10", "save_every": "10"}
+result = train(small_config(folder, steps=30, workers="auto", **often, **model))
+assert (result.status, result.restarts, result.steps) == ("done", 0, 30), result
+assert [w.backend for w in result.workers] == ["mlx:gpu", "mlx:cpu", "mlx:cpu"], result.workers
+written = open_model("latest", root=folder / "runs", backend="mlx:cpu")
+for batch_size in (1, 2):
+    prompts, sampler = ["lock", "free"], Sampler(seed=0)
+    answers = written.answer(prompts, sampler=sampler, max_new_tokens=4, batch_size=batch_size)
+    assert [one.row for one in answers]
+"""
+
+MAD = """
+from mlxhog.mad.training.candidate import train
+from mlxhog.models.mad.layer import known
+from tests.mad.training.small_runs import small_run
+
+found = train(small_run(layers=" ".join(known()), dim=32, workers="mlx:cpu"))
+assert found.status == "done", found
+"""
+
+COMPARE = """
+from mlxhog.parity import cases
+from mlxhog.parity.comparison import compare
+from mlxhog.parity.sides import Side
+from tests.parity.test_run import GOLDEN
+
+sides = [Side("numpy", "numpy"), Side("mlx:cpu", "mlx:cpu", "native")]
+for name in ("large_d_fused", "v1_mixed_02"):
+    found = compare(cases.read(GOLDEN / f"{name}.safetensors", steps=2), sides, lambda *_: None)
+    assert found.ok, [row for row in found.rows if not row.ok]
+"""
+
+ANALYZE = """
+import sys
+from pathlib import Path
+from mlxhog.doctor.child import Child
+from mlxhog.theory.analysis.analyze import tickets
+from mlxhog.theory.analysis.conflicts import measure
+from tests.theory.analysis.measured import subject
+
+sampled = subject(Path(sys.argv[1]), backend="mlx:cpu")
+with Child() as child:
+    drawn = tickets(sampled.batches().n_tickets, 24, 0)
+    assert measure(child, sampled, drawn, lambda step: None).samples == 24
+"""
+
+LINEARS = """
+import mlx.core as mx
+from mlxhog.models.ops.native import ops_mlx
+
+ops_mlx.FAST_GEMM = True  # as on Linux
+x, w, b = mx.ones((2, 3, 4)), mx.ones((5, 4)), mx.ones(5)
+d_w = mx.grad(lambda w: ops_mlx.linears(x, [w, w], [b, None])[0].sum())(w)
+assert mx.array_equal(d_w, mx.full((5, 4), 6.0))
+"""
+
+REFUSALS = """
+import mlx.core as mx
+import numpy as np
+from mlxhog import _native
+
+x, host = mx.ones((2, 4)), np.ones((2, 4), np.float32)
+for call in (
+    lambda: _native.sumsq(x),
+    lambda: _native.ops.linears(host, [x], [None], [host], threads=1),
+    lambda: _native.LinearProblem(words=x),
+):
+    try:
+        call()
+    except TypeError as error:
+        assert "expected NumPy's arrays" in str(error), error
+    else:
+        raise AssertionError("not refused")
+assert _native.sumsq(np.array(x, copy=False)) == 8
+"""
+
+
+def native_calls(log: Path) -> Counter[str]:
+    """Native functions, and in how many processes each was called; none with a foreign array."""
+    lines = log.read_text().splitlines()
+    assert not [line for line in lines if line.startswith(REFUSED)]
+    return Counter(lines)
+
+
+def ops_that_mlx_uses() -> set[str]:
+    """The native functions that the sources of MLX's native operators name."""
+    texts = (path.read_text() for path in NATIVE.glob("*_mlx.py"))
+    return {name for text in texts for name in re.findall(r"\bops\.[a-z]\w+(?=\()", text)}
+
+
+@pytest.mark.parametrize("family", ["xlstm", "xlstm_v1"])
+def test_the_default_workers_train_evaluate_and_write_text(tmp_path: Path, family: str) -> None:
+    log = tmp_path / "calls"
+    simulated(TRAIN_AND_WRITE, tmp_path, family, FAKE_METAL=1, FAKE_NATIVE_LOG=log)
+    calls = native_calls(log)
+    # Each mlx:cpu worker computes a gradient before it is ready.
+    own = {"xlstm": "ops.soft_cap_grad", "xlstm_v1": "ops.slstm_grad"}[family]
+    assert min(calls[name] for name in ("ops.mlstm_grad", "ops.cross_entropy", own)) >= 2
+    assert calls["adamw_step"] >= 1
+    assert calls[{"xlstm": "XlstmLargeDecoder", "xlstm_v1": "XlstmV1Decoder"}[family] + ".step"]
+
+
+def test_a_candidate_with_every_mad_layer_trains_and_is_scored(tmp_path: Path) -> None:
+    log = tmp_path / "calls"
+    simulated(MAD, FAKE_METAL=1, FAKE_NATIVE_LOG=log)
+    elsewhere = {"ops.linears", "ops.soft_cap"}  # called by tests above and below
+    elsewhere |= {f"{name}_grad" for name in elsewhere}
+    assert ops_that_mlx_uses() - set(native_calls(log)) == elsewhere
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [(COMPARE, "ops.mlstm_grad"), (ANALYZE, "bitmap_meetings"), (LINEARS, "ops.linears_grad")],
+    ids=["parity", "analyze", "linears"],
+)
+def test_no_array_of_mlx_reaches_native_code_in(tmp_path: Path, code: str, name: str) -> None:
+    log = tmp_path / "calls"
+    simulated(code, tmp_path, FAKE_METAL=1, FAKE_NATIVE_LOG=log)
+    assert native_calls(log)[name] >= 1
+
+
+def test_the_check_refuses_arrays_of_mlx_in_functions_lists_and_constructors(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "calls"
+    simulated(REFUSALS, FAKE_NATIVE_LOG=log)
+    refused = [f"{REFUSED}{name}" for name in ("sumsq", "ops.linears", "LinearProblem.__init__")]
+    assert [line for line in log.read_text().splitlines() if line.startswith(REFUSED)] == refused

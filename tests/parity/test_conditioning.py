@@ -1,0 +1,83 @@
+"""Tolerances grow where rounding the inputs is enough to move a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from mlxhog.parity import compare, conditioning
+from mlxhog.parity.subject import Array
+
+
+def sums(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """A sum that cancels, and one that does not."""
+    a, b = inputs["a"].astype(np.float64), inputs["b"].astype(np.float64)
+    yield "grad/cancels", a - b
+    yield "grad/adds", a + b
+
+
+def test_what_cancels_moves_and_what_adds_up_does_not() -> None:
+    inputs = {"a": np.full(9, 1.0, np.float32), "b": np.full(9, 0.9999, np.float32)}
+    results, conditions = conditioning.split(
+        dict(conditioning.measure(dict(sums(inputs)), inputs, sums))
+    )
+    assert not results
+    assert conditions["grad/adds"] < 1e-7
+    assert 1e-4 < conditions["grad/cancels"] < 1e-2
+
+
+def test_inputs_are_rounded_by_at_most_half_a_unit() -> None:
+    x = np.random.default_rng(0).normal(size=1000)
+    moved = conditioning.rounded({"x": x}, 1)["x"]
+    assert 0 < np.abs(moved / x - 1).max() <= 2.0**-24 * 1.001
+
+
+def test_a_maximum_whose_sides_nearly_change_places_moves() -> None:
+    def steep(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+        yield "grad/kink", np.where(inputs["a"] > 1.0 + 6 * conditioning.ROUNDING, 2.0, 1.0)
+
+    inputs = {"a": np.full(50, 1.0, np.float32)}
+    _, conditions = conditioning.split(
+        dict(conditioning.measure(dict(steep(inputs)), inputs, steep))
+    )
+    assert conditions == {"grad/kink": 1.0 / 16.0}
+
+
+def test_of_a_parameter_after_steps_its_way_counts_and_not_where_it_began() -> None:
+    def stays(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+        yield "after/sgd/w", inputs["w"].astype(np.float64) + 0.25
+
+    inputs = {"w": np.full(50, 1000.0, np.float32)}
+    _, conditions = conditioning.split(
+        dict(conditioning.measure(dict(stays(inputs)), inputs, stays))
+    )
+    assert conditions["after/sgd/w"] < 1e-12
+
+
+def test_a_difference_is_allowed_as_far_as_rounding_moves_the_result() -> None:
+    wanted = {"logits": np.array([5.0])}
+    for conditions, ok in (({}, False), ({"logits": 1e-5}, True)):
+        for name in ("logits", "stepwise/logits"):
+            (row,) = compare.rows(
+                "a", {name: np.array([5.001])}, "b", wanted, precision="float32", start={},
+                conditions=conditions, pairs=[(name, "logits")],
+            )  # fmt: skip
+            assert row.ok is ok
+    (row,) = compare.rows(
+        "a", {"logits": np.array([5.001])}, "b", wanted, precision="float64", start={},
+        conditions={"logits": 1e-5}, pairs=[("logits", "logits")],
+    )  # fmt: skip
+    assert not row.ok
+
+
+def test_a_result_without_a_condition_of_its_own_has_that_of_what_it_stands_for() -> None:
+    conditions = {"grad/w": 1.0, "recurrent/grad/q": 2.0, "logits": 3.0, "sequence/state/n": 4.0}
+    found = {
+        "after/adamw/w": 1.0,
+        "chunkwise/grad/q": 2.0,
+        "stepwise/logits": 3.0,
+        "stepwise/state/n": 4.0,
+        "greedy_ids": None,
+    }
+    assert {name: conditioning.of(name, conditions) for name in found} == found

@@ -1,0 +1,143 @@
+"""A right model never fails; 4 units in one operator, and one wrong sign, always do."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.parity import operators, work
+from mlxhog.parity.compare import operator_rows
+from mlxhog.parity.comparison import compare
+from mlxhog.parity.faults import ENTRIES, OperatorFault, SignFault, planted
+from mlxhog.parity.sides import Side
+from mlxhog.parity.subject import ModelPlan, Results, Subject
+from tests.models.sample import batch, config, perturbed_params, v1_config
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+NUMPY = Side("numpy", "numpy")
+OTHERS = (
+    Side("torch:cpu", "torch:cpu", "native"),
+    Side("torch:cpu+reference", "torch:cpu", "reference"),
+    Side("mlx:cpu", "mlx:cpu", "native"),
+    Side("mlx:cpu+reference", "mlx:cpu", "reference"),
+)
+PLANS = {"xlstm": ModelPlan(config()), "xlstm_v1": ModelPlan(v1_config())}
+MODELS = 10
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Any:
+    """benchmarks/parity_false_failures.py, which is no part of the package."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        path = FOLDER / "parity_false_failures.py"
+        spec = importlib.util.spec_from_file_location("_false_failures_under_test", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # its dataclasses look themselves up
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(FOLDER))
+    return module
+
+
+def test_random_models_never_fail_and_their_faults_are_found(benchmark: Any) -> None:
+    tally = benchmark.Tally()
+    for number in range(MODELS):
+        benchmark.examine(number, tally)
+    assert tally.failed == []
+    assert "operator" not in tally.missed
+    assert "sign" not in tally.missed
+    assert tally.planted == {"operator": 2 * MODELS, "sign": MODELS, "sign of any": MODELS}
+
+
+def results_alone(side: Side, plan: ModelPlan, fault: OperatorFault | None) -> Results:
+    engine = work.engine_of(side)
+    with planted(engine, fault):
+        return dict(operators.results(engine, plan))
+
+
+def operator_names(plan: ModelPlan) -> list[str]:
+    """Every operator of a family once, without the variants of it."""
+    return list(dict.fromkeys(name.split()[0] for name in operators.names(plan)))
+
+
+@pytest.mark.parametrize("side", OTHERS, ids=lambda side: side.name)
+@pytest.mark.parametrize("family", PLANS)
+def test_right_operators_agree_and_one_off_by_4_units_does_not(family: str, side: Side) -> None:
+    plan = PLANS[family]
+    exact = dict(operators.reference(plan))
+    rows = list(operator_rows(side.name, results_alone(side, plan, None), "numpy", exact))
+    assert len(rows) == 2 * len(operators.names(plan))
+    assert [(row.what, row.max_abs) for row in rows if not row.ok] == []
+    for name in operator_names(plan):
+        for entries in ("all", "random"):
+            wrong = results_alone(side, plan, OperatorFault(name, entries))
+            bad = {
+                row.what.split("/")[1].split()[0]
+                for row in operator_rows(side.name, wrong, "numpy", exact)
+                if not row.ok
+            }
+            assert name in bad, entries
+
+
+@pytest.mark.parametrize("side", OTHERS, ids=lambda side: side.name)
+def test_a_single_entry_off_by_4_units_is_found_where_results_are_exact(side: Side) -> None:
+    plan = PLANS["xlstm_v1"]
+    exact = dict(operators.reference(plan))
+    for name in ("linears", "block_diagonal", "causal_conv"):
+        wrong = results_alone(side, plan, OperatorFault(name, "one"))
+        rows = operator_rows(side.name, wrong, "numpy", exact)
+        assert f"operator/{name}" in [row.what for row in rows if not row.ok]
+
+
+@pytest.mark.parametrize("side", OTHERS, ids=lambda side: side.name)
+def test_a_single_entry_off_by_twice_what_is_allowed_is_found_in_every_operator(side: Side) -> None:
+    ulps = 2 * int(operators.ROUNDED) + 1
+    for plan in PLANS.values():
+        exact = dict(operators.reference(plan))
+        for name in operator_names(plan):
+            wrong = results_alone(side, plan, OperatorFault(name, "one", ulps))
+            rows = operator_rows(side.name, wrong, "numpy", exact)
+            assert name in {row.what.split("/")[1].split()[0] for row in rows if not row.ok}
+
+
+def test_entries_of_a_fault_are_off_by_units_of_their_own() -> None:
+    y = np.array([1.0, -1000.0, 0.25], np.float32)
+    units = {entries: OperatorFault("x", entries).offset(y) / np.spacing(y) for entries in ENTRIES}
+    assert (units["all"] == 4).all()
+    assert (np.abs(units["random"]) == 4).all()
+    assert (units["one"] == [0, 4, 0]).all()
+
+
+def small(**changes: Any) -> Subject:
+    cfg = config(**changes)
+    tokens, targets = batch(cfg, 2, 9, seed=1)
+    plan = ModelPlan(cfg, steps=2)
+    return Subject("small", plan, perturbed_params(cfg, 1), {"tokens": tokens, "targets": targets})
+
+
+def quiet(side: str, step: str) -> None:
+    """Nobody watches."""
+
+
+def test_the_command_names_the_operator_that_is_off() -> None:
+    found = compare(small(), [NUMPY, OTHERS[2]], quiet, fault=OperatorFault("rms_norm"))
+    assert found.first_bad is not None
+    assert (found.first_bad.what, found.first_bad.a) == ("operator/rms_norm/rms", "mlx:cpu")
+
+
+def test_the_command_names_the_entry_with_the_wrong_sign() -> None:
+    name = "backbone.blocks.1.ffn.proj_up.weight"
+    found = compare(small(), [NUMPY, OTHERS[0]], quiet, fault=SignFault(name, 7))
+    assert found.first_bad is not None
+    assert found.first_bad.what == f"grad/{name}"
+    assert found.first_bad.where == (0, 7)
+    assert found.first_bad.got is not None
+    assert found.first_bad.wanted == pytest.approx(-found.first_bad.got, rel=1e-3)

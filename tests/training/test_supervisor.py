@@ -1,0 +1,178 @@
+"""The supervisor's judgement: who is silent, who rests, who has died too often."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mlxhog.arena import Arena, plan, process
+from mlxhog.arena.workers import Phase, State
+from mlxhog.control import Command
+from mlxhog.data.ledger import Ledger
+from mlxhog.errors import WorkerFailed
+from mlxhog.mix import WorkerSpec
+from mlxhog.supervisor import RESTART_WINDOW_S, Supervisor
+
+TIMEOUT_S = 60.0
+POLL_S = 0.05
+
+
+class Process:
+    """Stands for a worker's process."""
+
+    sentinel = 0
+
+    def __init__(self) -> None:
+        self.exitcode: int | None = None
+
+    def is_alive(self) -> bool:
+        return self.exitcode is None
+
+    def kill(self) -> None:
+        self.exitcode = -9
+
+    def join(self, timeout: float | None = None) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Clock:
+    """Stands for the machine's clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ns = 10**12
+        monkeypatch.setattr(process, "monotonic_ns", lambda: self.ns)
+        monkeypatch.setattr("mlxhog.arena.workers.monotonic_ns", lambda: self.ns)
+        monkeypatch.setattr("mlxhog.supervisor.monotonic_ns", lambda: self.ns)
+
+    def wait(self, seconds: float) -> None:
+        self.ns += round(seconds * 1e9)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Of two workers that have been spawned."""
+    parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
+    config: Any = SimpleNamespace(
+        heartbeat_timeout_s=TIMEOUT_S, restarts=5, max_nonfinite=3, strategy="hogwild",
+        async_after=0.0,
+    )  # fmt: skip
+
+    def spawn(self: Supervisor, seat: Any) -> None:
+        seat.owner = self.arena.workers.acquire_slot(slot=seat.slot).incarnation
+        seat.process = Process()
+
+    monkeypatch.setattr(Supervisor, "_spawn", spawn)
+    monkeypatch.setattr("mlxhog.supervisor.connection.wait", lambda *_, timeout: clock.wait(POLL_S))
+    with Arena.create(plan({"w": parameter}, max_workers=2, n_tickets=8)) as arena:
+        mix = [WorkerSpec("torch:cpu", 1)] * 2
+        made = Supervisor(arena, Ledger(arena), mix, config, tmp_path, make_job=None)  # type: ignore[arg-type]
+        made.start()
+        yield made
+        made.kill()
+
+
+def run(supervisor: Supervisor, phase: Phase = Phase.COMPUTE) -> None:
+    """Let every worker be up."""
+    for seat in supervisor.seats:
+        supervisor.entry(seat).state = State.RUNNING
+        supervisor.entry(seat).beat(phase)
+
+
+def die(supervisor: Supervisor) -> None:
+    """Let the first worker die, and the supervisor see it."""
+    process = supervisor.seats[0].process
+    assert process is not None
+    process.kill()
+    supervisor.poll(POLL_S)
+
+
+def test_a_pause_of_the_whole_group_is_no_silence_of_a_worker(
+    supervisor: Supervisor, clock: Clock
+) -> None:
+    run(supervisor)
+    for _ in range(10):
+        supervisor.poll(POLL_S)
+        clock.wait(10 * TIMEOUT_S)  # Ctrl-Z, or the lid of a laptop
+    supervisor.poll(POLL_S)
+    assert supervisor.restarts == 0
+    assert all(seat.process.is_alive() for seat in supervisor.seats if seat.process)
+
+
+def test_a_worker_that_is_silent_while_it_is_watched_is_replaced(
+    supervisor: Supervisor,
+) -> None:
+    run(supervisor)
+    silent, other = supervisor.seats
+    for _ in range(round(0.9 * TIMEOUT_S / POLL_S)):
+        supervisor.entry(other).beat()
+        supervisor.poll(POLL_S)
+    assert supervisor.restarts == 0
+    for _ in range(round(0.2 * TIMEOUT_S / POLL_S)):
+        supervisor.entry(other).beat()
+        supervisor.poll(POLL_S)
+    assert supervisor.restarts == 1
+    assert supervisor.entry(silent).restarts == 1
+    assert "no sign of life for 60 s" in supervisor.messages[0]
+
+
+def test_workers_that_are_starting_or_dead_do_not_rest(supervisor: Supervisor) -> None:
+    assert not supervisor.resting()
+    run(supervisor, Phase.IDLE)
+    assert supervisor.resting()
+    first, _ = supervisor.seats
+    die(supervisor)
+    assert not supervisor.resting()
+    supervisor.entry(first).state = State.RUNNING
+    assert not supervisor.resting()  # it has not said yet that it has nothing to do
+    supervisor.entry(first).beat(Phase.IDLE)
+    assert supervisor.resting()
+    supervisor.arena.workers.mark_dead(first.slot)
+    assert not supervisor.resting()
+
+
+def test_a_worker_that_never_gets_up_is_given_up_however_long_each_start_takes(
+    supervisor: Supervisor, clock: Clock
+) -> None:
+    for _ in range(5):
+        clock.wait(RESTART_WINDOW_S / 3)
+        die(supervisor)
+    with pytest.raises(WorkerFailed, match="died 6 times"):
+        die(supervisor)
+
+
+def test_deaths_of_a_worker_that_was_up_are_forgotten_in_time(
+    supervisor: Supervisor, clock: Clock
+) -> None:
+    for _ in range(20):
+        run(supervisor)
+        clock.wait(RESTART_WINDOW_S / 3)
+        die(supervisor)
+    assert supervisor.restarts == 20
+
+
+def test_who_does_not_rest_in_time_is_ended_and_the_others_stay(supervisor: Supervisor) -> None:
+    supervisor.command(Command.REST)
+    run(supervisor, Phase.IDLE)
+    busy, other = supervisor.seats
+    supervisor.entry(busy).beat(Phase.COMPUTE)
+    supervisor.dismiss_busy()
+    assert busy.process is None
+    assert other.process is not None
+    assert "worker 1 (torch:cpu) was still in phase compute" in supervisor.messages[0]
+    supervisor.poll(POLL_S)
+    assert busy.process is None  # nobody takes its place
+    assert supervisor.has_workers()
+    supervisor.entry(other).beat(Phase.EVALUATE)
+    supervisor.dismiss_busy()
+    assert not supervisor.has_workers()
