@@ -18,8 +18,11 @@ _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = tuple(
     f"{_TAG}{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")
 )
-_SPELLINGS = {f"{_TAG}{name}": (f"{_TAG}{name}",) for name in ("bool", "int")}
-_SPELLINGS[f"{_TAG}float"] = (f"{_TAG}float", f"{_TAG}int")
+_SPELLINGS = {
+    f"{_TAG}{name}": tuple(f"{_TAG}{one}" for one in found)
+    for name, found in {"bool": ["bool"], "int": ["int"], "float": ["float", "int"]}.items()
+}
+"""What the text of a scalar has to look like to PyYAML, by its tag."""
 MOST_CHARACTERS = MOST_CONFIG_BYTES
 """Of all values together, each alias counted as what it stands for."""
 
@@ -116,7 +119,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Compose a node within the limits; an alias weighs as much as its anchor."""
-        mark = self.peek_event().start_mark
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
             node = super().compose_node(parent, index)
             if id(node) not in self._weights:
@@ -128,6 +131,7 @@ class _Loader(yaml.SafeLoader):
             raise _problem(f"lists or mappings are nested more than {MOST_DEPTH} deep", mark)
         before = self._characters
         node = super().compose_node(parent, index)
+        assert node is not None, "there is an event, and no alias"
         self._depth -= 1
         self._count(1 + len(node.value) * isinstance(node, yaml.ScalarNode), mark)
         self._weights[id(node)] = self._characters - before
@@ -159,7 +163,8 @@ class _Loader(yaml.SafeLoader):
             )
         allowed = _SPELLINGS.get(node.tag)
         if allowed and isinstance(node, yaml.ScalarNode):
-            if self.resolve(yaml.ScalarNode, node.value, (True, False)) not in allowed:
+            looks = self.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+            if looks not in allowed:
                 kind = node.tag.removeprefix(_TAG)
                 raise _problem(f"{shown(node.value)} is no {kind}", node.start_mark)
             if len(node.value) > MOST_DIGITS:

@@ -75,8 +75,8 @@ def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
         if key not in own:
             raise ConfigError(f"layer {name} has no {key!r}; {_near(key, own)}")
         values[key] = convert(f"{name}.{key}", value, types[key])
-        if types[key] is not float and isinstance(values[key], int):
-            check_most(f"{name}.{key}", values[key])
+        if types[key] is not float and isinstance(read := values[key], int):
+            check_most(f"{name}.{key}", read)
     made: Layer = layer(**values)
     return made
 

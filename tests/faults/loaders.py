@@ -428,10 +428,11 @@ def _write_record(folder: Path) -> Iterable[Path]:
         "lost": 0, "torn": 0, "adds_per_s": 1e6, "emulated": False, "naive": False,
         "kernel": "dense",
     }  # fmt: skip
+    alone = row | {"writers": ["metal:mlx"] * 2, "where": "threads"}
     content = {
         "format": verdicts.FORMAT,
         "identity": asdict(MAC),
-        "litmus": [row, row | {"kernel": "rows"}],
+        "litmus": [row, alone, row | {"kernel": "rows"}, alone | {"kernel": "rows"}],
         "reads": [
             {"reader": "mlx:gpu", "kind": "live", "writer": "native", "samples": 5, "torn": 0}
             | {"backwards": 0, "visible_s": 0.001, "emulated": False}

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -51,6 +52,7 @@ KEYS = (
     "suite",
 )
 DEEPEST = 256
+MOST_CHOICES = 4096
 EXAMPLES = {"mixer": "[mlstm, mh-attention]", "channel": "[swiglu, mlp]"}
 
 
@@ -172,7 +174,7 @@ def _depths(value: object, *, step: int) -> tuple[int, ...]:
     if not isinstance(value, list):
         return (_depth(value),)
     numbers = [_depth(one) for one in value]
-    if numbers != sorted(set(numbers)):
+    if not numbers or numbers != sorted(set(numbers)):
         raise ConfigError(f"depth is {value}; give rising numbers, such as [4, 8]")
     return tuple(range(numbers[0], numbers[-1] + 1, step)) if len(numbers) == 2 else tuple(numbers)
 
@@ -219,6 +221,8 @@ def _spread(item: object, defaults: Mapping[str, Mapping[str, object]]) -> list[
         if value == []:
             raise ConfigError(f"{name}.{field} is an empty list; give the numbers to choose from")
     values = [value if isinstance(value, list) else [value] for value in numbers.values()]
+    if (count := math.prod(map(len, values))) > MOST_CHOICES:
+        raise ConfigError(f"{name} has {count} combinations of its numbers; {MOST_CHOICES} at most")
     return [
         make(name, dict(zip(numbers, chosen, strict=True))) for chosen in itertools.product(*values)
     ]

@@ -1,0 +1,482 @@
+"""Files that were made to break their reader: refused in words, soon, and in little memory."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mlxhog import checkpoint, cli, formats, limits, manifest, plain_json, plain_yaml, verdicts
+from mlxhog import run as runs
+from mlxhog.config import TrainConfig
+from mlxhog.config_sources import read_yaml, resolve
+from mlxhog.data import tokenizers
+from mlxhog.errors import (
+    MOST_CHARACTERS,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MlxhogError,
+    RunError,
+    StudyError,
+)
+from mlxhog.mad.search import space_file
+from mlxhog.mad.study import store, study
+from mlxhog.mad.tasks import files
+from mlxhog.models import families
+from mlxhog.models.registry import load_architecture
+from tests.faults import loaders
+from tests.faults.mutations import BOMB
+
+# -- YAML ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lr: !!int z", "conf.yaml:1: not YAML: 'z' is no int"),
+        ("\nlr: !!bool z", "conf.yaml:2: not YAML: 'z' is no bool"),
+        ("lr: !!float z", "'z' is no float"),
+        ("lr: !!timestamp z", "the tag '!!timestamp' is not supported"),
+        ("lr: !!binary =", "the tag '!!binary' is not supported"),
+        ("lr: !!set {a}", "the tag '!!set' is not supported"),
+        (f"steps: {'9' * 5000}", "a number has more than 100 digits"),
+        (f"steps: 0x{'f' * 5000}", "a number has more than 100 digits"),
+        (f"lr: {'[' * 3000}", "nested more than 64 deep"),
+        ("lr:\n" + "".join(f"{' ' * k}a:\n" for k in range(1, 300)), "nested more than 64 deep"),
+        (f"lr: [{BOMB}", "not YAML"),
+        ("lr: &a [*a]", "an alias of the list or mapping that it stands in"),
+        ("lr: {a: 1, a: 2}", "'a' stands already in line 1"),
+        ("? [a]\n: 1", "a list or mapping is no name"),
+        ('lr: "\\UFFFFFFFF"', "not YAML"),
+        (f"%YAML {'9' * 5000}.1\n---\nlr: 1", "not YAML"),
+        ("lr: .nan", "lr is nan; wanted a number"),
+        ("lr: .inf", "lr is inf; wanted a number"),
+        ("steps: 1.0e+300", "steps is 1e+300; wanted a whole number"),
+        ("steps: 1" + "0" * 30, "wanted a whole number"),
+        ("time: 1e300", "time is '1e300'; wanted seconds"),
+        ("steps: true", "steps is True; wanted a whole number"),
+        ("batch_size: -1", "batch_size is -1; wanted a whole number at least 1"),
+        ("lr: " + "x" * 100_000, "lr is 'xxx"),
+    ],
+)
+def test_a_config_that_is_no_plain_yaml_is_refused_with_its_line(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    path = tmp_path / "conf.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        resolve(TrainConfig, [read_yaml(path)])
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_date_in_yaml_is_text(tmp_path: Path) -> None:
+    (tmp_path / "conf.yaml").write_text("name: 2024-01-01\nout: 2024-01-01 10:00:00\n")
+    config = resolve(TrainConfig, [read_yaml(tmp_path / "conf.yaml")])
+    assert (config.name, config.out) == ("2024-01-01", "2024-01-01 10:00:00")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: read_yaml(path),
+        lambda path: load_architecture(path),
+        lambda path: loaders.read_space(path),
+        lambda path: formats.config_files.read(path),
+    ],
+    ids=["train", "architecture", "space", "config of a checkpoint"],
+)
+def test_a_bomb_of_anchors_costs_no_memory(tmp_path: Path, read: Any) -> None:
+    path = tmp_path / "bomb.yaml"
+    path.write_text(BOMB)
+    assert path.stat().st_size < 600, "500 bytes that stood for 522 MB"
+    with pytest.raises(ConfigError, match="with all aliases written out") as caught:
+        read(path)
+    assert len(str(caught.value)) < 300
+
+
+def test_aliases_and_merged_mappings_of_a_sane_size_are_read() -> None:
+    text = "a: &a {heads: 2}\nb: *a\nc: {<<: *a, conv: 4}\n"
+    assert plain_yaml.loads(text) == {
+        "a": {"heads": 2},
+        "b": {"heads": 2},
+        "c": {"heads": 2, "conv": 4},
+    }
+
+
+def test_a_yaml_file_of_many_megabytes_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "large.yaml"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # sparse
+    with pytest.raises(ConfigError, match="more than 1,048,576 bytes"):
+        read_yaml(path)
+
+
+# -- JSON ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ("[" * 200 + "]" * 200, "nested more than 64 deep"),
+        ('{"a":' * 3000 + "1" + "}" * 3000, "nested"),
+        ("9" * 5000, "5,000 digits"),
+        ("NaN", "NaN is no JSON"),
+        ("-Infinity", "-Infinity is no JSON"),
+        ("[1e999]", "too large"),
+        ('{"a": 1, "a": 2}', "the key 'a' occurs twice"),
+        ('"\\ud800"', "surrogates not allowed"),
+    ],
+)
+def test_json_that_nothing_can_handle_is_a_value_error(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        plain_json.loads(text)
+
+
+def test_a_record_of_json_lines_may_hold_nan_beside_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "hello", "score": NaN}\n')
+    assert list(loaders.corpora.find(str(path)).documents()) == [b"hello"]
+    path.write_text("[" * 100_000 + "\n")
+    with pytest.raises(DataError, match=r"a.jsonl:1: not JSON \(lists or objects are nested"):
+        list(loaders.corpora.find(str(path)).documents())
+
+
+# -- models ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value", [9e15, 9_000_000_000_000_000, 10**300, 2**40, "9e15", -1, 0, True]
+)
+@pytest.mark.parametrize("field", ["num_heads", "hidden_size", "num_hidden_layers"])
+def test_a_size_beyond_reason_is_refused_at_once(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=field):
+        families.read({**loaders.LARGE, field: value})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300, -1.0, "nan", "1e999"])
+@pytest.mark.parametrize("field", ["norm_eps", "qk_dim_factor", "gate_soft_cap", "ffn_proj_factor"])
+def test_a_number_that_is_none_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=field):
+        families.read({**loaders.LARGE, field: value})
+
+
+def test_the_nearest_width_is_found_without_trying_all() -> None:
+    with pytest.raises(ConfigError, match="set hidden_size to 99996"):
+        families.read({**loaders.LARGE, "hidden_size": 100_000, "num_heads": 6})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"slstm_at": ["x"]}, {"slstm_at": [1e300]}, {"num_blocks": 9e15},
+        {"mlstm_block": {"mlstm": {"proj_factor": 1e308}}},
+        {"mlstm_block": {"mlstm": {"num_heads": 2**31 - 1}}},
+        {"slstm_block": {"slstm": {}, "feedforward": {"proj_factor": 1e29}}},
+    ],
+)  # fmt: skip
+def test_v1_refuses_what_it_cannot_build(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        families.read({**loaders.V1, **changes})
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        f"mlstm*{'9' * 5000}", f"mlstm(h{'9' * 5000})", "(" * 3000, "mlstm(heads=9e15)",
+        [{"type": "moe-swiglu", "experts": 2**31 - 1}], [{"type": "mlstm", 1: 2}],
+        [{"repeat": 9e15, "layers": ["mlstm"]}], [[["mlstm"]]],
+    ],
+)  # fmt: skip
+def test_mad_refuses_layers_beyond_reason(layers: Any) -> None:
+    with pytest.raises(ConfigError):
+        families.read({"version": 1, "model": {"dim": 16, "layers": layers}})
+
+
+def test_a_choice_of_every_combination_of_long_lists_is_refused() -> None:
+    hundred = list(range(1, 101))
+    mixer = {"type": "mamba", "expand": hundred, "states": hundred, "conv": hundred}
+    with pytest.raises(ConfigError, match="mamba has 1000000 combinations of its numbers"):
+        space_file.to_space({"depth": 2, "mixers": [mixer], "channels": ["swiglu"]})
+    with pytest.raises(ConfigError, match="depth is "):
+        space_file.to_space({"depth": [], "mixers": ["mlstm"], "channels": ["swiglu"]})
+
+
+# -- checkpoints -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02}q\x00(K\x01", b"\x80\x02.", b"\x80\x02K\x01.", b"\x80\x02cos\nsystem\n.",
+        b"\x80\x02]q\x00h\x05.", b"\x80\x02X\xff\xff\xff\xff.", b"\x80\x05\x95" + b"\xff" * 8,
+        b"", b"(" * 100_000,
+    ],
+)  # fmt: skip
+def test_whatever_torch_raises_for_a_damaged_pickle_is_ours(tmp_path: Path, pickled: bytes) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.zeros(2)}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = [(info, archive.read(info)) for info in archive.infolist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for info, data in entries:
+            archive.writestr(info, pickled if info.filename.endswith("data.pkl") else data)
+    with pytest.raises(CheckpointError, match=r"model.pt"):
+        formats.open(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00", b"../../x", b"..", b"a\x1b[2Jb", b"x" * 10_000, b"x" * 300, b"\0"]
+)
+def test_a_latest_that_names_no_directory_is_refused_with_a_way_out(
+    tmp_path: Path, content: bytes
+) -> None:
+    run = runs.create(tmp_path, "r")
+    (run.checkpoints / "latest").write_bytes(content)
+    with pytest.raises(CheckpointError, match="latest has to hold the name of a checkpoint"):
+        checkpoint.latest(run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"step": "3"}, "names no step"),
+        ({"step": 10**30}, "names no step"),
+        ({"state": []}, "names no step or state"),
+        ({"files": []}, "lists no files"),
+        ({"files": {"../x": {"bytes": 1, "sha256": ""}}}, "is no name of a file beside it"),
+        ({"files": {"x": {"bytes": "1", "sha256": ""}}}, "says no size of 'x'"),
+        ({"files": {"x": {"bytes": 1}}}, "says no digest of 'x'"),
+    ],
+)
+def test_a_manifest_with_a_digest_that_fits_may_still_be_none(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    manifest.write(tmp_path, 3, {})
+    record = json.loads((tmp_path / manifest.NAME).read_bytes()) | changes
+    record["sha256"] = manifest._own_digest(record)
+    (tmp_path / manifest.NAME).write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=said):
+        manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("largest", [2**32 - 1, 10**9])
+def test_a_tokenizer_with_an_id_of_billions_takes_no_memory(tmp_path: Path, largest: int) -> None:
+    for name, content in tokenizers.ByteTokenizer().files().items():
+        (tmp_path / name).write_bytes(content)
+    path = tmp_path / "tokenizer.json"
+    description = json.loads(path.read_bytes())
+    description["model"]["vocab"]["aa"] = largest
+    path.write_text(json.dumps(description))
+    with pytest.raises(DataError, match="the largest id is"):
+        tokenizers.load(path)
+
+
+# -- MAD, runs, studies, doctor --------------------------------------------------------------------
+
+
+def _npz(path: Path, header: bytes, *, rest: bytes = b"") -> None:
+    """One array with a header of one's own, in an archive whose checksums fit."""
+    npy = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + rest
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train_inputs.npy", npy)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<i4', 'fortran_order': False, 'shape': (1000000000000, 1000), }\n",
+        b"{'descr': '<i4', 'fortran_order': False, 'shape': (99999999999999999999,), }\n",
+        b"{'descr': '<i4', 'fortran_order': False, 'shape': (-1, 5), }\n",
+        b"{'descr': '|O', 'fortran_order': False, 'shape': (5,), }\n",
+        b"{'descr': [('a', '<i4')] * 9, 'fortran_order': False, 'shape': (5,), }\n",
+        b"(" * 1000,
+        b"{'descr': '<M8[x]', 'fortran_order': False, 'shape': (5,), }\n",
+        b"\xff" * 50,
+    ],
+)
+def test_an_npz_with_a_header_of_its_own_is_refused_before_memory_is_taken(
+    tmp_path: Path, header: bytes
+) -> None:
+    _npz(tmp_path / "a.npz", header)
+    with pytest.raises(DataError, match=r"a.npz: not an .npz file of plain arrays"):
+        files.read(tmp_path / "a.npz")
+
+
+def test_an_npz_that_needs_a_password_is_refused(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    np.savez(out, meta=np.array("{}"))
+    content = bytearray(out.getvalue())
+    directory = content.index(b"PK\x01\x02")
+    content[6] |= 1  # the flag "encrypted", in both headers of the entry
+    content[directory + 8] |= 1
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(DataError, match="not an .npz file"):
+        files.read(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"\xff", b"[" * 100_000, b"[]", b'{"created_ns": "x", "status": "done"}',
+        b'{"created_ns": NaN}', b'{"result": 3, "steps": [1], "gpu_write": 5, "kernels": null}',
+        b'{"result": {"val_bits_per_byte": "x"}, "status": {"a": "\\u001b[2J"}}',
+        b'{"created_ns": 99999999999999999999999999}', b'{"result": {"val_bits_per_byte": 1e999}}',
+        b'{"name": "other", "status": "running"}',
+    ],
+)  # fmt: skip
+def test_one_bad_run_does_not_break_the_list_of_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    good, bad = runs.create(tmp_path, "good"), runs.create(tmp_path, "bad")
+    good.write_status({"status": "done", "steps": 7, "result": {"val_bits_per_byte": 2.5}})
+    (bad.directory / "run.json").write_bytes(content)
+    assert cli.main(["runs", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert good.name in out
+    assert bad.name in out
+    assert "2.500" in out
+    assert "\x1b" not in out
+    assert cli.main(["runs", "--json", "--out", str(tmp_path)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(line["name"] for line in lines) == sorted((good.name, bad.name))
+    assert runs.find("latest", tmp_path).name in (good.name, bad.name)
+
+
+def test_metrics_that_are_no_objects_are_named(tmp_path: Path) -> None:
+    run = runs.create(tmp_path, "r")
+    for content in (b"[1]\n", b"{\n", b"\xff\n", b"[" * 100_000 + b"\n", b"NaN\n"):
+        run.metrics_path.write_bytes(b'{"step": 1}\n' + content)
+        with pytest.raises(RunError, match="metrics.jsonl is damaged after 1 lines"):
+            run.read_metrics()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("seeds:\n- 0", "seeds: 0", "has seeds 0"),
+        ("seeds:\n- 0", "seeds:\n- x", "has seeds ['x']"),
+        ("threads: 1", "threads: 9000000000000000", "has threads 9000000000000000"),
+        ("threads: 1", "threads: 2024-01-01", "has threads '2024-01-01'"),
+        ("dim: null", "dim: .nan", "has dim nan"),
+        ("protocol: {}", "protocol: {stepz: 2}", "has a protocol that is none of this mlxhog"),
+        ("protocol: {}", "protocol: {steps: 0}", "has a protocol that is none of this mlxhog"),
+        ("format: 1", f"format: [{'9' * 200}]", "cannot be read: line 1: a number has more"),
+        ("suite: smoke", "suite: !!int z", "'z' is no int"),
+        ("suite: smoke", "suite: " + "[" * 3000, "nested more than"),
+    ],
+)
+def test_an_edited_study_is_refused_by_field(
+    tmp_path: Path, before: str, after: str, said: str
+) -> None:
+    held = store.create(tmp_path, "s", study.Study(candidates=("gated-conv",)).to_dict())
+    path = held.directory / "study.yaml"
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+    with pytest.raises(StudyError) as caught:
+        study.read(held)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": "fine"}, {"seconds": "1"}, {"config": []}, {"key": "../../x"}, {"steps": -1},
+        {"config": {"task": 1, "seed": 0}}, {"acc_macro": True}, {"params": 10**30},
+    ],
+)  # fmt: skip
+def test_a_record_of_a_run_with_a_foreign_value_is_refused_by_field(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    list(loaders._write_study(tmp_path))
+    path = tmp_path / "s" / "runs.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes) + "\n")
+    with pytest.raises(StudyError, match=rf"has {next(iter(changes))} .*resume the study"):
+        store.find("s", tmp_path).records()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("kernels", 0, "ok"), "false"), (("kernels", 0, "emulated"), 0), (("litmus",), "x"),
+        (("litmus", 0, "lost"), None), (("litmus", 0, "writers"), 5), 
+        (("litmus", 0, "adds"), "many"),
+        (("tokens_per_s", "mlx:gpu"), "10"), (("tokens_per_s",), [1]), (("identity",), {"chip": 1}),
+        (("reads", 0, "visible_s"), "soon"), (("litmus", 0, "writers"), [["a"], {}]),
+    ],
+)  # fmt: skip
+def test_a_damaged_record_of_doctor_permits_nothing(
+    tmp_path: Path, path: tuple[Any, ...], value: object
+) -> None:
+    (file,) = loaders._write_record(tmp_path)
+    assert verdicts.load(tmp_path, loaders.MAC).gpu_write(["mlx:gpu", "torch:cpu"]).ok
+    record = json.loads(file.read_bytes())
+    inner = record
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    file.write_text(json.dumps(record))
+    found = verdicts.load(tmp_path, loaders.MAC)
+    assert not found.found
+    assert "is damaged" in found.gpu_write(["mlx:gpu"]).reason
+    assert not found.kernels("mlx").ok
+    for content in (b"[" * 100_000, b"\xff", b"NaN", b"[]", b"null"):
+        file.write_bytes(content)
+        assert not verdicts.load(tmp_path, loaders.MAC).found
+
+
+# -- messages --------------------------------------------------------------------------------------
+
+
+def test_no_message_is_longer_than_a_screen_and_its_way_out_stays() -> None:
+    error = ConfigError(f"lr is {'x' * 10**6}; wanted a number")
+    assert len(str(error)) < MOST_CHARACTERS + 100
+    assert str(error).startswith("lr is xxx")
+    assert str(error).endswith("x; wanted a number")
+    assert "996,0" in str(error)
+
+
+def test_a_value_is_shown_shortened_whatever_it_is() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (deep, 10**6000, "x" * 10**6, ["x" * 1000] * 1000, {k: k for k in range(10**4)}):
+        assert len(limits.shown(value)) <= limits.MOST_SHOWN
+    assert limits.shown("a\x1b[2J") == "'a\\x1b[2J'"
+
+
+def test_an_error_survives_the_way_between_processes() -> None:
+    import pickle
+
+    error = pickle.loads(pickle.dumps(StudyError("a study")))
+    assert isinstance(error, MlxhogError)
+    assert str(error) == "a study"
+
+
+# -- the fuzz run ----------------------------------------------------------------------------------
+
+
+def test_5000_mutated_files_raise_nothing_but_our_errors() -> None:
+    """A child, for it bounds its own memory; what crashes it says in which case."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.faults.fuzz_loaders", "--mutations", "5000", "--seed", "0"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    *failures, last = ran.stdout.splitlines() or [""]
+    assert ran.returncode == 0, "\n".join([*failures[:5], ran.stderr[-3000:]])
+    assert json.loads(last)["mutations"] >= 5000
