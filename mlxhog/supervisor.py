@@ -271,6 +271,21 @@ class Supervisor:
                 seat.process.kill()
             self._reap(seat)
 
+    def abandon(self) -> None:
+        """End the workers that are inside a step; their tickets go back, the others go on."""
+        for seat in self.seats:
+            entry = self.entry(seat)
+            if seat.process is not None and (entry.state, entry.phase) != (
+                State.RUNNING,
+                Phase.IDLE,
+            ):
+                seat.process.kill()
+                self._reap(seat)
+
+    def has_workers(self) -> bool:
+        """Whether any worker lives."""
+        return any(seat.process is not None for seat in self.seats)
+
     def kill(self) -> None:
         """End every worker at once and reap it."""
         self.stop(timeout_s=0.0)

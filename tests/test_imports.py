@@ -48,6 +48,7 @@ LAYERS = (
         "resume",
         "saving",
         "interrupts",
+        "last_evaluation",
         "trainer",
     },
     {"live", "report", "doctor", "parity", "theory"},
@@ -57,7 +58,7 @@ LAYERS = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 NATIVE_USERS = {
     "arena", "data", "models", "updates", "gradients", "optim", "strategies", "records",
-    "theory", "classic",
+    "evaluation", "theory", "mad", "classic",
 }  # fmt: skip
 FRAMEWORKS = {"torch", "mlx", "transformers", "xlstm", "mlstm_kernels"}
 

@@ -115,7 +115,8 @@ def of_run(run: Run, write: str) -> Observed | None:
                 steps += applied
                 ages += applied * worker["mean_staleness"]
                 largest = max(largest, worker["max_staleness"])
-            rates.append((call["step"], call["lost_update_rate"]))
+            taken_in_call = sum(worker["steps"] for worker in call["workers"])
+            rates.append((taken_in_call, call["lost_update_rate"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(
                 f"{run.metrics_path} holds a line that is no progress of a training run ({error!r})"
@@ -137,7 +138,7 @@ def of_run(run: Run, write: str) -> Observed | None:
 
 
 def _calls(run: Run) -> list[dict[str, Any]]:
-    """The last line of each command that trained the run: counts begin anew with every one."""
+    """The last line of each command that trained the run: workers count anew with every one."""
     last: list[dict[str, Any]] = []
     for line in run.read_metrics():
         if not isinstance(line, dict) or not line.get("step"):
