@@ -5,6 +5,28 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+END_S = 10.0
+"""A command with a budget of time ends so long after it at the latest, whatever the model."""
+STOP_S = 1.5  # of these, to end workers and write the result
+EVALUATION_PART, EVALUATION_MOST_S = 0.05, 20.0  # of the budget, kept for the last evaluation
+
+
+def training_s(seconds: float, *, start_s: float, save_s: float, evaluates: bool) -> float:
+    """Return how much of a budget of time is for training, so that the command ends in time.
+
+    All of it, less a part for the last evaluation; less, too, what the start has taken and the end
+    will take beyond `END_S`, as with a large model; but half of it at least.
+
+    Args:
+        seconds: the budget.
+        start_s: taken until all workers were up.
+        save_s: the last checkpoint will take.
+        evaluates: whether there is a last evaluation.
+    """
+    kept_s = min(EVALUATION_PART * seconds, EVALUATION_MOST_S) if evaluates else 0.0
+    beyond_s = start_s + save_s + STOP_S - END_S
+    return max(seconds - max(kept_s, beyond_s), seconds / 2)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -20,6 +42,11 @@ class Budget:
     steps_before: int = 0
     tokens_before: int = 0
     seconds_before: float = 0.0
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether nothing was left when this call began."""
+        return 0 in (self.steps, self.tokens, self.seconds)
 
     def step_limit(self, tokens_per_step: int) -> int | None:
         """Steps this call may take, or None where only time limits it."""

@@ -225,7 +225,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        """Convert and check every value; set the default budget.
+        """Convert and check every value; set the default budget, unless a run with one goes on.
 
         Raises:
             ConfigError: all problems, one per line.
@@ -240,8 +240,13 @@ class TrainConfig:
             problems = [f"{name}: {text}" for name, text in self._contradictions()]
         if problems:
             raise ConfigError("\n".join(problems))
-        if self.steps is None and self.tokens is None and self.time is None:
+        if self.resume is None and not self.has_budget:
             object.__setattr__(self, "time", DEFAULT_TIME_S)
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether it says how long to train; `resume` without it is the rest of the run's own."""
+        return not (self.steps is None and self.tokens is None and self.time is None)
 
     def _contradictions(self) -> list[tuple[str, str]]:
         """Pairs (option, what it contradicts and the way out)."""

@@ -14,6 +14,9 @@ REFERENCE_BITS_PER_BYTE = {
     "xz": 1.844,
 }
 
+ANY_TEXT = {"uniform": 8.0}
+"""What is true of every text."""
+
 
 EMULATED = "metal-emulated"
 
@@ -80,14 +83,15 @@ class Progress:
     """The state of a running run; None where nothing was measured yet.
 
     Attributes:
-        step: steps taken by this call to `train`, dropped ones included.
+        step: steps of the whole run, dropped ones and those before a resume included.
         tokens: tokens in them.
-        elapsed_s: seconds of training.
-        budget_fraction: part of the budget used, 0 to 1.
+        elapsed_s: seconds of training of the whole run.
+        budget_fraction: part of this call's budget used, 0 to 1.
         eta_s: seconds to the end of the budget.
         loss: mean training loss in nats per token, lately.
         train_bits_per_byte: the same per byte of text.
         val_bits_per_byte: of the newest held-out evaluation.
+        val_tokens: labels that it took.
         tokens_per_s: of all workers together.
         lost_update_rate: part of the increments to the probe that got lost.
         memory_bytes: the workers' largest resident memory; shared pages count in each of them.
@@ -98,6 +102,8 @@ class Progress:
         staleness: steps by their staleness, the updates by others between a step's read and write.
         sample: new text from the model, when there is some.
         message: something the user should read.
+        doing: what goes on beside training, such as "evaluating 38 %".
+        marks: whether the marks of well-known models, made of the text in the package, apply.
     """
 
     step: int
@@ -117,6 +123,9 @@ class Progress:
     staleness: Mapping[int, int] = field(default_factory=dict)
     sample: str | None = None
     message: str | None = None
+    doing: str | None = None
+    val_tokens: int | None = None
+    marks: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
@@ -131,11 +140,14 @@ class Result:
         run: path of the run directory.
         status: "done", "interrupted", "diverged", or "unsaved": the last checkpoint could not be
             written.
-        steps: steps taken by this call to `train`, dropped ones included.
+        steps: steps of the whole run, dropped ones and those before a resume included.
         tokens: tokens in them.
-        seconds: seconds of training.
+        seconds: seconds of training of the whole run.
         tokens_per_s: tokens over seconds.
         val_bits_per_byte: of the last held-out evaluation, None without one.
+        val_tokens: labels that it took.
+        val_share: how much of the final evaluation there was time for, 0 to 1; None without one,
+            and at 0 the evaluation is one from before the end of training.
         restarts: workers started again.
         dropped_steps: steps left out because a gradient was not finite.
         torn: batches whose worker died while adding its step.
@@ -171,6 +183,8 @@ class Result:
     sample: str | None = None
     error: str | None = None
     copies_bits_per_byte: tuple[float, ...] = ()
+    val_tokens: int | None = None
+    val_share: float | None = None
 
     @property
     def emulated(self) -> bool:
@@ -207,6 +221,8 @@ class Result:
             "emulated": self.emulated,
             "checkpoint": self.checkpoint,
             "error": self.error,
+            "val_tokens": self.val_tokens,
+            "val_share": self.val_share,
             **(
                 {"copies_bits_per_byte": list(copies)}
                 if (copies := self.copies_bits_per_byte)

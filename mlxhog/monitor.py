@@ -42,17 +42,19 @@ class Monitor:
         *,
         gpu_write: str = "cpu",
         kernels: str = "reference",
+        marks: bool = False,
     ) -> None:
-        """Attach to the rings of all workers of a mix; the last two label what they report."""
+        """Attach to the rings of all workers of a mix; the last three go into what is shown."""
         self.arena, self.mix, self.budget = arena, mix, budget
-        self.gpu_write, self.kernels = gpu_write, kernels
+        self.gpu_write, self.kernels, self.marks = gpu_write, kernels, marks
         self._rings = [Ring(arena.segment(f"ring.{k + 1}")) for k in range(len(mix))]
         self._recent: list[deque[_Step]] = [deque() for _ in mix]
-        self._final: dict[int, dict[int, tuple[float, int]]] = {}
         self.val_bits_per_byte: float | None = None
+        self.val_tokens: int | None = None
         self.loss: float | None = None
         self.train_bits_per_byte: float | None = None
         self.ended_ns: int | None = None
+        self.over = False  # the budget is used up
         self.samples = 0
         self._staleness: list[Counter[int]] = [Counter() for _ in mix]
 
@@ -74,13 +76,11 @@ class Monitor:
                     )
                 elif record["kind"] == Kind.SAMPLE:
                     self.samples += 1
-                elif record["round"]:
-                    chunks = self._final.setdefault(int(record["round"]), {})
-                    chunks[int(record["chunk"])] = (float(record["nats"]), int(record["n_bytes"]))
                 elif record["n_bytes"]:
                     self.val_bits_per_byte = bits_per_byte(
                         float(record["nats"]), int(record["n_bytes"])
                     )
+                    self.val_tokens = int(record["tokens"])
             while recent and recent[0].t_ns < now - WINDOW_S * 1e9:
                 recent.popleft()
         steps = [step for recent in self._recent for step in recent if math.isfinite(step.loss)]
@@ -90,19 +90,17 @@ class Monitor:
             nats = sum(step.loss * step.tokens for step in steps)
             self.train_bits_per_byte = bits_per_byte(nats, n_bytes)
 
-    def final_chunks(self, round_: int) -> int:
-        """Chunks of a final evaluation that have been reported."""
-        return len(self._final.get(round_, {}))
-
-    def final_bits_per_byte(self, round_: int) -> float:
-        """Bits per byte over all chunks of a final evaluation."""
-        chunks = self._final[round_].values()
-        return bits_per_byte(sum(nats for nats, _ in chunks), sum(n for _, n in chunks))
-
     def seconds(self) -> float:
-        """Training time so far; stands still once `ended_ns` is set."""
+        """Training time of this call so far; stands still once `ended_ns` is set."""
         start = self.arena.counters.load("start_ns")
         return ((self.ended_ns or monotonic_ns()) - start) / 1e9 if start else 0.0
+
+    def no_step_fits(self) -> bool:
+        """Whether no worker begins another step, since it would end after the budget's time."""
+        limit_s = self.budget.seconds
+        entries = (self.arena.workers.entry(k + 1) for k in range(len(self.mix)))
+        shortest_s = min(entry.step_s for entry in entries)
+        return limit_s is not None and self.seconds() + shortest_s >= limit_s
 
     def lost_update_rate(self) -> float | None:
         """Share of probe increments that never arrived; None before the first step."""
@@ -141,21 +139,39 @@ class Monitor:
             )
         return tuple(reports)
 
-    def progress(self, *, sample: str | None = None, message: str | None = None) -> Progress:
+    def totals(self) -> tuple[int, int, float]:
+        """Steps, tokens and seconds of training of the whole run, before this call and in it."""
+        counters, budget = self.arena.counters, self.budget
+        return (
+            budget.steps_before + counters.load("steps"),
+            budget.tokens_before + counters.load("tokens"),
+            budget.seconds_before + self.seconds(),
+        )
+
+    def progress(
+        self,
+        *,
+        sample: str | None = None,
+        message: str | None = None,
+        doing: str | None = None,
+    ) -> Progress:
         """The whole picture, for the terminal and for metrics.jsonl."""
         counters, seconds = self.arena.counters, self.seconds()
-        steps, tokens = counters.load("steps"), counters.load("tokens")
-        fraction = self.budget.fraction(steps=steps, tokens=tokens, seconds=seconds)
+        fraction = self.budget.fraction(
+            steps=counters.load("steps"), tokens=counters.load("tokens"), seconds=seconds
+        )
+        steps, tokens, elapsed_s = self.totals()
         reports = self.worker_reports()
         return Progress(
             step=steps,
             tokens=tokens,
-            elapsed_s=seconds,
+            elapsed_s=elapsed_s,
             budget_fraction=fraction,
             eta_s=seconds * (1 - fraction) / fraction if fraction > 0 else None,
             loss=self.loss,
             train_bits_per_byte=self.train_bits_per_byte,
             val_bits_per_byte=self.val_bits_per_byte,
+            val_tokens=self.val_tokens,
             tokens_per_s=sum(report.tokens_per_s for report in reports),
             lost_update_rate=self.lost_update_rate(),
             memory_bytes=sum(report.memory_bytes for report in reports),
@@ -165,6 +181,8 @@ class Monitor:
             staleness=self.staleness(),
             sample=sample,
             message=message,
+            doing=doing,
+            marks=self.marks,
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from mlxhog import (
     arena,
     checkpoint,
+    evaluation,
     gpu_write,
     machine,
     mix,
@@ -26,6 +27,7 @@ from mlxhog import (
 )
 from mlxhog.arena import Layout
 from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.budget import Budget
 from mlxhog.config import TrainConfig
 from mlxhog.data import prepare
 from mlxhog.data.tokens import TokenFile
@@ -64,6 +66,7 @@ class Plan:
         sampled: words of the training loss; None is the whole vocabulary.
         run: the run that is resumed.
         checkpoint: where it begins again.
+        rest: what is left of its own budget, where this call has none.
     """
 
     config: TrainConfig
@@ -82,6 +85,7 @@ class Plan:
     sampled: SampledHead | None
     run: run.Run | None
     checkpoint: checkpoint.Checkpoint | None
+    rest: Budget | None
 
     @property
     def tokens_per_step(self) -> int:
@@ -136,10 +140,13 @@ def make_plan(config: TrainConfig) -> Plan:
     kernels = model_kernels.resolve(config, chosen.workers)
     _check_parameters(config, model, here.memory_bytes)
     resumed, found = _resumed(config, model)
+    left: Budget | None = None
+    if resumed is not None and found is not None and not config.has_budget:
+        config, left = _rest(config, resumed, found)
     data = prepare.prepare(
         config.data, tokenizer=config.tokenizer, text_key=config.text_key, val=config.val
     )
-    train, _ = data.open(config.seq_len)
+    train, val = data.open(config.seq_len)
     _check_vocabulary(config, model, data)
     model = families.with_bos(model, data.tokenizer.bos)
     if found is not None:
@@ -168,6 +175,7 @@ def make_plan(config: TrainConfig) -> Plan:
         extra={
             **{f"ring.{k + 1}": ("uint8", records.RING_BYTES) for k in range(len(workers))},
             **strategies.segments(config, len(workers), len(spec)),
+            evaluation.SEGMENT: evaluation.segment(val, config, param_count(model)),
         },
     )
     worker_bytes = _worker_bytes(config, model, layout, len(workers))
@@ -188,14 +196,10 @@ def make_plan(config: TrainConfig) -> Plan:
         sampled=sampled,
         run=resumed,
         checkpoint=found,
+        rest=left,
     )
     _check_memory(planned, here.memory_bytes)
     return planned
-
-
-def same_budget(config: TrainConfig, stored: Mapping[str, Any]) -> bool:
-    """Whether the budget is the one the run was started with, and not a new one."""
-    return stored == {"steps": config.steps, "tokens": config.tokens, "time": config.time}
 
 
 def _resumed(
@@ -208,6 +212,41 @@ def _resumed(
     found = checkpoint.load(path)
     checkpoint.check_architecture(found, model.to_dict())
     return resumed, found
+
+
+def _rest(
+    config: TrainConfig, resumed: run.Run, found: checkpoint.Checkpoint
+) -> tuple[TrainConfig, Budget]:
+    """The run's own budget as the configuration's, and what is left of it.
+
+    Nothing is left where training ended and the run was stopped before its last evaluation did.
+
+    Raises:
+        ConfigError: the run is done, so that somebody has to say how much more.
+    """
+    own, state = found.state["budget"], found.state
+    config = replace(config, **own)
+    left = {unit: state["left"][unit] for unit in ("steps", "tokens", "seconds")}
+    over = state.get("over", False) or any(n is not None and n <= 0 for n in left.values())
+    if over and resumed.read_status().get("status") == "done":
+        asked = "--steps, --tokens or --time"
+        raise ConfigError(
+            f"the run {resumed.directory} is done: it has used up its budget, {_spell(own)}; say "
+            f"with {asked} how much more, such as: mlxhog train --resume {config.resume} --steps "
+            f"{own['steps'] or 1000}"
+        )
+    if over:
+        left = {unit: None if n is None else 0 for unit, n in left.items()}
+    return config, Budget(**left)
+
+
+def _spell(own: Mapping[str, Any]) -> str:
+    """Spell a stored budget.
+
+    >>> _spell({"steps": 10, "tokens": None, "time": 60.0})
+    'steps 10, time 60.0'
+    """
+    return ", ".join(f"{unit} {amount}" for unit, amount in own.items() if amount is not None)
 
 
 def _check_vocabulary(config: TrainConfig, model: ModelConfig, data: prepare.Prepared) -> None:

@@ -29,13 +29,6 @@ RECORD = np.dtype(
         ("staleness", "<u8"),
         ("n_bytes", "<u8"),  # text bytes the targets decode to
         ("nats", "<f8"),  # evaluations: summed nats
-        ("chunk", "<u8"),  # evaluations: which chunk of the held-out text
-        ("round", "<u8"),  # evaluations: which request
-        ("steps", "<u8"),  # scores: steps of the run before it
-        ("acc_token", "<f8"),  # scores: of the test rows of a MAD task
-        ("acc_macro", "<f8"),
-        ("val_token", "<f8"),  # scores: of its validation rows, where there are some
-        ("val_macro", "<f8"),
     ]
 )
 RING_BYTES = 128 + CAPACITY * RECORD.itemsize
@@ -47,7 +40,6 @@ class Kind(IntEnum):
     STEP = 0
     EVALUATION = 1
     SAMPLE = 2
-    SCORE = 3
 
 
 class Ring:

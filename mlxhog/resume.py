@@ -7,7 +7,8 @@ to, so every worker starts from their average, and the message says so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 from mlxhog import checkpoint, mapped, strategies
 from mlxhog.arena import Arena
 from mlxhog.budget import Budget
-from mlxhog.config import TrainConfig
 from mlxhog.data.ledger import Ledger
-from mlxhog.models.families import init_params
+from mlxhog.models.families import param_spec
+from mlxhog.models.init import initial_value
+from mlxhog.models.spec import ParamSpec
 from mlxhog.optim.sparsified import RESIDUAL
-from mlxhog.plan import Plan, same_budget
+from mlxhog.plan import Plan
 from mlxhog.strategies import course, disjoint, sync
 
 NUMBERED = ("sync", "round_robin", "avg_runs")
@@ -29,10 +31,10 @@ NUMBERED = ("sync", "round_robin", "avg_runs")
 
 @dataclass(frozen=True)
 class Start:
-    """Where a call to `train` begins."""
+    """Where a call to `train` begins, and what the user should know of it."""
 
     budget: Budget
-    message: str | None = None
+    messages: tuple[str, ...] = ()
 
 
 def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
@@ -43,8 +45,7 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     """
     config = plan.config
     if plan.checkpoint is None:
-        for name, value in init_params(plan.model, config.seed).items():
-            arena.param(name)[...] = value
+        _initialise(plan, arena)
         course.begin(config, len(plan.workers), arena)
         return Start(Budget(steps=config.steps, tokens=config.tokens, seconds=config.time))
     found = plan.checkpoint
@@ -70,7 +71,18 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     if config.blocks == "disjoint":
         each = dict.fromkeys(arena.layout.slots, arena.workers.entry(1).opt_step)
         disjoint.restore_steps(arena, state.get("block_steps", each))
-    return Start(_budget(config, state), message)
+    lines = [_opening(plan, found), *([message] if message else [])]
+    return Start(_budget(plan, state), tuple(lines))
+
+
+def _initialise(plan: Plan, arena: Arena) -> None:
+    """Draw the first parameters into the arena, two at a time: drawing leaves Python's lock."""
+
+    def draw(spec: ParamSpec) -> None:
+        arena.param(spec.name)[...] = initial_value(spec, plan.config.seed)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(draw, param_spec(plan.model).values()))
 
 
 def _kept(plan: Plan, state: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -129,19 +141,28 @@ def _fill(
             mapped.copy(parts[0] if len(parts) == 1 else np.mean(parts, axis=0), view)
 
 
-def _budget(config: TrainConfig, state: Mapping[str, Any]) -> Budget:
-    """What this call may add: the rest of a budget that was cut short, or the whole one given."""
-    used = state["used"]
-    steps, tokens, seconds = config.steps, config.tokens, config.time
-    if same_budget(config, state["budget"]):
-        left = tuple(state["left"][unit] for unit in ("steps", "tokens", "seconds"))
-        if all(amount is None or amount > 0 for amount in left):
-            steps, tokens, seconds = left
-    return Budget(
-        steps=steps,
-        tokens=tokens,
-        seconds=seconds,
+def _budget(plan: Plan, state: Mapping[str, Any]) -> Budget:
+    """What this call may add: what it was given, or the rest of the run's own budget."""
+    config, used = plan.config, state["used"]
+    given = Budget(steps=config.steps, tokens=config.tokens, seconds=config.time)
+    return replace(
+        plan.rest or given,
         steps_before=used["steps"],
         tokens_before=used["tokens"],
         seconds_before=used["seconds"],
     )
+
+
+def _opening(plan: Plan, found: checkpoint.Checkpoint) -> str:
+    """Say where the run goes on.
+
+    The held-out text was evaluated when the checkpoint was saved already: the run's result knows.
+    """
+    state, bits = found.state, found.state.get("val_bits_per_byte")
+    status = {} if plan.run is None else plan.run.read_status()
+    if status.get("checkpoint") == str(found.path):
+        bits = status.get("result", {}).get("val_bits_per_byte") or bits
+    held_out = "" if bits is None else f" (held-out {bits:.3f})"
+    only = ", its training is over: only the evaluation is left"
+    rest = only if plan.rest is not None and plan.rest.is_used_up else ""
+    return f"resuming from step {state['used']['steps']}{held_out}{rest}"

@@ -163,6 +163,26 @@ class Run:
             ) from error
         return found
 
+    def drop_metrics_after(self, step: int, elapsed_s: float) -> None:
+        """Drop the lines of steps that no checkpoint holds, before a run goes on without them.
+
+        Raises:
+            RunError: a line before the last is damaged.
+            EnvironmentLacks: the disk is full; the file is untouched.
+
+        Concurrency: for the holder of the run's lock; readers may read at any time.
+        """
+        lines = self.read_metrics()
+        kept = [
+            line
+            for line in lines
+            if line.get("step", 0) <= step and line.get("elapsed_s", 0.0) <= elapsed_s
+        ]
+        if len(kept) < len(lines):
+            replace_file(
+                self.metrics_path, b"".join(plain_json.dumps(line) + b"\n" for line in kept)
+            )
+
     def append_sample(self, text: str) -> None:
         """Append sampled text to `samples.txt`, as one line.
 

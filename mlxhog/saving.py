@@ -19,16 +19,25 @@ from mlxhog.strategies import course
 from mlxhog.strategies.disjoint import steps_taken
 
 
+def n_bytes(plan: Plan) -> int:
+    """Return about how large a checkpoint will be."""
+    workers = len(plan.workers)
+    copies = 1 + workers * len(plan.private_state) + len(plan.shared_state)
+    copies += len(course.kept_segments(plan.config, workers))
+    return 4 * plan.parameters * copies
+
+
 def save(
     plan: Plan, run: Run, arena: Arena, ledger: Ledger, start: Start, monitor: Monitor
 ) -> Path:
-    """Save what `resume.restore` reads back. No worker may be inside a step.
+    """Save what `resume.restore` reads back, of an arena that `course.settle` has settled.
+
+    Nobody may write parameters meanwhile; workers may read them.
 
     Raises:
         EnvironmentLacks: the disk is full; the previous checkpoint is whole.
     """
     workers = len(plan.workers)
-    course.settle(plan.config, workers, arena, ledger)
     counters, budget = arena.counters, start.budget
     slots = strategies.state_slots(plan.config, workers, arena)
     segments = [f"{kind}.{slot}" for kind in plan.private_state for slot in slots]
@@ -41,11 +50,7 @@ def save(
             moments[f"{segment}/{name}"] = view
     config = plan.config
     seconds = monitor.seconds()
-    used = {
-        "steps": budget.steps_before + counters.load("steps"),
-        "tokens": budget.tokens_before + counters.load("tokens"),
-        "seconds": budget.seconds_before + seconds,
-    }
+    used = dict(zip(("steps", "tokens", "seconds"), monitor.totals(), strict=True))
     version = counters.load("version")
     left = {
         "steps": None if budget.steps is None else budget.steps - counters.load("steps"),
@@ -63,6 +68,8 @@ def save(
             "used": used,
             "budget": {"steps": config.steps, "tokens": config.tokens, "time": config.time},
             "left": left,
+            "over": monitor.over,
+            "val_bits_per_byte": monitor.val_bits_per_byte,
             "ledger": ledger.position(),
             "course": course.position(plan.config, workers, arena),
             "writers": {"gpu_write": plan.writers.gpu_write, "write": plan.writers.write},

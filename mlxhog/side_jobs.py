@@ -9,18 +9,21 @@ from pathlib import Path
 from mlxhog import evaluation, records, strategies
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
-from mlxhog.control import EVAL_ROUND
+from mlxhog.control import EVAL_ROUND, Command
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.decoding.generate import generate
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.decoding.text import stream_text
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.evaluation import HeldOutText
 from mlxhog.job import Job
+from mlxhog.models.families import param_count
 from mlxhog.run import Run
 
 SAMPLE_PROMPT = "The "
 SAMPLE_TOKENS = 160
+EVALUATING_PART = 0.1  # of a budget of time, for one evaluation while training
 
 
 def takes_on(context: strategies.Context, asked: str, taken: str) -> bool:
@@ -56,14 +59,22 @@ class Text:
 
 
 class TextJobs:
-    """Evaluations and samples; each that is asked for is taken on by one worker."""
+    """Evaluations and samples; each that is asked for is taken on by one worker.
+
+    What is done while training ends with it, and an evaluation takes `EVALUATING_PART` of a budget
+    of time at most. After training both end when the supervisor says.
+    """
 
     def __init__(
         self, text: Text, job: Job, context: strategies.Context, ring: records.Ring
     ) -> None:
         """Open the held-out text."""
         self.text, self.job, self.context, self.ring = text, job, context, ring
-        self._val = TokenFile.open(text.val)
+        config, file, parameters = job.config, TokenFile.open(text.val), param_count(job.model)
+        self._sample_text = HeldOutText.of(file, config, parameters, config.eval_tokens)
+        self._final_text = HeldOutText.of(file, config, parameters, evaluation.final_tokens(config))
+        self._scores = evaluation.Scores(context.arena.segment(evaluation.SEGMENT))
+        self._order = evaluation.spread(len(self._scores))
         self._final_round = 0
 
     def serve(self) -> None:
@@ -73,48 +84,63 @@ class TextJobs:
         if takes_on(self.context, "sample_asked", "sample_taken"):
             self._sample()
 
+    def _is_over(self) -> bool:
+        """Whether what a worker does beside its steps has to end."""
+        context, counters = self.context, self.context.arena.counters
+        if context.training():
+            return context.used_up()
+        until_ns = counters.load("side_until_ns")
+        wanted = counters.load("command") in (Command.EVALUATE, Command.SAMPLE)
+        return not wanted or bool(until_ns and monotonic_ns() >= until_ns)
+
     def _evaluate(self) -> None:
-        """Evaluate a piece of the held-out text."""
-        config, beat = self.job.config, self.context.entry.beat
-        strategies.copy_to_inbox(self.context)
-        beat(Phase.EVALUATE)
-        score = evaluation.score_sample(self.context.backend, self._val, config, beat)
-        self._record_score(score, round_=0, chunk=0)
+        """Evaluate a piece of the held-out text; one that training ended before is dropped."""
+        context, began_ns = self.context, monotonic_ns()
+        seconds = context.budget.seconds
+        until_ns = None if seconds is None else began_ns + EVALUATING_PART * seconds * 1e9
+        strategies.copy_to_inbox(context)
+        context.entry.beat(Phase.EVALUATE)
 
-    def evaluate_rest(self) -> None:
-        """Evaluate chunks of the held-out text until none is left, in this round or a later one."""
-        counters = self.context.arena.counters
-        if counters.load("eval_next") // EVAL_ROUND == self._final_round:
+        def ended() -> bool:
+            context.entry.beat()
+            return self._is_over() or (until_ns is not None and monotonic_ns() >= until_ns)
+
+        score = self._sample_text.score_until(context.backend, ended)
+        if score.share < 1.0 and self._is_over():
             return
-        config, beat = self.job.config, self.context.entry.beat
-        beat(Phase.EVALUATE)
-        chunks = evaluation.final_chunks(self._val, config)
-        copied: int | None = None
-        while True:
-            self._final_round, chunk = divmod(counters.add("eval_next", 1), EVAL_ROUND)
-            if chunk >= chunks:
-                return
-            if copied != self._final_round:  # another round may be of other parameters
-                strategies.copy_to_inbox(self.context)
-                copied = self._final_round
-            score = evaluation.score_chunk(self.context.backend, self._val, config, chunk, beat)
-            self._record_score(score, round_=self._final_round, chunk=chunk)
-
-    def _record_score(self, score: evaluation.Score, *, round_: int, chunk: int) -> None:
         self.ring.append(
             kind=records.Kind.EVALUATION,
             worker=self.job.slot,
-            version=self.context.arena.counters.load("version"),
+            version=context.arena.counters.load("version"),
             t_ns=monotonic_ns(),
             nats=score.nats,
             n_bytes=score.n_bytes,
             tokens=score.tokens,
-            chunk=chunk,
-            round=round_,
         )
 
+    def evaluate_rest(self) -> None:
+        """Score batches of the held-out text until none is left, or the time is over."""
+        counters, entry = self.context.arena.counters, self.context.entry
+        if counters.load("eval_next") // EVAL_ROUND == self._final_round:
+            return
+        copied: int | None = None
+        while not self._is_over():
+            round_, place = divmod(counters.add("eval_next", 1), EVAL_ROUND)
+            if place >= len(self._order):
+                self._final_round = round_
+                return
+            batch = self._order[place]
+            if self._scores.round_of(batch) >= counters.load("eval_first"):
+                continue  # before a worker died, and the rest was shared out anew
+            entry.beat(Phase.EVALUATE)
+            if copied != round_:  # another round may be of other parameters
+                strategies.copy_to_inbox(self.context)
+                copied = round_
+            score = self._final_text.score(self.context.backend, batch)
+            self._scores.put(batch, round_, score)
+
     def _sample(self) -> None:
-        """Write a sample of text beside the run."""
+        """Write a sample of text beside the run: as much as there is time for."""
         strategies.copy_to_inbox(self.context)
         self.context.entry.beat(Phase.SAMPLE)
         tokenizer, pieces = self.text.tokenizer, []
@@ -128,6 +154,8 @@ class TextJobs:
         for piece in stream_text(tokenizer, tokens):
             self.context.entry.beat()
             pieces.append(piece)
+            if self._is_over():
+                break
         with contextlib.suppress(EnvironmentLacks):  # a full disk costs a sample, not a worker
             Run(self.text.run_dir).append_sample(SAMPLE_PROMPT + "".join(pieces))
         self.ring.append(kind=records.Kind.SAMPLE, worker=self.job.slot, t_ns=monotonic_ns())

@@ -13,6 +13,9 @@ from mlxhog.arena.workers import Phase
 from mlxhog.backends import Grads
 from mlxhog.data.batch import Batch
 from mlxhog.job import Job
+from mlxhog.mix import GPU_BACKENDS
+
+WARM_UP_TOKENS = 64
 
 
 class Steps:
@@ -26,10 +29,17 @@ class Steps:
         self._target = context.target(job.slot)
 
     def warm_up(self) -> None:
-        """One gradient nobody uses, so that lazy set-up in the framework is not timed as a step."""
+        """One gradient nobody uses, so that lazy set-up in the framework is not timed as a step.
+
+        A GPU compiles for the shape of a step. A CPU does not: a few tokens do, of a model that may
+        take a minute for a step.
+        """
         print(f"micro-batch {self.job.micro_batch}", flush=True)
         strategies.copy_to_inbox(self.context)
-        self.context.backend.loss_and_grads(next(self._micro_batches(strategies.Lease(0, 0))))
+        batch = next(self._micro_batches(strategies.Lease(0, 0)))
+        if self.job.backend not in GPU_BACKENDS:
+            batch = batch.part(0, 1).beginning(WARM_UP_TOKENS)
+        self.context.backend.loss_and_grads(batch)
 
     def step(self) -> None:
         """Take one ticket from claim to record, or wait a moment where there is none."""

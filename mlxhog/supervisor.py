@@ -306,7 +306,10 @@ class Supervisor:
             self._reap(seat)
 
     def abandon(self) -> None:
-        """End every worker that does not rest, at once; nobody takes its place."""
+        """End every worker that does not rest, at once; nobody takes its place.
+
+        Its ticket goes back; the others go on.
+        """
         for seat in self.seats:
             if seat.process is not None and not self._rests(seat):
                 phase = Phase(self.entry(seat).phase).name.lower()

@@ -75,6 +75,7 @@ def _run(job: Job) -> None:
     while (command := Command(arena.counters.load("command"))) != Command.EXIT:
         entry.rss_bytes = resident_bytes()
         if command == Command.TRAIN:
+            context.take_limit()
             side_jobs.serve()
         if command in (Command.TRAIN, Command.REST):  # at rest, a round in progress is finished
             steps.step()

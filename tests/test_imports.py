@@ -51,6 +51,7 @@ LAYERS = (
         "opening",
         "resume",
         "saving",
+        "last_evaluation",
         "trainer",
     },
     {"live", "report", "doctor", "parity", "theory"},
@@ -60,7 +61,7 @@ LAYERS = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 NATIVE_USERS = {
     "arena", "data", "models", "updates", "gradients", "optim", "strategies", "records",
-    "theory", "classic",
+    "evaluation", "theory", "mad", "classic",
 }  # fmt: skip
 FRAMEWORKS = {"torch", "mlx", "transformers", "xlstm", "mlstm_kernels"}
 

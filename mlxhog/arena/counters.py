@@ -15,8 +15,10 @@ from mlxhog.errors import ArenaError
 LINE = 128  # Apple's cache line; two of x86's
 NAMES = (
     "version", "tokens", "steps",
-    "command", "pause", "start_ns", "first_ticket", "end_ticket", "tickets_before",
-    "eval_asked", "eval_taken", "eval_next", "sample_asked", "sample_taken",
+    "command", "pause", "start_ns", "limit_ns",
+    "first_ticket", "end_ticket", "tickets_before",
+    "eval_asked", "eval_taken", "eval_next", "eval_first", "side_until_ns",
+    "sample_asked", "sample_taken",
 )  # fmt: skip
 _OFFSETS = {name: LINE * i for i, name in enumerate(NAMES)}
 _MODULUS = 1 << 64

@@ -208,6 +208,12 @@ class Entry:
     restarts = _Int()
     torn = _Int()
 
+    @property
+    def step_s(self) -> float:
+        """Mean time of a step so far without waiting for others, in seconds; 0 before the first."""
+        spent_ns = self.read_ns + self.compute_ns + self.apply_ns
+        return spent_ns / self.steps / 1e9 if self.steps else 0.0
+
     def beat(self, phase: Phase | None = None) -> None:
         """Give a sign of life, on entering a phase or in the midst of one."""
         if phase is not None:

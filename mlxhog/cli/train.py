@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
     from mlxhog.trainer import plan, train
 
     if parsed.other.dry_run:
-        _print_plan(config, plan(config), as_json=parsed.other.json)
+        _print_plan(plan(config), as_json=parsed.other.json)
         return 0
     with observer(sys.stderr, quiet=parsed.other.quiet) as watch:
         result = train(config, observer=watch)
@@ -96,14 +96,12 @@ def _last(layers: Iterable[Iterable[Given]], name: str) -> str | None:
 
 
 def _of_run(spec: str, layers: list[list[Given]]) -> list[Given]:
-    """The stored options of a run; a new budget replaces the whole stored one."""
+    """The stored options of a run, but for its budget: what is left of it, the checkpoint says."""
     from mlxhog.run import find, run_of
 
     root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
     stored = read_yaml((run_of(Path(spec)) or find(spec, Path(root))).config_path)
-    budget = any(given.name in BUDGETS for layer in layers for given in layer)
-    replaced = BUDGETS if budget else ()
-    return [value for value in stored if value.name not in replaced]
+    return [value for value in stored if value.name not in BUDGETS]
 
 
 def summary(result: "Result") -> str:
@@ -113,8 +111,8 @@ def summary(result: "Result") -> str:
         f"{result.status}: {result.steps} steps, {format_count(result.tokens)} tokens in "
         f"{result.seconds:.1f} s ({format_count(result.tokens_per_s)} tok/s)"
     ]
-    if bits is not None:
-        lines.append(f"held-out text: {bits:.3f} bits per byte")
+    if bits is not None or result.val_share is not None:
+        lines.append(f"held-out text: {_held_out(result)}")
     if result.restarts or result.dropped_steps or result.torn:
         lines.append(
             f"workers restarted {result.restarts}, steps dropped {result.dropped_steps}, "
@@ -141,6 +139,20 @@ def summary(result: "Result") -> str:
     )
 
 
+def _held_out(result: "Result") -> str:
+    """Say what the held-out text showed, and of how much of it where the time was over."""
+    share, bits = result.val_share, result.val_bits_per_byte
+    if bits is None:
+        return "no time was left to evaluate it"
+    shown = f"{bits:.3f} bits per byte"
+    if share == 0:
+        return f"{shown} while training; no time was left to evaluate the end"
+    if share is not None and share < 1:
+        tokens = format_count(result.val_tokens or 0)
+        return f"{shown} over {tokens} tokens, {share:.0%} of it, for which there was time"
+    return shown
+
+
 def _short(path: str) -> str:
     """Spell a path from here where it lies below, quoted where a shell needs it."""
     here = Path.cwd()
@@ -148,7 +160,8 @@ def _short(path: str) -> str:
     return shlex.quote(str(found.relative_to(here) if found.is_relative_to(here) else found))
 
 
-def _print_plan(config: TrainConfig, plan: "Plan", *, as_json: bool) -> None:
+def _print_plan(plan: "Plan", *, as_json: bool) -> None:
+    config = plan.config
     values = {
         name: spec.spell(getattr(config, name)) for name, spec in options(TrainConfig).items()
     }

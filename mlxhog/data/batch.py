@@ -28,6 +28,11 @@ class Batch:
     n_bytes: int
     seed: int = 0
 
+    def beginning(self, length: int) -> Batch:
+        """Return the first tokens of every row; its `n_bytes` is their share."""
+        x, y = (np.ascontiguousarray(tokens[:, :length]) for tokens in (self.x, self.y))
+        return Batch(x, y, self.n_bytes * x.shape[1] // self.x.shape[1], self.seed)
+
     def part(self, start: int, stop: int) -> Batch:
         """Return rows start .. stop - 1; its `n_bytes` is the share of the rows."""
         x = self.x[start:stop]

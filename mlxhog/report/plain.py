@@ -25,9 +25,18 @@ class PlainLines(LineView[Progress]):
         super().__init__(stream, every_s, clock)
         self._step = 0
         self._sample: str | None = None
+        self._doing = ""
 
     def news(self, progress: Progress) -> Iterator[str]:
-        """Yield a new sample, and the state after new steps."""
+        """Yield a new sample, the state after new steps, and what is done beside training.
+
+        Something new is told at once, how far it is now and then.
+        """
+        doing = progress.doing or ""
+        if doing != self._doing and (_kind(doing) != _kind(self._doing) or self.due()):
+            self._doing = doing
+            if doing:
+                yield doing
         if progress.sample is not None and progress.sample != self._sample:
             yield f"sample: {printable(progress.sample)}"
             self._sample = progress.sample
@@ -53,6 +62,15 @@ def line(progress: Progress) -> str:
         *(_worker(worker) for worker in progress.workers),
     ]
     return "  ".join(parts)
+
+
+def _kind(doing: str) -> str:
+    """What is being done, without how far it is.
+
+    >>> _kind("evaluating 38 %")
+    'evaluating'
+    """
+    return doing.rstrip(" %0123456789")
 
 
 def _worker(worker: WorkerReport) -> str:

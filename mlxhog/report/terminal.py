@@ -6,7 +6,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mlxhog.metrics import Progress, label
+from mlxhog.metrics import ANY_TEXT, REFERENCE_BITS_PER_BYTE, Progress, label
 from mlxhog.quantities import format_bytes, format_clock, format_count
 from mlxhog.report.live_view import LiveView
 from mlxhog.report.plain import eta, number, rate
@@ -53,7 +53,8 @@ def _heading(progress: Progress) -> Text:
         f"step {progress.step}   {format_clock(progress.elapsed_s)} "
         f"({progress.budget_fraction:.0%})   ETA {eta(progress)}   "
         f"{format_count(progress.tokens)} tokens   {format_count(progress.tokens_per_s)} tok/s   "
-        f"memory {format_bytes(progress.memory_bytes)}",
+        f"memory {format_bytes(progress.memory_bytes)}"
+        + (f"   {progress.doing}" if progress.doing else ""),
         style="bold",
     )
 
@@ -70,7 +71,10 @@ def _losses(progress: Progress) -> Text:
 
 def _scale(progress: Progress) -> tuple[Text, Text, Text]:
     shown = progress.val_bits_per_byte
-    names, axis, numbers = scale(progress.train_bits_per_byte if shown is None else shown)
+    value = progress.train_bits_per_byte if shown is None else shown
+    names, axis, numbers = scale(
+        value, references=REFERENCE_BITS_PER_BYTE if progress.marks else ANY_TEXT
+    )
     drawn = Text(axis, style="dim")
     if "o" in axis:
         drawn.stylize("bold not dim cyan", axis.index("o"), axis.index("o") + 1)

@@ -9,7 +9,7 @@ that they can be compared.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
@@ -104,10 +104,18 @@ class Context:
         start = self.arena.counters.load("start_ns")
         return (monotonic_ns() - start) / 1e9 if start else 0.0
 
+    def take_limit(self) -> None:
+        """Take over how long training may take, which is known when it starts."""
+        if limit_ns := self.arena.counters.load("limit_ns"):
+            self.budget = replace(self.budget, seconds=limit_ns / 1e9)
+
     def used_up(self) -> bool:
-        """Whether the time or the tokens of the budget are used up; steps are claimed singly."""
+        """Whether the tokens of the budget are used up, or the time before a step would end.
+
+        Steps are claimed singly.
+        """
         seconds, tokens = self.budget.seconds, self.budget.tokens
-        if seconds is not None and self.seconds() >= seconds:
+        if seconds is not None and self.seconds() + self.entry.step_s >= seconds:
             return True
         return tokens is not None and self.arena.counters.load("tokens") >= tokens
 

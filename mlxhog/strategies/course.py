@@ -111,6 +111,12 @@ def position(config: TrainConfig, workers: int, arena: Arena) -> dict[str, Any] 
     return {"strategy": config.strategy, "workers": workers, **found}
 
 
+def kept_copies(config: TrainConfig, workers: int) -> tuple[str, ...]:
+    """The copies of `each_copy`, by segment."""
+    alone = config.strategy != "avg_runs" or workers == 1
+    return () if alone else avg_runs.copies(workers)
+
+
 @contextlib.contextmanager
 def each_copy(
     config: TrainConfig, workers: int, arena: Arena
@@ -119,12 +125,13 @@ def each_copy(
 
     Empty where workers have none. The average is back when the block ends.
     """
-    if config.strategy != "avg_runs" or workers == 1:
+    names = kept_copies(config, workers)
+    if not names:
         yield ()
         return
     n = arena.layout.probe.offset
     average, shared = arena.params[:n].copy(), arena.params[:n]
-    copies = [arena.segment(name)[:n] for name in avg_runs.copies(workers)]
+    copies = [arena.segment(name)[:n] for name in names]
     try:
         yield [partial(updates.snapshot, shared, copy) for copy in copies]
     finally:

@@ -82,7 +82,7 @@ class Trainer(types.ModuleType):
 
     def plan(self, config: TrainConfig) -> types.SimpleNamespace:
         self.config = config
-        return PLAN
+        return types.SimpleNamespace(**vars(PLAN), config=config)
 
     def train(self, config: TrainConfig, *, observer: Callable[[Progress], None]) -> Result:
         self.config = config
@@ -210,7 +210,8 @@ def stored_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 def test_resume_takes_the_stored_options_and_flags_win(trainer, stored_run):
     assert main(["train", "--resume", stored_run, "--clip", "1"]) == 0
     config = trainer.config
-    assert (config.resume, config.lr, config.steps, config.clip) == (stored_run, 0.5, 100, 1.0)
+    assert (config.resume, config.lr, config.clip) == (stored_run, 0.5, 1.0)
+    assert not config.has_budget  # what is left of the run's own, its checkpoint says
 
 
 @pytest.mark.parametrize("words", [["--time", "10m"], ["--iters", "50"]])

@@ -38,6 +38,7 @@ PROGRESS = Progress(
     lost_update_rate=0.0,
     memory_bytes=630_000_000,
     workers=(WORKER, replace(WORKER, slot=2, backend="torch:cpu", state="dead")),
+    marks=True,
 )
 NOTHING_YET = replace(
     PROGRESS,
@@ -89,6 +90,16 @@ def test_the_table_shows(what):
     assert what in shown(PROGRESS)
 
 
+def test_marks_of_the_text_in_the_package_are_not_shown_for_another():
+    text = shown(replace(PROGRESS, marks=False))
+    assert "uniform" in text
+    assert not any(name in text for name in ("unigram", "bigram", "gzip", "xz", "4.34"))
+
+
+def test_the_table_shows_how_far_the_evaluation_is():
+    assert "evaluating 38 %" in shown(replace(PROGRESS, doing="evaluating 38 %"))
+
+
 def test_values_that_were_not_measured_yet_are_a_dash():
     text = shown(NOTHING_YET)
     assert "ETA -" in text
@@ -138,6 +149,20 @@ def test_plain_lines_come_at_most_every_interval_and_messages_once():
     assert text.count("sample: The people") == 1
     assert text.count("step 640") == 1
     assert "[1 mlx:cpu running 352 steps 17.2k tok/s staleness 1.1]" in text
+
+
+def test_plain_lines_tell_what_is_done_at_once_and_how_far_it_is_now_and_then():
+    seconds = iter(float(t) for t in range(1000))
+    stream = io.StringIO()
+    lines = PlainLines(stream, every_s=10.0, clock=lambda: next(seconds))
+    lines(PROGRESS)
+    for percent in range(101):
+        lines(replace(PROGRESS, doing=f"evaluating {percent} %"))
+    lines(replace(PROGRESS, doing="sampling"))
+    told = [line for line in stream.getvalue().split("\n") if line.startswith("evaluating")]
+    assert told[0] == "evaluating 0 %"
+    assert 8 <= len(told) <= 12
+    assert "\nsampling\n" in stream.getvalue()
 
 
 def test_no_line_repeats_a_step():

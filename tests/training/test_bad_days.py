@@ -139,7 +139,7 @@ def test_a_full_disk_at_the_end_loses_no_result_and_no_earlier_checkpoint(
     messages: list[str] = []
     config = small_config(tmp_path, steps=7, resume=first.run, eval_every="1h")
     result = train(config, observer=lambda p: messages.append(p.message or ""))
-    assert (result.status, result.steps, result.checkpoint) == ("unsaved", 7, None)
+    assert (result.status, result.steps, result.checkpoint) == ("unsaved", 12, None)
     assert result.val_bits_per_byte is not None
     status = run.Run(Path(first.run)).read_status()
     assert (status["status"], status["steps"]) == ("unsaved", 12)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mlxhog import checkpoint, run, train
+from mlxhog import TrainConfig, checkpoint, run, train, trainer
 from mlxhog.arena import Arena
 from mlxhog.cli import main
 from mlxhog.data.ledger import Ledger
-from mlxhog.errors import CheckpointError
-from mlxhog.metrics import Result
+from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.metrics import Progress, Result
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.opening import default_name
 from mlxhog.plan import make_plan
@@ -26,6 +28,23 @@ from mlxhog.strategies.sync import is_over
 from tests.models.twins import TWINS
 from tests.training.small import small_config
 from tests.training.test_deaths import ROOT, run_directory, wait_until
+
+
+def state_of(stored: run.Run) -> dict[str, Any]:
+    """What the last checkpoint of a run says about where it stands."""
+    return checkpoint.load(checkpoint.latest(stored)).state
+
+
+def run_interrupted_after(steps: int, config: TrainConfig) -> Result:
+    """Train until Ctrl-C is pressed as soon as so many steps are reported."""
+    pressed: list[int] = []
+
+    def press(progress: Progress) -> None:
+        if progress.step >= steps and not pressed:
+            pressed.append(progress.step)
+            signal.raise_signal(signal.SIGINT)
+
+    return train(config, observer=press)
 
 
 def state(result: Result) -> dict[str, Any]:
@@ -44,7 +63,7 @@ def test_a_run_goes_on_with_another_strategy(tmp_path: Path, before: str, after:
         tmp_path, strategy=after, workers=workers[after], resume=first.run, **common
     )
     second = train(config)
-    assert (second.status, second.steps) == ("done", 30)
+    assert (second.status, second.steps) == ("done", 60)
     assert state(second)["used"]["steps"] == 60
     assert second.val_bits_per_byte is not None
     assert first.val_bits_per_byte is not None
@@ -58,7 +77,7 @@ def test_workers_that_join_take_the_average_of_the_moments_and_the_run_says_so(
     messages: list[str] = []
     config = small_config(tmp_path, steps=20, workers="torch:cpu*3", resume=first.run)
     second = train(config, observer=lambda p: messages.append(p.message or ""))
-    assert second.steps == 20
+    assert second.steps == 40
     assert "2 workers' moments were averaged for 3 workers" in messages
 
 
@@ -103,20 +122,89 @@ def test_a_run_opens_with_what_it_is_going_to_do(tmp_path: Path) -> None:
     assert Path(result.run).name.endswith("-text")  # the name of the corpus
 
 
-def test_a_finished_run_takes_its_budget_again_and_an_interrupted_one_the_rest(
+def resume(directory: str, *flags: str) -> int:
+    return main(["train", "--resume", directory, *flags, "--json", "--quiet"])
+
+
+def test_steps_tokens_time_and_metrics_count_on_over_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first = train(small_config(tmp_path, steps=10))
-    for steps in (20, 30):
-        assert main(["train", "--resume", first.run, "--json", "--quiet"]) == 0
-        result = json.loads(capsys.readouterr().out)
-        assert result["steps"] == 10
-        assert run.Run(Path(first.run)).read_status()["steps"] == steps
+    first = train(small_config(tmp_path, steps=10, eval_every="1h"))
+    stored = run.Run(Path(first.run))
+    metrics = stored.read_metrics()
+    lost = {**metrics[-1], "step": 99}  # of steps behind the checkpoint, when it was killed
+    stored.append_metrics(lost)
+    held_out = f"resuming from step 10 (held-out {first.val_bits_per_byte:.3f})"
+    results = [first.to_json()]
+    for more, opening in ((4, held_out), (6, "resuming from step 14 (held-out ")):
+        assert resume(first.run, "--steps", str(more)) == 0
+        told = capsys.readouterr()
+        assert opening in told.err
+        results.append(json.loads(told.out))
+        last = stored.read_metrics()[-1]
+        assert (last["step"], last["tokens"]) == (results[-1]["steps"], results[-1]["tokens"])
+        assert round(last["elapsed_s"], 3) == results[-1]["seconds"]
+        assert state_of(stored)["used"] == {
+            "steps": last["step"], "tokens": last["tokens"], "seconds": last["elapsed_s"]
+        }  # fmt: skip
+    assert [result["steps"] for result in results] == [10, 14, 20]
+    assert [result["tokens"] for result in results] == [640, 896, 1280]
+    assert results[0]["seconds"] < results[1]["seconds"] < results[2]["seconds"]
+    for name in ("step", "tokens", "elapsed_s"):
+        values = [line[name] for line in stored.read_metrics()]
+        assert values == sorted(values)
     assert main(["runs"]) == 0
-    assert " 30 " in capsys.readouterr().out
-    assert main(["train", "--resume", first.run, "--steps", "4", "--json", "--quiet"]) == 0
-    assert json.loads(capsys.readouterr().out)["steps"] == 4
+    assert " 20 " in capsys.readouterr().out
+
+
+def test_a_run_that_is_done_asks_for_a_budget(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = train(small_config(tmp_path, steps=10))
+    assert resume(first.run) == 2
+    said = capsys.readouterr().err
+    assert "is done: it has used up its budget, steps 10;" in said
+    assert f"mlxhog train --resume {first.run} --steps 10" in said
+    assert run.Run(Path(first.run)).read_status()["steps"] == 10  # nothing was touched
+    with pytest.raises(ConfigError, match="is done"):
+        make_plan(replace(small_config(tmp_path), resume=first.run, steps=None))
+
+
+def test_a_budget_that_was_cut_short_is_used_up_after_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted = run_interrupted_after(3, small_config(tmp_path, steps=400))
+    assert interrupted.status == "interrupted"
+    assert interrupted.steps < 400
+    assert resume(interrupted.run) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 400
+
+
+def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(training: object) -> None:
+        raise Killed
+
+    config = small_config(tmp_path, steps=10, eval_every="1h")
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer._Training, "_take_evaluation", die)
+        with pytest.raises(Killed):
+            train(config)
+    (directory,) = (tmp_path / "runs").iterdir()
+    before = checkpoint.load(checkpoint.latest(run.Run(directory)))
+    assert resume(str(directory)) == 0
+    told = capsys.readouterr()
+    assert "resuming from step 10, its training is over: only the evaluation is left" in told.err
+    result = json.loads(told.out)
+    assert (result["status"], result["steps"], result["val_share"]) == ("done", 10, 1.0)
+    after = checkpoint.load(Path(result["checkpoint"]))
+    assert after.state["ledger"] == before.state["ledger"]
+    assert resume(str(directory)) == 2  # now it is done
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint_with_the_rest_of_its_budget(
@@ -142,7 +230,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_with_the_rest_of_its_budg
     before = found.state["used"]["steps"]
     assert found.state["left"]["steps"] == 1_000_000 - before
     result = train(small_config(tmp_path, steps=6, resume=str(directory)))
-    assert result.steps == 6
+    assert result.steps == before + 6
     assert state(result)["used"]["steps"] == before + 6
 
 

@@ -31,6 +31,7 @@ from mlxhog.gpu_write import Writers
 from mlxhog.job import Job
 from mlxhog.mad import tasks
 from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.training import score_job
 from mlxhog.mad.training.course import step_limit
 from mlxhog.mad.training.inside import INSIDE
 from mlxhog.mad.training.rows import Drawn
@@ -194,6 +195,7 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
             extra={
                 **{f"ring.{k + 1}": ("uint8", records.RING_BYTES) for k in range(len(workers))},
                 **strategies.segments(training, len(workers), len(spec)),
+                score_job.SEGMENT: score_job.segment(len(workers)),
             },
         ),
         limit=step_limit(protocol, per_epoch),

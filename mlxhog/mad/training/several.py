@@ -22,6 +22,7 @@ from mlxhog.data.ledger import Ledger
 from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad import tasks
 from mlxhog.mad.result import RunResult
+from mlxhog.mad.training import score_job
 from mlxhog.mad.training.course import Course
 from mlxhog.mad.training.mean_loss import MeanLoss
 from mlxhog.mad.training.run_plan import RunPlan
@@ -98,6 +99,8 @@ class _Run:
         stack.callback(self.supervisor.kill)
         self.scores = Scores(0.0, 0.0)
         self._rings = [Ring(self.arena.segment(f"ring.{k + 1}")) for k in range(len(plan.workers))]
+        scores = self.arena.segment(score_job.SEGMENT)
+        self._left = [score_job.Scores(scores, k + 1) for k in range(len(plan.workers))]
         self._has_val = bool(tasks.resolve(plan.config.task, plan.config.settings).val_rows)
         self._loss = MeanLoss()
         self._asked_at: int | None = None  # restarts so far, while an evaluation is under way
@@ -181,13 +184,13 @@ class _Run:
 
     def _drain(self) -> None:
         """Take in what workers have recorded."""
-        drained = [record for ring in self._rings for record in ring.drain()]
-        for record in drained:
+        left = [scores.take() for scores in self._left]
+        for record in (record for ring in self._rings for record in ring.drain()):
             if record["kind"] == Kind.STEP:
                 self._loss.add(float(record["loss"]), int(record["t_ns"]))
-        for record in drained:  # when the steps before it are known
-            if record["kind"] == Kind.SCORE:
-                self._take(record)
+        for score in left:  # when the steps before it are known
+            if score is not None:
+                self._take(score)
 
     def _take(self, record: np.void) -> None:
         """Take in an evaluation; one that was asked for twice counts once."""

@@ -122,7 +122,8 @@ def _observed(calls: list[dict[str, Any]], write: str) -> Observed:
             steps += applied
             ages += applied * worker["mean_staleness"]
             largest = max(largest, worker["max_staleness"])
-        rates.append((call["step"], call["lost_update_rate"]))
+        taken_in_call = sum(worker["steps"] for worker in call["workers"])
+        rates.append((taken_in_call, call["lost_update_rate"]))
     known = [(taken, rate) for taken, rate in rates if rate is not None]
     weight = sum(taken for taken, _ in known)
     return Observed(
@@ -140,7 +141,7 @@ def _observed(calls: list[dict[str, Any]], write: str) -> Observed:
 
 
 def _calls(run: Run) -> list[dict[str, Any]]:
-    """The last line of each command that trained the run: counts begin anew with every one."""
+    """The last line of each command that trained the run: workers count anew with every one."""
     last: list[dict[str, Any]] = []
     for line in run.read_metrics():
         if not line.get("step"):

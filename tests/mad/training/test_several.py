@@ -16,9 +16,11 @@ from mlxhog.arena import Arena
 from mlxhog.errors import WorkerFailed
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.training import score_job
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.mad.training.scoring import Scores, score
+from mlxhog.records import RECORD, Ring
 from tests.mad.training.small_runs import Recorder, small_run
 
 TWO = "mlx:cpu*2"  # which starts sooner than torch
@@ -144,3 +146,32 @@ def test_several_diverging_workers_end_the_run_with_0() -> None:
     found, _, _ = train_two(small_run(workers=TWO, lr=1e30, steps=5000))
     assert found.status == "diverged"
     assert found.acc_token == found.acc_macro == 0
+
+
+def test_evaluations_arrive_though_every_record_in_the_rings_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As where the supervisor stalls while workers fill their rings with steps.
+    monkeypatch.setattr(Ring, "drain", lambda ring: np.empty(0, RECORD))
+    found, _, _ = train_two(small_run(workers=TWO), watch=Recorder())
+    assert found.status == "done"
+    assert found.curve[-1].step == found.steps
+    assert found.acc_token > 0
+    assert np.isnan(found.curve[-1].loss)  # which only the rings know
+
+
+def test_the_newest_score_of_a_worker_stays_until_it_is_taken() -> None:
+    memory = np.zeros(2 * score_job.LINE, np.uint8)
+    worker, supervisor = score_job.Scores(memory, 2), score_job.Scores(memory, 2)
+    other = score_job.Scores(memory, 1)
+    assert supervisor.take() is None
+    for steps in (10, 20, 30):
+        values = {name: 0.25 for name in ("acc_token", "acc_macro", "val_token", "val_macro")}
+        worker.leave(steps=steps, t_ns=1, **values)
+        if steps == 10:
+            continue
+        taken = supervisor.take()
+        assert taken is not None
+        assert (int(taken["steps"]), float(taken["val_macro"])) == (steps, 0.25)
+        assert supervisor.take() is None
+    assert other.take() is None

@@ -1,0 +1,89 @@
+"""A run ends: in the time it was given, with an evaluation that says how much it covers."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog import checkpoint, saving, train, trainer
+from mlxhog.cli.train import summary
+from mlxhog.metrics import Progress
+from mlxhog.records import RECORD, Ring
+from tests.training.small import small_config
+
+
+def test_the_last_evaluation_needs_no_record_in_any_ring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All records are lost, as where the supervisor stalls while workers fill their rings.
+    monkeypatch.setattr(Ring, "drain", lambda ring: np.empty(0, RECORD))
+    result = train(small_config(tmp_path, steps=4, eval_every="1h"))
+    assert (result.status, result.val_share) == ("done", 1.0)
+    assert result.val_bits_per_byte is not None
+
+
+def test_an_evaluation_without_time_says_that_it_covers_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer._Training, "_evaluate_until", lambda training, parts: 1)
+    result = train(small_config(tmp_path, steps=4, eval_every="1h"))
+    assert (result.status, result.val_share, result.val_bits_per_byte) == ("done", 0.0, None)
+    assert result.to_json()["val_share"] == 0.0
+    assert "held-out text: no time was left to evaluate it" in summary(result)
+
+
+def test_an_evaluation_that_was_cut_says_how_much_it_covers(tmp_path: Path) -> None:
+    done = train(small_config(tmp_path, steps=4, eval_every="1h"))
+    assert done.val_tokens == 3113
+    assert "bits per byte\n" in summary(done)
+    cut = type(done)(**{**vars(done), "val_share": 0.38, "val_tokens": 1183})
+    assert "over 1.18k tokens, 38% of it, for which there was time" in summary(cut)
+    early = type(done)(**{**vars(done), "val_share": 0.0})
+    assert "while training; no time was left to evaluate the end" in summary(early)
+
+
+def test_a_step_that_goes_on_when_the_time_is_over_is_abandoned_and_its_batch_given_back(
+    tmp_path: Path,
+) -> None:
+    stopped: list[int] = []
+
+    def stop_the_second_worker(progress: Progress) -> None:
+        second = progress.workers[1]
+        if progress.step >= 4 and not stopped:
+            stopped.append(second.pid)
+            os.kill(second.pid, signal.SIGSTOP)
+
+    config = small_config(
+        tmp_path,
+        workers="torch:cpu*2",
+        write="racy",  # without locks, for which the other worker would wait
+        steps=None,
+        time=2.0,
+        eval_every="1h",
+        sample_every="1h",
+    )
+    result = train(config, observer=stop_the_second_worker)
+    assert stopped
+    assert (result.status, result.val_share, result.restarts) == ("done", 1.0, 0)
+    assert result.checkpoint is not None
+    state = checkpoint.load(Path(result.checkpoint)).state
+    ledger = state["ledger"]
+    taken = ledger["epoch"] * ledger["n"] + ledger["watermark"] + len(ledger["done"])
+    # One that was stopped amid its write counts as torn, which a kill there always does.
+    assert result.steps <= taken <= result.steps + 1
+    assert state["over"] is True
+
+
+def test_training_leaves_time_for_a_large_checkpoint_but_takes_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "n_bytes", lambda plan: 10**15)
+    seen: list[Progress] = []
+    result = train(small_config(tmp_path, steps=None, time=3.0), observer=seen.append)
+    training = [p for p in seen if 0.0 < p.budget_fraction < 1.0]
+    assert training
+    for progress in training:
+        assert progress.budget_fraction == pytest.approx(progress.elapsed_s / 1.5, rel=0.05)
+    assert result.checkpoint is not None
