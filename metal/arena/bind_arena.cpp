@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstddef>
+#include <exception>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -22,7 +23,7 @@ namespace {
 
 using Bytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using ConstBytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Slots = nb::ndarray<uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Slots = nb::ndarray<uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // The word at a byte offset of a mapping.
 template <typename Word, typename Byte>
@@ -103,6 +104,9 @@ struct BoundLedger {
     if (reinterpret_cast<uintptr_t>(words.data()) % alignof(mlxhog::LedgerWords) != 0) {
       throw nb::value_error("the ledger's control words are not aligned to 128 bytes");
     }
+    if (reinterpret_cast<uintptr_t>(slots.data()) % sizeof(uint64_t) != 0) {
+      throw nb::value_error("the ledger's slots are not aligned to 8 bytes");
+    }
     if (slots.size() == 0 || (slots.size() & (slots.size() - 1)) != 0) {
       throw nb::value_error(("the ledger needs a power of two of slots, got " +
                              std::to_string(slots.size()))
@@ -178,6 +182,12 @@ void bind_ledger(nb::module_& m) {
            call_guard<gil_scoped_release>(), "(watermark, done above it, torn).")
       .def("restore",
            [](Ledger& l, uint64_t watermark, std::vector<uint64_t> done, uint64_t torn) {
+             const uint64_t most = mlxhog::TicketLedger::kLaps * l.slots.size();
+             if (watermark >= most) {
+               throw nb::value_error(("watermark is " + std::to_string(watermark) +
+                                      "; wanted a number of tickets below " + std::to_string(most))
+                                         .c_str());
+             }
              uint64_t least = watermark;
              for (const uint64_t ticket : done) {
                if (ticket < least || ticket - watermark >= l.slots.size()) {
@@ -197,6 +207,13 @@ void bind_ledger(nb::module_& m) {
 void bind_arena(nb::module_& m) {
   bind_words<uint32_t>(m, "u32");
   bind_words<uint64_t>(m, "u64");
+  nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const mlxhog::CorruptLedger& error) {
+      PyErr_SetString(nb::module_::import_("mlxhog.errors").attr("ArenaError").ptr(), error.what());
+    }
+  });
   m.def("worker_fields", &worker_fields,
         "Name -> (byte offset, size) of every field of a worker table entry, as C++ sees it.");
   bind_ledger(m);

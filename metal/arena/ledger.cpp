@@ -1,35 +1,58 @@
 // The ticket ledger in atomics; see ledger.h. Any process may be killed between any two lines.
 #include "ledger.h"
 
+#include <string>
+
 #include "control.h"
 
 namespace mlxhog {
 
 namespace {
 
-constexpr uint32_t kOwnerShift = 8;
-constexpr uint32_t kLapShift = 3;
-constexpr uint32_t kLapMask = 31;
-constexpr uint32_t kStateMask = 7;
+constexpr int kOwnerShift = 40;
+constexpr int kLapShift = 3;
+constexpr uint64_t kLapMask = (uint64_t{1} << (kOwnerShift - kLapShift)) - 1;
+constexpr uint64_t kStateMask = 7;
+
+[[noreturn]] void corrupt(const std::string& what) {
+  throw CorruptLedger("the ticket ledger in shared memory is corrupt: " + what +
+                      "; end the run and resume it from its last checkpoint");
+}
 
 }  // namespace
 
-uint32_t TicketLedger::word(uint64_t ticket, TicketState state, uint32_t owner) const {
-  const uint32_t lap = static_cast<uint32_t>(ticket / ring_) & kLapMask;
-  return owner << kOwnerShift | lap << kLapShift | static_cast<uint32_t>(state);
+uint64_t TicketLedger::word(uint64_t ticket, TicketState state, uint32_t owner) const {
+  const uint64_t lap = ticket / ring_ & kLapMask;
+  return uint64_t{owner} << kOwnerShift | lap << kLapShift | static_cast<uint64_t>(state);
 }
 
 // A word of an earlier lap means that this lap's ticket is still free: no slot is ever cleared.
-TicketState TicketLedger::state_in(uint32_t word, uint64_t ticket) const {
-  const uint32_t lap = static_cast<uint32_t>(ticket / ring_) & kLapMask;
-  if ((word >> kLapShift & kLapMask) != lap) return TicketState::kFree;
-  return static_cast<TicketState>(word & kStateMask);
+TicketState TicketLedger::state_in(uint64_t word, uint64_t ticket) const {
+  if ((word >> kLapShift & kLapMask) != (ticket / ring_ & kLapMask)) return TicketState::kFree;
+  const auto state = static_cast<TicketState>(word & kStateMask);
+  if (state > TicketState::kDone) {
+    corrupt("ticket " + std::to_string(ticket) + " is in state " + std::to_string(word & kStateMask));
+  }
+  return state;
+}
+
+// `next` is read first. Whoever wrote it had seen a watermark at most a ring below, and the watermark
+// only grows: so no correct ledger shows more than a ring, and no loop over the window is longer.
+TicketLedger::Window TicketLedger::window() const {
+  const uint64_t end = load(&words_->next.value);
+  const uint64_t low = load(&words_->watermark.value);
+  const bool passed = low > end;  // by others, between the two loads, who then raised `next` first
+  if (passed ? load(&words_->next.value) < low : end - low > ring_) {
+    corrupt("next is " + std::to_string(end) + " and the watermark " + std::to_string(low) +
+            ", with a ring of " + std::to_string(ring_));
+  }
+  return {low, end};
 }
 
 // The word to swap out, if `ticket` is free. The watermark is read after the word: had the ticket
 // been done by others and its slot moved on to a later lap, the watermark would have passed it.
-std::optional<uint32_t> TicketLedger::free_word(uint64_t ticket) const {
-  const uint32_t now = load(slot(ticket));
+std::optional<uint64_t> TicketLedger::free_word(uint64_t ticket) const {
+  const uint64_t now = load(slot(ticket));
   if (state_in(now, ticket) != TicketState::kFree) return std::nullopt;
   if (load(&words_->watermark.value) > ticket) return std::nullopt;
   return now;
@@ -39,9 +62,14 @@ bool TicketLedger::move(uint64_t ticket, uint32_t owner, TicketState from, Ticke
   return cas(slot(ticket), word(ticket, from, owner), word(ticket, to, owner));
 }
 
-// Every finisher tries, whatever its ticket, so that a death before the last line loses nothing.
+// Every finisher tries, whatever its ticket, so that a death before the last line loses nothing. One
+// ring of turns passes all that was done when we began, since each turn saw the watermark rise.
+//
+// Fence: of two workers that finish neighbouring tickets at once, each might else read the other's slot as it
+// was before, and nobody would move the watermark. Of two fences, the later sees what came before the earlier.
 void TicketLedger::advance() {
-  for (;;) {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  for (uint64_t turn = 0; turn < ring_; ++turn) {
     const uint64_t low = load(&words_->watermark.value);
     if (state_in(load(slot(low)), low) != TicketState::kDone) return;
     cas(&words_->watermark.value, low, low + 1);
@@ -53,9 +81,9 @@ void TicketLedger::advance() {
 std::optional<uint64_t> TicketLedger::claim_returned(uint32_t owner) {
   const uint64_t announced = load(&words_->returns.value);
   if (announced == load(&words_->noticed.value)) return std::nullopt;
-  const uint64_t end = load(&words_->next.value);
-  for (uint64_t ticket = load(&words_->watermark.value); ticket < end; ++ticket) {
-    const uint32_t now = load(slot(ticket));
+  const auto [low, end] = window();
+  for (uint64_t ticket = low; ticket < end; ++ticket) {
+    const uint64_t now = load(slot(ticket));
     if (state_in(now, ticket) == TicketState::kReturned &&
         cas(slot(ticket), now, word(ticket, TicketState::kLeased, owner))) {
       return ticket;
@@ -68,10 +96,12 @@ std::optional<uint64_t> TicketLedger::claim_returned(uint32_t owner) {
 std::optional<uint64_t> TicketLedger::claim(uint32_t owner) {
   if (const auto ticket = claim_returned(owner)) return ticket;
   for (;;) {
-    const uint64_t ticket = load(&words_->next.value);
-    if (ticket >= load(&words_->watermark.value) + ring_) {
+    const auto [low, ticket] = window();
+    if (low > ticket) continue;  // others have gone on meanwhile
+    if (ticket - low == ring_) {
       advance();  // its last finisher may have died before advancing
-      if (ticket >= load(&words_->watermark.value) + ring_) return std::nullopt;
+      if (load(&words_->watermark.value) == low) return std::nullopt;
+      continue;
     }
     if (!cas(&words_->next.value, ticket, ticket + 1)) continue;
     const auto free = free_word(ticket);
@@ -82,12 +112,12 @@ std::optional<uint64_t> TicketLedger::claim(uint32_t owner) {
 
 bool TicketLedger::claim_exact(uint64_t ticket, uint32_t owner) {
   advance();
-  const uint64_t low = load(&words_->watermark.value);
-  if (ticket < low || ticket >= low + ring_) return false;
+  const uint64_t low = window().low;
+  if (ticket < low || ticket - low >= ring_) return false;
   // First: a lease at or above `next` would be invisible to `reap`.
   raise(&words_->next.value, ticket + 1);
-  const uint32_t leased = word(ticket, TicketState::kLeased, owner);
-  const uint32_t now = load(slot(ticket));
+  const uint64_t leased = word(ticket, TicketState::kLeased, owner);
+  const uint64_t now = load(slot(ticket));
   if (state_in(now, ticket) == TicketState::kReturned) return cas(slot(ticket), now, leased);
   const auto free = free_word(ticket);
   return free && cas(slot(ticket), *free, leased);
@@ -112,9 +142,9 @@ bool TicketLedger::give_back(uint64_t ticket, uint32_t owner) {
 TicketLedger::Reaped TicketLedger::reap(uint32_t owner, bool retry_torn) {
   Reaped found{0, 0};
   uint64_t returned_torn = 0;
-  const uint64_t end = load(&words_->next.value);
-  for (uint64_t ticket = load(&words_->watermark.value); ticket < end; ++ticket) {
-    const uint32_t now = load(slot(ticket));
+  const auto [low, end] = window();
+  for (uint64_t ticket = low; ticket < end; ++ticket) {
+    const uint64_t now = load(slot(ticket));
     if (now >> kOwnerShift != owner) continue;
     if (move(ticket, owner, TicketState::kLeased, TicketState::kReturned)) {
       ++found.returned;
@@ -133,8 +163,8 @@ TicketLedger::Reaped TicketLedger::reap(uint32_t owner, bool retry_torn) {
 
 std::vector<uint64_t> TicketLedger::orphans() const {
   std::vector<uint64_t> found;
-  const uint64_t end = load(&words_->next.value);
-  for (uint64_t ticket = load(&words_->watermark.value); ticket < end; ++ticket) {
+  const auto [low, end] = window();
+  for (uint64_t ticket = low; ticket < end; ++ticket) {
     if (free_word(ticket)) found.push_back(ticket);
   }
   return found;
@@ -151,8 +181,8 @@ bool TicketLedger::return_orphan(uint64_t ticket) {
 void TicketLedger::announce_returns() {
   const uint64_t announced = load(&words_->returns.value);
   if (announced != load(&words_->noticed.value)) return;
-  const uint64_t end = load(&words_->next.value);
-  for (uint64_t ticket = load(&words_->watermark.value); ticket < end; ++ticket) {
+  const auto [low, end] = window();
+  for (uint64_t ticket = low; ticket < end; ++ticket) {
     if (state_in(load(slot(ticket)), ticket) == TicketState::kReturned) {
       add(&words_->returns.value, uint64_t{1});
       return;
@@ -165,15 +195,15 @@ TicketState TicketLedger::state(uint64_t ticket) const {
   const TicketState found = state_in(load(slot(ticket)), ticket);
   const uint64_t low = load(&words_->watermark.value);
   if (ticket < low) return TicketState::kDone;
-  return ticket < low + ring_ ? found : TicketState::kFree;
+  return ticket - low < ring_ ? found : TicketState::kFree;
 }
 
 uint64_t TicketLedger::watermark() const { return load(&words_->watermark.value); }
 
 TicketLedger::Position TicketLedger::position() const {
   Position found{0, {}, load(&words_->torn.value)};
-  const uint64_t end = load(&words_->next.value);
-  for (uint64_t ticket = load(&words_->watermark.value); ticket < end; ++ticket) {
+  const auto [low, end] = window();
+  for (uint64_t ticket = low; ticket < end; ++ticket) {
     if (state_in(load(slot(ticket)), ticket) == TicketState::kDone) found.done.push_back(ticket);
   }
   found.watermark = load(&words_->watermark.value);  // again: everything below is done by now
@@ -184,7 +214,7 @@ TicketLedger::Position TicketLedger::position() const {
 }
 
 void TicketLedger::restore(const Position& position) {
-  for (uint64_t i = 0; i < ring_; ++i) store(slots_ + i, uint32_t{0});
+  for (uint64_t i = 0; i < ring_; ++i) store(slots_ + i, uint64_t{0});
   const uint64_t low = position.watermark;
   const uint64_t next = position.done.empty() ? low : position.done.back() + 1;
   for (uint64_t ticket = low; ticket < next; ++ticket) {

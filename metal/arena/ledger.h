@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <stdexcept>
 #include <vector>
 
 namespace mlxhog {
@@ -24,6 +25,11 @@ struct LedgerWords {
   LedgerLine torn;
 };
 
+// The shared memory holds what no order of correct processes could have written.
+struct CorruptLedger : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 class TicketLedger {
  public:
   struct Reaped {
@@ -36,8 +42,13 @@ class TicketLedger {
     uint64_t torn;
   };
 
+  // Tickets that fit the lap number of a slot: laps never repeat, so neither does the word of a slot
+  // that a slow process compares and swaps.
+  static constexpr uint64_t kLaps = uint64_t{1} << 37;
+
+  // Every method may throw CorruptLedger, and none loops longer than the ring is.
   // `words` and `slots` are shared memory; `ring`, the number of slots, is a power of two.
-  TicketLedger(LedgerWords* words, uint32_t* slots, uint64_t ring)
+  TicketLedger(LedgerWords* words, uint64_t* slots, uint64_t ring)
       : words_(words), slots_(slots), ring_(ring) {}
 
   std::optional<uint64_t> claim(uint32_t owner);
@@ -61,16 +72,23 @@ class TicketLedger {
   void restore(const Position& position);
 
  private:
-  uint32_t* slot(uint64_t ticket) const { return slots_ + (ticket & (ring_ - 1)); }
-  uint32_t word(uint64_t ticket, TicketState state, uint32_t owner) const;
-  TicketState state_in(uint32_t word, uint64_t ticket) const;
-  std::optional<uint32_t> free_word(uint64_t ticket) const;
+  // Every ticket below `low` is done, and none at or above `end` has been handed out.
+  struct Window {
+    uint64_t low;
+    uint64_t end;
+  };
+
+  uint64_t* slot(uint64_t ticket) const { return slots_ + (ticket & (ring_ - 1)); }
+  uint64_t word(uint64_t ticket, TicketState state, uint32_t owner) const;
+  TicketState state_in(uint64_t word, uint64_t ticket) const;
+  Window window() const;
+  std::optional<uint64_t> free_word(uint64_t ticket) const;
   bool move(uint64_t ticket, uint32_t owner, TicketState from, TicketState to);
   std::optional<uint64_t> claim_returned(uint32_t owner);
   void advance();
 
   LedgerWords* words_;
-  uint32_t* slots_;
+  uint64_t* slots_;
   uint64_t ring_;
 };
 

@@ -26,7 +26,7 @@ from mlxhog.arena.layout import PAGE, Layout
 from mlxhog.errors import ArenaError
 
 MAGIC = b"MLXHOGAR"
-VERSION = 1
+VERSION = 2
 _BODY = struct.Struct("<8sIIQQ32s64s16sqQ")
 _RUN_ID_BYTES = 64
 HEADER_BYTES = _BODY.size + 32

@@ -4,7 +4,7 @@
     next pages          this layout as JSON
     counters            uint8    control words, one per 128-byte line (`counters.py`)
     ledger              uint8    the ticket ledger's control words (`mlxhog/data/ledger.py`)
-    tickets             uint32   the ticket ledger's slots, a ring
+    tickets             uint64   the ticket ledger's slots, a ring
     workers             uint8    one entry per worker slot, one for the creator (`workers.py`)
     locks               uint32   lock words: one per stripe of `params`, then one per row of every
                                  parameter of kind `rows`
@@ -204,7 +204,7 @@ def plan(
     wanted: list[tuple[str, str, int]] = [
         ("counters", "uint8", PAGE),
         ("ledger", "uint8", PAGE),
-        ("tickets", "uint32", _ring(n_tickets, max_workers)),
+        ("tickets", "uint64", _ring(n_tickets, max_workers)),
         ("workers", "uint8", (max_workers + 1) * ENTRY_BYTES),
         ("locks", "uint32", n_lock_words),
         ("params", "float32", n_floats),

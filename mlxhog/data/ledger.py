@@ -21,14 +21,21 @@ Shared memory (`metal/arena/ledger.cpp` is the other side):
               256  u64      returns    returns announced since the beginning, only grows
               384  u64      noticed    `returns` as a fruitless search saw it, only grows
               512  u64      torn       tickets that died half applied
-    tickets         u32[R]  slots      ticket g lies in slot g mod R; R is a power of two
+    tickets         u64[R]  slots      ticket g lies in slot g mod R; R is a power of two
 
     slot bits 0-2 state (0 FREE, 1 LEASED, 2 APPLYING, 3 RETURNED, 4 DONE)
-              3-7 lap, g / R modulo 32: a slot of another lap reads as FREE, so none is ever cleared
-              8-31 owner, an incarnation number that is never used twice
+              3-39 lap, g / R: a slot of another lap reads as FREE, so none is ever cleared
+              40-63 owner, an incarnation number that is never used twice
 
 The ring: tickets are handed out only below watermark + R, so a slot is DONE before its next lap
 begins. R covers two epochs, at least 1024 and at most 2^20 tickets, whatever the size of the text.
+
+A process may be stopped for any time between reading a slot and swapping it. Its swap succeeds only
+on the very word that it read, and a slot holds words of each lap once: laps are numbered up to
+2^37, which is four years at a million tickets a second. (A lap number that wraps is not enough:
+with 32 laps a worker stopped for 32 laps could find "DONE by owner 3" again where it had read it,
+lease the ticket that lies there now under the number of its own, and train that one twice and this
+one never.) Memory that no correct process could have written is an `ArenaError`.
 
 Every arrow is one compare-and-swap, and a process may be killed between any two of them. What a
 death leaves is repaired by others: `reap` settles what its owner held; `sweep_orphans` finds
@@ -109,7 +116,7 @@ class Ledger:
     def on_memory(
         cls,
         words: NDArray[np.uint8],
-        slots: NDArray[np.uint32],
+        slots: NDArray[np.uint64],
         n: int,
         *,
         on_torn: str = "count",
@@ -127,7 +134,7 @@ class Ledger:
         return ledger
 
     def _wrap(
-        self, words: NDArray[np.uint8], slots: NDArray[np.uint32], n: int, on_torn: str
+        self, words: NDArray[np.uint8], slots: NDArray[np.uint64], n: int, on_torn: str
     ) -> None:
         if on_torn not in ON_TORN:
             raise ConfigError(f"on_torn is {on_torn!r}; choose from {', '.join(ON_TORN)}")

@@ -82,9 +82,9 @@ def test_the_ticket_ring_is_a_power_of_two_and_covers_two_epochs_up_to_its_limit
     assert ring >= 2 * layout.max_workers
 
 
-def test_a_ring_never_takes_more_than_4_mib():
+def test_a_ring_never_takes_more_than_8_mib():
     layout = plan({}, n_tickets=1 << 40)
-    assert layout.segments["tickets"].nbytes == 4 << 20
+    assert layout.segments["tickets"].nbytes == 8 << 20
 
 
 def test_optimizer_state_is_laid_out_like_the_parameters_per_slot_or_once():

@@ -27,7 +27,7 @@ NEXT = 0  # byte of the word `next`; see the table in mlxhog/data/ledger.py
 def make_ledger(n, ring, **options):
     words = np.zeros(WORDS_BYTES + 128, np.uint8)
     words = words[-words.ctypes.data % 128 :][:WORDS_BYTES]
-    slots = np.zeros(ring, np.uint32)
+    slots = np.zeros(ring, np.uint64)
     return Ledger.on_memory(words, slots, n, **options), words, slots
 
 
