@@ -34,6 +34,8 @@ struct CompletionObject {
       wrong("rows have " + std::to_string(left.shape(1)) + " and " + std::to_string(right.shape(1)) +
             " floats; wanted one multiple of " + std::to_string(kRowStep));
     }
+    check_word("user_word0", user_word0);
+    check_word("item_word0", item_word0);
     check_size("shrink_users", shrink_users.size(), core.n_users);
     check_size("shrink_items", shrink_items.size(), core.n_items);
     if (!(longest >= 0.0)) wrong("longest: wanted a length, or 0 for any");

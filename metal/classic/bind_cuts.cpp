@@ -20,6 +20,7 @@ struct CutObject {
         fixed(std::move(fixed_)),
         core{x.data(), checked_pairs(edges, x.shape(0), x.shape(0)), fixed.data(), x.shape(0), x.shape(1), word0} {
     if (x.shape(1) == 0) wrong("x: wanted rows of 1 float (two labels) or of one float per label");
+    check_word("word0", word0);
     check_size("fixed", fixed.size(), core.n_vertices);
   }
 

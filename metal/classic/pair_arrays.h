@@ -28,6 +28,11 @@ inline Pairs checked_pairs(const PairTable& table, std::size_t firsts, std::size
   return Pairs(table.data(), n);
 }
 
+// A first lock word so large that the last row's number would wrap belongs to no arena.
+inline void check_word(const char* name, std::size_t word) {
+  if (word > std::size_t{1} << 62) wrong(std::string(name) + " is " + std::to_string(word) + ": no arena has so many lock words");
+}
+
 inline void check_size(const char* name, std::size_t got, std::size_t wanted) {
   if (got != wanted) {
     wrong(std::string(name) + " has " + std::to_string(got) + " entries; wanted " + std::to_string(wanted));

@@ -50,13 +50,14 @@ std::size_t run_checked(SchemeObject& object, Problem& problem, const Index& ord
             std::to_string(problem.n()) + " examples");
     }
   }
-  if (scheme.locks != nullptr && scheme.row_word0 + problem.words() > object.lock_words()) {
+  if (scheme.locks != nullptr && (scheme.row_word0 > object.lock_words() ||
+                                  problem.words() > object.lock_words() - scheme.row_word0)) {
     wrong("the problem's " + std::to_string(problem.words()) + " rows from lock word " +
           std::to_string(scheme.row_word0) + " on do not fit " + std::to_string(object.lock_words()) + " lock words");
   }
   if (scheme.kind == Kind::hot_cold) {
     if constexpr (HasHead<Problem>) {
-      if (scheme.hot > problem.words() * problem.width()) wrong("hot: more coordinates than the problem has");
+      if (scheme.hot / problem.width() > problem.words() || scheme.hot > problem.words() * problem.width()) wrong("hot: more coordinates than the problem has");
     } else {
       wrong("this problem has no hot head; write racy or lossless");
     }

@@ -5,6 +5,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 
+#include <initializer_list>
 #include <optional>
 #include <string>
 
@@ -31,6 +32,48 @@ void expect(const char* name, const Array& a, Index wanted) {
                               .c_str());
 }
 
+// A number of elements that no array has is an error, not the number that is left of it modulo 2^64.
+inline Index product(std::initializer_list<Index> factors) {
+  Index all = 1;
+  bool overflows = false, none = false;
+  for (const Index factor : factors) {
+    overflows |= __builtin_mul_overflow(all, factor, &all);
+    none |= factor == 0;
+  }
+  if (none) return 0;
+  if (overflows) throw nb::value_error("the shapes of the arguments ask for arrays of more than 2^63 elements");
+  return all;
+}
+
+template <class Array>
+void expect(const char* name, const Array& a, std::initializer_list<Index> factors) {
+  expect(name, a, product(factors));
+}
+
+// Arrays without elements may have axes of any length, and what loops over them would not end.
+inline constexpr Index kMostEmpty = Index{1} << 24;
+
+template <class Array>
+void expect_short(const Array& a) {
+  if (a.size() != 0) return;
+  Index count = 1;
+  for (std::size_t j = 0; j < a.ndim(); ++j) {
+    const Index length = static_cast<Index>(a.shape(j));
+    if (length == 0) continue;
+    if (length > kMostEmpty / count)
+      throw nb::value_error(("an array without elements has an axis of " + std::to_string(length) +
+                             "; the other axes may have " + std::to_string(kMostEmpty) + " places at most")
+                                .c_str());
+    count *= length;
+  }
+}
+
+template <class Array>
+Index axis(const Array& a, std::size_t j) {
+  expect_short(a);
+  return static_cast<Index>(a.shape(j));
+}
+
 template <class Array>
 Index last(const char* name, const Array& a) {
   if (a.ndim() == 0)
@@ -41,6 +84,7 @@ Index last(const char* name, const Array& a) {
 template <class Array>
 Index rows(const char* name, const Array& a) {
   const Index width = last(name, a);
+  expect_short(a);
   if (width) return size(a) / width;
   Index count = 1;
   for (std::size_t j = 0; j + 1 < a.ndim(); ++j) count *= static_cast<Index>(a.shape(j));

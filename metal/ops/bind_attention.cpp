@@ -11,8 +11,6 @@ namespace {
 
 using Counts = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-Index axis(const In& a, int j) { return static_cast<Index>(a.shape(j)); }
-
 void turn(const In& x, const std::optional<Counts>& offset, Out out, double base, bool back, int threads) {
   if (x.ndim() != 4) throw nb::value_error("x must be (B, S, NH, DH)");
   const RopeShape s{axis(x, 0), axis(x, 1), axis(x, 2), axis(x, 3), base, data_or_null(offset)};
@@ -29,8 +27,8 @@ AttentionShape attention_shape(const In& q, const In& k, const In& v, const std:
   if (q.ndim() != 4 || k.ndim() != 4) throw nb::value_error("q must be (B, S, NH, DH) and k (B, L, NH, DH)");
   if (window && *window < 0) throw nb::value_error("window must be 0 or more, or None");
   const Index B = axis(q, 0), S = axis(q, 1), L = axis(k, 1), NH = axis(q, 2), DH = axis(q, 3);
-  expect("k", k, B * L * NH * DH);
-  expect("v", v, B * L * NH * DH);
+  expect("k", k, {B, L, NH, DH});
+  expect("v", v, {B, L, NH, DH});
   if (L < S)
     throw nb::value_error(("k has " + std::to_string(L) + " positions, q " + std::to_string(S) +
                            "; the last keys are the queries' own, so there are as many or more")
@@ -51,7 +49,7 @@ void attention(const In& q, const In& k, const In& v, const std::optional<Counts
                std::optional<Index> window, int threads) {
   const AttentionShape s = attention_shape(q, k, v, lengths, window);
   expect("out", out, size(q));
-  expect("lse", lse, s.B * s.NH * s.S);
+  expect("lse", lse, {s.B, s.NH, s.S});
   nb::gil_scoped_release release;
   attention_forward(s, {q.data(), k.data(), v.data()}, out.data(), lse.data(), threads);
 }
@@ -59,7 +57,7 @@ void attention(const In& q, const In& k, const In& v, const std::optional<Counts
 void attention_grad(const In& q, const In& k, const In& v, const std::optional<Counts>& lengths, const In& lse,
                     const In& d_out, Out dq, Out dk, Out dv, std::optional<Index> window, int threads) {
   const AttentionShape s = attention_shape(q, k, v, lengths, window);
-  expect("lse", lse, s.B * s.NH * s.S);
+  expect("lse", lse, {s.B, s.NH, s.S});
   expect("d_out", d_out, size(q));
   expect("dq", dq, size(q));
   expect("dk", dk, size(k));

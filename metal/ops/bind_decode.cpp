@@ -26,6 +26,16 @@ using Layer = std::pair<In, std::optional<In>>;
 
 void expect_named(const std::string& name, const In& a, Index wanted) { expect(name.c_str(), a, wanted); }
 
+// Refuses sizes that no model has, whose products would wrap.
+void expect_possible(std::initializer_list<std::pair<const char*, Index>> sizes) {
+  constexpr Index kMost = Index{1} << 24;
+  for (const auto& [name, got] : sizes)
+    if (got < 0 || got > kMost)
+      throw nb::value_error((std::string(name) + " is " + std::to_string(got) + ", expected at most " +
+                             std::to_string(kMost))
+                                .c_str());
+}
+
 // Refuses sizes below 1: the step divides by some of them.
 void expect_positive(std::initializer_list<std::pair<const char*, Index>> sizes) {
   for (const auto& [name, wanted] : sizes)
@@ -58,9 +68,9 @@ template <class Run>
 void checked_step(const Tokens& tokens, const In& before, Out& after, Out& logits, Index state_floats, Index V,
                   const Run& run) {
   const Index rows = static_cast<Index>(tokens.size());
-  expect("before", before, rows * state_floats);
-  expect("after", after, rows * state_floats);
-  expect("logits", logits, rows * V);
+  expect("before", before, {rows, state_floats});
+  expect("after", after, {rows, state_floats});
+  expect("logits", logits, {rows, V});
   for (Index r = 0; r < rows; ++r)
     if (tokens.data()[r] < 0 || tokens.data()[r] >= V)
       throw nb::value_error(("token " + std::to_string(tokens.data()[r]) + " in row " + std::to_string(r) +
@@ -77,6 +87,7 @@ class Decoder {
           std::optional<In> out_norm, std::optional<In> out_norm_bias, In head)
       : model_{d, heads, DK, DV, U, V, norm_eps, eps, gate_cap, logit_cap, reset_token, nullptr, {}, {}, nullptr} {
     expect_positive({{"d", d}, {"heads", heads}, {"DK", DK}, {"DV", DV}, {"U", U}, {"V", V}});
+    expect_possible({{"d", d}, {"heads", heads}, {"DK", DK}, {"DV", DV}, {"U", U}, {"V", V}});
     model_.embedding = held_.hold("embedding", embedding, V * d);
     const Index qk = heads * DK, v = heads * DV;
     const std::pair<Index, Index> sizes[kBlockLayers] = {  // (out, in); a norm has no in
@@ -87,7 +98,7 @@ class Decoder {
       auto& layers = model_.blocks.emplace_back();
       for (std::size_t j = 0; j < kBlockLayers; ++j) {
         const std::string name = "layer " + std::to_string(j) + " of block " + std::to_string(model_.blocks.size() - 1);
-        layers[j].weight = held_.hold(name, block[j].first, sizes[j].first * sizes[j].second);
+        layers[j].weight = held_.hold(name, block[j].first, product({sizes[j].first, sizes[j].second}));
         if (block[j].second) layers[j].bias = held_.hold(name + " (bias)", *block[j].second, sizes[j].first);
       }
     }
@@ -120,6 +131,8 @@ class V1Decoder {
       : model_{d, V, I, m_heads, m_K, groups, s_heads, s_K, U, activation_named(activation), norm_eps, cell_eps,
                reset_token, nullptr, {}, nullptr, nullptr} {
     expect_positive({{"d", d}, {"V", V}});
+    expect_possible({{"d", d}, {"V", V}, {"I", I}, {"mlstm_heads", m_heads}, {"mlstm_taps", m_K}, {"groups", groups},
+                     {"slstm_heads", s_heads}, {"slstm_taps", s_K}, {"U", U}});
     model_.embedding = held_.hold("embedding", embedding, V * d);
     const Index block = groups ? I / groups : 0, DH = s_heads ? d / s_heads : 0;
     using Sizes = std::pair<Index, Index>;  // elements of weight and bias

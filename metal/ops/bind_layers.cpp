@@ -25,14 +25,14 @@ HeadRows head_rows(const char* name, const In& x, const In& w, float eps) {
   if (width == 0 || d % width)
     throw nb::value_error((std::string("w must hold whole heads of ") + name + "'s last axis").c_str());
   const Index n = d ? size(x) / d : 0;
-  expect(name, x, n * d);
+  expect(name, x, {n, d});
   return {n, d / width, width, eps};
 }
 
 void rms_norm(const In& x, const In& w, Out out, float eps, int threads) {
   const Index d = last("x", x), n = rows("x", x);
   expect("w", w, d);
-  expect("out", out, n * d);
+  expect("out", out, {n, d});
   nb::gil_scoped_release release;
   rms_norm_forward(n, d, eps, x.data(), w.data(), out.data(), threads);
 }
@@ -40,8 +40,8 @@ void rms_norm(const In& x, const In& w, Out out, float eps, int threads) {
 void rms_norm_grad(const In& x, const In& w, const In& d_out, Out dx, Out dw, float eps, int threads) {
   const Index d = last("x", x), n = rows("x", x);
   expect("w", w, d);
-  expect("d_out", d_out, n * d);
-  expect("dx", dx, n * d);
+  expect("d_out", d_out, {n, d});
+  expect("dx", dx, {n, d});
   expect("dw", dw, d);
   nb::gil_scoped_release release;
   rms_norm_backward(n, d, eps, x.data(), w.data(), d_out.data(), dx.data(), dw.data(), threads);
@@ -183,13 +183,12 @@ using Starts = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::de
 Conv conv_arguments(const In& x, const In& w, const In& b, const std::optional<In>& state,
                     const std::optional<Starts>& starts, bool silu) {
   if (x.ndim() != 3 || w.ndim() != 3) throw nb::value_error("x must be (B, S, C) and w (C, 1, K)");
-  const auto axis = [](const In& a, int j) { return static_cast<Index>(a.shape(j)); };
   const Index B = axis(x, 0), S = axis(x, 1), C = axis(x, 2), K = axis(w, 2);
   if (S == 0 || K == 0) throw nb::value_error("x must have positions and w taps, at least one of each");
-  expect("w", w, C * K);
+  expect("w", w, {C, K});
   expect("b", b, C);
-  if (state) expect("state", *state, B * (K - 1) * C);
-  if (starts) expect("starts", *starts, B * S);
+  if (state) expect("state", *state, {B, (K - 1), C});
+  if (starts) expect("starts", *starts, {B, S});
   return {B, S, C, K, silu, x.data(), w.data(), b.data(), data_or_null(state), data_or_null(starts)};
 }
 
@@ -197,7 +196,7 @@ void causal_conv(const In& x, const In& w, const In& b, const std::optional<In>&
                  const std::optional<Starts>& starts, Out y, Out last, bool silu, int threads) {
   const Conv conv = conv_arguments(x, w, b, state, starts, silu);
   expect("y", y, size(x));
-  expect("last", last, conv.B * (conv.K - 1) * conv.C);
+  expect("last", last, {conv.B, (conv.K - 1), conv.C});
   nb::gil_scoped_release release;
   causal_conv_forward(conv, y.data(), last.data(), threads);
 }
@@ -206,7 +205,7 @@ void causal_conv_grad(const In& x, const In& w, const In& b, const std::optional
                       const std::optional<Starts>& starts, const In& dy, const std::optional<In>& d_last, Out dx,
                       Out dw, Out db, std::optional<Out> d_state, bool silu, int threads) {
   const Conv conv = conv_arguments(x, w, b, state, starts, silu);
-  const Index states = conv.B * (conv.K - 1) * conv.C;
+  const Index states = product({conv.B, (conv.K - 1), conv.C});
   expect("dy", dy, size(x));
   if (d_last) expect("d_last", *d_last, states);
   expect("dx", dx, size(x));
@@ -220,9 +219,8 @@ void causal_conv_grad(const In& x, const In& w, const In& b, const std::optional
 
 LongConv long_conv_shape(const In& x, const In& f) {
   if (x.ndim() != 3 || f.ndim() != 2) throw nb::value_error("x must be (B, S, C) and f (C, J)");
-  const auto axis = [](const In& a, int j) { return static_cast<Index>(a.shape(j)); };
   const LongConv s{axis(x, 0), axis(x, 1), axis(x, 2), axis(f, 1)};
-  expect("f", f, s.C * s.J);
+  expect("f", f, {s.C, s.J});
   if (s.J < s.S)
     throw nb::value_error(("f has " + std::to_string(s.J) + " taps, expected one for each of x's " +
                            std::to_string(s.S) + " positions or more")
@@ -250,13 +248,12 @@ void long_conv_grad(const In& x, const In& f, const In& dy, Out dx, Out df, int 
 template <class Map>
 Map blocks(const In& weight, Index width) {
   if (weight.ndim() != 3) throw nb::value_error("weight must be (G, out / G, in / G)");
-  const auto axis = [&](int j) { return static_cast<Index>(weight.shape(j)); };
-  if (axis(0) * axis(2) != width)
-    throw nb::value_error(("weight has " + std::to_string(axis(0)) + " blocks of " + std::to_string(axis(2)) +
+  if (axis(weight, 0) * axis(weight, 2) != width)
+    throw nb::value_error(("weight has " + std::to_string(axis(weight, 0)) + " blocks of " + std::to_string(axis(weight, 2)) +
                            " inputs, x has " + std::to_string(width))
                               .c_str());
   Map map{};
-  map.groups = axis(0), map.out = axis(1), map.in = axis(2), map.weight = weight.data();
+  map.groups = axis(weight, 0), map.out = axis(weight, 1), map.in = axis(weight, 2), map.weight = weight.data();
   return map;
 }
 
@@ -268,8 +265,8 @@ void block_diagonal(const In& x, const std::vector<In>& weights, const std::vect
   std::vector<DiagonalForward> maps;
   for (std::size_t j = 0; j < weights.size(); ++j) {
     auto map = blocks<DiagonalForward>(weights[j], width);
-    if (biases[j]) expect("bias", *biases[j], map.groups * map.out);
-    expect("out", outs[j], n * map.groups * map.out);
+    if (biases[j]) expect("bias", *biases[j], {map.groups, map.out});
+    expect("out", outs[j], {n, map.groups, map.out});
     map.bias = data_or_null(biases[j]);
     map.y = outs[j].data();
     maps.push_back(map);
@@ -284,13 +281,13 @@ void block_diagonal_grad(const In& x, const std::vector<In>& weights, const std:
   const Index width = last("x", x), n = rows("x", x);
   if (d_outs.size() != weights.size() || d_weights.size() != weights.size() || d_biases.size() != weights.size())
     throw nb::value_error("weights, d_outs, d_weights and d_biases must have one entry per map");
-  if (dx) expect("dx", *dx, n * width);
+  if (dx) expect("dx", *dx, {n, width});
   std::vector<DiagonalBackward> maps;
   for (std::size_t j = 0; j < weights.size(); ++j) {
     auto map = blocks<DiagonalBackward>(weights[j], width);
-    expect("d_out", d_outs[j], n * map.groups * map.out);
+    expect("d_out", d_outs[j], {n, map.groups, map.out});
     expect("d_weight", d_weights[j], size(weights[j]));
-    if (d_biases[j]) expect("d_bias", *d_biases[j], map.groups * map.out);
+    if (d_biases[j]) expect("d_bias", *d_biases[j], {map.groups, map.out});
     map.dy = d_outs[j].data();
     map.d_weight = d_weights[j].data();
     map.d_bias = data_or_null(d_biases[j]);

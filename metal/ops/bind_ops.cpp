@@ -27,7 +27,7 @@ std::pair<double, Index> cross_entropy(const In& logits, const Labels& labels, s
                                        std::optional<float> cap, int threads) {
   const Index V = last("logits", logits), n = rows("logits", logits);
   expect("labels", labels, n);
-  if (gradient) expect("gradient", *gradient, n * V);
+  if (gradient) expect("gradient", *gradient, {n, V});
   for (Index r = 0; r < n; ++r) {
     const std::int32_t label = labels.data()[r];
     if (label != kIgnoredLabel && (label < 0 || label >= V))
@@ -54,9 +54,9 @@ void linears(const In& x, const std::vector<In>& weights, const std::vector<std:
   std::vector<LinearForward> maps;
   for (std::size_t j = 0; j < weights.size(); ++j) {
     const Index out = rows("weight", weights[j]);
-    expect("weight", weights[j], out * in);
+    expect("weight", weights[j], {out, in});
     if (biases[j]) expect("bias", *biases[j], out);
-    expect("out", outs[j], n * out);
+    expect("out", outs[j], {n, out});
     maps.push_back({out, weights[j].data(), biases[j] ? biases[j]->data() : nullptr, outs[j].data()});
   }
   nb::gil_scoped_release release;
@@ -69,13 +69,13 @@ void linears_grad(const In& x, const std::vector<In>& weights, const std::vector
   const Index in = last("x", x), n = rows("x", x);
   if (d_outs.size() != weights.size() || d_weights.size() != weights.size() || d_biases.size() != weights.size())
     throw nb::value_error("weights, d_outs, d_weights and d_biases must have one entry per map");
-  if (dx) expect("dx", *dx, n * in);
+  if (dx) expect("dx", *dx, {n, in});
   std::vector<LinearBackward> maps;
   for (std::size_t j = 0; j < weights.size(); ++j) {
     const Index out = rows("weight", weights[j]);
-    expect("weight", weights[j], out * in);
-    expect("d_out", d_outs[j], n * out);
-    expect("d_weight", d_weights[j], out * in);
+    expect("weight", weights[j], {out, in});
+    expect("d_out", d_outs[j], {n, out});
+    expect("d_weight", d_weights[j], {out, in});
     if (d_biases[j]) expect("d_bias", *d_biases[j], out);
     maps.push_back(
         {out, weights[j].data(), d_outs[j].data(), d_weights[j].data(), data_or_null(d_biases[j])});
@@ -88,16 +88,15 @@ MlstmShape cell_shape(const In& q, const In& v, Index chunk, Index stride, float
   if (q.ndim() != 4 || v.ndim() != 4) throw nb::value_error("q and v must be (B, S, NH, D)");
   if (chunk < 1) throw nb::value_error("chunk must be at least 1");
   if (stride < 1) throw nb::value_error("stride must be at least 1");
-  const auto axis = [](const In& a, int j) { return static_cast<Index>(a.shape(j)); };
   const Index S = axis(q, 1), most = std::max<Index>(S, 1);  // larger ones are the same, and their sums overflow
   return {axis(q, 0), S, axis(q, 2), axis(q, 3), axis(v, 3), std::min(chunk, most), std::min(stride, most), eps};
 }
 
 MlstmInputs cell_inputs(const MlstmShape& s, const In& q, const In& k, const In& v, const In& i, const In& f) {
-  const Index gates = s.B * s.S * s.NH;
-  expect("q", q, gates * s.DK);
-  expect("k", k, gates * s.DK);
-  expect("v", v, gates * s.DV);
+  const Index gates = product({s.B, s.S, s.NH});
+  expect("q", q, {gates, s.DK});
+  expect("k", k, {gates, s.DK});
+  expect("v", v, {gates, s.DV});
   expect("i", i, gates);
   expect("f", f, gates);
   return {q.data(), k.data(), v.data(), i.data(), f.data()};
@@ -106,11 +105,11 @@ MlstmInputs cell_inputs(const MlstmShape& s, const In& q, const In& k, const In&
 template <class Array>
 void check_results(const MlstmShape& s, const Array& h, const Array& den, const Array& C, const Array& n,
                    const Array& m) {
-  const Index gates = s.B * s.S * s.NH, states = s.B * s.NH * (s.chunks() + 1);
-  expect("h", h, gates * s.DV);
+  const Index gates = product({s.B, s.S, s.NH}), states = product({s.B, s.NH, s.chunks() + 1});
+  expect("h", h, {gates, s.DV});
   expect("den", den, gates);
-  expect("C", C, s.B * s.NH * s.matrices() * s.DK * s.DV);
-  expect("n", n, states * s.DK);
+  expect("C", C, {s.B, s.NH, s.matrices(), s.DK, s.DV});
+  expect("n", n, {states, s.DK});
   expect("m", m, states);
 }
 
@@ -142,9 +141,9 @@ void mlstm_grad(const In& q, const In& k, const In& v, const In& i, const In& f,
   expect("dv", dv, size(v));
   expect("di", di, size(i));
   expect("df", df, size(f));
-  expect("dC", dC, s.B * s.NH * s.DK * s.DV);
-  expect("dn", dn, s.B * s.NH * s.DK);
-  expect("dm", dm, s.B * s.NH);
+  expect("dC", dC, {s.B, s.NH, s.DK, s.DV});
+  expect("dn", dn, {s.B, s.NH, s.DK});
+  expect("dm", dm, {s.B, s.NH});
   nb::gil_scoped_release release;
   for (const Out& gradient : {dq, dk, dv}) expect_writes(gradient.data(), size(gradient));
   mlstm_backward(s, in, MlstmSaved{h.data(), den.data(), C.data(), n.data(), m.data()}, dh.data(),

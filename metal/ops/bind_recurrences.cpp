@@ -11,32 +11,30 @@
 namespace mlxhog {
 namespace {
 
-Index axis(const In& a, int j) { return static_cast<Index>(a.shape(j)); }
-
 DecayShape decay_shape(const In& q, const In& k, const In& v, const In& log_decay, const std::optional<In>& state,
                        float scale) {
   if (q.ndim() != 4 || v.ndim() != 4 || log_decay.ndim() != 4)
     throw nb::value_error("q, v and log_decay must be (B, S, NH, D)");
   const DecayShape s{axis(q, 0), axis(q, 1), axis(q, 2), axis(q, 3), axis(v, 3), axis(log_decay, 3), scale};
-  const Index positions = s.B * s.S * s.NH;
+  const Index positions = product({s.B, s.S, s.NH});
   if (s.A != 1 && s.A != s.DK)
     throw nb::value_error(("log_decay has " + std::to_string(s.A) + " numbers per head, expected 1 or " +
                            std::to_string(s.DK))
                               .c_str());
   expect("k", k, size(q));
-  expect("v", v, positions * s.DV);
-  expect("log_decay", log_decay, positions * s.A);
-  if (state) expect("state", *state, s.B * s.NH * s.DK * s.DV);
+  expect("v", v, {positions, s.DV});
+  expect("log_decay", log_decay, {positions, s.A});
+  if (state) expect("state", *state, {s.B, s.NH, s.DK, s.DV});
   return s;
 }
 
 void decay(const In& q, const In& k, const In& v, const In& log_decay, const std::optional<In>& state, Out h, Out last,
            std::optional<Out> kept, float scale, int threads) {
   const DecayShape s = decay_shape(q, k, v, log_decay, state, scale);
-  const Index matrix = s.B * s.NH * s.DK * s.DV;
+  const Index matrix = product({s.B, s.NH, s.DK, s.DV});
   expect("h", h, size(v));
   expect("last", last, matrix);
-  if (kept) expect("kept", *kept, matrix * s.chunks());
+  if (kept) expect("kept", *kept, {matrix, s.chunks()});
   nb::gil_scoped_release release;
   decay_forward(s, {q.data(), k.data(), v.data(), log_decay.data(), data_or_null(state)}, h.data(), last.data(),
                 data_or_null(kept), threads);
@@ -46,8 +44,8 @@ void decay_grad(const In& q, const In& k, const In& v, const In& log_decay, cons
                 const std::optional<In>& d_last, Out dq, Out dk, Out dv, Out d_log_decay, std::optional<Out> d_state,
                 float scale, int threads) {
   const DecayShape s = decay_shape(q, k, v, log_decay, std::nullopt, scale);
-  const Index matrix = s.B * s.NH * s.DK * s.DV;
-  expect("kept", kept, matrix * s.chunks());
+  const Index matrix = product({s.B, s.NH, s.DK, s.DV});
+  expect("kept", kept, {matrix, s.chunks()});
   expect("dh", dh, size(v));
   if (d_last) expect("d_last", *d_last, matrix);
   expect("dq", dq, size(q));
@@ -72,22 +70,22 @@ DeltaShape delta_shape(const In& q, const In& k, const In& v, const In& log_deca
                        const std::optional<In>& state) {
   if (q.ndim() != 4 || v.ndim() != 4) throw nb::value_error("q and v must be (B, S, NH, D)");
   const DeltaShape s{axis(q, 0), axis(q, 1), axis(q, 2), axis(q, 3), axis(v, 3)};
-  const Index positions = s.B * s.S * s.NH;
+  const Index positions = product({s.B, s.S, s.NH});
   expect("k", k, size(q));
-  expect("v", v, positions * s.DV);
+  expect("v", v, {positions, s.DV});
   expect("log_decay", log_decay, positions);
   expect("beta", beta, positions);
-  if (state) expect("state", *state, s.B * s.NH * s.DK * s.DV);
+  if (state) expect("state", *state, {s.B, s.NH, s.DK, s.DV});
   return s;
 }
 
 void delta(const In& q, const In& k, const In& v, const In& log_decay, const In& beta, const std::optional<In>& state,
            Out h, Out last, std::optional<Out> kept, std::optional<Out> held, int threads) {
   const DeltaShape s = delta_shape(q, k, v, log_decay, beta, state);
-  const Index matrix = s.B * s.NH * s.DK * s.DV;
+  const Index matrix = product({s.B, s.NH, s.DK, s.DV});
   expect("h", h, size(v));
   expect("last", last, matrix);
-  if (kept) expect("kept", *kept, matrix * s.chunks());
+  if (kept) expect("kept", *kept, {matrix, s.chunks()});
   if (held) expect("held", *held, size(v));
   nb::gil_scoped_release release;
   delta_forward(s, {q.data(), k.data(), v.data(), log_decay.data(), beta.data(), data_or_null(state)}, h.data(),
@@ -98,8 +96,8 @@ void delta_grad(const In& q, const In& k, const In& v, const In& log_decay, cons
                 const In& held, const In& dh, const std::optional<In>& d_last, Out dq, Out dk, Out dv, Out d_log_decay,
                 Out d_beta, std::optional<Out> d_state, int threads) {
   const DeltaShape s = delta_shape(q, k, v, log_decay, beta, std::nullopt);
-  const Index matrix = s.B * s.NH * s.DK * s.DV;
-  expect("kept", kept, matrix * s.chunks());
+  const Index matrix = product({s.B, s.NH, s.DK, s.DV});
+  expect("kept", kept, {matrix, s.chunks()});
   expect("held", held, size(v));
   expect("dh", dh, size(v));
   if (d_last) expect("d_last", *d_last, matrix);
@@ -120,10 +118,10 @@ ScanShape scan_shape(const In& u, const In& dt, const In& A, const In& Bt, const
   if (u.ndim() != 3 || A.ndim() != 2) throw nb::value_error("u must be (B, S, C) and A (C, N)");
   const ScanShape s{axis(u, 0), axis(u, 1), axis(u, 2), axis(A, 1)};
   expect("dt", dt, size(u));
-  expect("A", A, s.C * s.N);
-  expect("Bt", Bt, s.B * s.S * s.N);
-  expect("Ct", Ct, s.B * s.S * s.N);
-  if (state) expect("state", *state, s.B * s.C * s.N);
+  expect("A", A, {s.C, s.N});
+  expect("Bt", Bt, {s.B, s.S, s.N});
+  expect("Ct", Ct, {s.B, s.S, s.N});
+  if (state) expect("state", *state, {s.B, s.C, s.N});
   return s;
 }
 
@@ -131,7 +129,7 @@ void scan(const In& u, const In& dt, const In& A, const In& Bt, const In& Ct, co
           Out last, std::optional<Out> kept, int threads) {
   const ScanShape s = scan_shape(u, dt, A, Bt, Ct, state);
   expect("y", y, size(u));
-  expect("last", last, s.B * s.C * s.N);
+  expect("last", last, {s.B, s.C, s.N});
   if (kept) expect("kept", *kept, s.kept());
   nb::gil_scoped_release release;
   scan_forward(s, {u.data(), dt.data(), A.data(), Bt.data(), Ct.data(), data_or_null(state)}, y.data(), last.data(),
@@ -142,7 +140,7 @@ void scan_grad(const In& u, const In& dt, const In& A, const In& Bt, const In& C
                const std::optional<In>& d_last, Out du, Out ddt, Out dA, Out dBt, Out dCt, std::optional<Out> d_state,
                int threads) {
   const ScanShape s = scan_shape(u, dt, A, Bt, Ct, std::nullopt);
-  const Index states = s.B * s.C * s.N;
+  const Index states = product({s.B, s.C, s.N});
   expect("kept", kept, s.kept());
   expect("dy", dy, size(u));
   if (d_last) expect("d_last", *d_last, states);

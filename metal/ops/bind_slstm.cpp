@@ -10,15 +10,14 @@ using Starts = nb::ndarray<const std::uint8_t, nb::c_contig, nb::device::cpu>;
 SlstmShape cell_shape(const In& h, const std::optional<Starts>& starts) {
   if (h.ndim() != 4 || h.size() == 0)
     throw nb::value_error("the gates and h must be (B, S, NH, DH) with at least one position of one sequence");
-  const auto axis = [&](int j) { return static_cast<Index>(h.shape(j)); };
-  const SlstmShape s{axis(0), axis(1), axis(2), axis(3)};
-  if (starts) expect("starts", *starts, s.B * s.S);
+  const SlstmShape s{axis(h, 0), axis(h, 1), axis(h, 2), axis(h, 3)};
+  if (starts) expect("starts", *starts, {s.B, s.S});
   return s;
 }
 
 SlstmState state_of(const SlstmShape& s, const char* names[4], Out& h, Out& c, Out& n, Out& m) {
   Out* parts[] = {&h, &c, &n, &m};
-  for (int j = 0; j < 4; ++j) expect(names[j], *parts[j], s.B * s.width());
+  for (int j = 0; j < 4; ++j) expect(names[j], *parts[j], {s.B, s.width()});
   return {h.data(), c.data(), n.data(), m.data()};
 }
 
@@ -28,10 +27,10 @@ void slstm(const In& i, const In& f, const In& z, const In& o, const In& R, cons
   expect("f", f, size(i));
   expect("z", z, size(i));
   expect("o", o, size(i));
-  expect("R", R, 4 * s.width() * s.DH);
-  expect("b", b, 4 * s.width());
+  expect("R", R, {4, s.width(), s.DH});
+  expect("b", b, {4, s.width()});
   expect("h", h, size(i));
-  if (tape) expect("tape", *tape, size(i) * kSlstmTape);
+  if (tape) expect("tape", *tape, {size(i), kSlstmTape});
   const char* names[] = {"h_state", "c", "n", "m"};
   const SlstmState state = state_of(s, names, h_state, c, n, m);
   const SlstmInputs in{i.data(), f.data(), z.data(), o.data(), R.data(), b.data(), data_or_null(starts)};
@@ -43,18 +42,18 @@ void slstm_grad(const In& R, std::optional<Starts> starts, const In& h0, const I
                 const In& tape, const In& dh, Out di, Out df, Out dz, Out d_o, Out dR, Out db, Out dh_state, Out dc,
                 Out dn, Out dm, int threads) {
   const SlstmShape s = cell_shape(h, starts);
-  expect("R", R, 4 * s.width() * s.DH);
-  expect("h0", h0, s.B * s.width());
-  expect("c0", c0, s.B * s.width());
-  expect("n0", n0, s.B * s.width());
-  expect("tape", tape, size(h) * kSlstmTape);
+  expect("R", R, {4, s.width(), s.DH});
+  expect("h0", h0, {s.B, s.width()});
+  expect("c0", c0, {s.B, s.width()});
+  expect("n0", n0, {s.B, s.width()});
+  expect("tape", tape, {size(h), kSlstmTape});
   expect("dh", dh, size(h));
   expect("di", di, size(h));
   expect("df", df, size(h));
   expect("dz", dz, size(h));
   expect("do", d_o, size(h));
   expect("dR", dR, size(R));
-  expect("db", db, 4 * s.width());
+  expect("db", db, {4, s.width()});
   const char* names[] = {"dh_state", "dc", "dn", "dm"};
   const SlstmState d_state = state_of(s, names, dh_state, dc, dn, dm);
   const SlstmSaved saved{R.data(), h0.data(), c0.data(), n0.data(), h.data(), tape.data(), data_or_null(starts)};

@@ -130,7 +130,8 @@ void parallel_for(Index count, int threads, const std::function<void(Index)>& ta
     for (Index i = 0; i < count; ++i) task(i);
     return;
   }
-  Owner::owner().pool->run(count, threads, task);
+  constexpr int kMostThreads = 1024;  // of one process; an absurd number asks for no more
+  Owner::owner().pool->run(count, std::min(threads, kMostThreads), task);
 }
 
 }  // namespace mlxhog

@@ -1,5 +1,6 @@
 // Python bindings of sparse updates: what leaves a pending step, and its adds.
-#include <cstring>
+#include <utility>
+#include <vector>
 
 #include "add_at.h"
 #include "selection.h"
@@ -10,43 +11,56 @@ using namespace nb::literals;
 
 namespace {
 
-using Indices = nb::ndarray<std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
 std::string text(std::size_t n) { return std::to_string(n); }
 
 [[noreturn]] void refuse(const std::string& why) { throw nb::value_error(why.c_str()); }
 
-void check_ascending(const char* what, const std::int32_t* index, std::size_t n, std::size_t end) {
-  for (std::size_t k = 0; k < n; ++k) {
+// A copy of the index, so that what was checked is what is used, whoever writes the array meanwhile.
+std::vector<std::int32_t> ascending(const char* what, const Index& array, std::size_t end) {
+  std::vector<std::int32_t> index(array.data(), array.data() + array.size());
+  for (std::size_t k = 0; k < index.size(); ++k) {
     const bool inside = index[k] >= 0 && static_cast<std::size_t>(index[k]) < end;
     if (!inside || (k > 0 && index[k] <= index[k - 1])) {
       refuse(std::string(what) + " " + std::to_string(index[k]) + " at place " + text(k) +
              ": wanted ascending ones, each once, below " + text(end));
     }
   }
+  return index;
 }
 
+// Checked rows of a pending step.
+struct Rows {
+  std::vector<std::int32_t> index;
+  Pending pending;
+};
+
 // `rows` rows of `width` floats at `offset` of `pending`, or those that `index` names.
-Pending pending_of(const Flat& pending, std::size_t offset, std::size_t width, std::size_t rows,
-                   const std::optional<Index>& index) {
+Rows pending_of(const Flat& pending, std::size_t offset, std::size_t width, std::size_t rows,
+                const std::optional<Index>& index) {
   if (width == 0 || offset > pending.size() || rows > (pending.size() - offset) / width) {
     refuse(text(rows) + " rows of " + text(width) + " floats at " + text(offset) +
            " do not fit the segment of " + text(pending.size()));
   }
   if (rows * width > std::size_t{0x7fffffff}) refuse("a parameter of 2^31 elements or more: cannot be sparsified");
-  if (!index) return {pending.data() + offset, width, rows, nullptr};
-  check_ascending("row", index->data(), index->size(), rows);
-  return {pending.data() + offset, width, index->size(), index->data()};
+  Rows made{index ? ascending("row", *index, rows) : std::vector<std::int32_t>(),
+            {pending.data() + offset, width, rows, nullptr}};
+  if (index) {
+    made.pending.rows = made.index.size();
+    made.pending.index = made.index.data();  // stays where it is when the vector moves
+  }
+  return made;
 }
 
-nb::tuple taken(const Pending& pending, bool keep, Bound bound, std::size_t n) {
-  auto* index = new std::int32_t[n];
+// At most `room` elements leave, whatever others write between the count and this.
+nb::tuple taken(const Pending& pending, bool keep, Bound bound, std::size_t room) {
+  auto* index = new std::int32_t[room];
   nb::capsule own_index(index, [](void* p) noexcept { delete[] static_cast<std::int32_t*>(p); });
-  auto* values = new float[n];
+  auto* values = new float[room];
   nb::capsule own_values(values, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+  std::size_t n;
   {
     nb::gil_scoped_release nogil;
-    take(pending, bound, keep, index, values);
+    n = take(pending, bound, keep, room, index, values);
   }
   return nb::make_tuple(nb::ndarray<nb::numpy, std::int32_t, nb::ndim<1>>(index, {n}, own_index),
                         nb::ndarray<nb::numpy, float, nb::ndim<1>>(values, {n}, own_values));
@@ -70,8 +84,8 @@ void bind_sparse(nb::module_& m) {
   m.def("take_largest",
         [](Flat pending, std::size_t offset, std::size_t width, std::size_t rows, std::optional<Index> index,
            std::size_t k, bool keep) {
-          const Pending found = pending_of(pending, offset, width, rows, index);
-          return take_by(found, keep, [&] { return largest(found, k); });
+          const Rows checked = pending_of(pending, offset, width, rows, index);
+          return take_by(checked.pending, keep, [&] { return largest(checked.pending, k); });
         },
         "pending"_a.noconvert(), "offset"_a, "width"_a, "rows"_a, "index"_a.noconvert().none(), "k"_a, "keep"_a,
         "Remove the k elements of largest magnitude (the first among equals, never a zero); returns their places "
@@ -79,8 +93,8 @@ void bind_sparse(nb::module_& m) {
   m.def("take_reaching",
         [](Flat pending, std::size_t offset, std::size_t width, std::size_t rows, std::optional<Index> index,
            float least, bool keep) {
-          const Pending found = pending_of(pending, offset, width, rows, index);
-          return take_by(found, keep, [&] { return reaching(least); });
+          const Rows checked = pending_of(pending, offset, width, rows, index);
+          return take_by(checked.pending, keep, [&] { return reaching(least); });
         },
         "pending"_a.noconvert(), "offset"_a, "width"_a, "rows"_a, "index"_a.noconvert().none(), "least"_a, "keep"_a,
         "The same for every element that is not zero and of magnitude >= least.");
@@ -92,13 +106,14 @@ void bind_sparse(nb::module_& m) {
           if (index.size() != values.size()) refuse(text(index.size()) + " places for " + text(values.size()) + " values");
           if (width == 0 || size % width != 0) refuse("size " + text(size) + ": wanted whole rows of " + text(width));
           check_dense(flat, offset, size, word0 ? nullptr : locks, word0 ? Mode::racy : mode);
-          if (word0 && mode == Mode::lossless && *word0 + size / width > locks->size()) {
-            refuse("lock words " + text(*word0) + " to " + text(*word0 + size / width) + ": there are " +
+          if (word0 && mode == Mode::lossless &&
+              (*word0 > locks->size() || size / width > locks->size() - *word0)) {
+            refuse(text(size / width) + " lock words from " + text(*word0) + " on: there are " +
                    text(locks->size()));
           }
-          check_ascending("element", index.data(), index.size(), size);
+          const std::vector<std::int32_t> places = ascending("element", index, size);
           nb::gil_scoped_release nogil;
-          walk_at(locks, mode, Scattered{flat.data(), offset, index.data(), values.data(), index.size()}, width,
+          walk_at(locks, mode, Scattered{flat.data(), offset, places.data(), values.data(), places.size()}, width,
                   word0 ? static_cast<std::ptrdiff_t>(*word0) : kStripes, seed);
         },
         "locks"_a.none(), "mode"_a, "flat"_a.noconvert(), "offset"_a, "size"_a, "width"_a, "word0"_a.none(),

@@ -35,12 +35,12 @@ void step_rows(LocksObject* object, int mode_number, const Flat& flat, std::size
   if (pending) {
     const auto step = make(offset);
     for (std::size_t k = 0; k < at.rows; ++k) {
-      const std::size_t row = at.index == nullptr ? k : static_cast<std::size_t>(at.index[k]);
+      const std::size_t row = at.all ? k : static_cast<std::size_t>(at.named[k]);
       add_pending(step, pending->data() + offset, row * width, k * width, width);
     }
     return;
   }
-  walk_rows(locks, mode, at.offset, at.width, at.word0, at.index, at.rows, seed, make(offset));
+  walk_rows(locks, mode, at.offset, at.width, at.word0, at.index(), at.rows, seed, make(offset));
 }
 
 void check_private(const std::optional<Flat>& pending, bool shared_v) {

@@ -34,7 +34,7 @@ void add_rows(LocksObject* object, int mode_number, Flat flat, std::size_t offse
   Locks* locks = locks_for(object, mode);
   const RowPlace at = check_rows(flat, offset, width, word0, index, values, locks, mode, false);
   nb::gil_scoped_release nogil;
-  walk_rows(locks, mode, at.offset, at.width, at.word0, at.index, at.rows, seed,
+  walk_rows(locks, mode, at.offset, at.width, at.word0, at.index(), at.rows, seed,
             AddStep{flat.data() + offset, values.data(), widest_cas()});
 }
 
@@ -84,13 +84,15 @@ void sum_rows_into(Index target, Values values, Flat out, std::size_t width) {
   if (width == 0 || out.size() % width != 0 || values.size() != target.size() * width) {
     throw nb::value_error("sum_rows: values must hold len(target) rows and out whole rows of that width");
   }
-  for (std::size_t k = 0; k < target.size(); ++k) {
-    if (target.data()[k] < 0 || static_cast<std::size_t>(target.data()[k]) >= out.size() / width) {
+  // A copy, so that what was checked is what is used.
+  const std::vector<std::int32_t> rows(target.data(), target.data() + target.size());
+  for (const std::int32_t row : rows) {
+    if (row < 0 || static_cast<std::size_t>(row) >= out.size() / width) {
       throw nb::value_error("sum_rows: target names a row outside out");
     }
   }
   nb::gil_scoped_release nogil;
-  sum_rows(target.data(), values.data(), out.data(), target.size(), width);
+  sum_rows(rows.data(), values.data(), out.data(), rows.size(), width);
 }
 
 }  // namespace

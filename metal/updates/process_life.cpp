@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <limits>
 #include <sys/types.h>
 
 #if defined(__APPLE__)
@@ -67,10 +68,13 @@ std::uint64_t monotonic_ns() {
 #endif
 }
 
-std::uint64_t process_start_time(std::int64_t pid) { return pid > 0 ? read_status(pid).start_time : 0; }
+std::uint64_t process_start_time(std::int64_t pid) {
+  return pid > 0 && pid <= std::numeric_limits<pid_t>::max() ? read_status(pid).start_time : 0;
+}
 
 bool process_is_gone(std::int64_t pid, std::uint64_t start_time) {
   if (pid <= 0) return false;  // the entry names nobody yet: no evidence of a death
+  if (pid > std::numeric_limits<pid_t>::max()) return true;  // a number that no process has
   if (kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH) return true;
   const ProcessStatus status = read_status(pid);
   if (!status.known) return false;

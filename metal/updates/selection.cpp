@@ -37,7 +37,8 @@ Bound largest(const Pending& pending, std::size_t k) {
   each(pending, [&](std::uint32_t bits) {
     if (bits >> kShift == bin) inside.push_back(bits);
   });
-  const std::size_t wanted = k - above;  // 1 .. inside.size()
+  const std::size_t wanted = std::min(k - above, inside.size());  // fewer only if others write `pending`
+  if (wanted == 0) return {0, 0};
   const auto nth = inside.begin() + static_cast<std::ptrdiff_t>(wanted - 1);
   std::nth_element(inside.begin(), nth, inside.end(), std::greater<>());
   if (*nth == 0) return {0, 0};
@@ -58,16 +59,19 @@ std::size_t count(const Pending& pending, Bound bound) {
   return larger + std::min(equal, bound.ties);
 }
 
-std::size_t take(const Pending& pending, Bound bound, bool keep, std::int32_t* index, float* values) {
+std::size_t take(const Pending& pending, Bound bound, bool keep, std::size_t room, std::int32_t* index,
+                 float* values) {
   std::size_t taken = 0;
   for (std::size_t k = 0; k < pending.rows; ++k) {
     const std::size_t first = pending.row(k) * pending.width;
     for (std::size_t i = first; i < first + pending.width; ++i) {
-      const std::uint32_t bits = magnitude(pending.u[i]);
+      const float value = pending.u[i];
+      const std::uint32_t bits = magnitude(value);
       if (bits < bound.magnitude || (bits == bound.magnitude && bound.ties == 0)) continue;
+      if (taken == room) continue;
       if (bits == bound.magnitude) --bound.ties;
       index[taken] = static_cast<std::int32_t>(i);
-      values[taken++] = pending.u[i];
+      values[taken++] = value;
       pending.u[i] = 0.0f;
     }
     if (!keep) std::fill_n(pending.u + first, pending.width, 0.0f);

@@ -1,6 +1,7 @@
 // Which elements of a worker's pending step leave it, and their removal from what is pending.
 //
-// All memory here is private to one worker. Magnitudes are compared as the bits of |u|, which order as the
+// All memory here is private to one worker by contract, but no result is written past its end where another
+// process writes it meanwhile: every element is read once, and counts are limits. Magnitudes are compared as the bits of |u|, which order as the
 // numbers do; NaN is larger than everything, so that it leaves as it would in a dense step. Zeros never leave.
 #pragma once
 
@@ -33,9 +34,9 @@ Bound reaching(float least);
 // How many elements a bound lets go.
 std::size_t count(const Pending& pending, Bound bound);
 
-// Move what the bound lets go to index (element of the parameter, ascending) and values, which have room for
-// count(pending, bound), and set it to 0 where it was; the rest stays where `keep`, else it becomes 0, too.
-// Returns the number moved.
-std::size_t take(const Pending& pending, Bound bound, bool keep, std::int32_t* index, float* values);
+// Move what the bound lets go, at most `room` elements, to index (element of the parameter, ascending) and values,
+// and set it to 0 where it was; the rest stays where `keep`, else it becomes 0, too. Returns the number moved.
+std::size_t take(const Pending& pending, Bound bound, bool keep, std::size_t room, std::int32_t* index,
+                 float* values);
 
 }  // namespace mlxhog

@@ -1,5 +1,8 @@
 #include "shared_arrays.h"
 
+#include <limits>
+#include <utility>
+
 namespace mlxhog {
 namespace {
 
@@ -11,9 +14,10 @@ WorkerEntry* table_of(const LocksObject::Table& table, std::uint32_t slot) {
   if (table.size() % sizeof(WorkerEntry) != 0 || reinterpret_cast<std::uintptr_t>(table.data()) % 8 != 0) {
     refuse("worker table of " + text(table.size()) + " bytes: wanted a multiple of 512, 8-byte aligned");
   }
-  if (slot == 0 || slot > table.size() / sizeof(WorkerEntry)) {
-    refuse("worker slot " + text(slot) + ": wanted 1 to " + text(table.size() / sizeof(WorkerEntry)) +
-           ", the entries of the worker table");
+  constexpr std::size_t kMost = std::numeric_limits<std::uint16_t>::max();  // what a lock word can name
+  const std::size_t slots = std::min(table.size() / sizeof(WorkerEntry), kMost);
+  if (slot == 0 || slot > slots) {
+    refuse("worker slot " + text(slot) + ": wanted 1 to " + text(slots) + ", the entries of the worker table");
   }
   return reinterpret_cast<WorkerEntry*>(table.data());
 }
@@ -61,6 +65,9 @@ RowPlace check_rows(const Flat& flat, std::size_t offset, std::size_t width, std
   if (width == 0 || values.size() % width != 0) {
     refuse("values of " + text(values.size()) + " floats are not rows of width " + text(width));
   }
+  if (word0 && *word0 > static_cast<std::size_t>(std::numeric_limits<std::ptrdiff_t>::max())) {
+    refuse("lock word " + text(*word0) + " of the first row: no array has so many");
+  }
   const std::size_t rows = values.size() / width;
   if (index && index->size() != rows) {
     refuse("index names " + text(index->size()) + " rows, values has " + text(rows));
@@ -74,8 +81,9 @@ RowPlace check_rows(const Flat& flat, std::size_t offset, std::size_t width, std
     limit = std::min(limit, (guarded - std::min(offset, guarded)) / width);
   }
   if (!index && rows > limit) refuse(text(rows) + " rows, but the segment and its locks hold " + text(limit));
+  std::vector<std::int32_t> at;
   if (index) {
-    const std::int32_t* at = index->data();
+    at.assign(index->data(), index->data() + rows);
     for (std::size_t k = 0; k < rows; ++k) {
       if (at[k] < 0 || static_cast<std::size_t>(at[k]) >= limit) {
         refuse("row " + std::to_string(at[k]) + " is outside the " + text(limit) + " rows of the parameter");
@@ -85,8 +93,7 @@ RowPlace check_rows(const Flat& flat, std::size_t offset, std::size_t width, std
       }
     }
   }
-  return {offset, width, rows, word0 ? static_cast<std::ptrdiff_t>(*word0) : kStripes,
-          index ? index->data() : nullptr};
+  return {offset, width, rows, word0 ? static_cast<std::ptrdiff_t>(*word0) : kStripes, !index, std::move(at)};
 }
 
 }  // namespace mlxhog

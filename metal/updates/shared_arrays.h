@@ -7,6 +7,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "locks.h"
 #include "walk.h"
@@ -45,7 +46,10 @@ void check_state(const char* name, const Flat& state, const Flat& flat);
 struct RowPlace {
   std::size_t offset, width, rows;
   std::ptrdiff_t word0;
-  const std::int32_t* index;
+  bool all;                         // rows 0, 1, 2 .. of the parameter
+  std::vector<std::int32_t> named;  // the others: a copy, so that what was checked is what is used
+
+  const std::int32_t* index() const { return all ? nullptr : named.data(); }
 };
 RowPlace check_rows(const Flat& flat, std::size_t offset, std::size_t width, std::optional<std::size_t> word0,
                     const std::optional<Index>& index, const Values& values, const Locks* locks, Mode mode,
