@@ -65,7 +65,11 @@ bool TicketLedger::move(uint64_t ticket, uint32_t owner, TicketState from, Ticke
 
 // Every finisher tries, whatever its ticket, so that a death before the last line loses nothing. One
 // ring of turns passes all that was done when we began, since each turn saw the watermark rise.
+//
+// Fence: of two workers that finish neighbouring tickets at once, each might else read the other's slot as it
+// was before, and nobody would move the watermark. Of two fences, the later sees what came before the earlier.
 void TicketLedger::advance() {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
   for (uint64_t turn = 0; turn < ring_; ++turn) {
     const uint64_t low = load(&words_->watermark.value);
     if (state_in(load(slot(low)), low) != TicketState::kDone) return;

@@ -52,7 +52,7 @@ class TicketLedger {
       : words_(words), slots_(slots), ring_(ring) {}
 
   // The next ticket below `end`, one that came back first.
-  std::optional<uint64_t> claim(uint32_t owner, uint64_t end);
+  std::optional<uint64_t> claim(uint32_t owner, uint64_t end = UINT64_MAX);
   bool claim_exact(uint64_t ticket, uint32_t owner);
   bool begin_apply(uint64_t ticket, uint32_t owner);
   bool finish(uint64_t ticket, uint32_t owner);

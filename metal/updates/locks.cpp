@@ -80,8 +80,8 @@ std::size_t sweep_locks(std::uint32_t* words, std::size_t n_words, std::uint32_t
     std::uint32_t word = __atomic_load_n(&words[i], __ATOMIC_RELAXED);
     if ((word & 0xffffu) != slot || slot == 0) continue;
     if (generation >= 0 && word >> 16 != static_cast<std::uint32_t>(generation & 0xffff)) continue;
-    // Acquire and release: pass the dead owner's last writes on to the next owner.
-    if (__atomic_compare_exchange_n(&words[i], &word, 0u, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) ++freed;
+    // Release: passes the dead owner's last writes, which whoever waited for its process knows, on to the next.
+    if (__atomic_compare_exchange_n(&words[i], &word, 0u, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) ++freed;
   }
   return freed;
 }

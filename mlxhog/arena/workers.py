@@ -32,8 +32,9 @@ more entry belongs to the arena's creator. `metal/arena/worker_table.h` is the s
      256  u64   restarts          supervisor        workers that died in this slot and were replaced
      264  u64   torn              supervisor        tickets that died half applied
 
-`state`, `dead`, `generation`, `incarnation` and `heartbeat_ns` are read and written with acquire
-and release order; the rest by plain aligned accesses, which never tear but promise no order.
+`state`, `dead`, `generation`, `incarnation`, `pid` and `heartbeat_ns` are read and written with
+acquire and release order (a waiter that reads a pid also sees its start time, and no lock word from
+before that process); the rest by plain aligned accesses, which never tear but promise no order.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ class Entry:
     generation = _Atomic32()
     dead = _Atomic32()
     incarnation = _Atomic32()
-    pid = _Int()
+    pid = _Atomic64()
     start_time = _Int()
     heartbeat_ns = _Atomic64()
     phase = _Int()

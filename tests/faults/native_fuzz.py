@@ -1,4 +1,4 @@
-"""Random and hostile calls of every native function: `python -m tests.faults.native_fuzz SEED CALLS`.
+"""Random and hostile native calls: `python -m tests.faults.native_fuzz SEED CALLS`.
 
 The functions and the kinds of their arguments come from nanobind's own signatures, so a new
 binding is covered as soon as it exists. Any Python exception of the listed kinds is a good answer;
@@ -23,10 +23,23 @@ from mlxhog.errors import ArenaError
 ANSWERS = (TypeError, ValueError, IndexError, OverflowError, MemoryError, BufferError, ArenaError)
 SIZES = (0, 1, 1, 2, 2, 3, 4, 8, 16, 64, 1024)
 NUMBERS = (
-    *range(-1, 5), 16, 64, 1024, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 53, 1 << 62,
+    *range(-1, 5), 16, 64, 1024, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 53,
+    1 << 62,
     (1 << 63) - 1, 1 << 63, (1 << 64) - 5, (1 << 64) - 1, 1 << 64, -(1 << 31), -(1 << 63),
 )  # fmt: skip
-WORDS = ("", "hinge", "squares", "gelu", "silu", "relu", "racy", "private", "lossless", "\0", "x" * 999)
+WORDS = (
+    "",
+    "hinge",
+    "squares",
+    "gelu",
+    "silu",
+    "relu",
+    "racy",
+    "private",
+    "lossless",
+    "\0",
+    "x" * 999,
+)
 WAITS = {"acquire"}  # promise to wait for a living owner, which is this process itself
 MOST_ELEMENTS = 1 << 14
 MEMORY = 3 << 30
@@ -114,7 +127,9 @@ class Fuzz:
         plain, named = list(receiver), {}
         for name, kind, keyword in parameters[len(receiver) :]:
             if keyword:
-                named[name] = self.random.choice((0, 1, 2)) if name == "threads" else self.value(kind)
+                named[name] = (
+                    self.random.choice((0, 1, 2)) if name == "threads" else self.value(kind)
+                )
             else:
                 plain.append(self.value(kind))
         try:
@@ -162,7 +177,7 @@ def board(workers: int = 1) -> np.ndarray:
 def instance(kind: type) -> Any:
     """A valid object of a native class."""
     f32, i32 = np.float32, np.int32
-    pairs = np.array([[0, 1, 0], [1, 0, 0]], i32)
+    pairs, rows = np.array([[0, 1, 0], [1, 0, 0]], i32), np.zeros((2, 16), f32)
     makers: dict[str, Callable[[], Any]] = {
         "Locks": lambda: _native.Locks(np.zeros(8, np.uint32), board(), 1, 1),
         "TicketLedger": ledger,
@@ -176,7 +191,7 @@ def instance(kind: type) -> Any:
             np.zeros((2, 4), f32), np.ones((3, 8), f32), np.ones(3, f32), np.zeros(0, f32)
         ),
         "CompletionProblem": lambda: _native.CompletionProblem(
-            np.zeros((2, 16), f32), np.zeros((2, 16), f32), pairs, np.zeros(2, f32), np.zeros(2, f32)
+            rows, rows, pairs, rows[0, :2], rows[1, :2]
         ),
         "CutProblem": lambda: _native.CutProblem(
             np.zeros((2, 3), f32), pairs, np.zeros(2, np.uint8)
@@ -196,9 +211,9 @@ def ledger() -> _native.TicketLedger:
     return _native.TicketLedger(words, slots)
 
 
-def targets() -> list[tuple[str, Any, type | None]]:
+def targets() -> list[tuple[str, Any, Any]]:
     """Every native function, constructor and method, with the class whose method it is."""
-    found: list[tuple[str, Any, type | None]] = []
+    found: list[tuple[str, Any, Any]] = []
     for module in (_native, _native.ops):
         for name, value in vars(module).items():
             if isinstance(value, type):
