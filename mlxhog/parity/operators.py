@@ -92,7 +92,7 @@ def inputs(name: str) -> dict[str, Array]:
     return OPERATORS[name].draw(np.random.default_rng(list(name.encode())))
 
 
-def _flat(parts: list[Array]) -> Array:
+def _flat(parts: Sequence[Array]) -> Array:
     return np.concatenate([np.asarray(part).reshape(-1) for part in parts])
 
 
