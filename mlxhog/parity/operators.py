@@ -107,7 +107,8 @@ def _signed(r: np.random.Generator, *shape: int, low: float = 0.5, high: float =
     """Numbers away from 0, as many below as above in each run of the last axis."""
     signs = np.ones(shape, np.float32)
     signs[..., 1::2] = -1.0
-    return _positive(r, *shape, low=low, high=high) * r.permuted(signs, axis=-1)
+    signed: Array = _positive(r, *shape, low=low, high=high) * r.permuted(signs, axis=-1)
+    return signed
 
 
 def _integers(r: np.random.Generator, *shape: int) -> Array:
