@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.parity import conditioning, operators, tolerances
+from mlxhog.parity.optimizers import AMPLIFICATION
 from mlxhog.parity.subject import Array, Results, first, parameter_after
 
 FORMS = ("parallel", "chunkwise", "recurrent", "sequence", "stepwise")
@@ -113,11 +114,19 @@ def rows(
             of_all=of_kind[kind],
             value=_largest(wanted[other]) if after else largest[other],
             steps=steps if after else 0,
+            gradient=_amplified(other, steps, of_kind.get("grad", 0.0)),
         )
         condition = conditioning.of(other, conditions)
         tolerance, reason = tolerances.allowed(kind, precision, sizes, condition)
         row = Row(a=a, b=b, what=name, against=other, kind=kind, tolerance=tolerance, reason=reason)
         yield _measured(row, got[name], wanted[other], largest[other])
+
+
+def _amplified(name: str, steps: int, largest_gradient: float) -> float:
+    """What an optimizer makes of an error of one largest gradient at every step; else 0."""
+    if parameter_after(name) is None:
+        return 0.0
+    return AMPLIFICATION[name.split("/")[1]] * steps * largest_gradient
 
 
 def operator_rows(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -92,11 +93,11 @@ def _flipped(differentiate: Differentiate, fault: SignFault) -> Differentiate:
 
 
 @contextmanager
-def replaced(ops: object, name: str, off: Callable[[object], object]) -> Iterator[None]:
+def replaced(ops: object, name: str, off: Callable[[Any], Any]) -> Iterator[None]:
     """Let an operator's first result pass through `off`, until the block ends."""
     right = getattr(ops, name)
 
-    def wrong(*args: object, **kwargs: object) -> object:
+    def wrong(*args: Any, **kwargs: Any) -> Any:
         y = right(*args, **kwargs)
         return (off(y[0]), *y[1:]) if isinstance(y, tuple) else off(y)
 

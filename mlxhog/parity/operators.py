@@ -92,7 +92,7 @@ def inputs(name: str) -> dict[str, Array]:
     return OPERATORS[name].draw(np.random.default_rng(list(name.encode())))
 
 
-def _flat(parts: list[Array]) -> Array:
+def _flat(parts: Sequence[Array]) -> Array:
     return np.concatenate([np.asarray(part).reshape(-1) for part in parts])
 
 
@@ -107,7 +107,8 @@ def _signed(r: np.random.Generator, *shape: int, low: float = 0.5, high: float =
     """Numbers away from 0, as many below as above in each run of the last axis."""
     signs = np.ones(shape, np.float32)
     signs[..., 1::2] = -1.0
-    return _positive(r, *shape, low=low, high=high) * r.permuted(signs, axis=-1)
+    signed: Array = _positive(r, *shape, low=low, high=high) * r.permuted(signs, axis=-1)
+    return signed
 
 
 def _integers(r: np.random.Generator, *shape: int) -> Array:

@@ -28,6 +28,14 @@ EPS = 1e-2
 """AdamW's. With the usual 1e-8 an entry whose gradient is rounding noise moves by a whole lr, in a
 direction that noise chooses, and no two programs would agree on it."""
 
+AMPLIFICATION = {
+    "sgd": LR["sgd"],
+    "momentum": LR["momentum"] / (1.0 - MOMENTUM),
+    "adamw": 2.0 * LR["adamw"] / EPS,
+}
+"""How much further a step may lead at most, per unit of error in every gradient: AdamW divides by
+no less than eps, once in its numerator's error and once in its denominator's."""
+
 Gradient = Callable[[Mapping[str, Array], int], Mapping[str, Array]]
 """From parameters by name, and the number of the step from 1 on, to their gradients."""
 After = tuple[str, Mapping[str, Array], Mapping[str, Array]]
