@@ -26,19 +26,7 @@ NUMBERS = (
     *range(-1, 5), 16, 64, 1024, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 53, 1 << 62,
     (1 << 63) - 1, 1 << 63, (1 << 64) - 5, (1 << 64) - 1, 1 << 64, -(1 << 31), -(1 << 63),
 )  # fmt: skip
-WORDS = (
-    "",
-    "hinge",
-    "squares",
-    "gelu",
-    "silu",
-    "relu",
-    "racy",
-    "private",
-    "lossless",
-    "\0",
-    "x" * 999,
-)
+WORDS = ("", "hinge", "squares", "gelu", "silu", "relu", "racy", "private", "lossless", "\0", "x" * 999)
 WAITS = {"acquire"}  # promise to wait for a living owner, which is this process itself
 MOST_ELEMENTS = 1 << 14
 MEMORY = 3 << 30
@@ -126,9 +114,7 @@ class Fuzz:
         plain, named = list(receiver), {}
         for name, kind, keyword in parameters[len(receiver) :]:
             if keyword:
-                named[name] = (
-                    self.random.choice((0, 1, 2)) if name == "threads" else self.value(kind)
-                )
+                named[name] = self.random.choice((0, 1, 2)) if name == "threads" else self.value(kind)
             else:
                 plain.append(self.value(kind))
         try:

@@ -166,9 +166,7 @@ def test_no_slot_ever_holds_a_word_that_it_held_in_an_earlier_lap() -> None:
     words, slots = words_of()
     ledger = _native.TicketLedger(words, slots)
     held: list[set[int]] = [set() for _ in range(8)]
-    for ticket in range(
-        8 * 70
-    ):  # a worker stopped for 32 laps, or for 64, would meet its word again
+    for ticket in range(8 * 70):  # a worker stopped for 32 laps, or for 64, would meet its word again
         assert ledger.claim(7) == ticket
         seen = int(slots[ticket % 8])
         assert seen not in held[ticket % 8]
