@@ -188,8 +188,9 @@ def _header(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise DataError(f"{path} is not the header of a token file of format {FORMAT}; {_WAY_OUT}")
     for field, wanted in _FIELDS.items():
-        value: Any = header.get(field)
-        if type(value) is not wanted or (wanted is int and not 0 <= value < 2**62):
+        value = header.get(field)
+        fits = type(value) is wanted
+        if not fits or (wanted is int and not 0 <= header[field] < 2**62):
             raise DataError(
                 f"{path}: {field!r} is {shown(value)}, expected {wanted.__name__}; {_WAY_OUT}"
             )
