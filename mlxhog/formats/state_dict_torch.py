@@ -174,7 +174,7 @@ def _view(
     """
     dtype = _DTYPES[tensor.dtype]
     first = tensor.untyped_storage()._checkpoint_offset
-    if first not in entries:
+    if first is None or first not in entries:
         raise CheckpointError(f"{path} holds no numbers of {name}; save the state dict again")
     if first + entries[first] > data.size:
         raise CheckpointError(
