@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 END_S = 10.0
 """A command with a budget of time ends so long after it at the latest, whatever the model."""
-STOP_S = 1.5  # of these, to end workers and write the result
+STOP_S = 3.0  # of these, to end workers and write the result
 EVALUATION_PART, EVALUATION_MOST_S = 0.05, 20.0  # of the budget, kept for the last evaluation
 
 
