@@ -392,9 +392,39 @@ Scenario round_robin() {
   return s;
 }
 
+// The budget of a run in steps is an end among its tickets.
+constexpr std::uint64_t kBudget = 1;
+
+Scenario budget() {
+  Scenario s = ledger_scenario("budget", "a worker dies, others go on: no ticket behind the budget's end, the one before it once or torn",
+                               2, {}, false, 0);
+  s.deaths = 1;
+  const auto spend = [](std::uint32_t owner) {
+    TicketLedger tickets = ledger(2);
+    const auto ticket = tickets.claim(owner, kBudget);
+    if (!ticket) return;
+    require(*ticket < kBudget, "a ticket behind the end of the budget was handed out");
+    apply(tickets, *ticket, owner);
+  };
+  add_thread(s, [=] { spend(1); }, true);
+  add_thread(s, [=] { spend(2); });
+  add_thread(s, [=] {
+    wait_for(0);
+    TicketLedger tickets = ledger(2);
+    tickets.reap(1, false);
+    sweep(tickets);
+    spend(3);
+  });
+  s.finish = [once = s.finish](const State& state) -> std::string {
+    if (load(&shared.ledger.next.value) > kBudget) return "a ticket behind the end of the budget was handed out";
+    return once(state);
+  };
+  return s;
+}
+
 using Make = Scenario (*)();
 constexpr Make kScenarios[] = {exclusion, takeover, replacement, orphaned, swept, laps, slow_claimer, death,
-                               checkpoint, watcher, given_back, returns_race, unannounced, dealt, round_robin};
+                               checkpoint, watcher, given_back, returns_race, unannounced, dealt, round_robin, budget};
 
 struct Prepared {
   Make make;

@@ -15,7 +15,7 @@ def test_every_run_keeps_the_promises_and_no_needed_order_can_be_weaker(tmp_path
     for result in found:
         print(result)
     assert problems(found, full=False) == []
-    assert sum(isinstance(result, Searched) for result in found) == 15
+    assert sum(isinstance(result, Searched) for result in found) == 16
     assert {r.order for r in found if isinstance(r, Weakened)} == {
         *protocols.NEEDED,
         *protocols.SPARE,
