@@ -100,7 +100,10 @@ def check_plain(value: object) -> None:
 def _inside(value: object) -> Iterator[Any]:
     if isinstance(value, str):
         if not value.isascii():
-            value.encode()  # UnicodeEncodeError is a ValueError
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ValueError("a text holds half a character") from None
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("a number is too large")

@@ -79,10 +79,6 @@ def _from_json(where: str, line: str) -> str:
     prompt = value.get("prompt") if isinstance(value, dict) else None
     if not isinstance(prompt, str):
         raise ConfigError(f'{where}: wanted {{"prompt": "..."}}, got {line.strip()[:60]}')
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can spell
-        raise ConfigError(f"{where}: the prompt holds half a character: {error}") from error
     return prompt
 
 

@@ -100,5 +100,5 @@ def test_a_long_run_directory_gets_its_socket_in_a_private_directory(tmp_path, m
     assert path == socket_path(long)
     assert path != socket_path(tmp_path / ("e" * 100))
     path.parent.chmod(0o755)
-    with pytest.raises(ArenaError, match="not private"):
+    with pytest.raises(ArenaError, match="belongs to this user alone"):
         socket_path(long)
