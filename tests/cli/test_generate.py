@@ -179,7 +179,7 @@ def test_the_length_of_prefill_chunks_does_not_change_the_answer(
         (["--prompt-file", "nowhere.txt"], 2, "nowhere.txt: No such file"),
         (["--prompt-file", "text.jsonl"], 2, "text.jsonl:2: not JSON"),
         (["--prompt-file", "other.jsonl"], 2, 'other.jsonl:1: wanted {"prompt": "..."}'),
-        (["--prompt-file", "half.jsonl"], 2, "half.jsonl:1: not JSON (a text holds half a character)"),
+        (["--prompt-file", "half.jsonl"], 2, "half.jsonl:1: not JSON (a text holds half"),
         (["--prompt-file", "latin.txt"], 2, "latin.txt: not UTF-8 text"),
         (["--prompt-file", "good.txt", "--prompt", "a"], 2, "both say what to go on with"),
         (["--stop", ""], 2, "--stop is empty"),
