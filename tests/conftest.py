@@ -4,6 +4,7 @@ With `--forbid-skips` only tests of Apple hardware may be left out.
 """
 
 import itertools
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also under nohup, which programs respect
     config.stash[_skipped] = []
 
 
