@@ -88,6 +88,7 @@ def rows(
     conditions: Mapping[str, float],
     pairs: Sequence[tuple[str, str]],
     steps: int = 0,
+    inexact: int = 1,
 ) -> Iterator[Row]:
     """Compare arrays of two sides.
 
@@ -102,6 +103,7 @@ def rows(
         conditions: of results, from `conditioning.split`.
         pairs: names in `got` and in `wanted`.
         steps: of an optimizer, before what is after them.
+        inexact: how many of the two arrays are off by what is allowed, 1 or 2.
     """
     largest = {other: _size(other, wanted[other], start) for _, other in pairs}
     of_kind: dict[str, float] = {}
@@ -118,7 +120,15 @@ def rows(
         )
         condition = conditioning.of(other, conditions)
         tolerance, reason = tolerances.allowed(kind, precision, sizes, condition)
-        row = Row(a=a, b=b, what=name, against=other, kind=kind, tolerance=tolerance, reason=reason)
+        row = Row(
+            a=a,
+            b=b,
+            what=name,
+            against=other,
+            kind=kind,
+            tolerance=inexact * tolerance,
+            reason=reason,
+        )
         yield _measured(row, got[name], wanted[other], largest[other])
 
 

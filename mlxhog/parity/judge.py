@@ -89,6 +89,7 @@ def rows(
             start=subject.inputs,
             conditions=conditions,
             pairs=_steps(mine),
+            inexact=1 if side.float64 else 2,
         )
 
 
@@ -127,6 +128,7 @@ def _pair(
         conditions=conditions,
         pairs=pairs,
         steps=subject.plan.steps if isinstance(subject.plan, ModelPlan) else 0,
+        inexact=1 if a.float64 or b.float64 else 2,
     )
 
 
