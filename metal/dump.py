@@ -135,9 +135,13 @@ def _header(folder: Path, name: str, seen: set[str], metal: list[str]) -> str:
     return _INCLUDE.sub(inner, text)
 
 
-def texts() -> dict[str, str]:
-    """Return every text, whole as it is compiled, by file name: `mlx-...` and `mps-...`."""
-    prelude = mlx_prelude()
+def texts(prelude: str | None = None) -> dict[str, str]:
+    """Return every text, whole as it is compiled, by file name: `mlx-...` and `mps-...`.
+
+    Args:
+        prelude: what to begin MLX's texts with; default is `mlx_prelude`.
+    """
+    prelude = mlx_prelude() if prelude is None else prelude
     return {
         **{f"mlx-{name}": prelude + text for name, text in mlx_texts().items()},
         **{f"mps-{name}": text for name, text in mps_texts().items()},

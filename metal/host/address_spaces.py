@@ -23,6 +23,14 @@ from mlxhog.errors import EnvironmentLacks, MetalError
 from mlxhog.metal import dump
 from mlxhog.metal.host.signature import INSTANTIATION
 
+PRELUDE = """\
+#include <metal_stdlib>
+using namespace metal;
+typedef half float16_t;
+typedef bfloat bfloat16_t;
+"""
+"""Stands for MLX's prelude, which is no OpenCL; our kernels use no more of it than this."""
+
 _INCLUDE = Path(__file__).parent / "opencl"
 _FLAGS = (
     *("-x", "cl", "-cl-std=clc++2021", "-cl-no-stdinc", "-fsyntax-only"),
@@ -113,9 +121,10 @@ def main(names: list[str]) -> int:
     parser.add_argument("file", nargs="*", help="default: all that MLX or PyTorch would compile")
     files = parser.parse_args(names).file
     try:
-        named = {name: Path(name).read_text(encoding="utf-8") for name in files} or dump.texts()
+        named = {name: Path(name).read_text(encoding="utf-8") for name in files}
     except OSError as error:
         parser.error(f"cannot read {error.filename}: {error.strerror}")
+    named = named or dump.texts(PRELUDE)
     messages = check_all(named)
     print("\n".join(messages) or f"{compiler()} accepts the address spaces of {len(named)} texts")
     return int(bool(messages))

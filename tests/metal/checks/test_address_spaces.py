@@ -91,7 +91,7 @@ template [[host_name("f_half")]] [[kernel]] decltype(f<half>) f<half>;
 @needs_clang
 @pytest.mark.parametrize("clang", CLANGS)
 def test_every_text_of_mlx_and_of_pytorch_keeps_its_address_spaces(clang):
-    texts = dump.texts()
+    texts = dump.texts(address_spaces.PRELUDE)
     assert texts
     for name, text in texts.items():
         check(name, text, clang=clang)
