@@ -11,8 +11,8 @@ from mlxhog.budget import training_s
         (60.0, 3.0, 0.1, False, 60.0),
         (60.0, 3.0, 0.1, True, 57.0),  # a twentieth is kept for the last evaluation,
         (3600.0, 3.0, 0.1, True, 3580.0),  # 20 s at most
-        (60.0, 8.0, 4.0, False, 56.5),  # 8 + 4 + 1.5 s to stop are 3.5 s beyond the 10 s
-        (60.0, 8.0, 4.0, True, 56.5),
+        (60.0, 8.0, 4.0, False, 55.0),  # 8 + 4 + 3 s to stop are 5 s beyond the 10 s
+        (60.0, 8.0, 4.0, True, 55.0),
         (20.0, 60.0, 90.0, True, 10.0),  # but half is always for training
     ],
 )

@@ -36,7 +36,7 @@ def test_the_native_module_is_built_for_this_interpreter():
 
 def test_the_command_is_installed():
     (entry,) = metadata.entry_points(group="console_scripts", name="mlxhog")
-    assert entry.value == "mlxhog.cli:main"
+    assert entry.value == "mlxhog.__main__:main"
 
 
 def test_only_pyproject_holds_the_version():
