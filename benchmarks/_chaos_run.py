@@ -32,7 +32,6 @@ from mlxhog.data.ledger import TicketState
 from mlxhog.errors import ArenaError
 
 START_S = 120.0
-HANG_S = 60.0
 LAPS = (1 << 37) - 1
 SIGNS_OF_LIFE = "tokens", "eval_next", "eval_taken", "sample_taken"
 TAIL_LINES = 30
@@ -202,9 +201,9 @@ class Observed:
         if signs != self._moved[1] or self.held or now < self.quiet_since:
             self._moved = now, signs
 
-    def hangs(self) -> bool:
-        """Whether no step, no evaluation and no sample has begun for too long without a fault."""
-        return time.monotonic() - self._moved[0] > HANG_S
+    def still_s(self) -> float:
+        """For how long no step, no evaluation and no sample has begun without a fault."""
+        return time.monotonic() - self._moved[0]
 
     def ended(self) -> bool:
         """Whether the process has ended."""

@@ -50,6 +50,8 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "avg_runs": ("--strategy=avg_runs", "--average-every=50"),
 }
 HEARTBEAT_S = 6.0
+CALM_S = 20.0  # after so long without progress no fault is planted, until there is some
+HANG_S = 60.0  # without progress and without faults
 LONGEST_RUN_S = 600.0  # many times what an undisturbed run takes
 GAPS_S = 0.5, 4.0  # between the beginnings of two faults
 DISK_BYTES = 512 << 20
@@ -118,14 +120,17 @@ class Chaos:
         for event in sorted(self._due):
             event.act()
 
-    def step(self) -> None:
-        """End faults whose time is over, and begin the next one if it is due."""
+    def step(self, *, calm: bool) -> None:
+        """End faults whose time is over, and begin the next one if it is due.
+
+        Where calm, none begins: workers that start again may need longer than faults leave them.
+        """
         now = time.monotonic()
         for event in sorted(self._due):
             if event.at_s <= now:
                 self._due.remove(event)
                 event.act()
-        if now < self._next_s:
+        if calm or now < self._next_s:
             return
         names, weights = zip(*self._kinds, strict=True)
         (kind,) = self.random.choices(names, weights)
@@ -217,17 +222,18 @@ def disturbed(
         seconds: how long to begin new runs.
     """
     resume: Path | None = None
-    end_s = time.monotonic() + seconds
-    while resume is not None or time.monotonic() < end_s:
+    last_begin_s = time.monotonic() + seconds
+    while resume is not None or time.monotonic() < last_begin_s:
         flags = words(record.runs) if resume is None else []
         run = Observed(out, flags, len(WORKERS), resume=resume)
         record.runs += resume is None
         resume = None
         began_s = time.monotonic()
+        end_s = began_s + LONGEST_RUN_S
         chaos.begin(run)
         try:
-            while not (run.ended() or run.hangs() or time.monotonic() - began_s > LONGEST_RUN_S):
-                chaos.step()
+            while not (run.ended() or run.still_s() > CALM_S + HANG_S or time.monotonic() > end_s):
+                chaos.step(calm=run.still_s() > CALM_S)
                 run.look()
                 time.sleep(POLL_S)
             chaos.end()
