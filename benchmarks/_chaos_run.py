@@ -258,13 +258,12 @@ class Observed:
         states = dict.fromkeys(TicketState, 0)
         for ticket in range(int(self._word("watermark")), int(self._word("next"))):
             states[self._state(ticket)] += 1
-        handed_out = int(self._word("next")) - self._first
-        done = self._done() - self._done_before
+        next_, done, returned = int(self._word("next")), self._done(), states[TicketState.RETURNED]
         return Audit(
-            handed_out=handed_out,
-            done=done,
-            returned=states[TicketState.RETURNED],
-            lost=handed_out - done - states[TicketState.RETURNED],
+            handed_out=next_ - self._first,
+            done=done - self._done_before,
+            returned=returned,
+            lost=next_ - done - returned,  # of all, also of those that a checkpoint had returned
             steps=sum(self.entry(slot).steps for slot in self._slots),
             torn=int(self._word("torn")),
             kills=self.kills,
