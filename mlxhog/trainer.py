@@ -57,7 +57,7 @@ EVALUATING_S = 60.0  # the last evaluation without a budget of time; more where 
 GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over
 SAMPLING_S = 1.0  # of what is left then
 LEAST_S = 1.0  # for an evaluation or a sample, however late it is
-SAVE_BYTES_PER_S = 300e6  # of a checkpoint: written, flushed and read again for its digest
+SAVE_BYTES_PER_S = 200e6  # of a checkpoint: written, flushed and read again for its digest
 
 
 def plan(config: TrainConfig) -> Plan:
