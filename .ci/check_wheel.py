@@ -6,8 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MAPPED = {"mlxhog": "mlxhog", "mlxhog/models": "models", "mlxhog/metal": "metal"}
-CARRIED = {".py", ".pyi", ".yaml", ".xz", ".md", ".h", ".cpp", ".metal", ".pml", ".typed"}
-HEADERS = {"include", "opencl"}  # folders of the shim's headers, named as Metal's: metal_stdlib
+CARRIED = {".py", ".pyi", ".yaml", ".xz", ".md", ".h", ".cpp", ".metal", ".typed"}
+HEADERS = {"include"}  # folders of the shim's headers, named as Metal's: metal_stdlib
 
 
 def missing(wheel: Path) -> list[str]:

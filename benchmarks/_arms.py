@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from mlxhog.children import follow_parent, thread_limits
+from mlxhog.machine.processes import follow_parent, thread_limits
 
 START_S = 300.0
 """How long an arm may take to import its framework, to build its model or to end a turn."""

@@ -20,9 +20,9 @@ from _harness import cores, pin
 from mlxhog import _native
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.workers import State
-from mlxhog.children import follow_parent, thread_limits
 from mlxhog.classic import averaging, places
 from mlxhog.classic.problem import Kernel, Problem
+from mlxhog.machine.processes import follow_parent, thread_limits
 
 CORES = cores()  # before anybody is pinned
 SPAWN = multiprocessing.get_context("spawn")

@@ -15,7 +15,7 @@ import numpy as np
 from _harness import Sample
 
 from mlxhog import arena, backends
-from mlxhog.backends import Backend
+from mlxhog.backends.backend import Backend
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large import XLSTMLargeConfig

@@ -70,7 +70,8 @@ def ours_mlx(folder: Path) -> Timed:
 
 
 def _backend(name: str, folder: Path) -> Timed:
-    from mlxhog import backends, formats
+    from mlxhog import backends
+    from mlxhog.checkpoint import formats
 
     backend = backends.create(name, threads=1, kernels="auto", cpu_blas="auto")
 

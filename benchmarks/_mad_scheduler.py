@@ -15,7 +15,7 @@ from _harness import Sample
 from _mad_found import Found
 from _mad_runs import execute, trivial
 
-from mlxhog.children import follow_parent
+from mlxhog.machine.processes import follow_parent
 from mlxhog.mad.study.progress import StudyProgress
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study

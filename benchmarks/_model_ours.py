@@ -13,15 +13,15 @@ import numpy as np
 from _model_peers import tokens_and_labels
 from _sizes import LargeSize, MLSTMSize, SLSTMSize, V1Size
 
-from mlxhog import arena, backends, optim, updates
+from mlxhog import arena, backends, optim
 from mlxhog.arena import Arena
-from mlxhog.config import TrainConfig
+from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import Batch
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.optim import Target, clip
+from mlxhog.optim import Target, clip, updates
 
 Step = Callable[[], float | None]
 """Runs once; returns the seconds that count where not all of it does."""

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import arena, backends, schedules, updates
+from mlxhog import arena, backends
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.optim import AdamW, Target, clip
+from mlxhog.optim import AdamW, Target, clip, schedules, updates
 
 TRAIN_SIZES, LONG_SIZES = (3, 40), (40, 256)
 CHANCE = 0.5

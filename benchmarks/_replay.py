@@ -14,10 +14,10 @@ from multiprocessing.synchronize import Barrier
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import updates
 from mlxhog.arena import Arena, ArenaHandle, Layout, Slot
-from mlxhog.children import follow_parent
-from mlxhog.updates import Float32, Int32, Rows
+from mlxhog.machine.processes import follow_parent
+from mlxhog.optim import updates
+from mlxhog.optim.updates import Float32, Int32, Rows
 
 PATIENCE_S = 120.0
 RACY = updates.WRITE_MODES["racy"]

@@ -21,7 +21,7 @@ from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.metrics import Progress, Result
+from mlxhog.report.metrics import Progress, Result
 from mlxhog.strategies import avg_runs
 
 MOST_BYTES = 2 << 30  # of parameters that are kept of a run

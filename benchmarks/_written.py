@@ -14,17 +14,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import TrainConfig, backends, checkpoint, optim, updates
+from mlxhog import TrainConfig, backends, optim
 from mlxhog.arena import Arena
-from mlxhog.backends import Grads
+from mlxhog.backends.backend import Grads
+from mlxhog.checkpoint import checkpoint
 from mlxhog.data import heldout
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Batches
 from mlxhog.models.families import param_spec
-from mlxhog.optim import Target, clip
+from mlxhog.optim import Target, clip, updates
 from mlxhog.optim.written import WrittenSupport
-from mlxhog.plan import make_plan
 from mlxhog.strategies import sharing_out
+from mlxhog.training.plan import make_plan
 
 LATER_EPOCH = 1 << 20  # an order of the batches that training has not used
 

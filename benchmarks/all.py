@@ -24,9 +24,9 @@ from typing import Any
 from _harness import EXIT_CODES, ROOT
 from _results_page import page, read
 
-from mlxhog import plain_json
-from mlxhog.durable import replace_file
-from mlxhog.quantities import format_clock
+from mlxhog.config.quantities import format_clock
+from mlxhog.files import plain_json
+from mlxhog.files.durable import replace_file
 
 HERE = Path(__file__).resolve().parent
 ORDER = (

@@ -27,7 +27,7 @@ import numpy as np
 from _harness import BUSY_SHARE, Claim, LoadWatch, Sample, cores, finish, pin, wait_until_quiet
 
 from mlxhog import _native
-from mlxhog.updates import WRITE_MODES
+from mlxhog.optim.updates import WRITE_MODES
 
 SPAWN = multiprocessing.get_context("spawn")
 WORKERS = 2

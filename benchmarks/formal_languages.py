@@ -21,7 +21,7 @@ from typing import Any
 from _harness import Claim, LoadWatch, cores, finish, own_cpu_s
 from _parity import LONG_SIZES, STACKS, TRAIN_SIZES, Learner, Recipe, grid, scaled, stack
 
-from mlxhog.children import thread_limits
+from mlxhog.machine.processes import thread_limits
 
 SOLVED = 0.99  # of the long strings
 NEAR_CHANCE = 0.25  # scaled accuracy that no stack without memory mixing may exceed

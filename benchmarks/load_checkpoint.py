@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from _harness import Claim, LoadWatch, Sample, finish, own_cpu_s, wait_until_quiet
 
-from mlxhog import mapped, tensors
+from mlxhog.config.quantities import format_bytes
+from mlxhog.files import mapped, tensors
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.quantities import format_bytes
 
 PROGRAMS = {
     "safetensors_numpy": "float32",

@@ -19,7 +19,7 @@ from typing import Any
 
 from _harness import Claim, LoadWatch, Sample, cores, finish, own_cpu_s
 
-from mlxhog.children import thread_limits
+from mlxhog.machine.processes import thread_limits
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.scores.accuracy import unigram

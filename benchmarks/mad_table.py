@@ -21,9 +21,10 @@ from typing import Any
 
 from _harness import ROOT, commit, cores, versions
 
-from mlxhog import plain_json
 from mlxhog.cli.mad.study_flags import seeds
-from mlxhog.durable import replace_file
+from mlxhog.config.quantities import format_clock
+from mlxhog.files import plain_json
+from mlxhog.files.durable import replace_file
 from mlxhog.mad.report.board import observer
 from mlxhog.mad.report.leaderboard import fraction, run_name, status, to_json
 from mlxhog.mad.report.look import look
@@ -38,7 +39,6 @@ from mlxhog.mad.suites import Suite
 from mlxhog.mad.training.estimate import estimate
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models.mad.sequence import canonical, parse
-from mlxhog.quantities import format_clock
 
 FOUR = {
     "mLSTM": "mlstm swiglu mlstm swiglu",

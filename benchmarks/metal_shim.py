@@ -27,8 +27,8 @@ from _harness import ROOT, Claim, LoadWatch, finish
 from mlxhog.metal.host.engine import CONSUMERS, HostEngine
 from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels.adds import racy_axpy
-from mlxhog.metal.proof import PROOFS, verify
 from mlxhog.metal.registry import KERNELS
+from tools.proof import PROOFS, verify
 
 sys.path.insert(0, str(ROOT))  # the launches that count are those of the tests
 from tests.metal.kernels import test_lost_adds as counting  # noqa: E402

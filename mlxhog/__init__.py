@@ -26,9 +26,9 @@ from mlxhog.errors import (
 
 if TYPE_CHECKING:
     from mlxhog.arena.arena import Arena
-    from mlxhog.checkpoint import load
-    from mlxhog.config import TrainConfig
-    from mlxhog.trainer import train
+    from mlxhog.checkpoint.checkpoint import load
+    from mlxhog.config.config import TrainConfig
+    from mlxhog.training.trainer import train
 
 __all__ = [
     "Arena",
@@ -50,9 +50,9 @@ __all__ = [
 
 _HOMES = {
     "Arena": "mlxhog.arena.arena",
-    "TrainConfig": "mlxhog.config",
-    "load": "mlxhog.checkpoint",
-    "train": "mlxhog.trainer",
+    "TrainConfig": "mlxhog.config.config",
+    "load": "mlxhog.checkpoint.checkpoint",
+    "train": "mlxhog.training.trainer",
 }
 
 

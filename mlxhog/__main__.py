@@ -8,7 +8,7 @@ from contextlib import suppress
 def main() -> int:
     """Run the command of this process's arguments, and return its exit code."""
     try:
-        from mlxhog.interrupts import raise_keyboard_interrupt
+        from mlxhog.machine.interrupts import raise_keyboard_interrupt
 
         raise_keyboard_interrupt()
         _open_standard_streams()

@@ -2,7 +2,7 @@
 
 This is the one place that says when it stands in for the twins: on a CPU where the native kernels
 compute, with float32 parameters. The arithmetic is in `decode_large.cpp` and `decode_v1.cpp` of
-`metal/ops/`.
+`metal/native/ops`.
 """
 
 import importlib

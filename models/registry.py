@@ -5,8 +5,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mlxhog import limits, plain_json, plain_yaml
+from mlxhog.config import limits, plain_yaml
 from mlxhog.errors import ConfigError
+from mlxhog.files import plain_json
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 

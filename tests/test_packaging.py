@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
     ("package", "file"),
     [
         ("mlxhog", "py.typed"),
-        ("mlxhog", "corpora/sotu.jsonl.xz"),
-        ("mlxhog", "corpora/SOURCES.md"),
+        ("mlxhog", "data/texts/sotu.jsonl.xz"),
+        ("mlxhog", "data/texts/SOURCES.md"),
         ("mlxhog.models", "py.typed"),
         ("mlxhog.models", "tiny.yaml"),
     ],

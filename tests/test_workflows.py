@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mlxhog.metal import dump
+from tools import dump
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

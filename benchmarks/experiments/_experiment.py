@@ -45,8 +45,8 @@ from _harness import (
     wait_until_quiet,
 )
 
-from mlxhog import plain_json
-from mlxhog.durable import replace_file
+from mlxhog.files import plain_json
+from mlxhog.files.durable import replace_file
 from mlxhog.report import canvas
 from mlxhog.report.canvas import LIGHT, panel, png, style, title
 

@@ -24,13 +24,13 @@ from _language import Bench, Training, setup, workers
 from schemes import settings
 
 from mlxhog import arena, backends
-from mlxhog.backends import Float32, Grads
+from mlxhog.backends.backend import Float32, Grads
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Batches
 from mlxhog.data.prepare import prepare
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.registry import load_architecture
-from mlxhog.updates import Rows
+from mlxhog.optim.updates import Rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

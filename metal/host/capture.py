@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock
 
-from mlxhog.cache import is_kept
-from mlxhog.durable import replace_file
 from mlxhog.errors import MetalError
+from mlxhog.files.durable import replace_file
+from mlxhog.machine.cache import is_kept
 from mlxhog.metal.host import build
 from mlxhog.metal.host.request import Request
 

@@ -1,4 +1,4 @@
-// Optimizer steps that end in an atomic add: the arithmetic of metal/updates/elements.cpp, rounding for
+// Optimizer steps that end in an atomic add: the arithmetic of metal/native/updates/elements.cpp, rounding for
 // rounding, so that one writer gets the same bits from both.
 //
 // State that only this worker has (m, v) comes in and goes out; shared state changes in place. `decays` has

@@ -58,7 +58,7 @@ class Arena:
         workers: the worker table.
 
     Concurrency: arrays are the shared bytes. Aligned 32-bit elements never tear; everything else is
-    up to the kernels in `mlxhog.updates`.
+    up to the kernels in `mlxhog.optim.updates`.
     """
 
     def __init__(

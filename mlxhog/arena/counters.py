@@ -1,7 +1,7 @@
 """Counters that every process of a run shares, each a 64-bit word on a cache line of its own.
 
 The arena gives them their places; what they mean belongs to those who use them
-(`mlxhog/control.py` and the strategies).
+(`mlxhog/arena/control.py` and the strategies).
 """
 
 from __future__ import annotations

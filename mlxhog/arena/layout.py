@@ -39,10 +39,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mlxhog import plain_json
 from mlxhog.arena.workers import ENTRY_BYTES
+from mlxhog.config.limits import said
 from mlxhog.errors import ArenaError, ShapeError
-from mlxhog.limits import said
+from mlxhog.files import plain_json
 
 PAGE = 16_384
 ALIGN_FLOATS = 32  # 128 bytes

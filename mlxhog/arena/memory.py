@@ -7,7 +7,7 @@ import resource
 import sys
 from pathlib import Path
 
-from mlxhog import darwin
+from mlxhog.machine import darwin
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")

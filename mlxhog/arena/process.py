@@ -1,7 +1,7 @@
 """What tells one process from another: a clock all processes share, and when a process started.
 
 A pid alone does not name a process, since the system reuses it; a pid with its start time does.
-`metal/updates/process_life.cpp` asks the system, for the stripe locks as for us.
+`metal/native/updates/process_life.cpp` asks the system, for the stripe locks as for us.
 """
 
 from __future__ import annotations

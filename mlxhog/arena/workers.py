@@ -1,7 +1,8 @@
 """The worker table: who works in which slot, and how far they are.
 
 Slots are numbered 1 .. max_workers, entry k lies at byte 512 (k - 1) of the segment `workers`; one
-more entry belongs to the arena's creator. `metal/arena/worker_table.h` is the same table in C.
+more entry belongs to the arena's creator. The same table in C is
+`metal/native/arena/worker_table.h`.
 
     byte  type  field             written by        meaning
        0  u32   state             supervisor        `State`

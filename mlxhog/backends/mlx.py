@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import mapped
 from mlxhog.arena import Slot
 from mlxhog.arena.importing import whole
-from mlxhog.backends import (
+from mlxhog.backends import blas, pieces
+from mlxhog.backends.backend import (
     QUANTIZED_BITS,
     WEIGHTS,
     Evaluation,
@@ -21,9 +21,7 @@ from mlxhog.backends import (
     Grads,
     Int32,
     State,
-    blas,
     embedding_rows,
-    pieces,
 )
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx
 from mlxhog.backends.ids import check_batch, check_tokens
@@ -31,11 +29,12 @@ from mlxhog.backends.one_token import OneToken
 from mlxhog.backends.signatures import Signatures
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.gradients import Rows
+from mlxhog.files import mapped
 from mlxhog.models import dropout, families, lm_native
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import resolve
 from mlxhog.models.sampled_head import Candidates, SampledHead
+from mlxhog.optim.gradients import Rows
 
 
 class MLXBackend:

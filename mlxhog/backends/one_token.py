@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.backends import Float32, Int32
+from mlxhog.backends.backend import Float32, Int32
 from mlxhog.models.lm_native import Decoder
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import mapped
 from mlxhog.arena import Slot
-from mlxhog.backends import (
+from mlxhog.backends import pieces
+from mlxhog.backends.backend import (
     WEIGHTS,
     Evaluation,
     Float32,
@@ -20,18 +20,18 @@ from mlxhog.backends import (
     Int32,
     State,
     embedding_rows,
-    pieces,
 )
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.ids import check_batch, check_tokens
 from mlxhog.backends.one_token import OneToken
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.gradients import Rows
+from mlxhog.files import mapped
 from mlxhog.models import dropout, families, lm_native
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import resolve
 from mlxhog.models.sampled_head import SampledHead
+from mlxhog.optim.gradients import Rows
 
 try:
     import torch

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import machine
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problem import Problem
 from mlxhog.classic.schemes import Scheme
 from mlxhog.errors import ConfigError, DataError
+from mlxhog.machine import machine
 
 MOST_EXAMPLES = 2**31 - 1  # an order is int32
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlxhog.classic import schemes
-from mlxhog.options import option
+from mlxhog.config.options import option
 
 HANDOUTS = ("once", "epoch", "queue")
 SAMPLINGS = ("shuffle", "replacement")

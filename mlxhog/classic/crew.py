@@ -14,10 +14,10 @@ from multiprocessing.context import SpawnProcess
 
 from mlxhog.arena import Arena
 from mlxhog.arena.workers import State
-from mlxhog.children import FAULT_EXIT_CODE, spawn
 from mlxhog.classic import worker
 from mlxhog.classic.job import Job
 from mlxhog.errors import WorkerFailed
+from mlxhog.machine.processes import FAULT_EXIT_CODE, spawn
 
 MOST_DEATHS = 5  # of one rank in one run, as in `mlxhog train`
 

@@ -5,7 +5,7 @@ params             float32  the shared parameters, each of kind "rows"
 copy.<slot>        float32  a worker's own parameters, where the scheme has copies
 data.<name>        any      training data, written once by the host
 classic.order      int32    the examples of the epoch in hand
-classic.words      uint8    stop, turn, queue and progress (`metal/classic/board.h`)
+classic.words      uint8    stop, turn, queue and progress (`metal/native/classic/board.h`)
 classic.rounds     uint8    the words of `rounds.py`
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mlxhog.classic.result import ClassicResult
-from mlxhog.quantities import format_count
+from mlxhog.config.quantities import format_count
 from mlxhog.report.table import Section
 
 NEAR = 0.005  # of serial's objective: what the spec calls the same

@@ -10,11 +10,11 @@ import numpy as np
 from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.arena.workers import State
-from mlxhog.children import FAULTS, end_by, follow_parent, in_one_line
 from mlxhog.classic import places
 from mlxhog.classic.job import Job
 from mlxhog.classic.problem import Float32
 from mlxhog.classic.rounds import SEGMENT, Rounds, Share
+from mlxhog.machine.processes import FAULTS, end_by, follow_parent, in_one_line
 
 
 def main(job: Job, last_words: Connection) -> None:

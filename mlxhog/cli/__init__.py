@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import TextIO, cast
 
+from mlxhog.config.options import did_you_mean
 from mlxhog.errors import MlxhogError
-from mlxhog.options import did_you_mean
 from mlxhog.report.printable import printable_output
 from mlxhog.report.streams import Lasting, OutputLost
 
@@ -128,7 +128,7 @@ def _run(command: str, arguments: list[str]) -> int:
             )
             return 2
         if error.errno in (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS):
-            from mlxhog.durable import explained
+            from mlxhog.files.durable import explained
 
             print(f"a file cannot be written: {explained(error)}", file=sys.stderr)
             return LACKS

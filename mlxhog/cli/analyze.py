@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.parity import ended_by_signal
-from mlxhog.config import TrainConfig
-from mlxhog.config_sources import resolve
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import options
+from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
-from mlxhog.options import options
 from mlxhog.report.views import may_redraw
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def run(arguments: list[str]) -> int:
         found = analyze(named, config, tell)
     written = [] if folder is None else _draw(found, folder)
     if parsed.other.json:
-        from mlxhog import plain_json
+        from mlxhog.files import plain_json
 
         plots = {} if folder is None else {"plots": [str(path) for path in written]}
         print(plain_json.dumps(found.to_json() | plots).decode())
@@ -125,7 +125,7 @@ def _folder(path: Path) -> Path:
 
 
 def _draw(found: Analysis, folder: Path) -> list[Path]:
-    from mlxhog.durable import replace_file
+    from mlxhog.files.durable import replace_file
     from mlxhog.theory.analysis.plots import plots
 
     written = []

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
-from mlxhog.config_sources import resolve
+from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 from mlxhog.report.views import may_redraw
 
@@ -68,7 +68,7 @@ def _list(*, as_json: bool) -> None:
     from mlxhog.classic.problems import PROBLEMS
 
     if as_json:
-        from mlxhog import plain_json
+        from mlxhog.files import plain_json
 
         found = [{"name": name, "about": entry.about} for name, entry in PROBLEMS.items()]
         print(plain_json.dumps({"problems": found}).decode())
@@ -82,7 +82,7 @@ def _solve(name: str, config: ClassicConfig, how: Any) -> int:
     from mlxhog.classic import problems
     from mlxhog.classic.session import compare, train
     from mlxhog.cli.classic_line import ClassicLine
-    from mlxhog.interrupts import Interrupts
+    from mlxhog.machine.interrupts import Interrupts
     from mlxhog.report.status_line import StatusLine
 
     load = os.getloadavg()[0]
@@ -112,8 +112,9 @@ def _print(
     load: float,
     how: Any,
 ) -> None:
-    from mlxhog import machine, plain_json
     from mlxhog.classic import summary
+    from mlxhog.files import plain_json
+    from mlxhog.machine import machine
     from mlxhog.report.table import show
 
     if result.status == "interrupted":
@@ -132,7 +133,7 @@ def _print(
 
 def _stats(problem: Problem, how: Any) -> None:
     """Print how sparse the problem is, as the paper counts it."""
-    from mlxhog import plain_json
+    from mlxhog.files import plain_json
     from mlxhog.report.table import Section, show
     from mlxhog.theory.hypergraph import Hypergraph
 

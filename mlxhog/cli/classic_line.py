@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TextIO
 
 from mlxhog.classic.result import Epoch
-from mlxhog.interrupts import Interrupts
-from mlxhog.quantities import format_clock, format_count
+from mlxhog.config.quantities import format_clock, format_count
+from mlxhog.machine.interrupts import Interrupts
 from mlxhog.report.status_line import StatusLine
 from mlxhog.report.views import may_redraw
 

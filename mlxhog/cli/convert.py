@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
-from mlxhog.config_sources import resolve
+from mlxhog.config.options import option
+from mlxhog.config.quantities import format_bytes, format_count, parse_bytes
+from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
-from mlxhog.options import option
-from mlxhog.quantities import format_bytes, format_count, parse_bytes
 
 if TYPE_CHECKING:
-    from mlxhog.formats import Opened
+    from mlxhog.checkpoint.formats import Opened
 
 ABOUT = """\
 Write a checkpoint in another format. SRC may be a run, `latest`, a checkpoint of mlxhog, a
@@ -70,10 +70,10 @@ def run(arguments: list[str]) -> int:
         raise ConfigError("--to is missing; say --to hf, --to xlstm or --to mlxhog")
     shard_bytes = _shard_bytes(config.shard_size)
     # These import NumPy: wrong input is answered before.
-    from mlxhog import checkpoint, formats
+    from mlxhog.checkpoint import checkpoint, formats
+    from mlxhog.checkpoint.formats.converting import Wanted, convert
+    from mlxhog.checkpoint.formats.saving import check_target
     from mlxhog.cli.progress import Bytes
-    from mlxhog.formats.converting import Wanted, convert
-    from mlxhog.formats.saving import check_target
 
     target = Path(parsed.other.target).expanduser()
     check_target(target, force=config.force)
@@ -92,7 +92,7 @@ def run(arguments: list[str]) -> int:
         print(_line(source, target, config.to, files))
     failed = False
     if parsed.other.check:
-        from mlxhog.formats.logits import compare
+        from mlxhog.checkpoint.formats.logits import compare
 
         found = compare(source, formats.open(target))
         record["logits"] = asdict(found)
@@ -127,7 +127,7 @@ def _record(source: "Opened", target: Path, to: str, files: Mapping[str, int]) -
 
 
 def _line(source: "Opened", target: Path, to: str, files: Mapping[str, int]) -> str:
-    from mlxhog.formats.opening import TITLES
+    from mlxhog.checkpoint.formats.opening import TITLES
     from mlxhog.models import families
 
     parameters = format_count(sum(tensor.size for tensor in source.tensors.values()))

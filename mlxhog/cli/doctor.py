@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxhog.cli.flags import Flags
-from mlxhog.config_sources import resolve
+from mlxhog.config.options import option
+from mlxhog.config.sources import resolve
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.options import option
 from mlxhog.report.views import may_redraw
 
 ABOUT = """\
@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
         record = examine(effort, tell)
     _conclude(record, keep=not effort.quick)
     if parsed.other.json:
-        from mlxhog import plain_json
+        from mlxhog.files import plain_json
 
         print(plain_json.dumps(record).decode())
     else:
@@ -62,9 +62,9 @@ def run(arguments: list[str]) -> int:
 
 def _conclude(record: dict[str, Any], *, keep: bool) -> None:
     """Keep the record, then read it as a run would, and add what follows from it."""
-    from mlxhog import machine, verdicts
     from mlxhog.doctor import store
     from mlxhog.doctor.verdict import conclude
+    from mlxhog.machine import machine, verdicts
 
     identity = verdicts.Identity(**record["identity"])
     record["stored"], record["not_stored"] = None, "a quick look, not kept; run `mlxhog doctor`"

@@ -5,10 +5,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from mlxhog.config_sources import Given
+from mlxhog.config.options import Option, did_you_mean, options, to_flag
+from mlxhog.config.quantities import Interval
+from mlxhog.config.sources import Given
 from mlxhog.errors import ConfigError
-from mlxhog.options import Option, did_you_mean, options, to_flag
-from mlxhog.quantities import Interval
 
 
 @dataclass(frozen=True)

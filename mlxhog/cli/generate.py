@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
-from mlxhog.config_sources import resolve
+from mlxhog.config.options import option
+from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
-from mlxhog.options import option
 from mlxhog.report.printable import verbatim
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ def _said(
     model: str, prompts: Sequence[str], stop: Sequence[str], config: GenerateConfig
 ) -> "Iterator[Said]":
     """Load the model, and return what it says."""
+    from mlxhog.decoding.model import open_model
     from mlxhog.decoding.sampling import Sampler
-    from mlxhog.live.model import open_model
 
     sampler = Sampler(
         temperature=config.temperature,

@@ -11,9 +11,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
-from mlxhog.config_sources import resolve
+from mlxhog.config.options import option
+from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
-from mlxhog.options import option
 from mlxhog.report.views import may_redraw
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def ended_by_signal() -> Iterator[None]:
 
 def _print(found: "Comparison", notes: list[str], how: Any) -> None:
     if how.json:
-        from mlxhog import plain_json
+        from mlxhog.files import plain_json
 
         print(plain_json.dumps(found.to_json() | {"notes": notes}).decode())
         return

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from mlxhog.quantities import format_bytes
+from mlxhog.config.quantities import format_bytes
 from mlxhog.report.status_line import StatusLine
 from mlxhog.report.views import may_redraw
 

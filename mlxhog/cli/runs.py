@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.cli.flags import Flags
-from mlxhog.config_sources import resolve
-from mlxhog.limits import shown
-from mlxhog.metrics import label
-from mlxhog.options import option
+from mlxhog.config.limits import shown
+from mlxhog.config.options import option
+from mlxhog.config.sources import resolve
+from mlxhog.report.metrics import label
 from mlxhog.report.printable import printable
 
 
@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> int:
     flags.options(RunsConfig)
     parsed = flags.parse(arguments)
     config = resolve(RunsConfig, [parsed.given], parsed.problems)
-    from mlxhog.run import list_runs
+    from mlxhog.checkpoint.run import list_runs
 
     found = [
         {**run.read_status(), "run": str(run.directory), "name": run.name}

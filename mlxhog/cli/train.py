@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags, Parsed
-from mlxhog.config import TrainConfig
-from mlxhog.config_sources import Given, read_yaml, resolve
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import options
+from mlxhog.config.quantities import format_bytes, format_count
+from mlxhog.config.sources import Given, read_yaml, resolve
 from mlxhog.errors import ConfigError
-from mlxhog.metrics import is_emulated, label
-from mlxhog.options import options
-from mlxhog.quantities import format_bytes, format_count
+from mlxhog.report.metrics import is_emulated, label
 from mlxhog.report.observer import observer
 from mlxhog.report.printable import printable
 
 if TYPE_CHECKING:
-    from mlxhog.metrics import Result
-    from mlxhog.plan import Plan
+    from mlxhog.report.metrics import Result
+    from mlxhog.training.plan import Plan
 
 EXAMPLES = (
     "train",
@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
     parsed = flags().parse(arguments)
     config = configuration(parsed)
     # Trainer and models take a while to import: wrong input is answered before.
-    from mlxhog.trainer import plan, train
+    from mlxhog.training.trainer import plan, train
 
     if parsed.other.dry_run:
         _print_plan(plan(config), as_json=parsed.other.json)
@@ -97,7 +97,7 @@ def _last(layers: Iterable[Iterable[Given]], name: str) -> str | None:
 
 def _of_run(spec: str, layers: list[list[Given]]) -> list[Given]:
     """The stored options of a run, but for its budget: what is left of it, the checkpoint says."""
-    from mlxhog.run import find, run_of
+    from mlxhog.checkpoint.run import find, run_of
 
     root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
     stored = read_yaml((run_of(Path(spec)) or find(spec, Path(root))).config_path)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import plain_json, small_files
+from mlxhog.config.limits import said, shown
 from mlxhog.data.byte_tokenizer import BOS_TOKEN, BYTE_TO_CHAR, bos_first, tokenizer_config
 from mlxhog.errors import DataError, EnvironmentLacks
-from mlxhog.limits import said, shown
+from mlxhog.files import plain_json, small_files
 
 SMALLEST = 257
 """256 bytes and the document separator."""

@@ -13,7 +13,7 @@ A death in LEASED has changed nothing, so the ticket is given out again. A death
 have changed some parameters, which a lock-free arena cannot roll back: the ticket counts as done
 and is reported, or with `on_torn="retry"` is given out again (its batch may then count twice).
 
-Shared memory (`metal/arena/ledger.cpp` is the other side):
+Shared memory (`metal/native/arena/ledger.cpp` is the other side):
 
     segment  byte  type     name       meaning
     ledger      0  u64      next       every ticket below has been handed out
@@ -61,7 +61,7 @@ NO_END = (1 << 64) - 1
 
 
 class TicketState(IntEnum):
-    """Where a ticket stands; equal to `TicketState` in `metal/arena/ledger.h`."""
+    """Where a ticket stands; equal to `TicketState` in `metal/native/arena/ledger.h`."""
 
     FREE = 0
     LEASED = 1

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxhog import plain_json
-from mlxhog.cache import user_cache_directory
 from mlxhog.data import corpora, split, tokenizers
 from mlxhog.data.token_writer import TokenWriter, item_size
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
-from mlxhog.durable import full_disk, require_space, sync, write_synced
 from mlxhog.errors import DataError
+from mlxhog.files import plain_json
+from mlxhog.files.durable import full_disk, require_space, sync, write_synced
+from mlxhog.machine.cache import user_cache_directory
 
 _VERSION = "mlxhog-prepared-1"
 _RECORD = "prepared.json"

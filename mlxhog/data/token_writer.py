@@ -12,7 +12,7 @@ import numpy as np
 
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import FORMAT
-from mlxhog.durable import flush, write_synced
+from mlxhog.files.durable import flush, write_synced
 
 
 def item_size(tokenizer: Tokenizer) -> int:

@@ -11,10 +11,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import small_files
 from mlxhog.data import bpe
 from mlxhog.data.byte_tokenizer import ByteTokenizer
 from mlxhog.errors import DataError
+from mlxhog.files import small_files
 
 __all__ = ["ByteTokenizer", "Tokenizer", "build", "identity", "load"]
 

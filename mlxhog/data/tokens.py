@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import plain_json
+from mlxhog.config.limits import said, shown
 from mlxhog.data.batch import Batch
 from mlxhog.errors import DataError
-from mlxhog.limits import said, shown
+from mlxhog.files import plain_json
 
 FORMAT = 1
 _CHECKED_BYTES = 1 << 20

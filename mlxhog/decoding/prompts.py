@@ -7,8 +7,9 @@ import re
 import sys
 from pathlib import Path
 
-from mlxhog import limits, plain_json
+from mlxhog.config import limits
 from mlxhog.errors import ConfigError
+from mlxhog.files import plain_json
 
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 

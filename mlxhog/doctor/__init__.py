@@ -15,7 +15,7 @@ kernels.py       every Metal kernel against its reference; wrapper.py  and MLX's
 training.py      a short run whose worker is killed; pace.py  and whether its steps grow slower
 child.py         the processes all of this happens in, since a GPU can end its process
 verdict.py       what follows for --workers, --gpu-write and --read
-store.py         the record is kept; `mlxhog.verdicts` reads it
+store.py         the record is kept; `mlxhog.machine.verdicts` reads it
 table.py         the record as people read it; progress.py  what is being looked at
 
 Only files named `*_mlx.py` and `*_torch.py` import a framework, and only in a child.

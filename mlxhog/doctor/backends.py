@@ -10,15 +10,16 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from mlxhog import arena, backends
+from mlxhog.arena.child import START_S, Child, Failed, Lane
+from mlxhog.backends.backend import Grads
 from mlxhog.data.batch import Batch
 from mlxhog.doctor.checks import Check, Result, absent
-from mlxhog.doctor.child import START_S, Child, Failed, Lane
-from mlxhog.gradients import Rows
-from mlxhog.machine import Machine
-from mlxhog.mix import BACKENDS, missing
+from mlxhog.machine.machine import Machine
+from mlxhog.machine.verdicts import GPU_ENGINES
+from mlxhog.machine.workers import BACKENDS, missing
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.registry import load_architecture
-from mlxhog.verdicts import GPU_ENGINES
+from mlxhog.optim.gradients import Rows
 
 MODEL: Final = "tiny"
 BATCH, LENGTH = 2, 256  # what `mlxhog train` begins with
@@ -119,7 +120,7 @@ def gradients(lane: Lane, name: str, kernels: str, seconds: float) -> tuple[floa
     return steps * x.size / (time.perf_counter() - begin), loss
 
 
-def _check_gradients(loss: float, grads: backends.Grads) -> None:
+def _check_gradients(loss: float, grads: Grads) -> None:
     if not np.isfinite(loss):
         raise ValueError(f"the loss is {loss}")
     for name, grad in grads.items():

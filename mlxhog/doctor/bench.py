@@ -22,10 +22,11 @@ from typing import Final
 
 import numpy as np
 
-from mlxhog import arena, updates
+from mlxhog import arena
 from mlxhog.arena import Arena, Slot
 from mlxhog.arena.process import WatchedTime
-from mlxhog.updates import Float32, Int32, UInt32
+from mlxhog.optim import updates
+from mlxhog.optim.updates import Float32, Int32, UInt32
 
 KERNELS: Final = ("dense", "rows", "half")
 FLOATS: Final = 1024

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mlxhog import machine as machines
-from mlxhog import verdicts
 from mlxhog.doctor import backends, facts, imports, kernels, kinds, memory, reads, training, wrapper
 from mlxhog.doctor.checks import Check, Result
 from mlxhog.doctor.litmus import Litmus, broken, cases
 from mlxhog.doctor.writers import Kind
-from mlxhog.machine import Machine
+from mlxhog.machine import machine as machines
+from mlxhog.machine import verdicts
+from mlxhog.machine.machine import Machine
 
 Tell = Callable[[str, str], None]
 """Told what is being looked at: the part, and the step in it."""

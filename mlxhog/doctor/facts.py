@@ -17,9 +17,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from mlxhog import darwin, verdicts
 from mlxhog.doctor.checks import Check, Result, absent, check
-from mlxhog.machine import Machine
+from mlxhog.machine import darwin, verdicts
+from mlxhog.machine.machine import Machine
 
 OLDEST: Final = {"mlx": (0, 32, 4), "torch": (2, 12)}
 OLDEST_MACOS: Final = 14
@@ -156,7 +156,7 @@ def _native() -> Check:
         path
         for folder in ("arena", "ops", "updates")
         for suffix in ("*.cpp", "*.h")
-        for path in (root / folder).glob(suffix)
+        for path in (root / "native" / folder).glob(suffix)
     ]
     newest = max((path.stat().st_mtime for path in sources), default=0.0)
     return check(

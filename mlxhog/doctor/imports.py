@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.doctor.checks import Check, Result
-from mlxhog.doctor.child import START_S, Child, Failed, Lane
-from mlxhog.machine import Machine
+from mlxhog.machine.machine import Machine
 
 BYTES: Final = 100 << 20
 QUICK_BYTES: Final = 4 << 20

@@ -14,9 +14,9 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.nn.layers.linear import Linear
 
+from mlxhog.arena.child import Lane
 from mlxhog.doctor.checks import Check, Result, absent, check
-from mlxhog.doctor.child import Lane
-from mlxhog.updates import Float32
+from mlxhog.optim.updates import Float32
 
 PAGE: Final = 16_384
 NO_GPU: Final = "no Apple GPU"

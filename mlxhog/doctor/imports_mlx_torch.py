@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import torch.utils.dlpack
 
+from mlxhog.arena.child import Lane
 from mlxhog.doctor.checks import Check, Result, absent, check
-from mlxhog.doctor.child import Lane
 
 NO_GPU: Final = "no Apple GPU that torch sees"
 _N: Final = 64

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import torch
 
+from mlxhog.arena.child import Lane
 from mlxhog.doctor.checks import Check, Result, absent, check
-from mlxhog.doctor.child import Lane
 
 
 def examine(lane: Lane) -> list[Check]:

@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.doctor.checks import Check, Result, check
-from mlxhog.doctor.child import START_S, Child, Failed, Lane
 from mlxhog.metal import engine as engines
 from mlxhog.metal.engine_reference import ReferenceEngine
 from mlxhog.metal.kernel import Kernel, Launch

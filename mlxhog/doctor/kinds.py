@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlxhog.doctor.writers import Kind
-from mlxhog.machine import Machine
-from mlxhog.mix import missing
+from mlxhog.machine.machine import Machine
+from mlxhog.machine.workers import missing
 
 _HERE = "mlxhog.doctor."
 

@@ -21,12 +21,12 @@ from typing import Any, Final
 import numpy as np
 
 from mlxhog.arena import Arena
+from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.arena.process import WatchedTime
 from mlxhog.doctor import bench
 from mlxhog.doctor.bench import COUNTS, KERNELS, LIMITS, Bench
-from mlxhog.doctor.child import START_S, Child, Failed, Lane
 from mlxhog.doctor.writers import Kind, Writer
-from mlxhog.updates import Float32
+from mlxhog.optim.updates import Float32
 
 PLACES: Final = ("threads", "processes")
 PROMISED: Final = ("lossless", "cas")

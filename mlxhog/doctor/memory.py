@@ -10,10 +10,10 @@ import sys
 from typing import Final
 
 from mlxhog.arena import segment
+from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.arena.memory import available_bytes
 from mlxhog.doctor import bench
 from mlxhog.doctor.checks import Check, Result, check
-from mlxhog.doctor.child import START_S, Child, Failed, Lane
 from mlxhog.errors import EnvironmentLacks
 
 BYTES: Final = 1 << 30

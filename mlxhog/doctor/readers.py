@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from mlxhog.doctor.bench import Bench
-from mlxhog.updates import Float32
+from mlxhog.optim.updates import Float32
 
 
 class Reader(Protocol):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from mlxhog import updates
 from mlxhog.doctor.bench import FLOATS, Bench
-from mlxhog.updates import Float32
+from mlxhog.optim import updates
+from mlxhog.optim.updates import Float32
 
 
 class SnapshotReader:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from mlxhog import updates
 from mlxhog.doctor.bench import FLOATS, Bench
-from mlxhog.updates import Float32
+from mlxhog.optim import updates
+from mlxhog.optim.updates import Float32
 
 
 class SnapshotReader:

@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from mlxhog.arena.child import Failed, Lane
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.doctor.bench import FLOATS, LIMITS, Bench
-from mlxhog.doctor.child import Failed, Lane
 from mlxhog.doctor.litmus import Litmus, add_until
 from mlxhog.doctor.readers import Reader
 from mlxhog.doctor.writers import Kind, Pass, Writer

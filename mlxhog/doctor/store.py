@@ -1,4 +1,4 @@
-"""Keeping a record where `mlxhog.verdicts` looks for it."""
+"""Keeping a record where `mlxhog.machine.verdicts` looks for it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlxhog import plain_json
-from mlxhog.cache import user_cache_directory
-from mlxhog.durable import replace_file
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.verdicts import Identity
+from mlxhog.files import plain_json
+from mlxhog.files.durable import replace_file
+from mlxhog.machine.cache import user_cache_directory
+from mlxhog.machine.verdicts import Identity
 
 
 def save(record: Mapping[str, Any], identity: Identity, directory: Path | None = None) -> Path:

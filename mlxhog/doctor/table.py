@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from mlxhog.config.quantities import format_bytes, format_count
 from mlxhog.doctor.litmus import broken
-from mlxhog.quantities import format_bytes, format_count
 from mlxhog.report.table import Section
 
 Row = Mapping[str, Any]

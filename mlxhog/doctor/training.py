@@ -12,16 +12,16 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from mlxhog.config import TrainConfig
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.quantities import Interval
 from mlxhog.doctor import pace
 from mlxhog.doctor.backends import MODEL
 from mlxhog.doctor.checks import Check, Result, check
 from mlxhog.errors import MlxhogError
-from mlxhog.metrics import Progress
-from mlxhog.metrics import Result as RunResult
 from mlxhog.models.registry import load_architecture
-from mlxhog.quantities import Interval
-from mlxhog.trainer import train
+from mlxhog.report.metrics import Progress
+from mlxhog.report.metrics import Result as RunResult
+from mlxhog.training.trainer import train
 
 SECONDS: Final = 10.0  # a few to replace the worker, the rest to see whether steps keep their pace
 LEARNT: Final = 1.0  # nats below guessing; text that repeats itself is learnt at once

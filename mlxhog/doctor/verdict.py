@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from mlxhog import mix
+from mlxhog.backends.gpu_write import doctors_refusal, why_not_metal
+from mlxhog.backends.model_kernels import of_backend
+from mlxhog.config.quantities import format_count
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.gpu_write import doctors_refusal, why_not_metal
-from mlxhog.machine import Machine
-from mlxhog.mix import BACKENDS, GPU_BACKENDS
-from mlxhog.model_kernels import of_backend
-from mlxhog.quantities import format_count
-from mlxhog.verdicts import Verdicts
+from mlxhog.machine.machine import Machine
+from mlxhog.machine.verdicts import Verdicts
+from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers
 
 LIVE = ("mlx:gpu", "torch:cpu")
 """Backends that can compute with host memory itself."""
@@ -31,7 +30,7 @@ def conclude(found: Verdicts, machine: Machine) -> dict[str, Any]:
         `--gpu-write metal` whether each backend may, and why.
     """
     workers, backends = _workers(found, machine)
-    here = [name for name in BACKENDS if mix.missing(name, machine) is None]
+    here = [name for name in BACKENDS if missing(name, machine) is None]
     return {
         "workers": workers,
         "kernels": {name: _kernels(found, name) for name in here},
@@ -43,7 +42,7 @@ def conclude(found: Verdicts, machine: Machine) -> dict[str, Any]:
 
 def _workers(found: Verdicts, machine: Machine) -> tuple[dict[str, str], list[str]]:
     try:
-        chosen = mix.resolve("auto", machine=machine, tokens_per_s=found.tokens_per_s)
+        chosen = resolve_workers("auto", machine=machine, tokens_per_s=found.tokens_per_s)
     except EnvironmentLacks as error:
         return {"auto": "", "why": str(error)}, []
     backends = [worker.backend for worker in chosen.workers]

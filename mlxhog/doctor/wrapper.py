@@ -8,8 +8,8 @@ import subprocess
 from mlxhog.doctor.checks import Check, Result, absent, check
 from mlxhog.doctor.kernels import instances
 from mlxhog.errors import MlxhogError
+from mlxhog.machine.verdicts import NONE
 from mlxhog.metal.host import build, capture, request, wrap
-from mlxhog.verdicts import NONE
 
 
 def examine() -> Check:

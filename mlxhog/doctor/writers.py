@@ -1,6 +1,6 @@
 """Who adds to the arena: a protocol, and the writers that need no framework.
 
-    native              the kernels of `mlxhog.updates`, with ready increments
+    native              the kernels of `mlxhog.optim.updates`, with ready increments
     mlx:cpu, torch:cpu  as workers do: the framework makes increments, the same kernels add them
     metal:mlx, :mps     our Metal kernels on the GPU
     emulated:mlx, :mps  the same source on the CPU, as either framework would run it
@@ -19,9 +19,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import updates
 from mlxhog.doctor.bench import INDEX, SHAPES, Bench
-from mlxhog.gradients import Rows
+from mlxhog.optim import updates
+from mlxhog.optim.gradients import Rows
 
 Pass = Callable[[], None]
 Increments = Callable[[], NDArray[Any]]
@@ -35,7 +35,7 @@ class Writer(Protocol):
 
         Args:
             kernel: one of `bench.KERNELS`.
-            mode: "lossless", "racy" or "cas" for the kernels of `mlxhog.updates`.
+            mode: "lossless", "racy" or "cas" for the kernels of `mlxhog.optim.updates`.
             value: exact in the kernel's type.
         """
 

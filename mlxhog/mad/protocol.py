@@ -5,8 +5,8 @@ Every fix has a switch back, so that numbers of the reference (athms/mad-lab) ca
 
 from dataclasses import dataclass
 
+from mlxhog.config.options import option, options
 from mlxhog.errors import ConfigError
-from mlxhog.options import option, options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.tasks import TASKS, find, resolve
 from mlxhog.models.mad.layer import Layer
-from mlxhog.options import did_you_mean
 
 
 @dataclass(frozen=True)

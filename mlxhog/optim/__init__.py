@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from mlxhog.config.selection import Selection
 from mlxhog.errors import ConfigError
 from mlxhog.optim import metal_steps
 from mlxhog.optim.adamw import AdamW
 from mlxhog.optim.sgd import SGD, Momentum
 from mlxhog.optim.sparsified import Sparsified
 from mlxhog.optim.target import Target
-from mlxhog.selection import Selection
-from mlxhog.updates import Grads
+from mlxhog.optim.updates import Grads
 
 
 class Optimizer(Protocol):
@@ -66,7 +66,7 @@ class Optimizer(Protocol):
 
 
 class OptimizerConfig(Protocol):
-    """The options that choose an optimizer; `mlxhog.config.TrainConfig` has them."""
+    """The options that choose an optimizer; `mlxhog.config.config.TrainConfig` has them."""
 
     @property
     def optimizer(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from mlxhog import _native
-from mlxhog.updates import Grads, Rows
+from mlxhog.optim.updates import Grads, Rows
 
 
 def global_norm(grads: Grads) -> float:

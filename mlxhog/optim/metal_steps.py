@@ -16,7 +16,6 @@ import numpy as np
 
 from mlxhog.arena.importing import whole
 from mlxhog.errors import ShapeError
-from mlxhog.gradients import Float32, Rows
 from mlxhog.metal.engine import Engine
 from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels import row_steps, steps
@@ -24,7 +23,8 @@ from mlxhog.metal.kernels.adds import dense_axpy
 from mlxhog.metal.kernels.hyper import HP
 from mlxhog.metal.kernels.ranges import LEAST
 from mlxhog.metal.kernels.steps import FLAG_FLOATS
-from mlxhog.updates import Slot, row_width
+from mlxhog.optim.gradients import Float32, Rows
+from mlxhog.optim.updates import Slot, row_width
 
 
 @dataclass(frozen=True)

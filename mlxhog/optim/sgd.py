@@ -8,7 +8,7 @@ from mlxhog import _native
 from mlxhog.metal.kernels.hyper import momentum_hp, sgd_hp
 from mlxhog.optim import metal_steps
 from mlxhog.optim.target import Target, float32, parameter, touched
-from mlxhog.updates import Float32, Grads
+from mlxhog.optim.updates import Float32, Grads
 
 
 def sgd_reference(

@@ -26,12 +26,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlxhog import updates
-from mlxhog.optim import metal_steps
+from mlxhog.config.selection import Selection
+from mlxhog.optim import metal_steps, updates
 from mlxhog.optim.taking import take
 from mlxhog.optim.target import Target
-from mlxhog.selection import Selection
-from mlxhog.updates import Float32, Grads, Int32, Rows
+from mlxhog.optim.updates import Float32, Grads, Int32, Rows
 
 if TYPE_CHECKING:
     from mlxhog.optim import Optimizer

@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 from mlxhog import _native
+from mlxhog.config.selection import Selection
 from mlxhog.optim.target import parameter
-from mlxhog.selection import Selection
-from mlxhog.updates import Float32, Int32, Slot, row_width
+from mlxhog.optim.updates import Float32, Int32, Slot, row_width
 
 
 def take(

@@ -10,7 +10,7 @@ import numpy as np
 from mlxhog import _native
 from mlxhog.errors import ShapeError
 from mlxhog.optim.metal_steps import MetalSteps
-from mlxhog.updates import Float32, Grads, Int32, Rows, Slot, check, row_width
+from mlxhog.optim.updates import Float32, Grads, Int32, Rows, Slot, check, row_width
 
 NativeStep = Callable[..., None]
 

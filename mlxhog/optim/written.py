@@ -14,16 +14,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import optim, updates
-from mlxhog.optim import AdamW, Optimizer, OptimizerConfig, Sparsified, Target, clip
+from mlxhog import optim
+from mlxhog.optim import AdamW, Optimizer, OptimizerConfig, Sparsified, Target, clip, updates
 from mlxhog.optim.target import parameter
-from mlxhog.updates import Float32, Grads, Slot
+from mlxhog.optim.updates import Float32, Grads, Slot
 
 Mask = NDArray[np.bool_]
 
 
 class WriteConfig(OptimizerConfig, Protocol):
-    """The options that decide what is written; `mlxhog.config.TrainConfig` has them."""
+    """The options that decide what is written; `mlxhog.config.config.TrainConfig` has them."""
 
     @property
     def lr(self) -> float:

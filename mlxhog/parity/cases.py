@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog import plain_json, tensors
+from mlxhog.checkpoint.formats.names import to_ours
+from mlxhog.config.limits import said
 from mlxhog.errors import CheckpointError, DataError
-from mlxhog.formats.names import to_ours
-from mlxhog.limits import said
+from mlxhog.files import plain_json, tensors
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig

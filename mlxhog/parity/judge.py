@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from mlxhog.mix import GPU_BACKENDS
+from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.parity import compare
 from mlxhog.parity.compare import Row

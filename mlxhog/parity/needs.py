@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlxhog import machine
+from mlxhog.config.quantities import format_bytes
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine import machine
 from mlxhog.models import families
 from mlxhog.parity.sides import Side
 from mlxhog.parity.sources import Source
 from mlxhog.parity.subject import ModelPlan
-from mlxhog.quantities import format_bytes
 
 SHARE = 0.8  # of the machine's memory
 COPIES, COPIES_OF_STEPS = 4, 16

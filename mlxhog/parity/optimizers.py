@@ -16,8 +16,8 @@ from mlxhog import arena, optim
 from mlxhog.models.families import ModelConfig, param_spec
 from mlxhog.optim.adamw import adamw_reference
 from mlxhog.optim.sgd import momentum_reference, sgd_reference
+from mlxhog.optim.updates import WRITE_MODES
 from mlxhog.parity.subject import RULES, Array
-from mlxhog.updates import WRITE_MODES
 
 LR = {"sgd": 2e-3, "momentum": 1e-3, "adamw": 1e-3}
 """Steps far above the rounding of a parameter, and too short for chaos."""

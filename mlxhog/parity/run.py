@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from mlxhog import tensors
-from mlxhog.doctor.child import Child, Failed
+from mlxhog.arena.child import Child, Failed
 from mlxhog.errors import WorkerFailed
+from mlxhog.files import tensors
 from mlxhog.parity import work
 from mlxhog.parity.faults import Fault
 from mlxhog.parity.sides import Side

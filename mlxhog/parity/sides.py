@@ -12,10 +12,11 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlxhog import machine, model_kernels, verdicts
+from mlxhog.backends import model_kernels
+from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.mix import BACKENDS, GPU_BACKENDS, missing
-from mlxhog.options import did_you_mean
+from mlxhog.machine import machine, verdicts
+from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing
 from mlxhog.parity import peers
 from mlxhog.parity.peers import PEERS
 from mlxhog.parity.subject import Plan

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxhog import checkpoint, formats
+from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.models.registry import load_architecture
 from mlxhog.parity import architectures, cases
 from mlxhog.parity.architectures import Sizes

@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.options import did_you_mean
 
 Array = NDArray[Any]
 Results = Mapping[str, Array]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from mlxhog import tensors
-from mlxhog.doctor.child import Lane
+from mlxhog.arena.child import Lane
+from mlxhog.files import tensors
 from mlxhog.parity import (
     components,
     conditioning,

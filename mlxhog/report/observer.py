@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol, TextIO
 
-from mlxhog.metrics import Progress
+from mlxhog.report.metrics import Progress
 from mlxhog.report.plain import PlainLines
 from mlxhog.report.printable import console
 from mlxhog.report.views import may_redraw

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from mlxhog.metrics import Progress, WorkerReport, label
-from mlxhog.quantities import format_bytes, format_clock, format_count
+from mlxhog.config.quantities import format_bytes, format_clock, format_count
+from mlxhog.report.metrics import Progress, WorkerReport, label
 from mlxhog.report.printable import printable
 from mlxhog.report.views import LineView
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from mlxhog.metrics import REFERENCE_BITS_PER_BYTE
+from mlxhog.report.metrics import REFERENCE_BITS_PER_BYTE
 
 BEST = 1.5  # right end of the scale; a better model sits at the end
 

@@ -6,9 +6,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mlxhog.metrics import ANY_TEXT, REFERENCE_BITS_PER_BYTE, Progress, label
-from mlxhog.quantities import format_bytes, format_clock, format_count
+from mlxhog.config.quantities import format_bytes, format_clock, format_count
 from mlxhog.report.live_view import LiveView
+from mlxhog.report.metrics import ANY_TEXT, REFERENCE_BITS_PER_BYTE, Progress, label
 from mlxhog.report.plain import eta, number, rate
 from mlxhog.report.printable import printable
 from mlxhog.report.scale import scale

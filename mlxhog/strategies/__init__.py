@@ -13,18 +13,17 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
-from mlxhog import updates
 from mlxhog.arena import Arena
+from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry
-from mlxhog.backends import Backend, Grads
-from mlxhog.budget import Budget
-from mlxhog.config import TrainConfig
-from mlxhog.control import Command
+from mlxhog.backends.backend import Backend, Grads
+from mlxhog.config.budget import Budget
+from mlxhog.config.config import TrainConfig
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig
-from mlxhog.optim import Optimizer, Target, clip
+from mlxhog.optim import Optimizer, Target, clip, updates
 from mlxhog.optim.metal_steps import MetalSteps
 
 

@@ -34,14 +34,13 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog import updates
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
-from mlxhog.backends import Float32, Grads
+from mlxhog.backends.backend import Float32, Grads
 from mlxhog.data.ledger import Ledger, TicketState
-from mlxhog.optim import clip
+from mlxhog.optim import clip, updates
 from mlxhog.strategies import Context, Idle, Lease, Outcome
 from mlxhog.strategies.words import LINE, Journal, Noted, Words
 

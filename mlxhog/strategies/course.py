@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from mlxhog import strategies, updates
+from mlxhog import strategies
 from mlxhog.arena import Arena
-from mlxhog.config import TrainConfig
+from mlxhog.config.config import TrainConfig
 from mlxhog.data.ledger import Ledger
+from mlxhog.optim import updates
 from mlxhog.strategies import avg_runs, hogwild, round_robin, sync
 
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.arena import Arena
-from mlxhog.backends import Grads
+from mlxhog.backends.backend import Grads
 from mlxhog.strategies import Context, Idle, Lease, sharing_out
 from mlxhog.strategies.hogwild import Hogwild
 

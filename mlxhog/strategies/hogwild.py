@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from mlxhog import updates
 from mlxhog.arena import Arena
 from mlxhog.arena.workers import Phase
-from mlxhog.backends import Float32, Grads
+from mlxhog.backends.backend import Float32, Grads
 from mlxhog.data.ledger import NO_END, Ledger, TicketState
-from mlxhog.optim import clip
+from mlxhog.optim import clip, updates
 from mlxhog.strategies import Context, Idle, Lease, Outcome
 
 

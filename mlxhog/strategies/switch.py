@@ -7,7 +7,7 @@ gone asynchronous stays so when it is resumed.
 
 from __future__ import annotations
 
-from mlxhog.backends import Grads
+from mlxhog.backends.backend import Grads
 from mlxhog.strategies import Context, Idle, Lease, Outcome, Strategy, sync
 from mlxhog.strategies.hogwild import Hogwild
 

@@ -32,13 +32,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import _native, updates
+from mlxhog import _native
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
-from mlxhog.backends import Grads
+from mlxhog.backends.backend import Grads
+from mlxhog.optim import updates
+from mlxhog.optim.updates import Rows
 from mlxhog.strategies import Context, Idle, Lease, Outcome, copy_to_inbox
-from mlxhog.updates import Rows
 
 GO, STOP, SWITCH = 1, 2, 3
 _LINE = 128

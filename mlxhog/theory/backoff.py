@@ -1,7 +1,8 @@
 """The robust 1/k schedule: beta times the step for 1/beta times as long, stage after stage.
 
-The step size itself is `mlxhog.schedules.backoff`; here is what it promises. On a c-strongly convex
-objective the error a_k of serial or near-serial SGD with a constant step gamma obeys
+The step size itself is `mlxhog.optim.schedules.backoff`; here is what it promises. On a
+c-strongly convex objective the error a_k of serial or near-serial SGD with a constant step gamma
+obeys
 
     a_{k+1} <= (1 - c gamma) (a_k - gamma B) + gamma B
 
@@ -15,8 +16,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mlxhog import schedules
 from mlxhog.errors import DataError
+from mlxhog.optim import schedules
 
 BETA = schedules.best_backoff_beta()
 """The beta that minimises `bracket`: 0.37336."""

@@ -25,13 +25,13 @@ from typing import Any
 
 import yaml
 
+from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import check_names, convert
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer, make, to_dict
 from mlxhog.models.mad.presets import expand
 from mlxhog.models.mad.sequence import Defaults, check_count, parse
-from mlxhog.options import did_you_mean
 
 VERSION = 1
 DIM = 128

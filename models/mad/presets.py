@@ -19,11 +19,11 @@ from collections.abc import Callable, Mapping
 from itertools import cycle, islice
 from typing import Any
 
+from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import convert
 from mlxhog.models.mad.layer import Layer, make
 from mlxhog.models.mad.sequence import Defaults, check_count, parse
-from mlxhog.options import did_you_mean
 
 _XLSTM = {
     "large": {"m": "mlstm swiglu", "s": "slstm swiglu"},

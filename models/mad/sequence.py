@@ -17,8 +17,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from mlxhog.config.limits import MOST_DIGITS
 from mlxhog.errors import ConfigError
-from mlxhog.limits import MOST_DIGITS
 from mlxhog.models.fields import MOST_LAYERS
 from mlxhog.models.mad.layer import Layer, known, make
 

@@ -1,8 +1,8 @@
 """xLSTM Large one token at a time without a framework, from the memory of its parameters.
 
 A framework spends more time on starting the operations of one token than on the arithmetic of a
-small model. The kernel is `metal/ops/decode_large.cpp`; `model_torch.py` and `model_mlx.py` are
-the plain forms that it is tested against.
+small model. The kernel is `metal/native/ops/decode_large.cpp`; `model_torch.py` and `model_mlx.py`
+are the plain forms that it is tested against.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ _LAYERS = (
     "ffn.proj_up",
     "ffn.proj_down",
 )
-"""The layers of a block in the order of `BlockLayer` in `metal/ops/decode_large.h`."""
+"""The layers of a block in the order of `BlockLayer` in `metal/native/ops/decode_large.h`."""
 
 
 class Decoder:

@@ -1,7 +1,7 @@
 """The original xLSTM stack one token at a time without a framework, from its parameters' memory.
 
-The kernel is `metal/ops/decode_v1.cpp`; `model_torch.py` and `model_mlx.py` are the plain forms
-that it is tested against.
+The kernel is `metal/native/ops/decode_v1.cpp`; `model_torch.py` and `model_mlx.py` are the plain
+forms that it is tested against.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ _SLSTM = (
     "ffn.proj_up",
     "ffn.proj_down",
 )
-"""The layers of each kind of block, in the order of `metal/ops/decode_v1.h`."""
+"""The layers of each kind of block, in the order of `metal/native/ops/decode_v1.h`."""
 
 Layer = tuple[Float32 | None, Float32 | None]
 

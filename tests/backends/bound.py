@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlxhog import arena, backends
-from mlxhog.backends import Backend
+from mlxhog.backends.backend import Backend
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 

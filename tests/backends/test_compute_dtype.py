@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from mlxhog import backends
-from mlxhog.backends import Grads
+from mlxhog.backends.backend import Grads
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
-from mlxhog.gradients import Rows
 from mlxhog.models import families, lm_mlx, lm_torch
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.reference import ops_mlx as reference_mlx
 from mlxhog.models.ops.reference import ops_torch as reference_torch
 from mlxhog.models.spec import ParamSpec
+from mlxhog.optim.gradients import Rows
 from tests.backends.bound import bound
 from tests.models.sample import batch, config, perturbed_params, v1_config
 from tests.tolerances import GRADIENT_BF16, LOSS_BF16, assert_close

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlxhog.backends import Backend
+from mlxhog.backends.backend import Backend
 from mlxhog.decoding.generate import answer, generate
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.models.families import ModelConfig, init_params

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from mlxhog import arena, backends
-from mlxhog.backends import Backend, pieces
+from mlxhog.backends import pieces
+from mlxhog.backends.backend import Backend
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx, limit_mps
 from mlxhog.backends.mlx import MLXBackend
 from mlxhog.backends.signatures import MOST, Signatures

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from mlxhog import arena, backends
-from mlxhog.backends import Backend
+from mlxhog.backends.backend import Backend
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.mlx import MLXBackend
 from mlxhog.data.batch import Batch
-from mlxhog.gradients import Rows
 from mlxhog.models import families, lm_numpy
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
+from mlxhog.optim.gradients import Rows
 from tests.models.sample import batch as sample_batch
 from tests.models.sample import config, perturbed_params
 from tests.tolerances import GRADIENT_ANY_F32, LOSS_F32, assert_close

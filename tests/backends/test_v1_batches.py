@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlxhog.backends import Grads
+from mlxhog.backends.backend import Grads
 from mlxhog.data.batch import Batch
 from mlxhog.models import dropout, families, lm_numpy
 from tests.backends.bound import bound

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlxhog import backends
-from mlxhog.backends import Backend
+from mlxhog.backends.backend import Backend
 from mlxhog.decoding.generate import generate
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import ConfigError

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.gradients import Float32
+from mlxhog.optim.gradients import Float32
 from tests.metal.shared import Shared
 
 WIDTH = 16  # floats in a row of x

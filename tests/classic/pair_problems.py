@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.classic.problems.pairs import packed
-from mlxhog.gradients import Float32
+from mlxhog.optim.gradients import Float32
 
 Pairs = list[tuple[int, int, float]]
 

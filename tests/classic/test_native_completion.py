@@ -10,7 +10,7 @@ import pytest
 
 from mlxhog import _native
 from mlxhog.classic.problems import completion_reference
-from mlxhog.gradients import Float32
+from mlxhog.optim.gradients import Float32
 from tests.classic.native import KINDS, alone, orders
 from tests.classic.pair_problems import Factors, in_order, table
 from tests.tolerances import CLASSIC_STEP_F32, assert_close

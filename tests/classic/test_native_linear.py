@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.gradients import Float32
+from mlxhog.optim.gradients import Float32
 from tests.classic.native import KINDS, WIDTH, Sparse, alone, orders, slope_of, sums
 from tests.tolerances import CLASSIC_STEP_F32
 

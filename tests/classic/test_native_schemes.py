@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.gradients import Float32
+from mlxhog.optim.gradients import Float32
 from tests.classic.native import (
     BOARD_FLOATS,
     WIDTH,

@@ -13,7 +13,7 @@ import pytest
 
 from tests.metal import test_thread_sanitizer as sanitizer
 
-ROOT = sanitizer.ROOT / "metal"
+ROOT = sanitizer.ROOT / "metal" / "native"
 SOURCES = ["classic/dense.cpp", "classic/dense_elements.cpp", "classic/linear.cpp"]
 SOURCES += ["updates/locks.cpp", "updates/process_life.cpp"]
 KINDS = ("racy", "lossless", "hot_cold", "aig", "round_robin", "sync")

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from mlxhog import _native
 from mlxhog.classic.problems.simplex_reference import project_onto_simplex
-from mlxhog.gradients import Float32
+from mlxhog.optim.gradients import Float32
 from tests.tolerances import CLASSIC_STEP_F32, SIMPLEX_F32, assert_close
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/single_steps.json").read_text())

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import machine, run
+from mlxhog.checkpoint import run
 from mlxhog.cli import main
+from mlxhog.machine import machine
 from tests.training.small import SMALL_MODEL
 
 SMALL = "--seq-len 32 --batch-size 2 --workers torch:cpu --threads 1 --steps 2 --quiet".split()

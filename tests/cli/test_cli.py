@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import run
+from mlxhog.backends.gpu_write import Writers
+from mlxhog.checkpoint import run
 from mlxhog.cli import COMMANDS, mad, main
-from mlxhog.config import TrainConfig
+from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.gpu_write import Writers
-from mlxhog.metrics import Progress, Result, WorkerReport
-from mlxhog.mix import WorkerSpec
+from mlxhog.machine.workers import WorkerSpec
+from mlxhog.report.metrics import Progress, Result, WorkerReport
 
 WORKER = WorkerReport(
     slot=1,
@@ -73,10 +73,10 @@ PLAN = types.SimpleNamespace(
 
 
 class Trainer(types.ModuleType):
-    """Stands in for mlxhog.trainer; remembers the configuration it was given."""
+    """Stands in for mlxhog.training.trainer; remembers the configuration it was given."""
 
     def __init__(self, result: Result) -> None:
-        super().__init__("mlxhog.trainer")
+        super().__init__("mlxhog.training.trainer")
         self.result = result
         self.config: TrainConfig | None = None
 
@@ -93,7 +93,7 @@ class Trainer(types.ModuleType):
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     fake = Trainer(RESULT)
-    monkeypatch.setitem(sys.modules, "mlxhog.trainer", fake)
+    monkeypatch.setitem(sys.modules, "mlxhog.training.trainer", fake)
     return fake
 
 

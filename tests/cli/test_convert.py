@@ -22,13 +22,14 @@ from xlstm import xLSTMLMModel
 from xlstm.xlstm_large.from_pretrained import load_from_pretrained
 from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
 
-from mlxhog import checkpoint, durable, formats, mapped, run
+from mlxhog.checkpoint import checkpoint, formats, run
+from mlxhog.checkpoint.formats import names
 from mlxhog.cli import main
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.formats import names
+from mlxhog.files import durable, mapped
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from tests.formats import peers
+from tests.checkpoint.formats import peers
 from tests.small_disk import small_disk
 from tests.tolerances import LOGITS_F32, assert_close
 
@@ -475,7 +476,7 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from mlxhog import formats
-from mlxhog.formats.converting import Wanted, convert
+from mlxhog.checkpoint.formats.converting import Wanted, convert
 
 def highest():
     # ru_maxrss begins with that of the parent on Linux.

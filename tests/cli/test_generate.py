@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog import checkpoint, run
+from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models.families import init_params

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog import tensors
 from mlxhog.cli import main
+from mlxhog.files import tensors
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import param_spec
 from mlxhog.parity import comparison

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.cache import user_cache_directory
 from mlxhog.data import corpora, heldout, token_writer
 from mlxhog.data.prepare import Prepared, prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
+from mlxhog.machine.cache import user_cache_directory
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import time
 
 import numpy as np
 
+from mlxhog.arena.child import Lane
 from mlxhog.doctor.bench import COUNTS, Bench
-from mlxhog.doctor.child import Lane
 from mlxhog.doctor.writers import Kind, Pass
-from mlxhog.updates import Float32
+from mlxhog.optim.updates import Float32
 
 NATIVE = Kind("native", "mlxhog.doctor.writers:native")
 EVERY = 4  # of so many passes the dropper leaves one out

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlxhog import machine
+from mlxhog.arena.child import Failed
 from mlxhog.doctor import backends
 from mlxhog.doctor.checks import Result
-from mlxhog.doctor.child import Failed
-from mlxhog.machine import Machine
-from mlxhog.mix import BACKENDS, missing
+from mlxhog.machine import machine
+from mlxhog.machine.machine import Machine
+from mlxhog.machine.workers import BACKENDS, missing
 
 
 def test_backends_here_compute_a_gradient_and_are_measured() -> None:

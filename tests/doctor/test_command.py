@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from mlxhog import verdicts
 from mlxhog.cli import doctor, main
 from mlxhog.doctor.table import sections
+from mlxhog.machine import verdicts
 from mlxhog.report.table import show
 
 PATIENCE_S = 60.0

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from mlxhog import machine
 from mlxhog.doctor import facts, memory
 from mlxhog.doctor.checks import Check, Result
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine import Machine
+from mlxhog.machine import machine
+from mlxhog.machine.machine import Machine
 
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
 GOOD = {"page_bytes": 16_384, "versions": {"mlx": "0.32.4", "torch": "2.13.0"}}
@@ -76,8 +76,8 @@ def test_an_old_macos_is_told(mac: Machine, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_native_module_older_than_its_sources_is_told(
     mac: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "updates").mkdir()
-    source = tmp_path / "updates" / "new.cpp"
+    (tmp_path / "native" / "updates").mkdir(parents=True)
+    source = tmp_path / "native" / "updates" / "new.cpp"
     source.write_text("")
     os.utime(source, (4e9, 4e9))
     monkeypatch.setattr(facts, "files", lambda package: tmp_path)

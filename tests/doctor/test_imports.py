@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mlxhog import machine
 from mlxhog.doctor import imports
 from mlxhog.doctor.checks import Result
 from mlxhog.doctor.imports import Way
-from mlxhog.machine import Machine
+from mlxhog.machine import machine
+from mlxhog.machine.machine import Machine
 
 
 @pytest.mark.usefixtures("no_apple_gpu")

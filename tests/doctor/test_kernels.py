@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlxhog.arena.child import Lane
 from mlxhog.doctor import kernels, wrapper
 from mlxhog.doctor.checks import Result
-from mlxhog.doctor.child import Lane
 from mlxhog.doctor.kernels import Engines, difference, instances, write_imported
 from mlxhog.metal.host import wrap
 from mlxhog.metal.kernels import adds_reference
@@ -95,7 +95,7 @@ def test_a_gpu_may_fuse_where_emulation_has_to_give_the_same_bits(engine: str, o
 
 
 def _apple() -> bool:
-    from mlxhog import machine
+    from mlxhog.machine import machine
 
     return machine.here().apple_gpu
 

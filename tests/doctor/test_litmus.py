@@ -9,11 +9,11 @@ from itertools import combinations_with_replacement
 import numpy as np
 import pytest
 
-from mlxhog import machine
 from mlxhog.doctor import kinds
 from mlxhog.doctor.bench import COUNTS, KERNELS
 from mlxhog.doctor.litmus import PLACES, Case, Litmus, Watch, broken, cases, count_lost
-from mlxhog.machine import Machine
+from mlxhog.machine import machine
+from mlxhog.machine.machine import Machine
 from tests.doctor.planted import EVERY, NATIVE, planted
 
 SECONDS = 0.02

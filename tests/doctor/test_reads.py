@@ -10,7 +10,7 @@ import pytest
 from mlxhog.doctor import kinds, reads
 from mlxhog.doctor.litmus import Litmus
 from mlxhog.doctor.writers import Kind
-from mlxhog.machine import Machine
+from mlxhog.machine.machine import Machine
 from tests.doctor.planted import NATIVE, planted
 
 LINUX = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"mlx", "torch"}))

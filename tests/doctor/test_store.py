@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from mlxhog import verdicts
 from mlxhog.doctor import store
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine import verdicts
 
 RECORD: dict[str, Any] = {"litmus": [], "reads": [], "kernels": [], "tokens_per_s": {"a": 1.5}}
 

@@ -10,9 +10,9 @@ import pytest
 from mlxhog.doctor.litmus import Case, Litmus
 from mlxhog.doctor.verdict import conclude
 from mlxhog.doctor.writers import Kind
-from mlxhog.machine import Machine
-from mlxhog.mix import BACKENDS
-from mlxhog.verdicts import Verdicts
+from mlxhog.machine.machine import Machine
+from mlxhog.machine.verdicts import Verdicts
+from mlxhog.machine.workers import BACKENDS
 from tests.test_verdicts import adds, kernel, reads
 
 LINUX = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"mlx", "torch"}))

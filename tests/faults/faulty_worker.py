@@ -5,10 +5,10 @@ from __future__ import annotations
 from multiprocessing.connection import Connection
 from typing import Any
 
-from mlxhog import steps, worker
 from mlxhog.classic import worker as classic_worker
 from mlxhog.classic.job import Job as ClassicJob
-from mlxhog.job import Job
+from mlxhog.training import steps, worker
+from mlxhog.training.job import Job
 
 FAULTS: dict[int, Exception] = {  # by the seed of the run
     1: TypeError("rms_norm(): incompatible function arguments.\n\nInvoked with: mlx.core.array"),

@@ -19,7 +19,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from mlxhog import checkpoint, run
+from mlxhog.checkpoint import checkpoint, run
 from mlxhog.errors import CheckpointError
 from tests.processes import alive, workers_of
 from tests.training.small import small_config

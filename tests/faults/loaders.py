@@ -22,22 +22,25 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from mlxhog import checkpoint, cli, formats, manifest, plain_json, tensors, verdicts
-from mlxhog import run as runs
+from mlxhog import cli
 from mlxhog.arena import layout
+from mlxhog.checkpoint import checkpoint, formats, manifest
+from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint.formats import ours
 from mlxhog.classic.loaders.cifar10 import load_cifar10
 from mlxhog.classic.loaders.edges import load_graph
 from mlxhog.classic.loaders.svmlight import load_svmlight
 from mlxhog.classic.loaders.triplets import load_ratings
-from mlxhog.config import TrainConfig
-from mlxhog.config_sources import read_yaml, resolve
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.data import bpe, corpora, prepare, tokenizers
 from mlxhog.data.byte_tokenizer import ByteTokenizer
 from mlxhog.data.token_writer import TokenWriter
 from mlxhog.data.tokens import TokenFile
 from mlxhog.decoding.prompts import read_prompts
 from mlxhog.errors import MlxhogError
-from mlxhog.formats import ours
+from mlxhog.files import plain_json, tensors
+from mlxhog.machine import verdicts
 from mlxhog.mad import check
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.result import Point

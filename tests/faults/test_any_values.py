@@ -9,16 +9,17 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlxhog import plain_json, plain_yaml
-from mlxhog.config import TrainConfig
-from mlxhog.config_sources import Given, resolve
+from mlxhog.config import plain_yaml
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import options
+from mlxhog.config.sources import Given, resolve
 from mlxhog.errors import ConfigError, StudyError
+from mlxhog.files import plain_json
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.search.space_file import to_space
 from mlxhog.mad.study.record import Record
 from mlxhog.models import families
 from mlxhog.models.mad.sequence import parse
-from mlxhog.options import options
 from tests.faults.loaders import LARGE, MAD, V1
 
 same_every_time = settings(

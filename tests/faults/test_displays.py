@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import checkpoint, run, train
-from mlxhog.children import spawn
+from mlxhog import train
+from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
-from mlxhog.metrics import Progress, Result
+from mlxhog.machine.processes import spawn
+from mlxhog.report.metrics import Progress, Result
 from mlxhog.report.streams import Lasting, OutputLost
 from tests.faults.broken import broken_pipe
 from tests.training.small import small_config

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import supervisor, train
+from mlxhog import train
 from mlxhog.classic import crew
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.session import train as classic_train
 from mlxhog.errors import WorkerFailed
+from mlxhog.training import supervisor
 from tests.classic.small import hinge
 from tests.faults import faulty_worker
 from tests.faults.faulty_worker import EARLY

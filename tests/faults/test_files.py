@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
-from mlxhog import checkpoint, durable, trainer
-from mlxhog import run as runs
 from mlxhog.arena import handover, segment
+from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint import run as runs
 from mlxhog.errors import ArenaError, EnvironmentLacks
+from mlxhog.files import durable
 from mlxhog.mad.study.journal import Journal
-from mlxhog.metrics import Progress
+from mlxhog.report.metrics import Progress
+from mlxhog.training import trainer
 from tests.test_checkpoint import names, save
 from tests.training.small import small_config
 from tests.training.test_bad_days import flags

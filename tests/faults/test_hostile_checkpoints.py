@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog import checkpoint, formats, manifest, run, small_files
+from mlxhog.checkpoint import checkpoint, formats, manifest, run
+from mlxhog.checkpoint.formats.converting import Wanted, convert
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
-from mlxhog.formats.converting import Wanted, convert
+from mlxhog.files import small_files
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from mlxhog import checkpoint, cli, formats, limits, manifest, plain_json, plain_yaml, verdicts
-from mlxhog import run as runs
-from mlxhog.config import TrainConfig
-from mlxhog.config_sources import read_yaml, resolve
+from mlxhog import cli
+from mlxhog.checkpoint import checkpoint, formats, manifest
+from mlxhog.checkpoint import run as runs
+from mlxhog.config import limits, plain_yaml
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.data import tokenizers
 from mlxhog.errors import (
     MOST_CHARACTERS,
@@ -28,6 +30,8 @@ from mlxhog.errors import (
     RunError,
     StudyError,
 )
+from mlxhog.files import plain_json
+from mlxhog.machine import verdicts
 from mlxhog.mad.search import space_file
 from mlxhog.mad.study import store, study
 from mlxhog.mad.tasks import files

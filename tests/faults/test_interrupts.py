@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import checkpoint
-from mlxhog.interrupts import SIGNALS, Interrupts
+from mlxhog.checkpoint import checkpoint
+from mlxhog.machine.interrupts import SIGNALS, Interrupts
 from tests.faults.interrupted_runs import MOMENTS, interrupted
 from tests.training.small import small_config
 from tests.training.test_bad_days import Command
 
 FIRST_MOMENTS = {
     "the command is imported": "importlib.import_module",
-    "the plan is made": "mlxhog.plan.make_plan",
+    "the plan is made": "mlxhog.training.plan.make_plan",
     "the arena is created": "mlxhog.arena.Arena.create",
 }
 

@@ -49,7 +49,7 @@ def test_a_program_on_standard_input_trains(tmp_path: Path) -> None:
 
 def test_what_only_the_program_defines_is_refused_in_one_line(tmp_path: Path) -> None:
     program = (
-        "from mlxhog.children import spawn\n"
+        "from mlxhog.machine.processes import spawn\n"
         "from mlxhog.errors import ConfigError\n"
         "class Mine: pass\n"
         "try:\n"

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from mlxhog.checkpoint.formats.weights import read
 from mlxhog.errors import CheckpointError
-from mlxhog.formats.weights import read
 
 READ = """
 import resource, sys
@@ -26,7 +26,7 @@ import torch  # its libraries are larger than the limit allows for
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 30),) * 2)
 from mlxhog.errors import CheckpointError
-from mlxhog.formats.weights import read
+from mlxhog.checkpoint.formats.weights import read
 try:
     for array in read(Path(sys.argv[1])).values():
         array.copy()

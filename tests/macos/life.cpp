@@ -1,4 +1,4 @@
-// The macOS branch of metal/updates/process_life.cpp, and the locks that rely on it, callable from Python.
+// The macOS branch of metal/native/updates/process_life.cpp, and the locks that rely on it, callable from Python.
 #include "locks.h"
 #include "process_life.h"
 

@@ -37,7 +37,7 @@ def build(name: str, *sources: str) -> Path:
     atexit.register(shutil.rmtree, folder)
     library = folder / f"{name}.so"
     flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC", "-pthread"]
-    includes = [f"-I{HERE}", f"-I{ROOT / 'metal/updates'}"]
+    includes = [f"-I{HERE}", f"-I{ROOT / 'metal/native/updates'}"]
     command = [str(COMPILER), *flags, *includes, *sources, "-o", str(library), "-ldl"]
     subprocess.run(command, check=True)
     return library

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from mlxhog import darwin, machine, mix
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine import darwin, machine
+from mlxhog.machine.workers import resolve_workers
 from tests.macos.simulation import linux_only, simulated
 from tests.test_mix import mac
 
@@ -47,12 +48,12 @@ def test_rosetta_is_noticed():
 def test_a_translated_python_is_refused_with_the_way_out():
     translated = machine.Machine(**{**vars(mac()), "translated": True})
     with pytest.raises(EnvironmentLacks, match="install an arm64 Python"):
-        mix.resolve("auto", machine=translated)
+        resolve_workers("auto", machine=translated)
 
 
 @linux_only
 def test_the_resident_set_is_counted_in_bytes():
-    code = "from mlxhog.worker import resident_bytes; print(resident_bytes())"
+    code = "from mlxhog.training.worker import resident_bytes; print(resident_bytes())"
     assert 5 << 20 < int(simulated(code)) < 5 << 30
 
 

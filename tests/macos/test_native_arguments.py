@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from mlxhog import train
 from mlxhog.decoding.sampling import Sampler
-from mlxhog.live.model import open_model
+from mlxhog.decoding.model import open_model
 from tests.training.small import mixed_model, small_config
 
 folder, family = Path(sys.argv[1]), sys.argv[2]
@@ -64,7 +64,7 @@ for name in ("large_d_fused", "v1_mixed_02"):
 ANALYZE = """
 import sys
 from pathlib import Path
-from mlxhog.doctor.child import Child
+from mlxhog.arena.child import Child
 from mlxhog.theory.analysis.analyze import tickets
 from mlxhog.theory.analysis.conflicts import measure
 from tests.theory.analysis.measured import subject

@@ -1,4 +1,4 @@
-"""metal/ops/pool.cpp as macOS compiles it: its threads work as urgently as their caller."""
+"""metal/native/ops/pool.cpp as macOS compiles it: its threads work as urgently as their caller."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 
 from tests.macos.simulation import HERE, ROOT, build, linux_only
 
-OPS = ROOT / "metal" / "ops"
+OPS = ROOT / "metal" / "native" / "ops"
 USER_INITIATED = 0x19
 
 

@@ -1,4 +1,4 @@
-"""metal/updates/process_life.cpp as macOS compiles it, with a libproc that answers truthfully."""
+"""process_life.cpp as macOS compiles it, with a libproc that answers truthfully."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.training.test_deaths import wait_until
 
 pytestmark = linux_only
 
-UPDATES = ROOT / "metal" / "updates"
+UPDATES = ROOT / "metal" / "native" / "updates"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tests.macos.simulation import HERE, ROOT
 CPP = sorted(
     path
     for folder in ("arena", "ops", "updates")
-    for path in (ROOT / "metal" / folder).iterdir()
+    for path in (ROOT / "metal" / "native" / folder).iterdir()
     if path.suffix in (".cpp", ".h")
 )
 PYTHON = sorted(
@@ -126,7 +126,7 @@ CLANG = shutil.which("clang++-16") or shutil.which("clang++")
 @pytest.mark.skipif(CLANG is None, reason="no clang, the compiler of macOS")
 @pytest.mark.parametrize(
     "path",
-    [path for path in (*CPP, ROOT / "metal" / "native.cpp") if path.suffix == ".cpp"],
+    [path for path in (*CPP, ROOT / "metal" / "native" / "native.cpp") if path.suffix == ".cpp"],
     ids=lambda path: path.name,
 )
 def test_clang_takes_the_native_code_for_apple_silicon(path: Path) -> None:

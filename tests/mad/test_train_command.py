@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from mlxhog import tensors
 from mlxhog.cli import main
 from mlxhog.cli.mad.run_line import RunLine
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.interrupts import Interrupts
+from mlxhog.files import tensors
+from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.result import Point
 from mlxhog.mad.training import keeping
 from mlxhog.models import families

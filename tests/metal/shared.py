@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog import _native
-from mlxhog.gradients import Float32
+from mlxhog.optim.gradients import Float32
 
 SPAWN = multiprocessing.get_context("spawn")
 TIMEOUT_S = 60.0

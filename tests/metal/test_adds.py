@@ -9,8 +9,9 @@ from threading import BrokenBarrierError
 import numpy as np
 import pytest
 
-from mlxhog import _native, updates
-from mlxhog.gradients import Float32
+from mlxhog import _native
+from mlxhog.optim import updates
+from mlxhog.optim.gradients import Float32
 from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, run, shared
 
 LOSSLESS, RACY, CAS = 0, 1, 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.gradients import Float32
+from mlxhog.optim.gradients import Float32
 from tests.metal.shared import Shared, shared
 
 LOSSLESS, RACY = 0, 1

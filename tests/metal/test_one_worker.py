@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog import _native, updates, updates_reference
-from mlxhog.gradients import Float32, Rows
-from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target
+from mlxhog import _native
+from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target, updates, updates_reference
+from mlxhog.optim.gradients import Float32, Rows
 from tests.metal.shared import shared
 from tests.optim.small import Slot
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog import _native, updates
-from mlxhog.gradients import Float32, Int32
+from mlxhog import _native
+from mlxhog.optim import updates
+from mlxhog.optim.gradients import Float32, Int32
 from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, run, shared, spawned
 from tests.metal.test_one_worker import MODES
 from tests.optim.small import Slot

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.updates import WRITE_MODES
+from mlxhog.optim.updates import WRITE_MODES
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ["elements.cpp", "cas_add.cpp", "locks.cpp", "process_life.cpp"]
@@ -28,8 +28,15 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def build(directory: Path, name: str, *options: str) -> Path:
     """Compile threads.cpp with the kernels' sources."""
     program = directory / name
-    sources = [str(ROOT / "metal/updates" / source) for source in SOURCES]
-    command = [str(COMPILER), *OPTIONS, *options, f"-I{ROOT / 'metal/updates'}", "-o", str(program)]
+    sources = [str(ROOT / "metal/native/updates" / source) for source in SOURCES]
+    command = [
+        str(COMPILER),
+        *OPTIONS,
+        *options,
+        f"-I{ROOT / 'metal/native/updates'}",
+        "-o",
+        str(program),
+    ]
     subprocess.run([*command, str(ROOT / "tests/metal/threads.cpp"), *sources], check=True)
     return program
 

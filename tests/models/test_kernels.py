@@ -4,12 +4,12 @@ import inspect
 
 import pytest
 
-from mlxhog.config import TrainConfig
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.kernels import CHOICES, Ops, choose, resolve
 from mlxhog.models.ops.reference import ops_mlx as reference_mlx
 from mlxhog.models.ops.reference import ops_torch as reference_torch
-from mlxhog.options import options
 
 OPS = [name for name in vars(Ops) if not name.startswith("_")]
 

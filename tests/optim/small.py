@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlxhog.gradients import Float32
 from mlxhog.optim import Optimizer, Target
+from mlxhog.optim.gradients import Float32
 
 RACY = 1  # needs no locks; with one worker all modes are the same (tests/metal/test_one_worker.py)
 

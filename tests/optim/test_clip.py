@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlxhog.gradients import Rows
 from mlxhog.optim import clip
+from mlxhog.optim.gradients import Rows
 
 
 def test_the_norm_is_that_of_the_concatenated_gradient() -> None:

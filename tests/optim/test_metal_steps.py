@@ -11,7 +11,6 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.errors import ShapeError
-from mlxhog.gradients import Rows
 from mlxhog.metal.engine import Engine
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_reference import ReferenceEngine
@@ -20,8 +19,9 @@ from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.registry import KERNELS
 from mlxhog.metal.sharing import shares_memory
 from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target, metal_steps
+from mlxhog.optim.gradients import Rows
 from mlxhog.optim.metal_steps import MetalSteps, decay_flags, runs
-from mlxhog.updates import WRITE_MODES
+from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
 from tests.optim.small import SLOTS
 

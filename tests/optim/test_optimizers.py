@@ -10,8 +10,8 @@ import pytest
 
 from mlxhog import optim
 from mlxhog.errors import ConfigError, ShapeError
-from mlxhog.gradients import Rows
 from mlxhog.optim import SGD, AdamW, Momentum, Optimizer
+from mlxhog.optim.gradients import Rows
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, initial, parameter, target
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mlxhog import optim
-from mlxhog.gradients import Float32, Rows
+from mlxhog.config.selection import Selection
 from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Sparsified
+from mlxhog.optim.gradients import Float32, Rows
 from mlxhog.optim.sparsified import RESIDUAL
-from mlxhog.selection import Selection
 from tests.optim.small import EMBEDDING, MATRIX, SLOTS, N, initial, parameter, target
 from tests.optim.test_optimizers import Options
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mlxhog.gradients import Float32, Int32
+from mlxhog.config.selection import Selection
+from mlxhog.optim.gradients import Float32, Int32
 from mlxhog.optim.taking import take
-from mlxhog.selection import Selection
 from tests.optim.small import EMBEDDING, MATRIX, N, initial, parameter
 
 SELECTIONS = [Selection("topk", f) for f in (1e-9, 0.1, 0.5, 1.0)]

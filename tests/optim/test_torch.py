@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mlxhog.gradients import Rows
 from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, clip
+from mlxhog.optim.gradients import Rows
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, initial, parameter, target
 
 STEPS = 25

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from mlxhog.formats.names import to_xlstm
+from mlxhog.checkpoint.formats.names import to_xlstm
 from mlxhog.models import lm_numpy
 from mlxhog.models.ops.reference import mlstm_numpy
 from mlxhog.parity.cases import next_labels

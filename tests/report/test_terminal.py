@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from mlxhog.metrics import Progress, WorkerReport
+from mlxhog.report.metrics import Progress, WorkerReport
 from mlxhog.report.observer import observer
 from mlxhog.report.plain import PlainLines
 from mlxhog.report.scale import scale

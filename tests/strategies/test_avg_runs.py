@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan
+from mlxhog.arena.control import Command
 from mlxhog.arena.workers import Phase
-from mlxhog.budget import Budget
-from mlxhog.config import TrainConfig
-from mlxhog.control import Command
+from mlxhog.config.budget import Budget
+from mlxhog.config.config import TrainConfig
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Idle, Lease, avg_runs, course
 from mlxhog.strategies.avg_runs import AvgRuns, copy_segments

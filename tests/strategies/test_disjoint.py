@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan
+from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
-from mlxhog.budget import Budget
-from mlxhog.control import Command
+from mlxhog.config.budget import Budget
 from mlxhog.models import families
 from mlxhog.strategies import Lease
 from mlxhog.strategies.disjoint import Disjoint, Groups, disjoint_segments, steps_taken

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan
-from mlxhog.budget import Budget
-from mlxhog.control import Command
+from mlxhog.arena.control import Command
+from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Idle, Lease, Strategy, course, segments, sync
 from mlxhog.strategies.avg_runs import AvgRuns

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan
-from mlxhog.budget import Budget
-from mlxhog.control import Command
+from mlxhog.arena.control import Command
+from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger, Position
 from mlxhog.strategies import Idle, Lease, hogwild
 from mlxhog.strategies.hogwild import Hogwild

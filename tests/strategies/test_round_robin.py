@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan
+from mlxhog.arena.control import Command
 from mlxhog.arena.workers import Phase
-from mlxhog.budget import Budget
-from mlxhog.control import Command
+from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Idle, Lease, round_robin
 from mlxhog.strategies.round_robin import RoundRobin, turn_segments

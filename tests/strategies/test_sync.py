@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan
+from mlxhog.arena.control import Command
 from mlxhog.arena.workers import Phase
-from mlxhog.budget import Budget
-from mlxhog.control import Command
+from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger
 from mlxhog.optim import SGD
 from mlxhog.strategies import Context, Idle, Lease

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan
+from mlxhog.arena.control import Command
 from mlxhog.arena.workers import Phase
-from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Lease
 from mlxhog.strategies.sync import Sync, sync_segments

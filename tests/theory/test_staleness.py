@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.run import Run
+from mlxhog.checkpoint.run import Run
 from mlxhog.theory import staleness
 from mlxhog.theory.analysis import observed
 

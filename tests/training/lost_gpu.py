@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlxhog import steps, worker
 from mlxhog.errors import MetalError
-from mlxhog.job import Job
+from mlxhog.training import steps, worker
+from mlxhog.training.job import Job
 
 MLX_SAYS = (
     "[METAL] Command buffer execution failed: Impacting Interactivity "

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import TrainConfig, checkpoint
-from mlxhog.metrics import Result
+from mlxhog import TrainConfig
+from mlxhog.checkpoint import checkpoint
+from mlxhog.report.metrics import Result
 
 SMALL_MODEL = """
 model_type: xlstm

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog import TrainConfig, checkpoint, run, saving, train, trainer
+from mlxhog import TrainConfig, train
+from mlxhog.checkpoint import checkpoint, run
+from mlxhog.config.options import options, to_flag
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError, WorkerFailed
-from mlxhog.metrics import Progress, Result
-from mlxhog.options import options, to_flag
-from mlxhog.supervisor import Supervisor
+from mlxhog.report.metrics import Progress, Result
+from mlxhog.training import saving, trainer
+from mlxhog.training.supervisor import Supervisor
 from tests.processes import alive, workers_of
 from tests.training.small import small_config
 from tests.training.test_deaths import shared_segments, wait_until

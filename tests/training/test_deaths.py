@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import checkpoint, train, trainer
-from mlxhog.control import Command
+from mlxhog import train
+from mlxhog.arena.control import Command
+from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint.run import Run
 from mlxhog.errors import WorkerFailed
-from mlxhog.metrics import Progress, Result
-from mlxhog.run import Run
-from mlxhog.supervisor import Supervisor
+from mlxhog.report.metrics import Progress, Result
+from mlxhog.training import trainer
+from mlxhog.training.supervisor import Supervisor
 from tests.processes import alive, workers_of
 from tests.training.small import identical, parameters, small_config
 

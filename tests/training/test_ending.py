@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog import checkpoint, saving, train, trainer
+from mlxhog import train
+from mlxhog.arena.records import RECORD, Ring
+from mlxhog.checkpoint import checkpoint
 from mlxhog.cli.train import summary
-from mlxhog.metrics import Progress
-from mlxhog.records import RECORD, Ring
+from mlxhog.report.metrics import Progress
+from mlxhog.training import saving, trainer
 from tests.training.small import small_config
 
 

@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 
-from mlxhog import TrainConfig, checkpoint, evaluation, gpu_write, train, verdicts
+from mlxhog import TrainConfig, train
+from mlxhog.backends import gpu_write
+from mlxhog.checkpoint import checkpoint
 from mlxhog.cli.train import summary
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.metrics import Progress, Result
-from mlxhog.mix import WorkerSpec
+from mlxhog.machine import verdicts
+from mlxhog.machine.verdicts import Verdict
+from mlxhog.machine.workers import WorkerSpec
+from mlxhog.report.metrics import Progress, Result
 from mlxhog.report.plain import line
-from mlxhog.verdicts import Verdict
+from mlxhog.training import evaluation
 from tests.cli.test_cli import RESULT
 from tests.report.test_terminal import PROGRESS, shown
 from tests.training.small import identical, parameters, small_config

@@ -7,7 +7,7 @@ import pytest
 
 from mlxhog import train
 from mlxhog.cli.train import summary
-from mlxhog.metrics import Progress
+from mlxhog.report.metrics import Progress
 from tests.training.small import largest_difference, mixed_model, parameters, small_config
 
 

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from mlxhog import machine, model_kernels, train, verdicts
-from mlxhog.config import TrainConfig
+from mlxhog import train
+from mlxhog.backends import model_kernels
+from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.machine import Machine
-from mlxhog.metrics import Progress, kernels_used, label
-from mlxhog.mix import WorkerSpec
-from mlxhog.trainer import plan
-from mlxhog.verdicts import Verdicts
+from mlxhog.machine import machine, verdicts
+from mlxhog.machine.machine import Machine
+from mlxhog.machine.verdicts import Verdicts
+from mlxhog.machine.workers import WorkerSpec
+from mlxhog.report.metrics import Progress, kernels_used, label
+from mlxhog.training.trainer import plan
 from tests.test_verdicts import kernel
 from tests.training.small import small_config
 

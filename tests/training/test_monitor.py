@@ -6,10 +6,10 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.budget import Budget
-from mlxhog.mix import WorkerSpec
-from mlxhog.monitor import Monitor
-from mlxhog.records import RING_BYTES, Kind, Ring
+from mlxhog.arena.records import RING_BYTES, Kind, Ring
+from mlxhog.config.budget import Budget
+from mlxhog.machine.workers import WorkerSpec
+from mlxhog.training.monitor import Monitor
 
 
 def test_training_bits_are_per_byte_of_text_however_long_a_token_is() -> None:

@@ -14,17 +14,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mlxhog import TrainConfig, checkpoint, run, train, trainer
+from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena
+from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.metrics import Progress, Result
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.opening import default_name
-from mlxhog.plan import make_plan
-from mlxhog.resume import restore
+from mlxhog.report.metrics import Progress, Result
 from mlxhog.strategies.sync import is_over
+from mlxhog.training import trainer
+from mlxhog.training.plan import make_plan
+from mlxhog.training.resume import restore
+from mlxhog.training.summary import default_name
 from tests.models.twins import TWINS
 from tests.training.small import small_config
 from tests.training.test_deaths import ROOT, run_directory, wait_until

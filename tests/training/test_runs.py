@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import checkpoint, train
+from mlxhog import train
+from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from tests.training.small import identical, largest_difference, parameters, small_config
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog import evaluation, side_jobs
+from mlxhog.arena.control import EVAL_ROUND, Command
 from mlxhog.arena.counters import LINE, NAMES, Counters
-from mlxhog.control import EVAL_ROUND, Command
-from mlxhog.evaluation import Score, Scores, spread
+from mlxhog.training import evaluation, side_jobs
+from mlxhog.training.evaluation import Score, Scores, spread
 
 BATCHES = 4
 ONE = Score(nats=2.0, n_bytes=3, tokens=4, share=1 / BATCHES)

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog import checkpoint, train
+from mlxhog import train
 from mlxhog.arena import Arena
+from mlxhog.checkpoint import checkpoint
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError
-from mlxhog.metrics import Result
-from mlxhog.plan import make_plan
-from mlxhog.resume import restore
+from mlxhog.report.metrics import Result
 from mlxhog.strategies.disjoint import steps_taken
+from mlxhog.training.plan import make_plan
+from mlxhog.training.resume import restore
 from tests.training.small import identical, mixed_model, parameters, small_config
 from tests.training.test_deaths import Killer, shared_segments
 

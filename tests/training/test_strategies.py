@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog import checkpoint, train
+from mlxhog import train
+from mlxhog.checkpoint import checkpoint
 from tests.training.small import identical, largest_difference, parameters, small_config
 
 

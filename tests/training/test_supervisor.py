@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from mlxhog.arena import Arena, plan, process
+from mlxhog.arena.control import Command
 from mlxhog.arena.workers import Phase, State
-from mlxhog.control import Command
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import WorkerFailed
-from mlxhog.mix import WorkerSpec
-from mlxhog.supervisor import RESTART_WINDOW_S, Supervisor
+from mlxhog.machine.workers import WorkerSpec
+from mlxhog.training.supervisor import RESTART_WINDOW_S, Supervisor
 
 TIMEOUT_S = 60.0
 POLL_S = 0.05
@@ -48,7 +48,7 @@ class Clock:
         self.ns = 10**12
         monkeypatch.setattr(process, "monotonic_ns", lambda: self.ns)
         monkeypatch.setattr("mlxhog.arena.workers.monotonic_ns", lambda: self.ns)
-        monkeypatch.setattr("mlxhog.supervisor.monotonic_ns", lambda: self.ns)
+        monkeypatch.setattr("mlxhog.training.supervisor.monotonic_ns", lambda: self.ns)
 
     def wait(self, seconds: float) -> None:
         self.ns += round(seconds * 1e9)
@@ -73,7 +73,9 @@ def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         seat.process = Process()
 
     monkeypatch.setattr(Supervisor, "_spawn", spawn)
-    monkeypatch.setattr("mlxhog.supervisor.connection.wait", lambda *_, timeout: clock.wait(POLL_S))
+    monkeypatch.setattr(
+        "mlxhog.training.supervisor.connection.wait", lambda *_, timeout: clock.wait(POLL_S)
+    )
     with Arena.create(plan({"w": parameter}, max_workers=2, n_tickets=8)) as arena:
         mix = [WorkerSpec("torch:cpu", 1)] * 2
         made = Supervisor(arena, Ledger(arena), mix, config, tmp_path, make_job=None)  # type: ignore[arg-type]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import checkpoint, train
+from mlxhog import train
+from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError
 from mlxhog.models import families

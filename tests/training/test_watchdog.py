@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog import steps, supervisor, train, watchdog
+from mlxhog import train
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.data.batch import Batch
 from mlxhog.errors import WorkerFailed
-from mlxhog.job import Job
-from mlxhog.metrics import Progress
+from mlxhog.report.metrics import Progress
 from mlxhog.strategies import Lease
+from mlxhog.training import steps, supervisor, watchdog
+from mlxhog.training.job import Job
 from tests.training import lost_gpu
 from tests.training.small import small_config
 from tests.training.test_deaths import alive

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog import worker
+from mlxhog.arena.control import Command
 from mlxhog.arena.counters import LINE, NAMES, Counters
-from mlxhog.control import Command
+from mlxhog.training import worker
 
 
 def test_a_worker_told_to_rest_finishes_the_round_that_others_wait_for(

@@ -1,4 +1,7 @@
-"""The losses of linear models in float64, for measuring; training has its own in metal/classic."""
+"""The losses of linear models in float64, for measuring.
+
+Training has its own in metal/native/classic.
+"""
 
 from __future__ import annotations
 

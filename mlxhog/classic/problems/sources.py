@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mlxhog.classic.config import ClassicConfig
+from mlxhog.config.options import to_flag
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.options import to_flag
 
 HELD_OUT_SHARE = 0.2
 

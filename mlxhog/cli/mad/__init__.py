@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from mlxhog.options import did_you_mean
+from mlxhog.config.options import did_you_mean
 
 COMMANDS = {
     "data": "write the rows of a task to a file",

@@ -51,8 +51,8 @@ def run(arguments: list[str]) -> int:
 
 def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     # These import NumPy: wrong flags are answered before.
-    from mlxhog import machine
     from mlxhog.cli.mad import study_session
+    from mlxhog.machine import machine
     from mlxhog.mad.study.planning import Planning
     from mlxhog.mad.study.study import Study
     from mlxhog.models.mad.sequence import canonical, parse, read_architecture

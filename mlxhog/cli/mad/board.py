@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from mlxhog.cli.flags import Flags
-from mlxhog.config_sources import resolve
-from mlxhog.durable import replace_file
+from mlxhog.config.options import option
+from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
-from mlxhog.options import option
+from mlxhog.files.durable import replace_file
 
 if TYPE_CHECKING:
     from mlxhog.mad.report.standing import Standing

@@ -60,7 +60,7 @@ def _print(file: str, task: str, found: Findings) -> None:
 
 
 def _print_json(found: dict[str, Findings], ok: bool) -> None:
-    from mlxhog import plain_json
+    from mlxhog.files import plain_json
 
     failed = [
         {"file": file, **failure.to_json()}

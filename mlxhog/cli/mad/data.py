@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.mad import given_settings
-from mlxhog.config_sources import resolve
+from mlxhog.config.options import option
+from mlxhog.config.quantities import format_bytes, format_clock
+from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
-from mlxhog.options import option
-from mlxhog.quantities import format_bytes, format_clock
 
 if TYPE_CHECKING:
     from mlxhog.mad.tasks import Dataset, Settings
@@ -154,7 +154,7 @@ def _done(data: Dataset, settings: Settings, seconds: float, written: int) -> di
 def _say(facts: dict[str, Any], path: Path, as_json: bool) -> int:
     facts = {"file": str(path), **facts}
     if as_json:
-        from mlxhog import plain_json
+        from mlxhog.files import plain_json
 
         print(plain_json.dumps(facts).decode())
         return 0

@@ -11,10 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mlxhog.cli.flags import Flags
-from mlxhog.config_sources import resolve
-from mlxhog.durable import replace_file
+from mlxhog.config.options import option
+from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
-from mlxhog.options import option
+from mlxhog.files.durable import replace_file
 
 ABOUT = """\
 Write the plots of a study as PNG files, and one HTML page with all of them and the leaderboard: it

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.mad import study_flags
-from mlxhog.config_sources import resolve
+from mlxhog.config.sources import resolve
 from mlxhog.mad.study.execution import ExecutionConfig
 
 ABOUT = """\
@@ -36,8 +36,8 @@ def run(arguments: list[str]) -> int:
 
 def _resume(how: ExecutionConfig, other: Any) -> int:
     # These import NumPy: wrong flags are answered before.
-    from mlxhog import machine
     from mlxhog.cli.mad import study_session
+    from mlxhog.machine import machine
     from mlxhog.mad.study import study as studies
     from mlxhog.mad.study.planning import Planning
     from mlxhog.mad.study.store import find

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from mlxhog.interrupts import Interrupts
+from mlxhog.config.quantities import format_clock
+from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.result import Point
-from mlxhog.quantities import format_clock
 from mlxhog.report.status_line import StatusLine
 from mlxhog.report.views import may_redraw
 

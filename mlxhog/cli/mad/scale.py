@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mlxhog.cli.flags import Flags
-from mlxhog.config_sources import resolve
+from mlxhog.config.options import option
+from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
-from mlxhog.options import option
 
 ABOUT = """\
 Make an architecture deeper, and write it as a model file that `mlxhog train --model` takes. WHAT is
@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> int:
         "file": config.out,
     }
     if parsed.other.json:
-        from mlxhog import plain_json
+        from mlxhog.files import plain_json
 
         print(plain_json.dumps(facts).decode())
         return 0

@@ -9,9 +9,9 @@ from typing import Any
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.mad import study_flags
 from mlxhog.cli.mad.study_flags import StudyConfig
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.mad.study.execution import ExecutionConfig
-from mlxhog.options import option
 
 ABOUT = """\
 Search a space of architectures: train candidates on every setting of a suite, several at once, and
@@ -61,8 +61,8 @@ def run(arguments: list[str]) -> int:
 
 def _search(given: SearchConfig, shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     # These import NumPy: wrong flags are answered before.
-    from mlxhog import machine
     from mlxhog.cli.mad import study_session
+    from mlxhog.machine import machine
     from mlxhog.mad.search.space_file import read_space
     from mlxhog.mad.study.planning import Planning
     from mlxhog.mad.study.study import Study

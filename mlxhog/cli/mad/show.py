@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags
-from mlxhog.config_sources import resolve
-from mlxhog.options import option
+from mlxhog.config.options import option
+from mlxhog.config.sources import resolve
 
 if TYPE_CHECKING:
     from mlxhog.mad.summary import Summary
@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> int:
     )
     summary = summarise(cfg, length)
     if parsed.other.json:
-        from mlxhog import plain_json
+        from mlxhog.files import plain_json
 
         print(plain_json.dumps(summary.to_dict()).decode())
         return 0

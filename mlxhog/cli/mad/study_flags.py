@@ -7,11 +7,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mlxhog.cli.flags import Flags, Parsed
-from mlxhog.config_sources import Config, resolve
+from mlxhog.config.options import option, options
+from mlxhog.config.sources import Config, resolve
 from mlxhog.errors import ConfigError
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.study.execution import ExecutionConfig
-from mlxhog.options import option, options
 
 FIRST_SEED = 12345
 PROTOCOL = tuple(field.name for field in fields(Protocol))
@@ -131,7 +131,8 @@ def common(given: StudyConfig, parsed: Parsed) -> dict[str, Any]:
         ConfigError: the workers or the tasks cannot be.
         EnvironmentLacks: a backend is missing here.
     """
-    from mlxhog import machine, mix
+    from mlxhog.machine import machine
+    from mlxhog.machine.workers import backend_here, resolve_workers
     from mlxhog.mad import tasks
 
     here = machine.here()
@@ -139,8 +140,8 @@ def common(given: StudyConfig, parsed: Parsed) -> dict[str, Any]:
         raise ConfigError(
             "--backend is one worker's and --workers lists the backends of several; keep one"
         )
-    workers = given.workers or mix.backend_here(given.backend or "torch:cpu", here)
-    resolved = mix.resolve(workers, given.threads, machine=here).workers
+    workers = given.workers or backend_here(given.backend or "torch:cpu", here)
+    resolved = resolve_workers(workers, given.threads, machine=here).workers
     _check_alone(given, len(resolved))
     names = (
         [] if given.tasks is None else [tasks.find(name).name for name in given.tasks.split(",")]

@@ -9,8 +9,8 @@ from argparse import Namespace
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.options import options
-from mlxhog.quantities import format_clock, format_count
+from mlxhog.config.options import options
+from mlxhog.config.quantities import format_clock, format_count
 
 if TYPE_CHECKING:
     from mlxhog.mad.study.execution import ExecutionConfig
@@ -60,7 +60,7 @@ def dry_run(
         store: of the study, where there is one.
         as_json: one JSON object instead.
     """
-    from mlxhog import machine
+    from mlxhog.machine import machine
     from mlxhog.mad.study.guess import seconds_of_a_run
 
     study, cost, here = planning.study, planning.cost(), machine.here()
@@ -112,7 +112,7 @@ def go(
     retry_failed: bool = False,
 ) -> int:
     """Go through a session, and say how it ended; returns the exit code."""
-    from mlxhog import machine
+    from mlxhog.machine import machine
     from mlxhog.mad.report.board import observer
     from mlxhog.mad.study.session import execute
 

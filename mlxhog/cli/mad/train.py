@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.cli.mad import given_settings
-from mlxhog.config import TrainConfig
-from mlxhog.config_sources import Config, resolve
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import option, options
+from mlxhog.config.sources import Config, resolve
 from mlxhog.errors import ConfigError, MlxhogError
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.training.inside import INSIDE
-from mlxhog.options import option, options
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -84,7 +84,7 @@ def run(arguments: list[str]) -> int:
         return 0
     result, unsaved = _train(plan, inside, given.save, quiet=parsed.other.quiet)
     if parsed.other.json:
-        from mlxhog import plain_json
+        from mlxhog.files import plain_json
 
         print(plain_json.dumps(train_result.record(plan, result)).decode())
     else:
@@ -102,7 +102,7 @@ def _check_save(target: Path) -> None:
         ConfigError: something is there; this command replaces nothing.
         EnvironmentLacks: the system does not let us look.
     """
-    from mlxhog.formats.saving import check_target
+    from mlxhog.checkpoint.formats.saving import check_target
 
     try:
         check_target(target, force=False)
@@ -172,7 +172,8 @@ def _run_config(
     layers: Sequence[str] | None,
 ) -> RunConfig:
     """Put the run together, with everything spelt out that decides on its numbers."""
-    from mlxhog import machine, mix
+    from mlxhog.machine import machine
+    from mlxhog.machine.workers import GPU_BACKENDS, backend_here, resolve_workers
     from mlxhog.mad import tasks
     from mlxhog.mad.run_config import RunConfig
     from mlxhog.models.mad.config import MADConfig
@@ -192,8 +193,8 @@ def _run_config(
     if given.workers is not None:
         workers = given.workers
     else:
-        workers = "1" if given.backend is None else mix.backend_here(given.backend, here)
-    resolved = mix.resolve(workers, given.threads, machine=here).workers
+        workers = "1" if given.backend is None else backend_here(given.backend, here)
+    resolved = resolve_workers(workers, given.threads, machine=here).workers
     return RunConfig(
         task=task.name,
         settings=asdict(chosen),
@@ -204,7 +205,7 @@ def _run_config(
         seed=given.seed,
         workers=",".join(worker.backend for worker in resolved),
         threads=min(
-            (worker.threads for worker in resolved if worker.backend not in mix.GPU_BACKENDS),
+            (worker.threads for worker in resolved if worker.backend not in GPU_BACKENDS),
             default=1,
         ),
     )
@@ -215,7 +216,7 @@ def _train(
 ) -> tuple[RunResult, MlxhogError | None]:
     """Train in sight of the user, who may interrupt; also says why the model was not saved."""
     from mlxhog.cli.mad.run_line import RunLine
-    from mlxhog.interrupts import Interrupts
+    from mlxhog.machine.interrupts import Interrupts
     from mlxhog.mad.training import candidate, keeping
 
     with Interrupts() as signals:

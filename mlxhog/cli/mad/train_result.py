@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from mlxhog import plain_json
+from mlxhog.config.quantities import format_bytes, format_clock
+from mlxhog.files import plain_json
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.training.estimate import estimate
 from mlxhog.mad.training.run_plan import RunPlan
 from mlxhog.models.mad import param_count, state_sizes
 from mlxhog.models.mad.sequence import canonical
-from mlxhog.quantities import format_bytes, format_clock
 
 
 def facts(plan: RunPlan) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags
-from mlxhog.config_sources import resolve
-from mlxhog.options import option
+from mlxhog.config.options import option
+from mlxhog.config.sources import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> int:
         winner.write(path, cfg)
     measured = next((row for row in rows if row.layers == found.layers), None)
     if parsed.other.json:
-        from mlxhog import plain_json
+        from mlxhog.files import plain_json
 
         print(plain_json.dumps(_facts(found, rows, measured, config.out)).decode())
         return 0

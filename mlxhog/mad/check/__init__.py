@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mlxhog.config.options import options
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.mad.check import compression, copying, fuzzy, leak, memorization, recall
 from mlxhog.mad.check.findings import Failure, Findings
@@ -23,7 +24,6 @@ from mlxhog.mad.tasks.in_context_recall import InContextRecall, NoisyInContextRe
 from mlxhog.mad.tasks.memorization import Memorization
 from mlxhog.mad.tasks.selective_copying import SelectiveCopying
 from mlxhog.mad.tasks.settings import Settings
-from mlxhog.options import options
 
 
 def check(data: Dataset) -> Findings:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TextIO
 
+from mlxhog.config.quantities import format_clock
 from mlxhog.mad.report.names import folded, short
 from mlxhog.mad.study.progress import Best, Observer, StudyProgress, Trouble
-from mlxhog.quantities import format_clock
 from mlxhog.report.printable import console, printable
 from mlxhog.report.views import LineView, may_redraw
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from mlxhog.config.quantities import format_clock
 from mlxhog.mad.report.board import score
 from mlxhog.mad.report.standing import Against, Standing
 from mlxhog.mad.scores import Row
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.tasks import TASKS
-from mlxhog.quantities import format_clock
 from mlxhog.report.printable import cell, printable
 
 TROUBLES = ("failed", "diverged")

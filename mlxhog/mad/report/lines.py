@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlxhog.config.quantities import format_clock, format_count
 from mlxhog.mad.report.board import score
 from mlxhog.mad.report.leaderboard import (
     ceiling_note,
@@ -18,7 +19,6 @@ from mlxhog.mad.report.leaderboard import (
 from mlxhog.mad.report.names import folded, short
 from mlxhog.mad.report.standing import Standing
 from mlxhog.mad.scores import Row
-from mlxhog.quantities import format_clock, format_count
 from mlxhog.report.printable import printable
 
 _GAP = 2

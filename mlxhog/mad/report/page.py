@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 
+from mlxhog.config.quantities import format_clock
 from mlxhog.mad.report.board import score
 from mlxhog.mad.report.leaderboard import (
     NOTE,
@@ -21,7 +22,6 @@ from mlxhog.mad.report.leaderboard import (
 from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.standing import Standing
 from mlxhog.mad.scores import Row
-from mlxhog.quantities import format_clock
 from mlxhog.report.canvas import DARK, LIGHT
 
 STYLE = """

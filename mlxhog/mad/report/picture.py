@@ -8,12 +8,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mlxhog.config.quantities import format_clock
 from mlxhog.mad.report.board import accuracy, best, heading, steps, told
 from mlxhog.mad.report.lines import lines
 from mlxhog.mad.report.names import short
 from mlxhog.mad.report.standing import Standing
 from mlxhog.mad.study.progress import InFlight, StudyProgress
-from mlxhog.quantities import format_clock
 from mlxhog.report.live_view import LiveView
 
 TROUBLES = 3

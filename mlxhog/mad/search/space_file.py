@@ -27,7 +27,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mlxhog import limits, plain_yaml
+from mlxhog.config import limits, plain_yaml
+from mlxhog.config.options import did_you_mean
+from mlxhog.config.quantities import parse_count
 from mlxhog.errors import ConfigError
 from mlxhog.mad.search.budget import Budget
 from mlxhog.mad.search.space import TEMPLATES, Space
@@ -35,8 +37,6 @@ from mlxhog.mad.suites import SUITES
 from mlxhog.models.mad.config import POSITIONS
 from mlxhog.models.mad.layer import Layer, known, make
 from mlxhog.models.mad.sequence import parse
-from mlxhog.options import did_you_mean
-from mlxhog.quantities import parse_count
 
 KEYS = (
     "depth",

@@ -6,8 +6,8 @@ follow from its seed and from that history, so that repeating the history gives 
 
 from __future__ import annotations
 
+from mlxhog.config.limits import shown
 from mlxhog.errors import StudyError
-from mlxhog.limits import shown
 from mlxhog.mad.search.candidates import Layers
 from mlxhog.mad.search.samplers import Sampler
 from mlxhog.mad.study.store import Store

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlxhog import mix
+from mlxhog.config.options import option, options
+from mlxhog.config.quantities import parse_bytes
 from mlxhog.errors import ConfigError
-from mlxhog.machine import Machine
+from mlxhog.machine.machine import Machine
+from mlxhog.machine.workers import GPU_BACKENDS, resolve_workers
 from mlxhog.mad.study.limit import Limit
-from mlxhog.mix import GPU_BACKENDS
-from mlxhog.options import option, options
-from mlxhog.quantities import parse_bytes
 
 if TYPE_CHECKING:
     from mlxhog.mad.study.study import Study  # which loads NumPy
@@ -85,7 +84,7 @@ class ExecutionConfig:
             EnvironmentLacks: a backend, or Ray, is asked for and not installed.
         """
         if self.ray_address is None:
-            mix.resolve(study.workers, study.threads, machine=here)
+            resolve_workers(study.workers, study.threads, machine=here)
         elif self.parallel is None:
             raise ConfigError(
                 "--ray-address is given without --parallel; say how many candidates at once the "

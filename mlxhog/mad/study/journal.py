@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlxhog import limits, plain_json
-from mlxhog.durable import disk_errors, end_of_last_line, flush, sync
+from mlxhog.config import limits
 from mlxhog.errors import StudyError
+from mlxhog.files import plain_json
+from mlxhog.files.durable import disk_errors, end_of_last_line, flush, sync
 
 
 class Journal:

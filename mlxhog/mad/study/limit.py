@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from mlxhog.config.quantities import parse_count, parse_duration_s
 from mlxhog.errors import ConfigError
 from mlxhog.mad.study.record import Record
-from mlxhog.quantities import parse_count, parse_duration_s
 
 
 @dataclass(frozen=True)

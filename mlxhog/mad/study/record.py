@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mlxhog.config.limits import shown
 from mlxhog.errors import StudyError
-from mlxhog.limits import shown
 from mlxhog.mad.result import STATUSES, RunResult
 
 _NUMBERS = ("acc_token", "acc_macro", "ceiling", "loss", "seconds")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.interrupts import Interrupts
+from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.result import Point, RunResult
 from mlxhog.mad.study import record
 from mlxhog.mad.study.candidates import Candidates

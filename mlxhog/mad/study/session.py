@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from mlxhog import machine
+from mlxhog.machine import machine
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.study import store as stores

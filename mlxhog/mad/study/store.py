@@ -24,13 +24,14 @@ from typing import IO, Any
 
 import yaml
 
-from mlxhog import file_lock, limits, plain_json, plain_yaml
-from mlxhog.durable import disk_errors, replace_file
+from mlxhog.config import limits, plain_yaml
+from mlxhog.config.options import did_you_mean
 from mlxhog.errors import StudyError
+from mlxhog.files import file_lock, plain_json
+from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.mad.result import Point
 from mlxhog.mad.study.journal import Journal
 from mlxhog.mad.study.record import Record
-from mlxhog.options import did_you_mean
 
 ROOT = Path("studies")
 DEFINITION = "study.yaml"

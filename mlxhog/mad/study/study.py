@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from typing import Any
 
+from mlxhog.config.limits import shown
+from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError, StudyError
-from mlxhog.limits import shown
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.run_config import GENERATOR_VERSION, RunConfig
 from mlxhog.mad.scores.best import Select
@@ -20,7 +21,6 @@ from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.suites import Suite, fixed, only, suite
 from mlxhog.models.fields import MOST_WIDTH
-from mlxhog.options import did_you_mean
 
 FORMAT = 1
 _LISTS = ("candidates", "tasks", "seeds")

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog import config_sources
-from mlxhog.config_sources import Given
+from mlxhog.config import sources as config_sources
+from mlxhog.config.options import did_you_mean
+from mlxhog.config.sources import Given
 from mlxhog.errors import ConfigError
 from mlxhog.mad.run_config import GENERATOR_VERSION
 from mlxhog.mad.tasks.compression import COMPRESSION
@@ -25,7 +26,6 @@ from mlxhog.mad.tasks.selective_copying import SELECTIVE_COPYING
 from mlxhog.mad.tasks.settings import Settings
 from mlxhog.mad.tasks.streams import draw_fixed, draw_rows
 from mlxhog.mad.tasks.task import IGNORED, TaskType
-from mlxhog.options import did_you_mean
 
 TASKS: Mapping[str, TaskType] = {
     task.name: task

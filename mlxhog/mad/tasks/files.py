@@ -17,9 +17,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from mlxhog import plain_json
-from mlxhog.durable import replace_file, require_space
 from mlxhog.errors import DataError
+from mlxhog.files import plain_json
+from mlxhog.files.durable import replace_file, require_space
 from mlxhog.mad.tasks.dataset import Dataset
 
 MOST_BYTES = 1 << 32

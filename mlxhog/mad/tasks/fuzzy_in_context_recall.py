@@ -18,6 +18,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.config.options import option
 from mlxhog.mad.tasks.first_shown import first_shown
 from mlxhog.mad.tasks.settings import (
     QUERY_HELP,
@@ -30,7 +31,6 @@ from mlxhog.mad.tasks.settings import (
     vocab,
 )
 from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rows, TaskType
-from mlxhog.options import option
 
 Bools = NDArray[np.bool_]
 

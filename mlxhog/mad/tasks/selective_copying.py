@@ -17,9 +17,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from mlxhog.config.options import option
 from mlxhog.mad.tasks.settings import Settings, seq_len, too_small, vocab
 from mlxhog.mad.tasks.task import IGNORED, Fixed, Rows, TaskType
-from mlxhog.options import option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from mlxhog.config.options import option, options
 from mlxhog.errors import ConfigError
-from mlxhog.options import option, options
 
 VOCAB_HELP = "V, number of tokens; ids are 0 .. V-1"
 LENGTH_HELP = "T, the sequence length of the benchmark"

@@ -9,8 +9,8 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from mlxhog.children import follow_parent, spawning
 from mlxhog.errors import WorkerFailed
+from mlxhog.machine.processes import follow_parent, spawning
 from mlxhog.mad.tasks.settings import Settings
 from mlxhog.mad.tasks.task import Fixed, Rows, TaskType
 

@@ -13,18 +13,19 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mlxhog import records, strategies, worker
-from mlxhog.arena import Arena
+from mlxhog import strategies
+from mlxhog.arena import Arena, records
+from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns, process_start_time
 from mlxhog.arena.workers import State
-from mlxhog.control import Command
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.training.course import Course
 from mlxhog.mad.training.mean_loss import MeanLoss
 from mlxhog.mad.training.run_plan import RunPlan
 from mlxhog.mad.training.scoring import Scores, score
 from mlxhog.mad.watch import Watch
-from mlxhog.steps import Steps
+from mlxhog.training import worker
+from mlxhog.training.steps import Steps
 
 SLOT = 1
 NO_DIRECTORY = Path(os.devnull)

@@ -20,15 +20,15 @@ import numpy as np
 
 from mlxhog import backends
 from mlxhog.arena import Slot
-from mlxhog.backends import Float32, Grads, Int32
+from mlxhog.backends.backend import Float32, Grads, Int32
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
-from mlxhog.gradients import Rows
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.training import alone, meeting
 from mlxhog.mad.training.run_plan import RunPlan, make_run_plan
 from mlxhog.models import families
 from mlxhog.models.mad.config import MADConfig
+from mlxhog.optim.gradients import Rows
 
 TIMED = 15
 TIMED_S = 1.0

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlxhog.arena import Slot
-from mlxhog.backends import Float32, Int32
+from mlxhog.backends.backend import Float32, Int32
 from mlxhog.models import lm_mlx as lm
 from mlxhog.models.mad.config import MADConfig
 

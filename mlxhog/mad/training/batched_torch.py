@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mlxhog.arena import Slot
-from mlxhog.backends import Float32, Int32
+from mlxhog.backends.backend import Float32, Int32
 from mlxhog.models import lm_torch as lm
 from mlxhog.models.mad.config import MADConfig
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxhog import manifest, plain_json
 from mlxhog.arena import Arena
-from mlxhog.formats import ours, saving
+from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint.formats import ours, saving
+from mlxhog.files import plain_json
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.training.run_plan import make_run_plan
 

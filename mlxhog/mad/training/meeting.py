@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from mlxhog.backends import Backend, Float32, Grads
+from mlxhog.backends.backend import Backend, Float32, Grads
 from mlxhog.data.batch import Batch
 from mlxhog.strategies import Context
 

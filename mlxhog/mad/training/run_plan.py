@@ -11,24 +11,17 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from mlxhog import (
-    arena,
-    gpu_write,
-    machine,
-    mix,
-    model_kernels,
-    optim,
-    records,
-    schedules,
-    strategies,
-)
-from mlxhog.arena import Arena, Layout
+from mlxhog import arena, optim, strategies
+from mlxhog.arena import Arena, Layout, records
+from mlxhog.backends import gpu_write, model_kernels
 from mlxhog.backends.gpu_share import GPUShare
-from mlxhog.budget import Budget
-from mlxhog.config import TrainConfig
+from mlxhog.backends.gpu_write import Writers
+from mlxhog.config.budget import Budget
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
-from mlxhog.gpu_write import Writers
-from mlxhog.job import Job
+from mlxhog.machine import machine
+from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.mad import tasks
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.training import score_job
@@ -36,11 +29,11 @@ from mlxhog.mad.training.course import step_limit
 from mlxhog.mad.training.inside import INSIDE
 from mlxhog.mad.training.rows import Drawn
 from mlxhog.mad.training.score_job import HeldOut
-from mlxhog.mix import GPU_BACKENDS, WorkerSpec
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.options import options
+from mlxhog.optim import schedules
 from mlxhog.strategies import course
+from mlxhog.training.job import Job
 
 
 @dataclass(frozen=True)
@@ -157,7 +150,7 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
             f"--set val_rows={settings.test_rows}, or select test"
         )
     inside = inside or {}
-    chosen = mix.resolve(
+    chosen = resolve_workers(
         config.workers,
         config.threads,
         machine=machine.here(),

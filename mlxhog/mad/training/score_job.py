@@ -16,14 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import _native, records, strategies
+from mlxhog import _native, strategies
+from mlxhog.arena import records
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
-from mlxhog.job import Job
 from mlxhog.mad.training.rows import Drawn
 from mlxhog.mad.training.scoring import score
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.side_jobs import takes_on
+from mlxhog.training.job import Job
+from mlxhog.training.side_jobs import takes_on
 
 SEGMENT = "scores"
 LINE = 256

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.backends import Backend
+from mlxhog.backends.backend import Backend
 from mlxhog.mad.scores.accuracy import acc_macro, acc_token
 from mlxhog.mad.tasks import Dataset
 from mlxhog.models.mad.config import MADConfig

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from mlxhog.arena import Arena
+from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.control import Command
+from mlxhog.arena.records import Kind, Ring
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad import tasks
@@ -28,9 +29,8 @@ from mlxhog.mad.training.mean_loss import MeanLoss
 from mlxhog.mad.training.run_plan import RunPlan
 from mlxhog.mad.training.scoring import Scores
 from mlxhog.mad.watch import Watch
-from mlxhog.records import Kind, Ring
 from mlxhog.strategies import course as strategy_course
-from mlxhog.supervisor import Supervisor
+from mlxhog.training.supervisor import Supervisor
 
 POLL_S = 0.02
 

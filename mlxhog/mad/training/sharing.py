@@ -14,10 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from mlxhog import arena, updates
+from mlxhog import arena
 from mlxhog.arena import Arena, ArenaHandle, Slot
 from mlxhog.errors import ConfigError
-from mlxhog.gradients import Grads
 from mlxhog.mad import tasks
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
@@ -26,10 +25,11 @@ from mlxhog.mad.watch import Watch
 from mlxhog.models.init import initial_value
 from mlxhog.models.mad.parameters import EMBEDDING
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import Optimizer, Target
+from mlxhog.optim import Optimizer, Target, updates
+from mlxhog.optim.gradients import Grads
 from mlxhog.optim.metal_steps import Rule
+from mlxhog.optim.updates import Float32
 from mlxhog.strategies import Context
-from mlxhog.updates import Float32
 
 INIT = "normal:0.02"
 WRITE = "racy"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlxhog.durable import replace_file
 from mlxhog.errors import ConfigError, StudyError
+from mlxhog.files.durable import replace_file
 from mlxhog.mad.report.look import look
 from mlxhog.mad.scores import UNFINISHED, Row
 from mlxhog.mad.study import study as studies

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mlxhog.config import TrainConfig
+from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.theory.analysis.ageing import Age
 from mlxhog.theory.analysis.conditions import Condition, Lag

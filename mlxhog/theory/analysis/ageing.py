@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.config import TrainConfig
-from mlxhog.doctor.child import Lane
+from mlxhog.arena.child import Lane
+from mlxhog.config.config import TrainConfig
 from mlxhog.theory.analysis.sampling import Subject, Ticket, source
 
 Float32 = NDArray[np.float32]

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from mlxhog import checkpoint, machine, mix
-from mlxhog.config import TrainConfig
+from mlxhog.arena.child import Child
+from mlxhog.checkpoint import checkpoint
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import did_you_mean
 from mlxhog.data.batches import Batches
-from mlxhog.doctor.child import Child
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.options import did_you_mean
-from mlxhog.plan import Plan, make_plan
+from mlxhog.machine import machine
+from mlxhog.machine.workers import BACKENDS, WorkerSpec, backend_here, resolve_workers
 from mlxhog.theory.analysis import ageing, embedding_rows, observed, sampling
 from mlxhog.theory.analysis.advice import Evidence, advise
 from mlxhog.theory.analysis.ageing import Age
@@ -27,6 +28,7 @@ from mlxhog.theory.analysis.observed import Observed
 from mlxhog.theory.analysis.probe import probe
 from mlxhog.theory.analysis.result import Analysis
 from mlxhog.theory.analysis.sampling import Subject, Ticket
+from mlxhog.training.plan import Plan, make_plan
 
 Tell = Callable[[str, str], None]
 
@@ -146,11 +148,11 @@ def plan_of(named: Named, options: AnalyzeConfig) -> Plan:
         ConfigError, DataError, CheckpointError, RunError: bad input.
         EnvironmentLacks: a backend is missing, or memory is.
     """
-    backend = mix.backend_here(options.backend, machine.here())
-    if backend not in ("auto", *mix.BACKENDS):
+    backend = backend_here(options.backend, machine.here())
+    if backend not in ("auto", *BACKENDS):
         raise ConfigError(
-            f"--backend is {backend!r}; wanted auto or one of {', '.join(mix.BACKENDS)}"
-            + did_you_mean(backend, mix.BACKENDS)
+            f"--backend is {backend!r}; wanted auto or one of {', '.join(BACKENDS)}"
+            + did_you_mean(backend, BACKENDS)
         )
     config = replace(
         named.config,
@@ -237,10 +239,10 @@ def _probed(
     )
 
 
-def _mix(named: Named) -> tuple[mix.WorkerSpec, ...]:
+def _mix(named: Named) -> tuple[WorkerSpec, ...]:
     """The workers that a run with these settings would have."""
     config = named.config
-    return mix.resolve(
+    return resolve_workers(
         config.workers,
         config.threads,
         machine=machine.here(),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlxhog.config import TrainConfig
+from mlxhog.config.config import TrainConfig
 from mlxhog.theory import assumptions, bounds
 from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.assumptions import Facts

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mlxhog.options import option
+from mlxhog.config.options import option
 
 FEWEST = 12
 """Samples below which intervals are as wide as what they are about."""

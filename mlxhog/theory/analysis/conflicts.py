@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.doctor.child import Child, Failed
+from mlxhog.arena.child import Child, Failed
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.theory.analysis import sampling
 from mlxhog.theory.analysis.blocks import ELEMENT, GRAINS, Block

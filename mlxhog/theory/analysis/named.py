@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlxhog import checkpoint as checkpoints
-from mlxhog import formats, limits, plain_yaml
-from mlxhog import run as runs
-from mlxhog.config import TrainConfig
-from mlxhog.config_sources import Given, read_yaml, resolve
+from mlxhog.checkpoint import checkpoint as checkpoints
+from mlxhog.checkpoint import formats
+from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint.formats import weights
+from mlxhog.checkpoint.run import Run
+from mlxhog.config import limits, plain_yaml
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import options
+from mlxhog.config.sources import Given, read_yaml, resolve
 from mlxhog.errors import ConfigError, RunError
-from mlxhog.formats import weights
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import architectures, load_architecture
-from mlxhog.options import options
-from mlxhog.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)

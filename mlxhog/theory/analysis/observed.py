@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from mlxhog.arena.layout import PROBE_FLOATS
+from mlxhog.checkpoint.run import Run
+from mlxhog.config.limits import said
 from mlxhog.errors import RunError
-from mlxhog.limits import said
-from mlxhog.run import Run
 from mlxhog.theory.staleness import Staleness, of_histogram
 
 QUANTILES = (0.5, 0.9, 0.99)

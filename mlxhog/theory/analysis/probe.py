@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 
-from mlxhog import trainer
-from mlxhog.config import TrainConfig
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.quantities import Interval
 from mlxhog.errors import WorkerFailed
-from mlxhog.metrics import Progress
-from mlxhog.quantities import Interval
+from mlxhog.report.metrics import Progress
 from mlxhog.theory.analysis.observed import Observed, mean_of, summaries
+from mlxhog.training import trainer
 
 
 def probe(
@@ -30,7 +30,7 @@ def probe(
         tell: told how far it is.
 
     Raises:
-        MlxhogError: as `mlxhog.trainer.train`.
+        MlxhogError: as `mlxhog.training.trainer.train`.
         WorkerFailed: no step was finished in that time.
     """
     never = Interval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mlxhog.quantities import format_count
+from mlxhog.config.quantities import format_count
 from mlxhog.report.table import Section
 from mlxhog.theory.analysis.blocks import ELEMENT, LINE, ROW, STRIPE
 from mlxhog.theory.analysis.conditions import WHOLE

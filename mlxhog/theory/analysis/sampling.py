@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import backends, formats
+from mlxhog import backends
 from mlxhog.arena import Layout
-from mlxhog.backends import Backend, Grads
-from mlxhog.config import TrainConfig
+from mlxhog.arena.child import Lane
+from mlxhog.backends.backend import Backend, Grads
+from mlxhog.checkpoint import formats
+from mlxhog.config.config import TrainConfig
 from mlxhog.data.batches import Batches
-from mlxhog.doctor.child import Lane
-from mlxhog.gradients import GradientSum, Rows
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, init_params
 from mlxhog.models.sampled_head import SampledHead
+from mlxhog.optim.gradients import GradientSum, Rows
 from mlxhog.optim.written import WrittenSupport
 from mlxhog.theory.analysis.blocks import ELEMENT, GRAINS, Block
 

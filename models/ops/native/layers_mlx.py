@@ -1,7 +1,7 @@
 """The layers around the cells as native CPU kernels behind `mx.custom_function`; float32 only.
 
 `kernels.py` says what each promises, `reference/ops_mlx.py` and `conv_mlx.py` are the plain forms,
-`metal/ops/` holds the kernels. `ops_mlx.py` says what holds for all native ops.
+`metal/native/ops` holds the kernels. `ops_mlx.py` says what holds for all native ops.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """The layers around the cells as native CPU kernels behind torch autograd; float32 only.
 
 `kernels.py` says what each promises, `reference/ops_torch.py` and `conv_torch.py` are the plain
-forms, `metal/ops/` holds the kernels. They use `torch.get_num_threads()` threads.
+forms, `metal/native/ops` holds the kernels. They use `torch.get_num_threads()` threads.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """The ops as native CPU kernels behind `mx.custom_function`; float32 only.
 
 `kernels.py` says what each op promises, `reference/ops_mlx.py` is the plain form they are tested
-against, `metal/ops/` holds the kernels. An op evaluates its inputs when it is called, so keep these
-out of `mx.compile`. MLX has no uninitialised arrays: a result is computed into a NumPy
+against, `metal/native/ops` holds the kernels. An op evaluates its inputs when it is called, so keep
+these out of `mx.compile`. MLX has no uninitialised arrays: a result is computed into a NumPy
 buffer, still in the cache when `mx.array` copies it.
 """
 

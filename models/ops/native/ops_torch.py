@@ -1,7 +1,7 @@
 """The ops as native CPU kernels behind torch autograd; float32 only.
 
 `kernels.py` says what each op promises, `reference/ops_torch.py` is the plain form they are tested
-against, `metal/ops/` holds the kernels. They use `torch.get_num_threads()` threads.
+against, `metal/native/ops` holds the kernels. They use `torch.get_num_threads()` threads.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The sLSTM cell as a native CPU kernel behind `mx.custom_function`; float32 only.
 
-`kernels.py` says what it promises, `slstm_mlx.py` is the plain form, `metal/ops/slstm.h` the
+`kernels.py` says what it promises, `slstm_mlx.py` is the plain form, `metal/native/ops/slstm.h` the
 kernel. What the backward pass needs of every step is computed again by it: MLX would copy those
 seven arrays after each forward pass, also where nothing is differentiated.
 """

@@ -1,7 +1,7 @@
 """The sLSTM cell as a native CPU kernel behind torch autograd; float32 only.
 
-`kernels.py` says what it promises, `slstm_torch.py` is the plain form, `metal/ops/slstm.h` the
-kernel. It uses `torch.get_num_threads()` threads.
+`kernels.py` says what it promises, `slstm_torch.py` is the plain form, `metal/native/ops/slstm.h`
+the kernel. It uses `torch.get_num_threads()` threads.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mlxhog import checkpoint, run, train
+from mlxhog import train
+from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, ConfigError

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mlxhog import backends
 from mlxhog.arena import Arena
+from mlxhog.arena.records import RECORD, Ring
 from mlxhog.errors import WorkerFailed
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
@@ -20,7 +21,6 @@ from mlxhog.mad.training import score_job
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.mad.training.scoring import Scores, score
-from mlxhog.records import RECORD, Ring
 from tests.mad.training.small_runs import Recorder, small_run
 
 TWO = "mlx:cpu*2"  # which starts sooner than torch

@@ -9,11 +9,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxhog.metal import dump
-from mlxhog.metal.host import request, sanitize
+from mlxhog.metal.host import request
 from mlxhog.metal.kernels.adds import dense_axpy
 from mlxhog.metal.registry import KERNELS
 from tests.metal.gpu.agreement import disagreements
+from tools import dump, sanitize
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SAMPLES = {

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog.metal.host import coverage
 from mlxhog.metal.host.engine import HostEngine
 from tests.metal.host import probes
 from tests.metal.host.probes import on
+from tools import coverage
 
 
 def test_every_kernel_instance_and_every_function_runs_as_both_consumers_would(

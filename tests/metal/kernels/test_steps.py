@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ShapeError
-from mlxhog.gradients import Rows
 from mlxhog.metal.engine import Engine
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels import row_steps, steps
 from mlxhog.metal.kernels.hyper import adam_hp, momentum_hp, sgd_hp
 from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target
+from mlxhog.optim.gradients import Rows
 from tests.metal.kernels.numbers import SIZES, Array, assert_same_bits, counter, normal, odd
 from tests.optim.small import Slot
 

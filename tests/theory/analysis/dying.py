@@ -3,7 +3,7 @@
 import os
 import signal
 
-from mlxhog.doctor.child import Lane
+from mlxhog.arena.child import Lane
 
 
 def die(lane: Lane) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.config_sources import Given
-from mlxhog.doctor.child import Lane
+from mlxhog.arena.child import Lane
+from mlxhog.config.sources import Given
 from mlxhog.theory.analysis.analyze import plan_of, subject_of
 from mlxhog.theory.analysis.config import AnalyzeConfig
 from mlxhog.theory.analysis.named import find

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Slot
-from mlxhog.config import TrainConfig
+from mlxhog.config.config import TrainConfig
 from mlxhog.theory.analysis.advice import Advice, Evidence, advise
 from mlxhog.theory.analysis.ageing import Age
 from mlxhog.theory.analysis.blocks import GRAINS, Block

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog.doctor.child import Child
+from mlxhog.arena.child import Child
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.theory.analysis import conflicts
 from mlxhog.theory.analysis.analyze import tickets

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.config_sources import Given
+from mlxhog.checkpoint.run import Run
+from mlxhog.config.sources import Given
 from mlxhog.errors import CheckpointError, ConfigError, MlxhogError, RunError
-from mlxhog.run import Run
 from mlxhog.theory.analysis.analyze import plan_of
 from mlxhog.theory.analysis.config import AnalyzeConfig
 from mlxhog.theory.analysis.named import find
-from mlxhog.trainer import train
+from mlxhog.training.trainer import train
 from tests.training.small import SMALL_MODEL, small_config
 
 

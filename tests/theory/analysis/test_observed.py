@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.checkpoint.run import Run
 from mlxhog.errors import RunError, WorkerFailed
-from mlxhog.run import Run
 from mlxhog.theory.analysis.observed import Observed, of_run
 from mlxhog.theory.analysis.probe import probe
-from mlxhog.trainer import train
+from mlxhog.training.trainer import train
 from tests.tolerances import TWO_DIVISIONS, assert_close
 from tests.training.small import small_config
 

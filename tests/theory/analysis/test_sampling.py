@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mlxhog.doctor.child import Lane
+from mlxhog.arena.child import Lane
 from mlxhog.models.families import param_spec
 from mlxhog.optim.written import WrittenSupport
 from mlxhog.theory.analysis.ageing import LAGS, Movement, age
 from mlxhog.theory.analysis.blocks import ELEMENT, GRAINS, ROW
 from mlxhog.theory.analysis.sampling import EXACT, LARGE, WRITTEN, curvature, source
-from mlxhog.trainer import train
+from mlxhog.training.trainer import train
 from tests.theory.analysis.measured import MAD_MODEL, flat, sampled, subject, touched
 from tests.tolerances import (
     ADAMW_MOVEMENT,

@@ -11,9 +11,9 @@ from __future__ import annotations
 import importlib
 from typing import Protocol
 
+from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError
 from mlxhog.mad.search.candidates import Candidates, Layers
-from mlxhog.options import did_you_mean
 
 SAMPLERS = {
     "grid": "every candidate in the order of the space",

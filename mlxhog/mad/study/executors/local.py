@@ -14,8 +14,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mlxhog.children import follow_parent, spawn
-from mlxhog.durable import disk_errors
+from mlxhog.files.durable import disk_errors
+from mlxhog.machine.processes import follow_parent, spawn
 from mlxhog.mad.study.executors import serve
 from mlxhog.mad.study.executors.pool import Died, Pool
 from mlxhog.mad.study.executors.protocol import RunFunction, Task

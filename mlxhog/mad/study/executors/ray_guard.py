@@ -15,8 +15,8 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 
 from mlxhog.arena.process import process_start_time
-from mlxhog.children import spawn
-from mlxhog.interrupts import SIGNALS
+from mlxhog.machine.interrupts import SIGNALS
+from mlxhog.machine.processes import spawn
 
 
 @contextlib.contextmanager

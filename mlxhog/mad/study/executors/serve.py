@@ -14,13 +14,13 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mlxhog.config.quantities import format_bytes
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.result import Point, RunResult
 from mlxhog.mad.study.executors import memory
 from mlxhog.mad.study.executors.protocol import RunFunction, Task
 from mlxhog.mad.study.record import failed
 from mlxhog.mad.watch import Watch
-from mlxhog.quantities import format_bytes
 
 if TYPE_CHECKING:
     from mlxhog.mad.training.alone import Prepare

@@ -1,0 +1,264 @@
+"""A process in which things are tried, since what is tried may end it.
+
+It lives as long as its parent wants and never longer, keeps its output to itself, and runs
+functions in one or two threads, its lanes. What a lane needs again (an engine, a writer) it keeps.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import tempfile
+import threading
+from collections.abc import Callable
+from multiprocessing import Pipe, connection, reduction
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from mlxhog.arena import Arena, ArenaHandle
+from mlxhog.arena.process import WatchedTime
+from mlxhog.arena.workers import State
+from mlxhog.machine.processes import follow_parent, spawn
+
+P = ParamSpec("P")
+T = TypeVar("T")
+START_S = 120.0  # to be spawned, and to import a framework on a busy machine
+LOOK_S = 0.5  # between two looks at what a child says
+_LAST_WORDS = 4096  # bytes of output that may explain a death
+
+
+class Failed(Exception):
+    """What was tried raised an error, took too long, or ended its process; says which."""
+
+
+class Lane:
+    """One thread of a child, and what it has made so far.
+
+    Attributes:
+        slot: this lane's worker slot in the arena; 0 without one.
+        kept: whatever functions want to find again.
+    """
+
+    def __init__(self, arena: Arena | None, slot: int) -> None:
+        self._arena = arena
+        self.slot = slot
+        self.kept: dict[Any, Any] = {}
+
+    @property
+    def arena(self) -> Arena:
+        """The arena this child was given."""
+        assert self._arena is not None, "this child was started without an arena"
+        return self._arena
+
+    def keep(self, key: object, make: Callable[[], T]) -> T:
+        """Return what `make` returned when this lane first asked for `key`."""
+        if key not in self.kept:
+            self.kept[key] = make()
+        found: T = self.kept[key]
+        return found
+
+
+class Child:
+    """A spawned process with a lane per slot.
+
+    Args:
+        arena: attached by the child, as the worker in each of `slots`; None for no arena.
+        slots: worker slots of the arena that nobody sits in; one lane without an arena.
+
+    Concurrency: used by one thread of one process.
+    """
+
+    def __init__(self, arena: Arena | None = None, slots: tuple[int, ...] = (0,)) -> None:
+        self._arena, self._slots = arena, slots
+        self._results: dict[int, tuple[str | None, Any]] = {}
+        self._output = tempfile.TemporaryFile()
+        self._pipe, theirs = Pipe()
+        if arena is not None:
+            for slot in slots:
+                arena.workers.acquire_slot(slot=slot)
+        self._process = spawn(
+            _main,
+            (theirs, _Output(self._output.fileno()), arena and arena.handle(), slots),
+            name="mlxhog-doctor",
+            threads=1,
+            daemon=True,
+        )
+        theirs.close()
+        if arena is not None:
+            assert self._process.pid is not None
+            for slot in slots:
+                arena.workers.seated(slot, self._process.pid)
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def pipe(self) -> Connection:
+        """Becomes readable when a result arrives, or the child dies."""
+        return self._pipe
+
+    def start(
+        self, lane: int, function: Callable[Concatenate[Lane, P], Any], *args: P.args,
+        **keywords: P.kwargs,
+    ) -> None:  # fmt: skip
+        """Begin `function(lane, ...)` in a lane; it must be importable and its values picklable."""
+        self._results.pop(lane, None)
+        try:
+            self._pipe.send((lane, function, args, keywords))
+        except OSError:
+            pass  # it is dead: `take` will say so
+
+    def take(self, lane: int, timeout_s: float) -> Any:
+        """Wait for what the lane's function returned.
+
+        Raises:
+            Failed: the function raised, took too long, or the child died.
+        """
+        watched = WatchedTime()
+        while lane not in self._results:
+            left = timeout_s - watched.look()
+            if left <= 0:
+                raise Failed(f"no answer within {timeout_s:.0f} s")
+            if connection.wait([self._pipe], min(left, LOOK_S)):
+                self.receive()
+        error, value = self._results.pop(lane)
+        if error is not None:
+            raise Failed(error)
+        return value
+
+    def receive(self) -> None:
+        """Take in one result that has arrived.
+
+        Raises:
+            Failed: there is none, because the child died.
+        """
+        try:
+            lane, error, value = self._pipe.recv()
+        except (EOFError, OSError):
+            raise Failed(self._death()) from None
+        self._results[lane] = (error, value)
+
+    def done(self, lane: int) -> bool:
+        """Whether the lane's result has been taken in."""
+        return lane in self._results
+
+    def check(self, lane: int) -> None:
+        """Raise at once if what has come from a lane is an error.
+
+        Raises:
+            Failed: the lane's function raised.
+        """
+        error, _ = self._results.get(lane, (None, None))
+        if error is not None:
+            raise Failed(error)
+
+    def call(
+        self, timeout_s: float, function: Callable[Concatenate[Lane, P], T], *args: P.args,
+        **keywords: P.kwargs,
+    ) -> T:  # fmt: skip
+        """Run a function in the first lane and return what it returns.
+
+        Raises:
+            Failed: as `take`.
+        """
+        self.start(0, function, *args, **keywords)
+        value: T = self.take(0, timeout_s)
+        return value
+
+    def _death(self) -> str:
+        self._process.join(5.0)
+        code = self._process.exitcode
+        how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
+        self._output.seek(max(0, self._output.seek(0, os.SEEK_END) - _LAST_WORDS))
+        lines = self._output.read().decode(errors="replace").splitlines()
+        last = next((line for line in reversed(lines) if line.strip()), "it left no message")
+        return f"the process ended ({how}): {last}"
+
+    def close(self) -> None:
+        """End the process, whatever it is doing, and free its slots."""
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+        self._output.close()
+        if self._arena is not None:
+            for slot in self._slots:
+                self._arena.workers.mark_dead(slot)
+
+    def __enter__(self) -> Self:
+        """End the process when the block ends."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the process."""
+        self.close()
+
+
+class _Output:
+    """A descriptor on its way to a spawned process."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (reduction.DupFd(self.fd),)
+
+
+def _received(inherited: Any) -> _Output:
+    return _Output(inherited.detach())
+
+
+def _main(
+    pipe: Connection, output: _Output, handle: ArenaHandle | None, slots: tuple[int, ...]
+) -> None:
+    """Entry point of the spawned process: hand what arrives to the lanes until the pipe ends."""
+    follow_parent()
+    os.dup2(output.fd, 1)
+    os.dup2(output.fd, 2)
+    arena = None if handle is None else Arena.from_handle(handle)
+    inboxes: list[queue.SimpleQueue[Any]] = []
+    sending = threading.Lock()
+    for number, slot in enumerate(slots):
+        if arena is not None:
+            arena.workers.entry(slot).state = State.RUNNING
+        inboxes.append(queue.SimpleQueue())
+        lane = (number, Lane(arena, slot), inboxes[-1], pipe, sending)
+        threading.Thread(target=_serve, args=lane, daemon=True, name=f"lane-{number}").start()
+    while True:
+        try:
+            number, *work = pipe.recv()
+        except EOFError:
+            os._exit(0)
+        except Exception as error:  # what was sent cannot be imported here
+            with sending:
+                pipe.send((0, f"{type(error).__name__}: {error}", None))
+            continue
+        inboxes[number].put(work)
+
+
+def _serve(
+    number: int,
+    lane: Lane,
+    inbox: queue.SimpleQueue[Any],
+    pipe: Connection,
+    sending: threading.Lock,
+) -> None:
+    """Run what arrives, one after the other, and send back what came of it."""
+    while True:
+        function, args, keywords = inbox.get()
+        error, value = None, None
+        try:
+            value = function(lane, *args, **keywords)
+        except Exception as raised:  # whatever a framework raises is a finding
+            error = f"{type(raised).__name__}: {raised}"
+        with sending:
+            pipe.send((number, error, value))

@@ -1,0 +1,148 @@
+"""The Backend protocol: one framework on one device, inside one worker process.
+
+A backend owns the model's parameters as its framework sees them. They are slices of one flat array
+with the arena's layout, the `inbox`. The strategy fills the inbox from the arena (a snapshot, or a
+predicted read), calls `refresh`, and asks for a gradient. With live reads the inbox *is* the arena
+and neither happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.arena import Slot
+from mlxhog.data.batch import Batch
+from mlxhog.files.mapped import BFLOAT16
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.sampled_head import SampledHead
+from mlxhog.optim.gradients import Rows
+
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
+Grads = dict[str, "Float32 | Rows"]
+State = Any  # the framework's own arrays; callers hand it back and never look inside
+
+WEIGHTS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
+"""Types in which a backend can hold parameters that it only reads, and compute products."""
+
+QUANTIZED_BITS = {"8bit": 8, "4bit": 4}
+"""Bits of the elements of large matrices in MLX; everything else stays float32."""
+
+NAMES = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss over a batch: the sum of nats over `targets` scored tokens."""
+
+    nats: float
+    targets: int
+
+
+class Backend(Protocol):
+    """One framework on one device. Not thread-safe: one worker process owns it."""
+
+    name: str
+    inbox: Float32
+
+    def bind(
+        self,
+        model: ModelConfig,
+        slots: Mapping[str, Slot],
+        n_floats: int,
+        live: Float32 | None,
+        sampled: SampledHead | None = None,
+    ) -> None:
+        """Lay the model's parameters over one flat array.
+
+        Args:
+            model: the architecture.
+            slots: where each parameter lies, in floats from the start of the flat array.
+            n_floats: length of the flat array.
+            live: the arena's parameters, (n_floats,) float32, to alias instead of copying.
+            sampled: of which words `loss_and_grads` takes the loss, for a head of its own; None is
+                all. Evaluation takes all.
+
+        Raises:
+            ConfigError: `live` was given and this framework cannot alias host memory here.
+        """
+
+    def load(
+        self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
+    ) -> list[str]:
+        """Take a model's parameters for reading only, instead of `bind`.
+
+        Where the framework computes from host memory and a tensor has the wanted type, it is used
+        where it lies, so a mapped file is not copied; else it is copied piece by piece.
+
+        Args:
+            model: the architecture.
+            tensors: name -> array of any float type, kept alive by the backend.
+            weights: what the backend holds, one of `WEIGHTS` or `QUANTIZED_BITS`.
+
+        Returns:
+            Names of the tensors that hold NaN or an infinity.
+
+        Raises:
+            ConfigError: this backend cannot compute with such weights.
+        """
+
+    def refresh(self) -> None:
+        """Make the inbox visible to the device; nothing where they share memory."""
+
+    def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
+        """Mean cross entropy in nats, and its gradient.
+
+        Gradients are C-contiguous float32 arrays in the parameters' shapes; that of an embedding
+        is `Rows`, unless it is tied to the head, and so is that of a sampled head. They stay valid
+        until the next call.
+
+        Raises:
+            DataError: a token or a label is outside the vocabulary.
+        """
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """Loss of a batch at the inbox's parameters; raises as `loss_and_grads` does."""
+
+    def predictions(self, tokens: Int32) -> Int32:
+        """The most likely id at every position of `tokens` (B, S), each from the start: (B, S).
+
+        Raises:
+            DataError: no token, or one outside the vocabulary.
+        """
+
+    def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
+        """Logits after the last of `tokens` (B, S), as (B, V) float32, and the state to go on.
+
+        `tokens` follow `state`; None is the start. A given state stays valid.
+
+        Raises:
+            DataError: no token, or one outside the vocabulary.
+        """
+
+    def stack_states(self, states: Sequence[State]) -> State:
+        """The states of several batches as one of all their rows, in their order."""
+
+    def take_state(self, state: State, rows: Sequence[int]) -> State:
+        """The state of some rows of a batch, in the order of `rows`."""
+
+    def close(self) -> None:
+        """Drop every reference to the inbox."""
+
+
+def embedding_rows(tokens: Int32, grad: Float32) -> Rows:
+    """The embedding's gradient from that of the embedded tokens.
+
+    Args:
+        tokens: (B, S) rows that were looked up.
+        grad: (B, S, d) gradient of what was found there.
+
+    Returns:
+        The gradient of each row that occurs, once, ascending.
+    """
+    return Rows(tokens.reshape(-1), grad.reshape(-1, grad.shape[-1])).coalesced()

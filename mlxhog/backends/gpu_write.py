@@ -1,0 +1,146 @@
+"""Who adds a run's steps to the parameters, and how: what `gpu_write` and `write` mean here.
+
+    gpu_write        steps of a GPU worker      steps of a CPU worker        write mode
+    cpu              native kernel              native kernel                write
+    metal            Metal kernel, in place     native compare-and-swap      cas
+    metal-emulated   Metal source on the CPU    the same                     cas
+
+Beside a GPU that writes, locks protect nothing, so every CPU writer uses compare-and-swap. That the
+two are atomic to each other is nowhere promised: `mlxhog doctor` counts lost updates on this
+machine, and without its verdict `metal` and live reads of a GPU are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlxhog.config.config import TrainConfig
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.machine import verdicts
+from mlxhog.machine.verdicts import GPU_ENGINES, Verdicts
+from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec
+from mlxhog.report.metrics import EMULATED
+
+
+@dataclass(frozen=True)
+class Writers:
+    """How steps are added in a run.
+
+    Attributes:
+        gpu_write: cpu, metal or metal-emulated.
+        write: the arena's write mode.
+        notes: what was chosen for the user, and why.
+    """
+
+    gpu_write: str
+    write: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def emulated(self) -> bool:
+        """Whether Metal source runs on the CPU: a test of the source, never of a GPU."""
+        return self.gpu_write == EMULATED
+
+    def engine(self, backend: str) -> str | None:
+        """The Metal engine through which a worker adds its steps, or None: native code adds them.
+
+        Args:
+            backend: the worker's, such as "mlx:gpu".
+        """
+        if self.emulated:
+            return "emulated:mlx" if backend.startswith("mlx") else "emulated:mps"
+        return GPU_ENGINES.get(backend) if self.gpu_write == "metal" else None
+
+
+def resolve(config: TrainConfig, workers: Sequence[WorkerSpec]) -> Writers:
+    """Return who adds the steps of these workers on this machine.
+
+    Raises:
+        ConfigError: Metal kernels were asked for in a run without a GPU worker.
+        EnvironmentLacks: doctor's verdict on this machine does not allow what was asked for.
+    """
+    backends = [worker.backend for worker in workers]
+    _check_live_reads(config, backends)
+    if config.gpu_write == "metal":
+        _check_metal(config, backends)
+        return Writers("metal", "cas")
+    if config.gpu_write == EMULATED:
+        return Writers(EMULATED, "cas")
+    if config.gpu_write == "auto":
+        refusal = _why_not_auto(config, backends)
+        if refusal is None:
+            return Writers("metal", "cas", ("gpu_write auto: metal, no update was lost here",))
+        note = f"gpu_write auto: cpu, because {refusal}"
+        return Writers("cpu", _cpu_mode(config), (note,))
+    return Writers("cpu", _cpu_mode(config))
+
+
+def _cpu_mode(config: TrainConfig) -> str:
+    return "lossless" if config.write == "auto" else config.write
+
+
+def _check_metal(config: TrainConfig, backends: Sequence[str]) -> None:
+    if not set(backends) & set(GPU_BACKENDS):
+        raise ConfigError(
+            f"gpu_write=metal needs a GPU worker, workers are {', '.join(backends)}; add mlx:gpu, "
+            f"or use gpu_write={EMULATED} to run the Metal source on the CPU"
+        )
+    refusal = doctors_refusal(backends)
+    if refusal is not None and not config.force:
+        raise EnvironmentLacks(
+            f"gpu_write=metal is not known to be safe here: {refusal}; "
+            "use --gpu-write auto (now cpu), run mlxhog doctor, or insist with --force"
+        )
+
+
+def doctors_refusal(backends: Sequence[str], found: Verdicts | None = None) -> str | None:
+    """Why this machine may not let its GPU write; None where kernels are right and lose nothing.
+
+    Args:
+        backends: of all workers, once per worker.
+        found: what doctor found; None is the record of this machine.
+    """
+    record = verdicts.load() if found is None else found
+    engines = sorted({GPU_ENGINES[backend] for backend in backends if backend in GPU_ENGINES})
+    for verdict in (record.gpu_write(backends), *map(record.kernels, engines)):
+        if not verdict.ok:
+            return verdict.reason
+    return None
+
+
+def why_not_metal(backends: Sequence[str], found: Verdicts | None = None) -> str | None:
+    """Why `auto` lets the CPU add the steps of GPU workers; None where the GPU may.
+
+    Args:
+        backends: of all workers, once per worker.
+        found: see `doctors_refusal`.
+    """
+    on_gpu = set(backends) & set(GPU_BACKENDS)
+    if not on_gpu:
+        return "no worker of this run uses a GPU"
+    if set(backends) - on_gpu:
+        return "CPU workers add to the same parameters"
+    return doctors_refusal(backends, found)
+
+
+def _why_not_auto(config: TrainConfig, backends: Sequence[str]) -> str | None:
+    if config.strategy == "avg_runs":
+        return "every worker of avg_runs has parameters of its own, and the CPU adds to them"
+    asked = config.write not in ("auto", "cas") and set(backends) & set(GPU_BACKENDS)
+    if asked:
+        return f"write={config.write} was asked for, and a GPU that writes needs cas"
+    return why_not_metal(backends)
+
+
+def _check_live_reads(config: TrainConfig, backends: Sequence[str]) -> None:
+    """Refuse GPU reads of memory that others write, unless doctor found them whole and fresh."""
+    if config.read != "live" or config.force:
+        return
+    for backend in sorted(set(backends) & set(GPU_BACKENDS)):
+        verdict = verdicts.load().live_read(backend)
+        if not verdict.ok:
+            raise EnvironmentLacks(
+                f"read=live of {backend} is not known to be safe here: {verdict.reason}; "
+                "use --read snapshot, run mlxhog doctor, or insist with --force"
+            )

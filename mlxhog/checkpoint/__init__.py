@@ -1,0 +1,1 @@
+"""Run folders and checkpoints: what is in them, how they are written and read."""

@@ -1,0 +1,340 @@
+"""Checkpoints: everything that training needs to go on, whole or absent.
+
+    checkpoints/step-00001000/
+      model.safetensors       parameters under transformers' names, float32
+      config.json             the architecture; AutoModelForCausalLM.from_pretrained reads both
+      tokenizer.json, tokenizer_config.json
+      optimizer.safetensors   moments
+      state.json              step, position in the data, and the size and digest of each file
+    checkpoints/latest        the name of the newest; replaced last
+
+A checkpoint is written under a `.part` name, flushed and renamed; only then does `latest` move, and
+only then do older ones go. A process killed anywhere in between leaves the previous one whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.checkpoint import formats, manifest
+from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint.formats import config_files, ours, weights
+from mlxhog.checkpoint.run import Run
+from mlxhog.config import limits
+from mlxhog.data import tokenizers
+from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.errors import CheckpointError, ConfigError, RunError
+from mlxhog.files import mapped, plain_json, tensors
+from mlxhog.files.durable import (
+    disk_errors,
+    remove,
+    replace_file,
+    require_space,
+    sync,
+    write_synced,
+)
+from mlxhog.models import families
+from mlxhog.models.xlstm_large.config import NO_EFFECT
+
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+CONFIG = "config.json"
+_LATEST = "latest"
+
+NOT_ARCHITECTURE = NO_EFFECT - {"model_type"} | {"chunk_size", "bos_token_id"}
+"""Fields of config.json that change no parameter and no equation."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Attributes:
+        path: its directory.
+        step: updates applied when it was saved.
+        params: name -> float32, read-only views of a mapping of the file.
+        config: the fields of config.json.
+        optimizer: name -> array, read-only views of a mapping of the file.
+        state: what the trainer gave to `save`.
+        tokenizer: what made the training tokens.
+    """
+
+    path: Path
+    step: int
+    params: dict[str, NDArray[np.float32]]
+    config: dict[str, Any]
+    optimizer: dict[str, NDArray[Any]]
+    state: dict[str, Any]
+    tokenizer: Tokenizer
+
+
+def save(
+    run: Run,
+    *,
+    step: int,
+    params: Mapping[str, NDArray[np.float32]],
+    model_config: Mapping[str, Any],
+    optimizer: Mapping[str, NDArray[Any]],
+    state: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    keep_last: int = 3,
+) -> Path:
+    """Save a checkpoint, then drop all but the last few.
+
+    Args:
+        run: the run; the caller holds its lock.
+        step: updates applied so far; the checkpoint's name.
+        params: name -> float32 array. Nobody writes them meanwhile: pass a snapshot.
+        model_config: the fields of the architecture, as `families.read` takes them.
+        optimizer: name -> array.
+        state: anything else, as JSON can hold it.
+        tokenizer: copied into the checkpoint.
+        keep_last: how many checkpoints remain, at least 1.
+
+    Returns:
+        The checkpoint's directory.
+
+    Raises:
+        CheckpointError: a parameter is not float32 or not finite; nothing has been written.
+        EnvironmentLacks: the disk is too small or became full, or the system refuses; earlier
+            checkpoints are whole.
+        ConfigError: `keep_last` is below 1.
+    """
+    if keep_last < 1:
+        raise ConfigError(f"keep_last is {keep_last}, expected at least 1")
+    _check_savable(params)
+    model = families.read(model_config)
+    final = run.checkpoints / f"step-{step:08d}"
+    part = final.with_name(final.name + ".part")
+    n_bytes = sum(array.nbytes for array in (*params.values(), *optimizer.values()))
+    try:
+        with disk_errors(f"saving checkpoint {final.name}"):
+            _clear_remains(run.checkpoints)
+            require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
+            part.mkdir()
+            for _ in tensors.write_entries(part / MODEL, ours.entries(model, params)):
+                pass
+            tensors.write(part / OPTIMIZER, optimizer)
+            config = ours.config_json(model, dtype=np.dtype(np.float32)) | _labels(tokenizer)
+            write_synced(part / CONFIG, plain_json.dumps(config, indent=1))
+            for name, content in tokenizer.files().items():
+                write_synced(part / name, content)
+            manifest.write(part, step, state)
+            sync(part)
+            _publish(part, final)
+    finally:
+        remove(part)
+    with disk_errors(f"writing {run.checkpoints / _LATEST}"):
+        replace_file(run.checkpoints / _LATEST, f"{final.name}\n".encode())
+    for old in manifest.by_age(run.checkpoints)[:-keep_last]:
+        if old != final:
+            remove(old)
+    return final
+
+
+def load(path: Path, *, verify: bool = True) -> Checkpoint:
+    """Load a checkpoint that training can go on from.
+
+    Args:
+        path: its directory.
+        verify: compare the tensor files with their digests and look for numbers that are not
+            finite; both read the whole files.
+
+    Raises:
+        CheckpointError: it is missing, foreign, incomplete or damaged; a tensor is missing,
+            superfluous, misshapen or not finite. The message names the file or the tensor.
+        DataError: its tokenizer is damaged.
+        EnvironmentLacks: its tokenizer needs a package that is not installed.
+
+    Concurrency: safe while a run goes on saving, as long as it keeps this checkpoint.
+    """
+    record = manifest.read(path)
+    manifest.verify(path, record, digests=verify)
+    params = dict(formats.open(path, verify=False).tensors)
+    optimizer = tensors.read(path / OPTIMIZER)
+    if verify:
+        for name, array in (*params.items(), *optimizer.items()):
+            if not mapped.is_finite(array):
+                raise manifest.damaged(path, f"{name} holds numbers that are not finite")
+    return Checkpoint(
+        path=path,
+        step=record["step"],
+        params=params,
+        config=config_files.read(path / CONFIG),
+        optimizer=optimizer,
+        state=record["state"],
+        tokenizer=tokenizers.load(path),
+    )
+
+
+def locate(spec: str, root: Path) -> Path:
+    """Return the checkpoint that `spec` names, of any format, or the latest of a run.
+
+    Args:
+        spec: the path of a directory or file that holds tensors; else a run.
+        root: the folder of runs.
+
+    Raises:
+        RunError: there is no such run.
+        CheckpointError: the run has no checkpoint yet, or the system does not let us look there.
+    """
+    path = Path(spec).expanduser()
+    try:
+        if weights.candidates(path):
+            return path.absolute()
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot look at {path}: {error.strerror or error}; name another path, or make that "
+            "one readable"
+        ) from error
+    try:
+        run = runs.find(spec, root)
+    except RunError as error:
+        if path.is_dir():
+            raise CheckpointError(
+                f"{path} is neither a checkpoint nor a run directory: a checkpoint holds tensors "
+                "(model.safetensors, an index and its shards, or a torch file) and a config.json "
+                "or config.yaml, a run holds a run.json; name one of these"
+            ) from error
+        raise
+    return latest(run)
+
+
+def resumable(spec: str, root: Path) -> tuple[Run, Path]:
+    """Return the run that `--resume` names, and the checkpoint it goes on from.
+
+    Args:
+        spec: a run, which goes on from its newest checkpoint, or the path of one of a run's
+            checkpoints.
+        root: the folder of runs.
+
+    Raises:
+        RunError: there is no such run.
+        CheckpointError: the run has no checkpoint yet.
+    """
+    if (run := runs.run_of(Path(spec))) is not None:
+        return run, Path(spec).expanduser().absolute()
+    run = runs.find(spec, root)
+    return run, latest(run)
+
+
+def latest(run: Run) -> Path:
+    """Return the newest checkpoint of a run: the one `latest` names.
+
+    Raises:
+        CheckpointError: there is none yet, or the named one is damaged; never another instead.
+    """
+    try:
+        name = limits.read_text(run.checkpoints / _LATEST, 4096).strip()
+        plain = name.isprintable() and len(name) <= 100 and name not in (".", "..")
+        if name and not (plain and Path(name).name == name):
+            raise ValueError("it names no directory")
+    except OSError:
+        name = ""
+    except ValueError as error:
+        whole = manifest.by_age(run.checkpoints)
+        way_out = f"use {whole[-1]}" if whole else f"there is none in {run.checkpoints}"
+        raise CheckpointError(
+            f"{run.checkpoints / _LATEST} has to hold the name of a checkpoint: {error}; {way_out}"
+        ) from error
+    # Killed between two renames, a replaced checkpoint stands under its `.old` name.
+    for candidate in (name, f"{name}.old"):
+        if name and (run.checkpoints / candidate / manifest.NAME).is_file():
+            return run.checkpoints / candidate
+    if name:
+        raise manifest.damaged(run.checkpoints / name, f"{manifest.NAME} is missing")
+    if found := manifest.by_age(run.checkpoints):
+        return found[-1]
+    raise CheckpointError(
+        f"the run {run.directory} has no checkpoint yet; wait for one while it runs, or begin "
+        f"again with mlxhog train --config {run.config_path}"
+    )
+
+
+def check_architecture(checkpoint: Checkpoint, model_config: Mapping[str, Any]) -> None:
+    """Compare the architecture of a checkpoint with the one that training would go on with.
+
+    Raises:
+        CheckpointError: they differ; every differing field is named with both values.
+    """
+    saved = {k: v for k, v in checkpoint.config.items() if k not in NOT_ARCHITECTURE}
+    wanted = json.loads(plain_json.dumps(model_config))
+    differences = [
+        _difference(field, saved.get(field), value)
+        for field, value in sorted(wanted.items())
+        if field not in NOT_ARCHITECTURE and saved.get(field) != value
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{checkpoint.path} holds another architecture: {'; '.join(differences)}; "
+            "resume with the model it was trained with, or start a new run"
+        )
+
+
+def _difference(field: str, there: object, here: object) -> str:
+    """Say what differs; of two lists of layers, where they first do."""
+    if isinstance(there, list) and isinstance(here, list) and field == "layers":
+        if len(there) != len(here):
+            return f"{field} has {len(there)} items there and {len(here)} here"
+        at = next(k for k in range(len(here)) if there[k] != here[k])
+        field, there, here = f"{field}[{at}]", there[at], here[at]
+    return f"{field} is {there!r} there and {here!r} here"
+
+
+def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+    """Compare the tokenizer of a checkpoint with the one that made the data.
+
+    Raises:
+        CheckpointError: they differ; both digests are shown.
+    """
+    saved = checkpoint.tokenizer
+    if (saved.sha256, saved.bos) != (tokenizer.sha256, tokenizer.bos):
+        raise CheckpointError(
+            f"{checkpoint.path} was trained with tokenizer {saved.name} {saved.sha256}, "
+            f"the data has {tokenizer.name} {tokenizer.sha256}; use the same tokenizer"
+        )
+
+
+def _check_savable(params: Mapping[str, NDArray[np.float32]]) -> None:
+    for name, array in params.items():
+        if array.dtype != np.float32:
+            raise CheckpointError(f"{name} is {array.dtype}, expected float32; nothing was saved")
+        if not mapped.is_finite_in_place(array):
+            raise CheckpointError(
+                f"{name} holds numbers that are not finite; nothing was saved, "
+                "the previous checkpoint stands"
+            )
+
+
+def _labels(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The token ids of config.json: a document ends where the next one starts, so BOS ends it."""
+    return dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.bos)
+
+
+def _publish(part: Path, final: Path) -> None:
+    """Give a whole checkpoint its name; one of the same step makes room, and then goes."""
+    old = final.with_name(final.name + ".old")
+    if final.exists():
+        os.replace(final, old)
+    os.replace(part, final)
+    sync(final.parent)
+    remove(old)
+
+
+def _clear_remains(checkpoints: Path) -> None:
+    """Remove what killed processes left; an `.old` without its successor is the one that counts."""
+    for part in checkpoints.glob("*.part"):
+        remove(part)
+    for old in checkpoints.glob("step-*.old"):
+        if old.with_suffix("").exists():
+            remove(old)
+        else:
+            os.replace(old, old.with_suffix(""))

@@ -1,0 +1,146 @@
+"""From any format to any other that has the model: no element changes but by the type asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint.formats import hf, ours, saving, xlstm_package
+from mlxhog.checkpoint.formats.opening import Opened
+from mlxhog.checkpoint.formats.saving import Tell
+from mlxhog.errors import ConfigError
+from mlxhog.files import mapped, plain_json, small_files
+from mlxhog.files.tensors import Entry
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+
+DTYPES = {dtype.name: dtype for dtype in mapped.FLOATS}
+SHARD_BYTES = 5 * 10**9
+
+_TRAVELS = (
+    "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json "
+    "merges.txt tokenizer.model chat_template.jinja chat_template.json generation_config.json"
+).split()
+"""Files that go along unchanged."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a checkpoint is to be written.
+
+    Attributes:
+        to: "hf", "xlstm" or "mlxhog".
+        dtype: of the weights; None keeps each one's.
+        shard_bytes: tensors of one file.
+        fused: stack matrices that share their input (xlstm package, xLSTM Large).
+        slstm: layout of sLSTM cells (xlstm package, v1), "vanilla" or "cuda".
+    """
+
+    to: str
+    dtype: str | None = None
+    shard_bytes: int = SHARD_BYTES
+    fused: bool = False
+    slstm: str = "vanilla"
+
+
+def convert(
+    source: Opened,
+    target: Path,
+    wanted: Wanted,
+    *,
+    force: bool = False,
+    tell: Tell = lambda name, done, total: None,
+) -> dict[str, int]:
+    """Write a checkpoint in another format, tensor by tensor; memory stays flat.
+
+    Args:
+        source: the checkpoint.
+        target: the directory to make.
+        wanted: how.
+        force: replace a checkpoint that is there.
+        tell: progress.
+
+    Returns:
+        Name of each tensor file -> its bytes.
+
+    Raises:
+        ConfigError: the format has no such model, or `target` is in the way.
+        CheckpointError: tensors hold numbers that are not finite, or too large for the type; a
+            file that goes along is too large, or a link out of the checkpoint.
+        EnvironmentLacks: the disk is too small or became full; nothing is left.
+    """
+    entries, others = _planned(source, wanted)
+    saving.check_target(target, force=force)
+    files = _named(saving.shards(entries, wanted.shard_bytes), wanted.to)
+    if wanted.to != "xlstm" and len(files) > 1:
+        others["model.safetensors.index.json"] = saving.index(files)
+    for name in _TRAVELS:
+        if (source.folder / name).is_file():
+            others[name] = small_files.read(source.folder / name)
+    saving.write(
+        target,
+        files,
+        others,
+        source=source.path,
+        finish=_with_manifest if wanted.to == "mlxhog" else lambda part: None,
+        tell=tell,
+    )
+    return {name: (target / name).stat().st_size for name in files}
+
+
+def _planned(source: Opened, wanted: Wanted) -> tuple[dict[str, Entry], dict[str, bytes]]:
+    """Return the tensors and the config files of the new checkpoint."""
+    model, tensors = source.config, source.tensors
+    large = isinstance(model, XLSTMLargeConfig)
+    if wanted.fused and not (wanted.to == "xlstm" and large):
+        raise ConfigError("--fused is for xLSTM Large with --to xlstm; leave it out")
+    if wanted.slstm != "vanilla" and (wanted.to != "xlstm" or large):
+        raise ConfigError(f"--slstm {wanted.slstm} is for v1 models with --to xlstm; leave it out")
+    # transformers and we name the same kernels; those of the package may need another machine.
+    portable = (source.format == "xlstm") != (wanted.to == "xlstm")
+    if wanted.to == "xlstm":
+        how: dict[str, Any] = {"fused": wanted.fused, "slstm": wanted.slstm}
+        entries = _cast(xlstm_package.entries(model, tensors, **how), wanted)
+        inside, beside = xlstm_package.configs(model, portable=portable, **how)
+        text = yaml.safe_dump(json.loads(plain_json.dumps(inside)), sort_keys=False)
+        rest = {"config.json": plain_json.dumps(beside, indent=1)} if beside else {}
+        return entries, {"config.yaml": text.encode(), **rest}
+    if wanted.to == "hf":
+        checked = hf.refuse(model, tensors)
+        entries = _cast(hf.entries(model, tensors), wanted)
+        fields = hf.config_json(checked, dtype=_dtype(entries), portable=portable)
+    else:
+        entries = _cast(ours.entries(model, tensors), wanted)
+        fields = ours.config_json(model, dtype=_dtype(entries), portable=portable)
+    return entries, {"config.json": plain_json.dumps(fields, indent=1)}
+
+
+def _cast(entries: Mapping[str, Entry], wanted: Wanted) -> dict[str, Entry]:
+    if wanted.dtype is None:
+        return dict(entries)
+    return {name: replace(entry, dtype=DTYPES[wanted.dtype]) for name, entry in entries.items()}
+
+
+def _dtype(entries: Mapping[str, Entry]) -> np.dtype[Any]:
+    """The type of a model's tensors; float32 where they have several."""
+    found = {entry.dtype for entry in entries.values()}
+    return found.pop() if len(found) == 1 else np.dtype(np.float32)
+
+
+def _named(files: list[dict[str, Entry]], to: str) -> dict[str, dict[str, Entry]]:
+    """Name tensor files as the format's own readers expect them."""
+    if len(files) == 1:
+        return {"model.safetensors": files[0]}
+    if to == "xlstm":
+        return {f"model_{k}.safetensors": file for k, file in enumerate(files)}
+    return {f"model-{k:05}-of-{len(files):05}.safetensors": file for k, file in enumerate(files, 1)}
+
+
+def _with_manifest(part: Path) -> None:
+    manifest.write(part, step=0, state={})

@@ -1,0 +1,158 @@
+"""Open a checkpoint of transformers, of the xlstm package or of ours; its content says which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint.formats import config_files, foreign, names, weights
+from mlxhog.checkpoint.formats.check import check, refuse_not_finite
+from mlxhog.data import tokenizers
+from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.errors import ConfigError
+from mlxhog.files import mapped
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
+
+TITLES = {
+    "hf": "a directory of transformers",
+    "xlstm": "a state dict of the xlstm package",
+    "mlxhog": "a checkpoint of mlxhog",
+}
+"""Name of a format -> what it is."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint whose files have been found and whose tensors fit its model.
+
+    Attributes:
+        path: what was opened.
+        folder: the directory of its files.
+        format: a key of `TITLES`.
+        config: the model.
+        tensors: our name -> read-only view of a mapped file, of one of `mapped.FLOATS`. Nothing is
+            read before it is looked at; whether the numbers are finite is `copy_into`'s to say.
+    """
+
+    path: Path
+    folder: Path
+    format: str
+    config: ModelConfig
+    tensors: Mapping[str, NDArray[Any]] = field(repr=False)
+
+    def tokenizer(self) -> Tokenizer | None:
+        """Return the tokenizer in the directory; None where there is no tokenizer.json.
+
+        Its start token is the one that a file of the tokenizer names, else the config's.
+
+        Raises:
+            DataError: it is damaged.
+            EnvironmentLacks: it needs a package that is not installed.
+        """
+        if not (self.folder / "tokenizer.json").is_file():
+            return None
+        return tokenizers.load(self.folder, self.config.bos_token_id)
+
+    def copy_into(self, out: Mapping[str, NDArray[Any]]) -> None:
+        """Fill arrays with the tensors, converted to their types; little memory beside `out`.
+
+        Args:
+            out: our name -> C-contiguous array of the tensor's shape, for every tensor.
+
+        Raises:
+            CheckpointError: some are not finite; they are named.
+        """
+        refuse_not_finite(
+            [name for name, tensor in self.tensors.items() if not mapped.copy(tensor, out[name])],
+            self.path,
+        )
+
+
+def open_checkpoint(
+    path: Path | str, config: Path | str | None = None, *, verify: bool = True
+) -> Opened:
+    """Open a checkpoint, whoever wrote it; of the numbers only ours are read, for their digest.
+
+    Args:
+        path: a directory, or a file of tensors with its config beside it.
+        config: the config, where it lies elsewhere.
+        verify: compare the tensors of a checkpoint of ours with the digests in its manifest, which
+            reads them once, about 1.3 GB/s; what is not opened here, such as moments, is not read.
+            A file that the user names alone has no manifest.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it is damaged, of another family of models, or its
+            tensors are not those of its config.
+        ConfigError: the config is missing a field, or its fields contradict each other.
+        EnvironmentLacks: a torch file, and torch is not installed.
+    """
+    path = Path(path).expanduser()
+    file = weights.find(path)
+    folder = file.parent
+    ours = path.is_dir() and (path / manifest.NAME).is_file()
+    if ours:
+        record = manifest.read(path)
+        manifest.verify(path, record, digests=False)
+    elsewhere = None if config is None else Path(config)
+    fields = config_files.find(folder) if elsewhere is None else config_files.read(elsewhere)
+    arrays = foreign.unwrapped(weights.read(file))
+    package = foreign.package(arrays, fields.get("model_type"), path)
+    model = config_files.model_of(fields, package, path, elsewhere)
+    tensors = _without_copies(names.to_ours(arrays, model), model, path)
+    if package == "hf":
+        _check_final_norm(tensors, model, path)
+    check(
+        tensors,
+        {name: spec.shape for name, spec in families.param_spec(model).items()},
+        path,
+        hints={families.of(model).head: "; if the embedding is the head, say so in the config"},
+    )
+    if ours and verify:  # not before: what fits no model is not worth the time of reading it
+        manifest.verify_digests(path, record, [part.name for part in weights.parts(file)])
+    kind = "mlxhog" if ours or package == "mad" else "hf" if package == "hf" else "xlstm"
+    return Opened(path.absolute(), folder.absolute(), kind, model, tensors)
+
+
+def _without_copies(
+    tensors: dict[str, NDArray[Any]], model: ModelConfig, path: Path
+) -> dict[str, NDArray[Any]]:
+    """Drop the head of a model with tied embeddings, where a file holds both.
+
+    Raises:
+        ConfigError: the two differ.
+    """
+    head, embedding = families.of(model).head, families.embedding(model)
+    if not model.tie_word_embeddings or head not in tensors or embedding not in tensors:
+        return tensors
+    copy = tensors.pop(head)
+    if copy.shape != tensors[embedding].shape or not np.array_equal(
+        copy.view(np.uint8), tensors[embedding].view(np.uint8)
+    ):
+        raise ConfigError(
+            f"{path}: the config ties the embedding and the head, and {head} is another matrix "
+            f"than {embedding}; set tie_word_embeddings (of v1: tie_weights) to false"
+        )
+    return tensors
+
+
+def _check_final_norm(tensors: Mapping[str, Any], model: ModelConfig, path: Path) -> None:
+    """Refuse a final norm that the config denies: transformers applies it whatever that says.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    name = f"{OUT_NORM}.weight"
+    if isinstance(model, XLSTMLargeConfig) and not model.add_out_norm and name in tensors:
+        raise ConfigError(
+            f"{path}: add_out_norm is false, and the file holds {name}, which transformers applies "
+            "all the same; set add_out_norm to true to compute what it computes, or remove the "
+            "tensor"
+        )

@@ -1,0 +1,207 @@
+"""Write a checkpoint's directory: whole or absent, whatever dies and however full the disk is.
+
+Everything goes into a directory beside the target, under a `.part` name of this process; when it
+is whole and on the disk, it gets the target's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from mlxhog.checkpoint.formats import weights
+from mlxhog.checkpoint.formats.check import listed
+from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
+from mlxhog.files import mapped, plain_json
+from mlxhog.files.durable import full_disk, require_space, sync, write_synced
+from mlxhog.files.tensors import Entry, write_entries
+
+_REPLACED = {*weights.ENDINGS, ".json", ".yaml", ".yml", ".jinja", ".model"}
+"""Endings of the files that make up a checkpoint, whoever wrote it."""
+
+Tell = Callable[[str, int, int], None]
+"""Told (tensor, bytes written, bytes in all) after each tensor."""
+
+
+def shards(entries: Mapping[str, Entry], limit: int) -> list[dict[str, Entry]]:
+    """Distribute tensors in their order over files of at most `limit` bytes of tensors each.
+
+    A tensor that is larger has a file of its own.
+    """
+    files: list[dict[str, Entry]] = [{}]
+    held = 0
+    for name, entry in entries.items():
+        if held and held + entry.nbytes > limit:
+            files.append({})
+            held = 0
+        files[-1][name] = entry
+        held += entry.nbytes
+    return files
+
+
+def check_target(target: Path, *, force: bool) -> None:
+    """Refuse to write where something is that nobody asked to replace.
+
+    What a killed process left beside the target is removed, or put back where it stood.
+
+    Raises:
+        ConfigError: `target` exists, and `force` is not given, it is no checkpoint, or it holds
+            other things, which would be gone; or a file stands where its parent should.
+        EnvironmentLacks: the system does not let us look at it, or clear it.
+    """
+    with _refused_by_system(target):
+        _check_target(target, force=force)
+
+
+def _check_target(target: Path, *, force: bool) -> None:
+    _check_parents(target.absolute())
+    _clear_remains(target.absolute())
+    if not (target.exists() or target.is_symlink()):
+        return
+    empty = target.is_dir() and not any(target.iterdir())
+    if empty:
+        return
+    if not force:
+        raise ConfigError(f"{target} exists; choose another name, or replace it with --force")
+    if not target.is_dir() or target.is_symlink() or not weights.candidates(target):
+        raise ConfigError(f"{target} exists and is no checkpoint's directory; choose another name")
+    if others := sorted(entry.name for entry in target.iterdir() if not _replaceable(entry)):
+        raise ConfigError(
+            f"{target} holds {listed(others)}, which --force would delete with the checkpoint; "
+            "choose another name, or move them away"
+        )
+
+
+def write(
+    target: Path,
+    files: Mapping[str, Mapping[str, Entry]],
+    others: Mapping[str, bytes],
+    *,
+    source: Path,
+    finish: Callable[[Path], None] = lambda part: None,
+    tell: Tell = lambda name, done, total: None,
+) -> None:
+    """Write a checkpoint's directory; `check_target` has agreed to it.
+
+    Args:
+        target: its path; parents are made, and removed again where it comes to nothing.
+        files: name of a safetensors file -> its tensors.
+        others: name of another file -> its content.
+        source: where the tensors come from, for messages.
+        finish: called with the directory when all files are written, to add one more.
+        tell: progress.
+
+    Raises:
+        CheckpointError: tensors hold numbers that are not finite; nothing is left.
+        EnvironmentLacks: the disk is too small or became full, or the system refuses to write
+            there; nothing is left.
+    """
+    target = target.absolute()
+    total = sum(entry.nbytes for tensors in files.values() for entry in tensors.values())
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    missing = [parent for parent in target.parents if not parent.exists()]
+    try:
+        with _refused_by_system(target), full_disk(f"writing {target}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            require_space(target.parent, total, f"checkpoint {target.name}")
+            part.mkdir()
+            done = 0
+            for name, tensors in files.items():
+                for tensor, finite in write_entries(part / name, tensors):
+                    if not finite:
+                        raise CheckpointError(_not_finite(tensor, tensors[tensor], source))
+                    done += tensors[tensor].nbytes
+                    tell(tensor, done, total)
+            for name, content in others.items():
+                write_synced(part / name, content)
+            finish(part)
+            sync(part)
+            _publish(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        for parent in missing:  # the innermost first; one that holds something stays
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+
+def index(files: Mapping[str, Mapping[str, Entry]]) -> bytes:
+    """Return the index that names the shard of every tensor, as transformers writes it."""
+    total = sum(entry.nbytes for tensors in files.values() for entry in tensors.values())
+    weight_map = {tensor: name for name, tensors in files.items() for tensor in tensors}
+    content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    return plain_json.dumps(content, indent=2)
+
+
+def _not_finite(name: str, entry: Entry, source: Path) -> str:
+    """Say whether a tensor is damaged where it comes from, or too large for the new type."""
+    if all(mapped.is_finite(part) for part in entry.parts):
+        return (
+            f"{name} of {source} holds numbers too large for {entry.dtype.name}; --dtype "
+            "float32 or keep holds them; nothing was written"
+        )
+    return (
+        f"{name} of {source} holds numbers that are not finite; use another checkpoint of the same "
+        "model, or copy this one again; nothing was written"
+    )
+
+
+@contextlib.contextmanager
+def _refused_by_system(target: Path) -> Iterator[None]:
+    """Turn what the system refuses, such as a permission, into `EnvironmentLacks`."""
+    try:
+        yield
+    except OSError as error:
+        at = f" at {error.filename}" if error.filename else ""
+        raise EnvironmentLacks(
+            f"cannot write {target}: {error.strerror or error}{at}; choose another place, or make "
+            "that one writable"
+        ) from error
+
+
+def _check_parents(target: Path) -> None:
+    """Refuse a target inside something that is no directory."""
+    for parent in target.parents:
+        if parent.is_dir():
+            return
+        if parent.exists() or parent.is_symlink():
+            raise ConfigError(f"{target}: {parent} is no directory; choose another name")
+
+
+def _replaceable(entry: Path) -> bool:
+    """Say whether a directory's entry is a file of a checkpoint, by the ending of its name."""
+    return entry.is_file() and entry.suffix in _REPLACED
+
+
+def _publish(part: Path, target: Path) -> None:
+    """Give a whole directory its name; what stood there makes room, and then goes."""
+    old = target.with_name(f"{target.name}.{os.getpid()}.old")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(part, target)
+    sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_remains(target: Path) -> None:
+    """Remove what killed processes left; an `.old` without its successor is the one that counts."""
+    for left in target.parent.glob(f"{target.name}.*.*"):
+        pid, _, kind = left.name.removeprefix(f"{target.name}.").partition(".")
+        if kind not in ("part", "old") or not pid.isdigit() or _alive(int(pid)):
+            continue
+        if kind == "old" and not target.exists():
+            os.replace(left, target)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

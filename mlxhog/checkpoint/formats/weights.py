@@ -1,0 +1,190 @@
+"""The files that hold a checkpoint's tensors: one or several, safetensors or torch.
+
+A directory is searched in this order, as transformers and the xlstm package do:
+
+    model.safetensors
+    model.safetensors.index.json     names the shard of every tensor
+    model_0.safetensors, ...         the xlstm package's shards
+    pytorch_model.bin                or its .index.json
+    the only *.safetensors, *.pt, *.pth, *.ckpt or *.bin there is
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mlxhog.checkpoint.formats.check import listed
+from mlxhog.errors import CheckpointError
+from mlxhog.files import plain_json, small_files, tensors
+
+INDEX = "model.safetensors.index.json"
+_NAMED = (
+    "model.safetensors",
+    INDEX,
+    "model_0.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+LONGEST_NAME = 255  # of a file, on every disk
+ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+_NO_MODEL = ("optimizer", "training_args", "scheduler", "scaler", "rng_state")
+
+
+def candidates(path: Path) -> list[Path]:
+    """Return the files that may hold a checkpoint's tensors, the one to take first.
+
+    Args:
+        path: a directory, or the file itself.
+    """
+    if path.is_file():
+        return [path] if path.name.endswith((".index.json", *ENDINGS)) else []
+    if not path.is_dir():
+        return []
+    named = [path / name for name in _NAMED if (path / name).is_file()]
+    return named or [
+        file
+        for file in sorted(path.iterdir())
+        if file.suffix in ENDINGS and not file.name.startswith(_NO_MODEL)
+    ]
+
+
+def find(path: Path) -> Path:
+    """Return the file that holds a checkpoint's tensors, or that names the files which do.
+
+    Args:
+        path: a directory, or the file itself.
+
+    Raises:
+        CheckpointError: there is none, or there are several and none is the model's by its name.
+    """
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint {path}: there is no such file or directory")
+    found = candidates(path)
+    if path.is_file() and not found:
+        raise CheckpointError(
+            f"{path} is not a checkpoint: its name ends in none of {', '.join(ENDINGS)}; "
+            "name a checkpoint's directory or its file"
+        )
+    if not found:
+        raise CheckpointError(
+            f"{path} holds no checkpoint: no {_NAMED[0]}, {_NAMED[1]} or other file of tensors; "
+            "name a checkpoint's directory"
+        )
+    if len(found) > 1 and found[0].name not in _NAMED:
+        shown = ", ".join(file.name for file in found[:4])
+        raise CheckpointError(f"{path} holds several checkpoints: {shown}; name one of these files")
+    return found[0]
+
+
+def read(file: Path) -> dict[str, NDArray[Any]]:
+    """Return the tensors of a checkpoint as views of mappings of its files.
+
+    Args:
+        file: as `find` returns it.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or foreign, or the index disagrees with it.
+        EnvironmentLacks: a torch file, and torch is not installed.
+    """
+    if file.name.endswith(".index.json"):
+        return _indexed(file)
+    if file.name == "model_0.safetensors":
+        return _numbered(file.parent)
+    return _one(file)
+
+
+def parts(file: Path) -> list[Path]:
+    """Return the files that hold tensors, for the one that `find` returns.
+
+    Raises:
+        CheckpointError: the index is none, or a numbered shard is missing.
+    """
+    if file.name.endswith(".index.json"):
+        return [file.parent / shard for shard in sorted(set(_weight_map(file).values()))]
+    if file.name == "model_0.safetensors":
+        return _numbered_parts(file.parent)
+    return [file]
+
+
+def _one(file: Path) -> dict[str, NDArray[Any]]:
+    if file.suffix == ".safetensors":
+        return tensors.read(file)
+    tensors.refuse_lfs_pointer(file)
+    from mlxhog.checkpoint.formats.state_dict_torch import read as read_torch
+
+    return read_torch(file)
+
+
+def _indexed(index: Path) -> dict[str, NDArray[Any]]:
+    """Read the shards that an index names; it has to agree with each of them."""
+    weight_map = _weight_map(index)
+    found: dict[str, NDArray[Any]] = {}
+    faults: list[str] = []
+    for path in parts(index):
+        shard = path.name
+        if not path.is_file():
+            raise CheckpointError(
+                f"{index} names {shard}, which is missing; fetch it again from where the "
+                "checkpoint comes from"
+            )
+        held = _one(path)
+        promised = {name for name, file in weight_map.items() if file == shard}
+        faults += [f"{name} is not in {shard}" for name in sorted(promised - held.keys())]
+        faults += [
+            f"{name} is in {shard}, and the index says {weight_map.get(name, 'nothing')}"
+            for name in sorted(held.keys() - promised)
+        ]
+        found |= held
+    if faults:
+        raise CheckpointError(
+            f"{index} disagrees with its shards: {listed(faults)}; fetch the checkpoint again"
+        )
+    return found
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        weight_map = plain_json.loads(small_files.read(index))["weight_map"]
+        plain = all(
+            isinstance(file, str) and Path(file).name == file and len(file) <= LONGEST_NAME
+            for file in weight_map.values()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f'{index} is not an index of shards, {{"weight_map": {{TENSOR: FILE, ...}}}}; '
+            "fetch it again from where the checkpoint comes from"
+        ) from error
+    if not plain or not weight_map:
+        raise CheckpointError(f"{index} is not an index of shards: it names no files beside it")
+    return dict(weight_map)
+
+
+def _numbered_parts(directory: Path) -> list[Path]:
+    """Return the xlstm package's shards, numbered from 0 without a gap."""
+    numbers = sorted(
+        int(digits)
+        for file in directory.glob("model_*.safetensors")
+        if (digits := file.stem.removeprefix("model_")).isdigit()
+    )
+    for expected, number in enumerate(numbers):
+        if expected != number:
+            raise CheckpointError(
+                f"{directory} holds model_{number}.safetensors and not "
+                f"model_{expected}.safetensors; fetch it again"
+            )
+    return [directory / f"model_{number}.safetensors" for number in numbers]
+
+
+def _numbered(directory: Path) -> dict[str, NDArray[Any]]:
+    found: dict[str, NDArray[Any]] = {}
+    for path in _numbered_parts(directory):
+        held = _one(path)
+        if twice := sorted(found.keys() & held.keys()):
+            raise CheckpointError(
+                f"{directory}: {twice[0]} is in {path.name} and in an earlier one"
+            )
+        found |= held
+    return found

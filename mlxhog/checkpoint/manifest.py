@@ -1,0 +1,163 @@
+"""`state.json` of a checkpoint: what the trainer has to remember, and proof that nothing changed.
+
+It lists every other file of the directory with its size and SHA-256, and holds a digest of itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mlxhog.config.limits import shown
+from mlxhog.errors import CheckpointError
+from mlxhog.files import plain_json, small_files
+from mlxhog.files.durable import write_synced
+
+FORMAT = 1
+NAME = "state.json"
+_TENSORS = ".safetensors"
+
+
+def write(directory: Path, step: int, state: Mapping[str, Any]) -> None:
+    """Write the manifest of a directory that holds all its other files, beside older ones."""
+    earlier = [_read_order(path) for path in by_age(directory.parent)]
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)}
+        for path in sorted(directory.iterdir())
+    }
+    order = 1 + max(earlier, default=0)
+    content = {"format": FORMAT, "step": step, "order": order, "files": files, "state": state}
+    record = json.loads(plain_json.dumps(content))
+    record["sha256"] = _own_digest(record)
+    write_synced(directory / NAME, plain_json.dumps(record, indent=1))
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """Return the manifest: `step`, `state`, and `files`.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another format.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"no checkpoint {directory}: it is not a directory")
+    path = directory / NAME
+    if not path.is_file():
+        raise CheckpointError(f"{directory} is not a checkpoint of mlxhog: it holds no {NAME}")
+    try:
+        record = plain_json.loads(small_files.read(path))
+    except (OSError, ValueError) as error:
+        raise damaged(directory, f"{NAME} cannot be read: {error}") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not of format {FORMAT}; load it with its own mlxhog")
+    if record.get("sha256") != _own_digest(record):
+        raise damaged(directory, f"{NAME} does not match its digest")
+    if fault := _fault(record):
+        raise damaged(directory, f"{NAME} {fault}")
+    return record
+
+
+def verify(directory: Path, record: Mapping[str, Any], *, digests: bool) -> None:
+    """Compare the files of a directory with its manifest.
+
+    Args:
+        directory: the checkpoint.
+        record: its manifest.
+        digests: also read the large files, instead of looking at their size alone.
+
+    Raises:
+        CheckpointError: a file is missing or changed; the message says which.
+    """
+    files: dict[str, dict[str, Any]] = record["files"]
+    for name, expected in files.items():
+        path = directory / name
+        if not path.is_file():
+            raise damaged(directory, f"{name} is missing")
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            raise damaged(directory, f"{name} has {size:,} bytes, expected {expected['bytes']:,}")
+    verify_digests(directory, record, [n for n in files if digests or not n.endswith(_TENSORS)])
+
+
+def verify_digests(directory: Path, record: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Read files of a directory, and compare what they hold with its manifest.
+
+    Args:
+        directory: the checkpoint.
+        record: its manifest.
+        names: of the files.
+
+    Raises:
+        CheckpointError: one of them is not in the manifest, or has changed; the message names it.
+    """
+    files: dict[str, dict[str, Any]] = record["files"]
+    for name in names:
+        if name not in files:
+            raise damaged(directory, f"{NAME} says nothing of {name}")
+    with ThreadPoolExecutor(2) as pool:  # hashing leaves Python's lock; weights and moments at once
+        digests = list(pool.map(_digest, (directory / name for name in names)))
+    for name, digest in zip(names, digests, strict=True):
+        if digest != files[name]["sha256"]:
+            raise damaged(
+                directory, f"{name} has digest {digest}, expected {files[name]['sha256']}"
+            )
+
+
+def by_age(parent: Path) -> list[Path]:
+    """Return the checkpoints that stand whole in a directory, in the order of saving.
+
+    Each knows its place in that order: neither a clock that was set back nor a copy of the
+    directory changes it. Steps break ties, and order those of before the numbers.
+    """
+    whole = [path for path in parent.glob("step-*[0-9]") if (path / NAME).is_file()]
+    return sorted(whole, key=lambda path: (_read_order(path), path.name))
+
+
+def _read_order(checkpoint: Path) -> int:
+    """The place of a checkpoint in the order of saving, from 1; 0 where it does not say."""
+    try:
+        record = json.loads((checkpoint / NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return 0
+    order = record.get("order") if isinstance(record, dict) else None
+    return order if isinstance(order, int) else 0
+
+
+def damaged(directory: Path, what: str) -> CheckpointError:
+    """Return the error for a damaged checkpoint; it names another one where there is one."""
+    others = [path for path in by_age(directory.parent) if path.name != directory.name]
+    way_out = f"use {others[-1]} instead" if others else "there is no other one beside it"
+    return CheckpointError(f"checkpoint {directory} is damaged: {what}; {way_out}")
+
+
+def _fault(record: Mapping[str, Any]) -> str | None:
+    """What is wrong with a manifest whose digest fits: whoever computes digests may write one."""
+    step, files, state = record.get("step"), record.get("files"), record.get("state")
+    if type(step) is not int or not 0 <= step < 2**63 or not isinstance(state, dict):
+        return "names no step or state"
+    if not isinstance(files, dict):
+        return "lists no files"
+    for name, entry in files.items():
+        if name in ("", ".", "..") or Path(name).name != name or len(name) > 255:
+            return f"lists {shown(name)}, which is no name of a file beside it"
+        if not isinstance(entry, dict) or type(entry.get("bytes")) is not int:
+            return f"says no size of {shown(name)}"
+        if not isinstance(entry.get("sha256"), str):
+            return f"says no digest of {shown(name)}"
+    return None
+
+
+def _own_digest(record: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    """Return the digest of a file that belongs to a checkpoint; only tensors may be large."""
+    if not path.name.endswith(_TENSORS):
+        return hashlib.sha256(small_files.read(path)).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,318 @@
+"""A run directory: its files, its lock, its status, and finding it again.
+
+runs/<utc>-<name>/
+  lock               held while a supervisor lives; names its process
+  config.yaml        the resolved configuration
+  socket             hands the arena to later readers
+  run.json           status, pids, versions, machine; replaced by rename
+  metrics.jsonl      one line per interval; a torn last line is ignored
+  checkpoints/       see `checkpoint`
+  samples.txt        text sampled on the way
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from mlxhog.config import limits
+from mlxhog.config.options import did_you_mean
+from mlxhog.errors import RunError
+from mlxhog.files import file_lock, plain_json
+from mlxhog.files.durable import disk_errors, end_of_last_line, replace_file
+
+_STATUS = "run.json"
+DAMAGED = "damaged"
+"""Status of a run whose `run.json` cannot be read."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory.
+
+    Attributes:
+        directory: absolute path of the directory, mode 0700.
+    """
+
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        """The directory's name, `<utc>-<name>`."""
+        return self.directory.name
+
+    @property
+    def config_path(self) -> Path:
+        """Where the resolved configuration is kept."""
+        return self.directory / "config.yaml"
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where metrics are appended."""
+        return self.directory / "metrics.jsonl"
+
+    @property
+    def samples_path(self) -> Path:
+        """Where sampled text is appended."""
+        return self.directory / "samples.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are kept."""
+        return self.directory / "checkpoints"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold this run alone; the kernel frees the lock when the holder dies, however it dies.
+
+        Raises:
+            RunError: another process holds the run; the message names its pid.
+        """
+        with self._open_lock("a+") as file:
+            try:
+                with disk_errors(f"locking {self.directory}"):
+                    file_lock.take(file)
+            except file_lock.Held as error:
+                raise RunError(
+                    f"the run {self.directory} is in use by process {error.holder}; "
+                    "wait for it, stop it, or start another run"
+                ) from error
+            yield
+
+    def is_locked(self) -> bool:
+        """Return whether a supervisor holds this run now."""
+        if not (self.directory / "lock").exists():
+            return False
+        with self._open_lock("r") as file:
+            return file_lock.is_held(file)
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Replace `run.json`, keeping the time of creation.
+
+        Raises:
+            EnvironmentLacks: the disk is full, or the system refuses; the old status stands.
+        """
+        kept = {"created_ns": self.created_ns() or time.time_ns()}
+        content = plain_json.dumps({**status, **kept}, indent=1) + b"\n"
+        with disk_errors(f"writing {self.directory / _STATUS}"):
+            replace_file(self.directory / _STATUS, content)
+
+    def read_status(self) -> dict[str, Any]:
+        """Return `run.json`; a run said to be running whose lock is free was interrupted.
+
+        Where the file cannot be read, the status is "damaged" and there is nothing else.
+        """
+        status = self._read_status()
+        with contextlib.suppress(RunError):  # a lock that cannot be opened tells nothing
+            if status.get("status") == "running" and not self.is_locked():
+                status["status"] = "interrupted"
+        return status
+
+    def created_ns(self) -> int:
+        """Return when the run was made, in nanoseconds since 1970; 0 where that is not known."""
+        created = self._read_status().get("created_ns")
+        return created if type(created) is int and 0 < created < 2**63 else 0
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Append one line to `metrics.jsonl`; numbers that are not finite become null.
+
+        A torn line that an earlier writer left at the end is removed first.
+
+        Raises:
+            EnvironmentLacks: the disk is full, or the system refuses; the lines before are
+                untouched.
+
+        Concurrency: for the holder of the run's lock; readers may read at any time.
+        """
+        line = plain_json.dumps(record) + b"\n"
+        with disk_errors(f"writing {self.metrics_path}"), self.metrics_path.open("a+b") as file:
+            end = end_of_last_line(file)
+            file.truncate(end)
+            try:
+                file.write(line)
+                file.flush()
+            except OSError:
+                os.truncate(self.metrics_path, end)
+                raise
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of `metrics.jsonl`, without a torn last one.
+
+        Raises:
+            RunError: a line before the last is damaged.
+        """
+        if not self.metrics_path.exists():
+            return []
+        found: list[dict[str, Any]] = []
+        try:
+            for line in limits.read_bytes(self.metrics_path).split(b"\n")[:-1]:
+                entry = plain_json.loads(line)
+                if not isinstance(entry, dict):
+                    raise ValueError("it is no JSON object")
+                found.append(entry)
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{self.metrics_path} is damaged after {len(found)} lines: {error}; remove what is"
+            ) from error
+        return found
+
+    def drop_metrics_after(self, step: int, elapsed_s: float) -> None:
+        """Drop the lines of steps that no checkpoint holds, before a run goes on without them.
+
+        Raises:
+            RunError: a line before the last is damaged.
+            EnvironmentLacks: the disk is full; the file is untouched.
+
+        Concurrency: for the holder of the run's lock; readers may read at any time.
+        """
+        lines = self.read_metrics()
+        kept = [
+            line
+            for line in lines
+            if line.get("step", 0) <= step and line.get("elapsed_s", 0.0) <= elapsed_s
+        ]
+        if len(kept) < len(lines):
+            replace_file(
+                self.metrics_path, b"".join(plain_json.dumps(line) + b"\n" for line in kept)
+            )
+
+    def append_sample(self, text: str) -> None:
+        """Append sampled text to `samples.txt`, as one line.
+
+        Raises:
+            EnvironmentLacks: the disk is full, or the system refuses.
+        """
+        with disk_errors(f"writing {self.samples_path}"), self.samples_path.open("ab") as file:
+            file.write(" ".join(text.splitlines()).encode() + b"\n")
+
+    def last_sample(self) -> str | None:
+        """Return the last line of `samples.txt`, or None where there is no sample."""
+        try:
+            text = self.samples_path.read_text("utf-8", errors="replace")
+        except OSError:
+            return None
+        return text.rstrip("\n").rpartition("\n")[2]
+
+    def _open_lock(self, mode: str) -> IO[str]:
+        try:
+            return (self.directory / "lock").open(mode)
+        except OSError as error:
+            raise RunError(
+                f"the run {self.directory} cannot be opened: {error.strerror}"
+            ) from error
+
+    def _read_status(self) -> dict[str, Any]:
+        path = self.directory / _STATUS
+        try:
+            status = plain_json.read(path)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError):
+            return {"status": DAMAGED}
+        return status if isinstance(status, dict) else {"status": DAMAGED}
+
+
+def create(root: Path, name: str) -> Run:
+    """Make a new run directory `<utc>-<name>` below `root`.
+
+    Raises:
+        RunError: the name has characters other than letters, digits, `.`, `_` and `-`, or the
+            directory cannot be made.
+
+    Concurrency: two processes never get the same directory.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise RunError(f"run name {name!r}: use letters, digits, '.', '_' and '-' only")
+    stem = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}"
+    n = 1
+    while True:
+        directory = (root / (stem if n == 1 else f"{stem}-{n}")).absolute()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700)
+        except FileExistsError as error:
+            if not root.is_dir():
+                raise RunError(f"{root} is a file, expected a directory of runs") from error
+            n += 1
+            continue
+        except OSError as error:
+            raise RunError(f"cannot make {directory}: {error.strerror}; choose --out") from error
+        run = Run(directory)
+        with disk_errors(f"making {run.checkpoints}"):
+            run.checkpoints.mkdir()
+        run.write_status({"status": "created"})
+        return run
+
+
+def list_runs(root: Path) -> list[Run]:
+    """Return the runs below `root`, the newest last; a `root` that is not there has none."""
+    if not root.is_dir():
+        return []
+    runs = [Run(path.absolute()) for path in root.iterdir() if is_run(path)]
+    return sorted(runs, key=lambda run: (run.created_ns(), run.name))
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a path is a run directory."""
+    try:
+        return (path / _STATUS).is_file()
+    except OSError:  # a directory that only others may enter
+        return False
+
+
+def run_of(checkpoint: Path) -> Run | None:
+    """Return the run that a checkpoint's path lies in, or None if it is not that of one."""
+    path = checkpoint.expanduser().absolute()
+    run = Run(path.parent.parent)
+    return (
+        run if path.is_dir() and path.parent == run.checkpoints and is_run(run.directory) else None
+    )
+
+
+def find(spec: str, root: Path) -> Run:
+    """Return the run that `spec` names.
+
+    Args:
+        spec: `latest`, the name of a run below `root`, or a path.
+        root: the directory of runs.
+
+    Raises:
+        RunError: there is no such run; the message suggests the nearest name.
+    """
+    runs = list_runs(root)
+    if spec == "latest":
+        if not runs:
+            raise RunError(f"there is no run in {root} yet; start one with: mlxhog train")
+        return runs[-1]
+    for path in (root / spec, Path(spec).expanduser()):
+        if is_run(path):
+            return Run(path.absolute())
+    path = Path(spec).expanduser()
+    if path.exists():
+        raise RunError(
+            f"{path} is not a run: it holds no {_STATUS}; name a run's directory (mlxhog runs)"
+        )
+    raise RunError(_not_found(spec, root, [run.name for run in runs]))
+
+
+def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
+    """Say that there is no such run, and what the word could have been meant to be."""
+    if Path(spec).name != spec:
+        hint = did_you_mean(Path(spec).name, names)
+        return f"{spec} does not exist{hint or '; name a run, or a path that exists'}"
+    if not names:
+        return (
+            f"no run {spec!r}: {root} holds none, and no file or directory has this name; start a "
+            "run with mlxhog train, or say with --out which folder holds the runs"
+        )
+    near = difflib.get_close_matches(spec, ["latest", *names], n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"{root} holds {len(names)} runs: mlxhog runs"
+    return f"no run {spec!r}, and no file or directory of this name; {hint}"

@@ -1,0 +1,354 @@
+"""The options of a training run: one definition for YAML, flags, help and documentation.
+
+`python -m mlxhog.config.config` prints the table of options that the README shows.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import yaml
+
+from mlxhog.config.options import Option, option, options
+from mlxhog.config.quantities import Interval
+from mlxhog.config.selection import Selection
+from mlxhog.errors import ConfigError
+
+DEFAULT_TIME_S = 60.0
+GPU_WRITES = ("cpu", "metal", "auto", "metal-emulated")
+
+_data = partial(option, group="data")
+_model = partial(option, group="model")
+_workers = partial(option, group="workers")
+_strategy = partial(option, group="strategy")
+_sparse = partial(option, group="sparse")
+_optimizer = partial(option, group="optimizer")
+_schedule = partial(option, group="schedule")
+_budget = partial(option, group="budget")
+_run = partial(option, group="run")
+_safety = partial(option, group="safety")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run. Defaults < YAML < flags; an unknown key is an error.
+
+    Values are converted and checked when the object is made, so every instance is legal.
+
+    Raises:
+        ConfigError: naming every wrong value and every contradiction at once.
+    """
+
+    data: str = _data("sotu", "corpus shipped with the package, or a text file, folder or glob")
+    tokenizer: str = _data(
+        "bytes", "bytes, bpe:N (N ids, learnt from the text), or a tokenizer.json"
+    )
+    text_key: str | None = _data(None, "field of a JSON line that holds the text")
+    val: str = _data(
+        "every-12th", "held-out text: every-12th (document), or tail (the end of each)"
+    )
+
+    model: str = _model("tiny", "architecture: a name, or a YAML or JSON file", aliases=("size",))
+    seq_len: int = _model(
+        256, "length of a training sequence", unit="tokens", low=1, aliases=("max_seq_length",)
+    )
+    batch_size: int = _model(2, "sequences in one gradient of one worker", low=1)
+    grad_accumulation: int = _model(
+        1, "gradients averaged into one step", low=1, aliases=("grad_accumulation_steps",)
+    )
+    kernels: str = _model(
+        "auto",
+        "forms of the model's operations: plain, hand-written for CPU or GPU, or the fastest here",
+        choices=("auto", "reference", "native", "metal", "metal-emulated"),
+    )
+    compute_dtype: str = _model(
+        "float32",
+        "type of a gradient's matrix products; parameters, gates, norms and cells stay float32",
+        choices=("float32", "bfloat16"),
+    )
+
+    workers: str = _workers("auto", "a number, or backends such as mlx:gpu,torch:cpu*3")
+    threads: int | None = _workers(
+        None, "threads of each worker; auto shares the cores", low=1, none="auto"
+    )
+    max_workers: int = _workers(16, "worker slots in the arena", low=1, high=4096)
+    cpu_blas: str = _workers(
+        "auto",
+        "matrix products of MLX where kernels=reference: the fastest library here, or its own",
+        choices=("auto", "reference"),
+    )
+    memory_limit: float = _workers(
+        0.8, "share of this machine's memory that a run may use", above=0, high=1
+    )
+
+    strategy: str = _strategy(
+        "hogwild",
+        "one process, lock-free workers, gradients averaged at a barrier, workers that add their "
+        "steps in turn, or runs of their own that are averaged",
+        choices=("serial", "hogwild", "sync", "round_robin", "avg_runs"),
+    )
+    predict: str = _strategy(
+        "own",
+        "hogwild: where gradients are taken; own moves a snapshot on by its last movement",
+        choices=("none", "own"),
+    )
+    async_after: float = _strategy(
+        0.0, "hogwild: part of the budget trained in sync first", low=0, high=1
+    )
+    average_every: int | None = _strategy(
+        None,
+        "avg_runs: average the workers' own parameters whenever each has taken this many; none is "
+        "once, at the end",
+        unit="steps",
+        low=1,
+    )
+    read: str = _strategy(
+        "snapshot",
+        "what a worker computes with: a copy, or the shared parameters themselves",
+        choices=("snapshot", "live"),
+    )
+    write: str = _strategy(
+        "auto",
+        "how a CPU adds a step: stripe locks, plain adds that may get lost, or compare-and-swap; "
+        "auto is lossless, and cas beside Metal kernels",
+        choices=("auto", "lossless", "racy", "cas"),
+    )
+    gpu_write: str = _strategy(
+        "cpu",
+        "who adds the steps of GPU workers: the CPU, a Metal kernel in place, or what doctor found "
+        "safe here; metal-emulated runs every worker's steps through the Metal source on the CPU",
+        choices=GPU_WRITES,
+    )
+    force: bool = _strategy(
+        False,
+        "gpu_write=metal, kernels=metal and read=live although doctor found no proof that they are "
+        "safe",
+    )
+
+    sparsify: str = _sparse(
+        "none",
+        "what is written of a step: all, the share F of each parameter's elements with the largest "
+        "steps (topk:F), or those whose step has reached F times lr (threshold:F)",
+    )
+    error_feedback: bool = _sparse(
+        True, "sparsify: what is not written waits in the worker for later steps, or is dropped"
+    )
+    sampled_head: int | None = _sparse(
+        None,
+        "words drawn for each batch, beside its own, that the training loss is taken over; "
+        "evaluation takes all",
+        low=1,
+        none="off",
+    )
+    blocks: str = _sparse(
+        "all",
+        "hogwild: what a worker writes, every parameter or only blocks that nobody else writes",
+        choices=("all", "disjoint"),
+    )
+    rotate_every: int = _sparse(
+        100, "blocks=disjoint: steps before a worker moves to other blocks", unit="steps", low=1
+    )
+
+    optimizer: str = _optimizer("adamw", "update rule", choices=("adamw", "momentum", "sgd"))
+    lr: float = _optimizer(
+        1e-3, "step size at the top of the schedule", above=0, aliases=("learning_rate",)
+    )
+    momentum: float = _optimizer(0.9, "momentum of optimizer momentum", low=0, below=1)
+    beta1: float = _optimizer(0.9, "AdamW: decay of the first moment", low=0, below=1)
+    beta2: float = _optimizer(0.95, "AdamW: decay of the second moment", low=0, below=1)
+    eps: float = _optimizer(1e-8, "AdamW: added to the root of the second moment", above=0)
+    weight_decay: float = _optimizer(0.1, "decay of weight matrices, decoupled", low=0)
+    clip: float = _optimizer(0.5, "largest gradient norm; 0 switches clipping off", low=0)
+    second_moment: str = _optimizer(
+        "private",
+        "AdamW: one second moment per worker, or one for all",
+        choices=("private", "shared"),
+    )
+
+    schedule: str = _schedule(
+        "cosine",
+        "step size over the run; wsd is warm-up, stable, decay; backoff is the 1/k rule of Hogwild",
+        choices=("constant", "cosine", "wsd", "backoff"),
+    )
+    warmup: float = _schedule(0.03, "part of the budget with a rising step size", low=0, below=1)
+    lr_floor: float = _schedule(0.1, "step size at the end, as a share of lr", low=0, high=1)
+    backoff_steps: int = _schedule(
+        1000, "backoff: updates with the first step size", unit="steps", low=1
+    )
+    backoff_beta: float = _schedule(
+        0.37, "backoff: factor of the step size after each stage", above=0, below=1
+    )
+
+    steps: int | None = _budget(
+        None, "end after this many steps", unit="steps", low=1, aliases=("iters",)
+    )
+    tokens: int | None = _budget(None, "end after this many tokens", unit="tokens", low=1)
+    time: float | None = _budget(
+        None,
+        "end after this time; 60 s where no budget is given; the first budget reached ends the run",
+        unit="s",
+        above=0,
+    )
+
+    eval_every: Interval = _run(
+        Interval(seconds=10),
+        "held-out evaluation, every N steps, or every so often and at the end, or off",
+        aliases=("steps_per_eval",),
+    )
+    eval_tokens: int = _run(
+        65536, "held-out text in one evaluation; the last one takes up to 2M", unit="tokens", low=1
+    )
+    sample_every: Interval = _run(Interval(seconds=30), "sample of text, likewise")
+    save_every: Interval = _run(
+        Interval(seconds=300), "checkpoint, likewise; the end always saves one"
+    )
+    keep_last: int = _run(3, "checkpoints kept", low=1)
+    resume: str | None = _run(
+        None, "go on with a run: a path, its name, latest, or one of its checkpoints"
+    )
+    seed: int = _run(0, "seed of initial values, data order and samples", low=0, high=2**32 - 1)
+    out: str = _run("runs", "folder that holds the runs")
+    name: str | None = _run(
+        None, "name of the run, after the date; the corpus by default", aliases=("project_name",)
+    )
+
+    restarts: int = _safety(5, "restarts of one worker in ten minutes before the run ends", low=0)
+    heartbeat_timeout_s: float = _safety(
+        60.0, "silence after which a worker is restarted", unit="s", above=0
+    )
+    max_nonfinite: int = _safety(
+        20, "steps in a row with a gradient that is not finite before the run ends", low=1
+    )
+    on_torn: str = _safety(
+        "count",
+        "batch whose worker died while adding its step: only count it, or compute it again",
+        choices=("count", "retry"),
+    )
+
+    def __post_init__(self) -> None:
+        """Convert and check every value; set the default budget, unless a run with one goes on.
+
+        Raises:
+            ConfigError: all problems, one per line.
+        """
+        problems = []
+        for name, spec in options(type(self)).items():
+            try:
+                object.__setattr__(self, name, spec.convert(getattr(self, name)))
+            except ValueError as error:
+                problems.append(f"{name} {error}")
+        if not problems:
+            problems = [f"{name}: {text}" for name, text in self._contradictions()]
+        if problems:
+            raise ConfigError("\n".join(problems))
+        if self.resume is None and not self.has_budget:
+            object.__setattr__(self, "time", DEFAULT_TIME_S)
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether it says how long to train; `resume` without it is the rest of the run's own."""
+        return not (self.steps is None and self.tokens is None and self.time is None)
+
+    def _contradictions(self) -> list[tuple[str, str]]:
+        """Pairs (option, what it contradicts and the way out)."""
+        found = []
+        if self.read == "live" and self.strategy == "hogwild" and self.predict != "none":
+            found.append(("read", "live reads have no snapshot to predict from; add predict=none"))
+        if self.async_after > 0 and self.strategy != "hogwild":
+            found.append(
+                ("async_after", f"is for strategy hogwild, not {self.strategy}; leave it out")
+            )
+        found += self._contradictions_of_strategy()
+        if self.gpu_write.startswith("metal") and self.write not in ("auto", "cas"):
+            problem = (
+                f"is {self.write}, but beside gpu_write={self.gpu_write} every CPU writer has to "
+                "use cas; set write=auto, or gpu_write=cpu"
+            )
+            found.append(("write", problem))
+        if self.second_moment == "shared" and self.optimizer != "adamw":
+            found.append(("second_moment", f"{self.optimizer} has no second moment; leave it out"))
+        return found + self._sparse_contradictions()
+
+    def _sparse_contradictions(self) -> list[tuple[str, str]]:
+        """What does not go together with the options of group sparse."""
+        found = []
+        try:
+            sparsified = Selection.parse(self.sparsify) is not None
+        except ValueError as error:
+            return [("sparsify", str(error))]
+        lock_free = self.strategy in ("serial", "hogwild") and self.async_after == 0
+        if sparsified and not lock_free:
+            problem = "is for workers that write their own steps; set strategy=hogwild"
+            found.append(("sparsify", f"{problem}, without async_after"))
+        if sparsified and self.gpu_write != "cpu":
+            problem = f"single elements are added by the CPU, and gpu_write is {self.gpu_write}"
+            found.append(("sparsify", f"{problem}; set gpu_write=cpu"))
+        if sparsified and self.second_moment == "shared":
+            problem = "a shared second moment would still be written whole at every step"
+            found.append(("sparsify", f"{problem}; set second_moment=private"))
+        if not sparsified and not self.error_feedback:
+            problem = "without sparsify every step is written whole, and nothing is left to drop"
+            found.append(("error_feedback", f"{problem}; leave it out, or add sparsify=topk:0.01"))
+        if self.blocks == "disjoint" and (self.strategy != "hogwild" or self.async_after > 0):
+            problem = "disjoint is for workers that write side by side; set strategy=hogwild"
+            found.append(("blocks", f"{problem}, without async_after"))
+        if self.blocks == "disjoint" and self.second_moment == "shared":
+            problem = "the moments of disjoint blocks go from worker to worker with the block"
+            found.append(("second_moment", f"{problem}; leave it out"))
+        return found
+
+    def _contradictions_of_strategy(self) -> list[tuple[str, str]]:
+        """What strategies other than hogwild cannot do."""
+        found = []
+        if self.average_every is not None and self.strategy != "avg_runs":
+            found.append(
+                ("average_every", f"is for strategy avg_runs, not {self.strategy}; leave it out")
+            )
+        if self.strategy in ("round_robin", "avg_runs"):
+            if self.read == "live":
+                problem = f"live, but {self.strategy} computes with copies; leave read out"
+                found.append(("read", problem))
+            if self.write == "racy":
+                problem = (
+                    f"racy, but in {self.strategy} nobody writes beside a worker; leave it out"
+                )
+                found.append(("write", problem))
+        if self.strategy == "avg_runs":
+            if self.gpu_write.startswith("metal"):
+                problem = (
+                    f"{self.gpu_write}, but the CPU adds to each worker's own copy; leave it out"
+                )
+                found.append(("gpu_write", problem))
+            if self.second_moment == "shared":
+                problem = "shared, but the runs are independent; leave it out, or use hogwild"
+                found.append(("second_moment", problem))
+        return found
+
+    def to_yaml(self) -> str:
+        """Return a YAML text with which `train --config` repeats this run.
+
+        `resume` is left out: it says where one command began, not what the run is.
+        """
+        values = {
+            name: spec.spell(getattr(self, name))
+            for name, spec in options(type(self)).items()
+            if name != "resume"
+        }
+        # ASCII only: PyYAML does not read back every character that it writes as itself.
+        return yaml.safe_dump(values, sort_keys=False)
+
+
+def table() -> str:
+    """Return the options of `TrainConfig` as a Markdown table."""
+    rows = ["| option | default | wanted | what it does |", "|---|---|---|---|"]
+    return "\n".join([*rows, *(_row(spec) for spec in options(TrainConfig).values())])
+
+
+def _row(spec: Option) -> str:
+    unit = f" ({spec.unit})" if spec.unit not in ("", "s") else ""
+    also = ", ".join(f"`{alias}`" for alias in spec.aliases)
+    also = f"; also {also}" if also else ""
+    return f"| `{spec.name}` | {spec.default_text} | {spec.wanted}{unit} | {spec.help}{also} |"
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,196 @@
+"""What an option is: one definition from which YAML keys, flags, help and documentation derive.
+
+A command's options are a frozen dataclass whose fields are made by `option`. `options` turns the
+fields into `Option` objects; `Option.convert` is the only place where a written value becomes a
+typed one.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlxhog.config.limits import MOST_SHOWN, shown
+from mlxhog.config.quantities import Interval, parse_count, parse_duration_s, parse_number
+
+_METADATA = "mlxhog.option"
+
+
+def option(
+    default: object,
+    help: str,
+    *,
+    group: str = "",
+    unit: str = "",
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    aliases: tuple[str, ...] = (),
+    none: str = "none",
+) -> Any:  # like dataclasses.field, so that any annotation fits
+    """Declare a dataclass field that is also a YAML key and a flag.
+
+    Args:
+        default: value when neither YAML nor a flag gives one.
+        help: one line, what it does.
+        group: heading under which `--help` and the documentation list it.
+        unit: unit of a number; "s" makes durations such as "10m" legal.
+        choices: legal words of a text option.
+        low: smallest legal number.
+        high: largest legal number.
+        above: numbers must be greater than this.
+        below: numbers must be less than this.
+        aliases: other spellings, in snake_case, accepted in YAML and as flags.
+        none: the word that stands for None where the type allows it.
+    """
+    extra = {
+        "help": help,
+        "group": group,
+        "unit": unit,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "above": above,
+        "below": below,
+        "aliases": aliases,
+        "none": none,
+    }
+    return dataclasses.field(default=default, metadata={_METADATA: extra})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option: its name, type, default, and everything `option` was told."""
+
+    name: str
+    type: type
+    optional: bool
+    default: object
+    help: str
+    group: str
+    unit: str
+    choices: tuple[str, ...]
+    low: float | None
+    high: float | None
+    above: float | None
+    below: float | None
+    aliases: tuple[str, ...]
+    none: str
+
+    @property
+    def flag(self) -> str:
+        """The flag on the command line."""
+        return to_flag(self.name)
+
+    @property
+    def default_text(self) -> str:
+        """The default as people write it."""
+        spelt = self.spell(self.default)
+        return str(spelt).lower() if isinstance(spelt, bool) else str(spelt)
+
+    @property
+    def wanted(self) -> str:
+        """What a legal value is, for error messages and documentation."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.type is bool:
+            return "true or false"
+        base = {int: "a whole number", float: "a number", str: "text"}.get(self.type)
+        if self.type is Interval:
+            base = 'steps, a duration such as "10s", or off'
+        elif self.type is float and self.unit == "s":
+            base = 'seconds or a duration such as "10m"'
+        bounds = (("at least", self.low), ("above", self.above), ("at most", self.high))
+        limits = [f"{word} {x}" for word, x in (*bounds, ("below", self.below)) if x is not None]
+        wanted = " ".join([str(base), " and ".join(limits)]).strip()
+        return f"{wanted}, or {self.none}" if self.optional else wanted
+
+    def convert(self, value: object) -> object:
+        """Return `value` as this option's type.
+
+        Raises:
+            ValueError: wrong type, not a choice, or out of range; the message continues a
+                sentence that begins with the option's name.
+        """
+        if value is None or (self.optional and value == self.none):
+            if self.optional or self.type is Interval:
+                return Interval() if self.type is Interval else None
+            raise ValueError(f"is empty; wanted {self.wanted}")
+        got = f"is {shown(value)}"
+        try:
+            converted = self._typed(value)
+        except ValueError:
+            raise ValueError(f"{got}; wanted {self.wanted}") from None
+        if self.choices and converted not in self.choices:
+            raise ValueError(f"{got}; wanted {self.wanted}{did_you_mean(converted, self.choices)}")
+        if not self._in_range(converted):
+            raise ValueError(f"{got}; wanted {self.wanted}")
+        return converted
+
+    def _typed(self, value: object) -> Any:  # known at run time only
+        if self.type is bool:
+            if str(value).lower() in ("true", "false"):  # YAML's own, and as words
+                return str(value).lower() == "true"
+            raise ValueError("wanted true or false")
+        if self.type is int:
+            return parse_count(value)
+        if self.type is float:
+            return parse_duration_s(value) if self.unit == "s" else parse_number(value)
+        if self.type is Interval:
+            return Interval.parse(value)
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError("wanted text")
+        return str(value)  # `name: 2024` in YAML is a name
+
+    def _in_range(self, x: Any) -> bool:
+        if not isinstance(x, int | float):
+            return True
+        return (
+            (self.low is None or x >= self.low)
+            and (self.high is None or x <= self.high)
+            and (self.above is None or x > self.above)
+            and (self.below is None or x < self.below)
+        )
+
+    def spell(self, value: object) -> object:
+        """Return `value` as YAML and people write it; `convert` reads it back."""
+        if value is None:
+            return self.none
+        return str(value) if isinstance(value, Interval) else value
+
+
+def options(cls: type) -> Mapping[str, Option]:
+    """Return the options of a dataclass by name, in the order of its fields."""
+    hints = typing.get_type_hints(cls)
+    found = {}
+    for field in dataclasses.fields(cls):
+        extra = field.metadata.get(_METADATA)
+        if extra is not None:
+            base, optional = _strip_none(hints[field.name])
+            found[field.name] = Option(
+                name=field.name, type=base, optional=optional, default=field.default, **extra
+            )
+    return types.MappingProxyType(found)
+
+
+def _strip_none(hint: Any) -> tuple[type, bool]:
+    if isinstance(hint, types.UnionType):
+        (base,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
+        return base, True
+    return hint, False
+
+
+def to_flag(name: str) -> str:
+    """Spell a field or YAML key as a flag: `batch_size` -> `--batch-size`."""
+    return "--" + name.replace("_", "-")
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the known word nearest to `word`, or nothing."""
+    near = difflib.get_close_matches(str(word)[:MOST_SHOWN], list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,108 @@
+"""Where option values come from: YAML files and flags, merged over the defaults.
+
+Every value keeps its origin (`conf.yaml:7`, `--lr`), so that an error can point at it, and all
+problems are reported together.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from mlxhog.config import limits, plain_yaml
+from mlxhog.config.limits import shown
+from mlxhog.config.options import did_you_mean, options
+from mlxhog.errors import ConfigError
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value somebody wrote: the name as written (snake_case), the value, and where."""
+
+    name: str
+    value: object
+    origin: str
+
+
+def read_yaml(path: Path) -> list[Given]:
+    """Return the top-level keys of a YAML file with their line numbers.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or is not a mapping of names to values.
+    """
+    try:
+        text = limits.read_text(path)
+        entries = plain_yaml.entries(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from error
+    except plain_yaml.NotYaml as error:
+        where = path if error.line is None else f"{path}:{error.line}"
+        raise ConfigError(f"{where}: not YAML: {error.problem}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}; a configuration is a YAML file") from error
+    if entries is None:
+        raise ConfigError(f"{path}: wanted lines such as `lr: 1e-3`")
+    return [Given(name, value, f"{path}:{line}") for name, value, line in entries]
+
+
+def resolve(
+    cls: type[Config], layers: Iterable[Iterable[Given]], problems: Iterable[str] = ()
+) -> Config:
+    """Return `cls` from the layers, later ones winning over earlier ones and the defaults.
+
+    Args:
+        cls: a dataclass made of `option` fields.
+        layers: values of each source, weakest first.
+        problems: what was already found wrong; raised together with what is found here.
+
+    Raises:
+        ConfigError: every unknown name, wrong value, repetition and contradiction, one per line.
+    """
+    found = list(problems)
+    chosen: dict[str, Given] = {}
+    for layer in layers:
+        chosen |= _layer(cls, layer, found)
+    values = {}
+    specs = options(cls)
+    for name, given in chosen.items():
+        try:
+            values[name] = specs[name].convert(given.value)
+        except ValueError as error:
+            label = given.origin if given.origin.startswith("-") else f"{given.origin}: {name}"
+            found.append(f"{label} {error}")
+    if found:
+        raise ConfigError("\n".join(found))
+    return cls(**values)
+
+
+def _layer(cls: type, layer: Iterable[Given], problems: list[str]) -> dict[str, Given]:
+    """Return one source's values by option name; append unknown and repeated names."""
+    names = _spellings(cls)
+    values: dict[str, Given] = {}
+    for given in layer:
+        name = names.get(given.name)
+        if name is None:
+            near = did_you_mean(given.name, names)
+            problems.append(f"{given.origin}: no option {shown(given.name)}{near}")
+        elif name in values and values[name].name != given.name:
+            first = values[name]
+            problems.append(
+                f"{given.origin}: {given.name!r} and {first.name!r} ({first.origin}) "
+                "are the same option; keep one"
+            )
+        elif name in values and not given.origin.startswith("-"):
+            problems.append(f"{given.origin}: {name!r} stands already in {values[name].origin}")
+        else:
+            values[name] = given
+    return values
+
+
+def _spellings(cls: type) -> Mapping[str, str]:
+    """Every accepted snake_case spelling, mapped to the option's name."""
+    names = {}
+    for name, spec in options(cls).items():
+        names[name] = name
+        names |= dict.fromkeys(spec.aliases, name)
+    return names

@@ -1,0 +1,135 @@
+"""A checkpoint's model on a backend, ready to write text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxhog import backends
+from mlxhog.backends.backend import Backend
+from mlxhog.checkpoint import checkpoint, formats
+from mlxhog.checkpoint.formats.check import refuse_not_finite
+from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.decoding import generate
+from mlxhog.decoding.generate import Said
+from mlxhog.decoding.sampling import Sampler
+from mlxhog.errors import DataError
+from mlxhog.machine import machine
+from mlxhog.machine.workers import resolve_workers
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that writes text.
+
+    Attributes:
+        backend: what computes it.
+        config: the model.
+        tokenizer: what made its training tokens.
+        checkpoint: where its parameters come from.
+        end_tokens: what ends a text beside the tokenizer's BOS: the EOS that the config names.
+    """
+
+    backend: Backend
+    config: ModelConfig
+    tokenizer: Tokenizer
+    checkpoint: Path
+    end_tokens: frozenset[int] = frozenset()
+
+    def write(
+        self,
+        prompt: str,
+        *,
+        sampler: Sampler,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+    ) -> Iterator[str]:
+        """Return the text after a prompt, piece by piece; arguments and errors as `answer`."""
+        said = self.answer([prompt], sampler=sampler, max_new_tokens=max_new_tokens, stop=stop)
+        return (one.text for one in said if one.text)
+
+    def answer(
+        self,
+        prompts: Sequence[str],
+        *,
+        sampler: Sampler,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        batch_size: int = generate.BATCH_SIZE,
+        prefill_chunk: int = generate.PREFILL_CHUNK,
+    ) -> Iterator[Said]:
+        """Answer prompts together, token by token; see `mlxhog.decoding.generate.answer`.
+
+        Raises:
+            ConfigError: a number is out of its range, a stop string is empty, or prompt and answer
+                have more tokens than the model has positions.
+            Diverged: the model's logits are not finite.
+        """
+        ids = [self.tokenizer.encode(prompt.encode()) for prompt in prompts]
+        most = max((len(tokens) for tokens in ids), default=0)
+        families.check_length(self.config, most + max_new_tokens)
+        return generate.answer(
+            self.backend,
+            ids,
+            tokenizer=self.tokenizer,
+            sampler=sampler,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            end_tokens=self.end_tokens,
+            batch_size=batch_size,
+            prefill_chunk=prefill_chunk,
+        )
+
+
+def open_model(spec: str, *, root: Path, backend: str, weights: str = "float32") -> Model:
+    """Load the model that `spec` names.
+
+    Args:
+        spec: a run (a path, a name below `root`, or `latest`), or the path of a checkpoint of
+            transformers, of the xlstm package or of ours.
+        root: the folder of runs.
+        backend: what computes, such as "torch:cpu".
+        weights: what it holds, one of `WEIGHTS` or `QUANTIZED_BITS` in `mlxhog/backends`.
+
+    Raises:
+        RunError: there is no such run.
+        CheckpointError: there is no checkpoint yet, it is damaged or of another family of models.
+        ConfigError: its config contradicts itself, it is an auto-encoder, or the backend has no
+            such weights.
+        DataError: it has no tokenizer, or one that does not fit the model.
+        EnvironmentLacks: the backend is not there.
+    """
+    path = checkpoint.locate(spec, root)
+    (worker,) = resolve_workers(backend, machine=machine.here()).workers
+    opened = formats.open(path)
+    families.check_language_model(opened.config)
+    tokenizer = _tokenizer(opened)
+    loaded = backends.create(backend, threads=worker.threads, kernels="auto", cpu_blas="auto")
+    refuse_not_finite(loaded.load(opened.config, opened.tensors, weights=weights), path)
+    return Model(loaded, opened.config, tokenizer, path, _end_tokens(opened))
+
+
+def _end_tokens(opened: formats.Opened) -> frozenset[int]:
+    """The config's EOS: none, one, or a list."""
+    eos = opened.config.to_dict().get("eos_token_id")
+    return frozenset(
+        token for token in (eos if isinstance(eos, list) else [eos]) if token is not None
+    )
+
+
+def _tokenizer(opened: formats.Opened) -> Tokenizer:
+    tokenizer = opened.tokenizer()
+    if tokenizer is None:
+        raise DataError(
+            f"{opened.folder} holds no tokenizer.json, so no text can be read or written; copy the "
+            "model's tokenizer.json and tokenizer_config.json there"
+        )
+    if tokenizer.n_ids > opened.config.vocab_size:
+        raise DataError(
+            f"{opened.folder}: the tokenizer has {tokenizer.n_ids} ids and the model "
+            f"{opened.config.vocab_size}; put the tokenizer there that belongs to the model"
+        )
+    return tokenizer

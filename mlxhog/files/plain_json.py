@@ -1,0 +1,95 @@
+"""JSON of values that hold NumPy scalars, paths and numbers that are not finite, and read again.
+
+Whatever a file holds, reading it ends soon, in a value or in a ValueError; `mlxhog.config.limits`
+has the limits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlxhog.config import limits
+
+
+def dumps(value: object, *, indent: int | None = None) -> bytes:
+    """Return strict JSON in UTF-8: NaN and infinities become null, NumPy values plain ones.
+
+    Raises:
+        TypeError: the value holds something that JSON has no form for.
+    """
+    return json.dumps(_plain(value), indent=indent, allow_nan=False).encode()
+
+
+def loads(text: str | bytes, *, strict: bool = True) -> Any:
+    """Return the value that a text spells.
+
+    Args:
+        text: JSON; bytes are UTF-8, or the other encodings that Python knows by their first bytes.
+        strict: refuse what JSON proper does not have and nothing after it can handle: NaN and
+            infinities, a key twice, numbers of hundreds of digits, deep nesting, half a character.
+            Without it, for large files of other programs, as Python's own `json.loads`.
+
+    Raises:
+        ValueError: the text is no such JSON.
+    """
+    try:
+        if not strict:
+            return json.loads(text)
+        value = json.loads(
+            text, parse_int=_int, parse_constant=_constant, object_pairs_hook=_object
+        )
+    except RecursionError:
+        raise ValueError("lists or objects are nested too deeply") from None
+    limits.check_plain(value)
+    return value
+
+
+def read(path: Path, *, strict: bool = True) -> Any:
+    """Return the value of a file, as `loads` does.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no JSON, or has more than `limits.MOST_BYTES`.
+    """
+    return loads(limits.read_bytes(path), strict=strict)
+
+
+def _int(digits: str) -> int:
+    if len(digits) > limits.MOST_DIGITS:
+        raise ValueError(f"a number has {len(digits):,} digits")
+    return int(digits)
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = max(names, key=names.count)
+        raise ValueError(f"the key {limits.shown(twice)} occurs twice")
+    return found
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

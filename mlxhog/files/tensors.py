@@ -1,0 +1,175 @@
+"""A safetensors file, mapped for reading and written piece by piece.
+
+Layout: u64 length of the header, little endian; the header, JSON, padded with spaces to a multiple
+of 64 bytes with the length; the tensors' bytes, the widest types first, so that each lies on a
+multiple of its own size. The package `safetensors` checks the header of a file that is read.
+
+Source: the format's description in huggingface/safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from mlxhog.config.limits import said
+from mlxhog.errors import CheckpointError
+from mlxhog.files import mapped, plain_json
+from mlxhog.files.durable import flush
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": mapped.BFLOAT16,
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_ALIGNMENT = 64
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor that is going to be written: its shape and type, and arrays that make it up.
+
+    Attributes:
+        shape: its sizes.
+        dtype: its type in the file.
+        parts: arrays of any type whose elements in C order, one after the other, are its own.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    parts: tuple[NDArray[Any], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in the file."""
+        return sum(part.size for part in self.parts) * self.dtype.itemsize
+
+
+def write(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays and flush them to the disk.
+
+    Args:
+        path: the file to create.
+        tensors: name -> array, contiguous or not.
+
+    Raises:
+        OSError: the file cannot be written; ENOSPC where the disk is full.
+    """
+    entries = {name: Entry(a.shape, a.dtype, (a,)) for name, a in tensors.items()}
+    for _ in write_entries(path, entries):
+        pass
+
+
+def write_entries(path: Path, entries: Mapping[str, Entry]) -> Iterable[tuple[str, bool]]:
+    """Write tensors one after the other, and yield each one's name and whether it is finite.
+
+    The file is whole and on the disk when the iterator has ended. Memory stays below a few pieces
+    of `mapped.CHUNK_BYTES`.
+
+    Raises:
+        OSError: the file cannot be written; ENOSPC where the disk is full. What was written so far
+            is removed.
+    """
+    order = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
+    try:
+        with path.open("wb") as file:
+            file.write(_header({name: entries[name] for name in order}))
+            for name in order:
+                finite = True
+                for part in entries[name].parts:
+                    for chunk in mapped.chunks(part):
+                        with np.errstate(over="ignore"):
+                            converted = chunk.astype(entries[name].dtype, copy=False)
+                        finite &= mapped.is_finite_in_place(converted)
+                        file.write(converted.view(np.uint8).data)
+                yield name, finite
+            file.flush()
+            flush(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the tensors of a file as read-only views of one mapping of it.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, not a safetensors file, or holds a tensor
+            of a type that NumPy and ml_dtypes lack.
+    """
+    refuse_lfs_pointer(path)
+    try:
+        with safe_open(path, "numpy"):
+            pass  # opening it checks the header, the offsets and the length of the file
+        data = mapped.map_file(path)
+        first = 8 + int.from_bytes(data[:8].tobytes(), "little")
+        header: dict[str, Any] = plain_json.loads(data[8:first].tobytes(), strict=False)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is missing, truncated or foreign: {said(error)}; copy it again"
+        ) from error
+    header.pop("__metadata__", None)
+    return {name: _view(data[first:], entry, name, path) for name, entry in header.items()}
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Refuse the few lines that stand for a large file where git cloned without Git LFS.
+
+    Raises:
+        CheckpointError: the file is a pointer of Git LFS.
+    """
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(_LFS_POINTER))
+    except OSError:
+        return  # who reads the whole file says why that fails
+    if begins == _LFS_POINTER:
+        raise CheckpointError(
+            f"{path} is a Git LFS pointer, which stands for the file and is not the file; fetch it "
+            f"with `git lfs pull` in {path.parent}"
+        )
+
+
+def _header(entries: Mapping[str, Entry]) -> bytes:
+    # Without this metadata transformers refuses the file.
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    first = 0
+    for name, entry in entries.items():
+        header[name] = {
+            "dtype": _CODES[entry.dtype],
+            "shape": entry.shape,
+            "data_offsets": [first, first + entry.nbytes],
+        }
+        first += entry.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _view(data: NDArray[np.uint8], entry: dict[str, Any], name: str, path: Path) -> NDArray[Any]:
+    if entry["dtype"] not in DTYPES:
+        raise CheckpointError(
+            f"{path}: {name} has type {entry['dtype']}, expected float32, float16 or bfloat16; "
+            "convert the checkpoint with the package that wrote it"
+        )
+    start, end = entry["data_offsets"]
+    return data[start:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])

@@ -1,1 +1,0 @@
-"""Reading a model while it trains or after: sampling and generation."""

@@ -1,0 +1,88 @@
+"""This machine, as far as the choice of workers depends on it."""
+
+import importlib.util
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxhog.machine import darwin
+
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides which workers can run here.
+
+    Attributes:
+        system: "linux", "macos", or another system's own name.
+        architecture: "x86_64", "arm64" or "aarch64".
+        cores: cores this process may use; on a Mac the performance cores.
+        memory_bytes: memory this process may use.
+        chip: marketing name such as "Apple M4 Pro", or "".
+        frameworks: which of "mlx" and "torch" are installed.
+        translated: whether Rosetta translates this process, so that the real machine is hidden.
+    """
+
+    system: str
+    architecture: str
+    cores: int
+    memory_bytes: int
+    chip: str
+    frameworks: frozenset[str]
+    translated: bool = False
+
+    @property
+    def apple_gpu(self) -> bool:
+        """Whether this is macOS on Apple silicon, which Metal and MPS workers need."""
+        return self.system == "macos" and self.architecture == "arm64"
+
+    @property
+    def name(self) -> str:
+        """System and architecture in words."""
+        return f"{self.system} {self.architecture}"
+
+
+def here() -> Machine:
+    """Describe the machine that runs this process; imports no framework."""
+    macos = sys.platform == "darwin"
+    return Machine(
+        system="macos" if macos else platform.system().lower(),
+        architecture=platform.machine(),
+        cores=darwin.performance_cores() if macos else _usable_cores(),
+        memory_bytes=darwin.memory_bytes() if macos else _memory_bytes(),
+        chip=chip_name() if macos else "",
+        frameworks=frozenset(
+            name for name in ("mlx", "torch") if importlib.util.find_spec(name) is not None
+        ),
+        translated=macos and darwin.translated(),
+    )
+
+
+def chip_name() -> str:
+    """Marketing name of the processor, on every system; "" if the system does not say."""
+    if sys.platform == "darwin":
+        return darwin.sysctl_text("machdep.cpu.brand_string")
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        return ""
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "")
+
+
+def _memory_bytes() -> int:
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = CGROUP_LIMIT.read_text().strip()  # a container may have less than the machine
+    except OSError:
+        return physical
+    return min(physical, int(limit)) if limit.isdecimal() else physical
+
+
+def _usable_cores() -> int:
+    # The affinity mask, not the number of cores: taskset and containers narrow it.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,205 @@
+"""How every process of mlxhog is spawned, and what it does first.
+
+A spawned process follows its parent and shares the cores. It imports nothing from the current
+directory, and not the caller's program: a script without `if __name__ == "__main__"`, a program on
+standard input and a notebook may all train. Its exit code tells an error that no restart cures.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import (
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stderr,
+    redirect_stdout,
+)
+from multiprocessing import connection, get_context, parent_process, resource_tracker
+from multiprocessing.context import SpawnProcess
+from types import ModuleType
+from typing import Any, NoReturn
+
+from mlxhog.errors import ConfigError
+from mlxhog.machine.interrupts import SIGNALS
+
+FAULTS = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    NameError,
+    LookupError,
+    AssertionError,
+    ArithmeticError,
+    ImportError,
+    NotImplementedError,
+    RecursionError,
+)
+"""Errors of a program in itself. A new process does the same again, so no restart cures them.
+
+Other RuntimeErrors, OSError and MemoryError are not among them: frameworks and systems raise them
+for what may have passed when the worker is back, such as a lack of memory.
+"""
+
+FAULT_EXIT_CODE = 70  # of a process that one of them ended: like EX_SOFTWARE of other programs
+
+
+def spawn(
+    target: Callable[..., object],
+    arguments: tuple[Any, ...],
+    *,
+    name: str,
+    threads: int | None = None,
+    daemon: bool | None = None,
+) -> SpawnProcess:
+    """Start a process that runs `target(*arguments)`.
+
+    Args:
+        target: an importable function; it calls `follow_parent` first.
+        arguments: picklable; nothing in them is defined in the caller's `__main__`.
+        name: of the process.
+        threads: see `thread_limits`; None sets no limits.
+        daemon: whether it is ended with the parent; None is as the parent.
+
+    Raises:
+        ConfigError: something cannot be sent to a process; the message says what.
+    """
+    process = get_context("spawn").Process(target=target, args=arguments, name=name, daemon=daemon)
+    with spawning(threads):
+        process.start()
+    return process
+
+
+@contextmanager
+def spawning(threads: int | None = None) -> Iterator[None]:
+    """Processes that are spawned in this block get a safe environment; see `spawn`.
+
+    Raises:
+        ConfigError: something cannot be sent to a process; the message says what.
+
+    Concurrency: changes the environment and `sys.modules` of this process meanwhile; for one
+    thread at a time.
+    """
+    limits = nullcontext() if threads is None else thread_limits(threads)
+    # Python looks for modules beside the program first: for `-c`, in the current directory.
+    safe = _environment({"PYTHONSAFEPATH": "1"})
+    with limits, safe, _without_main(), _without_broken_output():
+        with _held_back((signal.SIGHUP,)):  # which the tracker, unlike the others, does not ignore
+            resource_tracker.ensure_running()  # its own start lets the other signals through again
+        try:
+            with _held_back(SIGNALS):
+                yield
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            if "pickle" not in str(error):
+                raise
+            raise ConfigError(
+                f"a worker process cannot be given what this program defines: {error}; workers do "
+                "not import the program that calls mlxhog, so move it to a module of its own"
+            ) from error
+
+
+def follow_parent() -> None:
+    """Leave as soon as the parent is gone, whatever this process is doing; call it first.
+
+    Signals to the whole group, as a terminal sends them, are the parent's to answer.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+@contextmanager
+def thread_limits(threads: int) -> Iterator[None]:
+    """Environment in which a child's libraries start no more threads than it was given."""
+    limits = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",  # a spinning pool takes the cores from the native operators'
+        "VECLIB_MAXIMUM_THREADS": str(threads),
+    }
+    with _environment(limits):
+        yield
+
+
+@contextmanager
+def _held_back(numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
+    """Deliver signals only afterwards; a child that is spawned meanwhile never sees them.
+
+    A terminal sends them to the whole group, and a child that is still importing would die of it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the caller's program, which `multiprocessing` would have every child import."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+@contextmanager
+def _without_broken_output() -> Iterator[None]:
+    """Hide a standard stream whose reader has left: `multiprocessing` flushes it when it spawns."""
+    with ExitStack() as hidden:
+        for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
+            try:
+                stream.flush()
+            except OSError:
+                hidden.enter_context(redirect(None))
+            except (AttributeError, ValueError):
+                pass  # none, or a closed one, which `multiprocessing` expects
+        yield
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def end_by(fault: BaseException) -> NoReturn:
+    """Print a fault, its last line being `in_one_line`, and end this process at once."""
+    try:
+        traceback.print_exception(fault)
+        print(in_one_line(fault), file=sys.stderr, flush=True)
+    finally:
+        os._exit(FAULT_EXIT_CODE)
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return an error's type and message; of a message of several lines the first and the last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    words = " ... ".join(dict.fromkeys((lines[0], lines[-1]))) if lines else "no message"
+    return f"{type(error).__name__}: {words}"

@@ -1,0 +1,295 @@
+"""What `mlxhog doctor` found on this machine, for those who choose by it.
+
+    ~/Library/Caches/mlxhog/doctor-<chip>-<system>-<mlx>.json         macOS
+    $XDG_CACHE_HOME/mlxhog/doctor-<chip>-<system>-<mlx>.json          Linux
+
+A record holds for one identity: the machine and the versions in use. Any other one, and a damaged
+one, counts as absent, with a reason. An emulated row never permits anything: it says what our Metal
+source does, and nothing about a GPU.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from mlxhog.config.limits import MOST_SHOWN, said, shown
+from mlxhog.files import plain_json
+from mlxhog.machine import machine
+from mlxhog.machine.cache import user_cache_directory
+
+FORMAT = 1
+GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
+"""The Metal engine of each kind of GPU worker."""
+GPU_WRITERS = {backend: f"metal:{engine}" for backend, engine in GPU_ENGINES.items()}
+"""Which writer of the litmus matrix stands for a GPU worker that adds its own steps."""
+PARAMETER_KERNELS = ("dense", "rows")
+VISIBLE_S = 1.0
+"""A reader that has not seen a write after this time is stale."""
+NONE = "not installed"
+
+Row = Mapping[str, Any]
+
+_MEASURED = ("adds", "lost", "torn", "samples", "backwards", "visible_s")
+_ROWS: Mapping[str, Mapping[str, type]] = {
+    "litmus": {
+        "writers": list, "kernel": str, "where": str, "adds": int, "lost": int, "torn": int,
+        "emulated": bool, "naive": bool,
+    },
+    "reads": {
+        "reader": str, "kind": str, "writer": str, "samples": int, "torn": int, "backwards": int,
+        "visible_s": float, "emulated": bool,
+    },
+    "kernels": {"name": str, "instance": str, "engine": str, "ok": bool, "emulated": bool},
+}  # fmt: skip
+"""Every field that a verdict looks at, and its type."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a record holds for: a chip, a system, and the versions that were tested."""
+
+    chip: str
+    system: str
+    mlxhog: str
+    mlx: str
+    torch: str
+
+    @property
+    def file_name(self) -> str:
+        """Name of the record: chip, system and MLX, spelt for a file system."""
+        parts = (self.chip, self.system, self.mlx)
+        return "-".join(["doctor", *(_slug(part) for part in parts)]) + ".json"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether something may be relied on here, and why (not)."""
+
+    ok: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """A record of this machine, or why there is none.
+
+    Attributes:
+        path: where it lies, or would.
+        problem: why nothing here may be relied on; None where the record counts.
+        record: what was stored; empty where there is a problem.
+    """
+
+    path: Path
+    problem: str | None = None
+    record: Row = field(default_factory=dict)
+
+    @property
+    def found(self) -> bool:
+        """Whether a record of this machine and these versions was read."""
+        return self.problem is None
+
+    @property
+    def tokens_per_s(self) -> dict[str, float]:
+        """Measured speed of one worker with one thread, by backend; empty without a record.
+
+        That of a GPU is with the framework's own operations.
+        """
+        return dict(self.record.get("tokens_per_s", {}))
+
+    def gpu_write(self, backends: Iterable[str]) -> Verdict:
+        """Whether the GPU workers of a mix may add their own steps to the arena.
+
+        Args:
+            backends: of all workers, once per worker, such as ("mlx:gpu", "torch:cpu").
+
+        Every two writers of the mix, one of them a GPU's, must have lost and torn nothing, dense
+        and rows, as processes; a GPU worker that is alone of its kind, as threads beside itself.
+        """
+        if self.problem is not None:
+            return Verdict(False, self.problem)
+        counts = Counter(GPU_WRITERS.get(backend, backend) for backend in backends)
+        if not counts.keys() & set(GPU_WRITERS.values()):
+            return Verdict(False, "no GPU worker in the mix")
+        adds = 0
+        for pair in _pairs(counts):
+            alone = pair[0] == pair[1] and counts[pair[0]] == 1
+            for kernel in PARAMETER_KERNELS:
+                rows = self._adds(pair, kernel, "threads" if alone else "processes")
+                told = f"{' and '.join(pair)} ({kernel})"
+                if not rows:
+                    return Verdict(False, f"doctor has no result for {told} on this machine")
+                for row in rows:
+                    if "error" in row:
+                        return Verdict(False, f"{told} failed: {row['error']}")
+                    if row["lost"] or row["torn"]:
+                        return Verdict(
+                            False,
+                            f"{told} lost {row['lost']:,} of {row['adds']:,} adds here, "
+                            f"{row['torn']:,} values were torn",
+                        )
+                    adds += row["adds"]
+        return Verdict(True, f"none of {adds:,} concurrent adds was lost or torn here")
+
+    def _adds(self, pair: tuple[str, str], kernel: str, where: str) -> list[Row]:
+        """What the promised kernels of two writers did here, on real hardware."""
+        return [
+            row
+            for row in self.record["litmus"]
+            if sorted(row["writers"]) == sorted(pair)
+            and (row["kernel"], row["where"]) == (kernel, where)
+            and not (row["emulated"] or row["naive"])
+        ]
+
+    def live_read(self, backend: str) -> Verdict:
+        """Whether workers of a backend may compute with the shared bytes themselves."""
+        if self.problem is not None:
+            return Verdict(False, self.problem)
+        rows = [
+            row
+            for row in self.record["reads"]
+            if (row["reader"], row["kind"]) == (backend, "live") and not row["emulated"]
+        ]
+        if not rows:
+            return Verdict(False, f"doctor has no live reads of {backend} on this machine")
+        for row in rows:
+            if "error" in row:
+                return Verdict(False, f"live reads of {backend} failed: {row['error']}")
+            if row["torn"] or row["backwards"] or row["visible_s"] > VISIBLE_S:
+                return Verdict(
+                    False,
+                    f"live reads of {backend} beside {row['writer']}: {row['torn']} torn, "
+                    f"{row['backwards']} went backwards, a write took {row['visible_s']:.3f} s",
+                )
+        samples = sum(row["samples"] for row in rows)
+        return Verdict(True, f"{samples:,} live reads of {backend} were whole and fresh here")
+
+    def kernels(self, engine: str) -> Verdict:
+        """Whether every Metal kernel agreed with its reference on an engine ("mlx" or "mps")."""
+        if self.problem is not None:
+            return Verdict(False, self.problem)
+        rows = [
+            row for row in self.record["kernels"] if row["engine"] == engine and not row["emulated"]
+        ]
+        if not rows:
+            return Verdict(False, f"doctor ran no kernel on {engine} on this machine")
+        wrong = [f"{row['name']} {row['instance']}".strip() for row in rows if not row["ok"]]
+        if wrong:
+            return Verdict(False, f"on {engine} these differ from reference: {', '.join(wrong)}")
+        return Verdict(True, f"{len(rows)} kernels agree with their references on {engine}")
+
+    def model_kernels(self, backend: str) -> Verdict:
+        """Whether a GPU worker should compute the model with our Metal kernels.
+
+        Args:
+            backend: the worker's, "mlx:gpu" or "torch:mps".
+
+        All kernels must agree with their references there, and a gradient have taken less time
+        than with the framework's own operations.
+        """
+        right = self.kernels(GPU_ENGINES[backend])
+        if not right.ok:
+            return right
+        plain = self.tokens_per_s.get(backend)
+        metal = self.record.get("tokens_per_s_metal", {}).get(backend)
+        if plain is None or metal is None:
+            return Verdict(False, f"doctor has not measured {backend} with the Metal kernels")
+        return Verdict(
+            metal > plain,
+            f"{metal:,.0f} tokens/s with the Metal kernels, {plain:,.0f} with the operations of "
+            f"{backend.partition(':')[0]}",
+        )
+
+
+def identity() -> Identity:
+    """Describe this machine and the versions in use; imports no framework."""
+    system = platform.mac_ver()[0] or platform.release()
+    return Identity(
+        chip=machine.chip_name(),
+        system=f"{machine.here().system} {system}",
+        mlxhog=_version("mlxhog"),
+        mlx=_version("mlx"),
+        torch=_version("torch"),
+    )
+
+
+def load(directory: Path | None = None, wanted: Identity | None = None) -> Verdicts:
+    """Read the record of this machine and these versions.
+
+    Args:
+        directory: where records lie; None is the user's cache directory.
+        wanted: the identity it must have; None is that of this process.
+
+    Returns:
+        Always verdicts: where no record counts, they permit nothing and say why.
+    """
+    here = identity() if wanted is None else wanted
+    path = (directory or user_cache_directory()) / here.file_name
+    try:
+        record = plain_json.read(path)
+        _check_form(record)
+        stored = Identity(**record["identity"])
+    except FileNotFoundError:
+        return Verdicts(path, "this machine has not been tested: run `mlxhog doctor`")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Verdicts(path, f"{path} is damaged ({said(error)}): run `mlxhog doctor` again")
+    for name, value in asdict(here).items():
+        if getattr(stored, name) != value:
+            return Verdicts(
+                path,
+                f"the last `mlxhog doctor` saw {name} "
+                f"{str(getattr(stored, name))[:MOST_SHOWN]}, this is {value}: "
+                "run it again",
+            )
+    return Verdicts(path, None, record)
+
+
+def _check_form(record: Any) -> None:
+    """Raise unless everything that a verdict looks at is there."""
+    if record["format"] != FORMAT:
+        raise ValueError(f"format {record['format']}, wanted {FORMAT}")
+    for name, kinds in _ROWS.items():
+        for row in record[name]:
+            for key, kind in kinds.items():
+                measured = key in _MEASURED and "error" not in row
+                _check_kind(f"{key} of {name}", row[key], kind, optional=not measured)
+    for row in record["litmus"]:
+        for writer in row["writers"]:
+            _check_kind("a writer", writer, str)
+    for speeds in (record["tokens_per_s"], record.get("tokens_per_s_metal", {})):
+        for speed in speeds.values():
+            _check_kind("a speed", speed, float)
+
+
+def _check_kind(what: str, value: object, kind: type, *, optional: bool = False) -> None:
+    wanted = int | float if kind is float else kind
+    if (value is None and optional) or (
+        isinstance(value, wanted) and (kind is bool or not isinstance(value, bool))
+    ):
+        return
+    raise ValueError(f"{what} is {shown(value)}, wanted {kind.__name__}")
+
+
+def _pairs(counts: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Every pair with a GPU writer in it; each of them beside itself too."""
+    on_gpu = set(GPU_WRITERS.values())
+    yield from ((name, name) for name in counts if name in on_gpu)
+    yield from (pair for pair in combinations(sorted(counts), 2) if on_gpu & set(pair))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return NONE
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("_").lower()

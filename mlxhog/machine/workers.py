@@ -1,0 +1,235 @@
+"""Worker mixes: which backends run, and with how many threads each.
+
+auto                    what suits this machine
+4                       four workers of the kinds that suit this machine
+mlx:gpu,torch:cpu*3     exactly these
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlxhog.config.options import did_you_mean
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.machine.machine import Machine
+
+BACKENDS = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
+GPU_BACKENDS = ("mlx:gpu", "torch:mps")
+
+# Apple chips by the suffix of their name: (GPU workers, MLX CPU workers). Start values, chosen so
+# that two performance cores stay free for feeding the GPU and adding its steps.
+APPLE_MIX = {"": (1, 1), "Pro": (1, 2), "Max": (1, 2), "Ultra": (2, 4)}
+
+# On Linux more workers mean more staleness, which costs a dense model steps; a start value.
+MOST_AUTO_WORKERS = 4
+
+# A CPU worker slower than this share of the fastest kind costs the others memory bandwidth and
+# staleness, and adds next to no steps.
+WORTH_RUNNING = 0.05
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """One worker to start: its backend, and how many CPU threads it may use."""
+
+    backend: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The workers of a run, and what the user should know about the choice."""
+
+    workers: tuple[WorkerSpec, ...]
+    notes: tuple[str, ...] = ()
+
+
+def resolve_workers(
+    workers: str,
+    threads: int | None = None,
+    *,
+    machine: Machine,
+    max_workers: int = 16,
+    serial: bool = False,
+    tokens_per_s: Mapping[str, float] | None = None,
+) -> Mix:
+    """Return the workers that a mix means on this machine.
+
+    Args:
+        workers: `auto`, a number, or a list of backends.
+        threads: threads of each worker; None shares the cores, at least one each.
+        machine: where they will run.
+        max_workers: slots in the arena.
+        serial: the strategy runs one worker; `auto` then means one with every core.
+        tokens_per_s: speed of one worker by backend, where `mlxhog doctor` has measured it; `auto`
+            leaves out CPU workers that are not worth running.
+
+    Raises:
+        ConfigError: the mix cannot be read, has too many workers, or more threads than cores.
+        EnvironmentLacks: a backend that was asked for by name is not there, or Rosetta translates
+            this process.
+    """
+    if machine.translated:
+        raise EnvironmentLacks(
+            "this Python is an Intel program that Rosetta translates: it has no Metal, no MLX and "
+            "pages of another size; install an arm64 Python (`file $(which python3)` tells) and "
+            "mlxhog in it"
+        )
+    text = workers.strip()
+    notes: list[str] = []
+    if text == "auto":
+        backends = _auto(machine, 1 if serial else None, notes)
+        backends = _worth_running(backends, tokens_per_s or {}, notes)
+    elif re.fullmatch(r"[+-]?\d+", text):
+        if int(text) < 1:
+            raise ConfigError(f"workers is {text}; wanted at least 1")
+        _check_count(int(text), max_workers, serial)
+        backends = _auto(machine, int(text), notes)
+    else:
+        backends = _listed(text, max_workers)
+        for backend in dict.fromkeys(backends):
+            _require(backend, machine)
+    _check_count(len(backends), max_workers, serial)
+    return Mix(_with_threads(backends, threads, machine, notes), tuple(notes))
+
+
+def _check_count(count: int, max_workers: int, serial: bool) -> None:
+    if serial and count > 1:
+        raise ConfigError(
+            f"strategy serial runs 1 worker, workers asks for {count}; "
+            "leave workers out, or use strategy hogwild or sync"
+        )
+    if count > max_workers:
+        raise ConfigError(
+            f"workers asks for {count}, the arena has {max_workers} slots; raise max_workers"
+        )
+
+
+def _listed(text: str, max_workers: int) -> list[str]:
+    """Read `mlx:gpu,torch:cpu*3`, stopping as soon as there are too many."""
+    backends: list[str] = []
+    for part in text.split(","):
+        name, star, times = (piece.strip() for piece in part.partition("*"))
+        if name not in BACKENDS:
+            raise ConfigError(
+                f"workers: no backend {name!r}; wanted auto, a number, or some of "
+                f"{', '.join(BACKENDS)} (as in mlx:gpu,torch:cpu*3){did_you_mean(name, BACKENDS)}"
+            )
+        if star and not (times.isdecimal() and int(times) > 0):
+            raise ConfigError(f"workers: {part.strip()!r} wants a number of workers after the star")
+        count = int(times) if star else 1
+        _check_count(len(backends) + count, max_workers, serial=False)
+        backends += [name] * count
+    return backends
+
+
+def backend_here(name: str, machine: Machine) -> str:
+    """Return the backend that a framework's name means on this machine; others stay.
+
+    "mlx" is its GPU where there is one, else the CPU. "torch" is the CPU: a model as small as a MAD
+    candidate is faster there than on MPS.
+    """
+    on_gpu = name == "mlx" and machine.apple_gpu
+    return f"{name}:{'gpu' if on_gpu else 'cpu'}" if name in ("mlx", "torch") else name
+
+
+def missing(backend: str, machine: Machine) -> str | None:
+    """Say what this machine lacks for a backend and how to get it, or None when it can run."""
+    framework = backend.partition(":")[0]
+    if backend in GPU_BACKENDS and not machine.apple_gpu:
+        return (
+            f"{backend} needs macOS on Apple silicon, this is {machine.name}; "
+            f"use {framework}:cpu here"
+        )
+    if framework not in machine.frameworks:
+        package = "'mlx[cpu]'" if framework == "mlx" and machine.system == "linux" else framework
+        return f"{backend} needs {framework}: python -m pip install {package}"
+    return None
+
+
+def _require(backend: str, machine: Machine) -> None:
+    lack = missing(backend, machine)
+    if lack is not None:
+        raise EnvironmentLacks(lack)
+
+
+def _auto(machine: Machine, count: int | None, notes: list[str]) -> list[str]:
+    """Return `count` backends that suit the machine, or as many as suit it.
+
+    A framework that is not installed is named in `notes` and replaced by the other one.
+    """
+    wanted = _apple(machine, count) if machine.apple_gpu else _linux(machine, count)
+    lacks = {name: missing(name, machine) for name in dict.fromkeys([*wanted, *BACKENDS])}
+    able = [name for name in wanted if lacks[name] is None]
+    if not able:
+        able = [name for name in ("mlx:cpu", "torch:cpu") if lacks[name] is None]
+    if not able:
+        raise EnvironmentLacks("no worker can run here: " + "; ".join(filter(None, lacks.values())))
+    notes += [str(lacks[name]) for name in dict.fromkeys(wanted) if lacks[name] is not None]
+    return [name if lacks[name] is None else able[i % len(able)] for i, name in enumerate(wanted)]
+
+
+def _worth_running(
+    backends: list[str], tokens_per_s: Mapping[str, float], notes: list[str]
+) -> list[str]:
+    """Leave out CPU workers far slower than the fastest kind in the mix; unmeasured ones stay."""
+    fastest = max((tokens_per_s.get(name, 0.0) for name in backends), default=0.0)
+    slow = [
+        name
+        for name in dict.fromkeys(backends)
+        if name not in GPU_BACKENDS
+        and name in tokens_per_s
+        and tokens_per_s[name] < WORTH_RUNNING * fastest
+    ]
+    notes += [
+        f"{name} left out: {tokens_per_s[name] / fastest:.1%} of the fastest worker's speed when "
+        "`mlxhog doctor` measured it"
+        for name in slow
+    ]
+    return [name for name in backends if name not in slow]
+
+
+def _apple(machine: Machine, count: int | None) -> list[str]:
+    suffix = machine.chip.split()[-1] if machine.chip else ""
+    gpu, cpu = APPLE_MIX.get(suffix, APPLE_MIX[""])
+    if count is None:
+        return ["mlx:gpu"] * gpu + ["mlx:cpu"] * cpu
+    return ["mlx:gpu"] * min(gpu, count) + ["mlx:cpu"] * max(0, count - gpu)
+
+
+def _linux(machine: Machine, count: int | None) -> list[str]:
+    count = min(machine.cores, MOST_AUTO_WORKERS) if count is None else count
+    if count == 1:  # MLX on Linux uses threads in matrix products only, torch everywhere
+        return ["torch:cpu"]
+    return [("mlx:cpu", "torch:cpu")[i % 2] for i in range(count)]
+
+
+def _with_threads(
+    backends: list[str], threads: int | None, machine: Machine, notes: list[str]
+) -> tuple[WorkerSpec, ...]:
+    """Share the cores: a GPU worker takes one to feed it, CPU workers split the rest evenly."""
+    on_gpu = sum(backend in GPU_BACKENDS for backend in backends)
+    on_cpu = len(backends) - on_gpu
+    if threads is not None:
+        needed = on_gpu + on_cpu * threads
+        if needed > machine.cores and threads > 1:
+            raise ConfigError(
+                f"threads is {threads}, so {len(backends)} workers need {needed} cores and this "
+                f"machine has {machine.cores}; use fewer workers, or threads=auto"
+            )
+        share, rest = threads, 0
+    else:
+        share, rest = divmod(max(machine.cores - on_gpu, 0), max(on_cpu, 1))
+    if len(backends) > machine.cores:
+        notes.append(
+            f"{len(backends)} workers share {machine.cores} cores; more workers than cores "
+            "add staleness, not speed"
+        )
+    chosen = []
+    for backend in backends:
+        if backend in GPU_BACKENDS:
+            chosen.append(WorkerSpec(backend, 1))
+            continue
+        chosen.append(WorkerSpec(backend, max(1, share + (rest > 0))))
+        rest -= 1
+    return tuple(chosen)

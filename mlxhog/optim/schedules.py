@@ -1,0 +1,159 @@
+"""Step sizes over a run: constant, cosine, warmup-stable-decay, and the robust 1/k back-off.
+
+A schedule maps (progress, update) to a step size. `progress` in [0, 1] is the largest used share of
+any budget (steps, tokens or time), so cosine and wsd need not know which budget ends the run;
+`update` counts updates applied so far by all workers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from mlxhog.errors import ConfigError
+
+Schedule = Callable[[float, int], float]
+
+WSD_DECAY: Final = 0.2  # last share of a wsd run, over which the step size falls
+
+
+class ScheduleConfig(Protocol):
+    """The options that choose a schedule; `mlxhog.config.config.TrainConfig` has them."""
+
+    @property
+    def schedule(self) -> str:
+        """One of constant, cosine, wsd, backoff."""
+
+    @property
+    def lr(self) -> float:
+        """Largest step size."""
+
+    @property
+    def warmup(self) -> float:
+        """Share of the run with a rising step size."""
+
+    @property
+    def lr_floor(self) -> float:
+        """Step size at the end of cosine and wsd, as a share of lr."""
+
+    @property
+    def backoff_steps(self) -> int:
+        """Updates with the first step size of backoff."""
+
+    @property
+    def backoff_beta(self) -> float:
+        """Factor of the step size after each stage of backoff."""
+
+
+def build(config: ScheduleConfig) -> Schedule:
+    """The schedule that `config.schedule` names.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    lr, warmup, floor = config.lr, config.warmup, config.lr_floor
+    if config.schedule == "constant":
+        return constant(lr, warmup=warmup)
+    if config.schedule == "cosine":
+        return cosine(lr, warmup=warmup, floor=floor)
+    if config.schedule == "wsd":
+        return wsd(lr, warmup=warmup, floor=floor)
+    if config.schedule == "backoff":
+        return backoff(lr, steps=config.backoff_steps, beta=config.backoff_beta)
+    raise ConfigError(
+        f"no schedule {config.schedule!r}; choose from backoff, constant, cosine, wsd"
+    )
+
+
+def constant(lr: float, *, warmup: float = 0.0) -> Schedule:
+    """`lr`, after a linear warm-up over a share of the run."""
+    return lambda progress, update: lr * _warmed(progress, warmup)
+
+
+def cosine(lr: float, *, warmup: float, floor: float) -> Schedule:
+    """Linear warm-up to `lr`, then half a cosine down to `floor * lr` at progress 1."""
+
+    def at(progress: float, update: int) -> float:
+        if progress < warmup:
+            return lr * _warmed(progress, warmup)
+        x = min(1.0, (progress - warmup) / (1.0 - warmup)) if warmup < 1 else 1.0
+        return lr * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * x)))
+
+    return at
+
+
+def cosine_by_epoch(lr: float, *, floor: float, steps: int, per_epoch: int) -> Schedule:
+    """Half a cosine from `lr` down to `floor`, a step size, that moves once per epoch.
+
+    Args:
+        lr: step size of the first epoch.
+        floor: what the cosine reaches at the end; `lr` where that is smaller.
+        steps: of the whole run, which progress 1 stands for.
+        per_epoch: steps of an epoch.
+
+    Source: torch.optim.lr_scheduler.CosineAnnealingLR with an epoch as its step.
+    """
+    low = min(floor, lr)
+
+    def at(progress: float, update: int) -> float:
+        begun = round(progress * steps) // per_epoch * per_epoch
+        return low + (lr - low) * 0.5 * (1.0 + math.cos(math.pi * begun / steps))
+
+    return at
+
+
+def wsd(lr: float, *, warmup: float, floor: float, decay: float = WSD_DECAY) -> Schedule:
+    """Linear warm-up, then `lr`, then a line down to `floor * lr` over the last `decay` of it."""
+
+    def at(progress: float, update: int) -> float:
+        x = min(1.0, max(0.0, (progress - (1.0 - decay)) / decay))
+        return lr * _warmed(progress, warmup) * (1.0 - (1.0 - floor) * x)
+
+    return at
+
+
+def backoff(lr: float, *, steps: float, beta: float) -> Schedule:
+    """`lr` for `steps` updates, then `beta * lr` for `steps / beta`, and so on.
+
+    After k updates the step size is of order 1/k, without knowing the curvature: on a strongly
+    convex problem the error falls as 1/k (Niu et al. 2011, arXiv:1106.5730, section 5).
+    """
+
+    def at(progress: float, update: int) -> float:
+        return float(lr * beta ** backoff_stage(update, steps=steps, beta=beta))
+
+    return at
+
+
+def backoff_stage(update: int, *, steps: float, beta: float) -> int:
+    """Stage that `update` (from 0) falls in; stage e begins at `backoff_start(e)`."""
+    guess = math.log1p(update * (1.0 / beta - 1.0) / steps) / math.log(1.0 / beta)
+    stage = int(guess)
+    if update >= backoff_start(stage + 1, steps=steps, beta=beta):  # the logarithm was rounded down
+        return stage + 1
+    return stage - (update < backoff_start(stage, steps=steps, beta=beta))
+
+
+def backoff_start(stage: int, *, steps: float, beta: float) -> float:
+    """Updates before a stage: `steps * (1 + 1/beta + ... + 1/beta^(stage-1))`."""
+    return float(steps * (beta**-stage - 1.0) / (1.0 / beta - 1.0))
+
+
+def best_backoff_beta() -> float:
+    """The beta that minimises the paper's constant ln(2/beta) / (1 - beta): 0.37336.
+
+    It is the root of ln(2/beta) = (1 - beta)/beta, found by bisection.
+    """
+    low, high = 0.1, 0.9
+    while high - low > 1e-12:
+        beta = 0.5 * (low + high)
+        if math.log(2.0 / beta) < (1.0 - beta) / beta:
+            low = beta
+        else:
+            high = beta
+    return 0.5 * (low + high)
+
+
+def _warmed(progress: float, warmup: float) -> float:
+    return min(1.0, progress / warmup) if warmup > 0 else 1.0

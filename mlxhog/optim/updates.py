@@ -1,0 +1,252 @@
+"""Add deltas to shared parameters, and read them: the only code that touches parameter bytes.
+
+Fused optimizer steps (`mlxhog.optim`) go through the same native locks and kernels.
+
+    mode       number  promise of concurrent adds
+    lossless   0       no increment is lost; locks of a dead worker are taken over (locks.h)
+    racy       1       elements never tear; simultaneous increments of one element may be lost
+    cas        2       no increment is lost, also beside 32-bit atomics of a GPU; 20-100 x slower
+    owner      3       deltas go to one writer; the kernels here do not implement it
+
+All writers of an arena use the mode in its header. Each parameter has one exclusion unit: `dense`
+(a lock per 1024 floats of the segment) or `rows` (a lock per row), whatever form a gradient has.
+Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730; the lossless mode is the one its theorem covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import _native
+from mlxhog.errors import ShapeError
+from mlxhog.optim import updates_reference
+from mlxhog.optim.gradients import Float32, GradientSum, Grads, Int32, Rows
+
+WRITE_MODES: Final[Mapping[str, int]] = {"lossless": 0, "racy": 1, "cas": 2, "owner": 3}
+UInt32 = NDArray[np.uint32]
+STRIPE: Final = _native.STRIPE  # floats guarded by one dense lock
+
+
+class Slot(Protocol):
+    """What an update needs to know of a parameter; `mlxhog.arena.layout.Slot` has it."""
+
+    @property
+    def name(self) -> str:
+        """Dotted name."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape; the parameter is row-major."""
+
+    @property
+    def offset(self) -> int:
+        """First float of the parameter in the segment."""
+
+    @property
+    def size(self) -> int:
+        """Number of floats."""
+
+    @property
+    def kind(self) -> str:
+        """Exclusion unit: "dense" or "rows"."""
+
+    @property
+    def row_word0(self) -> int | None:
+        """Lock word of row 0 for "rows", else None."""
+
+
+class Place(Protocol):
+    """Where adds go; `mlxhog.optim.Target` has it."""
+
+    @property
+    def flat(self) -> Float32:
+        """The whole parameter segment."""
+
+    @property
+    def locks(self) -> _native.Locks | None:
+        """This worker's locks."""
+
+    @property
+    def mode(self) -> int:
+        """A value of `WRITE_MODES`."""
+
+
+def check(slot: Slot, delta: Float32 | Rows) -> None:
+    """Refuse a delta that does not belong to its slot.
+
+    Raises:
+        ShapeError: other shape, dtype or memory order than the slot's; or a row outside it.
+    """
+    values = delta.values if isinstance(delta, Rows) else delta
+    wanted = (len(values), *slot.shape[1:]) if isinstance(delta, Rows) else slot.shape
+    if values.shape != wanted or values.dtype != np.float32 or not values.flags.c_contiguous:
+        order = "C-contiguous" if values.flags.c_contiguous else "not C-contiguous"
+        raise ShapeError(
+            f"delta for {slot.name!r} is {values.dtype} {values.shape}, {order}; its slot wants "
+            f"C-contiguous float32 {wanted}: build the model and the arena from the same config"
+        )
+    if not isinstance(delta, Rows):
+        return
+    if delta.index.dtype != np.int32 or not delta.index.flags.c_contiguous:
+        raise ShapeError(
+            f"rows of {slot.name!r} are {delta.index.dtype}; wanted C-contiguous int32"
+        )
+    if len(delta.index) and not (0 <= delta.index.min() <= delta.index.max() < slot.shape[0]):
+        raise ShapeError(
+            f"rows of {slot.name!r} run from {delta.index.min()} to {delta.index.max()}; "
+            f"the parameter has rows 0 to {slot.shape[0] - 1}"
+        )
+
+
+def row_width(slot: Slot) -> int:
+    """Floats in one row of a parameter."""
+    return slot.size // slot.shape[0]
+
+
+def add(
+    flat: Float32,
+    slot: Slot,
+    delta: Float32 | Rows,
+    *,
+    locks: _native.Locks | None,
+    mode: int,
+    seed: int = 0,
+    native: bool = True,
+) -> None:
+    """Add `delta` to one shared parameter, in place.
+
+    Args:
+        flat: (n,) float32, the whole parameter segment; other processes may write it meanwhile.
+        slot: which parameter.
+        delta: float32 of the parameter's shape, or some of its rows (duplicates add up).
+        locks: this worker's locks; may be None unless `mode` is lossless.
+        mode: a value of `WRITE_MODES`, the arena's.
+        seed: where to start walking; workers should differ, so that they keep apart.
+        native: False takes the NumPy reference, for one worker only.
+
+    Raises:
+        ShapeError: delta and slot differ; nothing has been written.
+
+    Concurrency: as the mode promises, see the module's table.
+    """
+    check(slot, delta)
+    if not native:
+        updates_reference.add(flat, slot.offset, slot.shape, delta)
+    elif slot.kind == "rows" or isinstance(delta, Rows):
+        index, values = (delta.index, delta.values) if isinstance(delta, Rows) else (None, delta)
+        width, word0 = row_width(slot), slot.row_word0
+        _native.add_rows(locks, mode, flat, slot.offset, width, word0, index, values, seed)
+    else:
+        _native.add_dense(locks, mode, flat, slot.offset, delta, seed)
+
+
+def add_at(
+    flat: Float32,
+    slot: Slot,
+    index: Int32,
+    values: Float32,
+    *,
+    locks: _native.Locks | None,
+    mode: int,
+    seed: int = 0,
+    native: bool = True,
+) -> None:
+    """Add `values` to some elements of one shared parameter, in place.
+
+    Args:
+        flat: (n,) float32, the whole parameter segment; other processes may write it meanwhile.
+        slot: which parameter.
+        index: (k,) int32 elements of the row-major parameter, ascending, each once.
+        values: (k,) float32.
+        locks: this worker's locks; may be None unless `mode` is lossless.
+        mode: a value of `WRITE_MODES`, the arena's.
+        seed: where to start walking; workers should differ, so that they keep apart.
+        native: False takes the NumPy reference, for one worker only.
+
+    Raises:
+        ValueError: elements outside the parameter or not ascending; nothing has been written.
+
+    Concurrency: as the mode promises, beside every other writer of the parameter: lossless takes
+    the stripes (or rows) that the elements lie in, cas swaps element by element.
+    """
+    if not native:
+        updates_reference.add_at(flat, slot.offset, index, values)
+        return
+    width, word0 = row_width(slot), slot.row_word0
+    place = (flat, slot.offset, slot.size, width, word0)
+    _native.add_at(locks, mode, *place, index, values, seed)
+
+
+def add_packed16(words: UInt32, offset: int, delta: UInt32, *, bfloat: bool) -> int:
+    """Add 16-bit floats, two in each word, rounding every sum to nearest even.
+
+    Args:
+        words: (n,) uint32, shared.
+        offset: first word.
+        delta: (k,) uint32.
+        bfloat: bfloat16 instead of half.
+
+    Returns:
+        Words that were left as they are, since other writers won 64 times in a row; normally 0.
+
+    Raises:
+        ValueError: the range does not lie in `words`; nothing has been written.
+
+    Concurrency: beside other 32-bit atomic adders no add is lost, but for the words returned.
+    """
+    return _native.add_packed16(words, offset, delta, bfloat)
+
+
+def snapshot(dst: Float32, src: Float32) -> None:
+    """Copy the shared floats `src` into the private `dst`, both (n,) float32.
+
+    Concurrency: takes no lock; each element is whole, elements may be of different ages.
+    """
+    _native.snapshot(dst, src)
+
+
+def snapshot_predict(dst: Float32, src: Float32, prev: Float32, coef: float) -> None:
+    """Set `dst = src + coef * (src - prev)`, then `prev = src`, in one pass over (n,) float32.
+
+    Where the parameters will be when a gradient lands, judged by their last movement
+    (`predict=own`). Related published method: DANA, arXiv:1907.11612.
+
+    Concurrency: `src` is shared, see `snapshot`; `dst` and `prev` are private.
+    """
+    _native.snapshot_predict(dst, src, prev, coef)
+
+
+def add_probe(place: Place, probe: Float32, *, scattered: bool = False) -> None:
+    """Add 1.0 to every element of the arena's lost-update probe, by the parameters' own kernel.
+
+    Args:
+        place: the parameter segment that `probe` lies in, with locks and mode.
+        probe: (k,) float32 view into `place.flat`.
+        scattered: whether parameters are added to element by element.
+    """
+    offset = (probe.ctypes.data - place.flat.ctypes.data) // probe.itemsize
+    ones = np.ones(probe.size, np.float32)
+    if scattered:
+        each, whole = np.arange(probe.size, dtype=np.int32), (offset, probe.size, probe.size, None)
+        _native.add_at(place.locks, place.mode, place.flat, *whole, each, ones)
+    else:
+        _native.add_dense(place.locks, place.mode, place.flat, offset, ones)
+
+
+def lost_update_rate(probe: Float32, adds: int) -> float:
+    """Share of `adds` probe increments that never arrived, in [0, 1].
+
+    Exact up to 2^24 adds per element, where float32 stops counting.
+    """
+    return max(0.0, 1.0 - float(probe.mean(dtype=np.float64)) / adds) if adds else 0.0
+
+
+__all__ = [
+    "STRIPE", "WRITE_MODES", "Float32", "GradientSum", "Grads", "Int32", "Place", "Rows", "Slot",
+    "UInt32", "add", "add_at", "add_packed16", "add_probe", "check", "lost_update_rate",
+    "row_width", "snapshot", "snapshot_predict",
+]  # fmt: skip

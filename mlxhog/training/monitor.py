@@ -1,0 +1,198 @@
+"""What is going on in a run, put together from the arena: rings, worker table, counters, probe."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mlxhog.arena import Arena
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.records import Kind, Ring
+from mlxhog.arena.workers import State
+from mlxhog.config.budget import Budget
+from mlxhog.data.heldout import bits_per_byte
+from mlxhog.machine.workers import WorkerSpec
+from mlxhog.optim import updates
+from mlxhog.report.metrics import Progress, WorkerReport
+
+WINDOW_S = 5.0  # throughput and loss are averages over this much time
+
+
+class _Step(NamedTuple):
+    """What is kept of a step for the averages."""
+
+    t_ns: int
+    tokens: int
+    n_bytes: int
+    loss: float
+
+
+class Monitor:
+    """The supervisor's reader of everything workers report. Reads only, so it disturbs no one."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        mix: Sequence[WorkerSpec],
+        budget: Budget,
+        *,
+        gpu_write: str = "cpu",
+        kernels: str = "reference",
+        marks: bool = False,
+    ) -> None:
+        """Attach to the rings of all workers of a mix; the last three go into what is shown."""
+        self.arena, self.mix, self.budget = arena, mix, budget
+        self.gpu_write, self.kernels, self.marks = gpu_write, kernels, marks
+        self._rings = [Ring(arena.segment(f"ring.{k + 1}")) for k in range(len(mix))]
+        self._recent: list[deque[_Step]] = [deque() for _ in mix]
+        self.val_bits_per_byte: float | None = None
+        self.val_tokens: int | None = None
+        self.loss: float | None = None
+        self.train_bits_per_byte: float | None = None
+        self.ended_ns: int | None = None
+        self.over = False  # the budget is used up
+        self.samples = 0
+        self._staleness: list[Counter[int]] = [Counter() for _ in mix]
+
+    def drain(self) -> None:
+        """Take in what workers have recorded since the last call."""
+        now = monotonic_ns()
+        of_workers = zip(self._rings, self._recent, self._staleness, strict=True)
+        for ring, recent, staleness in of_workers:
+            for record in ring.drain():
+                if record["kind"] == Kind.STEP:
+                    staleness[int(record["staleness"])] += 1
+                    recent.append(
+                        _Step(
+                            t_ns=int(record["t_ns"]),
+                            tokens=int(record["tokens"]),
+                            n_bytes=int(record["n_bytes"]),
+                            loss=float(record["loss"]),
+                        )
+                    )
+                elif record["kind"] == Kind.SAMPLE:
+                    self.samples += 1
+                elif record["n_bytes"]:
+                    self.val_bits_per_byte = bits_per_byte(
+                        float(record["nats"]), int(record["n_bytes"])
+                    )
+                    self.val_tokens = int(record["tokens"])
+            while recent and recent[0].t_ns < now - WINDOW_S * 1e9:
+                recent.popleft()
+        steps = [step for recent in self._recent for step in recent if math.isfinite(step.loss)]
+        if steps:
+            self.loss = float(np.mean([step.loss for step in steps]))
+        if n_bytes := sum(step.n_bytes for step in steps):
+            nats = sum(step.loss * step.tokens for step in steps)
+            self.train_bits_per_byte = bits_per_byte(nats, n_bytes)
+
+    def seconds(self) -> float:
+        """Training time of this call so far; stands still once `ended_ns` is set."""
+        start = self.arena.counters.load("start_ns")
+        return ((self.ended_ns or monotonic_ns()) - start) / 1e9 if start else 0.0
+
+    def no_step_fits(self) -> bool:
+        """Whether no worker begins another step, since it would end after the budget's time."""
+        limit_s = self.budget.seconds
+        entries = (self.arena.workers.entry(k + 1) for k in range(len(self.mix)))
+        shortest_s = min(entry.step_s for entry in entries)
+        return limit_s is not None and self.seconds() + shortest_s >= limit_s
+
+    def lost_update_rate(self) -> float | None:
+        """Share of probe increments that never arrived; None before the first step."""
+        adds = sum(self.arena.workers.entry(k + 1).probe_adds for k in range(len(self.mix)))
+        return updates.lost_update_rate(self.arena.probe, adds) if adds else None
+
+    def staleness(self) -> dict[int, int]:
+        """Steps by how many updates others made between their reads and writes, ascending."""
+        return _ascending(sum(self._staleness, Counter()))
+
+    def dropped_steps(self) -> int:
+        """Steps dropped because their gradient was not finite."""
+        return sum(self.arena.workers.entry(k + 1).dropped for k in range(len(self.mix)))
+
+    def worker_reports(self) -> tuple[WorkerReport, ...]:
+        """One report per worker slot."""
+        reports = []
+        for k, (spec, recent) in enumerate(zip(self.mix, self._recent, strict=True)):
+            entry = self.arena.workers.entry(k + 1)
+            applied = entry.steps - entry.dropped
+            reports.append(
+                WorkerReport(
+                    slot=k + 1,
+                    backend=spec.backend,
+                    pid=entry.pid,
+                    state=State(entry.state).name.lower(),
+                    steps=entry.steps,
+                    tokens=entry.tokens,
+                    tokens_per_s=_rate(recent),
+                    mean_staleness=entry.staleness_sum / applied if applied else 0.0,
+                    max_staleness=entry.staleness_max,
+                    dropped=entry.dropped,
+                    memory_bytes=entry.rss_bytes,
+                    staleness=_ascending(self._staleness[k]),
+                )
+            )
+        return tuple(reports)
+
+    def totals(self) -> tuple[int, int, float]:
+        """Steps, tokens and seconds of training of the whole run, before this call and in it."""
+        counters, budget = self.arena.counters, self.budget
+        return (
+            budget.steps_before + counters.load("steps"),
+            budget.tokens_before + counters.load("tokens"),
+            budget.seconds_before + self.seconds(),
+        )
+
+    def progress(
+        self,
+        *,
+        sample: str | None = None,
+        message: str | None = None,
+        doing: str | None = None,
+    ) -> Progress:
+        """The whole picture, for the terminal and for metrics.jsonl."""
+        counters, seconds = self.arena.counters, self.seconds()
+        fraction = self.budget.fraction(
+            steps=counters.load("steps"), tokens=counters.load("tokens"), seconds=seconds
+        )
+        steps, tokens, elapsed_s = self.totals()
+        reports = self.worker_reports()
+        return Progress(
+            step=steps,
+            tokens=tokens,
+            elapsed_s=elapsed_s,
+            budget_fraction=fraction,
+            eta_s=seconds * (1 - fraction) / fraction if fraction > 0 else None,
+            loss=self.loss,
+            train_bits_per_byte=self.train_bits_per_byte,
+            val_bits_per_byte=self.val_bits_per_byte,
+            val_tokens=self.val_tokens,
+            tokens_per_s=sum(report.tokens_per_s for report in reports),
+            lost_update_rate=self.lost_update_rate(),
+            memory_bytes=sum(report.memory_bytes for report in reports),
+            workers=reports,
+            gpu_write=self.gpu_write,
+            kernels=self.kernels,
+            staleness=self.staleness(),
+            sample=sample,
+            message=message,
+            doing=doing,
+            marks=self.marks,
+        )
+
+
+def _ascending(counts: Counter[int]) -> dict[int, int]:
+    return dict(sorted(counts.items()))
+
+
+def _rate(recent: deque[_Step]) -> float:
+    """Tokens per second between the first and the last record of the window."""
+    if len(recent) < 2:
+        return 0.0
+    tokens = sum(step.tokens for step in recent) - recent[0].tokens
+    return tokens / max((recent[-1].t_ns - recent[0].t_ns) / 1e9, 1e-9)

@@ -1,0 +1,308 @@
+"""What a run will be, before anything is started: model, data, workers, arena, bytes.
+
+Everything that can be wrong with the input is found here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mlxhog import arena, optim, strategies
+from mlxhog.arena import Layout, records
+from mlxhog.backends import gpu_write, model_kernels
+from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.backends.gpu_write import Writers
+from mlxhog.checkpoint import checkpoint, run
+from mlxhog.config.budget import Budget
+from mlxhog.config.config import TrainConfig
+from mlxhog.data import prepare
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
+from mlxhog.machine import machine, verdicts
+from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig, param_count, param_spec
+from mlxhog.models.registry import load_architecture
+from mlxhog.models.sampled_head import SampledHead
+from mlxhog.report.metrics import is_emulated, kernels_used
+from mlxhog.strategies import sharing_out
+from mlxhog.training import evaluation
+
+WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
+ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that has passed every check.
+
+    Attributes:
+        config: the resolved configuration.
+        model: the architecture.
+        data: prepared token files.
+        workers: backend and threads of each worker; worker k gets slot k + 1.
+        writers: who adds their steps, and in which write mode.
+        kernels: form of the model's operations of each worker; never "auto".
+        notes: what the user should know about these choices.
+        layout: of the arena.
+        parameters: numbers in the model.
+        arena_bytes: shared memory.
+        worker_bytes: estimate of the private memory of one worker.
+        private_state: optimizer segments kept per worker slot.
+        shared_state: optimizer segments kept once.
+        sampled: words of the training loss; None is the whole vocabulary.
+        run: the run that is resumed.
+        checkpoint: where it begins again.
+        rest: what is left of its own budget, where this call has none.
+    """
+
+    config: TrainConfig
+    model: ModelConfig
+    data: prepare.Prepared
+    workers: tuple[WorkerSpec, ...]
+    writers: Writers
+    kernels: tuple[str, ...]
+    notes: tuple[str, ...]
+    layout: Layout
+    parameters: int
+    arena_bytes: int
+    worker_bytes: int
+    private_state: tuple[str, ...]
+    shared_state: tuple[str, ...]
+    sampled: SampledHead | None
+    run: run.Run | None
+    checkpoint: checkpoint.Checkpoint | None
+    rest: Budget | None
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens in one update."""
+        config = self.config
+        tokens = config.batch_size * config.grad_accumulation * config.seq_len
+        return tokens * len(self.workers) if config.strategy == "sync" else tokens
+
+    @property
+    def emulated(self) -> bool:
+        """Whether Metal source runs, or before a resume ran, on the CPU; see `is_emulated`."""
+        now = is_emulated(self.writers.gpu_write, kernels_used(self.kernels))
+        return now or self.emulated_before
+
+    @property
+    def emulated_before(self) -> bool:
+        """Whether steps that this run goes on from were emulated."""
+        return self.checkpoint is not None and bool(self.checkpoint.state.get("emulated"))
+
+    @property
+    def gpu_share(self) -> GPUShare:
+        """What each worker on a GPU may take of it."""
+        writes = self.writers.gpu_write == "metal"
+        segments = int(self.config.read == "live")  # by the model, and again by whoever writes
+        segments += writes * (1 + len(self.private_state) + len(self.shared_state))
+        return GPUShare(
+            workers=max(1, sum(worker.backend in GPU_BACKENDS for worker in self.workers)),
+            adopted_bytes=segments * 4 * self.layout.n_floats,
+        )
+
+
+def make_plan(config: TrainConfig) -> Plan:
+    """Check a configuration against this machine and its data.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, RunError: bad input.
+        EnvironmentLacks: a backend is missing, or memory is.
+    """
+    model = load_architecture(config.model)
+    families.check_language_model(model)
+    families.check_length(model, config.seq_len)
+    here = machine.here()
+    chosen = resolve_workers(
+        config.workers,
+        config.threads,
+        machine=here,
+        max_workers=config.max_workers,
+        serial=config.strategy == "serial",
+        tokens_per_s=verdicts.load().tokens_per_s,
+    )
+    writers = gpu_write.resolve(config, chosen.workers)
+    kernels = model_kernels.resolve(config, chosen.workers)
+    _check_parameters(config, model, here.memory_bytes)
+    resumed, found = _resumed(config, model)
+    left: Budget | None = None
+    if resumed is not None and found is not None and not config.has_budget:
+        config, left = _rest(config, resumed, found)
+    data = prepare.prepare(
+        config.data, tokenizer=config.tokenizer, text_key=config.text_key, val=config.val
+    )
+    train, val = data.open(config.seq_len)
+    _check_vocabulary(config, model, data)
+    model = families.with_bos(model, data.tokenizer.bos)
+    if found is not None:
+        checkpoint.check_tokenizer(found, data.tokenizer)
+        _check_same_corpus(config, found, train)
+    spec, sampled = param_spec(model), None
+    if config.sampled_head is not None:
+        _check_sampled_head(config, model)
+        counts = train.frequencies(model.vocab_size)
+        sampled = SampledHead.of_counts(config.sampled_head, counts)
+        head = families.head(model)
+        spec = {**spec, head: replace(spec[head], kind="rows")}  # a step touches few of them
+    optimizer = optim.build(config)
+    workers = chosen.workers
+    n_tickets = math.ceil(
+        train.n_sequences(config.seq_len) / (config.batch_size * config.grad_accumulation)
+    )
+    if config.blocks == "disjoint":
+        sharing_out.groups(model, len(workers))  # refuses too few blocks
+    layout = arena.plan(
+        spec,
+        max_workers=len(workers),
+        private=optimizer.state_segments,
+        shared=optimizer.shared_segments,
+        n_tickets=n_tickets,
+        extra={
+            **{f"ring.{k + 1}": ("uint8", records.RING_BYTES) for k in range(len(workers))},
+            **strategies.segments(config, len(workers), len(spec)),
+            evaluation.SEGMENT: evaluation.segment(val, config, param_count(model)),
+        },
+    )
+    worker_bytes = _worker_bytes(config, model, layout, len(workers))
+    planned = Plan(
+        config=config,
+        model=model,
+        data=data,
+        workers=workers,
+        writers=writers,
+        kernels=kernels.of_workers,
+        notes=(*chosen.notes, *writers.notes, *kernels.notes),
+        layout=layout,
+        parameters=param_count(model),
+        arena_bytes=layout.occupied_bytes,
+        worker_bytes=worker_bytes,
+        private_state=tuple(optimizer.state_segments),
+        shared_state=tuple(optimizer.shared_segments),
+        sampled=sampled,
+        run=resumed,
+        checkpoint=found,
+        rest=left,
+    )
+    _check_memory(planned, here.memory_bytes)
+    return planned
+
+
+def _resumed(
+    config: TrainConfig, model: ModelConfig
+) -> tuple[run.Run | None, checkpoint.Checkpoint | None]:
+    """The run that is taken up again, and where."""
+    if config.resume is None:
+        return None, None
+    resumed, path = checkpoint.resumable(config.resume, Path(config.out))
+    found = checkpoint.load(path)
+    checkpoint.check_architecture(found, model.to_dict())
+    return resumed, found
+
+
+def _rest(
+    config: TrainConfig, resumed: run.Run, found: checkpoint.Checkpoint
+) -> tuple[TrainConfig, Budget]:
+    """The run's own budget as the configuration's, and what is left of it.
+
+    Nothing is left where training ended and the run was stopped before its last evaluation did.
+
+    Raises:
+        ConfigError: the run is done, so that somebody has to say how much more.
+    """
+    own, state = found.state["budget"], found.state
+    config = replace(config, **own)
+    left = {unit: state["left"][unit] for unit in ("steps", "tokens", "seconds")}
+    over = state.get("over", False) or any(n is not None and n <= 0 for n in left.values())
+    if over and resumed.read_status().get("status") == "done":
+        asked = "--steps, --tokens or --time"
+        raise ConfigError(
+            f"the run {resumed.directory} is done: it has used up its budget, {_spell(own)}; say "
+            f"with {asked} how much more, such as: mlxhog train --resume {config.resume} --steps "
+            f"{own['steps'] or 1000}"
+        )
+    if over:
+        left = {unit: None if n is None else 0 for unit, n in left.items()}
+    return config, Budget(**left)
+
+
+def _spell(own: Mapping[str, Any]) -> str:
+    """Spell a stored budget.
+
+    >>> _spell({"steps": 10, "tokens": None, "time": 60.0})
+    'steps 10, time 60.0'
+    """
+    return ", ".join(f"{unit} {amount}" for unit, amount in own.items() if amount is not None)
+
+
+def _check_vocabulary(config: TrainConfig, model: ModelConfig, data: prepare.Prepared) -> None:
+    if data.tokenizer.n_ids > model.vocab_size:
+        raise ConfigError(
+            f"model {config.model} has vocab_size {model.vocab_size}, tokenizer {config.tokenizer} "
+            f"{data.tokenizer.n_ids} ids, one of which is BOS, the start of a document; set "
+            f"vocab_size to at least {data.tokenizer.n_ids}, or choose another model or tokenizer"
+        )
+
+
+def _check_sampled_head(config: TrainConfig, model: ModelConfig) -> None:
+    if model.tie_word_embeddings:
+        raise ConfigError(
+            f"sampled_head needs a head of its own, and model {config.model} has its head tied to "
+            "the embedding; untie it in the model (tie_word_embeddings or tie_weights: false), or "
+            "leave sampled_head out"
+        )
+    if config.sampled_head is not None and config.sampled_head >= model.vocab_size:
+        raise ConfigError(
+            f"sampled_head draws {config.sampled_head} words, and model {config.model} has "
+            f"vocab_size {model.vocab_size}; draw fewer, or leave it out for the whole vocabulary"
+        )
+
+
+def _check_same_corpus(config: TrainConfig, found: checkpoint.Checkpoint, train: TokenFile) -> None:
+    stored = found.state["tokens_sha256"]
+    if stored != train.digest:
+        raise CheckpointError(
+            f"{config.resume} was trained on tokens with digest {stored[:12]}, "
+            f"--data {config.data} gives {train.digest[:12]}; name the corpus and tokenizer "
+            "the run was started with"
+        )
+
+
+def _worker_bytes(config: TrainConfig, model: ModelConfig, layout: Layout, workers: int) -> int:
+    """Snapshot, previous snapshot, gradients, activations, and the process itself."""
+    copies = 1 + (config.read != "live")
+    copies += config.sparsify != "none" and not config.error_feedback  # steps before selection
+    copies += config.predict == "own" and config.strategy == "hogwild" and workers > 1
+    per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
+    per_token += 4 * model.vocab_size
+    tokens = config.batch_size * config.seq_len
+    return WORKER_BASE_BYTES + 4 * (copies * layout.n_floats + tokens * per_token)
+
+
+def _check_parameters(config: TrainConfig, model: ModelConfig, memory_bytes: int) -> None:
+    """Refuse a model whose parameters alone do not fit, before its blocks are listed one by one."""
+    needed, limit = 4 * param_count(model), config.memory_limit * memory_bytes
+    if needed > limit:
+        raise EnvironmentLacks(
+            f"the parameters of model {config.model} alone need {needed / 2**30:.1f} GiB, the "
+            f"limit is {limit / 2**30:.1f} GiB ({config.memory_limit:g} of "
+            f"{memory_bytes / 2**30:.1f}); use a smaller --model, or raise --memory-limit"
+        )
+
+
+def _check_memory(planned: Plan, memory_bytes: int) -> None:
+    limit = planned.config.memory_limit * memory_bytes
+    needed = planned.arena_bytes + len(planned.workers) * planned.worker_bytes
+    if needed > limit:
+        raise EnvironmentLacks(
+            f"the run needs {needed / 2**30:.1f} GiB ({planned.arena_bytes / 2**30:.1f} shared, "
+            f"{planned.worker_bytes / 2**30:.1f} in each of {len(planned.workers)} workers), the "
+            f"limit is {limit / 2**30:.1f} GiB ({planned.config.memory_limit:g} of "
+            f"{memory_bytes / 2**30:.1f}); use fewer --workers, a smaller --batch-size or --model, "
+            "or raise --memory-limit"
+        )

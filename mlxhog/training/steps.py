@@ -1,0 +1,142 @@
+"""A worker's training steps: from the ticket to the record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from mlxhog import strategies
+from mlxhog.arena import records
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.workers import Phase
+from mlxhog.backends.backend import Grads
+from mlxhog.data.batch import Batch
+from mlxhog.machine.workers import GPU_BACKENDS
+from mlxhog.optim import updates
+from mlxhog.training.job import Job
+
+WARM_UP_TOKENS = 64
+
+
+class Steps:
+    """Takes tickets, computes gradients and lets the strategy read and write."""
+
+    def __init__(self, job: Job, context: strategies.Context, ring: records.Ring) -> None:
+        """Open the training data and build the strategy."""
+        self.job, self.context, self.ring = job, context, ring
+        self.strategy = strategies.build(context)
+        self._batches = job.batches()
+        self._target = context.target(job.slot)
+
+    def warm_up(self) -> None:
+        """One gradient nobody uses, so that lazy set-up in the framework is not timed as a step.
+
+        A GPU compiles for the shape of a step. A CPU does not: a few tokens do, of a model that may
+        take a minute for a step.
+        """
+        print(f"micro-batch {self.job.micro_batch}", flush=True)
+        strategies.copy_to_inbox(self.context)
+        batch = next(self._micro_batches(strategies.Lease(0, 0)))
+        if self.job.backend not in GPU_BACKENDS:
+            batch = batch.part(0, 1).beginning(WARM_UP_TOKENS)
+        self.context.backend.loss_and_grads(batch)
+
+    def step(self) -> None:
+        """Take one ticket from claim to record, or wait a moment where there is none."""
+        entry = self.context.entry
+        # Before the claim: no worker that has a ticket may look as if it held still.
+        entry.beat(Phase.DATA)
+        given_up = entry.nonfinite_in_row >= self.job.config.max_nonfinite
+        lease = strategies.Idle.DONE if given_up else self.strategy.claim()
+        if lease is strategies.Idle.WAIT:
+            entry.beat(Phase.WAITING)
+            time.sleep(0.0002)
+        elif isinstance(lease, strategies.Idle):
+            entry.beat(Phase.IDLE)
+            time.sleep(0.002)
+        else:
+            self._take(lease)
+
+    def _take(self, lease: strategies.Lease) -> None:
+        """Read, compute, write, record."""
+        entry = self.context.entry
+        batches = list(self._micro_batches(lease))
+        samples = sum(len(batch.x) for batch in batches)
+        tokens = sum(batch.x.size for batch in batches)
+        waited_before = entry.wait_ns
+        began = monotonic_ns()
+        entry.beat(Phase.READ)
+        self.strategy.read()
+        read = monotonic_ns()
+        entry.beat(Phase.COMPUTE)
+        loss, grads = self._loss_and_grads(batches)
+        computed = monotonic_ns()
+        outcome = self.strategy.write(grads, lease, samples)
+        if outcome.applied and self.job.config.blocks != "disjoint":
+            self._probe()  # which all workers write, as they do no parameter of disjoint blocks
+        applied = monotonic_ns()
+        entry.read_ns += read - began
+        entry.compute_ns += computed - read
+        entry.apply_ns += applied - computed - (entry.wait_ns - waited_before)
+        self._count(outcome, loss, tokens)
+        self.ring.append(
+            kind=records.Kind.STEP,
+            worker=self.job.slot,
+            version=outcome.version,
+            t_ns=applied,
+            loss=loss,
+            tokens=tokens,
+            n_bytes=sum(batch.n_bytes for batch in batches),
+            staleness=outcome.staleness,
+        )
+
+    def _count(self, outcome: strategies.Outcome, loss: float, tokens: int) -> None:
+        """Add a step to this worker's entry and to the run's counters."""
+        entry, counters = self.context.entry, self.context.arena.counters
+        entry.steps += 1
+        entry.tokens += tokens
+        entry.loss = loss
+        if outcome.applied:
+            entry.nonfinite_in_row = 0
+            entry.staleness_sum += outcome.staleness
+            entry.staleness_max = max(entry.staleness_max, outcome.staleness)
+        else:
+            entry.dropped += 1
+            entry.nonfinite_in_row += 1
+        if self.strategy.counts_step():
+            counters.add("steps", 1)
+        counters.add("tokens", tokens)
+
+    def _micro_batches(self, lease: strategies.Lease) -> Iterator[Batch]:
+        """The ticket's sequences, `micro_batch` at a time."""
+        batch, rows = self._batches.at(lease.epoch, lease.ticket), self.job.micro_batch
+        for begin in range(0, len(batch.x), rows):
+            yield batch.part(begin, begin + rows)
+
+    def _loss_and_grads(self, batches: list[Batch]) -> tuple[float, Grads]:
+        """Mean loss and gradient over the micro-batches, each weighted by its sequences."""
+        if len(batches) == 1:
+            return self.context.backend.loss_and_grads(batches[0])
+        total = sum(len(batch.x) for batch in batches)
+        mean = updates.GradientSum()
+        loss = 0.0
+        for batch in batches:
+            share = len(batch.x) / total
+            part, grads = self.context.backend.loss_and_grads(batch)
+            self.context.entry.beat()
+            loss += share * part
+            mean.add(grads, share)
+        return loss, mean.grads()
+
+    def _probe(self) -> None:
+        """Add 1.0 to the probe as the parameters are added to: what it lacks later was lost."""
+        probe, metal = self.context.arena.probe, self._target.metal
+        if metal is None:
+            scattered = self.job.config.sparsify != "none"
+            updates.add_probe(self._target, probe, scattered=scattered)
+        else:
+            offset = self.context.arena.layout.probe.offset
+            metal.add(offset, np.ones(probe.size, np.float32))
+        self.context.entry.probe_adds += 1

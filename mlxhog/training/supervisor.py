@@ -1,0 +1,324 @@
+"""Spawn workers, watch them, replace the dead, end them.
+
+The supervisor is the only one that reaps: a worker's tickets are returned and its locks declared
+free after `waitpid` has said that it is gone, never before. A worker keeps its slot through
+restarts and so inherits its predecessor's optimizer state.
+"""
+
+from __future__ import annotations
+
+import signal
+import statistics
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from mlxhog.arena import Arena
+from mlxhog.arena.control import Command
+from mlxhog.arena.memory import limit_in_words
+from mlxhog.arena.process import WatchedTime, monotonic_ns
+from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.config.config import TrainConfig
+from mlxhog.data.ledger import Ledger
+from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
+from mlxhog.files.durable import disk_errors
+from mlxhog.machine.processes import FAULT_EXIT_CODE, spawn
+from mlxhog.machine.workers import WorkerSpec
+from mlxhog.strategies import course
+from mlxhog.training import notices, watchdog, worker
+from mlxhog.training.job import Job
+
+RESTART_WINDOW_S = 600.0
+START_S = 120.0  # a framework that is being imported gives no sign of life
+STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
+EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
+
+
+@dataclass
+class _Seat:
+    """One worker slot and who sits in it."""
+
+    slot: int
+    spec: WorkerSpec
+    process: SpawnProcess | None = None
+    owner: int = 0
+    deaths_s: deque[float] = field(default_factory=deque)
+    halvings: int = 0
+    log_begin: int = 0  # of its newest process, in bytes
+    heard: bool = False  # its notices have been passed on
+    beat_ns: int = 0  # its last sign of life that was seen,
+    beat_seen_s: float = 0.0  # and when, in watched time
+
+
+class Supervisor:
+    """The worker processes of one arena. Used by one thread of one process."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        ledger: Ledger,
+        mix: Sequence[WorkerSpec],
+        config: TrainConfig,
+        run_dir: Path,
+        make_job: Callable[[int, int, WorkerSpec], Job],
+    ) -> None:
+        """Prepare one seat per worker of the mix; nothing is spawned yet.
+
+        Args:
+            arena: created by this process.
+            ledger: the arena's ticket ledger.
+            mix: backend and threads of each worker; worker k gets slot k + 1.
+            config: limits on restarts, heartbeats and non-finite steps.
+            run_dir: worker logs go to its `logs` folder.
+            make_job: builds the job of (slot, owner, spec).
+        """
+        self.arena, self.ledger, self.config, self.run_dir = arena, ledger, config, run_dir
+        self.seats = [_Seat(slot=k + 1, spec=spec) for k, spec in enumerate(mix)]
+        self._make_job = make_job
+        self._watched = WatchedTime()
+        self.restarts = 0
+        self.torn = 0
+        self.messages: list[str] = []
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Spawn every worker."""
+        with disk_errors(f"making the folder for the workers' logs in {self.run_dir}"):
+            (self.run_dir / "logs").mkdir(exist_ok=True)
+        for seat in self.seats:
+            self._spawn(seat)
+
+    def _spawn(self, seat: _Seat) -> None:
+        table = self.arena.workers
+        entry = table.acquire_slot(slot=seat.slot)
+        seat.owner = entry.incarnation
+        job = watchdog.eased(self._make_job(seat.slot, seat.owner, seat.spec), seat.halvings)
+        log = self._log(seat.slot)
+        seat.log_begin, seat.heard = log.stat().st_size if log.exists() else 0, False
+        process = spawn(
+            worker.main,
+            (job,),
+            name=f"mlxhog-worker-{seat.slot}",
+            threads=seat.spec.threads,
+            daemon=True,
+        )
+        assert process.pid is not None
+        table.seated(seat.slot, process.pid)
+        seat.process = process
+
+    def poll(self, timeout_s: float) -> None:
+        """Wait until a worker dies or the time is over; reap and replace the dead.
+
+        Raises:
+            WorkerFailed: a worker met an error that no restart cures, or died more often than
+                `config.restarts` in ten minutes.
+            Diverged: `config.max_nonfinite` gradients in a row were not finite.
+            ConfigError, EnvironmentLacks: a worker cannot start here; the message is its own.
+        """
+        sentinels = [seat.process.sentinel for seat in self.seats if seat.process is not None]
+        connection.wait(sentinels, timeout=timeout_s)
+        self._kill_stale()
+        for seat in self.seats:
+            if seat.process is not None and not seat.process.is_alive():
+                self._replace(seat)
+                continue
+            if not seat.heard and self.entry(seat).state == State.RUNNING:
+                seat.heard = True
+                self.messages += notices.told(self._log(seat.slot), seat.log_begin)
+            if self.entry(seat).nonfinite_in_row >= self.config.max_nonfinite:
+                raise Diverged(
+                    f"worker {seat.slot} ({seat.spec.backend}) computed "
+                    f"{self.entry(seat).nonfinite_in_row} non-finite gradients in a row; lower "
+                    "--lr or --clip, then --resume from the last checkpoint"
+                )
+        self.ledger.sweep_orphans()
+
+    def entry(self, seat: _Seat) -> Entry:
+        """The worker table entry of a seat."""
+        return self.arena.workers.entry(seat.slot)
+
+    def _reap(self, seat: _Seat) -> int:
+        """Settle what a dead worker held; returns its exit code."""
+        assert seat.process is not None
+        seat.process.join()
+        code = seat.process.exitcode
+        assert code is not None
+        seat.process.close()
+        seat.process = None
+        left = self.entry(seat).state
+        self.arena.workers.mark_dead(seat.slot)
+        if left == State.FINISHED:
+            self.entry(seat).state = left
+        report = self.ledger.reap(seat.owner)
+        self.entry(seat).torn += report.torn
+        self.torn += report.torn
+        return code
+
+    def _replace(self, seat: _Seat) -> None:
+        state = self.entry(seat).state
+        code = self._reap(seat)
+        if state == State.FINISHED or self.arena.counters.load("command") == Command.EXIT:
+            return
+        what = f"worker {seat.slot} ({seat.spec.backend})"
+        if state == State.STARTING and code in EXIT_ERRORS:
+            raise EXIT_ERRORS[code](f"{what} cannot start: {self.last_words(seat.slot)}")
+        if code == FAULT_EXIT_CODE:
+            raise WorkerFailed(
+                f"{what} met an error that no restart cures: {self.last_words(seat.slot)}; see "
+                f"{self._log(seat.slot)}, and please report it"
+            )
+        now = monotonic_ns() / 1e9
+        seat.deaths_s.append(now)
+        # A worker that never gets up is given up however long it takes to fail each time.
+        while state != State.STARTING and seat.deaths_s[0] < now - RESTART_WINDOW_S:
+            seat.deaths_s.popleft()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        log = self._log(seat.slot)
+        if watchdog.ended(seat.spec.backend, code):
+            self._ease(seat, f"{what} {watchdog.how(code, self.last_words(seat.slot))}")
+        if len(seat.deaths_s) > self.config.restarts:
+            raise WorkerFailed(
+                f"{what} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
+                f"(last: {how}; {self.last_words(seat.slot)}){limit_in_words()}; see {log}, or "
+                "allow more with --restarts"
+            )
+        self.restarts += 1
+        self.messages.append(f"{what} died ({how}) and is being replaced")
+        self._spawn(seat)
+
+    def _ease(self, seat: _Seat, ended: str) -> None:
+        """Give a worker that the GPU watchdog ended less work at a time.
+
+        Raises:
+            WorkerFailed: that has been done three times.
+        """
+        if seat.halvings == watchdog.MOST_HALVINGS:
+            raise WorkerFailed(
+                f"{ended} with less and less work at a time, last words "
+                f"{self.last_words(seat.slot)!r}; {watchdog.HINTS}"
+            )
+        seat.halvings += 1
+        job = watchdog.eased(self._make_job(seat.slot, seat.owner, seat.spec), seat.halvings)
+        self.messages.append(watchdog.explain(ended, job.micro_batch))
+
+    def _kill_stale(self) -> None:
+        """Kill workers that have not shown a sign of life for too long; poll then reaps them."""
+        steps_s = [
+            (entry.read_ns + entry.compute_ns + entry.apply_ns) / entry.steps / 1e9
+            for entry in map(self.entry, self.seats)
+            if entry.steps
+        ]
+        limit_s = self.config.heartbeat_timeout_s
+        if steps_s:
+            limit_s = max(limit_s, STALE_STEPS * statistics.median(steps_s))
+        now_s = self._watched.look()
+        for seat in self.seats:
+            entry = self.entry(seat)
+            if entry.heartbeat_ns != seat.beat_ns:
+                seat.beat_ns, seat.beat_seen_s = entry.heartbeat_ns, now_s
+            silent_s = now_s - seat.beat_seen_s
+            allowed_s = max(limit_s, START_S) if entry.state == State.STARTING else limit_s
+            if seat.process is not None and seat.process.is_alive() and silent_s > allowed_s:
+                self.messages.append(
+                    f"worker {seat.slot} ({seat.spec.backend}) gave no sign of life for "
+                    f"{silent_s:.0f} s in phase {Phase(entry.phase).name.lower()}; killed"
+                )
+                seat.process.kill()
+                seat.process.join()
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def command(self, command: Command) -> None:
+        """Tell every worker what to do now."""
+        self.arena.counters.store("command", command)
+
+    def ready(self) -> bool:
+        """Whether every worker is up."""
+        return all(self.entry(seat).state == State.RUNNING for seat in self.seats)
+
+    def has_workers(self) -> bool:
+        """Whether there is a process that could do anything; dead ones are replaced by `poll`."""
+        return any(seat.process is not None for seat in self.seats)
+
+    def resting(self) -> bool:
+        """Whether every worker is up, and none is inside a step or an evaluation.
+
+        One that is dead or starting does not rest: it may have left something half done, which the
+        others wait for.
+        """
+        return self._twice(lambda: [self._rests(seat) for seat in self.seats])
+
+    def holding_still(self) -> bool:
+        """Whether no worker moves, or will while `pause` is set.
+
+        One that is starting may be waited for by all others, but not in a step they do together.
+        """
+
+        def look() -> list[bool]:
+            entries = [self.entry(seat) for seat in self.seats]
+            still = [e.phase in (Phase.IDLE, Phase.WAITING, Phase.STARTING) for e in entries]
+            return [*still, course.between_steps(self.config, len(self.seats), self.arena)]
+
+        return self._twice(look)
+
+    def _rests(self, seat: _Seat) -> bool:
+        entry = self.entry(seat)
+        return entry.state == State.RUNNING and entry.phase == Phase.IDLE
+
+    def _twice(self, look: Callable[[], list[bool]]) -> bool:
+        """Whether two looks find all true, and nobody has moved in between."""
+
+        def steps() -> list[tuple[int, int]]:
+            return [(self.entry(seat).steps, self.entry(seat).state) for seat in self.seats]
+
+        before = steps()
+        if not all(look()):
+            return False
+        connection.wait([], timeout=0.02)
+        return all(look()) and before == steps()
+
+    def _log(self, slot: int) -> Path:
+        return self.run_dir / "logs" / f"worker-{slot}.log"
+
+    def last_words(self, slot: int) -> str:
+        """The last line of a worker's log."""
+        log = self._log(slot)
+        lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+        return next((line for line in reversed(lines) if line.strip()), "it left no message")
+
+    # -- end -------------------------------------------------------------------------------------
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Ask every worker to leave, kill those that do not, and reap them all."""
+        self.command(Command.EXIT)
+        deadline = monotonic_ns() + int(timeout_s * 1e9)
+        for seat in self.seats:
+            if seat.process is None:
+                continue
+            if self.entry(seat).state != State.STARTING:  # which holds nothing, and hears late
+                seat.process.join(max(0.0, (deadline - monotonic_ns()) / 1e9))
+            if seat.process.is_alive():
+                seat.process.kill()
+            self._reap(seat)
+
+    def abandon(self) -> None:
+        """End every worker that does not rest, at once; nobody takes its place.
+
+        Its ticket goes back; the others go on.
+        """
+        for seat in self.seats:
+            if seat.process is not None and not self._rests(seat):
+                phase = Phase(self.entry(seat).phase).name.lower()
+                self.messages.append(
+                    f"worker {seat.slot} ({seat.spec.backend}) was still in phase {phase}; ended"
+                )
+                seat.process.kill()
+                self._reap(seat)
+
+    def kill(self) -> None:
+        """End every worker at once and reap it."""
+        self.stop(timeout_s=0.0)

@@ -1,0 +1,128 @@
+"""Whatever is tried in a child, its parent hears of it, and nothing outlives the parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlxhog.arena import process
+from mlxhog.arena.child import START_S, Child, Failed
+from mlxhog.arena.workers import State
+from mlxhog.doctor import bench
+from tests.doctor import planted
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 30.0
+
+
+@pytest.fixture
+def child() -> Iterator[Child]:
+    with Child() as made:
+        yield made
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_a_child_says_nothing_on_the_streams_of_its_parent(
+    child: Child, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert child.call(START_S, planted.talk) == child.pid
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_lane_keeps_is_there_the_next_time(child: Child) -> None:
+    assert [child.call(START_S, planted.count_up) for _ in range(3)] == [1, 2, 3]
+
+
+def test_an_error_is_told_and_the_child_goes_on(child: Child) -> None:
+    with pytest.raises(Failed, match="ValueError: this cannot work"):
+        child.call(START_S, planted.fail)
+    assert child.call(START_S, planted.count_up) == 1
+
+
+def test_a_death_is_told_with_its_signal_and_its_last_words(child: Child) -> None:
+    with pytest.raises(Failed, match="SIGABRT.*the GPU is gone"):
+        child.call(START_S, planted.crash)
+    with pytest.raises(Failed, match="SIGABRT"):
+        child.call(START_S, planted.count_up)
+
+
+def test_a_function_that_never_returns_is_given_up(child: Child) -> None:
+    child.call(START_S, planted.count_up)
+    with pytest.raises(Failed, match="no answer within 0 s"):
+        child.call(0.2, planted.hang)
+
+
+def test_the_slots_of_a_child_are_free_when_it_has_gone() -> None:
+    arena = bench.create(2)
+    try:
+        for _ in range(2):
+            with Child(arena, (1, 2)) as child:
+                assert child.call(START_S, planted.talk) == arena.workers.entry(2).pid
+        assert arena.workers.entry(1).state == State.DEAD
+    finally:
+        arena.close()
+
+
+PARENT = """
+import time
+from mlxhog.arena.child import START_S, Child
+from tests.doctor import planted
+
+if __name__ == "__main__":
+    child = Child()
+    print(child.call(START_S, planted.talk), flush=True)
+    child.start(0, planted.hang)
+    time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_leaves_when_its_parent_is_killed(tmp_path: Path, number: int) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as parent:
+        try:
+            assert parent.stdout is not None
+            pid = int(parent.stdout.readline())
+            parent.send_signal(number)
+            parent.wait(PATIENCE_S)
+            deadline = time.monotonic() + PATIENCE_S
+            while not gone(pid):
+                assert time.monotonic() < deadline, f"process {pid} has outlived its parent"
+                time.sleep(0.01)
+        finally:
+            parent.kill()
+
+
+def test_a_pause_of_the_whole_group_is_no_silence_of_a_child(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, pauses = [10**12], [3]
+    child = Child.__new__(Child)
+    child._results, child._pipe = {}, None  # type: ignore[assignment]
+
+    def wait(pipes: object, timeout: float) -> bool:
+        now[0] += 3600 * 10**9  # Ctrl-Z, or the lid of a laptop
+        pauses[0] -= 1
+        return not pauses[0]
+
+    monkeypatch.setattr(process, "monotonic_ns", lambda: now[0])
+    monkeypatch.setattr("mlxhog.arena.child.connection.wait", wait)
+    monkeypatch.setattr(Child, "receive", lambda self: self._results.update({0: (None, "here")}))
+    assert child.take(0, timeout_s=10.0) == "here"

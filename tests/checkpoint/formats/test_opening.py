@@ -1,0 +1,415 @@
+"""Checkpoints that others wrote are recognised, and what is wrong with one is named."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.numpy import load_file, save_file
+
+from mlxhog.checkpoint import checkpoint, formats, run
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.errors import CheckpointError, ConfigError, MlxhogError
+from mlxhog.models import families
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from tests.checkpoint.formats import peers
+
+
+def same(opened: formats.Opened, expected: dict[str, Any]) -> None:
+    """The tensors are exactly the given ones, whatever the type they are stored in."""
+    assert opened.tensors.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(opened.tensors[name].astype(np.float32), array, name)
+
+
+@pytest.fixture
+def hf(tmp_path: Path) -> Path:
+    """A directory that transformers wrote: bfloat16, in shards."""
+    model = peers.transformers_model().to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "hf", max_shard_size="400KB")
+    assert len(list((tmp_path / "hf").glob("*.safetensors"))) > 2
+    return tmp_path / "hf"
+
+
+# -- whoever wrote it ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", ["1GB", "400KB"])
+def test_a_directory_of_transformers_opens_whole_or_in_shards(
+    tmp_path: Path, dtype: torch.dtype, size: str
+) -> None:
+    model = peers.transformers_model(use_bias=True).to(dtype)
+    model.save_pretrained(tmp_path, max_shard_size=size)
+    opened = formats.open(tmp_path)
+    assert (opened.format, opened.config.hidden_size) == ("hf", 128)
+    assert {str(a.dtype) for a in opened.tensors.values()} == {str(dtype).removeprefix("torch.")}
+    same(opened, peers.state(model))
+
+
+@pytest.mark.parametrize(
+    "names", [("hidden_size", "num_hidden_layers"), ("embedding_dim", "num_blocks")]
+)
+def test_either_spelling_of_a_size_is_enough(hf: Path, names: tuple[str, str]) -> None:
+    fields = json.loads((hf / "config.json").read_text())
+    for name in {"hidden_size", "num_hidden_layers", "embedding_dim", "num_blocks"} - set(names):
+        del fields[name]
+    (hf / "config.json").write_text(json.dumps(fields))
+    assert formats.open(hf).config.hidden_size == 128
+
+
+@pytest.mark.parametrize("weight_mode", ["single", "fused"])
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_a_state_dict_of_xlstm_large_opens(
+    tmp_path: Path, weight_mode: str, use_bias: bool
+) -> None:
+    model = peers.large(weight_mode=weight_mode, use_bias=use_bias)
+    opened = formats.open(peers.save_package(model, tmp_path))
+    assert opened.format == "xlstm"
+    state = peers.state(model)
+    q = "backbone.blocks.1.mlstm_layer.q.weight"
+    stacked = "backbone.blocks.1.mlstm_layer.qkv_opreact.weight"
+    expected = state[q] if weight_mode == "single" else state[stacked][:32]
+    np.testing.assert_array_equal(opened.tensors[q], expected)
+    np.testing.assert_array_equal(
+        opened.tensors["backbone.embeddings.weight"], state["embedding.weight"]
+    )
+    assert ("backbone.out_norm.bias" in opened.tensors) == use_bias
+
+
+@pytest.mark.parametrize("slstm_at", [[], [1], [0, 1]])
+def test_a_state_dict_of_the_v1_stack_opens(tmp_path: Path, slstm_at: list[int]) -> None:
+    model = peers.v1(slstm_at)
+    opened = formats.open(peers.save_package(model, tmp_path))
+    assert (opened.format, opened.config.model_type) == ("xlstm", "xlstm_v1")
+    same(opened, peers.state(model))
+
+
+def test_a_checkpoint_of_ours_opens(tmp_path: Path) -> None:
+    model = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=1, num_heads=2)
+    params = families.init_params(model, seed=0)
+    path = checkpoint.save(
+        run.create(tmp_path, "a"),
+        step=3,
+        params=params,
+        model_config=model.to_dict(),
+        optimizer={},
+        state={},
+        tokenizer=ByteTokenizer(),
+    )
+    opened = formats.open(path)
+    assert (opened.format, opened.tokenizer().bos) == ("mlxhog", 256)
+    same(opened, params)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "x.pth", "last.ckpt", "pytorch_model.bin"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model._orig_mod."])
+def test_what_training_programs_put_around_a_state_dict_is_taken_off(
+    tmp_path: Path, name: str, prefix: str
+) -> None:
+    model = peers.large()
+    inner = {prefix + key: value for key, value in model.state_dict().items()}
+    torch.save({"state_dict": inner, "epoch": 3, "optimizer": {"lr": 1.0}}, tmp_path / name)
+    peers.save_config(model, tmp_path)
+    expected = peers.state(model)
+    expected["backbone.embeddings.weight"] = expected.pop("embedding.weight")
+    same(formats.open(tmp_path), expected)
+    same(formats.open(tmp_path / name), expected)
+
+
+def test_torch_files_of_the_old_layout_and_strided_tensors_open(tmp_path: Path) -> None:
+    model = peers.large()
+    state = model.state_dict()
+    state["lm_head.weight"] = state["lm_head.weight"].t().contiguous().t()
+    expected = peers.state(model)
+    expected["backbone.embeddings.weight"] = expected.pop("embedding.weight")
+    peers.save_config(model, tmp_path)
+    for zipped in (True, False):
+        torch.save(state, tmp_path / "model.pt", _use_new_zipfile_serialization=zipped)
+        same(formats.open(tmp_path), expected)
+
+
+def test_a_config_that_lies_elsewhere_is_named(tmp_path: Path) -> None:
+    model = peers.v1([1])
+    peers.save_package(model, tmp_path / "a")
+    config = tmp_path / "b.yaml"
+    shutil.move(tmp_path / "a" / "config.yaml", config)
+    convert = f"mlxhog convert {tmp_path / 'a'} NEW --to mlxhog --config FILE"
+    refused(tmp_path / "a", "has no config beside it", "put it there", convert)
+    same(formats.open(tmp_path / "a", config), peers.state(model))
+
+
+def test_tied_weights_are_one_parameter_whether_stored_once_or_twice(tmp_path: Path) -> None:
+    model = peers.v1([], tie_weights=True)
+    folder = peers.save_package(model, tmp_path)
+    assert "lm_head.weight" in torch.load(folder / "model.pt", weights_only=True)
+    opened = formats.open(folder)
+    assert "lm_head.weight" not in opened.tensors
+    assert opened.config.tie_word_embeddings
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def test_opening_reads_no_tensor(hf: Path) -> None:
+    for tensor in formats.open(hf).tensors.values():
+        base: Any = tensor
+        while isinstance(base, np.ndarray):
+            assert not base.flags.writeable
+            base = base.base
+
+
+def test_copying_converts_and_names_what_is_not_finite(hf: Path) -> None:
+    opened = formats.open(hf)
+    out = {name: np.empty(tensor.shape, np.float32) for name, tensor in opened.tensors.items()}
+    opened.copy_into(out)
+    same(opened, out)
+    file = next(hf.glob("model-00002*"))
+    held = {name: array.copy() for name, array in load_file(file).items()}
+    bad = sorted(held)[0]
+    held[bad].reshape(-1)[7] = np.nan
+    save_file(held, file)
+    with pytest.raises(CheckpointError, match=f"{bad} holds numbers that are not finite"):
+        formats.open(hf).copy_into(out)
+
+
+# -- what is wrong ---------------------------------------------------------------------------------
+
+
+def refused(path: Path, *said: str, error: type[MlxhogError] = CheckpointError) -> None:
+    with pytest.raises(error) as caught:
+        formats.open(path)
+    for part in said:
+        assert part in str(caught.value), str(caught.value)
+
+
+def edit(file: Path, **changed: Any) -> None:
+    fields = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in (fields | changed).items() if v is not None}))
+
+
+def test_tensors_that_are_missing_superfluous_misshapen_or_of_a_wrong_type_are_all_named(
+    tmp_path: Path,
+) -> None:
+    peers.transformers_model().save_pretrained(tmp_path)
+    held = dict(load_file(tmp_path / "model.safetensors"))
+    del held["backbone.blocks.1.ffn.proj_up.weight"]
+    held["backbone.blocks.2.ffn.proj_up.weight"] = np.zeros(3, np.float32)
+    held["lm_head.weight"] = held["lm_head.weight"][:, :100].copy()
+    held["backbone.out_norm.weight"] = np.ones(128, np.int32)
+    save_file(held, tmp_path / "model.safetensors")
+    refused(
+        tmp_path,
+        "backbone.blocks.1.ffn.proj_up.weight is missing",
+        "backbone.blocks.2.ffn.proj_up.weight is superfluous",
+        "lm_head.weight has shape (50, 100), expected (50, 128)",
+        "backbone.out_norm.weight has type int32, expected float32 or float16 or bfloat16",
+        "; use the config that belongs to these tensors, or copy the checkpoint again",
+    )
+
+
+def test_many_faults_are_counted_instead_of_listed(hf: Path) -> None:
+    edit(hf / "config.json", num_hidden_layers=9, num_blocks=9)
+    refused(hf, "is missing", "; and ")
+
+
+def test_a_head_that_is_missing_is_explained(tmp_path: Path) -> None:
+    peers.transformers_model().save_pretrained(tmp_path)
+    held = dict(load_file(tmp_path / "model.safetensors"))
+    del held["lm_head.weight"]
+    save_file(held, tmp_path / "model.safetensors")
+    refused(tmp_path, "lm_head.weight is missing; if the embedding is the head, say so")
+    edit(tmp_path / "config.json", tie_word_embeddings=True)
+    assert formats.open(tmp_path).config.tie_word_embeddings
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"embedding_dim": 64}, "embedding_dim is 64 and its other spelling hidden_size is "),
+        ({"num_blocks": 3}, "its other spelling num_hidden_layers is "),
+        ({"num_heads": 3}, "does not divide into num_heads 3"),
+        ({"tie_word_embeddings": True}, "ties the embedding and the head"),
+        ({"hidden_size": "wide", "embedding_dim": None}, "hidden_size is 'wide'"),
+        ({"weight_mode": "many"}, "weight_mode is 'many'"),
+        ({"num_heads": None}, "lacks num_heads"),
+        ({"add_out_norm": False}, "add_out_norm is false, and the file holds"),
+    ],
+)
+def test_config_fields_that_contradict_each_other_are_refused(
+    hf: Path, changed: dict[str, Any], said: str
+) -> None:
+    edit(hf / "config.json", **changed)
+    refused(hf, said, error=ConfigError)
+
+
+def test_a_wrong_config_value_names_where_the_config_is(hf: Path, tmp_path: Path) -> None:
+    named = tmp_path / "named.json"
+    shutil.copy(hf / "config.json", named)
+    edit(named, num_heads=3)
+    with pytest.raises(ConfigError, match=r"divide into num_heads 3") as caught:
+        formats.open(hf, named)
+    assert str(caught.value).startswith(f"{named}: ")
+    edit(hf / "config.json", num_heads=3)
+    refused(hf, f"the config of {hf}: ", "divide into num_heads 3", error=ConfigError)
+
+
+def test_two_config_files_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    folder = peers.save_package(peers.large(), tmp_path)
+    (folder / "config.json").write_text('{"num_heads": 4}')
+    refused(folder, "num_heads is 4 in config.json and 2 in config.yaml", error=ConfigError)
+
+
+def test_a_config_of_the_other_generation_is_refused(tmp_path: Path) -> None:
+    folder = peers.save_package(peers.large(), tmp_path)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model_type": "xlstm_v1"}))
+    refused(folder, "model_type 'xlstm_v1' and the tensors are those of 'xlstm'")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("truncated", "model-00002-of-"),
+        ("missing", "which is missing"),
+        ("moved", "disagrees with its shards"),
+        ("unlisted", "and the index says nothing"),
+        ("absent", "is not in model-"),
+        ("not JSON", "is not an index of shards"),
+        ("outside", "is not an index of shards"),
+    ],
+)
+def test_a_damaged_shard_or_index_is_named(hf: Path, damage: str, said: str) -> None:
+    index = hf / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    weight_map = content["weight_map"]
+    files = sorted(set(weight_map.values()))
+    name = next(name for name, file in weight_map.items() if file == files[1])
+    if damage == "truncated":
+        (hf / files[1]).write_bytes((hf / files[1]).read_bytes()[:-100])
+    elif damage == "missing":
+        (hf / files[1]).unlink()
+    elif damage == "moved":
+        weight_map[name] = files[0]
+    elif damage == "unlisted":
+        del weight_map[name]
+    elif damage == "absent":
+        weight_map["backbone.blocks.7.norm_ffn.weight"] = files[1]
+    elif damage == "outside":
+        weight_map[name] = "../secret.safetensors"
+    index.write_text("{" if damage == "not JSON" else json.dumps(content))
+    refused(hf, said)
+
+
+def test_a_gap_in_the_packages_numbered_shards_is_named(tmp_path: Path) -> None:
+    model = peers.large()
+    peers.save_config(model, tmp_path)
+    state = peers.state(model)
+    parts = [dict(list(state.items())[k::3]) for k in range(3)]
+    for k, part in enumerate(parts):
+        save_file(part, tmp_path / f"model_{k}.safetensors")
+    assert formats.open(tmp_path).format == "xlstm"
+    (tmp_path / "model_1.safetensors").unlink()
+    refused(tmp_path, "holds model_2.safetensors and not model_1.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        ("Llama", ["model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"]),
+        ("GPT-2", ["transformer.wte.weight", "transformer.h.0.attn.c_attn.weight"]),
+        ("Mamba", ["backbone.embeddings.weight", "backbone.layers.0.mixer.A_log"]),
+        ("RWKV", ["rwkv.blocks.0.attention.time_decay", "head.weight"]),
+        ("GPT-NeoX", ["gpt_neox.layers.0.attention.query_key_value.weight"]),
+    ],
+)
+def test_a_checkpoint_of_another_family_says_which_it_looks_like(
+    tmp_path: Path, family: str, names: list[str]
+) -> None:
+    save_file(
+        {name: np.zeros((2, 2), np.float32) for name in names}, tmp_path / "model.safetensors"
+    )
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family.lower()}))
+    refused(tmp_path, f"looks like {family}", f"model_type {family.lower()!r}")
+
+
+def test_what_real_transformers_models_write_is_told_apart(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    llama = LlamaConfig(
+        vocab_size=20,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    gpt2 = GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=8)
+    for name, model in (("Llama", LlamaForCausalLM(llama)), ("GPT-2", GPT2LMHeadModel(gpt2))):
+        model.save_pretrained(tmp_path / name)
+        refused(tmp_path / name, f"looks like {name}")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"weights": [1, 2]}, "holds no state dict"),
+        (b"", "missing, truncated or foreign: it ends too early; copy it again"),
+        (b"PK\x03\x04 not a zip", "missing, truncated or foreign"),
+    ],
+)
+def test_a_torch_file_without_a_state_dict_is_refused(
+    tmp_path: Path, content: Any, said: str
+) -> None:
+    file = tmp_path / "model.pt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    refused(file, said)
+
+
+class Payload:
+    """What a pickle may run when it is loaded."""
+
+    def __reduce__(self) -> Any:
+        return (exec, ("raise AssertionError('ran')",))
+
+
+def test_a_torch_file_that_would_run_a_program_is_refused_unread(tmp_path: Path) -> None:
+    torch.save({"state_dict": peers.large().state_dict(), "extra": Payload()}, tmp_path / "m.pt")
+    refused(tmp_path / "m.pt", "holds more than tensors")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"w": Payload()}))  # of which torch warns
+    refused(tmp_path / "plain.pt", "holds more than tensors")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model_0.safetensors", "model.pt"])
+def test_a_pointer_of_git_lfs_is_called_so_with_what_fetches_the_file(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text(
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4976698672\n"
+    )
+    refused(tmp_path, f"{name} is a Git LFS pointer", f"`git lfs pull` in {tmp_path}")
+
+
+def test_a_truncated_torch_file_is_refused(tmp_path: Path) -> None:
+    folder = peers.save_package(peers.large(), tmp_path)
+    whole = (folder / "model.pt").read_bytes()
+    (folder / "model.pt").write_bytes(whole[: len(whole) // 2])
+    refused(folder, "model.pt is missing, truncated or foreign")
+
+
+def test_a_directory_with_several_checkpoints_or_none_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "holds no checkpoint")
+    refused(tmp_path / "gone", "there is no such file or directory")
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).touch()
+    refused(tmp_path, "holds several checkpoints: a.pt, b.pt")
+    (tmp_path / "notes.txt").touch()
+    refused(tmp_path / "notes.txt", "its name ends in none of")

@@ -1,0 +1,249 @@
+"""Run directories: made once, held by one process, found again, readable after any death."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import stat
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint.run import Run
+from mlxhog.errors import EnvironmentLacks, RunError
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return runs.create(tmp_path / "runs", "test")
+
+
+def hold(directory: Path, connection: Connection) -> None:
+    with Run(directory).lock():
+        connection.send(os.getpid())
+        connection.recv()
+
+
+def test_a_new_run_is_private_and_named_after_its_time(run: Run) -> None:
+    assert stat.S_IMODE(run.directory.stat().st_mode) == 0o700
+    date, time, name = run.name.split("-")
+    assert (len(date), len(time), name) == (8, 6, "test")
+    assert run.checkpoints.is_dir()
+    assert run.read_status()["status"] == "created"
+
+
+def test_runs_created_at_once_get_directories_of_their_own(tmp_path: Path) -> None:
+    barrier = threading.Barrier(4)
+    made: list[Run] = []
+
+    def create() -> None:
+        barrier.wait(timeout=10)
+        made.extend(runs.create(tmp_path, "x") for _ in range(3))
+
+    threads = [threading.Thread(target=create) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert len({run.directory for run in made}) == 12
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a b", "ü"])
+def test_a_name_that_is_no_directory_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RunError, match="use letters, digits"):
+        runs.create(tmp_path, name)
+
+
+def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("x")
+    with pytest.raises(RunError, match="expected a directory of runs"):
+        runs.create(tmp_path / "runs", "x")
+
+
+def test_a_second_command_on_a_run_is_told_who_holds_it(run: Run) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    child = spawn.Process(target=hold, args=(run.directory, there))
+    child.start()
+    try:
+        pid = here.recv() if here.poll(60) else 0
+        assert pid == child.pid
+        assert run.is_locked()
+        with pytest.raises(RunError, match=rf"in use by process {pid}; wait for it"), run.lock():
+            pass
+    finally:
+        child.kill()  # the kernel frees the lock of a process that dies by SIGKILL
+        child.join(timeout=60)
+    assert not run.is_locked()
+    with run.lock():
+        assert run.is_locked()
+
+
+def test_the_lock_is_free_after_use_and_can_be_taken_again(run: Run) -> None:
+    assert not run.is_locked()
+    for _ in range(2):
+        with run.lock():
+            assert (run.directory / "lock").read_text() == str(os.getpid())
+        assert not run.is_locked()
+
+
+def test_a_lock_being_tested_does_not_stop_its_owner(run: Run) -> None:
+    done = threading.Event()
+
+    def test_forever() -> None:
+        while not done.is_set():
+            run.is_locked()
+
+    tester = threading.Thread(target=test_forever)
+    tester.start()
+    try:
+        for _ in range(50):
+            with run.lock():
+                pass
+    finally:
+        done.set()
+        tester.join(timeout=10)
+
+
+def test_status_is_replaced_whole_and_keeps_its_time_of_creation(run: Run) -> None:
+    created = run.read_status()["created_ns"]
+    run.write_status({"status": "finished", "loss": float("nan"), "step": np.int64(3)})
+    status = json.loads((run.directory / "run.json").read_text())
+    assert status == {"status": "finished", "loss": None, "step": 3, "created_ns": created}
+    assert not list(run.directory.glob("*.part"))
+
+
+def test_a_run_whose_supervisor_was_killed_reads_as_interrupted(run: Run) -> None:
+    run.write_status({"status": "running"})
+    assert run.read_status()["status"] == "interrupted"
+    with run.lock():
+        assert run.read_status()["status"] == "running"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_a_damaged_status_says_so(run: Run, content: str) -> None:
+    (run.directory / "run.json").write_text(content)
+    assert run.read_status() == {"status": "damaged"}
+
+
+def test_metrics_come_back_line_by_line(run: Run) -> None:
+    assert run.read_metrics() == []
+    run.append_metrics({"step": 1, "loss": float("inf"), "per_worker": [np.float32(0.5)]})
+    run.append_metrics({"step": 2})
+    assert run.read_metrics() == [{"step": 1, "loss": None, "per_worker": [0.5]}, {"step": 2}]
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 3, "lo', b'{"x": "' + b"y" * 200_000])
+def test_a_torn_last_line_is_ignored_and_then_replaced(run: Run, torn: bytes) -> None:
+    run.append_metrics({"step": 1})
+    with run.metrics_path.open("ab") as file:
+        file.write(torn)
+    assert run.read_metrics() == [{"step": 1}]
+    run.append_metrics({"step": 2})
+    assert run.read_metrics() == [{"step": 1}, {"step": 2}]
+
+
+def test_a_torn_only_line_is_ignored_too(run: Run) -> None:
+    run.metrics_path.write_bytes(b'{"st')
+    assert run.read_metrics() == []
+    run.append_metrics({"step": 1})
+    assert run.read_metrics() == [{"step": 1}]
+
+
+def test_a_full_disk_leaves_status_and_metrics_as_they_were(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.append_metrics({"step": 1})
+    before = (run.directory / "run.json").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EnvironmentLacks, match=r"disk became full while writing .*run.json"):
+        run.write_status({"status": "new"})
+    assert (run.directory / "run.json").read_bytes() == before
+    assert not list(run.directory.glob("*.part"))
+    assert run.read_metrics() == [{"step": 1}]
+
+
+def test_samples_are_appended(run: Run) -> None:
+    run.append_sample("one")
+    run.append_sample("two")
+    assert run.samples_path.read_text() == "one\ntwo\n"
+
+
+def test_a_sample_of_many_lines_is_read_back_whole(run: Run) -> None:
+    run.append_sample("one")
+    run.append_sample("two\nlines\r\n\u2026")
+    assert run.last_sample() == "two lines \u2026"
+
+
+def test_runs_are_listed_oldest_first(tmp_path: Path) -> None:
+    assert runs.list_runs(tmp_path / "none") == []
+    made = [runs.create(tmp_path, name) for name in ("b", "a", "c")]
+    (tmp_path / "not-a-run").mkdir()
+    assert [run.name for run in runs.list_runs(tmp_path)] == [run.name for run in made]
+
+
+def test_a_run_is_found_as_latest_by_name_and_by_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "runs"
+    first, second = (runs.create(root, name) for name in ("b", "a"))
+    assert runs.find("latest", root) == second
+    assert runs.find(first.name, root) == first
+    assert runs.find(str(first.directory), tmp_path / "elsewhere") == first
+    monkeypatch.chdir(tmp_path)
+    assert runs.find(f"runs/{first.name}", root) == first
+
+
+def test_an_unknown_run_suggests_the_nearest_name(tmp_path: Path) -> None:
+    run = runs.create(tmp_path, "sotu")
+    with pytest.raises(RunError, match=rf"did you mean '{run.name}'"):
+        runs.find(run.name[:-2], tmp_path)
+    with pytest.raises(RunError, match=r"did you mean 'latest'"):
+        runs.find("lastest", tmp_path)
+    with pytest.raises(RunError, match=r"holds 1 runs: mlxhog runs"):
+        runs.find("%%%%", tmp_path)
+
+
+def test_where_there_are_no_runs_none_is_suggested(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no run 'latst': .* holds none, .* mlxhog train") as caught:
+        runs.find("latst", tmp_path)
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", ["s/nothere", "./nothere", "/nothere"])
+def test_a_path_that_does_not_exist_is_called_so(tmp_path: Path, spec: str) -> None:
+    runs.create(tmp_path, "sotu")
+    with pytest.raises(RunError) as caught:
+        runs.find(spec, tmp_path)
+    assert str(caught.value) == f"{spec} does not exist; name a run, or a path that exists"
+
+
+def test_a_mistyped_path_of_a_run_suggests_the_nearest_run(tmp_path: Path) -> None:
+    run = runs.create(tmp_path, "sotu")
+    with pytest.raises(RunError, match=rf"does not exist; did you mean '{run.name}'\?"):
+        runs.find(str(run.directory)[:-1], tmp_path)
+
+
+def test_latest_of_no_run_says_how_to_start_one(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="start one with: mlxhog train"):
+        runs.find("latest", tmp_path)
+
+
+def test_a_directory_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"is not a run: it holds no run.json"):
+        runs.find(str(tmp_path), tmp_path / "runs")
+
+
+def test_a_run_that_vanished_cannot_be_locked(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="cannot be opened"), Run(tmp_path / "gone").lock():
+        pass

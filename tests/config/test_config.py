@@ -1,0 +1,349 @@
+"""One definition of every option: values, files, flags, and what is said about mistakes."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxhog.cli.train import configuration
+from mlxhog.cli.train import flags as train_flags
+from mlxhog.config import config as config_module
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import options
+from mlxhog.config.quantities import (
+    Interval,
+    format_bytes,
+    format_clock,
+    format_count,
+    parse_bytes,
+    parse_count,
+    parse_duration_s,
+)
+from mlxhog.config.sources import Given, read_yaml, resolve
+from mlxhog.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def written(tmp_path: Path, text: str) -> list[Given]:
+    path = tmp_path / "conf.yaml"
+    path.write_text(text)
+    return read_yaml(path)
+
+
+def test_every_field_is_an_option_with_help_and_a_group():
+    found = options(TrainConfig)
+    assert list(found) == [field.name for field in dataclasses.fields(TrainConfig)]
+    assert all(spec.help and spec.group for spec in found.values())
+
+
+def test_every_default_is_legal_and_means_itself():
+    config = TrainConfig()
+    for name, spec in options(TrainConfig).items():
+        if name != "time":
+            assert getattr(config, name) == spec.default, name
+
+
+def test_no_two_options_share_a_spelling():
+    spellings = [
+        word for name, spec in options(TrainConfig).items() for word in (name, *spec.aliases)
+    ]
+    assert len(spellings) == len(set(spellings))
+
+
+def test_a_run_without_a_budget_takes_a_minute():
+    assert TrainConfig().time == 60.0
+    assert TrainConfig(steps=10).time is None
+    assert TrainConfig(tokens=10).time is None
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainConfig().lr = 1.0  # type: ignore[misc]
+
+
+def test_python_values_are_converted_like_yaml_values():
+    config = TrainConfig(steps="10k", lr="1e-3", time="10m", eval_every=50, threads="auto")
+    assert (config.steps, config.lr, config.time) == (10_000, 1e-3, 600.0)
+    assert config.eval_every == Interval(steps=50)
+    assert config.threads is None
+
+
+def test_flags_win_over_yaml_and_yaml_over_defaults(tmp_path):
+    file = written(tmp_path, "lr: 1e-3\nbatch_size: 8\n")
+    config = resolve(TrainConfig, [file, [Given("lr", "0.5", "--lr")]])
+    assert (config.lr, config.batch_size, config.seq_len) == (0.5, 8, 256)
+
+
+def test_an_absent_flag_does_not_overwrite_the_file(tmp_path):
+    assert resolve(TrainConfig, [written(tmp_path, "lr: 0.25\n"), []]).lr == 0.25
+
+
+def test_a_number_that_yaml_reads_as_text_is_a_number(tmp_path):
+    assert yaml.safe_load("lr: 1e-3")["lr"] == "1e-3"  # the trap
+    assert resolve(TrainConfig, [written(tmp_path, "lr: 1e-3\n")]).lr == 1e-3
+
+
+@pytest.mark.parametrize("text", ["off", "'off'", "none", "0", "-1", "null", "no"])
+def test_yaml_can_switch_an_interval_off(tmp_path, text):
+    config = resolve(TrainConfig, [written(tmp_path, f"eval_every: {text}\n")])
+    assert config.eval_every == Interval()
+
+
+@pytest.mark.parametrize(
+    ("alias", "name", "value"),
+    [
+        ("iters", "steps", 7),
+        ("learning_rate", "lr", 0.1),
+        ("steps_per_eval", "eval_every", Interval(steps=7)),
+        ("max_seq_length", "seq_len", 7),
+        ("size", "model", "small"),
+        ("grad_accumulation_steps", "grad_accumulation", 7),
+        ("project_name", "name", "x"),
+    ],
+)
+def test_names_that_mlx_lm_users_know_are_accepted(tmp_path, alias, name, value):
+    config = resolve(TrainConfig, [written(tmp_path, f"{alias}: {value}\n")])
+    assert getattr(config, name) == value
+
+
+def test_an_unknown_key_is_answered_with_its_line_and_its_neighbour(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        resolve(TrainConfig, [written(tmp_path, "seed: 1\n\n# note\nlrr: 1\n")])
+    assert str(error.value).endswith("conf.yaml:4: no option 'lrr'; did you mean 'lr'?")
+
+
+def test_all_problems_are_reported_together_and_point_at_their_origin(tmp_path):
+    file = written(tmp_path, "seed: one\nbatchsize: 2\nstrategy: hogwlid\n")
+    flags = [Given("lr", "-1", "--lr"), Given("steps", "1.5", "--iters")]
+    with pytest.raises(ConfigError) as error:
+        resolve(TrainConfig, [file, flags], ["no flag '--foo'"])
+    assert [line.rpartition("/")[2] for line in str(error.value).splitlines()] == [
+        "no flag '--foo'",
+        "conf.yaml:2: no option 'batchsize'; did you mean 'batch_size'?",
+        "conf.yaml:1: seed is 'one'; wanted a whole number at least 0 and at most 4294967295",
+        "conf.yaml:3: strategy is 'hogwlid'; wanted one of serial, hogwild, sync, "
+        "round_robin, avg_runs; "
+        "did you mean 'hogwild'?",
+        "--lr is '-1'; wanted a number above 0",
+        "--iters is '1.5'; wanted a whole number at least 1, or none",
+    ]
+
+
+@pytest.mark.parametrize("text", ["lr: 1\nlr: 2\n", "lr: 1\nlearning_rate: 2\n"])
+def test_an_option_written_twice_in_a_file_is_an_error(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"conf.yaml:2: .*conf.yaml:1"):
+        resolve(TrainConfig, [written(tmp_path, text)])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lr: [1\n", "conf.yaml:2: not YAML"),
+        ("- lr\n", "conf.yaml: wanted lines such as"),
+        ("just words\n", "conf.yaml: wanted lines such as"),
+        ("lr: !!python/object:os.system x\n", "conf.yaml:1: not YAML"),
+        ("lr: \x00\n", "conf.yaml: not YAML"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(tmp_path, text, said):
+    with pytest.raises(ConfigError, match=said):
+        written(tmp_path, text)
+
+
+def test_an_empty_file_changes_nothing(tmp_path):
+    assert resolve(TrainConfig, [written(tmp_path, "# nothing\n")]) == TrainConfig()
+
+
+def test_a_missing_or_binary_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        read_yaml(tmp_path / "none.yaml")
+    (tmp_path / "conf.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        read_yaml(tmp_path / "conf.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"read": "live"}, "predict=none"),
+        ({"async_after": 0.1, "strategy": "sync"}, "async_after"),
+        ({"second_moment": "shared", "optimizer": "sgd"}, "no second moment"),
+        ({"average_every": 5}, "strategy avg_runs, not hogwild"),
+        ({"strategy": "round_robin", "read": "live"}, "leave read out"),
+        ({"strategy": "round_robin", "write": "racy"}, "nobody writes beside"),
+        ({"strategy": "avg_runs", "gpu_write": "metal"}, "own copy"),
+        ({"strategy": "avg_runs", "second_moment": "shared"}, "runs are independent"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(values, said):
+    with pytest.raises(ConfigError, match=said):
+        TrainConfig(**values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"lr": float("nan")},
+        {"lr": True},
+        {"steps": 0},
+        {"seed": -1},
+        {"data": None},
+        {"data": ["a"]},
+        {"eval_every": True},
+        {"eval_every": "-5s"},
+        {"time": "soon"},
+        {"memory_limit": 1.5},
+    ],
+)
+def test_a_value_out_of_range_or_of_another_type_is_refused(values):
+    (name,) = values
+    with pytest.raises(ConfigError, match=f"^{name} is .*wanted"):
+        TrainConfig(**values)
+
+
+def test_the_written_configuration_repeats_the_run(tmp_path):
+    config = TrainConfig(
+        steps=10, lr=1e-5, eval_every="500", save_every="off", threads=2, name="no", text_key="t"
+    )
+    assert resolve(TrainConfig, [written(tmp_path, config.to_yaml())]) == config
+
+
+def test_the_written_configuration_does_not_say_which_run_it_resumed(tmp_path):
+    again = resolve(TrainConfig, [written(tmp_path, TrainConfig(resume="latest").to_yaml())])
+    assert again.resume is None
+
+
+@given(
+    lr=st.floats(1e-300, 1e300),
+    steps=st.integers(1, 10**18),
+    seed=st.integers(0, 2**32 - 1),
+    name=st.text(min_size=1).filter(lambda text: text != "none"),
+)
+def test_any_configuration_survives_yaml(tmp_path_factory, lr, steps, seed, name):
+    config = TrainConfig(lr=lr, steps=steps, seed=seed, name=name)
+    path = tmp_path_factory.mktemp("yaml") / "conf.yaml"
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    assert resolve(TrainConfig, [read_yaml(path)]) == config
+
+
+@pytest.mark.parametrize("text", ["true", "True", "false", "FALSE"])
+def test_a_switch_is_true_or_false_in_yaml_and_on_the_command_line(tmp_path, text):
+    wanted = text.lower() == "true"
+    assert resolve(TrainConfig, [written(tmp_path, f"force: {text}\n")]).force is wanted
+    assert resolve(TrainConfig, [[Given("force", text, "--force")]]).force is wanted
+
+
+@pytest.mark.parametrize("text", ["1", "yes", "on", "maybe", "", "null", "[true]"])
+def test_what_is_no_switch(tmp_path, text):
+    with pytest.raises(ConfigError, match="force is .*; wanted true or false"):
+        TrainConfig(force=text)
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [("", False), ("--force", True), ("--force --steps 5", True), ("--force=false", False)],
+)
+def test_a_switch_alone_means_true(words, wanted):
+    assert configuration(train_flags().parse(words.split())).force is wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1e6", 10**6),
+        (1e6, 10**6),
+        ("10k", 10**4),
+        ("2M", 2 * 10**6),
+        ("1_000", 1000),
+        ("1.5k", 1500),
+    ],
+)
+def test_counts(text, count):
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "k", "1.5", "ten", "nan", "inf", True, None, [1]])
+def test_what_is_no_count(text):
+    with pytest.raises(ValueError, match="whole number"):
+        parse_count(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (60, 60),
+        ("60", 60),
+        ("60s", 60),
+        ("10m", 600),
+        ("1h30m", 5400),
+        ("500ms", 0.5),
+        ("1.5h", 5400),
+    ],
+)
+def test_durations(text, seconds):
+    assert parse_duration_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "10 minutes", "1x", "inf", False, None])
+def test_what_is_no_duration(text):
+    with pytest.raises(ValueError, match="seconds"):
+        parse_duration_s(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        (5_000_000, 5_000_000),
+        ("500", 500),
+        ("500B", 500),
+        ("5GB", 5 * 10**9),
+        ("5gb", 5 * 10**9),
+        ("1.5 MB", 1_500_000),
+        ("2GiB", 2 << 30),
+        ("512 MiB", 512 << 20),
+    ],
+)
+def test_sizes_in_bytes(text, n_bytes):
+    assert parse_bytes(text) == n_bytes
+
+
+@pytest.mark.parametrize("text", ["", "GB", "0", "-1MB", "0.2", "inf", "five", None, True])
+def test_what_is_no_size(text):
+    with pytest.raises(ValueError, match="a size such as 5GB"):
+        parse_bytes(text)
+
+
+def test_an_interval_is_due_after_its_steps_or_its_seconds_or_never():
+    assert Interval.parse("10m") == Interval(seconds=600)
+    assert Interval.parse("10k") == Interval(steps=10_000)
+    assert Interval(steps=5).due(steps=5, seconds=0)
+    assert not Interval(steps=5).due(steps=4, seconds=1e9)
+    assert Interval(seconds=5).due(steps=0, seconds=5)
+    assert not Interval().due(steps=10**9, seconds=1e9)
+
+
+def test_numbers_are_spelled_shortly():
+    assert [format_count(x) for x in (640, 17_200, 1_310_000)] == ["640", "17.2k", "1.31M"]
+    assert [format_bytes(x) for x in (12, 212e6, 1.3e9)] == ["12 B", "212 MB", "1.3 GB"]
+    assert [format_clock(x) for x in (42, 3725)] == ["00:42", "1:02:05"]
+
+
+def test_the_readme_shows_the_options_there_are():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert config_module.table() in readme, (
+        "put the output of `python -m mlxhog.config.config` there"
+    )
+
+
+def test_the_module_prints_its_table():
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxhog.config.config"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == config_module.table()
+    assert done.stderr == ""

@@ -1,0 +1,179 @@
+"""A checkpoint writes text on every backend, and the command prints it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from mlxhog.checkpoint import checkpoint, run
+from mlxhog.cli import main
+from mlxhog.data import bpe
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.decoding.model import open_model
+from mlxhog.decoding.sampling import Sampler
+from mlxhog.errors import CheckpointError, EnvironmentLacks
+from mlxhog.files import mapped
+from mlxhog.machine import machine
+from mlxhog.models.families import init_params
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from tests.checkpoint.formats import peers
+from tests.tolerances import LOGITS_F32, assert_close
+
+
+@pytest.fixture
+def saved_run(tmp_path: Path) -> run.Run:
+    """A run with a checkpoint of a tiny model that has learnt nothing."""
+    config = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_heads=2)
+    made = run.create(tmp_path / "runs", "small")
+    checkpoint.save(
+        made,
+        step=0,
+        params=init_params(config, seed=0),
+        model_config=config.to_dict(),
+        optimizer={},
+        state={},
+        tokenizer=ByteTokenizer(),
+    )
+    return made
+
+
+def answer(found: run.Run, backend: str, **sampling: float) -> str:
+    model = open_model(found.name, root=found.directory.parent, backend=backend)
+    sampler = Sampler(**sampling)  # type: ignore[arg-type]
+    return "".join(model.write("The ", sampler=sampler, max_new_tokens=40))
+
+
+@pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
+def test_the_same_seed_writes_the_same_text_twice(saved_run, backend):
+    first = answer(saved_run, backend, seed=1)
+    assert first
+    assert answer(saved_run, backend, seed=1) == first
+    assert answer(saved_run, backend, seed=2) != first
+
+
+def test_both_frameworks_choose_the_same_likeliest_tokens(saved_run):
+    texts = {answer(saved_run, name, temperature=0.0) for name in ("torch:cpu", "mlx:cpu")}
+    assert len(texts) == 1
+
+
+def test_generate_prints_the_prompt_and_the_answer(saved_run, capsys, tmp_path):
+    (tmp_path / "prompt.txt").write_text("The ")
+    words = [
+        "generate",
+        str(saved_run.directory),
+        "--prompt",
+        f"@{tmp_path / 'prompt.txt'}",
+        "--max-tokens=40",
+        "--temp=1",
+        "--seed=1",
+    ]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert text == "The " + answer(saved_run, "torch:cpu", seed=1) + "\n"
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["prompt"] + told["text"] + "\n" == text
+
+
+def test_a_run_without_a_checkpoint_cannot_write(tmp_path):
+    made = run.create(tmp_path, "empty")
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        open_model("latest", root=made.directory.parent, backend="torch:cpu")
+
+
+def test_a_backend_that_is_not_there_is_named(saved_run, monkeypatch):
+    linux = machine.Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"torch"}))
+    monkeypatch.setattr(machine, "here", lambda: linux)
+    with pytest.raises(EnvironmentLacks, match="macOS on Apple silicon"):
+        open_model("latest", root=saved_run.directory.parent, backend="torch:mps")
+
+
+def test_a_run_that_is_not_there_is_an_error_with_exit_code_2(saved_run, capsys):
+    out = str(saved_run.directory.parent)
+    assert main(["generate", "lastest", "--out", out]) == 2
+    assert "did you mean 'latest'?" in capsys.readouterr().err
+
+
+@pytest.fixture
+def hf(tmp_path: Path) -> Path:
+    """A directory of transformers with a vocabulary of its own, in bfloat16."""
+    folder = tmp_path / "hf"
+    tokenizer = bpe.train([b"the constitution of the united states " * 20], 300)
+    model = peers.transformers_model(vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "tokenizer.json").write_bytes(tokenizer.files()["tokenizer.json"])
+    return folder
+
+
+@pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
+def test_a_directory_of_transformers_writes_what_transformers_would(hf, backend):
+    model = open_model(str(hf), root=hf.parent, backend=backend)
+    theirs = AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32).eval()
+    ids = [model.tokenizer.bos, *model.tokenizer.encode(b"the states")]
+    assert ids[0] == json.loads((hf / "config.json").read_text())["bos_token_id"]
+    logits, _ = model.backend.logits(np.array([ids], np.int32), None)
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids]), use_cache=False).logits[:, -1]
+    assert_close(logits, expected.numpy(), LOGITS_F32)
+
+
+def test_the_command_writes_with_a_directory_of_transformers(hf, capsys):
+    words = ["generate", str(hf), "--prompt", "the ", "--max-new-tokens", "5", "--json"]
+    assert main([*words, "--temperature", "0"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "the "
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_the_end_token_of_a_config_ends_the_answer(hf, as_list):
+    def said() -> list[int | None]:
+        model = open_model(str(hf), root=hf, backend="torch:cpu")
+        answers = model.answer(["The "], sampler=Sampler(temperature=0.0), max_new_tokens=8)
+        return [one.token for one in answers]
+
+    path = hf / "config.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps(fields | {"eos_token_id": None}))
+    whole = said()
+    end = whole[3]
+    path.write_text(json.dumps(fields | {"eos_token_id": [end, 0] if as_list else end}))
+    assert said() == [*whole[: whole.index(end)], None]
+
+
+def test_a_directory_without_a_tokenizer_says_what_is_missing(hf, capsys):
+    (hf / "tokenizer.json").unlink()
+    assert main(["generate", str(hf), "--prompt", "a"]) == 2
+    assert "holds no tokenizer.json, so no text can be read" in capsys.readouterr().err
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(hf, capsys):
+    model = peers.transformers_model(vocab_size=50)
+    model.save_pretrained(hf)
+    assert main(["generate", str(hf), "--prompt", "a"]) == 2
+    assert "put the tokenizer there that belongs to the model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
+def test_numbers_that_are_not_finite_are_named_before_any_text(hf, backend, capsys):
+    held = {name: a.copy() for name, a in load_file(hf / "model.safetensors").items()}
+    held["backbone.out_norm.weight"][3] = np.inf
+    save_file(held, hf / "model.safetensors")
+    assert main(["generate", str(hf), "--backend", backend]) == 2
+    out, err = capsys.readouterr()
+    assert "backbone.out_norm.weight holds numbers that are not finite" in err
+    assert out == ""
+
+
+def test_torch_copies_no_weight_that_is_stored_as_it_is_held(saved_run, monkeypatch):
+    def copied(*_: object) -> bool:
+        raise AssertionError("a float32 weight was copied")
+
+    monkeypatch.setattr(mapped, "copy", copied)
+    assert answer(saved_run, "torch:cpu", seed=1)
+    with pytest.raises(AssertionError, match="was copied"):
+        answer(saved_run, "mlx:cpu", seed=1)

@@ -1,0 +1,114 @@
+"""Mapped files: views without copies, copies piece by piece, numbers that are not finite found."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog.files import mapped, tensors
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapped, "CHUNK_BYTES", 64)
+
+
+@pytest.mark.parametrize("stored", mapped.FLOATS)
+@pytest.mark.parametrize("held", mapped.FLOATS)
+@pytest.mark.usefixtures("small_chunks")
+def test_a_copy_holds_every_number_in_the_wanted_type(tmp_path: Path, stored, held) -> None:
+    array = RANDOM.standard_normal((13, 7)).astype(stored)
+    tensors.write(tmp_path / "x", {"x": array})
+    out = np.empty(array.shape, held)
+    assert mapped.copy(tensors.read(tmp_path / "x")["x"], out)
+    np.testing.assert_array_equal(out, array.astype(held))
+
+
+@pytest.mark.parametrize("dtype", mapped.FLOATS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.usefixtures("small_chunks")
+def test_one_number_that_is_not_finite_is_found_wherever_it_is(dtype, bad) -> None:
+    for place in range(40):
+        array = np.ones(40, dtype)
+        assert mapped.is_finite(array)
+        array[place] = bad
+        assert not mapped.is_finite(array)
+        assert not mapped.copy(array, np.empty(40, np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_largest_finite_numbers_are_finite(dtype) -> None:
+    assert mapped.is_finite(np.full(100, np.finfo(dtype).max, dtype))
+    assert mapped.is_finite(np.full(100, np.finfo(dtype).min, dtype))
+    assert mapped.is_finite(np.empty(0, dtype))
+
+
+def test_a_number_too_large_for_the_wanted_type_is_not_finite() -> None:
+    assert not mapped.copy(np.array([1e6], np.float32), np.empty(1, np.float16))
+
+
+def test_a_transposed_view_is_copied_in_its_own_order(tmp_path: Path) -> None:
+    array = RANDOM.standard_normal((5, 6, 7)).astype(np.float32)
+    tensors.write(tmp_path / "x", {"x": array})
+    out = np.empty((5, 7, 6), np.float32)
+    assert mapped.copy(tensors.read(tmp_path / "x")["x"].transpose(0, 2, 1), out)
+    np.testing.assert_array_equal(out, array.transpose(0, 2, 1))
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_pieces_are_all_elements_once_and_in_order(tmp_path: Path) -> None:
+    arrays = {name: RANDOM.standard_normal(1000 + k) for k, name in enumerate("abc")}
+    tensors.write(tmp_path / "x", arrays)
+    for name, view in tensors.read(tmp_path / "x").items():
+        pieces = list(mapped.chunks(view[5:]))
+        assert {piece.size for piece in pieces[:-1]} == {8}
+        np.testing.assert_array_equal(np.concatenate(pieces), arrays[name][5:])
+
+
+def test_a_file_that_is_replaced_or_removed_stays_readable(tmp_path: Path) -> None:
+    array = RANDOM.standard_normal(1000).astype(np.float32)
+    tensors.write(tmp_path / "x", {"x": array})
+    view = tensors.read(tmp_path / "x")["x"]
+    tensors.write(tmp_path / "y", {"x": array + 1})
+    os.replace(tmp_path / "y", tmp_path / "x")
+    (tmp_path / "x").unlink()
+    np.testing.assert_array_equal(view, array)
+    np.testing.assert_array_equal(np.concatenate(list(mapped.chunks(view))), array)
+
+
+N_BYTES = 256 << 20
+
+COPY = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from mlxhog import mapped, tensors
+
+def highest():
+    # ru_maxrss begins with that of the parent on Linux.
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+view = tensors.read(Path(sys.argv[1]))["x"]
+before = highest()
+out = np.empty(view.shape, np.float32)
+assert mapped.copy(view, out)
+print(highest() - before)
+"""
+
+
+def test_copying_a_mapped_file_needs_little_memory_beside_the_copy(tmp_path: Path) -> None:
+    tensors.write(tmp_path / "x", {"x": np.ones(N_BYTES // 4, np.float32)})
+    command = [sys.executable, "-c", COPY, str(tmp_path / "x")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 0.9 * N_BYTES < int(done.stdout) < 1.1 * N_BYTES

@@ -1,0 +1,202 @@
+"""The stored record of a machine permits only what was measured on it, with these versions."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog.machine.verdicts import FORMAT, Identity, Verdicts, identity, load
+
+MAC = Identity("Apple M4 Pro", "macos 26.1", "0.2.0", "0.32.4", "2.13.0")
+
+
+def adds(a: str, b: str, where: str = "processes", **changes: Any) -> list[dict[str, Any]]:
+    """Litmus rows of a pair that lost nothing, dense and rows."""
+    row = {
+        "writers": [a, b],
+        "where": where,
+        "mode": "cas",
+        "adds": 1000,
+        "lost": 0,
+        "torn": 0,
+        "adds_per_s": 1e6,
+        "emulated": False,
+        "naive": False,
+    }
+    return [{**row, "kernel": kernel, **changes} for kernel in ("dense", "rows")]
+
+
+def reads(reader: str, **changes: Any) -> dict[str, Any]:
+    row = {"reader": reader, "kind": "live", "writer": "native", "samples": 500}
+    return row | {"torn": 0, "backwards": 0, "visible_s": 0.001, "emulated": False} | changes
+
+
+def kernel(engine: str, **changes: Any) -> dict[str, Any]:
+    row = {"name": "dense_axpy", "instance": "", "engine": engine, "ok": True, "emulated": False}
+    return row | changes
+
+
+ODD = json.dumps(
+    {"format": FORMAT, "identity": asdict(MAC), "litmus": [], "reads": [], "kernels": []}
+    | {"tokens_per_s": {}, "tokens_per_s_metal": {"mlx:gpu": "fast"}}
+)
+
+
+def stored(directory: Path, who: Identity = MAC, **parts: Any) -> Path:
+    """A record where `load` looks for that of `MAC`."""
+    record = {"format": FORMAT, "identity": asdict(who), "litmus": [], "reads": [], "kernels": []}
+    path = directory / MAC.file_name
+    path.write_text(json.dumps(record | {"tokens_per_s": {}} | parts))
+    return path
+
+
+def verdicts(directory: Path, **parts: Any) -> Verdicts:
+    stored(directory, **parts)
+    return load(directory, MAC)
+
+
+def test_an_untested_machine_permits_nothing_and_says_what_to_run(tmp_path: Path) -> None:
+    found = load(tmp_path, MAC)
+    assert not found.found
+    for verdict in (
+        found.gpu_write(["mlx:gpu"]),
+        found.live_read("torch:cpu"),
+        found.kernels("mlx"),
+        found.model_kernels("mlx:gpu"),
+    ):
+        assert not verdict.ok
+        assert "mlxhog doctor" in verdict.reason
+    assert found.tokens_per_s == {}
+
+
+def test_a_record_is_named_by_chip_system_and_mlx() -> None:
+    assert MAC.file_name == "doctor-apple_m4_pro-macos_26.1-0.32.4.json"
+    assert "/" not in identity().file_name
+
+
+@pytest.mark.parametrize("field", ["chip", "system", "mlxhog", "mlx", "torch"])
+def test_a_record_of_another_machine_or_version_does_not_count(tmp_path: Path, field: str) -> None:
+    stored(tmp_path, replace(MAC, **{field: "other"}), litmus=adds("metal:mlx", "metal:mlx"))
+    found = load(tmp_path, MAC)
+    assert not found.gpu_write(["mlx:gpu"]).ok
+    assert f"{field} other, this is {getattr(MAC, field)}" in found.gpu_write(["mlx:gpu"]).reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"format": 99}',
+        '{"format": 1}',
+        '{"format": 1, "litmus": [{}]}',
+        ODD,
+    ],
+)
+def test_a_damaged_record_is_named_and_permits_nothing(tmp_path: Path, text: str) -> None:
+    path = stored(tmp_path)
+    path.write_text(text)
+    found = load(tmp_path, MAC)
+    assert not found.found
+    assert f"{path} is damaged" in found.live_read("mlx:gpu").reason
+
+
+def test_a_directory_in_the_records_place_is_a_damaged_record(tmp_path: Path) -> None:
+    (tmp_path / MAC.file_name).mkdir()
+    assert "is damaged" in str(load(tmp_path, MAC).problem)
+
+
+def test_a_gpu_worker_writes_where_it_lost_nothing_beside_itself(tmp_path: Path) -> None:
+    found = verdicts(tmp_path, litmus=adds("metal:mlx", "metal:mlx", "threads"))
+    verdict = found.gpu_write(["mlx:gpu"])
+    assert verdict.ok
+    assert "none of 2,000 concurrent adds" in verdict.reason
+
+
+def test_two_gpu_workers_need_the_result_of_two_processes(tmp_path: Path) -> None:
+    alone = adds("metal:mlx", "metal:mlx", "threads")
+    assert not verdicts(tmp_path, litmus=alone).gpu_write(["mlx:gpu"] * 2).ok
+    both = alone + adds("metal:mlx", "metal:mlx", "processes", lost=1)
+    assert verdicts(tmp_path, litmus=both).gpu_write(["mlx:gpu"]).ok
+    verdict = verdicts(tmp_path, litmus=both).gpu_write(["mlx:gpu"] * 2)
+    assert "metal:mlx and metal:mlx (dense) lost 1 of 1,000" in verdict.reason
+
+
+def test_a_mix_needs_the_result_of_every_pair_with_a_gpu_writer(tmp_path: Path) -> None:
+    rows = adds("metal:mlx", "metal:mlx", "threads") + adds("torch:cpu", "metal:mlx")
+    assert verdicts(tmp_path, litmus=rows).gpu_write(["mlx:gpu", "torch:cpu", "torch:cpu"]).ok
+    verdict = verdicts(tmp_path, litmus=rows).gpu_write(["mlx:gpu", "mlx:cpu"])
+    assert (
+        verdict.reason == "doctor has no result for metal:mlx and mlx:cpu (dense) on this machine"
+    )
+
+
+@pytest.mark.parametrize("changes", [{"lost": 1}, {"torn": 1}, {"error": "it hung"}])
+def test_one_lost_or_torn_value_or_a_failure_forbids_gpu_writes(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    rows = adds("metal:mlx", "metal:mlx", "threads", **changes)
+    assert not verdicts(tmp_path, litmus=rows).gpu_write(["mlx:gpu"]).ok
+
+
+@pytest.mark.parametrize("changes", [{"emulated": True}, {"naive": True}])
+def test_emulated_and_naive_rows_permit_nothing(tmp_path: Path, changes: dict[str, bool]) -> None:
+    rows = adds("metal:mlx", "metal:mlx", "threads", **changes)
+    found = verdicts(tmp_path, litmus=rows, reads=[reads("mlx:gpu", emulated=True)])
+    assert not found.gpu_write(["mlx:gpu"]).ok
+    assert not found.live_read("mlx:gpu").ok
+
+
+def test_a_mix_without_a_gpu_worker_has_nobody_to_write_from_a_gpu(tmp_path: Path) -> None:
+    assert verdicts(tmp_path).gpu_write(["torch:cpu"]).reason == "no GPU worker in the mix"
+
+
+def test_live_reads_are_permitted_where_all_were_whole_and_fresh(tmp_path: Path) -> None:
+    rows = [reads("mlx:gpu"), reads("mlx:gpu", writer="torch:cpu")]
+    assert "1,000 live reads" in verdicts(tmp_path, reads=rows).live_read("mlx:gpu").reason
+    assert not verdicts(tmp_path, reads=[reads("mlx:gpu", kind="snapshot")]).live_read("mlx:gpu").ok
+    for wrong in ({"torn": 1}, {"backwards": 1}, {"visible_s": 1.5}, {"error": "it hung"}):
+        assert (
+            not verdicts(tmp_path, reads=[*rows, reads("mlx:gpu", **wrong)]).live_read("mlx:gpu").ok
+        )
+
+
+def test_kernels_count_where_all_of_them_agreed_on_the_engine(tmp_path: Path) -> None:
+    assert verdicts(tmp_path, kernels=[kernel("mlx")]).kernels("mlx").ok
+    assert not verdicts(tmp_path, kernels=[kernel("mlx")]).kernels("mps").ok
+    assert not verdicts(tmp_path, kernels=[kernel("mlx", emulated=True)]).kernels("mlx").ok
+    wrong = kernel("mlx", name="packed16_add", instance="half", ok=False)
+    verdict = verdicts(tmp_path, kernels=[kernel("mlx"), wrong]).kernels("mlx")
+    assert "packed16_add half" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("parts", "ok", "said"),
+    [
+        ({}, True, "300 tokens/s with the Metal kernels, 200 with the operations of mlx"),
+        ({"tokens_per_s_metal": {"mlx:gpu": 200.0}}, False, "200 tokens/s with the Metal kernels"),
+        ({"kernels": [kernel("mlx", ok=False)]}, False, "differ from reference: dense_axpy"),
+        ({"kernels": [kernel("mlx", emulated=True)]}, False, "ran no kernel on mlx"),
+        ({"tokens_per_s_metal": {}}, False, "has not measured mlx:gpu with the Metal kernels"),
+        ({"tokens_per_s": {}}, False, "has not measured mlx:gpu"),
+    ],
+)
+def test_the_model_goes_through_metal_kernels_that_are_right_and_faster(
+    tmp_path: Path, parts: dict[str, Any], ok: bool, said: str
+) -> None:
+    good = {
+        "kernels": [kernel("mlx")],
+        "tokens_per_s": {"mlx:gpu": 200.0},
+        "tokens_per_s_metal": {"mlx:gpu": 300.0},
+    }
+    verdict = verdicts(tmp_path, **{**good, **parts}).model_kernels("mlx:gpu")
+    assert verdict.ok is ok
+    assert said in verdict.reason
+
+
+def test_measured_speeds_come_back_by_backend(tmp_path: Path) -> None:
+    assert verdicts(tmp_path, tokens_per_s={"torch:cpu": 9.5}).tokens_per_s == {"torch:cpu": 9.5}

@@ -1,0 +1,179 @@
+"""Which workers run, where, and with how many threads."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.machine.machine import Machine, here
+from mlxhog.machine.workers import BACKENDS, Mix, missing, resolve_workers
+
+BOTH = frozenset({"mlx", "torch"})
+
+
+def linux(cores: int = 2, frameworks: frozenset[str] = BOTH) -> Machine:
+    return Machine("linux", "x86_64", cores, 8 << 30, "", frameworks)
+
+
+def mac(chip: str = "Apple M4 Pro", cores: int = 10) -> Machine:
+    return Machine("macos", "arm64", cores, 8 << 30, chip, BOTH)
+
+
+def listed(mix: Mix) -> list[tuple[str, int]]:
+    return [(worker.backend, worker.threads) for worker in mix.workers]
+
+
+def test_two_linux_cores_run_one_worker_of_each_framework():
+    assert listed(resolve_workers("auto", machine=linux())) == [("mlx:cpu", 1), ("torch:cpu", 1)]
+
+
+@pytest.mark.parametrize(
+    ("chip", "cores", "gpu", "cpu"),
+    [
+        ("Apple M1", 4, 1, 1),
+        ("Apple M4 Pro", 10, 1, 2),
+        ("Apple M3 Max", 12, 1, 2),
+        ("Apple M2 Ultra", 16, 2, 4),
+    ],
+)
+def test_a_mac_runs_gpu_workers_and_mlx_workers_on_performance_cores(chip, cores, gpu, cpu):
+    backends = [backend for backend, _ in listed(resolve_workers("auto", machine=mac(chip, cores)))]
+    assert backends == ["mlx:gpu"] * gpu + ["mlx:cpu"] * cpu
+
+
+def test_a_list_is_taken_as_it_stands():
+    mix = resolve_workers("mlx:gpu, torch:cpu*3", machine=mac(cores=10))
+    assert [backend for backend, _ in listed(mix)] == ["mlx:gpu"] + ["torch:cpu"] * 3
+
+
+def test_a_number_means_that_many_workers_of_the_kinds_that_suit():
+    assert [b for b, _ in listed(resolve_workers("3", machine=linux(8)))] == [
+        "mlx:cpu",
+        "torch:cpu",
+        "mlx:cpu",
+    ]
+    assert [b for b, _ in listed(resolve_workers("3", machine=mac()))] == ["mlx:gpu"] + [
+        "mlx:cpu"
+    ] * 2
+
+
+def test_cpu_workers_share_the_cores_evenly():
+    assert listed(resolve_workers("torch:cpu*3", machine=linux(8))) == [
+        ("torch:cpu", 3),
+        ("torch:cpu", 3),
+        ("torch:cpu", 2),
+    ]
+
+
+def test_a_gpu_worker_leaves_the_other_cores_to_cpu_workers():
+    assert listed(resolve_workers("mlx:gpu,torch:cpu", machine=mac(cores=10))) == [
+        ("mlx:gpu", 1),
+        ("torch:cpu", 9),
+    ]
+
+
+@given(
+    st.lists(st.sampled_from(["mlx:cpu", "torch:cpu", "mlx:gpu"]), min_size=1, max_size=16),
+    st.integers(1, 64),
+)
+def test_workers_together_never_oversubscribe_the_cores(backends, cores):
+    mix = resolve_workers(",".join(backends), machine=mac(cores=cores))
+    assert all(worker.threads >= 1 for worker in mix.workers)
+    assert sum(worker.threads for worker in mix.workers) <= max(cores, len(backends))
+
+
+def test_more_workers_than_cores_run_with_one_thread_and_a_note():
+    mix = resolve_workers("torch:cpu*8", machine=linux(2))
+    assert listed(mix) == [("torch:cpu", 1)] * 8
+    assert "8 workers share 2 cores" in mix.notes[0]
+
+
+def test_threads_are_taken_as_given_while_there_are_cores_for_them():
+    assert listed(resolve_workers("torch:cpu*2", 2, machine=linux(4))) == [("torch:cpu", 2)] * 2
+    with pytest.raises(ConfigError, match="need 4 cores and this machine has 2"):
+        resolve_workers("torch:cpu*2", 2, machine=linux(2))
+
+
+def test_serial_is_one_worker_with_every_core():
+    assert listed(resolve_workers("auto", machine=linux(4), serial=True)) == [("torch:cpu", 4)]
+    with pytest.raises(ConfigError, match="serial runs 1 worker"):
+        resolve_workers("2", machine=linux(4), serial=True)
+
+
+def test_a_machine_with_one_framework_uses_it_and_says_how_to_get_the_other():
+    mix = resolve_workers("auto", machine=linux(2, frozenset({"torch"})))
+    assert listed(mix) == [("torch:cpu", 1)] * 2
+    assert mix.notes == ("mlx:cpu needs mlx: python -m pip install 'mlx[cpu]'",)
+
+
+def test_a_machine_with_no_framework_cannot_train():
+    with pytest.raises(EnvironmentLacks, match="pip install torch"):
+        resolve_workers("auto", machine=linux(2, frozenset()))
+
+
+def test_a_backend_asked_for_by_name_must_be_there():
+    with pytest.raises(EnvironmentLacks, match="python -m pip install torch"):
+        resolve_workers("torch:cpu", machine=linux(2, frozenset({"mlx"})))
+    with pytest.raises(EnvironmentLacks, match="mlx:gpu needs macOS on Apple silicon.*mlx:cpu"):
+        resolve_workers("mlx:gpu", machine=linux())
+    with pytest.raises(EnvironmentLacks, match="torch:mps needs macOS"):
+        resolve_workers("torch:mps", machine=Machine("macos", "x86_64", 4, 8 << 30, "Intel", BOTH))
+
+
+def test_a_mac_lacks_nothing():
+    assert [missing(backend, mac()) for backend in BACKENDS] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("torch:cup", "did you mean 'torch:cpu'"),
+        ("", "no backend ''"),
+        ("torch:cpu,,mlx:cpu", "no backend ''"),
+        ("torch:cpu*0", "wants a number"),
+        ("torch:cpu*", "wants a number"),
+        ("torch:cpu*-1", "wants a number"),
+        ("0", "at least 1"),
+        ("-2", "at least 1"),
+        ("17", "raise max_workers"),
+        ("torch:cpu*999999999999", "raise max_workers"),
+        ("torch:cpu*16,mlx:cpu", "raise max_workers"),
+    ],
+)
+def test_a_mix_that_cannot_be_read_is_refused(text, said):
+    with pytest.raises(ConfigError, match=said):
+        resolve_workers(text, machine=linux(32))
+
+
+def test_auto_leaves_out_cpu_workers_that_doctor_measured_to_be_far_slower():
+    speeds = {"mlx:gpu": 100_000.0, "mlx:cpu": 4_000.0}
+    mix = resolve_workers("auto", machine=mac(), tokens_per_s=speeds)
+    assert [backend for backend, _ in listed(mix)] == ["mlx:gpu"]
+    assert "mlx:cpu left out: 4.0% of the fastest" in mix.notes[0]
+    assert [b for b, _ in listed(resolve_workers("3", machine=mac(), tokens_per_s=speeds))] == [
+        "mlx:gpu",
+        "mlx:cpu",
+        "mlx:cpu",
+    ]
+
+
+@pytest.mark.parametrize(
+    "speeds",
+    [
+        {},
+        {"mlx:gpu": 100_000.0},
+        {"mlx:cpu": 1.0},
+        {"mlx:gpu": 1.0, "mlx:cpu": 9.0},
+        {"mlx:gpu": 100.0, "mlx:cpu": 5.0, "torch:mps": 9e9},
+    ],
+)
+def test_auto_keeps_workers_that_are_fast_enough_unmeasured_or_alone(speeds):
+    found = resolve_workers("auto", machine=mac(), tokens_per_s=speeds)
+    assert listed(found) == listed(resolve_workers("auto", machine=mac()))
+
+
+def test_this_machine_has_cores_memory_and_a_name():
+    machine = here()
+    assert machine.cores >= 1
+    assert machine.memory_bytes > 1 << 28
+    assert machine.name.strip()

@@ -1,0 +1,55 @@
+"""Rows and sums of gradients mean what their dense counterparts mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxhog.errors import ShapeError
+from mlxhog.optim.gradients import Float32, GradientSum, Rows
+
+
+def dense(rows: Rows, n_rows: int) -> Float32:
+    """The same gradient as a dense array."""
+    found = np.zeros((n_rows, rows.values.shape[1]), np.float32)
+    np.add.at(found, rows.index, rows.values)
+    return found
+
+
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 20))
+def test_coalesced_rows_ascend_and_mean_the_same(index: list[int], width: int) -> None:
+    values = np.random.default_rng(0).standard_normal((len(index), width), dtype=np.float32)
+    rows = Rows(np.array(index, np.int32), values)
+    found = rows.coalesced()
+    assert found.index.dtype == np.int32
+    np.testing.assert_array_equal(found.index, np.unique(index))
+    np.testing.assert_array_equal(dense(found, 10), dense(rows, 10))
+
+
+def test_rows_that_ascend_are_not_copied() -> None:
+    rows = Rows(np.array([1, 4, 7], np.int32), np.ones((3, 2), np.float32))
+    assert rows.coalesced() is rows
+
+
+@pytest.mark.parametrize(("index", "values"), [((3,), (2, 4)), ((2, 1), (2, 4)), ((2,), (2,))])
+def test_index_and_values_must_belong_together(index: list[int], values: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match="wanted"):
+        Rows(np.zeros(index, np.int32), np.zeros(values, np.float32))
+
+
+def test_a_gradient_sum_copies_because_backends_reuse_their_arrays() -> None:
+    reused = {"w": np.full(3, 1.0, np.float32)}
+    rows = Rows(np.array([2, 0], np.int32), np.ones((2, 2), np.float32))
+    total = GradientSum()
+    total.add({**reused, "e": rows}, 0.5)
+    reused["w"][:] = 4.0
+    rows.values[:] = 3.0
+    total.add({**reused, "e": rows}, 0.25)
+    found = total.grads()
+    np.testing.assert_array_equal(found["w"], 1.5)
+    summed = found["e"]
+    assert isinstance(summed, Rows)
+    np.testing.assert_array_equal(summed.index, [0, 2])
+    np.testing.assert_array_equal(summed.values, 1.25)

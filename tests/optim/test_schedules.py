@@ -1,0 +1,96 @@
+"""Step sizes over a run (spec hogwild.md 2.3 and 7, test 8)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ConfigError
+from mlxhog.optim import schedules
+
+
+@dataclass(frozen=True)
+class Options:
+    schedule: str
+    lr: float = 2.0
+    warmup: float = 0.1
+    lr_floor: float = 0.25
+    backoff_steps: int = 100
+    backoff_beta: float = 0.37
+
+
+def at(name: str, progress: float, update: int = 0) -> float:
+    return schedules.build(Options(name))(progress, update)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "wsd"])
+def test_warm_up_rises_on_a_line_to_lr(name: str) -> None:
+    found = [at(name, progress) for progress in (0.0, 0.025, 0.05, 0.1)]
+    assert found == pytest.approx([0.0, 0.5, 1.0, 2.0])
+
+
+@pytest.mark.parametrize(("name", "end"), [("constant", 2.0), ("cosine", 0.5), ("wsd", 0.5)])
+def test_the_end_is_at_the_floor_and_stays_there(name: str, end: float) -> None:
+    assert at(name, 1.0) == pytest.approx(end)
+    assert at(name, 1.5) == pytest.approx(end)
+
+
+def test_cosine_is_half_way_down_in_the_middle_of_its_descent() -> None:
+    assert at("cosine", 0.55) == pytest.approx((2.0 + 0.5) / 2)
+
+
+def test_wsd_is_stable_until_its_last_fifth() -> None:
+    assert at("wsd", 0.8) == pytest.approx(2.0)
+    assert at("wsd", 0.9) == pytest.approx((2.0 + 0.5) / 2)
+
+
+def test_no_warm_up_starts_at_lr() -> None:
+    assert schedules.cosine(3.0, warmup=0.0, floor=0.1)(0.0, 0) == 3.0
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="cosine"):
+        at("cosin", 0.5)
+
+
+@pytest.mark.parametrize(("steps", "beta"), [(100, 0.37), (1000, 0.37), (7, 0.5), (3, 0.9)])
+def test_backoff_stages_grow_by_one_over_beta_and_steps_shrink_by_beta(
+    steps: int, beta: float
+) -> None:
+    schedule = schedules.backoff(1.0, steps=steps, beta=beta)
+    updates = np.arange(32_000)
+    found = np.array([schedule(0.0, int(k)) for k in updates])
+    length = [np.count_nonzero(np.isclose(found, beta**stage)) for stage in range(4)]
+    for stage in range(4):
+        assert abs(length[stage] - steps / beta**stage) <= 1
+    assert (np.diff(found) <= 0).all()
+
+
+def test_the_best_beta_is_the_papers() -> None:
+    beta = schedules.best_backoff_beta()
+    assert beta == pytest.approx(0.37336, abs=1e-4)
+
+    def bracket(b: float) -> float:
+        return math.log(2 / b) / (1 - b)
+
+    assert bracket(beta) == pytest.approx(1 / beta, rel=1e-9)
+    assert bracket(beta) < min(bracket(beta - 1e-3), bracket(beta + 1e-3))
+
+
+def test_backoff_falls_as_one_over_k_on_a_strongly_convex_quadratic() -> None:
+    # f(x) = c x^2 / 2 with gradient noise of variance sigma^2: the expected error obeys exactly
+    # a <- (1 - gamma c)^2 a + gamma^2 sigma^2, so no sampling is needed.
+    c, sigma, theta, beta = 1.0, 1.0, 0.2, schedules.best_backoff_beta()
+    steps = round(math.log(2 / beta) / theta)
+    schedule = schedules.backoff(theta / c, steps=steps, beta=beta)
+    error, errors = 1.0, np.empty(10**6)
+    for k in range(len(errors)):
+        gamma = schedule(0.0, k)
+        error = (1 - gamma * c) ** 2 * error + gamma**2 * sigma**2
+        errors[k] = error
+    ks = np.unique(np.geomspace(1e3, 1e6, 2000).astype(int))
+    slope = np.polyfit(np.log(ks), np.log(errors[ks - 1]), 1)[0]
+    assert slope == pytest.approx(-1, abs=0.1)

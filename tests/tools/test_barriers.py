@@ -1,0 +1,112 @@
+"""Every barrier in the kernels is needed: without it, chaos with a fixed seed gives wrong values.
+
+A barrier whose absence nobody notices would be waste, or the emulation too tame to tell.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import MetalError
+from mlxhog.metal import source
+from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.kernel import Launch
+from tools import sanitize
+
+BARRIER = re.compile(r"\bthreadgroup_barrier\([^;]*\);")
+SEEDS = range(6)
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """The n-th barrier of a header."""
+
+    header: str
+    n: int
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.header}:{self.line}"
+
+
+def barriers() -> list[Barrier]:
+    return [
+        Barrier(header.name, n, text[: match.start()].count("\n") + 1)
+        for header in sorted(source.KERNELS.glob("*.h"))
+        for text in [header.read_text()]
+        for n, match in enumerate(BARRIER.finditer(text))
+    ]
+
+
+def users(header: str) -> list[Launch]:
+    """Launches of kernels that may pass the barriers of a header."""
+    return [
+        launch
+        for launch in sanitize.samples(n=2000)
+        if launch.kernel.lockstep and header in included(launch.kernel.header)
+    ]
+
+
+def included(name: str) -> set[str]:
+    names = set(re.findall(r'#include "(.*)"', (source.KERNELS / name).read_text()))
+    return {name}.union(*map(included, names))
+
+
+def without(barrier: Barrier, folder: Path) -> Path:
+    """A copy of all kernels that lacks one barrier."""
+    shutil.copytree(source.KERNELS, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    file = folder / barrier.header
+    text = file.read_text()
+    start, end = list(BARRIER.finditer(text))[barrier.n].span()
+    file.write_text(text[:start] + text[end:])
+    return folder
+
+
+def differs(launch: Launch, engine, rtol: float) -> bool:
+    """Whether an engine and the reference disagree by far more than rounding."""
+    wanted, got = (
+        made.run(replace(launch, inputs={k: np.copy(v)[()] for k, v in launch.inputs.items()}))
+        for made in (ReferenceEngine(), engine)
+    )
+    return any(
+        not np.allclose(got[name], wanted[name], rtol=100 * rtol, atol=100 * rtol)
+        for name in wanted
+    )
+
+
+@pytest.mark.parametrize("barrier", barriers(), ids=str)
+def test_without_this_barrier_some_result_is_wrong(barrier, tmp_path, host_engine):
+    folder = without(barrier, tmp_path / "kernels")
+    found = []
+    for sample in users(barrier.header):
+        planted = replace(sample.kernel, header=str(folder / sample.kernel.header))
+        launch = replace(sample, kernel=planted)
+        for seed in SEEDS:
+            try:
+                wrong = differs(launch, host_engine("mps", chaos=seed, threads=1), 1e-4)
+            except MetalError as error:
+                if "divergent barrier" not in str(error):
+                    raise
+                wrong = True
+            if wrong:
+                found.append(seed)
+                break
+        if found:
+            break
+    assert found, f"{barrier} can be left out, and nothing changes"
+
+
+def test_there_are_barriers_to_leave_out():
+    assert barriers()
+
+
+def test_with_all_barriers_every_result_is_right_under_the_same_seeds(host_engine):
+    for launch in {id(user): user for b in barriers() for user in users(b.header)}.values():
+        for seed in SEEDS:
+            assert not differs(launch, host_engine("mps", chaos=seed, threads=1), 1e-4)

@@ -1,0 +1,87 @@
+"""What MLX generates is as recorded, and each dumped text is whole."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from mlxhog.metal.host.signature import kernels
+from mlxhog.metal.registry import KERNELS
+from tools import dump
+
+GOLDEN = Path(__file__).parents[1] / "metal" / "golden"
+
+
+def test_mlx_wraps_every_kernel_as_recorded():
+    got = dump.mlx_wrappers()
+    recorded = {file.name: file.read_text() for file in GOLDEN.glob("*.metal")}
+    wrong = sorted(name for name in got | recorded if got.get(name) != recorded.get(name))
+    assert not wrong, (
+        f"MLX or a kernel's arguments changed for {', '.join(wrong)}. Read the difference; where "
+        "it is meant, run `python -m tools.dump --golden tests/metal/golden`"
+    )
+
+
+def test_every_kernel_and_instance_is_dumped_for_both_consumers():
+    names = dump.texts().keys()
+    for kernel in KERNELS.values():
+        for instance in kernel.instances or ("",):
+            assert f"mlx-{kernel.name}{instance and '-' + instance}.metal" in names
+        assert f"mps-{Path(kernel.header).stem}.metal" in names
+
+
+def test_a_dumped_text_includes_nothing_but_metal_and_holds_its_kernels():
+    found = set()
+    for name, text in dump.texts().items():
+        includes = {line for line in text.splitlines() if line.startswith("#include")}
+        assert "#include <metal_stdlib>" in includes, name
+        assert all(line.startswith("#include <metal_") for line in includes), name
+        found |= {signature.name for signature in kernels(text).values()}
+    for kernel in KERNELS.values():
+        for instance in kernel.instances or ("",):
+            assert f"{kernel.name}{instance and '_' + instance}" in found
+
+
+def test_before_its_own_text_mlx_has_the_headers_of_its_wheel_and_none_of_their_macros(tmp_path):
+    """Preprocessed as on a Mac: Metal's headers are empty here, and its version is defined."""
+    for header in ("metal_stdlib", "metal_math", "metal_logging"):
+        (tmp_path / header).write_text("")
+    text = next(text for name, text in dump.texts().items() if name.startswith("mlx-dense_axpy"))
+    headers = Path(mx.__file__).parent / "include"
+    compiler = ["g++", "-E", "-P", "-x", "c++", "-nostdinc", "-I", str(tmp_path)]
+
+    def words(text, *options):
+        done = subprocess.run(
+            [*compiler, *options, "-"], input=text, capture_output=True, text=True, check=True
+        )
+        lines = [line for line in done.stdout.splitlines() if "#pragma" not in line]
+        return " ".join(lines).split()
+
+    got = words(text, "-D__METAL_VERSION__=320", "-D__METAL__")
+    prelude = '#include "mlx/backend/metal/kernels/utils.h"\n'
+    expected = words(prelude, "-DMLX_METAL_JIT", "-I", str(headers))
+    assert len(expected) > 1000
+    assert got[: len(expected)] == expected
+    ours = words(dump.mlx_texts([KERNELS["dense_axpy"]])["dense_axpy.metal"])
+    assert got[len(expected) :] == ours
+    defined = words(dump.mlx_prelude(), "-dM")
+    assert not [word for word in defined if word.startswith(("instantiate_", "MLX_", "MTL_"))]
+
+
+def test_the_command_leaves_only_what_it_wrote(tmp_path):
+    (tmp_path / "gone.metal").write_text("a kernel that no longer exists")
+    (tmp_path / "notes.txt").write_text("kept")
+    command = [sys.executable, "-m", "tools.dump", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    written = {file.name for file in tmp_path.iterdir()}
+    assert written == {*dump.texts(), "notes.txt"}
+    assert done.stdout == f"{len(written) - 1} files in {tmp_path}\n"
+
+
+def test_a_kernel_that_mlx_begins_otherwise_is_an_error(monkeypatch):
+    kernel = KERNELS["dense_axpy"]
+    monkeypatch.setattr(dump, "mlx_texts", lambda kernels: {"dense_axpy.metal": "// new words"})
+    with pytest.raises(dump.MetalError, match="does not begin dense_axpy.metal.*\n// new words"):
+        dump.mlx_wrappers([kernel])

@@ -1,0 +1,105 @@
+"""Sanitizers find planted faults, and nothing in the project's kernels. Emulated, on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import MetalError
+from mlxhog.metal.kernel import Argument, Kernel, Launch
+from mlxhog.metal.registry import KERNELS
+from tools import sanitize
+
+HERE = Path(__file__).parent
+
+
+def launch(name: str, values: float | np.ndarray = 1.0, *, lockstep: bool = False) -> Launch:
+    """256 threads of one kernel of planted.metal, in one group."""
+    kernel = Kernel(
+        name=name,
+        header=str(HERE / "kernels" / "planted.h"),
+        source="",
+        inputs=(Argument(name="x"),),
+        outputs=(Argument(name="y"),),
+        reference=lambda **_: None,
+        sample=lambda _, n: launch(name),
+        lockstep=lockstep,
+    )
+    x = np.broadcast_to(np.float32(values), 256).copy()
+    return Launch(kernel=kernel, inputs={"x": x}, outputs={"y": (256,)}, grid=(256, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "lockstep", "said"),
+    [
+        ("past_the_end", 1.0, False, "heap-buffer-overflow"),
+        ("past_the_tile", 1.0, True, "heap-buffer-overflow"),
+        ("signed_overflow", 40000.0, False, "signed integer overflow"),
+        ("long_shift", 32.0, False, "shift exponent 32 is too large"),
+    ],
+)
+def test_a_planted_fault_is_found_at_its_line(shim_cache, name, value, lockstep, said):
+    found = sanitize.report(launch(name, value, lockstep=lockstep), "address", directory=shim_cache)
+    assert said in found
+    assert "planted.h:" in found
+
+
+def test_a_planted_race_between_launches_is_found(shim_cache, compiler):
+    found = sanitize.report(
+        launch("one_word"), "thread", directory=shim_cache, compiler=compiler, launches=2
+    )
+    assert "data race" in found
+    assert "planted.h:" in found
+
+
+def test_a_planted_missing_barrier_gives_wrong_values_under_chaos(host_engine):
+    x = np.arange(256, dtype=np.float32)
+    wanted = np.maximum(np.arange(256) - 1, 0).astype(np.float32)
+    launched = launch("no_barrier", x)
+    # In the order of lanes nobody notices: this is why chaos exists.
+    assert (host_engine("mps", threads=1).run(launched)["y"] == wanted).all()
+    wrong = host_engine("mps", threads=1, chaos=1).run(launched)["y"]
+    again = host_engine("mps", threads=1, chaos=1).run(launched)["y"]
+    assert (wrong != wanted).sum() > 64
+    np.testing.assert_array_equal(wrong, again)
+
+
+SAMPLES = {
+    f"{sample.kernel.name}_{sample.instance}".rstrip("_"): sample for sample in sanitize.samples()
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_kernels_read_and_write_inside_their_buffers(shim_cache, name):
+    """Also with fibers that switch at random, and nothing that C++ leaves undefined."""
+    assert sanitize.report(SAMPLES[name], "address", directory=shim_cache, chaos=5) == ""
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_launches_at_once_on_shared_parameters_do_not_race(shim_cache, name):
+    """Two launches with four threads in all; the kernel that races on purpose is found."""
+    found = sanitize.report(SAMPLES[name], "thread", directory=shim_cache, launches=2)
+    if sanitize.races_on_purpose(SAMPLES[name].kernel):
+        assert "data race" in found
+        assert "adds.h:" in found
+    else:
+        assert found == ""
+
+
+def test_some_kernel_races_on_purpose():
+    assert any(map(sanitize.races_on_purpose, KERNELS.values()))
+
+
+def test_a_kernel_that_fails_by_itself_is_no_finding(shim_cache):
+    with pytest.raises(MetalError, match="lockstep=True"):
+        sanitize.report(launch("past_the_tile"), "address", directory=shim_cache)
+
+
+def test_every_kernel_compiles_with_gcc_and_with_clang(host_engine, compiler):
+    engine = host_engine("mps", compiler=compiler)
+    for kernel in KERNELS.values():
+        for instance in kernel.instances or ("",):
+            path, _ = engine.built(kernel, instance)
+            assert path.exists()

@@ -1,0 +1,171 @@
+"""What a GPU uses in place, and what the user reads where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog import TrainConfig, train
+from mlxhog.arena import Arena, plan
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.optim.metal_steps import ADAM
+from mlxhog.training import notices, zero_copy
+from mlxhog.training.job import Job
+from tests.training.small import small_config
+from tests.training.test_watchdog import job
+
+
+class Refuses(ReferenceEngine):
+    def adopt(self, host: Any) -> Any:
+        raise EnvironmentLacks("MLX cannot import this")
+
+
+class RefusesLater(ReferenceEngine):
+    """Imports the parameters, and as many segments more; then no more."""
+
+    def __init__(self, more: int) -> None:
+        super().__init__()
+        self._left = more + 1
+
+    def adopt(self, host: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise EnvironmentLacks("MLX cannot import one more")
+        return super().adopt(host)
+
+
+class Copies(ReferenceEngine):
+    def adopt(self, host: Any) -> Any:
+        return host.copy()
+
+
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    with Arena.create(
+        plan({}, max_workers=2, private=("m", "v"), shared=("s",), n_tickets=1), write="cas"
+    ) as arena:
+        yield arena
+
+
+def a_job(backend: str, engine: str | None = None, **options: object) -> Job:
+    config = TrainConfig(**options)  # type: ignore[arg-type]
+    return replace(job(slot=2, threads=1), backend=backend, engine=engine, config=config)
+
+
+def with_engine(monkeypatch: pytest.MonkeyPatch, made: Any) -> None:
+    monkeypatch.setattr(zero_copy.engine, "create", lambda name, **_: made)
+
+
+LIVE: dict[str, object] = {"read": "live", "predict": "none"}
+
+
+def test_a_gpu_reads_the_parameters_themselves_where_both_sides_are_one_memory(
+    monkeypatch: pytest.MonkeyPatch, arena: Arena
+) -> None:
+    with_engine(monkeypatch, ReferenceEngine())
+    found = zero_copy.live_params(a_job("mlx:gpu", **LIVE), arena)
+    assert found is not None
+    assert np.shares_memory(found, arena.params)
+    assert zero_copy.live_params(a_job("mlx:gpu"), arena) is None  # nobody asked
+    monkeypatch.setattr(zero_copy.engine, "create", pytest.fail)
+    assert zero_copy.live_params(a_job("torch:cpu", **LIVE), arena) is not None
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [(Refuses(), "MLX cannot import this"), (Copies(), "is not seen on the other")],
+)
+def test_a_gpu_that_cannot_share_memory_falls_back_aloud(
+    monkeypatch: pytest.MonkeyPatch,
+    arena: Arena,
+    capsys: pytest.CaptureFixture[str],
+    made: Any,
+    why: str,
+) -> None:
+    with_engine(monkeypatch, made)
+    assert zero_copy.live_params(a_job("mlx:gpu", **LIVE), arena) is None
+    assert zero_copy.metal_steps(a_job("mlx:gpu", "mlx"), arena, ADAM, frozenset()) is None
+    live, writes = capsys.readouterr().out.splitlines()
+    assert live.startswith("notice: worker 2 (mlx:gpu) takes snapshots, not live reads: ")
+    assert writes.startswith("notice: worker 2 (mlx:gpu) lets the CPU add its steps, not the GPU: ")
+    assert live.endswith(why)
+    assert writes.endswith(why)
+
+
+def test_a_gpu_that_shares_memory_adds_its_own_steps(
+    monkeypatch: pytest.MonkeyPatch, arena: Arena
+) -> None:
+    with_engine(monkeypatch, ReferenceEngine())
+    before = arena.params.copy()
+    made = zero_copy.metal_steps(a_job("mlx:gpu", "mlx"), arena, ADAM, frozenset())
+    assert made is not None
+    np.testing.assert_array_equal(arena.params, before)
+    assert zero_copy.metal_steps(a_job("mlx:gpu"), arena, ADAM, frozenset()) is None
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_moments_that_cannot_be_imported_leave_the_steps_to_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+    arena: Arena,
+    capsys: pytest.CaptureFixture[str],
+    more: int,
+) -> None:
+    with_engine(monkeypatch, RefusesLater(more))
+    assert zero_copy.metal_steps(a_job("mlx:gpu", "mlx"), arena, ADAM, frozenset()) is None
+    assert "lets the CPU add its steps, not the GPU: MLX cannot" in capsys.readouterr().out
+
+
+def test_every_segment_of_the_rule_is_imported_before_the_first_step(
+    monkeypatch: pytest.MonkeyPatch, arena: Arena
+) -> None:
+    made = RefusesLater(4)
+    with_engine(monkeypatch, made)
+    steps = zero_copy.metal_steps(a_job("mlx:gpu", "mlx"), arena, ADAM, frozenset())
+    assert steps is not None
+    for name in ("m.1", "v.1", "m.2", "v.2"):
+        steps.adopt(arena.segment(name))  # as steps do; it is not imported again
+    rule = replace(ADAM, private=("m",), shared=("s",))
+    with_engine(monkeypatch, RefusesLater(2))
+    assert zero_copy.metal_steps(a_job("mlx:gpu", "mlx"), arena, rule, frozenset()) is None
+
+
+def test_memory_of_several_pieces_of_macos_is_not_imported(
+    monkeypatch: pytest.MonkeyPatch, arena: Arena, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_engine(monkeypatch, ReferenceEngine())
+    monkeypatch.setattr(type(arena.layout), "straddles", lambda self, name: name == "v.2")
+    assert zero_copy.metal_steps(a_job("mlx:gpu", "mlx"), arena, ADAM, frozenset()) is None
+    assert "segment v.2 has" in capsys.readouterr().out
+    monkeypatch.setattr(type(arena.layout), "straddles", lambda self, name: name == "params")
+    assert zero_copy.live_params(a_job("mlx:gpu", **LIVE), arena) is None
+    assert "segment params has" in capsys.readouterr().out
+
+
+def test_the_supervisor_passes_on_what_a_worker_found_out_while_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "worker-1.log"
+    assert notices.told(log, 0) == []
+    log.write_text("notice: of an earlier process\n")
+    begin = log.stat().st_size
+    with log.open("a") as stream:
+        stream.write("something else\nnotice: it takes snapshots\n")
+    assert notices.told(log, begin) == ["it takes snapshots"]
+
+    messages: list[str] = []
+    monkeypatch.setattr(notices, "told", lambda path, since: [f"notice of {path.name}"])
+    train(
+        small_config(tmp_path, workers="torch:cpu*2", steps=2),
+        observer=lambda progress: messages.append(progress.message or ""),
+    )
+    # which worker is up first is the scheduler's choice
+    assert sorted(m for m in messages if m.startswith("notice of")) == [
+        "notice of worker-1.log",
+        "notice of worker-2.log",
+    ]

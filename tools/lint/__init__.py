@@ -1,0 +1,72 @@
+"""Rejects what Metal forbids, and what our kernels must not do, before any compiler sees it.
+
+    python -m tools.lint [FILE...]        all of metal/kernels by default
+
+A rule is a name, a reason, a way out and a function from a file to offending lines. The rules
+about the language are in `language.py`, about atomics in `atomics.py`, about limits in `limits.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from tools.lint import atomics, language, limits
+from tools.lint.rule import Finding, Rule, Source
+from tools.lint.text import Function, calls_between, functions
+
+__all__ = [
+    "KERNELS",
+    "RULES",
+    "Finding",
+    "Function",
+    "Rule",
+    "calls_between",
+    "check_files",
+    "check_text",
+    "functions",
+]
+
+KERNELS = Path(__file__).parents[2] / "metal" / "kernels"
+RULES: tuple[Rule, ...] = (*language.RULES, *atomics.RULES, *limits.RULES)
+_INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+
+
+def check_text(name: str, text: str, included: str = "") -> list[Finding]:
+    """Check one text; a name that ends in `.h` makes it a header."""
+    source = Source(name, text, included)
+    return sorted(
+        (
+            Finding(name, problem.line, problem.what, rule)
+            for rule in RULES
+            for problem in rule.check(source)
+        ),
+        key=lambda finding: finding.line,
+    )
+
+
+def check_files(files: Iterable[Path]) -> list[Finding]:
+    """Check files with the headers that they include, and that no two kernels share a name."""
+    findings = []
+    kernels: dict[str, Path] = {}
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        findings += check_text(str(file), text, _included(file, set()))
+        for function in functions(text):
+            if function.is_kernel and kernels.setdefault(function.name, file) != file:
+                rule = next(rule for rule in RULES if rule.name == "kernel name")
+                what = f"a kernel {function.name}, as in {kernels[function.name].name}"
+                findings.append(Finding(str(file), function.line, what, rule))
+    return findings
+
+
+def _included(file: Path, seen: set[Path]) -> str:
+    """Return the text of all project headers below a file, each once."""
+    texts = []
+    for name in _INCLUDE.findall(file.read_text(encoding="utf-8")):
+        header = file.parent / name
+        if header not in seen:
+            seen.add(header)
+            texts += [_included(header, seen), header.read_text(encoding="utf-8")]
+    return "\n".join(texts)

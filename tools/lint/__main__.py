@@ -1,0 +1,27 @@
+"""`python -m tools.lint [FILE...]`: exit code 1 where a rule is broken."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tools.lint import KERNELS, RULES, check_files
+
+
+def main(names: list[str]) -> int:
+    """Check the named files, by default all kernels, and print what was found."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.lint", description="Find what Metal forbids in sources."
+    )
+    parser.add_argument("files", nargs="*", type=Path, help="all kernels by default")
+    files = parser.parse_args(names).files
+    for file in files:
+        if not file.is_file():
+            parser.error(f"there is no file {file}")
+    files = files or sorted([*KERNELS.glob("*.h"), *KERNELS.glob("*.metal")])
+    findings = check_files(files)
+    print("\n".join(map(str, findings)) or f"{len(files)} files keep {len(RULES)} rules")
+    return int(bool(findings))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,48 @@
+"""`python -m tools.proof.protocols`: the scenarios and the mutation table."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tools.proof.protocols import (
+    SPARE,
+    Searched,
+    Weakened,
+    build,
+    problems,
+    search,
+    sources,
+)
+
+
+def main() -> int:
+    """Print a line per scenario and per weakened order; 1 if one is not as promised."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.proof.protocols",
+        description="Search every run of the locks and the ticket ledger on weak memory.",
+    )
+    parser.add_argument("--full", action="store_true", help="search for the spare orders, too")
+    full = parser.parse_args().full
+    found: list[Searched | Weakened] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        steps = sources(folder)
+        for result in search(build(folder), steps, full=full):
+            found.append(result)
+            if isinstance(result, Searched):
+                said = result.wrong or "holds"
+                print(f"{result.states:>10,} states  {result.name}: {result.claim}: {said}")
+            elif result.by:
+                print(f"needed  {result.order}: {result.by}: {result.wrong}")
+            else:
+                why = SPARE.get(result.order, "NO REASON GIVEN")
+                print(f"spare   {result.order}: {why}")
+            sys.stdout.flush()
+    told = problems(found, full=full)
+    print("\n".join(told))
+    return bool(told)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

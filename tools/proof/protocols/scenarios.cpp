@@ -1,0 +1,516 @@
+// What is searched: the real locks and ticket ledger, run by a few workers, their supervisor and an observer.
+//
+//   scenarios                  every scenario: what it claims, its number of states, and what is wrong with it
+//   scenarios table [N OF]     and each order weakened in turn (part N of OF); standard input says which scenario
+//                              finds which, to save the search in the others
+//
+// `python -m tools.proof.protocols` builds and runs this.
+//
+// Bounds: at most four threads of one or two rounds, rings of one or two slots, one death. Two things are
+// smaller than in the source: kSpins is 1 and kProbeAfterNs 0, so that a waiter asks about the owner at once.
+#include <cstdio>
+#include <cstdlib>
+
+#include "arena/control.h"
+#include "arena/ledger.h"
+#include "search.h"
+#include "updates/locks.h"
+
+namespace mlxhog {
+
+// In place of process_life.cpp: time stands still, and the search knows who is dead.
+std::uint64_t monotonic_ns() { return 0; }
+
+bool process_is_gone(std::int64_t pid, std::uint64_t start_time) {
+  if (pid <= 0) return false;
+  return proof::perform({proof::Kind::gone, nullptr, 0, 0, static_cast<std::uint64_t>(pid), start_time, {}}) != 0;
+}
+
+}  // namespace mlxhog
+
+namespace {
+
+using namespace mlxhog;
+using proof::note;
+using proof::require;
+using proof::Scenario;
+using proof::start_thread;
+using proof::State;
+using proof::wait_for;
+
+constexpr std::size_t kMostStates = 3'000'000;
+
+// The shared memory of one scenario; its values before the run.
+struct Shared {
+  LedgerWords ledger{};
+  std::uint64_t slots[2]{};
+  std::uint32_t locks[1]{};
+  WorkerEntry workers[4]{};
+  std::uint64_t data[6]{};
+};
+Shared shared;
+
+template <class Word>
+void add_place(Scenario& s, const Word& word) {
+  s.places.push_back(&word);
+  s.widths.push_back(sizeof(Word));
+}
+
+// Parameters are read and written in no order: what makes them visible is what is checked.
+std::uint64_t read_data(std::size_t i) { return __atomic_load_n(&shared.data[i], __ATOMIC_RELAXED); }
+void write_data(std::size_t i, std::uint64_t value) { __atomic_store_n(&shared.data[i], value, __ATOMIC_RELAXED); }
+
+// ---- locks ----------------------------------------------------------------------------------------
+
+constexpr int kAdds = 0;  // note: an element was written
+constexpr std::uint32_t kFirst = 1, kSecond = 2;  // generations of a slot
+
+void add_under_lock(std::uint32_t slot, std::uint32_t generation, int rounds) {
+  Locks locks(shared.locks, 1, shared.workers, 4, slot, generation);
+  for (int r = 0; r < rounds; ++r) {
+    locks.lock(0);
+    write_data(0, read_data(0) + 1);
+    note(kAdds);
+    locks.unlock(0);
+  }
+}
+
+// A release store of mlxhog/arena/workers.py, which goes through the binding of control.h's `store`.
+#define STORED(text) PROOF_CALL("workers.py", 0, text, store)
+
+// WorkerTable.mark_dead.
+void mark_dead(std::uint32_t slot) { STORED("mark_dead: dead = 1")(&shared.workers[slot - 1].dead, std::uint32_t{1}); }
+
+// WorkerTable.acquire_slot.
+void acquire_slot(std::uint32_t slot) {
+  WorkerEntry& entry = shared.workers[slot - 1];
+  STORED("acquire_slot: pid = 0")(&entry.pid, std::int64_t{0});
+  sweep_locks(shared.locks, 1, slot, -1);
+  STORED("acquire_slot: generation += 1")(&entry.generation, kSecond);
+  STORED("acquire_slot: dead = 0")(&entry.dead, std::uint32_t{0});
+  __atomic_store_n(&entry.start_time, 0, __ATOMIC_RELAXED);
+}
+
+// WorkerTable.seated.
+void seated(std::uint32_t slot, std::int64_t pid, std::uint64_t start_time) {
+  WorkerEntry& entry = shared.workers[slot - 1];
+  __atomic_store_n(&entry.start_time, start_time, __ATOMIC_RELAXED);
+  STORED("seated: pid = pid")(&entry.pid, pid);
+}
+
+std::string all_adds_are_there(const State& state) {
+  return read_data(0) == state.notes[kAdds] ? "" : "an add under the lock is lost";
+}
+
+Scenario lock_scenario(const char* name, const char* claim) {
+  Scenario s{name, claim, {}, {}, {}, {}, {}, all_adds_are_there};
+  shared = {};
+  for (auto& entry : shared.workers) entry.generation = kFirst;
+  add_place(s, shared.locks[0]);
+  add_place(s, shared.data[0]);
+  return s;
+}
+
+void add_thread(Scenario& s, std::function<void()> body, bool mortal = false, bool starts = true) {
+  s.threads.push_back(std::move(body));
+  s.mortal.push_back(mortal);
+  s.starts.push_back(starts);
+}
+
+Scenario exclusion() {
+  Scenario s = lock_scenario("exclusion", "three workers and one lock: every add is kept");
+  for (const std::uint32_t slot : {1u, 2u, 3u}) add_thread(s, [=] { add_under_lock(slot, kFirst, slot == 1 ? 2 : 1); });
+  return s;
+}
+
+Scenario takeover() {
+  Scenario s = lock_scenario("takeover", "a worker dies anywhere and is reaped: the others go on and lose no add");
+  add_place(s, shared.workers[0].dead);
+  s.deaths = 1;
+  add_thread(s, [] { add_under_lock(1, kFirst, 1); }, true);
+  add_thread(s, [] { add_under_lock(2, kFirst, 1); });
+  add_thread(s, [] { add_under_lock(3, kFirst, 1); });
+  add_thread(s, [] {
+    wait_for(0);
+    mark_dead(1);
+  });
+  return s;
+}
+
+Scenario replacement() {
+  Scenario s = lock_scenario("replacement", "the dead worker's slot goes to a new one: nobody mistakes it for the dead");
+  WorkerEntry& entry = shared.workers[0];
+  add_place(s, entry.dead);
+  add_place(s, entry.generation);
+  add_place(s, entry.pid);
+  add_place(s, entry.start_time);
+  entry.pid = 101;
+  entry.start_time = 7;
+  s.deaths = 1;
+  s.pids = {101, 0, 0, 104};
+  s.start_times = {7, 0, 0, 9};
+  add_thread(s, [] { add_under_lock(1, kFirst, 1); }, true);
+  add_thread(s, [] { add_under_lock(2, kFirst, 1); });
+  add_thread(s, [] {
+    wait_for(0);
+    mark_dead(1);
+    acquire_slot(1);
+    start_thread(3);
+    seated(1, 104, 9);
+  });
+  add_thread(s, [] { add_under_lock(1, kSecond, 1); }, false, false);
+  return s;
+}
+
+Scenario orphaned() {
+  Scenario s = lock_scenario("no supervisor", "nobody reaps the dead worker: the kernel's word is enough");
+  WorkerEntry& entry = shared.workers[0];
+  add_place(s, entry.dead);
+  add_place(s, entry.pid);
+  add_place(s, entry.start_time);
+  entry.pid = 101;
+  entry.start_time = 7;
+  s.deaths = 1;
+  s.pids = {101};
+  s.start_times = {7};
+  add_thread(s, [] { add_under_lock(1, kFirst, 1); }, true);
+  add_thread(s, [] { add_under_lock(2, kFirst, 1); });
+  add_thread(s, [] { add_under_lock(3, kFirst, 1); });
+  return s;
+}
+
+Scenario swept() {
+  Scenario s = lock_scenario("sweep", "the supervisor frees a dead worker's locks while another waits for one");
+  s.deaths = 1;
+  add_thread(s, [] { add_under_lock(1, kFirst, 1); }, true);
+  add_thread(s, [] { add_under_lock(2, kFirst, 1); });
+  add_thread(s, [] {
+    wait_for(0);
+    sweep_locks(shared.locks, 1, 1, -1);
+  });
+  return s;
+}
+
+// ---- the ticket ledger ----------------------------------------------------------------------------
+
+TicketLedger ledger(std::uint64_t ring) { return TicketLedger(&shared.ledger, shared.slots, ring); }
+
+constexpr std::uint32_t kMender = 99;
+
+// One ticket's update: data[ticket] = 1; note(ticket) counts it.
+void apply(TicketLedger& tickets, std::uint64_t ticket, std::uint32_t owner) {
+  require(tickets.begin_apply(ticket, owner), "a lease was lost while its owner lived");
+  write_data(ticket, 1);
+  note(static_cast<int>(ticket));
+  require(tickets.finish(ticket, owner), "a ticket was taken from the living worker that applied it");
+}
+
+void work(std::uint64_t ring, std::uint32_t owner, int rounds) {
+  TicketLedger tickets = ledger(ring);
+  for (int r = 0; r < rounds; ++r) {
+    const auto ticket = tickets.claim(owner);
+    if (!ticket) return;
+    apply(tickets, *ticket, owner);
+  }
+}
+
+void sweep(TicketLedger& tickets) {
+  for (const std::uint64_t ticket : tickets.orphans()) tickets.return_orphan(ticket);
+  tickets.announce_returns();
+}
+
+// What is left is worked off; then every ticket has been done once, or died half applied.
+std::string all_tickets_once(const State& state, std::uint64_t ring, const std::vector<std::uint32_t>& dead, bool mend) {
+  TicketLedger tickets = ledger(ring);
+  for (const std::uint32_t owner : dead) tickets.reap(owner, false);
+  if (mend) sweep(tickets);
+  const std::uint64_t end = load(&shared.ledger.next.value);
+  std::vector<int> times(state.notes.begin(), state.notes.end());
+  for (;;) {
+    const auto ticket = tickets.claim(kMender);
+    if (!ticket) return "a ticket is lost: nobody can go on";
+    if (*ticket >= end) break;
+    if (!tickets.begin_apply(*ticket, kMender) || !tickets.finish(*ticket, kMender)) return "a ticket is held twice";
+    ++times[*ticket];
+  }
+  if (tickets.watermark() < end) return "a ticket is lost: the watermark stays behind";
+  std::uint64_t missing = 0;
+  for (std::uint64_t ticket = 0; ticket < end; ++ticket) {
+    if (times[ticket] > 1) return "a ticket was applied twice";
+    missing += times[ticket] == 0;
+  }
+  return missing <= load(&shared.ledger.torn.value) ? "" : "a ticket is lost: nobody applied it";
+}
+
+Scenario ledger_scenario(const char* name, const char* claim, std::uint64_t ring, std::vector<std::uint32_t> dead,
+                         bool mend, std::size_t data) {
+  shared = {};
+  Scenario s{name, claim, {}, {}, {}, {}, {},
+             [=](const State& state) { return all_tickets_once(state, ring, dead, mend); }};
+  for (LedgerLine* line : {&shared.ledger.next, &shared.ledger.watermark, &shared.ledger.returns, &shared.ledger.noticed,
+                           &shared.ledger.torn}) {
+    add_place(s, line->value);
+  }
+  for (std::uint64_t i = 0; i < ring; ++i) add_place(s, shared.slots[i]);
+  for (std::size_t i = 0; i < data; ++i) add_place(s, shared.data[i]);
+  s.deaths = dead.empty() ? 0 : 1;
+  return s;
+}
+
+Scenario laps() {
+  Scenario s = ledger_scenario("laps", "two workers go round a ring of two: every ticket once", 2, {}, false, 0);
+  add_thread(s, [] { work(2, 1, 2); });
+  add_thread(s, [] { work(2, 2, 1); });
+  return s;
+}
+
+Scenario slow_claimer() {
+  Scenario s = ledger_scenario("slow claimer", "a claimer is taken for dead and others go round the ring: every ticket once",
+                               1, {}, false, 0);
+  add_thread(s, [] { work(1, 1, 1); });
+  add_thread(s, [] {
+    TicketLedger tickets = ledger(1);
+    sweep(tickets);
+    work(1, 2, 2);
+  });
+  return s;
+}
+
+Scenario death() {
+  Scenario s = ledger_scenario("death", "a worker dies anywhere, is reaped and swept after: every ticket once or torn", 1, {},
+                               false, 0);
+  s.deaths = 1;
+  add_thread(s, [] { work(1, 1, 1); }, true);
+  add_thread(s, [] { work(1, 2, 1); });
+  add_thread(s, [] {
+    wait_for(0);
+    TicketLedger tickets = ledger(1);
+    tickets.reap(1, false);
+    sweep(tickets);
+  });
+  return s;
+}
+
+Scenario checkpoint() {
+  Scenario s = ledger_scenario("checkpoint", "whoever learns that a ticket is done sees its update", 2, {}, false, 2);
+  add_thread(s, [] { work(2, 1, 1); });
+  add_thread(s, [] { work(2, 2, 1); });
+  add_thread(s, [] {
+    const auto [watermark, done, torn] = ledger(2).position();
+    for (std::uint64_t t = 0; t < watermark; ++t) require(read_data(t) == 1, "position() counts a ticket whose update is not visible");
+    for (const std::uint64_t t : done) require(read_data(t) == 1, "position() counts a ticket whose update is not visible");
+  });
+  return s;
+}
+
+Scenario watcher() {
+  Scenario s = ledger_scenario("watcher", "state() and watermark() call a ticket done only with its update", 2, {}, false, 2);
+  add_thread(s, [] { work(2, 1, 2); });
+  add_thread(s, [] {
+    if (ledger(2).state(0) == TicketState::kDone) require(read_data(0) == 1, "state() says DONE before the update is visible");
+    if (ledger(2).state(1) == TicketState::kDone) require(read_data(1) == 1, "state() says DONE before the update is visible");
+  });
+  add_thread(s, [] {
+    const std::uint64_t low = ledger(2).watermark();
+    for (std::uint64_t t = 0; t < low; ++t) require(read_data(t) == 1, "watermark() passed an update that is not visible");
+  });
+  return s;
+}
+
+Scenario given_back() {
+  Scenario s = ledger_scenario("give back", "a returned ticket is found again without a sweep", 2, {}, false, 0);
+  add_thread(s, [] {
+    TicketLedger tickets = ledger(2);
+    const auto ticket = tickets.claim(1);
+    if (ticket) require(tickets.give_back(*ticket, 1), "a lease was lost while its owner lived");
+  });
+  add_thread(s, [] { work(2, 2, 2); });
+  return s;
+}
+
+Scenario returns_race() {
+  Scenario s = ledger_scenario("two returns", "returned tickets are found while others search for them", 2, {}, false, 0);
+  for (const std::uint32_t owner : {1u, 2u}) {
+    add_thread(s, [=] {
+      TicketLedger tickets = ledger(2);
+      const auto ticket = tickets.claim(owner);
+      if (ticket) require(tickets.give_back(*ticket, owner), "a lease was lost while its owner lived");
+    });
+  }
+  return s;
+}
+
+Scenario unannounced() {
+  Scenario s = ledger_scenario("unannounced", "a worker dies between returning a ticket and saying so: it is found", 2, {},
+                               false, 0);
+  s.deaths = 1;
+  add_thread(s, [] {
+    TicketLedger tickets = ledger(2);
+    const auto ticket = tickets.claim(1);
+    if (ticket) tickets.give_back(*ticket, 1);
+  }, true);
+  add_thread(s, [] { work(2, 2, 1); });
+  add_thread(s, [] {
+    wait_for(0);
+    TicketLedger tickets = ledger(2);
+    tickets.reap(1, false);
+    sweep(tickets);
+  });
+  return s;
+}
+
+Scenario dealt() {
+  Scenario s = ledger_scenario("dealt tickets", "tickets dealt to workers, one of which dies: every ticket once or torn", 2, {},
+                               false, 0);
+  s.deaths = 1;
+  const auto deal = [](std::uint64_t ticket, std::uint32_t owner) {
+    TicketLedger tickets = ledger(2);
+    if (tickets.claim_exact(ticket, owner)) apply(tickets, ticket, owner);
+  };
+  add_thread(s, [=] { deal(0, 1); }, true);
+  add_thread(s, [=] {
+    deal(1, 2);
+    wait_for(0);
+    ledger(2).reap(1, false);
+    deal(0, 3);
+  });
+  return s;
+}
+
+Scenario round_robin() {
+  Scenario s = ledger_scenario("round robin", "turns by state(): the next worker sees the update of the one before", 2, {}, false, 2);
+  add_thread(s, [] {
+    TicketLedger tickets = ledger(2);
+    if (tickets.claim_exact(0, 1)) apply(tickets, 0, 1);
+  });
+  add_thread(s, [] {
+    TicketLedger tickets = ledger(2);
+    if (!tickets.claim_exact(1, 2)) return;
+    if (tickets.state(0) == TicketState::kDone) require(read_data(0) == 1, "the turn came before the update of the turn before");
+    apply(tickets, 1, 2);
+  });
+  return s;
+}
+
+// The budget of a run in steps is an end among its tickets.
+constexpr std::uint64_t kBudget = 1;
+
+Scenario budget() {
+  Scenario s = ledger_scenario("budget", "a worker dies, others go on: no ticket behind the budget's end, the one before it once or torn",
+                               2, {}, false, 0);
+  s.deaths = 1;
+  const auto spend = [](std::uint32_t owner) {
+    TicketLedger tickets = ledger(2);
+    const auto ticket = tickets.claim(owner, kBudget);
+    if (!ticket) return;
+    require(*ticket < kBudget, "a ticket behind the end of the budget was handed out");
+    apply(tickets, *ticket, owner);
+  };
+  add_thread(s, [=] { spend(1); }, true);
+  add_thread(s, [=] { spend(2); });
+  add_thread(s, [=] {
+    wait_for(0);
+    TicketLedger tickets = ledger(2);
+    tickets.reap(1, false);
+    sweep(tickets);
+    spend(3);
+  });
+  s.finish = [once = s.finish](const State& state) -> std::string {
+    if (load(&shared.ledger.next.value) > kBudget) return "a ticket behind the end of the budget was handed out";
+    return once(state);
+  };
+  return s;
+}
+
+using Make = Scenario (*)();
+constexpr Make kScenarios[] = {exclusion, takeover, replacement, orphaned, swept, laps, slow_claimer, death,
+                               checkpoint, watcher, given_back, returns_race, unannounced, dealt, round_robin, budget};
+
+struct Prepared {
+  Make make;
+  Scenario scenario;
+  proof::Search search;
+};
+
+const char* name_of(proof::Kind kind) {
+  static const char* const kNames[] = {"load", "store", "add", "swap", "fence"};
+  return kNames[static_cast<int>(kind)];
+}
+
+// Every way to weaken one order of a step by one half.
+std::vector<std::pair<proof::Weakening, std::string>> halves(const proof::Step& step) {
+  using W = proof::Weakening;
+  std::vector<std::pair<W, std::string>> found;
+  const auto add = [&](W::Half half, const char* what) { found.push_back({{step.site, step.kind, half}, what}); };
+  const bool both = step.order == __ATOMIC_ACQ_REL;
+  if (step.kind == proof::Kind::fence) {
+    add(W::all, "all");
+    return found;
+  }
+  if (both || step.order == __ATOMIC_ACQUIRE) add(W::acquire, "acquire");
+  if (both || step.order == __ATOMIC_RELEASE) add(W::release, "release");
+  if (step.kind == proof::Kind::swap && step.failure == __ATOMIC_ACQUIRE) add(W::failure, "acquire of a failure");
+  return found;
+}
+
+// For each weakening, by its file, site and half, the scenario that finds it.
+std::unordered_map<std::string, std::string> read_hints() {
+  std::unordered_map<std::string, std::string> hints;
+  char line[400];
+  while (std::fgets(line, sizeof line, stdin)) {
+    std::string text = line;
+    if (!text.empty() && text.back() == '\n') text.pop_back();
+    if (const std::size_t tab = text.rfind('\t'); tab != std::string::npos) hints[text.substr(0, tab)] = text.substr(tab + 1);
+  }
+  return hints;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bool table = argc > 1 && std::string(argv[1]) == "table";
+  const std::size_t part = table && argc > 3 ? std::strtoul(argv[2], nullptr, 10) : 0;
+  const std::size_t parts = table && argc > 3 ? std::strtoul(argv[3], nullptr, 10) : 1;
+  std::vector<Prepared> all;
+  std::vector<proof::Step> steps;
+  for (const Make make : kScenarios) {
+    const Scenario s = make();
+    all.push_back({make, s, proof::Search(s)});
+    const proof::Result result = all.back().search.run({}, kMostStates);
+    if (part == 0) {
+      std::printf("scenario\t%s\t%s\t%zu\t%s\n", s.name.c_str(), s.claim.c_str(), result.states, result.wrong.c_str());
+      for (const std::string& step : result.run) std::printf("step\t%s\n", step.c_str());
+      std::fflush(stdout);
+    }
+    for (const proof::Step& step : all.back().search.ordered_steps()) {
+      const bool known = std::any_of(steps.begin(), steps.end(), [&](const proof::Step& other) {
+        return other.kind == step.kind && proof::same_site(other.site, step.site);
+      });
+      if (!known) steps.push_back(step);
+    }
+  }
+  if (!table) return 0;
+  const auto hints = read_hints();
+  std::size_t number = 0;
+  for (const proof::Step& step : steps) {
+    const std::string path = step.site.file, file = path.substr(path.rfind('/') + 1);
+    for (const auto& [weakening, half] : halves(step)) {
+      if (number++ % parts != part) continue;
+      const std::string key =
+          file + "\t" + (*step.site.text ? step.site.text : std::to_string(step.site.line)) + " " + name_of(step.kind) + "\t" + half;
+      const auto hint = hints.find(key);
+      std::string by, wrong;
+      for (Prepared& p : all) {
+        if (hint != hints.end() && hint->second != p.scenario.name) continue;
+        p.make();  // the memory before the run
+        wrong = p.search.run(weakening, kMostStates).wrong;
+        if (wrong.empty()) continue;
+        by = p.scenario.name;
+        break;
+      }
+      std::printf("weakened\t%s\t%s\t%s\n", key.c_str(), by.c_str(), wrong.c_str());
+      std::fflush(stdout);
+    }
+  }
+  return 0;
+}

@@ -1,0 +1,257 @@
+"""Runs kernels under a compiler's sanitizers, in a program of its own without Python.
+
+    python -m tools.sanitize [KERNEL...]      every kernel's sample launch by default
+
+`thread` finds data races between threadgroups and between launches that run at once. `address`
+finds reads and writes outside a buffer or a threadgroup variable, and arithmetic that C++ and
+Metal leave undefined.
+
+A launch travels in a file, little-endian:
+
+    grid, group               3 x uint32 each
+    os_threads                uint32
+    lockstep                  uint32
+    chaos_period              uint32
+    launches                  uint32   that run at once, on the same inputs
+    seed                      uint64
+    buffers                   uint64
+    then for each buffer      uint64 bytes, uint64 1 if each launch has its own, and the bytes
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mlxhog.errors import EnvironmentLacks, MetalError
+from mlxhog.metal import source
+from mlxhog.metal.host import build, translate
+from mlxhog.metal.host.buffers import bound
+from mlxhog.metal.host.engine import CHAOS_PERIOD
+from mlxhog.metal.host.signature import Signature, kernels
+from mlxhog.metal.kernel import Kernel, Launch
+from mlxhog.metal.registry import KERNELS
+
+_MAIN = Path(__file__).parent / "sanitizer" / "main.cpp"
+_FOUND = 66
+_TIMEOUT_S = 300.0
+_MEMORY_LAYOUT = "unexpected memory mapping"
+"""What a thread sanitizer says on systems with more address randomisation than it knows of."""
+
+
+@dataclass(frozen=True)
+class Sanitizer:
+    """How to build and to run with a sanitizer."""
+
+    flags: tuple[str, ...]
+    environment: dict[str, str]
+    gcc_flags: tuple[str, ...] = ()
+    clang_flags: tuple[str, ...] = ()
+
+    def flags_of(self, compiler: str) -> tuple[str, ...]:
+        """Return the flags as this compiler spells them."""
+        own = self.clang_flags if "clang" in compiler else self.gcc_flags
+        return ("-g", *self.flags, *own, "-Wno-error=frame-larger-than=")
+
+
+SANITIZERS = {
+    # Functions are not followed into and out of: fibers would leave them in another order. To this
+    # sanitizer all threads of a threadgroup are one; what they do to each other, chaos finds.
+    "thread": Sanitizer(
+        ("-fsanitize=thread",),
+        {"TSAN_OPTIONS": f"exitcode={_FOUND}:halt_on_error=1"},
+        gcc_flags=("--param", "tsan-instrument-func-entry-exit=0"),
+        clang_flags=("-mllvm", "-tsan-instrument-func-entry-exit=0"),
+    ),
+    # It follows fibers that switch by swapcontext. A fiber's stack is not the thread's, hence no
+    # search for uses after a return and none for leaks.
+    "address": Sanitizer(
+        ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DMLXHOG_UCONTEXT"),
+        {
+            "ASAN_OPTIONS": f"exitcode={_FOUND}:detect_stack_use_after_return=0:detect_leaks=0",
+            "UBSAN_OPTIONS": f"exitcode={_FOUND}:print_stacktrace=1",
+        },
+    ),
+}
+
+
+def report(
+    launch: Launch,
+    sanitizer: str,
+    *,
+    directory: Path,
+    compiler: str = "g++",
+    threads: int = 2,
+    launches: int = 1,
+    chaos: int | None = None,
+) -> str:
+    """Run a launch under a sanitizer, in PyTorch's form of the kernel, and return what it found.
+
+    Args:
+        launch: with NumPy arrays; they are left as they are.
+        sanitizer: a key of `SANITIZERS`.
+        directory: where programs are kept.
+        compiler: a g++ or clang++ that knows `_Float16`.
+        threads: OS threads of each launch.
+        launches: that run at the same time, on the same inputs, each with its own outputs.
+        chaos: a seed, as for `HostEngine`.
+
+    Returns:
+        "" where the sanitizer found nothing.
+
+    Raises:
+        MetalError: the kernel does not compile, or fails by itself.
+        EnvironmentLacks: the compiler or its sanitizer is missing.
+    """
+    kernel, checks = launch.kernel, SANITIZERS[sanitizer]
+    library, signature = _library(kernel, launch.instance, checks, directory, compiler)
+    main = build.program(
+        _MAIN, directory=directory, compiler=compiler, extra_flags=checks.flags_of(compiler)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "launch"
+        file.write_bytes(_packed(launch, signature, threads, launches, chaos))
+        done = _finished([str(main), str(library), signature.name, str(file)], checks)
+    if done.returncode not in (0, _FOUND):
+        raise MetalError(f"{kernel.name} failed (exit {done.returncode}): {done.stderr.strip()}")
+    return done.stderr if done.returncode == _FOUND else ""
+
+
+def _library(
+    kernel: Kernel, instance: str, checks: Sanitizer, directory: Path, compiler: str
+) -> tuple[Path, Signature]:
+    file = Path(kernel.header).with_suffix(".metal")
+    text = source.read(str(file), lines=True)
+    path = build.library(
+        file.stem,
+        _on_the_heap(translate.library(text)),
+        directory=directory,
+        compiler=compiler,
+        extra_flags=checks.flags_of(compiler),
+    )
+    return path, kernels(text)[f"{kernel.name}_{instance}".rstrip("_")]
+
+
+_VARIABLE = re.compile(
+    r"static thread_local (?P<type>[^;]+?) (?P<name>\w+)(?P<sizes>(?:\s*\[[^\]]*\])*);"
+    r"(?= static thread_local ulong (?P=name)_filled_for)"
+)
+
+
+def _on_the_heap(text: str) -> str:
+    """Move threadgroup variables to the heap: sanitizers do not watch a thread's own variables."""
+
+    def variable(match: re.Match[str]) -> str:
+        kind = f"std::type_identity_t<{match['type']}{match['sizes']}>"
+        return (
+            f"static thread_local {kind}& {match['name']} = "
+            f"*static_cast<{kind}*>(__builtin_malloc(sizeof({kind})));"
+        )
+
+    moved, n = _VARIABLE.subn(variable, text)
+    assert n == text.count("_filled_for = 0;"), "translate.py declares threadgroup variables anew"
+    return moved
+
+
+def _packed(
+    launch: Launch, signature: Signature, threads: int, launches: int, chaos: int | None
+) -> bytes:
+    outputs = {
+        argument.name: np.zeros(launch.outputs[argument.name], argument.dtype)
+        for argument in launch.kernel.outputs
+    }
+    for array in outputs.values():
+        array.reshape(-1).view(np.uint8).fill(0xFF)
+    arrays = bound(launch, signature, outputs, mlx=False)
+    head = struct.pack(
+        "<10I2Q",
+        *launch.grid,
+        *launch.group,
+        threads,
+        launch.kernel.lockstep,
+        0 if chaos is None else CHAOS_PERIOD,
+        launches,
+        chaos or 0,
+        len(arrays),
+    )
+    parts = [head]
+    for slot, array in enumerate(arrays):
+        own = slot >= len(launch.kernel.inputs)
+        parts += [struct.pack("<2Q", array.nbytes, own), array.tobytes()]
+    return b"".join(parts)
+
+
+def _finished(command: list[str], checks: Sanitizer) -> subprocess.CompletedProcess[str]:
+    def run(*prefix: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*prefix, *command],
+            env={**os.environ, **checks.environment},
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+
+    done = run()
+    if _MEMORY_LAYOUT in done.stderr and shutil.which("setarch"):
+        done = run("setarch", "-R")
+    if _MEMORY_LAYOUT in done.stderr:
+        raise EnvironmentLacks(
+            "the thread sanitizer does not know this system's memory layout; "
+            "sysctl vm.mmap_rnd_bits=28, or a newer compiler"
+        )
+    return done
+
+
+def samples(names: Iterable[str] = (), n: int = 1000) -> list[Launch]:
+    """Return the sample launch of each kernel named, in each of its instances."""
+    chosen = [KERNELS[name] for name in names] or list(KERNELS.values())
+    return [
+        replace(kernel.sample(np.random.default_rng(0), n), instance=instance)
+        for kernel in chosen
+        for instance in kernel.instances or ("",)
+    ]
+
+
+def races_on_purpose(kernel: Kernel) -> bool:
+    """Whether the thread sanitizer must find something in this kernel."""
+    return kernel.name.startswith("racy_")
+
+
+def main(names: list[str]) -> int:
+    """Run sample launches under each sanitizer; 1 if one finds something, or misses a race."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.sanitize",
+        description="Run sample launches under thread, address and undefined-behaviour sanitizers.",
+    )
+    parser.add_argument("kernels", nargs="*", metavar="kernel", help="all by default")
+    chosen = parser.parse_args(names).kernels
+    for name in chosen:
+        if name not in KERNELS:
+            parser.error(f"no kernel {name!r}; choose from {', '.join(KERNELS)}")
+    directory = build.kernel_cache()
+    wrong = 0
+    for launch in samples(chosen):
+        for sanitizer in SANITIZERS:
+            said = report(launch, sanitizer, directory=directory, launches=2)
+            wanted = sanitizer == "thread" and races_on_purpose(launch.kernel)
+            wrong += bool(said) != wanted
+            name = f"{launch.kernel.name}_{launch.instance}".rstrip("_")
+            verdict = "clean" if not said else "found, as it must be" if wanted else said
+            print(f"{name:30} {sanitizer:8} {verdict}", flush=True)
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
