@@ -475,7 +475,7 @@ def test_a_process_killed_while_it_replaces_a_checkpoint_loses_neither(
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from mlxhog import formats
+from mlxhog.checkpoint import formats
 from mlxhog.checkpoint.formats.converting import Wanted, convert
 
 def highest():

@@ -89,7 +89,7 @@ COPY = """
 import resource, sys
 import numpy as np
 from pathlib import Path
-from mlxhog import mapped, tensors
+from mlxhog.files import mapped; from mlxhog.files import tensors
 
 def highest():
     # ru_maxrss begins with that of the parent on Linux.

@@ -14,7 +14,7 @@ from tests.test_mix import mac
 HERE = """
 import json
 from dataclasses import asdict
-from mlxhog import machine
+from mlxhog.machine import machine
 found = machine.here()
 print(json.dumps({**asdict(found), "frameworks": sorted(found.frameworks)}))
 """
