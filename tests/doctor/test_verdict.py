@@ -13,7 +13,7 @@ from mlxhog.doctor.writers import Kind
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import Verdicts
 from mlxhog.machine.workers import BACKENDS
-from tests.test_verdicts import adds, kernel, reads
+from tests.machine.test_verdicts import adds, kernel, reads
 
 LINUX = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"mlx", "torch"}))
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))

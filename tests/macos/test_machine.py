@@ -8,8 +8,8 @@ import pytest
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine import darwin, machine
 from mlxhog.machine.workers import resolve_workers
+from tests.machine.test_workers import mac
 from tests.macos.simulation import linux_only, simulated
-from tests.test_mix import mac
 
 HERE = """
 import json

@@ -18,7 +18,7 @@ from mlxhog.machine.verdicts import Verdicts
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Progress, kernels_used, label
 from mlxhog.training.trainer import plan
-from tests.test_verdicts import kernel
+from tests.machine.test_verdicts import kernel
 from tests.training.small import small_config
 
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
