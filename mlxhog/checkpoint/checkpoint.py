@@ -120,14 +120,17 @@ def save(
             _clear_remains(run.checkpoints)
             require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
             part.mkdir()
-            for _ in tensors.write_entries(part / MODEL, ours.entries(model, params)):
+            digests = {MODEL: tensors.Digest(), OPTIMIZER: tensors.Digest()}
+            entries = ours.entries(model, params)
+            for _ in tensors.write_entries(part / MODEL, entries, digests[MODEL]):
                 pass
-            tensors.write(part / OPTIMIZER, optimizer)
+            tensors.write(part / OPTIMIZER, optimizer, digests[OPTIMIZER])
             config = ours.config_json(model, dtype=np.dtype(np.float32)) | _labels(tokenizer)
             write_synced(part / CONFIG, plain_json.dumps(config, indent=1))
             for name, content in tokenizer.files().items():
                 write_synced(part / name, content)
-            manifest.write(part, step, state)
+            known = {name: digest.hexdigest() for name, digest in digests.items()}
+            manifest.write(part, step, state, known)
             sync(part)
             _publish(part, final)
     finally:

@@ -22,11 +22,21 @@ NAME = "state.json"
 _TENSORS = ".safetensors"
 
 
-def write(directory: Path, step: int, state: Mapping[str, Any]) -> None:
-    """Write the manifest of a directory that holds all its other files, beside older ones."""
+def write(
+    directory: Path, step: int, state: Mapping[str, Any], digests: Mapping[str, str] | None = None
+) -> None:
+    """Write the manifest of a directory that holds all its other files, beside older ones.
+
+    Args:
+        directory: of the checkpoint.
+        step: updates applied so far.
+        state: anything else, as JSON can hold it.
+        digests: name -> SHA-256 of files for which it is known; the others are read.
+    """
+    known = digests or {}
     earlier = [_read_order(path) for path in by_age(directory.parent)]
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)}
+        path.name: {"bytes": path.stat().st_size, "sha256": known.get(path.name) or _digest(path)}
         for path in sorted(directory.iterdir())
     }
     order = 1 + max(earlier, default=0)

@@ -9,8 +9,10 @@ Source: the format's description in huggingface/safetensors.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,26 +66,58 @@ class Entry:
         return sum(part.size for part in self.parts) * self.dtype.itemsize
 
 
-def write(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+class Digest:
+    """The SHA-256 of a file, computed in a thread of its own while the file is being written."""
+
+    def __init__(self) -> None:
+        """Begin with nothing; the thread ends with the object."""
+        self._sha256 = hashlib.sha256()
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Take the next bytes, which must not change before the next call."""
+        self._wait()
+        self._pending = self._thread.submit(self._sha256.update, data)
+
+    def hexdigest(self) -> str:
+        """Return the digest of all bytes so far."""
+        self._wait()
+        return self._sha256.hexdigest()
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+
+
+def write(path: Path, tensors: Mapping[str, NDArray[Any]], digest: Digest | None = None) -> None:
     """Write arrays and flush them to the disk.
 
     Args:
         path: the file to create.
         tensors: name -> array, contiguous or not.
+        digest: takes every byte of the file.
 
     Raises:
         OSError: the file cannot be written; ENOSPC where the disk is full.
     """
     entries = {name: Entry(a.shape, a.dtype, (a,)) for name, a in tensors.items()}
-    for _ in write_entries(path, entries):
+    for _ in write_entries(path, entries, digest):
         pass
 
 
-def write_entries(path: Path, entries: Mapping[str, Entry]) -> Iterable[tuple[str, bool]]:
+def write_entries(
+    path: Path, entries: Mapping[str, Entry], digest: Digest | None = None
+) -> Iterable[tuple[str, bool]]:
     """Write tensors one after the other, and yield each one's name and whether it is finite.
 
     The file is whole and on the disk when the iterator has ended. Memory stays below a few pieces
     of `mapped.CHUNK_BYTES`.
+
+    Args:
+        path: the file to create.
+        entries: name -> tensor.
+        digest: takes every byte of the file.
 
     Raises:
         OSError: the file cannot be written; ENOSPC where the disk is full. What was written so far
@@ -92,7 +126,10 @@ def write_entries(path: Path, entries: Mapping[str, Entry]) -> Iterable[tuple[st
     order = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
     try:
         with path.open("wb") as file:
-            file.write(_header({name: entries[name] for name in order}))
+            header = _header({name: entries[name] for name in order})
+            file.write(header)
+            if digest is not None:
+                digest.update(header)
             for name in order:
                 finite = True
                 for part in entries[name].parts:
@@ -100,7 +137,10 @@ def write_entries(path: Path, entries: Mapping[str, Entry]) -> Iterable[tuple[st
                         with np.errstate(over="ignore"):
                             converted = chunk.astype(entries[name].dtype, copy=False)
                         finite &= mapped.is_finite_in_place(converted)
-                        file.write(converted.view(np.uint8).data)
+                        data = converted.view(np.uint8).data
+                        if digest is not None:
+                            digest.update(data)
+                        file.write(data)
                 yield name, finite
             file.flush()
             flush(file.fileno())
