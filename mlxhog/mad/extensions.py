@@ -1,0 +1,142 @@
+"""Python files of a user that add layers or tasks to `mlxhog mad`.
+
+A file is executed once in a process. It registers what it defines, as the package's own modules
+do. Instances of its classes can be sent to other processes, which load the file before they
+unpickle them; an `Extension` in a configuration has the same effect.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import hashlib
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mlxhog.errors import ConfigError
+
+_PREFIX = "mlxhog_extension_"
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A file that was loaded; unpickling it loads the file, unless this process has it.
+
+    Attributes:
+        path: of the file, absolute.
+        digest: SHA-256 of its bytes, in hexadecimal.
+    """
+
+    path: str
+    digest: str
+
+    @property
+    def module(self) -> str:
+        """Name of the module; another file, or the same one changed, is another module."""
+        return f"{_PREFIX}{Path(self.path).stem}_{self.digest[:16]}"
+
+    def load(self) -> ModuleType:
+        """Return the file's module.
+
+        Raises:
+            ConfigError: the file is gone, has changed since, or cannot be executed.
+        """
+        return _load(self.path, self.digest)
+
+    def __reduce__(self) -> tuple[Callable[..., Extension], tuple[str, str]]:
+        """Load the file where this is unpickled."""
+        return _restore_extension, (self.path, self.digest)
+
+
+_loaded: dict[Extension, ModuleType] = {}
+
+
+def loaded() -> tuple[Extension, ...]:
+    """Return the files that this process has loaded, in that order."""
+    return tuple(_loaded)
+
+
+def load_extensions(path: str | Path) -> ModuleType:
+    """Execute a file and return its module; one that is loaded already is not executed again.
+
+    Raises:
+        ConfigError: the file cannot be read, is no Python, or raises an error: which, and in which
+            line.
+    """
+    return _load(str(Path(path).expanduser().absolute()))
+
+
+def _load(path: str, digest: str | None = None) -> ModuleType:
+    try:
+        source = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot read it: {error.strerror or error}; give a Python file"
+        ) from error
+    extension = Extension(path, hashlib.sha256(source).hexdigest())
+    if digest not in (None, extension.digest):
+        raise ConfigError(
+            f"{path} has changed since it was loaded; restore it, or begin again with the new file"
+        )
+    if extension not in _loaded:
+        _loaded[extension] = _execute(extension, source)
+    return _loaded[extension]
+
+
+def _execute(extension: Extension, source: bytes) -> ModuleType:
+    spec = spec_from_file_location(extension.module, extension.path)
+    if spec is None:
+        raise ConfigError(f"{extension.path}: not a Python file; give one whose name ends in .py")
+    module = module_from_spec(spec)
+    sys.modules[module.__name__] = module  # dataclasses look there for their module
+    try:
+        exec(compile(source, extension.path, "exec"), vars(module))
+    except BaseException as error:
+        del sys.modules[module.__name__]
+        if not isinstance(error, Exception):
+            raise
+        raise ConfigError(_explain(extension.path, error)) from error
+    for value in vars(module).values():
+        if isinstance(value, type) and value.__module__ == module.__name__:
+            copyreg.pickle(value, _reducer(extension))  # type: ignore[arg-type]
+    return module
+
+
+def _explain(path: str, error: Exception) -> str:
+    """Return an error of the file with the line it comes from."""
+    if isinstance(error, SyntaxError):
+        line, what = error.lineno, error.msg
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((f.lineno for f in reversed(frames) if f.filename == path), None)
+        what = str(error)
+    where = path if line is None else f"{path}, line {line}"
+    if isinstance(error, ConfigError):
+        return f"{where}: {what}"
+    return f"{where}: {type(error).__name__}: {what}"
+
+
+def _reducer(extension: Extension) -> Callable[[Any], tuple[Any, ...]]:
+    """Return how instances of the file's classes are pickled: with the file to load first."""
+
+    def reduce(value: Any) -> tuple[Any, ...]:
+        return _new, (extension, type(value).__qualname__), vars(value)
+
+    return reduce
+
+
+def _new(extension: Extension, name: str) -> Any:
+    """Return an instance without its values, which the unpickler adds."""
+    cls = getattr(extension.load(), name)
+    return cls.__new__(cls)
+
+
+def _restore_extension(path: str, digest: str) -> Extension:
+    extension = Extension(path, digest)
+    extension.load()
+    return extension
