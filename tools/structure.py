@@ -1,0 +1,164 @@
+"""The structure of the package as its imports show it: folders, their order, circles, sizes.
+
+    python -m tools.structure        the numbers, an edge a line where one points up, every circle
+
+`tests/test_imports.py` asserts what has to hold of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {"mlxhog": "mlxhog", "mlxhog.models": "models", "mlxhog.metal": "metal"}
+"""Name of an installed package -> its folder in the repository."""
+
+ORDER = (
+    "errors", "_native", "config", "files", "machine", "report", "arena", "data", "metal",
+    "models", "optim", "backends", "checkpoint", "strategies", "decoding", "training",
+    "classic", "theory", "mad", "doctor", "parity", "cli", "__main__",
+)  # fmt: skip
+"""The folders and files of `mlxhog`: imports stay inside one, or point to one further up here."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """One edge: `module` imports `target` in a line of a file, maybe only inside a function."""
+
+    module: str
+    target: str
+    file: Path
+    line: int
+
+    @property
+    def inside(self) -> bool:
+        """Whether the target is a module of the package other than its front door."""
+        return self.target in modules() and self.target != "mlxhog"
+
+    @property
+    def points_up(self) -> bool:
+        """Whether it runs against `ORDER`."""
+        return self.inside and ORDER.index(part(self.module)) < ORDER.index(part(self.target))
+
+    def __str__(self) -> str:
+        return f"{self.file.relative_to(ROOT)}:{self.line}: {self.module} imports {self.target}"
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the installed package by its name."""
+    files = {}
+    for name, folder in PACKAGES.items():
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            parts = file.relative_to(ROOT / folder).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            files[".".join([name, *parts])] = file
+    return files
+
+
+@cache
+def imports() -> tuple[Import, ...]:
+    """Every import statement but the front door's, also in functions; not those for types only."""
+    return tuple(edge for module in modules() if module != "mlxhog" for edge in _of(module))
+
+
+def _of(module: str) -> Iterator[Import]:
+    file = modules()[module]
+    waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(module, alias.name, file, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.split(".") + ["_"] * (file.name == "__init__.py")
+                base = ".".join([*package[: -node.level], *([base] if base else [])])
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                target = inner if inner in modules() or inner == "mlxhog._native" else base
+                yield Import(module, target, file, node.lineno)
+        waiting += ast.iter_child_nodes(node)
+
+
+def part(module: str) -> str:
+    """The first name below `mlxhog`; the front door counts as `mlxhog` itself."""
+    return (module.split(".") + ["mlxhog"])[1]
+
+
+def circles() -> list[list[str]]:
+    """Modules that import each other in a circle, lazily or not: each group once, sorted."""
+    graph: dict[str, set[str]] = {module: set() for module in modules()}
+    for edge in imports():
+        if edge.inside:
+            graph[edge.module].add(edge.target)
+    reached = {module: _reachable(graph, module) for module in graph}
+    groups = {
+        tuple(sorted(other for other in reached[module] if module in reached[other]))
+        for module in graph
+        if module in reached[module]
+    }
+    return sorted(map(list, groups))
+
+
+def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = graph[waiting.pop()] - seen
+        seen |= new
+        waiting += new
+    return seen
+
+
+def main() -> int:
+    """Print the numbers; exit code 1 where an edge points up or a circle exists."""
+    lines = {
+        module: len(file.read_text(encoding="utf-8").splitlines())
+        for module, file in modules().items()
+    }
+    sources = [
+        file
+        for folder in PACKAGES.values()
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in {".py", ".pyi", ".h", ".cpp"} and file.is_file()
+    ]
+    n_lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in sources)
+    importers: Counter[str] = Counter()
+    for module, target in {(edge.module, edge.target) for edge in imports() if edge.inside}:
+        importers[target] += module != target
+    edges = {(part(edge.module), part(edge.target)) for edge in imports() if edge.inside}
+    entries = [
+        entry
+        for entry in (ROOT / "mlxhog").iterdir()
+        if entry.name != "__pycache__" and entry.suffix != ".so"
+    ]
+    upward = [edge for edge in imports() if edge.points_up]
+    print(f"{len(lines)} Python files, median {statistics.median(lines.values()):.0f} lines")
+    print(f"{n_lines:,} lines of Python, C++ and Metal in {len(sources)} files")
+    print(f"{sum(n > 500 for n in lines.values())} Python files of more than 500 lines")
+    print(f"{sum(importers[module] == 1 for module in lines)} modules with one importer")
+    print(f"{len(entries)} files and folders directly in mlxhog/")
+    print(f"{sum(a != b for a, b in edges)} import edges between them")
+    print(f"{len(upward)} imports that point up")
+    print(f"{len(circles())} circles")
+    for edge in upward:
+        print(f"  up: {edge}")
+    for circle in circles():
+        print(f"  circle: {', '.join(circle)}")
+    return int(bool(upward or circles()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
