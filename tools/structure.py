@@ -48,6 +48,7 @@ class Import:
         return self.inside and ORDER.index(part(self.module)) < ORDER.index(part(self.target))
 
     def __str__(self) -> str:
+        """Name the place and both modules."""
         return f"{self.file.relative_to(ROOT)}:{self.line}: {self.module} imports {self.target}"
 
 
