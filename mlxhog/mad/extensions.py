@@ -103,7 +103,7 @@ def _execute(extension: Extension, source: bytes) -> ModuleType:
         raise ConfigError(_explain(extension.path, error)) from error
     for value in vars(module).values():
         if isinstance(value, type) and value.__module__ == module.__name__:
-            copyreg.pickle(value, _reducer(extension))  # type: ignore[arg-type]
+            copyreg.pickle(value, _reducer(extension))
     return module
 
 
