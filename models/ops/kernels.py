@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.metal import engine
+from mlxhog.models.ops.arrays import Arrays
 
 T = TypeVar("T")
 
@@ -21,6 +22,7 @@ MODULES = {
     ("mlx", "native"): "mlxhog.models.ops.native.ops_mlx",
 }
 
+ARRAYS = {"torch": "mlxhog.models.ops.arrays_torch", "mlx": "mlxhog.models.ops.arrays_mlx"}
 METAL = {"torch": "mlxhog.models.ops.metal.ops_torch", "mlx": "mlxhog.models.ops.metal.ops_mlx"}
 ENGINES = {
     ("torch", "metal"): "mps",
@@ -36,7 +38,12 @@ class Ops(Protocol[T]):
     For arrays of one framework, differentiable.
 
     Gates, norms, states and sums are float32 whatever the type of the other inputs.
+
+    Attributes:
+        xp: the framework's array functions, named as in the Python array API standard.
     """
+
+    xp: Arrays[T]
 
     def rms_norm(self, x: T, w: T, eps: float) -> T:
         """Return w * x / sqrt(mean(x^2) + eps) over the last axis; x (..., d), w (d,)."""
@@ -298,6 +305,11 @@ class Ops(Protocol[T]):
         raw_logits (N, V), labels (N,) integer, -100 is left out; a cap of None leaves the logits
         as they are; both results are scalars.
         """
+
+
+def arrays(framework: str) -> Arrays[Any]:
+    """Return the array functions of "torch" or "mlx"."""
+    return cast(Arrays[Any], _load(ARRAYS[framework]))
 
 
 def choose(framework: str, kernels: str, device: str) -> Ops[Any]:

@@ -13,6 +13,7 @@ import mlx.core as mx
 from mlx.core import array
 
 from mlxhog.metal.engine import Engine
+from mlxhog.models.ops import arrays_mlx
 from mlxhog.models.ops.metal import conv_mlx as metal_conv_mlx
 from mlxhog.models.ops.metal import mlstm as metal_mlstm
 from mlxhog.models.ops.metal import slstm_mlx as metal_slstm_mlx
@@ -23,6 +24,7 @@ from mlxhog.models.ops.reference import ops_mlx as reference_mlx
 class MetalOps:
     """The ops on one engine: `mlx` takes MLX's arrays as they are, the others NumPy arrays."""
 
+    xp = arrays_mlx
     rms_norm = staticmethod(reference_mlx.rms_norm)
     layer_norm = staticmethod(reference_mlx.layer_norm)
     head_norm = staticmethod(reference_mlx.head_norm)

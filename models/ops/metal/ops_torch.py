@@ -14,6 +14,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog.metal.engine import Engine
+from mlxhog.models.ops import arrays_torch
 from mlxhog.models.ops.metal import conv_torch as metal_conv_torch
 from mlxhog.models.ops.metal import mlstm as metal_mlstm
 from mlxhog.models.ops.metal import slstm_torch as metal_slstm_torch
@@ -24,6 +25,7 @@ from mlxhog.models.ops.reference import ops_torch as reference_torch
 class MetalOps:
     """The ops on one engine: `mps` takes tensors as they are, the others NumPy arrays."""
 
+    xp = arrays_torch
     rms_norm = staticmethod(reference_torch.rms_norm)
     layer_norm = staticmethod(reference_torch.layer_norm)
     head_norm = staticmethod(reference_torch.head_norm)

@@ -15,6 +15,7 @@ import numpy as np
 from mlx.core import array
 
 from mlxhog._native import ops
+from mlxhog.models.ops import arrays_mlx
 from mlxhog.models.ops.native.attention_mlx import attention as attention
 from mlxhog.models.ops.native.attention_mlx import rope as rope
 from mlxhog.models.ops.native.call_mlx import FAST_GEMM as FAST_GEMM
@@ -39,6 +40,8 @@ from mlxhog.models.ops.reference import ops_mlx as reference_mlx
 from mlxhog.models.ops.reference.quantized_mlx import Quantized
 
 ops.keep_freed_memory()
+
+xp = arrays_mlx
 
 
 def rms_norm(x: array, w: array, eps: float) -> array:

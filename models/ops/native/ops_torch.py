@@ -13,6 +13,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlxhog._native import ops
+from mlxhog.models.ops import arrays_torch
 from mlxhog.models.ops.native.attention_torch import attention as attention
 from mlxhog.models.ops.native.attention_torch import rope as rope
 from mlxhog.models.ops.native.call_torch import FAST_GEMM as FAST_GEMM
@@ -31,6 +32,8 @@ from mlxhog.models.ops.native.long_conv_torch import long_conv as long_conv
 from mlxhog.models.ops.native.scan_torch import selective_scan as selective_scan
 from mlxhog.models.ops.native.slstm_torch import slstm_cell as slstm_cell
 from mlxhog.models.ops.reference import ops_torch as reference_torch
+
+xp = arrays_torch
 
 ops.keep_freed_memory()
 

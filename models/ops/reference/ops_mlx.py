@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 from mlx.core import array
 
+from mlxhog.models.ops import arrays_mlx
 from mlxhog.models.ops.activations import known
 from mlxhog.models.ops.reference.attention_mlx import attention as attention
 from mlxhog.models.ops.reference.attention_mlx import rope as rope
@@ -16,6 +17,8 @@ from mlxhog.models.ops.reference.mlstm_mlx import mlstm_cell as mlstm_cell
 from mlxhog.models.ops.reference.quantized_mlx import Quantized
 from mlxhog.models.ops.reference.scan_mlx import selective_scan as selective_scan
 from mlxhog.models.ops.reference.slstm_mlx import slstm_cell as slstm_cell
+
+xp = arrays_mlx
 
 _ROOT_2_PI = 0.7978845608028654
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772

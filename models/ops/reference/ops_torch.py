@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mlxhog.models.ops import arrays_torch
 from mlxhog.models.ops.activations import known
 from mlxhog.models.ops.reference.attention_torch import attention as attention
 from mlxhog.models.ops.reference.attention_torch import rope as rope
@@ -17,6 +18,8 @@ from mlxhog.models.ops.reference.long_conv_torch import long_conv as long_conv
 from mlxhog.models.ops.reference.mlstm_torch import mlstm_cell as mlstm_cell
 from mlxhog.models.ops.reference.scan_torch import selective_scan as selective_scan
 from mlxhog.models.ops.reference.slstm_torch import slstm_cell as slstm_cell
+
+xp = arrays_torch
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,

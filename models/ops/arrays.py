@@ -1,0 +1,124 @@
+"""The array functions that models need, as `arrays_torch` and `arrays_mlx` offer them.
+
+A layer or a family is written once over these and the operators of `Ops` in `kernels.py`; it finds
+them as `run.ops.xp`. What both frameworks spell alike is not here: arithmetic, comparisons, `@`,
+`x[...]`, `x.shape`, `x.T`, `x.reshape`, `x.sum(axis)`. A new array without a `like` is where the
+framework makes arrays by default. This module imports no framework.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+
+Array: TypeAlias = Any
+"""An array of the framework at hand: a `torch.Tensor` or an `mlx.core.array`."""
+
+DType = Literal["float32", "int32"]
+
+
+class Arrays(Protocol[T]):
+    """Array functions of one framework; differentiable where a gradient makes sense."""
+
+    framework: str
+    """ "torch" or "mlx". """
+
+    def device(self, x: T) -> str:
+        """Return where x is computed with: "cpu", "gpu" or "mps"."""
+
+    def zeros(self, shape: Sequence[int], dtype: DType = "float32", *, like: T | None = None) -> T:
+        """Return zeros, on the device of `like`."""
+
+    def full(
+        self, shape: Sequence[int], value: float, dtype: DType = "float32", *, like: T | None = None
+    ) -> T:
+        """Return one value everywhere, on the device of `like`."""
+
+    def zeros_like(self, x: T) -> T:
+        """Return zeros of the shape, type and device of x."""
+
+    def ones_like(self, x: T) -> T:
+        """Return ones of the shape, type and device of x."""
+
+    def full_like(self, x: T, value: float) -> T:
+        """Return one value everywhere, of the shape, type and device of x."""
+
+    def arange(self, start: int, stop: int, *, like: T | None = None) -> T:
+        """Return the integers from `start` to below `stop`, on the device of `like`."""
+
+    def from_numpy(self, x: NDArray[Any], *, like: T | None = None) -> T:
+        """Return x on the device of `like`, maybe in the memory of x; float64 becomes float32."""
+
+    def float32(self, x: T) -> T:
+        """Return x as float32."""
+
+    def bfloat16(self, x: T) -> T:
+        """Return x as bfloat16."""
+
+    def astype(self, x: T, like: T) -> T:
+        """Return x in the type of `like`."""
+
+    def exp(self, x: T) -> T:
+        """Return e^x."""
+
+    def sin(self, x: T) -> T:
+        """Return the sine."""
+
+    def sigmoid(self, x: T) -> T:
+        """Return 1 / (1 + e^-x)."""
+
+    def abs(self, x: T) -> T:
+        """Return |x|."""
+
+    def softmax(self, x: T, axis: int = -1) -> T:
+        """Return e^x / sum(e^x) along an axis."""
+
+    def maximum(self, x: T, bound: float) -> T:
+        """Return x, or `bound` where x is below it."""
+
+    def minimum(self, x: T, bound: float) -> T:
+        """Return x, or `bound` where x is above it."""
+
+    def where(self, condition: T, x: T | float, y: T | float) -> T:
+        """Return x where the condition holds, else y; one of the two is an array."""
+
+    def sort(self, x: T, axis: int = -1) -> T:
+        """Return x in ascending order along an axis."""
+
+    def stop_gradient(self, x: T) -> T:
+        """Return x as a constant."""
+
+    def linear(self, x: T, w: T, b: T | None = None) -> T:
+        """Return x W^T + b by the framework itself; `Ops.linears` is for products of note."""
+
+    def einsum(self, subscripts: str, *operands: T) -> T:
+        """Return the sum of products that NumPy's einsum describes."""
+
+    def concatenate(self, parts: Sequence[T], axis: int = 0) -> T:
+        """Return arrays one after another along an axis."""
+
+    def split(self, x: T, parts: int, axis: int = 0) -> Sequence[T]:
+        """Return equal parts of x along an axis, whose length they divide."""
+
+    def halves(self, w: T) -> Sequence[T]:
+        """Return the first and the second half of a matrix's rows; it may be quantised."""
+
+    def tile(self, x: T, repetitions: Sequence[int]) -> T:
+        """Return x so many times one after another along each axis."""
+
+    def repeat(self, x: T, times: int, axis: int) -> T:
+        """Return x with every entry along an axis so many times in a row."""
+
+    def broadcast_to(self, x: T, shape: Sequence[int]) -> T:
+        """Return x stretched to a shape, as arithmetic would."""
+
+    def pad(self, x: T, widths: Sequence[tuple[int, int]]) -> T:
+        """Return x with zeros before and after it, (before, after) of every axis."""
+
+    def take(self, x: T, rows: Sequence[int]) -> T:
+        """Return some rows of x, in the order of `rows`."""
+
+    def embedding(self, table: T, tokens: T) -> T:
+        """Return the rows `tokens` (...) of a table (V, d), (..., d)."""

@@ -1,0 +1,118 @@
+"""The array functions of `arrays.py` in MLX, whose arrays lie on no device of their own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.core import abs as abs
+from mlx.core import array
+from mlx.core import broadcast_to as broadcast_to
+from mlx.core import einsum as einsum
+from mlx.core import exp as exp
+from mlx.core import maximum as maximum
+from mlx.core import minimum as minimum
+from mlx.core import ones_like as ones_like
+from mlx.core import repeat as repeat
+from mlx.core import sigmoid as sigmoid
+from mlx.core import sin as sin
+from mlx.core import sort as sort
+from mlx.core import stop_gradient as stop_gradient
+from mlx.core import tile as tile
+from mlx.core import where as where
+from mlx.core import zeros_like as zeros_like
+from numpy.typing import NDArray
+
+from mlxhog.models.ops.arrays import DType
+from mlxhog.models.ops.reference.quantized_mlx import Quantized
+
+framework = "mlx"
+_DTYPES = {"float32": mx.float32, "int32": mx.int32}
+
+
+def device(x: array) -> str:
+    """Return "cpu" or "gpu", where MLX computes by default."""
+    return "gpu" if mx.default_device() == mx.gpu else "cpu"
+
+
+def zeros(shape: Sequence[int], dtype: DType = "float32", *, like: array | None = None) -> array:
+    """Return zeros."""
+    return mx.zeros(shape, _DTYPES[dtype])
+
+
+def full(
+    shape: Sequence[int], value: float, dtype: DType = "float32", *, like: array | None = None
+) -> array:
+    """Return one value everywhere."""
+    return mx.full(shape, value, _DTYPES[dtype])
+
+
+def full_like(x: array, value: float) -> array:
+    """Return one value everywhere, of the shape and type of x."""
+    return mx.full(x.shape, value, x.dtype)
+
+
+def arange(start: int, stop: int, *, like: array | None = None) -> array:
+    """Return the integers from `start` to below `stop`, int32."""
+    return mx.arange(start, stop)
+
+
+def from_numpy(x: NDArray[Any], *, like: array | None = None) -> array:
+    """Return a copy of x; float64 becomes float32."""
+    return mx.array(x.astype(np.float32) if x.dtype == np.float64 else x)
+
+
+def float32(x: array) -> array:
+    """Return x as float32."""
+    return x.astype(mx.float32)
+
+
+def bfloat16(x: array) -> array:
+    """Return x as bfloat16."""
+    return x.astype(mx.bfloat16)
+
+
+def astype(x: array, like: array) -> array:
+    """Return x in the type of `like`."""
+    return x.astype(like.dtype)
+
+
+def softmax(x: array, axis: int = -1) -> array:
+    """Return e^x / sum(e^x) along an axis."""
+    return mx.softmax(x, axis)
+
+
+def linear(x: array, w: array, b: array | None = None) -> array:
+    """Return x W^T + b."""
+    y = x @ w.T
+    return y if b is None else y + b
+
+
+def concatenate(parts: Sequence[array], axis: int = 0) -> array:
+    """Return arrays one after another along an axis."""
+    return mx.concatenate(list(parts), axis)
+
+
+def split(x: array, parts: int, axis: int = 0) -> Sequence[array]:
+    """Return equal parts of x along an axis, whose length they divide."""
+    return list(mx.split(x, parts, axis))
+
+
+def halves(w: array | Quantized) -> Sequence[Any]:
+    """Return the first and the second half of a matrix's rows; it may be quantised."""
+    return w.halves() if isinstance(w, Quantized) else list(mx.split(w, 2))
+
+
+def pad(x: array, widths: Sequence[tuple[int, int]]) -> array:
+    """Return x with zeros before and after it, (before, after) of every axis."""
+    return mx.pad(x, list(widths))
+
+
+def take(x: array, rows: Sequence[int]) -> array:
+    """Return some rows of x, in the order of `rows`."""
+    return x[mx.array(list(rows))]
+
+
+def embedding(table: array, tokens: array) -> array:
+    """Return the rows `tokens` (...) of a table (V, d), (..., d)."""
+    return table[tokens]
