@@ -47,8 +47,8 @@ from _harness import (
 
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
-from mlxhog.report import canvas
-from mlxhog.report.canvas import LIGHT, panel, png, style, title
+from mlxhog.report import charts
+from mlxhog.report.charts import LIGHT, panel, png, style, title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -207,7 +207,7 @@ def new_panel(*, x: str, y: str, heading: str = "") -> tuple[Figure, Any]:
 
 def new_panels(*labels: tuple[str, str, str]) -> tuple[Figure, list[Any]]:
     """Return a figure with axes side by side, one for each (x label, y label, heading)."""
-    figure = canvas.blank(LIGHT, 5.2 * len(labels), 4.2)
+    figure = charts.blank(LIGHT, 5.2 * len(labels), 4.2)
     found = list(figure.subplots(1, len(labels), squeeze=False)[0])
     for axes, (x, y, heading) in zip(found, labels, strict=True):
         style(axes, LIGHT)
@@ -224,7 +224,7 @@ def _label(axes: Any, x: str, y: str, heading: str) -> None:
 
 def legend(axes: Any) -> None:
     """Put the legend beside the axes; what was drawn last comes first."""
-    canvas.legend(axes, LIGHT)
+    charts.legend(axes, LIGHT)
 
 
 # -- one run of a script --------------------------------------------------------------------------

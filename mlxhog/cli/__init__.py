@@ -14,8 +14,7 @@ from typing import TextIO, cast
 
 from mlxhog.config.options import did_you_mean
 from mlxhog.errors import MlxhogError
-from mlxhog.report.printable import printable_output
-from mlxhog.report.streams import Lasting, OutputLost
+from mlxhog.report.streams import LastingStream, OutputLost, printable_output
 
 COMMANDS = {
     "train": "train a model; with no options a minute on text that comes with the package",
@@ -59,8 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     only_tells = _only_tells(words)
-    out = Lasting(sys.stdout, ends=only_tells or words[0] == "generate")
-    with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, Lasting(sys.stderr))):
+    out = LastingStream(sys.stdout, ends=only_tells or words[0] == "generate")
+    with (
+        redirect_stdout(cast(TextIO, out)),
+        redirect_stderr(cast(TextIO, LastingStream(sys.stderr))),
+    ):
         code = 0
         try:
             with printable_output():

@@ -75,11 +75,11 @@ def run(arguments: list[str]) -> int:
     flags.options(TrainConfig, TRAINING, group="training")
     flags.otherwise("; other options of train are read from a YAML file or a run")
     parsed = flags.parse(arguments)
-    own = [one for one in parsed.given if one.name in options(AnalyzeConfig)]
+    own = [option for option in parsed.given if option.name in options(AnalyzeConfig)]
     config = resolve(AnalyzeConfig, [own], parsed.problems)
-    training = [one for one in parsed.given if one not in own]
+    training = [option for option in parsed.given if option not in own]
     # The rest imports NumPy and the native module: wrong flags are answered before.
-    from mlxhog.report.progress import Progress
+    from mlxhog.report.views import PartLine
     from mlxhog.theory.analysis.analyze import analyze
     from mlxhog.theory.analysis.named import find
 
@@ -88,21 +88,21 @@ def run(arguments: list[str]) -> int:
     named = find(parsed.other.subject, training, Path(checked.out))
     with (
         ended_by_signal(),
-        Progress(sys.stderr, live=may_redraw(sys.stderr, quiet=parsed.other.quiet)) as tell,
+        PartLine(sys.stderr, live=may_redraw(sys.stderr, quiet=parsed.other.quiet)) as tell,
     ):
-        found = analyze(named, config, tell)
-    written = [] if folder is None else _draw(found, folder)
+        analysis = analyze(named, config, tell)
+    paths = [] if folder is None else _draw(analysis, folder)
     if parsed.other.json:
         from mlxhog.files import plain_json
 
-        plots = {} if folder is None else {"plots": [str(path) for path in written]}
-        print(plain_json.dumps(found.to_json() | plots).decode())
+        plots = {} if folder is None else {"plots": [str(path) for path in paths]}
+        print(plain_json.dumps(analysis.to_json() | plots).decode())
         return 0
     from mlxhog.report.table import show
     from mlxhog.theory.analysis.report import sections
 
-    show(sections(found), sys.stdout, plain=not may_redraw(sys.stdout, quiet=parsed.other.quiet))
-    for path in written:
+    show(sections(analysis), sys.stdout, plain=not may_redraw(sys.stdout, quiet=parsed.other.quiet))
+    for path in paths:
         print(path)
     return 0
 
@@ -114,9 +114,9 @@ def _folder(path: Path) -> Path:
         EnvironmentLacks: matplotlib is not installed.
         ConfigError: it cannot be made.
     """
-    from mlxhog.report import canvas
+    from mlxhog.report import charts
 
-    canvas.require("the tables need nothing: leave out --plot")
+    charts.require("the tables need nothing: leave out --plot")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -124,12 +124,12 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _draw(found: Analysis, folder: Path) -> list[Path]:
+def _draw(analysis: Analysis, folder: Path) -> list[Path]:
     from mlxhog.files.durable import replace_file
     from mlxhog.theory.analysis.plots import plots
 
-    written = []
-    for name, png in plots(found):
-        written.append(folder / f"{name}.png")
-        replace_file(written[-1], png)
-    return written
+    paths = []
+    for name, png in plots(analysis):
+        paths.append(folder / f"{name}.png")
+        replace_file(paths[-1], png)
+    return paths

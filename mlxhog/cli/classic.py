@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mlxhog.cli.flags import Flags
+from mlxhog.config.quantities import format_clock, format_count
 from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
-from mlxhog.report.views import may_redraw
+from mlxhog.report.views import StatusLine, may_redraw
 
 if TYPE_CHECKING:
     from mlxhog.classic.config import ClassicConfig
     from mlxhog.classic.problem import Problem
-    from mlxhog.classic.result import ClassicResult
+    from mlxhog.classic.result import ClassicResult, Epoch
+    from mlxhog.machine.interrupts import Interrupts
 
 ABOUT = """\
 Solve one of the Hogwild paper's problems with several processes on one arena, beside plain serial
@@ -36,6 +39,9 @@ EXAMPLES = (
 )
 PROBLEM = "PROBLEM"
 EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
+REDRAW_S = 0.2
+LINE_S = 5.0
+"""Seconds between lines of a pipe."""
 
 
 def run(arguments: list[str]) -> int:
@@ -70,8 +76,8 @@ def _list(*, as_json: bool) -> None:
     if as_json:
         from mlxhog.files import plain_json
 
-        found = [{"name": name, "about": entry.about} for name, entry in PROBLEMS.items()]
-        print(plain_json.dumps({"problems": found}).decode())
+        entries = [{"name": name, "about": entry.about} for name, entry in PROBLEMS.items()]
+        print(plain_json.dumps({"problems": entries}).decode())
         return
     width = max(map(len, PROBLEMS))
     for name, entry in PROBLEMS.items():
@@ -81,9 +87,7 @@ def _list(*, as_json: bool) -> None:
 def _solve(name: str, config: ClassicConfig, how: Any) -> int:
     from mlxhog.classic import problems
     from mlxhog.classic.session import compare, train
-    from mlxhog.cli.classic_line import ClassicLine
     from mlxhog.machine.interrupts import Interrupts
-    from mlxhog.report.status_line import StatusLine
 
     load = os.getloadavg()[0]
     with StatusLine(sys.stderr, live=may_redraw(sys.stderr, quiet=how.quiet)) as status:
@@ -138,7 +142,7 @@ def _stats(problem: Problem, how: Any) -> None:
     from mlxhog.theory.hypergraph import Hypergraph
 
     graph = Hypergraph(*problem.supports())
-    found = {
+    statistics = {
         "problem": problem.name,
         "examples": len(graph),
         "coordinates": graph.n,
@@ -148,7 +152,7 @@ def _stats(problem: Problem, how: Any) -> None:
         "p_conf": graph.p_conf,
     }
     if how.json:
-        print(plain_json.dumps(found).decode())
+        print(plain_json.dumps(statistics).decode())
         return
     rows = [
         ("Omega", f"{graph.omega:,}", "coordinates of the largest example"),
@@ -159,3 +163,74 @@ def _stats(problem: Problem, how: Any) -> None:
     title = f"{problem.name}: {problem.about}"
     part = Section(title, ("", "value", "what"), rows)
     show([part], sys.stdout, plain=not may_redraw(sys.stdout, quiet=how.quiet))
+
+
+class ClassicLine(StatusLine):
+    """A `Watch` of a classic run that shows its progress on a line, and passes Ctrl-C on.
+
+    Args:
+        stream: where to write.
+        quiet: write nothing but messages.
+        signals: counted while the run goes on; the first one ends it.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        quiet: bool,
+        signals: Interrupts,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(stream, live=may_redraw(stream, quiet=quiet))
+        self._quiet, self._signals, self._clock = quiet, signals, clock
+        self._what, self._epochs, self._examples = "", 0, 1
+        self._epoch: Epoch | None = None
+        self._done = 0
+        self._began_s = clock()
+        self._next_s = self._began_s + (0.0 if self.live else LINE_S)
+
+    def began(self, what: str, epochs: int, examples: int) -> None:
+        """Begin to count a run's epochs."""
+        self._what, self._epochs, self._examples = what, epochs, examples
+        self._epoch, self._done, self._began_s = None, 0, self._clock()
+
+    def beat(self, done: int) -> None:
+        """Redraw now and then.
+
+        Raises:
+            KeyboardInterrupt: a signal came.
+        """
+        if self._signals.count:
+            raise KeyboardInterrupt
+        self._done = done
+        self._draw()
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Show what was measured."""
+        self._epoch, self._done = epoch, 0
+        self._draw()
+
+    def _draw(self) -> None:
+        now = self._clock()
+        if self._quiet or now < self._next_s:
+            return
+        self._next_s = now + (REDRAW_S if self.live else LINE_S)
+        if self.live:
+            self.show(self.text())
+        else:
+            self.tell(self.text())
+
+    def text(self) -> str:
+        """Say how far it is, how good, how fast, and how long it may still take."""
+        ended = 0 if self._epoch is None else self._epoch.number
+        part = ended + min(1.0, self._done / self._examples)
+        parts = [self._what, f"epoch {min(ended + 1, self._epochs)}/{self._epochs}"]
+        if self._epoch is not None:
+            rate = self._epoch.examples / max(self._epoch.seconds, 1e-9)
+            parts += [f"objective {self._epoch.objective:.5g}", f"{format_count(rate)} examples/s"]
+        if part > 0:
+            left_s = (self._epochs - part) * (self._clock() - self._began_s) / part
+            parts.append(f"{format_clock(left_s)} to go")
+        return "  ".join(parts)

@@ -73,7 +73,7 @@ def run(arguments: list[str]) -> int:
     from mlxhog.checkpoint import checkpoint, formats
     from mlxhog.checkpoint.formats.converting import Wanted, convert
     from mlxhog.checkpoint.formats.saving import check_target
-    from mlxhog.cli.progress import Bytes
+    from mlxhog.report.views import BytesLine
 
     target = Path(parsed.other.target).expanduser()
     check_target(target, force=config.force)
@@ -85,7 +85,7 @@ def run(arguments: list[str]) -> int:
         fused=config.fused,
         slstm=config.slstm,
     )
-    with Bytes(sys.stderr, quiet=parsed.other.quiet or parsed.other.json) as tell:
+    with BytesLine(sys.stderr, quiet=parsed.other.quiet or parsed.other.json) as tell:
         files = convert(source, target, wanted, force=config.force, tell=tell)
     record = _record(source, target, config.to, files)
     if not parsed.other.json:
@@ -94,13 +94,15 @@ def run(arguments: list[str]) -> int:
     if parsed.other.check:
         from mlxhog.checkpoint.formats.logits import compare
 
-        found = compare(source, formats.open(target))
-        record["logits"] = asdict(found)
-        failed = config.dtype == "keep" and not found.same
+        comparison = compare(source, formats.open(target))
+        record["logits"] = asdict(comparison)
+        failed = config.dtype == "keep" and not comparison.same
         if failed:
-            print(f"{target} computes other logits than {source.path}: {found}", file=sys.stderr)
+            print(
+                f"{target} computes other logits than {source.path}: {comparison}", file=sys.stderr
+            )
         elif not parsed.other.json:
-            print(f"checked: {found}")
+            print(f"checked: {comparison}")
     if parsed.other.json:
         print(json.dumps(record))
     return 1 if failed else 0

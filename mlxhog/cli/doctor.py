@@ -41,10 +41,10 @@ def run(arguments: list[str]) -> int:
     config = resolve(DoctorConfig, [parsed.given], parsed.problems)
     # These import NumPy and the native module: wrong input is answered before.
     from mlxhog.doctor.examine import Effort, examine
-    from mlxhog.report.progress import Progress
+    from mlxhog.report.views import PartLine
 
     effort = Effort(seconds=config.seconds, quick=parsed.other.quick)
-    with Progress(sys.stderr, live=may_redraw(sys.stderr, quiet=parsed.other.quiet)) as tell:
+    with PartLine(sys.stderr, live=may_redraw(sys.stderr, quiet=parsed.other.quiet)) as tell:
         record = examine(effort, tell)
     _conclude(record, keep=not effort.quick)
     if parsed.other.json:
@@ -74,7 +74,7 @@ def _conclude(record: dict[str, Any], *, keep: bool) -> None:
             record["not_stored"] = None
         except EnvironmentLacks as error:
             record["not_stored"] = str(error)
-    found = verdicts.load()
-    if not found.found:
-        found = verdicts.Verdicts(found.path, None, record)
-    record["verdict"] = conclude(found, machine.here())
+    known = verdicts.load()
+    if not known.found:
+        known = verdicts.Verdicts(known.path, None, record)
+    record["verdict"] = conclude(known, machine.here())

@@ -11,11 +11,10 @@ from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
 from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
-from mlxhog.report.printable import verbatim
+from mlxhog.report.streams import verbatim
 
 if TYPE_CHECKING:
-    from mlxhog.decoding.answers import Answer, Answers
-    from mlxhog.decoding.generate import Said
+    from mlxhog.decoding.generate import Answer, Answers, Piece
 
 EXAMPLES = (
     'generate latest --prompt "The "',
@@ -79,37 +78,37 @@ def run(arguments: list[str]) -> int:
     parsed = flags.parse(arguments)
     config = resolve(GenerateConfig, [parsed.given], parsed.problems)
 
-    from mlxhog.decoding.answers import Answers
-    from mlxhog.decoding.prompts import stop_string
+    from mlxhog.decoding.generate import Answers
+    from mlxhog.decoding.text import stop_string
 
     stop = [stop_string(word) for word in parsed.other.stop]
     prompts = _prompts(config)
-    said = _said(parsed.other.model, prompts, stop, config)
+    pieces = _answer(parsed.other.model, prompts, stop, config)
     answers = Answers(len(prompts))
-    passing = answers.follow(said)
+    recorded = answers.follow(pieces)
     if parsed.other.json:
-        for _ in passing:
+        for _ in recorded:
             pass
-        told = [_told(*pair) for pair in zip(prompts, answers.rows, strict=True)]
+        records = [_record(*pair) for pair in zip(prompts, answers.rows, strict=True)]
         pace = {
             "tokens_per_s": _rounded(answers.tokens_per_s),
             "seconds": round(answers.seconds, 3),
         }
-        many = {"answers": told, "tokens": answers.tokens, "ttft_s": _rounded(answers.ttft_s)}
-        print(json.dumps((many if config.prompt_file else told[0]) | pace))
+        many = {"answers": records, "tokens": answers.tokens, "ttft_s": _rounded(answers.ttft_s)}
+        print(json.dumps((many if config.prompt_file else records[0]) | pace))
         return 0
     if config.prompt_file:
-        _write_in_order(prompts, answers, passing)
+        _write_in_order(prompts, answers, recorded)
     else:
-        _stream(prompts[0], passing)
+        _stream(prompts[0], recorded)
     print(_pace(answers), file=sys.stderr)
     return 0
 
 
-def _said(
+def _answer(
     model: str, prompts: Sequence[str], stop: Sequence[str], config: GenerateConfig
-) -> "Iterator[Said]":
-    """Load the model, and return what it says."""
+) -> "Iterator[Piece]":
+    """Load the model, and return its answers, piece by piece."""
     from mlxhog.decoding.model import open_model
     from mlxhog.decoding.sampling import Sampler
 
@@ -135,7 +134,7 @@ def _said(
 
 
 def _prompts(config: GenerateConfig) -> list[str]:
-    from mlxhog.decoding.prompts import read_prompt, read_prompts
+    from mlxhog.decoding.text import read_prompt, read_prompts
 
     if not config.prompt_file:
         return [read_prompt(config.prompt)]
@@ -144,27 +143,27 @@ def _prompts(config: GenerateConfig) -> list[str]:
     return read_prompts(config.prompt_file)
 
 
-def _stream(prompt: str, said: "Iterator[Said]") -> None:
+def _stream(prompt: str, pieces: "Iterator[Piece]") -> None:
     """Write one answer as it comes. The prompt waits for it, so that an error stands alone."""
     waiting = prompt
-    for one in said:
-        if text := waiting + one.text:
+    for piece in pieces:
+        if text := waiting + piece.text:
             _write(text)
         waiting = ""
     _write("\n")
 
 
-def _write_in_order(prompts: Sequence[str], answers: "Answers", said: "Iterator[Said]") -> None:
+def _write_in_order(prompts: Sequence[str], answers: "Answers", pieces: "Iterator[Piece]") -> None:
     """Write every answer when it and those before it are whole, its number above it."""
     written = 0
-    for _ in said:
+    for _ in pieces:
         while written < len(prompts) and answers.rows[written].finish_reason is not None:
             text = prompts[written] + answers.rows[written].text
             _write(f"--- {written + 1} of {len(prompts)}\n{text}\n")
             written += 1
 
 
-def _told(prompt: str, answer: "Answer") -> dict[str, Any]:
+def _record(prompt: str, answer: "Answer") -> dict[str, Any]:
     return {
         "prompt": prompt,
         "text": answer.text,

@@ -72,25 +72,25 @@ def run(arguments: list[str]) -> int:
     return _compare(kind, where, config, parsed.other)
 
 
-def _source(given: Any) -> tuple[str, str]:
-    """Return which kind of subject was given, and its name.
+def _source(arguments: Any) -> tuple[str, str]:
+    """Return the kind of the subject that the command line names, and its name.
 
     Raises:
         ConfigError: none, or more than one.
     """
-    named = {kind: getattr(given, kind) for kind in ("config", "checkpoint", "case")}
-    found = [(kind, where) for kind, where in named.items() if where is not None]
-    if given.subject is not None:
-        path = Path(given.subject)
+    named = {kind: getattr(arguments, kind) for kind in ("config", "checkpoint", "case")}
+    subjects = [(kind, where) for kind, where in named.items() if where is not None]
+    if arguments.subject is not None:
+        path = Path(arguments.subject)
         kind = "checkpoint" if path.is_dir() else "config"
-        found.append(("case" if path.suffix == ".safetensors" else kind, given.subject))
-    if len(found) != 1:
-        what = " and ".join(where for _, where in found) or "nothing"
+        subjects.append(("case" if path.suffix == ".safetensors" else kind, arguments.subject))
+    if len(subjects) != 1:
+        what = " and ".join(where for _, where in subjects) or "nothing"
         raise ConfigError(
             f"parity wants one subject and got {what}; give an architecture, a checkpoint's "
             "directory or a recorded case, as in `mlxhog parity --config tiny`"
         )
-    return found[0]
+    return subjects[0]
 
 
 def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
@@ -99,7 +99,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     from mlxhog.parity.architectures import Sizes
     from mlxhog.parity.comparison import compare
     from mlxhog.parity.sources import open_source
-    from mlxhog.report.progress import Progress
+    from mlxhog.report.views import PartLine
 
     save = None if config.save is None else Path(config.save).expanduser()
     if save is not None:
@@ -115,9 +115,9 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     needs.check(source, chosen)
     with (
         ended_by_signal(),
-        Progress(sys.stderr, live=may_redraw(sys.stderr, quiet=how.quiet)) as tell,
+        PartLine(sys.stderr, live=may_redraw(sys.stderr, quiet=how.quiet)) as tell,
     ):
-        found = compare(
+        comparison = compare(
             source.make(),
             chosen,
             tell,
@@ -125,15 +125,15 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
             seed=config.seed,
             save=save,
         )
-    notes = [*found.subject.notes, *found.unmet, *lacks]
-    if found.spoilt is not None:
-        notes.append(f"perturbed: {found.spoilt.name} of {found.spoilt.side}")
-    _print(found, notes, how)
-    if found.first_bad is not None:
-        print(f"disagree: {report.describe(found.first_bad)}", file=sys.stderr)
-    elif found.blind:
+    notes = [*comparison.subject.notes, *comparison.unmet, *lacks]
+    if comparison.spoilt is not None:
+        notes.append(f"perturbed: {comparison.spoilt.name} of {comparison.spoilt.side}")
+    _print(comparison, notes, how)
+    if comparison.first_bad is not None:
+        print(f"disagree: {report.describe(comparison.first_bad)}", file=sys.stderr)
+    elif comparison.blind:
         print(f"nobody noticed that {config.perturb} was perturbed", file=sys.stderr)
-    return 0 if found.ok else 1
+    return 0 if comparison.ok else 1
 
 
 @contextmanager
@@ -153,14 +153,14 @@ def ended_by_signal() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _print(found: "Comparison", notes: list[str], how: Any) -> None:
+def _print(comparison: "Comparison", notes: list[str], how: Any) -> None:
     if how.json:
         from mlxhog.files import plain_json
 
-        print(plain_json.dumps(found.to_json() | {"notes": notes}).decode())
+        print(plain_json.dumps(comparison.to_json() | {"notes": notes}).decode())
         return
     from mlxhog.parity import report
     from mlxhog.report.table import show
 
-    parts = report.sections(found.subject.title, found.rows, notes, everything=how.all)
+    parts = report.sections(comparison.subject.title, comparison.rows, notes, everything=how.all)
     show(parts, sys.stdout, plain=not may_redraw(sys.stdout, quiet=how.quiet))

@@ -11,7 +11,7 @@ from mlxhog.config.limits import shown
 from mlxhog.config.options import option
 from mlxhog.config.sources import resolve
 from mlxhog.report.metrics import label
-from mlxhog.report.printable import printable
+from mlxhog.report.streams import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,32 +30,32 @@ def run(arguments: list[str]) -> int:
     config = resolve(RunsConfig, [parsed.given], parsed.problems)
     from mlxhog.checkpoint.run import list_runs
 
-    found = [
+    statuses = [
         {**run.read_status(), "run": str(run.directory), "name": run.name}
         for run in list_runs(Path(config.out))
     ]
     if parsed.other.json:
-        for status in found:
+        for status in statuses:
             print(json.dumps(status))
-    elif found:
-        print(_table(found))
+    elif statuses:
+        print(_table(statuses))
     else:
         print(f"no runs in {config.out}; `mlxhog train` makes one")
     return 0
 
 
-def _table(found: Sequence[Mapping[str, Any]]) -> str:
+def _table(statuses: Sequence[Mapping[str, Any]]) -> str:
     rows = [("run", "status", "steps", "bits per byte", "")]
-    for status in found:
+    for status in statuses:
         result = status.get("result")  # a run that has not ended has none
         bits = result.get("val_bits_per_byte") if isinstance(result, Mapping) else None
         rows.append(
             (
                 status["name"],
-                _word(status, "status"),
-                _word(status, "steps"),
+                _text(status, "status"),
+                _text(status, "steps"),
                 f"{bits:.3f}" if isinstance(bits, float) else "-",
-                label(_word(status, "gpu_write", "cpu"), _word(status, "kernels", "native"))
+                label(_text(status, "gpu_write", "cpu"), _text(status, "kernels", "native"))
                 or "emulated before" * bool(status.get("emulated")),
             )
         )
@@ -64,7 +64,7 @@ def _table(found: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join("  ".join(word.ljust(w) for word, w in line).rstrip() for line in lines)
 
 
-def _word(status: Mapping[str, Any], name: str, otherwise: str = "-") -> str:
-    """A field of a run.json, which anybody may have edited, as a word of the table."""
+def _text(status: Mapping[str, Any], name: str, otherwise: str = "-") -> str:
+    """A field of a run.json, which anybody may have edited, as text for the table."""
     value = status.get(name, otherwise)
     return printable(value if isinstance(value, str) else shown(value))[:40]

@@ -14,8 +14,8 @@ from mlxhog.config.quantities import format_bytes, format_count
 from mlxhog.config.sources import Given, read_yaml, resolve
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import is_emulated, label
-from mlxhog.report.observer import observer
-from mlxhog.report.printable import printable
+from mlxhog.report.plain import observer
+from mlxhog.report.streams import printable
 
 if TYPE_CHECKING:
     from mlxhog.report.metrics import Result
@@ -59,13 +59,13 @@ def run(arguments: list[str]) -> int:
 
 def flags() -> Flags:
     """Every flag of the command."""
-    made = Flags("train", ABOUT, EXAMPLES)
-    made.argument("-c", "--config", metavar="FILE", help="YAML file with the names below as keys")
-    made.argument("--dry-run", action="store_true", help="say what would run, and stop")
-    made.argument("--json", action="store_true", help="end with one line of JSON")
-    made.argument("--quiet", action="store_true", help="plain lines instead of a live table")
-    made.options(TrainConfig)
-    return made
+    flags = Flags("train", ABOUT, EXAMPLES)
+    flags.argument("-c", "--config", metavar="FILE", help="YAML file with the names below as keys")
+    flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
+    flags.argument("--json", action="store_true", help="end with one line of JSON")
+    flags.argument("--quiet", action="store_true", help="plain lines instead of a live table")
+    flags.options(TrainConfig)
+    return flags
 
 
 def configuration(parsed: Parsed) -> TrainConfig:
@@ -83,9 +83,9 @@ def configuration(parsed: Parsed) -> TrainConfig:
         except ConfigError as error:
             problems.append(str(error))
     layers.append(parsed.given)
-    wanted = _last(layers, "resume")
-    if wanted is not None and not problems:
-        layers.insert(0, _of_run(wanted, layers))
+    resumed = _last(layers, "resume")
+    if resumed is not None and not problems:
+        layers.insert(0, _of_run(resumed, layers))
     return resolve(TrainConfig, layers, problems)
 
 

@@ -7,9 +7,10 @@ prompt takes its place. No answer depends on the others.
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
@@ -53,7 +54,7 @@ class RecurrentModel(Protocol[State]):
 
 
 @dataclass(frozen=True)
-class Said:
+class Piece:
     """One more token of one answer.
 
     Attributes:
@@ -82,7 +83,7 @@ def answer(
     end_tokens: Collection[int] = (),
     batch_size: int = BATCH_SIZE,
     prefill_chunk: int = PREFILL_CHUNK,
-) -> Iterator[Said]:
+) -> Iterator[Piece]:
     """Answer prompts of any lengths together, token by token.
 
     BOS goes before a prompt unless it is there: models are trained with it. Rows of the vocabulary
@@ -145,7 +146,7 @@ def generate(
 
     A drawn BOS that ends the document is not yielded.
     """
-    said = answer(
+    pieces = answer(
         model,
         [prompt],
         tokenizer=tokenizer,
@@ -154,7 +155,7 @@ def generate(
         stop_at_document_end=stop_at_document_end,
         prefill_chunk=prefill_chunk,
     )
-    return (one.token for one in said if one.token is not None)
+    return (piece.token for piece in pieces if piece.token is not None)
 
 
 class _Row:
@@ -172,41 +173,41 @@ class _Row:
     ) -> None:
         self.index, self.prompt, self.last = index, prompt, -1
         self._tokenizer, self._sampler, self._text = tokenizer, sampler, text
-        self._left = max_new_tokens
+        self._remaining = max_new_tokens
         self._ends = ends
         self._occurred: NDArray[np.bool_] | None = None
         if sampler.repetition_penalty != 1:
             self._occurred = np.zeros((1, tokenizer.n_ids), np.bool_)
             self._occurred[0, prompt] = True
 
-    def draw(self, logits: NDArray[np.float32]) -> Said:
+    def draw(self, logits: NDArray[np.float32]) -> Piece:
         """Choose the next token from logits (1, V)."""
         token = int(self._sampler(logits[:, : self._tokenizer.n_ids], self._occurred)[0])
         if token in self._ends:
-            return Said(self.index, None, self._text.end(), "document_end")
+            return Piece(self.index, None, self._text.end(), "document_end")
         if self._occurred is not None:
             self._occurred[0, token] = True
-        self.last, self._left = token, self._left - 1
+        self.last, self._remaining = token, self._remaining - 1
         text = self._text.read(token)
-        if not self._text.stopped and not self._left:
+        if not self._text.stopped and not self._remaining:
             text += self._text.end()  # which may hold a stop string after all
         if self._text.stopped:
-            return Said(self.index, token, text, "stop")
-        return Said(self.index, token, text, None if self._left else "length")
+            return Piece(self.index, token, text, "stop")
+        return Piece(self.index, token, text, None if self._remaining else "length")
 
 
 def _answer(
     model: RecurrentModel[State], waiting: deque[_Row], batch_size: int, prefill_chunk: int
-) -> Iterator[Said]:
+) -> Iterator[Piece]:
     rows: list[_Row] = []
     states: list[State] = []  # of `rows`, in their order, in one or several parts
     while waiting or rows:
         while waiting and len(rows) < batch_size:
             row = waiting.popleft()
             logits, state = _read(model, row.prompt, prefill_chunk)
-            said = row.draw(logits)
-            yield said
-            if said.finish_reason is None:
+            piece = row.draw(logits)
+            yield piece
+            if piece.finish_reason is None:
                 rows.append(row)
                 states.append(state)
         if not rows:
@@ -216,9 +217,9 @@ def _answer(
         logits, together = model.logits(last, together)
         going_on = []
         for j, row in enumerate(rows):
-            said = row.draw(logits[j : j + 1])
-            yield said
-            if said.finish_reason is None:
+            piece = row.draw(logits[j : j + 1])
+            yield piece
+            if piece.finish_reason is None:
                 going_on.append(j)
         if 0 < len(going_on) < len(rows):
             together = model.take_state(together, going_on)
@@ -253,3 +254,76 @@ def _checked(
     if not ids.size or ids[0] != tokenizer.bos:
         ids = np.concatenate([[tokenizer.bos], ids])
     return np.ascontiguousarray(ids, dtype=np.int32)
+
+
+@dataclass
+class Answer:
+    """One answer as far as it is written.
+
+    Attributes:
+        ids: its tokens, without the one that ends a document.
+        pieces: its text, without a stop string, in the pieces it came in.
+        finish_reason: why it ended; None while it goes on.
+        ttft_s: seconds from the start of all answers to its first token; None before that.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    ttft_s: float | None = None
+
+    @property
+    def text(self) -> str:
+        """Its text so far."""
+        return "".join(self.pieces)
+
+
+class Answers:
+    """Collects `Piece`s and measures their pace. The clock starts when this is made.
+
+    Args:
+        count: how many answers there will be.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, count: int, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.rows = [Answer() for _ in range(count)]
+        self._clock = clock
+        self._start = self._last = clock()
+        self._first: float | None = None
+
+    def follow(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """Yield the pieces unchanged, and record each."""
+        for piece in pieces:
+            row, self._last = self.rows[piece.row], self._clock()
+            if self._first is None:
+                self._first = self._last
+            if row.ttft_s is None:
+                row.ttft_s = self._last - self._start
+            if piece.token is not None:
+                row.ids.append(piece.token)
+            row.pieces.append(piece.text)
+            row.finish_reason = piece.finish_reason
+            yield piece
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all answers."""
+        return sum(len(row.ids) for row in self.rows)
+
+    @property
+    def seconds(self) -> float:
+        """From the start to the last token."""
+        return self._last - self._start
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds to the first token of all, the reading of its prompt included."""
+        return None if self._first is None else self._first - self._start
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Tokens per second after the first one; None where there is no second."""
+        if self._first is None or self.tokens < 2 or self._last <= self._first:
+            return None
+        return (self.tokens - 1) / (self._last - self._first)

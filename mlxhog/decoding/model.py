@@ -12,7 +12,7 @@ from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint.formats.check import refuse_not_finite
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding import generate
-from mlxhog.decoding.generate import Said
+from mlxhog.decoding.generate import Piece
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import DataError
 from mlxhog.machine import machine
@@ -48,8 +48,8 @@ class Model:
         stop: Sequence[str] = (),
     ) -> Iterator[str]:
         """Return the text after a prompt, piece by piece; arguments and errors as `answer`."""
-        said = self.answer([prompt], sampler=sampler, max_new_tokens=max_new_tokens, stop=stop)
-        return (one.text for one in said if one.text)
+        pieces = self.answer([prompt], sampler=sampler, max_new_tokens=max_new_tokens, stop=stop)
+        return (piece.text for piece in pieces if piece.text)
 
     def answer(
         self,
@@ -60,8 +60,8 @@ class Model:
         stop: Sequence[str] = (),
         batch_size: int = generate.BATCH_SIZE,
         prefill_chunk: int = generate.PREFILL_CHUNK,
-    ) -> Iterator[Said]:
-        """Answer prompts together, token by token; see `mlxhog.decoding.generate.answer`.
+    ) -> Iterator[Piece]:
+        """Answer prompts together, token by token; arguments as `mlxhog.decoding.generate.answer`.
 
         Raises:
             ConfigError: a number is out of its range, a stop string is empty, or prompt and answer

@@ -51,8 +51,7 @@ class Sampler:
         seed: int = 0,
         row: int = 0,
     ) -> None:
-        """See the class."""
-        for name, value, good, wanted in (
+        for name, value, valid, expected in (
             ("temperature", temperature, 0 <= temperature < math.inf, "0 or more"),
             ("top_k", top_k, top_k >= 0, "0 or more"),
             ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
@@ -65,8 +64,8 @@ class Sampler:
             ),
             ("seed", seed, seed >= 0, "0 or more"),
         ):
-            if not good:
-                raise ConfigError(f"{name} is {value}, expected {wanted}")
+            if not valid:
+                raise ConfigError(f"{name} is {value}, expected {expected}")
         self.repetition_penalty = repetition_penalty
         self._temperature = temperature
         self._top_k = top_k
@@ -105,8 +104,8 @@ class Sampler:
             logits, penalty = logits.copy(), np.float32(self.repetition_penalty)
             for row, seen in zip(logits, occurred, strict=True):
                 where = np.flatnonzero(seen)
-                found = row[where]
-                row[where] = np.where(found < 0, found * penalty, found / penalty)
+                values = row[where]
+                row[where] = np.where(values < 0, values * penalty, values / penalty)
         best = logits.max(axis=-1)
         if not np.isfinite(best).all():
             raise Diverged("the model's logits are not finite; generate from an earlier checkpoint")
@@ -131,8 +130,8 @@ class Sampler:
             logits = logits[tokens]
         weights = self._weights(logits, best)
         if self._top_p < 1:
-            kept = self._nucleus(logits, weights, best)
-            tokens, weights = kept if tokens is None else tokens[kept], weights[kept]
+            nucleus = self._nucleus(logits, weights, best)
+            tokens, weights = nucleus if tokens is None else tokens[nucleus], weights[nucleus]
         if self._min_p:
             weights = np.where(weights >= self._min_p, weights, 0)
         chosen = _at(weights, uniform)
@@ -168,11 +167,11 @@ def _largest(values: NDArray[np.float32], n: int, least: float) -> NDArray[np.in
 
     Of those that equal the least, the first.
     """
-    found = np.flatnonzero(values >= least)
-    if len(found) > n:
-        equal = np.flatnonzero(values[found] == least)
-        found = np.delete(found, equal[len(equal) - (len(found) - n) :])
-    return found
+    positions = np.flatnonzero(values >= least)
+    if len(positions) > n:
+        equal = np.flatnonzero(values[positions] == least)
+        positions = np.delete(positions, equal[len(equal) - (len(positions) - n) :])
+    return positions
 
 
 def _at(weights: NDArray[np.float32], uniform: float) -> int:
@@ -198,5 +197,5 @@ def _at(weights: NDArray[np.float32], uniform: float) -> int:
 
 def _passes(cumulative: NDArray[np.float64], weights: NDArray[np.float32], point: float) -> int:
     """Return the first place whose running sum is above a point; at the very end, the last one."""
-    found = int(np.searchsorted(cumulative, point, side="right"))
-    return found if found < len(weights) else int(np.flatnonzero(weights)[-1])
+    position = int(np.searchsorted(cumulative, point, side="right"))
+    return position if position < len(weights) else int(np.flatnonzero(weights)[-1])

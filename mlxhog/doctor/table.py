@@ -8,7 +8,7 @@ from typing import Any
 
 from mlxhog.config.quantities import format_bytes, format_count
 from mlxhog.doctor.litmus import broken
-from mlxhog.report.table import Section
+from mlxhog.report.table import Failure, Section
 
 Row = Mapping[str, Any]
 _KERNELS = ("dense", "rows", "half")
@@ -172,7 +172,7 @@ def _verdict(record: Row) -> Section:
             for name, each in verdict["read_live"].items()
         ),
     ]
-    notes = [f"FAILED: {name}" for name in record["failed"]]
+    notes: list[str] = [Failure(f"FAILED: {name}") for name in record["failed"]]
     if not notes:
         notes.append("Every promise tried holds here; `mlxhog train` needs no options.")
     kept = record["stored"]

@@ -11,7 +11,7 @@ import numpy as np
 from mlxhog.errors import ConfigError
 from mlxhog.parity.compare import Row
 from mlxhog.parity.subject import Results
-from mlxhog.report.table import Section
+from mlxhog.report.table import Failure, Section
 
 
 def sections(
@@ -33,7 +33,9 @@ def sections(
     for group in groups.values():
         lines += [_line(row, 1) for row in group] if everything else _worst(group)
     failed = sum(not row.ok for row in rows)
-    ending = f"FAILED: {failed} of {len(rows)} disagree" if failed else f"all {len(rows)} agree"
+    ending = f"all {len(rows)} agree"
+    if failed:
+        ending = Failure(f"FAILED: {failed} of {len(rows)} disagree")
     header = ("", "what", "side", "against", "max abs", "max rel", "allowed", "at")
     return [Section(title, header, lines, [*notes, ending])]
 

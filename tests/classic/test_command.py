@@ -149,9 +149,9 @@ def test_a_signal_ends_the_command_with_130_and_leaves_no_process(signum):
     code = (
         "import sys\n"
         "from mlxhog.classic import problems\n"
-        "from mlxhog.cli import classic_line, main\n"
+        "from mlxhog.cli import classic, main\n"
         "from tests.classic.small import hinge\n"
-        "classic_line.LINE_S = 0.2\n"
+        "classic.LINE_S = 0.2\n"
         "problems.create = lambda name, config: hinge(n=60_000)\n"
         "if __name__ == '__main__':\n"
         "    sys.exit(main(['classic', 'svm', '--workers', '2', '--epochs', '100k', '--beta', '1',"

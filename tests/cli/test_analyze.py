@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mlxhog.cli import main
-from mlxhog.report import canvas
+from mlxhog.report import charts
 from tests.processes import alive, below
 from tests.training.small import small_config
 
@@ -159,7 +159,7 @@ def test_figures_without_matplotlib_name_the_extra(
     model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(canvas.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(charts.importlib.util, "find_spec", lambda name: None)
     assert main(["analyze", *model, *LOOK, "--plot", str(tmp_path / "figures")]) == 3
     assert "mlxhog[plots]" in capsys.readouterr().err
 

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.decoding.generate import RecurrentModel, Said, answer, generate
+from mlxhog.decoding.generate import Piece, RecurrentModel, answer, generate
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import ConfigError, DataError
 
@@ -95,12 +95,12 @@ def run(
     )
 
 
-def greedy(model: RecurrentModel[History], prompts: Any, n: int = 20, **how: Any) -> list[Said]:
+def greedy(model: RecurrentModel[History], prompts: Any, n: int = 20, **how: Any) -> list[Piece]:
     sampler = Sampler(temperature=0.0)
     return list(answer(model, prompts, tokenizer=BYTES, sampler=sampler, max_new_tokens=n, **how))
 
 
-def of_row(said: list[Said], row: int) -> tuple[list[int | None], str, str | None]:
+def of_row(said: list[Piece], row: int) -> tuple[list[int | None], str, str | None]:
     """Tokens, text and finish reason of one answer."""
     mine = [one for one in said if one.row == row]
     assert all(one.finish_reason is None for one in mine[:-1])

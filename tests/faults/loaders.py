@@ -37,7 +37,7 @@ from mlxhog.data import bpe, corpora, prepare, tokenizers
 from mlxhog.data.byte_tokenizer import ByteTokenizer
 from mlxhog.data.token_writer import TokenWriter
 from mlxhog.data.tokens import TokenFile
-from mlxhog.decoding.prompts import read_prompts
+from mlxhog.decoding.text import read_prompts
 from mlxhog.errors import MlxhogError
 from mlxhog.files import plain_json, tensors
 from mlxhog.machine import verdicts

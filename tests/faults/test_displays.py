@@ -17,7 +17,7 @@ from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.machine.processes import spawn
 from mlxhog.report.metrics import Progress, Result
-from mlxhog.report.streams import Lasting, OutputLost
+from mlxhog.report.streams import LastingStream, OutputLost
 from tests.faults.broken import broken_pipe
 from tests.training.small import small_config
 from tests.training.test_bad_days import flags
@@ -40,7 +40,7 @@ class Refusing(io.StringIO):
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
 def test_a_stream_that_refuses_text_falls_silent(number: int) -> None:
     behind = Refusing(1, number)
-    stream = Lasting(behind)
+    stream = LastingStream(behind)
     for text in ("one", "two", "three"):
         assert stream.write(text) == len(text)
     stream.flush()
@@ -50,7 +50,7 @@ def test_a_stream_that_refuses_text_falls_silent(number: int) -> None:
 
 
 def test_a_stream_that_is_all_a_command_has_to_do_ends_it() -> None:
-    stream = Lasting(Refusing(0, errno.EPIPE), ends=True)
+    stream = LastingStream(Refusing(0, errno.EPIPE), ends=True)
     with pytest.raises(OutputLost):
         stream.write("one")
 

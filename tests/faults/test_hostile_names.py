@@ -21,8 +21,8 @@ from mlxhog import cli
 from mlxhog.mad.report.leaderboard import to_csv, to_markdown
 from mlxhog.mad.report.look import look
 from mlxhog.mad.report.page import page
-from mlxhog.report.printable import cell, console, printable_output
-from mlxhog.report.status_line import StatusLine
+from mlxhog.report.streams import cell, console, printable_output
+from mlxhog.report.views import StatusLine
 from tests.mad.report import sample
 
 CLEARS = "\x1b[2J\x1b]0;title\x07\x9b31m\u202e"

@@ -7,10 +7,9 @@ import pytest
 from rich.console import Console
 
 from mlxhog.report.metrics import Progress, WorkerReport
-from mlxhog.report.observer import observer
-from mlxhog.report.plain import PlainLines
-from mlxhog.report.scale import scale
-from mlxhog.report.terminal import LiveTable, render
+from mlxhog.report.plain import PlainLines, observer
+from mlxhog.report.terminal import LiveTable, render, scale
+from mlxhog.report.views import BytesLine
 
 WORKER = WorkerReport(
     slot=1,
@@ -195,3 +194,21 @@ def test_a_terminal_gets_a_table():
 )
 def test_plain_lines_when_there_is(stream, quiet, environ):
     assert isinstance(observer(stream, quiet=quiet, environ=environ), PlainLines)
+
+
+def byte_lines(*, quiet: bool, seconds: list[float]) -> str:
+    clock = iter([0.0, *(t for second in seconds for t in (second, second))])
+    stream = io.StringIO()
+    with BytesLine(stream, quiet=quiet, clock=lambda: next(clock)) as tell:
+        for k in range(len(seconds)):
+            tell(f"tensor {k}", (k + 1) * 10**8, 10**9)
+    return stream.getvalue()
+
+
+def test_a_pipe_gets_a_line_every_few_seconds() -> None:
+    assert byte_lines(quiet=False, seconds=[6.0]) == "10%  100 MB of 1.0 GB  tensor 0\n"
+
+
+def test_short_or_quiet_work_leaves_no_line() -> None:
+    assert byte_lines(quiet=False, seconds=[1.0]) == ""
+    assert byte_lines(quiet=True, seconds=[100.0]) == ""

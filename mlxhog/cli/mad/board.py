@@ -135,7 +135,7 @@ def _watch_live(now: Callable[[], Standing]) -> None:
     from rich.live import Live  # 50 ms that a command in a pipe need not pay
 
     from mlxhog.mad.report.picture import Leaderboard
-    from mlxhog.report.printable import console
+    from mlxhog.report.streams import console
 
     with Live(console=console(sys.stdout), auto_refresh=False) as live:
         while True:

@@ -53,11 +53,11 @@ def run(arguments: list[str]) -> int:
     from mlxhog.mad.report.page import page
     from mlxhog.mad.report.plots import plots
     from mlxhog.mad.study.store import find
-    from mlxhog.report import canvas
+    from mlxhog.report import charts
 
     store = find(parsed.other.study)
     other = None if config.against is None else find(config.against)
-    canvas.require("the leaderboard needs nothing: mlxhog mad board")
+    charts.require("the leaderboard needs nothing: mlxhog mad board")
     standing = look(store, select=config.select, against=other, curves=True)  # type: ignore[arg-type]
     folder = store.directory / "plots" if config.out is None else Path(config.out)
     _make(folder)
@@ -65,7 +65,7 @@ def run(arguments: list[str]) -> int:
     written = {}
     for plot in drawn:
         written[plot.name] = folder / f"{plot.name}.png"
-        replace_file(written[plot.name], plot.png(canvas.LIGHT))
+        replace_file(written[plot.name], plot.png(charts.LIGHT))
     replace_file(folder / PAGE, page(standing, drawn, version=version("mlxhog")).encode())
     if parsed.other.json:
         files = {name: str(path) for name, path in written.items()}

@@ -9,8 +9,7 @@ from typing import TextIO
 from mlxhog.config.quantities import format_clock
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.result import Point
-from mlxhog.report.status_line import StatusLine
-from mlxhog.report.views import may_redraw
+from mlxhog.report.views import StatusLine, may_redraw
 
 REDRAW_S = 0.2
 

@@ -11,7 +11,7 @@ from typing import TextIO
 from mlxhog.config.quantities import format_clock
 from mlxhog.mad.report.names import folded, short
 from mlxhog.mad.study.progress import Best, Observer, StudyProgress, Trouble
-from mlxhog.report.printable import console, printable
+from mlxhog.report.streams import console, printable
 from mlxhog.report.views import LineView, may_redraw
 
 

@@ -15,7 +15,7 @@ from mlxhog.mad.report.standing import Against, Standing
 from mlxhog.mad.scores import Row
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.tasks import TASKS
-from mlxhog.report.printable import cell, printable
+from mlxhog.report.streams import cell, printable
 
 TROUBLES = ("failed", "diverged")
 """Statuses of runs that count with a score of 0."""

@@ -19,7 +19,7 @@ from mlxhog.mad.report.leaderboard import (
 from mlxhog.mad.report.names import folded, short
 from mlxhog.mad.report.standing import Standing
 from mlxhog.mad.scores import Row
-from mlxhog.report.printable import printable
+from mlxhog.report.streams import printable
 
 _GAP = 2
 _LAYERS_WIDTH = 20

@@ -22,7 +22,7 @@ from mlxhog.mad.report.leaderboard import (
 from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.standing import Standing
 from mlxhog.mad.scores import Row
-from mlxhog.report.canvas import DARK, LIGHT
+from mlxhog.report.charts import DARK, LIGHT
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --faint: #d5d9de; --soft: #59636e;

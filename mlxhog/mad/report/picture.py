@@ -14,7 +14,7 @@ from mlxhog.mad.report.lines import lines
 from mlxhog.mad.report.names import short
 from mlxhog.mad.report.standing import Standing
 from mlxhog.mad.study.progress import InFlight, StudyProgress
-from mlxhog.report.live_view import LiveView
+from mlxhog.report.views import LiveView
 
 TROUBLES = 3
 """Failures shown at once, the latest; the board's plain lines and the page have all of them."""

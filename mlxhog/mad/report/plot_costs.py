@@ -11,7 +11,7 @@ from mlxhog.mad.report.pareto import front
 from mlxhog.mad.report.plot_curves import LEGEND_WIDTH
 from mlxhog.mad.report.standing import Standing
 from mlxhog.mad.scores import UNFINISHED, Row
-from mlxhog.report.canvas import MARKERS, OTHER, Theme, legend, panel, title
+from mlxhog.report.charts import MARKERS, OTHER, Theme, legend, panel, title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

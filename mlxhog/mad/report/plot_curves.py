@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mlxhog.mad.report.names import short
 from mlxhog.mad.report.standing import Standing
-from mlxhog.report.canvas import MARKERS, OTHER, Theme, legend, panel, title
+from mlxhog.report.charts import MARKERS, OTHER, Theme, legend, panel, title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

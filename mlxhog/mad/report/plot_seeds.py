@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mlxhog.mad.report.names import short
 from mlxhog.mad.report.standing import Standing
-from mlxhog.report.canvas import Theme, panel, title
+from mlxhog.report.charts import Theme, panel, title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mlxhog.mad.report.importance import Slot, slots
 from mlxhog.mad.report.standing import Standing
 from mlxhog.mad.scores import UNFINISHED
-from mlxhog.report.canvas import Theme, blank, style, title
+from mlxhog.report.charts import Theme, blank, style, title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

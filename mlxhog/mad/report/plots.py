@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlxhog.mad.report import plot_costs, plot_curves, plot_seeds, plot_slots
 from mlxhog.mad.report.standing import Standing
-from mlxhog.report.canvas import Theme, png
+from mlxhog.report.charts import Theme, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ class Plot:
         """Return the plot as a PNG file.
 
         Raises:
-            EnvironmentLacks: see `canvas.require`, which is to be called before.
+            EnvironmentLacks: see `charts.require`, which is to be called before.
         """
         return png(self.figure(theme))
 

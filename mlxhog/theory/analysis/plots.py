@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mlxhog.report.canvas import LIGHT, blank, png, style, title
+from mlxhog.report.charts import LIGHT, blank, png, style, title
 from mlxhog.theory.analysis.blocks import GRAINS
 from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.analysis.result import Analysis
@@ -20,7 +20,7 @@ def plots(found: Analysis) -> Iterator[tuple[str, bytes]]:
     """Yield (name, PNG file) of every block.
 
     Raises:
-        EnvironmentLacks: see `canvas.require`, which is to be called before.
+        EnvironmentLacks: see `charts.require`, which is to be called before.
     """
     for one in found.measured.blocks:
         yield f"block-{one.block.name.replace(' ', '-')}", png(_draw(found, one))

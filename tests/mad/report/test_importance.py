@@ -6,7 +6,7 @@ import pytest
 
 from mlxhog.mad.report.importance import NOTHING, slots
 from mlxhog.mad.report.plot_slots import draw
-from mlxhog.report.canvas import LIGHT
+from mlxhog.report.charts import LIGHT
 
 A, B = "mlstm", "gla"
 

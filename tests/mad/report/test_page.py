@@ -11,7 +11,7 @@ from mlxhog.mad.report.look import look
 from mlxhog.mad.report.page import page
 from mlxhog.mad.report.plot_costs import COSTS, on_front
 from mlxhog.mad.report.plots import plots
-from mlxhog.report import canvas
+from mlxhog.report import charts
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, TASKS, study
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -168,5 +168,5 @@ def test_what_was_not_measured_is_not_drawn(tmp_path):
 
 
 def test_the_same_numbers_make_the_same_picture(standing):
-    first, again = (next(iter(plots(standing))).png(canvas.LIGHT) for _ in range(2))
+    first, again = (next(iter(plots(standing))).png(charts.LIGHT) for _ in range(2))
     assert first == again

@@ -1,4 +1,4 @@
-"""Paper and ink of plots, light and dark: matplotlib without its global state."""
+"""Figures of matplotlib without its global state: two color themes, axes, legends, PNG files."""
 
 from __future__ import annotations
 
