@@ -58,7 +58,7 @@ def test_the_corpus_has_the_published_digest(addresses: list[sotu.Address]) -> N
 
 
 def test_the_shipped_file_has_the_published_size_and_sources() -> None:
-    corpora = importlib.resources.files("mlxhog") / "corpora"
+    corpora = importlib.resources.files("mlxhog") / "data" / "texts"
     assert abs(len((corpora / sotu.FILE_NAME).read_bytes()) - 2_483_000) <= 3_000
     sources = (corpora / "SOURCES.md").read_text()
     for fact in (sotu.TEXT_SHA256, "0.2.3", "PDDL-1.0", "CC0-1.0"):
