@@ -1,14 +1,11 @@
-"""The options of a training run: one definition for YAML, flags, help and documentation.
-
-`python -m mlxhog.config.config` prints the table of options that the README shows.
-"""
+"""The options of a training run: one definition for YAML, flags, help and docs/options.md."""
 
 from dataclasses import dataclass
 from functools import partial
 
 import yaml
 
-from mlxhog.config.options import Option, option, options
+from mlxhog.config.options import option, options
 from mlxhog.config.quantities import Interval
 from mlxhog.config.selection import Selection
 from mlxhog.errors import ConfigError
@@ -335,20 +332,3 @@ class TrainConfig:
         }
         # ASCII only: PyYAML does not read back every character that it writes as itself.
         return yaml.safe_dump(values, sort_keys=False)
-
-
-def table() -> str:
-    """Return the options of `TrainConfig` as a Markdown table."""
-    rows = ["| option | default | wanted | what it does |", "|---|---|---|---|"]
-    return "\n".join([*rows, *(_row(spec) for spec in options(TrainConfig).values())])
-
-
-def _row(spec: Option) -> str:
-    unit = f" ({spec.unit})" if spec.unit not in ("", "s") else ""
-    also = ", ".join(f"`{alias}`" for alias in spec.aliases)
-    also = f"; also {also}" if also else ""
-    return f"| `{spec.name}` | {spec.default_text} | {spec.wanted}{unit} | {spec.help}{also} |"
-
-
-if __name__ == "__main__":
-    print(table())

@@ -1,8 +1,6 @@
 """One definition of every option: values, files, flags, and what is said about mistakes."""
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 
 from mlxhog.cli.train import configuration
 from mlxhog.cli.train import flags as train_flags
-from mlxhog.config import config as config_module
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.quantities import (
@@ -332,18 +329,3 @@ def test_numbers_are_spelled_shortly():
     assert [format_count(x) for x in (640, 17_200, 1_310_000)] == ["640", "17.2k", "1.31M"]
     assert [format_bytes(x) for x in (12, 212e6, 1.3e9)] == ["12 B", "212 MB", "1.3 GB"]
     assert [format_clock(x) for x in (42, 3725)] == ["00:42", "1:02:05"]
-
-
-def test_the_readme_shows_the_options_there_are():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert config_module.table() in readme, (
-        "put the output of `python -m mlxhog.config.config` there"
-    )
-
-
-def test_the_module_prints_its_table():
-    done = subprocess.run(
-        [sys.executable, "-m", "mlxhog.config.config"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == config_module.table()
-    assert done.stderr == ""

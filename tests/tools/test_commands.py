@@ -13,7 +13,7 @@ def test_help_is_an_answer(main, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0
-    assert "usage: python -m mlxhog.metal.host." in capsys.readouterr().out
+    assert "usage: python -m tools." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,259 @@
+"""Sixty-odd small faults in the core, each with the tests that should notice it.
+
+A mutant changes one line: the first text stands in exactly one line of the file, and becomes the
+second one there. Where a file moves, change its name here; where a line changes, change the text or
+replace the mutant. `python -m tests.mutation --list` names those that no longer fit.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One fault: the file, the text that is replaced, what replaces it, and the tests to run."""
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+# file -> the tests that should notice, and the pairs (old, new)
+FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
+    "mlxhog/arena/layout.py": (
+        ("tests/arena/test_layout.py",),
+        [
+            ("if segment.offset % PAGE or not 0", "if not 0"),
+            ("_round_up(offset + size, ALIGN_FLOATS)", "offset + size"),
+            ('rows += shape[0] if kind == "rows"', 'rows += 1 if kind == "rows"'),
+            ("max(RING_LEAST, 2 * max_workers)", "RING_LEAST"),
+            ("return -(-n // multiple) * multiple", "return n // multiple * multiple"),
+            ("if row is None else stripes + row", "if row is None else row"),
+            ("return _round_up(offset + nbytes, PAGE) <=", "return offset + nbytes <="),
+            ("math.prod(slot.shape) != slot.size", "slot.size < 0"),
+        ],
+    ),
+    "mlxhog/arena/header.py": (
+        ("tests/arena/test_arena.py",),
+        [
+            ("if hashlib.sha256(body).digest() != checksum:", "if False:"),
+            ("if hashlib.sha256(text).digest() != digest:", "if False:"),
+            ("if len(data) < total:", "if len(data) < 0:"),
+        ],
+    ),
+    "mlxhog/arena/workers.py": (
+        ("tests/arena/test_workers.py",),
+        [
+            ("entry.incarnation = incarnation", "entry.incarnation = 1"),
+            ("if entry.state == State.DEAD:", "if entry.state == State.FINISHED:"),
+            ("in (State.STARTING, State.RUNNING):", "in (State.RUNNING,):"),
+            ("_native.sweep_locks(self._lock_words, entry.slot)", "pass"),
+            ("self.compute_ns + self.apply_ns", "self.compute_ns + self.wait_ns"),
+        ],
+    ),
+    "mlxhog/arena/records.py": (
+        ("tests/training/test_monitor.py",),
+        [
+            ("max(self._read, head - CAPACITY + 1)", "self._read"),
+        ],
+    ),
+    "mlxhog/arena/counters.py": (
+        ("tests/arena/test_arena.py",),
+        [
+            ("if not self._data.flags.writeable:", "if False:"),
+        ],
+    ),
+    "mlxhog/data/ledger.py": (
+        ("tests/data/test_ledger.py",),
+        [
+            ("end = watermark + count", "end = watermark + count - 1"),
+            ("if ticket >= end:", "if ticket > end:"),
+            ("return self.epoch > epoch", "return self.epoch >= epoch"),
+            ("now - met >= ORPHAN_GRACE_NS", "now - met >= 0"),
+            ("return watermark + len(done)", "return watermark"),
+            ('self._retry_torn = on_torn == "retry"', "self._retry_torn = True"),
+            ("done=[g - start for g in done]", "done=done"),
+            ('if position["n"] != self.n:', "if False:"),
+        ],
+    ),
+    "mlxhog/optim/updates.py": (
+        (
+            "tests/metal/test_adds.py",
+            "tests/metal/test_one_worker.py",
+            "tests/metal/test_sparse_adds.py",
+        ),
+        [
+            ("<= delta.index.max() < slot.shape[0]", "<= delta.index.max() <= slot.shape[0]"),
+            ("max(0.0, 1.0 - float(probe.mean(dtype=np.float64)) / adds)", "0.0"),
+        ],
+    ),
+    "mlxhog/optim/updates_reference.py": (
+        (
+            "tests/metal/test_adds.py",
+            "tests/metal/test_one_worker.py",
+            "tests/metal/test_sparse_adds.py",
+        ),
+        [
+            ("np.add.at(param, delta.index, delta.values)", "param[delta.index] += delta.values"),
+            ("np.float32(coef) * (now - prev)", "np.float32(coef) * (prev - now)"),
+        ],
+    ),
+    "mlxhog/optim/gradients.py": (
+        ("tests/optim/test_gradients.py", "tests/optim/test_clip.py"),
+        [
+            ("self.index[1:] > self.index[:-1]", "self.index[1:] >= self.index[:-1]"),
+            ("self._dense[name] += grad * scale", "self._dense[name] += grad"),
+            (
+                "Rows(grad.index.copy(), grad.values * scale)",
+                "Rows(grad.index, grad.values * scale)",
+            ),
+        ],
+    ),
+    "mlxhog/optim/clip.py": (
+        ("tests/optim/test_gradients.py", "tests/optim/test_clip.py"),
+        [
+            ("if max_norm > 0 else 1.0", "if max_norm >= 0 else 1.0"),
+            ("grad.coalesced().values if", "grad.values if"),
+        ],
+    ),
+    "mlxhog/optim/adamw.py": (
+        ("tests/optim/test_optimizers.py", "tests/optim/test_torch.py"),
+        [
+            ("float32(1.0 - beta2) * squared", "float32(1.0 - beta1) * squared"),
+            ("1.0 - self.beta2**v_step", "1.0 - self.beta2**step"),
+            ("if slot.name in target.decay else 0.0", ""),
+            ('return ("v",) if self.shared_second_moment else ()', "return ()"),
+        ],
+    ),
+    "mlxhog/optim/sgd.py": (
+        ("tests/optim/test_optimizers.py", "tests/optim/test_torch.py"),
+        [
+            ("m = float32(momentum) * m + d", "m = float32(momentum) * (m + d)"),
+        ],
+    ),
+    "mlxhog/optim/target.py": (
+        ("tests/optim/test_optimizers.py", "tests/optim/test_torch.py"),
+        [
+            (
+                "yield slot, grad.coalesced() if isinstance(grad, Rows) else grad",
+                "yield slot, grad",
+            ),
+        ],
+    ),
+    "mlxhog/optim/schedules.py": (
+        ("tests/optim/test_schedules.py",),
+        [
+            ("(progress - warmup) / (1.0 - warmup)", "progress / (1.0 - warmup)"),
+            ("(progress - (1.0 - decay)) / decay", "(progress - decay) / decay"),
+            ("if update >= backoff_start(stage + 1", "if update > backoff_start(stage + 1"),
+        ],
+    ),
+    "mlxhog/optim/taking.py": (
+        ("tests/optim/test_taking.py", "tests/optim/test_sparsified.py"),
+        [
+            ("math.ceil(selection.share * elements)", "int(selection.share * elements)"),
+            (
+                "_native.take_reaching(*place, selection.share * lr, keep)",
+                "_native.take_reaching(*place, selection.share, keep)",
+            ),
+        ],
+    ),
+    "mlxhog/optim/sparsified.py": (
+        ("tests/optim/test_taking.py", "tests/optim/test_sparsified.py"),
+        [
+            ("keep=self.error_feedback,", "keep=True,"),
+        ],
+    ),
+    "mlxhog/strategies/hogwild.py": (
+        ("tests/training/test_strategies.py", "tests/strategies/test_hogwild_claims.py"),
+        [
+            ("staleness=version - self._version_read", "staleness=version"),
+            ("finite = bool(np.isfinite(norm))", "finite = True"),
+            (
+                'context.arena.counters.load("version") + 1,',
+                'context.arena.counters.load("version"),',
+            ),
+            ('ledger.count_done() - arena.counters.load("tickets_before")', "ledger.count_done()"),
+        ],
+    ),
+    "mlxhog/strategies/round_robin.py": (
+        ("tests/strategies/test_round_robin.py",),
+        [
+            ("words.store(0, _TURN, turn + 1)", "words.store(0, _TURN, turn)"),
+            (
+                "done.version - done.applied - entry.version_read",
+                "done.version - entry.version_read",
+            ),
+        ],
+    ),
+    "mlxhog/strategies/sync.py": (
+        ("tests/strategies/test_sync.py",),
+        [
+            ("mean *= scale", "mean *= 1"),
+            ("float(np.sqrt(self._norms.sum()))", "float(self._norms.sum())"),
+        ],
+    ),
+    "mlxhog/strategies/avg_runs.py": (
+        ("tests/strategies/test_avg_runs.py",),
+        [
+            ("mean *= np.float32(1.0 / workers)", "mean *= np.float32(1.0)"),
+            ("_TOKENS) - words.load(0, _TOKENS_BEFORE)", "_TOKENS)"),
+        ],
+    ),
+    "mlxhog/strategies/disjoint.py": (
+        ("tests/strategies/test_disjoint.py",),
+        [
+            ("self._at(self.held), now << 16)", "self._at(self.held), 0)"),
+            ("if self._steps_here >= self.context.config.rotate_every:", "if False:"),
+        ],
+    ),
+    "mlxhog/strategies/sharing_out.py": (
+        ("tests/strategies/test_sharing_out.py",),
+        [
+            ("quotas[max(divisible", "quotas[min(divisible"),
+        ],
+    ),
+    "models/ops/reference/mlstm_numpy.py": (
+        ("tests/models/test_mlstm_forms.py",),
+        [
+            ("np.maximum(np.abs(den), np.exp(-m)) + eps", "np.abs(den) + eps"),
+            ('(np.einsum("bhkv,bhv->bhk", dC, v_t) + dn)', 'np.einsum("bhkv,bhv->bhk", dC, v_t)'),
+            ("decay = np.exp(g + m - m_new)", "decay = np.exp(g - m_new)"),
+        ],
+    ),
+    "models/ops/reference/slstm_numpy.py": (
+        ("tests/models/test_slstm_cell.py",),
+        [
+            ("np.where(n == 0, i_t, np.maximum(i_t, lf))", "np.maximum(i_t, lf)"),
+        ],
+    ),
+    "models/ops/reference/layers_numpy.py": (
+        ("tests/models/test_numpy_reference.py", "tests/models/test_v1_ops.py"),
+        [
+            ("inverse * (dy - mean - unit", "inverse * (dy - unit"),
+        ],
+    ),
+    "models/ops/reference/recurrences_numpy.py": (
+        ("tests/models/test_sequence_ops.py",),
+        [
+            ("(v[:, t] - held)", "v[:, t]"),
+        ],
+    ),
+    "models/ops/reference/attention_numpy.py": (
+        ("tests/models/test_sequence_ops.py",),
+        [
+            ("max(oldest, t - window)", "max(oldest, t - window + 1)"),
+        ],
+    ),
+    "models/ops/kernels.py": (
+        ("tests/models/test_kernels.py",),
+        [
+            ('return "metal" if metal_verified else "reference"', 'return "metal"'),
+        ],
+    ),
+}
+
+MUTANTS = [
+    Mutant(file, old, new, tests) for file, (tests, pairs) in FAULTS.items() for old, new in pairs
+]

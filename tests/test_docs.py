@@ -1,0 +1,99 @@
+"""The documents name only what exists, and the generated page is what its generator writes."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mlxhog import cli
+from tools import options_page
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+OURS = ("mlxhog", "models", "metal", "tests", "tools", "benchmarks", "examples", "docs", ".ci")
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every command line in backquotes or in a block of shell lines, split into words."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    parts = [part for line in lines for part in re.split(r"&&|;|\|\|", line)]
+    return [shlex.split(part, comments=True) for part in parts if _is_command(part)]
+
+
+def _is_command(text: str) -> bool:
+    return text.strip().startswith(("python ", "mlxhog ", ".ci/"))
+
+
+def missing(command: list[str]) -> list[str]:
+    """The modules, files and subcommands that a command names and that do not exist."""
+    wrong = []
+    if command[:2] == ["python", "-m"]:
+        module = command[2]
+        if module.split(".")[0] in OURS and importlib.util.find_spec(module) is None:
+            wrong.append(f"no module {module}")
+    if command[0] == "mlxhog" and len(command) > 1 and command[1].islower():
+        wrong += [] if command[1] in cli.COMMANDS else [f"no command mlxhog {command[1]}"]
+    for word in command:
+        path = word.split("::")[0]
+        if path.split("/")[0] in OURS and "/" in path and not (ROOT / path).exists():
+            wrong.append(f"no file {path}")
+    return wrong
+
+
+def test_the_page_of_options_is_what_its_generator_writes():
+    assert options_page.PAGE.read_text(encoding="utf-8") == options_page.page(), (
+        "run python -m tools.options_page"
+    )
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@page
+def test_every_command_names_what_exists(page):
+    wrong = [line for each in commands(page.read_text(encoding="utf-8")) for line in missing(each)]
+    assert not wrong, "\n".join(wrong)
+
+
+@page
+def test_every_file_it_names_exists(page):
+    text = page.read_text(encoding="utf-8")
+    names = [word for word in re.findall(r"`([\w./-]+\.\w+)`", text) if word.split("/")[0] in OURS]
+    written = {"benchmarks/RESULTS.md"}  # by a command
+    wrong = [name for name in names if name not in written and not (ROOT / name).exists()]
+    assert not wrong, "\n".join(wrong)
+
+
+@page
+def test_every_link_leads_somewhere(page):
+    wrong = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name) if name else page
+        if not file.is_file():
+            wrong.append(f"no file {target}")
+        elif anchor and anchor not in anchors(file):
+            wrong.append(f"no heading {target}")
+    assert not wrong, "\n".join(wrong)
+
+
+def anchors(file: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings}
+
+
+def test_the_check_finds_what_it_looks_for():
+    block = "```sh\npython -m tools.nothing  # why\nmlxhog trian --time 5\n```\n"
+    text = block + "`python benchmarks/x.py`"
+    assert [missing(each) for each in commands(text)] == [
+        ["no module tools.nothing"], ["no command mlxhog trian"], ["no file benchmarks/x.py"],
+    ]  # fmt: skip

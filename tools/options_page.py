@@ -1,0 +1,60 @@
+"""Writes docs/options.md from the options' own definitions: `python -m tools.options_page`.
+
+A test compares the committed page with what this module would write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+
+from mlxhog.classic.config import ClassicConfig
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import Option, options
+from mlxhog.mad.protocol import Protocol
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "options.md"
+
+_BEGINNING = """\
+# Options
+
+This page is generated: `python -m tools.options_page` writes it, and a test compares.
+
+The same names in YAML (`batch_size: 8`), as flags (`--batch-size 8`) and in Python
+(`TrainConfig(batch_size=8)`). Defaults < YAML < flags. Counts may be written as `10k` or `1e6`,
+durations as `90s`, `10m` or `1h30m`. Unknown names and wrong values are reported together, with the
+file and line and the nearest legal name. Every command explains its own options with `--help`.
+"""
+_COMMANDS: tuple[tuple[str, type], ...] = (
+    ("mlxhog train", TrainConfig),
+    ("mlxhog classic", ClassicConfig),
+    ("mlxhog mad train, bench and search: how a candidate is trained", Protocol),
+)
+
+
+def page() -> str:
+    """Return the whole page as Markdown."""
+    parts = [_BEGINNING]
+    for command, config in _COMMANDS:
+        parts.append(f"## {command}\n")
+        for group, members in groupby(options(config).values(), lambda each: each.group):
+            title = f"### {group}\n\n" if group else ""
+            parts.append(title + _table(members) + "\n")
+    return "\n".join(parts)
+
+
+def _table(members: Iterable[Option]) -> str:
+    rows = ["| option | default | value | what it does |", "|---|---|---|---|"]
+    return "\n".join([*rows, *(_row(member) for member in members)])
+
+
+def _row(spec: Option) -> str:
+    unit = f" ({spec.unit})" if spec.unit not in ("", "s") else ""
+    names = ", ".join(f"`{alias}`" for alias in spec.aliases)
+    also = f"; also {names}" if names else ""
+    return f"| `{spec.name}` | {spec.default_text} | {spec.wanted}{unit} | {spec.help}{also} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
