@@ -8,7 +8,7 @@ import numpy as np
 
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.parity.architectures import Sizes, perturbed_init, subject
+from mlxhog.parity.sources import Sizes, model_subject, perturbed_init
 from mlxhog.parity.subject import Subject
 
 FAMILIES = ("xlstm", "xlstm_v1")
@@ -28,7 +28,7 @@ def drawn(number: int, *, steps: int = 3) -> Subject:
         seq_len=int(r.choice([2, 5, 12, 33])),
         steps=steps,
     )
-    return subject(f"{family} {number}", cfg, perturbed_init(cfg, number), sizes, "")
+    return model_subject(f"{family} {number}", cfg, perturbed_init(cfg, number), sizes, "")
 
 
 def describe(cfg: ModelConfig) -> str:

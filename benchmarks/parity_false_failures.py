@@ -27,9 +27,9 @@ import numpy as np
 from _harness import Claim, LoadWatch, finish, own_cpu_s
 from _random_models import describe, drawn
 
-from mlxhog.parity import conditioning, operators, work
+from mlxhog.parity import compute, conditioning, operators
 from mlxhog.parity.compare import Row
-from mlxhog.parity.comparison import judged
+from mlxhog.parity.comparison import compare_all
 from mlxhog.parity.faults import Fault, OperatorFault, SignFault
 from mlxhog.parity.sides import Side
 from mlxhog.parity.subject import Array, ModelPlan, Results, Subject
@@ -87,7 +87,7 @@ def computed(subject: Subject) -> dict[str, Results]:
 
 def side_results(subject: Subject, side: Side, fault: Fault | None = None) -> Results:
     """Compute one side, in this process."""
-    return dict(work.results(side, subject.plan, subject.inputs, subject.fixed, fault))
+    return dict(compute.results(side, subject.plan, subject.inputs, subject.fixed, fault))
 
 
 def is_found(
@@ -97,7 +97,7 @@ def is_found(
     assert isinstance(subject.plan, ModelPlan)
     still = replace(subject, plan=replace(subject.plan, steps=0))
     results = {NUMPY.name: right[NUMPY.name], side.name: side_results(still, side, fault)}
-    rows, _ = judged(still, (NUMPY, side), results)
+    rows, _ = compare_all(still, (NUMPY, side), results)
     return any(row.what.startswith(what) for row in rows if not row.ok)
 
 
@@ -132,7 +132,7 @@ def examine(number: int, tally: Tally) -> None:
     """Judge one random model, without and with faults."""
     subject, r = drawn(number), np.random.default_rng((number, 34))
     right = computed(subject)
-    rows, _ = judged(subject, SIDES, right)
+    rows, _ = compare_all(subject, SIDES, right)
     tally.right(subject, rows)
     victim = OTHERS[number // 2 % len(OTHERS)]
     for fault in operator_faults(subject, number):

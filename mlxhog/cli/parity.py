@@ -95,15 +95,14 @@ def _source(arguments: Any) -> tuple[str, str]:
 
 def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     # These import NumPy and the native module: wrong flags are answered before.
-    from mlxhog.parity import needs, report, sides
-    from mlxhog.parity.architectures import Sizes
-    from mlxhog.parity.comparison import compare
-    from mlxhog.parity.sources import open_source
+    from mlxhog.parity import sides
+    from mlxhog.parity.comparison import check_save_path, compare_sides, describe
+    from mlxhog.parity.sources import Sizes, check_memory, open_source
     from mlxhog.report.views import PartLine
 
     save = None if config.save is None else Path(config.save).expanduser()
     if save is not None:
-        report.check_place(save)
+        check_save_path(save)
     sizes = Sizes(
         seed=config.seed,
         batch_size=config.batch_size,
@@ -112,12 +111,12 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     )
     source = open_source(kind, where, sizes, Path(config.out))
     chosen, lacks = sides.choose(config.backends, config.kernels, source.plan)
-    needs.check(source, chosen)
+    check_memory(source, chosen)
     with (
         ended_by_signal(),
         PartLine(sys.stderr, live=may_redraw(sys.stderr, quiet=how.quiet)) as tell,
     ):
-        comparison = compare(
+        comparison = compare_sides(
             source.make(),
             chosen,
             tell,
@@ -126,12 +125,12 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
             save=save,
         )
     notes = [*comparison.subject.notes, *comparison.unmet, *lacks]
-    if comparison.spoilt is not None:
-        notes.append(f"perturbed: {comparison.spoilt.name} of {comparison.spoilt.side}")
+    if comparison.perturbation is not None:
+        notes.append(f"perturbed: {comparison.perturbation.name} of {comparison.perturbation.side}")
     _print(comparison, notes, how)
     if comparison.first_bad is not None:
-        print(f"disagree: {report.describe(comparison.first_bad)}", file=sys.stderr)
-    elif comparison.blind:
+        print(f"disagree: {describe(comparison.first_bad)}", file=sys.stderr)
+    elif comparison.missed:
         print(f"nobody noticed that {config.perturb} was perturbed", file=sys.stderr)
     return 0 if comparison.ok else 1
 
@@ -159,8 +158,8 @@ def _print(comparison: "Comparison", notes: list[str], how: Any) -> None:
 
         print(plain_json.dumps(comparison.to_json() | {"notes": notes}).decode())
         return
-    from mlxhog.parity import report
+    from mlxhog.parity.comparison import sections
     from mlxhog.report.table import show
 
-    parts = report.sections(comparison.subject.title, comparison.rows, notes, everything=how.all)
+    parts = sections(comparison.subject.title, comparison.rows, notes, everything=how.all)
     show(parts, sys.stdout, plain=not may_redraw(sys.stdout, quiet=how.quiet))

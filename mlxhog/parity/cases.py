@@ -15,7 +15,7 @@ renames and reorders into the names and layouts of this package, and computes no
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from mlxhog.files import plain_json, tensors
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
-from mlxhog.parity import cell_cases
-from mlxhog.parity.subject import Array, ModelPlan, Subject
+from mlxhog.parity import cell_results
+from mlxhog.parity.subject import Array, ComponentsPlan, MlstmPlan, ModelPlan, SlstmPlan, Subject
 
 RECORDED = "recorded"
 
@@ -49,16 +49,16 @@ def read(path: Path, *, steps: int) -> Subject:
     if not path.is_file():
         raise DataError(f"no case {path}; give the .safetensors file of a recorded case")
     try:
-        found = dict(tensors.read(path))
+        arrays = dict(tensors.read(path))
     except CheckpointError as error:
         raise DataError(f"{error}; record the case again") from error
     meta = _meta(path.with_suffix(".json"))
-    names = sorted(found)
+    names = sorted(arrays)
     title = f"{path.stem}: {meta.get('what', 'recorded case')}"
     try:
-        if "input_ids" in found:
-            return _model(title, path, found, meta, steps)
-        subject = cell_cases.read(title, found, meta)
+        if "input_ids" in arrays:
+            return _model(title, path, arrays, meta, steps)
+        subject = _without_model(title, arrays, meta)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # Arrays of other shapes than the format's: what fails is NumPy's to choose.
         raise DataError(
@@ -87,30 +87,30 @@ def _meta(path: Path) -> Mapping[str, Any]:
 
 
 def _model(
-    title: str, path: Path, found: dict[str, Array], meta: Mapping[str, Any], steps: int
+    title: str, path: Path, arrays: dict[str, Array], meta: Mapping[str, Any], steps: int
 ) -> Subject:
     if not isinstance(meta.get("config"), dict):
         raise DataError(f"{path.with_suffix('.json')}: lacks the field config, the architecture")
     cfg = _config(meta["config"])
-    params = to_ours(_below("param.", found), cfg)
-    grads = to_ours(_below("grad.", found), cfg)
+    params = to_ours(_below("param.", arrays), cfg)
+    grads = to_ours(_below("grad.", arrays), cfg)
     cfg, notes = _as_it_ran(cfg, params, grads)
     _check_params(path, params, families.param_spec(cfg))
-    tokens = found.pop("input_ids")
-    labels = found.pop("labels", tokens)
+    tokens = arrays.pop("input_ids")
+    labels = arrays.pop("labels", tokens)
     fixed = {"tokens": tokens.astype(np.int32)}
     if ((targets := next_labels(labels)) != -100).any():  # one token has no next one
         fixed["targets"] = targets
     greedy = 0
-    if "greedy_prompt" in found and "greedy_ids" in found:
-        prompt = found.pop("greedy_prompt").astype(np.int32)
-        found["greedy_ids"] = _continuation(found["greedy_ids"], prompt)
-        fixed["greedy_prompt"], greedy = prompt, found["greedy_ids"].shape[1]
+    if "greedy_prompt" in arrays and "greedy_ids" in arrays:
+        prompt = arrays.pop("greedy_prompt").astype(np.int32)
+        arrays["greedy_ids"] = _continuation(arrays["greedy_ids"], prompt)
+        fixed["greedy_prompt"], greedy = prompt, arrays["greedy_ids"].shape[1]
     recorded: dict[str, dict[str, Array]] = {}
     unknown = []
     for name, grad in grads.items():
         recorded.setdefault(RECORDED, {})[f"grad/{name}"] = grad
-    for name, value in found.items():
+    for name, value in arrays.items():
         if name.startswith(("param.", "grad.")):
             continue
         side = RECORDED + ("_f64" if name.endswith("_f64") else "")
@@ -177,8 +177,8 @@ def next_labels(labels: Array) -> Array:
     return np.concatenate([labels[:, 1:], end], axis=1).astype(np.int32)
 
 
-def _below(prefix: str, found: Mapping[str, Array]) -> dict[str, Array]:
-    return {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+def _below(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def _check_params(path: Path, params: Mapping[str, Array], spec: Mapping[str, Any]) -> None:
@@ -225,3 +225,190 @@ def _shaped(name: str, value: Array) -> Array:
     if name.endswith("/m") and value.ndim == 3 and value.shape[-1] == 1:
         return value[..., 0]
     return value
+
+
+def _without_model(
+    title: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]
+) -> Subject | None:
+    """Return the cell or the operators that were recorded, or None where these are neither.
+
+    Raises:
+        DataError: a fact is missing.
+    """
+    names = set(arrays)
+    try:
+        if {*"qkvif", "h_weight"} <= names:
+            return _mlstm(title, arrays, meta)
+        if {"Wx", "R", "b", "y_weight"} <= names:
+            return _slstm(title, arrays)
+        if "x" in names and any(name.endswith(".y") for name in names):
+            return _components(title, arrays)
+    except KeyError as error:
+        raise DataError(f"{title}: the case lacks {error}; see the format's README") from error
+    return None
+
+
+def _mlstm(title: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> Subject:
+    inputs = {letter: _positions_second(arrays[letter]) for letter in "qkvif"}
+    if "c_initial" in arrays:
+        inputs |= {
+            "C0": arrays["c_initial"],
+            "n0": arrays["n_initial"],
+            "m0": arrays["m_initial"][..., 0],
+        }
+    recorded: dict[str, dict[str, Array]] = {}
+    notes = []
+    scale = arrays["q"].shape[-1] ** 0.5
+    for key, value in arrays.items():
+        recorded_form, dot, what = key.partition(".")
+        if not dot:
+            continue
+        form, side = _form(recorded_form, arrays)
+        v1 = recorded_form.startswith("v1_")
+        if recorded_form.endswith("_custbw") and what.startswith("grad_"):
+            continue  # treats the denominator as a constant: not the gradient
+        name, ours = _mlstm_result(what, value, scale if v1 else 1.0)
+        if name is None:
+            notes.append(f"not compared: {key}, a name unknown here")
+        else:
+            recorded.setdefault(side, {})[f"{form}/{name}"] = ours
+    if any("_custbw.grad" in key for key in arrays):
+        notes.append("not compared: gradients *_custbw, which treat the denominator as a constant")
+    return Subject(
+        title=title,
+        plan=MlstmPlan(chunk_size=int(meta["shape"]["chunk_size"]), eps=float(meta["eps"])),
+        inputs=_float32(inputs),
+        fixed=_float32({"h_weight": _positions_second(arrays["h_weight"])}),
+        recorded=recorded,
+        notes=tuple(notes),
+    )
+
+
+def _form(recorded: str, arrays: Mapping[str, Array]) -> tuple[str, str]:
+    """Return the form that a recorded one is, and the side whose result it is."""
+    f64 = "_f64" if recorded.endswith("_f64") else ""
+    base = recorded.removesuffix("_f64")
+    form, side = base, RECORDED
+    for mark, cut in (("v1_", str.removeprefix), ("_custbw", str.removesuffix)):
+        if mark in form:
+            form, side = cut(form, mark), f"{side}_{mark.strip('_')}"
+    if form.endswith("_padded"):
+        form = form.removesuffix("_padded")
+        if f"{form}{f64}.h" in arrays:  # recorded without padding too
+            side += "_padded"
+    return form, side + f64
+
+
+def _mlstm_result(what: str, value: Array, scale: float) -> tuple[str | None, Array]:
+    """Return our name and layout; `scale` is what v1 keeps in the key and we in the query."""
+    if what == "h":
+        return "h", _positions_second(value)
+    if what == "C":
+        return "state/C", value * scale
+    if what == "n":
+        return "state/n", value.reshape(value.shape[:3]) * scale
+    if what == "m":
+        return "state/m", value.reshape(value.shape[:2])
+    if what.startswith("grad_") and what.endswith("_initial"):
+        letter = what.removeprefix("grad_").removesuffix("_initial")
+        return f"grad/{'C' if letter == 'c' else letter}0", value
+    if what.startswith("grad_"):
+        return f"grad/{what.removeprefix('grad_')}", _positions_second(value)
+    return None, value
+
+
+def _float32(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """What every side gets; only NumPy computes in more."""
+    return {name: np.asarray(value, np.float32) for name, value in arrays.items()}
+
+
+def _positions_second(x: Array) -> Array:
+    """(B, NH, S, ...) -> (B, S, NH, ...)."""
+    return np.ascontiguousarray(x.swapaxes(1, 2))
+
+
+def _slstm(title: str, arrays: Mapping[str, Array]) -> Subject:
+    NH, _, DH = arrays["R"].shape
+    S, B, _ = arrays["Wx"].shape
+
+    def gates(x: Array) -> dict[str, Array]:
+        split = x.reshape(S, B, 4, NH, DH).transpose(2, 1, 0, 3, 4)
+        return dict(zip("ifzo", map(np.ascontiguousarray, split), strict=True))
+
+    def heads(x: Array) -> Array:  # (S, B, H) -> (B, S, NH, DH)
+        return np.ascontiguousarray(x.reshape(S, B, NH, DH).swapaxes(0, 1))
+
+    def state(x: Array) -> dict[str, Array]:  # (4, B, H) in the order h, c, n, m
+        return {
+            f"{letter}0": part.reshape(B, NH, DH) for letter, part in zip("hcnm", x, strict=True)
+        }
+
+    recorded: dict[str, dict[str, Array]] = {}
+    for prefix, side in (("", RECORDED), ("f64.", f"{RECORDED}_f64")):
+        grads: dict[str, Callable[[Array], dict[str, Array]]] = {
+            "grad_Wx": gates,
+            "grad_state0": state,
+            "grad_R": lambda x: {"R": x},
+            "grad_b": lambda x: {"b": x},
+        }
+        results: dict[str, Array] = {}
+        if f"{prefix}states_all" in arrays:
+            h, *others = (heads(part) for part in arrays[f"{prefix}states_all"])
+            results |= {"sequence/h": h, "stepwise/h": h}
+            for letter, part in zip("hcnm", (h, *others), strict=True):
+                results[f"sequence/state/{letter}"] = part[:, -1]
+                if letter != "h":
+                    results[f"stepwise/states/{letter}"] = part
+        for key, split in grads.items():
+            if prefix + key in arrays:
+                parts = split(arrays[prefix + key])
+                results |= {f"sequence/grad/{name}": part for name, part in parts.items()}
+        if results:
+            recorded[side] = results
+    known = {"Wx", "R", "b", "state0", "y_weight", "states_all", *grads}
+    notes = [
+        f"not compared: {key}, a name unknown here"
+        for key in arrays
+        if key.removeprefix("f64.") not in known
+    ]
+    return Subject(
+        title=title,
+        plan=SlstmPlan(),
+        inputs=_float32(
+            {
+                **gates(arrays["Wx"]),
+                "R": arrays["R"],
+                "b": arrays["b"],
+                **state(arrays.get("state0", np.zeros((4, B, NH * DH), np.float32))),
+            }
+        ),
+        fixed=_float32({"h_weight": heads(arrays["y_weight"])}),
+        recorded=recorded,
+        notes=tuple(notes),
+    )
+
+
+def _components(title: str, arrays: Mapping[str, Array]) -> Subject:
+    recorded: dict[str, dict[str, Array]] = {}
+    inputs, names, notes = {}, [], []
+    for key, value in arrays.items():
+        if not key.removesuffix("_f64").endswith(".y"):
+            inputs[key] = value
+            continue
+        name = key.removesuffix("_f64").removesuffix(".y")
+        if cell_results.call_of(name) is None:
+            notes.append(f"not compared: {key}, an operator unknown here")
+            continue
+        side = RECORDED + ("_f64" if key.endswith("_f64") else "")
+        if value.ndim == 4:
+            value = _positions_second(value).reshape(value.shape[0], value.shape[2], -1)
+        recorded.setdefault(side, {})[f"{name}/y"] = value
+        names.append(name)
+    return Subject(
+        title=title,
+        plan=ComponentsPlan(tuple(dict.fromkeys(names))),
+        inputs=_float32(inputs),
+        fixed={},
+        recorded=recorded,
+        notes=tuple(notes),
+    )

@@ -1,4 +1,13 @@
-"""Two sides' arrays of one name, side by side."""
+"""Two sides' arrays of one name, side by side, and which sides are compared.
+
+every side                  with the reference, NumPy where it runs
+every side                  with whatever was recorded
+an MLX side                 with the PyTorch side of the same kernels
+every side                  with PyTorch's plain kernels, in what the reference does not compute
+every side, step by step    with itself, over the whole sequence
+every side's optimizers     with their formulas, on that side's gradients
+every side's operators      with the reference where it is NumPy, in units in the last place
+"""
 
 from __future__ import annotations
 
@@ -8,12 +17,21 @@ from typing import Any
 
 import numpy as np
 
+from mlxhog.machine.workers import GPU_BACKENDS
+from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.parity import conditioning, operators, tolerances
 from mlxhog.parity.optimizers import AMPLIFICATION
-from mlxhog.parity.subject import Array, Results, first, parameter_after
+from mlxhog.parity.sides import NUMPY, Side
+from mlxhog.parity.subject import Array, ModelPlan, Results, Subject, first, parameter_after
 
 FORMS = ("parallel", "chunkwise", "recurrent", "sequence", "stepwise")
 _PIECE = 1 << 22  # elements compared at a time, so that float64 copies stay small
+PLAIN = "torch:cpu+reference"
+STEPWISE = "stepwise/"
+ELSEWHERE = ("operator/", "step/")
+"""What stands before names of results that have comparisons of their own."""
+WHOLE = ("", "recurrent/", "sequence/")
+"""What stands before a name of the whole sequence: of a model, of either cell."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,156 @@ class Row:
         return fields
 
 
+def rows(
+    subject: Subject,
+    sides: Sequence[Side],
+    computed: Mapping[str, Results],
+    conditions: Mapping[str, float],
+) -> Iterator[Row]:
+    """Compare all that can be compared.
+
+    Args:
+        subject: what was computed.
+        sides: who computed it, the reference first.
+        computed: results by the name of their side.
+        conditions: of the reference, see `conditioning.py`.
+    """
+    reference, *others = sides
+    for side in others:
+        if reference.float64:
+            yield from operator_rows(
+                side.name,
+                computed[side.name],
+                reference.name,
+                computed[reference.name],
+                gpu=side.backend in GPU_BACKENDS,
+            )
+        yield from _pair(subject, side, reference, computed, conditions)
+        yield from step_rows(side.name, computed[side.name])
+    for side in sides:
+        for name, recorded in subject.recorded.items():
+            precision = _precision(subject, side, name)
+            yield from tensor_rows(
+                side.name,
+                computed[side.name],
+                name,
+                recorded,
+                precision=precision,
+                start=subject.inputs,
+                conditions=conditions,
+                pairs=_pairs(computed[side.name], recorded, precision),
+            )
+    by_name = {side.name: side for side in others}
+    for side in others:
+        counterpart = by_name.get(_counterpart(side.name))
+        if counterpart is not None:
+            yield from _pair(subject, side, counterpart, computed, conditions)
+        plain = by_name.get(PLAIN)
+        if plain is not None and plain not in (side, counterpart):
+            known = computed[reference.name]
+            yield from _pair(subject, side, plain, computed, conditions, leave_out=known)
+    for side in sides:
+        mine = computed[side.name]
+        if side.backend == NUMPY and not isinstance(subject.plan, ModelPlan):
+            continue  # its cells know no other way than step by step
+        yield from tensor_rows(
+            side.name,
+            mine,
+            side.name,
+            mine,
+            precision="float64" if side.float64 else "float32",
+            start=subject.inputs,
+            conditions=conditions,
+            pairs=_steps(mine),
+            inexact=1 if side.float64 else 2,
+        )
+
+
+def first_bad(rows: Sequence[Row], computed: Mapping[str, Results]) -> Row | None:
+    """Return the disagreement that comes first in the order of the computation."""
+    places = [{name: place for place, name in enumerate(mine)} for mine in computed.values()]
+
+    def place(row: Row) -> int:
+        return min((names[row.what] for names in places if row.what in names), default=0)
+
+    return min((row for row in rows if not row.ok), key=place, default=None)
+
+
+def _pair(
+    subject: Subject,
+    a: Side,
+    b: Side,
+    computed: Mapping[str, Results],
+    conditions: Mapping[str, float],
+    leave_out: Results | None = None,
+) -> Iterator[Row]:
+    mine, theirs = computed[a.name], computed[b.name]
+    precision = "float64" if a.float64 and b.float64 else "float32"
+    pairs = [
+        (name, other)
+        for name, other in _pairs(mine, theirs, precision)
+        if leave_out is None or (name not in leave_out and other not in leave_out)
+    ]
+    return tensor_rows(
+        a.name,
+        mine,
+        b.name,
+        theirs,
+        precision=precision,
+        start=subject.inputs,
+        conditions=conditions,
+        pairs=pairs,
+        steps=subject.plan.steps if isinstance(subject.plan, ModelPlan) else 0,
+        inexact=1 if a.float64 or b.float64 else 2,
+    )
+
+
+def _pairs(mine: Results, theirs: Results, precision: str) -> list[tuple[str, str]]:
+    """Names that belong together: equal ones, or another form of a cell and the recurrent one."""
+    # The parallel form takes eps at another scale, which float64 can see.
+    forms = ("chunkwise",) if precision == "float64" else ("chunkwise", "parallel")
+
+    def recurrent(name: str) -> str:
+        form, slash, rest = name.partition("/")
+        return f"recurrent{slash}{rest}" if form in forms else name
+
+    pairs = []
+    for name in dict.fromkeys([*mine, *theirs]):
+        if name.startswith(ELSEWHERE):
+            continue
+        a, b = (name if name in side else recurrent(name) for side in (mine, theirs))
+        if a in mine and b in theirs:
+            pairs.append((a, b))
+    return pairs
+
+
+def _precision(subject: Subject, side: Side, recorded: str) -> str:
+    if not (side.float64 and recorded.endswith("_f64")):
+        return "float32"
+    plan = subject.plan
+    # The xlstm package runs the v1 stack with the parallel form of the cell, we the recurrence.
+    parallel = isinstance(plan, ModelPlan) and isinstance(plan.cfg, XLSTMV1Config)
+    return "forms" if parallel else "float64"
+
+
+def _counterpart(name: str) -> str:
+    """Name of the PyTorch side that an MLX side is compared with; "" for others."""
+    backend, plus, form = name.partition("+")
+    counterpart = {"mlx:cpu": "torch:cpu", "mlx:gpu": "torch:mps"}.get(backend)
+    return f"{counterpart}{plus}{form}" if counterpart else ""
+
+
+def _steps(mine: Results) -> list[tuple[str, str]]:
+    """Names of results step by step, and of what they are over the whole sequence."""
+    pairs = []
+    for name in mine:
+        rest = name.removeprefix(STEPWISE)
+        whole = next((before + rest for before in WHOLE if before + rest in mine), None)
+        if rest != name and whole is not None:
+            pairs.append((name, whole))
+    return pairs
+
+
 def kind_of(name: str) -> str:
     """Return the kind of a result by its name in `subject.py`, a key of `tolerances.FLOAT32`."""
     parts = name.split("/")
@@ -77,11 +245,11 @@ def kind_of(name: str) -> str:
     return parts[0] if parts[0] in tolerances.FLOAT32 else parts[-1]
 
 
-def rows(
+def tensor_rows(
     a: str,
-    got: Results,
+    results: Results,
     b: str,
-    wanted: Results,
+    expected: Results,
     *,
     precision: str,
     start: Results,
@@ -94,18 +262,18 @@ def rows(
 
     Args:
         a: the side that is judged.
-        got: its arrays.
+        results: its arrays.
         b: the side it is judged by.
-        wanted: its arrays.
+        expected: its arrays.
         precision: which tolerances hold, a key of `tolerances.TABLES`.
         start: parameters before the steps of an optimizer. What is after them is measured by how
             far the parameter has moved.
         conditions: of results, from `conditioning.split`.
-        pairs: names in `got` and in `wanted`.
+        pairs: names in `results` and in `expected`.
         steps: of an optimizer, before what is after them.
         inexact: how many of the two arrays are off by what is allowed, 1 or 2.
     """
-    largest = {other: _size(other, wanted[other], start) for _, other in pairs}
+    largest = {other: _size(other, expected[other], start) for _, other in pairs}
     of_kind: dict[str, float] = {}
     for other, size in largest.items():
         of_kind[kind_of(other)] = max(of_kind.get(kind_of(other), 0.0), size)
@@ -114,7 +282,7 @@ def rows(
         sizes = tolerances.Sizes(
             largest=largest[other],
             of_all=of_kind[kind],
-            value=_largest(wanted[other]) if after else largest[other],
+            value=_largest(expected[other]) if after else largest[other],
             steps=steps if after else 0,
             gradient=_amplified(other, steps, of_kind.get("grad", 0.0)),
         )
@@ -129,7 +297,7 @@ def rows(
             tolerance=inexact * tolerance,
             reason=reason,
         )
-        yield _measured(row, got[name], wanted[other], largest[other])
+        yield _measured(row, results[name], expected[other], largest[other])
 
 
 def _amplified(name: str, steps: int, largest_gradient: float) -> float:
@@ -140,34 +308,34 @@ def _amplified(name: str, steps: int, largest_gradient: float) -> float:
 
 
 def operator_rows(
-    a: str, got: Results, b: str, exact: Results, *, gpu: bool = False
+    a: str, results: Results, b: str, exact: Results, *, gpu: bool = False
 ) -> Iterator[Row]:
     """Compare operators alone with float64: each entry, and the root mean square of all."""
-    for name, wanted in exact.items():
+    for name, expected in exact.items():
         kind, _, operator = name.partition("/")
-        if kind != "operator" or name not in got:
+        if kind != "operator" or name not in results:
             continue
-        y = got[name]
+        y = results[name]
         ulps, most_rms = operators.OPERATORS[operator].allowed(gpu=gpu)
         row = Row(a, b, name, name, kind, ulps, tolerances.of(kind, "float32").reason)
         row = replace(row, unit=LAST_PLACES)
-        if y.shape != wanted.shape or not np.isfinite(y).all():
-            yield _measured(row, y, wanted, 0.0)
+        if y.shape != expected.shape or not np.isfinite(y).all():
+            yield _measured(row, y, expected, 0.0)
             continue
-        off = operators.apart(y, wanted)
+        off = operators.apart(y, expected)
         at, rms = int(off.argmax()), float(np.sqrt(np.mean(np.square(off))))
-        seen = replace(row, where=(at,), got=float(y[at]), wanted=float(wanted[at]))
-        yield _within(seen, float(off[at]))
+        located = replace(row, where=(at,), got=float(y[at]), wanted=float(expected[at]))
+        yield _within(located, float(off[at]))
         yield _within(replace(row, what=f"{name}/rms", tolerance=most_rms), rms)
 
 
-def step_rows(a: str, got: Results) -> Iterator[Row]:
+def step_rows(a: str, results: Results) -> Iterator[Row]:
     """Compare what a side's optimizers made of its own gradients with what their formulas do."""
-    for name, value in got.items():
+    for name, value in results.items():
         if not name.startswith("step/"):
             continue
         off, at, mine, formula = (float(x) for x in value)
-        after = got[name.replace("step/", "after/", 1)]
+        after = results[name.replace("step/", "after/", 1)]
         row = Row(
             a,
             "formula",
@@ -177,12 +345,12 @@ def step_rows(a: str, got: Results) -> Iterator[Row]:
             tolerances.STEP,
             tolerances.of("step", "float32").reason,
         )
-        seen = replace(row, got=mine, wanted=formula, unit=ROUNDINGS)
+        located = replace(row, got=mine, wanted=formula, unit=ROUNDINGS)
         if not np.isfinite(off):
-            yield replace(seen, reason="not finite")
+            yield replace(located, reason="not finite")
             continue
         where = tuple(int(i) for i in np.unravel_index(int(at), after.shape))
-        yield _within(replace(seen, where=where), off)
+        yield _within(replace(located, where=where), off)
 
 
 LAST_PLACES = "units in the last place"
@@ -199,11 +367,11 @@ def _measured(row: Row, x: Array, y: Array, largest: float) -> Row:
     if not x.size:
         return replace(row, max_abs=0.0, ok=True, reason="both are empty")
     worst, at = _worst(x, y)
-    seen = replace(row, where=at, got=float(x[at]), wanted=float(y[at]))
+    located = replace(row, where=at, got=float(x[at]), wanted=float(y[at]))
     if not np.isfinite(worst):
-        return replace(seen, reason="not finite")
+        return replace(located, reason="not finite")
     relative = worst / largest if largest > 0 else None
-    return replace(seen, max_abs=worst, max_rel=relative, ok=worst <= row.tolerance)
+    return replace(located, max_abs=worst, max_rel=relative, ok=worst <= row.tolerance)
 
 
 def _size(name: str, x: Array, start: Results) -> float:
@@ -215,11 +383,11 @@ def _size(name: str, x: Array, start: Results) -> float:
 def _largest(x: Array) -> float:
     """Largest finite magnitude."""
     flat = x.reshape(-1)
-    found = 0.0
+    largest = 0.0
     for begin in range(0, flat.size, _PIECE):
         piece = np.abs(flat[begin : begin + _PIECE].astype(np.float64))
-        found = max(found, float(piece[np.isfinite(piece)].max(initial=0.0)))
-    return found
+        largest = max(largest, float(piece[np.isfinite(piece)].max(initial=0.0)))
+    return largest
 
 
 def _worst(x: Array, y: Array) -> tuple[float, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Compute a subject by every side, compare, and say what came of it."""
+"""Compute a subject by every side, compare, and tell the outcome to people and to programs."""
 
 from __future__ import annotations
 
@@ -8,25 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.parity import conditioning, judge, report, run, tolerances
+from mlxhog.parity import compare, conditioning, tolerances
 from mlxhog.parity.compare import Row
+from mlxhog.parity.compute import Perturbation, Tell, computed_results
 from mlxhog.parity.faults import Fault
-from mlxhog.parity.run import Spoilt, Tell
 from mlxhog.parity.sides import Side
 from mlxhog.parity.subject import Results, Subject, perturbed
+from mlxhog.report.table import Failure, Section
+
+MOST_FAILURES = 4  # of a kind in the table; the JSON has all
+_GROUPS = ("stepwise", "sgd", "momentum", "adamw", "parallel", "chunkwise", "recurrent", "sequence")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found.
+    """The outcome of a comparison.
 
     Attributes:
         subject: what was computed.
         sides: who computed it, the reference first.
         rows: every two tensors that were compared.
         first_bad: the disagreement that comes first in the computation; None where all agree.
-        spoilt: what one side got another value of.
+        perturbation: what one side got another value of.
         seconds: how long it took.
     """
 
@@ -34,13 +40,13 @@ class Comparison:
     sides: Sequence[Side]
     rows: Sequence[Row]
     first_bad: Row | None
-    spoilt: Spoilt | None
+    perturbation: Perturbation | None
     seconds: float
 
     @property
-    def blind(self) -> bool:
-        """Whether a parameter was spoilt and nobody noticed."""
-        return self.spoilt is not None and self.first_bad is None
+    def missed(self) -> bool:
+        """Whether a parameter was perturbed and no comparison shows it."""
+        return self.perturbation is not None and self.first_bad is None
 
     @property
     def unmet(self) -> list[str]:
@@ -55,19 +61,21 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """Whether everything agrees, and a spoilt parameter was not overlooked."""
-        return self.first_bad is None and not self.blind
+        """Whether everything agrees, and a perturbed parameter was not overlooked."""
+        return self.first_bad is None and not self.missed
 
     def to_json(self) -> dict[str, Any]:
         """Return what `--json` prints, without notes."""
-        spoilt = self.spoilt
+        perturbation = None
+        if self.perturbation is not None:
+            perturbation = {"name": self.perturbation.name, "side": self.perturbation.side}
         kinds = sorted({row.kind for row in self.rows})
         return {
             "ok": self.ok,
             "subject": self.subject.title,
             "backends": [side.name for side in self.sides],
             "recorded": list(self.subject.recorded),
-            "perturbed": None if spoilt is None else {"name": spoilt.name, "side": spoilt.side},
+            "perturbed": perturbation,
             "first_bad": None if self.first_bad is None else self.first_bad.to_json(),
             "seconds": round(self.seconds, 3),
             "reasons": {kind: tolerances.of(kind, "float32").reason for kind in kinds},
@@ -75,7 +83,7 @@ class Comparison:
         }
 
 
-def compare(
+def compare_sides(
     subject: Subject,
     sides: Sequence[Side],
     tell: Tell,
@@ -108,25 +116,25 @@ def compare(
         )
     begin = time.perf_counter()
     victim = sides[min(1, len(sides) - 1)].name
-    spoilt = None
+    perturbation = None
     if perturb is not None:
         value = perturbed(subject.inputs, perturb, seed)
-        spoilt = Spoilt(victim, perturb, value)
+        perturbation = Perturbation(victim, perturb, value)
     faults = {} if fault is None else {victim: fault}
-    with run.computed(subject, sides, spoilt, tell, faults) as results:
-        rows, computed = judged(subject, sides, results)
-        bad = judge.first_bad(rows, computed)
+    with computed_results(subject, sides, perturbation, tell, faults) as results:
+        rows, computed = compare_all(subject, sides, results)
+        bad = compare.first_bad(rows, computed)
         if save is not None:
             try:
-                report.save(save, computed, subject.recorded)
+                save_arrays(save, computed, subject.recorded)
             except OSError as error:
                 raise EnvironmentLacks(
                     f"--save {save}: {error.strerror or error}; choose another place"
                 ) from error
-    return Comparison(subject, sides, rows, bad, spoilt, time.perf_counter() - begin)
+    return Comparison(subject, sides, rows, bad, perturbation, time.perf_counter() - begin)
 
 
-def judged(
+def compare_all(
     subject: Subject, sides: Sequence[Side], results: Mapping[str, Results]
 ) -> tuple[list[Row], dict[str, Results]]:
     """Compare all that can be compared.
@@ -134,7 +142,7 @@ def judged(
     Args:
         subject: what was computed.
         sides: who computed it, the reference first.
-        results: of every side by its name, as `work.results` yields them.
+        results: of every side by its name, as `compute.results` yields them.
 
     Returns:
         A row for every two tensors, and the results without the conditions among them.
@@ -144,4 +152,134 @@ def judged(
     for name, mine in results.items():
         computed[name], known = conditioning.split(mine)
         conditions |= known
-    return list(judge.rows(subject, sides, computed, conditions)), computed
+    return list(compare.rows(subject, sides, computed, conditions)), computed
+
+
+def sections(
+    title: str, rows: Sequence[Row], notes: Sequence[str], *, everything: bool
+) -> list[Section]:
+    """Arrange rows for `mlxhog.report.table.show`.
+
+    Args:
+        title: what was compared.
+        rows: of all tensors.
+        notes: lines for below.
+        everything: a line for every tensor; else for the worst of each kind, over all sides that
+            are compared with the same one, and for those that fail, up to `MOST_FAILURES` a kind.
+    """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((_reference_of(row), _group(row)), []).append(row)
+    lines = []
+    for group in groups.values():
+        lines += [_line(row, 1) for row in group] if everything else _worst(group)
+    failed = sum(not row.ok for row in rows)
+    ending = f"all {len(rows)} agree"
+    if failed:
+        ending = Failure(f"FAILED: {failed} of {len(rows)} disagree")
+    header = ("", "what", "side", "against", "max abs", "max rel", "allowed", "at")
+    return [Section(title, header, lines, [*notes, ending])]
+
+
+def _worst(group: Sequence[Row]) -> list[tuple[str, ...]]:
+    bad = [row for row in group if not row.ok]
+    good = [row for row in group if row.ok]
+    shown = [(row, 1) for row in sorted(bad, key=lambda row: -row.pressure)[:MOST_FAILURES]]
+    if good:
+        shown.append((max(good, key=lambda row: row.pressure), len(good)))
+    return [_line(row, count) for row, count in shown]
+
+
+def _reference_of(row: Row) -> str:
+    """The side that a row is judged by, where the forms of one backend count as one."""
+    return _against(row).partition("+")[0]
+
+
+def _against(row: Row) -> str:
+    return "itself" if row.a == row.b else row.b
+
+
+def _group(row: Row) -> str:
+    """Return the kind of a row, with the form or rule that it is about."""
+    words = row.what.split("/")
+    return "/".join(word for word in words[:2] if word in _GROUPS or word == row.kind) or row.kind
+
+
+def _line(row: Row, count: int) -> tuple[str, ...]:
+    """A row as cells; `count` says for how many it stands."""
+    place = f"[{', '.join(map(str, row.where))}]" if row.where else ""
+    tensor = row.what.removeprefix(_group(row)).lstrip("/")
+    at = f"{tensor}{place}"
+    return (
+        "PASS" if row.ok else "FAIL",
+        f"{_group(row)} x{count}" if count > 1 else _group(row),
+        row.a,
+        _against(row),
+        _number(row.max_abs),
+        _number(row.max_rel),
+        _number(row.tolerance),
+        at if row.max_abs is not None else f"{at} {row.reason}",
+    )
+
+
+def _number(x: float | None) -> str:
+    return "-" if x is None else f"{x:.1e}"
+
+
+def describe(row: Row) -> str:
+    """Say in one line what disagrees."""
+    where = f"[{', '.join(map(str, row.where))}]" if row.where else ""
+    against = "itself over the whole sequence" if row.b == row.a else row.b
+    if row.max_abs is None:
+        values = f" ({row.got} and {row.wanted})" if row.where else ""
+        return f"{row.what}{where}: {row.a} and {against}: {row.reason}{values}"
+    unit = f" {row.unit}" if row.unit else ""
+    return (
+        f"{row.what}{where}: {row.a} has {row.got:.9g} and {against} {row.wanted:.9g}, "
+        f"{row.max_abs:.2g}{unit} apart, allowed {row.tolerance:.2g}"
+    )
+
+
+def check_save_path(path: Path) -> None:
+    """Refuse a file that `save` could not write, before anything is computed for it.
+
+    Raises:
+        ConfigError: it is a directory, or its directory is missing or cannot be written into.
+    """
+    try:
+        if path.is_dir():
+            raise ConfigError(f"--save {path} is a directory; name a file in it, like arrays.npz")
+        partial = _partial(path)
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"--save {path}: {error.strerror or error}; name a file in a directory that is there "
+            "and can be written into"
+        ) from error
+
+
+def save_arrays(
+    path: Path, computed: Mapping[str, Results], recorded: Mapping[str, Results]
+) -> None:
+    """Write every array as SIDE/NAME into an uncompressed .npz file, which appears whole.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    arrays: dict[str, Any] = {
+        f"{side}/{name}": value
+        for side, results in (*computed.items(), *recorded.items())
+        for name, value in results.items()
+    }
+    partial = _partial(path)
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")

@@ -28,7 +28,7 @@ from mlxhog.parity.optimizers import (
     WEIGHT_DECAY,
     Formula,
 )
-from mlxhog.parity.peers import TRANSFORMERS
+from mlxhog.parity.sides import TRANSFORMERS
 from mlxhog.parity.subject import RULES, Array, ModelPlan
 
 Found = Iterator[tuple[str, Array]]

@@ -17,17 +17,20 @@ from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing
-from mlxhog.parity import peers
-from mlxhog.parity.peers import PEERS
-from mlxhog.parity.subject import Plan
+from mlxhog.models import families
+from mlxhog.models.mad import MADConfig
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.parity.subject import ModelPlan, Plan
 
+TRANSFORMERS, XLSTM = "transformers", "xlstm"
+PEERS = (TRANSFORMERS, XLSTM)
 NUMPY = "numpy"
 EVERYONE = (NUMPY, "torch:cpu", "mlx:cpu", "torch:mps", "mlx:gpu", *PEERS)
 
 
 @dataclass(frozen=True)
 class Side:
-    """One who computes.
+    """One that computes.
 
     Attributes:
         name: as above.
@@ -88,7 +91,7 @@ def lacking(name: str, here: machine.Machine, plan: Plan) -> str | None:
         return None
     if not _installed(name):
         return f"{name} is not installed: python -m pip install 'mlxhog[peers]'"
-    return peers.cannot(name, plan)
+    return not_computable(name, plan)
 
 
 def _installed(package: str) -> bool:
@@ -108,3 +111,24 @@ def _of_backend(name: str, forms: str) -> Sequence[Side]:
         Side(name, name, usual),
         *(Side(f"{name}+{form}", name, form) for form in others if form != usual),
     ]
+
+
+def not_computable(name: str, plan: Plan) -> str | None:
+    """Say why a peer cannot compute a plan, or None where it can."""
+    if not isinstance(plan, ModelPlan):
+        return f"{name} computes models, no operators alone"
+    cfg = plan.cfg
+    if isinstance(cfg, MADConfig):
+        return f"{name} has no models of MAD layers"
+    if families.reset_token(cfg) is not None:
+        return f"{name} does not reset at document boundaries"
+    if isinstance(cfg, XLSTMLargeConfig):
+        if name == TRANSFORMERS and not cfg.add_out_norm:
+            return "transformers 5.23 applies out_norm although add_out_norm is false"
+        if name == TRANSFORMERS and cfg.out_norm_bias:
+            return "transformers' out_norm has no bias"
+        if cfg.tie_word_embeddings:
+            return f"{name} does not tie its embeddings"
+    elif name == TRANSFORMERS:
+        return "transformers has no v1 stack"
+    return None

@@ -1,22 +1,64 @@
 """Where a subject comes from: an architecture, a checkpoint or a recorded case.
 
-What it will compute is known first, and its parameters are drawn or read only when they are wanted,
+What it will compute is known first, and its parameters are drawn or read only when they are needed,
 so that a model which this machine cannot hold is refused before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mlxhog.checkpoint import checkpoint, formats
+from mlxhog.config.quantities import format_bytes
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine import machine
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture
-from mlxhog.parity import architectures, cases
-from mlxhog.parity.architectures import Sizes
+from mlxhog.parity import cases
+from mlxhog.parity.cases import next_labels
+from mlxhog.parity.sides import Side
 from mlxhog.parity.subject import Array, ModelPlan, Plan, Subject, check
+
+NOISE = 0.1
+EMBEDDING_NOISE = 0.5  # the norm behind a small embedding would enlarge its gradient
+OPEN_GATE = -1.0
+LEFT_OUT = 0.1
+PERTURBED = (
+    "parameters are initial values with noise on top and input gates opened, so that no gradient "
+    "vanishes"
+)
+OWN = "parameters are the checkpoint's own"
+FORWARD = (
+    "numpy computes the forward pass of this family and nothing else: gradients, states, steps and "
+    "tokens one by one are compared between the backends, and with PyTorch's plain operators"
+)
+WHOLE = "an auto-encoder reads whole sequences: nothing is computed token by token"
+MEMORY_SHARE = 0.8  # of the machine's memory
+COPIES, COPIES_OF_STEPS = 4, 16
+"""Copies of the parameters in one process: values, leaves, gradients and results; then what
+optimizers keep, their formulas in float64, and three results."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What an architecture or a checkpoint is tried with.
+
+    Attributes:
+        seed: of tokens and noise.
+        batch_size: sequences.
+        seq_len: tokens in each.
+        steps: updates with each optimizer.
+    """
+
+    seed: int = 0
+    batch_size: int = 2
+    seq_len: int = 67
+    steps: int = 3
 
 
 @dataclass(frozen=True)
@@ -57,8 +99,8 @@ def open_source(kind: str, where: str, sizes: Sizes, runs: Path) -> Source:
     cfg = load_architecture(where)
 
     def make() -> Subject:
-        params = architectures.perturbed_init(cfg, sizes.seed)
-        return architectures.subject(where, cfg, params, sizes, architectures.PERTURBED)
+        params = perturbed_init(cfg, sizes.seed)
+        return model_subject(where, cfg, params, sizes, PERTURBED)
 
     return Source(where, ModelPlan(cfg, sizes.steps), (sizes.batch_size, sizes.seq_len), make)
 
@@ -71,19 +113,108 @@ def _checkpoint(path: Path, sizes: Sizes) -> Source:
             name: np.empty(value.shape, np.float32) for name, value in opened.tensors.items()
         }
         opened.copy_into(params)
-        title, note = str(path), architectures.OWN
-        return architectures.subject(title, opened.config, params, sizes, note)
+        title, note = str(path), OWN
+        return model_subject(title, opened.config, params, sizes, note)
 
     shape = (sizes.batch_size, sizes.seq_len)
     return Source(str(path), ModelPlan(opened.config, sizes.steps), shape, make)
 
 
 def _case(path: Path, sizes: Sizes) -> Source:
-    found = cases.read(path, steps=sizes.steps)
+    subject = cases.read(path, steps=sizes.steps)
 
     def make() -> Subject:
-        check(found)
-        return found
+        check(subject)
+        return subject
 
-    shape = found.fixed["tokens"].shape if "tokens" in found.fixed else ()
-    return Source(found.title, found.plan, shape, make)
+    shape = subject.fixed["tokens"].shape if "tokens" in subject.fixed else ()
+    return Source(subject.title, subject.plan, shape, make)
+
+
+def model_subject(
+    title: str, cfg: ModelConfig, params: dict[str, Array], sizes: Sizes, note: str
+) -> Subject:
+    """Return a model with random tokens.
+
+    Args:
+        title: its name.
+        cfg: the architecture.
+        params: its parameters, float32.
+        sizes: how many tokens and steps.
+        note: what the parameters are.
+    """
+    ids = tokens(cfg, sizes.batch_size, sizes.seq_len, sizes.seed)
+    fixed = {"tokens": ids}
+    notes = [note, f"tokens are random (B, S) = {ids.shape}, a tenth of them not scored"]
+    if families.of(cfg).reference == "forward":
+        notes.append(FORWARD)
+    if not families.is_language_model(cfg):
+        notes.append(WHOLE)
+    if ids.shape[1] > 1:
+        targets = next_labels(ids)
+        rng = np.random.default_rng([sizes.seed, 1])
+        targets[:, 1:][rng.random(targets[:, 1:].shape) < LEFT_OUT] = -100
+        fixed["targets"] = targets
+    else:
+        notes.append("one token has no next one: no loss, no gradient, no steps")
+    return Subject(title, ModelPlan(cfg, steps=sizes.steps), params, fixed, notes=tuple(notes))
+
+
+def perturbed_init(cfg: ModelConfig, seed: int) -> dict[str, Array]:
+    """Return initial values with noise of std 0.1, less where a row sums over many inputs.
+
+    Initial values alone would hide mistakes: gates are closed and matrices zero, so that whole
+    gradients vanish.
+    """
+    values, embedding = families.init_params(cfg, seed), families.embedding(cfg)
+    for number, (name, spec) in enumerate(families.param_spec(cfg).items()):
+        rng = np.random.default_rng([seed, number])
+        inputs = spec.shape[-1] if len(spec.shape) > 1 else 1
+        std = EMBEDDING_NOISE if name == embedding else min(NOISE, inputs**-0.5)
+        noise = rng.standard_normal(spec.shape, np.float32)
+        value = values[name]
+        if spec.init.startswith("constant:"):  # an input gate of -10 would let nothing in
+            value = np.maximum(value, np.float32(OPEN_GATE))
+        values[name] = value + np.float32(std) * noise
+    return values
+
+
+def tokens(cfg: ModelConfig, B: int, S: int, seed: int) -> Array:
+    """Random tokens (B, S) int32; of a model that resets, with a document's start in the middle."""
+    ids = np.random.default_rng(seed).integers(0, cfg.vocab_size, (B, S), dtype=np.int32)
+    if (bos := families.reset_token(cfg)) is not None:
+        ids[:, 0] = ids[:, S // 2] = bos
+    return ids
+
+
+def check_memory(source: Source, sides: Sequence[Side]) -> None:
+    """Refuse a model that this machine's memory does not hold once for every backend.
+
+    Raises:
+        EnvironmentLacks: says how much is needed, and what takes less.
+    """
+    if not isinstance(source.plan, ModelPlan):
+        return
+    needed = bytes_needed(source.plan, source.shape, sides)
+    present = machine.here().memory_bytes
+    if needed > MEMORY_SHARE * present:
+        backends = sorted({side.backend for side in sides})
+        raise EnvironmentLacks(
+            f"parity of {source.title} needs about {format_bytes(needed)} in {len(backends)} "
+            f"processes, and {MEMORY_SHARE:.0%} of this machine's memory are "
+            f"{format_bytes(int(MEMORY_SHARE * present))}; fewer --backends, --steps 0, a smaller "
+            "--batch-size or --seq-len take less"
+        )
+
+
+def bytes_needed(plan: ModelPlan, shape: tuple[int, ...], sides: Sequence[Side]) -> int:
+    """Estimate the memory of all processes together, for tokens of `shape` (B, S)."""
+    copies = COPIES + (COPIES_OF_STEPS if plan.steps else 0)
+    B, S = shape
+    params = families.param_count(plan.cfg)
+    width = 16 * plan.cfg.hidden_size * plan.cfg.num_hidden_layers + 4 * plan.cfg.vocab_size
+    total = 4 * params  # of this process
+    for backend in {side.backend for side in sides}:
+        size = 8 if backend == "numpy" else 4
+        total += size * (copies * params + B * S * width)
+    return total

@@ -72,7 +72,7 @@ class SlstmPlan:
 
 @dataclass(frozen=True)
 class ComponentsPlan:
-    """Operators alone, by the names in `components.py`."""
+    """Operators alone, by the names in `cell_results.py`."""
 
     names: tuple[str, ...]
 
@@ -87,7 +87,7 @@ class Subject:
     Attributes:
         title: what it is, for people.
         plan: the facts.
-        inputs: parameters and other inputs that `--perturb` may spoil, float32, by name.
+        inputs: parameters and other inputs, one of which `--perturb` changes, float32, by name.
         fixed: the rest: `tokens` (B, S) and `targets` (B, S) int32, -100 where nothing is scored,
             `greedy_prompt` (B, P) int32, or weights of the outputs of a cell.
         recorded: results of others by the name of their side.

@@ -19,7 +19,7 @@ from mlxhog.files import tensors
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import param_spec
 from mlxhog.parity import comparison
-from mlxhog.parity.architectures import perturbed_init
+from mlxhog.parity.sources import perturbed_init
 from tests.parity import made_cases
 
 QUICK = ["--backends", "numpy,mlx:cpu", "--kernels", "auto", "--steps", "1"]
@@ -122,7 +122,7 @@ def test_a_place_that_save_cannot_write_is_refused_before_anything_is_computed(
     def never(*arguments: object, **named: object) -> None:
         raise AssertionError("something was computed")
 
-    monkeypatch.setattr(comparison, "compare", never)
+    monkeypatch.setattr(comparison, "compare_sides", never)
     assert main(["parity", architecture, *SMALL, "--save", str(tmp_path / file)]) == 2
     err = capsys.readouterr().err
     assert f"--save {tmp_path / file}" in err

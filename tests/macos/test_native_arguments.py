@@ -51,13 +51,14 @@ assert found.status == "done", found
 
 COMPARE = """
 from mlxhog.parity import cases
-from mlxhog.parity.comparison import compare
+from mlxhog.parity.comparison import compare_sides
 from mlxhog.parity.sides import Side
 from tests.parity.test_run import GOLDEN
 
 sides = [Side("numpy", "numpy"), Side("mlx:cpu", "mlx:cpu", "native")]
 for name in ("large_d_fused", "v1_mixed_02"):
-    found = compare(cases.read(GOLDEN / f"{name}.safetensors", steps=2), sides, lambda *_: None)
+    case = cases.read(GOLDEN / f"{name}.safetensors", steps=2)
+    found = compare_sides(case, sides, lambda *_: None)
     assert found.ok, [row for row in found.rows if not row.ok]
 """
 

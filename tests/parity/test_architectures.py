@@ -10,9 +10,15 @@ import pytest
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import families, lm_numpy
 from mlxhog.models.registry import load_architecture
-from mlxhog.parity import needs, sides
-from mlxhog.parity.architectures import Sizes, perturbed_init, subject, tokens
-from mlxhog.parity.sources import open_source
+from mlxhog.parity import sides
+from mlxhog.parity.sources import (
+    Sizes,
+    check_memory,
+    model_subject,
+    open_source,
+    perturbed_init,
+    tokens,
+)
 from mlxhog.parity.subject import ModelPlan, perturbed
 from tests.models.sample import config
 
@@ -22,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("name", ["tiny", "7to1-tiny"])
 def test_every_gradient_of_a_perturbed_model_is_worth_comparing(name: str) -> None:
     cfg = load_architecture(name)
-    made = subject(name, cfg, perturbed_init(cfg, 0), Sizes(seq_len=12), "")
+    made = model_subject(name, cfg, perturbed_init(cfg, 0), Sizes(seq_len=12), "")
     _, grads = lm_numpy.differentiate(cfg, made.inputs, made.fixed["tokens"], made.fixed["targets"])
     largest = {name: np.abs(grad).max() for name, grad in grads.items()}
     assert min(largest.values()) > 1e-5 * max(largest.values())
@@ -38,7 +44,7 @@ def test_the_same_seed_gives_the_same_subject() -> None:
 
 def test_a_tenth_of_the_positions_and_the_last_one_are_not_scored() -> None:
     cfg = config()
-    made = subject("x", cfg, perturbed_init(cfg, 0), Sizes(batch_size=8, seq_len=200), "")
+    made = model_subject("x", cfg, perturbed_init(cfg, 0), Sizes(batch_size=8, seq_len=200), "")
     targets = made.fixed["targets"]
     assert (targets[:, -1] == -100).all()
     assert 0.05 < (targets[:, :-1] == -100).mean() < 0.15
@@ -46,7 +52,7 @@ def test_a_tenth_of_the_positions_and_the_last_one_are_not_scored() -> None:
 
 def test_one_token_has_no_loss_and_says_so() -> None:
     cfg = config()
-    made = subject("x", cfg, perturbed_init(cfg, 0), Sizes(seq_len=1), "")
+    made = model_subject("x", cfg, perturbed_init(cfg, 0), Sizes(seq_len=1), "")
     assert "targets" not in made.fixed
     assert any("no loss" in note for note in made.notes)
 
@@ -60,7 +66,7 @@ def test_the_published_model_is_refused_before_anything_is_drawn() -> None:
     source = open_source("config", "7b", Sizes(), Path("runs"))
     chosen, _ = sides.choose("numpy,torch:cpu", "auto", source.plan)
     with pytest.raises(EnvironmentLacks, match=r"7b needs about \d+ GB in 2 processes"):
-        needs.check(source, chosen)
+        check_memory(source, chosen)
 
 
 def test_a_perturbed_parameter_differs_everywhere_and_by_its_own_size() -> None:

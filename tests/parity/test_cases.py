@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from mlxhog.errors import DataError
 from mlxhog.models import families
 from mlxhog.parity import cases
-from mlxhog.parity.peers import PEERS, cannot
+from mlxhog.parity.sides import PEERS, not_computable
 from mlxhog.parity.subject import ComponentsPlan, MlstmPlan, ModelPlan, SlstmPlan, check
 from tests.models.sample import config
 from tests.parity import made_cases
@@ -107,7 +107,7 @@ def test_a_peer_is_asked_for_the_models_that_it_has(
     changes: dict[str, Any], peers: list[str]
 ) -> None:
     plan = ModelPlan(config(**changes))
-    assert [name for name in PEERS if cannot(name, plan) is None] == peers
+    assert [name for name in PEERS if not_computable(name, plan) is None] == peers
 
 
 def test_states_of_the_v1_cell_are_scaled_to_ours(tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog.parity import compare, judge, tolerances
+from mlxhog.parity import compare, tolerances
 from mlxhog.parity.compare import Row
 from mlxhog.parity.sides import Side
 from mlxhog.parity.subject import Array, MlstmPlan, Results, Subject
 
 
 def one(name: str, got: Array, wanted: Array, start: Results | None = None) -> Row:
-    (row,) = compare.rows(
+    (row,) = compare.tensor_rows(
         "a", {name: got}, "b", {name: wanted}, precision="float32", start=start or {},
         conditions={}, pairs=[(name, name)],
     )  # fmt: skip
@@ -46,7 +46,7 @@ def test_a_gradient_that_should_vanish_is_measured_by_the_others() -> None:
     wanted = {"grad/w": np.array([2.0]), "grad/closed": np.array([0.0])}
     for error, ok in ((1e-7, True), (1e-6, False)):
         got = wanted | {"grad/closed": np.array([error])}
-        *_, row = compare.rows(
+        *_, row = compare.tensor_rows(
             "a",
             got,
             "b",
@@ -67,7 +67,7 @@ def test_a_parameter_after_steps_is_measured_by_how_far_it_moved() -> None:
 
 
 def conditioned(name: str, got: Array, wanted: Array, condition: float, **more: Any) -> Row:
-    (row,) = compare.rows(
+    (row,) = compare.tensor_rows(
         "a", {name: got}, "b", {name: wanted}, precision="float32",
         conditions={name: condition}, pairs=[(name, name)], **{"start": {}} | more,
     )  # fmt: skip
@@ -162,7 +162,7 @@ NUMPY, TORCH, MLX = Side("numpy", "numpy"), Side("torch:cpu", "torch:cpu"), Side
 def test_every_side_meets_the_reference_the_recorded_its_twin_and_itself() -> None:
     x = {"recurrent/h": np.ones(2), "stepwise/h": np.ones(2)}
     computed = {"numpy": x, "torch:cpu": x, "mlx:cpu": x}
-    rows = list(judge.rows(subject({"recorded": x}), [NUMPY, TORCH, MLX], computed, {}))
+    rows = list(compare.rows(subject({"recorded": x}), [NUMPY, TORCH, MLX], computed, {}))
     met = {(row.a, row.b) for row in rows}
     assert met == {
         ("torch:cpu", "numpy"), ("mlx:cpu", "numpy"),
@@ -177,7 +177,7 @@ def test_every_side_meets_the_reference_the_recorded_its_twin_and_itself() -> No
 def test_a_form_that_the_other_side_lacks_meets_the_recurrent_one() -> None:
     exact = {"recurrent/grad/q": np.ones(2)}
     recorded = {"recorded_f64": {"chunkwise/grad/q": np.full(2, 1.5)}}
-    rows = list(judge.rows(subject(recorded), [NUMPY], {"numpy": exact}, {}))
+    rows = list(compare.rows(subject(recorded), [NUMPY], {"numpy": exact}, {}))
     assert [(row.what, row.against, row.ok) for row in rows] == [
         ("recurrent/grad/q", "chunkwise/grad/q", False)
     ]
@@ -187,7 +187,7 @@ def test_the_first_disagreement_is_the_first_of_the_computation() -> None:
     exact = {"hidden/0": np.ones(1), "hidden/1": np.ones(1), "logits": np.ones(1)}
     wrong = exact | {"hidden/1": np.full(1, 1.1), "logits": np.full(1, 9.0)}
     computed = {"numpy": exact, "torch:cpu": wrong}
-    rows = list(judge.rows(subject(), [NUMPY, TORCH], computed, {}))
-    first = judge.first_bad(list(reversed(rows)), computed)
+    rows = list(compare.rows(subject(), [NUMPY, TORCH], computed, {}))
+    first = compare.first_bad(list(reversed(rows)), computed)
     assert first is not None
     assert first.what == "hidden/1"

@@ -59,12 +59,12 @@ def test_a_difference_is_allowed_as_far_as_rounding_moves_the_result() -> None:
     wanted = {"logits": np.array([5.0])}
     for conditions, ok in (({}, False), ({"logits": 1e-5}, True)):
         for name in ("logits", "stepwise/logits"):
-            (row,) = compare.rows(
+            (row,) = compare.tensor_rows(
                 "a", {name: np.array([5.001])}, "b", wanted, precision="float32", start={},
                 conditions=conditions, pairs=[(name, "logits")],
             )  # fmt: skip
             assert row.ok is ok
-    (row,) = compare.rows(
+    (row,) = compare.tensor_rows(
         "a", {"logits": np.array([5.001])}, "b", wanted, precision="float64", start={},
         conditions={"logits": 1e-5}, pairs=[("logits", "logits")],
     )  # fmt: skip

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog.parity import operators, work
+from mlxhog.parity import compute, operators
 from mlxhog.parity.compare import operator_rows
-from mlxhog.parity.comparison import compare
+from mlxhog.parity.comparison import compare_sides
 from mlxhog.parity.faults import ENTRIES, OperatorFault, SignFault, planted
 from mlxhog.parity.sides import Side
 from mlxhog.parity.subject import ModelPlan, Results, Subject
@@ -58,7 +58,7 @@ def test_random_models_never_fail_and_their_faults_are_found(benchmark: Any) -> 
 
 
 def results_alone(side: Side, plan: ModelPlan, fault: OperatorFault | None) -> Results:
-    engine = work.engine_of(side)
+    engine = compute.engine_of(side)
     with planted(engine, fault):
         return dict(operators.results(engine, plan))
 
@@ -128,14 +128,14 @@ def quiet(side: str, step: str) -> None:
 
 
 def test_the_command_names_the_operator_that_is_off() -> None:
-    found = compare(small(), [NUMPY, OTHERS[2]], quiet, fault=OperatorFault("rms_norm"))
+    found = compare_sides(small(), [NUMPY, OTHERS[2]], quiet, fault=OperatorFault("rms_norm"))
     assert found.first_bad is not None
     assert (found.first_bad.what, found.first_bad.a) == ("operator/rms_norm/rms", "mlx:cpu")
 
 
 def test_the_command_names_the_entry_with_the_wrong_sign() -> None:
     name = "backbone.blocks.1.ffn.proj_up.weight"
-    found = compare(small(), [NUMPY, OTHERS[0]], quiet, fault=SignFault(name, 7))
+    found = compare_sides(small(), [NUMPY, OTHERS[0]], quiet, fault=SignFault(name, 7))
     assert found.first_bad is not None
     assert found.first_bad.what == f"grad/{name}"
     assert found.first_bad.where == (0, 7)

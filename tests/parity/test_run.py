@@ -16,8 +16,8 @@ from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.models import lm_numpy
 from mlxhog.models.families import param_spec
 from mlxhog.parity import cases, optimizers, tolerances
-from mlxhog.parity.comparison import Comparison, compare
-from mlxhog.parity.run import computed
+from mlxhog.parity.comparison import Comparison, compare_sides
+from mlxhog.parity.compute import computed_results
 from mlxhog.parity.sides import Side
 from mlxhog.parity.subject import Array, ModelPlan, Subject
 from tests.models.sample import batch, config, perturbed_params
@@ -59,7 +59,7 @@ def failures(found: Comparison) -> list[str]:
 )  # fmt: skip
 def test_every_backend_and_form_agrees_with_what_was_recorded(name: str, scratch: Path) -> None:
     subject = cases.read(GOLDEN / f"{name}.safetensors", steps=2)
-    found = compare(subject, EVERY, quiet)
+    found = compare_sides(subject, EVERY, quiet)
     assert found.ok, failures(found)
     judged = {row.a for row in found.rows if row.b.startswith("recorded")}
     assert judged == {side.name for side in EVERY}
@@ -68,7 +68,7 @@ def test_every_backend_and_form_agrees_with_what_was_recorded(name: str, scratch
 
 def test_a_made_up_case_is_compared_in_all_that_it_holds(tmp_path: Path) -> None:
     subject = cases.read(made_cases.large_model(tmp_path, fused=True), steps=0)
-    found = compare(subject, [NUMPY, MLX], quiet)
+    found = compare_sides(subject, [NUMPY, MLX], quiet)
     assert found.ok, failures(found)
     against = {row.against for row in found.rows if row.b == "recorded"}
     assert against == set(subject.recorded["recorded"])
@@ -76,7 +76,7 @@ def test_a_made_up_case_is_compared_in_all_that_it_holds(tmp_path: Path) -> None
 
 def test_a_recorded_result_that_nobody_computes_is_said(tmp_path: Path) -> None:
     path = made_cases.large_model(tmp_path, **{"state__9__C": np.zeros(3, np.float32)})
-    found = compare(cases.read(path, steps=0), [NUMPY], quiet)
+    found = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
     assert found.unmet == ["not compared: recorded state/9/C, which nobody computed"]
 
 
@@ -97,7 +97,7 @@ def test_a_wrong_recorded_tensor_is_found_and_named(tmp_path: Path, tensor: str,
     wrong = wrong.reshape(right.shape or (1,)).copy()
     wrong.reshape(-1)[-1] += 0.02 * np.abs(wrong).max()
     path = made_cases.large_model(tmp_path, **{tensor.replace(".", "__"): wrong})
-    found = compare(cases.read(path, steps=0), [NUMPY], quiet)
+    found = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
     assert not found.ok
     assert failures(found) == [f"numpy recorded {what}"]
     assert found.first_bad is not None
@@ -106,10 +106,10 @@ def test_a_wrong_recorded_tensor_is_found_and_named(tmp_path: Path, tensor: str,
 
 def test_a_wrong_gradient_of_the_cell_is_found_and_named(tmp_path: Path) -> None:
     right = made_cases.mlstm_cell(tmp_path)
-    assert compare(cases.read(right, steps=0), [NUMPY], quiet).ok
+    assert compare_sides(cases.read(right, steps=0), [NUMPY], quiet).ok
     wrong = np.zeros((2, 2, 7), np.float64)
     path = made_cases.mlstm_cell(tmp_path, recurrent_f64__grad_i=wrong)
-    found = compare(cases.read(path, steps=0), [NUMPY], quiet)
+    found = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
     assert failures(found) == ["numpy recorded_f64 recurrent/grad/i"]
 
 
@@ -125,7 +125,7 @@ def small() -> Subject:
     [("lm_head.weight", "logits"), ("backbone.blocks.1.norm_ffn.weight", "hidden/2")],
 )
 def test_a_perturbed_parameter_shows_where_it_is_used_first(name: str, first: str) -> None:
-    found = compare(small(), [NUMPY, MLX], quiet, perturb=name)
+    found = compare_sides(small(), [NUMPY, MLX], quiet, perturb=name)
     assert not found.ok
     assert found.first_bad is not None
     assert (found.first_bad.what, found.first_bad.a) == (first, "mlx:cpu")
@@ -137,8 +137,8 @@ def test_a_perturbed_parameter_that_nobody_notices_is_a_failure() -> None:
     unused = Subject(
         "one id", ModelPlan(cfg), subject.inputs | {"unused": np.ones(3, np.float32)}, subject.fixed
     )
-    found = compare(unused, [NUMPY, NUMPY_TWICE], quiet, perturb="unused")
-    assert found.blind
+    found = compare_sides(unused, [NUMPY, NUMPY_TWICE], quiet, perturb="unused")
+    assert found.missed
     assert not found.ok
 
 
@@ -147,7 +147,7 @@ NUMPY_TWICE = Side("numpy again", "numpy")
 
 def test_peers_take_the_same_steps_with_the_optimizers_of_torch() -> None:
     peers = (Side("transformers", "transformers"), Side("xlstm", "xlstm"))
-    found = compare(small(), (NUMPY, *peers), quiet)
+    found = compare_sides(small(), (NUMPY, *peers), quiet)
     assert found.ok, failures(found)
     for peer in peers:
         compared = {row.what for row in found.rows if row.a == peer.name}
@@ -215,20 +215,20 @@ class Deadly:
 def test_a_child_that_dies_is_named_with_its_last_words(scratch: Path) -> None:
     subject = Subject("deadly", Deadly(), {}, {})  # type: ignore[arg-type]
     with pytest.raises(WorkerFailed, match="numpy cannot compute it: the process ended .*SIGABRT"):
-        compare(subject, [NUMPY, NUMPY_TWICE], quiet)
+        compare_sides(subject, [NUMPY, NUMPY_TWICE], quiet)
     assert not list(scratch.iterdir())
 
 
 def test_an_error_in_a_child_is_named_with_its_side(scratch: Path) -> None:
     odd = Side("torch:cpu", "torch:cpu", "metal")
     with pytest.raises(WorkerFailed, match="torch:cpu cannot compute it: ConfigError: kernels is"):
-        compare(small(), [NUMPY, odd], quiet)
+        compare_sides(small(), [NUMPY, odd], quiet)
     assert not list(scratch.iterdir())
 
 
 def test_files_are_gone_when_the_block_ends_however_it_ends(scratch: Path) -> None:
     def stop() -> None:
-        with computed(small(), [NUMPY], None, quiet):
+        with computed_results(small(), [NUMPY], None, quiet):
             assert list(scratch.iterdir())
             raise KeyboardInterrupt
 
@@ -239,4 +239,4 @@ def test_files_are_gone_when_the_block_ends_however_it_ends(scratch: Path) -> No
 
 def test_one_side_alone_has_nothing_to_be_compared_with() -> None:
     with pytest.raises(ConfigError, match="numpy alone has nothing to be compared with"):
-        compare(small(), [NUMPY], quiet)
+        compare_sides(small(), [NUMPY], quiet)

@@ -1,0 +1,248 @@
+"""Results of what is recorded without a model: the mLSTM cell, the sLSTM cell, single operators.
+
+The recorded case "components" has these operators:
+
+    conv          causal_conv(x; conv.weight, conv.bias), without an activation
+    headwise      block_diagonal(x; headwise.weight, headwise.bias)
+    v1_ln         layer_norm(x; 1 + v1_ln.weight), eps 1e-5
+    v1_mhln       head_norm(x4; 1 + v1_ln.weight), eps 1e-5
+    rms           rms_norm(x; rms.weight), eps 1e-6
+    mhln          head_norm(x4; rms.weight), eps 1e-6
+    mhrms         rms_norm of every head of x4, times rms.weight, eps 1e-6
+    soft_cap_C    soft_cap(20 x, C)
+
+x is (B, S, D); x4 (B, S, NH, DH) is recorded with heads before positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from mlxhog.models.ops.reference import layers_numpy, mlstm_numpy, slstm_numpy
+from mlxhog.parity.engines import Engine
+from mlxhog.parity.subject import Array, ComponentsPlan, MlstmPlan
+
+NamedArrays = Iterator[tuple[str, Array]]
+Inputs = Mapping[str, Any]
+Call = Callable[[Any, Inputs], Any]
+OperatorCall = Callable[[Any, Inputs], tuple[Any, Any]]
+"""From operators and arrays by name to a result, and further ones."""
+MLSTM_SEQUENCE = "qkvif"
+MLSTM_STATE = ("C0", "n0", "m0")
+SLSTM_SEQUENCE = "ifzo"
+SLSTM_WEIGHTS = ("R", "b")
+SLSTM_START = ("h0", "c0", "n0", "m0")
+SLSTM_STATE = "hcnm"
+
+
+def mlstm(
+    engine: Engine, plan: MlstmPlan, inputs: Mapping[str, Array], weight: Array
+) -> NamedArrays:
+    """Compute the forms that the operators have: `mlstm_cell` on the sequence, and step by step.
+
+    Chunks of the recorded size, chunks that hold the whole sequence (the parallel form), and
+    chunks of one (the recurrent form) are one operator.
+    """
+    S = inputs["q"].shape[1]
+    sizes = {"parallel": S, "chunkwise": plan.chunk_size, "recurrent": 1}
+    for form, chunk_size in sizes.items():
+        h, state, grads = engine.apply(_mlstm_call(chunk_size, plan.eps), inputs, weight)
+        yield f"{form}/h", h
+        yield from _last_state(form, state)
+        for name, grad in grads.items():
+            yield f"{form}/grad/{name}", grad
+    yield from _mlstm_stepwise(engine, plan, inputs)
+
+
+def _mlstm_call(chunk_size: int, eps: float) -> OperatorCall:
+    def call(ops: Any, xs: Inputs) -> tuple[Any, Any]:
+        state = tuple(xs[name] for name in MLSTM_STATE) if "C0" in xs else None
+        sequence = [xs[letter] for letter in MLSTM_SEQUENCE]
+        result: tuple[Any, Any] = ops.mlstm_cell(
+            *sequence, chunk_size=chunk_size, eps=eps, state=state
+        )
+        return result
+
+    return call
+
+
+def _mlstm_stepwise(engine: Engine, plan: MlstmPlan, inputs: Mapping[str, Array]) -> NamedArrays:
+    now, outputs = dict(inputs), []
+    state: list[Array] = []
+    call = _mlstm_call(1, plan.eps)
+    for t in range(inputs["q"].shape[1]):
+        now |= {letter: inputs[letter][:, t : t + 1] for letter in MLSTM_SEQUENCE}
+        h, state, _ = engine.apply(call, now)
+        now |= dict(zip(MLSTM_STATE, state, strict=True))
+        outputs.append(h)
+    yield "stepwise/h", np.concatenate(outputs, 1)
+    yield from _last_state("stepwise", state)
+
+
+def mlstm_reference(plan: MlstmPlan, inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
+    """Compute the forms in float64; the chunkwise one, equal to the recurrent, without gradient."""
+    exact = {name: value.astype(np.float64) for name, value in inputs.items()}
+    sequence = [exact[letter] for letter in MLSTM_SEQUENCE]
+    state = tuple(exact[name] for name in MLSTM_STATE) if "C0" in exact else None
+    h, last, back = mlstm_numpy.recurrent(*sequence, eps=plan.eps, state=state)
+    yield "recurrent/h", h
+    yield from _last_state("recurrent", last)
+    grads = back(weight.astype(np.float64))
+    names = [*MLSTM_SEQUENCE, *(MLSTM_STATE if state is not None else ())]
+    for name, grad in zip(names, grads[: len(names)], strict=True):
+        yield f"recurrent/grad/{name}", grad
+    h, last = mlstm_numpy.chunkwise(
+        *sequence, chunk_size=plan.chunk_size, eps=plan.eps, state=state
+    )
+    yield "chunkwise/h", h
+    yield from _last_state("chunkwise", last)
+    if state is None:
+        h, back = mlstm_numpy.parallel(*sequence, eps=plan.eps)
+        yield "parallel/h", h
+        for name, grad in zip(MLSTM_SEQUENCE, back(weight.astype(np.float64)), strict=True):
+            yield f"parallel/grad/{name}", grad
+
+
+def _last_state(form: str, state: Any) -> NamedArrays:
+    for letter, part in zip("Cnm", state, strict=True):
+        yield f"{form}/state/{letter}", part
+
+
+def slstm(engine: Engine, inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
+    """Compute the cell with the operators of an engine."""
+
+    def call(ops: Any, xs: Inputs) -> tuple[Any, Any]:
+        arguments = [xs[name] for name in (*SLSTM_SEQUENCE, *SLSTM_WEIGHTS)]
+        result: tuple[Any, Any] = ops.slstm_cell(
+            *arguments, state=tuple(xs[name] for name in SLSTM_START)
+        )
+        return result
+
+    h, last, grads = engine.apply(call, inputs, weight)
+    yield "sequence/h", h
+    for letter, part in zip(SLSTM_STATE, last, strict=True):
+        yield f"sequence/state/{letter}", part
+    for name, grad in grads.items():
+        yield f"sequence/grad/{name}", grad
+    trace: list[list[Array]] = []
+    now = dict(inputs)
+    for t in range(h.shape[1]):
+        now |= {letter: inputs[letter][:, t : t + 1] for letter in SLSTM_SEQUENCE}
+        _, state, _ = engine.apply(call, now)
+        now |= dict(zip(SLSTM_START, state, strict=True))
+        trace.append(state)
+    yield from _trace([np.stack(parts, 1) for parts in zip(*trace, strict=True)])
+
+
+def slstm_reference(inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
+    """Compute the cell in float64; step by step is what it does anyway."""
+    exact = {name: value.astype(np.float64) for name, value in inputs.items()}
+    names = (*SLSTM_SEQUENCE, *SLSTM_WEIGHTS)
+    states, back = slstm_numpy.slstm_cell(
+        *(exact[name] for name in names), state=[exact[name] for name in SLSTM_START]
+    )
+    yield "sequence/h", states[0]
+    for letter, part in zip(SLSTM_STATE, states, strict=True):
+        yield f"sequence/state/{letter}", part[:, -1]
+    grads = back(weight.astype(np.float64))
+    for name, grad in zip((*names, *SLSTM_START), grads, strict=True):
+        yield f"sequence/grad/{name}", grad
+    yield from _trace(list(states))
+
+
+def _trace(states: list[Array]) -> NamedArrays:
+    """h, c, n and m after every position, each (B, S, NH, DH)."""
+    yield "stepwise/h", states[0]
+    for letter, part in zip(SLSTM_STATE[1:], states[1:], strict=True):
+        yield f"stepwise/states/{letter}", part
+
+
+V1_EPS, LARGE_EPS = 1e-5, 1e-6
+CAPPED = 20.0
+
+CALLS: dict[str, Call] = {
+    "conv": lambda ops, t: ops.causal_conv(t["x"], t["conv.weight"], t["conv.bias"], silu=False)[0],
+    "headwise": lambda ops, t: ops.block_diagonal(
+        t["x"], [t["headwise.weight"]], [t["headwise.bias"]]
+    )[0],
+    "v1_ln": lambda ops, t: ops.layer_norm(t["x"], 1.0 + t["v1_ln.weight"], V1_EPS),
+    "v1_mhln": lambda ops, t: ops.head_norm(_heads(t), 1.0 + t["v1_ln.weight"], V1_EPS),
+    "rms": lambda ops, t: ops.rms_norm(t["x"], t["rms.weight"], LARGE_EPS),
+    "mhln": lambda ops, t: ops.head_norm(_heads(t), t["rms.weight"], LARGE_EPS),
+    "mhrms": lambda ops, t: _head_rms(ops, _heads(t), t["rms.weight"]),
+}
+
+
+def call_of(name: str) -> Call | None:
+    """Return the operator of a name in the table above, or None."""
+    if name.startswith("soft_cap_"):
+        cap = float(name.removeprefix("soft_cap_"))
+        return lambda ops, t: ops.soft_cap(CAPPED * t["x"], cap)
+    return CALLS.get(name)
+
+
+def components(engine: Engine, plan: ComponentsPlan, inputs: Mapping[str, Array]) -> NamedArrays:
+    """Compute every operator."""
+    for name in plan.names:
+        call = call_of(name)
+        assert call is not None, "the reader of the case lets known names through only"
+        y, _, _ = engine.apply(_alone(call), inputs)
+        yield f"{name}/y", y
+
+
+def components_reference(plan: ComponentsPlan, inputs: Mapping[str, Array]) -> NamedArrays:
+    """Compute every operator in float64."""
+    exact = {name: value.astype(np.float64) for name, value in inputs.items()}
+    for name in plan.names:
+        call = call_of(name)
+        assert call is not None, "the reader of the case lets known names through only"
+        yield f"{name}/y", call(_Float64, exact)
+
+
+def _alone(call: Call) -> OperatorCall:
+    """Return a call that has no other results."""
+    return lambda ops, t: (call(ops, t), ())
+
+
+def _heads(t: Inputs) -> Any:
+    return t["x4_bnsh"].swapaxes(1, 2)
+
+
+def _head_rms(ops: Any, x4: Any, w: Any) -> Any:
+    B, S, NH, DH = x4.shape
+    ones = w[:DH] * 0.0 + 1.0
+    return ops.rms_norm(x4, ones, LARGE_EPS).reshape(B, S, NH * DH) * w
+
+
+class _Float64:
+    """The same operators of `layers_numpy`, without their gradients."""
+
+    @staticmethod
+    def causal_conv(x: Array, w: Array, b: Array, *, silu: bool) -> tuple[Array, Array]:
+        y, state, _ = layers_numpy.causal_conv(x, w, b, silu=silu)
+        return y, state
+
+    @staticmethod
+    def block_diagonal(x: Array, ws: list[Array], bs: list[Array]) -> tuple[Array, ...]:
+        return tuple(layers_numpy.block_diagonal(x, w, b)[0] for w, b in zip(ws, bs, strict=True))
+
+    @staticmethod
+    def layer_norm(x: Array, w: Array, eps: float) -> Array:
+        return w * layers_numpy.layer_norm(x, eps)[0]
+
+    @staticmethod
+    def head_norm(h: Array, w: Array, eps: float) -> Array:
+        normed, _ = layers_numpy.layer_norm(h, eps)
+        return w * normed.reshape(*h.shape[:2], -1)
+
+    @staticmethod
+    def rms_norm(x: Array, w: Array, eps: float) -> Array:
+        y: Array = w * x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps)
+        return y
+
+    @staticmethod
+    def soft_cap(x: Array, c: float) -> Array:
+        return layers_numpy.soft_cap(x, c)[0]

@@ -1,0 +1,286 @@
+"""Compute the results of every side, each backend in a child process of its own.
+
+The parent's part is `computed_results`, the child's `compute_side`. Arrays travel by files in a
+folder that is gone when the block ends, whatever ended it; processes are spawned, and end with
+their parent.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from multiprocessing import connection
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from mlxhog.arena.child import Child, Failed, Lane
+from mlxhog.errors import WorkerFailed
+from mlxhog.files import tensors
+from mlxhog.parity import cell_results, conditioning, model_results, operators, optimizers
+from mlxhog.parity.engine_numpy import NumPyEngine
+from mlxhog.parity.engines import Engine
+from mlxhog.parity.faults import Fault, planted
+from mlxhog.parity.sides import NUMPY, PEERS, Side
+from mlxhog.parity.subject import (
+    Array,
+    ComponentsPlan,
+    MlstmPlan,
+    ModelPlan,
+    Plan,
+    Results,
+    SlstmPlan,
+    Subject,
+)
+
+Tell = Callable[[str, str], None]
+PATIENCE_S = 60.0  # for the rest of a message that has begun to arrive
+INPUT, FIXED = "input/", "fixed/"
+THREADS = 1
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """An input that one side gets another value of."""
+
+    side: str
+    name: str
+    value: Array
+
+
+@dataclass
+class _Task:
+    """A child, and the sides it has yet to compute."""
+
+    child: Child
+    waiting: list[Side]
+    now: Side | None = field(default=None)
+
+
+@contextmanager
+def computed_results(
+    subject: Subject,
+    sides: Sequence[Side],
+    perturbation: Perturbation | None,
+    tell: Tell,
+    faults: Mapping[str, Fault] | None = None,
+) -> Iterator[dict[str, Results]]:
+    """Compute the results of every side; they are there until the block ends.
+
+    Args:
+        subject: what to compute.
+        sides: who computes; those of one backend in a row.
+        perturbation: an input that one side gets another value of.
+        tell: called with (side, what it does).
+        faults: what sides compute with, by their names.
+
+    Raises:
+        WorkerFailed: a side could not compute it, or its process died; says what it said last.
+    """
+    with tempfile.TemporaryDirectory(prefix="mlxhog-parity-") as name, ExitStack() as stack:
+        folder = Path(name)
+        arrays = folder / "arrays.safetensors"
+        save_file(_flat(subject), arrays)
+        if perturbation is not None:
+            save_file(
+                {INPUT + perturbation.name: perturbation.value}, folder / "perturbed.safetensors"
+            )
+        groups = [list(group) for _, group in groupby(sides, lambda side: side.backend)]
+        # The last ones first: peers take longest to import.
+        tasks = [_Task(stack.enter_context(Child()), group) for group in reversed(groups)]
+        orders: dict[str, list[str]] = {}
+        for task in tasks:
+            _next(task, subject, arrays, perturbation, tell, faults or {})
+        while running := {task.child.pipe: task for task in tasks if task.now is not None}:
+            for pipe in connection.wait(list(running)):
+                task = running[pipe]  # type: ignore[index]  # wait returns what it got
+                done, names = _take(task)
+                orders[done.name] = names
+                _next(task, subject, arrays, perturbation, tell, faults or {})
+        results: dict[str, Results] = {}
+        for side in sides:
+            values = tensors.read(_file(folder, side))
+            results[side.name] = {name: values[name] for name in orders[side.name]}
+        yield results
+
+
+def _flat(subject: Subject) -> dict[str, Array]:
+    inputs = {INPUT + name: value for name, value in subject.inputs.items()}
+    fixed = {FIXED + name: value for name, value in subject.fixed.items()}
+    return {
+        name: np.ascontiguousarray(value).reshape(value.shape)
+        for name, value in (inputs | fixed).items()
+    }
+
+
+def _file(folder: Path, side: Side) -> Path:
+    return folder / f"{side.name.replace(':', '-')}.safetensors"
+
+
+def _next(
+    task: _Task,
+    subject: Subject,
+    arrays: Path,
+    perturbation: Perturbation | None,
+    tell: Tell,
+    faults: Mapping[str, Fault],
+) -> None:
+    """Let a child begin with its next side, or end it."""
+    if not task.waiting:
+        task.now = None
+        task.child.close()
+        return
+    side = task.now = task.waiting.pop(0)
+    tell(side.name, "")
+    replacements = arrays.with_name("perturbed.safetensors")
+    is_perturbed = perturbation is not None and perturbation.side == side.name
+    task.child.start(
+        0,
+        compute_side,
+        side,
+        subject.plan,
+        arrays,
+        replacements if is_perturbed else None,
+        _file(arrays.parent, side),
+        faults.get(side.name),
+    )
+
+
+def _take(task: _Task) -> tuple[Side, list[str]]:
+    """Return what has arrived: whose results, and their names in their order."""
+    assert task.now is not None
+    try:
+        names: list[str] = task.child.take(0, PATIENCE_S)
+    except Failed as failure:
+        raise WorkerFailed(f"{task.now.name} cannot compute it: {failure}") from failure
+    return task.now, names
+
+
+def compute_side(
+    lane: Lane,
+    side: Side,
+    plan: Plan,
+    subject: Path,
+    replacements: Path | None,
+    target: Path,
+    fault: Fault | None = None,
+) -> list[str]:
+    """Compute a side's results; returns their names in the order in which they came about.
+
+    Args:
+        lane: the child's own.
+        side: who computes.
+        plan: what.
+        subject: file with the subject's arrays.
+        replacements: file with inputs that replace some of them; None for none.
+        target: file to write.
+        fault: what to compute with, for tests of the comparison.
+    """
+    arrays = dict(tensors.read(subject))
+    if replacements is not None:
+        arrays |= tensors.read(replacements)
+    inputs = {k.removeprefix(INPUT): v for k, v in arrays.items() if k.startswith(INPUT)}
+    fixed = {k.removeprefix(FIXED): v for k, v in arrays.items() if k.startswith(FIXED)}
+    computed = {
+        name: np.ascontiguousarray(x).reshape(np.shape(x))
+        for name, x in results(side, plan, inputs, fixed, fault)
+    }
+    save_file(computed, target)
+    return list(computed)
+
+
+def results(
+    side: Side,
+    plan: Plan,
+    inputs: Mapping[str, Array],
+    fixed: Mapping[str, Array],
+    fault: Fault | None = None,
+) -> Iterator[tuple[str, Array]]:
+    """Compute a side's results in this process; arguments as `compute`."""
+    if side.backend == NUMPY:
+        yield from _reference(plan, inputs, fixed)
+        return
+    if side.backend in PEERS:
+        from mlxhog.parity import peers_torch
+
+        assert isinstance(plan, ModelPlan), "peers are asked for models only"
+        yield from peers_torch.results(side.backend, plan, inputs, fixed)
+        return
+    engine = engine_of(side)
+    with planted(engine, fault):
+        if isinstance(plan, ModelPlan):
+            yield from operators.results(engine, plan)
+            yield from model_results.results(engine, plan, inputs, fixed, optimizers.ours)
+        elif isinstance(plan, MlstmPlan):
+            yield from cell_results.mlstm(engine, plan, inputs, fixed["h_weight"])
+        elif isinstance(plan, SlstmPlan):
+            yield from cell_results.slstm(engine, inputs, fixed["h_weight"])
+        else:
+            yield from cell_results.components(engine, plan, inputs)
+
+
+def _reference(
+    plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
+) -> Iterator[tuple[str, Array]]:
+    """NumPy's results, and how well conditioned they are."""
+    if isinstance(plan, ModelPlan):
+        yield from model_results.fixed_init(plan)
+        yield from operators.reference(plan)
+        yield from _reference_model(plan, inputs, fixed)
+        return
+    exact = dict(_alone(plan, inputs, fixed))
+    yield from exact.items()
+    yield from conditioning.measure(exact, inputs, lambda moved: _alone(plan, moved, fixed))
+
+
+def _reference_model(
+    plan: ModelPlan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
+) -> Iterator[tuple[str, Array]]:
+    engine = NumPyEngine()
+    if model_results.forward_alone(plan):
+
+        def forward(params: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+            return model_results.forward(engine, plan, params, fixed)
+
+        exact = dict(forward(inputs))
+        yield from exact.items()
+        yield from conditioning.measure(exact, inputs, forward)
+        return
+
+    def everything(
+        params: Mapping[str, Array], *, tokenwise: bool = False
+    ) -> Iterator[tuple[str, Array]]:
+        steps = optimizers.reference
+        return model_results.results(engine, plan, params, fixed, steps, tokenwise=tokenwise)
+
+    exact = dict(everything(inputs, tokenwise=True))
+    yield from exact.items()
+    yield from conditioning.measure(exact, inputs, everything)
+
+
+def _alone(
+    plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
+) -> Iterator[tuple[str, Array]]:
+    """A cell, or operators, in float64."""
+    if isinstance(plan, MlstmPlan):
+        return cell_results.mlstm_reference(plan, inputs, fixed["h_weight"])
+    if isinstance(plan, SlstmPlan):
+        return cell_results.slstm_reference(inputs, fixed["h_weight"])
+    assert isinstance(plan, ComponentsPlan), "a model is no operator"
+    return cell_results.components_reference(plan, inputs)
+
+
+def engine_of(side: Side) -> Engine:
+    """Import the side's framework and start it."""
+    framework, _, device = side.backend.partition(":")
+    if framework == "torch":
+        from mlxhog.parity.engine_torch import TorchEngine
+
+        return TorchEngine(device, side.kernels, THREADS)
+    from mlxhog.parity.engine_mlx import MLXEngine
+
+    return MLXEngine(device, side.kernels, THREADS)
