@@ -1,26 +1,16 @@
 """The families of language models, by `model_type`: what arena, checkpoints and backends ask.
 
-A family is a package of `models/`: a config, `param_spec`, and twins `model_torch`, `model_mlx` and
-`model_numpy`, each with
-
-    init_state(cfg, B)                        the state before the first token, a tuple per block
-    blocks(cfg, params, x, state, run)        from the embedded tokens to the final norm
-
-and, where the family says so, `decode_native`, whose `Decoder` reads one token of each sequence
-without a framework.
-
-`lm_torch`, `lm_mlx` and `lm_numpy` put the embedding, the head and the loss around them. A state
-array has the sequences of the batch first. This module imports no framework.
+A family is a package of `models/`: a config, one module `model` with its parameters and its forward
+pass (`Model`), and one with the same computation in float64 NumPy. `lm` and `lm_numpy` put the
+embedding, the head and the loss around them. This module imports no framework.
 """
 
 import dataclasses
 import difflib
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +18,13 @@ from numpy.typing import NDArray
 from mlxhog.errors import ConfigError
 from mlxhog.models import mad, xlstm_large, xlstm_v1
 from mlxhog.models.fields import check_names
-from mlxhog.models.init import initial_value
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.forward_pass import Pass
+from mlxhog.models.ops.arrays import Array, Arrays
+from mlxhog.models.spec import ParamSpec, initial_value
+
+Params = Mapping[str, Array]
+State = Sequence[tuple[Array, ...]]
+"""A tuple per block, of which the family says what it holds; sequences of the batch first."""
 
 
 class ModelConfig(Protocol):
@@ -71,12 +66,28 @@ class ModelConfig(Protocol):
         """The fields as a config.json holds them."""
 
 
+class Model(Protocol):
+    """The module of a family that computes it, over the arrays of any framework."""
+
+    def init_state(self, cfg: Any, B: int, xp: Arrays[Array]) -> State:
+        """Return the state before the first token of B sequences."""
+
+    def blocks(
+        self, cfg: Any, params: Params, x: Array, state: Any, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Compute from the embedded tokens (B, S, d) to the final norm; return the new state too.
+
+        A state of None is the start.
+        """
+
+
 @dataclass(frozen=True)
 class Family:
     """One family.
 
     Attributes:
-        package: where its twins are.
+        model: what computes it.
+        reference: the same in float64 NumPy.
         title: what people call it.
         from_dict: reads a config.json, or with `strict=True` a YAML file.
         param_spec: name -> spec of every parameter, in the order of use.
@@ -85,12 +96,12 @@ class Family:
         head: name of the matrix from x to logits, where it is not the embedding.
         dropout_sites: name -> (width, rate) of every place that drops units while it trains.
         head_bias: name of what is added to the logits, where something is.
-        decodes_natively: whether it has a `decode_native`.
-        reference: what `model_numpy` has: "gradient", blocks with a state and a way back, or
-            "forward", whole sequences alone.
+        reference_gradient: whether the reference has `blocks`, with a state and a way back; else it
+            has `hidden`, for whole sequences alone.
     """
 
-    package: str
+    model: Model
+    reference: ModuleType
     title: str
     from_dict: Callable[..., ModelConfig]
     param_spec: Callable[[Any], dict[str, ParamSpec]]
@@ -99,13 +110,13 @@ class Family:
     head: str
     dropout_sites: Callable[[Any], dict[str, tuple[int, float]]]
     head_bias: str | None = None
-    decodes_natively: bool = True
-    reference: Literal["gradient", "forward"] = "gradient"
+    reference_gradient: bool = True
 
 
 FAMILIES = {
     "xlstm": Family(
-        package=xlstm_large.__name__,
+        model=xlstm_large.model,
+        reference=xlstm_large.reference,
         title="xLSTM Large",
         from_dict=xlstm_large.XLSTMLargeConfig.from_dict,
         param_spec=xlstm_large.param_spec,
@@ -115,7 +126,8 @@ FAMILIES = {
         dropout_sites=lambda cfg: {},
     ),
     "xlstm_v1": Family(
-        package=xlstm_v1.__name__,
+        model=xlstm_v1.model,
+        reference=xlstm_v1.reference,
         title="xLSTM of the first paper",
         from_dict=xlstm_v1.XLSTMV1Config.from_dict,
         param_spec=xlstm_v1.param_spec,
@@ -125,7 +137,8 @@ FAMILIES = {
         dropout_sites=xlstm_v1.dropout_sites,
     ),
     "mad": Family(
-        package=mad.__name__,
+        model=mad.model,
+        reference=mad.model_numpy,
         title="MAD candidate",
         from_dict=mad.read,
         param_spec=mad.param_spec,
@@ -134,8 +147,7 @@ FAMILIES = {
         head=mad.HEAD,
         dropout_sites=lambda cfg: {},
         head_bias=mad.HEAD_BIAS,
-        decodes_natively=False,
-        reference="forward",
+        reference_gradient=False,
     ),
 }
 
@@ -272,9 +284,3 @@ def check_length(cfg: ModelConfig, length: int) -> None:
 def dropout_sites(cfg: ModelConfig) -> dict[str, tuple[int, float]]:
     """Name -> (width, rate) of every place of the model that drops units while it trains."""
     return of(cfg).dropout_sites(cfg)
-
-
-@lru_cache
-def twin(model_type: str, framework: str) -> ModuleType:
-    """Import a family's twin; `framework` is "torch", "mlx" or "numpy"."""
-    return importlib.import_module(f"{FAMILIES[model_type].package}.model_{framework}")

@@ -1,9 +1,9 @@
-"""A language model of any family in float64 NumPy: the reference of `lm_torch` and `lm_mlx`.
+"""A language model of any family in float64 NumPy: the reference of `lm`.
 
 It is slow (cells run position by position) and meant for comparison only. A family's blocks return,
 beside their result, a function from dL/dresult to dL/dinput, which adds the gradients of the
-parameters to `grads`. A family whose `reference` is "forward" has `hidden` in their place, without
-a gradient and without a state.
+parameters to `grads`. A family without `reference_gradient` has `hidden` in their place, without a
+gradient and without a state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,11 +51,12 @@ def forward(
     params = _float64(params)
     run.note(x)
     x = x.astype(np.float64)
-    if families.of(cfg).reference == "forward":
-        assert state is None, "this reference reads whole sequences"
-        x, state = _twin(cfg).hidden(cfg, params, x, run), ()
+    family = families.of(cfg)
+    if family.reference_gradient:
+        x, state, _ = family.reference.blocks(cfg, params, x, state, {}, run)
     else:
-        x, state, _ = _twin(cfg).blocks(cfg, params, x, state, {}, run)
+        assert state is None, "this reference reads whole sequences"
+        x, state = family.reference.hidden(cfg, params, x, run), ()
     return _logits(cfg, params, x), state
 
 
@@ -84,7 +85,7 @@ def loss_and_grads(
         x: embedded tokens, (B, S, d).
         labels: (B, S) integer, the target of each position.
         starts: from the function of that name.
-        masks: of dropout, from `models/dropout.py`.
+        masks: from `lm.dropout_masks`.
 
     Returns:
         The loss in nats; the gradient of every parameter but the embedding, of which only that of
@@ -93,7 +94,8 @@ def loss_and_grads(
     grads: Grads = {}
     run: Pass[Any] = Pass(_NO_OPS, starts=starts, masks=masks)
     params = _float64(params)
-    x, _, back = _twin(cfg).blocks(cfg, params, x.astype(np.float64), None, grads, run)
+    blocks = families.of(cfg).reference.blocks
+    x, _, back = blocks(cfg, params, x.astype(np.float64), None, grads, run)
     w = params[families.head(cfg)]
     logits = _logits(cfg, params, x)
     scored = labels != -100
@@ -126,10 +128,6 @@ def differentiate(
 
 
 _NO_OPS: Any = None  # the references spell their operators out
-
-
-def _twin(cfg: ModelConfig) -> Any:
-    return families.twin(cfg.model_type, "numpy")
 
 
 def _float64(params: Params) -> dict[str, Float]:

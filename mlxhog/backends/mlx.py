@@ -30,9 +30,10 @@ from mlxhog.backends.signatures import Signatures
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.files import mapped
-from mlxhog.models import dropout, families, lm_native
+from mlxhog.models import families, lm, lm_native
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.kernels import resolve
+from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.kernels import Ops, choose, resolve
 from mlxhog.models.sampled_head import Candidates, SampledHead
 from mlxhog.optim.gradients import Rows
 
@@ -87,7 +88,6 @@ class MLXBackend:
                 "backend mlx needs the package mlx: python -m pip install 'mlx[cpu]' on Linux, "
                 "python -m pip install mlx on a Mac"
             ) from error
-        from mlxhog.models import lm_mlx
         from mlxhog.models.ops.native import ops_mlx as native_mlx
 
         native_mlx.set_threads(threads)
@@ -109,7 +109,6 @@ class MLXBackend:
         self.kernels = self._asked = kernels
         self.narrow = narrow
         self._mx = mx
-        self._lm = lm_mlx
 
     def bind(
         self,
@@ -192,23 +191,27 @@ class MLXBackend:
         ids: Any,
         log_inclusion: Any,
     ) -> Any:
-        model, params = self.model, dict(zip(self._trained, trained, strict=True))
+        model, ops = self.model, self._ops()
+        params = dict(zip(self._trained, trained, strict=True))
         if self._embedded:
-            x = self._lm.embed(model, params, tokens)
+            x = lm.embed(model, params, tokens, ops.xp)
         if ids is not None:  # a sampled head: only the rows of its candidates
             params[families.head(model)] = head
             if (bias := families.head_bias(model)) is not None:
                 params[bias] = params[bias][ids]
-        return self._lm.loss_from_embedding(
+        return lm.loss_from_embedding(
             model,
-            self._lm.in_bfloat16(model, params) if self.narrow else params,
+            lm.in_bfloat16(model, params, ops.xp) if self.narrow else params,
             x,
             labels,
-            kernels=self.kernels,
-            starts=self._lm.starts(model, tokens),
+            ops=ops,
+            starts=lm.starts(model, tokens),
             masks=masks,
             log_inclusion=log_inclusion,
         )
+
+    def _ops(self) -> Ops[Array]:
+        return choose("mlx", self.kernels, "gpu" if self.on_gpu else "cpu")
 
     def refresh(self) -> None:
         """Nothing to do: the inbox is the memory of the flat array, and nothing is pending."""
@@ -219,10 +222,10 @@ class MLXBackend:
         mx = self._mx
         if self.compiled:
             self.signatures.call(batch.x.shape)
-        tokens = mx.array(batch.x)
+        xp, tokens = self._ops().xp, mx.array(batch.x)
         trained = [self.params[name] for name in self._trained]
-        x = mx.zeros(1) if self._embedded else self._lm.embed(self.model, self.params, tokens)
-        drawn = dropout.masks(self.model, batch.x.shape, batch.seed)
+        x = mx.zeros(1) if self._embedded else lm.embed(self.model, self.params, tokens, xp)
+        drawn = lm.dropout_masks(self.model, batch.x.shape, batch.seed)
         masks = None if drawn is None else {site: mx.array(mask) for site, mask in drawn.items()}
         head, ids, log_inclusion, labels = mx.zeros(1), None, None, batch.y
         candidates = self._candidates(batch)
@@ -259,27 +262,27 @@ class MLXBackend:
 
     def _nats(self, batch: Batch) -> float:
         """Summed loss of a batch, computed in one go."""
-        tokens = self._mx.array(batch.x)
-        nats = self._lm.sum_loss(
+        ops, tokens = self._ops(), self._mx.array(batch.x)
+        nats = lm.sum_loss(
             self.model,
             self.params,
-            self._lm.embed(self.model, self.params, tokens),
+            lm.embed(self.model, self.params, tokens, ops.xp),
             self._mx.array(batch.y),
-            kernels=self.kernels,
-            starts=self._lm.starts(self.model, tokens),
+            ops=ops,
+            starts=lm.starts(self.model, tokens),
         )
         return float(_host(nats).item())
 
     def predictions(self, tokens: Int32) -> Int32:
         """See `Backend.predictions`."""
         check_tokens(tokens, self.model.vocab_size)
-        ids = self._mx.array(tokens)
-        logits, _ = self._lm.forward(
+        ops, ids = self._ops(), self._mx.array(tokens)
+        logits, _ = lm.forward(
             self.model,
             self.params,
-            self._lm.embed(self.model, self.params, ids),
-            kernels=self.kernels,
-            starts=self._lm.starts(self.model, ids),
+            lm.embed(self.model, self.params, ids, ops.xp),
+            ops=ops,
+            starts=lm.starts(self.model, ids),
         )
         found = self._mx.argmax(logits, axis=-1)
         self._mx.eval(found)
@@ -301,14 +304,14 @@ class MLXBackend:
     def _last_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """Logits after the last of `tokens` and the state, computed in one go."""
         mx = self._mx
-        ids = mx.array(tokens)
-        logits, state = self._lm.forward(
+        ops, ids = self._ops(), mx.array(tokens)
+        logits, state = lm.forward(
             self.model,
             self.params,
-            self._lm.embed(self.model, self.params, ids),
+            lm.embed(self.model, self.params, ids, ops.xp),
             state,
-            kernels=self.kernels,
-            starts=self._lm.starts(self.model, ids),
+            ops=ops,
+            starts=lm.starts(self.model, ids),
             last=True,
         )
         last = mx.contiguous(logits[:, -1].astype(mx.float32))
@@ -319,13 +322,13 @@ class MLXBackend:
         """See `Backend.stack_states`."""
         if self._one_token is not None:
             return self._one_token.stack_states(states)
-        return self._lm.stack_states(states)
+        return lm.stack_states(states, self._ops().xp)
 
     def take_state(self, state: State, rows: Sequence[int]) -> State:
         """See `Backend.take_state`."""
         if self._one_token is not None:
             return self._one_token.take_state(state, rows)
-        return self._lm.take_state(state, rows)
+        return lm.take_state(state, rows, self._ops().xp)
 
     def _native_step(self) -> OneToken | None:
         """The step without MLX, where there is one."""

@@ -27,9 +27,10 @@ from mlxhog.backends.one_token import OneToken
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.files import mapped
-from mlxhog.models import dropout, families, lm_native
+from mlxhog.models import families, lm, lm_native
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.kernels import resolve
+from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.kernels import Ops, choose, resolve
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows
 
@@ -39,8 +40,6 @@ except ImportError as error:
     raise EnvironmentLacks(
         "backend torch needs the package torch: python -m pip install -c constraints.txt torch"
     ) from error
-
-from mlxhog.models import lm_torch as lm
 
 
 class TorchBackend:
@@ -137,6 +136,9 @@ class TorchBackend:
         if self._flat is not self._host:
             self._flat.copy_(self._host)
 
+    def _ops(self) -> Ops[Array]:
+        return choose("torch", self.kernels, self.device.type)
+
     def _tokens(self, tokens: Int32) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(tokens)).to(self.device).long()
 
@@ -146,8 +148,8 @@ class TorchBackend:
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """See `Backend.loss_and_grads`."""
         check_batch(batch, self.model.vocab_size)
-        model, tokens = self.model, self._tokens(batch.x)
-        x = lm.embed(model, self.params, tokens)
+        model, ops, tokens = self.model, self._ops(), self._tokens(batch.x)
+        x = lm.embed(model, self.params, tokens, ops.xp)
         names = list(self._trained)
         leaves = [self.params[name] for name in names]
         if not x.requires_grad:  # the embedding's gradient is one row per token
@@ -161,13 +163,13 @@ class TorchBackend:
             leaves.append(rows)
             labels = candidates.labels
             log_inclusion = torch.from_numpy(candidates.log_inclusion).to(self.device)
-        masks = dropout.masks(model, batch.x.shape, batch.seed)
+        masks = lm.dropout_masks(model, batch.x.shape, batch.seed)
         loss = lm.loss_from_embedding(
             model,
-            lm.in_bfloat16(model, params) if self.narrow else params,
+            lm.in_bfloat16(model, params, ops.xp) if self.narrow else params,
             x,
             self._tokens(labels),
-            kernels=self.kernels,
+            ops=ops,
             starts=lm.starts(model, tokens),
             masks=None if masks is None else {site: self._mask(m) for site, m in masks.items()},
             log_inclusion=log_inclusion,
@@ -201,13 +203,13 @@ class TorchBackend:
     def _nats(self, batch: Batch) -> float:
         """Summed loss of a batch, computed in one go."""
         with torch.inference_mode():
-            tokens = self._tokens(batch.x)
+            ops, tokens = self._ops(), self._tokens(batch.x)
             nats = lm.sum_loss(
                 self.model,
                 self.params,
-                lm.embed(self.model, self.params, tokens),
+                lm.embed(self.model, self.params, tokens, ops.xp),
                 self._tokens(batch.y),
-                kernels=self.kernels,
+                ops=ops,
                 starts=lm.starts(self.model, tokens),
             )
         return float(nats)
@@ -216,15 +218,16 @@ class TorchBackend:
         """See `Backend.predictions`."""
         check_tokens(tokens, self.model.vocab_size)
         with torch.inference_mode():
-            ids = self._tokens(tokens)
+            ops, ids = self._ops(), self._tokens(tokens)
             logits, _ = lm.forward(
                 self.model,
                 self.params,
-                lm.embed(self.model, self.params, ids),
-                kernels=self.kernels,
+                lm.embed(self.model, self.params, ids, ops.xp),
+                ops=ops,
                 starts=lm.starts(self.model, ids),
             )
-            return logits.argmax(-1).cpu().numpy().astype(np.int32)
+            predicted: Int32 = logits.argmax(-1).cpu().numpy().astype(np.int32)
+            return predicted
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """See `Backend.logits`."""
@@ -242,13 +245,13 @@ class TorchBackend:
     def _last_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """Logits after the last of `tokens` and the state, computed in one go."""
         with torch.inference_mode():
-            ids = self._tokens(tokens)
+            ops, ids = self._ops(), self._tokens(tokens)
             logits, state = lm.forward(
                 self.model,
                 self.params,
-                lm.embed(self.model, self.params, ids),
+                lm.embed(self.model, self.params, ids, ops.xp),
                 state,
-                kernels=self.kernels,
+                ops=ops,
                 starts=lm.starts(self.model, ids),
                 last=True,
             )
@@ -259,14 +262,14 @@ class TorchBackend:
         if self._one_token is not None:
             return self._one_token.stack_states(states)
         with torch.inference_mode():
-            return lm.stack_states(states)
+            return lm.stack_states(states, self._ops().xp)
 
     def take_state(self, state: State, rows: Sequence[int]) -> State:
         """See `Backend.take_state`."""
         if self._one_token is not None:
             return self._one_token.take_state(state, rows)
         with torch.inference_mode():
-            return lm.take_state(state, rows)
+            return lm.take_state(state, rows, self._ops().xp)
 
     def _native_step(self) -> OneToken | None:
         """The step without torch, where there is one."""

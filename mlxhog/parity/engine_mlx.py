@@ -1,4 +1,4 @@
-"""MLX's side: the twins of `models/` as `Engine` wants them."""
+"""MLX's side: the models as `Engine` wants them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlxhog.models import lm_mlx
+from mlxhog.models import lm
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.kernels import choose
+from mlxhog.models.ops.kernels import Ops, choose
 from mlxhog.models.ops.native import ops_mlx as native_mlx
 from mlxhog.parity.engines import Forward, State
 from mlxhog.parity.faults import replaced
@@ -34,14 +34,14 @@ class MLXEngine:
     def forward(self, tokens: Array, state: State | None = None) -> Forward:
         """See `Engine.forward`."""
         hidden: list[mx.array] = []
-        ids = mx.array(tokens)
-        logits, state = lm_mlx.forward(
+        ops, ids = self._ops(), mx.array(tokens)
+        logits, state = lm.forward(
             self._cfg,
             self._params,
-            lm_mlx.embed(self._cfg, self._params, ids),
+            lm.embed(self._cfg, self._params, ids, ops.xp),
             state,
-            kernels=self._kernels,
-            starts=lm_mlx.starts(self._cfg, ids),
+            ops=ops,
+            starts=lm.starts(self._cfg, ids),
             hidden=hidden,
         )
         mx.eval(logits, hidden, state)
@@ -49,16 +49,16 @@ class MLXEngine:
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """See `Engine.differentiate`."""
-        ids, labels = mx.array(tokens), mx.array(targets)
+        ops, ids, labels = self._ops(), mx.array(tokens), mx.array(targets)
 
-        def loss_of(params: Mapping[str, mx.array]) -> mx.array:
-            return lm_mlx.loss_from_embedding(
+        def loss_of(params: Mapping[str, mx.array]) -> Any:
+            return lm.loss_from_embedding(
                 self._cfg,
                 params,
-                lm_mlx.embed(self._cfg, params, ids),
+                lm.embed(self._cfg, params, ids, ops.xp),
                 labels,
-                kernels=self._kernels,
-                starts=lm_mlx.starts(self._cfg, ids),
+                ops=ops,
+                starts=lm.starts(self._cfg, ids),
             )
 
         loss, grads = mx.value_and_grad(loss_of)(self._params)
@@ -76,7 +76,7 @@ class MLXEngine:
         weight: Array | None = None,
     ) -> tuple[Array, list[Array], dict[str, Array]]:
         """See `Engine.apply`."""
-        ops = choose("mlx", self._kernels, self._device)
+        ops = self._ops()
         arrays = {name: mx.array(value) for name, value in inputs.items()}
         y, others = call(ops, arrays)
         grads: dict[str, mx.array] = {}
@@ -88,12 +88,15 @@ class MLXEngine:
 
     def off(self, operator: str, offset: Callable[[Array], Array]) -> AbstractContextManager[None]:
         """See `Engine.off`."""
-        ops = choose("mlx", self._kernels, self._device)
+        ops = self._ops()
 
         def wrong(y: mx.array) -> mx.array:
             return y + mx.stop_gradient(mx.array(offset(np.array(y))))
 
         return replaced(ops, operator, wrong)
+
+    def _ops(self) -> Ops[mx.array]:
+        return choose("mlx", self._kernels, self._device)
 
 
 def _host(x: mx.array) -> Array:

@@ -1,4 +1,4 @@
-"""PyTorch's side: the twins of `models/` as `Engine` wants them."""
+"""PyTorch's side: the models as `Engine` wants them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from mlxhog.models import lm_torch
+from mlxhog.models import lm
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.kernels import choose
+from mlxhog.models.ops.kernels import Ops, choose
 from mlxhog.parity.engines import Forward, State
 from mlxhog.parity.faults import replaced
 from mlxhog.parity.subject import Array
@@ -31,30 +31,30 @@ class TorchEngine:
     def forward(self, tokens: Array, state: State | None = None) -> Forward:
         """See `Engine.forward`."""
         hidden: list[torch.Tensor] = []
-        ids = self._array(tokens).long()
+        ops, ids = self._ops(), self._array(tokens).long()
         with torch.inference_mode():
-            logits, state = lm_torch.forward(
+            logits, state = lm.forward(
                 self._cfg,
                 self._params,
-                lm_torch.embed(self._cfg, self._params, ids),
+                lm.embed(self._cfg, self._params, ids, ops.xp),
                 state,
-                kernels=self._kernels,
-                starts=lm_torch.starts(self._cfg, ids),
+                ops=ops,
+                starts=lm.starts(self._cfg, ids),
                 hidden=hidden,
             )
         return Forward(_host(logits), [_host(x) for x in hidden], state)
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """See `Engine.differentiate`."""
-        ids = self._array(tokens).long()
+        ops, ids = self._ops(), self._array(tokens).long()
         leaves = {name: value.clone().requires_grad_() for name, value in self._params.items()}
-        loss = lm_torch.loss_from_embedding(
+        loss = lm.loss_from_embedding(
             self._cfg,
             leaves,
-            lm_torch.embed(self._cfg, leaves, ids),
+            lm.embed(self._cfg, leaves, ids, ops.xp),
             self._array(targets).long(),
-            kernels=self._kernels,
-            starts=lm_torch.starts(self._cfg, ids),
+            ops=ops,
+            starts=lm.starts(self._cfg, ids),
         )
         grads = torch.autograd.grad(loss, list(leaves.values()))
         return loss.item(), {name: _host(g) for name, g in zip(leaves, grads, strict=True)}
@@ -70,7 +70,7 @@ class TorchEngine:
         weight: Array | None = None,
     ) -> tuple[Array, list[Array], dict[str, Array]]:
         """See `Engine.apply`."""
-        ops = choose("torch", self._kernels, self._device.type)
+        ops = self._ops()
         arrays = {name: self._array(value) for name, value in inputs.items()}
         leaves = {name: x.requires_grad_() for name, x in arrays.items() if x.is_floating_point()}
         y, others = call(ops, arrays)
@@ -85,8 +85,11 @@ class TorchEngine:
 
     def off(self, operator: str, offset: Callable[[Array], Array]) -> AbstractContextManager[None]:
         """See `Engine.off`."""
-        ops = choose("torch", self._kernels, self._device.type)
+        ops = self._ops()
         return replaced(ops, operator, lambda y: y + self._array(offset(_host(y))))
+
+    def _ops(self) -> Ops[torch.Tensor]:
+        return choose("torch", self._kernels, self._device.type)
 
     def _array(self, x: Array) -> torch.Tensor:
         return torch.tensor(x, device=self._device)

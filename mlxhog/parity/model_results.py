@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from mlxhog.models import families
-from mlxhog.models.init import initial_value
 from mlxhog.models.mad import MADConfig
+from mlxhog.models.spec import initial_value
 from mlxhog.parity.engine_numpy import NumPyEngine
 from mlxhog.parity.engines import Forward, ModelEngine
 from mlxhog.parity.optimizers import After
@@ -91,7 +91,7 @@ def once(
 
 def forward_alone(plan: ModelPlan) -> bool:
     """Whether the float64 reference of the family has no gradient and no state."""
-    return families.of(plan.cfg).reference == "forward"
+    return not families.of(plan.cfg).reference_gradient
 
 
 def forward(

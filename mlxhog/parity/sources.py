@@ -146,7 +146,7 @@ def model_subject(
     ids = tokens(cfg, sizes.batch_size, sizes.seq_len, sizes.seed)
     fixed = {"tokens": ids}
     notes = [note, f"tokens are random (B, S) = {ids.shape}, a tenth of them not scored"]
-    if families.of(cfg).reference == "forward":
+    if not families.of(cfg).reference_gradient:
         notes.append(FORWARD)
     if not families.is_language_model(cfg):
         notes.append(WHOLE)

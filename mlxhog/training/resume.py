@@ -21,8 +21,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger
 from mlxhog.files import mapped
 from mlxhog.models.families import param_spec
-from mlxhog.models.init import initial_value
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.strategies import course, disjoint, sync
 from mlxhog.training.plan import Plan

@@ -19,6 +19,7 @@ Sources: Poli et al. 2024, Mechanistic Design and Scaling of Hybrid Architecture
 athms/mad-lab.
 """
 
+from mlxhog.models.mad import model, model_numpy
 from mlxhog.models.mad.architecture import read
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.parameters import (
@@ -35,6 +36,8 @@ __all__ = [
     "HEAD",
     "HEAD_BIAS",
     "MADConfig",
+    "model",
+    "model_numpy",
     "param_count",
     "param_spec",
     "read",

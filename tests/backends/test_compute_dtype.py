@@ -15,7 +15,7 @@ from mlxhog import backends
 from mlxhog.backends.backend import Grads
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
-from mlxhog.models import families, lm_mlx, lm_torch
+from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.reference import ops_mlx as reference_mlx
 from mlxhog.models.ops.reference import ops_torch as reference_torch
@@ -40,7 +40,7 @@ class Probe:
     """The reference ops of one framework, which note the types that every op is given."""
 
     def __init__(self, ops: Any) -> None:
-        self._ops = ops
+        self._ops, self.xp = ops, ops.xp
         self.given: dict[str, set[str]] = {}
         self.products: set[tuple[tuple[int, ...], str]] = set()
 
@@ -98,9 +98,9 @@ def test_loss_and_gradients_are_near_those_of_float32_and_arrive_in_float32(
 def test_gates_norms_cells_and_losses_are_given_float32_and_products_bfloat16(
     name: str, cfg: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lm, ops = (lm_torch, reference_torch) if "torch" in name else (lm_mlx, reference_mlx)
-    probe = Probe(ops)
-    monkeypatch.setattr(lm, "choose", lambda *_: probe)
+    framework = name.partition(":")[0]
+    probe = Probe(reference_torch if framework == "torch" else reference_mlx)
+    monkeypatch.setattr(f"mlxhog.backends.{framework}.choose", lambda *_: probe)
     backend = bound(name, cfg, perturbed_params(cfg, seed=0), compute_dtype="bfloat16")
     backend.loss_and_grads(Batch(*batch(cfg, 2, 9, seed=0), n_bytes=0))
     labels = {"torch.int64", "mlx.core.int32"}

@@ -9,7 +9,7 @@ import pytest
 
 from mlxhog.backends.backend import Grads
 from mlxhog.data.batch import Batch
-from mlxhog.models import dropout, families, lm_numpy
+from mlxhog.models import families, lm, lm_numpy
 from tests.backends.bound import bound
 from tests.models.sample import batch, perturbed_params, v1_config
 from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, LOSS_F32, assert_close
@@ -42,7 +42,7 @@ def dense(grads: Grads) -> dict[str, np.ndarray]:
 
 @on_both
 def test_a_batch_drops_the_units_that_its_seed_says(name: str) -> None:
-    masks = dropout.masks(CFG, X.shape, BATCH.seed)
+    masks = lm.dropout_masks(CFG, X.shape, BATCH.seed)
     wanted_loss, wanted = lm_numpy.differentiate(CFG, PARAMS, X, Y, masks=masks)
     backend = bound(name, CFG, PARAMS)
     loss, grads = backend.loss_and_grads(BATCH)
@@ -72,7 +72,7 @@ def test_logits_after_some_tokens_do_not_depend_on_how_they_are_read(name: str) 
 
 
 def test_a_mask_keeps_the_mean_and_drops_its_share() -> None:
-    masks = dropout.masks(CFG, (64, 100), seed=0)
+    masks = lm.dropout_masks(CFG, (64, 100), seed=0)
     assert masks is not None
     assert masks.keys() == families.dropout_sites(CFG).keys()
     for site, mask in masks.items():
@@ -81,6 +81,6 @@ def test_a_mask_keeps_the_mean_and_drops_its_share() -> None:
         assert abs((mask == 0).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / mask.size)
     first, second, *_ = masks.values()
     assert (first != second).any()
-    again = dropout.masks(CFG, (64, 100), seed=1)
+    again = lm.dropout_masks(CFG, (64, 100), seed=1)
     assert again is not None
     assert all((again[site] != mask).any() for site, mask in masks.items())

@@ -8,8 +8,7 @@ import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import init_params, param_spec
-from mlxhog.models.init import initial_value
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.models.golden import FOLDER
 

@@ -13,7 +13,7 @@ from mlxhog.models.xlstm_large import param_spec
 from tests.models.golden import CELLS, cell_case
 from tests.models.metal_gpu import kernels_of_a_gpu, lazy_kernels
 from tests.models.sample import batch, cell_inputs, config, perturbed_params
-from tests.models.twins import MlxTwin, TorchTwin, Twin
+from tests.models.twins import Twin
 from tests.tolerances import (
     CELL_EXTREME_F32,
     CELL_F32,
@@ -26,10 +26,10 @@ from tests.tolerances import (
 )
 
 EMULATED: dict[str, Twin] = {
-    "torch": TorchTwin("metal-emulated"),
-    "mlx": MlxTwin("metal-emulated"),
+    "torch": Twin("torch", "metal-emulated"),
+    "mlx": Twin("mlx", "metal-emulated"),
 }
-REFERENCE: dict[str, Twin] = {"torch": TorchTwin("reference"), "mlx": MlxTwin("reference")}
+REFERENCE: dict[str, Twin] = {"torch": Twin("torch", "reference"), "mlx": Twin("mlx", "reference")}
 TOLERANCE = {name: CELL_F32 for name in CELLS} | {"mlstm_cell_d_extreme": CELL_EXTREME_F32}
 frameworks = pytest.mark.parametrize("framework", EMULATED)
 cells = pytest.mark.parametrize("name", CELLS)
@@ -109,7 +109,7 @@ def test_a_sequence_in_pieces_equals_the_whole_sequence(framework: str) -> None:
 def test_inputs_of_16_bits_are_computed_in_float32() -> None:
     inputs = [value.astype(np.float16) for value in cell_inputs(1, 5, 1, 3, 4, seed=2).values()]
     how: dict[str, Any] = {"chunk_size": 4, "eps": 1e-6}
-    wanted = TorchTwin("reference").op("mlstm_cell", *inputs, **how)[0]
+    wanted = Twin("torch", "reference").op("mlstm_cell", *inputs, **how)[0]
     h, _ = choose("torch", "metal-emulated", "cpu").mlstm_cell(*map(torch.tensor, inputs), **how)
     assert h.dtype == torch.float32
     assert_close(h, wanted, CELL_F32)

@@ -11,13 +11,13 @@ from mlxhog.errors import ShapeError
 from mlxhog.models.ops.kernels import choose
 from tests.models.metal_gpu import kernels_of_a_gpu, lazy_kernels
 from tests.models.slstm import slstm_inputs
-from tests.models.twins import MlxTwin, TorchTwin, Twin
+from tests.models.twins import Twin
 from tests.tolerances import SLSTM_F32, SLSTM_GRADIENT_F32, assert_close
 
-REFERENCE: dict[str, Twin] = {"torch": TorchTwin("reference"), "mlx": MlxTwin("reference")}
+REFERENCE: dict[str, Twin] = {"torch": Twin("torch", "reference"), "mlx": Twin("mlx", "reference")}
 EMULATED: dict[str, Twin] = {
-    "torch": TorchTwin("metal-emulated"),
-    "mlx": MlxTwin("metal-emulated"),
+    "torch": Twin("torch", "metal-emulated"),
+    "mlx": Twin("mlx", "metal-emulated"),
 }
 frameworks = pytest.mark.parametrize("framework", REFERENCE)
 

@@ -14,7 +14,7 @@ from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.reference import mlstm_mlx, mlstm_numpy, mlstm_torch
 from tests.models.golden import CELLS, cell_case
 from tests.models.sample import cell_inputs
-from tests.models.twins import MlxTwin, TorchTwin, Twin
+from tests.models.twins import Twin
 from tests.tolerances import (
     CELL_EXTREME_F32,
     CELL_F32,
@@ -59,7 +59,7 @@ def of_ops(framework: str, kernels: str) -> Form:
         h, state = ops.mlstm_cell(*sequence(x), chunk_size=chunk_size, eps=eps, state=given(x))
         return h, *state
 
-    return Form(TorchTwin(kernels) if framework == "torch" else MlxTwin(kernels), run)
+    return Form(Twin(framework, kernels), run)
 
 
 def of_module(twin: Twin, module: Any) -> dict[str, Form]:
@@ -90,8 +90,8 @@ def given(x: Any) -> tuple[Any, ...] | None:
 
 
 MODULES = {
-    "torch": of_module(TorchTwin("reference"), mlstm_torch),
-    "mlx": of_module(MlxTwin("reference"), mlstm_mlx),
+    "torch": of_module(Twin("torch", "reference"), mlstm_torch),
+    "mlx": of_module(Twin("mlx", "reference"), mlstm_mlx),
 }
 WITH_STATE = {
     f"{framework}-{form}": MODULES[framework][form]

@@ -12,13 +12,13 @@ from mlxhog._native import ops
 from mlxhog.models.ops.native import call_mlx
 from mlxhog.models.ops.native import ops_mlx as native_mlx
 from mlxhog.models.ops.native import ops_torch as native_torch
-from tests.models.twins import TWINS, MlxTwin, TorchTwin, Twin
+from tests.models.twins import TWINS, Twin
 from tests.tolerances import GRADIENT_ANY_F32, OP_F32, PRODUCT_F32, assert_close
 
 Arrays = Mapping[str, Any]
 PAIRS = {
-    "torch": (TorchTwin("native"), TorchTwin("reference")),
-    "mlx": (MlxTwin("native"), MlxTwin("reference")),
+    "torch": (Twin("torch", "native"), Twin("torch", "reference")),
+    "mlx": (Twin("mlx", "native"), Twin("mlx", "reference")),
 }
 pairs = pytest.mark.parametrize(("native", "reference"), PAIRS.values(), ids=PAIRS)
 

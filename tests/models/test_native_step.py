@@ -18,10 +18,10 @@ from mlxhog.models.xlstm_v1.block_config import (
     SLSTMLayerConfig,
 )
 from tests.models.golden import model_case
-from tests.models.twins import TorchTwin
+from tests.models.twins import Twin
 from tests.tolerances import LOGITS_F32, STATE_F32, assert_close
 
-PLAIN = TorchTwin("reference")
+PLAIN = Twin("torch", "reference")
 LARGE: dict[str, dict[str, Any]] = {
     "usual": {"hidden_size": 64, "num_heads": 4},
     "odd": {"hidden_size": 30, "num_heads": 3, "ffn_round_up_to_multiple_of": 1, "vocab_size": 37},

@@ -14,13 +14,13 @@ import pytest
 from numpy.typing import NDArray
 
 from mlxhog.models.ops.reference import attention_numpy, long_conv_numpy, recurrences_numpy
-from tests.models.twins import TWINS, MlxTwin, TorchTwin, Twin
+from tests.models.twins import TWINS, Twin
 from tests.tolerances import SEQUENCE_F32, SEQUENCE_GRADIENT_F32, assert_close
 
 Array = NDArray[Any]
 ALL = TWINS | {
-    "torch-metal-emulated": TorchTwin("metal-emulated"),
-    "mlx-metal-emulated": MlxTwin("metal-emulated"),
+    "torch-metal-emulated": Twin("torch", "metal-emulated"),
+    "mlx-metal-emulated": Twin("mlx", "metal-emulated"),
 }
 twins = pytest.mark.parametrize("twin", ALL.values(), ids=ALL)
 

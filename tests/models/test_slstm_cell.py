@@ -20,12 +20,12 @@ from tests.models.slstm import (
     slstm_state,
     wide,
 )
-from tests.models.twins import TWINS, MlxTwin, TorchTwin, Twin
+from tests.models.twins import TWINS, Twin
 from tests.tolerances import FINITE_DIFFERENCE, FLOAT64, SLSTM_F32, SLSTM_GRADIENT_F32, assert_close
 
 CELLS = TWINS | {
-    "torch-metal-emulated": TorchTwin("metal-emulated"),
-    "mlx-metal-emulated": MlxTwin("metal-emulated"),
+    "torch-metal-emulated": Twin("torch", "metal-emulated"),
+    "mlx-metal-emulated": Twin("mlx", "metal-emulated"),
 }
 all_twins = pytest.mark.parametrize("twin", CELLS.values(), ids=CELLS)
 all_cases = pytest.mark.parametrize("name", CASES)

@@ -5,7 +5,7 @@ import pytest
 
 from mlxhog.models import lm_numpy
 from mlxhog.models.families import param_count, param_spec
-from mlxhog.models.init import initial_value
+from mlxhog.models.spec import initial_value
 from tests.models.golden import V1_MODELS, model_case
 from tests.models.twins import TWINS, Twin
 from tests.tolerances import (

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from mlxhog.models.families import init_params
-from mlxhog.models.init import initial_value
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 
 D, BLOCKS = 256, 4

@@ -19,13 +19,13 @@ from mlxhog.models.ops.native import layers_mlx as native_layers_mlx
 from mlxhog.models.ops.native import layers_torch as native_layers_torch
 from mlxhog.models.ops.reference import layers_numpy
 from tests.models.golden import FOLDER
-from tests.models.twins import TWINS, MlxTwin, TorchTwin, Twin
+from tests.models.twins import TWINS, Twin
 from tests.tolerances import FINITE_DIFFERENCE, OP_F32, OP_GRADIENT_F32, ROUNDED_F16, assert_close
 
 Array = NDArray[Any]
 ALL = TWINS | {
-    "torch-metal-emulated": TorchTwin("metal-emulated"),
-    "mlx-metal-emulated": MlxTwin("metal-emulated"),
+    "torch-metal-emulated": Twin("torch", "metal-emulated"),
+    "mlx-metal-emulated": Twin("mlx", "metal-emulated"),
 }
 HALF = {name: twin for name, twin in ALL.items() if twin.kernels != "native"}
 twins = pytest.mark.parametrize("twin", ALL.values(), ids=ALL)

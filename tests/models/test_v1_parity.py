@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog.models import dropout, lm_numpy
+from mlxhog.models import lm, lm_numpy
 from mlxhog.models.families import dropout_sites, param_spec
 from tests.models.sample import batch, perturbed_params, v1_config
-from tests.models.twins import TWINS, MlxTwin, TorchTwin, Twin
+from tests.models.twins import TWINS, Twin
 from tests.tolerances import (
     FINITE_DIFFERENCE,
     GRADIENT_ANY_F32,
@@ -86,7 +86,7 @@ def test_loss_logits_and_every_gradient_equal_the_float64_reference(
         assert_close(grads[name], wanted[name], GRADIENT_ANY_F32, label=name)
 
 
-@pytest.mark.parametrize("twin", [TorchTwin("metal-emulated"), MlxTwin("metal-emulated")])
+@pytest.mark.parametrize("twin", [Twin("torch", "metal-emulated"), Twin("mlx", "metal-emulated")])
 @pytest.mark.parametrize("changes", [{}, CONFIGS["documents"]], ids=["mixed", "documents"])
 def test_metal_kernels_give_every_gradient_of_the_float64_reference(
     twin: Twin, changes: dict[str, Any]
@@ -106,7 +106,7 @@ def test_dropped_units_are_those_of_the_reference_and_evaluation_drops_none(twin
     cfg = v1_config(**DROPPING)
     params = perturbed_params(cfg, seed=0)
     tokens, labels = batch(cfg, 2, 7, seed=0)
-    masks = dropout.masks(cfg, tokens.shape, seed=5)
+    masks = lm.dropout_masks(cfg, tokens.shape, seed=5)
     assert masks is not None
 
     wanted_loss, wanted = lm_numpy.differentiate(cfg, params, tokens, labels, masks=masks)
@@ -178,7 +178,7 @@ def test_every_gradient_of_the_reference_is_the_change_of_the_loss(changes: dict
 def test_gradients_with_dropout_are_the_change_of_the_loss() -> None:
     cfg = v1_config(**DROPPING)
     params = {k: v.astype(np.float64) for k, v in perturbed_params(cfg, seed=4).items()}
-    _assert_slopes(cfg, params, dropout.masks(cfg, (2, 6), seed=7))
+    _assert_slopes(cfg, params, lm.dropout_masks(cfg, (2, 6), seed=7))
 
 
 def _assert_slopes(cfg: Any, params: dict[str, Any], masks: Any) -> None:

@@ -1,4 +1,4 @@
-"""Both twins behind one interface of NumPy arrays, so that a test says what holds for each.
+"""A model or an op in either framework with NumPy arrays, so that a test says what holds for each.
 
 `TWINS` has every framework with every kind of kernels that is built.
 """
@@ -6,14 +6,14 @@
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlxhog.models import lm_mlx, lm_torch
+from mlxhog.models import lm
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import MODULES, choose
 
@@ -24,19 +24,51 @@ State = tuple[Array, ...]
 mx.set_default_device(mx.cpu)
 
 
-class Twin(Protocol):
+@dataclass(frozen=True)
+class Twin:
+    """One framework with one kind of kernels, on the CPU."""
+
+    framework: str
+    kernels: str
+
     @property
-    def kernels(self) -> str: ...
+    def ops(self) -> Any:
+        return choose(self.framework, self.kernels, "cpu")
+
+    def array(self, x: Any) -> Any:
+        """The framework's array; of every array in a tree, in which float64 becomes float32."""
+        return _map(x, torch.tensor if self.framework == "torch" else mx.array)
+
+    def numpy(self, x: Any) -> Any:
+        """NumPy's array; of every array in a tuple."""
+        if isinstance(x, tuple):
+            return tuple(self.numpy(value) for value in x)
+        return x.detach().numpy() if self.framework == "torch" else np.array(x)
 
     def logits(
         self, cfg: ModelConfig, params: Params, tokens: Array, state: Any = None
     ) -> tuple[Array, list[State]]:
         """Logits and last state; `state` as returned by `zero_state` or by an earlier call."""
+        p, ids = self.array(params), self.array(tokens)
+        y, new = lm.forward(
+            cfg,
+            p,
+            lm.embed(cfg, p, ids, self.ops.xp),
+            None if state is None else self.array(state),
+            ops=self.ops,
+            starts=lm.starts(cfg, ids),
+        )
+        return self.numpy(y), [self.numpy(block) for block in new]
 
-    def zero_state(self, cfg: ModelConfig, B: int) -> Any: ...
+    def zero_state(self, cfg: ModelConfig, B: int) -> list[State]:
+        return [self.numpy(block) for block in lm.init_state(cfg, B, self.ops.xp)]
 
     def hidden(self, cfg: ModelConfig, params: Params, tokens: Array) -> list[Array]:
         """The residual stream after the embedding and each block, then after the last norm."""
+        p, hidden = self.array(params), list[Any]()
+        x = lm.embed(cfg, p, self.array(tokens), self.ops.xp)
+        lm.forward(cfg, p, x, ops=self.ops, hidden=hidden)
+        return [self.numpy(x) for x in hidden]
 
     def loss_and_grads(
         self,
@@ -45,174 +77,47 @@ class Twin(Protocol):
         tokens: Array,
         labels: Array,
         masks: Params | None = None,
-    ) -> tuple[float, dict[str, Array]]: ...
+    ) -> tuple[float, dict[str, Array]]:
+        ids = self.array(tokens)
 
-    def sum_loss(self, cfg: ModelConfig, params: Params, tokens: Array, labels: Array) -> float: ...
+        def loss_of(p: Any) -> Any:
+            return lm.loss_from_embedding(
+                cfg,
+                p,
+                lm.embed(cfg, p, ids, self.ops.xp),
+                self.array(labels),
+                ops=self.ops,
+                starts=lm.starts(cfg, ids),
+                masks=self.array(masks),
+            )
+
+        return self._value_and_grads(loss_of, params)
+
+    def sum_loss(self, cfg: ModelConfig, params: Params, tokens: Array, labels: Array) -> float:
+        p = self.array(params)
+        x = lm.embed(cfg, p, self.array(tokens), self.ops.xp)
+        return float(lm.sum_loss(cfg, p, x, self.array(labels), ops=self.ops).item())
 
     def op(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call one of the ops with NumPy arguments."""
+        return self.numpy(getattr(self.ops, name)(*self.array(args), **self.array(kwargs)))
 
     def op_grads(self, scalar: Callable[[Any, Any], Any], inputs: Params) -> dict[str, Array]:
         """Gradient of `scalar(ops, arrays by name)` with respect to every input that it reaches."""
+        return self._value_and_grads(lambda p: scalar(self.ops, p), inputs)[1]
 
-    def array(self, x: Array) -> Any:
-        """An array of the framework."""
-
-    def numpy(self, x: Any) -> Array:
-        """A NumPy array of one of the framework."""
-
-
-@dataclass(frozen=True)
-class TorchTwin:
-    kernels: str
-
-    def array(self, x: Array) -> Any:
-        return _torch(x)
-
-    def numpy(self, x: Any) -> Array:
-        return np.asarray(x.numpy())
-
-    def logits(
-        self, cfg: ModelConfig, params: Params, tokens: Array, state: Any = None
-    ) -> tuple[Array, list[State]]:
-        p, ids = _torch(params), torch.tensor(tokens)
-        y, new = lm_torch.forward(
-            cfg,
-            p,
-            lm_torch.embed(cfg, p, ids),
-            None if state is None else _torch(state),
-            kernels=self.kernels,
-            starts=lm_torch.starts(cfg, ids),
-        )
-        return y.numpy(), [tuple(part.numpy() for part in block) for block in new]
-
-    def zero_state(self, cfg: ModelConfig, B: int) -> Any:
-        return [tuple(part.numpy() for part in s) for s in lm_torch.init_state(cfg, B)]
-
-    def hidden(self, cfg: ModelConfig, params: Params, tokens: Array) -> list[Array]:
-        p, hidden = _torch(params), list[Any]()
-        x = lm_torch.embed(cfg, p, torch.tensor(tokens))
-        lm_torch.forward(cfg, p, x, kernels=self.kernels, hidden=hidden)
-        return [x.numpy() for x in hidden]
-
-    def loss_and_grads(
-        self,
-        cfg: ModelConfig,
-        params: Params,
-        tokens: Array,
-        labels: Array,
-        masks: Params | None = None,
+    def _value_and_grads(
+        self, scalar: Callable[[Any], Any], inputs: Params
     ) -> tuple[float, dict[str, Array]]:
-        p = {name: value.requires_grad_() for name, value in _torch(params).items()}
-        ids = torch.tensor(tokens)
-        loss = lm_torch.loss_from_embedding(
-            cfg,
-            p,
-            lm_torch.embed(cfg, p, ids),
-            torch.tensor(labels),
-            kernels=self.kernels,
-            starts=lm_torch.starts(cfg, ids),
-            masks=_torch(masks),
-        )
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.item(), {name: value.grad.numpy() for name, value in p.items()}
-
-    def sum_loss(self, cfg: ModelConfig, params: Params, tokens: Array, labels: Array) -> float:
-        p = _torch(params)
-        x = lm_torch.embed(cfg, p, torch.tensor(tokens))
-        return lm_torch.sum_loss(cfg, p, x, torch.tensor(labels), kernels=self.kernels).item()
-
-    def op(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        result = getattr(choose("torch", self.kernels, "cpu"), name)(
-            *_torch(args), **_torch(kwargs)
-        )
-        return _numpy(result)
-
-    def op_grads(self, scalar: Callable[[Any, Any], Any], inputs: Params) -> dict[str, Array]:
-        arrays = {name: value.requires_grad_() for name, value in _torch(inputs).items()}
-        scalar(choose("torch", self.kernels, "cpu"), arrays).backward()
-        return {name: v.grad.numpy() for name, v in arrays.items() if v.grad is not None}
-
-
-@dataclass(frozen=True)
-class MlxTwin:
-    kernels: str
-
-    def array(self, x: Array) -> Any:
-        return _mlx(x)
-
-    def numpy(self, x: Any) -> Array:
-        return np.array(x)
-
-    def logits(
-        self, cfg: ModelConfig, params: Params, tokens: Array, state: Any = None
-    ) -> tuple[Array, list[State]]:
-        p, ids = _mlx(params), mx.array(tokens)
-        y, new = lm_mlx.forward(
-            cfg,
-            p,
-            lm_mlx.embed(cfg, p, ids),
-            None if state is None else _mlx(state),
-            kernels=self.kernels,
-            starts=lm_mlx.starts(cfg, ids),
-        )
-        return np.array(y), [tuple(np.array(part) for part in block) for block in new]
-
-    def zero_state(self, cfg: ModelConfig, B: int) -> Any:
-        return [tuple(np.array(part) for part in s) for s in lm_mlx.init_state(cfg, B)]
-
-    def hidden(self, cfg: ModelConfig, params: Params, tokens: Array) -> list[Array]:
-        p, hidden = _mlx(params), list[Any]()
-        x = lm_mlx.embed(cfg, p, mx.array(tokens))
-        lm_mlx.forward(cfg, p, x, kernels=self.kernels, hidden=hidden)
-        return [np.array(x) for x in hidden]
-
-    def loss_and_grads(
-        self,
-        cfg: ModelConfig,
-        params: Params,
-        tokens: Array,
-        labels: Array,
-        masks: Params | None = None,
-    ) -> tuple[float, dict[str, Array]]:
-        ids = mx.array(tokens)
-
-        def loss_of(p: Any) -> Any:
-            return lm_mlx.loss_from_embedding(
-                cfg,
-                p,
-                lm_mlx.embed(cfg, p, ids),
-                mx.array(labels),
-                kernels=self.kernels,
-                starts=lm_mlx.starts(cfg, ids),
-                masks=_mlx(masks),
-            )
-
-        loss, grads = mx.value_and_grad(loss_of)(_mlx(params))
-        return loss.item(), {name: np.array(value) for name, value in grads.items()}
-
-    def sum_loss(self, cfg: ModelConfig, params: Params, tokens: Array, labels: Array) -> float:
-        p = _mlx(params)
-        x = lm_mlx.embed(cfg, p, mx.array(tokens))
-        total = lm_mlx.sum_loss(cfg, p, x, mx.array(labels), kernels=self.kernels)
-        return float(np.array(total))
-
-    def op(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        result = getattr(choose("mlx", self.kernels, "cpu"), name)(*_mlx(args), **_mlx(kwargs))
-        return _numpy(result)
-
-    def op_grads(self, scalar: Callable[[Any, Any], Any], inputs: Params) -> dict[str, Array]:
-        ops = choose("mlx", self.kernels, "cpu")
-        grads = mx.grad(lambda arrays: scalar(ops, arrays))(_mlx(inputs))
-        return {name: np.array(value) for name, value in grads.items()}
-
-
-def _torch(x: Any) -> Any:
-    return _map(x, torch.tensor)
-
-
-def _mlx(x: Any) -> Any:
-    return _map(x, mx.array)
+        arrays = self.array(inputs)
+        if self.framework == "mlx":
+            value, grads = mx.value_and_grad(scalar)(arrays)
+        else:
+            leaves = {name: x.requires_grad_() for name, x in arrays.items()}
+            value = scalar(leaves)
+            value.backward()
+            grads = {name: x.grad for name, x in leaves.items() if x.grad is not None}
+        return value.item(), {name: self.numpy(grad) for name, grad in grads.items()}
 
 
 def _map(x: Any, convert: Callable[[Array], Any]) -> Any:
@@ -226,19 +131,8 @@ def _map(x: Any, convert: Callable[[Array], Any]) -> Any:
     return x
 
 
-def _numpy(x: Any) -> Any:
-    if isinstance(x, tuple):
-        return tuple(_numpy(value) for value in x)
-    return x.numpy() if isinstance(x, torch.Tensor) else np.array(x)
-
-
-def _built() -> dict[str, Twin]:
-    make: dict[str, type[TorchTwin] | type[MlxTwin]] = {"torch": TorchTwin, "mlx": MlxTwin}
-    return {
-        f"{framework}-{kernels}": make[framework](kernels)
-        for (framework, kernels), module in MODULES.items()
-        if importlib.util.find_spec(module) is not None
-    }
-
-
-TWINS = _built()
+TWINS = {
+    f"{framework}-{kernels}": Twin(framework, kernels)
+    for (framework, kernels), module in MODULES.items()
+    if importlib.util.find_spec(module) is not None
+}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from mlxhog.arena import Slot
 from mlxhog.backends.backend import Float32, Int32
-from mlxhog.models import lm_mlx as lm
+from mlxhog.models import lm
 from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.ops.kernels import choose
 
 
 def losses_and_grads(
@@ -26,10 +28,11 @@ def losses_and_grads(
 
     Arguments and result as in `batched_torch.losses_and_grads`; `device` is "cpu" or "gpu".
     """
+    ops = choose("mlx", "reference", device)
 
-    def loss(one: Mapping[str, mx.array], tokens: mx.array, labels: mx.array) -> mx.array:
-        embedded = lm.embed(model, one, tokens)
-        return lm.loss_from_embedding(model, one, embedded, labels, kernels="reference")
+    def loss(one: Mapping[str, mx.array], tokens: mx.array, labels: mx.array) -> Any:
+        embedded = lm.embed(model, one, tokens, ops.xp)
+        return lm.loss_from_embedding(model, one, embedded, labels, ops=ops)
 
     def total(params: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
         axes = (dict.fromkeys(params, 0), 0, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mlxhog.arena import Slot
 from mlxhog.backends.backend import Float32, Int32
-from mlxhog.models import lm_torch as lm
+from mlxhog.models import lm
 from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.ops.kernels import choose
 
 
 def losses_and_grads(
@@ -44,11 +46,11 @@ def losses_and_grads(
         for name, slot in slots.items()
     }
 
-    def loss(
-        one: Mapping[str, torch.Tensor], tokens: torch.Tensor, labels: torch.Tensor
-    ) -> torch.Tensor:
-        embedded = lm.embed(model, one, tokens)
-        return lm.loss_from_embedding(model, one, embedded, labels, kernels="reference")
+    ops = choose("torch", "reference", device)
+
+    def loss(one: Mapping[str, torch.Tensor], tokens: torch.Tensor, labels: torch.Tensor) -> Any:
+        embedded = lm.embed(model, one, tokens, ops.xp)
+        return lm.loss_from_embedding(model, one, embedded, labels, ops=ops)
 
     tokens, labels = (torch.from_numpy(part).to(device).long() for part in (x, y))
     with sdpa_kernel(SDPBackend.MATH):  # the others would be called model by model

@@ -22,9 +22,8 @@ from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.training import alone, candidate
 from mlxhog.mad.watch import Watch
-from mlxhog.models.init import initial_value
 from mlxhog.models.mad.parameters import EMBEDDING
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import Optimizer, Target, updates
 from mlxhog.optim.gradients import Grads
 from mlxhog.optim.metal_steps import Rule

@@ -1,7 +1,7 @@
 """The mLSTM layer of the first xLSTM paper: the cell at twice the width, between two projections.
 
 The equations, and the names of the parameters below `xlstm`, are those of an mLSTM block in
-`models/xlstm_v1/__init__.py`, whose functions compute it. It needs no feed-forward layer.
+`models/xlstm_v1/model.py`, whose functions compute it. It needs no feed-forward layer.
 
 Source: Beck et al. 2024, xLSTM, arXiv:2405.04517, and the package xlstm 2.0.6.
 """
@@ -18,7 +18,7 @@ from mlxhog.models.mad.layers.checks import check_heads
 from mlxhog.models.spec import ParamSpec
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.models.xlstm_v1.block_config import MLSTMBlockConfig, MLSTMLayerConfig
-from mlxhog.models.xlstm_v1.block_spec import block_spec, embedding_std, normal
+from mlxhog.models.xlstm_v1.model import block_spec, embedding_std, normal
 
 PREFIX = "xlstm"
 

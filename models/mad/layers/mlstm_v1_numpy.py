@@ -7,7 +7,7 @@ from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers.mlstm_v1 import MLSTMV1, PREFIX, block
 from mlxhog.models.mad.plain_numpy import Float
-from mlxhog.models.xlstm_v1.mlstm_block_numpy import mlstm_layer
+from mlxhog.models.xlstm_v1.reference import mlstm_layer
 
 
 def forward(layer: MLSTMV1, cfg: MADConfig, p: Mapping[str, Float], x: Float) -> Float:

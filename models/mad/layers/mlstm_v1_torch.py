@@ -7,14 +7,15 @@ from torch import Tensor
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers.mlstm_v1 import MLSTMV1, PREFIX, block
-from mlxhog.models.xlstm_v1 import mlstm_block_torch
+from mlxhog.models.ops import arrays_torch
+from mlxhog.models.xlstm_v1 import model
 
-State = mlstm_block_torch.State
+State = model.State
 
 
 def init_state(layer: MLSTMV1, d: int, B: int) -> State:
     """Return the state before the first token: zeros."""
-    return mlstm_block_torch.init_state(block(layer, d), B)
+    return model.init_state(block(layer, d), B, arrays_torch)[0]
 
 
 def forward(
@@ -27,4 +28,4 @@ def forward(
 ) -> tuple[Tensor, State]:
     """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
     cfg_v1 = block(layer, cfg.hidden_size)
-    return mlstm_block_torch.mlstm_layer(cfg_v1, p, PREFIX, x, state, run)
+    return model.mlstm_layer(cfg_v1, p, PREFIX, x, state, run)

@@ -1,7 +1,7 @@
 """The sLSTM layer of the first xLSTM paper: block-diagonal gates behind a short convolution.
 
 The equations, and the names of the parameters below `xlstm`, are those of an sLSTM block without
-its feed-forward layer in `models/xlstm_v1/__init__.py`, whose functions compute it; the layer
+its feed-forward layer in `models/xlstm_v1/model.py`, whose functions compute it; the layer
 `geglu` is the other half of that block. Forget biases begin at 3 to 6, since depth is not known.
 
 Source: Beck et al. 2024, xLSTM, arXiv:2405.04517, and the package xlstm 2.0.6.
@@ -19,7 +19,7 @@ from mlxhog.models.mad.layers.checks import check_heads
 from mlxhog.models.spec import ParamSpec
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.models.xlstm_v1.block_config import SLSTMBlockConfig, SLSTMLayerConfig
-from mlxhog.models.xlstm_v1.block_spec import block_spec
+from mlxhog.models.xlstm_v1.model import block_spec
 
 PREFIX = "xlstm"
 

@@ -7,7 +7,7 @@ from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers.slstm_v1 import PREFIX, SLSTMV1, block
 from mlxhog.models.mad.plain_numpy import Float
-from mlxhog.models.xlstm_v1.slstm_block_numpy import slstm_layer
+from mlxhog.models.xlstm_v1.reference import slstm_layer
 
 
 def forward(layer: SLSTMV1, cfg: MADConfig, p: Mapping[str, Float], x: Float) -> Float:

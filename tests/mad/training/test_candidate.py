@@ -12,8 +12,9 @@ from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
-from mlxhog.models import lm_torch as lm
+from mlxhog.models import lm
 from mlxhog.models.families import init_params, param_spec
+from mlxhog.models.ops.kernels import choose
 from tests.mad.training.small_runs import Recorder, numbers, small_run
 from tests.tolerances import STEP_LOSSES_F32, assert_close
 
@@ -47,13 +48,13 @@ def torch_losses(config: RunConfig) -> NDArray[np.float64]:
     )
     epochs = plan.limit // plan.per_epoch
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-6)
-    batches, found = plan.drawn.batches(), []
+    batches, found, ops = plan.drawn.batches(), [], choose("torch", "reference", "cpu")
     for epoch in range(epochs):
         for ticket in range(batches.n_tickets):
             batch = batches.at(epoch, ticket)
-            x = lm.embed(plan.model, params, torch.tensor(batch.x).long())
+            x = lm.embed(plan.model, params, torch.tensor(batch.x).long(), ops.xp)
             labels = torch.tensor(batch.y).long()
-            loss = lm.loss_from_embedding(plan.model, params, x, labels, kernels="reference")
+            loss = lm.loss_from_embedding(plan.model, params, x, labels, ops=ops)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mlxhog.models import lm_mlx, lm_numpy, lm_torch
+from mlxhog.models import lm, lm_numpy
 from mlxhog.models.mad import MADConfig, param_spec, state_sizes
 from mlxhog.models.mad.layer import known
 from mlxhog.models.mad.sequence import parse
@@ -52,7 +52,7 @@ OTHERS = (
 SEQUENCES = (*known(), *OTHERS)
 sequences = pytest.mark.parametrize("text", SEQUENCES)
 twins = pytest.mark.parametrize("name", TWINS)
-MODULES: dict[str, Any] = {"torch": lm_torch, "mlx": lm_mlx}
+FRAMEWORKS = ("torch", "mlx")
 
 
 @pytest.fixture(autouse=True)
@@ -164,19 +164,20 @@ def test_a_sequence_read_in_pieces_gives_the_outputs_of_the_whole(text: str, nam
                 assert_close(part, wanted_part, STATE_F32)
 
 
-@pytest.mark.parametrize("framework", MODULES)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 @sequences
 def test_rows_of_any_lengths_go_on_together_as_each_would_alone(text: str, framework: str) -> None:
     cfg, params, tokens, _ = example(text, 48, B=4)
-    side, lm = TWINS[f"{framework}-reference"], MODULES[framework]
+    side = TWINS[f"{framework}-reference"]
     lengths = (3, 40, 1, 12)
     states = []
     for row, length in enumerate(lengths):
         _, state = side.logits(cfg, params, tokens[row : row + 1, :length])
         states.append([tuple(side.array(part) for part in block) for block in state])
-    together = lm.stack_states([lm.stack_states(states[:2]), *states[2:]])
+    xp = side.ops.xp
+    together = lm.stack_states([lm.stack_states(states[:2], xp), *states[2:]], xp)
     order = [3, 0, 2, 1]
-    together = lm.take_state(together, order)
+    together = lm.take_state(together, order, xp)
     taken = [tuple(side.numpy(part) for part in block) for block in together]
     for step in range(3):
         column = [[tokens[row, lengths[row] + step]] for row in order]
@@ -187,7 +188,7 @@ def test_rows_of_any_lengths_go_on_together_as_each_would_alone(text: str, frame
 
 
 @pytest.mark.parametrize("length", [1, 5, 70])
-@pytest.mark.parametrize("framework", MODULES)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 @sequences
 def test_the_state_that_is_counted_is_the_state_that_is_kept(
     text: str, framework: str, length: int

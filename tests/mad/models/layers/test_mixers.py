@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.init import initial_value
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.mad.layer import make, twin
 from mlxhog.models.mad.sequence import parse
+from mlxhog.models.spec import initial_value
 
 # The table of states at width 128: every default is that of mad-lab, which has no ssd.
 STATES = {

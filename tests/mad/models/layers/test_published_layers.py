@@ -18,10 +18,10 @@ from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
 
 from mlxhog.models.forward_pass import Pass
-from mlxhog.models.init import initial_value
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.mad.layer import make, twin
 from mlxhog.models.ops.kernels import choose
+from mlxhog.models.spec import initial_value
 from tests.tolerances import LOGITS_F32, assert_close
 
 B, S, D = 2, 21, 32

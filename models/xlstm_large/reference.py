@@ -1,7 +1,7 @@
-"""xLSTM Large in float64 NumPy, with its gradient written by hand: the reference of both twins.
+"""xLSTM Large in float64 NumPy, with its gradient written by hand: the reference of `model.py`.
 
-It is slow (the cell runs position by position) and meant for tests only. Layers have the form that
-`models/ops/reference/layers_numpy.py` describes. Names and order as in the twins.
+It is slow (the cell runs position by position) and meant for comparison only. Layers have the form
+that `models/ops/reference/layers_numpy.py` describes. Names and order as there.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ from mlxhog.models.ops.reference.layers_numpy import (
     soft_cap,
 )
 from mlxhog.models.ops.reference.mlstm_numpy import Float, State, recurrent
-from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig, block_name
+from mlxhog.models.xlstm_large.config import XLSTMLargeConfig
+from mlxhog.models.xlstm_large.model import OUT_NORM, block_name
 
 
 def blocks(

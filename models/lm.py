@@ -1,58 +1,58 @@
-"""A language model of any family in MLX: tokens in, logits or a loss out.
+"""A language model of any family: tokens in, logits or a loss out.
 
-`params` maps every name of `families.param_spec(cfg)` to an array of that shape, `kernels` is one
-of `CHOICES` in `models/ops/kernels.py`. All functions are pure: they write no input.
+`params` maps every name of `families.param_spec(cfg)` to an array of that shape. `ops` are the
+operators, and `xp` the array functions, of the framework that the arrays belong to
+(`models/ops/kernels.py`). All functions are pure: they write no input.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
-import mlx.core as mx
-from mlx.core import array
+import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog.models import families
-from mlxhog.models.families import ModelConfig
+from mlxhog.models.families import ModelConfig, Params, State
 from mlxhog.models.forward_pass import Pass
-from mlxhog.models.ops.kernels import choose
-
-Params = Mapping[str, array]
-State = Sequence[tuple[array, ...]]
-"""A tuple per block, of which the family says what it holds; sequences of the batch first."""
+from mlxhog.models.ops.arrays import Array, Arrays
+from mlxhog.models.ops.kernels import Ops
 
 
-def init_state(cfg: ModelConfig, B: int) -> State:
+def init_state(cfg: ModelConfig, B: int, xp: Arrays[Array]) -> State:
     """Return the state before the first token of B sequences."""
-    state: State = families.twin(cfg.model_type, "mlx").init_state(cfg, B)
-    return state
+    return families.of(cfg).model.init_state(cfg, B, xp)
 
 
-def stack_states(states: Sequence[State]) -> State:
+def stack_states(states: Sequence[State], xp: Arrays[Array]) -> State:
     """Return the states of several batches as one of all their rows, in their order.
 
     A cache grows along axis 1. Where caches differ in length, the shorter get zeros in front: a
     layer that keeps one counts what its rows have read, or has no use for what zeros add.
     """
     return [
-        tuple(_rows_of(parts) for parts in zip(*blocks, strict=True))
+        tuple(_rows_of(parts, xp) for parts in zip(*blocks, strict=True))
         for blocks in zip(*states, strict=True)
     ]
 
 
-def _rows_of(parts: Sequence[array]) -> array:
+def _rows_of(parts: Sequence[Array], xp: Arrays[Array]) -> Array:
     longest = max((part.shape[1] for part in parts if part.ndim > 1), default=0)
-    return mx.concatenate([part if part.ndim == 1 else _in_front(part, longest) for part in parts])
+    return xp.concatenate(
+        [part if part.ndim == 1 else _padded_in_front(part, longest, xp) for part in parts]
+    )
 
 
-def _in_front(cache: array, length: int) -> array:
+def _padded_in_front(cache: Array, length: int, xp: Arrays[Array]) -> Array:
     """Fill up a cache (B, L, ...) with zeros in front."""
-    return mx.pad(cache, [(0, 0), (length - cache.shape[1], 0)] + [(0, 0)] * (cache.ndim - 2))
+    return xp.pad(cache, [(0, 0), (length - cache.shape[1], 0)] + [(0, 0)] * (cache.ndim - 2))
 
 
-def take_state(state: State, rows: Sequence[int]) -> State:
+def take_state(state: State, rows: Sequence[int], xp: Arrays[Array]) -> State:
     """Return the state of some rows of a batch, in the order of `rows`."""
-    return [tuple(part[mx.array(list(rows))] for part in block) for block in state]
+    return [tuple(xp.take(part, rows) for part in block) for block in state]
 
 
-def in_bfloat16(cfg: ModelConfig, params: Params) -> Params:
+def in_bfloat16(cfg: ModelConfig, params: Params, xp: Arrays[Array]) -> Params:
     """Return the parameters with the matrices of `families.products` in bfloat16, differentiable.
 
     For `loss_from_embedding`: products are then computed in bfloat16, and everything between them
@@ -60,33 +60,61 @@ def in_bfloat16(cfg: ModelConfig, params: Params) -> Params:
     """
     products = families.products(cfg)
     return {
-        name: value.astype(mx.bfloat16) if name in products else value
-        for name, value in params.items()
+        name: xp.bfloat16(value) if name in products else value for name, value in params.items()
     }
 
 
-def embed(cfg: ModelConfig, params: Params, tokens: array) -> array:
+def embed(cfg: ModelConfig, params: Params, tokens: Array, xp: Arrays[Array]) -> Array:
     """Return the embedded tokens, (B, S) integer in [0, vocab_size) -> x (B, S, d) float32."""
-    return params[families.embedding(cfg)][tokens].astype(mx.float32)
+    return xp.float32(xp.embedding(params[families.embedding(cfg)], tokens))
 
 
-def starts(cfg: ModelConfig, tokens: array) -> array | None:
+def starts(cfg: ModelConfig, tokens: Array) -> Array | None:
     """Return where documents begin, (B, S) bool; None for a model that does not care."""
     token = families.reset_token(cfg)
     return None if token is None else tokens == token
 
 
+def dropout_masks(
+    cfg: ModelConfig, shape: tuple[int, ...], seed: int
+) -> dict[str, NDArray[np.float32]] | None:
+    """Draw the dropout masks of a training step, by NumPy: frameworks drop the same units.
+
+    Args:
+        cfg: the model.
+        shape: (B, S), sequences and positions.
+        seed: of the batch; the same seed and shape give the same masks.
+
+    Returns:
+        Site -> (B, S, width) float32 of 0 and 1 / (1 - rate), so that the mean stays; None for a
+        model without dropout.
+    """
+    sites = families.dropout_sites(cfg)
+    masks = {
+        site: _mask(f"{seed}:{site}", (*shape, width), rate)
+        for site, (width, rate) in sites.items()
+    }
+    return masks or None
+
+
+def _mask(key: str, shape: tuple[int, ...], rate: float) -> NDArray[np.float32]:
+    digest = hashlib.sha256(key.encode()).digest()[:16]
+    random = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    is_kept = random.random(shape, np.float32) >= rate
+    return is_kept.astype(np.float32) / np.float32(1.0 - rate)
+
+
 def forward(
     cfg: ModelConfig,
     params: Params,
-    x: array,
+    x: Array,
     state: State | None = None,
     *,
-    kernels: str,
-    starts: array | None = None,
+    ops: Ops[Array],
+    starts: Array | None = None,
     last: bool = False,
-    hidden: list[array] | None = None,
-) -> tuple[array, State]:
+    hidden: list[Array] | None = None,
+) -> tuple[Array, State]:
     """Return logits; of a whole sequence, or of what follows `state`.
 
     Args:
@@ -94,7 +122,7 @@ def forward(
         params: its parameters.
         x: embedded tokens, (B, S, d).
         state: from `init_state` or an earlier call; None is the start.
-        kernels: which ops.
+        ops: of the arrays' framework.
         starts: from the function of that name.
         last: only the logits of the last position.
         hidden: receives x after the embedding, every block and the final norm.
@@ -102,24 +130,24 @@ def forward(
     Returns:
         Capped logits (B, S, V), or (B, 1, V) where `last`, and the state after the last position.
     """
-    run = Pass(choose("mlx", kernels, device()), starts=starts, hidden=hidden)
+    run = Pass(ops, starts=starts, hidden=hidden)
     x, state = _blocks(cfg, params, x, state, run)
     logits = _raw_logits(cfg, params, x[:, -1:] if last else x, run)
     cap = cfg.output_logit_soft_cap
-    return logits if cap is None else run.ops.soft_cap(logits, cap), state
+    return logits if cap is None else ops.soft_cap(logits, cap), state
 
 
 def loss_from_embedding(
     cfg: ModelConfig,
     params: Params,
-    x: array,
-    labels: array,
+    x: Array,
+    labels: Array,
     *,
-    kernels: str,
-    starts: array | None = None,
-    masks: Mapping[str, array] | None = None,
-    log_inclusion: array | None = None,
-) -> array:
+    ops: Ops[Array],
+    starts: Array | None = None,
+    masks: Mapping[str, Array] | None = None,
+    log_inclusion: Array | None = None,
+) -> Array:
     """Return the mean cross entropy in nats over the labels other than -100; 0 if there are none.
 
     The embedded tokens are the argument, so that the gradient of the embedding stays one row per
@@ -130,43 +158,41 @@ def loss_from_embedding(
         params: its parameters; the embedding is read only where it is also the head.
         x: embedded tokens, (B, S, d).
         labels: (B, S) integer; labels[b, t] is the target of position t, already shifted.
-        kernels: which ops.
+        ops: of the arrays' framework.
         starts: from the function of that name.
-        masks: of dropout, from `models/dropout.py`.
+        masks: from `dropout_masks`.
         log_inclusion: (C,) of a sampled loss (`models/sampled_head.py`), for which the head and its
             bias in `params` are the rows of the C candidates, and labels are places among them.
 
     Returns:
         A scalar, float32.
     """
-    nats, count = _cross_entropy(cfg, params, x, labels, kernels, starts, masks, log_inclusion)
-    return nats / mx.maximum(count, 1)
+    run = Pass(ops, starts=starts, masks=masks)
+    nats, count = _cross_entropy(cfg, params, x, labels, run, log_inclusion)
+    return nats / ops.xp.maximum(count, 1)
 
 
 def sum_loss(
     cfg: ModelConfig,
     params: Params,
-    x: array,
-    labels: array,
+    x: Array,
+    labels: Array,
     *,
-    kernels: str,
-    starts: array | None = None,
-) -> array:
+    ops: Ops[Array],
+    starts: Array | None = None,
+) -> Array:
     """Return the summed cross entropy in nats over the labels other than -100, a scalar."""
-    return _cross_entropy(cfg, params, x, labels, kernels, starts, None, None)[0]
+    return _cross_entropy(cfg, params, x, labels, Pass(ops, starts=starts), None)[0]
 
 
 def _cross_entropy(
     cfg: ModelConfig,
     params: Params,
-    x: array,
-    labels: array,
-    kernels: str,
-    starts: array | None,
-    masks: Mapping[str, array] | None,
-    log_inclusion: array | None,
-) -> tuple[array, array]:
-    run = Pass(choose("mlx", kernels, device()), starts=starts, masks=masks)
+    x: Array,
+    labels: Array,
+    run: Pass[Array],
+    log_inclusion: Array | None,
+) -> tuple[Array, Array]:
     x, _ = _blocks(cfg, params, x, None, run)
     logits, cap = _raw_logits(cfg, params, x, run), cfg.output_logit_soft_cap
     if log_inclusion is not None:  # it is taken off behind the cap
@@ -177,25 +203,17 @@ def _cross_entropy(
 
 
 def _blocks(
-    cfg: ModelConfig, params: Params, x: array, state: State | None, run: Pass[array]
-) -> tuple[array, State]:
+    cfg: ModelConfig, params: Params, x: Array, state: State | None, run: Pass[Array]
+) -> tuple[Array, State]:
     """From the embedded tokens to the final norm."""
     run.note(x)
-    found: tuple[array, State] = families.twin(cfg.model_type, "mlx").blocks(
-        cfg, params, x, state, run
-    )
-    return found
+    return families.of(cfg).model.blocks(cfg, params, x, state, run)
 
 
-def _raw_logits(cfg: ModelConfig, params: Params, x: array, run: Pass[array]) -> array:
+def _raw_logits(cfg: ModelConfig, params: Params, x: Array, run: Pass[Array]) -> Array:
     """Return the logits before the cap."""
     bias = families.head_bias(cfg)
     (logits,) = run.ops.linears(
         x, [params[families.head(cfg)]], [None if bias is None else params[bias]]
     )
     return logits
-
-
-def device() -> str:
-    """Return "cpu" or "gpu", where MLX computes by default."""
-    return "gpu" if mx.default_device() == mx.gpu else "cpu"
