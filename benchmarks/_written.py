@@ -24,7 +24,7 @@ from mlxhog.data.batches import Batches
 from mlxhog.models.families import param_spec
 from mlxhog.optim import Target, clip, updates
 from mlxhog.optim.written import WrittenSupport
-from mlxhog.strategies import sharing_out
+from mlxhog.strategies.disjoint import block_groups
 from mlxhog.training.plan import make_plan
 
 LATER_EPOCH = 1 << 20  # an order of the batches that training has not used
@@ -65,7 +65,7 @@ class Lane:
         self.held_out = planned.data.open(config.seq_len)[1]
         self.groups: list[frozenset[str]] | None = None
         if config.blocks == "disjoint":
-            made = sharing_out.groups(self.model, len(planned.workers))
+            made = block_groups(self.model, len(planned.workers))
             self.groups = [frozenset(n for block in group for n in block.params) for group in made]
         self.arena = Arena.create(self.layout, write="lossless")
         self.arena.params[...] = self.backend.inbox

@@ -12,7 +12,6 @@ NATIVE_USERS = {
 }  # fmt: skip
 KNOWN_CIRCLES = {
     "mlxhog.models.mad.sequence",
-    "mlxhog.strategies",
     "mlxhog.mad.tasks.streams",
     "mlxhog.mad.report.board",
 }

@@ -5,7 +5,7 @@ start_ns        when training started, monotonic; the supervisor writes it once 
 limit_ns        how long training may take, known when it starts; 0 where time does not limit it
 pause           1 while the arena has to hold still for a checkpoint
 steps           steps taken by this call, dropped ones included, as workers report them: that of a
-                worker that died before its report is missing until `strategies.course.settle`
+                worker that died before its report is missing until `Strategy.settle`
 version         updates applied to the parameters, since the model was initialised
 tokens          tokens computed by this call
 first_ticket    where synchronous rounds begin, counted from the beginning of training

@@ -30,7 +30,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -41,70 +41,126 @@ from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.data.ledger import Ledger, TicketState
 from mlxhog.optim import clip, updates
-from mlxhog.strategies import Context, Idle, Lease, Outcome
-from mlxhog.strategies.words import LINE, Journal, Noted, Words
+from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
+from mlxhog.strategies.words import LINE, Journal, StepRecord, Words
 
 _DECIDED, _STEPS_BEFORE, _TOKENS_BEFORE, _VERSION_BASE = range(4)
 _STEPS, _TOKENS, _UPDATES, _STAGES = range(4)
 
 
-def copy_segments(workers: int) -> dict[str, tuple[str, int]]:
-    """Arena segments of the table above."""
-    return {
-        **{name: ("float32", PARAMETER_COPY) for name in copies(workers)},
-        "copies.words": ("uint8", LINE * (1 + 2 * workers)),
-    }
+class AvgRuns(Strategy):
+    """Independent runs, whose parameters are averaged."""
+
+    numbered: ClassVar[bool] = True
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """The segments of the table above."""
+        return {
+            **{name: ("float32", PARAMETER_COPY) for name in self.kept_segments()},
+            "copies.words": ("uint8", LINE * (1 + 2 * self.workers)),
+        }
+
+    def worker(self, context: Context) -> AvgRunsWorker:
+        """Prepare one worker."""
+        return AvgRunsWorker(context)
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """Each worker's own parameters."""
+        return _copies(self.workers)
+
+    def copies(self) -> tuple[str, ...]:
+        """Each worker's own parameters, where they differ from the average."""
+        return () if self.workers == 1 else self.kept_segments()
+
+    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
+        """Start every copy from the arena's parameters, or where it left off."""
+        words, counters = Words(arena.segment("copies.words")), arena.counters
+        if position is None:
+            words.store(0, _VERSION_BASE, counters.load("version"))
+            for name in self.kept_segments():
+                updates.snapshot(arena.segment(name), arena.params)
+            return
+        counters.store("first_ticket", position["first_ticket"])
+        for rank in range(self.workers):
+            for word, name in ((_STEPS, "steps"), (_TOKENS, "tokens"), (_UPDATES, "updates")):
+                words.store(1 + rank, word, position[name][rank])
+        words.store(0, _STEPS_BEFORE, sum(position["steps"]))
+        words.store(0, _TOKENS_BEFORE, sum(position["tokens"]))
+        words.store(0, _VERSION_BASE, counters.load("version") - sum(position["updates"]))
+        every = self.config.average_every
+        same = position["every"] == every
+        decided = position["averagings"] if same else max(position["steps"]) // (every or 1)
+        words.store(0, _DECIDED, decided)
+        for rank in range(self.workers):
+            words.store(1 + rank, _STAGES, 2 * decided)
+
+    def position(self, arena: Arena) -> dict[str, Any]:
+        """How far each worker is."""
+        words = Words(arena.segment("copies.words"))
+
+        def of_all(word: int) -> list[int]:
+            return [words.load(1 + rank, word) for rank in range(self.workers)]
+
+        return {
+            "first_ticket": arena.counters.load("first_ticket"),
+            "steps": of_all(_STEPS),
+            "tokens": of_all(_TOKENS),
+            "updates": of_all(_UPDATES),
+            "averagings": words.load(0, _DECIDED),
+            "every": self.config.average_every,
+        }
+
+    def settle(self, arena: Arena, ledger: Ledger) -> None:
+        """End what dead workers have begun, and make the parameters the average."""
+        words, workers = Words(arena.segment("copies.words")), self.workers
+        for rank in range(workers):
+            number = words.load(1 + rank, _STEPS) * workers + rank
+            number += arena.counters.load("first_ticket")
+            record = Journal(words, 1 + workers + rank).read()
+            if record.ticket == number and ledger.state(*ledger.locate(number)) == TicketState.DONE:
+                _take_in(arena, words, rank, record)
+                words.store(1 + rank, _STEPS, words.load(1 + rank, _STEPS) + 1)
+        decided = words.load(0, _DECIDED)
+        for part in (_average_share, _take_average):
+            for rank in range(workers):
+                part(arena, words, rank, workers, decided)
+        average(arena, workers, arena.params)
+        arena.counters.store("version", _version(words, workers))
+        super().settle(arena, ledger)
+
+    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
+        """Steps of this call, of all workers."""
+        words = Words(arena.segment("copies.words"))
+        return _steps(words, self.workers) - words.load(0, _STEPS_BEFORE)
+
+    def between_steps(self, arena: Arena) -> bool:
+        """Whether no averaging is under way, or about to begin."""
+        words = Words(arena.segment("copies.words"))
+        ended = 2 * words.load(0, _DECIDED)
+        return all(words.load(1 + rank, _STAGES) == ended for rank in range(self.workers))
+
+    def load(self, arena: Arena, out: Float32, *, training: bool) -> None:
+        """Average the copies while they are trained; the parameters are old then."""
+        if training:
+            average(arena, self.workers, out)
+        else:
+            super().load(arena, out, training=False)
+
+    def warning(self, average: float, copies: Sequence[float]) -> str | None:
+        """Warn where averaging has made the model worse."""
+        best = min(copies, default=average)
+        if best >= average:
+            return None
+        return (
+            f"the average of {len(copies)} runs has {average:.3f} bits per byte, the parameters of "
+            f"worker {copies.index(best) + 1} alone {best:.3f}: averaging did not help; average "
+            "more often with --average-every, or use hogwild or sync"
+        )
 
 
-def copies(workers: int) -> tuple[str, ...]:
-    """The segments that a checkpoint keeps."""
+def _copies(workers: int) -> tuple[str, ...]:
+    """The segments of the workers' own parameters."""
     return tuple(f"copies.{rank + 1}" for rank in range(workers))
-
-
-def begin(arena: Arena, workers: int, every: int | None, kept: Mapping[str, Any] | None) -> None:
-    """Start every copy from the arena's parameters, or where it left off.
-
-    Args:
-        arena: its parameters and counters are in place, its workers not started.
-        workers: of the run.
-        every: steps of each worker between averagings.
-        kept: what `position` said when the checkpoint was taken by as many workers; its copies are
-            filled in by the caller.
-    """
-    words, counters = Words(arena.segment("copies.words")), arena.counters
-    if kept is None:
-        words.store(0, _VERSION_BASE, counters.load("version"))
-        for name in copies(workers):
-            updates.snapshot(arena.segment(name), arena.params)
-        return
-    counters.store("first_ticket", kept["first_ticket"])
-    for rank in range(workers):
-        for word, name in ((_STEPS, "steps"), (_TOKENS, "tokens"), (_UPDATES, "updates")):
-            words.store(1 + rank, word, kept[name][rank])
-    words.store(0, _STEPS_BEFORE, sum(kept["steps"]))
-    words.store(0, _TOKENS_BEFORE, sum(kept["tokens"]))
-    words.store(0, _VERSION_BASE, counters.load("version") - sum(kept["updates"]))
-    decided = kept["averagings"] if kept["every"] == every else max(kept["steps"]) // (every or 1)
-    words.store(0, _DECIDED, decided)
-    for rank in range(workers):
-        words.store(1 + rank, _STAGES, 2 * decided)
-
-
-def position(arena: Arena, workers: int, every: int | None) -> dict[str, Any]:
-    """How far each worker is, for a checkpoint; nobody may move."""
-    words = Words(arena.segment("copies.words"))
-
-    def of_all(word: int) -> list[int]:
-        return [words.load(1 + rank, word) for rank in range(workers)]
-
-    return {
-        "first_ticket": arena.counters.load("first_ticket"),
-        "steps": of_all(_STEPS),
-        "tokens": of_all(_TOKENS),
-        "updates": of_all(_UPDATES),
-        "averagings": words.load(0, _DECIDED),
-        "every": every,
-    }
 
 
 def average(
@@ -116,7 +172,7 @@ def average(
     """
     last = arena.layout.probe.offset
     span = slice(min(begin, last), last if end is None else min(end, last))
-    first, *others = (arena.segment(name)[span] for name in copies(workers))
+    first, *others = (arena.segment(name)[span] for name in _copies(workers))
     mean = out[span]
     np.copyto(mean, first)
     for other in others:
@@ -125,42 +181,11 @@ def average(
         mean *= np.float32(1.0 / workers)
 
 
-def settle(arena: Arena, workers: int, ledger: Ledger) -> None:
-    """End what dead workers have begun, and make the parameters the average. Nobody may move."""
-    words = Words(arena.segment("copies.words"))
-    for rank in range(workers):
-        number = words.load(1 + rank, _STEPS) * workers + rank
-        number += arena.counters.load("first_ticket")
-        noted = Journal(words, 1 + workers + rank).read()
-        if noted.ticket == number and ledger.state(*ledger.locate(number)) == TicketState.DONE:
-            _take_in(arena, words, rank, noted)
-            words.store(1 + rank, _STEPS, words.load(1 + rank, _STEPS) + 1)
-    decided = words.load(0, _DECIDED)
-    for part in (_average_share, _take_average):
-        for rank in range(workers):
-            part(arena, words, rank, workers, decided)
-    average(arena, workers, arena.params)
-    arena.counters.store("version", _version(words, workers))
-
-
-def steps_done(arena: Arena, workers: int) -> int:
-    """Steps of this call, of all workers."""
-    words = Words(arena.segment("copies.words"))
-    return _steps(words, workers) - words.load(0, _STEPS_BEFORE)
-
-
-def between_averagings(arena: Arena, workers: int) -> bool:
-    """Whether no averaging is under way, or about to begin."""
-    words = Words(arena.segment("copies.words"))
-    ended = 2 * words.load(0, _DECIDED)
-    return all(words.load(1 + rank, _STAGES) == ended for rank in range(workers))
-
-
-def _take_in(arena: Arena, words: Words, rank: int, noted: Noted) -> None:
+def _take_in(arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
     """Make what a step was noted to leave what holds; doing it twice changes nothing."""
-    arena.workers.entry(rank + 1).opt_step = noted.opt_step
-    words.store(1 + rank, _UPDATES, noted.version)
-    words.store(1 + rank, _TOKENS, noted.tokens)
+    arena.workers.entry(rank + 1).opt_step = record.opt_step
+    words.store(1 + rank, _UPDATES, record.version)
+    words.store(1 + rank, _TOKENS, record.tokens)
 
 
 def _average_share(arena: Arena, words: Words, rank: int, workers: int, decided: int) -> None:
@@ -175,7 +200,7 @@ def _average_share(arena: Arena, words: Words, rank: int, workers: int, decided:
 def _take_average(arena: Arena, words: Words, rank: int, workers: int, decided: int) -> None:
     """Its second stage, when all have ended the first: the average becomes its copy."""
     if words.load(1 + rank, _STAGES) == 2 * decided - 1:
-        updates.snapshot(arena.segment(copies(workers)[rank]), arena.params)
+        updates.snapshot(arena.segment(_copies(workers)[rank]), arena.params)
         words.store(1 + rank, _STAGES, 2 * decided)
 
 
@@ -188,7 +213,7 @@ def _version(words: Words, workers: int) -> int:
     return words.load(0, _VERSION_BASE) + applied
 
 
-class AvgRuns:
+class AvgRunsWorker:
     """One worker's own run, and its part in averagings."""
 
     def __init__(self, context: Context) -> None:
@@ -207,7 +232,7 @@ class AvgRuns:
         self._leased = False
 
     def counts_step(self) -> bool:
-        """See `Strategy.counts_step`."""
+        """Every batch is a step."""
         return True
 
     # -- the worker's own run --------------------------------------------------------------------
@@ -218,7 +243,7 @@ class AvgRuns:
         return None if limit is None else self._before + limit
 
     def claim(self) -> Lease | Idle:
-        """Lease this worker's next ticket, after an averaging that is due; see `Strategy.claim`."""
+        """Lease this worker's next ticket, after an averaging that is due."""
         context, workers = self.context, self.context.workers
         self._take_part()
         own, limit = self._words.load(self._line, _STEPS), self._limit()
@@ -259,12 +284,12 @@ class AvgRuns:
         entry, ledger = context.entry, context.ledger
         norm = clip.global_norm(grads)
         if self._leased:  # else the one before died with its step behind it
-            noted = self._noted(lease, bool(np.isfinite(norm)), samples)
-            self._journal.write(noted)
+            record = self._record(lease, bool(np.isfinite(norm)), samples)
+            self._journal.write(record)
             entry.phase = Phase.APPLY
             ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
-            if noted.applied:
-                self._apply(grads, norm, noted)
+            if record.applied:
+                self._apply(grads, norm, record)
             ledger.finish(lease.epoch, lease.ticket, context.owner)
         done = self._journal.read()
         _take_in(context.arena, words, context.rank, done)
@@ -279,10 +304,10 @@ class AvgRuns:
         first = self.context.arena.counters.load("first_ticket")
         return (lease.epoch * self.context.ledger.n + lease.ticket - first) // self.context.workers
 
-    def _noted(self, lease: Lease, finite: bool, samples: int) -> Noted:
+    def _record(self, lease: Lease, finite: bool, samples: int) -> StepRecord:
         """What will hold once this step is done; `version` counts the worker's own updates."""
         context = self.context
-        return Noted(
+        return StepRecord(
             opt_step=context.entry.opt_step + finite,
             version=self._words.load(self._line, _UPDATES) + finite,
             tokens=self._words.load(self._line, _TOKENS) + samples * context.config.seq_len,
@@ -290,13 +315,13 @@ class AvgRuns:
             ticket=lease.epoch * context.ledger.n + lease.ticket,
         )
 
-    def _apply(self, grads: Grads, norm: float, noted: Noted) -> None:
+    def _apply(self, grads: Grads, norm: float, record: StepRecord) -> None:
         context = self.context
         context.optimizer.step(
             self._target,
             grads,
             lr=self._lr(),
-            step=noted.opt_step,
+            step=record.opt_step,
             seed=context.slot,
             grad_scale=context.grad_scale(norm),
         )

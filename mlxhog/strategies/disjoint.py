@@ -22,7 +22,8 @@ A worker killed with a group leaves it to the worker that replaces it, which has
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,31 +31,55 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Grads
-from mlxhog.strategies import Context, Idle, Lease, sharing_out
-from mlxhog.strategies.hogwild import Hogwild
+from mlxhog.errors import ConfigError
+from mlxhog.models.blocks import Block, blocks
+from mlxhog.models.families import ModelConfig
+from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
+from mlxhog.strategies.strategy import Context, Idle, Lease
 
 _LINE = 128
 
 
-def disjoint_segments(workers: int, n_params: int) -> dict[str, tuple[str, int]]:
-    """Arena segments of the table above."""
-    return {
-        "blocks.words": ("uint8", _LINE * (2 + workers)),
-        "blocks.steps": ("uint8", 8 * n_params),
-    }
+class Disjoint(Hogwild):
+    """Lock-free workers of which each writes only the blocks it holds."""
+
+    probes: ClassVar[bool] = False  # no two updates meet, so none is lost
+
+    def check(self, model: ModelConfig) -> None:
+        """Refuse a model with too few blocks for so many workers."""
+        block_groups(model, self.workers)
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """The segments of the table above."""
+        return {
+            "blocks.words": ("uint8", _LINE * (2 + self.workers)),
+            "blocks.steps": ("uint8", 8 * n_params),
+        }
+
+    def worker(self, context: Context) -> DisjointWorker:
+        """Prepare one worker."""
+        return DisjointWorker(context)
+
+    def state_slots(self, arena: Arena) -> tuple[int, ...]:
+        """Slot 1: optimizer state goes with the blocks that a worker holds."""
+        return (1,)
+
+    def state(self, arena: Arena) -> dict[str, Any]:
+        """Add the updates that each parameter has had."""
+        return {**super().state(arena), "block_steps": steps_taken(arena)}
+
+    def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:
+        """Set the updates of each parameter; those of the run where it had no blocks."""
+        of_run = dict.fromkeys(arena.layout.slots, arena.workers.entry(1).opt_step)
+        steps, words = state.get("block_steps", of_run), arena.segment("blocks.steps")
+        for k, name in enumerate(arena.layout.slots):
+            _native.store_u64(words, 8 * k, steps[name])
 
 
 def steps_taken(arena: Arena) -> dict[str, int]:
     """Updates that each parameter has had, for a checkpoint."""
     words = arena.segment("blocks.steps")
     return {name: _native.load_u64(words, 8 * k) for k, name in enumerate(arena.layout.slots)}
-
-
-def restore_steps(arena: Arena, steps: Mapping[str, int]) -> None:
-    """Set what `steps_taken` gave."""
-    words = arena.segment("blocks.steps")
-    for k, name in enumerate(arena.layout.slots):
-        _native.store_u64(words, 8 * k, steps[name])
 
 
 class Groups:
@@ -97,24 +122,24 @@ class Groups:
         return _LINE * (1 + group)
 
 
-class Disjoint(Hogwild):
+class DisjointWorker(HogwildWorker):
     """Hogwild whose worker writes only the blocks it holds."""
 
     def __init__(self, context: Context) -> None:
         """Prepare one worker."""
         super().__init__(context)
         self._target = context.target(state_slot=1)  # the state of all: each part has one holder
-        made = sharing_out.groups(context.model, context.workers)
+        members = block_groups(context.model, context.workers)
         self._params = [
-            frozenset(name for block in group for name in block.params) for group in made
+            frozenset(name for block in group for name in block.params) for group in members
         ]
-        self._groups = Groups(context.arena.segment("blocks.words"), len(made), context.slot)
+        self._groups = Groups(context.arena.segment("blocks.words"), len(members), context.slot)
         self._steps = context.arena.segment("blocks.steps")
         self._at = {name: 8 * k for k, name in enumerate(context.arena.layout.slots)}
         self._steps_here = 0
 
     def claim(self) -> Lease | Idle:
-        """Change the group when it is time, between two steps; see `Strategy.claim`."""
+        """Change the group when it is time, between two steps."""
         if self._steps_here >= self.context.config.rotate_every:
             self._groups.change()
             self._steps_here = 0
@@ -136,3 +161,67 @@ class Disjoint(Hogwild):
             for name in part:
                 _native.store_u64(self._steps, self._at[name], step)
         self._steps_here += 1
+
+
+def block_groups(cfg: ModelConfig, workers: int) -> list[list[Block]]:
+    """A model's blocks in groups of about the same size, one more than there are workers.
+
+    So a worker can always change. Where a model mixes mLSTM and sLSTM layers, no group holds both.
+
+    Raises:
+        ConfigError: the model has too few blocks.
+    """
+    if workers == 1:
+        return [blocks(cfg)]
+    n_groups, all_blocks = workers + 1, blocks(cfg)
+    if len(all_blocks) < n_groups:
+        raise ConfigError(
+            f"blocks=disjoint hands out the model's {len(all_blocks)} blocks (embedding, layers, "
+            f"head) in {n_groups} groups, one more than the {workers} workers; take at most "
+            f"{len(all_blocks) - 1} workers, or a model with more layers"
+        )
+    layers: dict[str, list[Block]] = {}
+    for block in all_blocks:
+        if block.is_layer:
+            layers.setdefault(block.cell or "", []).append(block)
+    rest = sorted(
+        (block for block in all_blocks if not block.is_layer), key=lambda block: -block.size
+    )
+    ways = (_grouped(layers, rest, n_groups, alone) for alone in range(len(rest) + 1))
+    even = (way for way in ways if len(way) == n_groups)
+    return min(even, key=lambda way: max(map(_size, way)))
+
+
+def _grouped(
+    layers: Mapping[str, Sequence[Block]], rest: Sequence[Block], n_groups: int, alone: int
+) -> list[list[Block]]:
+    """Groups of layers, where the first `alone` of the rest are groups of their own."""
+    groups = [[block] for block in rest[:alone]]
+    for cell, n in _quotas(layers, n_groups - alone).items():
+        groups += _balanced(layers[cell], n)
+    for block in rest[alone:]:
+        min(groups, key=_size).append(block)
+    return groups
+
+
+def _quotas(layers: Mapping[str, Sequence[Block]], n_groups: int) -> dict[str, int]:
+    """How many groups the layers of each cell make: by size, at least one, at most one a layer."""
+    quotas = dict.fromkeys(layers, 1)
+    while sum(quotas.values()) < n_groups:
+        divisible = [cell for cell, n in quotas.items() if n < len(layers[cell])]
+        if not divisible:
+            break
+        quotas[max(divisible, key=lambda cell: _size(layers[cell]) / quotas[cell])] += 1
+    return quotas
+
+
+def _balanced(members: Sequence[Block], n: int) -> list[list[Block]]:
+    """`n` groups: the largest block first, each into the smallest group."""
+    groups: list[list[Block]] = [[] for _ in range(n)]
+    for block in sorted(members, key=lambda block: -block.size):
+        min(groups, key=_size).append(block)
+    return groups
+
+
+def _size(group: Sequence[Block]) -> int:
+    return sum(block.size for block in group)

@@ -13,32 +13,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from mlxhog.arena import Arena
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Float32, Grads
-from mlxhog.data.ledger import NO_END, Ledger, TicketState
+from mlxhog.data.ledger import NO_END, TicketState
 from mlxhog.optim import clip, updates
-from mlxhog.strategies import Context, Idle, Lease, Outcome
+from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
 
 
-def limit_steps(arena: Arena, ledger: Ledger, steps: int | None) -> None:
-    """Note where the budget of a call ends, when the ledger is in place and no worker has started.
+class Hogwild(Strategy):
+    """Lock-free workers; also `serial`, which is this with one worker."""
 
-    A step is a ticket, so the budget is an end among the tickets: nothing is counted beside the
-    ledger, and no death at whatever instruction can make the two disagree.
-    """
-    end = 0 if steps is None else ledger.end_after(steps)
-    arena.counters.store("end_ticket", end)
-    arena.counters.store("tickets_before", ledger.count_done())
+    def worker(self, context: Context) -> HogwildWorker:
+        """Prepare one worker."""
+        return HogwildWorker(context)
 
 
-def tickets_done(arena: Arena, ledger: Ledger) -> int:
-    """Tickets of this call that are done; one that was torn is, unless it is to be done again."""
-    return ledger.count_done() - arena.counters.load("tickets_before")
-
-
-class Hogwild:
-    """Read, compute, add; also `serial`, which is this with one worker."""
+class HogwildWorker:
+    """Read, compute, add."""
 
     def __init__(self, context: Context, *, more_tickets: int = 0) -> None:
         """Prepare one worker; costs one more private copy of the parameters when predicting.
@@ -61,20 +52,20 @@ class Hogwild:
         self._end = end + more_tickets if end else NO_END
 
     def counts_step(self) -> bool:
-        """See `Strategy.counts_step`."""
+        """Every batch is a step."""
         return True
 
     def claim(self) -> Lease | Idle:
-        """Take any free ticket; see `Strategy.claim`."""
+        """Take any free ticket."""
         context = self.context
         if context.stopping() or context.used_up():
             return Idle.DONE
         if context.paused():
             return Idle.WAIT
-        found = context.ledger.claim(context.owner, self._end)
-        if found is None:
+        claim = context.ledger.claim(context.owner, self._end)
+        if claim is None:
             return Idle.DONE if self._all_are_handed_out() else Idle.WAIT
-        epoch, ticket = found
+        epoch, ticket = claim
         context.entry.ticket = ticket
         return Lease(epoch, ticket)
 

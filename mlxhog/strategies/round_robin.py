@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,89 +34,86 @@ from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
 from mlxhog.data.ledger import Ledger, TicketState
 from mlxhog.optim import clip, updates
-from mlxhog.strategies import Context, Idle, Lease, Outcome
-from mlxhog.strategies.words import LINE, Journal, Noted, Words
+from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
+from mlxhog.strategies.words import LINE, Journal, StepRecord, Words
 
 _TURN, _OPEN, _FIRST, _TOKENS = range(4)
 LONGEST_NAP_S = 2e-4
 
 
-def turn_segments(workers: int) -> dict[str, tuple[str, int]]:
-    """Arena segments of the table above."""
-    return {
-        **{name: ("float32", PARAMETER_COPY) for name in copies(workers)},
-        "turns.words": ("uint8", LINE * (1 + 2 * workers)),
-    }
+class RoundRobin(Strategy):
+    """Workers that apply in turn."""
+
+    numbered: ClassVar[bool] = True
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """The segments of the table above."""
+        return {
+            **{name: ("float32", PARAMETER_COPY) for name in self.kept_segments()},
+            "turns.words": ("uint8", LINE * (1 + 2 * self.workers)),
+        }
+
+    def worker(self, context: Context) -> RoundRobinWorker:
+        """Prepare one worker."""
+        return RoundRobinWorker(context)
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """The parameters at which each worker's next gradient is taken."""
+        return tuple(f"turns.read.{rank + 1}" for rank in range(self.workers))
+
+    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
+        """Let each worker's first gradient be taken at the parameters, or where it left off."""
+        words, version = Words(arena.segment("turns.words")), arena.counters.load("version")
+        versions = [version] * self.workers if position is None else position["versions"]
+        first = 0 if position is None else position["turn"] % self.workers
+        for word in (_TURN, _OPEN, _FIRST):
+            words.store(0, word, first)
+        for rank, (name, read) in enumerate(zip(self.kept_segments(), versions, strict=True)):
+            words.store(1 + rank, 0, read)
+            if position is None:
+                updates.snapshot(arena.segment(name), arena.params)
+
+    def position(self, arena: Arena) -> dict[str, Any]:
+        """Whose turn it is, and the versions of all copies."""
+        words = Words(arena.segment("turns.words"))
+        return {
+            "turn": words.load(0, _TURN),
+            "versions": [words.load(1 + rank, 0) for rank in range(self.workers)],
+        }
+
+    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
+        """Turns of this call that are over; each is a step."""
+        words = Words(arena.segment("turns.words"))
+        return words.load(0, _TURN) - words.load(0, _FIRST)
+
+    def between_steps(self, arena: Arena) -> bool:
+        """Whether no turn is open."""
+        words = Words(arena.segment("turns.words"))
+        return words.load(0, _TURN) == words.load(0, _OPEN)
+
+    def settle(self, arena: Arena, ledger: Ledger) -> None:
+        """End the turn of a worker that died with its step behind it."""
+        words = Words(arena.segment("turns.words"))
+        turn = words.load(0, _TURN)
+        rank = turn % self.workers
+        number = arena.counters.load("first_ticket") + turn - words.load(0, _FIRST)
+        record = Journal(words, 1 + self.workers + rank).read()
+        if record.ticket == number and ledger.state(*ledger.locate(number)) == TicketState.DONE:
+            _take_in(arena, words, rank, record)
+            words.store(0, _TURN, turn + 1)
+        super().settle(arena, ledger)
 
 
-def copies(workers: int) -> tuple[str, ...]:
-    """The segments that a checkpoint keeps."""
-    return tuple(f"turns.read.{rank + 1}" for rank in range(workers))
-
-
-def begin(arena: Arena, workers: int, kept: Mapping[str, Any] | None) -> None:
-    """Let every worker's first gradient be taken at the arena's parameters, or where it left off.
-
-    Args:
-        arena: its parameters and counters are in place, its workers not started.
-        workers: of the run.
-        kept: what `position` said when the checkpoint was taken by as many workers; its copies are
-            filled in by the caller.
-    """
-    words, version = Words(arena.segment("turns.words")), arena.counters.load("version")
-    versions = [version] * workers if kept is None else kept["versions"]
-    first = 0 if kept is None else kept["turn"] % workers
-    for word in (_TURN, _OPEN, _FIRST):
-        words.store(0, word, first)
-    for rank, read in enumerate(versions):
-        words.store(1 + rank, 0, read)
-        if kept is None:
-            updates.snapshot(arena.segment(copies(workers)[rank]), arena.params)
-
-
-def position(arena: Arena, workers: int) -> dict[str, Any]:
-    """Whose turn it is, and the versions of all copies, for a checkpoint; nobody may move."""
-    words = Words(arena.segment("turns.words"))
-    return {
-        "turn": words.load(0, _TURN),
-        "versions": [words.load(1 + rank, 0) for rank in range(workers)],
-    }
-
-
-def steps_done(arena: Arena) -> int:
-    """Turns of this call that are over; each is a step."""
-    words = Words(arena.segment("turns.words"))
-    return words.load(0, _TURN) - words.load(0, _FIRST)
-
-
-def between_turns(arena: Arena) -> bool:
-    """Whether no turn is open, so that no worker may move while the arena is to hold still."""
-    words = Words(arena.segment("turns.words"))
-    return words.load(0, _TURN) == words.load(0, _OPEN)
-
-
-def settle(arena: Arena, workers: int, ledger: Ledger) -> None:
-    """End the turn of a worker that died with its step behind it. Nobody may move."""
-    words = Words(arena.segment("turns.words"))
-    turn = words.load(0, _TURN)
-    rank = turn % workers
-    number = arena.counters.load("first_ticket") + turn - words.load(0, _FIRST)
-    noted = Journal(words, 1 + workers + rank).read()
-    if noted.ticket == number and ledger.state(*ledger.locate(number)) == TicketState.DONE:
-        _take_in(arena, words, rank, noted)
-        words.store(0, _TURN, turn + 1)
-
-
-def _take_in(arena: Arena, words: Words, rank: int, noted: Noted) -> None:
+def _take_in(arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
     """Make what a turn was noted to leave what holds; doing it twice changes nothing."""
-    arena.workers.entry(rank + 1).opt_step = noted.opt_step
-    arena.counters.store("version", noted.version)
-    words.store(0, _TOKENS, noted.tokens)
+    arena.workers.entry(rank + 1).opt_step = record.opt_step
+    arena.counters.store("version", record.version)
+    words.store(0, _TOKENS, record.tokens)
     updates.snapshot(arena.segment(f"turns.read.{rank + 1}"), arena.params)
-    words.store(1 + rank, 0, noted.version)
+    words.store(1 + rank, 0, record.version)
 
 
-class RoundRobin:
+class RoundRobinWorker:
     """One worker's turns."""
 
     def __init__(self, context: Context) -> None:
@@ -131,11 +128,11 @@ class RoundRobin:
         self._leased = False
 
     def counts_step(self) -> bool:
-        """See `Strategy.counts_step`."""
+        """Every turn is a step."""
         return True
 
     def claim(self) -> Lease | Idle:
-        """Lease the ticket of this worker's next turn, if it is open; see `Strategy.claim`."""
+        """Lease the ticket of this worker's next turn, if it is open."""
         context, words = self.context, self._words
         turn = words.load(0, _TURN)
         own = turn + (context.rank - turn) % context.workers
@@ -183,11 +180,11 @@ class RoundRobin:
         entry.phase = Phase.APPLY
         if self._leased:  # else the one before died in this turn, with its step behind it
             lr = self._lr()
-            noted = self._noted(lease, bool(np.isfinite(norm)), samples)
-            self._journal.write(noted)
+            record = self._record(lease, bool(np.isfinite(norm)), samples)
+            self._journal.write(record)
             ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
-            if noted.applied:
-                self._apply(grads, norm, lr, noted)
+            if record.applied:
+                self._apply(grads, norm, lr, record)
             ledger.finish(lease.epoch, lease.ticket, context.owner)
         done = self._journal.read()
         _take_in(context.arena, words, context.rank, done)
@@ -208,10 +205,10 @@ class RoundRobin:
             nap_s = min(LONGEST_NAP_S, nap_s + 1e-5)
         entry.wait_ns += monotonic_ns() - began
 
-    def _noted(self, lease: Lease, finite: bool, samples: int) -> Noted:
+    def _record(self, lease: Lease, finite: bool, samples: int) -> StepRecord:
         """What will hold once this turn is over."""
         context = self.context
-        return Noted(
+        return StepRecord(
             opt_step=context.entry.opt_step + finite,
             version=context.arena.counters.load("version") + finite,
             tokens=self._words.load(0, _TOKENS) + samples * context.config.seq_len,
@@ -229,14 +226,14 @@ class RoundRobin:
         )
         return context.schedule(progress, context.arena.counters.load("version"))
 
-    def _apply(self, grads: Grads, norm: float, lr: float, noted: Noted) -> None:
+    def _apply(self, grads: Grads, norm: float, lr: float, record: StepRecord) -> None:
         context = self.context
         context.optimizer.step(
             self._target,
             grads,
             lr=lr,
-            step=noted.opt_step,
+            step=record.opt_step,
             seed=context.entry.version_read * 65_537 + context.slot,
             grad_scale=context.grad_scale(norm),
-            shared_step=noted.version,
+            shared_step=record.version,
         )

@@ -28,18 +28,21 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
+from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
+from mlxhog.data.ledger import Ledger
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Rows
-from mlxhog.strategies import Context, Idle, Lease, Outcome, copy_to_inbox
+from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
 
 GO, STOP, SWITCH = 1, 2, 3
 _LINE = 128
@@ -92,8 +95,38 @@ def pass_over(words: NDArray[np.uint8], workers: int) -> None:
     _native.store_u64(words, 0, 1 << 2 | SWITCH)
 
 
-class Sync:
+class Sync(Strategy):
     """Averaged gradients; reruns with the same workers are bit-identical."""
+
+    numbered: ClassVar[bool] = True
+
+    def batches_per_step(self) -> int:
+        """One of every worker."""
+        return self.workers
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """The segments of the table above."""
+        return sync_segments(self.workers, n_params)
+
+    def worker(self, context: Context) -> SyncWorker:
+        """Prepare one worker."""
+        return SyncWorker(context)
+
+    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
+        """Rounds that every worker has ended."""
+        return rounds_done(arena.segment("sync.words"), self.workers)
+
+    def between_steps(self, arena: Arena) -> bool:
+        """Whether no round is under way."""
+        return between_rounds(arena.segment("sync.words"), self.workers)
+
+    def state_slots(self, arena: Arena) -> tuple[int, ...]:
+        """Slot 1: workers apply one averaged gradient together, so its state is that of all."""
+        return (1,)
+
+
+class SyncWorker:
+    """One worker's part of every round."""
 
     def __init__(self, context: Context, *, switch: Callable[[], bool] | None = None) -> None:
         """Prepare one worker.
@@ -132,11 +165,11 @@ class Sync:
     def _decision(self, round_: int) -> int:
         """The decision on a round: rank 0 makes it once, the others wait for it."""
         context = self.context
-        found = int(_native.load_u64(self._words, 0))
-        if found >> 2 == round_ + 1 and found & 3 != STOP:
-            return found & 3
+        word = int(_native.load_u64(self._words, 0))
+        if word >> 2 == round_ + 1 and word & 3 != STOP:
+            return word & 3
         if context.rank != 0:
-            return found & 3 if found >> 2 == round_ + 1 else 0
+            return word & 3 if word >> 2 == round_ + 1 else 0
         limit = context.step_limit
         if context.paused() and not context.stopping():
             return 0
@@ -192,11 +225,11 @@ class Sync:
     # -- one round -------------------------------------------------------------------------------
 
     def counts_step(self) -> bool:
-        """See `Strategy.counts_step`."""
+        """A round is one step, counted by rank 0."""
         return self.context.rank == 0
 
     def claim(self) -> Lease | Idle:
-        """Lease ticket R P + rank of round R; see `Strategy.claim`."""
+        """Lease ticket R P + rank of round R."""
         context = self.context
         round_, stage = divmod(self._stages(context.rank), 3)
         if stage == 0 or self._switched_at(round_):
@@ -234,7 +267,7 @@ class Sync:
         """
         context = self.context
         context.entry.version_read = int(_native.load_u64(self._words, _LINE + 8))
-        copy_to_inbox(context)
+        context.copy_to_inbox()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
         """Average with the other workers' gradients, then apply this worker's share."""
@@ -274,13 +307,13 @@ class Sync:
 
     def _write_own(self, grads: Grads) -> None:
         for name, slot in self.context.arena.layout.slots.items():
-            found = grads[name]
+            grad = grads[name]
             own = self._own[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            if isinstance(found, Rows):
+            if isinstance(grad, Rows):
                 own.fill(0.0)
-                np.add.at(own, found.index, found.values)
+                np.add.at(own, grad.index, grad.values)
             else:
-                np.copyto(own, found)
+                np.copyto(own, grad)
 
     def _average(self) -> None:
         slots = self.context.arena.layout.slots

@@ -42,8 +42,8 @@ class Words:
         _native.store_u64(self._data, LINE * line + 8 * word, value)
 
 
-class Noted(NamedTuple):
-    """What holds once the step in hand is done, and which it is (-1: none was ever noted)."""
+class StepRecord(NamedTuple):
+    """What holds once the step in hand is done, and which it is (-1: none was ever record)."""
 
     opt_step: int
     version: int
@@ -59,14 +59,14 @@ class Journal:
         """Use a line of the words."""
         self._words, self._line = words, line
 
-    def write(self, noted: Noted) -> None:
+    def write(self, record: StepRecord) -> None:
         """Write down what will hold. Not atomic: only before the ticket's `begin_apply`."""
-        for word, value in enumerate(noted._replace(ticket=noted.ticket + 1)):
+        for word, value in enumerate(record._replace(ticket=record.ticket + 1)):
             self._words.store(self._line, word, int(value))
 
-    def read(self) -> Noted:
+    def read(self) -> StepRecord:
         """What was written down last, also by a predecessor."""
         opt_step, version, tokens, applied, ticket = (
             self._words.load(self._line, word) for word in range(5)
         )
-        return Noted(opt_step, version, tokens, bool(applied), ticket - 1)
+        return StepRecord(opt_step, version, tokens, bool(applied), ticket - 1)

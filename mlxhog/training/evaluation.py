@@ -16,21 +16,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
+from mlxhog.arena.control import EVAL_ROUND, Command
+from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import Backend
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
 from mlxhog.report.metrics import EMULATED
+from mlxhog.training.session import Session
 
 SEGMENT = "evaluation"
 ROWS = 16  # most sequences in one batch
 BATCH_FLOPS = 1e11  # most work in one batch, unless one sequence is more: what cannot be abandoned
 FINAL_TOKENS = 2_000_000  # the final evaluation covers at most this much text
+BATCH_S = 3.0  # how long a batch in hand is waited for when the time is over
 _DTYPE = np.dtype([("round", "<u8"), ("nats", "<f8"), ("n_bytes", "<u8"), ("tokens", "<u8")])
 
 
@@ -96,7 +101,7 @@ class HeldOutText:
 
     def score(self, backend: Backend, batch: int) -> Score:
         """Score one batch at the parameters in the backend's inbox."""
-        (found,) = heldout.batches(
+        (part,) = heldout.batches(
             self.file,
             seq_len=self.seq_len,
             batch_size=self.rows,
@@ -104,8 +109,8 @@ class HeldOutText:
             first=batch,
             count=1,
         )
-        result = backend.evaluate(found)
-        return Score(result.nats, found.n_bytes, result.targets, 1 / self.n_batches)
+        result = backend.evaluate(part)
+        return Score(result.nats, part.n_bytes, result.targets, 1 / self.n_batches)
 
     def score_until(self, backend: Backend, ended: Callable[[], bool]) -> Score:
         """Score batches until none is left or `ended`, which is asked before each but the first."""
@@ -113,9 +118,9 @@ class HeldOutText:
         for batch in spread(self.n_batches):
             if done and ended():
                 break
-            found = self.score(backend, batch)
-            nats, done = nats + found.nats, done + 1
-            n_bytes, tokens = n_bytes + found.n_bytes, tokens + found.tokens
+            score = self.score(backend, batch)
+            nats, done = nats + score.nats, done + 1
+            n_bytes, tokens = n_bytes + score.n_bytes, tokens + score.tokens
         return Score(nats, n_bytes, tokens, done / self.n_batches)
 
 
@@ -172,3 +177,57 @@ class Scores:
         rows = self._table[done]
         n_bytes, tokens = int(rows["n_bytes"].sum()), int(rows["tokens"].sum())
         return Score(float(rows["nats"].sum()), n_bytes, tokens, len(done) / len(self))
+
+
+class FinalEvaluation:
+    """Evaluations of resting parameters at the end of a run, one after the other.
+
+    What is done lies in the arena (`Scores`). A worker that dies leaves batches undone; a new round
+    shares them out again. Nothing is waited for once the time is over.
+    """
+
+    def __init__(self, session: Session) -> None:
+        """Prepare; no worker is told anything yet."""
+        self.arena, self.supervisor, self._until = session.arena, session.supervisor, session.until
+        self._scores = Scores(session.arena.segment(SEGMENT))
+        self._round = self._first = self._end_ns = 0
+
+    def begin(self, end_ns: int) -> None:
+        """Tell all workers to score the held-out text, at the parameters as they are now.
+
+        Args:
+            end_ns: monotonic time after which no batch is begun.
+        """
+        self._round += 1
+        self._first, self._end_ns = self._round, end_ns
+        counters = self.arena.counters
+        counters.store("side_until_ns", end_ns)
+        counters.store("eval_first", self._first)
+        counters.store("eval_next", self._round * EVAL_ROUND)
+        self.supervisor.command(Command.EVALUATE)
+
+    def wait(self) -> Score:
+        """Wait until every batch is scored, the time is over, or the user interrupts."""
+        while self.supervisor.has_workers() and not self._ended():
+            deaths = self.supervisor.restarts
+            changed = partial(self._ended_or_died, deaths)
+            limit_s = (self._end_ns - monotonic_ns()) / 1e9 + BATCH_S
+            if not self._until(changed, self._shown, limit_s):
+                break
+            if not self._ended():
+                self._round += 1
+                self.arena.counters.store("eval_next", self._round * EVAL_ROUND)
+        return self._score()
+
+    def _score(self) -> Score:
+        return self._scores.total(self._first)
+
+    def _ended(self) -> bool:
+        late = monotonic_ns() >= self._end_ns
+        return self._score().share == 1.0 or (late and self.supervisor.resting())
+
+    def _ended_or_died(self, deaths: int) -> bool:
+        return self._ended() or self.supervisor.restarts > deaths
+
+    def _shown(self) -> str:
+        return f"evaluating {100 * self._score().share:.0f} %"

@@ -1,4 +1,4 @@
-"""What a worker is given when it is spawned.
+"""What all workers of a run have in common (`Setup`), and what one is spawned with (`Job`).
 
 What differs between kinds of training comes as functions that the worker calls: a token file is
 mapped, and rows of a task are drawn, in the process that needs them.
@@ -6,21 +6,26 @@ mapped, and rows of a task are drawn, in the process that needs them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mlxhog.arena import ArenaHandle
+from mlxhog import arena
+from mlxhog.arena import Arena, ArenaHandle, Layout, records
 from mlxhog.arena.records import Ring
 from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.backends.gpu_write import Writers
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import Batch
+from mlxhog.machine.workers import WorkerSpec
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.sampled_head import SampledHead
+from mlxhog.models.spec import ParamSpec
+from mlxhog.optim import Optimizer
 from mlxhog.optim.schedules import Schedule
-from mlxhog.strategies import Context
+from mlxhog.strategies import Context, Strategy
 
 
 class Batches(Protocol):
@@ -44,6 +49,110 @@ class SideJobs(Protocol):
         """Do this worker's part of the evaluation at the end of a run."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A run that has passed every check, as far as its workers are concerned.
+
+    Attributes:
+        strategy: of the run; it holds the configuration.
+        model: the architecture.
+        workers: backend and threads of each worker; worker k gets slot k + 1.
+        writers: who adds their steps, and in which write mode.
+        kernels: form of the model's operations of each worker; never "auto".
+        notes: what the user should know about these choices.
+        layout: of the arena.
+        decay: names of the parameters that weight decay applies to.
+        gpu_share: of the GPU, for each worker that uses it.
+        batches: opens what is trained on.
+        schedule: makes the step sizes.
+        side_jobs: opens what is done beside the steps.
+        sampled: words of the training loss; None is the whole vocabulary.
+    """
+
+    strategy: Strategy
+    model: ModelConfig
+    workers: tuple[WorkerSpec, ...]
+    writers: Writers
+    kernels: tuple[str, ...]
+    notes: tuple[str, ...]
+    layout: Layout
+    decay: frozenset[str]
+    gpu_share: GPUShare
+    batches: Callable[[], Batches]
+    schedule: Callable[[], Schedule]
+    side_jobs: Callable[[Job, Context, Ring], SideJobs]
+    sampled: SampledHead | None = None
+
+    def job(
+        self, shared: Arena, slot: int, owner: int, budget: Budget, step_limit: int | None,
+        run_dir: Path,
+    ) -> Job:  # fmt: skip
+        """Return what one worker needs.
+
+        Args:
+            shared: the arena.
+            slot: of the worker table, from 1.
+            owner: the incarnation under which the worker takes tickets.
+            budget: how long to train.
+            step_limit: the budget in steps, where it limits them.
+            run_dir: for logs.
+        """
+        spec = self.workers[slot - 1]
+        return Job(
+            handle=shared.handle(),
+            slot=slot,
+            owner=owner,
+            strategy=self.strategy,
+            backend=spec.backend,
+            threads=spec.threads,
+            write=self.writers.write,
+            kernels=self.kernels[slot - 1],
+            engine=self.writers.engine(spec.backend),
+            micro_batch=self.strategy.config.batch_size,
+            share=self.gpu_share,
+            model=self.model,
+            decay=self.decay,
+            batches=self.batches,
+            schedule=self.schedule,
+            side_jobs=self.side_jobs,
+            budget=budget,
+            step_limit=step_limit,
+            run_dir=run_dir,
+            sampled=self.sampled,
+        )
+
+
+def plan_layout(
+    spec: Mapping[str, ParamSpec],
+    strategy: Strategy,
+    optimizer: Optimizer,
+    n_tickets: int,
+    scores: Mapping[str, tuple[str, int]],
+) -> Layout:
+    """Lay out the arena of a run.
+
+    Args:
+        spec: the model's parameters.
+        strategy: of the run.
+        optimizer: of the run.
+        n_tickets: batches of an epoch.
+        scores: segments of its evaluations, as `arena.plan` takes them.
+    """
+    workers = range(1, strategy.workers + 1)
+    return arena.plan(
+        spec,
+        max_workers=strategy.workers,
+        private=optimizer.state_segments,
+        shared=optimizer.shared_segments,
+        n_tickets=n_tickets,
+        extra={
+            **{f"ring.{slot}": ("uint8", records.RING_BYTES) for slot in workers},
+            **strategy.segments(len(spec)),
+            **scores,
+        },
+    )
+
+
 @dataclass(frozen=True)
 class Job:
     """Everything a worker needs to begin; picklable for `spawn`.
@@ -52,7 +161,7 @@ class Job:
         handle: the arena.
         slot: the worker's slot in the worker table, from 1.
         owner: the incarnation under which it takes tickets.
-        workers: number of workers in the run.
+        strategy: of the run; it holds the configuration.
         backend: such as "torch:cpu".
         threads: CPU threads it may use.
         write: the arena's write mode.
@@ -60,7 +169,6 @@ class Job:
         engine: the Metal engine through which it adds its steps; None adds them by native code.
         micro_batch: sequences in one gradient of its backend.
         share: of the GPU, where it has one.
-        config: the run's configuration.
         model: the architecture.
         decay: names of the parameters that weight decay applies to.
         batches: opens what is trained on.
@@ -75,7 +183,7 @@ class Job:
     handle: ArenaHandle
     slot: int
     owner: int
-    workers: int
+    strategy: Strategy
     backend: str
     threads: int
     write: str
@@ -83,7 +191,6 @@ class Job:
     engine: str | None
     micro_batch: int
     share: GPUShare
-    config: TrainConfig
     model: ModelConfig
     decay: frozenset[str]
     batches: Callable[[], Batches]
@@ -93,3 +200,8 @@ class Job:
     step_limit: int | None
     run_dir: Path
     sampled: SampledHead | None = None
+
+    @property
+    def config(self) -> TrainConfig:
+        """The run's configuration."""
+        return self.strategy.config

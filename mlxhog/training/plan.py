@@ -6,13 +6,14 @@ Everything that can be wrong with the input is found here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlxhog import arena, optim, strategies
-from mlxhog.arena import Layout, records
+from mlxhog import optim, strategies
+from mlxhog.arena import Layout
 from mlxhog.backends import gpu_write, model_kernels
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.gpu_write import Writers
@@ -20,6 +21,7 @@ from mlxhog.checkpoint import checkpoint, run
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare
+from mlxhog.data.batches import Batches
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 from mlxhog.machine import machine, verdicts
@@ -28,62 +30,53 @@ from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, param_count, param_spec
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
+from mlxhog.optim import Optimizer, schedules
 from mlxhog.report.metrics import is_emulated, kernels_used
-from mlxhog.strategies import sharing_out
 from mlxhog.training import evaluation
+from mlxhog.training.job import Setup, plan_layout
+from mlxhog.training.side_jobs import Text
 
 WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
 ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A run that has passed every check.
+@dataclass(frozen=True, kw_only=True)
+class Plan(Setup):
+    """A run of a language model that has passed every check.
 
     Attributes:
-        config: the resolved configuration.
-        model: the architecture.
         data: prepared token files.
-        workers: backend and threads of each worker; worker k gets slot k + 1.
-        writers: who adds their steps, and in which write mode.
-        kernels: form of the model's operations of each worker; never "auto".
-        notes: what the user should know about these choices.
-        layout: of the arena.
         parameters: numbers in the model.
         arena_bytes: shared memory.
         worker_bytes: estimate of the private memory of one worker.
         private_state: optimizer segments kept per worker slot.
         shared_state: optimizer segments kept once.
-        sampled: words of the training loss; None is the whole vocabulary.
         run: the run that is resumed.
         checkpoint: where it begins again.
         rest: what is left of its own budget, where this call has none.
     """
 
-    config: TrainConfig
-    model: ModelConfig
     data: prepare.Prepared
-    workers: tuple[WorkerSpec, ...]
-    writers: Writers
-    kernels: tuple[str, ...]
-    notes: tuple[str, ...]
-    layout: Layout
     parameters: int
     arena_bytes: int
     worker_bytes: int
     private_state: tuple[str, ...]
     shared_state: tuple[str, ...]
-    sampled: SampledHead | None
     run: run.Run | None
     checkpoint: checkpoint.Checkpoint | None
     rest: Budget | None
+
+    @property
+    def config(self) -> TrainConfig:
+        """The resolved configuration."""
+        return self.strategy.config
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens in one update."""
         config = self.config
         tokens = config.batch_size * config.grad_accumulation * config.seq_len
-        return tokens * len(self.workers) if config.strategy == "sync" else tokens
+        return tokens * self.strategy.batches_per_step()
 
     @property
     def emulated(self) -> bool:
@@ -95,17 +88,6 @@ class Plan:
     def emulated_before(self) -> bool:
         """Whether steps that this run goes on from were emulated."""
         return self.checkpoint is not None and bool(self.checkpoint.state.get("emulated"))
-
-    @property
-    def gpu_share(self) -> GPUShare:
-        """What each worker on a GPU may take of it."""
-        writes = self.writers.gpu_write == "metal"
-        segments = int(self.config.read == "live")  # by the model, and again by whoever writes
-        segments += writes * (1 + len(self.private_state) + len(self.shared_state))
-        return GPUShare(
-            workers=max(1, sum(worker.backend in GPU_BACKENDS for worker in self.workers)),
-            adopted_bytes=segments * 4 * self.layout.n_floats,
-        )
 
 
 def make_plan(config: TrainConfig) -> Plan:
@@ -150,28 +132,17 @@ def make_plan(config: TrainConfig) -> Plan:
         sampled = SampledHead.of_counts(config.sampled_head, counts)
         head = families.head(model)
         spec = {**spec, head: replace(spec[head], kind="rows")}  # a step touches few of them
-    optimizer = optim.build(config)
-    workers = chosen.workers
+    optimizer, workers = optim.build(config), chosen.workers
+    strategy = strategies.build(config, len(workers))
+    strategy.check(model)
     n_tickets = math.ceil(
         train.n_sequences(config.seq_len) / (config.batch_size * config.grad_accumulation)
     )
-    if config.blocks == "disjoint":
-        sharing_out.groups(model, len(workers))  # refuses too few blocks
-    layout = arena.plan(
-        spec,
-        max_workers=len(workers),
-        private=optimizer.state_segments,
-        shared=optimizer.shared_segments,
-        n_tickets=n_tickets,
-        extra={
-            **{f"ring.{k + 1}": ("uint8", records.RING_BYTES) for k in range(len(workers))},
-            **strategies.segments(config, len(workers), len(spec)),
-            evaluation.SEGMENT: evaluation.segment(val, config, param_count(model)),
-        },
-    )
+    scores = {evaluation.SEGMENT: evaluation.segment(val, config, param_count(model))}
+    layout = plan_layout(spec, strategy, optimizer, n_tickets, scores)
     worker_bytes = _worker_bytes(config, model, layout, len(workers))
     planned = Plan(
-        config=config,
+        strategy=strategy,
         model=model,
         data=data,
         workers=workers,
@@ -184,6 +155,17 @@ def make_plan(config: TrainConfig) -> Plan:
         worker_bytes=worker_bytes,
         private_state=tuple(optimizer.state_segments),
         shared_state=tuple(optimizer.shared_segments),
+        decay=frozenset(name for name, one in spec.items() if one.decay),
+        gpu_share=_gpu_share(config, workers, writers, optimizer, layout),
+        batches=partial(
+            Batches.open,
+            data.train,
+            seq_len=config.seq_len,
+            batch_size=config.batch_size * config.grad_accumulation,
+            seed=config.seed,
+        ),
+        schedule=partial(schedules.build, config),
+        side_jobs=Text(data.val, data.tokenizer).open,
         sampled=sampled,
         run=resumed,
         checkpoint=found,
@@ -271,6 +253,23 @@ def _check_same_corpus(config: TrainConfig, found: checkpoint.Checkpoint, train:
             f"--data {config.data} gives {train.digest[:12]}; name the corpus and tokenizer "
             "the run was started with"
         )
+
+
+def _gpu_share(
+    config: TrainConfig,
+    workers: Sequence[WorkerSpec],
+    writers: Writers,
+    optimizer: Optimizer,
+    layout: Layout,
+) -> GPUShare:
+    """What each worker on a GPU may take of it."""
+    segments = int(config.read == "live")  # by the model, and again by whoever writes
+    if writers.gpu_write == "metal":
+        segments += 1 + len(optimizer.state_segments) + len(optimizer.shared_segments)
+    return GPUShare(
+        workers=max(1, sum(worker.backend in GPU_BACKENDS for worker in workers)),
+        adopted_bytes=segments * 4 * layout.n_floats,
+    )
 
 
 def _worker_bytes(config: TrainConfig, model: ModelConfig, layout: Layout, workers: int) -> int:

@@ -6,7 +6,6 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog import strategies
 from mlxhog.arena import records
 from mlxhog.arena.control import EVAL_ROUND, Command
 from mlxhog.arena.process import monotonic_ns
@@ -19,6 +18,7 @@ from mlxhog.decoding.sampling import Sampler
 from mlxhog.decoding.text import stream_text
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import param_count
+from mlxhog.strategies import Context
 from mlxhog.training import evaluation
 from mlxhog.training.evaluation import HeldOutText
 from mlxhog.training.job import Job
@@ -28,7 +28,7 @@ SAMPLE_TOKENS = 160
 EVALUATING_PART = 0.1  # of a budget of time, for one evaluation while training
 
 
-def takes_on(context: strategies.Context, asked: str, taken: str) -> bool:
+def takes_on(context: Context, asked: str, taken: str) -> bool:
     """Whether something is asked for that no other worker has taken on; at most one gets it.
 
     Args:
@@ -48,14 +48,12 @@ class Text:
     Attributes:
         val: token file of held-out text.
         tokenizer: made the tokens.
-        run_dir: gets the samples.
     """
 
     val: Path
     tokenizer: Tokenizer
-    run_dir: Path
 
-    def open(self, job: Job, context: strategies.Context, ring: records.Ring) -> TextJobs:
+    def open(self, job: Job, context: Context, ring: records.Ring) -> TextJobs:
         """Open the held-out text in a worker."""
         return TextJobs(self, job, context, ring)
 
@@ -67,9 +65,7 @@ class TextJobs:
     of time at most. After training both end when the supervisor says.
     """
 
-    def __init__(
-        self, text: Text, job: Job, context: strategies.Context, ring: records.Ring
-    ) -> None:
+    def __init__(self, text: Text, job: Job, context: Context, ring: records.Ring) -> None:
         """Open the held-out text."""
         self.text, self.job, self.context, self.ring = text, job, context, ring
         config, file, parameters = job.config, TokenFile.open(text.val), param_count(job.model)
@@ -80,7 +76,7 @@ class TextJobs:
         self._final_round = 0
 
     def serve(self) -> None:
-        """See `SideJobs.serve`."""
+        """Evaluate, or write a sample, where that is asked for."""
         if takes_on(self.context, "eval_asked", "eval_taken"):
             self._evaluate()
         if takes_on(self.context, "sample_asked", "sample_taken"):
@@ -100,7 +96,7 @@ class TextJobs:
         context, began_ns = self.context, monotonic_ns()
         seconds = context.budget.seconds
         until_ns = None if seconds is None else began_ns + EVALUATING_PART * seconds * 1e9
-        strategies.copy_to_inbox(context)
+        context.copy_to_inbox()
         context.entry.beat(Phase.EVALUATE)
 
         def ended() -> bool:
@@ -136,14 +132,14 @@ class TextJobs:
                 continue  # before a worker died, and the rest was shared out anew
             entry.beat(Phase.EVALUATE)
             if copied != round_:  # another round may be of other parameters
-                strategies.copy_to_inbox(self.context)
+                self.context.copy_to_inbox()
                 copied = round_
             score = self._final_text.score(self.context.backend, batch)
             self._scores.put(batch, round_, score)
 
     def _sample(self) -> None:
         """Write a sample of text beside the run: as much as there is time for."""
-        strategies.copy_to_inbox(self.context)
+        self.context.copy_to_inbox()
         self.context.entry.beat(Phase.SAMPLE)
         tokenizer, pieces = self.text.tokenizer, []
         tokens = generate(
@@ -159,5 +155,5 @@ class TextJobs:
             if self._is_over():
                 break
         with contextlib.suppress(EnvironmentLacks):  # a full disk costs a sample, not a worker
-            Run(self.text.run_dir).append_sample(SAMPLE_PROMPT + "".join(pieces))
+            Run(self.job.run_dir).append_sample(SAMPLE_PROMPT + "".join(pieces))
         self.ring.append(kind=records.Kind.SAMPLE, worker=self.job.slot, t_ns=monotonic_ns())

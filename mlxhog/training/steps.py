@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mlxhog import strategies
 from mlxhog.arena import records
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
@@ -15,6 +14,7 @@ from mlxhog.backends.backend import Grads
 from mlxhog.data.batch import Batch
 from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.optim import updates
+from mlxhog.strategies import Context, Idle, Lease, Outcome
 from mlxhog.training.job import Job
 
 WARM_UP_TOKENS = 64
@@ -23,10 +23,10 @@ WARM_UP_TOKENS = 64
 class Steps:
     """Takes tickets, computes gradients and lets the strategy read and write."""
 
-    def __init__(self, job: Job, context: strategies.Context, ring: records.Ring) -> None:
+    def __init__(self, job: Job, context: Context, ring: records.Ring) -> None:
         """Open the training data and build the strategy."""
         self.job, self.context, self.ring = job, context, ring
-        self.strategy = strategies.build(context)
+        self.strategy = context.strategy.worker(context)
         self._batches = job.batches()
         self._target = context.target(job.slot)
 
@@ -37,8 +37,8 @@ class Steps:
         take a minute for a step.
         """
         print(f"micro-batch {self.job.micro_batch}", flush=True)
-        strategies.copy_to_inbox(self.context)
-        batch = next(self._micro_batches(strategies.Lease(0, 0)))
+        self.context.copy_to_inbox()
+        batch = next(self._micro_batches(Lease(0, 0)))
         if self.job.backend not in GPU_BACKENDS:
             batch = batch.part(0, 1).beginning(WARM_UP_TOKENS)
         self.context.backend.loss_and_grads(batch)
@@ -49,17 +49,17 @@ class Steps:
         # Before the claim: no worker that has a ticket may look as if it held still.
         entry.beat(Phase.DATA)
         given_up = entry.nonfinite_in_row >= self.job.config.max_nonfinite
-        lease = strategies.Idle.DONE if given_up else self.strategy.claim()
-        if lease is strategies.Idle.WAIT:
+        lease = Idle.DONE if given_up else self.strategy.claim()
+        if lease is Idle.WAIT:
             entry.beat(Phase.WAITING)
             time.sleep(0.0002)
-        elif isinstance(lease, strategies.Idle):
+        elif isinstance(lease, Idle):
             entry.beat(Phase.IDLE)
             time.sleep(0.002)
         else:
             self._take(lease)
 
-    def _take(self, lease: strategies.Lease) -> None:
+    def _take(self, lease: Lease) -> None:
         """Read, compute, write, record."""
         entry = self.context.entry
         batches = list(self._micro_batches(lease))
@@ -74,7 +74,7 @@ class Steps:
         loss, grads = self._loss_and_grads(batches)
         computed = monotonic_ns()
         outcome = self.strategy.write(grads, lease, samples)
-        if outcome.applied and self.job.config.blocks != "disjoint":
+        if outcome.applied and self.context.strategy.probes:
             self._probe()  # which all workers write, as they do no parameter of disjoint blocks
         applied = monotonic_ns()
         entry.read_ns += read - began
@@ -92,7 +92,7 @@ class Steps:
             staleness=outcome.staleness,
         )
 
-    def _count(self, outcome: strategies.Outcome, loss: float, tokens: int) -> None:
+    def _count(self, outcome: Outcome, loss: float, tokens: int) -> None:
         """Add a step to this worker's entry and to the run's counters."""
         entry, counters = self.context.entry, self.context.arena.counters
         entry.steps += 1
@@ -109,7 +109,7 @@ class Steps:
             counters.add("steps", 1)
         counters.add("tokens", tokens)
 
-    def _micro_batches(self, lease: strategies.Lease) -> Iterator[Batch]:
+    def _micro_batches(self, lease: Lease) -> Iterator[Batch]:
         """The ticket's sequences, `micro_batch` at a time."""
         batch, rows = self._batches.at(lease.epoch, lease.ticket), self.job.micro_batch
         for begin in range(0, len(batch.x), rows):

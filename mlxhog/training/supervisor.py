@@ -21,14 +21,13 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.memory import limit_in_words
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.workers import Entry, Phase, State
-from mlxhog.config.config import TrainConfig
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.files.durable import disk_errors
 from mlxhog.machine.processes import FAULT_EXIT_CODE, spawn
 from mlxhog.machine.workers import WorkerSpec
-from mlxhog.strategies import course
-from mlxhog.training import notices, watchdog, worker
+from mlxhog.strategies import Strategy
+from mlxhog.training import worker, worker_messages
 from mlxhog.training.job import Job
 
 RESTART_WINDOW_S = 600.0
@@ -60,23 +59,24 @@ class Supervisor:
         self,
         arena: Arena,
         ledger: Ledger,
-        mix: Sequence[WorkerSpec],
-        config: TrainConfig,
+        workers: Sequence[WorkerSpec],
+        strategy: Strategy,
         run_dir: Path,
-        make_job: Callable[[int, int, WorkerSpec], Job],
+        make_job: Callable[[int, int], Job],
     ) -> None:
-        """Prepare one seat per worker of the mix; nothing is spawned yet.
+        """Prepare one seat per worker; nothing is spawned yet.
 
         Args:
             arena: created by this process.
             ledger: the arena's ticket ledger.
-            mix: backend and threads of each worker; worker k gets slot k + 1.
-            config: limits on restarts, heartbeats and non-finite steps.
+            workers: backend and threads of each worker; worker k gets slot k + 1.
+            strategy: its configuration limits restarts, heartbeats and non-finite steps.
             run_dir: worker logs go to its `logs` folder.
-            make_job: builds the job of (slot, owner, spec).
+            make_job: builds the job of (slot, owner).
         """
-        self.arena, self.ledger, self.config, self.run_dir = arena, ledger, config, run_dir
-        self.seats = [_Seat(slot=k + 1, spec=spec) for k, spec in enumerate(mix)]
+        self.arena, self.ledger, self.run_dir = arena, ledger, run_dir
+        self.strategy, self.config = strategy, strategy.config
+        self.seats = [_Seat(slot=k + 1, spec=spec) for k, spec in enumerate(workers)]
         self._make_job = make_job
         self._watched = WatchedTime()
         self.restarts = 0
@@ -96,7 +96,7 @@ class Supervisor:
         table = self.arena.workers
         entry = table.acquire_slot(slot=seat.slot)
         seat.owner = entry.incarnation
-        job = watchdog.eased(self._make_job(seat.slot, seat.owner, seat.spec), seat.halvings)
+        job = worker_messages.with_less_work(self._make_job(seat.slot, seat.owner), seat.halvings)
         log = self._log(seat.slot)
         seat.log_begin, seat.heard = log.stat().st_size if log.exists() else 0, False
         process = spawn(
@@ -128,7 +128,7 @@ class Supervisor:
                 continue
             if not seat.heard and self.entry(seat).state == State.RUNNING:
                 seat.heard = True
-                self.messages += notices.told(self._log(seat.slot), seat.log_begin)
+                self.messages += worker_messages.read_notices(self._log(seat.slot), seat.log_begin)
             if self.entry(seat).nonfinite_in_row >= self.config.max_nonfinite:
                 raise Diverged(
                     f"worker {seat.slot} ({seat.spec.backend}) computed "
@@ -178,8 +178,10 @@ class Supervisor:
             seat.deaths_s.popleft()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         log = self._log(seat.slot)
-        if watchdog.ended(seat.spec.backend, code):
-            self._ease(seat, f"{what} {watchdog.how(code, self.last_words(seat.slot))}")
+        if worker_messages.ended_by_watchdog(seat.spec.backend, code):
+            self._ease(
+                seat, f"{what} {worker_messages.lost_gpu_text(code, self.last_words(seat.slot))}"
+            )
         if len(seat.deaths_s) > self.config.restarts:
             raise WorkerFailed(
                 f"{what} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
@@ -196,14 +198,14 @@ class Supervisor:
         Raises:
             WorkerFailed: that has been done three times.
         """
-        if seat.halvings == watchdog.MOST_HALVINGS:
+        if seat.halvings == worker_messages.MOST_HALVINGS:
             raise WorkerFailed(
                 f"{ended} with less and less work at a time, last words "
-                f"{self.last_words(seat.slot)!r}; {watchdog.HINTS}"
+                f"{self.last_words(seat.slot)!r}; {worker_messages.HINTS}"
             )
         seat.halvings += 1
-        job = watchdog.eased(self._make_job(seat.slot, seat.owner, seat.spec), seat.halvings)
-        self.messages.append(watchdog.explain(ended, job.micro_batch))
+        job = worker_messages.with_less_work(self._make_job(seat.slot, seat.owner), seat.halvings)
+        self.messages.append(worker_messages.less_work_text(ended, job.micro_batch))
 
     def _kill_stale(self) -> None:
         """Kill workers that have not shown a sign of life for too long; poll then reaps them."""
@@ -261,7 +263,7 @@ class Supervisor:
         def look() -> list[bool]:
             entries = [self.entry(seat) for seat in self.seats]
             still = [e.phase in (Phase.IDLE, Phase.WAITING, Phase.STARTING) for e in entries]
-            return [*still, course.between_steps(self.config, len(self.seats), self.arena)]
+            return [*still, self.strategy.between_steps(self.arena)]
 
         return self._twice(look)
 
@@ -286,9 +288,7 @@ class Supervisor:
 
     def last_words(self, slot: int) -> str:
         """The last line of a worker's log."""
-        log = self._log(slot)
-        lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-        return next((line for line in reversed(lines) if line.strip()), "it left no message")
+        return worker_messages.last_line(self._log(slot))
 
     # -- end -------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from mlxhog import backends, optim, strategies
+from mlxhog import backends, optim
 from mlxhog.arena import Arena, records
 from mlxhog.arena.control import Command
 from mlxhog.arena.workers import Entry, Phase, State
@@ -18,7 +18,8 @@ from mlxhog.data.ledger import Ledger
 from mlxhog.errors import MlxhogError
 from mlxhog.machine import darwin
 from mlxhog.machine.processes import FAULTS, end_by, follow_parent
-from mlxhog.training import watchdog, zero_copy
+from mlxhog.strategies import Context
+from mlxhog.training import worker_messages, zero_copy
 from mlxhog.training.job import Job
 from mlxhog.training.steps import Steps
 
@@ -38,8 +39,8 @@ def main(job: Job) -> None:
         except FAULTS as fault:
             end_by(fault)
         except (MlxhogError, RuntimeError) as error:
-            if watchdog.reported(error):
-                code = watchdog.EXIT_CODE
+            if worker_messages.is_lost_gpu(error):
+                code = worker_messages.LOST_GPU_EXIT_CODE
             elif isinstance(error, MlxhogError):
                 code = error.exit_code
             else:
@@ -84,7 +85,7 @@ def _run(job: Job) -> None:
     context.backend.close()
 
 
-def make_context(job: Job, arena: Arena, entry: Entry) -> strategies.Context:
+def make_context(job: Job, arena: Arena, entry: Entry) -> Context:
     """Start the framework, and lay the model over the memory it reads."""
     config = job.config
     backend = backends.create(
@@ -98,20 +99,19 @@ def make_context(job: Job, arena: Arena, entry: Entry) -> strategies.Context:
     live = zero_copy.live_params(job, arena)
     backend.bind(job.model, arena.layout.slots, arena.params.size, live, job.sampled)
     optimizer = optim.build(config)
-    return strategies.Context(
+    return Context(
         arena=arena,
         ledger=Ledger(arena, on_torn=config.on_torn),
         entry=entry,
         slot=job.slot,
         owner=job.owner,
-        workers=job.workers,
+        strategy=job.strategy,
         backend=backend,
         optimizer=optimizer,
         metal=zero_copy.metal_steps(job, arena, optimizer.metal_rule, job.decay),
         schedule=job.schedule(),
         budget=job.budget,
         step_limit=job.step_limit,
-        config=config,
         decay=job.decay,
         model=job.model,
     )

@@ -13,8 +13,8 @@ from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal import engine
 from mlxhog.metal.sharing import shares_memory
 from mlxhog.optim.metal_steps import MetalSteps, Rule
-from mlxhog.training import notices
 from mlxhog.training.job import Job
+from mlxhog.training.worker_messages import leave_notice
 
 COPY = "what one side writes is not seen on the other"
 
@@ -37,7 +37,7 @@ def live_params(job: Job, arena: Arena) -> Float32 | None:
         problem = COPY
     except EnvironmentLacks as error:
         problem = str(error)
-    notices.tell(f"worker {job.slot} ({job.backend}) takes snapshots, not live reads: {problem}")
+    leave_notice(f"worker {job.slot} ({job.backend}) takes snapshots, not live reads: {problem}")
     return None
 
 
@@ -68,7 +68,7 @@ def metal_steps(job: Job, arena: Arena, rule: Rule, decay: frozenset[str]) -> Me
     if problem is None:
         steps.warm_up(rule)
         return steps
-    notices.tell(
+    leave_notice(
         f"worker {job.slot} ({job.backend}) lets the CPU add its steps, not the GPU: {problem}"
     )
     return None

@@ -21,7 +21,7 @@ from mlxhog.errors import ArenaError, EnvironmentLacks
 from mlxhog.files import durable
 from mlxhog.mad.study.journal import Journal
 from mlxhog.report.metrics import Progress
-from mlxhog.training import trainer
+from mlxhog.training import reporting, trainer
 from tests.checkpoint.test_checkpoint import names, save
 from tests.training.small import small_config
 from tests.training.test_bad_days import flags
@@ -100,8 +100,8 @@ def test_a_link_among_checkpoints_is_dropped_and_not_what_it_points_to(
 def test_a_run_whose_folder_is_moved_trains_on_and_says_so_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "METRICS_S", 0.0)
-    monkeypatch.setattr(trainer, "REPORT_S", 0.0)
+    monkeypatch.setattr(reporting, "METRICS_S", 0.0)
+    monkeypatch.setattr(reporting, "REPORT_S", 0.0)
     messages: list[str] = []
 
     def move(progress: Progress) -> None:

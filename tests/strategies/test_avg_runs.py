@@ -14,41 +14,44 @@ from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
-from mlxhog.config.config import TrainConfig
 from mlxhog.data.ledger import Ledger
-from mlxhog.strategies import Idle, Lease, avg_runs, course
-from mlxhog.strategies.avg_runs import AvgRuns, copy_segments
+from mlxhog.strategies import Idle, Lease, Strategy, avg_runs
+from mlxhog.strategies.avg_runs import AvgRuns, AvgRunsWorker
 from tests.strategies.deaths import die_and_be_replaced, lines
-from tests.strategies.test_sync import LR, context
+from tests.strategies.test_sync import LR, context, strategy
 
 STEPS = 9
 FLOATS = 3000  # every worker averages a part of them
 METHODS = (
     "claim", "_lease", "_is_due", "_all_reached", "_take_part", "_average_share", "_take_average",
-    "read", "write", "_noted", "_apply", "_take_in",
+    "read", "write", "_record", "_apply", "_take_in",
 )  # fmt: skip
+
+
+def runs(workers: int = 2, every: int | None = None) -> Strategy:
+    return strategy(AvgRuns, workers, seq_len=10, average_every=every)
 
 
 def new_arena(workers: int = 2, every: int | None = None) -> Arena:
     """An arena whose one parameter begins at 0, before its workers start."""
     parameter = SimpleNamespace(shape=(FLOATS,), init="zeros", kind="dense")
-    layout = plan({"w": parameter}, max_workers=workers, n_tickets=8, extra=copy_segments(workers))
+    extra = runs(workers).segments(1)
+    layout = plan({"w": parameter}, max_workers=workers, n_tickets=8, extra=extra)
     arena = Arena.create(layout)
-    avg_runs.begin(arena, workers, every, None)
+    runs(workers, every).begin(arena)
     arena.counters.store("command", Command.TRAIN)
     return arena
 
 
 def worker(
     arena: Arena, slot: int, *, workers: int = 2, steps: int = STEPS, every: int | None = None
-) -> AvgRuns:
-    found = context(arena, slot)
-    found.workers, found.step_limit, found.budget = workers, steps, Budget(steps=steps)
-    found.config.seq_len, found.config.average_every = 10, every  # type: ignore[misc]
+) -> AvgRunsWorker:
+    found = context(arena, slot, runs(workers, every))
+    found.step_limit, found.budget = steps, Budget(steps=steps)
     found.backend = SimpleNamespace(  # type: ignore[assignment]
         inbox=np.zeros_like(arena.params), refresh=lambda: None
     )
-    return AvgRuns(found)
+    return AvgRunsWorker(found)
 
 
 def gradient(ticket: int, at: float) -> float:
@@ -56,7 +59,7 @@ def gradient(ticket: int, at: float) -> float:
     return 1.0 + ticket + 0.25 * at
 
 
-def take_steps(worker: AvgRuns) -> None:
+def take_steps(worker: AvgRunsWorker) -> None:
     """Steps until none is left, and its part in the averagings of the others."""
     entry, n = worker.context.entry, worker.context.ledger.n
     entry.phase = Phase.DATA
@@ -67,9 +70,10 @@ def take_steps(worker: AvgRuns) -> None:
             worker.write({"w": np.full(FLOATS, found, np.float32)}, lease, samples=1)
 
 
-def all_done(worker: AvgRuns) -> bool:
+def all_done(worker: AvgRunsWorker) -> bool:
     """Whether every worker has taken its steps; the others may want this one in an averaging."""
-    return avg_runs.steps_done(worker.context.arena, worker.context.workers) == STEPS
+    context = worker.context
+    return context.strategy.steps_done(context.arena, context.ledger) == STEPS
 
 
 def expected(
@@ -105,7 +109,7 @@ def run(arena: Arena, workers: int, every: int | None) -> None:
     for thread in together(arena, list(range(1, workers + 1)), workers, every):
         thread.join(30)
         assert not thread.is_alive()
-    avg_runs.settle(arena, workers, Ledger(arena))
+    runs(workers).settle(arena, Ledger(arena))
 
 
 def together(
@@ -127,10 +131,10 @@ def test_each_worker_trains_its_own_copy_on_its_own_share_and_the_end_is_their_a
         run(arena, workers, every)
         average, copies = expected(workers, every)
         assert arena.param("w").tolist() == [average] * FLOATS
-        found = [arena.segment(name)[0] for name in avg_runs.copies(workers)]
+        found = [arena.segment(name)[0] for name in runs(workers).kept_segments()]
         assert found == copies
         assert Ledger(arena).watermark == STEPS
-        assert arena.counters.load("version") == avg_runs.steps_done(arena, workers) == STEPS
+        assert arena.counters.load("version") == arena.counters.load("steps") == STEPS
 
 
 def test_an_average_has_no_part_in_the_lost_update_probe() -> None:
@@ -142,7 +146,7 @@ def test_an_average_has_no_part_in_the_lost_update_probe() -> None:
 
 def test_what_is_evaluated_while_training_is_the_average_of_the_copies() -> None:
     with new_arena() as arena:
-        for name, value in zip(avg_runs.copies(2), (1.0, 3.0), strict=True):
+        for name, value in zip(runs().copies(), (1.0, 3.0), strict=True):
             arena.segment(name)[...] = value
         out = np.zeros_like(arena.params)
         avg_runs.average(arena, 2, out)
@@ -152,11 +156,10 @@ def test_what_is_evaluated_while_training_is_the_average_of_the_copies() -> None
 
 
 def test_each_copy_can_be_evaluated_in_the_place_of_the_average_which_then_returns() -> None:
-    config = TrainConfig(strategy="avg_runs")
     with new_arena() as arena:
         run(arena, 2, None)
         average, copies = expected(2, None)
-        with course.each_copy(config, 2, arena) as loads:
+        with runs().each_copy(arena) as loads:
             for load, copy in zip(loads, copies, strict=True):
                 load()
                 assert arena.param("w").tolist() == [copy] * FLOATS
@@ -164,9 +167,9 @@ def test_each_copy_can_be_evaluated_in_the_place_of_the_average_which_then_retur
 
 
 def test_an_average_that_is_worse_than_a_copy_is_warned_of() -> None:
-    assert course.worse_than_a_copy(2.0, [2.1, 2.2]) is None
-    assert course.worse_than_a_copy(2.0, []) is None
-    warning = course.worse_than_a_copy(2.5, [2.6, 2.25])
+    assert runs().warning(2.0, [2.1, 2.2]) is None
+    assert runs().warning(2.0, []) is None
+    warning = runs().warning(2.5, [2.6, 2.25])
     assert warning is not None
     assert "2.500" in warning
     assert "worker 2 alone 2.250" in warning
@@ -176,14 +179,14 @@ def test_an_average_that_is_worse_than_a_copy_is_warned_of() -> None:
 def test_a_resumed_run_goes_on_with_every_workers_own_copy() -> None:
     with new_arena(2, 2) as arena, new_arena(2, 2) as resumed:
         stop_after(arena, own_steps=(4, 2))
-        kept: Any = avg_runs.position(arena, 2, 2)
+        kept: Any = runs(2, 2).position(arena)
         assert kept["steps"] == [2, 2]  # the mark: worker 1 waits there for an averaging
-        avg_runs.settle(arena, 2, Ledger(arena))
-        for name in avg_runs.copies(2):
+        runs(2).settle(arena, Ledger(arena))
+        for name in runs().copies():
             resumed.segment(name)[...] = arena.segment(name)
         resumed.counters.store("version", arena.counters.load("version"))
         Ledger(resumed).restore(Ledger(arena).position())
-        avg_runs.begin(resumed, 2, 2, kept)
+        runs(2, 2).begin(resumed, kept)
         made = [worker(resumed, slot, steps=STEPS - 4, every=2) for slot in (1, 2)]
         threads = [threading.Thread(target=finish, args=(one,), daemon=True) for one in made]
         for thread in threads:
@@ -191,10 +194,10 @@ def test_a_resumed_run_goes_on_with_every_workers_own_copy() -> None:
         for thread in threads:
             thread.join(30)
             assert not thread.is_alive()
-        avg_runs.settle(resumed, 2, Ledger(resumed))
+        runs(2).settle(resumed, Ledger(resumed))
         assert resumed.param("w").tolist() == [expected(2, 2)[0]] * FLOATS
         assert resumed.counters.load("version") == STEPS
-        assert avg_runs.steps_done(resumed, 2) == STEPS - 4
+        assert resumed.counters.load("steps") == STEPS - 4
 
 
 def stop_after(arena: Arena, own_steps: tuple[int, int]) -> None:
@@ -209,9 +212,9 @@ def stop_after(arena: Arena, own_steps: tuple[int, int]) -> None:
                 one.write({"w": np.full(FLOATS, found, np.float32)}, lease, samples=1)
 
 
-def finish(worker: AvgRuns) -> None:
+def finish(worker: AvgRunsWorker) -> None:
     n = worker.context.ledger.n
-    while avg_runs.steps_done(worker.context.arena, 2) < STEPS - 4:
+    while runs().steps_done(worker.context.arena, worker.context.ledger) < STEPS - 4:
         lease = worker.claim()
         if isinstance(lease, Lease):
             worker.read()
@@ -235,7 +238,7 @@ def test_a_step_that_was_torn_when_its_run_was_killed_is_passed_over_after_the_r
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_death_at_any_line_changes_nothing_but_a_torn_step(rank: int) -> None:
     unreached = []
-    for method, number in lines(AvgRuns, METHODS):
+    for method, number in lines(AvgRunsWorker, METHODS):
         with new_arena(2, 2) as arena:
             make = partial(worker, arena, rank + 1, every=2)
             victim = make()
@@ -243,18 +246,18 @@ def test_a_death_at_any_line_changes_nothing_but_a_torn_step(rank: int) -> None:
             died = die_and_be_replaced(victim, (method, number), make, take_steps)
             thread.join(30)
             assert not thread.is_alive(), f"nobody went on after a death at {method}+{number}"
-            avg_runs.settle(arena, 2, Ledger(arena))
+            runs(2).settle(arena, Ledger(arena))
             check(arena, f"{method}+{number}")
         if not died:
             unreached.append((method, number))
-    reached = len(list(lines(AvgRuns, METHODS))) - len(unreached)
+    reached = len(list(lines(AvgRunsWorker, METHODS))) - len(unreached)
     assert reached >= 50, unreached
 
 
 def check(arena: Arena, where: str) -> None:
     """Every count is exact; so are the parameters, unless a step was torn."""
     assert arena.counters.load("version") == STEPS, where
-    assert avg_runs.steps_done(arena, 2) == STEPS, where
+    assert runs().steps_done(arena, Ledger(arena)) == STEPS, where
     assert [arena.workers.entry(slot).opt_step for slot in (1, 2)] == [5, 4], where
     ledger = Ledger(arena)
     assert ledger.watermark == STEPS, where

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,23 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
+from mlxhog.errors import ConfigError
 from mlxhog.models import families
+from mlxhog.models.blocks import blocks
+from mlxhog.models.registry import load_architecture
 from mlxhog.strategies import Lease
-from mlxhog.strategies.disjoint import Disjoint, Groups, disjoint_segments, steps_taken
+from mlxhog.strategies.disjoint import Disjoint, DisjointWorker, Groups, block_groups, steps_taken
 from tests.models.sample import config
-from tests.strategies.test_sync import context
+from tests.strategies.test_sync import context, strategy
 
 MODEL = config(num_hidden_layers=4)
 WORKERS = 3
+MODELS = ("tiny", "7to1-tiny", "mad-7to1", "mad-7to1-v1", "lfm2-tiny", "125m")
+MIXED = ("7to1-tiny", "mad-7to1", "mad-7to1-v1")
 
 
 def words(workers: int) -> Any:
-    _, n_bytes = disjoint_segments(workers, 1)["blocks.words"]
+    _, n_bytes = strategy(Disjoint, workers).segments(1)["blocks.words"]
     return np.zeros(n_bytes, np.uint8)
 
 
@@ -77,28 +81,26 @@ def arena() -> Any:
         spec,
         max_workers=WORKERS,
         n_tickets=4096,
-        extra=disjoint_segments(WORKERS, len(spec)),
+        extra=strategy(Disjoint, WORKERS).segments(len(spec)),
     )
     with Arena.create(layout) as arena:
         arena.counters.store("command", Command.TRAIN)
         yield arena
 
 
-def worker(arena: Arena, slot: int, rotate_every: int) -> Disjoint:
-    found = context(arena, slot)
-    found.config = SimpleNamespace(  # type: ignore[assignment]
-        clip=0.0, read="live", predict="none", rotate_every=rotate_every
-    )
+def worker(arena: Arena, slot: int, rotate_every: int) -> DisjointWorker:
+    kind = strategy(Disjoint, WORKERS, predict="none", rotate_every=rotate_every)
+    found = context(arena, slot, kind)
     found.step_limit, found.budget = None, Budget(steps=10_000)
-    found.model, found.workers = MODEL, WORKERS
-    return Disjoint(found)
+    found.model = MODEL
+    return DisjointWorker(found)
 
 
 def ones(arena: Arena) -> dict[str, Any]:
     return {name: np.ones(slot.shape, np.float32) for name, slot in arena.layout.slots.items()}
 
 
-def take_step(worker: Disjoint, grads: dict[str, Any]) -> frozenset[str]:
+def take_step(worker: DisjointWorker, grads: dict[str, Any]) -> frozenset[str]:
     """One step; returns the names of what it wrote."""
     lease = worker.claim()
     assert isinstance(lease, Lease)
@@ -123,7 +125,7 @@ def test_a_worker_writes_its_own_blocks_alone_and_visits_all(arena: Arena) -> No
 def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena: Arena) -> None:
     steps: list[tuple[int, int, int, frozenset[str]]] = []
 
-    def train(slot: int, mine: Disjoint) -> None:
+    def train(slot: int, mine: DisjointWorker) -> None:
         grads = ones(arena)
         for _ in range(60):
             lease = mine.claim()
@@ -155,9 +157,55 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena: Aren
 
 def test_the_gradient_is_clipped_by_the_norm_of_the_workers_own_blocks(arena: Arena) -> None:
     one, grads = worker(arena, 1, rotate_every=9), ones(arena)
-    one.context.config = SimpleNamespace(  # type: ignore[assignment]
-        clip=1.0, read="live", predict="none", rotate_every=9
-    )
+    one.context.config.clip = 1.0  # type: ignore[misc]
     written = take_step(one, grads)
     step = np.concatenate([arena.param(name).reshape(-1) for name in written])
     np.testing.assert_allclose(np.linalg.norm(step), 0.5, rtol=1e-4)  # lr times the largest norm
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_every_parameter_is_in_one_group(model: str, workers: int) -> None:
+    cfg = load_architecture(model)
+    made = block_groups(cfg, workers)
+    assert len(made) == (workers + 1 if workers > 1 else 1)
+    names = [name for group in made for block in group for name in block.params]
+    assert sorted(names) == sorted(families.param_spec(cfg))
+    assert all(made), "a group is empty"
+
+
+@pytest.mark.parametrize("model", MIXED)
+@pytest.mark.parametrize("workers", [2, 3, 6])
+def test_mlstm_and_slstm_are_apart(model: str, workers: int) -> None:
+    for group in block_groups(load_architecture(model), workers):
+        assert {block.cell for block in group} - {None} in ({"mlstm"}, {"slstm"}, set())
+
+
+def test_groups_of_equal_layers_are_of_about_the_same_size() -> None:
+    sizes = [
+        sum(block.size for block in group) for group in block_groups(load_architecture("125m"), 3)
+    ]
+    assert max(sizes) < 2 * min(sizes)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_block_is_the_embedding_a_layer_or_the_head(model: str) -> None:
+    cfg = load_architecture(model)
+    found = {block.name: block for block in blocks(cfg)}
+    assert list(found) == [
+        "embedding", *(f"layer {k}" for k in range(cfg.num_hidden_layers)), "head"
+    ]  # fmt: skip
+    assert families.embedding(cfg) in found["embedding"].params
+    assert families.head(cfg) in found["head"].params
+    assert sum(block.size for block in found.values()) == families.param_count(cfg)
+
+
+def test_the_cell_of_a_feed_forward_layer_is_that_of_the_layer_before() -> None:
+    cells = [block.cell for block in blocks(load_architecture("mad-7to1")) if block.is_layer]
+    assert cells == ["mlstm"] * 14 + ["slstm"] * 2
+
+
+def test_more_workers_than_blocks_are_refused_with_the_most_there_can_be() -> None:
+    with pytest.raises(ConfigError, match="take at most 5 workers"):
+        block_groups(load_architecture("tiny"), 6)
+    assert len(block_groups(load_architecture("tiny"), 5)) == 6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -16,12 +16,11 @@ from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger
-from mlxhog.strategies import Idle, Lease, Strategy, course, segments, sync
-from mlxhog.strategies.avg_runs import AvgRuns
-from mlxhog.strategies.hogwild import Hogwild
-from mlxhog.strategies.round_robin import RoundRobin
-from mlxhog.strategies.switch import SyncThenHogwild
-from mlxhog.strategies.sync import Sync
+from mlxhog.strategies import Idle, Lease, Strategy, StrategyWorker, build
+from mlxhog.strategies.avg_runs import AvgRunsWorker
+from mlxhog.strategies.hogwild import HogwildWorker
+from mlxhog.strategies.round_robin import RoundRobinWorker
+from mlxhog.strategies.sync import SyncWorker
 from tests.strategies import test_avg_runs, test_hogwild_claims, test_round_robin, test_sync_deaths
 from tests.strategies.deaths import die_together, lines
 from tests.strategies.test_sync import context
@@ -35,26 +34,26 @@ class Kind:
     """A strategy, and where its workers die."""
 
     name: str
-    make: Callable[[Any], Strategy]
     dies_in: type
     methods: tuple[str, ...]
     async_after: float = 0.0
 
     @property
-    def config(self) -> Any:
-        return SimpleNamespace(
+    def strategy(self) -> Strategy:
+        config: Any = SimpleNamespace(
             strategy=self.name, async_after=self.async_after, average_every=2, blocks="all",
             clip=0.0, read="snapshot", predict="none", seq_len=10,
         )  # fmt: skip
+        return build(config, WORKERS)
 
 
 KINDS = [
-    Kind("hogwild", Hogwild, Hogwild, test_hogwild_claims.METHODS),
-    Kind("sync", Sync, Sync, test_sync_deaths.METHODS),
-    Kind("round_robin", RoundRobin, RoundRobin, test_round_robin.METHODS),
-    Kind("avg_runs", AvgRuns, AvgRuns, test_avg_runs.METHODS),
-    Kind("hogwild", SyncThenHogwild, Sync, ("_decision", "_leave", "write"), 0.5),
-    Kind("hogwild", SyncThenHogwild, Hogwild, ("claim", "write"), 0.5),
+    Kind("hogwild", HogwildWorker, test_hogwild_claims.METHODS),
+    Kind("sync", SyncWorker, test_sync_deaths.METHODS),
+    Kind("round_robin", RoundRobinWorker, test_round_robin.METHODS),
+    Kind("avg_runs", AvgRunsWorker, test_avg_runs.METHODS),
+    Kind("hogwild", SyncWorker, ("_decision", "_leave", "write"), 0.5),
+    Kind("hogwild", HogwildWorker, ("claim", "write"), 0.5),
 ]
 
 
@@ -62,31 +61,30 @@ class Run:
     """One call to `train`, as far as strategies and the ledger see it."""
 
     def __init__(self, kind: Kind, steps: int) -> None:
-        self.kind, self.steps = kind, steps
+        self.kind, self.steps, self.strategy = kind, steps, kind.strategy
         parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
         params = {"a": parameter, "b": parameter}
-        extra = segments(kind.config, WORKERS, len(params))
+        extra = self.strategy.segments(len(params))
         self.arena = Arena.create(plan(params, max_workers=WORKERS, n_tickets=8, extra=extra))
         self.ledger = Ledger(self.arena)
 
-    def begin(self, kept: dict[str, Any] | None = None) -> None:
-        course.begin(self.kind.config, WORKERS, self.arena, kept)
-        course.limit_steps(self.arena, self.ledger, self.steps)
+    def begin(self, kept: Mapping[str, Any] | None = None) -> None:
+        self.strategy.begin(self.arena, kept)
+        self.strategy.limit_steps(self.arena, self.ledger, self.steps)
         self.arena.counters.store("command", Command.TRAIN)
         self.workers = [self.worker(slot + 1) for slot in range(WORKERS)]
 
-    def worker(self, slot: int) -> Strategy:
+    def worker(self, slot: int) -> StrategyWorker:
         opt_step = self.arena.workers.entry(slot).opt_step
-        found = context(self.arena, slot)
+        found = context(self.arena, slot, self.strategy)
         found.entry.opt_step = opt_step
-        found.config, found.workers = self.kind.config, WORKERS
         found.step_limit, found.budget = self.steps, Budget(steps=self.steps)
         found.backend = SimpleNamespace(  # type: ignore[assignment]
             inbox=np.zeros_like(self.arena.params), refresh=lambda: None
         )
-        return self.kind.make(found)
+        return self.strategy.worker(found)
 
-    def work(self, worker: Strategy) -> None:
+    def work(self, worker: StrategyWorker) -> None:
         """What a worker does until the run is over."""
         while (lease := worker.claim()) is not Idle.DONE or self.done() < self.steps:
             if isinstance(lease, Lease):
@@ -97,7 +95,7 @@ class Run:
                     self.arena.counters.add("steps", 1)
 
     def done(self) -> int:
-        return course.steps_done(self.kind.config, WORKERS, self.arena, self.ledger)
+        return self.strategy.steps_done(self.arena, self.ledger)
 
     def finish(self) -> None:
         threads = [threading.Thread(target=self.work, args=(w,), daemon=True) for w in self.workers]
@@ -121,24 +119,16 @@ class Run:
     def bury(self) -> None:
         """What is done when the dead are not replaced, up to the checkpoint."""
         self.reap()
-        course.settle(self.kind.config, WORKERS, self.arena, self.ledger)
+        self.strategy.settle(self.arena, self.ledger)
 
     def resumed(self) -> Run:
         """The next call, which takes the rest of the budget."""
         kind, old = self.kind, self.arena
         new = Run(kind, self.steps - old.counters.load("steps"))
-        kept = course.position(kind.config, WORKERS, old)
-        position = self.ledger.position()
-        over = kind.async_after and sync.is_over(old.segment("sync.words"), WORKERS)
-        if over:
-            sync.pass_over(new.arena.segment("sync.words"), WORKERS)
-        elif kept is None and kind.make is not Hogwild:
-            position = {**position, "done": []}
-        new.ledger.restore(position)
-        counters = new.arena.counters
-        counters.store("version", old.counters.load("version"))
-        counters.store("first_ticket", position["epoch"] * new.ledger.n + position["watermark"])
-        for segment in course.kept_segments(kind.config, WORKERS):
+        state = {**self.strategy.state(old), "ledger": self.ledger.position()}
+        new.arena.counters.store("version", old.counters.load("version"))
+        kept = new.strategy.resume(new.arena, new.ledger, state)
+        for segment in new.strategy.kept_segments():
             new.arena.segment(segment)[...] = old.segment(segment)
         for slot in range(1, WORKERS + 1):
             new.arena.workers.entry(slot).opt_step = old.workers.entry(slot).opt_step
@@ -146,7 +136,9 @@ class Run:
         return new
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda k: f"{k.make.__name__}-{k.dies_in.__name__}")
+@pytest.mark.parametrize(
+    "kind", KINDS, ids=lambda k: f"{type(k.strategy).__name__}-{k.dies_in.__name__}"
+)
 def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_died(
     kind: Kind,
 ) -> None:
@@ -160,7 +152,7 @@ def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_die
             times=2,
         )  # fmt: skip
         run.reap()
-        if course.between_steps(kind.config, WORKERS, run.arena):
+        if run.strategy.between_steps(run.arena):
             assert run.successors_hold_still(), f"{method}+{number}"
             still += 1
         run.bury()
@@ -181,12 +173,12 @@ def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_die
 
 def check(kind: Kind, run: Run, where: str) -> None:
     """No batch was passed over or done twice, where a step is a batch."""
-    if kind.dies_in is Sync:
+    if kind.dies_in is SyncWorker:
         return
     if kind.async_after == 0:
         assert run.ledger.watermark == STEPS, where
         assert run.ledger.position()["done"] == [], where
-    if kind.make in (RoundRobin, AvgRuns):
+    if kind.dies_in in (RoundRobinWorker, AvgRunsWorker):
         assert run.arena.counters.load("version") == STEPS, where
         opt_steps = [run.arena.workers.entry(slot).opt_step for slot in (1, 2)]
         assert opt_steps == [STEPS / 2, STEPS / 2], where

@@ -12,12 +12,13 @@ from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger, Position
-from mlxhog.strategies import Idle, Lease, hogwild
-from mlxhog.strategies.hogwild import Hogwild
+from mlxhog.strategies import Idle, Lease
+from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from tests.strategies.deaths import die_and_be_replaced, lines
-from tests.strategies.test_sync import context
+from tests.strategies.test_sync import context, strategy
 
 STEPS = 5
+HOGWILD = strategy(Hogwild, predict="none")
 METHODS = ("claim", "_all_are_handed_out", "read", "write", "_own", "_step", "_add")
 
 
@@ -27,20 +28,19 @@ def new_arena(steps: int | None = STEPS, position: Position | None = None) -> Ar
     ledger = Ledger(arena)
     if position is not None:
         ledger.restore(position)
-    hogwild.limit_steps(arena, ledger, steps)
+    HOGWILD.limit_steps(arena, ledger, steps)
     arena.counters.store("command", Command.TRAIN)
     return arena
 
 
-def worker(arena: Arena, slot: int, on_torn: str = "count") -> Hogwild:
-    found = context(arena, slot)
-    found.config.predict = "none"  # type: ignore[misc]
+def worker(arena: Arena, slot: int, on_torn: str = "count") -> HogwildWorker:
+    found = context(arena, slot, HOGWILD)
     found.step_limit, found.budget = STEPS, Budget(steps=STEPS)
     found.ledger = Ledger(arena, on_torn=on_torn)
-    return Hogwild(found)
+    return HogwildWorker(found)
 
 
-def take_steps(worker: Hogwild) -> list[int]:
+def take_steps(worker: HogwildWorker) -> list[int]:
     """Steps until none is left; the numbers of their tickets."""
     taken = []
     while isinstance(lease := worker.claim(), Lease):
@@ -54,17 +54,17 @@ def take_steps(worker: Hogwild) -> list[int]:
 @pytest.mark.parametrize("on_torn", ["count", "retry"])
 def test_a_death_at_any_line_of_a_step_costs_the_budget_none_and_adds_none(on_torn: str) -> None:
     unreached = []
-    for method, number in lines(Hogwild, METHODS):
+    for method, number in lines(HogwildWorker, METHODS):
         with new_arena() as arena:
             make = partial(worker, arena, 1, on_torn)
             died = die_and_be_replaced(make(), (method, number), make, take_steps, on_torn=on_torn)
             ledger = Ledger(arena)
-            assert hogwild.tickets_done(arena, ledger) == STEPS, f"{method}+{number}"
+            assert HOGWILD.steps_done(arena, ledger) == STEPS, f"{method}+{number}"
             assert ledger.watermark == STEPS
             assert ledger.position()["torn"] <= 1
         if not died:
             unreached.append((method, number))
-    reached = len(list(lines(Hogwild, METHODS))) - len(unreached)
+    reached = len(list(lines(HogwildWorker, METHODS))) - len(unreached)
     assert reached >= 25, unreached
 
 
@@ -73,10 +73,10 @@ def test_a_ticket_that_comes_back_at_the_end_is_taken_by_those_who_had_none_left
         dead, other = worker(arena, 1), worker(arena, 2)
         assert isinstance(dead.claim(), Lease)
         assert take_steps(other) == [1]
-        assert hogwild.tickets_done(arena, other.context.ledger) == 1
+        assert HOGWILD.steps_done(arena, other.context.ledger) == 1
         other.context.ledger.reap(dead.context.owner)
         assert take_steps(other) == [0]
-        assert hogwild.tickets_done(arena, other.context.ledger) == 2
+        assert HOGWILD.steps_done(arena, other.context.ledger) == 2
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_resumed_budget_passes_over_tickets_that_are_done(
     with new_arena(steps, position) as arena:
         one = worker(arena, 1)
         assert take_steps(one) == expected
-        assert hogwild.tickets_done(arena, one.context.ledger) == steps
+        assert HOGWILD.steps_done(arena, one.context.ledger) == steps
 
 
 def test_without_a_budget_of_steps_tickets_never_end() -> None:
@@ -99,4 +99,4 @@ def test_without_a_budget_of_steps_tickets_never_end() -> None:
             lease = one.claim()
             assert isinstance(lease, Lease)
             one.write({"w": np.ones(4, np.float32)}, lease, samples=1)
-        assert hogwild.tickets_done(arena, one.context.ledger) == 3 * one.context.ledger.n
+        assert HOGWILD.steps_done(arena, one.context.ledger) == 3 * one.context.ledger.n

@@ -15,37 +15,41 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger
-from mlxhog.strategies import Idle, Lease, round_robin
-from mlxhog.strategies.round_robin import RoundRobin, turn_segments
+from mlxhog.strategies import Idle, Lease, Strategy
+from mlxhog.strategies.round_robin import RoundRobin, RoundRobinWorker
 from tests.strategies.deaths import die_and_be_replaced, lines
-from tests.strategies.test_sync import LR, context
+from tests.strategies.test_sync import LR, context, strategy
 
 TURNS = 9
-METHODS = ("claim", "_open", "_take_in", "read", "write", "_noted", "_lr", "_apply")
+METHODS = ("claim", "_open", "_take_in", "read", "write", "_record", "_lr", "_apply")
+
+
+def turns(workers: int) -> Strategy:
+    return strategy(RoundRobin, workers, seq_len=10)
 
 
 def new_arena(workers: int = 3) -> Arena:
     """An arena whose one parameter begins at 1, before its workers start."""
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
-    layout = plan({"w": parameter}, max_workers=workers, n_tickets=8, extra=turn_segments(workers))
+    extra = turns(workers).segments(1)
+    layout = plan({"w": parameter}, max_workers=workers, n_tickets=8, extra=extra)
     arena = Arena.create(layout)
     arena.param("w")[...] = 1.0
-    round_robin.begin(arena, workers, None)
+    turns(workers).begin(arena)
     arena.counters.store("command", Command.TRAIN)
     return arena
 
 
-def worker(arena: Arena, slot: int, *, workers: int = 3, turns: int = TURNS) -> RoundRobin:
-    found = context(arena, slot)
-    found.workers, found.step_limit, found.budget = workers, turns, Budget(steps=turns)
-    found.config.seq_len = 10  # type: ignore[misc]
+def worker(arena: Arena, slot: int, *, workers: int = 3, steps: int = TURNS) -> RoundRobinWorker:
+    found = context(arena, slot, turns(workers))
+    found.step_limit, found.budget = steps, Budget(steps=steps)
     found.backend = SimpleNamespace(  # type: ignore[assignment]
         inbox=np.zeros_like(arena.params), refresh=lambda: None
     )
-    return RoundRobin(found)
+    return RoundRobinWorker(found)
 
 
-def take_turns(worker: RoundRobin) -> None:
+def take_turns(worker: RoundRobinWorker) -> None:
     """Turns until none is left; the gradient is the parameter that was read, so staleness shows."""
     while (lease := worker.claim()) is not Idle.DONE:
         if isinstance(lease, Lease):
@@ -89,7 +93,7 @@ def test_every_gradient_is_applied_p_minus_1_updates_after_it_was_read(workers: 
         assert arena.param("w").tolist() == [expected(TURNS, workers)] * 4
         staleness = [arena.workers.entry(k + 1).staleness_max for k in range(workers)]
         assert staleness == [workers - 1] * workers
-        assert round_robin.steps_done(arena) == TURNS
+        assert turns(workers).steps_done(arena, Ledger(arena)) == TURNS
         assert Ledger(arena).watermark == TURNS
 
 
@@ -104,7 +108,7 @@ def test_a_pause_lets_open_turns_run_out_and_changes_nothing() -> None:
             one.write({"w": one.context.backend.inbox[:4].copy()}, lease, samples=1)
         assert first.claim() is Idle.WAIT
         assert second.claim() is Idle.WAIT
-        assert round_robin.steps_done(arena) == arena.counters.load("version") == 2
+        assert turns(2).steps_done(arena, Ledger(arena)) == arena.counters.load("version") == 2
         arena.counters.store("pause", 0)
         thread = threading.Thread(target=take_turns, args=(second,), daemon=True)
         thread.start()
@@ -115,23 +119,23 @@ def test_a_pause_lets_open_turns_run_out_and_changes_nothing() -> None:
 
 def test_a_resumed_run_goes_on_with_the_copies_and_the_worker_whose_turn_it_is() -> None:
     with new_arena(2) as arena, new_arena(2) as resumed:
-        for thread in together_for(arena, turns=5):
+        for thread in together_for(arena, steps=5):
             thread.join(30)
-        for name in round_robin.copies(2):
+        for name in turns(2).kept_segments():
             resumed.segment(name)[...] = arena.segment(name)
         resumed.param("w")[...] = arena.param("w")
         resumed.counters.store("version", arena.counters.load("version"))
         resumed.counters.store("first_ticket", 5)
         Ledger(resumed).restore(Ledger(arena).position())
-        round_robin.begin(resumed, 2, round_robin.position(arena, 2))
-        for thread in together_for(resumed, turns=TURNS - 5):
+        turns(2).begin(resumed, turns(2).position(arena))
+        for thread in together_for(resumed, steps=TURNS - 5):
             thread.join(30)
         assert resumed.param("w").tolist() == [expected(TURNS, 2)] * 4
         assert resumed.workers.entry(2).staleness_max == 1
 
 
-def together_for(arena: Arena, turns: int) -> list[threading.Thread]:
-    workers = [worker(arena, slot, workers=2, turns=turns) for slot in (1, 2)]
+def together_for(arena: Arena, steps: int) -> list[threading.Thread]:
+    workers = [worker(arena, slot, workers=2, steps=steps) for slot in (1, 2)]
     threads = [threading.Thread(target=take_turns, args=(one,), daemon=True) for one in workers]
     for thread in threads:
         thread.start()
@@ -141,7 +145,7 @@ def together_for(arena: Arena, turns: int) -> list[threading.Thread]:
 @pytest.mark.parametrize("limit", [1, 2])
 def test_a_budget_of_fewer_steps_than_workers_is_kept(limit: int) -> None:
     with new_arena(3) as arena:
-        workers = [worker(arena, slot, turns=limit) for slot in (1, 2, 3)]
+        workers = [worker(arena, slot, steps=limit) for slot in (1, 2, 3)]
         threads = [threading.Thread(target=take_turns, args=(one,), daemon=True) for one in workers]
         for thread in threads:
             thread.start()
@@ -154,7 +158,7 @@ def test_a_budget_of_fewer_steps_than_workers_is_kept(limit: int) -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_death_at_any_line_of_a_turn_changes_nothing_but_a_torn_step(rank: int) -> None:
     unreached = []
-    for method, number in lines(RoundRobin, METHODS):
+    for method, number in lines(RoundRobinWorker, METHODS):
         with new_arena(2) as arena:
             make = partial(worker, arena, rank + 1, workers=2)
             victim = make()
@@ -165,14 +169,14 @@ def test_a_death_at_any_line_of_a_turn_changes_nothing_but_a_torn_step(rank: int
             check(arena, f"{method}+{number}")
         if not died:
             unreached.append((method, number))
-    reached = len(list(lines(RoundRobin, METHODS))) - len(unreached)
+    reached = len(list(lines(RoundRobinWorker, METHODS))) - len(unreached)
     assert reached >= 50, unreached
 
 
 def check(arena: Arena, where: str) -> None:
     """Every count is exact; so are the parameters, unless a step was torn."""
     assert arena.counters.load("version") == TURNS, where
-    assert round_robin.steps_done(arena) == TURNS, where
+    assert turns(2).steps_done(arena, Ledger(arena)) == TURNS, where
     assert arena.workers.entry(1).opt_step == 5, where
     assert arena.workers.entry(2).opt_step == 4, where
     position: Any = Ledger(arena).position()

@@ -15,8 +15,8 @@ from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger
 from mlxhog.optim import SGD
-from mlxhog.strategies import Context, Idle, Lease
-from mlxhog.strategies.sync import Sync, sync_segments
+from mlxhog.strategies import Context, Idle, Lease, Strategy
+from mlxhog.strategies.sync import Sync, SyncWorker, sync_segments
 
 LR = 0.5
 
@@ -30,9 +30,13 @@ def arena():
         yield arena
 
 
-def context(arena: Arena, slot: int) -> Context:
+def strategy(kind: type[Strategy], workers: int = 2, **options: object) -> Strategy:
+    config: Any = SimpleNamespace(clip=0.0, read="live", **options)
+    return kind(config, workers)
+
+
+def context(arena: Arena, slot: int, of: Strategy | None = None) -> Context:
     entry = arena.workers.acquire_slot(slot=slot)
-    config: Any = SimpleNamespace(clip=0.0, read="live")
     backend: Any = SimpleNamespace(inbox=arena.params)  # it computes with the parameters themselves
     return Context(
         arena=arena,
@@ -40,14 +44,13 @@ def context(arena: Arena, slot: int) -> Context:
         entry=entry,
         slot=slot,
         owner=entry.incarnation,
-        workers=2,
+        strategy=of or strategy(Sync),
         backend=backend,
         optimizer=SGD(),
         metal=None,
         schedule=lambda progress, update: LR,
         budget=Budget(steps=10),
         step_limit=10,
-        config=config,
         decay=frozenset(),
         model=SimpleNamespace(),  # type: ignore[arg-type]
     )
@@ -60,7 +63,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def step(worker: Sync, gradient: float) -> None:
+def step(worker: SyncWorker, gradient: float) -> None:
     """One worker's part of a round."""
     lease = worker.claim()
     assert isinstance(lease, Lease)
@@ -70,7 +73,7 @@ def step(worker: Sync, gradient: float) -> None:
 
 
 def test_a_worker_that_waits_amid_a_round_does_not_count_as_holding_still(arena: Arena) -> None:
-    first, second = Sync(context(arena, 1)), Sync(context(arena, 2))
+    first, second = SyncWorker(context(arena, 1)), SyncWorker(context(arena, 2))
     entry = first.context.entry
     thread = threading.Thread(target=step, args=(first, 1.0), daemon=True)
     thread.start()
@@ -92,7 +95,7 @@ def test_the_step_size_of_a_round_does_not_depend_on_who_has_counted_the_last_on
     first.schedule = lambda progress, update: 1.0 - progress
     first.entry.tokens = 10
     arena.counters.store("tokens", counted)  # with the other worker's 10, or not yet
-    worker = Sync(first)
+    worker = SyncWorker(first)
     worker.claim()
     assert worker._lr() == 0.8
 
@@ -102,7 +105,7 @@ def test_a_round_that_was_done_is_not_done_again_because_a_death_left_it_uncount
 ) -> None:
     first = context(arena, 1)
     first.step_limit = 1
-    worker = Sync(first)
+    worker = SyncWorker(first)
     for stage in range(3):
         worker._finish_stage(stage)
     assert arena.counters.load("steps") == 0

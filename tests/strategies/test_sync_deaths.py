@@ -14,7 +14,7 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.workers import Phase
 from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Lease
-from mlxhog.strategies.sync import Sync, sync_segments
+from mlxhog.strategies.sync import SyncWorker, sync_segments
 from tests.strategies.deaths import die_and_be_replaced, lines
 from tests.strategies.test_sync import LR, context
 
@@ -32,7 +32,7 @@ def new_arena() -> Arena:
     return arena
 
 
-def take_rounds(worker: Sync, rounds: int) -> None:
+def take_rounds(worker: SyncWorker, rounds: int) -> None:
     """Rounds until `rounds` are finished by this worker's rank, also by its predecessor."""
     gradient = np.full(4, GRADIENTS[worker.context.rank], np.float32)
     while worker._stages(worker.context.rank) < 3 * rounds:
@@ -43,14 +43,14 @@ def take_rounds(worker: Sync, rounds: int) -> None:
             worker.write({"a": gradient, "b": gradient}, lease, samples=1)
 
 
-def new_worker(arena: Arena, slot: int) -> Sync:
-    return Sync(context(arena, slot))
+def new_worker(arena: Arena, slot: int) -> SyncWorker:
+    return SyncWorker(context(arena, slot))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_death_at_any_line_of_a_round_costs_at_most_one_torn_apply(rank: int) -> None:
     unreached = []
-    for method, number in lines(Sync, METHODS):
+    for method, number in lines(SyncWorker, METHODS):
         with new_arena() as arena:
             make = partial(new_worker, arena, rank + 1)
             victim, other = make(), new_worker(arena, 2 - rank)
@@ -63,7 +63,7 @@ def test_a_death_at_any_line_of_a_round_costs_at_most_one_torn_apply(rank: int) 
             check(arena, rank, f"{method}+{number}")
         if not died:
             unreached.append((method, number))
-    reached = len(list(lines(Sync, METHODS))) - len(unreached)
+    reached = len(list(lines(SyncWorker, METHODS))) - len(unreached)
     assert reached >= 40, unreached
 
 

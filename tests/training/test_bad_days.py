@@ -16,7 +16,7 @@ from mlxhog.checkpoint import checkpoint, run
 from mlxhog.config.options import options, to_flag
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.report.metrics import Progress, Result
-from mlxhog.training import saving, trainer
+from mlxhog.training import checkpoints, trainer
 from mlxhog.training.supervisor import Supervisor
 from tests.processes import alive, workers_of
 from tests.training.small import small_config
@@ -124,7 +124,7 @@ def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:
 
 def full_disk_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let checkpoints fail as on a full disk, after some that succeed."""
-    real, left = saving.save, [saves]
+    real, left = checkpoints.save, [saves]
 
     def save(*arguments: object) -> Path:
         left[0] -= 1
@@ -132,7 +132,7 @@ def full_disk_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise EnvironmentLacks("checkpoint needs 9 bytes, 1 is free; free some space")
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(saving, "save", save)
+    monkeypatch.setattr(checkpoints, "save", save)
 
 
 def test_a_full_disk_at_the_end_loses_no_result_and_no_earlier_checkpoint(
@@ -214,7 +214,7 @@ def test_parameters_that_are_not_finite_end_the_run_as_diverged(
     def refuse(*_: object) -> Path:
         raise CheckpointError("lm_head.weight holds numbers that are not finite")
 
-    monkeypatch.setattr(saving, "save", refuse)
+    monkeypatch.setattr(checkpoints, "save", refuse)
     result = train(small_config(tmp_path, steps=2))
     assert result.status == "diverged"
     assert "lower --lr" in str(result.error)

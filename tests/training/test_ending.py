@@ -12,7 +12,7 @@ from mlxhog.arena.records import RECORD, Ring
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli.train import summary
 from mlxhog.report.metrics import Progress
-from mlxhog.training import saving, trainer
+from mlxhog.training import checkpoints, trainer
 from tests.training.small import small_config
 
 
@@ -81,7 +81,7 @@ def test_a_step_that_goes_on_when_the_time_is_over_is_abandoned_and_its_batch_gi
 def test_training_leaves_time_for_a_large_checkpoint_but_takes_a_quarter_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "n_bytes", lambda plan: 10**15)
+    monkeypatch.setattr(checkpoints, "n_bytes", lambda plan: 10**15)
     seen: list[Progress] = []
     result = train(small_config(tmp_path, steps=None, time=3.0), observer=seen.append)
     training = [p for p in seen if 0.0 < p.budget_fraction < 1.0]

@@ -24,9 +24,9 @@ from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.strategies.sync import is_over
 from mlxhog.training import trainer
+from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
-from mlxhog.training.resume import restore
-from mlxhog.training.summary import default_name
+from mlxhog.training.reporting import default_name
 from tests.models.twins import TWINS
 from tests.training.small import small_config
 from tests.training.test_deaths import ROOT, run_directory, wait_until

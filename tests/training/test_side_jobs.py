@@ -29,7 +29,6 @@ class Worker:
         monkeypatch.setattr(side_jobs.TokenFile, "open", lambda path: None)
         monkeypatch.setattr(side_jobs, "param_count", lambda model: 1)
         monkeypatch.setattr(side_jobs.HeldOutText, "of", lambda *_: text)
-        monkeypatch.setattr(side_jobs.strategies, "copy_to_inbox", lambda context: None)
         arena = SimpleNamespace(counters=self.counters, segment=lambda name: self.memory)
         config = SimpleNamespace(eval_tokens=1, kernels="native")
         context: Any = SimpleNamespace(
@@ -37,6 +36,7 @@ class Worker:
             entry=SimpleNamespace(beat=lambda phase: None),
             backend=None,
             training=lambda: False,
+            copy_to_inbox=lambda: None,
         )
         job: Any = SimpleNamespace(config=config, slot=1, model=None)
         of_run: Any = SimpleNamespace(val=Path())

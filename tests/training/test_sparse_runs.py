@@ -15,8 +15,8 @@ from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import Result
 from mlxhog.strategies.disjoint import steps_taken
+from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
-from mlxhog.training.resume import restore
 from tests.training.small import identical, mixed_model, parameters, small_config
 from tests.training.test_deaths import Killer, shared_segments
 

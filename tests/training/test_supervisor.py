@@ -14,6 +14,7 @@ from mlxhog.arena.workers import Phase, State
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import WorkerFailed
 from mlxhog.machine.workers import WorkerSpec
+from mlxhog.strategies import build
 from mlxhog.training.supervisor import RESTART_WINDOW_S, Supervisor
 
 TIMEOUT_S = 60.0
@@ -65,7 +66,7 @@ def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
     config: Any = SimpleNamespace(
         heartbeat_timeout_s=TIMEOUT_S, restarts=5, max_nonfinite=3, strategy="hogwild",
-        async_after=0.0,
+        async_after=0.0, blocks="all",
     )  # fmt: skip
 
     def spawn(self: Supervisor, seat: Any) -> None:
@@ -77,8 +78,8 @@ def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "mlxhog.training.supervisor.connection.wait", lambda *_, timeout: clock.wait(POLL_S)
     )
     with Arena.create(plan({"w": parameter}, max_workers=2, n_tickets=8)) as arena:
-        mix = [WorkerSpec("torch:cpu", 1)] * 2
-        made = Supervisor(arena, Ledger(arena), mix, config, tmp_path, make_job=None)  # type: ignore[arg-type]
+        specs = [WorkerSpec("torch:cpu", 1)] * 2
+        made = Supervisor(arena, Ledger(arena), specs, build(config, 2), tmp_path, make_job=None)  # type: ignore[arg-type]
         made.start()
         yield made
         made.kill()

@@ -23,7 +23,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.errors import WorkerFailed
 from mlxhog.report.metrics import Progress
 from mlxhog.strategies import Lease
-from mlxhog.training import steps, supervisor, watchdog
+from mlxhog.training import steps, supervisor, worker_messages
 from mlxhog.training.job import Job
 from tests.training import lost_gpu
 from tests.training.small import small_config
@@ -52,7 +52,7 @@ class Aborter:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers of torch on the CPU count as GPU workers."""
-    monkeypatch.setattr(watchdog, "GPU_BACKENDS", ("torch:cpu",))
+    monkeypatch.setattr(worker_messages, "GPU_BACKENDS", ("torch:cpu",))
 
 
 @pytest.mark.usefixtures("gpu")
@@ -101,17 +101,19 @@ def test_a_worker_that_hears_of_its_ended_work_from_mlx_computes_half_as_much_at
 
 
 def test_only_what_metal_says_of_unfinished_work_is_taken_for_it() -> None:
-    assert watchdog.reported(RuntimeError(lost_gpu.MLX_SAYS))
-    assert not watchdog.reported(RuntimeError("[metal::malloc] Resource limit (499000) exceeded."))
+    assert worker_messages.is_lost_gpu(RuntimeError(lost_gpu.MLX_SAYS))
+    assert not worker_messages.is_lost_gpu(
+        RuntimeError("[metal::malloc] Resource limit (499000) exceeded.")
+    )
 
 
 def test_a_cpu_worker_that_aborts_is_no_watchdogs_victim() -> None:
-    assert watchdog.ended("mlx:gpu", -signal.SIGABRT)
-    assert watchdog.ended("torch:mps", -signal.SIGABRT)
-    assert watchdog.ended("mlx:gpu", watchdog.EXIT_CODE)
-    assert not watchdog.ended("mlx:cpu", -signal.SIGABRT)
-    assert not watchdog.ended("mlx:cpu", watchdog.EXIT_CODE)
-    assert not watchdog.ended("mlx:gpu", -signal.SIGKILL)
+    assert worker_messages.ended_by_watchdog("mlx:gpu", -signal.SIGABRT)
+    assert worker_messages.ended_by_watchdog("torch:mps", -signal.SIGABRT)
+    assert worker_messages.ended_by_watchdog("mlx:gpu", worker_messages.LOST_GPU_EXIT_CODE)
+    assert not worker_messages.ended_by_watchdog("mlx:cpu", -signal.SIGABRT)
+    assert not worker_messages.ended_by_watchdog("mlx:cpu", worker_messages.LOST_GPU_EXIT_CODE)
+    assert not worker_messages.ended_by_watchdog("mlx:gpu", -signal.SIGKILL)
 
 
 def job(**options: Any) -> Job:
@@ -121,8 +123,8 @@ def job(**options: Any) -> Job:
 
 def test_every_abort_halves_micro_batches_and_pieces_down_to_one() -> None:
     whole = job(micro_batch=6, share=GPUShare(piece_tokens=4096))
-    assert watchdog.eased(whole, 0) is whole
-    found = [watchdog.eased(whole, halvings) for halvings in (1, 2, 3)]
+    assert worker_messages.with_less_work(whole, 0) is whole
+    found = [worker_messages.with_less_work(whole, halvings) for halvings in (1, 2, 3)]
     assert [made.micro_batch for made in found] == [3, 1, 1]
     assert [made.share.piece_tokens for made in found] == [2048, 1024, 512]
     assert replace(found[0], micro_batch=6, share=whole.share) == whole
@@ -142,16 +144,16 @@ class Backend:
 
 @pytest.mark.parametrize(("micro_batch", "sizes"), [(8, [8]), (4, [4, 4]), (3, [3, 3, 2])])
 def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(
-    monkeypatch: pytest.MonkeyPatch, micro_batch: int, sizes: list[int]
+    micro_batch: int, sizes: list[int]
 ) -> None:
     x = np.arange(32, dtype=np.int32).reshape(8, 4)
     given = SimpleNamespace(at=lambda epoch, ticket: Batch(x, x, n_bytes=32))
-    monkeypatch.setattr(steps.strategies, "build", lambda context: None)
     backend = Backend()
     context: Any = SimpleNamespace(
         backend=backend,
         entry=SimpleNamespace(beat=lambda: None),
         target=lambda slot: None,
+        strategy=SimpleNamespace(worker=lambda context: None),
     )
     ring: Any = None
     made = steps.Steps(job(micro_batch=micro_batch, batches=lambda: given), context, ring)

@@ -15,7 +15,8 @@ from mlxhog.arena import Arena, plan
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal.engine_reference import ReferenceEngine
 from mlxhog.optim.metal_steps import ADAM
-from mlxhog.training import notices, zero_copy
+from mlxhog.strategies import build
+from mlxhog.training import worker_messages, zero_copy
 from mlxhog.training.job import Job
 from tests.training.small import small_config
 from tests.training.test_watchdog import job
@@ -55,7 +56,9 @@ def arena() -> Iterator[Arena]:
 
 def a_job(backend: str, engine: str | None = None, **options: object) -> Job:
     config = TrainConfig(**options)  # type: ignore[arg-type]
-    return replace(job(slot=2, threads=1), backend=backend, engine=engine, config=config)
+    return replace(
+        job(slot=2, threads=1), backend=backend, engine=engine, strategy=build(config, 1)
+    )
 
 
 def with_engine(monkeypatch: pytest.MonkeyPatch, made: Any) -> None:
@@ -151,15 +154,17 @@ def test_the_supervisor_passes_on_what_a_worker_found_out_while_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "worker-1.log"
-    assert notices.told(log, 0) == []
+    assert worker_messages.read_notices(log, 0) == []
     log.write_text("notice: of an earlier process\n")
     begin = log.stat().st_size
     with log.open("a") as stream:
         stream.write("something else\nnotice: it takes snapshots\n")
-    assert notices.told(log, begin) == ["it takes snapshots"]
+    assert worker_messages.read_notices(log, begin) == ["it takes snapshots"]
 
     messages: list[str] = []
-    monkeypatch.setattr(notices, "told", lambda path, since: [f"notice of {path.name}"])
+    monkeypatch.setattr(
+        worker_messages, "read_notices", lambda path, since: [f"notice of {path.name}"]
+    )
     train(
         small_config(tmp_path, workers="torch:cpu*2", steps=2),
         observer=lambda progress: messages.append(progress.message or ""),

@@ -13,17 +13,18 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mlxhog import strategies
 from mlxhog.arena import Arena, records
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns, process_start_time
 from mlxhog.arena.workers import State
+from mlxhog.config.budget import Budget
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.training.course import Course
 from mlxhog.mad.training.mean_loss import MeanLoss
 from mlxhog.mad.training.run_plan import RunPlan
 from mlxhog.mad.training.scoring import Scores, score
 from mlxhog.mad.watch import Watch
+from mlxhog.strategies import Context
 from mlxhog.training import worker
 from mlxhog.training.steps import Steps
 
@@ -31,13 +32,13 @@ SLOT = 1
 NO_DIRECTORY = Path(os.devnull)
 """A worker in this process writes no log."""
 
-Prepare = Callable[[strategies.Context], None]
+Prepare = Callable[[Context], None]
 """Changes what a worker computes or writes with, before its first step."""
 
 _starting = threading.Lock()  # of several runs in threads, as `batched` has them
 
 
-def as_it_is(context: strategies.Context) -> None:
+def as_it_is(context: Context) -> None:
     """Change nothing."""
 
 
@@ -72,7 +73,9 @@ def seat(plan: RunPlan, prepare: Prepare = as_it_is) -> Iterator[tuple[Arena, St
         plan.fill(arena)
         pid = os.getpid()
         entry = arena.workers.acquire_slot(pid, process_start_time(pid), slot=SLOT)
-        job = plan.job(arena, NO_DIRECTORY, SLOT, entry.incarnation, plan.workers[0])
+        job = plan.job(
+            arena, SLOT, entry.incarnation, Budget(steps=plan.limit), plan.limit, NO_DIRECTORY
+        )
         # What a worker process says goes to its log.
         with _starting, contextlib.redirect_stdout(sys.stderr):
             context = worker.make_context(job, arena, entry)
@@ -129,6 +132,6 @@ class _Run:
         return (monotonic_ns() - self._began_ns) / 1e9
 
     def _evaluate(self) -> None:
-        strategies.copy_to_inbox(self.context)
+        self.context.copy_to_inbox()
         self.scores = score(self.context.backend, self.rows, self.plan.model, beat=self.watch.beat)
         self.course.take(self._done(), self._seconds(), self._loss.pop(), self.scores)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlxhog import strategies
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.mad.training import alone
 from mlxhog.mad.training.course import interval
@@ -36,7 +35,7 @@ def estimate(plan: RunPlan) -> Estimate | None:
             taken += 1
         step_s = (monotonic_ns() - began) / 1e9 / taken
         began = monotonic_ns()
-        strategies.copy_to_inbox(steps.context)
+        steps.context.copy_to_inbox()
         score(steps.context.backend, plan.drawn.dataset(), plan.model, beat=lambda: None)
         evaluation_s = (monotonic_ns() - began) / 1e9
     every = interval(plan.config.protocol, plan.per_epoch)

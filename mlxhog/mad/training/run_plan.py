@@ -9,14 +9,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
-from mlxhog import arena, optim, strategies
-from mlxhog.arena import Arena, Layout, records
+from mlxhog import optim, strategies
+from mlxhog.arena import Arena
 from mlxhog.backends import gpu_write, model_kernels
 from mlxhog.backends.gpu_share import GPUShare
-from mlxhog.backends.gpu_write import Writers
-from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
@@ -32,37 +29,24 @@ from mlxhog.mad.training.score_job import HeldOut
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.optim import schedules
-from mlxhog.strategies import course
-from mlxhog.training.job import Job
+from mlxhog.training.job import Setup, plan_layout
 
 
-@dataclass(frozen=True)
-class RunPlan:
-    """A run that has passed every check; picklable.
+@dataclass(frozen=True, kw_only=True)
+class RunPlan(Setup):
+    """A candidate's run that has passed every check; picklable.
 
     Attributes:
         config: what was asked for.
         model: the architecture.
-        options: the protocol in the words of `mlxhog train`, which workers understand.
         drawn: its rows.
-        workers: backend and threads of each; one alone needs no process of its own.
-        writers: who adds their steps, and in which write mode.
-        kernels: form of the model's operations of each worker.
-        notes: what the user should know about these choices.
-        layout: of the arena.
         limit: most steps.
         per_epoch: steps of an epoch.
     """
 
     config: RunConfig
     model: MADConfig
-    options: TrainConfig
     drawn: Drawn
-    workers: tuple[WorkerSpec, ...]
-    writers: Writers
-    kernels: tuple[str, ...]
-    notes: tuple[str, ...]
-    layout: Layout
     limit: int
     per_epoch: int
 
@@ -70,54 +54,26 @@ class RunPlan:
         """Write the initial values into a new arena."""
         for name, value in init_params(self.model, self.config.seed).items():
             shared.param(name)[...] = value
-        course.begin(self.options, len(self.workers), shared)
+        self.strategy.begin(shared)
 
-    def job(self, shared: Arena, run_dir: Path, slot: int, owner: int, spec: WorkerSpec) -> Job:
-        """Return what a worker needs.
+    @property
+    def options(self) -> TrainConfig:
+        """The protocol in the words of `mlxhog train`, which workers understand."""
+        return self.strategy.config
 
-        Args:
-            shared: the arena.
-            run_dir: for its log.
-            slot: in the worker table.
-            owner: the incarnation under which it takes tickets.
-            spec: its backend and threads.
-        """
-        protocol = self.config.protocol
-        specs = param_spec(self.model).items()
-        return Job(
-            handle=shared.handle(),
-            slot=slot,
-            owner=owner,
-            workers=len(self.workers),
-            backend=spec.backend,
-            threads=spec.threads,
-            write=self.writers.write,
-            kernels=self.kernels[slot - 1],
-            engine=self.writers.engine(spec.backend),
-            micro_batch=protocol.batch_size,
-            share=GPUShare(workers=max(1, sum(w.backend in GPU_BACKENDS for w in self.workers))),
-            config=self.options,
-            model=self.model,
-            decay=frozenset(name for name, one in specs if one.decay or protocol.wd_all),
-            batches=self.drawn.batches,
-            schedule=self._schedule(),
-            side_jobs=HeldOut(self.drawn, self.model).open,
-            budget=Budget(steps=self.limit),
-            step_limit=self.limit,
-            run_dir=run_dir,
-        )
 
-    def _schedule(self) -> partial[schedules.Schedule]:
-        protocol = self.config.protocol
-        if protocol.schedule == "constant":
-            return partial(schedules.constant, protocol.lr)
-        return partial(
-            schedules.cosine_by_epoch,
-            protocol.lr,
-            floor=protocol.lr_floor,
-            steps=self.limit,
-            per_epoch=self.per_epoch,
-        )
+def _schedule(config: RunConfig, limit: int, per_epoch: int) -> partial[schedules.Schedule]:
+    """The step sizes of the protocol."""
+    protocol = config.protocol
+    if protocol.schedule == "constant":
+        return partial(schedules.constant, protocol.lr)
+    return partial(
+        schedules.cosine_by_epoch,
+        protocol.lr,
+        floor=protocol.lr_floor,
+        steps=limit,
+        per_epoch=per_epoch,
+    )
 
 
 def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None) -> RunPlan:
@@ -161,37 +117,34 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
     writers = gpu_write.resolve(training, workers)
     kernels = model_kernels.resolve(training, workers)
     n_tickets = math.ceil(settings.train_rows / protocol.batch_size)
-    together = len(workers) if training.strategy == "sync" else 1
-    per_epoch = max(1, n_tickets // together)
-    spec, optimizer = param_spec(model), optim.build(training)
+    strategy = strategies.build(training, len(workers))
+    per_epoch = max(1, n_tickets // strategy.batches_per_step())
+    limit = step_limit(protocol, per_epoch)
+    spec = param_spec(model)
+    drawn = Drawn(
+        task=task.name,
+        settings=tuple(sorted(asdict(settings).items())),
+        seed=config.seed,
+        batch_size=protocol.batch_size,
+        labels=protocol.labels,
+    )
+    scores = {score_job.SEGMENT: score_job.segment(len(workers))}
     return RunPlan(
         config=config,
+        strategy=strategy,
         model=model,
-        options=training,
-        drawn=Drawn(
-            task=task.name,
-            settings=tuple(sorted(asdict(settings).items())),
-            seed=config.seed,
-            batch_size=protocol.batch_size,
-            labels=protocol.labels,
-        ),
+        drawn=drawn,
         workers=workers,
         writers=writers,
         kernels=kernels.of_workers,
         notes=(*chosen.notes, *writers.notes, *kernels.notes),
-        layout=arena.plan(
-            spec,
-            max_workers=len(workers),
-            private=optimizer.state_segments,
-            shared=optimizer.shared_segments,
-            n_tickets=n_tickets,
-            extra={
-                **{f"ring.{k + 1}": ("uint8", records.RING_BYTES) for k in range(len(workers))},
-                **strategies.segments(training, len(workers), len(spec)),
-                score_job.SEGMENT: score_job.segment(len(workers)),
-            },
-        ),
-        limit=step_limit(protocol, per_epoch),
+        layout=plan_layout(spec, strategy, optim.build(training), n_tickets, scores),
+        decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
+        gpu_share=GPUShare(workers=max(1, sum(w.backend in GPU_BACKENDS for w in workers))),
+        batches=drawn.batches,
+        schedule=_schedule(config, limit, per_epoch),
+        side_jobs=HeldOut(drawn, model).open,
+        limit=limit,
         per_epoch=per_epoch,
     )
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import _native, strategies
+from mlxhog import _native
 from mlxhog.arena import records
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.mad.training.rows import Drawn
 from mlxhog.mad.training.scoring import score
 from mlxhog.models.mad.config import MADConfig
+from mlxhog.strategies import Context
 from mlxhog.training.job import Job
 from mlxhog.training.side_jobs import takes_on
 
@@ -93,7 +94,7 @@ class HeldOut:
     drawn: Drawn
     model: MADConfig
 
-    def open(self, job: Job, context: strategies.Context, ring: records.Ring) -> ScoreJobs:
+    def open(self, job: Job, context: Context, ring: records.Ring) -> ScoreJobs:
         """Draw the rows in a worker."""
         return ScoreJobs(self, job, context, ring)
 
@@ -101,9 +102,7 @@ class HeldOut:
 class ScoreJobs:
     """Evaluations; each that is asked for is taken on by one worker."""
 
-    def __init__(
-        self, held_out: HeldOut, job: Job, context: strategies.Context, ring: records.Ring
-    ) -> None:
+    def __init__(self, held_out: HeldOut, job: Job, context: Context, ring: records.Ring) -> None:
         """Draw the rows."""
         self.held_out, self.job, self.context = held_out, job, context
         self._scores = Scores(context.arena.segment(SEGMENT), job.slot)
@@ -121,7 +120,7 @@ class ScoreJobs:
     def _score(self) -> None:
         context, held_out = self.context, self.held_out
         steps, read_ns = context.arena.counters.load("steps"), monotonic_ns()
-        strategies.copy_to_inbox(context)
+        context.copy_to_inbox()
         context.entry.beat(Phase.EVALUATE)
         found = score(
             context.backend, held_out.drawn.dataset(), held_out.model, beat=context.entry.beat

@@ -10,16 +10,14 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
-from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.records import Kind, Ring
-from mlxhog.data.ledger import Ledger
+from mlxhog.config.budget import Budget
 from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad import tasks
 from mlxhog.mad.result import RunResult
@@ -29,10 +27,7 @@ from mlxhog.mad.training.mean_loss import MeanLoss
 from mlxhog.mad.training.run_plan import RunPlan
 from mlxhog.mad.training.scoring import Scores
 from mlxhog.mad.watch import Watch
-from mlxhog.strategies import course as strategy_course
-from mlxhog.training.supervisor import Supervisor
-
-POLL_S = 0.02
+from mlxhog.training.session import Session
 
 Tell = Callable[[str], None]
 
@@ -70,8 +65,10 @@ def run(
     return found
 
 
-class _Run:
+class _Run(Session):
     """The run while it lives."""
+
+    poll_s = 0.02
 
     def __init__(
         self,
@@ -82,21 +79,10 @@ class _Run:
         logs: Path,
         stack: ExitStack,
     ) -> None:
+        super().__init__(plan, logs, stack=stack, run_id=plan.config.key())
         self.plan, self.course, self.watch, self.tell = plan, course, watch, tell
-        write, run_id = plan.writers.write, plan.config.key()
-        self.arena = stack.enter_context(Arena.create(plan.layout, write=write, run_id=run_id))
         plan.fill(self.arena)
-        self.ledger = Ledger(self.arena, on_torn=plan.options.on_torn)
-        strategy_course.limit_steps(self.arena, self.ledger, plan.limit)
-        self.supervisor = Supervisor(
-            self.arena,
-            self.ledger,
-            plan.workers,
-            plan.options,
-            logs,
-            partial(plan.job, self.arena, logs),
-        )
-        stack.callback(self.supervisor.kill)
+        self.begin(Budget(steps=plan.limit), plan.limit)
         self.scores = Scores(0.0, 0.0)
         self._rings = [Ring(self.arena.segment(f"ring.{k + 1}")) for k in range(len(plan.workers))]
         scores = self.arena.segment(score_job.SEGMENT)
@@ -110,7 +96,7 @@ class _Run:
         status = "interrupted"
         try:
             self.supervisor.start()
-            self._until(self.supervisor.ready)
+            self.until(self.supervisor.ready, "starting workers")
             self._train()
             status = self.course.status or "done"
         except KeyboardInterrupt:
@@ -127,34 +113,25 @@ class _Run:
 
     def _train(self) -> None:
         """Let workers step until the course or the budget ends."""
-        self._began_ns = monotonic_ns()
-        self.arena.counters.store("start_ns", self._began_ns)
-        self.supervisor.command(Command.TRAIN)
+        self._began_ns = self.train()
         due = self.course.next_evaluation(0)
-        while self.course.status is None and not self._budget_is_used():
-            self._poll()
+        while self.course.status is None and self.steps_done() < self.course.limit:
+            self.poll()
             if self._asked_at is None and due <= self._steps() < self.course.limit:
                 self._ask()
                 due = self.course.next_evaluation(self._steps())
-
-    def _budget_is_used(self) -> bool:
-        """Whether every step is over for good."""
-        workers = len(self.plan.workers)
-        done = strategy_course.steps_done(self.plan.options, workers, self.arena, self.ledger)
-        return done >= self.course.limit
 
     def _score_at_rest(self, status: str) -> str:
         """Let workers finish their steps and score what they came to; returns the status."""
         try:
             self.supervisor.command(Command.REST)
-            self._until(self.supervisor.resting)
-            workers = len(self.plan.workers)
-            strategy_course.settle(self.plan.options, workers, self.arena, self.ledger)
-            self._drain()
+            self.until(self.supervisor.resting, "finishing the last steps")
+            self.settle()
+            self.drain()
             if not self.course.curve or self.course.curve[-1].step < self._steps():
                 self._ask()
                 self.supervisor.command(Command.EVALUATE)
-                self._until(lambda: self._asked_at is None)
+                self.until(lambda: self._asked_at is None, "scoring")
         except Diverged:
             return "diverged"
         return status
@@ -164,31 +141,27 @@ class _Run:
 
     def _ask(self) -> None:
         """Ask the next worker that finishes a step to score the held-out rows."""
-        counters = self.arena.counters
-        counters.store("eval_asked", counters.load("eval_taken") + 1)
+        self.ask("eval")
         self._asked_at = self.supervisor.restarts
 
-    def _until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            self._poll()
+    def report(self, message: str) -> None:
+        """Tell what the user should know of workers."""
+        self.tell(message)
 
-    def _poll(self) -> None:
-        self.supervisor.poll(POLL_S)
-        for message in self.supervisor.messages:
-            self.tell(message)
-        self.supervisor.messages.clear()
-        self._drain()
+    def poll(self, doing: str | None = None) -> None:
+        """Watch workers for a moment; an evaluation that died with its worker is asked for anew."""
+        super().poll(doing)
         if self._asked_at is not None and self.supervisor.restarts > self._asked_at:
-            self._ask()  # the one that died may have been at it
+            self._ask()
         self.watch.beat()
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
         """Take in what workers have recorded."""
-        left = [scores.take() for scores in self._left]
+        scores = [left.take() for left in self._left]
         for record in (record for ring in self._rings for record in ring.drain()):
             if record["kind"] == Kind.STEP:
                 self._loss.add(float(record["loss"]), int(record["t_ns"]))
-        for score in left:  # when the steps before it are known
+        for score in scores:  # when the steps before it are known
             if score is not None:
                 self._take(score)
 

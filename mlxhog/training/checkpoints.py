@@ -1,6 +1,6 @@
-"""Fill a new arena: from the initialiser, or from a run's last checkpoint.
+"""Save an arena at rest as a checkpoint, and fill a new one: by the initialiser, or from it.
 
-A checkpoint may be taken up by another number of workers. Private moments then have no owner to go
+A checkpoint may be resumed by another number of workers. Private moments then have no owner to go
 to, so every worker starts from their average, and the message says so.
 """
 
@@ -9,25 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import strategies
 from mlxhog.arena import Arena
 from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger
+from mlxhog.data.tokens import TokenFile
 from mlxhog.files import mapped
 from mlxhog.models.families import param_spec
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim.sparsified import RESIDUAL
-from mlxhog.strategies import course, disjoint, sync
+from mlxhog.training.monitor import Monitor
 from mlxhog.training.plan import Plan
-
-NUMBERED = ("sync", "round_robin", "avg_runs")
-"""Strategies that deal batches out by number."""
 
 
 @dataclass(frozen=True)
@@ -47,32 +46,23 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     config = plan.config
     if plan.checkpoint is None:
         _initialise(plan, arena)
-        course.begin(config, len(plan.workers), arena)
+        plan.strategy.begin(arena)
         return Start(Budget(steps=config.steps, tokens=config.tokens, seconds=config.time))
-    found = plan.checkpoint
-    for name, value in found.params.items():
+    saved, strategy = plan.checkpoint, plan.strategy
+    for name, value in saved.params.items():
         mapped.copy(value, arena.param(name))
-    state = found.state
+    state = saved.state
     arena.counters.store("version", int(state["version"]))
-    position, kept = state["ledger"], _kept(plan, state)
-    if config.async_after > 0 and state.get("went_async"):
-        sync.pass_over(arena.segment("sync.words"), len(plan.workers))
-    elif config.async_after > 0 or (config.strategy in NUMBERED and kept is None):
-        # batches are dealt out by number, so single ones that are done cannot be skipped
-        position = {**position, "done": []}
-    ledger.restore(position)
-    arena.counters.store("first_ticket", position["epoch"] * ledger.n + position["watermark"])
-    if kept is not None:
-        for segment in course.kept_segments(config, len(plan.workers)):
-            _fill(arena, segment, [segment], found.optimizer)
-    course.begin(config, len(plan.workers), arena, kept)
-    message = _restore_moments(plan, arena, found)
+    position = strategy.resume(arena, ledger, state)
+    if position is not None:
+        for segment in strategy.kept_segments():
+            _fill(arena, segment, [segment], saved.optimizer)
+    strategy.begin(arena, position)
+    message = _restore_moments(plan, arena, saved)
     if RESIDUAL not in plan.private_state:
-        _write_residuals(arena, found)
-    if config.blocks == "disjoint":
-        each = dict.fromkeys(arena.layout.slots, arena.workers.entry(1).opt_step)
-        disjoint.restore_steps(arena, state.get("block_steps", each))
-    lines = [_opening(plan, found), *([message] if message else [])]
+        _write_residuals(arena, saved)
+    strategy.restore_state(arena, state)
+    lines = [_summary(plan, saved), *([message] if message else [])]
     return Start(_budget(plan, state), tuple(lines))
 
 
@@ -86,32 +76,24 @@ def _initialise(plan: Plan, arena: Arena) -> None:
         list(pool.map(draw, param_spec(plan.model).values()))
 
 
-def _kept(plan: Plan, state: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Where the strategy stood, if the same one goes on with as many workers."""
-    found: Mapping[str, Any] | None = state.get("course")
-    wanted = (plan.config.strategy, len(plan.workers))
-    same = found is not None and (found["strategy"], found["workers"]) == wanted
-    return found if same else None
-
-
-def _restore_moments(plan: Plan, arena: Arena, found: checkpoint.Checkpoint) -> str | None:
+def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> str | None:
     """Give every worker its moments back, or the average where the workers are not the same."""
-    steps = {int(slot): int(n) for slot, n in found.state["opt_steps"].items()}
+    steps = {int(slot): int(n) for slot, n in saved.state["opt_steps"].items()}
     saved_slots = list(steps)
     slots = [k + 1 for k in range(len(plan.workers))]
     # where one slot's moments are those of all, it stands for the others, too
-    now = list(strategies.state_slots(plan.config, len(slots), arena))
+    now = list(plan.strategy.state_slots(arena))
     same = saved_slots == now
     for slot in slots:
         sources = [slot] if same and slot in steps else saved_slots
         entry = arena.workers.entry(slot)
         entry.opt_step = round(sum(steps[s] for s in sources) / len(sources))
         for kind in plan.private_state:
-            _fill(arena, f"{kind}.{slot}", [f"{kind}.{s}" for s in sources], found.optimizer)
+            _fill(arena, f"{kind}.{slot}", [f"{kind}.{s}" for s in sources], saved.optimizer)
             if kind == RESIDUAL and not same:  # what all have not written yet stays as much
                 arena.segment(f"{kind}.{slot}")[...] *= np.float32(len(saved_slots) / len(now))
     for kind in plan.shared_state:
-        _fill(arena, kind, [kind], found.optimizer)
+        _fill(arena, kind, [kind], saved.optimizer)
     if same or not plan.private_state:
         return None
     if len(saved_slots) == 1:
@@ -119,9 +101,9 @@ def _restore_moments(plan: Plan, arena: Arena, found: checkpoint.Checkpoint) -> 
     return f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
 
 
-def _write_residuals(arena: Arena, found: checkpoint.Checkpoint) -> None:
+def _write_residuals(arena: Arena, saved: checkpoint.Checkpoint) -> None:
     """Add what the workers of a sparsified run had not written yet, as this run would never."""
-    for key, value in found.optimizer.items():
+    for key, value in saved.optimizer.items():
         segment, _, name = key.partition("/")
         if segment.startswith(f"{RESIDUAL}."):
             arena.param(name)[...] += value
@@ -145,25 +127,86 @@ def _fill(
 def _budget(plan: Plan, state: Mapping[str, Any]) -> Budget:
     """What this call may add: what it was given, or the rest of the run's own budget."""
     config, used = plan.config, state["used"]
-    given = Budget(steps=config.steps, tokens=config.tokens, seconds=config.time)
     return replace(
-        plan.rest or given,
+        plan.rest or Budget(steps=config.steps, tokens=config.tokens, seconds=config.time),
         steps_before=used["steps"],
         tokens_before=used["tokens"],
         seconds_before=used["seconds"],
     )
 
 
-def _opening(plan: Plan, found: checkpoint.Checkpoint) -> str:
+def _summary(plan: Plan, saved: checkpoint.Checkpoint) -> str:
     """Say where the run goes on.
 
     The held-out text was evaluated when the checkpoint was saved already: the run's result knows.
     """
-    state, bits = found.state, found.state.get("val_bits_per_byte")
+    state, bits = saved.state, saved.state.get("val_bits_per_byte")
     status = {} if plan.run is None else plan.run.read_status()
-    if status.get("checkpoint") == str(found.path):
+    if status.get("checkpoint") == str(saved.path):
         bits = status.get("result", {}).get("val_bits_per_byte") or bits
     held_out = "" if bits is None else f" (held-out {bits:.3f})"
     only = ", its training is over: only the evaluation is left"
     rest = only if plan.rest is not None and plan.rest.is_used_up else ""
     return f"resuming from step {state['used']['steps']}{held_out}{rest}"
+
+
+def n_bytes(plan: Plan) -> int:
+    """Return about how large a checkpoint will be."""
+    workers = len(plan.workers)
+    copies = 1 + workers * len(plan.private_state) + len(plan.shared_state)
+    copies += len(plan.strategy.kept_segments())
+    return 4 * plan.parameters * copies
+
+
+def save(
+    plan: Plan, run: Run, arena: Arena, ledger: Ledger, start: Start, monitor: Monitor
+) -> Path:
+    """Save what `restore` reads back, of an arena that the strategy has settled.
+
+    Nobody may write parameters meanwhile; workers may read them.
+
+    Raises:
+        EnvironmentLacks: the disk is full; the previous checkpoint is whole.
+    """
+    counters, budget = arena.counters, start.budget
+    slots = plan.strategy.state_slots(arena)
+    segments = [f"{kind}.{slot}" for kind in plan.private_state for slot in slots]
+    segments += [*plan.shared_state, *plan.strategy.kept_segments()]
+    moments: dict[str, NDArray[np.float32]] = {}
+    for segment in segments:
+        flat = arena.segment(segment)
+        for name, slot in arena.layout.slots.items():
+            view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+            moments[f"{segment}/{name}"] = view
+    config = plan.config
+    seconds = monitor.seconds()
+    used = dict(zip(("steps", "tokens", "seconds"), monitor.totals(), strict=True))
+    version = counters.load("version")
+    rest = {
+        "steps": None if budget.steps is None else budget.steps - counters.load("steps"),
+        "tokens": None if budget.tokens is None else budget.tokens - counters.load("tokens"),
+        "seconds": None if budget.seconds is None else budget.seconds - seconds,
+    }
+    return checkpoint.save(
+        run,
+        step=version,
+        params={name: arena.param(name) for name in arena.layout.slots},
+        model_config=plan.model.to_dict(),
+        optimizer=moments,
+        state={
+            "version": version,
+            "used": used,
+            "budget": {"steps": config.steps, "tokens": config.tokens, "time": config.time},
+            "left": rest,
+            "over": monitor.over,
+            "val_bits_per_byte": monitor.val_bits_per_byte,
+            "ledger": ledger.position(),
+            **plan.strategy.state(arena),
+            "writers": {"gpu_write": plan.writers.gpu_write, "write": plan.writers.write},
+            "emulated": plan.emulated,
+            "opt_steps": {str(slot): arena.workers.entry(slot).opt_step for slot in slots},
+            "tokens_sha256": TokenFile.open(plan.data.train).digest,
+        },
+        tokenizer=plan.data.tokenizer,
+        keep_last=config.keep_last,
+    )

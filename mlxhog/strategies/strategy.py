@@ -1,0 +1,363 @@
+"""A training strategy: when a worker reads, how it writes, and when workers meet.
+
+Every strategy is a file with two classes. The `Strategy` is what the run asks: which arena segments
+it needs, how many steps are over, what a checkpoint keeps. Its `StrategyWorker` is what one worker
+process asks: it takes a lease (which batch), fills the backend's inbox, and takes the gradient
+back. All strategies run in the same processes on the same arena, so that they can be compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import partial
+from typing import Any, ClassVar, Protocol
+
+from mlxhog.arena import Arena
+from mlxhog.arena.control import Command
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.workers import Entry
+from mlxhog.backends.backend import Backend, Float32, Grads
+from mlxhog.config.budget import Budget
+from mlxhog.config.config import TrainConfig
+from mlxhog.data.ledger import Ledger, Position
+from mlxhog.models.families import ModelConfig
+from mlxhog.optim import Optimizer, Target, clip, updates
+from mlxhog.optim.metal_steps import MetalSteps
+
+
+class Idle(Enum):
+    """Why there is no lease."""
+
+    WAIT = "nothing to do now, ask again"
+    DONE = "the budget is used up, or the run is stopping"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A batch this worker holds until it is applied or given back."""
+
+    epoch: int
+    ticket: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one gradient."""
+
+    applied: bool
+    staleness: int = 0
+    version: int = 0
+
+
+class StrategyWorker(Protocol):
+    """One worker's part of a strategy."""
+
+    def claim(self) -> Lease | Idle:
+        """Take the next batch. `Idle.DONE` once no more will come in this training phase."""
+
+    def read(self) -> None:
+        """Make the parameters this gradient is evaluated at visible to the backend."""
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+        """Apply the mean gradient of `samples` sequences, or drop it where it is not finite.
+
+        Settles the lease.
+        """
+
+    def counts_step(self) -> bool:
+        """Whether the batch just written is a step of the run (of P averaged ones, one is)."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A strategy for one run; the methods here are those of lock-free workers.
+
+    It holds nothing but its options, so every process may have its own: what has happened stands
+    in the arena.
+
+    Attributes:
+        config: of the run.
+        workers: number of workers in the run.
+    """
+
+    config: TrainConfig
+    workers: int
+
+    numbered: ClassVar[bool] = False
+    """Whether batches are dealt out by number: single ones that are done cannot be skipped."""
+
+    probes: ClassVar[bool] = True
+    """Whether workers add to the lost-update probe with every step."""
+
+    # -- before anything is started --------------------------------------------------------------
+
+    def check(self, model: ModelConfig) -> None:
+        """Refuse a model that these workers cannot train.
+
+        Raises:
+            ConfigError: this one cannot be.
+        """
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """Extra segments of the arena, as `arena.plan` takes them.
+
+        Args:
+            n_params: number of the model's parameters (arrays).
+        """
+        return {}
+
+    def batches_per_step(self) -> int:
+        """Batches whose gradients one step averages."""
+        return 1
+
+    def worker(self, context: Context) -> StrategyWorker:
+        """Prepare one worker's part, in its process."""
+        raise NotImplementedError
+
+    # -- while no worker moves -------------------------------------------------------------------
+
+    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
+        """Fill the segments when the parameters are in place and no worker has started.
+
+        Args:
+            arena: to fill.
+            position: what `position` of the same strategy and as many workers gave to a
+                checkpoint, whose `kept_segments` are in place.
+        """
+
+    def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None) -> None:
+        """Store the budget of this call in steps (None: no limit), after `begin`.
+
+        A step of lock-free workers is a ticket, so the budget is an end among the tickets: nothing
+        is counted beside the ledger, and no death at whatever instruction can make the two
+        disagree. Strategies that deal batches out by number count for themselves
+        (`Context.step_limit`).
+        """
+        end = 0 if steps is None else ledger.end_after(steps)
+        arena.counters.store("end_ticket", end)
+        arena.counters.store("tickets_before", ledger.count_done())
+
+    def settle(self, arena: Arena, ledger: Ledger) -> None:
+        """Make the parameters and counters what the run has reached.
+
+        All workers hold still, or are dead: then what they left half done is ended where possible.
+        """
+        arena.counters.store("steps", self.steps_done(arena, ledger))
+
+    # -- what a checkpoint keeps -----------------------------------------------------------------
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """Copies of the parameters, by segment, without which a resumed run would be another."""
+        return ()
+
+    def position(self, arena: Arena) -> dict[str, Any] | None:
+        """Where the strategy stands, for a checkpoint; None where it has nothing to say."""
+        return None
+
+    def state(self, arena: Arena) -> dict[str, Any]:
+        """Everything that a checkpoint says of the strategy, by its key in the state file."""
+        position = self.position(arena)
+        if position is not None:
+            position = {"strategy": self.config.strategy, "workers": self.workers, **position}
+        return {"course": position, "went_async": False}
+
+    def state_slots(self, arena: Arena) -> tuple[int, ...]:
+        """Worker slots whose private optimizer state means something now."""
+        return tuple(range(1, self.workers + 1))
+
+    def resume(
+        self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
+        """Put the ledger where a checkpoint's state says, before `begin`.
+
+        Returns:
+            The position for `begin`; None unless the same strategy goes on with as many workers.
+        """
+        position = state.get("course")
+        names = (self.config.strategy, self.workers)
+        if position is not None and (position["strategy"], position["workers"]) != names:
+            position = None
+        self._restore_ledger(arena, ledger, state, exact=not self.numbered or position is not None)
+        return position
+
+    @staticmethod
+    def _restore_ledger(
+        arena: Arena, ledger: Ledger, state: Mapping[str, Any], *, exact: bool
+    ) -> None:
+        """Restore the ledger; unless `exact`, without tickets that are done ahead of others."""
+        position: Position = state["ledger"]
+        ledger.restore(position if exact else {**position, "done": []})
+        first = position["epoch"] * ledger.n + position["watermark"]
+        arena.counters.store("first_ticket", first)
+
+    def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:
+        """Take what else a checkpoint's state says, when the moments are in place."""
+
+    # -- while workers run -----------------------------------------------------------------------
+
+    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
+        """Steps of this call that are over for good, exact whoever died.
+
+        It comes from what the strategy decides by: the ledger, or its own words. A step that was
+        torn (its worker died while adding it) is over, unless the ledger hands it out again; a
+        round of `sync` is when all have ended it. So the count reaches the budget, never exceeds
+        it, and what it lacks is what a resumed run has to do.
+        """
+        return ledger.count_done() - arena.counters.load("tickets_before")
+
+    def between_steps(self, arena: Arena) -> bool:
+        """Whether nothing that workers do together is under way, as far as the arena says.
+
+        Then a worker that is starting has nothing to go on with while the arena is to hold still.
+        """
+        return True
+
+    # -- evaluation ------------------------------------------------------------------------------
+
+    def load(self, arena: Arena, out: Float32, *, training: bool) -> None:
+        """Write the model as it stands into `out`, laid out as the parameters."""
+        updates.snapshot(out, arena.params)
+
+    def copies(self) -> tuple[str, ...]:
+        """Segments of each worker's own parameters, where the model is their average."""
+        return ()
+
+    def warning(self, average: float, copies: Sequence[float]) -> str | None:
+        """What the user should know of a finished run, if anything.
+
+        Args:
+            average: held-out bits per byte of the model.
+            copies: those of each worker's own parameters.
+        """
+        return None
+
+    @contextlib.contextmanager
+    def each_copy(self, arena: Arena) -> Iterator[Sequence[Callable[[], None]]]:
+        """What puts each worker's own parameters in the place of their average.
+
+        Empty where workers have none. All hold still; the average is back when the block ends.
+        """
+        names = self.copies()
+        if not names:
+            yield ()
+            return
+        n = arena.layout.probe.offset
+        average, shared = arena.params[:n].copy(), arena.params[:n]
+        copies = [arena.segment(name)[:n] for name in names]
+        try:
+            yield [partial(updates.snapshot, shared, copy) for copy in copies]
+        finally:
+            updates.snapshot(shared, average)
+
+
+@dataclass
+class Context:
+    """One worker's view of the run."""
+
+    arena: Arena
+    ledger: Ledger
+    entry: Entry
+    slot: int
+    owner: int
+    strategy: Strategy
+    backend: Backend
+    optimizer: Optimizer
+    metal: MetalSteps | None
+    schedule: Callable[[float, int], float]
+    budget: Budget
+    step_limit: int | None
+    decay: frozenset[str]
+    model: ModelConfig
+
+    @property
+    def config(self) -> TrainConfig:
+        """The run's configuration."""
+        return self.strategy.config
+
+    @property
+    def workers(self) -> int:
+        """Number of workers in the run."""
+        return self.strategy.workers
+
+    @property
+    def rank(self) -> int:
+        """This worker's place among the run's workers, from 0."""
+        return self.slot - 1
+
+    def target(self, state_slot: int) -> Target:
+        """Where optimizer steps go: the parameters, and the moments kept by one slot."""
+        arena = self.arena
+        return Target(
+            flat=arena.params,
+            slots=arena.layout.slots,
+            locks=arena.locks(self.slot),
+            mode=updates.WRITE_MODES[arena.write],
+            private={
+                name: arena.segment(f"{name}.{state_slot}")
+                for name in self.optimizer.state_segments
+            },
+            shared={name: arena.segment(name) for name in self.optimizer.shared_segments},
+            decay=self.decay,
+            metal=self.metal,
+        )
+
+    @property
+    def reads_live(self) -> bool:
+        """Whether the backend computes with the shared parameters themselves."""
+        return self.backend.inbox.ctypes.data == self.arena.params.ctypes.data
+
+    def seconds(self) -> float:
+        """Time since training started, or 0 before."""
+        start = self.arena.counters.load("start_ns")
+        return (monotonic_ns() - start) / 1e9 if start else 0.0
+
+    def take_limit(self) -> None:
+        """Take over how long training may take, which is known when it starts."""
+        if limit_ns := self.arena.counters.load("limit_ns"):
+            self.budget = replace(self.budget, seconds=limit_ns / 1e9)
+
+    def used_up(self) -> bool:
+        """Whether the tokens of the budget are used up, or the time before a step would end.
+
+        Steps are claimed singly.
+        """
+        seconds, tokens = self.budget.seconds, self.budget.tokens
+        if seconds is not None and self.seconds() + self.entry.step_s >= seconds:
+            return True
+        return tokens is not None and self.arena.counters.load("tokens") >= tokens
+
+    def stopping(self) -> bool:
+        """Whether the supervisor has ended the training phase."""
+        return not self.training()
+
+    def training(self) -> bool:
+        """Whether the training phase is on."""
+        return self.arena.counters.load("command") == Command.TRAIN
+
+    def paused(self) -> bool:
+        """Whether the supervisor wants the arena to hold still (for a checkpoint)."""
+        return bool(self.arena.counters.load("pause"))
+
+    def progress(self) -> float:
+        """Share of the whole run that is over, in [0, 1]."""
+        counters = self.arena.counters
+        return self.budget.progress(
+            steps=counters.load("steps"), tokens=counters.load("tokens"), seconds=self.seconds()
+        )
+
+    def lr(self) -> float:
+        """Step size of the next update."""
+        return self.schedule(self.progress(), self.arena.counters.load("version"))
+
+    def grad_scale(self, norm: float) -> float:
+        """The factor that clips a gradient of this norm."""
+        return clip.clip_factor(norm, self.config.clip)
+
+    def copy_to_inbox(self) -> None:
+        """Show the backend the model as it stands, untouched by any prediction."""
+        if not self.reads_live:
+            self.strategy.load(self.arena, self.backend.inbox, training=self.training())
+            self.backend.refresh()

@@ -1,0 +1,103 @@
+"""Start synchronous, go asynchronous: `--async-after F`.
+
+Early in training staleness is expensive; later it is cheap. The first share F of the run is `Sync`,
+the rest `Hogwild`. `Sync` hands its shared moments on as each worker's private ones. A run that has
+gone asynchronous stays so when it is resumed. One worker is never synchronous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlxhog.arena import Arena
+from mlxhog.backends.backend import Grads
+from mlxhog.data.ledger import Ledger
+from mlxhog.strategies.hogwild import HogwildWorker
+from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy, StrategyWorker
+from mlxhog.strategies.sync import (
+    SyncWorker,
+    between_rounds,
+    is_over,
+    pass_over,
+    rounds_done,
+    sync_segments,
+)
+
+
+class SyncThenHogwild(Strategy):
+    """`Sync` until a share of the run is over, then `Hogwild`."""
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """Those of `Sync`."""
+        return sync_segments(self.workers, n_params)
+
+    def worker(self, context: Context) -> StrategyWorker:
+        """Prepare one worker."""
+        return HogwildWorker(context) if self.workers == 1 else SyncThenHogwildWorker(context)
+
+    def is_over(self, arena: Arena) -> bool:
+        """Whether the workers have gone asynchronous."""
+        return is_over(arena.segment("sync.words"), self.workers)
+
+    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
+        """Rounds, and the tickets beyond those that the rounds took."""
+        tickets = super().steps_done(arena, ledger)
+        if self.workers == 1:
+            return tickets
+        rounds = rounds_done(arena.segment("sync.words"), self.workers)
+        return rounds + tickets - rounds * self.workers if self.is_over(arena) else rounds
+
+    def between_steps(self, arena: Arena) -> bool:
+        """Whether no round is under way."""
+        return self.workers == 1 or between_rounds(arena.segment("sync.words"), self.workers)
+
+    def state_slots(self, arena: Arena) -> tuple[int, ...]:
+        """Slot 1 while workers apply one averaged gradient together."""
+        return super().state_slots(arena) if self.is_over(arena) else (1,)
+
+    def state(self, arena: Arena) -> dict[str, Any]:
+        """Add whether each worker has moments of its own."""
+        return {**super().state(arena), "went_async": len(self.state_slots(arena)) > 1}
+
+    def resume(self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]) -> None:
+        """Go on in the phase that the run was in."""
+        asynchronous = bool(state.get("went_async"))
+        if asynchronous:
+            pass_over(arena.segment("sync.words"), self.workers)
+        self._restore_ledger(arena, ledger, state, exact=asynchronous)
+
+
+class SyncThenHogwildWorker:
+    """One worker of either phase."""
+
+    def __init__(self, context: Context) -> None:
+        """Start in the phase the run is in; a replaced worker finds its own moments in place."""
+        self.context = context
+        self._words = context.arena.segment("sync.words")
+        self._sync = SyncWorker(context, switch=self._is_over)
+        self._now: StrategyWorker = self._sync
+
+    def _is_over(self) -> bool:
+        return self.context.progress() >= self.context.config.async_after
+
+    def claim(self) -> Lease | Idle:
+        """Take the next batch of the phase, which may end here."""
+        lease = self._now.claim()
+        if self._now is self._sync and self._sync.switched:
+            rounds = rounds_done(self._words, self.context.workers)
+            more = rounds * (self.context.workers - 1)  # a round is one step and a ticket of each
+            self._now = HogwildWorker(self.context, more_tickets=more)
+        return lease
+
+    def counts_step(self) -> bool:
+        """As the phase counts."""
+        return self._now.counts_step()
+
+    def read(self) -> None:
+        """As the phase reads."""
+        self._now.read()
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+        """As the phase writes."""
+        return self._now.write(grads, lease, samples)

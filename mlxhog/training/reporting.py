@@ -1,0 +1,180 @@
+"""What a run says: its first lines, its progress, its metrics and its run.json."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mlxhog.arena.handover import socket_path
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.checkpoint.run import Run
+from mlxhog.config.budget import Budget
+from mlxhog.config.quantities import format_bytes, format_count
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
+from mlxhog.machine import machine
+from mlxhog.report.metrics import EMULATED, Progress, Result, kernels_used, label
+from mlxhog.training.monitor import Monitor
+from mlxhog.training.plan import Plan
+from mlxhog.training.supervisor import Supervisor
+
+Observer = Callable[[Progress], None]
+
+REPORT_S = 0.5
+METRICS_S = 2.0
+
+
+class Reporter:
+    """Tells the observer of a run, and its files, what the monitor sees."""
+
+    def __init__(self, plan: Plan, run: Run, monitor: Monitor, observer: Observer | None) -> None:
+        """Prepare; nothing is written yet."""
+        self.plan, self.run, self.monitor, self.observer = plan, run, monitor, observer
+        self.sample: str | None = None
+        self._reported: set[str] = set()
+        self._last_report = self._last_metrics = 0.0
+
+    def report(self, message: str | None, doing: str | None = None) -> None:
+        """Show the observer a message, or how far the run is."""
+        if self.observer is None:
+            return
+        progress = self.monitor.progress(sample=self.sample, message=message, doing=doing)
+        try:
+            self.observer(progress)
+        except OSError as error:  # such as a closed pipe: what is shown must not end the training
+            self.observer = None
+            warnings.warn(f"progress cannot be shown any more: {error}", stacklevel=2)
+
+    def report_now_and_then(self, doing: str | None) -> None:
+        """Show how far the run is twice a second, and record it every two seconds."""
+        now = monotonic_ns() / 1e9
+        if now - self._last_report >= REPORT_S:
+            self._last_report = now
+            self.report(None, doing)
+        training_began = self.monitor.arena.counters.load("start_ns")
+        if now - self._last_metrics >= METRICS_S and training_began:
+            self._last_metrics = now
+            self.append_metrics()
+
+    def append_metrics(self) -> None:
+        """Append a line to metrics.jsonl; where that fails, the run goes on without."""
+        try:
+            now = self.monitor.progress().to_json()  # counts from this command on, hence its pid
+            self.run.append_metrics({**now, "supervisor_pid": os.getpid()})
+        except EnvironmentLacks as error:
+            message = f"no metrics: {error}; training goes on"
+            if message not in self._reported:  # it would be said again every few seconds
+                self._reported.add(message)
+                self.report(message)
+
+    def drop_lost_metrics(self, budget: Budget) -> None:
+        """Let the metrics of a resumed run end where its checkpoint does."""
+        if self.plan.checkpoint is None:
+            return
+        try:
+            self.run.drop_metrics_after(budget.steps_before, budget.seconds_before)
+        except (RunError, EnvironmentLacks) as error:
+            self.report(f"metrics keep the steps that were lost: {error}; training goes on")
+
+    def write_status(self, *, status: str, checkpoint: Path | None, **more: Any) -> None:
+        """Replace run.json."""
+        steps, tokens, _ = self.monitor.totals()
+        self.run.write_status(
+            {
+                "status": status,
+                "supervisor_pid": os.getpid(),
+                "socket": socket_path(self.run.directory),
+                "mlxhog": version("mlxhog"),
+                "machine": machine.here().name,
+                "gpu_write": self.plan.writers.gpu_write,
+                "kernels": kernels_used(self.plan.kernels),
+                "emulated": self.plan.emulated,
+                "parameters": self.plan.parameters,
+                "steps": steps,
+                "tokens": tokens,
+                "checkpoint": checkpoint,
+                **more,
+            }
+        )
+
+    def result(
+        self,
+        supervisor: Supervisor,
+        *,
+        status: str,
+        checkpoint: Path | None,
+        val_share: float | None,
+        copies_bits_per_byte: tuple[float, ...],
+        error: MlxhogError | None,
+    ) -> Result:
+        """Put together what the run came to."""
+        steps, tokens, seconds = self.monitor.totals()
+        return Result(
+            run=str(self.run.directory),
+            status=status,
+            steps=steps,
+            tokens=tokens,
+            seconds=seconds,
+            tokens_per_s=tokens / seconds if seconds else 0.0,
+            val_bits_per_byte=self.monitor.val_bits_per_byte,
+            val_tokens=self.monitor.val_tokens,
+            val_share=val_share,
+            restarts=supervisor.restarts,
+            dropped_steps=self.monitor.dropped_steps(),
+            torn=supervisor.torn,
+            lost_update_rate=self.monitor.lost_update_rate(),
+            workers=self.monitor.worker_reports(),
+            checkpoint=str(checkpoint) if checkpoint else None,
+            gpu_write=self.plan.writers.gpu_write,
+            kernels=kernels_used(self.plan.kernels),
+            emulated_before=self.plan.emulated_before,
+            staleness=self.monitor.staleness(),
+            sample=self.sample,
+            error=None if error is None else str(error),
+            copies_bits_per_byte=copies_bits_per_byte,
+        )
+
+
+def summary(plan: Plan, run: Run) -> str:
+    """Return two lines: the machine's part (workers, memory, model), and the data's."""
+    config = plan.config
+    workers = ", ".join(
+        f"{worker.backend} ({worker.threads} thread{'s' * (worker.threads > 1)})"
+        for worker in plan.workers
+    )
+    train, val = (TokenFile.open(path).n_tokens for path in (plan.data.train, plan.data.val))
+    model = Path(config.model).name
+    return (
+        f"mlxhog {version('mlxhog')}  {config.strategy}  {len(plan.workers)} "
+        f"worker{'s' * (len(plan.workers) > 1)}: {workers}  {_metal(plan)}"
+        f"arena {format_bytes(plan.arena_bytes)} shared  "
+        f"model {model} {format_count(plan.parameters)} parameters\n"
+        f"data {config.data}: {format_count(train)} training and {format_count(val)} held-out "
+        f"tokens ({config.tokenizer})  run {run.directory}"
+    )
+
+
+def _metal(plan: Plan) -> str:
+    """Which part Metal kernels have in the run, where they have one."""
+    shown = label(plan.writers.gpu_write, kernels_used(plan.kernels))
+    if EMULATED in shown:
+        shown += ": Metal source on the CPU, a test"
+    return f"{shown}  " if shown else ""
+
+
+def default_name(data: str) -> str:
+    """Name a run after its corpus: `sotu`, or the last plain part of a path, without its ending.
+
+    >>> default_name("notes/*.txt")
+    'notes'
+    """
+    for part in reversed(Path(data).parts):
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", part if "*" in part else Path(part).stem).strip("-")
+        if name and "*" not in part:
+            return name[:40]
+    return "run"

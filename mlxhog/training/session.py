@@ -1,0 +1,165 @@
+"""The worker processes of a run and their arena, as `train` and candidates of MAD share them.
+
+Who runs a session fills its arena, then calls `begin`, `supervisor.start` and `train`; `poll` and
+`until` watch the workers meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from mlxhog.arena import Arena
+from mlxhog.arena.control import Command
+from mlxhog.arena.process import WatchedTime, monotonic_ns
+from mlxhog.config.budget import Budget
+from mlxhog.data.ledger import Ledger
+from mlxhog.errors import WorkerFailed
+from mlxhog.training.job import Job, Setup
+from mlxhog.training.supervisor import Supervisor
+
+
+class Session:
+    """An arena and its workers while the run lives. Used by one thread of one process.
+
+    A kind of run says what is shown (`report`), read from the arena (`drain`) and what interrupts.
+    """
+
+    poll_s = 0.05  # longest wait for the death of a worker
+
+    def __init__(
+        self,
+        setup: Setup,
+        run_dir: Path,
+        *,
+        stack: ExitStack,
+        run_id: str,
+        fallback: Path | None = None,
+    ) -> None:
+        """Create the arena; its parameters are for the caller to fill in.
+
+        Args:
+            setup: of the run.
+            run_dir: worker logs go to its `logs` folder.
+            stack: kills the workers and closes the arena when it is closed.
+            run_id: stands in the arena's header.
+            fallback: folder for the arena where shared memory is too small.
+        """
+        self.setup, self.strategy, self.run_dir = setup, setup.strategy, run_dir
+        self.arena = stack.enter_context(
+            Arena.create(setup.layout, write=setup.writers.write, run_id=run_id, fallback=fallback)
+        )
+        self.ledger = Ledger(self.arena, on_torn=self.strategy.config.on_torn)
+        self.supervisor = Supervisor(
+            self.arena, self.ledger, setup.workers, self.strategy, run_dir, self._job
+        )
+        stack.callback(self.supervisor.kill)
+        self._budget = Budget()
+        self.step_limit: int | None = None
+
+    def _job(self, slot: int, owner: int) -> Job:
+        return self.setup.job(self.arena, slot, owner, self._budget, self.step_limit, self.run_dir)
+
+    def report(self, message: str) -> None:
+        """Show the user a message."""
+        raise NotImplementedError
+
+    def drain(self) -> None:
+        """Take in what workers have recorded."""
+        raise NotImplementedError
+
+    def interrupts(self) -> int:
+        """How often the user has interrupted."""
+        return 0
+
+    # -- phases ----------------------------------------------------------------------------------
+
+    def begin(self, budget: Budget, step_limit: int | None) -> None:
+        """Take the budget, when the arena is filled and no worker has started."""
+        self._budget, self.step_limit = budget, step_limit
+        self.strategy.limit_steps(self.arena, self.ledger, step_limit)
+
+    def train(self) -> int:
+        """Let workers step; returns when training began, monotonic nanoseconds."""
+        began_ns = monotonic_ns()
+        self.arena.counters.store("start_ns", began_ns)
+        self.supervisor.command(Command.TRAIN)
+        return began_ns
+
+    def steps_done(self) -> int:
+        """Steps that are over for good, exact whoever died."""
+        return self.strategy.steps_done(self.arena, self.ledger)
+
+    def settle(self) -> None:
+        """Make the parameters and counters what the run has reached; nobody may move."""
+        self.strategy.settle(self.arena, self.ledger)
+
+    def ask(self, what: str) -> None:
+        """Ask the next worker that finishes a step for an "eval" or a "sample"."""
+        counters = self.arena.counters
+        counters.store(f"{what}_asked", counters.load(f"{what}_taken") + 1)
+
+    def abandon(self) -> None:
+        """End every worker that does not rest; its ticket goes back."""
+        self.supervisor.abandon()
+        self._report_messages()
+
+    @contextmanager
+    def paused(self, limit_s: float) -> Iterator[bool]:
+        """Hold all workers still for a checkpoint; whether they are, within some seconds."""
+        counters, supervisor = self.arena.counters, self.supervisor
+        counters.store("pause", 1)
+        try:
+            yield self.until(supervisor.holding_still, "pausing for a checkpoint", limit_s)
+        finally:
+            counters.store("pause", 0)
+
+    # -- watching --------------------------------------------------------------------------------
+
+    def until(
+        self,
+        condition: Callable[[], bool],
+        doing: str | Callable[[], str],
+        limit_s: float = math.inf,
+        *,
+        even_if_interrupted: bool = False,
+    ) -> bool:
+        """Watch workers until a condition holds; returns whether it does.
+
+        Args:
+            condition: asked again and again.
+            doing: shown to the user.
+            limit_s: gives up after so much time in which workers were watched.
+            even_if_interrupted: a first interrupt ends the wait, unless this is set.
+
+        Raises:
+            WorkerFailed: no worker is left that could make the condition true.
+        """
+        watched, interrupts = WatchedTime(), self.interrupts()
+        while not condition():
+            if watched.look() > limit_s:
+                return False
+            if self.interrupts() > interrupts and not even_if_interrupted:
+                return False
+            shown = doing if isinstance(doing, str) else doing()
+            if not self.supervisor.has_workers():
+                raise WorkerFailed(f"no worker is left for {shown}")
+            self.poll(shown)
+        return True
+
+    def poll(self, doing: str | None = None) -> None:
+        """Wait a moment, replace dead workers, pass on what is to be said of them.
+
+        Raises:
+            WorkerFailed, Diverged, ConfigError, EnvironmentLacks: see `Supervisor.poll`.
+        """
+        self.supervisor.poll(self.poll_s)
+        self.drain()
+        self._report_messages()
+
+    def _report_messages(self) -> None:
+        for message in self.supervisor.messages:
+            self.report(message)
+        self.supervisor.messages.clear()
