@@ -4,6 +4,7 @@ With `--forbid-skips` only tests of Apple hardware may be left out.
 """
 
 import itertools
+import os
 import shutil
 import signal
 import subprocess
@@ -17,13 +18,19 @@ from mlxhog.machine import machine
 from mlxhog.metal.host.engine import HostEngine
 
 MAY_SKIP = {"metal", "macos"}
-_skipped = pytest.StashKey[list[str]]()
+_skipped: list[str] = []
 
 
 @pytest.fixture(scope="session")
 def shim_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compiled Metal kernels, named after their content, so that all tests can share them."""
-    return tmp_path_factory.mktemp("shim")
+    """Compiled Metal kernels, named after their content, so that all tests can share them.
+
+    The processes of pytest-xdist, too: their own temporary folders lie in one of the run's.
+    """
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shim"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +112,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also under nohup, which programs respect
-    config.stash[_skipped] = []
 
 
 @pytest.hookimpl(wrapper=True)
@@ -114,19 +120,19 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     excused = MAY_SKIP & {marker.name for marker in item.iter_markers()}
-    if report.skipped and not excused and not hasattr(report, "wasxfail"):
-        item.config.stash[_skipped].append(f"{item.nodeid}: {_reason(report)}")
+    report.needless_skip = report.skipped and not excused and not hasattr(report, "wasxfail")
     return report
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    report = yield
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Once per report, in the process that has the terminal, whichever process ran the test."""
+    if report.needless_skip:
+        _skipped.append(f"{report.nodeid}: {_reason(report)}")
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
     if report.skipped:  # a whole file, before any marker is known
-        collector.config.stash[_skipped].append(f"{collector.nodeid}: {_reason(report)}")
-    return report
+        _skipped.append(f"{report.nodeid}: {_reason(report)}")
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
@@ -135,13 +141,12 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.config.getoption("--forbid-skips") and session.config.stash[_skipped]:
+    if session.config.getoption("--forbid-skips") and _skipped:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    config = terminalreporter.config
-    if config.getoption("--forbid-skips") and config.stash[_skipped]:
+    if terminalreporter.config.getoption("--forbid-skips") and _skipped:
         terminalreporter.section("skipped without need")
-        for line in config.stash[_skipped]:
+        for line in _skipped:
             terminalreporter.line(line)

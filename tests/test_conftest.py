@@ -9,6 +9,17 @@ import pytest
 CONFTEST = Path(__file__).with_name("conftest.py")
 
 
+def pytest_in(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run all tests of a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, "."],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     ("source", "code", "said"),
     [
@@ -25,15 +36,25 @@ def test_forbid_skips(tmp_path, source, code, said):
     (tmp_path / "test_it.py").write_text(f"import pytest\n{source}\n")
     # a run that collects nothing has an exit code of its own
     (tmp_path / "test_other.py").write_text("def test_other(): pass\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--forbid-skips", "-p", "no:cacheprovider", "."],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = pytest_in(tmp_path, "--forbid-skips")
     assert done.returncode == code, done.stdout
     assert said.replace("1 passed", "2 passed") in done.stdout
+
+
+def test_skips_in_other_processes_are_forbidden_too(tmp_path):
+    """In a folder of a marker's name, which excuses nothing."""
+    (tmp_path / "conftest.py").write_text(CONFTEST.read_text())
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = metal: x\n")
+    (tmp_path / "metal").mkdir()
+    (tmp_path / "metal" / "test_it.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.metal\ndef test_a(): pytest.skip('no Apple GPU')\n"
+        "def test_b(): pytest.skip('no clang')\n"
+    )
+    done = pytest_in(tmp_path, "--forbid-skips", "-n", "2")
+    assert done.returncode == 1, done.stdout
+    assert "test_it.py::test_b: Skipped: no clang" in done.stdout
+    assert "test_a: Skipped" not in done.stdout
 
 
 def test_a_tests_own_cache_is_no_directory_that_pytest_numbers(tmp_path):
@@ -50,11 +71,5 @@ def test_a_tests_own_cache_is_no_directory_that_pytest_numbers(tmp_path):
         "    sizes.add(len(os.listdir(tmp_path_factory.getbasetemp())))\n"
         "    assert len(sizes) == 1\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "."],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = pytest_in(tmp_path)
     assert done.returncode == 0, done.stdout
