@@ -20,6 +20,7 @@ def pytest_in(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "code", "said"),
     [
@@ -41,6 +42,7 @@ def test_forbid_skips(tmp_path, source, code, said):
     assert said.replace("1 passed", "2 passed") in done.stdout
 
 
+@pytest.mark.slow
 def test_skips_in_other_processes_are_forbidden_too(tmp_path):
     """In a folder of a marker's name, which excuses nothing."""
     (tmp_path / "conftest.py").write_text(CONFTEST.read_text())

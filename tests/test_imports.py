@@ -78,6 +78,7 @@ def test_importing_mlxhog_loads_no_framework_and_nothing_slow():
     assert not loaded & {"torch", "mlx", "mlx.core", "rich", "numpy", "transformers"}
 
 
+@pytest.mark.slow
 def test_importing_everything_makes_no_second_copy_of_models_or_metal():
     names = [name for name in modules() if name != "mlxhog.__main__"]
     loaded = loaded_after("\n".join(f"import {name}" for name in names))

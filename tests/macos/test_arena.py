@@ -19,6 +19,7 @@ from tests.macos.simulation import ROOT, environment, linux_only, simulated
 START_TIME = "test_a_start_time_tells_a_process_from_its_successor_and_from_none"
 
 
+@pytest.mark.slow
 @linux_only
 @pytest.mark.parametrize("file", ["test_arena", "test_handover", "test_workers", "test_importing"])
 def test_the_arenas_own_tests_pass_in_the_simulation(file: str) -> None:

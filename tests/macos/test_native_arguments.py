@@ -14,7 +14,7 @@ import pytest
 
 from tests.macos.simulation import ROOT, linux_only, simulated
 
-pytestmark = linux_only
+pytestmark = [linux_only, pytest.mark.slow]
 
 NATIVE = ROOT / "models/ops/native"
 REFUSED = "refused: "  # as in `site/native_arguments.py`

@@ -59,8 +59,11 @@ def concurrent_adds(kernel: str, workers: int, n: int) -> tuple[Float32, int]:
         return segment.floats[OFFSET:].copy(), rounds * workers
 
 
-@pytest.mark.parametrize("n", [16_384 + TAIL, (1 << 20) + TAIL])
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("workers", "n"),
+    [(1, 16_384 + TAIL), (2, (1 << 20) + TAIL), (4, 16_384 + TAIL), (4, (1 << 20) + TAIL)],
+)
 @pytest.mark.parametrize("kernel", ["stripe", "rows", "cas1", "cas2", "cas4"])
 def test_no_add_is_lost(kernel: str, workers: int, n: int) -> None:
     if kernel == "cas4" and _native.widest_cas() < 4:
@@ -71,6 +74,7 @@ def test_no_add_is_lost(kernel: str, workers: int, n: int) -> None:
     np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.slow
 def test_racy_adds_lose_less_than_a_fifth_and_never_invent_one() -> None:
     found, wanted = concurrent_adds("racy", 2, (1 << 20) + TAIL)
     assert found.max() <= wanted

@@ -11,9 +11,12 @@ import time
 from multiprocessing.process import BaseProcess
 
 import numpy as np
+import pytest
 
 from mlxhog import _native
 from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, pid_of, shared
+
+pytestmark = pytest.mark.slow
 
 WORKERS, KILLS = 3, 100
 STRIPES = 64

@@ -115,6 +115,7 @@ def wanted_after(workers: int, parameter: Slot, rounds: int) -> Float32:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [LOSSLESS, CAS], ids=["lossless", "cas"])
 @pytest.mark.parametrize("name", ["dense", "rows"])
 def test_no_add_is_lost_whatever_form_the_other_writers_adds_have(mode: int, name: str) -> None:
@@ -141,6 +142,7 @@ def add_for_ever(segment: Shared, slot: int) -> None:
         steps[0] += 1
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_no_finished_step_and_leave_no_lock_taken() -> None:
     for kill in range(5):
         with shared(N, N_WORDS) as segment:

@@ -22,7 +22,7 @@ OPTIONS = ["-std=c++20", "-O2", "-g", "-ffp-contract=off", "-fno-math-errno", "-
 RACE_FOUND = 66  # the sanitizer's exit code
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+pytestmark = [pytest.mark.skipif(COMPILER is None, reason="no C++ compiler"), pytest.mark.slow]
 
 
 def build(directory: Path, name: str, *options: str) -> Path:

@@ -67,6 +67,7 @@ def write_for_ever(segment: Shared, barrier: Barrier, slot: int, kernel: str) ->
         k += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_readers_see_only_what_was_written(kernel: str) -> None:
     with shared(N) as segment:

@@ -87,6 +87,7 @@ template [[host_name("f_half")]] [[kernel]] decltype(f<half>) f<half>;
         check("a.metal", text.replace("SPACE", "constant"))
 
 
+@pytest.mark.slow
 @needs_clang
 @pytest.mark.parametrize("clang", CLANGS)
 def test_every_text_of_mlx_and_of_pytorch_keeps_its_address_spaces(clang):

@@ -80,6 +80,7 @@ def differs(launch: Launch, engine, rtol: float) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("barrier", barriers(), ids=str)
 def test_without_this_barrier_some_result_is_wrong(barrier, tmp_path, host_engine):
     folder = without(barrier, tmp_path / "kernels")

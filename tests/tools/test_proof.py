@@ -13,6 +13,7 @@ from tools.proof import PROOFS, Proof, verify
 needs_spin = pytest.mark.skipif(which("spin") is None, reason="no spin: apt-get install spin")
 
 
+@pytest.mark.slow
 @needs_spin
 @pytest.mark.parametrize("claim", PROOFS, ids=lambda claim: claim.claim)
 def test_a_claim_holds_in_every_run_and_a_planted_fault_is_found(claim):

@@ -9,6 +9,7 @@ from tools.proof import protocols
 from tools.proof.protocols import Searched, Weakened, build, problems, search, sources
 
 
+@pytest.mark.slow
 def test_every_run_keeps_the_promises_and_no_needed_order_can_be_weaker(tmp_path: Path) -> None:
     steps = sources(tmp_path)
     found = list(search(build(tmp_path), steps, full=False))
@@ -49,6 +50,7 @@ def test_a_source_that_lost_a_named_step_is_an_error(
         sources(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_search_that_does_not_compile_is_an_error(tmp_path: Path) -> None:
     sources(tmp_path)
     (tmp_path / "locks.cpp").write_text("no code")

@@ -31,6 +31,7 @@ def launch(name: str, values: float | np.ndarray = 1.0, *, lockstep: bool = Fals
     return Launch(kernel=kernel, inputs={"x": x}, outputs={"y": (256,)}, grid=(256, 1, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value", "lockstep", "said"),
     [
@@ -46,6 +47,7 @@ def test_a_planted_fault_is_found_at_its_line(shim_cache, name, value, lockstep,
     assert "planted.h:" in found
 
 
+@pytest.mark.slow
 def test_a_planted_race_between_launches_is_found(shim_cache, compiler):
     found = sanitize.report(
         launch("one_word"), "thread", directory=shim_cache, compiler=compiler, launches=2
@@ -71,12 +73,14 @@ SAMPLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
 def test_kernels_read_and_write_inside_their_buffers(shim_cache, name):
     """Also with fibers that switch at random, and nothing that C++ leaves undefined."""
     assert sanitize.report(SAMPLES[name], "address", directory=shim_cache, chaos=5) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
 def test_launches_at_once_on_shared_parameters_do_not_race(shim_cache, name):
     """Two launches with four threads in all; the kernel that races on purpose is found."""
@@ -97,6 +101,7 @@ def test_a_kernel_that_fails_by_itself_is_no_finding(shim_cache):
         sanitize.report(launch("past_the_tile"), "address", directory=shim_cache)
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles_with_gcc_and_with_clang(host_engine, compiler):
     engine = host_engine("mps", compiler=compiler)
     for kernel in KERNELS.values():

@@ -29,6 +29,7 @@ print(engine.run(probes.on(probes.GROUP_SUM, numpy.ones(64, numpy.float32)))["y"
 """
 
 
+@pytest.mark.slow
 def test_two_processes_may_build_one_kernel_at_once(tmp_path: Path, consumer: str):
     command = [sys.executable, "-c", RUN, consumer, str(tmp_path)]
     root = Path(__file__).parents[3]
@@ -43,6 +44,7 @@ def test_two_processes_may_build_one_kernel_at_once(tmp_path: Path, consumer: st
     assert len(list(tmp_path.glob("*.so"))) == 2  # the runtime and the kernel
 
 
+@pytest.mark.slow
 def test_a_kernel_is_compiled_once(tmp_path: Path, consumer: str, monkeypatch: pytest.MonkeyPatch):
     HostEngine(consumer, cache=tmp_path).run(on(probes.GROUP_SUM, X))
     monkeypatch.setattr(build, "_compile", lambda *_: pytest.fail("compiled again"))
@@ -79,10 +81,12 @@ def test_a_missing_compiler_is_named_with_what_to_install(host_engine, consumer:
         host_engine(consumer, compiler="no-such-g++").run(on(probes.GROUP_SUM, X))
 
 
+@pytest.mark.slow
 def test_clang_builds_and_runs_the_same_kernels(host_engine, consumer: str, clang: str):
     assert (host_engine(consumer, compiler=clang).run(on(probes.GROUP_SUM, X))["y"] == 64).all()
 
 
+@pytest.mark.slow
 def test_kernels_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     HostEngine("mps").run(on(probes.GROUP_SUM, X))

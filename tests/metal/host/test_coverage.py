@@ -13,6 +13,7 @@ from tests.metal.host.probes import on
 from tools import coverage
 
 
+@pytest.mark.slow
 def test_every_kernel_instance_and_every_function_runs_as_both_consumers_would(
     shim_cache: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -173,6 +173,7 @@ def repeated(launch: Launch, times: int) -> Launch:
     return replace(launch, grid=(x, times, 1), group=(min(x, N), 4, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_ten_million_adds_under_chaos_all_arrive(
     host_engine: Callable[..., HostEngine], name: str

@@ -49,6 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("traffic")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "instance"), MEMORY_BOUND)
 def test_a_kernel_moves_as_many_bytes_as_it_says(name: str, instance: str, folder: Path) -> None:
     """And besides only what does not grow with its elements: rates, row numbers, factors."""
