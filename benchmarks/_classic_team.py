@@ -20,7 +20,7 @@ from _harness import cores, pin
 from mlxhog import _native
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.workers import State
-from mlxhog.classic import averaging, places
+from mlxhog.classic import layout, run
 from mlxhog.classic.problem import Kernel, Problem
 from mlxhog.machine.processes import follow_parent, thread_limits
 
@@ -87,8 +87,8 @@ def worker(
     pin(core)
     arena = Arena.from_handle(handle)
     arena.workers.entry(rank + 1).state = State.RUNNING
-    order, words = arena.segment(places.ORDER), arena.segment(places.WORDS)
-    own = arena.segment(f"{places.COPY}.{rank + 1}")
+    order, words = arena.segment(layout.ORDER), arena.segment(layout.WORDS)
+    own = arena.segment(f"{layout.COPY}.{rank + 1}")
     pipe.send(Done(cpu_s=time.process_time()))
     problem: Any = None
     native: Any = None
@@ -101,7 +101,7 @@ def worker(
         if isinstance(asked, Scheme):
             copies = asked.copies
             problem = kernels[asked.variant](
-                places.memory(arena, shapes, rank + 1 if copies else None)
+                layout.problem_memory(arena, shapes, rank + 1 if copies else None)
             )
             locks = None if asked.kind == "private" else arena.locks(rank + 1)
             native = _native.ClassicScheme(
@@ -151,10 +151,10 @@ class Team:
 
     def run(self, scheme: Scheme, epochs: int, *, seed: int = 0) -> Run:
         """From the initial values through `epochs` shuffles, evaluated at the end."""
-        params, pipes = places.params(self.arena), self._pipes[: scheme.workers]
+        params, pipes = layout.param_views(self.arena), self._pipes[: scheme.workers]
         for name, values in self.problem.initial(seed).items():
             np.copyto(params[name], values)
-        board = _native.ClassicBoard(self.arena.segment(places.WORDS), scheme.workers)
+        board = _native.ClassicBoard(self.arena.segment(layout.WORDS), scheme.workers)
         for pipe in pipes:
             pipe.send(scheme)
         self._collect(pipes)
@@ -165,7 +165,7 @@ class Team:
             if scheme.copies:
                 began = time.monotonic()
                 slots = range(1, scheme.workers + 1)
-                averaging.average(params, [places.params(self.arena, slot) for slot in slots])
+                run.average_copies(params, [layout.param_views(self.arena, slot) for slot in slots])
                 seconds += time.monotonic() - began
         return Run(seconds, disturbed, self.problem.measures(params))
 
@@ -173,7 +173,7 @@ class Team:
         self, board: _native.ClassicBoard, pipes: list[Connection], gamma: float, seed: Any
     ) -> tuple[float, bool]:
         n = self.problem.n_examples
-        self.arena.segment(places.ORDER)[:] = np.random.default_rng(seed).permutation(n)
+        self.arena.segment(layout.ORDER)[:] = np.random.default_rng(seed).permutation(n)
         board.reset()
         edges = np.linspace(0, n, len(pipes) + 1).astype(int).tolist()
         start_s = time.monotonic() + START_DELAY_S
@@ -194,10 +194,12 @@ def team(problem: Problem, variants: Mapping[str, Kernel], workers: int) -> Iter
     """
     data = problem.data()
     shapes = {name: values.shape for name, values in data.items()}
-    layout = places.layout(problem.params(), data, problem.n_examples, workers, copies=True)
+    arena_layout = layout.plan_layout(
+        problem.params(), data, problem.n_examples, workers, copies=True
+    )
     processes, pipes = [], []
-    with Arena.create(layout) as arena:
-        for name, view in places.data(arena, shapes).items():
+    with Arena.create(arena_layout) as arena:
+        for name, view in layout.data_views(arena, shapes).items():
             np.copyto(view, data[name])
         try:
             for rank in range(workers):

@@ -30,7 +30,7 @@ from _experiment import (
 from _harness import cores
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.generators.dblife import dblife_like
+from mlxhog.classic.generators.pairs import dblife_like
 from mlxhog.classic.problem import Problem
 from mlxhog.classic.problems import create
 from mlxhog.classic.problems.cuts import GraphCuts

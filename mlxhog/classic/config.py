@@ -1,11 +1,13 @@
-"""Options of `mlxhog classic`: the problem, the scheme, the steps."""
+"""Options of `mlxhog classic`, and the settings of one run, in which nothing is open."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from mlxhog.classic import schemes
-from mlxhog.config.options import option
+from mlxhog.classic.schemes import Scheme
+from mlxhog.config.options import option, to_flag
+from mlxhog.errors import ConfigError
 
 HANDOUTS = ("once", "epoch", "queue")
 SAMPLINGS = ("shuffle", "replacement")
@@ -119,3 +121,67 @@ class ClassicConfig:
         group="steps",
         choices=SAMPLINGS,
     )
+
+    def refuse_file_options(self, *names: str) -> None:
+        """Refuse options about files where there is no file.
+
+        Raises:
+            ConfigError: one of them has a value.
+        """
+        for name in names:
+            if getattr(self, name) is not None:
+                raise ConfigError(f"{to_flag(name)} is about files; name one with --data")
+
+    def refuse_size(self) -> None:
+        """Refuse a size where the data come from a file.
+
+        Raises:
+            ConfigError: `size` has a value.
+        """
+        if self.size is not None:
+            raise ConfigError(f"--size {self.size} is for generated data; leave it out with --data")
+
+    def refuse_data(self, problem: str, instead: str) -> None:
+        """Refuse a file where a problem is its generator.
+
+        Raises:
+            ConfigError: `data` has a value.
+        """
+        if self.data is not None:
+            raise ConfigError(f"{problem} has generated data only, no --data; {instead}")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What is decided of one run before it begins.
+
+    Attributes:
+        scheme: who may write when.
+        workers: processes.
+        handout: of `HANDOUTS`.
+        average_at_end: schemes with copies: average once, not after every epoch.
+        epochs: passes over the examples.
+        lr: step size of the first epoch.
+        beta: factor on it after every epoch.
+        batch: examples in a step.
+        sampling: of `SAMPLINGS`.
+        seed: of the order of examples.
+        probe_every: examples between two additions to the probe that counts lost updates; None
+            where nobody can lose one.
+    """
+
+    scheme: Scheme
+    workers: int
+    handout: str
+    average_at_end: bool
+    epochs: int
+    lr: float
+    beta: float
+    batch: int
+    sampling: str
+    seed: int
+    probe_every: int | None
+
+    def gamma(self, epoch: int) -> float:
+        """Step size of an epoch, counted from 1."""
+        return self.lr * self.beta ** (epoch - 1)

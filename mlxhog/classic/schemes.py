@@ -10,7 +10,7 @@
     serial       one worker, plain sequential SGD
 
 With one worker each of them is serial, bit for bit.
-Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 6; spec hogwild.md 5.
+Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 6.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def _print(
     load: float,
     how: Any,
 ) -> None:
-    from mlxhog.classic import summary
+    from mlxhog.classic.result import explain, summary_table
     from mlxhog.files import plain_json
     from mlxhog.machine import machine
     from mlxhog.report.table import show
@@ -130,8 +130,8 @@ def _print(
         return
     said: Sequence[str] = ()
     if result.status != "diverged":
-        said = summary.meaning(result, serial, load, machine.here().cores)
-    part = summary.table(problem.about, result, serial, said)
+        said = explain(result, serial, load, machine.here().cores)
+    part = summary_table(problem.about, result, serial, said)
     show([part], sys.stdout, plain=not may_redraw(sys.stdout, quiet=how.quiet))
 
 
@@ -166,7 +166,7 @@ def _stats(problem: Problem, how: Any) -> None:
 
 
 class ClassicLine(StatusLine):
-    """A `Watch` of a classic run that shows its progress on a line, and passes Ctrl-C on.
+    """An `Observer` of a classic run that shows its progress on a line, and passes Ctrl-C on.
 
     Args:
         stream: where to write.
@@ -196,7 +196,7 @@ class ClassicLine(StatusLine):
         self._what, self._epochs, self._examples = what, epochs, examples
         self._epoch, self._done, self._began_s = None, 0, self._clock()
 
-    def beat(self, done: int) -> None:
+    def progress(self, done: int) -> None:
         """Redraw now and then.
 
         Raises:

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from mlxhog.arena import process
-from mlxhog.classic import handout, team
+from mlxhog.classic import worker_pool
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.result import Epoch
+from mlxhog.classic.result import Epoch, NoObserver
 from mlxhog.classic.session import train
-from mlxhog.classic.watch import Unwatched
 from mlxhog.errors import WorkerFailed
 from tests.classic.small import hinge
 from tests.processes import alive, workers_of
@@ -36,7 +35,7 @@ def worker_pids() -> list[int]:
     ]
 
 
-class Killer(Unwatched):
+class Killer(NoObserver):
     """Kills a worker in the midst of an epoch, `kills` times, in different epochs."""
 
     signum = signal.SIGKILL
@@ -46,7 +45,7 @@ class Killer(Unwatched):
         self.messages: list[str] = []
         self._epoch, self._last = 1, 0
 
-    def beat(self, done: int) -> None:
+    def progress(self, done: int) -> None:
         if self.kills and 0 < done < self.n and self._epoch > self._last and worker_pids():
             os.kill(worker_pids()[self.kills % len(worker_pids())], self.signum)
             self.kills, self._last = self.kills - 1, self._epoch
@@ -88,7 +87,7 @@ def test_hogwild_goes_on_without_workers_that_are_killed(options):
 
 def test_of_a_queue_whose_takers_all_die_only_what_they_had_in_hand_is_missing():
     class Massacre(Killer):
-        def beat(self, done: int) -> None:
+        def progress(self, done: int) -> None:
             if self.kills and 0 < done < self.n // 2 and len(worker_pids()) == 2:
                 for pid in worker_pids():
                     os.kill(pid, self.signum)
@@ -98,7 +97,7 @@ def test_of_a_queue_whose_takers_all_die_only_what_they_had_in_hand_is_missing()
     config = ClassicConfig(workers=2, epochs=60, beta=1.0, write="racy", handout="queue")
     found = train(MANY, config, watch)
     assert (watch.kills, found.status, found.replaced) == (0, "done", 2)
-    assert found.missed <= 2 * handout.claim(MANY.defaults.batch_size)
+    assert found.missed <= 2 * worker_pool.claim_size(MANY.defaults.batch_size)
 
 
 @pytest.mark.parametrize("scheme", ["round_robin", "sync", "avg_runs", "serial"])
@@ -119,7 +118,7 @@ def test_a_worker_that_keeps_dying_ends_the_run():
 
 
 def test_hogwild_goes_on_without_a_worker_that_is_stopped(monkeypatch):
-    monkeypatch.setattr(team, "STALL_S", 2.0)
+    monkeypatch.setattr(worker_pool, "STALL_S", 2.0)
 
     class Stopper(Killer):
         signum = signal.SIGSTOP
@@ -158,10 +157,10 @@ def test_nothing_outlives_a_host_that_is_killed():
 
 
 def test_an_interrupted_run_keeps_the_epochs_that_it_has_measured():
-    class Impatient(Unwatched):
+    class Impatient(NoObserver):
         ended = 0
 
-        def beat(self, done: int) -> None:
+        def progress(self, done: int) -> None:
             if self.ended == 3:
                 raise KeyboardInterrupt
 
@@ -182,7 +181,7 @@ def test_a_pause_of_the_whole_group_is_no_stall(monkeypatch):
         return ()
 
     monkeypatch.setattr(process, "monotonic_ns", lambda: now[0])
-    monkeypatch.setattr(team.Team, "_look", look)
-    monkeypatch.setattr(team.Team, "_examples", lambda self: 0)
-    waiting = team.Team.__new__(team.Team)  # it has no crew that could be killed
+    monkeypatch.setattr(worker_pool.Dispatcher, "_look", look)
+    monkeypatch.setattr(worker_pool.Dispatcher, "_examples", lambda self: 0)
+    waiting = worker_pool.Dispatcher.__new__(worker_pool.Dispatcher)  # without processes to kill
     assert waiting._until(lambda rank: looks[0] > 5, {0, 1}) == {0, 1}

@@ -6,10 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog.classic.generators.cifar import cifar_dense
-from mlxhog.classic.generators.linreg5 import linreg5
-from mlxhog.classic.generators.rcv1 import rcv1_like
-from mlxhog.classic.generators.svm100 import svm100
+from mlxhog.classic.generators.rows import cifar_dense, linreg5, rcv1_like, svm100
 from tests.tolerances import FITTED_STATISTIC, RECORDED_F32, assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hogwild"

@@ -9,10 +9,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import maximum_flow
 
 from mlxhog.classic.datasets import Graph
-from mlxhog.classic.generators.abdomen import abdomen_like
-from mlxhog.classic.generators.dblife import dblife_like
-from mlxhog.classic.generators.grid import cut_grid
-from mlxhog.classic.generators.netflix import netflix_like
+from mlxhog.classic.generators.pairs import abdomen_like, dblife_like, netflix_like
+from tests.classic.pair_problems import cut_grid
 from tests.tolerances import FITTED_STATISTIC, RECORDED_F32, assert_close
 
 HERE = Path(__file__).parent

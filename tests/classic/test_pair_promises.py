@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.classic.problems.pairs import packed
+from mlxhog.classic.problem import pack_pairs
 from tests.classic.native import BOARD_FLOATS, board_of, scheme_of
 from tests.classic.pair_problems import Tangle
 from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, pid_of, run, shared, spawned
@@ -52,7 +52,7 @@ def rate(segment: Shared, kind: str, rank: int, together: Barrier) -> None:
     problem = _native.CompletionProblem(
         users,
         floats_of(segment).reshape(1, 16),
-        packed(everyone, np.zeros_like(everyone), np.full(n, -(2.0**29))),
+        pack_pairs(everyone, np.zeros_like(everyone), np.full(n, -(2.0**29))),
         np.zeros(n, np.float32),
         np.zeros(1, np.float32),
         user_word0=1,
@@ -91,7 +91,7 @@ def star(segment: Shared, kind: str, labels: int) -> tuple[_native.CutProblem, n
     fixed = np.ones(n, np.uint8)
     fixed[0] = 0
     ends = np.arange(1, n, dtype=np.int32)
-    edges = packed(np.zeros_like(ends), ends, np.full(n - 1, 2.0**-20))
+    edges = pack_pairs(np.zeros_like(ends), ends, np.full(n - 1, 2.0**-20))
     return _native.CutProblem(x, edges, fixed), x
 
 

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxhog.classic.loaders import table
-from mlxhog.classic.loaders.lines import Block
-from mlxhog.classic.loaders.svmlight_block import parse_block
-from mlxhog.classic.loaders.svmlight_line import parse_lines, without_comments
+from mlxhog.classic.loaders import text as tables
+from mlxhog.classic.loaders.svmlight import parse_block, parse_lines, without_comments
+from mlxhog.classic.loaders.text import Block
 from mlxhog.errors import DataError
 
 NUMBERS = st.sampled_from(
@@ -78,20 +77,22 @@ def test_well_formed_svmlight_is_always_parsed_at_once(rows):
 def test_tables_mean_what_their_lines_mean(text, separator):
     text = text.replace(b" ", separator)
     block = Block(Path("table"), 2, text)
-    at_once = table._parse(text, None)
+    at_once = tables._parse_table(text, None)
     if at_once is None or at_once.shape[1] < 2 or not np.isfinite(at_once).all():
         return
-    np.testing.assert_array_equal(at_once, table._parse_lines(block, 2, at_once.shape[1], None))
+    np.testing.assert_array_equal(
+        at_once, tables._parse_table_lines(block, 2, at_once.shape[1], None)
+    )
 
 
 @pytest.mark.parametrize("text", ["1 2\n3 4\n", "1,2\n3,4\n", "# a\n1\t2\n\n3\t4\n"])
 def test_well_formed_tables_are_parsed_at_once(text, monkeypatch):
-    monkeypatch.setattr(table, "_parse_lines", None)  # calling it would raise
-    ((_, rows),) = table.read_table([Block(Path("table"), 1, text.encode())], 2, 2)
+    monkeypatch.setattr(tables, "_parse_table_lines", None)  # calling it would raise
+    ((_, rows),) = tables.read_table([Block(Path("table"), 1, text.encode())], 2, 2)
     assert rows.tolist() == [[1, 2], [3, 4]]
 
 
 def test_a_block_of_comments_holds_no_rows():
-    assert not list(table.read_table([Block(Path("table"), 1, b"# a\n% b\n")], 2, 2))
+    assert not list(tables.read_table([Block(Path("table"), 1, b"# a\n% b\n")], 2, 2))
     with pytest.raises(DataError, match="table:1: 'x'"):
-        list(table.read_table([Block(Path("table"), 1, b"x 2\n")], 2, 2))
+        list(tables.read_table([Block(Path("table"), 1, b"x 2\n")], 2, 2))

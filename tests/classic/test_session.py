@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlxhog.classic import handout, probe
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problem import Memory
 from mlxhog.classic.result import ClassicResult
+from mlxhog.classic.run import LEAST_PROBE_UPDATES, probe_interval
 from mlxhog.classic.session import compare, train
+from mlxhog.classic.worker_pool import epoch_order, split_range
 from tests.classic.native import alone
 from tests.classic.small import build, hinge
 from tests.tolerances import CLASSIC_NEAR_SERIAL
@@ -83,9 +84,9 @@ def runs_averaged(workers: int, epochs: int, *, at_end: bool) -> np.ndarray:
     copies = [mean.copy() for _ in range(workers)]
     natives = [build(Memory({"x": copy}, PROBLEM.data(), {"x": 0})) for copy in copies]
     for epoch in range(epochs):
-        order = handout.order(PROBLEM.n_examples, 0, epoch + 1, "shuffle")
+        order = epoch_order(PROBLEM.n_examples, 0, epoch + 1, "shuffle")
         gamma = PROBLEM.defaults.lr * PROBLEM.defaults.beta**epoch
-        shares = handout.split(0, PROBLEM.n_examples, workers)
+        shares = split_range(0, PROBLEM.n_examples, workers)
         for copy, native, (start, count) in zip(copies, natives, shares, strict=True):
             if not at_end:
                 np.copyto(copy, mean)
@@ -166,15 +167,15 @@ def test_the_probe_of_a_racy_run_counts_what_is_missing():
 def test_the_probe_is_raised_as_often_as_the_busiest_shared_coordinate():
     many = hinge(n=20_000)
     degrees = np.bincount(many.indices, minlength=many.n_features)
-    assert degrees[32] > probe.LEAST_RAISES
-    assert probe.every(many.supports()) == round(20_000 / degrees.max())
-    assert probe.every(many.supports(), private=32) == round(20_000 / degrees[32:].max())
-    assert probe.every(many.supports(), private=many.n_features) is None
+    assert degrees[32] > LEAST_PROBE_UPDATES
+    assert probe_interval(many.supports()) == round(20_000 / degrees.max())
+    assert probe_interval(many.supports(), private=32) == round(20_000 / degrees[32:].max())
+    assert probe_interval(many.supports(), private=many.n_features) is None
 
 
 def test_the_probe_of_a_sparse_problem_is_raised_often_enough_to_count():
     pairs = np.arange(0, 8001, 2), np.arange(8000, dtype=np.int32), 8000
-    assert probe.every(pairs) == 4
+    assert probe_interval(pairs) == 4
 
 
 @pytest.mark.parametrize("options", [{"scheme": "serial"}, {"scheme": "avg_runs", "workers": 2}])

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mlxhog.classic.result import ClassicResult, Epoch
-from mlxhog.classic.summary import meaning
+from mlxhog.classic.result import ClassicResult, Epoch, explain
 
 QUIET = {"load": 0.1, "cores": 4}
 
@@ -52,19 +51,19 @@ SERIAL = run(1.0, 2.0, scheme="serial", workers=1)
     ],
 )
 def test_the_numbers_are_put_into_words(result, said):
-    assert said in "\n".join(meaning(result, SERIAL, **QUIET))
+    assert said in "\n".join(explain(result, SERIAL, **QUIET))
 
 
 def test_a_busy_machine_is_said_to_be_busy_and_blamed_for_nothing():
-    said = "\n".join(meaning(run(1.0, 4.0), SERIAL, load=5.0, cores=2))
+    said = "\n".join(explain(run(1.0, 4.0), SERIAL, load=5.0, cores=2))
     assert "Busy machine (load 5.0 on 2 cores)" in said
     assert "costs more" not in said
 
 
 def test_more_workers_than_cores_can_show_no_speedup():
-    said = "\n".join(meaning(run(1.0, 4.0, workers=3), SERIAL, load=0.0, cores=1))
+    said = "\n".join(explain(run(1.0, 4.0, workers=3), SERIAL, load=0.0, cores=1))
     assert "3 workers share 1 core: no speedup can show." in said
 
 
 def test_without_a_reference_nothing_is_compared():
-    assert "serial" not in "\n".join(meaning(run(1.0, 1.0), None, **QUIET))
+    assert "serial" not in "\n".join(explain(run(1.0, 1.0), None, **QUIET))

@@ -10,9 +10,8 @@ import pytest
 import scipy.sparse
 from sklearn.datasets import dump_svmlight_file, load_breast_cancer, load_digits
 
-from mlxhog.classic.loaders import lines
-from mlxhog.classic.loaders.label_map import parse_label_map
-from mlxhog.classic.loaders.svmlight import load_svmlight
+from mlxhog.classic.loaders.svmlight import load_svmlight, parse_label_map
+from mlxhog.classic.loaders.text import blocks
 from mlxhog.errors import ConfigError, DataError
 
 
@@ -55,7 +54,7 @@ def test_compressed_files_are_unpacked(digits, tmp_path, suffix, pack):
 
 def test_files_of_many_blocks_are_the_same_rows(digits, monkeypatch):
     whole, _ = load_svmlight(digits[2])
-    monkeypatch.setattr(lines.blocks, "__defaults__", (700,))
+    monkeypatch.setattr(blocks, "__defaults__", (700,))
     rows, _ = load_svmlight(digits[2])
     assert rows.indptr.tolist() == whole.indptr.tolist()
     assert rows.values.tolist() == whole.values.tolist()
@@ -172,7 +171,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("line", range(1, 60, 7))
 def test_one_wrong_line_among_many_blocks_is_named(digits, tmp_path, monkeypatch, line):
-    monkeypatch.setattr(lines.blocks, "__defaults__", (700,))
+    monkeypatch.setattr(blocks, "__defaults__", (700,))
     content = digits[2].read_bytes().split(b"\n")[4:]  # less scikit-learn's comment
     content[line - 1] += b" 3:1"
     path = tmp_path / "wrong.svm"

@@ -7,9 +7,8 @@ import networkx
 import numpy as np
 import pytest
 
-from mlxhog.classic.loaders import lines
-from mlxhog.classic.loaders.edges import load_graph
-from mlxhog.classic.loaders.triplets import load_ratings, parse_rating_range
+from mlxhog.classic.loaders.pairs import load_graph, load_ratings, parse_rating_range
+from mlxhog.classic.loaders.text import blocks
 from mlxhog.errors import ConfigError, DataError
 
 
@@ -57,7 +56,7 @@ def test_ratings_of_many_blocks_are_the_same(tmp_path, monkeypatch, form):
             who, rating = users[at], stars[at]
             prize, triplet = f"{who},{rating},2005-09-06\n", f"{who} {movie} {rating}\n"
             text += prize if form == "prize" else triplet
-    monkeypatch.setattr(lines.blocks, "__defaults__", (200,))
+    monkeypatch.setattr(blocks, "__defaults__", (200,))
     ratings, _ = load_ratings(written(tmp_path, text))
     assert ratings.ratings.tolist() == stars.tolist()
     assert np.unique(users)[ratings.users].tolist() == users.tolist()
@@ -102,7 +101,7 @@ def test_ratings_of_another_scale_are_read_when_it_is_said(tmp_path):
 
 
 def test_a_rating_out_of_range_in_a_later_block_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(lines.blocks, "__defaults__", (20,))
+    monkeypatch.setattr(blocks, "__defaults__", (20,))
     text = "".join(f"{line} {line} 3\n" for line in range(1, 40)) + "7 7 0\n"
     with pytest.raises(DataError, match=":40: rating 0"):
         load_ratings(written(tmp_path, text))

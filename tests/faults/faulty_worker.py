@@ -6,7 +6,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from mlxhog.classic import worker as classic_worker
-from mlxhog.classic.job import Job as ClassicJob
+from mlxhog.classic.worker import WorkerArgs as ClassicJob
 from mlxhog.training import steps, worker
 from mlxhog.training.job import Job
 
@@ -54,5 +54,5 @@ class ClassicWorker:
         def failing(self: Any, share: Any) -> int:
             raise FAULTS[1]
 
-        classic_worker._Work.do = failing  # type: ignore[method-assign]
+        classic_worker._Steps.do = failing  # type: ignore[method-assign]
         classic_worker.main(job, last_words)

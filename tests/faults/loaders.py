@@ -28,9 +28,8 @@ from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import ours
 from mlxhog.classic.loaders.cifar10 import load_cifar10
-from mlxhog.classic.loaders.edges import load_graph
+from mlxhog.classic.loaders.pairs import load_graph, load_ratings
 from mlxhog.classic.loaders.svmlight import load_svmlight
-from mlxhog.classic.loaders.triplets import load_ratings
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.data import bpe, corpora, prepare, tokenizers

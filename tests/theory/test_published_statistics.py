@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.classic.generators.dblife import dblife_like
-from mlxhog.classic.generators.netflix import netflix_like
-from mlxhog.classic.generators.rcv1 import rcv1_like
-from mlxhog.classic.generators.svm100 import svm100
+from mlxhog.classic.generators.pairs import dblife_like, netflix_like
+from mlxhog.classic.generators.rows import rcv1_like, svm100
 from mlxhog.theory.hypergraph import Hypergraph
 from mlxhog.theory.token_rows import p_conf_of_independent
 from tests.tolerances import FITTED_STATISTIC, assert_close

@@ -9,17 +9,47 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mlxhog.classic.datasets import LabelKind, SparseRows
-from mlxhog.classic.datasets.labels import how_to_map
-from mlxhog.classic.loaders.lines import Block, blocks, wrong
-from mlxhog.classic.loaders.svmlight_block import ParsedRows, parse_block
-from mlxhog.classic.loaders.svmlight_line import parse_lines, without_comments, words_of
+from mlxhog.classic.datasets import LabelKind, SparseRows, how_to_map
+from mlxhog.classic.loaders.text import Block, blocks, parse_numbers, to_number, wrong
 from mlxhog.errors import ConfigError, DataError
+
+
+def parse_label_map(text: str | None) -> dict[float, float] | None:
+    """Return what each label becomes, or None where labels stay as they are.
+
+    Args:
+        text: pairs FOUND=WANTED by commas, such as "1=-1,2=+1".
+
+    Raises:
+        ConfigError: `text` is no such list.
+    """
+    if text is None:
+        return None
+    mapping: dict[float, float] = {}
+    for pair in text.split(","):
+        old, equals, new = pair.partition("=")
+        try:
+            if not equals:
+                raise ValueError
+            label = float(old)
+            becomes = float(new)
+        except ValueError:
+            raise ConfigError(
+                f"--labels has {pair!r}; wanted FOUND=WANTED by commas, such as 0=-1,1=+1"
+            ) from None
+        if label in mapping:
+            raise ConfigError(f"--labels maps {label:g} twice")
+        mapping[label] = becomes
+    return mapping
 
 
 def load_svmlight(
@@ -40,17 +70,17 @@ def load_svmlight(
         label_kind: what labels have to be after that.
 
     Raises:
-        ConfigError: `labels` maps to something else than signs where those are wanted.
+        ConfigError: `labels` maps to something else than signs where signs are expected.
         DataError: a file or a line is malformed, a row is empty, features are out of order or
             twice, a number is not finite, a label is not mapped or not of its kind. Names the line.
     """
     if labels is not None and label_kind == "signs" and not {*labels.values()} <= {-1.0, 1.0}:
         raise ConfigError(f"--labels maps to {sorted({*labels.values()})}; wanted -1 and +1")
-    parsed = [_read(path, labels, label_kind) for path in (train, test) if path is not None]
+    parsed = [_read_rows(path, labels, label_kind) for path in (train, test) if path is not None]
     first = min(int(rows.features.min()) for rows in parsed)
     base = min(first, 1)
     n_features = max(int(rows.features.max()) for rows in parsed) + 1 - base
-    made = [
+    data_sets = [
         SparseRows(
             indptr=np.concatenate([[0], np.cumsum(rows.lengths)]),
             indices=rows.features - np.int32(base),
@@ -61,10 +91,10 @@ def load_svmlight(
         )
         for rows in parsed
     ]
-    return made[0], made[1] if test is not None else None
+    return data_sets[0], data_sets[1] if test is not None else None
 
 
-def _read(path: Path, labels: Mapping[float, float] | None, kind: LabelKind) -> ParsedRows:
+def _read_rows(path: Path, labels: Mapping[float, float] | None, kind: LabelKind) -> ParsedRows:
     parts = []
     for block in blocks(path):
         rows = parse_block(without_comments(block.text)) or parse_lines(block)
@@ -84,22 +114,156 @@ def _with_labels(
     rows: ParsedRows, block: Block, labels: Mapping[float, float] | None, kind: LabelKind
 ) -> ParsedRows:
     """The rows with mapped labels; an unmapped or illegal label is an error with its line."""
-    found, place = np.unique(rows.labels, return_inverse=True)
+    kinds, kind_of_row = np.unique(rows.labels, return_inverse=True)
     if labels is not None:
-        illegal = [label for label in found.tolist() if label not in labels]
+        illegal = [label for label in kinds.tolist() if label not in labels]
     else:
-        illegal = found[np.abs(found) != 1.0].tolist() if kind == "signs" else []
+        illegal = kinds[np.abs(kinds) != 1.0].tolist() if kind == "signs" else []
     if illegal:
         row = int(np.argmax(np.isin(rows.labels, illegal)))
-        way_out = how_to_map(found) if labels is None else "--labels has to say what it becomes"
+        way_out = how_to_map(kinds) if labels is None else "--labels has to say what it becomes"
         what = f"label {rows.labels[row]:g}; wanted -1 or +1. {way_out}"
         wrong(block.path, _line_of_row(block, row), what)
     if labels is None:
         return rows
-    becomes = np.array([labels[label] for label in found.tolist()])
-    return dataclasses.replace(rows, labels=becomes[place])
+    becomes = np.array([labels[label] for label in kinds.tolist()])
+    return dataclasses.replace(rows, labels=becomes[kind_of_row])
 
 
 def _line_of_row(block: Block, row: int) -> int:
     filled = (number for number, line in block.lines() if words_of(line))
     return next(itertools.islice(filled, row, None))
+
+
+# -- a block at once -------------------------------------------------------------------------------
+
+_SPACE = 32  # this byte and all below it separate words
+
+
+@dataclass(frozen=True)
+class ParsedRows:
+    """Rows of a block, features as the file counts them."""
+
+    labels: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    features: NDArray[np.int32]
+    values: NDArray[np.float32]
+
+
+def parse_block(text: bytes) -> ParsedRows | None:
+    """Rows of whole lines without comments, or None where any line is not as it should be."""
+    symbols = np.frombuffer(text, dtype=np.uint8)
+    in_word = symbols > _SPACE
+    begins = np.flatnonzero(in_word & ~np.concatenate([[False], in_word[:-1]]))
+    colons = np.flatnonzero(symbols == ord(":"))
+    line = np.cumsum(symbols == ord("\n"), dtype=np.int32)[begins]
+    opens_line = np.concatenate([[True], line[1:] != line[:-1]])[: len(begins)]
+    # Labels have no colon; every other word has one, which is neither its first symbol nor its
+    # last. (No colon can be the text's last symbol: that is a line end.)
+    word_of_colon = np.searchsorted(begins, colons, side="right") - 1
+    if not np.array_equal(word_of_colon, np.flatnonzero(~opens_line)):
+        return None
+    if not (in_word[colons - 1].all() and in_word[colons + 1].all()):
+        return None
+    numbers = parse_numbers(text.replace(b":", b" "))
+    if numbers is None or len(numbers) != len(begins) + len(colons):
+        return None
+    first_words = np.flatnonzero(opens_line)
+    lengths = np.diff(np.append(first_words, len(begins))) - 1
+    # Each label stands after one number per earlier label and two per earlier pair.
+    at_label = np.arange(len(lengths)) + 2 * (np.cumsum(lengths) - lengths)
+    pairs = np.delete(numbers, at_label)
+    parsed = ParsedRows(numbers[at_label], lengths, *_columns(pairs))
+    return parsed if _is_sound(parsed, pairs[0::2]) else None
+
+
+def _columns(pairs: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return pairs[0::2].astype(np.int32), pairs[1::2].astype(np.float32)
+
+
+def _is_sound(parsed: ParsedRows, features: NDArray[np.float64]) -> bool:
+    """Whether rows are not empty, numbers finite, and `features` whole, legal and rising."""
+    if not (parsed.lengths > 0).all():
+        return False
+    steps = np.diff(parsed.features)
+    steps[np.cumsum(parsed.lengths)[:-1] - 1] = 1
+    return bool(
+        np.isfinite(parsed.labels).all()
+        and np.isfinite(parsed.values).all()
+        and np.array_equal(parsed.features, features)
+        and (features >= 0).all()
+        and (steps > 0).all()
+    )
+
+
+# -- line by line: slow, and able to say which line is wrong, and what about it --------------------
+
+_COMMENT = re.compile(rb"#[^\n]*")
+_QID = re.compile(rb"(?<=[ \t])qid:\d+(?=\s)")
+_INT32_MAX = 2**31 - 1
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def without_comments(text: bytes) -> bytes:
+    """Lines without what no row consists of: comments, and the `qid:` of ranking data."""
+    if b"#" in text:
+        text = _COMMENT.sub(b"", text)
+    return _QID.sub(b"", text) if b"qid:" in text else text
+
+
+def parse_lines(block: Block) -> ParsedRows:
+    """Rows of a block that may have comments; raises DataError about the first line in error."""
+    labels, lengths, features, values = [], [], [], []
+    for number, line in block.lines():
+        words = words_of(line)
+        if not words:
+            continue
+        labels.append(_parse_label(words[0], block, number))
+        pairs = [_parse_pair(word, block, number) for word in words[1:]]
+        if not pairs:
+            wrong(block.path, number, f"label {words[0]} without features; leave empty rows out")
+        for (before, _), (feature, _) in itertools.pairwise(pairs):
+            if feature == before:
+                wrong(block.path, number, f"feature {feature} is there twice; add its values up")
+            if feature < before:
+                wrong(
+                    block.path,
+                    number,
+                    f"feature {feature} after {before}; sort the features of each line",
+                )
+        lengths.append(len(pairs))
+        features += [feature for feature, _ in pairs]
+        values += [value for _, value in pairs]
+    return ParsedRows(
+        np.array(labels, dtype=np.float64),
+        np.array(lengths, dtype=np.int64),
+        np.array(features, dtype=np.int32),
+        np.array(values, dtype=np.float32),
+    )
+
+
+def words_of(line: bytes) -> list[str]:
+    """The words of one line, without its end; none if it is empty or a comment."""
+    return without_comments(line + b"\n").decode(errors="backslashreplace").split()
+
+
+def _parse_label(word: str, block: Block, line: int) -> float:
+    label = to_number(word)
+    if label is None or not math.isfinite(label):
+        several = "; choose one of the labels of a row" if "," in word else ""
+        wrong(block.path, line, f"the label is {word!r}; wanted a finite number{several}")
+    return label
+
+
+def _parse_pair(word: str, block: Block, line: int) -> tuple[int, float]:
+    name, colon, text = word.partition(":")
+    feature = to_number(name)
+    if not colon or feature is None or feature < 0 or feature % 1 != 0:  # NaN and infinity as well
+        wrong(block.path, line, f"{word!r}; wanted FEATURE:VALUE with a whole number before it")
+    if feature >= _INT32_MAX:
+        wrong(block.path, line, f"feature {name}; wanted less than {_INT32_MAX}")
+    value = to_number(text)
+    if value is None or not math.isfinite(value) or abs(value) > _FLOAT32_MAX:
+        wrong(block.path, line, f"feature {name} has value {text!r}; wanted a finite float32")
+    return int(feature), value

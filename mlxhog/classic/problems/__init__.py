@@ -1,4 +1,4 @@
-"""The problems by name; each module beside this one has `create(name, config) -> Problem`."""
+"""The problems by name, with a line about each and the module that creates it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Entry:
 
     Attributes:
         about: one line.
-        module: below this package.
+        module: below this package; its `create(name, config)` returns the problem.
         options: those of `ClassicConfig` that not every problem has, and this one has.
     """
 
@@ -45,13 +45,15 @@ SPECIAL = (
 PROBLEMS = {
     "svm": Entry(
         "sparse support vector machine on text like RCV1",
-        "svm",
+        "linear_problems",
         ("test_data", "labels", "lam", "active_rows"),
     ),
     "logistic": Entry(
-        "logistic regression on the same text", "svm", ("test_data", "labels", "lam")
+        "logistic regression on the same text", "linear_problems", ("test_data", "labels", "lam")
     ),
-    "least-squares": Entry("least squares on the same text", "svm", ("test_data", "labels", "lam")),
+    "least-squares": Entry(
+        "least squares on the same text", "linear_problems", ("test_data", "labels", "lam")
+    ),
     "matrix-completion": Entry(
         "ratings like Netflix's, low rank",
         "completion",
@@ -59,12 +61,12 @@ PROBLEMS = {
     ),
     "graph-cuts": Entry("multiway cut of a noisy volume like Abdomen", "cuts", ("terminals",)),
     "linear-regression": Entry(
-        "five dense features, maximal conflict", "linear_regression", ("lam",)
+        "five dense features, maximal conflict", "linear_problems", ("lam",)
     ),
     "image-svm": Entry(
-        "dense images like CIFAR-10, one against the rest", "image_svm", ("test_data", "lam")
+        "dense images like CIFAR-10, one against the rest", "linear_problems", ("test_data", "lam")
     ),
-    "synthetic-svm": Entry("100 features, a fifth of them set", "synthetic_svm", ("lam",)),
+    "synthetic-svm": Entry("100 features, a fifth of them set", "linear_problems", ("lam",)),
 }
 
 
@@ -80,10 +82,10 @@ def create(name: str, config: ClassicConfig) -> Problem:
             f"no problem {name!r}{did_you_mean(name, PROBLEMS)}; there are {', '.join(PROBLEMS)}"
         )
     entry = PROBLEMS[name]
-    given = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
+    changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
     for option in SPECIAL:
-        if option in given and option not in entry.options:
+        if option in changed and option not in entry.options:
             having = ", ".join(key for key, other in PROBLEMS.items() if option in other.options)
             raise ConfigError(f"{name} takes no {to_flag(option)}; it is for {having}")
-    made: Problem = importlib.import_module(f"{__name__}.{entry.module}").create(name, config)
-    return made
+    problem: Problem = importlib.import_module(f"{__name__}.{entry.module}").create(name, config)
+    return problem

@@ -4,12 +4,12 @@
                     (L_u . R_v - Z_uv)^2 + mu / (2 d_u) |L_u|^2 + mu / (2 d_v) |R_v|^2
 
 where d counts the ratings of a row, so that an epoch shrinks each row once. Z are ratings less
-their mean. Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 3; spec hogwild.md 3.2.
+their mean. Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,10 +21,19 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import Ratings
-from mlxhog.classic.generators.netflix import DRAWS, netflix_like
-from mlxhog.classic.loaders.triplets import load_ratings, parse_rating_range
-from mlxhog.classic.problem import Block, Defaults, Float32, Int32, Int64, Kernel, Memory
-from mlxhog.classic.problems.pairs import packed, supports
+from mlxhog.classic.generators.pairs import DRAWS, netflix_like
+from mlxhog.classic.loaders.pairs import load_ratings, parse_rating_range
+from mlxhog.classic.problem import (
+    Block,
+    Defaults,
+    Float32,
+    Int32,
+    Int64,
+    Kernel,
+    Memory,
+    pack_pairs,
+    pair_supports,
+)
 
 RANK, MU = 16, 1.0
 HELD_OUT = 10  # one rating in ten
@@ -37,8 +46,8 @@ def create(name: str, config: ClassicConfig) -> MatrixCompletion:
         ratings, test = netflix_like(config.size or DRAWS, seed=config.seed), None
     else:
         lowest, highest = parse_rating_range(config.rating_range)
-        beside = None if config.test_data is None else Path(config.test_data)
-        ratings, test = load_ratings(Path(config.data), beside, lowest=lowest, highest=highest)
+        test_path = None if config.test_data is None else Path(config.test_data)
+        ratings, test = load_ratings(Path(config.data), test_path, lowest=lowest, highest=highest)
     if test is None:
         ratings, test = hold_out(ratings, config.seed)
     return MatrixCompletion(
@@ -142,18 +151,18 @@ class MatrixCompletion:
         train = self._squared_error(params, self._train_packed)
         shrunk = _squared_norms(params["users"][self._user_degrees > 0])
         shrunk += _squared_norms(params["items"][self._item_degrees > 0])
-        found = {
+        measures = {
             "objective": train + 0.5 * self.mu * shrunk,
             "train_error": float(np.sqrt(train / self.train.n_entries)),
         }
         if self.test is not None:
             test = self._squared_error(params, self._packed(self.test))
-            found["test_error"] = float(np.sqrt(test / self.test.n_entries))
-        return found
+            measures["test_error"] = float(np.sqrt(test / self.test.n_entries))
+        return measures
 
     def supports(self) -> tuple[Int64, Int32, int]:
         """Two rows per rating; items count on after the users."""
-        indptr, indices = supports(self.train.users, self.train.items + self.train.n_users)
+        indptr, indices = pair_supports(self.train.users, self.train.items + self.train.n_users)
         return indptr, indices, self.train.n_users + self.train.n_items
 
     @cached_property
@@ -169,7 +178,7 @@ class MatrixCompletion:
         return self._packed(self.train)
 
     def _packed(self, ratings: Ratings) -> Int32:
-        return packed(ratings.users, ratings.items, ratings.ratings - np.float64(self.mean))
+        return pack_pairs(ratings.users, ratings.items, ratings.ratings - np.float64(self.mean))
 
     def _squared_error(self, params: Mapping[str, Float32], ratings: Int32) -> float:
         left, right = params["users"], params["items"]
@@ -196,3 +205,75 @@ def _shrink(mu: float, degrees: Int64) -> Float32:
 
 def _squared_norms(rows: Float32) -> float:
     return float(np.einsum("ij,ij->", rows, rows, dtype=np.float64))
+
+
+# -- the same in plain NumPy: sequential, operation by operation as the native loop ----------------
+
+LANES = 16
+
+
+def reference_dot(a: Float32, b: Float32) -> np.float32:
+    """The product of two rows, a multiple of 16 floats wide, in the order of a SIMD loop.
+
+    Sixteen partial sums, which are then halved: 16 -> 8 -> 4 -> 2 -> 1.
+    """
+    products = (a * b).reshape(-1, LANES)
+    sums = products[0].copy()
+    for group in products[1:]:
+        sums += group
+    while len(sums) > 1:
+        sums = sums[: len(sums) // 2] + sums[len(sums) // 2 :]
+    return np.float32(sums[0])
+
+
+def reference_changes(
+    left: Float32, right: Float32, rating: float, shrink_l: float, shrink_r: float, gamma: float
+) -> tuple[Float32, Float32]:
+    """What one example subtracts from both rows, from their old values.
+
+    gamma (2 e R_v + shrink_u L_u) and the same with the roles exchanged, where e = L_u . R_v - Z
+    and shrink_u = mu / d_u.
+    """
+    f32 = np.float32
+    pull = f32(2) * f32(gamma) * (reference_dot(left, right) - f32(rating))
+    change_l = pull * right + f32(gamma) * f32(shrink_l) * left
+    change_r = pull * left + f32(gamma) * f32(shrink_r) * right
+    return change_l, change_r
+
+
+def reference_within_norm(row: Float32, longest: float) -> Float32:
+    """The row, scaled down to length `longest` where it is longer; 0 allows any length."""
+    squared = reference_dot(row, row)
+    if longest == 0 or not squared > np.float32(longest) * np.float32(longest):
+        return row
+    shorter: Float32 = row * (np.float32(longest) / np.sqrt(squared))
+    return shorter
+
+
+def reference_epoch(
+    left: Float32,
+    right: Float32,
+    ratings: Sequence[tuple[int, int, float]],
+    shrink_users: Float32,
+    shrink_items: Float32,
+    gamma: float,
+    *,
+    batch: int = 1,
+    longest: float = 0.0,
+) -> None:
+    """Take a step for each `batch` ratings (user, item, value), changing both factors in place.
+
+    All gradients of a step are taken at the same values, and their mean is subtracted.
+    """
+    for start in range(0, len(ratings), batch):
+        examples = ratings[start : start + batch]
+        step = np.float32(gamma) / np.float32(len(examples))
+        changes = [
+            reference_changes(
+                left[u], right[v], value, shrink_users[u], shrink_items[v], float(step)
+            )
+            for u, v, value in examples
+        ]
+        for (u, v, _), (change_l, change_r) in zip(examples, changes, strict=True):
+            left[u] = reference_within_norm(left[u] - change_l, longest)
+            right[v] = reference_within_norm(right[v] - change_r, longest)

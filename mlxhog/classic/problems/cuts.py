@@ -5,12 +5,12 @@
 
 With two labels a vertex is one scalar, its share of label 1, and where all are 0 or 1 the objective
 is the weight of a cut; with more labels |.|_1 counts every cut edge twice. Source: Niu et al. 2011,
-Hogwild!, arXiv:1106.5730, section 3; spec hogwild.md 3.3.
+Hogwild!, arXiv:1106.5730, section 3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +22,19 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import Graph
-from mlxhog.classic.generators.abdomen import abdomen_like
-from mlxhog.classic.loaders.edges import load_graph
-from mlxhog.classic.problem import Block, Defaults, Float32, Int32, Int64, Kernel, Memory
-from mlxhog.classic.problems.pairs import packed, supports
+from mlxhog.classic.generators.pairs import abdomen_like
+from mlxhog.classic.loaders.pairs import load_graph
+from mlxhog.classic.problem import (
+    Block,
+    Defaults,
+    Float32,
+    Int32,
+    Int64,
+    Kernel,
+    Memory,
+    pack_pairs,
+    pair_supports,
+)
 from mlxhog.errors import ConfigError, DataError
 
 SIDE = 32
@@ -62,9 +71,9 @@ class GraphCuts:
 
     def __post_init__(self) -> None:
         """Check the terminals."""
-        found = len(set(self.graph.terminals.values()))
-        if found < 2:
-            raise DataError(f"{found} label(s) have a terminal; a cut separates at least 2")
+        labels = len(set(self.graph.terminals.values()))
+        if labels < 2:
+            raise DataError(f"{labels} label(s) have a terminal; a cut separates at least 2")
 
     @property
     def about(self) -> str:
@@ -124,8 +133,8 @@ class GraphCuts:
         """
         if self.width > 1:
             largest, share = np.argmax(x, axis=1), np.max(x, axis=1)
-            tried = [np.where(share >= t, largest, self._heaviest) for t in THRESHOLDS]
-            return min(tried, key=self.cut)
+            candidates = [np.where(share >= t, largest, self._heaviest) for t in THRESHOLDS]
+            return min(candidates, key=self.cut)
         values, place = np.unique(x[:, 0], return_inverse=True)
         return (place > self._best_place(place, len(values))).astype(np.int64)
 
@@ -136,7 +145,7 @@ class GraphCuts:
 
     def supports(self) -> tuple[Int64, Int32, int]:
         """Two vertices per edge."""
-        indptr, indices = supports(self.graph.heads, self.graph.tails)
+        indptr, indices = pair_supports(self.graph.heads, self.graph.tails)
         return indptr, indices, self.graph.n_vertices
 
     @cached_property
@@ -161,7 +170,7 @@ class GraphCuts:
 
     @cached_property
     def _edges(self) -> Int32:
-        return packed(self.graph.heads, self.graph.tails, self.graph.weights)
+        return pack_pairs(self.graph.heads, self.graph.tails, self.graph.weights)
 
     @cached_property
     def _terminals(self) -> tuple[Int64, Int64]:
@@ -176,3 +185,64 @@ def _build(memory: Memory) -> _native.CutProblem:
         memory.data["fixed"],
         word0=memory.row_word0["x"],
     )
+
+
+# -- the same in plain NumPy: sequential, operation by operation as the native loop ----------------
+
+ROUNDING = 2.0**-22  # of a sum, per entry
+
+
+def reference_project(row: Float32) -> Float32:
+    """A row back to where it may be: the simplex, or [0, 1] where two labels are one scalar."""
+    if len(row) == 1:
+        return np.clip(row, row.dtype.type(0), row.dtype.type(1))
+    return reference_project_onto_simplex(row)
+
+
+def reference_read(row: Float32) -> Float32:
+    """A row as it is read: projected where it is off the simplex by more than rounding."""
+    if len(row) == 1:
+        return row
+    off = abs(np.cumsum(row)[-1] - row.dtype.type(1))
+    return reference_project(row) if off > row.dtype.type(len(row) * ROUNDING) else row
+
+
+def reference_epoch(
+    x: Float32,
+    edges: Sequence[tuple[int, int, float]],
+    fixed: Sequence[bool],
+    gamma: float,
+    *,
+    batch: int = 1,
+) -> None:
+    """Take a step for each `batch` edges (head, tail, weight), changing the free rows in place.
+
+    All signs of a step are taken at the same x; its edges then move their ends one after the other.
+    """
+    f = x.dtype.type
+    for start in range(0, len(edges), batch):
+        examples = edges[start : start + batch]
+        scale = f(gamma) / f(len(examples))
+        signs = [np.sign(reference_read(x[u]) - reference_read(x[v])) for u, v, _ in examples]
+        for (u, v, weight), sign in zip(examples, signs, strict=True):
+            move = scale * f(weight) * sign
+            if not fixed[u]:
+                x[u] = reference_project(x[u] - move)
+            if not fixed[v]:
+                x[v] = reference_project(x[v] + move)
+
+
+def reference_project_onto_simplex(v: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The nearest point of {x >= 0, sum x = 1} to v, (labels,), at least one label.
+
+    With v sorted in falling order, theta = (v_1 + .. + v_k - 1) / k for the largest k whose v_k
+    stays above it; the rest becomes zero. Addition by addition as the native projection.
+    """
+    falling = np.sort(v)[::-1]
+    counts = np.arange(1, len(v) + 1, dtype=v.dtype)
+    thetas = (np.cumsum(falling, dtype=v.dtype) - v.dtype.type(1)) / counts
+    # Once false it stays false, so the first failure ends the search.
+    stays = falling > thetas
+    k = len(v) if stays.all() else max(int(np.argmin(stays)), 1)
+    nearest: NDArray[np.float32] = np.maximum(v - thetas[k - 1], v.dtype.type(0))
+    return nearest

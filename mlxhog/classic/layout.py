@@ -1,11 +1,19 @@
-"""Words in the arena by which the host hands out work, and workers say what became of it.
+"""What lies where in the arena of a classic run, and the words by which host and workers talk.
 
-Work comes in rounds; an epoch is one round, and another for what a worker left that died. A worker
-that was dealt a share arrives; when all have, the host says go, so that they begin together; each
-notes when it began and ended, by the clock that all processes share.
+segment            dtype    content
+params             float32  the shared parameters, each of kind "rows"
+copy.<slot>        float32  a worker's own parameters, where the scheme has copies
+data.<name>        any      training data, written once by the host
+classic.order      int32    the examples of the present epoch
+classic.words      uint8    stop, turn, queue and progress (`metal/native/classic/board.h`)
+classic.rounds     uint8    the words of `Rounds`, below
 
-Segment `classic.rounds`, uint8, a line of 128 bytes for the host and one for each worker; all words
-are 64 bits wide.
+Work comes in rounds: an epoch is one round, and another one for what a dead worker left undone. A
+worker with a share of the round arrives. When all have arrived the host lets them go, so that they
+begin together. Each of them writes down when it began and ended, by a clock that all share.
+
+Segment `classic.rounds` has a line of 128 bytes for the host and one for each worker; all words are
+64 bits wide.
 
     line  byte  type  field      written by  meaning
     0        0  u64   go         host        newest round that may begin
@@ -15,7 +23,7 @@ are 64 bits wide.
     1 + k   16  u64   count      host
     1 + k   24  f64   gamma      host        step size
     1 + k   32  u64   load       host        1: copy the parameters first (schemes with copies)
-    1 + k   40  u64   probe      host        1: raise the probe with every example
+    1 + k   40  u64   probe      host        1: add to the probe with every n-th example
     1 + k   64  u64   arrived    worker      round that it waits to begin
     1 + k   72  u64   finished   worker      round that it has ended; written last
     1 + k   80  u64   begin_ns   worker      `monotonic_ns()`
@@ -28,8 +36,10 @@ order; the rest is read only after one of them has been seen.
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +47,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
+from mlxhog.arena import Arena, Layout, plan
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.classic.problem import Block, Float32, Memory
 
-SEGMENT = "classic.rounds"
-LINE = 128
+ORDER, WORDS, ROUNDS = "classic.order", "classic.words", "classic.rounds"
+COPY = "copy"
+_DATA = "data."
+
+_LINE = 128
 _GO, _LEAVE = 0, 8
 _DEALT, _ARRIVED, _FINISHED = 0, 64, 72
 _LINE_DTYPE = np.dtype(
@@ -48,16 +63,83 @@ _LINE_DTYPE = np.dtype(
         "names": ["start", "count", "gamma", "load", "probe", "begin_ns", "end_ns", "done"],
         "formats": ["<u8", "<u8", "<f8", "<u8", "<u8", "<u8", "<u8", "<u8"],
         "offsets": [8, 16, 24, 32, 40, 80, 88, 96],
-        "itemsize": LINE,
+        "itemsize": _LINE,
     }
 )
 _POLL_S = 0.0002
 _SPINS = 2000  # about a millisecond of yielding before a worker that has arrived sleeps
 
 
-def size(workers: int) -> int:
-    """Bytes of the segment."""
-    return LINE * (1 + workers)
+def plan_layout(
+    params: Mapping[str, Block],
+    data: Mapping[str, NDArray[Any]],
+    n_examples: int,
+    workers: int,
+    *,
+    copies: bool,
+) -> Layout:
+    """Plan the arena of a run.
+
+    Args:
+        params: of the problem.
+        data: of the problem.
+        n_examples: of the problem.
+        workers: most workers that any run in this arena has.
+        copies: whether each of them keeps parameters of its own.
+    """
+    return plan(
+        params,
+        max_workers=workers,
+        private=(COPY,) if copies else (),
+        n_tickets=1,
+        extra={
+            **{_DATA + name: (array.dtype.str, array.size) for name, array in data.items()},
+            ORDER: ("int32", n_examples),
+            WORDS: ("uint8", _native.ClassicBoard.bytes(workers)),
+            ROUNDS: ("uint8", _LINE * (1 + workers)),
+        },
+    )
+
+
+def param_views(arena: Arena, slot: int | None = None) -> dict[str, Float32]:
+    """The shared parameters by name, or the copy that belongs to a worker slot."""
+    flat = arena.params if slot is None else arena.segment(f"{COPY}.{slot}")
+    return {
+        name: flat[at.offset : at.offset + at.size].reshape(at.shape)
+        for name, at in arena.layout.slots.items()
+    }
+
+
+def data_views(arena: Arena, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+    """The training data by name, in their shapes."""
+    return {name: arena.segment(_DATA + name).reshape(shape) for name, shape in shapes.items()}
+
+
+def problem_memory(
+    arena: Arena, shapes: Mapping[str, tuple[int, ...]], slot: int | None = None
+) -> Memory:
+    """The arena as a native problem sees it; the data are read-only.
+
+    Args:
+        arena: of this run.
+        shapes: of the data.
+        slot: whose copy of the parameters; None is the shared ones.
+    """
+    data = data_views(arena, shapes)
+    for view in data.values():
+        view.flags.writeable = False
+    words = {name: at.row_word0 for name, at in arena.layout.slots.items()}
+    return Memory(
+        param_views(arena, slot),
+        data,
+        {name: word for name, word in words.items() if word is not None},
+    )
+
+
+def touch_pages(arrays: Iterable[NDArray[Any]]) -> None:
+    """Read a byte of every page, so that no epoch pays for mapping them into this process."""
+    for array in arrays:
+        array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].max(initial=0)
 
 
 @dataclass(frozen=True)
@@ -67,7 +149,7 @@ class Share:
     Attributes:
         gamma: step size.
         load: copy the shared parameters to the worker's own first.
-        probe: raise the lost-update probe (`probe.py`).
+        probe: add to the probe that counts lost updates (`run.py`).
         start: its examples are `order[start : start + count]`; with a queue, those that it claims
             there.
         count: how many.
@@ -81,21 +163,21 @@ class Share:
 
 
 class Rounds:
-    """Both sides of the segment. The host's methods are for the host alone."""
+    """Both sides of the segment `classic.rounds`. The host's methods are for the host alone."""
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
-        """Wrap the segment, of `size(workers)` bytes."""
+        """Wrap the segment."""
         self._data = data
-        self._lines: NDArray[Any] = data[LINE:].view(_LINE_DTYPE)
+        self._lines: NDArray[Any] = data[_LINE:].view(_LINE_DTYPE)
         self.number = _native.load_u64(data, _GO)  # of the last run in this arena
 
     def _at(self, worker: int, word: int) -> int:
-        return LINE * (1 + worker) + word
+        return _LINE * (1 + worker) + word
 
     # -- the host's ------------------------------------------------------------------------------
 
-    def deal(self, shares: dict[int, Share]) -> int:
-        """Begin a new round, in which the given workers have a share; returns its number."""
+    def deal(self, shares: Mapping[int, Share]) -> int:
+        """Begin a new round, in which these workers have a share; returns its number."""
         self.number += 1
         for worker, share in shares.items():
             line = self._lines[worker]
@@ -117,16 +199,16 @@ class Rounds:
         """Let those who have arrived begin."""
         _native.store_u64(self._data, _GO, self.number)
 
-    def leave(self) -> None:
+    def request_exit(self) -> None:
         """Ask every worker to end."""
         _native.store_u64(self._data, _LEAVE, 1)
 
-    def stay(self) -> None:
-        """Take `leave` back, before workers are spawned."""
+    def cancel_exit(self) -> None:
+        """Take `request_exit` back, before workers are spawned."""
         _native.store_u64(self._data, _LEAVE, 0)
 
-    def seat(self, worker: int) -> None:
-        """Prepare a line for a worker about to be spawned, which has no part in this round."""
+    def reset(self, worker: int) -> None:
+        """Prepare the line of a worker about to be spawned, which has no part in this round."""
         for word in (_DEALT, _ARRIVED, _FINISHED):
             _native.store_u64(self._data, self._at(worker, word), 0)
 
@@ -135,14 +217,10 @@ class Rounds:
         line = self._lines[worker]
         return int(line["begin_ns"]), int(line["end_ns"])
 
-    def done(self, worker: int) -> int:
-        """Examples of the round that a worker which has finished did."""
-        return int(self._lines[worker]["done"])
-
     # -- a worker's ------------------------------------------------------------------------------
 
     def next_share(self, worker: int, last: int) -> tuple[int, Share] | None:
-        """Wait for a round after `last`; returns its number and share, or None to leave."""
+        """Wait for a round after `last`; returns its number and share, or None to end."""
         while True:
             if _native.load_u64(self._data, _LEAVE):
                 return None
@@ -159,7 +237,7 @@ class Rounds:
             time.sleep(_POLL_S)
 
     def begin(self, worker: int, number: int) -> bool:
-        """Arrive, wait for the others, and note the time; False to leave."""
+        """Arrive, wait for the others, and write down the time; False to end."""
         _native.store_u64(self._data, self._at(worker, _ARRIVED), number)
         spins = 0
         while _native.load_u64(self._data, _GO) < number:
@@ -174,7 +252,7 @@ class Rounds:
         return True
 
     def end(self, worker: int, number: int, done: int) -> None:
-        """Note the time and what was done, and say so."""
+        """Write down the time and what was done; the host sees the round as finished."""
         line = self._lines[worker]
         line["end_ns"], line["done"] = monotonic_ns(), done
         _native.store_u64(self._data, self._at(worker, _FINISHED), number)

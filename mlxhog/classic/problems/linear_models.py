@@ -1,0 +1,259 @@
+"""Linear models on sparse and on dense rows, and their losses in float64, for measuring.
+
+Sparse: f(x) = sum over rows a of [ loss(y_a, z_a.x) + lam sum over u in a of x_u^2 / d_u ], where
+d_u counts the rows that have feature u: over an epoch each coordinate is shrunk once, and only
+where a step touches it anyway. Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 3.
+
+Dense: f(W) = sum over rows a and classes c of [ loss(y_ac, z_a.w_c) + lam |w_c|^2 / |E| ], where
+y_ac is +1 for the row's own class and -1 for the others; without classes there is one w, y_a is the
+label. Every row touches every coordinate: Omega is their number, rho = Delta = 1.
+
+Training has its own losses in metal/native/classic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import _native
+from mlxhog.classic.datasets import DenseRows, SparseRows
+from mlxhog.classic.problem import Block, Defaults, Float32, Int32, Int64, Kernel, Memory
+
+Float64 = NDArray[np.float64]
+Loss = Literal["hinge", "logistic", "squares"]
+
+
+def loss_values(loss: Loss, scores: Float64, labels: Float64) -> Float64:
+    """The loss of each score, the product of a row with x; squares are halved.
+
+    Args:
+        loss: of hinge max(1 - y s, 0), logistic ln(1 + exp(-y s)), squares (s - y)^2 / 2.
+        scores: any shape.
+        labels: of the same shape; -1 or +1 but for squares.
+    """
+    if loss == "hinge":
+        return np.maximum(1.0 - labels * scores, 0.0)
+    if loss == "logistic":
+        return np.logaddexp(0.0, -labels * scores)
+    return 0.5 * np.square(scores - labels)
+
+
+def wrong_signs(scores: Float64, labels: Float64) -> float:
+    """The share of scores on the wrong side of 0; 0 itself counts as +1."""
+    return float(np.mean((scores >= 0) != (labels > 0)))
+
+
+# -- sparse rows -----------------------------------------------------------------------------------
+
+LANES = 16
+"""Floats behind one lock word: 64 bytes, one cache line of most processors."""
+
+SPARSE_WRITES = ("hot-cold", "racy", "lossless")
+
+
+@dataclass(frozen=True, eq=False)
+class SparseLinear:
+    """A sparse linear model with its data; a `Problem`.
+
+    Attributes:
+        name: of the problem.
+        about: what the data are.
+        train: rows to learn from.
+        test: rows to be measured on, with as many features.
+        loss: of a row.
+        lam: weight of the squares.
+        defaults: steps and epochs.
+        active_rows: shrink only in rows whose loss has a slope, by the more.
+    """
+
+    name: str
+    about: str
+    train: SparseRows
+    test: SparseRows | None
+    loss: Loss
+    lam: float
+    defaults: Defaults
+    active_rows: bool = False
+
+    @property
+    def n_examples(self) -> int:
+        """Training rows."""
+        return self.train.n_rows
+
+    @property
+    def kernel(self) -> Kernel:
+        """Builds the native problem in a worker."""
+        return partial(_build_sparse, loss=self.loss, active_rows=self.active_rows)
+
+    def params(self) -> Mapping[str, Block]:
+        """One vector x, in rows of a cache line; what is past the last feature stays 0."""
+        return {"x": Block((-(-self.train.n_features // LANES), LANES))}
+
+    def initial(self, seed: int) -> Mapping[str, Float32]:
+        """Zeros: the objective is convex."""
+        return {"x": np.zeros(self.params()["x"].shape, np.float32)}
+
+    def data(self) -> Mapping[str, NDArray[Any]]:
+        """The rows as they are, and 2 lam / d_u of each feature if there is anything to shrink."""
+        rows = self.train
+        arrays: dict[str, NDArray[Any]] = {
+            "indptr": rows.indptr,
+            "indices": rows.indices,
+            "values": rows.values,
+            "labels": rows.labels,
+        }
+        if self.lam:
+            shrink = 2 * self.lam / np.maximum(rows.degrees(), 1)
+            arrays["shrink"] = shrink.astype(np.float32)
+        return arrays
+
+    def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
+        """The objective f(x); mean losses without the squares, and errors, of both sets."""
+        x = params["x"].ravel()[: self.train.n_features].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.square(x)[self.train.degrees() > 0].sum()
+            train = self._of("train", self.train, x)
+            objective = self.train.n_rows * train["train_loss"] + self.lam * squares
+            test = {} if self.test is None else self._of("test", self.test, x)
+        return {"objective": float(objective), **train, **test}
+
+    def supports(self) -> tuple[Int64, Int32, int]:
+        """The features of each row."""
+        return self.train.indptr, self.train.indices, self.train.n_features
+
+    def _of(self, which: str, rows: SparseRows, x: Float64) -> dict[str, float]:
+        scores, labels = rows.scores(x), rows.labels.astype(np.float64)
+        measures = {f"{which}_loss": float(loss_values(self.loss, scores, labels).mean())}
+        if rows.label_kind == "signs":
+            measures[f"{which}_error"] = wrong_signs(scores, labels)
+        return measures
+
+
+def _build_sparse(memory: Memory, *, loss: Loss, active_rows: bool) -> _native.LinearProblem:
+    data = memory.data
+    return _native.LinearProblem(
+        memory.params["x"],
+        data["indptr"],
+        data["indices"],
+        data["values"],
+        data["labels"],
+        data.get("shrink", np.empty(0, np.float32)),
+        loss=loss,
+        active_rows=active_rows,
+    )
+
+
+# -- dense rows ------------------------------------------------------------------------------------
+
+STRIPE = 1024
+"""Floats behind one lock word at most: 4 KiB, where a lock costs nothing beside the addition."""
+
+_MEASURED_ROWS = 1_000  # rows measured at once
+
+
+@dataclass(frozen=True, eq=False)
+class DenseLinear:
+    """A dense linear model with its data; a `Problem`.
+
+    Attributes:
+        name: of the problem.
+        about: what the data are.
+        train: rows to learn from.
+        test: rows to be measured on, with as many features.
+        loss: of a row and a class.
+        lam: weight of the squares.
+        defaults: steps and epochs.
+    """
+
+    name: str
+    about: str
+    train: DenseRows
+    test: DenseRows | None
+    loss: Loss
+    lam: float
+    defaults: Defaults
+
+    @property
+    def n_examples(self) -> int:
+        """Training rows."""
+        return self.train.n_rows
+
+    @property
+    def n_models(self) -> int:
+        """Vectors w: one per class, or one."""
+        return self.train.n_classes if self.train.label_kind == "classes" else 1
+
+    @property
+    def kernel(self) -> Kernel:
+        """Builds the native problem in a worker."""
+        return partial(_build_dense, loss=self.loss, classes=self.n_models)
+
+    def params(self) -> Mapping[str, Block]:
+        """Per class some whole rows that hold its w; what is past the last feature stays 0."""
+        width = min(-(-self.train.n_features // LANES) * LANES, STRIPE)
+        return {"x": Block((self.n_models * -(-self.train.n_features // width), width))}
+
+    def initial(self, seed: int) -> Mapping[str, Float32]:
+        """Zeros: the objective is convex."""
+        return {"x": np.zeros(self.params()["x"].shape, np.float32)}
+
+    def data(self) -> Mapping[str, NDArray[Any]]:
+        """The rows as they are, and 2 lam / |E| of each feature if there is anything to shrink."""
+        arrays = {"features": self.train.features, "labels": self.train.labels}
+        if self.lam:
+            share = 2 * self.lam / self.train.n_rows
+            arrays["shrink"] = np.full(self.train.n_features, share, np.float32)
+        return arrays
+
+    def weights(self, params: Mapping[str, Float32]) -> Float64:
+        """The model as (models, n_features) float64."""
+        by_model = params["x"].reshape(self.n_models, -1)
+        return by_model[:, : self.train.n_features].astype(np.float64)
+
+    def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
+        """The objective f(W); mean losses without the squares, and errors, of both sets."""
+        weights = self.weights(params)
+        with np.errstate(over="ignore", invalid="ignore"):
+            train = self._of("train", self.train, weights)
+            objective = self.n_examples * train["train_loss"] + self.lam * np.square(weights).sum()
+            test = {} if self.test is None else self._of("test", self.test, weights)
+        return {"objective": float(objective), **train, **test}
+
+    def supports(self) -> tuple[Int64, Int32, int]:
+        """Everything in each row: all coordinates, or where they fill whole rows of x, those."""
+        rows, width = self.params()["x"].shape
+        n, touched = self.train.n_rows, rows if width == STRIPE else self.train.n_features
+        indices = np.tile(np.arange(touched, dtype=np.int32), n)
+        return np.arange(n + 1, dtype=np.int64) * touched, indices, touched
+
+    def _of(self, which: str, rows: DenseRows, weights: Float64) -> dict[str, float]:
+        loss, wrong = 0.0, 0
+        for start in range(0, rows.n_rows, _MEASURED_ROWS):
+            scores = rows.features[start : start + _MEASURED_ROWS].astype(np.float64) @ weights.T
+            labels = rows.labels[start : start + _MEASURED_ROWS].astype(np.float64)[:, None]
+            if rows.label_kind == "classes":
+                wrong += int((scores.argmax(axis=1) != labels[:, 0]).sum())
+                labels = np.where(labels == np.arange(self.n_models), 1.0, -1.0)
+            loss += float(loss_values(self.loss, scores, labels).sum())
+        measures = {f"{which}_loss": loss / rows.n_rows}
+        if rows.label_kind == "classes":
+            measures[f"{which}_error"] = wrong / rows.n_rows
+        return measures
+
+
+def _build_dense(memory: Memory, *, loss: Loss, classes: int) -> _native.DenseLinearProblem:
+    data = memory.data
+    return _native.DenseLinearProblem(
+        memory.params["x"],
+        data["features"],
+        data["labels"],
+        data.get("shrink", np.empty(0, np.float32)),
+        loss=loss,
+        classes=classes,
+    )
