@@ -56,7 +56,7 @@ def table(framework: str, repeats: int, threads: int) -> dict[str, list[float]]:
         blas.preload(threads)
         import mlx.core as mx
 
-        from mlxhog.models.ops.native.call_mlx import set_threads
+        from mlxhog.models.ops.native.adapter_mlx import set_threads
 
         mx.set_default_device(mx.cpu)
         set_threads(threads)

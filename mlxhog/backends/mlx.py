@@ -88,7 +88,7 @@ class MLXBackend:
                 "backend mlx needs the package mlx: python -m pip install 'mlx[cpu]' on Linux, "
                 "python -m pip install mlx on a Mac"
             ) from error
-        from mlxhog.models.ops.native import ops_mlx as native_mlx
+        from mlxhog.models.ops.native import adapter_mlx as native_mlx
 
         native_mlx.set_threads(threads)
         if name == "mlx:gpu" and not mx.metal.is_available():

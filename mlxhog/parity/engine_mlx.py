@@ -12,7 +12,7 @@ import numpy as np
 from mlxhog.models import lm
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import Ops, choose
-from mlxhog.models.ops.native import ops_mlx as native_mlx
+from mlxhog.models.ops.native import adapter_mlx as native_mlx
 from mlxhog.parity.engines import Forward, State
 from mlxhog.parity.faults import replaced
 from mlxhog.parity.subject import Array

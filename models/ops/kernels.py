@@ -18,8 +18,8 @@ CHOICES = ("auto", "reference", "native", "metal", "metal-emulated")
 MODULES = {
     ("torch", "reference"): "mlxhog.models.ops.reference.ops_torch",
     ("mlx", "reference"): "mlxhog.models.ops.reference.ops_mlx",
-    ("torch", "native"): "mlxhog.models.ops.native.ops_torch",
-    ("mlx", "native"): "mlxhog.models.ops.native.ops_mlx",
+    ("torch", "native"): "mlxhog.models.ops.native.adapter_torch",
+    ("mlx", "native"): "mlxhog.models.ops.native.adapter_mlx",
 }
 
 ARRAYS = {"torch": "mlxhog.models.ops.arrays_torch", "mlx": "mlxhog.models.ops.arrays_mlx"}
@@ -33,9 +33,9 @@ ENGINES = {
 
 
 class Ops(Protocol[T]):
-    """What every module in `MODULES`, and `MetalOps` of those in `METAL`, offers.
+    """The operators that a model is written in, for arrays of one framework, differentiable.
 
-    For arrays of one framework, differentiable.
+    The plain ones are the modules of `reference`; `NativeOps` and `MetalOps` are the others.
 
     Gates, norms, states and sums are float32 whatever the type of the other inputs.
 
@@ -317,7 +317,8 @@ def choose(framework: str, kernels: str, device: str) -> Ops[Any]:
     kernels = resolve(framework, kernels, device)
     if (framework, kernels) in ENGINES:
         return _metal(framework, ENGINES[framework, kernels])
-    return cast(Ops[Any], _load(MODULES[framework, kernels]))
+    module = _load(MODULES[framework, kernels])
+    return cast(Ops[Any], module.OPS if kernels == "native" else module)
 
 
 def resolve(

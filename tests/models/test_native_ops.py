@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native import call_mlx
-from mlxhog.models.ops.native import ops_mlx as native_mlx
-from mlxhog.models.ops.native import ops_torch as native_torch
+from mlxhog.models.ops.native import adapter_mlx, adapter_torch, layers, sequence
+from mlxhog.models.ops.native.adapter_mlx import OPS as NATIVE_MLX
+from mlxhog.models.ops.native.adapter_torch import OPS as NATIVE_TORCH
 from tests.models.twins import TWINS, Twin
 from tests.tolerances import GRADIENT_ANY_F32, OP_F32, PRODUCT_F32, assert_close
 
@@ -39,7 +39,7 @@ def assert_same_grads(native: Twin, reference: Twin, scalar: Any, inputs: Arrays
 def test_linears_are_products_with_the_transposed_weights(
     twin: Twin, fast_gemm: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (native_torch, native_mlx):
+    for module in (adapter_torch, adapter_mlx):
         monkeypatch.setattr(module, "FAST_GEMM", fast_gemm)
     x, weights, bias = draw(2, 3, 8), (draw(5, 8), draw(4, 8), draw(40, 8)), draw(4)
     outs = twin.op("linears", x, weights, (None, bias, None))
@@ -124,7 +124,7 @@ def test_what_the_cell_keeps_for_its_gradient_grows_linearly_with_the_length(
         inputs = [torch.tensor(draw(1, S, 2, 8)).requires_grad_() for _ in "qkv"]
         gates = [torch.tensor(draw(1, S, 2)) for _ in "if"]
         with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
-            native_torch.mlstm_cell(*inputs, *gates, chunk_size=chunk_size, eps=1e-6)
+            NATIVE_TORCH.mlstm_cell(*inputs, *gates, chunk_size=chunk_size, eps=1e-6)
         return sum(sizes)
 
     short, long = kept(1024) - kept(512), kept(4096) - kept(2048)
@@ -135,19 +135,21 @@ def test_without_a_gradient_the_cell_keeps_no_state_between_the_chunks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = []
-    kernel = native_torch.ops.mlstm
+    kernel = sequence.ops.mlstm
 
     class Recorder:
+        empty = staticmethod(ops.empty)
+
         @staticmethod
         def mlstm(*arrays: Any, **how: Any) -> None:
             seen.append(arrays[7].shape)
             kernel(*arrays, **how)
 
-    monkeypatch.setattr(native_torch, "ops", Recorder)
+    monkeypatch.setattr(sequence, "ops", Recorder)
     inputs = [torch.tensor(draw(1, 300, 2, 8)) for _ in "qkv"]
     gates = [torch.tensor(draw(1, 300, 2)) for _ in "if"]
     with torch.inference_mode():
-        native_torch.mlstm_cell(*inputs, *gates, chunk_size=16, eps=1e-6)
+        NATIVE_TORCH.mlstm_cell(*inputs, *gates, chunk_size=16, eps=1e-6)
     assert seen == [(1, 2, 2, 8, 8)]
 
 
@@ -176,7 +178,7 @@ def test_one_input_used_by_several_ops_gathers_all_its_gradients(
 
 def test_a_second_backward_through_the_loss_says_what_to_do() -> None:
     logits = torch.tensor(draw(3, 5)).requires_grad_()
-    nats, _ = native_torch.capped_cross_entropy(logits, torch.tensor([0, 1, -100]), 30.0)
+    nats, _ = NATIVE_TORCH.capped_cross_entropy(logits, torch.tensor([0, 1, -100]), 30.0)
     torch.autograd.grad(nats, logits, retain_graph=True)
     with pytest.raises(RuntimeError, match="run the forward again"):
         torch.autograd.grad(nats, logits)
@@ -184,10 +186,10 @@ def test_a_second_backward_through_the_loss_says_what_to_do() -> None:
 
 def test_a_view_of_a_row_major_array_is_its_memory_and_keeps_it_alive() -> None:
     for x in (mx.arange(6.0).reshape(2, 3) + 1, mx.arange(4), mx.array(3.0), mx.zeros((0, 4))):
-        (view,) = call_mlx.views(x)  # which evaluates
+        (view,) = adapter_mlx.views(x)  # which evaluates
         assert view.ctypes.data == np.frombuffer(memoryview(x), np.uint8).ctypes.data
         assert (view.shape, str(view.dtype)) == (x.shape, str(x.dtype).removeprefix("mlx.core."))
-    (view,) = call_mlx.views(mx.arange(1000.0) * 2)  # nobody else holds the array
+    (view,) = adapter_mlx.views(mx.arange(1000.0) * 2)  # nobody else holds the array
     mx.eval([mx.full((1000,), 7.0) for _ in range(50)])  # which would take its memory
     np.testing.assert_array_equal(view, np.arange(1000.0) * 2)
 
@@ -195,18 +197,18 @@ def test_a_view_of_a_row_major_array_is_its_memory_and_keeps_it_alive() -> None:
 def test_a_view_of_another_array_is_a_row_major_copy() -> None:
     x = mx.arange(12.0).reshape(3, 4)
     for y in (x.T, x[:, 1:3], x[::2], mx.broadcast_to(x[0], (3, 4))):
-        (view,) = call_mlx.views(y)
+        (view,) = adapter_mlx.views(y)
         assert view.flags.c_contiguous
         np.testing.assert_array_equal(view, np.array(y))
 
 
 def test_other_types_than_float32_are_refused() -> None:
     with pytest.raises(TypeError):
-        native_torch.soft_cap(torch.zeros(3, dtype=torch.float64), 1.0)
+        NATIVE_TORCH.soft_cap(torch.zeros(3, dtype=torch.float64), 1.0)
     with pytest.raises(TypeError):
-        native_mlx.soft_cap(mx.zeros(3, mx.float16), 1.0)
+        NATIVE_MLX.soft_cap(mx.zeros(3, mx.float16), 1.0)
     with pytest.raises(TypeError, match=r"take float32, got mlx\.core\.bfloat16"):
-        native_mlx.soft_cap(mx.zeros(3, mx.bfloat16), 1.0)
+        NATIVE_MLX.soft_cap(mx.zeros(3, mx.bfloat16), 1.0)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -216,15 +218,15 @@ def test_mlx_ops_take_their_thread_count_from_set_threads(
     seen = []
 
     class Recorder:
-        empty = staticmethod(native_mlx.ops.empty)
+        empty = staticmethod(ops.empty)
 
         def soft_cap(self, *_: Any, threads: int, **__: Any) -> None:
             seen.append(threads)
 
-    monkeypatch.setattr(native_mlx, "ops", Recorder())
-    native_mlx.set_threads(threads)
+    monkeypatch.setattr(layers, "ops", Recorder())
+    adapter_mlx.set_threads(threads)
     try:
-        native_mlx.soft_cap(mx.zeros(3), 1.0)
+        NATIVE_MLX.soft_cap(mx.zeros(3), 1.0)
     finally:
-        native_mlx.set_threads(1)
+        adapter_mlx.set_threads(1)
     assert seen == [threads]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mlxhog.models.ops.native import ops_mlx as native_mlx
-from mlxhog.models.ops.native import ops_torch as native_torch
+from mlxhog.models.ops.native.adapter_mlx import OPS as NATIVE_MLX
+from mlxhog.models.ops.native.adapter_torch import OPS as NATIVE_TORCH
 from mlxhog.models.ops.reference.slstm_numpy import slstm_cell
 from tests.models.slstm import (
     CASES,
@@ -243,8 +243,8 @@ def test_the_native_cell_takes_inputs_that_are_not_contiguous() -> None:
     i, f, z, o, R, b = (torch.tensor(x) for x in inputs.values())
     strided = [torch.stack([x, x], -1)[..., 0].requires_grad_() for x in (i, f, z, o)]
     assert not strided[0].is_contiguous()
-    h, _ = native_torch.slstm_cell(*strided, R, b)
-    wanted, _ = native_torch.slstm_cell(i, f, z, o, R, b)
+    h, _ = NATIVE_TORCH.slstm_cell(*strided, R, b)
+    wanted, _ = NATIVE_TORCH.slstm_cell(i, f, z, o, R, b)
     np.testing.assert_array_equal(h.detach(), wanted)
     h.sum().backward()
     assert all(x.grad is not None for x in strided)
@@ -253,6 +253,6 @@ def test_the_native_cell_takes_inputs_that_are_not_contiguous() -> None:
 def test_the_native_cell_refuses_other_types_than_float32() -> None:
     inputs = wide(slstm_inputs(1, 2, 1, 2))
     with pytest.raises(TypeError):
-        native_torch.slstm_cell(*(torch.tensor(x) for x in inputs.values()))
+        NATIVE_TORCH.slstm_cell(*(torch.tensor(x) for x in inputs.values()))
     with pytest.raises(TypeError):
-        native_mlx.slstm_cell(*(mx.array(x).astype(mx.float16) for x in inputs.values()))
+        NATIVE_MLX.slstm_cell(*(mx.array(x).astype(mx.float16) for x in inputs.values()))

@@ -15,8 +15,7 @@ from safetensors.numpy import load_file
 from mlxhog._native import ops
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.activations import ACTIVATIONS, known
-from mlxhog.models.ops.native import layers_mlx as native_layers_mlx
-from mlxhog.models.ops.native import layers_torch as native_layers_torch
+from mlxhog.models.ops.native import adapter_mlx, adapter_torch
 from mlxhog.models.ops.reference import layers_numpy
 from tests.models.golden import FOLDER
 from tests.models.twins import TWINS, Twin
@@ -259,7 +258,7 @@ def test_block_diagonal_and_its_gradients(
 def test_block_diagonal_where_the_framework_multiplies_faster(
     twin: Twin, block: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (native_layers_torch, native_layers_mlx):
+    for module in (adapter_torch, adapter_mlx):
         monkeypatch.setattr(module, "FAST_GEMM", False)
     x, w = draw(2, 5, block[0] * block[2]), draw(*block)
     (y,) = twin.op("block_diagonal", x, (w,))

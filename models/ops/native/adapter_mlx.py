@@ -1,0 +1,105 @@
+"""The native operators behind `mx.custom_function`: how MLX's arrays reach a pair and come back.
+
+An operator evaluates its inputs when it is called, so keep these out of `mx.compile`. MLX has no
+uninitialised arrays: a result is computed into a NumPy array, still in the cache when `mx.array`
+copies it.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+import mlx.core as mx
+import numpy as np
+from mlx.core import array
+
+from mlxhog.models.ops import arrays_mlx
+from mlxhog.models.ops.arrays import Arrays
+from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.native.operators import NativeOps
+from mlxhog.models.ops.native.pair import Pair, View, Views
+from mlxhog.models.ops.native.sequence import SLSTM_UNTAPED
+from mlxhog.models.ops.reference import ops_mlx as reference_mlx
+from mlxhog.models.ops.reference.quantized_mlx import Quantized
+
+FAST_GEMM = sys.platform == "linux"
+"""MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""
+
+_threads = 1
+
+
+def set_threads(count: int) -> None:
+    """Set how many threads the native ops of this process use, from 1 on; the default is 1."""
+    global _threads
+    _threads = count
+
+
+class MLXOps(NativeOps[array]):
+    """The native operators on arrays in memory that the CPU can read."""
+
+    xp = cast(Arrays[array], arrays_mlx)
+    plain = cast(Ops[array], reference_mlx)
+    slstm = SLSTM_UNTAPED
+
+    def apply(self, pair: Pair, *inputs: array | None, **settings: Any) -> tuple[array, ...]:
+        """Call a pair; it always keeps what its gradient needs, as long as MLX keeps the results.
+
+        MLX tells nobody whether a gradient will follow. The function and its gradient are made for
+        this one call, so what is kept need not pass through MLX, which would copy it.
+        """
+        needs = [x is not None for x in inputs]
+        saved: Views = ()
+
+        def forward(*present: array) -> tuple[array, ...]:
+            nonlocal saved
+            arrays = iter(views(*present))
+            results, saved = pair.forward(
+                *(next(arrays) if need else None for need in needs),
+                keep=True,
+                threads=_threads,
+                **settings,
+            )
+            outputs = tuple(mx.array(x) for x in results)
+            # Of a result only the copy is kept.
+            copies = {id(x): output for x, output in zip(results, outputs, strict=True)}
+            saved = tuple(_view(copies[id(x)]) if id(x) in copies else x for x in saved)
+            return outputs
+
+        def backward(_: Any, d_results: Sequence[array], __: Any) -> tuple[array, ...]:
+            grads = pair.backward(saved, views(*d_results), needs, threads=_threads, **settings)
+            return tuple(mx.array(x) for x, need in zip(grads, needs, strict=True) if need)
+
+        function = mx.custom_function(forward)
+        function.vjp(backward)
+        return cast(tuple[array, ...], function(*(x for x in inputs if x is not None)))
+
+    def integers(self, x: array, dtype: str) -> View:
+        """View an array as integers."""
+        return views(x.astype(getattr(mx, dtype)))[0]
+
+    def multiplies(self, weights: Sequence[array]) -> bool:
+        """Whether the native matrix product is the faster one, and no weight is quantised."""
+        return FAST_GEMM and not any(isinstance(w, Quantized) for w in weights)
+
+
+def views(*arrays: array) -> list[View]:
+    """Evaluate arrays and return row-major views of them; what is row-major is not copied.
+
+    A view keeps its array alive. Views are for reading: MLX may share the memory among arrays.
+
+    Raises:
+        TypeError: an array is of a type that NumPy lacks: bfloat16.
+    """
+    mx.eval(arrays)
+    return [_view(x) for x in arrays]
+
+
+def _view(x: array) -> View:
+    try:
+        view: View = np.array(x, copy=False)
+    except ValueError as error:
+        raise TypeError(f"native operators take float32, got {x.dtype}: {error}") from error
+    return view if view.flags.c_contiguous else np.ascontiguousarray(view)
+
+
+OPS: Ops[array] = MLXOps()

@@ -1,0 +1,105 @@
+"""The native operators behind torch autograd: how tensors reach a pair, and how they come back.
+
+Every operator uses `torch.get_num_threads()` threads. Results are computed into NumPy arrays, whose
+memory the tensors share.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from mlxhog._native import ops
+from mlxhog.models.ops import arrays_torch
+from mlxhog.models.ops.arrays import Arrays
+from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.native.operators import NativeOps
+from mlxhog.models.ops.native.pair import Pair, View
+from mlxhog.models.ops.native.sequence import SLSTM
+from mlxhog.models.ops.reference import ops_torch as reference_torch
+
+FAST_GEMM = ops.gemm_kernel() == "avx512"
+"""Without AVX-512 the product of torch's own library is as fast or faster."""
+
+
+class TorchOps(NativeOps[Tensor]):
+    """The native operators on tensors of the CPU."""
+
+    xp = cast(Arrays[Tensor], arrays_torch)
+    plain = cast(Ops[Tensor], reference_torch)
+    slstm = SLSTM
+
+    def apply(self, pair: Pair, *inputs: Tensor | None, **settings: Any) -> tuple[Tensor, ...]:
+        """Call a pair; it keeps nothing where no gradient can be asked for."""
+        differentiated = torch.is_grad_enabled() and any(
+            x is not None and x.requires_grad for x in inputs
+        )
+        if differentiated:
+            return cast(
+                tuple[Tensor, ...],
+                _Differentiable.apply(pair, settings, *inputs),  # type: ignore[no-untyped-call]
+            )
+        arrays = [None if x is None else _array(x) for x in inputs]
+        results, _ = pair.forward(*arrays, keep=False, threads=torch.get_num_threads(), **settings)
+        return tuple(torch.from_numpy(x) for x in results)
+
+    def integers(self, x: Tensor, dtype: str) -> View:
+        """View a tensor as integers; copies only where it has another type."""
+        return _array(x.to(getattr(torch, dtype)))
+
+    def multiplies(self, weights: Sequence[Tensor]) -> bool:
+        """Whether the native matrix product is the faster one."""
+        return FAST_GEMM
+
+    def capped_cross_entropy(
+        self, raw_logits: Tensor, labels: Tensor, cap: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """Sum the cross entropy in nats, and count the labels not -100 in torch's integers."""
+        nats, count = super().capped_cross_entropy(raw_logits, labels, cap)
+        return nats, count.long()
+
+
+class _Differentiable(Function):
+    """(pair, settings, *inputs) -> the pair's results."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, pair: Pair, settings: dict[str, Any], *inputs: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        tensors = [None if x is None else x.contiguous() for x in inputs]
+        arrays = [None if x is None else x.detach().numpy() for x in tensors]
+        threads = torch.get_num_threads()
+        results, saved = pair.forward(*arrays, keep=True, threads=threads, **settings)
+        outputs = tuple(torch.from_numpy(x) for x in results)
+        # Autograd has to get its own tensors back, to notice what changes before the gradient.
+        known: dict[int, Tensor | None] = {id(None): None}
+        known.update(zip(map(id, (*arrays, *results)), (*tensors, *outputs), strict=True))
+        ctx.save_for_backward(
+            *(known[id(x)] if id(x) in known else torch.from_numpy(x) for x in saved)
+        )
+        ctx.set_materialize_grads(False)
+        ctx.pair, ctx.settings = pair, settings
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved = tuple(None if x is None else x.detach().numpy() for x in ctx.saved_tensors)
+        d_arrays = [None if x is None else _array(x) for x in d_results]
+        needs, threads = ctx.needs_input_grad[2:], torch.get_num_threads()
+        grads = ctx.pair.backward(saved, d_arrays, needs, threads=threads, **ctx.settings)
+        needed = zip(grads, needs, strict=True)
+        return None, None, *(torch.from_numpy(x) if need else None for x, need in needed)
+
+
+def _array(x: Tensor) -> NDArray[Any]:
+    """View a tensor as a C-contiguous NumPy array; copies only where it is not contiguous."""
+    view: NDArray[Any] = x.detach().contiguous().numpy()
+    return view
+
+
+OPS: Ops[Tensor] = TorchOps()

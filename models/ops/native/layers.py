@@ -1,0 +1,187 @@
+"""The layers around the cells as (forward, backward) pairs: norms, linear maps, gates, the loss.
+
+`kernels.py` says what each operator promises, `metal/native/ops` holds the kernels.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mlxhog._native import ops
+from mlxhog.models.ops.native.pair import Pair, View, Views, empty_like, zeros_if_none
+
+
+def _one_result(call: Callable[..., None], call_grad: Callable[..., None], like: int = 0) -> Pair:
+    """The pair of an operator with one result, shaped as input `like`.
+
+    `call` takes the inputs and the result; `call_grad` the inputs, the gradient of the result, and
+    the gradients of the inputs to be written.
+    """
+
+    def forward(*inputs: View, keep: bool, **how: Any) -> tuple[Views, Views]:
+        out = ops.empty(inputs[like].shape)
+        call(*inputs, out, **how)
+        return (out,), inputs
+
+    def backward(inputs: Views, d_results: Views, needs: Sequence[bool], **how: Any) -> Views:
+        grads = empty_like(*inputs)
+        call_grad(*inputs, *d_results, *grads, **how)
+        return grads
+
+    return Pair(forward, backward)
+
+
+RMS_NORM = _one_result(ops.rms_norm, ops.rms_norm_grad)
+LAYER_NORM = _one_result(ops.layer_norm, ops.layer_norm_grad)
+HEAD_NORM_GATE = _one_result(ops.head_norm_gate, ops.head_norm_gate_grad, like=1)
+HEAD_NORM_SKIP_GATE = _one_result(ops.head_norm_skip_gate, ops.head_norm_skip_gate_grad, like=2)
+SWIGLU = _one_result(ops.swiglu, ops.swiglu_grad)
+LONG_CONV = _one_result(ops.long_conv, ops.long_conv_grad)
+ACTIVATE = _one_result(
+    lambda *arrays, activation, threads: ops.activate(activation, *arrays, threads=threads),
+    lambda *arrays, activation, threads: ops.activate_grad(activation, *arrays, threads=threads),
+)
+GLU = _one_result(
+    lambda *arrays, activation, threads: ops.glu(activation, *arrays, threads=threads),
+    lambda *arrays, activation, threads: ops.glu_grad(activation, *arrays, threads=threads),
+)
+
+
+def _head_norm(h: View, w: View, *, keep: bool, **how: Any) -> tuple[Views, Views]:
+    (out,), saved = LAYER_NORM.forward(h, w, keep=keep, **how)
+    return (out.reshape(*h.shape[:-2], -1),), saved
+
+
+HEAD_NORM = Pair(_head_norm, LAYER_NORM.backward)
+"""As `LAYER_NORM`, the heads of the result joined."""
+
+
+def _soft_cap(x: View, *, cap: float, keep: bool, threads: int) -> tuple[Views, Views]:
+    out = ops.empty(x.shape)
+    ops.soft_cap(x, out, cap=cap, threads=threads)
+    return (out,), (out,)
+
+
+def _soft_cap_grad(
+    saved: Views, d_results: Views, needs: Sequence[bool], *, cap: float, threads: int
+) -> Views:
+    (out,), (d_out,) = saved, d_results
+    dx = ops.empty(out.shape)
+    ops.soft_cap_grad(out, d_out, dx, cap=cap, threads=threads)
+    return (dx,)
+
+
+SOFT_CAP = Pair(_soft_cap, _soft_cap_grad)
+
+
+def _maps(
+    call: Callable[..., None], call_grad: Callable[..., None], width: Callable[[View], int]
+) -> Pair:
+    """The pair of several maps of one x: (x, every weight, every bias or None) -> every result.
+
+    `width` tells from a weight the last axis of its result.
+    """
+
+    def forward(x: View, *parameters: Any, keep: bool, threads: int) -> tuple[Views, Views]:
+        count = len(parameters) // 2
+        weights, biases = parameters[:count], parameters[count:]
+        outs = [ops.empty((*x.shape[:-1], width(w))) for w in weights]
+        call(x, list(weights), list(biases), outs, threads=threads)
+        return tuple(outs), (x, *weights)
+
+    def backward(saved: Views, d_results: Views, needs: Sequence[bool], *, threads: int) -> Views:
+        x, *weights = saved
+        has_bias = needs[1 + len(weights) :]
+        d_results = [
+            zeros_if_none(d_out, (*x.shape[:-1], width(w)))
+            for d_out, w in zip(d_results, weights, strict=True)
+        ]
+        dx = ops.empty(x.shape) if needs[0] else None
+        d_weights = empty_like(*weights)
+        d_biases = [
+            ops.empty((width(w),)) if needed else None
+            for w, needed in zip(weights, has_bias, strict=True)
+        ]
+        call_grad(x, weights, d_results, dx, d_weights, d_biases, threads=threads)
+        return dx, *d_weights, *d_biases
+
+    return Pair(forward, backward)
+
+
+LINEARS = _maps(ops.linears, ops.linears_grad, lambda w: w.shape[0])
+BLOCK_DIAGONAL = _maps(
+    ops.block_diagonal, ops.block_diagonal_grad, lambda w: w.shape[0] * w.shape[1]
+)
+
+
+def _causal_conv(
+    x: View,
+    w: View,
+    b: View,
+    state: View | None,
+    *,
+    starts: View | None,
+    silu: bool,
+    keep: bool,
+    threads: int,
+) -> tuple[Views, Views]:
+    y, last = ops.empty(x.shape), ops.empty((x.shape[0], w.shape[-1] - 1, x.shape[2]))
+    ops.causal_conv(x, w, b, state, starts, y, last, silu=silu, threads=threads)
+    return (y, last), (x, w, b, state)
+
+
+def _causal_conv_grad(
+    saved: Views,
+    d_results: Views,
+    needs: Sequence[bool],
+    *,
+    starts: View | None,
+    silu: bool,
+    threads: int,
+) -> Views:
+    x, w, b, state = saved
+    dy, d_last = d_results
+    dy = zeros_if_none(dy, x.shape)
+    dx, dw, db = empty_like(x, w, b)
+    d_state = ops.empty(state.shape) if needs[3] else None
+    ops.causal_conv_grad(
+        x, w, b, state, starts, dy, d_last, dx, dw, db, d_state, silu=silu, threads=threads
+    )
+    return dx, dw, db, d_state
+
+
+CAUSAL_CONV = Pair(_causal_conv, _causal_conv_grad)
+"""(x, w, b, state or None) -> y, last."""
+
+
+def _cross_entropy(
+    logits: View, *, labels: View, cap: float | None, keep: bool, threads: int
+) -> tuple[Views, Views]:
+    """The gradient is computed with the loss, in one pass, and only scaled by the backward pass."""
+    gradient = ops.empty(logits.shape) if keep else None
+    nats, count = ops.cross_entropy(logits, labels, gradient, cap=cap, threads=threads)
+    unused = np.ones((), np.bool_)
+    return (np.array(nats, np.float32), np.array(count, np.int32)), (gradient, unused)
+
+
+def _cross_entropy_grad(
+    saved: Views,
+    d_results: Views,
+    needs: Sequence[bool],
+    *,
+    labels: View,
+    cap: float | None,
+    threads: int,
+) -> Views:
+    gradient, unused = saved
+    # Scaled in place, without a copy as large as the logits: a second time would scale it again.
+    if not unused:
+        raise RuntimeError("capped_cross_entropy: backward ran twice; run the forward again")
+    unused[...] = False
+    ops.scale(gradient, float(zeros_if_none(d_results[0], ())), threads=threads)
+    return (gradient,)
+
+
+CROSS_ENTROPY = Pair(_cross_entropy, _cross_entropy_grad)
+"""logits -> nats, how many labels count."""

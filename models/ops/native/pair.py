@@ -1,0 +1,48 @@
+"""What a native operator is: two functions over NumPy arrays, one forward and one backward.
+
+An adapter per framework turns a pair into a differentiable function of its arrays. Every array is
+float32 and row-major. Only NumPy arrays reach `_native`: on a Mac an array of MLX says that it lies
+in Metal's memory, which native code refuses, although the CPU can read it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog._native import ops
+
+View = NDArray[Any]
+"""The memory of a framework's array, for reading, or a result that native code has written."""
+
+Views = Sequence[Any]
+"""Several, some of them None where an operator says so."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An operator and its gradient; both also take the operator's settings by name.
+
+    Attributes:
+        forward: (*inputs, keep, threads) -> the results, and what `backward` needs of the inputs,
+            the results and of what was computed on the way. An optional input may be None. Without
+            `keep` no gradient follows, and nothing has to be saved.
+        backward: (saved, d_results, needs, threads) -> a gradient per input. An entry of d_results
+            is None where a result was not used; `needs` says of which inputs the gradient is used,
+            so that of the others need not be computed.
+    """
+
+    forward: Callable[..., tuple[Views, Views]]
+    backward: Callable[..., Views]
+
+
+def empty_like(*arrays: View) -> list[View]:
+    """Return an uninitialised array for each, of its shape."""
+    return [ops.empty(x.shape) for x in arrays]
+
+
+def zeros_if_none(x: View | None, shape: Sequence[int]) -> View:
+    """Return x, or zeros of that shape where it is None."""
+    return np.zeros(shape, np.float32) if x is None else x

@@ -1,0 +1,282 @@
+"""The operators along a sequence as (forward, backward) pairs: attention, cells, recurrences.
+
+`kernels.py` says what each operator promises, `metal/native/ops` holds the kernels. The linear
+recurrences go position by position, whatever the chunk size.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mlxhog._native import ops
+from mlxhog.models.ops.native.pair import Pair, View, Views, empty_like, zeros_if_none
+
+
+def _rope(
+    x: View, *, offset: View | None, base: float, keep: bool, threads: int
+) -> tuple[Views, Views]:
+    out = ops.empty(x.shape)
+    ops.rope(x, offset, out, base=base, back=False, threads=threads)
+    return (out,), ()
+
+
+def _rope_grad(
+    saved: Views,
+    d_results: Views,
+    needs: Sequence[bool],
+    *,
+    offset: View | None,
+    base: float,
+    threads: int,
+) -> Views:
+    (d_out,) = d_results
+    dx = ops.empty(d_out.shape)
+    ops.rope(d_out, offset, dx, base=base, back=True, threads=threads)
+    return (dx,)
+
+
+ROPE = Pair(_rope, _rope_grad)
+
+
+def _attention(
+    q: View, k: View, v: View, *, lengths: View | None, keep: bool, **how: Any
+) -> tuple[Views, Views]:
+    B, S, NH, _ = q.shape
+    out, lse = ops.empty(q.shape), ops.empty((B, NH, S))
+    ops.attention(q, k, v, lengths, out, lse, **how)
+    return (out,), (q, k, v, lse)
+
+
+def _attention_grad(
+    saved: Views, d_results: Views, needs: Sequence[bool], *, lengths: View | None, **how: Any
+) -> Views:
+    (q, k, v, lse), (d_out,) = saved, d_results
+    dq, dk, dv = empty_like(q, k, v)
+    ops.attention_grad(q, k, v, lengths, lse, d_out, dq, dk, dv, **how)
+    return dq, dk, dv
+
+
+ATTENTION = Pair(_attention, _attention_grad)
+
+
+def _mlstm(
+    q: View,
+    k: View,
+    v: View,
+    i: View,
+    f: View,
+    *state: View | None,
+    chunk_size: int,
+    eps: float,
+    keep: bool,
+    threads: int,
+) -> tuple[Views, Views]:
+    B, S, NH, DK = q.shape
+    NC, DV = -(-S // chunk_size), v.shape[-1]
+    stride = ops.mlstm_stride(DK=DK, chunk=chunk_size) if keep else S
+    # The state before every chunk (C: before every stride-th), and after the last.
+    C = ops.empty((B, NH, -(-NC // stride) + 1, DK, DV))
+    n, m = ops.empty((B, NH, NC + 1, DK)), ops.empty((B, NH, NC + 1))
+    for states, first in zip((C, n, m), state, strict=True):
+        states[:, :, 0] = 0.0 if first is None else first
+    h, den = ops.empty(v.shape), ops.empty(i.shape)
+    how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps, "threads": threads}
+    ops.mlstm(q, k, v, i, f, h, den, C, n, m, **how)
+    last = (states[:, :, -1].copy() for states in (C, n, m))
+    return (h, *last), (q, k, v, i, f, h, den, C, n, m)
+
+
+def _mlstm_grad(
+    saved: Views,
+    d_results: Views,
+    needs: Sequence[bool],
+    *,
+    chunk_size: int,
+    eps: float,
+    threads: int,
+) -> Views:
+    q, k, v, i, f, h, _, C, n, m = saved
+    dh, *d_last = d_results
+    grads = empty_like(q, k, v, i, f)
+    d_state = [_own(d, states[:, :, 0]) for d, states in zip(d_last, (C, n, m), strict=True)]
+    stride = ops.mlstm_stride(DK=q.shape[-1], chunk=chunk_size)
+    how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps, "threads": threads}
+    ops.mlstm_grad(*saved, zeros_if_none(dh, h.shape), *grads, *d_state, **how)
+    return *grads, *d_state
+
+
+MLSTM = Pair(_mlstm, _mlstm_grad)
+"""(q, k, v, i, f, then C, n, m or None) -> h and the last C, n, m."""
+
+
+def _slstm(
+    i: View,
+    f: View,
+    z: View,
+    o: View,
+    R: View,
+    b: View,
+    *state: View | None,
+    starts: View | None,
+    keep: bool,
+    threads: int,
+) -> tuple[Views, Views]:
+    B, S, NH, DH = i.shape
+    h0, c0, n0, m0 = (zeros_if_none(x, (B, NH, DH)) for x in state)
+    h, last = ops.empty(i.shape), [x.copy() for x in (h0, c0, n0, m0)]
+    tape = ops.empty((B, S, NH, ops.SLSTM_TAPE, DH)) if keep else None
+    ops.slstm(i, f, z, o, R, b, starts, h, tape, *last, threads=threads)
+    return (h, *last), (R, h0, c0, n0, h, tape)
+
+
+def _slstm_grad(
+    saved: Views,
+    d_results: Views,
+    needs: Sequence[bool],
+    *,
+    starts: View | None,
+    threads: int,
+) -> Views:
+    R, h0, c0, n0, h, tape = saved
+    dh, *d_last = d_results
+    grads = [*empty_like(h, h, h, h, R), ops.empty((4 * h0[0].size,))]
+    d_state = [_own(d, h0) for d in d_last]
+    arrays = (h0, c0, n0, h, tape, zeros_if_none(dh, h.shape), *grads, *d_state)
+    ops.slstm_grad(R, starts, *arrays, threads=threads)
+    return *grads, *d_state
+
+
+SLSTM = Pair(_slstm, _slstm_grad)
+"""(i, f, z, o, R, b, then h, c, n, m or None) -> h and the last h, c, n, m."""
+
+
+def _slstm_untaped(*inputs: View, keep: bool, **how: Any) -> tuple[Views, Views]:
+    results, _ = _slstm(*inputs, keep=False, **how)
+    return results, inputs
+
+
+def _slstm_untaped_grad(saved: Views, d_results: Views, needs: Sequence[bool], **how: Any) -> Views:
+    _, taped = _slstm(*saved, keep=True, **how)
+    return SLSTM.backward(taped, d_results, needs, **how)
+
+
+SLSTM_UNTAPED = Pair(_slstm_untaped, _slstm_untaped_grad)
+"""As `SLSTM`; the backward pass runs the cell again instead of keeping seven arrays of its steps.
+
+For a framework whose forward pass does not know whether a gradient will follow.
+"""
+
+
+def _decay(
+    q: View,
+    k: View,
+    v: View,
+    log_decay: View,
+    state: View | None,
+    *,
+    scale: float,
+    keep: bool,
+    threads: int,
+) -> tuple[Views, Views]:
+    h, last, kept = _recurrence_results(q, v, keep=keep)
+    ops.decay(q, k, v, log_decay, state, h, last, kept, scale=scale, threads=threads)
+    return (h, last), (q, k, v, log_decay, kept)
+
+
+def _decay_grad(
+    saved: Views,
+    d_results: Views,
+    needs: Sequence[bool],
+    *,
+    scale: float,
+    threads: int,
+) -> Views:
+    *inputs, kept = saved
+    dh, d_last = d_results
+    dh = zeros_if_none(dh, inputs[2].shape)
+    grads = empty_like(*inputs)
+    d_state = ops.empty(kept[:, :, 0].shape) if needs[4] else None
+    ops.decay_grad(*saved, dh, d_last, *grads, d_state, scale=scale, threads=threads)
+    return *grads, d_state
+
+
+DECAY = Pair(_decay, _decay_grad)
+"""(q, k, v, log_decay, state or None) -> h, last."""
+
+
+def _delta(
+    q: View,
+    k: View,
+    v: View,
+    log_decay: View,
+    beta: View,
+    state: View | None,
+    *,
+    keep: bool,
+    threads: int,
+) -> tuple[Views, Views]:
+    inputs = (q, k, v, log_decay, beta)
+    h, last, kept = _recurrence_results(q, v, keep=keep)
+    held = ops.empty(v.shape) if keep else None
+    ops.delta(*inputs, state, h, last, kept, held, threads=threads)
+    return (h, last), (*inputs, kept, held)
+
+
+def _delta_grad(saved: Views, d_results: Views, needs: Sequence[bool], *, threads: int) -> Views:
+    *inputs, kept, held = saved
+    dh, d_last = d_results
+    dh = zeros_if_none(dh, held.shape)
+    grads = empty_like(*inputs)
+    d_state = ops.empty(kept[:, :, 0].shape) if needs[5] else None
+    ops.delta_grad(*saved, dh, d_last, *grads, d_state, threads=threads)
+    return *grads, d_state
+
+
+DELTA = Pair(_delta, _delta_grad)
+"""(q, k, v, log_decay, beta, state or None) -> h, last."""
+
+
+def _scan(
+    u: View,
+    dt: View,
+    A: View,
+    Bt: View,
+    Ct: View,
+    state: View | None,
+    *,
+    keep: bool,
+    threads: int,
+) -> tuple[Views, Views]:
+    (B, S, C), N = u.shape, A.shape[1]
+    y, last = ops.empty(u.shape), ops.empty((B, C, N))
+    kept = ops.empty((ops.scan_kept(B=B, S=S, C=C, N=N),)) if keep else None
+    ops.scan(u, dt, A, Bt, Ct, state, y, last, kept, threads=threads)
+    return (y, last), (u, dt, A, Bt, Ct, kept)
+
+
+def _scan_grad(saved: Views, d_results: Views, needs: Sequence[bool], *, threads: int) -> Views:
+    u, dt, A, Bt, Ct, _ = saved
+    dy, d_last = d_results
+    dy = zeros_if_none(dy, u.shape)
+    grads = empty_like(u, dt, A, Bt, Ct)
+    d_state = ops.empty((u.shape[0], *A.shape)) if needs[5] else None
+    ops.scan_grad(*saved, dy, d_last, *grads, d_state, threads=threads)
+    return *grads, d_state
+
+
+SCAN = Pair(_scan, _scan_grad)
+"""(u, dt, A, Bt, Ct, state or None) -> y, last."""
+
+
+def _recurrence_results(q: View, v: View, *, keep: bool) -> tuple[View, View, View | None]:
+    """h, the last state, and the states between for the gradient, of a linear recurrence."""
+    (B, S, NH, DK), DV = q.shape, v.shape[-1]
+    chunks = ops.decay_chunks(S=S, DK=DK)
+    kept = ops.empty((B, NH, chunks, DK, DV)) if keep else None
+    return ops.empty(v.shape), ops.empty((B, NH, DK, DV)), kept
+
+
+def _own(x: View | None, like: View) -> View:
+    """A copy of x, which a kernel may overwrite, or zeros shaped as `like` where it is None."""
+    return np.zeros(like.shape, np.float32) if x is None else x.copy()
