@@ -24,7 +24,16 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-from _harness import BUSY_SHARE, Claim, LoadWatch, Sample, cores, finish, pin, wait_until_quiet
+from harness.claims import (
+    BUSY_SHARE,
+    Claim,
+    LoadWatch,
+    Sample,
+    cores,
+    finish,
+    pin,
+    wait_until_quiet,
+)
 
 from mlxhog import _native
 from mlxhog.optim.updates import WRITE_MODES

@@ -32,9 +32,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _chaos_run import Observed, Rates, filled
-from _harness import ROOT, Claim, LoadWatch, finish, own_cpu_s
+from harness.claims import ROOT, Claim, LoadWatch, finish, own_cpu_s
 from scipy import stats
+from training.faults import Observed, Rates, filled
 
 sys.path.insert(0, str(ROOT))  # the small disk is that of the tests
 from tests.small_disk import small_disk  # noqa: E402

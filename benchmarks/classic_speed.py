@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import _classic_peers as peers
-from _classic_team import CORES, Run, Scheme, Team, team
-from _harness import (
+from classic import peers
+from classic.workers import CORES, Run, Scheme, Team, team
+from harness.claims import (
     BUSY_SHARE,
     Claim,
     LoadWatch,

@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import Claim, LoadWatch, Sample, finish, own_cpu_s, wait_until_quiet
+from harness.claims import Claim, LoadWatch, Sample, finish, own_cpu_s, wait_until_quiet
 
 from mlxhog.config.quantities import format_bytes
 from mlxhog.files import mapped, tensors
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
+PROGRAM = Path(__file__).parent / "language_models" / "load_programs.py"
 PROGRAMS = {
     "safetensors_numpy": "float32",
     "ours_mlx": "float32",
@@ -78,7 +79,7 @@ def make(folder: Path, model: XLSTMLargeConfig, dtype: np.dtype[Any]) -> None:
 
 def measure(row: str, folder: Path) -> dict[str, float]:
     """Run one row in a process of its own."""
-    command = [sys.executable, str(Path(__file__).with_name("_load_programs.py"))]
+    command = [sys.executable, str(PROGRAM)]
     ended = subprocess.run(
         [*command, row, str(folder)], capture_output=True, text=True, check=False
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any
 
-from _harness import Claim, LoadWatch, Sample, cores, finish, own_cpu_s
+from harness.claims import Claim, LoadWatch, Sample, cores, finish, own_cpu_s
 
 from mlxhog.machine.processes import thread_limits
 from mlxhog.mad.result import RunResult

@@ -7,7 +7,7 @@
 
     throughput   ten layer sequences, five epochs each: serial against two at once, in turns; the
                  accuracies of both; how soon a worker that is used again takes its first step
-    steps        attention + swiglu at B 128, T 128, d 128 against `_mad_reference.py`, the
+    steps        attention + swiglu at B 128, T 128, d 128 against `mad/reference.py`, the
                  reference's model and step in plain torch; one thread and two
     rows         in-context recall, generated in one process, against 20 times the 3,500 rows per
                  second of the reference's generator
@@ -23,11 +23,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import _mad_scheduler
-import _mad_step
-import _mad_throughput
-from _harness import LoadWatch, finish, own_cpu_s, wait_until_quiet
-from _mad_found import Found
+from harness.claims import Findings, LoadWatch, finish, own_cpu_s, wait_until_quiet
+from mad import scheduler, step, throughput
 
 
 def main() -> int:
@@ -41,39 +38,39 @@ def main() -> int:
     chosen = parser.parse_args()
     wait_until_quiet(patience_s=10.0 if chosen.quick else 60.0)
     watch, cpu = LoadWatch(), own_cpu_s()
-    found = Found()
+    findings = Findings()
     with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as folder:
         for name in chosen.only:
             print(f"\n{name}", flush=True)
-            PARTS[name](found, Path(folder), chosen)
+            PARTS[name](findings, Path(folder), chosen)
     return finish(
         "mad_search",
-        found.claims,
+        findings.claims,
         others_load=watch.stop(own_cpu_s() - cpu),
-        results={**found.results, "learnability": "python benchmarks/mad_oracles.py"},
+        results={**findings.results, "learnability": "python benchmarks/mad_oracles.py"},
         packages=("mlxhog", "torch", "mlx", "numpy"),
     )
 
 
-def _throughput(found: Found, folder: Path, chosen: argparse.Namespace) -> None:
+def _throughput(findings: Findings, folder: Path, chosen: argparse.Namespace) -> None:
     rounds = 1 if chosen.quick or chosen.baseline else 2
-    _mad_throughput.throughput(found, folder, rounds=rounds, baseline=chosen.baseline)
+    throughput.throughput(findings, folder, rounds=rounds, baseline=chosen.baseline)
 
 
-def _steps(found: Found, folder: Path, chosen: argparse.Namespace) -> None:
+def _steps(findings: Findings, folder: Path, chosen: argparse.Namespace) -> None:
     turns, seconds = (3, 1.0) if chosen.quick else (5, 3.0)
-    _mad_step.steps(found, turns=turns, seconds=seconds)
+    step.steps(findings, turns=turns, seconds=seconds)
 
 
-def _rows(found: Found, folder: Path, chosen: argparse.Namespace) -> None:
-    _mad_step.rows(found, turns=3 if chosen.quick else 5)
+def _rows(findings: Findings, folder: Path, chosen: argparse.Namespace) -> None:
+    step.rows(findings, turns=3 if chosen.quick else 5)
 
 
-def _scheduler(found: Found, folder: Path, chosen: argparse.Namespace) -> None:
-    _mad_scheduler.scheduler(found, folder)
+def _scheduler(findings: Findings, folder: Path, chosen: argparse.Namespace) -> None:
+    scheduler.scheduler(findings, folder)
 
 
-PARTS: dict[str, Callable[[Found, Path, argparse.Namespace], None]] = {
+PARTS: dict[str, Callable[[Findings, Path, argparse.Namespace], None]] = {
     "steps": _steps,
     "rows": _rows,
     "scheduler": _scheduler,

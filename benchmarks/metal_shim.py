@@ -22,16 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import ROOT, Claim, LoadWatch, finish
+from harness.claims import ROOT, Claim, LoadWatch, finish
 
 from mlxhog.metal.host.engine import CONSUMERS, HostEngine
 from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels.adds import racy_axpy
 from mlxhog.metal.registry import KERNELS
-from tools.proof import PROOFS, verify
 
 sys.path.insert(0, str(ROOT))  # the launches that count are those of the tests
 from tests.metal.kernels import test_lost_adds as counting  # noqa: E402
+from tools.proof import PROOFS, verify  # noqa: E402
 
 CHAOS, THREADS = 11, 4
 ELEMENTS = 20_000

@@ -7,7 +7,8 @@
 
 Ours and the peers take turns, each in a process of its own with the same threads; a ratio is the
 median of the turns' own ratios, so that a slow spell of the machine hits both sides. Ours does all
-that a run does in a step (`_model_ours.py`), a peer only what training needs (`_model_peers.py`).
+that a run does in a step (`language_models/ours.py`), a peer only what training needs
+(`language_models/peers.py`).
 """
 
 from __future__ import annotations
@@ -16,13 +17,11 @@ import argparse
 import sys
 from collections.abc import Callable
 
-import _model_peers
-from _cell_rows import cells, growth
-from _decode_rows import decode
-from _harness import LoadWatch, finish, own_cpu_s, wait_until_quiet
-from _op_rows import ops
-from _report import Report
-from _training_rows import memory, training, v1
+from harness.claims import LoadWatch, finish, own_cpu_s, wait_until_quiet
+from language_models import peers
+from language_models.decoding import decode
+from language_models.operators import ops
+from language_models.rows import Report, cells, growth, memory, training, v1
 
 
 def main() -> int:
@@ -34,7 +33,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=UNASKED, metavar="PART")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of training steps")
     chosen = parser.parse_args()
-    if lacking := _model_peers.missing():
+    if lacking := peers.missing():
         print(
             f"not installed: {', '.join(lacking)}; this compares with other programs: "
             "python -m pip install -c constraints.txt -e '.[test,peers]'",
@@ -43,7 +42,7 @@ def main() -> int:
         return 3
     wait_until_quiet(patience_s=10.0 if chosen.quick else 60.0)
     watch, cpu = LoadWatch(), own_cpu_s()
-    report = Report(chosen.quick)
+    report = Report(quick=chosen.quick)
     for name in chosen.only:
         PARTS[name](report, chosen.threads)
     return finish(

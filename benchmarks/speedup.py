@@ -22,9 +22,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import xlstm_package
-from _harness import Claim, LoadWatch, Sample, finish, own_cpu_s, wait_until_quiet
-from _runs import HeldOut, Recorded, count_parameters, model_file, record, step_shares
+from harness.claims import Claim, LoadWatch, Sample, finish, own_cpu_s, wait_until_quiet
+from language_models import xlstm_package
+from training.recording import HeldOut, Recorded, count_parameters, model_file, record, step_shares
 
 from mlxhog import TrainConfig
 

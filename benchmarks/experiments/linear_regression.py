@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from _classic import Arm, curve, interleaved, last, seconds
-from _experiment import (
+from experiment.classic import Arm, curve, interleaved, last, seconds
+from experiment.record import (
     FAILS,
     HOLDS,
     INKS,
@@ -15,11 +15,11 @@ from _experiment import (
     Experiment,
     Found,
     Scale,
+    cores,
     legend,
     new_panels,
     run,
 )
-from _harness import cores
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create

@@ -6,7 +6,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
-from _experiment import (
+from experiment.language import Bench, Training, setup, workers
+from experiment.record import (
     FAILS,
     HOLDS,
     INKS,
@@ -20,7 +21,6 @@ from _experiment import (
     new_panels,
     run,
 )
-from _language import Bench, Training, setup, workers
 from schemes import settings
 
 from mlxhog import arena, backends

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from _classic import Arm, interleaved, last, ratios, seconds, seconds_to
-from _experiment import (
+from experiment.classic import Arm, interleaved, last, ratios, seconds, seconds_to
+from experiment.record import (
     FAILS,
     HOLDS,
     INKS,
@@ -20,6 +20,7 @@ from _experiment import (
     Found,
     Sample,
     Scale,
+    cores,
     legend,
     new_panel,
     recorded,
@@ -27,7 +28,6 @@ from _experiment import (
     say,
     write_recorded,
 )
-from _harness import cores
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.generators.pairs import dblife_like

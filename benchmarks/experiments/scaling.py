@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from _experiment import (
+from experiment.language import Bench, Training, enough_cores, setup, workers
+from experiment.record import (
     FAILS,
     HOLDS,
     INKS,
@@ -19,14 +20,13 @@ from _experiment import (
     Found,
     Sample,
     Scale,
+    cores,
     legend,
     new_panels,
     run,
 )
-from _harness import cores
-from _language import Bench, Training, enough_cores, setup, workers
-from _runs import count_parameters, model_file
 from schemes import settings as scheme_settings
+from training.recording import count_parameters, model_file
 
 from mlxhog.theory.simulator import schemes, simulate
 from mlxhog.theory.simulator.prediction import Prediction, time_to_loss

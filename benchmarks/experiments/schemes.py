@@ -5,7 +5,8 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from _experiment import (
+from experiment.language import Bench, Training, descend, setup, workers
+from experiment.record import (
     FAILS,
     HOLDS,
     INKS,
@@ -22,7 +23,6 @@ from _experiment import (
     run,
     write_recorded,
 )
-from _language import Bench, Training, descend, setup, workers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _experiment import (
+from experiment.record import (
     FAILS,
     HOLDS,
     INKS,
@@ -32,8 +32,7 @@ from _experiment import (
     say,
     write_recorded,
 )
-from _replay import lost_share
-from _written import Lane, in_turns
+from training.sparse_writing import Lane, in_turns, lost_share
 
 from mlxhog import TrainConfig, train
 from mlxhog.theory.estimators import Estimate, estimate_delta, estimate_omega, estimate_rho

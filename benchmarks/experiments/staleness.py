@@ -6,7 +6,8 @@ import math
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from _experiment import (
+from experiment.language import Bench, Training, descend, setup, workers
+from experiment.record import (
     FAILS,
     HOLDS,
     INKS,
@@ -24,8 +25,7 @@ from _experiment import (
     run,
     write_recorded,
 )
-from _language import Bench, Training, descend, setup, workers
-from _runs import count_parameters, model_file
+from training.recording import count_parameters, model_file
 
 from mlxhog.theory.assumptions import Facts
 from mlxhog.theory.bounds import penalty, step_koloskova

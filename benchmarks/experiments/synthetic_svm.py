@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from _classic import Arm, curve, interleaved, last, seconds
-from _experiment import (
+from experiment.classic import Arm, curve, interleaved, last, seconds
+from experiment.record import (
     FAILS,
     HOLDS,
     INKS,
@@ -15,11 +15,11 @@ from _experiment import (
     Experiment,
     Found,
     Scale,
+    cores,
     legend,
     new_panels,
     run,
 )
-from _harness import cores
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +14,8 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def everything() -> Iterator[Any]:
-    """benchmarks/all.py, which is no part of the package."""
-    path, modules = list(sys.path), set(sys.modules)
-    sys.path.insert(0, str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("_all_under_test", BENCHMARKS / "all.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if name.startswith("_"):
-            del sys.modules[name]
+def everything(load: Any) -> Any:
+    return load("all")
 
 
 def script(everything: Any, folder: Path, name: str, text: str) -> Any:

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,15 +30,9 @@ def test_an_experiment_writes_its_claims_its_numbers_and_its_figure(name, tmp_pa
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.fixture
-def classic(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.syspath_prepend(str(SCRIPTS.parent))
-    import _classic
-
-    yield _classic
-    for name in ("_classic", "_experiment"):
-        sys.modules.pop(name)
+@pytest.fixture(scope="module")
+def classic(load: Any) -> Any:
+    return load("experiment.classic")
 
 
 def a_run(*objectives: float) -> ClassicResult:

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "experiments" / "_experiment.py"
-
 
 @pytest.fixture(scope="module")
-def experiment() -> Iterator[Any]:
-    """benchmarks/experiments/_experiment.py, which is no part of the package."""
-    path, modules = list(sys.path), set(sys.modules)
-    spec = importlib.util.spec_from_file_location("_experiment_under_test", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    yield module
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if name.startswith("_"):
-            del sys.modules[name]
+def experiment(load: Any) -> Any:
+    return load("experiment.record")
 
 
 def about(experiment: Any) -> Any:

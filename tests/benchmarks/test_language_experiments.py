@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "experiments"
-
-
-@pytest.fixture(scope="module")
-def load() -> Iterator[Any]:
-    """Imports a module of benchmarks/experiments, which is no part of the package."""
-    path, modules = list(sys.path), set(sys.modules)
-    sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
-    yield importlib.import_module
-    sys.path[:] = path
-    ours = {file.stem for folder in (FOLDER, FOLDER.parent) for file in folder.glob("*.py")}
-    for name in (set(sys.modules) - modules) & ours:
-        del sys.modules[name]
 
 
 def training(load: Any, *, steps_to_2: float, step_s: float, staleness: float) -> Any:
     """A loss that falls in a straight line from 8 to 1 and passes 2 after so many steps."""
     steps = [steps_to_2 * share for share in (0.0, 0.5, 1.0, 7 / 6)]
-    return load("_language").Training(
+    return load("experiment.language").Training(
         seconds=[step_s * step for step in steps],
         steps=steps,
         bits=[8.0, 5.0, 2.0, 1.0],
@@ -58,7 +40,7 @@ class FakeBench:
 
 def ask(load: Any, monkeypatch: pytest.MonkeyPatch, name: str, *, steps: Any, speed: Any) -> Any:
     """What an experiment finds when trainings go as told."""
-    module, scale = load(name), load("_experiment").Scale("quick")
+    module, scale = load(name), load("experiment.record").Scale("quick")
     tokens = {f"{lag}": 1000 for lag in (0, 1, 3, 7, 15)}
     rates = dict.fromkeys(tokens, 1e-3)
     recorded = {"target": 2.0, "tokens": tokens, "lr": rates}
@@ -123,7 +105,7 @@ def test_a_prediction_rests_on_measured_costs_and_on_the_staleness_that_was_meas
     load: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load("scaling"), "cores", lambda: [0, 1])
-    monkeypatch.setattr(load("_language"), "cores", lambda: [0, 1])
+    monkeypatch.setattr(load("experiment.language"), "cores", lambda: [0, 1])
     found = ask(
         load, monkeypatch, "scaling",
         steps=lambda workers, _: 100 * (1 + 0.1 * (workers - 1)),
@@ -148,4 +130,4 @@ def test_a_prediction_rests_on_measured_costs_and_on_the_staleness_that_was_meas
 def test_a_step_size_is_found_by_doubling_and_halving(
     load: Any, lowest: float, found: float
 ) -> None:
-    assert load("_language").descend(lambda lr: abs(lr - lowest), 1.0) == found
+    assert load("experiment.language").descend(lambda lr: abs(lr - lowest), 1.0) == found

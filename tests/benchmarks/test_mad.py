@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +13,10 @@ from mlxhog.mad.study.planning import Planning
 from mlxhog.mad.suites import suite
 from tests.mad.report import sample
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
-
-@pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import scripts of benchmarks/, which are no part of the package."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCHMARKS)):
-            del sys.modules[name]
-
-
-def test_a_start_counts_from_the_end_of_the_run_before_in_the_same_process(scripts):
-    Times = scripts("_mad_runs").Times
-    again = scripts("_mad_throughput").again
+def test_a_start_counts_from_the_end_of_the_run_before_in_the_same_process(load):
+    Times = load("mad.throughput").Times
+    again = load("mad.throughput").again
     runs = [
         Times(pid=1, began=10.2, first_step=10.5, ended=15.0),
         Times(pid=1, began=0.0, first_step=3.0, ended=10.0),
@@ -41,8 +26,8 @@ def test_a_start_counts_from_the_end_of_the_run_before_in_the_same_process(scrip
     assert again(runs) == pytest.approx([0.5, 0.2])
 
 
-def test_the_table_has_every_candidate_with_its_score_and_cost(scripts, tmp_path):
-    table = scripts("mad_table")
+def test_the_table_has_every_candidate_with_its_score_and_cost(load, tmp_path):
+    table = load("mad_table")
     text = table.markdown(_standing(table, tmp_path), suite("smoke"), parallel=2)
     for name in (*table.FOUR, *table.EIGHT_BLOCKS):
         (row,) = (line for line in text.splitlines() if line.startswith(f"| {name} |"))
@@ -52,16 +37,16 @@ def test_the_table_has_every_candidate_with_its_score_and_cost(scripts, tmp_path
     assert "No run diverged or failed." in text
 
 
-def test_a_table_that_lacks_runs_says_so(scripts, tmp_path):
-    table = scripts("mad_table")
+def test_a_table_that_lacks_runs_says_so(load, tmp_path):
+    table = load("mad_table")
     standing = _standing(table, tmp_path, but=lambda record: record.seed != table.SEEDS[2])
     text = table.markdown(standing, suite("smoke"), parallel=2)
     each = len(suite("smoke").settings) * len(table.NAMES)
     assert f"**PARTIAL: this study is partial: {2 * each} of {3 * each} runs have ended" in text
 
 
-def test_the_table_names_what_counts_as_nothing(scripts, tmp_path):
-    table = scripts("mad_table")
+def test_the_table_names_what_counts_as_nothing(load, tmp_path):
+    table = load("mad_table")
 
     def hung(record):
         first = record.candidate.startswith("gla") and record.seed == table.SEEDS[0]

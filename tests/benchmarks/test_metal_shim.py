@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +12,12 @@ import pytest
 from mlxhog.metal.kernels.adds import racy_axpy
 from mlxhog.metal.registry import KERNELS
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> Any:
-    """benchmarks/metal_shim.py, which is no part of the package."""
-    path = list(sys.path)
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location(
-            "metal_shim_under_test", FOLDER / "metal_shim.py"
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[:] = path
-    return module
+def benchmark(load: Any) -> Any:
+    return load("metal_shim")
 
 
 def test_every_registered_instance_is_counted(benchmark: Any) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,21 +9,13 @@ import pytest
 
 from mlxhog.data.batch import IGNORED
 
-PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "_parity.py"
 SHORT = (3, 10)
 UNSEEN = (16, 24, 40)
 
 
 @pytest.fixture(scope="module")
-def task() -> Any:
-    """benchmarks/_parity.py, which is no part of the package."""
-    spec = importlib.util.spec_from_file_location("_parity_under_test", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+def task(load: Any) -> Any:
+    return load("formal_languages")
 
 
 def test_the_answer_to_every_string_is_the_parity_of_its_own_characters(task: Any) -> None:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from _harness import Sample
+from harness.claims import Sample
+from harness.turns import Program, once
+from language_models.ours import Step, large
+from language_models.rows import MLX, PACKAGE, TORCH, TRANSFORMERS, Report
+from language_models.sizes import SMALL
 
 from mlxhog import arena, backends
 from mlxhog.backends.backend import Backend
@@ -48,7 +52,9 @@ class Ids:
     byte_lengths = files = encode
 
 
-def backend(name: str, cfg: ModelConfig, *, threads: int = 1, kernels: str = "auto") -> Backend:
+def load_backend(
+    name: str, cfg: ModelConfig, *, threads: int = 1, kernels: str = "auto"
+) -> Backend:
     """One of our backends with fresh parameters."""
     layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
     made = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
@@ -248,3 +254,79 @@ def state_bytes(state: Any) -> int:
     if isinstance(state, np.ndarray):
         return int(state.nbytes)
     return sum(int(part.nbytes) for block in state for part in block)
+
+
+# -- rows of model_speed.py ------------------------------------------------------------------------
+
+MODULE = "language_models.decoding"
+TOKENS = 200  # of one decoded stream
+PEER_STREAMS = {PACKAGE: xlstm_stream, TRANSFORMERS: transformers_stream}
+
+
+def decode(report: Report, thread_counts: list[int]) -> None:
+    """One stream of xLSTM Large, greedily, one thread."""
+    streams = {
+        TORCH: Program(MODULE, "our_stream", {"backend": "torch:cpu"}),
+        MLX: Program(MODULE, "our_stream", {"backend": "mlx:cpu"}, ("mlx.core",)),
+        PACKAGE: Program(MODULE, "peer_stream", {"peer": PACKAGE}),
+        TRANSFORMERS: Program(MODULE, "peer_stream", {"peer": TRANSFORMERS}),
+    }
+    row = f"decoding one stream, d {SMALL.d} x {SMALL.blocks}, threads 1"
+    turns = report.measure(row, streams, TOKENS, 1)
+    for peer in (PACKAGE, TRANSFORMERS):
+        report.at_least(f"{row}: {TORCH} / {peer}", turns.ratio(peer, TORCH), 2.0)
+    for backend in ("torch:cpu", "mlx:cpu"):
+        rates: dict[str, Sample] = once(
+            Program(MODULE, "prefill", {"backend": backend, "repeats": report.turns}), threads=1
+        )
+        row = f"reading a prompt of {SMALL.tokens:,} tokens, {backend}"
+        slower = rates["forward"].median / rates["prefill"].median
+        print(f"\n{row}: {rates['prefill'].median:,.0f} tokens per second")
+        report.results[row] = {"tokens_per_s": rates}
+        report.at_most(f"{row}: training forward / prefill", slower, 1.2)
+    lengths: list[Length] = once(Program(MODULE, "lengths", {}), threads=1)
+    print("\nstate while one stream grows")
+    for length in lengths:
+        print(
+            f"  {length.tokens:8,} tokens {length.state_bytes:10,} bytes of state "
+            f"{length.tokens_per_s:9,.0f} tokens per second"
+        )
+    report.results["state"] = [asdict(length) for length in lengths]
+    grown = lengths[-1].state_bytes / lengths[0].state_bytes
+    last = lengths[-1].tokens
+    report.at_most(f"state after {last:,} tokens / at the start", grown, 1.0, timing=False)
+
+
+# -- in processes of their own --------------------------------------------------------------------
+
+
+def our_stream(backend: str, threads: int) -> Step:
+    """Decode by our own generation; counts the seconds after the first token."""
+    cfg = large(SMALL)
+    loaded = load_backend(backend, cfg, threads=threads)
+    stream = ours(loaded, cfg)
+    return lambda: TOKENS / stream(TOKENS)
+
+
+def peer_stream(peer: str, threads: int) -> Step:
+    """Decode by a library's own generation; counts the seconds after the first token."""
+    import torch
+
+    torch.set_num_threads(threads)
+    stream = {"xlstm_stream": xlstm_stream, "transformers_stream": transformers_stream}[peer](
+        large(SMALL)
+    )
+    return lambda: TOKENS / stream(TOKENS)
+
+
+def prefill(backend: str, repeats: int, threads: int) -> dict[str, Sample]:
+    """Tokens per second of a prompt and of a training forward."""
+    cfg = large(SMALL)
+    loaded = load_backend(backend, cfg, threads=threads)
+    return prefill_and_forward(loaded, cfg, B=SMALL.batch, S=SMALL.seq, repeats=repeats)
+
+
+def lengths(threads: int) -> Any:
+    """What decoding costs as the text grows."""
+    cfg = large(SMALL)
+    return over_length(load_backend("torch:cpu", cfg, threads=threads), cfg)

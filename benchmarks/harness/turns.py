@@ -32,7 +32,7 @@ class Program:
     that count; else all of it counts.
 
     Attributes:
-        module: beside this file.
+        module: below `benchmarks/`, such as "language_models.ours".
         function: in it.
         options: arguments.
         libraries: imported first, so that their memory is told from the program's own.
@@ -172,11 +172,11 @@ def in_turns(programs: Mapping[str, Program], *, threads: int, turns: int, secon
     arms = {name: Arm(program, threads=threads) for name, program in programs.items()}
     for arm in arms.values():
         arm.ready()
-    found: dict[str, list[float]] = {name: [] for name in arms}
+    seconds_of: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(turns):
         for name, arm in arms.items():
-            found[name].append(arm.run(seconds))
-    return Turns(found, {name: arm.close() for name, arm in arms.items()})
+            seconds_of[name].append(arm.run(seconds))
+    return Turns(seconds_of, {name: arm.close() for name, arm in arms.items()})
 
 
 def once(program: Program, *, threads: int) -> Any:

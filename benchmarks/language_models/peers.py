@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from _sizes import LargeSize, MLSTMSize, SLSTMSize, V1Size
+from language_models.sizes import LargeSize, MLSTMSize, SLSTMSize, V1Size
 
 Step = Callable[[], None]
 PACKAGES = ("torch", "xlstm", "mlstm_kernels", "transformers")

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from _model_peers import tokens_and_labels
-from _sizes import LargeSize, MLSTMSize, SLSTMSize, V1Size
+from language_models.peers import tokens_and_labels
+from language_models.sizes import LargeSize, MLSTMSize, SLSTMSize, V1Size
 
 from mlxhog import arena, backends, optim
 from mlxhog.arena import Arena

@@ -1,7 +1,7 @@
 """Trainings of a byte-level xLSTM on the corpus sotu, and their held-out loss over time.
 
 Nothing is evaluated while a run trains; the loss is computed afterwards from parameters that were
-copied on the way (`benchmarks/_runs.py`), so that every scheme is timed alone.
+copied on the way (`benchmarks/training/recording.py`), so that every scheme is timed alone.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from _experiment import Scale, say
-from _harness import cores
-from _runs import HeldOut, Point, model_file, record, step_shares
+from harness.claims import cores
+from training.recording import HeldOut, Point, model_file, record, step_shares
 
+from experiment.record import Scale, say
 from mlxhog import TrainConfig
 
 BATCH, SEQ = 2, 256

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from _experiment import Sample, say
-
+from experiment.record import Sample, say
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problem import Problem
 from mlxhog.classic.result import ClassicResult

@@ -14,10 +14,9 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from _arms import Program, in_turns
-from _harness import Sample
-from _mad_found import Found
-from _mad_reference import MADSize
+from harness.claims import Findings, Sample
+from harness.turns import Program, in_turns
+from mad.reference import MADSize
 
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.result import Point
@@ -96,11 +95,11 @@ def ours(size: MADSize, threads: int) -> Callable[[], None]:
     return watch.step
 
 
-def steps(found: Found, *, turns: int, seconds: float) -> None:
+def steps(findings: Findings, *, turns: int, seconds: float) -> None:
     """Steps per second of both, with one thread and with two."""
     programs = {
-        "ours": Program("_mad_step", "ours", {"size": SIZE}),
-        "plain torch": Program("_mad_reference", "training_step", {"size": SIZE}),
+        "ours": Program("mad.step", "ours", {"size": SIZE}),
+        "plain torch": Program("mad.reference", "training_step", {"size": SIZE}),
     }
     rates: dict[str, dict[str, Sample]] = {}
     for threads in (1, 2):
@@ -114,11 +113,11 @@ def steps(found: Found, *, turns: int, seconds: float) -> None:
             print(f"  {row:10} {name:12} {rate.median:6.2f} steps/s  {span}")
         sys.stdout.flush()
         ratio = timed.ratio("plain torch", "ours")
-        found.at_least(f"attention + swiglu, {row}: ours / plain torch", ratio, STEP)
-    found.results["steps_per_s"] = rates
+        findings.at_least(f"attention + swiglu, {row}: ours / plain torch", ratio, STEP)
+    findings.results["steps_per_s"] = rates
 
 
-def rows(found: Found, *, turns: int) -> None:
+def rows(findings: Findings, *, turns: int) -> None:
     """Rows per second of one generating process, in-context recall V 16, T 128."""
     n = 50_000
     rates = []
@@ -127,5 +126,5 @@ def rows(found: Found, *, turns: int) -> None:
         drawn = make_task(TASK, seed=seed, train_rows=n, test_rows=1)
         rates.append(len(drawn.train_x) / (time.perf_counter() - began))
     print(f"  {median(rates):,.0f} rows/s, one process", flush=True)
-    found.at_least("rows drawn per second, one process", median(rates), ROWS)
-    found.results["rows_per_s"] = Sample.of(rates)
+    findings.at_least("rows drawn per second, one process", median(rates), ROWS)
+    findings.results["rows_per_s"] = Sample.of(rates)

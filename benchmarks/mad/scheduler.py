@@ -11,9 +11,8 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import median
 
-from _harness import Sample
-from _mad_found import Found
-from _mad_runs import execute, trivial
+from harness.claims import Findings, Sample
+from mad.throughput import execute, trivial
 
 from mlxhog.machine.processes import follow_parent
 from mlxhog.mad.study.progress import StudyProgress
@@ -35,7 +34,7 @@ STUDY = Study(
 )
 
 
-def scheduler(found: Found, folder: Path) -> None:
+def scheduler(findings: Findings, folder: Path) -> None:
     """Run them, and read the store from another process meanwhile."""
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
@@ -55,12 +54,12 @@ def scheduler(found: Found, folder: Path) -> None:
     ended = len(store.records())
     early = median([size for done, size in memory.items() if WARM <= done < 2 * WARM])
     growth = max(memory.values()) / early - 1
-    found.exact("trivial runs with a record", ended, RUNS)
-    found.exact("reads of the store while it was written that failed", reads.count(FAILED), 0)
-    found.exact("reads that saw fewer runs than the one before", _backwards(reads), 0)
-    found.at_most("scheduler: seconds per trivial run", seconds / RUNS, OVERHEAD_S)
-    found.at_most("scheduler: growth of its memory", growth, GROWTH, timing=False)
-    found.results["scheduler"] = {
+    findings.exact("trivial runs with a record", ended, RUNS)
+    findings.exact("reads of the store while it was written that failed", reads.count(FAILED), 0)
+    findings.exact("reads that saw fewer runs than the one before", _backwards(reads), 0)
+    findings.at_most("scheduler: seconds per trivial run", seconds / RUNS, OVERHEAD_S)
+    findings.at_most("scheduler: growth of its memory", growth, GROWTH, timing=False)
+    findings.results["scheduler"] = {
         "runs": RUNS,
         "parallel": PARALLEL,
         "seconds": seconds,

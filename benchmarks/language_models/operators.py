@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from _arms import Program, once
-from _model_ours import large
-from _report import Report
-from _sizes import SMALL
+from harness.turns import Program, once
+from language_models.ours import large
+from language_models.rows import Report
+from language_models.sizes import SMALL
 
 KINDS = ("reference", "native")
 
@@ -26,7 +26,11 @@ def ops(report: Report, thread_counts: list[int]) -> None:
     for threads in thread_counts:
         tables: dict[str, dict[str, list[float]]] = {
             framework: once(
-                Program("_op_rows", "table", {"framework": framework, "repeats": 4 * report.turns}),
+                Program(
+                    "language_models.operators",
+                    "table",
+                    {"framework": framework, "repeats": 4 * report.turns},
+                ),
                 threads=threads,
             )
             for framework in ("torch", "mlx")

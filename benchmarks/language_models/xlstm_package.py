@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from _model_peers import xlstm_large
-from _sizes import SMALL
+from language_models.peers import xlstm_large
+from language_models.sizes import SMALL
 
 VOCAB, BATCH, SEQ = 320, SMALL.batch, SMALL.seq
 

@@ -1,6 +1,6 @@
 """One way to load a checkpoint, timed in a fresh process; run by load_checkpoint.py.
 
-    python benchmarks/_load_programs.py PROGRAM DIRECTORY
+    python benchmarks/language_models/load_programs.py PROGRAM DIRECTORY
 
 Prints one JSON object: seconds from the path to weights whose every number has been read, and the
 resident memory before (after all imports) and at its highest.

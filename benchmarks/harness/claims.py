@@ -15,12 +15,12 @@ import statistics
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MET, MISSED, NOT_MEASURABLE = "met", "missed", "not_measurable"
 EXIT_CODES = {MET: 0, MISSED: 1, NOT_MEASURABLE: 3}
 BUSY_SHARE = 0.1  # of one core, used by others: more than that and timings say little
@@ -69,6 +69,26 @@ class Sample:
         return cls(statistics.median(values), min(values), max(values), len(values))
 
 
+@dataclass
+class Findings:
+    """Claims, and further numbers for the JSON line."""
+
+    claims: list[Claim] = field(default_factory=list)
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def at_least(self, name: str, value: float, limit: float) -> None:
+        """Claim that a timing or a ratio of timings is at least so good."""
+        self.claims.append(Claim(name, value, ">=", limit))
+
+    def at_most(self, name: str, value: float, limit: float, *, timing: bool = True) -> None:
+        """Claim a number that should be small; `timing=False` where other load cannot spoil it."""
+        self.claims.append(Claim(name, value, "<=", limit, timing))
+
+    def exact(self, name: str, value: float, expected: float) -> None:
+        """Claim a number that holds on any machine."""
+        self.claims.append(Claim(name, value, "==", expected, timing=False))
+
+
 # -- the machine ----------------------------------------------------------------------------------
 
 
@@ -112,13 +132,13 @@ def unpin(allowed: Sequence[int]) -> None:
 
 def versions(*packages: str) -> dict[str, str | None]:
     """Installed versions of Python and of the packages; None where one is missing."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    installed: dict[str, str | None] = {"python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            installed[package] = None
+    return installed
 
 
 def commit() -> str | None:

@@ -21,16 +21,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/, for what scripts share
-
-from _harness import (
+from harness.claims import (
     BUSY_SHARE,
     EXIT_CODES,
     ROOT,
@@ -38,6 +35,7 @@ from _harness import (
     LoadWatch,
     Sample,
     commit,
+    cores,
     machine,
     own_cpu_s,
     verdict,
@@ -58,6 +56,7 @@ __all__ = [
     "HOLDS",
     "INKS",
     "PARTLY",
+    "cores",
     "UNTOLD",
     "Claim",
     "Compared",
@@ -152,7 +151,7 @@ class Found:
     Attributes:
         compared: every claim of the document that it is about.
         table: rows of a table, each by the name of its column; a float is shown with 4 digits.
-        claims: numbers with limits of our own (`_harness.Claim`); they decide the exit code.
+        claims: numbers with limits of our own (`harness.claims.Claim`); they decide the exit code.
         settings: sizes, step sizes, budgets: what a second person needs to repeat it.
         results: every other number, `Sample`s included.
     """
@@ -173,7 +172,7 @@ def say(text: str) -> None:
 
 
 def _settings_file(name: str) -> Path:
-    return Path(__file__).with_name(f"{name}_settings.json")
+    return Path(__file__).resolve().parents[1] / f"{name}_settings.json"
 
 
 def is_recorded(name: str) -> bool:

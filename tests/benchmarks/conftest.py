@@ -1,0 +1,27 @@
+"""Scripts of benchmarks/ for tests: they are no part of the package."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+FOLDERS = (BENCHMARKS / "experiments", BENCHMARKS)
+
+
+@pytest.fixture(scope="module")
+def load() -> Iterator[Callable[[str], ModuleType]]:
+    """Import a module by its name below benchmarks/ or benchmarks/experiments/."""
+    path, before = list(sys.path), set(sys.modules)
+    sys.path[:0] = map(str, FOLDERS)
+    yield importlib.import_module
+    sys.path[:] = path
+    names = {path.stem for folder in FOLDERS for path in folder.iterdir()}
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in names:
+            del sys.modules[name]
