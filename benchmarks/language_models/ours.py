@@ -21,7 +21,7 @@ from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.optim import Target, clip, updates
+from mlxhog.optim import Target, gradients, updates
 
 Step = Callable[[], float | None]
 """Runs once; returns the seconds that count where not all of it does."""
@@ -92,7 +92,7 @@ def _training_step(model: ModelConfig, size: Any, threads: int, backend: str) ->
         worker.refresh()
         loss, grads = worker.loss_and_grads(batch)
         assert np.isfinite(loss)
-        scale = clip.clip_factor(clip.global_norm(grads), OPTIONS.clip)
+        scale = gradients.clip_factor(gradients.global_norm(grads), OPTIONS.clip)
         steps += 1
         optimizer.step(target, grads, lr=OPTIONS.lr, step=steps, seed=steps, grad_scale=scale)
 

@@ -31,7 +31,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Batches
 from mlxhog.machine.processes import follow_parent
 from mlxhog.models.families import param_spec
-from mlxhog.optim import Target, clip, updates
+from mlxhog.optim import Target, gradients, updates
 from mlxhog.optim.updates import Float32, Int32, Rows
 from mlxhog.optim.written import WrittenSupport
 from mlxhog.strategies.disjoint import block_groups
@@ -122,7 +122,7 @@ class Lane:
         _, grads = self.backend.loss_and_grads(self.batch(number))
         computed = time.process_time()
         grads = self._held(grads, number)
-        scale = clip.clip_factor(clip.global_norm(grads), self.config.clip)
+        scale = gradients.clip_factor(gradients.global_norm(grads), self.config.clip)
         self.optimizer.step(
             self.target, grads, lr=self.config.lr, step=number + 1, seed=number, grad_scale=scale
         )

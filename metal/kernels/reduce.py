@@ -1,7 +1,7 @@
 """What is asked of a gradient before it is applied: norm, clip factor, and whether it is finite.
 
 The norm is summed in float32 in one fixed order, so it has the same bits in every run; it differs
-from `mlxhog.optim.clip.global_norm`, which sums in float64, by rounding. Squares below 1e-38
+from `mlxhog.optim.gradients.global_norm`, which sums in float64, by rounding. Squares below 1e-38
 may vanish, as a GPU flushes denormals, and above 3e38 they are infinite.
 """
 
@@ -57,8 +57,8 @@ def sumsq_final(part: Any) -> Launch:
 def clip_scale(norm: Any, *, max_norm: Any) -> Launch:
     """Launch the factor that brings a gradient down to `max_norm`; output `scale` (1,) float32.
 
-    As `mlxhog.optim.clip.clip_factor`: 1 below `max_norm` or where that is 0. A gradient that is
-    not finite is to be dropped before; its norm gives 1 (NaN) or 0 (infinite).
+    As `mlxhog.optim.gradients.clip_factor`: 1 below `max_norm` or where that is 0. A gradient that
+    is not finite is to be dropped before; its norm gives 1 (NaN) or 0 (infinite).
 
     Args:
         norm: (1,) float32.

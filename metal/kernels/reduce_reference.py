@@ -28,7 +28,7 @@ def sumsq_final(*, part: Float32, n: int, norm: Float32) -> None:
 
 
 def clip_scale(*, norm: Float32, max_norm: Any, scale: Float32) -> None:
-    """The factor of `mlxhog.optim.clip.clip_factor`, in float32."""
+    """The factor of `mlxhog.optim.gradients.clip_factor`, in float32."""
     most = np.float32(max_norm)
     factor = most / (norm.reshape(-1)[:1] + np.float32(1e-6))
     scale[:] = np.where((most > 0) & (factor < 1), factor, np.float32(1))

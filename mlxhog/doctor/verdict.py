@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from mlxhog.backends.gpu_write import doctors_refusal, why_not_metal
-from mlxhog.backends.model_kernels import of_backend
+from mlxhog.backends.kernel_choice import doctors_refusal, of_backend, why_not_metal
 from mlxhog.config.quantities import format_count
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine.machine import Machine

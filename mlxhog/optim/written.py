@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import optim
-from mlxhog.optim import AdamW, Optimizer, OptimizerConfig, Sparsified, Target, clip, updates
+from mlxhog.optim import AdamW, Optimizer, OptimizerConfig, Sparsified, Target, gradients, updates
 from mlxhog.optim.target import parameter
 from mlxhog.optim.updates import Float32, Grads, Slot
 
@@ -90,7 +90,7 @@ class WrittenSupport:
         return {name: parameter(step, self._target.slots[name]) != 0 for name in grads}
 
     def _take_step(self, target: Target, grads: Grads) -> None:
-        scale = clip.clip_factor(clip.global_norm(grads), self._config.clip)
+        scale = gradients.clip_factor(gradients.global_norm(grads), self._config.clip)
         lr = self._config.lr
         self._optimizer.step(target, grads, lr=lr, step=self._step, grad_scale=scale)
 

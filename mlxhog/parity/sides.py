@@ -12,7 +12,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlxhog.backends import model_kernels
+from mlxhog.backends import kernel_choice
 from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine import machine, verdicts
@@ -101,9 +101,9 @@ def _installed(package: str) -> bool:
 def _of_backend(name: str, forms: str) -> Sequence[Side]:
     if name not in BACKENDS:
         return [Side(name, name)]
-    usual = model_kernels.of_backend("auto", name, verdicts.load())
+    usual = kernel_choice.of_backend("auto", name, verdicts.load())
     if forms != "all":
-        form = model_kernels.of_backend(forms, name, verdicts.load())
+        form = kernel_choice.of_backend(forms, name, verdicts.load())
         return [Side(name if form == usual else f"{name}+{form}", name, form)]
     framework, device = name.split(":")
     others = ["reference"] if device == "cpu" else ["reference", "metal"]

@@ -40,7 +40,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.data.ledger import Ledger, TicketState
-from mlxhog.optim import clip, updates
+from mlxhog.optim import gradients, updates
 from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
 from mlxhog.strategies.words import LINE, Journal, StepRecord, Words
 
@@ -282,7 +282,7 @@ class AvgRunsWorker:
         """Add the step to the worker's own copy."""
         context, words = self.context, self._words
         entry, ledger = context.entry, context.ledger
-        norm = clip.global_norm(grads)
+        norm = gradients.global_norm(grads)
         if self._leased:  # else the one before died with its step behind it
             record = self._record(lease, bool(np.isfinite(norm)), samples)
             self._journal.write(record)

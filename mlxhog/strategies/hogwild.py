@@ -16,7 +16,7 @@ import numpy as np
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.data.ledger import NO_END, TicketState
-from mlxhog.optim import clip, updates
+from mlxhog.optim import gradients, updates
 from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
 
 
@@ -93,7 +93,7 @@ class HogwildWorker:
         context = self.context
         entry, counters, ledger = context.entry, context.arena.counters, context.ledger
         grads = self._own(grads)
-        norm = clip.global_norm(grads)
+        norm = gradients.global_norm(grads)
         entry.phase = Phase.APPLY
         ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
         finite = bool(np.isfinite(norm))

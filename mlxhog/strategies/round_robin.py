@@ -33,7 +33,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
 from mlxhog.data.ledger import Ledger, TicketState
-from mlxhog.optim import clip, updates
+from mlxhog.optim import gradients, updates
 from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
 from mlxhog.strategies.words import LINE, Journal, StepRecord, Words
 
@@ -175,7 +175,7 @@ class RoundRobinWorker:
         """Wait for the turn, add the step, copy the parameters, pass the turn on."""
         context, words = self.context, self._words
         entry, ledger = context.entry, context.ledger
-        norm = clip.global_norm(grads)
+        norm = gradients.global_norm(grads)
         self._wait_for_turn()
         entry.phase = Phase.APPLY
         if self._leased:  # else the one before died in this turn, with its step behind it

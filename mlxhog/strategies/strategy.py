@@ -24,7 +24,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.ledger import Ledger, Position
 from mlxhog.models.families import ModelConfig
-from mlxhog.optim import Optimizer, Target, clip, updates
+from mlxhog.optim import Optimizer, Target, gradients, updates
 from mlxhog.optim.metal_steps import MetalSteps
 
 
@@ -354,7 +354,7 @@ class Context:
 
     def grad_scale(self, norm: float) -> float:
         """The factor that clips a gradient of this norm."""
-        return clip.clip_factor(norm, self.config.clip)
+        return gradients.clip_factor(norm, self.config.clip)
 
     def copy_to_inbox(self) -> None:
         """Show the backend the model as it stands, untouched by any prediction."""

@@ -15,7 +15,7 @@ from mlxhog import arena
 from mlxhog.arena import Arena, ArenaHandle, Layout, records
 from mlxhog.arena.records import Ring
 from mlxhog.backends.gpu_share import GPUShare
-from mlxhog.backends.gpu_write import Writers
+from mlxhog.backends.kernel_choice import Writers
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import Batch

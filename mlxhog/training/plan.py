@@ -14,9 +14,9 @@ from typing import Any
 
 from mlxhog import optim, strategies
 from mlxhog.arena import Layout
-from mlxhog.backends import gpu_write, model_kernels
+from mlxhog.backends import kernel_choice
 from mlxhog.backends.gpu_share import GPUShare
-from mlxhog.backends.gpu_write import Writers
+from mlxhog.backends.kernel_choice import Writers
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
@@ -109,8 +109,8 @@ def make_plan(config: TrainConfig) -> Plan:
         serial=config.strategy == "serial",
         tokens_per_s=verdicts.load().tokens_per_s,
     )
-    writers = gpu_write.resolve(config, chosen.workers)
-    kernels = model_kernels.resolve(config, chosen.workers)
+    writers = kernel_choice.choose_writers(config, chosen.workers)
+    kernels = kernel_choice.choose_kernels(config, chosen.workers)
     _check_parameters(config, model, here.memory_bytes)
     resumed, found = _resumed(config, model)
     left: Budget | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.backends.gpu_write import Writers
+from mlxhog.backends.kernel_choice import Writers
 from mlxhog.checkpoint import run
 from mlxhog.cli import COMMANDS, mad, main
 from mlxhog.config.config import TrainConfig

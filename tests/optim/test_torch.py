@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, clip
+from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, gradients
 from mlxhog.optim.gradients import Rows
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, initial, parameter, target
 
@@ -58,7 +58,7 @@ def test_dense_steps_with_clipping_and_decay_groups_equal_torchs(name: str, clip
             slot.name: rng.standard_normal(slot.shape, dtype=np.float32) for slot in (MATRIX, BIAS)
         }
         max_norm = 0.5 if clipped else 0.0
-        scale = clip.clip_factor(clip.global_norm(grads), max_norm)
+        scale = gradients.clip_factor(gradients.global_norm(grads), max_norm)
         ours.step(to, grads, lr=LR, step=step, seed=step, grad_scale=scale)
         w.grad, b.grad = (torch.tensor(grads[slot.name]) for slot in (MATRIX, BIAS))
         if clipped:

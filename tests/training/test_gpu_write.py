@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mlxhog import TrainConfig, train
-from mlxhog.backends import gpu_write
+from mlxhog.backends import kernel_choice
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli.train import summary
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -190,10 +190,10 @@ class Doctor:
 
 def resolved(
     monkeypatch: pytest.MonkeyPatch, backends: str, doctor: Doctor, **options: object
-) -> gpu_write.Writers:
+) -> kernel_choice.Writers:
     monkeypatch.setattr(verdicts, "load", lambda: doctor)
     workers = [WorkerSpec(backend, 1) for backend in backends.split()]
-    return gpu_write.resolve(TrainConfig(**options), workers)  # type: ignore[arg-type]
+    return kernel_choice.choose_writers(TrainConfig(**options), workers)  # type: ignore[arg-type]
 
 
 GOOD, BAD = Doctor(True), Doctor(False)
@@ -273,7 +273,7 @@ def test_live_reads_of_a_gpu_need_a_good_verdict_too(monkeypatch: pytest.MonkeyP
 
 def test_without_a_record_of_this_machine_metal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentLacks, match="run `mlxhog doctor`"):
-        gpu_write.resolve(TrainConfig(gpu_write="metal"), [WorkerSpec("mlx:gpu", 1)])
+        kernel_choice.choose_writers(TrainConfig(gpu_write="metal"), [WorkerSpec("mlx:gpu", 1)])
 
 
 @pytest.mark.parametrize("write", ["lossless", "racy"])
@@ -287,7 +287,7 @@ def test_locks_beside_metal_kernels_are_a_contradiction(write: str, who: str) ->
 
 def test_each_worker_gets_the_engine_of_its_framework() -> None:
     def engines(who: str) -> list[str | None]:
-        writers = gpu_write.Writers(who, "cas")
+        writers = kernel_choice.Writers(who, "cas")
         return [writers.engine(b) for b in ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")]
 
     assert engines("cpu") == [None] * 4

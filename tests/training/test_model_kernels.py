@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlxhog import train
-from mlxhog.backends import model_kernels
+from mlxhog.backends import kernel_choice
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine import machine, verdicts
@@ -40,10 +40,10 @@ FASTER, SLOWER, WRONG = measured(), measured(100.0), measured(ok=False)
 
 def resolved(
     monkeypatch: pytest.MonkeyPatch, backends: str, found: Verdicts, **options: object
-) -> model_kernels.Chosen:
+) -> kernel_choice.ModelKernels:
     monkeypatch.setattr(verdicts, "load", lambda: found)
     workers = [WorkerSpec(backend, 1) for backend in backends.split()]
-    return model_kernels.resolve(TrainConfig(**options), workers)  # type: ignore[arg-type]
+    return kernel_choice.choose_kernels(TrainConfig(**options), workers)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

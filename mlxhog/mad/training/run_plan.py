@@ -12,7 +12,7 @@ from functools import partial
 
 from mlxhog import optim, strategies
 from mlxhog.arena import Arena
-from mlxhog.backends import gpu_write, model_kernels
+from mlxhog.backends import kernel_choice
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
@@ -114,8 +114,8 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
     )
     workers = chosen.workers
     training = _training(config, workers, inside)
-    writers = gpu_write.resolve(training, workers)
-    kernels = model_kernels.resolve(training, workers)
+    writers = kernel_choice.choose_writers(training, workers)
+    kernels = kernel_choice.choose_kernels(training, workers)
     n_tickets = math.ceil(settings.train_rows / protocol.batch_size)
     strategy = strategies.build(training, len(workers))
     per_epoch = max(1, n_tickets // strategy.batches_per_step())

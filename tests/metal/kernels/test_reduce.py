@@ -12,7 +12,7 @@ from mlxhog.errors import ShapeError
 from mlxhog.metal.engine import Engine
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernels import reduce
-from mlxhog.optim.clip import clip_factor, global_norm
+from mlxhog.optim.gradients import clip_factor, global_norm
 from tests.metal.kernels.numbers import SIZES, Array, assert_same_bits, counter, normal, odd
 
 # Sums of squares in float32: 16 in a thread, a tree of 5 and 8 in a group, then likewise over
