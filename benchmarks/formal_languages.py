@@ -32,7 +32,7 @@ from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.machine.processes import thread_limits
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.optim import AdamW, Target, clip, schedules, updates
+from mlxhog.optim import AdamW, Target, gradients, schedules, updates
 
 TRAIN_SIZES, LONG_SIZES = (3, 40), (40, 256)
 CHANCE = 0.5
@@ -270,7 +270,7 @@ class Learner:
         loss, grads = self.backend.loss_and_grads(parity(self._data, self.recipe.batch, sizes))
         lr = self._schedule((self.steps + 1) / self.recipe.steps, self.steps)
         self.steps += 1
-        scale = clip.clip_factor(clip.global_norm(grads), self.recipe.clip)
+        scale = gradients.clip_factor(gradients.global_norm(grads), self.recipe.clip)
         self._optimizer.step(self._target, grads, lr=lr, step=self.steps, grad_scale=scale)
         self.backend.refresh()
         return loss

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.arena import segment as segments
-from mlxhog.arena.counters import Counters
+from mlxhog.arena.control import Counters
 from mlxhog.arena.handover import DescriptorServer, receive_fd
 from mlxhog.arena.header import Header, read_header
 from mlxhog.arena.layout import PAGE, Layout
@@ -27,7 +27,7 @@ from mlxhog.arena.process import process_start_time
 from mlxhog.arena.workers import Phase, State, WorkerTable
 from mlxhog.errors import ArenaError, WriteModeError
 
-WRITE_MODES = ("lossless", "racy", "cas", "owner")
+WRITE_MODES = ("lossless", "racy", "cas")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Arena:
 
     Attributes:
         layout: where everything lies.
-        write: how every writer adds its steps: `lossless`, `racy`, `cas` or `owner`.
+        write: how every writer adds its steps: `lossless`, `racy` or `cas`.
         run_id: the run it belongs to.
         readonly: whether this mapping refuses to write; a write then ends the process.
         note: "", or what its creator should tell the user of how it is kept.
@@ -200,15 +200,6 @@ class Arena:
         """The lost-update probe, (64,): every step adds 1 to each element."""
         slot = self.layout.probe
         return self.params[slot.offset : slot.offset + slot.size]
-
-    def self_check(self, slot: int) -> NDArray[np.float32]:
-        """One float, (1,), for worker slot `slot` to prove an import with (`importing.sees`).
-
-        Raises:
-            ArenaError: no such slot.
-        """
-        at = self.layout.self_check(self.workers.entry(slot).slot)
-        return self.params[at : at + 1]
 
     def param(self, name: str) -> NDArray[np.float32]:
         """One parameter in its own shape, float32.

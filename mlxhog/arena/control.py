@@ -1,4 +1,6 @@
-"""The words by which supervisor and workers talk: names of the arena's counters.
+"""The words by which supervisor and workers talk: the arena's counters.
+
+Each is 64 bits on a cache line of its own.
 
 command         what workers should be doing now (`Command`); the supervisor writes it
 start_ns        when training started, monotonic; the supervisor writes it once all are ready
@@ -21,7 +23,67 @@ sample_asked    samples of text asked for
 sample_taken    samples a worker has taken on
 """
 
+from __future__ import annotations
+
 from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import _native
+from mlxhog.errors import ArenaError
+
+LINE = 128  # Apple's cache line; two of x86's
+NAMES = (
+    "version", "tokens", "steps",
+    "command", "pause", "start_ns", "limit_ns",
+    "first_ticket", "end_ticket", "tickets_before",
+    "eval_asked", "eval_taken", "eval_next", "eval_first", "side_until_ns",
+    "sample_asked", "sample_taken",
+)  # fmt: skip
+_OFFSETS = {name: LINE * i for i, name in enumerate(NAMES)}
+_MODULUS = 1 << 64
+
+
+class Counters:
+    """Atomic access to the counters by name.
+
+    Concurrency: any process, any time. A load sees everything written before the store or add whose
+    value it reads (acquire and release).
+    """
+
+    def __init__(self, data: NDArray[np.uint8]) -> None:
+        """Wrap the arena's segment `counters`; read-only memory allows `load` only."""
+        self._data = data
+
+    def load(self, name: str) -> int:
+        """The counter's value, 0 <= value < 2^64."""
+        return _native.load_u64(self._data, _offset(name))
+
+    def store(self, name: str, value: int) -> None:
+        """Set the counter."""
+        _native.store_u64(self._writable(), _offset(name), value % _MODULUS)
+
+    def add(self, name: str, value: int = 1) -> int:
+        """Add to the counter, modulo 2^64, and return its old value; `value` may be negative."""
+        return _native.add_u64(self._writable(), _offset(name), value % _MODULUS)
+
+    def compare_exchange(self, name: str, expected: int, desired: int) -> bool:
+        """Set the counter if it is `expected`; returns whether it was."""
+        return _native.cas_u64(self._writable(), _offset(name), expected, desired % _MODULUS)
+
+    def _writable(self) -> NDArray[np.uint8]:
+        if not self._data.flags.writeable:
+            raise ArenaError("this arena is attached read-only; only workers write counters")
+        return self._data
+
+
+def _offset(name: str) -> int:
+    try:
+        return _OFFSETS[name]
+    except KeyError:
+        raise ArenaError(f"no counter {name!r}; there are {', '.join(NAMES)}") from None
+
 
 EVAL_ROUND = 1 << 32
 

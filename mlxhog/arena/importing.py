@@ -2,24 +2,20 @@
 
 Metal wraps host memory into a buffer only if it begins on a page and is whole pages long, and MLX
 counts an array's elements in 31 bits. So a segment is imported whole, padding included, as one flat
-array or as the fewest that fit; parameters are slices of those. `Arena.self_check` has a float per
-worker slot on which `sees` proves at run time that both sides really are one memory.
+array or as the fewest that fit; parameters are slices of those.
 Sources: MLX pull request 3872 (`copy=False`), Apple, `newBufferWithBytesNoCopy`.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import EnvironmentLacks, ShapeError
 
 MOST_ELEMENTS = 2**31 - 1  # of one MLX array: its sizes are int32
-_PATTERNS = (0x55, 0xAA, 0x0F)  # bytes; none of them makes a NaN of a float32
 
 
 def pieces(
@@ -73,32 +69,3 @@ def whole(host: NDArray[Any]) -> NDArray[Any]:
             f"{MOST_ELEMENTS:,}; train with --read snapshot and --gpu-write cpu"
         )
     return first
-
-
-def sees(write: NDArray[Any], read: Callable[[], NDArray[Any]]) -> bool:
-    """Whether what one side writes shows on the other; the old contents are put back.
-
-    Args:
-        write: writable view that nobody else uses meanwhile, such as `Arena.self_check(slot)`.
-        read: returns what the other side now has in the same place, same shape and dtype; called
-            after every write, so an importer that took a copy is found out.
-
-    Raises:
-        ShapeError: the two sides do not have the same bytes.
-    """
-    ours = write.view(np.uint8)
-    before = ours.copy()
-    try:
-        for pattern in _PATTERNS:
-            ours[...] = pattern
-            theirs = np.ascontiguousarray(read())
-            if theirs.nbytes != write.nbytes:
-                raise ShapeError(
-                    f"one side has {write.nbytes} bytes, the other {theirs.nbytes}; "
-                    "compare the same place of both"
-                )
-            if not (theirs.view(np.uint8) == pattern).all():
-                return False
-        return True
-    finally:
-        ours[...] = before

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxhog.arena.layout import PAGE
-from mlxhog.arena.memory import available_bytes
+from mlxhog.arena.process import available_bytes
 from mlxhog.errors import ArenaError, EnvironmentLacks
 from mlxhog.files.durable import require_space
 

@@ -1,11 +1,18 @@
-"""How much of the GPU's memory one worker may take, beside the others that use the same GPU."""
+"""How much of the GPU's memory one worker may take, beside the others that use the same GPU.
+
+Work goes to the GPU in pieces: macOS ends a process whose GPU work keeps the display waiting. A
+piece is what is computed between two waits for the GPU. How long one may take is not documented
+(mlx issue 3267), so the supervisor halves it for a worker that was ended.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
+from mlxhog.data.batch import Batch
 from mlxhog.errors import EnvironmentLacks
 
 USABLE = 0.75  # of what the system recommends; the rest is for the display and other programs
@@ -67,3 +74,17 @@ def limit_mps(share: GPUShare) -> None:
         os.environ["PYTORCH_MPS_HIGH_WATERMARK_RATIO"] = f"{high:.4f}"
         # torch refuses a low mark above the high one, and its default is
         os.environ["PYTORCH_MPS_LOW_WATERMARK_RATIO"] = f"{LOW_WATERMARK * high:.4f}"
+
+
+def rows(batch: Batch, share: GPUShare) -> Iterator[Batch]:
+    """The sequences of a batch, as many at a time as a piece holds, but at least one."""
+    step = max(1, share.piece_tokens // batch.x.shape[1])
+    for begin in range(0, len(batch.x), step):
+        yield batch.part(begin, begin + step)
+
+
+def spans(shape: tuple[int, ...], share: GPUShare) -> Iterator[slice]:
+    """Positions 0 .. S - 1 of tokens (B, S), as many at a time as a piece holds."""
+    step = max(1, share.piece_tokens // shape[0])
+    for begin in range(0, shape[1], step):
+        yield slice(begin, begin + step)

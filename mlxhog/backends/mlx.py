@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
 from mlxhog.arena.importing import whole
-from mlxhog.backends import blas, pieces
+from mlxhog.backends import blas, gpu_share
 from mlxhog.backends.backend import (
     QUANTIZED_BITS,
     WEIGHTS,
@@ -21,12 +21,12 @@ from mlxhog.backends.backend import (
     Grads,
     Int32,
     State,
+    check_batch,
+    check_tokens,
     embedding_rows,
 )
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx
-from mlxhog.backends.ids import check_batch, check_tokens
 from mlxhog.backends.one_token import OneToken
-from mlxhog.backends.signatures import Signatures
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.files import mapped
@@ -36,6 +36,33 @@ from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.kernels import Ops, choose, resolve
 from mlxhog.models.sampled_head import Candidates, SampledHead
 from mlxhog.optim.gradients import Rows
+
+_MOST_FORMS = 16
+
+
+class Signatures:
+    """The shapes that a compiled function was called with; the worker's log names each."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._seen: set[tuple[int, ...]] = set()
+
+    def __len__(self) -> int:
+        """Number of compiled forms."""
+        return len(self._seen)
+
+    def call(self, shape: tuple[int, ...]) -> None:
+        """Note a call with inputs of this shape."""
+        if shape in self._seen:
+            return
+        self._seen.add(shape)
+        print(f"gradient compiled for {shape[0]} x {shape[1]} tokens, form {len(self)}", flush=True)
+        if len(self) == _MOST_FORMS + 1:
+            print(
+                f"warning: more than {_MOST_FORMS} compiled forms; each holds GPU memory for ever, "
+                "so keep seq_len and batch_size fixed in a run",
+                flush=True,
+            )
 
 
 class MLXBackend:
@@ -256,7 +283,7 @@ class MLXBackend:
     def evaluate(self, batch: Batch) -> Evaluation:
         """See `Backend.evaluate`."""
         check_batch(batch, self.model.vocab_size)
-        parts = pieces.rows(batch, self._share) if self.on_gpu else (batch,)
+        parts = gpu_share.rows(batch, self._share) if self.on_gpu else (batch,)
         nats = sum(self._nats(part) for part in parts)
         return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
 
@@ -297,7 +324,7 @@ class MLXBackend:
             state = self._one_token.unpacked(state)
         if not self.on_gpu:
             return self._last_logits(tokens, state)
-        for span in pieces.spans(tokens.shape, self._share):
+        for span in gpu_share.spans(tokens.shape, self._share):
             last, state = self._last_logits(tokens[:, span], state)
         return last, state
 

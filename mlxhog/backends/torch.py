@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
-from mlxhog.backends import pieces
+from mlxhog.backends import gpu_share
 from mlxhog.backends.backend import (
     WEIGHTS,
     Evaluation,
@@ -19,10 +19,11 @@ from mlxhog.backends.backend import (
     Grads,
     Int32,
     State,
+    check_batch,
+    check_tokens,
     embedding_rows,
 )
 from mlxhog.backends.gpu_share import GPUShare
-from mlxhog.backends.ids import check_batch, check_tokens
 from mlxhog.backends.one_token import OneToken
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -196,7 +197,7 @@ class TorchBackend:
     def evaluate(self, batch: Batch) -> Evaluation:
         """See `Backend.evaluate`."""
         check_batch(batch, self.model.vocab_size)
-        parts = (batch,) if self.device.type == "cpu" else pieces.rows(batch, self._share)
+        parts = (batch,) if self.device.type == "cpu" else gpu_share.rows(batch, self._share)
         nats = sum(self._nats(part) for part in parts)
         return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
 
@@ -238,7 +239,7 @@ class TorchBackend:
             state = self._one_token.unpacked(state)
         if self.device.type == "cpu":
             return self._last_logits(tokens, state)
-        for span in pieces.spans(tokens.shape, self._share):
+        for span in gpu_share.spans(tokens.shape, self._share):
             last, state = self._last_logits(tokens[:, span], state)
         return last, state
 

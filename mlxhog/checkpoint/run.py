@@ -26,7 +26,7 @@ from typing import IO, Any
 from mlxhog.config import limits
 from mlxhog.config.options import did_you_mean
 from mlxhog.errors import RunError
-from mlxhog.files import file_lock, plain_json
+from mlxhog.files import durable, plain_json
 from mlxhog.files.durable import disk_errors, end_of_last_line, replace_file
 
 _STATUS = "run.json"
@@ -79,8 +79,8 @@ class Run:
         with self._open_lock("a+") as file:
             try:
                 with disk_errors(f"locking {self.directory}"):
-                    file_lock.take(file)
-            except file_lock.Held as error:
+                    durable.take(file)
+            except durable.Held as error:
                 raise RunError(
                     f"the run {self.directory} is in use by process {error.holder}; "
                     "wait for it, stop it, or start another run"
@@ -92,7 +92,7 @@ class Run:
         if not (self.directory / "lock").exists():
             return False
         with self._open_lock("r") as file:
-            return file_lock.is_held(file)
+            return durable.is_held(file)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace `run.json`, keeping the time of creation.

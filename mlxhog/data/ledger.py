@@ -47,9 +47,6 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple, TypedDict
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mlxhog import _native
 from mlxhog.arena.arena import Arena
 from mlxhog.arena.process import monotonic_ns
@@ -109,39 +106,11 @@ class Ledger:
         """
         if arena.readonly:
             raise ArenaError("this arena is attached read-only; readers take no tickets")
-        self._wrap(
-            arena.segment("ledger"), arena.segment("tickets"), arena.layout.n_tickets, on_torn
-        )
-
-    @classmethod
-    def on_memory(
-        cls,
-        words: NDArray[np.uint8],
-        slots: NDArray[np.uint64],
-        n: int,
-        *,
-        on_torn: str = "count",
-    ) -> Ledger:
-        """A ledger of `n` tickets per epoch on memory of any origin.
-
-        Args:
-            words: at least 640 bytes, aligned to 128, zeros at the beginning.
-            slots: a power of two of them, zeros at the beginning.
-            n: tickets per epoch.
-            on_torn: `count` or `retry`.
-        """
-        ledger = cls.__new__(cls)
-        ledger._wrap(words, slots, n, on_torn)
-        return ledger
-
-    def _wrap(
-        self, words: NDArray[np.uint8], slots: NDArray[np.uint64], n: int, on_torn: str
-    ) -> None:
         if on_torn not in ON_TORN:
             raise ConfigError(f"on_torn is {on_torn!r}; choose from {', '.join(ON_TORN)}")
-        self.n = n
+        self.n = arena.layout.n_tickets
         self._retry_torn = on_torn == "retry"
-        self._native = _native.TicketLedger(words, slots)
+        self._native = _native.TicketLedger(arena.segment("ledger"), arena.segment("tickets"))
         self._orphans: dict[int, int] = {}  # ticket -> when the sweep first met it
 
     def claim(self, owner: int, end: int = NO_END) -> tuple[int, int] | None:
@@ -231,10 +200,6 @@ class Ledger:
     def epoch(self) -> int:
         """The oldest epoch that is not complete."""
         return self.watermark // self.n
-
-    def epoch_done(self, epoch: int) -> bool:
-        """Whether every ticket of `epoch` is done."""
-        return self.epoch > epoch
 
     def position(self) -> Position:
         """How far training has come.

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxhog.data import corpora, split, tokenizers
-from mlxhog.data.token_writer import TokenWriter, item_size
+from mlxhog.data import corpora, heldout, tokenizers
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.data.tokens import TokenFile
+from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
 from mlxhog.errors import DataError
 from mlxhog.files import plain_json
 from mlxhog.files.durable import full_disk, require_space, sync, write_synced
@@ -102,7 +101,7 @@ def prepare(
     cache = cache_dir or user_cache_directory()
     corpus = corpora.find(source, text_key)
     scan = _scan(corpus)
-    rule = "given" if corpus.validation else split.rule_for(val, scan.n_documents)
+    rule = "given" if corpus.validation else heldout.rule_for(val, scan.n_documents)
     parts = [_VERSION, scan.sha256, tokenizers.identity(tokenizer), rule, str(scan.n_given)]
     identity = "|".join(parts)
     key = hashlib.sha256(identity.encode()).hexdigest()
@@ -169,7 +168,7 @@ def _hashed(corpus: corpora.Corpus, digest: hashlib._Hash) -> corpora.Corpus:
 def _pieces(corpus: corpora.Corpus, rule: str) -> Iterator[tuple[bool, bytes]]:
     """Yield (held out, text) for the whole corpus."""
     if corpus.validation is None:
-        yield from split.split(corpus.documents(), rule)
+        yield from heldout.split(corpus.documents(), rule)
         return
     yield from ((False, document) for document in corpus.documents())
     yield from ((True, document) for document in corpus.validation())

@@ -11,7 +11,7 @@ from typing import Final
 
 from mlxhog.arena import segment
 from mlxhog.arena.child import START_S, Child, Failed, Lane
-from mlxhog.arena.memory import available_bytes
+from mlxhog.arena.process import available_bytes
 from mlxhog.doctor import bench
 from mlxhog.doctor.checks import Check, Result, check
 from mlxhog.errors import EnvironmentLacks

@@ -6,7 +6,6 @@ Fused optimizer steps (`mlxhog.optim`) go through the same native locks and kern
     lossless   0       no increment is lost; locks of a dead worker are taken over (locks.h)
     racy       1       elements never tear; simultaneous increments of one element may be lost
     cas        2       no increment is lost, also beside 32-bit atomics of a GPU; 20-100 x slower
-    owner      3       deltas go to one writer; the kernels here do not implement it
 
 All writers of an arena use the mode in its header. Each parameter has one exclusion unit: `dense`
 (a lock per 1024 floats of the segment) or `rows` (a lock per row), whatever form a gradient has.
@@ -26,7 +25,7 @@ from mlxhog.errors import ShapeError
 from mlxhog.optim import updates_reference
 from mlxhog.optim.gradients import Float32, GradientSum, Grads, Int32, Rows
 
-WRITE_MODES: Final[Mapping[str, int]] = {"lossless": 0, "racy": 1, "cas": 2, "owner": 3}
+WRITE_MODES: Final[Mapping[str, int]] = {"lossless": 0, "racy": 1, "cas": 2}
 UInt32 = NDArray[np.uint32]
 STRIPE: Final = _native.STRIPE  # floats guarded by one dense lock
 

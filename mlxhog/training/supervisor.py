@@ -18,8 +18,7 @@ from pathlib import Path
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
-from mlxhog.arena.memory import limit_in_words
-from mlxhog.arena.process import WatchedTime, monotonic_ns
+from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed

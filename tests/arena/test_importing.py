@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan
-from mlxhog.arena.importing import MOST_ELEMENTS, pieces, sees
+from mlxhog.arena.importing import MOST_ELEMENTS, pieces
 from mlxhog.arena.layout import PAGE
-from mlxhog.errors import ArenaError, EnvironmentLacks, ShapeError
+from mlxhog.errors import EnvironmentLacks, ShapeError
 
 
 @pytest.fixture
@@ -86,42 +86,9 @@ def test_a_read_only_mapping_can_be_imported(arena):
         assert not only.flags.writeable
 
 
-def test_the_self_check_tells_one_memory_from_a_copy_and_leaves_no_trace(arena):
-    at = arena.layout.self_check(2)
-    with Arena.from_handle(arena.handle()) as other:
-        seen = other.params
-        arena.self_check(2)[:] = 5
-        before = arena.params.copy()
-        assert sees(arena.self_check(2), lambda: seen[at : at + 1])
-        early = arena.params.copy()
-        assert not sees(arena.self_check(2), lambda: early[at : at + 1])
-        assert (arena.params == before).all()
-
-
-def test_a_copy_that_is_refreshed_only_once_does_not_pass_for_the_same_memory():
-    ours = np.zeros(4, np.float32)
-    first = []
-
-    def read():
-        first.append(ours.copy())
-        return first[0]
-
-    assert not sees(ours, read)
-    assert len(first) == 2
-
-
-def test_the_self_check_refuses_two_different_places():
-    ours = np.zeros(2, np.float32)
-    with pytest.raises(ShapeError, match="the same place"):
-        sees(ours, lambda: np.zeros(3, np.float32))
-    assert not ours.any()
-
-
 def test_every_worker_slot_checks_on_a_float_of_its_own_that_nothing_else_uses(arena):
     places = [arena.layout.self_check(slot) for slot in range(1, 5)]
     probe = arena.layout.probe
     assert len(set(places)) == 4
     assert min(places) >= probe.offset + probe.size
     assert max(places) < arena.params.size
-    with pytest.raises(ArenaError, match="no worker slot 5"):
-        arena.self_check(5)

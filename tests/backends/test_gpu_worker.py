@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 
 from mlxhog import arena, backends
-from mlxhog.backends import pieces
+from mlxhog.backends import gpu_share
 from mlxhog.backends.backend import Backend
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx, limit_mps
-from mlxhog.backends.mlx import MLXBackend
-from mlxhog.backends.signatures import MOST, Signatures
+from mlxhog.backends.mlx import _MOST_FORMS, MLXBackend, Signatures
 from mlxhog.data.batch import Batch
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import init_params, param_spec
@@ -186,7 +185,7 @@ def test_a_gradient_is_compiled_once_for_every_shape(
 
 def test_too_many_compiled_forms_are_warned_of_once(capsys: pytest.CaptureFixture[str]) -> None:
     signatures = Signatures()
-    for S in range(1, MOST + 5):
+    for S in range(1, _MOST_FORMS + 5):
         signatures.call((2, S))
     out = capsys.readouterr().out
     assert out.count("warning: more than 16 compiled forms") == 1
@@ -194,11 +193,15 @@ def test_too_many_compiled_forms_are_warned_of_once(capsys: pytest.CaptureFixtur
 
 def test_evaluation_and_prompts_are_cut_into_pieces() -> None:
     share = GPUShare(piece_tokens=100)
-    parts = list(pieces.rows(batch(5, 40), share))
+    parts = list(gpu_share.rows(batch(5, 40), share))
     assert [len(part.x) for part in parts] == [2, 2, 1]
     assert sum(part.n_bytes for part in parts) == 60
-    assert [len(part.x) for part in pieces.rows(batch(2, 400), share)] == [1, 1]
-    assert list(pieces.spans((1, 250), share)) == [slice(0, 100), slice(100, 200), slice(200, 300)]
+    assert [len(part.x) for part in gpu_share.rows(batch(2, 400), share)] == [1, 1]
+    assert list(gpu_share.spans((1, 250), share)) == [
+        slice(0, 100),
+        slice(100, 200),
+        slice(200, 300),
+    ]
 
 
 @pytest.mark.usefixtures("no_apple_gpu")

@@ -21,7 +21,7 @@ def work(handle, owner, epochs, seed, pause_ns):
     rng = random.Random(seed * 1000 + owner)
     arena = Arena.from_handle(handle)
     ledger, hits = Ledger(arena), arena.segment("hits")
-    while not ledger.epoch_done(epochs - 1):
+    while ledger.epoch < epochs:
         ticket = ledger.claim(owner)
         if ticket is None or ticket[0] >= epochs:
             if ticket is not None:

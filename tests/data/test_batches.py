@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from mlxhog.data import batches as module
-from mlxhog.data.batches import Batches
-from mlxhog.data.order import Order
-from mlxhog.data.token_writer import TokenWriter
+from mlxhog.data.batches import Batches, Order
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.data.tokens import TokenFile
+from mlxhog.data.tokens import TokenFile, TokenWriter
 
 
 @pytest.fixture

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxhog.data import heldout, split
+from mlxhog.data import heldout
 from mlxhog.data.batch import IGNORED
-from mlxhog.data.token_writer import TokenWriter
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.data.tokens import TokenFile
+from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
 
 
@@ -28,26 +27,26 @@ def token_file(directory: Path, documents: list[bytes]) -> TokenFile:
 
 def test_every_twelfth_document_from_the_sixth_on_is_held_out() -> None:
     documents = [bytes([i]) for i in range(30)]
-    held_out = [text for held, text in split.split(documents, "every-12th") if held]
+    held_out = [text for held, text in heldout.split(documents, "every-12th") if held]
     assert held_out == [bytes([5]), bytes([17]), bytes([29])]
 
 
 @pytest.mark.parametrize(("n", "rule"), [(1, "tail"), (5, "tail"), (6, "every-12th")])
 def test_a_corpus_of_few_documents_holds_out_tails(n: int, rule: str) -> None:
-    assert split.rule_for("every-12th", n) == rule
-    assert split.rule_for("tail", 100) == "tail"
+    assert heldout.rule_for("every-12th", n) == rule
+    assert heldout.rule_for("tail", 100) == "tail"
 
 
 def test_an_unknown_rule_suggests_its_neighbour() -> None:
     with pytest.raises(DataError, match="no held-out rule 'every-12'; did you mean 'every-12th'"):
-        split.rule_for("every-12", 100)
+        heldout.rule_for("every-12", 100)
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.text(alphabet="ab é\n", min_size=1, max_size=2000), min_size=1, max_size=4))
 def test_tails_lose_no_byte_and_cut_no_character(texts: list[str]) -> None:
     documents = [text.encode() for text in texts]
-    pieces = list(split.split(documents, "tail"))
+    pieces = list(heldout.split(documents, "tail"))
     assert b"".join(text for _, text in pieces) == b"".join(documents)
     for _, text in pieces:
         text.decode()
@@ -55,7 +54,7 @@ def test_tails_lose_no_byte_and_cut_no_character(texts: list[str]) -> None:
 
 def test_a_tail_is_about_eight_percent_and_starts_at_a_word() -> None:
     text = b"word " * 4000
-    (_, head), (held_out, tail) = split.split([text], "tail")
+    (_, head), (held_out, tail) = heldout.split([text], "tail")
     assert held_out
     assert abs(len(tail) / len(text) - 0.08) < 0.001
     assert tail.startswith(b"word")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxhog.data.order import Order
+from mlxhog.data.batches import Order
 
 ZEROS = "0" * 64
 

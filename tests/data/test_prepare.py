@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.data import corpora, heldout, token_writer
+from mlxhog.data import corpora, heldout, tokens
 from mlxhog.data.prepare import Prepared, prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
@@ -197,7 +197,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(token_writer.TokenWriter, "add", full)
+    monkeypatch.setattr(tokens.TokenWriter, "add", full)
     with pytest.raises(EnvironmentLacks, match="the disk became full while preparing"):
         prepare(str(corpus), cache_dir=cache)
     assert not leftovers(cache)

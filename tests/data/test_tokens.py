@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxhog.data import bpe
-from mlxhog.data.token_writer import TokenWriter
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
-from mlxhog.data.tokens import TokenFile
+from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
 
 

@@ -34,8 +34,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.data import bpe, corpora, prepare, tokenizers
 from mlxhog.data.byte_tokenizer import ByteTokenizer
-from mlxhog.data.token_writer import TokenWriter
-from mlxhog.data.tokens import TokenFile
+from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.decoding.text import read_prompts
 from mlxhog.errors import MlxhogError
 from mlxhog.files import plain_json, tensors

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ArenaError
+from tests.data.test_ledger import ledger_on
 from tests.faults.native_fuzz import board
 
 HUGE = (1 << 64) - 1
@@ -149,7 +149,7 @@ def test_a_ledger_whose_window_is_impossible_is_an_error_at_once(
 def test_a_slot_in_no_state_is_an_error() -> None:
     words, slots = words_of(next=3)
     slots[1] = 1 << 40 | 6
-    ledger = Ledger.on_memory(words, slots, 4)
+    ledger = ledger_on(words, slots, 4)
     with pytest.raises(ArenaError, match="ticket 1 is in state 6"):
         ledger.sweep_orphans()
     with pytest.raises(ArenaError, match="ticket 1 is in state 6"):

@@ -33,7 +33,7 @@ def test_on_a_mac_without_efficiency_cores_all_cores_count():
 
 @linux_only
 def test_memory_is_what_the_kernel_says_and_available_less_than_all_of_it():
-    code = "from mlxhog.arena.memory import available_bytes; print(available_bytes())"
+    code = "from mlxhog.arena.process import available_bytes; print(available_bytes())"
     available = int(simulated(code))
     assert 0 < available < json.loads(simulated(HERE))["memory_bytes"]
     assert available % 16_384 == 0

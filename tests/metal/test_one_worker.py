@@ -15,7 +15,7 @@ from mlxhog.optim.gradients import Float32, Rows
 from tests.metal.shared import shared
 from tests.optim.small import Slot
 
-MODES = [pytest.param(mode, id=name) for name, mode in updates.WRITE_MODES.items() if mode < 3]
+MODES = [pytest.param(mode, id=name) for name, mode in updates.WRITE_MODES.items()]
 WIDTH = 40
 
 

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from mlxhog.config.selection import Selection
 from mlxhog.optim.gradients import Float32, Int32
-from mlxhog.optim.taking import take
+from mlxhog.optim.sparsified import take
 from tests.optim.small import EMBEDDING, MATRIX, N, initial, parameter
 
 SELECTIONS = [Selection("topk", f) for f in (1e-9, 0.1, 0.5, 1.0)]

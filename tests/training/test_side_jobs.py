@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog.arena.control import EVAL_ROUND, Command
-from mlxhog.arena.counters import LINE, NAMES, Counters
+from mlxhog.arena.control import EVAL_ROUND, LINE, NAMES, Command, Counters
 from mlxhog.training import evaluation, side_jobs
 from mlxhog.training.evaluation import Score, Scores, spread
 

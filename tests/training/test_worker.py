@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog.arena.control import Command
-from mlxhog.arena.counters import LINE, NAMES, Counters
+from mlxhog.arena.control import LINE, NAMES, Command, Counters
 from mlxhog.training import worker
 
 

@@ -12,7 +12,7 @@ from typing import Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mlxhog.arena.memory import available_bytes
+from mlxhog.arena.process import available_bytes
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import SparseRows
 from mlxhog.classic.generators.rows import cifar_dense, linreg5, rcv1_like, svm100

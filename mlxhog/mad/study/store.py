@@ -27,7 +27,7 @@ import yaml
 from mlxhog.config import limits, plain_yaml
 from mlxhog.config.options import did_you_mean
 from mlxhog.errors import StudyError
-from mlxhog.files import file_lock, plain_json
+from mlxhog.files import durable, plain_json
 from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.mad.result import Point
 from mlxhog.mad.study.journal import Journal
@@ -70,8 +70,8 @@ class Store:
         with self._open_lock("a+") as file:
             try:
                 with disk_errors(f"locking {self.directory}"):
-                    file_lock.take(file)
-            except file_lock.Held as error:
+                    durable.take(file)
+            except durable.Held as error:
                 raise StudyError(
                     f"the study {self.directory} is in use by process {error.holder}; wait for it, "
                     "stop it with Ctrl-C, or give another --study"
@@ -87,7 +87,7 @@ class Store:
         if not (self.directory / "lock").exists():
             return False
         with self._open_lock("r") as file:
-            return file_lock.is_held(file)
+            return durable.is_held(file)
 
     def _open_lock(self, mode: str) -> IO[str]:
         try:

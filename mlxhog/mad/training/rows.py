@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.data.batch import Batch
-from mlxhog.data.order import Order
+from mlxhog.data.batches import Order
 from mlxhog.mad.tasks import Dataset, make_task
 
 KEPT = 2
