@@ -1,1 +1,1 @@
-"""xLSTM models: one block is a spec, an MLX twin and a torch twin."""
+"""Language models of several families, each written once over the arrays of any framework."""

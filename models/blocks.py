@@ -37,9 +37,9 @@ def blocks(cfg: ModelConfig) -> list[Block]:
     spec = families.param_spec(cfg)
     of: dict[str, list[str]] = {}
     for name in spec:
-        found = _LAYER.search(name)
+        match = _LAYER.search(name)
         embedding = "embedding" if name == families.embedding(cfg) else "head"
-        of.setdefault(f"layer {found[1]}" if found else embedding, []).append(name)
+        of.setdefault(f"layer {match[1]}" if match else embedding, []).append(name)
     cells = _cells(cfg)
     return [
         Block(

@@ -27,7 +27,7 @@ def check_names(where: str, data: Mapping[Any, Any]) -> None:
             )
 
 
-def convert(name: str, value: object, wanted: object) -> object:
+def convert(name: str, value: object, kind: object) -> object:
     """Convert one value to the annotated type of its field: bool, str, int or float, or int | None.
 
     Numbers may be text, since PyYAML reads `1e-6` as a string.
@@ -35,27 +35,27 @@ def convert(name: str, value: object, wanted: object) -> object:
     Raises:
         ConfigError: the value is of another type.
     """
-    if wanted == int | None:
+    if kind == int | None:
         if value is None:
             return None
-        wanted = int
-    if wanted is bool and isinstance(value, bool):
+        kind = int
+    if kind is bool and isinstance(value, bool):
         return value
-    if wanted is str and isinstance(value, str):
+    if kind is str and isinstance(value, str):
         return value
-    if wanted in (int, float) and isinstance(value, int | float | str):
+    if kind in (int, float) and isinstance(value, int | float | str):
         try:
             number = math.nan if isinstance(value, bool) else float(value)
         except (ValueError, OverflowError):
             number = math.nan
-        most = MOST if wanted is int else MOST_FLOAT
+        most = MOST if kind is int else MOST_FLOAT
         if math.isfinite(number) and abs(number) > most:
             raise ConfigError(f"{name} is {shown(value)}; set it to {most:,} at most")
-        if math.isfinite(number) and (wanted is float or number.is_integer()):
-            return number if wanted is float else int(number)
+        if math.isfinite(number) and (kind is float or number.is_integer()):
+            return number if kind is float else int(number)
     raise ConfigError(
-        f"{name} is {shown(value)} of type {type(value).__name__}; give it as {wanted.__name__}"
-        if isinstance(wanted, type)
+        f"{name} is {shown(value)} of type {type(value).__name__}; give it as {kind.__name__}"
+        if isinstance(kind, type)
         else f"{name} is {shown(value)}; its type is unknown"
     )
 

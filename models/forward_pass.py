@@ -33,6 +33,6 @@ class Pass(Generic[T]):
     hidden: list[T] | None = None
 
     def note(self, x: T) -> None:
-        """Add x to the trace, where one is kept."""
+        """Add x to the trace, where there is one."""
         if self.hidden is not None:
             self.hidden.append(x)

@@ -162,7 +162,7 @@ def loss_from_embedding(
         starts: from the function of that name.
         masks: from `dropout_masks`.
         log_inclusion: (C,) of a sampled loss (`models/sampled_head.py`), for which the head and its
-            bias in `params` are the rows of the C candidates, and labels are places among them.
+            bias in `params` are the rows of the C candidates, and labels are indices among them.
 
     Returns:
         A scalar, float32.

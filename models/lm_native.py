@@ -9,40 +9,23 @@ is tested against.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog._native import XlstmLargeDecoder, XlstmV1Decoder
 from mlxhog.models import xlstm_large, xlstm_v1
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops import kernels
+from mlxhog.models.ops.kernels import resolve
 from mlxhog.models.xlstm_large import decode_native as native_large
 from mlxhog.models.xlstm_v1 import decode_native as native_v1
 
 Float32 = NDArray[np.float32]
 Params = Mapping[str, Float32]
+Step = XlstmLargeDecoder | XlstmV1Decoder
 Shapes = Sequence[Sequence[tuple[int, ...]]]
 """Of every part of every block's state, without the sequences of the batch."""
-
-
-class Step(Protocol):
-    """A native decoder, made of a model's sizes and parameters."""
-
-    @property
-    def state_floats(self) -> int:
-        """N, numbers of a sequence's state."""
-
-    def step(
-        self,
-        tokens: NDArray[np.int32],
-        before: Float32,
-        after: Float32,
-        logits: Float32,
-        *,
-        threads: int,
-    ) -> None:
-        """Read tokens (B,) and the states `before`; write the states `after` and the logits."""
 
 
 _FAMILIES: dict[str, tuple[Callable[[Any, Params], Step], Callable[[Any], Shapes]]] = {
@@ -52,7 +35,7 @@ _FAMILIES: dict[str, tuple[Callable[[Any, Params], Step], Callable[[Any], Shapes
 
 
 def decoder(
-    cfg: ModelConfig, params: Mapping[str, Any], *, framework: str, chosen: str, threads: int
+    cfg: ModelConfig, params: Mapping[str, Any], *, framework: str, kernels: str, threads: int
 ) -> "Decoder | None":
     """Return the native step of a model on the CPU; None where `lm` has to do it.
 
@@ -60,10 +43,10 @@ def decoder(
         cfg: the model.
         params: name -> NumPy array of its memory, read there at every step.
         framework: whose operators it stands in for.
-        chosen: which ops, one of `CHOICES` in `models/ops/kernels.py`.
+        kernels: which ops, one of `CHOICES` in `models/ops/kernels.py`.
         threads: that the step may use.
     """
-    if kernels.resolve(framework, chosen, "cpu") != "native":
+    if resolve(framework, kernels, "cpu") != "native":
         return None
     if any(value.dtype != np.float32 or not value.flags.c_contiguous for value in params.values()):
         return None

@@ -36,7 +36,7 @@ class Candidates:
     Attributes:
         ids: (C,) int32; ascending, each once, in front of any padding.
         log_inclusion: (C,) float32, log pi; 0 for targets.
-        labels: (B, S) int32, places in `ids`; negative labels as they were.
+        labels: (B, S) int32, indices into `ids`; negative labels as they were.
         count: words without padding.
     """
 
@@ -86,15 +86,13 @@ class SampledHead:
         random = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
         others = random.permutation(others)
         share = inclusion(self.weights[others], self.negatives)
-        chosen = systematic(share, random.random())
-        ids = np.concatenate([targets, others[chosen]]).astype(np.int32)
-        log_inclusion = np.concatenate([np.zeros(len(targets)), np.log(share[chosen])])
+        sample = systematic(share, random.random())
+        ids = np.concatenate([targets, others[sample]]).astype(np.int32)
+        log_inclusion = np.concatenate([np.zeros(len(targets)), np.log(share[sample])])
         order = np.argsort(ids)
         ids = ids[order]
-        places = np.where(labels >= 0, np.searchsorted(ids, labels), labels)
-        return Candidates(
-            ids, log_inclusion[order].astype(np.float32), places.astype(np.int32), len(ids)
-        )
+        labels = np.where(labels >= 0, np.searchsorted(ids, labels), labels).astype(np.int32)
+        return Candidates(ids, log_inclusion[order].astype(np.float32), labels, len(ids))
 
 
 def inclusion(weights: Float64, n: int) -> Float64:
@@ -104,8 +102,8 @@ def inclusion(weights: Float64, n: int) -> Float64:
         return share
     below = np.ones(len(weights), bool)
     while True:
-        left = n - np.count_nonzero(~below)
-        share[below] = left * weights[below] / weights[below].sum()
+        remaining = n - np.count_nonzero(~below)
+        share[below] = remaining * weights[below] / weights[below].sum()
         if not (share > 1).any():
             return share
         below &= share < 1
@@ -123,7 +121,7 @@ def systematic(share: Float64, start: float) -> NDArray[np.intp]:
     ends = np.cumsum(share)
     ends *= n / ends[-1] if n else 1.0
     order = np.arange(n)
-    places = np.searchsorted(ends, start + order, side="right")
+    items = np.searchsorted(ends, start + order, side="right")
     # Rounding may put two marks on one item of share 1, or the last behind the end.
-    places = np.maximum.accumulate(places - order) + order
-    return np.minimum(places, len(share) - n + order)
+    items = np.maximum.accumulate(items - order) + order
+    return np.minimum(items, len(share) - n + order)

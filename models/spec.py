@@ -82,12 +82,11 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
             array = _generator(spec.name, seed).random(spec.shape, np.float32)
             return (2.0 * array - 1.0) * np.float32(bound)
         case "inverse_softplus", [low, high]:
-            drawn = _generator(spec.name, seed).random(spec.shape)
-            drawn = low * (high / low) ** drawn
-            return np.asarray(np.log(np.expm1(drawn)), np.float32)
+            uniform = _generator(spec.name, seed).random(spec.shape)
+            return np.asarray(np.log(np.expm1(low * (high / low) ** uniform)), np.float32)
         case "log_of_uniform", [low, high]:
-            drawn = _generator(spec.name, seed).random(spec.shape)
-            return np.asarray(np.log(low + drawn * (high - low)), np.float32)
+            uniform = _generator(spec.name, seed).random(spec.shape)
+            return np.asarray(np.log(low + uniform * (high - low)), np.float32)
         case "log_of_count", []:
             counts = np.arange(1, spec.shape[-1] + 1)
             return np.tile(np.log(counts).astype(np.float32), (*spec.shape[:-1], 1))

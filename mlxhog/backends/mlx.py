@@ -365,7 +365,7 @@ class MLXBackend:
             self.model,
             {name: np.array(value, copy=False) for name, value in self.params.items()},
             framework="mlx",
-            chosen=self.kernels,
+            kernels=self.kernels,
             threads=self._threads,
         )
         return None if decoder is None else OneToken(decoder, _host, self._mx.array)

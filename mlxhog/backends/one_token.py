@@ -12,10 +12,10 @@ from mlxhog.models.lm_native import Decoder
 
 
 class OneToken:
-    """Steps of a native decoder between those of a twin.
+    """Steps of a native decoder between those of `lm`.
 
-    A state is the twin's, a tuple of its arrays per block, or the decoder's, one NumPy array; each
-    is converted where the other side computes next.
+    A state is `lm`'s, a tuple of arrays per block, or the decoder's, one NumPy array; each is
+    converted where the other computes next.
 
     Args:
         decoder: the native step.
@@ -44,7 +44,7 @@ class OneToken:
         return self._decoder.pack([[self._to_host(part) for part in block] for block in state])
 
     def unpacked(self, state: Any) -> Any:
-        """Return a state of either kind as the twin's."""
+        """Return a state of either kind as `lm`'s."""
         if not isinstance(state, np.ndarray):
             return state
         blocks = self._decoder.unpack(state)

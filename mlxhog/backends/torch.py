@@ -282,7 +282,7 @@ class TorchBackend:
             self.model,
             {name: value.detach().numpy() for name, value in self.params.items()},
             framework="torch",
-            chosen=self.kernels,
+            kernels=self.kernels,
             threads=self._threads,
         )
         return None if decoder is None else OneToken(decoder, torch.Tensor.numpy, torch.from_numpy)

@@ -135,15 +135,15 @@ def read_slstm_block(
         return None, {}
     sections = _sections("slstm_block", data, ("slstm", "feedforward"))
     layer, extra = _read(SLSTMLayerConfig, "slstm_block.slstm", sections["slstm"], model, strict)
-    found = {"slstm": extra} if extra else {}
+    unread = {"slstm": extra} if extra else {}
     ffn = None
     if sections["feedforward"] is not None:
         # Bias and dropout of this layer are its own; only its width is the model's.
         model = {"embedding_dim": model.get("embedding_dim")}
         where = "slstm_block.feedforward"
         ffn, extra = _read(FeedForwardConfig, where, sections["feedforward"], model, strict)
-        found |= {"feedforward": extra} if extra else {}
-    return SLSTMBlockConfig(slstm=layer, feedforward=ffn), found
+        unread |= {"feedforward": extra} if extra else {}
+    return SLSTMBlockConfig(slstm=layer, feedforward=ffn), unread
 
 
 def _sections(where: str, data: object, names: tuple[str, ...]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class XLSTMV1Config:
         check_most("num_blocks", self.num_blocks, MOST_LAYERS)
         check_most("embedding_dim", self.embedding_dim)
         check_dropout("dropout", self.dropout)
-        self._check_places()
+        self._check_slstm_at()
         if self.mlstm_block is not None:
             check("mlstm_block.mlstm", self.mlstm_block.mlstm)
         if self.slstm_block is not None:
@@ -174,21 +174,21 @@ class XLSTMV1Config:
             raise ConfigError(f"the architecture lacks {', '.join(missing)}; add it")
         defaults = {"context_length": cls.context_length, "bias": cls.bias, "dropout": cls.dropout}
         for key, read in zip(BLOCKS, (read_mlstm_block, read_slstm_block), strict=True):
-            values[key], left = read(data.get(key), defaults | values, strict=strict)
-            if left:
-                extra[key] = left
+            values[key], unread = read(data.get(key), defaults | values, strict=strict)
+            if unread:
+                extra[key] = unread
         at = data.get("slstm_at")
         if at == "all" or (values["mlstm_block"] is None and not at):
             check_most("num_blocks", values["num_blocks"], MOST_LAYERS)
             at = range(values["num_blocks"])
-        return cls(**values, slstm_at=_places(at), extra=extra)
+        return cls(**values, slstm_at=_slstm_at(at), extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
         """Write the fields of a config.json: the package's own and ours."""
         names = {"architectures": ["xLSTMLMModel"], "model_type": self.model_type}
         ours = {name: getattr(self, name) for name in OURS}
-        left = {key: value for key, value in self.extra.items() if key not in BLOCKS}
-        return names | left | self.to_package() | ours
+        unread = {key: value for key, value in self.extra.items() if key not in BLOCKS}
+        return names | unread | self.to_package() | ours
 
     def to_package(self) -> dict[str, Any]:
         """Write what builds the package's xLSTMLMModelConfig, as nested mappings.
@@ -198,20 +198,20 @@ class XLSTMV1Config:
         fields = dataclasses.asdict(dataclasses.replace(self, extra={}))
         fields = {name: value for name, value in fields.items() if name not in (*OURS, "extra")}
         for block in BLOCKS:
-            for section, left in self.extra.get(block, {}).items():
-                fields[block][section] = left | fields[block][section]
+            for section, unread in self.extra.get(block, {}).items():
+                fields[block][section] = unread | fields[block][section]
         if self.slstm_block is not None:
             cell = {"dtype": "float32"} | fields["slstm_block"]["slstm"] | {"backend": "vanilla"}
             fields["slstm_block"]["slstm"] = cell
         return fields | {"slstm_at": list(self.slstm_at)}
 
-    def _check_places(self) -> None:
+    def _check_slstm_at(self) -> None:
         if len(set(self.slstm_at)) < len(self.slstm_at):
             raise ConfigError(f"slstm_at is {list(self.slstm_at)}; name every block once")
-        for place in self.slstm_at:
-            if not 0 <= place < self.num_blocks:
+        for block in self.slstm_at:
+            if not 0 <= block < self.num_blocks:
                 raise ConfigError(
-                    f"slstm_at names block {place}, and the model has blocks 0 to "
+                    f"slstm_at names block {block}, and the model has blocks 0 to "
                     f"{self.num_blocks - 1}; count from 0, or raise num_blocks"
                 )
         if self.slstm_at and self.slstm_block is None:
@@ -262,10 +262,10 @@ class XLSTMV1Config:
             )
 
 
-def _places(value: object) -> tuple[int, ...]:
+def _slstm_at(value: object) -> tuple[int, ...]:
     """Read slstm_at, after "all" has been resolved."""
     if value is None:
         return ()
     if not isinstance(value, list | tuple | range):
         raise ConfigError(f"slstm_at is {value!r}; give it a list such as [1], or 'all'")
-    return tuple(sorted(int(str(convert("slstm_at", place, int))) for place in value))
+    return tuple(sorted(int(str(convert("slstm_at", block, int))) for block in value))

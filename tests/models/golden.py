@@ -85,8 +85,8 @@ def recorded_config(name: str) -> dict[str, Any]:
 
 def _renamed(tensors: dict[str, Array], prefix: str) -> dict[str, Array]:
     """Tensors of one prefix; the xlstm package calls the embedding `embedding.weight`."""
-    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return {EMBEDDING if k == "embedding.weight" else k: v for k, v in found.items()}
+    result = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return {EMBEDDING if k == "embedding.weight" else k: v for k, v in result.items()}
 
 
 @dataclass(frozen=True)

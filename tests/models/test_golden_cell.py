@@ -5,6 +5,7 @@ import pytest
 
 from tests.models.golden import CELLS, cell_case
 from tests.models.twins import TWINS, Twin
+from tests.pairs import in_pairs
 from tests.tolerances import CELL_EXTREME_F32, CELL_F32, STATE_F32, assert_close
 
 all_twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
@@ -12,9 +13,7 @@ TOLERANCE = {name: CELL_F32 for name in CELLS} | {"mlstm_cell_d_extreme": CELL_E
 all_cells = pytest.mark.parametrize("name", CELLS)
 
 
-@all_twins
-@all_cells
-@pytest.mark.parametrize("chunk_size", [1, 7, 64])
+@in_pairs(twin=TWINS, name=CELLS, chunk_size=[1, 7, 64])
 def test_the_chunk_size_does_not_change_the_output(twin: Twin, name: str, chunk_size: int) -> None:
     case = cell_case(name)
     h, _ = twin.op(

@@ -65,8 +65,8 @@ def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
 
 @pytest.mark.parametrize("name", OPS)
 def test_every_module_offers_every_op_with_the_same_arguments(name: str) -> None:
-    wanted = [p for p in inspect.signature(getattr(Ops, name)).parameters if p != "self"]
+    expected = [p for p in inspect.signature(getattr(Ops, name)).parameters if p != "self"]
     for framework in ("torch", "mlx"):
         for kernels in ("reference", "auto", "metal-emulated"):
             op = getattr(choose(framework, kernels, "cpu"), name)
-            assert list(inspect.signature(op).parameters) == wanted
+            assert list(inspect.signature(op).parameters) == expected

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlxhog.models.ops.kernels import choose
+from mlxhog.models.ops.kernels import Ops, choose
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import param_spec
 from tests.models.golden import CELLS, cell_case
@@ -36,6 +36,14 @@ cells = pytest.mark.parametrize("name", CELLS)
 
 
 @frameworks
+def test_every_op_without_a_kernel_is_the_plain_one(framework: str) -> None:
+    metal, plain = EMULATED[framework].ops, REFERENCE[framework].ops
+    names = [name for name in vars(Ops) if not name.startswith("_")]
+    own = {name for name in names if getattr(metal, name) is not getattr(plain, name)}
+    assert own == {"causal_conv", "mlstm_cell", "slstm_cell"}
+
+
+@frameworks
 @cells
 @pytest.mark.parametrize("chunk_size", [7, 64, 1000])
 def test_output_and_last_state_equal_the_recorded_ones(
@@ -61,10 +69,10 @@ def test_gradients_flow_through_output_and_state_of_one_call_into_the_next(frame
         h, (C, n, _) = ops.mlstm_cell(*(x[:, 13:] for x in p.values()), **how, state=state)
         return (h**2).sum() + (first**3).sum() + (C**2).sum() + n.sum()
 
-    found = EMULATED[framework].op_grads(scalar, inputs)
-    wanted = REFERENCE[framework].op_grads(scalar, inputs)
+    result = EMULATED[framework].op_grads(scalar, inputs)
+    expected = REFERENCE[framework].op_grads(scalar, inputs)
     for name in inputs:
-        assert_close(found[name], wanted[name], GRADIENT_ANY_F32, label=name)
+        assert_close(result[name], expected[name], GRADIENT_ANY_F32, label=name)
 
 
 @frameworks
@@ -75,10 +83,10 @@ def test_a_gradient_through_the_last_state_alone_needs_no_output(framework: str)
         _, (C, _, _) = ops.mlstm_cell(*p.values(), chunk_size=4, eps=1e-6)
         return (C**2).sum()
 
-    found = EMULATED[framework].op_grads(scalar, inputs)
-    wanted = REFERENCE[framework].op_grads(scalar, inputs)
+    result = EMULATED[framework].op_grads(scalar, inputs)
+    expected = REFERENCE[framework].op_grads(scalar, inputs)
     for name in ("k", "v", "i", "f"):
-        assert_close(found[name], wanted[name], GRADIENT_ANY_F32, label=name)
+        assert_close(result[name], expected[name], GRADIENT_ANY_F32, label=name)
 
 
 @frameworks
@@ -87,10 +95,10 @@ def test_the_tiny_model_has_the_loss_and_every_gradient_of_the_reference(framewo
     params = perturbed_params(cfg, seed=0)
     tokens, labels = batch(cfg, 2, 13, seed=0)
     loss, grads = EMULATED[framework].loss_and_grads(cfg, params, tokens, labels)
-    wanted_loss, wanted = REFERENCE[framework].loss_and_grads(cfg, params, tokens, labels)
-    assert_close(loss, wanted_loss, LOSS_F32)
+    expected_loss, expected = REFERENCE[framework].loss_and_grads(cfg, params, tokens, labels)
+    assert_close(loss, expected_loss, LOSS_F32)
     for name in param_spec(cfg):
-        assert_close(grads[name], wanted[name], GRADIENT_ANY_F32, label=name)
+        assert_close(grads[name], expected[name], GRADIENT_ANY_F32, label=name)
 
 
 @frameworks
@@ -109,13 +117,13 @@ def test_a_sequence_in_pieces_equals_the_whole_sequence(framework: str) -> None:
 def test_inputs_of_16_bits_are_computed_in_float32() -> None:
     inputs = [value.astype(np.float16) for value in cell_inputs(1, 5, 1, 3, 4, seed=2).values()]
     how: dict[str, Any] = {"chunk_size": 4, "eps": 1e-6}
-    wanted = Twin("torch", "reference").op("mlstm_cell", *inputs, **how)[0]
+    expected = Twin("torch", "reference").op("mlstm_cell", *inputs, **how)[0]
     h, _ = choose("torch", "metal-emulated", "cpu").mlstm_cell(*map(torch.tensor, inputs), **how)
     assert h.dtype == torch.float32
-    assert_close(h, wanted, CELL_F32)
+    assert_close(h, expected, CELL_F32)
     h, _ = choose("mlx", "metal-emulated", "cpu").mlstm_cell(*map(mx.array, inputs), **how)
     assert h.dtype == mx.float32
-    assert_close(np.array(h), wanted, CELL_F32)
+    assert_close(np.array(h), expected, CELL_F32)
 
 
 @frameworks
@@ -142,11 +150,11 @@ def test_on_a_gpu_the_engine_gets_the_arrays_of_the_framework_itself(
         h, (C, _, _) = ops.mlstm_cell(*p.values(), chunk_size=4, eps=1e-6)
         return (h**2).sum() + C.sum()
 
-    wanted = REFERENCE[framework].op_grads(scalar, inputs)
-    found = EMULATED[framework].op_grads(lambda _, p: scalar(ops, p), inputs)
+    expected = REFERENCE[framework].op_grads(scalar, inputs)
+    result = EMULATED[framework].op_grads(lambda _, p: scalar(ops, p), inputs)
     assert len(launches) == 6
     for name in inputs:
-        assert_close(found[name], wanted[name], GRADIENT_ANY_F32, label=name)
+        assert_close(result[name], expected[name], GRADIENT_ANY_F32, label=name)
 
 
 @frameworks
@@ -164,11 +172,11 @@ def test_on_a_gpu_the_convolution_runs_its_five_kernels_on_the_arrays_of_the_fra
         y, last = ops.causal_conv(**p, starts=flags, silu=True)
         return (y**2).sum() + (last**3).sum()
 
-    wanted = REFERENCE[framework].op_grads(scalar, inputs)
-    found = EMULATED[framework].op_grads(lambda _, p: scalar(ops, p), inputs)
+    expected = REFERENCE[framework].op_grads(scalar, inputs)
+    result = EMULATED[framework].op_grads(lambda _, p: scalar(ops, p), inputs)
     assert len(launches) == 5
     for name in inputs:
-        assert_close(found[name], wanted[name], OP_GRADIENT_F32, label=name)
+        assert_close(result[name], expected[name], OP_GRADIENT_F32, label=name)
 
 
 def test_under_mlx_the_cell_and_its_gradient_are_traced_without_evaluating(

@@ -34,11 +34,11 @@ def test_on_a_gpu_the_engine_gets_the_arrays_of_the_framework_itself(
         h, (h_last, c, _, _) = ops.slstm_cell(*p.values(), starts=starts)
         return (h**2).sum() + (h_last**3).sum() + c.sum()
 
-    wanted = twin.op_grads(scalar, inputs)
-    found = twin.op_grads(lambda _, p: scalar(ops, p), inputs)
+    expected = twin.op_grads(scalar, inputs)
+    result = twin.op_grads(lambda _, p: scalar(ops, p), inputs)
     assert len(launches) == 2
     for name in inputs:
-        assert_close(found[name], wanted[name], SLSTM_GRADIENT_F32, label=name)
+        assert_close(result[name], expected[name], SLSTM_GRADIENT_F32, label=name)
 
 
 def test_under_mlx_the_cell_and_its_gradient_are_traced_without_evaluating(
@@ -67,10 +67,10 @@ def test_a_head_wider_than_a_group_of_threads_is_refused_with_the_limit(framewor
 
 def test_inputs_of_16_bits_are_computed_in_float32() -> None:
     inputs = [value.astype(np.float16) for value in slstm_inputs(1, 5, 2, 3).values()]
-    wanted, _ = REFERENCE["torch"].op("slstm_cell", *inputs)
+    expected, _ = REFERENCE["torch"].op("slstm_cell", *inputs)
     h, _ = choose("torch", "metal-emulated", "cpu").slstm_cell(*map(torch.tensor, inputs))
     assert h.dtype == torch.float32
-    assert_close(h, wanted, SLSTM_F32)
+    assert_close(h, expected, SLSTM_F32)
     h, _ = choose("mlx", "metal-emulated", "cpu").slstm_cell(*map(mx.array, inputs))
     assert h.dtype == mx.float32
-    assert_close(np.array(h), wanted, SLSTM_F32)
+    assert_close(np.array(h), expected, SLSTM_F32)

@@ -15,6 +15,7 @@ from mlxhog.models.ops.reference import mlstm_mlx, mlstm_numpy, mlstm_torch
 from tests.models.golden import CELLS, cell_case
 from tests.models.sample import cell_inputs
 from tests.models.twins import Twin
+from tests.pairs import in_pairs
 from tests.tolerances import (
     CELL_EXTREME_F32,
     CELL_F32,
@@ -107,9 +108,9 @@ FORMS = WITH_STATE | PARALLEL
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 forms_with_state = pytest.mark.parametrize("form", WITH_STATE.values(), ids=WITH_STATE)
 frameworks = pytest.mark.parametrize("framework", MODULES)
-sizes = pytest.mark.parametrize("S", [1, 4, 7, 33], ids="S={}".format)
-all_eps = pytest.mark.parametrize("eps", [1e-6, 1e-3, 0.1])
 
+SIZES = {f"S={S}": S for S in (1, 4, 7, 33)}
+EPS = (1e-6, 1e-3, 0.1)
 WIDTHS = (2, 3, 5)  # NH, DK, DV
 
 
@@ -131,8 +132,8 @@ def in_float64(x: Arrays, eps: float) -> tuple[list[Array], Callable[..., Arrays
     names = (*"qkvif", *STATE)
 
     def grads(dh: Array, *d_last: Array) -> Arrays:
-        found = backward(dh.astype(np.float64), [d.astype(np.float64) for d in d_last] or None)
-        return {name: g for name, g in zip(names, found, strict=True) if name in x}
+        result = backward(dh.astype(np.float64), [d.astype(np.float64) for d in d_last] or None)
+        return {name: g for name, g in zip(names, result, strict=True) if name in x}
 
     return [h, *last], grads
 
@@ -153,38 +154,34 @@ def test_outputs_states_and_gradients_equal_the_recorded_ones(form: Form, name: 
     for kind in recorded:
         assert_close(h, case.h(kind), tolerance, label=kind)
         for part, letter in zip(last, STATE, strict=False):
-            wanted = case.recorded[f"{kind}.{letter}"].reshape(part.shape)
-            assert_close(part, wanted, STATE_F32, label=f"{kind} {letter}")
+            expected = case.recorded[f"{kind}.{letter}"].reshape(part.shape)
+            assert_close(part, expected, STATE_F32, label=f"{kind} {letter}")
         for letter in "qkvif":
             assert_close(grads[letter], case.grad(kind, letter), GRADIENT_ANY_F32, label=letter)
         for letter in "Cn" if case.state is not None else "":
-            wanted = case.recorded[f"{kind}.grad_{letter.lower()}_initial"]
-            assert_close(grads[letter], wanted, GRADIENT_ANY_F32, label=letter)
+            expected = case.recorded[f"{kind}.grad_{letter.lower()}_initial"]
+            assert_close(grads[letter], expected, GRADIENT_ANY_F32, label=letter)
 
 
-@forms_with_state
-@all_eps
-@sizes
+@in_pairs(form=WITH_STATE, eps=EPS, S=SIZES)
 def test_gradients_through_output_and_last_state_are_exact_for_any_eps(
     form: Form, S: int, eps: float
 ) -> None:
     x, weights = sample(S, state=True)
-    results, wanted = in_float64(x, eps)
-    found = form(x, chunk_size=4, eps=eps)
-    for name, a, b in zip(("h", *STATE), found, results, strict=True):
+    results, expected = in_float64(x, eps)
+    result = form(x, chunk_size=4, eps=eps)
+    for name, a, b in zip(("h", *STATE), result, results, strict=True):
         assert_close(a, b, CELL_F32, label=name)
     grads = form.grads(x, weights, chunk_size=4, eps=eps)
-    for name, gradient in wanted(*weights).items():
+    for name, gradient in expected(*weights).items():
         assert_close(grads[name], gradient, CELL_GRADIENT_F32, label=name)
 
 
-@forms
-@all_eps
-@sizes
+@in_pairs(form=FORMS, eps=EPS, S=SIZES)
 def test_gradients_without_a_state_are_exact_for_any_eps(form: Form, S: int, eps: float) -> None:
     x, (dh, *_) = sample(S, state=False)
-    _, wanted = in_float64(x, eps)
-    exact = wanted(dh)
+    _, expected = in_float64(x, eps)
+    exact = expected(dh)
     if form in PARALLEL.values():
         _, backward = mlstm_numpy.parallel(*(v.astype(np.float64) for v in x.values()), eps=eps)
         exact = dict(zip("qkvif", backward(dh.astype(np.float64)), strict=True))
@@ -228,7 +225,7 @@ def test_a_document_behind_another_computes_what_it_computes_alone(form: Form) -
         own = slice(start, start + length)
         alone = {name: np.ascontiguousarray(value[:, own]) for name, value in x.items()}
         assert_close(h[:, own], form(alone, **how)[0], CELL_F32, label=f"from {start}")
-        wanted = form.grads(alone, [np.ascontiguousarray(dh[:, own])], **how)
-        for name in wanted:
+        expected = form.grads(alone, [np.ascontiguousarray(dh[:, own])], **how)
+        for name in expected:
             label = f"{name} from {start}"
-            assert_close(grads[name][:, own], wanted[name], CELL_GRADIENT_F32, label=label)
+            assert_close(grads[name][:, own], expected[name], CELL_GRADIENT_F32, label=label)

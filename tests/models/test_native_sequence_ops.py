@@ -99,7 +99,7 @@ def test_padding_keys_and_what_lies_behind_the_window_get_no_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "window", "L", "wanted"),
+    ("lengths", "window", "L", "expected"),
     [
         ([2], None, 9, "lengths has 2 at 0, expected 3 to 9"),
         ([10], None, 9, "lengths has 10 at 0, expected 3 to 9"),
@@ -108,12 +108,12 @@ def test_padding_keys_and_what_lies_behind_the_window_get_no_gradient() -> None:
     ],
 )
 def test_attention_refuses_what_it_would_read_past(
-    lengths: list[int] | None, window: int | None, L: int, wanted: str
+    lengths: list[int] | None, window: int | None, L: int, expected: str
 ) -> None:
     q, k = draw(1, 3, 2, 4), draw(1, L, 2, 4)
     counts = None if lengths is None else np.array(lengths, np.int32)
     out, lse = np.zeros_like(q), np.zeros((1, 2, 3), np.float32)
-    with pytest.raises(ValueError, match=wanted):
+    with pytest.raises(ValueError, match=expected):
         ops.attention(q, k, k, counts, out, lse, window=window, threads=1)
     assert not out.any()
 

@@ -92,9 +92,9 @@ def model(name: str) -> tuple[ModelConfig, dict[str, Any]]:
 
 
 def native(cfg: ModelConfig, params: Any, *, threads: int) -> Decoder:
-    found = lm_native.decoder(cfg, params, framework="torch", chosen="native", threads=threads)
-    assert found is not None
-    return found
+    result = lm_native.decoder(cfg, params, framework="torch", kernels="native", threads=threads)
+    assert result is not None
+    return result
 
 
 def decode(decoder: Decoder, tokens: Any, state: Any = None) -> tuple[Any, Any]:
@@ -102,8 +102,8 @@ def decode(decoder: Decoder, tokens: Any, state: Any = None) -> tuple[Any, Any]:
     state = decoder.init_state(len(tokens)) if state is None else state
     logits = []
     for t in range(tokens.shape[1]):
-        found, state = decoder.step(tokens[:, t], state)
-        logits.append(found)
+        result, state = decoder.step(tokens[:, t], state)
+        logits.append(result)
     return np.stack(logits, axis=1), state
 
 
@@ -114,11 +114,11 @@ def test_steps_give_the_logits_and_the_state_of_the_whole_sequence(name: str) ->
     tokens[1, [0, 4]] = 3  # where a model that resets begins anew
     decoder = native(cfg, params, threads=3)
     logits, state = decode(decoder, tokens)
-    wanted, wanted_state = PLAIN.logits(cfg, params, tokens)
-    assert_close(logits, wanted, LOGITS_F32)
-    for layer, blocks in enumerate(zip(decoder.unpack(state), wanted_state, strict=True)):
-        for part, (found, recorded) in enumerate(zip(*blocks, strict=True)):
-            assert_close(found, recorded, STATE_F32, label=f"part {part} of block {layer}")
+    expected, expected_state = PLAIN.logits(cfg, params, tokens)
+    assert_close(logits, expected, LOGITS_F32)
+    for layer, blocks in enumerate(zip(decoder.unpack(state), expected_state, strict=True)):
+        for part, (result, recorded) in enumerate(zip(*blocks, strict=True)):
+            assert_close(result, recorded, STATE_F32, label=f"part {part} of block {layer}")
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_a_step_goes_on_from_a_state_of_the_twin_and_gives_one_back(name: str) -
     _, half = PLAIN.logits(cfg, params, tokens[:, :5])
     logits, state = decode(decoder, tokens[:, 5:7], decoder.pack(half))
     last, _ = PLAIN.logits(cfg, params, tokens[:, 7:], decoder.unpack(state))
-    wanted, _ = PLAIN.logits(cfg, params, tokens)
-    assert_close(np.concatenate([logits, last], axis=1), wanted[:, 5:], LOGITS_F32)
+    expected, _ = PLAIN.logits(cfg, params, tokens)
+    assert_close(np.concatenate([logits, last], axis=1), expected[:, 5:], LOGITS_F32)
 
 
 @pytest.mark.parametrize("name", ["usual", "v1"])
@@ -194,13 +194,13 @@ def test_a_token_outside_the_vocabulary_is_named(name: str) -> None:
 def test_the_native_step_is_chosen_where_native_kernels_compute_in_float32() -> None:
     cfg, params = model("usual")
 
-    def found(params: Any, chosen: str) -> bool:
-        chosen_step = lm_native.decoder(cfg, params, framework="torch", chosen=chosen, threads=1)
+    def result(params: Any, chosen: str) -> bool:
+        chosen_step = lm_native.decoder(cfg, params, framework="torch", kernels=chosen, threads=1)
         return chosen_step is not None
 
-    assert found(params, "native")
-    assert not found(params, "reference")
-    assert not found({name: value.astype(np.float16) for name, value in params.items()}, "native")
+    assert result(params, "native")
+    assert not result(params, "reference")
+    assert not result({name: value.astype(np.float16) for name, value in params.items()}, "native")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.ops.reference import mlstm_numpy
 from tests.models.sample import batch, cell_inputs, config, perturbed_params
 from tests.models.twins import TWINS, Twin
+from tests.pairs import in_pairs
 from tests.tolerances import (
     CELL_EXTREME_F32,
     GRADIENT_ANY_F32,
@@ -36,9 +37,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-@all_twins
-@pytest.mark.parametrize("S", [1, 2, 4, 9, 16, 23])
-@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+@in_pairs(twin=TWINS, changes=CONFIGS, S=[1, 2, 4, 9, 16, 23])
 def test_loss_logits_and_every_gradient_equal_the_float64_reference(
     twin: Twin, changes: dict[str, Any], S: int
 ) -> None:
@@ -47,15 +46,15 @@ def test_loss_logits_and_every_gradient_equal_the_float64_reference(
     tokens, labels = batch(cfg, 3, S, seed=S)
 
     x, starts = lm_numpy.embed(cfg, params, tokens), lm_numpy.starts(cfg, tokens)
-    wanted_logits, _ = lm_numpy.forward(cfg, params, x, starts=starts)
-    wanted_loss, wanted = lm_numpy.differentiate(cfg, params, tokens, labels)
+    expected_logits, _ = lm_numpy.forward(cfg, params, x, starts=starts)
+    expected_loss, expected = lm_numpy.differentiate(cfg, params, tokens, labels)
     logits, _ = twin.logits(cfg, params, tokens)
     loss, grads = twin.loss_and_grads(cfg, params, tokens, labels)
 
-    assert_close(logits, wanted_logits, LOGITS_F32)
-    assert_close(loss, wanted_loss, LOSS_F32)
+    assert_close(logits, expected_logits, LOGITS_F32)
+    assert_close(loss, expected_loss, LOSS_F32)
     for name in param_spec(cfg):
-        assert_close(grads[name], wanted[name], GRADIENT_ANY_F32, label=name)
+        assert_close(grads[name], expected[name], GRADIENT_ANY_F32, label=name)
 
 
 @all_twins
@@ -76,11 +75,11 @@ def test_a_model_at_its_initial_values_equals_the_float64_reference(twin: Twin) 
     cfg = config()
     params = init_params(cfg, seed=0)
     tokens, labels = batch(cfg, 2, 13, seed=0)
-    wanted_loss, wanted = lm_numpy.differentiate(cfg, params, tokens, labels)
+    expected_loss, expected = lm_numpy.differentiate(cfg, params, tokens, labels)
     loss, grads = twin.loss_and_grads(cfg, params, tokens, labels)
-    assert_close(loss, wanted_loss, LOSS_F32)
-    for name in wanted:
-        assert_close(grads[name], wanted[name], GRADIENT_ANY_F32, label=name)
+    assert_close(loss, expected_loss, LOSS_F32)
+    for name in expected:
+        assert_close(grads[name], expected[name], GRADIENT_ANY_F32, label=name)
 
 
 @all_twins
@@ -100,10 +99,10 @@ def test_the_cell_equals_its_reference_at_any_size(
     inputs = cell_inputs(B, S, NH, DK, DV, seed)
     h, state = twin.op("mlstm_cell", *inputs.values(), chunk_size=chunk_size, eps=1e-6)
     exact = [value.astype(np.float64) for value in inputs.values()]
-    wanted_h, wanted_state, _ = mlstm_numpy.recurrent(*exact, eps=1e-6)
-    assert_close(h, wanted_h, CELL_EXTREME_F32)
-    for part, wanted in zip(state, wanted_state, strict=True):
-        assert_close(part, wanted, STATE_F32)
+    expected_h, expected_state, _ = mlstm_numpy.recurrent(*exact, eps=1e-6)
+    assert_close(h, expected_h, CELL_EXTREME_F32)
+    for part, expected in zip(state, expected_state, strict=True):
+        assert_close(part, expected, STATE_F32)
 
 
 @all_twins
@@ -118,9 +117,9 @@ def test_a_sequence_in_pieces_equals_the_whole_sequence(twin: Twin) -> None:
         pieces.append(logits)
     assert_close(np.concatenate(pieces, 1), whole, LOGITS_F32)
     assert state is not None
-    for parts, wanted_parts in zip(state, last, strict=True):
-        for part, wanted in zip(parts, wanted_parts, strict=True):
-            assert_close(part, wanted, STATE_F32)
+    for parts, expected_parts in zip(state, last, strict=True):
+        for part, expected in zip(parts, expected_parts, strict=True):
+            assert_close(part, expected, STATE_F32)
 
 
 @all_twins

@@ -45,22 +45,22 @@ def test_words_are_drawn_as_often_as_their_probability_says() -> None:
     head, draws = SampledHead.of_counts(4, COUNTS), 4000
     seen, stated = np.zeros(10), np.zeros(10)
     for seed in range(draws):
-        found = head.draw(LABELS, seed)
-        seen[found.ids] += 1
-        stated[found.ids] = np.exp(found.log_inclusion)
+        result = head.draw(LABELS, seed)
+        seen[result.ids] += 1
+        stated[result.ids] = np.exp(result.log_inclusion)
     assert (stated[[0, 3, 7]] == 1).all()  # the targets
     error = np.sqrt(stated * (1 - stated) / draws)
     assert (np.abs(seen / draws - stated) <= 4.5 * error).all()
 
 
 def test_candidates_are_the_targets_and_other_words_and_labels_point_at_them() -> None:
-    found = SampledHead.of_counts(4, COUNTS).draw(LABELS, seed=5)
-    assert found.count == len(found.ids) == 7
-    assert (np.diff(found.ids) > 0).all()
+    result = SampledHead.of_counts(4, COUNTS).draw(LABELS, seed=5)
+    assert result.count == len(result.ids) == 7
+    assert (np.diff(result.ids) > 0).all()
     counted = LABELS >= 0
-    np.testing.assert_array_equal(found.ids[found.labels[counted]], LABELS[counted])
-    np.testing.assert_array_equal(found.labels[~counted], LABELS[~counted])
-    assert (found.log_inclusion[np.isin(found.ids, LABELS)] == 0).all()
+    np.testing.assert_array_equal(result.ids[result.labels[counted]], LABELS[counted])
+    np.testing.assert_array_equal(result.labels[~counted], LABELS[~counted])
+    assert (result.log_inclusion[np.isin(result.ids, LABELS)] == 0).all()
 
 
 def test_the_same_seed_draws_the_same_words_and_another_seed_others() -> None:
@@ -74,20 +74,20 @@ def test_a_sampled_sum_over_the_vocabulary_is_right_on_average() -> None:
     head, values = SampledHead.of_counts(4, COUNTS), np.exp(np.linspace(-1, 2, 10))
     estimates = []
     for seed in range(4000):
-        found = head.draw(LABELS, seed)
-        estimates.append(np.sum(values[found.ids] * np.exp(-found.log_inclusion)))
+        result = head.draw(LABELS, seed)
+        estimates.append(np.sum(values[result.ids] * np.exp(-result.log_inclusion)))
     error = np.std(estimates) / np.sqrt(len(estimates))
     assert abs(np.mean(estimates) - values.sum()) < 4.5 * error
 
 
 @pytest.mark.parametrize("n", [7, 50])
 def test_enough_draws_take_every_word_as_it_is(n: int) -> None:
-    found = SampledHead.of_counts(n, COUNTS).draw(LABELS, seed=0)
-    assert found.ids.tolist() == list(range(10))
-    assert not found.log_inclusion.any()
+    result = SampledHead.of_counts(n, COUNTS).draw(LABELS, seed=0)
+    assert result.ids.tolist() == list(range(10))
+    assert not result.log_inclusion.any()
 
 
 def test_a_batch_without_targets_has_candidates_and_no_labels() -> None:
-    found = SampledHead.of_counts(4, COUNTS).draw(np.full((1, 3), IGNORED, np.int32), seed=0)
-    assert found.count == 4
-    assert (found.labels == IGNORED).all()
+    result = SampledHead.of_counts(4, COUNTS).draw(np.full((1, 3), IGNORED, np.int32), seed=0)
+    assert result.count == 4
+    assert (result.labels == IGNORED).all()

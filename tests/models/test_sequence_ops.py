@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 
 from mlxhog.models.ops.reference import attention_numpy, long_conv_numpy, recurrences_numpy
 from tests.models.twins import TWINS, Twin
+from tests.pairs import in_pairs
 from tests.tolerances import SEQUENCE_F32, SEQUENCE_GRADIENT_F32, assert_close
 
 Array = NDArray[Any]
-ALL = TWINS | {
-    "torch-metal-emulated": Twin("torch", "metal-emulated"),
-    "mlx-metal-emulated": Twin("mlx", "metal-emulated"),
-}
-twins = pytest.mark.parametrize("twin", ALL.values(), ids=ALL)
+twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
 
 
 def draw(*shape: int, seed: int = 0) -> Array:
@@ -39,14 +36,14 @@ class Case:
     fixed: dict[str, Any] = field(default_factory=dict)  # arrays without a gradient, and numbers
     form: dict[str, Any] = field(default_factory=dict)  # what the reference does not take
 
-    def wanted(self, **inputs: Array) -> tuple[Array, ...]:
+    def expected(self, **inputs: Array) -> tuple[Array, ...]:
         wide = {name: x.astype(np.float64) for name, x in inputs.items()}
-        found = self.reference(**wide, **self.fixed)
-        return found if isinstance(found, tuple) else (found,)
+        result = self.reference(**wide, **self.fixed)
+        return result if isinstance(result, tuple) else (result,)
 
-    def found(self, twin: Twin) -> tuple[Array, ...]:
-        found = twin.op(self.op, **self.inputs, **self.fixed, **self.form)
-        return found if isinstance(found, tuple) else (found,)
+    def result(self, twin: Twin) -> tuple[Array, ...]:
+        result = twin.op(self.op, **self.inputs, **self.fixed, **self.form)
+        return result if isinstance(result, tuple) else (result,)
 
 
 def decay(
@@ -194,27 +191,27 @@ cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @twins
 @cases
 def test_an_operator_equals_its_reference_position_by_position(twin: Twin, case: Case) -> None:
-    for found, wanted in zip(case.found(twin), case.wanted(**case.inputs), strict=True):
-        assert_close(found, wanted, SEQUENCE_F32)
+    for result, expected in zip(case.result(twin), case.expected(**case.inputs), strict=True):
+        assert_close(result, expected, SEQUENCE_F32)
 
 
 @twins
 @cases
 def test_every_gradient_equals_central_differences(twin: Twin, case: Case) -> None:
-    weights = [draw(*y.shape, seed=9) for y in case.wanted(**case.inputs)]
+    weights = [draw(*y.shape, seed=9) for y in case.expected(**case.inputs)]
 
     def scalar(ops: Any, p: Any) -> Any:
         fixed = {
             name: twin.array(x) if isinstance(x, np.ndarray) else x
             for name, x in case.fixed.items()
         }
-        found = getattr(ops, case.op)(**p, **fixed, **case.form)
-        found = found if isinstance(found, tuple) else (found,)
-        pairs = zip(found, weights, strict=True)
+        result = getattr(ops, case.op)(**p, **fixed, **case.form)
+        result = result if isinstance(result, tuple) else (result,)
+        pairs = zip(result, weights, strict=True)
         return sum((y * twin.array(w)).sum() for y, w in pairs)
 
     def loss(**inputs: Array) -> float:
-        pairs = zip(case.wanted(**inputs), weights, strict=True)
+        pairs = zip(case.expected(**inputs), weights, strict=True)
         return float(sum((y * w).sum() for y, w in pairs))
 
     grads = twin.op_grads(scalar, case.inputs)
@@ -222,26 +219,24 @@ def test_every_gradient_equals_central_differences(twin: Twin, case: Case) -> No
     for name, x in case.inputs.items():
         direction = draw(*x.shape, seed=11).astype(np.float64)
         moved = partial(_moved, case.inputs, name, direction)
-        wanted = (loss(**moved(1e-5)) - loss(**moved(-1e-5))) / 2e-5
-        found = float((grads[name].astype(np.float64) * direction).sum())
+        expected = (loss(**moved(1e-5)) - loss(**moved(-1e-5))) / 2e-5
+        result = float((grads[name].astype(np.float64) * direction).sum())
         largest = np.sqrt((grads[name] ** 2).sum() * (direction**2).sum())
         size = max(float(largest), 1e-3)  # a query of one key has no gradient at all
-        assert_close(found / size, wanted / size, SEQUENCE_GRADIENT_F32, label=name)
+        assert_close(result / size, expected / size, SEQUENCE_GRADIENT_F32, label=name)
 
 
 def _moved(inputs: dict[str, Array], name: str, direction: Array, step: float) -> dict[str, Array]:
     return inputs | {name: inputs[name].astype(np.float64) + step * direction}
 
 
-@twins
-@pytest.mark.parametrize("speed", [1e-3, 10.0, 200.0, 1e4])
-@pytest.mark.parametrize("scalar", [False, True])
+@in_pairs(twin=TWINS, speed=[1e-3, 10.0, 200.0, 1e4], scalar=[False, True])
 def test_a_head_that_forgets_at_any_speed_is_computed_exactly(
     twin: Twin, speed: float, scalar: bool
 ) -> None:
     case = decay(2, 33, 2, 4, 4, speed=speed, scalar=scalar, chunk=32)
-    for found, wanted in zip(case.found(twin), case.wanted(**case.inputs), strict=True):
-        assert_close(found, wanted, SEQUENCE_F32)
+    for result, expected in zip(case.result(twin), case.expected(**case.inputs), strict=True):
+        assert_close(result, expected, SEQUENCE_F32)
     grads = twin.op_grads(
         lambda ops, p: sum(y.sum() for y in ops.decay_cell(**p, **case.fixed, **case.form)),
         case.inputs,
@@ -256,16 +251,20 @@ def test_the_other_recurrences_do_not_overflow_either(
     twin: Twin, make: Callable[..., Case], speed: float
 ) -> None:
     case = make(2, 33, 4, 4, 4, speed=speed) if make is delta else make(2, 33, 4, 4, speed=speed)
-    for found, wanted in zip(case.found(twin), case.wanted(**case.inputs), strict=True):
-        assert_close(found, wanted, SEQUENCE_F32)
+    for result, expected in zip(case.result(twin), case.expected(**case.inputs), strict=True):
+        assert_close(result, expected, SEQUENCE_F32)
 
 
-@twins
-@pytest.mark.parametrize(
-    "case", [decay(2, 21, 2, 4, 4), decay(2, 21, 2, 4, 4, scalar=True), delta(2, 21, 2, 4, 4)]
+@in_pairs(
+    twin=TWINS,
+    case={
+        "decay": decay(2, 21, 2, 4, 4),
+        "decay of heads": decay(2, 21, 2, 4, 4, scalar=True),
+        "delta": delta(2, 21, 2, 4, 4),
+    },
+    chunk=[1, 2, 16, 32],
 )
-@pytest.mark.parametrize("chunk", [1, 2, 16, 32])
 def test_the_length_of_chunks_is_only_a_form(twin: Twin, case: Case, chunk: int) -> None:
-    found = twin.op(case.op, **case.inputs, **case.fixed, chunk_size=chunk)
-    for one, wanted in zip(found, case.found(twin), strict=True):
-        assert_close(one, wanted, SEQUENCE_F32)
+    result = twin.op(case.op, **case.inputs, **case.fixed, chunk_size=chunk)
+    for one, expected in zip(result, case.result(twin), strict=True):
+        assert_close(one, expected, SEQUENCE_F32)

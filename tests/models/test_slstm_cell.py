@@ -21,6 +21,7 @@ from tests.models.slstm import (
     wide,
 )
 from tests.models.twins import TWINS, Twin
+from tests.pairs import in_pairs
 from tests.tolerances import FINITE_DIFFERENCE, FLOAT64, SLSTM_F32, SLSTM_GRADIENT_F32, assert_close
 
 CELLS = TWINS | {
@@ -36,7 +37,6 @@ SHAPES = {
     "odd width": (1, 7, 1, 45),
     "many sequences": (17, 4, 2, 3),
 }
-all_shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 OF_STATE = tuple(f"{letter}0" for letter in STATE)
 NAMES = (*INPUTS, *OF_STATE)
 
@@ -132,10 +132,12 @@ def test_every_gradient_equals_the_recorded_one(twin: Twin, name: str) -> None:
         assert_close(grads[letter], recorded, SLSTM_GRADIENT_F32, label=letter)
 
 
-@all_twins
-@all_shapes
-@pytest.mark.parametrize("from_zeros", [True, False], ids=["from zeros", "from a state"])
-@pytest.mark.parametrize("packed", [False, True], ids=["one document", "packed"])
+@in_pairs(
+    twin=CELLS,
+    shape=SHAPES,
+    from_zeros={"from zeros": True, "from a state": False},
+    packed={"one document": False, "packed": True},
+)
 def test_output_states_and_all_gradients_are_those_of_the_float64_reference(
     twin: Twin, shape: tuple[int, ...], from_zeros: bool, packed: bool
 ) -> None:

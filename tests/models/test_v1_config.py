@@ -69,13 +69,13 @@ def test_weight_decay_follows_the_groups_of_the_package(
         weight_decay_on_embedding=weight_decay_on_embedding,
     )
     for name, spec in param_spec(cfg).items():
-        wanted = "weight" in name and "norm" not in name
+        expected = "weight" in name and "norm" not in name
         if name == "token_embedding.weight":
-            wanted = weight_decay_on_embedding
+            expected = weight_decay_on_embedding
             assert spec.kind == ("dense" if tie_weights else "rows")
         else:
             assert spec.kind == "dense"
-        assert spec.decay == wanted, name
+        assert spec.decay == expected, name
     assert ("lm_head.weight" in param_spec(cfg)) == (not tie_weights)
 
 

@@ -19,18 +19,19 @@ from mlxhog.models.ops.native import adapter_mlx, adapter_torch
 from mlxhog.models.ops.reference import layers_numpy
 from tests.models.golden import FOLDER
 from tests.models.twins import TWINS, Twin
+from tests.pairs import in_pairs
 from tests.tolerances import FINITE_DIFFERENCE, OP_F32, OP_GRADIENT_F32, ROUNDED_F16, assert_close
 
 Array = NDArray[Any]
-ALL = TWINS | {
+CONVOLVING = TWINS | {
     "torch-metal-emulated": Twin("torch", "metal-emulated"),
     "mlx-metal-emulated": Twin("mlx", "metal-emulated"),
 }
-HALF = {name: twin for name, twin in ALL.items() if twin.kernels != "native"}
-twins = pytest.mark.parametrize("twin", ALL.values(), ids=ALL)
+HALF = {name: twin for name, twin in CONVOLVING.items() if twin.kernels != "native"}
+twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
+convolving = pytest.mark.parametrize("twin", CONVOLVING.values(), ids=CONVOLVING)
 # B, S, C, K: fewer positions than taps, one tap, one position, one channel, more than a SIMD block.
 CONVS = [(2, 9, 24, 4), (1, 2, 5, 4), (3, 7, 3, 1), (1, 1, 33, 3), (2, 1, 16, 1), (2, 130, 1, 4)]
-convs = pytest.mark.parametrize("shape", CONVS, ids=str)
 activation_names = pytest.mark.parametrize("activation", ACTIVATIONS)
 
 
@@ -47,7 +48,7 @@ def recorded() -> dict[str, Array]:
     return load_file(FOLDER / "components.safetensors")
 
 
-@twins
+@convolving
 def test_the_recorded_components_are_reproduced(twin: Twin, recorded: dict[str, Array]) -> None:
     t = recorded
     y, _ = twin.op("causal_conv", t["x"], t["conv.weight"], t["conv.bias"], silu=False)
@@ -69,10 +70,7 @@ def conv_inputs(shape: tuple[int, ...], *, packed: bool) -> tuple[dict[str, Arra
     return inputs, starts
 
 
-@twins
-@convs
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("silu", [False, True])
+@in_pairs(twin=CONVOLVING, shape=CONVS, packed=[False, True], silu=[False, True])
 def test_causal_conv_and_its_gradients(
     twin: Twin, shape: tuple[int, ...], packed: bool, silu: bool
 ) -> None:
@@ -93,7 +91,7 @@ def test_causal_conv_and_its_gradients(
         assert_close(found[name], wanted, OP_GRADIENT_F32, label=name)
 
 
-@twins
+@convolving
 def test_a_convolution_without_a_state_begins_with_zeros(twin: Twin) -> None:
     inputs, _ = conv_inputs((2, 6, 8, 4), packed=False)
     inputs["state"][:] = 0
@@ -109,7 +107,7 @@ def test_a_convolution_without_a_state_begins_with_zeros(twin: Twin) -> None:
     assert twin.op_grads(scalar, inputs).keys() == inputs.keys()
 
 
-@twins
+@convolving
 def test_positions_one_at_a_time_with_the_state_equal_the_whole_sequence(twin: Twin) -> None:
     inputs, starts = conv_inputs((2, 11, 8, 4), packed=True)
     assert starts is not None
@@ -130,7 +128,7 @@ def test_positions_one_at_a_time_with_the_state_equal_the_whole_sequence(twin: T
     np.testing.assert_array_equal(state, wanted)
 
 
-@twins
+@convolving
 def test_documents_packed_into_one_sequence_convolve_as_each_alone(twin: Twin) -> None:
     lengths = (1, 5, 2, 1, 6)
     inputs, _ = conv_inputs((1, sum(lengths), 8, 4), packed=False)
@@ -145,7 +143,7 @@ def test_documents_packed_into_one_sequence_convolve_as_each_alone(twin: Twin) -
     np.testing.assert_array_equal(last, alone_last)
 
 
-@twins
+@convolving
 def test_what_an_earlier_document_holds_is_not_even_multiplied(twin: Twin) -> None:
     inputs, _ = conv_inputs((1, 8, 4, 4), packed=False)
     inputs["x"][:, :3] = np.nan
@@ -219,12 +217,11 @@ DIAGONALS = [
 ]
 
 
-@twins
-@pytest.mark.parametrize(("B", "S", "blocks"), DIAGONALS, ids=str)
-@pytest.mark.parametrize("biased", [False, True])
+@in_pairs(twin=TWINS, sizes=DIAGONALS, biased=[False, True])
 def test_block_diagonal_and_its_gradients(
-    twin: Twin, B: int, S: int, blocks: list[tuple[int, int, int]], biased: bool
+    twin: Twin, sizes: tuple[int, int, list[tuple[int, int, int]]], biased: bool
 ) -> None:
+    B, S, blocks = sizes
     inputs = {"x": draw(B, S, blocks[0][0] * blocks[0][2])}
     inputs |= {f"w{k}": draw(*block, seed=k) for k, block in enumerate(blocks)}
     if biased:  # all but the first

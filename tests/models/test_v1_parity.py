@@ -9,6 +9,7 @@ from mlxhog.models import lm, lm_numpy
 from mlxhog.models.families import dropout_sites, param_spec
 from tests.models.sample import batch, perturbed_params, v1_config
 from tests.models.twins import TWINS, Twin
+from tests.pairs import in_pairs
 from tests.tolerances import (
     FINITE_DIFFERENCE,
     GRADIENT_ANY_F32,
@@ -64,9 +65,7 @@ DROPPING = {
 configs = pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
 
 
-@all_twins
-@pytest.mark.parametrize("S", [1, 2, 9, 16])
-@configs
+@in_pairs(twin=TWINS, changes=CONFIGS, S=[1, 2, 9, 16])
 def test_loss_logits_and_every_gradient_equal_the_float64_reference(
     twin: Twin, changes: dict[str, Any], S: int
 ) -> None:
@@ -75,15 +74,15 @@ def test_loss_logits_and_every_gradient_equal_the_float64_reference(
     tokens, labels = batch(cfg, 3, S, seed=S)
 
     x, starts = lm_numpy.embed(cfg, params, tokens), lm_numpy.starts(cfg, tokens)
-    wanted_logits, _ = lm_numpy.forward(cfg, params, x, starts=starts)
-    wanted_loss, wanted = lm_numpy.differentiate(cfg, params, tokens, labels)
+    expected_logits, _ = lm_numpy.forward(cfg, params, x, starts=starts)
+    expected_loss, expected = lm_numpy.differentiate(cfg, params, tokens, labels)
     logits, _ = twin.logits(cfg, params, tokens)
     loss, grads = twin.loss_and_grads(cfg, params, tokens, labels)
 
-    assert_close(logits, wanted_logits, LOGITS_F32)
-    assert_close(loss, wanted_loss, LOSS_F32)
+    assert_close(logits, expected_logits, LOGITS_F32)
+    assert_close(loss, expected_loss, LOSS_F32)
     for name in param_spec(cfg):
-        assert_close(grads[name], wanted[name], GRADIENT_ANY_F32, label=name)
+        assert_close(grads[name], expected[name], GRADIENT_ANY_F32, label=name)
 
 
 @pytest.mark.parametrize("twin", [Twin("torch", "metal-emulated"), Twin("mlx", "metal-emulated")])
@@ -94,11 +93,11 @@ def test_metal_kernels_give_every_gradient_of_the_float64_reference(
     cfg = v1_config(**changes)
     params = perturbed_params(cfg, seed=6)
     tokens, labels = batch(cfg, 2, 9, seed=6)
-    wanted_loss, wanted = lm_numpy.differentiate(cfg, params, tokens, labels)
+    expected_loss, expected = lm_numpy.differentiate(cfg, params, tokens, labels)
     loss, grads = twin.loss_and_grads(cfg, params, tokens, labels)
-    assert_close(loss, wanted_loss, LOSS_F32)
+    assert_close(loss, expected_loss, LOSS_F32)
     for name in param_spec(cfg):
-        assert_close(grads[name], wanted[name], GRADIENT_ANY_F32, label=name)
+        assert_close(grads[name], expected[name], GRADIENT_ANY_F32, label=name)
 
 
 @all_twins
@@ -109,14 +108,14 @@ def test_dropped_units_are_those_of_the_reference_and_evaluation_drops_none(twin
     masks = lm.dropout_masks(cfg, tokens.shape, seed=5)
     assert masks is not None
 
-    wanted_loss, wanted = lm_numpy.differentiate(cfg, params, tokens, labels, masks=masks)
+    expected_loss, expected = lm_numpy.differentiate(cfg, params, tokens, labels, masks=masks)
     loss, grads = twin.loss_and_grads(cfg, params, tokens, labels, masks)
-    assert_close(loss, wanted_loss, LOSS_F32)
+    assert_close(loss, expected_loss, LOSS_F32)
     for name in param_spec(cfg):
-        assert_close(grads[name], wanted[name], GRADIENT_ANY_F32, label=name)
+        assert_close(grads[name], expected[name], GRADIENT_ANY_F32, label=name)
 
     whole, _ = lm_numpy.differentiate(cfg, params, tokens, labels)
-    assert abs(whole - wanted_loss) > 0.01
+    assert abs(whole - expected_loss) > 0.01
     scored = (labels != -100).sum()
     assert_close(twin.sum_loss(cfg, params, tokens, labels) / scored, whole, LOSS_F32)
 
@@ -134,9 +133,7 @@ def test_dropout_is_where_the_package_has_it() -> None:
     assert not dropout_sites(v1_config())
 
 
-@all_twins
-@configs
-@pytest.mark.parametrize("parts", [[1] * 11, [3, 1, 5, 2]])
+@in_pairs(twin=TWINS, changes=CONFIGS, parts=[[1] * 11, [3, 1, 5, 2]])
 def test_a_sequence_in_parts_gives_the_logits_of_the_whole(
     twin: Twin, changes: dict[str, Any], parts: list[int]
 ) -> None:
@@ -145,11 +142,11 @@ def test_a_sequence_in_parts_gives_the_logits_of_the_whole(
     tokens, _ = batch(cfg, 2, sum(parts), seed=1)
     whole, _ = twin.logits(cfg, params, tokens)
 
-    state, found = twin.zero_state(cfg, 2), []
+    state, result = twin.zero_state(cfg, 2), []
     for part in np.split(tokens, np.cumsum(parts)[:-1], axis=1):
         logits, state = twin.logits(cfg, params, np.ascontiguousarray(part), state)
-        found.append(logits)
-    assert_close(np.concatenate(found, 1), whole, LOGITS_F32)
+        result.append(logits)
+    assert_close(np.concatenate(result, 1), whole, LOGITS_F32)
 
 
 @all_twins
