@@ -65,7 +65,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         ],
     ),
     "mlxhog/data/ledger.py": (
-        ("tests/data/test_ledger.py",),
+        ("tests/data/test_ledger.py", "tests/strategies/test_hogwild_claims.py"),
         [
             ("end = watermark + count", "end = watermark + count - 1"),
             ("if ticket >= end:", "if ticket > end:"),
@@ -174,6 +174,11 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
                 'context.arena.counters.load("version") + 1,',
                 'context.arena.counters.load("version"),',
             ),
+        ],
+    ),
+    "mlxhog/strategies/strategy.py": (
+        ("tests/strategies/test_hogwild_claims.py", "tests/strategies/test_exact_budget.py"),
+        [
             ('ledger.count_done() - arena.counters.load("tickets_before")', "ledger.count_done()"),
         ],
     ),
@@ -206,11 +211,6 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         [
             ("self._at(self.held), now << 16)", "self._at(self.held), 0)"),
             ("if self._steps_here >= self.context.config.rotate_every:", "if False:"),
-        ],
-    ),
-    "mlxhog/strategies/sharing_out.py": (
-        ("tests/strategies/test_sharing_out.py",),
-        [
             ("quotas[max(divisible", "quotas[min(divisible"),
         ],
     ),
