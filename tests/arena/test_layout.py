@@ -1,5 +1,6 @@
 """The layout is a pure function; these are its promises."""
 
+import json
 import math
 from dataclasses import dataclass
 
@@ -187,3 +188,23 @@ def test_impossible_counts_are_refused_with_a_reason(changes, reason):
 def test_json_that_is_no_layout_or_points_outside_is_refused(text):
     with pytest.raises(ArenaError, match="layout cannot be read"):
         Layout.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda fields: fields["segments"][0].update(offset=PAGE + 128), "segment counters"),
+        (lambda fields: fields["slots"][0].update(shape=[3, 5]), "parameter a"),
+        (lambda fields: fields["slots"][0].update(offset=4), "parameter a"),
+        (lambda fields: fields["segments"][5].update(count=64), "n_floats disagree"),
+    ],
+)
+def test_a_layout_that_contradicts_itself_is_refused(damage, reason):
+    fields = json.loads(plan({"a": Spec((4, 5))}, n_tickets=1).to_json())
+    damage(fields)
+    with pytest.raises(ArenaError, match=reason):
+        Layout.from_json(json.dumps(fields))
+
+
+def test_the_ticket_ring_has_two_slots_for_each_of_many_workers():
+    assert plan({}, max_workers=3000, n_tickets=1).segments["tickets"].count >= 6000

@@ -22,6 +22,8 @@ from mlxhog.errors import WorkerFailed
 from tests.classic.small import hinge
 from tests.processes import alive, workers_of
 
+pytestmark = pytest.mark.slow
+
 MANY = hinge(n=100_000, d=2000)  # epochs of some milliseconds, so that kills fall into them
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0

@@ -15,6 +15,8 @@ from tests.classic.native import alone
 from tests.classic.small import build, hinge
 from tests.tolerances import CLASSIC_NEAR_SERIAL
 
+pytestmark = pytest.mark.slow
+
 PROBLEM = hinge()
 SERIAL = ClassicConfig(scheme="serial")
 HOGWILD = [

@@ -18,6 +18,8 @@ from mlxhog.report import charts
 from tests.processes import alive, below
 from tests.training.small import small_config
 
+pytestmark = pytest.mark.slow
+
 LOOK = ["--samples", "12", "--batches", "40", "--seq-len", "32", "--batch-size", "2"]
 
 

@@ -16,6 +16,8 @@ from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models.families import init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
+pytestmark = pytest.mark.slow
+
 LONG = "--max-new-tokens=40"
 
 

@@ -21,6 +21,8 @@ from mlxhog.data.ledger import ORPHAN_GRACE_NS, Ledger, TicketState
 from mlxhog.errors import ArenaError, CheckpointError, ConfigError
 from tests.data import ledger_children
 
+pytestmark = pytest.mark.slow
+
 WORDS_BYTES = 640
 NEXT = 0  # byte of the word `next`; see the table in mlxhog/data/ledger.py
 

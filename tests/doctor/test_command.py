@@ -19,6 +19,8 @@ from mlxhog.doctor.table import sections
 from mlxhog.machine import verdicts
 from mlxhog.report.table import show
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 60.0
 
 

@@ -11,6 +11,8 @@ from mlxhog.doctor.checks import Result
 from mlxhog.errors import EnvironmentLacks
 from tests.cli.test_cli import PROGRESS, RESULT, WORKER
 
+pytestmark = pytest.mark.slow
+
 
 def test_this_machine_trains_and_replaces_a_killed_worker() -> None:
     run, pace = training.examine()

@@ -16,6 +16,8 @@ from tests.faults.interrupted_runs import MOMENTS, interrupted
 from tests.training.small import small_config
 from tests.training.test_bad_days import Command
 
+pytestmark = pytest.mark.slow
+
 FIRST_MOMENTS = {
     "the command is imported": "importlib.import_module",
     "the plan is made": "mlxhog.training.plan.make_plan",

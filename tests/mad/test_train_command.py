@@ -22,6 +22,8 @@ from mlxhog.mad.result import Point
 from mlxhog.mad.training import keeping
 from mlxhog.models import families
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "--task CR --set vocab=8 --set seq_len=16 --set train_rows=96 --set test_rows=32 --dim 16 "
     "--batch-size 16 --eval-every 6 --threads 1 --seed 3 --lr 2e-3"

@@ -7,6 +7,8 @@ from tests.models.golden import MODELS, TRAINED, model_case
 from tests.models.twins import TWINS, Twin
 from tests.tolerances import GRADIENT_F32, LOGITS_F32, LOSS_F32, STATE_F32, assert_close
 
+pytestmark = pytest.mark.slow
+
 all_twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
 
 

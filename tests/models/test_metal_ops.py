@@ -25,6 +25,8 @@ from tests.tolerances import (
     assert_close,
 )
 
+pytestmark = pytest.mark.slow
+
 EMULATED: dict[str, Twin] = {
     "torch": Twin("torch", "metal-emulated"),
     "mlx": Twin("mlx", "metal-emulated"),

@@ -25,6 +25,8 @@ from tests.tolerances import (
     assert_close,
 )
 
+pytestmark = pytest.mark.slow
+
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 STATE = ("C", "n", "m")

@@ -22,6 +22,8 @@ from tests.tolerances import (
     assert_close,
 )
 
+pytestmark = pytest.mark.slow
+
 all_twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
 
 CONFIGS: dict[str, dict[str, Any]] = {

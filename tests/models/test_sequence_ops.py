@@ -18,6 +18,8 @@ from tests.models.twins import TWINS, Twin
 from tests.pairs import in_pairs
 from tests.tolerances import SEQUENCE_F32, SEQUENCE_GRADIENT_F32, assert_close
 
+pytestmark = pytest.mark.slow
+
 Array = NDArray[Any]
 twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
 

@@ -24,6 +24,8 @@ from tests.models.twins import TWINS, Twin
 from tests.pairs import in_pairs
 from tests.tolerances import FINITE_DIFFERENCE, FLOAT64, SLSTM_F32, SLSTM_GRADIENT_F32, assert_close
 
+pytestmark = pytest.mark.slow
+
 CELLS = TWINS | {
     "torch-metal-emulated": Twin("torch", "metal-emulated"),
     "mlx-metal-emulated": Twin("mlx", "metal-emulated"),

@@ -17,6 +17,8 @@ from tests.tolerances import (
     assert_close,
 )
 
+pytestmark = pytest.mark.slow
+
 all_twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
 all_cases = pytest.mark.parametrize("name", V1_MODELS)
 

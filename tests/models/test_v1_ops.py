@@ -22,6 +22,8 @@ from tests.models.twins import TWINS, Twin
 from tests.pairs import in_pairs
 from tests.tolerances import FINITE_DIFFERENCE, OP_F32, OP_GRADIENT_F32, ROUNDED_F16, assert_close
 
+pytestmark = pytest.mark.slow
+
 Array = NDArray[Any]
 CONVOLVING = TWINS | {
     "torch-metal-emulated": Twin("torch", "metal-emulated"),

@@ -18,6 +18,8 @@ from tests.tolerances import (
     assert_close,
 )
 
+pytestmark = pytest.mark.slow
+
 all_twins = pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
 
 NARROW = {"round_proj_up_to_multiple_of": 8}

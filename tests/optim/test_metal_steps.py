@@ -25,6 +25,8 @@ from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
 from tests.optim.small import SLOTS
 
+pytestmark = pytest.mark.slow
+
 ENGINES = ["reference", "emulated:mlx", "emulated:mps"]
 RULES = {
     "sgd": SGD(weight_decay=0.1),

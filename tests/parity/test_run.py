@@ -23,6 +23,8 @@ from mlxhog.parity.subject import Array, ModelPlan, Subject
 from tests.models.sample import batch, config, perturbed_params
 from tests.parity import made_cases
 
+pytestmark = pytest.mark.slow
+
 NUMPY = Side("numpy", "numpy")
 MLX = Side("mlx:cpu", "mlx:cpu", "native")
 EVERY = (

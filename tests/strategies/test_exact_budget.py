@@ -25,6 +25,8 @@ from tests.strategies import test_avg_runs, test_hogwild_claims, test_round_robi
 from tests.strategies.deaths import die_together, lines
 from tests.strategies.test_sync import context
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 WORKERS = 2
 

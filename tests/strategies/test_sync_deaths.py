@@ -18,6 +18,8 @@ from mlxhog.strategies.sync import SyncWorker, sync_segments
 from tests.strategies.deaths import die_and_be_replaced, lines
 from tests.strategies.test_sync import LR, context
 
+pytestmark = pytest.mark.slow
+
 GRADIENTS = (1.0, 3.0)
 ROUNDS = 2
 METHODS = ("claim", "_decision", "read", "write", "_write_own", "_average", "_apply")

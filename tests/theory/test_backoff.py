@@ -13,6 +13,8 @@ from mlxhog.errors import DataError
 from mlxhog.theory import backoff
 from mlxhog.theory.backoff import Backoff
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/tiny_hypergraph.json").read_text())
 PROBLEM = Backoff(theta=0.2, c=2.0, floor=3.0, start=50.0)
 

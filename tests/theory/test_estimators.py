@@ -14,6 +14,8 @@ from mlxhog.theory.hypergraph import Hypergraph
 from mlxhog.theory.supports import Supports
 from tests.tolerances import COVERAGE_OF_200
 
+pytestmark = pytest.mark.slow
+
 RESAMPLES = 200
 
 

@@ -15,6 +15,8 @@ from mlxhog import _native
 from mlxhog.errors import DataError
 from mlxhog.theory.hypergraph import Hypergraph
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/tiny_hypergraph.json").read_text())
 EDGES = {"A": [[0, 1], [1, 2], [3, 4], [4, 5, 6]], "B": [[0, 1, 2], [2, 3], [3, 4], [5]]}
 

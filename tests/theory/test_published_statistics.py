@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from mlxhog.classic.generators.pairs import dblife_like, netflix_like
@@ -13,6 +14,8 @@ from mlxhog.classic.generators.rows import rcv1_like, svm100
 from mlxhog.theory.hypergraph import Hypergraph
 from mlxhog.theory.token_rows import p_conf_of_independent
 from tests.tolerances import FITTED_STATISTIC, assert_close
+
+pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hogwild"
 

@@ -18,6 +18,8 @@ from mlxhog.theory.simulator.times import ComputeTime, Constant, Measured, Shift
 from mlxhog.theory.simulator.workers import Worker
 from tests.tolerances import SIMULATED_RATE
 
+pytestmark = pytest.mark.slow
+
 LEAST, DELAY = 1.0, 2.0
 ROUNDS = 8000
 TIMES: dict[str, ComputeTime] = {

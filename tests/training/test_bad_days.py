@@ -22,6 +22,8 @@ from tests.processes import alive, workers_of
 from tests.training.small import small_config
 from tests.training.test_deaths import shared_segments, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def flags(config: TrainConfig) -> list[str]:
     """The words that make this configuration."""

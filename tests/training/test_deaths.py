@@ -23,6 +23,8 @@ from mlxhog.training.supervisor import Supervisor
 from tests.processes import alive, workers_of
 from tests.training.small import identical, parameters, small_config
 
+pytestmark = pytest.mark.slow
+
 RUN_IN_CHILD = """
 import sys
 from pathlib import Path

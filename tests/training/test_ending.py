@@ -15,6 +15,8 @@ from mlxhog.report.metrics import Progress
 from mlxhog.training import checkpoints, trainer
 from tests.training.small import small_config
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_last_evaluation_needs_no_record_in_any_ring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

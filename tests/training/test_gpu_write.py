@@ -28,6 +28,8 @@ from tests.report.test_terminal import PROGRESS, shown
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import Killer
 
+pytestmark = pytest.mark.slow
+
 EMULATED = {"gpu_write": "metal-emulated"}
 
 

@@ -31,6 +31,8 @@ from tests.models.twins import TWINS
 from tests.training.small import small_config
 from tests.training.test_deaths import ROOT, run_directory, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def state_of(stored: run.Run) -> dict[str, Any]:
     """What the last checkpoint of a run says about where it stands."""

@@ -10,6 +10,8 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from tests.training.small import identical, largest_difference, parameters, small_config
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_resumed_serial_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
     constant = {"strategy": "serial", "schedule": "constant", "warmup": 0.0}

@@ -20,6 +20,8 @@ from mlxhog.training.plan import make_plan
 from tests.training.small import identical, mixed_model, parameters, small_config
 from tests.training.test_deaths import Killer, shared_segments
 
+pytestmark = pytest.mark.slow
+
 TWO = "torch:cpu*2"
 SPARSE: dict[str, dict[str, Any]] = {
     "topk": {"sparsify": "topk:0.02"},

@@ -7,6 +7,8 @@ from mlxhog import train
 from mlxhog.checkpoint import checkpoint
 from tests.training.small import identical, largest_difference, parameters, small_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("optimizer", ["adamw", "momentum", "sgd"])
 def test_one_worker_of_any_strategy_is_the_serial_run_bit_for_bit(

@@ -14,6 +14,8 @@ from mlxhog.errors import CheckpointError
 from mlxhog.models import families
 from tests.training.small import mixed_model, parameters, small_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("strategy", ["hogwild", "sync"])
 def test_a_mixed_stack_learns_and_goes_on_from_its_checkpoint(

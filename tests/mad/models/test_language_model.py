@@ -19,6 +19,8 @@ from mlxhog.models.mad import param_spec
 from mlxhog.models.mad.sequence import read_architecture
 from tests.training.small import small_config
 
+pytestmark = pytest.mark.slow
+
 LAYERS = "mh-attention(h4) mlp mlstm(h2) moe-swiglu slstm(h2) hyena(expand=1) gla(h2) swiglu"
 WINNER = f"version: 1\nmodel: {{dim: 32, layers: '{LAYERS}'}}\n"
 

@@ -14,6 +14,8 @@ from mlxhog.cli.mad import board
 from mlxhog.mad.study.store import Store
 from tests.mad.report.sample import CONV, TASKS, study
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):

@@ -14,6 +14,8 @@ from mlxhog.mad.report.plots import plots
 from mlxhog.report import charts
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, TASKS, study
 
+pytestmark = pytest.mark.slow
+
 PNG = b"\x89PNG\r\n\x1a\n"
 EXPECTED = {
     *("score-params", "score-state", "score-seconds", "seeds", "slots"),

@@ -15,6 +15,8 @@ from mlxhog.models.mad.layer import make
 from mlxhog.models.mad.layers import LAYERS
 from tests.mad.search.spaces import KERNELS, LENGTH, SMALL, D, candidates
 
+pytestmark = pytest.mark.slow
+
 MIXERS = [layer.name for layer in LAYERS if layer.kind == "mixer"]
 GROWS = {"mh-attention", "hyena", "mh-hyena"}
 """Caches and filters as long as the sequence: no number of theirs makes them shorter."""

@@ -14,6 +14,8 @@ from mlxhog.mad.search.samplers.mutations import MUTATIONS, Mutation
 from mlxhog.models.mad.sequence import canonical
 from tests.mad.search.spaces import candidates
 
+pytestmark = pytest.mark.slow
+
 NAMES = pytest.mark.parametrize("name", SAMPLERS)
 DEEP: dict[str, Any] = {
     "depth": 8,

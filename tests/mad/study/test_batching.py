@@ -20,6 +20,8 @@ from mlxhog.models.mad.sequence import canonical
 from tests.mad.study.small import judge, result, study
 from tests.mad.training.small_runs import small_run
 
+pytestmark = pytest.mark.slow
+
 
 def plan(candidate: str) -> list[PlannedRun]:
     """Six runs of a candidate: of two shapes, at three points each."""

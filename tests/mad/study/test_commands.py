@@ -18,6 +18,8 @@ from tests.mad.study.small import table
 from tests.mad.study.test_scheduler import ROOT, lines, wait_for
 from tests.processes import alive, workers_of
 
+pytestmark = pytest.mark.slow
+
 TINY = ("--tasks", "M,CR", "--steps", "4", "--eval-every", "2", "--dim", "16", "--batch-size", "8")
 ON_MLX = ("--backend", "mlx", "--quiet")
 

@@ -12,6 +12,8 @@ from tests.mad.study import small
 from tests.mad.study.small import config, go, result, study, table
 from tests.processes import alive, workers_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left():

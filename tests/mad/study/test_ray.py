@@ -16,6 +16,8 @@ from tests.mad.study.small import go, study, table
 from tests.mad.study.test_scheduler import ROOT, lines, wait_for
 from tests.processes import alive, below
 
+pytestmark = pytest.mark.slow
+
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install mlxhog[ray]"
 )

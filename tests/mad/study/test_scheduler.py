@@ -18,6 +18,8 @@ from tests.mad.study.small import go, study, table, texts
 from tests.mad.study.test_store import ended
 from tests.processes import alive, workers_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

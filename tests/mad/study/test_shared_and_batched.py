@@ -9,6 +9,8 @@ import pytest
 
 from mlxhog.cli import main
 
+pytestmark = pytest.mark.slow
+
 SPACE = """\
 space:
   depth: 2

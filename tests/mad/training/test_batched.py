@@ -22,6 +22,8 @@ from mlxhog.models.mad.layer import known
 from tests.mad.training.small_runs import Recorder, numbers, small_run
 from tests.tolerances import STEP_LOSSES_F32, assert_close
 
+pytestmark = pytest.mark.slow
+
 BACKENDS = ("torch:cpu", "mlx:cpu")
 
 

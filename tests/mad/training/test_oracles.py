@@ -11,6 +11,8 @@ from mlxhog.mad.suites import only, runs, suite
 from mlxhog.mad.training.candidate import train
 from mlxhog.models.mad.sequence import parse
 
+pytestmark = pytest.mark.slow
+
 WITHIN = {"in-context-recall": 300, "memorization": 200, "selective-copying": 600}
 
 

@@ -23,6 +23,8 @@ from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.mad.training.scoring import Scores, score
 from tests.mad.training.small_runs import Recorder, small_run
 
+pytestmark = pytest.mark.slow
+
 TWO = "mlx:cpu*2"  # which starts sooner than torch
 
 

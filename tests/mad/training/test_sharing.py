@@ -19,6 +19,8 @@ from mlxhog.models.families import init_params
 from mlxhog.models.mad.layer import make
 from tests.mad.training.small_runs import numbers, small_run
 
+pytestmark = pytest.mark.slow
+
 BACKENDS = ("torch:cpu", "mlx:cpu")
 
 

@@ -12,6 +12,8 @@ from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import load_architecture
 from tests.mad.report.sample import CONV, study
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

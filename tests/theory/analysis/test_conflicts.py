@@ -19,6 +19,8 @@ from tests.processes import alive
 from tests.theory.analysis import dying
 from tests.theory.analysis.measured import subject
 
+pytestmark = pytest.mark.slow
+
 
 def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(
     tmp_path: Path,

@@ -16,6 +16,8 @@ from mlxhog.training.trainer import train
 from tests.tolerances import TWO_DIVISIONS, assert_close
 from tests.training.small import small_config
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_of_two_workers_records_how_old_each_of_its_steps_was(tmp_path: Path) -> None:
     result = train(small_config(tmp_path, workers="torch:cpu*2", steps=120))

@@ -26,6 +26,8 @@ from tests.tolerances import (
 )
 from tests.training.small import MIXED_MODEL, small_config
 
+pytestmark = pytest.mark.slow
+
 BACKENDS = ("torch:cpu", "mlx:cpu")
 TICKETS = [(0, 0), (0, 3), (1, 5)]
 

@@ -29,6 +29,8 @@ from tests.tolerances import (
     assert_close,
 )
 
+pytestmark = pytest.mark.slow
+
 Array = NDArray[Any]
 OTHERS = (
     "mh-attention(h4,kv_heads=2,base=100,qk_norm=true,bias=false)",
