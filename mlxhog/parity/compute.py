@@ -22,8 +22,7 @@ from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.errors import WorkerFailed
 from mlxhog.files import tensors
 from mlxhog.parity import cell_results, conditioning, model_results, operators, optimizers
-from mlxhog.parity.engine_numpy import NumPyEngine
-from mlxhog.parity.engines import Engine
+from mlxhog.parity.engines import Engine, NumPyEngine
 from mlxhog.parity.faults import Fault, planted
 from mlxhog.parity.sides import NUMPY, PEERS, Side
 from mlxhog.parity.subject import (
@@ -277,10 +276,4 @@ def _alone(
 def engine_of(side: Side) -> Engine:
     """Import the side's framework and start it."""
     framework, _, device = side.backend.partition(":")
-    if framework == "torch":
-        from mlxhog.parity.engine_torch import TorchEngine
-
-        return TorchEngine(device, side.kernels, THREADS)
-    from mlxhog.parity.engine_mlx import MLXEngine
-
-    return MLXEngine(device, side.kernels, THREADS)
+    return Engine(framework, device, side.kernels, THREADS)

@@ -1,13 +1,21 @@
-"""What a framework has to offer for its side to be computed: NumPy arrays in, NumPy arrays out."""
+"""Engines compute a side's results: NumPy arrays in, NumPy arrays out.
+
+`NumPyEngine` runs the float64 references of models. `Engine` runs models and operators alone by one
+framework, on one device and with one form of the operators; what it needs of the framework itself
+stands in `framework_torch.py` and `framework_mlx.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from mlxhog.models import lm, lm_numpy
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.ops.kernels import Ops, choose
 from mlxhog.parity.subject import Array
 
 State = Any
@@ -29,24 +37,98 @@ class Forward:
     state: State
 
 
-class ModelEngine(Protocol):
-    """Computes a model in the process that made it. Holds one at a time."""
+class Framework(Protocol):
+    """What `framework_torch` and `framework_mlx` offer for arrays of their framework."""
+
+    def start(self, device: str, threads: int) -> None:
+        """Compute on this device from now on, with so many CPU threads."""
+
+    def array(self, x: Array, device: str) -> Any:
+        """Return a copy of x on a device."""
+
+    def indices(self, x: Array, device: str) -> Any:
+        """Return integers in the type in which the framework looks rows up."""
+
+    def host(self, x: Any) -> Array:
+        """Return an array of the framework as a contiguous NumPy array."""
+
+    def without_gradient(self) -> AbstractContextManager[Any]:
+        """Keep nothing for gradients until the block ends."""
+
+    def evaluate(self, *arrays: Any) -> None:
+        """Compute what has been put off."""
+
+    def leaves(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Return copies of arrays that can be differentiated by, where they are no integers."""
+
+    def value_and_grad(
+        self, function: Callable[[Mapping[str, Any]], Any], arrays: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return a scalar function of arrays, and its gradient by each that is no integer."""
+
+    def stop_gradient(self, x: Any) -> Any:
+        """Return x as a constant."""
+
+
+class Engine:
+    """One framework on one device; holds one model at a time.
+
+    Args:
+        framework: "torch" or "mlx"; imported here.
+        device: "cpu", "mps" or "gpu".
+        kernels: form of the operators.
+        threads: on the CPU.
+    """
+
+    def __init__(self, framework: str, device: str, kernels: str, threads: int) -> None:
+        module = importlib.import_module(f"mlxhog.parity.framework_{framework}")
+        self._framework = cast(Framework, module)
+        self._framework.start(device, threads)
+        self._name, self._device, self._kernels = framework, device, kernels
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
         """Take a model's parameters, float32 under our names; a copy is made."""
+        self._cfg = cfg
+        self._params = {name: self._array(value) for name, value in params.items()}
 
     def forward(self, tokens: Array, state: State | None = None) -> Forward:
         """Compute tokens (B, S) int32 from the start, or from a state of an earlier call."""
+        hidden: list[Any] = []
+        ops, ids = self._ops(), self._framework.indices(tokens, self._device)
+        with self._framework.without_gradient():
+            logits, state = lm.forward(
+                self._cfg,
+                self._params,
+                lm.embed(self._cfg, self._params, ids, ops.xp),
+                state,
+                ops=ops,
+                starts=lm.starts(self._cfg, ids),
+                hidden=hidden,
+            )
+        self._framework.evaluate(logits, hidden, state)
+        return Forward(self._host(logits), [self._host(x) for x in hidden], state)
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter, each in its full shape."""
+        ops, ids = self._ops(), self._framework.indices(tokens, self._device)
+        labels = self._framework.indices(targets, self._device)
+
+        def loss_of(params: Mapping[str, Any]) -> Any:
+            return lm.loss_from_embedding(
+                self._cfg,
+                params,
+                lm.embed(self._cfg, params, ids, ops.xp),
+                labels,
+                ops=ops,
+                starts=lm.starts(self._cfg, ids),
+            )
+
+        loss, grads = self._framework.value_and_grad(loss_of, self._params)
+        return self._host(loss).item(), {name: self._host(g) for name, g in grads.items()}
 
     def parts(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
-
-
-class Engine(ModelEngine, Protocol):
-    """Computes with one framework: models, and operators alone."""
+        return [[self._host(part) for part in block] for block in state]
 
     def apply(
         self,
@@ -64,9 +146,82 @@ class Engine(ModelEngine, Protocol):
         Returns:
             The result, the other results, and the gradient of the scalar by input.
         """
+        ops = self._ops()
+        arrays = {name: self._array(value) for name, value in inputs.items()}
+        y, others = call(ops, self._framework.leaves(arrays))
+        grads: dict[str, Any] = {}
+        if weight is not None:
+            w = self._array(weight)
+            _, grads = self._framework.value_and_grad(
+                lambda xs: (call(ops, xs)[0] * w).sum(), arrays
+            )
+        gradient = {name: self._host(g) for name, g in grads.items()}
+        return self._host(y), [self._host(x) for x in others], gradient
 
-    def off(self, operator: str, offset: Callable[[Array], Array]) -> AbstractContextManager[None]:
+    @contextmanager
+    def off(self, operator: str, offset: Callable[[Array], Array]) -> Iterator[None]:
         """Let the first result y of an operator be y + offset(y) until the block ends.
 
         Gradients are those of y.
         """
+        ops = self._ops()
+        right = getattr(ops, operator)
+
+        def shifted(y: Any) -> Any:
+            return y + self._framework.stop_gradient(self._array(offset(self._host(y))))
+
+        def wrong(*args: Any, **kwargs: Any) -> Any:
+            y = right(*args, **kwargs)
+            return (shifted(y[0]), *y[1:]) if isinstance(y, tuple) else shifted(y)
+
+        setattr(ops, operator, wrong)
+        try:
+            yield
+        finally:
+            setattr(ops, operator, right)
+
+    def _ops(self) -> Ops[Any]:
+        return choose(self._name, self._kernels, self._device)
+
+    def _array(self, x: Array) -> Any:
+        return self._framework.array(x, self._device)
+
+    def _host(self, x: Any) -> Array:
+        return self._framework.host(x)
+
+
+class NumPyEngine:
+    """The references of models in float64; methods as those of `Engine`."""
+
+    def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
+        """Take a model's parameters; keeps the arrays as they are, and writes none."""
+        self._cfg, self._params = cfg, params
+
+    def forward(self, tokens: Array, state: State | None = None) -> Forward:
+        """Compute tokens from the start, or from a state of an earlier call."""
+        hidden: list[Any] = []
+        logits, state = lm_numpy.forward(
+            self._cfg,
+            self._params,
+            lm_numpy.embed(self._cfg, self._params, tokens),
+            state,
+            starts=lm_numpy.starts(self._cfg, tokens),
+            hidden=hidden,
+        )
+        return Forward(logits, hidden, state)
+
+    def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
+        """Return the mean loss in nats, and its gradient by parameter."""
+        return lm_numpy.differentiate(self._cfg, self._params, tokens, targets)
+
+    def loss(self, tokens: Array, targets: Array) -> float:
+        """Return the mean loss in nats."""
+        return lm_numpy.loss(self._cfg, self._params, tokens, targets)
+
+    def parts(self, state: State) -> list[list[Array]]:
+        """Return a state as arrays, a list per block."""
+        return [list(block) for block in state]
+
+
+ModelEngine = Engine | NumPyEngine
+"""Computes a model in the process that made it."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -90,19 +89,3 @@ def _flipped(differentiate: Differentiate, fault: SignFault) -> Differentiate:
         return loss, grads | {fault.parameter: grad}
 
     return wrong
-
-
-@contextmanager
-def replaced(ops: object, name: str, off: Callable[[Any], Any]) -> Iterator[None]:
-    """Let an operator's first result pass through `off`, until the block ends."""
-    right = getattr(ops, name)
-
-    def wrong(*args: Any, **kwargs: Any) -> Any:
-        y = right(*args, **kwargs)
-        return (off(y[0]), *y[1:]) if isinstance(y, tuple) else off(y)
-
-    setattr(ops, name, wrong)
-    try:
-        yield
-    finally:
-        setattr(ops, name, right)

@@ -9,8 +9,7 @@ import numpy as np
 from mlxhog.models import families
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.spec import initial_value
-from mlxhog.parity.engine_numpy import NumPyEngine
-from mlxhog.parity.engines import Forward, ModelEngine
+from mlxhog.parity.engines import Forward, ModelEngine, NumPyEngine
 from mlxhog.parity.optimizers import After
 from mlxhog.parity.subject import Array, ModelPlan
 
@@ -140,14 +139,14 @@ def _stepwise(plan: ModelPlan, engine: ModelEngine, tokens: Array) -> Found:
 
 def greedy(engine: ModelEngine, prompt: Array, count: int) -> Array:
     """Return the `count` likeliest tokens that follow, (B, count) int32."""
-    found: list[Array] = []
+    ids: list[Array] = []
     token, state = prompt, None
-    while len(found) < count:
+    while len(ids) < count:
         one = engine.forward(token, state)
         state = one.state
         token = one.logits[:, -1:].argmax(-1).astype(np.int32)
-        found.append(token)
-    return np.concatenate(found, 1)
+        ids.append(token)
+    return np.concatenate(ids, 1)
 
 
 def fixed_init(plan: ModelPlan) -> Found:
