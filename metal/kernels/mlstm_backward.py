@@ -2,7 +2,7 @@
 
 Layouts as in `mlstm.py`. The stabilisers m and M are held constant (`mlstm_backward.h`), what h
 owes to M through eps comes apart as dM, and the forget gates' gradients come as those of their sums
-b inside each chunk; `models/ops/metal/mlstm.py` says how to put them together.
+b inside each chunk; `models/ops/metal/launches.py` says how to put them together.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlxhog.models.ops.reference import attention_numpy, long_conv_numpy, recurrences_numpy
+from mlxhog.models.ops.reference import attention_numpy, layers_numpy, recurrences_numpy
 from tests.models.twins import TWINS, Twin
 from tests.pairs import in_pairs
 from tests.tolerances import SEQUENCE_F32, SEQUENCE_GRADIENT_F32, assert_close
@@ -147,7 +147,7 @@ def rope(B: int, S: int, NH: int, DH: int, offset: tuple[int, ...] | None = None
 
 def long_conv(B: int, S: int, C: int, J: int) -> Case:
     inputs = {"x": draw(B, S, C), "f": draw(C, J, seed=1)}
-    return Case("long_conv", long_conv_numpy.long_conv, inputs)
+    return Case("long_conv", layers_numpy.long_conv, inputs)
 
 
 CASES = {

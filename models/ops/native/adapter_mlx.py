@@ -47,31 +47,31 @@ class MLXOps(NativeOps[array]):
         MLX tells nobody whether a gradient will follow. The function and its gradient are made for
         this one call, so what is kept need not pass through MLX, which would copy it.
         """
+        present = [x for x in inputs if x is not None]
         needs = [x is not None for x in inputs]
+        settings["threads"] = _threads
         saved: Views = ()
 
-        def forward(*present: array) -> tuple[array, ...]:
+        def forward(*given: array) -> list[array]:
             nonlocal saved
-            arrays = iter(views(*present))
-            results, saved = pair.forward(
-                *(next(arrays) if need else None for need in needs),
-                keep=True,
-                threads=_threads,
-                **settings,
-            )
-            outputs = tuple(mx.array(x) for x in results)
+            arrays: Views = views(*given)
+            if len(arrays) < len(needs):
+                rest = iter(arrays)
+                arrays = [next(rest) if need else None for need in needs]
+            results, kept = pair.forward(*arrays, keep=True, **settings)
+            outputs = [mx.array(x) for x in results]
             # Of a result only the copy is kept.
-            copies = {id(x): output for x, output in zip(results, outputs, strict=True)}
-            saved = tuple(_view(copies[id(x)]) if id(x) in copies else x for x in saved)
+            copies = dict(zip(map(id, results), outputs, strict=True))
+            saved = [_view(copies[id(x)]) if id(x) in copies else x for x in kept]
             return outputs
 
-        def backward(_: Any, d_results: Sequence[array], __: Any) -> tuple[array, ...]:
-            grads = pair.backward(saved, views(*d_results), needs, threads=_threads, **settings)
-            return tuple(mx.array(x) for x, need in zip(grads, needs, strict=True) if need)
+        def backward(_: Any, d_results: Sequence[array], __: Any) -> list[array]:
+            grads = pair.backward(saved, views(*d_results), needs, **settings)
+            return [mx.array(x) for x, need in zip(grads, needs, strict=True) if need]
 
         function = mx.custom_function(forward)
         function.vjp(backward)
-        return cast(tuple[array, ...], function(*(x for x in inputs if x is not None)))
+        return tuple(cast(list[array], function(*present)))
 
     def integers(self, x: array, dtype: str) -> View:
         """View an array as integers."""

@@ -114,6 +114,14 @@ def causal_conv(
     return y, np.where(kept, inputs[:, S:], 0.0), back
 
 
+def long_conv(x: Float, f: Float) -> Float:
+    """Convolve every channel of x (B, S, C) with its own taps f (C, J), J >= S; no gradient."""
+    y = np.empty(x.shape)
+    for t in range(x.shape[1]):
+        y[:, t] = np.einsum("bjc,cj->bc", x[:, t::-1], f[:, : t + 1])
+    return y
+
+
 def block_diagonal(
     x: Float, w: Float, b: Float | None = None
 ) -> tuple[Float, Callable[[Float], tuple[Float, Float, Float]]]:

@@ -1,4 +1,7 @@
-"""Plain ops in MLX; `kernels.py` says what each promises."""
+"""The plain operators in MLX; `kernels.py` says what each promises.
+
+The cells are in `mlstm_mlx.py` and `recurrences_mlx.py`.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -7,16 +10,12 @@ from mlx.core import array
 
 from mlxhog.models.ops import arrays_mlx
 from mlxhog.models.ops.activations import known
-from mlxhog.models.ops.reference.attention_mlx import attention as attention
-from mlxhog.models.ops.reference.attention_mlx import rope as rope
-from mlxhog.models.ops.reference.conv_mlx import causal_conv as causal_conv
-from mlxhog.models.ops.reference.decay_mlx import decay_cell as decay_cell
-from mlxhog.models.ops.reference.delta_mlx import delta_cell as delta_cell
-from mlxhog.models.ops.reference.long_conv_mlx import long_conv as long_conv
 from mlxhog.models.ops.reference.mlstm_mlx import mlstm_cell as mlstm_cell
 from mlxhog.models.ops.reference.quantized_mlx import Quantized
-from mlxhog.models.ops.reference.scan_mlx import selective_scan as selective_scan
-from mlxhog.models.ops.reference.slstm_mlx import slstm_cell as slstm_cell
+from mlxhog.models.ops.reference.recurrences_mlx import decay_cell as decay_cell
+from mlxhog.models.ops.reference.recurrences_mlx import delta_cell as delta_cell
+from mlxhog.models.ops.reference.recurrences_mlx import selective_scan as selective_scan
+from mlxhog.models.ops.reference.recurrences_mlx import slstm_cell as slstm_cell
 
 xp = arrays_mlx
 
@@ -80,6 +79,122 @@ def block_diagonal(
         y = (slices @ w.swapaxes(1, 2)).swapaxes(0, 1).reshape(*x.shape[:-1], -1).astype(x.dtype)
         outs.append(y if b is None else y + b)
     return tuple(outs)
+
+
+def causal_conv(
+    x: array,
+    w: array,
+    b: array,
+    *,
+    state: array | None = None,
+    starts: array | None = None,
+    silu: bool,
+) -> tuple[array, array]:
+    """Convolve every channel of x (B, S, C) with its own K taps, w (C, 1, K)."""
+    B, S, C = x.shape
+    K = w.shape[-1]
+    past = mx.zeros((B, K - 1, C)) if state is None else state
+    inputs = mx.concatenate([past.astype(mx.float32), x.astype(mx.float32)], 1)  # t at t + K - 1
+    taps = [inputs[:, j : j + S] for j in range(K)]
+    if starts is not None:
+        back = positions_back(starts, K)[..., None]
+        taps = [mx.where(back >= K - 1 - j, tap, 0.0) for j, tap in enumerate(taps)]
+    y = b.astype(mx.float32)
+    for j, tap in enumerate(taps):
+        y = y + w[:, 0, j].astype(mx.float32) * tap
+    return (y * mx.sigmoid(y) if silu else y).astype(x.dtype), last_inputs(inputs[:, S:], starts)
+
+
+def positions_back(starts: array, K: int) -> array:
+    """Return how many positions before its own each may see, at most K - 1; (B, S) int32."""
+    S = starts.shape[1]
+    document = mx.pad(mx.cumsum(starts.astype(mx.int32), 1), [(0, 0), (K - 1, 0)])
+    of_output = document[:, K - 1 :]
+    back = mx.zeros_like(of_output)
+    for j in range(K - 1):
+        back += document[:, j : j + S] == of_output
+    return back
+
+
+def last_inputs(inputs: array, starts: array | None) -> array:
+    """Return the last K - 1 inputs (B, K - 1, C), those of earlier documents as zeros."""
+    if starts is None:
+        return inputs
+    entries = inputs.shape[1]
+    document = mx.pad(mx.cumsum(starts.astype(mx.int32), 1), [(0, 0), (entries, 0)])
+    of_entry = document[:, document.shape[1] - entries :]
+    return mx.where((of_entry == document[:, -1:])[..., None], inputs, 0.0)
+
+
+def long_conv(x: array, f: array) -> array:
+    """Convolve every channel of x (B, S, C) with its own taps f (C, J), J >= S."""
+    S = x.shape[1]
+    n = 1 << (2 * S - 1).bit_length()
+    spectrum = mx.fft.rfft(f[:, :S].astype(mx.float32).T, n=n, axis=0)
+    y = mx.fft.irfft(mx.fft.rfft(x.astype(mx.float32), n=n, axis=1) * spectrum, n=n, axis=1)
+    return y[:, :S].astype(x.dtype)
+
+
+def rope(x: array, base: float, offset: array | None = None) -> array:
+    """Turn the two halves of every head of x (B, S, NH, DH) against each other."""
+    turned = mx.fast.rope(
+        x.swapaxes(1, 2),
+        x.shape[-1],
+        traditional=False,
+        base=base,
+        scale=1.0,
+        offset=0 if offset is None else offset,
+    )
+    return turned.swapaxes(1, 2)
+
+
+def attention(
+    q: array, k: array, v: array, *, window: int | None = None, lengths: array | None = None
+) -> array:
+    """Attend from q (B, S, NH, DH) to the last keys up to each position of k, v (B, L, NH, DH)."""
+    S, L = q.shape[1], k.shape[1]
+    if window is not None and window >= L - 1:
+        window = None
+    if S == L and lengths is None:
+        if window is None:
+            return _attend(q, k, v, None)
+        if S > 2 * window:
+            return _in_blocks(q, k, v, window)
+    key = mx.arange(L)
+    query = key[L - S :, None]
+    seen = key <= query
+    if window is not None:
+        seen = seen & (key >= query - window)
+    if lengths is not None:
+        seen = seen & (key >= L - lengths[:, None])[:, None, None]
+    return _attend(q, k, v, seen)
+
+
+def _attend(q: array, k: array, v: array, seen: array | None) -> array:
+    """Attend where `seen` (..., S, L); None is causal with as many keys as queries."""
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    h = mx.fast.scaled_dot_product_attention(
+        q, k, v, scale=q.shape[-1] ** -0.5, mask="causal" if seen is None else seen
+    )
+    return h.swapaxes(1, 2)
+
+
+def _in_blocks(q: array, k: array, v: array, window: int) -> array:
+    """Attend block by block to the own and the one before, in time that grows as S."""
+    W = max(window, 1)
+    B, S, NH, DH = q.shape
+    NC = -(-S // W)
+    rest = [(0, 0), (0, NC * W - S), (0, 0), (0, 0)]
+    q, k, v = (mx.pad(x, rest).reshape(B, NC, W, NH, DH) for x in (q, k, v))
+    before = [(0, 0), (1, 0), (0, 0), (0, 0), (0, 0)]
+    k, v = (mx.concatenate([mx.pad(x, before)[:, :-1], x], 2) for x in (k, v))
+    key = mx.arange(-W, W)
+    query = mx.arange(W)[:, None]
+    seen = (key <= query) & (key >= query - window)
+    in_sequence = (mx.arange(NC) > 0)[:, None, None] | (key >= 0)
+    seen = mx.tile(seen & in_sequence, (B, 1, 1))[:, None]
+    h = _attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), seen)
+    return h.reshape(B, NC * W, NH, DH)[:, :S]
 
 
 def activate(x: array, activation: str) -> array:
