@@ -22,8 +22,8 @@ from harness.claims import Claim, LoadWatch, Sample, cores, finish, own_cpu_s
 from mlxhog.machine.processes import thread_limits
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.scores.accuracy import unigram
 from mlxhog.mad.suites import only, runs, suite
+from mlxhog.mad.tasks.accuracy import unigram
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models.mad.sequence import parse

@@ -10,10 +10,8 @@ from importlib.metadata import version
 from typing import Any
 
 from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.tasks.task import GENERATOR_VERSION
 from mlxhog.models.mad.layer import Layer, to_dict
-
-GENERATOR_VERSION = 1
-"""Of the tasks' generators: another number, other rows from the same seed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,8 @@ from mlxhog.mad.run_config import RunConfig
 from mlxhog.mad.search.space_file import read_space
 from mlxhog.mad.study import record, store, study
 from mlxhog.mad.study.candidates import Candidates, Listed
-from mlxhog.mad.tasks import files, make_task
+from mlxhog.mad.tasks import dataset as files
+from mlxhog.mad.tasks import make_task
 from mlxhog.models import families, registry
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.parity import cases

@@ -34,7 +34,7 @@ from mlxhog.files import plain_json
 from mlxhog.machine import verdicts
 from mlxhog.mad.search import space_file
 from mlxhog.mad.study import store, study
-from mlxhog.mad.tasks import files
+from mlxhog.mad.tasks import dataset as files
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from tests.faults import loaders

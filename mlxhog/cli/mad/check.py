@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> int:
         raise ConfigError("\n".join(parsed.problems))
     # These import NumPy: wrong flags are answered before.
     from mlxhog.mad.check import check
-    from mlxhog.mad.tasks.files import read
+    from mlxhog.mad.tasks.dataset import read
 
     data = {file: read(Path(file).expanduser()) for file in parsed.other.files}
     found = {}

@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> int:
     path = _place(config.out)
     if parsed.other.dry_run:
         return _say(_planned(settings, config), path, parsed.other.json)
-    from mlxhog.mad.tasks import files
+    from mlxhog.mad.tasks import dataset as files
 
     began = time.perf_counter()
     data = tasks.make_task(config.task, seed=config.seed, processes=config.processes, **given)
@@ -105,7 +105,7 @@ def _place(out: str) -> Path:
 def _planned(settings: Settings, config: DataConfig) -> dict[str, Any]:
     """What would be written, and how long that would take: one block is drawn and timed."""
     from mlxhog.mad import tasks
-    from mlxhog.mad.tasks.streams import BLOCK_ROWS
+    from mlxhog.mad.tasks import BLOCK_ROWS
 
     one = {"train_rows": BLOCK_ROWS, "test_rows": 1, "val_rows": 0}
     began = time.perf_counter()
@@ -134,9 +134,8 @@ def _facts(settings: Settings, seed: int) -> dict[str, Any]:
 
 
 def _done(data: Dataset, settings: Settings, seconds: float, written: int) -> dict[str, Any]:
-    from mlxhog.mad.scores.accuracy import ceiling, unigram
-    from mlxhog.mad.tasks.in_context_recall import InContextRecall
-    from mlxhog.mad.tasks.loss_floor import dense_loss_floor
+    from mlxhog.mad.tasks.accuracy import ceiling, unigram
+    from mlxhog.mad.tasks.in_context_recall import InContextRecall, dense_loss_floor
 
     floor = dense_loss_floor(settings) if isinstance(settings, InContextRecall) else None
     rows = settings.train_rows + settings.test_rows + settings.val_rows

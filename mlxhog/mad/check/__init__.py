@@ -23,7 +23,7 @@ from mlxhog.mad.tasks.fuzzy_in_context_recall import FuzzyInContextRecall
 from mlxhog.mad.tasks.in_context_recall import InContextRecall, NoisyInContextRecall
 from mlxhog.mad.tasks.memorization import Memorization
 from mlxhog.mad.tasks.selective_copying import SelectiveCopying
-from mlxhog.mad.tasks.settings import Settings
+from mlxhog.mad.tasks.task import Settings
 
 
 def check(data: Dataset) -> Findings:

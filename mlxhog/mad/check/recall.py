@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from mlxhog.mad.check import statistics
 from mlxhog.mad.check.findings import Bools, Findings, first_place
 from mlxhog.mad.check.leak import chance_of_pair
-from mlxhog.mad.tasks.first_shown import first_shown
-from mlxhog.mad.tasks.in_context_recall import InContextRecall
+from mlxhog.mad.tasks.in_context_recall import InContextRecall, first_shown
 from mlxhog.mad.tasks.task import IGNORED
 
 Ints = NDArray[np.integer[Any]]

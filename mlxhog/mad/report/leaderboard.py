@@ -14,7 +14,7 @@ from mlxhog.mad.report.board import score
 from mlxhog.mad.report.standing import Against, Standing
 from mlxhog.mad.scores import Row
 from mlxhog.mad.study.record import Record
-from mlxhog.mad.tasks import TASKS
+from mlxhog.mad.tasks import find
 from mlxhog.report.streams import cell, printable
 
 TROUBLES = ("failed", "diverged")
@@ -226,4 +226,4 @@ def order_note(standing: Standing) -> str:
 
 def heads(tasks: Sequence[str]) -> dict[str, str]:
     """Return task -> the few letters that head its column."""
-    return {task: TASKS[task].short for task in tasks}
+    return {task: find(task).short for task in tasks}

@@ -1,4 +1,6 @@
-"""The six tasks: one generator each, pure NumPy, the same rows for every backend.
+"""The tasks: one generator each, pure NumPy, the same rows for every backend.
+
+A block of rows has a random stream of its own, whoever draws it and in which order.
 
 Source: Poli et al. 2024, arXiv:2403.17844; where the code of its authors is at fault, the module
 of the task says what differs.
@@ -6,26 +8,35 @@ of the task says what differs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from itertools import pairwise
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 
-from mlxhog.config import sources as config_sources
+from mlxhog.config import sources
 from mlxhog.config.options import did_you_mean
 from mlxhog.config.sources import Given
-from mlxhog.errors import ConfigError
-from mlxhog.mad.run_config import GENERATOR_VERSION
+from mlxhog.errors import ConfigError, WorkerFailed
+from mlxhog.machine.processes import follow_parent, spawning
 from mlxhog.mad.tasks.compression import COMPRESSION
 from mlxhog.mad.tasks.dataset import Dataset
 from mlxhog.mad.tasks.fuzzy_in_context_recall import FUZZY_IN_CONTEXT_RECALL
 from mlxhog.mad.tasks.in_context_recall import IN_CONTEXT_RECALL, NOISY_IN_CONTEXT_RECALL
 from mlxhog.mad.tasks.memorization import MEMORIZATION
 from mlxhog.mad.tasks.selective_copying import SELECTIVE_COPYING
-from mlxhog.mad.tasks.settings import Settings
-from mlxhog.mad.tasks.streams import draw_fixed, draw_rows
-from mlxhog.mad.tasks.task import IGNORED, TaskType
+from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Rows, Settings, TaskType
+
+BLOCK_ROWS = 256
+"""Rows of one random stream; another number, other rows."""
+
+DEFAULT_SEED = 12345
+SPLITS = ("train", "test", "val")
+_FIXED = len(SPLITS)
 
 TASKS: Mapping[str, TaskType] = {
     task.name: task
@@ -38,9 +49,36 @@ TASKS: Mapping[str, TaskType] = {
         MEMORIZATION,
     )
 }
-"""Every task by its full name, in the order of the paper."""
+"""The tasks of the benchmark by their full names, in the order of the paper."""
 
-DEFAULT_SEED = 12345
+_registered: dict[str, TaskType] = {}
+
+
+def register(task: TaskType) -> TaskType:
+    """Add a task of a user's file, which `find` and `make_task` then know by its names.
+
+    Raises:
+        ConfigError: another task has one of its names, or its settings are named otherwise.
+    """
+    if task.settings.task != task.name:
+        raise ConfigError(
+            f"the settings of task {task.name!r} have task {task.settings.task!r}; give both the "
+            "same name"
+        )
+    others = [other for other in {**TASKS, **_registered}.values() if other.name != task.name]
+    taken = {_key(name) for other in others for name in (other.name, other.short)}
+    if task.name in TASKS or taken & {_key(task.name), _key(task.short)}:
+        raise ConfigError(
+            f"task {task.name!r} ({task.short}) has a name that is taken; choose others than "
+            f"{_listed(others)}"
+        )
+    _registered[task.name] = task
+    return task
+
+
+def registered() -> tuple[TaskType, ...]:
+    """Return the tasks that were added, in the order in which they were."""
+    return tuple(_registered.values())
 
 
 def find(name: str) -> TaskType:
@@ -49,22 +87,30 @@ def find(name: str) -> TaskType:
     Raises:
         ConfigError: no such task; the nearest name is given.
     """
-    known = {task.name: task for task in TASKS.values()}
-    known |= {task.short.lower(): task for task in TASKS.values()}
-    word = name.strip().lower().replace("_", "-")
-    if word not in known:
-        names = ", ".join(f"{task.name} ({task.short})" for task in TASKS.values())
-        near = did_you_mean(word, known)
-        raise ConfigError(f"no task {name!r}{near or f'; known are {names}'}")
-    return known[word]
+    tasks = {**TASKS, **_registered}.values()
+    by_name = {_key(task.name): task for task in tasks} | {_key(task.short): task for task in tasks}
+    key = _key(name)
+    if key not in by_name:
+        near = did_you_mean(key, by_name)
+        raise ConfigError(f"no task {name!r}{near or f'; known are {_listed(tasks)}'}")
+    return by_name[key]
 
 
-def resolve(name: str, given: Mapping[str, object], *, origin: str = "") -> Settings:
-    """Return the settings of a task: its baseline, and over it what was given.
+def _key(name: str) -> str:
+    """Return a name as `find` compares it."""
+    return name.strip().lower().replace("_", "-")
+
+
+def _listed(tasks: Iterable[TaskType]) -> str:
+    return ", ".join(f"{task.name} ({task.short})" for task in tasks)
+
+
+def resolve(name: str, values: Mapping[str, object], *, origin: str = "") -> Settings:
+    """Return the settings of a task: the values where there are some, else its baseline.
 
     Args:
         name: the task.
-        given: setting -> value, also as text; the names of the files (vocab_size) will do, too.
+        values: setting -> value, also as text; the names of the files (vocab_size) will do, too.
         origin: where the values stand, such as "--set", for messages.
 
     Raises:
@@ -72,9 +118,11 @@ def resolve(name: str, given: Mapping[str, object], *, origin: str = "") -> Sett
             of the task broken: which one, and what it allows.
     """
     task = find(name)
-    where = {key: f"{origin} {key}" if origin else task.name for key in given}
-    layer = [Given(key, value, where[key]) for key, value in given.items()]
-    return config_sources.resolve(task.settings, [layer])
+    layer = [
+        Given(key, value, f"{origin} {key}" if origin else task.name)
+        for key, value in values.items()
+    ]
+    return sources.resolve(task.settings, [layer])
 
 
 def make_task(
@@ -95,33 +143,33 @@ def make_task(
         settings: as `resolve` takes them.
 
     Raises:
-        ConfigError: the task, the seed or a setting cannot be.
+        ConfigError: there is no such task, or the seed or a setting is not possible.
         WorkerFailed: a generating process died.
 
     Concurrency: with several processes, children are spawned and gone when this returns.
     """
     task = find(name)
-    chosen = resolve(name, settings)
+    options = resolve(name, settings)
     if seed < 0 or processes < 1:
         raise ConfigError(
             f"seed is {seed}, processes {processes}; a seed is at least 0, processes at least 1"
         )
     dense = labels == "dense"
     splits = {
-        split: draw_rows(task, chosen, seed, split, n, processes, dense=dense and split == "train")
+        split: draw_rows(task, options, seed, split, n, processes, dense=dense and split == "train")
         for split, n in (
-            ("train", chosen.train_rows),
-            ("test", chosen.test_rows),
-            ("val", chosen.val_rows),
+            ("train", options.train_rows),
+            ("test", options.test_rows),
+            ("val", options.val_rows),
         )
         if n
     }
     arrays: dict[str, Any] = {}
     for split, (x, y) in splits.items():
         arrays |= {f"{split}_x": x, f"{split}_y": y}
-    for part, values in draw_fixed(task, chosen, seed).items():
+    for part, values in draw_fixed(task, options, seed).items():
         arrays[part] = values.astype(np.int32)
-    return Dataset(**arrays, meta=meta(chosen, seed))
+    return Dataset(**arrays, meta=meta(options, seed))
 
 
 def meta(settings: Settings, seed: int) -> dict[str, object]:
@@ -146,8 +194,88 @@ def meta(settings: Settings, seed: int) -> dict[str, object]:
     }
 
 
+def stream(seed: int, *branch: int) -> np.random.Generator:
+    """Return the generator at a branch of the tree of streams below a seed."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=branch))
+
+
+def draw_fixed(task: TaskType, settings: Settings, seed: int) -> Fixed:
+    """Draw what all rows have in common; it depends on the seed and the settings alone."""
+    return task.fixed(settings, stream(seed, _FIXED))
+
+
+def draw_rows(
+    task: TaskType,
+    settings: Settings,
+    seed: int,
+    split: str,
+    n: int,
+    processes: int,
+    *,
+    dense: bool = False,
+) -> Rows:
+    """Draw n rows of a split; the same for any number of processes, and for a smaller n fewer.
+
+    `dense` says that every position has a target, see `Draw`.
+
+    Raises:
+        WorkerFailed: a generating process died.
+    """
+    blocks = -(-n // BLOCK_ROWS)
+    processes = min(processes, blocks)
+    pool = _pool(processes)
+    if pool is None:
+        x, y = _draw_blocks(task.name, settings, seed, split, dense, 0, blocks)
+        return x[:n], y[:n]
+    bounds = [blocks * part // processes for part in range(processes + 1)]
+    with spawning():  # the pool starts a process with each of its first jobs
+        jobs = [
+            pool.submit(_draw_blocks, task.name, settings, seed, split, dense, first, end)
+            for first, end in pairwise(bounds)
+        ]
+    with pool:
+        try:
+            parts = [job.result() for job in jobs]
+        except BrokenProcessPool as error:
+            raise WorkerFailed(
+                f"a process that drew rows of {task.name} died; draw with fewer, or with one"
+            ) from error
+    x, y = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return x[:n], y[:n]
+
+
+def _pool(processes: int) -> ProcessPoolExecutor | None:
+    """Return a pool of several processes; None for one, or where their queue finds no /dev/shm."""
+    if processes <= 1:
+        return None
+    try:
+        with spawning():
+            return ProcessPoolExecutor(processes, get_context("spawn"), initializer=follow_parent)
+    except OSError:
+        return None
+
+
+def _draw_blocks(
+    name: str, settings: Settings, seed: int, split: str, dense: bool, first: int, end: int
+) -> Rows:
+    """Draw whole blocks `first` to `end` (n x BLOCK_ROWS, length), int32; also in a child."""
+    task = find(name)
+    fixed = draw_fixed(task, settings, seed)
+    shape = ((end - first) * BLOCK_ROWS, settings.length)
+    x, y = np.empty(shape, np.int32), np.empty(shape, np.int32)
+    for number in range(first, end):
+        block = slice((number - first) * BLOCK_ROWS, (number - first + 1) * BLOCK_ROWS)
+        rng = stream(seed, SPLITS.index(split), number)
+        x[block], y[block] = task.draw(
+            settings, rng, BLOCK_ROWS, train=split == "train", dense=dense, fixed=fixed
+        )
+    return x, y
+
+
 __all__ = [
+    "BLOCK_ROWS",
     "DEFAULT_SEED",
+    "GENERATOR_VERSION",
     "IGNORED",
     "TASKS",
     "Dataset",
@@ -156,5 +284,7 @@ __all__ = [
     "find",
     "make_task",
     "meta",
+    "register",
+    "registered",
     "resolve",
 ]

@@ -14,8 +14,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from mlxhog.mad.tasks.settings import (
+from mlxhog.mad.tasks.task import (
+    IGNORED,
+    Fixed,
+    Rows,
     Settings,
+    TaskType,
     frac_noise,
     noise_problems,
     noise_vocab,
@@ -23,7 +27,6 @@ from mlxhog.mad.tasks.settings import (
     too_small,
     vocab,
 )
-from mlxhog.mad.tasks.task import IGNORED, Fixed, Rows, TaskType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ class Compression(Settings):
         return self.vocab - 1 - self.noise_vocab
 
     def broken_rules(self) -> Iterator[str]:
-        """See `Settings.broken_rules`."""
+        """Yield the rules that sizes and noise break."""
         why = f"a token beside the compression token and {self.noise_vocab} for noise"
         yield from too_small("vocab", self.vocab, why, 2 + self.noise_vocab)
         yield from too_small("seq_len", self.seq_len, "a token and the compression token", 2)

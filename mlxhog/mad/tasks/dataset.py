@@ -1,15 +1,35 @@
-"""The rows of a task, and what they were made from."""
+"""The rows of a task, in memory and as an .npz file.
+
+A file has the format of the golden data:
+
+    train_inputs, train_targets, test_inputs, test_targets [, val_inputs, val_targets]
+                             (rows, length) int16 where every id fits, else int32
+    kv_keys, kv_values       memorization's map
+    meta                     JSON: task, seed and every setting
+"""
 
 from __future__ import annotations
 
+import io
+import json
+import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.errors import DataError
+from mlxhog.files import plain_json
+from mlxhog.files.durable import replace_file, require_space
+
 Int32 = NDArray[np.int32]
+
+MOST_BYTES = 1 << 32
+"""Of the arrays of one file: compressed, a few bytes may stand for any number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +65,104 @@ class Dataset:
 
     def splits(self) -> dict[str, tuple[Int32, Int32]]:
         """Inputs and targets by the name of the split: train, test and, where there is one, val."""
-        found = {"train": (self.train_x, self.train_y), "test": (self.test_x, self.test_y)}
+        splits = {"train": (self.train_x, self.train_y), "test": (self.test_x, self.test_y)}
         if self.val_x is not None and self.val_y is not None:
-            found["val"] = (self.val_x, self.val_y)
-        return found
+            splits["val"] = (self.val_x, self.val_y)
+        return splits
+
+
+def write(path: Path, data: Dataset) -> int:
+    """Write a data set; a reader sees the whole file or none. Returns its size in bytes.
+
+    Raises:
+        EnvironmentLacks: the disk is full.
+    """
+    narrow = np.int16 if data.meta["vocab_size"] <= 2**15 else np.int32
+    arrays: dict[str, Any] = {}
+    for split, (x, y) in data.splits().items():
+        arrays[f"{split}_inputs"], arrays[f"{split}_targets"] = x.astype(narrow), y.astype(narrow)
+    if data.kv_keys is not None and data.kv_values is not None:
+        arrays["kv_keys"] = data.kv_keys.astype(narrow)
+        arrays["kv_values"] = data.kv_values.astype(narrow)
+    content = io.BytesIO()
+    meta = json.dumps(data.meta, sort_keys=True)
+    np.savez_compressed(content, **arrays, meta=np.array(meta))
+    require_space(path.absolute().parent, content.tell(), str(path))
+    replace_file(path.absolute(), content.getvalue())
+    return content.tell()
+
+
+def read(path: Path) -> Dataset:
+    """Read a data set, of ours or of anyone in this format.
+
+    Raises:
+        DataError: no such file, another format, or arrays that do not fit together.
+    """
+    try:
+        with path.open("rb") as content:
+            _check_sizes(content)
+            content.seek(0)
+            file = np.load(content, allow_pickle=False)
+            stored = {name: file[name] for name in file.files}
+    except OSError as error:
+        raise DataError(f"{path}: cannot read it: {error.strerror or error}") from error
+    except Exception as error:  # the bytes of a damaged archive choose what its readers raise
+        # NumPy's own words are about pickle, which nobody should switch on for a wrong file.
+        raise DataError(
+            f"{path}: not an .npz file of plain arrays, or a damaged one; "
+            "give one as `mlxhog mad data --out` writes it"
+        ) from error
+    try:
+        meta = plain_json.loads(str(stored.pop("meta")))
+        arrays = {name: _ints(name, values) for name, values in stored.items()}
+        splits: dict[str, Any] = {}
+        for split in ("train", "test", "val"):
+            if split != "val" or "val_inputs" in arrays:
+                x, y = arrays[f"{split}_inputs"], arrays[f"{split}_targets"]
+                if x.ndim != 2 or x.shape != y.shape or not x.size:
+                    raise DataError(f"{split} has inputs {x.shape} and targets {y.shape}")
+                if x.shape[1] != arrays["train_inputs"].shape[1]:
+                    raise DataError(f"{split} and train have rows of different lengths")
+                splits |= {f"{split}_x": x, f"{split}_y": y}
+        if not isinstance(meta, dict):
+            raise DataError("meta is no JSON object")
+    except KeyError as error:
+        raise DataError(f"{path}: lacks {error}; see `mlxhog mad data --help`") from None
+    except ValueError as error:
+        raise DataError(f"{path}: meta is not JSON: {error}") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    kv = {name: arrays[name] for name in ("kv_keys", "kv_values") if name in arrays}
+    if kv and (len(kv) < 2 or len({array.shape for array in kv.values()} | {(0,)}) > 2):
+        raise DataError(f"{path}: kv_keys and kv_values are not two arrays of one length")
+    return Dataset(**splits, **kv, meta=meta)
+
+
+def _check_sizes(content: IO[bytes]) -> None:
+    """Refuse an archive whose arrays are not as large as their headers say, or unpack to too much.
+
+    NumPy takes the memory that a header asks for before it reads the numbers.
+
+    Raises:
+        ValueError: it is one; or whatever the readers of a damaged archive raise.
+    """
+    form = np.lib.format
+    header = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
+    with zipfile.ZipFile(content) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > MOST_BYTES:
+            raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
+        for entry in entries:
+            with archive.open(entry) as member:
+                shape, _, dtype = header[form.read_magic(member)](member)
+                if math.prod(shape) * dtype.itemsize != entry.file_size - member.tell():
+                    raise ValueError(f"{entry.filename} has no array of shape {shape}")
+
+
+def _ints(name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if not np.issubdtype(values.dtype, np.integer):
+        raise DataError(f"{name} is {values.dtype}, wanted whole numbers")
+    limits = np.iinfo(np.int32)
+    if values.size and not limits.min <= int(values.min()) <= int(values.max()) <= limits.max:
+        raise DataError(f"{name} has numbers beyond 32 bits, which are no ids")
+    return values.astype(np.int32)

@@ -19,10 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.first_shown import first_shown
-from mlxhog.mad.tasks.settings import (
+from mlxhog.mad.tasks.in_context_recall import first_shown
+from mlxhog.mad.tasks.task import (
+    IGNORED,
     QUERY_HELP,
+    Fixed,
+    Ints,
+    Rows,
     Settings,
+    TaskType,
     frac_noise,
     noise_problems,
     noise_vocab,
@@ -30,7 +35,6 @@ from mlxhog.mad.tasks.settings import (
     too_small,
     vocab,
 )
-from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rows, TaskType
 
 Bools = NDArray[np.bool_]
 
@@ -73,7 +77,7 @@ class FuzzyInContextRecall(Settings):
         return self.k_motif + self.v_motif
 
     def broken_rules(self) -> Iterator[str]:
-        """See `Settings.broken_rules`."""
+        """Yield the rules that sizes and noise break."""
         yield from noise_problems(self.frac_noise, self.noise_vocab)
         special = self.vocab - self.ordinary
         least = max(2 * self.k_motif, 2 * self.v_motif - 1) + special

@@ -8,18 +8,23 @@ Source: Poli et al. 2024, arXiv:2403.17844.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.first_shown import first_shown
-from mlxhog.mad.tasks.settings import (
+from mlxhog.mad.tasks.task import (
+    IGNORED,
     QUERY_HELP,
+    Fixed,
+    Ints,
+    Rows,
     Settings,
+    TaskType,
     frac_noise,
     noise_problems,
     noise_vocab,
@@ -27,7 +32,6 @@ from mlxhog.mad.tasks.settings import (
     too_small,
     vocab,
 )
-from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rows, TaskType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +70,7 @@ class InContextRecall(Settings):
         return self.seq_len - 1 if self.multi_query else self.seq_len
 
     def broken_rules(self) -> Iterator[str]:
-        """See `Settings.broken_rules`."""
+        """Yield the rules that sizes and noise break."""
         if self.seq_len % 2 or self.seq_len < 4:
             yield (
                 f"seq_len is {self.seq_len}; a sequence is pairs of key and value, two or more: "
@@ -90,11 +94,11 @@ class NoisyInContextRecall(InContextRecall):
 
     @property
     def noise(self) -> tuple[int, float]:
-        """See `InContextRecall.noise`."""
+        """N, and the share of pairs that are noise."""
         return self.noise_vocab, self.frac_noise
 
     def broken_rules(self) -> Iterator[str]:
-        """See `Settings.broken_rules`."""
+        """Yield the rules that sizes and noise break."""
         yield from super().broken_rules()
         yield from noise_problems(self.frac_noise, self.noise_vocab)
 
@@ -157,3 +161,36 @@ def _asked(rng: np.random.Generator, key: Ints, K: int) -> Ints:
 
 IN_CONTEXT_RECALL = TaskType("in-context-recall", "CR", InContextRecall, draw)
 NOISY_IN_CONTEXT_RECALL = TaskType("noisy-in-context-recall", "NR", NoisyInContextRecall, draw)
+
+
+def dense_loss_floor(settings: InContextRecall) -> float | None:
+    """Return the mean entropy of a dense target in nats; None where no formula is known.
+
+    Keys and values shown for the first time cannot be foreseen, everything else can:
+    [ (T/2 - 1) ln K + E ln|values| ] / (T - 1), with E the expected number of different keys among
+    n = T/2 - 1 draws. A lower loss on rows that were not trained on means that they leaked.
+    """
+    if settings.noise[1] or not settings.multi_query:
+        return None
+    K, n = settings.keys, settings.pairs
+    different = K * (1 - (1 - 1 / K) ** n)
+    nats = n * math.log(K) + different * math.log(settings.ordinary - K)
+    return nats / (settings.seq_len - 1)
+
+
+def first_shown(keys: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Return for every key (n, pairs) the position of the leftmost one in its row that equals it.
+
+    A key that was not shown before is its own.
+    """
+    n, pairs = keys.shape
+    row = np.arange(n)[:, None]
+    order = np.argsort(keys, axis=1, kind="stable")  # equal keys stay in the order of positions
+    sorted_keys = keys[row, order]
+    begins = np.ones((n, pairs), bool)
+    begins[:, 1:] = sorted_keys[:, 1:] != sorted_keys[:, :-1]
+    # Positions in a run of equal keys only rise, but not from run to run: carry the run's index.
+    run_start = np.maximum.accumulate(np.where(begins, np.arange(pairs), 0), axis=1)
+    first = np.empty((n, pairs), np.int64)
+    first[row, order] = order[row, run_start]
+    return first

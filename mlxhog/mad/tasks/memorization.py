@@ -15,8 +15,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from mlxhog.mad.tasks.settings import (
+from mlxhog.mad.tasks.task import (
+    IGNORED,
+    Fixed,
+    Rows,
     Settings,
+    TaskType,
     frac_noise,
     noise_problems,
     noise_vocab,
@@ -25,7 +29,6 @@ from mlxhog.mad.tasks.settings import (
     too_small,
     vocab,
 )
-from mlxhog.mad.tasks.task import IGNORED, Fixed, Rows, TaskType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ class Memorization(Settings):
         return self.ordinary // 2
 
     def broken_rules(self) -> Iterator[str]:
-        """See `Settings.broken_rules`."""
+        """Yield the rules that sizes and noise break."""
         if self.seq_len % 2:
             yield (
                 f"seq_len is {self.seq_len}; a sequence is pairs of key and marker: "

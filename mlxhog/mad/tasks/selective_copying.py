@@ -18,8 +18,16 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.settings import Settings, seq_len, too_small, vocab
-from mlxhog.mad.tasks.task import IGNORED, Fixed, Rows, TaskType
+from mlxhog.mad.tasks.task import (
+    IGNORED,
+    Fixed,
+    Rows,
+    Settings,
+    TaskType,
+    seq_len,
+    too_small,
+    vocab,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +48,7 @@ class SelectiveCopying(Settings):
         return self.seq_len - 2 * self.tokens_to_copy - 1
 
     def broken_rules(self) -> Iterator[str]:
-        """See `Settings.broken_rules`."""
+        """Yield the rules that sizes and noise break."""
         yield from too_small("vocab", self.vocab, "content, a blank and the copy marker", 3)
         if self.blanks < 1:
             most = (self.seq_len - 2) // 2

@@ -8,7 +8,7 @@ from dataclasses import replace
 from mlxhog.arena import Arena
 from mlxhog.mad.result import RunResult
 from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.scores.accuracy import ceiling
+from mlxhog.mad.tasks.accuracy import ceiling
 from mlxhog.mad.training import alone, several
 from mlxhog.mad.training.course import Course
 from mlxhog.mad.training.run_plan import make_run_plan

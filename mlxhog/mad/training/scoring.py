@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.backends.backend import Backend
-from mlxhog.mad.scores.accuracy import acc_macro, acc_token
 from mlxhog.mad.tasks import Dataset
+from mlxhog.mad.tasks.accuracy import acc_macro, acc_token
 from mlxhog.models.mad.config import MADConfig
 
 MOST_NUMBERS = 1 << 22

@@ -10,7 +10,7 @@ import pytest
 from mlxhog.errors import DataError
 from mlxhog.mad.check import check
 from mlxhog.mad.tasks import IGNORED, TASKS, Dataset, make_task
-from mlxhog.mad.tasks.files import read, write
+from mlxhog.mad.tasks.dataset import read, write
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = sorted(path.stem for path in GOLDEN.glob("*.npz"))

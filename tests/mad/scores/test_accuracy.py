@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassAccuracy
 
 from mlxhog.errors import DataError, ShapeError
-from mlxhog.mad.scores.accuracy import acc_macro, acc_token, ceiling, unigram
 from mlxhog.mad.tasks import IGNORED, TASKS, make_task, resolve
-from mlxhog.mad.tasks.loss_floor import dense_loss_floor
+from mlxhog.mad.tasks.accuracy import acc_macro, acc_token, ceiling, unigram
+from mlxhog.mad.tasks.in_context_recall import dense_loss_floor
 
 
 def test_macro_accuracy_counts_a_class_that_is_predicted_alone():
