@@ -20,8 +20,7 @@ from typing import Any
 from harness.claims import Claim, LoadWatch, Sample, cores, finish, own_cpu_s
 
 from mlxhog.machine.processes import thread_limits
-from mlxhog.mad.result import RunResult
-from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run import RunConfig, RunResult
 from mlxhog.mad.suites import only, runs, suite
 from mlxhog.mad.tasks.accuracy import unigram
 from mlxhog.mad.training.candidate import train

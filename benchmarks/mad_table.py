@@ -21,14 +21,12 @@ from typing import Any
 
 from harness.claims import ROOT, commit, cores, versions
 
-from mlxhog.cli.mad.study_flags import seeds
+from mlxhog.cli.mad.session import observer, seeds
 from mlxhog.config.quantities import format_clock
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
-from mlxhog.mad.report.board import observer
 from mlxhog.mad.report.leaderboard import fraction, run_name, status, to_json
-from mlxhog.mad.report.look import look
-from mlxhog.mad.report.standing import Standing
+from mlxhog.mad.report.ranking import Standing, look
 from mlxhog.mad.scores import Row
 from mlxhog.mad.study.execution import ExecutionConfig
 from mlxhog.mad.study.planning import Planning
@@ -36,8 +34,8 @@ from mlxhog.mad.study.session import execute, open_store
 from mlxhog.mad.study.store import Store, is_study
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import Suite
-from mlxhog.mad.training.estimate import estimate
 from mlxhog.mad.training.run_plan import make_run_plan
+from mlxhog.mad.training.single import estimate
 from mlxhog.models.mad.sequence import canonical, parse
 
 FOUR = {

@@ -12,7 +12,6 @@ NATIVE_USERS = {
 }  # fmt: skip
 KNOWN_CIRCLES = {
     "mlxhog.models.mad.sequence",
-    "mlxhog.mad.report.board",
 }
 FRAMEWORKS = {"torch", "mlx", "transformers", "xlstm", "mlstm_kernels"}
 

@@ -19,8 +19,7 @@ from harness.turns import Program, in_turns
 from mad.reference import MADSize
 
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.result import Point
-from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.tasks import make_task, resolve
 from mlxhog.mad.training.candidate import train
 from mlxhog.models.mad.sequence import parse

@@ -20,18 +20,16 @@ from statistics import median
 
 from harness.claims import Findings, Sample
 
-from mlxhog.mad.result import Point, RunResult
-from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run import Point, RunConfig, RunResult, Watch
 from mlxhog.mad.study import session
 from mlxhog.mad.study.execution import ExecutionConfig
-from mlxhog.mad.study.executors.protocol import RunFunction
 from mlxhog.mad.study.planning import Planning
+from mlxhog.mad.study.pool import RunFunction
 from mlxhog.mad.study.progress import Observer
 from mlxhog.mad.study.session import open_store
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.training.candidate import train
-from mlxhog.mad.watch import Watch
 from mlxhog.models.mad.sequence import canonical, parse
 
 SEQUENCES = (

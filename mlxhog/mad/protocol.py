@@ -3,7 +3,10 @@
 Every fix has a switch back, so that numbers of the reference (athms/mad-lab) can be compared.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Final
 
 from mlxhog.config.options import option, options
 from mlxhog.errors import ConfigError
@@ -66,3 +69,21 @@ class Protocol:
             problems.append("steps and epochs are both given; leave one out")
         if problems:
             raise ConfigError("\n".join(problems))
+
+
+INSIDE: Final = (
+    "strategy",
+    "predict",
+    "async_after",
+    "average_every",
+    "second_moment",
+    "read",
+    "write",
+    "gpu_write",
+    "kernels",
+    "force",
+    "restarts",
+    "heartbeat_timeout_s",
+    "max_nonfinite",
+    "on_torn",
+)

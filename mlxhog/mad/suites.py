@@ -16,7 +16,7 @@ from typing import Any
 from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import TASKS, find, resolve
 from mlxhog.models.mad.layer import Layer
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlxhog.mad.report.look import look
+from mlxhog.mad.report.ranking import look
 from mlxhog.mad.study.planning import Planning
 from mlxhog.mad.suites import suite
 from tests.mad.report import sample

@@ -41,11 +41,11 @@ from mlxhog.files import plain_json, tensors
 from mlxhog.machine import verdicts
 from mlxhog.mad import check
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.result import Point
-from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.search.space_file import read_space
+from mlxhog.mad.run import Point, RunConfig
+from mlxhog.mad.search.samplers import Listed
+from mlxhog.mad.search.space import read_space
 from mlxhog.mad.study import record, store, study
-from mlxhog.mad.study.candidates import Candidates, Listed
+from mlxhog.mad.study.planning import Proposals
 from mlxhog.mad.tasks import dataset as files
 from mlxhog.mad.tasks import make_task
 from mlxhog.models import families, registry
@@ -411,7 +411,7 @@ def _read_study(folder: Path) -> None:
     for read in (
         lambda: study.read(held).measured(),
         lambda: [held.curve(one.key) for one in held.records()],
-        lambda: Candidates(Listed([parse("gated-conv")]), held),
+        lambda: Proposals(Listed([parse("gated-conv")]), held),
     ):
         try:
             read()

@@ -16,7 +16,7 @@ from mlxhog.config.sources import Given, resolve
 from mlxhog.errors import ConfigError, StudyError
 from mlxhog.files import plain_json
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.search.space_file import to_space
+from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.record import Record
 from mlxhog.models import families
 from mlxhog.models.mad.sequence import parse

@@ -19,7 +19,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
 from mlxhog.errors import ArenaError, EnvironmentLacks
 from mlxhog.files import durable
-from mlxhog.mad.study.journal import Journal
+from mlxhog.mad.study.store import Journal
 from mlxhog.report.metrics import Progress
 from mlxhog.training import reporting, trainer
 from tests.checkpoint.test_checkpoint import names, save

@@ -32,7 +32,7 @@ from mlxhog.errors import (
 )
 from mlxhog.files import plain_json
 from mlxhog.machine import verdicts
-from mlxhog.mad.search import space_file
+from mlxhog.mad.search import space as space_file
 from mlxhog.mad.study import store, study
 from mlxhog.mad.tasks import dataset as files
 from mlxhog.models import families

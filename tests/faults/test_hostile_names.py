@@ -19,8 +19,8 @@ from safetensors.numpy import save_file
 
 from mlxhog import cli
 from mlxhog.mad.report.leaderboard import to_csv, to_markdown
-from mlxhog.mad.report.look import look
 from mlxhog.mad.report.page import page
+from mlxhog.mad.report.ranking import look
 from mlxhog.report.streams import cell, console, printable_output
 from mlxhog.report.views import StatusLine
 from tests.mad.report import sample

@@ -7,7 +7,7 @@ import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run import RunConfig
 from mlxhog.mad.suites import SUITES, expand, fixed, only, runs, suite
 from mlxhog.mad.tasks import TASKS, make_task, resolve
 from mlxhog.models.mad.config import MADConfig

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from mlxhog.cli import main
-from mlxhog.cli.mad.run_line import RunLine
+from mlxhog.cli.mad.train_view import RunLine
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.files import tensors
 from mlxhog.machine.interrupts import Interrupts
-from mlxhog.mad.result import Point
-from mlxhog.mad.training import keeping
+from mlxhog.mad.run import Point
+from mlxhog.mad.training import candidate
 from mlxhog.models import families
 
 pytestmark = pytest.mark.slow
@@ -106,7 +106,7 @@ def test_a_model_that_cannot_be_saved_costs_no_numbers(
     def full(*_: object) -> None:
         raise EnvironmentLacks("the disk is full")
 
-    monkeypatch.setattr(keeping, "save", full)
+    monkeypatch.setattr(candidate, "save_checkpoint", full)
     words = [*SMALL, *MIXER, "--steps", "2", "--json", "--save", str(tmp_path / "kept")]
     assert mad_train(*words) == 3
     out, err = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""`mlxhog mad`: tasks, candidates and searches; every subcommand is a module beside this one."""
+"""`mlxhog mad`: tasks, candidates and searches; the front door of its subcommands."""
 
 import importlib
 import sys
@@ -6,18 +6,19 @@ import sys
 from mlxhog.config.options import did_you_mean
 
 COMMANDS = {
-    "data": "write the rows of a task to a file",
-    "check": "do rows of a task have the properties they must have",
-    "show": "layers, shapes, parameters and state of an architecture",
-    "train": "train one candidate on one task, with one worker or several",
-    "bench": "the score of architectures over a suite of tasks",
-    "search": "search a space of architectures, several at once",
-    "resume": "go on with a study that was stopped in any way",
-    "board": "the leaderboard of a study",
-    "plot": "its plots, and one page with all of them",
-    "vote": "the architecture that the best candidates agree on, slot by slot",
-    "scale": "an architecture made deeper, for mlxhog train",
+    "data": ("data.run_data", "write the rows of a task to a file"),
+    "check": ("data.run_check", "do rows of a task have the properties they must have"),
+    "show": ("show.run", "layers, shapes, parameters and state of an architecture"),
+    "train": ("train.run", "train one candidate on one task, with one worker or several"),
+    "bench": ("search.run_bench", "the score of architectures over a suite of tasks"),
+    "search": ("search.run_search", "search a space of architectures, several at once"),
+    "resume": ("search.run_resume", "go on with a study that was stopped in any way"),
+    "board": ("board.run_board", "the leaderboard of a study"),
+    "plot": ("board.run_plot", "its plots, and one page with all of them"),
+    "vote": ("winner.run_vote", "the architecture that the best candidates agree on, slot by slot"),
+    "scale": ("winner.run_scale", "an architecture made deeper, for mlxhog train"),
 }
+"""Command -> the function below this package that runs it, and a line of help."""
 
 HELP = """\
 mlxhog mad: Mechanistic Architecture Design, six tasks that tell architectures apart
@@ -39,12 +40,14 @@ def run(arguments: list[str]) -> int:
     """Run one subcommand and return its exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
-        lines = (f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
+        lines = (f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items())
         print(HELP.format(commands="\n".join(lines)))
         return 0
     if arguments[0] not in COMMANDS:
         word = arguments[0]
         print(f"no command 'mad {word}'{did_you_mean(word, COMMANDS)}", file=sys.stderr)
         return 2
-    code: int = importlib.import_module(f"mlxhog.cli.mad.{arguments[0]}").run(arguments[1:])
+    module, function = COMMANDS[arguments[0]][0].split(".")
+    command = getattr(importlib.import_module(f"mlxhog.cli.mad.{module}"), function)
+    code: int = command(arguments[1:])
     return code

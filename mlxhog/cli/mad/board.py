@@ -1,13 +1,16 @@
-"""`mlxhog mad board`: the leaderboard of a study, while it runs and afterwards."""
+"""`mlxhog mad board` and `mlxhog mad plot`: the leaderboard of a study, and its plots."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
+import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -18,13 +21,13 @@ from mlxhog.errors import ConfigError
 from mlxhog.files.durable import replace_file
 
 if TYPE_CHECKING:
-    from mlxhog.mad.report.standing import Standing
+    from mlxhog.mad.report.ranking import Standing
 
-ABOUT = """\
+BOARD_ABOUT = """\
 The leaderboard of a study, from its directory alone: while it runs, and after it.
 Scores are in [0, 1]: the mean over the tasks, +- the 95 % interval over seeds. Candidates that lack
 runs come last, and the last line says so."""
-EXAMPLES = (
+BOARD_EXAMPLES = (
     "mad board first",
     "mad board studies/first --watch",
     "mad board first --json",
@@ -48,9 +51,9 @@ class BoardConfig:
     against: str | None = option(None, "another study: the rank correlation of both orders")
 
 
-def run(arguments: list[str]) -> int:
+def run_board(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    flags = Flags("mad board", ABOUT, EXAMPLES, ("STUDY",))
+    flags = Flags("mad board", BOARD_ABOUT, BOARD_EXAMPLES, ("STUDY",))
     flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
     flags.argument("--json", action="store_true", help="one JSON object")
     flags.argument("--watch", action="store_true", help="again and again until the study stops")
@@ -59,7 +62,7 @@ def run(arguments: list[str]) -> int:
     config = resolve(BoardConfig, [parsed.given], parsed.problems)
     if parsed.other.watch and (config.csv or config.markdown):
         raise ConfigError("--watch goes with the table and --json; write files without it")
-    from mlxhog.mad.report.look import look
+    from mlxhog.mad.report.ranking import look
     from mlxhog.mad.study.store import find
 
     store = find(parsed.other.study)
@@ -92,7 +95,7 @@ def _json(standing: Standing) -> str:
 
 
 def _lines(standing: Standing, stream: TextIO) -> list[str]:
-    from mlxhog.mad.report.lines import lines
+    from mlxhog.mad.report.leaderboard import lines
 
     width = shutil.get_terminal_size().columns if stream.isatty() else None
     return lines(standing, width)
@@ -134,7 +137,7 @@ def _watch(now: Callable[[], Standing], *, as_json: bool) -> None:
 def _watch_live(now: Callable[[], Standing]) -> None:
     from rich.live import Live  # 50 ms that a command in a pipe need not pay
 
-    from mlxhog.mad.report.picture import Leaderboard
+    from mlxhog.mad.report.live import Leaderboard
     from mlxhog.report.streams import console
 
     with Live(console=console(sys.stdout), auto_refresh=False) as live:
@@ -144,3 +147,86 @@ def _watch_live(now: Callable[[], Standing]) -> None:
             if not standing.running:
                 return
             time.sleep(LOOK_EVERY_S)
+
+
+PLOT_ABOUT = """\
+Write the plots of a study as PNG files, and one HTML page with all of them and the leaderboard: it
+needs no network, follows the reader's light or dark screen, and prints.
+Learning curves per task; score against parameters, state and time with the Pareto front; what each
+slot decides; the seeds with their intervals. Works on a study that is running, too."""
+PLOT_EXAMPLES = (
+    "mad plot first",
+    "mad plot first --out figures --open no",
+    "mad plot first --json",
+)
+PAGE = "index.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotConfig:
+    """Options of `mlxhog mad plot`."""
+
+    out: str | None = option(None, "folder for the files; none: plots/ in the study's")
+    open: str = option(
+        "auto", "show the page in a browser, where there is a screen", choices=("auto", "no")
+    )
+    select: str | None = option(
+        None,
+        "rows whose accuracy chooses between optimiser points; none: as the study says",
+        choices=("test", "val"),
+    )
+    against: str | None = option(None, "another study: the rank correlation of both orders")
+
+
+def run_plot(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("mad plot", PLOT_ABOUT, PLOT_EXAMPLES, ("STUDY",))
+    flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
+    flags.argument("--json", action="store_true", help="one JSON object: page, and plots by name")
+    flags.options(PlotConfig)
+    parsed = flags.parse(arguments)
+    config = resolve(PlotConfig, [parsed.given], parsed.problems)
+    from mlxhog.mad.report.page import page
+    from mlxhog.mad.report.plots import plots
+    from mlxhog.mad.report.ranking import look
+    from mlxhog.mad.study.store import find
+    from mlxhog.report import charts
+
+    store = find(parsed.other.study)
+    other = None if config.against is None else find(config.against)
+    charts.require("the leaderboard needs nothing: mlxhog mad board")
+    standing = look(store, select=config.select, against=other, curves=True)  # type: ignore[arg-type]
+    folder = store.directory / "plots" if config.out is None else Path(config.out)
+    _make(folder)
+    drawn = list(plots(standing))
+    written = {}
+    for plot in drawn:
+        written[plot.name] = folder / f"{plot.name}.png"
+        replace_file(written[plot.name], plot.png(charts.LIGHT))
+    replace_file(folder / PAGE, page(standing, drawn, version=version("mlxhog")).encode())
+    if parsed.other.json:
+        files = {name: str(path) for name, path in written.items()}
+        print(json.dumps({"page": str(folder / PAGE), "plots": files, "partial": standing.lacking}))
+    else:
+        print(*written.values(), folder / PAGE, sep="\n")
+        if standing.lacking:
+            print(standing.lacking)
+    if config.open == "auto" and not parsed.other.json:
+        _open_page(folder / PAGE)
+    return 0
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make {folder}: {error.strerror}; choose another --out"
+        ) from error
+
+
+def _open_page(page: Path) -> None:
+    """Open the page where a person sits at a screen; nothing happens elsewhere."""
+    screen = sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    if sys.stdout.isatty() and screen:
+        webbrowser.open(page.absolute().as_uri())

@@ -1,30 +1,64 @@
-"""`mlxhog mad data`: write the rows of a task to a file."""
+"""`mlxhog mad data` and `mlxhog mad check`: write the rows of a task, and check such files."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
-from mlxhog.cli.mad import given_settings
 from mlxhog.config.options import option
 from mlxhog.config.quantities import format_bytes, format_clock
 from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mlxhog.mad.check import Findings
     from mlxhog.mad.tasks import Dataset, Settings
 
-ABOUT = """\
+SET_FLAG = "--set"
+
+
+def add_settings_flag(flags: Flags) -> None:
+    """Add the flag to a command; its words are in `Parsed.other.set`."""
+    flags.argument(
+        SET_FLAG,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of the task, such as vocab=32 or seq_len=256; may be given several times",
+    )
+    flags.otherwise(f"; a setting of the task is given as in {SET_FLAG} vocab=32")
+
+
+def read_settings(words: Sequence[str]) -> dict[str, str]:
+    """Return setting -> value as written; `tasks.resolve(.., origin=FLAG)` gives it meaning.
+
+    Raises:
+        ConfigError: a word is no key=value, or a key is given twice.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name or not value:
+            raise ConfigError(f"{SET_FLAG} {word!r}; wanted key=value, such as {SET_FLAG} vocab=32")
+        if name in found:
+            raise ConfigError(f"{SET_FLAG} {name} is given twice; keep one")
+        found[name] = value
+    return found
+
+
+DATA_ABOUT = """\
 Draw the training and test rows of a MAD task, and write them to an .npz file: train_inputs,
 train_targets, test_inputs, test_targets, and meta (JSON). Targets are aligned with inputs; -100 is
 ignored. One seed draws the same rows on every machine, with any number of processes.
 
 tasks: in-context-recall (CR), fuzzy-in-context-recall (FR), noisy-in-context-recall (NR),
 selective-copying (SC), compression (C), memorization (M)"""
-EXAMPLES = (
+DATA_EXAMPLES = (
     "mad data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz",
     "mad data --task NR --set frac_noise=0.4 --train-rows 6400 --out noisy.npz --json",
     "mad data --task M --set vocab=8192 --out map.npz --dry-run",
@@ -44,10 +78,10 @@ class DataConfig:
     processes: int = option(1, "that draw; the rows are the same for any number", low=1)
 
 
-def run(arguments: list[str]) -> int:
+def run_data(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    flags = Flags("mad data", ABOUT, EXAMPLES)
-    given_settings.add(flags)
+    flags = Flags("mad data", DATA_ABOUT, DATA_EXAMPLES)
+    add_settings_flag(flags)
     flags.argument("--dry-run", action="store_true", help="say what would be written, and stop")
     flags.argument("--json", action="store_true", help="one JSON object")
     flags.options(DataConfig)
@@ -56,11 +90,11 @@ def run(arguments: list[str]) -> int:
     given = _given(config, parsed.other.set)
     if config.task is None or config.out is None:
         lacks = "--task" if config.task is None else "--out"
-        raise ConfigError(f"mad data lacks {lacks}, as in `mlxhog {EXAMPLES[0]}`")
+        raise ConfigError(f"mad data lacks {lacks}, as in `mlxhog {DATA_EXAMPLES[0]}`")
     # These import NumPy: wrong flags are answered before.
     from mlxhog.mad import tasks
 
-    settings = tasks.resolve(config.task, given, origin=given_settings.FLAG)
+    settings = tasks.resolve(config.task, given, origin=SET_FLAG)
     path = _place(config.out)
     if parsed.other.dry_run:
         return _say(_planned(settings, config), path, parsed.other.json)
@@ -75,13 +109,13 @@ def run(arguments: list[str]) -> int:
 
 def _given(config: DataConfig, words: list[str]) -> dict[str, Any]:
     """Return the settings of the task that were given, in both ways."""
-    given: dict[str, Any] = dict(given_settings.read(words))
+    given: dict[str, Any] = dict(read_settings(words))
     for name in ("train_rows", "test_rows", "val_rows"):
         value = getattr(config, name)
         if value is not None:
             if name in given:
                 flag = "--" + name.replace("_", "-")
-                raise ConfigError(f"{flag} and {given_settings.FLAG} {name} are the same; keep one")
+                raise ConfigError(f"{flag} and {SET_FLAG} {name} are the same; keep one")
             given[name] = value
     return given
 
@@ -173,3 +207,72 @@ def _say(facts: dict[str, Any], path: Path, as_json: bool) -> int:
         said.append(f"dense loss floor {facts['loss_floor_nats']:.3f} nats")
     print(f"{facts['rows_per_s']:,.0f} rows/s; {', '.join(said)}")
     return 0
+
+
+CHECK_ABOUT = """\
+Hold data sets of MAD tasks against the 18 invariants that every row must keep, and the bounds of
+what is random, whoever made them: .npz files as `mlxhog mad data` writes them.
+Exit code 1 if anything is broken: which invariant, which row, what was found.
+
+  1-7    in-context recall, noisy recall      13-15  selective copying
+  8-12   fuzzy recall                         16     compression
+                                              17-18  memorization"""
+CHECK_EXAMPLES = (
+    "mad check cr.npz",
+    "mad check data/*.npz --json",
+)
+
+
+def run_check(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("mad check", CHECK_ABOUT, CHECK_EXAMPLES, ("FILE...",))
+    flags.argument("files", nargs="+", metavar="FILE", help=".npz files of rows")
+    flags.argument("--json", action="store_true", help="one JSON object with ok and failed")
+    parsed = flags.parse(arguments)
+    if parsed.problems:
+        raise ConfigError("\n".join(parsed.problems))
+    # These import NumPy: wrong flags are answered before.
+    from mlxhog.mad.check import check
+    from mlxhog.mad.tasks.dataset import read
+
+    data = {file: read(Path(file).expanduser()) for file in parsed.other.files}
+    found = {}
+    for file, rows in data.items():
+        found[file] = check(rows)
+        if not parsed.other.json:
+            _print_findings(file, rows.task, found[file])
+    ok = all(findings.ok for findings in found.values())
+    if parsed.other.json:
+        _print_check_json(found, ok)
+    return 0 if ok else 1
+
+
+def _print_findings(file: str, task: str, found: Findings) -> None:
+    rules = ", ".join(map(str, found.invariants))
+    said = f"invariants {rules} and {len(found.bounds)} bounds"
+    print(f"{file}: {task}, {said}: {'ok' if found.ok else 'FAIL'}")
+    for note in found.notes:
+        print(f"  note: {note}")
+    for failure in found.failures:
+        print(f"  {failure}")
+
+
+def _print_check_json(found: dict[str, Findings], ok: bool) -> None:
+    from mlxhog.files import plain_json
+
+    failed = [
+        {"file": file, **failure.to_json()}
+        for file, findings in found.items()
+        for failure in findings.failures
+    ]
+    files = [
+        {
+            "file": file,
+            "ok": findings.ok,
+            "invariants": findings.invariants,
+            "bounds": findings.bounds,
+            "notes": findings.notes,
+        }
+        for file, findings in found.items()
+    ]
+    print(plain_json.dumps({"files": files, "ok": ok, "failed": failed}).decode())

@@ -1,19 +1,25 @@
-"""`mlxhog mad search`: from a space of architectures to a leaderboard."""
+"""`mlxhog mad search`, `mlxhog mad bench` and `mlxhog mad resume`: commands that run a study."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
-from mlxhog.cli.mad import study_flags
-from mlxhog.cli.mad.study_flags import StudyConfig
+from mlxhog.cli.mad import session
+from mlxhog.cli.mad.session import StudyConfig
 from mlxhog.config.options import option
+from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 from mlxhog.mad.study.execution import ExecutionConfig
 
-ABOUT = """\
+if TYPE_CHECKING:
+    from mlxhog.models.mad.config import MADConfig
+
+SEARCH_ABOUT = """\
 Search a space of architectures: train candidates on every setting of a suite, several at once, and
 keep every result in studies/NAME. Kill it at any time: the same line goes on, or mad resume.
 One Ctrl-C lets the runs in progress end, a second one drops them.
@@ -21,7 +27,7 @@ One Ctrl-C lets the runs in progress end, a second one drops them.
 The space is a YAML file, or space-small or space-xlstm of the package. The shortest one:
 
   space: {depth: 4, mixers: [mlstm, mh-attention], channels: [swiglu]}"""
-EXAMPLES = (
+SEARCH_EXAMPLES = (
     "mad search --space space-small --suite smoke --parallel 2 --study first",
     "mad search --space space.yaml --suite lite --sampler evolution --budget 2h --seeds 3",
     "mad search --space space.yaml --no-prune --executor ray --study first",
@@ -43,15 +49,15 @@ class SearchConfig:
     seed: int = option(0, "of the sampler", low=0, high=2**32 - 1)
 
 
-def run(arguments: list[str]) -> int:
+def run_search(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    flags = Flags("mad search", ABOUT, EXAMPLES)
+    flags = Flags("mad search", SEARCH_ABOUT, SEARCH_EXAMPLES)
     flags.argument("--no-prune", action="store_true", help="every run goes on to its end")
-    study_flags.add(flags, SearchConfig)
+    session.add(flags, SearchConfig)
     parsed = flags.parse(arguments)
-    given, shared, how = study_flags.parts(parsed, SearchConfig, StudyConfig, ExecutionConfig)
+    given, shared, how = session.parts(parsed, SearchConfig, StudyConfig, ExecutionConfig)
     if given.space is None:
-        raise ConfigError(f"give the space of architectures, as in mlxhog {EXAMPLES[0]}")
+        raise ConfigError(f"give the space of architectures, as in mlxhog {SEARCH_EXAMPLES[0]}")
     if parsed.other.no_prune:
         if any(one.name == "prune" for one in parsed.given):
             raise ConfigError("--prune and --no-prune are both given; keep one")
@@ -61,9 +67,8 @@ def run(arguments: list[str]) -> int:
 
 def _search(given: SearchConfig, shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     # These import NumPy: wrong flags are answered before.
-    from mlxhog.cli.mad import study_session
     from mlxhog.machine import machine
-    from mlxhog.mad.search.space_file import read_space
+    from mlxhog.mad.search.space import read_space
     from mlxhog.mad.study.planning import Planning
     from mlxhog.mad.study.study import Study
 
@@ -77,10 +82,135 @@ def _search(given: SearchConfig, shared: StudyConfig, how: ExecutionConfig, pars
         sampler=given.sampler,
         sampler_seed=given.seed,
         prune=given.prune,
-        **study_flags.common(shared, parsed),
+        **session.common(shared, parsed),
     )
     planning = Planning(study)
     how.require(study, machine.here())
     planning.sampler()  # whether it can be made here
     name = parsed.other.study or Path(given.space).stem
-    return study_session.begin(study, planning, name, how, parsed.other)
+    return session.begin(study, planning, name, how, parsed.other)
+
+
+BENCH_ABOUT = """\
+Score architectures over a suite of tasks: a study whose candidates are given, in which every run
+goes to its end. The same line goes on after any kill, as mad resume does."""
+BENCH_EXAMPLES = (
+    'mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke',
+    'mad bench --layers "(mlstm swiglu)*2" --layers "(gla swiglu)*2" --suite lite --seeds 3',
+    "mad bench --config arch.yaml --suite full --parallel 2 --study mine",
+)
+
+
+def run_bench(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("mad bench", BENCH_ABOUT, BENCH_EXAMPLES)
+    flags.argument(
+        "--layers", action="append", default=[], metavar="TEXT", help="an architecture's layers"
+    )
+    flags.argument(
+        "-c", "--config", action="append", default=[], metavar="NAME_OR_FILE",
+        help="an architecture; both flags may be given several times",
+    )  # fmt: skip
+    flags.argument("--seed", metavar="N", help="the one seed of every run, instead of --seeds")
+    session.add(flags)
+    parsed = flags.parse(arguments)
+    shared, how = session.parts(parsed, StudyConfig, ExecutionConfig)
+    if not parsed.other.layers and not parsed.other.config:
+        raise ConfigError(f"give an architecture, as in mlxhog {BENCH_EXAMPLES[0]}")
+    if parsed.other.seed is not None:
+        if any(given.name == "seeds" for given in parsed.given):
+            raise ConfigError("--seed is the one seed of every run, --seeds are several; keep one")
+        shared = replace(shared, seeds=f"{parsed.other.seed},")
+    return _bench(shared, how, parsed)
+
+
+def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
+    # These import NumPy: wrong flags are answered before.
+    from mlxhog.machine import machine
+    from mlxhog.mad.study.planning import Planning
+    from mlxhog.mad.study.study import Study
+    from mlxhog.models.mad.sequence import canonical, parse, read_architecture
+
+    found = [read_architecture(name) for name in parsed.other.config]
+    dim, position = _shared_sizes(found, shared.dim)
+    texts = [canonical(parse(text)) for text in parsed.other.layers]
+    texts += [canonical(architecture.layers) for architecture in found]
+    study = Study(
+        candidates=tuple(dict.fromkeys(texts)),
+        suite=shared.suite or "smoke",
+        dim=dim,
+        position=position,
+        **session.common(shared, parsed),
+    )
+    planning = Planning(study)
+    how.require(study, machine.here())
+    name = parsed.other.study or _name(study.to_dict())
+    return session.begin(study, planning, name, how, parsed.other)
+
+
+def _shared_sizes(found: list[MADConfig], dim: int | None) -> tuple[int | None, str]:
+    """Return width and positions of all architectures; files may say them.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    widths = {architecture.hidden_size for architecture in found} if dim is None else {dim}
+    positions = {architecture.position for architecture in found}
+    if len(widths) > 1 or len(positions) > 1:
+        raise ConfigError(
+            f"the architectures have widths {sorted(widths)} and positions {sorted(positions)}; "
+            "bench them one by one, or give --dim"
+        )
+    return next(iter(widths), None), next(iter(positions), "none")
+
+
+def _name(definition: dict[str, Any]) -> str:
+    """A name that the same line finds again."""
+    text = json.dumps(definition, sort_keys=True)
+    return f"bench-{definition['suite']}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+RESUME_ABOUT = """\
+Go on with a study that was stopped in any way: runs that ended stay, all others are run. Where it
+is executed may change from session to session; what it consists of does not."""
+RESUME_EXAMPLES = (
+    "mad resume first",
+    "mad resume first --parallel 4 --budget 2h",
+    "mad resume first --executor ray --ray-address auto",
+    "mad resume first --retry-failed",
+)
+
+
+def run_resume(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("mad resume", RESUME_ABOUT, RESUME_EXAMPLES, ("STUDY",))
+    flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
+    flags.argument("--retry-failed", action="store_true", help="run failed runs again, too")
+    flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
+    session.add_output(flags)
+    flags.options(ExecutionConfig)
+    parsed = flags.parse(arguments)
+    how = resolve(ExecutionConfig, [parsed.given], parsed.problems)
+    return _resume(how, parsed.other)
+
+
+def _resume(how: ExecutionConfig, other: Any) -> int:
+    # These import NumPy: wrong flags are answered before.
+    from mlxhog.machine import machine
+    from mlxhog.mad.study import study as studies
+    from mlxhog.mad.study.planning import Planning
+    from mlxhog.mad.study.store import find
+
+    store = find(other.study, Path(how.out))
+    planning = Planning(studies.read(store))
+    how.require(planning.study, machine.here())
+    if other.dry_run:
+        return session.dry_run(planning, store.name, how, store, as_json=other.json)
+    return session.go(
+        store,
+        planning,
+        how,
+        as_json=other.json,
+        quiet=other.quiet,
+        retry_failed=other.retry_failed,
+    )

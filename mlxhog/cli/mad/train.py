@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags, Parsed
-from mlxhog.cli.mad import given_settings
+from mlxhog.cli.mad.data import SET_FLAG, add_settings_flag, read_settings
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, options
 from mlxhog.config.sources import Config, resolve
 from mlxhog.errors import ConfigError, MlxhogError
-from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.training.inside import INSIDE
+from mlxhog.mad.protocol import INSIDE, Protocol
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
-    from mlxhog.mad.result import RunResult
-    from mlxhog.mad.run_config import RunConfig
+    from mlxhog.mad.run import RunConfig, RunResult
     from mlxhog.mad.training.run_plan import RunPlan
 
 ABOUT = """\
@@ -70,9 +68,9 @@ def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     parsed = _flags().parse(arguments)
     given, protocol, inside = _read(parsed)
-    settings = given_settings.read(parsed.other.set)
+    settings = read_settings(parsed.other.set)
     # These import NumPy: wrong flags are answered before.
-    from mlxhog.cli.mad import train_result
+    from mlxhog.cli.mad import train_view
     from mlxhog.mad.training.run_plan import make_run_plan
 
     config = _run_config(given, protocol, settings, parsed.other.layers)
@@ -80,15 +78,15 @@ def run(arguments: list[str]) -> int:
     if given.save is not None:
         _check_save(Path(given.save).expanduser())
     if parsed.other.dry_run:
-        train_result.print_plan(plan, as_json=parsed.other.json)
+        train_view.print_plan(plan, as_json=parsed.other.json)
         return 0
     result, unsaved = _train(plan, inside, given.save, quiet=parsed.other.quiet)
     if parsed.other.json:
         from mlxhog.files import plain_json
 
-        print(plain_json.dumps(train_result.record(plan, result)).decode())
+        print(plain_json.dumps(train_view.record(plan, result)).decode())
     else:
-        print(train_result.summary(plan, result, None if unsaved else given.save))
+        print(train_view.summary(plan, result, None if unsaved else given.save))
     if unsaved is not None:  # its numbers were worth having
         print(unsaved, file=sys.stderr)
         return unsaved.exit_code
@@ -115,7 +113,7 @@ def _check_save(target: Path) -> None:
 
 def _flags() -> Flags:
     made = Flags("mad train", ABOUT, EXAMPLES)
-    given_settings.add(made)
+    add_settings_flag(made)
     made.argument("--layers", nargs="+", metavar="LAYER", help=LAYERS_HELP)
     made.argument("--dry-run", action="store_true", help="say what would run, and stop")
     made.argument("--json", action="store_true", help="end with one line of JSON")
@@ -175,13 +173,13 @@ def _run_config(
     from mlxhog.machine import machine
     from mlxhog.machine.workers import GPU_BACKENDS, backend_here, resolve_workers
     from mlxhog.mad import tasks
-    from mlxhog.mad.run_config import RunConfig
+    from mlxhog.mad.run import RunConfig
     from mlxhog.models.mad.config import MADConfig
     from mlxhog.models.mad.sequence import parse, read_architecture
 
     here = machine.here()
     task = tasks.find(given.task)
-    chosen = tasks.resolve(task.name, settings, origin=given_settings.FLAG)
+    chosen = tasks.resolve(task.name, settings, origin=SET_FLAG)
     if protocol.select == "val" and not chosen.val_rows:
         chosen = tasks.resolve(task.name, {**settings, "val_rows": chosen.test_rows})
     found: MADConfig | None = None if given.arch is None else read_architecture(given.arch)
@@ -215,9 +213,9 @@ def _train(
     plan: RunPlan, inside: dict[str, object], save: str | None, *, quiet: bool
 ) -> tuple[RunResult, MlxhogError | None]:
     """Train in sight of the user, who may interrupt; also says why the model was not saved."""
-    from mlxhog.cli.mad.run_line import RunLine
+    from mlxhog.cli.mad.train_view import RunLine
     from mlxhog.machine.interrupts import Interrupts
-    from mlxhog.mad.training import candidate, keeping
+    from mlxhog.mad.training import candidate
 
     with Interrupts() as signals:
         line = RunLine(
@@ -234,7 +232,7 @@ def _train(
             if save is None:
                 return
             try:
-                keeping.save(plan.config, Path(save).expanduser(), arena)
+                candidate.save_checkpoint(plan.config, Path(save).expanduser(), arena)
             except MlxhogError as error:
                 unsaved.append(error)
 

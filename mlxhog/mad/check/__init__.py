@@ -14,7 +14,7 @@ from typing import Any
 
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.mad.check import compression, copying, fuzzy, leak, memorization, recall
+from mlxhog.mad.check import copying, findings, fuzzy, recall
 from mlxhog.mad.check.findings import Failure, Findings
 from mlxhog.mad.tasks import find
 from mlxhog.mad.tasks.compression import Compression
@@ -42,12 +42,12 @@ def check(data: Dataset) -> Findings:
             ours = strict and not settings.fuzzy_compat
             fuzzy.check(found, settings, split, x, y, strict=ours)
         elif isinstance(settings, SelectiveCopying):
-            copying.check(found, settings, split, x, y)
+            copying.check_copying(found, settings, split, x, y)
         elif isinstance(settings, Compression):
-            compression.check(found, settings, split, x, y)
+            copying.check_compression(found, settings, split, x, y)
     if isinstance(settings, Memorization):
-        memorization.check(found, settings, data)
-    leak.check(found, data, _chance_of_equal_rows(settings))
+        copying.check_memorization(found, settings, data)
+    findings.check_duplicates(found, data, _chance_of_equal_rows(settings))
     return found
 
 
@@ -75,11 +75,11 @@ def _chance_of_equal_rows(settings: Settings) -> float:
     if isinstance(settings, FuzzyInContextRecall):
         return fuzzy.chance_of_equal_rows(settings)
     if isinstance(settings, SelectiveCopying):
-        return copying.chance_of_equal_rows(settings)
+        return copying.equal_copying_rows(settings)
     if isinstance(settings, Compression):
-        return compression.chance_of_equal_rows(settings)
+        return copying.equal_compression_rows(settings)
     assert isinstance(settings, Memorization)
-    return memorization.chance_of_equal_rows(settings)
+    return copying.equal_memorization_rows(settings)
 
 
 __all__ = ["Failure", "Findings", "check"]

@@ -11,9 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.mad.check import statistics
-from mlxhog.mad.check.findings import Failure, Findings
-from mlxhog.mad.check.leak import chance_of_pair
+from mlxhog.mad.check.findings import (
+    ENOUGH_ROWS,
+    Failure,
+    Findings,
+    chance_of_pair,
+    check_share,
+    check_uniform,
+)
 from mlxhog.mad.tasks.fuzzy_in_context_recall import FuzzyInContextRecall
 from mlxhog.mad.tasks.task import IGNORED
 
@@ -86,7 +91,7 @@ def check(
             f"{split}: {len(unknown) / len(x):.1%} of the final queries cannot be answered, "
             f"row {unknown[0]} first; the reference makes 1 to 6 %"
         )
-    if len(x) >= statistics.ENOUGH_ROWS and parsed:
+    if len(x) >= ENOUGH_ROWS and parsed:
         _bounds(found, s, split, parsed)
 
 
@@ -205,13 +210,13 @@ def _bounds(found: Findings, s: FuzzyInContextRecall, split: str, parsed: list[l
         ("value", values, s.keys, s.ordinary, s.v_motif),
     ):
         tokens = np.array([token for motif in motifs for token in motif])
-        statistics.uniform(found, f"uniform {name} tokens", split, tokens, low, high)
+        check_uniform(found, f"uniform {name} tokens", split, tokens, low, high)
         if split == "train" or name == "value":
             lengths = np.array([len(motif) for motif in motifs])
             for length in range(1, most + 1):
                 count = int((lengths == length).sum())
                 rule = f"{name} motifs of length {length}"
-                statistics.share(found, rule, split, count, len(lengths), 1 / most, 1 / most)
+                check_share(found, rule, split, count, len(lengths), 1 / most, 1 / most)
 
 
 def chance_of_equal_rows(s: FuzzyInContextRecall) -> float:

@@ -8,9 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.mad.check import statistics
-from mlxhog.mad.check.findings import Bools, Findings, first_place
-from mlxhog.mad.check.leak import chance_of_pair
+from mlxhog.mad.check.findings import (
+    ENOUGH_ROWS,
+    RARE,
+    Bools,
+    Findings,
+    chance_of_pair,
+    check_mean,
+    check_share,
+    check_uniform,
+    first_place,
+)
 from mlxhog.mad.tasks.in_context_recall import InContextRecall, first_shown
 from mlxhog.mad.tasks.task import IGNORED
 
@@ -55,7 +63,7 @@ def check(found: Findings, s: InContextRecall, split: str, x: Ints, y: Ints) -> 
         found.rows(5, split, wrong.any(1), lambda row: _not_next(dense, y, row), good)
     else:
         good = _scoring(found, s, split, pairs, dense, y, good)
-    if len(x) >= statistics.ENOUGH_ROWS and good.any():
+    if len(x) >= ENOUGH_ROWS and good.any():
         _bounds(found, s, split, pairs, y, good)
 
 
@@ -136,7 +144,7 @@ def _maps_differ(
     n_keys = len(np.unique(keys))
     # With one map for all, nothing else is possible; so many draws do not agree by chance.
     likely = (s.ordinary - s.keys) ** -float(min(len(keys) - n_keys, 60))
-    if likely < statistics.RARE:
+    if likely < RARE:
         found.holds(
             4, split, n_maps > n_keys, f"all {good.sum():,} sequences have one and the same map"
         )
@@ -197,19 +205,19 @@ def _bounds(
 ) -> None:
     key, noisy = pairs.key[good, :-1], pairs.noisy[good, :-1]
     new = ~noisy & ~pairs.again[good, :-1]
-    statistics.uniform(found, "uniform keys", split, key[~noisy], 0, s.keys)
+    check_uniform(found, "uniform keys", split, key[~noisy], 0, s.keys)
     values = pairs.value[good, :-1][new]
-    statistics.uniform(found, "uniform values", split, values, s.keys, s.ordinary)
+    check_uniform(found, "uniform values", split, values, s.keys, s.ordinary)
     share = s.noise[1]
     if share:
         fewest = share * (1 - 1 / s.pairs)  # where one pair is never noise
         count = int(noisy.sum())
-        statistics.share(found, "noise share", split, count, noisy.size, fewest, share)
+        check_share(found, "noise share", split, count, noisy.size, fewest, share)
     elif split != "train" and s.multi_query:
         n, K = s.pairs, s.keys
         expected = n - K * (1 - (1 - 1 / K) ** n) + 1
         scored = (y[good] != IGNORED).sum(1)
-        statistics.mean(found, "scored tokens per row", split, scored, expected)
+        check_mean(found, "scored tokens per row", split, scored, expected)
 
 
 def chance_of_equal_rows(s: InContextRecall) -> float:

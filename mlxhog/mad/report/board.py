@@ -1,29 +1,57 @@
-"""The board of a study that is running: a picture for a terminal, plain lines elsewhere."""
+"""The board of a study that is running, as lines of text; and short names of architectures."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from mlxhog.config.quantities import format_clock
-from mlxhog.mad.report.names import folded, short
-from mlxhog.mad.study.progress import Best, Observer, StudyProgress, Trouble
-from mlxhog.report.streams import console, printable
-from mlxhog.report.views import LineView, may_redraw
+from mlxhog.mad.study.progress import Best, StudyProgress, Trouble
+from mlxhog.report.streams import printable
+from mlxhog.report.views import LineView
+
+ELLIPSIS = "…"
 
 
-def observer(
-    stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
-) -> AbstractContextManager[Observer]:
-    """Return a live board where it may be redrawn, and plain lines elsewhere; see `may_redraw`."""
-    if not may_redraw(stream, quiet=quiet, environ=environ):
-        return PlainBoard(stream)
-    from mlxhog.mad.report.picture import LiveBoard  # rich takes 50 ms, which a pipe need not pay
+def folded(layers: Sequence[str]) -> str:
+    """Spell a sequence with its repeats counted: (mlstm swiglu)*7 slstm swiglu."""
+    parts: list[str] = []
+    i = 0
+    while i < len(layers):
+        size, times = _repeat(layers, i)
+        group = " ".join(layers[i : i + size])
+        if times == 1:
+            parts.append(group)
+        else:
+            parts.append(f"({group})*{times}" if size > 1 else f"{group}*{times}")
+        i += size * times
+    return " ".join(parts)
 
-    return LiveBoard(console(stream))
+
+def _repeat(layers: Sequence[str], start: int) -> tuple[int, int]:
+    """The group at `start` that covers most layers by repeating: its size and how often."""
+    best = (1, 1)
+    for size in range(1, (len(layers) - start) // 2 + 1):
+        group, times = layers[start : start + size], 1
+        while layers[start + size * times : start + size * (times + 1)] == group:
+            times += 1
+        if times > 1 and size * times > best[0] * best[1]:
+            best = (size, times)
+    return best
+
+
+def short(candidate: str, width: int) -> str:
+    """Return a canonical string: folded if it is too long, cut in the middle if it still is."""
+    if len(candidate) <= width:
+        return candidate
+    text = folded(candidate.split())
+    if len(text) <= width:
+        return text
+    if width <= 1:
+        return ELLIPSIS[:width]
+    tail = (width - 1) // 2
+    return text[: width - 1 - tail] + ELLIPSIS + text[len(text) - tail :]
 
 
 class PlainBoard(LineView[StudyProgress]):

@@ -11,7 +11,7 @@ from mlxhog.config.quantities import format_clock
 from mlxhog.mad.report.board import score
 from mlxhog.mad.report.leaderboard import (
     NOTE,
-    TROUBLES,
+    ZERO_STATUSES,
     ceiling_note,
     fraction,
     has_validation,
@@ -20,7 +20,7 @@ from mlxhog.mad.report.leaderboard import (
     status,
 )
 from mlxhog.mad.report.plots import Plot
-from mlxhog.mad.report.standing import Standing
+from mlxhog.mad.report.ranking import Standing
 from mlxhog.mad.scores import Row
 from mlxhog.report.charts import DARK, LIGHT
 
@@ -178,7 +178,7 @@ def _inline(png: bytes) -> str:
 
 
 def _troubles(standing: Standing) -> str:
-    found = [record for record in standing.records if record.status in TROUBLES]
+    found = [record for record in standing.records if record.status in ZERO_STATUSES]
     if not found:
         return ""
     rows = [

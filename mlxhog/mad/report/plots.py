@@ -1,15 +1,18 @@
-"""Every plot of a study, as PNG files."""
+"""The plots of a study: costs, seeds, slots and learning curves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlxhog.mad.report import plot_costs, plot_curves, plot_seeds, plot_slots
-from mlxhog.mad.report.standing import Standing
-from mlxhog.report.charts import Theme, png
+from mlxhog.mad.report.board import short
+from mlxhog.mad.report.importance import Slot, slots
+from mlxhog.mad.report.ranking import Standing
+from mlxhog.mad.scores import UNFINISHED, Row
+from mlxhog.report.charts import MARKERS, OTHER, Theme, blank, legend, panel, png, style, title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,28 +47,28 @@ def plots(standing: Standing) -> Iterator[Plot]:
     """Yield the plots that a study has numbers for; none of an empty one."""
     if not standing.rows:
         return
-    for cost in plot_costs.COSTS:
+    for cost in COSTS:
         yield Plot(
             f"score-{cost.name}",
             f"Score against {cost.label}",
             "Numbers are ranks; bars are 95 % intervals over seeds; an edge marks the Pareto "
             "front; hollow candidates lack runs and are not on it.",
-            partial(plot_costs.draw, standing, cost),
+            partial(draw_costs, standing, cost),
         )
     if any(len(row.seeds) > 1 for row in standing.rows):
         yield Plot(
             "seeds",
             "Seeds",
             "Candidates whose intervals overlap widely are not told apart by these seeds.",
-            partial(plot_seeds.draw, standing),
+            partial(draw_seeds, standing),
         )
-    if found := plot_slots.choices(standing):
+    if found := choices(standing):
         yield Plot(
             "slots",
             "Importance of the slots",
             "Bars: share of the variance of scores between the layers tried in a slot. Cells: mean "
             "score of the candidates with that layer there.",
-            partial(plot_slots.draw, found),
+            partial(draw_slots, found),
         )
     for task in standing.tasks:
         yield Plot(
@@ -73,5 +76,249 @@ def plots(standing: Standing) -> Iterator[Plot]:
             f"Learning curves: {task}",
             "A line per seed, of its best optimiser point. x marks where a run diverged, a dotted "
             "line the best that is possible.",
-            partial(plot_curves.draw, standing, task),
+            partial(draw_curves, standing, task),
         )
+
+
+_WIDE = 8.0
+"""Ratio of the largest to the smallest cost from which on the axis is logarithmic."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a candidate costs.
+
+    Attributes:
+        name: of the file and of the field of a row.
+        label: of the axis, with the unit.
+        of: the cost of a row.
+    """
+
+    name: str
+    label: str
+    of: Callable[[Row], float]
+
+
+COSTS = (
+    Cost("params", "parameters of the layers", lambda row: float(row.params)),
+    Cost("state", "state: numbers kept per sequence", lambda row: float(row.state)),
+    Cost("seconds", "seconds of training, all runs", lambda row: row.seconds),
+)
+
+
+def on_front(standing: Standing, cost: Cost) -> list[int]:
+    """Return the places in `standing.rows` of the candidates on the front, the cheapest first.
+
+    Candidates that lack runs may still move, and are left out.
+    """
+    whole = [k for k, row in enumerate(standing.rows) if row.status not in UNFINISHED]
+    points = [(cost.of(standing.rows[k]), standing.rows[k].score) for k in whole]
+    return [whole[i] for i in front(points)]
+
+
+def draw_costs(standing: Standing, cost: Cost, theme: Theme) -> Figure:
+    """Draw every candidate with its interval; those that lack runs are hollow."""
+    figure, axes = panel(theme)
+    best = on_front(standing, cost)
+    rows = standing.rows
+    axes.plot(
+        [cost.of(rows[k]) for k in best],
+        [rows[k].score for k in best],
+        drawstyle="steps-post",
+        color=theme.ink,
+        linewidth=1.0,
+        linestyle="--",
+        label="Pareto front",
+        zorder=1,
+    )
+    named: set[str] = set()
+    for rank, row in reversed(list(enumerate(rows))):
+        first = rank < len(theme.inks)
+        color = theme.inks[rank] if first else theme.faint
+        name = f"{rank + 1}  {short(row.candidate, LEGEND_WIDTH)}" if first else OTHER
+        hollow = row.status in UNFINISHED
+        axes.errorbar(
+            cost.of(row),
+            row.score,
+            yerr=row.interval,
+            color=color,
+            marker=MARKERS[rank] if first else ".",
+            markersize=7 if first else 6,
+            markerfacecolor=theme.paper if hollow else color,
+            markeredgecolor=theme.ink if rank in best else color,
+            markeredgewidth=1.3,
+            linestyle="none",
+            elinewidth=1.0,
+            capsize=2,
+            label=None if name in named else name,
+            zorder=3 if rank in best else 2,
+        )
+        named.add(name)
+        if rank in best or first:
+            axes.annotate(
+                str(rank + 1),
+                (cost.of(row), row.score),
+                xytext=(5, 4),
+                textcoords="offset points",
+                color=theme.ink,
+                fontsize=7,
+                fontweight="bold" if rank in best else "normal",
+            )
+    costs = [cost.of(row) for row in rows]
+    above = [value for value in costs if value > 0]
+    if above and max(above) / min(above) > _WIDE:
+        axes.set_xscale("symlog", linthresh=min(above))  # some keep no state at all
+    axes.set_xlabel(cost.label)
+    axes.set_ylabel("score")
+    title(axes, theme, f"score against {cost.label.split(':')[0].split(',')[0]}")
+    legend(axes, theme)
+    return figure
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the indices of the points that no other point dominates, by rising cost.
+
+    Args:
+        points: (cost, score); less cost is better, more score is better.
+
+    A point dominates another that is worse in one of the two and no better in the other. Points
+    that are equal in both do not dominate each other: all of them are on the front, or none.
+    """
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    found: list[int] = []
+    best = float("-inf")
+    for i in order:
+        cost, score = points[i]
+        if score > best or (found and points[found[-1]] == (cost, score)):
+            found.append(i)
+            best = score
+    return found
+
+
+MOST_SEED_ROWS = 24
+"""Candidates that are drawn, the best."""
+_NAME_WIDTH = 40
+
+
+def draw_seeds(standing: Standing, theme: Theme) -> Figure:
+    """Draw a line per candidate: a dot per seed, the mean, and its interval."""
+    rows = standing.rows[:MOST_SEED_ROWS]
+    figure, axes = panel(theme, height=1.2 + 0.28 * len(rows))
+    for rank, row in enumerate(rows):
+        color = theme.inks[rank % len(theme.inks)]
+        seeds = list(row.seeds.values())
+        axes.plot(seeds, [rank] * len(seeds), ".", color=color, alpha=0.7, markersize=7)
+        axes.errorbar(
+            row.score, rank, xerr=row.interval, fmt="|", color=theme.ink, markersize=11, capsize=3
+        )
+    names = [f"{k + 1}  {short(row.candidate, _NAME_WIDTH)}" for k, row in enumerate(rows)]
+    axes.set_yticks(range(len(rows)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("score: a dot per seed, | the mean with its 95 % interval")
+    title(axes, theme, "seeds")
+    return figure
+
+
+def choices(standing: Standing) -> list[Slot]:
+    """Return the slots over the candidates that lack no runs; none where nothing was chosen."""
+    scored = [(row.layers, row.score) for row in standing.rows if row.status not in UNFINISHED]
+    found = slots(scored)
+    return found if any(len(slot.means) > 1 for slot in found) else []
+
+
+def draw_slots(found: list[Slot], theme: Theme) -> Figure:
+    """Draw a bar per slot above a table of mean scores, layers down, slots across."""
+    import numpy as np
+
+    names = sorted({name for slot in found for name in slot.means})
+    figure = blank(theme, max(6.0, 2.2 + 0.9 * len(found)), 1.9 + 0.36 * len(names))
+    bars, heat = figure.subplots(2, 1, height_ratios=[1.0, 0.32 * len(names) + 0.2], sharex=True)
+    for axes in (bars, heat):
+        style(axes, theme)
+        axes.grid(visible=False)
+    at = np.arange(len(found))
+    few = any(math.isnan(slot.share) for slot in found)
+    bars.bar(at, [0.0 if few else slot.share for slot in found], width=0.6, color=theme.inks[0])
+    bars.set_ylim(0, 1)
+    if few:
+        bars.set_yticks([])
+        said = "too few candidates to tell how much a slot decides"
+        bars.text(
+            0.5, 0.5, said, ha="center", va="center", fontsize=8, color=theme.ink,
+            transform=bars.transAxes,
+        )  # fmt: skip
+    else:
+        bars.set_ylabel("share of variance")
+    title(bars, theme, "what each slot decides, and the mean score of each layer in it")
+    table = np.array([[slot.means.get(name, np.nan) for slot in found] for name in names])
+    image = heat.imshow(table, aspect="auto", cmap=theme.heat)
+    low, high = image.get_clim()
+    for (i, j), value in np.ndenumerate(table):
+        if not np.isnan(value):
+            share = (value - low) / (high - low) if high > low else 0.0
+            bright = share < 0.5 if theme.name == "light" else share > 0.5
+            heat.text(
+                j,
+                i,
+                f"{value:.2f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="#1f2328" if bright else "#ffffff",
+            )
+    heat.set_yticks(range(len(names)), names)
+    heat.set_xticks(at, [str(slot.number) for slot in found])
+    heat.set_xlabel("slot")
+    return figure
+
+
+BASELINE = "baseline"
+LEGEND_WIDTH = 44
+"""Characters of a candidate in a legend."""
+
+
+def label_of(standing: Standing, task: str) -> str:
+    """Return the setting that is drawn: the baseline, or the first one without one."""
+    labels = [record.label for record in standing.records if record.task == task]
+    return BASELINE if BASELINE in labels or not labels else labels[0]
+
+
+def draw_curves(standing: Standing, task: str, theme: Theme) -> Figure:
+    """Draw accuracy over steps, the best optimiser point of every seed a line."""
+    figure, axes = panel(theme)
+    label = label_of(standing, task)
+    named: set[str] = set()
+    # the best last, so that they lie on top
+    for rank, row in reversed(list(enumerate(standing.rows))):
+        first = rank < len(theme.inks)
+        color = theme.inks[rank] if first else theme.faint
+        name = f"{rank + 1}  {short(row.candidate, LEGEND_WIDTH)}" if first else OTHER
+        for record in standing.chosen.get(row.candidate, ()):
+            if (record.task, record.label) != (task, label):
+                continue
+            points = standing.curves.get(record.key, ())
+            if not points:
+                continue
+            axes.plot(
+                [point.step for point in points],
+                [point.acc_token for point in points],
+                color=color,
+                linewidth=1.4 if first else 0.7,
+                marker=MARKERS[rank] if first else None,
+                markersize=3,
+                markevery=max(1, len(points) // 8),
+                label=None if name in named else name,
+            )
+            named.add(name)
+            if record.status == "diverged":
+                axes.plot(points[-1].step, points[-1].acc_token, "x", color=color, markersize=9)
+    for ceiling in sorted({row.ceiling.get(task, 1.0) for row in standing.rows} - {1.0}):
+        axes.axhline(ceiling, color=theme.ink, linewidth=0.8, linestyle=":")
+    axes.set_ylim(0.0, 1.02)
+    axes.set_xlim(left=0)
+    title(axes, theme, f"{task}, {label}")
+    axes.set_xlabel("step")
+    axes.set_ylabel("acc_token of the test rows")
+    if named:
+        legend(axes, theme)
+    return figure

@@ -1,4 +1,4 @@
-"""What a candidate may cost, and how one that costs too much is made to fit.
+"""What a candidate costs, what it may cost, and how one that costs too much is made to fit.
 
 Fixed-state mixers are compared at equal state, so a space bounds parameters and state. A candidate
 above a bound is rejected, or with `rescale` made smaller: its state by more heads, which divide
@@ -8,13 +8,27 @@ narrower channel maps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.sizes import params, state
 from mlxhog.models.mad.layer import Layer
+
+
+def params(layers: Iterable[Layer], d: int) -> int:
+    """Return the number of parameters of layers at width d, each with its norm.
+
+    Embedding, head, positions and the decoder of the auto-encoder are not in it: every candidate
+    has the same, and on large vocabularies they would hide the difference.
+    """
+    return sum(d + sum(spec.size for spec in layer.param_spec(d)) for layer in layers)
+
+
+def state(layers: Iterable[Layer], d: int, length: int) -> int:
+    """Return the numbers that layers of width d keep per sequence after `length` tokens."""
+    return sum(sum(layer.state(d, length).values()) for layer in layers)
+
 
 SHRINK: dict[str, Callable[[int], int]] = {
     "heads": lambda heads: 2 * heads,

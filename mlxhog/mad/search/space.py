@@ -1,14 +1,42 @@
-"""A search space: which layers may stand where in a candidate, and what it may cost."""
+"""A search space: which layers may stand where in a candidate, what it may cost; and its YAML form.
+
+    space:
+      depth: 4                        # flat layers, or [4, 8]
+      template: alternate             # mixer, channel, mixer, channel | free: any layer anywhere
+      mixers: [mh-attention, mlstm, {type: gla, heads: [4, 8]}]
+      channels: [swiglu, mlp]
+      defaults: {mlstm: {heads: 4}}   # numbers of a type, where its item does not say otherwise
+      max_count: {mh-attention: 1}    # of a type in one candidate
+      budget: {params: 700_000, state: 16384, length: 256, rescale: false}
+      start: ["mlstm swiglu mlstm swiglu"]   # candidates that an evolution begins with
+      dim: 128                        # the suite's where it is not given
+      position: none                  # none | learned | sincos
+      suite: lite
+
+A list as a number of a layer makes a choice of each of its values. Depths of an alternating space
+are every second one between the two.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
+from mlxhog.config import limits, plain_yaml
+from mlxhog.config.options import did_you_mean
+from mlxhog.config.quantities import parse_count
+from mlxhog.errors import ConfigError
 from mlxhog.mad.search.budget import Budget
-from mlxhog.models.mad.layer import Layer, to_dict
-from mlxhog.models.mad.sequence import canonical
+from mlxhog.mad.suites import SUITES
+from mlxhog.models.mad.config import POSITIONS
+from mlxhog.models.mad.layer import Layer, known, make, to_dict
+from mlxhog.models.mad.sequence import canonical, parse
 
 TEMPLATES = ("alternate", "free")
 
@@ -61,3 +89,222 @@ class Space:
             "position": self.position,
             "suite": self.suite,
         }
+
+
+KEYS = (
+    "depth",
+    "template",
+    "mixers",
+    "channels",
+    "defaults",
+    "max_count",
+    "budget",
+    "start",
+    "dim",
+    "position",
+    "suite",
+)
+DEEPEST = 256
+MOST_CHOICES = 4096
+EXAMPLES = {"mixer": "[mlstm, mh-attention]", "channel": "[swiglu, mlp]"}
+
+
+def read_space(path: str | Path) -> Space:
+    """Read a space from a YAML file, or one that ships with the package, such as "space-small".
+
+    Raises:
+        ConfigError: the file cannot be read, or one of its keys or values is not possible.
+    """
+    folder = resources.files("mlxhog.models")
+    shipped = {
+        file.name.removesuffix(".yaml"): file
+        for file in folder.iterdir()
+        if file.name.startswith("space-")
+    }
+    try:
+        with (
+            resources.as_file(shipped[str(path)])
+            if str(path) in shipped
+            else (contextlib.nullcontext(Path(path))) as file
+        ):
+            data = plain_yaml.loads(limits.read_text(file))
+    except FileNotFoundError:
+        names = ", ".join(sorted(shipped))
+        raise ConfigError(
+            f"no space {str(path)!r} (a YAML file, or {names} of the package)"
+            f"{did_you_mean(path, shipped)}"
+        ) from None
+    except plain_yaml.NotYaml as error:
+        raise ConfigError(f"the space {path} cannot be parsed: {error}; mend it") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the space {path}: {error}; give a YAML file") from error
+    try:
+        if isinstance(data, Mapping) and "model" in data and "space" not in data:
+            raise ConfigError(
+                "this is one architecture and no space of them; score it with "
+                f"mlxhog mad bench --config {path}"
+            )
+        if data is None:
+            raise ConfigError("the file is empty; write keys below 'space:', such as 'depth: 4'")
+        top = _mapping("the file", data, ("space", "version"))
+        if top.get("version", 1) != 1:
+            raise ConfigError(f"version is {top['version']!r}; this program reads version 1")
+        return to_space(top.get("space"))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def to_space(data: object) -> Space:
+    """Read a space from the keys below `space:`, or from what `Space.to_dict` returns.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value is not possible.
+    """
+    keys = _mapping("space", data, KEYS)
+    if "depth" not in keys:
+        raise ConfigError("space has no depth; add one, such as 'depth: 4'")
+    defaults = _defaults(keys.get("defaults") or {})
+    template = _word("template", keys.get("template", TEMPLATES[0]), TEMPLATES)
+    depths = _depths(keys["depth"], step=2 if template == "alternate" else 1)
+    mixers = _choices("mixer", keys.get("mixers") or [], defaults)
+    channels = _choices("channel", keys.get("channels") or [], defaults)
+    for kind, choices, needed in (
+        ("mixer", mixers, True),
+        ("channel", channels, template == "alternate" and depths[-1] > 1),
+    ):
+        if needed and not choices:
+            raise ConfigError(f"space has no {kind}s; list some, such as {EXAMPLES[kind]}")
+    return Space(
+        depths=depths,
+        template=template,
+        mixers=mixers,
+        channels=channels,
+        max_count=_max_count(keys.get("max_count") or {}, (*mixers, *channels)),
+        budget=_budget(keys.get("budget") or {}),
+        start=_start(keys.get("start") or [], defaults),
+        dim=None if keys.get("dim") is None else _count("dim", keys["dim"]),
+        position=_word("position", keys.get("position", POSITIONS[0]), POSITIONS),
+        suite=None if keys.get("suite") is None else _word("suite", keys["suite"], SUITES),
+    )
+
+
+def _mapping(name: str, data: object, known_keys: Iterable[str]) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        got = "missing" if data is None else f"{data!r}"
+        raise ConfigError(f"{name} is {got}; write keys below it, such as '{KEYS[0]}: 4'")
+    for key in data:
+        if key not in known_keys:
+            hint = did_you_mean(key, known_keys) or f"; known are {', '.join(known_keys)}"
+            raise ConfigError(f"{name} has no {key!r}{hint}")
+    return data
+
+
+def _word(name: str, value: object, words: Sequence[str]) -> str:
+    if value not in words:
+        hint = did_you_mean(value, words)
+        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(words)}{hint}")
+    return str(value)
+
+
+def _count(name: str, value: object) -> int:
+    try:
+        number = parse_count(value)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ConfigError(f"{name} is {value!r}; give a whole number above 0")
+    return number
+
+
+def _depth(value: object) -> int:
+    depth = _count("depth", value)
+    if depth > DEEPEST:
+        raise ConfigError(f"depth is {depth}; candidates have {DEEPEST} layers at most")
+    return depth
+
+
+def _depths(value: object, *, step: int) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        return (_depth(value),)
+    numbers = [_depth(one) for one in value]
+    if not numbers or numbers != sorted(set(numbers)):
+        raise ConfigError(f"depth is {value}; give rising numbers, such as [4, 8]")
+    return tuple(range(numbers[0], numbers[-1] + 1, step)) if len(numbers) == 2 else tuple(numbers)
+
+
+def _defaults(value: object) -> dict[str, dict[str, object]]:
+    found = {}
+    for name, numbers in _mapping("defaults", value, known()).items():
+        if not isinstance(numbers, Mapping):
+            raise ConfigError(f"defaults of {name} are {numbers!r}; write {{field: number}}")
+        found[name] = dict(numbers)
+    return found
+
+
+def _choices(
+    kind: str, items: object, defaults: Mapping[str, Mapping[str, object]]
+) -> tuple[Layer, ...]:
+    """Every layer that a list of names, texts and mappings means; lists of numbers are spread."""
+    if not isinstance(items, list):
+        raise ConfigError(f"{kind}s is {items!r}; give a list such as {EXAMPLES[kind]}")
+    found: list[Layer] = []
+    for item in items:
+        for layer in _spread(item, defaults):
+            if layer.kind != kind:
+                raise ConfigError(
+                    f"{layer.name} is a {layer.kind}; list it under {layer.kind}s, not {kind}s"
+                )
+            if layer in found:
+                raise ConfigError(f"{kind}s has {item!r} twice; keep one")
+            found.append(layer)
+    return tuple(found)
+
+
+def _spread(item: object, defaults: Mapping[str, Mapping[str, object]]) -> list[Layer]:
+    if isinstance(item, str) and "(" in item:
+        return list(parse(item, defaults))
+    if isinstance(item, str):
+        item = {"type": item}
+    if not isinstance(item, Mapping) or "type" not in item:
+        raise ConfigError(f"{item!r} is no layer; write a name, or {{type: mlstm, heads: 4}}")
+    name = str(item["type"])
+    numbers = {**defaults.get(name, {}), **item}
+    del numbers["type"]
+    for key, value in numbers.items():
+        if value == []:
+            raise ConfigError(f"{name}.{key} is an empty list; give the numbers to choose from")
+    values = [value if isinstance(value, list) else [value] for value in numbers.values()]
+    if (count := math.prod(map(len, values))) > MOST_CHOICES:
+        raise ConfigError(f"{name} has {count} combinations of its numbers; {MOST_CHOICES} at most")
+    return [
+        make(name, dict(zip(numbers, chosen, strict=True))) for chosen in itertools.product(*values)
+    ]
+
+
+def _max_count(value: object, choices: Sequence[Layer]) -> dict[str, int]:
+    names = tuple(dict.fromkeys(layer.name for layer in choices))
+    counts = _mapping("max_count", value, names)
+    return {name: _count(f"max_count of {name}", count) for name, count in counts.items()}
+
+
+def _budget(value: object) -> Budget:
+    keys = _mapping("budget", value, ("params", "state", "length", "rescale"))
+    rescale = keys.get("rescale", False)
+    if not isinstance(rescale, bool):
+        raise ConfigError(f"budget.rescale is {rescale!r}; write true or false")
+    numbers = {
+        name: _count(f"budget.{name}", keys[name])
+        for name in ("params", "state", "length")
+        if keys.get(name) is not None
+    }
+    return Budget(**numbers, rescale=rescale)
+
+
+def _start(
+    value: object, defaults: Mapping[str, Mapping[str, object]]
+) -> tuple[tuple[Layer, ...], ...]:
+    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
+        raise ConfigError(
+            f'start is {value!r}; give a list of sequences, such as ["mlstm swiglu mlstm swiglu"]'
+        )
+    return tuple(parse(line, defaults) for line in value)

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlxhog.config.options import option, options
-from mlxhog.config.quantities import parse_bytes
+from mlxhog.config.quantities import parse_bytes, parse_count, parse_duration_s
 from mlxhog.errors import ConfigError
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.workers import GPU_BACKENDS, resolve_workers
-from mlxhog.mad.study.limit import Limit
 
 if TYPE_CHECKING:
-    from mlxhog.mad.study.study import Study  # which loads NumPy
+    from mlxhog.mad.study.study import Study
 
 _GROUP = "how it is executed; may be another the next time"
 GPU_CANDIDATES = 2
@@ -96,7 +95,7 @@ class ExecutionConfig:
                     "--share-embedding keeps one table in this machine's memory; use --executor "
                     "local"
                 )
-            from mlxhog.mad.study.executors import ray  # which loads the pool
+            from mlxhog.mad.study import ray  # which loads the pool
 
             ray.check()
 
@@ -127,3 +126,43 @@ class ExecutionConfig:
         if any(backend in GPU_BACKENDS for backend in study.workers.split(",")):
             return GPU_CANDIDATES
         return max(1, (machine.cores - 1) // study.cores)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """No run begins after so many runs, or so many seconds, of the whole study.
+
+    Earlier sessions count: a study that was killed and resumed ends where it would have ended.
+    """
+
+    runs: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str | None) -> Limit:
+        """Read "40" (runs), "2h" (time), or None.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        if text is None:
+            return cls()
+        try:
+            limit = (
+                cls(runs=parse_count(text))
+                if text.strip()[-1:].isdigit()
+                else cls(seconds=parse_duration_s(text))
+            )
+        except ValueError:
+            limit = cls(runs=0)
+        if (limit.runs is not None and limit.runs < 1) or limit.seconds == 0:
+            raise ConfigError(
+                f"--budget is {text!r}; wanted a number of runs such as 40, or a time such as 2h"
+            )
+        return limit
+
+    def reached(self, *, runs: int, seconds: float) -> bool:
+        """Whether no further run may begin."""
+        return (self.runs is not None and runs >= self.runs) or (
+            self.seconds is not None and seconds >= self.seconds
+        )

@@ -1,28 +1,31 @@
-"""From what a study is to its runs: candidates in a space, runs of a candidate, scores of runs."""
+"""What is run in a study: candidates that a sampler proposes, their runs, and the score of each."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
+from mlxhog.config.limits import shown
+from mlxhog.errors import StudyError
 from mlxhog.mad import tasks
-from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import scores
+from mlxhog.mad.search.budget import state
 from mlxhog.mad.search.candidates import Candidates
-from mlxhog.mad.search.pruning import Halving
-from mlxhog.mad.search.samplers import Sampler, make_sampler
-from mlxhog.mad.search.space_file import to_space
-from mlxhog.mad.sizes import state
-from mlxhog.mad.study.candidates import Listed
+from mlxhog.mad.search.pruning import Halving, Pruner, Unpruned
+from mlxhog.mad.search.samplers import Listed, Sampler, make_sampler
+from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.progress import Best
-from mlxhog.mad.study.pruner import Pruner, Unpruned
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import PlannedRun, Study
 from mlxhog.mad.suites import Suite, expand
-from mlxhog.mad.training.course import step_limit
+from mlxhog.mad.training.evaluation import step_limit
 from mlxhog.models.families import param_count
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.sequence import canonical, parse
@@ -165,3 +168,92 @@ def _model(config: RunConfig) -> MADConfig:
         position=config.position,
         backbone=task.backbone,
     )
+
+
+class Proposals:
+    """A sampler with a memory.
+
+    Args:
+        sampler: as it is at the beginning of the study.
+        store: of the study; its history is repeated.
+
+    Attributes:
+        proposed: every candidate so far, in order.
+        untold: those whose score has not been told.
+    """
+
+    def __init__(self, sampler: Sampler, store: Store) -> None:
+        self._sampler, self._store = sampler, store
+        self.proposed: list[str] = []
+        self.untold: set[str] = set()
+        for entry in store.proposals():
+            candidate, score = entry.get("candidate"), entry.get("score", 0.0)
+            if not isinstance(candidate, str) or not isinstance(score, int | float):
+                raise StudyError(
+                    f"candidates.jsonl in {store.directory} has {shown(entry)}, wanted a candidate "
+                    "and perhaps its score; remove the line"
+                )
+            if "score" in entry:
+                sampler.tell(parse(candidate), float(score))
+                self.untold.discard(candidate)
+            else:
+                sampler.recall(parse(candidate))
+                self._asked(candidate)
+
+    def ask(self) -> str | None:
+        """Return the next candidate as a canonical string, or None."""
+        layers = self._sampler.ask()
+        if layers is None:
+            return None
+        candidate = canonical(layers)
+        self._store.add_proposal({"candidate": candidate})
+        self._asked(candidate)
+        return candidate
+
+    def tell(self, candidate: str, score: float) -> None:
+        """Tell what became of a candidate."""
+        self._store.add_proposal({"candidate": candidate, "score": score})
+        self._sampler.tell(parse(candidate), score)
+        self.untold.discard(candidate)
+
+    def _asked(self, candidate: str) -> None:
+        self.proposed.append(candidate)
+        self.untold.add(candidate)
+
+
+MATRIX_SIZE = 512
+EFFICIENCY = 0.4
+"""Share of the speed of one matrix product that training a candidate of width 64 was measured to
+have on torch CPU. Wide ones have more, recurrent ones less."""
+
+
+def seconds_of_a_run(planning: Planning, records: Sequence[Record], cores: int) -> float:
+    """Return the mean seconds of a run of a study.
+
+    Args:
+        planning: of the study.
+        records: runs that ended; where there is one, their mean is returned.
+        cores: that NumPy multiplies on.
+
+    Otherwise a step is taken to cost 6 operations per weight and token, forward and backward.
+    """
+    if records:
+        return sum(record.seconds for record in records) / len(records)
+    runs = planning.runs(planning.first)
+    operations = 0.0
+    for run in runs:
+        config = run.config
+        tokens = config.protocol.batch_size * config.settings["seq_len"]
+        operations += 6.0 * run.params * tokens * steps_of(config)
+    return operations / len(runs) / (EFFICIENCY * _operations_per_s() / cores)
+
+
+def _operations_per_s() -> float:
+    """Speed of a float32 matrix product, the best of a few."""
+    a = np.ones((MATRIX_SIZE, MATRIX_SIZE), np.float32)
+    best = float("inf")
+    for _ in range(5):
+        began_s = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - began_s)
+    return 2 * MATRIX_SIZE**3 / best

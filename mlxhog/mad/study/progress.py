@@ -1,10 +1,14 @@
-"""A study at one moment: what the scheduler tells whoever watches, about twice a second."""
+"""How far a study is: what its observers are told, runs in progress, and the time left."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from mlxhog.mad.run import Point
+from mlxhog.mad.study.study import PlannedRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,3 +107,98 @@ class Observer(Protocol):
 
     def __call__(self, progress: StudyProgress) -> None:
         """Show it; must not block."""
+
+
+@dataclass
+class _Flight:
+    run: PlannedRun
+    worker: str
+    began_s: float
+    point: Point | None = None
+
+
+class Flights:
+    """What was begun and has not ended, by key."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, _Flight] = {}
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._flights)
+
+    def begin(self, run: PlannedRun, worker: str) -> None:
+        """A worker has begun a run."""
+        self._flights[run.key] = _Flight(run, worker, time.monotonic())
+
+    def evaluated(self, key: str, point: Point) -> None:
+        """A run has come so far."""
+        self._flights[key].point = point
+
+    def end(self, key: str) -> None:
+        """A run is not in progress any more."""
+        del self._flights[key]
+
+    def run(self, key: str) -> PlannedRun:
+        """Return a run in progress."""
+        return self._flights[key].run
+
+    def running(self) -> list[tuple[PlannedRun, float]]:
+        """Return every run in progress, and the seconds since it began."""
+        now = time.monotonic()
+        return [(flight.run, now - flight.began_s) for flight in self._flights.values()]
+
+    def shown(self) -> tuple[InFlight, ...]:
+        """Return all of them for a board, in the order of workers."""
+        now = time.monotonic()
+        return tuple(
+            InFlight(
+                worker=flight.worker,
+                candidate=flight.run.candidate,
+                run=flight.run.title,
+                step=0 if flight.point is None else flight.point.step,
+                steps=flight.run.config.protocol.steps,
+                acc_token=None if flight.point is None else flight.point.acc_token,
+                seconds=now - flight.began_s,
+            )
+            for flight in sorted(self._flights.values(), key=lambda flight: flight.worker)
+        )
+
+
+class Eta:
+    """Mean seconds of runs of one kind: a setting of a task, whose runs are about equally long."""
+
+    def __init__(self) -> None:
+        self._spent: dict[Hashable, list[float]] = {}
+
+    def ended(self, kind: Hashable, seconds: float) -> None:
+        """Take a run that ended."""
+        self._spent.setdefault(kind, []).append(seconds)
+
+    def seconds_left(
+        self,
+        waiting: Iterable[Hashable],
+        running: Iterable[tuple[Hashable, float]] = (),
+        *,
+        parallel: int = 1,
+    ) -> float | None:
+        """Return the seconds until everything has ended; None while no run has.
+
+        Args:
+            waiting: kinds of the runs that have not begun. A kind without an ended run is taken to
+                last as long as the mean of all runs.
+            running: kind, and seconds since it began.
+            parallel: runs that are trained at once.
+        """
+        every = [seconds for spent in self._spent.values() for seconds in spent]
+        if not every:
+            return None
+        mean = sum(every) / len(every)
+
+        def expected(kind: Hashable) -> float:
+            spent = self._spent.get(kind)
+            return sum(spent) / len(spent) if spent else mean
+
+        under_way = [max(0.0, expected(kind) - seconds) for kind, seconds in running]
+        work = sum(map(expected, waiting)) + sum(under_way)
+        return max([work / parallel, *under_way])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from mlxhog.config.limits import shown
 from mlxhog.errors import StudyError
-from mlxhog.mad.result import STATUSES, RunResult
+from mlxhog.mad.run import STATUSES, RunResult
 
 _NUMBERS = ("acc_token", "acc_macro", "ceiling", "loss", "seconds")
 """Numbers that JSON has no form for when they are not finite; null is read as NaN."""
@@ -142,3 +142,24 @@ def failed(reason: str, *, seconds: float) -> RunResult:
         acc_macro=0.0,
         reason=reason,
     )
+
+
+def seconds_used(records: Iterable[Record]) -> float:
+    """Return the time during which any of some runs was in progress."""
+    spans = []
+    for record in records:
+        end = datetime.fromisoformat(record.at).timestamp()
+        spans.append((end - record.seconds, end))
+    used, until = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        used += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return used
+
+
+def by_candidate(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Group records, candidates in the order of their first record."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.candidate, []).append(record)
+    return found

@@ -14,11 +14,12 @@ from itertools import islice
 
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine.interrupts import Interrupts
-from mlxhog.mad.result import Point, RunResult
+from mlxhog.mad.run import Point, RunResult
+from mlxhog.mad.search.pruning import Pruner, Unpruned
 from mlxhog.mad.study import record
-from mlxhog.mad.study.candidates import Candidates
-from mlxhog.mad.study.eta import Eta
-from mlxhog.mad.study.executors.protocol import (
+from mlxhog.mad.study.execution import Limit
+from mlxhog.mad.study.planning import Proposals
+from mlxhog.mad.study.pool import (
     Ended,
     Evaluated,
     Executor,
@@ -27,13 +28,10 @@ from mlxhog.mad.study.executors.protocol import (
     Noted,
     Task,
 )
-from mlxhog.mad.study.flights import Flights
-from mlxhog.mad.study.limit import Limit, seconds_used
-from mlxhog.mad.study.progress import Best, Observer, StudyProgress, Trouble
-from mlxhog.mad.study.pruner import Pruner, Unpruned
-from mlxhog.mad.study.record import Record
+from mlxhog.mad.study.progress import Best, Eta, Flights, Observer, StudyProgress, Trouble
+from mlxhog.mad.study.record import Record, by_candidate, seconds_used
 from mlxhog.mad.study.store import Store
-from mlxhog.mad.study.study import PlannedRun, by_candidate
+from mlxhog.mad.study.study import PlannedRun
 
 LOOK_S = 0.2
 SHOW_S = 0.5
@@ -85,7 +83,7 @@ class Scheduler:
     def __init__(
         self,
         store: Store,
-        candidates: Candidates,
+        candidates: Proposals,
         plan: Plan,
         judge: Judge,
         executor: Executor,

@@ -6,25 +6,21 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from mlxhog.machine import machine
-from mlxhog.mad.result import RunResult
-from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run import RunConfig, RunResult, Watch
+from mlxhog.mad.study import ray
 from mlxhog.mad.study import store as stores
 from mlxhog.mad.study import study as studies
-from mlxhog.mad.study.candidates import Candidates
 from mlxhog.mad.study.execution import ExecutionConfig
-from mlxhog.mad.study.executors import ray
-from mlxhog.mad.study.executors.local import local
-from mlxhog.mad.study.executors.pool import Pool
-from mlxhog.mad.study.executors.protocol import RunFunction
-from mlxhog.mad.study.planning import Planning
+from mlxhog.mad.study.planning import Planning, Proposals
+from mlxhog.mad.study.pool import Pool, RunFunction
 from mlxhog.mad.study.progress import Observer
 from mlxhog.mad.study.scheduler import Outcome, Scheduler
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
+from mlxhog.mad.study.worker import local
 from mlxhog.mad.training import candidate
-from mlxhog.mad.training.alone import Prepare, as_it_is
 from mlxhog.mad.training.sharing import shared_tables
-from mlxhog.mad.watch import Watch
+from mlxhog.mad.training.single import Prepare, as_it_is
 
 
 def train(
@@ -95,7 +91,7 @@ def execute(
         if study.share_embedding:
             first = planning.runs(planning.first)
             run = stack.enter_context(shared_tables(one.config for one in first))
-        candidates = Candidates(planning.sampler(), store)
+        candidates = Proposals(planning.sampler(), store)
         with _executor(store, study, how, parallel, run) as executor, observer as tell:
             return Scheduler(
                 store,

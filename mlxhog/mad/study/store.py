@@ -14,8 +14,10 @@ and what is left of a torn one is ignored. Anyone may read at any time.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
@@ -28,9 +30,8 @@ from mlxhog.config import limits, plain_yaml
 from mlxhog.config.options import did_you_mean
 from mlxhog.errors import StudyError
 from mlxhog.files import durable, plain_json
-from mlxhog.files.durable import disk_errors, replace_file
-from mlxhog.mad.result import Point
-from mlxhog.mad.study.journal import Journal
+from mlxhog.files.durable import disk_errors, end_of_last_line, flush, replace_file, sync
+from mlxhog.mad.run import Point
 from mlxhog.mad.study.record import Record
 
 ROOT = Path("studies")
@@ -268,3 +269,79 @@ def find(spec: str, root: Path = ROOT) -> Store:
 
 def _line(point: Point) -> bytes:
     return plain_json.dumps(asdict(point)) + b"\n"
+
+
+class Journal:
+    """One file; it appears with the first line.
+
+    Args:
+        path: of the file, in a directory that exists.
+
+    Concurrency: one process appends, any number read meanwhile and see whole lines only.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Write one line with a single write, and flush it to the disk before returning.
+
+        What a writer that was killed left of a line is removed first. Numbers that are not finite
+        become null.
+
+        Raises:
+            EnvironmentLacks: the disk is full, or the system refuses; the lines before are
+                untouched.
+        """
+        line = plain_json.dumps(entry) + b"\n"
+        with disk_errors(f"writing {self.path}"):
+            descriptor = self._open()
+            end = os.fstat(descriptor).st_size
+            try:
+                if os.write(descriptor, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                flush(descriptor)
+            except OSError:
+                os.truncate(self.path, end)
+                raise
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            with self.path.open("a+b") as file:
+                file.truncate(end_of_last_line(file))
+            sync(self.path.parent)
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        return self._descriptor
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return every line that is whole, in the order of writing.
+
+        Raises:
+            StudyError: a line before the last is damaged; it is named.
+        """
+        if not self.path.exists():
+            return []
+        found = []
+        try:
+            lines = limits.read_bytes(self.path).split(b"\n")[:-1]
+        except (OSError, ValueError) as error:
+            raise StudyError(f"{self.path} cannot be read: {error}; mend it") from error
+        for number, line in enumerate(lines, start=1):
+            try:
+                entry = plain_json.loads(line)
+                if not isinstance(entry, dict):
+                    raise ValueError("it is no JSON object")
+            except ValueError as error:
+                raise StudyError(
+                    f"{self.path}, line {number} is damaged ({error}); remove the line, and resume "
+                    "the study to run again what it held"
+                ) from error
+            found.append(entry)
+        return found
+
+    def close(self) -> None:
+        """Close the file; the next line opens it again."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -6,7 +6,7 @@ another the next time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from typing import Any
@@ -15,11 +15,11 @@ from mlxhog.config.limits import shown
 from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError, StudyError
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.run_config import GENERATOR_VERSION, RunConfig
-from mlxhog.mad.scores.best import Select
-from mlxhog.mad.study.record import Record
+from mlxhog.mad.run import RunConfig
+from mlxhog.mad.scores import Select
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.suites import Suite, fixed, only, suite
+from mlxhog.mad.tasks import GENERATOR_VERSION
 from mlxhog.models.fields import MOST_WIDTH
 
 FORMAT = 1
@@ -221,11 +221,3 @@ class PlannedRun:
         if protocol.weight_decay:
             parts.append(f"wd {protocol.weight_decay:g}")
         return " ".join([*parts, f"seed {self.config.seed}"])
-
-
-def by_candidate(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Group records, candidates in the order of their first record."""
-    found: dict[str, list[Record]] = {}
-    for record in records:
-        found.setdefault(record.candidate, []).append(record)
-    return found

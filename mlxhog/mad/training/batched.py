@@ -4,6 +4,9 @@ Runs of the same layers on the same setting, which differ in seed, step size or 
 same operations on other numbers. Small ones spend their time on the way from one operation to the
 next; together they pay for it once. Larger ones are faster alone, with the native operators, one
 per core: a few steps of both are timed, and the faster way is taken.
+
+Each run of a batch lives in a thread of its own and is an ordinary run in everything else: its
+arena, its optimizer, its evaluations. The last one to arrive at a barrier computes for all.
 """
 
 from __future__ import annotations
@@ -15,26 +18,115 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
 from mlxhog import backends
 from mlxhog.arena import Slot
-from mlxhog.backends.backend import Float32, Grads, Int32
+from mlxhog.backends.backend import Backend, Float32, Grads, Int32
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
-from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.training import alone, meeting
+from mlxhog.mad.run import RunConfig
+from mlxhog.mad.training import single
 from mlxhog.mad.training.run_plan import RunPlan, make_run_plan
 from mlxhog.models import families
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.optim.gradients import Rows
+from mlxhog.strategies import Context
+
+Compute = Callable[[Sequence[Float32], Sequence[Batch]], list[tuple[float, Grads]]]
+"""From the parameters and the batch of every run to its loss and gradient."""
+
+
+class Meeting:
+    """The place where runs meet.
+
+    Args:
+        members: runs, by number from 0.
+        compute: for all that are there, in the order of their numbers.
+
+    Concurrency: every member is one thread; any may leave at any time.
+    """
+
+    def __init__(self, members: int, compute: Compute) -> None:
+        """See the class."""
+        self._compute = compute
+        self._members = set(range(members))
+        self._asked: dict[int, tuple[Float32, Batch]] = {}
+        self._answers: dict[int, tuple[float, Grads] | BaseException] = {}
+        self._changed = threading.Condition()
+
+    def ask(self, member: int, params: Float32, batch: Batch) -> tuple[float, Grads]:
+        """Wait for the others, and return this member's loss and gradient.
+
+        Raises:
+            Exception: what the computation raised, in every member.
+        """
+        with self._changed:
+            self._asked[member] = (params, batch)
+            self._answer_if_complete()
+            while member not in self._answers:
+                self._changed.wait()
+            answer = self._answers.pop(member)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def leave(self, member: int) -> None:
+        """Let the others go on without this member."""
+        with self._changed:
+            self._members.discard(member)
+            self._answer_if_complete()
+
+    def _answer_if_complete(self) -> None:
+        if not self._members or self._asked.keys() != self._members:
+            return
+        members = sorted(self._asked)
+        params, batches = zip(*(self._asked[member] for member in members), strict=True)
+        try:
+            self._answers.update(zip(members, self._compute(params, batches), strict=True))
+        except Exception as error:  # every member shall know, none shall wait for ever
+            self._answers.update(dict.fromkeys(members, error))
+        self._asked.clear()
+        self._changed.notify_all()
+
+
+class Member:
+    """A backend whose gradients are computed at a meeting; everything else is its own."""
+
+    def __init__(self, backend: Backend, meeting: Meeting, number: int) -> None:
+        """See the class."""
+        self._backend, self._meeting, self._number = backend, meeting, number
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the backend has under a name."""
+        return getattr(self._backend, name)
+
+    def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
+        """See `Backend.loss_and_grads`."""
+        return self._meeting.ask(self._number, self._backend.inbox, batch)
+
+
+def join(context: Context, meeting: Meeting, number: int) -> None:
+    """Let a run compute its gradients at a meeting, as its member `number`."""
+    context.backend = cast(Backend, Member(context.backend, meeting, number))
+
+
+def stacked(params: Sequence[Float32], batches: Sequence[Batch]) -> tuple[Float32, Any, Any]:
+    """Return parameters (N, n_floats), inputs and targets (N, B, S) of runs in the same step."""
+    return (
+        np.stack(params),
+        np.stack([batch.x for batch in batches]),
+        np.stack([batch.y for batch in batches]),
+    )
+
 
 TIMED = 15
 TIMED_S = 1.0
 """Both ways are timed by turns, so often or for so long, after a first time that does not count."""
 
-RunOne = Callable[[int, alone.Prepare], None]
+RunOne = Callable[[int, single.Prepare], None]
 """Executes one run by its number: `candidate.train` with the given `prepare`. Raises nothing."""
 
 
@@ -88,7 +180,7 @@ def train_together(
         in_threads(plans, run_one)
     else:
         for number in range(len(plans)):
-            run_one(number, alone.as_it_is)
+            run_one(number, single.as_it_is)
     return choice
 
 
@@ -154,11 +246,11 @@ def in_threads(plans: Sequence[RunPlan], run_one: RunOne) -> None:
     """Execute runs of one shape as one computation, each in a thread of its own."""
     plan, n = plans[0], len(plans)
     compute = partial(_compute, plan.model, plan.layout.slots, plan.workers[0].backend)
-    together = meeting.Meeting(n, compute)
+    together = Meeting(n, compute)
 
     def run(number: int) -> None:
         try:
-            run_one(number, partial(meeting.join, meeting=together, number=number))
+            run_one(number, partial(join, meeting=together, number=number))
         finally:
             together.leave(number)
 
@@ -181,7 +273,7 @@ def _compute(
     """Return loss and gradients of every run, as its own backend would."""
     framework, _, device = backend.partition(":")
     twin = importlib.import_module(f"{__package__}.batched_{framework}")
-    flats, x, y = meeting.stacked(params, batches)
+    flats, x, y = stacked(params, batches)
     losses, grads = twin.losses_and_grads(model, slots, flats, x, y, device=device)
     embedding = families.embedding(model)
     found = []

@@ -1,18 +1,22 @@
-"""Train one candidate on one task and score it."""
+"""Train one candidate on one task, score it, and save it as a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 
 from mlxhog.arena import Arena
-from mlxhog.mad.result import RunResult
-from mlxhog.mad.run_config import RunConfig
+from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint.formats import ours, saving
+from mlxhog.files import plain_json
+from mlxhog.mad.run import RunConfig, RunResult, Unwatched, Watch
 from mlxhog.mad.tasks.accuracy import ceiling
-from mlxhog.mad.training import alone, several
-from mlxhog.mad.training.course import Course
+from mlxhog.mad.training import several, single
+from mlxhog.mad.training.evaluation import Course
 from mlxhog.mad.training.run_plan import make_run_plan
-from mlxhog.mad.watch import Unwatched, Watch
 
 
 def train(
@@ -23,7 +27,7 @@ def train(
     inside: Mapping[str, object] | None = None,
     keep: Callable[[Arena], None] = lambda arena: None,
     tell: Callable[[str], None] = lambda message: None,
-    prepare: alone.Prepare = alone.as_it_is,
+    prepare: single.Prepare = single.as_it_is,
 ) -> RunResult:
     """Train a candidate by its protocol, and score it on the task's held-out rows.
 
@@ -58,7 +62,32 @@ def train(
     for note in plan.notes:
         tell(note)
     if len(plan.workers) == 1:
-        found = alone.run(plan, course, watch, keep, prepare)
+        found = single.run(plan, course, watch, keep, prepare)
     else:
         found = several.run(plan, course, watch, keep, tell)
     return replace(found, ceiling=ceiling(plan.drawn.dataset()))
+
+
+def save_checkpoint(config: RunConfig, target: Path, arena: Arena) -> None:
+    """Write a candidate's parameters, architecture and run; `saving.check_target` has agreed.
+
+    Args:
+        config: of the run.
+        target: the directory to make.
+        arena: at rest.
+
+    Raises:
+        CheckpointError: a parameter is not finite; nothing is left.
+        EnvironmentLacks: the disk is full, or the system refuses; nothing is left.
+    """
+    model = make_run_plan(config).model
+    params = {name: arena.param(name) for name in arena.layout.slots}
+    fields = ours.config_json(model, dtype=np.dtype(np.float32))
+    step = arena.counters.load("version")
+    saving.write(
+        target,
+        {"model.safetensors": ours.entries(model, params)},
+        {"config.json": plain_json.dumps(fields, indent=1)},
+        source=target,
+        finish=lambda part: manifest.write(part, step, {"run": config.to_dict()}),
+    )

@@ -20,12 +20,11 @@ from mlxhog.errors import ConfigError
 from mlxhog.machine import machine
 from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.mad import tasks
-from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.training import score_job
-from mlxhog.mad.training.course import step_limit
-from mlxhog.mad.training.inside import INSIDE
+from mlxhog.mad.protocol import INSIDE
+from mlxhog.mad.run import RunConfig
+from mlxhog.mad.training.evaluation import step_limit
 from mlxhog.mad.training.rows import Drawn
-from mlxhog.mad.training.score_job import HeldOut
+from mlxhog.mad.training.scoring import SCORES_SEGMENT, HeldOut, scores_segment
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.optim import schedules
@@ -128,7 +127,7 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
         batch_size=protocol.batch_size,
         labels=protocol.labels,
     )
-    scores = {score_job.SEGMENT: score_job.segment(len(workers))}
+    scores = {SCORES_SEGMENT: scores_segment(len(workers))}
     return RunPlan(
         config=config,
         strategy=strategy,

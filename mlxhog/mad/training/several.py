@@ -20,13 +20,10 @@ from mlxhog.arena.records import Kind, Ring
 from mlxhog.config.budget import Budget
 from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad import tasks
-from mlxhog.mad.result import RunResult
-from mlxhog.mad.training import score_job
-from mlxhog.mad.training.course import Course
-from mlxhog.mad.training.mean_loss import MeanLoss
+from mlxhog.mad.run import RunResult, Watch
+from mlxhog.mad.training.evaluation import Course, MeanLoss
 from mlxhog.mad.training.run_plan import RunPlan
-from mlxhog.mad.training.scoring import Scores
-from mlxhog.mad.watch import Watch
+from mlxhog.mad.training.scoring import SCORES_SEGMENT, Scores, ScoreSlot
 from mlxhog.training.session import Session
 
 Tell = Callable[[str], None]
@@ -85,8 +82,8 @@ class _Run(Session):
         self.begin(Budget(steps=plan.limit), plan.limit)
         self.scores = Scores(0.0, 0.0)
         self._rings = [Ring(self.arena.segment(f"ring.{k + 1}")) for k in range(len(plan.workers))]
-        scores = self.arena.segment(score_job.SEGMENT)
-        self._left = [score_job.Scores(scores, k + 1) for k in range(len(plan.workers))]
+        scores = self.arena.segment(SCORES_SEGMENT)
+        self._left = [ScoreSlot(scores, k + 1) for k in range(len(plan.workers))]
         self._has_val = bool(tasks.resolve(plan.config.task, plan.config.settings).val_rows)
         self._loss = MeanLoss()
         self._asked_at: int | None = None  # restarts so far, while an evaluation is under way

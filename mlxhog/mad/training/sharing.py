@@ -18,10 +18,8 @@ from mlxhog import arena
 from mlxhog.arena import Arena, ArenaHandle, Slot
 from mlxhog.errors import ConfigError
 from mlxhog.mad import tasks
-from mlxhog.mad.result import RunResult
-from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.training import alone, candidate
-from mlxhog.mad.watch import Watch
+from mlxhog.mad.run import RunConfig, RunResult, Watch
+from mlxhog.mad.training import candidate, single
 from mlxhog.models.mad.parameters import EMBEDDING
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import Optimizer, Target, updates
@@ -96,7 +94,7 @@ class SharedRun:
         *,
         watch: Watch,
         rungs: tuple[int, ...],
-        prepare: alone.Prepare = alone.as_it_is,
+        prepare: single.Prepare = single.as_it_is,
     ) -> RunResult:
         """Execute a run, see `candidate.train`.
 

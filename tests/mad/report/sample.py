@@ -4,8 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from mlxhog.mad.result import Point
-from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store, create
 from mlxhog.mad.study.study import Study

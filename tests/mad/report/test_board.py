@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from mlxhog.mad.report.board import PlainBoard, observer
-from mlxhog.mad.report.picture import LiveBoard, Picture
+from mlxhog.cli.mad.session import observer
+from mlxhog.mad.report.board import PlainBoard
+from mlxhog.mad.report.live import LiveBoard, Picture
 from mlxhog.mad.study.progress import Best, InFlight, StudyProgress, Trouble
 
 LONG = "mlstm(heads=4) swiglu " * 7 + "slstm(heads=4) swiglu"

@@ -156,7 +156,7 @@ def test_help_has_examples(capsys, command):
 def test_the_board_needs_no_framework_and_no_matplotlib(first):
     code = "from mlxhog.cli import main; main(['mad', 'board', 'first'])"
     loaded = loaded_after(code)
-    assert "mlxhog.mad.report.look" in loaded
+    assert "mlxhog.mad.report.ranking" in loaded
     assert not loaded & {"torch", "mlx.core", "matplotlib", "rich"}
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mlxhog.mad.report.importance import NOTHING, slots
-from mlxhog.mad.report.plot_slots import draw
+from mlxhog.mad.report.plots import draw_slots
 from mlxhog.report.charts import LIGHT
 
 A, B = "mlstm", "gla"
@@ -76,12 +76,12 @@ def test_nothing_scored_has_no_slots():
 
 
 def test_few_candidates_are_drawn_with_words_where_the_bars_would_stand():
-    few = draw(slots([((A, B), 0.9), ((B, A), 0.4)]), LIGHT).axes[0]
+    few = draw_slots(slots([((A, B), 0.9), ((B, A), 0.4)]), LIGHT).axes[0]
     assert [text.get_text() for text in few.texts] == [
         "too few candidates to tell how much a slot decides"
     ]
     assert len(few.get_yticks()) == 0
     grid = [((a, b), 0.9 if a == A else 0.4) for a, b in itertools.product((A, B), (A, B))]
-    enough = draw(slots(grid), LIGHT).axes[0]
+    enough = draw_slots(slots(grid), LIGHT).axes[0]
     assert not enough.texts
     assert enough.get_ylabel() == "share of variance"

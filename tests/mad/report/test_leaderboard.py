@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from mlxhog.mad.report.leaderboard import to_csv, to_json, to_markdown
-from mlxhog.mad.report.lines import lines
-from mlxhog.mad.report.look import look
+from mlxhog.mad.report.leaderboard import lines, to_csv, to_json, to_markdown
+from mlxhog.mad.report.ranking import look
 from tests.mad.report.sample import (
     CANDIDATES,
     CHANNELS,

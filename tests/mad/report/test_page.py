@@ -7,10 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mlxhog.mad.report.look import look
 from mlxhog.mad.report.page import page
-from mlxhog.mad.report.plot_costs import COSTS, on_front
-from mlxhog.mad.report.plots import plots
+from mlxhog.mad.report.plots import COSTS, on_front, plots
+from mlxhog.mad.report.ranking import look
 from mlxhog.report import charts
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, TASKS, study
 

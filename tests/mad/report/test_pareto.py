@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.mad.report.pareto import front
+from mlxhog.mad.report.plots import front
 
 POINTS = st.lists(
     st.tuples(st.integers(0, 9).map(float), st.integers(0, 9).map(float)), max_size=12

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import StudyError
-from mlxhog.mad.scores import scores
-from mlxhog.mad.scores.interval import half_width, t_quantile
+from mlxhog.mad.scores import half_width, scores, t_quantile
 from tests.mad.search.recorded import Record, layers, record, setting, suite
 
 A = "gated-conv swiglu"

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run import RunConfig
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.suites import Setting, Suite
 from mlxhog.models.mad.layer import Layer, make

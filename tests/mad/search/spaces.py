@@ -3,7 +3,7 @@
 from typing import Any
 
 from mlxhog.mad.search.candidates import Candidates
-from mlxhog.mad.search.space_file import to_space
+from mlxhog.mad.search.space import to_space
 
 D = 32
 LENGTH = 16

@@ -6,11 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.search.candidates import Candidates, Layers
-from mlxhog.mad.search.counting import Sequences
-from mlxhog.mad.search.space import Space
-from mlxhog.mad.search.space_file import DEEPEST, to_space
-from mlxhog.mad.sizes import params, state
+from mlxhog.mad.search.budget import params, state
+from mlxhog.mad.search.candidates import Candidates, Layers, Sequences
+from mlxhog.mad.search.space import DEEPEST, Space, to_space
 from mlxhog.models.mad.layer import make
 from mlxhog.models.mad.layers import LAYERS
 from tests.mad.search.spaces import KERNELS, LENGTH, SMALL, D, candidates

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.result import Point
-from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.search.pruning import Halving, rungs_of
 from mlxhog.mad.study import study as definition
 from mlxhog.mad.study.planning import Planning

@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.mad.search.candidates import Candidates, Layers
-from mlxhog.mad.search.samplers import SAMPLERS, make_sampler
-from mlxhog.mad.search.samplers.evolution import Evolution
-from mlxhog.mad.search.samplers.mutations import MUTATIONS, Mutation
+from mlxhog.mad.search.samplers import MUTATIONS, SAMPLERS, Evolution, Mutation, make_sampler
 from mlxhog.models.mad.sequence import canonical
 from tests.mad.search.spaces import candidates
 

@@ -7,9 +7,9 @@ import yaml
 
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError
-from mlxhog.mad.search import space_file
+from mlxhog.mad.search import space as space_file
 from mlxhog.mad.search.candidates import candidates_of
-from mlxhog.mad.search.space_file import read_space, to_space
+from mlxhog.mad.search.space import read_space, to_space
 from mlxhog.mad.suites import suite
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import architectures

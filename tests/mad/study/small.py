@@ -15,14 +15,14 @@ import numpy as np
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.result import Point, RunResult
-from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.study.candidates import Candidates, Listed
-from mlxhog.mad.study.executors.local import local
+from mlxhog.mad.run import Point, RunConfig, RunResult
+from mlxhog.mad.search.samplers import Listed
+from mlxhog.mad.study.planning import Proposals
 from mlxhog.mad.study.progress import Best
 from mlxhog.mad.study.scheduler import Scheduler
 from mlxhog.mad.study.store import Store, create, is_study
 from mlxhog.mad.study.study import PlannedRun, Study
+from mlxhog.mad.study.worker import local
 from mlxhog.models.mad.sequence import canonical, parse
 
 SILENCE_S = 60.0
@@ -159,7 +159,7 @@ def go(store: Store, run=quick, *, candidates: int = 2, parallel: int = 1, runs:
         with execute:
             return Scheduler(
                 store,
-                Candidates(sampler, store),
+                Proposals(sampler, store),
                 functools.partial(plan, runs=runs, **(settings or {})),
                 judge,
                 execute,

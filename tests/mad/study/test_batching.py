@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from mlxhog.mad.study.candidates import Candidates, Listed
-from mlxhog.mad.study.executors.local import local
-from mlxhog.mad.study.executors.protocol import Ended, Task
-from mlxhog.mad.study.limit import Limit
+from mlxhog.mad.search.samplers import Listed
+from mlxhog.mad.study.execution import Limit
+from mlxhog.mad.study.planning import Proposals
+from mlxhog.mad.study.pool import Ended, Task
 from mlxhog.mad.study.scheduler import Scheduler
 from mlxhog.mad.study.study import PlannedRun
+from mlxhog.mad.study.worker import local
 from mlxhog.mad.training.candidate import train
 from mlxhog.models.mad.sequence import canonical
 from tests.mad.study.small import judge, result, study
@@ -37,7 +38,7 @@ def plan(candidate: str) -> list[PlannedRun]:
 
 def schedule(store, executor, **how) -> Scheduler:
     layers = small_run().layers
-    return Scheduler(store, Candidates(Listed([layers]), store), plan, judge, executor, **how)
+    return Scheduler(store, Proposals(Listed([layers]), store), plan, judge, executor, **how)
 
 
 class Notes:

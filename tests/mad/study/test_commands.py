@@ -240,7 +240,7 @@ def test_another_space_in_a_study_is_refused_with_the_way_out(space, capsys, tmp
 
 def test_without_ray_the_command_says_what_to_install(space, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(
-        "mlxhog.mad.study.executors.ray.importlib.util.find_spec",
+        "mlxhog.mad.study.ray.importlib.util.find_spec",
         lambda name, find=importlib.util.find_spec: None if name == "ray" else find(name),
     )
     assert main(["mad", "search", "--space", space, *TINY, "--executor", "ray"]) == 3

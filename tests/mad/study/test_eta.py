@@ -1,6 +1,6 @@
 import pytest
 
-from mlxhog.mad.study.eta import Eta
+from mlxhog.mad.study.progress import Eta
 
 
 def eta(**spent: list[float]) -> Eta:

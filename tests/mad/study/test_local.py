@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from mlxhog.mad.study.executors.local import local
-from mlxhog.mad.study.executors.protocol import Ended, Evaluated, Lost, Task
+from mlxhog.mad.study.pool import Ended, Evaluated, Lost, Task
+from mlxhog.mad.study.worker import local
 from tests.mad.study import small
 from tests.mad.study.small import config, go, result, study, table
 from tests.processes import alive, workers_of

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from mlxhog.arena import process
-from mlxhog.mad.study.executors.pool import TICK_S, Pool
-from mlxhog.mad.study.executors.protocol import Ended
+from mlxhog.mad.study.pool import TICK_S, Ended, Pool
 
 SILENCE_S = 60.0
 

@@ -9,8 +9,8 @@ import warnings
 import pytest
 
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.mad.study.executors import ray as ours
-from mlxhog.mad.study.limit import Limit
+from mlxhog.mad.study import ray as ours
+from mlxhog.mad.study.execution import Limit
 from tests.mad.study import small
 from tests.mad.study.small import go, study, table
 from tests.mad.study.test_scheduler import ROOT, lines, wait_for
@@ -77,7 +77,7 @@ def test_what_goes_wrong_fails_for_the_same_reasons_as_on_local(tmp_path, throug
 SESSION = """
 import sys
 from pathlib import Path
-from mlxhog.mad.study.executors.ray import cluster
+from mlxhog.mad.study.ray import cluster
 from tests.mad.study import small
 if __name__ == "__main__":
     store = small.study(Path(sys.argv[1]), "s", candidates=5)

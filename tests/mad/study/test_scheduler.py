@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.mad.study.limit import Limit, seconds_used
-from mlxhog.mad.study.pruner import Unpruned
+from mlxhog.mad.search.pruning import Unpruned
+from mlxhog.mad.study.execution import Limit
+from mlxhog.mad.study.record import seconds_used
 from mlxhog.models.mad.sequence import canonical, parse
 from tests.mad.study import small
 from tests.mad.study.small import go, study, table, texts
@@ -216,7 +217,7 @@ def test_a_full_disk_ends_the_session_and_the_study_can_be_resumed(tmp_path, mon
                 return write(descriptor, data[:10])
         return write(descriptor, data)
 
-    monkeypatch.setattr("mlxhog.mad.study.journal.os.write", full)
+    monkeypatch.setattr("mlxhog.mad.study.store.os.write", full)
     with pytest.raises(EnvironmentLacks, match=r"disk became full while writing .*runs.jsonl"):
         go(store)
     monkeypatch.undo()

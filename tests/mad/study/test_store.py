@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from mlxhog.errors import StudyError
-from mlxhog.mad import run_config
-from mlxhog.mad.result import Point
+from mlxhog.mad import run as runs
+from mlxhog.mad.run import Point
 from mlxhog.mad.study import record
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store, create, find
@@ -202,9 +202,9 @@ def test_every_number_of_a_run_and_the_versions_change_the_key(monkeypatch):
     }  # fmt: skip
     assert others.keys() == {field.name for field in fields(run)}
     keys = {run.key(), *(replace(run, **{name: value}).key() for name, value in others.items())}
-    monkeypatch.setattr(run_config, "GENERATOR_VERSION", 0)
+    monkeypatch.setattr(runs, "GENERATOR_VERSION", 0)
     keys.add(run.key())
-    monkeypatch.setattr(run_config, "version", lambda name: "0.0.0")
+    monkeypatch.setattr(runs, "version", lambda name: "0.0.0")
     keys.add(run.key())
     assert len(keys) == len(others) + 3
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.result import Point, RunResult
-from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run import Point, RunConfig, RunResult
 from mlxhog.models.mad.layer import make
 
 SETTINGS = {"vocab": 8, "seq_len": 16, "train_rows": 96, "test_rows": 32}

@@ -1,4 +1,4 @@
-"""Runs of one shape trained as one computation come to what each comes to alone."""
+"""Runs of one shape trained as one computation come to what each comes to single."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import pytest
 
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
-from mlxhog.mad.result import RunResult
-from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.training import alone, batched
+from mlxhog.mad.run import RunConfig, RunResult
+from mlxhog.mad.training import batched, single
+from mlxhog.mad.training.batched import Meeting
 from mlxhog.mad.training.candidate import train
-from mlxhog.mad.training.meeting import Meeting
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models.mad.layer import known
 from tests.mad.training.small_runs import Recorder, numbers, small_run
@@ -40,7 +39,7 @@ def together(configs: list[RunConfig]) -> list[RunResult]:
     """What the runs come to when they are computed as one, whatever is faster."""
     found: dict[int, RunResult] = {}
 
-    def run_one(number: int, prepare: alone.Prepare) -> None:
+    def run_one(number: int, prepare: single.Prepare) -> None:
         found[number] = train(configs[number], prepare=prepare)
 
     batched.in_threads([make_run_plan(config) for config in configs], run_one)
@@ -98,7 +97,7 @@ def test_rungs_are_asked_of_every_run():
     watches = [Recorder(go_on=number != 1) for number in range(4)]
     found: dict[int, RunResult] = {}
 
-    def run_one(number: int, prepare: alone.Prepare) -> None:
+    def run_one(number: int, prepare: single.Prepare) -> None:
         found[number] = train(configs[number], watch=watches[number], rungs=(4,), prepare=prepare)
 
     batched.in_threads([make_run_plan(config) for config in configs], run_one)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.mad.run_config import RunConfig
+from mlxhog.mad.run import RunConfig
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models import lm

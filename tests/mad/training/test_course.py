@@ -5,7 +5,7 @@ import math
 import pytest
 
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.training.course import DEFAULT_STEPS, Course, interval, step_limit
+from mlxhog.mad.training.evaluation import DEFAULT_STEPS, Course, interval, step_limit
 from mlxhog.mad.training.scoring import Scores
 from tests.mad.training.small_runs import Recorder
 

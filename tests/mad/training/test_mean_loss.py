@@ -2,7 +2,7 @@
 
 import math
 
-from mlxhog.mad.training.mean_loss import MeanLoss
+from mlxhog.mad.training.evaluation import MeanLoss
 
 
 def test_the_mean_is_that_of_the_steps_since_the_evaluation_before() -> None:

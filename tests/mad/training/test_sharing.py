@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.run_config import RunConfig
-from mlxhog.mad.training import alone
+from mlxhog.mad.run import RunConfig, Unwatched
+from mlxhog.mad.training import single
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import EMBEDDING, SharedEmbedding, SharedRun, common, shared_tables
-from mlxhog.mad.watch import Unwatched
 from mlxhog.models.families import init_params
 from mlxhog.models.mad.layer import make
 from tests.mad.training.small_runs import numbers, small_run
@@ -146,7 +145,7 @@ def test_what_is_done_to_a_run_before_its_first_step_is_still_done():
     with shared_tables([config]) as run:
         run(config, watch=Unwatched(), rungs=(), prepare=called.append)
     assert len(called) == 1
-    assert alone.as_it_is(called[0]) is None
+    assert single.as_it_is(called[0]) is None
 
 
 def test_candidates_of_several_workers_do_not_share():

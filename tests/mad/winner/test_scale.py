@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.winner.scale import HOWS, scaled, unit_of
+from mlxhog.mad.winner import HOWS, scaled, unit_of
 from mlxhog.models.mad.sequence import canonical, parse
 
 BLOCKS = parse("mlstm swiglu slstm mlp")

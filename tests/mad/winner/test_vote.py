@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.mad.winner.vote import upper_part, vote
+from mlxhog.mad.winner import upper_part, vote
 
 
 def scored(*lines: tuple[str, float]):

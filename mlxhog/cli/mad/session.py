@@ -1,0 +1,384 @@
+"""A study on the command line: its options, and one session of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, TextIO
+
+from mlxhog.cli.flags import Flags, Parsed
+from mlxhog.config.options import option, options
+from mlxhog.config.quantities import format_clock, format_count
+from mlxhog.config.sources import Config, resolve
+from mlxhog.errors import ConfigError
+from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.study.execution import ExecutionConfig
+from mlxhog.report.streams import console
+from mlxhog.report.views import may_redraw
+
+if TYPE_CHECKING:
+    from mlxhog.mad.study.execution import ExecutionConfig
+    from mlxhog.mad.study.planning import Planning
+    from mlxhog.mad.study.progress import Observer
+    from mlxhog.mad.study.scheduler import Outcome
+    from mlxhog.mad.study.store import Store
+    from mlxhog.mad.study.study import Study
+
+FIRST_SEED = 12345
+PROTOCOL = tuple(field.name for field in fields(Protocol))
+"""What may differ from the suite's; lr and weight_decay take the place of its optimiser points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """Options that say what a study consists of."""
+
+    suite: str | None = option(
+        None, "tasks and optimiser points: smoke, lite or full", none="the space's, or smoke"
+    )
+    tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")
+    seeds: str = option(
+        "1", f"every run with so many seeds from {FIRST_SEED} on, or with these: 1,2,3"
+    )
+    dim: int | None = option(None, "width", low=1, none="the architecture's, or the suite's")
+    backend: str | None = option(
+        None, "mlx or torch, or one of them with its device, such as mlx:cpu", none="torch:cpu"
+    )
+    workers: str | None = option(
+        None, "several workers inside a candidate, such as mlx:cpu,torch:cpu", none="one"
+    )
+    threads: int = option(1, "threads of each worker", low=1)
+    share_embedding: bool = option(
+        False, "candidates train one embedding table together, lock-free; see mad board"
+    )
+    batch_candidates: int = option(
+        1,
+        "hand so many small runs of one shape to one worker, which trains them as one batched "
+        "computation where that is faster",
+        low=1,
+    )
+
+
+def add(flags: Flags, *classes: type) -> None:
+    """Add what every command has, and the options of some classes before it."""
+    flags.argument("--study", metavar="NAME", help="name of the study, or of the one to go on with")
+    flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
+    add_output(flags)
+    for cls in (*classes, StudyConfig):
+        flags.options(cls)
+    group = "training of every run, over what the suite says"
+    flags.options(Protocol, only=PROTOCOL, group=group, default="the suite's")
+    flags.options(ExecutionConfig)
+
+
+def add_output(flags: Flags) -> None:
+    """Add how a command shows what it does."""
+    flags.argument("--json", action="store_true", help="end with one line of JSON")
+    flags.argument("--quiet", action="store_true", help="plain lines instead of a live board")
+
+
+def part(
+    cls: type[Config], parsed: Parsed, problems: list[str], only: Sequence[str] | None = None
+) -> Config | None:
+    """Return the options of one class; None where something is wrong, which `problems` gets."""
+    names = options(cls) if only is None else only
+    try:
+        return resolve(cls, [[given for given in parsed.given if given.name in names]])
+    except ConfigError as error:
+        problems.append(str(error))
+        return None
+
+
+def parts(parsed: Parsed, *classes: type[Any]) -> list[Any]:
+    """Return an object of every class.
+
+    Raises:
+        ConfigError: everything that is wrong in any of them, and in the command line.
+    """
+    problems = list(parsed.problems)
+    found = [part(cls, parsed, problems) for cls in classes]
+    part(Protocol, parsed, problems, PROTOCOL)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return found
+
+
+def protocol(parsed: Parsed) -> dict[str, object]:
+    """Return the fields of the protocol that were given; steps replace a suite's epochs."""
+    chosen = part(Protocol, parsed, [], PROTOCOL)
+    named = {given.name for given in parsed.given}
+    aliases = {alias: name for name, one in options(Protocol).items() for alias in one.aliases}
+    named = {aliases.get(name, name) for name in named}
+    found: dict[str, object] = {name: getattr(chosen, name) for name in PROTOCOL if name in named}
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if found.get(one) is not None:
+            found.setdefault(other, None)
+    return found
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Read `3`, which is so many from `FIRST_SEED` on, or the list `1,2,3`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    try:
+        found = tuple(int(word) for word in text.split(",") if word.strip() or "," not in text)
+    except ValueError:
+        found = ()
+    if "," not in text:
+        found = tuple(range(FIRST_SEED, FIRST_SEED + found[0])) if found else ()
+    if not found or len(set(found)) < len(found) or not all(0 <= seed < 2**32 for seed in found):
+        raise ConfigError(
+            f"--seeds is {text!r}; wanted how many, such as 3, or different ones such as 1,2,3"
+        )
+    return found
+
+
+def common(given: StudyConfig, parsed: Parsed) -> dict[str, Any]:
+    """Return the fields of `Study` that follow from the shared options.
+
+    Raises:
+        ConfigError: the workers or the tasks cannot be.
+        EnvironmentLacks: a backend is missing here.
+    """
+    from mlxhog.machine import machine
+    from mlxhog.machine.workers import backend_here, resolve_workers
+    from mlxhog.mad import tasks
+
+    here = machine.here()
+    if given.backend is not None and given.workers is not None:
+        raise ConfigError(
+            "--backend is one worker's and --workers lists the backends of several; keep one"
+        )
+    workers = given.workers or backend_here(given.backend or "torch:cpu", here)
+    resolved = resolve_workers(workers, given.threads, machine=here).workers
+    _check_alone(given, len(resolved))
+    names = (
+        [] if given.tasks is None else [tasks.find(name).name for name in given.tasks.split(",")]
+    )
+    return {
+        "tasks": tuple(name for name in tasks.TASKS if name in names),
+        "protocol": protocol(parsed),
+        "seeds": seeds(given.seeds),
+        "workers": ",".join(worker.backend for worker in resolved),
+        "threads": given.threads,
+        "share_embedding": given.share_embedding,
+        "batch_candidates": given.batch_candidates,
+    }
+
+
+def _check_alone(given: StudyConfig, workers: int) -> None:
+    """Refuse what candidates of several workers cannot do.
+
+    Raises:
+        ConfigError: a flag needs candidates of one worker.
+    """
+    flags = {"--share-embedding": given.share_embedding}
+    flags["--batch-candidates"] = given.batch_candidates > 1
+    for flag, wanted in flags.items():
+        if wanted and workers > 1:
+            raise ConfigError(
+                f"{flag} is for candidates of one worker, these have {workers}; leave out one of "
+                "the two"
+            )
+
+
+EXIT_CODES = {"done": 0, "budget": 0, "interrupted": 130}
+ALL_FAILED = 1
+DAY_S = 86_400
+
+
+def begin(
+    study: Study, planning: Planning, name: str, how: ExecutionConfig, asked: Namespace
+) -> int:
+    """Begin a study, or go on with the same one; returns the exit code.
+
+    Args:
+        study: as the command line describes it.
+        planning: of the study.
+        name: of its directory.
+        how: it is executed.
+        asked: whether for a `dry_run`, for `json`, for `quiet`.
+
+    Raises:
+        StudyError: the directory holds another study, or one of another version.
+    """
+    from mlxhog.mad.study.session import find_same, open_store
+
+    if asked.dry_run:
+        store = find_same(study, how.out, name)
+        return dry_run(planning, name, how, store, as_json=asked.json)
+    store = open_store(study, how.out, name)
+    return go(store, planning, how, as_json=asked.json, quiet=asked.quiet)
+
+
+def dry_run(
+    planning: Planning, name: str, how: ExecutionConfig, store: Store | None, *, as_json: bool
+) -> int:
+    """Print what a session would do; returns the exit code.
+
+    Args:
+        planning: of the study.
+        name: of the study.
+        how: it would be executed.
+        store: of the study, where there is one.
+        as_json: one JSON object instead.
+    """
+    from mlxhog.machine import machine
+    from mlxhog.mad.study.planning import seconds_of_a_run
+
+    study, cost, here = planning.study, planning.cost(), machine.here()
+    records = () if store is None else store.records()
+    parallel = how.resolve_parallel(study, here)
+    runs = min(cost.runs, how.limit.runs or cost.runs)
+    left = max(0, runs - len(records))
+    seconds = seconds_of_a_run(planning, records, here.cores) * left / parallel
+    facts: dict[str, Any] = {
+        "study": name,
+        "suite": study.suite,
+        "candidates": planning.candidates,
+        "unused": planning.unused,
+        "runs_each": planning.suite.runs * len(study.seeds),
+        "seeds": list(study.seeds),
+        "runs": runs,
+        "ended": len(records),
+        "steps": cost.steps * left // cost.runs,
+        "parallel": parallel,
+        "estimated_seconds": round(min(seconds, how.limit.seconds or seconds)),
+    }
+    if as_json:
+        print(json.dumps(facts))
+        return 0
+    guess = "as the runs so far" if records else "a guess from how fast this machine multiplies"
+    each = f"each {facts['runs_each']} runs with seeds {', '.join(map(str, study.seeds))}"
+    print(f"study        {name}: suite {study.suite}, width {planning.dim}, {study.workers}")
+    print(f"candidates   {planning.candidates:,}, {each}")
+    if facts["unused"]:
+        print(f"in none      {', '.join(facts['unused'])}: the budget leaves no room")
+    print(f"runs         at most {runs:,}, {len(records):,} have ended; {parallel} at once")
+    print(f"steps        at most {facts['steps']:,} ({format_count(facts['steps'])}) to go")
+    print(f"time         about {_long(facts['estimated_seconds'])}: {guess}")
+    return 0
+
+
+def _long(seconds: float) -> str:
+    """A time that may be years."""
+    return format_clock(seconds) if seconds < 4 * DAY_S else f"{seconds / DAY_S:,.0f} days"
+
+
+def go(
+    store: Store,
+    planning: Planning,
+    how: ExecutionConfig,
+    *,
+    as_json: bool,
+    quiet: bool,
+    retry_failed: bool = False,
+) -> int:
+    """Go through a session, and say how it ended; returns the exit code."""
+    from mlxhog.machine import machine
+    from mlxhog.mad.study.session import execute
+
+    study, here = planning.study, machine.here()
+    parallel = how.resolve_parallel(study, here)
+    threads = parallel * study.cores
+    if threads > here.cores and how.ray_address is None:
+        print(
+            f"{parallel} candidates at once have {threads} threads, this machine {here.cores} "
+            "cores: they share, which adds no speed",
+            file=sys.stderr,
+        )
+    outcome = execute(
+        store,
+        planning,
+        how,
+        parallel,
+        observer(sys.stderr, quiet=quiet),
+        retry_failed=retry_failed,
+    )
+    if as_json:
+        print(json.dumps(record(store, outcome)))
+    else:
+        print(summary(store, outcome, how))
+    return ALL_FAILED if _all_failed(outcome) else EXIT_CODES[outcome.status]
+
+
+def record(store: Store, outcome: Outcome) -> dict[str, Any]:
+    """Return how a session ended, as JSON has it."""
+    statuses = ("done", "failed", "pruned", "diverged")
+    best = None if outcome.best is None or _all_failed(outcome) else asdict(outcome.best)
+    return {
+        "study": str(store.directory),
+        "status": outcome.status,
+        "runs": {name: outcome.statuses.get(name, 0) for name in statuses},
+        "seconds": outcome.seconds,
+        "best": best,
+    }
+
+
+def summary(store: Store, outcome: Outcome, how: ExecutionConfig) -> str:
+    """Say how a session ended, what is best, and what to type next."""
+    ended = sum(outcome.statuses.values())
+    counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.statuses.items()))
+    words = {"done": "done", "budget": "the budget is used up", "interrupted": "interrupted"}
+    lines = [
+        f"{words[outcome.status]}: {ended} runs have ended ({counts or 'none'}) after "
+        f"{format_clock(outcome.seconds)} of this session"
+    ]
+    best = outcome.best
+    if best is not None and not _all_failed(outcome):
+        interval = "" if best.interval is None else f" +- {best.interval:.3f}"
+        lacks = f" ({best.missing} runs are missing)" if best.missing else ""
+        lines.append(f"best: {best.candidate}  {best.score:.3f}{interval}{lacks}")
+    name = _name(store, how)
+    if outcome.statuses.get("failed"):
+        lines.append(
+            f"failed runs: reasons in {how.out}/{store.name}/runs.jsonl, and logs/ beside it; "
+            f"again with mlxhog mad resume {name} --retry-failed"
+        )
+    if outcome.status != "done":
+        lines.append(f"go on: mlxhog mad resume {name}{_flags(how)}")
+    lines.append(f"next: mlxhog mad board {name}   mlxhog mad plot {name}")
+    return "\n".join(lines)
+
+
+def _all_failed(outcome: Outcome) -> bool:
+    """No run of the study has a score that means anything."""
+    return outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
+
+
+def _name(store: Store, how: ExecutionConfig) -> str:
+    """What finds the study again from here."""
+    default = options(type(how))["out"].default
+    return shlex.quote(store.name if how.out == default else str(store.directory))
+
+
+def _flags(how: ExecutionConfig) -> str:
+    """The flags under which a session goes on as it was; a budget that is used up is none."""
+    specs = options(type(how))
+    return "".join(
+        f" {specs[field.name].flag} {shlex.quote(str(specs[field.name].spell(value)))}"
+        for field in fields(how)
+        if field.name not in ("budget", "out")
+        and (value := getattr(how, field.name)) != specs[field.name].default
+    )
+
+
+def observer(
+    stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
+) -> AbstractContextManager[Observer]:
+    """Return a live board where it may be redrawn, and plain lines elsewhere; see `may_redraw`."""
+    if not may_redraw(stream, quiet=quiet, environ=environ):
+        from mlxhog.mad.report.board import PlainBoard
+
+        return PlainBoard(stream)
+    from mlxhog.mad.report.live import LiveBoard  # rich takes 50 ms, which a pipe need not pay
+
+    return LiveBoard(console(stream))

@@ -1,0 +1,180 @@
+"""What `mlxhog mad train` shows of a run: before it, while it trains, and after it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from mlxhog.config.quantities import format_bytes, format_clock
+from mlxhog.files import plain_json
+from mlxhog.machine.interrupts import Interrupts
+from mlxhog.mad.run import Point, RunResult
+from mlxhog.mad.training.run_plan import RunPlan
+from mlxhog.mad.training.single import estimate
+from mlxhog.models.mad import param_count, state_sizes
+from mlxhog.models.mad.sequence import canonical
+from mlxhog.report.views import StatusLine, may_redraw
+
+REDRAW_S = 0.2
+
+
+class RunLine(StatusLine):
+    """A `mad.watch.Watch` that shows what it is told, and passes Ctrl-C on.
+
+    Args:
+        stream: where to write.
+        limit: most steps of the run.
+        counts_beats: every beat is a step, as with one worker.
+        quiet: write nothing.
+        signals: counted while the run goes on; the first ends it after an evaluation.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        limit: int,
+        counts_beats: bool,
+        quiet: bool,
+        signals: Interrupts,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(stream, live=may_redraw(stream, quiet=quiet))
+        self._stream, self._limit, self._quiet = stream, limit, quiet
+        self._counts_beats, self._signals, self._clock = counts_beats, signals, clock
+        self._answered = 0
+        self._began_s: float | None = None
+        self._drawn_s = 0.0
+        self._step = 0
+        self._point: Point | None = None
+
+    def tell(self, message: str) -> None:
+        """Write a line that stays."""
+        self._stream.write(message + "\n")
+        self._stream.flush()
+
+    def beat(self) -> None:
+        """Redraw now and then.
+
+        Raises:
+            KeyboardInterrupt: a signal came since the last beat.
+        """
+        if self._signals.count > self._answered:
+            self._answered = self._signals.count
+            raise KeyboardInterrupt
+        now = self._clock()
+        if self._began_s is None:
+            self._began_s = now
+        if self._counts_beats:
+            self._step = min(self._limit, self._step + 1)
+        if self.live and now - self._drawn_s >= REDRAW_S:
+            self._drawn_s = now
+            self.show(self.text())
+
+    def point(self, point: Point) -> None:
+        """Show an evaluation."""
+        self._point, self._step = point, point.step
+        if not (self.live or self._quiet):
+            self.tell(self.text())
+
+    def go_on(self, point: Point) -> bool:
+        """There are no rungs: never asked."""
+        return True
+
+    def text(self) -> str:
+        """Say how far it is, how good, and how long it may still take."""
+        parts = [f"step {self._step}/{self._limit}"]
+        if self._point is not None:
+            found = self._point
+            parts += [f"loss {found.loss:.3f}", f"accuracy {found.acc_token:.3f}"]
+        if rate := self._steps_per_s():
+            left_s = (self._limit - self._step) / rate
+            parts += [f"{rate:.1f} steps/s", f"at most {format_clock(left_s)} to go"]
+        return "  ".join(parts)
+
+    def _steps_per_s(self) -> float | None:
+        """The pace up to the last evaluation; before the first, of the steps since the first."""
+        if self._point is not None:
+            return self._point.step / max(self._point.seconds, 1e-9)
+        if self._began_s is None or self._step < 2:
+            return None
+        return (self._step - 1) / max(self._clock() - self._began_s, 1e-9)
+
+
+def facts(plan: RunPlan) -> dict[str, Any]:
+    """What the run is, in plain values."""
+    config, model = plan.config, plan.model
+    return {
+        "task": config.task,
+        "layers": canonical(config.layers),
+        "backend": ",".join(worker.backend for worker in plan.workers),
+        "threads": config.threads,
+        "strategy": plan.options.strategy,
+        "dim": config.dim,
+        "params": param_count(model),
+        "state": sum(sum(parts.values()) for parts in state_sizes(model, model.max_length)),
+        "seed": config.seed,
+        "settings": dict(plan.drawn.settings),
+        "protocol": asdict(config.protocol),
+        "limit": plan.limit,
+        "key": config.key(),
+    }
+
+
+def record(plan: RunPlan, result: RunResult) -> dict[str, Any]:
+    """Return what `--json` prints."""
+    own = facts(plan)
+    first = {name: own.pop(name) for name in ("task", "layers", "backend")}
+    return {**first, **result.to_dict(), **own}
+
+
+def summary(plan: RunPlan, result: RunResult, save: str | None) -> str:
+    """Say how a run ended, how good it was, and what was trained."""
+    own = facts(plan)
+    best = "" if result.ceiling >= 1 else f", where {result.ceiling:.4f} is possible"
+    lines = [
+        f"{result.status}: {result.steps} steps in {result.seconds:.1f} s on {own['backend']}",
+        f"{own['task']}: accuracy {result.acc_token:.4f} of tokens{best}, "
+        f"{result.acc_macro:.4f} mean over classes",
+    ]
+    if result.val_token is not None:
+        lines.append(
+            f"validation rows: {result.val_token:.4f} of tokens, "
+            f"{result.val_macro:.4f} mean over classes"
+        )
+    lines.append(
+        f"{own['layers']}: {own['params']:,} parameters, {own['state']:,} numbers of state"
+    )
+    if result.status == "diverged":
+        lines.append("gradients were not finite; lower --lr, or clip them with --clip 1")
+    elif save is not None:
+        lines.append(f"saved: {save}; look at it with mlxhog mad show {save}")
+    return "\n".join(lines)
+
+
+def print_plan(plan: RunPlan, *, as_json: bool) -> None:
+    """Print what would run, with the time that its first steps promise."""
+    own, found = facts(plan), estimate(plan)
+    own["arena_bytes"] = plan.layout.total_bytes
+    own["step_s"] = None if found is None else found.step_s
+    own["at_most_s"] = None if found is None else found.total_s
+    if as_json:
+        print(plain_json.dumps(own).decode())
+        return
+    print(f"task        {own['task']}")
+    print("settings    " + ", ".join(f"{name}={value}" for name, value in own["settings"].items()))
+    print(f"layers      {own['layers']}")
+    print(f"parameters  {own['params']:,}")
+    print(f"state       {own['state']:,} numbers per sequence")
+    print(f"arena       {format_bytes(plan.layout.total_bytes)}")
+    threads = "thread" if own["threads"] == 1 else "threads"
+    print(f"workers     {own['backend']}, {own['threads']} {threads} each")
+    print(f"steps       at most {plan.limit}, an epoch is {plan.per_epoch}")
+    if found is None:
+        print("time        unknown: several workers would have to be started to measure it")
+    else:
+        clock = format_clock(found.total_s)
+        print(f"time        at most {clock}, at {found.step_s:.3g} s per step, measured just now")

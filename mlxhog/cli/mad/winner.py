@@ -1,0 +1,214 @@
+"""`mlxhog mad vote` and `mlxhog mad scale`: from a study to a model file."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mlxhog.cli.flags import Flags
+from mlxhog.config.options import option
+from mlxhog.config.sources import resolve
+from mlxhog.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlxhog.mad.scores import Row
+    from mlxhog.mad.winner import Vote
+    from mlxhog.report.table import Section
+
+VOTE_ABOUT = """\
+Let the best candidates of a study vote on every slot, and write what they agree on as a model file
+that `mlxhog train --model` takes. The scores are split in two where the variance within both parts
+is least, and the upper part votes; --top takes the K best instead."""
+VOTE_EXAMPLES = (
+    "mad vote first",
+    "mad vote first --top 5 --out winner.yaml",
+    "train --model winner.yaml --time 10m",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteConfig:
+    """Options of `mlxhog mad vote`."""
+
+    top: int | None = option(None, "so many of the best vote", low=1, none="auto")
+    out: str | None = option(None, "model file to write; one that is there is replaced")
+
+
+def run_vote(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("mad vote", VOTE_ABOUT, VOTE_EXAMPLES, ("STUDY",))
+    flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
+    flags.argument("--json", action="store_true", help="one JSON object")
+    flags.options(VoteConfig)
+    parsed = flags.parse(arguments)
+    config = resolve(VoteConfig, [parsed.given], parsed.problems)
+    from mlxhog.mad import winner
+    from mlxhog.mad.study.store import find
+    from mlxhog.mad.winner import vote
+    from mlxhog.models.mad.sequence import parse
+
+    path = None if config.out is None else winner.output_path(config.out)
+    store = find(parsed.other.study)
+    rows = winner.finished(store)
+    found = vote([(row.layers, row.worth) for row in rows], config.top)
+    cfg = winner.model(store, parse(found.layers))
+    if path is not None:
+        winner.write(path, cfg)
+    measured = next((row for row in rows if row.layers == found.layers), None)
+    if parsed.other.json:
+        from mlxhog.files import plain_json
+
+        print(plain_json.dumps(_facts(found, rows, measured, config.out)).decode())
+        return 0
+    from mlxhog.report.table import show
+
+    show([_section(found, rows, measured, config)], sys.stdout, plain=not sys.stdout.isatty())
+    return 0
+
+
+def _facts(
+    found: Vote, rows: Sequence[Row], measured: Row | None, out: str | None
+) -> dict[str, object]:
+    return {
+        "layers": " ".join(found.layers),
+        "slots": [
+            {"slot": number, "layer": slot.winner, "votes": dict(slot.votes)}
+            for number, slot in enumerate(found.slots, start=1)
+        ],
+        "voters": [{"layers": " ".join(layers), "score": score} for layers, score in found.voters],
+        "cluster": len(found.cluster),
+        "candidates": len(rows),
+        "score": None if measured is None else measured.score,
+        "file": out,
+    }
+
+
+def _section(found: Vote, rows: Sequence[Row], measured: Row | None, config: VoteConfig) -> Section:
+    from mlxhog.report.table import Section
+
+    layers = " ".join(found.layers)
+    cells = [
+        (str(number), slot.winner, ", ".join(f"{name} {n}" for name, n in slot.votes.items()))
+        for number, slot in enumerate(found.slots, start=1)
+    ]
+    return Section(
+        _who(found, rows, config.top),
+        ("slot", "winner", "votes"),
+        cells,
+        ["", layers, _measured(measured, rows), *_next(layers, config.out)],
+    )
+
+
+def _who(found: Vote, rows: Sequence[Row], top: int | None) -> str:
+    scores = [score for _, score in found.cluster]
+    said = (
+        f"{len(scores)} of {len(rows)} candidates vote, scores {scores[0]:.3f} to {scores[-1]:.3f}"
+    )
+    said += ": the upper part" if top is None else f": the best {len(scores)}"
+    if others := len(found.cluster) - len(found.voters):
+        said += f"; {others} of them have another depth than {len(found.slots)} and do not"
+    return said
+
+
+def _measured(measured: Row | None, rows: Sequence[Row]) -> str:
+    if measured is None:
+        return "no candidate of the study has these layers: their score is not known"
+    rank = rows.index(measured) + 1
+    return f"place {rank} of {len(rows)} in the study, score {measured.score:.3f}"
+
+
+def _next(layers: str, out: str | None) -> list[str]:
+    if out is None:
+        return ["next: the same with --out winner.yaml"]
+    return [
+        f"next: mlxhog train --model {out}",
+        f"      mlxhog mad scale {out} --depth {2 * len(layers.split())} --out deeper.yaml",
+    ]
+
+
+SCALE_ABOUT = """\
+Make an architecture deeper, and write it as a model file that `mlxhog train --model` takes. WHAT is
+a study, whose best candidate is taken, or what `mlxhog mad show` takes: a YAML file, a name, a line
+of layers. `stack` repeats the whole sequence; `stretch` repeats every part where it stands. What
+was searched at few layers stacks well, what was searched at 16 or more stretches (Composer,
+arXiv:2510.00379). Blocks of a mixer and a channel map stay together."""
+SCALE_EXAMPLES = (
+    "mad scale first --depth 16 --out deep.yaml",
+    "mad scale winner.yaml --depth 24 --how stretch --dim 256 --out deep.yaml",
+    'mad scale "mlstm swiglu slstm swiglu" --depth 16 --out deep.yaml',
+    "train --model deep.yaml --time 10m",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleConfig:
+    """Options of `mlxhog mad scale`."""
+
+    depth: int | None = option(None, "layers of the new model", low=1)
+    how: str = option(
+        "stack", "copies on top of each other, or in place", choices=("stack", "stretch")
+    )
+    out: str | None = option(None, "model file to write; one that is there is replaced")
+    unit: str = option(
+        "auto",
+        "what stays together; auto: blocks where there are",
+        choices=("auto", "layer", "block"),
+    )
+    dim: int | None = option(None, "width of the new model", low=1, none="its own")
+    vocab: int | None = option(None, "tokens of its vocabulary", low=1, none="its own")
+
+
+def run_scale(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("mad scale", SCALE_ABOUT, SCALE_EXAMPLES, ("WHAT",))
+    flags.argument("what", nargs="+", metavar="WHAT", help="a study or an architecture")
+    flags.argument("--json", action="store_true", help="one JSON object")
+    flags.options(ScaleConfig)
+    parsed = flags.parse(arguments)
+    config = resolve(ScaleConfig, [parsed.given], parsed.problems)
+    if config.depth is None or config.out is None:
+        lacks = "--depth" if config.depth is None else "--out"
+        raise ConfigError(f"mad scale lacks {lacks}, as in `mlxhog {SCALE_EXAMPLES[0]}`")
+    from mlxhog.mad import winner
+    from mlxhog.mad.winner import scaled, unit_of
+    from mlxhog.models.mad.parameters import param_count
+    from mlxhog.models.mad.sequence import canonical
+
+    path = winner.output_path(config.out)
+    source, cfg = winner.read_source(" ".join(parsed.other.what))
+    unit = {"auto": unit_of(cfg.layers), "layer": 1, "block": 2}[config.unit]
+    deep = replace(
+        cfg,
+        layers=scaled(
+            cfg.layers, config.depth, "stretch" if config.how == "stretch" else "stack", unit
+        ),
+        hidden_size=config.dim or cfg.hidden_size,
+        vocab_size=config.vocab or cfg.vocab_size,
+    )
+    winner.write(path, deep)
+    facts = {
+        "from": source,
+        "layers": canonical(deep.layers),
+        "depth": len(deep.layers),
+        "how": config.how,
+        "unit": unit,
+        "cut": config.how == "stack" and len(deep.layers) % len(cfg.layers) > 0,
+        "dim": deep.hidden_size,
+        "params": param_count(deep),
+        "file": config.out,
+    }
+    if parsed.other.json:
+        from mlxhog.files import plain_json
+
+        print(plain_json.dumps(facts).decode())
+        return 0
+    print(f"{source}\n{config.how} to {len(deep.layers)} layers: {facts['layers']}")
+    if facts["cut"]:
+        left = len(deep.layers) % len(cfg.layers)
+        print(f"the last copy ends after {left} of its {len(cfg.layers)} layers")
+    print(f"{facts['params']:,} parameters at width {deep.hidden_size}")
+    print(f"next: mlxhog train --model {config.out}")
+    return 0

@@ -1,0 +1,273 @@
+"""The ranking of a study at one moment: everything that leaderboard, plots and page show.
+
+It is read from the study's directory alone, whoever else is writing there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.errors import StudyError
+from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.run import Point
+from mlxhog.mad.scores import UNFINISHED, Place, Row, Select, placed, scores
+from mlxhog.mad.study import study as studies
+from mlxhog.mad.study.planning import Planning
+from mlxhog.mad.study.record import Record
+from mlxhog.mad.study.store import Store, is_study
+from mlxhog.mad.study.study import Study
+from mlxhog.mad.suites import Suite
+from mlxhog.mad.tasks import GENERATOR_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Against:
+    """The order of the candidates beside that of another study.
+
+    Attributes:
+        study: name of the other one.
+        shared: this study's candidates shared one embedding, the other's did not.
+        spearman: rank correlation of the scores; NaN where it is undefined.
+        pairs: candidate -> (score here, score there), of those that lack runs in neither.
+    """
+
+    study: str
+    shared: bool
+    spearman: float
+    pairs: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A study at one moment.
+
+    Attributes:
+        study: its name.
+        suite: name of the suite.
+        rows: the best first, as `mad.scores.scores` orders them.
+        records: runs that ended, in the order in which they did.
+        curves: key of a run -> its evaluations; empty where nobody asked for them.
+        planned: runs of all candidates so far; None where nobody knows.
+        running: whether a scheduler works on it now.
+        facts: what was run, in words, such as ("seeds", "0, 1, 2").
+        chosen: candidate -> the runs that its score is made of.
+        shared: whether the candidates trained one embedding together.
+        against: the order beside another study's, where there is one to compare with.
+    """
+
+    study: str
+    suite: str
+    rows: tuple[Row, ...]
+    records: tuple[Record, ...]
+    curves: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
+    planned: int | None
+    running: bool = False
+    facts: tuple[tuple[str, str], ...] = ()
+    chosen: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
+    shared: bool = False
+    against: Against | None = None
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """Status -> number of runs that ended with it, the most frequent first."""
+        return dict(Counter(record.status for record in self.records).most_common())
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Full names of the tasks that any candidate has a score on, in the suite's order."""
+        return tuple(dict.fromkeys(task for row in self.rows for task in row.tasks))
+
+    @property
+    def seconds(self) -> float:
+        """How long all runs trained together."""
+        return sum(record.seconds for record in self.records)
+
+    @property
+    def lacking(self) -> str:
+        """Say what is missing from a whole study, in one sentence; "" for a whole one."""
+        parts = []
+        ended = len(self.records)
+        if self.planned is not None and ended < self.planned:
+            parts.append(f"{ended} of {self.planned} runs have ended")
+        if partial := sum(row.status == "partial" for row in self.rows):
+            parts.append(f"{partial} of {len(self.rows)} candidates lack runs")
+        if not parts and not self.rows:
+            parts.append("no run has ended yet")
+        if not parts:
+            return ""
+        verb = "is running" if self.running else "is partial"
+        return f"this study {verb}: {', '.join(parts)}"
+
+
+def look(
+    store: Store,
+    *,
+    select: Select | None = None,
+    against: Store | None = None,
+    curves: bool = False,
+) -> Standing:
+    """Return what is known of a study now.
+
+    Args:
+        store: of the study.
+        select: rows whose accuracy chooses between optimiser points; None is the study's own.
+        against: another study to compare the order with; None looks beside this one for the same
+            study without a shared embedding, where this one shares.
+        curves: whether to read the learning curves.
+
+    Raises:
+        StudyError: another version made the study, a line of it is damaged, or its runs have no
+            validation rows to select by.
+    """
+    study = studies.read(store)
+    measured = study.measured()
+    protocol = Protocol(**{**measured.protocol, **study.protocol})
+    select = select or study.select
+    records = tuple(store.records())
+    rows = scores(records, measured, select, study.seeds)
+    chosen = _chosen(rows, records, measured)
+    other = against if against is not None else _unshared(store, study)
+    return Standing(
+        study=store.name,
+        suite=study.suite,
+        rows=tuple(rows),
+        records=records,
+        curves=_curves(store, chosen.values()) if curves else {},
+        planned=_planned(store, study, measured, rows),
+        running=store.is_locked(),
+        facts=_facts(study, measured, protocol, select, records),
+        chosen=chosen,
+        shared=study.share_embedding,
+        against=None if other is None else _against(study, rows, other),
+    )
+
+
+def _chosen(
+    rows: Iterable[Row], records: Iterable[Record], measured: Suite
+) -> dict[str, tuple[Record, ...]]:
+    places = placed(records, measured)
+    return {
+        row.candidate: tuple(
+            places[row.candidate][
+                Place(task=one.task, label=one.label, seed=one.seed, point=one.point)
+            ]
+            for one in row.best
+        )
+        for row in rows
+    }
+
+
+def _curves(store: Store, chosen: Iterable[Sequence[Record]]) -> dict[str, tuple[Point, ...]]:
+    return {record.key: tuple(store.curve(record.key)) for runs in chosen for record in runs}
+
+
+def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Row]) -> int:
+    """Runs of a list or a grid, or of what another sampler has proposed so far.
+
+    Those that a pruned candidate was spared do not count.
+    """
+    spared = sum(len(row.missing) for row in rows if row.status == "pruned")
+    if not study.space or study.sampler == "grid":
+        return Planning(study).total - spared
+    proposed = {str(entry["candidate"]) for entry in store.proposals()}
+    return len(proposed) * measured.runs * len(study.seeds) - spared
+
+
+def _against(study: Study, rows: Sequence[Row], other: Store) -> Against:
+    theirs = studies.read(other)
+    scored = {
+        row.candidate: row.score
+        for row in scores(other.records(), theirs.measured(), "test", theirs.seeds)
+        if row.status not in UNFINISHED
+    }
+    pairs = {
+        row.candidate: (row.score, scored[row.candidate])
+        for row in rows
+        if row.status not in UNFINISHED and row.candidate in scored
+    }
+    here, there = zip(*pairs.values(), strict=True) if pairs else ((), ())
+    return Against(
+        study=other.name,
+        shared=study.share_embedding and not theirs.share_embedding,
+        spearman=spearman(here, there) if pairs else math.nan,
+        pairs=pairs,
+    )
+
+
+def _unshared(store: Store, study: Study) -> Store | None:
+    """The study beside this one that differs in nothing but its own embeddings."""
+    if not study.share_embedding:
+        return None
+    wanted = replace(study, share_embedding=False).to_dict()
+    for directory in sorted(Path(store.directory).parent.iterdir()):
+        with contextlib.suppress(StudyError):  # a damaged one is not the one that is looked for
+            if is_study(directory) and Store(directory).definition() == wanted:
+                return Store(directory)
+    return None
+
+
+def _facts(
+    study: Study,
+    measured: Suite,
+    protocol: Protocol,
+    select: Select,
+    records: Sequence[Record],
+) -> tuple[tuple[str, str], ...]:
+    """What was run, in words: the protocol, where it differs from the reference's."""
+    points = "; ".join(
+        ", ".join(f"{name} {value:g}" for name, value in point.items()) for point in measured.points
+    )
+    own = {
+        name: value
+        for name, value in asdict(protocol).items()
+        if value is not None and not any(name in point for point in measured.points)
+    }
+    tasks = ", ".join(dict.fromkeys(setting.task for setting in measured.settings))
+    hosts = sorted({record.host for record in records})
+    found = [
+        ("tasks", f"{tasks}: {len(measured.settings)} settings of suite {study.suite}"),
+        ("optimiser points", points),
+        ("seeds", ", ".join(map(str, study.seeds))),
+        ("width", str(study.dim or measured.dim)),
+        ("position", "" if study.position == "none" else study.position),
+        ("protocol", ", ".join(f"{name} {value}" for name, value in own.items())),
+        ("selected by", f"{select} rows"),
+        ("trained by", f"{study.workers}, {study.threads} thread{'s' * (study.threads > 1)} each"),
+        ("candidates from", study.sampler if study.space else "a list"),
+        ("pruning", "on: runs may end at rungs" if study.prune else "off"),
+        ("embedding", "shared by all candidates" if study.share_embedding else "each its own"),
+        ("rows drawn by", f"generator {GENERATOR_VERSION} of mlxhog {version('mlxhog')}"),
+        ("hosts", ", ".join(hosts)),
+    ]
+    return tuple((name, value) for name, value in found if value)
+
+
+def ranks(values: Sequence[float]) -> NDArray[np.float64]:
+    """Return the rank of every value from 1, smallest first; equal values share their mean rank."""
+    _, place, count = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    found: NDArray[np.float64] = (last - (count - 1) / 2)[place]
+    return found
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return Spearman's rho in [-1, 1]: the linear correlation of the ranks.
+
+    NaN where it is undefined: fewer than two values, or all of one side equal.
+
+    Args:
+        a: values of n things.
+        b: other values of the same things in the same order.
+    """
+    first, second = (ranks(values) - (len(values) + 1) / 2 for values in (a, b))
+    spread = math.sqrt((first @ first) * (second @ second))
+    return float(first @ second) / spread if spread else math.nan

@@ -1,0 +1,151 @@
+"""One training run of one candidate: its configuration, its callbacks and its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+from typing import Protocol as Interface
+
+from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.tasks.task import GENERATOR_VERSION
+from mlxhog.models.mad.layer import Layer, to_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A candidate on one setting of one task, at one optimiser point, with one seed.
+
+    Attributes:
+        task: full name, such as "in-context-recall".
+        settings: every setting of the task, spelt out.
+        layers: the flat list.
+        dim: width d.
+        position: positional embedding, one of `models.mad.config.POSITIONS`.
+        protocol: how it is trained and scored.
+        seed: of the data, the initial values and the order of batches.
+        workers: mix inside the run, such as "torch:cpu" or "mlx:cpu,torch:cpu".
+        threads: of each worker.
+    """
+
+    task: str
+    settings: Mapping[str, Any]
+    layers: tuple[Layer, ...]
+    dim: int
+    protocol: Protocol
+    seed: int
+    position: str = "none"
+    workers: str = "torch:cpu"
+    threads: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON takes, in a fixed order."""
+        return {
+            "task": self.task,
+            "settings": dict(sorted(self.settings.items())),
+            "layers": [to_dict(layer) for layer in self.layers],
+            "dim": self.dim,
+            "position": self.position,
+            "protocol": asdict(self.protocol),
+            "seed": self.seed,
+            "workers": self.workers,
+            "threads": self.threads,
+        }
+
+    def key(self) -> str:
+        """Return 16 hexadecimal digits that change with every number and with the code's version.
+
+        Where and beside what a run is executed is no part of it.
+        """
+        stamp = {"generator": GENERATOR_VERSION, "version": version("mlxhog"), **self.to_dict()}
+        text = json.dumps(stamp, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def shape(self) -> str:
+        """Return what runs share that do the same operations: all but seed, lr and decay."""
+        values = self.to_dict()
+        del values["seed"], values["protocol"]["lr"], values["protocol"]["weight_decay"]
+        return json.dumps(values, sort_keys=True)
+
+
+STATUSES = ("done", "diverged", "pruned", "failed", "interrupted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One evaluation on the way."""
+
+    step: int
+    seconds: float
+    loss: float
+    acc_token: float
+    acc_macro: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """The end of a run.
+
+    Attributes:
+        status: one of `STATUSES`; a diverged run scores 0.
+        steps: taken.
+        seconds: from the first step to the last evaluation.
+        loss: mean training loss in nats since the evaluation before the last.
+        acc_token: share of the scored test positions that are right.
+        acc_macro: mean recall over classes, see `mad/scores/accuracy.py`; the score is made of it.
+        val_token: as acc_token, of the validation rows; None where there are none.
+        val_macro: likewise.
+        ceiling: the best accuracy that is possible on these rows, where it is below 1.
+        curve: every evaluation.
+        reason: why it failed, else "".
+    """
+
+    status: str
+    steps: int
+    seconds: float
+    loss: float
+    acc_token: float
+    acc_macro: float
+    val_token: float | None = None
+    val_macro: float | None = None
+    ceiling: float = 1.0
+    curve: tuple[Point, ...] = ()
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON takes, the curve included."""
+        return asdict(self)
+
+
+class Watch(Interface):
+    """Calls made by the process that trains, between two steps."""
+
+    def beat(self) -> None:
+        """Show a sign of life; called at least once per step.
+
+        It may raise KeyboardInterrupt: once to end the run after one more evaluation, and again to
+        leave at once.
+        """
+
+    def point(self, point: Point) -> None:
+        """Take an evaluation, in the order of steps."""
+
+    def go_on(self, point: Point) -> bool:
+        """Answer whether the run is worth going on with; asked at rungs only, after `point`."""
+
+
+class Unwatched:
+    """A run that nobody watches: it goes on to its end."""
+
+    def beat(self) -> None:
+        """See `Watch.beat`."""
+
+    def point(self, point: Point) -> None:
+        """See `Watch.point`."""
+
+    def go_on(self, point: Point) -> bool:
+        """See `Watch.go_on`."""
+        return True

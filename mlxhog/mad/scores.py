@@ -1,0 +1,332 @@
+"""From the runs of a study to the scores of its candidates.
+
+One seed of a candidate scores
+
+    setting = accuracy (acc_macro) of the best of its optimiser points
+    task    = mean over the settings of the task
+    score   = mean over the tasks
+
+and a candidate the mean over its seeds, with a 95 % t-interval where there are two or more. A run
+that diverged or failed scores 0 and is counted; the reference drops it before the best is taken,
+and with it every setting on which an architecture always diverges.
+
+Source: Poli et al. 2024, arXiv:2403.17844; athms/mad-lab.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy as np
+
+from mlxhog.errors import StudyError
+from mlxhog.mad.search.budget import params
+from mlxhog.mad.study.record import Record
+from mlxhog.mad.suites import Suite
+from mlxhog.models.mad.layer import Layer, make
+
+Select = Literal["test", "val"]
+LOST = ("diverged", "failed")
+"""Ends of a run whose accuracy is 0, whatever it had reached."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run stands among those of its candidate.
+
+    Attributes:
+        task: full name.
+        label: the setting's name within its task.
+        seed: of the run.
+        point: number of the optimiser point in the suite.
+    """
+
+    task: str
+    label: str
+    seed: int
+    point: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best(Place):
+    """The best optimiser point of one seed on one setting.
+
+    Attributes:
+        acc_macro: of the test rows; 0 where every point was lost.
+        acc_token: share of the scored test positions that are right, of the same run.
+        val_macro: as acc_macro, of the validation rows; None where there are none.
+        ceiling: the best accuracy that is possible.
+    """
+
+    acc_macro: float
+    acc_token: float
+    val_macro: float | None
+    ceiling: float
+
+
+def places(suite: Suite, seeds: Sequence[int]) -> list[Place]:
+    """Return every run that a candidate needs, by seed, setting and point."""
+    return [
+        Place(task=setting.task, label=setting.label, seed=seed, point=point)
+        for seed in seeds
+        for setting in suite.settings
+        for point in range(len(suite.points))
+    ]
+
+
+def placed(records: Iterable[Record], suite: Suite) -> dict[str, dict[Place, Record]]:
+    """Return every candidate's runs by their places; the last one where there are several.
+
+    Runs whose setting or point is not of the suite are left out.
+    """
+    labels = {(setting.task, setting.label) for setting in suite.settings}
+    found: dict[str, dict[Place, Record]] = {}
+    for run in records:
+        task, protocol = run.config["task"], run.config["protocol"]
+        for number, point in enumerate(suite.points):
+            fits = all(protocol[name] == value for name, value in point.items())
+            if fits and (task, run.label) in labels:
+                place = Place(task=task, label=run.label, seed=run.config["seed"], point=number)
+                found.setdefault(run.candidate, {})[place] = run
+    return found
+
+
+def best_points(runs: Mapping[Place, Record], select: Select) -> list[Best]:
+    """Return the best point of every seed and setting that has a run; the first of equal ones.
+
+    Args:
+        runs: of one candidate, in the order of `places`.
+        select: rows whose accuracy chooses.
+
+    Raises:
+        StudyError: `select` is "val", and a run has no accuracy on validation rows.
+    """
+    found: dict[tuple[str, str, int], tuple[float, Best]] = {}
+    for place, run in runs.items():
+        lost = run.status in LOST
+        value = 0.0 if lost else run.acc_macro if select == "test" else run.val_macro
+        if value is None:
+            raise StudyError(
+                f"{run.candidate} on {place.task} ({place.label}) has no accuracy on validation "
+                "rows to choose by; select by test, or run the study with --select val"
+            )
+        at = (place.task, place.label, place.seed)
+        if at not in found or value > found[at][0]:
+            one = Best(
+                **vars(place),
+                acc_macro=0.0 if lost else run.acc_macro,
+                acc_token=0.0 if lost else run.acc_token,
+                val_macro=0.0 if lost and run.val_macro is not None else run.val_macro,
+                ceiling=run.ceiling,
+            )
+            found[at] = (value, one)
+    return [one for _, one in found.values()]
+
+
+UNFINISHED = ("partial", "pruned")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The score of one candidate.
+
+    Attributes:
+        candidate: canonical string.
+        layers: one string per layer.
+        score: in [0, 1], of the test rows: mean over the seeds that have all their runs, or over
+            what there is while none has.
+        interval: the score is `score +- interval` at 95 % (Student's t over the seeds); None
+            with fewer than two that have all their runs.
+        val_score: as score, of the validation rows, of the same runs; None where there are none.
+        seeds: seed -> score, of the seeds that the score is made of.
+        tasks: task -> score, in the suite's order; a task without a run is absent.
+        acc_token: task -> mean share of right positions, of the same runs.
+        ceiling: task -> the best score that is possible.
+        best: the runs that the score is made of.
+        params: parameters of the layers, see `sizes.params`.
+        state: numbers kept per sequence after the longest row.
+        seconds: of all runs together.
+        status: "done", "partial" (runs are missing), "pruned" (stopped early, as worse than
+            others), "diverged" or "failed" (every run was lost; the last one's way).
+        n_runs: with a result, lost ones included.
+        n_diverged: runs that score 0 because they diverged.
+        n_failed: runs that score 0 because they failed.
+        missing: the runs without a result, in words.
+        select: rows that chose between optimiser points, "test" or "val".
+    """
+
+    candidate: str
+    layers: tuple[str, ...]
+    score: float
+    interval: float | None
+    val_score: float | None
+    seeds: Mapping[int, float]
+    tasks: Mapping[str, float]
+    acc_token: Mapping[str, float]
+    ceiling: Mapping[str, float]
+    best: tuple[Best, ...]
+    params: int
+    state: int
+    seconds: float
+    status: str
+    n_runs: int
+    n_diverged: int
+    n_failed: int
+    missing: tuple[str, ...]
+    select: Select = "test"
+
+    @property
+    def worth(self) -> float:
+        """The score that orders candidates: of validation rows where those choose."""
+        return self.score if self.select == "test" or self.val_score is None else self.val_score
+
+
+def scores(
+    records: Iterable[Record],
+    suite: Suite,
+    select: Select = "test",
+    seeds: Sequence[int] | None = None,
+) -> list[Row]:
+    """Return a row for every candidate: finished ones first, the best first, small ones before.
+
+    Args:
+        records: in the order in which the runs ended; a later one replaces an earlier one of the
+            same candidate, setting, point and seed. Interrupted ones are missing; those that are
+            not of the suite or the seeds do not count.
+        suite: what was to be run.
+        select: rows whose accuracy chooses between optimiser points, and orders the candidates.
+            The accuracies of both are returned, of the runs so chosen.
+        seeds: those that were to be run; by default every one that has a record.
+
+    Raises:
+        StudyError: `select` is "val", and a run has no accuracy on validation rows.
+    """
+    runs = [run for run in records if run.status != "interrupted"]
+    if seeds is None:
+        seeds = sorted({run.config["seed"] for run in runs})
+    wanted = places(suite, seeds)
+    rows = []
+    for candidate, found in placed(runs, suite).items():
+        own = {place: found[place] for place in wanted if place in found}
+        if own:
+            rows.append(_row(candidate, own, wanted, suite, select))
+    return sorted(
+        rows, key=lambda row: (row.status in UNFINISHED, -row.worth, row.params, row.candidate)
+    )
+
+
+def _row(
+    candidate: str,
+    runs: Mapping[Place, Record],
+    wanted: Sequence[Place],
+    suite: Suite,
+    select: Select,
+) -> Row:
+    missing = [place for place in wanted if place not in runs]
+    whole = {place.seed for place in wanted} - {place.seed for place in missing}
+    counted = [one for one in best_points(runs, select) if one.seed in whole or not whole]
+    seeds = {
+        seed: _score((one.task, one.acc_macro) for one in counted if one.seed == seed)
+        for seed in sorted({one.seed for one in counted})
+    }
+    val = [(one.task, one.val_macro) for one in counted if one.val_macro is not None]
+    config = next(iter(runs.values())).config
+    statuses = [run.status for run in runs.values()]
+    return Row(
+        candidate=candidate,
+        layers=tuple(candidate.split()),
+        score=fmean(seeds.values()),
+        interval=half_width(list(seeds.values())) if whole else None,
+        val_score=_score(val) if len(val) == len(counted) else None,
+        seeds=seeds,
+        tasks=_tasks((one.task, one.acc_macro) for one in counted),
+        acc_token=_tasks((one.task, one.acc_token) for one in counted),
+        ceiling=_tasks((one.task, one.ceiling) for one in counted),
+        best=tuple(counted),
+        params=params(_layers(config), config["dim"]),
+        state=max(run.state for run in runs.values()),
+        seconds=sum(run.seconds for run in runs.values()),
+        status=_status(statuses, partial=bool(missing)),
+        n_runs=len(runs),
+        n_diverged=statuses.count("diverged"),
+        n_failed=statuses.count("failed"),
+        missing=tuple(_words(place, suite) for place in missing),
+        select=select,
+    )
+
+
+def _score(values: Iterable[tuple[str, float]]) -> float:
+    return fmean(_tasks(values).values())
+
+
+def _tasks(values: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Mean of every task's values, in the order in which the tasks come."""
+    found: dict[str, list[float]] = {}
+    for task, value in values:
+        found.setdefault(task, []).append(value)
+    return {task: fmean(own) for task, own in found.items()}
+
+
+def _status(statuses: Sequence[str], *, partial: bool) -> str:
+    if "pruned" in statuses:
+        return "pruned"
+    if partial:
+        return "partial"
+    return statuses[-1] if all(status in LOST for status in statuses) else "done"
+
+
+def _words(place: Place, suite: Suite) -> str:
+    point = " ".join(f"{name} {value:g}" for name, value in suite.points[place.point].items())
+    return f"{place.task} {place.label} {point} seed {place.seed}"
+
+
+def _layers(config: Mapping[str, Any]) -> list[Layer]:
+    return [
+        make(layer["type"], {name: value for name, value in layer.items() if name != "type"})
+        for layer in config["layers"]
+    ]
+
+
+CONFIDENCE = 0.95
+
+
+def half_width(values: Sequence[float], confidence: float = CONFIDENCE) -> float | None:
+    """Return h such that mean(values) +- h is the t-interval of the mean, or None below 2 values.
+
+    Args:
+        values: n independent numbers, taken as normal.
+        confidence: share of such intervals that hold the mean of the distribution, in (0, 1).
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    return t_quantile(0.5 + confidence / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+
+
+def t_quantile(share: float, df: int) -> float:
+    """Return the number below which `share` in [0.5, 1) of Student's t lies, to 12 digits.
+
+    Args:
+        share: probability.
+        df: degrees of freedom, at least 1.
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, df) < 2 * share - 1 else (low, middle)
+    return math.sqrt(df) * math.tan((low + high) / 2)
+
+
+def _within(angle: float, df: int) -> float:
+    """Probability of |t| < sqrt(df) tan(angle): Abramowitz and Stegun 1964, 26.7.3 and 26.7.4."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    odd = df % 2
+    term, total = (cos, cos) if odd and df > 1 else (1.0, 1.0 - odd)
+    for k in range(2 + odd, df - 1, 2):
+        term *= (k - 1) / k * cos * cos
+        total += term
+    return (angle + sin * total) * 2 / math.pi if odd else sin * total

@@ -1,0 +1,274 @@
+"""Workers on a Ray cluster, or on one machine through Ray: an actor for each.
+
+An actor starts a process as the pool of one machine does, and passes on what scheduler and process
+say to each other. So a run has the same surroundings on both, and ends in the same ways; only that
+of a machine is seen by Ray. The command starts Ray itself and shuts it down, or joins a cluster.
+
+Most of Ray's processes follow the one that started them; two of its agents try for minutes to tell
+a server that is gone. A guard process outlives a killed scheduler just long enough to end them.
+
+Source: Ray 2.60, `ray.init`, actors, fault tolerance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from mlxhog.arena.process import process_start_time
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine.interrupts import SIGNALS
+from mlxhog.machine.processes import spawn
+from mlxhog.mad.study.pool import Died, Pool, RunFunction, Task
+from mlxhog.mad.study.worker import DUMP_S, Process, explain
+
+OBJECT_STORE_BYTES = 100 << 20
+"""Results are kilobytes; by default Ray takes a third of the machine's memory."""
+NEWS_S = 30.0
+KNOCK_S = 10.0
+
+
+def check() -> None:
+    """Refuse where Ray is not installed; imports nothing.
+
+    Raises:
+        EnvironmentLacks: with the command that installs it.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise EnvironmentLacks(
+            "--executor ray needs Ray: python -m pip install 'mlxhog[ray]'; --executor local "
+            "needs nothing, and goes on with the same study"
+        )
+
+
+@contextlib.contextmanager
+def cluster(
+    run: RunFunction,
+    *,
+    parallel: int,
+    threads: int,
+    logs: Path,
+    silence_s: float,
+    memory_limit: int | None = None,
+    cores: int | None = None,
+    address: str | None = None,
+) -> Iterator[Pool]:
+    """Start or join Ray, and offer an executor until the block ends.
+
+    Args:
+        run: executes one run; pickled, so an importable function.
+        parallel: workers.
+        threads: of a worker's libraries.
+        logs: directory for what workers print; machines that have it not use a temporary one.
+        silence_s: a run that gives no sign of life for so long is ended and has failed.
+        memory_limit: bytes that a worker may have resident; None for no limit.
+        cores: CPU cores that Ray reserves for a worker; `threads` where None.
+        address: of a running cluster; None starts Ray here and shuts it down afterwards.
+
+    Raises:
+        EnvironmentLacks: Ray is missing, or does not start, or the address does not answer.
+    """
+    check()
+    cores = cores or threads
+    how: dict[str, Any] = {"address": address}
+    if address is not None:
+        _check_address(address)
+    else:
+        _keep_to_ourselves()
+        how = {
+            "address": "local",
+            "num_cpus": parallel * cores,
+            "num_gpus": 0,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+    import ray  # half a second that other commands need not pay
+
+    try:
+        ray.init(**how, configure_logging=False, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"the Ray cluster {address} cannot be joined" if address else "Ray does not start"
+        raise EnvironmentLacks(
+            f"{where}: {explain(error)}; --executor local goes on with the same study"
+        ) from error
+    try:
+        host = ray.remote(_Host).options(
+            num_cpus=cores, max_restarts=0, max_task_retries=0, max_concurrency=3
+        )
+
+        def hire(number: int) -> _Hired:
+            log = f"worker-{number + 1}.log"
+            actor = host.remote(run, threads, str(logs), log, memory_limit, version("mlxhog"))
+            return _Hired(actor)
+
+        watched = contextlib.nullcontext() if address else guard()
+        with watched, Pool(parallel, hire, _wait, silence_s=silence_s) as pool:
+            yield pool
+    finally:
+        ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Knock at a cluster's door; Ray itself would knock for minutes.
+
+    Raises:
+        EnvironmentLacks: nobody answers.
+    """
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # "auto", which Ray looks up
+    try:
+        socket.create_connection((host, int(port)), KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise EnvironmentLacks(
+            f"the Ray cluster {address} cannot be joined: {error}; see `ray status` there, or "
+            "leave --ray-address out to start Ray on this machine"
+        ) from error
+
+
+def _keep_to_ourselves() -> None:
+    """Nothing is sent anywhere, no token is written below the home directory, none left out.
+
+    Ray reads these when it is imported: where that has happened, its own ways stay. Its processes,
+    like ours, import nothing from the current directory.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "ray" not in sys.modules and not any(name.startswith("RAY_AUTH_") for name in os.environ):
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _wait(workers: Sequence[_Hired], timeout_s: float) -> None:
+    import ray
+
+    ray.wait([worker.pending for worker in workers], num_returns=1, timeout=timeout_s)
+
+
+class _Hired:
+    """An actor, as a `Worker` of the pool."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self.pending = actor.news.remote()
+
+    def tell(self, message: Task | bool) -> None:
+        """See `Worker.tell`."""
+        self._actor.tell.remote(message)
+
+    def heard(self) -> list[tuple[Any, ...]]:
+        """See `Worker.heard`."""
+        import ray
+
+        if not ray.wait([self.pending], timeout=0)[0]:
+            return []
+        try:
+            found: list[tuple[Any, ...]] = ray.get(self.pending)
+        except ray.exceptions.RayError as error:
+            raise Died(f"is lost with its machine: {explain(error)}", killed=True) from None
+        if found and found[0][0] == "died":
+            self.end()
+            raise Died(found[0][1], killed=found[0][2])
+        self.pending = self._actor.news.remote()
+        return found
+
+    def end(self, *, dump: bool = False) -> None:
+        """See `Worker.end`."""
+        import ray
+
+        if dump:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(self._actor.dump.remote(), timeout=10 * DUMP_S)
+        ray.kill(self._actor, no_restart=True)  # its process follows it
+
+
+class _Host:
+    """The actor: it has one process, and threads that talk to the scheduler."""
+
+    def __init__(
+        self,
+        run: RunFunction,
+        threads: int,
+        logs: str,
+        log: str,
+        memory_limit: int | None,
+        wanted: str,
+    ) -> None:
+        if version("mlxhog") != wanted:
+            raise EnvironmentLacks(
+                f"a machine of the cluster has mlxhog {version('mlxhog')}, the scheduler has "
+                f"{wanted}; install the same everywhere"
+            )
+        folder = Path(logs) if Path(logs).parent.is_dir() else Path(tempfile.mkdtemp())
+        self._process = Process(run, threads, folder / log, memory_limit)
+
+    def tell(self, message: Any) -> None:
+        """Pass on a task, or the answer at a rung."""
+        self._process.tell(message)
+
+    def news(self) -> list[tuple[Any, ...]]:
+        """Wait for the process to say something, or to die."""
+        connection.wait([self._process.pipe], NEWS_S)
+        try:
+            return self._process.heard()
+        except Died as death:
+            return [("died", str(death), death.killed)]
+
+    def dump(self) -> None:
+        """Let the process write into its log where it is."""
+        self._process.dump()
+
+
+@contextlib.contextmanager
+def guard() -> Iterator[None]:
+    """End every process below this one, should it die before the block ends.
+
+    Enter it when they are up: those that come later are not known.
+    """
+    ours, theirs = get_context("spawn").Pipe()
+    process = spawn(_guard_main, (theirs, _below(os.getpid())), name="mlxhog-ray-guard")
+    theirs.close()
+    try:
+        yield
+    finally:
+        ours.close()
+        process.join()
+
+
+def _below(pid: int) -> list[tuple[int, int]]:
+    """Processes below one, as id and start time."""
+    told = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+    )
+    parents = [tuple(map(int, line.split())) for line in told.stdout.splitlines()]
+    found = [pid]
+    for parent in found:
+        found += [child for child, own in parents if own == parent]
+    return [(one, start) for one in found[1:] if (start := process_start_time(one))]
+
+
+def _guard_main(pipe: Connection, watched: list[tuple[int, int]]) -> None:
+    """Entry point of the guard: wait for the block to end, or for the parent to die."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([pipe, parent.sentinel])
+    if connection.wait([parent.sentinel], 0):
+        for pid, start in watched:
+            if process_start_time(pid) == start:  # the number may be another's by now
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,326 @@
+"""A worker process of a study: one run after the other; and how it is started on this machine.
+
+It says ("ready", host), then for each run any number of ("beat",), ("point", key, point) and
+("rung", key, point), and at last ("end", key, result), or ("spent", key, result) if it should not
+be used again. Without a key, "spent" is about all it has. Runs of one task are trained together
+where that is faster; ("note", key, text) says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import platform
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mlxhog.config.quantities import format_bytes
+from mlxhog.errors import MlxhogError
+from mlxhog.files.durable import disk_errors
+from mlxhog.machine.processes import follow_parent, spawn
+from mlxhog.mad.run import Point, RunResult, Watch
+from mlxhog.mad.study.pool import Died, Pool, RunFunction, Task
+from mlxhog.mad.study.record import failed
+
+if TYPE_CHECKING:
+    from mlxhog.mad.training.single import Prepare
+
+BEAT_S = 0.5
+REASON_CHARACTERS = 500
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "unable to allocate", "bad_alloc")
+
+
+class Channel(Protocol):
+    """A worker's way to its executor."""
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Say something; any thread may."""
+
+    def receive(self) -> Any:
+        """Wait for a `Task`, for the answer at a rung, or for None, which means to leave."""
+
+
+class ChannelWatch:
+    """A `Watch` whose watcher is at the other end of a channel."""
+
+    def __init__(self, channel: Channel, key: str, asking: threading.Lock) -> None:
+        self._channel, self._key, self._asking = channel, key, asking
+        self._next_s = 0.0
+
+    def beat(self) -> None:
+        """See `Watch.beat`; says so twice a second at most."""
+        now = time.monotonic()
+        if now >= self._next_s:
+            self._next_s = now + BEAT_S
+            self._channel.send(("beat",))
+
+    def point(self, point: Point) -> None:
+        """See `Watch.point`."""
+        self._channel.send(("point", self._key, point))
+
+    def go_on(self, point: Point) -> bool:
+        """See `Watch.go_on`."""
+        with self._asking:  # one question at a time, so that the answer is its own
+            self._channel.send(("rung", self._key, point))
+            return bool(self._channel.receive())
+
+
+def serve(channel: Channel, run: RunFunction, memory_limit: int | None) -> None:
+    """Serve runs until the channel says None.
+
+    Args:
+        channel: to the executor.
+        run: executes one run.
+        memory_limit: bytes that this process may have resident; None for no limit.
+    """
+    began_s = time.monotonic()
+
+    def over(used: int) -> None:
+        reason = f"needs more than the memory limit: {format_bytes(used)} and rising"
+        seconds = time.monotonic() - began_s
+        channel.send(("spent", None, failed(reason, seconds=seconds)))
+
+    if memory_limit is not None:
+        limit_memory(memory_limit, over)
+    channel.send(("ready", platform.node()))
+    while True:
+        task = channel.receive()
+        if task is None:
+            return
+        began_s = time.monotonic()
+        _execute(run, task, channel)
+
+
+def _execute(run: RunFunction, task: Task, channel: Channel) -> None:
+    """Execute the runs of a task, and say what became of each."""
+    runs, asking = task.runs, threading.Lock()
+
+    def one(number: int, prepare: Prepare | None) -> None:
+        own = runs[number]
+        watch = ChannelWatch(channel, own.key, asking)
+        word, result = _attempt(run, own, watch, prepare)
+        channel.send((word, own.key, result))
+
+    if len(runs) == 1:
+        one(0, None)
+        return
+    from mlxhog.mad.training import batched
+
+    def tell(text: str) -> None:
+        print(text)  # into the worker's log
+        channel.send(("note", task.key, text))
+
+    batched.train_together([own.config for own in runs], one, tell)
+
+
+def _attempt(
+    run: RunFunction, task: Task, watch: Watch, prepare: Prepare | None
+) -> tuple[str, RunResult]:
+    """Return what became of a run, whatever it raises."""
+    began_s = time.monotonic()
+    how: dict[str, Any] = {} if prepare is None else {"prepare": prepare}
+    try:
+        return "end", run(task.config, watch=watch, rungs=task.rungs, **how)
+    except (Exception, SystemExit) as error:
+        traceback.print_exc()  # into the worker's log
+        reason = explain(error)
+        word = "spent" if is_lack_of_memory(error) else "end"
+        return word, failed(reason, seconds=time.monotonic() - began_s)
+
+
+def explain(error: BaseException) -> str:
+    """Return an error in one line."""
+    text = " ".join(str(error).split())[:REASON_CHARACTERS]
+    if is_lack_of_memory(error):
+        return f"needs more memory than there is: {text or type(error).__name__}"
+    if isinstance(error, SystemExit):
+        return f"left with exit code {error.code}"
+    return text if isinstance(error, MlxhogError) else f"{type(error).__name__}: {text}"
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had, in Python's words or a framework's."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or any(text in words for text in _NO_MEMORY)
+
+
+MEMORY_POLL_S = 0.1
+MARGIN = 1.25
+MARGIN_BYTES = 256 << 20
+_STATM = Path("/proc/self/statm")
+
+
+def limit_memory(n_bytes: int, over: Callable[[int], None]) -> None:
+    """Call `over` once with the resident bytes as soon as they are more than `n_bytes`.
+
+    On Linux the kernel refuses memory some way above that, for an allocation that is too large at
+    once, and for code that keeps Python's lock while it takes memory. macOS has no such limit.
+    """
+    if sys.platform == "linux":
+        backstop = int(n_bytes * MARGIN) + MARGIN_BYTES
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        if hard != resource.RLIM_INFINITY:
+            backstop = min(backstop, hard)
+        with contextlib.suppress(ValueError, OSError):  # a container may forbid it
+            resource.setrlimit(resource.RLIMIT_DATA, (backstop, hard))
+
+    def look() -> None:
+        while (used := resident_bytes()) <= n_bytes:
+            time.sleep(MEMORY_POLL_S)
+        over(used)
+
+    threading.Thread(target=look, daemon=True, name="memory-watch").start()
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process: what it is on Linux, the most it was on macOS."""
+    if _STATM.exists():
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+DUMP_S = 0.3
+_WORDS_BYTES = 4096
+
+
+def local(
+    run: RunFunction,
+    *,
+    parallel: int,
+    threads: int,
+    logs: Path,
+    silence_s: float,
+    memory_limit: int | None = None,
+) -> Pool:
+    """Return an executor that runs `parallel` tasks at once on this machine.
+
+    Args:
+        run: executes one run; pickled, so an importable function.
+        parallel: processes.
+        threads: of each of them.
+        logs: directory for what workers print.
+        silence_s: a run that gives no sign of life for so long is ended and has failed.
+        memory_limit: bytes that a worker may have resident; None for no limit.
+    """
+
+    def hire(number: int) -> Process:
+        return Process(run, threads, logs / f"worker-{number + 1}.log", memory_limit)
+
+    return Pool(parallel, hire, _wait, silence_s=silence_s)
+
+
+def _wait(workers: Sequence[Process], timeout_s: float) -> None:
+    connection.wait([worker.pipe for worker in workers], timeout_s)
+
+
+class Process:
+    """One spawned process; it may have children of its own, and leaves when its parent does."""
+
+    def __init__(self, run: RunFunction, threads: int, log: Path, memory_limit: int | None) -> None:
+        with disk_errors(f"making {log.parent}"):
+            log.parent.mkdir(exist_ok=True)
+        self._log, self._log_begin = log, log.stat().st_size if log.exists() else 0
+        self.pipe, theirs = get_context("spawn").Pipe()
+        self._process = spawn(
+            _main,
+            (theirs, str(log), run, memory_limit),
+            name="mlxhog-candidate",
+            threads=threads,
+        )
+        theirs.close()
+
+    def tell(self, message: Task | bool) -> None:
+        """See `Worker.tell`."""
+        try:
+            self.pipe.send(message)
+        except OSError:
+            pass  # it is dead, as `heard` will say
+
+    def heard(self) -> list[tuple[Any, ...]]:
+        """See `Worker.heard`."""
+        found = []
+        try:
+            while self.pipe.poll():
+                found.append(self.pipe.recv())
+        except (EOFError, OSError):
+            if not found:
+                raise self._death() from None
+        return found
+
+    def _death(self) -> Died:
+        self._process.join()
+        code = self._process.exitcode or 0
+        self._close()
+        if code == -signal.SIGKILL:
+            return Died("was killed (SIGKILL), by somebody or because memory ran out", killed=True)
+        how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"left (exit code {code})"
+        return Died(f"{how}: {self._last_words()}", killed=False)
+
+    def _last_words(self) -> str:
+        """What the log says of a death: of a fatal error its name, else the last line."""
+        with self._log.open("rb") as file:
+            file.seek(max(self._log_begin, file.seek(0, os.SEEK_END) - _WORDS_BYTES))
+            lines = [line for line in file.read().decode(errors="replace").split("\n") if line]
+        fatal = [line for line in lines if line.startswith("Fatal Python error")]
+        return (fatal or lines or ["it left no message"])[-1][:REASON_CHARACTERS]
+
+    def end(self, *, dump: bool = False) -> None:
+        """See `Worker.end`."""
+        if dump:
+            self.dump()
+        self._process.kill()
+        self._process.join()
+        self._close()
+
+    def dump(self) -> None:
+        """Let the process write into its log where it is, in every thread."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGUSR1)  # not reaped yet, so the number is its own
+        time.sleep(DUMP_S)
+
+    def _close(self) -> None:
+        self._process.close()
+        self.pipe.close()
+
+
+class _Pipe:
+    """A `Channel` over a pipe to the parent."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._sending = threading.Lock()
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """See `Channel.send`."""
+        with self._sending:
+            self._pipe.send(message)
+
+    def receive(self) -> Any:
+        """See `Channel.receive`."""
+        return self._pipe.recv()
+
+
+def _main(pipe: Connection, log: str, run: RunFunction, memory_limit: int | None) -> None:
+    """Entry point of the spawned process."""
+    follow_parent()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
+    try:
+        serve(_Pipe(pipe), run, memory_limit)
+    except (EOFError, OSError):
+        pass  # the parent is gone
+    os._exit(0)  # without waiting for threads of a framework

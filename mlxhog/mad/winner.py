@@ -1,0 +1,234 @@
+"""From a study to a model that `mlxhog train` takes: a vote of the best candidates, or more layers.
+
+*The vote.* The scores are split in two where the variance within both parts is least, and the upper
+part votes (or the K best). Of their depths the most frequent one is taken, and in each of its slots
+the layer that most of those candidates have. A tie goes to the layer whose candidates have the
+higher mean score.
+
+*More layers*, from L layers in units u1 .. um (single layers, or blocks of a mixer and a channel
+map):
+
+    stack     u1 u2 .. um u1 u2 .. um ..         whole copies; the last one may be cut
+    stretch   u1 u1 .. u2 u2 .. um um ..         unit j of M is u[j m // M]: proportions are kept
+
+Source: Composer (Acun et al. 2025, arXiv:2510.00379), which found a vote per slot better than the
+best single candidate, stacked what it searched at 6 layers, and stretched what it searched at 16
+and more; the split of the scores is ours.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+import numpy as np
+
+from mlxhog.errors import ConfigError, StudyError
+from mlxhog.files.durable import replace_file
+from mlxhog.mad.report.ranking import look
+from mlxhog.mad.scores import UNFINISHED, Row
+from mlxhog.mad.study import study as studies
+from mlxhog.mad.study.store import ROOT, Store, find, is_study
+from mlxhog.mad.suites import suite
+from mlxhog.models.mad.architecture import VOCABULARY, to_yaml
+from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.sequence import canonical, parse, read_architecture
+
+
+def finished(store: Store) -> list[Row]:
+    """Return the candidates of a study that lack no runs, the best first.
+
+    Raises:
+        StudyError: there is none.
+    """
+    rows = look(store).rows
+    found = [row for row in rows if row.status not in UNFINISHED]
+    if not found:
+        raise StudyError(
+            f"study {store.name} has no candidate with all its runs ({len(rows)} have some); go on "
+            f"with it: mlxhog mad resume {store.name}"
+        )
+    return found
+
+
+def model(store: Store, layers: tuple[Layer, ...]) -> MADConfig:
+    """Return layers as a language model for bytes, of the width that a study searched at."""
+    study = studies.read(store)
+    dim = suite(study.suite).dim if study.dim is None else study.dim
+    return MADConfig(vocab_size=VOCABULARY, hidden_size=dim, layers=layers, position=study.position)
+
+
+def read_source(what: str) -> tuple[str, MADConfig]:
+    """Return the best candidate of a study, or an architecture; in words, and as a model.
+
+    Args:
+        what: a study's name or path, or what `read_architecture` takes.
+
+    Raises:
+        ConfigError: it is neither.
+        StudyError: the study has no candidate with all its runs.
+    """
+    if is_study(ROOT / what) or is_study(Path(what)):
+        store = find(what)
+        best = finished(store)[0]
+        said = f"best of study {store.name}, score {best.score:.3f}: {best.candidate}"
+        return said, model(store, parse(best.candidate))
+    try:
+        cfg = read_architecture(what)
+    except ConfigError as error:
+        if " " in what or Path(what).exists():
+            raise
+        raise ConfigError(f"{what!r} is no study, and no architecture: {error}") from error
+    return f"architecture: {canonical(cfg.layers)}", cfg
+
+
+def output_path(out: str) -> Path:
+    """Return where a model file is written, before anything is computed.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
+    path = Path(out).expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"--out is {out}; name a YAML file, such as {path.stem or 'winner'}.yaml")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"--out {out}: no folder {str(path.parent)!r} for a file; make it first")
+    return path
+
+
+def write(path: Path, cfg: MADConfig) -> None:
+    """Write a model file; one that is there is replaced.
+
+    Raises:
+        ConfigError: the file cannot be written.
+        EnvironmentLacks: the disk is full.
+    """
+    try:
+        replace_file(path, to_yaml(cfg).encode())
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+
+
+Scored = tuple[tuple[str, ...], float]
+"""Layers of a candidate, one text each, and its score."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The vote on one slot: layer -> votes, the winner first."""
+
+    votes: Mapping[str, int]
+
+    @property
+    def winner(self) -> str:
+        """The layer that is taken."""
+        return next(iter(self.votes))
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What was agreed on.
+
+    Attributes:
+        slots: in order.
+        voters: the candidates that voted, the best first.
+        cluster: the candidates that were considered; those of another depth did not vote.
+    """
+
+    slots: tuple[Slot, ...]
+    voters: tuple[Scored, ...]
+    cluster: tuple[Scored, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The winning sequence."""
+        return tuple(slot.winner for slot in self.slots)
+
+
+def vote(scored: Sequence[Scored], top: int | None = None) -> Vote:
+    """Let the best candidates vote.
+
+    Args:
+        scored: one or more candidates that have all their runs.
+        top: how many of the best may vote; None is the upper part of the scores.
+    """
+    ranked = sorted(scored, key=lambda one: -one[1])
+    if top is None:
+        top = upper_part([score for _, score in ranked])
+    cluster = ranked[:top]
+    depths = Counter(len(layers) for layers, _ in cluster)
+    depth, _ = depths.most_common(1)[0]  # of equal ones that of the better candidate
+    voters = [one for one in cluster if len(one[0]) == depth]
+    slots = [_slot(voters, number) for number in range(depth)]
+    return Vote(tuple(slots), tuple(voters), tuple(cluster))
+
+
+def upper_part(falling: Sequence[float]) -> int:
+    """Return how many of the first scores are the upper of two parts.
+
+    The parts are those of Jenks's natural breaks: the sum of the squared distances to the mean of
+    the own part is least. All are in it where there are fewer than three, or all are equal.
+
+    Args:
+        falling: scores, the best first.
+    """
+    values = np.asarray(falling)
+    if len(values) < 3 or values[0] == values[-1]:
+        return len(values)
+    within = [
+        float(values[:k].var() * k + values[k:].var() * (len(values) - k))
+        for k in range(1, len(values))
+    ]
+    return int(np.argmin(within)) + 1
+
+
+def _slot(voters: Sequence[Scored], number: int) -> Slot:
+    scores: dict[str, list[float]] = {}
+    for layers, score in voters:
+        scores.setdefault(layers[number], []).append(score)
+    order = sorted(scores, key=lambda layer: (-len(scores[layer]), -fmean(scores[layer])))
+    return Slot({layer: len(scores[layer]) for layer in order})
+
+
+How = Literal["stack", "stretch"]
+HOWS: tuple[How, ...] = ("stack", "stretch")
+
+
+def unit_of(layers: tuple[Layer, ...]) -> int:
+    """Return 2 for a sequence of blocks, each a mixer and then a channel map; 1 for any other."""
+    kinds = [layer.kind for layer in layers]
+    return 2 if kinds == ["mixer", "channel"] * (len(kinds) // 2) else 1
+
+
+def scaled(layers: tuple[Layer, ...], depth: int, how: How, unit: int) -> tuple[Layer, ...]:
+    """Return a sequence of `depth` layers.
+
+    Args:
+        layers: the sequence, at most `depth` of them.
+        depth: wanted number of layers.
+        how: see the module.
+        unit: layers that stay together; divides both numbers.
+
+    Raises:
+        ConfigError: the depth is not possible; it names possible ones.
+    """
+    if depth < len(layers):
+        raise ConfigError(
+            f"depth {depth} is less than the {len(layers)} layers there are; give {len(layers)} or "
+            "more"
+        )
+    if depth % unit or len(layers) % unit:
+        below = depth - depth % unit
+        raise ConfigError(
+            f"depth {depth} is no whole number of blocks of {unit} layers; give {below} or "
+            f"{below + unit}, or --unit layer"
+        )
+    units = [layers[k : k + unit] for k in range(0, len(layers), unit)]
+    m, M = len(units), depth // unit
+    numbers = [j % m if how == "stack" else j * m // M for j in range(M)]
+    return tuple(layer for number in numbers for layer in units[number])
