@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 from typing import Protocol as Interface
 
+from mlxhog.mad.extensions import Extension
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.tasks.task import GENERATOR_VERSION
 from mlxhog.models.mad.layer import Layer, to_dict
@@ -29,6 +30,7 @@ class RunConfig:
         seed: of the data, the initial values and the order of batches.
         workers: mix inside the run, such as "torch:cpu" or "mlx:cpu,torch:cpu".
         threads: of each worker.
+        extensions: files of the user that a task or a layer may come from.
     """
 
     task: str
@@ -40,9 +42,11 @@ class RunConfig:
     position: str = "none"
     workers: str = "torch:cpu"
     threads: int = 1
+    extensions: tuple[Extension, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON takes, in a fixed order."""
+        extensions = [asdict(extension) for extension in self.extensions]
         return {
             "task": self.task,
             "settings": dict(sorted(self.settings.items())),
@@ -53,14 +57,18 @@ class RunConfig:
             "seed": self.seed,
             "workers": self.workers,
             "threads": self.threads,
+            **({"extensions": extensions} if extensions else {}),
         }
 
     def key(self) -> str:
         """Return 16 hexadecimal digits that change with every number and with the code's version.
 
-        Where and beside what a run is executed is no part of it.
+        Where and beside what a run is executed is no part of it; nor is where an extension lies.
         """
-        stamp = {"generator": GENERATOR_VERSION, "version": version("mlxhog"), **self.to_dict()}
+        values = self.to_dict()
+        if self.extensions:
+            values["extensions"] = [extension.digest for extension in self.extensions]
+        stamp = {"generator": GENERATOR_VERSION, "version": version("mlxhog"), **values}
         text = json.dumps(stamp, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 SET_FLAG = "--set"
 
 
-def add_settings_flag(flags: Flags) -> None:
-    """Add the flag to a command; its words are in `Parsed.other.set`."""
+def add_task_flags(flags: Flags) -> None:
+    """Add what says more about a task; the words are in `Parsed.other.set` and `.tasks_from`."""
+    flags.argument(
+        "--tasks-from",
+        metavar="FILE",
+        help="a Python file that adds tasks, such as examples/my_task.py",
+    )
     flags.argument(
         SET_FLAG,
         action="append",
@@ -81,7 +86,7 @@ class DataConfig:
 def run_data(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad data", DATA_ABOUT, DATA_EXAMPLES)
-    add_settings_flag(flags)
+    add_task_flags(flags)
     flags.argument("--dry-run", action="store_true", help="say what would be written, and stop")
     flags.argument("--json", action="store_true", help="one JSON object")
     flags.options(DataConfig)
@@ -94,6 +99,8 @@ def run_data(arguments: list[str]) -> int:
     # These import NumPy: wrong flags are answered before.
     from mlxhog.mad import tasks
 
+    if parsed.other.tasks_from is not None:
+        tasks.load_tasks(parsed.other.tasks_from)
     settings = tasks.resolve(config.task, given, origin=SET_FLAG)
     path = _place(config.out)
     if parsed.other.dry_run:

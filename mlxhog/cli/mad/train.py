@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags, Parsed
-from mlxhog.cli.mad.data import SET_FLAG, add_settings_flag, read_settings
+from mlxhog.cli.mad.data import SET_FLAG, add_task_flags, read_settings
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, options
 from mlxhog.config.sources import Config, resolve
@@ -71,8 +71,11 @@ def run(arguments: list[str]) -> int:
     settings = read_settings(parsed.other.set)
     # These import NumPy: wrong flags are answered before.
     from mlxhog.cli.mad import train_view
+    from mlxhog.mad import tasks
     from mlxhog.mad.training.run_plan import make_run_plan
 
+    if parsed.other.tasks_from is not None:
+        tasks.load_tasks(parsed.other.tasks_from)
     config = _run_config(given, protocol, settings, parsed.other.layers)
     plan = make_run_plan(config, inside)
     if given.save is not None:
@@ -113,7 +116,7 @@ def _check_save(target: Path) -> None:
 
 def _flags() -> Flags:
     made = Flags("mad train", ABOUT, EXAMPLES)
-    add_settings_flag(made)
+    add_task_flags(made)
     made.argument("--layers", nargs="+", metavar="LAYER", help=LAYERS_HELP)
     made.argument("--dry-run", action="store_true", help="say what would run, and stop")
     made.argument("--json", action="store_true", help="end with one line of JSON")
@@ -172,7 +175,7 @@ def _run_config(
     """Put the run together, with everything spelt out that decides on its numbers."""
     from mlxhog.machine import machine
     from mlxhog.machine.workers import GPU_BACKENDS, backend_here, resolve_workers
-    from mlxhog.mad import tasks
+    from mlxhog.mad import extensions, tasks
     from mlxhog.mad.run import RunConfig
     from mlxhog.models.mad.config import MADConfig
     from mlxhog.models.mad.sequence import parse, read_architecture
@@ -206,6 +209,7 @@ def _run_config(
             (worker.threads for worker in resolved if worker.backend not in GPU_BACKENDS),
             default=1,
         ),
+        extensions=extensions.loaded(),
     )
 
 

@@ -117,7 +117,7 @@ def facts(plan: RunPlan) -> dict[str, Any]:
         "params": param_count(model),
         "state": sum(sum(parts.values()) for parts in state_sizes(model, model.max_length)),
         "seed": config.seed,
-        "settings": dict(plan.drawn.settings),
+        "settings": dict(sorted(asdict(plan.drawn.settings).items())),
         "protocol": asdict(config.protocol),
         "limit": plan.limit,
         "key": config.key(),

@@ -14,15 +14,17 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from itertools import pairwise
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlxhog.config import sources
-from mlxhog.config.options import did_you_mean
+from mlxhog.config.options import did_you_mean, options
 from mlxhog.config.sources import Given
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.machine.processes import follow_parent, spawning
+from mlxhog.mad.extensions import load_extensions
 from mlxhog.mad.tasks.compression import COMPRESSION
 from mlxhog.mad.tasks.dataset import Dataset
 from mlxhog.mad.tasks.fuzzy_in_context_recall import FUZZY_IN_CONTEXT_RECALL
@@ -37,6 +39,7 @@ BLOCK_ROWS = 256
 DEFAULT_SEED = 12345
 SPLITS = ("train", "test", "val")
 _FIXED = len(SPLITS)
+_SHARED = options(Settings).keys()
 
 TASKS: Mapping[str, TaskType] = {
     task.name: task
@@ -76,9 +79,20 @@ def register(task: TaskType) -> TaskType:
     return task
 
 
-def registered() -> tuple[TaskType, ...]:
-    """Return the tasks that were added, in the order in which they were."""
-    return tuple(_registered.values())
+def load_tasks(path: str | Path) -> tuple[TaskType, ...]:
+    """Execute a user's file, and return the tasks that it has registered.
+
+    Raises:
+        ConfigError: the file cannot be executed, or registers no task.
+    """
+    module = load_extensions(path)
+    tasks = [each for each in _registered.values() if each.settings.__module__ == module.__name__]
+    if not tasks:
+        raise ConfigError(
+            f"{path} adds no task; end it with mlxhog.mad.tasks.register(TaskType(..)), as "
+            "examples/my_task.py does"
+        )
+    return tuple(tasks)
 
 
 def find(name: str) -> TaskType:
@@ -149,32 +163,36 @@ def make_task(
     Concurrency: with several processes, children are spawned and gone when this returns.
     """
     task = find(name)
-    options = resolve(name, settings)
+    chosen = resolve(name, settings)
     if seed < 0 or processes < 1:
         raise ConfigError(
             f"seed is {seed}, processes {processes}; a seed is at least 0, processes at least 1"
         )
     dense = labels == "dense"
     splits = {
-        split: draw_rows(task, options, seed, split, n, processes, dense=dense and split == "train")
+        split: draw_rows(task, chosen, seed, split, n, processes, dense=dense and split == "train")
         for split, n in (
-            ("train", options.train_rows),
-            ("test", options.test_rows),
-            ("val", options.val_rows),
+            ("train", chosen.train_rows),
+            ("test", chosen.test_rows),
+            ("val", chosen.val_rows),
         )
         if n
     }
     arrays: dict[str, Any] = {}
     for split, (x, y) in splits.items():
         arrays |= {f"{split}_x": x, f"{split}_y": y}
-    for part, values in draw_fixed(task, options, seed).items():
+    for part, values in draw_fixed(task, chosen, seed).items():
         arrays[part] = values.astype(np.int32)
-    return Dataset(**arrays, meta=meta(options, seed))
+    return Dataset(**arrays, meta=meta(chosen, seed))
 
 
 def meta(settings: Settings, seed: int) -> dict[str, object]:
-    """Return task, seed and settings under the names of the files, those of all tasks in each."""
+    """Return task, seed and settings under the names of the files, those of all tasks in each.
+
+    Settings that only a user's task has stand under their own names.
+    """
     own = asdict(settings)
+    extra = {} if settings.task in TASKS else {name: own[name] for name in own.keys() - _SHARED}
     return {
         "task": settings.task,
         "seed": seed,
@@ -191,6 +209,7 @@ def meta(settings: Settings, seed: int) -> dict[str, object]:
         "num_tokens_to_copy": own.get("tokens_to_copy", 0),
         "fuzzy_compat": own.get("fuzzy_compat", False),
         "generator": f"mlxhog {GENERATOR_VERSION}",
+        **extra,
     }
 
 
@@ -282,9 +301,9 @@ __all__ = [
     "Settings",
     "TaskType",
     "find",
+    "load_tasks",
     "make_task",
     "meta",
     "register",
-    "registered",
     "resolve",
 ]

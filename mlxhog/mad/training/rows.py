@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Order
-from mlxhog.mad.tasks import Dataset, make_task
+from mlxhog.mad.tasks import Dataset, Settings, make_task
 
 KEPT = 2
 """Data sets that a process keeps: candidates are mostly compared on the same one."""
@@ -22,22 +21,20 @@ class Drawn:
     """Which rows; hashable, and small enough to send to a worker.
 
     Attributes:
-        task: full name.
-        settings: of the task, sorted by name.
+        settings: of the task; those of a user's task make another process load its file.
         seed: of the rows, and of their order.
         batch_size: rows of one batch.
         labels: of training rows, "dense" or "scored".
     """
 
-    task: str
-    settings: tuple[tuple[str, object], ...]
+    settings: Settings
     seed: int
     batch_size: int
     labels: str = "dense"
 
     def dataset(self) -> Dataset:
         """Return the rows; drawn again only where others were asked for since."""
-        return _dataset(self.task, self.settings, self.seed, self.labels)
+        return _dataset(self.settings, self.seed, self.labels)
 
     def batches(self) -> RowBatches:
         """Return the training rows as batches."""
@@ -46,11 +43,8 @@ class Drawn:
 
 
 @lru_cache(maxsize=KEPT)
-def _dataset(
-    task: str, settings: tuple[tuple[str, object], ...], seed: int, labels: str
-) -> Dataset:
-    chosen: dict[str, Any] = dict(settings)
-    return make_task(task, seed=seed, labels=labels, **chosen)
+def _dataset(settings: Settings, seed: int, labels: str) -> Dataset:
+    return make_task(settings.task, seed=seed, labels=labels, **asdict(settings))
 
 
 class RowBatches:
@@ -70,7 +64,8 @@ class RowBatches:
     def __init__(self, x: NDArray[np.int32], y: NDArray[np.int32], drawn: Drawn) -> None:
         """See the class."""
         self._x, self._y, self._size = x, y, drawn.batch_size
-        self._order = Order(len(x), f"{drawn.task}|{drawn.settings}", drawn.seed)
+        settings = tuple(sorted(asdict(drawn.settings).items()))
+        self._order = Order(len(x), f"{drawn.settings.task}|{settings}", drawn.seed)
 
     @property
     def n_tickets(self) -> int:

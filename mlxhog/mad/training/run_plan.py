@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 from mlxhog import optim, strategies
@@ -121,8 +121,7 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
     limit = step_limit(protocol, per_epoch)
     spec = param_spec(model)
     drawn = Drawn(
-        task=task.name,
-        settings=tuple(sorted(asdict(settings).items())),
+        settings=settings,
         seed=config.seed,
         batch_size=protocol.batch_size,
         labels=protocol.labels,

@@ -221,7 +221,7 @@ def test_fuzzy_compat_of_the_protocol_reaches_the_rows() -> None:
     def drawn(**protocol: bool) -> object:
         settings = {"vocab": 16, "seq_len": 32}
         run = small_run(task="fuzzy-in-context-recall", settings=settings, **protocol)
-        return dict(make_run_plan(run).drawn.settings)["fuzzy_compat"]
+        return make_run_plan(run).drawn.settings.fuzzy_compat
 
     assert drawn(fuzzy_compat=True) is True
     assert drawn() is False

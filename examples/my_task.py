@@ -1,0 +1,55 @@
+"""A task of one's own: read a few tokens and repeat them in reverse order.
+
+    mlxhog mad train --tasks-from examples/my_task.py --task reverse --layers "mlstm swiglu"
+    mlxhog mad data --tasks-from examples/my_task.py --task reverse --set vocab=8 --out reverse.npz
+
+With C tokens to repeat, a row is
+
+    input      c1   ..  cC   | marker | blank  ..  blank        2 C + 1 tokens
+    target    -100  .. -100  |  -100  |  cC    ..   c1          -100 is not scored
+
+The file is executed wherever rows are drawn, here and in every worker process, so it only defines
+things and registers the task at its end.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from mlxhog.mad.tasks import IGNORED, Settings, TaskType, register
+from mlxhog.mad.tasks.task import Fixed, Rows, seq_len, too_small, vocab
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reverse(Settings):
+    """Settings, given as in `--set vocab=8`; content is 0 .. V-3, the blank V-2, the marker V-1."""
+
+    task: ClassVar[str] = "reverse"
+
+    vocab: int = vocab(16)
+    seq_len: int = seq_len(17)
+
+    def broken_rules(self) -> Iterator[str]:
+        """Yield what the settings must not be, with what they may be instead."""
+        yield from too_small("vocab", self.vocab, "content, a blank and a marker", 3)
+        if self.seq_len % 2 == 0 or self.seq_len < 3:
+            yield f"seq_len is {self.seq_len}; it is 2 C + 1: an odd number, at least 3"
+
+
+def draw(
+    s: Reverse, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
+) -> Rows:
+    """Draw n rows: inputs and targets, (n, seq_len) int32, from `rng` and nothing else."""
+    C = s.seq_len // 2
+    content = rng.integers(0, s.vocab - 2, (n, C), dtype=np.int32)
+    x = np.full((n, s.seq_len), s.vocab - 2, np.int32)
+    x[:, :C] = content
+    x[:, C] = s.vocab - 1
+    y = np.full((n, s.seq_len), IGNORED, np.int32)
+    y[:, C + 1 :] = content[:, ::-1]
+    return x, y
+
+
+register(TaskType("reverse", "RV", Reverse, draw))
