@@ -84,15 +84,15 @@ def placed(records: Iterable[Record], suite: Suite) -> dict[str, dict[Place, Rec
     Runs whose setting or point is not of the suite are left out.
     """
     labels = {(setting.task, setting.label) for setting in suite.settings}
-    found: dict[str, dict[Place, Record]] = {}
+    by_candidate: dict[str, dict[Place, Record]] = {}
     for run in records:
         task, protocol = run.config["task"], run.config["protocol"]
         for number, point in enumerate(suite.points):
             fits = all(protocol[name] == value for name, value in point.items())
             if fits and (task, run.label) in labels:
                 place = Place(task=task, label=run.label, seed=run.config["seed"], point=number)
-                found.setdefault(run.candidate, {})[place] = run
-    return found
+                by_candidate.setdefault(run.candidate, {})[place] = run
+    return by_candidate
 
 
 def best_points(runs: Mapping[Place, Record], select: Select) -> list[Best]:
@@ -105,7 +105,7 @@ def best_points(runs: Mapping[Place, Record], select: Select) -> list[Best]:
     Raises:
         StudyError: `select` is "val", and a run has no accuracy on validation rows.
     """
-    found: dict[tuple[str, str, int], tuple[float, Best]] = {}
+    best_of: dict[tuple[str, str, int], tuple[float, Best]] = {}
     for place, run in runs.items():
         lost = run.status in LOST
         value = 0.0 if lost else run.acc_macro if select == "test" else run.val_macro
@@ -115,7 +115,7 @@ def best_points(runs: Mapping[Place, Record], select: Select) -> list[Best]:
                 "rows to choose by; select by test, or run the study with --select val"
             )
         at = (place.task, place.label, place.seed)
-        if at not in found or value > found[at][0]:
+        if at not in best_of or value > best_of[at][0]:
             one = Best(
                 **vars(place),
                 acc_macro=0.0 if lost else run.acc_macro,
@@ -123,8 +123,8 @@ def best_points(runs: Mapping[Place, Record], select: Select) -> list[Best]:
                 val_macro=0.0 if lost and run.val_macro is not None else run.val_macro,
                 ceiling=run.ceiling,
             )
-            found[at] = (value, one)
-    return [one for _, one in found.values()]
+            best_of[at] = (value, one)
+    return [one for _, one in best_of.values()]
 
 
 UNFINISHED = ("partial", "pruned")
@@ -208,12 +208,12 @@ def scores(
     runs = [run for run in records if run.status != "interrupted"]
     if seeds is None:
         seeds = sorted({run.config["seed"] for run in runs})
-    wanted = places(suite, seeds)
+    expected = places(suite, seeds)
     rows = []
-    for candidate, found in placed(runs, suite).items():
-        own = {place: found[place] for place in wanted if place in found}
+    for candidate, by_place in placed(runs, suite).items():
+        own = {place: by_place[place] for place in expected if place in by_place}
         if own:
-            rows.append(_row(candidate, own, wanted, suite, select))
+            rows.append(_row(candidate, own, expected, suite, select))
     return sorted(
         rows, key=lambda row: (row.status in UNFINISHED, -row.worth, row.params, row.candidate)
     )
@@ -222,12 +222,12 @@ def scores(
 def _row(
     candidate: str,
     runs: Mapping[Place, Record],
-    wanted: Sequence[Place],
+    expected: Sequence[Place],
     suite: Suite,
     select: Select,
 ) -> Row:
-    missing = [place for place in wanted if place not in runs]
-    whole = {place.seed for place in wanted} - {place.seed for place in missing}
+    missing = [place for place in expected if place not in runs]
+    whole = {place.seed for place in expected} - {place.seed for place in missing}
     counted = [one for one in best_points(runs, select) if one.seed in whole or not whole]
     seeds = {
         seed: _score((one.task, one.acc_macro) for one in counted if one.seed == seed)
@@ -265,10 +265,10 @@ def _score(values: Iterable[tuple[str, float]]) -> float:
 
 def _tasks(values: Iterable[tuple[str, float]]) -> dict[str, float]:
     """Mean of every task's values, in the order in which the tasks come."""
-    found: dict[str, list[float]] = {}
+    values_of: dict[str, list[float]] = {}
     for task, value in values:
-        found.setdefault(task, []).append(value)
-    return {task: fmean(own) for task, own in found.items()}
+        values_of.setdefault(task, []).append(value)
+    return {task: fmean(own) for task, own in values_of.items()}
 
 
 def _status(statuses: Sequence[str], *, partial: bool) -> str:

@@ -116,11 +116,11 @@ def _smoke() -> Suite:
     settings = tuple(
         Setting(
             task,
-            asdict(resolve(task, {"train_rows": 6400, "test_rows": 256} | dict(given))),
+            asdict(resolve(task, {"train_rows": 6400, "test_rows": 256} | dict(values))),
             "baseline",
             protocol,
         )
-        for task, (given, protocol) in _SMALL.items()
+        for task, (values, protocol) in _SMALL.items()
     )
     protocol = {
         "schedule": "constant",
@@ -175,8 +175,8 @@ def only(chosen: Suite, tasks: Iterable[str]) -> Suite:
     Raises:
         ConfigError: no such task.
     """
-    wanted = {find(task).name for task in tasks}
-    settings = tuple(setting for setting in chosen.settings if setting.task in wanted)
+    names = {find(task).name for task in tasks}
+    settings = tuple(setting for setting in chosen.settings if setting.task in names)
     return Suite(
         chosen.name, settings, chosen.points, chosen.protocol, chosen.dim, chosen.layers_hint
     )

@@ -47,13 +47,13 @@ def finished(store: Store) -> list[Row]:
         StudyError: there is none.
     """
     rows = look(store).rows
-    found = [row for row in rows if row.status not in UNFINISHED]
-    if not found:
+    finished_rows = [row for row in rows if row.status not in UNFINISHED]
+    if not finished_rows:
         raise StudyError(
             f"study {store.name} has no candidate with all its runs ({len(rows)} have some); go on "
             f"with it: mlxhog mad resume {store.name}"
         )
-    return found
+    return finished_rows
 
 
 def model(store: Store, layers: tuple[Layer, ...]) -> MADConfig:

@@ -44,16 +44,16 @@ def read_settings(words: Sequence[str]) -> dict[str, str]:
     Raises:
         ConfigError: a word is no key=value, or a key is given twice.
     """
-    found: dict[str, str] = {}
+    settings: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not name or not value:
             raise ConfigError(f"{SET_FLAG} {word!r}; wanted key=value, such as {SET_FLAG} vocab=32")
-        if name in found:
+        if name in settings:
             raise ConfigError(f"{SET_FLAG} {name} is given twice; keep one")
-        found[name] = value
-    return found
+        settings[name] = value
+    return settings
 
 
 DATA_ABOUT = """\
@@ -92,7 +92,7 @@ def run_data(arguments: list[str]) -> int:
     flags.options(DataConfig)
     parsed = flags.parse(arguments)
     config = resolve(DataConfig, [parsed.given], parsed.problems)
-    given = _given(config, parsed.other.set)
+    values = _task_settings(config, parsed.other.set)
     if config.task is None or config.out is None:
         lacks = "--task" if config.task is None else "--out"
         raise ConfigError(f"mad data lacks {lacks}, as in `mlxhog {DATA_EXAMPLES[0]}`")
@@ -101,30 +101,30 @@ def run_data(arguments: list[str]) -> int:
 
     if parsed.other.tasks_from is not None:
         tasks.load_tasks(parsed.other.tasks_from)
-    settings = tasks.resolve(config.task, given, origin=SET_FLAG)
+    settings = tasks.resolve(config.task, values, origin=SET_FLAG)
     path = _place(config.out)
     if parsed.other.dry_run:
         return _say(_planned(settings, config), path, parsed.other.json)
     from mlxhog.mad.tasks import dataset as files
 
     began = time.perf_counter()
-    data = tasks.make_task(config.task, seed=config.seed, processes=config.processes, **given)
+    data = tasks.make_task(config.task, seed=config.seed, processes=config.processes, **values)
     seconds = time.perf_counter() - began
     written = files.write(path, data)
     return _say(_done(data, settings, seconds, written), path, parsed.other.json)
 
 
-def _given(config: DataConfig, words: list[str]) -> dict[str, Any]:
+def _task_settings(config: DataConfig, words: list[str]) -> dict[str, Any]:
     """Return the settings of the task that were given, in both ways."""
-    given: dict[str, Any] = dict(read_settings(words))
+    values: dict[str, Any] = dict(read_settings(words))
     for name in ("train_rows", "test_rows", "val_rows"):
         value = getattr(config, name)
         if value is not None:
-            if name in given:
+            if name in values:
                 flag = "--" + name.replace("_", "-")
                 raise ConfigError(f"{flag} and {SET_FLAG} {name} are the same; keep one")
-            given[name] = value
-    return given
+            values[name] = value
+    return values
 
 
 def _place(out: str) -> Path:
@@ -243,33 +243,33 @@ def run_check(arguments: list[str]) -> int:
     from mlxhog.mad.tasks.dataset import read
 
     data = {file: read(Path(file).expanduser()) for file in parsed.other.files}
-    found = {}
+    results = {}
     for file, rows in data.items():
-        found[file] = check(rows)
+        results[file] = check(rows)
         if not parsed.other.json:
-            _print_findings(file, rows.task, found[file])
-    ok = all(findings.ok for findings in found.values())
+            _print_findings(file, rows.task, results[file])
+    ok = all(findings.ok for findings in results.values())
     if parsed.other.json:
-        _print_check_json(found, ok)
+        _print_check_json(results, ok)
     return 0 if ok else 1
 
 
-def _print_findings(file: str, task: str, found: Findings) -> None:
-    rules = ", ".join(map(str, found.invariants))
-    said = f"invariants {rules} and {len(found.bounds)} bounds"
-    print(f"{file}: {task}, {said}: {'ok' if found.ok else 'FAIL'}")
-    for note in found.notes:
+def _print_findings(file: str, task: str, findings: Findings) -> None:
+    rules = ", ".join(map(str, findings.invariants))
+    said = f"invariants {rules} and {len(findings.bounds)} bounds"
+    print(f"{file}: {task}, {said}: {'ok' if findings.ok else 'FAIL'}")
+    for note in findings.notes:
         print(f"  note: {note}")
-    for failure in found.failures:
+    for failure in findings.failures:
         print(f"  {failure}")
 
 
-def _print_check_json(found: dict[str, Findings], ok: bool) -> None:
+def _print_check_json(results: dict[str, Findings], ok: bool) -> None:
     from mlxhog.files import plain_json
 
     failed = [
         {"file": file, **failure.to_json()}
-        for file, findings in found.items()
+        for file, findings in results.items()
         for failure in findings.failures
     ]
     files = [
@@ -280,6 +280,6 @@ def _print_check_json(found: dict[str, Findings], ok: bool) -> None:
             "bounds": findings.bounds,
             "notes": findings.notes,
         }
-        for file, findings in found.items()
+        for file, findings in results.items()
     ]
     print(plain_json.dumps({"files": files, "ok": ok, "failed": failed}).decode())

@@ -55,39 +55,39 @@ def run_search(arguments: list[str]) -> int:
     flags.argument("--no-prune", action="store_true", help="every run goes on to its end")
     session.add(flags, SearchConfig)
     parsed = flags.parse(arguments)
-    given, shared, how = session.parts(parsed, SearchConfig, StudyConfig, ExecutionConfig)
-    if given.space is None:
+    config, shared, how = session.parts(parsed, SearchConfig, StudyConfig, ExecutionConfig)
+    if config.space is None:
         raise ConfigError(f"give the space of architectures, as in mlxhog {SEARCH_EXAMPLES[0]}")
     if parsed.other.no_prune:
         if any(one.name == "prune" for one in parsed.given):
             raise ConfigError("--prune and --no-prune are both given; keep one")
-        given = replace(given, prune=False)
-    return _search(given, shared, how, parsed)
+        config = replace(config, prune=False)
+    return _search(config, shared, how, parsed)
 
 
-def _search(given: SearchConfig, shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
+def _search(config: SearchConfig, shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     # These import NumPy: wrong flags are answered before.
     from mlxhog.machine import machine
     from mlxhog.mad.search.space import read_space
     from mlxhog.mad.study.planning import Planning
     from mlxhog.mad.study.study import Study
 
-    assert given.space is not None
-    space = read_space(given.space)
+    assert config.space is not None
+    space = read_space(config.space)
     study = Study(
         space=space.to_dict(),
         suite=shared.suite or space.suite or "smoke",
         dim=shared.dim or space.dim,
         position=space.position,
-        sampler=given.sampler,
-        sampler_seed=given.seed,
-        prune=given.prune,
+        sampler=config.sampler,
+        sampler_seed=config.seed,
+        prune=config.prune,
         **session.common(shared, parsed),
     )
     planning = Planning(study)
     how.require(study, machine.here())
     planning.sampler()  # whether it can be made here
-    name = parsed.other.study or Path(given.space).stem
+    name = parsed.other.study or Path(config.space).stem
     return session.begin(study, planning, name, how, parsed.other)
 
 
@@ -118,7 +118,7 @@ def run_bench(arguments: list[str]) -> int:
     if not parsed.other.layers and not parsed.other.config:
         raise ConfigError(f"give an architecture, as in mlxhog {BENCH_EXAMPLES[0]}")
     if parsed.other.seed is not None:
-        if any(given.name == "seeds" for given in parsed.given):
+        if any(option.name == "seeds" for option in parsed.given):
             raise ConfigError("--seed is the one seed of every run, --seeds are several; keep one")
         shared = replace(shared, seeds=f"{parsed.other.seed},")
     return _bench(shared, how, parsed)
@@ -131,10 +131,10 @@ def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     from mlxhog.mad.study.study import Study
     from mlxhog.models.mad.sequence import canonical, parse, read_architecture
 
-    found = [read_architecture(name) for name in parsed.other.config]
-    dim, position = _shared_sizes(found, shared.dim)
+    architectures = [read_architecture(name) for name in parsed.other.config]
+    dim, position = _shared_sizes(architectures, shared.dim)
     texts = [canonical(parse(text)) for text in parsed.other.layers]
-    texts += [canonical(architecture.layers) for architecture in found]
+    texts += [canonical(architecture.layers) for architecture in architectures]
     study = Study(
         candidates=tuple(dict.fromkeys(texts)),
         suite=shared.suite or "smoke",
@@ -148,14 +148,14 @@ def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     return session.begin(study, planning, name, how, parsed.other)
 
 
-def _shared_sizes(found: list[MADConfig], dim: int | None) -> tuple[int | None, str]:
+def _shared_sizes(architectures: list[MADConfig], dim: int | None) -> tuple[int | None, str]:
     """Return width and positions of all architectures; files may say them.
 
     Raises:
         ConfigError: they differ.
     """
-    widths = {architecture.hidden_size for architecture in found} if dim is None else {dim}
-    positions = {architecture.position for architecture in found}
+    widths = {architecture.hidden_size for architecture in architectures} if dim is None else {dim}
+    positions = {architecture.position for architecture in architectures}
     if len(widths) > 1 or len(positions) > 1:
         raise ConfigError(
             f"the architectures have widths {sorted(widths)} and positions {sorted(positions)}; "

@@ -89,7 +89,7 @@ def part(
     """Return the options of one class; None where something is wrong, which `problems` gets."""
     names = options(cls) if only is None else only
     try:
-        return resolve(cls, [[given for given in parsed.given if given.name in names]])
+        return resolve(cls, [[value for value in parsed.given if value.name in names]])
     except ConfigError as error:
         problems.append(str(error))
         return None
@@ -102,24 +102,26 @@ def parts(parsed: Parsed, *classes: type[Any]) -> list[Any]:
         ConfigError: everything that is wrong in any of them, and in the command line.
     """
     problems = list(parsed.problems)
-    found = [part(cls, parsed, problems) for cls in classes]
+    configs = [part(cls, parsed, problems) for cls in classes]
     part(Protocol, parsed, problems, PROTOCOL)
     if problems:
         raise ConfigError("\n".join(problems))
-    return found
+    return configs
 
 
 def protocol(parsed: Parsed) -> dict[str, object]:
     """Return the fields of the protocol that were given; steps replace a suite's epochs."""
     chosen = part(Protocol, parsed, [], PROTOCOL)
-    named = {given.name for given in parsed.given}
+    named = {value.name for value in parsed.given}
     aliases = {alias: name for name, one in options(Protocol).items() for alias in one.aliases}
     named = {aliases.get(name, name) for name in named}
-    found: dict[str, object] = {name: getattr(chosen, name) for name in PROTOCOL if name in named}
+    fields_set: dict[str, object] = {
+        name: getattr(chosen, name) for name in PROTOCOL if name in named
+    }
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if found.get(one) is not None:
-            found.setdefault(other, None)
-    return found
+        if fields_set.get(one) is not None:
+            fields_set.setdefault(other, None)
+    return fields_set
 
 
 def seeds(text: str) -> tuple[int, ...]:
@@ -129,19 +131,23 @@ def seeds(text: str) -> tuple[int, ...]:
         ConfigError: it is neither.
     """
     try:
-        found = tuple(int(word) for word in text.split(",") if word.strip() or "," not in text)
+        numbers = tuple(int(word) for word in text.split(",") if word.strip() or "," not in text)
     except ValueError:
-        found = ()
+        numbers = ()
     if "," not in text:
-        found = tuple(range(FIRST_SEED, FIRST_SEED + found[0])) if found else ()
-    if not found or len(set(found)) < len(found) or not all(0 <= seed < 2**32 for seed in found):
+        numbers = tuple(range(FIRST_SEED, FIRST_SEED + numbers[0])) if numbers else ()
+    if (
+        not numbers
+        or len(set(numbers)) < len(numbers)
+        or not all(0 <= seed < 2**32 for seed in numbers)
+    ):
         raise ConfigError(
             f"--seeds is {text!r}; wanted how many, such as 3, or different ones such as 1,2,3"
         )
-    return found
+    return numbers
 
 
-def common(given: StudyConfig, parsed: Parsed) -> dict[str, Any]:
+def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
     """Return the fields of `Study` that follow from the shared options.
 
     Raises:
@@ -153,37 +159,37 @@ def common(given: StudyConfig, parsed: Parsed) -> dict[str, Any]:
     from mlxhog.mad import tasks
 
     here = machine.here()
-    if given.backend is not None and given.workers is not None:
+    if config.backend is not None and config.workers is not None:
         raise ConfigError(
             "--backend is one worker's and --workers lists the backends of several; keep one"
         )
-    workers = given.workers or backend_here(given.backend or "torch:cpu", here)
-    resolved = resolve_workers(workers, given.threads, machine=here).workers
-    _check_alone(given, len(resolved))
+    workers = config.workers or backend_here(config.backend or "torch:cpu", here)
+    resolved = resolve_workers(workers, config.threads, machine=here).workers
+    _check_one_worker(config, len(resolved))
     names = (
-        [] if given.tasks is None else [tasks.find(name).name for name in given.tasks.split(",")]
+        [] if config.tasks is None else [tasks.find(name).name for name in config.tasks.split(",")]
     )
     return {
         "tasks": tuple(name for name in tasks.TASKS if name in names),
         "protocol": protocol(parsed),
-        "seeds": seeds(given.seeds),
+        "seeds": seeds(config.seeds),
         "workers": ",".join(worker.backend for worker in resolved),
-        "threads": given.threads,
-        "share_embedding": given.share_embedding,
-        "batch_candidates": given.batch_candidates,
+        "threads": config.threads,
+        "share_embedding": config.share_embedding,
+        "batch_candidates": config.batch_candidates,
     }
 
 
-def _check_alone(given: StudyConfig, workers: int) -> None:
+def _check_one_worker(config: StudyConfig, workers: int) -> None:
     """Refuse what candidates of several workers cannot do.
 
     Raises:
         ConfigError: a flag needs candidates of one worker.
     """
-    flags = {"--share-embedding": given.share_embedding}
-    flags["--batch-candidates"] = given.batch_candidates > 1
-    for flag, wanted in flags.items():
-        if wanted and workers > 1:
+    flags = {"--share-embedding": config.share_embedding}
+    flags["--batch-candidates"] = config.batch_candidates > 1
+    for flag, is_set in flags.items():
+        if is_set and workers > 1:
             raise ConfigError(
                 f"{flag} is for candidates of one worker, these have {workers}; leave out one of "
                 "the two"
@@ -238,8 +244,8 @@ def dry_run(
     records = () if store is None else store.records()
     parallel = how.resolve_parallel(study, here)
     runs = min(cost.runs, how.limit.runs or cost.runs)
-    left = max(0, runs - len(records))
-    seconds = seconds_of_a_run(planning, records, here.cores) * left / parallel
+    runs_left = max(0, runs - len(records))
+    seconds = seconds_of_a_run(planning, records, here.cores) * runs_left / parallel
     facts: dict[str, Any] = {
         "study": name,
         "suite": study.suite,
@@ -249,7 +255,7 @@ def dry_run(
         "seeds": list(study.seeds),
         "runs": runs,
         "ended": len(records),
-        "steps": cost.steps * left // cost.runs,
+        "steps": cost.steps * runs_left // cost.runs,
         "parallel": parallel,
         "estimated_seconds": round(min(seconds, how.limit.seconds or seconds)),
     }

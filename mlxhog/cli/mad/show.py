@@ -186,11 +186,11 @@ def _count_parts(cfg: MADConfig, seq_len: int) -> tuple[Part, ...]:
         groups.setdefault(prefix, {})[name.removeprefix(f"{prefix}.")] = spec.shape
     numbers = {layer_name(number): number for number in range(len(cfg.layers))}
     now, later = (state_sizes(cfg, length) for length in (seq_len, seq_len + 1))
-    found = []
+    parts = []
     for prefix, shapes in groups.items():
         number = numbers.get(prefix)
         layer = None if number is None else cfg.layers[number]
-        found.append(
+        parts.append(
             Part(
                 layer=number,
                 text=prefix if layer is None else canonical([layer]),
@@ -202,4 +202,4 @@ def _count_parts(cfg: MADConfig, seq_len: int) -> tuple[Part, ...]:
                 grows=number is not None and now[number] != later[number],
             )
         )
-    return tuple(found)
+    return tuple(parts)

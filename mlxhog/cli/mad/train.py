@@ -67,7 +67,7 @@ class CandidateConfig:
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     parsed = _flags().parse(arguments)
-    given, protocol, inside = _read(parsed)
+    candidate, protocol, inside = _read(parsed)
     settings = read_settings(parsed.other.set)
     # These import NumPy: wrong flags are answered before.
     from mlxhog.cli.mad import train_view
@@ -76,20 +76,20 @@ def run(arguments: list[str]) -> int:
 
     if parsed.other.tasks_from is not None:
         tasks.load_tasks(parsed.other.tasks_from)
-    config = _run_config(given, protocol, settings, parsed.other.layers)
+    config = _run_config(candidate, protocol, settings, parsed.other.layers)
     plan = make_run_plan(config, inside)
-    if given.save is not None:
-        _check_save(Path(given.save).expanduser())
+    if candidate.save is not None:
+        _check_save(Path(candidate.save).expanduser())
     if parsed.other.dry_run:
         train_view.print_plan(plan, as_json=parsed.other.json)
         return 0
-    result, unsaved = _train(plan, inside, given.save, quiet=parsed.other.quiet)
+    result, unsaved = _train(plan, inside, candidate.save, quiet=parsed.other.quiet)
     if parsed.other.json:
         from mlxhog.files import plain_json
 
         print(plain_json.dumps(train_view.record(plan, result)).decode())
     else:
-        print(train_view.summary(plan, result, None if unsaved else given.save))
+        print(train_view.summary(plan, result, None if unsaved else candidate.save))
     if unsaved is not None:  # its numbers were worth having
         print(unsaved, file=sys.stderr)
         return unsaved.exit_code
@@ -115,16 +115,16 @@ def _check_save(target: Path) -> None:
 
 
 def _flags() -> Flags:
-    made = Flags("mad train", ABOUT, EXAMPLES)
-    add_task_flags(made)
-    made.argument("--layers", nargs="+", metavar="LAYER", help=LAYERS_HELP)
-    made.argument("--dry-run", action="store_true", help="say what would run, and stop")
-    made.argument("--json", action="store_true", help="end with one line of JSON")
-    made.argument("--quiet", action="store_true", help="no progress")
-    made.options(CandidateConfig)
-    made.options(Protocol)
-    made.options(TrainConfig, only=INSIDE)
-    return made
+    flags = Flags("mad train", ABOUT, EXAMPLES)
+    add_task_flags(flags)
+    flags.argument("--layers", nargs="+", metavar="LAYER", help=LAYERS_HELP)
+    flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
+    flags.argument("--json", action="store_true", help="end with one line of JSON")
+    flags.argument("--quiet", action="store_true", help="no progress")
+    flags.options(CandidateConfig)
+    flags.options(Protocol)
+    flags.options(TrainConfig, only=INSIDE)
+    return flags
 
 
 def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]:
@@ -150,7 +150,7 @@ def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]
         )
     if problems or candidate is None or protocol is None or together is None:
         raise ConfigError("\n".join(problems))
-    named = {given.name for given in parsed.given}
+    named = {value.name for value in parsed.given}
     return candidate, protocol, {name: getattr(together, name) for name in INSIDE if name in named}
 
 
@@ -160,14 +160,14 @@ def _part(
     """Return the options of one class; None where something is wrong, which `problems` gets."""
     names = options(cls) if only is None else only
     try:
-        return resolve(cls, [[given for given in parsed.given if given.name in names]])
+        return resolve(cls, [[value for value in parsed.given if value.name in names]])
     except ConfigError as error:
         problems.append(str(error))
         return None
 
 
 def _run_config(
-    given: CandidateConfig,
+    candidate: CandidateConfig,
     protocol: Protocol,
     settings: dict[str, str],
     layers: Sequence[str] | None,
@@ -181,29 +181,31 @@ def _run_config(
     from mlxhog.models.mad.sequence import parse, read_architecture
 
     here = machine.here()
-    task = tasks.find(given.task)
+    task = tasks.find(candidate.task)
     chosen = tasks.resolve(task.name, settings, origin=SET_FLAG)
     if protocol.select == "val" and not chosen.val_rows:
         chosen = tasks.resolve(task.name, {**settings, "val_rows": chosen.test_rows})
-    found: MADConfig | None = None if given.arch is None else read_architecture(given.arch)
-    if found is not None and found.norm_eps != MADConfig.norm_eps:
+    architecture: MADConfig | None = (
+        None if candidate.arch is None else read_architecture(candidate.arch)
+    )
+    if architecture is not None and architecture.norm_eps != MADConfig.norm_eps:
         raise ConfigError(
-            f"{given.arch} has norm_eps {found.norm_eps:g}, candidates are compared with "
-            f"{MADConfig.norm_eps:g}; leave it out of the file"
+            f"{candidate.arch} has norm_eps {architecture.norm_eps:g}, candidates are compared "
+            f"with {MADConfig.norm_eps:g}; leave it out of the file"
         )
-    if given.workers is not None:
-        workers = given.workers
+    if candidate.workers is not None:
+        workers = candidate.workers
     else:
-        workers = "1" if given.backend is None else backend_here(given.backend, here)
-    resolved = resolve_workers(workers, given.threads, machine=here).workers
+        workers = "1" if candidate.backend is None else backend_here(candidate.backend, here)
+    resolved = resolve_workers(workers, candidate.threads, machine=here).workers
     return RunConfig(
         task=task.name,
         settings=asdict(chosen),
-        layers=parse(" ".join(layers or ())) if found is None else found.layers,
-        dim=given.dim or (found.hidden_size if found else 128),
-        position=given.position or (found.position if found else "none"),
+        layers=parse(" ".join(layers or ())) if architecture is None else architecture.layers,
+        dim=candidate.dim or (architecture.hidden_size if architecture else 128),
+        position=candidate.position or (architecture.position if architecture else "none"),
         protocol=protocol,
-        seed=given.seed,
+        seed=candidate.seed,
         workers=",".join(worker.backend for worker in resolved),
         threads=min(
             (worker.threads for worker in resolved if worker.backend not in GPU_BACKENDS),
@@ -241,7 +243,7 @@ def _train(
                 unsaved.append(error)
 
         with line:
-            found = candidate.train(
+            result = candidate.train(
                 plan.config, watch=line, inside=inside, keep=keep, tell=line.tell
             )
-    return found, unsaved[0] if unsaved else None
+    return result, unsaved[0] if unsaved else None

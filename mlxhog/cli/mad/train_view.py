@@ -88,8 +88,8 @@ class RunLine(StatusLine):
         """Say how far it is, how good, and how long it may still take."""
         parts = [f"step {self._step}/{self._limit}"]
         if self._point is not None:
-            found = self._point
-            parts += [f"loss {found.loss:.3f}", f"accuracy {found.acc_token:.3f}"]
+            point = self._point
+            parts += [f"loss {point.loss:.3f}", f"accuracy {point.acc_token:.3f}"]
         if rate := self._steps_per_s():
             left_s = (self._limit - self._step) / rate
             parts += [f"{rate:.1f} steps/s", f"at most {format_clock(left_s)} to go"]
@@ -157,10 +157,10 @@ def summary(plan: RunPlan, result: RunResult, save: str | None) -> str:
 
 def print_plan(plan: RunPlan, *, as_json: bool) -> None:
     """Print what would run, with the time that its first steps promise."""
-    own, found = facts(plan), estimate(plan)
+    own, duration = facts(plan), estimate(plan)
     own["arena_bytes"] = plan.layout.total_bytes
-    own["step_s"] = None if found is None else found.step_s
-    own["at_most_s"] = None if found is None else found.total_s
+    own["step_s"] = None if duration is None else duration.step_s
+    own["at_most_s"] = None if duration is None else duration.total_s
     if as_json:
         print(plain_json.dumps(own).decode())
         return
@@ -173,8 +173,10 @@ def print_plan(plan: RunPlan, *, as_json: bool) -> None:
     threads = "thread" if own["threads"] == 1 else "threads"
     print(f"workers     {own['backend']}, {own['threads']} {threads} each")
     print(f"steps       at most {plan.limit}, an epoch is {plan.per_epoch}")
-    if found is None:
+    if duration is None:
         print("time        unknown: several workers would have to be started to measure it")
     else:
-        clock = format_clock(found.total_s)
-        print(f"time        at most {clock}, at {found.step_s:.3g} s per step, measured just now")
+        clock = format_clock(duration.total_s)
+        print(
+            f"time        at most {clock}, at {duration.step_s:.3g} s per step, measured just now"
+        )

@@ -53,63 +53,65 @@ def run_vote(arguments: list[str]) -> int:
     path = None if config.out is None else winner.output_path(config.out)
     store = find(parsed.other.study)
     rows = winner.finished(store)
-    found = vote([(row.layers, row.worth) for row in rows], config.top)
-    cfg = winner.model(store, parse(found.layers))
+    result = vote([(row.layers, row.worth) for row in rows], config.top)
+    cfg = winner.model(store, parse(result.layers))
     if path is not None:
         winner.write(path, cfg)
-    measured = next((row for row in rows if row.layers == found.layers), None)
+    measured = next((row for row in rows if row.layers == result.layers), None)
     if parsed.other.json:
         from mlxhog.files import plain_json
 
-        print(plain_json.dumps(_facts(found, rows, measured, config.out)).decode())
+        print(plain_json.dumps(_facts(result, rows, measured, config.out)).decode())
         return 0
     from mlxhog.report.table import show
 
-    show([_section(found, rows, measured, config)], sys.stdout, plain=not sys.stdout.isatty())
+    show([_section(result, rows, measured, config)], sys.stdout, plain=not sys.stdout.isatty())
     return 0
 
 
 def _facts(
-    found: Vote, rows: Sequence[Row], measured: Row | None, out: str | None
+    result: Vote, rows: Sequence[Row], measured: Row | None, out: str | None
 ) -> dict[str, object]:
     return {
-        "layers": " ".join(found.layers),
+        "layers": " ".join(result.layers),
         "slots": [
             {"slot": number, "layer": slot.winner, "votes": dict(slot.votes)}
-            for number, slot in enumerate(found.slots, start=1)
+            for number, slot in enumerate(result.slots, start=1)
         ],
-        "voters": [{"layers": " ".join(layers), "score": score} for layers, score in found.voters],
-        "cluster": len(found.cluster),
+        "voters": [{"layers": " ".join(layers), "score": score} for layers, score in result.voters],
+        "cluster": len(result.cluster),
         "candidates": len(rows),
         "score": None if measured is None else measured.score,
         "file": out,
     }
 
 
-def _section(found: Vote, rows: Sequence[Row], measured: Row | None, config: VoteConfig) -> Section:
+def _section(
+    result: Vote, rows: Sequence[Row], measured: Row | None, config: VoteConfig
+) -> Section:
     from mlxhog.report.table import Section
 
-    layers = " ".join(found.layers)
+    layers = " ".join(result.layers)
     cells = [
         (str(number), slot.winner, ", ".join(f"{name} {n}" for name, n in slot.votes.items()))
-        for number, slot in enumerate(found.slots, start=1)
+        for number, slot in enumerate(result.slots, start=1)
     ]
     return Section(
-        _who(found, rows, config.top),
+        _who(result, rows, config.top),
         ("slot", "winner", "votes"),
         cells,
         ["", layers, _measured(measured, rows), *_next(layers, config.out)],
     )
 
 
-def _who(found: Vote, rows: Sequence[Row], top: int | None) -> str:
-    scores = [score for _, score in found.cluster]
+def _who(result: Vote, rows: Sequence[Row], top: int | None) -> str:
+    scores = [score for _, score in result.cluster]
     said = (
         f"{len(scores)} of {len(rows)} candidates vote, scores {scores[0]:.3f} to {scores[-1]:.3f}"
     )
     said += ": the upper part" if top is None else f": the best {len(scores)}"
-    if others := len(found.cluster) - len(found.voters):
-        said += f"; {others} of them have another depth than {len(found.slots)} and do not"
+    if others := len(result.cluster) - len(result.voters):
+        said += f"; {others} of them have another depth than {len(result.slots)} and do not"
     return said
 
 
@@ -207,8 +209,8 @@ def run_scale(arguments: list[str]) -> int:
         return 0
     print(f"{source}\n{config.how} to {len(deep.layers)} layers: {facts['layers']}")
     if facts["cut"]:
-        left = len(deep.layers) % len(cfg.layers)
-        print(f"the last copy ends after {left} of its {len(cfg.layers)} layers")
+        rest = len(deep.layers) % len(cfg.layers)
+        print(f"the last copy ends after {rest} of its {len(cfg.layers)} layers")
     print(f"{facts['params']:,} parameters at width {deep.hidden_size}")
     print(f"next: mlxhog train --model {config.out}")
     return 0

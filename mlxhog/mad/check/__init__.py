@@ -33,22 +33,22 @@ def check(data: Dataset) -> Findings:
         DataError: `meta` names no task, or settings that the task cannot have.
     """
     settings = _settings(data.meta)
-    found = Findings()
+    result = Findings()
     strict = str(data.meta.get("generator", "")).startswith("mlxhog")
     for split, (x, y) in data.splits().items():
         if isinstance(settings, InContextRecall):
-            recall.check(found, settings, split, x, y)
+            recall.check(result, settings, split, x, y)
         elif isinstance(settings, FuzzyInContextRecall):
             ours = strict and not settings.fuzzy_compat
-            fuzzy.check(found, settings, split, x, y, strict=ours)
+            fuzzy.check(result, settings, split, x, y, strict=ours)
         elif isinstance(settings, SelectiveCopying):
-            copying.check_copying(found, settings, split, x, y)
+            copying.check_copying(result, settings, split, x, y)
         elif isinstance(settings, Compression):
-            copying.check_compression(found, settings, split, x, y)
+            copying.check_compression(result, settings, split, x, y)
     if isinstance(settings, Memorization):
-        copying.check_memorization(found, settings, data)
-    findings.check_duplicates(found, data, _chance_of_equal_rows(settings))
-    return found
+        copying.check_memorization(result, settings, data)
+    findings.check_duplicates(result, data, _chance_of_equal_rows(settings))
+    return result
 
 
 def _settings(meta: Mapping[str, Any]) -> Settings:
@@ -59,9 +59,9 @@ def _settings(meta: Mapping[str, Any]) -> Settings:
             cls = NoisyInContextRecall  # as the reference counts it
         values = {}
         for name, spec in options(cls).items():
-            given = [key for key in (name, *spec.aliases) if key in meta]
-            if given and not name.endswith("_rows"):
-                values[name] = meta[given[0]]
+            keys = [key for key in (name, *spec.aliases) if key in meta]
+            if keys and not name.endswith("_rows"):
+                values[name] = meta[keys[0]]
         return cls(**values)
     except KeyError:
         raise DataError("meta names no task; the key 'task' is missing") from None

@@ -29,25 +29,25 @@ class Failure:
         split: train, test or val; empty where it is about the whole file.
         row: the first row that breaks it, from 0; None where it is about all rows together.
         rows: how many break it.
-        found: what stands there, and what should.
+        message: what stands there, and what should.
     """
 
     rule: int | str
     split: str
     row: int | None
     rows: int
-    found: str
+    message: str
 
     def __str__(self) -> str:
         """Say it in a line."""
         what = f"invariant {self.rule}" if isinstance(self.rule, int) else self.rule
         where = self.split if self.row is None else f"{self.split} row {self.row}"
         more = f" (and in {self.rows - 1:,} more)" if self.rows > 1 else ""
-        return f"{what}{', ' if where else ''}{where}: {self.found}{more}"
+        return f"{what}{', ' if where else ''}{where}: {self.message}{more}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {"rule": self.rule, "split": self.split, "row": self.row, "found": self.found}
+        return {"rule": self.rule, "split": self.split, "row": self.row, "found": self.message}
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Findings:
         return not self.failures
 
     def rows(
-        self, rule: int, split: str, bad: Bools, found: Callable[[int], str], among: Bools
+        self, rule: int, split: str, bad: Bools, message: Callable[[int], str], among: Bools
     ) -> Bools:
         """Apply an invariant to the rows of `among`; return those that are still without fault.
 
@@ -80,14 +80,14 @@ class Findings:
         bad = bad & among
         if bad.any():
             row = int(bad.argmax())
-            self.failures.append(Failure(rule, split, row, int(bad.sum()), found(row)))
+            self.failures.append(Failure(rule, split, row, int(bad.sum()), message(row)))
         return among & ~bad
 
-    def holds(self, rule: int | str, split: str, right: bool, found: str) -> bool:
+    def holds(self, rule: int | str, split: str, right: bool, message: str) -> bool:
         """Apply a rule about all rows together; return whether it holds."""
         self._applied(rule)
         if not right:
-            self.failures.append(Failure(rule, split, None, 0, found))
+            self.failures.append(Failure(rule, split, None, 0, message))
         return right
 
     def _applied(self, rule: int | str) -> None:
@@ -125,7 +125,9 @@ RARE = 1e-4
 Ints = NDArray[np.integer[Any]]
 
 
-def check_uniform(found: Findings, rule: str, split: str, draws: Ints, low: int, high: int) -> None:
+def check_uniform(
+    findings: Findings, rule: str, split: str, draws: Ints, low: int, high: int
+) -> None:
     """Hold draws of low .. high - 1 against the uniform distribution, by Pearson's chi-square."""
     classes = high - low
     if classes < 2 or len(draws) < classes:
@@ -135,7 +137,7 @@ def check_uniform(found: Findings, rule: str, split: str, draws: Ints, low: int,
     per_df = float(((counts - expected) ** 2 / expected).sum() / (classes - 1))
     bound = max(CHI_SQUARE_PER_DF, _chi_square_per_df(classes - 1))
     most = int(counts.argmax())
-    found.holds(
+    findings.holds(
         rule,
         split,
         per_df <= bound,
@@ -151,14 +153,14 @@ def _chi_square_per_df(df: int) -> float:
 
 
 def check_share(
-    found: Findings, rule: str, split: str, hits: int, draws: int, low: float, high: float
+    findings: Findings, rule: str, split: str, hits: int, draws: int, low: float, high: float
 ) -> None:
     """Hold a share of draws against the range it should be in, give or take its spread."""
     if not draws:
         return
     got = hits / draws
     slack = max(SHARE, DEVIATIONS * math.sqrt(max(high * (1 - high), 0.01) / draws))
-    found.holds(
+    findings.holds(
         rule,
         split,
         low - slack <= got <= high + slack,
@@ -166,10 +168,12 @@ def check_share(
     )
 
 
-def check_mean(found: Findings, rule: str, split: str, of: NDArray[Any], expected: float) -> None:
+def check_mean(
+    findings: Findings, rule: str, split: str, of: NDArray[Any], expected: float
+) -> None:
     """Hold the mean of independent numbers (n,) against what it should be, by their own spread."""
     slack = DEVIATIONS * float(of.std()) / math.sqrt(len(of)) + 1e-9 + 0.01 * abs(expected)
-    found.holds(
+    findings.holds(
         rule,
         split,
         abs(float(of.mean()) - expected) <= slack,
@@ -178,12 +182,12 @@ def check_mean(found: Findings, rule: str, split: str, of: NDArray[Any], expecte
 
 
 def check_coincidences(
-    found: Findings, rule: str, split: str, count: int, pairs: float, chance: float, what: str
+    findings: Findings, rule: str, split: str, count: int, pairs: float, chance: float, what: str
 ) -> None:
     """Hold the number of equal rows against how many chance makes.
 
     Args:
-        found: takes the result.
+        findings: takes the result.
         rule: its name.
         split: of the rows.
         count: equal pairs of rows.
@@ -193,7 +197,7 @@ def check_coincidences(
     """
     expected = pairs * chance
     bound = _rare_count(expected)
-    found.holds(
+    findings.holds(
         rule,
         split,
         count < bound,
@@ -213,21 +217,21 @@ def _rare_count(expected: float) -> int:
     return count
 
 
-def check_duplicates(found: Findings, data: Dataset, chance: float) -> None:
+def check_duplicates(findings: Findings, data: Dataset, chance: float) -> None:
     """Count equal rows; `chance` is about how likely two rows of the task are equal."""
     rows = {split: [row.tobytes() for row in x] for split, (x, _) in data.splits().items()}
     for split, of in rows.items():
         n = len(of)
         again = n - len(set(of))
         check_coincidences(
-            found, "duplicate rows", split, again, n * (n - 1) / 2, chance, "rows stand twice"
+            findings, "duplicate rows", split, again, n * (n - 1) / 2, chance, "rows stand twice"
         )
     n_train, train = len(rows["train"]), set(rows.pop("train"))
     for split, of in rows.items():
         leaked = sum(row in train for row in of)
         pairs = float(n_train * len(of))
         what = "rows stand in train, too"
-        check_coincidences(found, "leak", split, leaked, pairs, chance, what)
+        check_coincidences(findings, "leak", split, leaked, pairs, chance, what)
 
 
 def chance_of_pair(chance: float, noise_share: float, noise: float) -> float:

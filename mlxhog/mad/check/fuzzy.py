@@ -38,8 +38,8 @@ _MAY_FOLLOW = {
 class Broken(Exception):
     """A row breaks a rule; says which and how."""
 
-    def __init__(self, rule: int, found: str) -> None:
-        super().__init__(found)
+    def __init__(self, rule: int, message: str) -> None:
+        super().__init__(message)
         self.rule = rule
 
 
@@ -53,19 +53,19 @@ class Pair:
 
 
 def check(
-    found: Findings, s: FuzzyInContextRecall, split: str, x: Ints, y: Ints, *, strict: bool
+    findings: Findings, s: FuzzyInContextRecall, split: str, x: Ints, y: Ints, *, strict: bool
 ) -> None:
     """Apply invariants 8 to 12, and the bounds, to the rows of a split.
 
     Args:
-        found: takes the results.
+        findings: takes the results.
         s: settings of the rows.
         split: of the rows.
         x: inputs (n, length).
         y: targets.
         strict: whether a final query that cannot be answered is a failure, or a note.
     """
-    if not found.holds(
+    if not findings.holds(
         8, split, x.shape[1] == s.seq_len, f"rows have {x.shape[1]} tokens, wanted {s.seq_len}"
     ):
         return
@@ -82,17 +82,17 @@ def check(
         except Broken as broken:
             first = failures.get(broken.rule, Failure(broken.rule, split, number, 0, str(broken)))
             failures[broken.rule] = Failure(
-                first.rule, split, first.row, first.rows + 1, first.found
+                first.rule, split, first.row, first.rows + 1, first.message
             )
-    found.checked += [rule for rule in (8, 9, 10, 11, 12) if rule not in found.checked]
-    found.failures += [failures[rule] for rule in sorted(failures)]
+    findings.checked += [rule for rule in (8, 9, 10, 11, 12) if rule not in findings.checked]
+    findings.failures += [failures[rule] for rule in sorted(failures)]
     if unknown and not strict:
-        found.notes.append(
+        findings.notes.append(
             f"{split}: {len(unknown) / len(x):.1%} of the final queries cannot be answered, "
             f"row {unknown[0]} first; the reference makes 1 to 6 %"
         )
     if len(x) >= ENOUGH_ROWS and parsed:
-        _bounds(found, s, split, parsed)
+        _bounds(findings, s, split, parsed)
 
 
 def _row(s: FuzzyInContextRecall, split: str, x: list[int], y: list[int]) -> list[Pair]:
@@ -168,8 +168,8 @@ def _kinds(s: FuzzyInContextRecall) -> list[str]:
 def _motif(motif: Motif, least: int, most: int, name: str) -> None:
     """Invariant 10."""
     if not least <= len(motif) <= most:
-        wanted = f"{most}" if least == most else f"{least} to {most}"
-        raise Broken(10, f"{name} {motif} has {len(motif)} tokens, wanted {wanted}")
+        expected = f"{most}" if least == most else f"{least} to {most}"
+        raise Broken(10, f"{name} {motif} has {len(motif)} tokens, wanted {expected}")
     if len(set(motif)) != len(motif):
         raise Broken(10, f"{name} {motif} has a token twice")
 
@@ -183,20 +183,22 @@ def _dense(whole: list[int], y: list[int]) -> None:
 
 def _scored(s: FuzzyInContextRecall, whole: list[int], y: list[int], pairs: list[Pair]) -> None:
     """Invariant 12: values of keys that were seen before, and always the last."""
-    wanted = [IGNORED] * len(y)
+    expected = [IGNORED] * len(y)
     seen: set[Motif] = set()
     for pair in pairs:
         last = pair is pairs[-1]
         if last or (s.multi_query and pair.key in seen):
             for offset, token in enumerate(pair.value):
-                wanted[pair.value_at + offset - 1] = token
+                expected[pair.value_at + offset - 1] = token
         seen.add(pair.key)
-    if y != wanted:
-        at = next(at for at, got in enumerate(y) if got != wanted[at])
-        raise Broken(12, f"target {y[at]} at {at}, wanted {wanted[at]}")
+    if y != expected:
+        at = next(at for at, got in enumerate(y) if got != expected[at])
+        raise Broken(12, f"target {y[at]} at {at}, wanted {expected[at]}")
 
 
-def _bounds(found: Findings, s: FuzzyInContextRecall, split: str, parsed: list[list[Pair]]) -> None:
+def _bounds(
+    findings: Findings, s: FuzzyInContextRecall, split: str, parsed: list[list[Pair]]
+) -> None:
     keys, values = [], []
     for pairs in parsed:
         seen: set[Motif] = set()
@@ -210,13 +212,13 @@ def _bounds(found: Findings, s: FuzzyInContextRecall, split: str, parsed: list[l
         ("value", values, s.keys, s.ordinary, s.v_motif),
     ):
         tokens = np.array([token for motif in motifs for token in motif])
-        check_uniform(found, f"uniform {name} tokens", split, tokens, low, high)
+        check_uniform(findings, f"uniform {name} tokens", split, tokens, low, high)
         if split == "train" or name == "value":
             lengths = np.array([len(motif) for motif in motifs])
             for length in range(1, most + 1):
                 count = int((lengths == length).sum())
                 rule = f"{name} motifs of length {length}"
-                check_share(found, rule, split, count, len(lengths), 1 / most, 1 / most)
+                check_share(findings, rule, split, count, len(lengths), 1 / most, 1 / most)
 
 
 def chance_of_equal_rows(s: FuzzyInContextRecall) -> float:

@@ -40,9 +40,9 @@ class _Pairs:
         return ~self.noisy & (self.first < np.arange(self.key.shape[1]))
 
 
-def check(found: Findings, s: InContextRecall, split: str, x: Ints, y: Ints) -> None:
+def check(findings: Findings, s: InContextRecall, split: str, x: Ints, y: Ints) -> None:
     """Apply invariants 1 to 7, and the bounds, to the rows of a split."""
-    if not found.holds(
+    if not findings.holds(
         2,
         split,
         x.shape[1] == s.length,
@@ -50,24 +50,24 @@ def check(found: Findings, s: InContextRecall, split: str, x: Ints, y: Ints) -> 
         f"({'T - 1, many queries' if s.multi_query else 'T, one query'})",
     ):
         return
-    good = _tokens(found, s, split, x, y)
+    good = _tokens(findings, s, split, x, y)
     pairs = _pairs(s, x, y)
-    good = _structure(found, s, split, pairs, good)
+    good = _structure(findings, s, split, pairs, good)
     wrong = pairs.value != np.take_along_axis(pairs.value, pairs.first, 1)
     wrong &= ~pairs.noisy
-    good = found.rows(4, split, wrong.any(1), lambda row: _two_values(pairs, wrong, row), good)
-    _maps_differ(found, s, split, pairs, good)
+    good = findings.rows(4, split, wrong.any(1), lambda row: _two_values(pairs, wrong, row), good)
+    _maps_differ(findings, s, split, pairs, good)
     dense = np.concatenate([x[:, 1:], pairs.value[:, -1:]], axis=1)
     if split == "train":
         wrong = y != dense
-        found.rows(5, split, wrong.any(1), lambda row: _not_next(dense, y, row), good)
+        findings.rows(5, split, wrong.any(1), lambda row: _not_next(dense, y, row), good)
     else:
-        good = _scoring(found, s, split, pairs, dense, y, good)
+        good = _scoring(findings, s, split, pairs, dense, y, good)
     if len(x) >= ENOUGH_ROWS and good.any():
-        _bounds(found, s, split, pairs, y, good)
+        _bounds(findings, s, split, pairs, y, good)
 
 
-def _tokens(found: Findings, s: InContextRecall, split: str, x: Ints, y: Ints) -> Bools:
+def _tokens(findings: Findings, s: InContextRecall, split: str, x: Ints, y: Ints) -> Bools:
     """Invariant 1: tokens exist, and the copy marker stands in its one place alone."""
     strange: Bools = (x < 0) | (x >= s.vocab)
     strange |= (y != IGNORED) & ((y < 0) | (y >= s.vocab))
@@ -79,10 +79,10 @@ def _tokens(found: Findings, s: InContextRecall, split: str, x: Ints, y: Ints) -
     def say(row: int) -> str:
         at = first_place(strange[row])
         place = "" if s.multi_query else f", and {s.vocab - 1} at {x.shape[1] - 2} alone"
-        wanted = f"tokens 0..{s.vocab - 1}{place}"
-        return f"input {x[row, at]} and target {y[row, at]} at {at}, wanted {wanted}"
+        expected = f"tokens 0..{s.vocab - 1}{place}"
+        return f"input {x[row, at]} and target {y[row, at]} at {at}, wanted {expected}"
 
-    return found.rows(1, split, np.any(strange, axis=1), say, np.ones(len(x), bool))
+    return findings.rows(1, split, np.any(strange, axis=1), say, np.ones(len(x), bool))
 
 
 def _pairs(s: InContextRecall, x: Ints, y: Ints) -> _Pairs:
@@ -99,7 +99,7 @@ def _pairs(s: InContextRecall, x: Ints, y: Ints) -> _Pairs:
 
 
 def _structure(
-    found: Findings, s: InContextRecall, split: str, pairs: _Pairs, good: Bools
+    findings: Findings, s: InContextRecall, split: str, pairs: _Pairs, good: Bools
 ) -> Bools:
     """Invariant 3: (key, value) or (noise, noise), and the last key was shown."""
     K, R = s.keys, s.ordinary
@@ -117,7 +117,7 @@ def _structure(
         other = f" or two of noise {R}..{R + s.noise[0] - 1}" if s.noise[0] else ""
         return f"{got}, wanted a key 0..{K - 1} and a value {K}..{R - 1}{other}"
 
-    return found.rows(3, split, np.any(wrong, axis=1), say, good)
+    return findings.rows(3, split, np.any(wrong, axis=1), say, good)
 
 
 def _two_values(pairs: _Pairs, wrong: Bools, row: int) -> str:
@@ -135,7 +135,7 @@ def _not_next(dense: Ints, y: Ints, row: int) -> str:
 
 
 def _maps_differ(
-    found: Findings, s: InContextRecall, split: str, pairs: _Pairs, good: Bools
+    findings: Findings, s: InContextRecall, split: str, pairs: _Pairs, good: Bools
 ) -> None:
     """Invariant 4, across sequences: the map is not one for all."""
     shown = good[:, None] & ~pairs.noisy & ~pairs.again
@@ -145,13 +145,13 @@ def _maps_differ(
     # With one map for all, nothing else is possible; so many draws do not agree by chance.
     likely = (s.ordinary - s.keys) ** -float(min(len(keys) - n_keys, 60))
     if likely < RARE:
-        found.holds(
+        findings.holds(
             4, split, n_maps > n_keys, f"all {good.sum():,} sequences have one and the same map"
         )
 
 
 def _scoring(
-    found: Findings,
+    findings: Findings,
     s: InContextRecall,
     split: str,
     pairs: _Pairs,
@@ -160,15 +160,15 @@ def _scoring(
     good: Bools,
 ) -> Bools:
     """Invariants 6 and 7: what is scored, and that it stands at its key."""
-    wanted = np.zeros(y.shape, bool)
+    expected = np.zeros(y.shape, bool)
     if s.multi_query:
-        wanted[:, ::2] = pairs.again
-    wanted[:, -1] = True
+        expected[:, ::2] = pairs.again
+    expected[:, -1] = True
     scored = y != IGNORED
-    differs = (scored != wanted).any(1)
-    moved = differs & _moved(scored, wanted)
-    value_wrong = scored & wanted & (y != dense)
-    good = found.rows(
+    differs = (scored != expected).any(1)
+    moved = differs & _moved(scored, expected)
+    value_wrong = scored & expected & (y != dense)
+    good = findings.rows(
         7,
         split,
         moved | value_wrong.any(1),
@@ -177,18 +177,18 @@ def _scoring(
     )
 
     def say(row: int) -> str:
-        at = first_place(scored[row] != wanted[row])
-        why = "its key was seen before" if wanted[row, at] else "nothing there can be known"
+        at = first_place(scored[row] != expected[row])
+        why = "its key was seen before" if expected[row, at] else "nothing there can be known"
         got = f"target {y[row, at]}" if scored[row, at] else "no target"
         return f"{got} at {at}, but {why}" if s.multi_query else f"{got} at {at}, want the last"
 
-    return found.rows(6, split, differs, say, good)
+    return findings.rows(6, split, differs, say, good)
 
 
-def _moved(scored: Bools, wanted: Bools) -> Bools:
+def _moved(scored: Bools, expected: Bools) -> Bools:
     """Whether rows (n, length) are scored one position beside where they should be."""
-    right = (scored[:, 1:] == wanted[:, :-1]).all(1) & ~scored[:, 0]
-    left = (scored[:, :-1] == wanted[:, 1:]).all(1) & ~scored[:, -1]
+    right = (scored[:, 1:] == expected[:, :-1]).all(1) & ~scored[:, 0]
+    left = (scored[:, :-1] == expected[:, 1:]).all(1) & ~scored[:, -1]
     moved: Bools = right | left
     return moved
 
@@ -201,23 +201,23 @@ def _not_at_key(dense: Ints, y: Ints, value_wrong: Bools, row: int) -> str:
 
 
 def _bounds(
-    found: Findings, s: InContextRecall, split: str, pairs: _Pairs, y: Ints, good: Bools
+    findings: Findings, s: InContextRecall, split: str, pairs: _Pairs, y: Ints, good: Bools
 ) -> None:
     key, noisy = pairs.key[good, :-1], pairs.noisy[good, :-1]
     new = ~noisy & ~pairs.again[good, :-1]
-    check_uniform(found, "uniform keys", split, key[~noisy], 0, s.keys)
+    check_uniform(findings, "uniform keys", split, key[~noisy], 0, s.keys)
     values = pairs.value[good, :-1][new]
-    check_uniform(found, "uniform values", split, values, s.keys, s.ordinary)
+    check_uniform(findings, "uniform values", split, values, s.keys, s.ordinary)
     share = s.noise[1]
     if share:
         fewest = share * (1 - 1 / s.pairs)  # where one pair is never noise
         count = int(noisy.sum())
-        check_share(found, "noise share", split, count, noisy.size, fewest, share)
+        check_share(findings, "noise share", split, count, noisy.size, fewest, share)
     elif split != "train" and s.multi_query:
         n, K = s.pairs, s.keys
         expected = n - K * (1 - (1 - 1 / K) ** n) + 1
         scored = (y[good] != IGNORED).sum(1)
-        check_mean(found, "scored tokens per row", split, scored, expected)
+        check_mean(findings, "scored tokens per row", split, scored, expected)
 
 
 def chance_of_equal_rows(s: InContextRecall) -> float:

@@ -107,15 +107,15 @@ def heading(progress: StudyProgress) -> str:
     return "  ".join(filter(None, parts))
 
 
-def best(found: Best | None, width: int | None = None) -> str:
+def best(top: Best | None, width: int | None = None) -> str:
     """Say what is on top so far; its layers are shortened to fit `width` columns."""
-    if found is None:
+    if top is None:
         return "best -"
-    number = f"best {score(found.score, found.interval)}"
-    lacks = f" ({found.missing} runs missing)" if found.missing else ""
+    number = f"best {score(top.score, top.interval)}"
+    lacks = f" ({top.missing} runs missing)" if top.missing else ""
     if width is None:
-        return f"{number} {found.candidate}{lacks}"
-    return f"{number} {short(found.candidate, width - len(number) - len(lacks) - 1)}{lacks}"
+        return f"{number} {top.candidate}{lacks}"
+    return f"{number} {short(top.candidate, width - len(number) - len(lacks) - 1)}{lacks}"
 
 
 def told(trouble: Trouble) -> str:

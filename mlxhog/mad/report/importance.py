@@ -94,19 +94,19 @@ def _shares(chosen: Sequence[NDArray[np.intp]], scores: Floats) -> list[float]:
     if not X.shape[1] or total == 0:
         return [0.0] * len(chosen)
     effects = np.linalg.pinv(X)  # y -> the effect of every column
-    left = y - X @ (effects @ y)
+    residual = y - X @ (effects @ y)
     spare = len(scores) - 1 - int(np.linalg.matrix_rank(X))
     unknown = [math.nan if column.shape[1] else 0.0 for column in columns]
     if not spare:
         return unknown
-    found, at = [], 0
+    shares, at = [], 0
     for column in columns:
         own = slice(at, at + column.shape[1])
         at = own.stop
         fitted = column @ effects[own]  # y -> what this slot contributes to every candidate
-        by_chance = float((fitted * fitted).sum() * (left @ left)) / spare
+        by_chance = float((fitted * fitted).sum() * (residual @ residual)) / spare
         if by_chance > MOST_BY_CHANCE * total:
             return unknown
         part = float(np.square(fitted @ y).sum()) - by_chance
-        found.append(min(1.0, max(0.0, part / total)) if column.shape[1] else 0.0)
-    return found
+        shares.append(min(1.0, max(0.0, part / total)) if column.shape[1] else 0.0)
+    return shares

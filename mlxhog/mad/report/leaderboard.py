@@ -118,7 +118,7 @@ def to_markdown(standing: Standing) -> str:
     lines += _markdown_table(standing) if standing.rows else []
     notes = [f"- {name}: {value}" for name, value in standing.facts]
     notes += [f"- {note}" for note in (NOTE, ceiling_note(standing), order_note(standing)) if note]
-    notes += [f"- {told}" for told in troubles(standing)]
+    notes += [f"- {trouble}" for trouble in troubles(standing)]
     return "\n".join([*lines, "", *map(_text, notes)]).strip() + "\n"
 
 
@@ -263,8 +263,8 @@ def lines(standing: Standing, width: int | None = None, height: int | None = Non
     if height is not None and len(shown) > (room := max(1, height - len(notes) - 4)):
         shown = shown[:room]
         notes.insert(0, f"... {len(standing.rows) - room} more candidates")
-    found = [_heading(standing), *_table(shown, standing.tasks, width), *notes]
-    return [_cut(printable(line), width) for line in found]
+    text = [_heading(standing), *_table(shown, standing.tasks, width), *notes]
+    return [_cut(printable(line), width) for line in text]
 
 
 def _heading(standing: Standing) -> str:
@@ -302,40 +302,40 @@ def _table(rows: Sequence[Row], tasks: Sequence[str], width: int | None) -> list
     if all(row.status == "done" and not row.n_diverged + row.n_failed for row in rows):
         del groups[0]
     layers_width = max(len("layers"), *(len(row.candidate) for row in rows))
-    kept = list(groups)
+    groups_shown = list(groups)
     if width is not None:
-        kept = []
-        left = width - rank.width - scored.width - 2 * _GAP
+        groups_shown = []
+        room = width - rank.width - scored.width - 2 * _GAP
         whole = max(len("layers"), *(len(folded(row.candidate.split())) for row in rows))
         for group in groups:
             # what a candidate costs gives way to its whole name, folded
             essential = group[0].head in ("status", "val") or group is scored_tasks
             name = min(_LAYERS_WIDTH, whole) if essential else whole
             needed = sum(column.width + _GAP for column in group)
-            if needed <= left - name:
-                kept.append(group)
-                left -= needed
-        layers_width = min(layers_width, max(0, left))
+            if needed <= room - name:
+                groups_shown.append(group)
+                room -= needed
+        layers_width = min(layers_width, max(0, room))
     name_cells = (
         [row.candidate for row in rows]
         if width is None
         else [short(row.candidate, layers_width) for row in rows]
     )
     # the status reads best at the end of the line, though it is the first to get its place
-    ordered = sorted(kept, key=lambda group: group[0].head == "status")
+    ordered = sorted(groups_shown, key=lambda group: group[0].head == "status")
     numbers = [column for group in ordered for column in group]
     columns = [rank, _Column("layers", name_cells), scored, *numbers]
     return _aligned(columns)
 
 
 def _aligned(columns: Sequence[_Column]) -> list[str]:
-    left = ("layers", "status")
+    left_aligned = ("layers", "status")
     widths = [column.width for column in columns]
     rows = zip(*([column.head, *column.cells] for column in columns), strict=True)
     gap = " " * _GAP
     return [
         gap.join(
-            cell.ljust(width) if column.head in left else cell.rjust(width)
+            cell.ljust(width) if column.head in left_aligned else cell.rjust(width)
             for cell, width, column in zip(row, widths, columns, strict=True)
         ).rstrip()
         for row in rows
@@ -343,10 +343,13 @@ def _aligned(columns: Sequence[_Column]) -> list[str]:
 
 
 def _told_troubles(standing: Standing) -> list[str]:
-    told = troubles(standing)
-    if len(told) <= MOST_TROUBLES:
-        return told
-    return [f"... {len(told) - MOST_TROUBLES} more, see --json", *told[-MOST_TROUBLES:]]
+    lines_of_troubles = troubles(standing)
+    if len(lines_of_troubles) <= MOST_TROUBLES:
+        return lines_of_troubles
+    return [
+        f"... {len(lines_of_troubles) - MOST_TROUBLES} more, see --json",
+        *lines_of_troubles[-MOST_TROUBLES:],
+    ]
 
 
 def _cut(text: str, width: int | None) -> str:

@@ -76,18 +76,18 @@ def _runs(running: tuple[InFlight, ...], width: int) -> Table:
     ]
     header = ("worker", "step", "acc", "time")
     needed = [max(map(len, column)) for column in zip(header, *numbers, strict=True)]
-    left = width - sum(needed) - _GAP * len(needed)
-    whole = left >= _ROOM_FOR_RUNS
-    layers = (left - _GAP) // 2 if whole else left
+    room = width - sum(needed) - _GAP * len(needed)
+    whole = room >= _ROOM_FOR_RUNS
+    layers = (room - _GAP) // 2 if whole else room
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
     table.add_column(header[0], no_wrap=True, overflow="ellipsis")
-    for name in ("layers", "run")[: 2 if whole else int(left > 0)]:
+    for name in ("layers", "run")[: 2 if whole else int(room > 0)]:
         table.add_column(name, no_wrap=True, overflow="ellipsis")
     for name in header[1:]:
         table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right")
     for run, (worker, *rest) in zip(running, numbers, strict=True):
-        texts = [short(run.candidate, layers), short_run(run.run, left - _GAP - layers)]
-        table.add_row(worker, *texts[: 2 if whole else int(left > 0)], *rest)
+        texts = [short(run.candidate, layers), short_run(run.run, room - _GAP - layers)]
+        table.add_row(worker, *texts[: 2 if whole else int(room > 0)], *rest)
     return table
 
 

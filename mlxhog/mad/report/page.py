@@ -139,9 +139,9 @@ def _cell(text: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[str]) -> str:
-    left = ("layers", "status", "", "run", "reason")
+    left_aligned = ("layers", "status", "", "run", "reason")
     heads = "".join(
-        f'<th class="t">{escape(head)}</th>' if head in left else f"<th>{escape(head)}</th>"
+        f'<th class="t">{escape(head)}</th>' if head in left_aligned else f"<th>{escape(head)}</th>"
         for head in header
     )
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
@@ -178,15 +178,15 @@ def _inline(png: bytes) -> str:
 
 
 def _troubles(standing: Standing) -> str:
-    found = [record for record in standing.records if record.status in ZERO_STATUSES]
-    if not found:
+    records = [record for record in standing.records if record.status in ZERO_STATUSES]
+    if not records:
         return ""
     rows = [
         f'<td class="t">{escape(record.status)}</td>'
         f'<td class="t"><code>{escape(record.candidate)}</code></td>'
         f'<td class="t">{escape(run_name(record))}</td>'
         f'<td class="t">{escape(record.reason)}</td>'
-        for record in found
+        for record in records
     ]
     return "<h2>Runs that count as 0</h2>\n" + _table(["status", "layers", "run", "reason"], rows)
 

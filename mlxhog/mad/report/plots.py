@@ -62,13 +62,13 @@ def plots(standing: Standing) -> Iterator[Plot]:
             "Candidates whose intervals overlap widely are not told apart by these seeds.",
             partial(draw_seeds, standing),
         )
-    if found := choices(standing):
+    if slots_with_choice := choices(standing):
         yield Plot(
             "slots",
             "Importance of the slots",
             "Bars: share of the variance of scores between the layers tried in a slot. Cells: mean "
             "score of the candidates with that layer there.",
-            partial(draw_slots, found),
+            partial(draw_slots, slots_with_choice),
         )
     for task in standing.tasks:
         yield Plot(
@@ -185,14 +185,14 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     that are equal in both do not dominate each other: all of them are on the front, or none.
     """
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
-    found: list[int] = []
+    indices: list[int] = []
     best = float("-inf")
     for i in order:
         cost, score = points[i]
-        if score > best or (found and points[found[-1]] == (cost, score)):
-            found.append(i)
+        if score > best or (indices and points[indices[-1]] == (cost, score)):
+            indices.append(i)
             best = score
-    return found
+    return indices
 
 
 MOST_SEED_ROWS = 24
@@ -222,23 +222,25 @@ def draw_seeds(standing: Standing, theme: Theme) -> Figure:
 def choices(standing: Standing) -> list[Slot]:
     """Return the slots over the candidates that lack no runs; none where nothing was chosen."""
     scored = [(row.layers, row.score) for row in standing.rows if row.status not in UNFINISHED]
-    found = slots(scored)
-    return found if any(len(slot.means) > 1 for slot in found) else []
+    all_slots = slots(scored)
+    return all_slots if any(len(slot.means) > 1 for slot in all_slots) else []
 
 
-def draw_slots(found: list[Slot], theme: Theme) -> Figure:
+def draw_slots(shown_slots: list[Slot], theme: Theme) -> Figure:
     """Draw a bar per slot above a table of mean scores, layers down, slots across."""
     import numpy as np
 
-    names = sorted({name for slot in found for name in slot.means})
-    figure = blank(theme, max(6.0, 2.2 + 0.9 * len(found)), 1.9 + 0.36 * len(names))
+    names = sorted({name for slot in shown_slots for name in slot.means})
+    figure = blank(theme, max(6.0, 2.2 + 0.9 * len(shown_slots)), 1.9 + 0.36 * len(names))
     bars, heat = figure.subplots(2, 1, height_ratios=[1.0, 0.32 * len(names) + 0.2], sharex=True)
     for axes in (bars, heat):
         style(axes, theme)
         axes.grid(visible=False)
-    at = np.arange(len(found))
-    few = any(math.isnan(slot.share) for slot in found)
-    bars.bar(at, [0.0 if few else slot.share for slot in found], width=0.6, color=theme.inks[0])
+    at = np.arange(len(shown_slots))
+    few = any(math.isnan(slot.share) for slot in shown_slots)
+    bars.bar(
+        at, [0.0 if few else slot.share for slot in shown_slots], width=0.6, color=theme.inks[0]
+    )
     bars.set_ylim(0, 1)
     if few:
         bars.set_yticks([])
@@ -250,7 +252,7 @@ def draw_slots(found: list[Slot], theme: Theme) -> Figure:
     else:
         bars.set_ylabel("share of variance")
     title(bars, theme, "what each slot decides, and the mean score of each layer in it")
-    table = np.array([[slot.means.get(name, np.nan) for slot in found] for name in names])
+    table = np.array([[slot.means.get(name, np.nan) for slot in shown_slots] for name in names])
     image = heat.imshow(table, aspect="auto", cmap=theme.heat)
     low, high = image.get_clim()
     for (i, j), value in np.ndenumerate(table):
@@ -267,7 +269,7 @@ def draw_slots(found: list[Slot], theme: Theme) -> Figure:
                 color="#1f2328" if bright else "#ffffff",
             )
     heat.set_yticks(range(len(names)), names)
-    heat.set_xticks(at, [str(slot.number) for slot in found])
+    heat.set_xticks(at, [str(slot.number) for slot in shown_slots])
     heat.set_xlabel("slot")
     return figure
 

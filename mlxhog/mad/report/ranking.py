@@ -207,10 +207,10 @@ def _unshared(store: Store, study: Study) -> Store | None:
     """The study beside this one that differs in nothing but its own embeddings."""
     if not study.share_embedding:
         return None
-    wanted = replace(study, share_embedding=False).to_dict()
+    definition = replace(study, share_embedding=False).to_dict()
     for directory in sorted(Path(store.directory).parent.iterdir()):
         with contextlib.suppress(StudyError):  # a damaged one is not the one that is looked for
-            if is_study(directory) and Store(directory).definition() == wanted:
+            if is_study(directory) and Store(directory).definition() == definition:
                 return Store(directory)
     return None
 
@@ -233,7 +233,7 @@ def _facts(
     }
     tasks = ", ".join(dict.fromkeys(setting.task for setting in measured.settings))
     hosts = sorted({record.host for record in records})
-    found = [
+    facts = [
         ("tasks", f"{tasks}: {len(measured.settings)} settings of suite {study.suite}"),
         ("optimiser points", points),
         ("seeds", ", ".join(map(str, study.seeds))),
@@ -248,15 +248,15 @@ def _facts(
         ("rows drawn by", f"generator {GENERATOR_VERSION} of mlxhog {version('mlxhog')}"),
         ("hosts", ", ".join(hosts)),
     ]
-    return tuple((name, value) for name, value in found if value)
+    return tuple((name, value) for name, value in facts if value)
 
 
 def ranks(values: Sequence[float]) -> NDArray[np.float64]:
     """Return the rank of every value from 1, smallest first; equal values share their mean rank."""
     _, place, count = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
     last = np.cumsum(count)
-    found: NDArray[np.float64] = (last - (count - 1) / 2)[place]
-    return found
+    mean_ranks: NDArray[np.float64] = (last - (count - 1) / 2)[place]
+    return mean_ranks
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:

@@ -122,13 +122,13 @@ class Scale:
         Of the layers whose state can shrink, that with the largest goes first, to about half; of
         the channel maps the widest, by 16 units. None where all of that is not enough.
         """
-        found = list(layers)
-        while self.budget.rescale and not self.within(found):
-            smaller = self._smaller(found)
+        fitted = list(layers)
+        while self.budget.rescale and not self.within(fitted):
+            smaller = self._smaller(fitted)
             if smaller is None:
                 return None
-            found[smaller[0]] = smaller[1]
-        return tuple(found) if self.within(found) else None
+            fitted[smaller[0]] = smaller[1]
+        return tuple(fitted) if self.within(fitted) else None
 
     def _smaller(self, layers: Sequence[Layer]) -> tuple[int, Layer] | None:
         """The next change: which layer, and what it becomes."""

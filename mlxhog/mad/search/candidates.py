@@ -84,9 +84,9 @@ class Candidates:
                 chosen = sequences.sequence(number)
                 slots = self.space.slots(depth)
                 plan = tuple(slot[which] for slot, which in zip(slots, chosen, strict=True))
-                found = self._scale.fit(plan)
-                assert found is not None  # its smallest version is within the budget
-                return found
+                layers = self._scale.fit(plan)
+                assert layers is not None  # its smallest version is within the budget
+                return layers
             number -= sequences.count()
         raise AssertionError("counts do not add up")
 
@@ -114,13 +114,13 @@ class Candidates:
         if len(layers) not in self._sequences:
             return None
         slots = self.space.slots(len(layers))
-        found = []
+        choices = []
         for layer, slot in zip(layers, slots, strict=True):
             own = [choice for choice in slot if self._scale.same(choice, layer)]
             if not own:
                 return None
-            found.append(own[0])
-        return tuple(found) if self.build(found) == layers else None
+            choices.append(own[0])
+        return tuple(choices) if self.build(choices) == layers else None
 
     def unused(self) -> tuple[Layer, ...]:
         """Return the choices that no candidate has, since its cost leaves no room for the rest."""
@@ -142,15 +142,15 @@ class Candidates:
 
     def _within(self, params: int | None, state: int | None) -> dict[int, Sequences]:
         """The sequences of every depth within bounds; those without one are left out."""
-        found = {}
+        by_depth = {}
         for depth in self.space.depths:
             sequences = self._sequences_of(self.space.slots(depth), (params, state))
             if sequences.count():
-                found[depth] = sequences
-        return found
+                by_depth[depth] = sequences
+        return by_depth
 
-    def _sequences_of(self, slots: Sequence[Sequence[Layer]], bounds: Left) -> Sequences:
-        most: Left = tuple(self.space.max_count[name] for name in self._limited)
+    def _sequences_of(self, slots: Sequence[Sequence[Layer]], bounds: Remainder) -> Sequences:
+        most: Remainder = tuple(self.space.max_count[name] for name in self._limited)
         return Sequences([[self._use(layer) for layer in slot] for slot in slots], (*most, *bounds))
 
     def _use(self, layer: Layer) -> tuple[int, ...]:
@@ -215,7 +215,7 @@ def _over(name: str, least: int, budget: int) -> str:
     return f"the smallest {what} is {least:,}, {least - budget:,} over budget.{name} {budget:,}"
 
 
-Left = tuple[int | None, ...]
+Remainder = tuple[int | None, ...]
 """What is left of every resource; None is endless."""
 
 
@@ -231,7 +231,7 @@ class Sequences:
         bounds: how much of every resource there is; None is endless.
     """
 
-    def __init__(self, slots: Sequence[Sequence[Use]], bounds: Left) -> None:
+    def __init__(self, slots: Sequence[Sequence[Use]], bounds: Remainder) -> None:
         self._slots = slots
         self._bounds = bounds
         self._most = [[0] * len(bounds)]
@@ -240,7 +240,7 @@ class Sequences:
             uses = list(zip(*slot, strict=True))  # by resource
             self._most.insert(0, [a + max(b) for a, b in zip(self._most[0], uses, strict=True)])
             self._least.insert(0, [a + min(b) for a, b in zip(self._least[0], uses, strict=True)])
-        self._known: dict[tuple[int, Left], int] = {}
+        self._known: dict[tuple[int, Remainder], int] = {}
 
     def count(self) -> int:
         """Return the number of sequences."""
@@ -254,42 +254,46 @@ class Sequences:
         """
         if not 0 <= number < self.count():
             raise IndexError(f"sequence {number} of {self.count()}")
-        found: list[int] = []
-        left = self._bounds
+        choices: list[int] = []
+        remainder = self._bounds
         for slot, uses in enumerate(self._slots):
             for which, use in enumerate(uses):
-                after = _minus(left, use)
+                after = _minus(remainder, use)
                 if after is None:
                     continue
                 below = self._count(slot + 1, after)
                 if number < below:
-                    found.append(which)
-                    left = after
+                    choices.append(which)
+                    remainder = after
                     break
                 number -= below
-        return tuple(found)
+        return tuple(choices)
 
-    def _count(self, slot: int, left: Left) -> int:
+    def _count(self, slot: int, remainder: Remainder) -> int:
         """Return how many ways there are to go on from a slot with what is left."""
         most, least = self._most[slot], self._least[slot]
-        if any(one is not None and one < needed for one, needed in zip(left, least, strict=True)):
+        if any(
+            one is not None and one < needed for one, needed in zip(remainder, least, strict=True)
+        ):
             return 0
-        left = tuple(
+        remainder = tuple(
             None if one is None or one >= enough else one
-            for one, enough in zip(left, most, strict=True)
+            for one, enough in zip(remainder, most, strict=True)
         )
         if slot == len(self._slots):
             return 1
-        key = (slot, left)
+        key = (slot, remainder)
         if key not in self._known:
             self._known[key] = sum(
                 self._count(slot + 1, after)
                 for use in self._slots[slot]
-                if (after := _minus(left, use)) is not None
+                if (after := _minus(remainder, use)) is not None
             )
         return self._known[key]
 
 
-def _minus(left: Left, use: Use) -> Left | None:
-    after = tuple(None if one is None else one - used for one, used in zip(left, use, strict=True))
+def _minus(remainder: Remainder, use: Use) -> Remainder | None:
+    after = tuple(
+        None if one is None else one - used for one, used in zip(remainder, use, strict=True)
+    )
     return None if any(one is not None and one < 0 for one in after) else after

@@ -73,6 +73,6 @@ def shuffled(count: int, stream: random.Random) -> Iterator[int]:
         if number not in seen:
             seen.add(number)
             yield number
-    left = [number for number in range(count) if number not in seen]
-    stream.shuffle(left)
-    yield from left
+    rest = [number for number in range(count) if number not in seen]
+    stream.shuffle(rest)
+    yield from rest

@@ -159,13 +159,13 @@ class Evolution:
     def _child(self) -> Layers | None:
         """A change to a good one; None while too few are known, or where none leads anywhere."""
         candidates, stream = self._history.candidates, self._history.stream()
-        told = self._history.told
-        living = list(told)[-self._population :]
+        scores = self._history.told
+        living = list(scores)[-self._population :]
         if not living or len(self._history) < self._population:
             return None
         for _ in range(TRIES):
             drawn = stream.sample(living, min(self._sample, len(living)))
-            plan = candidates.plan(max(drawn, key=told.__getitem__))
+            plan = candidates.plan(max(drawn, key=scores.__getitem__))
             assert plan is not None  # told candidates are of this space
             child = candidates.build(mutate(plan, candidates.space, stream))
             if child is not None and child not in self._history:
@@ -201,9 +201,9 @@ def swapped(plan: Plan, space: Space, stream: random.Random) -> Plan:
     if not pairs:
         return plan
     a, b = stream.choice(pairs)
-    found = list(plan)
-    found[a], found[b] = plan[b], plan[a]
-    return tuple(found)
+    layers = list(plan)
+    layers[a], layers[b] = plan[b], plan[a]
+    return tuple(layers)
 
 
 def inserted(plan: Plan, space: Space, stream: random.Random) -> Plan:

@@ -233,12 +233,12 @@ def _depths(value: object, *, step: int) -> tuple[int, ...]:
 
 
 def _defaults(value: object) -> dict[str, dict[str, object]]:
-    found = {}
+    defaults = {}
     for name, numbers in _mapping("defaults", value, known()).items():
         if not isinstance(numbers, Mapping):
             raise ConfigError(f"defaults of {name} are {numbers!r}; write {{field: number}}")
-        found[name] = dict(numbers)
-    return found
+        defaults[name] = dict(numbers)
+    return defaults
 
 
 def _choices(
@@ -247,17 +247,17 @@ def _choices(
     """Every layer that a list of names, texts and mappings means; lists of numbers are spread."""
     if not isinstance(items, list):
         raise ConfigError(f"{kind}s is {items!r}; give a list such as {EXAMPLES[kind]}")
-    found: list[Layer] = []
+    choices: list[Layer] = []
     for item in items:
         for layer in _spread(item, defaults):
             if layer.kind != kind:
                 raise ConfigError(
                     f"{layer.name} is a {layer.kind}; list it under {layer.kind}s, not {kind}s"
                 )
-            if layer in found:
+            if layer in choices:
                 raise ConfigError(f"{kind}s has {item!r} twice; keep one")
-            found.append(layer)
-    return tuple(found)
+            choices.append(layer)
+    return tuple(choices)
 
 
 def _spread(item: object, defaults: Mapping[str, Mapping[str, object]]) -> list[Layer]:

@@ -111,12 +111,12 @@ class TPE:
     def _suggested(self, trial: optuna.Trial) -> list[Layer]:
         space = self._history.candidates.space
         depth = int(trial.suggest_categorical("depth", [str(depth) for depth in space.depths]))
-        found = []
+        layers = []
         for (name, words), choices in zip(
             list(self._words(depth).items())[1:], space.slots(depth), strict=True
         ):
-            found.append(choices[words.index(trial.suggest_categorical(name, words))])
-        return found
+            layers.append(choices[words.index(trial.suggest_categorical(name, words))])
+        return layers
 
     def _words(self, depth: int) -> dict[str, list[str]]:
         """What a plan consists of: the possible words of its depth and of every slot, by name."""

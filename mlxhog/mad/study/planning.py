@@ -80,8 +80,8 @@ class Planning:
     @property
     def unused(self) -> list[str]:
         """Layers of the space that its budget leaves no room for."""
-        found = () if self._space is None else self._space.unused()
-        return [canonical([layer]) for layer in found]
+        layers = () if self._space is None else self._space.unused()
+        return [canonical([layer]) for layer in layers]
 
     @property
     def total(self) -> int:
@@ -110,7 +110,7 @@ class Planning:
             ConfigError: it cannot be built at this width.
         """
         study = self.study
-        found = expand(
+        configs = expand(
             self.suite,
             parse(candidate),
             study.seeds,
@@ -129,7 +129,7 @@ class Planning:
                 params=param_count(model := _model(config)),
                 state=state(config.layers, config.dim, model.max_length),
             )
-            for setting, config in found
+            for setting, config in configs
         ]
 
     def cost(self) -> Cost:

@@ -220,24 +220,24 @@ class Pool:
         """See `Executor.news`."""
         deadline = time.monotonic() + timeout_s
         while True:
-            found = [news for seat in self._seats for news in self._listen(seat)]
-            left = deadline - time.monotonic()
-            if found or left <= 0:
-                return found
-            self._wait([s.worker for s in self._seats if s.worker is not None], min(left, TICK_S))
+            events = [news for seat in self._seats for news in self._listen(seat)]
+            left_s = deadline - time.monotonic()
+            if events or left_s <= 0:
+                return events
+            self._wait([s.worker for s in self._seats if s.worker is not None], min(left_s, TICK_S))
 
     def _listen(self, seat: _Seat) -> list[News]:
         if seat.worker is None:
             return []
-        found: list[News] = []
+        events: list[News] = []
         try:
             for message in seat.worker.heard():
-                found += self._understand(seat, *message)
+                events += self._understand(seat, *message)
                 if seat.worker is None:
-                    return found
+                    return events
         except Died as death:
-            return found + self._bury(seat, death)
-        return found + self._check_silence(seat)
+            return events + self._bury(seat, death)
+        return events + self._check_silence(seat)
 
     def _understand(
         self, seat: _Seat, word: str, key: str | None = None, what: Any = None
@@ -261,11 +261,11 @@ class Pool:
         self._dismiss(seat)
         if key is None and seat.runs and not seat.together:
             (key,) = seat.runs
-        found: list[News] = []
+        events: list[News] = []
         if key in seat.runs:
             seat.runs.discard(key)
-            found.append(Ended(key, result, seat.host or ""))
-        return found + self._lose(seat, result.reason)
+            events.append(Ended(key, result, seat.host or ""))
+        return events + self._lose(seat, result.reason)
 
     def _check_silence(self, seat: _Seat) -> list[News]:
         if not seat.runs:

@@ -176,14 +176,14 @@ class _Hired:
         if not ray.wait([self.pending], timeout=0)[0]:
             return []
         try:
-            found: list[tuple[Any, ...]] = ray.get(self.pending)
+            messages: list[tuple[Any, ...]] = ray.get(self.pending)
         except ray.exceptions.RayError as error:
             raise Died(f"is lost with its machine: {explain(error)}", killed=True) from None
-        if found and found[0][0] == "died":
+        if messages and messages[0][0] == "died":
             self.end()
-            raise Died(found[0][1], killed=found[0][2])
+            raise Died(messages[0][1], killed=messages[0][2])
         self.pending = self._actor.news.remote()
-        return found
+        return messages
 
     def end(self, *, dump: bool = False) -> None:
         """See `Worker.end`."""
@@ -205,12 +205,12 @@ class _Host:
         logs: str,
         log: str,
         memory_limit: int | None,
-        wanted: str,
+        expected: str,
     ) -> None:
-        if version("mlxhog") != wanted:
+        if version("mlxhog") != expected:
             raise EnvironmentLacks(
                 f"a machine of the cluster has mlxhog {version('mlxhog')}, the scheduler has "
-                f"{wanted}; install the same everywhere"
+                f"{expected}; install the same everywhere"
             )
         folder = Path(logs) if Path(logs).parent.is_dir() else Path(tempfile.mkdtemp())
         self._process = Process(run, threads, folder / log, memory_limit)
@@ -250,14 +250,14 @@ def guard() -> Iterator[None]:
 
 def _below(pid: int) -> list[tuple[int, int]]:
     """Processes below one, as id and start time."""
-    told = subprocess.run(
+    listing = subprocess.run(
         ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
     )
-    parents = [tuple(map(int, line.split())) for line in told.stdout.splitlines()]
-    found = [pid]
-    for parent in found:
-        found += [child for child, own in parents if own == parent]
-    return [(one, start) for one in found[1:] if (start := process_start_time(one))]
+    parents = [tuple(map(int, line.split())) for line in listing.stdout.splitlines()]
+    pids = [pid]
+    for parent in pids:
+        pids += [child for child, own in parents if own == parent]
+    return [(one, start) for one in pids[1:] if (start := process_start_time(one))]
 
 
 def _guard_main(pipe: Connection, watched: list[tuple[int, int]]) -> None:

@@ -159,7 +159,7 @@ def seconds_used(records: Iterable[Record]) -> float:
 
 def by_candidate(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Group records, candidates in the order of their first record."""
-    found: dict[str, list[Record]] = {}
+    groups: dict[str, list[Record]] = {}
     for record in records:
-        found.setdefault(record.candidate, []).append(record)
-    return found
+        groups.setdefault(record.candidate, []).append(record)
+    return groups

@@ -124,13 +124,13 @@ class Scheduler:
             WorkerFailed: workers cannot start.
         """
         self._began_s = self._shown_s = time.monotonic()
-        told = 0
+        announced = 0
         with Interrupts() as interrupts:
             while interrupts.count < 2:
                 if interrupts.count == 0:
                     self._fill()
-                elif interrupts.count > told:
-                    told = interrupts.count
+                elif interrupts.count > announced:
+                    announced = interrupts.count
                     n = len(self._flights)
                     runs, them = ("run", "it") if n == 1 else ("runs", "them")
                     if n:
@@ -181,13 +181,13 @@ class Scheduler:
         """
         if self._batch == 1 or self._losses[run.key]:
             return []
-        wanted = run.config.shape()
+        shape = run.config.shape()
         alike = [
             one
             for one in self._queue
             if not self._losses[one.key]
             and one.candidate == run.candidate
-            and one.config.shape() == wanted
+            and one.config.shape() == shape
         ]
         most = min(self._batch, math.ceil((1 + len(self._queue)) / self._executor.free()))
         if self._limit.runs is not None:
@@ -228,10 +228,10 @@ class Scheduler:
 
     def _consider(self, candidate: str, records: Sequence[Record]) -> float:
         """Return a candidate's score, and remember the best."""
-        found = self._judge(candidate, records)
-        if self._best is None or found.score > self._best.score:
-            self._best = found
-        return found.score
+        result = self._judge(candidate, records)
+        if self._best is None or result.score > self._best.score:
+            self._best = result
+        return result.score
 
     # -- what happens to runs --------------------------------------------------------------------
 
@@ -331,13 +331,13 @@ class Scheduler:
             for ended in of_candidate.get(candidate, ()):
                 if ended.key in self._finished and ended.key in runs:
                     self._pruner.ended(runs[ended.key], ended)
-            left = runs.keys() - self._finished
+            missing = runs.keys() - self._finished
             if candidate in self._candidates.untold or (
-                left and not self._pruner.has_given_up(candidate)
+                missing and not self._pruner.has_given_up(candidate)
             ):
                 self._expect(candidate)
             else:
-                self._spared += len(left)
+                self._spared += len(missing)
                 self._consider(candidate, self._records.pop(candidate))
 
     # -- showing it ------------------------------------------------------------------------------

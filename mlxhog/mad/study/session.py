@@ -44,9 +44,9 @@ def find_same(study: Study, root: str, name: str) -> Store | None:
     directory = Path(root).absolute() / name
     if not stores.is_study(directory):
         return None
-    found = Store(directory)
-    studies.refuse_another(found, study)
-    return found
+    store = Store(directory)
+    studies.refuse_another(store, study)
+    return store
 
 
 def open_store(study: Study, root: str, name: str) -> Store:

@@ -108,12 +108,12 @@ class Store:
         """
         path = self.directory / DEFINITION
         try:
-            found = plain_yaml.loads(limits.read_text(path))
+            values = plain_yaml.loads(limits.read_text(path))
         except (OSError, ValueError) as error:
             raise StudyError(f"{path} cannot be read: {error}") from error
-        if not isinstance(found, dict):
+        if not isinstance(values, dict):
             raise StudyError(f"{path} is no description of a study; give another --study")
-        return found
+        return values
 
     # -- runs ------------------------------------------------------------------------------------
 
@@ -125,12 +125,12 @@ class Store:
         Raises:
             StudyError: a line is damaged, or of another version.
         """
-        found: dict[str, Record] = {}
+        records: dict[str, Record] = {}
         for entry in self._runs.read():
             record = Record.from_dict(entry)
-            found.pop(record.key, None)
-            found[record.key] = record
-        return list(found.values())
+            records.pop(record.key, None)
+            records[record.key] = record
+        return list(records.values())
 
     def append(self, record: Record, curve: Iterable[Point] = ()) -> None:
         """Write a run that ended, its curve first.
@@ -322,7 +322,7 @@ class Journal:
         """
         if not self.path.exists():
             return []
-        found = []
+        entries = []
         try:
             lines = limits.read_bytes(self.path).split(b"\n")[:-1]
         except (OSError, ValueError) as error:
@@ -337,8 +337,8 @@ class Journal:
                     f"{self.path}, line {number} is damaged ({error}); remove the line, and resume "
                     "the study to run again what it held"
                 ) from error
-            found.append(entry)
-        return found
+            entries.append(entry)
+        return entries
 
     def close(self) -> None:
         """Close the file; the next line opens it again."""

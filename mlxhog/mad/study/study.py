@@ -105,8 +105,8 @@ class Study:
         Raises:
             ConfigError: no such suite or task.
         """
-        found = fixed(suite(self.suite), self.protocol)
-        return only(found, self.tasks) if self.tasks else found
+        whole = fixed(suite(self.suite), self.protocol)
+        return only(whole, self.tasks) if self.tasks else whole
 
     @property
     def cores(self) -> int:
@@ -126,10 +126,10 @@ def read(store: Store) -> Study:
     Raises:
         StudyError: another version made it, or its description was changed.
     """
-    found = store.definition()
-    _refuse_other_version(store, found)
+    definition = store.definition()
+    _refuse_other_version(store, definition)
     known = {item.name for item in fields(Study)}
-    values = {name: value for name, value in found.items() if name not in _stamp()}
+    values = {name: value for name, value in definition.items() if name not in _stamp()}
     for name in values:
         if name not in known:
             raise StudyError(
@@ -152,17 +152,17 @@ def read(store: Store) -> Study:
     return Study(**{**values, **{name: tuple(values.get(name, ())) for name in _LISTS}})
 
 
-def refuse_another(store: Store, wanted: Study) -> None:
+def refuse_another(store: Store, study: Study) -> None:
     """Refuse to go on in a directory that holds another study.
 
     Raises:
         StudyError: naming every difference, and the ways out.
     """
-    found = read(store).to_dict()
+    stored = read(store).to_dict()
     differences = [
-        f"  {name}: it has {_short(found[name])}, asked for was {_short(value)}"
-        for name, value in wanted.to_dict().items()
-        if found[name] != value
+        f"  {name}: it has {_short(stored[name])}, asked for was {_short(value)}"
+        for name, value in study.to_dict().items()
+        if stored[name] != value
     ]
     if differences:
         raise StudyError(
@@ -176,15 +176,15 @@ def _stamp() -> tuple[str, ...]:
     return ("format", "mlxhog", "generator")
 
 
-def _refuse_other_version(store: Store, found: Mapping[str, Any]) -> None:
-    wanted = Study().to_dict()
+def _refuse_other_version(store: Store, definition: Mapping[str, Any]) -> None:
+    ours = Study().to_dict()
     for name in _stamp():
-        if found.get(name) != wanted[name]:
+        if definition.get(name) != ours[name]:
             what = {"mlxhog": "mlxhog", "generator": "the tasks' generators", "format": "a format"}
             raise StudyError(
                 f"{store.directory} was made by {what[name]} "
-                f"{_short(found.get(name, 'unknown'))}, this is {wanted[name]}: its runs would not "
-                "compare; go on with the version that made it, or give another --study"
+                f"{_short(definition.get(name, 'unknown'))}, this is {ours[name]}: its runs would "
+                "not compare; go on with the version that made it, or give another --study"
             )
 
 

@@ -248,14 +248,14 @@ class Process:
 
     def heard(self) -> list[tuple[Any, ...]]:
         """See `Worker.heard`."""
-        found = []
+        messages = []
         try:
             while self.pipe.poll():
-                found.append(self.pipe.recv())
+                messages.append(self.pipe.recv())
         except (EOFError, OSError):
-            if not found:
+            if not messages:
                 raise self._death() from None
-        return found
+        return messages
 
     def _death(self) -> Died:
         self._process.join()

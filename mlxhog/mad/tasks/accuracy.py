@@ -29,8 +29,8 @@ def acc_token(targets: Ints, predictions: Ints) -> float:
         ShapeError: the shapes differ.
         DataError: nothing is scored.
     """
-    wanted, got = _scored(targets, predictions)
-    return float((wanted == got).mean())
+    expected, predicted = _scored(targets, predictions)
+    return float((expected == predicted).mean())
 
 
 def acc_macro(targets: Ints, predictions: Ints) -> float:
@@ -39,11 +39,11 @@ def acc_macro(targets: Ints, predictions: Ints) -> float:
     A class that is predicted but never a target counts with recall 0: targets [0 0 0 1 1] and
     predictions [0 0 0 1 2] give (1 + 1/2 + 0) / 3. Arguments and errors as in `acc_token`.
     """
-    wanted, got = _scored(targets, predictions)
-    classes = int(max(wanted.max(), got.max())) + 1
-    targets_of = np.bincount(wanted, minlength=classes)
-    right_of = np.bincount(wanted[wanted == got], minlength=classes)
-    occurs = targets_of + np.bincount(got, minlength=classes) > 0
+    expected, predicted = _scored(targets, predictions)
+    classes = int(max(expected.max(), predicted.max())) + 1
+    targets_of = np.bincount(expected, minlength=classes)
+    right_of = np.bincount(expected[expected == predicted], minlength=classes)
+    occurs = targets_of + np.bincount(predicted, minlength=classes) > 0
     return float((right_of[occurs] / np.maximum(targets_of[occurs], 1)).mean())
 
 

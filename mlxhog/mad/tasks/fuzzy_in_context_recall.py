@@ -132,14 +132,14 @@ def draw(
     at, put_in = _place_of_asked(s, rng, start, limit, asked_length, is_asked)
     after = put_in & (np.arange(count) >= at)
     start = start + after * asked_length
-    kept = start < limit
-    total = (length * kept).sum(1, keepdims=True) + put_in * asked_length
+    fits = start < limit
+    total = (length * fits).sum(1, keepdims=True) + put_in * asked_length
 
     whole = np.full((n, s.seq_len + 1), s.pad, np.int32)
     scored = np.zeros(whole.shape, bool)
     begin = s.seq_len + 1 - asked_length - (not s.multi_query) - total
     seen = (first < np.arange(count)) | (is_asked & after)
-    _write(s, rng, whole, scored, begin + start, kept, pairs, noisy, seen & s.multi_query)
+    _write(s, rng, whole, scored, begin + start, fits, pairs, noisy, seen & s.multi_query)
     there, nothing = np.ones((n, 1), bool), np.zeros((n, 1), bool)
     place = begin + np.take_along_axis(start, np.minimum(at, count - 1), 1) - asked_length
     _write(s, rng, whole, scored, place, put_in, asked, nothing, nothing)
@@ -215,7 +215,7 @@ def _write(
     whole: Ints,
     scored: Bools,
     start: Ints,
-    kept: Bools,
+    fits: Bools,
     pairs: _Pairs,
     noisy: Bools,
     seen: Bools,
@@ -225,7 +225,7 @@ def _write(
     motifs.append((pairs.v_size, pairs.v, pairs.k_size, seen))
     for size, tokens, offset, marked in motifs:
         for number in range(len(tokens)):
-            row, pair = np.nonzero(kept & (number < size))
+            row, pair = np.nonzero(fits & (number < size))
             to = start[row, pair] + offset[row, pair] + number
             token = tokens[number, row, pair]
             if s.frac_noise:

@@ -235,11 +235,11 @@ def _shortest(clock: Callable[[], float], *ways: Callable[[], object]) -> list[f
         way()
     times: list[list[float]] = [[] for _ in ways]
     while len(times[0]) < TIMED and sum(map(sum, times)) < TIMED_S:
-        for way, found in zip(ways, times, strict=True):
+        for way, seconds in zip(ways, times, strict=True):
             began = clock()
             way()
-            found.append(clock() - began)
-    return [min(found) for found in times]
+            seconds.append(clock() - began)
+    return [min(seconds) for seconds in times]
 
 
 def in_threads(plans: Sequence[RunPlan], run_one: RunOne) -> None:
@@ -276,12 +276,12 @@ def _compute(
     flats, x, y = stacked(params, batches)
     losses, grads = twin.losses_and_grads(model, slots, flats, x, y, device=device)
     embedding = families.embedding(model)
-    found = []
+    results = []
     for number, loss in enumerate(losses):
         own: Grads = {name: values[number] for name, values in grads.items()}
         own[embedding] = _rows(x[number], grads[embedding][number])
-        found.append((loss, own))
-    return found
+        results.append((loss, own))
+    return results
 
 
 def _rows(tokens: Int32, grad: Float32) -> Rows:

@@ -48,7 +48,7 @@ def losses_and_grads(
         # The loss of a model depends on its own parameters alone: one gradient of the sum is all.
         (_, losses), grads = mx.value_and_grad(total)(params)
         mx.eval(losses, grads)
-    found = np.array(losses)
-    return [float(loss) for loss in found], {
+    values = np.array(losses)
+    return [float(loss) for loss in values], {
         name: np.ascontiguousarray(grad) for name, grad in grads.items()
     }

@@ -57,8 +57,8 @@ def losses_and_grads(
         losses = torch.func.vmap(loss)(params, tokens, labels)
     # The loss of a model depends on its own parameters alone: one gradient of the sum is all N.
     grads = torch.autograd.grad(losses.sum(), list(params.values()))
-    found = {
+    arrays = {
         name: np.ascontiguousarray(grad.cpu().numpy())
         for name, grad in zip(params, grads, strict=True)
     }
-    return losses.tolist(), found
+    return losses.tolist(), arrays

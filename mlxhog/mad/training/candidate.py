@@ -62,10 +62,10 @@ def train(
     for note in plan.notes:
         tell(note)
     if len(plan.workers) == 1:
-        found = single.run(plan, course, watch, keep, prepare)
+        result = single.run(plan, course, watch, keep, prepare)
     else:
-        found = several.run(plan, course, watch, keep, tell)
-    return replace(found, ceiling=ceiling(plan.drawn.dataset()))
+        result = several.run(plan, course, watch, keep, tell)
+    return replace(result, ceiling=ceiling(plan.drawn.dataset()))
 
 
 def save_checkpoint(config: RunConfig, target: Path, arena: Arena) -> None:

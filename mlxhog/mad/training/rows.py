@@ -38,8 +38,8 @@ class Drawn:
 
     def batches(self) -> RowBatches:
         """Return the training rows as batches."""
-        found = self.dataset()
-        return RowBatches(found.train_x, found.train_y, self)
+        data = self.dataset()
+        return RowBatches(data.train_x, data.train_y, self)
 
 
 @lru_cache(maxsize=KEPT)

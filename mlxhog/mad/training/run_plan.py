@@ -87,10 +87,10 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
         EnvironmentLacks: a backend is missing.
     """
     task = tasks.find(config.task)
-    protocol, given = config.protocol, dict(config.settings)
+    protocol, values = config.protocol, dict(config.settings)
     if protocol.fuzzy_compat and "fuzzy_compat" in options(task.settings):
-        given["fuzzy_compat"] = True
-    settings = tasks.resolve(config.task, given)
+        values["fuzzy_compat"] = True
+    settings = tasks.resolve(config.task, values)
     model = MADConfig(
         vocab_size=settings.vocab,
         hidden_size=config.dim,

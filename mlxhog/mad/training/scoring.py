@@ -69,19 +69,19 @@ def score(backend: Backend, rows: Dataset, model: MADConfig, *, beat: Callable[[
         model: whose sizes say how many rows are predicted at a time.
         beat: called after each piece.
     """
-    found = {
+    predictions = {
         split: predict(backend, x, model, beat=beat)
         for split, (x, _) in rows.splits().items()
         if split != "train"
     }
-    test = {"acc_token": acc_token(rows.test_y, found["test"])}
-    test["acc_macro"] = acc_macro(rows.test_y, found["test"])
+    test = {"acc_token": acc_token(rows.test_y, predictions["test"])}
+    test["acc_macro"] = acc_macro(rows.test_y, predictions["test"])
     if rows.val_y is None:
         return Scores(**test)
     return Scores(
         **test,
-        val_token=acc_token(rows.val_y, found["val"]),
-        val_macro=acc_macro(rows.val_y, found["val"]),
+        val_token=acc_token(rows.val_y, predictions["val"]),
+        val_macro=acc_macro(rows.val_y, predictions["val"]),
     )
 
 
@@ -91,12 +91,12 @@ def predict(
     """Return the most likely token at every position of (rows, length), a piece at a time."""
     widest = max(model.vocab_size, WIDEST_LAYER * model.hidden_size)
     rows = max(1, MOST_NUMBERS // (widest * x.shape[1]))
-    found = np.empty(x.shape, np.int32)
+    tokens = np.empty(x.shape, np.int32)
     for begin in range(0, len(x), rows):
         piece = np.ascontiguousarray(x[begin : begin + rows], np.int32)
-        found[begin : begin + rows] = backend.predictions(piece)
+        tokens[begin : begin + rows] = backend.predictions(piece)
         beat()
-    return found
+    return tokens
 
 
 SCORES_SEGMENT = "scores"
@@ -150,8 +150,8 @@ class ScoreSlot:
         if count == self._taken:
             return None
         self._taken = count
-        found: np.void = self._place(count).copy()[0]
-        return found
+        record: np.void = self._place(count).copy()[0]
+        return record
 
 
 @dataclass(frozen=True)
@@ -194,14 +194,14 @@ class ScoreJobs:
         steps, read_ns = context.arena.counters.load("steps"), monotonic_ns()
         context.copy_to_inbox()
         context.entry.beat(Phase.EVALUATE)
-        found = score(
+        scores = score(
             context.backend, held_out.drawn.dataset(), held_out.model, beat=context.entry.beat
         )
         self._scores.leave(
             steps=steps,
             t_ns=read_ns,
-            acc_token=found.acc_token,
-            acc_macro=found.acc_macro,
-            val_token=found.val_token or 0.0,
-            val_macro=found.val_macro or 0.0,
+            acc_token=scores.acc_token,
+            acc_macro=scores.acc_macro,
+            val_token=scores.val_token or 0.0,
+            val_macro=scores.val_macro or 0.0,
         )

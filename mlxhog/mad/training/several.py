@@ -52,14 +52,14 @@ def run(
     logs = Path(tempfile.mkdtemp(prefix="mlxhog-mad-"))
     try:
         with ExitStack() as stack:
-            found = _Run(plan, course, watch, tell, logs, stack).execute(keep)
+            result = _Run(plan, course, watch, tell, logs, stack).execute(keep)
     except WorkerFailed:
         raise
     except BaseException:
         shutil.rmtree(logs)
         raise
     shutil.rmtree(logs)
-    return found
+    return result
 
 
 class _Run(Session):
@@ -154,7 +154,7 @@ class _Run(Session):
 
     def drain(self) -> None:
         """Take in what workers have recorded."""
-        scores = [left.take() for left in self._left]
+        scores = [slot.take() for slot in self._left]
         for record in (record for ring in self._rings for record in ring.drain()):
             if record["kind"] == Kind.STEP:
                 self._loss.add(float(record["loss"]), int(record["t_ns"]))

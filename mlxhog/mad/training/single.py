@@ -59,10 +59,10 @@ def run(
         prepare: called with the worker's context before the first step.
     """
     with seat(plan, prepare) as (arena, steps):
-        found = _Run(plan, course, watch, steps).execute()
-        if found.status != "diverged":
+        result = _Run(plan, course, watch, steps).execute()
+        if result.status != "diverged":
             keep(arena)
-        return found
+        return result
 
 
 @contextlib.contextmanager

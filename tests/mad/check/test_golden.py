@@ -41,7 +41,7 @@ def test_in_our_own_rows_it_is_a_failure():
     data = golden("ficr_v16_k3_v3_t64")
     found = check(replace(data, meta={**data.meta, "generator": "mlxhog 1"}))
     assert {failure.rule for failure in found.failures} == {12}
-    assert "was not shown before" in found.failures[0].found
+    assert "was not shown before" in found.failures[0].message
 
 
 @pytest.mark.parametrize("seed", [0, 1])
