@@ -70,7 +70,7 @@ def measure(oracle: Oracle, backend: str, seed: int) -> tuple[RunResult, float]:
     """The run of one seed, and the accuracy of the best constant answer."""
     config = configured(oracle, backend, seed)
     found = train(config)
-    return replace(found, curve=()), unigram(make_run_plan(config).drawn.dataset())
+    return replace(found, curve=()), unigram(make_run_plan(config).task_rows.dataset())
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ from mlxhog.config.quantities import format_clock
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
 from mlxhog.mad.report.leaderboard import fraction, run_name, status, to_json
-from mlxhog.mad.report.ranking import Standing, look
+from mlxhog.mad.report.ranking import Ranking, read_ranking
 from mlxhog.mad.scores import Row
 from mlxhog.mad.study.execution import ExecutionConfig
 from mlxhog.mad.study.planning import Planning
@@ -83,18 +83,18 @@ def main() -> int:
     if not chosen.table_only:
         board = observer(sys.stderr, quiet=chosen.quiet)
         ended = execute(store, planning, how, chosen.parallel, board).status
-    standing = look(store)
+    ranking = read_ranking(store)
     suffix = "" if chosen.suite == "smoke" else f"_{chosen.suite}"
     table = Path(chosen.out) / f"mad_table{suffix}"
     replace_file(
-        table.with_suffix(".md"), markdown(standing, planning.suite, chosen.parallel).encode()
+        table.with_suffix(".md"), markdown(ranking, planning.suite, chosen.parallel).encode()
     )
     replace_file(
-        table.with_suffix(".json"), plain_json.dumps(_json(standing, chosen.parallel), indent=1)
+        table.with_suffix(".json"), plain_json.dumps(_json(ranking, chosen.parallel), indent=1)
     )
     print(table.with_suffix(".md"), table.with_suffix(".json"), sep="\n")
-    if standing.lacking:
-        print(f"{standing.lacking}; the same command goes on", file=sys.stderr)
+    if ranking.lacking:
+        print(f"{ranking.lacking}; the same command goes on", file=sys.stderr)
     return 130 if ended == "interrupted" else 0
 
 
@@ -130,18 +130,18 @@ def _print_eta(planning: Planning, store: Store | None, parallel: int) -> None:
 # -- the table ------------------------------------------------------------------------------------
 
 
-def markdown(standing: Standing, suite: Suite, parallel: int) -> str:
+def markdown(ranking: Ranking, suite: Suite, parallel: int) -> str:
     """The table with what it was made with and what it lacks."""
-    four = [row for row in standing.rows if len(row.layers) == 4]
-    deep = [row for row in standing.rows if len(row.layers) > 4]
-    tasks = standing.tasks
+    four = [row for row in ranking.rows if len(row.layers) == 4]
+    deep = [row for row in ranking.rows if len(row.layers) > 4]
+    tasks = ranking.tasks
     lines = [
-        f"# MAD scores, suite `{standing.suite}`",
+        f"# MAD scores, suite `{ranking.suite}`",
         "",
-        f"    {_command(standing)}",
+        f"    {_command(ranking)}",
         "",
-        f"{'**PARTIAL: ' + standing.lacking + '.** ' if standing.lacking else ''}"
-        f"{len(standing.records)} runs, {format_clock(standing.seconds)} of training with "
+        f"{'**PARTIAL: ' + ranking.lacking + '.** ' if ranking.lacking else ''}"
+        f"{len(ranking.records)} runs, {format_clock(ranking.seconds)} of training with "
         f"{parallel} at once on {_machine()}; commit {commit()}.",
         "",
         "Score: mean over the six tasks of `acc_macro`, mean over seeds ± 95 % (Student's t). "
@@ -154,7 +154,7 @@ def markdown(standing: Standing, suite: Suite, parallel: int) -> str:
     if deep:
         about = "Eight blocks, so four times the layers; compare its cost, not its rank:"
         lines += [about, "", *_rows(deep, tasks), ""]
-    if standing.suite != "full":
+    if ranking.suite != "full":
         lines += [
             "Not the benchmark's own difficulty grid: see `mlxhog/mad/suites.py` for the settings. "
             "These scores say what each stack learns within the steps below, and do not compare "
@@ -162,9 +162,9 @@ def markdown(standing: Standing, suite: Suite, parallel: int) -> str:
             "",
         ]
     lines += ["| | |", "| --- | --- |"]
-    lines += [f"| {name} | {value} |" for name, value in standing.facts if name != "hosts"]
+    lines += [f"| {name} | {value} |" for name, value in ranking.facts if name != "hosts"]
     lines += [f"| {name} | {value} |" for name, value in _settings(suite)]
-    lines += _troubles(standing)
+    lines += _troubles(ranking)
     return "\n".join(lines) + "\n"
 
 
@@ -203,8 +203,8 @@ def _settings(suite: Suite) -> list[tuple[str, str]]:
     return found if suite.name != "full" else []
 
 
-def _troubles(standing: Standing) -> list[str]:
-    lost = [record for record in standing.records if record.status in ("failed", "diverged")]
+def _troubles(ranking: Ranking) -> list[str]:
+    lost = [record for record in ranking.records if record.status in ("failed", "diverged")]
     if not lost:
         return ["", "No run diverged or failed."]
     return [
@@ -218,8 +218,8 @@ def _troubles(standing: Standing) -> list[str]:
     ]
 
 
-def _json(standing: Standing, parallel: int) -> dict[str, Any]:
-    found = to_json(standing)
+def _json(ranking: Ranking, parallel: int) -> dict[str, Any]:
+    found = to_json(ranking)
     for row in found["candidates"]:
         row["name"] = NAMES[row["layers"]]
     found["troubles"] = [
@@ -228,7 +228,7 @@ def _json(standing: Standing, parallel: int) -> dict[str, Any]:
     ]
     found["facts"].pop("hosts", None)
     return {
-        "command": _command(standing),
+        "command": _command(ranking),
         **found,
         "parallel": parallel,
         "machine": _machine(),
@@ -237,8 +237,8 @@ def _json(standing: Standing, parallel: int) -> dict[str, Any]:
     }
 
 
-def _command(standing: Standing) -> str:
-    extra = "" if standing.suite == "smoke" else f" --suite {standing.suite}"
+def _command(ranking: Ranking) -> str:
+    extra = "" if ranking.suite == "smoke" else f" --suite {ranking.suite}"
     return f"python benchmarks/mad_table.py{extra}"
 
 

@@ -31,7 +31,7 @@ LAYERS = "mh-attention swiglu mh-attention swiglu"
 
 
 class Halting:
-    """A `Watch` that lets a run take one step at a time."""
+    """Callbacks that let a run take one step at a time."""
 
     def __init__(self) -> None:
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
@@ -61,8 +61,8 @@ class Halting:
     def point(self, point: Point) -> None:
         pass
 
-    def go_on(self, point: Point) -> bool:
-        return True
+    def should_prune(self, point: Point) -> bool:
+        return False
 
 
 def ours(size: MADSize, threads: int) -> Callable[[], None]:
@@ -81,17 +81,17 @@ def ours(size: MADSize, threads: int) -> Callable[[], None]:
         seed=0,
         threads=threads,
     )
-    watch = Halting()
+    callbacks = Halting()
 
     def run() -> None:
-        watch.wait_for_start()
+        callbacks.wait_for_start()
         with contextlib.suppress(KeyboardInterrupt):
-            train(config, watch=watch)
+            train(config, callbacks=callbacks)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    atexit.register(lambda: (watch.end(), thread.join()))
-    return watch.step
+    atexit.register(lambda: (callbacks.end(), thread.join()))
+    return callbacks.step
 
 
 def steps(findings: Findings, *, turns: int, seconds: float) -> None:

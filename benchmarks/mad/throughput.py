@@ -20,7 +20,7 @@ from statistics import median
 
 from harness.claims import Findings, Sample
 
-from mlxhog.mad.run import Point, RunConfig, RunResult, Watch
+from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult
 from mlxhog.mad.study import session
 from mlxhog.mad.study.execution import ExecutionConfig
 from mlxhog.mad.study.planning import Planning
@@ -60,28 +60,30 @@ class Times:
 
 
 class FirstStep:
-    """A `Watch` that passes everything on, and remembers when the first step had been taken."""
+    """Callbacks that pass everything on, and remember when the first step had been taken."""
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, callbacks: Callbacks) -> None:
+        self._callbacks = callbacks
         self.at: float | None = None
 
     def beat(self) -> None:
         if self.at is None:
             self.at = time.monotonic()
-        self._watch.beat()
+        self._callbacks.beat()
 
     def point(self, point: Point) -> None:
-        self._watch.point(point)
+        self._callbacks.point(point)
 
-    def go_on(self, point: Point) -> bool:
-        return self._watch.go_on(point)
+    def should_prune(self, point: Point) -> bool:
+        return self._callbacks.should_prune(point)
 
 
-def timed(out: str, config: RunConfig, *, watch: Watch, rungs: tuple[int, ...]) -> RunResult:
+def timed(
+    out: str, config: RunConfig, *, callbacks: Callbacks, rungs: tuple[int, ...]
+) -> RunResult:
     """Train as `mlxhog mad search` does, and append the run's `Times` to a file."""
-    first, began = FirstStep(watch), time.monotonic()
-    result = train(config, watch=first, rungs=rungs)
+    first, began = FirstStep(callbacks), time.monotonic()
+    result = train(config, callbacks=first, rungs=rungs)
     assert first.at is not None
     line = json.dumps([os.getpid(), began, first.at, time.monotonic()]) + "\n"
     with Path(out).open("a") as file:
@@ -94,14 +96,14 @@ def times(out: Path) -> list[Times]:
     return [Times(*json.loads(line)) for line in out.read_text().splitlines()]
 
 
-def trivial(config: RunConfig, *, watch: Watch, rungs: tuple[int, ...]) -> RunResult:
+def trivial(config: RunConfig, *, callbacks: Callbacks, rungs: tuple[int, ...]) -> RunResult:
     """A run that takes no time and has a curve of ten points."""
     curve = tuple(
         Point(step=step, seconds=0.1 * step, loss=1.0, acc_token=0.5, acc_macro=0.5)
         for step in range(1, 11)
     )
     for point in curve:
-        watch.point(point)
+        callbacks.point(point)
     return RunResult(
         status="done",
         steps=10,

@@ -71,7 +71,7 @@ class Protocol:
             raise ConfigError("\n".join(problems))
 
 
-INSIDE: Final = (
+WORKER_OPTIONS: Final = (
     "strategy",
     "predict",
     "async_after",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
-from typing import Protocol as Interface
 
 from mlxhog.mad.extensions import Extension
 from mlxhog.mad.protocol import Protocol
@@ -28,7 +28,7 @@ class RunConfig:
         position: positional embedding, one of `models.mad.config.POSITIONS`.
         protocol: how it is trained and scored.
         seed: of the data, the initial values and the order of batches.
-        workers: mix inside the run, such as "torch:cpu" or "mlx:cpu,torch:cpu".
+        workers: backends of its workers, such as "torch:cpu" or "mlx:cpu,torch:cpu".
         threads: of each worker.
         extensions: files of the user that a task or a layer may come from.
     """
@@ -128,7 +128,7 @@ class RunResult:
         return asdict(self)
 
 
-class Watch(Interface):
+class Callbacks(typing.Protocol):
     """Calls made by the process that trains, between two steps."""
 
     def beat(self) -> None:
@@ -141,19 +141,19 @@ class Watch(Interface):
     def point(self, point: Point) -> None:
         """Take an evaluation, in the order of steps."""
 
-    def go_on(self, point: Point) -> bool:
-        """Answer whether the run is worth going on with; asked at rungs only, after `point`."""
+    def should_prune(self, point: Point) -> bool:
+        """Return whether to end the run early; called at rungs only, after `point`."""
 
 
-class Unwatched:
-    """A run that nobody watches: it goes on to its end."""
+class NoCallbacks:
+    """Callbacks that do nothing: the run goes on to its end."""
 
     def beat(self) -> None:
-        """See `Watch.beat`."""
+        """Do nothing."""
 
     def point(self, point: Point) -> None:
-        """See `Watch.point`."""
+        """Do nothing."""
 
-    def go_on(self, point: Point) -> bool:
-        """See `Watch.go_on`."""
-        return True
+    def should_prune(self, point: Point) -> bool:
+        """Return False: the run goes on."""
+        return False

@@ -35,7 +35,7 @@ LOST = ("diverged", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Cell:
     """Where a run stands among those of its candidate.
 
     Attributes:
@@ -52,7 +52,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Best(Place):
+class Best(Cell):
     """The best optimiser point of one seed on one setting.
 
     Attributes:
@@ -68,34 +68,34 @@ class Best(Place):
     ceiling: float
 
 
-def places(suite: Suite, seeds: Sequence[int]) -> list[Place]:
+def cells(suite: Suite, seeds: Sequence[int]) -> list[Cell]:
     """Return every run that a candidate needs, by seed, setting and point."""
     return [
-        Place(task=setting.task, label=setting.label, seed=seed, point=point)
+        Cell(task=setting.task, label=setting.label, seed=seed, point=point)
         for seed in seeds
         for setting in suite.settings
         for point in range(len(suite.points))
     ]
 
 
-def placed(records: Iterable[Record], suite: Suite) -> dict[str, dict[Place, Record]]:
+def by_cell(records: Iterable[Record], suite: Suite) -> dict[str, dict[Cell, Record]]:
     """Return every candidate's runs by their places; the last one where there are several.
 
     Runs whose setting or point is not of the suite are left out.
     """
     labels = {(setting.task, setting.label) for setting in suite.settings}
-    by_candidate: dict[str, dict[Place, Record]] = {}
+    by_candidate: dict[str, dict[Cell, Record]] = {}
     for run in records:
         task, protocol = run.config["task"], run.config["protocol"]
         for number, point in enumerate(suite.points):
             fits = all(protocol[name] == value for name, value in point.items())
             if fits and (task, run.label) in labels:
-                place = Place(task=task, label=run.label, seed=run.config["seed"], point=number)
-                by_candidate.setdefault(run.candidate, {})[place] = run
+                cell = Cell(task=task, label=run.label, seed=run.config["seed"], point=number)
+                by_candidate.setdefault(run.candidate, {})[cell] = run
     return by_candidate
 
 
-def best_points(runs: Mapping[Place, Record], select: Select) -> list[Best]:
+def best_points(runs: Mapping[Cell, Record], select: Select) -> list[Best]:
     """Return the best point of every seed and setting that has a run; the first of equal ones.
 
     Args:
@@ -106,18 +106,18 @@ def best_points(runs: Mapping[Place, Record], select: Select) -> list[Best]:
         StudyError: `select` is "val", and a run has no accuracy on validation rows.
     """
     best_of: dict[tuple[str, str, int], tuple[float, Best]] = {}
-    for place, run in runs.items():
+    for cell, run in runs.items():
         lost = run.status in LOST
         value = 0.0 if lost else run.acc_macro if select == "test" else run.val_macro
         if value is None:
             raise StudyError(
-                f"{run.candidate} on {place.task} ({place.label}) has no accuracy on validation "
+                f"{run.candidate} on {cell.task} ({cell.label}) has no accuracy on validation "
                 "rows to choose by; select by test, or run the study with --select val"
             )
-        at = (place.task, place.label, place.seed)
+        at = (cell.task, cell.label, cell.seed)
         if at not in best_of or value > best_of[at][0]:
             one = Best(
-                **vars(place),
+                **vars(cell),
                 acc_macro=0.0 if lost else run.acc_macro,
                 acc_token=0.0 if lost else run.acc_token,
                 val_macro=0.0 if lost and run.val_macro is not None else run.val_macro,
@@ -208,10 +208,10 @@ def scores(
     runs = [run for run in records if run.status != "interrupted"]
     if seeds is None:
         seeds = sorted({run.config["seed"] for run in runs})
-    expected = places(suite, seeds)
+    expected = cells(suite, seeds)
     rows = []
-    for candidate, by_place in placed(runs, suite).items():
-        own = {place: by_place[place] for place in expected if place in by_place}
+    for candidate, runs_by_cell in by_cell(runs, suite).items():
+        own = {cell: runs_by_cell[cell] for cell in expected if cell in runs_by_cell}
         if own:
             rows.append(_row(candidate, own, expected, suite, select))
     return sorted(
@@ -221,13 +221,13 @@ def scores(
 
 def _row(
     candidate: str,
-    runs: Mapping[Place, Record],
-    expected: Sequence[Place],
+    runs: Mapping[Cell, Record],
+    expected: Sequence[Cell],
     suite: Suite,
     select: Select,
 ) -> Row:
-    missing = [place for place in expected if place not in runs]
-    whole = {place.seed for place in expected} - {place.seed for place in missing}
+    missing = [cell for cell in expected if cell not in runs]
+    whole = {cell.seed for cell in expected} - {cell.seed for cell in missing}
     counted = [one for one in best_points(runs, select) if one.seed in whole or not whole]
     seeds = {
         seed: _score((one.task, one.acc_macro) for one in counted if one.seed == seed)
@@ -254,7 +254,7 @@ def _row(
         n_runs=len(runs),
         n_diverged=statuses.count("diverged"),
         n_failed=statuses.count("failed"),
-        missing=tuple(_words(place, suite) for place in missing),
+        missing=tuple(_words(cell, suite) for cell in missing),
         select=select,
     )
 
@@ -279,9 +279,9 @@ def _status(statuses: Sequence[str], *, partial: bool) -> str:
     return statuses[-1] if all(status in LOST for status in statuses) else "done"
 
 
-def _words(place: Place, suite: Suite) -> str:
-    point = " ".join(f"{name} {value:g}" for name, value in suite.points[place.point].items())
-    return f"{place.task} {place.label} {point} seed {place.seed}"
+def _words(cell: Cell, suite: Suite) -> str:
+    point = " ".join(f"{name} {value:g}" for name, value in suite.points[cell.point].items())
+    return f"{cell.task} {cell.label} {point} seed {cell.seed}"
 
 
 def _layers(config: Mapping[str, Any]) -> list[Layer]:

@@ -208,7 +208,7 @@ def expand(
         seeds: one set of runs for each.
         dim: width; the suite's where None.
         position: positional embedding.
-        workers: mix inside a run.
+        workers: backends of the workers of a run.
         threads: of each worker.
         protocol: fields that hold for all runs, over the suite's and the settings'. Validation
             rows are drawn where `select` is "val", and `fuzzy_compat` reaches the task.

@@ -29,7 +29,7 @@ import numpy as np
 
 from mlxhog.errors import ConfigError, StudyError
 from mlxhog.files.durable import replace_file
-from mlxhog.mad.report.ranking import look
+from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.scores import UNFINISHED, Row
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.store import ROOT, Store, find, is_study
@@ -46,7 +46,7 @@ def finished(store: Store) -> list[Row]:
     Raises:
         StudyError: there is none.
     """
-    rows = look(store).rows
+    rows = read_ranking(store).rows
     finished_rows = [row for row in rows if row.status not in UNFINISHED]
     if not finished_rows:
         raise StudyError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlxhog.mad.report.ranking import look
+from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.study.planning import Planning
 from mlxhog.mad.suites import suite
 from tests.mad.report import sample
@@ -75,4 +75,4 @@ def _standing(table: Any, root: Path, *, change=sample.unchanged, but=lambda rec
             )
             if but(record):
                 store.append(record)
-    return look(store)
+    return read_ranking(store)

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from mlxhog import cli
 from mlxhog.mad.report.leaderboard import to_csv, to_markdown
 from mlxhog.mad.report.page import page
-from mlxhog.mad.report.ranking import look
+from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.report.streams import cell, console, printable_output
 from mlxhog.report.views import StatusLine
 from tests.mad.report import sample
@@ -115,20 +115,18 @@ def test_a_cell_of_csv_is_never_a_formula(start: str) -> None:
 
 def test_a_study_of_hostile_names_makes_harmless_csv_markdown_and_html(tmp_path: Path) -> None:
     name = f"=HYPERLINK(1)` | <script>x</script>{CLEARS}"
-    standing = look(sample.study(tmp_path))
-    standing = replace(
-        standing,
+    ranking = read_ranking(sample.study(tmp_path))
+    ranking = replace(
+        ranking,
         study=name,
-        rows=[replace(row, candidate=name) for row in standing.rows],
-        records=[
-            replace(r, candidate=name, status="failed", reason=name) for r in standing.records
-        ],
+        rows=[replace(row, candidate=name) for row in ranking.rows],
+        records=[replace(r, candidate=name, status="failed", reason=name) for r in ranking.records],
     )
-    rows = list(csv.reader(io.StringIO(to_csv(standing))))
+    rows = list(csv.reader(io.StringIO(to_csv(ranking))))
     assert {row[1][:2] for row in rows[1:]} == {"'="}
-    table = [line for line in to_markdown(standing).splitlines() if line.startswith("|")]
+    table = [line for line in to_markdown(ranking).splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
-    for text in (to_csv(standing), to_markdown(standing)):
+    for text in (to_csv(ranking), to_markdown(ranking)):
         assert not CONTROLS & set(text)
-    for text in (to_markdown(standing), page(standing, [], version="1")):
+    for text in (to_markdown(ranking), page(ranking, [], version="1")):
         assert "<script>" not in text

@@ -206,11 +206,11 @@ def test_a_pipe_gets_a_line_per_evaluation_unless_it_is_to_be_quiet() -> None:
     point = Point(step=10, seconds=5.0, loss=1.5, acc_token=0.25, acc_macro=0.2)
     for quiet in (False, True):
         stream = io.StringIO()
-        with line(stream, quiet=quiet) as watch:
-            watch.beat()
-            watch.beat()
-            watch.beat()
-            assert watch.text() == "step 3/40  0.7 steps/s  at most 00:55 to go"
-            watch.point(point)
+        with line(stream, quiet=quiet) as callbacks:
+            callbacks.beat()
+            callbacks.beat()
+            callbacks.beat()
+            assert callbacks.text() == "step 3/40  0.7 steps/s  at most 00:55 to go"
+            callbacks.point(point)
         said = "step 10/40  loss 1.500  accuracy 0.250  2.0 steps/s  at most 00:15 to go\n"
         assert stream.getvalue() == ("" if quiet else said)

@@ -21,7 +21,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.files.durable import replace_file
 
 if TYPE_CHECKING:
-    from mlxhog.mad.report.ranking import Standing
+    from mlxhog.mad.report.ranking import Ranking
 
 BOARD_ABOUT = """\
 The leaderboard of a study, from its directory alone: while it runs, and after it.
@@ -62,43 +62,43 @@ def run_board(arguments: list[str]) -> int:
     config = resolve(BoardConfig, [parsed.given], parsed.problems)
     if parsed.other.watch and (config.csv or config.markdown):
         raise ConfigError("--watch goes with the table and --json; write files without it")
-    from mlxhog.mad.report.ranking import look
+    from mlxhog.mad.report.ranking import read_ranking
     from mlxhog.mad.study.store import find
 
     store = find(parsed.other.study)
     other = None if config.against is None else find(config.against)
 
-    def now() -> Standing:
-        return look(store, select=config.select, against=other)  # type: ignore[arg-type]
+    def now() -> Ranking:
+        return read_ranking(store, select=config.select, against=other)  # type: ignore[arg-type]
 
     if parsed.other.watch:
         _watch(now, as_json=parsed.other.json)
         return 0
-    standing = now()
+    ranking = now()
     if parsed.other.json:
-        print(_json(standing))
+        print(_json(ranking))
     if config.csv or config.markdown:
         from mlxhog.mad.report.leaderboard import to_csv, to_markdown
 
         for path, text in ((config.csv, to_csv), (config.markdown, to_markdown)):
             if path is not None:
-                _write(path, text(standing))
+                _write(path, text(ranking))
     elif not parsed.other.json:
-        print("\n".join(_lines(standing, sys.stdout)))
+        print("\n".join(_lines(ranking, sys.stdout)))
     return 0
 
 
-def _json(standing: Standing) -> str:
+def _json(ranking: Ranking) -> str:
     from mlxhog.mad.report.leaderboard import to_json
 
-    return json.dumps(to_json(standing))
+    return json.dumps(to_json(ranking))
 
 
-def _lines(standing: Standing, stream: TextIO) -> list[str]:
+def _lines(ranking: Ranking, stream: TextIO) -> list[str]:
     from mlxhog.mad.report.leaderboard import lines
 
     width = shutil.get_terminal_size().columns if stream.isatty() else None
-    return lines(standing, width)
+    return lines(ranking, width)
 
 
 def _write(path: str, text: str) -> None:
@@ -112,7 +112,7 @@ def _write(path: str, text: str) -> None:
     print(path)
 
 
-def _watch(now: Callable[[], Standing], *, as_json: bool) -> None:
+def _watch(now: Callable[[], Ranking], *, as_json: bool) -> None:
     """Show a study until its scheduler is gone, or Ctrl-C; in a pipe, whenever a run has ended."""
     try:
         if sys.stdout.isatty() and not as_json:
@@ -120,21 +120,19 @@ def _watch(now: Callable[[], Standing], *, as_json: bool) -> None:
             return
         ended = -1
         while True:
-            standing = now()
-            if len(standing.records) != ended or not standing.running:
-                text = (
-                    _json(standing) if as_json else "\n".join([*_lines(standing, sys.stdout), ""])
-                )
+            ranking = now()
+            if len(ranking.records) != ended or not ranking.running:
+                text = _json(ranking) if as_json else "\n".join([*_lines(ranking, sys.stdout), ""])
                 print(text, flush=True)
-            ended = len(standing.records)
-            if not standing.running:
+            ended = len(ranking.records)
+            if not ranking.running:
                 return
             time.sleep(LOOK_EVERY_S)
     except KeyboardInterrupt:
         return  # that is how one stops watching
 
 
-def _watch_live(now: Callable[[], Standing]) -> None:
+def _watch_live(now: Callable[[], Ranking]) -> None:
     from rich.live import Live  # 50 ms that a command in a pipe need not pay
 
     from mlxhog.mad.report.live import Leaderboard
@@ -142,9 +140,9 @@ def _watch_live(now: Callable[[], Standing]) -> None:
 
     with Live(console=console(sys.stdout), auto_refresh=False) as live:
         while True:
-            standing = now()
-            live.update(Leaderboard(standing), refresh=True)
-            if not standing.running:
+            ranking = now()
+            live.update(Leaderboard(ranking), refresh=True)
+            if not ranking.running:
                 return
             time.sleep(LOOK_EVERY_S)
 
@@ -188,29 +186,29 @@ def run_plot(arguments: list[str]) -> int:
     config = resolve(PlotConfig, [parsed.given], parsed.problems)
     from mlxhog.mad.report.page import page
     from mlxhog.mad.report.plots import plots
-    from mlxhog.mad.report.ranking import look
+    from mlxhog.mad.report.ranking import read_ranking
     from mlxhog.mad.study.store import find
     from mlxhog.report import charts
 
     store = find(parsed.other.study)
     other = None if config.against is None else find(config.against)
     charts.require("the leaderboard needs nothing: mlxhog mad board")
-    standing = look(store, select=config.select, against=other, curves=True)  # type: ignore[arg-type]
+    ranking = read_ranking(store, select=config.select, against=other, curves=True)  # type: ignore[arg-type]
     folder = store.directory / "plots" if config.out is None else Path(config.out)
     _make(folder)
-    drawn = list(plots(standing))
+    task_rows = list(plots(ranking))
     written = {}
-    for plot in drawn:
+    for plot in task_rows:
         written[plot.name] = folder / f"{plot.name}.png"
         replace_file(written[plot.name], plot.png(charts.LIGHT))
-    replace_file(folder / PAGE, page(standing, drawn, version=version("mlxhog")).encode())
+    replace_file(folder / PAGE, page(ranking, task_rows, version=version("mlxhog")).encode())
     if parsed.other.json:
         files = {name: str(path) for name, path in written.items()}
-        print(json.dumps({"page": str(folder / PAGE), "plots": files, "partial": standing.lacking}))
+        print(json.dumps({"page": str(folder / PAGE), "plots": files, "partial": ranking.lacking}))
     else:
         print(*written.values(), folder / PAGE, sep="\n")
-        if standing.lacking:
-            print(standing.lacking)
+        if ranking.lacking:
+            print(ranking.lacking)
     if config.open == "auto" and not parsed.other.json:
         _open_page(folder / PAGE)
     return 0

@@ -14,7 +14,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, options
 from mlxhog.config.sources import Config, resolve
 from mlxhog.errors import ConfigError, MlxhogError
-from mlxhog.mad.protocol import INSIDE, Protocol
+from mlxhog.mad.protocol import WORKER_OPTIONS, Protocol
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -67,7 +67,7 @@ class CandidateConfig:
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     parsed = _flags().parse(arguments)
-    candidate, protocol, inside = _read(parsed)
+    candidate, protocol, worker_options = _read(parsed)
     settings = read_settings(parsed.other.set)
     # These import NumPy: wrong flags are answered before.
     from mlxhog.cli.mad import train_view
@@ -77,13 +77,13 @@ def run(arguments: list[str]) -> int:
     if parsed.other.tasks_from is not None:
         tasks.load_tasks(parsed.other.tasks_from)
     config = _run_config(candidate, protocol, settings, parsed.other.layers)
-    plan = make_run_plan(config, inside)
+    plan = make_run_plan(config, worker_options)
     if candidate.save is not None:
         _check_save(Path(candidate.save).expanduser())
     if parsed.other.dry_run:
         train_view.print_plan(plan, as_json=parsed.other.json)
         return 0
-    result, unsaved = _train(plan, inside, candidate.save, quiet=parsed.other.quiet)
+    result, unsaved = _train(plan, worker_options, candidate.save, quiet=parsed.other.quiet)
     if parsed.other.json:
         from mlxhog.files import plain_json
 
@@ -123,7 +123,7 @@ def _flags() -> Flags:
     flags.argument("--quiet", action="store_true", help="no progress")
     flags.options(CandidateConfig)
     flags.options(Protocol)
-    flags.options(TrainConfig, only=INSIDE)
+    flags.options(TrainConfig, only=WORKER_OPTIONS)
     return flags
 
 
@@ -136,7 +136,7 @@ def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]
     problems = list(parsed.problems)
     candidate = _part(CandidateConfig, parsed, problems)
     protocol = _part(Protocol, parsed, problems)
-    together = _part(TrainConfig, parsed, problems, INSIDE)
+    together = _part(TrainConfig, parsed, problems, WORKER_OPTIONS)
     layers, arch = parsed.other.layers, None if candidate is None else candidate.arch
     if candidate is not None and (layers is None) == (arch is None):
         problems.append(
@@ -151,7 +151,11 @@ def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]
     if problems or candidate is None or protocol is None or together is None:
         raise ConfigError("\n".join(problems))
     named = {value.name for value in parsed.given}
-    return candidate, protocol, {name: getattr(together, name) for name in INSIDE if name in named}
+    return (
+        candidate,
+        protocol,
+        {name: getattr(together, name) for name in WORKER_OPTIONS if name in named},
+    )
 
 
 def _part(
@@ -216,7 +220,7 @@ def _run_config(
 
 
 def _train(
-    plan: RunPlan, inside: dict[str, object], save: str | None, *, quiet: bool
+    plan: RunPlan, worker_options: dict[str, object], save: str | None, *, quiet: bool
 ) -> tuple[RunResult, MlxhogError | None]:
     """Train in sight of the user, who may interrupt; also says why the model was not saved."""
     from mlxhog.cli.mad.train_view import RunLine
@@ -234,7 +238,7 @@ def _train(
 
         unsaved: list[MlxhogError] = []
 
-        def keep(arena: Arena) -> None:
+        def on_end(arena: Arena) -> None:
             if save is None:
                 return
             try:
@@ -244,6 +248,10 @@ def _train(
 
         with line:
             result = candidate.train(
-                plan.config, watch=line, inside=inside, keep=keep, tell=line.tell
+                plan.config,
+                callbacks=line,
+                worker_options=worker_options,
+                on_end=on_end,
+                tell=line.tell,
             )
     return result, unsaved[0] if unsaved else None

@@ -21,7 +21,7 @@ REDRAW_S = 0.2
 
 
 class RunLine(StatusLine):
-    """A `mad.watch.Watch` that shows what it is told, and passes Ctrl-C on.
+    """Callbacks that show what they are told, and pass Ctrl-C on.
 
     Args:
         stream: where to write.
@@ -80,9 +80,9 @@ class RunLine(StatusLine):
         if not (self.live or self._quiet):
             self.tell(self.text())
 
-    def go_on(self, point: Point) -> bool:
-        """There are no rungs: never asked."""
-        return True
+    def should_prune(self, point: Point) -> bool:
+        """Return False: there are no rungs."""
+        return False
 
     def text(self) -> str:
         """Say how far it is, how good, and how long it may still take."""
@@ -117,7 +117,7 @@ def facts(plan: RunPlan) -> dict[str, Any]:
         "params": param_count(model),
         "state": sum(sum(parts.values()) for parts in state_sizes(model, model.max_length)),
         "seed": config.seed,
-        "settings": dict(sorted(asdict(plan.drawn.settings).items())),
+        "settings": dict(sorted(asdict(plan.task_rows.settings).items())),
         "protocol": asdict(config.protocol),
         "limit": plan.limit,
         "key": config.key(),

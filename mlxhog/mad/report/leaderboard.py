@@ -12,7 +12,7 @@ from typing import Any
 
 from mlxhog.config.quantities import format_clock, format_count
 from mlxhog.mad.report.board import folded, score, short
-from mlxhog.mad.report.ranking import Against, Standing
+from mlxhog.mad.report.ranking import Comparison, Ranking
 from mlxhog.mad.scores import Row
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.tasks import find
@@ -22,18 +22,18 @@ ZERO_STATUSES = ("failed", "diverged")
 """Statuses of runs that count with a score of 0."""
 
 
-def to_json(standing: Standing) -> dict[str, Any]:
-    """Return the whole standing as plain values; scores and accuracies are in [0, 1]."""
+def to_json(ranking: Ranking) -> dict[str, Any]:
+    """Return the whole ranking as plain values; scores and accuracies are in [0, 1]."""
     return {
-        "study": standing.study,
-        "suite": standing.suite,
-        "partial": bool(standing.lacking),
-        "running": standing.running,
-        "runs_done": len(standing.records),
-        "runs_planned": standing.planned,
-        "statuses": standing.statuses,
-        "seconds": standing.seconds,
-        "candidates": [_candidate(row) for row in standing.rows],
+        "study": ranking.study,
+        "suite": ranking.suite,
+        "partial": bool(ranking.lacking),
+        "running": ranking.running,
+        "runs_done": len(ranking.records),
+        "runs_planned": ranking.planned,
+        "statuses": ranking.statuses,
+        "seconds": ranking.seconds,
+        "candidates": [_candidate(row) for row in ranking.rows],
         "troubles": [
             {
                 "layers": record.candidate,
@@ -42,16 +42,16 @@ def to_json(standing: Standing) -> dict[str, Any]:
                 "reason": record.reason,
                 "host": record.host,
             }
-            for record in standing.records
+            for record in ranking.records
             if record.status in ZERO_STATUSES
         ],
-        "facts": dict(standing.facts),
-        "shared_embedding": standing.shared,
-        "against": _against(standing.against),
+        "facts": dict(ranking.facts),
+        "shared_embedding": ranking.shared,
+        "against": _against(ranking.against),
     }
 
 
-def _against(against: Against | None) -> dict[str, Any] | None:
+def _against(against: Comparison | None) -> dict[str, Any] | None:
     if against is None:
         return None
     return {
@@ -83,9 +83,9 @@ def _candidate(row: Row) -> dict[str, Any]:
     }
 
 
-def to_csv(standing: Standing) -> str:
+def to_csv(ranking: Ranking) -> str:
     """Return one line per candidate; an empty field is a number that does not exist (yet)."""
-    tasks = standing.tasks
+    tasks = ranking.tasks
     plain = ("score", "interval", "val_score", "params", "state", "seconds", "status")
     counts = ("n_runs", "n_diverged", "n_failed")
     out = io.StringIO()
@@ -101,7 +101,7 @@ def to_csv(standing: Standing) -> str:
             *(f"acc_token.{task}" for task in tasks),
         ]
     )
-    for rank, row in enumerate(standing.rows, start=1):
+    for rank, row in enumerate(ranking.rows, start=1):
         values = [getattr(row, name) for name in (*plain, *counts)]
         own = [row.tasks.get(task) for task in tasks]
         token = [row.acc_token.get(task) for task in tasks]
@@ -110,15 +110,15 @@ def to_csv(standing: Standing) -> str:
     return out.getvalue()
 
 
-def to_markdown(standing: Standing) -> str:
+def to_markdown(ranking: Ranking) -> str:
     """Return a table with a heading, and below it what is missing and what went wrong."""
-    lines = [_text(f"## {standing.study}: suite {standing.suite}"), ""]
-    if standing.lacking:
-        lines += [f"**{standing.lacking}.**", ""]
-    lines += _markdown_table(standing) if standing.rows else []
-    notes = [f"- {name}: {value}" for name, value in standing.facts]
-    notes += [f"- {note}" for note in (NOTE, ceiling_note(standing), order_note(standing)) if note]
-    notes += [f"- {trouble}" for trouble in troubles(standing)]
+    lines = [_text(f"## {ranking.study}: suite {ranking.suite}"), ""]
+    if ranking.lacking:
+        lines += [f"**{ranking.lacking}.**", ""]
+    lines += _markdown_table(ranking) if ranking.rows else []
+    notes = [f"- {name}: {value}" for name, value in ranking.facts]
+    notes += [f"- {note}" for note in (NOTE, ceiling_note(ranking), order_note(ranking)) if note]
+    notes += [f"- {trouble}" for trouble in troubles(ranking)]
     return "\n".join([*lines, "", *map(_text, notes)]).strip() + "\n"
 
 
@@ -133,9 +133,9 @@ NOTE = (
 )
 
 
-def _markdown_table(standing: Standing) -> list[str]:
-    tasks = standing.tasks
-    val = ["val"] if has_validation(standing.rows) else []
+def _markdown_table(ranking: Ranking) -> list[str]:
+    tasks = ranking.tasks
+    val = ["val"] if has_validation(ranking.rows) else []
     header = ["#", "layers", "score", *val, *tasks, "params", "state", "time", "status"]
     ruler = ["---:", "---", *["---:"] * (len(header) - 3), "---"]
     rows = [
@@ -150,7 +150,7 @@ def _markdown_table(standing: Standing) -> list[str]:
             format_clock(row.seconds),
             status(row),
         ]
-        for rank, row in enumerate(standing.rows, start=1)
+        for rank, row in enumerate(ranking.rows, start=1)
     ]
     return [f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows)]
 
@@ -177,12 +177,12 @@ def status(row: Row) -> str:
     return ", ".join(parts)
 
 
-def troubles(standing: Standing) -> list[str]:
+def troubles(ranking: Ranking) -> list[str]:
     """Say of every run that counts as 0 which it was and why."""
     return [
         f"{record.status}: `{record.candidate}` on {run_name(record)}"
         + (f": {record.reason}" if record.reason else "")
-        for record in standing.records
+        for record in ranking.records
         if record.status in ZERO_STATUSES
     ]
 
@@ -195,21 +195,21 @@ def run_name(record: Record) -> str:
     return f"{record.task} {record.label}, {point}, seed {record.seed}"
 
 
-def ceiling_note(standing: Standing) -> str:
+def ceiling_note(ranking: Ranking) -> str:
     """Name the tasks that nobody can score 1 on; "" where there is none."""
     lowest: dict[str, float] = {}
-    for row in standing.rows:
+    for row in ranking.rows:
         for task, value in row.ceiling.items():
             lowest[task] = min(value, lowest.get(task, 1.0))
     below = [f"{task} {value:.3f}" for task, value in lowest.items() if value < 1]
     return f"best possible score, measured on the rows: {', '.join(below)}" if below else ""
 
 
-def order_note(standing: Standing) -> str:
+def order_note(ranking: Ranking) -> str:
     """Compare the order of the candidates with another study's; "" where there is none."""
-    against = standing.against
+    against = ranking.against
     if against is None:
-        if not standing.shared:
+        if not ranking.shared:
             return ""
         return (
             "the candidates shared one embedding; run the same study without --share-embedding "
@@ -247,35 +247,35 @@ class _Column:
         return max(map(len, (self.head, *self.cells)))
 
 
-def lines(standing: Standing, width: int | None = None, height: int | None = None) -> list[str]:
+def lines(ranking: Ranking, width: int | None = None, height: int | None = None) -> list[str]:
     """Return heading, table and notes.
 
     Args:
-        standing: what to show.
+        ranking: what to show.
         width: of the terminal; no line is longer. None for no limit: every column, whole layers.
         height: lines that there is room for; the last candidates are left out, and that is said.
     """
     notes = [
-        *_told_troubles(standing),
-        *filter(None, [ceiling_note(standing), order_note(standing), standing.lacking]),
+        *_told_troubles(ranking),
+        *filter(None, [ceiling_note(ranking), order_note(ranking), ranking.lacking]),
     ]
-    shown = list(standing.rows)
+    shown = list(ranking.rows)
     if height is not None and len(shown) > (room := max(1, height - len(notes) - 4)):
         shown = shown[:room]
-        notes.insert(0, f"... {len(standing.rows) - room} more candidates")
-    text = [_heading(standing), *_table(shown, standing.tasks, width), *notes]
+        notes.insert(0, f"... {len(ranking.rows) - room} more candidates")
+    text = [_heading(ranking), *_table(shown, ranking.tasks, width), *notes]
     return [_cut(printable(line), width) for line in text]
 
 
-def _heading(standing: Standing) -> str:
-    of = "" if standing.planned is None else f" of {standing.planned}"
-    ends = [f"{n} {name}" for name, n in standing.statuses.items() if name != "done"]
+def _heading(ranking: Ranking) -> str:
+    of = "" if ranking.planned is None else f" of {ranking.planned}"
+    ends = [f"{n} {name}" for name, n in ranking.statuses.items() if name != "done"]
     return "  ".join(
         [
-            f"study {standing.study}",
-            f"suite {standing.suite}",
-            f"{len(standing.records)}{of} runs",
-            f"{format_clock(standing.seconds)} of training",
+            f"study {ranking.study}",
+            f"suite {ranking.suite}",
+            f"{len(ranking.records)}{of} runs",
+            f"{format_clock(ranking.seconds)} of training",
             *ends,
         ]
     )
@@ -342,8 +342,8 @@ def _aligned(columns: Sequence[_Column]) -> list[str]:
     ]
 
 
-def _told_troubles(standing: Standing) -> list[str]:
-    lines_of_troubles = troubles(standing)
+def _told_troubles(ranking: Ranking) -> list[str]:
+    lines_of_troubles = troubles(ranking)
     if len(lines_of_troubles) <= MOST_TROUBLES:
         return lines_of_troubles
     return [

@@ -11,8 +11,8 @@ from rich.text import Text
 from mlxhog.config.quantities import format_clock
 from mlxhog.mad.report.board import accuracy, best, heading, short, steps, told
 from mlxhog.mad.report.leaderboard import lines
-from mlxhog.mad.report.ranking import Standing
-from mlxhog.mad.study.progress import InFlight, StudyProgress
+from mlxhog.mad.report.ranking import Ranking
+from mlxhog.mad.study.progress import ActiveRun, StudyProgress
 from mlxhog.report.views import LiveView
 
 TROUBLES = 3
@@ -26,7 +26,7 @@ class LiveBoard(LiveView[StudyProgress]):
     """The picture of a study."""
 
     def picture(self, progress: StudyProgress) -> Picture:
-        """See `LiveView.picture`."""
+        """Return the newest state as a renderable."""
         return Picture(progress)
 
 
@@ -53,22 +53,22 @@ class Picture:
 class Leaderboard:
     """A renderable leaderboard, as many columns and candidates as there is room for."""
 
-    def __init__(self, standing: Standing) -> None:
-        self._standing = standing
+    def __init__(self, ranking: Ranking) -> None:
+        self._ranking = ranking
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield a line of text each."""
-        heading, *rest = lines(self._standing, options.max_width, console.height)
+        heading, *rest = lines(self._ranking, options.max_width, console.height)
         yield _line(heading, "bold")
         for number, text in enumerate(rest):
-            yield _line(text, "" if number or not self._standing.rows else "dim")
+            yield _line(text, "" if number or not self._ranking.rows else "dim")
 
 
 def _line(text: str, style: str) -> Text:
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
-def _runs(running: tuple[InFlight, ...], width: int) -> Table:
+def _runs(running: tuple[ActiveRun, ...], width: int) -> Table:
     """Numbers get what they need; what is left is shared by the layers and the run's name."""
     numbers = [
         (run.worker, steps(run.step, run.steps), accuracy(run.acc_token), format_clock(run.seconds))

@@ -20,7 +20,7 @@ from mlxhog.mad.report.leaderboard import (
     status,
 )
 from mlxhog.mad.report.plots import Plot
-from mlxhog.mad.report.ranking import Standing
+from mlxhog.mad.report.ranking import Ranking
 from mlxhog.mad.scores import Row
 from mlxhog.report.charts import DARK, LIGHT
 
@@ -47,26 +47,26 @@ figure { margin: 1rem 0 1.6rem; } img { max-width: 100%; height: auto; }
 """
 
 
-def page(standing: Standing, plots: Iterable[Plot], *, version: str) -> str:
+def page(ranking: Ranking, plots: Iterable[Plot], *, version: str) -> str:
     """Return the page.
 
     Args:
-        standing: what to show.
+        ranking: what to show.
         plots: drawn twice each, for light and for dark screens.
         version: of mlxhog, for the foot.
     """
-    title = f"{standing.study}: MAD, suite {standing.suite}"
+    title = f"{ranking.study}: MAD, suite {ranking.suite}"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="sum">{escape(_summary(standing))}</p>',
-        _lacking(standing),
-        _leaderboard(standing),
-        _facts(standing),
+        f'<p class="sum">{escape(_summary(ranking))}</p>',
+        _lacking(ranking),
+        _leaderboard(ranking),
+        _facts(ranking),
         *map(_figure, plots),
-        _troubles(standing),
-        _missing(standing),
+        _troubles(ranking),
+        _missing(ranking),
         f"<footer>mlxhog {escape(version)}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Everything is "
-        f"in this file; <code>mlxhog mad board {escape(standing.study)} --json</code> has the "
+        f"in this file; <code>mlxhog mad board {escape(ranking.study)} --json</code> has the "
         "numbers.</footer>",
     ]
     body = "\n".join(filter(None, parts))
@@ -87,29 +87,29 @@ def page(standing: Standing, plots: Iterable[Plot], *, version: str) -> str:
 """
 
 
-def _summary(standing: Standing) -> str:
-    of = "" if standing.planned is None else f" of {standing.planned}"
-    ends = ", ".join(f"{n} {name}" for name, n in standing.statuses.items())
+def _summary(ranking: Ranking) -> str:
+    of = "" if ranking.planned is None else f" of {ranking.planned}"
+    ends = ", ".join(f"{n} {name}" for name, n in ranking.statuses.items())
     return (
-        f"{len(standing.rows)} candidates, {len(standing.records)}{of} runs"
-        f"{f' ({ends})' if ends else ''}, {format_clock(standing.seconds)} of training"
+        f"{len(ranking.rows)} candidates, {len(ranking.records)}{of} runs"
+        f"{f' ({ends})' if ends else ''}, {format_clock(ranking.seconds)} of training"
     )
 
 
-def _lacking(standing: Standing) -> str:
-    return f'<p class="partial">{escape(standing.lacking)}</p>' if standing.lacking else ""
+def _lacking(ranking: Ranking) -> str:
+    return f'<p class="partial">{escape(ranking.lacking)}</p>' if ranking.lacking else ""
 
 
-def _leaderboard(standing: Standing) -> str:
-    if not standing.rows:
+def _leaderboard(ranking: Ranking) -> str:
+    if not ranking.rows:
         return ""
-    val = ["val"] if has_validation(standing.rows) else []
-    notes = [NOTE, ceiling_note(standing), order_note(standing)]
+    val = ["val"] if has_validation(ranking.rows) else []
+    notes = [NOTE, ceiling_note(ranking), order_note(ranking)]
     return (
         "<h2>Leaderboard</h2>\n"
         + _table(
-            ["#", "layers", "score", *val, *standing.tasks, "params", "state", "time", "status"],
-            [_row(k + 1, row, standing.tasks, bool(val)) for k, row in enumerate(standing.rows)],
+            ["#", "layers", "score", *val, *ranking.tasks, "params", "state", "time", "status"],
+            [_row(k + 1, row, ranking.tasks, bool(val)) for k, row in enumerate(ranking.rows)],
         )
         + "".join(f'\n<p class="note">{escape(note)}</p>' for note in notes if note)
     )
@@ -151,12 +151,12 @@ def _table(header: Sequence[str], rows: Iterable[str]) -> str:
     )
 
 
-def _facts(standing: Standing) -> str:
-    if not standing.facts:
+def _facts(ranking: Ranking) -> str:
+    if not ranking.facts:
         return ""
     rows = "\n".join(
         f'<tr><th class="t">{escape(name)}</th><td class="t">{escape(value)}</td></tr>'
-        for name, value in standing.facts
+        for name, value in ranking.facts
     )
     return f"<h2>Protocol</h2>\n<table><tbody>\n{rows}\n</tbody></table>"
 
@@ -177,8 +177,8 @@ def _inline(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _troubles(standing: Standing) -> str:
-    records = [record for record in standing.records if record.status in ZERO_STATUSES]
+def _troubles(ranking: Ranking) -> str:
+    records = [record for record in ranking.records if record.status in ZERO_STATUSES]
     if not records:
         return ""
     rows = [
@@ -191,8 +191,8 @@ def _troubles(standing: Standing) -> str:
     return "<h2>Runs that count as 0</h2>\n" + _table(["status", "layers", "run", "reason"], rows)
 
 
-def _missing(standing: Standing) -> str:
-    lacking = [row for row in standing.rows if row.missing]
+def _missing(ranking: Ranking) -> str:
+    lacking = [row for row in ranking.rows if row.missing]
     if not lacking:
         return ""
     items = "\n".join(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlxhog.mad.report.board import short
 from mlxhog.mad.report.importance import Slot, slots
-from mlxhog.mad.report.ranking import Standing
+from mlxhog.mad.report.ranking import Ranking
 from mlxhog.mad.scores import UNFINISHED, Row
 from mlxhog.report.charts import MARKERS, OTHER, Theme, blank, legend, panel, png, style, title
 
@@ -43,9 +43,9 @@ class Plot:
         return png(self.figure(theme))
 
 
-def plots(standing: Standing) -> Iterator[Plot]:
+def plots(ranking: Ranking) -> Iterator[Plot]:
     """Yield the plots that a study has numbers for; none of an empty one."""
-    if not standing.rows:
+    if not ranking.rows:
         return
     for cost in COSTS:
         yield Plot(
@@ -53,16 +53,16 @@ def plots(standing: Standing) -> Iterator[Plot]:
             f"Score against {cost.label}",
             "Numbers are ranks; bars are 95 % intervals over seeds; an edge marks the Pareto "
             "front; hollow candidates lack runs and are not on it.",
-            partial(draw_costs, standing, cost),
+            partial(draw_costs, ranking, cost),
         )
-    if any(len(row.seeds) > 1 for row in standing.rows):
+    if any(len(row.seeds) > 1 for row in ranking.rows):
         yield Plot(
             "seeds",
             "Seeds",
             "Candidates whose intervals overlap widely are not told apart by these seeds.",
-            partial(draw_seeds, standing),
+            partial(draw_seeds, ranking),
         )
-    if slots_with_choice := choices(standing):
+    if slots_with_choice := choices(ranking):
         yield Plot(
             "slots",
             "Importance of the slots",
@@ -70,13 +70,13 @@ def plots(standing: Standing) -> Iterator[Plot]:
             "score of the candidates with that layer there.",
             partial(draw_slots, slots_with_choice),
         )
-    for task in standing.tasks:
+    for task in ranking.tasks:
         yield Plot(
             f"curves-{task}",
             f"Learning curves: {task}",
             "A line per seed, of its best optimiser point. x marks where a run diverged, a dotted "
             "line the best that is possible.",
-            partial(draw_curves, standing, task),
+            partial(draw_curves, ranking, task),
         )
 
 
@@ -106,21 +106,21 @@ COSTS = (
 )
 
 
-def on_front(standing: Standing, cost: Cost) -> list[int]:
-    """Return the places in `standing.rows` of the candidates on the front, the cheapest first.
+def on_front(ranking: Ranking, cost: Cost) -> list[int]:
+    """Return the indices in `ranking.rows` of the candidates on the front, the cheapest first.
 
     Candidates that lack runs may still move, and are left out.
     """
-    whole = [k for k, row in enumerate(standing.rows) if row.status not in UNFINISHED]
-    points = [(cost.of(standing.rows[k]), standing.rows[k].score) for k in whole]
+    whole = [k for k, row in enumerate(ranking.rows) if row.status not in UNFINISHED]
+    points = [(cost.of(ranking.rows[k]), ranking.rows[k].score) for k in whole]
     return [whole[i] for i in front(points)]
 
 
-def draw_costs(standing: Standing, cost: Cost, theme: Theme) -> Figure:
+def draw_costs(ranking: Ranking, cost: Cost, theme: Theme) -> Figure:
     """Draw every candidate with its interval; those that lack runs are hollow."""
     figure, axes = panel(theme)
-    best = on_front(standing, cost)
-    rows = standing.rows
+    best = on_front(ranking, cost)
+    rows = ranking.rows
     axes.plot(
         [cost.of(rows[k]) for k in best],
         [rows[k].score for k in best],
@@ -200,9 +200,9 @@ MOST_SEED_ROWS = 24
 _NAME_WIDTH = 40
 
 
-def draw_seeds(standing: Standing, theme: Theme) -> Figure:
+def draw_seeds(ranking: Ranking, theme: Theme) -> Figure:
     """Draw a line per candidate: a dot per seed, the mean, and its interval."""
-    rows = standing.rows[:MOST_SEED_ROWS]
+    rows = ranking.rows[:MOST_SEED_ROWS]
     figure, axes = panel(theme, height=1.2 + 0.28 * len(rows))
     for rank, row in enumerate(rows):
         color = theme.inks[rank % len(theme.inks)]
@@ -219,9 +219,9 @@ def draw_seeds(standing: Standing, theme: Theme) -> Figure:
     return figure
 
 
-def choices(standing: Standing) -> list[Slot]:
+def choices(ranking: Ranking) -> list[Slot]:
     """Return the slots over the candidates that lack no runs; none where nothing was chosen."""
-    scored = [(row.layers, row.score) for row in standing.rows if row.status not in UNFINISHED]
+    scored = [(row.layers, row.score) for row in ranking.rows if row.status not in UNFINISHED]
     all_slots = slots(scored)
     return all_slots if any(len(slot.means) > 1 for slot in all_slots) else []
 
@@ -279,26 +279,26 @@ LEGEND_WIDTH = 44
 """Characters of a candidate in a legend."""
 
 
-def label_of(standing: Standing, task: str) -> str:
+def label_of(ranking: Ranking, task: str) -> str:
     """Return the setting that is drawn: the baseline, or the first one without one."""
-    labels = [record.label for record in standing.records if record.task == task]
+    labels = [record.label for record in ranking.records if record.task == task]
     return BASELINE if BASELINE in labels or not labels else labels[0]
 
 
-def draw_curves(standing: Standing, task: str, theme: Theme) -> Figure:
+def draw_curves(ranking: Ranking, task: str, theme: Theme) -> Figure:
     """Draw accuracy over steps, the best optimiser point of every seed a line."""
     figure, axes = panel(theme)
-    label = label_of(standing, task)
+    label = label_of(ranking, task)
     named: set[str] = set()
     # the best last, so that they lie on top
-    for rank, row in reversed(list(enumerate(standing.rows))):
+    for rank, row in reversed(list(enumerate(ranking.rows))):
         first = rank < len(theme.inks)
         color = theme.inks[rank] if first else theme.faint
         name = f"{rank + 1}  {short(row.candidate, LEGEND_WIDTH)}" if first else OTHER
-        for record in standing.chosen.get(row.candidate, ()):
+        for record in ranking.chosen.get(row.candidate, ()):
             if (record.task, record.label) != (task, label):
                 continue
-            points = standing.curves.get(record.key, ())
+            points = ranking.curves.get(record.key, ())
             if not points:
                 continue
             axes.plot(
@@ -314,7 +314,7 @@ def draw_curves(standing: Standing, task: str, theme: Theme) -> Figure:
             named.add(name)
             if record.status == "diverged":
                 axes.plot(points[-1].step, points[-1].acc_token, "x", color=color, markersize=9)
-    for ceiling in sorted({row.ceiling.get(task, 1.0) for row in standing.rows} - {1.0}):
+    for ceiling in sorted({row.ceiling.get(task, 1.0) for row in ranking.rows} - {1.0}):
         axes.axhline(ceiling, color=theme.ink, linewidth=0.8, linestyle=":")
     axes.set_ylim(0.0, 1.02)
     axes.set_xlim(left=0)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mlxhog.errors import StudyError
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.run import Point
-from mlxhog.mad.scores import UNFINISHED, Place, Row, Select, placed, scores
+from mlxhog.mad.scores import UNFINISHED, Cell, Row, Select, by_cell, scores
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.planning import Planning
 from mlxhog.mad.study.record import Record
@@ -30,7 +30,7 @@ from mlxhog.mad.tasks import GENERATOR_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
-class Against:
+class Comparison:
     """The order of the candidates beside that of another study.
 
     Attributes:
@@ -47,7 +47,7 @@ class Against:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class Ranking:
     """A study at one moment.
 
     Attributes:
@@ -74,7 +74,7 @@ class Standing:
     facts: tuple[tuple[str, str], ...] = ()
     chosen: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
     shared: bool = False
-    against: Against | None = None
+    against: Comparison | None = None
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -108,13 +108,13 @@ class Standing:
         return f"this study {verb}: {', '.join(parts)}"
 
 
-def look(
+def read_ranking(
     store: Store,
     *,
     select: Select | None = None,
     against: Store | None = None,
     curves: bool = False,
-) -> Standing:
+) -> Ranking:
     """Return what is known of a study now.
 
     Args:
@@ -136,7 +136,7 @@ def look(
     rows = scores(records, measured, select, study.seeds)
     chosen = _chosen(rows, records, measured)
     other = against if against is not None else _unshared(store, study)
-    return Standing(
+    return Ranking(
         study=store.name,
         suite=study.suite,
         rows=tuple(rows),
@@ -154,11 +154,11 @@ def look(
 def _chosen(
     rows: Iterable[Row], records: Iterable[Record], measured: Suite
 ) -> dict[str, tuple[Record, ...]]:
-    places = placed(records, measured)
+    cells = by_cell(records, measured)
     return {
         row.candidate: tuple(
-            places[row.candidate][
-                Place(task=one.task, label=one.label, seed=one.seed, point=one.point)
+            cells[row.candidate][
+                Cell(task=one.task, label=one.label, seed=one.seed, point=one.point)
             ]
             for one in row.best
         )
@@ -182,7 +182,7 @@ def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Row]) -
     return len(proposed) * measured.runs * len(study.seeds) - spared
 
 
-def _against(study: Study, rows: Sequence[Row], other: Store) -> Against:
+def _against(study: Study, rows: Sequence[Row], other: Store) -> Comparison:
     theirs = studies.read(other)
     scored = {
         row.candidate: row.score
@@ -195,7 +195,7 @@ def _against(study: Study, rows: Sequence[Row], other: Store) -> Against:
         if row.status not in UNFINISHED and row.candidate in scored
     }
     here, there = zip(*pairs.values(), strict=True) if pairs else ((), ())
-    return Against(
+    return Comparison(
         study=other.name,
         shared=study.share_embedding and not theirs.share_embedding,
         spearman=spearman(here, there) if pairs else math.nan,

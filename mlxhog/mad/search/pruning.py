@@ -1,4 +1,4 @@
-"""Asynchronous successive halving: candidates that stand low at a rung are given up.
+"""Asynchronous successive halving: candidates that rank low at a rung are pruned.
 
 A rung is a number of training steps: r0, 3 r0, 9 r0, as far as they lie before the end of a run.
 When a run reaches one, its candidate is compared with all others that have come as far on the same
@@ -31,13 +31,13 @@ class Pruner(Protocol):
     """Ends runs that are not worth going on with."""
 
     def rungs(self, run: PlannedRun) -> tuple[int, ...]:
-        """Return the steps at which a run asks."""
+        """Return the steps at which a run may be pruned."""
 
-    def go_on(self, run: PlannedRun, point: Point) -> bool:
-        """Answer a run at a rung."""
+    def should_prune(self, run: PlannedRun, point: Point) -> bool:
+        """Return whether a run that has reached a rung is to be ended."""
 
-    def has_given_up(self, candidate: str) -> bool:
-        """Return whether the runs of a candidate that have not begun are to be spared."""
+    def is_pruned(self, candidate: str) -> bool:
+        """Return whether the runs of a candidate that have not begun are to be skipped."""
 
     def ended(self, run: PlannedRun, record: Record) -> None:
         """Learn what became of a run, or became of it in an earlier session."""
@@ -47,19 +47,19 @@ class Unpruned:
     """Every run goes on to its end."""
 
     def rungs(self, run: PlannedRun) -> tuple[int, ...]:
-        """See `Pruner.rungs`."""
+        """Return no steps."""
         return ()
 
-    def go_on(self, run: PlannedRun, point: Point) -> bool:
-        """See `Pruner.go_on`."""
-        return True
+    def should_prune(self, run: PlannedRun, point: Point) -> bool:
+        """Return False."""
+        return False
 
-    def has_given_up(self, candidate: str) -> bool:
-        """See `Pruner.has_given_up`."""
+    def is_pruned(self, candidate: str) -> bool:
+        """Return False."""
         return False
 
     def ended(self, run: PlannedRun, record: Record) -> None:
-        """See `Pruner.ended`."""
+        """Do nothing."""
 
 
 ETA = 3
@@ -72,7 +72,7 @@ FIRST_OF_RECALL = 1000
 
 
 def rungs_of(config: RunConfig) -> tuple[int, ...]:
-    """Return the steps at which a run asks whether to go on, rising; none for a short run."""
+    """Return the steps at which a run may be pruned, rising; none for a short run."""
     per_epoch = math.ceil(config.settings["train_rows"] / config.protocol.batch_size)
     limit = step_limit(config.protocol, per_epoch)
     earliest = FIRST_OF_RECALL if "recall" in config.task else FIRST
@@ -80,7 +80,7 @@ def rungs_of(config: RunConfig) -> tuple[int, ...]:
     return tuple(step for k in range(RUNGS) if (step := first * ETA**k) < limit)
 
 
-class _Place(NamedTuple):
+class _Cell(NamedTuple):
     """A run of every candidate: what it is compared on."""
 
     task: str
@@ -101,37 +101,37 @@ class Halving:
 
     def __init__(self, curve: Callable[[str], Sequence[Point]]) -> None:
         self._curve = curve
-        self._given_up: set[str] = set()
-        # rung -> candidate -> place -> accuracy there
-        self._reached: dict[int, dict[str, dict[_Place, float]]] = defaultdict(
+        self._pruned: set[str] = set()
+        # rung -> candidate -> cell -> accuracy there
+        self._reached: dict[int, dict[str, dict[_Cell, float]]] = defaultdict(
             lambda: defaultdict(dict)
         )
 
     def rungs(self, run: PlannedRun) -> tuple[int, ...]:
-        """See `Pruner.rungs`."""
+        """Return the rungs before the end of the run."""
         return rungs_of(run.config)
 
-    def go_on(self, run: PlannedRun, point: Point) -> bool:
-        """See `Pruner.go_on`."""
+    def should_prune(self, run: PlannedRun, point: Point) -> bool:
+        """Compare the candidate with all others that have come as far on the same runs."""
         passed = [k for k, step in enumerate(rungs_of(run.config)) if step <= point.step]
         for k in passed:
-            self._reached[k][run.candidate].setdefault(_place(run), point.acc_macro)
+            self._reached[k][run.candidate].setdefault(_cell(run), point.acc_macro)
         if passed and not self._is_worth_it(run.candidate, passed[-1]):
-            self._given_up.add(run.candidate)
-        return not self.has_given_up(run.candidate)
+            self._pruned.add(run.candidate)
+        return self.is_pruned(run.candidate)
 
-    def has_given_up(self, candidate: str) -> bool:
+    def is_pruned(self, candidate: str) -> bool:
         """Whether the rest of a candidate's runs need not be made."""
-        return candidate in self._given_up
+        return candidate in self._pruned
 
     def ended(self, run: PlannedRun, record: Record) -> None:
-        """See `Pruner.ended`: a run that ended stands at every later rung with its last accuracy.
+        """Give a run that ended its last accuracy at every later rung.
 
         A run that was lost scores 0 at every rung.
         """
         lost, pruned = record.status in LOST, record.status == "pruned"
         if pruned:
-            self._given_up.add(run.candidate)
+            self._pruned.add(run.candidate)
         rungs = rungs_of(run.config)
         curve = () if lost else self._curve(run.key)
         for k in range(RUNGS):
@@ -140,17 +140,17 @@ class Halving:
                 return
             there = next((point.acc_macro for point in curve if point.step >= step), None)
             end = 0.0 if lost else _at_the_end(run, record)
-            self._reached[k][run.candidate][_place(run)] = end if there is None else there
+            self._reached[k][run.candidate][_cell(run)] = end if there is None else there
 
     def _is_worth_it(self, candidate: str, k: int) -> bool:
         reached = self._reached[k]
-        places = reached[candidate].keys()
-        if len({place.task for place in places}) < TASKS:
+        cells = reached[candidate].keys()
+        if len({cell.task for cell in cells}) < TASKS:
             return True
         scores = {
-            name: _score({place: values[place] for place in places})
+            name: _score({cell: values[cell] for cell in cells})
             for name, values in reached.items()
-            if places <= values.keys()
+            if cells <= values.keys()
         }
         if len(scores) < ETA:
             return True
@@ -158,9 +158,9 @@ class Halving:
         return better < math.ceil(len(scores) / ETA)
 
 
-def _place(run: PlannedRun) -> _Place:
+def _cell(run: PlannedRun) -> _Cell:
     config, protocol = run.config, run.config.protocol
-    return _Place(config.task, run.label, config.seed, protocol.lr, protocol.weight_decay)
+    return _Cell(config.task, run.label, config.seed, protocol.lr, protocol.weight_decay)
 
 
 def _at_the_end(run: PlannedRun, record: Record) -> float:
@@ -170,10 +170,10 @@ def _at_the_end(run: PlannedRun, record: Record) -> float:
     return record.acc_macro
 
 
-def _score(values: dict[_Place, float]) -> float:
+def _score(values: dict[_Cell, float]) -> float:
     """Mean over tasks of the mean over settings of the best optimiser point."""
     best: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
-    for place, value in values.items():
-        at = (place.label, place.seed)
-        best[place.task][at] = max(value, best[place.task].get(at, 0.0))
+    for cell, value in values.items():
+        at = (cell.label, cell.seed)
+        best[cell.task][at] = max(value, best[cell.task].get(at, 0.0))
     return fmean(fmean(own.values()) for own in best.values())

@@ -41,19 +41,39 @@ class Listed:
         self._left = iter(candidates)
 
     def ask(self) -> Layers | None:
-        """See `Sampler.ask`."""
+        """Return the next one."""
         return next(self._left, None)
 
     def tell(self, layers: Layers, score: float) -> None:
-        """See `Sampler.tell`."""
+        """Ignore the score."""
 
     def recall(self, layers: Layers) -> None:
-        """See `Sampler.recall`."""
+        """Go on after it."""
         self.ask()
 
 
-class Grid:
-    """See `Sampler`.
+class WithHistory:
+    """What samplers share that remember their proposals and scores.
+
+    Args:
+        candidates: the space.
+        seed: of everything that is drawn.
+    """
+
+    def __init__(self, candidates: Candidates, seed: int) -> None:
+        self._history = History(candidates, seed)
+
+    def tell(self, layers: Layers, score: float) -> None:
+        """Keep the score."""
+        self._history.tell(layers, score)
+
+    def recall(self, layers: Layers) -> None:
+        """Keep the proposal."""
+        self._history.propose(layers)
+
+
+class Grid(WithHistory):
+    """Proposes every candidate in the order of the space.
 
     Args:
         candidates: the space.
@@ -61,11 +81,11 @@ class Grid:
     """
 
     def __init__(self, candidates: Candidates, seed: int) -> None:
-        self._history = History(candidates, seed)
+        super().__init__(candidates, seed)
         self._next = 0
 
     def ask(self) -> Layers | None:
-        """See `Sampler.ask`."""
+        """Return the next candidate that was not proposed."""
         candidates = self._history.candidates
         while self._next < candidates.count:
             layers = candidates[self._next]
@@ -74,17 +94,9 @@ class Grid:
                 return self._history.propose(layers)
         return None
 
-    def tell(self, layers: Layers, score: float) -> None:
-        """See `Sampler.tell`."""
-        self._history.tell(layers, score)
 
-    def recall(self, layers: Layers) -> None:
-        """See `Sampler.recall`."""
-        self._history.propose(layers)
-
-
-class RandomSampler:
-    """See `Sampler`; its order depends on the seed alone.
+class RandomSampler(WithHistory):
+    """Proposes every candidate in an order that depends on the seed alone.
 
     Args:
         candidates: the space.
@@ -92,32 +104,24 @@ class RandomSampler:
     """
 
     def __init__(self, candidates: Candidates, seed: int) -> None:
-        self._history = History(candidates, seed)
+        super().__init__(candidates, seed)
         self._order = shuffled(candidates.count, random.Random(f"{seed}"))
 
     def ask(self) -> Layers | None:
-        """See `Sampler.ask`."""
+        """Return the next candidate of the order."""
         for number in self._order:
             layers = self._history.candidates[number]
             if layers not in self._history:
                 return self._history.propose(layers)
         return None
 
-    def tell(self, layers: Layers, score: float) -> None:
-        """See `Sampler.tell`."""
-        self._history.tell(layers, score)
-
-    def recall(self, layers: Layers) -> None:
-        """See `Sampler.recall`."""
-        self._history.propose(layers)
-
 
 TRIES = 64
 """Changes that may lead out of the space, or to what is known, before a random candidate."""
 
 
-class Evolution:
-    """See `Sampler`.
+class Evolution(WithHistory):
+    """Proposes changes to good candidates of the recent past.
 
     Args:
         candidates: the space.
@@ -130,23 +134,15 @@ class Evolution:
     def __init__(
         self, candidates: Candidates, seed: int, *, population: int = 16, sample: int = 4
     ) -> None:
-        self._history = History(candidates, seed)
+        super().__init__(candidates, seed)
         self._population = population
         self._sample = sample
 
     def ask(self) -> Layers | None:
-        """See `Sampler.ask`."""
+        """Return a candidate of `start`, a child of a good one, or a random one."""
         if self._history.is_over:
             return None
         return self._history.propose(self._started() or self._child() or self._history.unseen())
-
-    def tell(self, layers: Layers, score: float) -> None:
-        """See `Sampler.tell`."""
-        self._history.tell(layers, score)
-
-    def recall(self, layers: Layers) -> None:
-        """See `Sampler.recall`."""
-        self._history.propose(layers)
 
     def _started(self) -> Layers | None:
         candidates = self._history.candidates
@@ -164,8 +160,8 @@ class Evolution:
         if not living or len(self._history) < self._population:
             return None
         for _ in range(TRIES):
-            drawn = stream.sample(living, min(self._sample, len(living)))
-            plan = candidates.plan(max(drawn, key=scores.__getitem__))
+            task_rows = stream.sample(living, min(self._sample, len(living)))
+            plan = candidates.plan(max(task_rows, key=scores.__getitem__))
             assert plan is not None  # told candidates are of this space
             child = candidates.build(mutate(plan, candidates.space, stream))
             if child is not None and child not in self._history:

@@ -24,7 +24,7 @@ TRIES = 24
 
 
 class TPE:
-    """See `Sampler`.
+    """Proposes what Optuna estimates to be good.
 
     Args:
         candidates: the space.
@@ -50,7 +50,7 @@ class TPE:
         self._trials: dict[Layers, int] = {}
 
     def ask(self) -> Layers | None:
-        """See `Sampler.ask`."""
+        """Return an estimated candidate, or a random one."""
         if self._history.is_over:
             return None
         layers = self._estimated() if len(self._history.told) >= self._start else None
@@ -59,14 +59,14 @@ class TPE:
         return layers
 
     def tell(self, layers: Layers, score: float) -> None:
-        """See `Sampler.tell`."""
+        """Tell Optuna a score."""
         if layers not in self._history.told:
             self.recall(layers)
             self._study.tell(self._trials[layers], score)
         self._history.tell(layers, score)
 
     def recall(self, layers: Layers) -> None:
-        """See `Sampler.recall`."""
+        """Give Optuna a running trial of the candidate."""
         from optuna.distributions import BaseDistribution, CategoricalDistribution
         from optuna.trial import TrialState, create_trial
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from mlxhog.arena.process import WatchedTime
 from mlxhog.errors import WorkerFailed
-from mlxhog.mad.run import Point, RunConfig, RunResult, Watch
+from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult
 from mlxhog.mad.study.record import failed
 
 if TYPE_CHECKING:
@@ -26,7 +26,12 @@ class RunFunction(Protocol):
     """How a run is executed, such as `mad.candidate.train`; importable, so that workers find it."""
 
     def __call__(
-        self, config: RunConfig, *, watch: Watch, rungs: tuple[int, ...], prepare: Prepare = ...
+        self,
+        config: RunConfig,
+        *,
+        callbacks: Callbacks,
+        rungs: tuple[int, ...],
+        prepare: Prepare = ...,
     ) -> RunResult:
         """Execute a run to its end; `prepare` is given where it is trained beside others."""
 
@@ -38,7 +43,7 @@ class Task:
     Attributes:
         key: of the run.
         config: of the run.
-        rungs: steps at which it asks whether to go on.
+        rungs: steps at which it may be pruned.
         beside: runs of the same shape, which the worker trains together with it where that is
             faster; see `mad.batched`.
     """
@@ -56,11 +61,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A run has evaluated its rows; with `asks` it waits for `Executor.answer`."""
+    """A run has evaluated its rows; at a rung it waits for `Executor.answer`."""
 
     key: str
     point: Point
-    asks: bool
+    at_rung: bool
 
 
 @dataclass(frozen=True)
@@ -84,14 +89,14 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class Noted:
+class Note:
     """A worker says how it executes a run, such as together with those beside it, and why."""
 
     key: str
     text: str
 
 
-News = Evaluated | Ended | Lost | Noted
+Event = Evaluated | Ended | Lost | Note
 
 
 class Executor(Protocol):
@@ -106,15 +111,15 @@ class Executor(Protocol):
     def submit(self, task: Task) -> str:
         """Begin a task with all its runs, and return the name of the worker that has it."""
 
-    def news(self, timeout_s: float) -> list[News]:
+    def events(self, timeout_s: float) -> list[Event]:
         """Wait for something to happen to a task, at most so long.
 
         Raises:
             WorkerFailed: workers cannot start; the message holds their last words.
         """
 
-    def answer(self, key: str, go_on: bool) -> None:
-        """Answer a run that asks at a rung."""
+    def answer(self, key: str, prune: bool) -> None:
+        """Tell a run that waits at a rung whether it is pruned."""
 
     def __enter__(self) -> Self:
         """Get ready; workers start with their first task."""
@@ -145,10 +150,10 @@ class Died(Exception):
 class Worker(Protocol):
     """One process that serves runs, see `serve`."""
 
-    def tell(self, message: Task | bool) -> None:
+    def send(self, message: Task | bool) -> None:
         """Send a task, or the answer at a rung; never blocks."""
 
-    def heard(self) -> list[tuple[Any, ...]]:
+    def receive_all(self) -> list[tuple[Any, ...]]:
         """Return what it has said since the last call, without waiting.
 
         Raises:
@@ -160,22 +165,22 @@ class Worker(Protocol):
 
 
 @dataclass
-class _Seat:
+class _Slot:
     name: str
     worker: Worker | None = None
     runs: set[str] = field(default_factory=set)  # keys of what it has and has not ended
     together: bool = False  # with others, which may have ended by now
     host: str | None = None  # None before it is ready
     began_s: float = 0.0
-    heard_s: float = 0.0  # in watched time
+    last_message_s: float = 0.0  # in watched time
 
 
 class Pool:
-    """Workers that `hire` starts and `wait` listens to.
+    """Workers that `start_worker` starts and `wait` listens to.
 
     Args:
         parallel: workers.
-        hire: starts the worker of a seat, by its number from 0.
+        start_worker: starts the worker of a slot, by its number from 0.
         wait: returns when one of some workers has something to say, or after so many seconds.
         silence_s: a run that gives no sign of life for so long is ended and has failed.
     """
@@ -183,139 +188,139 @@ class Pool:
     def __init__(
         self,
         parallel: int,
-        hire: Callable[[int], Worker],
+        start_worker: Callable[[int], Worker],
         wait: Callable[[Sequence[Any], float], None],
         *,
         silence_s: float,
     ) -> None:
-        self._seats = [_Seat(str(number + 1)) for number in range(parallel)]
-        self._hire, self._wait, self._silence_s = hire, wait, silence_s
+        self._slots = [_Slot(str(number + 1)) for number in range(parallel)]
+        self._start_worker, self._wait, self._silence_s = start_worker, wait, silence_s
         self._failed_starts = 0
         self._watched = WatchedTime()
 
     def free(self) -> int:
-        """See `Executor.free`."""
-        return sum(not seat.runs for seat in self._seats)
+        """Return the number of idle workers."""
+        return sum(not slot.runs for slot in self._slots)
 
     def submit(self, task: Task) -> str:
-        """See `Executor.submit`; a worker that is up already is preferred."""
-        idle = [seat for seat in self._seats if not seat.runs]
-        seat = next((seat for seat in idle if seat.worker is not None), idle[0])
+        """Begin a task; a worker that is up already is preferred."""
+        idle = [slot for slot in self._slots if not slot.runs]
+        slot = next((slot for slot in idle if slot.worker is not None), idle[0])
         now = time.monotonic()
-        if seat.worker is None:
-            seat.worker, seat.host = self._hire(self._seats.index(seat)), None
-        seat.runs = {run.key for run in task.runs}
-        seat.together = len(seat.runs) > 1
-        seat.began_s, seat.heard_s = now, self._watched.look()
-        seat.worker.tell(task)
-        return seat.name
+        if slot.worker is None:
+            slot.worker, slot.host = self._start_worker(self._slots.index(slot)), None
+        slot.runs = {run.key for run in task.runs}
+        slot.together = len(slot.runs) > 1
+        slot.began_s, slot.last_message_s = now, self._watched.look()
+        slot.worker.send(task)
+        return slot.name
 
-    def answer(self, key: str, go_on: bool) -> None:
-        """See `Executor.answer`."""
-        for seat in self._seats:
-            if key in seat.runs and seat.worker is not None:
-                seat.worker.tell(go_on)
+    def answer(self, key: str, prune: bool) -> None:
+        """Tell a run that waits at a rung whether it is pruned."""
+        for slot in self._slots:
+            if key in slot.runs and slot.worker is not None:
+                slot.worker.send(prune)
 
-    def news(self, timeout_s: float) -> list[News]:
-        """See `Executor.news`."""
+    def events(self, timeout_s: float) -> list[Event]:
+        """Wait for an event, and end workers that are silent for too long."""
         deadline = time.monotonic() + timeout_s
         while True:
-            events = [news for seat in self._seats for news in self._listen(seat)]
+            events = [events for slot in self._slots for events in self._listen(slot)]
             left_s = deadline - time.monotonic()
             if events or left_s <= 0:
                 return events
-            self._wait([s.worker for s in self._seats if s.worker is not None], min(left_s, TICK_S))
+            self._wait([s.worker for s in self._slots if s.worker is not None], min(left_s, TICK_S))
 
-    def _listen(self, seat: _Seat) -> list[News]:
-        if seat.worker is None:
+    def _listen(self, slot: _Slot) -> list[Event]:
+        if slot.worker is None:
             return []
-        events: list[News] = []
+        events: list[Event] = []
         try:
-            for message in seat.worker.heard():
-                events += self._understand(seat, *message)
-                if seat.worker is None:
+            for message in slot.worker.receive_all():
+                events += self._handle(slot, *message)
+                if slot.worker is None:
                     return events
-        except Died as death:
-            return events + self._bury(seat, death)
-        return events + self._check_silence(seat)
+        except Died as error:
+            return events + self._reap(slot, error)
+        return events + self._check_silence(slot)
 
-    def _understand(
-        self, seat: _Seat, word: str, key: str | None = None, what: Any = None
-    ) -> list[News]:
-        seat.heard_s = self._watched.look()
+    def _handle(
+        self, slot: _Slot, word: str, key: str | None = None, what: Any = None
+    ) -> list[Event]:
+        slot.last_message_s = self._watched.look()
         if word == "ready":
-            seat.host, self._failed_starts = key, 0
-        elif word in ("point", "rung") and key in seat.runs:
+            slot.host, self._failed_starts = key, 0
+        elif word in ("point", "rung") and key in slot.runs:
             return [Evaluated(key, what, word == "rung")]
-        elif word == "note" and key in seat.runs:
-            return [Noted(key, what)]
-        elif word == "end" and key in seat.runs:
-            seat.runs.discard(key)
-            return [Ended(key, what, seat.host or "")]
+        elif word == "note" and key in slot.runs:
+            return [Note(key, what)]
+        elif word == "end" and key in slot.runs:
+            slot.runs.discard(key)
+            return [Ended(key, what, slot.host or "")]
         elif word == "spent":
-            return self._spent(seat, key, what)
+            return self._spent(slot, key, what)
         return []
 
-    def _spent(self, seat: _Seat, key: str | None, result: RunResult) -> list[News]:
+    def _spent(self, slot: _Slot, key: str | None, result: RunResult) -> list[Event]:
         """A worker ends a run, and itself."""
-        self._dismiss(seat)
-        if key is None and seat.runs and not seat.together:
-            (key,) = seat.runs
-        events: list[News] = []
-        if key in seat.runs:
-            seat.runs.discard(key)
-            events.append(Ended(key, result, seat.host or ""))
-        return events + self._lose(seat, result.reason)
+        self._stop(slot)
+        if key is None and slot.runs and not slot.together:
+            (key,) = slot.runs
+        events: list[Event] = []
+        if key in slot.runs:
+            slot.runs.discard(key)
+            events.append(Ended(key, result, slot.host or ""))
+        return events + self._report_lost(slot, result.reason)
 
-    def _check_silence(self, seat: _Seat) -> list[News]:
-        if not seat.runs:
+    def _check_silence(self, slot: _Slot) -> list[Event]:
+        if not slot.runs:
             return []
-        silent_s = self._watched.look() - seat.heard_s
-        if seat.host is None:
+        silent_s = self._watched.look() - slot.last_message_s
+        if slot.host is None:
             if silent_s <= max(START_S, self._silence_s):
                 return []
-            self._dismiss(seat)
-            return self._bury(seat, Died(f"did not start within {silent_s:.0f} s", killed=False))
+            self._stop(slot)
+            return self._reap(slot, Died(f"did not start within {silent_s:.0f} s", killed=False))
         if silent_s <= self._silence_s:
             return []
-        self._dismiss(seat, dump=True)
-        return self._settle(seat, f"gave no sign of life for {self._silence_s:g} s and was ended")
+        self._stop(slot, dump=True)
+        return self._fail(slot, f"gave no sign of life for {self._silence_s:g} s and was ended")
 
-    def _bury(self, seat: _Seat, death: Died) -> list[News]:
-        seat.worker = None
-        if seat.host is None:
+    def _reap(self, slot: _Slot, error: Died) -> list[Event]:
+        slot.worker = None
+        if slot.host is None:
             self._failed_starts += 1
             if self._failed_starts >= MOST_FAILED_STARTS:
                 raise WorkerFailed(
                     f"{self._failed_starts} workers in a row died while they started; the last "
-                    f"{death}"
+                    f"{error}"
                 )
-        if death.killed or seat.host is None:
-            return self._lose(seat, str(death))
-        return self._settle(seat, str(death))
+        if error.killed or slot.host is None:
+            return self._report_lost(slot, str(error))
+        return self._fail(slot, str(error))
 
-    def _settle(self, seat: _Seat, reason: str) -> list[News]:
+    def _fail(self, slot: _Slot, reason: str) -> list[Event]:
         """The run of a worker that is gone has failed, unless another may be to blame."""
-        if seat.together or not seat.runs:
-            return self._lose(seat, reason)
-        (key,) = seat.runs
-        seat.runs.clear()
-        result = failed(f"its process {reason}", seconds=time.monotonic() - seat.began_s)
-        return [Ended(key, result, seat.host or "")]
+        if slot.together or not slot.runs:
+            return self._report_lost(slot, reason)
+        (key,) = slot.runs
+        slot.runs.clear()
+        result = failed(f"its process {reason}", seconds=time.monotonic() - slot.began_s)
+        return [Ended(key, result, slot.host or "")]
 
-    def _lose(self, seat: _Seat, reason: str) -> list[News]:
+    def _report_lost(self, slot: _Slot, reason: str) -> list[Event]:
         """Every run of a worker that is gone may be tried again."""
-        lost: list[News] = [Lost(key, reason) for key in sorted(seat.runs)]
-        seat.runs.clear()
+        lost: list[Event] = [Lost(key, reason) for key in sorted(slot.runs)]
+        slot.runs.clear()
         return lost
 
-    def _dismiss(self, seat: _Seat, *, dump: bool = False) -> None:
-        if seat.worker is not None:
-            seat.worker.end(dump=dump)
-            seat.worker = None
+    def _stop(self, slot: _Slot, *, dump: bool = False) -> None:
+        if slot.worker is not None:
+            slot.worker.end(dump=dump)
+            slot.worker = None
 
     def __enter__(self) -> Self:
-        """See `Executor.__enter__`."""
+        """Start nothing: workers start with their first task."""
         return self
 
     def __exit__(
@@ -324,7 +329,7 @@ class Pool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """See `Executor.__exit__`."""
-        for seat in self._seats:
-            self._dismiss(seat)
-            seat.runs.clear()
+        """End every worker."""
+        for slot in self._slots:
+            self._stop(slot)
+            slot.runs.clear()

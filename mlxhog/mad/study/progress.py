@@ -12,7 +12,7 @@ from mlxhog.mad.study.study import PlannedRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class InFlight:
+class ActiveRun:
     """A run that is being trained.
 
     Attributes:
@@ -91,7 +91,7 @@ class StudyProgress:
     elapsed_s: float = 0.0
     eta_s: float | None = None
     statuses: Mapping[str, int] = field(default_factory=dict)
-    running: tuple[InFlight, ...] = ()
+    running: tuple[ActiveRun, ...] = ()
     best: Best | None = None
     troubles: tuple[Trouble, ...] = ()
     message: str | None = None
@@ -110,58 +110,58 @@ class Observer(Protocol):
 
 
 @dataclass
-class _Flight:
+class _ActiveRun:
     run: PlannedRun
     worker: str
     began_s: float
     point: Point | None = None
 
 
-class Flights:
+class ActiveRuns:
     """What was begun and has not ended, by key."""
 
     def __init__(self) -> None:
-        self._flights: dict[str, _Flight] = {}
+        self._active: dict[str, _ActiveRun] = {}
 
     def __len__(self) -> int:
         """Return how many there are."""
-        return len(self._flights)
+        return len(self._active)
 
     def begin(self, run: PlannedRun, worker: str) -> None:
         """A worker has begun a run."""
-        self._flights[run.key] = _Flight(run, worker, time.monotonic())
+        self._active[run.key] = _ActiveRun(run, worker, time.monotonic())
 
     def evaluated(self, key: str, point: Point) -> None:
         """A run has come so far."""
-        self._flights[key].point = point
+        self._active[key].point = point
 
     def end(self, key: str) -> None:
         """A run is not in progress any more."""
-        del self._flights[key]
+        del self._active[key]
 
     def run(self, key: str) -> PlannedRun:
         """Return a run in progress."""
-        return self._flights[key].run
+        return self._active[key].run
 
     def running(self) -> list[tuple[PlannedRun, float]]:
         """Return every run in progress, and the seconds since it began."""
         now = time.monotonic()
-        return [(flight.run, now - flight.began_s) for flight in self._flights.values()]
+        return [(active.run, now - active.began_s) for active in self._active.values()]
 
-    def shown(self) -> tuple[InFlight, ...]:
+    def shown(self) -> tuple[ActiveRun, ...]:
         """Return all of them for a board, in the order of workers."""
         now = time.monotonic()
         return tuple(
-            InFlight(
-                worker=flight.worker,
-                candidate=flight.run.candidate,
-                run=flight.run.title,
-                step=0 if flight.point is None else flight.point.step,
-                steps=flight.run.config.protocol.steps,
-                acc_token=None if flight.point is None else flight.point.acc_token,
-                seconds=now - flight.began_s,
+            ActiveRun(
+                worker=active.worker,
+                candidate=active.run.candidate,
+                run=active.run.title,
+                step=0 if active.point is None else active.point.step,
+                steps=active.run.config.protocol.steps,
+                acc_token=None if active.point is None else active.point.acc_token,
+                seconds=now - active.began_s,
             )
-            for flight in sorted(self._flights.values(), key=lambda flight: flight.worker)
+            for active in sorted(self._active.values(), key=lambda active: active.worker)
         )
 
 

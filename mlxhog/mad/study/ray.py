@@ -37,7 +37,7 @@ from mlxhog.mad.study.worker import DUMP_S, Process, explain
 
 OBJECT_STORE_BYTES = 100 << 20
 """Results are kilobytes; by default Ray takes a third of the machine's memory."""
-NEWS_S = 30.0
+EVENTS_S = 30.0
 KNOCK_S = 10.0
 
 
@@ -105,17 +105,17 @@ def cluster(
             f"{where}: {explain(error)}; --executor local goes on with the same study"
         ) from error
     try:
-        host = ray.remote(_Host).options(
+        host = ray.remote(_Actor).options(
             num_cpus=cores, max_restarts=0, max_task_retries=0, max_concurrency=3
         )
 
-        def hire(number: int) -> _Hired:
+        def start_worker(number: int) -> _ActorWorker:
             log = f"worker-{number + 1}.log"
             actor = host.remote(run, threads, str(logs), log, memory_limit, version("mlxhog"))
-            return _Hired(actor)
+            return _ActorWorker(actor)
 
         watched = contextlib.nullcontext() if address else guard()
-        with watched, Pool(parallel, hire, _wait, silence_s=silence_s) as pool:
+        with watched, Pool(parallel, start_worker, _wait, silence_s=silence_s) as pool:
             yield pool
     finally:
         ray.shutdown()
@@ -152,25 +152,25 @@ def _keep_to_ourselves() -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
-def _wait(workers: Sequence[_Hired], timeout_s: float) -> None:
+def _wait(workers: Sequence[_ActorWorker], timeout_s: float) -> None:
     import ray
 
     ray.wait([worker.pending for worker in workers], num_returns=1, timeout=timeout_s)
 
 
-class _Hired:
+class _ActorWorker:
     """An actor, as a `Worker` of the pool."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
-        self.pending = actor.news.remote()
+        self.pending = actor.events.remote()
 
-    def tell(self, message: Task | bool) -> None:
-        """See `Worker.tell`."""
-        self._actor.tell.remote(message)
+    def send(self, message: Task | bool) -> None:
+        """Send a message to the process of the actor."""
+        self._actor.send.remote(message)
 
-    def heard(self) -> list[tuple[Any, ...]]:
-        """See `Worker.heard`."""
+    def receive_all(self) -> list[tuple[Any, ...]]:
+        """Return the messages that have come, without waiting."""
         import ray
 
         if not ray.wait([self.pending], timeout=0)[0]:
@@ -182,11 +182,11 @@ class _Hired:
         if messages and messages[0][0] == "died":
             self.end()
             raise Died(messages[0][1], killed=messages[0][2])
-        self.pending = self._actor.news.remote()
+        self.pending = self._actor.events.remote()
         return messages
 
     def end(self, *, dump: bool = False) -> None:
-        """See `Worker.end`."""
+        """Kill the actor; with `dump` its process first writes where it is."""
         import ray
 
         if dump:
@@ -195,7 +195,7 @@ class _Hired:
         ray.kill(self._actor, no_restart=True)  # its process follows it
 
 
-class _Host:
+class _Actor:
     """The actor: it has one process, and threads that talk to the scheduler."""
 
     def __init__(
@@ -215,15 +215,15 @@ class _Host:
         folder = Path(logs) if Path(logs).parent.is_dir() else Path(tempfile.mkdtemp())
         self._process = Process(run, threads, folder / log, memory_limit)
 
-    def tell(self, message: Any) -> None:
+    def send(self, message: Any) -> None:
         """Pass on a task, or the answer at a rung."""
-        self._process.tell(message)
+        self._process.send(message)
 
-    def news(self) -> list[tuple[Any, ...]]:
+    def events(self) -> list[tuple[Any, ...]]:
         """Wait for the process to say something, or to die."""
-        connection.wait([self._process.pipe], NEWS_S)
+        connection.wait([self._process.pipe], EVENTS_S)
         try:
-            return self._process.heard()
+            return self._process.receive_all()
         except Died as death:
             return [("died", str(death), death.killed)]
 

@@ -22,18 +22,18 @@ from mlxhog.mad.study.planning import Proposals
 from mlxhog.mad.study.pool import (
     Ended,
     Evaluated,
+    Event,
     Executor,
     Lost,
-    News,
-    Noted,
+    Note,
     Task,
 )
-from mlxhog.mad.study.progress import Best, Eta, Flights, Observer, StudyProgress, Trouble
+from mlxhog.mad.study.progress import ActiveRuns, Best, Eta, Observer, StudyProgress, Trouble
 from mlxhog.mad.study.record import Record, by_candidate, seconds_used
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import PlannedRun
 
-LOOK_S = 0.2
+POLL_S = 0.2
 SHOW_S = 0.5
 MOST_LOSSES = 4
 """So many times a run's worker may be killed from outside before the run counts as failed."""
@@ -102,14 +102,14 @@ class Scheduler:
         self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that did not end
         self._records: dict[str, list[Record]] = {}  # of candidates that are not complete
         self._finished: set[str] = set()
-        self._spared = 0  # runs of candidates that were given up before they began
-        self._flights = Flights()
+        self._skipped = 0  # runs of candidates that were given up before they began
+        self._active = ActiveRuns()
         self._losses: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
         self._troubles: tuple[Trouble, ...] = ()
         self._best: Best | None = None
         self._eta = Eta()
-        self._remember(retry_failed)
+        self._restore(retry_failed)
 
     # -- a session -------------------------------------------------------------------------------
 
@@ -131,18 +131,18 @@ class Scheduler:
                     self._fill()
                 elif interrupts.count > announced:
                     announced = interrupts.count
-                    n = len(self._flights)
+                    n = len(self._active)
                     runs, them = ("run", "it") if n == 1 else ("runs", "them")
                     if n:
                         self._show(f"finishing {n} {runs}; Ctrl-C again drops {them}")
-                if not self._flights:
+                if not self._active:
                     break
-                for news in self._executor.news(LOOK_S):
-                    self._take(news)
+                for event in self._executor.events(POLL_S):
+                    self._handle(event)
                 if time.monotonic() - self._shown_s >= SHOW_S:
                     self._show()
             interrupted = interrupts.count > 0
-        status = "interrupted" if interrupted else "budget" if self._over() else "done"
+        status = "interrupted" if interrupted else "budget" if self._limit_reached() else "done"
         self._show()
         return Outcome(
             status=status,
@@ -151,19 +151,19 @@ class Scheduler:
             best=self._best,
         )
 
-    def _over(self) -> bool:
+    def _limit_reached(self) -> bool:
         return self._limit.reached(
-            runs=len(self._finished) + len(self._flights),
+            runs=len(self._finished) + len(self._active),
             seconds=self._seconds_before + time.monotonic() - self._began_s,
         ) and bool(self._queue or self._needed is None or len(self._finished) < self._needed)
 
     def _fill(self) -> None:
         """Begin as many runs as the executor takes."""
-        while self._executor.free() > 0 and not self._over():
+        while self._executor.free() > 0 and not self._limit_reached():
             run = self._next()
             if run is None:
                 return
-            runs = [run, *self._alike(run)]
+            runs = [run, *self._same_shape(run)]
             tasks = [
                 Task(key=one.key, config=one.config, rungs=self._pruner.rungs(one)) for one in runs
             ]
@@ -171,9 +171,9 @@ class Scheduler:
                 self._store.begin_curve(one.key)
             worker = self._executor.submit(replace(tasks[0], beside=tuple(tasks[1:])))
             for one in runs:
-                self._flights.begin(one, worker)
+                self._active.begin(one, worker)
 
-    def _alike(self, run: PlannedRun) -> list[PlannedRun]:
+    def _same_shape(self, run: PlannedRun) -> list[PlannedRun]:
         """Take runs from the queue that can be trained together with one.
 
         Not more than leaves something to the other workers; and none that was lost before, which
@@ -191,7 +191,7 @@ class Scheduler:
         ]
         most = min(self._batch, math.ceil((1 + len(self._queue)) / self._executor.free()))
         if self._limit.runs is not None:
-            under_way = len(self._finished) + len(self._flights)
+            under_way = len(self._finished) + len(self._active)
             most = min(most, self._limit.runs - under_way)
         chosen = alike[: most - 1]
         for one in chosen:
@@ -202,16 +202,16 @@ class Scheduler:
         while True:
             while self._queue:
                 run = self._queue.popleft()
-                if not self._pruner.has_given_up(run.candidate):
+                if not self._pruner.is_pruned(run.candidate):
                     return run
-                self._spared += 1
+                self._skipped += 1
                 self._settle(run)
             candidate = self._candidates.ask()
             if candidate is None:
                 return None
-            self._expect(candidate)
+            self._enqueue(candidate)
 
-    def _expect(self, candidate: str) -> None:
+    def _enqueue(self, candidate: str) -> None:
         """Queue what a candidate still lacks; tell the sampler at once if that is nothing."""
         runs = [run for run in self._plan(candidate) if run.key not in self._finished]
         if runs:
@@ -223,10 +223,10 @@ class Scheduler:
     def _complete(self, candidate: str) -> None:
         """Tell the sampler the score of a candidate whose runs have all ended."""
         self._missing.pop(candidate, None)
-        score = self._consider(candidate, self._records.pop(candidate))
+        score = self._update_best(candidate, self._records.pop(candidate))
         self._candidates.tell(candidate, score)
 
-    def _consider(self, candidate: str, records: Sequence[Record]) -> float:
+    def _update_best(self, candidate: str, records: Sequence[Record]) -> float:
         """Return a candidate's score, and remember the best."""
         result = self._judge(candidate, records)
         if self._best is None or result.score > self._best.score:
@@ -235,31 +235,31 @@ class Scheduler:
 
     # -- what happens to runs --------------------------------------------------------------------
 
-    def _take(self, news: News) -> None:
-        run = self._flights.run(news.key)
-        if isinstance(news, Noted):
-            self._show(f"{run.candidate}, {run.title}: {news.text}")
+    def _handle(self, event: Event) -> None:
+        run = self._active.run(event.key)
+        if isinstance(event, Note):
+            self._show(f"{run.candidate}, {run.title}: {event.text}")
             return
-        if isinstance(news, Evaluated):
-            if news.asks:
-                self._executor.answer(news.key, self._pruner.go_on(run, news.point))
+        if isinstance(event, Evaluated):
+            if event.at_rung:
+                self._executor.answer(event.key, self._pruner.should_prune(run, event.point))
             else:
-                self._flights.evaluated(news.key, news.point)
-                self._add_point(news.key, news.point)
+                self._active.evaluated(event.key, event.point)
+                self._add_point(event.key, event.point)
             return
-        self._flights.end(news.key)
-        if isinstance(news, Lost):
-            self._losses[news.key] += 1
-            if self._losses[news.key] < MOST_LOSSES:
+        self._active.end(event.key)
+        if isinstance(event, Lost):
+            self._losses[event.key] += 1
+            if self._losses[event.key] < MOST_LOSSES:
                 self._queue.appendleft(run)
-                self._show(f"{run.title}: its process {news.reason}; it is run again")
+                self._show(f"{run.title}: its process {event.reason}; it is run again")
                 return
-            reason = f"its process {news.reason}, {MOST_LOSSES} times"
-            news = Ended(news.key, record.failed(reason, seconds=0.0), "")
-        if news.result.status == "interrupted":
+            reason = f"its process {event.reason}, {MOST_LOSSES} times"
+            event = Ended(event.key, record.failed(reason, seconds=0.0), "")
+        if event.result.status == "interrupted":
             self._queue.appendleft(run)
             return
-        self._record(run, news.result, news.host)
+        self._record(run, event.result, event.host)
 
     def _add_point(self, key: str, point: Point) -> None:
         """Show a point of a run in progress to readers; the run goes on where that fails."""
@@ -318,7 +318,7 @@ class Scheduler:
 
     # -- earlier sessions ------------------------------------------------------------------------
 
-    def _remember(self, retry_failed: bool) -> None:
+    def _restore(self, retry_failed: bool) -> None:
         """Go on where earlier sessions ended, however they did."""
         records = self._store.records()
         self._seconds_before = seconds_used(records)
@@ -333,12 +333,12 @@ class Scheduler:
                     self._pruner.ended(runs[ended.key], ended)
             missing = runs.keys() - self._finished
             if candidate in self._candidates.untold or (
-                missing and not self._pruner.has_given_up(candidate)
+                missing and not self._pruner.is_pruned(candidate)
             ):
-                self._expect(candidate)
+                self._enqueue(candidate)
             else:
-                self._spared += len(missing)
-                self._consider(candidate, self._records.pop(candidate))
+                self._skipped += len(missing)
+                self._update_best(candidate, self._records.pop(candidate))
 
     # -- showing it ------------------------------------------------------------------------------
 
@@ -353,7 +353,7 @@ class Scheduler:
                 elapsed_s=now - self._began_s,
                 eta_s=self._eta_s(),
                 statuses=dict(self._statuses),
-                running=self._flights.shown(),
+                running=self._active.shown(),
                 best=self._best,
                 troubles=self._troubles,
                 message=message,
@@ -363,7 +363,7 @@ class Scheduler:
     @property
     def _needed(self) -> int | None:
         """Runs of the whole study but those that were spared."""
-        return None if self._total is None else self._total - self._spared
+        return None if self._total is None else self._total - self._skipped
 
     def _planned(self) -> int | None:
         limits = [n for n in (self._needed, self._limit.runs) if n is not None]
@@ -371,13 +371,13 @@ class Scheduler:
 
     def _eta_s(self) -> float | None:
         """Seconds that are left if the runs to come take as long as those that ended."""
-        planned, under_way = self._planned(), len(self._flights)
+        planned, under_way = self._planned(), len(self._active)
         left_s = []
         if planned is not None:
             waiting = max(0, planned - len(self._finished) - under_way)
             kinds: list[Kind | None] = [_kind(run) for run in islice(self._queue, waiting)]
             kinds += [None] * (waiting - len(kinds))  # of candidates that nobody proposed yet
-            running = [(_kind(run), seconds) for run, seconds in self._flights.running()]
+            running = [(_kind(run), seconds) for run, seconds in self._active.running()]
             left_s.append(self._eta.seconds_left(kinds, running, parallel=max(1, under_way)))
         if self._limit.seconds is not None:
             used = self._seconds_before + time.monotonic() - self._began_s

@@ -68,7 +68,7 @@ class Study:
         seeds: every run is made with each of them.
         dim: width; None is the suite's.
         position: positional embedding.
-        workers: mix inside a candidate.
+        workers: backends of the workers of a candidate.
         threads: of each worker.
         sampler: who proposes candidates.
         sampler_seed: of its choices.

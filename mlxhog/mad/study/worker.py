@@ -28,7 +28,7 @@ from mlxhog.config.quantities import format_bytes
 from mlxhog.errors import MlxhogError
 from mlxhog.files.durable import disk_errors
 from mlxhog.machine.processes import follow_parent, spawn
-from mlxhog.mad.run import Point, RunResult, Watch
+from mlxhog.mad.run import Callbacks, Point, RunResult
 from mlxhog.mad.study.pool import Died, Pool, RunFunction, Task
 from mlxhog.mad.study.record import failed
 
@@ -50,26 +50,26 @@ class Channel(Protocol):
         """Wait for a `Task`, for the answer at a rung, or for None, which means to leave."""
 
 
-class ChannelWatch:
-    """A `Watch` whose watcher is at the other end of a channel."""
+class ChannelCallbacks:
+    """Callbacks that are sent over a channel."""
 
     def __init__(self, channel: Channel, key: str, asking: threading.Lock) -> None:
         self._channel, self._key, self._asking = channel, key, asking
         self._next_s = 0.0
 
     def beat(self) -> None:
-        """See `Watch.beat`; says so twice a second at most."""
+        """Send a sign of life, twice a second at most."""
         now = time.monotonic()
         if now >= self._next_s:
             self._next_s = now + BEAT_S
             self._channel.send(("beat",))
 
     def point(self, point: Point) -> None:
-        """See `Watch.point`."""
+        """Send an evaluation."""
         self._channel.send(("point", self._key, point))
 
-    def go_on(self, point: Point) -> bool:
-        """See `Watch.go_on`."""
+    def should_prune(self, point: Point) -> bool:
+        """Ask over the channel, and wait for the answer."""
         with self._asking:  # one question at a time, so that the answer is its own
             self._channel.send(("rung", self._key, point))
             return bool(self._channel.receive())
@@ -107,8 +107,8 @@ def _execute(run: RunFunction, task: Task, channel: Channel) -> None:
 
     def one(number: int, prepare: Prepare | None) -> None:
         own = runs[number]
-        watch = ChannelWatch(channel, own.key, asking)
-        word, result = _attempt(run, own, watch, prepare)
+        callbacks = ChannelCallbacks(channel, own.key, asking)
+        word, result = _attempt(run, own, callbacks, prepare)
         channel.send((word, own.key, result))
 
     if len(runs) == 1:
@@ -124,13 +124,13 @@ def _execute(run: RunFunction, task: Task, channel: Channel) -> None:
 
 
 def _attempt(
-    run: RunFunction, task: Task, watch: Watch, prepare: Prepare | None
+    run: RunFunction, task: Task, callbacks: Callbacks, prepare: Prepare | None
 ) -> tuple[str, RunResult]:
     """Return what became of a run, whatever it raises."""
     began_s = time.monotonic()
     how: dict[str, Any] = {} if prepare is None else {"prepare": prepare}
     try:
-        return "end", run(task.config, watch=watch, rungs=task.rungs, **how)
+        return "end", run(task.config, callbacks=callbacks, rungs=task.rungs, **how)
     except (Exception, SystemExit) as error:
         traceback.print_exc()  # into the worker's log
         reason = explain(error)
@@ -213,10 +213,10 @@ def local(
         memory_limit: bytes that a worker may have resident; None for no limit.
     """
 
-    def hire(number: int) -> Process:
+    def start_worker(number: int) -> Process:
         return Process(run, threads, logs / f"worker-{number + 1}.log", memory_limit)
 
-    return Pool(parallel, hire, _wait, silence_s=silence_s)
+    return Pool(parallel, start_worker, _wait, silence_s=silence_s)
 
 
 def _wait(workers: Sequence[Process], timeout_s: float) -> None:
@@ -239,15 +239,15 @@ class Process:
         )
         theirs.close()
 
-    def tell(self, message: Task | bool) -> None:
-        """See `Worker.tell`."""
+    def send(self, message: Task | bool) -> None:
+        """Send a message; a dead process gets none."""
         try:
             self.pipe.send(message)
         except OSError:
             pass  # it is dead, as `heard` will say
 
-    def heard(self) -> list[tuple[Any, ...]]:
-        """See `Worker.heard`."""
+    def receive_all(self) -> list[tuple[Any, ...]]:
+        """Return the messages that have come, without waiting."""
         messages = []
         try:
             while self.pipe.poll():
@@ -275,7 +275,7 @@ class Process:
         return (fatal or lines or ["it left no message"])[-1][:REASON_CHARACTERS]
 
     def end(self, *, dump: bool = False) -> None:
-        """See `Worker.end`."""
+        """Kill the process; with `dump` it first writes where it is."""
         if dump:
             self.dump()
         self._process.kill()
@@ -301,12 +301,12 @@ class _Pipe:
         self._sending = threading.Lock()
 
     def send(self, message: tuple[Any, ...]) -> None:
-        """See `Channel.send`."""
+        """Send a message to the parent."""
         with self._sending:
             self._pipe.send(message)
 
     def receive(self) -> Any:
-        """See `Channel.receive`."""
+        """Wait for a message of the parent."""
         return self._pipe.recv()
 
 

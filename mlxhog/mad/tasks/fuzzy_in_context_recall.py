@@ -165,19 +165,19 @@ def _distinct(
     rng: np.random.Generator, shape: tuple[int, int], size: int, alphabet: int
 ) -> NDArray[np.int32]:
     """Draw `size` different numbers below `alphabet`, in order, for every place of `shape`."""
-    drawn = np.empty((size, *shape), np.int32)
+    task_rows = np.empty((size, *shape), np.int32)
     smaller_first: list[NDArray[np.int32]] = []
     for number in range(size):
         token = rng.integers(0, alphabet - number, shape, dtype=np.int32)
         # The token-th of those that are left: step over the others from the smallest up.
         for other in smaller_first:
             token += token >= other
-        drawn[number] = largest = token
+        task_rows[number] = largest = token
         for place, other in enumerate(smaller_first):
             smaller_first[place] = np.minimum(other, largest)
             largest = np.maximum(other, largest)
         smaller_first.append(largest)
-    return drawn
+    return task_rows
 
 
 def _codes(s: FuzzyInContextRecall, pairs: _Pairs) -> NDArray[np.int64]:

@@ -39,8 +39,8 @@ Compute = Callable[[Sequence[Float32], Sequence[Batch]], list[tuple[float, Grads
 """From the parameters and the batch of every run to its loss and gradient."""
 
 
-class Meeting:
-    """The place where runs meet.
+class GradientBarrier:
+    """Where the runs of a batch wait for each other in every step, to compute gradients together.
 
     Args:
         members: runs, by number from 0.
@@ -50,25 +50,25 @@ class Meeting:
     """
 
     def __init__(self, members: int, compute: Compute) -> None:
-        """See the class."""
+        """Expect every member."""
         self._compute = compute
         self._members = set(range(members))
-        self._asked: dict[int, tuple[Float32, Batch]] = {}
-        self._answers: dict[int, tuple[float, Grads] | BaseException] = {}
+        self._requests: dict[int, tuple[Float32, Batch]] = {}
+        self._results: dict[int, tuple[float, Grads] | BaseException] = {}
         self._changed = threading.Condition()
 
-    def ask(self, member: int, params: Float32, batch: Batch) -> tuple[float, Grads]:
+    def wait_for_gradient(self, member: int, params: Float32, batch: Batch) -> tuple[float, Grads]:
         """Wait for the others, and return this member's loss and gradient.
 
         Raises:
             Exception: what the computation raised, in every member.
         """
         with self._changed:
-            self._asked[member] = (params, batch)
-            self._answer_if_complete()
-            while member not in self._answers:
+            self._requests[member] = (params, batch)
+            self._compute_if_complete()
+            while member not in self._results:
                 self._changed.wait()
-            answer = self._answers.pop(member)
+            answer = self._results.pop(member)
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -77,40 +77,40 @@ class Meeting:
         """Let the others go on without this member."""
         with self._changed:
             self._members.discard(member)
-            self._answer_if_complete()
+            self._compute_if_complete()
 
-    def _answer_if_complete(self) -> None:
-        if not self._members or self._asked.keys() != self._members:
+    def _compute_if_complete(self) -> None:
+        if not self._members or self._requests.keys() != self._members:
             return
-        members = sorted(self._asked)
-        params, batches = zip(*(self._asked[member] for member in members), strict=True)
+        members = sorted(self._requests)
+        params, batches = zip(*(self._requests[member] for member in members), strict=True)
         try:
-            self._answers.update(zip(members, self._compute(params, batches), strict=True))
+            self._results.update(zip(members, self._compute(params, batches), strict=True))
         except Exception as error:  # every member shall know, none shall wait for ever
-            self._answers.update(dict.fromkeys(members, error))
-        self._asked.clear()
+            self._results.update(dict.fromkeys(members, error))
+        self._requests.clear()
         self._changed.notify_all()
 
 
-class Member:
-    """A backend whose gradients are computed at a meeting; everything else is its own."""
+class BatchedBackend:
+    """A backend whose gradients are computed at a barrier; everything else is its own."""
 
-    def __init__(self, backend: Backend, meeting: Meeting, number: int) -> None:
-        """See the class."""
-        self._backend, self._meeting, self._number = backend, meeting, number
+    def __init__(self, backend: Backend, barrier: GradientBarrier, number: int) -> None:
+        """Wrap the backend of one run."""
+        self._backend, self._barrier, self._number = backend, barrier, number
 
     def __getattr__(self, name: str) -> Any:
         """Return what the backend has under a name."""
         return getattr(self._backend, name)
 
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
-        """See `Backend.loss_and_grads`."""
-        return self._meeting.ask(self._number, self._backend.inbox, batch)
+        """Wait for the other runs, and return this run's loss and gradients."""
+        return self._barrier.wait_for_gradient(self._number, self._backend.inbox, batch)
 
 
-def join(context: Context, meeting: Meeting, number: int) -> None:
-    """Let a run compute its gradients at a meeting, as its member `number`."""
-    context.backend = cast(Backend, Member(context.backend, meeting, number))
+def use_barrier(context: Context, barrier: GradientBarrier, number: int) -> None:
+    """Let a run compute its gradients at a barrier, as its member `number`."""
+    context.backend = cast(Backend, BatchedBackend(context.backend, barrier, number))
 
 
 def stacked(params: Sequence[Float32], batches: Sequence[Batch]) -> tuple[Float32, Any, Any]:
@@ -180,7 +180,7 @@ def train_together(
         in_threads(plans, run_one)
     else:
         for number in range(len(plans)):
-            run_one(number, single.as_it_is)
+            run_one(number, single.no_preparation)
     return choice
 
 
@@ -193,7 +193,7 @@ def measure(plans: Sequence[RunPlan]) -> Choice:
         for name, value in families.init_params(of.model, of.config.seed).items():
             slot = plan.layout.slots[name]
             flat[slot.offset : slot.offset + slot.size] = value.reshape(-1)
-    batches = [of.drawn.batches().at(0, 0) for of in plans]
+    batches = [of.task_rows.batches().at(0, 0) for of in plans]
     one = backends.create(
         backend, threads=plan.workers[0].threads, kernels=plan.kernels[0], cpu_blas="auto"
     )
@@ -246,13 +246,13 @@ def in_threads(plans: Sequence[RunPlan], run_one: RunOne) -> None:
     """Execute runs of one shape as one computation, each in a thread of its own."""
     plan, n = plans[0], len(plans)
     compute = partial(_compute, plan.model, plan.layout.slots, plan.workers[0].backend)
-    together = Meeting(n, compute)
+    barrier = GradientBarrier(n, compute)
 
     def run(number: int) -> None:
         try:
-            run_one(number, partial(join, meeting=together, number=number))
+            run_one(number, partial(use_barrier, barrier=barrier, number=number))
         finally:
-            together.leave(number)
+            barrier.leave(number)
 
     threads = [
         threading.Thread(target=run, args=(number,), name=f"run-{number}") for number in range(n)

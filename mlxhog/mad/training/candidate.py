@@ -12,22 +12,22 @@ from mlxhog.arena import Arena
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import ours, saving
 from mlxhog.files import plain_json
-from mlxhog.mad.run import RunConfig, RunResult, Unwatched, Watch
+from mlxhog.mad.run import Callbacks, NoCallbacks, RunConfig, RunResult
 from mlxhog.mad.tasks.accuracy import ceiling
 from mlxhog.mad.training import several, single
-from mlxhog.mad.training.evaluation import Course
+from mlxhog.mad.training.evaluation import Evaluations
 from mlxhog.mad.training.run_plan import make_run_plan
 
 
 def train(
     config: RunConfig,
     *,
-    watch: Watch | None = None,
+    callbacks: Callbacks | None = None,
     rungs: tuple[int, ...] = (),
-    inside: Mapping[str, object] | None = None,
-    keep: Callable[[Arena], None] = lambda arena: None,
+    worker_options: Mapping[str, object] | None = None,
+    on_end: Callable[[Arena], None] = lambda arena: None,
     tell: Callable[[str], None] = lambda message: None,
-    prepare: single.Prepare = single.as_it_is,
+    prepare: single.Prepare = single.no_preparation,
 ) -> RunResult:
     """Train a candidate by its protocol, and score it on the task's held-out rows.
 
@@ -37,12 +37,12 @@ def train(
 
     Args:
         config: the run.
-        watch: told of steps and evaluations, and asked at rungs. Its `beat` may raise
+        callbacks: told of steps and evaluations, and asked at rungs. Its `beat` may raise
             KeyboardInterrupt: the run is evaluated once more and is "interrupted"; raised again, it
             leaves this function.
-        rungs: steps at which the run is evaluated and `watch.go_on` asked.
-        inside: options of `TrainConfig` that say how several workers train, see `mad.inside`.
-        keep: called with the arena, at rest, before it goes; not for a diverged run.
+        rungs: steps at which the run is evaluated and `callbacks.should_prune` asked.
+        worker_options: options of `TrainConfig` for several workers, see `WORKER_OPTIONS`.
+        on_end: called with the arena, at rest, before it goes; not for a diverged run.
         tell: given what the user should know: choices made for the machine, workers that died.
         prepare: called with the context of the one worker before its first step.
 
@@ -54,18 +54,22 @@ def train(
         EnvironmentLacks: a backend, or memory, is missing.
         WorkerFailed: one of several workers died too often.
     """
-    watch = Unwatched() if watch is None else watch
-    plan = make_run_plan(config, inside)
-    course = Course(
-        config.protocol, limit=plan.limit, per_epoch=plan.per_epoch, watch=watch, rungs=rungs
+    callbacks = NoCallbacks() if callbacks is None else callbacks
+    plan = make_run_plan(config, worker_options)
+    evaluations = Evaluations(
+        config.protocol,
+        limit=plan.limit,
+        per_epoch=plan.per_epoch,
+        callbacks=callbacks,
+        rungs=rungs,
     )
     for note in plan.notes:
         tell(note)
     if len(plan.workers) == 1:
-        result = single.run(plan, course, watch, keep, prepare)
+        result = single.run(plan, evaluations, callbacks, on_end, prepare)
     else:
-        result = several.run(plan, course, watch, keep, tell)
-    return replace(result, ceiling=ceiling(plan.drawn.dataset()))
+        result = several.run(plan, evaluations, callbacks, on_end, tell)
+    return replace(result, ceiling=ceiling(plan.task_rows.dataset()))
 
 
 def save_checkpoint(config: RunConfig, target: Path, arena: Arena) -> None:

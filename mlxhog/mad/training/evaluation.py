@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.run import Point, RunResult, Watch
+from mlxhog.mad.run import Callbacks, Point, RunResult
 from mlxhog.mad.training.scoring import Scores
 
 DEFAULT_STEPS = 2_000
@@ -33,14 +33,14 @@ def interval(protocol: Protocol, per_epoch: int) -> int:
     return protocol.eval_every or max(per_epoch, LEAST_STEPS)
 
 
-class Course:
+class Evaluations:
     """Evaluations so far, and whether the run is over.
 
     Args:
         protocol: interval of evaluations, rows that decide, accuracy to stop at, patience.
         limit: most steps.
         per_epoch: steps of an epoch.
-        watch: told of every evaluation, and asked at rungs.
+        callbacks: told of every evaluation, and asked at rungs whether to prune.
         rungs: steps at which the run may be given up.
 
     Attributes:
@@ -55,13 +55,13 @@ class Course:
         *,
         limit: int,
         per_epoch: int,
-        watch: Watch,
+        callbacks: Callbacks,
         rungs: Iterable[int] = (),
     ) -> None:
         self.limit = limit
         self.curve: list[Point] = []
         self.status: str | None = None
-        self._protocol, self._watch = protocol, watch
+        self._protocol, self._callbacks = protocol, callbacks
         self._every = interval(protocol, per_epoch)
         self._rungs = sorted(rungs)
         self._best, self._since_best = -1.0, 0
@@ -85,7 +85,7 @@ class Course:
         token, macro = scores.deciding(self._protocol.select)
         point = Point(step=step, seconds=seconds, loss=loss, acc_token=token, acc_macro=macro)
         self.curve.append(point)
-        self._watch.point(point)
+        self._callbacks.point(point)
         if token > self._best:
             self._best, self._since_best = token, 0
         else:
@@ -99,7 +99,9 @@ class Course:
             or (patience is not None and self._since_best >= patience)
         ):
             self.status = "done"
-        elif any(before < rung <= step for rung in self._rungs) and not self._watch.go_on(point):
+        elif any(before < rung <= step for rung in self._rungs) and self._callbacks.should_prune(
+            point
+        ):
             self.status = "pruned"
 
     def result(self, status: str, steps: int, seconds: float, scores: Scores) -> RunResult:

@@ -17,7 +17,7 @@ KEPT = 2
 
 
 @dataclass(frozen=True)
-class Drawn:
+class TaskRows:
     """Which rows; hashable, and small enough to send to a worker.
 
     Attributes:
@@ -55,17 +55,17 @@ class RowBatches:
     Args:
         x: inputs, (rows, length) int32.
         y: targets.
-        drawn: says batch size, and what the order depends on.
+        task_rows: says batch size, and what the order depends on.
 
     Concurrency: any process that builds the same object gets the same batches. One object is not
     for several threads.
     """
 
-    def __init__(self, x: NDArray[np.int32], y: NDArray[np.int32], drawn: Drawn) -> None:
-        """See the class."""
-        self._x, self._y, self._size = x, y, drawn.batch_size
-        settings = tuple(sorted(asdict(drawn.settings).items()))
-        self._order = Order(len(x), f"{drawn.settings.task}|{settings}", drawn.seed)
+    def __init__(self, x: NDArray[np.int32], y: NDArray[np.int32], task_rows: TaskRows) -> None:
+        """Take the rows and their order."""
+        self._x, self._y, self._size = x, y, task_rows.batch_size
+        settings = tuple(sorted(asdict(task_rows.settings).items()))
+        self._order = Order(len(x), f"{task_rows.settings.task}|{settings}", task_rows.seed)
 
     @property
     def n_tickets(self) -> int:

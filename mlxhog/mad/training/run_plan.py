@@ -20,10 +20,10 @@ from mlxhog.errors import ConfigError
 from mlxhog.machine import machine
 from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.mad import tasks
-from mlxhog.mad.protocol import INSIDE
+from mlxhog.mad.protocol import WORKER_OPTIONS
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.training.evaluation import step_limit
-from mlxhog.mad.training.rows import Drawn
+from mlxhog.mad.training.rows import TaskRows
 from mlxhog.mad.training.scoring import SCORES_SEGMENT, HeldOut, scores_segment
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
@@ -45,7 +45,7 @@ class RunPlan(Setup):
 
     config: RunConfig
     model: MADConfig
-    drawn: Drawn
+    task_rows: TaskRows
     limit: int
     per_epoch: int
 
@@ -75,12 +75,12 @@ def _schedule(config: RunConfig, limit: int, per_epoch: int) -> partial[schedule
     )
 
 
-def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None) -> RunPlan:
+def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None = None) -> RunPlan:
     """Check a run against its task and this machine; draws no row and imports no framework.
 
     Args:
         config: the run.
-        inside: some of the options that `mad.inside.INSIDE` names.
+        worker_options: some of the options that `WORKER_OPTIONS` names.
 
     Raises:
         ConfigError: a setting, a size or a mix cannot be.
@@ -104,15 +104,15 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
             "select is val, but no validation rows are drawn; set val_rows of the task, such as "
             f"--set val_rows={settings.test_rows}, or select test"
         )
-    inside = inside or {}
+    worker_options = worker_options or {}
     chosen = resolve_workers(
         config.workers,
         config.threads,
         machine=machine.here(),
-        serial=inside.get("strategy") == "serial",
+        serial=worker_options.get("strategy") == "serial",
     )
     workers = chosen.workers
-    training = _training(config, workers, inside)
+    training = _training(config, workers, worker_options)
     writers = kernel_choice.choose_writers(training, workers)
     kernels = kernel_choice.choose_kernels(training, workers)
     n_tickets = math.ceil(settings.train_rows / protocol.batch_size)
@@ -120,7 +120,7 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
     per_epoch = max(1, n_tickets // strategy.batches_per_step())
     limit = step_limit(protocol, per_epoch)
     spec = param_spec(model)
-    drawn = Drawn(
+    task_rows = TaskRows(
         settings=settings,
         seed=config.seed,
         batch_size=protocol.batch_size,
@@ -131,7 +131,7 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
         config=config,
         strategy=strategy,
         model=model,
-        drawn=drawn,
+        task_rows=task_rows,
         workers=workers,
         writers=writers,
         kernels=kernels.of_workers,
@@ -139,21 +139,21 @@ def make_run_plan(config: RunConfig, inside: Mapping[str, object] | None = None)
         layout=plan_layout(spec, strategy, optim.build(training), n_tickets, scores),
         decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
         gpu_share=GPUShare(workers=max(1, sum(w.backend in GPU_BACKENDS for w in workers))),
-        batches=drawn.batches,
+        batches=task_rows.batches,
         schedule=_schedule(config, limit, per_epoch),
-        side_jobs=HeldOut(drawn, model).open,
+        side_jobs=HeldOut(task_rows, model).open,
         limit=limit,
         per_epoch=per_epoch,
     )
 
 
 def _training(
-    config: RunConfig, workers: tuple[WorkerSpec, ...], inside: Mapping[str, object]
+    config: RunConfig, workers: tuple[WorkerSpec, ...], worker_options: Mapping[str, object]
 ) -> TrainConfig:
     """Say the protocol in the words of `mlxhog train`."""
-    assert set(inside) <= set(INSIDE)
+    assert set(worker_options) <= set(WORKER_OPTIONS)
     protocol = config.protocol
-    how: dict[str, object] = dict(inside)
+    how: dict[str, object] = dict(worker_options)
     if len(workers) == 1:  # nothing runs beside it: every strategy is this one
         live = workers[0].backend == "torch:cpu"  # where sharing memory costs nothing
         how |= {"strategy": "serial", "predict": "none", "async_after": 0.0, "average_every": None}

@@ -26,7 +26,7 @@ from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Backend
 from mlxhog.mad.tasks import Dataset
 from mlxhog.mad.tasks.accuracy import acc_macro, acc_token
-from mlxhog.mad.training.rows import Drawn
+from mlxhog.mad.training.rows import TaskRows
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.strategies import Context
 from mlxhog.training.job import Job
@@ -159,11 +159,11 @@ class HeldOut:
     """What scoring needs beside the worker; picklable.
 
     Attributes:
-        drawn: the rows.
+        task_rows: the rows.
         model: the architecture.
     """
 
-    drawn: Drawn
+    task_rows: TaskRows
     model: MADConfig
 
     def open(self, job: Job, context: Context, ring: records.Ring) -> ScoreJobs:
@@ -178,15 +178,15 @@ class ScoreJobs:
         """Draw the rows."""
         self.held_out, self.job, self.context = held_out, job, context
         self._scores = ScoreSlot(context.arena.segment(SCORES_SEGMENT), job.slot)
-        held_out.drawn.dataset()
+        held_out.task_rows.dataset()
 
     def serve(self) -> None:
-        """See `SideJobs.serve`."""
+        """Score the rows if that is asked for, and no other worker does."""
         if takes_on(self.context, "eval_asked", "eval_taken"):
             self._score()
 
     def evaluate_rest(self) -> None:
-        """See `SideJobs.evaluate_rest`; the rows are too few to share out."""
+        """Score all rows: they are too few to share out."""
         self.serve()
 
     def _score(self) -> None:
@@ -195,7 +195,7 @@ class ScoreJobs:
         context.copy_to_inbox()
         context.entry.beat(Phase.EVALUATE)
         scores = score(
-            context.backend, held_out.drawn.dataset(), held_out.model, beat=context.entry.beat
+            context.backend, held_out.task_rows.dataset(), held_out.model, beat=context.entry.beat
         )
         self._scores.leave(
             steps=steps,

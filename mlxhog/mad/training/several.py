@@ -20,8 +20,8 @@ from mlxhog.arena.records import Kind, Ring
 from mlxhog.config.budget import Budget
 from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad import tasks
-from mlxhog.mad.run import RunResult, Watch
-from mlxhog.mad.training.evaluation import Course, MeanLoss
+from mlxhog.mad.run import Callbacks, RunResult
+from mlxhog.mad.training.evaluation import Evaluations, MeanLoss
 from mlxhog.mad.training.run_plan import RunPlan
 from mlxhog.mad.training.scoring import SCORES_SEGMENT, Scores, ScoreSlot
 from mlxhog.training.session import Session
@@ -31,18 +31,18 @@ Tell = Callable[[str], None]
 
 def run(
     plan: RunPlan,
-    course: Course,
-    watch: Watch,
-    keep: Callable[[Arena], None],
+    evaluations: Evaluations,
+    callbacks: Callbacks,
+    on_end: Callable[[Arena], None],
     tell: Tell,
 ) -> RunResult:
-    """Train until the course ends, `watch` interrupts, or the gradients stay non-finite.
+    """Train until the evaluations end it, `callbacks` interrupt, or the gradients stay non-finite.
 
     Args:
         plan: of several workers.
-        course: of this run, at its beginning.
-        watch: see `alone.run`; it also beats while workers start and finish.
-        keep: likewise.
+        evaluations: of this run, still empty.
+        callbacks: see `single.run`; they also beat while workers start and finish.
+        on_end: likewise.
         tell: given what the user should know of workers.
 
     Raises:
@@ -52,7 +52,7 @@ def run(
     logs = Path(tempfile.mkdtemp(prefix="mlxhog-mad-"))
     try:
         with ExitStack() as stack:
-            result = _Run(plan, course, watch, tell, logs, stack).execute(keep)
+            result = _Run(plan, evaluations, callbacks, tell, logs, stack).execute(on_end)
     except WorkerFailed:
         raise
     except BaseException:
@@ -70,14 +70,14 @@ class _Run(Session):
     def __init__(
         self,
         plan: RunPlan,
-        course: Course,
-        watch: Watch,
+        evaluations: Evaluations,
+        callbacks: Callbacks,
         tell: Tell,
         logs: Path,
         stack: ExitStack,
     ) -> None:
         super().__init__(plan, logs, stack=stack, run_id=plan.config.key())
-        self.plan, self.course, self.watch, self.tell = plan, course, watch, tell
+        self.plan, self.evaluations, self.callbacks, self.tell = plan, evaluations, callbacks, tell
         plan.fill(self.arena)
         self.begin(Budget(steps=plan.limit), plan.limit)
         self.scores = Scores(0.0, 0.0)
@@ -89,13 +89,13 @@ class _Run(Session):
         self._asked_at: int | None = None  # restarts so far, while an evaluation is under way
         self._began_ns = self._ended_ns = 0
 
-    def execute(self, keep: Callable[[Arena], None]) -> RunResult:
+    def execute(self, on_end: Callable[[Arena], None]) -> RunResult:
         status = "interrupted"
         try:
             self.supervisor.start()
             self.until(self.supervisor.ready, "starting workers")
             self._train()
-            status = self.course.status or "done"
+            status = self.evaluations.status or "done"
         except KeyboardInterrupt:
             pass
         except Diverged:
@@ -104,19 +104,19 @@ class _Run(Session):
             status = self._score_at_rest(status)
         self.supervisor.stop()
         if status != "diverged":
-            keep(self.arena)
+            on_end(self.arena)
         seconds = (self._ended_ns - self._began_ns) / 1e9
-        return self.course.result(status, self._steps(), max(0.0, seconds), self.scores)
+        return self.evaluations.result(status, self._steps(), max(0.0, seconds), self.scores)
 
     def _train(self) -> None:
-        """Let workers step until the course or the budget ends."""
+        """Let workers step until the evaluations or the budget end the run."""
         self._began_ns = self.train()
-        due = self.course.next_evaluation(0)
-        while self.course.status is None and self.steps_done() < self.course.limit:
+        due = self.evaluations.next_evaluation(0)
+        while self.evaluations.status is None and self.steps_done() < self.evaluations.limit:
             self.poll()
-            if self._asked_at is None and due <= self._steps() < self.course.limit:
+            if self._asked_at is None and due <= self._steps() < self.evaluations.limit:
                 self._ask()
-                due = self.course.next_evaluation(self._steps())
+                due = self.evaluations.next_evaluation(self._steps())
 
     def _score_at_rest(self, status: str) -> str:
         """Let workers finish their steps and score what they came to; returns the status."""
@@ -125,7 +125,7 @@ class _Run(Session):
             self.until(self.supervisor.resting, "finishing the last steps")
             self.settle()
             self.drain()
-            if not self.course.curve or self.course.curve[-1].step < self._steps():
+            if not self.evaluations.curve or self.evaluations.curve[-1].step < self._steps():
                 self._ask()
                 self.supervisor.command(Command.EVALUATE)
                 self.until(lambda: self._asked_at is None, "scoring")
@@ -150,7 +150,7 @@ class _Run(Session):
         super().poll(doing)
         if self._asked_at is not None and self.supervisor.restarts > self._asked_at:
             self._ask()
-        self.watch.beat()
+        self.callbacks.beat()
 
     def drain(self) -> None:
         """Take in what workers have recorded."""
@@ -166,7 +166,7 @@ class _Run(Session):
         """Take in an evaluation; one that was asked for twice counts once."""
         self._asked_at = None
         step = int(record["steps"])
-        if self.course.curve and step <= self.course.curve[-1].step:
+        if self.evaluations.curve and step <= self.evaluations.curve[-1].step:
             return
         values = [float(record[name]) for name in ("acc_token", "acc_macro")]
         if self._has_val:
@@ -174,4 +174,4 @@ class _Run(Session):
         self.scores = Scores(*values)
         self._ended_ns = int(record["t_ns"])
         seconds = (self._ended_ns - self._began_ns) / 1e9
-        self.course.take(step, seconds, self._loss.pop(self._ended_ns), self.scores)
+        self.evaluations.take(step, seconds, self._loss.pop(self._ended_ns), self.scores)

@@ -18,7 +18,7 @@ from mlxhog import arena
 from mlxhog.arena import Arena, ArenaHandle, Slot
 from mlxhog.errors import ConfigError
 from mlxhog.mad import tasks
-from mlxhog.mad.run import RunConfig, RunResult, Watch
+from mlxhog.mad.run import Callbacks, RunConfig, RunResult
 from mlxhog.mad.training import candidate, single
 from mlxhog.models.mad.parameters import EMBEDDING
 from mlxhog.models.spec import ParamSpec, initial_value
@@ -92,11 +92,11 @@ class SharedRun:
         self,
         config: RunConfig,
         *,
-        watch: Watch,
+        callbacks: Callbacks,
         rungs: tuple[int, ...],
-        prepare: single.Prepare = single.as_it_is,
+        prepare: single.Prepare = single.no_preparation,
     ) -> RunResult:
-        """Execute a run, see `candidate.train`.
+        """Execute a run, as `candidate.train` does.
 
         Concurrency: others add to the same table meanwhile; an element's simultaneous increments
         may be lost, none is torn.
@@ -109,7 +109,7 @@ class SharedRun:
             prepare(context)
             context.optimizer = SharedEmbedding(context, shared, name)
 
-        return candidate.train(config, watch=watch, rungs=rungs, prepare=join)
+        return candidate.train(config, callbacks=callbacks, rungs=rungs, prepare=join)
 
 
 class SharedEmbedding:
@@ -123,7 +123,7 @@ class SharedEmbedding:
     """
 
     def __init__(self, context: Context, shared: Arena, name: str) -> None:
-        """See the class."""
+        """Copy the table into the run's own embedding."""
         self._own: Optimizer = context.optimizer
         self._copy: Float32 = context.arena.param(EMBEDDING)
         self._table: Float32 = shared.param(name)
@@ -134,17 +134,17 @@ class SharedEmbedding:
 
     @property
     def state_segments(self) -> tuple[str, ...]:
-        """See `Optimizer.state_segments`."""
+        """Those of the run's own optimizer."""
         return self._own.state_segments
 
     @property
     def shared_segments(self) -> tuple[str, ...]:
-        """See `Optimizer.shared_segments`."""
+        """Those of the run's own optimizer."""
         return self._own.shared_segments
 
     @property
     def metal_rule(self) -> Rule:
-        """See `Optimizer.metal_rule`."""
+        """That of the run's own optimizer."""
         return self._own.metal_rule
 
     def step(

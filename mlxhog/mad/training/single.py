@@ -19,8 +19,8 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns, process_start_time
 from mlxhog.arena.workers import State
 from mlxhog.config.budget import Budget
-from mlxhog.mad.run import RunResult, Watch
-from mlxhog.mad.training.evaluation import Course, MeanLoss, interval
+from mlxhog.mad.run import Callbacks, RunResult
+from mlxhog.mad.training.evaluation import Evaluations, MeanLoss, interval
 from mlxhog.mad.training.run_plan import RunPlan
 from mlxhog.mad.training.scoring import Scores, score
 from mlxhog.strategies import Context
@@ -37,37 +37,39 @@ Prepare = Callable[[Context], None]
 _starting = threading.Lock()  # of several runs in threads, as `batched` has them
 
 
-def as_it_is(context: Context) -> None:
+def no_preparation(context: Context) -> None:
     """Change nothing."""
 
 
 def run(
     plan: RunPlan,
-    course: Course,
-    watch: Watch,
-    keep: Callable[[Arena], None],
-    prepare: Prepare = as_it_is,
+    evaluations: Evaluations,
+    callbacks: Callbacks,
+    on_end: Callable[[Arena], None],
+    prepare: Prepare = no_preparation,
 ) -> RunResult:
-    """Train until the course ends, `watch` interrupts, or the gradients stay non-finite.
+    """Train until the evaluations end it, `callbacks` interrupt, or the gradients stay non-finite.
 
     Args:
         plan: of one worker.
-        course: of this run, at its beginning.
-        watch: its `beat` may raise KeyboardInterrupt, once to end the run after one more
+        evaluations: of this run, still empty.
+        callbacks: their `beat` may raise KeyboardInterrupt, once to end the run after one more
             evaluation, twice to leave at once.
-        keep: called with the arena at the end of a run whose parameters mean something.
+        on_end: called with the arena at the end of a run whose parameters mean something.
         prepare: called with the worker's context before the first step.
     """
-    with seat(plan, prepare) as (arena, steps):
-        result = _Run(plan, course, watch, steps).execute()
+    with single_worker(plan, prepare) as (arena, steps):
+        result = _Run(plan, evaluations, callbacks, steps).execute()
         if result.status != "diverged":
-            keep(arena)
+            on_end(arena)
         return result
 
 
 @contextlib.contextmanager
-def seat(plan: RunPlan, prepare: Prepare = as_it_is) -> Iterator[tuple[Arena, Steps]]:
-    """An arena of one slot, and its worker: this process."""
+def single_worker(
+    plan: RunPlan, prepare: Prepare = no_preparation
+) -> Iterator[tuple[Arena, Steps]]:
+    """Yield an arena of one slot, and the steps of its worker: this process."""
     with Arena.create(plan.layout, write=plan.writers.write, run_id=plan.config.key()) as arena:
         plan.fill(arena)
         pid = os.getpid()
@@ -90,39 +92,46 @@ def seat(plan: RunPlan, prepare: Prepare = as_it_is) -> Iterator[tuple[Arena, St
 class _Run:
     """The run while it lives."""
 
-    def __init__(self, plan: RunPlan, course: Course, watch: Watch, steps: Steps) -> None:
-        self.plan, self.course, self.watch, self.steps = plan, course, watch, steps
+    def __init__(
+        self, plan: RunPlan, evaluations: Evaluations, callbacks: Callbacks, steps: Steps
+    ) -> None:
+        self.plan, self.evaluations, self.callbacks, self.steps = (
+            plan,
+            evaluations,
+            callbacks,
+            steps,
+        )
         self.context = steps.context
-        self.rows = plan.drawn.dataset()
+        self.rows = plan.task_rows.dataset()
         self.scores = Scores(0.0, 0.0)
         self._loss = MeanLoss()
         self._began_ns = 0
 
     def execute(self) -> RunResult:
-        course = self.course
+        evaluations = self.evaluations
         self.context.arena.counters.store("start_ns", monotonic_ns())
         self._began_ns = monotonic_ns()
         try:
             status = self._train()
         except KeyboardInterrupt:
             status = "interrupted"
-            if not course.curve or course.curve[-1].step < self._done():
+            if not evaluations.curve or evaluations.curve[-1].step < self._done():
                 self._evaluate()
-        return course.result(status, self._done(), self._seconds(), self.scores)
+        return evaluations.result(status, self._done(), self._seconds(), self.scores)
 
     def _train(self) -> str:
         """Step and evaluate until something ends the run; returns its status."""
         entry, most = self.context.entry, self.plan.options.max_nonfinite
-        while self.course.status is None:
-            due = self.course.next_evaluation(self._done())
+        while self.evaluations.status is None:
+            due = self.evaluations.next_evaluation(self._done())
             while self._done() < due:
                 self.steps.step()
                 self._loss.add(entry.loss)
-                if entry.nonfinite_in_row >= min(most, self.course.limit):
+                if entry.nonfinite_in_row >= min(most, self.evaluations.limit):
                     return "diverged"
-                self.watch.beat()
+                self.callbacks.beat()
             self._evaluate()
-        return self.course.status
+        return self.evaluations.status
 
     def _done(self) -> int:
         return self.context.entry.steps
@@ -132,8 +141,10 @@ class _Run:
 
     def _evaluate(self) -> None:
         self.context.copy_to_inbox()
-        self.scores = score(self.context.backend, self.rows, self.plan.model, beat=self.watch.beat)
-        self.course.take(self._done(), self._seconds(), self._loss.pop(), self.scores)
+        self.scores = score(
+            self.context.backend, self.rows, self.plan.model, beat=self.callbacks.beat
+        )
+        self.evaluations.take(self._done(), self._seconds(), self._loss.pop(), self.scores)
 
 
 STEPS = 5
@@ -153,7 +164,7 @@ def estimate(plan: RunPlan) -> Estimate | None:
     """Train a few steps for the clock; None where several workers would have to be started."""
     if len(plan.workers) > 1:
         return None
-    with seat(plan) as (_, steps):
+    with single_worker(plan) as (_, steps):
         steps.step()  # sets up what is set up once
         began, taken = monotonic_ns(), 0
         while taken < min(STEPS, plan.limit) and monotonic_ns() - began < MOST_S * 1e9:
@@ -162,7 +173,7 @@ def estimate(plan: RunPlan) -> Estimate | None:
         step_s = (monotonic_ns() - began) / 1e9 / taken
         began = monotonic_ns()
         steps.context.copy_to_inbox()
-        score(steps.context.backend, plan.drawn.dataset(), plan.model, beat=lambda: None)
+        score(steps.context.backend, plan.task_rows.dataset(), plan.model, beat=lambda: None)
         evaluation_s = (monotonic_ns() - began) / 1e9
     every = interval(plan.config.protocol, plan.per_epoch)
     total_s = plan.limit * step_s + -(-plan.limit // every) * evaluation_s

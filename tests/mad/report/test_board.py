@@ -7,7 +7,7 @@ from rich.console import Console
 from mlxhog.cli.mad.session import observer
 from mlxhog.mad.report.board import PlainBoard
 from mlxhog.mad.report.live import LiveBoard, Picture
-from mlxhog.mad.study.progress import Best, InFlight, StudyProgress, Trouble
+from mlxhog.mad.study.progress import ActiveRun, Best, StudyProgress, Trouble
 
 LONG = "mlstm(heads=4) swiglu " * 7 + "slstm(heads=4) swiglu"
 NOTHING_YET = StudyProgress(study="first", done=0, total=24)
@@ -19,7 +19,7 @@ PROGRESS = StudyProgress(
     eta_s=370.0,
     statuses={"done": 15, "diverged": 1, "failed": 1},
     running=(
-        InFlight(
+        ActiveRun(
             worker="1",
             candidate="mlstm swiglu mlstm swiglu",
             run="CR vocab=32 lr 5e-04 seed 0",
@@ -28,7 +28,7 @@ PROGRESS = StudyProgress(
             acc_token=0.4123,
             seconds=31.0,
         ),
-        InFlight(worker="2", candidate=LONG, run="M baseline lr 1e-03 seed 2", steps=400),
+        ActiveRun(worker="2", candidate=LONG, run="M baseline lr 1e-03 seed 2", steps=400),
     ),
     best=Best(candidate="gated-conv swiglu", score=0.8312, interval=0.0214, missing=2),
     troubles=(

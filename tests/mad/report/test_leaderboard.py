@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from mlxhog.mad.report.leaderboard import lines, to_csv, to_json, to_markdown
-from mlxhog.mad.report.ranking import look
+from mlxhog.mad.report.ranking import read_ranking
 from tests.mad.report.sample import (
     CANDIDATES,
     CHANNELS,
@@ -43,12 +43,12 @@ def one_fails(record):
 
 @pytest.fixture
 def whole(tmp_path):
-    return look(study(tmp_path))
+    return read_ranking(study(tmp_path))
 
 
 @pytest.fixture
 def partial(tmp_path):
-    return look(study(tmp_path, change=without_last_seed_of_mixed))
+    return read_ranking(study(tmp_path, change=without_last_seed_of_mixed))
 
 
 def test_candidates_are_ordered_by_score_and_every_number_is_there(whole):
@@ -89,12 +89,12 @@ def test_a_pruned_candidate_does_not_owe_the_runs_that_it_was_spared(tmp_path):
         first = (record.seed, record.task) == (SEEDS[0], TASKS[0])
         return replace(record, status="pruned") if first else None
 
-    standing = look(study(tmp_path, change=pruned_in_its_first_run))
-    found = to_json(standing)
+    ranking = read_ranking(study(tmp_path, change=pruned_in_its_first_run))
+    found = to_json(ranking)
     assert not found["partial"]
     assert found["runs_done"] == found["runs_planned"] == 2 * len(TASKS) * len(SEEDS) + 1
     assert found["candidates"][-1]["status"] == "pruned"
-    assert "pruned, 17 missing" in lines(standing)[4]
+    assert "pruned, 17 missing" in lines(ranking)[4]
 
 
 def test_a_sampler_without_an_end_owes_what_it_has_proposed(tmp_path):
@@ -102,24 +102,24 @@ def test_a_sampler_without_an_end_owes_what_it_has_proposed(tmp_path):
     store = study(tmp_path, candidates=(), space=space, sampler="random")
     for candidate in CANDIDATES:
         store.add_proposal({"candidate": candidate})
-    assert to_json(look(store))["runs_planned"] == 3 * len(TASKS) * len(SEEDS)
+    assert to_json(read_ranking(store))["runs_planned"] == 3 * len(TASKS) * len(SEEDS)
 
 
 def test_a_diverged_run_scores_zero_and_is_told(tmp_path):
-    standing = look(study(tmp_path, change=channels_diverge))
-    last = to_json(standing)["candidates"][-1]
+    ranking = read_ranking(study(tmp_path, change=channels_diverge))
+    last = to_json(ranking)["candidates"][-1]
     assert (last["layers"], last["score"], last["status"]) == (CHANNELS, 0.0, "diverged")
     assert last["n_diverged"] == len(TASKS) * len(SEEDS)
-    assert f"{last['n_diverged']} diverged" in lines(standing)[0]
+    assert f"{last['n_diverged']} diverged" in lines(ranking)[0]
 
 
 def test_a_failed_run_is_told_with_its_reason_everywhere(tmp_path):
-    standing = look(study(tmp_path, change=one_fails))
-    (trouble,) = to_json(standing)["troubles"]
+    ranking = read_ranking(study(tmp_path, change=one_fails))
+    (trouble,) = to_json(ranking)["troubles"]
     assert (trouble["layers"], trouble["status"]) == (CONV, "failed")
-    for text in (trouble["reason"], "\n".join(lines(standing)), to_markdown(standing)):
+    for text in (trouble["reason"], "\n".join(lines(ranking)), to_markdown(ranking)):
         assert "killed: needs more memory than there is" in text
-    assert to_json(standing)["candidates"][0]["n_failed"] == 1
+    assert to_json(ranking)["candidates"][0]["n_failed"] == 1
 
 
 def test_csv_has_the_numbers_of_json(partial):
@@ -168,19 +168,19 @@ def test_a_low_terminal_says_how_many_candidates_it_leaves_out(whole):
 
 
 def test_a_study_without_a_run_says_so(tmp_path):
-    standing = look(study(tmp_path, change=lambda record: None))
-    assert "0 of 54 runs have ended" in lines(standing)[-1]
-    assert to_json(standing)["candidates"] == []
-    assert "partial" in to_markdown(standing)
-    assert to_csv(standing).count("\n") == 1
+    ranking = read_ranking(study(tmp_path, change=lambda record: None))
+    assert "0 of 54 runs have ended" in lines(ranking)[-1]
+    assert to_json(ranking)["candidates"] == []
+    assert "partial" in to_markdown(ranking)
+    assert to_csv(ranking).count("\n") == 1
 
 
 def test_a_run_in_progress_and_a_torn_line_change_nothing(tmp_path):
     store = study(tmp_path, change=without_last_seed_of_mixed)
-    before = to_json(look(store))
+    before = to_json(read_ranking(store))
     with (store.directory / "runs.jsonl").open("a") as file:
         file.write('{"key": "0123456789abcdef", "candida')
-    assert to_json(look(store)) == before
+    assert to_json(read_ranking(store)) == before
 
 
 def test_a_study_with_validation_rows_shows_both_scores(tmp_path):
@@ -188,25 +188,25 @@ def test_a_study_with_validation_rows_shows_both_scores(tmp_path):
         return replace(record, val_macro=record.acc_macro - 0.1, val_token=record.acc_token)
 
     change = {"change": validated, "protocol": {"select": "val"}}
-    standing = look(study(tmp_path, **change))
-    assert "0.900 ± 0.025  0.800" in lines(standing)[2]
-    assert "| score | val |" in to_markdown(standing)
-    assert "| 0.900 ± 0.025 | 0.800 |" in to_markdown(standing)
-    assert dict(standing.facts)["selected by"] == "val rows"
+    ranking = read_ranking(study(tmp_path, **change))
+    assert "0.900 ± 0.025  0.800" in lines(ranking)[2]
+    assert "| score | val |" in to_markdown(ranking)
+    assert "| 0.900 ± 0.025 | 0.800 |" in to_markdown(ranking)
+    assert dict(ranking.facts)["selected by"] == "val rows"
 
 
 def test_candidates_that_shared_an_embedding_are_compared_with_the_same_study_unshared(tmp_path):
     unshared = study(tmp_path, "unshared")
     shared = study(tmp_path, "shared", share_embedding=True)
-    standing = look(shared)
-    assert to_json(standing)["against"] == {
+    ranking = read_ranking(shared)
+    assert to_json(ranking)["against"] == {
         "study": unshared.name,
         "shared_against_unshared": True,
         "spearman": 1.0,
         "scores": {name: [pytest.approx(w), pytest.approx(w)] for name, w in WORTH.items()},
     }
-    assert "rank correlation 1.00 with study unshared" in lines(standing)[-1]
-    assert to_json(look(unshared))["against"] is None
+    assert "rank correlation 1.00 with study unshared" in lines(ranking)[-1]
+    assert to_json(read_ranking(unshared))["against"] is None
 
 
 def test_a_damaged_study_beside_it_does_not_hide_the_one_that_is_compared_with(tmp_path):
@@ -214,14 +214,14 @@ def test_a_damaged_study_beside_it_does_not_hide_the_one_that_is_compared_with(t
     damaged.mkdir()
     (damaged / "study.yaml").write_text("{: [")
     study(tmp_path, "unshared")
-    standing = look(study(tmp_path, "shared", share_embedding=True))
-    assert standing.against is not None
-    assert standing.against.study == "unshared"
+    ranking = read_ranking(study(tmp_path, "shared", share_embedding=True))
+    assert ranking.against is not None
+    assert ranking.against.study == "unshared"
 
 
 def test_sharing_without_a_study_to_compare_with_says_how_to_get_one(tmp_path):
-    standing = look(study(tmp_path, share_embedding=True))
-    assert "without --share-embedding" in lines(standing)[-1]
+    ranking = read_ranking(study(tmp_path, share_embedding=True))
+    assert "without --share-embedding" in lines(ranking)[-1]
 
 
 def test_the_order_can_be_compared_with_any_study(tmp_path):
@@ -229,7 +229,7 @@ def test_the_order_can_be_compared_with_any_study(tmp_path):
         return replace(record, acc_macro=1 - record.acc_macro)
 
     other = study(tmp_path, "other", reversed_order)
-    standing = look(study(tmp_path), against=other)
-    assert standing.against is not None
-    assert standing.against.spearman == -1.0
-    assert not standing.against.shared
+    ranking = read_ranking(study(tmp_path), against=other)
+    assert ranking.against is not None
+    assert ranking.against.spearman == -1.0
+    assert not ranking.against.shared

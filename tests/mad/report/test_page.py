@@ -9,7 +9,7 @@ import pytest
 
 from mlxhog.mad.report.page import page
 from mlxhog.mad.report.plots import COSTS, on_front, plots
-from mlxhog.mad.report.ranking import look
+from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.report import charts
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, TASKS, study
 
@@ -63,13 +63,13 @@ def troubled(record):
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory):
-    return look(study(tmp_path_factory.mktemp("studies"), change=troubled), curves=True)
+def ranking(tmp_path_factory):
+    return read_ranking(study(tmp_path_factory.mktemp("studies"), change=troubled), curves=True)
 
 
 @pytest.fixture(scope="module")
-def html(standing):
-    return page(standing, plots(standing), version="0.0")
+def html(ranking):
+    return page(ranking, plots(ranking), version="0.0")
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +114,10 @@ def test_every_figure_is_on_the_page_for_light_and_dark_screens(parsed):
     assert len({*light, *dark}) == 2 * len(EXPECTED)
 
 
-def test_the_table_has_the_numbers(standing, parsed):
-    head, *rows = parsed.table[: 1 + len(standing.rows)]
+def test_the_table_has_the_numbers(ranking, parsed):
+    head, *rows = parsed.table[: 1 + len(ranking.rows)]
     assert head == ["#", "layers", "score", *TASKS, "params", "state", "time", "status"]
-    for cells, row in zip(rows, standing.rows, strict=True):
+    for cells, row in zip(rows, ranking.rows, strict=True):
         assert cells[1] == row.candidate
         assert cells[2] == f"{row.score:.3f} ± {row.interval:.3f}"
         assert cells[3 : 3 + len(TASKS)] == [f"{row.tasks[task]:.3f}" for task in TASKS]
@@ -141,33 +141,33 @@ def test_the_page_says(parsed, what):
 
 
 def test_the_page_of_a_study_without_a_run_says_so_and_has_no_figure(tmp_path):
-    empty = look(study(tmp_path, change=lambda record: None), curves=True)
+    empty = read_ranking(study(tmp_path, change=lambda record: None), curves=True)
     found = Page(page(empty, plots(empty), version="0.0"))
     assert "0 of 54 runs have ended" in found.text
     assert not [tag for tag, _ in found.tags if tag == "figure"]
 
 
-def test_the_front_holds_no_candidate_that_lacks_runs(standing):
+def test_the_front_holds_no_candidate_that_lacks_runs(ranking):
     params, state, _ = COSTS
-    assert [standing.rows[k].candidate for k in on_front(standing, params)] == [CONV]
-    assert [standing.rows[k].candidate for k in on_front(standing, state)] == [CHANNELS, CONV]
+    assert [ranking.rows[k].candidate for k in on_front(ranking, params)] == [CONV]
+    assert [ranking.rows[k].candidate for k in on_front(ranking, state)] == [CHANNELS, CONV]
 
 
-def test_curves_are_drawn_of_the_runs_that_the_score_is_made_of(standing):
-    for row in standing.rows:
-        runs = standing.chosen[row.candidate]
+def test_curves_are_drawn_of_the_runs_that_the_score_is_made_of(ranking):
+    for row in ranking.rows:
+        runs = ranking.chosen[row.candidate]
         assert {(run.task, run.seed) for run in runs} == {(one.task, one.seed) for one in row.best}
-        assert all(standing.curves[run.key] for run in runs)
+        assert all(ranking.curves[run.key] for run in runs)
 
 
 def test_what_was_not_measured_is_not_drawn(tmp_path):
     def one_candidate_one_seed(record):
         return record if (record.candidate, record.seed) == (CONV, 0) else None
 
-    alone = look(study(tmp_path, change=one_candidate_one_seed, seeds=(0,)), curves=True)
+    alone = read_ranking(study(tmp_path, change=one_candidate_one_seed, seeds=(0,)), curves=True)
     assert {plot.name for plot in plots(alone)} == EXPECTED - {"seeds", "slots"}
 
 
-def test_the_same_numbers_make_the_same_picture(standing):
-    first, again = (next(iter(plots(standing))).png(charts.LIGHT) for _ in range(2))
+def test_the_same_numbers_make_the_same_picture(ranking):
+    first, again = (next(iter(plots(ranking))).png(charts.LIGHT) for _ in range(2))
     assert first == again

@@ -20,7 +20,7 @@ def test_the_correlation_of_a_small_example_worked_by_hand():
 
 
 @given(values=VALUES, data=st.data())
-def test_only_the_order_of_the_values_matters(self, correlation, values, data):
+def test_only_the_order_of_the_values_matters(values, data):
     other = data.draw(st.permutations(values))
     found = spearman(values, other)
     same = spearman([math.exp(x) for x in values], [3 * x - 7 for x in other])
@@ -28,7 +28,7 @@ def test_only_the_order_of_the_values_matters(self, correlation, values, data):
 
 
 @given(values=VALUES)
-def test_a_list_agrees_with_itself_and_opposes_its_reverse(self, correlation, values):
+def test_a_list_agrees_with_itself_and_opposes_its_reverse(values):
     if len(set(values)) == 1:
         assert math.isnan(spearman(values, values))
     else:
@@ -36,7 +36,7 @@ def test_a_list_agrees_with_itself_and_opposes_its_reverse(self, correlation, va
         assert spearman(values, [-x for x in values]) == pytest.approx(-1)
 
 
-def test_independent_orders_average_to_nothing(self, correlation):
+def test_independent_orders_average_to_nothing():
     rng = np.random.default_rng(0)
     found = [spearman(rng.permutation(10), rng.permutation(10)) for _ in range(2000)]
     assert abs(np.mean(found)) < 0.03

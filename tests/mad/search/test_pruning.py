@@ -126,8 +126,8 @@ def test_the_best_third_goes_on_and_the_others_are_given_up():
     ):
         study.finish(candidate, COPY, accuracy, 1.0)
         run = planned(candidate, COMPRESS)
-        assert study.pruner.go_on(run, point(300, accuracy)) is goes_on
-        assert study.pruner.has_given_up(candidate) is not goes_on
+        assert study.pruner.should_prune(run, point(300, accuracy)) is not goes_on
+        assert study.pruner.is_pruned(candidate) is not goes_on
 
 
 def test_nothing_is_given_up_while_fewer_than_three_have_come_as_far():
@@ -135,14 +135,14 @@ def test_nothing_is_given_up_while_fewer_than_three_have_come_as_far():
     study.finish(A, COPY, 0.9, 0.9)
     study.finish(A, COMPRESS, 0.9, 0.9)
     study.finish(B, COPY, 0.1, 0.1)
-    assert study.pruner.go_on(planned(B, COMPRESS), point(300, 0.1))
+    assert not study.pruner.should_prune(planned(B, COMPRESS), point(300, 0.1))
 
 
 def test_nothing_is_given_up_on_one_task_alone():
     study = Study()
     for candidate in (A, B, C):
         study.finish(candidate, COPY, 0.9, 0.9)
-    assert study.pruner.go_on(planned(D, COPY), point(300, 0.0))
+    assert not study.pruner.should_prune(planned(D, COPY), point(300, 0.0))
 
 
 def test_the_mean_over_tasks_decides_and_not_the_last_one():
@@ -151,7 +151,7 @@ def test_the_mean_over_tasks_decides_and_not_the_last_one():
         study.finish(candidate, COPY, 0.5, 0.5)
         study.finish(candidate, COMPRESS, 0.5, 0.5)
     study.finish(D, COPY, 1.0, 1.0)
-    assert study.pruner.go_on(planned(D, COMPRESS), point(300, 0.1))  # 0.55 on average
+    assert not study.pruner.should_prune(planned(D, COMPRESS), point(300, 0.1))  # 0.55 on average
 
 
 def test_candidates_are_compared_at_the_same_step_and_not_by_what_others_reached_later():
@@ -160,8 +160,8 @@ def test_candidates_are_compared_at_the_same_step_and_not_by_what_others_reached
         study.finish(candidate, COPY, 0.2, 1.0)
         study.finish(candidate, COMPRESS, 0.2, 1.0)
     study.finish(D, COPY, 0.3, 0.3)
-    assert study.pruner.go_on(planned(D, COMPRESS), point(300, 0.3))
-    assert not study.pruner.go_on(planned(D, COMPRESS), point(2700, 0.3))
+    assert not study.pruner.should_prune(planned(D, COMPRESS), point(300, 0.3))
+    assert study.pruner.should_prune(planned(D, COMPRESS), point(2700, 0.3))
 
 
 def test_only_candidates_with_the_same_runs_are_compared():
@@ -169,7 +169,7 @@ def test_only_candidates_with_the_same_runs_are_compared():
     for candidate in (A, B, C):
         study.finish(candidate, COPY, 0.9, 0.9)  # none of them has begun on compression
     study.finish(D, COPY, 0.1, 0.1)
-    assert study.pruner.go_on(planned(D, COMPRESS), point(300, 0.1))
+    assert not study.pruner.should_prune(planned(D, COMPRESS), point(300, 0.1))
 
 
 def test_of_several_optimiser_points_the_best_counts():
@@ -180,7 +180,7 @@ def test_of_several_optimiser_points_the_best_counts():
             study.end(planned(candidate, COMPRESS, lr=lr), [point(300, 0.5)])
     for task in (COPY, COMPRESS):
         study.end(planned(D, task), [point(300, 0.9)])
-    assert study.pruner.go_on(planned(D, COPY, lr=1e-4), point(300, 0.0))
+    assert not study.pruner.should_prune(planned(D, COPY, lr=1e-4), point(300, 0.0))
 
 
 def test_a_run_that_ended_early_stands_at_later_rungs_with_what_it_reached():
@@ -189,7 +189,7 @@ def test_a_run_that_ended_early_stands_at_later_rungs_with_what_it_reached():
         study.end(planned(candidate, COPY), [point(200, 1.0)])
         study.end(planned(candidate, COMPRESS), [point(200, 1.0)])
     study.end(planned(D, COPY), [point(200, 1.0)])
-    assert not study.pruner.go_on(planned(D, COMPRESS), point(900, 0.9))
+    assert study.pruner.should_prune(planned(D, COMPRESS), point(900, 0.9))
 
 
 def test_a_run_that_ended_early_stands_with_its_accuracy_on_the_rows_that_decide():
@@ -198,7 +198,7 @@ def test_a_run_that_ended_early_stands_with_its_accuracy_on_the_rows_that_decide
         for task in (COPY, COMPRESS):
             study.end(planned(candidate, task, select="val"), [point(200, 0.2)], test=0.9)
     study.end(planned(D, COPY, select="val"), [point(200, 0.3)], test=0.3)
-    assert study.pruner.go_on(planned(D, COMPRESS, select="val"), point(300, 0.3))
+    assert not study.pruner.should_prune(planned(D, COMPRESS, select="val"), point(300, 0.3))
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed"])
@@ -208,7 +208,7 @@ def test_a_lost_run_counts_as_0_at_every_rung(status: str):
         for task in (COPY, COMPRESS):
             study.end(planned(candidate, task), [point(2900, 0.9)], status)
     study.finish(D, COPY, 0.1, 0.1)
-    assert study.pruner.go_on(planned(D, COMPRESS), point(2700, 0.1))
+    assert not study.pruner.should_prune(planned(D, COMPRESS), point(2700, 0.1))
 
 
 def test_other_runs_of_a_candidate_that_was_given_up_end_at_their_next_rung():
@@ -218,8 +218,8 @@ def test_other_runs_of_a_candidate_that_was_given_up_end_at_their_next_rung():
         study.finish(candidate, COMPRESS, 0.9, 0.9)
     study.finish(D, COPY, 0.1, 0.1)
     beside = planned(D, RECALL)
-    assert not study.pruner.go_on(planned(D, COMPRESS), point(300, 0.1))
-    assert not study.pruner.go_on(beside, point(1000, 1.0))
+    assert study.pruner.should_prune(planned(D, COMPRESS), point(300, 0.1))
+    assert study.pruner.should_prune(beside, point(1000, 1.0))
 
 
 def test_a_pruner_rebuilt_from_the_records_decides_as_the_one_that_is_gone():
@@ -236,13 +236,13 @@ def test_a_pruner_rebuilt_from_the_records_decides_as_the_one_that_is_gone():
         for accuracy, step in itertools.product((0.1, 0.4, 0.5, 0.6, 0.8), (300, 900, 2700)):
             new = f"{E} {accuracy} {step}"
             for task in (COPY, COMPRESS):
-                found.append(pruner.go_on(planned(new, task), point(step, accuracy)))
+                found.append(not pruner.should_prune(planned(new, task), point(step, accuracy)))
         return found
 
     assert set(answers(study.rebuilt())) == {True, False}
     assert answers(study.rebuilt()) == answers(study.pruner)
-    assert study.rebuilt().has_given_up(C)
-    assert not study.rebuilt().has_given_up(A)
+    assert study.rebuilt().is_pruned(C)
+    assert not study.rebuilt().is_pruned(A)
 
 
 def test_a_candidate_that_was_given_up_is_told_as_worse_than_one_that_went_through_the_rest():

@@ -71,38 +71,38 @@ def result(of: RunConfig, *, status: str = "done", curve: tuple[Point, ...] = ()
 # -- what may happen to a run; every function is one a worker can import ---------------------------
 
 
-def quick(config, *, watch, rungs):
+def quick(config, *, callbacks, rungs):
     return result(config)
 
 
-def with_curve(config, *, watch, rungs):
+def with_curve(config, *, callbacks, rungs):
     points = tuple(
         Point(step=n, seconds=n / 10, loss=float("nan"), acc_token=n / 4, acc_macro=n / 4)
         for n in (1, 2, 3)
     )
     for point in points:
-        watch.point(point)
-        if point.step in rungs and not watch.go_on(point):
+        callbacks.point(point)
+        if point.step in rungs and callbacks.should_prune(point):
             return result(config, status="pruned", curve=points[: point.step])
     return result(config, curve=points)
 
 
-def slow(config, *, watch, rungs):
+def slow(config, *, callbacks, rungs):
     for _ in range(10):
-        watch.beat()
+        callbacks.beat()
         time.sleep(0.01)
     return result(config)
 
 
-def patient(config, *, watch, rungs):
+def patient(config, *, callbacks, rungs):
     until = time.monotonic() + 2.5
     while time.monotonic() < until:
-        watch.beat()
+        callbacks.beat()
         time.sleep(0.05)
     return result(config)
 
 
-def goes_wrong(config, *, watch, rungs):
+def goes_wrong(config, *, callbacks, rungs):
     """Run n ends in the n-th way, from 1 on, of those that the setting `wrong` lists."""
     ways = ["", *config.settings["wrong"].split()][config.settings["n"] :]
     WRONG.get(ways[0] if ways else "", lambda: None)()

@@ -56,7 +56,7 @@ class Notes:
         self._ended.append([Ended(run.key, result(run.config), "here") for run in task.runs])
         return "1"
 
-    def news(self, timeout_s: float) -> list[Ended]:
+    def events(self, timeout_s: float) -> list[Ended]:
         found: Iterable[list[Ended]] = self._ended
         self._ended = []
         return [one for of_task in found for one in of_task]
@@ -102,7 +102,7 @@ def test_a_study_in_batches_comes_to_what_one_run_at_a_time_comes_to(tmp_path):
     assert "ms alone, " in log
 
 
-def killed_beside_others(config, *, watch, rungs, prepare=None):
+def killed_beside_others(config, *, callbacks, rungs, prepare=None):
     if prepare is not None and config.protocol.lr == 2e-3:
         os.kill(os.getpid(), signal.SIGSEGV)
     return result(config)

@@ -36,11 +36,11 @@ def pool(tmp_path, run, *, parallel=1, silence_s=small.SILENCE_S, memory_limit=N
 def of(executor):
     """The next news of any run."""
     while True:
-        if found := executor.news(10.0):
+        if found := executor.events(10.0):
             return found
 
 
-def where(config, *, watch, rungs):
+def where(config, *, callbacks, rungs):
     os.environ.setdefault("FIRST", config.settings["n"])
     print("first run of this process:", os.environ["FIRST"])
     threads = [os.environ[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")]
@@ -58,8 +58,8 @@ def test_a_worker_serves_many_runs_with_one_thread_and_leaves_with_its_executor(
             assert executor.free() == 0
             found += of(executor)
         assert workers_of(os.getpid()) == [found[0].result.steps]
-    assert [news.result.reason for news in found] == ["1 1 0"] * 3
-    assert len({news.result.steps for news in found}) == 1
+    assert [events.result.reason for events in found] == ["1 1 0"] * 3
+    assert len({events.result.steps for events in found}) == 1
     assert not alive(found[0].result.steps)
 
 
@@ -67,15 +67,15 @@ def test_evaluations_arrive_in_order_and_a_rung_waits_for_its_answer(tmp_path):
     with pool(tmp_path, small.with_curve) as executor:
         given = task(rungs=(2,))
         executor.submit(given)
-        news = []
-        while not (news and isinstance(news[-1], Ended)):
-            news += of(executor)
-            if isinstance(news[-1], Evaluated) and news[-1].asks:
-                executor.answer(given.key, False)
-    steps = [(one.point.step, one.asks) for one in news if isinstance(one, Evaluated)]
+        events = []
+        while not (events and isinstance(events[-1], Ended)):
+            events += of(executor)
+            if isinstance(events[-1], Evaluated) and events[-1].at_rung:
+                executor.answer(given.key, True)
+    steps = [(one.point.step, one.at_rung) for one in events if isinstance(one, Evaluated)]
     assert steps == [(1, False), (2, False), (2, True)]
-    assert news[-1].result.status == "pruned"
-    assert len(news[-1].result.curve) == 2
+    assert events[-1].result.status == "pruned"
+    assert len(events[-1].result.curve) == 2
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_a_silent_run_is_ended_and_its_log_says_where_it_hung(tmp_path):
 def test_a_run_that_shows_signs_of_life_may_take_longer_than_the_silence_allowed(tmp_path):
     with pool(tmp_path, small.patient, silence_s=1.0) as executor:
         executor.submit(task())
-        (news,) = of(executor)
-    assert news.result.status == "done"
+        (events,) = of(executor)
+    assert events.result.status == "done"
 
 
 @pytest.mark.parametrize("wrong", ["eat", "swallow"])
@@ -148,11 +148,11 @@ def test_a_run_whose_worker_is_killed_from_outside_is_lost_and_not_failed(tmp_pa
         while not (pids := workers_of(os.getpid())):
             pass
         os.kill(pids[0], 9)
-        (news,) = of(executor)
-        assert isinstance(news, Lost)
+        (events,) = of(executor)
+        assert isinstance(events, Lost)
         executor.submit(task())
-        (news,) = of(executor)
-    assert news.result == result(task().config)
+        (events,) = of(executor)
+    assert events.result == result(task().config)
 
 
 def test_parallelism_changes_no_result(tmp_path):

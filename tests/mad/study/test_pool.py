@@ -19,10 +19,10 @@ class Silent:
         self.said: list[tuple[Any, ...]] = [("ready", "here")]
         self.ended = False
 
-    def tell(self, message: object) -> None:
+    def send(self, message: object) -> None:
         pass
 
-    def heard(self) -> list[tuple[Any, ...]]:
+    def receive_all(self) -> list[tuple[Any, ...]]:
         said, self.said = self.said, []
         return said
 
@@ -42,7 +42,7 @@ def submitted(worker: Silent) -> Pool:
     task: Any = type("Task", (), {"runs": (run,)})()
     pool = Pool(1, lambda number: worker, lambda workers, seconds: None, silence_s=SILENCE_S)
     pool.submit(task)
-    assert pool.news(0.0) == []
+    assert pool.events(0.0) == []
     return pool
 
 
@@ -51,17 +51,17 @@ def test_a_pause_of_the_whole_study_is_no_silence_of_a_run(now: list[int]) -> No
     pool = submitted(worker)
     for _ in range(10):
         now[0] += round(10 * SILENCE_S * 1e9)
-        assert pool.news(0.0) == []
+        assert pool.events(0.0) == []
     assert not worker.ended
 
 
 def test_a_run_that_is_silent_while_it_is_watched_has_failed(now: list[int]) -> None:
     worker = Silent()
     pool = submitted(worker)
-    news: list[Any] = []
+    events: list[Any] = []
     for _ in range(round(1.1 * SILENCE_S / TICK_S)):
         now[0] += round(TICK_S * 1e9)
-        news += pool.news(0.0)
-    assert [type(one) for one in news] == [Ended]
-    assert "no sign of life for 60 s" in news[0].result.reason
+        events += pool.events(0.0)
+    assert [type(one) for one in events] == [Ended]
+    assert "no sign of life for 60 s" in events[0].result.reason
     assert worker.ended

@@ -71,8 +71,8 @@ class Halves(Unpruned):
     def rungs(self, run):
         return (2,)
 
-    def go_on(self, run, point):
-        return run.label != "n=1"
+    def should_prune(self, run, point):
+        return run.label == "n=1"
 
     def ended(self, run, record):
         self.seen.append((run.label, record.status))
@@ -91,7 +91,7 @@ def test_a_pruner_ends_runs_at_rungs_and_learns_of_every_end_also_after_a_resume
 class GivesUp(Halves):
     """Spares a candidate the runs that have not begun when one was ended."""
 
-    def has_given_up(self, candidate):
+    def is_pruned(self, candidate):
         return any(status == "pruned" for _, status in self.seen)
 
 

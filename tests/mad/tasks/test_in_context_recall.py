@@ -65,8 +65,8 @@ def test_some_pairs_are_noise_and_one_never_is():
 def test_noise_is_two_tokens_drawn_apart_each_as_likely():
     data = make_task("NR", noise_vocab=2, frac_noise=0.8, train_rows=2048, test_rows=1)
     pairs = whole(data.train_x, data.train_y).reshape(-1, 2)
-    drawn = pairs[pairs[:, 0] >= 30] - 30
-    counts = np.bincount(2 * drawn[:, 0] + drawn[:, 1], minlength=4)
+    task_rows = pairs[pairs[:, 0] >= 30] - 30
+    counts = np.bincount(2 * task_rows[:, 0] + task_rows[:, 1], minlength=4)
     assert abs(counts / counts.sum() - 0.25).max() < 5 * math.sqrt(0.25 * 0.75 / counts.sum())
 
 

@@ -44,11 +44,11 @@ def numbers(result: RunResult) -> RunResult:
 class Recorder:
     """A watch that keeps what it is told, and answers as it is told to."""
 
-    def __init__(self, *, go_on: bool = True, interrupt_at: int | None = None) -> None:
+    def __init__(self, *, prune: bool = False, interrupt_at: int | None = None) -> None:
         self.beats = 0
         self.points: list[Point] = []
         self.asked: list[int] = []
-        self._go_on, self._interrupt_at = go_on, interrupt_at
+        self._prune, self._interrupt_at = prune, interrupt_at
 
     def beat(self) -> None:
         self.beats += 1
@@ -58,6 +58,6 @@ class Recorder:
     def point(self, point: Point) -> None:
         self.points.append(point)
 
-    def go_on(self, point: Point) -> bool:
+    def should_prune(self, point: Point) -> bool:
         self.asked.append(point.step)
-        return self._go_on
+        return self._prune

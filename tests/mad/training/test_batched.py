@@ -14,7 +14,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
 from mlxhog.mad.run import RunConfig, RunResult
 from mlxhog.mad.training import batched, single
-from mlxhog.mad.training.batched import Meeting
+from mlxhog.mad.training.batched import GradientBarrier
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models.mad.layer import known
@@ -94,14 +94,16 @@ def test_a_run_that_diverges_takes_no_other_with_it():
 
 def test_rungs_are_asked_of_every_run():
     configs = points(small_run(eval_every=6))
-    watches = [Recorder(go_on=number != 1) for number in range(4)]
+    watches = [Recorder(prune=number == 1) for number in range(4)]
     found: dict[int, RunResult] = {}
 
     def run_one(number: int, prepare: single.Prepare) -> None:
-        found[number] = train(configs[number], watch=watches[number], rungs=(4,), prepare=prepare)
+        found[number] = train(
+            configs[number], callbacks=watches[number], rungs=(4,), prepare=prepare
+        )
 
     batched.in_threads([make_run_plan(config) for config in configs], run_one)
-    assert [watch.asked for watch in watches] == [[4]] * 4
+    assert [callbacks.asked for callbacks in watches] == [[4]] * 4
     assert [found[number].status for number in range(4)] == ["done", "pruned", "done", "done"]
 
 
@@ -163,22 +165,22 @@ def test_a_meeting_answers_in_step_and_hands_an_error_to_everyone():
             raise ValueError("broken")
         return [(float(value[0]), {}) for value in params]
 
-    meeting, batch = Meeting(3, compute), Batch(np.zeros((1, 1), np.int32), None, n_bytes=0)
+    barrier, batch = GradientBarrier(3, compute), Batch(np.zeros((1, 1), np.int32), None, n_bytes=0)
     got: list[object] = [None] * 3
 
     def member(number: int) -> None:
-        found = [meeting.ask(number, np.full(1, number, np.float32), batch)[0]]
+        found = [barrier.wait_for_gradient(number, np.full(1, number, np.float32), batch)[0]]
         try:
-            meeting.ask(number, np.full(1, 10 + number, np.float32), batch)
+            barrier.wait_for_gradient(number, np.full(1, 10 + number, np.float32), batch)
         except ValueError as error:
             found.append(str(error))
         got[number] = found
-        meeting.leave(number)
+        barrier.leave(number)
 
     threads = [threading.Thread(target=partial(member, number)) for number in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.use_barrier(timeout=30)
     assert calls == [[0, 1, 2], [10, 11, 12]]
     assert got == [[float(number), "broken"] for number in range(3)]

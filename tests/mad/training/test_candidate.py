@@ -48,7 +48,7 @@ def torch_losses(config: RunConfig) -> NDArray[np.float64]:
     )
     epochs = plan.limit // plan.per_epoch
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-6)
-    batches, found, ops = plan.drawn.batches(), [], choose("torch", "reference", "cpu")
+    batches, found, ops = plan.task_rows.batches(), [], choose("torch", "reference", "cpu")
     for epoch in range(epochs):
         for ticket in range(batches.n_tickets):
             batch = batches.at(epoch, ticket)
@@ -97,8 +97,8 @@ def test_decay_reaches_matrices_only_unless_everything_is_asked_for() -> None:
 
 
 def test_an_epoch_deals_every_row_once_in_an_order_of_its_own() -> None:
-    batches = make_run_plan(small_run(batch_size=20)).drawn.batches()
-    rows = make_run_plan(small_run(batch_size=20)).drawn.dataset().train_x
+    batches = make_run_plan(small_run(batch_size=20)).task_rows.batches()
+    rows = make_run_plan(small_run(batch_size=20)).task_rows.dataset().train_x
     epochs = [
         np.concatenate([batches.at(epoch, ticket).x for ticket in range(batches.n_tickets)])
         for epoch in (0, 1)
@@ -119,24 +119,24 @@ def test_a_diverging_run_ends_soon_and_scores_0(backend: str) -> None:
 
 
 def test_a_run_beats_once_a_step_and_tells_every_evaluation() -> None:
-    watch = Recorder()
-    found = train(small_run(), watch=watch)
+    callbacks = Recorder()
+    found = train(small_run(), callbacks=callbacks)
     assert found.status == "done"
-    assert watch.beats >= found.steps == 12
-    assert tuple(watch.points) == found.curve
+    assert callbacks.beats >= found.steps == 12
+    assert tuple(callbacks.points) == found.curve
     assert [point.step for point in found.curve] == [6, 12]
     assert (found.curve[-1].acc_token, found.curve[-1].loss) == (found.acc_token, found.loss)
 
 
 def test_a_rung_may_prune_a_run_which_keeps_its_scores() -> None:
     whole = train(small_run())
-    pruned = train(small_run(), watch=Recorder(go_on=False), rungs=(6,))
+    pruned = train(small_run(), callbacks=Recorder(prune=True), rungs=(6,))
     assert (pruned.status, pruned.steps) == ("pruned", 6)
     assert pruned.acc_token == whole.curve[0].acc_token
 
 
 def test_an_interrupted_run_is_evaluated_where_it_stands() -> None:
-    found = train(small_run(), watch=Recorder(interrupt_at=4))
+    found = train(small_run(), callbacks=Recorder(interrupt_at=4))
     assert (found.status, found.steps) == ("interrupted", 4)
     assert found.curve[-1].step == 4
     assert found.acc_token == found.curve[-1].acc_token
@@ -148,7 +148,7 @@ def test_a_second_interrupt_leaves_at_once() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(small_run(), watch=Impatient())
+        train(small_run(), callbacks=Impatient())
 
 
 def test_validation_rows_decide_where_asked_for_and_both_are_told() -> None:
@@ -178,11 +178,11 @@ def test_a_backend_that_is_not_here_is_refused() -> None:
 def test_the_parameters_can_be_kept() -> None:
     kept = {}
 
-    def keep(arena: Arena) -> None:
+    def on_end(arena: Arena) -> None:
         kept.update({name: arena.param(name).copy() for name in arena.layout.slots})
 
     config = small_run()
-    train(config, keep=keep)
+    train(config, on_end=on_end)
     begun = init_params(make_run_plan(config).model, config.seed)
     assert kept.keys() == begun.keys()
     assert all(np.abs(kept[name] - begun[name]).max() > 0 for name in begun)
@@ -200,7 +200,7 @@ def test_scored_labels_train_on_the_same_rows_where_an_answer_can_be_known(
     task: str, settings: dict[str, object]
 ) -> None:
     dense, scored = (
-        make_run_plan(small_run(task=task, settings=settings, labels=labels)).drawn.dataset()
+        make_run_plan(small_run(task=task, settings=settings, labels=labels)).task_rows.dataset()
         for labels in ("dense", "scored")
     )
     assert np.array_equal(dense.train_x, scored.train_x)
@@ -218,13 +218,13 @@ def test_scored_labels_need_not_learn_what_nobody_can_know() -> None:
 
 
 def test_fuzzy_compat_of_the_protocol_reaches_the_rows() -> None:
-    def drawn(**protocol: bool) -> object:
+    def task_rows(**protocol: bool) -> object:
         settings = {"vocab": 16, "seq_len": 32}
         run = small_run(task="fuzzy-in-context-recall", settings=settings, **protocol)
-        return make_run_plan(run).drawn.settings.fuzzy_compat
+        return make_run_plan(run).task_rows.settings.fuzzy_compat
 
-    assert drawn(fuzzy_compat=True) is True
-    assert drawn() is False
+    assert task_rows(fuzzy_compat=True) is True
+    assert task_rows() is False
 
 
 def test_what_training_rows_never_show_is_the_ceiling_of_a_result() -> None:

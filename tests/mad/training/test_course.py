@@ -5,23 +5,23 @@ import math
 import pytest
 
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.training.evaluation import DEFAULT_STEPS, Course, interval, step_limit
+from mlxhog.mad.training.evaluation import DEFAULT_STEPS, Evaluations, interval, step_limit
 from mlxhog.mad.training.scoring import Scores
 from tests.mad.training.small_runs import Recorder
 
 
-def course(
+def evaluations(
     *accuracies: float,
-    watch: Recorder | None = None,
+    callbacks: Recorder | None = None,
     rungs: tuple[int, ...] = (),
     **protocol: object,
-) -> Course:
+) -> Evaluations:
     """A course of at most 100 steps, evaluated every 10, with one evaluation per accuracy."""
-    made = Course(
+    made = Evaluations(
         Protocol(**{"eval_every": 10, **protocol}),  # type: ignore[arg-type]
         limit=100,
         per_epoch=10,
-        watch=watch or Recorder(),
+        callbacks=callbacks or Recorder(),
         rungs=rungs,
     )
     step = 0
@@ -43,62 +43,62 @@ def test_an_evaluation_comes_every_epoch_of_25_steps_or_more() -> None:
 
 
 def test_evaluations_come_at_their_interval_at_every_rung_and_at_the_end() -> None:
-    made = course(rungs=(15, 30))
+    made = evaluations(rungs=(15, 30))
     due, step = [], 0
     while step < 40:
         step = made.next_evaluation(step)
         due.append(step)
     assert due == [10, 15, 20, 30, 40]
     assert made.next_evaluation(95) == 100
-    assert course(eval_every=64).next_evaluation(64) == 100
+    assert evaluations(eval_every=64).next_evaluation(64) == 100
 
 
 def test_a_run_is_done_as_soon_as_the_accuracy_is_reached() -> None:
-    assert course(0.5, 0.9, stop_accuracy=0.95).status is None
-    assert course(0.5, 0.95, stop_accuracy=0.95).status == "done"
-    assert course(1.0, stop_accuracy=1.1).status is None
+    assert evaluations(0.5, 0.9, stop_accuracy=0.95).status is None
+    assert evaluations(0.5, 0.95, stop_accuracy=0.95).status == "done"
+    assert evaluations(1.0, stop_accuracy=1.1).status is None
 
 
 def test_a_run_is_done_at_its_last_step() -> None:
-    assert course(*[0.1] * 9).status is None
-    assert course(*[0.1] * 10).status == "done"
+    assert evaluations(*[0.1] * 9).status is None
+    assert evaluations(*[0.1] * 10).status == "done"
 
 
 def test_patience_counts_evaluations_since_the_best_one() -> None:
-    assert course(0.1, 0.3, 0.2, 0.2, patience=3).status is None
-    assert course(0.1, 0.3, 0.2, 0.2, 0.3, patience=3).status == "done"
-    assert course(0.1, 0.3, 0.2, 0.2, 0.4, 0.1, patience=3).status is None
+    assert evaluations(0.1, 0.3, 0.2, 0.2, patience=3).status is None
+    assert evaluations(0.1, 0.3, 0.2, 0.2, 0.3, patience=3).status == "done"
+    assert evaluations(0.1, 0.3, 0.2, 0.2, 0.4, 0.1, patience=3).status is None
 
 
 def test_only_rungs_ask_whether_to_go_on_and_a_no_prunes() -> None:
-    watch = Recorder(go_on=False)
-    assert course(0.1, watch=watch, rungs=(20,)).status is None
-    assert watch.asked == []
-    assert course(0.1, 0.1, watch=watch, rungs=(20,)).status == "pruned"
-    assert watch.asked == [20]
+    callbacks = Recorder(prune=True)
+    assert evaluations(0.1, callbacks=callbacks, rungs=(20,)).status is None
+    assert callbacks.asked == []
+    assert evaluations(0.1, 0.1, callbacks=callbacks, rungs=(20,)).status == "pruned"
+    assert callbacks.asked == [20]
 
 
 def test_a_rung_that_asynchronous_workers_ran_past_is_asked_at_once() -> None:
-    watch = Recorder(go_on=False)
-    made = course(watch=watch, rungs=(20,))
+    callbacks = Recorder(prune=True)
+    made = evaluations(callbacks=callbacks, rungs=(20,))
     made.take(23, 1.0, 2.0, Scores(0.1, 0.1))
     assert made.status == "pruned"
-    assert watch.asked == [23]
+    assert callbacks.asked == [23]
 
 
 def test_a_diverged_run_scores_0_whatever_it_had_reached() -> None:
-    found = course(0.7).result("diverged", 14, 1.0, Scores(0.7, 0.6, 0.5, 0.4))
+    found = evaluations(0.7).result("diverged", 14, 1.0, Scores(0.7, 0.6, 0.5, 0.4))
     assert (found.acc_token, found.acc_macro, found.val_token, found.val_macro) == (0, 0, 0, 0)
     assert found.curve[0].acc_token == 0.7
 
 
 def test_a_run_without_an_evaluation_has_no_loss() -> None:
-    assert math.isnan(course().result("interrupted", 0, 0.0, Scores(0.0, 0.0)).loss)
+    assert math.isnan(evaluations().result("interrupted", 0, 0.0, Scores(0.0, 0.0)).loss)
 
 
 @pytest.mark.parametrize(("select", "decides"), [("test", 0.2), ("val", 0.6)])
 def test_the_rows_that_decide_make_the_curve(select: str, decides: float) -> None:
-    made = course(select=select)
+    made = evaluations(select=select)
     made.take(10, 1.0, 2.0, Scores(0.2, 0.1, 0.6, 0.5))
     assert made.curve[0].acc_token == decides
     found = made.result("done", 10, 1.0, Scores(0.2, 0.1, 0.6, 0.5))

@@ -41,7 +41,7 @@ class Kept:
         plan = make_run_plan(config)
         backend = backends.create("torch:cpu", threads=1, kernels="native", cpu_blas="auto")
         backend.bind(plan.model, plan.layout.slots, plan.layout.n_floats, self.flat)
-        return score(backend, plan.drawn.dataset(), plan.model, beat=lambda: None)
+        return score(backend, plan.task_rows.dataset(), plan.model, beat=lambda: None)
 
 
 class Killer(Recorder):
@@ -61,7 +61,7 @@ class Killer(Recorder):
 
 def train_two(config: RunConfig, **how: Any) -> tuple[RunResult, Kept, list[str]]:
     kept, told = Kept(), list[str]()
-    found = train(config, keep=kept, tell=told.append, **how)
+    found = train(config, on_end=kept, tell=told.append, **how)
     return found, kept, told
 
 
@@ -78,10 +78,10 @@ def train_two(config: RunConfig, **how: Any) -> tuple[RunResult, Kept, list[str]
     ids=["hogwild", "two frameworks", "sync", "sync, then hogwild", "in turn", "averaged"],
 )
 def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_scored(
-    workers: str, inside: dict[str, object]
+    workers: str, worker_options: dict[str, object]
 ) -> None:
     config = small_run(workers=workers, lr=2e-2, steps=60, eval_every=20)
-    found, kept, _ = train_two(config, inside=inside)
+    found, kept, _ = train_two(config, worker_options=worker_options)
     assert (found.status, found.steps) == ("done", 60)
     assert found.curve[-1].step == 60
     scores = kept.scores(config)
@@ -91,17 +91,17 @@ def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_score
 
 def test_averaged_gradients_give_the_same_parameters_again() -> None:
     first, second = (
-        train_two(small_run(workers=TWO, lr=2e-2, steps=20), inside={"strategy": "sync"})[1]
+        train_two(small_run(workers=TWO, lr=2e-2, steps=20), worker_options={"strategy": "sync"})[1]
         for _ in range(2)
     )
     assert np.array_equal(first.flat, second.flat)
 
 
 def test_a_killed_worker_is_replaced_and_no_step_is_missing() -> None:
-    watch = Killer(times=1)
+    callbacks = Killer(times=1)
     config = small_run(workers=TWO, steps=1000, eval_every=20, stop_accuracy=2)
-    found, kept, told = train_two(config, watch=watch)
-    assert watch.left == 0
+    found, kept, told = train_two(config, callbacks=callbacks)
+    assert callbacks.left == 0
     assert "died (signal SIGKILL) and is being replaced" in told[0]
     assert (found.status, found.steps) == ("done", 1000)
     assert found.acc_token == kept.scores(config).acc_token
@@ -110,7 +110,7 @@ def test_a_killed_worker_is_replaced_and_no_step_is_missing() -> None:
 def test_a_worker_that_dies_too_often_ends_the_run_with_its_last_words() -> None:
     config = small_run(workers=TWO, steps=100_000, eval_every=20, stop_accuracy=2)
     with pytest.raises(WorkerFailed, match="died 1 times"):
-        train_two(config, watch=Killer(times=1), inside={"restarts": 0})
+        train_two(config, callbacks=Killer(times=1), worker_options={"restarts": 0})
 
 
 def test_workers_stop_as_soon_as_the_accuracy_is_reached() -> None:
@@ -123,10 +123,10 @@ def test_workers_stop_as_soon_as_the_accuracy_is_reached() -> None:
 
 def test_a_rung_prunes_several_workers_too() -> None:
     config = small_run(workers=TWO, steps=100_000, eval_every=10_000, stop_accuracy=2)
-    watch = Recorder(go_on=False)
-    found, _, _ = train_two(config, watch=watch, rungs=(30,))
+    callbacks = Recorder(prune=True)
+    found, _, _ = train_two(config, callbacks=callbacks, rungs=(30,))
     assert found.status == "pruned"
-    assert 30 <= watch.asked[0] <= found.steps < 10_000
+    assert 30 <= callbacks.asked[0] <= found.steps < 10_000
 
 
 def test_an_interrupted_run_of_several_workers_is_scored_where_it_stands() -> None:
@@ -137,7 +137,7 @@ def test_an_interrupted_run_of_several_workers_is_scored_where_it_stands() -> No
                 raise KeyboardInterrupt
 
     config = small_run(workers=TWO, steps=100_000, eval_every=20, stop_accuracy=2)
-    found, kept, _ = train_two(config, watch=Interrupter())
+    found, kept, _ = train_two(config, callbacks=Interrupter())
     assert found.status == "interrupted"
     assert found.curve[-1].step == found.steps
     assert found.acc_token == kept.scores(config).acc_token
@@ -154,7 +154,7 @@ def test_evaluations_arrive_though_every_record_in_the_rings_is_lost(
 ) -> None:
     # As where the supervisor stalls while workers fill their rings with steps.
     monkeypatch.setattr(Ring, "drain", lambda ring: np.empty(0, RECORD))
-    found, _, _ = train_two(small_run(workers=TWO), watch=Recorder())
+    found, _, _ = train_two(small_run(workers=TWO), callbacks=Recorder())
     assert found.status == "done"
     assert found.curve[-1].step == found.steps
     assert found.acc_token > 0
@@ -162,7 +162,7 @@ def test_evaluations_arrive_though_every_record_in_the_rings_is_lost(
 
 
 def test_the_newest_score_of_a_worker_stays_until_it_is_taken() -> None:
-    memory = np.zeros(2 * scoring.LINE, np.uint8)
+    memory = np.zeros(2 * scoring.SLOT_BYTES, np.uint8)
     worker, supervisor = scoring.ScoreSlot(memory, 2), scoring.ScoreSlot(memory, 2)
     other = scoring.ScoreSlot(memory, 1)
     assert supervisor.take() is None

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.run import RunConfig, Unwatched
+from mlxhog.mad.run import NoCallbacks, RunConfig
 from mlxhog.mad.training import single
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import EMBEDDING, SharedEmbedding, SharedRun, common, shared_tables
@@ -29,7 +29,7 @@ def table(run: SharedRun, config: RunConfig) -> np.ndarray:
 
 
 def go(run: SharedRun, config: RunConfig):
-    return run(config, watch=Unwatched(), rungs=())
+    return run(config, callbacks=NoCallbacks(), rungs=())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -38,7 +38,7 @@ def test_a_candidate_that_has_the_table_to_itself_trains_as_with_its_own(backend
     settings = {"vocab": 24} if task == "memorization" else {}
     config = small_run(workers=backend, task=task, settings=settings, clip=1.0, weight_decay=0.1)
     kept = {}
-    wanted = train(config, keep=lambda arena: kept.update(own=arena.param(EMBEDDING).copy()))
+    wanted = train(config, on_end=lambda arena: kept.update(own=arena.param(EMBEDDING).copy()))
     with shared_tables([config]) as run:
         assert numbers(go(run, config)) == numbers(wanted)
         np.testing.assert_array_equal(table(run, config), kept["own"])
@@ -143,9 +143,9 @@ def test_what_is_done_to_a_run_before_its_first_step_is_still_done():
     called = []
     config = small_run(steps=1)
     with shared_tables([config]) as run:
-        run(config, watch=Unwatched(), rungs=(), prepare=called.append)
+        run(config, callbacks=NoCallbacks(), rungs=(), prepare=called.append)
     assert len(called) == 1
-    assert single.as_it_is(called[0]) is None
+    assert single.no_preparation(called[0]) is None
 
 
 def test_candidates_of_several_workers_do_not_share():
