@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.run import Callbacks, Point, RunResult
-from mlxhog.mad.training.scoring import Scores
+from mlxhog.mad.training.rows import Scores
 
 DEFAULT_STEPS = 2_000
 """Where neither steps nor epochs are given."""

@@ -23,8 +23,7 @@ from mlxhog.mad import tasks
 from mlxhog.mad.protocol import WORKER_OPTIONS
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.training.evaluation import step_limit
-from mlxhog.mad.training.rows import TaskRows
-from mlxhog.mad.training.scoring import SCORES_SEGMENT, HeldOut, scores_segment
+from mlxhog.mad.training.rows import SCORES_SEGMENT, HeldOut, TaskRows, scores_segment
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.optim import schedules

@@ -22,8 +22,8 @@ from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad import tasks
 from mlxhog.mad.run import Callbacks, RunResult
 from mlxhog.mad.training.evaluation import Evaluations, MeanLoss
+from mlxhog.mad.training.rows import SCORES_SEGMENT, Scores, ScoreSlot
 from mlxhog.mad.training.run_plan import RunPlan
-from mlxhog.mad.training.scoring import SCORES_SEGMENT, Scores, ScoreSlot
 from mlxhog.training.session import Session
 
 Tell = Callable[[str], None]

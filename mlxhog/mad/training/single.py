@@ -21,8 +21,8 @@ from mlxhog.arena.workers import State
 from mlxhog.config.budget import Budget
 from mlxhog.mad.run import Callbacks, RunResult
 from mlxhog.mad.training.evaluation import Evaluations, MeanLoss, interval
+from mlxhog.mad.training.rows import Scores, score
 from mlxhog.mad.training.run_plan import RunPlan
-from mlxhog.mad.training.scoring import Scores, score
 from mlxhog.strategies import Context
 from mlxhog.training import worker
 from mlxhog.training.steps import Steps

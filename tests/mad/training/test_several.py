@@ -16,10 +16,10 @@ from mlxhog.arena import Arena
 from mlxhog.arena.records import RECORD, Ring
 from mlxhog.errors import WorkerFailed
 from mlxhog.mad.run import RunConfig, RunResult
-from mlxhog.mad.training import scoring
+from mlxhog.mad.training import rows
 from mlxhog.mad.training.candidate import train
+from mlxhog.mad.training.rows import Scores, score
 from mlxhog.mad.training.run_plan import make_run_plan
-from mlxhog.mad.training.scoring import Scores, score
 from tests.mad.training.small_runs import Recorder, small_run
 
 pytestmark = pytest.mark.slow
@@ -162,9 +162,9 @@ def test_evaluations_arrive_though_every_record_in_the_rings_is_lost(
 
 
 def test_the_newest_score_of_a_worker_stays_until_it_is_taken() -> None:
-    memory = np.zeros(2 * scoring.SLOT_BYTES, np.uint8)
-    worker, supervisor = scoring.ScoreSlot(memory, 2), scoring.ScoreSlot(memory, 2)
-    other = scoring.ScoreSlot(memory, 1)
+    memory = np.zeros(2 * rows.SLOT_BYTES, np.uint8)
+    worker, supervisor = rows.ScoreSlot(memory, 2), rows.ScoreSlot(memory, 2)
+    other = rows.ScoreSlot(memory, 1)
     assert supervisor.take() is None
     for steps in (10, 20, 30):
         values = {name: 0.25 for name in ("acc_token", "acc_macro", "val_token", "val_macro")}

@@ -1,12 +1,20 @@
-"""When a run is evaluated, and what an evaluation decides."""
+"""When a run is evaluated, what ends it, and the mean loss in between."""
+
+from __future__ import annotations
 
 import math
 
 import pytest
 
 from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.training.evaluation import DEFAULT_STEPS, Evaluations, interval, step_limit
-from mlxhog.mad.training.scoring import Scores
+from mlxhog.mad.training.evaluation import (
+    DEFAULT_STEPS,
+    Evaluations,
+    MeanLoss,
+    interval,
+    step_limit,
+)
+from mlxhog.mad.training.rows import Scores
 from tests.mad.training.small_runs import Recorder
 
 
@@ -103,3 +111,19 @@ def test_the_rows_that_decide_make_the_curve(select: str, decides: float) -> Non
     assert made.curve[0].acc_token == decides
     found = made.result("done", 10, 1.0, Scores(0.2, 0.1, 0.6, 0.5))
     assert (found.acc_token, found.val_token) == (0.2, 0.6)
+
+
+def test_the_mean_is_that_of_the_steps_since_the_evaluation_before() -> None:
+    mean = MeanLoss()
+    for loss in (1.0, 2.0, math.nan, math.inf):
+        mean.add(loss)
+    assert mean.pop() == 1.5
+    assert math.isnan(mean.pop())
+
+
+def test_steps_that_came_while_another_worker_evaluated_count_for_the_next() -> None:
+    mean = MeanLoss()
+    for at, loss in ((10, 1.0), (30, 5.0), (20, 3.0)):
+        mean.add(loss, at)
+    assert mean.pop(until_ns=20) == 2.0
+    assert mean.pop(until_ns=40) == 5.0

@@ -1,11 +1,17 @@
+"""What plots show: how much each slot matters, and the Pareto front."""
+
+from __future__ import annotations
+
 import itertools
 import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlxhog.mad.report.importance import NOTHING, slots
-from mlxhog.mad.report.plots import draw_slots
+from mlxhog.mad.report.plots import draw_slots, front
 from mlxhog.report.charts import LIGHT
 
 A, B = "mlstm", "gla"
@@ -85,3 +91,33 @@ def test_few_candidates_are_drawn_with_words_where_the_bars_would_stand():
     enough = draw_slots(slots(grid), LIGHT).axes[0]
     assert not enough.texts
     assert enough.get_ylabel() == "share of variance"
+
+
+POINTS = st.lists(
+    st.tuples(st.integers(0, 9).map(float), st.integers(0, 9).map(float)), max_size=12
+)
+
+
+def dominates(a, b):
+    return a[0] <= b[0] and a[1] >= b[1] and a != b
+
+
+def test_the_front_is_what_is_cheapest_for_its_score():
+    points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.4), (4.0, 0.9), (2.0, 0.8)]
+    assert front(points) == [1, 4, 0]
+
+
+def test_equal_points_share_their_place():
+    assert front([(1.0, 0.5), (1.0, 0.5), (2.0, 0.5)]) == [0, 1]
+
+
+@given(POINTS)
+def test_the_front_is_exactly_what_nothing_dominates(points):
+    wanted = {i for i, b in enumerate(points) if not any(dominates(a, b) for a in points)}
+    assert set(front(points)) == wanted
+
+
+@given(POINTS)
+def test_along_the_front_cost_and_score_rise_together(points):
+    found = [points[i] for i in front(points)]
+    assert found == sorted(found)

@@ -1,5 +1,7 @@
 """Accuracies equal their definition and another package's; ceilings and floors the spec's."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
