@@ -1,4 +1,4 @@
-"""`mlxhog mad`: tasks, candidates and searches; the front door of its subcommands."""
+"""`mlxhog mad`: tasks, candidates and searches; dispatches to its subcommands."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""Does a data set have the properties that its task must have; whoever made it.
+"""Check that a data set has the properties its task must have, whoever made it.
 
 The invariants have the numbers of the golden data's description:
 

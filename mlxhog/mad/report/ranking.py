@@ -173,13 +173,13 @@ def _curves(store: Store, chosen: Iterable[Sequence[Record]]) -> dict[str, tuple
 def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Row]) -> int:
     """Runs of a list or a grid, or of what another sampler has proposed so far.
 
-    Those that a pruned candidate was spared do not count.
+    Runs that a pruned candidate skips do not count.
     """
-    spared = sum(len(row.missing) for row in rows if row.status == "pruned")
+    skipped = sum(len(row.missing) for row in rows if row.status == "pruned")
     if not study.space or study.sampler == "grid":
-        return Planning(study).total - spared
+        return Planning(study).total - skipped
     proposed = {str(entry["candidate"]) for entry in store.proposals()}
-    return len(proposed) * measured.runs * len(study.seeds) - spared
+    return len(proposed) * measured.runs * len(study.seeds) - skipped
 
 
 def _against(study: Study, rows: Sequence[Row], other: Store) -> Comparison:

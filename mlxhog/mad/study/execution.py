@@ -1,4 +1,4 @@
-"""How a session of a study is executed: none of it changes what the study finds."""
+"""How a session of a study is executed; none of it changes the results."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class Planning:
     def judge(self, candidate: str, records: Sequence[Record]) -> Best:
         """Return the score of a candidate: of validation rows, where the study selects by them.
 
-        One that was given up scores 0 on the runs it was spared. They may be harder than those it
+        One that was pruned scores 0 on the runs that were skipped. They may be harder than those it
         has, and a sampler must not take it for better than candidates that went through them.
         """
         (row,) = scores(records, self.suite, self.study.select, self.study.seeds)

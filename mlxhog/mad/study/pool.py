@@ -225,7 +225,7 @@ class Pool:
         """Wait for an event, and end workers that are silent for too long."""
         deadline = time.monotonic() + timeout_s
         while True:
-            events = [events for slot in self._slots for events in self._listen(slot)]
+            events = [event for slot in self._slots for event in self._listen(slot)]
             left_s = deadline - time.monotonic()
             if events or left_s <= 0:
                 return events

@@ -102,7 +102,7 @@ class Scheduler:
         self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that did not end
         self._records: dict[str, list[Record]] = {}  # of candidates that are not complete
         self._finished: set[str] = set()
-        self._skipped = 0  # runs of candidates that were given up before they began
+        self._skipped = 0  # runs of candidates that were pruned before they began
         self._active = ActiveRuns()
         self._losses: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
@@ -362,7 +362,7 @@ class Scheduler:
 
     @property
     def _needed(self) -> int | None:
-        """Runs of the whole study but those that were spared."""
+        """Runs of the whole study but those that are skipped."""
         return None if self._total is None else self._total - self._skipped
 
     def _planned(self) -> int | None:

@@ -1,4 +1,4 @@
-"""One session of a study: its store is opened, its runs are executed, and everything ends."""
+"""One session of a study: open its store, execute its runs, and end every worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How right predictions are, over a whole set of rows at once; and how right they could be.
+"""Accuracy of predictions over a whole set of rows, and the best accuracy that is possible.
 
 `acc_macro` is the multiclass accuracy of torchmetrics. The reference takes its mean over batches;
 taken over the whole set it does not depend on their size.

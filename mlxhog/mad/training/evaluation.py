@@ -41,7 +41,7 @@ class Evaluations:
         limit: most steps.
         per_epoch: steps of an epoch.
         callbacks: told of every evaluation, and asked at rungs whether to prune.
-        rungs: steps at which the run may be given up.
+        rungs: steps at which the run may be pruned.
 
     Attributes:
         limit: most steps.

@@ -66,7 +66,7 @@ def train_two(config: RunConfig, **how: Any) -> tuple[RunResult, Kept, list[str]
 
 
 @pytest.mark.parametrize(
-    ("workers", "inside"),
+    ("workers", "worker_options"),
     [
         (TWO, {}),
         ("mlx:cpu,torch:cpu", {"predict": "none"}),
