@@ -87,3 +87,7 @@ WORKER_OPTIONS: Final = (
     "max_nonfinite",
     "on_torn",
 )
+"""Options of `mlxhog train` that say how the workers of one candidate train together.
+
+With one worker there is nothing to choose: every strategy is the same then.
+"""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.cli.mad.data import SET_FLAG, add_task_flags, read_settings
+from mlxhog.cli.mad.session import part
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import option, options
-from mlxhog.config.sources import Config, resolve
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, MlxhogError
 from mlxhog.mad.protocol import WORKER_OPTIONS, Protocol
 
@@ -134,9 +134,9 @@ def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]
         ConfigError: everything that is wrong in any of them.
     """
     problems = list(parsed.problems)
-    candidate = _part(CandidateConfig, parsed, problems)
-    protocol = _part(Protocol, parsed, problems)
-    together = _part(TrainConfig, parsed, problems, WORKER_OPTIONS)
+    candidate = part(CandidateConfig, parsed, problems)
+    protocol = part(Protocol, parsed, problems)
+    together = part(TrainConfig, parsed, problems, WORKER_OPTIONS)
     layers, arch = parsed.other.layers, None if candidate is None else candidate.arch
     if candidate is not None and (layers is None) == (arch is None):
         problems.append(
@@ -156,18 +156,6 @@ def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]
         protocol,
         {name: getattr(together, name) for name in WORKER_OPTIONS if name in named},
     )
-
-
-def _part(
-    cls: type[Config], parsed: Parsed, problems: list[str], only: Sequence[str] | None = None
-) -> Config | None:
-    """Return the options of one class; None where something is wrong, which `problems` gets."""
-    names = options(cls) if only is None else only
-    try:
-        return resolve(cls, [[value for value in parsed.given if value.name in names]])
-    except ConfigError as error:
-        problems.append(str(error))
-        return None
 
 
 def _run_config(
