@@ -6,6 +6,7 @@ import yaml
 
 from mlxhog.errors import StudyError
 from mlxhog.mad import run as runs
+from mlxhog.mad.extensions import Extension
 from mlxhog.mad.run import Point
 from mlxhog.mad.study import record
 from mlxhog.mad.study.record import Record
@@ -198,7 +199,7 @@ def test_every_number_of_a_run_and_the_versions_change_the_key(monkeypatch):
     others = {
         "task": "memorization", "settings": {"vocab": 8}, "layers": run.layers * 2, "dim": 16,
         "protocol": replace(run.protocol, wd_all=True), "seed": 1, "position": "learned",
-        "workers": "mlx:cpu", "threads": 2,
+        "workers": "mlx:cpu", "threads": 2, "extensions": (Extension("task.py", "0"),),
     }  # fmt: skip
     assert others.keys() == {field.name for field in fields(run)}
     keys = {run.key(), *(replace(run, **{name: value}).key() for name, value in others.items())}

@@ -156,7 +156,7 @@ def test_only_runs_of_one_shape_and_one_worker_are_taken():
         batched.train_together([two, replace(two, seed=9)], lambda *_: None, print)
 
 
-def test_a_meeting_answers_in_step_and_hands_an_error_to_everyone():
+def test_a_barrier_answers_in_step_and_hands_an_error_to_everyone():
     calls = []
 
     def compute(params, batches):
@@ -181,6 +181,6 @@ def test_a_meeting_answers_in_step_and_hands_an_error_to_everyone():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.use_barrier(timeout=30)
+        thread.join(timeout=30)
     assert calls == [[0, 1, 2], [10, 11, 12]]
     assert got == [[float(number), "broken"] for number in range(3)]
