@@ -28,10 +28,8 @@ from experiment.record import (
 from schemes import settings as scheme_settings
 from training.recording import count_parameters, model_file
 
-from mlxhog.theory.simulator import schemes, simulate
-from mlxhog.theory.simulator.prediction import Prediction, time_to_loss
-from mlxhog.theory.simulator.times import Constant
-from mlxhog.theory.simulator.workers import Worker
+from mlxhog.theory.simulator import Prediction, schemes, simulate, time_to_loss
+from mlxhog.theory.simulator.workers import Constant, Worker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

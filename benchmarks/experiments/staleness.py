@@ -27,8 +27,7 @@ from experiment.record import (
 )
 from training.recording import count_parameters, model_file
 
-from mlxhog.theory.assumptions import Facts
-from mlxhog.theory.bounds import penalty, step_koloskova
+from mlxhog.theory.bounds import Facts, penalty, step_koloskova
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

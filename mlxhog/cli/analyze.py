@@ -15,7 +15,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.report.views import may_redraw
 
 if TYPE_CHECKING:
-    from mlxhog.theory.analysis.result import Analysis
+    from mlxhog.theory.analysis.report import Analysis
 
 SUBJECT = "CONFIG_OR_RUN"
 ABOUT = """\
@@ -64,7 +64,7 @@ TRAINING = (
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    from mlxhog.theory.analysis.config import AnalyzeConfig
+    from mlxhog.theory.analysis import AnalyzeConfig
 
     flags = Flags("analyze", ABOUT, EXAMPLES, (SUBJECT,))
     flags.argument("subject", metavar=SUBJECT, help="see above")
@@ -81,11 +81,11 @@ def run(arguments: list[str]) -> int:
     # The rest imports NumPy and the native module: wrong flags are answered before.
     from mlxhog.report.views import PartLine
     from mlxhog.theory.analysis.analyze import analyze
-    from mlxhog.theory.analysis.named import find
+    from mlxhog.theory.analysis.target import find_target
 
     folder = None if parsed.other.plot is None else _folder(Path(parsed.other.plot).expanduser())
     checked = resolve(TrainConfig, [training])
-    named = find(parsed.other.subject, training, Path(checked.out))
+    named = find_target(parsed.other.subject, training, Path(checked.out))
     with (
         ended_by_signal(),
         PartLine(sys.stderr, live=may_redraw(sys.stderr, quiet=parsed.other.quiet)) as tell,
@@ -126,7 +126,7 @@ def _folder(path: Path) -> Path:
 
 def _draw(analysis: Analysis, folder: Path) -> list[Path]:
     from mlxhog.files.durable import replace_file
-    from mlxhog.theory.analysis.plots import plots
+    from mlxhog.theory.analysis.report import plots
 
     paths = []
     for name, png in plots(analysis):

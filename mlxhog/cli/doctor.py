@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> int:
 
 def _conclude(record: dict[str, Any], *, keep: bool) -> None:
     """Keep the record, then read it as a run would, and add what follows from it."""
-    from mlxhog.doctor import store
+    from mlxhog.doctor import verdict
     from mlxhog.doctor.verdict import conclude
     from mlxhog.machine import machine, verdicts
 
@@ -70,7 +70,7 @@ def _conclude(record: dict[str, Any], *, keep: bool) -> None:
     record["stored"], record["not_stored"] = None, "a quick look, not kept; run `mlxhog doctor`"
     if keep:
         try:
-            record["stored"] = str(store.save(record, identity))
+            record["stored"] = str(verdict.save(record, identity))
             record["not_stored"] = None
         except EnvironmentLacks as error:
             record["not_stored"] = str(error)

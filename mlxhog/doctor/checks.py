@@ -1,10 +1,32 @@
-"""One finding: what was expected, what was found, and what follows from the difference."""
+"""Checks of the machine, the versions and shared memory, and what a check is.
+
+Nothing here starts a framework.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import mmap
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from mlxhog.arena import segment
+from mlxhog.arena.child import START_S, Child, Failed, Lane
+from mlxhog.arena.process import available_bytes
+from mlxhog.doctor import bench
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine import darwin, verdicts
+from mlxhog.machine.machine import Machine
 
 
 class Result(StrEnum):
@@ -21,7 +43,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """A finding.
+    """What was expected, what was found, and what follows from the difference.
 
     Attributes:
         name: what was looked at.
@@ -60,3 +82,222 @@ def check(
 def absent(name: str, why: str, expected: str) -> Check:
     """Return a check that has nothing to look at."""
     return Check(name, Result.ABSENT, why, expected)
+
+
+# -- the machine and the versions in use -----------------------------------------------------------
+
+OLDEST: Final = {"mlx": (0, 32, 4), "torch": (2, 12)}
+OLDEST_MACOS: Final = 14
+APPLE_PAGE: Final = 16_384
+_INSTALL_S: Final = 60.0  # an installer may write the module before the sources
+COMPILERS: Final = ("c++", "g++", "clang++")
+
+
+def collect_facts(machine: Machine) -> dict[str, Any]:
+    """Describe the machine and the versions, as plain values."""
+    identity = verdicts.identity()
+    return {
+        "system": identity.system,
+        "architecture": machine.architecture,
+        "chip": identity.chip,
+        "cores": machine.cores,
+        "efficiency_cores": _efficiency_cores(machine),
+        "memory_bytes": machine.memory_bytes,
+        "page_bytes": mmap.PAGESIZE,
+        "apple_gpu": machine.apple_gpu,
+        "python": platform.python_version(),
+        "versions": {
+            **{name: getattr(identity, name) for name in ("mlxhog", "mlx", "torch")},
+            "numpy": metadata.version("numpy"),
+        },
+        "compiler": next((path for name in COMPILERS if (path := shutil.which(name))), None),
+    }
+
+
+def check_facts(
+    machine: Machine, facts: Mapping[str, Any], environ: Mapping[str, str] = os.environ
+) -> Iterator[Check]:
+    """Check what is known about systems and versions."""
+    yield _translated(machine)
+    yield _system(machine)
+    yield _page(machine, facts["page_bytes"])
+    for package in OLDEST:
+        yield _version(package, facts["versions"][package])
+    yield _donation()
+    yield check(
+        "MLX_METAL_FAST_SYNCH",
+        not environ.get("MLX_METAL_FAST_SYNCH"),
+        environ.get("MLX_METAL_FAST_SYNCH") or "unset",
+        "unset",
+        "its GPU spins can lock the machine until it is restarted (mlx issue 3830): unset it",
+    )
+    yield _native()
+
+
+def _translated(machine: Machine) -> Check:
+    name, expected = "Rosetta", "not translated"
+    if machine.system != "macos":
+        return absent(name, "not macOS", expected)
+    return check(
+        name,
+        not machine.translated,
+        "translated" if machine.translated else "native",
+        expected,
+        "this Python is for Intel: no GPU and no MLX; install one for Apple silicon",
+    )
+
+
+def _system(machine: Machine) -> Check:
+    name, expected = "macOS", f"{OLDEST_MACOS} or newer"
+    if machine.system != "macos":
+        return absent(name, machine.name, expected)
+    version = platform.mac_ver()[0]
+    return check(
+        name,
+        _numbers(version) >= (OLDEST_MACOS,),
+        version,
+        expected,
+        "MLX has no Metal kernels for it: update the system",
+    )
+
+
+def _page(machine: Machine, page_bytes: int) -> Check:
+    name, expected = "page size", f"{APPLE_PAGE} bytes on Apple silicon, a divisor of it elsewhere"
+    fits = page_bytes == APPLE_PAGE if machine.apple_gpu else APPLE_PAGE % page_bytes == 0
+    return check(
+        name,
+        fits,
+        f"{page_bytes} bytes",
+        expected,
+        "arena segments start on no page boundary here, so that nothing can import them",
+    )
+
+
+def _version(package: str, version: str) -> Check:
+    oldest = OLDEST[package]
+    expected = ".".join(map(str, oldest)) + " or newer"
+    if version == verdicts.NONE:
+        return absent(package, version, expected)
+    return check(
+        package,
+        _numbers(version) >= oldest,
+        version,
+        expected,
+        f"mlxhog relies on behaviour that is newer: python -m pip install -U {package}",
+    )
+
+
+def _donation() -> Check:
+    """Whether MLX knows that imported memory is not its own, and so never writes results there."""
+    name, expected = "MLX spares imported memory", "is_owned in mlx/array.h"
+    spec = importlib.util.find_spec("mlx")
+    if spec is None:
+        return absent(name, verdicts.NONE, expected)
+    headers = [
+        folder / "include" / "mlx" / "array.h"
+        for folder in map(Path, spec.submodule_search_locations or ())
+    ]
+    header = next((path for path in headers if path.exists()), None)
+    if header is None:
+        return Check(name, Result.WARN, "the package has no array.h", expected, "cannot be told")
+    knows = "is_owned" in header.read_text(encoding="utf-8", errors="replace")
+    return check(
+        name,
+        knows,
+        "is_owned is there" if knows else f"no is_owned in {header}",
+        expected,
+        "operations may write results into the arena: use another version of MLX",
+    )
+
+
+def _native() -> Check:
+    """Whether the native module is newer than the sources beside it, where there are any."""
+    name, expected = "native module", "built after the last change of its sources"
+    spec = importlib.util.find_spec("mlxhog._native")
+    if spec is None or spec.origin is None:
+        return Check(name, Result.FAIL, "not found", expected, "install mlxhog again")
+    root = Path(str(files("mlxhog.metal")))
+    sources = [
+        path
+        for folder in ("arena", "ops", "updates")
+        for suffix in ("*.cpp", "*.h")
+        for path in (root / "native" / folder).glob(suffix)
+    ]
+    newest = max((path.stat().st_mtime for path in sources), default=0.0)
+    return check(
+        name,
+        Path(spec.origin).stat().st_mtime + _INSTALL_S >= newest,
+        Path(spec.origin).name,
+        expected,
+        "this runs older C++ than you see: python -m pip install --no-build-isolation -e .",
+        otherwise=Result.WARN,
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: "2.13.0+cpu" gives (2, 13, 0)."""
+    return tuple(int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part)  # type: ignore[index]
+
+
+def _efficiency_cores(machine: Machine) -> int | None:
+    return darwin.sysctl_int("hw.perflevel1.physicalcpu") if machine.system == "macos" else None
+
+
+# -- shared memory ---------------------------------------------------------------------------------
+
+LARGE_BYTES: Final = 1 << 30
+
+
+def check_shared_memory() -> list[Check]:
+    """Create a large segment, then one that a child writes and is killed over."""
+    return [_large(), _after_a_kill()]
+
+
+def _large() -> Check:
+    name, expected = "shared memory", "1 GiB without a name, mode 0600"
+    had = available_bytes()
+    nbytes = min(LARGE_BYTES, had // 4) if had else LARGE_BYTES
+    try:
+        backing = segment.create(nbytes)
+    except (EnvironmentLacks, OSError) as error:
+        consequence = "no run can start: give this machine or container more shared memory"
+        return Check(name, Result.FAIL, str(error), expected, consequence)
+    try:
+        status = os.fstat(backing.fd)
+    finally:
+        backing.mapping.close()
+        os.close(backing.fd)
+        os.close(backing.readonly_fd)
+    mode = status.st_mode & 0o777
+    named = sys.platform == "linux" and status.st_nlink > 0  # macOS does not count links of these
+    found = f"{nbytes / 2**30:.2f} GiB, mode {mode:04o}, {'named' if named else 'without a name'}"
+    if mode != 0o600 or named:
+        return Check(name, Result.FAIL, found, expected, "others may see or keep the parameters")
+    return check(
+        name,
+        nbytes == LARGE_BYTES,
+        found,
+        expected,
+        "large models may not fit",
+        otherwise=Result.WARN,
+    )
+
+
+def _after_a_kill() -> Check:
+    name, expected = "a killed worker", "its writes stay, its slot is free again"
+    arena = bench.create(1)
+    try:
+        for value in (1.0, 2.0):  # the second child takes the slot of the first
+            with Child(arena, (1,)) as child:
+                child.call(START_S, write, value)
+        last = float(bench.Bench(arena).values("dense").max())
+    except Failed as failure:
+        return Check(name, Result.FAIL, str(failure), expected, "workers cannot be replaced")
+    finally:
+        arena.close()
+    return check(name, last == 2.0, f"the last value is {last:g} of 2", expected, "data is lost")
+
+
+def write(lane: Lane, value: float) -> None:
+    """In a child that is going to be killed: set the parameters."""
+    bench.Bench(lane.arena).fill("dense", value)

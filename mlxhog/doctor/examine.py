@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mlxhog.doctor import backends, facts, imports, kernels, kinds, memory, reads, training, wrapper
-from mlxhog.doctor.checks import Check, Result
+from mlxhog.doctor import accessors, frameworks, kernels, reads, training
+from mlxhog.doctor.accessors import Accessor
+from mlxhog.doctor.checks import Check, Result, check_facts, check_shared_memory, collect_facts
 from mlxhog.doctor.litmus import Litmus, broken, cases
-from mlxhog.doctor.writers import Kind
 from mlxhog.machine import machine as machines
 from mlxhog.machine import verdicts
 from mlxhog.machine.machine import Machine
@@ -49,13 +49,13 @@ def examine(effort: Effort, tell: Tell) -> dict[str, Any]:
     Takes about a minute. Nothing is left behind: no process, no shared memory.
     """
     machine = machines.here()
-    found_facts = facts.collect(machine)
+    facts = collect_facts(machine)
     tell("facts", "")
-    checks = list(facts.examine(machine, found_facts))
+    checks = list(check_facts(machine, facts))
     tell("shared memory", "")
-    checks += memory.examine()
+    checks += check_shared_memory()
     tell("Metal engines", "")
-    engines = kernels.Engines(kinds.engines(machine))
+    engines = kernels.Engines(accessors.metal_engines(machine))
     try:
         started_engines, usable = engines.start()
         compared = _compared(engines, usable, tell)
@@ -63,20 +63,20 @@ def examine(effort: Effort, tell: Tell) -> dict[str, Any]:
         engines.close()
     tell("backends", "")
     agreed = _agreed(compared)
-    started, speeds = backends.examine(machine, effort.backend_s, agreed=agreed)
+    started, speeds = frameworks.check_backends(machine, effort.backend_s, agreed=agreed)
     tell("memory between frameworks", "")
-    imported = imports.examine(machine, quick=effort.quick)
-    rows, read = _litmus(machine, kinds.writers(machine, usable), effort, tell)
-    checks += [*started_engines, wrapper.examine()]
+    imported = frameworks.check_imports(machine, quick=effort.quick)
+    rows, read = _litmus(machine, accessors.all_writers(machine, usable), effort, tell)
+    checks += [*started_engines, kernels.check_mlx_text()]
     if not effort.quick:
         tell("a run", "")
-        checks += training.examine()
+        checks += training.check_training()
     record: dict[str, Any] = {
         "format": verdicts.FORMAT,
         "identity": asdict(verdicts.identity()),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "effort": asdict(effort),
-        "facts": found_facts,
+        "facts": facts,
         "checks": _plain(checks),
         "backends": _plain(started),
         "imports": _plain(imported),
@@ -115,18 +115,18 @@ def _agreed(compared: Sequence[dict[str, Any]]) -> set[str]:
 
 
 def _litmus(
-    machine: Machine, writers: list[Kind], effort: Effort, tell: Tell
+    machine: Machine, writers: list[Accessor], effort: Effort, tell: Tell
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Every pair of writers, then every reader beside the native writer."""
     litmus = Litmus(effort.pair_s)
     try:
-        wanted = list(cases(writers))
+        pairs = list(cases(writers))
         rows = []
-        for number, case in enumerate(wanted, start=1):
-            tell("litmus", f"{number} of {len(wanted)}: {case}")
+        for number, case in enumerate(pairs, start=1):
+            tell("litmus", f"{number} of {len(pairs)}: {case}")
             rows.append(litmus.run(case))
         read = []
-        for kind, reader in kinds.readers(machine):
+        for kind, reader in accessors.all_readers(machine):
             for mode in reads.MODES:
                 tell("reads", f"{reader.name}, {kind}, beside {mode} writes")
                 read.append(reads.try_reader(litmus, kind, reader, writers[0], mode))

@@ -1,8 +1,10 @@
-"""Every Metal kernel, in every instance, against its NumPy reference, on every engine."""
+"""Every Metal kernel against its NumPy reference on every engine, and the text MLX makes of it."""
 
 from __future__ import annotations
 
 import mmap
+import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
@@ -11,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.child import START_S, Child, Failed, Lane
-from mlxhog.doctor.checks import Check, Result, check
+from mlxhog.doctor.checks import Check, Result, absent, check
+from mlxhog.errors import MlxhogError
+from mlxhog.machine.verdicts import NONE
 from mlxhog.metal import engine as engines
 from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.host import build, capture, request, wrap
 from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels.adds import dense_axpy
 from mlxhog.metal.kernels.packed16 import packed16_add
@@ -116,10 +121,10 @@ def write_imported(lane: Lane, name: str) -> str:
     arena = engine.adopt(host)
     host[:] = 1.0
     engine.run(dense_axpy(arena, engine.array(np.ones(64, np.float32)), scale=2.0, offset=32))
-    wanted = np.ones_like(host)
-    wanted[32:96] = 3.0
-    if not np.array_equal(host, wanted):
-        return f"imported memory holds other values in {int((host != wanted).sum())} places"
+    expected = np.ones_like(host)
+    expected[32:96] = 3.0
+    if not np.array_equal(host, expected):
+        return f"imported memory holds other values in {int((host != expected).sum())} places"
     words = np.frombuffer(mmap.mmap(-1, _PAGE), np.uint32)
     halves = words.view(np.float16)
     halves[:16] = np.nan
@@ -128,8 +133,8 @@ def write_imported(lane: Lane, name: str) -> str:
     engine.run(packed16_add(engine.adopt(words), ones, failures, offset=0, instance="half"))
     if not (np.isnan(halves[:16]).all() and (halves[16:32] == 1).all()):
         return "a NaN among halves spreads, or goes away"
-    given_up = int(engine.host(failures)[0])
-    return f"{given_up} words with a NaN were given up" if given_up else ""
+    failed_words = int(engine.host(failures)[0])
+    return f"{failed_words} words with a NaN were given up" if failed_words else ""
 
 
 def difference(lane: Lane, name: str, kernel_name: str, instance: str) -> float:
@@ -142,10 +147,10 @@ def difference(lane: Lane, name: str, kernel_name: str, instance: str) -> float:
     kernel = KERNELS[kernel_name]
     rng = np.random.default_rng(0)
     sample = replace(kernel.sample(rng, SIZE), instance=instance)
-    wanted = _results(ReferenceEngine(), sample)
-    got = _results(engine, sample)
-    packed = {key: instance if key == "arena" else "" for key in wanted}
-    return max(_error(got[key], wanted[key], packed[key]) for key in wanted)
+    expected = _results(ReferenceEngine(), sample)
+    actual = _results(engine, sample)
+    packed = {key: instance if key == "arena" else "" for key in expected}
+    return max(_error(actual[key], expected[key], packed[key]) for key in expected)
 
 
 def _results(engine: engines.Engine, sample: Launch) -> dict[str, NDArray[Any]]:
@@ -157,16 +162,16 @@ def _results(engine: engines.Engine, sample: Launch) -> dict[str, NDArray[Any]]:
         else engine.array(sample.inputs[argument.name])
         for argument in kernel.inputs
     }
-    found = engine.run(replace(sample, inputs=inputs))
+    outputs = engine.run(replace(sample, inputs=inputs))
     written = {argument.name for argument in kernel.inputs if argument.writes}
     return {
         key: np.array(engine.host(array))
-        for key, array in {**found, **{key: inputs[key] for key in written}}.items()
+        for key, array in {**outputs, **{key: inputs[key] for key in written}}.items()
     }
 
 
-def _error(got: NDArray[Any], wanted: NDArray[Any], packed: str) -> float:
-    a, b = _numbers(got, packed), _numbers(wanted, packed)
+def _error(actual: NDArray[Any], expected: NDArray[Any], packed: str) -> float:
+    a, b = _numbers(actual, packed), _numbers(expected, packed)
     if a.shape != b.shape or not np.array_equal(np.isnan(a), np.isnan(b)):
         return float("inf")
     same = (a == b) | np.isnan(a)
@@ -184,3 +189,33 @@ def _numbers(array: NDArray[Any], packed: str) -> NDArray[np.float64]:
         return array.reshape(-1).view(np.float16).astype(np.float64)
     bits = array.reshape(-1).view(np.uint16).astype(np.uint32) << 16
     return bits.view(np.float32).astype(np.float64)
+
+
+# -- MLX's text of the kernels ---------------------------------------------------------------------
+
+
+def check_mlx_text() -> Check:
+    """Ask MLX for the text of every kernel, and compare it with our statement of its rules."""
+    name, expected = "MLX's text of our kernels", "the text that was emulated and tested"
+    if not capture.mlx_version():
+        return absent(name, f"mlx is {NONE}", expected)
+    requests = [request.of(kernel, instance) for kernel, instance in instances()]
+    consequence = "emulated results say less: this MLX passes arguments in another way"
+    try:
+        texts = capture.texts(requests, build.kernel_cache())
+    except (MlxhogError, subprocess.TimeoutExpired) as error:
+        return Check(name, Result.WARN, str(error), expected, consequence)
+    others = [
+        each.name
+        for each, text in zip(requests, texts, strict=True)
+        if _words(text) != _words(wrap.text(each))
+    ]
+    found = f"{len(requests) - len(others)} of {len(requests)} equal, but for spaces and names"
+    if others:
+        found += f"; not {', '.join(others)}"
+    return check(name, not others, found, expected, consequence, otherwise=Result.WARN)
+
+
+def _words(text: str) -> list[str]:
+    """What matters in a text: not white space, and not the name that MLX makes up."""
+    return re.sub(r"custom_kernel_\w+", "custom_kernel", text).split()

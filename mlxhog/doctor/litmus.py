@@ -24,15 +24,15 @@ from mlxhog.arena import Arena
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.arena.process import WatchedTime
 from mlxhog.doctor import bench
+from mlxhog.doctor.accessors import Accessor, Writer
 from mlxhog.doctor.bench import COUNTS, KERNELS, LIMITS, Bench
-from mlxhog.doctor.writers import Kind, Writer
 from mlxhog.optim.updates import Float32
 
-PLACES: Final = ("threads", "processes")
+WHERE: Final = ("threads", "processes")
 PROMISED: Final = ("lossless", "cas")
 SLOTS: Final = ((1, 2), (3,))
 """Worker slots of the two children, a lane each."""
-SEATS: Final[Mapping[str, tuple[tuple[int, int], ...]]] = {
+LANES: Final[Mapping[str, tuple[tuple[int, int], ...]]] = {
     "threads": ((0, 0), (0, 1)),
     "processes": ((0, 0), (1, 0)),
 }
@@ -45,7 +45,7 @@ _GRACE_S = 30.0  # for a writer that has to compile its kernel, or waits for a c
 class Case:
     """Two writers, what they add to, where they live and how they add."""
 
-    writers: tuple[Kind, Kind]
+    writers: tuple[Accessor, Accessor]
     kernel: str
     where: str
     mode: str
@@ -56,21 +56,21 @@ class Case:
         return f"{a} + {b}, {self.kernel}, {self.where}, {self.mode}"
 
 
-def cases(kinds: Sequence[Kind]) -> Iterator[Case]:
+def cases(writers: Sequence[Accessor]) -> Iterator[Case]:
     """Every pair of writers, also of a kind with itself, in every mode that makes sense.
 
     A Metal writer is atomic, so who stands beside it has to use `cas`. Halves have `cas` only.
     Naive writers meet each other, on a GPU only themselves. Only native code is tried as racy.
     """
-    for a, b in combinations_with_replacement(kinds, 2):
+    for a, b in combinations_with_replacement(writers, 2):
         for mode in _modes(a, b):
             kernels = {"naive": ("dense",), "cas": KERNELS}.get(mode, ("dense", "rows"))
             for kernel in kernels:
-                for where in PLACES:
+                for where in WHERE:
                     yield Case((a, b), kernel, where, mode)
 
 
-def _modes(a: Kind, b: Kind) -> tuple[str, ...]:
+def _modes(a: Accessor, b: Accessor) -> tuple[str, ...]:
     if a.naive != b.naive:
         return ()
     if a.naive:  # on a GPU beside itself: the arena beside a GPU is always written by atomic adds
@@ -81,7 +81,7 @@ def _modes(a: Kind, b: Kind) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Tally:
+class Passes:
     """What one writer did in one round."""
 
     passes: int
@@ -89,8 +89,8 @@ class Tally:
 
 
 def add_until(
-    lane: Lane, kind: Kind, kernel: str, mode: str, seconds: float, limit: int, writers: int
-) -> Tally:
+    lane: Lane, kind: Accessor, kernel: str, mode: str, seconds: float, limit: int, writers: int
+) -> Passes:
     """In a child: line up, then add 1.0 until the time is over or `limit` passes are done."""
     place = lane.keep("bench", lambda: Bench(lane.arena))
     writer: Writer = lane.keep(kind, lambda: kind.make(place, lane.slot))
@@ -102,7 +102,7 @@ def add_until(
         add()
         passes += 1
         now = time.perf_counter()
-    return Tally(passes, now - begin)
+    return Passes(passes, now - begin)
 
 
 class Litmus:
@@ -119,7 +119,7 @@ class Litmus:
         self.arena: Arena = bench.create(max(slot for slots in SLOTS for slot in slots))
         self.bench = Bench(self.arena)
         self._children: list[Child] = []
-        self._warm: set[tuple[Kind, str, tuple[int, int]]] = set()
+        self._warm: set[tuple[Accessor, str, tuple[int, int]]] = set()
 
     @property
     def children(self) -> list[Child]:
@@ -165,15 +165,15 @@ class Litmus:
 
     def _warm_up(self, case: Case) -> None:
         """Let each writer import, compile and make one pass, alone, before any clock runs."""
-        for kind, seat in zip(case.writers, SEATS[case.where], strict=True):
-            if (kind, case.kernel, seat) in self._warm:
+        for kind, at in zip(case.writers, LANES[case.where], strict=True):
+            if (kind, case.kernel, at) in self._warm:
                 continue
             self.bench.fill(case.kernel)
             self.bench.start_line()
-            child, lane = self.children[seat[0]], seat[1]
+            child, lane = self.children[at[0]], at[1]
             child.start(lane, add_until, kind, case.kernel, case.mode, 1.0, 1, 1)
             child.take(lane, START_S + _GRACE_S)
-            self._warm.add((kind, case.kernel, seat))
+            self._warm.add((kind, case.kernel, at))
 
     def _measure(self, case: Case) -> dict[str, Any]:
         """Rounds until the time is over; each ends before its elements stop counting exactly."""
@@ -188,14 +188,14 @@ class Litmus:
             seconds += max(tally.seconds for tally in tallies)
         return {"adds": adds, "lost": lost, "torn": torn, "adds_per_s": adds / seconds}
 
-    def _round(self, case: Case, seconds: float, limit: int) -> tuple[list[Tally], int]:
+    def _round(self, case: Case, seconds: float, limit: int) -> tuple[list[Passes], int]:
         """One round from zero; returns what the writers did and how many torn values were seen."""
         self.bench.fill(case.kernel)
         self.bench.start_line()
-        places = [(self.children[child], lane) for child, lane in SEATS[case.where]]
+        places = [(self.children[child], lane) for child, lane in LANES[case.where]]
         for kind, (child, lane) in zip(case.writers, places, strict=True):
             child.start(lane, add_until, kind, case.kernel, case.mode, seconds, limit, 2)
-        watch = Watch(case, 2 * limit)
+        watch = ValueMonitor(case, 2 * limit)
         watched = WatchedTime()
         pipes = {child.pipe: child for child, _ in places}
         while not all(child.done(lane) for child, lane in places):
@@ -209,7 +209,7 @@ class Litmus:
         return [child.take(lane, 0.0) for child, lane in places], watch.torn
 
 
-class Watch:
+class ValueMonitor:
     """Counts values that no order of whole adds can explain.
 
     Args:
@@ -237,9 +237,9 @@ def count_lost(values: Float32, kernel: str, passes: int) -> tuple[int, int]:
     Returns:
         Adds that never arrived, and elements that hold what no lost add explains.
     """
-    wanted = passes * COUNTS[kernel].astype(np.float64)
-    sane = (values <= wanted) & (values == np.rint(values)) & (values >= 0)
-    lost = (wanted - values)[sane].sum()
+    expected = passes * COUNTS[kernel].astype(np.float64)
+    sane = (values <= expected) & (values == np.rint(values)) & (values >= 0)
+    lost = (expected - values)[sane].sum()
     return int(lost), int(values.size - np.count_nonzero(sane))
 
 

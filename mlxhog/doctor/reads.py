@@ -19,10 +19,9 @@ import numpy as np
 
 from mlxhog.arena.child import Failed, Lane
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.doctor.accessors import Accessor, Pass, Reader, Writer
 from mlxhog.doctor.bench import FLOATS, LIMITS, Bench
 from mlxhog.doctor.litmus import Litmus, add_until
-from mlxhog.doctor.readers import Reader
-from mlxhog.doctor.writers import Kind, Pass, Writer
 
 LOW: Final = -5592405.0  # 0xCAAAAAAA
 HIGH: Final = 13981013.0  # 0x4B555555; HIGH - LOW is exact in float32, and so are both sums
@@ -32,7 +31,9 @@ _PATIENCE_S = 5.0
 _GRACE_S = 30.0
 
 
-def try_reader(litmus: Litmus, kind: str, reader: Kind, writer: Kind, mode: str) -> dict[str, Any]:
+def try_reader(
+    litmus: Litmus, kind: str, reader: Accessor, writer: Accessor, mode: str
+) -> dict[str, Any]:
     """Try one reader beside one writer, each in a process of its own.
 
     Args:
@@ -94,12 +95,12 @@ class Seen:
     backwards: int
 
 
-def make_reader(lane: Lane, reader: Kind) -> None:
+def make_reader(lane: Lane, reader: Accessor) -> None:
     """In a child: import what the reader needs and read once, before any clock runs."""
     _reader(lane, reader).read()
 
 
-def read_until(lane: Lane, reader: Kind, seconds: float, flipping: bool) -> Seen:
+def read_until(lane: Lane, reader: Accessor, seconds: float, flipping: bool) -> Seen:
     """In a child: line up, then read and judge what was read until the time is over."""
     source = _reader(lane, reader)
     _bench(lane).line_up(2)
@@ -118,7 +119,7 @@ def read_until(lane: Lane, reader: Kind, seconds: float, flipping: bool) -> Seen
     return Seen(samples, torn, backwards)
 
 
-def write_until(lane: Lane, writer: Kind, mode: str, seconds: float, flipping: bool) -> None:
+def write_until(lane: Lane, writer: Accessor, mode: str, seconds: float, flipping: bool) -> None:
     """In a child: line up, then add until the time is over."""
     adds = _adders(lane, writer, mode, (HIGH - LOW, LOW - HIGH) if flipping else (1.0,))
     _bench(lane).line_up(2)
@@ -129,7 +130,7 @@ def write_until(lane: Lane, writer: Kind, mode: str, seconds: float, flipping: b
             break
 
 
-def publish(lane: Lane, writer: Kind, mode: str) -> None:
+def publish(lane: Lane, writer: Accessor, mode: str) -> None:
     """In a child: add 1.0, say when, and wait until the reader has seen it; some times over."""
     place = _bench(lane)
     (add,) = _adders(lane, writer, mode, (1.0,))
@@ -142,7 +143,7 @@ def publish(lane: Lane, writer: Kind, mode: str) -> None:
         place.wait_for("eval_taken", number, "the reader never saw a write")
 
 
-def see(lane: Lane, reader: Kind) -> float:
+def see(lane: Lane, reader: Accessor) -> float:
     """In a child: return the longest time in seconds that a published value took to be seen.
 
     Raises:
@@ -167,11 +168,11 @@ def _bench(lane: Lane) -> Bench:
     return lane.keep("bench", lambda: Bench(lane.arena))
 
 
-def _reader(lane: Lane, reader: Kind) -> Reader:
-    made: Reader = lane.keep(reader, lambda: reader.make(_bench(lane), lane.slot))
-    return made
+def _reader(lane: Lane, reader: Accessor) -> Reader:
+    source: Reader = lane.keep(reader, lambda: reader.make(_bench(lane), lane.slot))
+    return source
 
 
-def _adders(lane: Lane, writer: Kind, mode: str, values: Sequence[float]) -> list[Pass]:
-    made: Writer = lane.keep(writer, lambda: writer.make(_bench(lane), lane.slot))
-    return [made.adder("dense", mode, value) for value in values]
+def _adders(lane: Lane, writer: Accessor, mode: str, values: Sequence[float]) -> list[Pass]:
+    source: Writer = lane.keep(writer, lambda: writer.make(_bench(lane), lane.slot))
+    return [source.adder("dense", mode, value) for value in values]

@@ -1,13 +1,11 @@
 """When lock-free training is sound: sparsity and conflict measured, bounds, and a simulator.
 
-    supports     which coordinates each sampled gradient touches, as bitmaps
-    hypergraph   Omega, Delta, rho and conflict of a whole data set, exactly
-    estimators   the same quantities from a sample, with intervals
-    token_rows   the rows of an embedding under a token distribution, in closed form
-    bounds       what the theorems say, with whether they apply
-    backoff      the 1/k schedule and its rate
-    staleness    how late updates were
-    simulator    what other machines would do: predictions from measured times
+    supports    which coordinates each sampled gradient touches, as bitmaps
+    hypergraph  Omega, Delta, rho and conflict of a whole data set, exactly
+    estimators  the same quantities from a sample, with intervals
+    bounds      what the theorems say, with whether they apply
+    staleness   how late updates were
+    simulator   what other machines would do: predictions from measured times
 
 `analysis/` puts them together for a real model: the command `mlxhog analyze`.
 

@@ -1,4 +1,4 @@
-"""What the theorems on lock-free SGD say, as numbers, each with whether it applies here.
+"""What the theorems on lock-free SGD say, as numbers, each with whether its assumptions hold here.
 
 Nothing here limits the number of workers: Proposition 4.1 orders problems, and is off by orders of
 magnitude as a prediction. For the Netflix problem its penalty at a lag of 9 is 467, where ten cores
@@ -8,12 +8,140 @@ were measured to be about five times as fast as one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mlxhog.errors import DataError
-from mlxhog.theory import assumptions as need
-from mlxhog.theory.assumptions import Assumption, Facts
+
+# -- what is known, and what the theorems assume ---------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a problem and of how it is trained; None where it is not.
+
+    Attributes:
+        strongly_convex: the objective curves upwards everywhere, so it has one minimum.
+        smooth: its gradient is Lipschitz continuous.
+        bounded_gradients: no gradient of an example is larger than some M.
+        lossless: no increment is lost when two workers write at once.
+        sgd: updates are the gradient times a step size (no momentum, no Adam).
+        delta: share of the examples that touch the busiest coordinate.
+    """
+
+    strongly_convex: bool | None = None
+    smooth: bool | None = None
+    bounded_gradients: bool | None = None
+    lossless: bool | None = None
+    sgd: bool | None = None
+    delta: float | None = None
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """One thing that a theorem needs.
+
+    Attributes:
+        needs: in a few words.
+        holds: whether it does here; None where that is not known.
+        why: the reason, in plain words.
+    """
+
+    needs: str
+    holds: bool | None
+    why: str
+
+
+def all_hold(assumptions: Iterable[Assumption]) -> bool | None:
+    """Return whether all hold: False if one fails, None if none fails and one is unknown."""
+    holds = [assumption.holds for assumption in assumptions]
+    return False if False in holds else None if None in holds else True
+
+
+def strongly_convex(facts: Facts) -> Assumption:
+    """One minimum, and a gradient that grows with the distance from it."""
+    return Assumption(
+        "a strongly convex objective",
+        facts.strongly_convex,
+        _reason(
+            facts.strongly_convex,
+            "the objective is strongly convex",
+            "it has many minima and flat directions, as neural networks do, or no curvature at all",
+        ),
+    )
+
+
+def smooth(facts: Facts) -> Assumption:
+    """A gradient that changes at most in proportion to the step."""
+    return Assumption(
+        "a Lipschitz continuous gradient",
+        facts.smooth,
+        _reason(facts.smooth, "the objective is smooth", "the objective has kinks"),
+    )
+
+
+def bounded_gradients(facts: Facts) -> Assumption:
+    """A largest gradient."""
+    return Assumption(
+        "gradients of bounded size",
+        facts.bounded_gradients,
+        _reason(
+            facts.bounded_gradients,
+            "gradients are clipped, or bounded by the data",
+            "nothing bounds the gradient of an example",
+        ),
+    )
+
+
+def lossless(facts: Facts) -> Assumption:
+    """Additions that are atomic per element."""
+    return Assumption(
+        "no increment is lost",
+        facts.lossless,
+        _reason(
+            facts.lossless,
+            "writes are lossless",
+            "racy writes lose increments now and then, which no theorem here allows for",
+        ),
+    )
+
+
+def plain_sgd(facts: Facts) -> Assumption:
+    """Updates that are gradients times a step size."""
+    return Assumption(
+        "updates of plain SGD",
+        facts.sgd,
+        _reason(
+            facts.sgd,
+            "the update is the gradient times a step size",
+            "momentum and Adam remember earlier gradients, which the proof does not cover",
+        ),
+    )
+
+
+def sparse(facts: Facts) -> Assumption:
+    """Examples that mostly do not touch the same coordinates."""
+    if facts.delta is None:
+        return Assumption("sparse gradients", None, "supports were not measured")
+    if facts.delta >= 1.0:
+        return Assumption(
+            "sparse gradients",
+            False,
+            "some coordinate is touched by every gradient, so any two of them conflict: "
+            "Delta = rho = 1",
+        )
+    return Assumption(
+        "sparse gradients",
+        True,
+        f"the busiest coordinate is touched by {facts.delta:.3g} of the gradients",
+    )
+
+
+def _reason(holds: bool | None, true: str, false: str) -> str:
+    return "not known" if holds is None else true if holds else false
+
+
+# -- the rules -------------------------------------------------------------------------------------
 
 GAMMA_LAG_SQUARED = 4
 """Factor of tau^2 Omega sqrt(Delta) in the step size of Proposition 4.1."""
@@ -55,7 +183,7 @@ class Bound:
     @property
     def applies(self) -> bool | None:
         """Whether every assumption holds; None where one is unknown and none is known to fail."""
-        return need.together(self.assumptions)
+        return all_hold(self.assumptions)
 
 
 def proposition_4_1(
@@ -84,7 +212,7 @@ def proposition_4_1(
         c: strong convexity.
         L: Lipschitz constant of the gradient.
         M: largest gradient of an example, times the number of examples.
-        eps: wanted f(x) - f(x*).
+        eps: f(x) - f(x*) to reach.
         D0: |x0 - x*|^2.
         theta: in (0, 1).
         omega: largest support, a count.
@@ -96,8 +224,8 @@ def proposition_4_1(
     Raises:
         DataError: theta or a constant is outside its range.
     """
-    _positive(c=c, L=L, M=M, eps=eps, D0=D0, omega=omega)
-    _conflict(tau, rho, delta)
+    _check_positive(c=c, L=L, M=M, eps=eps, D0=D0, omega=omega)
+    _check_conflict(tau, rho, delta)
     if not 0 < theta < 1:
         raise DataError(f"theta = {theta}: wanted a number between 0 and 1")
     scale = 2 * L * M**2 * omega
@@ -113,7 +241,7 @@ def proposition_4_1(
         ),
         values={"gamma": gamma, "k": max(0, k)},
         assumptions=(
-            *_hogwild(facts),
+            *_hogwild_assumptions(facts),
             Assumption("gamma c < 1", gamma * c < 1, f"gamma c = {gamma * c:.3g}"),
         ),
         words=f"with step size {gamma:.3g}, {max(0, k):,} updates suffice for an error of {eps:g}",
@@ -125,14 +253,14 @@ def penalty(*, tau: float, omega: float, rho: float, delta: float, facts: Facts)
 
     pen(tau) = 1 + 6 rho tau + 6 tau^2 Omega sqrt(Delta)
     """
-    _conflict(tau, rho, delta)
+    _check_conflict(tau, rho, delta)
     value = 1 + LAG * rho * tau + K_LAG_SQUARED * tau**2 * omega * math.sqrt(delta)
     return Bound(
         name="penalty",
         source=HOGWILD,
         inputs=dict(tau=tau, omega=omega, rho=rho, delta=delta),
         values={"penalty": value},
-        assumptions=_hogwild(facts),
+        assumptions=_hogwild_assumptions(facts),
         words=(
             f"the theorem asks for {value:.3g} times the updates of serial SGD at a lag of "
             f"{tau:g}; it orders problems and predicts no speed"
@@ -147,23 +275,23 @@ def near_serial(
 
     "Near serial" is pen - 1 = o(1) in the paper; `slack` puts a number on it.
     """
-    _conflict(tau, rho, delta)
+    _check_conflict(tau, rho, delta)
     a, b = K_LAG_SQUARED * omega * math.sqrt(delta), LAG * rho
     if a > 0:
         # The positive root of a t^2 + b t = slack, written so that nothing cancels.
         largest = 2 * slack / (b + math.sqrt(b * b + 4 * a * slack))
     else:
         largest = slack / b if b > 0 else math.inf
-    met = tau <= largest
+    within = tau <= largest
     return Bound(
         name="near-serial",
         source=HOGWILD,
         inputs=dict(omega=omega, rho=rho, delta=delta, tau=tau, slack=slack),
-        values={"largest_tau": largest, "met": float(met)},
-        assumptions=_hogwild(facts),
+        values={"largest_tau": largest, "met": float(within)},
+        assumptions=_hogwild_assumptions(facts),
         words=(
             f"the theorem promises at most {slack:.0%} more updates than serial SGD up to a lag of "
-            f"{largest:.3g}; a lag of {tau:g} is {'within' if met else 'beyond'} that"
+            f"{largest:.3g}; a lag of {tau:g} is {'within' if within else 'beyond'} that"
         ),
     )
 
@@ -173,8 +301,8 @@ def quarter_power(*, n: int, rho: float, delta: float, tau: float, facts: Facts)
 
     The paper's statement is asymptotic, tau = o(n^(1/4)) with n the number of coordinates.
     """
-    _conflict(tau, rho, delta)
-    _positive(n=n)
+    _check_conflict(tau, rho, delta)
+    _check_positive(n=n)
     limit, order = n**0.25, n * max(rho, delta)
     return Bound(
         name="n^(1/4)",
@@ -182,7 +310,7 @@ def quarter_power(*, n: int, rho: float, delta: float, tau: float, facts: Facts)
         inputs=dict(n=n, rho=rho, delta=delta, tau=tau),
         values={"largest_tau": limit, "met": float(tau <= limit)},
         assumptions=(
-            *_hogwild(facts),
+            *_hogwild_assumptions(facts),
             Assumption(
                 "rho and Delta of order 1/n",
                 order <= ORDER_ONE,
@@ -209,29 +337,30 @@ def perturbed_iterate(*, n_examples: float, mean_degree: float, tau: float, fact
     Raises:
         DataError: a number is negative, or there are no examples.
     """
-    _positive(n_examples=n_examples)
+    _check_positive(n_examples=n_examples)
     if tau < 0 or mean_degree < 0:
         raise DataError(
             f"tau = {tau}, mean_degree = {mean_degree}: wanted counts of updates and of examples, "
             "at least 0"
         )
     largest = n_examples / (2 * mean_degree) if mean_degree > 0 else math.inf
-    met = tau <= largest
+    within = tau <= largest
     return Bound(
         name="perturbed iterate",
         source=PERTURBED,
         inputs=dict(n_examples=n_examples, mean_degree=mean_degree, tau=tau),
-        values={"largest_tau": largest, "met": float(met)},
+        values={"largest_tau": largest, "met": float(within)},
         assumptions=(
-            need.strongly_convex(facts),
-            need.bounded_gradients(facts),
-            need.lossless(facts),
-            need.plain_sgd(facts),
-            need.sparse(facts),
+            strongly_convex(facts),
+            bounded_gradients(facts),
+            lossless(facts),
+            plain_sgd(facts),
+            sparse(facts),
         ),
         words=(
             f"an update meets {mean_degree / n_examples:.3g} of the others, so lags up to "
-            f"{largest:.3g} cost nothing; a lag of {tau:g} is {'within' if met else 'beyond'} that"
+            f"{largest:.3g} cost nothing; a lag of {tau:g} is "
+            f"{'within' if within else 'beyond'} that"
         ),
     )
 
@@ -271,7 +400,7 @@ def step_koloskova(
             "step_without_old_gradients": adaptive,
             "drop_above": 2 * concurrency,
         },
-        assumptions=(need.smooth(facts), need.lossless(facts), need.plain_sgd(facts)),
+        assumptions=(smooth(facts), lossless(facts), plain_sgd(facts)),
         words=(
             f"a constant step of the order of {constant:.3g}{of} converges at any density; "
             f"{adaptive:.3g} where gradients older than {2 * concurrency:g} updates are left out"
@@ -279,24 +408,24 @@ def step_koloskova(
     )
 
 
-def _hogwild(facts: Facts) -> tuple[Assumption, ...]:
+def _hogwild_assumptions(facts: Facts) -> tuple[Assumption, ...]:
     return (
-        need.strongly_convex(facts),
-        need.smooth(facts),
-        need.bounded_gradients(facts),
-        need.lossless(facts),
-        need.plain_sgd(facts),
-        need.sparse(facts),
+        strongly_convex(facts),
+        smooth(facts),
+        bounded_gradients(facts),
+        lossless(facts),
+        plain_sgd(facts),
+        sparse(facts),
     )
 
 
-def _positive(**values: float) -> None:
+def _check_positive(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise DataError(f"{name} = {value}: wanted a number above 0")
 
 
-def _conflict(tau: float, rho: float, delta: float) -> None:
+def _check_conflict(tau: float, rho: float, delta: float) -> None:
     if tau < 0:
         raise DataError(f"tau = {tau}: a lag counts updates, wanted at least 0")
     for name, share in (("rho", rho), ("delta", delta)):

@@ -8,13 +8,80 @@ and a quantile.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from mlxhog.errors import DataError
-from mlxhog.theory import intervals
 from mlxhog.theory.supports import Supports
+
+# -- confidence intervals of a probability ---------------------------------------------------------
+
+
+def binomial_low(successes: int, trials: int, risk: float) -> float:
+    """Lower confidence limit of a probability: exceeds it in at most `risk` of all samples.
+
+    Source: Clopper and Pearson 1934, Biometrika 26.
+    """
+    from scipy.special import betaincinv
+
+    if successes == 0:
+        return 0.0
+    return float(betaincinv(successes, trials - successes + 1, risk))
+
+
+def binomial_high(successes: int, trials: int, risk: float) -> float:
+    """Upper confidence limit of a probability: below it in at most `risk` of all samples."""
+    return 1.0 - binomial_low(trials - successes, trials, risk)
+
+
+def pairs_low(share: float, samples: int, risk: float) -> float:
+    """Lower confidence limit of P(two independent draws relate) from all pairs of a sample.
+
+    The share U of related pairs among S draws is an average of shares of floor(S/2) disjoint, hence
+    independent, pairs (one per order of the sample), so E f(U) <= E f(B / k) for every convex f,
+    where B is binomial(k, p) and k = floor(S/2). With f(x) = max(x - s, 0) and Markov's inequality,
+
+        P(U >= u) <= min over s < u of E max(B/k - s, 0) / (u - s),
+
+    and the limit is the smallest p for which this reaches `risk`. No choice of f in Hoeffding's
+    exponential family gives less, so this is never wider than his bound.
+
+    Args:
+        share: U, in [0, 1].
+        samples: S >= 2.
+        risk: how often the limit may exceed p.
+
+    Source: Hoeffding 1963, J. Am. Stat. Assoc. 58, section 5b, for the average over orders.
+    """
+    from scipy.optimize import brentq
+
+    pairs = samples // 2
+    if share <= 0:
+        return 0.0
+
+    def excess(p: float) -> float:
+        return _tail_bound(share * pairs, pairs, p) - risk
+
+    return float(brentq(excess, 0.0, share, xtol=1e-12, rtol=1e-12))
+
+
+def pairs_high(share: float, samples: int, risk: float) -> float:
+    """Upper confidence limit of P(two independent draws relate), `pairs_low` of the opposite."""
+    return 1.0 - pairs_low(1.0 - share, samples, risk)
+
+
+def _tail_bound(at: float, trials: int, p: float) -> float:
+    """The bound on P(U >= at / trials); between whole s the quotient is monotone, so they do."""
+    from scipy.stats import binom
+
+    s = np.arange(int(np.ceil(at)))
+    tail = binom.sf(np.arange(trials), trials, p)  # P(B > j)
+    excess = np.cumsum(tail[::-1])[::-1][: len(s)]  # E max(B - s, 0) = sum over j >= s of P(B > j)
+    return float(min(1.0, (excess / (at - s)).min()))
+
+
+# -- estimates -------------------------------------------------------------------------------------
 
 CONFIDENCE = 0.95
 
@@ -95,38 +162,17 @@ def estimate_delta(
     most = int((first.counts + second.counts).max())
     return Estimate(
         value=touched / len(second),
-        low=intervals.binomial_low(touched, len(second), risk),
-        high=intervals.binomial_high(most, len(supports), risk),
+        low=binomial_low(touched, len(second), risk),
+        high=binomial_high(most, len(supports), risk),
         confidence=confidence,
         kind="busiest coordinate of one half, measured on the other",
-    )
-
-
-def delta_of_all_coordinates(supports: Supports, *, confidence: float = CONFIDENCE) -> Estimate:
-    """Delta with one error bar for the shares of all coordinates at once.
-
-    |c_v / S - q_v| <= sqrt(ln(2 n / risk) / (2 S)) for every v (Hoeffding, union over n). Wider
-    than `estimate_delta`, but it says the same of every coordinate.
-
-    Raises:
-        DataError: no samples.
-    """
-    risk = _risk(supports, 1, confidence)
-    share = float(supports.counts.max()) / len(supports)
-    error = float(np.sqrt(np.log(2 * supports.n / risk) / (2 * len(supports))))
-    return Estimate(
-        value=share,
-        low=max(0.0, share - error),
-        high=min(1.0, share + error),
-        confidence=confidence,
-        kind="largest share, error bar for all coordinates",
     )
 
 
 def estimate_p_conf(supports: Supports, *, confidence: float = CONFIDENCE) -> Estimate:
     """Probability that the supports of two independent draws meet: the share of all pairs that do.
 
-    The value is unbiased (a U-statistic); the interval is `intervals.pairs_low` and `pairs_high`,
+    The value is unbiased (a U-statistic); the interval is `pairs_low` and `pairs_high`,
     always inside Hoeffding's `sqrt(ln(2 / risk) / (2 floor(S / 2)))`.
 
     Raises:
@@ -138,24 +184,10 @@ def estimate_p_conf(supports: Supports, *, confidence: float = CONFIDENCE) -> Es
     share = float(supports.meetings(supports).sum() - nonempty) / (samples * (samples - 1))
     return Estimate(
         value=share,
-        low=intervals.pairs_low(share, samples, risk),
-        high=intervals.pairs_high(share, samples, risk),
+        low=pairs_low(share, samples, risk),
+        high=pairs_high(share, samples, risk),
         confidence=confidence,
         kind="share of all pairs",
-    )
-
-
-def estimate_mean_conflict_degree(
-    supports: Supports, examples: int, *, confidence: float = CONFIDENCE
-) -> Estimate:
-    """Mean number of other examples that an example meets: p_conf * (examples - 1).
-
-    Raises:
-        DataError: fewer than 2 samples.
-    """
-    p_conf, others = estimate_p_conf(supports, confidence=confidence), examples - 1
-    return replace(
-        p_conf, value=p_conf.value * others, low=p_conf.low * others, high=p_conf.high * others
     )
 
 
@@ -192,12 +224,12 @@ def estimate_rho(
     delta_high = estimate_delta(supports, confidence=confidence, seed=seed).high
     return Estimate(
         value=float(met[chosen]) / len(second),
-        low=intervals.binomial_low(int(met[chosen]), len(second), risk / 2),
+        low=binomial_low(int(met[chosen]), len(second), risk / 2),
         high=min(1.0, (supports.n if omega is None else omega) * delta_high),
         confidence=confidence,
         kind="lower bound: the most meeting sample of one half, measured on the other",
         quantile=Quantile(
-            value=intervals.binomial_high(int(met.max()), len(second), risk / 2),
+            value=binomial_high(int(met.max()), len(second), risk / 2),
             share_above=1.0 - (risk / 2) ** (1.0 / len(first)),
         ),
     )

@@ -114,13 +114,6 @@ class Hypergraph:
         return float(self.edge_degrees.max()) / len(self)
 
     @property
-    def rho_upper_bound(self) -> float:
-        """A bound on rho in one pass: an edge meets at most the sum of its coordinates' degrees."""
-        touched = np.concatenate([[0], np.cumsum(self.degrees[self.indices])])
-        most = (touched[self.indptr[1:]] - touched[self.indptr[:-1]]).max()
-        return min(1.0, float(most) / len(self))
-
-    @property
     def p_conf(self) -> float:
         """Probability that two distinct edges, drawn uniformly, meet; 0 for a single edge."""
         return self._meetings / (len(self) * (len(self) - 1)) if len(self) > 1 else 0.0

@@ -12,12 +12,6 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.errors import ShapeError
 
-CACHE_LINE = 32
-"""Floats of an arena's cache line (128 bytes), a group for `Supports.coarsened`."""
-
-STRIPE = _native.STRIPE
-"""Floats under one stripe lock, a group for `Supports.coarsened`."""
-
 
 @dataclass(frozen=True, eq=False)
 class Supports:
@@ -108,25 +102,6 @@ class Supports:
         for row in self.bits:
             counts += np.unpackbits(row, count=self.n, bitorder="little")
         return counts
-
-    def coarsened(self, group: int, *, offset: int = 0) -> Supports:
-        """Supports over groups of `group` neighbouring coordinates: lines, stripes, rows.
-
-        Args:
-            group: coordinates per group: `CACHE_LINE`, `STRIPE`, or the width of a row.
-            offset: coordinates that lie before this block in its first group.
-        """
-        if group < 1 or not 0 <= offset < group:
-            raise ShapeError(f"group {group} with offset {offset}; wanted 0 <= offset < group")
-        groups = -(-(offset + self.n) // group)
-        starts = np.maximum(0, np.arange(groups) * group - offset)
-
-        def masks() -> Iterable[NDArray[np.bool_]]:
-            for row in self.bits:
-                elements = np.unpackbits(row, count=self.n, bitorder="little")
-                yield np.bitwise_or.reduceat(elements, starts).astype(bool)
-
-        return Supports.from_masks(masks(), groups)
 
     def lists(self) -> list[NDArray[np.int64]]:
         """Return the coordinates of each support, ascending."""

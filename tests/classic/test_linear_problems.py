@@ -98,7 +98,7 @@ def test_two_workers_reach_the_recorded_loss_of_cifar_dense():
 
 
 def test_the_svm_reaches_the_losses_of_the_recorded_run():
-    """Of spec hogwild.md 3.1, whose rows were drawn from the same law in another order."""
+    """Those of the recorded run, whose rows were drawn from the same law in another order."""
     problem = create("svm", ClassicConfig())
     *_, found = sequential(problem, 10, lr=0.5, decay=0.8, batch=1)
     recorded = {

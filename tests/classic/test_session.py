@@ -1,4 +1,4 @@
-"""A run of a classic problem: what its schemes and hand-outs promise, through spawned workers."""
+"""A run of a classic problem: what its schemes promise, through spawned workers."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ import time
 import numpy as np
 
 from mlxhog.arena.child import Lane
+from mlxhog.doctor.accessors import Accessor, Pass
 from mlxhog.doctor.bench import COUNTS, Bench
-from mlxhog.doctor.writers import Kind, Pass
 from mlxhog.optim.updates import Float32
 
-NATIVE = Kind("native", "mlxhog.doctor.writers:native")
+NATIVE = Accessor("native", "mlxhog.doctor.accessors:native_writer")
 EVERY = 4  # of so many passes the dropper leaves one out
 
 
@@ -100,9 +100,9 @@ class BlindReader:
         return self._seen
 
 
-def planted(name: str) -> Kind:
+def planted(name: str) -> Accessor:
     """The kind of writer or reader of that name."""
-    return Kind(name, f"tests.doctor.planted:{name}")
+    return Accessor(name, f"tests.doctor.planted:{name}")
 
 
 def crash(lane: Lane | None) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.child import Failed
-from mlxhog.doctor import backends
+from mlxhog.doctor import frameworks
 from mlxhog.doctor.checks import Result
 from mlxhog.machine import machine
 from mlxhog.machine.machine import Machine
@@ -14,7 +14,7 @@ from mlxhog.machine.workers import BACKENDS, missing
 
 
 def test_backends_here_compute_a_gradient_and_are_measured() -> None:
-    checks, found = backends.examine(machine.here(), seconds=0.05)
+    checks, found = frameworks.check_backends(machine.here(), seconds=0.05)
     speeds = found.usual
     assert [check.name for check in checks] == [f"backend {name}" for name in BACKENDS]
     for check, name in zip(checks, BACKENDS, strict=True):
@@ -27,7 +27,7 @@ def test_backends_here_compute_a_gradient_and_are_measured() -> None:
 @pytest.mark.usefixtures("no_apple_gpu")
 def test_a_backend_that_does_not_start_fails_and_is_not_measured() -> None:
     mac = Machine("macos", "arm64", 10, 8 << 30, "Apple M4", frozenset({"mlx"}))
-    checks, speeds = backends.examine(mac, seconds=0.01)
+    checks, speeds = frameworks.check_backends(mac, seconds=0.01)
     gpu = next(check for check in checks if check.name == "backend mlx:gpu")
     assert gpu.result == Result.FAIL
     assert "Metal" in gpu.found
@@ -63,8 +63,8 @@ def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     child = FakeChild()
-    monkeypatch.setattr(backends, "Child", lambda: child)
-    checks, speeds = backends.examine(MAC, 0.1, agreed={"mlx"})
+    monkeypatch.setattr(frameworks, "Child", lambda: child)
+    checks, speeds = frameworks.check_backends(MAC, 0.1, agreed={"mlx"})
     assert child.asked == [
         ("mlx:gpu", "reference"),
         ("mlx:gpu", "metal"),
@@ -86,8 +86,8 @@ def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(
 ) -> None:
     child = FakeChild()
     child.failing = {("mlx:gpu", kernels)}
-    monkeypatch.setattr(backends, "Child", lambda: child)
-    checks, speeds = backends.examine(MAC, 0.1, agreed={"mlx", "mps"})
+    monkeypatch.setattr(frameworks, "Child", lambda: child)
+    checks, speeds = frameworks.check_backends(MAC, 0.1, agreed={"mlx", "mps"})
     (bad,) = [check for check in checks if check.result != Result.PASS]
     assert (bad.result, bad.found) == (wanted, "the GPU is gone")
     assert "mlx:gpu" in bad.consequence
@@ -99,6 +99,6 @@ def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(
 @pytest.mark.parametrize("bad", [np.zeros(3, np.float32), np.array([np.nan], np.float32)])
 def test_a_gradient_that_is_zero_or_not_finite_is_refused(bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match="gradient of w is not finite, or all zero"):
-        backends._check_gradients(1.0, {"v": np.ones(2, np.float32), "w": bad})
+        frameworks._check_gradients(1.0, {"v": np.ones(2, np.float32), "w": bad})
     with pytest.raises(ValueError, match="the loss is nan"):
-        backends._check_gradients(float("nan"), {})
+        frameworks._check_gradients(float("nan"), {})

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlxhog.doctor import facts, memory
+from mlxhog.doctor import checks
 from mlxhog.doctor.checks import Check, Result
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine import machine
@@ -22,7 +22,7 @@ GOOD = {"page_bytes": 16_384, "versions": {"mlx": "0.32.4", "torch": "2.13.0"}}
 
 
 def found(here: Machine, given: Mapping[str, Any], **environ: str) -> dict[str, Check]:
-    return {check.name: check for check in facts.examine(here, given, environ)}
+    return {check.name: check for check in checks.check_facts(here, given, environ)}
 
 
 @pytest.fixture
@@ -80,25 +80,25 @@ def test_a_native_module_older_than_its_sources_is_told(
     source = tmp_path / "native" / "updates" / "new.cpp"
     source.write_text("")
     os.utime(source, (4e9, 4e9))
-    monkeypatch.setattr(facts, "files", lambda package: tmp_path)
+    monkeypatch.setattr(checks, "files", lambda package: tmp_path)
     check = found(mac, GOOD)["native module"]
     assert check.result == Result.WARN
     assert "pip install" in check.consequence
 
 
 def test_the_installed_mlx_spares_imported_memory() -> None:
-    assert facts._donation().result == Result.PASS
+    assert checks._donation().result == Result.PASS
 
 
 def test_this_machine_is_described_in_plain_values() -> None:
-    here = facts.collect(machine.here())
+    here = checks.collect_facts(machine.here())
     assert here["cores"] >= 1
     assert here["memory_bytes"] > 1 << 28
     assert set(here["versions"]) == {"mlxhog", "mlx", "torch", "numpy"}
 
 
 def test_shared_memory_here_keeps_what_a_killed_child_wrote() -> None:
-    large, killed = memory.examine()
+    large, killed = checks.check_shared_memory()
     assert large.result in (Result.PASS, Result.WARN)  # WARN: a container with little /dev/shm
     assert "mode 0600, without a name" in large.found
     assert killed.result == Result.PASS
@@ -108,6 +108,6 @@ def test_a_machine_without_shared_memory_cannot_train(monkeypatch: pytest.Monkey
     def refuse(nbytes: int) -> None:
         raise EnvironmentLacks("there is none")
 
-    monkeypatch.setattr(memory.segment, "create", refuse)
-    check = memory._large()
+    monkeypatch.setattr(checks.segment, "create", refuse)
+    check = checks._large()
     assert (check.result, check.found) == (Result.FAIL, "there is none")

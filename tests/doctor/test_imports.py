@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from mlxhog.doctor import imports
+from mlxhog.doctor import frameworks
 from mlxhog.doctor.checks import Result
-from mlxhog.doctor.imports import Way
+from mlxhog.doctor.frameworks import Probe
 from mlxhog.machine import machine
 from mlxhog.machine.machine import Machine
 
 
 @pytest.mark.usefixtures("no_apple_gpu")
 def test_the_cpu_ways_work_and_those_of_a_gpu_are_absent_without_one() -> None:
-    found = {check.name: check for check in imports.examine(machine.here(), quick=True)}
+    found = {check.name: check for check in frameworks.check_imports(machine.here(), quick=True)}
     for name in (
         "NumPy view of an MLX array",
         "refresh of a flat MLX array",
@@ -34,14 +34,14 @@ def test_the_cpu_ways_work_and_those_of_a_gpu_are_absent_without_one() -> None:
 
 def test_a_machine_without_frameworks_has_nothing_to_try() -> None:
     bare = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset())
-    assert imports.examine(bare, quick=True) == []
+    assert frameworks.check_imports(bare, quick=True) == []
 
 
 def test_a_way_that_fails_names_what_follows_and_the_next_is_tried() -> None:
-    broken, good = imports._tried(
+    broken, good = frameworks._run_probes(
         [
-            Way("memory of MLX", "no_such_module:examine"),
-            Way("memory of torch", "imports_torch:examine"),
+            Probe("memory of MLX", "no_such_module:examine"),
+            Probe("memory of torch", "probes_torch:examine"),
         ]
     )[:2]
     assert (broken.name, broken.result) == ("memory of MLX", Result.FAIL)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.child import Lane
-from mlxhog.doctor import kernels, wrapper
+from mlxhog.doctor import kernels
 from mlxhog.doctor.checks import Result
 from mlxhog.doctor.kernels import Engines, difference, instances, write_imported
 from mlxhog.metal.host import wrap
@@ -143,10 +143,10 @@ def test_an_engine_that_copies_instead_of_importing_is_caught(
 
 
 def test_mlx_says_the_text_that_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert wrapper.examine().result == Result.PASS
+    assert kernels.check_mlx_text().result == Result.PASS
     stated = wrap.text
     monkeypatch.setattr(wrap, "text", lambda wanted: stated(wanted).replace("device", "constant"))
-    check = wrapper.examine()
+    check = kernels.check_mlx_text()
     assert check.result == Result.WARN
     assert "not dense_axpy" in check.found
 
@@ -157,6 +157,6 @@ def test_a_cache_that_cannot_be_written_is_a_finding(
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(file))
-    check = wrapper.examine()
+    check = kernels.check_mlx_text()
     assert check.result == Result.WARN
     assert "set XDG_CACHE_HOME to a folder that can be written" in check.found

@@ -9,9 +9,9 @@ from itertools import combinations_with_replacement
 import numpy as np
 import pytest
 
-from mlxhog.doctor import kinds
+from mlxhog.doctor import accessors
 from mlxhog.doctor.bench import COUNTS, KERNELS
-from mlxhog.doctor.litmus import PLACES, Case, Litmus, Watch, broken, cases, count_lost
+from mlxhog.doctor.litmus import WHERE, Case, Litmus, ValueMonitor, broken, cases, count_lost
 from mlxhog.machine import machine
 from mlxhog.machine.machine import Machine
 from tests.doctor.planted import EVERY, NATIVE, planted
@@ -33,11 +33,11 @@ def litmus() -> Iterator[Litmus]:
 def test_every_pair_of_writers_is_tried_in_threads_and_in_processes() -> None:
     found = Counter(
         (case.writers[0].name, case.writers[1].name, case.kernel, case.where)
-        for case in cases(kinds.writers(LINUX, EMULATED))
+        for case in cases(accessors.all_writers(LINUX, EMULATED))
     )
     for a, b in combinations_with_replacement(["native", "torch:cpu", "mlx:cpu", *EMULATED], 2):
         for kernel in KERNELS:
-            for where in PLACES:
+            for where in WHERE:
                 assert found[a, b, kernel, where] >= 1, (a, b, kernel, where)
     for name in ("numpy", "torch", *EMULATED):
         assert found[f"naive:{name}", f"naive:{name}", "dense", "processes"] == 1
@@ -46,24 +46,26 @@ def test_every_pair_of_writers_is_tried_in_threads_and_in_processes() -> None:
 def test_beside_metal_every_writer_uses_compare_and_swap() -> None:
     beside = [
         case.mode
-        for case in cases(kinds.writers(MAC, ["mlx", "mps"]))
+        for case in cases(accessors.all_writers(MAC, ["mlx", "mps"]))
         if any(kind.gpu for kind in case.writers) and case.mode != "naive"
     ]
     assert set(beside) == {"cas"}
 
 
 def test_a_mac_has_real_metal_writers_and_linux_emulated_ones() -> None:
-    assert kinds.engines(MAC) == ["mlx", "mps"]
-    assert kinds.engines(LINUX) == EMULATED
-    mac, linux = kinds.writers(MAC, ["mlx", "mps"]), kinds.writers(LINUX, EMULATED)
+    assert accessors.metal_engines(MAC) == ["mlx", "mps"]
+    assert accessors.metal_engines(LINUX) == EMULATED
+    mac, linux = accessors.all_writers(MAC, ["mlx", "mps"]), accessors.all_writers(LINUX, EMULATED)
     assert {kind.name for kind in mac if kind.gpu} >= {"metal:mlx", "metal:mps"}
     assert not any(kind.emulated for kind in mac)
     assert [kind.emulated for kind in linux] == [kind.gpu for kind in linux]
 
 
 def test_a_machine_without_a_framework_tries_the_rest() -> None:
-    assert [kind.name for kind in kinds.writers(BARE, [])] == ["native", "naive:numpy"]
-    assert [(how, kind.name) for how, kind in kinds.readers(BARE)] == [("snapshot", "native")]
+    assert [kind.name for kind in accessors.all_writers(BARE, [])] == ["native", "naive:numpy"]
+    assert [(how, kind.name) for how, kind in accessors.all_readers(BARE)] == [
+        ("snapshot", "native")
+    ]
 
 
 OURS = [case for case in cases([NATIVE]) if case.mode != "racy"]
@@ -84,14 +86,14 @@ def test_native_writers_lose_and_tear_nothing(litmus: Litmus, case: Case) -> Non
 def test_writers_of_every_framework_lose_nothing_beside_native_ones(
     litmus: Litmus, name: str, kernel: str
 ) -> None:
-    (other,) = (kind for kind in kinds.writers(LINUX, EMULATED) if kind.name == name)
+    (other,) = (kind for kind in accessors.all_writers(LINUX, EMULATED) if kind.name == name)
     row = litmus.run(Case((NATIVE, other), kernel, "processes", "cas"))
     assert "error" not in row
     assert (row["lost"], row["torn"]) == (0, 0)
     assert row["emulated"] == name.startswith("emulated:")
 
 
-@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_writer_that_drops_adds_is_caught_with_the_number_it_dropped(
     litmus: Litmus, where: str, kernel: str
@@ -145,7 +147,7 @@ def test_what_is_missing_at_the_end_is_lost_and_what_no_loss_explains_is_torn() 
 
 @pytest.mark.parametrize(("mode", "torn"), [("lossless", 1), ("cas", 1), ("racy", 0)])
 def test_a_value_that_falls_is_torn_where_nothing_may_be_lost(mode: str, torn: int) -> None:
-    watch = Watch(Case((NATIVE, NATIVE), "dense", "threads", mode), 100)
+    watch = ValueMonitor(Case((NATIVE, NATIVE), "dense", "threads", mode), 100)
     values = np.full_like(COUNTS["dense"], 5)
     watch(values)
     values[3] = 4
@@ -154,4 +156,4 @@ def test_a_value_that_falls_is_torn_where_nothing_may_be_lost(mode: str, torn: i
 
 
 def test_the_native_writer_comes_first_on_any_machine() -> None:
-    assert kinds.writers(machine.here(), [])[0] == NATIVE
+    assert accessors.all_writers(machine.here(), [])[0] == NATIVE

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from mlxhog.doctor import kinds, reads
+from mlxhog.doctor import accessors, reads
+from mlxhog.doctor.accessors import Accessor
 from mlxhog.doctor.litmus import Litmus
-from mlxhog.doctor.writers import Kind
 from mlxhog.machine.machine import Machine
 from tests.doctor.planted import NATIVE, planted
 
 LINUX = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"mlx", "torch"}))
-READERS = kinds.readers(LINUX)
+READERS = accessors.all_readers(LINUX)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def litmus() -> Iterator[Litmus]:
     ("kind", "reader"), READERS, ids=[f"{kind} {reader.name}" for kind, reader in READERS]
 )
 def test_readers_see_whole_values_in_order(
-    litmus: Litmus, kind: str, reader: Kind, mode: str
+    litmus: Litmus, kind: str, reader: Accessor, mode: str
 ) -> None:
     row = reads.try_reader(litmus, kind, reader, NATIVE, mode)
     assert "error" not in row

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_this_machine_trains_and_replaces_a_killed_worker() -> None:
-    run, pace = training.examine()
+    run, pace = training.check_training()
     assert run.result == Result.PASS, run.found
     assert "1 replaced" in run.found
     assert pace.name == "step time"
@@ -36,8 +36,8 @@ def test_a_run_that_learns_nothing_or_loses_a_worker_fails(
     loss: float, changes: dict[str, object]
 ) -> None:
     good = replace(RESULT, restarts=1)
-    assert training.judge(good, 4.0, 4.7, "").result == Result.PASS
-    assert training.judge(replace(good, **changes), loss, 4.7, "").result == Result.FAIL
+    assert training.judge_run(good, 4.0, 4.7, "").result == Result.PASS
+    assert training.judge_run(replace(good, **changes), loss, 4.7, "").result == Result.FAIL
 
 
 def test_a_run_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_a_run_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
         raise EnvironmentLacks("no memory")
 
     monkeypatch.setattr(training, "train", refuse)
-    (check,) = training.examine()
+    (check,) = training.check_training()
     assert (check.result, check.found) == (Result.FAIL, "no memory")
 
 
@@ -54,7 +54,7 @@ def test_the_pace_is_that_of_a_run_whose_workers_are_all_there(
 ) -> None:
     killed: list[int] = []
     monkeypatch.setattr(training.os, "kill", lambda pid, number: killed.append(pid))
-    watch = training.Watch()
+    watch = training.WorkerKiller()
 
     def see(seconds: float, state: str, pid: int) -> None:
         worker = replace(WORKER, state=state, pid=pid)
@@ -81,4 +81,4 @@ def test_an_interrupt_during_the_run_interrupts_doctor(monkeypatch: pytest.Monke
     interrupted = replace(RESULT, status="interrupted")
     monkeypatch.setattr(training, "train", lambda config, *, observer: interrupted)
     with pytest.raises(KeyboardInterrupt):
-        training.examine()
+        training.check_training()

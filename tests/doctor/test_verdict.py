@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from mlxhog.doctor.accessors import Accessor
 from mlxhog.doctor.litmus import Case, Litmus
 from mlxhog.doctor.verdict import conclude
-from mlxhog.doctor.writers import Kind
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import Verdicts
 from mlxhog.machine.workers import BACKENDS
@@ -107,8 +107,8 @@ def test_every_backend_that_can_run_is_told_apart() -> None:
 
 def test_rows_as_on_a_mac_are_what_a_run_looks_for() -> None:
     """The rows come from the litmus tests; only the name says that the writer is a GPU."""
-    factory = "mlxhog.doctor.writers_metal:MetalWriter"
-    metal = Kind("metal:mlx", factory, ("emulated:mlx",), gpu=True)
+    factory = "mlxhog.doctor.accessors:MetalWriter"
+    metal = Accessor("metal:mlx", factory, ("emulated:mlx",), gpu=True)
     litmus = Litmus(0.01)
     try:
         rows = [

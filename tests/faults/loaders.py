@@ -51,7 +51,8 @@ from mlxhog.mad.tasks import make_task
 from mlxhog.models import families, registry
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.parity import cases
-from mlxhog.theory.analysis import named, observed
+from mlxhog.theory import staleness
+from mlxhog.theory.analysis import target
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"
 MAC = verdicts.Identity("Apple M4 Pro", "macos 26.1", "0.2.0", "0.32.4", "2.13.0")
@@ -152,7 +153,7 @@ def _read_space(folder: Path) -> None:
 
 
 def _analyze(folder: Path) -> None:
-    named.find(str(folder / "any.yaml"), [], folder)
+    target.find_target(str(folder / "any.yaml"), [], folder)
 
 
 # -- checkpoints ----------------------------------------------------------------------------------
@@ -255,7 +256,7 @@ def _read_runs(folder: Path) -> None:
     run = runs.find("20200101-000000-other", folder)
     run.last_sample()
     run.read_status()
-    for read in (lambda: observed.of_run(run, "lossless"), lambda: checkpoint.latest(run)):
+    for read in (lambda: staleness.of_run(run, "lossless"), lambda: checkpoint.latest(run)):
         with contextlib.suppress(MlxhogError):
             read()
 

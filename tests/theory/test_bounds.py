@@ -1,4 +1,4 @@
-"""The theorems as numbers, and whether they apply (spec hogwild.md 2.2, 2.4 and 2.7)."""
+"""The theorems as numbers, and whether they apply."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mlxhog.errors import DataError
 from mlxhog.theory import bounds
-from mlxhog.theory.assumptions import Facts
+from mlxhog.theory.bounds import Facts
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/tiny_hypergraph.json").read_text())
 CONVEX = Facts(

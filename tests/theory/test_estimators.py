@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mlxhog.errors import DataError
-from mlxhog.theory import estimators, intervals
+from mlxhog.theory import estimators
 from mlxhog.theory.hypergraph import Hypergraph
 from mlxhog.theory.supports import Supports
 from tests.tolerances import COVERAGE_OF_200
@@ -73,17 +73,6 @@ def test_the_interval_of_delta_holds_as_often_as_it_says(population: Population)
     assert held / RESAMPLES >= 0.95 - COVERAGE_OF_200.atol
 
 
-def test_the_error_bar_for_all_coordinates_holds_for_all_of_them(population: Population) -> None:
-    truth, held = population.masks.mean(axis=0), 0
-    for seed in range(RESAMPLES):
-        supports = population.draw(150, seed)
-        found = estimators.delta_of_all_coordinates(supports)
-        error = math.sqrt(math.log(2 * population.n / 0.05) / (2 * 150))
-        assert found.high == pytest.approx(min(1.0, found.value + error))
-        held += bool((abs(supports.counts / 150 - truth) <= error).all())
-    assert held / RESAMPLES >= 0.95 - COVERAGE_OF_200.atol
-
-
 def test_the_bounds_and_the_quantile_of_rho_hold_as_often_as_they_say(
     population: Population,
 ) -> None:
@@ -111,21 +100,13 @@ def test_choosing_the_busiest_coordinate_does_not_inflate_delta() -> None:
     population = Population("equally busy coordinates")
     draws = [population.draw(60, seed) for seed in range(RESAMPLES)]
     honest = np.mean([estimators.estimate_delta(supports).value for supports in draws])
-    largest = np.mean([estimators.delta_of_all_coordinates(supports).value for supports in draws])
+    largest = np.mean([supports.counts.max() / len(supports) for supports in draws])
     assert honest <= population.delta < largest
 
 
 def test_p_conf_is_the_share_of_all_pairs_that_meet() -> None:
     found = estimators.estimate_p_conf(Supports.from_lists([[0], [0, 1], [1], []], 2))
     assert found.value == pytest.approx(2 / 6)
-
-
-def test_the_mean_conflict_degree_is_p_conf_times_the_other_examples() -> None:
-    supports = Population("Zipf words").draw(50, 0)
-    p_conf = estimators.estimate_p_conf(supports)
-    degree = estimators.estimate_mean_conflict_degree(supports, 1500)
-    assert degree.value == pytest.approx(1499 * p_conf.value)
-    assert (degree.low, degree.high) == pytest.approx((1499 * p_conf.low, 1499 * p_conf.high))
 
 
 def test_of_dense_gradients_every_quantity_is_one() -> None:
@@ -143,35 +124,37 @@ def test_of_dense_gradients_every_quantity_is_one() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.003, 0.3, 0.5, 0.97, 1.0])
 def test_the_interval_of_pairs_is_never_wider_than_hoeffdings(samples: int, share: float) -> None:
     error = math.sqrt(math.log(2 / 0.05) / (2 * (samples // 2)))
-    low = intervals.pairs_low(share, samples, 0.025)
-    high = intervals.pairs_high(share, samples, 0.025)
+    low = estimators.pairs_low(share, samples, 0.025)
+    high = estimators.pairs_high(share, samples, 0.025)
     assert max(0.0, share - error) <= low <= share <= high <= min(1.0, share + error)
 
 
 def test_the_interval_of_many_pairs_is_an_eighth_narrower_than_hoeffdings() -> None:
     error = math.sqrt(math.log(2 / 0.05) / (2 * 738))
     assert error == pytest.approx(0.05, abs=1e-4)  # the spec's S = 1476 for +-0.05
-    low, high = (limit(0.5, 1476, 0.025) for limit in (intervals.pairs_low, intervals.pairs_high))
+    low, high = (limit(0.5, 1476, 0.025) for limit in (estimators.pairs_low, estimators.pairs_high))
     assert high - low < 0.875 * 2 * error
-    low, high = (limit(0.01, 1476, 0.025) for limit in (intervals.pairs_low, intervals.pairs_high))
+    low, high = (
+        limit(0.01, 1476, 0.025) for limit in (estimators.pairs_low, estimators.pairs_high)
+    )
     assert high - low < 0.2 * 2 * error
 
 
 def test_where_all_pairs_agree_the_interval_is_that_of_disjoint_pairs() -> None:
-    assert intervals.pairs_low(1.0, 60, 0.025) == pytest.approx(0.025 ** (1 / 30))
-    assert intervals.pairs_low(1.0, 60, 0.025) == pytest.approx(
-        intervals.binomial_low(30, 30, 0.025)
+    assert estimators.pairs_low(1.0, 60, 0.025) == pytest.approx(0.025 ** (1 / 30))
+    assert estimators.pairs_low(1.0, 60, 0.025) == pytest.approx(
+        estimators.binomial_low(30, 30, 0.025)
     )
-    assert intervals.pairs_high(0.0, 60, 0.025) == pytest.approx(1 - 0.025 ** (1 / 30))
+    assert estimators.pairs_high(0.0, 60, 0.025) == pytest.approx(1 - 0.025 ** (1 / 30))
 
 
 def test_binomial_limits_are_those_whose_tails_are_the_risk() -> None:
     from scipy.stats import binom
 
-    assert binom.sf(6, 20, intervals.binomial_low(7, 20, 0.025)) == pytest.approx(0.025)
-    assert binom.cdf(7, 20, intervals.binomial_high(7, 20, 0.025)) == pytest.approx(0.025)
-    assert intervals.binomial_low(0, 20, 0.025) == 0.0
-    assert intervals.binomial_high(20, 20, 0.025) == 1.0
+    assert binom.sf(6, 20, estimators.binomial_low(7, 20, 0.025)) == pytest.approx(0.025)
+    assert binom.cdf(7, 20, estimators.binomial_high(7, 20, 0.025)) == pytest.approx(0.025)
+    assert estimators.binomial_low(0, 20, 0.025) == 0.0
+    assert estimators.binomial_high(20, 20, 0.025) == 1.0
 
 
 def test_too_few_samples_are_refused_with_how_many_it_takes() -> None:

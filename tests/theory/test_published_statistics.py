@@ -1,4 +1,4 @@
-"""Sparsity of the generated data sets, counted over all their examples (spec hogwild.md 3, 7)."""
+"""Sparsity of the generated data sets, counted over all their examples."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from mlxhog.classic.generators.pairs import dblife_like, netflix_like
 from mlxhog.classic.generators.rows import rcv1_like, svm100
 from mlxhog.theory.hypergraph import Hypergraph
-from mlxhog.theory.token_rows import p_conf_of_independent
 from tests.tolerances import FITTED_STATISTIC, assert_close
 
 pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hogwild"
+
+
+def p_conf_of_independent(q: np.ndarray) -> float:
+    """P(two supports meet) where coordinates are in a support independently: 1 - prod(1 - q^2)."""
+    return float(1 - np.prod(1 - np.square(q)))
 
 
 def of_pairs(first: NDArray[np.int32], second: NDArray[np.int32], n: int) -> Hypergraph:

@@ -1,4 +1,4 @@
-"""Simulated workers against closed forms (spec hogwild.md 6, strategies.md 1)."""
+"""Simulated workers against closed forms."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.theory.simulator import sharing, simulate
-from mlxhog.theory.simulator.prediction import time_to_loss
+from mlxhog.theory import simulator
+from mlxhog.theory.simulator import simulate, time_to_loss
 from mlxhog.theory.simulator.schemes import AvgRuns, Hogwild, Locked, RoundRobin, Scheme, Sync
-from mlxhog.theory.simulator.times import ComputeTime, Constant, Measured, ShiftedExponential
-from mlxhog.theory.simulator.workers import Worker
+from mlxhog.theory.simulator.workers import (
+    ComputeTime,
+    Constant,
+    Measured,
+    ShiftedExponential,
+    Worker,
+)
 from tests.tolerances import SIMULATED_RATE
 
 pytestmark = pytest.mark.slow
@@ -30,7 +35,7 @@ TIMES: dict[str, ComputeTime] = {
 }
 
 
-def crew(workers: int, compute: ComputeTime, **costs: float) -> list[Worker]:
+def workers_of(workers: int, compute: ComputeTime, **costs: float) -> list[Worker]:
     return [Worker(name="w", compute=compute, **costs) for _ in range(workers)]
 
 
@@ -45,14 +50,17 @@ def close(value: float) -> object:
 @pytest.mark.parametrize("time", TIMES)
 @pytest.mark.parametrize("workers", [1, 2, 4, 8])
 def test_the_mean_staleness_of_hogwild_is_the_number_of_the_others(workers: int, time: str) -> None:
-    found = simulate(crew(workers, TIMES[time], read_s=0.1, apply_s=0.1), Hogwild())
+    found = simulate(workers_of(workers, TIMES[time], read_s=0.1, apply_s=0.1), Hogwild())
     # Exact but for the gradients in flight when counting starts and ends.
     edge = workers * found.staleness.max / found.staleness.steps
     assert found.staleness.mean == pytest.approx(workers - 1, abs=edge)
 
 
 def test_a_slow_worker_changes_who_is_stale_but_not_the_mean() -> None:
-    mixed = [*crew(7, ShiftedExponential(0.5, 0.5)), *crew(1, ShiftedExponential(5.0, 5.0))]
+    mixed = [
+        *workers_of(7, ShiftedExponential(0.5, 0.5)),
+        *workers_of(1, ShiftedExponential(5.0, 5.0)),
+    ]
     found = simulate(mixed, Hogwild(), updates=ROUNDS)
     assert found.staleness.mean == pytest.approx(7, abs=0.1)
     *fast, slow = found.workers
@@ -61,12 +69,12 @@ def test_a_slow_worker_changes_who_is_stale_but_not_the_mean() -> None:
 
 
 def test_workers_of_equal_constant_speed_are_never_later_than_the_number_of_the_others() -> None:
-    assert simulate(crew(6, Constant(1.0)), Hogwild()).staleness.max == 5
+    assert simulate(workers_of(6, Constant(1.0)), Hogwild()).staleness.max == 5
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4, 10])
 def test_hogwild_loses_no_time_to_stragglers(workers: int) -> None:
-    found = simulate(crew(workers, TIMES["shifted"]), Hogwild(), updates=ROUNDS)
+    found = simulate(workers_of(workers, TIMES["shifted"]), Hogwild(), updates=ROUNDS)
     assert found.updates_per_s == close(workers / (LEAST + DELAY))
     assert found.efficiency == close(1)
     assert found.waiting_share == 0
@@ -74,7 +82,7 @@ def test_hogwild_loses_no_time_to_stragglers(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 4, 10])
 def test_a_barrier_waits_for_the_slowest(workers: int) -> None:
-    found = simulate(crew(workers, TIMES["shifted"]), Sync(), updates=ROUNDS)
+    found = simulate(workers_of(workers, TIMES["shifted"]), Sync(), updates=ROUNDS)
     round_s = LEAST + DELAY * harmonic(workers)  # E[max of P]
     assert found.updates_per_s == close(1 / round_s)
     assert found.gradients_per_s == close(workers / round_s)
@@ -84,7 +92,7 @@ def test_a_barrier_waits_for_the_slowest(workers: int) -> None:
 
 @pytest.mark.parametrize("backups", [1, 3, 7])
 def test_backup_workers_shorten_the_round_and_waste_their_gradients(backups: int) -> None:
-    found = simulate(crew(8, TIMES["shifted"]), Sync(backups=backups), updates=ROUNDS)
+    found = simulate(workers_of(8, TIMES["shifted"]), Sync(backups=backups), updates=ROUNDS)
     round_s = LEAST + DELAY * (harmonic(8) - harmonic(backups))
     assert found.updates_per_s == close(1 / round_s)
     assert found.gradients_per_s == close((8 - backups) / round_s)
@@ -94,9 +102,9 @@ def test_backup_workers_shorten_the_round_and_waste_their_gradients(backups: int
 @pytest.mark.parametrize("workers", [1, 2, 4, 16])
 def test_one_lock_for_all_limits_the_speed_to_amdahls(workers: int) -> None:
     add = 0.25
-    found = simulate(crew(workers, Constant(1.0 - add), apply_s=add), Locked())
+    found = simulate(workers_of(workers, Constant(1.0 - add), apply_s=add), Locked())
     assert found.updates_per_s == close(min(workers, 1 / add))
-    straggling = crew(workers, ShiftedExponential(0.0, 1.0 - add), apply_s=add)
+    straggling = workers_of(workers, ShiftedExponential(0.0, 1.0 - add), apply_s=add)
     speedup = simulate(straggling, Locked()).updates_per_s
     assert speedup <= (1 + SIMULATED_RATE.of_largest) * min(workers, 1 / add)
 
@@ -105,7 +113,7 @@ def test_one_lock_for_all_limits_the_speed_to_amdahls(workers: int) -> None:
 def test_a_fair_share_is_all_that_is_asked_for_or_no_less_than_anyones(
     demands: list[float], capacity: float
 ) -> None:
-    shares = sharing.fair_shares(demands, capacity)
+    shares = simulator.fair_shares(demands, capacity)
     assert sum(shares) == pytest.approx(min(capacity, sum(demands)))
     for share, demand in zip(shares, demands, strict=True):
         assert share <= demand
@@ -116,7 +124,7 @@ def test_a_fair_share_is_all_that_is_asked_for_or_no_less_than_anyones(
 def test_round_robin_of_equal_workers_is_limited_by_compute_or_by_the_turns(workers: int) -> None:
     for handover in (0.01, 0.5):
         found = simulate(
-            crew(workers, Constant(1.0), read_s=0.1, apply_s=0.2), RoundRobin(handover)
+            workers_of(workers, Constant(1.0), read_s=0.1, apply_s=0.2), RoundRobin(handover)
         )
         period = max(1.3 + handover, workers * (0.2 + handover))
         assert found.updates_per_s == close(workers / period)
@@ -125,13 +133,13 @@ def test_round_robin_of_equal_workers_is_limited_by_compute_or_by_the_turns(work
 def test_round_robin_of_two_exponential_workers_makes_three_updates_in_two_mean_times() -> None:
     # The time D between two updates obeys D' = max(0, T - D); for T exponential with mean 1 it is 0
     # with probability 1/3 and exponential otherwise, so its mean is 2/3.
-    found = simulate(crew(2, TIMES["exponential"]), RoundRobin(), updates=2 * ROUNDS)
+    found = simulate(workers_of(2, TIMES["exponential"]), RoundRobin(), updates=2 * ROUNDS)
     assert found.updates_per_s == close(1.5)
 
 
 @pytest.mark.parametrize("time", TIMES)
 def test_round_robin_has_one_staleness_and_lies_between_barrier_and_hogwild(time: str) -> None:
-    workers = crew(4, TIMES[time])
+    workers = workers_of(4, TIMES[time])
     found = simulate(workers, RoundRobin())
     assert (found.staleness.mean, found.staleness.p50, found.staleness.max) == (3, 3, 3)
     slack = 1 + SIMULATED_RATE.of_largest
@@ -141,7 +149,7 @@ def test_round_robin_has_one_staleness_and_lies_between_barrier_and_hogwild(time
 
 def test_averaged_runs_meet_once_per_period() -> None:
     found = simulate(
-        crew(3, Constant(1.0), read_s=0.5, apply_s=0.25), AvgRuns(period=4, round_s=1.0)
+        workers_of(3, Constant(1.0), read_s=0.5, apply_s=0.25), AvgRuns(period=4, round_s=1.0)
     )
     assert found.updates_per_s == close(3 * 4 / (0.5 + 4 * 1.25 + 1.0))
     assert found.staleness.max == 0
@@ -149,7 +157,7 @@ def test_averaged_runs_meet_once_per_period() -> None:
 
 def test_longer_periods_wait_less_for_stragglers() -> None:
     efficiency = [
-        simulate(crew(4, TIMES["shifted"]), AvgRuns(period=period)).efficiency
+        simulate(workers_of(4, TIMES["shifted"]), AvgRuns(period=period)).efficiency
         for period in (1, 4, 16, 64)
     ]
     assert efficiency == sorted(efficiency)
@@ -158,40 +166,40 @@ def test_longer_periods_wait_less_for_stragglers() -> None:
 
 @pytest.mark.parametrize("workers", [2, 4])
 def test_more_workers_than_cores_share_them(workers: int) -> None:
-    found = simulate(crew(workers, Constant(1.0)), Hogwild(), cores=2)
+    found = simulate(workers_of(workers, Constant(1.0)), Hogwild(), cores=2)
     assert found.updates_per_s == close(2)
     assert found.efficiency == close(2 / workers)
 
 
 def test_a_worker_on_the_gpu_takes_no_core_from_the_others() -> None:
     gpu = Worker(name="mlx:gpu", compute=Constant(1.0), on_core=False)
-    found = simulate([gpu, *crew(2, Constant(1.0))], Hogwild(), cores=2)
+    found = simulate([gpu, *workers_of(2, Constant(1.0))], Hogwild(), cores=2)
     assert found.updates_per_s == close(3)
 
 
 def test_memory_bandwidth_limits_workers_that_together_ask_for_more() -> None:
-    workers = crew(8, Constant(1.0), compute_bytes=1e9)
+    workers = workers_of(8, Constant(1.0), compute_bytes=1e9)
     assert simulate(workers, Hogwild(), bandwidth=8e9).updates_per_s == close(8)
     assert simulate(workers, Hogwild(), bandwidth=2e9).updates_per_s == close(2)
 
 
 def test_who_asks_for_little_bandwidth_gets_all_of_it() -> None:
-    assert sharing.fair_shares([1, 5, 9], 9) == [1, 4, 4]
-    assert sharing.fair_shares([1, 2], 9) == [1, 2]
-    assert sum(sharing.fair_shares([3, 3, 3, 3], 7)) == pytest.approx(7)
-    assert sharing.speeds([True] * 2, [10.0, 0.0], cores=None, bandwidth=5) == [0.5, 1.0]
+    assert simulator.fair_shares([1, 5, 9], 9) == [1, 4, 4]
+    assert simulator.fair_shares([1, 2], 9) == [1, 2]
+    assert sum(simulator.fair_shares([3, 3, 3, 3], 7)) == pytest.approx(7)
+    assert simulator.speeds([True] * 2, [10.0, 0.0], cores=None, bandwidth=5) == [0.5, 1.0]
 
 
 @pytest.mark.parametrize("scheme", [Hogwild(), RoundRobin(), Sync(backups=1), AvgRuns(3)])
 def test_the_same_seed_gives_the_same_prediction(scheme: Scheme) -> None:
-    workers = crew(3, TIMES["shifted"], apply_s=0.1)
+    workers = workers_of(3, TIMES["shifted"], apply_s=0.1)
     runs = [simulate(workers, scheme, updates=500, seed=seed) for seed in (7, 7, 8)]
     assert runs[0] == runs[1]
     assert runs[0].seconds != runs[2].seconds
 
 
 def test_what_is_printed_is_named_a_prediction_and_lists_its_inputs() -> None:
-    found = simulate(crew(2, TIMES["measured"]), RoundRobin(0.001), cores=24, bandwidth=8e11)
+    found = simulate(workers_of(2, TIMES["measured"]), RoundRobin(0.001), cores=24, bandwidth=8e11)
     printed = json.loads(json.dumps(found.to_json()))
     assert set(printed) == {"prediction", "inputs"}
     assert printed["inputs"]["scheme"] == {"name": "round_robin", "handover_s": 0.001}
@@ -209,7 +217,7 @@ def test_what_is_printed_is_named_a_prediction_and_lists_its_inputs() -> None:
 def test_time_to_a_loss_is_updates_at_the_predicted_staleness_over_their_rate(
     workers: int, needed: float, extrapolated: bool
 ) -> None:
-    rate = simulate(crew(workers, Constant(1.0)), RoundRobin())
+    rate = simulate(workers_of(workers, Constant(1.0)), RoundRobin())
     found = time_to_loss(rate, {0: 100, 1: 100, 3: 120})
     assert found.updates == pytest.approx(needed)
     assert found.seconds == close(needed / workers)
@@ -232,9 +240,9 @@ def test_scaled_times_are_those_of_a_slower_worker(time: str) -> None:
 
 def test_workers_and_machines_that_cannot_be_are_refused() -> None:
     with pytest.raises(DataError, match="takes no time"):
-        crew(1, Constant(0.0))
+        workers_of(1, Constant(0.0))
     with pytest.raises(DataError, match=r"apply_s = -1"):
-        crew(1, Constant(1.0), apply_s=-1)
+        workers_of(1, Constant(1.0), apply_s=-1)
     with pytest.raises(DataError, match="constant time of nan"):
         Constant(math.nan)
     with pytest.raises(DataError, match="no compute time was measured"):
@@ -244,10 +252,10 @@ def test_workers_and_machines_that_cannot_be_are_refused() -> None:
     with pytest.raises(DataError, match="0 workers"):
         simulate([], Hogwild())
     with pytest.raises(DataError, match="cores = 0"):
-        simulate(crew(1, Constant(1.0)), Hogwild(), cores=0)
+        simulate(workers_of(1, Constant(1.0)), Hogwild(), cores=0)
     with pytest.raises(ConfigError, match="2 backup workers of 2: wanted 0 to 1"):
-        simulate(crew(2, Constant(1.0)), Sync(backups=2))
+        simulate(workers_of(2, Constant(1.0)), Sync(backups=2))
     with pytest.raises(ConfigError, match="every 0 steps"):
-        simulate(crew(2, Constant(1.0)), AvgRuns(0))
+        simulate(workers_of(2, Constant(1.0)), AvgRuns(0))
     with pytest.raises(DataError, match="measured at no staleness"):
-        time_to_loss(simulate(crew(1, Constant(1.0)), Hogwild()), {})
+        time_to_loss(simulate(workers_of(1, Constant(1.0)), Hogwild()), {})

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from mlxhog.checkpoint.run import Run
 from mlxhog.theory import staleness
-from mlxhog.theory.analysis import observed
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=200))
@@ -60,7 +59,7 @@ def test_each_worker_of_a_run_has_its_own_distribution_over_all_commands(tmp_pat
     run = Run(tmp_path)
     lines = [line(1, mlx={0: 30}, torch={4: 10}), line(2, mlx={0: 29, 1: 1}, torch={8: 10})]
     run.metrics_path.write_text("".join(json.dumps(each) + "\n" for each in lines))
-    found = observed.of_run(run, "lossless")
+    found = staleness.of_run(run, "lossless")
     assert found is not None
     assert found.by_worker == (
         staleness.Staleness(name="1 mlx", steps=60, mean=1 / 60, p50=0, p99=1, max=1),

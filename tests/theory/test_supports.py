@@ -1,4 +1,4 @@
-"""Supports as bitmaps: the same sets, whatever the granularity."""
+"""Supports as bitmaps: the same sets."""
 
 from __future__ import annotations
 
@@ -29,17 +29,6 @@ def test_meetings_are_those_of_the_sets(samples: list[set[int]], others: list[se
         Supports.from_lists(map(list, others), N)
     )
     assert found.tolist() == [sum(bool(a & b) for b in others) for a in samples]
-
-
-@given(sets, st.integers(1, 60), st.data())
-def test_coarse_supports_are_the_groups_that_hold_a_coordinate(
-    samples: list[set[int]], group: int, data: st.DataObject
-) -> None:
-    offset = data.draw(st.integers(0, group - 1))
-    coarse = Supports.from_lists(map(list, samples), N).coarsened(group, offset=offset)
-    wanted = [sorted({(offset + v) // group for v in sample}) for sample in samples]
-    assert [row.tolist() for row in coarse.lists()] == wanted
-    assert coarse.n == (offset + N - 1) // group + 1
 
 
 def test_meetings_are_found_wherever_they_are() -> None:

@@ -2,16 +2,42 @@
 
 In this order:
 
-named           what it was given: an architecture, settings, a run, a checkpoint
-blocks          the model's parameters in blocks, and in lines, stripes and rows
-sampling        gradients of sampled batches, in a process of their own, as bitmaps
-conflicts       Omega, rho, Delta, p_conf of every block
-embedding_rows  rows of the embedding under real batches, counted
-ageing          what a gradient is worth that comes late
-observed        staleness and lost updates of a run
-probe           a short lock-free run, made to be looked at
-conditions      the theorems' rules at these numbers
-advice          what to do
-analyze         all of it, once
-result          what was found; `report` and `plots` show it
+target              what it is given: an architecture, settings, a run, a checkpoint
+sampling            blocks of a model; gradients of sampled batches, in a process of their own
+conflicts           Omega, rho, Delta, p_conf of every block; rows of the embedding, counted
+gradient_staleness  what a gradient is worth that comes late
+conditions          the theorems' rules at these numbers
+advice              what to do
+analyze             all of it, once, with a short lock-free run
+report              the result, as tables, figures and JSON
 """
+
+from dataclasses import dataclass
+
+from mlxhog.config.options import option
+
+FEWEST = 12
+"""Samples below which intervals are as wide as what they are about."""
+
+PROBE_S = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeConfig:
+    """Options of `mlxhog analyze` beside those of training: how much to look at."""
+
+    samples: int = option(
+        256, "gradients to sample, each of one batch", unit="gradients", low=FEWEST
+    )
+    batches: int = option(
+        4096, "batches whose tokens are counted, without gradients", unit="batches", low=FEWEST
+    )
+    backend: str = option("auto", "who computes the gradients, such as torch:cpu or mlx:cpu")
+    seconds: float | None = option(
+        None,
+        f"length of the short lock-free run that shows staleness; auto is {PROBE_S:g} s, and 0 (no "
+        "run) where a run of several workers is analyzed, which recorded its own",
+        unit="s",
+        low=0,
+        none="auto",
+    )

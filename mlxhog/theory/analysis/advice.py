@@ -9,11 +9,10 @@ from typing import Any
 
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
-from mlxhog.theory.analysis.ageing import Age
 from mlxhog.theory.analysis.conditions import Condition, Lag
-from mlxhog.theory.analysis.conflicts import BlockConflicts
-from mlxhog.theory.analysis.embedding_rows import RowStatistics
-from mlxhog.theory.analysis.observed import Observed
+from mlxhog.theory.analysis.conflicts import BlockConflicts, RowStatistics
+from mlxhog.theory.analysis.gradient_staleness import StaleGradient
+from mlxhog.theory.staleness import ObservedStaleness
 
 OFTEN = 0.5
 """Share of parameters, or of pairs of updates, above which conflict is the rule."""
@@ -58,8 +57,8 @@ class Evidence:
         blocks: measured conflicts.
         embedding: rows of the embedding.
         lag: staleness.
-        seen: the run it comes from; None where none was made.
-        ages: what late gradients are worth, by lag.
+        seen: the run it comes from; None where there was none.
+        stale_gradients: what late gradients are worth, by lag.
         conditions: the theorems' rules.
     """
 
@@ -70,8 +69,8 @@ class Evidence:
     blocks: Sequence[BlockConflicts]
     embedding: RowStatistics
     lag: Lag
-    seen: Observed | None
-    ages: Sequence[Age]
+    seen: ObservedStaleness | None
+    stale_gradients: Sequence[StaleGradient]
     conditions: Sequence[Condition]
 
     @property
@@ -102,15 +101,24 @@ class Evidence:
         return config.strategy == "hogwild" and own and config.async_after == 0
 
 
-def advise(found: Evidence) -> Iterator[Advice]:
+def advise(evidence: Evidence) -> Iterator[Advice]:
     """Yield recommendations, the most consequential first."""
-    made = (_write, _workers, _step, _read, _early, _embedding, _sparsify, _disjoint)
-    for one in made:
-        for advice in one(found):
-            yield advice if _goes_with(found.config, advice.flags) else replace(advice, flags="")
+    topics = (
+        _advise_write,
+        _advise_workers,
+        _advise_step,
+        _advise_read,
+        _advise_early,
+        _advise_embedding,
+        _advise_sparsify,
+        _advise_disjoint,
+    )
+    for topic in topics:
+        for advice in topic(evidence):
+            yield advice if _fits(evidence.config, advice.flags) else replace(advice, flags="")
 
 
-def _goes_with(config: TrainConfig, flags: str) -> bool:
+def _fits(config: TrainConfig, flags: str) -> bool:
     """Whether a flag may be added to the options there are."""
     if not flags:
         return True
@@ -123,69 +131,71 @@ def _goes_with(config: TrainConfig, flags: str) -> bool:
     return True
 
 
-def _write(found: Evidence) -> Iterator[Advice]:
-    lost = None if found.seen is None else found.seen.lost_update_rate
+def _advise_write(evidence: Evidence) -> Iterator[Advice]:
+    lost = None if evidence.seen is None else evidence.seen.lost_update_rate
     rate = "how many increments get lost was not measured"
-    if lost is not None and found.seen is not None:
-        how = "" if found.seen.write == "racy" else f" with write {found.seen.write}"
-        rate = f"{lost:.2g} of all increments were lost in the {found.seen.source}{how}"
-    limits = found.allowed_lags
+    if lost is not None and evidence.seen is not None:
+        how = "" if evidence.seen.write == "racy" else f" with write {evidence.seen.write}"
+        rate = f"{lost:.2g} of all increments were lost in the {evidence.seen.source}{how}"
+    limits = evidence.allowed_lags
     strictest = min(limits, key=lambda name: limits[name])
-    if limits[strictest] >= found.lag.largest:
+    if limits[strictest] >= evidence.lag.largest:
         yield Advice(
             "write",
             "plain adds (racy) can lose little here; lossless ones are what the theorems assume",
             f"updates seldom meet: the block with most conflict, {strictest}, allows a lag of "
-            f"{limits[strictest]:.3g}, and {found.lag.largest:g} was the largest; {rate}",
-            "" if found.write == "racy" else "--write racy",
+            f"{limits[strictest]:.3g}, and {evidence.lag.largest:g} was the largest; {rate}",
+            "" if evidence.write == "racy" else "--write racy",
         )
         return
     yield Advice(
         "write",
         "add steps losslessly (stripe locks), as write=auto does on CPUs",
-        f"{found.dense_share:.0%} of the parameters are in blocks where two updates meet more "
+        f"{evidence.dense_share:.0%} of the parameters are in blocks where two updates meet more "
         f"often than not; {rate}; no theorem here covers lost increments, and locking whole "
         "stripes costs dense steps next to nothing",
-        "--write lossless" if found.write == "racy" else "",
+        "--write lossless" if evidence.write == "racy" else "",
     )
 
 
-def _workers(found: Evidence) -> Iterator[Advice]:
-    limits = found.allowed_lags
+def _advise_workers(evidence: Evidence) -> Iterator[Advice]:
+    limits = evidence.allowed_lags
     strictest = min(limits, key=lambda name: limits[name])
     rule = f"tau <= n / (2 Dbar) allows a lag of {limits[strictest]:.3g} in {strictest}"
     seen = ""
-    if found.seen is not None:
+    if evidence.seen is not None:
         seen = (
-            f"; {found.seen.workers} workers were seen at a staleness of {found.seen.mean:.2g} on "
-            f"average, {found.seen.largest} at most"
+            f"; {evidence.seen.workers} workers were seen at a staleness of "
+            f"{evidence.seen.mean:.2g} on average, {evidence.seen.largest} at most"
         )
     if limits[strictest] < 1:
         yield Advice(
             "workers",
-            f"at most one per core ({found.cores} here), and compare their loss with one worker's "
-            "at equal tokens, or with --strategy sync",
+            f"at most one per core ({evidence.cores} here), and compare their loss with one "
+            "worker's at equal tokens, or with --strategy sync",
             f"sparsity does not justify a second worker: {rule}, and two workers have a lag of 1"
             f"{seen}. Dense training is kept sound by small enough steps; workers beyond the "
             "cores add staleness and nothing else",
         )
         return
-    count = min(found.cores, 1 + int(min(limits[strictest], found.cores)))
+    count = min(evidence.cores, 1 + int(min(limits[strictest], evidence.cores)))
     yield Advice("workers", f"up to {count}", rule + seen, f"--workers {count}")
 
 
-def _step(found: Evidence) -> Iterator[Advice]:
-    (rule,) = (one.bound for one in found.conditions if one.bound.name == "step for dense problems")
-    limit, lr = rule.values["constant_step"], found.config.lr
-    if found.config.optimizer == "momentum":  # which adds up to steps 1 / (1 - momentum) as long
-        limit *= 1 - found.config.momentum
+def _advise_step(evidence: Evidence) -> Iterator[Advice]:
+    (rule,) = (
+        one.bound for one in evidence.conditions if one.bound.name == "step for dense problems"
+    )
+    limit, lr = rule.values["constant_step"], evidence.config.lr
+    if evidence.config.optimizer == "momentum":  # which adds up to steps 1 / (1 - momentum) as long
+        limit *= 1 - evidence.config.momentum
     if "smoothness" not in rule.inputs:
         return
     curved = (
         f"gradients were seen to change by {rule.inputs['smoothness']:.3g} per unit of distance, "
-        f"and staleness was {found.lag.largest:g} at most"
+        f"and staleness was {evidence.lag.largest:g} at most"
     )
-    if found.config.optimizer == "adamw":
+    if evidence.config.optimizer == "adamw":
         yield Advice(
             "step size",
             f"leave lr {lr:g} as it is for one worker, and lower it first if several do worse",
@@ -207,61 +217,63 @@ def _step(found: Evidence) -> Iterator[Advice]:
         )
 
 
-def _read(found: Evidence) -> Iterator[Advice]:
-    if found.config.strategy != "hogwild" or found.lag.mean == 0:
+def _advise_read(evidence: Evidence) -> Iterator[Advice]:
+    if evidence.config.strategy != "hogwild" or evidence.lag.mean == 0:
         return
-    predicts = found.config.predict == "own"
+    predicts = evidence.config.predict == "own"
     yield Advice(
         "predicted reads",
         "keep predict=own" if predicts else "use predict=own",
-        f"a step is {found.lag.mean:.2g} updates old on average when it is added; a read that is "
-        "moved on by the worker's own last movement makes up for part of that",
+        f"a step is {evidence.lag.mean:.2g} updates old on average when it is added; a read that "
+        "is moved on by the worker's own last movement makes up for part of that",
         "" if predicts else "--predict own",
     )
 
 
-def _early(found: Evidence) -> Iterator[Advice]:
-    if not found.ages or found.lag.mean == 0 or found.config.async_after > 0:
+def _advise_early(evidence: Evidence) -> Iterator[Advice]:
+    if not evidence.stale_gradients or evidence.lag.mean == 0 or evidence.config.async_after > 0:
         return
-    lag = max(1.0, found.lag.mean)
-    age = next((one for one in found.ages if one.lag >= lag), found.ages[-1])
-    told = (
-        f"after {age.lag} update{'s' * (age.lag > 1)} by others the gradient of a batch has a "
-        f"cosine of {age.cosine:.2f} with what it was"
+    lag = max(1.0, evidence.lag.mean)
+    stale = next(
+        (one for one in evidence.stale_gradients if one.lag >= lag), evidence.stale_gradients[-1]
     )
-    where = "at this checkpoint" if found.trained else "at the initial values"
-    if age.cosine >= FRESH:
+    measured = (
+        f"after {stale.lag} update{'s' * (stale.lag > 1)} by others the gradient of a batch has a "
+        f"cosine of {stale.cosine:.2f} with what it was"
+    )
+    where = "at this checkpoint" if evidence.trained else "at the initial values"
+    if stale.cosine >= FRESH:
         yield Advice(
-            "synchronous start", "not needed: stale gradients are good here", f"{told}, {where}"
+            "synchronous start", "not needed: stale gradients are good here", f"{measured}, {where}"
         )
-    elif found.trained:
+    elif evidence.trained:
         yield Advice(
             "freshness",
             "fewer workers, or a smaller lr, would make more of each gradient",
-            f"{told}, {where}, with full steps of lr {found.config.lr:g}",
+            f"{measured}, {where}, with full steps of lr {evidence.config.lr:g}",
         )
     else:
-        strong = age.cosine < TURNED
+        strong = stale.cosine < TURNED
         yield Advice(
             "synchronous start",
             "train the first part in sync" + ("" if strong else " where every bit counts")
-            if found.may_start_in_sync
+            if evidence.may_start_in_sync
             else "a longer warm-up, as the other options leave no synchronous start",
-            f"{told}, {where}, with full steps of lr {found.config.lr:g}: gradients age fastest "
-            "then, and warm-up (small first steps) helps against the same thing",
-            f"--async-after {0.1 if strong else 0.05}" if found.may_start_in_sync else "",
+            f"{measured}, {where}, with full steps of lr {evidence.config.lr:g}: gradients age "
+            "fastest then, and warm-up (small first steps) helps against the same thing",
+            f"--async-after {0.1 if strong else 0.05}" if evidence.may_start_in_sync else "",
         )
 
 
-def _embedding(found: Evidence) -> Iterator[Advice]:
-    rows = found.embedding
+def _advise_embedding(evidence: Evidence) -> Iterator[Advice]:
+    rows = evidence.embedding
     hot = ", ".join(f"{token.text} {token.share:.0%}" for token in rows.hottest[:3])
     counted = (
         f"a batch touches {rows.mean_rows:.0f} of {rows.rows} rows; hottest are {hot} of the "
         f"batches, so Delta is {rows.delta:.3g} and p_conf {rows.p_conf:.3g}; without the "
         f"{len(rows.hottest)} hottest rows p_conf is {rows.without_hottest:.3g}"
     )
-    if not any(one.block.row_sparse for one in found.blocks):
+    if not any(one.block.row_sparse for one in evidence.blocks):
         yield Advice(
             "embedding",
             "one that is not tied to the head would get gradients in few rows",
@@ -275,50 +287,51 @@ def _embedding(found: Evidence) -> Iterator[Advice]:
     )
 
 
-def _sparsify(found: Evidence) -> Iterator[Advice]:
-    matrices = [one for one in found.blocks if not one.block.row_sparse] or found.blocks
+def _advise_sparsify(evidence: Evidence) -> Iterator[Advice]:
+    matrices = [one for one in evidence.blocks if not one.block.row_sparse] or evidence.blocks
     widest = max(matrices, key=lambda one: one.block.parameters)
-    n, lag, p_conf = widest.block.parameters, max(1.0, found.lag.largest), widest.elements.p_conf
-    wanted = 1 / (2 * lag)
-    if found.config.sparsify != "none":
-        met = p_conf.high <= wanted
+    n, lag, p_conf = widest.block.parameters, max(1.0, evidence.lag.largest), widest.elements.p_conf
+    target = 1 / (2 * lag)
+    if evidence.config.sparsify != "none":
+        met = p_conf.high <= target
         yield Advice(
             "sparsified steps",
-            f"{found.config.sparsify} is sparse enough for the theory"
+            f"{evidence.config.sparsify} is sparse enough for the theory"
             if met
-            else f"{found.config.sparsify} buys no sparsity that the theory could use",
+            else f"{evidence.config.sparsify} buys no sparsity that the theory could use",
             f"what is written of {widest.block.name} meets with probability {p_conf.value:.3g} "
             f"({p_conf.low:.2g} to {p_conf.high:.2g}), and p_conf * tau <= 1/2 at a lag of {lag:g} "
-            f"wants {wanted:.2g}",
+            f"wants {target:.2g}",
         )
         return
     # Two random sets of a share F of n elements meet with probability 1 - exp(-F^2 n).
-    share = math.sqrt(-math.log1p(-wanted) / n)
+    share = math.sqrt(-math.log1p(-target) / n)
     yield Advice(
         "sparsified steps",
         f"only if the theory is to apply: at most {share:.2%} of the elements of "
         f"{widest.block.name} in a step; compare the loss",
         f"p_conf * tau <= 1/2 at a lag of {lag:g} wants two steps to meet with probability "
-        f"{wanted:.2g}; random sets of that share of {n:,} elements do (1 - exp(-F^2 n)), and the "
+        f"{target:.2g}; random sets of that share of {n:,} elements do (1 - exp(-F^2 n)), and the "
         "largest elements of one model's gradients, which are no random sets, meet more often: "
         "analyze with the same flag measures it",
         f"--sparsify topk:{share:.1g}",
     )
 
 
-def _disjoint(found: Evidence) -> Iterator[Advice]:
-    if found.config.blocks == "disjoint":
+def _advise_disjoint(evidence: Evidence) -> Iterator[Advice]:
+    if evidence.config.blocks == "disjoint":
         yield Advice(
             "disjoint blocks",
             "nothing more is needed against conflicts between updates that overlap in time",
             "with blocks=disjoint no two workers write the same block at once, whatever the table "
-            f"says of whole updates; gradients are {found.lag.mean:.2g} updates old all the same",
+            "says of whole updates; gradients are "
+            f"{evidence.lag.mean:.2g} updates old all the same",
         )
-    elif found.dense_share > OFTEN:
+    elif evidence.dense_share > OFTEN:
         yield Advice(
             "disjoint blocks",
             "worth a try where conflicts, and not old gradients, are the worry",
-            f"updates meet in {found.dense_share:.0%} of the parameters; workers that hold "
+            f"updates meet in {evidence.dense_share:.0%} of the parameters; workers that hold "
             "different blocks never write the same element at once, and each writes a part of the "
             "model per step, so compare the loss at equal time",
             "--blocks disjoint",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,23 +13,98 @@ from mlxhog.arena.child import Child
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import did_you_mean
+from mlxhog.config.quantities import Interval
 from mlxhog.data.batches import Batches
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import ConfigError, DataError, WorkerFailed
 from mlxhog.machine import machine
 from mlxhog.machine.workers import BACKENDS, WorkerSpec, backend_here, resolve_workers
-from mlxhog.theory.analysis import ageing, embedding_rows, observed, sampling
+from mlxhog.report.metrics import Progress
+from mlxhog.theory import staleness
+from mlxhog.theory.analysis import PROBE_S, AnalyzeConfig, conflicts, gradient_staleness, sampling
 from mlxhog.theory.analysis.advice import Evidence, advise
-from mlxhog.theory.analysis.ageing import Age
-from mlxhog.theory.analysis.blocks import blocks_of
 from mlxhog.theory.analysis.conditions import Constants, Lag, conditions, facts
-from mlxhog.theory.analysis.config import PROBE_S, AnalyzeConfig
-from mlxhog.theory.analysis.conflicts import asked, measure, most_samples
-from mlxhog.theory.analysis.named import Named
-from mlxhog.theory.analysis.observed import Observed
-from mlxhog.theory.analysis.probe import probe
-from mlxhog.theory.analysis.result import Analysis
-from mlxhog.theory.analysis.sampling import Subject, Ticket
+from mlxhog.theory.analysis.conflicts import call_child, measure, most_samples
+from mlxhog.theory.analysis.gradient_staleness import StaleGradient
+from mlxhog.theory.analysis.report import Analysis
+from mlxhog.theory.analysis.sampling import Subject, Ticket, blocks_of
+from mlxhog.theory.analysis.target import Target
+from mlxhog.theory.staleness import ObservedStaleness, mean_of, summaries
+from mlxhog.training import trainer
 from mlxhog.training.plan import Plan, make_plan
+
+# -- a short lock-free run -------------------------------------------------------------------------
+
+
+def probe_run(
+    config: TrainConfig,
+    *,
+    workers: str,
+    seconds: float,
+    tell: Callable[[str], None],
+) -> ObservedStaleness:
+    """Train for a few seconds without locks in a folder that is removed, and look.
+
+    Args:
+        config: the settings; the run adds plainly (`write: racy`) and evaluates nothing.
+        workers: mix of the run.
+        seconds: of training.
+        tell: told how far it is.
+
+    Raises:
+        MlxhogError: as `mlxhog.training.trainer.train`.
+        WorkerFailed: no step was finished in that time.
+    """
+    never = Interval()
+    with tempfile.TemporaryDirectory(prefix="mlxhog-analyze-") as folder:
+        settings = replace(
+            config,
+            workers=workers,
+            strategy="hogwild",
+            async_after=0.0,
+            average_every=None,
+            read="snapshot",
+            max_workers=max(2, config.max_workers),
+            write="racy",
+            gpu_write="cpu",
+            steps=None,
+            tokens=None,
+            time=seconds,
+            eval_every=never,
+            sample_every=never,
+            save_every=never,
+            out=folder,
+            name="probe",
+            resume=None,
+        )
+
+        def show(progress: Progress) -> None:
+            tell(f"{progress.step} steps")
+
+        result = trainer.train(settings, observer=show)
+    if result.status == "interrupted":
+        raise KeyboardInterrupt
+    if not result.staleness:
+        raise WorkerFailed(
+            f"the probe run finished no step within {seconds:g} s of training; give it longer, as "
+            "in --seconds 30, or none with --seconds 0"
+        )
+    return ObservedStaleness(
+        source="probe",
+        workers=len(result.workers),
+        write="racy",
+        steps=result.steps,
+        mean=mean_of(result.staleness),
+        largest=max(result.staleness),
+        histogram=result.staleness,
+        lost_update_rate=result.lost_update_rate,
+        tokens_per_s=result.tokens_per_s,
+        by_worker=summaries(
+            {(worker.slot, worker.backend): worker.staleness for worker in result.workers}
+        ),
+    )
+
+
+# -- the analysis ----------------------------------------------------------------------------------
 
 Tell = Callable[[str, str], None]
 
@@ -37,7 +113,7 @@ WATCHED = 4  # batches whose gradients are looked at again after others' updates
 REMEMBERED = 20  # batches that a trained model's optimizer remembers: 1 / (1 - beta2) of AdamW
 
 
-def analyze(named: Named, options: AnalyzeConfig, tell: Tell) -> Analysis:
+def analyze(named: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
     """Measure and judge.
 
     Args:
@@ -54,7 +130,7 @@ def analyze(named: Named, options: AnalyzeConfig, tell: Tell) -> Analysis:
     began = time.monotonic()
     plan = plan_of(named, options)
     write, notes = plan.writers.write, [*plan.data.notes, *_sparse_notes(named.config)]
-    seen = None if named.run is None else observed.of_run(named.run, write)
+    seen = None if named.run is None else staleness.of_run(named.run, write)
     subject = subject_of(named, plan)
     limit = most_samples(subject)
     samples = min(options.samples, limit)
@@ -66,20 +142,20 @@ def analyze(named: Named, options: AnalyzeConfig, tell: Tell) -> Analysis:
             f"{named.config.data} is one batch of {subject.batch_size} x {subject.seq_len} tokens, "
             "and conflict takes two; use more text, or a smaller --batch-size or --seq-len"
         )
-    probed = _probed(named, plan, options, seen, tell)
+    observed = _observe(named, plan, options, seen, tell)
     with Child() as child:
         tell("gradients", f"starting {subject.backend}")
         drawn = tickets(batches.n_tickets, samples, named.config.seed)
         measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
-        smoothness, ages = _dynamics(child, subject, named, drawn, tell)
-    rows = embedding_rows.count(
+        smoothness, stale_gradients = _measure_dynamics(child, subject, named, drawn, tell)
+    rows = conflicts.count_rows(
         batches,
-        _counted(batches, options.batches, named.config.seed),
+        _counted_batches(batches, options.batches, named.config.seed),
         rows=plan.model.vocab_size,
         tokenizer=plan.data.tokenizer,
         tell=lambda step: tell("rows of the embedding", step),
     )
-    lag = _lag(probed, named)
+    lag = _lag(observed, named)
     constants = Constants(largest_gradient=float(measured.norms.max()), smoothness=smoothness)
     rules = tuple(
         conditions(
@@ -98,8 +174,8 @@ def analyze(named: Named, options: AnalyzeConfig, tell: Tell) -> Analysis:
         blocks=measured.blocks,
         embedding=rows,
         lag=lag,
-        seen=probed,
-        ages=ages,
+        seen=observed,
+        stale_gradients=stale_gradients,
         conditions=rules,
     )
     return Analysis(
@@ -112,10 +188,10 @@ def analyze(named: Named, options: AnalyzeConfig, tell: Tell) -> Analysis:
         seq_len=subject.seq_len,
         measured=measured,
         embedding=rows,
-        ages=ages,
+        stale_gradients=stale_gradients,
         constants=constants,
         lag=lag,
-        seen=probed,
+        seen=observed,
         conditions=rules,
         advice=tuple(advise(evidence)),
         notes=tuple(notes),
@@ -136,12 +212,12 @@ def tickets(per_epoch: int, count: int, seed: int) -> list[Ticket]:
     return [(int(one) // per_epoch, int(one) % per_epoch) for one in np.sort(drawn)]
 
 
-def _counted(batches: Batches, most: int, seed: int) -> list[Ticket]:
+def _counted_batches(batches: Batches, most: int, seed: int) -> list[Ticket]:
     """All batches of an epoch, or as many as are asked for."""
     return tickets(batches.n_tickets, min(most, batches.n_tickets), seed)
 
 
-def plan_of(named: Named, options: AnalyzeConfig) -> Plan:
+def plan_of(named: Target, options: AnalyzeConfig) -> Plan:
     """Check everything as a run of one worker would.
 
     Raises:
@@ -173,7 +249,7 @@ def plan_of(named: Named, options: AnalyzeConfig) -> Plan:
     return plan
 
 
-def subject_of(named: Named, plan: Plan) -> Subject:
+def subject_of(named: Target, plan: Plan) -> Subject:
     """Say which gradients are to be sampled."""
     (worker,), config = plan.workers, plan.config
     return Subject(
@@ -217,9 +293,9 @@ def _sparse_notes(config: TrainConfig) -> list[str]:
     return notes
 
 
-def _probed(
-    named: Named, plan: Plan, options: AnalyzeConfig, seen: Observed | None, tell: Tell
-) -> Observed | None:
+def _observe(
+    named: Target, plan: Plan, options: AnalyzeConfig, seen: ObservedStaleness | None, tell: Tell
+) -> ObservedStaleness | None:
     """What a run recorded, or what a short one shows."""
     seconds = options.seconds
     if seconds is None:
@@ -228,10 +304,10 @@ def _probed(
         return seen
     (worker,) = plan.workers
     workers = named.config.workers
-    if workers == "auto" or len(_mix(named)) < 2:
+    if workers == "auto" or len(_workers_of(named)) < 2:
         workers = f"{worker.backend}*2"
     tell("a short lock-free run", workers)
-    return probe(
+    return probe_run(
         named.config,
         workers=workers,
         seconds=seconds,
@@ -239,7 +315,7 @@ def _probed(
     )
 
 
-def _mix(named: Named) -> tuple[WorkerSpec, ...]:
+def _workers_of(named: Target) -> tuple[WorkerSpec, ...]:
     """The workers that a run with these settings would have."""
     config = named.config
     return resolve_workers(
@@ -251,24 +327,26 @@ def _mix(named: Named) -> tuple[WorkerSpec, ...]:
     ).workers
 
 
-def _lag(seen: Observed | None, named: Named) -> Lag:
+def _lag(seen: ObservedStaleness | None, named: Target) -> Lag:
     if seen is not None and seen.workers > 1:
         return Lag(mean=seen.mean, largest=float(seen.largest), seen=True)
-    others = max(1.0, len(_mix(named)) - 1.0)
+    others = max(1.0, len(_workers_of(named)) - 1.0)
     return Lag(mean=others, largest=others, seen=False)
 
 
-def _dynamics(
-    child: Child, subject: Subject, named: Named, drawn: list[Ticket], tell: Tell
-) -> tuple[float, tuple[Age, ...]]:
+def _measure_dynamics(
+    child: Child, subject: Subject, named: Target, drawn: list[Ticket], tell: Tell
+) -> tuple[float, tuple[StaleGradient, ...]]:
     """How fast gradients change with the parameters, and what that does to late ones."""
     config = named.config
     tell("gradients", "how fast they change")
-    smoothness = float(asked(child, sampling.curvature, subject, drawn[:CURVED], ROUNDS))
+    smoothness = float(call_child(child, sampling.curvature, subject, drawn[:CURVED], ROUNDS))
     tell("gradients", "how they age")
     order = np.random.default_rng([config.seed, 2]).permutation(len(drawn))
-    shuffled, lags = [drawn[k] for k in order], ageing.LAGS[-1]
+    shuffled, lags = [drawn[k] for k in order], gradient_staleness.LAGS[-1]
     before = shuffled[-REMEMBERED:] if named.checkpoint is not None else []
     watched, others = shuffled[lags:][:WATCHED], shuffled[:lags]
-    ages = asked(child, ageing.age, subject, watched, others, before, config)
-    return smoothness, ages
+    stale_gradients = call_child(
+        child, gradient_staleness.compare_stale_gradients, subject, watched, others, before, config
+    )
+    return smoothness, stale_gradients

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlxhog.config.config import TrainConfig
-from mlxhog.theory import assumptions, bounds
+from mlxhog.theory import bounds
 from mlxhog.theory.analysis.conflicts import BlockConflicts
-from mlxhog.theory.assumptions import Facts
-from mlxhog.theory.bounds import Bound
+from mlxhog.theory.bounds import Bound, Facts
 
 WHOLE = "model"
 
@@ -154,12 +153,12 @@ def _proposition_4_1(sizes: dict[str, float], lag: Lag, constants: Constants, he
         },
         values={},
         assumptions=(
-            assumptions.strongly_convex(here),
-            assumptions.smooth(here),
-            assumptions.bounded_gradients(here),
-            assumptions.lossless(here),
-            assumptions.plain_sgd(here),
-            assumptions.sparse(here),
+            bounds.strongly_convex(here),
+            bounds.smooth(here),
+            bounds.bounded_gradients(here),
+            bounds.lossless(here),
+            bounds.plain_sgd(here),
+            bounds.sparse(here),
         ),
         words=(
             "no bound: the loss of a neural network is not strongly convex (c = 0), the step size "

@@ -1,6 +1,6 @@
-"""Omega, rho, Delta and conflict of each block of a model, from the supports of sampled gradients.
+"""Omega, rho, Delta and conflict of each block of a model, and of the rows of its embedding.
 
-A spawned process computes the gradients (`sampling.py`); this side keeps bitmaps, whose size is
+A spawned process computes gradients (`sampling.py`); this side keeps bitmaps, whose size is
 bounded, and turns them into estimates with intervals (`estimators.py`).
 """
 
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.child import Child, Failed
+from mlxhog.data.batches import Batches
+from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
-from mlxhog.theory.analysis import sampling
-from mlxhog.theory.analysis.blocks import ELEMENT, GRAINS, Block
-from mlxhog.theory.analysis.config import FEWEST
-from mlxhog.theory.analysis.sampling import EXACT, WRITTEN, Subject, Ticket
+from mlxhog.theory.analysis import FEWEST, sampling
+from mlxhog.theory.analysis.sampling import ELEMENT, EXACT, GRAINS, WRITTEN, Block, Subject, Ticket
 from mlxhog.theory.estimators import (
     Estimate,
     estimate_delta,
@@ -26,6 +26,7 @@ from mlxhog.theory.estimators import (
     estimate_p_conf,
     estimate_rho,
 )
+from mlxhog.theory.hypergraph import Hypergraph
 from mlxhog.theory.supports import Supports
 
 BITMAP_BYTES = 1 << 30
@@ -64,13 +65,13 @@ class Conflict:
 
     def to_json(self) -> dict[str, Any]:
         """Return the values, and the intervals below `intervals`."""
-        found = {name: getattr(self, name) for name in ("omega", "rho", "delta", "p_conf")}
+        estimates = {name: getattr(self, name) for name in ("omega", "rho", "delta", "p_conf")}
         return {
-            **{name: estimate.value for name, estimate in found.items()},
+            **{name: estimate.value for name, estimate in estimates.items()},
             "mean": self.mean_groups,
             "untouched": self.untouched,
             "groups": self.groups,
-            "intervals": {name: asdict(estimate) for name, estimate in found.items()},
+            "intervals": {name: asdict(estimate) for name, estimate in estimates.items()},
         }
 
 
@@ -98,8 +99,8 @@ class BlockConflicts:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What sampled gradients told.
+class ConflictMeasurement:
+    """Conflicts, losses and norms of sampled gradients.
 
     Attributes:
         samples: gradients, each of one update.
@@ -135,7 +136,7 @@ def most_samples(subject: Subject) -> int:
 
 def measure(
     child: Child, subject: Subject, tickets: Sequence[Ticket], tell: Callable[[str], None]
-) -> Measured:
+) -> ConflictMeasurement:
     """Sample the gradients of some batches, and estimate.
 
     Args:
@@ -152,12 +153,12 @@ def measure(
     losses, norms = [], []
     for first in range(0, len(tickets), CHUNK):
         tell(f"{first} of {len(tickets)} gradients")
-        found = asked(child, sampling.sample, subject, tickets[first : first + CHUNK])
-        _check_finite(found, tickets[first : first + CHUNK])
-        for key, rows in found.bits.items():
+        sampled = call_child(child, sampling.sample, subject, tickets[first : first + CHUNK])
+        _check_finite(sampled, tickets[first : first + CHUNK])
+        for key, rows in sampled.bits.items():
             bits.setdefault(key, []).append(rows)
-        losses.append(found.losses)
-        norms.append(found.norms)
+        losses.append(sampled.losses)
+        norms.append(sampled.norms)
     blocks = []
     for number, block in enumerate(subject.blocks):
         tell(f"conflicts of {block.name}")
@@ -168,7 +169,9 @@ def measure(
                 joined = np.concatenate(bits.pop((kind, grain, number)))
                 by[kind, grain] = conflict(Supports(joined, block.groups(grain)))
         blocks.append(BlockConflicts(block, by))
-    return Measured(len(tickets), tuple(blocks), np.concatenate(losses), np.concatenate(norms))
+    return ConflictMeasurement(
+        len(tickets), tuple(blocks), np.concatenate(losses), np.concatenate(norms)
+    )
 
 
 def conflict(supports: Supports) -> Conflict:
@@ -188,7 +191,7 @@ def conflict(supports: Supports) -> Conflict:
     )
 
 
-def asked(child: Child, function: Callable[..., Any], *args: Any) -> Any:
+def call_child(child: Child, function: Callable[..., Any], *args: Any) -> Any:
     """Let the child compute something.
 
     Raises:
@@ -200,12 +203,127 @@ def asked(child: Child, function: Callable[..., Any], *args: Any) -> Any:
         raise WorkerFailed(f"the gradients cannot be computed: {failure}") from failure
 
 
-def _check_finite(found: sampling.Sampled, tickets: Sequence[Ticket]) -> None:
-    wrong = np.flatnonzero(~np.isfinite(found.norms))
+def _check_finite(sampled: sampling.Sampled, tickets: Sequence[Ticket]) -> None:
+    wrong = np.flatnonzero(~np.isfinite(sampled.norms))
     if wrong.size:
         epoch, number = tickets[int(wrong[0])]
         raise Diverged(
             f"the gradient of batch {number} of epoch {epoch} is not finite (loss "
-            f"{found.losses[wrong[0]]:g}); analyze an earlier checkpoint, or lower what made the "
+            f"{sampled.losses[wrong[0]]:g}); analyze an earlier checkpoint, or lower what made the "
             "parameters so large"
         )
+
+
+# -- rows of the embedding: counted, not sampled from gradients ------------------------------------
+
+# A batch looks up the rows of its tokens and moves no other, so its tokens alone say what two
+# updates have in common.
+
+HOTTEST = 8
+_TELL_EVERY = 256
+
+
+@dataclass(frozen=True)
+class HotToken:
+    """A token and how often its row is touched.
+
+    Attributes:
+        id: its number.
+        text: what it stands for, quoted; "<bos>" for the start of a document.
+        share: of the batches that hold it.
+    """
+
+    id: int
+    text: str
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowStatistics:
+    """Rows of an embedding under the batches of a text; exact for the batches that were counted.
+
+    Attributes:
+        batches: how many were counted.
+        whole_epoch: whether they are all batches of an epoch.
+        rows: of the embedding, V.
+        omega: most rows of one batch.
+        mean_rows: rows of a batch on average.
+        rho: largest share of the batches that one batch shares a row with.
+        delta: share of the batches that touch the hottest row.
+        p_conf: share of the pairs of batches that share a row.
+        mean_conflict_degree: batches of those counted that a batch shares a row with, on average.
+        without_hottest: p_conf if the hottest rows that `hottest` lists were left out.
+        never: rows that no batch touched.
+        hottest: the rows touched most, descending.
+    """
+
+    batches: int
+    whole_epoch: bool
+    rows: int
+    omega: int
+    mean_rows: float
+    rho: float
+    delta: float
+    p_conf: float
+    mean_conflict_degree: float
+    without_hottest: float
+    never: int
+    hottest: tuple[HotToken, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def count_rows(
+    batches: Batches,
+    tickets: Sequence[tuple[int, int]],
+    *,
+    rows: int,
+    tokenizer: Tokenizer,
+    tell: Callable[[str], None],
+) -> RowStatistics:
+    """Count the rows that batches touch.
+
+    Args:
+        batches: of the training text.
+        tickets: (epoch, number) of the batches to count, at least two.
+        rows: of the embedding.
+        tokenizer: names the tokens.
+        tell: told how far it is.
+    """
+    edges = []
+    for number, ticket in enumerate(tickets):
+        if number % _TELL_EVERY == 0:
+            tell(f"{number} of {len(tickets)} batches")
+        edges.append(np.unique(batches.at(*ticket).x))
+    graph = Hypergraph.from_lists(edges, rows)
+    order = np.argsort(-graph.degrees, kind="stable")[:HOTTEST]
+    hottest = [int(token) for token in order if graph.degrees[token]]
+    rest = Hypergraph.from_lists([np.setdiff1d(edge, hottest) for edge in edges], rows)
+    return RowStatistics(
+        batches=len(edges),
+        whole_epoch=len(set(tickets)) == batches.n_tickets and len({e for e, _ in tickets}) == 1,
+        rows=rows,
+        omega=graph.omega,
+        mean_rows=float(graph.sizes.mean()),
+        rho=graph.rho,
+        delta=graph.delta,
+        p_conf=graph.p_conf,
+        mean_conflict_degree=graph.mean_conflict_degree,
+        without_hottest=rest.p_conf,
+        never=int(np.count_nonzero(graph.degrees == 0)),
+        hottest=tuple(
+            HotToken(token, token_name(tokenizer, token), float(graph.degrees[token]) / len(edges))
+            for token in hottest
+        ),
+    )
+
+
+def token_name(tokenizer: Tokenizer, token: int) -> str:
+    """Say what a token stands for, on one line."""
+    if token == tokenizer.bos:
+        return "<bos>"
+    if token >= tokenizer.n_ids:
+        return f"<{token}>"
+    return repr(tokenizer.decode([token]).decode(errors="backslashreplace"))

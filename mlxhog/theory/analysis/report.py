@@ -1,50 +1,165 @@
-"""An analysis as people read it."""
+"""The result of `mlxhog analyze`: as JSON, as tables, and as a figure for every block."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.config.quantities import format_count
+from mlxhog.report.charts import LIGHT, blank, png, style, title
 from mlxhog.report.table import Section
-from mlxhog.theory.analysis.blocks import ELEMENT, LINE, ROW, STRIPE
-from mlxhog.theory.analysis.conditions import WHOLE
-from mlxhog.theory.analysis.conflicts import BlockConflicts
-from mlxhog.theory.analysis.result import Analysis
-from mlxhog.theory.analysis.sampling import EXACT, LARGE, NEGLIGIBLE, WRITTEN
+from mlxhog.theory.analysis.advice import Advice
+from mlxhog.theory.analysis.conditions import WHOLE, Condition, Constants, Lag
+from mlxhog.theory.analysis.conflicts import BlockConflicts, ConflictMeasurement, RowStatistics
+from mlxhog.theory.analysis.gradient_staleness import StaleGradient
+from mlxhog.theory.analysis.sampling import (
+    ELEMENT,
+    EXACT,
+    GRAINS,
+    LARGE,
+    LINE,
+    NEGLIGIBLE,
+    ROW,
+    STRIPE,
+    WRITTEN,
+)
 from mlxhog.theory.bounds import Bound
 from mlxhog.theory.estimators import Estimate
+from mlxhog.theory.staleness import ObservedStaleness
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def sections(found: Analysis) -> Iterator[Section]:
+# -- the result ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """Everything that was measured, and what follows.
+
+    Attributes:
+        title: what was analyzed.
+        parameters: of the model.
+        backend: what computed the gradients.
+        at: where the parameters came from.
+        updates_per_epoch: |E|.
+        sequences: in one update.
+        seq_len: tokens of each.
+        measured: conflicts of the blocks, losses and norms.
+        embedding: rows of the embedding, counted.
+        stale_gradients: what late gradients are worth.
+        constants: M and L.
+        lag: the staleness that rules were taken at.
+        seen: the run it comes from.
+        conditions: the theorems' rules.
+        advice: what to do.
+        notes: what the user should know about all this.
+        seconds: that the analysis took.
+    """
+
+    title: str
+    parameters: int
+    backend: str
+    at: str
+    updates_per_epoch: int
+    sequences: int
+    seq_len: int
+    measured: ConflictMeasurement
+    embedding: RowStatistics
+    stale_gradients: tuple[StaleGradient, ...]
+    constants: Constants
+    lag: Lag
+    seen: ObservedStaleness | None
+    conditions: tuple[Condition, ...]
+    advice: tuple[Advice, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `analyze --json` prints."""
+        return {
+            "subject": self.title,
+            "parameters": self.parameters,
+            "backend": self.backend,
+            "at": self.at,
+            "samples": self.measured.samples,
+            "updates_per_epoch": self.updates_per_epoch,
+            "sequences_per_update": self.sequences,
+            "seq_len": self.seq_len,
+            "blocks": [_block_json(one, self.updates_per_epoch) for one in self.measured.blocks],
+            "embedding": self.embedding.to_json(),
+            "gradients": {
+                "mean_loss": float(self.measured.losses.mean()),
+                "mean_norm": float(self.measured.norms.mean()),
+                **asdict(self.constants),
+                "ageing": [one.to_json() for one in self.stale_gradients],
+            },
+            "staleness": None if self.seen is None else self.seen.to_json(),
+            "lag": asdict(self.lag),
+            "bounds": [one.to_json() for one in self.conditions],
+            "advice": [one.to_json() for one in self.advice],
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+        }
+
+
+def _block_json(one: BlockConflicts, updates: int) -> dict[str, Any]:
+    """One block: the paper's numbers first, those of coarser grains below `grains`."""
+    elements = one.elements.to_json()
+    kinds: dict[str, Mapping[str, Any]] = {
+        kind: {grain: one.by[kind, grain].to_json() for grain in GRAINS}
+        for kind in dict.fromkeys(kind for kind, _ in one.by)
+    }
+    return {
+        "name": one.block.name,
+        "parameters": one.block.parameters,
+        **{name: elements[name] for name in ("omega", "rho", "delta", "p_conf")},
+        "mean_conflict_degree": elements["p_conf"] * (updates - 1),
+        "updates_per_epoch": updates,
+        "untouched": elements["untouched"],
+        "row_sparse": one.block.row_sparse,
+        "cell": one.block.cell,
+        "counted": one.counted,
+        "intervals": elements["intervals"],
+        "grains": kinds,
+    }
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def sections(analysis: Analysis) -> Iterator[Section]:
     """Arrange an analysis for `mlxhog.report.table.show`."""
     yield Section(
-        f"{found.title}: {format_count(found.parameters)} parameters, {found.backend}, "
-        f"{found.measured.samples} gradients at {found.at}",
+        f"{analysis.title}: {format_count(analysis.parameters)} parameters, {analysis.backend}, "
+        f"{analysis.measured.samples} gradients at {analysis.at}",
         notes=[
-            f"an update is one batch of {found.sequences} x {found.seq_len} tokens; an epoch has "
-            f"{found.updates_per_epoch:,}",
-            *found.notes,
+            f"an update is one batch of {analysis.sequences} x {analysis.seq_len} tokens; an epoch "
+            f"has {analysis.updates_per_epoch:,}",
+            *analysis.notes,
         ],
     )
-    yield _conflicts(found)
-    yield _embedding(found)
-    yield _staleness(found)
-    yield _theorems(found)
-    yield Section("advice", notes=list(_advice(found)))
+    yield _conflicts_section(analysis)
+    yield _embedding_section(analysis)
+    yield _staleness_section(analysis)
+    yield _theorems_section(analysis)
+    yield Section("advice", notes=list(_advice_lines(analysis)))
 
 
-def _conflicts(found: Analysis) -> Section:
+def _conflicts_section(analysis: Analysis) -> Section:
     rows = []
-    for one in found.measured.blocks:
+    for one in analysis.measured.blocks:
         elements = one.elements
         rows.append(
             (
                 f"{one.block.name} {one.block.cell or ''}".rstrip(),
                 f"{one.block.parameters:,}",
                 f"{elements.omega.value:,.0f} ({elements.omega.value / elements.groups:.0%})",
-                _number(elements.delta),
-                _number(elements.rho),
-                _number(elements.p_conf),
+                _format_estimate(elements.delta),
+                _format_estimate(elements.rho),
+                _format_estimate(elements.p_conf),
                 f"{elements.p_conf.low:.2f}-{elements.p_conf.high:.2f}",
                 *(
                     f"{one.by[one.counted, grain].p_conf.value:.3g}"
@@ -56,23 +171,23 @@ def _conflicts(found: Analysis) -> Section:
         "block", "parameters", "Omega", "Delta", "rho", "p_conf", "95 % of it", "in lines",
         "in stripes", "in rows",
     )  # fmt: skip
-    written = any(one.counted == WRITTEN for one in found.measured.blocks)
+    written = any(one.counted == WRITTEN for one in analysis.measured.blocks)
     what = "elements of the gradient that are not exactly zero"
     if written:
         what = "elements that are written of each step"
     return Section(
         f"do two updates meet? {what}", header, rows,
-        [*_dense(found.measured.blocks), *_negligible(found.measured.blocks)],
+        [*_dense_notes(analysis.measured.blocks), *_negligible_notes(analysis.measured.blocks)],
     )  # fmt: skip
 
 
-def _dense(blocks: Sequence[BlockConflicts]) -> Iterator[str]:
+def _dense_notes(blocks: Sequence[BlockConflicts]) -> Iterator[str]:
     full = [one for one in blocks if one.elements.mean_groups > 0.5 * one.elements.groups]
     names = [one.block.name for one in full if one.elements.dense]
     if names:
         yield (
-            f"dense: in {_listed(names)} any two updates meet (Delta = rho = p_conf = 1 in every "
-            "sample), so nothing about these blocks is sparse"
+            f"dense: in {_list_names(names)} any two updates meet (Delta = rho = p_conf = 1 in "
+            "every sample), so nothing about these blocks is sparse"
         )
     for one in blocks:
         if one.elements.dense and one not in full:
@@ -90,7 +205,7 @@ def _dense(blocks: Sequence[BlockConflicts]) -> Iterator[str]:
             )
 
 
-def _negligible(blocks: Sequence[BlockConflicts]) -> Iterator[str]:
+def _negligible_notes(blocks: Sequence[BlockConflicts]) -> Iterator[str]:
     changed = [
         one
         for one in blocks
@@ -115,8 +230,8 @@ def _negligible(blocks: Sequence[BlockConflicts]) -> Iterator[str]:
         )
 
 
-def _embedding(found: Analysis) -> Section:
-    rows = found.embedding
+def _embedding_section(analysis: Analysis) -> Section:
+    rows = analysis.embedding
     counted = "all batches of an epoch" if rows.whole_epoch else f"{rows.batches:,} batches"
     table = [
         (token.text, str(token.id), f"{token.share:.1%}")
@@ -135,28 +250,28 @@ def _embedding(found: Analysis) -> Section:
     )
 
 
-def _staleness(found: Analysis) -> Section:
+def _staleness_section(analysis: Analysis) -> Section:
     notes = []
-    seen = found.seen
+    seen = analysis.seen
     if seen is None:
         notes.append(
-            f"no run was watched; bounds are taken at a lag of {found.lag.largest:g}, which equal "
-            "workers would have"
+            f"no run was watched; bounds are taken at a lag of {analysis.lag.largest:g}, which "
+            "equal workers would have"
         )
     else:
-        ages = "".join(
-            f", {share:.0%} of steps at most {age}"
+        quantiles = "".join(
+            f", {share:.0%} of steps at most {lag}"
             for share in (0.5, 0.99)
-            if (age := seen.quantile(share)) is not None
+            if (lag := seen.quantile(share)) is not None
         )
         notes.append(
             f"{seen.steps} steps of {seen.workers} workers ({seen.source}, write {seen.write}): "
-            f"{seen.mean:.2f} updates by others between read and write on average{ages}, "
+            f"{seen.mean:.2f} updates by others between read and write on average{quantiles}, "
             f"{seen.largest} at most"
         )
-        if not found.lag.seen:
+        if not analysis.lag.seen:
             notes.append(
-                f"one worker is never stale; bounds are taken at a lag of {found.lag.largest:g}"
+                f"one worker is never stale; bounds are taken at a lag of {analysis.lag.largest:g}"
             )
         lost = seen.lost_update_rate
         notes.append(
@@ -164,10 +279,10 @@ def _staleness(found: Analysis) -> Section:
             if lost is None
             else f"lost updates: {lost:.3g} of {seen.increments:,} increments that were counted"
         )
-    aged = ", ".join(f"{age.lag}: {age.cosine:.2f}" for age in found.ages)
+    cosines = ", ".join(f"{one.lag}: {one.cosine:.2f}" for one in analysis.stale_gradients)
     notes.append(
         "cosine of a batch's gradient with its own so many updates later (steps of full lr): "
-        + aged
+        + cosines
     )
     rows = [
         (one.name, f"{one.steps:,}", f"{one.mean:.2f}", *map(str, (one.p50, one.p99, one.max)))
@@ -178,9 +293,9 @@ def _staleness(found: Analysis) -> Section:
     return Section("how late are updates? counted in updates by others", header, rows, notes)
 
 
-def _theorems(found: Analysis) -> Section:
+def _theorems_section(analysis: Analysis) -> Section:
     by: dict[str, dict[str, Bound]] = {}
-    for rule in found.conditions:
+    for rule in analysis.conditions:
         by.setdefault(rule.block, {})[rule.bound.name] = rule.bound
     whole = by.pop(WHOLE)
     rows = []
@@ -202,15 +317,15 @@ def _theorems(found: Analysis) -> Section:
             )
         )
     header = (
-        "block", "step by 4.1", f"penalty at {found.lag.largest:g}", "near-serial to", "n^(1/4)",
+        "block", "step by 4.1", f"penalty at {analysis.lag.largest:g}", "near-serial to", "n^(1/4)",
         "n/(2 Dbar)", "assumptions that hold",
     )  # fmt: skip
     notes = [next(iter(by.values()))["proposition 4.1"].words]
     for (needs, holds, why), blocks in missing.items():
-        of = "" if len(blocks) == len(by) else f" (in {_listed(blocks)})"
+        of = "" if len(blocks) == len(by) else f" (in {_list_names(blocks)})"
         fails = "is not met" if holds is False else "may be met or not"
         notes.append(f"{needs}: {fails}{of}" + (f", {why}" if holds is False else ""))
-    constants = found.constants
+    constants = analysis.constants
     notes.append(
         "seen at these parameters, so true values may be larger: M "
         f"{constants.largest_gradient:.3g} (longest gradient), "
@@ -223,18 +338,18 @@ def _theorems(found: Analysis) -> Section:
     return Section("what the theorems say", header, rows, notes)
 
 
-def _advice(found: Analysis) -> Iterator[str]:
-    for one in found.advice:
+def _advice_lines(analysis: Analysis) -> Iterator[str]:
+    for one in analysis.advice:
         flags = f"  [{one.flags}]" if one.flags else ""
         yield f"- {one.topic}: {one.recommend}{flags}"
         yield f"    because {one.because}"
 
 
-def _number(estimate: Estimate) -> str:
+def _format_estimate(estimate: Estimate) -> str:
     return f"{estimate.value:.3g}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     """Spell names, and long lists by their ends.
 
     >>> _listed(["a", "b"])
@@ -243,3 +358,54 @@ def _listed(names: Sequence[str]) -> str:
     if len(names) <= 4:
         return ", ".join(names)
     return f"{names[0]}, {names[1]}, .. {names[-1]} ({len(names)} blocks)"
+
+
+# -- figures: how much of a block updates share, and how often -------------------------------------
+
+QUANTITIES = (("p_conf", "p_conf"), ("delta", "Delta"), ("rho", "rho"))
+
+
+def plots(analysis: Analysis) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, PNG file) of every block.
+
+    Raises:
+        EnvironmentLacks: see `charts.require`, which is to be called before.
+    """
+    for one in analysis.measured.blocks:
+        yield f"block-{one.block.name.replace(' ', '-')}", png(_draw_block(analysis, one))
+
+
+def _draw_block(analysis: Analysis, one: BlockConflicts) -> Figure:
+    """Left: shares with their intervals, per grain. Right: what a gradient touches."""
+    figure = blank(LIGHT, 9.0, 3.6)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for axes in (left, right):
+        style(axes, LIGHT)
+    positions = range(len(GRAINS))
+    by_grain = [one.by[one.counted, grain] for grain in GRAINS]
+    for number, (name, label) in enumerate(QUANTITIES):
+        estimates = [getattr(here, name) for here in by_grain]
+        values = [estimate.value for estimate in estimates]
+        below = [max(0.0, estimate.value - estimate.low) for estimate in estimates]
+        above = [max(0.0, estimate.high - estimate.value) for estimate in estimates]
+        left.errorbar(
+            [position + 0.2 * (number - 1) for position in positions],
+            values,
+            yerr=[below, above],
+            fmt="os^"[number],
+            color=LIGHT.inks[number],
+            capsize=3,
+            label=label,
+        )
+    left.set_xticks(list(positions), GRAINS)
+    left.set_ylim(-0.03, 1.05)
+    left.set_ylabel("share of updates, with 95 % intervals")
+    left.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
+    title(left, LIGHT, f"{one.block.name}: {one.block.parameters:,} parameters")
+    touched = [here.mean_groups / here.groups for here in by_grain]
+    right.bar(list(positions), touched, color=LIGHT.inks[2], width=0.6)
+    right.set_xticks(list(positions), GRAINS)
+    right.set_ylim(0, 1.05)
+    right.set_ylabel("share of the block that an update touches")
+    title(right, LIGHT, f"{analysis.measured.samples} gradients")
+    return figure

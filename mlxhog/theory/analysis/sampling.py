@@ -1,13 +1,13 @@
-"""Gradients of a real model on a real backend, reduced to what the theory asks of them.
+"""Blocks of a model, and gradients of a real model on a real backend, as the theory needs them.
 
-The functions that take a `Lane` run in a process of their own (`mlxhog/doctor/child.py`), which
+The functions that take a `Lane` run in a process of their own (`mlxhog/arena/child.py`), which
 imports the framework and keeps it. A gradient never leaves that process: what is sent back is the
 set of elements that are not zero, as bits, and norms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,114 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import backends
-from mlxhog.arena import Layout
+from mlxhog.arena import Layout, Slot
 from mlxhog.arena.child import Lane
+from mlxhog.arena.layout import ALIGN_FLOATS, STRIPE_FLOATS
 from mlxhog.backends.backend import Backend, Grads
 from mlxhog.checkpoint import formats
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.batches import Batches
 from mlxhog.models import families
+from mlxhog.models.blocks import blocks
 from mlxhog.models.families import ModelConfig, init_params
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import GradientSum, Rows
 from mlxhog.optim.written import WrittenSupport
-from mlxhog.theory.analysis.blocks import ELEMENT, GRAINS, Block
+
+# -- blocks of a model -----------------------------------------------------------------------------
+
+# The theory's numbers differ so much between an embedding and a dense layer that one number for the
+# whole model says nothing. Blocks are those of `mlxhog/models/blocks.py`; here the last norm, a
+# table of positions and the head, which lie outside the layers, are blocks of their own.
+
+Int64 = NDArray[np.int64]
+
+ELEMENT, LINE, STRIPE, ROW = GRAINS = ("element", "line", "stripe", "row")
+"""What two updates may share: a float, 128 bytes, 4 KiB of the arena, a row of a matrix."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some parameters of a model that are reported together.
+
+    Attributes:
+        name: such as "embedding", "layer 0", "out_norm" or "head".
+        cell: "mlstm" or "slstm" for a layer with that cell; else None.
+        slots: where its parameters lie in the arena, ascending.
+        row_sparse: whether its gradient is that of the rows a batch looks up.
+    """
+
+    name: str
+    cell: str | None
+    slots: tuple[Slot, ...]
+    row_sparse: bool
+
+    @property
+    def parameters(self) -> int:
+        """Number of its elements, n."""
+        return sum(slot.size for slot in self.slots)
+
+    def groups(self, grain: str) -> int:
+        """Return the number of groups."""
+        return self.parameters if grain == ELEMENT else len(self.firsts(grain))
+
+    def firsts(self, grain: str) -> Int64:
+        """Return the first element of every group, ascending from 0, (groups,) int64.
+
+        Elements count from 0 over the block's parameters in the order of `slots`, without gaps. A
+        vector is one row. Parameters that share a stripe of the arena share the group.
+        """
+        firsts, before, last = [], 0, -1
+        for slot in self.slots:
+            size, width = slot.size, 1
+            if grain == LINE:
+                width = ALIGN_FLOATS
+            elif grain == ROW:
+                width = size // slot.shape[0] if len(slot.shape) > 1 else size
+            inside = np.arange(0, size, width, dtype=np.int64)
+            if grain == STRIPE:
+                first = slot.offset // STRIPE_FLOATS
+                ends = np.arange(first, -(-(slot.offset + size) // STRIPE_FLOATS), dtype=np.int64)
+                inside = np.maximum(0, ends * STRIPE_FLOATS - slot.offset)[first == last :]
+                last = int(ends[-1])
+            firsts.append(before + inside)
+            before += size
+        return np.concatenate(firsts)
+
+
+def blocks_of(model: ModelConfig, slots: Mapping[str, Slot]) -> tuple[Block, ...]:
+    """Return the blocks of a model, in the order in which the model uses them.
+
+    Args:
+        model: the architecture.
+        slots: where its parameters lie, by name.
+    """
+    grouped: dict[tuple[str, str | None], list[Slot]] = {}
+    for group in blocks(model):
+        for parameter in group.params:
+            name = group.name if group.is_layer else _outside(model, parameter)
+            grouped.setdefault((name, group.cell), []).append(slots[parameter])
+    return tuple(
+        Block(
+            name=name,
+            cell=cell,
+            slots=tuple(sorted(group_slots, key=lambda slot: slot.offset)),
+            row_sparse=all(slot.kind == "rows" for slot in group_slots),
+        )
+        for (name, cell), group_slots in grouped.items()
+    )
+
+
+def _outside(model: ModelConfig, parameter: str) -> str:
+    """Name the block of a parameter that is in no layer."""
+    if parameter == families.embedding(model):
+        return "embedding"
+    if parameter in (families.head(model), families.head_bias(model)):
+        return "head"
+    return parameter.rpartition(".")[0].rpartition(".")[2] or parameter
+
+
+# -- gradients -------------------------------------------------------------------------------------
 
 Bits = NDArray[np.uint8]
 Float64 = NDArray[np.float64]
@@ -170,8 +266,8 @@ class Source:
             loss, total = 0.0, GradientSum()
             for part in parts:
                 share = len(part.x) / len(batch.x)
-                nats, found = self.backend.loss_and_grads(part)
-                total.add(found, share)
+                nats, part_grads = self.backend.loss_and_grads(part)
+                total.add(part_grads, share)
                 loss += share * nats
             grads = total.grads()
         self.grads = grads
@@ -234,7 +330,7 @@ def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
                 packed.setdefault((kind, grain, number), []).append(
                     np.packbits(groups, bitorder="little")
                 )
-    bits = {key: np.stack(found) for key, found in packed.items()}
+    bits = {key: np.stack(rows) for key, rows in packed.items()}
     return Sampled(bits, np.array(losses), np.array(norms))
 
 
@@ -252,7 +348,7 @@ def curvature(lane: Lane, subject: Subject, tickets: Sequence[Ticket], rounds: i
     """
     ours = source(lane, subject)
     steepest = 0.0
-    kept = ours.backend.inbox.copy()
+    before = ours.backend.inbox.copy()
     for number, ticket in enumerate(tickets):
         ours.gradient(ticket)
         at = ours.flat.copy()
@@ -263,7 +359,7 @@ def curvature(lane: Lane, subject: Subject, tickets: Sequence[Ticket], rounds: i
             direction /= np.linalg.norm(direction)
             ours.move(direction, SHIFT)
             ours.gradient(ticket)
-            ours.backend.inbox[:] = kept
+            ours.backend.inbox[:] = before
             ours.backend.refresh()
             change = ours.flat - at
             length = float(np.linalg.norm(change))

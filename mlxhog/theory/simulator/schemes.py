@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from mlxhog.errors import ConfigError
-from mlxhog.theory.simulator.workers import Behaviour, Condition, Desk, Work
+from mlxhog.theory.simulator.workers import Behaviour, Condition, Work, WorkerContext
 
 
 class Scheme(Protocol):
     """One way to train together."""
 
-    def start(self, desks: Sequence[Desk]) -> list[Behaviour]:
+    def start(self, workers: Sequence[WorkerContext]) -> list[Behaviour]:
         """Return what each worker does."""
 
     def to_json(self) -> dict[str, Any]:
@@ -21,7 +21,7 @@ class Scheme(Protocol):
 
 
 @dataclass
-class _Meeting:
+class _Barrier:
     """Rounds that begin when the one before has ended."""
 
     round_: int = 0
@@ -46,18 +46,18 @@ class _Meeting:
 class Hogwild:
     """Everyone reads, computes and adds without asking."""
 
-    def start(self, desks: Sequence[Desk]) -> list[Behaviour]:
+    def start(self, workers: Sequence[WorkerContext]) -> list[Behaviour]:
         """Return what each worker does."""
 
-        def behaviour(desk: Desk) -> Behaviour:
+        def behaviour(worker: WorkerContext) -> Behaviour:
             while True:
-                read = desk.board.version
-                yield desk.read()
-                yield desk.compute()
-                yield desk.add()
-                desk.board.apply(desk.rank, read)
+                read = worker.board.version
+                yield worker.read()
+                yield worker.compute()
+                yield worker.add()
+                worker.board.apply(worker.rank, read)
 
-        return [behaviour(desk) for desk in desks]
+        return [behaviour(worker) for worker in workers]
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters."""
@@ -68,22 +68,22 @@ class Hogwild:
 class Locked:
     """As Hogwild, but only one worker at a time may add: one lock for all parameters."""
 
-    def start(self, desks: Sequence[Desk]) -> list[Behaviour]:
+    def start(self, workers: Sequence[WorkerContext]) -> list[Behaviour]:
         """Return what each worker does."""
         adding: set[int] = set()
 
-        def behaviour(desk: Desk) -> Behaviour:
+        def behaviour(worker: WorkerContext) -> Behaviour:
             while True:
-                read = desk.board.version
-                yield desk.read()
-                yield desk.compute()
+                read = worker.board.version
+                yield worker.read()
+                yield worker.compute()
                 yield lambda: not adding
-                adding.add(desk.rank)
-                yield desk.add()
-                adding.discard(desk.rank)
-                desk.board.apply(desk.rank, read)
+                adding.add(worker.rank)
+                yield worker.add()
+                adding.discard(worker.rank)
+                worker.board.apply(worker.rank, read)
 
-        return [behaviour(desk) for desk in desks]
+        return [behaviour(worker) for worker in workers]
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters."""
@@ -102,23 +102,23 @@ class RoundRobin:
 
     handover_s: float = 0.0
 
-    def start(self, desks: Sequence[Desk]) -> list[Behaviour]:
+    def start(self, workers: Sequence[WorkerContext]) -> list[Behaviour]:
         """Return what each worker does."""
 
-        def behaviour(desk: Desk) -> Behaviour:
+        def behaviour(worker: WorkerContext) -> Behaviour:
             def my_turn() -> bool:  # every update passes the turn on
-                return desk.board.version % len(desks) == desk.rank
+                return worker.board.version % len(workers) == worker.rank
 
             while True:
-                read = desk.board.version
-                yield desk.read()
-                yield desk.compute()
+                read = worker.board.version
+                yield worker.read()
+                yield worker.compute()
                 yield my_turn
                 yield Work(self.handover_s)
-                yield desk.add()
-                desk.board.apply(desk.rank, read)
+                yield worker.add()
+                worker.board.apply(worker.rank, read)
 
-        return [behaviour(desk) for desk in desks]
+        return [behaviour(worker) for worker in workers]
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters."""
@@ -139,35 +139,35 @@ class Sync:
     backups: int = 0
     round_s: float = 0.0
 
-    def start(self, desks: Sequence[Desk]) -> list[Behaviour]:
+    def start(self, workers: Sequence[WorkerContext]) -> list[Behaviour]:
         """Return what each worker does.
 
         Raises:
             ConfigError: a round would wait for no one.
         """
-        if not 0 <= self.backups < len(desks):
+        if not 0 <= self.backups < len(workers):
             raise ConfigError(
-                f"{self.backups} backup workers of {len(desks)}: wanted 0 to {len(desks) - 1}, so "
-                "that a round waits for someone"
+                f"{self.backups} backup workers of {len(workers)}: wanted 0 to {len(workers) - 1}, "
+                "so that a round waits for someone"
             )
-        quorum = len(desks) - self.backups
-        meeting = _Meeting()
+        quorum = len(workers) - self.backups
+        barrier = _Barrier()
 
-        def behaviour(desk: Desk) -> Behaviour:
+        def behaviour(worker: WorkerContext) -> Behaviour:
             while True:
-                read, over = desk.board.version, meeting.over()
-                yield desk.read()
-                yield desk.compute(unless=over)
+                read, over = worker.board.version, barrier.over()
+                yield worker.read()
+                yield worker.compute(unless=over)
                 if not over():
-                    yield desk.add(unless=over)
-                if not over() and meeting.arrive() == quorum:
+                    yield worker.add(unless=over)
+                if not over() and barrier.arrive() == quorum:
                     yield Work(self.round_s)
-                    desk.board.apply(desk.rank, read, gradients=quorum)
-                    desk.board.wasted += self.backups
-                    meeting.end()
+                    worker.board.apply(worker.rank, read, gradients=quorum)
+                    worker.board.wasted += self.backups
+                    barrier.end()
                 yield over
 
-        return [behaviour(desk) for desk in desks]
+        return [behaviour(worker) for worker in workers]
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters."""
@@ -188,7 +188,7 @@ class AvgRuns:
     period: int
     round_s: float = 0.0
 
-    def start(self, desks: Sequence[Desk]) -> list[Behaviour]:
+    def start(self, workers: Sequence[WorkerContext]) -> list[Behaviour]:
         """Return what each worker does.
 
         Raises:
@@ -196,22 +196,22 @@ class AvgRuns:
         """
         if self.period < 1:
             raise ConfigError(f"an average every {self.period} steps: wanted 1 or more")
-        meeting = _Meeting()
+        barrier = _Barrier()
 
-        def behaviour(desk: Desk) -> Behaviour:
+        def behaviour(worker: WorkerContext) -> Behaviour:
             while True:
-                over = meeting.over()
-                yield desk.read()
+                over = barrier.over()
+                yield worker.read()
                 for _ in range(self.period):
-                    yield desk.compute()
-                    yield desk.add()
-                    desk.board.apply(desk.rank, desk.board.version)
-                if meeting.arrive() == len(desks):
+                    yield worker.compute()
+                    yield worker.add()
+                    worker.board.apply(worker.rank, worker.board.version)
+                if barrier.arrive() == len(workers):
                     yield Work(self.round_s)
-                    meeting.end()
+                    barrier.end()
                 yield over
 
-        return [behaviour(desk) for desk in desks]
+        return [behaviour(worker) for worker in workers]
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters."""

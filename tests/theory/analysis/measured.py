@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from mlxhog.arena.child import Lane
 from mlxhog.config.sources import Given
+from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of
-from mlxhog.theory.analysis.config import AnalyzeConfig
-from mlxhog.theory.analysis.named import find
 from mlxhog.theory.analysis.sampling import Sampled, Subject, Ticket, sample
+from mlxhog.theory.analysis.target import find_target
 from tests.training.small import small_config
 
 MAD_MODEL = """
@@ -38,7 +38,7 @@ def subject(
         Path(spec).write_text(architecture)
     wanted = {"data": config.data, "seq_len": 32, "batch_size": 2, **options}
     given = [Given(name, value, "test") for name, value in wanted.items()]
-    named = find(spec, given, tmp_path / "runs")
+    named = find_target(spec, given, tmp_path / "runs")
     return subject_of(named, plan_of(named, AnalyzeConfig(backend=backend)))
 
 

@@ -10,13 +10,11 @@ import pytest
 from mlxhog.arena import Slot
 from mlxhog.config.config import TrainConfig
 from mlxhog.theory.analysis.advice import Advice, Evidence, advise
-from mlxhog.theory.analysis.ageing import Age
-from mlxhog.theory.analysis.blocks import GRAINS, Block
 from mlxhog.theory.analysis.conditions import Constants, Lag, conditions, facts
-from mlxhog.theory.analysis.conflicts import BlockConflicts, conflict
-from mlxhog.theory.analysis.embedding_rows import HotToken, RowStatistics
-from mlxhog.theory.analysis.observed import Observed
-from mlxhog.theory.analysis.sampling import EXACT, LARGE
+from mlxhog.theory.analysis.conflicts import BlockConflicts, HotToken, RowStatistics, conflict
+from mlxhog.theory.analysis.gradient_staleness import StaleGradient
+from mlxhog.theory.analysis.sampling import EXACT, GRAINS, LARGE, Block
+from mlxhog.theory.staleness import ObservedStaleness
 from mlxhog.theory.supports import Supports
 
 N, SAMPLES, UPDATES = 4000, 60, 1000
@@ -47,8 +45,8 @@ ROWS = RowStatistics(
 )
 
 
-def seen(lost: float) -> Observed:
-    return Observed(
+def seen(lost: float) -> ObservedStaleness:
+    return ObservedStaleness(
         source="probe",
         workers=2,
         write="racy",
@@ -90,7 +88,7 @@ def advice(
             embedding=ROWS,
             lag=lag,
             seen=seen(0.125),
-            ages=(Age(1, cosine, 0.1),),
+            stale_gradients=(StaleGradient(1, cosine, 0.1),),
             conditions=tuple(rules),
         )
     )

@@ -2,7 +2,7 @@ from mlxhog import arena
 from mlxhog.arena import Slot
 from mlxhog.models import families
 from mlxhog.models.registry import architectures, load_architecture
-from mlxhog.theory.analysis.blocks import ELEMENT, GRAINS, LINE, ROW, STRIPE, Block, blocks_of
+from mlxhog.theory.analysis.sampling import ELEMENT, GRAINS, LINE, ROW, STRIPE, Block, blocks_of
 
 
 def slot(name: str, shape: tuple[int, ...], offset: int) -> Slot:

@@ -11,9 +11,8 @@ from mlxhog.arena.child import Child
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.theory.analysis import conflicts
 from mlxhog.theory.analysis.analyze import tickets
-from mlxhog.theory.analysis.blocks import ELEMENT, GRAINS, ROW
-from mlxhog.theory.analysis.conflicts import asked, conflict, measure, most_samples
-from mlxhog.theory.analysis.sampling import EXACT, Sampled
+from mlxhog.theory.analysis.conflicts import call_child, conflict, measure, most_samples
+from mlxhog.theory.analysis.sampling import ELEMENT, EXACT, GRAINS, ROW, Sampled
 from mlxhog.theory.supports import Supports
 from tests.processes import alive
 from tests.theory.analysis import dying
@@ -83,13 +82,13 @@ def test_a_child_that_is_killed_is_an_error_and_no_process_remains() -> None:
     with Child() as child:
         pid = child.pid
         with pytest.raises(WorkerFailed, match="SIGKILL"):
-            asked(child, dying.die)
+            call_child(child, dying.die)
     assert not alive(pid)
 
 
 def test_what_the_child_cannot_do_is_said_in_its_words() -> None:
     with Child() as child, pytest.raises(WorkerFailed, match="ValueError: no such kernel"):
-        asked(child, dying.fail)
+        call_child(child, dying.fail)
 
 
 def test_a_gradient_that_is_not_finite_names_its_batch(

@@ -11,7 +11,7 @@ import pytest
 from mlxhog.data import prepare
 from mlxhog.data.batches import Batches
 from mlxhog.data.byte_tokenizer import ByteTokenizer
-from mlxhog.theory.analysis.embedding_rows import HOTTEST, RowStatistics, count, spelt
+from mlxhog.theory.analysis.conflicts import HOTTEST, RowStatistics, count_rows, token_name
 from tests.tolerances import TWO_DIVISIONS, assert_close
 from tests.training.small import small_config
 
@@ -24,7 +24,7 @@ def batches(tmp_path: Path) -> Batches:
 
 def counted(batches: Batches, numbers: range) -> RowStatistics:
     tickets = [(0, k) for k in numbers]
-    return count(batches, tickets, rows=320, tokenizer=ByteTokenizer(), tell=lambda step: None)
+    return count_rows(batches, tickets, rows=320, tokenizer=ByteTokenizer(), tell=lambda step: None)
 
 
 def test_every_number_is_that_of_a_count_by_hand(batches: Batches) -> None:
@@ -56,9 +56,9 @@ def test_a_whole_epoch_is_told_from_a_part_of_one(batches: Batches) -> None:
 
 def test_tokens_are_named_by_what_they_stand_for() -> None:
     tokenizer = ByteTokenizer()
-    assert spelt(tokenizer, 32) == "' '"
-    assert spelt(tokenizer, 101) == "'e'"
-    assert spelt(tokenizer, 10) == r"'\n'"
-    assert spelt(tokenizer, 0xC3) == r"'\\xc3'"
-    assert spelt(tokenizer, tokenizer.bos) == "<bos>"
-    assert spelt(tokenizer, 300) == "<300>"
+    assert token_name(tokenizer, 32) == "' '"
+    assert token_name(tokenizer, 101) == "'e'"
+    assert token_name(tokenizer, 10) == r"'\n'"
+    assert token_name(tokenizer, 0xC3) == r"'\\xc3'"
+    assert token_name(tokenizer, tokenizer.bos) == "<bos>"
+    assert token_name(tokenizer, 300) == "<300>"

@@ -10,8 +10,8 @@ import pytest
 
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import RunError, WorkerFailed
-from mlxhog.theory.analysis.observed import Observed, of_run
-from mlxhog.theory.analysis.probe import probe
+from mlxhog.theory.analysis.analyze import probe_run
+from mlxhog.theory.staleness import ObservedStaleness, of_run
 from mlxhog.training.trainer import train
 from tests.tolerances import TWO_DIVISIONS, assert_close
 from tests.training.small import small_config
@@ -58,7 +58,7 @@ def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(
     # settings under which a lock-free run of two workers would be refused
     config = small_config(tmp_path, strategy="sync", read="live", max_workers=1, steps=5)
     told: list[str] = []
-    found = probe(config, workers="torch:cpu*2", seconds=1.0, tell=told.append)
+    found = probe_run(config, workers="torch:cpu*2", seconds=1.0, tell=told.append)
     assert (found.source, found.workers, found.write) == ("probe", 2, "racy")
     assert found.steps == sum(found.histogram.values()) > 5
     assert found.lost_update_rate is not None
@@ -73,11 +73,11 @@ def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(
 def test_a_probe_too_short_for_a_step_says_so(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     with pytest.raises(WorkerFailed, match="give it longer, as in --seconds 30"):
-        probe(config, workers="torch:cpu*2", seconds=1e-9, tell=lambda step: None)
+        probe_run(config, workers="torch:cpu*2", seconds=1e-9, tell=lambda step: None)
 
 
-def observed(histogram: dict[int, int]) -> Observed:
-    return Observed(
+def observed(histogram: dict[int, int]) -> ObservedStaleness:
+    return ObservedStaleness(
         source="run",
         workers=2,
         write="racy",

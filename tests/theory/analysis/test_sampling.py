@@ -12,9 +12,21 @@ import pytest
 from mlxhog.arena.child import Lane
 from mlxhog.models.families import param_spec
 from mlxhog.optim.written import WrittenSupport
-from mlxhog.theory.analysis.ageing import LAGS, Movement, age
-from mlxhog.theory.analysis.blocks import ELEMENT, GRAINS, ROW
-from mlxhog.theory.analysis.sampling import EXACT, LARGE, WRITTEN, curvature, source
+from mlxhog.theory.analysis.gradient_staleness import (
+    LAGS,
+    OptimizerMovement,
+    compare_stale_gradients,
+)
+from mlxhog.theory.analysis.sampling import (
+    ELEMENT,
+    EXACT,
+    GRAINS,
+    LARGE,
+    ROW,
+    WRITTEN,
+    curvature,
+    source,
+)
 from mlxhog.training.trainer import train
 from tests.theory.analysis.measured import MAD_MODEL, flat, sampled, subject, touched
 from tests.tolerances import (
@@ -167,7 +179,7 @@ def test_looking_at_how_gradients_change_leaves_the_parameters_as_they_were(
     assert curvature(lane, given, TICKETS[:1], 3) > 0
     others = [(0, k) for k in range(LAGS[-1])]
     config = small_config(tmp_path)
-    ages = age(lane, given, TICKETS[:1], others, others[:2], config)
+    ages = compare_stale_gradients(lane, given, TICKETS[:1], others, others[:2], config)
     assert [one.lag for one in ages] == list(LAGS)
     assert all(one.cosine < 1 and one.change > 0 for one in ages)
     after = sampled(given, TICKETS, lane)
@@ -209,7 +221,9 @@ def test_gradients_of_a_quadratic_age_as_their_formula_says(tmp_path: Path) -> N
     problem = Quadratic([1.0, 1.0, 2.0])
     config = small_config(tmp_path, optimizer="sgd", clip=0.0, lr=lr)
     others = [(0, k) for k in range(LAGS[-1])]
-    found = age(lane_over(problem), problem.subject, [(0, 0)], others, [], config)  # type: ignore[arg-type]
+    found = compare_stale_gradients(
+        lane_over(problem), problem.subject, [(0, 0)], others, [], config
+    )  # type: ignore[arg-type]
     for one in found:
         old = np.array([1.0, 1.0, 2.0])
         fresh = old * (1 - lr * old) ** one.lag
@@ -225,7 +239,7 @@ def test_movements_are_those_of_the_optimizers(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     grads = rng.standard_normal((6, 50)).astype(np.float32)
     lr, config = 0.5, small_config(tmp_path, optimizer="adamw", clip=0.0)
-    movement = Movement(config, 50)
+    movement = OptimizerMovement(config, 50)
     w = np.zeros(50, np.float32)
     ours, m, v = w.copy(), w.copy(), w.copy()
     for step, grad in enumerate(grads, start=1):
@@ -240,6 +254,6 @@ def test_movements_are_those_of_the_optimizers(tmp_path: Path) -> None:
 
 
 def test_clipping_bounds_the_movement_of_sgd(tmp_path: Path) -> None:
-    movement = Movement(small_config(tmp_path, optimizer="sgd", clip=0.5), 3)
+    movement = OptimizerMovement(small_config(tmp_path, optimizer="sgd", clip=0.5), 3)
     found = movement.learn(np.array([3.0, 4.0, 0.0], np.float32))
     assert_close(found, [0.3, 0.4, 0.0], ADAMW_MOVEMENT)

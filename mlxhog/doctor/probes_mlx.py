@@ -1,7 +1,4 @@
-"""Which ways lead from host memory into MLX and back, and what MLX does to what it was lent.
-
-Source of the rules: spec apple.md 1 and 12, numbers 4 to 7.
-"""
+"""Probes of MLX, run in a child: how it shares memory, and how it accesses the arena."""
 
 from __future__ import annotations
 
@@ -15,7 +12,10 @@ import numpy as np
 from mlx.nn.layers.linear import Linear
 
 from mlxhog.arena.child import Lane
+from mlxhog.doctor.accessors import CPUWriter, Increments
+from mlxhog.doctor.bench import FLOATS, Bench
 from mlxhog.doctor.checks import Check, Result, absent, check
+from mlxhog.optim import updates
 from mlxhog.optim.updates import Float32
 
 PAGE: Final = 16_384
@@ -28,7 +28,7 @@ def examine(lane: Lane, nbytes: int) -> list[Check]:
     """In a child: try each way with `nbytes` of memory, a multiple of 16 KiB."""
     checks = [_numpy_view(), _refresh(nbytes)]
     if not mx.metal.is_available():
-        return [*checks, *(_refused(name, wanted) for name, wanted in _NEEDS_METAL.items())]
+        return [*checks, *(_refused(name, expected) for name, expected in _NEEDS_METAL.items())]
     host = _pages(nbytes)
     return [_gpu(), *checks, _adopt(host), _donation(host)]
 
@@ -45,14 +45,14 @@ def _gpu() -> Check:
     return Check("GPU", Result.PASS, found, "a Metal device")
 
 
-def _refused(name: str, wanted: str) -> Check:
+def _refused(name: str, expected: str) -> Check:
     """Without Metal, MLX has to refuse the import rather than copy in silence."""
     if name != _ADOPT:
-        return absent(name, NO_GPU, wanted)
+        return absent(name, NO_GPU, expected)
     try:
         mx.asarray(_pages(PAGE), copy=False)
     except ValueError:
-        return absent(name, f"{NO_GPU}; refused with ValueError, as documented", wanted)
+        return absent(name, f"{NO_GPU}; refused with ValueError, as documented", expected)
     return Check(
         name,
         Result.WARN,
@@ -168,3 +168,67 @@ def unaligned(lane: Lane, nbytes: int) -> list[Check]:
 def _pages(nbytes: int) -> Float32:
     """Whole pages, as an arena has them."""
     return np.frombuffer(mmap.mmap(-1, nbytes), np.float32)
+
+
+# -- MLX as a reader: of a snapshot, and of the shared bytes ---------------------------------------
+
+
+class SnapshotReader:
+    """A flat MLX array whose memory is filled from the arena before each evaluation.
+
+    Args:
+        bench: the arena.
+        slot: not needed.
+        device: "cpu" or "gpu".
+    """
+
+    def __init__(self, bench: Bench, slot: int, device: str) -> None:
+        self._bench = bench
+        self._device = mx.Device(mx.gpu if device == "gpu" else mx.cpu)
+        self._flat = mx.zeros(FLOATS)
+        mx.eval(self._flat)
+        self._inbox: Float32 = np.array(self._flat, copy=False)
+
+    def read(self) -> Float32:
+        """Return the values as they are seen now."""
+        updates.snapshot(self._inbox, self._bench.shared("dense"))
+        return _evaluated(self._flat, self._device)
+
+
+class LiveReader:
+    """The arena imported without a copy; needs Metal."""
+
+    def __init__(self, bench: Bench, slot: int) -> None:
+        slot_of = bench.slot("dense")
+        flat = mx.asarray(bench.flat, copy=False)
+        self._live = flat[slot_of.offset : slot_of.offset + slot_of.size]
+
+    def read(self) -> Float32:
+        """Return the values as they are seen now."""
+        return _evaluated(self._live, mx.Device(mx.gpu))
+
+
+def _evaluated(array: mx.array, device: mx.Device) -> Float32:
+    """What a computation on the device sees: the product is a new array."""
+    seen = mx.multiply(array, 1.0, stream=device)
+    mx.eval(seen)
+    return np.array(seen, copy=False)
+
+
+# -- MLX as a writer: it makes the increments, native code adds them -------------------------------
+
+
+def cpu_writer(bench: Bench, slot: int) -> CPUWriter:
+    """Make a writer whose increments are evaluated by MLX on the CPU, anew in each pass."""
+
+    def fresh(shape: tuple[int, ...], value: float, half: bool) -> Increments:
+        dtype = mx.float16 if half else mx.float32
+
+        def make() -> np.ndarray:
+            array = mx.full(shape, value, dtype=dtype, stream=mx.cpu)
+            mx.eval(array)
+            return np.array(array, copy=False)
+
+        return make
+
+    return CPUWriter(bench, slot, fresh)

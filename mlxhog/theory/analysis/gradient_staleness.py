@@ -1,8 +1,7 @@
 """How much a gradient is worth that comes late: the same batch, before and after other updates.
 
-Theorems bound this by curvature in the worst direction. It can simply be looked at: take the
-gradient of a batch, let k updates of other batches go by, and take it again. Runs in the child of
-`sampling.py`.
+Theorems bound this by curvature in the worst direction. Here it is measured: take the gradient of a
+batch, let k updates of other batches go by, and take it again. Runs in the child of `sampling.py`.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ LAGS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
-class Age:
-    """Gradients that are some updates old.
+class StaleGradient:
+    """How gradients differ that are some updates old.
 
     Attributes:
         lag: updates by others since the parameters were read.
@@ -42,7 +41,7 @@ class Age:
         return asdict(self)
 
 
-class Movement:
+class OptimizerMovement:
     """The movement of an optimizer's updates, without weight decay; one call per update.
 
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101; momentum as torch.optim.SGD has it.
@@ -80,14 +79,14 @@ class Movement:
         return direction
 
 
-def age(
+def compare_stale_gradients(
     lane: Lane,
     subject: Subject,
     watched: Sequence[Ticket],
     others: Sequence[Ticket],
     before: Sequence[Ticket],
     config: TrainConfig,
-) -> tuple[Age, ...]:
+) -> tuple[StaleGradient, ...]:
     """Compare old gradients with fresh ones; the parameters are put back afterwards.
 
     Args:
@@ -99,8 +98,8 @@ def age(
         config: the optimizer, whose step size is taken in full.
     """
     ours = source(lane, subject)
-    kept = ours.backend.inbox.copy()
-    movement = Movement(config, ours.flat.size)
+    params_before = ours.backend.inbox.copy()
+    movement = OptimizerMovement(config, ours.flat.size)
     for ticket in before:
         ours.gradient(ticket)
         movement.learn(ours.flat)
@@ -108,7 +107,7 @@ def age(
     for ticket in watched:
         ours.gradient(ticket)
         old.append(ours.flat.copy())
-    found = []
+    results = []
     for done, ticket in enumerate(others[: LAGS[-1]], start=1):
         ours.gradient(ticket)
         ours.move(movement.learn(ours.flat), -config.lr)
@@ -116,15 +115,15 @@ def age(
             pairs = []
             for one, first in zip(watched, old, strict=True):
                 ours.gradient(one)
-                pairs.append(compared(first, ours.flat))
+                pairs.append(cosine_and_change(first, ours.flat))
             cosine, change = np.mean(pairs, axis=0)
-            found.append(Age(done, float(cosine), float(change)))
-    ours.backend.inbox[:] = kept
+            results.append(StaleGradient(done, float(cosine), float(change)))
+    ours.backend.inbox[:] = params_before
     ours.backend.refresh()
-    return tuple(found)
+    return tuple(results)
 
 
-def compared(old: Float32, fresh: Float32) -> tuple[float, float]:
+def cosine_and_change(old: Float32, fresh: Float32) -> tuple[float, float]:
     """Return the cosine of two gradients, and the length of their difference over the second's."""
     lengths = float(np.linalg.norm(old)), float(np.linalg.norm(fresh))
     if not all(lengths):

@@ -23,7 +23,7 @@ from mlxhog.models.registry import architectures, load_architecture
 
 
 @dataclass(frozen=True, kw_only=True)
-class Named:
+class Target:
     """A model, how it is trained, and where its parameters come from.
 
     Attributes:
@@ -43,13 +43,13 @@ class Named:
     saved: checkpoints.Checkpoint | None = None
 
 
-def find(spec: str, given: Sequence[Given], root: Path) -> Named:
+def find_target(spec: str, overrides: Sequence[Given], root: Path) -> Target:
     """Find what a word names.
 
     Args:
         spec: an architecture's name or file, a file of training options, a run (path, name,
             latest), or a checkpoint.
-        given: options that hold in place of what is found.
+        overrides: options that hold in place of those of the target.
         root: the folder of runs.
 
     Raises:
@@ -58,19 +58,23 @@ def find(spec: str, given: Sequence[Given], root: Path) -> Named:
     """
     path = Path(spec).expanduser()
     if spec in architectures():
-        return _architecture(spec, given)
+        return _from_architecture(spec, overrides)
     if path.is_file() and path.suffix.lower() in (".yaml", ".yml", ".json"):
-        return _settings(path, given) if _is_settings(path) else _architecture(spec, given)
-    found = runs.run_of(path)
-    if found is not None:
-        return _run(found, path.absolute(), given)
+        return (
+            _from_settings(path, overrides)
+            if _is_settings(path)
+            else _from_architecture(spec, overrides)
+        )
+    run = runs.run_of(path)
+    if run is not None:
+        return _from_run(run, path.absolute(), overrides)
     try:
-        found = runs.find(spec, root)
+        run = runs.find(spec, root)
     except RunError as error:
         if path.is_dir() and weights.candidates(path):
-            return _foreign(path, given)
-        raise _unknown(spec, root, error) from error
-    return _run(found, checkpoints.latest(found), given)
+            return _from_checkpoint(path, overrides)
+        raise _not_found(spec, root, error) from error
+    return _from_run(run, checkpoints.latest(run), overrides)
 
 
 def _is_settings(path: Path) -> bool:
@@ -86,62 +90,62 @@ def _is_settings(path: Path) -> bool:
     return sum(word in known for word in words) > len(words) / 2
 
 
-def _architecture(spec: str, given: Sequence[Given]) -> Named:
-    config = resolve(TrainConfig, [[Given("model", spec, "CONFIG_OR_RUN")], given])
-    return _checked(Named(title=f"model {spec}", config=config, model=load_architecture(spec)))
+def _from_architecture(spec: str, overrides: Sequence[Given]) -> Target:
+    config = resolve(TrainConfig, [[Given("model", spec, "CONFIG_OR_RUN")], overrides])
+    return _check(Target(title=f"model {spec}", config=config, model=load_architecture(spec)))
 
 
-def _settings(path: Path, given: Sequence[Given]) -> Named:
-    config = resolve(TrainConfig, [read_yaml(path), given])
+def _from_settings(path: Path, overrides: Sequence[Given]) -> Target:
+    config = resolve(TrainConfig, [read_yaml(path), overrides])
     if config.resume is not None:
         raise ConfigError(
             f"{path} goes on with a run (resume: {config.resume}); analyze that run instead"
         )
     model = load_architecture(config.model)
-    return _checked(Named(title=f"settings {path}", config=config, model=model))
+    return _check(Target(title=f"settings {path}", config=config, model=model))
 
 
-def _run(run: Run, at: Path, given: Sequence[Given]) -> Named:
+def _from_run(run: Run, at: Path, overrides: Sequence[Given]) -> Target:
     try:
-        config = resolve(TrainConfig, [read_yaml(run.config_path), given])
+        config = resolve(TrainConfig, [read_yaml(run.config_path), overrides])
     except ConfigError as error:
         raise ConfigError(
             f"{run.directory} has options that are not those of mlxhog train: {error}"
         ) from error
-    found = checkpoints.load(at)  # which compares every digest
-    model = families.read(found.config)
-    return _checked(
-        Named(
+    saved = checkpoints.load(at)  # which compares every digest
+    model = families.read(saved.config)
+    return _check(
+        Target(
             title=f"run {run.name}, {at.name}",
             config=replace(config, model=str(at), resume=None),  # its file may have moved
             model=model,
             run=run,
             checkpoint=at,
-            saved=found,
+            saved=saved,
         )
     )
 
 
-def _foreign(path: Path, given: Sequence[Given]) -> Named:
+def _from_checkpoint(path: Path, overrides: Sequence[Given]) -> Target:
     """A checkpoint that no run of ours made."""
     opened = formats.open(path)
     layers = [[Given("model", str(path), "CONFIG_OR_RUN")]]
     if opened.tokenizer() is not None:
         layers.append([Given("tokenizer", str(opened.folder), "CONFIG_OR_RUN")])
-    config = resolve(TrainConfig, [*layers, given])
-    named = Named(
+    config = resolve(TrainConfig, [*layers, overrides])
+    named = Target(
         title=f"checkpoint {path}", config=config, model=opened.config, checkpoint=path.absolute()
     )
-    return _checked(named)
+    return _check(named)
 
 
-def _checked(named: Named) -> Named:
+def _check(named: Target) -> Target:
     families.check_language_model(named.model)
     families.check_length(named.model, named.config.seq_len)
     return named
 
 
-def _unknown(spec: str, root: Path, error: RunError) -> ConfigError | RunError:
+def _not_found(spec: str, root: Path, error: RunError) -> ConfigError | RunError:
     """Say what a word could have been meant to be."""
     if Path(spec).exists() or spec == "latest":
         return error

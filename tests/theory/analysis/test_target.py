@@ -10,9 +10,9 @@ import pytest
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.sources import Given
 from mlxhog.errors import CheckpointError, ConfigError, MlxhogError, RunError
+from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of
-from mlxhog.theory.analysis.config import AnalyzeConfig
-from mlxhog.theory.analysis.named import find
+from mlxhog.theory.analysis.target import find_target
 from mlxhog.training.trainer import train
 from tests.training.small import SMALL_MODEL, small_config
 
@@ -32,11 +32,11 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_an_architecture_by_name_and_by_file_is_trained_with_the_defaults(tmp_path: Path) -> None:
-    by_name = find("tiny", [], tmp_path)
+    by_name = find_target("tiny", [], tmp_path)
     assert (by_name.config.model, by_name.checkpoint) == ("tiny", None)
     file = tmp_path / "mine.yaml"
     file.write_text(SMALL_MODEL)
-    by_file = find(str(file), [Given("batch_size", 8, "--batch-size")], tmp_path)
+    by_file = find_target(str(file), [Given("batch_size", 8, "--batch-size")], tmp_path)
     assert by_file.model.hidden_size == 32
     assert by_file.config.batch_size == 8
 
@@ -46,13 +46,13 @@ def test_a_mad_architecture_is_one_although_its_file_has_a_key_of_the_training_o
 ) -> None:
     file = tmp_path / "mad.yaml"
     file.write_text("version: 1\nmodel: {dim: 24, layers: [swiglu]}\n")
-    assert find(str(file), [], tmp_path).model.model_type == "mad"
+    assert find_target(str(file), [], tmp_path).model.model_type == "mad"
 
 
 def test_a_file_of_training_options_names_its_model_and_flags_win(tmp_path: Path) -> None:
     file = tmp_path / "conf.yaml"
     file.write_text("model: tiny\nlr: 1e-2\nbatch_size: 4\n")
-    found = find(str(file), [Given("lr", 0.5, "--lr")], tmp_path)
+    found = find_target(str(file), [Given("lr", 0.5, "--lr")], tmp_path)
     assert (found.config.lr, found.config.batch_size) == (0.5, 4)
     assert found.title == f"settings {file}"
 
@@ -61,7 +61,7 @@ def test_a_file_of_training_options_names_its_model_and_flags_win(tmp_path: Path
 def test_a_run_brings_its_settings_its_checkpoint_and_its_architecture(run: Path, how: str) -> None:
     step = next((run / "checkpoints").glob("step-*"))
     spec = {"path": str(run), "name": run.name, "latest": "latest", "checkpoint": str(step)}[how]
-    found = find(spec, [], run.parent)
+    found = find_target(spec, [], run.parent)
     assert found.run == Run(run)
     assert found.checkpoint == step
     assert found.config.seq_len == 32
@@ -73,13 +73,13 @@ def test_a_run_whose_architecture_file_is_gone_is_analyzed_all_the_same(run: Pat
     moved = text.replace("small.yaml", "gone.yaml")
     assert moved != text
     run.joinpath("config.yaml").write_text(moved)
-    assert find(str(run), [], run.parent).model.hidden_size == 32
+    assert find_target(str(run), [], run.parent).model.hidden_size == 32
 
 
 def test_a_checkpoint_alone_is_analyzed_with_its_own_tokenizer(run: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     shutil.copytree(next((run / "checkpoints").glob("step-*")), alone)
-    found = find(str(alone), [], run.parent)
+    found = find_target(str(alone), [], run.parent)
     assert found.run is None
     assert found.checkpoint == alone
     assert found.config.tokenizer == str(alone)
@@ -99,14 +99,14 @@ def test_a_word_that_names_nothing_is_answered_with_the_nearest(
     tmp_path: Path, spec: str, said: str
 ) -> None:
     with pytest.raises((ConfigError, RunError), match=said):
-        find(spec, [], tmp_path)
+        find_target(spec, [], tmp_path)
 
 
 def test_a_run_without_a_checkpoint_says_so(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     (run / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="has no checkpoint yet"):
-        find(str(run), [], run.parent)
+        find_target(str(run), [], run.parent)
 
 
 def test_a_checkpoint_of_which_one_bit_changed_is_refused(run: Path) -> None:
@@ -115,11 +115,11 @@ def test_a_checkpoint_of_which_one_bit_changed_is_refused(run: Path) -> None:
     content[-100] ^= 1
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match="is damaged: model.safetensors has digest"):
-        find(str(run), [], run.parent)
+        find_target(str(run), [], run.parent)
 
 
 def test_a_run_is_not_analyzed_on_tokens_of_another_tokenizer(run: Path) -> None:
-    named = find(str(run), [Given("tokenizer", "bpe:300", "--tokenizer")], run.parent)
+    named = find_target(str(run), [Given("tokenizer", "bpe:300", "--tokenizer")], run.parent)
     with pytest.raises(CheckpointError, match="use the same tokenizer"):
         plan_of(named, AnalyzeConfig())
 
@@ -139,10 +139,10 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, said: str)
     file = tmp_path / "conf.yaml"
     file.write_text(text)
     with pytest.raises(MlxhogError, match=said):
-        find(str(file), [], tmp_path)
+        find_target(str(file), [], tmp_path)
 
 
 def test_settings_of_another_kind_of_run_are_refused(run: Path) -> None:
     run.joinpath("config.yaml").write_text("task: copying\nmodel: tiny\n")
     with pytest.raises(ConfigError, match="options that are not those of mlxhog train"):
-        find(str(run), [], run.parent)
+        find_target(str(run), [], run.parent)

@@ -1,9 +1,13 @@
-"""Every backend started for real: one gradient, and how many tokens it manages in a second."""
+"""What the frameworks do here: every backend for one gradient, and every way between memories.
+
+All of it happens in processes of their own, since a framework can end its process.
+"""
 
 from __future__ import annotations
 
+import importlib
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -39,7 +43,7 @@ class Speeds:
     metal: dict[str, float] = field(default_factory=dict)
 
 
-def examine(
+def check_backends(
     machine: Machine, seconds: float, *, agreed: Collection[str] = ()
 ) -> tuple[list[Check], Speeds]:
     """Start each backend in a process of its own.
@@ -62,39 +66,41 @@ def examine(
             continue
         consequence = f"--workers {name} cannot train here"
         usual = "reference" if name in GPU_ENGINES else "auto"
-        made = _measure(f"backend {name}", name, usual, seconds, Result.FAIL, consequence)
-        checks.append(made.check)
-        if made.tokens_per_s is None:
+        result = _measure(f"backend {name}", name, usual, seconds, Result.FAIL, consequence)
+        checks.append(result.check)
+        if result.tokens_per_s is None:
             continue
-        speeds.usual[name] = made.tokens_per_s
+        speeds.usual[name] = result.tokens_per_s
         if GPU_ENGINES.get(name) in agreed:
             consequence = f"--kernels auto is reference on {name}, and metal fails"
             title = f"backend {name}, Metal kernels"
-            made = _measure(title, name, "metal", seconds, Result.WARN, consequence)
-            checks.append(made.check)
-            if made.tokens_per_s is not None:
-                speeds.metal[name] = made.tokens_per_s
+            result = _measure(title, name, "metal", seconds, Result.WARN, consequence)
+            checks.append(result.check)
+            if result.tokens_per_s is not None:
+                speeds.metal[name] = result.tokens_per_s
     return checks, speeds
 
 
-class _Made(NamedTuple):
+class _Measurement(NamedTuple):
     check: Check
     tokens_per_s: float | None
 
 
 def _measure(
     title: str, name: str, kernels: str, seconds: float, otherwise: Result, consequence: str
-) -> _Made:
+) -> _Measurement:
     try:
         with Child() as child:
-            speed, loss = child.call(START_S + 10 * seconds, gradients, name, kernels, seconds)
+            speed, loss = child.call(
+                START_S + 10 * seconds, measure_gradients, name, kernels, seconds
+            )
     except Failed as failure:
-        return _Made(Check(title, otherwise, str(failure), _EXPECTED, consequence), None)
+        return _Measurement(Check(title, otherwise, str(failure), _EXPECTED, consequence), None)
     found = f"loss {loss:.3f}, {speed:,.0f} tokens/s with one thread"
-    return _Made(Check(title, Result.PASS, found, _EXPECTED), speed)
+    return _Measurement(Check(title, Result.PASS, found, _EXPECTED), speed)
 
 
-def gradients(lane: Lane, name: str, kernels: str, seconds: float) -> tuple[float, float]:
+def measure_gradients(lane: Lane, name: str, kernels: str, seconds: float) -> tuple[float, float]:
     """In a child: return tokens per second and the first loss.
 
     Raises:
@@ -127,3 +133,82 @@ def _check_gradients(loss: float, grads: Grads) -> None:
         values: Any = grad.values if isinstance(grad, Rows) else grad
         if not np.isfinite(values).all() or not values.any():
             raise ValueError(f"the gradient of {name} is not finite, or all zero")
+
+
+# -- the ways between host memory and the frameworks' memory ---------------------------------------
+
+IMPORT_BYTES: Final = 100 << 20
+QUICK_IMPORT_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Something to try in a child.
+
+    Attributes:
+        what: its name, should it end the child.
+        target: function below `mlxhog.doctor`, as `module:function`, which returns checks.
+        args: of the function.
+        worst: what it means that the child ended.
+        consequence: what follows from that.
+    """
+
+    what: str
+    target: str
+    args: tuple[int, ...] = ()
+    worst: Result = Result.FAIL
+    consequence: str = "how this memory is shared is not known: keep to the defaults"
+
+
+def check_imports(machine: Machine, *, quick: bool) -> list[Check]:
+    """Try every way between the frameworks that are installed."""
+    probes: list[Probe] = []
+    nbytes = QUICK_IMPORT_BYTES if quick else IMPORT_BYTES
+    if "mlx" in machine.frameworks:
+        probes.append(Probe("memory of MLX", "probes_mlx:examine", (nbytes,)))
+    if "torch" in machine.frameworks:
+        probes.append(Probe("memory of torch", "probes_torch:examine"))
+    if {"mlx", "torch"} <= machine.frameworks:
+        probes.append(Probe("memory of MLX and torch", "probes_torch:examine_with_mlx"))
+    if "mlx" in machine.frameworks:  # last, since Metal may end the process over it
+        probes.append(
+            Probe(
+                "import of an unaligned address",
+                "probes_mlx:unaligned",
+                (nbytes,),
+                Result.WARN,
+                "none: mlxhog refuses such an address itself",
+            )
+        )
+    return _run_probes(probes)
+
+
+def _run_probes(probes: Iterable[Probe]) -> list[Check]:
+    """Run each probe in a child, which alone imports frameworks; in a new one if it dies."""
+    checks: list[Check] = []
+    child: Child | None = None
+    try:
+        for probe in probes:
+            child = child or Child()
+            try:
+                checks += child.call(
+                    START_S, call_by_name, f"mlxhog.doctor.{probe.target}", *probe.args
+                )
+            except Failed as failure:
+                expected = "every way can be tried"
+                checks.append(
+                    Check(probe.what, probe.worst, str(failure), expected, probe.consequence)
+                )
+                child.close()
+                child = None
+    finally:
+        if child is not None:
+            child.close()
+    return checks
+
+
+def call_by_name(lane: Lane, target: str, *args: Any) -> list[Check]:
+    """In a child: call `module:function`."""
+    module, _, function = target.partition(":")
+    checks: list[Check] = getattr(importlib.import_module(module), function)(lane, *args)
+    return checks

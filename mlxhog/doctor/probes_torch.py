@@ -1,0 +1,174 @@
+"""Probes of PyTorch, run in a child: how it shares memory, and how it accesses the arena."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import numpy as np
+import torch
+import torch.utils.dlpack
+
+from mlxhog.arena.child import Lane
+from mlxhog.doctor.accessors import CPUWriter, Increments, Pass
+from mlxhog.doctor.bench import FLOATS, Bench
+from mlxhog.doctor.checks import Check, Result, absent, check
+from mlxhog.optim import updates
+from mlxhog.optim.updates import Float32
+
+
+def examine(lane: Lane) -> list[Check]:
+    """In a child: try each way that needs torch alone."""
+    return [_from_numpy(), _cuda()]
+
+
+def _from_numpy() -> Check:
+    host = np.zeros(64, np.float32)
+    tensor = torch.from_numpy(host)
+    host[:] = 2.0
+    there = bool((tensor == 2.0).all())
+    tensor.add_(1.0)
+    back = bool((host == 3.0).all())
+    return check(
+        "torch.from_numpy",
+        there and back,
+        "one memory" if there and back else "two memories",
+        "torch and NumPy see each other's writes",
+        "torch:cpu workers cannot read live; snapshots do not reach torch",
+    )
+
+
+def _cuda() -> Check:
+    name, expected = "torch without CUDA on Linux", "the CPU build where there is no CUDA device"
+    if sys.platform != "linux":
+        return absent(name, "not Linux", expected)
+    wasted = torch.version.cuda is not None and not torch.cuda.is_available()
+    return check(
+        name,
+        not wasted,
+        f"torch {torch.__version__}",
+        expected,
+        "gigabytes that nothing here uses; the CPU build: python -m pip install torch "
+        "with the index that the selector on pytorch.org names",
+        otherwise=Result.WARN,
+    )
+
+
+# -- memory of MLX and torch together --------------------------------------------------------------
+
+# Nothing synchronises them: MLX has to have evaluated before torch looks, torch to have finished
+# before MLX does.
+
+NO_MPS: Final = "no Apple GPU that torch sees"
+_SHARED_FLOATS: Final = 64
+
+
+def examine_with_mlx(lane: Lane) -> list[Check]:
+    """In a child: try DLPack on the CPU and on MPS."""
+    mps = "DLPack from MLX to torch on MPS"
+    expected = "each sees what the other writes"
+    if torch.backends.mps.is_available():
+        there = _shared(mps, expected, "--gpu-write metal is not for torch:mps workers here")
+        return [there]
+    on_cpu = _shared(
+        "DLPack from MLX to torch on the CPU",
+        expected,
+        "arrays are copied between the frameworks",
+    )
+    return [on_cpu, absent(mps, NO_MPS, expected)]
+
+
+def _shared(name: str, expected: str, consequence: str) -> Check:
+    import mlx.core as mx  # the other probes here do without it
+
+    array = mx.zeros(_SHARED_FLOATS)
+    mx.eval(array)
+    tensor = torch.utils.dlpack.from_dlpack(array)
+    np.array(array, copy=False).fill(2.0)
+    there = bool((tensor == 2.0).all())
+    tensor.add_(1.0)
+    if tensor.device.type == "mps":
+        torch.mps.synchronize()
+    back = bool(mx.all(array == 3.0).item())
+    found = f"on {tensor.device}: " + ("one memory" if there and back else "two memories")
+    return check(name, there and back, found, expected, consequence, otherwise=Result.WARN)
+
+
+# -- PyTorch as a reader: of a snapshot, and on the CPU of the shared bytes ------------------------
+
+
+class SnapshotReader:
+    """A tensor filled from the arena before each computation.
+
+    Args:
+        bench: the arena.
+        slot: not needed.
+        device: "cpu" or "mps".
+    """
+
+    def __init__(self, bench: Bench, slot: int, device: str) -> None:
+        torch.set_num_threads(1)
+        self._bench = bench
+        self._device = torch.device(device)
+        self._host = torch.zeros(FLOATS)
+        self._inbox: Float32 = self._host.numpy()
+
+    def read(self) -> Float32:
+        """Return the values as they are seen now."""
+        updates.snapshot(self._inbox, self._bench.shared("dense"))
+        return _computed(self._host.to(self._device))
+
+
+class LiveReader:
+    """A tensor that aliases the shared bytes."""
+
+    def __init__(self, bench: Bench, slot: int) -> None:
+        torch.set_num_threads(1)
+        self._live = torch.from_numpy(bench.shared("dense"))
+
+    def read(self) -> Float32:
+        """Return the values as they are seen now."""
+        return _computed(self._live)
+
+
+def _computed(tensor: torch.Tensor) -> Float32:
+    """What a computation on the device sees: the product is a new tensor."""
+    seen: Float32 = (tensor * 1.0).cpu().numpy()
+    return seen
+
+
+# -- PyTorch as a writer: as workers use it, and as a program without mlxhog would -----------------
+
+
+def cpu_writer(bench: Bench, slot: int) -> CPUWriter:
+    """Make a writer whose increments are computed by torch, anew in each pass."""
+    torch.set_num_threads(1)
+
+    def fresh(shape: tuple[int, ...], value: float, half: bool) -> Increments:
+        dtype = torch.float16 if half else torch.float32
+
+        def make() -> np.ndarray:
+            array: np.ndarray = torch.full(shape, value, dtype=dtype).numpy()
+            return array
+
+        return make
+
+    return CPUWriter(bench, slot, fresh)
+
+
+class NaiveWriter:
+    """`tensor.add_(increments)` on a tensor that aliases the shared bytes."""
+
+    def __init__(self, bench: Bench, slot: int) -> None:
+        torch.set_num_threads(1)
+        self._bench = bench
+
+    def adder(self, kernel: str, mode: str, value: float) -> Pass:
+        """Return one pass; dense only, and no mode."""
+        shared = torch.from_numpy(self._bench.shared(kernel))
+        increments = torch.full(shared.shape, value)
+
+        def add() -> None:
+            shared.add_(increments)
+
+        return add
