@@ -95,7 +95,7 @@ def test_a_gradient_that_is_not_finite_names_its_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = Sampled({}, np.array([1.0, np.nan]), np.array([1.0, np.nan]))
-    monkeypatch.setattr(conflicts, "asked", lambda *how: broken)
+    monkeypatch.setattr(conflicts, "call_child", lambda *how: broken)
     with pytest.raises(Diverged, match="batch 7 of epoch 1 is not finite"):
         measure(None, subject(tmp_path), [(0, 3), (1, 7)], lambda step: None)  # type: ignore[arg-type]
 
