@@ -138,7 +138,7 @@ FAMILIES = {
     ),
     "mad": Family(
         model=mad.model,
-        reference=mad.model_numpy,
+        reference=mad.model,
         title="MAD candidate",
         from_dict=mad.read,
         param_spec=mad.param_spec,

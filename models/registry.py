@@ -10,6 +10,9 @@ from mlxhog.errors import ConfigError
 from mlxhog.files import plain_json
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.mad.architecture import DIM, VOCABULARY
+from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.sequence import parse
 
 
 def architectures() -> list[str]:
@@ -61,6 +64,29 @@ def load_architecture(name_or_path: str | Path) -> ModelConfig:
         return families.read(data, strict=path.suffix != ".json")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def load_candidate(name_path_or_text: str | Path) -> MADConfig:
+    """Return the MAD candidate that a name, a file or a line of layers means.
+
+    Args:
+        name_path_or_text: a name or a path as `load_architecture` takes it, or a line as `parse`
+            does, which becomes a model of width 128 for bytes.
+
+    Raises:
+        ConfigError: it is none of these, or a model of another family.
+    """
+    text = str(name_path_or_text)
+    is_path = isinstance(name_path_or_text, Path) or text.endswith((".yaml", ".yml", ".json"))
+    if is_path or text in architectures() or Path(text).exists():
+        cfg = load_architecture(name_path_or_text)
+        if not isinstance(cfg, MADConfig):
+            raise ConfigError(
+                f"{text} is a model of the family {cfg.model_type!r}, which is no sequence of MAD "
+                "layers; give a YAML file with 'model:', or a line such as 'mlstm swiglu'"
+            )
+        return cfg
+    return MADConfig(vocab_size=VOCABULARY, hidden_size=DIM, layers=parse(text))
 
 
 def _parse(source: str, name: str) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 from mlxhog.mad.extensions import Extension
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.tasks.task import GENERATOR_VERSION
-from mlxhog.models.mad.layer import Layer, to_dict
+from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.layers import to_dict
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,8 @@ from mlxhog.errors import StudyError
 from mlxhog.mad.search.budget import params
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.suites import Suite
-from mlxhog.models.mad.layer import Layer, make
+from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.layers import make
 
 Select = Literal["test", "val"]
 LOST = ("diverged", "failed")

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlxhog.models.mad import MADConfig, param_spec, state_sizes
-from mlxhog.models.mad.layer import to_dict
-from mlxhog.models.mad.parameters import layer_name
+from mlxhog.models.mad.layers import to_dict
+from mlxhog.models.mad.model import layer_name
 from mlxhog.models.mad.sequence import canonical
 
 

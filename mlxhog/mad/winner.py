@@ -37,7 +37,8 @@ from mlxhog.mad.suites import suite
 from mlxhog.models.mad.architecture import VOCABULARY, to_yaml
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.sequence import canonical, parse, read_architecture
+from mlxhog.models.mad.sequence import canonical, parse
+from mlxhog.models.registry import load_candidate
 
 
 def finished(store: Store) -> list[Row]:
@@ -67,7 +68,7 @@ def read_source(what: str) -> tuple[str, MADConfig]:
     """Return the best candidate of a study, or an architecture; in words, and as a model.
 
     Args:
-        what: a study's name or path, or what `read_architecture` takes.
+        what: a study's name or path, or what `load_candidate` takes.
 
     Raises:
         ConfigError: it is neither.
@@ -79,7 +80,7 @@ def read_source(what: str) -> tuple[str, MADConfig]:
         said = f"best of study {store.name}, score {best.score:.3f}: {best.candidate}"
         return said, model(store, parse(best.candidate))
     try:
-        cfg = read_architecture(what)
+        cfg = load_candidate(what)
     except ConfigError as error:
         if " " in what or Path(what).exists():
             raise

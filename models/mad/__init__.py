@@ -12,17 +12,17 @@ With B batch, S sequence, d = hidden_size, V vocabulary:
     logits = RMSNorm(x) H^T + b
 
 Every mixer (attention, a recurrence, a convolution) and every channel map (an MLP) is a layer of
-its own; `layers/` has one module for each, with its equations. `sequence.py` reads the forms in
+its own; `layers/` has one file for each, with its equations. `sequence.py` reads the forms in
 which people write such lists, and the flat list with all its numbers is what a model is.
 
 Sources: Poli et al. 2024, Mechanistic Design and Scaling of Hybrid Architectures, arXiv:2403.17844;
 athms/mad-lab.
 """
 
-from mlxhog.models.mad import model, model_numpy
+from mlxhog.models.mad import model
 from mlxhog.models.mad.architecture import read
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.parameters import (
+from mlxhog.models.mad.model import (
     EMBEDDING,
     HEAD,
     HEAD_BIAS,
@@ -37,7 +37,6 @@ __all__ = [
     "HEAD_BIAS",
     "MADConfig",
     "model",
-    "model_numpy",
     "param_count",
     "param_spec",
     "read",

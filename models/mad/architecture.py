@@ -29,7 +29,8 @@ from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import check_names, convert
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.layer import Layer, make, to_dict
+from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.layers import make, to_dict
 from mlxhog.models.mad.presets import expand
 from mlxhog.models.mad.sequence import Defaults, check_count, parse
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import MOST_LAYERS, check_most, convert, unknown
-from mlxhog.models.mad import layer as layers_
+from mlxhog.models.mad import layers as layers_
 from mlxhog.models.mad.layer import Layer
 
 BACKBONES = ("language-model", "autoencoder")

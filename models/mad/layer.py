@@ -1,33 +1,58 @@
-"""What a layer is: a frozen dataclass of its numbers, which declares its parameters and its state.
+"""What a layer is, and what its module needs: one frozen dataclass that declares and computes it.
 
-The module of a layer `m.py` has three twins beside it, `m_torch.py`, `m_mlx.py` and `m_numpy.py`.
-Those of the frameworks have
-
-    init_state(layer, d, B)                     the state before the first token, a tuple of arrays
-    forward(layer, cfg, p, x, state, run)       (B, S, d) -> (B, S, d) and the state after the last
-
-where `p` maps the layer's own names to arrays, and a `state` of None is the start. The NumPy twin
-has `forward(layer, cfg, p, x) -> y`, position by position in float64: the form that the others are
-compared with. This module imports no framework.
+A layer is one file: its numbers, the parameters and the state that follow from them, its equations
+over the operators of either framework, and the same in float64 NumPy, position by position, which
+the others are compared with. `layers/` holds those of this package, `examples/my_layer.py` one from
+outside of it. This module imports no framework.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
-from functools import lru_cache
-from types import ModuleType
-from typing import Any, ClassVar, Literal, Protocol, get_type_hints
+from typing import ClassVar, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import check_most, check_names, convert
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.forward_pass import Pass as Pass
+from mlxhog.models.ops.arrays import Array as Array
+from mlxhog.models.ops.arrays import Arrays as Arrays
+from mlxhog.models.spec import ParamSpec as ParamSpec
+
+Params: TypeAlias = Mapping[str, Array]
+"""The parameters of one layer by the names that it declares."""
+
+State: TypeAlias = tuple[Array, ...]
+"""What a layer keeps of the positions it has read; the sequences of the batch come first."""
+
+Float: TypeAlias = NDArray[np.float64]
+
+
+class Sizes(Protocol):
+    """What a layer reads of the model that it belongs to."""
+
+    @property
+    def hidden_size(self) -> int:
+        """d, width of the residual stream."""
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence."""
+
+    @property
+    def norm_eps(self) -> float:
+        """Of every RMSNorm."""
 
 
 class Layer(Protocol):
-    """One layer's numbers; frozen, hashable, picklable."""
+    """One layer: a frozen dataclass, hashable and picklable, whose fields are its numbers.
+
+    Attributes:
+        name: what a line of layers and a YAML file call it, letters, digits, `-` and `_`.
+        kind: "mixer" where positions meet, else "channel".
+    """
 
     name: ClassVar[str]
     kind: ClassVar[Literal["mixer", "channel"]]
@@ -45,56 +70,48 @@ class Layer(Protocol):
     def state(self, d: int, length: int) -> Mapping[str, int]:
         """Numbers kept per sequence after `length` tokens, by part ("cell", "conv", "cache")."""
 
+    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
+        """Return the state before the first token of B sequences."""
 
-@lru_cache
-def known() -> dict[str, type[Any]]:
-    """Every layer by its name."""
-    from mlxhog.models.mad.layers import LAYERS
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d) and the state after the last position.
 
-    return {layer.name: layer for layer in LAYERS}
+        It differentiates `run.ops` and `run.ops.xp` alone, and writes no input. A state of None is
+        the start.
+        """
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map whole sequences x (B, S, d) to y (B, S, d) in float64 NumPy, without `run.ops`."""
 
 
-def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
-    """Make a layer from what a YAML file says of it.
-
-    Args:
-        name: a key of `known()`.
-        numbers: field -> value; the others keep their defaults.
+def check_heads(heads: int, d: int, width: str = "width") -> None:
+    """Refuse a number of heads that a width does not divide into.
 
     Raises:
-        ConfigError: no such layer or field, or a value of another type; the nearest name is given.
+        ConfigError: says which numbers are possible.
     """
-    if name not in known():
-        raise ConfigError(f"no layer {name!r}; {_near(name, known())}")
-    layer = known()[name]
-    types = get_type_hints(layer)
-    own = [field.name for field in fields(layer)]
-    values = {}
-    check_names(f"layer {name}", numbers or {})
-    for key, value in (numbers or {}).items():
-        if key not in own:
-            raise ConfigError(f"layer {name} has no {key!r}; {_near(key, own)}")
-        values[key] = convert(f"{name}.{key}", value, types[key])
-        if types[key] is not float and isinstance(read := values[key], int):
-            check_most(f"{name}.{key}", read)
-    made: Layer = layer(**values)
-    return made
+    if heads < 1 or d % heads:
+        possible = ", ".join(str(n) for n in range(1, min(d, 1024) + 1) if d % n == 0)
+        raise ConfigError(f"heads is {heads}, and the {width} is {d}; choose one of {possible}")
 
 
-def to_dict(layer: Layer) -> dict[str, Any]:
-    """Return a layer as YAML writes it, every number spelt out."""
-    return {"type": layer.name, **asdict(layer)}  # type: ignore[call-overload]
+def linear(name: str, out: int, inputs: int, *, product: bool = True) -> ParamSpec:
+    """Declare the matrix (out, inputs) of a linear map, which begins as torch.nn.Linear's does."""
+    return ParamSpec(name, (out, inputs), bound(inputs), decay=True, product=product)
 
 
-@lru_cache
-def twin(layer: type[Any], framework: str) -> ModuleType:
-    """Import a layer's twin; `framework` is "torch", "mlx" or "numpy"."""
-    return importlib.import_module(f"{layer.__module__}_{framework}")
+def bias(name: str, out: int, inputs: int) -> ParamSpec:
+    """Declare what a linear map of so many inputs adds, (out,)."""
+    return ParamSpec(name, (out,), bound(inputs))
 
 
-def _near(name: str, of: Iterable[str]) -> str:
-    known_names = sorted(of)
-    near = difflib.get_close_matches(name, known_names, n=1)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    return f"known are {', '.join(known_names)}" if known_names else "it has no numbers"
+def taps(name: str, channels: int, kernel: int) -> ParamSpec:
+    """Declare the taps (channels, 1, kernel) of a depthwise convolution, as torch's Conv1d."""
+    return ParamSpec(name, (channels, 1, kernel), bound(kernel), decay=True)
+
+
+def bound(inputs: int) -> str:
+    """Return the initialiser of a map of so many inputs: uniform, to 1 / sqrt(inputs)."""
+    return f"uniform:{1 / math.sqrt(inputs)!r}"

@@ -1,31 +1,201 @@
-"""A MAD candidate over the arrays of the framework at hand."""
+"""A candidate: its parameters, its forward pass over either framework, and its reference in NumPy.
 
-from types import ModuleType
-from typing import Any
+The package's docstring has the equations, `layers/` those of every layer. `params` maps every name
+of `param_spec(cfg)` to a float32 array of that shape. All functions are pure: they write no input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.plain_numpy import gelu, rms_norm
 from mlxhog.models.ops.arrays import Array, Arrays
+from mlxhog.models.spec import ParamSpec
+
+T = TypeVar("T")
+Float = NDArray[np.float64]
+State = Sequence[tuple[Array, ...]]
+"""What every layer keeps, then ((B,) int32,), the number of positions read."""
+
+EMBEDDING = "embedding.weight"
+POSITION = "position.weight"
+OUT_NORM = "out_norm.weight"
+HEAD = "head.weight"
+HEAD_BIAS = "head.bias"
+DECODER = "decoder"
+DECODER_LAYERS = 2
 
 
-def init_state(cfg: MADConfig, B: int, xp: Arrays[Array]) -> Any:
+def layer_name(number: int) -> str:
+    """Prefix of the parameters of layer `number`, counted from 0."""
+    return f"layers.{number}"
+
+
+def param_spec(cfg: MADConfig) -> dict[str, ParamSpec]:
+    """Declare every parameter in the order of use: matrices decay, but not the embedding.
+
+    The wrapper draws embeddings and the decoder; every layer says how its own begin.
+    """
+    d, V = cfg.hidden_size, cfg.vocab_size
+    found = [ParamSpec(EMBEDDING, (V, d), "normal:0.02", kind="rows")]
+    if cfg.position == "learned":
+        found.append(ParamSpec(POSITION, (cfg.max_length, d), "normal:0.02"))
+    for number, layer in enumerate(cfg.layers):
+        p = layer_name(number)
+        found.append(ParamSpec(f"{p}.norm.weight", (d,), "ones"))
+        found += [replace(spec, name=f"{p}.{spec.name}") for spec in layer.param_spec(d)]
+    if cfg.backbone == "autoencoder":
+        for number in range(DECODER_LAYERS):
+            p = f"{DECODER}.{number}"
+            found.append(ParamSpec(f"{p}.norm.weight", (d,), "ones"))
+            found.append(
+                ParamSpec(f"{p}.linear.weight", (d, d), "normal:0.02", decay=True, product=True)
+            )
+            found.append(ParamSpec(f"{p}.linear.bias", (d,), "zeros"))
+    found.append(ParamSpec(OUT_NORM, (d,), "ones"))
+    # The auto-encoder draws its linear maps; the language model's head begins as torch.nn.Linear.
+    drawn = cfg.backbone == "autoencoder"
+    uniform = f"uniform:{1 / math.sqrt(d)!r}"
+    head = "normal:0.02" if drawn else uniform
+    found.append(ParamSpec(HEAD, (V, d), head, decay=True, product=True))
+    found.append(ParamSpec(HEAD_BIAS, (V,), "zeros" if drawn else uniform))
+    return {spec.name: spec for spec in found}
+
+
+def layer_params(cfg: MADConfig, params: Mapping[str, T]) -> list[dict[str, T]]:
+    """Return the parameters of every layer under its own names, the norm's among them."""
+    return _under(_names(cfg)[0], params)
+
+
+def decoder_params(cfg: MADConfig, params: Mapping[str, T]) -> list[dict[str, T]]:
+    """Return the parameters of every layer of the decoder under its own names."""
+    return _under(_names(cfg)[1], params)
+
+
+Names = tuple[tuple[str, str], ...]
+"""Of one layer's parameters: its own, and that of the whole model."""
+
+
+def _under(layers: tuple[Names, ...], params: Mapping[str, T]) -> list[dict[str, T]]:
+    return [{own: params[name] for own, name in names} for names in layers]
+
+
+@lru_cache  # every forward pass asks
+def _names(cfg: MADConfig) -> tuple[tuple[Names, ...], tuple[Names, ...]]:
+    """Names of the layers' parameters, and of those of the decoder's."""
+    spec = param_spec(cfg)
+
+    def under(prefix: str) -> Names:
+        found = [name for name in spec if name.startswith(f"{prefix}.")]
+        return tuple((name[len(prefix) + 1 :], name) for name in found)
+
+    decoder = range(DECODER_LAYERS if cfg.backbone == "autoencoder" else 0)
+    return (
+        tuple(under(layer_name(number)) for number in range(cfg.num_hidden_layers)),
+        tuple(under(f"{DECODER}.{number}") for number in decoder),
+    )
+
+
+def param_count(cfg: MADConfig) -> int:
+    """Number of elements of all parameters."""
+    return sum(spec.size for spec in param_spec(cfg).values())
+
+
+def state_sizes(cfg: MADConfig, length: int) -> list[dict[str, int]]:
+    """Numbers kept per sequence after `length` tokens, of every layer by part."""
+    return [dict(layer.state(cfg.hidden_size, length)) for layer in cfg.layers]
+
+
+def init_state(cfg: MADConfig, B: int, xp: Arrays[Array]) -> State:
     """Return the state before the first token of B sequences."""
-    return _model(xp).init_state(cfg, B)
+    layers = [tuple(layer.init_state(cfg.hidden_size, B, xp)) for layer in cfg.layers]
+    return [*layers, (xp.zeros((B,), "int32"),)]
 
 
 def blocks(
-    cfg: MADConfig, params: Any, x: Array, state: Any, run: Pass[Array]
-) -> tuple[Array, Any]:
-    """From the embedded tokens (B, S, d) to the final norm, and the state after the last."""
-    y, after = _model(run.ops.xp).blocks(cfg, params, x, state, run)
-    return y, after
+    cfg: MADConfig, params: Mapping[str, Array], x: Array, state: State | None, run: Pass[Array]
+) -> tuple[Array, State]:
+    """Compute from the embedded tokens (B, S, d) to the final norm; return the new state too."""
+    B, S, _ = x.shape
+    read = run.ops.xp.zeros((B,), "int32", like=x) if state is None else state[-1][0]
+    x = _with_positions(cfg, params, x, read, run.ops.xp)
+    new_state: list[tuple[Array, ...]] = []
+    for number, (layer, p) in enumerate(zip(cfg.layers, layer_params(cfg, params), strict=True)):
+        u = run.ops.rms_norm(x, p["norm.weight"], cfg.norm_eps)
+        before = None if state is None else state[number]
+        y, after = layer.forward(cfg, p, u, before, run)
+        x = x + y
+        new_state.append(tuple(after))
+        run.note(x)
+    if cfg.backbone == "autoencoder":
+        x = _decoded(cfg, params, x, run)
+    x = run.ops.rms_norm(x, params[OUT_NORM], cfg.norm_eps)
+    run.note(x)
+    return x, [*new_state, (read + S,)]
 
 
-def _model(xp: Arrays[Array]) -> ModuleType:
-    if xp.framework == "torch":
-        from mlxhog.models.mad import model_torch
+def _with_positions(
+    cfg: MADConfig, params: Mapping[str, Array], x: Array, read: Array, xp: Arrays[Array]
+) -> Array:
+    """Add the positions' vectors, where the model has some."""
+    if cfg.position == "none":
+        return x
+    at = read[:, None] + xp.arange(0, x.shape[1], like=x)
+    if cfg.position == "learned":
+        return x + params[POSITION][at]
+    return x + xp.from_numpy(sincos(cfg.max_length, cfg.hidden_size), like=x)[at]
 
-        return model_torch
-    from mlxhog.models.mad import model_mlx
 
-    return model_mlx
+def _decoded(cfg: MADConfig, params: Mapping[str, Array], x: Array, run: Pass[Array]) -> Array:
+    """Answer every position from the last one's vector and the position's place alone."""
+    x = x[:, -1:] + run.ops.xp.from_numpy(sincos(x.shape[1], cfg.hidden_size), like=x)
+    for p in decoder_params(cfg, params):
+        u = run.ops.rms_norm(x, p["norm.weight"], cfg.norm_eps)
+        (u,) = run.ops.linears(u, [p["linear.weight"]], [p["linear.bias"]])
+        x = run.ops.activate(u, "gelu")
+        run.note(x)
+    return x
+
+
+@lru_cache(maxsize=16)
+def sincos(length: int, d: int) -> NDArray[np.float32]:
+    """Return the table (length, d) float32: sin at even, cos at odd columns, wavelengths to 1e4.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762.
+    """
+    at = np.arange(length)[:, None] / 1e4 ** (np.arange(0, d, 2)[None, :] / d)
+    table = np.empty((length, d), np.float32)
+    table[:, 0::2] = np.sin(at)
+    table[:, 1::2] = np.cos(at[:, : d // 2])
+    return table
+
+
+def hidden(cfg: MADConfig, params: Mapping[str, NDArray[Any]], x: Float, run: Pass[Any]) -> Float:
+    """Compute as `blocks` does for whole sequences, in float64 NumPy; without a gradient."""
+    S = x.shape[1]
+    if cfg.position == "learned":
+        x = x + params[POSITION][:S]
+    elif cfg.position == "sincos":
+        x = x + sincos(S, cfg.hidden_size)
+    wide = {name: value.astype(np.float64) for name, value in params.items()}
+    for layer, p in zip(cfg.layers, layer_params(cfg, wide), strict=True):
+        x = x + layer.reference(cfg, p, rms_norm(x, p["norm.weight"], cfg.norm_eps))
+        run.note(x)
+    if cfg.backbone == "autoencoder":
+        x = x[:, -1:] + sincos(S, cfg.hidden_size)
+        for p in decoder_params(cfg, wide):
+            u = rms_norm(x, p["norm.weight"], cfg.norm_eps)
+            x = gelu(u @ p["linear.weight"].T + p["linear.bias"])
+            run.note(x)
+    x = rms_norm(x, params[OUT_NORM], cfg.norm_eps)
+    run.note(x)
+    return x

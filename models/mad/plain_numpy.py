@@ -3,9 +3,8 @@
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from mlxhog.models.mad.layer import Float
 
 
 def rms_norm(x: Float, w: Float, eps: float) -> Float:

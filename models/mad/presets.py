@@ -22,7 +22,8 @@ from typing import Any
 from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import convert
-from mlxhog.models.mad.layer import Layer, make
+from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.layers import make
 from mlxhog.models.mad.sequence import Defaults, check_count, parse
 
 _XLSTM = {

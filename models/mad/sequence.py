@@ -14,16 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from mlxhog.config.limits import MOST_DIGITS
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import MOST_LAYERS
-from mlxhog.models.mad.layer import Layer, known, make
-
-if TYPE_CHECKING:
-    from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.layers import known, make
 
 Defaults = Mapping[str, Mapping[str, object]]
 """Numbers of every layer of a name, where the layer itself does not say otherwise."""
@@ -89,33 +86,6 @@ def canonical(layers: Iterable[Layer]) -> str:
     Equal lists have equal texts, and `parse` returns the list.
     """
     return " ".join(_text(layer) for layer in layers)
-
-
-def read_architecture(name_path_or_text: str | Path) -> MADConfig:
-    """Return the candidate that a name, a file or a line of layers means.
-
-    Args:
-        name_path_or_text: a name or a path as `registry.load_architecture` takes it, or a line as
-            `parse` does, which becomes a model of width 128 for bytes.
-
-    Raises:
-        ConfigError: it is none of these, or a model of another family.
-    """
-    from mlxhog.models import registry  # whose families read files with this module
-    from mlxhog.models.mad.architecture import DIM, VOCABULARY
-    from mlxhog.models.mad.config import MADConfig
-
-    text = str(name_path_or_text)
-    is_path = isinstance(name_path_or_text, Path) or text.endswith((".yaml", ".yml", ".json"))
-    if is_path or text in registry.architectures() or Path(text).exists():
-        cfg = registry.load_architecture(name_path_or_text)
-        if not isinstance(cfg, MADConfig):
-            raise ConfigError(
-                f"{text} is a model of the family {cfg.model_type!r}, which is no sequence of MAD "
-                "layers; give a YAML file with 'model:', or a line such as 'mlstm swiglu'"
-            )
-        return cfg
-    return MADConfig(vocab_size=VOCABULARY, hidden_size=DIM, layers=parse(text))
 
 
 def _close(groups: list[list[Layer]], line: str) -> int:

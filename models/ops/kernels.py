@@ -313,7 +313,7 @@ def arrays(framework: str) -> Arrays[Any]:
 
 
 def choose(framework: str, kernels: str, device: str) -> Ops[Any]:
-    """Return the ops that the twin of `framework` calls; arguments and errors as `resolve`."""
+    """Return the ops of a framework; arguments and errors as `resolve`."""
     kernels = resolve(framework, kernels, device)
     if (framework, kernels) in ENGINES:
         return _metal(framework, ENGINES[framework, kernels])

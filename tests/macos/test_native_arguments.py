@@ -42,7 +42,7 @@ for batch_size in (1, 2):
 
 MAD = """
 from mlxhog.mad.training.candidate import train
-from mlxhog.models.mad.layer import known
+from mlxhog.models.mad.layers import known
 from tests.mad.training.small_runs import small_run
 
 found = train(small_run(layers=" ".join(known()), dim=32, workers="mlx:cpu"))

@@ -7,7 +7,7 @@ import pytest
 
 from mlxhog.cli import main
 from mlxhog.models import families
-from mlxhog.models.mad.sequence import read_architecture
+from mlxhog.models.registry import load_candidate
 
 
 def test_show_lists_layers_parameters_states_and_shapes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,7 +23,7 @@ def test_show_lists_layers_parameters_states_and_shapes(capsys: pytest.CaptureFi
 def test_show_counts_every_parameter_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mad", "show", "mad-7to1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    cfg = read_architecture("mad-7to1")
+    cfg = load_candidate("mad-7to1")
     assert found["params"] == families.param_count(cfg)
     assert found["params"] == sum(part["params"] for part in found["parts"])
     assert found["state"] == 7 * (4228 + 384) + 512

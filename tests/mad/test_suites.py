@@ -11,7 +11,7 @@ from mlxhog.mad.run import RunConfig
 from mlxhog.mad.suites import SUITES, expand, fixed, only, runs, suite
 from mlxhog.mad.tasks import TASKS, make_task, resolve
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.layer import make
+from mlxhog.models.mad.layers import make
 
 LAYERS = (make("gated-conv"), make("swiglu")) * 2
 

@@ -129,9 +129,10 @@ def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     from mlxhog.machine import machine
     from mlxhog.mad.study.planning import Planning
     from mlxhog.mad.study.study import Study
-    from mlxhog.models.mad.sequence import canonical, parse, read_architecture
+    from mlxhog.models.mad.sequence import canonical, parse
+    from mlxhog.models.registry import load_candidate
 
-    architectures = [read_architecture(name) for name in parsed.other.config]
+    architectures = [load_candidate(name) for name in parsed.other.config]
     dim, position = _shared_sizes(architectures, shared.dim)
     texts = [canonical(parse(text)) for text in parsed.other.layers]
     texts += [canonical(architecture.layers) for architecture in architectures]

@@ -44,9 +44,9 @@ def run(arguments: list[str]) -> int:
     parsed = flags.parse(arguments)
     config = resolve(ShowConfig, [parsed.given], parsed.problems)
     from mlxhog.mad.summary import summarise
-    from mlxhog.models.mad.sequence import read_architecture
+    from mlxhog.models.registry import load_candidate
 
-    cfg = read_architecture(" ".join(parsed.other.architecture))
+    cfg = load_candidate(" ".join(parsed.other.architecture))
     length = config.seq_len or cfg.max_length
     cfg = replace(
         cfg,

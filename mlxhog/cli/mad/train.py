@@ -170,7 +170,8 @@ def _run_config(
     from mlxhog.mad import extensions, tasks
     from mlxhog.mad.run import RunConfig
     from mlxhog.models.mad.config import MADConfig
-    from mlxhog.models.mad.sequence import parse, read_architecture
+    from mlxhog.models.mad.sequence import parse
+    from mlxhog.models.registry import load_candidate
 
     here = machine.here()
     task = tasks.find(candidate.task)
@@ -178,7 +179,7 @@ def _run_config(
     if protocol.select == "val" and not chosen.val_rows:
         chosen = tasks.resolve(task.name, {**settings, "val_rows": chosen.test_rows})
     architecture: MADConfig | None = (
-        None if candidate.arch is None else read_architecture(candidate.arch)
+        None if candidate.arch is None else load_candidate(candidate.arch)
     )
     if architecture is not None and architecture.norm_eps != MADConfig.norm_eps:
         raise ConfigError(

@@ -35,7 +35,8 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.search.budget import Budget
 from mlxhog.mad.suites import SUITES
 from mlxhog.models.mad.config import POSITIONS
-from mlxhog.models.mad.layer import Layer, known, make, to_dict
+from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.layers import known, make, to_dict
 from mlxhog.models.mad.sequence import canonical, parse
 
 TEMPLATES = ("alternate", "free")

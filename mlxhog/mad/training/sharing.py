@@ -20,7 +20,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad import tasks
 from mlxhog.mad.run import Callbacks, RunConfig, RunResult
 from mlxhog.mad.training import candidate, single
-from mlxhog.models.mad.parameters import EMBEDDING
+from mlxhog.models.mad.model import EMBEDDING
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import Optimizer, Target, updates
 from mlxhog.optim.gradients import Grads

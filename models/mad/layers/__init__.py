@@ -1,7 +1,16 @@
-"""Every layer a candidate may have: mixers first, then channel maps."""
+"""Every layer a candidate may have, by its name: those of this package, and registered ones."""
 
-from typing import Any
+from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from types import MappingProxyType
+from typing import Any, get_type_hints
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.fields import check_most, check_names, convert
+from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers.gated_conv import GatedConv
 from mlxhog.models.mad.layers.gated_delta_net import GatedDeltaNet
 from mlxhog.models.mad.layers.geglu import GEGLU
@@ -21,7 +30,7 @@ from mlxhog.models.mad.layers.slstm_v1 import SLSTMV1
 from mlxhog.models.mad.layers.ssd import SSD
 from mlxhog.models.mad.layers.swiglu import SwiGLU
 
-LAYERS: tuple[type[Any], ...] = (
+LAYERS: tuple[type[Any], ...] = (  # mixers first, then channel maps
     MHAttention,
     MHSlidingAttention,
     LinearAttention,
@@ -42,4 +51,61 @@ LAYERS: tuple[type[Any], ...] = (
     MoESwiGLU,
 )
 
-__all__ = ["LAYERS"]
+_BY_NAME: dict[str, type[Any]] = {layer.name: layer for layer in LAYERS}
+
+
+def known() -> Mapping[str, type[Any]]:
+    """Every layer by its name."""
+    return MappingProxyType(_BY_NAME)
+
+
+def register(layer: type[Any]) -> None:
+    """Let lines of layers and YAML files of this process name another layer.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    if _BY_NAME.setdefault(layer.name, layer) is not layer:
+        raise ConfigError(f"there is a layer {layer.name!r} already; give yours another name")
+
+
+def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
+    """Make a layer from what a YAML file says of it.
+
+    Args:
+        name: a key of `known()`.
+        numbers: field -> value; the others keep their defaults.
+
+    Raises:
+        ConfigError: no such layer or field, or a value of another type; the nearest name is given.
+    """
+    if name not in _BY_NAME:
+        raise ConfigError(
+            f"no layer {name!r}; {_near(name, _BY_NAME)}; one of your own needs --layers-from FILE"
+        )
+    layer = _BY_NAME[name]
+    types = get_type_hints(layer)
+    own = [field.name for field in fields(layer)]
+    values = {}
+    check_names(f"layer {name}", numbers or {})
+    for key, value in (numbers or {}).items():
+        if key not in own:
+            raise ConfigError(f"layer {name} has no {key!r}; {_near(key, own)}")
+        values[key] = convert(f"{name}.{key}", value, types[key])
+        if types[key] is not float and isinstance(number := values[key], int):
+            check_most(f"{name}.{key}", number)
+    result: Layer = layer(**values)
+    return result
+
+
+def to_dict(layer: Layer) -> dict[str, Any]:
+    """Return a layer as YAML writes it, every number spelt out."""
+    return {"type": layer.name, **asdict(layer)}  # type: ignore[call-overload]
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    known_names = sorted(names)
+    near = difflib.get_close_matches(name, known_names, n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known are {', '.join(known_names)}" if known_names else "it has no numbers"

@@ -21,10 +21,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layers.checks import check_heads
-from mlxhog.models.mad.layers.linear_spec import linear, taps
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.mad.layer import (
+    Array,
+    Arrays,
+    Float,
+    Params,
+    ParamSpec,
+    Pass,
+    Sizes,
+    State,
+    check_heads,
+    linear,
+    taps,
+)
+from mlxhog.models.mad.plain_numpy import rms_norm, sigmoid, silu, softplus
+from mlxhog.models.ops.reference.layers_numpy import causal_conv
+from mlxhog.models.ops.reference.recurrences_numpy import delta_cell
 
 CHUNK_SIZE = 16
 
@@ -41,13 +56,13 @@ class GatedDeltaNet:
     decay: bool = True
 
     def check(self, d: int) -> None:
-        """See `Layer.check`."""
+        """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
         if self.conv < 1:
             raise ConfigError(f"conv is {self.conv}; a convolution has at least 1 tap")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """See `Layer.param_spec`; linear maps begin as torch.nn.Linear's do."""
+        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         yield linear("qkv_proj.weight", 3 * d, d)
         yield taps("conv.weight", 3 * d, self.conv)
         yield linear("b_proj.weight", self.heads, d, product=False)
@@ -60,5 +75,58 @@ class GatedDeltaNet:
         yield linear("out_proj.weight", d, d)
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
-        """See `Layer.state`: S of every head, and the last inputs of the convolution."""
+        """Return the sizes of S of every head, and the last inputs of the convolution."""
         return {"cell": d * (d // self.heads), "conv": 3 * d * (self.conv - 1)}
+
+    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
+        """Return zeros: S (B, heads, dh, dh), and the convolution's inputs (B, k - 1, 3 d)."""
+        dh = d // self.heads
+        return xp.zeros((B, self.heads, dh, dh)), xp.zeros((B, self.conv - 1, 3 * d))
+
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
+        ops, xp = run.ops, run.ops.xp
+        B, S, d = x.shape
+        dh = d // self.heads
+        cell, conv = (None, None) if state is None else state
+        names = ("qkv_proj", "g_proj", "b_proj", *(("a_proj",) if self.decay else ()))
+        mixed, g, b, *a = ops.linears(x, [p[f"{name}.weight"] for name in names])
+        taps = p["conv.weight"]
+        mixed, conv = ops.causal_conv(
+            mixed, taps, xp.zeros_like(taps[:, 0, 0]), state=conv, silu=True
+        )
+        q, k, v = (mixed[..., i * d : (i + 1) * d].reshape(B, S, self.heads, dh) for i in range(3))
+        # An RMSNorm makes heads of length sqrt(dh) wherever they are longer than its eps.
+        unit = xp.full_like(p["head_norm.weight"], dh**-0.5)
+        q = ops.rms_norm(q, unit * dh**-0.5, cfg.norm_eps)
+        k = ops.rms_norm(k, unit, cfg.norm_eps)
+        beta = ops.activate(xp.float32(b), "sigmoid")
+        if self.decay:
+            dt = ops.activate(xp.float32(a[0]) + p["dt_bias"], "softplus")
+            log_decay = -xp.exp(p["A_log"]) * dt
+        else:
+            log_decay = xp.zeros_like(beta)
+        h, cell = ops.delta_cell(q, k, v, log_decay, beta, chunk_size=CHUNK_SIZE, state=cell)
+        h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps)
+        (y,) = ops.linears(ops.swiglu(g, h.reshape(B, S, d)), [p["out_proj.weight"]])
+        return y, (cell, conv)
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
+        B, S, d = x.shape
+        dh = d // self.heads
+        mixed, _, _ = causal_conv(
+            x @ p["qkv_proj.weight"].T, p["conv.weight"], np.zeros(3 * d), silu=True
+        )
+        q, k, v = (y.reshape(B, S, self.heads, dh) for y in np.split(mixed, 3, axis=-1))
+        q = rms_norm(q, np.full(dh, 1 / dh), cfg.norm_eps)
+        k = rms_norm(k, np.full(dh, dh**-0.5), cfg.norm_eps)
+        beta = sigmoid(x @ p["b_proj.weight"].T)
+        log_decay = np.zeros(beta.shape)
+        if self.decay:
+            log_decay = -np.exp(p["A_log"]) * softplus(x @ p["a_proj.weight"].T + p["dt_bias"])
+        h, _ = delta_cell(q, k, v, log_decay, beta)
+        h = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d)
+        return (silu(x @ p["g_proj.weight"].T) * h) @ p["out_proj.weight"].T

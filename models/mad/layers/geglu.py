@@ -9,10 +9,13 @@ Source: Shazeer 2020, GLU Variants Improve Transformer, arXiv:2002.05202; the wi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mlxhog.models.mad.layer import Array, Float, Params, Pass, Sizes, State
 from mlxhog.models.mad.layers.swiglu import SwiGLU
+from mlxhog.models.ops.reference.layers_numpy import activation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,3 +27,17 @@ class GEGLU(SwiGLU):
     def width(self, d: int) -> int:
         """Inner width at width d."""
         return 64 * math.ceil(1.3 * d / 64) if self.inner is None else self.inner
+
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d)."""
+        ops = run.ops
+        gate, up = ops.linears(x, [p["w1.weight"], p["w2.weight"]])
+        (y,) = ops.linears(ops.glu(gate, up, "gelu"), [p["w3.weight"]])
+        return y, ()
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
+        gate, _ = activation("gelu", x @ p["w1.weight"].T)
+        return (gate * (x @ p["w2.weight"].T)) @ p["w3.weight"].T

@@ -18,10 +18,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layers.checks import check_heads
-from mlxhog.models.mad.layers.linear_spec import bias
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.mad.layer import (
+    Array,
+    Arrays,
+    Float,
+    Params,
+    ParamSpec,
+    Pass,
+    Sizes,
+    State,
+    bias,
+    check_heads,
+)
+from mlxhog.models.mad.plain_numpy import rms_norm, sigmoid, silu
+from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
 
 CHUNK_SIZE = 32
 SLOWNESS = 16.0
@@ -39,13 +52,13 @@ class GLA:
     rank: int = 16
 
     def check(self, d: int) -> None:
-        """See `Layer.check`."""
+        """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
         if self.rank < 1:
             raise ConfigError(f"rank is {self.rank}; the gate's map needs at least 1")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """See `Layer.param_spec`."""
+        """Declare the parameters."""
         for name in ("q_proj", "k_proj", "v_proj", "g_proj"):
             yield _glorot(f"{name}.weight", d, d, product=True)
         yield _glorot("decay_down.weight", self.rank, d)
@@ -55,8 +68,53 @@ class GLA:
         yield _glorot("out_proj.weight", d, d, product=True)
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
-        """See `Layer.state`: S of every head."""
+        """Return the sizes of S of every head."""
         return {"cell": d * (d // self.heads)}
+
+    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
+        """Return zeros: S of every head, (B, heads, dh, dh) float32."""
+        dh = d // self.heads
+        return (xp.zeros((B, self.heads, dh, dh)),)
+
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
+        ops, xp = run.ops, run.ops.xp
+        B, S, d = x.shape
+        names = ("q_proj", "k_proj", "v_proj", "g_proj", "decay_down")
+        q, k, v, g, low = ops.linears(x, [p[f"{name}.weight"] for name in names])
+        (gate,) = ops.linears(low, [p["decay_up.weight"]], [p["decay_up.bias"]])
+        log_alpha = ops.activate(-xp.float32(gate), "softplus") / -SLOWNESS
+        q, k, v, log_alpha = (
+            y.reshape(B, S, self.heads, d // self.heads) for y in (q, k, v, log_alpha)
+        )
+        h, last = ops.decay_cell(
+            q,
+            k,
+            v,
+            log_alpha,
+            scale=q.shape[-1] ** -0.5,
+            chunk_size=CHUNK_SIZE,
+            state=state and state[0],
+        )
+        h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps)
+        (y,) = ops.linears(ops.swiglu(g, h.reshape(B, S, d)), [p["out_proj.weight"]])
+        return y, (last,)
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
+        B, S, d = x.shape
+        heads = (B, S, self.heads, d // self.heads)
+        q, k, v, g = (
+            x @ p[f"{name}.weight"].T for name in ("q_proj", "k_proj", "v_proj", "g_proj")
+        )
+        gate = x @ p["decay_down.weight"].T @ p["decay_up.weight"].T + p["decay_up.bias"]
+        q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
+        log_alpha = np.log(sigmoid(gate).reshape(heads)) / SLOWNESS
+        h, _ = decay_cell(q, k, v, log_alpha, scale=heads[-1] ** -0.5)
+        h = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d)
+        return (silu(g) * h) @ p["out_proj.weight"].T
 
 
 def _glorot(name: str, out: int, inputs: int, *, product: bool = False) -> ParamSpec:

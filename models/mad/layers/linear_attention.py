@@ -19,10 +19,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layers.checks import check_heads
-from mlxhog.models.mad.layers.linear_spec import linear
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.mad.layer import (
+    Array,
+    Arrays,
+    Float,
+    Params,
+    ParamSpec,
+    Pass,
+    Sizes,
+    State,
+    check_heads,
+    linear,
+)
 
 CHUNK_SIZE = 16
 
@@ -38,13 +49,13 @@ class LinearAttention:
     floor: float = 0.1
 
     def check(self, d: int) -> None:
-        """See `Layer.check`."""
+        """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
         if not self.floor > 0:
             raise ConfigError(f"floor is {self.floor}; outputs are divided by it, set it above 0")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """See `Layer.param_spec`; linear maps begin as torch.nn.Linear's do."""
+        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         dh = d // self.heads
         for name in ("q_proj", "k_proj", "v_proj"):
             yield linear(f"{name}.weight", d, d)
@@ -54,6 +65,65 @@ class LinearAttention:
         yield linear("out_proj.weight", d, d)
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
-        """See `Layer.state`: S and z of every head."""
+        """Return the sizes of S and z of every head."""
         dh = d // self.heads
         return {"cell": self.heads * (dh * dh + dh)}
+
+    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
+        """Return zeros: S and z of every head side by side, (B, heads, dh, dh + 1) float32."""
+        dh = d // self.heads
+        return (xp.zeros((B, self.heads, dh, dh + 1)),)
+
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
+        ops, xp = run.ops, run.ops.xp
+        B, S, d = x.shape
+        names = ("q_proj", "k_proj", "v_proj")
+        q, k, v = (
+            y.reshape(B, S, self.heads, d // self.heads)
+            for y in ops.linears(x, [p[f"{name}.weight"] for name in names])
+        )
+        q, k = _features(p, "q_map", q, run), _features(p, "k_map", k, run)
+        # A value of 1 beside the others sums up the keys themselves, and nothing is forgotten.
+        ones = xp.ones_like(v[..., :1])
+        h, last = ops.decay_cell(
+            q,
+            k,
+            xp.concatenate([v, ones], -1),
+            xp.zeros_like(ones),
+            scale=1.0,
+            chunk_size=CHUNK_SIZE,
+            state=state and state[0],
+        )
+        h = h[..., :-1] / xp.maximum(xp.abs(h[..., -1:]), self.floor)
+        (y,) = ops.linears(h.reshape(B, S, d), [p["out_proj.weight"]])
+        return y, (last,)
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
+        B, S, d = x.shape
+        dh = d // self.heads
+        q, k, v = (
+            (x @ p[f"{name}.weight"].T).reshape(B, S, self.heads, dh)
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
+        q, k = (
+            (u @ p[f"{name}.w1.weight"].T) * (u @ p[f"{name}.w2.weight"].T)
+            for name, u in (("q_map", q), ("k_map", k))
+        )
+        cell, z = np.zeros((B, self.heads, dh, dh)), np.zeros((B, self.heads, dh))
+        h = np.empty(v.shape)
+        for t in range(S):
+            cell += k[:, t, :, :, None] * v[:, t, :, None]
+            z += k[:, t]
+            divisor = np.maximum(np.abs((z * q[:, t]).sum(-1)), self.floor)
+            h[:, t] = np.einsum("bhkv,bhk->bhv", cell, q[:, t]) / divisor[..., None]
+        return h.reshape(B, S, d) @ p["out_proj.weight"].T
+
+
+def _features(p: Params, name: str, x: Array, run: Pass[Array]) -> Array:
+    """Return phi(x) of every head."""
+    first, second = run.ops.linears(x, [p[f"{name}.w1.weight"], p[f"{name}.w2.weight"]])
+    return first * second

@@ -14,21 +14,17 @@ Source: Poli et al. 2023, Hyena Hierarchy, arXiv:2302.10866.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layers.linear_spec import bias, linear
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.mad.layer import Array, Arrays, Float, Params, ParamSpec, bias, linear
 
 FEATURES = 3
 LAYERS = 4
 SLOWEST, FASTEST = math.log(100) / 1.5, math.log(100) / 0.3
-
-Float = NDArray[np.float64]
 
 
 def filter_spec(channels: int, width: int) -> Iterable[ParamSpec]:
@@ -67,5 +63,25 @@ def features(S: int, T: int) -> Float:
 def decay(S: int, T: int, channels: int) -> Float:
     """Return exp(-(t / T) delta) of the first S distances, (channels, S) float64."""
     delta = np.linspace(SLOWEST, FASTEST, channels)
-    found: Float = np.exp(-delta[:, None] * (np.arange(S) / T))
-    return found
+    return np.exp(-delta[:, None] * (np.arange(S) / T))
+
+
+def filter_taps(p: Params, S: int, T: int, xp: Arrays[Array]) -> Array:
+    """Return the taps of S distances, (channels, S) float32; those from T on are 0."""
+    w = p[f"filter.{LAYERS - 1}.weight"]
+    known = min(S, T)
+    z = xp.from_numpy(features(known, T), like=w)
+    for number in range(LAYERS - 1):
+        z = xp.sin(xp.linear(z, p[f"filter.{number}.weight"], p[f"filter.{number}.bias"]))
+    f = (w @ z.T) * xp.from_numpy(decay(known, T, len(w)), like=w)
+    return xp.pad(f, [(0, 0), (0, S - known)])
+
+
+def reference_taps(p: Mapping[str, Float], S: int, T: int) -> Float:
+    """Return the taps of S distances, (channels, S), in float64 NumPy; those from T on are 0."""
+    w = p[f"filter.{LAYERS - 1}.weight"]
+    known = min(S, T)
+    z = features(known, T)
+    for number in range(LAYERS - 1):
+        z = np.sin(z @ p[f"filter.{number}.weight"].T + p[f"filter.{number}.bias"])
+    return np.pad((w @ z.T) * decay(known, T, len(w)), ((0, 0), (0, S - known)))

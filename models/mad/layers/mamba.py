@@ -19,9 +19,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layers.linear_spec import bias, bound, linear, taps
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.mad.layer import (
+    Array,
+    Arrays,
+    Float,
+    Params,
+    ParamSpec,
+    Pass,
+    Sizes,
+    State,
+    bias,
+    bound,
+    linear,
+    taps,
+)
+from mlxhog.models.mad.plain_numpy import silu, softplus
+from mlxhog.models.ops.reference.layers_numpy import causal_conv
+from mlxhog.models.ops.reference.recurrences_numpy import selective_scan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +65,7 @@ class Mamba:
         return -(-d // 16) if self.rank is None else self.rank
 
     def check(self, d: int) -> None:
-        """See `Layer.check`."""
+        """Refuse numbers that cannot be built at width d."""
         for name, value in (
             ("expand", self.expand),
             ("states", self.states),
@@ -59,7 +76,7 @@ class Mamba:
                 raise ConfigError(f"{name} is {value}; set it to at least 1")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """See `Layer.param_spec`; linear maps begin as torch.nn.Linear's do."""
+        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         inner, rank = self.expand * d, self.dt_rank(d)
         yield linear("in_proj.weight", 2 * inner, d)
         yield taps("conv.weight", inner, self.conv)
@@ -72,6 +89,40 @@ class Mamba:
         yield linear("out_proj.weight", d, inner)
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
-        """See `Layer.state`: N numbers of every channel, and the convolution's last inputs."""
+        """Return the sizes of N numbers of every channel, and the convolution's last inputs."""
         inner = self.expand * d
         return {"cell": inner * self.states, "conv": inner * (self.conv - 1)}
+
+    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
+        """Return zeros: S (B, inner, N), and the convolution's last inputs (B, k - 1, inner)."""
+        inner = self.expand * d
+        return xp.zeros((B, inner, self.states)), xp.zeros((B, self.conv - 1, inner))
+
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
+        ops, xp = run.ops, run.ops.xp
+        d = x.shape[-1]
+        inner, N, rank = self.expand * d, self.states, self.dt_rank(d)
+        cell, conv = (None, None) if state is None else state
+        w, w_x = p["in_proj.weight"], p["x_proj.weight"]
+        u, z = ops.linears(x, [w[:inner], w[inner:]])
+        u, conv = ops.causal_conv(u, p["conv.weight"], p["conv.bias"], state=conv, silu=True)
+        low, Bt, Ct = ops.linears(u, [w_x[:rank], w_x[rank : rank + N], w_x[rank + N :]])
+        (dt,) = ops.linears(low, [p["dt_proj.weight"]], [p["dt_proj.bias"]])
+        dt = ops.activate(xp.float32(dt), "softplus")
+        h, cell = ops.selective_scan(u, dt, -xp.exp(p["A_log"]), Bt, Ct, state=cell)
+        h = ops.swiglu(z, h + p["D"] * u)
+        (y,) = ops.linears(h, [p["out_proj.weight"]])
+        return y, (cell, conv)
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
+        rank = self.dt_rank(x.shape[-1])
+        u, z = np.split(x @ p["in_proj.weight"].T, 2, axis=-1)
+        u, _, _ = causal_conv(u, p["conv.weight"], p["conv.bias"], silu=True)
+        low, Bt, Ct = np.split(u @ p["x_proj.weight"].T, [rank, rank + self.states], axis=-1)
+        dt = softplus(low @ p["dt_proj.weight"].T + p["dt_proj.bias"])
+        h, _ = selective_scan(u, dt, -np.exp(p["A_log"]), Bt, Ct)
+        return (silu(z) * (h + p["D"] * u)) @ p["out_proj.weight"].T

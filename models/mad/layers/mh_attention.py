@@ -17,10 +17,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layers.checks import check_heads
-from mlxhog.models.mad.layers.linear_spec import bias, linear
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.mad.layer import (
+    Array,
+    Arrays,
+    Float,
+    Params,
+    ParamSpec,
+    Pass,
+    Sizes,
+    State,
+    bias,
+    check_heads,
+    linear,
+)
+from mlxhog.models.mad.plain_numpy import rms_norm
+from mlxhog.models.ops.reference.attention_numpy import attention, rope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +65,12 @@ class MHAttention:
         """Heads of queries to each head of keys and values."""
         return 1 if self.kv_heads is None else self.heads // self.kv_heads
 
+    def sight(self) -> int | None:
+        """Return how many positions back keys are in sight; None for all."""
+        return None
+
     def check(self, d: int) -> None:
-        """See `Layer.check`."""
+        """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
         if self.rope and d // self.heads % 2:
             raise ConfigError(
@@ -69,7 +87,7 @@ class MHAttention:
             raise ConfigError(f"base is {self.base}; wavelengths need one above 1, such as 10000")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """See `Layer.param_spec`; linear maps begin as torch.nn.Linear's do."""
+        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         kv = d // self.shared
         for name, out in (("q_proj", d), ("k_proj", kv), ("v_proj", kv)):
             yield linear(f"{name}.weight", out, d)
@@ -83,5 +101,73 @@ class MHAttention:
             yield bias("out_proj.bias", d, d)
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
-        """See `Layer.state`: the keys and values of every position."""
+        """Return the sizes of the keys and values of every position."""
         return {"cache": 2 * (d // self.shared) * length}
+
+    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
+        """Return an empty cache: keys, values (B, L, heads, dh), and positions read, (B,) int32.
+
+        Keys are already turned. A row that has read fewer than L positions has its keys last.
+        """
+        empty = xp.zeros((B, 0, self.heads // self.shared, d // self.heads))
+        return empty, empty, xp.zeros((B,), "int32")
+
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d) and the state after the last position.
+
+        Of the sliding form, the cache holds window + 1 positions at most.
+        """
+        ops, xp, window = run.ops, run.ops.xp, self.sight()
+        B, S, d = x.shape
+        names = ("q_proj", "k_proj", "v_proj")
+        q, k, v = (
+            y.reshape(B, S, -1, d // self.heads)
+            for y in ops.linears(
+                x,
+                [p[f"{name}.weight"] for name in names],
+                [p.get(f"{name}.bias") for name in names],
+            )
+        )
+        if self.qk_norm:
+            q = ops.rms_norm(q, p["q_norm.weight"], cfg.norm_eps)
+            k = ops.rms_norm(k, p["k_norm.weight"], cfg.norm_eps)
+        read = None if state is None else state[2]
+        if self.rope:
+            q, k = ops.rope(q, self.base, read), ops.rope(k, self.base, read)
+        lengths = None
+        if state is None:
+            read = xp.full((B,), S, "int32", like=x)
+        else:
+            k, v = xp.concatenate([state[0], k], 1), xp.concatenate([state[1], v], 1)
+            read = state[2] + S
+            lengths = xp.minimum(read, k.shape[1])
+        keys, values = k, v
+        if self.shared > 1:
+            keys, values = (xp.repeat(y, self.shared, 2) for y in (k, v))
+        h = ops.attention(q, keys, values, window=window, lengths=lengths)
+        (y,) = ops.linears(h.reshape(B, S, d), [p["out_proj.weight"]], [p.get("out_proj.bias")])
+        if window is not None:
+            k, v = k[:, -(window + 1) :], v[:, -(window + 1) :]
+        return y, (k, v, read)
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
+        B, S, d = x.shape
+
+        def mapped(name: str, u: Float) -> Float:
+            y: Float = u @ p[f"{name}.weight"].T + p.get(f"{name}.bias", np.zeros(()))
+            return y
+
+        q, k, v = (
+            mapped(name, x).reshape(B, S, -1, d // self.heads)
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
+        if self.qk_norm:
+            q = rms_norm(q, p["q_norm.weight"], cfg.norm_eps)
+            k = rms_norm(k, p["k_norm.weight"], cfg.norm_eps)
+        if self.rope:
+            q, k = rope(q, self.base), rope(k, self.base)
+        k, v = np.repeat(k, self.shared, 2), np.repeat(v, self.shared, 2)
+        return mapped("out_proj", attention(q, k, v, window=self.sight()).reshape(B, S, d))

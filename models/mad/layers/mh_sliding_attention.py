@@ -23,12 +23,16 @@ class MHSlidingAttention(MHAttention):
 
     window: int = 32
 
+    def sight(self) -> int | None:
+        """Return how many positions back keys are in sight."""
+        return self.window
+
     def check(self, d: int) -> None:
-        """See `Layer.check`."""
+        """Refuse numbers that cannot be built at width d."""
         super().check(d)
         if self.window < 0:
             raise ConfigError(f"window is {self.window}; a position sees 0 or more before it")
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
-        """See `Layer.state`: the keys and values of the window and the position itself."""
+        """Return the sizes of the keys and values of the window and the position itself."""
         return super().state(d, min(length, self.window + 1))

@@ -24,10 +24,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layers.checks import check_heads
-from mlxhog.models.mad.layers.linear_spec import linear, taps
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.mad.layer import (
+    Array,
+    Arrays,
+    Float,
+    Params,
+    ParamSpec,
+    Pass,
+    Sizes,
+    State,
+    check_heads,
+    linear,
+    taps,
+)
+from mlxhog.models.mad.plain_numpy import sigmoid
+from mlxhog.models.ops.reference.layers_numpy import causal_conv, layer_norm
+from mlxhog.models.ops.reference.mlstm_numpy import recurrent
 
 CHUNK_SIZE = 64
 CELL_EPS = 1e-6
@@ -44,13 +59,13 @@ class MLSTM:
     conv: int = 4
 
     def check(self, d: int) -> None:
-        """See `Layer.check`."""
+        """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
         if self.conv < 0:
             raise ConfigError(f"conv is {self.conv}; give a number of taps, or 0 for none")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """See `Layer.param_spec`; linear maps begin as torch.nn.Linear's do, gates closed to x."""
+        """Declare the parameters; linear maps begin as torch.nn.Linear's do, gates closed to x."""
         if self.conv:
             yield taps("conv.weight", d, self.conv)
             yield ParamSpec("conv.bias", (d,), "zeros")
@@ -63,7 +78,58 @@ class MLSTM:
         yield linear("out_proj.weight", d, d)
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
-        """See `Layer.state`: C, n and m, and the last inputs of the convolution."""
+        """Return the sizes of C, n and m, and the last inputs of the convolution."""
         DH = d // self.heads
         cell = {"cell": self.heads * (DH * DH + DH + 1)}
         return cell | ({"conv": d * (self.conv - 1)} if self.conv else {})
+
+    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
+        """Return zeros: the convolution's inputs (B, k - 1, d), where it has one, and C, n, m.
+
+        C (B, NH, DH, DH), n (B, NH, DH) and m (B, NH) of the cell; all float32.
+        """
+        NH, DH = self.heads, d // self.heads
+        inputs = (xp.zeros((B, self.conv - 1, d)),) if self.conv else ()
+        return *inputs, xp.zeros((B, NH, DH, DH)), xp.zeros((B, NH, DH)), xp.zeros((B, NH))
+
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
+        ops = run.ops
+        heads = (*x.shape[:2], self.heads, -1)
+        c, inputs = x, list[Array]()
+        if self.conv:
+            c, last = ops.causal_conv(
+                x,
+                p["conv.weight"],
+                p["conv.bias"],
+                state=None if state is None else state[0],
+                silu=True,
+            )
+            inputs.append(last)
+        q, k = ops.linears(c, [p["q_proj.weight"], p["k_proj.weight"]])
+        names = ("v_proj", "ogate", "igate", "fgate")
+        v, o, i, f = ops.linears(
+            x, [p[f"{name}.weight"] for name in names], [p.get(f"{name}.bias") for name in names]
+        )
+        q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
+        cell = state and state[-3:]
+        h, cell = ops.mlstm_cell(q, k, v, i, f, chunk_size=CHUNK_SIZE, eps=CELL_EPS, state=cell)
+        y = ops.head_norm_gate(h, o, p["head_norm.weight"], cfg.norm_eps)
+        (y,) = ops.linears(y, [p["out_proj.weight"]])
+        return y, (*inputs, *cell)
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
+        heads = (*x.shape[:2], self.heads, -1)
+        c = x
+        if self.conv:
+            c, _, _ = causal_conv(x, p["conv.weight"], p["conv.bias"], silu=True)
+        q, k = ((c @ p[f"{name}_proj.weight"].T).reshape(heads) for name in "qk")
+        v = (x @ p["v_proj.weight"].T).reshape(heads)
+        i, f = (x @ p[f"{name}.weight"].T + p[f"{name}.bias"] for name in ("igate", "fgate"))
+        h, _, _ = recurrent(q, k, v, i, f, eps=CELL_EPS)
+        normed, _ = layer_norm(h, cfg.norm_eps)
+        y = sigmoid(x @ p["ogate.weight"].T) * (p["head_norm.weight"] * normed.reshape(x.shape))
+        return np.asarray(y) @ p["out_proj.weight"].T

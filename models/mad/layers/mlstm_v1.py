@@ -11,12 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layers.checks import check_heads
-from mlxhog.models.spec import ParamSpec
-from mlxhog.models.xlstm_v1 import XLSTMV1Config
+from mlxhog.models.mad.layer import (
+    Array,
+    Arrays,
+    Float,
+    Params,
+    ParamSpec,
+    Pass,
+    Sizes,
+    State,
+    check_heads,
+)
+from mlxhog.models.xlstm_v1 import XLSTMV1Config, model, reference
 from mlxhog.models.xlstm_v1.block_config import MLSTMBlockConfig, MLSTMLayerConfig
 from mlxhog.models.xlstm_v1.model import block_spec, embedding_std, normal
 
@@ -35,7 +44,7 @@ class MLSTMV1:
     qkv_block: int = 4
 
     def check(self, d: int) -> None:
-        """See `Layer.check`."""
+        """Refuse numbers that cannot be built at width d."""
         if self.conv < 1:
             raise ConfigError(f"conv is {self.conv}; a convolution has at least 1 tap")
         if self.qkv_block < 1:
@@ -44,7 +53,7 @@ class MLSTMV1:
         block(self, d)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """See `Layer.param_spec`; the last map begins as the first, since depth is not known."""
+        """Declare the parameters; the last map begins as the first, since depth is not known."""
         cfg = block(self, d)
         for spec in block_spec(cfg, 0, ""):
             name = spec.name.removeprefix(".")
@@ -54,10 +63,29 @@ class MLSTMV1:
                 yield replace(spec, name=name)
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
-        """See `Layer.state`: C, n and m, and the last inputs of the convolution."""
+        """Return the sizes of C, n and m, and the last inputs of the convolution."""
         inner = block(self, d).inner_dim
         DH = inner // self.heads
         return {"cell": self.heads * (DH * DH + DH + 1), "conv": inner * (self.conv - 1)}
+
+    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
+        """Return zeros, as an mLSTM block of that family has them."""
+        return model.init_state(block(self, d), B, xp)[0]
+
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
+        cfg_v1 = block(self, cfg.hidden_size)
+        return model.mlstm_layer(cfg_v1, p, PREFIX, x, state, run)
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
+        no_ops: Any = None  # the reference spells its operators out
+        run: Pass[Any] = Pass(no_ops)
+        cfg_v1 = block(self, cfg.hidden_size)
+        y, *_ = reference.mlstm_layer(cfg_v1, p, PREFIX, x, None, {}, run)
+        return y
 
 
 @lru_cache

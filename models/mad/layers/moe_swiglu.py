@@ -13,13 +13,28 @@ Sources: Shazeer et al. 2017, arXiv:1701.06538 (softmax over the best k); mad-la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layers.linear_spec import bias, bound, linear
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.mad.layer import (
+    Array,
+    Arrays,
+    Float,
+    Params,
+    ParamSpec,
+    Pass,
+    Sizes,
+    State,
+    bias,
+    bound,
+    linear,
+)
+from mlxhog.models.mad.plain_numpy import silu
 
 ROUTERS = ("top-k", "mad")
 
@@ -37,7 +52,7 @@ class MoESwiGLU:
     router: str = "top-k"
 
     def check(self, d: int) -> None:
-        """See `Layer.check`."""
+        """Refuse numbers that cannot be built at width d."""
         if self.inner < 1:
             raise ConfigError(f"inner is {self.inner}; set it to at least 1")
         if not 1 <= self.active <= self.experts:
@@ -48,7 +63,7 @@ class MoESwiGLU:
             raise ConfigError(f"router is {self.router!r}; choose one of {', '.join(ROUTERS)}")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """See `Layer.param_spec`; linear maps begin as torch.nn.Linear's do."""
+        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         E, U = self.experts, self.experts * self.inner
         yield linear("router.weight", E, d, product=False)
         yield bias("router.bias", E, d)
@@ -60,5 +75,48 @@ class MoESwiGLU:
             yield replace(linear("w3.weight", d, U), init=bound(self.inner))
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
-        """See `Layer.state`: positions do not meet."""
+        """Return no sizes: positions do not meet."""
         return {}
+
+    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
+        """Return nothing: positions do not meet."""
+        return ()
+
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d). All experts are computed, and those not taken weigh 0."""
+        ops, xp = run.ops, run.ops.xp
+        E = self.experts
+        (scores,) = ops.linears(x, [p["router.weight"]], [p["router.bias"]])
+        gate, up = ops.linears(x, [p["w1.weight"], p["w2.weight"]])
+        h = ops.swiglu(gate, up)
+        taken = scores >= xp.sort(xp.stop_gradient(scores), -1)[..., E - self.active, None]
+        if self.router == "top-k":
+            share = xp.softmax(xp.where(taken, scores, -math.inf), -1)
+            weighted = h.reshape(*h.shape[:-1], E, self.inner) * share[..., None]
+            (y,) = ops.linears(weighted.flatten(-2), [p["w3.weight"]])
+            return y, ()
+        share = xp.softmax(xp.where(taken, scores, 0.0), -1)
+        (z,) = ops.linears(h, [p["w3.weight"]])
+        return (z.reshape(*x.shape, E) * share[..., None, :]).sum(-1), ()
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
+        E, inner = self.experts, self.inner
+        scores = x @ p["router.weight"].T + p["router.bias"]
+        best = np.argsort(scores, -1)[..., E - self.active :]
+        taken = np.zeros(scores.shape, bool)
+        np.put_along_axis(taken, best, True, -1)
+        weight = np.exp(np.where(taken, scores, -np.inf if self.router == "top-k" else 0.0))
+        share = weight / weight.sum(-1, keepdims=True)
+        h = silu(x @ p["w1.weight"].T) * (x @ p["w2.weight"].T)
+        y = np.zeros_like(x)
+        for expert in range(E):
+            if self.router == "top-k":
+                own = slice(expert * inner, (expert + 1) * inner)
+                z = h[..., own] @ p["w3.weight"][:, own].T
+            else:
+                z = h @ p["w3.weight"][expert::E].T
+            y += share[..., expert, None] * z
+        return y

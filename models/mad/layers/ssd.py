@@ -19,10 +19,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layers.checks import check_heads
-from mlxhog.models.mad.layers.linear_spec import bias, linear, taps
-from mlxhog.models.spec import ParamSpec
+from mlxhog.models.mad.layer import (
+    Array,
+    Arrays,
+    Float,
+    Params,
+    ParamSpec,
+    Pass,
+    Sizes,
+    State,
+    bias,
+    check_heads,
+    linear,
+    taps,
+)
+from mlxhog.models.mad.plain_numpy import rms_norm, silu, softplus
+from mlxhog.models.ops.reference.layers_numpy import causal_conv
+from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
 
 CHUNK_SIZE = 32
 
@@ -47,14 +63,14 @@ class SSD:
     conv: int = 4
 
     def check(self, d: int) -> None:
-        """See `Layer.check`."""
+        """Refuse numbers that cannot be built at width d."""
         for name in ("expand", "states", "conv"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; set it to at least 1")
         check_heads(self.heads, self.expand * d, "inner width")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """See `Layer.param_spec`; linear maps begin as torch.nn.Linear's do."""
+        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         inner = self.expand * d
         mixed = inner + 2 * self.states
         yield linear("z_proj.weight", inner, d)
@@ -69,7 +85,64 @@ class SSD:
         yield linear("out_proj.weight", d, inner)
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
-        """See `Layer.state`: S of every head, and the last inputs of the convolution."""
+        """Return the sizes of S of every head, and the last inputs of the convolution."""
         inner = self.expand * d
         mixed = inner + 2 * self.states
         return {"cell": inner * self.states, "conv": mixed * (self.conv - 1)}
+
+    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
+        """Return zeros: S (B, heads, N, inner / heads), and the convolution's last inputs."""
+        inner, N = self.expand * d, self.states
+        cell = xp.zeros((B, self.heads, N, inner // self.heads))
+        return cell, xp.zeros((B, self.conv - 1, inner + 2 * N))
+
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
+        ops, xp = run.ops, run.ops.xp
+        B, S, d = x.shape
+        inner, N, heads = self.expand * d, self.states, self.heads
+        cell, conv = (None, None) if state is None else state
+        names = ("z_proj", "xbc_proj", "dt_proj")
+        z, mixed, dt = ops.linears(
+            x, [p[f"{name}.weight"] for name in names], [None, None, p["dt_bias"]]
+        )
+        mixed, conv = ops.causal_conv(
+            mixed, p["conv.weight"], p["conv.bias"], state=conv, silu=True
+        )
+        u = mixed[..., :inner].reshape(B, S, heads, inner // heads)
+        Bt, Ct = (
+            xp.broadcast_to(y[:, :, None], (B, S, heads, N))
+            for y in (mixed[..., inner : inner + N], mixed[..., inner + N :])
+        )
+        dt = ops.activate(xp.float32(dt), "softplus")[..., None]
+        h, cell = ops.decay_cell(
+            Ct,
+            Bt,
+            dt * u,
+            -xp.exp(p["A_log"])[:, None] * dt,
+            scale=1.0,
+            chunk_size=CHUNK_SIZE,
+            state=cell,
+        )
+        h = (h + p["D"][:, None] * u).reshape(B, S, inner)
+        h = ops.rms_norm(ops.swiglu(z, h), p["out_norm.weight"], cfg.norm_eps)
+        (y,) = ops.linears(h, [p["out_proj.weight"]])
+        return y, (cell, conv)
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
+        B, S, d = x.shape
+        inner, N, heads = self.expand * d, self.states, self.heads
+        z, mixed, dt = (x @ p[f"{name}.weight"].T for name in ("z_proj", "xbc_proj", "dt_proj"))
+        mixed, _, _ = causal_conv(mixed, p["conv.weight"], p["conv.bias"], silu=True)
+        u = mixed[..., :inner].reshape(B, S, heads, inner // heads)
+        Bt, Ct = (
+            np.broadcast_to(y[:, :, None], (B, S, heads, N))
+            for y in np.split(mixed[..., inner:], 2, axis=-1)
+        )
+        dt = softplus(dt + p["dt_bias"])[..., None]
+        h, _ = decay_cell(Ct, Bt, dt * u, -np.exp(p["A_log"])[:, None] * dt, scale=1.0)
+        h = (h + p["D"][:, None] * u).reshape(B, S, inner)
+        return rms_norm(silu(z) * h, p["out_norm.weight"], cfg.norm_eps) @ p["out_proj.weight"].T

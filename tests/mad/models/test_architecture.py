@@ -12,8 +12,8 @@ from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.mad.architecture import to_yaml
-from mlxhog.models.mad.sequence import canonical, parse, read_architecture
-from mlxhog.models.registry import load_architecture
+from mlxhog.models.mad.sequence import canonical, parse
+from mlxhog.models.registry import load_architecture, load_candidate
 
 
 def read(text: str) -> MADConfig:
@@ -63,7 +63,7 @@ def test_a_written_model_reads_back_from_yaml_and_from_a_config(tmp_path: Path) 
     file = tmp_path / "winner.yaml"
     file.write_text(to_yaml(cfg))
     assert load_architecture(file) == cfg
-    assert read_architecture(file) == cfg
+    assert load_candidate(file) == cfg
     assert families.read(cfg.to_dict()) == cfg
 
 

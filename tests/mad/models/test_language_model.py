@@ -16,7 +16,7 @@ from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.families import init_params
 from mlxhog.models.mad import param_spec
-from mlxhog.models.mad.sequence import read_architecture
+from mlxhog.models.registry import load_candidate
 from tests.training.small import small_config
 
 pytestmark = pytest.mark.slow
@@ -80,7 +80,7 @@ def test_a_checkpoint_is_the_architecture_it_was_trained_with(
 ) -> None:
     _, path = trained
     assert {"model.safetensors", "config.json"} <= {file.name for file in path.iterdir()}
-    cfg = read_architecture(path)
+    cfg = load_candidate(path)
     assert told(capsys, "mad", "show", str(path))["layers"] == LAYERS
     assert (cfg.vocab_size, cfg.bos_token_id) == (320, 256)
     assert checkpoint.load(path).params.keys() == param_spec(cfg).keys()
@@ -142,7 +142,7 @@ def test_convert_changes_the_type_of_the_weights_and_nothing_else(
     target = tmp_path / "half"
     words = ["convert", str(trained[1]), str(target), "--to", "mlxhog", "--dtype", "bfloat16"]
     assert main([*words, "--json"]) == 0
-    assert read_architecture(target) == read_architecture(trained[1])
+    assert load_candidate(target) == load_candidate(trained[1])
 
 
 def test_parity_compares_what_each_side_computes_and_says_what_numpy_does_not(
@@ -188,7 +188,7 @@ def test_an_autoencoder_is_no_language_model(tmp_path: Path) -> None:
 
 def saved(folder: Path, text: str) -> str:
     """The checkpoint of a candidate that nobody has trained."""
-    cfg = read_architecture(candidate(folder, text))
+    cfg = load_candidate(candidate(folder, text))
     path = checkpoint.save(
         run.create(folder / "runs", "untrained"),
         step=0,

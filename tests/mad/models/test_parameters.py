@@ -8,7 +8,7 @@ import pytest
 
 from mlxhog.models.families import init_params
 from mlxhog.models.mad import MADConfig, param_spec
-from mlxhog.models.mad.layer import known, make
+from mlxhog.models.mad.layers import known, make
 
 
 def config(*layers: str, **changes: object) -> MADConfig:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from mlxhog.models import lm_numpy
 from mlxhog.models.mad import MADConfig, param_spec
-from mlxhog.models.mad.positions import sincos
+from mlxhog.models.mad.model import sincos
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
 from tests.models.twins import TWINS

@@ -7,8 +7,8 @@ import pytest
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.mad import MADConfig
-from mlxhog.models.mad.sequence import canonical, parse, read_architecture
-from mlxhog.models.registry import architectures, load_architecture
+from mlxhog.models.mad.sequence import canonical, parse
+from mlxhog.models.registry import architectures, load_architecture, load_candidate
 
 
 def read(**blocks: Any) -> MADConfig:
@@ -108,7 +108,7 @@ def test_slstm_places_outside_of_the_blocks_are_refused() -> None:
 
 
 def test_candidates_of_the_package_are_architectures_and_spaces_are_not() -> None:
-    assert canonical(read_architecture("mad-7to1").layers) == canonical(
+    assert canonical(load_candidate("mad-7to1").layers) == canonical(
         parse("(mlstm swiglu)*7 slstm swiglu")
     )
     for name in ("mad-7to1-v1", "mad-attention", "mad-striped", "lfm2-tiny"):

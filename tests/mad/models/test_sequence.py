@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import Layer, known, make
-from mlxhog.models.mad.sequence import MOST_LAYERS, canonical, parse, read_architecture
+from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.layers import known, make
+from mlxhog.models.mad.sequence import MOST_LAYERS, canonical, parse
+from mlxhog.models.registry import load_candidate
 
 VALUES: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(0, 1000),
@@ -105,11 +107,11 @@ def test_what_is_no_sequence_is_refused_with_its_place(text: str, message: str) 
 
 
 def test_a_line_is_an_architecture_for_bytes() -> None:
-    cfg = read_architecture("gated-conv swiglu")
+    cfg = load_candidate("gated-conv swiglu")
     assert (cfg.hidden_size, cfg.vocab_size) == (128, 320)
     assert canonical(cfg.layers) == "gated-conv swiglu"
 
 
 def test_an_architecture_of_another_family_is_refused() -> None:
     with pytest.raises(ConfigError, match="tiny is a model of the family 'xlstm'"):
-        read_architecture("tiny")
+        load_candidate("tiny")

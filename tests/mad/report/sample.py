@@ -9,7 +9,7 @@ from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store, create
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import Setting, expand, suite
-from mlxhog.models.mad.layer import make
+from mlxhog.models.mad.layers import make
 
 CONV, CHANNELS, MIXED = "gated-conv swiglu", "swiglu swiglu", "swiglu gated-conv"
 CANDIDATES = (CONV, CHANNELS, MIXED)

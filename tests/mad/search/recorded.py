@@ -6,7 +6,8 @@ from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.suites import Setting, Suite
-from mlxhog.models.mad.layer import Layer, make
+from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.layers import make
 
 
 def suite(*settings: Setting, points: tuple[dict[str, Any], ...] = ({"lr": 1e-3},)) -> Suite:

@@ -9,8 +9,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.search.budget import params, state
 from mlxhog.mad.search.candidates import Candidates, Layers, Sequences
 from mlxhog.mad.search.space import DEEPEST, Space, to_space
-from mlxhog.models.mad.layer import make
-from mlxhog.models.mad.layers import LAYERS
+from mlxhog.models.mad.layers import LAYERS, make
 from tests.mad.search.spaces import KERNELS, LENGTH, SMALL, D, candidates
 
 pytestmark = pytest.mark.slow

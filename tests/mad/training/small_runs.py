@@ -7,7 +7,7 @@ from typing import Any
 
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.run import Point, RunConfig, RunResult
-from mlxhog.models.mad.layer import make
+from mlxhog.models.mad.layers import make
 
 SETTINGS = {"vocab": 8, "seq_len": 16, "train_rows": 96, "test_rows": 32}
 

@@ -17,7 +17,7 @@ from mlxhog.mad.training import batched, single
 from mlxhog.mad.training.batched import GradientBarrier
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
-from mlxhog.models.mad.layer import known
+from mlxhog.models.mad.layers import known
 from tests.mad.training.small_runs import Recorder, numbers, small_run
 from tests.tolerances import STEP_LOSSES_F32, assert_close
 

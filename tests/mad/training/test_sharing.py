@@ -15,7 +15,7 @@ from mlxhog.mad.training import single
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import EMBEDDING, SharedEmbedding, SharedRun, common, shared_tables
 from mlxhog.models.families import init_params
-from mlxhog.models.mad.layer import make
+from mlxhog.models.mad.layers import make
 from tests.mad.training.small_runs import numbers, small_run
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlxhog.models import lm, lm_numpy
 from mlxhog.models.mad import MADConfig, param_spec, state_sizes
-from mlxhog.models.mad.layer import known
+from mlxhog.models.mad.layers import known
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
 from tests.models.twins import TWINS

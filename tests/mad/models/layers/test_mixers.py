@@ -5,7 +5,7 @@ import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.mad import MADConfig
-from mlxhog.models.mad.layer import make, twin
+from mlxhog.models.mad.layers import make
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.spec import initial_value
 
@@ -107,7 +107,7 @@ def test_gla_forgets_by_the_sixteenth_root_of_its_gate() -> None:
     p |= {"decay_down.weight": np.zeros((1, 2)), "decay_up.weight": np.zeros((2, 1))}
     p |= {"decay_up.bias": np.zeros(2), "head_norm.weight": np.ones(2)}
     # The first position writes into the first channel of the value, the second into the other.
-    _, last = twin(type(layer), "numpy").forward(layer, cfg, p, np.eye(2)[None])[0]
+    _, last = layer.reference(cfg, p, np.eye(2)[None])[0]
     assert last[0] / last[1] == pytest.approx(0.5 ** (1 / 16))
 
 

@@ -19,7 +19,7 @@ from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDel
 
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad import MADConfig
-from mlxhog.models.mad.layer import make, twin
+from mlxhog.models.mad.layers import make
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
 from tests.tolerances import LOGITS_F32, assert_close
@@ -39,7 +39,7 @@ def ours(name: str, **numbers: object) -> tuple[Params, Tensor, Tensor]:
     x = torch.from_numpy(rng.standard_normal((B, S, D)).astype(np.float32))
     cfg = MADConfig(vocab_size=8, hidden_size=D, layers=(layer,))
     run: Pass[Tensor] = Pass(choose("torch", "reference", "cpu"))
-    y, _ = twin(type(layer), "torch").forward(layer, cfg, params, x, None, run)
+    y, _ = layer.forward(cfg, params, x, None, run)
     return params, x, y
 
 
