@@ -19,6 +19,18 @@ class Parsed:
     other: argparse.Namespace
     problems: list[str]
 
+    def load_layers(self) -> None:
+        """Register the layers of every file of `Flags.layers_from`.
+
+        Raises:
+            ConfigError: a file cannot be read, or defines no layer.
+        """
+        if self.other.layers_from:
+            from mlxhog.mad import layers_from
+
+            for file in self.other.layers_from:
+                layers_from.load(file)
+
 
 class Flags:
     """The parser of one command.
@@ -48,6 +60,16 @@ class Flags:
         """Add an argument that is no option of a dataclass, as argparse.add_argument does."""
         self._parser.add_argument(*names, **how)
         self._known += [name for name in names if name.startswith("--")]
+
+    def layers_from(self) -> None:
+        """Add `--layers-from`; `Parsed.load_layers` reads the files."""
+        self.argument(
+            "--layers-from",
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="a Python file with layers of your own, such as examples/my_layer.py",
+        )
 
     def otherwise(self, advice: str) -> None:
         """Say what to do about a flag that is unknown and near none."""

@@ -23,13 +23,14 @@ SUBJECT = "SUBJECT"
 ABOUT = """\
 Compute one thing with every backend here, and compare every number: loss, logits, hidden states,
 gradients, states, parameters after some steps of each optimizer, one token at a time against the
-whole sequence. SUBJECT is an architecture (a name or a YAML file), a checkpoint's directory, or a
-recorded case (NAME.safetensors with NAME.json beside it).
+whole sequence. SUBJECT is an architecture (a name, a YAML file or a line of layers), a checkpoint's
+directory, or a recorded case (NAME.safetensors with NAME.json beside it).
 Exit code 1 if anything disagrees; the first tensor that does is named on stderr."""
 EXAMPLES = (
     "parity --config tiny",
     "parity --checkpoint runs/latest",
     "parity --case golden/xlstm/hf_a.safetensors --json",
+    'parity "my_layer swiglu" --layers-from examples/my_layer.py',
     "parity tiny --perturb lm_head.weight; test $? -eq 1",
 )
 
@@ -62,6 +63,7 @@ def run(arguments: list[str]) -> int:
     flags.argument("--config", metavar="NAME_OR_FILE", help="an architecture")
     flags.argument("--checkpoint", metavar="DIR", help="a checkpoint, or a run")
     flags.argument("--case", metavar="FILE", help="a recorded case, a .safetensors file")
+    flags.layers_from()
     flags.argument("--all", action="store_true", help="a line for every tensor, not the worst")
     flags.argument("--json", action="store_true", help="one JSON object with a row per tensor")
     flags.argument("--quiet", action="store_true", help="plain lines instead of a live one")
@@ -69,6 +71,7 @@ def run(arguments: list[str]) -> int:
     parsed = flags.parse(arguments)
     config = resolve(ParityConfig, [parsed.given], parsed.problems)
     kind, where = _source(parsed.other)
+    parsed.load_layers()
     return _compare(kind, where, config, parsed.other)
 
 

@@ -18,7 +18,7 @@ from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine import machine
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.registry import load_architecture
+from mlxhog.models.registry import load_architecture, load_candidate
 from mlxhog.parity import cases
 from mlxhog.parity.cases import next_labels
 from mlxhog.parity.sides import Side
@@ -96,7 +96,8 @@ def open_source(kind: str, where: str, sizes: Sizes, runs: Path) -> Source:
         return _case(Path(where), sizes)
     if kind == "checkpoint":
         return _checkpoint(checkpoint.locate(where, runs), sizes)
-    cfg = load_architecture(where)
+    is_line = " " in where and not Path(where).exists()
+    cfg = load_candidate(where) if is_line else load_architecture(where)
 
     def make() -> Subject:
         params = perturbed_init(cfg, sizes.seed)

@@ -55,11 +55,13 @@ def run_board(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad board", BOARD_ABOUT, BOARD_EXAMPLES, ("STUDY",))
     flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
+    flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object")
     flags.argument("--watch", action="store_true", help="again and again until the study stops")
     flags.options(BoardConfig)
     parsed = flags.parse(arguments)
     config = resolve(BoardConfig, [parsed.given], parsed.problems)
+    parsed.load_layers()
     if parsed.other.watch and (config.csv or config.markdown):
         raise ConfigError("--watch goes with the table and --json; write files without it")
     from mlxhog.mad.report.ranking import read_ranking
@@ -180,10 +182,12 @@ def run_plot(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad plot", PLOT_ABOUT, PLOT_EXAMPLES, ("STUDY",))
     flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
+    flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object: page, and plots by name")
     flags.options(PlotConfig)
     parsed = flags.parse(arguments)
     config = resolve(PlotConfig, [parsed.given], parsed.problems)
+    parsed.load_layers()
     from mlxhog.mad.report.page import page
     from mlxhog.mad.report.plots import plots
     from mlxhog.mad.report.ranking import read_ranking

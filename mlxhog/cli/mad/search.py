@@ -73,6 +73,7 @@ def _search(config: SearchConfig, shared: StudyConfig, how: ExecutionConfig, par
     from mlxhog.mad.study.study import Study
 
     assert config.space is not None
+    parsed.load_layers()
     space = read_space(config.space)
     study = Study(
         space=space.to_dict(),
@@ -132,6 +133,7 @@ def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     from mlxhog.models.mad.sequence import canonical, parse
     from mlxhog.models.registry import load_candidate
 
+    parsed.load_layers()
     architectures = [load_candidate(name) for name in parsed.other.config]
     dim, position = _shared_sizes(architectures, shared.dim)
     texts = [canonical(parse(text)) for text in parsed.other.layers]
@@ -188,10 +190,12 @@ def run_resume(arguments: list[str]) -> int:
     flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
     flags.argument("--retry-failed", action="store_true", help="run failed runs again, too")
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
+    flags.layers_from()
     session.add_output(flags)
     flags.options(ExecutionConfig)
     parsed = flags.parse(arguments)
     how = resolve(ExecutionConfig, [parsed.given], parsed.problems)
+    parsed.load_layers()
     return _resume(how, parsed.other)
 
 

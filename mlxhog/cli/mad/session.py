@@ -68,6 +68,7 @@ class StudyConfig:
 def add(flags: Flags, *classes: type) -> None:
     """Add what every command has, and the options of some classes before it."""
     flags.argument("--study", metavar="NAME", help="name of the study, or of the one to go on with")
+    flags.layers_from()
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
     add_output(flags)
     for cls in (*classes, StudyConfig):

@@ -39,6 +39,7 @@ def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad show", ABOUT, EXAMPLES, ("ARCH",))
     flags.argument("architecture", nargs="+", metavar="ARCH", help="what to show")
+    flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object with every number")
     flags.options(ShowConfig)
     parsed = flags.parse(arguments)
@@ -46,6 +47,7 @@ def run(arguments: list[str]) -> int:
     from mlxhog.mad.summary import summarise
     from mlxhog.models.registry import load_candidate
 
+    parsed.load_layers()
     cfg = load_candidate(" ".join(parsed.other.architecture))
     length = config.seq_len or cfg.max_length
     cfg = replace(

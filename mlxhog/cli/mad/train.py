@@ -33,6 +33,7 @@ EXAMPLES = (
     'mad train --task CR --set seq_len=32 --layers "(gla swiglu)*2" --dim 64 --lr 2e-3',
     "mad train --task M --arch arch.yaml --backend mlx --steps 500 --json",
     'mad train --task SC --layers "mlstm swiglu mlstm swiglu" --workers mlx:cpu,torch:cpu',
+    'mad train --layers-from examples/my_layer.py --layers "my_layer swiglu" --task CR',
 )
 LAYERS_HELP = 'the layers, as words or one text, such as "(mlstm swiglu)*2"'
 EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
@@ -76,6 +77,7 @@ def run(arguments: list[str]) -> int:
 
     if parsed.other.tasks_from is not None:
         tasks.load_tasks(parsed.other.tasks_from)
+    parsed.load_layers()
     config = _run_config(candidate, protocol, settings, parsed.other.layers)
     plan = make_run_plan(config, worker_options)
     if candidate.save is not None:
@@ -118,6 +120,7 @@ def _flags() -> Flags:
     flags = Flags("mad train", ABOUT, EXAMPLES)
     add_task_flags(flags)
     flags.argument("--layers", nargs="+", metavar="LAYER", help=LAYERS_HELP)
+    flags.layers_from()
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     flags.argument("--quiet", action="store_true", help="no progress")

@@ -41,10 +41,12 @@ def run_vote(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad vote", VOTE_ABOUT, VOTE_EXAMPLES, ("STUDY",))
     flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
+    flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object")
     flags.options(VoteConfig)
     parsed = flags.parse(arguments)
     config = resolve(VoteConfig, [parsed.given], parsed.problems)
+    parsed.load_layers()
     from mlxhog.mad import winner
     from mlxhog.mad.study.store import find
     from mlxhog.mad.winner import vote
@@ -167,10 +169,12 @@ def run_scale(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad scale", SCALE_ABOUT, SCALE_EXAMPLES, ("WHAT",))
     flags.argument("what", nargs="+", metavar="WHAT", help="a study or an architecture")
+    flags.layers_from()
     flags.argument("--json", action="store_true", help="one JSON object")
     flags.options(ScaleConfig)
     parsed = flags.parse(arguments)
     config = resolve(ScaleConfig, [parsed.given], parsed.problems)
+    parsed.load_layers()
     if config.depth is None or config.out is None:
         lacks = "--depth" if config.depth is None else "--out"
         raise ConfigError(f"mad scale lacks {lacks}, as in `mlxhog {SCALE_EXAMPLES[0]}`")

@@ -8,7 +8,7 @@ import pytest
 
 from mlxhog.models.families import init_params
 from mlxhog.models.mad import MADConfig, param_spec
-from mlxhog.models.mad.layers import known, make
+from mlxhog.models.mad.layers import LAYERS, make
 
 
 def config(*layers: str, **changes: object) -> MADConfig:
@@ -38,7 +38,7 @@ def test_the_wrapper_begins_normal_its_biases_at_0_and_a_language_models_head_as
             assert abs(value.std() / 0.02 - 1) < 5 / math.sqrt(2 * value.size), name
 
 
-@pytest.mark.parametrize("name", sorted(known()))
+@pytest.mark.parametrize("name", sorted(layer.name for layer in LAYERS))
 def test_a_layer_begins_as_it_says_and_the_wrapper_changes_nothing_of_it(name: str) -> None:
     layer = make(name)
     spec = param_spec(config("swiglu", name))

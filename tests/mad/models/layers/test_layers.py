@@ -1,4 +1,4 @@
-"""What is promised of every registered layer, with its own numbers and with others.
+"""What is promised of every layer, also of the example, with its own numbers and with others.
 
 Twins agree with the float64 reference and with each other, no output knows a later token, and
 reading a sequence in any pieces, from any state, gives what reading it at once does.
@@ -7,6 +7,7 @@ reading a sequence in any pieces, from any state, gives what reading it at once 
 import math
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from mlxhog.mad import layers_from
 from mlxhog.models import lm, lm_numpy
 from mlxhog.models.mad import MADConfig, param_spec, state_sizes
-from mlxhog.models.mad.layers import known
+from mlxhog.models.mad.layers import LAYERS
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
 from tests.models.twins import TWINS
@@ -51,7 +53,8 @@ OTHERS = (
     "moe-swiglu(experts=5,active=3,inner=4,router=mad)",
     "mlstm(conv=0) mh-attention swiglu gla",
 )
-SEQUENCES = (*known(), *OTHERS)
+layers_from.load(Path(__file__).parents[4] / "examples" / "my_layer.py")
+SEQUENCES = (*(layer.name for layer in LAYERS), "my_layer(expand=2)", *OTHERS)
 sequences = pytest.mark.parametrize("text", SEQUENCES)
 twins = pytest.mark.parametrize("name", TWINS)
 FRAMEWORKS = ("torch", "mlx")

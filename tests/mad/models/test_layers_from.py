@@ -1,0 +1,173 @@
+"""A layer is one file: `--layers-from` trains and checks it without touching the package."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog.cli import main
+from mlxhog.errors import ConfigError
+from mlxhog.mad import layers_from
+from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.layers import make
+from mlxhog.models.mad.sequence import canonical, parse
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "my_layer.py"
+LINE = "my_layer swiglu"
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    assert main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def other(folder: Path, name: str, *changes: tuple[str, str]) -> Path:
+    """The example under another name, with some of its text replaced."""
+    text = EXAMPLE.read_text().replace('"my_layer"', f'"{name}"')
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    file = folder / f"{name}.py"
+    file.write_text(text)
+    return file
+
+
+def in_another_process(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "where", ["--backend=torch", "--backend=mlx", "--workers=torch:cpu,mlx:cpu"]
+)
+def test_a_layer_from_a_file_is_trained(where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--set", "seq_len=16", "--set", "train_rows=64", "--set", "test_rows=16")
+    found = told(
+        capsys,
+        *("mad", "train", "--layers-from", str(EXAMPLE), "--layers", LINE, where),
+        *("--task", "in-context-recall", *small, "--dim", "16", "--steps", "4", "--quiet"),
+    )
+    assert found["steps"] == 4
+    assert found["loss"] > 0
+
+
+def test_parity_checks_a_layer_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--seq-len", "9", "--batch-size", "1", "--steps", "1")
+    found = told(capsys, "parity", LINE, "--layers-from", str(EXAMPLE), *small)
+    assert found["ok"]
+    sides = {row["b"] for row in found["rows"]}
+    assert {"numpy", "torch:cpu"} <= sides
+    assert any(row["what"].startswith("grad/layers.0.z_proj") for row in found["rows"])
+
+
+def test_parity_notices_a_reference_that_says_something_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = other(tmp_path, "wrong", ("+ dt[:, t] * v[:, t]", "+ v[:, t]"))
+    words = ["parity", "wrong swiglu", "--layers-from", str(file), "--seq-len", "9", "--steps", "0"]
+    assert main([*words, "--kernels", "auto"]) == 1
+    assert "disagree" in capsys.readouterr().err
+
+
+UNPICKLE = "import pickle, sys; print(pickle.loads(bytes.fromhex(sys.argv[1])).layers)"
+
+
+def test_a_configuration_brings_its_layers_to_another_process(tmp_path: Path) -> None:
+    file = other(tmp_path, "travels")
+    layers_from.load(file)
+    layers = parse("travels(expand=3) swiglu")
+    data = pickle.dumps(MADConfig(vocab_size=8, hidden_size=16, layers=layers))
+    done = in_another_process(UNPICKLE, data.hex())
+    assert done.stdout.strip() == str(layers), done.stderr
+    assert pickle.loads(data).layers == layers
+    file.write_text(file.read_text() + "\n# another day\n")
+    done = in_another_process(UNPICKLE, data.hex())
+    assert f"{file} has changed since it was loaded" in done.stderr
+
+
+KEY = """
+import sys
+from mlxhog.mad import layers_from, suites
+from mlxhog.models.mad.sequence import parse
+layers_from.load(sys.argv[1])
+for line in ("keyed swiglu", "swiglu"):
+    first = next(suites.runs(suites.suite("smoke"), parse(line), [1]))
+    print(first.key())
+"""
+
+
+def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path: Path) -> None:
+    file = other(tmp_path, "keyed")
+    first = in_another_process(KEY, str(file))
+    again = in_another_process(KEY, str(file))
+    file.write_text(file.read_text() + "\n# another text\n")
+    second = in_another_process(KEY, str(file))
+    assert first.stdout == again.stdout
+    (keyed, swiglu), (other_keyed, other_swiglu) = first.stdout.split(), second.stdout.split()
+    assert keyed != other_keyed
+    assert swiglu == other_swiglu
+
+
+def test_an_unknown_layer_is_answered_with_the_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match="no layer 'mine'; .*needs --layers-from FILE"):
+        make("mine")
+    config = tmp_path / "config.json"
+    layers = [{"type": "mine", "expand": 2}, "swiglu"]
+    config.write_text(
+        json.dumps({"model_type": "mad", "vocab_size": 8, "hidden_size": 16, "layers": layers})
+    )
+    assert main(["mad", "show", str(config)]) == 2
+    assert "needs --layers-from FILE" in capsys.readouterr().err
+    file = other(tmp_path, "mine")
+    found = told(capsys, "mad", "show", str(config), "--layers-from", str(file))
+    assert found["layers"] == "mine(expand=2) swiglu"
+
+
+def test_a_file_may_be_named_twice(tmp_path: Path) -> None:
+    file = other(tmp_path, "twice")
+    for _ in range(2):
+        layers_from.load(file)
+    assert canonical(parse("twice")) == "twice"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot read it: .*; give a Python file"),
+        ("def f(:", "line 1: SyntaxError"),
+        ("import no_such_module", "line 1: ModuleNotFoundError: "),
+        ("x = 1", "defines no layer: no class has a name and a kind"),
+        ("class A:\n    name, kind = 'bad-a', 'mixer'", "class A: .*dataclass.frozen=True"),
+        ("{}class A:\n    name, kind = 'bad b', 'mixer'", "its name is 'bad b'; use a letter"),
+        ("{}class A:\n    name, kind = 'bad-c', 'norm'", "its kind is 'norm'; it is 'mixer' or"),
+        ("{}class A:\n    name, kind = 'bad-d', 'mixer'", "it has no check, param_spec, state, in"),
+    ],
+)
+def test_a_file_without_a_layer_is_refused_in_words(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
+    file = tmp_path / "layer.py"
+    if text is not None:
+        head = "from dataclasses import dataclass\n@dataclass(frozen=True)\n"
+        file.write_text(text.replace("{}", head))
+    with pytest.raises(ConfigError, match=message):
+        layers_from.load(file)
+
+
+def test_a_name_of_the_package_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is a layer 'mlstm' already"):
+        layers_from.load(other(tmp_path, "mlstm"))
+
+
+def test_numbers_of_a_layer_have_a_type_that_a_line_can_write(tmp_path: Path) -> None:
+    file = other(tmp_path, "listed", ("expand: int = 1", "expand: tuple[int, ...] = (1,)"))
+    with pytest.raises(ConfigError, match="expand needs a default and one of the types int, float"):
+        layers_from.load(file)
