@@ -144,7 +144,7 @@ def draw(*shape: int, seed: int, mean: float = 0.0) -> Any:
 
 
 def mlstm_cell(size: MLSTMSize, threads: int, form: str = "chunkwise") -> Step:
-    """The mLSTM cell as torch's twin calls it, or its parallel form, forward and backward."""
+    """The mLSTM cell as models call it in torch, or its parallel form, forward and backward."""
     import torch
 
     from mlxhog.models.ops.kernels import choose
@@ -170,7 +170,7 @@ def mlstm_cell(size: MLSTMSize, threads: int, form: str = "chunkwise") -> Step:
 
 
 def slstm_cell(size: SLSTMSize, threads: int) -> Step:
-    """The sLSTM cell as torch's twin calls it, forward and backward."""
+    """The sLSTM cell as models call it in torch, forward and backward."""
     import torch
 
     from mlxhog.models.ops.kernels import choose

@@ -24,7 +24,7 @@ def create(
     Args:
         name: one of `NAMES`.
         threads: CPU threads this process may use, >= 1.
-        kernels: which operators the twins use, one of `CHOICES` in `models/ops/kernels.py`.
+        kernels: which operators models use, one of `CHOICES` in `models/ops/kernels.py`.
         cpu_blas: "auto" or "reference": which matrix product MLX uses on a Linux CPU.
         share: what a GPU worker may take of the GPU; None is all that one program may.
         compute_dtype: what the matrix products of `loss_and_grads` are computed in, "float32" or

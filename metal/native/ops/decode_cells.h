@@ -1,4 +1,4 @@
-// One step of the mLSTM cells of a few sequences, in the recurrent form (equations in models/xlstm_large/__init__.py).
+// One step of the mLSTM cells of a few sequences, in the recurrent form (equations in models/xlstm_large/model.py).
 #pragma once
 
 #include "simd.h"

@@ -1,6 +1,6 @@
 // One token of xLSTM Large for a few sequences: embedding, every block in its recurrent form, logits.
 //
-// The equations are those of models/xlstm_large/__init__.py; this computes them without a framework, whose
+// The equations are those of models/xlstm_large/model.py; this computes them without a framework, whose
 // overhead per operation would be most of the time of a small model. Parameters are read where they lie.
 #pragma once
 

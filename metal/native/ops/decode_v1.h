@@ -1,6 +1,6 @@
 // One token of the original xLSTM stack for a few sequences: embedding, mLSTM and sLSTM blocks, logits.
 //
-// The equations are those of models/xlstm_v1/__init__.py; see decode_large.h for why. Parameters are read where they lie.
+// The equations are those of models/xlstm_v1/model.py; see decode_large.h for why. Parameters are read where they lie.
 #pragma once
 
 #include <array>

@@ -272,9 +272,9 @@ def _compute(
 ) -> list[tuple[float, Grads]]:
     """Return loss and gradients of every run, as its own backend would."""
     framework, _, device = backend.partition(":")
-    twin = importlib.import_module(f"{__package__}.batched_{framework}")
+    module = importlib.import_module(f"{__package__}.batched_{framework}")
     flats, x, y = stacked(params, batches)
-    losses, grads = twin.losses_and_grads(model, slots, flats, x, y, device=device)
+    losses, grads = module.losses_and_grads(model, slots, flats, x, y, device=device)
     embedding = families.embedding(model)
     results = []
     for number, loss in enumerate(losses):

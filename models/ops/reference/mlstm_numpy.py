@@ -2,7 +2,7 @@
 
 Layouts as everywhere: q, k (B, S, NH, DK), v and h (B, S, NH, DV), gate pre-activations i, f
 (B, S, NH); state C (B, NH, DK, DV), n (B, NH, DK), m (B, NH). s = DK^-1/2. The recurrence is in
-`models/xlstm_large/__init__.py`.
+`models/xlstm_large/model.py`.
 
 Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517 (recurrent and parallel forms);
 Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376 (chunkwise form).
