@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from mlxhog import _native
@@ -107,3 +108,11 @@ def test_a_start_time_tells_a_process_from_its_successor_and_from_none():
         assert process_start_time(child.pid) > mine
         child.communicate(b"\n")
     assert process_start_time(child.pid) == 0
+
+
+def test_the_time_of_a_step_leaves_out_waiting_for_others():
+    entry = Entry(1, np.zeros(ENTRY_BYTES, np.uint8))
+    assert entry.step_s == 0
+    entry.steps, entry.read_ns, entry.compute_ns = 2, 10**9, 4 * 10**9
+    entry.apply_ns, entry.wait_ns = 10**9, 50 * 10**9
+    assert entry.step_s == 3.0

@@ -53,7 +53,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         ],
     ),
     "mlxhog/arena/records.py": (
-        ("tests/training/test_monitor.py",),
+        ("tests/arena/test_records.py",),
         [
             ("max(self._read, head - CAPACITY + 1)", "self._read"),
         ],
