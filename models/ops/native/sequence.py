@@ -102,7 +102,8 @@ def _mlstm_grad(
     d_state = [_own(d, states[:, :, 0]) for d, states in zip(d_last, (C, n, m), strict=True)]
     stride = ops.mlstm_stride(DK=q.shape[-1], chunk=chunk_size)
     how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps, "threads": threads}
-    ops.mlstm_grad(*saved, zeros_if_none(dh, h.shape), *grads, *d_state, **how)
+    buffers: tuple[Any, ...] = (*saved, zeros_if_none(dh, h.shape), *grads, *d_state)
+    ops.mlstm_grad(*buffers, **how)
     return *grads, *d_state
 
 
@@ -197,7 +198,8 @@ def _decay_grad(
     dh = zeros_if_none(dh, inputs[2].shape)
     grads = empty_like(*inputs)
     d_state = ops.empty(kept[:, :, 0].shape) if needs[4] else None
-    ops.decay_grad(*saved, dh, d_last, *grads, d_state, scale=scale, threads=threads)
+    buffers: tuple[Any, ...] = (*saved, dh, d_last, *grads, d_state)
+    ops.decay_grad(*buffers, scale=scale, threads=threads)
     return *grads, d_state
 
 
@@ -229,7 +231,8 @@ def _delta_grad(saved: Views, d_results: Views, needs: Sequence[bool], *, thread
     dh = zeros_if_none(dh, held.shape)
     grads = empty_like(*inputs)
     d_state = ops.empty(kept[:, :, 0].shape) if needs[5] else None
-    ops.delta_grad(*saved, dh, d_last, *grads, d_state, threads=threads)
+    buffers: tuple[Any, ...] = (*saved, dh, d_last, *grads, d_state)
+    ops.delta_grad(*buffers, threads=threads)
     return *grads, d_state
 
 
@@ -261,7 +264,8 @@ def _scan_grad(saved: Views, d_results: Views, needs: Sequence[bool], *, threads
     dy = zeros_if_none(dy, u.shape)
     grads = empty_like(u, dt, A, Bt, Ct)
     d_state = ops.empty((u.shape[0], *A.shape)) if needs[5] else None
-    ops.scan_grad(*saved, dy, d_last, *grads, d_state, threads=threads)
+    buffers: tuple[Any, ...] = (*saved, dy, d_last, *grads, d_state)
+    ops.scan_grad(*buffers, threads=threads)
     return *grads, d_state
 
 
