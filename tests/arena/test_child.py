@@ -18,6 +18,8 @@ from mlxhog.arena.workers import State
 from mlxhog.doctor import bench
 from tests.doctor import planted
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
 

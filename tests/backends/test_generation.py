@@ -21,6 +21,8 @@ from tests.backends.bound import bound
 from tests.backends.ids import Ids
 from tests.models.golden import model_case
 
+pytestmark = pytest.mark.slow
+
 BACKENDS = [
     (name, kernels) for name in ("torch:cpu", "mlx:cpu") for kernels in ("native", "reference")
 ]

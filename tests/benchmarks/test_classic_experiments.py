@@ -13,6 +13,8 @@ import pytest
 
 from mlxhog.classic.result import ClassicResult, Epoch
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks" / "experiments"
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def training(load: Any, *, steps_to_2: float, step_s: float, staleness: float) -> Any:
     """A loss that falls in a straight line from 8 to 1 and passes 2 after so many steps."""

@@ -13,6 +13,8 @@ from mlxhog.mad.study.planning import Planning
 from mlxhog.mad.suites import suite
 from tests.mad.report import sample
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_start_counts_from_the_end_of_the_run_before_in_the_same_process(load):
     Times = load("mad.throughput").Times

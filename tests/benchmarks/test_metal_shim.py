@@ -12,7 +12,7 @@ import pytest
 from mlxhog.metal.kernels.adds import racy_axpy
 from mlxhog.metal.registry import KERNELS
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+pytestmark = [pytest.mark.skipif(shutil.which("g++") is None, reason="no g++"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from mlxhog.cli import main
 from tests.classic.small import hinge
 from tests.processes import alive, below
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LAST = [
     "problem",

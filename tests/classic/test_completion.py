@@ -18,6 +18,8 @@ from mlxhog.classic.session import train
 from mlxhog.errors import ConfigError, DataError
 from tests.tolerances import COMPLETION_NEAR_SERIAL, COMPLETION_RMSE, RECORDED_F32, assert_close
 
+pytestmark = pytest.mark.slow
+
 RECORDED = json.loads((Path(__file__).parent / "netflix_like.json").read_text())
 
 

@@ -9,6 +9,8 @@ import pytest
 from mlxhog.classic.generators.rows import cifar_dense, linreg5, rcv1_like, svm100
 from tests.tolerances import FITTED_STATISTIC, RECORDED_F32, assert_close
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "hogwild"
 RECORDED = json.loads((GOLDEN / "classic_reference.json").read_text())
 

@@ -21,6 +21,8 @@ from tests.tolerances import (
     assert_close,
 )
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE.parent / "golden/hogwild/classic_reference.json").read_text())
 CIFAR_DENSE = json.loads((HERE / "cifar_dense_reference.json").read_text())

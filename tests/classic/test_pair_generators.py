@@ -13,6 +13,8 @@ from mlxhog.classic.generators.pairs import abdomen_like, dblife_like, netflix_l
 from tests.classic.pair_problems import cut_grid
 from tests.tolerances import FITTED_STATISTIC, RECORDED_F32, assert_close
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE.parent / "golden/hogwild/classic_reference.json").read_text())
 ABDOMEN = json.loads((HERE / "abdomen_like.json").read_text())

@@ -16,6 +16,8 @@ from tests.classic.pair_problems import Tangle
 from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, pid_of, run, shared, spawned
 from tests.tolerances import SIMPLEX_F32, assert_close
 
+pytestmark = pytest.mark.slow
+
 WORKERS = 3
 # Enough for milliseconds side by side, or nothing could be lost. Turns cost a change of hands each,
 # and one worker in three has no core.

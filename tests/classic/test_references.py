@@ -9,6 +9,8 @@ from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problem import Problem
 from mlxhog.classic.session import train
 
+pytestmark = pytest.mark.slow
+
 SVM100_MOST = 0.0885  # 3 % above the serial reference of classic_reference.json after 200 epochs
 LINREG_MOST = 0.02  # serial: .0048
 

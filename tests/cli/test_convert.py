@@ -33,6 +33,8 @@ from tests.checkpoint.formats import peers
 from tests.small_disk import small_disk
 from tests.tolerances import LOGITS_F32, assert_close
 
+pytestmark = pytest.mark.slow
+
 Tensors = dict[str, torch.Tensor]
 
 

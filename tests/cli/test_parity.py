@@ -22,6 +22,8 @@ from mlxhog.parity import comparison
 from mlxhog.parity.sources import perturbed_init
 from tests.parity import made_cases
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--backends", "numpy,mlx:cpu", "--kernels", "auto", "--steps", "1"]
 SMALL = [*QUICK, "--seq-len", "9", "--batch-size", "1"]
 

@@ -23,6 +23,8 @@ from transformers import (
 from mlxhog.decoding.sampling import Sampler
 from mlxhog.errors import ConfigError, Diverged
 
+pytestmark = pytest.mark.slow
+
 
 def logits_of(*probabilities: float) -> NDArray[np.float32]:
     with np.errstate(divide="ignore"):

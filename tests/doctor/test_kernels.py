@@ -18,6 +18,8 @@ from mlxhog.metal.kernels import adds_reference
 from mlxhog.metal.kernels.adds import DENSE_AXPY
 from mlxhog.metal.registry import KERNELS
 
+pytestmark = pytest.mark.slow
+
 ENGINES = ["emulated:mlx", "emulated:mps"]
 
 

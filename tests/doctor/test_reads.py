@@ -13,6 +13,8 @@ from mlxhog.doctor.litmus import Litmus
 from mlxhog.machine.machine import Machine
 from tests.doctor.planted import NATIVE, planted
 
+pytestmark = pytest.mark.slow
+
 LINUX = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"mlx", "torch"}))
 READERS = accessors.all_readers(LINUX)
 

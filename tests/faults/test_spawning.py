@@ -11,6 +11,8 @@ import pytest
 
 from tests.training.small import small_config
 
+pytestmark = pytest.mark.slow
+
 MLXHOG = Path(sys.executable).with_name("mlxhog")
 PLANTED = ("multiprocessing", "numpy", "json", "pickle", "signal", "mlxhog", "sitecustomize")
 

@@ -58,7 +58,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ("max(self._read, head - CAPACITY + 1)", "self._read"),
         ],
     ),
-    "mlxhog/arena/counters.py": (
+    "mlxhog/arena/control.py": (
         ("tests/arena/test_arena.py",),
         [
             ("if not self._data.flags.writeable:", "if False:"),
@@ -69,7 +69,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         [
             ("end = watermark + count", "end = watermark + count - 1"),
             ("if ticket >= end:", "if ticket > end:"),
-            ("return self.epoch > epoch", "return self.epoch >= epoch"),
+            ("return self.watermark // self.n", "return self.watermark // self.n + 1"),
             ("now - met >= ORPHAN_GRACE_NS", "now - met >= 0"),
             ("return watermark + len(done)", "return watermark"),
             ('self._retry_torn = on_torn == "retry"', "self._retry_torn = True"),
@@ -108,11 +108,6 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
                 "Rows(grad.index.copy(), grad.values * scale)",
                 "Rows(grad.index, grad.values * scale)",
             ),
-        ],
-    ),
-    "mlxhog/optim/clip.py": (
-        ("tests/optim/test_gradients.py", "tests/optim/test_clip.py"),
-        [
             ("if max_norm > 0 else 1.0", "if max_norm >= 0 else 1.0"),
             ("grad.coalesced().values if", "grad.values if"),
         ],
@@ -149,20 +144,15 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ("if update >= backoff_start(stage + 1", "if update > backoff_start(stage + 1"),
         ],
     ),
-    "mlxhog/optim/taking.py": (
+    "mlxhog/optim/sparsified.py": (
         ("tests/optim/test_taking.py", "tests/optim/test_sparsified.py"),
         [
+            ("keep=self.error_feedback,", "keep=True,"),
             ("math.ceil(selection.share * elements)", "int(selection.share * elements)"),
             (
                 "_native.take_reaching(*place, selection.share * lr, keep)",
                 "_native.take_reaching(*place, selection.share, keep)",
             ),
-        ],
-    ),
-    "mlxhog/optim/sparsified.py": (
-        ("tests/optim/test_taking.py", "tests/optim/test_sparsified.py"),
-        [
-            ("keep=self.error_feedback,", "keep=True,"),
         ],
     ),
     "mlxhog/strategies/hogwild.py": (

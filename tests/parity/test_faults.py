@@ -15,6 +15,8 @@ from mlxhog.parity.sides import Side
 from mlxhog.parity.subject import ModelPlan, Results, Subject
 from tests.models.sample import batch, config, perturbed_params, v1_config
 
+pytestmark = pytest.mark.slow
+
 NUMPY = Side("numpy", "numpy")
 OTHERS = (
     Side("torch:cpu", "torch:cpu", "native"),

@@ -20,6 +20,8 @@ from mlxhog.strategies.avg_runs import AvgRuns, AvgRunsWorker
 from tests.strategies.deaths import die_and_be_replaced, lines
 from tests.strategies.test_sync import LR, context, strategy
 
+pytestmark = pytest.mark.slow
+
 STEPS = 9
 FLOATS = 3000  # every worker averages a part of them
 METHODS = (

@@ -10,6 +10,8 @@ from mlxhog.cli.train import summary
 from mlxhog.report.metrics import Progress
 from tests.training.small import largest_difference, mixed_model, parameters, small_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("workers", ["mlx:cpu", "torch:cpu"])
 def test_training_on_emulated_kernels_gives_the_parameters_of_the_reference(

@@ -21,6 +21,8 @@ from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.checkpoint.formats import peers
 
+pytestmark = pytest.mark.slow
+
 
 def same(opened: formats.Opened, expected: dict[str, Any]) -> None:
     """The tensors are exactly the given ones, whatever the type they are stored in."""
