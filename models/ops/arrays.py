@@ -25,9 +25,6 @@ class Arrays(Protocol[T]):
     framework: str
     """ "torch" or "mlx". """
 
-    def device(self, x: T) -> str:
-        """Return where x is computed with: "cpu", "gpu" or "mps"."""
-
     def zeros(self, shape: Sequence[int], dtype: DType = "float32", *, like: T | None = None) -> T:
         """Return zeros, on the device of `like`."""
 

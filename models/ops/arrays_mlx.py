@@ -30,11 +30,6 @@ framework = "mlx"
 _DTYPES = {"float32": mx.float32, "int32": mx.int32}
 
 
-def device(x: array) -> str:
-    """Return "cpu" or "gpu", where MLX computes by default."""
-    return "gpu" if mx.default_device() == mx.gpu else "cpu"
-
-
 def zeros(shape: Sequence[int], dtype: DType = "float32", *, like: array | None = None) -> array:
     """Return zeros."""
     return mx.zeros(shape, _DTYPES[dtype])

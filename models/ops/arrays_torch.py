@@ -25,11 +25,6 @@ framework = "torch"
 _DTYPES = {"float32": torch.float32, "int32": torch.int32}
 
 
-def device(x: Tensor) -> str:
-    """Return the type of the device where x lies."""
-    return x.device.type
-
-
 def zeros(shape: Sequence[int], dtype: DType = "float32", *, like: Tensor | None = None) -> Tensor:
     """Return zeros, on the device of `like`."""
     return torch.zeros(tuple(shape), dtype=_DTYPES[dtype], device=_device(like))
