@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from mlxhog.checkpoint import formats, manifest
 from mlxhog.checkpoint import run as runs
-from mlxhog.checkpoint.formats import config_files, ours, weights
+from mlxhog.checkpoint.formats import config_files, contents, weights
 from mlxhog.checkpoint.run import Run
 from mlxhog.config import limits
 from mlxhog.data import tokenizers
@@ -35,10 +35,10 @@ from mlxhog.errors import CheckpointError, ConfigError, RunError
 from mlxhog.files import mapped, plain_json, tensors
 from mlxhog.files.durable import (
     disk_errors,
+    new_directory,
     remove,
     replace_file,
     require_space,
-    sync,
     write_synced,
 )
 from mlxhog.models import families
@@ -113,28 +113,22 @@ def save(
     _check_savable(params)
     model = families.read(model_config)
     final = run.checkpoints / f"step-{step:08d}"
-    part = final.with_name(final.name + ".part")
     n_bytes = sum(array.nbytes for array in (*params.values(), *optimizer.values()))
-    try:
-        with disk_errors(f"saving checkpoint {final.name}"):
-            _clear_remains(run.checkpoints)
-            require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
-            part.mkdir()
+    with disk_errors(f"saving checkpoint {final.name}"):
+        _clear_remains(run.checkpoints)
+        require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
+        with new_directory(final) as part:
             digests = {MODEL: tensors.Digest(), OPTIMIZER: tensors.Digest()}
-            entries = ours.entries(model, params)
+            entries = contents.our_entries(model, params)
             for _ in tensors.write_entries(part / MODEL, entries, digests[MODEL]):
                 pass
             tensors.write(part / OPTIMIZER, optimizer, digests[OPTIMIZER])
-            config = ours.config_json(model, dtype=np.dtype(np.float32)) | _labels(tokenizer)
-            write_synced(part / CONFIG, plain_json.dumps(config, indent=1))
+            fields = contents.our_config_json(model, dtype=np.dtype(np.float32))
+            write_synced(part / CONFIG, plain_json.dumps(fields | _labels(tokenizer), indent=1))
             for name, content in tokenizer.files().items():
                 write_synced(part / name, content)
             known = {name: digest.hexdigest() for name, digest in digests.items()}
             manifest.write(part, step, state, known)
-            sync(part)
-            _publish(part, final)
-    finally:
-        remove(part)
     with disk_errors(f"writing {run.checkpoints / _LATEST}"):
         replace_file(run.checkpoints / _LATEST, f"{final.name}\n".encode())
     for old in manifest.by_age(run.checkpoints)[:-keep_last]:
@@ -320,16 +314,6 @@ def _check_savable(params: Mapping[str, NDArray[np.float32]]) -> None:
 def _labels(tokenizer: Tokenizer) -> dict[str, Any]:
     """The token ids of config.json: a document ends where the next one starts, so BOS ends it."""
     return dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.bos)
-
-
-def _publish(part: Path, final: Path) -> None:
-    """Give a whole checkpoint its name; one of the same step makes room, and then goes."""
-    old = final.with_name(final.name + ".old")
-    if final.exists():
-        os.replace(final, old)
-    os.replace(part, final)
-    sync(final.parent)
-    remove(old)
 
 
 def _clear_remains(checkpoints: Path) -> None:

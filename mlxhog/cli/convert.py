@@ -92,7 +92,7 @@ def run(arguments: list[str]) -> int:
         print(_line(source, target, config.to, files))
     failed = False
     if parsed.other.check:
-        from mlxhog.checkpoint.formats.logits import compare
+        from mlxhog.checkpoint.formats.converting import compare
 
         comparison = compare(source, formats.open(target))
         record["logits"] = asdict(comparison)

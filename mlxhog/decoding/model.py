@@ -9,7 +9,7 @@ from pathlib import Path
 from mlxhog import backends
 from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint import checkpoint, formats
-from mlxhog.checkpoint.formats.check import refuse_not_finite
+from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding import generate
 from mlxhog.decoding.generate import Piece

@@ -92,6 +92,31 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
+@contextlib.contextmanager
+def new_directory(target: Path, *, mark: str = "") -> Iterator[Path]:
+    """A directory to fill in the block; at its end it is flushed and gets the name `target`.
+
+    What stood there makes room under an `.old` name, and then goes. Where the block raises, nothing
+    is left; a process killed meanwhile leaves `.part` or `.old` names.
+
+    Args:
+        target: the directory to make; its parent exists.
+        mark: part of these names, before their ending.
+    """
+    part, old = (target.with_name(f"{target.name}{mark}.{end}") for end in ("part", "old"))
+    try:
+        part.mkdir()
+        yield part
+        sync(part)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(part, target)
+        sync(target.parent)
+        remove(old)
+    finally:
+        remove(part)
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Give `path` new content; a reader sees the old file or the new one, never a mixture.
 

@@ -26,7 +26,7 @@ from mlxhog import cli
 from mlxhog.arena import layout
 from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint import run as runs
-from mlxhog.checkpoint.formats import ours
+from mlxhog.checkpoint.formats import contents
 from mlxhog.classic.loaders.cifar10 import load_cifar10
 from mlxhog.classic.loaders.pairs import load_graph, load_ratings
 from mlxhog.classic.loaders.svmlight import load_svmlight
@@ -174,7 +174,7 @@ def _touch(path: Path) -> None:
 def _write_hf(folder: Path) -> Iterable[Path]:
     model, params = _params(LARGE)
     tensors.write(folder / "model.safetensors", params)
-    config = ours.config_json(model, dtype=np.dtype(np.float32)) | {"bos_token_id": 256}
+    config = contents.our_config_json(model, dtype=np.dtype(np.float32)) | {"bos_token_id": 256}
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     tokenizer = bpe.train(TEXTS_BYTES, 270)
     for name, content in tokenizer.files().items():
@@ -192,7 +192,7 @@ def _write_shards(folder: Path) -> Iterable[Path]:
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (folder / "config.json").write_text(
-        json.dumps(ours.config_json(model, dtype=np.dtype(np.float32)))
+        json.dumps(contents.our_config_json(model, dtype=np.dtype(np.float32)))
     )
     return [index, *(folder / file for file in parts)]
 

@@ -72,7 +72,7 @@ def model_of(
 
     Args:
         fields: of its config.
-        package: whose names its tensors have, as `foreign.package` says.
+        package: whose names its tensors have, as `opening.package_of` says.
         where: the checkpoint, for messages.
         config: the file of the fields, where it is not beside the checkpoint; for messages.
 

@@ -1,4 +1,7 @@
-"""From any format to any other that has the model: no element changes but by the type asked for."""
+"""From any format to any other that has the model: no element changes but by the type asked for.
+
+Two checkpoints are the same model if their logits after the same tokens are the same.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,75 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
+from mlxhog import backends
 from mlxhog.checkpoint import manifest
-from mlxhog.checkpoint.formats import hf, ours, saving, xlstm_package
-from mlxhog.checkpoint.formats.opening import Opened
+from mlxhog.checkpoint.formats import contents, saving
+from mlxhog.checkpoint.formats.opening import Opened, refuse_not_finite
 from mlxhog.checkpoint.formats.saving import Tell
 from mlxhog.errors import ConfigError
 from mlxhog.files import mapped, plain_json, small_files
 from mlxhog.files.tensors import Entry
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
+
+TOKENS = 64
+_ROUNDING = 1e-4
+"""Of the largest logit: what another order of the same sums may change."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What the logits after `tokens` random tokens differ in.
+
+    Attributes:
+        tokens: how many were read.
+        largest_difference: between two logits.
+        largest: logit, in absolute value.
+    """
+
+    tokens: int
+    largest_difference: float
+    largest: float
+
+    @property
+    def same(self) -> bool:
+        """Whether rounding explains the difference."""
+        return self.largest_difference <= _ROUNDING * self.largest
+
+    def __str__(self) -> str:
+        """Spell it for people."""
+        return (
+            f"after {self.tokens} tokens the largest logit is {self.largest:.3g} and the largest "
+            f"difference {self.largest_difference:.2g}"
+        )
+
+
+def compare(a: Opened, b: Opened) -> Difference:
+    """Compute with both models in float32, one after the other, on the CPU with PyTorch.
+
+    Raises:
+        CheckpointError: tensors are not finite; they are named.
+        EnvironmentLacks: torch is not installed.
+    """
+    of_a, of_b = _logits(a), _logits(b)
+    return Difference(
+        tokens=TOKENS,
+        largest_difference=float(np.abs(of_a - of_b).max()),
+        largest=float(np.abs(of_a).max()),
+    )
+
+
+def _logits(opened: Opened) -> NDArray[np.float32]:
+    ids = np.random.default_rng(0).integers(0, opened.config.vocab_size, (1, TOKENS), np.int32)
+    backend = backends.create("torch:cpu", threads=1, kernels="auto", cpu_blas="auto")
+    try:
+        refuse_not_finite(backend.load(opened.config, opened.tensors), opened.path)
+        logits, _ = backend.logits(ids, None)
+        return logits
+    finally:
+        backend.close()
+
 
 DTYPES = {dtype.name: dtype for dtype in mapped.FLOATS}
 SHARD_BYTES = 5 * 10**9
@@ -106,18 +169,18 @@ def _planned(source: Opened, wanted: Wanted) -> tuple[dict[str, Entry], dict[str
     portable = (source.format == "xlstm") != (wanted.to == "xlstm")
     if wanted.to == "xlstm":
         how: dict[str, Any] = {"fused": wanted.fused, "slstm": wanted.slstm}
-        entries = _cast(xlstm_package.entries(model, tensors, **how), wanted)
-        inside, beside = xlstm_package.configs(model, portable=portable, **how)
+        entries = _cast(contents.package_entries(model, tensors, **how), wanted)
+        inside, beside = contents.package_configs(model, portable=portable, **how)
         text = yaml.safe_dump(json.loads(plain_json.dumps(inside)), sort_keys=False)
         rest = {"config.json": plain_json.dumps(beside, indent=1)} if beside else {}
         return entries, {"config.yaml": text.encode(), **rest}
     if wanted.to == "hf":
-        checked = hf.refuse(model, tensors)
-        entries = _cast(hf.entries(model, tensors), wanted)
-        fields = hf.config_json(checked, dtype=_dtype(entries), portable=portable)
+        checked = contents.refuse(model, tensors)
+        entries = _cast(contents.hf_entries(model, tensors), wanted)
+        fields = contents.hf_config_json(checked, dtype=_dtype(entries), portable=portable)
     else:
-        entries = _cast(ours.entries(model, tensors), wanted)
-        fields = ours.config_json(model, dtype=_dtype(entries), portable=portable)
+        entries = _cast(contents.our_entries(model, tensors), wanted)
+        fields = contents.our_config_json(model, dtype=_dtype(entries), portable=portable)
     return entries, {"config.json": plain_json.dumps(fields, indent=1)}
 
 

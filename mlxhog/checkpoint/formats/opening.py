@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,128 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.checkpoint import manifest
-from mlxhog.checkpoint.formats import config_files, foreign, names, weights
-from mlxhog.checkpoint.formats.check import check, refuse_not_finite
+from mlxhog.checkpoint.formats import config_files, names, weights
+from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.errors import ConfigError
+from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.files import mapped
+from mlxhog.files.mapped import FLOATS
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
+
+
+def check(
+    tensors: Mapping[str, NDArray[Any]],
+    expected: Mapping[str, tuple[int, ...]],
+    where: Path,
+    *,
+    dtypes: Sequence[np.dtype[Any]] = FLOATS,
+    hints: Mapping[str, str] | None = None,
+) -> None:
+    """Compare tensors with the parameters of a model; reads none of their numbers.
+
+    Args:
+        tensors: name -> array.
+        expected: name -> shape of every parameter.
+        where: the checkpoint, for the message.
+        dtypes: the types that a parameter may have.
+        hints: name -> what to do if it is missing.
+
+    Raises:
+        CheckpointError: some are missing, superfluous, misshapen or of another type; they are all
+            named, up to a few.
+    """
+    hints = hints or {}
+    faults = [f"{name} is missing{hints.get(name, '')}" for name in expected if name not in tensors]
+    faults += [f"{name} is superfluous" for name in tensors if name not in expected]
+    for name in sorted(tensors.keys() & expected.keys()):
+        array, shape = tensors[name], tuple(expected[name])
+        if array.shape != shape:
+            faults.append(f"{name} has shape {array.shape}, expected {shape}")
+        elif array.dtype not in dtypes:
+            wanted = " or ".join(dtype.name for dtype in dtypes)
+            faults.append(f"{name} has type {array.dtype}, expected {wanted}")
+    if faults:
+        raise CheckpointError(
+            f"{where} does not fit the model: {listed(faults)}; use the config that belongs to "
+            "these tensors, or copy the checkpoint again if it is incomplete"
+        )
+
+
+def refuse_not_finite(names: Iterable[str], where: Path) -> None:
+    """Name the tensors that hold NaN or an infinity.
+
+    Raises:
+        CheckpointError: there is one.
+    """
+    faults = [f"{name} holds numbers that are not finite" for name in names]
+    if faults:
+        raise CheckpointError(
+            f"{where} is damaged: {listed(faults)}; use another checkpoint of the same model"
+        )
+
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "_forward_module.")
+"""What wrappers such as DistributedDataParallel, torch.compile and Lightning put before names."""
+
+_OTHERS = {
+    "RWKV": r"(^|\.)(time_decay|time_maa_k|time_mix_k|att\.x_r|time_mixing\.)",
+    "Mamba": r"\.mixer\.(A_log|in_proj|dt_bias)|\.A_log$",
+    "Mixtral": r"block_sparse_moe\.",
+    "GPT-NeoX": r"gpt_neox\.layers\.|\.attention\.query_key_value\.",
+    "GPT-2": r"(^|\.)h\.\d+\.attn\.c_attn\.",
+    "BERT": r"\.attention\.self\.query\.",
+    "T5": r"\.SelfAttention\.q\.",
+    "OPT": r"decoder\.layers\.\d+\.self_attn\.",
+    "Llama": r"\.self_attn\.(q_proj|qkv_proj)\.|(^|\.)layers\.\d+\.attention\.wq\.",
+    "LSTM": r"(^|\.)weight_[ih]h_l\d",
+}
+"""A family's usual name -> a pattern that only its parameters' names match."""
+
+
+def unwrapped(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arrays without the prefixes that all their names share."""
+    found = dict(arrays)
+    while True:
+        shared = [p for p in PREFIXES if found and all(name.startswith(p) for name in found)]
+        if not shared:
+            return found
+        found = {name.removeprefix(shared[0]): array for name, array in found.items()}
+
+
+def package_of(names: Collection[str], model_type: object, where: Path) -> str:
+    """Say whose names these are: "hf" or "xlstm" for xLSTM Large, "xlstm_v1", or "mad".
+
+    Args:
+        names: of the tensors, unwrapped.
+        model_type: what the config beside them says, or None.
+        where: the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: they are of another family; it says which one they look like.
+    """
+    if any(name.startswith("xlstm_block_stack.") for name in names):
+        return "xlstm_v1"
+    if any(re.match(r"backbone\.blocks\.\d+\.(mlstm_layer|norm_mlstm)\.", name) for name in names):
+        return "xlstm" if "embedding.weight" in names else "hf"
+    if model_type == "mad" and "out_norm.weight" in names:
+        return "mad"
+    likely = [
+        family
+        for family, pattern in _OTHERS.items()
+        if any(re.search(pattern, name) for name in names)
+    ]
+    looks = f"it looks like {likely[0]}" if likely else "it looks like none that we know"
+    if model_type is not None and model_type not in ("xlstm", "xlstm_v1", "mad"):
+        looks = f"{looks}, and its config says model_type {model_type!r}"
+    some = ", ".join(sorted(names)[:2])
+    raise CheckpointError(
+        f"{where} holds no xLSTM: {looks} (its tensors are called {some}, ...); "
+        "name a checkpoint of transformers' xLSTM, of the xlstm package, or of mlxhog"
+    )
+
 
 TITLES = {
     "hf": "a directory of transformers",
@@ -103,8 +217,8 @@ def open_checkpoint(
         manifest.verify(path, record, digests=False)
     elsewhere = None if config is None else Path(config)
     fields = config_files.find(folder) if elsewhere is None else config_files.read(elsewhere)
-    arrays = foreign.unwrapped(weights.read(file))
-    package = foreign.package(arrays, fields.get("model_type"), path)
+    arrays = unwrapped(weights.read(file))
+    package = package_of(arrays, fields.get("model_type"), path)
     model = config_files.model_of(fields, package, path, elsewhere)
     tensors = _without_copies(names.to_ours(arrays, model), model, path)
     if package == "hf":

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from mlxhog.checkpoint.formats import weights
-from mlxhog.checkpoint.formats.check import listed
+from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 from mlxhog.files import mapped, plain_json
-from mlxhog.files.durable import full_disk, require_space, sync, write_synced
+from mlxhog.files.durable import full_disk, new_directory, require_space, write_synced
 from mlxhog.files.tensors import Entry, write_entries
 
 _REPLACED = {*weights.ENDINGS, ".json", ".yaml", ".yml", ".jinja", ".model"}
@@ -101,27 +101,23 @@ def write(
     """
     target = target.absolute()
     total = sum(entry.nbytes for tensors in files.values() for entry in tensors.values())
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     missing = [parent for parent in target.parents if not parent.exists()]
     try:
         with _refused_by_system(target), full_disk(f"writing {target}"):
             target.parent.mkdir(parents=True, exist_ok=True)
             require_space(target.parent, total, f"checkpoint {target.name}")
-            part.mkdir()
             done = 0
-            for name, tensors in files.items():
-                for tensor, finite in write_entries(part / name, tensors):
-                    if not finite:
-                        raise CheckpointError(_not_finite(tensor, tensors[tensor], source))
-                    done += tensors[tensor].nbytes
-                    tell(tensor, done, total)
-            for name, content in others.items():
-                write_synced(part / name, content)
-            finish(part)
-            sync(part)
-            _publish(part, target)
+            with new_directory(target, mark=f".{os.getpid()}") as part:
+                for name, tensors in files.items():
+                    for tensor, finite in write_entries(part / name, tensors):
+                        if not finite:
+                            raise CheckpointError(_not_finite(tensor, tensors[tensor], source))
+                        done += tensors[tensor].nbytes
+                        tell(tensor, done, total)
+                for name, content in others.items():
+                    write_synced(part / name, content)
+                finish(part)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
         for parent in missing:  # the innermost first; one that holds something stays
             with contextlib.suppress(OSError):
                 parent.rmdir()
@@ -173,16 +169,6 @@ def _check_parents(target: Path) -> None:
 def _replaceable(entry: Path) -> bool:
     """Say whether a directory's entry is a file of a checkpoint, by the ending of its name."""
     return entry.is_file() and entry.suffix in _REPLACED
-
-
-def _publish(part: Path, target: Path) -> None:
-    """Give a whole directory its name; what stood there makes room, and then goes."""
-    old = target.with_name(f"{target.name}.{os.getpid()}.old")
-    if target.exists():
-        os.replace(target, old)
-    os.replace(part, target)
-    sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _clear_remains(target: Path) -> None:

@@ -11,12 +11,12 @@ A directory is searched in this order, as transformers and the xlstm package do:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from mlxhog.checkpoint.formats.check import listed
 from mlxhog.errors import CheckpointError
 from mlxhog.files import plain_json, small_files, tensors
 
@@ -31,6 +31,7 @@ _NAMED = (
 LONGEST_NAME = 255  # of a file, on every disk
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _NO_MODEL = ("optimizer", "training_args", "scheduler", "scaler", "rng_state")
+_SHOWN = 8
 
 
 def candidates(path: Path) -> list[Path]:
@@ -188,3 +189,9 @@ def _numbered(directory: Path) -> dict[str, NDArray[Any]]:
             )
         found |= held
     return found
+
+
+def listed(faults: Sequence[str]) -> str:
+    """Return the first few faults in one line, and how many more there are."""
+    more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    return "; ".join(faults[:_SHOWN]) + more

@@ -10,7 +10,7 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.checkpoint import manifest
-from mlxhog.checkpoint.formats import ours, saving
+from mlxhog.checkpoint.formats import contents, saving
 from mlxhog.files import plain_json
 from mlxhog.mad.run import Callbacks, NoCallbacks, RunConfig, RunResult
 from mlxhog.mad.tasks.accuracy import ceiling
@@ -86,11 +86,11 @@ def save_checkpoint(config: RunConfig, target: Path, arena: Arena) -> None:
     """
     model = make_run_plan(config).model
     params = {name: arena.param(name) for name in arena.layout.slots}
-    fields = ours.config_json(model, dtype=np.dtype(np.float32))
+    fields = contents.our_config_json(model, dtype=np.dtype(np.float32))
     step = arena.counters.load("version")
     saving.write(
         target,
-        {"model.safetensors": ours.entries(model, params)},
+        {"model.safetensors": contents.our_entries(model, params)},
         {"config.json": plain_json.dumps(fields, indent=1)},
         source=target,
         finish=lambda part: manifest.write(part, step, {"run": config.to_dict()}),

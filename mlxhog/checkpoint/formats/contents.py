@@ -1,0 +1,203 @@
+"""What the checkpoints of each format hold, for a model of ours.
+
+transformers (`hf_`): 5.23 has no v1 stack, applies the final norm whatever `add_out_norm` says and
+without a bias, and does not tie the head to the embedding: `refuse` and `hf_entries` see to it that
+what it loads computes what our model does.
+
+mlxhog (`our_`), beside its manifest: for xLSTM Large what transformers loads, as far as it has the
+model.
+
+xlstm package (`package_`), of either generation:
+
+    config.yaml      the fields of xLSTMLargeConfig, or of xLSTMLMModelConfig, and no others
+    config.json      what these have no room for: token ids, unknown fields
+    model.safetensors, or model_0.safetensors ...    the state dict
+
+xLSTM Large is loaded by `xlstm.xlstm_large.from_pretrained.load_from_pretrained(directory)`; the
+package has no loader for xLSTMLMModel, whose state dict `load_state_dict(strict=True)` takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.checkpoint.formats import names
+from mlxhog.errors import ConfigError
+from mlxhog.files.tensors import Entry
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.mad import MADConfig
+from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
+from mlxhog.models.xlstm_large.config import SPELLINGS
+from mlxhog.models.xlstm_v1 import XLSTMV1Config
+
+PORTABLE = {
+    "chunkwise_kernel": "chunkwise--native_autograd",
+    "sequence_kernel": "native_sequence__native",
+    "step_kernel": "native",
+    "mode": "inference",
+    "return_last_states": True,
+}
+"""Kernels of both packages that run on every machine, and the mode that takes any length."""
+
+
+def refuse(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> XLSTMLargeConfig:
+    """Return the model if transformers has one that computes the same.
+
+    Raises:
+        ConfigError: it has none; the message says why.
+    """
+    if not isinstance(model, XLSTMLargeConfig):
+        others = "mlxhog" if isinstance(model, MADConfig) else "xlstm or mlxhog"
+        raise ConfigError(
+            f"transformers has no model for {families.of(model).title}; use --to {others}"
+        )
+    if not model.add_out_norm:
+        raise ConfigError(
+            "the model has no final norm (add_out_norm false), and transformers applies one all "
+            "the same; use --to xlstm or mlxhog"
+        )
+    if model.out_norm_bias and np.any(tensors[f"{OUT_NORM}.bias"]):
+        raise ConfigError(
+            f"the final norm has a bias ({OUT_NORM}.bias), and transformers' has none; "
+            "use --to xlstm or mlxhog"
+        )
+    return model
+
+
+def hf_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, Entry]:
+    """Return the tensors of a directory of transformers; a tied head is written out."""
+    found = {
+        name: Entry(array.shape, array.dtype, (array,))
+        for name, array in tensors.items()
+        if name != f"{OUT_NORM}.bias"
+    }
+    if model.tie_word_embeddings:
+        found[families.of(model).head] = found[families.embedding(model)]
+    return found
+
+
+def hf_config_json(
+    model: XLSTMLargeConfig, *, dtype: np.dtype[Any], portable: bool
+) -> dict[str, Any]:
+    """Return config.json, which AutoConfig reads; unknown fields of the source are in it.
+
+    transformers rounds the cached state up to multiples of 64 where the layer does not, and fails;
+    models of other widths generate there without the cache.
+
+    Args:
+        model: what `refuse` returns.
+        dtype: of the weights.
+        portable: replace kernels of another package by `PORTABLE`.
+    """
+    fields = model.to_dict()
+    for name in ("torch_dtype", "out_norm_bias"):  # an older name of dtype, and one of ours
+        fields.pop(name, None)
+    fields |= {"architectures": ["xLSTMForCausalLM"], "model_type": "xlstm", "dtype": dtype.name}
+    if portable:
+        fields |= PORTABLE
+    whole = all(width % 64 == 0 for width in (model.qk_dim, model.v_dim))
+    return fields | {"use_cache": bool(fields.get("use_cache", True)) and whole}
+
+
+def our_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, Entry]:
+    """Return the tensors of model.safetensors; a tied head of xLSTM Large is written out."""
+    found = {name: Entry(array.shape, array.dtype, (array,)) for name, array in tensors.items()}
+    if isinstance(model, XLSTMLargeConfig) and model.tie_word_embeddings:
+        found[families.of(model).head] = found[families.embedding(model)]
+    return found
+
+
+def our_config_json(
+    model: ModelConfig, *, dtype: np.dtype[Any], portable: bool = False
+) -> dict[str, Any]:
+    """Return config.json, from which `families.read` makes the model again.
+
+    Args:
+        model: the model.
+        dtype: of the weights.
+        portable: as for `hf_config_json`.
+    """
+    if not isinstance(model, XLSTMLargeConfig):
+        return model.to_dict() | {"dtype": dtype.name}
+    fields = hf_config_json(model, dtype=dtype, portable=portable)
+    return fields | ({"out_norm_bias": True} if model.out_norm_bias else {})
+
+
+LARGE_FIELDS = (
+    "embedding_dim num_heads num_blocks vocab_size use_bias norm_eps norm_reduction_force_float32 "
+    "add_out_norm qk_dim_factor v_dim_factor chunkwise_kernel sequence_kernel step_kernel mode "
+    "chunk_size return_last_states autocast_kernel_dtype eps inference_state_dtype "
+    "ffn_proj_factor ffn_round_up_to_multiple_of gate_soft_cap output_logit_soft_cap weight_mode"
+).split()
+"""Of xLSTMLargeConfig, which refuses others."""
+
+_NAMED_BY_CONTENT = {"model_type", "architectures", "out_norm_bias", "weight_mode", "torch_dtype"}
+
+
+def package_entries(
+    model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, fused: bool, slstm: str
+) -> dict[str, Entry]:
+    """Return the tensors of the package's state dict.
+
+    Args:
+        model: whose they are.
+        tensors: our name -> array.
+        fused: stack matrices that share their input; xLSTM Large only.
+        slstm: layout of sLSTM cells, "vanilla" or "cuda"; v1 only.
+
+    Raises:
+        ConfigError: the package has no such model.
+    """
+    if isinstance(model, MADConfig):
+        raise ConfigError(
+            f"the xlstm package has no model for {families.of(model).title}; use --to mlxhog"
+        )
+    ours = dict(tensors)
+    if model.tie_word_embeddings:  # the package's state dicts hold both names
+        ours[families.of(model).head] = ours[families.embedding(model)]
+    if isinstance(model, XLSTMLargeConfig) and model.use_bias and model.add_out_norm:
+        width = ours[f"{OUT_NORM}.weight"]
+        ours.setdefault(f"{OUT_NORM}.bias", np.zeros(width.shape, width.dtype))
+    theirs = names.to_xlstm(ours, model, slstm=slstm)
+    if not fused:
+        return {name: Entry(a.shape, a.dtype, (a,)) for name, a in theirs.items()}
+    return {
+        name: _stacked([theirs[part] for part in parts])
+        for name, parts in names.stacks(theirs).items()
+    }
+
+
+def package_configs(
+    model: ModelConfig, *, fused: bool, slstm: str, portable: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fields of config.yaml and of config.json.
+
+    Args:
+        model: the model.
+        fused: as for `entries`.
+        slstm: as for `entries`.
+        portable: replace kernels of another package by those that run on every machine.
+    """
+    fields = model.to_dict()
+    if isinstance(model, XLSTMV1Config):
+        inside = model.to_package()
+        if model.slstm_block is not None:
+            inside["slstm_block"]["slstm"]["backend"] = slstm
+    else:
+        if portable:
+            fields |= PORTABLE
+        fields["weight_mode"] = "fused" if fused else "single"
+        inside = {name: fields[name] for name in LARGE_FIELDS if name in fields}
+    left = fields.keys() - inside.keys() - _NAMED_BY_CONTENT - set(SPELLINGS.values())
+    beside = {name: fields[name] for name in sorted(left) if fields[name] is not None}
+    return inside, beside
+
+
+def _stacked(parts: list[NDArray[Any]]) -> Entry:
+    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+    return Entry(shape, parts[0].dtype, tuple(parts))
