@@ -77,17 +77,17 @@ class Script:
 
 def scripts(mode: str) -> list[Script]:
     """Every experiment there is, in order."""
-    found = [
+    entries = [
         Script(name, HERE / f"{name}.py", flags[mode])
         for name, flags in ELSEWHERE.items()
         if (HERE / f"{name}.py").exists()
     ]
-    found += [
+    entries += [
         Script(path.stem, path, (f"--{mode}",))
         for path in sorted((HERE / "experiments").glob("*.py"))
     ]
     places = {name: k for k, name in enumerate(ORDER)}
-    return sorted(found, key=lambda script: (places.get(script.name, len(ORDER)), script.name))
+    return sorted(entries, key=lambda script: (places.get(script.name, len(ORDER)), script.name))
 
 
 def expected_s(script: Script, mode: str, out: Path) -> float:
@@ -113,14 +113,14 @@ def run(script: Script, mode: str, out: Path) -> Mapping[str, Any]:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
     ) as process:
         try:
-            said = list(_pass_on(process))
+            lines = list(_pass_on(process))
         except BaseException:
             process.terminate()
             raise
     seconds = round(time.monotonic() - began, 1)
-    result = _last_json(said)
+    result = _last_json(lines)
     if process.returncode not in EXIT_CODES.values() or result is None:
-        last = next((line for line in reversed(said) if line.strip()), "it said nothing")
+        last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
         result = {
             "experiment": script.name,
             "verdict": "failed",
@@ -146,14 +146,14 @@ def _pass_on(process: subprocess.Popen[str]) -> Iterator[str]:
         yield line
 
 
-def _last_json(said: Sequence[str]) -> dict[str, Any] | None:
-    for line in reversed(said):
+def _last_json(lines: Sequence[str]) -> dict[str, Any] | None:
+    for line in reversed(lines):
         if line.startswith('{"'):
             try:
-                found = json.loads(line)
+                value = json.loads(line)
             except json.JSONDecodeError:
                 return None
-            return found if isinstance(found, dict) and "verdict" in found else None
+            return value if isinstance(value, dict) and "verdict" in value else None
     return None
 
 
@@ -197,10 +197,10 @@ def _run_all(todo: Sequence[Script], mode: str, out: Path) -> list[str]:
     waits = {script.name: expected_s(script, mode, out) for script in todo}
     began, failed = time.monotonic(), []
     for k, script in enumerate(todo):
-        left = sum(waits[later.name] for later in todo[k:])
+        wait_s = sum(waits[later.name] for later in todo[k:])
         print(
             f"\n[{k + 1}/{len(todo)}] {script.command}   "
-            f"{format_clock(time.monotonic() - began)} so far, about {format_clock(left)} to go",
+            f"{format_clock(time.monotonic() - began)} so far, about {format_clock(wait_s)} to go",
             flush=True,
         )
         document = run(script, mode, out)
@@ -215,9 +215,9 @@ def _run_all(todo: Sequence[Script], mode: str, out: Path) -> list[str]:
 
 def read(folder: Path, order: Sequence[str] = ()) -> list[Document]:
     """Every result of a folder, those that `order` names first."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    names = [name for name in order if name in found]
-    return [found[name] for name in [*names, *(name for name in found if name not in names)]]
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    names = [name for name in order if name in results]
+    return [results[name] for name in [*names, *(name for name in results if name not in names)]]
 
 
 def page(documents: Sequence[Document], *, folder: str) -> str:
@@ -254,18 +254,18 @@ def _where(documents: Sequence[Document]) -> list[str]:
             versions.setdefault(package, {})[version or "missing"] = None
     modes = dict.fromkeys(document.get("mode", "") for document in documents)
     commits = dict.fromkeys(document["commit"] or "unknown" for document in whole)
-    told = ", ".join(f"{package} {' and '.join(found)}" for package, found in versions.items())
+    packages = ", ".join(f"{package} {' and '.join(seen)}" for package, seen in versions.items())
     return [
         f"- Machine: {'; '.join(machines)}",
-        f"- Versions: {told}",
+        f"- Versions: {packages}",
         f"- Commit: {', '.join(commits)} (`+`: with changes)",
         *(f"- Mode {mode}: {MODES[mode]}" for mode in modes if mode in MODES),
     ]
 
 
-def _machine(found: Mapping[str, Any]) -> str:
-    memory = found["memory_bytes"] / 2**30
-    return f"{found['cpu']}, {found['cores']} cores, {memory:.0f} GiB, {found['system']}"
+def _machine(facts: Mapping[str, Any]) -> str:
+    memory = facts["memory_bytes"] / 2**30
+    return f"{facts['cpu']}, {facts['cores']} cores, {memory:.0f} GiB, {facts['system']}"
 
 
 def _summary(document: Document) -> str:
@@ -273,8 +273,8 @@ def _summary(document: Document) -> str:
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts)) or "-"
     name = document["experiment"]
     seconds = document.get("seconds")
-    taken = "-" if seconds is None else f"{seconds:.0f} s"
-    return f"| [{name}](#{_anchor(document)}) | {counts} | {document['verdict']} | {taken} |"
+    duration = "-" if seconds is None else f"{seconds:.0f} s"
+    return f"| [{name}](#{_anchor(document)}) | {counts} | {document['verdict']} | {duration} |"
 
 
 def _heading(document: Document) -> str:
@@ -283,8 +283,8 @@ def _heading(document: Document) -> str:
 
 def _anchor(document: Document) -> str:
     """The anchor that a heading gets."""
-    kept = "".join(c for c in _heading(document).lower() if c.isalnum() or c in " -_")
-    return kept.replace(" ", "-")
+    letters = "".join(c for c in _heading(document).lower() if c.isalnum() or c in " -_")
+    return letters.replace(" ", "-")
 
 
 def _section(document: Document, folder: str) -> list[str]:
@@ -319,8 +319,8 @@ def _section(document: Document, folder: str) -> list[str]:
         ]
         lines.append("")
     if document.get("settings"):
-        told = "; ".join(f"{name} {_setting(v)}" for name, v in document["settings"].items())
-        lines += [f"Settings: {told}.", ""]
+        settings = "; ".join(f"{name} {_setting(v)}" for name, v in document["settings"].items())
+        lines += [f"Settings: {settings}.", ""]
     load = f"others used {document['others_load']:.2f} cores meanwhile"
     return [*lines, f"Verdict: {document['verdict']} ({MEANS[document['verdict']]}); {load}."]
 

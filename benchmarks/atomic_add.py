@@ -151,7 +151,7 @@ def take(turn: Turn, shared: Shared, locks: _native.Locks, delta: Any, slot: int
 # -- the measurements -----------------------------------------------------------------------------
 
 
-class Team:
+class WorkerPool:
     """The spawned workers, and turns for the first one, two, ... of them."""
 
     def __init__(self, shared: Shared, pipes: list[Connection]) -> None:
@@ -181,7 +181,7 @@ class Team:
 
 
 @contextmanager
-def team() -> Iterator[Team]:
+def worker_pool() -> Iterator[WorkerPool]:
     """Workers on cores of their own; gone when the block ends."""
     shared, processes, pipes = Shared(memory_fd()), [], []
     free = cores()
@@ -193,7 +193,7 @@ def team() -> Iterator[Team]:
             processes[-1].start()
             theirs.close()
             pipes.append(ours)
-        yield Team(shared, pipes)
+        yield WorkerPool(shared, pipes)
     finally:
         for pipe in pipes:
             pipe.close()
@@ -206,7 +206,7 @@ Key = tuple[str, str, int]  # kernel, size, workers
 
 
 def measure_times(
-    crew: Team, keys: list[Key], *, repeats: int, seconds: float
+    pool: WorkerPool, keys: list[Key], *, repeats: int, seconds: float
 ) -> tuple[dict[Key, Sample], float]:
     """Nanoseconds per element and worker, kernels taking turns; and the load of others.
 
@@ -220,27 +220,27 @@ def measure_times(
             if len(quiet[key]) >= repeats:
                 continue
             kernel, size, workers = key
-            done, others = crew.play(kernel, workers, SIZES[size] // 4, seconds=seconds)
+            done, others = pool.play(kernel, workers, SIZES[size] // 4, seconds=seconds)
             ns = [1e9 * part.wall_s / part.floats for part in done]
             every[key].append(sum(ns) / len(ns))
             loads.append(others)
             if others <= BUSY_SHARE and not any(part.disturbed for part in done):
                 quiet[key].append(every[key][-1])
-        if all(len(found) >= repeats for found in quiet.values()):
+        if all(len(samples) >= repeats for samples in quiet.values()):
             break
-    enough = all(2 * len(found) > repeats for found in quiet.values())
+    enough = all(2 * len(samples) > repeats for samples in quiet.values())
     chosen = quiet if enough else every
     return {key: Sample.of(chosen[key]) for key in keys}, 0.0 if enough else float(np.mean(loads))
 
 
-def count_lost(crew: Team, kernel: str, floats: int) -> tuple[int, int]:
+def count_lost(pool: WorkerPool, kernel: str, floats: int) -> tuple[int, int]:
     """Add 1.0 TOTAL_ADDS times by two workers; adds lost, and adds made."""
-    crew.shared.floats[:floats] = 0.0
+    pool.shared.floats[:floats] = 0.0
     rounds = -(-TOTAL_ADDS // (floats * WORKERS))
-    crew.play(kernel, WORKERS, floats, rounds=rounds)
-    found = crew.shared.floats[:floats].astype(np.float64)
-    made = rounds * WORKERS * floats
-    return made - int(found.sum()), made
+    pool.play(kernel, WORKERS, floats, rounds=rounds)
+    sums = pool.shared.floats[:floats].astype(np.float64)
+    added = rounds * WORKERS * floats
+    return added - int(sums.sum()), added
 
 
 def main() -> int:
@@ -262,16 +262,16 @@ def main() -> int:
         for kernel in ("lossless", "racy")
     ]
     keys += [(kernel, size, 2) for size in ("64 KiB", "4 MiB") for kernel in ("cas1", widest)]
-    with team() as crew:
+    with worker_pool() as pool:
         lost = {
-            kernel: count_lost(crew, kernel, SIZES["64 KiB"] // 4)
+            kernel: count_lost(pool, kernel, SIZES["64 KiB"] // 4)
             for kernel in dict.fromkeys(("lossless", "cas1", "cas2", widest))
         }
         racy = {}
         for size, n_bytes in SIZES.items():
-            gone, made = count_lost(crew, "racy", n_bytes // 4)
-            racy[size] = gone / made
-        times, others = measure_times(crew, keys, repeats=repeats, seconds=0.4)
+            missing, added = count_lost(pool, "racy", n_bytes // 4)
+            racy[size] = missing / added
+        times, others = measure_times(pool, keys, repeats=repeats, seconds=0.4)
 
     print(f"{'ns per element and worker':26}" + "".join(f"{size:>22}" for size in SIZES))
     for kernel, workers in dict.fromkeys((kernel, workers) for kernel, _, workers in keys):
@@ -290,8 +290,8 @@ def main() -> int:
         return times["lossless", size, workers].median / times["racy", size, workers].median
 
     claims = [
-        Claim(f"adds lost of {made} ({kernel}, 2 workers)", gone, "==", 0, timing=False)
-        for kernel, (gone, made) in lost.items()
+        Claim(f"adds lost of {added} ({kernel}, 2 workers)", missing, "==", 0, timing=False)
+        for kernel, (missing, added) in lost.items()
     ]
     for size in ("4 MiB", "64 MiB"):
         claims.append(Claim(f"time lossless / racy, 1 worker, {size}", ratio(size, 1), "<=", 1.15))

@@ -295,21 +295,23 @@ def claims(records: Sequence[Record]) -> list[Claim]:
         "tickets computed twice": sum(record.doubled for record in records),
         "tickets nobody counted, beyond one a kill": sum(record.uncounted for record in records),
     }
-    made = [Claim(name, count, "==", 0, timing=False) for name, count in counts.items()]
+    checks = [Claim(name, count, "==", 0, timing=False) for name, count in counts.items()]
     faults = sum(sum(record.faults.values()) for record in records)
     chaos_s = sum(record.chaos_s for record in records)
-    made.append(Claim("seconds per fault", chaos_s / max(faults, 1), "<=", 5.0, timing=False))
+    checks.append(Claim("seconds per fault", chaos_s / max(faults, 1), "<=", 5.0, timing=False))
     expected = sum(
         record.rates.clear_s * record.undisturbed.clear_tokens / record.undisturbed.clear_s
         for record in records
     )
     clear = sum(record.rates.clear_tokens for record in records)
-    made.append(
+    checks.append(
         Claim("throughput between faults / undisturbed", clear / expected, ">=", THROUGHPUT)
     )
     for strategy in {record.strategy: None for record in records}:
-        made += _loss_claim(strategy, [record for record in records if record.strategy == strategy])
-    return made
+        checks += _loss_claim(
+            strategy, [record for record in records if record.strategy == strategy]
+        )
+    return checks
 
 
 def _loss_claim(strategy: str, records: Sequence[Record]) -> Iterator[Claim]:

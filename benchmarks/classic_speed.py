@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 from classic import peers
-from classic.workers import CORES, Run, Scheme, Team, team
+from classic.workers import CORES, Run, Scheme, WorkerPool, worker_pool
 from harness.claims import (
     BUSY_SHARE,
     Claim,
@@ -77,7 +77,7 @@ class Turn:
 
 
 def take_turns(
-    crew: Team,
+    pool: WorkerPool,
     schemes: Mapping[str, Scheme],
     others: Mapping[str, Callable[[int], float]],
     *,
@@ -85,19 +85,19 @@ def take_turns(
     turns: int,
 ) -> tuple[list[Turn], float]:
     """Rounds through all arms until enough were quiet; and the load that spoilt them, else 0."""
-    found: list[Turn] = []
-    while len(found) < 3 * turns and sum(turn.quiet for turn in found) < turns:
-        if len(found) >= turns and not any(turn.quiet for turn in found):
+    rounds: list[Turn] = []
+    while len(rounds) < 3 * turns and sum(turn.quiet for turn in rounds) < turns:
+        if len(rounds) >= turns and not any(turn.quiet for turn in rounds):
             break  # a machine that is never quiet will not become so
-        watch, cpu = LoadWatch(), own_cpu_s() + crew.cpu_s()
-        runs = {name: crew.run(scheme, epochs) for name, scheme in schemes.items()}
+        watch, cpu = LoadWatch(), own_cpu_s() + pool.cpu_s()
+        runs = {name: pool.run(scheme, epochs) for name, scheme in schemes.items()}
         seconds = {name: run.seconds / epochs for name, run in runs.items()}
         seconds |= {name: peer(epochs) for name, peer in others.items()}
-        load = watch.stop(own_cpu_s() + crew.cpu_s() - cpu)
-        found.append(Turn(seconds, runs, load))
-    quiet = [turn for turn in found if turn.quiet]
+        load = watch.stop(own_cpu_s() + pool.cpu_s() - cpu)
+        rounds.append(Turn(seconds, runs, load))
+    quiet = [turn for turn in rounds if turn.quiet]
     enough = 2 * len(quiet) > turns
-    chosen = quiet if enough else found
+    chosen = quiet if enough else rounds
     return chosen, 0.0 if enough else max(BUSY_SHARE * 1.01, median(t.others for t in chosen))
 
 
@@ -137,54 +137,54 @@ def sparse_svm(
     active = problems.create("svm", ClassicConfig(size=size, active_rows=True))
     rows, lr = problem.train, problem.defaults.lr
     with ExitStack() as stack:
-        crew = stack.enter_context(team(problem, {"active": active.kernel}, 2))
+        pool = stack.enter_context(worker_pool(problem, {"active": active.kernel}, 2))
         others = {
             "scikit-learn": peers.scikit_learn(rows, lr),
             "torch, batch 64": peers.torch_shared(rows, lr),
             "vowpal wabbit": stack.enter_context(peers.vowpal_wabbit(rows, lr)),
         }
-        found, load = take_turns(crew, SVM, others, epochs=epochs, turns=turns)
-    results["svm_mnnz_per_s"] = show(found, len(rows.indices), "entries")
-    per_core = ratio(found, "scikit-learn", "serial")
-    pair = ratio(found, "scikit-learn", "hot-cold 2")
+        rounds, load = take_turns(pool, SVM, others, epochs=epochs, turns=turns)
+    results["svm_mnnz_per_s"] = show(rounds, len(rows.indices), "entries")
+    per_core = ratio(rounds, "scikit-learn", "serial")
+    pair = ratio(rounds, "scikit-learn", "hot-cold 2")
     results["svm"] = {
         "about": problem.about,
-        "turns": len(found),
+        "turns": len(rounds),
         "epochs": epochs,
-        "vs_vowpal_wabbit": ratio(found, "vowpal wabbit", "serial"),
-        "vs_torch_active_rows": ratio(found, "torch, batch 64", "active rows"),
-        "scaling_racy": ratio(found, "serial", "racy 2"),
-        "speedup_hot_cold_over_serial": ratio(found, "serial", "hot-cold 2"),
-        "vs_round_robin_ordered": ratio(found, "round-robin 2, ordered", "hot-cold 2"),
-        "vs_lossless": ratio(found, "lossless 2", "hot-cold 2"),
+        "vs_vowpal_wabbit": ratio(rounds, "vowpal wabbit", "serial"),
+        "vs_torch_active_rows": ratio(rounds, "torch, batch 64", "active rows"),
+        "scaling_racy": ratio(rounds, "serial", "racy 2"),
+        "speedup_hot_cold_over_serial": ratio(rounds, "serial", "hot-cold 2"),
+        "vs_round_robin_ordered": ratio(rounds, "round-robin 2, ordered", "hot-cold 2"),
+        "vs_lossless": ratio(rounds, "lossless 2", "hot-cold 2"),
         "vs_2011_by_recorded_ratios": {
             "1 worker": per_core * RECORDED["scikit-learn"] / RECORDED["2011, 1 worker"],
             "2 workers": pair * RECORDED["scikit-learn"] / RECORDED["2011, 2 workers"],
         },
-        "measures": {arm: run.measures for arm, run in found[-1].runs.items()},
+        "measures": {arm: run.measures for arm, run in rounds[-1].runs.items()},
     }
     claims += [
         Claim("svm, 1 worker / scikit-learn", per_core, ">=", 1.0),
         Claim(
             "svm, active rows / scikit-learn",
-            ratio(found, "scikit-learn", "active rows"),
+            ratio(rounds, "scikit-learn", "active rows"),
             ">=",
             1.5,
         ),
-        Claim("svm, 1 worker / torch", ratio(found, "torch, batch 64", "serial"), ">=", 3.0),
-        Claim("svm, hot-cold, 2 workers / 1", ratio(found, "hot-cold 1", "hot-cold 2"), ">=", 1.6),
+        Claim("svm, 1 worker / torch", ratio(rounds, "torch, batch 64", "serial"), ">=", 3.0),
+        Claim("svm, hot-cold, 2 workers / 1", ratio(rounds, "hot-cold 1", "hot-cold 2"), ">=", 1.6),
         Claim(
-            "svm, hot-cold / round-robin", ratio(found, "round-robin 2", "hot-cold 2"), ">=", 1.3
+            "svm, hot-cold / round-robin", ratio(rounds, "round-robin 2", "hot-cold 2"), ">=", 1.3
         ),
-        Claim("svm, hot-cold / AIG", ratio(found, "AIG 2", "hot-cold 2"), ">=", 3.0),
+        Claim("svm, hot-cold / AIG", ratio(rounds, "AIG 2", "hot-cold 2"), ">=", 3.0),
     ]
     for arm in ("hot-cold 2", "racy 2", "lossless 2", "AIG 2", "round-robin 2"):
         name = f"svm, {arm}: objective's distance from serial"
-        claims.append(Claim(name, apart(found, arm, "objective"), "<=", LOSS_SHARE, timing=False))
+        claims.append(Claim(name, apart(rounds, arm, "objective"), "<=", LOSS_SHARE, timing=False))
     worse = min(
         turn.runs["averaged runs 2"].measures["train_loss"]
         / turn.runs["hot-cold 2"].measures["train_loss"]
-        for turn in found
+        for turn in rounds
     )
     claims.append(Claim("svm, loss of averaged runs / hot-cold", worse, ">=", 1.0, timing=False))
     return load
@@ -199,28 +199,28 @@ def matrix_completion(
     """Scaling, row locks and losses at rank 16; returns the load of others."""
     rank = 16
     problem = problems.create("matrix-completion", ClassicConfig(size=size, rank=rank))
-    with team(problem, {}, 2) as crew:
+    with worker_pool(problem, {}, 2) as pool:
         others = {"implicit BPR": peers.implicit_bpr(problem.train, rank)}
-        found, load = take_turns(crew, COMPLETION, others, epochs=epochs, turns=turns)
-    results["completion_mratings_per_s"] = show(found, problem.n_examples, "ratings")
+        rounds, load = take_turns(pool, COMPLETION, others, epochs=epochs, turns=turns)
+    results["completion_mratings_per_s"] = show(rounds, problem.n_examples, "ratings")
     results["completion"] = {
         "about": problem.about,
-        "turns": len(found),
+        "turns": len(rounds),
         "epochs": epochs,
-        "row_locks_scaling": ratio(found, "row locks 1", "row locks 2"),
-        "vs_implicit_bpr": ratio(found, "implicit BPR", "serial"),
-        "measures": {arm: run.measures for arm, run in found[-1].runs.items()},
+        "row_locks_scaling": ratio(rounds, "row locks 1", "row locks 2"),
+        "vs_implicit_bpr": ratio(rounds, "implicit BPR", "serial"),
+        "measures": {arm: run.measures for arm, run in rounds[-1].runs.items()},
     }
     claims += [
-        Claim("completion, racy, 2 workers / 1", ratio(found, "serial", "racy 2"), ">=", 1.8),
+        Claim("completion, racy, 2 workers / 1", ratio(rounds, "serial", "racy 2"), ">=", 1.8),
         Claim("completion, time of row locks / racy, 1 worker",
-              ratio(found, "row locks 1", "serial"), "<=", 1.25),
+              ratio(rounds, "row locks 1", "serial"), "<=", 1.25),
         Claim("completion, time of row locks / racy, 2 workers",
-              ratio(found, "row locks 2", "racy 2"), "<=", 1.25),
+              ratio(rounds, "row locks 2", "racy 2"), "<=", 1.25),
     ]  # fmt: skip
     for arm in ("racy 2", "row locks 2"):
         name = f"completion, {arm}: objective's distance from serial"
-        claims.append(Claim(name, apart(found, arm, "objective"), "<=", LOSS_SHARE, timing=False))
+        claims.append(Claim(name, apart(rounds, arm, "objective"), "<=", LOSS_SHARE, timing=False))
     return load
 
 

@@ -85,8 +85,8 @@ def measure(row: str, folder: Path) -> dict[str, float]:
     )
     if ended.returncode:
         raise SystemExit(f"{row} failed:\n{ended.stderr}")
-    found: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
-    return found
+    numbers: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+    return numbers
 
 
 def digest_s(file: Path) -> float:

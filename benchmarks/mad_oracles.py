@@ -69,8 +69,8 @@ def configured(
 def measure(oracle: Oracle, backend: str, seed: int) -> tuple[RunResult, float]:
     """The run of one seed, and the accuracy of the best constant answer."""
     config = configured(oracle, backend, seed)
-    found = train(config)
-    return replace(found, curve=()), unigram(make_run_plan(config).task_rows.dataset())
+    result = train(config)
+    return replace(result, curve=()), unigram(make_run_plan(config).task_rows.dataset())
 
 
 def main() -> int:
@@ -94,9 +94,9 @@ def main() -> int:
         }
         rows, claims = [], []
         for (oracle, backend), futures in waiting.items():
-            found = [future.result() for future in futures]
-            rows.append(row(oracle, backend, found))
-            steps = Sample.of([row_steps(oracle, result) for result, _ in found])
+            runs_done = [future.result() for future in futures]
+            rows.append(row(oracle, backend, runs_done))
+            steps = Sample.of([row_steps(oracle, result) for result, _ in runs_done])
             what = f"{backend} {oracle.task}: median steps to {SOLVED}"
             claims.append(Claim(what, steps.median, "<=", oracle.within, timing=False))
     print(f"\n{'':10} {'task':20} {'steps to pass':>16} {'accuracy':>9} {'constant':>9}")
@@ -121,16 +121,16 @@ def row_steps(oracle: Oracle, result: RunResult) -> float:
     return result.steps if result.acc_token >= SOLVED else float("inf")
 
 
-def row(oracle: Oracle, backend: str, found: list[tuple[RunResult, float]]) -> dict[str, Any]:
+def row(oracle: Oracle, backend: str, outcomes: list[tuple[RunResult, float]]) -> dict[str, Any]:
     """What the table and the JSON line say of an oracle."""
     return {
         "task": oracle.task,
         "backend": backend,
         "within": oracle.within,
-        "steps": Sample.of([row_steps(oracle, result) for result, _ in found]),
-        "seconds": Sample.of([result.seconds for result, _ in found]),
-        "acc_token": min(result.acc_token for result, _ in found),
-        "chance": sum(chance for _, chance in found) / len(found),
+        "steps": Sample.of([row_steps(oracle, result) for result, _ in outcomes]),
+        "seconds": Sample.of([result.seconds for result, _ in outcomes]),
+        "acc_token": min(result.acc_token for result, _ in outcomes),
+        "chance": sum(chance for _, chance in outcomes) / len(outcomes),
     }
 
 

@@ -171,10 +171,10 @@ def markdown(ranking: Ranking, suite: Suite, parallel: int) -> str:
 def _rows(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
     header = ["mixers", "layers", "score", *tasks, "params", "state", "s / run", "status"]
     ruler = ["---", "---", *["---:"] * (len(header) - 3), "---"]
-    found = [header, ruler]
+    lines = [header, ruler]
     for row in rows:
         interval = "" if row.interval is None else f" ± {row.interval:.3f}"
-        found.append(
+        lines.append(
             [
                 NAMES[row.candidate],
                 f"`{_layers(row.candidate)}`",
@@ -186,7 +186,7 @@ def _rows(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
                 status(row),
             ]
         )
-    return [f"| {' | '.join(cells)} |" for cells in found]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def _layers(candidate: str) -> str:
@@ -195,12 +195,12 @@ def _layers(candidate: str) -> str:
 
 def _settings(suite: Suite) -> list[tuple[str, str]]:
     """What each task of the suite is."""
-    found = []
+    lines = []
     for setting in suite.settings:
         words = [f"{name} {value}" for name, value in setting.settings.items()]
         words += [f"{name} {value}" for name, value in setting.protocol.items()]
-        found.append((f"{setting.task}, {setting.label}", ", ".join(words)))
-    return found if suite.name != "full" else []
+        lines.append((f"{setting.task}, {setting.label}", ", ".join(words)))
+    return lines if suite.name != "full" else []
 
 
 def _troubles(ranking: Ranking) -> list[str]:
@@ -219,17 +219,17 @@ def _troubles(ranking: Ranking) -> list[str]:
 
 
 def _json(ranking: Ranking, parallel: int) -> dict[str, Any]:
-    found = to_json(ranking)
-    for row in found["candidates"]:
+    document = to_json(ranking)
+    for row in document["candidates"]:
         row["name"] = NAMES[row["layers"]]
-    found["troubles"] = [
+    document["troubles"] = [
         {key: value for key, value in trouble.items() if key != "host"}
-        for trouble in found["troubles"]
+        for trouble in document["troubles"]
     ]
-    found["facts"].pop("hosts", None)
+    document["facts"].pop("hosts", None)
     return {
         "command": _command(ranking),
-        **found,
+        **document,
         "parallel": parallel,
         "machine": _machine(),
         "versions": versions("mlxhog", "torch", "mlx", "numpy"),
@@ -243,10 +243,10 @@ def _command(ranking: Ranking) -> str:
 
 
 def _machine() -> str:
-    found = versions("torch")
+    packages = versions("torch")
     return (
         f"{len(cores())} cores, {platform.machine()}, {platform.system()}, "
-        f"Python {found['python']}, torch {found['torch']}"
+        f"Python {packages['python']}, torch {packages['torch']}"
     )
 
 

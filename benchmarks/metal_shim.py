@@ -65,7 +65,7 @@ def seconds(engine: HostEngine, launch: Launch) -> float:
 
 def start_all(cache: Path) -> tuple[list[Started], set[tuple[str, str, str]]]:
     """Run every instance for both consumers: from nothing, from the cache, and once more."""
-    found, ran = [], set()
+    times, ran = [], set()
     for consumer in CONSUMERS:
         cold = HostEngine(consumer, cache=cache)
         for kernel, instance in instances():
@@ -75,9 +75,9 @@ def start_all(cache: Path) -> tuple[list[Started], set[tuple[str, str, str]]]:
             cached = seconds(HostEngine(consumer, cache=cache), launch)
             again = min(seconds(cold, launch) for _ in range(3))
             rate = float(np.prod(launch.grid, dtype=np.int64)) / again
-            found.append(Started(consumer, kernel.name, instance, first, cached, rate))
+            times.append(Started(consumer, kernel.name, instance, first, cached, rate))
         ran |= cold.ran
-    return found, ran
+    return times, ran
 
 
 def count_lost(name: str, cache: Path, share: int) -> tuple[int, int]:
@@ -86,13 +86,13 @@ def count_lost(name: str, cache: Path, share: int) -> tuple[int, int]:
     times = max(1, case.times // share)
     launch = counting.repeated(case.launch, times)
     HostEngine("mlx", chaos=CHAOS, threads=THREADS, cache=cache).run(launch)
-    wanted = times * (counting.N if case.counts_all else 1)
-    lost = made = 0
+    expected = times * (counting.N if case.counts_all else 1)
+    lost = added = 0
     for array in case.counted:
         numbers = counting.numbers(array, launch.instance).astype(np.float64)
-        lost += int(np.abs(wanted - numbers).sum())
-        made += wanted * array.size
-    return lost, made
+        lost += int(np.abs(expected - numbers).sum())
+        added += expected * array.size
+    return lost, added
 
 
 def count_lost_by_racy(cache: Path, share: int) -> tuple[int, int]:
@@ -152,13 +152,13 @@ def main() -> int:
                   max(s.cached_s for s in started), "<=", 1),
         ]  # fmt: skip
         for name in counting.CASES:
-            lost, made = count_lost(name, cache, share)
-            print(f"{name:28}{lost:8} of {made:,} adds lost")
-            claims.append(Claim(f"adds lost of {made} ({name})", lost, "==", 0, timing=False))
-        lost, made = count_lost_by_racy(cache, share)
-        print(f"{'racy_axpy':28}{lost:8,} of {made:,} adds lost, as it must")
-        claims.append(Claim(f"adds lost of {made} (racy_axpy)", lost, ">=", 1, timing=False))
-        results["racy_lost_share"] = lost / made
+            lost, added = count_lost(name, cache, share)
+            print(f"{name:28}{lost:8} of {added:,} adds lost")
+            claims.append(Claim(f"adds lost of {added} ({name})", lost, "==", 0, timing=False))
+        lost, added = count_lost_by_racy(cache, share)
+        print(f"{'racy_axpy':28}{lost:8,} of {added:,} adds lost, as it must")
+        claims.append(Claim(f"adds lost of {added} (racy_axpy)", lost, ">=", 1, timing=False))
+        results["racy_lost_share"] = lost / added
 
     states = {}
     for proof in PROOFS:

@@ -139,14 +139,14 @@ def examine(number: int, tally: Tally) -> None:
     tally.right(subject, rows)
     victim = OTHERS[number // 2 % len(OTHERS)]
     for fault in operator_faults(subject, number):
-        found = is_found(subject, right, victim, fault, f"operator/{fault.operator}")
+        detected = is_found(subject, right, victim, fault, f"operator/{fault.operator}")
         what = f"{fault.entries} of {fault.operator} in {victim.name}"
-        tally.fault("operator", subject, what, found=found)
+        tally.fault("operator", subject, what, found=detected)
     for kind, any_entry in (("sign", False), ("sign of any", True)):
         sign = sign_fault(right[NUMPY.name], r, any_entry=any_entry)
         what = f"grad/{sign.parameter}"
-        found = is_found(subject, right, victim, sign, what)
-        tally.fault(kind, subject, f"{what} at {sign.place} in {victim.name}", found=found)
+        detected = is_found(subject, right, victim, sign, what)
+        tally.fault(kind, subject, f"{what} at {sign.place} in {victim.name}", found=detected)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -113,24 +113,24 @@ def throughput(claims: list[Claim], results: dict[str, Any], *, quick: bool) -> 
         "xlstm package 2 threads": lambda: xlstm_package.serial(2, seconds),
         "xlstm package shared": lambda: xlstm_package.shared(seconds),
     }
-    found: dict[str, list[float]] = {name: [] for name in arms}
+    rates: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(turns):
         for name, arm in arms.items():
-            found[name].append(arm())
+            rates[name].append(arm())
     print("\ntokens per second (median, range)")
-    for name, values in found.items():
+    for name, values in rates.items():
         sample = Sample.of(values)
         print(f"  {name:26} {sample.median:9,.0f}  ({sample.low:,.0f} - {sample.high:,.0f})")
-    results["tokens_per_s"] = {name: Sample.of(values) for name, values in found.items()}
+    results["tokens_per_s"] = {name: Sample.of(values) for name, values in rates.items()}
     # Ratios within a turn, so that a slow spell of the machine hits both sides.
-    one = {name: found[f"{name} 1 thread"] for name in ("torch", "mlx")}
+    one = {name: rates[f"{name} 1 thread"] for name in ("torch", "mlx")}
     for pair in ("torch+torch", "mlx+mlx", "mlx+torch"):
         a, b = pair.split("+")
-        shares = [p / (x + y) for p, x, y in zip(found[pair], one[a], one[b], strict=True)]
+        shares = [p / (x + y) for p, x, y in zip(rates[pair], one[a], one[b], strict=True)]
         claims.append(Claim(f"{pair} / sum of its members alone", median(shares), ">=", 0.92))
-    best = max(("torch+torch", "mlx+mlx", "mlx+torch"), key=lambda name: median(found[name]))
+    best = max(("torch+torch", "mlx+mlx", "mlx+torch"), key=lambda name: median(rates[name]))
     for peer, limit in (("xlstm package 2 threads", 1.3), ("xlstm package shared", 1.0)):
-        ratios = [x / y for x, y in zip(found[best], found[peer], strict=True)]
+        ratios = [x / y for x, y in zip(rates[best], rates[peer], strict=True)]
         claims.append(Claim(f"best pair ({best}) / {peer}", median(ratios), ">=", limit))
 
 
@@ -216,23 +216,23 @@ def time_to_loss(
         if full
         else list(VARIANTS)
     )
-    found: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
     for seed in seeds:
         for name in names:
             chosen = settings[TUNED_AS.get(name, name)]
             run = one_run(name, seed, chosen, FULL_TIMES if full else 1.0)
             crossing = held_out.crossing(run.points, target)
             took = crossing[0] if crossing else float("inf")
-            found[name].append(took)
+            times[name].append(took)
             print(f"  seed {seed}  {name:32} {took:6.1f} s  {run.result.tokens_per_s:7,.0f} tok/s")
     print(f"\nseconds to {target} bits per byte (median, range)")
-    for name, values in found.items():
+    for name, values in times.items():
         sample = Sample.of(values)
         print(f"  {name:32} {sample.median:6.1f}  ({sample.low:.1f} - {sample.high:.1f})")
-    results[f"seconds to {target}"] = {name: Sample.of(values) for name, values in found.items()}
+    results[f"seconds to {target}"] = {name: Sample.of(values) for name, values in times.items()}
 
     def ratio(slow: str, fast: str) -> float:
-        return median(x / y for x, y in zip(found[slow], found[fast], strict=True))
+        return median(x / y for x, y in zip(times[slow], times[fast], strict=True))
 
     lock_free = "hogwild predicted torch+torch"
     claims += [
@@ -267,9 +267,9 @@ def tune(seed: int) -> int:
     at the best, less and less text as long as the run still ends below the target.
     """
     held_out = HeldOut(TrainConfig())
-    found = json.loads(SETTINGS.read_text()) if SETTINGS.exists() else {}
-    trials: list[dict[str, Any]] = found.get("trials", [])
-    best: dict[str, dict[str, Any]] = found.get("settings", {})
+    document = json.loads(SETTINGS.read_text()) if SETTINGS.exists() else {}
+    trials: list[dict[str, Any]] = document.get("trials", [])
+    best: dict[str, dict[str, Any]] = document.get("settings", {})
 
     def trial(name: str, **settings: Any) -> float:
         for known in trials:

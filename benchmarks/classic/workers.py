@@ -124,7 +124,7 @@ def worker(
 # -- the host -------------------------------------------------------------------------------------
 
 
-class Team:
+class WorkerPool:
     """A problem in its arena and the workers at it."""
 
     def __init__(
@@ -184,7 +184,9 @@ class Team:
 
 
 @contextmanager
-def team(problem: Problem, variants: Mapping[str, Kernel], workers: int) -> Iterator[Team]:
+def worker_pool(
+    problem: Problem, variants: Mapping[str, Kernel], workers: int
+) -> Iterator[WorkerPool]:
     """Workers on cores of their own; gone, with their arena, when the block ends.
 
     Args:
@@ -214,7 +216,7 @@ def team(problem: Problem, variants: Mapping[str, Kernel], workers: int) -> Iter
                 theirs.close()
                 pipes.append(ours)
             own = problem.defaults
-            yield Team(problem, arena, pipes, lr=own.lr, beta=own.beta)
+            yield WorkerPool(problem, arena, pipes, lr=own.lr, beta=own.beta)
         finally:
             for pipe in pipes:
                 pipe.close()

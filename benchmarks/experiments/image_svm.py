@@ -14,7 +14,7 @@ from experiment.record import (
     Claim,
     Compared,
     Experiment,
-    Found,
+    Outcome,
     Scale,
     cores,
     legend,
@@ -47,7 +47,7 @@ BATCHES = {2: 20, 125: 100}  # epochs of the document
 GRID = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
-def result(scale: Scale) -> Found:
+def result(scale: Scale) -> Outcome:
     """Measure Hogwild for each batch size and number of workers."""
     rates = recorded(ABOUT.name)["lr"] if scale.mode != "tiny" else {"2": 0.002, "125": 0.05}
     counts = scale.pick(tiny=(1, 2), quick=(1, 2, 4, 10), full=(1, 2, 4, 8, 10))
@@ -77,7 +77,7 @@ def result(scale: Scale) -> Found:
     runs = interleaved(problem, arms, repeats=1)
     spawned = {arm.config.workers: seconds(runs[arm.name]).median / base.epochs for arm in arms}
     limit = 0.005 if scale.mode != "tiny" else 1.0
-    return Found(
+    return Outcome(
         compared=_compared(table, spawned, counts),
         table=table,
         claims=[
@@ -111,7 +111,7 @@ def _compared(
     errors = {
         batch: [_of(table, batch, count)["test_error"] for count in counts] for batch in BATCHES
     }
-    spread = {batch: max(found) - min(found) for batch, found in errors.items()}
+    spread = {batch: max(rates) - min(rates) for batch, rates in errors.items()}
     anew = spawned[1] / spawned[here]
     per_image = _of(table, 2, 1)["seconds"] / _of(table, 125, 1)["seconds"]
     return [
@@ -141,7 +141,7 @@ def _compared(
 def tune() -> None:
     """Find the step size of each batch size with the lowest loss on images of another seed."""
     problem = create("image-svm", ClassicConfig(seed=7))
-    found: dict[str, float] = {}
+    best: dict[str, float] = {}
     tried: dict[str, dict[str, float]] = {}
     for batch in BATCHES:
         scores = {}
@@ -150,12 +150,12 @@ def tune() -> None:
                 lr=lr, beta=0.95, epochs=20, batch_size=batch, scheme="serial", seed=7
             )
             scores[lr] = train(problem, config).measures["test_loss"]
-        found[str(batch)] = min(scores, key=lambda lr: scores[lr])
+        best[str(batch)] = min(scores, key=lambda lr: scores[lr])
         tried[str(batch)] = {f"{lr:g}": round(score, 4) for lr, score in scores.items()}
-    write_recorded(ABOUT.name, {"lr": found, "test_loss": tried, "seed": 7})
+    write_recorded(ABOUT.name, {"lr": best, "test_loss": tried, "seed": 7})
 
 
-def draw(found: Found) -> Figure:
+def draw(outcome: Outcome) -> Figure:
     """Time and test error by workers, for each batch size, and training error by epoch."""
     figure, (times, errors, course) = new_panels(
         ("workers", "seconds of all epochs", "Time"),
@@ -163,11 +163,11 @@ def draw(found: Found) -> Figure:
         ("epoch", "training error", "Training error, most workers"),
     )
     for ink, batch in zip(INKS, BATCHES, strict=False):
-        rows = [row for row in found.table if row["batch_size"] == batch]
+        rows = [row for row in outcome.table if row["batch_size"] == batch]
         counts, name = [row["workers"] for row in rows], f"batch {batch}"
         times.plot(counts, [row["seconds"] for row in rows], "o-", color=ink, label=name)
         errors.plot(counts, [row["test_error"] for row in rows], "o-", color=ink, label=name)
-        trace = found.results["train_error"][f"{batch} {counts[-1]}"]
+        trace = outcome.results["train_error"][f"{batch} {counts[-1]}"]
         course.plot(range(1, len(trace) + 1), trace, color=ink, label=name)
     for axes in (times, errors):
         axes.set_xticks(counts)

@@ -13,7 +13,7 @@ from experiment.record import (
     Claim,
     Compared,
     Experiment,
-    Found,
+    Outcome,
     Scale,
     cores,
     legend,
@@ -40,7 +40,7 @@ ABOUT = Experiment(
 SETTINGS = {"size": 5_000, "lr": 0.001, "beta": 1.0}
 
 
-def result(scale: Scale) -> Found:
+def result(scale: Scale) -> Outcome:
     """Measure lossless and racy Hogwild for each number of workers."""
     epochs = scale.pick(tiny=2, quick=100, full=100)
     counts = scale.pick(tiny=(1, 2), quick=(1, 2, 4, 10), full=(1, 2, 4, 8, 10))
@@ -68,7 +68,7 @@ def result(scale: Scale) -> Found:
     speedup = by_count[1]["seconds"] / by_count[here]["seconds"]
     losses = [row["train_loss"] for row in table]
     spread = max(losses) / min(losses) - 1
-    return Found(
+    return Outcome(
         compared=[
             Compared(
                 "Hogwild offers a good speedup on the regression task as well.",
@@ -97,28 +97,28 @@ def result(scale: Scale) -> Found:
         ],  # fmt: skip
         settings={**SETTINGS, "epochs": epochs},
         results={
-            "train_loss": {name: curve(found[0], "train_loss") for name, found in runs.items()}
+            "train_loss": {name: curve(repeats[0], "train_loss") for name, repeats in runs.items()}
         },
     )
 
 
-def draw(found: Found) -> Figure:
+def draw(outcome: Outcome) -> Figure:
     """Time by workers, and the loss by epoch."""
     figure, (times, course) = new_panels(
         ("workers", "seconds of all epochs", "Time"),
         ("epoch", "training loss", "Training loss, racy"),
     )
     for ink, write in zip(INKS, ("racy", "lossless"), strict=False):
-        rows = [row for row in found.table if row["write"] == write]
+        rows = [row for row in outcome.table if row["write"] == write]
         times.plot(
             [row["workers"] for row in rows], [row["seconds"] for row in rows], "o-", color=ink,
             label=write,
         )  # fmt: skip
     times.set_xticks([row["workers"] for row in rows])
     times.set_ylim(bottom=0.0)
-    racy = [name for name in found.results["train_loss"] if name.startswith("racy")]
+    racy = [name for name in outcome.results["train_loss"] if name.startswith("racy")]
     for ink, name in zip(INKS, racy, strict=False):
-        trace = found.results["train_loss"][name]
+        trace = outcome.results["train_loss"][name]
         course.plot(range(1, len(trace) + 1), trace, color=ink, label=name)
     course.set_yscale("log")
     legend(times)

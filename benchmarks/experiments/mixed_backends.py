@@ -15,7 +15,7 @@ from experiment.record import (
     Claim,
     Compared,
     Experiment,
-    Found,
+    Outcome,
     Scale,
     legend,
     new_panels,
@@ -55,7 +55,7 @@ TIE = 0.05  # bits per byte: what two runs of one mix differ by
 PARITY = 1e-3  # of losses and gradients, relative: float32 sums in another order
 
 
-def result(scale: Scale) -> Found:
+def result(scale: Scale) -> Outcome:
     """Train by every mix, and compare the backends number by number."""
     chosen, bench = settings(scale), Bench(setup(scale))
     lr, tokens = chosen["lr"]["hogwild, predicted read"], chosen["tokens"]
@@ -78,7 +78,7 @@ def result(scale: Scale) -> Found:
     apart = ends["mlx+torch"] - max(alone)
     same = HOLDS if apart <= TIE else FAILS
     exact = HOLDS if max(parity.values()) <= PARITY and lost == 0 else FAILS
-    return Found(
+    return Outcome(
         compared=[
             Compared(
                 "same convergence as homogeneous",
@@ -126,11 +126,11 @@ def _parity(bench: Bench, kernels: str, *, batches: int) -> dict[str, float]:
     options = common.options()
     data = prepare("sotu")
     text = Batches.open(data.train, seq_len=common.seq_len, batch_size=common.batch, seed=0)
-    found = [
+    gradients = [
         _computed(backend, kernels, options["model"], [text.at(0, k) for k in range(batches)])
         for backend in ("torch:cpu", "mlx:cpu")
     ]
-    (losses, grads), (others, other_grads) = found
+    (losses, grads), (others, other_grads) = gradients
     return {
         "loss": max(abs(a - b) / abs(a) for a, b in zip(losses, others, strict=True)),
         "gradient": max(
@@ -164,22 +164,22 @@ def _computed(
 def _flat(grads: Grads, shapes: dict[str, tuple[int, ...]]) -> Float32:
     parts = []
     for name, shape in shapes.items():
-        found = grads[name]
-        if isinstance(found, Rows):
+        grad = grads[name]
+        if isinstance(grad, Rows):
             dense = np.zeros(shape, np.float32)
-            np.add.at(dense, found.index, found.values)
-            found = dense
-        parts.append(np.asarray(found).ravel().copy())
+            np.add.at(dense, grad.index, grad.values)
+            grad = dense
+        parts.append(np.asarray(grad).ravel().copy())
     return np.concatenate(parts)
 
 
-def draw(found: Found) -> Figure:
+def draw(outcome: Outcome) -> Figure:
     """Loss against gradients and against time."""
     figure, (left, right) = new_panels(
         ("gradients", "held-out bits per byte", "After equally many gradients"),
         ("seconds", "held-out bits per byte", "After equal time"),
     )
-    for ink, (name, trainings) in zip(INKS, found.results["trainings"].items(), strict=False):
+    for ink, (name, trainings) in zip(INKS, outcome.results["trainings"].items(), strict=False):
         one = trainings[0]
         left.plot(one["steps"], one["bits_per_byte"], color=ink, label=name)
         right.plot(one["seconds"], one["bits_per_byte"], color=ink, label=name)

@@ -17,7 +17,7 @@ from experiment.record import (
     Claim,
     Compared,
     Experiment,
-    Found,
+    Outcome,
     Sample,
     Scale,
     cores,
@@ -97,7 +97,7 @@ def problems(scale: Scale, seed: int = 0) -> dict[str, Problem]:
     }
 
 
-def result(scale: Scale) -> Found:
+def result(scale: Scale) -> Outcome:
     """Measure all schemes on all problems."""
     workers = max(2, len(cores()))
     rates = recorded(ABOUT.name)["lr"] if scale.mode != "tiny" else None
@@ -120,7 +120,7 @@ def result(scale: Scale) -> Found:
         graph = Hypergraph(*problem.supports())
         statistics[name] = (graph.rho, graph.delta)
         table += _rows(name, problem, runs, speedups[name])
-    return Found(
+    return Outcome(
         compared=_compared(speedups, objectives, statistics, workers),
         table=table,
         claims=[
@@ -152,11 +152,11 @@ def _arms(problem: Problem, workers: int, lr: Mapping[str, float], scale: Scale)
 def _rows(
     name: str, problem: Problem, runs: Mapping[str, Any], speedups: Mapping[str, Sample]
 ) -> list[dict[str, Any]]:
-    published, found = PUBLISHED[name], []
+    published, lines = PUBLISHED[name], []
     for place, (scheme, results) in enumerate(runs.items()):
         at_end = results[0].measures
         errors = [at_end[key] for key in ("train_error", "test_error", "cut") if key in at_end]
-        found.append(
+        lines.append(
             {
                 "data": name,
                 "examples": problem.n_examples,
@@ -171,7 +171,7 @@ def _rows(
                 "paper's errors": published.error,
             }
         )
-    return found
+    return lines
 
 
 def _compared(
@@ -247,22 +247,22 @@ def tune() -> None:
             ends = {}
             for factor in GRID:
                 lr = factor * problem.defaults.lr
-                found = train(problem, replace(arm.config, lr=lr, seed=7))
-                ends[lr] = found.objective if found.status == "done" else math.inf
+                trained = train(problem, replace(arm.config, lr=lr, seed=7))
+                ends[lr] = trained.objective if trained.status == "done" else math.inf
                 say(f"{name} {arm.name} lr {lr:g}: {ends[lr]:.6g}")
             rates[name][arm.name] = min(ends, key=lambda lr: ends[lr])
             tried[name][arm.name] = {f"{lr:g}": end for lr, end in ends.items()}
     write_recorded(ABOUT.name, {"lr": rates, "objective": tried, "seed": 7, "workers": workers})
 
 
-def draw(found: Found) -> Figure:
+def draw(outcome: Outcome) -> Figure:
     """Speedups of every scheme on every problem, ours as bars and the paper's as marks."""
     figure, axes = new_panel(x="", y="speedup over serial SGD", heading="To the same objective")
     names = list(PUBLISHED)
     for place, (scheme, ink) in enumerate(zip(SCHEMES, INKS, strict=False)):
         at = np.arange(len(names)) + 0.27 * (place - 1)
-        ours = [found.results["speedup"][name][scheme].median for name in names]
-        axes.bar(at, ours, width=0.24, color=ink, label=f"{scheme}, {found.settings['workers']}")
+        ours = [outcome.results["speedup"][name][scheme].median for name in names]
+        axes.bar(at, ours, width=0.24, color=ink, label=f"{scheme}, {outcome.settings['workers']}")
         theirs = [PUBLISHED[name].speedup[place] for name in names]
         axes.plot(at, theirs, "_", color=ink, markersize=18, markeredgewidth=2,
                   label=f"{scheme}, paper, 10 threads")  # fmt: skip

@@ -17,7 +17,7 @@ from experiment.record import (
     Claim,
     Compared,
     Experiment,
-    Found,
+    Outcome,
     Sample,
     Scale,
     cores,
@@ -59,15 +59,15 @@ WITHIN = 0.15  # relative error of the simulator for two workers here
 
 def settings(scale: Scale) -> dict[str, Any]:
     """Worker counts, step sizes (of the experiment `schemes`) and the amount of text."""
-    found = scheme_settings(scale)
+    values = scheme_settings(scale)
     counts = scale.pick(tiny=(1, 2), quick=(1, 2), full=(1, 2, 4, 8, 16))
-    lr = {n: found["lr"]["serial" if n == 1 else "hogwild, predicted read"] for n in counts}
+    lr = {n: values["lr"]["serial" if n == 1 else "hogwild, predicted read"] for n in counts}
     # A staleness of n - 1 wants about 1 / (n - 1) of the step (Koloskova); 2 is what was searched.
     lr = {n: rate if n <= 2 else rate / math.sqrt(n - 1) for n, rate in lr.items()}
-    return {"workers": counts, "lr": lr, "tokens": found["tokens"]}
+    return {"workers": counts, "lr": lr, "tokens": values["tokens"]}
 
 
-def result(scale: Scale) -> Found:
+def result(scale: Scale) -> Outcome:
     """Train with every number of workers, then predict."""
     chosen, bench = settings(scale), Bench(setup(scale, wide=True))
     trainings: dict[int, list[Training]] = {n: [] for n in chosen["workers"]}
@@ -88,7 +88,7 @@ def result(scale: Scale) -> Found:
     per_step = bench.setup.batch * bench.setup.seq_len
     predicted = _predict(trainings, rows, n_params, per_step, _penalties(scale))
     error = predicted["two workers here"]["relative_error"]
-    return Found(
+    return Outcome(
         compared=_compared(scale, rows, predicted),
         table=[*rows, *predicted["rows"]],
         claims=[
@@ -141,10 +141,10 @@ def _rows(trainings: Mapping[int, list[Training]], seeds: int) -> list[dict[str,
 def _penalties(scale: Scale) -> dict[float, float]:
     """Steps to a loss by staleness, as multiples of serial's, if that experiment has been run."""
     path = scale.out / "staleness.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    if not found or found["mode"] != scale.mode:
+    document = json.loads(path.read_text()) if path.exists() else {}
+    if not document or document["mode"] != scale.mode:
         return {}
-    rows = [row for row in found["table"] if "in turn" in row["workers"]]
+    rows = [row for row in document["table"] if "in turn" in row["workers"]]
     return {
         row["staleness"]: row["times those of serial"]
         for row in rows
@@ -190,7 +190,7 @@ def _predict(
         )
         for n in COUNTS
     }
-    times = {n: time_to_loss(found, updates_at) for n, found in mac.items()}
+    times = {n: time_to_loss(prediction, updates_at) for n, prediction in mac.items()}
     return {
         "name": PREDICTION,
         "assumptions": [
@@ -212,19 +212,23 @@ def _predict(
             "relative_error": abs(here.gradients_per_s / measured - 1),
         },
         "rows": [_predicted_row(n, mac[n], mac[1], times, serial) for n in COUNTS],
-        "simulations": {f"{n}": found.to_json() for n, found in mac.items()},
+        "simulations": {f"{n}": prediction.to_json() for n, prediction in mac.items()},
     }
 
 
 def _predicted_row(
-    n: int, found: Prediction, one: Prediction, times: Mapping[int, Any], serial: dict[str, Any]
+    n: int,
+    prediction: Prediction,
+    one: Prediction,
+    times: Mapping[int, Any],
+    serial: dict[str, Any],
 ) -> dict[str, Any]:
-    throughput = found.gradients_per_s / one.gradients_per_s
+    throughput = prediction.gradients_per_s / one.gradients_per_s
     return {
         "workers": n,
         "kind": "PREDICTED, 24-core Mac" + (", extrapolated" if times[n].extrapolated else ""),
         "tokens per second": round(throughput * serial["tokens per second"]),
-        "staleness": round(found.staleness.mean, 2),
+        "staleness": round(prediction.staleness.mean, 2),
         "bits per byte": None,
         "seconds to the loss": times[n].seconds,
         "gradients to the loss": times[n].updates,
@@ -240,23 +244,23 @@ def _compared(
     sixteen = next(row for row in predicted["rows"] if row["workers"] == 16)
     throughput = sixteen["tokens per second"] / predicted["rows"][0]["tokens per second"]
     apart = max(abs(row["bits per byte"] - rows[0]["bits per byte"]) for row in rows)
-    told = (
+    text = (
         f"{most['workers']} workers reach the loss {most['speedup']:.2f} times as soon as one, at "
         f"{most['tokens per second'] / rows[0]['tokens per second']:.2f} times its throughput."
     )
     if enough_cores(16):
         speedup = next(row for row in rows if row["workers"] == 16)["speedup"]
         verdict = HOLDS if speedup >= 8 else FAILS
-        told += f" 16 workers: {speedup:.1f}."
+        text += f" 16 workers: {speedup:.1f}."
     else:
         verdict = UNTOLD
-        told += (
+        text += (
             f" This machine has {len(cores())} cores. Prediction for {predicted['name']}: 16 "
             f"workers {throughput:.1f} times the throughput, {sixteen['speedup']:.1f} times as soon"
             + (" (staleness extrapolated)." if "extrapolated" in sixteen["kind"] else ".")
         )
     return [
-        Compared("8-10x speedup with 16 workers", told, UNTOLD if tiny else verdict),
+        Compared("8-10x speedup with 16 workers", text, UNTOLD if tiny else verdict),
         Compared(
             "final loss identical to serial",
             f"after the same text, losses differ by up to {apart:.3f} bits per byte (serial "
@@ -267,18 +271,18 @@ def _compared(
     ]
 
 
-def draw(found: Found) -> Figure:
+def draw(outcome: Outcome) -> Figure:
     """Loss against time, and speedup against workers."""
     figure, (left, right) = new_panels(
         ("seconds", "held-out bits per byte", "Loss against time, measured"),
         ("workers", "times as soon as serial", "Time to a loss"),
     )
-    for ink, (n, trainings) in zip(INKS, found.results["trainings"].items(), strict=False):
+    for ink, (n, trainings) in zip(INKS, outcome.results["trainings"].items(), strict=False):
         label = "serial" if n == "1" else f"{n} workers"
         left.plot(trainings[0]["seconds"], trainings[0]["bits_per_byte"], color=ink, label=label)
     left.legend(frameon=False, fontsize=7)
     for ink, style, kind in ((INKS[0], "o-", "measured"), (INKS[1], "s--", "PREDICTED")):
-        rows = [row for row in found.table if row["kind"].startswith(kind)]
+        rows = [row for row in outcome.table if row["kind"].startswith(kind)]
         label = kind.lower() if kind == "measured" else "predicted, 24-core Mac"
         right.plot(
             [row["workers"] for row in rows],

@@ -13,7 +13,7 @@ from experiment.record import (
     UNTOLD,
     Compared,
     Experiment,
-    Found,
+    Outcome,
     Sample,
     Scale,
     is_recorded,
@@ -59,11 +59,11 @@ def settings(scale: Scale) -> dict[str, Any]:
     """Recorded step sizes and the amount of text; arbitrary ones where numbers mean nothing."""
     if scale.mode == "tiny":
         return {"tokens": 12_000, "lr": dict.fromkeys(SCHEMES, 1e-3)}
-    found: dict[str, Any] = recorded(ABOUT.name)[scale.mode]
-    return found
+    values: dict[str, Any] = recorded(ABOUT.name)[scale.mode]
+    return values
 
 
-def result(scale: Scale) -> Found:
+def result(scale: Scale) -> Outcome:
     """Train by every scheme and compare the losses."""
     chosen, bench = settings(scale), Bench(setup(scale))
     trainings: dict[str, list[Training]] = {name: [] for name in SCHEMES}
@@ -75,7 +75,7 @@ def result(scale: Scale) -> Found:
                 )
             )
     rows = [_row(name, trainings, chosen["lr"][name], len(scale.seeds)) for name in SCHEMES]
-    return Found(
+    return Outcome(
         compared=_compared(scale, {row["scheme"]: row for row in rows}),
         table=rows,
         settings={**bench.setup.to_json(), **chosen},
@@ -148,13 +148,13 @@ def _compared(scale: Scale, rows: dict[str, dict[str, Any]]) -> list[Compared]:
     ]
 
 
-def draw(found: Found) -> Figure:
+def draw(outcome: Outcome) -> Figure:
     """Loss against gradients and against time."""
     figure, (left, right) = new_panels(
         ("gradients", "held-out bits per byte", "After equally many gradients"),
         ("seconds", "held-out bits per byte", "After equal time"),
     )
-    for ink, (name, trainings) in zip(INKS, found.results["trainings"].items(), strict=False):
+    for ink, (name, trainings) in zip(INKS, outcome.results["trainings"].items(), strict=False):
         one = trainings[0]
         left.plot(one["steps"], one["bits_per_byte"], color=ink, label=name)
         right.plot(one["seconds"], one["bits_per_byte"], color=ink, label=name)

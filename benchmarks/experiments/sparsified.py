@@ -23,7 +23,7 @@ from experiment.record import (
     Claim,
     Compared,
     Experiment,
-    Found,
+    Outcome,
     Sample,
     Scale,
     new_panels,
@@ -144,12 +144,12 @@ def config(folder: Path, way: str, *, steps: int, seed: int, lr: float) -> Train
     )
 
 
-def trained(made: TrainConfig) -> tuple[Path, float]:
+def trained(options: TrainConfig) -> tuple[Path, float]:
     """Train; returns the checkpoint and the tokens per second of both workers."""
-    found = train(made)
-    assert found.status == "done", found.error
-    assert found.checkpoint is not None
-    return Path(found.checkpoint), found.tokens_per_s
+    result = train(options)
+    assert result.status == "done", result.error
+    assert result.checkpoint is not None
+    return Path(result.checkpoint), result.tokens_per_s
 
 
 def measured(lane: Lane, size: Size, losses: list[float], tokens_per_s: float) -> Measured:
@@ -173,7 +173,7 @@ def measured(lane: Lane, size: Size, losses: list[float], tokens_per_s: float) -
     )
 
 
-def result(scale: Scale) -> Found:
+def result(scale: Scale) -> Outcome:
     """Train in every way, then measure all ways in turns."""
     size, step_sizes = size_of(scale), recorded(ABOUT.name)["lr"]
     folder = Path(tempfile.mkdtemp(prefix="mlxhog-sparsified-"))
@@ -183,9 +183,9 @@ def result(scale: Scale) -> Found:
     try:
         for seed in scale.seeds:
             for way in WAYS:
-                made = config(folder, way, steps=size.steps, seed=seed, lr=step_sizes[way])
-                saved, speeds[way] = trained(made)
-                lane = Lane(made, saved)
+                options = config(folder, way, steps=size.steps, seed=seed, lr=step_sizes[way])
+                saved, speeds[way] = trained(options)
+                lane = Lane(options, saved)
                 losses[way].append(lane.loss(size.held_out))
                 say(f"seed {seed}  {way}: {losses[way][-1]:.4f} nats per token")
                 if seed == scale.seeds[-1]:
@@ -193,16 +193,16 @@ def result(scale: Scale) -> Found:
                 else:
                     lane.close()
         in_turns(list(lanes.values()), size.timed)
-        found = {way: measured(lane, size, losses[way], speeds[way]) for way, lane in lanes.items()}
+        ways = {way: measured(lane, size, losses[way], speeds[way]) for way, lane in lanes.items()}
         n = sum(slot.size for slot in lanes[DENSE].layout.slots.values())
     finally:
         for lane in lanes.values():
             lane.close()
         shutil.rmtree(folder)
-    return Found(
-        compared=compared(found, n),
-        table=[row(way, one, n) for way, one in found.items()],
-        claims=claims(found),
+    return Outcome(
+        compared=compared(ways, n),
+        table=[row(way, one, n) for way, one in ways.items()],
+        claims=claims(ways),
         settings={
             "model": MODEL,
             "parameters": n,
@@ -212,7 +212,7 @@ def result(scale: Scale) -> Found:
             "settling_steps": SETTLING,
             **asdict(size),
         },
-        results={way: asdict(one) for way, one in found.items()},
+        results={way: asdict(one) for way, one in ways.items()},
     )
 
 
@@ -233,12 +233,12 @@ def row(way: str, one: Measured, n: int) -> dict[str, Any]:
     }
 
 
-def compared(found: dict[str, Measured], n: int) -> list[Compared]:
+def compared(ways: dict[str, Measured], n: int) -> list[Compared]:
     """The documents' claims beside what was measured."""
-    dense, one = found[DENSE], found["top 1 %"]
-    apart, sampled = found[DISJOINT], found["sampled head"]
+    dense, one = ways[DENSE], ways["top 1 %"]
+    apart, sampled = ways[DISJOINT], ways["sampled head"]
     less = one.overlap < 0.5 * dense.overlap
-    cost = {way: float(np.mean(it.loss) - np.mean(dense.loss)) for way, it in found.items()}
+    cost = {way: float(np.mean(it.loss) - np.mean(dense.loss)) for way, it in ways.items()}
     return [
         Compared(
             claim="xLSTM training touches about 4 % of the parameters per example (Omega ~ 0.04)",
@@ -276,16 +276,22 @@ def compared(found: dict[str, Measured], n: int) -> list[Compared]:
     ]
 
 
-def claims(found: dict[str, Measured]) -> list[Claim]:
+def claims(ways: dict[str, Measured]) -> list[Claim]:
     """Our own limits."""
-    dense, one = found[DENSE], found["top 1 %"]
+    dense, one = ways[DENSE], ways["top 1 %"]
 
     def step_ms(it: Measured) -> float:
         return it.gradient_ms.median + it.write_ms.median
 
     return [
-        Claim("p_conf of disjoint blocks", found[DISJOINT].p_conf, "==", 0.0, timing=False),
-        Claim("lost without locks, disjoint blocks", found[DISJOINT].lost, "==", 0.0, timing=False),
+        Claim("p_conf of disjoint blocks", ways[DISJOINT].p_conf, "==", 0.0, timing=False),
+        Claim(
+            "lost without locks, disjoint blocks",
+            ways[DISJOINT].lost,
+            "==",
+            0.0,
+            timing=False,
+        ),
         Claim("Omega of top 1 % / dense", one.omega.value / dense.omega.value, "<=", 0.012, False),
         Claim("CPU time of a step, top 1 % / dense", step_ms(one) / step_ms(dense), "<=", OVERHEAD),
     ]
@@ -300,9 +306,9 @@ def tune() -> None:
         for way in WAYS:
             tried = losses.setdefault(way, {})
             while (lr := next_lr(tried)) is not None:
-                made = config(folder, way, steps=size.steps, seed=1, lr=lr)
-                saved, _ = trained(made)
-                lane = Lane(made, saved)
+                options = config(folder, way, steps=size.steps, seed=1, lr=lr)
+                saved, _ = trained(options)
+                lane = Lane(options, saved)
                 tried[str(lr)] = lane.loss(size.held_out)
                 lane.close()
                 say(f"{way}  lr {lr:g}: {tried[str(lr)]:.4f}")
@@ -320,13 +326,13 @@ def next_lr(tried: dict[str, float]) -> float | None:
     return 2 * float(largest) if tried[largest] <= min(tried.values()) else None
 
 
-def draw(found: Found) -> Any:
+def draw(outcome: Outcome) -> Any:
     """Loss against what is written, and against how much of it the other worker writes, too."""
     figure, (left, right) = new_panels(
         ("elements an update writes", "nats per token", "Loss at equal steps"),
         ("share that the other worker writes, too", "", "Loss and overlap"),
     )
-    for number, (way, one) in enumerate(found.results.items()):
+    for number, (way, one) in enumerate(outcome.results.items()):
         loss, ink = float(np.mean(one["loss"])), INKS[number % len(INKS)]
         left.plot(one["mean_elements"], loss, "o", color=ink, label=way)
         right.plot(one["overlap"], loss, "o", color=ink, label=way)

@@ -15,7 +15,7 @@ from experiment.record import (
     UNTOLD,
     Compared,
     Experiment,
-    Found,
+    Outcome,
     Sample,
     Scale,
     is_recorded,
@@ -48,19 +48,19 @@ FIRST_RATES = {0: 2e-3, 1: 1e-3, 3: 5e-4, 7: 2.5e-4, 15: 2.5e-4}
 
 def lags(scale: Scale) -> tuple[int, ...]:
     """The values of staleness that are tried."""
-    found: tuple[int, ...] = scale.pick(tiny=(0, 1), quick=(0, 1, 3, 7), full=(0, 1, 3, 7, 15))
-    return found
+    values: tuple[int, ...] = scale.pick(tiny=(0, 1), quick=(0, 1, 3, 7), full=(0, 1, 3, 7, 15))
+    return values
 
 
 def settings(scale: Scale) -> dict[str, Any]:
     """Recorded step sizes and budgets; arbitrary ones where numbers mean nothing."""
     if scale.mode == "tiny":
         return {"target": 7.0, "tokens": {"0": 12_000, "1": 12_000}, "lr": {"0": 1e-3, "1": 1e-3}}
-    found: dict[str, Any] = recorded(ABOUT.name)[scale.mode]
-    return found
+    values: dict[str, Any] = recorded(ABOUT.name)[scale.mode]
+    return values
 
 
-def result(scale: Scale) -> Found:
+def result(scale: Scale) -> Outcome:
     """Train at every staleness and compare with what theory says."""
     chosen, bench = settings(scale), Bench(setup(scale))
     target = chosen["target"]
@@ -97,7 +97,7 @@ def result(scale: Scale) -> Found:
         _row(name, trainings[name], steps[name], steps["0"].median, chosen["lr"], n)
         for name in trainings
     ]
-    return Found(
+    return Outcome(
         compared=_compared(scale, rows),
         table=rows,
         settings={**bench.setup.to_json(), **chosen, "parameters": n},
@@ -133,7 +133,7 @@ def _row(
 def _compared(scale: Scale, rows: list[dict[str, Any]]) -> list[Compared]:
     exact = [(lag, row) for lag, row in zip(lags(scale), rows, strict=False)]
     ratios = {lag: row["times those of serial"] for lag, row in exact}
-    told = ", ".join(f"{ratio:.2f} at {lag}" for lag, ratio in ratios.items())
+    text = ", ".join(f"{ratio:.2f} at {lag}" for lag, ratio in ratios.items())
     largest = max(ratios)
     finite = all(math.isfinite(ratio) for ratio in ratios.values())
     slope = max((ratios[lag] - 1) / lag for lag in ratios if lag) if finite else math.inf
@@ -146,7 +146,7 @@ def _compared(scale: Scale, rows: list[dict[str, Any]]) -> list[Compared]:
     return [
         Compared(
             "graceful degradation, linear up to tau of about 20-30",
-            f"steps to the loss, as multiples of serial's: {told}. "
+            f"steps to the loss, as multiples of serial's: {text}. "
             f"Each unit of staleness costs up to {slope:.2f} of a serial run; staleness above "
             f"{largest} was not tried.",
             verdict,
@@ -163,26 +163,26 @@ def _compared(scale: Scale, rows: list[dict[str, Any]]) -> list[Compared]:
     ]
 
 
-def draw(found: Found) -> Figure:
+def draw(outcome: Outcome) -> Figure:
     """Steps against staleness, and loss against steps."""
     figure, (left, right) = new_panels(
         ("staleness", "steps to the loss, multiples of serial's", "What staleness costs"),
         ("gradients", "held-out bits per byte", "Loss against gradients"),
     )
-    exact = [row for row in found.table if "in turn" in row["workers"]]
+    exact = [row for row in outcome.table if "in turn" in row["workers"]]
     x = [row["staleness"] for row in exact]
     left.plot(
         x, [row["times those of serial"] for row in exact], "o-", color=INKS[0], label="in turn"
     )
     left.plot(x, [1 + tau for tau in x], "--", color=INKS[7], label="1 + staleness: no gain left")
-    for ink, row in zip(INKS[1:], [row for row in found.table if row not in exact], strict=False):
+    for ink, row in zip(INKS[1:], [row for row in outcome.table if row not in exact], strict=False):
         label = row["workers"]
         left.plot(row["staleness"], row["times those of serial"], "s", color=ink, label=label)
     left.legend(frameon=False, fontsize=7)
-    for ink, (name, trainings) in zip(INKS, found.results["trainings"].items(), strict=False):
+    for ink, (name, trainings) in zip(INKS, outcome.results["trainings"].items(), strict=False):
         label = f"staleness {name}" if name.isdecimal() else name
         right.plot(trainings[0]["steps"], trainings[0]["bits_per_byte"], color=ink, label=label)
-    right.axhline(found.results["target"], color=INKS[7], linewidth=0.7, linestyle=":")
+    right.axhline(outcome.results["target"], color=INKS[7], linewidth=0.7, linestyle=":")
     legend(right)
     return figure
 

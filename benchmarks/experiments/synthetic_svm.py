@@ -13,7 +13,7 @@ from experiment.record import (
     Claim,
     Compared,
     Experiment,
-    Found,
+    Outcome,
     Scale,
     cores,
     legend,
@@ -42,13 +42,13 @@ SCHEMES = ("hogwild", "round_robin", "sync")
 LIMIT = 0.0885  # hinge after 200 epochs, of spec hogwild.md 7: 3 % above the recorded serial run
 
 
-def result(scale: Scale) -> Found:
+def result(scale: Scale) -> Outcome:
     """Measure all schemes and numbers of workers, then the sizes."""
     epochs = scale.pick(tiny=2, quick=200, full=200)
     counts = scale.pick(tiny=(1, 2), quick=(1, 2, 4, 8, 10), full=(1, 2, 4, 8, 10))
     table, curves = _schemes(scale, epochs, counts)
     sizes = _sizes(scale, counts)
-    return Found(
+    return Outcome(
         compared=_compared(table, sizes, counts),
         table=table,
         claims=[
@@ -110,13 +110,13 @@ def _sizes(scale: Scale, counts: tuple[int, ...]) -> dict[str, dict[str, float]]
                       full=(10_000, 50_000, 100_000, 500_000))  # fmt: skip
     if scale.quick:
         counts = tuple(dict.fromkeys((1, _with_a_core(counts), counts[-1])))
-    found = {}
+    sizes = {}
     for size in rows:
         problem = create("synthetic-svm", ClassicConfig(size=size))
         arms = [Arm.of(str(count), workers=count, epochs=20) for count in counts]
         runs = interleaved(problem, arms, repeats=scale.pick(tiny=1, quick=1, full=5))
-        found[str(size)] = {name: seconds(results).median for name, results in runs.items()}
-    return found
+        sizes[str(size)] = {name: seconds(results).median for name, results in runs.items()}
+    return sizes
 
 
 def _compared(
@@ -171,7 +171,7 @@ def _compared(
     ]
 
 
-def draw(found: Found) -> Figure:
+def draw(outcome: Outcome) -> Figure:
     """Time by workers, test error by workers, training error by epoch."""
     figure, (times, errors, course) = new_panels(
         ("workers", "seconds of all epochs", "Time"),
@@ -179,11 +179,11 @@ def draw(found: Found) -> Figure:
         ("epoch", "training error", "Training error, most workers"),
     )
     for ink, scheme in zip(INKS, SCHEMES, strict=False):
-        rows = [row for row in found.table if row["scheme"] == scheme]
+        rows = [row for row in outcome.table if row["scheme"] == scheme]
         counts = [row["workers"] for row in rows]
         times.plot(counts, [row["seconds"] for row in rows], "o-", color=ink, label=scheme)
         errors.plot(counts, [row["test_error"] for row in rows], "o-", color=ink, label=scheme)
-        trace = found.results["train_error"][f"{scheme} {counts[-1]}"]
+        trace = outcome.results["train_error"][f"{scheme} {counts[-1]}"]
         course.plot(range(1, len(trace) + 1), trace, color=ink, label=f"{scheme} {counts[-1]}")
     for axes in (times, errors):
         axes.set_xticks(counts)

@@ -57,13 +57,13 @@ def load_backend(
 ) -> Backend:
     """One of our backends with fresh parameters."""
     layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
-    made = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
-    made.bind(cfg, layout.slots, layout.n_floats, None)
+    backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
+    backend.bind(cfg, layout.slots, layout.n_floats, None)
     for parameter, value in families.init_params(cfg, seed=0).items():
         slot = layout.slots[parameter]
-        made.inbox[slot.offset : slot.offset + slot.size] = value.ravel()
-    made.refresh()
-    return made
+        backend.inbox[slot.offset : slot.offset + slot.size] = value.ravel()
+    backend.refresh()
+    return backend
 
 
 def prompt(V: int) -> np.ndarray:
@@ -73,14 +73,16 @@ def prompt(V: int) -> np.ndarray:
     return ids
 
 
-def ours(made: Backend, cfg: ModelConfig, *, temperature: float = 0.0, **sampling: Any) -> Stream:
+def ours(
+    backend: Backend, cfg: ModelConfig, *, temperature: float = 0.0, **sampling: Any
+) -> Stream:
     """Our own generation on a backend, sampling and text included."""
     from mlxhog.decoding.generate import generate
     from mlxhog.decoding.sampling import Sampler
 
     def run(tokens: int) -> float:
         stream = generate(
-            made,
+            backend,
             prompt(cfg.vocab_size),
             tokenizer=Ids(cfg.vocab_size),
             sampler=Sampler(temperature=temperature, **sampling),
@@ -178,15 +180,15 @@ def compare(
     """Tokens per second of every stream, in turns, after one that is not counted."""
     for stream in streams.values():
         stream(20)
-    found: dict[str, list[float]] = {name: [] for name in streams}
+    rates: dict[str, list[float]] = {name: [] for name in streams}
     for _ in range(repeats):
         for name, stream in streams.items():
-            found[name].append(stream(tokens))
-    return {name: Sample.of(values) for name, values in found.items()}
+            rates[name].append(stream(tokens))
+    return {name: Sample.of(values) for name, values in rates.items()}
 
 
 def prefill_and_forward(
-    made: Backend, cfg: ModelConfig, *, B: int = 8, S: int = 256, repeats: int = 5
+    backend: Backend, cfg: ModelConfig, *, B: int = 8, S: int = 256, repeats: int = 5
 ) -> dict[str, Sample]:
     """Tokens per second of reading one prompt of B * S tokens, and of a forward of (B, S).
 
@@ -203,16 +205,16 @@ def prefill_and_forward(
     def prefill() -> None:
         state = None
         for start in range(0, text.shape[1], PREFILL_CHUNK):
-            _, state = made.logits(text[:, start : start + PREFILL_CHUNK], state)
+            _, state = backend.logits(text[:, start : start + PREFILL_CHUNK], state)
 
-    found: dict[str, list[float]] = {"prefill": [], "forward": []}
+    rates: dict[str, list[float]] = {"prefill": [], "forward": []}
     for repeat in range(-1, repeats):
-        for name, run in (("prefill", prefill), ("forward", lambda: made.evaluate(batch))):
+        for name, run in (("prefill", prefill), ("forward", lambda: backend.evaluate(batch))):
             begin = time.perf_counter()
             run()
             if repeat >= 0:
-                found[name].append(B * S / (time.perf_counter() - begin))
-    return {name: Sample.of(values) for name, values in found.items()}
+                rates[name].append(B * S / (time.perf_counter() - begin))
+    return {name: Sample.of(values) for name, values in rates.items()}
 
 
 @dataclass(frozen=True)
@@ -226,27 +228,27 @@ class Length:
 
 
 def over_length(
-    made: Backend, cfg: ModelConfig, *, marks: Sequence[int] = (1_000, 10_000, 50_000, 100_000)
+    backend: Backend, cfg: ModelConfig, *, marks: Sequence[int] = (1_000, 10_000, 50_000, 100_000)
 ) -> list[Length]:
     """Pace over the last 500 tokens, size of the state and peak memory at each mark."""
     import resource
     import sys
 
     token, state = np.array([[0]], np.int32), None
-    found, read = [], 0
+    lengths, read = [], 0
     unit = 1 if sys.platform == "darwin" else 1024
     for mark in marks:
         begin = 0.0
         while read < mark:
             if read == mark - 500:
                 begin = time.perf_counter()
-            logits, state = made.logits(token, state)
+            logits, state = backend.logits(token, state)
             token = logits.argmax(-1).astype(np.int32)[:, None]
             read += 1
         pace = 500 / (time.perf_counter() - begin)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        found.append(Length(mark, pace, state_bytes(state), peak))
-    return found
+        lengths.append(Length(mark, pace, state_bytes(state), peak))
+    return lengths
 
 
 def state_bytes(state: Any) -> int:

@@ -103,11 +103,11 @@ def main() -> None:
     load = globals()[program](folder)
     before, _ = resident()
     start = time.perf_counter()
-    kept = load()
+    weights = load()
     seconds = time.perf_counter() - start
     _, most = resident()
     print(json.dumps({"seconds": seconds, "before": before, "most": most}))
-    del kept
+    del weights
 
 
 if __name__ == "__main__":

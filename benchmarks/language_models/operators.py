@@ -65,11 +65,11 @@ def table(framework: str, repeats: int, threads: int) -> dict[str, list[float]]:
         mx.set_default_device(mx.cpu)
         set_threads(threads)
     timed = torch_op if framework == "torch" else mlx_op
-    found = {}
+    times = {}
     for name, (calls, call, inputs) in op_calls().items():
         steps = [timed(choose(framework, kind, "cpu"), call, inputs) for kind in KINDS]
-        found[name] = [1e3 * calls * seconds for seconds in fastest(steps, repeats)]
-    return found
+        times[name] = [1e3 * calls * seconds for seconds in fastest(steps, repeats)]
+    return times
 
 
 def op_calls() -> dict[str, tuple[int, Callable[[Any, Any], Any], dict[str, np.ndarray]]]:
@@ -144,10 +144,10 @@ def torch_op(ops: Any, call: Callable[[Any, Any], Any], inputs: dict[str, np.nda
 
     arrays = {name: torch.tensor(value).requires_grad_() for name, value in inputs.items()}
     ones = [torch.ones_like(out) for out in call(ops, arrays)]
-    wanted = list(arrays.values())
+    leaves = list(arrays.values())
 
     def run() -> None:
-        torch.autograd.grad(call(ops, arrays), wanted, ones)
+        torch.autograd.grad(call(ops, arrays), leaves, ones)
 
     return run
 

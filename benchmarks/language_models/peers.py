@@ -169,11 +169,11 @@ def slstm_cell(size: SLSTMSize, threads: int) -> Step:
     )
     cell.reset_parameters()
     gates = torch.randn(size.batch, size.seq, 4 * size.d, requires_grad=True)
-    wanted = [gates, *cell.parameters()]
+    leaves = [gates, *cell.parameters()]
 
     def step() -> None:
         h, _ = cell(gates)
-        torch.autograd.grad(h.sum(), wanted)
+        torch.autograd.grad(h.sum(), leaves)
 
     return step
 

@@ -72,9 +72,9 @@ def serial(threads: int, seconds: float) -> float:
     results = context.Queue()
     process = context.Process(target=_serial, args=(threads, seconds, results))
     process.start()
-    found = float(results.get(timeout=120 + seconds))
+    rate = float(results.get(timeout=120 + seconds))
     process.join()
-    return found
+    return rate
 
 
 def shared(seconds: float) -> float:
@@ -92,7 +92,7 @@ def shared(seconds: float) -> float:
     ]
     for process in processes:
         process.start()
-    found = sum(float(results.get(timeout=120 + seconds)) for _ in processes)
+    rate = sum(float(results.get(timeout=120 + seconds)) for _ in processes)
     for process in processes:
         process.join()
-    return found
+    return rate

@@ -68,8 +68,13 @@ class Halting:
 def ours(size: MADSize, threads: int) -> Callable[[], None]:
     """A step of a run of ours on real rows."""
     cut = size.seq + 1  # a row loses its last token
-    given = {"vocab": size.vocab, "seq_len": cut, "train_rows": 10 * size.batch, "test_rows": 64}
-    settings = resolve(TASK, given)
+    changes = {
+        "vocab": size.vocab,
+        "seq_len": cut,
+        "train_rows": 10 * size.batch,
+        "test_rows": 64,
+    }
+    settings = resolve(TASK, changes)
     config = RunConfig(
         task=TASK,
         settings=vars(settings),

@@ -225,9 +225,9 @@ def _difference(accuracies: Mapping[str, list[dict[str, float]]]) -> float:
 def again(runs: Sequence[Times]) -> list[float]:
     """Seconds from the end of a run to the first step of the next one in the same process."""
     last: dict[int, float] = {}
-    found = []
+    delays = []
     for run in sorted(runs, key=lambda run: run.began):
         if run.pid in last:
-            found.append(run.first_step - last[run.pid])
+            delays.append(run.first_step - last[run.pid])
         last[run.pid] = run.ended
-    return found
+    return delays

@@ -80,8 +80,8 @@ class Lane:
         self.held_out = planned.data.open(config.seq_len)[1]
         self.groups: list[frozenset[str]] | None = None
         if config.blocks == "disjoint":
-            made = block_groups(self.model, len(planned.workers))
-            self.groups = [frozenset(n for block in group for n in block.params) for group in made]
+            parts = block_groups(self.model, len(planned.workers))
+            self.groups = [frozenset(n for block in group for n in block.params) for group in parts]
         self.arena = Arena.create(self.layout, write="lossless")
         self.arena.params[...] = self.backend.inbox
         self.optimizer = optim.build(config)
@@ -138,13 +138,13 @@ class Lane:
             worker: 0 or 1; they compute on different batches, and hold different groups.
         """
         written = WrittenSupport(self.config, self.layout.slots, self.backend.inbox, self.decay)
-        found = []
+        rows = []
         for step in range(skip + number):
             _, grads = self.backend.loss_and_grads(self.batch(2 * step + worker))
             masks = written.of(self._held(grads, worker))
             if step >= skip:
-                found.append(self._packed(masks))
-        return found
+                rows.append(self._packed(masks))
+        return rows
 
     def _held(self, grads: Grads, turn: int) -> Grads:
         if self.groups is None:
@@ -178,20 +178,20 @@ def lost_share(layout: Layout, supports: Sequence[Bits], rounds: int) -> float:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(len(supports))
     with Arena.create(layout, write="racy") as arena:
-        made = [
+        processes = [
             context.Process(target=_write, args=(arena.handle(), bits, rounds, k + 1, barrier))
             for k, bits in enumerate(supports)
         ]
-        for process in made:
+        for process in processes:
             process.start()
-        for process in made:
+        for process in processes:
             process.join()
-        codes = [process.exitcode for process in made]
-        assert codes == [0] * len(made), f"exit codes of the writers: {codes}"
+        codes = [process.exitcode for process in processes]
+        assert codes == [0] * len(processes), f"exit codes of the writers: {codes}"
         arrived = float(arena.params.sum(dtype=np.float64))
     sizes = [np.bitwise_count(bits).sum(axis=1) for bits in supports]
-    wanted = sum(float(each[k % len(each)]) for each in sizes for k in range(rounds))
-    return 1.0 - arrived / wanted
+    expected = sum(float(each[k % len(each)]) for each in sizes for k in range(rounds))
+    return 1.0 - arrived / expected
 
 
 def _write(handle: ArenaHandle, bits: Bits, rounds: int, worker: int, barrier: Barrier) -> None:
@@ -213,16 +213,16 @@ def _write(handle: ArenaHandle, bits: Bits, rounds: int, worker: int, barrier: B
 def _moves(layout: Layout, row: Bits) -> Sequence[Move]:
     """A step's adds, in the form in which a worker makes them."""
     whole = np.unpackbits(row, bitorder="little", count=layout.n_floats).astype(bool)
-    found: list[Move] = []
+    moves: list[Move] = []
     for slot in layout.slots.values():
         mask = whole[slot.offset : slot.offset + slot.size].reshape(slot.shape[0], -1)
         touched = mask.any(axis=1)
         if mask.all():
-            found.append((slot, None, np.ones(slot.shape, np.float32)))
+            moves.append((slot, None, np.ones(slot.shape, np.float32)))
         elif len(slot.shape) == 2 and touched.any() and mask[touched].all():
             ones = np.ones((int(touched.sum()), mask.shape[1]), np.float32)
-            found.append((slot, None, Rows(np.flatnonzero(touched).astype(np.int32), ones)))
+            moves.append((slot, None, Rows(np.flatnonzero(touched).astype(np.int32), ones)))
         elif touched.any():
             index = np.flatnonzero(mask).astype(np.int32)
-            found.append((slot, index, np.ones(len(index), np.float32)))
-    return found
+            moves.append((slot, index, np.ones(len(index), np.float32)))
+    return moves

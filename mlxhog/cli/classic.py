@@ -128,10 +128,10 @@ def _print(
     if how.json:
         print(plain_json.dumps(result.to_json(serial)).decode())
         return
-    said: Sequence[str] = ()
+    remarks: Sequence[str] = ()
     if result.status != "diverged":
-        said = explain(result, serial, load, machine.here().cores)
-    part = summary_table(problem.about, result, serial, said)
+        remarks = explain(result, serial, load, machine.here().cores)
+    part = summary_table(problem.about, result, serial, remarks)
     show([part], sys.stdout, plain=not may_redraw(sys.stdout, quiet=how.quiet))
 
 

@@ -78,7 +78,7 @@ def run(arguments: list[str]) -> int:
     target = Path(parsed.other.target).expanduser()
     check_target(target, force=config.force)
     source = formats.open(checkpoint.locate(parsed.other.source, Path(config.out)), config.config)
-    wanted = Wanted(
+    request = Wanted(
         to=config.to,
         dtype=None if config.dtype == "keep" else config.dtype,
         shard_bytes=shard_bytes,
@@ -86,7 +86,7 @@ def run(arguments: list[str]) -> int:
         slstm=config.slstm,
     )
     with BytesLine(sys.stderr, quiet=parsed.other.quiet or parsed.other.json) as tell:
-        files = convert(source, target, wanted, force=config.force, tell=tell)
+        files = convert(source, target, request, force=config.force, tell=tell)
     record = _record(source, target, config.to, files)
     if not parsed.other.json:
         print(_line(source, target, config.to, files))

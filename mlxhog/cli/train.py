@@ -91,8 +91,8 @@ def configuration(parsed: Parsed) -> TrainConfig:
 
 def _last(layers: Iterable[Iterable[Given]], name: str) -> str | None:
     """The strongest value of a text option, before defaults."""
-    found = [given.value for layer in layers for given in layer if given.name == name]
-    return None if not found or found[-1] in (None, "none") else str(found[-1])
+    values = [entry.value for layer in layers for entry in layer if entry.name == name]
+    return None if not values or values[-1] in (None, "none") else str(values[-1])
 
 
 def _of_run(spec: str, layers: list[list[Given]]) -> list[Given]:
@@ -156,8 +156,8 @@ def _held_out(result: "Result") -> str:
 def _short(path: str) -> str:
     """Spell a path from here where it lies below, quoted where a shell needs it."""
     here = Path.cwd()
-    found = Path(path)
-    return shlex.quote(str(found.relative_to(here) if found.is_relative_to(here) else found))
+    run = Path(path)
+    return shlex.quote(str(run.relative_to(here) if run.is_relative_to(here) else run))
 
 
 def _print_plan(plan: "Plan", *, as_json: bool) -> None:

@@ -102,8 +102,8 @@ class Sampler:
         """
         if occurred is not None and self.repetition_penalty != 1:
             logits, penalty = logits.copy(), np.float32(self.repetition_penalty)
-            for row, seen in zip(logits, occurred, strict=True):
-                where = np.flatnonzero(seen)
+            for row, in_text in zip(logits, occurred, strict=True):
+                where = np.flatnonzero(in_text)
                 values = row[where]
                 row[where] = np.where(values < 0, values * penalty, values / penalty)
         best = logits.max(axis=-1)

@@ -96,7 +96,7 @@ def ours(
     spec = param_spec(cfg)
     layout = arena.plan(spec, max_workers=1, n_tickets=1)
     decay = frozenset(name for name, one in spec.items() if one.decay)
-    made: dict[str, optim.Optimizer] = {
+    optimizers: dict[str, optim.Optimizer] = {
         "sgd": optim.SGD(weight_decay=WEIGHT_DECAY),
         "momentum": optim.Momentum(momentum=MOMENTUM, weight_decay=WEIGHT_DECAY),
         "adamw": optim.AdamW(beta1=BETA1, beta2=BETA2, eps=EPS, weight_decay=WEIGHT_DECAY),
@@ -109,12 +109,12 @@ def ours(
         }
         for name, view in views.items():
             view[...] = params[name]
-        private = {name: np.zeros_like(flat) for name in made[rule].state_segments}
+        private = {name: np.zeros_like(flat) for name in optimizers[rule].state_segments}
         target = optim.Target(flat, layout.slots, None, WRITE_MODES["racy"], private, {}, decay)
         formula = Formula(cfg, rule, params)
         for step in range(1, steps + 1):
             grads = {name: np.ascontiguousarray(g) for name, g in gradient(views, step).items()}
-            made[rule].step(target, grads, lr=LR[rule], step=step)
+            optimizers[rule].step(target, grads, lr=LR[rule], step=step)
             formula.step(grads)
         yield rule, views, {name: formula.apart(name, view) for name, view in views.items()}
 

@@ -189,10 +189,10 @@ def _load(peer: Peer, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
 def _forward(peer: Peer, plan: ModelPlan, tokens: Tensor) -> Found:
     hidden: list[Tensor] = []
 
-    def note(module: nn.Module, given: Any, result: Any) -> None:
+    def record(module: nn.Module, arguments: Any, result: Any) -> None:
         hidden.append(result[0] if isinstance(result, tuple) else result)
 
-    hooks = [module.register_forward_hook(note) for module in peer.trace]
+    hooks = [module.register_forward_hook(record) for module in peer.trace]
     with torch.no_grad():
         logits = peer.logits(tokens)
     for hook in hooks:
@@ -205,11 +205,11 @@ def _forward(peer: Peer, plan: ModelPlan, tokens: Tensor) -> Found:
 
 def _stepwise(peer: Peer, tokens: Tensor) -> Found:
     assert peer.step is not None
-    state, found = None, []
+    state, outputs = None, []
     for t in range(tokens.shape[1]):
         logits, state = peer.step(tokens[:, t : t + 1], state)
-        found.append(_host(logits))
-    yield "stepwise/logits", np.concatenate(found, 1)
+        outputs.append(_host(logits))
+    yield "stepwise/logits", np.concatenate(outputs, 1)
     for layer, parts in enumerate(peer.parts(state)):
         for letter, part in zip("Cnm", parts, strict=True):
             yield f"stepwise/state/{layer}/{letter}", _host(part)
@@ -276,5 +276,5 @@ def _steps(
 
 def _host(x: Tensor | None) -> Array:
     assert x is not None
-    found: Array = x.detach().contiguous().numpy()
-    return found
+    values: Array = x.detach().contiguous().numpy()
+    return values

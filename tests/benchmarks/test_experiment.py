@@ -30,7 +30,7 @@ def draw(experiment: Any) -> Any:
 
 
 def found(experiment: Any, *, limit: float = 5.0) -> Any:
-    return experiment.Found(
+    return experiment.Outcome(
         compared=[
             experiment.Compared("it falls", "it fell", experiment.HOLDS, timing=False),
             experiment.Compared("it is fast", "it took 1 s", experiment.FAILS),

@@ -36,16 +36,16 @@ def interleaved(
     problem: Problem, arms: Sequence[Arm], *, repeats: int, seed: int = 0
 ) -> dict[str, list[ClassicResult]]:
     """Run all arms one after the other, `repeats` times over, so that all see the same machine."""
-    found: dict[str, list[ClassicResult]] = {arm.name: [] for arm in arms}
+    results: dict[str, list[ClassicResult]] = {arm.name: [] for arm in arms}
     for repeat in range(repeats):
         for arm in arms:
             result = train(problem, replace(arm.config, seed=seed + repeat))
-            found[arm.name].append(result)
+            results[arm.name].append(result)
             say(
                 f"{problem.name} {arm.name}: objective {result.objective:.5g} in "
                 f"{result.seconds:.3g} s, {result.status}"
             )
-    return found
+    return results
 
 
 def seconds(results: Sequence[ClassicResult]) -> Sample:

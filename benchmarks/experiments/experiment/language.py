@@ -70,8 +70,8 @@ def setup(scale: Scale, *, wide: bool = False) -> Setup:
     full = Setup(small.sizes, looks=24, eval_tokens=65_536)
     if wide:
         full = Setup({"hidden_size": 512, "num_hidden_layers": 6}, looks=24, eval_tokens=65_536)
-    found: Setup = scale.pick(tiny=tiny, quick=small, full=full)
-    return found
+    sizes: Setup = scale.pick(tiny=tiny, quick=small, full=full)
+    return sizes
 
 
 @dataclass(frozen=True)
@@ -157,26 +157,26 @@ class Bench:
             tokens: budget.
             options: of `TrainConfig`, in place of the setup's.
         """
-        found = record(
+        recording = record(
             keep_params=True, **{**self._options, "seed": seed, "tokens": tokens, **options}
         )
-        points = _spread(found.points, self.setup.looks)
+        points = _spread(recording.points, self.setup.looks)
         per_step = self.setup.batch * self.setup.seq_len
-        reports = found.result.workers
-        shares = step_shares(found.table, len(reports))
+        reports = recording.result.workers
+        shares = step_shares(recording.table, len(reports))
         done = sum(report.steps for report in reports)
         busy_s = sum(
-            float(found.table[f"{part}_ns"][: len(reports)].sum()) / 1e9
+            float(recording.table[f"{part}_ns"][: len(reports)].sum()) / 1e9
             for part in ("read", "compute", "apply")
         )
         training = Training(
             seconds=[point.seconds for point in points],
             steps=[point.tokens / per_step for point in points],
             bits=[self.bits(point) for point in points],
-            tokens_per_s=found.result.tokens_per_s,
+            tokens_per_s=recording.result.tokens_per_s,
             staleness=sum(r.mean_staleness * r.steps for r in reports) / max(1, done),
             max_staleness=max(report.max_staleness for report in reports),
-            lost_update_rate=found.result.lost_update_rate or 0.0,
+            lost_update_rate=recording.result.lost_update_rate or 0.0,
             costs_s={part: share * busy_s / max(1, done) for part, share in shares.items()},
         )
         say(
@@ -195,9 +195,9 @@ class Bench:
 
 def _spread(points: list[Point], looks: int) -> list[Point]:
     """Some of the points, evenly over the text, the first and the last among them."""
-    wanted = np.linspace(points[0].tokens, points[-1].tokens, looks)
+    targets = np.linspace(points[0].tokens, points[-1].tokens, looks)
     tokens = [point.tokens for point in points]
-    chosen = {int(np.argmin([abs(t - w) for t in tokens])) for w in wanted}
+    chosen = {int(np.argmin([abs(t - w) for t in tokens])) for w in targets}
     return [points[k] for k in sorted({0, len(points) - 1} | chosen)]
 
 

@@ -3,8 +3,8 @@
 An experiment asks whether a claim of a document holds here. Its script has three parts:
 
     ABOUT = Experiment(name="staleness", title="...", source="document 001, Test 4", ...)
-    def result(scale: Scale) -> Found: ...          measure, and say what it means for the claims
-    def draw(found: Found) -> Figure: ...           one figure
+    def result(scale: Scale) -> Outcome: ...          measure, and say what it means for the claims
+    def draw(found: Outcome) -> Figure: ...           one figure
     if __name__ == "__main__":
         raise SystemExit(run(ABOUT, result, draw))
 
@@ -61,7 +61,7 @@ __all__ = [
     "Claim",
     "Compared",
     "Experiment",
-    "Found",
+    "Outcome",
     "Sample",
     "Scale",
     "is_recorded",
@@ -145,7 +145,7 @@ class Compared:
 
 
 @dataclass
-class Found:
+class Outcome:
     """What an experiment found.
 
     Attributes:
@@ -185,8 +185,8 @@ def recorded(name: str) -> dict[str, Any]:
     path = _settings_file(name)
     if not path.exists():
         raise SystemExit(f"{path.name} is missing; python benchmarks/experiments/{name}.py --tune")
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    settings: dict[str, Any] = json.loads(path.read_text())
+    return settings
 
 
 def write_recorded(name: str, settings: Mapping[str, Any]) -> None:
@@ -207,11 +207,11 @@ def new_panel(*, x: str, y: str, heading: str = "") -> tuple[Figure, Any]:
 def new_panels(*labels: tuple[str, str, str]) -> tuple[Figure, list[Any]]:
     """Return a figure with axes side by side, one for each (x label, y label, heading)."""
     figure = charts.blank(LIGHT, 5.2 * len(labels), 4.2)
-    found = list(figure.subplots(1, len(labels), squeeze=False)[0])
-    for axes, (x, y, heading) in zip(found, labels, strict=True):
+    panels = list(figure.subplots(1, len(labels), squeeze=False)[0])
+    for axes, (x, y, heading) in zip(panels, labels, strict=True):
         style(axes, LIGHT)
         _label(axes, x, y, heading)
-    return figure, found
+    return figure, panels
 
 
 def _label(axes: Any, x: str, y: str, heading: str) -> None:
@@ -231,8 +231,8 @@ def legend(axes: Any) -> None:
 
 def run(
     about: Experiment,
-    result: Callable[[Scale], Found],
-    draw: Callable[[Found], Figure],
+    result: Callable[[Scale], Outcome],
+    draw: Callable[[Outcome], Figure],
     *,
     tune: Callable[[], None] | None = None,
     arguments: Sequence[str] | None = None,
@@ -262,18 +262,18 @@ def run(
     if scale.mode != TINY:
         wait_until_quiet(patience_s=10.0)
     watch, cpu, began = LoadWatch(), own_cpu_s(), time.monotonic()
-    found = result(scale)
+    outcome = result(scale)
     seconds = time.monotonic() - began
-    document = _document(about, scale, found, watch.stop(own_cpu_s() - cpu), seconds)
+    document = _document(about, scale, outcome, watch.stop(own_cpu_s() - cpu), seconds)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    document["figure"] = _write_figure(about, draw, found, chosen.out)
+    document["figure"] = _write_figure(about, draw, outcome, chosen.out)
     replace_file(chosen.out / f"{about.name}.json", plain_json.dumps(document, indent=1) + b"\n")
     _print(document)
     return EXIT_CODES[document["verdict"]]
 
 
 def _document(
-    about: Experiment, scale: Scale, found: Found, others_load: float, seconds: float
+    about: Experiment, scale: Scale, outcome: Outcome, others_load: float, seconds: float
 ) -> dict[str, Any]:
     busy = others_load > BUSY_SHARE
     return {
@@ -283,15 +283,15 @@ def _document(
         "about": about.about,
         "mode": scale.mode,
         "command": f"python benchmarks/experiments/{about.name}.py --{scale.mode}",
-        "verdict": verdict(found.claims, others_load=others_load),
+        "verdict": verdict(outcome.claims, others_load=others_load),
         "compared": [
             asdict(replace(one, verdict=UNTOLD) if busy and one.timing else one)
-            for one in found.compared
+            for one in outcome.compared
         ],
-        "table": found.table,
-        "claims": [{**asdict(claim), "met": claim.met} for claim in found.claims],
-        "settings": found.settings,
-        "results": _as_objects(found.results),
+        "table": outcome.table,
+        "claims": [{**asdict(claim), "met": claim.met} for claim in outcome.claims],
+        "settings": outcome.settings,
+        "results": _as_objects(outcome.results),
         "seeds": scale.seeds,
         "seconds": round(seconds, 1),
         "others_load": round(others_load, 3),
@@ -314,7 +314,7 @@ def _as_objects(value: Any) -> Any:
 
 
 def _write_figure(
-    about: Experiment, draw: Callable[[Found], Figure], found: Found, out: Path
+    about: Experiment, draw: Callable[[Outcome], Figure], outcome: Outcome, out: Path
 ) -> str | None:
     try:
         import matplotlib  # noqa: F401
@@ -322,7 +322,7 @@ def _write_figure(
         say("no figure: it needs matplotlib, python -m pip install 'mlxhog[plots]'")
         return None
     name = f"{about.name}.png"
-    replace_file(out / name, png(draw(found)))
+    replace_file(out / name, png(draw(outcome)))
     return name
 
 
@@ -334,8 +334,8 @@ def _print(document: Mapping[str, Any]) -> None:
         say(f"\n  claim     {one['claim']}\n  measured  {one['measured']}\n  {one['verdict']}")
     for claim in document["claims"]:
         mark = "met   " if claim["met"] else "MISSED"
-        wanted = f"{claim['relation']} {claim['limit']:g}"
-        say(f"  {mark}  {claim['name']}: {claim['value']:.4g} (wanted {wanted})")
+        limit = f"{claim['relation']} {claim['limit']:g}"
+        say(f"  {mark}  {claim['name']}: {claim['value']:.4g} (wanted {limit})")
     if document["busy"]:
         say(f"  busy machine: others used {document['others_load']:.2f} cores meanwhile")
     print(plain_json.dumps(document).decode(), flush=True)
