@@ -27,6 +27,8 @@ from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks, RunErr
 from mlxhog.files import durable, mapped, tensors
 from tests.small_disk import small_disk
 
+pytestmark = pytest.mark.slow
+
 Params = dict[str, NDArray[np.float32]]
 
 

@@ -12,6 +12,8 @@ from mlxhog.machine import machine
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.workers import BACKENDS, missing
 
+pytestmark = pytest.mark.slow
+
 
 def test_backends_here_compute_a_gradient_and_are_measured() -> None:
     checks, found = frameworks.check_backends(machine.here(), seconds=0.05)

@@ -21,6 +21,8 @@ from mlxhog.files import small_files
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
+pytestmark = pytest.mark.slow
+
 MODEL = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=1, num_heads=2)
 HUGE = 200 * 10**9
 

@@ -40,6 +40,8 @@ from mlxhog.models.registry import load_architecture
 from tests.faults import loaders
 from tests.faults.mutations import BOMB
 
+pytestmark = pytest.mark.slow
+
 # -- YAML ------------------------------------------------------------------------------------------
 
 

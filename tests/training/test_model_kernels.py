@@ -21,6 +21,8 @@ from mlxhog.training.trainer import plan
 from tests.machine.test_verdicts import kernel
 from tests.training.small import small_config
 
+pytestmark = pytest.mark.slow
+
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
 UNTESTED = Verdicts(Path("record.json"), "this machine has not been tested: run `mlxhog doctor`")
 

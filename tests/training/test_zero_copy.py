@@ -21,6 +21,8 @@ from mlxhog.training.job import Job
 from tests.training.small import small_config
 from tests.training.test_watchdog import job
 
+pytestmark = pytest.mark.slow
+
 
 class Refuses(ReferenceEngine):
     def adopt(self, host: Any) -> Any:
