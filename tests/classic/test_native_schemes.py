@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
+from mlxhog.machine.processes import follow_parent
 from mlxhog.optim.gradients import Float32
 from tests.classic.native import (
     BOARD_FLOATS,
@@ -223,6 +224,7 @@ def wait_until(done: Callable[[], bool]) -> None:
 
 
 def run_for_ever(segment: Shared, kind: str, rank: int, generation: int) -> None:
+    follow_parent()  # it must not outlive a test that is killed
     problem = Sparse.random(N, D, empty=False).problem(x_of(segment))
     scheme = scheme_of(segment, kind, rank, WORKERS, generation, hot=64, period=2)
     order = np.tile(orders(N, 1, seed=rank)[0], 100)

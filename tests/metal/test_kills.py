@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
+from mlxhog.machine.processes import follow_parent
 from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, pid_of, shared
 
 pytestmark = pytest.mark.slow
@@ -25,6 +26,7 @@ LOSSLESS = 0
 
 def add_for_ever(segment: Shared, slot: int, generation: int) -> None:
     """One worker: add 1.0 to every float, count the finished step, again."""
+    follow_parent()  # it must not outlive a test that is killed
     locks = _native.Locks(segment.words, segment.table, slot, generation)
     ones = np.ones(segment.floats.size, np.float32)
     steps = segment.workers["steps"][slot - 1 : slot]

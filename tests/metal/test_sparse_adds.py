@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
+from mlxhog.machine.processes import follow_parent
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Int32
 from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, run, shared, spawned
@@ -133,6 +134,7 @@ def test_no_add_is_lost_whatever_form_the_other_writers_adds_have(mode: int, nam
 
 def add_for_ever(segment: Shared, slot: int) -> None:
     """One worker: 1.0 to the same elements, count the finished step, again."""
+    follow_parent()  # it must not outlive a test that is killed
     locks = segment.locks(slot)
     index = np.arange(0, DENSE.size, 3, dtype=np.int32)
     ones = np.ones(len(index), np.float32)

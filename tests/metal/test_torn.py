@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
+from mlxhog.machine.processes import follow_parent
 from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, shared, spawned
 
 LOSSLESS, RACY, CAS = 0, 1, 2
@@ -57,6 +58,7 @@ KERNELS = (
 
 
 def write_for_ever(segment: Shared, barrier: Barrier, slot: int, kernel: str) -> None:
+    follow_parent()  # it must not outlive a test that is killed
     half = slice(0, N // 2) if slot == 1 else slice(N // 2, N)
     write = _kernels(segment, slot, half)[kernel]
     write(0)
