@@ -28,8 +28,8 @@ indices = array
 
 
 def host(x: mx.array) -> Array:
-    """Return an array as a contiguous NumPy array."""
-    return np.ascontiguousarray(np.array(x))
+    """Return a copy of an array as a contiguous NumPy array of the same shape."""
+    return np.array(x, order="C")
 
 
 def without_gradient() -> AbstractContextManager[Any]:
