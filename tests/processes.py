@@ -31,9 +31,9 @@ def below(pid: int) -> list[int]:
 
 
 def _ps(*arguments: str) -> str:
-    """What `ps` prints, from the real system even where a test simulates another one."""
+    """What `ps` prints, unshortened, from the real system even where a test simulates another."""
     clean = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     done = subprocess.run(
-        ["ps", *arguments], env=clean, capture_output=True, text=True, check=False
+        ["ps", "-ww", *arguments], env=clean, capture_output=True, text=True, check=False
     )
     return done.stdout
