@@ -18,7 +18,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import WorkerFailed
 from mlxhog.report.metrics import Progress, Result
-from mlxhog.training import trainer
+from mlxhog.training import session
 from mlxhog.training.supervisor import Supervisor
 from tests.processes import alive, workers_of
 from tests.training.small import identical, parameters, small_config
@@ -150,7 +150,7 @@ def test_a_run_whose_workers_all_die_together_goes_on_to_its_last_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
 ) -> None:
     monkeypatch.setattr(Deadly, "at", {"step"}, raising=False)
-    monkeypatch.setattr(trainer, "Supervisor", Deadly)
+    monkeypatch.setattr(session, "Supervisor", Deadly)
     config = small_config(tmp_path, **{"workers": "mlx:cpu*2", "steps": 1000, **options})
     result = train(config)
     assert Deadly.at == set()
@@ -166,7 +166,7 @@ def test_workers_that_die_whatever_they_are_told_cost_no_step_and_no_evaluation(
 ) -> None:
     moments = {"pause", Command.REST, Command.EVALUATE, Command.SAMPLE}
     monkeypatch.setattr(Deadly, "at", set(moments), raising=False)
-    monkeypatch.setattr(trainer, "Supervisor", Deadly)
+    monkeypatch.setattr(session, "Supervisor", Deadly)
     config = small_config(
         tmp_path, strategy=strategy, workers="mlx:cpu*2", steps=1000, restarts=len(moments),
         save_every=300, eval_every="1h", sample_every="1h",
