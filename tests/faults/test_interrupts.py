@@ -51,11 +51,11 @@ def test_a_signal_before_training_is_a_message_and_130(
 
 
 def test_a_terminal_that_is_closed_ends_a_run_like_an_interrupt(tmp_path: Path) -> None:
-    command = Command(small_config(tmp_path, workers="torch:cpu*2", steps=1_000_000))
-    command.train()
-    for pid in (command.process.pid, *command.workers):  # as the kernel does: to the whole group
-        os.kill(pid, signal.SIGHUP)
-    code, result, _ = command.end()
+    with Command(small_config(tmp_path, workers="torch:cpu*2", steps=1_000_000)) as command:
+        command.train()
+        for pid in (command.process.pid, *command.workers):  # to the group, as the kernel does
+            os.kill(pid, signal.SIGHUP)
+        code, result, _ = command.end()
     assert (code, result["status"]) == (130, "interrupted")
     assert checkpoint.load(Path(str(result["checkpoint"]))).step == result["steps"]
 

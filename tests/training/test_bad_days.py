@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -48,6 +49,14 @@ class Command:
         )
         self.workers: list[int] = []
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, whatever the test has seen; its workers follow."""
+        self.process.kill()
+        self.process.wait()
+
     def train(self) -> None:
         """Wait until steps are taken."""
         wait_until(lambda: any(self.runs.glob("*/metrics.jsonl")), 90, "a training run")
@@ -55,10 +64,7 @@ class Command:
 
     def end(self) -> tuple[int, dict[str, object], str]:
         """Exit code, the line of JSON, and messages."""
-        try:
-            out, err = self.process.communicate(timeout=90)
-        finally:
-            self.process.kill()
+        out, err = self.process.communicate(timeout=90)
         assert "Traceback" not in err
         assert not any(map(alive, self.workers))
         assert not shared_segments()
@@ -72,11 +78,11 @@ def endless(tmp_path: Path) -> TrainConfig:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_saves_and_ends_with_130(endless: TrainConfig, number: int) -> None:
-    command = Command(endless)
-    command.train()
-    for pid in (command.process.pid, *command.workers):  # as a terminal does: to the whole group
-        os.kill(pid, number)
-    code, result, _ = command.end()
+    with Command(endless) as command:
+        command.train()
+        for pid in (command.process.pid, *command.workers):  # to the group, as a terminal does
+            os.kill(pid, number)
+        code, result, _ = command.end()
     assert code == 130
     assert result["status"] == "interrupted"
     assert checkpoint.load(Path(str(result["checkpoint"]))).step == result["steps"]
@@ -85,12 +91,12 @@ def test_an_interrupt_saves_and_ends_with_130(endless: TrainConfig, number: int)
 def test_an_interrupt_while_workers_start_ends_at_once_and_says_nothing_was_saved(
     endless: TrainConfig,
 ) -> None:
-    command = Command(endless)
-    wait_until(lambda: bool(workers_of(command.process.pid)), 90, "workers")
-    command.workers = workers_of(command.process.pid)
-    for pid in (command.process.pid, *command.workers):
-        os.kill(pid, signal.SIGINT)
-    code, result, _ = command.end()
+    with Command(endless) as command:
+        wait_until(lambda: bool(workers_of(command.process.pid)), 90, "workers")
+        command.workers = workers_of(command.process.pid)
+        for pid in (command.process.pid, *command.workers):
+            os.kill(pid, signal.SIGINT)
+        code, result, _ = command.end()
     assert (code, result["status"], result["checkpoint"]) == (130, "interrupted", None)
 
 
