@@ -1,4 +1,4 @@
-"""What the system says of processes and of memory.
+"""The clock, processes and memory, as the operating system reports them.
 
 A clock that all processes share, and when a process started: a pid alone does not name one, since
 the system reuses it; a pid with its start time does. `metal/native/updates/process_life.cpp` asks

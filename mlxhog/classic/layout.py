@@ -1,4 +1,4 @@
-"""What lies where in the arena of a classic run, and the words by which host and workers talk.
+"""The arena layout of a classic run, and the words by which host and workers talk.
 
 segment            dtype    content
 params             float32  the shared parameters, each of kind "rows"

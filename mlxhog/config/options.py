@@ -1,4 +1,4 @@
-"""What an option is: one definition from which YAML keys, flags, help and documentation derive.
+"""Options: one definition from which YAML keys, flags, help and documentation derive.
 
 A command's options are a frozen dataclass whose fields are made by `option`. `options` turns the
 fields into `Option` objects; `Option.convert` is the only place where a written value becomes a

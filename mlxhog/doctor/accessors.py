@@ -1,4 +1,4 @@
-"""Who adds to the arena and who reads it in the litmus tests, and which of them this machine has.
+"""The writers and readers of the litmus tests, and which of them this machine has.
 
     native              the kernels of `mlxhog.optim.updates`, with ready increments
     mlx:cpu, torch:cpu  as workers do: the framework makes increments, the same kernels add them

@@ -1,4 +1,4 @@
-"""What the frameworks do here: every backend for one gradient, and every way between memories.
+"""Checks of the frameworks: one gradient on every backend, every way between memories.
 
 All of it happens in processes of their own, since a framework can end its process.
 """

@@ -1,4 +1,4 @@
-"""Where mlxhog keeps what it can make again, and what of it may be run.
+"""The cache folder: what mlxhog can compute again, and which files in it may be executed.
 
 A library that this process loads runs with its user's rights, so it has to come from that user:
 

@@ -1,4 +1,4 @@
-"""What macOS says of itself through C calls: sysctl, memory statistics, and scheduling class.
+"""Facts that macOS reports through C calls: sysctl, memory statistics, scheduling class.
 
 Only functions with a fixed list of arguments are called: ctypes passes the arguments of variadic
 ones (`open`, `fcntl`, `shm_open`) in the wrong place on Apple silicon.

@@ -1,4 +1,4 @@
-"""What asks a command to end: as a number that a loop looks at, so that a step can be finished.
+"""Signals that ask a command to end, counted, so that a loop can finish its step.
 
 Before such a loop runs, and in commands without one, each of the signals is a KeyboardInterrupt.
 """

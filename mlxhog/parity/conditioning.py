@@ -1,4 +1,4 @@
-"""How far results move when every input is rounded once more: what float32 cannot know better.
+"""Conditioning: how far results move when every input is rounded once more.
 
 A denominator that nearly cancels enlarges every rounding error, whoever computes, and steps of an
 optimizer enlarge it again: of a model with 8 layers, one rounding of the parameters moved the third

@@ -1,4 +1,4 @@
-"""Who computes: NumPy, each backend with each form of its kernels, and the peers.
+"""The sides of a comparison: NumPy, each backend with each form of its kernels, and peers.
 
 numpy                   float64, the reference of the others
 torch:cpu, mlx:cpu ..   a backend with the kernels that training would use there

@@ -1,4 +1,4 @@
-"""What is computed: the small facts that travel by pickle, and the arrays, which travel by file.
+"""The subject of a comparison: settings that travel by pickle, arrays that travel by file.
 
 Names of results, the same for every side:
 

@@ -1,4 +1,4 @@
-"""How far two sides may differ, and why: the one table.
+"""The tolerances: how far two sides may differ, and why, in one table.
 
 What is allowed between a tensor and its exact value is the sum of
 

@@ -1,4 +1,4 @@
-"""What is going on in a run, put together from the arena: rings, worker table, counters, probe."""
+"""Progress of a run, read from the arena: rings, worker table, counters, probe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says: its first lines, its progress, its metrics and its run.json."""
+"""The reports of a run: its first lines, its progress, its metrics and its run.json."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ Who runs a session fills its arena, then calls `begin`, `supervisor.start` and `
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from mlxhog.training.job import Job, Setup
 from mlxhog.training.supervisor import Supervisor
 
 
-class Session:
+class Session(ABC):
     """An arena and its workers while the run lives. Used by one thread of one process.
 
     A kind of run says what is shown (`report`), read from the arena (`drain`) and what interrupts.
@@ -62,13 +63,13 @@ class Session:
     def _job(self, slot: int, owner: int) -> Job:
         return self.setup.job(self.arena, slot, owner, self._budget, self.step_limit, self.run_dir)
 
+    @abstractmethod
     def report(self, message: str) -> None:
         """Show the user a message."""
-        raise NotImplementedError
 
+    @abstractmethod
     def drain(self) -> None:
         """Take in what workers have recorded."""
-        raise NotImplementedError
 
     def interrupts(self) -> int:
         """How often the user has interrupted."""

@@ -1,4 +1,4 @@
-"""What is run in a study: candidates that a sampler proposes, their runs, and the score of each."""
+"""The runs of a study: candidates that a sampler proposes, their seeds, and their scores."""
 
 from __future__ import annotations
 

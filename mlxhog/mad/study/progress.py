@@ -1,4 +1,4 @@
-"""How far a study is: what its observers are told, runs in progress, and the time left."""
+"""Progress of a study: events for observers, runs in progress, and the time left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to do, and which measured number says so. Never one number for a whole model."""
+"""Advice for training a model: each recommendation names the measured number behind it."""
 
 from __future__ import annotations
 

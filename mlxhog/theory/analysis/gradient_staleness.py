@@ -1,4 +1,4 @@
-"""How much a gradient is worth that comes late: the same batch, before and after other updates.
+"""The worth of a late gradient: the same batch, before and after other updates.
 
 Theorems bound this by curvature in the worst direction. Here it is measured: take the gradient of a
 batch, let k updates of other batches go by, and take it again. Runs in the child of `sampling.py`.
