@@ -34,7 +34,7 @@ from typing import Any
 
 from harness.claims import ROOT, Claim, LoadWatch, finish, own_cpu_s
 from scipy import stats
-from training.faults import Observed, Rates, filled
+from training.faults import SETTLE_S, Observed, Rates, filled
 
 sys.path.insert(0, str(ROOT))  # the small disk is that of the tests
 from tests.small_disk import small_disk  # noqa: E402
@@ -56,7 +56,6 @@ LONGEST_RUN_S = 600.0  # many times what an undisturbed run takes
 GAPS_S = 0.5, 4.0  # between the beginnings of two faults
 DISK_BYTES = 512 << 20
 POLL_S = 0.02
-SETTLE_S = 0.5  # after a fault, before throughput counts again
 THROUGHPUT = 0.97
 
 

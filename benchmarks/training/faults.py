@@ -27,31 +27,37 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import process_start_time
-from mlxhog.arena.workers import State
+from mlxhog.arena.workers import Phase, State
 from mlxhog.data.ledger import TicketState
 from mlxhog.errors import ArenaError
 
 START_S = 120.0
 LAPS = (1 << 37) - 1
 SIGNS_OF_LIFE = "tokens", "eval_next", "eval_taken", "sample_taken"
+TRAINING = frozenset((Phase.DATA, Phase.READ, Phase.COMPUTE, Phase.APPLY, Phase.WAITING))
+SETTLE_S = 0.5  # after a fault and after a worker's first step, before throughput counts
 TAIL_LINES = 30
 
 
 @dataclass
 class Rates:
-    """Work done while nothing was wrong, and by the others while one worker stood still."""
+    """Work done while nothing was wrong, and by the others while one worker stood still.
+
+    Nothing is wrong while every worker trains and none has been hurt or started a moment ago. What
+    workers do beside training (checkpoints, evaluation, samples) comes by the clock, so it takes
+    another share of a run under faults; its time counts nowhere.
+    """
 
     clear_s: float = 0.0
     clear_tokens: int = 0
     others_s: float = 0.0
     others_tokens: int = 0
+    beside_s: float = 0.0
 
     def add(self, other: Rates) -> None:
         """Add what another run did."""
-        self.clear_s += other.clear_s
-        self.clear_tokens += other.clear_tokens
-        self.others_s += other.others_s
-        self.others_tokens += other.others_tokens
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,9 @@ class Observed:
         self.arena = self._connect(before)
         self._first = int(self._word("next"))
         self._done_before = self._done()
-        self._before: tuple[float, list[int]] | None = None
+        self._before: tuple[float, list[int], bool] | None = None
+        self._warm_since = self.quiet_since
+        self._begun: dict[int, tuple[int, int]] = {}  # slot -> incarnation, its steps at birth
         self._moved: tuple[float, tuple[int, ...]] = (time.monotonic(), ())
 
     def _read(self) -> None:
@@ -181,13 +189,17 @@ class Observed:
         for entry in entries:
             if entry.pid:
                 self.seen[entry.pid] = entry.start_time
+        self._await_first_steps(entries, now)
         tokens = [entry.tokens for entry in entries]
+        all_run = all(entry.state == State.RUNNING for entry in entries)
+        all_train = all(e.phase in TRAINING or e.slot in self.held for e in entries)
         if self._before is not None and self.arena.counters.load("start_ns"):
-            then, earlier = self._before
+            then, earlier, trained = self._before
             gains = [b - a for a, b in zip(earlier, tokens, strict=True)]
-            running = {e.slot for e in entries if e.state == State.RUNNING}
-            if len(running) == self.workers and now > self.quiet_since:
-                if not self.held:
+            if all_run and now > max(self.quiet_since, self._warm_since):
+                if not (all_train and trained):
+                    self.rates.beside_s += now - then
+                elif not self.held:
                     self.rates.clear_s += now - then
                     self.rates.clear_tokens += sum(gains)
                 elif len(self.held) == 1:
@@ -196,10 +208,22 @@ class Observed:
                         gain for entry, gain in zip(entries, gains, strict=True)
                         if entry.slot not in self.held
                     )  # fmt: skip
-        self._before = now, tokens
+        self._before = now, tokens, all_train
         signs = tuple(map(self.arena.counters.load, SIGNS_OF_LIFE))
         if signs != self._moved[1] or self.held or now < self.quiet_since:
             self._moved = now, signs
+
+    def _await_first_steps(self, entries: list[Any], now: float) -> None:
+        """Wait for the first step of a new worker: it belongs to its start, which is not counted.
+
+        A window that began with a step would also hold one step too few.
+        """
+        for entry in entries:
+            incarnation, steps = self._begun.get(entry.slot, (-1, 0))
+            if entry.incarnation != incarnation:
+                self._begun[entry.slot] = entry.incarnation, entry.steps
+            if entry.incarnation != incarnation or entry.steps == steps:
+                self._warm_since = now + SETTLE_S
 
     def still_s(self) -> float:
         """For how long no step, no evaluation and no sample has begun without a fault."""
