@@ -10,24 +10,16 @@ from mlxhog.metal.kernels import (
     adds,
     conv,
     mlstm,
-    mlstm_backward,
     packed16,
-    reduce,
-    row_steps,
     slstm,
     steps,
-    versions,
 )
 
 _FAMILIES = (
     adds.KERNELS,
     packed16.KERNELS,
-    reduce.KERNELS,
     steps.KERNELS,
-    row_steps.KERNELS,
-    versions.KERNELS,
     mlstm.KERNELS,
-    mlstm_backward.KERNELS,
     slstm.KERNELS,
     conv.KERNELS,
 )

@@ -16,17 +16,6 @@ inline void dense_axpy(const device float* arena, const device float* g, float s
   add(arena, offset + i, scale * g[i]);
 }
 
-// The same without the adds of zero, of which a sparse gradient has many; counts those it makes. The test
-// looks at bits: comparisons may flush denormals, and may assume that there is no NaN.
-inline void dense_axpy_nz(const device float* arena, const device float* g, const device uint* added,
-                          float scale, uint n, uint offset, device uint* done, uint i, uint lane) {
-  if (i == 0) done[0] = 1u;
-  const bool adds = i < n && (as_type<uint>(g[i]) & 0x7fffffffu) != 0u;
-  if (adds) add(arena, offset + i, scale * g[i]);
-  const uint total = simd_sum(adds ? 1u : 0u);
-  if (lane == 0 && total > 0) count(added, total);
-}
-
 // What a naive program does: another writer between the load and the store is overwritten.
 inline void racy_axpy(const device float* arena, const device float* g, float scale, uint n, uint offset,
                       device uint* done, uint i) {

@@ -7,14 +7,6 @@
   mlxhog::dense_axpy(arena, g, scale, n, offset, done, at.x);
 }
 
-[[kernel]] void dense_axpy_nz(device float* arena [[buffer(0)]], const device float* g [[buffer(1)]],
-                              device uint* added [[buffer(2)]], constant float& scale [[buffer(3)]],
-                              constant uint& n [[buffer(4)]], constant uint& offset [[buffer(5)]],
-                              device uint* done [[buffer(6)]], uint3 at [[thread_position_in_grid]],
-                              uint lane [[thread_index_in_simdgroup]]) {
-  mlxhog::dense_axpy_nz(arena, g, added, scale, n, offset, done, at.x, lane);
-}
-
 [[kernel]] void racy_axpy(device float* arena [[buffer(0)]], const device float* g [[buffer(1)]],
                           constant float& scale [[buffer(2)]], constant uint& n [[buffer(3)]],
                           constant uint& offset [[buffer(4)]], device uint* done [[buffer(5)]],

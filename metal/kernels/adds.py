@@ -1,4 +1,11 @@
-"""Adds to the flat shared arena: dense, dense without zeros, by rows, and the naive one.
+"""Adds to the flat shared arena, dense, by rows and the naive one, and to version counters.
+
+Arguments of the adds here:
+
+    arena   (floats,) float32, shared, written in place
+    g       float32: n values of any shape, or (r, d) of rows
+    scale   float32, multiplies g first
+    offset  first float of the arena, or of the parameter whose rows are added to
 
 Concurrency: every kernel here but `racy_axpy` loses no add, beside any number of other 32-bit
 atomic adders of the same GPU. Beside CPUs and other processes that is what `mlxhog doctor`
@@ -11,49 +18,34 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import Argument, Kernel, Launch
-from mlxhog.metal.kernels import adds_reference as reference
-from mlxhog.metal.kernels.ranges import check_range, check_rows, check_written, row_group, size
+from mlxhog.metal.kernels.arguments import (
+    DONE,
+    arrays,
+    check_range,
+    check_rows,
+    check_written,
+    row_group,
+    size,
+    sizes,
+    written,
+)
 
-_ARENA = Argument(name="arena", writes=True)
-_G = Argument(name="g")
-_SCALE = Argument(name="scale", scalar=True)
-_N = Argument(name="n", dtype="uint32", scalar=True)
-_OFFSET = Argument(name="offset", dtype="uint32", scalar=True)
-_DONE = Argument(name="done", dtype="uint32")
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
+UInt32 = NDArray[np.uint32]
 
 
 def dense_axpy(arena: Any, g: Any, *, scale: Any, offset: int) -> Launch:
     """Launch `arena[offset : offset + n] += scale * g`.
 
-    Args:
-        arena: (floats,) float32, shared, written in place.
-        g: n values, float32, any shape.
-        scale: float32.
-        offset: first float of the arena.
-
     Raises:
         ShapeError: the range does not lie inside the arena.
     """
     return _dense(DENSE_AXPY, arena, g, scale, offset)
-
-
-def dense_axpy_nz(arena: Any, g: Any, added: Any, *, scale: Any, offset: int) -> Launch:
-    """Launch `dense_axpy` without the elements where g is 0 or -0.
-
-    Args:
-        arena: as for `dense_axpy`, likewise `g`, `scale`, `offset`.
-        g: see there.
-        added: (8 or more,) uint32; the number of adds is added to its first element.
-        scale: see there.
-        offset: see there.
-
-    Raises:
-        ShapeError: the range does not lie inside the arena, or `added` is too small.
-    """
-    check_written("added", added)
-    return _dense(DENSE_AXPY_NZ, arena, g, scale, offset, added=added)
 
 
 def racy_axpy(arena: Any, g: Any, *, scale: Any, offset: int) -> Launch:
@@ -67,6 +59,17 @@ def racy_axpy(arena: Any, g: Any, *, scale: Any, offset: int) -> Launch:
     return _dense(RACY_AXPY, arena, g, scale, offset)
 
 
+def _dense(kernel: Kernel, arena: Any, g: Any, scale: Any, offset: int) -> Launch:
+    n = size(g)
+    check_range("the arena", arena, offset, n)
+    return Launch(
+        kernel=kernel,
+        inputs={"arena": arena, "g": g, "scale": scale, "n": n, "offset": offset},
+        outputs={"done": (1,)},
+        grid=(n, 1, 1),
+    )
+
+
 def scatter_add_rows(
     arena: Any, rows: Any, g: Any, *, scale: Any, offset: int, height: int
 ) -> Launch:
@@ -76,7 +79,7 @@ def scatter_add_rows(
     was left out.
 
     Args:
-        arena: (floats,) float32, shared, written in place.
+        arena: as for every add, likewise `g`, `scale` and `offset`.
         rows: (r,) int32, in any order, duplicates legal.
         g: (r, d) float32.
         scale: float32.
@@ -89,37 +92,91 @@ def scatter_add_rows(
     """
     n_rows, d = check_rows(rows, g, height)
     check_range("the arena", arena, offset, height * d)
+    numbers = {"scale": scale, "d": d, "n_rows": n_rows, "height": height, "offset": offset}
     return Launch(
         kernel=SCATTER_ADD_ROWS,
-        inputs={
-            "arena": arena,
-            "rows": rows,
-            "g": g,
-            "scale": scale,
-            "d": d,
-            "n_rows": n_rows,
-            "height": height,
-            "offset": offset,
-        },
+        inputs={"arena": arena, "rows": rows, "g": g, **numbers},
         outputs={"done": (n_rows,)},
         grid=(d, n_rows, 1),
         group=row_group(d),
     )
 
 
-def _dense(kernel: Kernel, arena: Any, g: Any, scale: Any, offset: int, **more: Any) -> Launch:
-    n = size(g)
-    check_range("the arena", arena, offset, n)
-    scalars = {"scale": scale, "n": n, "offset": offset}
+def version_bump(counters: Any, blocks: Any) -> Launch:
+    """Launch `counters[blocks[i]] += 1` for every i, modulo 2^32; equal blocks add up.
+
+    Counters say how many steps have gone into a block of parameters. The order is relaxed, and
+    Metal has no other: launch it after the step it announces has finished, and take a value as "at
+    least so many steps". The output `done` is 1 for every block that was counted and 0 for one
+    that does not exist.
+
+    Args:
+        counters: (8 or more,) uint32, shared, written in place.
+        blocks: (n,) int32.
+
+    Raises:
+        ShapeError: `counters` is too small, or (NumPy only) a block has no counter.
+    """
+    check_written("counters", counters)
+    if isinstance(blocks, np.ndarray) and blocks.size:
+        low, high = int(blocks.min()), int(blocks.max())
+        if low < 0 or high >= size(counters):
+            raise ShapeError(
+                f"blocks run from {low} to {high}; there are counters 0 to {size(counters) - 1}"
+            )
+    n = size(blocks)
     return Launch(
-        kernel=kernel,
-        inputs={"arena": arena, "g": g, **more, **scalars},
-        outputs={"done": (1,)},
+        kernel=VERSION_BUMP,
+        inputs={"counters": counters, "blocks": blocks, "n": n, "n_counters": size(counters)},
+        outputs={"done": (n,)},
         grid=(n, 1, 1),
     )
 
 
-def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+# -- in NumPy, for one writer ----------------------------------------------------------------------
+
+
+def _dense_reference(
+    *, arena: Float32, g: Float32, scale: Any, n: int, offset: int, done: UInt32
+) -> None:
+    """Add `scale * g` to n floats of the arena, the product rounded first."""
+    arena[offset : offset + n] += np.float32(scale) * g.reshape(-1)[:n]
+    done[:] = 1
+
+
+def _rows_reference(
+    *,
+    arena: Float32,
+    rows: Int32,
+    g: Float32,
+    scale: Any,
+    d: int,
+    n_rows: int,
+    height: int,
+    offset: int,
+    done: UInt32,
+) -> None:
+    """Add `scale * g[k]` to row `rows[k]`, duplicates in ascending k."""
+    inside = (rows[:n_rows] >= 0) & (rows[:n_rows] < height)
+    parameter = arena[offset : offset + height * d].reshape(height, d)
+    values = np.float32(scale) * g.reshape(-1)[: n_rows * d].reshape(n_rows, d)
+    np.add.at(parameter, rows[:n_rows][inside], values[inside])
+    done[:] = inside
+
+
+def _version_reference(
+    *, counters: UInt32, blocks: Int32, n: int, n_counters: int, done: UInt32
+) -> None:
+    """Add 1 to the counter of every block, equal blocks as often as they come."""
+    inside = (blocks[:n] >= 0) & (blocks[:n] < n_counters)
+    np.add.at(counters, blocks[:n][inside], np.uint32(1))
+    done[:] = inside
+
+
+# -- declarations ----------------------------------------------------------------------------------
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> Float32:
     return rng.standard_normal(shape, dtype=np.float32)
 
 
@@ -129,11 +186,6 @@ def _sample_dense(rng: np.random.Generator, n: int) -> Launch:
 
 def _sample_racy(rng: np.random.Generator, n: int) -> Launch:
     return racy_axpy(_normal(rng, n + 8), _normal(rng, n), scale=-0.5, offset=3)
-
-
-def _sample_nz(rng: np.random.Generator, n: int) -> Launch:
-    g = np.where(rng.random(n) < 0.5, _normal(rng, n), np.float32(0))
-    return dense_axpy_nz(_normal(rng, n + 8), g, np.zeros(8, np.uint32), scale=-0.5, offset=3)
 
 
 def _sample_rows(rng: np.random.Generator, n: int) -> Launch:
@@ -146,37 +198,31 @@ def _sample_rows(rng: np.random.Generator, n: int) -> Launch:
     return scatter_add_rows(arena, rows, g, scale=-0.5, offset=5, height=r)
 
 
+def _sample_version(rng: np.random.Generator, n: int) -> Launch:
+    counters = rng.integers(0, 2**32, max(8, n), dtype=np.uint32)
+    return version_bump(counters, rng.integers(0, len(counters), n, dtype=np.int32))
+
+
+_ARENA = written("arena")
+_SCALE = Argument(name="scale", scalar=True)
+
 DENSE_AXPY = Kernel(
     name="dense_axpy",
     header="adds.h",
     source="mlxhog::dense_axpy(arena, g, scale, n, offset, done, thread_position_in_grid.x);",
-    inputs=(_ARENA, _G, _SCALE, _N, _OFFSET),
-    outputs=(_DONE,),
-    reference=reference.dense_axpy,
+    inputs=(_ARENA, *arrays("g"), _SCALE, *sizes("n offset")),
+    outputs=(DONE,),
+    reference=_dense_reference,
     sample=_sample_dense,
     bytes_per_element=12,  # arena read and written, g read
-)
-DENSE_AXPY_NZ = Kernel(
-    name="dense_axpy_nz",
-    header="adds.h",
-    source=(
-        "mlxhog::dense_axpy_nz(arena, g, added, scale, n, offset, done, "
-        "thread_position_in_grid.x, thread_index_in_simdgroup);"
-    ),
-    inputs=(_ARENA, _G, Argument(name="added", dtype="uint32", writes=True), _SCALE, _N, _OFFSET),
-    outputs=(_DONE,),
-    reference=reference.dense_axpy_nz,
-    sample=_sample_nz,
-    lockstep=True,
-    bytes_per_element=12,  # where g is not zero; else 4
 )
 RACY_AXPY = Kernel(
     name="racy_axpy",
     header="adds.h",
     source="mlxhog::racy_axpy(arena, g, scale, n, offset, done, thread_position_in_grid.x);",
-    inputs=(_ARENA, _G, _SCALE, _N, _OFFSET),
-    outputs=(_DONE,),
-    reference=reference.dense_axpy,
+    inputs=DENSE_AXPY.inputs,
+    outputs=(DONE,),
+    reference=_dense_reference,
     sample=_sample_racy,
     bytes_per_element=12,
 )
@@ -189,17 +235,26 @@ SCATTER_ADD_ROWS = Kernel(
     ),
     inputs=(
         _ARENA,
-        Argument(name="rows", dtype="int32"),
-        _G,
+        *arrays("rows", "int32"),
+        *arrays("g"),
         _SCALE,
-        Argument(name="d", dtype="uint32", scalar=True),
-        Argument(name="n_rows", dtype="uint32", scalar=True),
-        Argument(name="height", dtype="uint32", scalar=True),
-        _OFFSET,
+        *sizes("d n_rows height offset"),
     ),
-    outputs=(_DONE,),
-    reference=reference.scatter_add_rows,
+    outputs=(DONE,),
+    reference=_rows_reference,
     sample=_sample_rows,
     bytes_per_element=12,  # and 8 per row
 )
-KERNELS = (DENSE_AXPY, DENSE_AXPY_NZ, RACY_AXPY, SCATTER_ADD_ROWS)
+VERSION_BUMP = Kernel(
+    name="version_bump",
+    header="versions.h",
+    source=(
+        "mlxhog::version_bump(counters, blocks, n, n_counters, done, thread_position_in_grid.x);"
+    ),
+    inputs=(written("counters", "uint32"), *arrays("blocks", "int32"), *sizes("n n_counters")),
+    outputs=(DONE,),
+    reference=_version_reference,
+    sample=_sample_version,
+    bytes_per_element=16,  # a block read, its counter read and written, done written
+)
+KERNELS = (DENSE_AXPY, RACY_AXPY, SCATTER_ADD_ROWS, VERSION_BUMP)

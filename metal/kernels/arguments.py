@@ -1,18 +1,43 @@
-"""Declaring the arguments of a kernel, and checking the shapes of what is given for them."""
+"""The arguments of kernels: declaring them, and checking that a launch stays inside its arrays.
+
+A GPU writes wherever it is told to. Arrays may be NumPy's, MLX's or torch's, so only `shape` is
+used; dtype, layout and device are for the engine to check.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
 
 from mlxhog.errors import ShapeError
-from mlxhog.metal.kernel import Argument
+from mlxhog.metal.kernel import Argument, Kernel, Launch, Size
+
+LEAST = 8  # elements: MLX would hand a smaller array over in memory that cannot be written
+MOST = 2**31 - 1  # elements: MLX counts them in int32, and kernels in uint
+
+DONE = Argument(name="done", dtype="uint32")
+"""The output of a kernel that only writes its inputs."""
 
 
-def arrays(names: str) -> tuple[Argument, ...]:
-    """Declare float32 arrays, their names separated by spaces."""
-    return tuple(Argument(name=name) for name in names.split())
+class Array(Protocol):
+    """What an array of any framework has."""
+
+    @property
+    def shape(self) -> Any:
+        """Sizes."""
+
+
+def arrays(names: str, dtype: str = "float32") -> tuple[Argument, ...]:
+    """Declare arrays, their names separated by spaces."""
+    return tuple(Argument(name=name, dtype=dtype) for name in names.split())
+
+
+def written(name: str, dtype: str = "float32") -> Argument:
+    """Declare an array that the kernel writes in place."""
+    return Argument(name=name, dtype=dtype, writes=True)
 
 
 def sizes(names: str) -> tuple[Argument, ...]:
@@ -20,21 +45,140 @@ def sizes(names: str) -> tuple[Argument, ...]:
     return tuple(Argument(name=name, dtype="uint32", scalar=True) for name in names.split())
 
 
-def check(kernel: str, given: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare shapes with those that the other arguments ask for.
+def launch(
+    kernel: Kernel,
+    x: Mapping[str, Any],
+    shapes: Mapping[str, str],
+    numbers: Mapping[str, Any],
+    *,
+    grid: Size,
+    group: Size,
+) -> Launch:
+    """Launch a kernel whose arrays have the shapes that their names stand for.
+
+    Args:
+        kernel: what to run.
+        x: arrays by name; those that the kernel does not take are left out.
+        shapes: of every array by name, such as "B S 4 NH DH".
+        numbers: what the letters of the shapes stand for, and the kernel's scalars.
+        grid: threads.
+        group: threads of a group.
 
     Raises:
-        ShapeError: one differs or is too large to index; nothing has been launched.
+        ShapeError: an array has another shape, or is too large to index; nothing has been launched.
     """
-    for name, shape in wanted.items():
-        if math.prod(shape) >= 2**32:
+
+    def shape_of(name: str) -> tuple[int, ...]:
+        words = shapes[name].split()
+        return tuple(int(word) if word.isdigit() else numbers[word] for word in words)
+
+    inputs = {}
+    for argument in kernel.inputs:
+        if argument.scalar:
+            inputs[argument.name] = numbers[argument.name]
+            continue
+        array, expected = x[argument.name], shape_of(argument.name)
+        if prod(expected) >= 2**32:
             raise ShapeError(
-                f"{kernel}: {name} of shape {shape} has 2^32 elements or more, and a kernel counts "
-                "in 32 bits; run fewer sequences at once"
+                f"{kernel.name}: {argument.name} of shape {expected} has 2^32 elements or more, "
+                "and a kernel counts in 32 bits; run fewer sequences at once"
             )
-        found = tuple(given[name].shape)
-        if found != shape:
+        if tuple(array.shape) != expected:
             raise ShapeError(
-                f"{kernel}: {name} has shape {found}, the other arguments ask for {shape}; "
-                "pass arrays of one model, batch and chunk size"
+                f"{kernel.name}: {argument.name} has shape {tuple(array.shape)}, the other "
+                f"arguments ask for {expected}; pass arrays of one model, batch and chunk size"
             )
+        inputs[argument.name] = array
+    outputs = {argument.name: shape_of(argument.name) for argument in kernel.outputs}
+    return Launch(kernel=kernel, inputs=inputs, outputs=outputs, grid=grid, group=group)
+
+
+def size(array: Array) -> int:
+    """Number of elements.
+
+    Raises:
+        ShapeError: more than a kernel can count.
+    """
+    n = prod(int(length) for length in array.shape)
+    if n > MOST:
+        raise ShapeError(
+            f"an array of shape {tuple(array.shape)} has {n} elements; "
+            f"a kernel counts up to {MOST}: launch it in parts"
+        )
+    return n
+
+
+def check_written(name: str, array: Array) -> None:
+    """Refuse an array that a kernel cannot write in place.
+
+    Raises:
+        ShapeError: not flat, or too small.
+    """
+    if len(array.shape) != 1 or size(array) < LEAST:
+        raise ShapeError(
+            f"{name} has shape {tuple(array.shape)}; a kernel writes flat arrays of {LEAST} or "
+            "more elements in place: pass the whole segment and an offset"
+        )
+
+
+def check_range(name: str, array: Array, offset: int, n: int) -> None:
+    """Refuse a range that does not lie inside an array that is written in place.
+
+    Raises:
+        ShapeError: naming the range and the array.
+    """
+    check_written(name, array)
+    if offset < 0 or n < 0 or offset + n > size(array):
+        raise ShapeError(
+            f"elements {offset} to {offset + n} of {name}, which has {size(array)}; "
+            "build the model and the arena from the same config"
+        )
+
+
+def check_size(name: str, array: Array, expected: int) -> None:
+    """Refuse an array with another number of elements.
+
+    Raises:
+        ShapeError: naming both numbers.
+    """
+    if size(array) != expected:
+        raise ShapeError(
+            f"{name} has shape {tuple(array.shape)}, {size(array)} elements; this launch wants "
+            f"{expected}, as many as its other arrays"
+        )
+
+
+def check_rows(rows: Array, g: Array, height: int, *, distinct: bool = False) -> tuple[int, int]:
+    """Refuse row numbers that do not fit the gradient or the parameter; returns (rows, width).
+
+    Values are checked where they are at hand, in NumPy; kernels leave out rows outside 0 to
+    height - 1 in any case.
+
+    Raises:
+        ShapeError: shapes, sizes, numbers outside the parameter, or (distinct) numbers that do not
+            ascend.
+    """
+    if len(rows.shape) != 1 or len(g.shape) != 2 or rows.shape[0] != g.shape[0]:
+        raise ShapeError(
+            f"rows have shape {tuple(rows.shape)}, their values {tuple(g.shape)}; "
+            "wanted (r,) and (r, d)"
+        )
+    size(g)  # refuses too many
+    if isinstance(rows, np.ndarray) and rows.size:
+        low, high = int(rows.min()), int(rows.max())
+        if low < 0 or high >= height:
+            raise ShapeError(
+                f"rows run from {low} to {high}; the parameter has rows 0 to {height - 1}"
+            )
+        if distinct and not bool(np.all(rows[1:] > rows[:-1])):
+            raise ShapeError(
+                "rows repeat or do not ascend; a step updates the state of a row once: "
+                "use Rows.coalesced() first"
+            )
+    return int(g.shape[0]), int(g.shape[1])
+
+
+def row_group(d: int) -> Size:
+    """Threads of one group over a grid (d, rows, 1): about 256, along the row first."""
+    x = max(1, min(d, 256))
+    return x, 256 // x, 1

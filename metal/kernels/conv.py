@@ -13,162 +13,186 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mlxhog.metal.kernel import Argument, Kernel, Launch, Size
-from mlxhog.metal.kernels import conv_reference as reference
-from mlxhog.metal.kernels.arguments import arrays, check, sizes
+from mlxhog.metal.kernel import Kernel, Launch, Size
+from mlxhog.metal.kernels.arguments import arrays, launch, sizes
 
-_SIZES = sizes("B S CH K P")
-_BACK = Argument(name="back", dtype="int32")
-_GROUP = (32, 8, 1)
+Array = NDArray[Any]
+BLOCK = 64  # kConvBlock
+
+SHAPES = {
+    "x": "B R CH",  # R = P + S rows, of which the first P are no outputs
+    "w": "CH 1 K",  # the last tap meets the position itself
+    "bias": "CH",
+    "back": "B S",  # int32, how many positions before its own an output sees, if there are as many
+    "y": "B S CH",
+    "dy": "B S CH",
+    "dpre": "B S CH",  # gradient before SiLU, or of y without it
+    "dx": "B R CH",
+    "part": "B NB T CH",  # sums over NB blocks of 64 positions, of T = K + 1: taps, then the bias
+    "dw": "CH 1 K",
+    "dbias": "CH",
+}
+"""Of every array by its name, float32."""
 
 
 def conv_forward(x: Any, w: Any, bias: Any, back: Any, *, silu: bool) -> Launch:
     """Compute y = conv(x) + bias, or silu of it.
 
-    Args:
-        x: (B, P + S, CH) float32, the first P positions are no outputs.
-        w: (CH, 1, K), the last tap meets the position itself.
-        bias: (CH,).
-        back: (B, S) int32, how many positions before its own an output sees, if there are as many
-            and K is large enough.
-        silu: whether to apply SiLU.
-
-    Returns:
-        A launch with the output y (B, S, CH).
-
     Raises:
         ShapeError: shapes differ.
     """
     given = {"x": x, "w": w, "bias": bias, "back": back}
-    shape = _check("conv_forward", given, w.shape[-1])
-    return _by_output(FORWARD, given | {"silu": int(silu)}, "y", shape)
+    return _by_output(FORWARD, given, x, back, w.shape[-1], silu=int(silu))
 
 
 def conv_bwd_pre(x: Any, w: Any, bias: Any, back: Any, dy: Any) -> Launch:
-    """Differentiate SiLU; the convolution is computed again.
-
-    Args:
-        x: as in `conv_forward`.
-        w: likewise.
-        bias: likewise.
-        back: likewise.
-        dy: gradient of y.
-
-    Returns:
-        A launch with the output dpre, the gradient before SiLU, shaped as y.
+    """Differentiate SiLU; the convolution is computed again. The output is dpre.
 
     Raises:
         ShapeError: shapes differ.
     """
     given = {"x": x, "w": w, "bias": bias, "back": back, "dy": dy}
-    return _by_output(PRE, given, "dpre", _check("conv_bwd_pre", given, w.shape[-1]))
+    return _by_output(PRE, given, x, back, w.shape[-1])
 
 
 def conv_bwd_input(w: Any, back: Any, dpre: Any, *, P: int) -> Launch:
-    """Differentiate with respect to x.
-
-    Args:
-        w: as in `conv_forward`.
-        back: likewise.
-        dpre: from `conv_bwd_pre`, or the gradient of y without SiLU.
-        P: positions of x that are no outputs.
-
-    Returns:
-        A launch with the output dx (B, P + S, CH).
+    """Differentiate with respect to x, of which P positions are no outputs.
 
     Raises:
         ShapeError: shapes differ.
     """
-    given = {"w": w, "back": back, "dpre": dpre}
     (B, S, CH), K = dpre.shape, w.shape[-1]
-    check("conv_bwd_input", given, {"w": (CH, 1, K), "back": (B, S), "dpre": (B, S, CH)})
-    return _launch(INPUT, given, {"dx": (B, P + S, CH)}, (B, S, CH, K, P), (CH, P + S, B))
+    given = {"w": w, "back": back, "dpre": dpre}
+    return _launch(INPUT, given, (B, S, CH, K, P), (CH, P + S, B))
 
 
 def conv_bwd_partial(x: Any, back: Any, dpre: Any, *, K: int) -> Launch:
-    """Sum the gradients of weights and bias over blocks of 64 positions.
-
-    Args:
-        x: as in `conv_forward`.
-        back: likewise.
-        dpre: as in `conv_bwd_input`.
-        K: number of taps.
-
-    Returns:
-        A launch with the output part (B, blocks, K + 1, CH), the bias last.
+    """Sum the gradients of K taps and of the bias over blocks of positions: part.
 
     Raises:
         ShapeError: shapes differ.
     """
+    B, S, CH, K, P = _sizes(x, back, K)
     given = {"x": x, "back": back, "dpre": dpre}
-    B, S, CH, K, P = _check("conv_bwd_partial", given, K)
-    blocks = -(-S // reference.BLOCK)
-    outputs: dict[str, tuple[int, ...]] = {"part": (B, blocks, K + 1, CH)}
-    return _launch(PARTIAL, given, outputs, (B, S, CH, K, P), (CH, blocks, B))
+    return _launch(PARTIAL, given, (B, S, CH, K, P), (CH, -(-S // BLOCK), B))
 
 
 def conv_bwd_final(part: Any, *, S: int) -> Launch:
-    """Sum the parts to the gradients of weights and bias.
-
-    Args:
-        part: from `conv_bwd_partial`.
-        S: outputs of a sequence there.
-
-    Returns:
-        A launch with the outputs dw (CH, 1, K) and dbias (CH,).
+    """Sum the parts of S positions to the gradients of weights and bias.
 
     Raises:
         ShapeError: part is not of that many positions.
     """
     B, _, rows, CH = part.shape
-    K = rows - 1
-    check("conv_bwd_final", {"part": part}, {"part": (B, -(-S // reference.BLOCK), K + 1, CH)})
-    outputs: dict[str, tuple[int, ...]] = {"dw": (CH, 1, K), "dbias": (CH,)}
-    return _launch(FINAL, {"part": part}, outputs, (B, S, CH, K, 0), (CH, K + 1, 1))
+    return _launch(FINAL, {"part": part}, (B, S, CH, rows - 1, 0), (CH, rows, 1))
 
 
-_Shape = tuple[int, int, int, int, int]
+_Sizes = tuple[int, int, int, int, int]
 
 
-def _check(kernel: str, given: dict[str, Any], K: int) -> _Shape:
+def _sizes(x: Any, back: Any, K: int) -> _Sizes:
     """Return B, S, CH, K and P; the outputs are as many as `back` has."""
-    B, rows, CH = given["x"].shape
-    S = given["back"].shape[-1]
-    wanted: dict[str, tuple[int, ...]] = {
-        "x": (B, max(rows, S), CH),
-        "w": (CH, 1, K),
-        "bias": (CH,),
-        "back": (B, S),
-    }
-    check(kernel, given, {name: wanted.get(name, (B, S, CH)) for name in given})
-    return B, S, CH, K, rows - S
+    B, rows, CH = x.shape
+    S = back.shape[-1]
+    return B, S, CH, K, max(rows - S, 0)
 
 
-def _by_output(kernel: Kernel, given: dict[str, Any], output: str, shape: _Shape) -> Launch:
-    B, S, CH, _, _ = shape
-    return _launch(kernel, given, {output: (B, S, CH)}, shape, (CH, S, B))
+def _by_output(
+    kernel: Kernel, given: dict[str, Any], x: Any, back: Any, K: int, **more: int
+) -> Launch:
+    B, S, CH, K, P = _sizes(x, back, K)
+    return _launch(kernel, given, (B, S, CH, K, P), (CH, S, B), **more)
 
 
 def _launch(
-    kernel: Kernel,
-    given: dict[str, Any],
-    outputs: dict[str, tuple[int, ...]],
-    shape: _Shape,
-    grid: Size,
+    kernel: Kernel, given: dict[str, Any], sizes: _Sizes, grid: Size, **more: int
 ) -> Launch:
-    scalars = dict(zip(("B", "S", "CH", "K", "P"), shape, strict=True))
-    return Launch(
-        kernel=kernel, inputs={**given, **scalars}, outputs=outputs, grid=grid, group=_GROUP
+    B, S, CH, K, P = sizes
+    derived = {"R": P + S, "NB": -(-S // BLOCK), "T": K + 1}
+    numbers = {"B": B, "S": S, "CH": CH, "K": K, "P": P, **derived, **more}
+    return launch(kernel, given, SHAPES, numbers, grid=grid, group=(32, 8, 1))
+
+
+# -- in NumPy, computed in float64 ----------------------------------------------------------------
+
+
+def _forward_reference(
+    *, x: Array, w: Array, bias: Array, back: Array, silu: int, y: Array, **_: Any
+) -> None:
+    """Convolve causally, channel by channel, then SiLU where it is asked for."""
+    pre = _pre(x, w, bias, back)
+    y[...] = pre * _sigmoid(pre) if silu else pre
+
+
+def _pre_reference(
+    *, x: Array, w: Array, bias: Array, back: Array, dy: Array, dpre: Array, **_: Any
+) -> None:
+    """Differentiate SiLU."""
+    pre = _pre(x, w, bias, back)
+    gate = _sigmoid(pre)
+    dpre[...] = dy * gate * (1.0 + pre * (1.0 - gate))
+
+
+def _input_reference(*, w: Array, back: Array, dpre: Array, dx: Array, **_: Any) -> None:
+    """Differentiate the convolution with respect to x."""
+    K, S = w.shape[-1], dpre.shape[1]
+    before = K - 1  # rows in front of the first output
+    total = np.zeros((dpre.shape[0], before + S, dpre.shape[2]))
+    for d in range(K):
+        seen = np.where(back[:, :, None] >= d, np.asarray(dpre, np.float64), 0.0)
+        total[:, before - d : before - d + S] += w[:, 0, K - 1 - d] * seen
+    dx[...] = total[:, before + S - dx.shape[1] :]
+
+
+def _partial_reference(
+    *, x: Array, back: Array, dpre: Array, K: int, part: Array, **_: Any
+) -> None:
+    """Sum the gradients of taps and bias over every block of positions."""
+    taps = _taps(x, back, int(K))
+    terms = np.stack([dpre * tap for tap in taps] + [np.asarray(dpre, np.float64)], 2)
+    starts = range(0, dpre.shape[1], BLOCK)
+    part[...] = np.stack([terms[:, start : start + BLOCK].sum(1) for start in starts], 1)
+
+
+def _final_reference(*, part: Array, dw: Array, dbias: Array, **_: Any) -> None:
+    """Sum the parts."""
+    total = np.asarray(part, np.float64).sum((0, 1))  # (K + 1, CH)
+    dw[:, 0], dbias[...] = total[:-1].T, total[-1]
+
+
+def _taps(x: Array, back: Array, K: int) -> list[Array]:
+    """What each tap meets: x K-1 positions earlier, .., x itself; 0 where the output sees none."""
+    S = back.shape[1]
+    padded = np.pad(np.asarray(x, np.float64), ((0, 0), (K - 1, 0), (0, 0)))
+    rows = padded.shape[1]
+    seen = [(back >= d)[..., None] for d in range(K)]
+    return [np.where(seen[d], padded[:, rows - S - d : rows - d], 0.0) for d in reversed(range(K))]
+
+
+def _pre(x: Array, w: Array, bias: Array, back: Array) -> Array:
+    taps = _taps(x, back, w.shape[-1])
+    total: Array = np.asarray(bias, np.float64) + sum(
+        w[:, 0, j] * tap for j, tap in enumerate(taps)
     )
+    return total
+
+
+def _sigmoid(x: Array) -> Array:
+    result: Array = np.exp(-np.logaddexp(0.0, -x))
+    return result
+
+
+# -- declarations --------------------------------------------------------------------------------
 
 
 def sample_conv(
     rng: np.random.Generator, *, B: int, S: int, CH: int, K: int, P: int = 0
-) -> dict[str, np.ndarray[Any, Any]]:
+) -> dict[str, Array]:
     """Random x, w and bias, and dy; every position sees all those before it."""
     shapes = {"x": (B, P + S, CH), "w": (CH, 1, K), "bias": (CH,), "dy": (B, S, CH)}
-    drawn: dict[str, np.ndarray[Any, Any]] = {
+    drawn: dict[str, Array] = {
         name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()
     }
     return drawn | {"back": np.full((B, S), K - 1, np.int32)}
@@ -178,9 +202,9 @@ def _sample(rng: np.random.Generator, n: int) -> dict[str, Any]:
     x: dict[str, Any] = sample_conv(rng, B=2, S=max(1, n // 24), CH=12, K=4)
     x["back"] = rng.integers(0, 4, x["back"].shape, np.int32)
     x["dpre"] = np.empty_like(x["dy"])
-    reference.conv_bwd_pre(**x)
-    x["part"] = np.empty((2, -(-x["x"].shape[1] // reference.BLOCK), 5, 12), np.float32)
-    reference.conv_bwd_partial(x=x["x"], back=x["back"], dpre=x["dpre"], K=4, part=x["part"])
+    _pre_reference(**x)
+    x["part"] = np.empty((2, -(-x["x"].shape[1] // BLOCK), 5, 12), np.float32)
+    _partial_reference(x=x["x"], back=x["back"], dpre=x["dpre"], K=4, part=x["part"])
     return x
 
 
@@ -209,6 +233,8 @@ def _sample_final(rng: np.random.Generator, n: int) -> Launch:
     return conv_bwd_final(x["part"], S=x["x"].shape[1])
 
 
+_SIZES = sizes("B S CH K P")
+_BACK = arrays("back", "int32")
 _SHAPE = "mlxhog::ConvShape{B, S, CH, K, P}"
 _AT = "thread_position_in_grid"
 
@@ -216,9 +242,9 @@ FORWARD = Kernel(
     name="conv_forward",
     header="conv.h",
     source=f"mlxhog::conv_forward(x, w, bias, back, y, {_SHAPE}, silu, {_AT});",
-    inputs=(*arrays("x w bias"), _BACK, *_SIZES, *sizes("silu")),
+    inputs=(*arrays("x w bias"), *_BACK, *_SIZES, *sizes("silu")),
     outputs=arrays("y"),
-    reference=reference.conv_forward,
+    reference=_forward_reference,
     sample=_sample_forward,
     rtol=1e-5,
     bytes_per_element=8,
@@ -227,9 +253,9 @@ PRE = Kernel(
     name="conv_bwd_pre",
     header="conv.h",
     source=f"mlxhog::conv_bwd_pre(x, w, bias, back, dy, dpre, {_SHAPE}, {_AT});",
-    inputs=(*arrays("x w bias"), _BACK, *arrays("dy"), *_SIZES),
+    inputs=(*arrays("x w bias"), *_BACK, *arrays("dy"), *_SIZES),
     outputs=arrays("dpre"),
-    reference=reference.conv_bwd_pre,
+    reference=_pre_reference,
     sample=_sample_pre,
     rtol=1e-5,
     bytes_per_element=12,
@@ -238,9 +264,9 @@ INPUT = Kernel(
     name="conv_bwd_input",
     header="conv.h",
     source=f"mlxhog::conv_bwd_input(w, back, dpre, dx, {_SHAPE}, {_AT});",
-    inputs=(*arrays("w"), _BACK, *arrays("dpre"), *_SIZES),
+    inputs=(*arrays("w"), *_BACK, *arrays("dpre"), *_SIZES),
     outputs=arrays("dx"),
-    reference=reference.conv_bwd_input,
+    reference=_input_reference,
     sample=_sample_input,
     rtol=1e-5,
     bytes_per_element=8,
@@ -249,9 +275,9 @@ PARTIAL = Kernel(
     name="conv_bwd_partial",
     header="conv.h",
     source=f"mlxhog::conv_bwd_partial(x, back, dpre, part, {_SHAPE}, {_AT});",
-    inputs=(*arrays("x"), _BACK, *arrays("dpre"), *_SIZES),
+    inputs=(*arrays("x"), *_BACK, *arrays("dpre"), *_SIZES),
     outputs=arrays("part"),
-    reference=reference.conv_bwd_partial,
+    reference=_partial_reference,
     sample=_sample_partial,
     rtol=1e-5,
     bytes_per_element=8,
@@ -262,7 +288,7 @@ FINAL = Kernel(
     source=f"mlxhog::conv_bwd_final(part, dw, dbias, {_SHAPE}, {_AT});",
     inputs=(*arrays("part"), *_SIZES),
     outputs=arrays("dw dbias"),
-    reference=reference.conv_bwd_final,
+    reference=_final_reference,
     sample=_sample_final,
     rtol=1e-5,
 )

@@ -1,228 +1,247 @@
-"""The mLSTM cell's forward pass in three launches: gates, states, outputs (`mlstm.h`).
+"""The mLSTM cell: three launches forward, `mlstm.h`, and three backward, `mlstm_backward.h`.
 
-Arrays keep the layout of the model, q, k (B, S, NH, DK), v, h (B, S, NH, DV), i, f (B, S, NH), so
-that nothing is transposed; a last chunk that is shorter is handled in the kernels, so that nothing
-is padded. What the kernels tell each other: b, a, den, M (B, NH, S), g, amax (B, NH, NC), and the
-states before every chunk and after the last, C (B, NH, NC + 1, DK, DV), n (B, NH, NC + 1, DK) and
-m (B, NH, NC + 1).
+Forward they compute gates, states and outputs, backward denominators, states and outputs. Arrays
+keep the layout of the model, so that nothing is transposed; a last chunk that is shorter is handled
+in the kernels, so that nothing is padded. `SHAPES` has all that the kernels read and write.
+
+Backward the stabilisers m and M are held constant. What h owes to M through eps comes apart as dM,
+and the forget gates' gradients come as those of their sums b inside each chunk;
+`models/ops/metal/launches.py` says how to put them together.
 
 Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import Argument, Kernel, Launch
-from mlxhog.metal.kernels import mlstm_reference
-from mlxhog.metal.kernels.arguments import arrays, check
-from mlxhog.metal.kernels.mlstm_shape import ALL_SIZES, GATE_SIZES, Sizes, round_up
+from mlxhog.metal.kernels import mlstm_reference as reference
+from mlxhog.metal.kernels.arguments import arrays, launch, sizes
 
 LANES = 32
 STATE_ROWS = 4  # kMlstmStateRows in mlstm.h
 OUT_ROWS = 8  # kMlstmOutRows
+BACKWARD_ROWS = 8  # kMlstmBackwardRows in mlstm_backward.h
+LONGEST_CHUNK = 64
+"""Keys and scores of a longer chunk would not fit 32 KiB of threadgroup memory."""
+
+Arrays = Mapping[str, Any]
+"""Arrays by name; those that a launch does not take are ignored."""
+
+_FORWARD = {
+    "q": "B S NH DK", "k": "B S NH DK", "v": "B S NH DV", "h": "B S NH DV",
+    "i": "B S NH", "f": "B S NH",  # pre-activations of the gates
+    "b": "B NH S", "a": "B NH S",  # sums of log-forget-gates in a chunk; weights at its end
+    "g": "B NH NC", "amax": "B NH NC",  # of every chunk: the last b, the largest a
+    "C0": "B NH DK DV", "n0": "B NH DK", "m0": "B NH",  # the state before the first position
+    "C": "B NH NB DK DV", "n": "B NH NB DK", "m": "B NH NB",  # around every chunk
+    "den": "B NH S", "M": "B NH S",  # denominator and stabiliser of every position
+}  # fmt: skip
+SHAPES = {
+    **_FORWARD,
+    **{f"d{name}": shape for name, shape in _FORWARD.items()},
+    "dC_last": "B NH DK DV", "dn_last": "B NH DK",  # of the state after the last position
+    "rN": "B NH S",  # 1 / N of every position
+}  # fmt: skip
+"""Of every array by its name, float32: NC chunks have NB borders. dX is the gradient of X."""
 
 
-def mlstm_gates(i: Any, f: Any, *, chunk: int) -> Launch:
-    """Sum log-forget-gates inside every chunk.
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """B sequences of S positions in chunks of L, NH heads of widths DK and DV."""
 
-    Args:
-        i: (B, S, NH) float32, input-gate pre-activations.
-        f: as i, of the forget gate.
-        chunk: positions of a chunk, 1 to 64.
+    B: int
+    S: int
+    NH: int
+    L: int
+    DK: int = 0
+    DV: int = 0
 
-    Returns:
-        A launch with the outputs b, a, g and amax.
+    def __post_init__(self) -> None:
+        """Refuse what the kernels cannot run."""
+        if not 1 <= self.L <= LONGEST_CHUNK:
+            raise ShapeError(
+                f"mLSTM kernels got chunks of {self.L} positions and take 1 to {LONGEST_CHUNK}, "
+                "whose keys fit threadgroup memory; choose a chunk in that range, "
+                "which changes no result"
+            )
+        shape = (self.B, self.NH, self.NC + 1, self.DK, self.DV)
+        if self.B * self.NH * (self.NC + 1) * self.DK * self.DV >= 2**32:
+            raise ShapeError(
+                f"mLSTM kernels index with 32 bits, and the states of {self.NC + 1} chunk borders, "
+                f"(B, NH, NC + 1, DK, DV) = {shape}, are too many elements; "
+                "run fewer sequences at once"
+            )
+
+    @property
+    def NC(self) -> int:
+        """Number of chunks, the last of which may be shorter."""
+        return -(-self.S // self.L)
+
+    def launch(
+        self,
+        kernel: Kernel,
+        x: Arrays,
+        grid: tuple[int, int, int],
+        group: tuple[int, int, int],
+        **more: float,
+    ) -> Launch:
+        """Launch a kernel on arrays of these sizes.
+
+        Raises:
+            ShapeError: shapes differ.
+        """
+        numbers = {**asdict(self), "NC": self.NC, "NB": self.NC + 1, **more}
+        return launch(kernel, x, SHAPES, numbers, grid=grid, group=group)
+
+
+def _sizes(keys: Any, values: Any, chunk: int) -> Sizes:
+    B, S, NH, DK = keys.shape
+    return Sizes(B=B, S=S, NH=NH, L=chunk, DK=DK, DV=values.shape[-1])
+
+
+def mlstm_gates(x: Arrays, *, chunk: int) -> Launch:
+    """Sum log-forget-gates inside every chunk: from i and f to b, a, g and amax.
 
     Raises:
-        ShapeError: shapes differ, or the chunk is too long.
+        ShapeError: shapes differ, or the chunk is not of 1 to 64 positions.
     """
-    B, S, NH = i.shape
-    size = Sizes(B=B, S=S, NH=NH, L=chunk)
-    check("mlstm_gates", {"f": f}, {"f": (B, S, NH)})
-    by_position, by_chunk = (B, NH, S), (B, NH, size.NC)
-    return Launch(
-        kernel=GATES,
-        inputs={"i": i, "f": f, **size.scalars(GATE_SIZES)},
-        outputs={"b": by_position, "a": by_position, "g": by_chunk, "amax": by_chunk},
-        grid=(chunk, size.NC, B * NH),
-        group=(chunk, 1, 1),
-    )
+    B, S, NH = x["i"].shape
+    s = Sizes(B=B, S=S, NH=NH, L=chunk)
+    return s.launch(GATES, x, (chunk, s.NC, B * NH), (chunk, 1, 1))
 
 
-def mlstm_states(
-    k: Any, v: Any, a: Any, g: Any, amax: Any, C0: Any, n0: Any, m0: Any, *, chunk: int
-) -> Launch:
-    """Carry the state from chunk to chunk.
-
-    Args:
-        k: (B, S, NH, DK) float32.
-        v: (B, S, NH, DV) float32.
-        a: from `mlstm_gates`.
-        g: from `mlstm_gates`.
-        amax: from `mlstm_gates`.
-        C0: (B, NH, DK, DV), the state before the first position.
-        n0: (B, NH, DK).
-        m0: (B, NH).
-        chunk: as in `mlstm_gates`.
-
-    Returns:
-        A launch with the outputs C, n and m.
+def mlstm_states(x: Arrays, *, chunk: int) -> Launch:
+    """Carry the state from chunk to chunk: C, n and m.
 
     Raises:
         ShapeError: shapes differ, or the state is too large.
     """
-    B, S, NH, DK = k.shape
-    DV = v.shape[-1]
-    size = Sizes(B=B, S=S, NH=NH, L=chunk, DK=DK, DV=DV)
-    given = {"k": k, "v": v, "a": a, "g": g, "amax": amax, "C0": C0, "n0": n0, "m0": m0}
-    by_chunk = (B, NH, size.NC)
-    check(
-        "mlstm_states",
-        given,
-        {
-            "v": (B, S, NH, DV),
-            "a": (B, NH, S),
-            "g": by_chunk,
-            "amax": by_chunk,
-            "C0": (B, NH, DK, DV),
-            "n0": (B, NH, DK),
-            "m0": (B, NH),
-        },
-    )
-    C = size.state_shape
-    return Launch(
-        kernel=STATES,
-        inputs={**given, **size.scalars(ALL_SIZES)},
-        outputs={"C": C, "n": C[:-1], "m": C[:-2]},
-        grid=(DV, -(-DK // STATE_ROWS), B * NH),
-        group=(LANES, 8, 1),
-    )
+    s = _sizes(x["k"], x["v"], chunk)
+    return s.launch(STATES, x, (s.DV, -(-s.DK // STATE_ROWS), s.B * s.NH), (LANES, 8, 1))
 
 
-def mlstm_out(
-    q: Any,
-    k: Any,
-    v: Any,
-    b: Any,
-    i: Any,
-    C: Any,
-    n: Any,
-    m: Any,
-    *,
-    chunk: int,
-    eps: float,
-) -> Launch:
-    """Compute the output of every position.
-
-    Args:
-        q: (B, S, NH, DK) float32.
-        k: as q.
-        v: (B, S, NH, DV) float32.
-        b: from `mlstm_gates`.
-        i: (B, S, NH), as given to `mlstm_gates`.
-        C: from `mlstm_states`.
-        n: from `mlstm_states`.
-        m: from `mlstm_states`.
-        chunk: as in `mlstm_gates`.
-        eps: added to the denominator.
-
-    Returns:
-        A launch with the outputs h (B, S, NH, DV), den and M (B, NH, S).
+def mlstm_out(x: Arrays, *, chunk: int, eps: float) -> Launch:
+    """Compute the output h of every position, its denominator den and its stabiliser M.
 
     Raises:
         ShapeError: shapes differ.
     """
-    B, S, NH, DK = q.shape
-    DV = v.shape[-1]
-    size = Sizes(B=B, S=S, NH=NH, L=chunk, DK=DK, DV=DV)
-    given = {"q": q, "k": k, "v": v, "b": b, "i": i, "C": C, "n": n, "m": m}
-    state = size.state_shape
-    check(
-        "mlstm_out",
-        given,
-        {
-            "k": (B, S, NH, DK),
-            "v": (B, S, NH, DV),
-            "b": (B, NH, S),
-            "i": (B, S, NH),
-            "C": state,
-            "n": state[:-1],
-            "m": state[:-2],
-        },
-    )
-    return Launch(
-        kernel=OUT,
-        inputs={**given, **size.scalars(ALL_SIZES), "eps": eps},
-        outputs={"h": (B, S, NH, DV), "den": (B, NH, S), "M": (B, NH, S)},
-        # Whole groups: a simdgroup is a position, and every thread meets every barrier.
-        grid=(round_up(DV, LANES), round_up(chunk, OUT_ROWS), B * NH * size.NC),
-        group=(LANES, OUT_ROWS, 1),
-    )
+    s = _sizes(x["q"], x["v"], chunk)
+    # Whole groups: a simdgroup is a position, and every thread meets every barrier.
+    grid = (_round_up(s.DV, LANES), _round_up(chunk, OUT_ROWS), s.B * s.NH * s.NC)
+    return s.launch(OUT, x, grid, (LANES, OUT_ROWS, 1), eps=eps)
+
+
+def mlstm_bwd_pre(x: Arrays, *, eps: float) -> Launch:
+    """Differentiate the denominators: rN, dden and dM.
+
+    Raises:
+        ShapeError: shapes differ.
+    """
+    B, S, NH, DV = x["h"].shape
+    s = Sizes(B=B, S=S, NH=NH, L=1, DV=DV)
+    return s.launch(BWD_PRE, x, (S, B * NH, 1), (256, 1, 1), eps=eps)
+
+
+def mlstm_bwd_states(x: Arrays, *, chunk: int) -> Launch:
+    """Carry the state's gradient from the last chunk to the first: dC and dn.
+
+    Raises:
+        ShapeError: shapes differ.
+    """
+    s = _sizes(x["q"], x["dh"], chunk)
+    return s.launch(BWD_STATES, x, (s.DV, s.DK, s.B * s.NH), (LANES, 8, 1))
+
+
+def mlstm_bwd_out(x: Arrays, *, chunk: int) -> Launch:
+    """Differentiate every position: dq, dk, dv, di and db.
+
+    Raises:
+        ShapeError: shapes differ.
+    """
+    s = _sizes(x["q"], x["v"], chunk)
+    # Whole groups: a simdgroup is a position.
+    grid = (LANES, _round_up(s.S, BACKWARD_ROWS), s.B * s.NH)
+    return s.launch(BWD_OUT, x, grid, (LANES, BACKWARD_ROWS, 1))
+
+
+def _round_up(x: int, multiple: int) -> int:
+    """Return the next multiple, so that lockstep groups are whole."""
+    return -(-x // multiple) * multiple
+
+
+def forward_launches(x: Arrays, *, chunk: int, eps: float) -> Iterator[Launch]:
+    """Yield the three launches; whoever runs one adds its outputs to x before the next."""
+    yield mlstm_gates(x, chunk=chunk)
+    yield mlstm_states(x, chunk=chunk)
+    yield mlstm_out(x, chunk=chunk, eps=eps)
+
+
+def backward_launches(x: Arrays, *, chunk: int, eps: float) -> Iterator[Launch]:
+    """Yield the three launches; whoever runs one adds its outputs to x before the next."""
+    yield mlstm_bwd_pre(x, eps=eps)
+    yield mlstm_bwd_states(x, chunk=chunk)
+    yield mlstm_bwd_out(x, chunk=chunk)
+
+
+def run_reference(x: dict[str, Any], launches: Iterator[Launch]) -> list[Launch]:
+    """Run launches in NumPy, add their outputs to x, and return them."""
+    done = []
+    for one in launches:
+        outputs = {name: np.zeros(shape, np.float32) for name, shape in one.outputs.items()}
+        one.kernel.reference(**one.inputs, **outputs)
+        x.update(outputs)
+        done.append(one)
+    return done
 
 
 def sample_cell(
     rng: np.random.Generator, *, B: int, S: int, NH: int, DK: int, DV: int
 ) -> dict[str, Any]:
     """Random inputs of the cell, with a state to start from."""
-    shapes = {
-        "q": (B, S, NH, DK),
-        "k": (B, S, NH, DK),
-        "v": (B, S, NH, DV),
-        "i": (B, S, NH),
-        "f": (B, S, NH),
-        "C0": (B, NH, DK, DV),
-        "n0": (B, NH, DK),
-        "m0": (B, NH),
+    letters = {"B": B, "S": S, "NH": NH, "DK": DK, "DV": DV}
+    return {
+        name: rng.standard_normal([letters[word] for word in SHAPES[name].split()], np.float32)
+        for name in ("q", "k", "v", "i", "f", "C0", "n0", "m0")
     }
-    return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
 
 
-def forward_launches(x: dict[str, Any], *, chunk: int, eps: float) -> Iterator[Launch]:
-    """Yield the three launches; whoever runs one adds its outputs to x before the next."""
-    yield mlstm_gates(x["i"], x["f"], chunk=chunk)
-    states = ("k", "v", "a", "g", "amax", "C0", "n0", "m0")
-    yield mlstm_states(*(x[name] for name in states), chunk=chunk)
-    out = ("q", "k", "v", "b", "i", "C", "n", "m")
-    yield mlstm_out(*(x[name] for name in out), chunk=chunk, eps=eps)
-
-
-def run_reference(x: dict[str, Any], launches: Iterator[Launch]) -> list[Launch]:
-    """Run launches in NumPy, add their outputs to x, and return them."""
-    done = []
-    for launch in launches:
-        outputs = {name: np.zeros(shape, np.float32) for name, shape in launch.outputs.items()}
-        launch.kernel.reference(**launch.inputs, **outputs)
-        x.update(outputs)
-        done.append(launch)
-    return done
+def sample_gradients(rng: np.random.Generator, x: dict[str, Any]) -> None:
+    """Add random gradients of the output and of the last state to x."""
+    for name, like in (("dh", "v"), ("dC_last", "C0"), ("dn_last", "n0")):
+        x[name] = rng.standard_normal(x[like].shape, np.float32)
 
 
 SAMPLE_CHUNK = 64
 """Two simdgroups share a chunk, so that barriers between them matter."""
 
 
-def sample_of_size(rng: np.random.Generator, n: int) -> dict[str, Any]:
-    """Random inputs of two sequences of two heads, v of about n elements.
+def _sample(kernel: str) -> Callable[[np.random.Generator, int], Launch]:
+    """A launch of a kernel on two sequences of two heads, v of about n elements.
 
     At least one chunk of `SAMPLE_CHUNK` is whole and another is not; keys take two strips.
     """
-    return sample_cell(rng, B=2, S=max(100, n // 48), NH=2, DK=40, DV=12)
-
-
-def _sample(kernel: str) -> Callable[[np.random.Generator, int], Launch]:
-    """A launch of a kernel on `sample_of_size`."""
 
     def sample(rng: np.random.Generator, n: int) -> Launch:
-        x = sample_of_size(rng, n)
+        x = sample_cell(rng, B=2, S=max(100, n // 48), NH=2, DK=40, DV=12)
+        sample_gradients(rng, x)
         launches = run_reference(x, forward_launches(x, chunk=SAMPLE_CHUNK, eps=1e-6))
-        return next(launch for launch in launches if launch.kernel.name == kernel)
+        launches += run_reference(x, backward_launches(x, chunk=SAMPLE_CHUNK, eps=1e-6))
+        return next(one for one in launches if one.kernel.name == kernel)
 
     return sample
 
+
+GATE_SIZES = sizes("B NH S L")
+ALL_SIZES = sizes("B NH S L DK DV")
+_EPS = Argument(name="eps", scalar=True)
 
 GATES = Kernel(
     name="mlstm_gates",
@@ -236,7 +255,7 @@ GATES = Kernel(
     """,
     inputs=(*arrays("i f"), *GATE_SIZES),
     outputs=arrays("b a g amax"),
-    reference=mlstm_reference.mlstm_gates,
+    reference=reference.mlstm_gates,
     sample=_sample("mlstm_gates"),
     lockstep=True,
     rtol=2e-5,
@@ -251,7 +270,7 @@ STATES = Kernel(
     """,
     inputs=(*arrays("k v a g amax C0 n0 m0"), *ALL_SIZES),
     outputs=arrays("C n m"),
-    reference=mlstm_reference.mlstm_states,
+    reference=reference.mlstm_states,
     sample=_sample("mlstm_states"),
     rtol=2e-5,
 )
@@ -266,16 +285,60 @@ OUT = Kernel(
                           mlxhog::MlstmShape{B, NH, S, L, DK, DV}, eps, tile,
                           threadgroup_position_in_grid, thread_position_in_threadgroup);
     """,
-    inputs=(
-        *arrays("q k v b i C n m"),
-        *ALL_SIZES,
-        Argument(name="eps", scalar=True),
-    ),
+    inputs=(*arrays("q k v b i C n m"), *ALL_SIZES, _EPS),
     outputs=arrays("h den M"),
-    reference=mlstm_reference.mlstm_out,
+    reference=reference.mlstm_out,
     sample=_sample("mlstm_out"),
     lockstep=True,
     rtol=2e-5,
 )
 
-KERNELS = (GATES, STATES, OUT)
+BWD_PRE = Kernel(
+    name="mlstm_bwd_pre",
+    header="mlstm_backward.h",
+    source="""
+        mlxhog::mlstm_bwd_pre(den, M, h, dh, rN, dden, dM,
+                              mlxhog::MlstmShape{B, NH, S, 1, 0, DV}, eps,
+                              thread_position_in_grid);
+    """,
+    inputs=(*arrays("den M h dh"), *sizes("B NH S DV"), _EPS),
+    outputs=arrays("rN dden dM"),
+    reference=reference.mlstm_bwd_pre,
+    sample=_sample("mlstm_bwd_pre"),
+    rtol=2e-5,
+)
+
+BWD_STATES = Kernel(
+    name="mlstm_bwd_states",
+    header="mlstm_backward.h",
+    source="""
+        mlxhog::mlstm_bwd_states(q, b, m, M, rN, dden, dh, dC_last, dn_last, dC, dn,
+                                 mlxhog::MlstmShape{B, NH, S, L, DK, DV},
+                                 thread_position_in_grid);
+    """,
+    inputs=(*arrays("q b m M rN dden dh dC_last dn_last"), *ALL_SIZES),
+    outputs=arrays("dC dn"),
+    reference=reference.mlstm_bwd_states,
+    sample=_sample("mlstm_bwd_states"),
+    rtol=2e-5,
+)
+
+BWD_OUT = Kernel(
+    name="mlstm_bwd_out",
+    header="mlstm_backward.h",
+    source="""
+        threadgroup float weights[mlxhog::kMlstmBackwardWeights];
+        static_assert(sizeof(weights) <= 32768, "more than a chip has");
+        mlxhog::mlstm_bwd_out(q, k, v, i, b, C, n, m, M, rN, dden, dh, dC, dn, dq, dk, dv, di, db,
+                              mlxhog::MlstmShape{B, NH, S, L, DK, DV}, weights,
+                              thread_position_in_grid, thread_position_in_threadgroup);
+    """,
+    inputs=(*arrays("q k v i b C n m M rN dden dh dC dn"), *ALL_SIZES),
+    outputs=arrays("dq dk dv di db"),
+    reference=reference.mlstm_bwd_out,
+    sample=_sample("mlstm_bwd_out"),
+    lockstep=True,
+    rtol=1e-4,
+)
+
+KERNELS = (GATES, STATES, OUT, BWD_PRE, BWD_STATES, BWD_OUT)

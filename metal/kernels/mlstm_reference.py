@@ -1,7 +1,8 @@
-"""The kernels of `mlstm.h` in NumPy, computed in float64; layouts as in `mlstm_shape.h`."""
+"""The mLSTM kernels in NumPy, computed in float64: `mlstm.h`, then `mlstm_backward.h`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,14 @@ Array = NDArray[Any]
 def heads_first(x: Array) -> Array:
     """(B, S, NH, ...) -> (B, NH, S, ...) in float64."""
     return np.asarray(x, np.float64).swapaxes(1, 2)
+
+
+def _float64(x: Mapping[str, Array], names: str) -> list[Array]:
+    return [np.asarray(x[name], np.float64) for name in names.split()]
+
+
+def _heads_first(x: Mapping[str, Array], names: str) -> list[Array]:
+    return [heads_first(x[name]) for name in names.split()]
 
 
 def chunks(S: int, L: int) -> list[slice]:
@@ -32,26 +41,10 @@ def mlstm_gates(
         g[..., c], amax[..., c] = sums[..., -1], values.max(-1)
 
 
-def mlstm_states(
-    *,
-    k: Array,
-    v: Array,
-    a: Array,
-    g: Array,
-    amax: Array,
-    C0: Array,
-    n0: Array,
-    m0: Array,
-    S: int,
-    L: int,
-    C: Array,
-    n: Array,
-    m: Array,
-    **_: Any,
-) -> None:
+def mlstm_states(*, S: int, L: int, C: Array, n: Array, m: Array, **x: Array) -> None:
     """The state before every chunk, and after the last."""
-    k, v = heads_first(k), heads_first(v)
-    a, g, amax, C_now, n_now, m_now = (np.asarray(x, np.float64) for x in (a, g, amax, C0, n0, m0))
+    k, v = _heads_first(x, "k v")
+    a, g, amax, C_now, n_now, m_now = _float64(x, "a g amax C0 n0 m0")
     C[:, :, 0], n[:, :, 0], m[:, :, 0] = C_now, n_now, m_now
     for c, at in enumerate(chunks(S, L)):
         m_next = np.maximum(g[..., c] + m_now, amax[..., c])
@@ -64,27 +57,11 @@ def mlstm_states(
 
 
 def mlstm_out(
-    *,
-    q: Array,
-    k: Array,
-    v: Array,
-    b: Array,
-    i: Array,
-    C: Array,
-    n: Array,
-    m: Array,
-    S: int,
-    L: int,
-    DK: int,
-    eps: float,
-    h: Array,
-    den: Array,
-    M: Array,
-    **_: Any,
+    *, S: int, L: int, DK: int, eps: float, h: Array, den: Array, M: Array, **x: Array
 ) -> None:
     """The output of every position from its chunk and from the state before the chunk."""
-    q, k, v, i = (heads_first(x) for x in (q, k, v, i))
-    b, C, n, m = (np.asarray(x, np.float64) for x in (b, C, n, m))
+    q, k, v, i = _heads_first(x, "q k v i")
+    b, C, n, m = _float64(x, "b C n m")
     s = float(DK) ** -0.5
     for c, at in enumerate(chunks(S, L)):
         b_c, m_c = b[..., at], m[..., c, None]
@@ -98,3 +75,71 @@ def mlstm_out(
         out = num / (np.maximum(np.abs(total), np.exp(-top)) + float(eps))[..., None]
         h[:, at] = out.swapaxes(1, 2)
         den[..., at], M[..., at] = total, top
+
+
+def mlstm_bwd_pre(
+    *, h: Array, dh: Array, eps: float, rN: Array, dden: Array, dM: Array, **x: Array
+) -> None:
+    """1 / N of every position, and the gradients of its denominator and of its stabiliser."""
+    den, M = _float64(x, "den M")
+    floor = np.exp(-M)
+    inverse = 1.0 / (np.maximum(np.abs(den), floor) + float(eps))
+    dot = (heads_first(h) * heads_first(dh)).sum(-1)
+    rN[...] = inverse
+    dden[...] = np.where(np.abs(den) > floor, -np.sign(den) * inverse * dot, 0.0)
+    dM[...] = -float(eps) * inverse * dot
+
+
+def mlstm_bwd_states(*, S: int, L: int, DK: int, dC: Array, dn: Array, **x: Array) -> None:
+    """The gradient of the state before every chunk, and after the last."""
+    q, dh = _heads_first(x, "q dh")
+    b, m, M, rN, dden = _float64(x, "b m M rN dden")
+    s = float(DK) ** -0.5
+    dC_now, dn_now = _float64(x, "dC_last dn_last")
+    parts = chunks(S, L)
+    dC[:, :, len(parts)], dn[:, :, len(parts)] = dC_now, dn_now
+    for c, at in reversed(list(enumerate(parts))):
+        decay = np.exp(b[..., at][..., -1] + m[..., c] - m[..., c + 1])
+        w = s * np.exp(b[..., at] + m[..., c, None] - M[..., at])
+        queries = (w[..., None] * q[:, :, at]).swapaxes(-1, -2)
+        u = rN[..., at, None] * dh[:, :, at]
+        dC_now = decay[..., None, None] * dC_now + queries @ u
+        dn_now = decay[..., None] * dn_now + (queries @ dden[..., at, None])[..., 0]
+        dC[:, :, c], dn[:, :, c] = dC_now, dn_now
+
+
+def mlstm_bwd_out(
+    *,
+    S: int,
+    L: int,
+    DK: int,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    di: Array,
+    db: Array,
+    **x: Array,
+) -> None:
+    """The gradients of every position, with those of the sums b in place of the forget gates."""
+    q, k, v, i, dh = _heads_first(x, "q k v i dh")
+    b, C, n, m, M = _float64(x, "b C n m M")
+    rN, dden, dC, dn = _float64(x, "rN dden dC dn")
+    s = float(DK) ** -0.5
+    for c, at in enumerate(chunks(S, L)):
+        q_c, k_c, v_c, b_c, i_c = q[:, :, at], k[:, :, at], v[:, :, at], b[..., at], i[..., at]
+        u, e = rN[..., at, None] * dh[:, :, at], dden[..., at, None]
+        D = b_c[..., :, None] - b_c[..., None, :] + i_c[..., None, :] - M[..., at, None]
+        E = s * np.exp(np.where(np.tri(D.shape[-1], dtype=bool), D, -np.inf))
+        X = E * (u @ v_c.swapaxes(-1, -2) + e)
+        A = E * (q_c @ k_c.swapaxes(-1, -2))
+        Z = X * (q_c @ k_c.swapaxes(-1, -2))
+        w = s * np.exp(b_c + m[..., c, None] - M[..., at])[..., None]
+        y = np.exp(b_c[..., -1:] - b_c + i_c - m[..., c + 1, None])[..., None]
+        query_state = w * (u @ C[:, :, c].swapaxes(-1, -2) + e * n[:, :, c, None])
+        key_state = y * (v_c @ dC[:, :, c + 1].swapaxes(-1, -2) + dn[:, :, c + 1, None])
+        r = (k_c * key_state).sum(-1)
+        dq[:, at] = (X @ k_c + query_state).swapaxes(1, 2)
+        dk[:, at] = (X.swapaxes(-1, -2) @ q_c + key_state).swapaxes(1, 2)
+        dv[:, at] = (A.swapaxes(-1, -2) @ u + y * (k_c @ dC[:, :, c + 1])).swapaxes(1, 2)
+        di[:, at] = (Z.sum(-2) + r).swapaxes(1, 2)
+        db[..., at] = Z.sum(-1) - Z.sum(-2) - r + (q_c * query_state).sum(-1)

@@ -12,14 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ShapeError
-from mlxhog.metal.kernel import Argument, Kernel, Launch
-from mlxhog.metal.kernels import packed16_reference as reference
-from mlxhog.metal.kernels.ranges import check_range, check_written, size
+from mlxhog.metal.kernel import Kernel, Launch
+from mlxhog.metal.kernels.arguments import (
+    DONE,
+    arrays,
+    check_range,
+    check_written,
+    size,
+    sizes,
+    written,
+)
+
+Float32 = NDArray[np.float32]
+UInt16 = NDArray[np.uint16]
+UInt32 = NDArray[np.uint32]
 
 INSTANCES = ("half", "bfloat")
 
 
-def words(values: NDArray[Any]) -> NDArray[np.uint32]:
+def words(values: NDArray[Any]) -> UInt32:
     """View 16-bit floats as the 32-bit words that `packed16_add` takes.
 
     Args:
@@ -66,19 +77,48 @@ def packed16_add(arena: Any, g: Any, failures: Any, *, offset: int, instance: st
     n_words = size(g)
     check_written("failures", failures)
     check_range("the arena", arena, offset // 2, n_words)
+    numbers = {"n_words": n_words, "offset": offset // 2}
     return Launch(
         kernel=PACKED16_ADD,
-        inputs={
-            "arena": arena,
-            "g": g,
-            "failures": failures,
-            "n_words": n_words,
-            "offset": offset // 2,
-        },
+        inputs={"arena": arena, "g": g, "failures": failures, **numbers},
         outputs={"done": (1,)},
         grid=(n_words, 1, 1),
         instance=instance,
     )
+
+
+def bfloat_bits(x: Float32) -> UInt16:
+    """float32 rounded to bfloat16, to nearest even; NaN stays NaN."""
+    bits = x.view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + (bits >> 16 & 1)
+    return np.where(np.isnan(x), bits >> 16 | 0x40, rounded >> 16).astype(np.uint16)
+
+
+def from_bfloat_bits(bits: UInt16) -> Float32:
+    """The float32 that each bfloat16 is."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _reference(
+    *,
+    arena: UInt32,
+    g: UInt32,
+    failures: UInt32,
+    n_words: int,
+    offset: int,
+    done: UInt32,
+    instance: str,
+) -> None:
+    """Add the 16-bit floats in g's words to those in the arena's; never fails."""
+    place = arena[offset : offset + n_words].view(np.uint16)
+    delta = g[:n_words].view(np.uint16)
+    if instance == "half":
+        half = np.float16
+        total = place.view(half).astype(np.float32) + delta.view(half).astype(np.float32)
+        place[:] = total.astype(half).view(np.uint16)
+    else:
+        place[:] = bfloat_bits(from_bfloat_bits(place) + from_bfloat_bits(delta))
+    done[:] = 1
 
 
 def _sample(rng: np.random.Generator, n: int) -> Launch:
@@ -97,14 +137,13 @@ PACKED16_ADD = Kernel(
         "thread_position_in_grid.x);"
     ),
     inputs=(
-        Argument(name="arena", dtype="uint32", writes=True),
-        Argument(name="g", dtype="uint32"),
-        Argument(name="failures", dtype="uint32", writes=True),
-        Argument(name="n_words", dtype="uint32", scalar=True),
-        Argument(name="offset", dtype="uint32", scalar=True),
+        written("arena", "uint32"),
+        *arrays("g", "uint32"),
+        written("failures", "uint32"),
+        *sizes("n_words offset"),
     ),
-    outputs=(Argument(name="done", dtype="uint32"),),
-    reference=reference.packed16_add,
+    outputs=(DONE,),
+    reference=_reference,
     sample=_sample,
     instances=INSTANCES,
     bytes_per_element=6,  # of one 16-bit float: arena read and written, g read

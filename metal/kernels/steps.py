@@ -1,134 +1,171 @@
-"""Optimizer steps of dense parameters, fused with the atomic add that ends them.
+"""Optimizer steps, fused with the atomic add that ends them: of runs and of rows of parameters.
 
 The same rules and roundings as the native steps (`mlxhog.optim`), so that one writer gets the same
-bits where a GPU does not fuse multiplication and addition. One launch covers a run of neighbouring
-parameters: `decays` says for every 32 floats of the arena (parameters start on such boundaries)
-whether weight decay applies.
+bits where a GPU does not fuse multiplication and addition. A dense launch covers a run of
+neighbouring parameters; another kind steps the rows of an embedding that a gradient touches.
 
-Arguments of every step here:
+Arrays of a step, by name:
 
     arena       (floats,) float32, shared, written in place
-    g           n values, float32, any shape
-    m, v        n values, float32, private state; the new values are outputs `m_out`, `v_out` (n,)
-    decays      uint8, one flag per 32 floats of the arena
-    hp          (8,) float32, the rates; see `hyper.py`
+    g           float32: n values of any shape; of rows (r, d)
+    m, v        float32, private state: n values, or the whole parameter's, height * d. The new
+                values are outputs `m_out`, `v_out`, (n,) or (r, d); other rows keep theirs, as in
+                torch's SparseAdam
+    v           of a rule that shares it: float32, laid out as the arena, written in place
+    failures    beside that, (8 or more,) uint32: elements whose v was left as it is, since 64 tries
+                of a compare-and-swap failed, are added to its first element
+    rows        (r,) int32, ascending, each once: a step updates a row's state once. Checked in
+                NumPy arrays; of others that repeat a row, one repetition gives the row's new state
+
+Rates of a step:
+
+    decays      uint8, one flag per 32 floats of the arena (parameters start on such boundaries):
+                whether weight decay applies
+    hp          (8,) float32, the rule's rates (`step_rules.py`)
     grad_scale  float32, multiplies g first, such as the factor that clips
-    offset      first float of the run in the arena
+
+The output `done` of rows is 1 for every row that was updated and 0 for one outside the parameter,
+which was left out.
 
 Concurrency: no add is lost beside others of the same GPU; w is read once, possibly between two
-adds of others. State that comes in and goes out belongs to one worker.
+adds of others. State that comes in and goes out belongs to one worker. A shared mean moves by
+compare-and-swap, so no square is lost unless it is counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import Argument, Kernel, Launch
-from mlxhog.metal.kernels import steps_reference as reference
-from mlxhog.metal.kernels.hyper import HP, Float32, adam_hp, momentum_hp, sgd_hp
-from mlxhog.metal.kernels.ranges import check_range, check_size, check_written, size
-
-FLAG_FLOATS = reference.FLAG_FLOATS
-
-ARENA = Argument(name="arena", writes=True)
-G, M, V = Argument(name="g"), Argument(name="m"), Argument(name="v")
-SHARED_V = (
-    Argument(name="v", writes=True),
-    Argument(name="failures", dtype="uint32", writes=True),
+from mlxhog.metal.kernels import step_rules
+from mlxhog.metal.kernels.arguments import (
+    DONE,
+    arrays,
+    check_range,
+    check_rows,
+    check_size,
+    check_written,
+    row_group,
+    size,
+    sizes,
+    written,
 )
-RATES = (
-    Argument(name="decays", dtype="uint8"),
-    Argument(name="hp"),
-    Argument(name="grad_scale", scalar=True),
+from mlxhog.metal.kernels.step_rules import FLAG_FLOATS, HP, Float32, adam_hp, momentum_hp, sgd_hp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """An update rule, which has a kernel for runs of dense parameters and one for rows.
+
+    Attributes:
+        name: the kernels are `<name>_apply` and `<name>_apply_rows`.
+        formula: the same in NumPy.
+        bytes_per_element: w is read and written, what goes in is read, what goes out is written; a
+            share in `decays`, or a row's number, flag and `done`, come on top.
+        private: segments that go in as inputs and come out as outputs `<name>_out`.
+        shared: segments that are written in place, with a counter of failed tries.
+    """
+
+    name: str
+    formula: step_rules.Formula
+    bytes_per_element: int
+    private: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+
+    def dense(
+        self, x: Mapping[str, Any], *, decays: Any, hp: Any, grad_scale: Any = 1.0, offset: int
+    ) -> Launch:
+        """Launch the step of a run of parameters; outputs are the new private state, or `done`.
+
+        Args:
+            x: arrays by name.
+            decays: a rate, likewise `hp` and `grad_scale`.
+            hp: see `decays`.
+            grad_scale: see `decays`.
+            offset: first float of the run in the arena.
+
+        Raises:
+            ShapeError: arrays that do not fit each other, or a run outside the arena.
+        """
+        self._check_shared(x)
+        n = size(x["g"])
+        check_range("the arena", x["arena"], offset, n)
+        _check_rates(decays, hp, offset + n)
+        for name in self.private:
+            check_size(name, x[name], n)
+        kernel = _DENSE[self.name]
+        rates = {"decays": decays, "hp": hp, "grad_scale": grad_scale}
+        return Launch(
+            kernel=kernel,
+            inputs={**x, **rates, "n": n, "offset": offset},
+            outputs={o.name: (1,) if o is DONE else (n,) for o in kernel.outputs},
+            grid=(n, 1, 1),
+        )
+
+    def rows(
+        self,
+        x: Mapping[str, Any],
+        *,
+        decays: Any,
+        hp: Any,
+        grad_scale: Any = 1.0,
+        offset: int,
+        height: int,
+    ) -> Launch:
+        """Launch the step of some rows of a parameter; outputs are `done` and new private state.
+
+        Args:
+            x: arrays by name.
+            decays: a rate, likewise `hp` and `grad_scale`.
+            hp: see `decays`.
+            grad_scale: see `decays`.
+            offset: first float of the parameter in the arena.
+            height: rows of the parameter.
+
+        Raises:
+            ShapeError: arrays that do not fit each other, a parameter outside the arena, or (NumPy
+                only) rows that do not ascend or lie outside the parameter.
+        """
+        self._check_shared(x)
+        n_rows, d = check_rows(x["rows"], x["g"], height, distinct=True)
+        check_range("the arena", x["arena"], offset, height * d)
+        _check_rates(decays, hp, offset + height * d)
+        for name in self.private:
+            check_size(name, x[name], height * d)
+        kernel = _ROWS[self.name]
+        rates = {"decays": decays, "hp": hp, "grad_scale": grad_scale}
+        numbers = {"d": d, "n_rows": n_rows, "height": height, "offset": offset}
+        return Launch(
+            kernel=kernel,
+            inputs={**x, **rates, **numbers},
+            outputs={o.name: (n_rows,) if o is DONE else (n_rows, d) for o in kernel.outputs},
+            grid=(d, n_rows, 1),
+            group=row_group(d),
+        )
+
+    def _check_shared(self, x: Mapping[str, Any]) -> None:
+        for name in self.shared:
+            check_size(f"{name}, which is laid out as the arena,", x[name], size(x["arena"]))
+            check_written(name, x[name])
+            check_written("failures", x["failures"])
+
+
+SGD = Rule(name="sgd", formula=step_rules.sgd, bytes_per_element=12)
+MOMENTUM = Rule(name="momentum", formula=step_rules.momentum, bytes_per_element=20, private=("m",))
+ADAM = Rule(name="adam", formula=step_rules.adam, bytes_per_element=28, private=("m", "v"))
+ADAM_SHARED = Rule(
+    name="adam_shared",
+    formula=step_rules.adam,
+    bytes_per_element=28,
+    private=("m",),
+    shared=("v",),
 )
-M_OUT, V_OUT = Argument(name="m_out"), Argument(name="v_out")
-DONE = Argument(name="done", dtype="uint32")
-
-
-def uint(name: str) -> Argument:
-    """A number that is passed by value."""
-    return Argument(name=name, dtype="uint32", scalar=True)
-
-
-_RUN = (*RATES, uint("n"), uint("offset"))
-
-
-def sgd_apply(
-    arena: Any, g: Any, *, decays: Any, hp: Any, grad_scale: Any = 1.0, offset: int
-) -> Launch:
-    """Launch `w -= lr * (grad_scale * g + weight_decay * w)`.
-
-    Raises:
-        ShapeError: arrays that do not fit each other, or a run outside the arena.
-    """
-    return _run(SGD_APPLY, arena, g, {}, decays, hp, grad_scale, offset)
-
-
-def momentum_apply(
-    arena: Any, g: Any, m: Any, *, decays: Any, hp: Any, grad_scale: Any = 1.0, offset: int
-) -> Launch:
-    """Launch `m = momentum * m + d; w -= lr * m` with d as in `sgd_apply`; output `m_out`.
-
-    With Nesterov's look-ahead w moves by `lr * (d + momentum * m)`.
-
-    Raises:
-        ShapeError: arrays that do not fit each other, or a run outside the arena.
-    """
-    return _run(MOMENTUM_APPLY, arena, g, {"m": m}, decays, hp, grad_scale, offset)
-
-
-def adam_apply(
-    arena: Any, g: Any, m: Any, v: Any, *, decays: Any, hp: Any, grad_scale: Any = 1.0, offset: int
-) -> Launch:
-    """Launch AdamW with private moments; outputs `m_out` and `v_out`.
-
-    With s = grad_scale * g, m and v are the exponential means of s and s^2, and w loses
-    lr * (weight_decay * w + (m / bias1) / (sqrt(v / bias2) + eps)).
-
-    Raises:
-        ShapeError: arrays that do not fit each other, or a run outside the arena.
-    Source: Loshchilov and Hutter 2019, arXiv:1711.05101.
-    """
-    return _run(ADAM_APPLY, arena, g, {"m": m, "v": v}, decays, hp, grad_scale, offset)
-
-
-def adam_shared_apply(
-    arena: Any,
-    v: Any,
-    failures: Any,
-    g: Any,
-    m: Any,
-    *,
-    decays: Any,
-    hp: Any,
-    grad_scale: Any = 1.0,
-    offset: int,
-) -> Launch:
-    """Launch AdamW with a second moment that all workers share; output `m_out`.
-
-    Args:
-        arena: as for every step here, likewise what is not named below.
-        v: float32, laid out as the arena, shared, written in place.
-        failures: (8 or more,) uint32; elements whose v was left as it is, since 64 tries of a
-            compare-and-swap failed, are added to its first element.
-        g: see above.
-        m: see above.
-        decays: see above.
-        hp: see above.
-        grad_scale: see above.
-        offset: see above.
-
-    Raises:
-        ShapeError: arrays that do not fit each other, or a run outside the arena.
-
-    Concurrency: each mean moves by compare-and-swap, so no square is lost unless it is counted.
-    """
-    shared = shared_moment(arena, v, failures)
-    return _run(ADAM_SHARED_APPLY, arena, g, {"m": m}, decays, hp, grad_scale, offset, shared)
+RULES = (SGD, MOMENTUM, ADAM, ADAM_SHARED)
 
 
 def channel_scale_apply(
@@ -156,26 +193,17 @@ def channel_scale_apply(
     rows, cols = g.shape
     check_size("s", s, 1 if axis is None else g.shape[axis])
     check_range("the arena", arena, offset, rows * cols)
+    steps = {"row_step": int(axis == 0), "col_step": int(axis == 1)}
+    numbers = {"coef": coef, "decay": decay, "cols": cols, **steps, "n": rows * cols}
     return Launch(
         kernel=CHANNEL_SCALE_APPLY,
-        inputs={
-            "arena": arena,
-            "g": g,
-            "s": s,
-            "coef": coef,
-            "decay": decay,
-            "cols": cols,
-            "row_step": int(axis == 0),
-            "col_step": int(axis == 1),
-            "n": rows * cols,
-            "offset": offset,
-        },
+        inputs={"arena": arena, "g": g, "s": s, **numbers, "offset": offset},
         outputs={"done": (1,)},
         grid=(rows * cols, 1, 1),
     )
 
 
-def check_rates(decays: Any, hp: Any, end: int) -> None:
+def _check_rates(decays: Any, hp: Any, end: int) -> None:
     """Refuse rates and flags that are too few.
 
     Raises:
@@ -189,167 +217,121 @@ def check_rates(decays: Any, hp: Any, end: int) -> None:
         )
 
 
-def shared_moment(arena: Any, v: Any, failures: Any) -> dict[str, Any]:
-    """The inputs of a shared second moment.
-
-    Raises:
-        ShapeError: `v` is not laid out as the arena, or `failures` is too small.
-    """
-    check_size("v, which is laid out as the arena,", v, size(arena))
-    check_written("v", v)
-    check_written("failures", failures)
-    return {"v": v, "failures": failures}
+# -- sample launches -------------------------------------------------------------------------------
 
 
-def _run(
-    kernel: Kernel,
-    arena: Any,
-    g: Any,
-    private: Mapping[str, Any],
-    decays: Any,
-    hp: Any,
-    grad_scale: Any,
-    offset: int,
-    shared: Mapping[str, Any] | None = None,
-) -> Launch:
-    n = size(g)
-    check_range("the arena", arena, offset, n)
-    check_rates(decays, hp, offset + n)
-    for name, state in private.items():
-        check_size(name, state, n)
-    rates = {"decays": decays, "hp": hp, "grad_scale": grad_scale}
-    return Launch(
-        kernel=kernel,
-        inputs={
-            "arena": arena,
-            "g": g,
-            **private,
-            **(shared or {}),
-            **rates,
-            "n": n,
-            "offset": offset,
-        },
-        outputs={o.name: (1,) if o is DONE else (n,) for o in kernel.outputs},
-        grid=(n, 1, 1),
-    )
+_ADAM_HP = adam_hp(lr=0.1, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.2, bias1=0.19, bias2=0.1)
+_SAMPLE_HP = {
+    "sgd": sgd_hp(lr=0.1, weight_decay=0.2),
+    "momentum": momentum_hp(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.2),
+    "adam": _ADAM_HP,
+    "adam_shared": _ADAM_HP,
+}
 
 
-def normal(rng: np.random.Generator, *shape: int) -> Float32:
-    """Random numbers of order 1."""
+def _normal(rng: np.random.Generator, *shape: int) -> Float32:
     return rng.standard_normal(shape, dtype=np.float32)
 
 
-def sample_rates(rng: np.random.Generator, floats: int, hp: Float32) -> dict[str, Any]:
-    """Rates for a sample launch over an arena; half of its parameters decay."""
+def _state(rng: np.random.Generator, rule: Rule, n: int, floats: int) -> dict[str, Any]:
+    """Private state of n elements and shared state of an arena; squares are not negative."""
+    state: dict[str, Any] = {name: _normal(rng, n) for name in rule.private}
+    if "v" in state:
+        state["v"] = np.square(state["v"])
+    for name in rule.shared:
+        state |= {name: np.square(_normal(rng, floats)), "failures": np.zeros(8, np.uint32)}
+    return state
+
+
+def _rates(rng: np.random.Generator, rule: Rule, floats: int) -> dict[str, Any]:
+    """Rates for a launch over an arena; half of its parameters decay."""
     flags = rng.integers(0, 2, -(-floats // FLAG_FLOATS), dtype=np.uint8)
-    return {"decays": flags, "hp": hp, "grad_scale": 0.75}
+    return {"decays": flags, "hp": _SAMPLE_HP[rule.name], "grad_scale": 0.75}
 
 
-SAMPLE_SGD = sgd_hp(lr=0.1, weight_decay=0.2)
-SAMPLE_MOMENTUM = momentum_hp(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.2)
-SAMPLE_ADAM = adam_hp(
-    lr=0.1, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.2, bias1=0.19, bias2=0.1
-)
+def _sample_dense(rule: Rule, rng: np.random.Generator, n: int) -> Launch:
+    x = {"arena": _normal(rng, n + 8), "g": _normal(rng, n), **_state(rng, rule, n, n + 8)}
+    return rule.dense(x, **_rates(rng, rule, n + 8), offset=3)
 
 
-def _sample_sgd(rng: np.random.Generator, n: int) -> Launch:
-    rates = sample_rates(rng, n + 8, SAMPLE_SGD)
-    return sgd_apply(normal(rng, n + 8), normal(rng, n), **rates, offset=3)
-
-
-def _sample_momentum(rng: np.random.Generator, n: int) -> Launch:
-    rates = sample_rates(rng, n + 8, SAMPLE_MOMENTUM)
-    return momentum_apply(normal(rng, n + 8), normal(rng, n), normal(rng, n), **rates, offset=3)
-
-
-def _sample_adam(rng: np.random.Generator, n: int) -> Launch:
-    arena, g, m = normal(rng, n + 8), normal(rng, n), normal(rng, n)
-    rates = sample_rates(rng, n + 8, SAMPLE_ADAM)
-    return adam_apply(arena, g, m, np.square(normal(rng, n)), **rates, offset=3)
-
-
-def _sample_adam_shared(rng: np.random.Generator, n: int) -> Launch:
-    arena, g, m = normal(rng, n + 8), normal(rng, n), normal(rng, n)
-    v, failures = np.square(normal(rng, n + 8)), np.zeros(8, np.uint32)
-    rates = sample_rates(rng, n + 8, SAMPLE_ADAM)
-    return adam_shared_apply(arena, v, failures, g, m, **rates, offset=3)
+def _sample_rows(rule: Rule, rng: np.random.Generator, n: int) -> Launch:
+    """The step of an embedding of which about half of the rows are touched, n elements."""
+    d = 16
+    r = max(1, n // d)
+    height = 2 * r
+    x = {
+        "arena": _normal(rng, height * d + 8),
+        "rows": np.sort(rng.choice(height, r, replace=False)).astype(np.int32),
+        "g": _normal(rng, r, d),
+        **_state(rng, rule, height * d, height * d + 8),
+    }
+    return rule.rows(x, **_rates(rng, rule, height * d + FLAG_FLOATS), offset=5, height=height)
 
 
 def _sample_channel(rng: np.random.Generator, n: int) -> Launch:
     cols = 16
-    g = normal(rng, max(1, n // cols), cols)
-    s, arena = np.square(normal(rng, len(g))), normal(rng, g.size + 8)
+    g = _normal(rng, max(1, n // cols), cols)
+    s, arena = np.square(_normal(rng, len(g))), _normal(rng, g.size + 8)
     return channel_scale_apply(arena, g, s, axis=0, coef=-0.1, decay=0.02, offset=3)
 
 
-def step_kernel(
-    header: str,
-    inputs: tuple[Argument, ...],
-    outputs: tuple[Argument, ...],
-    at: str,
-    reference: Callable[..., None],
-    sample: Callable[[np.random.Generator, int], Launch],
-    bytes_per_element: float,
-) -> Kernel:
-    """Declare a kernel that is named as its reference and called with its arguments in order."""
-    name = reference.__name__
-    call = ", ".join([*(argument.name for argument in inputs + outputs), at])
+# -- declarations ----------------------------------------------------------------------------------
+
+
+def _call(name: str, arguments: tuple[Argument, ...], at: str) -> str:
+    """The call of a function that is named as its kernel, with the kernel's arguments in order."""
+    return f"mlxhog::{name}({', '.join([*(argument.name for argument in arguments), at])});"
+
+
+def _kernel(rule: Rule, *, rows: bool) -> Kernel:
+    """Declare one of the kernels of a rule."""
+    name = f"{rule.name}_apply_rows" if rows else f"{rule.name}_apply"
+    shared = [written(segment) for segment in rule.shared]
+    inputs = (
+        written("arena"),
+        *shared,
+        *([written("failures", "uint32")] if shared else ()),
+        *(arrays("rows", "int32") if rows else ()),
+        *arrays(" ".join(("g", *rule.private))),
+        *arrays("decays", "uint8"),
+        *arrays("hp"),
+        Argument(name="grad_scale", scalar=True),
+        *sizes("d n_rows height offset" if rows else "n offset"),
+    )
+    private = arrays(" ".join(f"{segment}_out" for segment in rule.private))
+    outputs = (DONE, *private) if rows or not private else private
+    reference = step_rules.rows_reference if rows else step_rules.dense_reference
+    sample = _sample_rows if rows else _sample_dense
+    at = "thread_position_in_grid" if rows else "thread_position_in_grid.x"
     return Kernel(
         name=name,
-        header=header,
-        source=f"mlxhog::{name}({call});",
+        header="row_steps.h" if rows else "steps.h",
+        source=_call(name, inputs + outputs, at),
         inputs=inputs,
         outputs=outputs,
-        reference=reference,
-        sample=sample,
-        bytes_per_element=bytes_per_element,
+        reference=reference(rule.formula, rule.private, rule.shared),
+        sample=lambda rng, n: sample(rule, rng, n),
+        bytes_per_element=rule.bytes_per_element + (0 if rows else 1 / FLAG_FLOATS),
     )
 
 
-def _kernel(
-    inputs: tuple[Argument, ...],
-    outputs: tuple[Argument, ...],
-    reference: Callable[..., None],
-    sample: Callable[[np.random.Generator, int], Launch],
-    bytes_per_element: float,
-) -> Kernel:
-    at = "thread_position_in_grid.x"
-    return step_kernel("steps.h", inputs, outputs, at, reference, sample, bytes_per_element)
-
-
-_FLAG = 1 / FLAG_FLOATS  # bytes of an element's share in `decays`
-
-# Bytes: w is read and written, what goes in is read, what goes out is written.
-SGD_APPLY = _kernel((ARENA, G, *_RUN), (DONE,), reference.sgd_apply, _sample_sgd, 12 + _FLAG)
-MOMENTUM_APPLY = _kernel(
-    (ARENA, G, M, *_RUN), (M_OUT,), reference.momentum_apply, _sample_momentum, 20 + _FLAG
+_DENSE = {rule.name: _kernel(rule, rows=False) for rule in RULES}
+_ROWS = {rule.name: _kernel(rule, rows=True) for rule in RULES}
+_SCALE_INPUTS = (
+    written("arena"),
+    *arrays("g s"),
+    Argument(name="coef", scalar=True),
+    Argument(name="decay", scalar=True),
+    *sizes("cols row_step col_step n offset"),
 )
-ADAM_APPLY = _kernel(
-    (ARENA, G, M, V, *_RUN), (M_OUT, V_OUT), reference.adam_apply, _sample_adam, 28 + _FLAG
+CHANNEL_SCALE_APPLY = Kernel(
+    name="channel_scale_apply",
+    header="steps.h",
+    source=_call("channel_scale_apply", (*_SCALE_INPUTS, DONE), "thread_position_in_grid.x"),
+    inputs=_SCALE_INPUTS,
+    outputs=(DONE,),
+    reference=step_rules.channel_scale_reference,
+    sample=_sample_channel,
+    bytes_per_element=12,  # and the factors
 )
-ADAM_SHARED_APPLY = _kernel(
-    (ARENA, *SHARED_V, G, M, *_RUN),
-    (M_OUT,),
-    reference.adam_shared_apply,
-    _sample_adam_shared,
-    28 + _FLAG,
-)
-CHANNEL_SCALE_APPLY = _kernel(
-    (
-        ARENA,
-        G,
-        Argument(name="s"),
-        Argument(name="coef", scalar=True),
-        Argument(name="decay", scalar=True),
-        uint("cols"),
-        uint("row_step"),
-        uint("col_step"),
-        uint("n"),
-        uint("offset"),
-    ),
-    (DONE,),
-    reference.channel_scale_apply,
-    _sample_channel,
-    12,  # and the factors
-)
-KERNELS = (SGD_APPLY, MOMENTUM_APPLY, ADAM_APPLY, ADAM_SHARED_APPLY, CHANNEL_SCALE_APPLY)
+KERNELS = (*_DENSE.values(), CHANNEL_SCALE_APPLY, *_ROWS.values())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlxhog import _native
-from mlxhog.metal.kernels.hyper import adam_hp
+from mlxhog.metal.kernels.step_rules import adam_hp
 from mlxhog.optim import metal_steps
 from mlxhog.optim.target import Target, float32, parameter, touched
 from mlxhog.optim.updates import Float32, Grads

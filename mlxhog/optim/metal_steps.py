@@ -8,8 +8,7 @@ before the next begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,37 +16,16 @@ import numpy as np
 from mlxhog.arena.importing import whole
 from mlxhog.errors import ShapeError
 from mlxhog.metal.engine import Engine
-from mlxhog.metal.kernel import Launch
-from mlxhog.metal.kernels import row_steps, steps
 from mlxhog.metal.kernels.adds import dense_axpy
-from mlxhog.metal.kernels.hyper import HP
-from mlxhog.metal.kernels.ranges import LEAST
-from mlxhog.metal.kernels.steps import FLAG_FLOATS
+from mlxhog.metal.kernels.arguments import LEAST
+from mlxhog.metal.kernels.step_rules import FLAG_FLOATS, HP
+from mlxhog.metal.kernels.steps import ADAM, ADAM_SHARED, MOMENTUM, SGD, Rule
 from mlxhog.optim.gradients import Float32, Rows
 from mlxhog.optim.updates import Slot, row_width
 
-
-@dataclass(frozen=True)
-class Rule:
-    """The kernels of an update rule.
-
-    Attributes:
-        dense: launches a step of a run of dense parameters.
-        rows: launches a step of some rows of a parameter.
-        private: segments that go in as inputs and come out as outputs `<name>_out`.
-        shared: segments that are written in place, with a counter of failed tries.
-    """
-
-    dense: Callable[..., Launch]
-    rows: Callable[..., Launch]
-    private: tuple[str, ...] = ()
-    shared: tuple[str, ...] = ()
-
-
-SGD = Rule(steps.sgd_apply, row_steps.sgd_apply_rows)
-MOMENTUM = Rule(steps.momentum_apply, row_steps.momentum_apply_rows, ("m",))
-ADAM = Rule(steps.adam_apply, row_steps.adam_apply_rows, ("m", "v"))
-ADAM_SHARED = Rule(steps.adam_shared_apply, row_steps.adam_shared_apply_rows, ("m",), ("v",))
+__all__ = [
+    "ADAM", "ADAM_SHARED", "MOMENTUM", "SGD", "MetalSteps", "Rule", "decay_flags", "runs",
+]  # fmt: skip
 
 
 class MetalSteps:
@@ -130,15 +108,8 @@ class MetalSteps:
         for slot, grad in run:
             at = slot.offset - first.offset
             staged[at : at + slot.size] = grad.reshape(-1)
-        launch = rule.dense(
-            self.arena,
-            *self._in_place(rule, state),
-            self.engine.array(staged),
-            *(self.adopt(state[name])[span] for name in rule.private),
-            **rates,
-            offset=first.offset,
-        )
-        outputs = self.engine.run(launch)
+        x = {"g": self.engine.array(staged), **self._state(rule, state, span)}
+        outputs = self.engine.run(rule.dense(x, **rates, offset=first.offset))
         for name in rule.private:
             state[name][span] = self.engine.host(outputs[f"{name}_out"])
 
@@ -152,16 +123,12 @@ class MetalSteps:
     ) -> None:
         """One launch over the touched rows of a parameter."""
         span = slice(slot.offset, slot.offset + slot.size)
-        launch = rule.rows(
-            self.arena,
-            *self._in_place(rule, state),
-            self.engine.array(grad.index),
-            self.engine.array(grad.values),
-            *(self.adopt(state[name])[span] for name in rule.private),
-            **rates,
-            offset=slot.offset,
-            height=slot.shape[0],
-        )
+        touched = {
+            "rows": self.engine.array(grad.index),
+            "g": self.engine.array(grad.values),
+        }
+        x = {**touched, **self._state(rule, state, span)}
+        launch = rule.rows(x, **rates, offset=slot.offset, height=slot.shape[0])
         outputs = self.engine.run(launch)
         for name in rule.private:
             own = state[name][span].reshape(slot.shape[0], row_width(slot))
@@ -175,17 +142,22 @@ class MetalSteps:
         """Build the kernels of a rule, by launches on memory of their own that nobody needs."""
         array = self.engine.array
         n = FLAG_FLOATS
-        hp, decays = array(np.ones(HP, np.float32)), array(np.zeros(1, np.uint8))
-        arena, g = array(np.zeros(n, np.float32)), array(np.zeros((1, n), np.float32))
-        shared = [x for _ in rule.shared for x in (array(np.zeros(n, np.float32)), self._failures)]
-        private = [array(np.zeros(n, np.float32)) for _ in rule.private]
-        common = {"decays": decays, "hp": hp, "offset": 0}
-        self.engine.run(rule.dense(arena, *shared, g, *private, **common))
-        row = array(np.zeros(1, np.int32))
-        self.engine.run(rule.rows(arena, *shared, row, g, *private, **common, height=1))
+        names = ("arena", *rule.private, *rule.shared)
+        x = {name: array(np.zeros(n, np.float32)) for name in names}
+        x |= {"g": array(np.zeros((1, n), np.float32))} | self._failed(rule)
+        rates = {"decays": array(np.zeros(1, np.uint8)), "hp": array(np.ones(HP, np.float32))}
+        self.engine.run(rule.dense(x, **rates, offset=0))
+        x |= {"rows": array(np.zeros(1, np.int32))}
+        self.engine.run(rule.rows(x, **rates, offset=0, height=1))
 
-    def _in_place(self, rule: Rule, state: Mapping[str, Float32]) -> list[Any]:
-        return [x for name in rule.shared for x in (self.adopt(state[name]), self._failures)]
+    def _state(self, rule: Rule, state: Mapping[str, Float32], span: slice) -> dict[str, Any]:
+        """The arena and the state of a launch, which keeps `span` of the private segments."""
+        private = {name: self.adopt(state[name])[span] for name in rule.private}
+        shared = {name: self.adopt(state[name]) for name in rule.shared}
+        return {"arena": self.arena, **private, **shared, **self._failed(rule)}
+
+    def _failed(self, rule: Rule) -> dict[str, Any]:
+        return {"failures": self._failures} if rule.shared else {}
 
 
 def runs(

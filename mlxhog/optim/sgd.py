@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlxhog import _native
-from mlxhog.metal.kernels.hyper import momentum_hp, sgd_hp
+from mlxhog.metal.kernels.step_rules import momentum_hp, sgd_hp
 from mlxhog.optim import metal_steps
 from mlxhog.optim.target import Target, float32, parameter, touched
 from mlxhog.optim.updates import Float32, Grads

@@ -14,7 +14,6 @@ from mlxhog.doctor import kernels
 from mlxhog.doctor.checks import Result
 from mlxhog.doctor.kernels import Engines, difference, instances, write_imported
 from mlxhog.metal.host import wrap
-from mlxhog.metal.kernels import adds_reference
 from mlxhog.metal.kernels.adds import DENSE_AXPY
 from mlxhog.metal.registry import KERNELS
 
@@ -115,7 +114,7 @@ def test_a_kernel_that_differs_from_its_reference_is_caught(
         arrays["arena"][7:8] ^= 1 if arrays["arena"].dtype == np.uint32 else np.uint32(0)
 
     def half_as_much(**arrays: Any) -> None:
-        adds_reference.dense_axpy(**{**arrays, "scale": arrays["scale"] / 2})
+        DENSE_AXPY.reference(**{**arrays, "scale": arrays["scale"] / 2})
 
     wrong = replace(right, reference=half_as_much if kernel == "dense_axpy" else off_by_one)
     monkeypatch.setattr(kernels, "KERNELS", {kernel: _sampled_as(wrong, right)})

@@ -20,7 +20,7 @@ from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_reference import ReferenceEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.host.engine import HostEngine
-from mlxhog.metal.kernels import adds, packed16, reduce
+from mlxhog.metal.kernels import adds, conv, packed16
 from mlxhog.metal.kernels.adds import dense_axpy, scatter_add_rows
 from mlxhog.metal.registry import KERNELS
 
@@ -176,7 +176,8 @@ def test_a_kernel_that_writes_an_input_has_finished_when_run_returns(
     fake, made = fakes("mps", monkeypatch)
     made.run(dense_axpy(made.array(floats(N)), made.array(floats(9)), scale=1.0, offset=0))
     assert fake.synchronized == 1
-    made.run(reduce.sumsq_partial(made.array(floats(9))))  # torch's own order suffices
+    part = made.array(floats(4).reshape(1, 1, 2, 2))
+    made.run(conv.conv_bwd_final(part, S=1))  # torch's own order suffices
     assert fake.synchronized == 1
 
 
@@ -189,13 +190,13 @@ def test_a_kernel_without_written_inputs_stays_lazy_and_takes_lazy_results(
     monkeypatch.setattr(
         "mlxhog.metal.engine_mlx.mx.eval", lambda *x: evaluated.append(x) or evaluate(*x)
     )
-    norm = made.run(reduce.sumsq_final(mx.full(8, 4.0)))["norm"]
-    scale = made.run(reduce.clip_scale(norm, max_norm=1.0))["scale"]
+    sums = made.run(conv.conv_bwd_final(mx.full((1, 1, 2, 8), 4.0), S=1))["dbias"]
+    scale = made.run(conv.conv_bwd_final(sums.reshape(1, 1, 8, 1), S=1))["dbias"]
     # the stand-in evaluates, the engine must not
     assert not [x for x in evaluated if isinstance(x[0], list)]
     arena = made.array(np.zeros(8, np.float32))
     made.run(dense_axpy(arena, mx.ones(8), scale=scale, offset=0))
-    np.testing.assert_allclose(made.host(arena), 1 / np.sqrt(32), rtol=1e-6)
+    np.testing.assert_allclose(made.host(arena), 4.0, rtol=1e-6)
 
 
 def test_an_in_place_kernel_inside_a_compiled_function_is_refused(

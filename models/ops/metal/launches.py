@@ -9,9 +9,7 @@ from typing import Any
 
 from mlxhog.metal.engine import Engine
 from mlxhog.metal.kernels import conv as conv_kernels
-from mlxhog.metal.kernels.mlstm import forward_launches
-from mlxhog.metal.kernels.mlstm_backward import backward_launches
-from mlxhog.metal.kernels.mlstm_shape import LONGEST_CHUNK
+from mlxhog.metal.kernels.mlstm import LONGEST_CHUNK, backward_launches, forward_launches
 from mlxhog.metal.kernels.slstm import slstm_backward, slstm_forward
 
 MLSTM_INPUTS = ("q", "k", "v", "i", "f", "C0", "n0", "m0")
@@ -128,11 +126,11 @@ def slstm(engine: Engine, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
     Raises:
         ShapeError: shapes differ, or a head is too wide.
     """
-    states = engine.run(slstm_forward(**inputs))
+    states = engine.run(slstm_forward(inputs))
     return tuple(states[name] for name in SLSTM_STATES)
 
 
 def slstm_grad(engine: Engine, saved: Mapping[str, Any]) -> tuple[Any, ...]:
     """Differentiate `slstm`: `SLSTM_SAVED` by name -> `SLSTM_GRADIENTS`."""
-    grads = engine.run(slstm_backward(**saved))
+    grads = engine.run(slstm_backward(saved))
     return tuple(grads[name] for name in SLSTM_GRADIENTS)

@@ -15,9 +15,9 @@ import pytest
 
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Launch
-from mlxhog.metal.kernels import adds, packed16, reduce, row_steps, steps, versions
-from mlxhog.metal.kernels.hyper import momentum_hp, sgd_hp
-from mlxhog.metal.kernels.packed16_reference import from_bfloat_bits
+from mlxhog.metal.kernels import adds, packed16, steps
+from mlxhog.metal.kernels.packed16 import from_bfloat_bits
+from mlxhog.metal.kernels.step_rules import momentum_hp, sgd_hp
 from mlxhog.metal.registry import KERNELS
 from tests.metal.kernels.numbers import Array, counter
 
@@ -35,7 +35,6 @@ class Count:
     launch: Launch
     counted: tuple[Array, ...]
     times: int = ADDS // N
-    counts_all: bool = False  # one element counts for all N
 
 
 def zeros(n: int = N) -> Array:
@@ -49,11 +48,6 @@ def ones(n: int = N) -> Array:
 def dense_axpy() -> Count:
     arena = zeros()
     return Count(adds.dense_axpy(arena, ones(), scale=1.0, offset=0), (arena,))
-
-
-def dense_axpy_nz() -> Count:
-    arena, made = zeros(), counter()
-    return Count(adds.dense_axpy_nz(arena, ones(), made, scale=1.0, offset=0), (arena,))
 
 
 def scatter_add_rows() -> Count:
@@ -71,32 +65,26 @@ def packed16_add(instance: str, one: int, most: int) -> Count:
     return Count(launch, (arena,), times=most)
 
 
-def rates(hp: Array) -> dict[str, Any]:
-    return {"decays": np.zeros(2, np.uint8), "hp": hp, "offset": 0}
-
-
-def sgd_apply() -> Count:
-    arena = zeros()
-    return Count(steps.sgd_apply(arena, -ones(), **rates(sgd_hp(lr=1, weight_decay=0))), (arena,))
-
-
 MOMENTUM = momentum_hp(lr=1, momentum=0, nesterov=False, weight_decay=0)
+RULES = {
+    "sgd": (steps.SGD, sgd_hp(lr=1, weight_decay=0)),
+    "momentum": (steps.MOMENTUM, MOMENTUM),
+    "adam": (steps.ADAM, COUNTING),
+    "adam_shared": (steps.ADAM_SHARED, COUNTING),
+}
 
 
-def momentum_apply() -> Count:
-    arena = zeros()
-    return Count(steps.momentum_apply(arena, -ones(), zeros(), **rates(MOMENTUM)), (arena,))
-
-
-def adam_apply() -> Count:
-    arena = zeros()
-    return Count(steps.adam_apply(arena, -ones(), zeros(), zeros(), **rates(COUNTING)), (arena,))
-
-
-def adam_shared_apply() -> Count:
-    arena, v = zeros(), zeros()
-    launch = steps.adam_shared_apply(arena, v, counter(), -ones(), zeros(), **rates(COUNTING))
-    return Count(launch, (arena, v))
+def step(name: str, *, rows: bool) -> Count:
+    rule, hp = RULES[name]
+    x: dict[str, Any] = {name: zeros() for name in ("arena", *rule.private, *rule.shared)}
+    x |= {"failures": counter()} if rule.shared else {}
+    rates = {"decays": np.zeros(2, np.uint8), "hp": hp, "offset": 0}
+    if rows:
+        x |= {"rows": np.arange(8, dtype=np.int32), "g": -ones().reshape(8, 8)}
+        launch = rule.rows(x, **rates, height=8)
+    else:
+        launch = rule.dense({**x, "g": -ones()}, **rates)
+    return Count(launch, (x["arena"], *(x[name] for name in rule.shared)))
 
 
 def channel_scale_apply() -> Count:
@@ -105,63 +93,26 @@ def channel_scale_apply() -> Count:
     return Count(launch, (arena,))
 
 
-def by_rows(front: Callable[..., Launch], hp: Array, *state: Array, **more: Any) -> Launch:
-    rows, g = np.arange(8, dtype=np.int32), -ones().reshape(8, 8)
-    return front(rows=rows, g=g, **more, **rates(hp), height=8)
-
-
-def sgd_apply_rows() -> Count:
-    arena = zeros()
-    hp = sgd_hp(lr=1, weight_decay=0)
-    return Count(by_rows(row_steps.sgd_apply_rows, hp, arena=arena), (arena,))
-
-
-def momentum_apply_rows() -> Count:
-    arena = zeros()
-    launch = by_rows(row_steps.momentum_apply_rows, MOMENTUM, arena=arena, m=zeros())
-    return Count(launch, (arena,))
-
-
-def adam_apply_rows() -> Count:
-    arena = zeros()
-    launch = by_rows(row_steps.adam_apply_rows, COUNTING, arena=arena, m=zeros(), v=zeros())
-    return Count(launch, (arena,))
-
-
-def adam_shared_apply_rows() -> Count:
-    arena, v = zeros(), zeros()
-    more = {"arena": arena, "v": v, "failures": counter(), "m": zeros()}
-    return Count(by_rows(row_steps.adam_shared_apply_rows, COUNTING, **more), (arena, v))
-
-
 def version_bump() -> Count:
     counters = np.zeros(N, np.uint32)
-    return Count(versions.version_bump(counters, np.arange(N, dtype=np.int32)), (counters,))
-
-
-def nonfinite_count() -> Count:
-    found = counter()
-    launch = reduce.nonfinite_count(np.full(N, np.nan, np.float32), found)
-    return Count(launch, (found[:1],), counts_all=True)
+    return Count(adds.version_bump(counters, np.arange(N, dtype=np.int32)), (counters,))
 
 
 CASES: dict[str, Callable[[], Count]] = {
     "dense_axpy": dense_axpy,
-    "dense_axpy_nz": dense_axpy_nz,
     "scatter_add_rows": scatter_add_rows,
     "packed16_add half": lambda: packed16_add("half", 0x3C00, 2048),
     "packed16_add bfloat": lambda: packed16_add("bfloat", 0x3F80, 256),
-    "sgd_apply": sgd_apply,
-    "momentum_apply": momentum_apply,
-    "adam_apply": adam_apply,
-    "adam_shared_apply": adam_shared_apply,
+    "sgd_apply": lambda: step("sgd", rows=False),
+    "momentum_apply": lambda: step("momentum", rows=False),
+    "adam_apply": lambda: step("adam", rows=False),
+    "adam_shared_apply": lambda: step("adam_shared", rows=False),
     "channel_scale_apply": channel_scale_apply,
-    "sgd_apply_rows": sgd_apply_rows,
-    "momentum_apply_rows": momentum_apply_rows,
-    "adam_apply_rows": adam_apply_rows,
-    "adam_shared_apply_rows": adam_shared_apply_rows,
+    "sgd_apply_rows": lambda: step("sgd", rows=True),
+    "momentum_apply_rows": lambda: step("momentum", rows=True),
+    "adam_apply_rows": lambda: step("adam", rows=True),
+    "adam_shared_apply_rows": lambda: step("adam_shared", rows=True),
     "version_bump": version_bump,
-    "nonfinite_count": nonfinite_count,
 }
 
 
@@ -183,12 +134,9 @@ def test_ten_million_adds_under_chaos_all_arrive(
     launch = repeated(count.launch, count.times)
     assert np.prod(launch.grid, dtype=np.int64) * (2 if launch.instance else 1) >= ADDS
     shim.run(launch)
-    wanted = count.times * (N if count.counts_all else 1)
     for array in count.counted:
-        np.testing.assert_array_equal(numbers(array, launch.instance), wanted)
-    inputs = launch.inputs
-    assert "failures" not in inputs or not inputs["failures"].any()
-    assert "added" not in inputs or inputs["added"][0] == count.times * N
+        np.testing.assert_array_equal(numbers(array, launch.instance), count.times)
+    assert "failures" not in launch.inputs or not launch.inputs["failures"].any()
 
 
 def numbers(array: Array, instance: str) -> Array:

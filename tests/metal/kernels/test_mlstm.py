@@ -10,9 +10,14 @@ from mlxhog.errors import ShapeError
 from mlxhog.metal.engine_reference import ReferenceEngine
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Kernel, Launch
-from mlxhog.metal.kernels import mlstm, mlstm_backward
-from mlxhog.metal.kernels.mlstm import forward_launches, run_reference, sample_cell
-from mlxhog.metal.kernels.mlstm_backward import backward_launches, sample_gradients
+from mlxhog.metal.kernels import mlstm
+from mlxhog.metal.kernels.mlstm import (
+    backward_launches,
+    forward_launches,
+    run_reference,
+    sample_cell,
+    sample_gradients,
+)
 from mlxhog.models.ops.reference import mlstm_numpy
 from tests.tolerances import (
     METAL_CELL_F32,
@@ -197,7 +202,7 @@ def test_a_gradient_of_the_last_state_reaches_all_that_was_written_into_it(
 
 
 @pytest.mark.parametrize(
-    "kernel", [mlstm.GATES, mlstm.OUT, mlstm_backward.OUT], ids=lambda kernel: kernel.name
+    "kernel", [mlstm.GATES, mlstm.OUT, mlstm.BWD_OUT], ids=lambda kernel: kernel.name
 )
 def test_any_order_of_threads_gives_the_same_bits(
     host_engine: Callable[..., HostEngine], consumer: str, kernel: Kernel
@@ -215,7 +220,7 @@ def test_any_order_of_threads_gives_the_same_bits(
 def test_a_chunk_that_is_too_long_is_refused_with_the_reason() -> None:
     gate = np.zeros((1, 100, 1), np.float32)
     with pytest.raises(ShapeError, match="chunks of 65 positions and take 1 to 64"):
-        mlstm.mlstm_gates(gate, gate, chunk=65)
+        mlstm.mlstm_gates({"i": gate, "f": gate}, chunk=65)
 
 
 def test_arrays_that_do_not_belong_together_are_refused_by_name() -> None:
@@ -232,4 +237,4 @@ def test_states_beyond_32_bits_are_refused() -> None:
         shape = (64, 64, 64, 512)
 
     with pytest.raises(ShapeError, match="too many elements; run fewer sequences at once"):
-        mlstm_backward.mlstm_bwd_states(*[Huge()] * 9, chunk=1)
+        mlstm.mlstm_bwd_states({"q": Huge(), "dh": Huge()}, chunk=1)

@@ -41,12 +41,11 @@ def sample(shape: dict[str, int], fresh: bool, packed: bool = False) -> Arrays:
 
 
 def forward(x: Arrays) -> Launch:
-    return slstm_forward(*(x[name] for name in (*GIVEN, "starts")))
+    return slstm_forward(x)
 
 
 def backward(x: Arrays) -> Launch:
-    given = (a.name for a in slstm.BACKWARD.inputs if not a.scalar)
-    return slstm_backward(*(x[name] for name in given))
+    return slstm_backward(x)
 
 
 def run(engine: Any, x: Arrays) -> Arrays:
@@ -183,7 +182,7 @@ def test_a_head_that_is_too_wide_is_refused_with_the_limit() -> None:
         shape = (1, 1, 4, 1, 1025)
 
     with pytest.raises(ShapeError, match="heads of 1025 units, and a group .* at most 1024"):
-        slstm_forward(*[Wide()] * 8)
+        slstm_forward({"G": Wide()})
 
 
 def test_arrays_that_do_not_belong_together_are_refused_by_name() -> None:

@@ -13,8 +13,8 @@ from mlxhog.errors import ShapeError
 from mlxhog.metal.engine import Engine
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Launch
-from mlxhog.metal.kernels import row_steps, steps
-from mlxhog.metal.kernels.hyper import adam_hp, momentum_hp, sgd_hp
+from mlxhog.metal.kernels import steps
+from mlxhog.metal.kernels.step_rules import FLAG_FLOATS, adam_hp, momentum_hp, sgd_hp
 from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target
 from mlxhog.optim.gradients import Rows
 from tests.metal.kernels.numbers import SIZES, Array, assert_same_bits, counter, normal, odd
@@ -51,11 +51,11 @@ class Worker:
 
     def rates(self, step: int) -> dict[str, Any]:
         """The keywords of a kernel's front function."""
-        rule, flags = self.rule, np.zeros(-(-len(self.flat) // steps.FLAG_FLOATS), np.uint8)
+        rule, flags = self.rule, np.zeros(-(-len(self.flat) // FLAG_FLOATS), np.uint8)
         for slot in self.slots:
             if slot.name in self.decay:
                 end = slot.offset + slot.size
-                flags[slot.offset // steps.FLAG_FLOATS : -(-end // steps.FLAG_FLOATS)] = 1
+                flags[slot.offset // FLAG_FLOATS : -(-end // FLAG_FLOATS)] = 1
         if isinstance(rule, SGD):
             hp = sgd_hp(lr=LR, weight_decay=rule.weight_decay)
         elif isinstance(rule, Momentum):
@@ -81,17 +81,8 @@ class Worker:
     def dense_step(self, engine: Engine, g: Array, offset: int, step: int) -> None:
         """One launch over a run of parameters."""
         here = slice(offset, offset + g.size)
-        m, v, rates = self.m[here], self.v[here], {**self.rates(step), "offset": offset}
-        launch: Launch
-        if isinstance(self.rule, SGD):
-            launch = steps.sgd_apply(self.flat, g, **rates)
-        elif isinstance(self.rule, Momentum):
-            launch = steps.momentum_apply(self.flat, g, m, **rates)
-        elif self.rule.shared_segments:
-            launch = steps.adam_shared_apply(self.flat, self.v, counter(), g, m, **rates)
-        else:
-            launch = steps.adam_apply(self.flat, g, m, v, **rates)
-        outputs = engine.run(launch)
+        x = {"g": g, **self.state(here)}
+        outputs = engine.run(self.rule.metal_rule.dense(x, **self.rates(step), offset=offset))
         for name in self.rule.state_segments:
             getattr(self, name)[here] = outputs[f"{name}_out"]
 
@@ -99,22 +90,18 @@ class Worker:
         """One launch over the rows that a gradient touches."""
         here = slice(slot.offset, slot.offset + slot.size)
         more = {**self.rates(step), "offset": slot.offset, "height": slot.shape[0]}
-        rows, g, m, v = grad.index, grad.values, self.m[here], self.v[here]
-        launch: Launch
-        if isinstance(self.rule, SGD):
-            launch = row_steps.sgd_apply_rows(self.flat, rows, g, **more)
-        elif isinstance(self.rule, Momentum):
-            launch = row_steps.momentum_apply_rows(self.flat, rows, g, m, **more)
-        elif self.rule.shared_segments:
-            launch = row_steps.adam_shared_apply_rows(
-                self.flat, self.v, counter(), rows, g, m, **more
-            )
-        else:
-            launch = row_steps.adam_apply_rows(self.flat, rows, g, m, v, **more)
-        outputs = engine.run(launch)
+        x = {"rows": grad.index, "g": grad.values, **self.state(here)}
+        outputs = engine.run(self.rule.metal_rule.rows(x, **more))
         for name in self.rule.state_segments:
             state = getattr(self, name)[here].reshape(slot.shape)
-            state[rows] = outputs[f"{name}_out"]
+            state[grad.index] = outputs[f"{name}_out"]
+
+    def state(self, here: slice) -> dict[str, Any]:
+        """The arena and the rule's state, of which `here` is a run of parameters."""
+        x: dict[str, Any] = {name: getattr(self, name)[here] for name in self.rule.state_segments}
+        shared = {name: getattr(self, name) for name in self.rule.shared_segments}
+        failures = {"failures": counter()} if shared else {}
+        return {"arena": self.flat, **x, **shared, **failures}
 
 
 def two_alike(name: str, floats: int, decay: set[str], *slots: Slot) -> tuple[Worker, Worker]:
@@ -206,9 +193,8 @@ def test_rows_that_python_cannot_see_are_left_out_and_reported(engine: Engine) -
         "decays": np.zeros(1, np.uint8),
         "hp": sgd_hp(lr=1.0, weight_decay=0.0),
     }
-    launch = row_steps.sgd_apply_rows(
-        flat, np.arange(3, dtype=np.int32), g, **rates, offset=0, height=3
-    )
+    x = {"arena": flat, "rows": np.arange(3, dtype=np.int32), "g": g}
+    launch = steps.SGD.rows(x, **rates, offset=0, height=3)
     rows, before = np.array([-1, 1, 3], np.int32), flat.copy()
     done = engine.run(replace(launch, inputs={**launch.inputs, "rows": rows}))["done"]
     assert done.tolist() == [0, 1, 0]
@@ -219,7 +205,8 @@ def test_rows_that_python_cannot_see_are_left_out_and_reported(engine: Engine) -
 def test_an_empty_run_changes_nothing(engine: Engine) -> None:
     flat, nothing = normal(64), np.zeros(0, np.float32)
     before = flat.copy()
-    outputs = engine.run(steps.adam_apply(flat, nothing, nothing, nothing, **RATES, offset=64))
+    x = {"arena": flat, **dict.fromkeys(("g", "m", "v"), nothing)}
+    outputs = engine.run(steps.ADAM.dense(x, **RATES, offset=64))
     assert outputs["m_out"].shape == outputs["v_out"].shape == (0,)
     assert_same_bits(flat, before)
 
@@ -248,7 +235,8 @@ def test_an_element_of_the_shared_moment_that_never_settles_is_counted(
     # beta2 = 1 and 1 - beta2 = 1 make v count; the other rates leave w alone.
     hp = np.array([0, 0, 0, 0, 1, 1, 0, 1], np.float32)
     ones, decays = np.ones(8, np.float32), np.zeros(1, np.uint8)
-    launch = steps.adam_shared_apply(flat, v, failures, ones, ones, decays=decays, hp=hp, offset=0)
+    x = {"arena": flat, "v": v, "failures": failures, "g": ones, "m": ones}
+    launch = steps.ADAM_SHARED.dense(x, decays=decays, hp=hp, offset=0)
     source = launch.kernel.source.replace("adam_shared_apply", "adam_shared_apply<1>")
     impatient = replace(launch.kernel, source=source)
     shim = host_engine("mlx", chaos=5, threads=1)
@@ -260,6 +248,7 @@ def test_an_element_of_the_shared_moment_that_never_settles_is_counted(
 FLAT, G8, M8 = np.zeros(64, np.float32), np.ones(8, np.float32), np.zeros(8, np.float32)
 RATES: dict[str, Any] = {"decays": np.zeros(2, np.uint8), "hp": np.zeros(8, np.float32)}
 FEW: dict[str, Any] = {**RATES, "decays": np.zeros(1, np.uint8)}
+SGD8 = {"arena": FLAT, "g": G8}
 G2 = np.ones((2, 4), np.float32)
 M16 = np.zeros(16, np.float32)
 
@@ -269,26 +258,29 @@ def index(*rows: int) -> Array:
 
 
 def rows_of(rows: Array, m: Array = M16, **rates: Any) -> Launch:
-    return row_steps.momentum_apply_rows(FLAT, rows, G2, m, **rates, offset=32, height=4)
+    x = {"arena": FLAT, "rows": rows, "g": G2, "m": m}
+    return steps.MOMENTUM.rows(x, **rates, offset=32, height=4)
 
 
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
-    "negative offset": (lambda: steps.sgd_apply(FLAT, G8, **RATES, offset=-4), "-4 to 4"),
-    "past the end": (lambda: steps.sgd_apply(FLAT, G8, **RATES, offset=60), "60 to 68"),
+    "negative offset": (lambda: steps.SGD.dense(SGD8, **RATES, offset=-4), "-4 to 4"),
+    "past the end": (lambda: steps.SGD.dense(SGD8, **RATES, offset=60), "60 to 68"),
     "few flags": (
-        lambda: steps.sgd_apply(FLAT, G8, **FEW, offset=32),
+        lambda: steps.SGD.dense(SGD8, **FEW, offset=32),
         "decays has 1 flags, for 32 floats; the launch ends at float 40",
     ),
     "few rates": (
-        lambda: steps.sgd_apply(FLAT, G8, decays=RATES["decays"], hp=FLAT[:4], offset=0),
+        lambda: steps.SGD.dense(SGD8, decays=RATES["decays"], hp=FLAT[:4], offset=0),
         r"hp has shape \(4,\), 4 elements; this launch wants 8",
     ),
     "state": (
-        lambda: steps.adam_apply(FLAT, G8, M8, M16, **RATES, offset=0),
+        lambda: steps.ADAM.dense({**SGD8, "m": M8, "v": M16}, **RATES, offset=0),
         r"v has shape \(16,\), 16 elements; this launch wants 8",
     ),
     "shared state": (
-        lambda: steps.adam_shared_apply(FLAT, M16, counter(), G8, M8, **RATES, offset=0),
+        lambda: steps.ADAM_SHARED.dense(
+            {**SGD8, "m": M8, "v": M16, "failures": counter()}, **RATES, offset=0
+        ),
         "v, which is laid out as the arena, has shape",
     ),
     "rows repeat": (lambda: rows_of(index(1, 1), **RATES), "rows repeat or do not ascend"),
@@ -322,7 +314,8 @@ def test_arrays_that_do_not_fit_each_other_are_refused(case: str) -> None:
 def test_another_dtype_is_refused_and_nothing_written(shim: HostEngine, name: str) -> None:
     arena = normal(64)
     before = arena.copy()
-    launch = steps.adam_apply(arena, G8, M8, M8, **RATES, offset=0)
+    x = {"arena": arena, "g": G8, "m": M8, "v": M8}
+    launch = steps.ADAM.dense(x, **RATES, offset=0)
     wrong = launch.inputs[name].astype(np.float64)
     with pytest.raises(ShapeError, match=f"adam_apply: {name}"):
         shim.run(replace(launch, inputs={**launch.inputs, name: wrong}))

@@ -10,7 +10,7 @@ import pytest
 from mlxhog.errors import ShapeError
 from mlxhog.metal.engine import Engine
 from mlxhog.metal.host.engine import HostEngine
-from mlxhog.metal.kernels.versions import version_bump
+from mlxhog.metal.kernels.adds import version_bump
 from tests.metal.kernels.numbers import SIZES, Array, assert_same_bits, counter
 
 
