@@ -6,18 +6,21 @@ Names that `create` knows:
     mps             PyTorch on an Apple GPU         `engine_torch.py`
     emulated:mlx    the host shim, running the text that MLX would compile   `host/engine.py`
     emulated:mps    the host shim, running the whole kernels that PyTorch would compile
-    reference       NumPy                           `engine_reference.py`
+    reference       NumPy: the fallback, and what the others must equal
 """
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError
 from mlxhog.metal.kernel import Launch
+from mlxhog.metal.kernels.adds import dense_axpy
 
+_HOST_WRITES = (1.0, -6.5, 1024.0)  # added to exactly
 NAMES = ("mlx", "mps", "emulated:mlx", "emulated:mps", "reference")
 
 
@@ -52,6 +55,39 @@ class Engine(Protocol):
         """
 
 
+class ReferenceEngine:
+    """Computes launches in NumPy; arrays are NumPy arrays, adopted ones the host's own."""
+
+    name = "reference"
+    emulated = False
+
+    def array(self, host: NDArray[Any]) -> NDArray[Any]:
+        """See `Engine.array`."""
+        return host.copy()
+
+    def adopt(self, host: NDArray[Any]) -> NDArray[Any]:
+        """See `Engine.adopt`."""
+        return host
+
+    def host(self, array: NDArray[Any]) -> NDArray[Any]:
+        """See `Engine.host`."""
+        return array
+
+    def run(self, launch: Launch) -> dict[str, NDArray[Any]]:
+        """See `Engine.run`."""
+        kernel = launch.kernel
+        outputs = {
+            argument.name: np.zeros(launch.outputs[argument.name], argument.dtype)
+            for argument in kernel.outputs
+        }
+        if 0 in launch.grid:
+            return outputs
+        instance = {"instance": launch.instance} if kernel.instances else {}
+        with np.errstate(all="ignore"):  # a GPU does not warn of infinity and NaN either
+            kernel.reference(**launch.inputs, **outputs, **instance)
+        return outputs
+
+
 def create(name: str, *, threads: int = 2) -> Engine:
     """Start an engine; imports its framework.
 
@@ -76,7 +112,30 @@ def create(name: str, *, threads: int = 2) -> Engine:
 
         return HostEngine(name.partition(":")[2], threads=threads)
     if name == "reference":
-        from mlxhog.metal.engine_reference import ReferenceEngine
-
         return ReferenceEngine()
     raise ConfigError(f"no Metal engine {name!r}; choose from {', '.join(NAMES)}")
+
+
+def shares_memory(engine: Engine, adopted: Any, host: NDArray[np.float32], at: int) -> bool:
+    """Whether a kernel sees what the host writes, and the host what a kernel writes.
+
+    A framework may copy where it was asked to share, on a system, version or address that nobody
+    has tried. Training would then go on, and quietly lose every step of the GPU.
+
+    Args:
+        engine: adopted the array.
+        adopted: the engine's array over `host`.
+        host: (n,) float32.
+        at: a float that nobody else uses meanwhile, such as `Arena.self_check`'s; put back after.
+    """
+    before = host[at]
+    try:
+        for value in _HOST_WRITES:
+            host[at] = value
+            one = engine.array(np.ones(1, np.float32))
+            engine.run(dense_axpy(adopted, one, scale=0.5, offset=at))
+            if host[at] != np.float32(value + 0.5):
+                return False
+        return True
+    finally:
+        host[at] = before

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal import source
-from mlxhog.metal.kernel import Launch
-from mlxhog.metal.launching import check, compile_error, number, too_wide
+from mlxhog.metal.kernel import Launch, check, compile_error, number, too_wide
 
 
 class MPSEngine:
@@ -53,7 +52,7 @@ class MPSEngine:
     def adopt(self, host: NDArray[Any]) -> torch.Tensor:
         """See `Engine.adopt`; torch has no import of its own, so MLX makes the Metal buffer."""
         try:
-            from mlxhog.metal.adoption_mlx import adopt
+            from mlxhog.metal.engine_mlx import adopt
         except ImportError as error:
             raise EnvironmentLacks(
                 "torch alone cannot import host memory on the GPU; MLX does it: "

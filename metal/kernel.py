@@ -1,20 +1,26 @@
-"""What a Metal kernel is to Python: its arguments, the call that runs it, and its reference.
+"""Kernels and launches: what a Metal kernel declares, and what every engine checks of a launch.
 
 `metal/kernels/` holds the kernels, a family in adjacent files: `adds.h` (templated functions in
-namespace `mlxhog`), `adds.metal` (whole kernels for PyTorch, `xcrun metal` and the host shim),
-`adds.py` (the declarations, and functions that check arguments) and `adds_reference.py` (NumPy).
+namespace `mlxhog`), `adds.metal` (whole kernels for PyTorch, `xcrun metal` and the host shim) and
+`adds.py` (the declarations, functions that check arguments, and the same in NumPy).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
+from mlxhog.errors import MetalError, ShapeError
+
 Size = tuple[int, int, int]
 FUSED_RTOL = 1e-6  # eight units in the last place, of a few fused multiply-adds in a row
+# The Metal compiler's first complaint, with the lines that show the source: text, then a caret.
+_COMPLAINT = re.compile(r"\S*?(\d+):\d+: error: .*(?:\n(?!\S*?\d+:\d+: ).*){0,2}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,3 +105,93 @@ class Launch:
     grid: Size
     group: Size = (256, 1, 1)
     instance: str = ""
+
+
+def check(launch: Launch, flat_dtype: Callable[[Any], str | None], framework: str) -> None:
+    """Refuse a launch whose arguments are not those that its kernel declares.
+
+    Args:
+        launch: what is about to run.
+        flat_dtype: NumPy's name of an array's dtype; None for what is no array of the framework
+            on the right device, or not row-major.
+        framework: whose arrays are wanted, for the message.
+
+    Raises:
+        ShapeError: an argument is missing, unknown, or of another kind; nothing has run.
+    """
+    kernel = launch.kernel
+    for arrays, declared in ((launch.inputs, kernel.inputs), (launch.outputs, kernel.outputs)):
+        names = [argument.name for argument in declared]
+        if sorted(arrays) != sorted(names):
+            raise ShapeError(
+                f"kernel {kernel.name} got {', '.join(arrays) or 'nothing'}; "
+                f"wanted {', '.join(names)}"
+            )
+    instances = kernel.instances or ("",)
+    if launch.instance not in instances:
+        raise ShapeError(
+            f"kernel {kernel.name} has no instance {launch.instance!r}; "
+            f"wanted one of {', '.join(map(repr, instances))}"
+        )
+    for argument in kernel.inputs:
+        _check_input(kernel.name, argument, launch.inputs[argument.name], flat_dtype, framework)
+
+
+def _check_input(
+    kernel: str,
+    argument: Argument,
+    value: Any,
+    flat_dtype: Callable[[Any], str | None],
+    framework: str,
+) -> None:
+    if argument.scalar:
+        shape = tuple(getattr(value, "shape", ()))
+        if not hasattr(value, "__float__") or prod(shape) != 1:
+            got = f"an array of shape {shape}" if shape else repr(value)
+            raise ShapeError(f"kernel {kernel}: {argument.name} is {got}; wanted one number")
+        return
+    dtype = flat_dtype(value)
+    if dtype != argument.dtype:
+        got = f"of {dtype}" if dtype else f"a {type(value).__name__} elsewhere, or not row-major"
+        raise ShapeError(
+            f"kernel {kernel}: {argument.name} is {got}; wanted a row-major {framework} array "
+            f"of {argument.dtype}"
+        )
+
+
+def number(argument: Argument, value: Any) -> int | float:
+    """A scalar argument as the Python number of its declared dtype."""
+    return float(value) if argument.dtype.startswith("float") else int(value)
+
+
+def too_wide(launch: Launch, error: Exception) -> MetalError:
+    """The error of a group with more threads than the compiled kernel allows.
+
+    How many that are depends on the registers that it needs, and on the chip.
+    """
+    x, y, z = (min(sizes) for sizes in zip(launch.group, launch.grid, strict=True))
+    return MetalError(
+        f"kernel {launch.kernel.name} cannot run in groups of {x} x {y} x {z} threads on this GPU: "
+        f"{error}; use --kernels reference and --gpu-write cpu"
+    )
+
+
+def compile_error(launch: Launch, error: Exception, source: str | None = None) -> MetalError:
+    """The error of a kernel that the framework could not compile or run.
+
+    Args:
+        launch: what did not run.
+        error: the framework's own, with the Metal compiler's log.
+        source: the text that was compiled, where line numbers in the log count its lines.
+    """
+    log = str(error)
+    complaint = _COMPLAINT.search(log)
+    if complaint is None:
+        return MetalError(f"kernel {launch.kernel.name} failed: {log}")
+    line = int(complaint[1]) - 1
+    lines = source.splitlines() if source else []
+    shown = f"\n  {line + 1}: {lines[line].strip()}" if line < len(lines) else ""
+    return MetalError(
+        f"kernel {launch.kernel.name} ({launch.kernel.header}) does not compile: "
+        f"{complaint[0].rstrip()}{shown}"
+    )

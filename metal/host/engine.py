@@ -17,8 +17,7 @@ from mlxhog.metal.host import build, library
 from mlxhog.metal.host.buffers import bound
 from mlxhog.metal.host.consumers import CONSUMERS
 from mlxhog.metal.host.signature import Signature
-from mlxhog.metal.kernel import Kernel, Launch, Size
-from mlxhog.metal.launching import check
+from mlxhog.metal.kernel import Kernel, Launch, Size, check
 
 MOST_THREADS = 1024
 Ran = tuple[str, str, str]

@@ -153,7 +153,7 @@ class MLXBackend:
                     f"--read live: {self.name} can only copy host memory without Metal; "
                     "use --read snapshot, or torch:cpu workers"
                 )
-            from mlxhog.metal.adoption_mlx import adopt
+            from mlxhog.metal.engine_mlx import adopt
 
             self._flat = adopt(whole(live))
         else:

@@ -17,7 +17,7 @@ from mlxhog.doctor.checks import Check, Result, absent, check
 from mlxhog.errors import MlxhogError
 from mlxhog.machine.verdicts import NONE
 from mlxhog.metal import engine as engines
-from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.host import build, capture, request, wrap
 from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels.adds import dense_axpy

@@ -11,7 +11,7 @@ from mlxhog.arena.importing import whole
 from mlxhog.backends.backend import Float32
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal import engine
-from mlxhog.metal.sharing import shares_memory
+from mlxhog.metal.engine import shares_memory
 from mlxhog.optim.metal_steps import MetalSteps, Rule
 from mlxhog.training.job import Job
 from mlxhog.training.worker_messages import leave_notice

@@ -136,7 +136,7 @@ def test_a_nan_on_one_side_only_is_an_infinite_error() -> None:
 def test_an_engine_that_copies_instead_of_importing_is_caught(
     lane: Lane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlxhog.metal.engine_reference import ReferenceEngine
+    from mlxhog.metal.engine import ReferenceEngine
 
     assert write_imported(lane, "reference") == ""
     monkeypatch.setattr(ReferenceEngine, "adopt", lambda self, host: host.copy())

@@ -17,8 +17,7 @@ import torch
 
 from mlxhog.errors import MetalError
 from mlxhog.metal import source
-from mlxhog.metal.engine import Engine
-from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.engine import Engine, ReferenceEngine
 from mlxhog.metal.kernel import Kernel, Launch
 
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from mlxhog.errors import ConfigError, EnvironmentLacks, MetalError, ShapeError
-from mlxhog.metal import adoption_mlx, engine, source
+from mlxhog.metal import engine, engine_mlx, source
+from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.engine_mlx import MLXEngine
-from mlxhog.metal.engine_reference import ReferenceEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernels import adds, conv, packed16
@@ -370,17 +370,17 @@ def test_what_mlx_gives_instead_of_an_import_is_refused(monkeypatch: pytest.Monk
 def test_an_mlx_that_may_donate_adopted_memory_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert adoption_mlx.refuses_donation()
-    adoption_mlx.refuses_donation.cache_clear()
+    assert engine_mlx.refuses_donation()
+    engine_mlx.refuses_donation.cache_clear()
     header = tmp_path / "include" / "mlx" / "array.h"
     header.parent.mkdir(parents=True)
     header.write_text("bool is_donatable() const { return array_desc_.use_count() == 1; }")
     try:
-        monkeypatch.setattr(adoption_mlx.mx, "__file__", str(tmp_path / "core.so"))
+        monkeypatch.setattr(engine_mlx.mx, "__file__", str(tmp_path / "core.so"))
         with pytest.raises(EnvironmentLacks, match="is_owned is missing.*mlx>=0.32.4"):
-            adoption_mlx.adopt(np.zeros(4096, np.float32))
+            engine_mlx.adopt(np.zeros(4096, np.float32))
     finally:
-        adoption_mlx.refuses_donation.cache_clear()
+        engine_mlx.refuses_donation.cache_clear()
 
 
 @pytest.mark.usefixtures("no_apple_gpu")

@@ -11,13 +11,11 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.errors import ShapeError
-from mlxhog.metal.engine import Engine
+from mlxhog.metal.engine import Engine, ReferenceEngine, shares_memory
 from mlxhog.metal.engine_mlx import MLXEngine
-from mlxhog.metal.engine_reference import ReferenceEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.registry import KERNELS
-from mlxhog.metal.sharing import shares_memory
 from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target, metal_steps
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.metal_steps import MetalSteps, decay_flags, runs

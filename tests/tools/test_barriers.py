@@ -15,7 +15,7 @@ import pytest
 
 from mlxhog.errors import MetalError
 from mlxhog.metal import source
-from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.kernel import Launch
 from tools import sanitize
 

@@ -13,7 +13,7 @@ import pytest
 from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena, plan
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.optim.metal_steps import ADAM
 from mlxhog.strategies import build
 from mlxhog.training import worker_messages, zero_copy

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.metal.engine import Engine
-from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.engine import Engine, ReferenceEngine
 from mlxhog.metal.kernel import Launch
 
 

@@ -13,7 +13,7 @@ import torch
 
 from mlxhog.metal import engine as engines
 from mlxhog.metal import source
-from mlxhog.metal.adoption_mlx import adopt
+from mlxhog.metal.engine_mlx import adopt
 from mlxhog.metal.kernels.adds import dense_axpy
 
 pytestmark = pytest.mark.metal
@@ -57,7 +57,7 @@ def test_no_operation_of_mlx_writes_into_imported_memory(pages, operation):
 INSIDE_A_PAGE = """
 import mmap
 import numpy as np
-from mlxhog.metal.adoption_mlx import adopt
+from mlxhog.metal.engine_mlx import adopt
 adopt(np.frombuffer(mmap.mmap(-1, 2 * mmap.PAGESIZE), np.float32)[1024:])
 """
 

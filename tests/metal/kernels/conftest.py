@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mlxhog.metal.engine import Engine
-from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.engine import Engine, ReferenceEngine
 from mlxhog.metal.host.engine import HostEngine
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import load_file
 
 from mlxhog.errors import ShapeError
-from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels import conv

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ShapeError
-from mlxhog.metal.engine_reference import ReferenceEngine
+from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels import mlstm
