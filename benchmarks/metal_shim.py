@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from harness.claims import ROOT, Claim, LoadWatch, finish
 
-from mlxhog.metal.host.engine import CONSUMERS, HostEngine
+from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.host.translate import CONSUMERS
 from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels.adds import racy_axpy
 from mlxhog.metal.registry import KERNELS

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlxhog.errors import EnvironmentLacks, MetalError
-from mlxhog.metal.host.signature import INSTANTIATION
+from mlxhog.metal.host.translate import INSTANTIATION
 from tools import dump
 
 PRELUDE = """\

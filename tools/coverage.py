@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from mlxhog.metal.host import build
-from mlxhog.metal.host.consumers import CONSUMERS
 from mlxhog.metal.host.engine import HostEngine, Ran
+from mlxhog.metal.host.translate import CONSUMERS
 from mlxhog.metal.registry import KERNELS
 from tools import lint
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mlxhog.errors import EnvironmentLacks, MetalError
 from mlxhog.metal import source
-from mlxhog.metal.host import capture, request
+from mlxhog.metal.host import mlx_text
 from mlxhog.metal.kernel import Kernel
 from mlxhog.metal.registry import KERNELS
 
@@ -39,18 +39,20 @@ def mlx_texts(kernels: Collection[Kernel] = KERNELS.values()) -> dict[str, str]:
         EnvironmentLacks: MLX is not installed.
         MetalError: MLX refuses a kernel.
     """
-    if not capture.mlx_version():
+    if not mlx_text.mlx_version():
         raise EnvironmentLacks(
             "MLX is not installed, and only MLX says what it would compile; "
             "python -m pip install mlx, on Linux mlx[cpu]"
         )
-    wanted = {
-        f"{kernel.name}-{instance}.metal".replace("-.", "."): request.of(kernel, instance)
+    requests = {
+        f"{kernel.name}-{instance}.metal".replace("-.", "."): mlx_text.request_of(kernel, instance)
         for kernel in kernels
         for instance in kernel.instances or ("",)
     }
     with tempfile.TemporaryDirectory() as folder:
-        return dict(zip(wanted, capture.texts(list(wanted.values()), Path(folder)), strict=True))
+        return dict(
+            zip(requests, mlx_text.captured(list(requests.values()), Path(folder)), strict=True)
+        )
 
 
 def mlx_wrappers(kernels: Collection[Kernel] = KERNELS.values()) -> dict[str, str]:
@@ -66,7 +68,7 @@ def mlx_wrappers(kernels: Collection[Kernel] = KERNELS.values()) -> dict[str, st
         header = headers[re.split(r"[-.]", name)[0]]
         if not text.startswith(header):
             raise MetalError(
-                f"MLX {capture.mlx_version()} does not begin {name} with the kernel's header; it "
+                f"MLX {mlx_text.mlx_version()} does not begin {name} with the kernel's header; it "
                 f"begins with\n{text[:400]}"
             )
         wrappers[name] = text.removeprefix(header)
@@ -89,7 +91,7 @@ def mlx_prelude() -> str:
     Raises:
         EnvironmentLacks: MLX or its headers are not installed.
     """
-    spec = importlib.util.find_spec("mlx.core") if capture.mlx_version() else None
+    spec = importlib.util.find_spec("mlx.core") if mlx_text.mlx_version() else None
     folder = Path(spec.origin).parent / _MLX_HEADERS if spec and spec.origin else None
     if folder is None or not (folder / _PRELUDE).is_file():
         raise EnvironmentLacks(

@@ -37,9 +37,8 @@ import numpy as np
 from mlxhog.errors import EnvironmentLacks, MetalError
 from mlxhog.metal import source
 from mlxhog.metal.host import build, translate
-from mlxhog.metal.host.buffers import bound
-from mlxhog.metal.host.engine import CHAOS_PERIOD
-from mlxhog.metal.host.signature import Signature, kernels
+from mlxhog.metal.host.engine import CHAOS_PERIOD, buffers
+from mlxhog.metal.host.translate import Signature, kernels
 from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.registry import KERNELS
 
@@ -173,7 +172,7 @@ def _packed(
     }
     for array in outputs.values():
         array.reshape(-1).view(np.uint8).fill(0xFF)
-    arrays = bound(launch, signature, outputs, mlx=False)
+    arrays = buffers(launch, signature, outputs, mlx=False)
     head = struct.pack(
         "<10I2Q",
         *launch.grid,

@@ -6,20 +6,24 @@ MLX's rules for arguments. "mps": the whole kernels that PyTorch compiles, calle
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import ConfigError, MetalError
-from mlxhog.metal.host import build, library
-from mlxhog.metal.host.buffers import bound
-from mlxhog.metal.host.consumers import CONSUMERS
-from mlxhog.metal.host.signature import Signature
-from mlxhog.metal.kernel import Kernel, Launch, Size, check
+from mlxhog.errors import ConfigError, MetalError, ShapeError
+from mlxhog.metal.host import build
+from mlxhog.metal.host.mlx_text import SMALL
+from mlxhog.metal.host.translate import CONSUMERS, Signature
+from mlxhog.metal.kernel import Argument, Kernel, Launch, Size, check
 
 MOST_THREADS = 1024
+SLOTS = 31
+_MESSAGE_BYTES = 1024
 Ran = tuple[str, str, str]
 """Consumer, kernel and instance."""
 CHAOS_PERIOD = 4
@@ -93,10 +97,10 @@ class HostEngine:
         for array in outputs.values():
             array.reshape(-1).view(np.uint8).fill(0xFF)
         path, signature = self.built(kernel, launch.instance)
-        failure = library.call(
+        failure = call(
             path,
             signature.name,
-            bound(launch, signature, outputs, mlx=self._consumer == "mlx"),
+            buffers(launch, signature, outputs, mlx=self._consumer == "mlx"),
             grid=launch.grid,
             group=_group(launch),
             threads=self._threads,
@@ -143,3 +147,139 @@ def _group(launch: Launch) -> Size:
 def _flat_dtype(value: Any) -> str | None:
     flat = isinstance(value, np.ndarray) and value.flags.c_contiguous
     return str(value.dtype) if flat else None
+
+
+def buffers(
+    launch: Launch, signature: Signature, outputs: Mapping[str, NDArray[Any]], *, mlx: bool
+) -> list[NDArray[Any]]:
+    """Return the arrays of a kernel by slot; arrays that it writes are the caller's own.
+
+    Args:
+        launch: with arguments that `kernel.check` has passed.
+        signature: of the kernel as it is compiled.
+        outputs: fresh arrays by name.
+        mlx: MLX's rules: an input of fewer than 8 elements is padded. Otherwise PyTorch's: a number
+            travels as 64-bit integer or 32-bit float.
+
+    Raises:
+        ShapeError: a number does not fit, or an array cannot be written in place.
+        MetalError: the kernel's parameters are not those that were declared.
+    """
+    kernel = launch.kernel
+    _same_parameters(kernel, signature)
+    arrays = []
+    for argument in kernel.inputs:
+        value, what = launch.inputs[argument.name], f"kernel {kernel.name}: {argument.name}"
+        if argument.scalar:
+            arrays.append(_scalar(value, argument, what, mlx=mlx))
+        else:
+            arrays.append(_array(value, argument, what, mlx=mlx))
+    return [*arrays, *outputs.values()]
+
+
+def _same_parameters(kernel: Kernel, signature: Signature) -> None:
+    declared = [
+        (slot, argument.name, "&" if argument.scalar else "*")
+        for slot, argument in enumerate((*kernel.inputs, *kernel.outputs))
+    ]
+    compiled = [(buffer.slot, buffer.name, buffer.form) for buffer in signature.buffers]
+    if compiled != declared:
+        raise MetalError(
+            f"kernel {signature.name} has the buffers {compiled}, its declaration {declared}; "
+            "make them agree in order, name and kind (* array, & scalar)"
+        )
+    if len(compiled) > SLOTS:
+        raise MetalError(
+            f"kernel {signature.name} has {len(compiled)} buffers; Metal has {SLOTS} slots"
+        )
+
+
+def _scalar(value: Any, argument: Argument, what: str, *, mlx: bool) -> NDArray[Any]:
+    dtype = np.dtype(argument.dtype)
+    number = np.asarray(value).reshape(())
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if not limits.min <= number <= limits.max or number != np.floor(number):
+            raise ShapeError(f"{what} is {value}; wanted a number that {dtype} can hold")
+    if mlx or dtype.kind == "f":
+        return number.astype(dtype)
+    return number.astype(np.int64)  # Metal reads the low bytes
+
+
+def _array(value: NDArray[Any], argument: Argument, what: str, *, mlx: bool) -> NDArray[Any]:
+    if argument.writes and not value.flags.writeable:
+        raise ShapeError(f"{what} is read-only; the kernel writes it in place")
+    if not mlx or value.size >= SMALL:
+        return value
+    if argument.writes:
+        raise ShapeError(
+            f"{what} has {value.size} elements; MLX passes fewer than {SMALL} as constants, which "
+            "a kernel cannot write"
+        )
+    padded = np.zeros(SMALL, value.dtype)
+    padded[: value.size] = value.ravel()
+    return padded
+
+
+class LaunchRecord(ctypes.Structure):
+    """`metal_host::Launch`, field by field (`include/shim/launch.h`)."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint32 * 3),
+        ("group", ctypes.c_uint32 * 3),
+        ("os_threads", ctypes.c_uint32),
+        ("lockstep", ctypes.c_uint32),
+        ("chaos_period", ctypes.c_uint32),
+        ("message_bytes", ctypes.c_uint32),
+        ("seed", ctypes.c_uint64),
+        ("message", ctypes.c_char_p),
+    )
+
+
+@cache
+def _opened(path: Path) -> ctypes.CDLL:
+    return ctypes.CDLL(str(path))
+
+
+def call(
+    path: Path,
+    name: str,
+    buffers: Sequence[NDArray[Any]],
+    *,
+    grid: Size,
+    group: Size,
+    threads: int,
+    lockstep: bool,
+    chaos_period: int,
+    seed: int,
+) -> str:
+    """Run a kernel to its end; other Python threads go on meanwhile.
+
+    Args:
+        path: the library.
+        name: of the kernel.
+        buffers: by slot; the kernel sees their memory.
+        grid: threads in all.
+        group: threads in a group, at most the grid's.
+        threads: OS threads that run groups.
+        lockstep: threads of a group may meet at barriers.
+        chaos_period: a race point switches threads once in so many; 0: never.
+        seed: of chaos.
+
+    Returns:
+        "", or why the kernel failed while it ran: a barrier that cannot open, for example.
+    """
+    message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+    record = LaunchRecord(
+        (ctypes.c_uint32 * 3)(*grid),
+        (ctypes.c_uint32 * 3)(*group),
+        threads,
+        lockstep,
+        chaos_period,
+        _MESSAGE_BYTES,
+        seed,
+        ctypes.cast(message, ctypes.c_char_p),
+    )
+    pointers = (ctypes.c_void_p * len(buffers))(*(buffer.ctypes.data for buffer in buffers))
+    run = _opened(path)[f"run_{name}"]
+    return message.value.decode() if run(pointers, ctypes.byref(record)) else ""

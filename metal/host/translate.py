@@ -1,18 +1,134 @@
-"""From Metal text to the C++ text of a library: the few places where Metal is not C++."""
+"""From Metal text to C++ programs, for both of its consumers: MLX and PyTorch.
+
+A text is read for its kernels with their parameters (`kernels`), and rewritten in the few places
+where Metal is not C++ (`library`). `CONSUMERS` has the text that each framework would compile.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from mlxhog.errors import MetalError
-from mlxhog.metal.host.signature import (
-    COMMENT,
-    INSTANTIATION,
-    Parameter,
-    Signature,
-    empty_lines,
-    kernels,
+from mlxhog.metal import source
+from mlxhog.metal.host import mlx_text
+from mlxhog.metal.kernel import Kernel
+
+_KERNEL = re.compile(r"(template\s*<[^>]*>\s*)?(?:\[\[kernel\]\]|\bkernel)\s+void\s+(\w+)\s*\(")
+_PARAMETER = re.compile(r"(?P<type>.+?)\s*(?P<name>\w+)\s*\[\[(?P<attribute>[^\]]+)\]\]", re.DOTALL)
+_BUFFER = re.compile(r"buffer\((\d+)\)")
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+# template [[host_name("f_half")]] [[kernel]] decltype(f<half>) f<half>;
+INSTANTIATION = re.compile(
+    r'template\s*\[\[host_name\("(?P<name>\w+)"\)\]\]\s*\[\[kernel\]\]\s*'
+    r"decltype\((?P<function>(?P<template>\w+)[^;]*)\)\s*(?P=function)\s*;"
 )
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel.
+
+    Attributes:
+        type: as written, without `*` or `&`: "const device float".
+        name: as written.
+        form: "*" (array), "&" (one value) or "" (what Metal tells the thread).
+        attribute: "buffer", or an attribute such as "thread_position_in_grid".
+        slot: index of the buffer, -1 for an attribute.
+    """
+
+    type: str
+    name: str
+    form: str
+    attribute: str
+    slot: int = -1
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A kernel that can be launched.
+
+    Attributes:
+        name: by which a framework finds it.
+        function: how C++ calls it: the name, or a template with its arguments.
+        parameters: in order.
+    """
+
+    name: str
+    function: str
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def buffers(self) -> tuple[Parameter, ...]:
+        """Parameters that the host passes, by slot."""
+        return tuple(
+            sorted(
+                (p for p in self.parameters if p.slot >= 0), key=lambda parameter: parameter.slot
+            )
+        )
+
+
+def empty_lines(match: re.Match[str]) -> str:
+    """Return as many line ends as were matched, so that later lines keep their numbers."""
+    return "\n" * match[0].count("\n")
+
+
+def kernels(text: str) -> dict[str, Signature]:
+    """Find the kernels of a Metal text by name: functions, and instances of function templates.
+
+    Raises:
+        MetalError: a parameter has no attribute.
+    """
+    text = COMMENT.sub("", text)
+    signatures, templates = {}, {}
+    for match in _KERNEL.finditer(text):
+        name = match[2]
+        parameters = tuple(_parsed(part, name) for part in _parts(text, match.end()))
+        if match[1]:
+            templates[name] = parameters
+        else:
+            signatures[name] = Signature(name, name, parameters)
+    for match in INSTANTIATION.finditer(text):
+        name = match["name"]
+        signatures[name] = Signature(name, match["function"], templates[match["template"]])
+    return signatures
+
+
+def _parts(text: str, start: int) -> list[str]:
+    """Split the parameter list that begins at `start`, just after its parenthesis."""
+    parts, depth, begin = [], 0, start
+    for at in range(start, len(text)):
+        character = text[at]
+        if character == ")" and depth == 0:
+            parts.append(text[begin:at])
+            break
+        depth += (character in "(<[") - (character in ")>]")
+        if character == "," and depth == 0:
+            parts.append(text[begin:at])
+            begin = at + 1
+    return [part for part in parts if part.strip()]
+
+
+def _parsed(part: str, kernel: str) -> Parameter:
+    match = _PARAMETER.fullmatch(part.strip())
+    if match is None:
+        raise MetalError(
+            f"parameter `{part.strip()}` of kernel {kernel} has no attribute; "
+            "write [[buffer(0)]], or what Metal shall tell the thread"
+        )
+    kind = match["type"].strip()
+    form = kind[-1] if kind[-1] in "*&" else ""
+    buffer = _BUFFER.fullmatch(match["attribute"])
+    return Parameter(
+        type=kind.removesuffix(form).strip() if form else kind,
+        name=match["name"],
+        form=form,
+        attribute="buffer" if buffer else match["attribute"],
+        slot=int(buffer[1]) if buffer else -1,
+    )
+
 
 # `threadgroup float tile[64];` declares; `threadgroup float* tile` does not.
 _VARIABLE = re.compile(
@@ -35,9 +151,9 @@ def library(metal: str, *, mlx: bool = False) -> str:
     Raises:
         MetalError: a construct that this translation does not know.
     """
-    found = kernels(metal)
+    signatures = kernels(metal)
     text = INSTANTIATION.sub(empty_lines, _threadgroup(COMMENT.sub(empty_lines, metal)))
-    exports = "\n".join(_export(signature) for signature in found.values())
+    exports = "\n".join(_export(signature) for signature in signatures.values())
     prelude = _PRELUDE + (_MLX_PRELUDE if mlx else "")
     return f'{prelude}{text}\n#line 1 "calls of the kernels"\n{exports}'
 
@@ -57,9 +173,9 @@ def _threadgroup(metal: str) -> str:
     text = metal
     while (rewritten := _VARIABLE.sub(variable, text)) != text:  # neighbours share a semicolon
         text = rewritten
-    if (left := _OTHER_VARIABLE.search(text)) is not None:
+    if (other := _OTHER_VARIABLE.search(text)) is not None:
         raise MetalError(
-            f"`{left[0]}` is not understood by the host shim; declare one threadgroup variable "
+            f"`{other[0]}` is not understood by the host shim; declare one threadgroup variable "
             "in a statement, with its type, its name and its sizes"
         )
     return text
@@ -83,3 +199,56 @@ def _argument(parameter: Parameter) -> str:
         return f"self.{parameter.attribute}"
     pointer = f"static_cast<{parameter.type}*>(buffers[{parameter.slot}])"
     return pointer if parameter.form == "*" else f"*{pointer}"
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a framework compiles.
+
+    Attributes:
+        name: of the file that holds it.
+        text: the same as C++.
+        signature: of the kernel that was asked for.
+    """
+
+    name: str
+    text: str
+    signature: Signature
+
+
+def mlx(kernel: Kernel, instance: str, cache: Path) -> Program:
+    """MLX wraps one call into a kernel; it says itself how, and without MLX we state it.
+
+    Raises:
+        MetalError: MLX refuses the kernel.
+    """
+    request = mlx_text.request_of(kernel, instance)
+    if mlx_text.mlx_version():
+        text = mlx_text.captured([request], cache)[0]
+    else:
+        text = mlx_text.stated(request)
+    (signature,) = kernels(text).values()
+    header = source.read(kernel.header, lines=True)  # the same, and where its lines are from
+    wrapper = f'#line 1 "MLX kernel {kernel.name}"\n{text.removeprefix(request.header)}'
+    return Program(
+        name=f"{kernel.name}-{instance}".rstrip("-"),
+        text=library(header + wrapper, mlx=True),
+        signature=signature,
+    )
+
+
+def mps(kernel: Kernel, instance: str, _cache: Path) -> Program:
+    """PyTorch compiles a file of whole kernels, and finds them by name.
+
+    Raises:
+        MetalError: the file has no such kernel.
+    """
+    file = str(Path(kernel.header).with_suffix(".metal"))
+    text = source.read(file, lines=True)
+    name, signatures = f"{kernel.name}_{instance}".rstrip("_"), kernels(text)
+    if name not in signatures:
+        raise MetalError(f"{file} has no kernel {name}; it has {', '.join(signatures)}")
+    return Program(Path(file).stem, library(text), signatures[name])
+
+
+CONSUMERS: dict[str, Callable[[Kernel, str, Path], Program]] = {"mlx": mlx, "mps": mps}

@@ -18,7 +18,7 @@ from mlxhog.errors import MlxhogError
 from mlxhog.machine.verdicts import NONE
 from mlxhog.metal import engine as engines
 from mlxhog.metal.engine import ReferenceEngine
-from mlxhog.metal.host import build, capture, request, wrap
+from mlxhog.metal.host import build, mlx_text
 from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels.adds import dense_axpy
 from mlxhog.metal.kernels.packed16 import packed16_add
@@ -197,18 +197,18 @@ def _numbers(array: NDArray[Any], packed: str) -> NDArray[np.float64]:
 def check_mlx_text() -> Check:
     """Ask MLX for the text of every kernel, and compare it with our statement of its rules."""
     name, expected = "MLX's text of our kernels", "the text that was emulated and tested"
-    if not capture.mlx_version():
+    if not mlx_text.mlx_version():
         return absent(name, f"mlx is {NONE}", expected)
-    requests = [request.of(kernel, instance) for kernel, instance in instances()]
+    requests = [mlx_text.request_of(kernel, instance) for kernel, instance in instances()]
     consequence = "emulated results say less: this MLX passes arguments in another way"
     try:
-        texts = capture.texts(requests, build.kernel_cache())
+        texts = mlx_text.captured(requests, build.kernel_cache())
     except (MlxhogError, subprocess.TimeoutExpired) as error:
         return Check(name, Result.WARN, str(error), expected, consequence)
     others = [
         each.name
         for each, text in zip(requests, texts, strict=True)
-        if _words(text) != _words(wrap.text(each))
+        if _words(text) != _words(mlx_text.stated(each))
     ]
     found = f"{len(requests) - len(others)} of {len(requests)} equal, but for spaces and names"
     if others:

@@ -13,7 +13,7 @@ from mlxhog.arena.child import Lane
 from mlxhog.doctor import kernels
 from mlxhog.doctor.checks import Result
 from mlxhog.doctor.kernels import Engines, difference, instances, write_imported
-from mlxhog.metal.host import wrap
+from mlxhog.metal.host import mlx_text
 from mlxhog.metal.kernels.adds import DENSE_AXPY
 from mlxhog.metal.registry import KERNELS
 
@@ -145,8 +145,10 @@ def test_an_engine_that_copies_instead_of_importing_is_caught(
 
 def test_mlx_says_the_text_that_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels.check_mlx_text().result == Result.PASS
-    stated = wrap.text
-    monkeypatch.setattr(wrap, "text", lambda wanted: stated(wanted).replace("device", "constant"))
+    stated = mlx_text.stated
+    monkeypatch.setattr(
+        mlx_text, "stated", lambda wanted: stated(wanted).replace("device", "constant")
+    )
     check = kernels.check_mlx_text()
     assert check.result == Result.WARN
     assert "not dense_axpy" in check.found

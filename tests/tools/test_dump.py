@@ -7,7 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlxhog.metal.host.signature import kernels
+from mlxhog.metal.host.translate import kernels
 from mlxhog.metal.registry import KERNELS
 from tools import dump
 

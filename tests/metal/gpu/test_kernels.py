@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxhog.metal.host import request
+from mlxhog.metal.host import mlx_text
 from mlxhog.metal.kernels.adds import dense_axpy
 from mlxhog.metal.registry import KERNELS
 from tests.metal.gpu.agreement import disagreements
@@ -51,7 +51,7 @@ def test_every_kernel_agrees_with_its_reference_when_emulated(host_engine, consu
 @pytest.mark.parametrize("name", [name for name in SAMPLES if KERNELS.get(name)])
 def test_mlx_compiles_what_was_recorded_on_linux(metal_device, capfd, name):
     """The text of a real launch, not only of an export."""
-    wanted = request.of(KERNELS[name])
+    wanted = mlx_text.request_of(KERNELS[name])
     kernel = mx.fast.metal_kernel(
         name=wanted.name,
         input_names=[name for name, _, _ in wanted.inputs],

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mlxhog.errors import MetalError
-from mlxhog.metal.host import capture, request, wrap
-from mlxhog.metal.host.request import Request
+from mlxhog.metal.host import mlx_text
+from mlxhog.metal.host.mlx_text import Request
 from mlxhog.metal.registry import KERNELS
 from tests.metal.host import probes
 
@@ -46,42 +46,42 @@ def words(text: str) -> list[str]:
 @pytest.fixture(scope="module")
 def captured(shim_cache: Path) -> dict[str, str]:
     requests = list(EDGES.values())
-    return dict(zip(EDGES, capture.texts(requests, shim_cache), strict=True))
+    return dict(zip(EDGES, mlx_text.captured(requests, shim_cache), strict=True))
 
 
 @pytest.mark.parametrize("edge", EDGES)
 def test_our_wrapper_follows_mlx_rule_by_rule(captured: dict[str, str], edge: str):
-    assert words(wrap.text(EDGES[edge])) == words(captured[edge])
+    assert words(mlx_text.stated(EDGES[edge])) == words(captured[edge])
 
 
 def test_our_wrapper_equals_that_of_mlx_for_every_kernel(shim_cache: Path):
     requests = [
-        request.of(kernel, instance)
+        mlx_text.request_of(kernel, instance)
         for kernel in KERNELS.values()
         for instance in kernel.instances or ("",)
     ]
-    for wanted, text in zip(requests, capture.texts(requests, shim_cache), strict=True):
-        assert words(wrap.text(wanted)) == words(text), wanted.name
+    for wanted, text in zip(requests, mlx_text.captured(requests, shim_cache), strict=True):
+        assert words(mlx_text.stated(wanted)) == words(text), wanted.name
 
 
 def test_a_captured_text_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    wanted = request.of(probes.GROUP_SUM)
-    first = capture.texts([wanted, wanted], tmp_path)
-    monkeypatch.setattr(capture, "_ask", lambda _: pytest.fail("asked again"))
-    assert capture.texts([wanted], tmp_path) * 2 == first
+    wanted = mlx_text.request_of(probes.GROUP_SUM)
+    first = mlx_text.captured([wanted, wanted], tmp_path)
+    monkeypatch.setattr(mlx_text, "_ask", lambda _: pytest.fail("asked again"))
+    assert mlx_text.captured([wanted], tmp_path) * 2 == first
 
 
 def test_what_mlx_refuses_is_an_error_with_its_words(tmp_path: Path):
     wrong = replace(SHAPES, outputs=())
     with pytest.raises(MetalError, match="MLX gave no text for shapes"):
-        capture.texts([wrong], tmp_path)
+        mlx_text.captured([wrong], tmp_path)
 
 
 def test_without_mlx_our_own_wrapper_runs(host_engine, monkeypatch: pytest.MonkeyPatch):
     import numpy as np
 
-    monkeypatch.setattr(capture, "mlx_version", lambda: "")
-    monkeypatch.setattr(capture, "texts", lambda *_: pytest.fail("there is no MLX"))
+    monkeypatch.setattr(mlx_text, "mlx_version", lambda: "")
+    monkeypatch.setattr(mlx_text, "captured", lambda *_: pytest.fail("there is no MLX"))
     x = np.ones(64, np.float32)
     assert (host_engine("mlx").run(probes.on(probes.GROUP_SUM, x))["y"] == 64).all()
 
@@ -91,5 +91,5 @@ def test_modules_where_the_user_stands_are_not_taken_for_ours(
 ):
     (tmp_path / "json.py").write_text("raise ImportError('not this one')")
     monkeypatch.chdir(tmp_path)
-    (text,) = capture.texts([SHAPES], tmp_path)
+    (text,) = mlx_text.captured([SHAPES], tmp_path)
     assert "custom_kernel_shapes" in text

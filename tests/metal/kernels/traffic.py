@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxhog.metal.host import build, consumers, library
-from mlxhog.metal.host.buffers import bound
+from mlxhog.metal.host import build, translate
+from mlxhog.metal.host.engine import buffers, call
 from mlxhog.metal.kernel import Launch
 
 HERE = Path(__file__).parent
@@ -27,10 +27,10 @@ class Traffic:
 def of(launch: Launch, folder: Path) -> dict[str, Traffic]:
     """Run a launch and return the traffic of every array argument by name."""
     kernel = launch.kernel
-    program = consumers.mlx(kernel, launch.instance, folder)
+    program = translate.mlx(kernel, launch.instance, folder)
     path = _library(program.text, folder, program.name)
     outputs = {a.name: np.zeros(launch.outputs[a.name], a.dtype) for a in kernel.outputs}
-    arrays = bound(launch, program.signature, outputs, mlx=True)
+    arrays = buffers(launch, program.signature, outputs, mlx=True)
     watched = [
         (argument.name, array)
         for argument, array in zip((*kernel.inputs, *kernel.outputs), arrays, strict=True)
@@ -44,7 +44,7 @@ def of(launch: Launch, folder: Path) -> dict[str, Traffic]:
     for _, array in watched:
         counts.traffic_watch(array.ctypes.data, array.nbytes)
     x, y, z = (min(pair) for pair in zip(launch.group, launch.grid, strict=True))
-    failure = library.call(
+    failure = call(
         path,
         program.signature.name,
         arrays,
