@@ -13,17 +13,18 @@ HEADERS = {"include"}  # folders of the shim's headers, named as Metal's: metal_
 def missing(wheel: Path) -> list[str]:
     """Name every file of the tree that the wheel should hold and does not, and every stray one."""
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {
+    expected = {
         f"{inside}/{file.relative_to(ROOT / folder).as_posix()}"
         for inside, folder in MAPPED.items()
         for file in (ROOT / folder).rglob("*")
         if file.suffix in CARRIED or (file.parent.name in HEADERS and file.is_file())
     }
-    found = [f"not in the wheel: {name}" for name in sorted(wanted - names)]
+    expected |= {f"mlxhog/_native/{stub}.pyi" for stub in ("__init__", "ops")}
+    problems = [f"not in the wheel: {name}" for name in sorted(expected - names)]
     if not any(name.startswith("mlxhog/_native") and name.endswith(".so") for name in names):
-        found.append("not in the wheel: the native module mlxhog/_native")
+        problems.append("not in the wheel: the native module mlxhog/_native")
     tops = {name.split("/")[0] for name in names} - {"mlxhog"}
-    return found + [f"stray top level: {top}" for top in tops if not top.endswith(".dist-info")]
+    return problems + [f"stray top level: {top}" for top in tops if not top.endswith(".dist-info")]
 
 
 if __name__ == "__main__":
