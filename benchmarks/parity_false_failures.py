@@ -28,13 +28,12 @@ from harness.claims import Claim, LoadWatch, finish, own_cpu_s
 
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.parity import compute, conditioning, operators
+from mlxhog.parity import compute, operators, tolerances
 from mlxhog.parity.compare import Row
 from mlxhog.parity.comparison import compare_all
-from mlxhog.parity.faults import Fault, OperatorFault, SignFault
-from mlxhog.parity.sides import Side
+from mlxhog.parity.engines import Fault, OperatorFault, SignFault
 from mlxhog.parity.sources import Sizes, model_subject, perturbed_init
-from mlxhog.parity.subject import Array, ModelPlan, Results, Subject
+from mlxhog.parity.subject import Array, ModelPlan, Results, Side, Subject
 
 FAMILIES = ("xlstm", "xlstm_v1")
 RUNS, QUICK_RUNS = 200, 20
@@ -116,7 +115,7 @@ def operator_faults(subject: Subject, number: int) -> list[OperatorFault]:
 
 def sign_fault(right: Results, r: np.random.Generator, *, any_entry: bool) -> SignFault:
     """Draw one entry of one gradient of the reference, see above; or any that is not 0."""
-    results, conditions = conditioning.split(right)
+    results, conditions = tolerances.split(right)
     grads = {name: np.abs(x) for name, x in results.items() if name.startswith("grad/")}
     sizes = {name: float(grad.max()) for name, grad in grads.items()}
     floor = 0.0 if any_entry else SMALLEST_TENSOR * max(sizes.values())

@@ -98,9 +98,9 @@ def _source(arguments: Any) -> tuple[str, str]:
 
 def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     # These import NumPy and the native module: wrong flags are answered before.
-    from mlxhog.parity import sides
     from mlxhog.parity.comparison import check_save_path, compare_sides, describe
     from mlxhog.parity.sources import Sizes, check_memory, open_source
+    from mlxhog.parity.subject import choose
     from mlxhog.report.views import PartLine
 
     save = None if config.save is None else Path(config.save).expanduser()
@@ -113,7 +113,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
         steps=config.steps,
     )
     source = open_source(kind, where, sizes, Path(config.out))
-    chosen, lacks = sides.choose(config.backends, config.kernels, source.plan)
+    chosen, lacks = choose(config.backends, config.kernels, source.plan)
     check_memory(source, chosen)
     with (
         ended_by_signal(),

@@ -28,8 +28,16 @@ from mlxhog.files import plain_json, tensors
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
-from mlxhog.parity import cell_results
-from mlxhog.parity.subject import Array, ComponentsPlan, MlstmPlan, ModelPlan, SlstmPlan, Subject
+from mlxhog.parity.results import call_of
+from mlxhog.parity.subject import (
+    Array,
+    ComponentsPlan,
+    MlstmPlan,
+    ModelPlan,
+    SlstmPlan,
+    Subject,
+    next_labels,
+)
 
 RECORDED = "recorded"
 
@@ -169,12 +177,6 @@ def _config(fields: Mapping[str, Any]) -> ModelConfig:
     """Read a config of either package; only that of the v1 stack names kinds of blocks."""
     v1 = "mlstm_block" in fields or "slstm_block" in fields
     return families.read({"model_type": "xlstm_v1", **fields} if v1 else fields)
-
-
-def next_labels(labels: Array) -> Array:
-    """Return the target of each position, (B, S) int32: the next label, and -100 at the end."""
-    end = np.full_like(labels[:, :1], -100)
-    return np.concatenate([labels[:, 1:], end], axis=1).astype(np.int32)
 
 
 def _below(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -396,7 +398,7 @@ def _components(title: str, arrays: Mapping[str, Array]) -> Subject:
             inputs[key] = value
             continue
         name = key.removesuffix("_f64").removesuffix(".y")
-        if cell_results.call_of(name) is None:
+        if call_of(name) is None:
             notes.append(f"not compared: {key}, an operator unknown here")
             continue
         side = RECORDED + ("_f64" if key.endswith("_f64") else "")

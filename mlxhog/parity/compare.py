@@ -13,17 +13,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
-from mlxhog.parity import conditioning, operators, tolerances
+from mlxhog.parity import operators, tolerances
 from mlxhog.parity.optimizers import AMPLIFICATION
-from mlxhog.parity.sides import NUMPY, Side
-from mlxhog.parity.subject import Array, ModelPlan, Results, Subject, first, parameter_after
+from mlxhog.parity.subject import (
+    NUMPY,
+    Array,
+    ModelPlan,
+    Results,
+    Side,
+    Subject,
+    first,
+    parameter_after,
+)
 
+Pairs = Sequence[tuple[str, str]]
+"""Names of what is judged, and of what it is judged by."""
 FORMS = ("parallel", "chunkwise", "recurrent", "sequence", "stepwise")
 _PIECE = 1 << 22  # elements compared at a time, so that float64 copies stay small
 PLAIN = "torch:cpu+reference"
@@ -99,8 +110,38 @@ def rows(
         subject: what was computed.
         sides: who computed it, the reference first.
         computed: results by the name of their side.
-        conditions: of the reference, see `conditioning.py`.
+        conditions: of the reference, see `tolerances.py`.
     """
+    steps = subject.plan.steps if isinstance(subject.plan, ModelPlan) else 0
+
+    def judged(
+        side: Side, other: str, expected: Results, precision: str, pairs: Pairs, **sizes: int
+    ) -> Iterator[Row]:
+        return tensor_rows(
+            side.name,
+            computed[side.name],
+            other,
+            expected,
+            precision=precision,
+            start=subject.inputs,
+            conditions=conditions,
+            pairs=pairs,
+            **sizes,
+        )
+
+    def judged_by(
+        side: Side, other: Side, leave_out: Results = MappingProxyType({})
+    ) -> Iterator[Row]:
+        precision = "float64" if side.float64 and other.float64 else "float32"
+        expected = computed[other.name]
+        pairs = [
+            pair
+            for pair in _pairs(computed[side.name], expected, precision)
+            if leave_out.keys().isdisjoint(pair)
+        ]
+        inexact = 1 if side.float64 or other.float64 else 2
+        return judged(side, other.name, expected, precision, pairs, steps=steps, inexact=inexact)
+
     reference, *others = sides
     for side in others:
         if reference.float64:
@@ -111,45 +152,27 @@ def rows(
                 computed[reference.name],
                 gpu=side.backend in GPU_BACKENDS,
             )
-        yield from _pair(subject, side, reference, computed, conditions)
+        yield from judged_by(side, reference)
         yield from step_rows(side.name, computed[side.name])
     for side in sides:
         for name, recorded in subject.recorded.items():
             precision = _precision(subject, side, name)
-            yield from tensor_rows(
-                side.name,
-                computed[side.name],
-                name,
-                recorded,
-                precision=precision,
-                start=subject.inputs,
-                conditions=conditions,
-                pairs=_pairs(computed[side.name], recorded, precision),
-            )
+            pairs = _pairs(computed[side.name], recorded, precision)
+            yield from judged(side, name, recorded, precision, pairs)
     by_name = {side.name: side for side in others}
     for side in others:
         counterpart = by_name.get(_counterpart(side.name))
         if counterpart is not None:
-            yield from _pair(subject, side, counterpart, computed, conditions)
+            yield from judged_by(side, counterpart)
         plain = by_name.get(PLAIN)
         if plain is not None and plain not in (side, counterpart):
-            known = computed[reference.name]
-            yield from _pair(subject, side, plain, computed, conditions, leave_out=known)
+            yield from judged_by(side, plain, leave_out=computed[reference.name])
     for side in sides:
         mine = computed[side.name]
         if side.backend == NUMPY and not isinstance(subject.plan, ModelPlan):
             continue  # its cells know no other way than step by step
-        yield from tensor_rows(
-            side.name,
-            mine,
-            side.name,
-            mine,
-            precision="float64" if side.float64 else "float32",
-            start=subject.inputs,
-            conditions=conditions,
-            pairs=_steps(mine),
-            inexact=1 if side.float64 else 2,
-        )
+        precision, inexact = ("float64", 1) if side.float64 else ("float32", 2)
+        yield from judged(side, side.name, mine, precision, _steps(mine), inexact=inexact)
 
 
 def first_bad(rows: Sequence[Row], computed: Mapping[str, Results]) -> Row | None:
@@ -162,36 +185,7 @@ def first_bad(rows: Sequence[Row], computed: Mapping[str, Results]) -> Row | Non
     return min((row for row in rows if not row.ok), key=place, default=None)
 
 
-def _pair(
-    subject: Subject,
-    a: Side,
-    b: Side,
-    computed: Mapping[str, Results],
-    conditions: Mapping[str, float],
-    leave_out: Results | None = None,
-) -> Iterator[Row]:
-    mine, theirs = computed[a.name], computed[b.name]
-    precision = "float64" if a.float64 and b.float64 else "float32"
-    pairs = [
-        (name, other)
-        for name, other in _pairs(mine, theirs, precision)
-        if leave_out is None or (name not in leave_out and other not in leave_out)
-    ]
-    return tensor_rows(
-        a.name,
-        mine,
-        b.name,
-        theirs,
-        precision=precision,
-        start=subject.inputs,
-        conditions=conditions,
-        pairs=pairs,
-        steps=subject.plan.steps if isinstance(subject.plan, ModelPlan) else 0,
-        inexact=1 if a.float64 or b.float64 else 2,
-    )
-
-
-def _pairs(mine: Results, theirs: Results, precision: str) -> list[tuple[str, str]]:
+def _pairs(mine: Results, theirs: Results, precision: str) -> Pairs:
     """Names that belong together: equal ones, or another form of a cell and the recurrent one."""
     # The parallel form takes eps at another scale, which float64 can see.
     forms = ("chunkwise",) if precision == "float64" else ("chunkwise", "parallel")
@@ -226,7 +220,7 @@ def _counterpart(name: str) -> str:
     return f"{counterpart}{plus}{form}" if counterpart else ""
 
 
-def _steps(mine: Results) -> list[tuple[str, str]]:
+def _steps(mine: Results) -> Pairs:
     """Names of results step by step, and of what they are over the whole sequence."""
     pairs = []
     for name in mine:
@@ -254,7 +248,7 @@ def tensor_rows(
     precision: str,
     start: Results,
     conditions: Mapping[str, float],
-    pairs: Sequence[tuple[str, str]],
+    pairs: Pairs,
     steps: int = 0,
     inexact: int = 1,
 ) -> Iterator[Row]:
@@ -268,7 +262,7 @@ def tensor_rows(
         precision: which tolerances hold, a key of `tolerances.TABLES`.
         start: parameters before the steps of an optimizer. What is after them is measured by how
             far the parameter has moved.
-        conditions: of results, from `conditioning.split`.
+        conditions: of results, from `tolerances.split`.
         pairs: names in `results` and in `expected`.
         steps: of an optimizer, before what is after them.
         inexact: how many of the two arrays are off by what is allowed, 1 or 2.
@@ -286,17 +280,9 @@ def tensor_rows(
             steps=steps if after else 0,
             gradient=_amplified(other, steps, of_kind.get("grad", 0.0)),
         )
-        condition = conditioning.of(other, conditions)
+        condition = tolerances.condition_of(other, conditions)
         tolerance, reason = tolerances.allowed(kind, precision, sizes, condition)
-        row = Row(
-            a=a,
-            b=b,
-            what=name,
-            against=other,
-            kind=kind,
-            tolerance=inexact * tolerance,
-            reason=reason,
-        )
+        row = Row(a, b, name, other, kind, inexact * tolerance, reason)
         yield _measured(row, results[name], expected[other], largest[other])
 
 
@@ -336,15 +322,8 @@ def step_rows(a: str, results: Results) -> Iterator[Row]:
             continue
         off, at, mine, formula = (float(x) for x in value)
         after = results[name.replace("step/", "after/", 1)]
-        row = Row(
-            a,
-            "formula",
-            name,
-            name,
-            "step",
-            tolerances.STEP,
-            tolerances.of("step", "float32").reason,
-        )
+        reason = tolerances.of("step", "float32").reason
+        row = Row(a, "formula", name, name, "step", tolerances.STEP, reason)
         located = replace(row, got=mine, wanted=formula, unit=ROUNDINGS)
         if not np.isfinite(off):
             yield replace(located, reason="not finite")

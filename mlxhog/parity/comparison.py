@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.parity import compare, conditioning, tolerances
+from mlxhog.parity import compare, tolerances
 from mlxhog.parity.compare import Row
 from mlxhog.parity.compute import Perturbation, Tell, computed_results
-from mlxhog.parity.faults import Fault
-from mlxhog.parity.sides import Side
-from mlxhog.parity.subject import Results, Subject, perturbed
+from mlxhog.parity.engines import Fault
+from mlxhog.parity.subject import Results, Side, Subject, perturbed
 from mlxhog.report.table import Failure, Section
 
 MOST_FAILURES = 4  # of a kind in the table; the JSON has all
@@ -150,7 +149,7 @@ def compare_all(
     computed: dict[str, Results] = {}
     conditions: dict[str, float] = {}
     for name, mine in results.items():
-        computed[name], known = conditioning.split(mine)
+        computed[name], known = tolerances.split(mine)
         conditions |= known
     return list(compare.rows(subject, sides, computed, conditions)), computed
 

@@ -21,17 +21,18 @@ from safetensors.numpy import save_file
 from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.errors import WorkerFailed
 from mlxhog.files import tensors
-from mlxhog.parity import cell_results, conditioning, model_results, operators, optimizers
-from mlxhog.parity.engines import Engine, NumPyEngine
-from mlxhog.parity.faults import Fault, planted
-from mlxhog.parity.sides import NUMPY, PEERS, Side
+from mlxhog.parity import operators, optimizers, tolerances
+from mlxhog.parity import results as named
+from mlxhog.parity.engines import Engine, Fault, NumPyEngine, planted
 from mlxhog.parity.subject import (
+    NUMPY,
+    PEERS,
     Array,
-    ComponentsPlan,
     MlstmPlan,
     ModelPlan,
     Plan,
     Results,
+    Side,
     SlstmPlan,
     Subject,
 )
@@ -213,13 +214,13 @@ def results(
     with planted(engine, fault):
         if isinstance(plan, ModelPlan):
             yield from operators.results(engine, plan)
-            yield from model_results.results(engine, plan, inputs, fixed, optimizers.ours)
+            yield from named.model(engine, plan, inputs, fixed, optimizers.ours)
         elif isinstance(plan, MlstmPlan):
-            yield from cell_results.mlstm(engine, plan, inputs, fixed["h_weight"])
+            yield from named.mlstm(engine, plan, inputs, fixed["h_weight"])
         elif isinstance(plan, SlstmPlan):
-            yield from cell_results.slstm(engine, inputs, fixed["h_weight"])
+            yield from named.slstm(engine, inputs, fixed["h_weight"])
         else:
-            yield from cell_results.components(engine, plan, inputs)
+            yield from named.components(engine, plan, inputs)
 
 
 def _reference(
@@ -227,50 +228,28 @@ def _reference(
 ) -> Iterator[tuple[str, Array]]:
     """NumPy's results, and how well conditioned they are."""
     if isinstance(plan, ModelPlan):
-        yield from model_results.fixed_init(plan)
+        yield from named.fixed_init(plan)
         yield from operators.reference(plan)
-        yield from _reference_model(plan, inputs, fixed)
-        return
-    exact = dict(_alone(plan, inputs, fixed))
+    exact = dict(_float64(plan, inputs, fixed, tokenwise=True))
     yield from exact.items()
-    yield from conditioning.measure(exact, inputs, lambda moved: _alone(plan, moved, fixed))
+    yield from tolerances.measure(exact, inputs, lambda moved: _float64(plan, moved, fixed))
 
 
-def _reference_model(
-    plan: ModelPlan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
+def _float64(
+    plan: Plan,
+    inputs: Mapping[str, Array],
+    fixed: Mapping[str, Array],
+    *,
+    tokenwise: bool = False,
 ) -> Iterator[tuple[str, Array]]:
-    engine = NumPyEngine()
-    if model_results.forward_alone(plan):
-
-        def forward(params: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-            return model_results.forward(engine, plan, params, fixed)
-
-        exact = dict(forward(inputs))
-        yield from exact.items()
-        yield from conditioning.measure(exact, inputs, forward)
-        return
-
-    def everything(
-        params: Mapping[str, Array], *, tokenwise: bool = False
-    ) -> Iterator[tuple[str, Array]]:
+    if isinstance(plan, ModelPlan):
         steps = optimizers.reference
-        return model_results.results(engine, plan, params, fixed, steps, tokenwise=tokenwise)
-
-    exact = dict(everything(inputs, tokenwise=True))
-    yield from exact.items()
-    yield from conditioning.measure(exact, inputs, everything)
-
-
-def _alone(
-    plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
-) -> Iterator[tuple[str, Array]]:
-    """A cell, or operators, in float64."""
+        return named.model(NumPyEngine(), plan, inputs, fixed, steps, tokenwise=tokenwise)
     if isinstance(plan, MlstmPlan):
-        return cell_results.mlstm_reference(plan, inputs, fixed["h_weight"])
+        return named.mlstm_reference(plan, inputs, fixed["h_weight"])
     if isinstance(plan, SlstmPlan):
-        return cell_results.slstm_reference(inputs, fixed["h_weight"])
-    assert isinstance(plan, ComponentsPlan), "a model is no operator"
-    return cell_results.components_reference(plan, inputs)
+        return named.slstm_reference(inputs, fixed["h_weight"])
+    return named.components_reference(plan, inputs)
 
 
 def engine_of(side: Side) -> Engine:

@@ -1,17 +1,22 @@
 """Engines compute a side's results: NumPy arrays in, NumPy arrays out.
 
 `NumPyEngine` runs the float64 references of models. `Engine` runs models and operators alone by one
-framework, on one device and with one form of the operators; what it needs of the framework itself
-stands in `framework_torch.py` and `framework_mlx.py`.
+framework, on one device and with one form of the operators.
+
+To show that a comparison finds faults, an engine can be given one (`planted`). A fault is computed
+with, never written into a result afterwards: an operator is off wherever it is called, in the model
+as well as alone, and an optimizer steps along the wrong gradient. The process that computes the
+side is the only one that has it, and only inside `planted`.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any
+
+import numpy as np
 
 from mlxhog.models import lm, lm_numpy
 from mlxhog.models.families import ModelConfig
@@ -37,37 +42,111 @@ class Forward:
     state: State
 
 
-class Framework(Protocol):
-    """What `framework_torch` and `framework_mlx` offer for arrays of their framework."""
+class _Torch:
+    """What an engine needs of PyTorch itself, for tensors on one device.
 
-    def start(self, device: str, threads: int) -> None:
-        """Compute on this device from now on, with so many CPU threads."""
+    Args:
+        device: "cpu" or "mps".
+        threads: on the CPU.
+    """
 
-    def array(self, x: Array, device: str) -> Any:
-        """Return a copy of x on a device."""
+    def __init__(self, device: str, threads: int) -> None:
+        import torch
 
-    def indices(self, x: Array, device: str) -> Any:
+        torch.set_num_threads(threads)
+        self._torch, self._device = torch, device
+
+    def array(self, x: Array) -> Any:
+        """Return a copy of x."""
+        return self._torch.tensor(x, device=self._device)
+
+    def indices(self, x: Array) -> Any:
         """Return integers in the type in which the framework looks rows up."""
+        return self.array(x).long()
 
     def host(self, x: Any) -> Array:
         """Return an array of the framework as a contiguous NumPy array."""
+        values: Array = x.detach().cpu().contiguous().numpy()
+        return values
 
     def without_gradient(self) -> AbstractContextManager[Any]:
         """Keep nothing for gradients until the block ends."""
+        return self._torch.inference_mode()
 
     def evaluate(self, *arrays: Any) -> None:
         """Compute what has been put off."""
 
     def leaves(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """Return copies of arrays that can be differentiated by, where they are no integers."""
+        return {
+            name: x.clone().requires_grad_() if x.is_floating_point() else x
+            for name, x in arrays.items()
+        }
 
     def value_and_grad(
         self, function: Callable[[Mapping[str, Any]], Any], arrays: Mapping[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        """Return a scalar function of arrays, and its gradient by each that is no integer."""
+        """Return a scalar function of arrays, and its gradient by each that is no integer.
+
+        That by an array which the function ignores is zero.
+        """
+        copies = self.leaves(arrays)
+        floats = {name: x for name, x in copies.items() if x.requires_grad}
+        value = function(copies)
+        grads = self._torch.autograd.grad(
+            value, list(floats.values()), allow_unused=True, materialize_grads=True
+        )
+        return value, dict(zip(floats, grads, strict=True))
 
     def stop_gradient(self, x: Any) -> Any:
         """Return x as a constant."""
+        return x.detach()
+
+
+class _MLX:
+    """The same of MLX, whose arrays share one device; it differentiates functions, not arrays.
+
+    Args:
+        device: "cpu" or "gpu".
+        threads: of the native operators.
+    """
+
+    def __init__(self, device: str, threads: int) -> None:
+        import mlx.core as mx
+
+        from mlxhog.models.ops.native import adapter_mlx
+
+        mx.set_default_device(mx.gpu if device == "gpu" else mx.cpu)
+        adapter_mlx.set_threads(threads)
+        self._mx = mx
+
+    def array(self, x: Array) -> Any:
+        return self._mx.array(x)
+
+    def indices(self, x: Array) -> Any:
+        return self._mx.array(x)
+
+    def host(self, x: Any) -> Array:
+        return np.array(x, order="C")
+
+    def without_gradient(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def evaluate(self, *arrays: Any) -> None:
+        self._mx.eval(*arrays)
+
+    def leaves(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(arrays)
+
+    def value_and_grad(
+        self, function: Callable[[Mapping[str, Any]], Any], arrays: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        value, grads = self._mx.value_and_grad(function)(dict(arrays))
+        self._mx.eval(value, grads)
+        return value, grads
+
+    def stop_gradient(self, x: Any) -> Any:
+        return self._mx.stop_gradient(x)
 
 
 class Engine:
@@ -81,9 +160,7 @@ class Engine:
     """
 
     def __init__(self, framework: str, device: str, kernels: str, threads: int) -> None:
-        module = importlib.import_module(f"mlxhog.parity.framework_{framework}")
-        self._framework = cast(Framework, module)
-        self._framework.start(device, threads)
+        self._framework = (_Torch if framework == "torch" else _MLX)(device, threads)
         self._name, self._device, self._kernels = framework, device, kernels
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
@@ -94,7 +171,7 @@ class Engine:
     def forward(self, tokens: Array, state: State | None = None) -> Forward:
         """Compute tokens (B, S) int32 from the start, or from a state of an earlier call."""
         hidden: list[Any] = []
-        ops, ids = self._ops(), self._framework.indices(tokens, self._device)
+        ops, ids = self._ops(), self._framework.indices(tokens)
         with self._framework.without_gradient():
             logits, state = lm.forward(
                 self._cfg,
@@ -110,8 +187,8 @@ class Engine:
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter, each in its full shape."""
-        ops, ids = self._ops(), self._framework.indices(tokens, self._device)
-        labels = self._framework.indices(targets, self._device)
+        ops, ids = self._ops(), self._framework.indices(tokens)
+        labels = self._framework.indices(targets)
 
         def loss_of(params: Mapping[str, Any]) -> Any:
             return lm.loss_from_embedding(
@@ -184,7 +261,7 @@ class Engine:
         return choose(self._name, self._kernels, self._device)
 
     def _array(self, x: Array) -> Any:
-        return self._framework.array(x, self._device)
+        return self._framework.array(x)
 
     def _host(self, x: Any) -> Array:
         return self._framework.host(x)
@@ -225,3 +302,78 @@ class NumPyEngine:
 
 ModelEngine = Engine | NumPyEngine
 """Computes a model in the process that made it."""
+
+
+ENTRIES = ("all", "random", "one")
+
+
+@dataclass(frozen=True)
+class OperatorFault:
+    """The first result of an operator is off by some units in the last place.
+
+    Attributes:
+        operator: name in `kernels.Ops`.
+        entries: "all" are further from 0; "random" are, each, further from it or nearer to it;
+            "one" is further from it, the entry in the middle of the flat array.
+        ulps: how many units of each entry's own.
+    """
+
+    operator: str
+    entries: str = "all"
+    ulps: int = 4
+
+    def offset(self, y: Array) -> Array:
+        """Return what is added to a result, float32."""
+        off = self.ulps * np.spacing(y)  # has the sign of y: away from 0
+        if self.entries == "random":
+            off *= np.random.default_rng(y.size).choice((-1.0, 1.0), y.shape)
+        elif self.entries == "one":
+            middle = np.arange(y.size).reshape(y.shape) == y.size // 2
+            off = np.where(middle, off, 0.0)
+        return np.asarray(off, np.float32)
+
+
+@dataclass(frozen=True)
+class SignFault:
+    """One entry of a parameter's gradient has the wrong sign.
+
+    Attributes:
+        parameter: its name.
+        place: index into the flat gradient.
+    """
+
+    parameter: str
+    place: int
+
+
+Fault = OperatorFault | SignFault
+
+
+@contextmanager
+def planted(engine: Engine, fault: Fault | None) -> Iterator[None]:
+    """Let an engine compute with a fault until the block ends; None is none."""
+    if fault is None:
+        yield
+    elif isinstance(fault, OperatorFault):
+        with engine.off(fault.operator, fault.offset):
+            yield
+    else:
+        right = engine.differentiate
+        setattr(engine, "differentiate", _flipped(right, fault))  # noqa: B010  # mypy: a method
+        try:
+            yield
+        finally:
+            delattr(engine, "differentiate")
+
+
+Differentiate = Callable[[Array, Array], tuple[float, dict[str, Array]]]
+
+
+def _flipped(differentiate: Differentiate, fault: SignFault) -> Differentiate:
+    def wrong(tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
+        loss, grads = differentiate(tokens, targets)
+        grad = grads[fault.parameter].copy()
+        grad.reshape(-1)[fault.place] *= -1.0
+        return loss, grads | {fault.parameter: grad}
+
+    return wrong

@@ -49,13 +49,11 @@ class Operator:
     Attributes:
         draw: its inputs, float32, or int32 labels.
         call: from operators and inputs to a result and further ones.
-        exact: from inputs in float64 to the same results, in their order.
         ulps: units in the last place that an entry may be off by: 0 where all sums are exact.
     """
 
     draw: Draw
     call: Callable[[Any, Inputs], tuple[Any, Sequence[Any]]]
-    exact: Callable[[Inputs], Sequence[Array]]
     ulps: float = ROUNDED
 
     def allowed(self, *, gpu: bool) -> tuple[float, float]:
@@ -79,7 +77,8 @@ def reference(plan: ModelPlan) -> Iterator[tuple[str, Array]]:
             key: x.astype(np.float64) if x.dtype == np.float32 else x
             for key, x in inputs(name).items()
         }
-        yield f"operator/{name}", _flat(OPERATORS[name].exact(exact))
+        y, others = OPERATORS[name].call(Float64, exact)
+        yield f"operator/{name}", _flat([y, *others])
 
 
 def names(plan: ModelPlan) -> tuple[str, ...]:
@@ -164,29 +163,87 @@ def _pair(r: np.random.Generator) -> dict[str, Array]:
 # -- results --------------------------------------------------------------------------------------
 
 
-def _norm(x: Array) -> Array:
-    return layers_numpy.layer_norm(x, EPS)[0]
+class Float64:
+    """Operators of `kernels.Ops` in NumPy's float64, without their gradients."""
 
+    @staticmethod
+    def linears(x: Array, ws: Sequence[Array], bs: Sequence[Array]) -> list[Array]:
+        """Products with several matrices, and their biases."""
+        return [x @ w.T + b for w, b in zip(ws, bs, strict=True)]
 
-def _head_norm(t: Inputs) -> Array:
-    normed: Array = t["w"] * _norm(t["h"]).reshape(B, S, D)
-    return normed
+    @staticmethod
+    def block_diagonal(x: Array, ws: Sequence[Array], bs: Sequence[Array]) -> list[Array]:
+        """Products with several block-diagonal matrices, and their biases."""
+        return [layers_numpy.block_diagonal(x, w, b)[0] for w, b in zip(ws, bs, strict=True)]
 
+    @staticmethod
+    def causal_conv(x: Array, w: Array, b: Array, *, silu: bool) -> tuple[Array, Array]:
+        """Depthwise convolution and the state after it."""
+        y, state, _ = layers_numpy.causal_conv(x, w, b, silu=silu)
+        return y, state
 
-def _rms_norm(t: Inputs) -> Array:
-    x = t["x"]
-    y: Array = t["w"] * x / np.sqrt(np.square(x).mean(-1, keepdims=True) + EPS)
-    return y
+    @staticmethod
+    def rms_norm(x: Array, w: Array, eps: float) -> Array:
+        """Root-mean-square norm."""
+        y: Array = w * x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps)
+        return y
 
+    @staticmethod
+    def layer_norm(x: Array, w: Array, eps: float) -> Array:
+        """Layer norm without a bias."""
+        return w * layers_numpy.layer_norm(x, eps)[0]
 
-def _exact_mlstm(t: Inputs) -> list[Array]:
-    h, state, _ = mlstm_numpy.recurrent(*(t[name] for name in "qkvif"), eps=EPS)
-    return [h, *state]
+    @staticmethod
+    def head_norm(h: Array, w: Array, eps: float) -> Array:
+        """Layer norm of every head."""
+        normed, _ = layers_numpy.layer_norm(h, eps)
+        return w * normed.reshape(*h.shape[:2], -1)
 
+    @staticmethod
+    def head_norm_gate(h: Array, o: Array, w: Array, eps: float) -> Array:
+        """The same behind an output gate."""
+        return layers_numpy.sigmoid(o) * Float64.head_norm(h, w, eps)
 
-def _exact_slstm(t: Inputs) -> list[Array]:
-    states, _ = slstm_numpy.slstm_cell(*(t[name] for name in SLSTM))
-    return [states[0], *(part[:, -1] for part in states)]
+    @staticmethod
+    def head_norm_skip_gate(
+        h: Array, c: Array, z: Array, w: Array, skip: Array, eps: float
+    ) -> Array:
+        """The same with a skip connection, behind a gate."""
+        return layers_numpy.head_norm_skip_gate(h, c, z, w, skip, eps)[0]
+
+    @staticmethod
+    def swiglu(gate: Array, up: Array) -> Array:
+        """GLU with SiLU."""
+        return layers_numpy.glu(gate, up, "silu")[0]
+
+    @staticmethod
+    def glu(gate: Array, up: Array, activation: str) -> Array:
+        """Gated linear unit."""
+        return layers_numpy.glu(gate, up, activation)[0]
+
+    @staticmethod
+    def soft_cap(x: Array, c: float) -> Array:
+        """`c * tanh(x / c)`."""
+        return layers_numpy.soft_cap(x, c)[0]
+
+    @staticmethod
+    def mlstm_cell(*sequence: Array, chunk_size: int, eps: float) -> tuple[Array, Sequence[Array]]:
+        """The recurrent form, which chunks do not change."""
+        h, state, _ = mlstm_numpy.recurrent(*sequence, eps=eps)
+        return h, state
+
+    @staticmethod
+    def slstm_cell(*arguments: Array) -> tuple[Array, Sequence[Array]]:
+        """The outputs, and the state after the last position."""
+        states, _ = slstm_numpy.slstm_cell(*arguments)
+        return states[0], [part[:, -1] for part in states]
+
+    @staticmethod
+    def capped_cross_entropy(logits: Array, labels: Array, cap: float | None) -> tuple[Array]:
+        """Sum of the nats of the labels."""
+        logits = logits if cap is None else cap * np.tanh(logits / cap)
+        labelled: Array = logits[np.arange(len(labels)), labels]
+        return ((np.log(np.exp(logits).sum(-1)) - labelled).sum(),)
 
 
 SLSTM = ("i", "f", "z", "o", "R", "b")
@@ -201,45 +258,27 @@ def _nats(ops: Any, t: Inputs, cap: float | None) -> tuple[Any, Sequence[Any]]:
     return rows[0], rows[1:]
 
 
-def _exact_nats(t: Inputs, cap: float | None) -> list[Array]:
-    logits = t["logits"] if cap is None else cap * np.tanh(t["logits"] / cap)
-    labelled: Array = logits[np.arange(ROWS), t["labels"]]
-    return [np.log(np.exp(logits).sum(-1)) - labelled]
-
-
-def _loss(cap: float | None) -> Operator:
-    return Operator(_logits, lambda ops, t: _nats(ops, t, cap), lambda t: _exact_nats(t, cap))
-
-
-def _glu(activation: str) -> Operator:
-    return Operator(
-        _pair,
-        lambda ops, t: (ops.glu(t["gate"], t["up"], activation), ()),
-        lambda t: [layers_numpy.glu(t["gate"], t["up"], activation)[0]],
-    )
-
-
 def _conv(draw: Draw, ulps: float, *, silu: bool) -> Operator:
     def call(ops: Any, t: Inputs) -> tuple[Any, Sequence[Any]]:
         y, state = ops.causal_conv(t["x"], t["w"], t["b"], silu=silu)
         return y, (state,)
 
-    return Operator(
-        draw, call, lambda t: layers_numpy.causal_conv(t["x"], t["w"], t["b"], silu=silu)[:2], ulps
-    )
+    return Operator(draw, call, ulps)
+
+
+def _glu(activation: str) -> Operator:
+    return Operator(_pair, lambda ops, t: (ops.glu(t["gate"], t["up"], activation), ()))
 
 
 OPERATORS = {
     "linears": Operator(
         lambda r: {"x": _integers(r, B, S, 96), "w": _integers(r, 40, 96), "b": _integers(r, 40)},
         lambda ops, t: (ops.linears(t["x"], [t["w"]], [t["b"]])[0], ()),
-        lambda t: [t["x"] @ t["w"].T + t["b"]],
         EXACT,
     ),
     "block_diagonal": Operator(
         lambda r: {"x": _integers(r, B, S, 32), "w": _integers(r, 8, 4, 4), "b": _integers(r, 32)},
         lambda ops, t: (ops.block_diagonal(t["x"], [t["w"]], [t["b"]])[0], ()),
-        lambda t: [layers_numpy.block_diagonal(t["x"], t["w"], t["b"])[0]],
         EXACT,
     ),
     "causal_conv": _conv(
@@ -255,22 +294,18 @@ OPERATORS = {
     "rms_norm": Operator(
         lambda r: {"x": _signed(r, B, S, 64), "w": _positive(r, 64)},
         lambda ops, t: (ops.rms_norm(t["x"], t["w"], EPS), ()),
-        lambda t: [_rms_norm(t)],
     ),
     "layer_norm": Operator(
         lambda r: {"x": _signed(r, B, S, 64), "w": _positive(r, 64)},
         lambda ops, t: (ops.layer_norm(t["x"], t["w"], EPS), ()),
-        lambda t: [t["w"] * _norm(t["x"])],
     ),
     "head_norm": Operator(
         _heads,
         lambda ops, t: (ops.head_norm(t["h"], t["w"], EPS), ()),
-        lambda t: [_head_norm(t)],
     ),
     "head_norm_gate": Operator(
         _heads,
         lambda ops, t: (ops.head_norm_gate(t["h"], t["o"], t["w"], EPS), ()),
-        lambda t: [layers_numpy.sigmoid(t["o"]) * _head_norm(t)],
     ),
     "head_norm_skip_gate": Operator(
         _heads,
@@ -278,31 +313,23 @@ OPERATORS = {
             ops.head_norm_skip_gate(t["h"], t["c"], t["z"], t["w"], t["skip"], EPS),
             (),
         ),
-        lambda t: [
-            layers_numpy.head_norm_skip_gate(t["h"], t["c"], t["z"], t["w"], t["skip"], EPS)[0]
-        ],
     ),
     "swiglu": Operator(
         _pair,
         lambda ops, t: (ops.swiglu(t["gate"], t["up"]), ()),
-        lambda t: [layers_numpy.glu(t["gate"], t["up"], "silu")[0]],
     ),
     **{f"glu {name}": _glu(name) for name in ("gelu", "relu", "relu^2", "sigmoid", "silu", "selu")},
     "soft_cap": Operator(
         lambda r: {"x": _signed(r, 400, 2, high=2.5 * CAP)},
         lambda ops, t: (ops.soft_cap(t["x"], CAP), ()),
-        lambda t: [layers_numpy.soft_cap(t["x"], CAP)[0]],
     ),
     "mlstm_cell": Operator(
         _mlstm,
         lambda ops, t: ops.mlstm_cell(*(t[name] for name in "qkvif"), chunk_size=CHUNK, eps=EPS),
-        _exact_mlstm,
     ),
-    "slstm_cell": Operator(
-        _slstm, lambda ops, t: ops.slstm_cell(*(t[name] for name in SLSTM)), _exact_slstm
-    ),
-    "capped_cross_entropy": _loss(CAP),
-    "capped_cross_entropy uncapped": _loss(None),
+    "slstm_cell": Operator(_slstm, lambda ops, t: ops.slstm_cell(*(t[name] for name in SLSTM))),
+    "capped_cross_entropy": Operator(_logits, lambda ops, t: _nats(ops, t, CAP)),
+    "capped_cross_entropy uncapped": Operator(_logits, lambda ops, t: _nats(ops, t, None)),
 }
 """By the name in `kernels.Ops`, and a word for a variant of it."""
 

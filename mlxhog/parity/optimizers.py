@@ -3,7 +3,7 @@
 Two things are asked of them. A side's steps have to be what the formula makes of the side's own
 gradients, to a few units in the last place of each parameter (`Formula`): that is the optimizer
 alone. And where they lead has to be where the reference's steps lead, as near as float32 can know
-(`conditioning.py`): that is gradients, optimizer and the parameters' way back into the model.
+(`tolerances.py`): that is gradients, optimizer and the parameters' way back into the model.
 """
 
 from __future__ import annotations

@@ -28,8 +28,7 @@ from mlxhog.parity.optimizers import (
     WEIGHT_DECAY,
     Formula,
 )
-from mlxhog.parity.sides import TRANSFORMERS
-from mlxhog.parity.subject import RULES, Array, ModelPlan
+from mlxhog.parity.subject import RULES, TRANSFORMERS, Array, ModelPlan
 
 Found = Iterator[tuple[str, Array]]
 
@@ -69,7 +68,7 @@ class Peer:
 def results(
     name: str, plan: ModelPlan, params: Mapping[str, Array], fixed: Mapping[str, Array]
 ) -> Found:
-    """Compute a peer's results; arguments as `model_results.results`."""
+    """Compute a peer's results; arguments as `results.model`."""
     torch.set_num_threads(1)
     peer = create(name, plan.cfg)
     _load(peer, plan.cfg, params)

@@ -20,9 +20,7 @@ from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture, load_candidate
 from mlxhog.parity import cases
-from mlxhog.parity.cases import next_labels
-from mlxhog.parity.sides import Side
-from mlxhog.parity.subject import Array, ModelPlan, Plan, Subject, check
+from mlxhog.parity.subject import Array, ModelPlan, Plan, Side, Subject, check, next_labels
 
 NOISE = 0.1
 EMBEDDING_NOISE = 0.5  # the norm behind a small embedding would enlarge its gradient

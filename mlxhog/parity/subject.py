@@ -1,4 +1,11 @@
-"""The subject of a comparison: settings that travel by pickle, arrays that travel by file.
+"""What a comparison is about: the subject that is computed, and the sides that compute it.
+
+A subject has settings, which travel by pickle, and arrays, which travel by file. Its sides are
+
+    numpy                   float64, the reference of the others
+    torch:cpu, mlx:cpu ..   a backend with the kernels that training would use there
+    torch:cpu+reference     the same backend with another form of its kernels
+    transformers, xlstm     the peers, where the extra [peers] is installed and they can build it
 
 Names of results, the same for every side:
 
@@ -7,7 +14,7 @@ Names of results, the same for every side:
     logits, loss             (B, S, V) after the cap; mean nats of the targets other than -100
     hidden/decoder.0 ..      between those of an auto-encoder
     state/L/PART             state of block L after the sequence; parts as `_state` in
-                             `model_results.py` names them
+                             `results.py` names them
     stepwise/logits, stepwise/state/L/PART    the same from one token at a time
     grad/NAME                gradient of the loss
     after/RULE/NAME          a parameter after some steps of an optimizer on the same batch
@@ -23,15 +30,22 @@ Names of results, the same for every side:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.backends import kernel_choice
 from mlxhog.config.options import did_you_mean
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import ConfigError, DataError, EnvironmentLacks
+from mlxhog.machine import machine, verdicts
+from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing
+from mlxhog.models import families
+from mlxhog.models.mad import MADConfig
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 Array = NDArray[Any]
 Results = Mapping[str, Array]
@@ -72,7 +86,7 @@ class SlstmPlan:
 
 @dataclass(frozen=True)
 class ComponentsPlan:
-    """Operators alone, by the names in `cell_results.py`."""
+    """Operators alone, by the names in `results.py`."""
 
     names: tuple[str, ...]
 
@@ -150,6 +164,12 @@ def perturbed(inputs: Mapping[str, Array], name: str, seed: int) -> Array:
     return (value + noise).astype(value.dtype)
 
 
+def next_labels(labels: Array) -> Array:
+    """Return the target of each position, (B, S) int32: the next label, and -100 at the end."""
+    end = np.full_like(labels[:, :1], -100)
+    return np.concatenate([labels[:, 1:], end], axis=1).astype(np.int32)
+
+
 def parameter_after(name: str) -> str | None:
     """Return which parameter a result after/RULE/NAME is the value of; None for other results."""
     kind, _, rest = name.partition("/")
@@ -159,3 +179,115 @@ def parameter_after(name: str) -> str | None:
 def first(where: Array) -> tuple[int, ...]:
     """Index of the first true entry."""
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), where.shape))
+
+
+TRANSFORMERS, XLSTM = "transformers", "xlstm"
+PEERS = (TRANSFORMERS, XLSTM)
+NUMPY = "numpy"
+EVERYONE = (NUMPY, "torch:cpu", "mlx:cpu", "torch:mps", "mlx:gpu", *PEERS)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One that computes.
+
+    Attributes:
+        name: as above.
+        backend: one of `EVERYONE`; those of one backend share a process.
+        kernels: form of the operators; "" where there is one form only.
+    """
+
+    name: str
+    backend: str
+    kernels: str = ""
+
+    @property
+    def float64(self) -> bool:
+        """Whether it computes in float64."""
+        return self.backend == NUMPY
+
+
+def choose(backends: str, forms: str, plan: Plan) -> tuple[list[Side], list[str]]:
+    """Return the sides, the reference first, and notes on what is not there.
+
+    Args:
+        backends: "auto" for everything present, or a list of `EVERYONE`, by commas.
+        forms: "all" of every backend, or one of `kernels.CHOICES`.
+        plan: what they are to compute; peers compute models, and not all of them.
+
+    Raises:
+        ConfigError: an unknown name, or kernels that a backend cannot run.
+        EnvironmentLacks: a backend that was asked for by name is not here.
+    """
+    here = machine.here()
+    asked = [] if backends == "auto" else [name.strip() for name in backends.split(",")]
+    for name in asked:
+        if name not in EVERYONE:
+            raise ConfigError(
+                f"--backends: no backend {name!r}; wanted auto, or some of "
+                f"{', '.join(EVERYONE)}{did_you_mean(name, EVERYONE)}"
+            )
+    sides: list[Side] = []
+    notes = []
+    for name in EVERYONE:
+        if asked and name not in asked:
+            continue
+        lack = lacking(name, here, plan)
+        if lack is None:
+            sides += _of_backend(name, forms)
+        elif asked:
+            raise EnvironmentLacks(lack)
+        elif name not in GPU_BACKENDS or here.apple_gpu:
+            notes.append(f"left out: {lack}")
+    return sides, notes
+
+
+def lacking(name: str, here: machine.Machine, plan: Plan) -> str | None:
+    """Say what keeps a backend or peer from computing it here, or None."""
+    if name in BACKENDS:
+        return missing(name, here)
+    if name not in PEERS:
+        return None
+    if not _installed(name):
+        return f"{name} is not installed: python -m pip install 'mlxhog[peers]'"
+    return not_computable(name, plan)
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _of_backend(name: str, forms: str) -> Sequence[Side]:
+    if name not in BACKENDS:
+        return [Side(name, name)]
+    usual = kernel_choice.of_backend("auto", name, verdicts.load())
+    if forms != "all":
+        form = kernel_choice.of_backend(forms, name, verdicts.load())
+        return [Side(name if form == usual else f"{name}+{form}", name, form)]
+    framework, device = name.split(":")
+    others = ["reference"] if device == "cpu" else ["reference", "metal"]
+    return [
+        Side(name, name, usual),
+        *(Side(f"{name}+{form}", name, form) for form in others if form != usual),
+    ]
+
+
+def not_computable(name: str, plan: Plan) -> str | None:
+    """Say why a peer cannot compute a plan, or None where it can."""
+    if not isinstance(plan, ModelPlan):
+        return f"{name} computes models, no operators alone"
+    cfg = plan.cfg
+    if isinstance(cfg, MADConfig):
+        return f"{name} has no models of MAD layers"
+    if families.reset_token(cfg) is not None:
+        return f"{name} does not reset at document boundaries"
+    if isinstance(cfg, XLSTMLargeConfig):
+        if name == TRANSFORMERS and not cfg.add_out_norm:
+            return "transformers 5.23 applies out_norm although add_out_norm is false"
+        if name == TRANSFORMERS and cfg.out_norm_bias:
+            return "transformers' out_norm has no bias"
+        if cfg.tie_word_embeddings:
+            return f"{name} does not tie its embeddings"
+    elif name == TRANSFORMERS:
+        return "transformers has no v1 stack"
+    return None

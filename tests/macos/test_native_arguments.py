@@ -52,7 +52,7 @@ assert found.status == "done", found
 COMPARE = """
 from mlxhog.parity import cases
 from mlxhog.parity.comparison import compare_sides
-from mlxhog.parity.sides import Side
+from mlxhog.parity.subject import Side
 from tests.parity.test_run import GOLDEN
 
 sides = [Side("numpy", "numpy"), Side("mlx:cpu", "mlx:cpu", "native")]

@@ -10,7 +10,7 @@ import pytest
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import families, lm_numpy
 from mlxhog.models.registry import load_architecture
-from mlxhog.parity import sides
+from mlxhog.parity import subject as subjects
 from mlxhog.parity.sources import (
     Sizes,
     check_memory,
@@ -64,7 +64,7 @@ def test_a_model_that_resets_has_a_document_beginning_in_the_middle() -> None:
 
 def test_the_published_model_is_refused_before_anything_is_drawn() -> None:
     source = open_source("config", "7b", Sizes(), Path("runs"))
-    chosen, _ = sides.choose("numpy,torch:cpu", "auto", source.plan)
+    chosen, _ = subjects.choose("numpy,torch:cpu", "auto", source.plan)
     with pytest.raises(EnvironmentLacks, match=r"7b needs about \d+ GB in 2 processes"):
         check_memory(source, chosen)
 
@@ -80,19 +80,19 @@ def test_a_perturbed_parameter_differs_everywhere_and_by_its_own_size() -> None:
 
 def test_who_computes_is_chosen_by_name() -> None:
     plan = ModelPlan(config())
-    names = [side.name for side in sides.choose("mlx:cpu,numpy,torch:cpu", "all", plan)[0]]
+    names = [side.name for side in subjects.choose("mlx:cpu,numpy,torch:cpu", "all", plan)[0]]
     assert names == [
         "numpy", "torch:cpu", "torch:cpu+reference", "mlx:cpu", "mlx:cpu+reference",
     ]  # fmt: skip
-    (only,), _ = sides.choose("mlx:cpu", "reference", plan)
+    (only,), _ = subjects.choose("mlx:cpu", "reference", plan)
     assert (only.name, only.kernels) == ("mlx:cpu+reference", "reference")
     with pytest.raises(ConfigError, match="no backend 'numpi'.*did you mean 'numpy'"):
-        sides.choose("numpi", "all", plan)
+        subjects.choose("numpi", "all", plan)
 
 
 def test_a_peer_that_cannot_build_a_model_is_left_out_with_the_reason() -> None:
     plan = ModelPlan(load_architecture(ROOT / "models" / "7to1-tiny.yaml"))
-    chosen, notes = sides.choose("auto", "auto", plan)
+    chosen, notes = subjects.choose("auto", "auto", plan)
     assert "transformers" not in [side.name for side in chosen]
     assert "left out: transformers has no v1 stack" in notes
 

@@ -13,8 +13,15 @@ from safetensors.numpy import load_file, save_file
 from mlxhog.errors import DataError
 from mlxhog.models import families
 from mlxhog.parity import cases
-from mlxhog.parity.sides import PEERS, not_computable
-from mlxhog.parity.subject import ComponentsPlan, MlstmPlan, ModelPlan, SlstmPlan, check
+from mlxhog.parity.subject import (
+    PEERS,
+    ComponentsPlan,
+    MlstmPlan,
+    ModelPlan,
+    SlstmPlan,
+    check,
+    not_computable,
+)
 from tests.models.sample import config
 from tests.parity import made_cases
 

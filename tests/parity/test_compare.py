@@ -9,8 +9,7 @@ import pytest
 
 from mlxhog.parity import compare, tolerances
 from mlxhog.parity.compare import Row
-from mlxhog.parity.sides import Side
-from mlxhog.parity.subject import Array, MlstmPlan, Results, Subject
+from mlxhog.parity.subject import Array, MlstmPlan, Results, Side, Subject
 
 
 def one(name: str, got: Array, wanted: Array, start: Results | None = None) -> Row:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from mlxhog.parity import compare, conditioning
+from mlxhog.parity import compare, tolerances
 from mlxhog.parity.subject import Array
 
 
@@ -19,8 +19,8 @@ def sums(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
 
 def test_what_cancels_moves_and_what_adds_up_does_not() -> None:
     inputs = {"a": np.full(9, 1.0, np.float32), "b": np.full(9, 0.9999, np.float32)}
-    results, conditions = conditioning.split(
-        dict(conditioning.measure(dict(sums(inputs)), inputs, sums))
+    results, conditions = tolerances.split(
+        dict(tolerances.measure(dict(sums(inputs)), inputs, sums))
     )
     assert not results
     assert conditions["grad/adds"] < 1e-7
@@ -29,18 +29,16 @@ def test_what_cancels_moves_and_what_adds_up_does_not() -> None:
 
 def test_inputs_are_rounded_by_at_most_half_a_unit() -> None:
     x = np.random.default_rng(0).normal(size=1000)
-    moved = conditioning.rounded({"x": x}, 1)["x"]
+    moved = tolerances.rounded({"x": x}, 1)["x"]
     assert 0 < np.abs(moved / x - 1).max() <= 2.0**-24 * 1.001
 
 
 def test_a_maximum_whose_sides_nearly_change_places_moves() -> None:
     def steep(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-        yield "grad/kink", np.where(inputs["a"] > 1.0 + 6 * conditioning.ROUNDING, 2.0, 1.0)
+        yield "grad/kink", np.where(inputs["a"] > 1.0 + 6 * tolerances.ROUNDING, 2.0, 1.0)
 
     inputs = {"a": np.full(50, 1.0, np.float32)}
-    _, conditions = conditioning.split(
-        dict(conditioning.measure(dict(steep(inputs)), inputs, steep))
-    )
+    _, conditions = tolerances.split(dict(tolerances.measure(dict(steep(inputs)), inputs, steep)))
     assert conditions == {"grad/kink": 1.0 / 16.0}
 
 
@@ -49,9 +47,7 @@ def test_of_a_parameter_after_steps_its_way_counts_and_not_where_it_began() -> N
         yield "after/sgd/w", inputs["w"].astype(np.float64) + 0.25
 
     inputs = {"w": np.full(50, 1000.0, np.float32)}
-    _, conditions = conditioning.split(
-        dict(conditioning.measure(dict(stays(inputs)), inputs, stays))
-    )
+    _, conditions = tolerances.split(dict(tolerances.measure(dict(stays(inputs)), inputs, stays)))
     assert conditions["after/sgd/w"] < 1e-12
 
 
@@ -80,4 +76,4 @@ def test_a_result_without_a_condition_of_its_own_has_that_of_what_it_stands_for(
         "stepwise/state/n": 4.0,
         "greedy_ids": None,
     }
-    assert {name: conditioning.of(name, conditions) for name in found} == found
+    assert {name: tolerances.condition_of(name, conditions) for name in found} == found

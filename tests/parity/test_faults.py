@@ -10,9 +10,8 @@ import pytest
 from mlxhog.parity import compute, operators
 from mlxhog.parity.compare import operator_rows
 from mlxhog.parity.comparison import compare_sides
-from mlxhog.parity.faults import ENTRIES, OperatorFault, SignFault, planted
-from mlxhog.parity.sides import Side
-from mlxhog.parity.subject import ModelPlan, Results, Subject
+from mlxhog.parity.engines import ENTRIES, OperatorFault, SignFault, planted
+from mlxhog.parity.subject import ModelPlan, Results, Side, Subject
 from tests.models.sample import batch, config, perturbed_params, v1_config
 
 pytestmark = pytest.mark.slow

@@ -18,8 +18,7 @@ from mlxhog.models.families import param_spec
 from mlxhog.parity import cases, optimizers, tolerances
 from mlxhog.parity.comparison import Comparison, compare_sides
 from mlxhog.parity.compute import computed_results
-from mlxhog.parity.sides import Side
-from mlxhog.parity.subject import Array, ModelPlan, Subject
+from mlxhog.parity.subject import Array, ModelPlan, Side, Subject
 from tests.models.sample import batch, config, perturbed_params
 from tests.parity import made_cases
 

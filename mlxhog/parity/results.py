@@ -1,4 +1,4 @@
-"""Results of what is recorded without a model: the mLSTM cell, the sLSTM cell, single operators.
+"""Every result, in the order in which it comes about: of a model, a cell, or single operators.
 
 The recorded case "components" has these operators:
 
@@ -21,9 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.models.ops.reference import layers_numpy, mlstm_numpy, slstm_numpy
-from mlxhog.parity.engines import Engine
-from mlxhog.parity.subject import Array, ComponentsPlan, MlstmPlan
+from mlxhog.models import families
+from mlxhog.models.mad import MADConfig
+from mlxhog.models.ops.reference import mlstm_numpy, slstm_numpy
+from mlxhog.models.spec import initial_value
+from mlxhog.parity.engines import Engine, Forward, ModelEngine, NumPyEngine
+from mlxhog.parity.operators import Float64
+from mlxhog.parity.optimizers import After
+from mlxhog.parity.subject import Array, ComponentsPlan, MlstmPlan, ModelPlan
 
 NamedArrays = Iterator[tuple[str, Array]]
 Inputs = Mapping[str, Any]
@@ -36,6 +41,141 @@ SLSTM_SEQUENCE = "ifzo"
 SLSTM_WEIGHTS = ("R", "b")
 SLSTM_START = ("h0", "c0", "n0", "m0")
 SLSTM_STATE = "hcnm"
+RANDOM = ("normal", "uniform")
+Steps = Callable[..., Iterator[After]]
+
+
+def model(
+    engine: ModelEngine,
+    plan: ModelPlan,
+    params: Mapping[str, Array],
+    fixed: Mapping[str, Array],
+    steps: Steps,
+    *,
+    tokenwise: bool = True,
+) -> NamedArrays:
+    """Compute what the plan asks for; of some families NumPy has a forward pass and no more.
+
+    Args:
+        engine: who computes.
+        plan: what.
+        params: parameters of the model.
+        fixed: tokens, targets, greedy_prompt; see `Subject`.
+        steps: `optimizers.ours`, or another form of it.
+        tokenwise: False leaves out what is computed one token at a time.
+    """
+    grads: dict[str, Array] = {}
+    for name, value in once(engine, plan, params, fixed):
+        if name.startswith("grad/"):
+            grads[name.removeprefix("grad/")] = value
+        yield name, value
+    if _forward_only(engine, plan):
+        return
+    if tokenwise and families.is_language_model(plan.cfg):
+        yield from _stepwise(plan, engine, fixed["tokens"])
+    if tokenwise and "greedy_prompt" in fixed:
+        yield "greedy_ids", greedy(engine, fixed["greedy_prompt"], plan.greedy)
+    if "targets" in fixed and plan.steps:
+        yield from _after(engine, plan, params, fixed, grads, steps)
+
+
+def _after(
+    engine: ModelEngine,
+    plan: ModelPlan,
+    params: Mapping[str, Array],
+    fixed: Mapping[str, Array],
+    grads: Mapping[str, Array],
+    steps: Steps,
+) -> NamedArrays:
+    """Take the steps of every optimizer; arguments as `model`, and the gradient at `params`."""
+
+    def gradient(now: Mapping[str, Array], step: int) -> Mapping[str, Array]:
+        if step == 1:
+            return grads
+        engine.load(plan.cfg, now)
+        return engine.differentiate(fixed["tokens"], fixed["targets"])[1]
+
+    for rule, values, apart in steps(plan.cfg, params, gradient, plan.steps):
+        for name, value in values.items():
+            yield f"after/{rule}/{name}", value
+        for name, value in apart.items():
+            yield f"step/{rule}/{name}", value
+
+
+def _forward_only(engine: ModelEngine, plan: ModelPlan) -> bool:
+    return isinstance(engine, NumPyEngine) and not families.of(plan.cfg).reference_gradient
+
+
+def once(
+    engine: ModelEngine, plan: ModelPlan, params: Mapping[str, Array], fixed: Mapping[str, Array]
+) -> NamedArrays:
+    """Compute what one forward and one backward pass give; arguments as `model`."""
+    engine.load(plan.cfg, params)
+    whole = engine.forward(fixed["tokens"])
+    yield from _hidden(plan, whole)
+    yield "logits", whole.logits
+    if isinstance(engine, NumPyEngine) and _forward_only(engine, plan):
+        if "targets" in fixed:
+            yield "loss", np.array(engine.loss(fixed["tokens"], fixed["targets"]))
+        return
+    yield from _state(plan, "state", engine.parts(whole.state))
+    if "targets" in fixed:
+        loss, grads = engine.differentiate(fixed["tokens"], fixed["targets"])
+        yield "loss", np.array(loss, whole.logits.dtype)
+        for name in families.param_spec(plan.cfg):
+            yield f"grad/{name}", grads[name]
+
+
+def _hidden(plan: ModelPlan, whole: Forward) -> NamedArrays:
+    blocks, last = plan.cfg.num_hidden_layers, len(whole.hidden) - 1
+    for number, x in enumerate(whole.hidden):
+        beyond = "out_norm" if number == last else f"decoder.{number - blocks - 1}"
+        yield f"hidden/{beyond if number > blocks else number}", x
+
+
+def _state(plan: ModelPlan, prefix: str, blocks: list[list[Array]]) -> NamedArrays:
+    """Name the parts of every block's state: C n m or h c n m of the cell, after a conv's.
+
+    Those of MAD layers have numbers, and so has what follows the last layer, the positions read.
+    """
+    for layer, parts in enumerate(blocks):
+        if isinstance(plan.cfg, MADConfig):
+            yield from ((f"{prefix}/{layer}/{number}", part) for number, part in enumerate(parts))
+            continue
+        cell = "Cnm" if any(part.ndim == 4 for part in parts) else "hcnm"
+        names = ["conv"] * (len(parts) - len(cell)) + list(cell)
+        for name, part in zip(names, parts, strict=True):
+            yield f"{prefix}/{layer}/{name}", part
+
+
+def _stepwise(plan: ModelPlan, engine: ModelEngine, tokens: Array) -> NamedArrays:
+    state, logits = None, []
+    for t in range(tokens.shape[1]):
+        one = engine.forward(tokens[:, t : t + 1], state)
+        state = one.state
+        logits.append(one.logits)
+    yield "stepwise/logits", np.concatenate(logits, 1)
+    yield from _state(plan, "stepwise/state", engine.parts(state))
+
+
+def greedy(engine: ModelEngine, prompt: Array, count: int) -> Array:
+    """Return the `count` likeliest tokens that follow, (B, count) int32."""
+    ids: list[Array] = []
+    token, state = prompt, None
+    while len(ids) < count:
+        one = engine.forward(token, state)
+        state = one.state
+        token = one.logits[:, -1:].argmax(-1).astype(np.int32)
+        ids.append(token)
+    return np.concatenate(ids, 1)
+
+
+def fixed_init(plan: ModelPlan) -> NamedArrays:
+    """Initial values that a formula gives, of the parameters that are asked for."""
+    spec = families.param_spec(plan.cfg)
+    for name in plan.fixed_init:
+        if spec[name].init.partition(":")[0] not in RANDOM:
+            yield f"init/{name}", initial_value(spec[name], seed=0)
 
 
 def mlstm(
@@ -199,7 +339,7 @@ def components_reference(plan: ComponentsPlan, inputs: Mapping[str, Array]) -> N
     for name in plan.names:
         call = call_of(name)
         assert call is not None, "the reader of the case lets known names through only"
-        yield f"{name}/y", call(_Float64, exact)
+        yield f"{name}/y", call(Float64, exact)
 
 
 def _alone(call: Call) -> OperatorCall:
@@ -215,34 +355,3 @@ def _head_rms(ops: Any, x4: Any, w: Any) -> Any:
     B, S, NH, DH = x4.shape
     ones = w[:DH] * 0.0 + 1.0
     return ops.rms_norm(x4, ones, LARGE_EPS).reshape(B, S, NH * DH) * w
-
-
-class _Float64:
-    """The same operators of `layers_numpy`, without their gradients."""
-
-    @staticmethod
-    def causal_conv(x: Array, w: Array, b: Array, *, silu: bool) -> tuple[Array, Array]:
-        y, state, _ = layers_numpy.causal_conv(x, w, b, silu=silu)
-        return y, state
-
-    @staticmethod
-    def block_diagonal(x: Array, ws: list[Array], bs: list[Array]) -> tuple[Array, ...]:
-        return tuple(layers_numpy.block_diagonal(x, w, b)[0] for w, b in zip(ws, bs, strict=True))
-
-    @staticmethod
-    def layer_norm(x: Array, w: Array, eps: float) -> Array:
-        return w * layers_numpy.layer_norm(x, eps)[0]
-
-    @staticmethod
-    def head_norm(h: Array, w: Array, eps: float) -> Array:
-        normed, _ = layers_numpy.layer_norm(h, eps)
-        return w * normed.reshape(*h.shape[:2], -1)
-
-    @staticmethod
-    def rms_norm(x: Array, w: Array, eps: float) -> Array:
-        y: Array = w * x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps)
-        return y
-
-    @staticmethod
-    def soft_cap(x: Array, c: float) -> Array:
-        return layers_numpy.soft_cap(x, c)[0]
