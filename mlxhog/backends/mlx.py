@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,28 +12,25 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
 from mlxhog.arena.importing import whole
-from mlxhog.backends import blas, gpu_share
+from mlxhog.backends import blas
 from mlxhog.backends.backend import (
     QUANTIZED_BITS,
     WEIGHTS,
-    Evaluation,
     Float32,
     Grads,
     Int32,
     State,
     check_batch,
-    check_tokens,
     embedding_rows,
 )
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx
-from mlxhog.backends.one_token import OneToken
+from mlxhog.backends.inference import Inference
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.files import mapped
-from mlxhog.models import families, lm, lm_native
+from mlxhog.models import families, lm
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.arrays import Array
-from mlxhog.models.ops.kernels import Ops, choose, resolve
+from mlxhog.models.ops.kernels import resolve
 from mlxhog.models.sampled_head import Candidates, SampledHead
 from mlxhog.optim.gradients import Rows
 
@@ -65,7 +62,7 @@ class Signatures:
             )
 
 
-class MLXBackend:
+class MLXBackend(Inference):
     """MLX on one device. The inbox is a NumPy view of the flat array the parameters are slices of.
 
     MLX shares host memory with its arrays on both devices, so writing the inbox between two
@@ -123,17 +120,13 @@ class MLXBackend:
                 f"backend mlx:gpu needs Metal; this is {platform.system()} on "
                 f"{platform.machine()}; use mlx:cpu"
             )
-        self.on_gpu = name == "mlx:gpu"
+        super().__init__("mlx", name.partition(":")[2], kernels, threads, share)
         if self.on_gpu:
             limit_mlx(mx, share)
         mx.set_default_device(mx.gpu if self.on_gpu else mx.cpu)
-        self.name = name
         lazy = self.on_gpu and kernels != "metal-emulated"  # which computes when it is called
         self.compiled = lazy if compiled is None else compiled
         self.signatures = Signatures()
-        self._share = share
-        self._threads = threads
-        self.kernels = self._asked = kernels
         self.narrow = narrow
         self._mx = mx
 
@@ -187,8 +180,7 @@ class MLXBackend:
         self.close()
         self.kernels = self._asked
         if weights == "bfloat16":
-            device = "gpu" if self.on_gpu else "cpu"
-            self.kernels = resolve("mlx", self._asked, device, weights=weights)
+            self.kernels = resolve("mlx", self._asked, self._device, weights=weights)
         self.model = model
         not_finite = []
         narrow = families.narrowable(model)
@@ -237,9 +229,6 @@ class MLXBackend:
             log_inclusion=log_inclusion,
         )
 
-    def _ops(self) -> Ops[Array]:
-        return choose("mlx", self.kernels, "gpu" if self.on_gpu else "cpu")
-
     def refresh(self) -> None:
         """Nothing to do: the inbox is the memory of the flat array, and nothing is pending."""
 
@@ -249,7 +238,7 @@ class MLXBackend:
         mx = self._mx
         if self.compiled:
             self.signatures.call(batch.x.shape)
-        xp, tokens = self._ops().xp, mx.array(batch.x)
+        xp, tokens = self._ops().xp, self._tokens(batch.x)
         trained = [self.params[name] for name in self._trained]
         x = mx.zeros(1) if self._embedded else lm.embed(self.model, self.params, tokens, xp)
         drawn = lm.dropout_masks(self.model, batch.x.shape, batch.seed)
@@ -260,11 +249,13 @@ class MLXBackend:
             ids, labels = mx.array(candidates.ids), candidates.labels
             head = self.params[families.head(self.model)][ids]
             log_inclusion = mx.array(candidates.log_inclusion)
-        loss, (found, dx, d_head) = self._value_and_grad(
+        loss, (d_params, dx, d_head) = self._value_and_grad(
             trained, x, head, tokens, mx.array(labels), masks, ids, log_inclusion
         )
-        mx.eval(loss, found, dx, d_head)
-        grads: Grads = {name: _host(grad) for name, grad in zip(self._trained, found, strict=True)}
+        mx.eval(loss, d_params, dx, d_head)
+        grads: Grads = {
+            name: _host(grad) for name, grad in zip(self._trained, d_params, strict=True)
+        }
         if candidates is not None:
             rows = candidates.ids[: candidates.count]
             grads[families.head(self.model)] = Rows(rows, _host(d_head)[: candidates.count])
@@ -276,99 +267,24 @@ class MLXBackend:
         """The words of a sampled loss; as many for every batch of a size where it is compiled."""
         if self._sampled is None:
             return None
-        found = self._sampled.draw(batch.y, batch.seed)
+        candidates = self._sampled.draw(batch.y, batch.seed)
         most = min(self._sampled.negatives + batch.y.size, self.model.vocab_size)
-        return found.padded(most) if self.compiled else found
+        return candidates.padded(most) if self.compiled else candidates
 
-    def evaluate(self, batch: Batch) -> Evaluation:
-        """See `Backend.evaluate`."""
-        check_batch(batch, self.model.vocab_size)
-        parts = gpu_share.rows(batch, self._share) if self.on_gpu else (batch,)
-        nats = sum(self._nats(part) for part in parts)
-        return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
+    def _tokens(self, tokens: Int32) -> Any:
+        return self._mx.array(tokens)
 
-    def _nats(self, batch: Batch) -> float:
-        """Summed loss of a batch, computed in one go."""
-        ops, tokens = self._ops(), self._mx.array(batch.x)
-        nats = lm.sum_loss(
-            self.model,
-            self.params,
-            lm.embed(self.model, self.params, tokens, ops.xp),
-            self._mx.array(batch.y),
-            ops=ops,
-            starts=lm.starts(self.model, tokens),
-        )
-        return float(_host(nats).item())
+    def _on_host(self, array: Any) -> NDArray[Any]:
+        return _host(array)
 
-    def predictions(self, tokens: Int32) -> Int32:
-        """See `Backend.predictions`."""
-        check_tokens(tokens, self.model.vocab_size)
-        ops, ids = self._ops(), self._mx.array(tokens)
-        logits, _ = lm.forward(
-            self.model,
-            self.params,
-            lm.embed(self.model, self.params, ids, ops.xp),
-            ops=ops,
-            starts=lm.starts(self.model, ids),
-        )
-        found = self._mx.argmax(logits, axis=-1)
-        self._mx.eval(found)
-        return np.array(found).astype(np.int32)
+    def _from_host(self, array: Float32) -> Any:
+        return self._mx.array(array)
 
-    def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """See `Backend.logits`."""
-        check_tokens(tokens, self.model.vocab_size)
-        if self._one_token is not None:
-            if tokens.shape[1] == 1:
-                return self._one_token.logits(tokens, state)
-            state = self._one_token.unpacked(state)
-        if not self.on_gpu:
-            return self._last_logits(tokens, state)
-        for span in gpu_share.spans(tokens.shape, self._share):
-            last, state = self._last_logits(tokens[:, span], state)
-        return last, state
-
-    def _last_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """Logits after the last of `tokens` and the state, computed in one go."""
+    def _after_last(self, logits: Any, state: State) -> tuple[Float32, State]:
         mx = self._mx
-        ops, ids = self._ops(), mx.array(tokens)
-        logits, state = lm.forward(
-            self.model,
-            self.params,
-            lm.embed(self.model, self.params, ids, ops.xp),
-            state,
-            ops=ops,
-            starts=lm.starts(self.model, ids),
-            last=True,
-        )
         last = mx.contiguous(logits[:, -1].astype(mx.float32))
         mx.eval(last, state)
         return _host(last).copy(), state
-
-    def stack_states(self, states: Sequence[State]) -> State:
-        """See `Backend.stack_states`."""
-        if self._one_token is not None:
-            return self._one_token.stack_states(states)
-        return lm.stack_states(states, self._ops().xp)
-
-    def take_state(self, state: State, rows: Sequence[int]) -> State:
-        """See `Backend.take_state`."""
-        if self._one_token is not None:
-            return self._one_token.take_state(state, rows)
-        return lm.take_state(state, rows, self._ops().xp)
-
-    def _native_step(self) -> OneToken | None:
-        """The step without MLX, where there is one."""
-        if self.on_gpu or any(value.dtype != self._mx.float32 for value in self.params.values()):
-            return None
-        decoder = lm_native.decoder(
-            self.model,
-            {name: np.array(value, copy=False) for name, value in self.params.items()},
-            framework="mlx",
-            kernels=self.kernels,
-            threads=self._threads,
-        )
-        return None if decoder is None else OneToken(decoder, _host, self._mx.array)
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import platform
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
-from mlxhog.backends import gpu_share
 from mlxhog.backends.backend import (
     WEIGHTS,
-    Evaluation,
     Float32,
     Grads,
     Int32,
     State,
     check_batch,
-    check_tokens,
     embedding_rows,
 )
 from mlxhog.backends.gpu_share import GPUShare
-from mlxhog.backends.one_token import OneToken
+from mlxhog.backends.inference import Inference
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.files import mapped
-from mlxhog.models import families, lm, lm_native
+from mlxhog.models import families, lm
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.arrays import Array
-from mlxhog.models.ops.kernels import Ops, choose, resolve
+from mlxhog.models.ops.kernels import resolve
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows
 
@@ -43,7 +40,7 @@ except ImportError as error:
     ) from error
 
 
-class TorchBackend:
+class TorchBackend(Inference):
     """PyTorch on one device. On the CPU the inbox is the memory the model computes from."""
 
     def __init__(
@@ -67,12 +64,9 @@ class TorchBackend:
                 f"backend torch:mps needs an Apple GPU that torch sees; this is "
                 f"{platform.system()} on {platform.machine()}; use torch:cpu"
             )
-        self.name = name
+        super().__init__("torch", device, kernels, threads, share)
         self.device = torch.device(device)
-        self.kernels = self._asked = kernels
         self.narrow = narrow
-        self._share = share
-        self._threads = threads
         torch.set_num_threads(threads)
 
     def bind(
@@ -137,9 +131,6 @@ class TorchBackend:
         if self._flat is not self._host:
             self._flat.copy_(self._host)
 
-    def _ops(self) -> Ops[Array]:
-        return choose("torch", self.kernels, self.device.type)
-
     def _tokens(self, tokens: Int32) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(tokens)).to(self.device).long()
 
@@ -175,12 +166,12 @@ class TorchBackend:
             masks=None if masks is None else {site: self._mask(m) for site, m in masks.items()},
             log_inclusion=log_inclusion,
         )
-        found = [g.cpu().contiguous().numpy() for g in torch.autograd.grad(loss, leaves)]
-        grads: Grads = dict(zip(names, found, strict=True))
+        arrays = [self._on_host(grad) for grad in torch.autograd.grad(loss, leaves)]
+        grads: Grads = dict(zip(names, arrays, strict=True))
         if self._sampled is not None:
-            grads[names[-1]] = Rows(candidates.ids, found[-1])
+            grads[names[-1]] = Rows(candidates.ids, arrays[-1])
         if families.embedding(model) not in self._trained:
-            embedded = found[names.index(families.embedding(model))]
+            embedded = arrays[names.index(families.embedding(model))]
             grads[families.embedding(model)] = embedding_rows(batch.x, embedded)
         return float(loss.detach()), grads
 
@@ -194,98 +185,17 @@ class TorchBackend:
             params[bias] = self.params[bias][chosen]
         return params, rows
 
-    def evaluate(self, batch: Batch) -> Evaluation:
-        """See `Backend.evaluate`."""
-        check_batch(batch, self.model.vocab_size)
-        parts = (batch,) if self.device.type == "cpu" else gpu_share.rows(batch, self._share)
-        nats = sum(self._nats(part) for part in parts)
-        return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
+    def _on_host(self, array: torch.Tensor) -> NDArray[Any]:
+        return array.detach().cpu().contiguous().numpy()
 
-    def _nats(self, batch: Batch) -> float:
-        """Summed loss of a batch, computed in one go."""
-        with torch.inference_mode():
-            ops, tokens = self._ops(), self._tokens(batch.x)
-            nats = lm.sum_loss(
-                self.model,
-                self.params,
-                lm.embed(self.model, self.params, tokens, ops.xp),
-                self._tokens(batch.y),
-                ops=ops,
-                starts=lm.starts(self.model, tokens),
-            )
-        return float(nats)
+    def _from_host(self, array: Float32) -> torch.Tensor:
+        return torch.from_numpy(array)
 
-    def predictions(self, tokens: Int32) -> Int32:
-        """See `Backend.predictions`."""
-        check_tokens(tokens, self.model.vocab_size)
-        with torch.inference_mode():
-            ops, ids = self._ops(), self._tokens(tokens)
-            logits, _ = lm.forward(
-                self.model,
-                self.params,
-                lm.embed(self.model, self.params, ids, ops.xp),
-                ops=ops,
-                starts=lm.starts(self.model, ids),
-            )
-            predicted: Int32 = logits.argmax(-1).cpu().numpy().astype(np.int32)
-            return predicted
+    def _after_last(self, logits: torch.Tensor, state: State) -> tuple[Float32, State]:
+        return self._on_host(logits[:, -1].float()), state
 
-    def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """See `Backend.logits`."""
-        check_tokens(tokens, self.model.vocab_size)
-        if self._one_token is not None:
-            if tokens.shape[1] == 1:
-                return self._one_token.logits(tokens, state)
-            state = self._one_token.unpacked(state)
-        if self.device.type == "cpu":
-            return self._last_logits(tokens, state)
-        for span in gpu_share.spans(tokens.shape, self._share):
-            last, state = self._last_logits(tokens[:, span], state)
-        return last, state
-
-    def _last_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """Logits after the last of `tokens` and the state, computed in one go."""
-        with torch.inference_mode():
-            ops, ids = self._ops(), self._tokens(tokens)
-            logits, state = lm.forward(
-                self.model,
-                self.params,
-                lm.embed(self.model, self.params, ids, ops.xp),
-                state,
-                ops=ops,
-                starts=lm.starts(self.model, ids),
-                last=True,
-            )
-        return logits[:, -1].float().cpu().contiguous().numpy(), state
-
-    def stack_states(self, states: Sequence[State]) -> State:
-        """See `Backend.stack_states`."""
-        if self._one_token is not None:
-            return self._one_token.stack_states(states)
-        with torch.inference_mode():
-            return lm.stack_states(states, self._ops().xp)
-
-    def take_state(self, state: State, rows: Sequence[int]) -> State:
-        """See `Backend.take_state`."""
-        if self._one_token is not None:
-            return self._one_token.take_state(state, rows)
-        with torch.inference_mode():
-            return lm.take_state(state, rows, self._ops().xp)
-
-    def _native_step(self) -> OneToken | None:
-        """The step without torch, where there is one."""
-        if self.device.type != "cpu" or any(
-            value.dtype != torch.float32 for value in self.params.values()
-        ):
-            return None
-        decoder = lm_native.decoder(
-            self.model,
-            {name: value.detach().numpy() for name, value in self.params.items()},
-            framework="torch",
-            kernels=self.kernels,
-            threads=self._threads,
-        )
-        return None if decoder is None else OneToken(decoder, torch.Tensor.numpy, torch.from_numpy)
+    def _without_gradient(self) -> AbstractContextManager[Any]:
+        return torch.inference_mode()
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -1,0 +1,209 @@
+"""What a backend computes without gradients: losses, predictions, and one token after another.
+
+Both frameworks do it by the functions of `lm`; on a CPU a native decoder steps by one token without
+the framework.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.backends import gpu_share
+from mlxhog.backends.backend import (
+    Evaluation,
+    Float32,
+    Int32,
+    State,
+    check_batch,
+    check_tokens,
+)
+from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.data.batch import Batch
+from mlxhog.models import lm, lm_native
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.lm_native import Decoder
+from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.kernels import Ops, choose
+
+
+class Inference:
+    """The part of a `Backend` that needs no gradient, for one framework on one device.
+
+    Args:
+        framework: "torch" or "mlx".
+        device: "cpu", "mps" or "gpu".
+        kernels: which operators.
+        threads: of the native operators.
+        share: of the GPU, where this is one.
+    """
+
+    model: ModelConfig
+    params: dict[str, Any]
+
+    def __init__(
+        self, framework: str, device: str, kernels: str, threads: int, share: GPUShare
+    ) -> None:
+        self.name = f"{framework}:{device}"
+        self.on_gpu = device != "cpu"
+        self.kernels = self._asked = kernels
+        self._framework, self._device = framework, device
+        self._threads, self._share = threads, share
+        self._one_token: OneToken | None = None
+
+    @abstractmethod
+    def _tokens(self, tokens: Int32) -> Any:
+        """Return ids as an array of the framework, in the type in which it looks rows up."""
+
+    @abstractmethod
+    def _on_host(self, array: Any) -> NDArray[Any]:
+        """Return an array of the framework, computed, as a C-contiguous NumPy array."""
+
+    @abstractmethod
+    def _from_host(self, array: Float32) -> Any:
+        """Return a NumPy array as one of the framework on a CPU."""
+
+    @abstractmethod
+    def _after_last(self, logits: Any, state: State) -> tuple[Float32, State]:
+        """Return logits (B, 1, V), computed, as (B, V) of one's own, and the state, computed."""
+
+    def _without_gradient(self) -> AbstractContextManager[Any]:
+        """Keep nothing for gradients until the block ends."""
+        return nullcontext()
+
+    def _ops(self) -> Ops[Array]:
+        return choose(self._framework, self.kernels, self._device)
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """See `Backend.evaluate`."""
+        check_batch(batch, self.model.vocab_size)
+        parts = gpu_share.rows(batch, self._share) if self.on_gpu else (batch,)
+        nats = sum(self._nats(part) for part in parts)
+        return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
+
+    def _nats(self, batch: Batch) -> float:
+        """Summed loss of a batch, computed in one go."""
+        with self._without_gradient():
+            ops, tokens = self._ops(), self._tokens(batch.x)
+            nats = lm.sum_loss(
+                self.model,
+                self.params,
+                lm.embed(self.model, self.params, tokens, ops.xp),
+                self._tokens(batch.y),
+                ops=ops,
+                starts=lm.starts(self.model, tokens),
+            )
+            return float(self._on_host(nats).item())
+
+    def predictions(self, tokens: Int32) -> Int32:
+        """See `Backend.predictions`."""
+        check_tokens(tokens, self.model.vocab_size)
+        with self._without_gradient():
+            logits, _ = self._forward(tokens, None)
+            return self._on_host(logits.argmax(-1)).astype(np.int32)
+
+    def _forward(self, tokens: Int32, state: State | None, *, last: bool = False) -> Any:
+        ops, ids = self._ops(), self._tokens(tokens)
+        return lm.forward(
+            self.model,
+            self.params,
+            lm.embed(self.model, self.params, ids, ops.xp),
+            state,
+            ops=ops,
+            starts=lm.starts(self.model, ids),
+            last=last,
+        )
+
+    def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
+        """See `Backend.logits`."""
+        check_tokens(tokens, self.model.vocab_size)
+        if self._one_token is not None:
+            if tokens.shape[1] == 1:
+                return self._one_token.logits(tokens, state)
+            state = self._one_token.unpacked(state)
+        whole = (slice(None),)
+        for span in gpu_share.spans(tokens.shape, self._share) if self.on_gpu else whole:
+            with self._without_gradient():  # one piece, computed in one go
+                logits, state = self._forward(tokens[:, span], state, last=True)
+                last, state = self._after_last(logits, state)
+        return last, state
+
+    def stack_states(self, states: Sequence[State]) -> State:
+        """See `Backend.stack_states`."""
+        if self._one_token is not None:
+            return self._one_token.stack_states(states)
+        with self._without_gradient():
+            return lm.stack_states(states, self._ops().xp)
+
+    def take_state(self, state: State, rows: Sequence[int]) -> State:
+        """See `Backend.take_state`."""
+        if self._one_token is not None:
+            return self._one_token.take_state(state, rows)
+        with self._without_gradient():
+            return lm.take_state(state, rows, self._ops().xp)
+
+    def _native_step(self) -> OneToken | None:
+        """The step without the framework, where there is one: of float32 parameters on a CPU."""
+        if self.on_gpu or any("float32" not in str(x.dtype) for x in self.params.values()):
+            return None
+        decoder = lm_native.decoder(
+            self.model,
+            {name: self._on_host(value) for name, value in self.params.items()},
+            framework=self._framework,
+            kernels=self.kernels,
+            threads=self._threads,
+        )
+        return None if decoder is None else OneToken(decoder, self._on_host, self._from_host)
+
+
+class OneToken:
+    """Steps of a native decoder between those of `lm`.
+
+    A state is `lm`'s, a tuple of arrays per block, or the decoder's, one NumPy array; each is
+    converted where the other computes next.
+
+    Args:
+        decoder: the native step.
+        to_host: an array of the framework as NumPy's.
+        to_framework: the other way.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        to_host: Callable[[Any], Float32],
+        to_framework: Callable[[Float32], Any],
+    ) -> None:
+        """See the class."""
+        self._decoder, self._to_host, self._to_framework = decoder, to_host, to_framework
+
+    def logits(self, tokens: Int32, state: Any) -> tuple[Float32, Float32]:
+        """Read tokens (B, 1); return the logits (B, V) and the state, as the decoder's."""
+        before = self._decoder.init_state(len(tokens)) if state is None else self.packed(state)
+        return self._decoder.step(tokens[:, 0], before)
+
+    def packed(self, state: Any) -> Float32:
+        """Return a state of either kind as the decoder's."""
+        if isinstance(state, np.ndarray):
+            return state
+        return self._decoder.pack([[self._to_host(part) for part in block] for block in state])
+
+    def unpacked(self, state: Any) -> Any:
+        """Return a state of either kind as `lm`'s."""
+        if not isinstance(state, np.ndarray):
+            return state
+        blocks = self._decoder.unpack(state)
+        return [tuple(self._to_framework(part) for part in block) for block in blocks]
+
+    def stack_states(self, states: Sequence[Any]) -> Float32:
+        """See `Backend.stack_states`."""
+        return np.concatenate([self.packed(state) for state in states])
+
+    def take_state(self, state: Any, rows: Sequence[int]) -> Float32:
+        """See `Backend.take_state`."""
+        return self.packed(state)[list(rows)]
