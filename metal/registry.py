@@ -1,8 +1,8 @@
-"""Every Metal kernel by name."""
+"""Every Metal kernel by name, and in each form that is dispatched."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from mlxhog.metal.kernel import Kernel
@@ -27,3 +27,10 @@ _FAMILIES = (
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
     {kernel.name: kernel for family in _FAMILIES for kernel in family}
 )
+
+
+def instances() -> Iterator[tuple[Kernel, str]]:
+    """Yield every kernel with each of its instances, "" where it has none."""
+    for kernel in KERNELS.values():
+        for instance in kernel.instances or ("",):
+            yield kernel, instance

@@ -20,7 +20,7 @@ import numpy as np
 from mlxhog.metal.host import build
 from mlxhog.metal.host.engine import HostEngine, Ran
 from mlxhog.metal.host.translate import CONSUMERS
-from mlxhog.metal.registry import KERNELS
+from mlxhog.metal.registry import instances
 from tools import lint
 
 FLAGS = (
@@ -79,10 +79,9 @@ def measured(cache: Path | None = None) -> Coverage:
     functions: set[str] = set()
     for consumer in CONSUMERS:
         engine = HostEngine(consumer, cache=cache, flags=FLAGS)
-        for kernel in KERNELS.values():
-            for instance in kernel.instances or ("",):
-                engine.run(replace(kernel.sample(rng, SAMPLE), instance=instance))
-                library, _ = engine.built(kernel, instance)
+        for kernel, instance in instances():
+            engine.run(replace(kernel.sample(rng, SAMPLE), instance=instance))
+            library, _ = engine.built(kernel, instance)
         ran |= engine.ran
         functions |= functions_ran(library)
     return Coverage(
@@ -90,8 +89,7 @@ def measured(cache: Path | None = None) -> Coverage:
         all=frozenset(
             (consumer, kernel.name, instance)
             for consumer in CONSUMERS
-            for kernel in KERNELS.values()
-            for instance in kernel.instances or ("",)
+            for kernel, instance in instances()
         ),
         functions_ran=frozenset(functions),
         functions=defined(lint.KERNELS.glob("*.h")),

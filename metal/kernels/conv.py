@@ -3,19 +3,21 @@
 x may begin with the P inputs before the first position, which only the taps see: the last K - 1 of
 an earlier piece of the sequence. Before those it is 0. `back` says of each position how many others
 before it it sees at most, so that documents packed into one sequence do not see each other.
-The gradients of weights and bias are summed in a fixed order, blocks of positions first.
+The gradients of weights and bias are summed in a fixed order, blocks of positions first. A launch
+whose arrays have other shapes than `SHAPES` says raises `ShapeError`.
 
 Source: the convolution in front of the cells of Beck et al. 2024, xLSTM, arXiv:2405.04517.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.metal.kernel import Kernel, Launch, Size
+from mlxhog.metal.kernel import Argument, Kernel, Launch, Size
 from mlxhog.metal.kernels.arguments import arrays, launch, sizes
 
 Array = NDArray[Any]
@@ -38,53 +40,33 @@ SHAPES = {
 
 
 def conv_forward(x: Any, w: Any, bias: Any, back: Any, *, silu: bool) -> Launch:
-    """Compute y = conv(x) + bias, or silu of it.
-
-    Raises:
-        ShapeError: shapes differ.
-    """
+    """Compute y = conv(x) + bias, or silu of it."""
     given = {"x": x, "w": w, "bias": bias, "back": back}
     return _by_output(FORWARD, given, x, back, w.shape[-1], silu=int(silu))
 
 
 def conv_bwd_pre(x: Any, w: Any, bias: Any, back: Any, dy: Any) -> Launch:
-    """Differentiate SiLU; the convolution is computed again. The output is dpre.
-
-    Raises:
-        ShapeError: shapes differ.
-    """
+    """Differentiate SiLU; the convolution is computed again. The output is dpre."""
     given = {"x": x, "w": w, "bias": bias, "back": back, "dy": dy}
     return _by_output(PRE, given, x, back, w.shape[-1])
 
 
 def conv_bwd_input(w: Any, back: Any, dpre: Any, *, P: int) -> Launch:
-    """Differentiate with respect to x, of which P positions are no outputs.
-
-    Raises:
-        ShapeError: shapes differ.
-    """
+    """Differentiate with respect to x, of which P positions are no outputs."""
     (B, S, CH), K = dpre.shape, w.shape[-1]
     given = {"w": w, "back": back, "dpre": dpre}
     return _launch(INPUT, given, (B, S, CH, K, P), (CH, P + S, B))
 
 
 def conv_bwd_partial(x: Any, back: Any, dpre: Any, *, K: int) -> Launch:
-    """Sum the gradients of K taps and of the bias over blocks of positions: part.
-
-    Raises:
-        ShapeError: shapes differ.
-    """
+    """Sum the gradients of K taps and of the bias over blocks of positions: part."""
     B, S, CH, K, P = _sizes(x, back, K)
     given = {"x": x, "back": back, "dpre": dpre}
     return _launch(PARTIAL, given, (B, S, CH, K, P), (CH, -(-S // BLOCK), B))
 
 
 def conv_bwd_final(part: Any, *, S: int) -> Launch:
-    """Sum the parts of S positions to the gradients of weights and bias.
-
-    Raises:
-        ShapeError: part is not of that many positions.
-    """
+    """Sum the parts of S positions to the gradients of weights and bias."""
     B, _, rows, CH = part.shape
     return _launch(FINAL, {"part": part}, (B, S, CH, rows - 1, 0), (CH, rows, 1))
 
@@ -198,99 +180,92 @@ def sample_conv(
     return drawn | {"back": np.full((B, S), K - 1, np.int32)}
 
 
-def _sample(rng: np.random.Generator, n: int) -> dict[str, Any]:
-    x: dict[str, Any] = sample_conv(rng, B=2, S=max(1, n // 24), CH=12, K=4)
-    x["back"] = rng.integers(0, 4, x["back"].shape, np.int32)
-    x["dpre"] = np.empty_like(x["dy"])
-    _pre_reference(**x)
-    x["part"] = np.empty((2, -(-x["x"].shape[1] // BLOCK), 5, 12), np.float32)
-    _partial_reference(x=x["x"], back=x["back"], dpre=x["dpre"], K=4, part=x["part"])
-    return x
+def _sample(
+    launched: Callable[[dict[str, Any]], Launch],
+) -> Callable[[np.random.Generator, int], Launch]:
+    """A launch on two sequences of twelve channels, about n elements."""
+
+    def sample(rng: np.random.Generator, n: int) -> Launch:
+        x: dict[str, Any] = sample_conv(rng, B=2, S=max(1, n // 24), CH=12, K=4)
+        x["back"] = rng.integers(0, 4, x["back"].shape, np.int32)
+        x["dpre"] = np.empty_like(x["dy"])
+        _pre_reference(**x)
+        x["part"] = np.empty((2, -(-x["x"].shape[1] // BLOCK), 5, 12), np.float32)
+        _partial_reference(x=x["x"], back=x["back"], dpre=x["dpre"], K=4, part=x["part"])
+        return launched(x)
+
+    return sample
 
 
-def _sample_forward(rng: np.random.Generator, n: int) -> Launch:
-    x = _sample(rng, n)
-    return conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=True)
+def _kernel(
+    name: str,
+    inputs: tuple[Argument, ...],
+    outputs: str,
+    reference: Callable[..., None],
+    launched: Callable[[dict[str, Any]], Launch],
+    *,
+    more: str = "",
+    bytes_per_element: float = 0.0,
+) -> Kernel:
+    """Declare a kernel that takes arrays, their sizes, and `more` scalars."""
+    own = sizes(more)
+    names = [argument.name for argument in (*inputs, *arrays(outputs))]
+    scalars = ["mlxhog::ConvShape{B, S, CH, K, P}", *(argument.name for argument in own)]
+    return Kernel(
+        name=name,
+        header="conv.h",
+        source=f"mlxhog::{name}({', '.join([*names, *scalars])}, thread_position_in_grid);",
+        inputs=(*inputs, *sizes("B S CH K P"), *own),
+        outputs=arrays(outputs),
+        reference=reference,
+        sample=_sample(launched),
+        rtol=1e-5,
+        bytes_per_element=bytes_per_element,
+    )
 
 
-def _sample_pre(rng: np.random.Generator, n: int) -> Launch:
-    x = _sample(rng, n)
-    return conv_bwd_pre(x["x"], x["w"], x["bias"], x["back"], x["dy"])
-
-
-def _sample_input(rng: np.random.Generator, n: int) -> Launch:
-    x = _sample(rng, n)
-    return conv_bwd_input(x["w"], x["back"], x["dpre"], P=0)
-
-
-def _sample_partial(rng: np.random.Generator, n: int) -> Launch:
-    x = _sample(rng, n)
-    return conv_bwd_partial(x["x"], x["back"], x["dpre"], K=4)
-
-
-def _sample_final(rng: np.random.Generator, n: int) -> Launch:
-    x = _sample(rng, n)
-    return conv_bwd_final(x["part"], S=x["x"].shape[1])
-
-
-_SIZES = sizes("B S CH K P")
 _BACK = arrays("back", "int32")
-_SHAPE = "mlxhog::ConvShape{B, S, CH, K, P}"
-_AT = "thread_position_in_grid"
+_INPUTS = (*arrays("x w bias"), *_BACK)
 
-FORWARD = Kernel(
-    name="conv_forward",
-    header="conv.h",
-    source=f"mlxhog::conv_forward(x, w, bias, back, y, {_SHAPE}, silu, {_AT});",
-    inputs=(*arrays("x w bias"), *_BACK, *_SIZES, *sizes("silu")),
-    outputs=arrays("y"),
-    reference=_forward_reference,
-    sample=_sample_forward,
-    rtol=1e-5,
+FORWARD = _kernel(
+    "conv_forward",
+    _INPUTS,
+    "y",
+    _forward_reference,
+    lambda x: conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=True),
+    more="silu",
     bytes_per_element=8,
 )
-PRE = Kernel(
-    name="conv_bwd_pre",
-    header="conv.h",
-    source=f"mlxhog::conv_bwd_pre(x, w, bias, back, dy, dpre, {_SHAPE}, {_AT});",
-    inputs=(*arrays("x w bias"), *_BACK, *arrays("dy"), *_SIZES),
-    outputs=arrays("dpre"),
-    reference=_pre_reference,
-    sample=_sample_pre,
-    rtol=1e-5,
+PRE = _kernel(
+    "conv_bwd_pre",
+    (*_INPUTS, *arrays("dy")),
+    "dpre",
+    _pre_reference,
+    lambda x: conv_bwd_pre(x["x"], x["w"], x["bias"], x["back"], x["dy"]),
     bytes_per_element=12,
 )
-INPUT = Kernel(
-    name="conv_bwd_input",
-    header="conv.h",
-    source=f"mlxhog::conv_bwd_input(w, back, dpre, dx, {_SHAPE}, {_AT});",
-    inputs=(*arrays("w"), *_BACK, *arrays("dpre"), *_SIZES),
-    outputs=arrays("dx"),
-    reference=_input_reference,
-    sample=_sample_input,
-    rtol=1e-5,
+INPUT = _kernel(
+    "conv_bwd_input",
+    (*arrays("w"), *_BACK, *arrays("dpre")),
+    "dx",
+    _input_reference,
+    lambda x: conv_bwd_input(x["w"], x["back"], x["dpre"], P=0),
     bytes_per_element=8,
 )
-PARTIAL = Kernel(
-    name="conv_bwd_partial",
-    header="conv.h",
-    source=f"mlxhog::conv_bwd_partial(x, back, dpre, part, {_SHAPE}, {_AT});",
-    inputs=(*arrays("x"), *_BACK, *arrays("dpre"), *_SIZES),
-    outputs=arrays("part"),
-    reference=_partial_reference,
-    sample=_sample_partial,
-    rtol=1e-5,
+PARTIAL = _kernel(
+    "conv_bwd_partial",
+    (*arrays("x"), *_BACK, *arrays("dpre")),
+    "part",
+    _partial_reference,
+    lambda x: conv_bwd_partial(x["x"], x["back"], x["dpre"], K=4),
     bytes_per_element=8,
 )
-FINAL = Kernel(
-    name="conv_bwd_final",
-    header="conv.h",
-    source=f"mlxhog::conv_bwd_final(part, dw, dbias, {_SHAPE}, {_AT});",
-    inputs=(*arrays("part"), *_SIZES),
-    outputs=arrays("dw dbias"),
-    reference=_final_reference,
-    sample=_sample_final,
-    rtol=1e-5,
+FINAL = _kernel(
+    "conv_bwd_final",
+    arrays("part"),
+    "dw dbias",
+    _final_reference,
+    lambda x: conv_bwd_final(x["part"], S=x["x"].shape[1]),
 )
 
 KERNELS = (FORWARD, PRE, INPUT, PARTIAL, FINAL)

@@ -2,7 +2,8 @@
 
 Forward they compute gates, states and outputs, backward denominators, states and outputs. Arrays
 keep the layout of the model, so that nothing is transposed; a last chunk that is shorter is handled
-in the kernels, so that nothing is padded. `SHAPES` has all that the kernels read and write.
+in the kernels, so that nothing is padded. `SHAPES` has all that the kernels read and write; a
+launch whose arrays have other shapes raises `ShapeError`.
 
 Backward the stabilisers m and M are held constant. What h owes to M through eps comes apart as dM,
 and the forget gates' gradients come as those of their sums b inside each chunk;
@@ -128,11 +129,7 @@ def mlstm_states(x: Arrays, *, chunk: int) -> Launch:
 
 
 def mlstm_out(x: Arrays, *, chunk: int, eps: float) -> Launch:
-    """Compute the output h of every position, its denominator den and its stabiliser M.
-
-    Raises:
-        ShapeError: shapes differ.
-    """
+    """Compute the output h of every position, its denominator den and its stabiliser M."""
     s = _sizes(x["q"], x["v"], chunk)
     # Whole groups: a simdgroup is a position, and every thread meets every barrier.
     grid = (_round_up(s.DV, LANES), _round_up(chunk, OUT_ROWS), s.B * s.NH * s.NC)
@@ -140,32 +137,20 @@ def mlstm_out(x: Arrays, *, chunk: int, eps: float) -> Launch:
 
 
 def mlstm_bwd_pre(x: Arrays, *, eps: float) -> Launch:
-    """Differentiate the denominators: rN, dden and dM.
-
-    Raises:
-        ShapeError: shapes differ.
-    """
+    """Differentiate the denominators: rN, dden and dM."""
     B, S, NH, DV = x["h"].shape
     s = Sizes(B=B, S=S, NH=NH, L=1, DV=DV)
     return s.launch(BWD_PRE, x, (S, B * NH, 1), (256, 1, 1), eps=eps)
 
 
 def mlstm_bwd_states(x: Arrays, *, chunk: int) -> Launch:
-    """Carry the state's gradient from the last chunk to the first: dC and dn.
-
-    Raises:
-        ShapeError: shapes differ.
-    """
+    """Carry the state's gradient from the last chunk to the first: dC and dn."""
     s = _sizes(x["q"], x["dh"], chunk)
     return s.launch(BWD_STATES, x, (s.DV, s.DK, s.B * s.NH), (LANES, 8, 1))
 
 
 def mlstm_bwd_out(x: Arrays, *, chunk: int) -> Launch:
-    """Differentiate every position: dq, dk, dv, di and db.
-
-    Raises:
-        ShapeError: shapes differ.
-    """
+    """Differentiate every position: dq, dk, dv, di and db."""
     s = _sizes(x["q"], x["v"], chunk)
     # Whole groups: a simdgroup is a position.
     grid = (LANES, _round_up(s.S, BACKWARD_ROWS), s.B * s.NH)

@@ -8,7 +8,8 @@ product, which adds in a fixed order:
     dR[:, g] = sum_t dG[t, g] h[t - 1]^T        dbias = sum_t dG[t]
 
 with h[t - 1] = 0 where a document starts at t. R and bias are laid out as the xlstm package stores
-them for the CPU.
+them for the CPU. A launch whose arrays have other shapes than `SHAPES` says, or too wide heads,
+raises `ShapeError`.
 
 Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
 """
@@ -51,20 +52,12 @@ SHAPES = {
 
 
 def slstm_forward(x: Arrays) -> Launch:
-    """Run the cell over a sequence: h, c, n and m after every position.
-
-    Raises:
-        ShapeError: shapes differ, or a head is too wide.
-    """
+    """Run the cell over a sequence: h, c, n and m after every position."""
     return _launch(FORWARD, x)
 
 
 def slstm_backward(x: Arrays) -> Launch:
-    """Differentiate `slstm_forward`, exactly: dG and the gradients of the first state.
-
-    Raises:
-        ShapeError: shapes differ, or a head is too wide.
-    """
+    """Differentiate `slstm_forward`, exactly: dG and the gradients of the first state."""
     return _launch(BACKWARD, x)
 
 

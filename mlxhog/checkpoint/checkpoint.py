@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from mlxhog.checkpoint import formats, manifest
 from mlxhog.checkpoint import run as runs
-from mlxhog.checkpoint.formats import config_files, contents, weights
+from mlxhog.checkpoint.formats import contents, weights
+from mlxhog.checkpoint.formats.opening import read_config
 from mlxhog.checkpoint.run import Run
 from mlxhog.config import limits
 from mlxhog.data import tokenizers
@@ -165,7 +166,7 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
         path=path,
         step=record["step"],
         params=params,
-        config=config_files.read(path / CONFIG),
+        config=read_config(path / CONFIG),
         optimizer=optimizer,
         state=record["state"],
         tokenizer=tokenizers.load(path),

@@ -14,6 +14,7 @@ from mlxhog.doctor.litmus import Litmus, broken, cases
 from mlxhog.machine import machine as machines
 from mlxhog.machine import verdicts
 from mlxhog.machine.machine import Machine
+from mlxhog.metal.registry import instances
 
 Tell = Callable[[str, str], None]
 """Told what is being looked at: the part, and the step in it."""
@@ -101,7 +102,7 @@ def _compared(engines: kernels.Engines, usable: Sequence[str], tell: Tell) -> li
     """Every kernel in every instance, on every engine that could be started."""
     rows = []
     for name in usable:
-        for kernel, instance in kernels.instances():
+        for kernel, instance in instances():
             tell("kernels", " ".join(filter(None, (kernel.name, instance, "on", name))))
             rows.append(engines.compare(name, kernel, instance))
     return rows

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import re
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -22,18 +21,11 @@ from mlxhog.metal.host import build, mlx_text
 from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels.adds import dense_axpy
 from mlxhog.metal.kernels.packed16 import packed16_add
-from mlxhog.metal.registry import KERNELS
+from mlxhog.metal.registry import KERNELS, instances
 
 SIZE: Final = 10_007  # elements of a sample: not a multiple of any group
 _COMPILE_S: Final = 120.0
 _PAGE: Final = 16_384
-
-
-def instances() -> Iterator[tuple[Kernel, str]]:
-    """Every kernel in each form that is dispatched."""
-    for kernel in KERNELS.values():
-        for instance in kernel.instances or ("",):
-            yield kernel, instance
 
 
 class Engines:

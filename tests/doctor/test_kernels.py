@@ -12,10 +12,10 @@ import pytest
 from mlxhog.arena.child import Lane
 from mlxhog.doctor import kernels
 from mlxhog.doctor.checks import Result
-from mlxhog.doctor.kernels import Engines, difference, instances, write_imported
+from mlxhog.doctor.kernels import Engines, difference, write_imported
 from mlxhog.metal.host import mlx_text
 from mlxhog.metal.kernels.adds import DENSE_AXPY
-from mlxhog.metal.registry import KERNELS
+from mlxhog.metal.registry import KERNELS, instances
 
 pytestmark = pytest.mark.slow
 

@@ -97,7 +97,7 @@ def test_a_date_in_yaml_is_text(tmp_path: Path) -> None:
         lambda path: read_yaml(path),
         lambda path: load_architecture(path),
         lambda path: loaders.read_space(path),
-        lambda path: formats.config_files.read(path),
+        lambda path: formats.opening.read_config(path),
     ],
     ids=["train", "architecture", "space", "config of a checkpoint"],
 )

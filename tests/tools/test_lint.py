@@ -106,7 +106,6 @@ def test_functions_and_the_calls_between_them_are_listed():
     defined = lint.functions(ALLOWED + "\n[[kernel]] void f() { mlxhog::add<half>(a, b, c); }")
     assert [function.name for function in defined] == ["add", "axpy", "f"]
     assert [function.is_kernel for function in defined] == [False, False, True]
-    assert [function.is_template for function in defined] == [True, False, False]
     assert lint.calls_between(defined) == {
         "mlxhog::add": set(),
         "mlxhog::axpy": set(),

@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tools.lint import atomics, language, limits
-from tools.lint.rule import Finding, Rule, Source
-from tools.lint.text import Function, calls_between, functions
+from tools.lint.text import Finding, Function, Rule, Source, calls_between, functions
 
 __all__ = [
     "KERNELS",

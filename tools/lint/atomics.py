@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from tools.lint.rule import Problem, Rule, Source
-from tools.lint.text import Function, Token, calls, closing
+from tools.lint.text import Function, Problem, Rule, Source, Token, calls, closing
 
 _TYPES = re.compile(r"atomic_(float|int|uint|bool|ulong|long)")
 _EXCHANGE = re.compile(r"atomic_compare_exchange_\w+")

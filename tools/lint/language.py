@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tools.lint.rule import Problem, Rule, Source
-from tools.lint.text import calls_between, closing
+from tools.lint.text import Problem, Rule, Source, calls_between, closing
 
 _FLOATING = re.compile(r"(?!0[xX])(\d[\d']*\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?(\w*)")
 _LACKING = {

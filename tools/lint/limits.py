@@ -12,8 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tools.lint.rule import Problem, Rule, Source
-from tools.lint.text import Token, tokens
+from tools.lint.text import Problem, Rule, Source, Token, tokens
 
 BUFFERS = 31
 THREADGROUP_BYTES = 32 * 1024

@@ -1,5 +1,6 @@
-"""Metal text as tokens and functions: as much of the language as the rules need, no more.
+"""Rules, and what they see of Metal text: its tokens and functions.
 
+As much of the language is read as the rules need, no more.
 Preprocessor lines are left out (the rule `macro` sees to it that they hide no code), and so are
 comments. A function is found where a `{` at namespace or struct scope follows `name(...)`.
 """
@@ -7,7 +8,7 @@ comments. A function is found where a `{` at namespace or struct scope follows `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -83,11 +84,6 @@ class Function:
     def is_kernel(self) -> bool:
         """Whether a GPU is asked to run it, instead of another function."""
         return any(token.text == "kernel" for token in self.head)
-
-    @cached_property
-    def is_template(self) -> bool:
-        """Whether it has template parameters, so that it exists per instance."""
-        return any(token.text == "template" for token in self.head)
 
     @cached_property
     def called(self) -> frozenset[str]:
@@ -218,3 +214,76 @@ def _function(head: tuple[Token, ...], body: tuple[Token, ...], scope: str) -> F
             )
         index += 1
     return None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, and the text of the project headers that it includes."""
+
+    name: str
+    text: str
+    included: str = ""
+
+    @cached_property
+    def is_header(self) -> bool:
+        """Whether MLX gets it as `header`, and other files include it."""
+        return self.name.endswith(".h")
+
+    @cached_property
+    def tokens(self) -> tuple[Token, ...]:
+        """The code of this file."""
+        return tokens(self.text)
+
+    @cached_property
+    def directives(self) -> tuple[Token, ...]:
+        """The preprocessor lines of this file."""
+        return directives(self.text)
+
+    @cached_property
+    def functions(self) -> tuple[Function, ...]:
+        """The functions that this file defines."""
+        return functions(self.text)
+
+    @cached_property
+    def visible(self) -> tuple[Function, ...]:
+        """The functions that this file defines or includes."""
+        return (*functions(self.included), *self.functions)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What one rule has against one line."""
+
+    line: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A check of one file.
+
+    Attributes:
+        name: one or two words.
+        why: what would go wrong on a GPU.
+        instead: what to write.
+        check: yields the offending lines.
+    """
+
+    name: str
+    why: str
+    instead: str
+    check: Callable[[Source], Iterator[Problem]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A problem with its rule, printed as compilers do."""
+
+    file: str
+    line: int
+    what: str
+    rule: Rule
+
+    def __str__(self) -> str:
+        """Return the line of a compiler's message."""
+        return f"{self.file}:{self.line}: {self.what}: {self.rule.why}; {self.rule.instead}"

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.checkpoint import manifest
-from mlxhog.checkpoint.formats import config_files, names, weights
+from mlxhog.checkpoint.formats import names, weights
 from mlxhog.checkpoint.formats.weights import listed
+from mlxhog.config import plain_yaml
+from mlxhog.config.limits import MOST_CONFIG_BYTES, MOST_SHOWN, shown
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.files import mapped
+from mlxhog.files import mapped, plain_json, small_files
 from mlxhog.files.mapped import FLOATS
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
@@ -53,8 +55,8 @@ def check(
         if array.shape != shape:
             faults.append(f"{name} has shape {array.shape}, expected {shape}")
         elif array.dtype not in dtypes:
-            wanted = " or ".join(dtype.name for dtype in dtypes)
-            faults.append(f"{name} has type {array.dtype}, expected {wanted}")
+            legal = " or ".join(dtype.name for dtype in dtypes)
+            faults.append(f"{name} has type {array.dtype}, expected {legal}")
     if faults:
         raise CheckpointError(
             f"{where} does not fit the model: {listed(faults)}; use the config that belongs to "
@@ -95,12 +97,12 @@ _OTHERS = {
 
 def unwrapped(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arrays without the prefixes that all their names share."""
-    found = dict(arrays)
+    bare = dict(arrays)
     while True:
-        shared = [p for p in PREFIXES if found and all(name.startswith(p) for name in found)]
+        shared = [p for p in PREFIXES if bare and all(name.startswith(p) for name in bare)]
         if not shared:
-            return found
-        found = {name.removeprefix(shared[0]): array for name, array in found.items()}
+            return bare
+        bare = {name.removeprefix(shared[0]): array for name, array in bare.items()}
 
 
 def package_of(names: Collection[str], model_type: object, where: Path) -> str:
@@ -133,6 +135,99 @@ def package_of(names: Collection[str], model_type: object, where: Path) -> str:
         f"{where} holds no xLSTM: {looks} (its tensors are called {some}, ...); "
         "name a checkpoint of transformers' xLSTM, of the xlstm package, or of mlxhog"
     )
+
+
+CONFIGS = ("config.json", "config.yaml", "config.yml")
+
+
+def _find_config(folder: Path) -> dict[str, Any]:
+    """Return the fields of the config files of a folder, empty if there are none.
+
+    A config.json and a config.yaml add to each other, as `saving` writes them for the xlstm
+    package, whose config.yaml may hold its own fields only.
+
+    Raises:
+        ConfigError: a file cannot be parsed, or two of them contradict each other.
+    """
+    merged: dict[str, Any] = {}
+    for name in CONFIGS:
+        if (folder / name).is_file():
+            fields = read_config(folder / name, named=False)
+            for key in merged.keys() & fields.keys():
+                if merged[key] != fields[key]:
+                    raise ConfigError(
+                        f"{folder}: {str(key)[:MOST_SHOWN]} is {shown(merged[key])} in config.json "
+                        f"and {shown(fields[key])} in {name}; keep one of the two"
+                    )
+            merged |= fields
+    return merged
+
+
+def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
+    """Return the fields of one config file; those of a training config are under `model`.
+
+    Args:
+        path: the file.
+        named: the user named it; as for `small_files.read`.
+
+    Raises:
+        ConfigError: it is missing, cannot be parsed, is too large, leads out of its directory, or
+            holds no fields.
+    """
+    try:
+        content = small_files.read(path, most=MOST_CONFIG_BYTES, named=named, refusal=ConfigError)
+        text = content.decode("utf-8")
+        data = plain_json.loads(text) if path.suffix == ".json" else plain_yaml.loads(text)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the config {path}: {error}; mend it") from error
+    if isinstance(data, dict) and isinstance(data.get("model"), dict) and "vocab_size" not in data:
+        data = data["model"]
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"the config {path} holds a {type(data).__name__}, not fields such as num_blocks"
+        )
+    return data
+
+
+def _model_of(
+    fields: Mapping[str, Any], package: str, where: Path, config: Path | None = None
+) -> ModelConfig:
+    """Return the model that a checkpoint's config describes.
+
+    Args:
+        fields: of its config.
+        package: whose names its tensors have, as `package_of` says.
+        where: the checkpoint, for messages.
+        config: the file of the fields, where it is not beside the checkpoint; for messages.
+
+    Raises:
+        CheckpointError: there are no fields, or they are those of another family.
+        ConfigError: they contradict each other, or one is missing or of a wrong type.
+    """
+    family = package if package in ("xlstm_v1", "mad") else "xlstm"
+    if not fields:
+        raise CheckpointError(
+            f"{where} has no config beside it ({' or '.join(CONFIGS[:2])}); put it there, or give "
+            f"it to convert once: mlxhog convert {where} NEW --to mlxhog --config FILE"
+        )
+    stated = fields.get("model_type", family)
+    if stated != family:
+        raise CheckpointError(
+            f"{where}: the config says model_type {shown(stated)} and the tensors are those of "
+            f"{family!r}; use the config that belongs to them"
+        )
+    try:
+        return families.read({**_unsaid(fields, package), **fields, "model_type": family})
+    except ConfigError as error:
+        raise ConfigError(f"{config or f'the config of {where}'}: {error}") from error
+
+
+def _unsaid(fields: Mapping[str, Any], package: str) -> dict[str, Any]:
+    """What a config of the xlstm package means where it differs from one of transformers."""
+    if package != "xlstm":
+        return {}
+    norm_bias = fields.get("use_bias", False) and fields.get("add_out_norm", True)
+    return {"ffn_proj_factor": 2.6667, "out_norm_bias": bool(norm_bias)}
 
 
 TITLES = {
@@ -216,10 +311,10 @@ def open_checkpoint(
         record = manifest.read(path)
         manifest.verify(path, record, digests=False)
     elsewhere = None if config is None else Path(config)
-    fields = config_files.find(folder) if elsewhere is None else config_files.read(elsewhere)
+    fields = _find_config(folder) if elsewhere is None else read_config(elsewhere)
     arrays = unwrapped(weights.read(file))
     package = package_of(arrays, fields.get("model_type"), path)
-    model = config_files.model_of(fields, package, path, elsewhere)
+    model = _model_of(fields, package, path, elsewhere)
     tensors = _without_copies(names.to_ours(arrays, model), model, path)
     if package == "hf":
         _check_final_norm(tensors, model, path)
