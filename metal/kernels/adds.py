@@ -15,6 +15,7 @@ Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -216,15 +217,11 @@ DENSE_AXPY = Kernel(
     sample=_sample_dense,
     bytes_per_element=12,  # arena read and written, g read
 )
-RACY_AXPY = Kernel(
+RACY_AXPY = replace(
+    DENSE_AXPY,
     name="racy_axpy",
-    header="adds.h",
-    source="mlxhog::racy_axpy(arena, g, scale, n, offset, done, thread_position_in_grid.x);",
-    inputs=DENSE_AXPY.inputs,
-    outputs=(DONE,),
-    reference=_dense_reference,
+    source=DENSE_AXPY.source.replace("dense_axpy", "racy_axpy"),
     sample=_sample_racy,
-    bytes_per_element=12,
 )
 SCATTER_ADD_ROWS = Kernel(
     name="scatter_add_rows",

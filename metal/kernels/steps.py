@@ -94,12 +94,8 @@ class Rule:
         """
         self._check_shared(x)
         n = size(x["g"])
-        check_range("the arena", x["arena"], offset, n)
-        _check_rates(decays, hp, offset + n)
-        for name in self.private:
-            check_size(name, x[name], n)
+        rates = self._checked_rates(x, decays, hp, grad_scale, offset, n)
         kernel = _DENSE[self.name]
-        rates = {"decays": decays, "hp": hp, "grad_scale": grad_scale}
         return Launch(
             kernel=kernel,
             inputs={**x, **rates, "n": n, "offset": offset},
@@ -133,12 +129,8 @@ class Rule:
         """
         self._check_shared(x)
         n_rows, d = check_rows(x["rows"], x["g"], height, distinct=True)
-        check_range("the arena", x["arena"], offset, height * d)
-        _check_rates(decays, hp, offset + height * d)
-        for name in self.private:
-            check_size(name, x[name], height * d)
+        rates = self._checked_rates(x, decays, hp, grad_scale, offset, height * d)
         kernel = _ROWS[self.name]
-        rates = {"decays": decays, "hp": hp, "grad_scale": grad_scale}
         numbers = {"d": d, "n_rows": n_rows, "height": height, "offset": offset}
         return Launch(
             kernel=kernel,
@@ -153,6 +145,23 @@ class Rule:
             check_size(f"{name}, which is laid out as the arena,", x[name], size(x["arena"]))
             check_written(name, x[name])
             check_written("failures", x["failures"])
+
+    def _checked_rates(
+        self, x: Mapping[str, Any], decays: Any, hp: Any, grad_scale: Any, offset: int, floats: int
+    ) -> dict[str, Any]:
+        """Return the rates of a step of `floats` elements from `offset` on, which all fit."""
+        end = offset + floats
+        check_range("the arena", x["arena"], offset, floats)
+        check_size("hp", hp, HP)
+        flags = size(decays)
+        if flags * FLAG_FLOATS < end:
+            raise ShapeError(
+                f"decays has {flags} flags, for {flags * FLAG_FLOATS} floats; the launch ends at "
+                f"float {end} of the arena: pass one flag per {FLAG_FLOATS} floats of the arena"
+            )
+        for name in self.private:
+            check_size(name, x[name], floats)
+        return {"decays": decays, "hp": hp, "grad_scale": grad_scale}
 
 
 SGD = Rule(name="sgd", formula=step_rules.sgd, bytes_per_element=12)
@@ -201,20 +210,6 @@ def channel_scale_apply(
         outputs={"done": (1,)},
         grid=(rows * cols, 1, 1),
     )
-
-
-def _check_rates(decays: Any, hp: Any, end: int) -> None:
-    """Refuse rates and flags that are too few.
-
-    Raises:
-        ShapeError: `hp` has not 8 floats, or `decays` ends before float `end` of the arena.
-    """
-    check_size("hp", hp, HP)
-    if size(decays) * FLAG_FLOATS < end:
-        raise ShapeError(
-            f"decays has {size(decays)} flags, for {size(decays) * FLAG_FLOATS} floats; the launch "
-            f"ends at float {end} of the arena: pass one flag per {FLAG_FLOATS} floats of the arena"
-        )
 
 
 # -- sample launches -------------------------------------------------------------------------------

@@ -34,32 +34,11 @@ EXAMPLES = (
     "analyze latest --plot figures",
 )
 TRAINING = (
-    "data",
-    "tokenizer",
-    "text_key",
-    "val",
-    "seq_len",
-    "batch_size",
-    "grad_accumulation",
-    "kernels",
-    "compute_dtype",
-    "workers",
-    "threads",
-    "strategy",
-    "predict",
-    "async_after",
-    "write",
-    "sparsify",
-    "error_feedback",
-    "sampled_head",
-    "blocks",
-    "optimizer",
-    "lr",
-    "clip",
-    "weight_decay",
-    "seed",
-    "out",
-)
+    "data", "tokenizer", "text_key", "val", "seq_len", "batch_size", "grad_accumulation",
+    "kernels", "compute_dtype", "workers", "threads", "strategy", "predict", "async_after",
+    "write", "sparsify", "error_feedback", "sampled_head", "blocks", "optimizer", "lr", "clip",
+    "weight_decay", "seed", "out",
+)  # fmt: skip
 
 
 def run(arguments: list[str]) -> int:

@@ -40,6 +40,7 @@ from mlxhog.parity.subject import (
 Tell = Callable[[str, str], None]
 PATIENCE_S = 60.0  # for the rest of a message that has begun to arrive
 INPUT, FIXED = "input/", "fixed/"
+PERTURBED = "perturbed.safetensors"
 THREADS = 1
 
 
@@ -86,21 +87,35 @@ def computed_results(
         arrays = folder / "arrays.safetensors"
         save_file(_flat(subject), arrays)
         if perturbation is not None:
-            save_file(
-                {INPUT + perturbation.name: perturbation.value}, folder / "perturbed.safetensors"
-            )
+            save_file({INPUT + perturbation.name: perturbation.value}, folder / PERTURBED)
         groups = [list(group) for _, group in groupby(sides, lambda side: side.backend)]
         # The last ones first: peers take longest to import.
         tasks = [_Task(stack.enter_context(Child()), group) for group in reversed(groups)]
         orders: dict[str, list[str]] = {}
+
+        def begin(task: _Task) -> None:
+            """Let a child begin with its next side, or end it."""
+            task.now = task.waiting.pop(0) if task.waiting else None
+            if task.now is None:
+                task.child.close()
+                return
+            side = task.now
+            tell(side.name, "")
+            changed = perturbation is not None and perturbation.side == side.name
+            replacements = folder / PERTURBED if changed else None
+            target, fault = _file(folder, side), (faults or {}).get(side.name)
+            task.child.start(
+                0, compute_side, side, subject.plan, arrays, replacements, target, fault
+            )
+
         for task in tasks:
-            _next(task, subject, arrays, perturbation, tell, faults or {})
+            begin(task)
         while running := {task.child.pipe: task for task in tasks if task.now is not None}:
             for pipe in connection.wait(list(running)):
                 task = running[pipe]  # type: ignore[index]  # wait returns what it got
                 done, names = _take(task)
                 orders[done.name] = names
-                _next(task, subject, arrays, perturbation, tell, faults or {})
+                begin(task)
         results: dict[str, Results] = {}
         for side in sides:
             values = tensors.read(_file(folder, side))
@@ -119,35 +134,6 @@ def _flat(subject: Subject) -> dict[str, Array]:
 
 def _file(folder: Path, side: Side) -> Path:
     return folder / f"{side.name.replace(':', '-')}.safetensors"
-
-
-def _next(
-    task: _Task,
-    subject: Subject,
-    arrays: Path,
-    perturbation: Perturbation | None,
-    tell: Tell,
-    faults: Mapping[str, Fault],
-) -> None:
-    """Let a child begin with its next side, or end it."""
-    if not task.waiting:
-        task.now = None
-        task.child.close()
-        return
-    side = task.now = task.waiting.pop(0)
-    tell(side.name, "")
-    replacements = arrays.with_name("perturbed.safetensors")
-    is_perturbed = perturbation is not None and perturbation.side == side.name
-    task.child.start(
-        0,
-        compute_side,
-        side,
-        subject.plan,
-        arrays,
-        replacements if is_perturbed else None,
-        _file(arrays.parent, side),
-        faults.get(side.name),
-    )
 
 
 def _take(task: _Task) -> tuple[Side, list[str]]:

@@ -1,0 +1,127 @@
+"""Arrays and gradients of both frameworks without a model, for who calls operators alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class TorchArrays:
+    """Tensors of PyTorch on one device, and gradients of functions of them.
+
+    Args:
+        device: "cpu" or "mps".
+        threads: on the CPU.
+    """
+
+    def __init__(self, device: str, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._torch, self._device = torch, device
+
+    def array(self, x: Array) -> Any:
+        """Return a copy of x."""
+        return self._torch.tensor(x, device=self._device)
+
+    def indices(self, x: Array) -> Any:
+        """Return integers in the type in which the framework looks rows up."""
+        return self.array(x).long()
+
+    def host(self, x: Any) -> Array:
+        """Return an array of the framework as a contiguous NumPy array."""
+        values: Array = x.detach().cpu().contiguous().numpy()
+        return values
+
+    def without_gradient(self) -> AbstractContextManager[Any]:
+        """Keep nothing for gradients until the block ends."""
+        return self._torch.inference_mode()
+
+    def evaluate(self, *arrays: Any) -> None:
+        """Compute what has been put off."""
+
+    def leaves(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Return copies of arrays that can be differentiated by, where they are no integers."""
+        return {
+            name: x.clone().requires_grad_() if x.is_floating_point() else x
+            for name, x in arrays.items()
+        }
+
+    def value_and_grad(
+        self, function: Callable[[Mapping[str, Any]], Any], arrays: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return a scalar function of arrays, and its gradient by each that is no integer.
+
+        That by an array which the function ignores is zero.
+        """
+        copies = self.leaves(arrays)
+        floats = {name: x for name, x in copies.items() if x.requires_grad}
+        value = function(copies)
+        grads = self._torch.autograd.grad(
+            value, list(floats.values()), allow_unused=True, materialize_grads=True
+        )
+        return value, dict(zip(floats, grads, strict=True))
+
+    def stop_gradient(self, x: Any) -> Any:
+        """Return x as a constant."""
+        return x.detach()
+
+
+class MLXArrays:
+    """The same of MLX, whose arrays share one device; methods as those of `TorchArrays`.
+
+    Args:
+        device: "cpu" or "gpu".
+        threads: of the native operators.
+    """
+
+    def __init__(self, device: str, threads: int) -> None:
+        import mlx.core as mx
+
+        from mlxhog.models.ops.native import adapter_mlx
+
+        mx.set_default_device(mx.gpu if device == "gpu" else mx.cpu)
+        adapter_mlx.set_threads(threads)
+        self._mx = mx
+
+    def array(self, x: Array) -> Any:
+        """Return a copy of x."""
+        return self._mx.array(x)
+
+    def indices(self, x: Array) -> Any:
+        """Return integers as they are."""
+        return self._mx.array(x)
+
+    def host(self, x: Any) -> Array:
+        """Return a copy as a contiguous NumPy array of the same shape."""
+        return np.array(x, order="C")
+
+    def without_gradient(self) -> AbstractContextManager[Any]:
+        """Do nothing: MLX keeps something for gradients only where they are asked for."""
+        return nullcontext()
+
+    def evaluate(self, *arrays: Any) -> None:
+        """Compute what has been put off."""
+        self._mx.eval(*arrays)
+
+    def leaves(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arrays: MLX differentiates functions."""
+        return dict(arrays)
+
+    def value_and_grad(
+        self, function: Callable[[Mapping[str, Any]], Any], arrays: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return a scalar function of arrays, and its gradient by each."""
+        value, grads = self._mx.value_and_grad(function)(dict(arrays))
+        self._mx.eval(value, grads)
+        return value, grads
+
+    def stop_gradient(self, x: Any) -> Any:
+        """Return x as a constant."""
+        return self._mx.stop_gradient(x)
