@@ -49,7 +49,7 @@ def ops(report: Report, thread_counts: list[int]) -> None:
 
 def table(framework: str, repeats: int, threads: int) -> dict[str, list[float]]:
     """Milliseconds of every op in a step, one for each of `KINDS`; in a process of its own."""
-    from mlxhog.backends import blas
+    from mlxhog.backends.mlx import preload_blas
     from mlxhog.models.ops.kernels import choose
 
     if framework == "torch":
@@ -57,7 +57,7 @@ def table(framework: str, repeats: int, threads: int) -> dict[str, list[float]]:
 
         torch.set_num_threads(threads)
     else:
-        blas.preload(threads)
+        preload_blas(threads)
         import mlx.core as mx
 
         from mlxhog.models.ops.native.adapter_mlx import set_threads

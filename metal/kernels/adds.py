@@ -6,6 +6,8 @@ Arguments of the adds here:
     g       float32: n values of any shape, or (r, d) of rows
     scale   float32, multiplies g first
     offset  first float of the arena, or of the parameter whose rows are added to
+    height  rows of that parameter
+    rows    (r,) int32, in any order, duplicates legal
 
 Concurrency: every kernel here but `racy_axpy` loses no add, beside any number of other 32-bit
 atomic adders of the same GPU. Beside CPUs and other processes that is what `mlxhog doctor`
@@ -78,14 +80,6 @@ def scatter_add_rows(
 
     The output `done` is 1 for every row that was added and 0 for one outside the parameter, which
     was left out.
-
-    Args:
-        arena: as for every add, likewise `g`, `scale` and `offset`.
-        rows: (r,) int32, in any order, duplicates legal.
-        g: (r, d) float32.
-        scale: float32.
-        offset: first float of the parameter in the arena.
-        height: rows of the parameter.
 
     Raises:
         ShapeError: shapes do not fit, the parameter does not lie inside the arena, or (NumPy only)

@@ -80,14 +80,9 @@ class Rule:
     def dense(
         self, x: Mapping[str, Any], *, decays: Any, hp: Any, grad_scale: Any = 1.0, offset: int
     ) -> Launch:
-        """Launch the step of a run of parameters; outputs are the new private state, or `done`.
+        """Launch the step of the run of parameters that begins at float `offset` of the arena.
 
-        Args:
-            x: arrays by name.
-            decays: a rate, likewise `hp` and `grad_scale`.
-            hp: see `decays`.
-            grad_scale: see `decays`.
-            offset: first float of the run in the arena.
+        The outputs are the new private state, or `done` where there is none.
 
         Raises:
             ShapeError: arrays that do not fit each other, or a run outside the arena.
@@ -113,15 +108,9 @@ class Rule:
         offset: int,
         height: int,
     ) -> Launch:
-        """Launch the step of some rows of a parameter; outputs are `done` and new private state.
+        """Launch the step of some rows of the parameter at float `offset` of the arena.
 
-        Args:
-            x: arrays by name.
-            decays: a rate, likewise `hp` and `grad_scale`.
-            hp: see `decays`.
-            grad_scale: see `decays`.
-            offset: first float of the parameter in the arena.
-            height: rows of the parameter.
+        It has `height` rows. The outputs are `done` and the new private state.
 
         Raises:
             ShapeError: arrays that do not fit each other, a parameter outside the arena, or (NumPy

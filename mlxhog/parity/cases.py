@@ -15,13 +15,13 @@ renames and reorders into the names and layouts of this package, and computes no
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlxhog.checkpoint.formats.names import to_ours
+from mlxhog.checkpoint.formats.contents import to_ours
 from mlxhog.config.limits import said
 from mlxhog.errors import CheckpointError, DataError
 from mlxhog.files import plain_json, tensors
@@ -34,6 +34,8 @@ from mlxhog.parity.subject import (
     ComponentsPlan,
     MlstmPlan,
     ModelPlan,
+    Plan,
+    Results,
     SlstmPlan,
     Subject,
     next_labels,
@@ -276,14 +278,9 @@ def _mlstm(title: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> 
             recorded.setdefault(side, {})[f"{form}/{name}"] = ours
     if any("_custbw.grad" in key for key in arrays):
         notes.append("not compared: gradients *_custbw, which treat the denominator as a constant")
-    return Subject(
-        title=title,
-        plan=MlstmPlan(chunk_size=int(meta["shape"]["chunk_size"]), eps=float(meta["eps"])),
-        inputs=_float32(inputs),
-        fixed=_float32({"h_weight": _positions_second(arrays["h_weight"])}),
-        recorded=recorded,
-        notes=tuple(notes),
-    )
+    plan = MlstmPlan(chunk_size=int(meta["shape"]["chunk_size"]), eps=float(meta["eps"]))
+    fixed = {"h_weight": _positions_second(arrays["h_weight"])}
+    return _in_float32(title, plan, inputs, fixed, recorded, notes)
 
 
 def _form(recorded: str, arrays: Mapping[str, Array]) -> tuple[str, str]:
@@ -319,9 +316,20 @@ def _mlstm_result(what: str, value: Array, scale: float) -> tuple[str | None, Ar
     return None, value
 
 
-def _float32(arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """What every side gets; only NumPy computes in more."""
-    return {name: np.asarray(value, np.float32) for name, value in arrays.items()}
+def _in_float32(
+    title: str,
+    plan: Plan,
+    inputs: Mapping[str, Array],
+    fixed: Mapping[str, Array],
+    recorded: Mapping[str, Results],
+    notes: Sequence[str],
+) -> Subject:
+    """A subject whose every side gets the same numbers; only NumPy computes in more."""
+    narrow, weights = (
+        {name: np.asarray(value, np.float32) for name, value in arrays.items()}
+        for arrays in (inputs, fixed)
+    )
+    return Subject(title, plan, narrow, weights, recorded, tuple(notes))
 
 
 def _positions_second(x: Array) -> Array:
@@ -373,21 +381,10 @@ def _slstm(title: str, arrays: Mapping[str, Array]) -> Subject:
         for key in arrays
         if key.removeprefix("f64.") not in known
     ]
-    return Subject(
-        title=title,
-        plan=SlstmPlan(),
-        inputs=_float32(
-            {
-                **gates(arrays["Wx"]),
-                "R": arrays["R"],
-                "b": arrays["b"],
-                **state(arrays.get("state0", np.zeros((4, B, NH * DH), np.float32))),
-            }
-        ),
-        fixed=_float32({"h_weight": heads(arrays["y_weight"])}),
-        recorded=recorded,
-        notes=tuple(notes),
-    )
+    start = state(arrays.get("state0", np.zeros((4, B, NH * DH), np.float32)))
+    inputs = {**gates(arrays["Wx"]), "R": arrays["R"], "b": arrays["b"], **start}
+    fixed = {"h_weight": heads(arrays["y_weight"])}
+    return _in_float32(title, SlstmPlan(), inputs, fixed, recorded, notes)
 
 
 def _components(title: str, arrays: Mapping[str, Array]) -> Subject:
@@ -406,11 +403,5 @@ def _components(title: str, arrays: Mapping[str, Array]) -> Subject:
             value = _positions_second(value).reshape(value.shape[0], value.shape[2], -1)
         recorded.setdefault(side, {})[f"{name}/y"] = value
         names.append(name)
-    return Subject(
-        title=title,
-        plan=ComponentsPlan(tuple(dict.fromkeys(names))),
-        inputs=_float32(inputs),
-        fixed={},
-        recorded=recorded,
-        notes=tuple(notes),
-    )
+    plan = ComponentsPlan(tuple(dict.fromkeys(names)))
+    return _in_float32(title, plan, inputs, {}, recorded, notes)

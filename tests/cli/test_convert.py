@@ -23,7 +23,7 @@ from xlstm.xlstm_large.from_pretrained import load_from_pretrained
 from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
 
 from mlxhog.checkpoint import checkpoint, formats, run
-from mlxhog.checkpoint.formats import names
+from mlxhog.checkpoint.formats import contents
 from mlxhog.cli import main
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.files import durable, mapped
@@ -252,15 +252,15 @@ def test_a_check_compares_the_logits_of_both(
 def test_a_check_that_finds_other_logits_ends_with_code_1(
     tmp_path: Path, hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = names.to_xlstm
+    real = contents.to_xlstm
 
-    def swapped(arrays: names.Arrays, *words: Any, **options: Any) -> dict[str, NDArray[Any]]:
+    def swapped(arrays: contents.Arrays, *words: Any, **options: Any) -> dict[str, NDArray[Any]]:
         found = real(arrays, *words, **options)
         layer = "backbone.blocks.1.mlstm_layer."
         q, k = f"{layer}q.weight", f"{layer}k.weight"
         return found | {q: found[k], k: found[q]}
 
-    monkeypatch.setattr(names, "to_xlstm", swapped)
+    monkeypatch.setattr(contents, "to_xlstm", swapped)
     assert convert(hf, tmp_path / "b", "--to", "xlstm", "--check") == 1
     assert "computes other logits than" in capsys.readouterr().err
 

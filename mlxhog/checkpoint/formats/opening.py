@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.checkpoint import manifest
-from mlxhog.checkpoint.formats import names, weights
+from mlxhog.checkpoint.formats import contents, weights
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.config import plain_yaml
 from mlxhog.config.limits import MOST_CONFIG_BYTES, MOST_SHOWN, shown
@@ -315,7 +315,7 @@ def open_checkpoint(
     arrays = unwrapped(weights.read(file))
     package = package_of(arrays, fields.get("model_type"), path)
     model = _model_of(fields, package, path, elsewhere)
-    tensors = _without_copies(names.to_ours(arrays, model), model, path)
+    tensors = _without_copies(contents.to_ours(arrays, model), model, path)
     if package == "hf":
         _check_final_norm(tensors, model, path)
     check(

@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import load_file
 from xlstm.blocks.slstm.cell import sLSTMCell_cuda
 
-from mlxhog.checkpoint.formats import names
+from mlxhog.checkpoint.formats import contents
 from mlxhog.models import families
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from tests.checkpoint.formats import peers
@@ -28,11 +28,11 @@ def test_the_recorded_fused_case_splits_into_our_parameters_and_back(prefix: str
     recorded = load_file(GOLDEN / "large_d_fused.safetensors")
     theirs = {k.removeprefix(prefix): v for k, v in recorded.items() if k.startswith(prefix)}
     model = families.read(config)
-    ours = names.to_ours(theirs, model)
+    ours = contents.to_ours(theirs, model)
     assert {k: v.shape for k, v in ours.items()} == {
         k: spec.shape for k, spec in families.param_spec(model).items()
     }
-    back = names.to_xlstm(ours, model, fused=True)
+    back = contents.to_xlstm(ours, model, fused=True)
     assert back.keys() == theirs.keys()
     for name, array in theirs.items():
         np.testing.assert_array_equal(back[name], array)
@@ -43,8 +43,8 @@ def test_the_packages_fused_model_computes_the_same_from_our_fused_arrays(use_bi
     sizes = {"use_bias": use_bias, "add_out_norm": False, "v_dim_factor": 2.0}
     single, fused = peers.large(**sizes), peers.large(**sizes, weight_mode="fused")
     model = families.read(vars(single.config))
-    ours = names.to_ours(peers.state(single), model)
-    stacked = names.to_xlstm(ours, model, fused=True)
+    ours = contents.to_ours(peers.state(single), model)
+    stacked = contents.to_xlstm(ours, model, fused=True)
     fused.load_state_dict({k: torch.from_numpy(v) for k, v in stacked.items()}, strict=True)
     with torch.no_grad():
         assert_close(fused(peers.TOKENS)[0].numpy(), single(peers.TOKENS)[0].numpy(), LOGITS_F32)
@@ -66,12 +66,12 @@ def test_the_cuda_layout_of_an_slstm_cell_is_told_by_its_shape_and_reordered() -
             external = theirs._bias_int2ext(torch.from_numpy(array))
             cuda[name] = cell._bias_ext2int(external).numpy()
     model = XLSTMV1Config.from_dict(dataclasses.asdict(package.config))
-    assert_same(names.to_ours(cuda, model), vanilla)
-    assert_same(names.to_ours(vanilla, model), vanilla)
-    assert_same(names.to_xlstm(vanilla, model, slstm="cuda"), cuda)
+    assert_same(contents.to_ours(cuda, model), vanilla)
+    assert_same(contents.to_ours(vanilla, model), vanilla)
+    assert_same(contents.to_xlstm(vanilla, model, slstm="cuda"), cuda)
 
 
-def assert_same(arrays: names.Arrays, expected: names.Arrays) -> None:
+def assert_same(arrays: contents.Arrays, expected: contents.Arrays) -> None:
     assert arrays.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(arrays[name], array, err_msg=name)
@@ -83,4 +83,4 @@ def test_an_unknown_name_and_a_foreign_shape_pass_through() -> None:
         "backbone.blocks.0.mlstm_layer.qkv_opreact.weight": np.zeros((7, 64)),
         "something": np.zeros(3),
     }
-    assert names.to_ours(arrays, model).keys() == arrays.keys()
+    assert contents.to_ours(arrays, model).keys() == arrays.keys()
