@@ -22,7 +22,7 @@ from harness.claims import Claim, LoadWatch, Sample, cores, finish, own_cpu_s
 from mlxhog.machine.processes import thread_limits
 from mlxhog.mad.run import RunConfig, RunResult
 from mlxhog.mad.suites import only, runs, suite
-from mlxhog.mad.tasks.accuracy import unigram
+from mlxhog.mad.tasks.dataset import unigram
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models.mad.sequence import parse

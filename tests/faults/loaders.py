@@ -39,15 +39,14 @@ from mlxhog.decoding.text import read_prompts
 from mlxhog.errors import MlxhogError
 from mlxhog.files import plain_json, tensors
 from mlxhog.machine import verdicts
-from mlxhog.mad import check
 from mlxhog.mad.protocol import Protocol
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.search.samplers import Listed
 from mlxhog.mad.search.space import read_space
 from mlxhog.mad.study import record, store, study
 from mlxhog.mad.study.planning import Proposals
+from mlxhog.mad.tasks import check, make_task
 from mlxhog.mad.tasks import dataset as files
-from mlxhog.mad.tasks import make_task
 from mlxhog.models import families, registry
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.parity import cases
@@ -381,7 +380,7 @@ def _write_rows(folder: Path) -> Iterable[Path]:
 
 
 def _read_rows(folder: Path) -> None:
-    check.check(files.read(folder / "rows.npz"))
+    check(files.read(folder / "rows.npz"))
 
 
 def _write_study(folder: Path) -> Iterable[Path]:

@@ -15,8 +15,7 @@ from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mlxhog.mad.check import Findings
-    from mlxhog.mad.tasks import Dataset, Settings
+    from mlxhog.mad.tasks import Dataset, Findings, Settings
 
 SET_FLAG = "--set"
 
@@ -175,7 +174,7 @@ def _facts(settings: Settings, seed: int) -> dict[str, Any]:
 
 
 def _done(data: Dataset, settings: Settings, seconds: float, written: int) -> dict[str, Any]:
-    from mlxhog.mad.tasks.accuracy import ceiling, unigram
+    from mlxhog.mad.tasks.dataset import ceiling, unigram
     from mlxhog.mad.tasks.in_context_recall import InContextRecall, dense_loss_floor
 
     floor = dense_loss_floor(settings) if isinstance(settings, InContextRecall) else None
@@ -239,7 +238,7 @@ def run_check(arguments: list[str]) -> int:
     if parsed.problems:
         raise ConfigError("\n".join(parsed.problems))
     # These import NumPy: wrong flags are answered before.
-    from mlxhog.mad.check import check
+    from mlxhog.mad.tasks import check
     from mlxhog.mad.tasks.dataset import read
 
     data = {file: read(Path(file).expanduser()) for file in parsed.other.files}

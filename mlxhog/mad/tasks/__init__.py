@@ -1,6 +1,12 @@
-"""The tasks: one generator each, pure NumPy, the same rows for every backend.
+"""The tasks: one generator each, pure NumPy, the same rows for every backend; and their rules.
 
 A block of rows has a random stream of its own, whoever draws it and in which order.
+
+The invariants that `check` applies have the numbers of the golden data's description:
+
+    1 - 7    in-context recall and noisy recall     13 - 15  selective copying
+    8 - 12   fuzzy recall                           16       compression
+                                                    17, 18   memorization
 
 Source: Poli et al. 2024, arXiv:2403.17844; where the code of its authors is at fault, the module
 of the task says what differs.
@@ -22,11 +28,12 @@ import numpy as np
 from mlxhog.config import sources
 from mlxhog.config.options import did_you_mean, options
 from mlxhog.config.sources import Given
-from mlxhog.errors import ConfigError, WorkerFailed
+from mlxhog.errors import ConfigError, DataError, WorkerFailed
 from mlxhog.machine.processes import follow_parent, spawning
 from mlxhog.mad.extensions import load_extensions
 from mlxhog.mad.tasks.compression import COMPRESSION
 from mlxhog.mad.tasks.dataset import Dataset
+from mlxhog.mad.tasks.findings import Failure, Findings
 from mlxhog.mad.tasks.fuzzy_in_context_recall import FUZZY_IN_CONTEXT_RECALL
 from mlxhog.mad.tasks.in_context_recall import IN_CONTEXT_RECALL, NOISY_IN_CONTEXT_RECALL
 from mlxhog.mad.tasks.memorization import MEMORIZATION
@@ -291,6 +298,33 @@ def _draw_blocks(
     return x, y
 
 
+def check(data: Dataset) -> Findings:
+    """Hold rows, whoever made them, against every invariant of their task and its random bounds.
+
+    Raises:
+        DataError: `meta` names no task, or settings that the task cannot have.
+    """
+    meta = data.meta
+    try:
+        task = find(str(meta["task"]))
+        if task is IN_CONTEXT_RECALL and meta.get("noise_vocab_size"):
+            task = NOISY_IN_CONTEXT_RECALL  # as the reference counts it
+        values = {}
+        for name, spec in options(task.settings).items():
+            keys = [key for key in (name, *spec.aliases) if key in meta]
+            if keys and not name.endswith("_rows"):  # settings of other tasks stand in it, too
+                values[name] = meta[keys[0]]
+        settings = task.settings(**values)
+    except KeyError:
+        raise DataError("meta names no task; the key 'task' is missing") from None
+    except ConfigError as error:
+        raise DataError(f"meta: {error}") from error
+    findings = Findings()
+    if task.check is not None:
+        task.check(settings, findings, data)
+    return findings
+
+
 __all__ = [
     "BLOCK_ROWS",
     "DEFAULT_SEED",
@@ -298,8 +332,11 @@ __all__ = [
     "IGNORED",
     "TASKS",
     "Dataset",
+    "Failure",
+    "Findings",
     "Settings",
     "TaskType",
+    "check",
     "find",
     "load_tasks",
     "make_task",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option, options
 from mlxhog.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlxhog.mad.tasks.dataset import Dataset
+    from mlxhog.mad.tasks.findings import Findings
 
 GENERATOR_VERSION = 1
 """Of the generators of the package: another number, other rows from the same seed."""
@@ -153,6 +157,8 @@ class TaskType:
         draw: draws n rows; see `Draw`.
         fixed: (settings, rng) -> what all rows have in common.
         backbone: of the model, one of `models.mad.config.BACKBONES`.
+        check: (settings, findings, data) holds rows against every rule of the task; None where it
+            has none.
     """
 
     name: str
@@ -161,3 +167,4 @@ class TaskType:
     draw: Draw
     fixed: Callable[[Any, np.random.Generator], Fixed] = nothing_fixed
     backbone: str = "language-model"
+    check: Callable[[Any, Findings, Dataset], None] | None = None

@@ -13,7 +13,7 @@ from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, saving
 from mlxhog.files import plain_json
 from mlxhog.mad.run import Callbacks, NoCallbacks, RunConfig, RunResult
-from mlxhog.mad.tasks.accuracy import ceiling
+from mlxhog.mad.tasks.dataset import ceiling
 from mlxhog.mad.training import several, single
 from mlxhog.mad.training.evaluation import Evaluations
 from mlxhog.mad.training.run_plan import make_run_plan

@@ -29,7 +29,7 @@ from mlxhog.backends.backend import Backend
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Order
 from mlxhog.mad.tasks import Dataset, Settings, make_task
-from mlxhog.mad.tasks.accuracy import acc_macro, acc_token
+from mlxhog.mad.tasks.dataset import acc_macro, acc_token
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.strategies import Context
 from mlxhog.training.job import Job

@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from mlxhog.errors import DataError, ShapeError
 from mlxhog.mad.tasks import IGNORED, TASKS, make_task, resolve
-from mlxhog.mad.tasks.accuracy import acc_macro, acc_token, ceiling, unigram
+from mlxhog.mad.tasks.dataset import acc_macro, acc_token, ceiling, unigram
 from mlxhog.mad.tasks.in_context_recall import dense_loss_floor
 
 

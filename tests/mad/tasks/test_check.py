@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import DataError
-from mlxhog.mad.check import check
-from mlxhog.mad.tasks import IGNORED, TASKS, Dataset, make_task
+from mlxhog.mad.tasks import IGNORED, TASKS, Dataset, check, make_task
 from mlxhog.mad.tasks.dataset import read, write
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -1,4 +1,4 @@
-"""The results of a check: rules about rows, and bounds of what is random.
+"""The results of a check of rows: rules that they keep, and bounds of what is random.
 
 The bounds are wide enough that good data of any seed pass, in every size. Each is the one of the
 golden data's description or, where few draws make that too narrow, what good data exceed once in a
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.mad.tasks.dataset import Dataset
+from mlxhog.mad.tasks.task import Ints
 
 Bools = NDArray[np.bool_]
 
@@ -90,6 +91,21 @@ class Findings:
             self.failures.append(Failure(rule, split, None, 0, message))
         return right
 
+    def has_width(self, rule: int, split: str, x: Ints, width: int, why: str = "") -> bool:
+        """Apply the rule that rows have so many tokens; return whether it holds."""
+        message = f"rows have {x.shape[1]} tokens, wanted {width}{why}"
+        return self.holds(rule, split, x.shape[1] == width, message)
+
+    def targets(self, rule: int, split: str, y: Ints, expected: Ints, among: Bools) -> Bools:
+        """Apply the rule that says every target; return the rows that are still without fault."""
+        wrong = y != expected
+
+        def say(row: int) -> str:
+            at = first_place(wrong[row])
+            return f"target {y[row, at]} at {at}, wanted {expected[row, at]}"
+
+        return self.rows(rule, split, wrong.any(1), say, among)
+
     def _applied(self, rule: int | str) -> None:
         if rule not in self.checked:
             self.checked.append(rule)
@@ -122,8 +138,6 @@ _ONCE_IN_A_MILLION = 4.7534
 RARE = 1e-4
 """Coincidences of rows that are rarer than this are no coincidence."""
 
-Ints = NDArray[np.integer[Any]]
-
 
 def check_uniform(
     findings: Findings, rule: str, split: str, draws: Ints, low: int, high: int
@@ -153,12 +167,13 @@ def _chi_square_per_df(df: int) -> float:
 
 
 def check_share(
-    findings: Findings, rule: str, split: str, hits: int, draws: int, low: float, high: float
+    findings: Findings, rule: str, split: str, hits: Bools, low: float, high: float
 ) -> None:
-    """Hold a share of draws against the range it should be in, give or take its spread."""
+    """Hold the share of draws that are hits against its range, give or take its spread."""
+    draws = hits.size
     if not draws:
         return
-    got = hits / draws
+    got = int(hits.sum()) / draws
     slack = max(SHARE, DEVIATIONS * math.sqrt(max(high * (1 - high), 0.01) / draws))
     findings.holds(
         rule,
