@@ -34,8 +34,8 @@ from mlxhog.mad.study.session import execute, open_store
 from mlxhog.mad.study.store import Store, is_study
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import Suite
+from mlxhog.mad.training.candidate import estimate
 from mlxhog.mad.training.run_plan import make_run_plan
-from mlxhog.mad.training.single import estimate
 from mlxhog.models.mad.sequence import canonical, parse
 
 FOUR = {

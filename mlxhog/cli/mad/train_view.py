@@ -11,8 +11,8 @@ from mlxhog.config.quantities import format_bytes, format_clock
 from mlxhog.files import plain_json
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.run import Point, RunResult
+from mlxhog.mad.training.candidate import estimate
 from mlxhog.mad.training.run_plan import RunPlan
-from mlxhog.mad.training.single import estimate
 from mlxhog.models.mad import param_count, state_sizes
 from mlxhog.models.mad.sequence import canonical
 from mlxhog.report.views import StatusLine, may_redraw

@@ -24,7 +24,7 @@ from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.scores import LOST
 from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.study import PlannedRun
-from mlxhog.mad.training.evaluation import step_limit
+from mlxhog.mad.training.evaluation import most_steps
 
 
 class Pruner(Protocol):
@@ -73,8 +73,7 @@ FIRST_OF_RECALL = 1000
 
 def rungs_of(config: RunConfig) -> tuple[int, ...]:
     """Return the steps at which a run may be pruned, rising; none for a short run."""
-    per_epoch = math.ceil(config.settings["train_rows"] / config.protocol.batch_size)
-    limit = step_limit(config.protocol, per_epoch)
+    limit = most_steps(config)
     earliest = FIRST_OF_RECALL if "recall" in config.task else FIRST
     first = max(earliest, limit // ETA**RUNGS)
     return tuple(step for k in range(RUNGS) if (step := first * ETA**k) < limit)

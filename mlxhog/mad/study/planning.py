@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ import numpy as np
 from mlxhog.config.limits import shown
 from mlxhog.errors import StudyError
 from mlxhog.mad import tasks
-from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import scores
 from mlxhog.mad.search.budget import state
 from mlxhog.mad.search.candidates import Candidates
@@ -25,9 +23,9 @@ from mlxhog.mad.study.record import Record
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import PlannedRun, Study
 from mlxhog.mad.suites import Suite, expand
-from mlxhog.mad.training.evaluation import step_limit
+from mlxhog.mad.training.evaluation import most_steps
+from mlxhog.mad.training.run_plan import model_of
 from mlxhog.models.families import param_count
-from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.sequence import canonical, parse
 
 
@@ -126,7 +124,7 @@ class Planning:
                 config=config,
                 key=config.key(),
                 label=setting.label,
-                params=param_count(model := _model(config)),
+                params=param_count(model := model_of(config)),
                 state=state(config.layers, config.dim, model.max_length),
             )
             for setting, config in configs
@@ -134,7 +132,7 @@ class Planning:
 
     def cost(self) -> Cost:
         """Return the most that the study asks for."""
-        steps = sum(steps_of(run.config) for run in self.runs(self.first))
+        steps = sum(most_steps(run.config) for run in self.runs(self.first))
         return Cost(self.total, self.candidates * steps)
 
     def judge(self, candidate: str, records: Sequence[Record]) -> Best:
@@ -149,25 +147,6 @@ class Planning:
         return Best(
             candidate=candidate, score=share * row.worth, interval=row.interval, missing=lacks
         )
-
-
-def steps_of(config: RunConfig) -> int:
-    """Return the most steps that a run takes."""
-    per_epoch = math.ceil(config.settings["train_rows"] / config.protocol.batch_size)
-    return step_limit(config.protocol, per_epoch)
-
-
-def _model(config: RunConfig) -> MADConfig:
-    task = tasks.find(config.task)
-    settings = tasks.resolve(task.name, config.settings)
-    return MADConfig(
-        vocab_size=settings.vocab,
-        hidden_size=config.dim,
-        layers=config.layers,
-        max_length=settings.length,
-        position=config.position,
-        backbone=task.backbone,
-    )
 
 
 class Proposals:
@@ -244,7 +223,7 @@ def seconds_of_a_run(planning: Planning, records: Sequence[Record], cores: int) 
     for run in runs:
         config = run.config
         tokens = config.protocol.batch_size * config.settings["seq_len"]
-        operations += 6.0 * run.params * tokens * steps_of(config)
+        operations += 6.0 * run.params * tokens * most_steps(config)
     return operations / len(runs) / (EFFICIENCY * _operations_per_s() / cores)
 
 

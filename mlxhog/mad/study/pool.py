@@ -19,7 +19,7 @@ from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult
 from mlxhog.mad.study.record import failed
 
 if TYPE_CHECKING:
-    from mlxhog.mad.training.single import Prepare
+    from mlxhog.mad.training.candidate import Prepare
 
 
 class RunFunction(Protocol):

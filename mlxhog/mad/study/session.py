@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from mlxhog.machine import machine
-from mlxhog.mad.run import Callbacks, RunConfig, RunResult
 from mlxhog.mad.study import ray
 from mlxhog.mad.study import store as stores
 from mlxhog.mad.study import study as studies
@@ -18,20 +17,8 @@ from mlxhog.mad.study.scheduler import Outcome, Scheduler
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.study.worker import local
-from mlxhog.mad.training import candidate
+from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import shared_tables
-from mlxhog.mad.training.single import Prepare, no_preparation
-
-
-def train(
-    config: RunConfig,
-    *,
-    callbacks: Callbacks,
-    rungs: tuple[int, ...],
-    prepare: Prepare = no_preparation,
-) -> RunResult:
-    """Execute a run of a study, in a worker."""
-    return candidate.train(config, callbacks=callbacks, rungs=rungs, prepare=prepare)
 
 
 def find_same(study: Study, root: str, name: str) -> Store | None:

@@ -33,7 +33,7 @@ from mlxhog.mad.study.pool import Died, Pool, RunFunction, Task
 from mlxhog.mad.study.record import failed
 
 if TYPE_CHECKING:
-    from mlxhog.mad.training.single import Prepare
+    from mlxhog.mad.training.candidate import Prepare
 
 BEAT_S = 0.5
 REASON_CHARACTERS = 500

@@ -28,7 +28,7 @@ from mlxhog.backends.backend import Backend, Float32, Grads, Int32
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
 from mlxhog.mad.run import RunConfig
-from mlxhog.mad.training import single
+from mlxhog.mad.training.candidate import Prepare, no_preparation
 from mlxhog.mad.training.run_plan import RunPlan, make_run_plan
 from mlxhog.models import families
 from mlxhog.models.mad.config import MADConfig
@@ -126,7 +126,7 @@ TIMED = 15
 TIMED_S = 1.0
 """Both ways are timed by turns, so often or for so long, after a first time that does not count."""
 
-RunOne = Callable[[int, single.Prepare], None]
+RunOne = Callable[[int, Prepare], None]
 """Executes one run by its number: `candidate.train` with the given `prepare`. Raises nothing."""
 
 
@@ -180,7 +180,7 @@ def train_together(
         in_threads(plans, run_one)
     else:
         for number in range(len(plans)):
-            run_one(number, single.no_preparation)
+            run_one(number, no_preparation)
     return choice
 
 

@@ -1,22 +1,62 @@
-"""Train one candidate on one task, score it, and save it as a checkpoint."""
+"""Train one candidate on one task, score it, and save it as a checkpoint.
+
+One worker trains in this process; its framework is imported once, and what a run allocates goes
+with the run. Several are processes of their own, those of `mlxhog train`: a dead one is replaced,
+and one of them scores the held-out rows now and then while the others go on. Arena, optimizer,
+strategy, steps and the course of a run are the same either way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mlxhog.arena import Arena
+from mlxhog.arena.control import Command
+from mlxhog.arena.process import monotonic_ns, process_start_time
+from mlxhog.arena.records import Kind, Ring
+from mlxhog.arena.workers import State
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, saving
+from mlxhog.config.budget import Budget
+from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.files import plain_json
 from mlxhog.mad.run import Callbacks, NoCallbacks, RunConfig, RunResult
 from mlxhog.mad.tasks.dataset import ceiling
-from mlxhog.mad.training import several, single
-from mlxhog.mad.training.evaluation import Evaluations
-from mlxhog.mad.training.run_plan import make_run_plan
+from mlxhog.mad.training.evaluation import (
+    SCORES_SEGMENT,
+    Evaluations,
+    MeanLoss,
+    Scores,
+    ScoreSlot,
+    interval,
+    score,
+)
+from mlxhog.mad.training.run_plan import RunPlan, make_run_plan
+from mlxhog.strategies import Context
+from mlxhog.training import worker
+from mlxhog.training.session import Session
+from mlxhog.training.steps import Steps
+
+Prepare = Callable[[Context], None]
+"""Changes what a worker computes or writes with, before its first step."""
+
+Tell = Callable[[str], None]
+
+
+def no_preparation(context: Context) -> None:
+    """Change nothing."""
 
 
 def train(
@@ -26,13 +66,12 @@ def train(
     rungs: tuple[int, ...] = (),
     worker_options: Mapping[str, object] | None = None,
     on_end: Callable[[Arena], None] = lambda arena: None,
-    tell: Callable[[str], None] = lambda message: None,
-    prepare: single.Prepare = single.no_preparation,
+    tell: Tell = lambda message: None,
+    prepare: Prepare = no_preparation,
 ) -> RunResult:
     """Train a candidate by its protocol, and score it on the task's held-out rows.
 
-    One worker trains in this process, several in processes of their own, through one arena either
-    way. With one worker the numbers depend on `config` and on nothing else; not on what ran in this
+    With one worker the numbers depend on `config` and on nothing else; not on what ran in this
     process before, nor on what runs beside it.
 
     Args:
@@ -52,24 +91,273 @@ def train(
     Raises:
         ConfigError: the configuration cannot be; nothing has been drawn.
         EnvironmentLacks: a backend, or memory, is missing.
-        WorkerFailed: one of several workers died too often.
+        WorkerFailed: one of several workers died too often; its log is kept, and named.
     """
-    callbacks = NoCallbacks() if callbacks is None else callbacks
     plan = make_run_plan(config, worker_options)
-    evaluations = Evaluations(
-        config.protocol,
-        limit=plan.limit,
-        per_epoch=plan.per_epoch,
-        callbacks=callbacks,
-        rungs=rungs,
-    )
     for note in plan.notes:
         tell(note)
-    if len(plan.workers) == 1:
-        result = single.run(plan, evaluations, callbacks, on_end, prepare)
-    else:
-        result = several.run(plan, evaluations, callbacks, on_end, tell)
+    callbacks = NoCallbacks() if callbacks is None else callbacks
+    with ExitStack() as stack:
+        run: TrainingRun
+        if len(plan.workers) == 1:
+            run = OneWorker(plan, stack, callbacks, rungs, prepare)
+        else:
+            run = SeveralWorkers(plan, stack, callbacks, rungs, tell)
+        result = run.execute(on_end)
     return replace(result, ceiling=ceiling(plan.task_rows.dataset()))
+
+
+class TrainingRun(Session):
+    """A run while it lives: steps, evaluations in between, and one where it ends.
+
+    A kind of run says how its workers start, what they do between two looks at them (`poll`), and
+    who scores.
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        stack: ExitStack,
+        callbacks: Callbacks,
+        rungs: tuple[int, ...],
+        logs: Path = Path(os.devnull),
+    ) -> None:
+        super().__init__(plan, logs, stack=stack, run_id=plan.config.key())
+        self.plan, self.callbacks = plan, callbacks
+        plan.fill(self.arena)
+        self.begin(Budget(steps=plan.limit), plan.limit)
+        self.evaluations = Evaluations(
+            plan.config.protocol,
+            limit=plan.limit,
+            per_epoch=plan.per_epoch,
+            callbacks=callbacks,
+            rungs=rungs,
+        )
+        self.scores = Scores(0.0, 0.0)
+        self.losses = MeanLoss()
+        self.began_ns = self.ended_ns = 0
+
+    def execute(self, on_end: Callable[[Arena], None]) -> RunResult:
+        """Train until the evaluations or the budget end the run, or its gradients are lost."""
+        try:
+            status = self._train_and_score()
+        except Diverged:
+            status = "diverged"
+        self.supervisor.stop()
+        if status != "diverged":
+            on_end(self.arena)
+        seconds = max(0, self.ended_ns - self.began_ns) / 1e9
+        return self.evaluations.result(status, self.steps(), seconds, self.scores)
+
+    def _train_and_score(self) -> str:
+        """Return the status of a run that has not diverged."""
+        try:
+            self.start()
+            self._train()
+            self._score_the_end()
+        except KeyboardInterrupt:
+            if self.began_ns:
+                self._score_the_end()
+            return "interrupted"
+        return self.evaluations.status or "done"
+
+    def _train(self) -> None:
+        self.began_ns = self.train()
+        due = self.evaluations.next_evaluation(0)
+        while self.evaluations.status is None and self.steps_done() < self.plan.limit:
+            self.poll()
+            if not self.is_scoring() and due <= self.steps() < self.plan.limit:
+                self.request_scores()
+                due = self.evaluations.next_evaluation(self.steps())
+
+    def _score_the_end(self) -> None:
+        self.rest()
+        if not self.evaluations.curve or self.evaluations.curve[-1].step < self.steps():
+            self.request_scores()
+            self.wait_for_scores()
+
+    def steps(self) -> int:
+        """Steps so far."""
+        return self.arena.counters.load("steps")
+
+    def take(self, step: int, at_ns: int, scores: Scores) -> None:
+        """Take an evaluation that was made after `step` steps."""
+        self.scores, self.ended_ns = scores, at_ns
+        seconds = (at_ns - self.began_ns) / 1e9
+        self.evaluations.take(step, seconds, self.losses.pop(at_ns), scores)
+
+    @abstractmethod
+    def start(self) -> None:
+        """Make the workers ready for their first step."""
+
+    @abstractmethod
+    def request_scores(self) -> None:
+        """Have the held-out rows scored; `take` gets the result, maybe later."""
+
+    def is_scoring(self) -> bool:
+        """Whether scores were requested that have not come."""
+        return False
+
+    def rest(self) -> None:
+        """Let every step in progress end."""
+
+    def wait_for_scores(self) -> None:
+        """Wait until a worker at rest has scored what was requested."""
+
+
+_starting = threading.Lock()  # of several runs in threads, as `batched` has them
+
+
+class OneWorker(TrainingRun):
+    """A run whose one worker is this process; `prepare` is called before its first step."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        stack: ExitStack,
+        callbacks: Callbacks,
+        rungs: tuple[int, ...] = (),
+        prepare: Prepare = no_preparation,
+    ) -> None:
+        super().__init__(plan, stack, callbacks, rungs)
+        self._stack, self._prepare = stack, prepare
+
+    def start(self) -> None:
+        """Load the framework, and put the worker's own arrays in place."""
+        pid = os.getpid()
+        entry = self.arena.workers.acquire_slot(pid, process_start_time(pid), slot=1)
+        job = self._job(entry.slot, entry.incarnation)
+        with _starting, contextlib.redirect_stdout(sys.stderr):  # a worker process has a log
+            self.context = worker.make_context(job, self.arena, entry)
+        self._stack.callback(self.context.backend.close)
+        self._prepare(self.context)
+        entry.state = State.RUNNING
+        ring = Ring(self.arena.segment(f"ring.{job.slot}"))
+        self.worker_steps = Steps(job, self.context, ring)
+
+    def steps_done(self) -> int:
+        """Steps so far: no other worker can die in the middle of one."""
+        return self.steps()
+
+    def poll(self, doing: str | None = None) -> None:
+        """Take a step.
+
+        Raises:
+            Diverged: too many gradients in a row were not finite.
+        """
+        self.worker_steps.step()
+        entry = self.context.entry
+        self.losses.add(entry.loss)
+        if entry.nonfinite_in_row >= min(self.plan.options.max_nonfinite, self.plan.limit):
+            self.ended_ns = monotonic_ns()
+            raise Diverged("the gradients are not finite")
+        self.callbacks.beat()
+
+    def request_scores(self) -> None:
+        """Score the held-out rows at once."""
+        self.context.copy_to_inbox()
+        rows, beat = self.plan.task_rows.dataset(), self.callbacks.beat
+        scores = score(self.context.backend, rows, self.plan.model, beat=beat)
+        self.take(self.steps(), monotonic_ns(), scores)
+
+    def report(self, message: str) -> None:
+        """Say nothing: messages are about processes."""
+
+    def drain(self) -> None:
+        """Take in nothing: `poll` reads the worker itself."""
+
+
+class SeveralWorkers(TrainingRun):
+    """A run of several worker processes; `tell` is given what the user should know of them."""
+
+    poll_s = 0.02
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        stack: ExitStack,
+        callbacks: Callbacks,
+        rungs: tuple[int, ...],
+        tell: Tell,
+    ) -> None:
+        super().__init__(plan, stack, callbacks, rungs, stack.enter_context(_logs()))
+        self._tell = tell
+        slots = range(1, len(plan.workers) + 1)
+        self._rings = [Ring(self.arena.segment(f"ring.{slot}")) for slot in slots]
+        scores = self.arena.segment(SCORES_SEGMENT)
+        self._score_slots = [ScoreSlot(scores, slot) for slot in slots]
+        self._has_val = bool(plan.task_rows.settings.val_rows)
+        self._asked_at: int | None = None  # restarts so far, while an evaluation is under way
+
+    def start(self) -> None:
+        """Start the processes, and wait for them."""
+        self.supervisor.start()
+        self.until(self.supervisor.ready, "starting workers")
+
+    def is_scoring(self) -> bool:
+        """Whether a worker scores, or is about to."""
+        return self._asked_at is not None
+
+    def request_scores(self) -> None:
+        """Ask the next worker that finishes a step to score the held-out rows."""
+        self.ask("eval")
+        self._asked_at = self.supervisor.restarts
+
+    def rest(self) -> None:
+        """Let workers finish their steps, and take in what they recorded."""
+        self.supervisor.command(Command.REST)
+        self.until(self.supervisor.resting, "finishing the last steps")
+        self.settle()
+        self.drain()
+
+    def wait_for_scores(self) -> None:
+        """Let one of the workers score, which all rest."""
+        self.supervisor.command(Command.EVALUATE)
+        self.until(lambda: not self.is_scoring(), "scoring")
+
+    def report(self, message: str) -> None:
+        """Tell what the user should know of workers."""
+        self._tell(message)
+
+    def poll(self, doing: str | None = None) -> None:
+        """Watch workers for a moment; an evaluation that died with its worker is asked for anew."""
+        super().poll(doing)
+        if self._asked_at is not None and self.supervisor.restarts > self._asked_at:
+            self.request_scores()
+        self.callbacks.beat()
+
+    def drain(self) -> None:
+        """Take in what workers have recorded."""
+        scores = [slot.take() for slot in self._score_slots]
+        for record in (record for ring in self._rings for record in ring.drain()):
+            if record["kind"] == Kind.STEP:
+                self.losses.add(float(record["loss"]), int(record["t_ns"]))
+        for record in scores:  # when the steps before it are known
+            if record is not None:
+                self._take_record(record)
+
+    def _take_record(self, record: np.void) -> None:
+        """Take in an evaluation; one that was asked for twice counts once."""
+        self._asked_at = None
+        step = int(record["steps"])
+        if self.evaluations.curve and step <= self.evaluations.curve[-1].step:
+            return
+        names = ("acc_token", "acc_macro", *(("val_token", "val_macro") if self._has_val else ()))
+        self.take(step, int(record["t_ns"]), Scores(*(float(record[name]) for name in names)))
+
+
+@contextlib.contextmanager
+def _logs() -> Iterator[Path]:
+    """A folder for what workers print; it stays where one of them died too often."""
+    folder = Path(tempfile.mkdtemp(prefix="mlxhog-mad-"))
+    try:
+        yield folder
+    except WorkerFailed:
+        raise
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
 
 
 def save_checkpoint(config: RunConfig, target: Path, arena: Arena) -> None:
@@ -95,3 +383,38 @@ def save_checkpoint(config: RunConfig, target: Path, arena: Arena) -> None:
         source=target,
         finish=lambda part: manifest.write(part, step, {"run": config.to_dict()}),
     )
+
+
+TIMED_STEPS = 5
+MOST_TIMED_NS = 10_000_000_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of one step, of one evaluation, and of a run that takes every step it may."""
+
+    step_s: float
+    evaluation_s: float
+    total_s: float
+
+
+def estimate(plan: RunPlan) -> Estimate | None:
+    """Train a few steps for the clock; None where several workers would have to be started."""
+    if len(plan.workers) > 1:
+        return None
+    with ExitStack() as stack:
+        run = OneWorker(replace(plan, limit=plan.limit + 1), stack, NoCallbacks())
+        run.start()
+        run.train()
+        run.worker_steps.step()  # sets up what is set up once
+        began_ns, steps = monotonic_ns(), 0
+        while steps < min(TIMED_STEPS, plan.limit) and monotonic_ns() - began_ns < MOST_TIMED_NS:
+            run.worker_steps.step()
+            steps += 1
+        step_s = (monotonic_ns() - began_ns) / 1e9 / steps
+        began_ns = monotonic_ns()
+        run.request_scores()
+        evaluation_s = (monotonic_ns() - began_ns) / 1e9
+    every = interval(plan.config.protocol, plan.per_epoch)
+    total_s = plan.limit * step_s + -(-plan.limit // every) * evaluation_s
+    return Estimate(step_s, evaluation_s, total_s)

@@ -1,4 +1,4 @@
-"""What a training run of a candidate will be, before anything is drawn or started.
+"""What a training run of a candidate will be, before anything is started; and its training rows.
 
 Everything that can be wrong with a configuration is found here.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog import optim, strategies
 from mlxhog.arena import Arena
@@ -16,18 +19,96 @@ from mlxhog.backends import kernel_choice
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
+from mlxhog.data.batch import Batch
+from mlxhog.data.batches import Order
 from mlxhog.errors import ConfigError
 from mlxhog.machine import machine
 from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.mad import tasks
 from mlxhog.mad.protocol import WORKER_OPTIONS
 from mlxhog.mad.run import RunConfig
-from mlxhog.mad.training.evaluation import step_limit
-from mlxhog.mad.training.rows import SCORES_SEGMENT, HeldOut, TaskRows, scores_segment
+from mlxhog.mad.tasks import Dataset, Settings, make_task
+from mlxhog.mad.training.evaluation import SCORES_SEGMENT, HeldOut, scores_segment, step_limit
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.optim import schedules
 from mlxhog.training.job import Setup, plan_layout
+
+KEPT = 2
+"""Data sets that a process keeps: candidates are mostly compared on the same one."""
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """Which rows; hashable, and small enough to send to a worker.
+
+    Attributes:
+        settings: of the task; those of a user's task make another process load its file.
+        seed: of the rows, and of their order.
+        batch_size: rows of one batch.
+        labels: of training rows, "dense" or "scored".
+    """
+
+    settings: Settings
+    seed: int
+    batch_size: int
+    labels: str = "dense"
+
+    def dataset(self) -> Dataset:
+        """Return the rows; drawn again only where others were asked for since."""
+        return _dataset(self.settings, self.seed, self.labels)
+
+    def batches(self) -> RowBatches:
+        """Return the training rows as batches."""
+        data = self.dataset()
+        return RowBatches(data.train_x, data.train_y, self)
+
+
+@lru_cache(maxsize=KEPT)
+def _dataset(settings: Settings, seed: int, labels: str) -> Dataset:
+    return make_task(settings.task, seed=seed, labels=labels, **asdict(settings))
+
+
+class RowBatches:
+    """The training rows of every epoch, each exactly once, in an order of its own.
+
+    The last batch of an epoch is smaller where the batch size does not divide their number.
+
+    Args:
+        x: inputs, (rows, length) int32.
+        y: targets.
+        task_rows: says batch size, and what the order depends on.
+
+    Concurrency: any process that builds the same object gets the same batches. One object is not
+    for several threads.
+    """
+
+    def __init__(self, x: NDArray[np.int32], y: NDArray[np.int32], task_rows: TaskRows) -> None:
+        """Take the rows and their order."""
+        self._x, self._y, self._size = x, y, task_rows.batch_size
+        settings = tuple(sorted(asdict(task_rows.settings).items()))
+        self._order = Order(len(x), f"{task_rows.settings.task}|{settings}", task_rows.seed)
+
+    @property
+    def n_tickets(self) -> int:
+        """Batches per epoch."""
+        return -(-self._order.n // self._size)
+
+    def at(self, epoch: int, ticket: int) -> Batch:
+        """Return the batch of one ticket.
+
+        Raises:
+            ValueError: the ticket is not one of the epoch's.
+        """
+        if not 0 <= ticket < self.n_tickets:
+            raise ValueError(f"ticket {ticket} is not one of the epoch's {self.n_tickets}")
+        start = ticket * self._size
+        chosen = self._order.at(epoch, start, min(self._size, self._order.n - start))
+        return Batch(
+            np.ascontiguousarray(self._x[chosen], np.int32),
+            np.ascontiguousarray(self._y[chosen], np.int32),
+            n_bytes=0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +118,7 @@ class RunPlan(Setup):
     Attributes:
         config: what was asked for.
         model: the architecture.
-        drawn: its rows.
+        task_rows: what it trains on and is scored by; not drawn yet.
         limit: most steps.
         per_epoch: steps of an epoch.
     """
@@ -74,6 +155,24 @@ def _schedule(config: RunConfig, limit: int, per_epoch: int) -> partial[schedule
     )
 
 
+def model_of(config: RunConfig) -> MADConfig:
+    """Return the candidate as a model for its task.
+
+    Raises:
+        ConfigError: a setting of the task, or a size, cannot be.
+    """
+    task = tasks.find(config.task)
+    settings = tasks.resolve(task.name, config.settings)
+    return MADConfig(
+        vocab_size=settings.vocab,
+        hidden_size=config.dim,
+        layers=config.layers,
+        max_length=settings.length,
+        position=config.position,
+        backbone=task.backbone,
+    )
+
+
 def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None = None) -> RunPlan:
     """Check a run against its task and this machine; draws no row and imports no framework.
 
@@ -90,14 +189,7 @@ def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None
     if protocol.fuzzy_compat and "fuzzy_compat" in options(task.settings):
         values["fuzzy_compat"] = True
     settings = tasks.resolve(config.task, values)
-    model = MADConfig(
-        vocab_size=settings.vocab,
-        hidden_size=config.dim,
-        layers=config.layers,
-        max_length=settings.length,
-        position=config.position,
-        backbone=task.backbone,
-    )
+    model = model_of(config)
     if protocol.select == "val" and not settings.val_rows:
         raise ConfigError(
             "select is val, but no validation rows are drawn; set val_rows of the task, such as "

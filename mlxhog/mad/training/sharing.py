@@ -19,7 +19,7 @@ from mlxhog.arena import Arena, ArenaHandle, Slot
 from mlxhog.errors import ConfigError
 from mlxhog.mad import tasks
 from mlxhog.mad.run import Callbacks, RunConfig, RunResult
-from mlxhog.mad.training import candidate, single
+from mlxhog.mad.training import candidate
 from mlxhog.models.mad.model import EMBEDDING
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import Optimizer, Target, updates
@@ -94,7 +94,7 @@ class SharedRun:
         *,
         callbacks: Callbacks,
         rungs: tuple[int, ...],
-        prepare: single.Prepare = single.no_preparation,
+        prepare: candidate.Prepare = candidate.no_preparation,
     ) -> RunResult:
         """Execute a run, as `candidate.train` does.
 

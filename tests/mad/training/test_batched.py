@@ -13,9 +13,9 @@ import pytest
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
 from mlxhog.mad.run import RunConfig, RunResult
-from mlxhog.mad.training import batched, single
+from mlxhog.mad.training import batched
 from mlxhog.mad.training.batched import GradientBarrier
-from mlxhog.mad.training.candidate import train
+from mlxhog.mad.training.candidate import Prepare, train
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models.mad.layers import LAYERS
 from tests.mad.training.small_runs import Recorder, numbers, small_run
@@ -39,7 +39,7 @@ def together(configs: list[RunConfig]) -> list[RunResult]:
     """What the runs come to when they are computed as one, whatever is faster."""
     found: dict[int, RunResult] = {}
 
-    def run_one(number: int, prepare: single.Prepare) -> None:
+    def run_one(number: int, prepare: Prepare) -> None:
         found[number] = train(configs[number], prepare=prepare)
 
     batched.in_threads([make_run_plan(config) for config in configs], run_one)
@@ -97,7 +97,7 @@ def test_rungs_are_asked_of_every_run():
     watches = [Recorder(prune=number == 1) for number in range(4)]
     found: dict[int, RunResult] = {}
 
-    def run_one(number: int, prepare: single.Prepare) -> None:
+    def run_one(number: int, prepare: Prepare) -> None:
         found[number] = train(
             configs[number], callbacks=watches[number], rungs=(4,), prepare=prepare
         )

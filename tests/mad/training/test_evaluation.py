@@ -11,10 +11,10 @@ from mlxhog.mad.training.evaluation import (
     DEFAULT_STEPS,
     Evaluations,
     MeanLoss,
+    Scores,
     interval,
     step_limit,
 )
-from mlxhog.mad.training.rows import Scores
 from tests.mad.training.small_runs import Recorder
 
 

@@ -16,9 +16,9 @@ from mlxhog.arena import Arena
 from mlxhog.arena.records import RECORD, Ring
 from mlxhog.errors import WorkerFailed
 from mlxhog.mad.run import RunConfig, RunResult
-from mlxhog.mad.training import rows
+from mlxhog.mad.training import evaluation
 from mlxhog.mad.training.candidate import train
-from mlxhog.mad.training.rows import Scores, score
+from mlxhog.mad.training.evaluation import Scores, score
 from mlxhog.mad.training.run_plan import make_run_plan
 from tests.mad.training.small_runs import Recorder, small_run
 
@@ -162,9 +162,9 @@ def test_evaluations_arrive_though_every_record_in_the_rings_is_lost(
 
 
 def test_the_newest_score_of_a_worker_stays_until_it_is_taken() -> None:
-    memory = np.zeros(2 * rows.SLOT_BYTES, np.uint8)
-    worker, supervisor = rows.ScoreSlot(memory, 2), rows.ScoreSlot(memory, 2)
-    other = rows.ScoreSlot(memory, 1)
+    memory = np.zeros(2 * evaluation.SLOT_BYTES, np.uint8)
+    worker, supervisor = evaluation.ScoreSlot(memory, 2), evaluation.ScoreSlot(memory, 2)
+    other = evaluation.ScoreSlot(memory, 1)
     assert supervisor.take() is None
     for steps in (10, 20, 30):
         values = {name: 0.25 for name in ("acc_token", "acc_macro", "val_token", "val_macro")}

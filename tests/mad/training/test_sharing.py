@@ -11,8 +11,7 @@ import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.run import NoCallbacks, RunConfig
-from mlxhog.mad.training import single
-from mlxhog.mad.training.candidate import train
+from mlxhog.mad.training.candidate import no_preparation, train
 from mlxhog.mad.training.sharing import EMBEDDING, SharedEmbedding, SharedRun, common, shared_tables
 from mlxhog.models.families import init_params
 from mlxhog.models.mad.layers import make
@@ -145,7 +144,7 @@ def test_what_is_done_to_a_run_before_its_first_step_is_still_done():
     with shared_tables([config]) as run:
         run(config, callbacks=NoCallbacks(), rungs=(), prepare=called.append)
     assert len(called) == 1
-    assert single.no_preparation(called[0]) is None
+    assert no_preparation(called[0]) is None
 
 
 def test_candidates_of_several_workers_do_not_share():
