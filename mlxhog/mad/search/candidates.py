@@ -18,22 +18,10 @@ from functools import cached_property
 from mlxhog.errors import ConfigError
 from mlxhog.mad.search.budget import Scale
 from mlxhog.mad.search.space import Space
-from mlxhog.mad.suites import Suite
-from mlxhog.mad.tasks import resolve
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.sequence import canonical
 
 Layers = tuple[Layer, ...]
-
-
-def candidates_of(space: Space, suite: Suite) -> Candidates:
-    """Return the candidates of a space for a suite: its width, and its longest row.
-
-    Raises:
-        ConfigError: as `Candidates` does.
-    """
-    longest = max(resolve(each.task, each.settings).length for each in suite.settings)
-    return Candidates(space, suite.dim if space.dim is None else space.dim, longest)
 
 
 class Candidates:

@@ -18,7 +18,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.scores import LOST
@@ -27,39 +27,23 @@ from mlxhog.mad.study.study import PlannedRun
 from mlxhog.mad.training.evaluation import most_steps
 
 
-class Pruner(Protocol):
-    """Ends runs that are not worth going on with."""
+class Pruner:
+    """Ends runs that are not worth going on with; this one ends none."""
 
     def rungs(self, run: PlannedRun) -> tuple[int, ...]:
         """Return the steps at which a run may be pruned."""
-
-    def should_prune(self, run: PlannedRun, point: Point) -> bool:
-        """Return whether a run that has reached a rung is to be ended."""
-
-    def is_pruned(self, candidate: str) -> bool:
-        """Return whether the runs of a candidate that have not begun are to be skipped."""
-
-    def ended(self, run: PlannedRun, record: Record) -> None:
-        """Learn what became of a run, or became of it in an earlier session."""
-
-
-class Unpruned:
-    """Every run goes on to its end."""
-
-    def rungs(self, run: PlannedRun) -> tuple[int, ...]:
-        """Return no steps."""
         return ()
 
     def should_prune(self, run: PlannedRun, point: Point) -> bool:
-        """Return False."""
+        """Return whether a run that has reached a rung is to be ended."""
         return False
 
     def is_pruned(self, candidate: str) -> bool:
-        """Return False."""
+        """Return whether the runs of a candidate that have not begun are to be skipped."""
         return False
 
     def ended(self, run: PlannedRun, record: Record) -> None:
-        """Do nothing."""
+        """Learn what became of a run, or became of it in an earlier session."""
 
 
 ETA = 3
@@ -89,8 +73,8 @@ class _Cell(NamedTuple):
     weight_decay: float
 
 
-class Halving:
-    """A `Pruner` that remembers how far every candidate came.
+class Halving(Pruner):
+    """Remembers how far every candidate came, and prunes the worse ones.
 
     Args:
         curve: the evaluations of a run that ended, by its key: `Store.curve`.

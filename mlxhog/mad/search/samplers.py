@@ -1,4 +1,4 @@
-"""Samplers decide which candidate is tried next: grid, random, evolution, or given candidates.
+"""Samplers decide which candidate is tried next: grid, random, evolution, TPE, or given candidates.
 
 A sampler is a function of its seed and of what it was asked, told and reminded of: proposal number
 n draws from a random stream of its own. So a study that is resumed rebuilds its sampler by
@@ -9,51 +9,58 @@ exactly as if it had never stopped.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from typing import Protocol
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from mlxhog.config.options import did_you_mean
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.mad.search.candidates import Candidates, Layers
-from mlxhog.mad.search.history import History, shuffled
 from mlxhog.mad.search.space import Space
-from mlxhog.mad.search.tpe import TPE
 from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.sequence import canonical
+
+if TYPE_CHECKING:
+    import optuna
 
 
-class Sampler(Protocol):
+class Sampler(ABC):
     """Proposes candidates; one process uses it."""
 
+    @abstractmethod
     def ask(self) -> Layers | None:
         """Return a candidate that was never proposed; None when the space has no more."""
 
-    def tell(self, layers: Layers, score: float) -> None:
-        """Take the score of a candidate, in the order in which candidates end."""
-
+    @abstractmethod
     def recall(self, layers: Layers) -> None:
         """Take note of a candidate that was proposed before, by a sampler that is gone."""
 
+    @abstractmethod
+    def tell(self, layers: Layers, score: float) -> None:
+        """Take the score of a candidate, in the order in which candidates end."""
 
-class Listed:
+
+class Listed(Sampler):
     """A sampler of given architectures, in their order."""
 
     def __init__(self, candidates: list[Layers]) -> None:
-        self._left = iter(candidates)
+        self._rest = iter(candidates)
 
     def ask(self) -> Layers | None:
         """Return the next one."""
-        return next(self._left, None)
-
-    def tell(self, layers: Layers, score: float) -> None:
-        """Ignore the score."""
+        return next(self._rest, None)
 
     def recall(self, layers: Layers) -> None:
         """Go on after it."""
         self.ask()
 
+    def tell(self, layers: Layers, score: float) -> None:
+        """Ignore the score."""
 
-class WithHistory:
-    """What samplers share that remember their proposals and scores.
+
+class SpaceSampler(Sampler):
+    """A sampler of a space, with what it has proposed and the scores that came.
 
     Args:
         candidates: the space.
@@ -61,66 +68,96 @@ class WithHistory:
     """
 
     def __init__(self, candidates: Candidates, seed: int) -> None:
-        self._history = History(candidates, seed)
+        self.candidates, self._seed = candidates, seed
+        self.proposed: dict[Layers, None] = {}
+        self.scores: dict[Layers, float] = {}  # in the order in which they came
+
+    def ask(self) -> Layers | None:
+        """Return what is chosen next."""
+        layers = self.choose()
+        if layers is not None:
+            self.recall(layers)
+        return layers
+
+    @abstractmethod
+    def choose(self) -> Layers | None:
+        """Return a candidate that was not proposed; None when there is no more."""
 
     def tell(self, layers: Layers, score: float) -> None:
-        """Keep the score."""
-        self._history.tell(layers, score)
+        """Keep the score; the first one of a candidate counts."""
+        self.recall(layers)
+        self.scores.setdefault(layers, score)
 
     def recall(self, layers: Layers) -> None:
         """Keep the proposal."""
-        self._history.propose(layers)
+        self.proposed[layers] = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every candidate was proposed."""
+        return len(self.proposed) >= self.candidates.count
+
+    def is_new(self, layers: Layers | None) -> bool:
+        """Whether this is a candidate that was not proposed."""
+        return layers is not None and layers not in self.proposed
+
+    def stream(self) -> random.Random:
+        """Return the random stream of the next proposal."""
+        return random.Random(f"{self._seed} {len(self.proposed)}")
+
+    def unseen(self, order: Iterable[int]) -> Layers | None:
+        """Return the first candidate, by the order of their numbers, that was not proposed."""
+        return next((c for c in map(self.candidates.__getitem__, order) if self.is_new(c)), None)
+
+    def any_unseen(self) -> Layers | None:
+        """Return any candidate that was not proposed."""
+        return self.unseen(shuffled(self.candidates.count, self.stream()))
 
 
-class Grid(WithHistory):
-    """Proposes every candidate in the order of the space.
+LISTED = 10_000
 
-    Args:
-        candidates: the space.
-        seed: of no effect.
+
+def shuffled(count: int, stream: random.Random) -> Iterator[int]:
+    """Yield 0 .. count - 1 in random order, each once, without a list of them where they are many.
+
+    Past half of many, numbers that are left get rare among the draws: they are listed then.
     """
+    seen: set[int] = set()
+    while len(seen) < (count // 2 if count > LISTED else 0):
+        number = stream.randrange(count)
+        if number not in seen:
+            seen.add(number)
+            yield number
+    rest = [number for number in range(count) if number not in seen]
+    stream.shuffle(rest)
+    yield from rest
+
+
+class Grid(SpaceSampler):
+    """Proposes every candidate in the order of the space; the seed has no effect."""
 
     def __init__(self, candidates: Candidates, seed: int) -> None:
         super().__init__(candidates, seed)
-        self._next = 0
+        self._order: Iterator[int] = iter(range(candidates.count))
 
-    def ask(self) -> Layers | None:
-        """Return the next candidate that was not proposed."""
-        candidates = self._history.candidates
-        while self._next < candidates.count:
-            layers = candidates[self._next]
-            self._next += 1
-            if layers not in self._history:
-                return self._history.propose(layers)
-        return None
+    def choose(self) -> Layers | None:
+        """Return the next candidate of the order."""
+        return self.unseen(self._order)
 
 
-class RandomSampler(WithHistory):
-    """Proposes every candidate in an order that depends on the seed alone.
-
-    Args:
-        candidates: the space.
-        seed: of the order.
-    """
+class RandomSampler(Grid):
+    """Proposes every candidate in an order that depends on the seed alone."""
 
     def __init__(self, candidates: Candidates, seed: int) -> None:
         super().__init__(candidates, seed)
         self._order = shuffled(candidates.count, random.Random(f"{seed}"))
 
-    def ask(self) -> Layers | None:
-        """Return the next candidate of the order."""
-        for number in self._order:
-            layers = self._history.candidates[number]
-            if layers not in self._history:
-                return self._history.propose(layers)
-        return None
 
-
-TRIES = 64
+MOST_CHANGES = 64
 """Changes that may lead out of the space, or to what is known, before a random candidate."""
 
 
-class Evolution(WithHistory):
+class Evolution(SpaceSampler):
     """Proposes changes to good candidates of the recent past.
 
     Args:
@@ -138,33 +175,28 @@ class Evolution(WithHistory):
         self._population = population
         self._sample = sample
 
-    def ask(self) -> Layers | None:
+    def choose(self) -> Layers | None:
         """Return a candidate of `start`, a child of a good one, or a random one."""
-        if self._history.is_over:
+        if self.is_over:
             return None
-        return self._history.propose(self._started() or self._child() or self._history.unseen())
+        return self._from_start() or self._child() or self.any_unseen()
 
-    def _started(self) -> Layers | None:
-        candidates = self._history.candidates
-        for plan in candidates.space.start:
-            layers = candidates.build(plan)
-            if layers is not None and layers not in self._history:
-                return layers
-        return None
+    def _from_start(self) -> Layers | None:
+        plans = map(self.candidates.build, self.candidates.space.start)
+        return next((layers for layers in plans if self.is_new(layers)), None)
 
     def _child(self) -> Layers | None:
         """A change to a good one; None while too few are known, or where none leads anywhere."""
-        candidates, stream = self._history.candidates, self._history.stream()
-        scores = self._history.told
+        candidates, stream, scores = self.candidates, self.stream(), self.scores
         living = list(scores)[-self._population :]
-        if not living or len(self._history) < self._population:
+        if not living or len(self.proposed) < self._population:
             return None
-        for _ in range(TRIES):
-            task_rows = stream.sample(living, min(self._sample, len(living)))
-            plan = candidates.plan(max(task_rows, key=scores.__getitem__))
+        for _ in range(MOST_CHANGES):
+            drawn = stream.sample(living, min(self._sample, len(living)))
+            plan = candidates.plan(max(drawn, key=scores.__getitem__))
             assert plan is not None  # told candidates are of this space
             child = candidates.build(mutate(plan, candidates.space, stream))
-            if child is not None and child not in self._history:
+            if self.is_new(child):
                 return child
         return None
 
@@ -236,6 +268,115 @@ def _delete(plan: Plan, space: Space, stream: random.Random) -> Plan:
         return plan
     at = unit * stream.randrange(len(plan) // unit)
     return (*plan[:at], *plan[at + unit :])
+
+
+MOST_TRIALS = 24
+"""Proposals that may lie outside of the space, or be known, before a random candidate."""
+
+
+class TPE(SpaceSampler):
+    """Tree-structured Parzen estimator: what good candidates have in each slot and bad ones lack.
+
+    Optuna's, by ask and tell: the depth and every slot is one categorical choice.
+    Source: Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization, NeurIPS.
+
+    Args:
+        candidates: the space.
+        seed: of everything it draws.
+        start: candidates that end before the estimate begins; random ones until then.
+
+    Raises:
+        EnvironmentLacks: Optuna is not installed.
+    """
+
+    def __init__(self, candidates: Candidates, seed: int, *, start: int = 10) -> None:
+        try:
+            import optuna
+        except ImportError as error:
+            raise EnvironmentLacks(
+                "sampler tpe needs Optuna, which is not installed; "
+                "pip install 'mlxhog[search]', or take --sampler evolution"
+            ) from error
+        super().__init__(candidates, seed)
+        self._start = start
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(direction="maximize")
+        self._trials: dict[Layers, int] = {}
+
+    def choose(self) -> Layers | None:
+        """Return an estimated candidate, or a random one."""
+        if self.is_over:
+            return None
+        estimated = self._estimated() if len(self.scores) >= self._start else None
+        return estimated or self.any_unseen()
+
+    def tell(self, layers: Layers, score: float) -> None:
+        """Tell Optuna a score."""
+        is_first = layers not in self.scores
+        super().tell(layers, score)
+        if is_first:
+            self._study.tell(self._trials[layers], score)
+
+    def recall(self, layers: Layers) -> None:
+        """Give Optuna a running trial of the candidate."""
+        from optuna.distributions import BaseDistribution, CategoricalDistribution
+        from optuna.trial import TrialState, create_trial
+
+        plan = self.candidates.plan(layers)
+        assert plan is not None  # recalled candidates are of this space
+        if layers in self._trials:
+            return
+        distributions: dict[str, BaseDistribution] = {
+            name: CategoricalDistribution(words) for name, words in self._words(len(plan)).items()
+        }
+        values = [str(len(plan)), *(canonical([layer]) for layer in plan)]
+        self._trials[layers] = len(self._study.get_trials(deepcopy=False))
+        self._study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params=dict(zip(distributions, values, strict=True)),
+                distributions=distributions,
+            )
+        )
+        super().recall(layers)
+
+    def _estimated(self) -> Layers | None:
+        """A candidate of Optuna's; None where it keeps to what is known or not allowed."""
+        import optuna
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.sampler = optuna.samplers.TPESampler(
+                # Those that are being trained count as bad, so that neighbours are not crowded.
+                constant_liar=True,
+                n_startup_trials=0,
+                seed=self.stream().randrange(2**32),
+            )
+        for _ in range(MOST_TRIALS):
+            trial = self._study.ask()
+            layers = self.candidates.build(self._suggested(trial))
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)  # it has a trial of its own
+            if self.is_new(layers):
+                return layers
+        return None
+
+    def _suggested(self, trial: optuna.Trial) -> list[Layer]:
+        space = self.candidates.space
+        depth = int(trial.suggest_categorical("depth", [str(depth) for depth in space.depths]))
+        layers = []
+        for (name, words), choices in zip(
+            list(self._words(depth).items())[1:], space.slots(depth), strict=True
+        ):
+            layers.append(choices[words.index(trial.suggest_categorical(name, words))])
+        return layers
+
+    def _words(self, depth: int) -> dict[str, list[str]]:
+        """What a plan consists of: the possible words of its depth and of every slot, by name."""
+        space = self.candidates.space
+        words = {"depth": [str(depth) for depth in space.depths]}
+        for slot, choices in enumerate(space.slots(depth)):
+            words[f"slot {slot}"] = [canonical([layer]) for layer in choices]
+        return words
 
 
 SAMPLERS: Mapping[str, Callable[[Candidates, int], Sampler]] = {

@@ -15,7 +15,7 @@ from mlxhog.mad import tasks
 from mlxhog.mad.scores import scores
 from mlxhog.mad.search.budget import state
 from mlxhog.mad.search.candidates import Candidates
-from mlxhog.mad.search.pruning import Halving, Pruner, Unpruned
+from mlxhog.mad.search.pruning import Halving, Pruner
 from mlxhog.mad.search.samplers import Listed, Sampler, make_sampler
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.progress import Best
@@ -99,7 +99,7 @@ class Planning:
 
     def pruner(self, store: Store) -> Pruner:
         """Return who ends runs early, as it is before any run."""
-        return Halving(store.curve) if self.study.prune else Unpruned()
+        return Halving(store.curve) if self.study.prune else Pruner()
 
     def runs(self, candidate: str) -> list[PlannedRun]:
         """Return the runs of a candidate, setting after setting.

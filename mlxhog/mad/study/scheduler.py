@@ -15,7 +15,7 @@ from itertools import islice
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.run import Point, RunResult
-from mlxhog.mad.search.pruning import Pruner, Unpruned
+from mlxhog.mad.search.pruning import Pruner
 from mlxhog.mad.study import record
 from mlxhog.mad.study.execution import Limit
 from mlxhog.mad.study.planning import Proposals
@@ -97,7 +97,7 @@ class Scheduler:
     ) -> None:
         self._store, self._candidates, self._plan, self._judge = store, candidates, plan, judge
         self._executor, self._limit, self._observer = executor, limit, observer
-        self._pruner, self._total, self._batch = pruner or Unpruned(), total, batch
+        self._pruner, self._total, self._batch = pruner or Pruner(), total, batch
         self._queue: deque[PlannedRun] = deque()
         self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that did not end
         self._records: dict[str, list[Record]] = {}  # of candidates that are not complete

@@ -3,7 +3,9 @@
 from typing import Any
 
 from mlxhog.mad.search.candidates import Candidates
-from mlxhog.mad.search.space import to_space
+from mlxhog.mad.search.space import Space, to_space
+from mlxhog.mad.suites import Suite
+from mlxhog.mad.tasks import resolve
 
 D = 32
 LENGTH = 16
@@ -13,3 +15,9 @@ SMALL: dict[str, Any] = {"depth": 4, "mixers": [KERNELS], "channels": ["swiglu",
 
 def candidates(**keys: Any) -> Candidates:
     return Candidates(to_space(SMALL | keys), D, LENGTH)
+
+
+def candidates_of(space: Space, measured: Suite) -> Candidates:
+    """The candidates of a space at the width and for the longest row of a suite."""
+    longest = max(resolve(each.task, each.settings).length for each in measured.settings)
+    return Candidates(space, space.dim or measured.dim, longest)

@@ -8,12 +8,11 @@ import yaml
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError
 from mlxhog.mad.search import space as space_file
-from mlxhog.mad.search.candidates import candidates_of
 from mlxhog.mad.search.space import read_space, to_space
 from mlxhog.mad.suites import suite
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import architectures
-from tests.mad.search.spaces import candidates
+from tests.mad.search.spaces import candidates, candidates_of
 
 BASE: dict[str, Any] = {"depth": 4, "mixers": ["mlstm", "slstm"], "channels": ["swiglu"]}
 
