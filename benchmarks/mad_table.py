@@ -25,14 +25,13 @@ from mlxhog.cli.mad.session import observer, seeds
 from mlxhog.config.quantities import format_clock
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
+from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.report.leaderboard import fraction, run_name, status, to_json
 from mlxhog.mad.report.ranking import Ranking, read_ranking
 from mlxhog.mad.scores import Row
-from mlxhog.mad.study.execution import ExecutionConfig
-from mlxhog.mad.study.planning import Planning
-from mlxhog.mad.study.session import execute, open_store
+from mlxhog.mad.study.session import Planning, execute
 from mlxhog.mad.study.store import Store, is_study
-from mlxhog.mad.study.study import Study
+from mlxhog.mad.study.study import Study, open_store
 from mlxhog.mad.suites import Suite
 from mlxhog.mad.training.candidate import estimate
 from mlxhog.mad.training.run_plan import make_run_plan

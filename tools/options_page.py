@@ -12,7 +12,7 @@ from pathlib import Path
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import Option, options
-from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.options import Protocol
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "options.md"
 

@@ -18,7 +18,7 @@ from harness.claims import Findings, Sample
 from harness.turns import Program, in_turns
 from mad.reference import MADSize
 
-from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.tasks import make_task, resolve
 from mlxhog.mad.training.candidate import train

@@ -20,15 +20,14 @@ from statistics import median
 
 from harness.claims import Findings, Sample
 
+from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult
 from mlxhog.mad.study import session
-from mlxhog.mad.study.execution import ExecutionConfig
-from mlxhog.mad.study.planning import Planning
 from mlxhog.mad.study.pool import RunFunction
 from mlxhog.mad.study.progress import Observer
-from mlxhog.mad.study.session import open_store
+from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import Store
-from mlxhog.mad.study.study import Study
+from mlxhog.mad.study.study import Study, open_store
 from mlxhog.mad.training.candidate import train
 from mlxhog.models.mad.sequence import canonical, parse
 

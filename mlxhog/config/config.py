@@ -5,7 +5,7 @@ from functools import partial
 
 import yaml
 
-from mlxhog.config.options import option, options
+from mlxhog.config.options import convert_fields, option, options
 from mlxhog.config.quantities import Interval
 from mlxhog.config.selection import Selection
 from mlxhog.errors import ConfigError
@@ -227,12 +227,7 @@ class TrainConfig:
         Raises:
             ConfigError: all problems, one per line.
         """
-        problems = []
-        for name, spec in options(type(self)).items():
-            try:
-                object.__setattr__(self, name, spec.convert(getattr(self, name)))
-            except ValueError as error:
-                problems.append(f"{name} {error}")
+        problems = convert_fields(self)
         if not problems:
             problems = [f"{name}: {text}" for name, text in self._contradictions()]
         if problems:

@@ -178,6 +178,17 @@ def options(cls: type) -> Mapping[str, Option]:
     return types.MappingProxyType(found)
 
 
+def convert_fields(config: object) -> list[str]:
+    """Convert every option of a frozen dataclass, in place; return what is wrong with them."""
+    problems = []
+    for name, spec in options(type(config)).items():
+        try:
+            object.__setattr__(config, name, spec.convert(getattr(config, name)))
+        except ValueError as error:
+            problems.append(f"{name} {error}")
+    return problems
+
+
 def _strip_none(hint: Any) -> tuple[type, bool]:
     if isinstance(hint, types.UnionType):
         (base,) = (part for part in typing.get_args(hint) if part is not types.NoneType)

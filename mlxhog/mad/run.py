@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 from mlxhog.mad.extensions import Extension
-from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.tasks.task import GENERATOR_VERSION
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import to_dict
@@ -127,6 +128,19 @@ class RunResult:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON takes, the curve included."""
         return asdict(self)
+
+
+def failed(reason: str, *, seconds: float) -> RunResult:
+    """Return the result of a run that came to no end of its own."""
+    return RunResult(
+        status="failed",
+        steps=0,
+        seconds=seconds,
+        loss=math.nan,
+        acc_token=0.0,
+        acc_macro=0.0,
+        reason=reason,
+    )
 
 
 class Callbacks(typing.Protocol):

@@ -25,7 +25,7 @@ import numpy as np
 
 from mlxhog.errors import StudyError
 from mlxhog.mad.search.budget import params
-from mlxhog.mad.study.record import Record
+from mlxhog.mad.study.store import Record
 from mlxhog.mad.suites import Suite
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import make

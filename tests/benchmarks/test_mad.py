@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlxhog.mad.report.ranking import read_ranking
-from mlxhog.mad.study.planning import Planning
+from mlxhog.mad.study.session import Planning
 from mlxhog.mad.suites import suite
 from tests.mad.report import sample
 

@@ -39,12 +39,12 @@ from mlxhog.decoding.text import read_prompts
 from mlxhog.errors import MlxhogError
 from mlxhog.files import plain_json, tensors
 from mlxhog.machine import verdicts
-from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.search.samplers import Listed
 from mlxhog.mad.search.space import read_space
-from mlxhog.mad.study import record, store, study
-from mlxhog.mad.study.planning import Proposals
+from mlxhog.mad.study import store, study
+from mlxhog.mad.study.scheduler import Proposals
 from mlxhog.mad.tasks import check, make_task
 from mlxhog.mad.tasks import dataset as files
 from mlxhog.models import families, registry
@@ -391,7 +391,7 @@ def _write_study(folder: Path) -> Iterable[Path]:
         task="in-context-recall", settings={"vocab": 8}, layers=parse("gated-conv"), dim=8,
         protocol=Protocol(steps=2), seed=0,
     )  # fmt: skip
-    one = record.Record(
+    one = store.Record(
         key=of_run.key(), candidate=candidate, config=of_run.to_dict(), label="baseline",
         status="done", acc_token=0.5, acc_macro=0.25, val_token=None, val_macro=None, ceiling=1.0,
         loss=1.5, steps=10, seconds=0.1, params=100, state=16, reason="", host="here",

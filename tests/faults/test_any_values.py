@@ -15,9 +15,9 @@ from mlxhog.config.options import options
 from mlxhog.config.sources import Given, resolve
 from mlxhog.errors import ConfigError, StudyError
 from mlxhog.files import plain_json
-from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.search.space import to_space
-from mlxhog.mad.study.record import Record
+from mlxhog.mad.study.store import Record
 from mlxhog.models import families
 from mlxhog.models.mad.sequence import parse
 from tests.faults.loaders import LARGE, MAD, V1

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.suites import SUITES, expand, fixed, only, runs, suite
 from mlxhog.mad.tasks import TASKS, make_task, resolve

@@ -14,7 +14,7 @@ from mlxhog.cli.mad.session import StudyConfig
 from mlxhog.config.options import option
 from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
-from mlxhog.mad.study.execution import ExecutionConfig
+from mlxhog.mad.options import ExecutionConfig
 
 if TYPE_CHECKING:
     from mlxhog.models.mad.config import MADConfig
@@ -67,9 +67,8 @@ def run_search(arguments: list[str]) -> int:
 
 def _search(config: SearchConfig, shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     # These import NumPy: wrong flags are answered before.
-    from mlxhog.machine import machine
     from mlxhog.mad.search.space import read_space
-    from mlxhog.mad.study.planning import Planning
+    from mlxhog.mad.study.session import Planning, check_execution
     from mlxhog.mad.study.study import Study
 
     assert config.space is not None
@@ -86,7 +85,7 @@ def _search(config: SearchConfig, shared: StudyConfig, how: ExecutionConfig, par
         **session.common(shared, parsed),
     )
     planning = Planning(study)
-    how.require(study, machine.here())
+    check_execution(how, study)
     planning.sampler()  # whether it can be made here
     name = parsed.other.study or Path(config.space).stem
     return session.begin(study, planning, name, how, parsed.other)
@@ -127,8 +126,7 @@ def run_bench(arguments: list[str]) -> int:
 
 def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
     # These import NumPy: wrong flags are answered before.
-    from mlxhog.machine import machine
-    from mlxhog.mad.study.planning import Planning
+    from mlxhog.mad.study.session import Planning, check_execution
     from mlxhog.mad.study.study import Study
     from mlxhog.models.mad.sequence import canonical, parse
     from mlxhog.models.registry import load_candidate
@@ -146,7 +144,7 @@ def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
         **session.common(shared, parsed),
     )
     planning = Planning(study)
-    how.require(study, machine.here())
+    check_execution(how, study)
     name = parsed.other.study or _name(study.to_dict())
     return session.begin(study, planning, name, how, parsed.other)
 
@@ -201,14 +199,13 @@ def run_resume(arguments: list[str]) -> int:
 
 def _resume(how: ExecutionConfig, other: Any) -> int:
     # These import NumPy: wrong flags are answered before.
-    from mlxhog.machine import machine
     from mlxhog.mad.study import study as studies
-    from mlxhog.mad.study.planning import Planning
+    from mlxhog.mad.study.session import Planning, check_execution
     from mlxhog.mad.study.store import find
 
     store = find(other.study, Path(how.out))
     planning = Planning(studies.read(store))
-    how.require(planning.study, machine.here())
+    check_execution(how, planning.study)
     if other.dry_run:
         return session.dry_run(planning, store.name, how, store, as_json=other.json)
     return session.go(

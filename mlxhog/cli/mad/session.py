@@ -17,16 +17,15 @@ from mlxhog.config.options import option, options
 from mlxhog.config.quantities import format_clock, format_count
 from mlxhog.config.sources import Config, resolve
 from mlxhog.errors import ConfigError
-from mlxhog.mad.protocol import Protocol
-from mlxhog.mad.study.execution import ExecutionConfig
+from mlxhog.mad.options import ExecutionConfig, Protocol
 from mlxhog.report.streams import console
 from mlxhog.report.views import may_redraw
 
 if TYPE_CHECKING:
-    from mlxhog.mad.study.execution import ExecutionConfig
-    from mlxhog.mad.study.planning import Planning
+    from mlxhog.mad.options import ExecutionConfig
     from mlxhog.mad.study.progress import Observer
     from mlxhog.mad.study.scheduler import Outcome
+    from mlxhog.mad.study.session import Planning
     from mlxhog.mad.study.store import Store
     from mlxhog.mad.study.study import Study
 
@@ -217,7 +216,7 @@ def begin(
     Raises:
         StudyError: the directory holds another study, or one of another version.
     """
-    from mlxhog.mad.study.session import find_same, open_store
+    from mlxhog.mad.study.study import find_same, open_store
 
     if asked.dry_run:
         store = find_same(study, how.out, name)
@@ -239,7 +238,7 @@ def dry_run(
         as_json: one JSON object instead.
     """
     from mlxhog.machine import machine
-    from mlxhog.mad.study.planning import seconds_of_a_run
+    from mlxhog.mad.study.session import seconds_of_a_run
 
     study, cost, here = planning.study, planning.cost(), machine.here()
     records = () if store is None else store.records()

@@ -14,7 +14,7 @@ from mlxhog.cli.mad.session import part
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, MlxhogError
-from mlxhog.mad.protocol import WORKER_OPTIONS, Protocol
+from mlxhog.mad.options import WORKER_OPTIONS, Protocol
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena

@@ -14,7 +14,7 @@ from mlxhog.config.quantities import format_clock, format_count
 from mlxhog.mad.report.board import folded, score, short
 from mlxhog.mad.report.ranking import Comparison, Ranking
 from mlxhog.mad.scores import Row
-from mlxhog.mad.study.record import Record
+from mlxhog.mad.study.store import Record
 from mlxhog.mad.tasks import find
 from mlxhog.report.streams import cell, printable
 

@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import StudyError
-from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point
 from mlxhog.mad.scores import UNFINISHED, Cell, Row, Select, by_cell, scores
 from mlxhog.mad.study import study as studies
-from mlxhog.mad.study.planning import Planning
-from mlxhog.mad.study.record import Record
-from mlxhog.mad.study.store import Store, is_study
+from mlxhog.mad.study.session import Planning
+from mlxhog.mad.study.store import Record, Store, is_study
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import Suite
 from mlxhog.mad.tasks import GENERATOR_VERSION

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.scores import LOST
-from mlxhog.mad.study.record import Record
+from mlxhog.mad.study.store import Record
 from mlxhog.mad.study.study import PlannedRun
 from mlxhog.mad.training.evaluation import most_steps
 

@@ -1,4 +1,4 @@
-"""A pool of workers that execute the runs of a study: the interface, and what is said over it.
+"""A pool of workers that execute the runs of a study, and what is said between them.
 
 Each worker has one task at a time; the silent are ended, and the dead replaced. A worker that dies
 of its own doing (a crash, an exit) has failed its run; one that was killed from outside has not,
@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from mlxhog.arena.process import WatchedTime
 from mlxhog.errors import WorkerFailed
-from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult
-from mlxhog.mad.study.record import failed
+from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult, failed
 
 if TYPE_CHECKING:
     from mlxhog.mad.training.candidate import Prepare
@@ -61,7 +60,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A run has evaluated its rows; at a rung it waits for `Executor.answer`."""
+    """A run has evaluated its rows; at a rung it waits for `Pool.answer`."""
 
     key: str
     point: Point
@@ -97,40 +96,6 @@ class Note:
 
 
 Event = Evaluated | Ended | Lost | Note
-
-
-class Executor(Protocol):
-    """Runs tasks beside each other; a context manager that leaves no process behind.
-
-    Concurrency: used by one thread of one process.
-    """
-
-    def free(self) -> int:
-        """Return how many more tasks it takes now."""
-
-    def submit(self, task: Task) -> str:
-        """Begin a task with all its runs, and return the name of the worker that has it."""
-
-    def events(self, timeout_s: float) -> list[Event]:
-        """Wait for something to happen to a task, at most so long.
-
-        Raises:
-            WorkerFailed: workers cannot start; the message holds their last words.
-        """
-
-    def answer(self, key: str, prune: bool) -> None:
-        """Tell a run that waits at a rung whether it is pruned."""
-
-    def __enter__(self) -> Self:
-        """Get ready; workers start with their first task."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End every worker at once, whatever it is doing."""
 
 
 START_S = 120.0
@@ -176,7 +141,7 @@ class _Slot:
 
 
 class Pool:
-    """Workers that `start_worker` starts and `wait` listens to.
+    """Workers that `start_worker` starts and `wait` listens to; none outlives the `with` block.
 
     Args:
         parallel: workers.
@@ -199,11 +164,11 @@ class Pool:
         self._watched = WatchedTime()
 
     def free(self) -> int:
-        """Return the number of idle workers."""
+        """Return how many more tasks it takes now."""
         return sum(not slot.runs for slot in self._slots)
 
     def submit(self, task: Task) -> str:
-        """Begin a task; a worker that is up already is preferred."""
+        """Begin a task with all its runs, if possible in a worker that is up; return its name."""
         idle = [slot for slot in self._slots if not slot.runs]
         slot = next((slot for slot in idle if slot.worker is not None), idle[0])
         now = time.monotonic()
@@ -222,7 +187,11 @@ class Pool:
                 slot.worker.send(prune)
 
     def events(self, timeout_s: float) -> list[Event]:
-        """Wait for an event, and end workers that are silent for too long."""
+        """Wait for something to happen to a task, at most so long; end workers that are silent.
+
+        Raises:
+            WorkerFailed: workers cannot start; the message holds their last words.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
             events = [event for slot in self._slots for event in self._listen(slot)]

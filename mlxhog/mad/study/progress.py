@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from mlxhog.mad.run import Point
+from mlxhog.mad.study.store import Record
 from mlxhog.mad.study.study import PlannedRun
 
 
@@ -202,3 +204,16 @@ class Eta:
         under_way = [max(0.0, expected(kind) - seconds) for kind, seconds in running]
         work = sum(map(expected, waiting)) + sum(under_way)
         return max([work / parallel, *under_way])
+
+
+def seconds_used(records: Iterable[Record]) -> float:
+    """Return the time during which any of some runs was in progress."""
+    spans = []
+    for record in records:
+        end = datetime.fromisoformat(record.at).timestamp()
+        spans.append((end - record.seconds, end))
+    used, until = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        used += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return used

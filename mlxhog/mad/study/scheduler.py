@@ -10,28 +10,29 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from itertools import islice
 
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.config.limits import shown
+from mlxhog.errors import EnvironmentLacks, StudyError
 from mlxhog.machine.interrupts import Interrupts
-from mlxhog.mad.run import Point, RunResult
+from mlxhog.mad.options import Limit
+from mlxhog.mad.run import Point, RunResult, failed
 from mlxhog.mad.search.pruning import Pruner
-from mlxhog.mad.study import record
-from mlxhog.mad.study.execution import Limit
-from mlxhog.mad.study.planning import Proposals
-from mlxhog.mad.study.pool import (
-    Ended,
-    Evaluated,
-    Event,
-    Executor,
-    Lost,
-    Note,
-    Task,
+from mlxhog.mad.search.samplers import Sampler
+from mlxhog.mad.study.pool import Ended, Evaluated, Event, Lost, Note, Pool, Task
+from mlxhog.mad.study.progress import (
+    ActiveRuns,
+    Best,
+    Eta,
+    Observer,
+    StudyProgress,
+    Trouble,
+    seconds_used,
 )
-from mlxhog.mad.study.progress import ActiveRuns, Best, Eta, Observer, StudyProgress, Trouble
-from mlxhog.mad.study.record import Record, by_candidate, seconds_used
-from mlxhog.mad.study.store import Store
+from mlxhog.mad.study.store import Record, Store
 from mlxhog.mad.study.study import PlannedRun
+from mlxhog.models.mad.sequence import canonical, parse
 
 POLL_S = 0.2
 SHOW_S = 0.5
@@ -44,6 +45,57 @@ Plan = Callable[[str], Sequence[PlannedRun]]
 
 Judge = Callable[[str, Sequence[Record]], Best]
 """Returns the score of a candidate from its records."""
+
+
+class Proposals:
+    """A sampler with a memory.
+
+    Args:
+        sampler: as it is at the beginning of the study.
+        store: of the study; its history is repeated.
+
+    Attributes:
+        proposed: every candidate so far, in order.
+        untold: those whose score has not been told.
+    """
+
+    def __init__(self, sampler: Sampler, store: Store) -> None:
+        self._sampler, self._store = sampler, store
+        self.proposed: list[str] = []
+        self.untold: set[str] = set()
+        for entry in store.proposals():
+            candidate, score = entry.get("candidate"), entry.get("score", 0.0)
+            if not isinstance(candidate, str) or not isinstance(score, int | float):
+                raise StudyError(
+                    f"candidates.jsonl in {store.directory} has {shown(entry)}, wanted a candidate "
+                    "and perhaps its score; remove the line"
+                )
+            if "score" in entry:
+                sampler.tell(parse(candidate), float(score))
+                self.untold.discard(candidate)
+            else:
+                sampler.recall(parse(candidate))
+                self._asked(candidate)
+
+    def ask(self) -> str | None:
+        """Return the next candidate as a canonical string, or None."""
+        layers = self._sampler.ask()
+        if layers is None:
+            return None
+        candidate = canonical(layers)
+        self._store.add_proposal({"candidate": candidate})
+        self._asked(candidate)
+        return candidate
+
+    def tell(self, candidate: str, score: float) -> None:
+        """Tell what became of a candidate."""
+        self._store.add_proposal({"candidate": candidate, "score": score})
+        self._sampler.tell(parse(candidate), score)
+        self.untold.discard(candidate)
+
+    def _asked(self, candidate: str) -> None:
+        self.proposed.append(candidate)
+        self.untold.add(candidate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +138,7 @@ class Scheduler:
         candidates: Proposals,
         plan: Plan,
         judge: Judge,
-        executor: Executor,
+        executor: Pool,
         *,
         limit: Limit = Limit(),  # noqa: B008  frozen
         pruner: Pruner | None = None,
@@ -255,7 +307,7 @@ class Scheduler:
                 self._show(f"{run.title}: its process {event.reason}; it is run again")
                 return
             reason = f"its process {event.reason}, {MOST_LOSSES} times"
-            event = Ended(event.key, record.failed(reason, seconds=0.0), "")
+            event = Ended(event.key, failed(reason, seconds=0.0), "")
         if event.result.status == "interrupted":
             self._queue.appendleft(run)
             return
@@ -287,7 +339,7 @@ class Scheduler:
             state=run.state,
             reason=result.reason,
             host=host,
-            at=record.now(),
+            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
         self._store.append(ended, result.curve)
         self._count(ended)
@@ -322,13 +374,14 @@ class Scheduler:
         """Go on where earlier sessions ended, however they did."""
         records = self._store.records()
         self._seconds_before = seconds_used(records)
+        records_of: dict[str, list[Record]] = {}
         for ended in records:
+            records_of.setdefault(ended.candidate, []).append(ended)
             if not (retry_failed and ended.status == "failed"):
                 self._count(ended)
-        of_candidate = by_candidate(records)
         for candidate in dict.fromkeys(self._candidates.proposed):
             runs = {run.key: run for run in self._plan(candidate)}
-            for ended in of_candidate.get(candidate, ()):
+            for ended in records_of.get(candidate, ()):
                 if ended.key in self._finished and ended.key in runs:
                     self._pruner.ended(runs[ended.key], ended)
             missing = runs.keys() - self._finished

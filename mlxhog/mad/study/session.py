@@ -1,48 +1,221 @@
-"""One session of a study: open its store, execute its runs, and end every worker."""
+"""A session of a study: which runs it may make, how they are scored, and their execution."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cached_property, partial
 
+import numpy as np
+
+from mlxhog.errors import ConfigError
 from mlxhog.machine import machine
+from mlxhog.machine.workers import resolve_workers
+from mlxhog.mad import tasks
+from mlxhog.mad.options import ExecutionConfig
+from mlxhog.mad.scores import scores
+from mlxhog.mad.search.budget import state
+from mlxhog.mad.search.candidates import Candidates
+from mlxhog.mad.search.pruning import Halving, Pruner
+from mlxhog.mad.search.samplers import Listed, Sampler, make_sampler
+from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study import ray
-from mlxhog.mad.study import store as stores
-from mlxhog.mad.study import study as studies
-from mlxhog.mad.study.execution import ExecutionConfig
-from mlxhog.mad.study.planning import Planning, Proposals
 from mlxhog.mad.study.pool import Pool, RunFunction
-from mlxhog.mad.study.progress import Observer
-from mlxhog.mad.study.scheduler import Outcome, Scheduler
-from mlxhog.mad.study.store import Store
-from mlxhog.mad.study.study import Study
+from mlxhog.mad.study.progress import Best, Observer
+from mlxhog.mad.study.scheduler import Outcome, Proposals, Scheduler
+from mlxhog.mad.study.store import Record, Store
+from mlxhog.mad.study.study import PlannedRun, Study
 from mlxhog.mad.study.worker import local
+from mlxhog.mad.suites import Suite, expand
 from mlxhog.mad.training.candidate import train
+from mlxhog.mad.training.evaluation import most_steps
+from mlxhog.mad.training.run_plan import model_of
 from mlxhog.mad.training.sharing import shared_tables
+from mlxhog.models.families import param_count
+from mlxhog.models.mad.sequence import canonical, parse
 
 
-def find_same(study: Study, root: str, name: str) -> Store | None:
-    """Return the store of a study, None if it is not there yet.
+@dataclass(frozen=True)
+class Cost:
+    """What a study asks for at most: runs, and steps of all of them."""
 
-    Raises:
-        StudyError: another study has that name, or nothing can.
-    """
-    stores.check_name(name)
-    directory = Path(root).absolute() / name
-    if not stores.is_study(directory):
-        return None
-    store = Store(directory)
-    studies.refuse_another(store, study)
-    return store
+    runs: int
+    steps: int
 
 
-def open_store(study: Study, root: str, name: str) -> Store:
-    """Return the store of a study, made if it is not there.
+class Planning:
+    """What follows from a study.
+
+    Args:
+        study: what it consists of.
 
     Raises:
-        StudyError: as `find_same`, or the directory cannot be made.
+        ConfigError: no such suite or layer, or the space has no candidate.
     """
-    return find_same(study, root, name) or stores.create(Path(root), name, study.to_dict())
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.suite: Suite = study.measured()
+        self.dim = study.dim or self.suite.dim
+        self.listed = [parse(text) for text in study.candidates]
+        self._space: Candidates | None = None
+        if study.space:
+            self._space = Candidates(to_space(study.space), self.dim, self._longest)
+        for candidate in study.candidates:
+            self.runs(candidate)  # whether it can be built
+
+    @cached_property
+    def _longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(
+            tasks.resolve(setting.task, setting.settings).length for setting in self.suite.settings
+        )
+
+    @property
+    def first(self) -> str:
+        """Some candidate."""
+        return self.study.candidates[0] if self._space is None else canonical(self._space[0])
+
+    @property
+    def candidates(self) -> int:
+        """Number of candidates."""
+        return len(self.listed) if self._space is None else self._space.count
+
+    @property
+    def unused(self) -> list[str]:
+        """Layers of the space that its budget leaves no room for."""
+        layers = () if self._space is None else self._space.unused()
+        return [canonical([layer]) for layer in layers]
+
+    @property
+    def total(self) -> int:
+        """Runs of all candidates."""
+        return self.candidates * self.suite.runs * len(self.study.seeds)
+
+    def sampler(self) -> Sampler:
+        """Return the sampler as it is at the beginning.
+
+        Raises:
+            ConfigError: no such sampler.
+            EnvironmentLacks: it needs a package that is not installed.
+        """
+        if self._space is None:
+            return Listed(self.listed)
+        return make_sampler(self.study.sampler, self._space, self.study.sampler_seed)
+
+    def pruner(self, store: Store) -> Pruner:
+        """Return who ends runs early, as it is before any run."""
+        return Halving(store.curve) if self.study.prune else Pruner()
+
+    def runs(self, candidate: str) -> list[PlannedRun]:
+        """Return the runs of a candidate, setting after setting.
+
+        Raises:
+            ConfigError: it cannot be built at this width.
+        """
+        study = self.study
+        configs = expand(
+            self.suite,
+            parse(candidate),
+            study.seeds,
+            dim=self.dim,
+            position=study.position,
+            workers=study.workers,
+            threads=study.threads,
+            protocol=study.protocol,
+        )
+        return [
+            PlannedRun(
+                candidate=candidate,
+                config=config,
+                key=config.key(),
+                label=setting.label,
+                params=param_count(model := model_of(config)),
+                state=state(config.layers, config.dim, model.max_length),
+            )
+            for setting, config in configs
+        ]
+
+    def cost(self) -> Cost:
+        """Return the most that the study asks for."""
+        steps = sum(most_steps(run.config) for run in self.runs(self.first))
+        return Cost(self.total, self.candidates * steps)
+
+    def judge(self, candidate: str, records: Sequence[Record]) -> Best:
+        """Return the score of a candidate: of validation rows, where the study selects by them.
+
+        One that was pruned scores 0 on the runs that were skipped. They may be harder than those it
+        has, and a sampler must not take it for better than candidates that went through them.
+        """
+        (row,) = scores(records, self.suite, self.study.select, self.study.seeds)
+        lacks = len(row.missing)
+        share = row.n_runs / (row.n_runs + lacks) if row.status == "pruned" else 1.0
+        return Best(
+            candidate=candidate, score=share * row.worth, interval=row.interval, missing=lacks
+        )
+
+
+MATRIX_SIZE = 512
+EFFICIENCY = 0.4
+"""Share of the speed of one matrix product that training a candidate of width 64 was measured to
+have on torch CPU. Wide ones have more, recurrent ones less."""
+
+
+def seconds_of_a_run(planning: Planning, records: Sequence[Record], cores: int) -> float:
+    """Return the mean seconds of a run of a study.
+
+    Args:
+        planning: of the study.
+        records: runs that ended; where there is one, their mean is returned.
+        cores: that NumPy multiplies on.
+
+    Otherwise a step is taken to cost 6 operations per weight and token, forward and backward.
+    """
+    if records:
+        return sum(record.seconds for record in records) / len(records)
+    runs = planning.runs(planning.first)
+    operations = 0.0
+    for run in runs:
+        config = run.config
+        tokens = config.protocol.batch_size * config.settings["seq_len"]
+        operations += 6.0 * run.params * tokens * most_steps(config)
+    return operations / len(runs) / (EFFICIENCY * _operations_per_s() / cores)
+
+
+def _operations_per_s() -> float:
+    """Speed of a float32 matrix product, the best of a few."""
+    a = np.ones((MATRIX_SIZE, MATRIX_SIZE), np.float32)
+    best = float("inf")
+    for _ in range(5):
+        began_s = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - began_s)
+    return 2 * MATRIX_SIZE**3 / best
+
+
+def check_execution(how: ExecutionConfig, study: Study) -> None:
+    """Refuse what cannot be executed here, before anything is made.
+
+    Raises:
+        ConfigError: candidates share an embedding, and Ray may put them on other machines; or
+            nobody says how many candidates a cluster has room for.
+        EnvironmentLacks: a backend, or Ray, is asked for and not installed.
+    """
+    if how.ray_address is None:
+        resolve_workers(study.workers, study.threads, machine=machine.here())
+    elif how.parallel is None:
+        raise ConfigError(
+            "--ray-address is given without --parallel; say how many candidates at once the "
+            "cluster has room for"
+        )
+    if how.executor == "ray":
+        if study.share_embedding:
+            raise ConfigError(
+                "--share-embedding keeps one table in this machine's memory; use --executor local"
+            )
+        ray.check()
 
 
 def execute(
@@ -73,7 +246,7 @@ def execute(
         WorkerFailed: workers cannot start.
     """
     study = planning.study
-    how.require(study, machine.here())
+    check_execution(how, study)
     with store.lock(), ExitStack() as stack:
         if study.share_embedding:
             first = planning.runs(planning.first)
@@ -98,23 +271,14 @@ def execute(
 def _executor(
     store: Store, study: Study, how: ExecutionConfig, parallel: int, run: RunFunction
 ) -> AbstractContextManager[Pool]:
-    logs = store.directory / "logs"
-    if how.executor == "local":
-        return local(
-            run,
-            parallel=parallel,
-            threads=study.threads,
-            logs=logs,
-            silence_s=how.silence,
-            memory_limit=how.memory_bytes,
-        )
-    return ray.cluster(
+    start = local
+    if how.executor == "ray":
+        start = partial(ray.cluster, cores=study.cores, address=how.ray_address)
+    return start(
         run,
         parallel=parallel,
         threads=study.threads,
-        logs=logs,
+        logs=store.directory / "logs",
         silence_s=how.silence,
         memory_limit=how.memory_bytes,
-        cores=study.cores,
-        address=how.ray_address,
     )

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from mlxhog.config.limits import shown
 from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError, StudyError
-from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import Select
-from mlxhog.mad.study.store import Store
+from mlxhog.mad.study.store import Store, check_name, create, is_study
 from mlxhog.mad.suites import Suite, fixed, only, suite
 from mlxhog.mad.tasks import GENERATOR_VERSION
 from mlxhog.models.fields import MOST_WIDTH
@@ -170,6 +171,30 @@ def refuse_another(store: Store, study: Study) -> None:
             + "\n".join(differences)
             + f"\ngive another --study, or go on with it as it is: mlxhog mad resume {store.name}"
         )
+
+
+def find_same(study: Study, root: str, name: str) -> Store | None:
+    """Return the store of a study, None if it is not there yet.
+
+    Raises:
+        StudyError: another study has that name, or nothing can.
+    """
+    check_name(name)
+    directory = Path(root).absolute() / name
+    if not is_study(directory):
+        return None
+    store = Store(directory)
+    refuse_another(store, study)
+    return store
+
+
+def open_store(study: Study, root: str, name: str) -> Store:
+    """Return the store of a study, made if it is not there.
+
+    Raises:
+        StudyError: as `find_same`, or the directory cannot be made.
+    """
+    return find_same(study, root, name) or create(Path(root), name, study.to_dict())
 
 
 def _stamp() -> tuple[str, ...]:

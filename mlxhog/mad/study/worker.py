@@ -28,9 +28,8 @@ from mlxhog.config.quantities import format_bytes
 from mlxhog.errors import MlxhogError
 from mlxhog.files.durable import disk_errors
 from mlxhog.machine.processes import follow_parent, spawn
-from mlxhog.mad.run import Callbacks, Point, RunResult
+from mlxhog.mad.run import Callbacks, Point, RunResult, failed
 from mlxhog.mad.study.pool import Died, Pool, RunFunction, Task
-from mlxhog.mad.study.record import failed
 
 if TYPE_CHECKING:
     from mlxhog.mad.training.candidate import Prepare

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.config.options import option, options
+from mlxhog.config.options import convert_fields, option
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,12 +69,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Convert every value, then check the rules of the task."""
-        problems = []
-        for name, spec in options(type(self)).items():
-            try:
-                object.__setattr__(self, name, spec.convert(getattr(self, name)))
-            except ValueError as error:
-                problems.append(f"{name} {error}")
+        problems = convert_fields(self)
         problems = problems or list(self.broken_rules())
         if problems:
             raise ConfigError("\n".join(f"{self.task}: {problem}" for problem in problems))

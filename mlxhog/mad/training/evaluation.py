@@ -26,7 +26,7 @@ from mlxhog.arena import records
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Backend
-from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult
 from mlxhog.mad.tasks import Dataset
 from mlxhog.mad.tasks.dataset import acc_macro, acc_token

@@ -25,7 +25,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.machine import machine
 from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.mad import tasks
-from mlxhog.mad.protocol import WORKER_OPTIONS
+from mlxhog.mad.options import WORKER_OPTIONS
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import Dataset, Settings, make_task
 from mlxhog.mad.training.evaluation import SCORES_SEGMENT, HeldOut, scores_segment, step_limit

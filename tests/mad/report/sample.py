@@ -5,8 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlxhog.mad.run import Point, RunConfig
-from mlxhog.mad.study.record import Record
-from mlxhog.mad.study.store import Store, create
+from mlxhog.mad.study.store import Record, Store, create
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import Setting, expand, suite
 from mlxhog.models.mad.layers import make

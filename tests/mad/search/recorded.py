@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
-from mlxhog.mad.study.record import Record
+from mlxhog.mad.study.store import Record
 from mlxhog.mad.suites import Setting, Suite
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import make

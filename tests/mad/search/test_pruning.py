@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.search.pruning import Halving, rungs_of
 from mlxhog.mad.study import study as definition
-from mlxhog.mad.study.planning import Planning
-from mlxhog.mad.study.record import Record
+from mlxhog.mad.study.session import Planning
+from mlxhog.mad.study.store import Record
 from mlxhog.mad.study.study import PlannedRun
 from mlxhog.mad.suites import expand, suite
 from tests.mad.report.sample import CONV, runs

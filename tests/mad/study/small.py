@@ -14,12 +14,11 @@ from statistics import fmean
 import numpy as np
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig, RunResult
 from mlxhog.mad.search.samplers import Listed
-from mlxhog.mad.study.planning import Proposals
 from mlxhog.mad.study.progress import Best
-from mlxhog.mad.study.scheduler import Scheduler
+from mlxhog.mad.study.scheduler import Proposals, Scheduler
 from mlxhog.mad.study.store import Store, create, is_study
 from mlxhog.mad.study.study import PlannedRun, Study
 from mlxhog.mad.study.worker import local

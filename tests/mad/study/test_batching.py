@@ -9,11 +9,10 @@ from dataclasses import replace
 
 import pytest
 
+from mlxhog.mad.options import Limit
 from mlxhog.mad.search.samplers import Listed
-from mlxhog.mad.study.execution import Limit
-from mlxhog.mad.study.planning import Proposals
 from mlxhog.mad.study.pool import Ended, Task
-from mlxhog.mad.study.scheduler import Scheduler
+from mlxhog.mad.study.scheduler import Proposals, Scheduler
 from mlxhog.mad.study.study import PlannedRun
 from mlxhog.mad.study.worker import local
 from mlxhog.mad.training.candidate import train

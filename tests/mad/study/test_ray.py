@@ -9,8 +9,8 @@ import warnings
 import pytest
 
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.mad.options import Limit
 from mlxhog.mad.study import ray as ours
-from mlxhog.mad.study.execution import Limit
 from tests.mad.study import small
 from tests.mad.study.small import go, study, table
 from tests.mad.study.test_scheduler import ROOT, lines, wait_for

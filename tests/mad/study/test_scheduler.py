@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.mad.search.pruning import Unpruned
-from mlxhog.mad.study.execution import Limit
-from mlxhog.mad.study.record import seconds_used
+from mlxhog.mad.options import Limit
+from mlxhog.mad.search.pruning import Pruner
+from mlxhog.mad.study.progress import seconds_used
 from mlxhog.models.mad.sequence import canonical, parse
 from tests.mad.study import small
 from tests.mad.study.small import go, study, table, texts
@@ -62,7 +62,7 @@ def test_evaluations_are_in_the_store_and_on_the_board(tmp_path):
         assert [point.step for point in store.curve(record.key)] == [1, 2, 3]
 
 
-class Halves(Unpruned):
+class Halves(Pruner):
     """Ends at step 2 what scores less than it saw at best."""
 
     def __init__(self):

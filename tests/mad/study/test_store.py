@@ -8,9 +8,7 @@ from mlxhog.errors import StudyError
 from mlxhog.mad import run as runs
 from mlxhog.mad.extensions import Extension
 from mlxhog.mad.run import Point
-from mlxhog.mad.study import record
-from mlxhog.mad.study.record import Record
-from mlxhog.mad.study.store import Store, create, find
+from mlxhog.mad.study.store import Record, Store, create, find
 from mlxhog.mad.study.study import Study, read, refuse_another
 from tests.mad.study.small import config
 
@@ -21,7 +19,7 @@ def ended(n: int = 0, **changes) -> Record:
         key=of_run.key(), candidate="gated-conv", config=of_run.to_dict(), label=f"n={n}",
         status="done", acc_token=0.5, acc_macro=0.25, val_token=None, val_macro=None, ceiling=1.0,
         loss=1.5, steps=10, seconds=0.1, params=100, state=16, reason="", host="here",
-        at=record.now(),
+        at="2026-01-01T00:00:00.000+00:00",
     )  # fmt: skip
     return replace(values, **changes)
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mlxhog.mad.protocol import Protocol
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.training.evaluation import (
     DEFAULT_STEPS,
     Evaluations,

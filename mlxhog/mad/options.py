@@ -1,18 +1,97 @@
-"""How a session of a study is executed; none of it changes the results."""
+"""Options of `mlxhog mad`: how a candidate is trained and scored, and how a study is executed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from mlxhog.config.options import option, options
+from mlxhog.config.options import convert_fields, option
 from mlxhog.config.quantities import parse_bytes, parse_count, parse_duration_s
 from mlxhog.errors import ConfigError
 from mlxhog.machine.machine import Machine
-from mlxhog.machine.workers import GPU_BACKENDS, resolve_workers
+from mlxhog.machine.workers import GPU_BACKENDS
 
 if TYPE_CHECKING:
     from mlxhog.mad.study.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """One way to train and score: that of the benchmark with its fixes.
+
+    Every fix has a switch back, so that numbers of the reference (athms/mad-lab) can be compared.
+
+    Raises:
+        ConfigError: naming every wrong value at once.
+    """
+
+    lr: float = option(5e-4, "step size of AdamW", above=0, aliases=("learning_rate",))
+    weight_decay: float = option(0.0, "decay of weight matrices, decoupled", low=0)
+    beta2: float = option(0.999, "AdamW: decay of the second moment", low=0, below=1)
+    clip: float = option(0.0, "largest gradient norm; 0 switches clipping off", low=0)
+    schedule: str = option(
+        "cosine",
+        "step size over the run: to lr-floor, stepped every epoch; or as the reference's code runs",
+        choices=("cosine", "constant"),
+    )
+    lr_floor: float = option(1e-6, "cosine: step size at the end", low=0)
+    batch_size: int = option(128, "sequences in one step", low=1)
+    steps: int | None = option(None, "end after this many steps", low=1, aliases=("iters",))
+    epochs: int | None = option(None, "end after this many passes over the training rows", low=1)
+    eval_every: int | None = option(
+        None,
+        "steps between evaluations; an epoch, but at least 25 steps, where none is given",
+        low=1,
+    )
+    stop_accuracy: float = option(
+        0.999, "end as soon as acc_token of the test rows reaches this; above 1 is never", above=0
+    )
+    patience: int | None = option(
+        None, "end after this many evaluations without a better one", low=1, none="off"
+    )
+    labels: str = option(
+        "dense",
+        "recall tasks train on every position, or on those that are scored",
+        choices=("dense", "scored"),
+    )
+    select: str = option(
+        "test", "rows whose accuracy decides between runs", choices=("test", "val")
+    )
+    wd_all: bool = option(False, "compat: decay norms, biases and embeddings, too")
+    fuzzy_compat: bool = option(
+        False, "compat: fuzzy recall may end with a query that cannot be answered"
+    )
+
+    def __post_init__(self) -> None:
+        """Convert and check every value."""
+        problems = convert_fields(self)
+        if not problems and self.steps is not None and self.epochs is not None:
+            problems.append("steps and epochs are both given; leave one out")
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+
+WORKER_OPTIONS: Final = (
+    "strategy",
+    "predict",
+    "async_after",
+    "average_every",
+    "second_moment",
+    "read",
+    "write",
+    "gpu_write",
+    "kernels",
+    "force",
+    "restarts",
+    "heartbeat_timeout_s",
+    "max_nonfinite",
+    "on_torn",
+)
+"""Options of `mlxhog train` that say how the workers of one candidate train together.
+
+With one worker there is nothing to choose: every strategy is the same then.
+"""
+
 
 _GROUP = "how it is executed; may be another the next time"
 GPU_CANDIDATES = 2
@@ -21,7 +100,7 @@ GPU_CANDIDATES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
-    """Options that `search`, `bench` and `resume` share.
+    """How a session of a study is executed; none of it changes the results.
 
     Raises:
         ConfigError: naming every wrong value at once.
@@ -54,12 +133,7 @@ class ExecutionConfig:
 
     def __post_init__(self) -> None:
         """Convert and check every value."""
-        problems = []
-        for name, spec in options(type(self)).items():
-            try:
-                object.__setattr__(self, name, spec.convert(getattr(self, name)))
-            except ValueError as error:
-                problems.append(f"{name} {error}")
+        problems = convert_fields(self)
         for check in (lambda: self.limit, lambda: self.memory_bytes):
             try:
                 check()
@@ -69,35 +143,6 @@ class ExecutionConfig:
             problems.append("--ray-address is given without --executor ray; add it")
         if problems:
             raise ConfigError("\n".join(problems))
-
-    def require(self, study: Study, here: Machine) -> None:
-        """Refuse what cannot be executed here, before anything is made.
-
-        Args:
-            study: whose runs are executed.
-            here: this machine.
-
-        Raises:
-            ConfigError: candidates share an embedding, and Ray may put them on other machines; or
-                nobody says how many candidates a cluster has room for.
-            EnvironmentLacks: a backend, or Ray, is asked for and not installed.
-        """
-        if self.ray_address is None:
-            resolve_workers(study.workers, study.threads, machine=here)
-        elif self.parallel is None:
-            raise ConfigError(
-                "--ray-address is given without --parallel; say how many candidates at once the "
-                "cluster has room for"
-            )
-        if self.executor == "ray":
-            if study.share_embedding:
-                raise ConfigError(
-                    "--share-embedding keeps one table in this machine's memory; use --executor "
-                    "local"
-                )
-            from mlxhog.mad.study import ray  # which loads the pool
-
-            ray.check()
 
     @property
     def limit(self) -> Limit:
