@@ -26,7 +26,8 @@ from mlxhog.config.quantities import format_clock
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
 from mlxhog.mad.options import ExecutionConfig
-from mlxhog.mad.report.leaderboard import fraction, run_name, status, to_json
+from mlxhog.mad.report.board import accuracy
+from mlxhog.mad.report.leaderboard import run_name, status, to_json
 from mlxhog.mad.report.ranking import Ranking, read_ranking
 from mlxhog.mad.scores import Row
 from mlxhog.mad.study.session import Planning, execute
@@ -178,7 +179,7 @@ def _rows(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
                 NAMES[row.candidate],
                 f"`{_layers(row.candidate)}`",
                 f"**{row.score:.3f}**{interval}",
-                *(fraction(row.tasks.get(task)) for task in tasks),
+                *(accuracy(row.tasks.get(task)) for task in tasks),
                 f"{row.params:,}",
                 f"{row.state:,}",
                 f"{row.seconds / row.n_runs:.1f}",

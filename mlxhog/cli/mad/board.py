@@ -137,13 +137,13 @@ def _watch(now: Callable[[], Ranking], *, as_json: bool) -> None:
 def _watch_live(now: Callable[[], Ranking]) -> None:
     from rich.live import Live  # 50 ms that a command in a pipe need not pay
 
-    from mlxhog.mad.report.live import Leaderboard
+    from mlxhog.mad.report.leaderboard import LiveLeaderboard
     from mlxhog.report.streams import console
 
     with Live(console=console(sys.stdout), auto_refresh=False) as live:
         while True:
             ranking = now()
-            live.update(Leaderboard(ranking), refresh=True)
+            live.update(LiveLeaderboard(ranking), refresh=True)
             if not ranking.running:
                 return
             time.sleep(LOOK_EVERY_S)

@@ -381,10 +381,8 @@ def observer(
     stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
 ) -> AbstractContextManager[Observer]:
     """Return a live board where it may be redrawn, and plain lines elsewhere; see `may_redraw`."""
-    if not may_redraw(stream, quiet=quiet, environ=environ):
-        from mlxhog.mad.report.board import PlainBoard
+    from mlxhog.mad.report.board import LiveBoard, PlainBoard
 
-        return PlainBoard(stream)
-    from mlxhog.mad.report.live import LiveBoard  # rich takes 50 ms, which a pipe need not pay
-
-    return LiveBoard(console(stream))
+    if may_redraw(stream, quiet=quiet, environ=environ):
+        return LiveBoard(console(stream))
+    return PlainBoard(stream)

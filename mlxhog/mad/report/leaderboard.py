@@ -8,18 +8,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.config.quantities import format_clock, format_count
-from mlxhog.mad.report.board import folded, score, short
+from mlxhog.mad.report.board import accuracy, cut, folded, score, short, styled
 from mlxhog.mad.report.ranking import Comparison, Ranking
-from mlxhog.mad.scores import Row
+from mlxhog.mad.scores import LOST, Row
 from mlxhog.mad.study.store import Record
 from mlxhog.mad.tasks import find
 from mlxhog.report.streams import cell, printable
 
-ZERO_STATUSES = ("failed", "diverged")
-"""Statuses of runs that count with a score of 0."""
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 
 def to_json(ranking: Ranking) -> dict[str, Any]:
@@ -42,8 +42,7 @@ def to_json(ranking: Ranking) -> dict[str, Any]:
                 "reason": record.reason,
                 "host": record.host,
             }
-            for record in ranking.records
-            if record.status in ZERO_STATUSES
+            for record in lost(ranking)
         ],
         "facts": dict(ranking.facts),
         "shared_embedding": ranking.shared,
@@ -133,18 +132,17 @@ NOTE = (
 )
 
 
-def _markdown_table(ranking: Ranking) -> list[str]:
-    tasks = ranking.tasks
+def cells(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
+    """Return the leaderboard as a header and a row for every candidate, all numbers spelt out."""
     val = ["val"] if has_validation(ranking.rows) else []
-    header = ["#", "layers", "score", *val, *tasks, "params", "state", "time", "status"]
-    ruler = ["---:", "---", *["---:"] * (len(header) - 3), "---"]
+    header = ["#", "layers", "score", *val, *ranking.tasks, "params", "state", "time", "status"]
     rows = [
         [
             str(rank),
-            f"`{_text(row.candidate.replace('`', ' ').replace('|', ' '))}`",
+            row.candidate,
             score(row.score, row.interval),
-            *(fraction(row.val_score) for _ in val),
-            *(fraction(row.tasks.get(task)) for task in tasks),
+            *(accuracy(row.val_score) for _ in val),
+            *(accuracy(row.tasks.get(task)) for task in ranking.tasks),
             f"{row.params:,}",
             f"{row.state:,}",
             format_clock(row.seconds),
@@ -152,17 +150,20 @@ def _markdown_table(ranking: Ranking) -> list[str]:
         ]
         for rank, row in enumerate(ranking.rows, start=1)
     ]
-    return [f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows)]
+    return header, rows
+
+
+def _markdown_table(ranking: Ranking) -> list[str]:
+    header, rows = cells(ranking)
+    ruler = ["---:", "---", *["---:"] * (len(header) - 3), "---"]
+    for row in rows:
+        row[1] = f"`{_text(row[1].replace('`', ' ').replace('|', ' '))}`"
+    return [f"| {' | '.join(row)} |" for row in (header, ruler, *rows)]
 
 
 def has_validation(rows: Sequence[Row]) -> bool:
     """Whether any candidate has a score on validation rows, which is shown beside the other."""
     return any(row.val_score is not None for row in rows)
-
-
-def fraction(value: float | None) -> str:
-    """Spell an accuracy, or - where there is none."""
-    return "-" if value is None else f"{value:.3f}"
 
 
 def status(row: Row) -> str:
@@ -182,9 +183,13 @@ def troubles(ranking: Ranking) -> list[str]:
     return [
         f"{record.status}: `{record.candidate}` on {run_name(record)}"
         + (f": {record.reason}" if record.reason else "")
-        for record in ranking.records
-        if record.status in ZERO_STATUSES
+        for record in lost(ranking)
     ]
+
+
+def lost(ranking: Ranking) -> list[Record]:
+    """Return the runs that count with a score of 0."""
+    return [record for record in ranking.records if record.status in LOST]
 
 
 def run_name(record: Record) -> str:
@@ -264,7 +269,7 @@ def lines(ranking: Ranking, width: int | None = None, height: int | None = None)
         shown = shown[:room]
         notes.insert(0, f"... {len(ranking.rows) - room} more candidates")
     text = [_heading(ranking), *_table(shown, ranking.tasks, width), *notes]
-    return [_cut(printable(line), width) for line in text]
+    return [cut(printable(line), width) for line in text]
 
 
 def _heading(ranking: Ranking) -> str:
@@ -287,10 +292,10 @@ def _table(rows: Sequence[Row], tasks: Sequence[str], width: int | None) -> list
     rank = _Column("#", [str(k + 1) for k in range(len(rows))])
     scored = _Column("score", [score(row.score, row.interval) for row in rows])
     scored_tasks = [
-        _Column(head, [fraction(row.tasks.get(task)) for row in rows])
+        _Column(head, [accuracy(row.tasks.get(task)) for row in rows])
         for task, head in heads(tasks).items()
     ]
-    validated = [_Column("val", [fraction(row.val_score) for row in rows])]
+    validated = [_Column("val", [accuracy(row.val_score) for row in rows])]
     groups = [
         [_Column("status", [status(row) for row in rows])],
         *([validated] if has_validation(rows) else []),
@@ -352,7 +357,15 @@ def _told_troubles(ranking: Ranking) -> list[str]:
     ]
 
 
-def _cut(text: str, width: int | None) -> str:
-    if width is None or len(text) <= width:
-        return text
-    return text[: max(0, width - 1)] + "…"[:width]
+class LiveLeaderboard:
+    """A renderable leaderboard, as many columns and candidates as there is room for."""
+
+    def __init__(self, ranking: Ranking) -> None:
+        self._ranking = ranking
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield a line of text each."""
+        heading, *rest = lines(self._ranking, options.max_width, console.height)
+        yield styled(heading, "bold")
+        for number, text in enumerate(rest):
+            yield styled(text, "" if number or not self._ranking.rows else "dim")

@@ -8,16 +8,13 @@ from datetime import UTC, datetime
 from html import escape
 
 from mlxhog.config.quantities import format_clock
-from mlxhog.mad.report.board import score
 from mlxhog.mad.report.leaderboard import (
     NOTE,
-    ZERO_STATUSES,
     ceiling_note,
-    fraction,
-    has_validation,
+    cells,
+    lost,
     order_note,
     run_name,
-    status,
 )
 from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.ranking import Ranking
@@ -103,39 +100,30 @@ def _lacking(ranking: Ranking) -> str:
 def _leaderboard(ranking: Ranking) -> str:
     if not ranking.rows:
         return ""
-    val = ["val"] if has_validation(ranking.rows) else []
+    header, rows = cells(ranking)
     notes = [NOTE, ceiling_note(ranking), order_note(ranking)]
     return (
         "<h2>Leaderboard</h2>\n"
-        + _table(
-            ["#", "layers", "score", *val, *ranking.tasks, "params", "state", "time", "status"],
-            [_row(k + 1, row, ranking.tasks, bool(val)) for k, row in enumerate(ranking.rows)],
-        )
+        + _table(header, [_row(header, *pair) for pair in zip(rows, ranking.rows, strict=True)])
         + "".join(f'\n<p class="note">{escape(note)}</p>' for note in notes if note)
     )
 
 
-def _row(rank: int, row: Row, tasks: Sequence[str], val: bool) -> str:
-    cells = [
-        _cell(str(rank)),
-        f'<td class="t"><code>{escape(row.candidate)}</code></td>',
-        f"<td><b>{score(row.score, row.interval)}</b></td>",
-    ]
-    if val:
-        cells.append(_cell(fraction(row.val_score)))
-    for task in tasks:
-        value = row.tasks.get(task)
-        if value is None:
-            cells.append(_cell(fraction(value)))
+def _row(header: Sequence[str], texts: Sequence[str], row: Row) -> str:
+    """A row's cells, those of tasks in a color that rises with the accuracy."""
+    html = []
+    for name, text in zip(header, map(escape, texts), strict=True):
+        if name == "layers":
+            html.append(f'<td class="t"><code>{text}</code></td>')
+        elif name == "score":
+            html.append(f"<td><b>{text}</b></td>")
+        elif name == "status":
+            html.append(f'<td class="t">{text}</td>')
+        elif name in row.tasks:
+            html.append(f'<td class="h" style="--v:{row.tasks[name]:.3f}">{text}</td>')
         else:
-            cells.append(f'<td class="h" style="--v:{value:.3f}">{fraction(value)}</td>')
-    numbers = (f"{row.params:,}", f"{row.state:,}", format_clock(row.seconds))
-    cells += [*map(_cell, numbers), f'<td class="t">{escape(status(row))}</td>']
-    return "".join(cells)
-
-
-def _cell(text: str) -> str:
-    return f"<td>{escape(text)}</td>"
+            html.append(f"<td>{text}</td>")
+    return "".join(html)
 
 
 def _table(header: Sequence[str], rows: Iterable[str]) -> str:
@@ -178,7 +166,7 @@ def _inline(png: bytes) -> str:
 
 
 def _troubles(ranking: Ranking) -> str:
-    records = [record for record in ranking.records if record.status in ZERO_STATUSES]
+    records = lost(ranking)
     if not records:
         return ""
     rows = [

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from mlxhog.cli.mad.session import observer
-from mlxhog.mad.report.board import PlainBoard, folded, short
-from mlxhog.mad.report.live import LiveBoard, Picture
+from mlxhog.mad.report.board import LiveBoard, Picture, PlainBoard, folded, short
 from mlxhog.mad.study.progress import ActiveRun, Best, StudyProgress, Trouble
 
 SEQUENCES = st.lists(st.sampled_from(["mlstm", "swiglu", "slstm"]), min_size=1, max_size=12)

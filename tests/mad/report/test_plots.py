@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.mad.report.importance import NOTHING, slots
-from mlxhog.mad.report.plots import draw_slots, front
+from mlxhog.mad.report.plots import NOTHING, draw_slots, front, slots
 from mlxhog.report.charts import LIGHT
 
 A, B = "mlstm", "gla"
