@@ -26,10 +26,10 @@ class Parsed:
             ConfigError: a file cannot be read, or defines no layer.
         """
         if self.other.layers_from:
-            from mlxhog.mad import layers_from
+            from mlxhog.mad.extensions import load_layers
 
             for file in self.other.layers_from:
-                layers_from.load(file)
+                load_layers(file)
 
 
 class Flags:

@@ -15,7 +15,7 @@ from typing import Any
 
 from mlxhog.config.options import did_you_mean
 from mlxhog.errors import ConfigError
-from mlxhog.mad.layers_from import files_of
+from mlxhog.mad.extensions import files_of
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import TASKS, find, resolve

@@ -1,16 +1,20 @@
 """`mlxhog mad show`: layers, shapes, parameters and state of an architecture."""
 
+from __future__ import annotations
+
+import math
 import os
 import sys
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
 from mlxhog.config.sources import resolve
 
 if TYPE_CHECKING:
-    from mlxhog.mad.summary import Summary
+    from mlxhog.models.mad import MADConfig
     from mlxhog.report.table import Section
 
 ABOUT = """\
@@ -44,7 +48,6 @@ def run(arguments: list[str]) -> int:
     flags.options(ShowConfig)
     parsed = flags.parse(arguments)
     config = resolve(ShowConfig, [parsed.given], parsed.problems)
-    from mlxhog.mad.summary import summarise
     from mlxhog.models.registry import load_candidate
 
     parsed.load_layers()
@@ -60,7 +63,7 @@ def run(arguments: list[str]) -> int:
     if parsed.other.json:
         from mlxhog.files import plain_json
 
-        print(plain_json.dumps(summary.to_dict()).decode())
+        print(plain_json.dumps(asdict(summary)).decode())
         return 0
     from mlxhog.report.table import show
 
@@ -69,7 +72,98 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _parts(summary: "Summary") -> "Section":
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One layer with its norm, or what is before and after all layers.
+
+    Attributes:
+        layer: its number from 0; None for the rest.
+        text: canonical text of the layer, or the name of the rest, such as "head".
+        kind: "mixer" or "channel"; "" for the rest.
+        numbers: every number of the layer.
+        shapes: of its parameters, under their own names.
+        params: their elements.
+        state: numbers kept per sequence, by what they are.
+        grows: whether longer sequences keep more.
+    """
+
+    layer: int | None
+    text: str
+    kind: str
+    numbers: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    params: int
+    state: Mapping[str, int]
+    grows: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A whole model; `layers` is its canonical text, `state` counts after `seq_len` tokens."""
+
+    layers: str
+    dim: int
+    vocab_size: int
+    seq_len: int
+    position: str
+    backbone: str
+    parts: tuple[Part, ...]
+    params: int
+    state: int
+
+
+def summarise(cfg: MADConfig, seq_len: int) -> Summary:
+    """Count the parameters of a model, and what it keeps after `seq_len` tokens."""
+    from mlxhog.models.mad.sequence import canonical
+
+    parts = _parts_of(cfg, seq_len)
+    return Summary(
+        layers=canonical(cfg.layers),
+        dim=cfg.hidden_size,
+        vocab_size=cfg.vocab_size,
+        seq_len=seq_len,
+        position=cfg.position,
+        backbone=cfg.backbone,
+        parts=parts,
+        params=sum(part.params for part in parts),
+        state=sum(sum(part.state.values()) for part in parts),
+    )
+
+
+def _parts_of(cfg: MADConfig, seq_len: int) -> tuple[Part, ...]:
+    """Every part in the order in which the model uses them."""
+    from mlxhog.models.mad import param_spec, state_sizes
+    from mlxhog.models.mad.layers import to_dict
+    from mlxhog.models.mad.model import layer_name
+    from mlxhog.models.mad.sequence import canonical
+
+    groups: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, spec in param_spec(cfg).items():
+        words = name.split(".")
+        prefix = ".".join(words[: 2 if words[0] == "layers" else 1])
+        groups.setdefault(prefix, {})[name.removeprefix(f"{prefix}.")] = spec.shape
+    numbers = {layer_name(number): number for number in range(len(cfg.layers))}
+    now, later = (state_sizes(cfg, length) for length in (seq_len, seq_len + 1))
+    parts = []
+    for prefix, shapes in groups.items():
+        number = numbers.get(prefix)
+        layer = None if number is None else cfg.layers[number]
+        parts.append(
+            Part(
+                layer=number,
+                text=prefix if layer is None else canonical([layer]),
+                kind="" if layer is None else layer.kind,
+                numbers={} if layer is None else to_dict(layer),
+                shapes=shapes,
+                params=sum(math.prod(shape) for shape in shapes.values()),
+                state={} if number is None else now[number],
+                grows=number is not None and now[number] != later[number],
+            )
+        )
+    return tuple(parts)
+
+
+def _parts(summary: Summary) -> Section:
     """Every layer, and the sums."""
     from mlxhog.report.table import Section
 
@@ -98,7 +192,7 @@ def _parts(summary: "Summary") -> "Section":
     return Section(title, ("#", "layer", "kind", "parameters", "state", "of"), rows, notes)
 
 
-def _shapes(summary: "Summary") -> "Section":
+def _shapes(summary: Summary) -> Section:
     """The parameters of every different layer once."""
     from mlxhog.report.table import Section
 

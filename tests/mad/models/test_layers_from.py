@@ -13,7 +13,7 @@ import pytest
 
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError
-from mlxhog.mad import layers_from
+from mlxhog.mad.extensions import load_layers
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.mad.layers import make
 from mlxhog.models.mad.sequence import canonical, parse
@@ -80,7 +80,7 @@ UNPICKLE = "import pickle, sys; print(pickle.loads(bytes.fromhex(sys.argv[1])).l
 
 def test_a_configuration_brings_its_layers_to_another_process(tmp_path: Path) -> None:
     file = other(tmp_path, "travels")
-    layers_from.load(file)
+    load_layers(file)
     layers = parse("travels(expand=3) swiglu")
     data = pickle.dumps(MADConfig(vocab_size=8, hidden_size=16, layers=layers))
     done = in_another_process(UNPICKLE, data.hex())
@@ -93,9 +93,10 @@ def test_a_configuration_brings_its_layers_to_another_process(tmp_path: Path) ->
 
 KEY = """
 import sys
-from mlxhog.mad import layers_from, suites
+from mlxhog.mad import suites
+from mlxhog.mad.extensions import load_layers
 from mlxhog.models.mad.sequence import parse
-layers_from.load(sys.argv[1])
+load_layers(sys.argv[1])
 for line in ("keyed swiglu", "swiglu"):
     first = next(suites.runs(suites.suite("smoke"), parse(line), [1]))
     print(first.key())
@@ -134,7 +135,7 @@ def test_an_unknown_layer_is_answered_with_the_flag(
 def test_a_file_may_be_named_twice(tmp_path: Path) -> None:
     file = other(tmp_path, "twice")
     for _ in range(2):
-        layers_from.load(file)
+        load_layers(file)
     assert canonical(parse("twice")) == "twice"
 
 
@@ -159,15 +160,15 @@ def test_a_file_without_a_layer_is_refused_in_words(
         head = "from dataclasses import dataclass\n@dataclass(frozen=True)\n"
         file.write_text(text.replace("{}", head))
     with pytest.raises(ConfigError, match=message):
-        layers_from.load(file)
+        load_layers(file)
 
 
 def test_a_name_of_the_package_is_taken(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is a layer 'mlstm' already"):
-        layers_from.load(other(tmp_path, "mlstm"))
+        load_layers(other(tmp_path, "mlstm"))
 
 
 def test_numbers_of_a_layer_have_a_type_that_a_line_can_write(tmp_path: Path) -> None:
     file = other(tmp_path, "listed", ("expand: int = 1", "expand: tuple[int, ...] = (1,)"))
     with pytest.raises(ConfigError, match="expand needs a default and one of the types int, float"):
-        layers_from.load(file)
+        load_layers(file)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mlxhog.mad import layers_from
+from mlxhog.mad.extensions import load_layers
 from mlxhog.models import lm, lm_numpy
 from mlxhog.models.mad import MADConfig, param_spec, state_sizes
 from mlxhog.models.mad.layers import LAYERS
@@ -53,7 +53,7 @@ OTHERS = (
     "moe-swiglu(experts=5,active=3,inner=4,router=mad)",
     "mlstm(conv=0) mh-attention swiglu gla",
 )
-layers_from.load(Path(__file__).parents[4] / "examples" / "my_layer.py")
+load_layers(Path(__file__).parents[4] / "examples" / "my_layer.py")
 SEQUENCES = (*(layer.name for layer in LAYERS), "my_layer(expand=2)", *OTHERS)
 sequences = pytest.mark.parametrize("text", SEQUENCES)
 twins = pytest.mark.parametrize("name", TWINS)
