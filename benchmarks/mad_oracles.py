@@ -21,7 +21,7 @@ from harness.claims import Claim, LoadWatch, Sample, cores, finish, own_cpu_s
 
 from mlxhog.machine.processes import thread_limits
 from mlxhog.mad.run import RunConfig, RunResult
-from mlxhog.mad.suites import only, runs, suite
+from mlxhog.mad.suites import expand, only, suite
 from mlxhog.mad.tasks.dataset import unigram
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
@@ -52,7 +52,7 @@ def configured(
     oracle: Oracle, backend: str, seed: int, *, look_every: int = LOOK_EVERY
 ) -> RunConfig:
     """The run of an oracle, which ends as soon as it passes."""
-    (config,) = runs(
+    ((_, config),) = expand(
         only(suite("smoke"), [oracle.task]),
         parse(LAYERS),
         [seed],

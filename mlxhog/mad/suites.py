@@ -49,7 +49,6 @@ class Suite:
         points: what the optimiser tries on each: lr and weight_decay; the best one counts.
         protocol: other fields of `Protocol`.
         dim: width of a candidate.
-        layers_hint: the kind of candidate that the suite is made for.
     """
 
     name: str
@@ -57,7 +56,6 @@ class Suite:
     points: tuple[Mapping[str, float], ...]
     protocol: Mapping[str, Any]
     dim: int = 128
-    layers_hint: str = "mixer swiglu mixer swiglu"
 
     @property
     def runs(self) -> int:
@@ -178,9 +176,7 @@ def only(chosen: Suite, tasks: Iterable[str]) -> Suite:
     """
     names = {find(task).name for task in tasks}
     settings = tuple(setting for setting in chosen.settings if setting.task in names)
-    return Suite(
-        chosen.name, settings, chosen.points, chosen.protocol, chosen.dim, chosen.layers_hint
-    )
+    return replace(chosen, settings=settings)
 
 
 def fixed(chosen: Suite, protocol: Mapping[str, Any]) -> Suite:
@@ -238,13 +234,6 @@ def expand(
                         extensions=files_of(layers),
                     ),
                 )
-
-
-def runs(
-    chosen: Suite, layers: tuple[Layer, ...], seeds: Iterable[int], **how: Any
-) -> Iterator[RunConfig]:
-    """Yield every run of a candidate; arguments as in `expand`."""
-    return (config for _, config in expand(chosen, layers, seeds, **how))
 
 
 def _for_protocol(settings: Mapping[str, Any], protocol: Protocol) -> Mapping[str, Any]:

@@ -8,12 +8,16 @@ import pytest
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
-from mlxhog.mad.suites import SUITES, expand, fixed, only, runs, suite
+from mlxhog.mad.suites import SUITES, Suite, expand, fixed, only, suite
 from mlxhog.mad.tasks import TASKS, make_task, resolve
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers import make
 
 LAYERS = (make("gated-conv"), make("swiglu")) * 2
+
+
+def runs(measured: Suite, *arguments, **how) -> list[RunConfig]:
+    return [config for _, config in expand(measured, *arguments, **how)]
 
 
 def test_the_grid_has_66_settings_and_396_runs_for_an_architecture():

@@ -8,7 +8,7 @@ narrower channel maps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -87,8 +87,8 @@ class Scale:
     def least(self, layer: Layer) -> Cost:
         """Return what the smallest version of a layer costs that `fit` may choose."""
         if self.budget.rescale:
-            if self.budget.state is not None:
-                *_, layer = [layer, *self._less_state(layer)]
+            while self.budget.state is not None and (less := self._with_less_state(layer)):
+                layer = less
             if self.budget.params is not None:
                 layer = self._narrow(layer, INNER_STEP) or layer
         return self.cost([layer])
@@ -133,36 +133,25 @@ class Scale:
     def _smaller(self, layers: Sequence[Layer]) -> tuple[int, Layer] | None:
         """The next change: which layer, and what it becomes."""
         bound = self.budget.state
-        shrunk = [] if bound is None else self._options(layers, self._shrunk)
+        shrunk = [
+            (self.cost([layer]).state, number, less)
+            for number, layer in enumerate(layers)
+            if bound is not None and (less := self._with_less_state(layer)) is not None
+        ]
+        narrowed = [
+            (width, number, less)
+            for number, layer in enumerate(layers)
+            if (width := _width(layer, self._d))
+            and (less := self._narrow(layer, width - INNER_STEP)) is not None
+        ]
         if bound is not None and self.cost(layers).state > bound:
-            options = shrunk
+            changes = shrunk
         else:
-            options = self._options(layers, self._narrowed) or shrunk
-        if not options:
+            changes = narrowed or shrunk
+        if not changes:
             return None
-        _, number, less = max(options, key=lambda option: (option[0], -option[1]))
+        _, number, less = max(changes, key=lambda change: (change[0], -change[1]))
         return number, less
-
-    @staticmethod
-    def _options(
-        layers: Sequence[Layer], change: Callable[[Layer], tuple[int, Layer | None]]
-    ) -> list[tuple[int, int, Layer]]:
-        """Every possible change: size of what shrinks, which layer, and what it becomes."""
-        changed = [(number, *change(layer)) for number, layer in enumerate(layers)]
-        return [(size, number, less) for number, size, less in changed if less is not None]
-
-    def _shrunk(self, layer: Layer) -> tuple[int, Layer | None]:
-        return self.cost([layer]).state, next(self._less_state(layer), None)
-
-    def _narrowed(self, layer: Layer) -> tuple[int, Layer | None]:
-        width = _width(layer, self._d)
-        return width, self._narrow(layer, width - INNER_STEP)
-
-    def _less_state(self, layer: Layer) -> Iterator[Layer]:
-        """The layer with less and less state, down to the least that can be built."""
-        while (less := self._with_less_state(layer)) is not None:
-            yield less
-            layer = less
 
     def _with_less_state(self, layer: Layer) -> Layer | None:
         now: Any = layer

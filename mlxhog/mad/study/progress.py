@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
 
 from mlxhog.mad.run import Point
 from mlxhog.mad.study.store import Record
@@ -42,8 +40,8 @@ class Trouble:
 
     Attributes:
         candidate: canonical string of its layers.
-        run: as of `InFlight`.
-        status: one of `mad.result.STATUSES`.
+        run: as of `ActiveRun`.
+        status: one of `mad.run.STATUSES`.
         reason: in one line; "" for a diverged run.
     """
 
@@ -104,66 +102,29 @@ class StudyProgress:
         return None if self.total is None else min(1.0, self.done / self.total if self.total else 1)
 
 
-class Observer(Protocol):
-    """Something that is told how a study goes."""
-
-    def __call__(self, progress: StudyProgress) -> None:
-        """Show it; must not block."""
+Observer = Callable[[StudyProgress], None]
+"""Something that is told how a study goes; must not block."""
 
 
 @dataclass
-class _ActiveRun:
+class RunInProgress:
+    """A run that a worker has begun, and its last evaluation."""
+
     run: PlannedRun
     worker: str
     began_s: float
     point: Point | None = None
 
-
-class ActiveRuns:
-    """What was begun and has not ended, by key."""
-
-    def __init__(self) -> None:
-        self._active: dict[str, _ActiveRun] = {}
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self._active)
-
-    def begin(self, run: PlannedRun, worker: str) -> None:
-        """A worker has begun a run."""
-        self._active[run.key] = _ActiveRun(run, worker, time.monotonic())
-
-    def evaluated(self, key: str, point: Point) -> None:
-        """A run has come so far."""
-        self._active[key].point = point
-
-    def end(self, key: str) -> None:
-        """A run is not in progress any more."""
-        del self._active[key]
-
-    def run(self, key: str) -> PlannedRun:
-        """Return a run in progress."""
-        return self._active[key].run
-
-    def running(self) -> list[tuple[PlannedRun, float]]:
-        """Return every run in progress, and the seconds since it began."""
-        now = time.monotonic()
-        return [(active.run, now - active.began_s) for active in self._active.values()]
-
-    def shown(self) -> tuple[ActiveRun, ...]:
-        """Return all of them for a board, in the order of workers."""
-        now = time.monotonic()
-        return tuple(
-            ActiveRun(
-                worker=active.worker,
-                candidate=active.run.candidate,
-                run=active.run.title,
-                step=0 if active.point is None else active.point.step,
-                steps=active.run.config.protocol.steps,
-                acc_token=None if active.point is None else active.point.acc_token,
-                seconds=now - active.began_s,
-            )
-            for active in sorted(self._active.values(), key=lambda active: active.worker)
+    def shown(self, now_s: float) -> ActiveRun:
+        """Return it as a board shows it."""
+        return ActiveRun(
+            worker=self.worker,
+            candidate=self.run.candidate,
+            run=self.run.title,
+            step=0 if self.point is None else self.point.step,
+            steps=self.run.config.protocol.steps,
+            acc_token=None if self.point is None else self.point.acc_token,
+            seconds=now_s - self.began_s,
         )
 
 

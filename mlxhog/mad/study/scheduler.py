@@ -22,15 +22,15 @@ from mlxhog.mad.search.pruning import Pruner
 from mlxhog.mad.search.samplers import Sampler
 from mlxhog.mad.study.pool import Ended, Evaluated, Event, Lost, Note, Pool, Task
 from mlxhog.mad.study.progress import (
-    ActiveRuns,
     Best,
     Eta,
     Observer,
+    RunInProgress,
     StudyProgress,
     Trouble,
     seconds_used,
 )
-from mlxhog.mad.study.store import Record, Store
+from mlxhog.mad.study.store import RESULT_FIELDS, Record, Store
 from mlxhog.mad.study.study import PlannedRun
 from mlxhog.models.mad.sequence import canonical, parse
 
@@ -155,7 +155,7 @@ class Scheduler:
         self._records: dict[str, list[Record]] = {}  # of candidates that are not complete
         self._finished: set[str] = set()
         self._skipped = 0  # runs of candidates that were pruned before they began
-        self._active = ActiveRuns()
+        self._active: dict[str, RunInProgress] = {}  # by the key of the run
         self._losses: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
         self._troubles: tuple[Trouble, ...] = ()
@@ -223,7 +223,7 @@ class Scheduler:
                 self._store.begin_curve(one.key)
             worker = self._executor.submit(replace(tasks[0], beside=tuple(tasks[1:])))
             for one in runs:
-                self._active.begin(one, worker)
+                self._active[one.key] = RunInProgress(one, worker, time.monotonic())
 
     def _same_shape(self, run: PlannedRun) -> list[PlannedRun]:
         """Take runs from the queue that can be trained together with one.
@@ -288,7 +288,8 @@ class Scheduler:
     # -- what happens to runs --------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
-        run = self._active.run(event.key)
+        active = self._active[event.key]
+        run = active.run
         if isinstance(event, Note):
             self._show(f"{run.candidate}, {run.title}: {event.text}")
             return
@@ -296,10 +297,10 @@ class Scheduler:
             if event.at_rung:
                 self._executor.answer(event.key, self._pruner.should_prune(run, event.point))
             else:
-                self._active.evaluated(event.key, event.point)
+                active.point = event.point
                 self._add_point(event.key, event.point)
             return
-        self._active.end(event.key)
+        del self._active[event.key]
         if isinstance(event, Lost):
             self._losses[event.key] += 1
             if self._losses[event.key] < MOST_LOSSES:
@@ -321,25 +322,17 @@ class Scheduler:
             self._show(f"no curve: {error}; training goes on")
 
     def _record(self, run: PlannedRun, result: RunResult, host: str) -> None:
+        reached = {name: getattr(result, name) for name in RESULT_FIELDS}
         ended = Record(
             key=run.key,
             candidate=run.candidate,
             config=run.config.to_dict(),
             label=run.label,
-            status=result.status,
-            acc_token=result.acc_token,
-            acc_macro=result.acc_macro,
-            val_token=result.val_token,
-            val_macro=result.val_macro,
-            ceiling=result.ceiling,
-            loss=result.loss,
-            steps=result.steps,
-            seconds=result.seconds,
             params=run.params,
             state=run.state,
-            reason=result.reason,
             host=host,
             at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            **reached,
         )
         self._store.append(ended, result.curve)
         self._count(ended)
@@ -406,7 +399,10 @@ class Scheduler:
                 elapsed_s=now - self._began_s,
                 eta_s=self._eta_s(),
                 statuses=dict(self._statuses),
-                running=self._active.shown(),
+                running=tuple(
+                    active.shown(now)
+                    for active in sorted(self._active.values(), key=lambda active: active.worker)
+                ),
                 best=self._best,
                 troubles=self._troubles,
                 message=message,
@@ -430,7 +426,8 @@ class Scheduler:
             waiting = max(0, planned - len(self._finished) - under_way)
             kinds: list[Kind | None] = [_kind(run) for run in islice(self._queue, waiting)]
             kinds += [None] * (waiting - len(kinds))  # of candidates that nobody proposed yet
-            running = [(_kind(run), seconds) for run, seconds in self._active.running()]
+            now = time.monotonic()
+            running = [(_kind(one.run), now - one.began_s) for one in self._active.values()]
             left_s.append(self._eta.seconds_left(kinds, running, parallel=max(1, under_way)))
         if self._limit.seconds is not None:
             used = self._seconds_before + time.monotonic() - self._began_s

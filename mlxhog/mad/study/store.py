@@ -79,6 +79,13 @@ _KINDS: Mapping[str, Callable[[object], bool]] = {
 """What each field has to be: whoever edited the file may have written anything."""
 
 
+RESULT_FIELDS = (
+    "status", "acc_token", "acc_macro", "val_token", "val_macro", "ceiling", "loss", "steps",
+    "seconds", "reason",
+)  # fmt: skip
+"""What a record takes over from the result of its run."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """A run that ended.
@@ -88,7 +95,7 @@ class Record:
         candidate: canonical string of the layers.
         config: of the run, see `RunConfig.to_dict`.
         label: of the setting, such as "baseline" or "vocab=32".
-        status: one of `result.STATUSES`, though never "interrupted".
+        status: one of `run.STATUSES`, though never "interrupted".
         acc_token: see `RunResult`, as are the next ones.
         params: elements of all parameters of the model.
         state: numbers kept per sequence at the task's length, in all layers.

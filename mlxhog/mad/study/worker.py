@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.config.quantities import format_bytes
 from mlxhog.errors import MlxhogError
@@ -39,14 +39,21 @@ REASON_CHARACTERS = 500
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "unable to allocate", "bad_alloc")
 
 
-class Channel(Protocol):
-    """A worker's way to its executor."""
+class Channel:
+    """A worker's way to its executor: a pipe to the parent."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._sending = threading.Lock()
 
     def send(self, message: tuple[Any, ...]) -> None:
         """Say something; any thread may."""
+        with self._sending:
+            self._pipe.send(message)
 
     def receive(self) -> Any:
         """Wait for a `Task`, for the answer at a rung, or for None, which means to leave."""
+        return self._pipe.recv()
 
 
 class ChannelCallbacks:
@@ -292,23 +299,6 @@ class Process:
         self.pipe.close()
 
 
-class _Pipe:
-    """A `Channel` over a pipe to the parent."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-        self._sending = threading.Lock()
-
-    def send(self, message: tuple[Any, ...]) -> None:
-        """Send a message to the parent."""
-        with self._sending:
-            self._pipe.send(message)
-
-    def receive(self) -> Any:
-        """Wait for a message of the parent."""
-        return self._pipe.recv()
-
-
 def _main(pipe: Connection, log: str, run: RunFunction, memory_limit: int | None) -> None:
     """Entry point of the spawned process."""
     follow_parent()
@@ -319,7 +309,7 @@ def _main(pipe: Connection, log: str, run: RunFunction, memory_limit: int | None
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)
     try:
-        serve(_Pipe(pipe), run, memory_limit)
+        serve(Channel(pipe), run, memory_limit)
     except (EOFError, OSError):
         pass  # the parent is gone
     os._exit(0)  # without waiting for threads of a framework

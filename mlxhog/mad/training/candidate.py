@@ -286,7 +286,6 @@ class SeveralWorkers(TrainingRun):
         self._rings = [Ring(self.arena.segment(f"ring.{slot}")) for slot in slots]
         scores = self.arena.segment(SCORES_SEGMENT)
         self._score_slots = [ScoreSlot(scores, slot) for slot in slots]
-        self._has_val = bool(plan.task_rows.settings.val_rows)
         self._asked_at: int | None = None  # restarts so far, while an evaluation is under way
 
     def start(self) -> None:
@@ -332,18 +331,11 @@ class SeveralWorkers(TrainingRun):
         for record in (record for ring in self._rings for record in ring.drain()):
             if record["kind"] == Kind.STEP:
                 self.losses.add(float(record["loss"]), int(record["t_ns"]))
-        for record in scores:  # when the steps before it are known
-            if record is not None:
-                self._take_record(record)
-
-    def _take_record(self, record: np.void) -> None:
-        """Take in an evaluation; one that was asked for twice counts once."""
-        self._asked_at = None
-        step = int(record["steps"])
-        if self.evaluations.curve and step <= self.evaluations.curve[-1].step:
-            return
-        names = ("acc_token", "acc_macro", *(("val_token", "val_macro") if self._has_val else ()))
-        self.take(step, int(record["t_ns"]), Scores(*(float(record[name]) for name in names)))
+        for score_of in filter(None, scores):  # when the steps before it are known
+            self._asked_at = None
+            step, at_ns, values = score_of
+            if not self.evaluations.curve or step > self.evaluations.curve[-1].step:
+                self.take(step, at_ns, values)  # asked for twice, it counts once
 
 
 @contextlib.contextmanager

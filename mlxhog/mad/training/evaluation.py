@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -290,22 +290,21 @@ class ScoreSlot:
         begin = 128 if count % 2 else 8
         return self._line[begin : begin + RECORD.itemsize].view(RECORD)
 
-    def leave(self, **fields: float) -> None:
+    def leave(self, steps: int, t_ns: int, scores: Scores) -> None:
         """Write a score, then publish it."""
         count = self._count() + 1
-        record = self._place(count)[0]
-        for name in RECORD.names or ():
-            record[name] = fields[name]
+        numbers = [math.nan if number is None else number for number in astuple(scores)]
+        self._place(count)[0] = (steps, t_ns, *numbers)
         _native.store_u64(self._line, 0, count)
 
-    def take(self) -> np.void | None:
-        """Return the newest score if it has not been taken."""
+    def take(self) -> tuple[int, int, Scores] | None:
+        """Return the newest score, as `leave` got it, if it has not been taken."""
         count = self._count()
         if count == self._taken:
             return None
         self._taken = count
-        record: np.void = self._place(count).copy()[0]
-        return record
+        steps, t_ns, token, macro, *val = self._place(count).copy()[0].item()
+        return steps, t_ns, Scores(token, macro, *(None if math.isnan(n) else n for n in val))
 
 
 @dataclass(frozen=True)
@@ -351,11 +350,4 @@ class ScoreJobs:
         scores = score(
             context.backend, held_out.task_rows.dataset(), held_out.model, beat=context.entry.beat
         )
-        self._scores.leave(
-            steps=steps,
-            t_ns=read_ns,
-            acc_token=scores.acc_token,
-            acc_macro=scores.acc_macro,
-            val_token=scores.val_token or 0.0,
-            val_macro=scores.val_macro or 0.0,
-        )
+        self._scores.leave(steps, read_ns, scores)

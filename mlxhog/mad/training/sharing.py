@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from mlxhog import arena
 from mlxhog.arena import Arena, ArenaHandle, Slot
@@ -24,7 +25,6 @@ from mlxhog.models.mad.model import EMBEDDING
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import Optimizer, Target, updates
 from mlxhog.optim.gradients import Grads
-from mlxhog.optim.metal_steps import Rule
 from mlxhog.optim.updates import Float32
 from mlxhog.strategies import Context
 
@@ -107,7 +107,7 @@ class SharedRun:
 
         def join(context: Context) -> None:
             prepare(context)
-            context.optimizer = SharedEmbedding(context, shared, name)
+            context.optimizer = cast(Optimizer, SharedEmbedding(context, shared, name))
 
         return candidate.train(config, callbacks=callbacks, rungs=rungs, prepare=join)
 
@@ -132,20 +132,9 @@ class SharedEmbedding:
         self._mode = updates.WRITE_MODES[shared.write]
         self._copy[...] = self._table
 
-    @property
-    def state_segments(self) -> tuple[str, ...]:
-        """Those of the run's own optimizer."""
-        return self._own.state_segments
-
-    @property
-    def shared_segments(self) -> tuple[str, ...]:
-        """Those of the run's own optimizer."""
-        return self._own.shared_segments
-
-    @property
-    def metal_rule(self) -> Rule:
-        """That of the run's own optimizer."""
-        return self._own.metal_rule
+    def __getattr__(self, name: str) -> Any:
+        """Return what the run's own optimizer has under a name, such as its segments."""
+        return getattr(self._own, name)
 
     def step(
         self,

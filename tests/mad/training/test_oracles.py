@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlxhog.mad.suites import only, runs, suite
+from mlxhog.mad.suites import expand, only, suite
 from mlxhog.mad.training.candidate import train
 from mlxhog.models.mad.sequence import parse
 
@@ -19,7 +19,7 @@ WITHIN = {"in-context-recall": 300, "memorization": 200, "selective-copying": 60
 @pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
 @pytest.mark.parametrize("task", WITHIN)
 def test_mlstm_with_its_convolution_answers_99_percent_in_time(task: str, backend: str) -> None:
-    (config,) = runs(
+    ((_, config),) = expand(
         only(suite("smoke"), [task]),
         parse("mlstm swiglu mlstm swiglu"),
         [1],

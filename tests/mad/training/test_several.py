@@ -167,12 +167,9 @@ def test_the_newest_score_of_a_worker_stays_until_it_is_taken() -> None:
     other = evaluation.ScoreSlot(memory, 1)
     assert supervisor.take() is None
     for steps in (10, 20, 30):
-        values = {name: 0.25 for name in ("acc_token", "acc_macro", "val_token", "val_macro")}
-        worker.leave(steps=steps, t_ns=1, **values)
+        worker.leave(steps, 1, Scores(0.5, 0.25, 0.75, 0.125))
         if steps == 10:
             continue
-        taken = supervisor.take()
-        assert taken is not None
-        assert (int(taken["steps"]), float(taken["val_macro"])) == (steps, 0.25)
+        assert supervisor.take() == (steps, 1, Scores(0.5, 0.25, 0.75, 0.125))
         assert supervisor.take() is None
     assert other.take() is None
