@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.arena import records
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.records import Ring
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Backend
 from mlxhog.mad.options import Protocol
@@ -223,20 +223,12 @@ def score(backend: Backend, rows: Dataset, model: MADConfig, *, beat: Callable[[
         model: whose sizes say how many rows are predicted at a time.
         beat: called after each piece.
     """
-    predictions = {
-        split: predict(backend, x, model, beat=beat)
-        for split, (x, _) in rows.splits().items()
-        if split != "train"
-    }
-    test = {"acc_token": acc_token(rows.test_y, predictions["test"])}
-    test["acc_macro"] = acc_macro(rows.test_y, predictions["test"])
-    if rows.val_y is None:
-        return Scores(**test)
-    return Scores(
-        **test,
-        val_token=acc_token(rows.val_y, predictions["val"]),
-        val_macro=acc_macro(rows.val_y, predictions["val"]),
-    )
+    values: list[float] = []
+    for split, (x, y) in rows.splits().items():
+        if split != "train":
+            predictions = predict(backend, x, model, beat=beat)
+            values += [acc_token(y, predictions), acc_macro(y, predictions)]
+    return Scores(*values)
 
 
 def predict(
@@ -307,47 +299,27 @@ class ScoreSlot:
         return steps, t_ns, Scores(token, macro, *(None if math.isnan(n) else n for n in val))
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """What scoring needs beside the worker; picklable.
-
-    Attributes:
-        task_rows: the rows.
-        model: the architecture.
-    """
-
-    task_rows: TaskRows
-    model: MADConfig
-
-    def open(self, job: Job, context: Context, ring: records.Ring) -> ScoreJobs:
-        """Draw the rows in a worker."""
-        return ScoreJobs(self, job, context, ring)
-
-
 class ScoreJobs:
-    """Evaluations; each that is asked for is taken on by one worker."""
+    """Evaluations in a worker; each that is asked for is taken on by one worker."""
 
-    def __init__(self, held_out: HeldOut, job: Job, context: Context, ring: records.Ring) -> None:
+    def __init__(
+        self, task_rows: TaskRows, model: MADConfig, job: Job, context: Context, ring: Ring
+    ) -> None:
         """Draw the rows."""
-        self.held_out, self.job, self.context = held_out, job, context
+        self._rows, self._model, self._context = task_rows.dataset(), model, context
         self._scores = ScoreSlot(context.arena.segment(SCORES_SEGMENT), job.slot)
-        held_out.task_rows.dataset()
 
     def serve(self) -> None:
         """Score the rows if that is asked for, and no other worker does."""
-        if takes_on(self.context, "eval_asked", "eval_taken"):
-            self._score()
+        context = self._context
+        if not takes_on(context, "eval_asked", "eval_taken"):
+            return
+        steps, read_ns = context.arena.counters.load("steps"), monotonic_ns()
+        context.copy_to_inbox()
+        context.entry.beat(Phase.EVALUATE)
+        scores = score(context.backend, self._rows, self._model, beat=context.entry.beat)
+        self._scores.leave(steps, read_ns, scores)
 
     def evaluate_rest(self) -> None:
         """Score all rows: they are too few to share out."""
         self.serve()
-
-    def _score(self) -> None:
-        context, held_out = self.context, self.held_out
-        steps, read_ns = context.arena.counters.load("steps"), monotonic_ns()
-        context.copy_to_inbox()
-        context.entry.beat(Phase.EVALUATE)
-        scores = score(
-            context.backend, held_out.task_rows.dataset(), held_out.model, beat=context.entry.beat
-        )
-        self._scores.leave(steps, read_ns, scores)

@@ -28,7 +28,7 @@ from mlxhog.mad import tasks
 from mlxhog.mad.options import WORKER_OPTIONS
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import Dataset, Settings, make_task
-from mlxhog.mad.training.evaluation import SCORES_SEGMENT, HeldOut, scores_segment, step_limit
+from mlxhog.mad.training.evaluation import SCORES_SEGMENT, ScoreJobs, scores_segment, step_limit
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.optim import schedules
@@ -232,7 +232,7 @@ def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None
         gpu_share=GPUShare(workers=max(1, sum(w.backend in GPU_BACKENDS for w in workers))),
         batches=task_rows.batches,
         schedule=_schedule(config, limit, per_epoch),
-        side_jobs=HeldOut(task_rows, model).open,
+        side_jobs=partial(ScoreJobs, task_rows, model),
         limit=limit,
         per_epoch=per_epoch,
     )
