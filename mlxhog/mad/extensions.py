@@ -188,11 +188,7 @@ def files_of(layers: Iterable[Layer]) -> tuple[Extension, ...]:
 
 
 def _check_layer(layer: type[Any]) -> None:
-    """Refuse a class that could not be used.
-
-    Raises:
-        ConfigError: says what it lacks.
-    """
+    """Raise a ConfigError that says what a class lacks as a layer."""
     params = getattr(layer, "__dataclass_params__", None)
     if params is None or not params.frozen:
         raise ConfigError("a layer is a dataclass(frozen=True, kw_only=True)")

@@ -160,12 +160,7 @@ class ExecutionConfig:
             raise ConfigError(f"--memory-limit is {self.memory_limit!r}; {error}") from error
 
     def resolve_parallel(self, study: Study, machine: Machine) -> int:
-        """Return how many candidates run at once.
-
-        Args:
-            study: whose candidates they are.
-            machine: where they will run.
-        """
+        """Return how many candidates of a study run at once."""
         if self.parallel is not None:
             return self.parallel
         if any(backend in GPU_BACKENDS for backend in study.workers.split(",")):

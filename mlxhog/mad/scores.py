@@ -298,9 +298,7 @@ CONFIDENCE = 0.95
 def half_width(values: Sequence[float], confidence: float = CONFIDENCE) -> float | None:
     """Return h such that mean(values) +- h is the t-interval of the mean, or None below 2 values.
 
-    Args:
-        values: n independent numbers, taken as normal.
-        confidence: share of such intervals that hold the mean of the distribution, in (0, 1).
+    The values are independent and taken as normal.
     """
     n = len(values)
     if n < 2:
@@ -309,12 +307,7 @@ def half_width(values: Sequence[float], confidence: float = CONFIDENCE) -> float
 
 
 def t_quantile(share: float, df: int) -> float:
-    """Return the number below which `share` in [0.5, 1) of Student's t lies, to 12 digits.
-
-    Args:
-        share: probability.
-        df: degrees of freedom, at least 1.
-    """
+    """Return the number below which `share` in [0.5, 1) of Student's t lies, to 12 digits."""
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         middle = (low + high) / 2

@@ -42,11 +42,7 @@ from mlxhog.models.registry import load_candidate
 
 
 def finished(store: Store) -> list[Row]:
-    """Return the candidates of a study that lack no runs, the best first.
-
-    Raises:
-        StudyError: there is none.
-    """
+    """Return the candidates of a study that lack no runs, the best first; StudyError if none."""
     rows = read_ranking(store).rows
     finished_rows = [row for row in rows if row.status not in UNFINISHED]
     if not finished_rows:
@@ -89,11 +85,7 @@ def read_source(what: str) -> tuple[str, MADConfig]:
 
 
 def output_path(out: str) -> Path:
-    """Return where a model file is written, before anything is computed.
-
-    Raises:
-        ConfigError: nothing can be written there.
-    """
+    """Return where a model file is written; ConfigError where nothing can be."""
     path = Path(out).expanduser()
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--out is {out}; name a YAML file, such as {path.stem or 'winner'}.yaml")
@@ -152,12 +144,7 @@ class Vote:
 
 
 def vote(scored: Sequence[Scored], top: int | None = None) -> Vote:
-    """Let the best candidates vote.
-
-    Args:
-        scored: one or more candidates that have all their runs.
-        top: how many of the best may vote; None is the upper part of the scores.
-    """
+    """Let the best candidates vote: the `top` ones, or the upper part of the scores."""
     ranked = sorted(scored, key=lambda one: -one[1])
     if top is None:
         top = upper_part([score for _, score in ranked])
@@ -170,13 +157,10 @@ def vote(scored: Sequence[Scored], top: int | None = None) -> Vote:
 
 
 def upper_part(falling: Sequence[float]) -> int:
-    """Return how many of the first scores are the upper of two parts.
+    """Return how many of the first scores, the best first, are the upper of two parts.
 
     The parts are those of Jenks's natural breaks: the sum of the squared distances to the mean of
     the own part is least. All are in it where there are fewer than three, or all are equal.
-
-    Args:
-        falling: scores, the best first.
     """
     values = np.asarray(falling)
     if len(values) < 3 or values[0] == values[-1]:
@@ -207,13 +191,7 @@ def unit_of(layers: tuple[Layer, ...]) -> int:
 
 
 def scaled(layers: tuple[Layer, ...], depth: int, how: How, unit: int) -> tuple[Layer, ...]:
-    """Return a sequence of `depth` layers.
-
-    Args:
-        layers: the sequence, at most `depth` of them.
-        depth: wanted number of layers.
-        how: see the module.
-        unit: layers that stay together; divides both numbers.
+    """Return a sequence of `depth` layers, of which `unit` stay together; see the module.
 
     Raises:
         ConfigError: the depth is not possible; it names possible ones.

@@ -63,13 +63,7 @@ def short(candidate: str, width: int) -> str:
 
 
 class PlainBoard(LineView[StudyProgress]):
-    """A view of a study that writes a line now and then, and every message and failure once.
-
-    Args:
-        stream: where lines go.
-        every_s: seconds between lines.
-        clock: seconds, monotonic.
-    """
+    """A view of a study that writes a line now and then, and every message and failure once."""
 
     def __init__(
         self, stream: TextIO, *, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic

@@ -45,13 +45,7 @@ figure { margin: 1rem 0 1.6rem; } img { max-width: 100%; height: auto; }
 
 
 def page(ranking: Ranking, plots: Iterable[Plot], *, version: str) -> str:
-    """Return the page.
-
-    Args:
-        ranking: what to show.
-        plots: drawn twice each, for light and for dark screens.
-        version: of mlxhog, for the foot.
-    """
+    """Return the page; plots are drawn twice each, for light and for dark screens."""
     title = f"{ranking.study}: MAD, suite {ranking.suite}"
     parts = [
         f"<h1>{escape(title)}</h1>",

@@ -88,13 +88,7 @@ _WIDE = 8.0
 
 @dataclass(frozen=True)
 class Cost:
-    """What a candidate costs.
-
-    Attributes:
-        name: of the file and of the field of a row.
-        label: of the axis, with the unit.
-        of: the cost of a row.
-    """
+    """What a candidate costs: `of` a row, on an axis with a `label`, in a file of that `name`."""
 
     name: str
     label: str
@@ -178,10 +172,7 @@ def draw_costs(ranking: Ranking, cost: Cost, theme: Theme) -> Figure:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the indices of the points that no other point dominates, by rising cost.
-
-    Args:
-        points: (cost, score); less cost is better, more score is better.
+    """Return the indices of the points (cost, score) that no other one dominates, by rising cost.
 
     A point dominates another that is worse in one of the two and no better in the other. Points
     that are equal in both do not dominate each other: all of them are on the front, or none.

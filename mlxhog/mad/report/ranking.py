@@ -259,13 +259,10 @@ def ranks(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return Spearman's rho in [-1, 1]: the linear correlation of the ranks.
+    """Return Spearman's rho in [-1, 1] of two values of each of some things.
 
-    NaN where it is undefined: fewer than two values, or all of one side equal.
-
-    Args:
-        a: values of n things.
-        b: other values of the same things in the same order.
+    It is the linear correlation of the ranks; NaN where it is undefined: fewer than two things, or
+    all of one side equal.
     """
     first, second = (ranks(values) - (len(values) + 1) / 2 for values in (a, b))
     spread = math.sqrt((first @ first) * (second @ second))

@@ -67,13 +67,7 @@ class Cost:
 
 
 class Scale:
-    """A budget at one width and one length.
-
-    Args:
-        budget: the bounds.
-        d: width of the candidates.
-        length: tokens after which state is counted, where the budget does not say.
-    """
+    """A budget at width d; `length` counts where the budget has none."""
 
     def __init__(self, budget: Budget, d: int, length: int) -> None:
         self.budget = budget

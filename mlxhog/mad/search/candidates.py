@@ -25,15 +25,11 @@ Layers = tuple[Layer, ...]
 
 
 class Candidates:
-    """The sequences of a space that keep to its counts and its budget, in a fixed order.
+    """The sequences of a space that keep to its counts and its budget at width d, in a fixed order.
 
     Where the budget rescales, a candidate is a sequence as the space writes it (its *plan*) made
-    to fit; the two correspond one to one.
-
-    Args:
-        space: what is allowed.
-        d: width.
-        length: tokens after which state is counted, where the budget does not say.
+    to fit; the two correspond one to one. State is counted after `length` tokens, where the budget
+    does not say.
 
     Raises:
         ConfigError: a layer cannot be built at this width, the space has no candidate, or one of

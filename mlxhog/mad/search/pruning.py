@@ -76,10 +76,8 @@ class _Cell(NamedTuple):
 class Halving(Pruner):
     """Remembers how far every candidate came, and prunes the worse ones.
 
-    Args:
-        curve: the evaluations of a run that ended, by its key: `Store.curve`.
-
-    Rebuilt from the records of earlier sessions through `ended`.
+    `curve` has the evaluations of a run that ended, by its key. What was learned in earlier
+    sessions comes back through `ended`.
     """
 
     def __init__(self, curve: Callable[[str], Sequence[Point]]) -> None:

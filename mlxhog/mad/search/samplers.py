@@ -60,12 +60,7 @@ class Listed(Sampler):
 
 
 class SpaceSampler(Sampler):
-    """A sampler of a space, with what it has proposed and the scores that came.
-
-    Args:
-        candidates: the space.
-        seed: of everything that is drawn.
-    """
+    """A sampler of a space, with what it has proposed and the scores that came."""
 
     def __init__(self, candidates: Candidates, seed: int) -> None:
         self.candidates, self._seed = candidates, seed
@@ -160,12 +155,8 @@ MOST_CHANGES = 64
 class Evolution(SpaceSampler):
     """Proposes changes to good candidates of the recent past.
 
-    Args:
-        candidates: the space.
-        seed: of everything it draws.
-        population: candidates that may have children: the latest to end. So many are proposed
-            before the first child.
-        sample: so many of them are drawn, and the best becomes the parent.
+    The `population` of candidates that may have children are the latest to end, and so many are
+    proposed before the first child. The best of `sample` of them becomes the parent.
     """
 
     def __init__(
@@ -277,16 +268,9 @@ MOST_TRIALS = 24
 class TPE(SpaceSampler):
     """Tree-structured Parzen estimator: what good candidates have in each slot and bad ones lack.
 
-    Optuna's, by ask and tell: the depth and every slot is one categorical choice.
+    Optuna's, by ask and tell: the depth and every slot is one categorical choice. Candidates are
+    random until `start` of them have ended.
     Source: Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization, NeurIPS.
-
-    Args:
-        candidates: the space.
-        seed: of everything it draws.
-        start: candidates that end before the estimate begins; random ones until then.
-
-    Raises:
-        EnvironmentLacks: Optuna is not installed.
     """
 
     def __init__(self, candidates: Candidates, seed: int, *, start: int = 10) -> None:
@@ -389,12 +373,7 @@ SAMPLERS: Mapping[str, Callable[[Candidates, int], Sampler]] = {
 
 
 def make_sampler(name: str, candidates: Candidates, seed: int) -> Sampler:
-    """Make a sampler.
-
-    Args:
-        name: a key of `SAMPLERS`.
-        candidates: the space.
-        seed: of everything it draws.
+    """Make a sampler, by a key of `SAMPLERS`; the seed is of everything it draws.
 
     Raises:
         ConfigError: no such sampler.

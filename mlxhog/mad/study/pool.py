@@ -141,13 +141,10 @@ class _Slot:
 
 
 class Pool:
-    """Workers that `start_worker` starts and `wait` listens to; none outlives the `with` block.
+    """Workers that `start_worker` starts, by number from 0; none outlives the `with` block.
 
-    Args:
-        parallel: workers.
-        start_worker: starts the worker of a slot, by its number from 0.
-        wait: returns when one of some workers has something to say, or after so many seconds.
-        silence_s: a run that gives no sign of life for so long is ended and has failed.
+    `wait` returns when one of some workers has something to say, or after so many seconds. A run
+    that gives no sign of life for `silence_s` is ended and has failed.
     """
 
     def __init__(

@@ -42,11 +42,7 @@ KNOCK_S = 10.0
 
 
 def check() -> None:
-    """Refuse where Ray is not installed; imports nothing.
-
-    Raises:
-        EnvironmentLacks: with the command that installs it.
-    """
+    """Refuse where Ray is not installed; imports nothing."""
     if importlib.util.find_spec("ray") is None:
         raise EnvironmentLacks(
             "--executor ray needs Ray: python -m pip install 'mlxhog[ray]'; --executor local "
@@ -66,7 +62,7 @@ def cluster(
     cores: int | None = None,
     address: str | None = None,
 ) -> Iterator[Pool]:
-    """Start or join Ray, and offer an executor until the block ends.
+    """Start or join Ray, and offer a pool until the block ends.
 
     Args:
         run: executes one run; pickled, so an importable function.
@@ -122,11 +118,7 @@ def cluster(
 
 
 def _check_address(address: str) -> None:
-    """Knock at a cluster's door; Ray itself would knock for minutes.
-
-    Raises:
-        EnvironmentLacks: nobody answers.
-    """
+    """Knock at a cluster's door; Ray itself would knock for minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if not colon or not port.isdecimal():
         return  # "auto", which Ray looks up

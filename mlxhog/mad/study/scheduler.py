@@ -48,11 +48,7 @@ Judge = Callable[[str, Sequence[Record]], Best]
 
 
 class Proposals:
-    """A sampler with a memory.
-
-    Args:
-        sampler: as it is at the beginning of the study.
-        store: of the study; its history is repeated.
+    """A sampler with a memory: what it proposed and was told stands in the study's store.
 
     Attributes:
         proposed: every candidate so far, in order.

@@ -48,9 +48,6 @@ class Cost:
 class Planning:
     """What follows from a study.
 
-    Args:
-        study: what it consists of.
-
     Raises:
         ConfigError: no such suite or layer, or the space has no candidate.
     """
@@ -164,14 +161,10 @@ have on torch CPU. Wide ones have more, recurrent ones less."""
 
 
 def seconds_of_a_run(planning: Planning, records: Sequence[Record], cores: int) -> float:
-    """Return the mean seconds of a run of a study.
+    """Return the mean seconds of the runs that ended, or a guess.
 
-    Args:
-        planning: of the study.
-        records: runs that ended; where there is one, their mean is returned.
-        cores: that NumPy multiplies on.
-
-    Otherwise a step is taken to cost 6 operations per weight and token, forward and backward.
+    The guess is that a step costs 6 operations per weight and token, forward and backward, at the
+    speed of a matrix product on one of the `cores` that NumPy multiplies on.
     """
     if records:
         return sum(record.seconds for record in records) / len(records)

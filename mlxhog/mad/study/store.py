@@ -161,10 +161,7 @@ class Record:
 
 
 class Store:
-    """One study directory.
-
-    Args:
-        directory: of the study; see `create` and `find`.
+    """One study directory; see `create` and `find`.
 
     Concurrency: the holder of `lock` writes, any number of processes read.
     """
@@ -221,11 +218,7 @@ class Store:
     # -- what it is ------------------------------------------------------------------------------
 
     def definition(self) -> dict[str, Any]:
-        """Return `study.yaml`.
-
-        Raises:
-            StudyError: it cannot be read.
-        """
+        """Return `study.yaml`; a StudyError says why it cannot be read."""
         path = self.directory / DEFINITION
         try:
             values = plain_yaml.loads(limits.read_text(path))
@@ -325,11 +318,6 @@ class Store:
 def create(root: Path, name: str, definition: Mapping[str, Any]) -> Store:
     """Make a study directory with its `study.yaml`.
 
-    Args:
-        root: the directory of studies.
-        name: of the study.
-        definition: what it consists of.
-
     Raises:
         StudyError: the name has characters other than letters, digits, `.`, `_` and `-`, or the
             directory cannot be made, or there is such a study already.
@@ -351,11 +339,7 @@ def create(root: Path, name: str, definition: Mapping[str, Any]) -> Store:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that is no plain directory name.
-
-    Raises:
-        StudyError: it is not.
-    """
+    """Raise a StudyError for a name that is no plain directory name."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
         raise StudyError(f"study name {name!r}: use letters, digits, '.', '_' and '-' only")
     if len(name) > LONGEST_NAME:
@@ -392,10 +376,7 @@ def _line(point: Point) -> bytes:
 
 
 class Journal:
-    """One file; it appears with the first line.
-
-    Args:
-        path: of the file, in a directory that exists.
+    """One file, in a directory that exists; it appears with the first line.
 
     Concurrency: one process appends, any number read meanwhile and see whole lines only.
     """

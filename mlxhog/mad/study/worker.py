@@ -82,13 +82,7 @@ class ChannelCallbacks:
 
 
 def serve(channel: Channel, run: RunFunction, memory_limit: int | None) -> None:
-    """Serve runs until the channel says None.
-
-    Args:
-        channel: to the executor.
-        run: executes one run.
-        memory_limit: bytes that this process may have resident; None for no limit.
-    """
+    """Serve runs until the channel says None; at most so many bytes may be resident."""
     began_s = time.monotonic()
 
     def over(used: int) -> None:
@@ -208,16 +202,7 @@ def local(
     silence_s: float,
     memory_limit: int | None = None,
 ) -> Pool:
-    """Return an executor that runs `parallel` tasks at once on this machine.
-
-    Args:
-        run: executes one run; pickled, so an importable function.
-        parallel: processes.
-        threads: of each of them.
-        logs: directory for what workers print.
-        silence_s: a run that gives no sign of life for so long is ended and has failed.
-        memory_limit: bytes that a worker may have resident; None for no limit.
-    """
+    """Return a pool that runs `parallel` tasks at once on this machine; as `ray.cluster`."""
 
     def start_worker(number: int) -> Process:
         return Process(run, threads, logs / f"worker-{number + 1}.log", memory_limit)

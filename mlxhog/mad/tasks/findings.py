@@ -201,14 +201,8 @@ def check_coincidences(
 ) -> None:
     """Hold the number of equal rows against how many chance makes.
 
-    Args:
-        findings: takes the result.
-        rule: its name.
-        split: of the rows.
-        count: equal pairs of rows.
-        pairs: pairs of rows that could be equal.
-        chance: that two rows are equal, or more.
-        what: the equal rows, for the message.
+    Of `pairs` of rows that could be equal, `count` are; two rows are with a probability of `chance`
+    at least.
     """
     expected = pairs * chance
     bound = _rare_count(expected)

@@ -42,10 +42,6 @@ Compute = Callable[[Sequence[Float32], Sequence[Batch]], list[tuple[float, Grads
 class GradientBarrier:
     """Where the runs of a batch wait for each other in every step, to compute gradients together.
 
-    Args:
-        members: runs, by number from 0.
-        compute: for all that are there, in the order of their numbers.
-
     Concurrency: every member is one thread; any may leave at any time.
     """
 

@@ -355,11 +355,6 @@ def _logs() -> Iterator[Path]:
 def save_checkpoint(config: RunConfig, target: Path, arena: Arena) -> None:
     """Write a candidate's parameters, architecture and run; `saving.check_target` has agreed.
 
-    Args:
-        config: of the run.
-        target: the directory to make.
-        arena: at rest.
-
     Raises:
         CheckpointError: a parameter is not finite; nothing is left.
         EnvironmentLacks: the disk is full, or the system refuses; nothing is left.

@@ -46,12 +46,7 @@ LEAST_STEPS = 25
 
 
 def step_limit(protocol: Protocol, per_epoch: int) -> int:
-    """Return the most steps a run may take.
-
-    Args:
-        protocol: says steps or epochs.
-        per_epoch: steps of an epoch.
-    """
+    """Return the most steps a run may take, of which an epoch has `per_epoch`."""
     if protocol.epochs is not None:
         return protocol.epochs * per_epoch
     return DEFAULT_STEPS if protocol.steps is None else protocol.steps
@@ -92,13 +87,6 @@ class Scores:
 class Evaluations:
     """Evaluations so far, and whether the run is over.
 
-    Args:
-        protocol: interval of evaluations, rows that decide, accuracy to stop at, patience.
-        limit: most steps.
-        per_epoch: steps of an epoch.
-        callbacks: told of every evaluation, and asked at rungs whether to prune.
-        rungs: steps at which the run may be pruned.
-
     Attributes:
         limit: most steps.
         curve: every evaluation, of the rows that decide.
@@ -129,14 +117,7 @@ class Evaluations:
         return min(self.limit, regular, next(rungs, self.limit))
 
     def take(self, step: int, seconds: float, loss: float, scores: Scores) -> None:
-        """Take an evaluation; it may end the run.
-
-        Args:
-            step: taken before it.
-            seconds: since the first step.
-            loss: mean training loss since the evaluation before.
-            scores: found.
-        """
+        """Take an evaluation after `step` steps, `seconds` after the first; it may end the run."""
         before = self.curve[-1].step if self.curve else 0
         token, macro = scores.deciding(self._protocol.select)
         point = Point(step=step, seconds=seconds, loss=loss, acc_token=token, acc_macro=macro)
@@ -161,14 +142,7 @@ class Evaluations:
             self.status = "pruned"
 
     def result(self, status: str, steps: int, seconds: float, scores: Scores) -> RunResult:
-        """Return what the run came to.
-
-        Args:
-            status: one of `STATUSES`; accuracies of a diverged run are 0.
-            steps: taken.
-            seconds: since the first step.
-            scores: of the last evaluation.
-        """
+        """Return what the run came to; accuracies of a diverged one are 0."""
         if status == "diverged":
             none = None if scores.val_token is None else 0.0
             scores = Scores(0.0, 0.0, none, none)
@@ -199,8 +173,7 @@ class MeanLoss:
     def pop(self, until_ns: int | None = None) -> float:
         """Return the mean and begin anew; NaN where there was no step.
 
-        Args:
-            until_ns: later steps count for the next mean; None takes all.
+        Steps later than `until_ns` count for the next mean.
         """
         taken = [loss for at, loss in self._steps if until_ns is None or at <= until_ns]
         self._steps = [step for step in self._steps if until_ns is not None and step[0] > until_ns]
@@ -215,14 +188,7 @@ WIDEST_LAYER = 8
 
 
 def score(backend: Backend, rows: Dataset, model: MADConfig, *, beat: Callable[[], None]) -> Scores:
-    """Score test and validation rows at the parameters in the backend's inbox.
-
-    Args:
-        backend: bound to the model.
-        rows: of the task.
-        model: whose sizes say how many rows are predicted at a time.
-        beat: called after each piece.
-    """
+    """Score test and validation rows at the parameters in the backend's inbox."""
     values: list[float] = []
     for split, (x, y) in rows.splits().items():
         if split != "train":

@@ -74,11 +74,6 @@ class RowBatches:
 
     The last batch of an epoch is smaller where the batch size does not divide their number.
 
-    Args:
-        x: inputs, (rows, length) int32.
-        y: targets.
-        task_rows: says batch size, and what the order depends on.
-
     Concurrency: any process that builds the same object gets the same batches. One object is not
     for several threads.
     """
@@ -175,10 +170,6 @@ def model_of(config: RunConfig) -> MADConfig:
 
 def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None = None) -> RunPlan:
     """Check a run against its task and this machine; draws no row and imports no framework.
-
-    Args:
-        config: the run.
-        worker_options: some of the options that `WORKER_OPTIONS` names.
 
     Raises:
         ConfigError: a setting, a size or a mix cannot be.

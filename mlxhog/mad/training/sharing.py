@@ -115,11 +115,7 @@ class SharedRun:
 class SharedEmbedding:
     """A run's optimizer, whose steps of the embedding go to a shared table.
 
-    Args:
-        context: of the run, with its optimizer; its embedding becomes a copy of the table, taken
-            again after every step.
-        shared: arena of the tables.
-        name: of the table.
+    The run's own embedding is a copy of the table, taken again after every step.
     """
 
     def __init__(self, context: Context, shared: Arena, name: str) -> None:
