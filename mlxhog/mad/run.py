@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -105,7 +104,7 @@ class RunResult:
         seconds: from the first step to the last evaluation.
         loss: mean training loss in nats since the evaluation before the last.
         acc_token: share of the scored test positions that are right.
-        acc_macro: mean recall over classes, see `mad/scores/accuracy.py`; the score is made of it.
+        acc_macro: mean recall over classes, see `tasks.dataset`; the score is made of it.
         val_token: as acc_token, of the validation rows; None where there are none.
         val_macro: likewise.
         ceiling: the best accuracy that is possible on these rows, where it is below 1.
@@ -125,10 +124,6 @@ class RunResult:
     curve: tuple[Point, ...] = ()
     reason: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON takes, the curve included."""
-        return asdict(self)
-
 
 def failed(reason: str, *, seconds: float) -> RunResult:
     """Return the result of a run that came to no end of its own."""
@@ -143,8 +138,8 @@ def failed(reason: str, *, seconds: float) -> RunResult:
     )
 
 
-class Callbacks(typing.Protocol):
-    """Calls made by the process that trains, between two steps."""
+class Callbacks:
+    """Calls made by the process that trains, between two steps; these let it go on to its end."""
 
     def beat(self) -> None:
         """Show a sign of life; called at least once per step.
@@ -158,17 +153,4 @@ class Callbacks(typing.Protocol):
 
     def should_prune(self, point: Point) -> bool:
         """Return whether to end the run early; called at rungs only, after `point`."""
-
-
-class NoCallbacks:
-    """Callbacks that do nothing: the run goes on to its end."""
-
-    def beat(self) -> None:
-        """Do nothing."""
-
-    def point(self, point: Point) -> None:
-        """Do nothing."""
-
-    def should_prune(self, point: Point) -> bool:
-        """Return False: the run goes on."""
         return False

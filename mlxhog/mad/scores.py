@@ -53,16 +53,18 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Best(Cell):
+class BestRun(Cell):
     """The best optimiser point of one seed on one setting.
 
     Attributes:
+        run: at that point.
         acc_macro: of the test rows; 0 where every point was lost.
         acc_token: share of the scored test positions that are right, of the same run.
         val_macro: as acc_macro, of the validation rows; None where there are none.
         ceiling: the best accuracy that is possible.
     """
 
+    run: Record
     acc_macro: float
     acc_token: float
     val_macro: float | None
@@ -96,17 +98,13 @@ def by_cell(records: Iterable[Record], suite: Suite) -> dict[str, dict[Cell, Rec
     return by_candidate
 
 
-def best_points(runs: Mapping[Cell, Record], select: Select) -> list[Best]:
+def best_points(runs: Mapping[Cell, Record], select: Select) -> list[BestRun]:
     """Return the best point of every seed and setting that has a run; the first of equal ones.
-
-    Args:
-        runs: of one candidate, in the order of `places`.
-        select: rows whose accuracy chooses.
 
     Raises:
         StudyError: `select` is "val", and a run has no accuracy on validation rows.
     """
-    best_of: dict[tuple[str, str, int], tuple[float, Best]] = {}
+    best_of: dict[tuple[str, str, int], tuple[float, BestRun]] = {}
     for cell, run in runs.items():
         lost = run.status in LOST
         value = 0.0 if lost else run.acc_macro if select == "test" else run.val_macro
@@ -117,8 +115,9 @@ def best_points(runs: Mapping[Cell, Record], select: Select) -> list[Best]:
             )
         at = (cell.task, cell.label, cell.seed)
         if at not in best_of or value > best_of[at][0]:
-            one = Best(
+            one = BestRun(
                 **vars(cell),
+                run=run,
                 acc_macro=0.0 if lost else run.acc_macro,
                 acc_token=0.0 if lost else run.acc_token,
                 val_macro=0.0 if lost and run.val_macro is not None else run.val_macro,
@@ -148,7 +147,7 @@ class Row:
         acc_token: task -> mean share of right positions, of the same runs.
         ceiling: task -> the best score that is possible.
         best: the runs that the score is made of.
-        params: parameters of the layers, see `sizes.params`.
+        params: parameters of the layers, see `budget.params`.
         state: numbers kept per sequence after the longest row.
         seconds: of all runs together.
         status: "done", "partial" (runs are missing), "pruned" (stopped early, as worse than
@@ -169,7 +168,7 @@ class Row:
     tasks: Mapping[str, float]
     acc_token: Mapping[str, float]
     ceiling: Mapping[str, float]
-    best: tuple[Best, ...]
+    best: tuple[BestRun, ...]
     params: int
     state: int
     seconds: float

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from mlxhog.config.quantities import format_bytes, format_clock
 from mlxhog.files import plain_json
 from mlxhog.machine.interrupts import Interrupts
-from mlxhog.mad.run import Point, RunResult
+from mlxhog.mad.run import Callbacks, Point, RunResult
 from mlxhog.mad.training.candidate import estimate
 from mlxhog.mad.training.run_plan import RunPlan
 from mlxhog.models.mad import param_count, state_sizes
@@ -20,7 +20,7 @@ from mlxhog.report.views import StatusLine, may_redraw
 REDRAW_S = 0.2
 
 
-class RunLine(StatusLine):
+class RunLine(StatusLine, Callbacks):
     """Callbacks that show what they are told, and pass Ctrl-C on.
 
     Args:
@@ -43,18 +43,13 @@ class RunLine(StatusLine):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(stream, live=may_redraw(stream, quiet=quiet))
-        self._stream, self._limit, self._quiet = stream, limit, quiet
+        self._limit, self._quiet = limit, quiet
         self._counts_beats, self._signals, self._clock = counts_beats, signals, clock
         self._answered = 0
         self._began_s: float | None = None
         self._drawn_s = 0.0
         self._step = 0
         self._point: Point | None = None
-
-    def tell(self, message: str) -> None:
-        """Write a line that stays."""
-        self._stream.write(message + "\n")
-        self._stream.flush()
 
     def beat(self) -> None:
         """Redraw now and then.
@@ -79,10 +74,6 @@ class RunLine(StatusLine):
         self._point, self._step = point, point.step
         if not (self.live or self._quiet):
             self.tell(self.text())
-
-    def should_prune(self, point: Point) -> bool:
-        """Return False: there are no rungs."""
-        return False
 
     def text(self) -> str:
         """Say how far it is, how good, and how long it may still take."""
@@ -128,7 +119,7 @@ def record(plan: RunPlan, result: RunResult) -> dict[str, Any]:
     """Return what `--json` prints."""
     own = facts(plan)
     first = {name: own.pop(name) for name in ("task", "layers", "backend")}
-    return {**first, **result.to_dict(), **own}
+    return {**first, **asdict(result), **own}
 
 
 def summary(plan: RunPlan, result: RunResult, save: str | None) -> str:

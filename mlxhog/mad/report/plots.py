@@ -389,7 +389,7 @@ def draw_curves(ranking: Ranking, task: str, theme: Theme) -> Figure:
         first = rank < len(theme.inks)
         color = theme.inks[rank] if first else theme.faint
         name = f"{rank + 1}  {short(row.candidate, LEGEND_WIDTH)}" if first else OTHER
-        for record in ranking.chosen.get(row.candidate, ()):
+        for record in (best.run for best in row.best):
             if (record.task, record.label) != (task, label):
                 continue
             points = ranking.curves.get(record.key, ())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mlxhog.errors import StudyError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point
-from mlxhog.mad.scores import UNFINISHED, Cell, Row, Select, by_cell, scores
+from mlxhog.mad.scores import UNFINISHED, Row, Select, scores
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import Record, Store, is_study
@@ -58,7 +58,6 @@ class Ranking:
         planned: runs of all candidates so far; None where nobody knows.
         running: whether a scheduler works on it now.
         facts: what was run, in words, such as ("seeds", "0, 1, 2").
-        chosen: candidate -> the runs that its score is made of.
         shared: whether the candidates trained one embedding together.
         against: the order beside another study's, where there is one to compare with.
     """
@@ -71,7 +70,6 @@ class Ranking:
     planned: int | None
     running: bool = False
     facts: tuple[tuple[str, str], ...] = ()
-    chosen: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
     shared: bool = False
     against: Comparison | None = None
 
@@ -133,40 +131,20 @@ def read_ranking(
     select = select or study.select
     records = tuple(store.records())
     rows = scores(records, measured, select, study.seeds)
-    chosen = _chosen(rows, records, measured)
+    runs = [best.run for row in rows for best in row.best]
     other = against if against is not None else _unshared(store, study)
     return Ranking(
         study=store.name,
         suite=study.suite,
         rows=tuple(rows),
         records=records,
-        curves=_curves(store, chosen.values()) if curves else {},
+        curves={run.key: tuple(store.curve(run.key)) for run in runs if curves},
         planned=_planned(store, study, measured, rows),
         running=store.is_locked(),
         facts=_facts(study, measured, protocol, select, records),
-        chosen=chosen,
         shared=study.share_embedding,
         against=None if other is None else _against(study, rows, other),
     )
-
-
-def _chosen(
-    rows: Iterable[Row], records: Iterable[Record], measured: Suite
-) -> dict[str, tuple[Record, ...]]:
-    cells = by_cell(records, measured)
-    return {
-        row.candidate: tuple(
-            cells[row.candidate][
-                Cell(task=one.task, label=one.label, seed=one.seed, point=one.point)
-            ]
-            for one in row.best
-        )
-        for row in rows
-    }
-
-
-def _curves(store: Store, chosen: Iterable[Sequence[Record]]) -> dict[str, tuple[Point, ...]]:
-    return {record.key: tuple(store.curve(record.key)) for runs in chosen for record in runs}
 
 
 def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Row]) -> int:

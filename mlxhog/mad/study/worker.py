@@ -56,7 +56,7 @@ class Channel:
         return self._pipe.recv()
 
 
-class ChannelCallbacks:
+class ChannelCallbacks(Callbacks):
     """Callbacks that are sent over a channel."""
 
     def __init__(self, channel: Channel, key: str, asking: threading.Lock) -> None:

@@ -32,7 +32,7 @@ from mlxhog.checkpoint.formats import contents, saving
 from mlxhog.config.budget import Budget
 from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.files import plain_json
-from mlxhog.mad.run import Callbacks, NoCallbacks, RunConfig, RunResult
+from mlxhog.mad.run import Callbacks, RunConfig, RunResult
 from mlxhog.mad.tasks.dataset import ceiling
 from mlxhog.mad.training.evaluation import (
     SCORES_SEGMENT,
@@ -96,7 +96,7 @@ def train(
     plan = make_run_plan(config, worker_options)
     for note in plan.notes:
         tell(note)
-    callbacks = NoCallbacks() if callbacks is None else callbacks
+    callbacks = callbacks or Callbacks()
     with ExitStack() as stack:
         run: TrainingRun
         if len(plan.workers) == 1:
@@ -390,7 +390,7 @@ def estimate(plan: RunPlan) -> Estimate | None:
     if len(plan.workers) > 1:
         return None
     with ExitStack() as stack:
-        run = OneWorker(replace(plan, limit=plan.limit + 1), stack, NoCallbacks())
+        run = OneWorker(replace(plan, limit=plan.limit + 1), stack, Callbacks())
         run.start()
         run.train()
         run.worker_steps.step()  # sets up what is set up once

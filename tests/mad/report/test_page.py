@@ -155,7 +155,7 @@ def test_the_front_holds_no_candidate_that_lacks_runs(ranking):
 
 def test_curves_are_drawn_of_the_runs_that_the_score_is_made_of(ranking):
     for row in ranking.rows:
-        runs = ranking.chosen[row.candidate]
+        runs = [best.run for best in row.best]
         assert {(run.task, run.seed) for run in runs} == {(one.task, one.seed) for one in row.best}
         assert all(ranking.curves[run.key] for run in runs)
 

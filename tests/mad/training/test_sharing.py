@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.run import NoCallbacks, RunConfig
+from mlxhog.mad.run import Callbacks, RunConfig
 from mlxhog.mad.training.candidate import no_preparation, train
 from mlxhog.mad.training.sharing import EMBEDDING, SharedEmbedding, SharedRun, common, shared_tables
 from mlxhog.models.families import init_params
@@ -28,7 +28,7 @@ def table(run: SharedRun, config: RunConfig) -> np.ndarray:
 
 
 def go(run: SharedRun, config: RunConfig):
-    return run(config, callbacks=NoCallbacks(), rungs=())
+    return run(config, callbacks=Callbacks(), rungs=())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -142,7 +142,7 @@ def test_what_is_done_to_a_run_before_its_first_step_is_still_done():
     called = []
     config = small_run(steps=1)
     with shared_tables([config]) as run:
-        run(config, callbacks=NoCallbacks(), rungs=(), prepare=called.append)
+        run(config, callbacks=Callbacks(), rungs=(), prepare=called.append)
     assert len(called) == 1
     assert no_preparation(called[0]) is None
 
