@@ -19,9 +19,6 @@ from mlxhog.mad.tasks.findings import (
     ENOUGH_ROWS,
     Findings,
     chance_of_pair,
-    check_duplicates,
-    check_share,
-    check_uniform,
     first_place,
 )
 from mlxhog.mad.tasks.task import (
@@ -84,7 +81,7 @@ def check(s: Compression, findings: Findings, data: Dataset) -> None:
         if findings.has_width(16, split, x, s.seq_len):
             _check_rows(s, findings, split, x, y)
     token = chance_of_pair(1 / s.ordinary, s.frac_noise, s.noise_vocab)
-    check_duplicates(findings, data, float(token ** (s.seq_len - 1)))
+    findings.duplicates(data, float(token ** (s.seq_len - 1)))
 
 
 def _check_rows(s: Compression, findings: Findings, split: str, x: Ints, y: Ints) -> None:
@@ -109,9 +106,9 @@ def _check_rows(s: Compression, findings: Findings, split: str, x: Ints, y: Ints
     good = findings.rows(16, split, ~right.all(1), say, np.ones(len(x), bool))
     if len(x) >= ENOUGH_ROWS and good.any():
         tokens, noise = x[good, :-1], noisy[good, :-1]
-        check_uniform(findings, "uniform tokens", split, tokens[~noise], 0, s.ordinary)
+        findings.uniform("uniform tokens", split, tokens[~noise], 0, s.ordinary)
         if s.frac_noise:
-            check_share(findings, "noise share", split, noise, s.frac_noise, s.frac_noise)
+            findings.share("noise share", split, noise, s.frac_noise, s.frac_noise)
 
 
 COMPRESSION = TaskType("compression", "C", Compression, draw, backbone="autoencoder", check=check)

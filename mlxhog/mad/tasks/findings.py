@@ -21,6 +21,19 @@ from mlxhog.mad.tasks.task import Ints
 Bools = NDArray[np.bool_]
 
 
+ENOUGH_ROWS = 128
+"""Splits of fewer rows are not held against any bound."""
+
+CHI_SQUARE_PER_DF = 3.0
+SHARE = 0.03
+DEVIATIONS = 5.0
+_ONCE_IN_A_MILLION = 4.7534
+"""Standard deviations of a normal variable, one side."""
+
+RARE = 1e-4
+"""Coincidences of rows that are rarer than this are no coincidence."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """One rule that is broken in one split.
@@ -106,6 +119,66 @@ class Findings:
 
         return self.rows(rule, split, wrong.any(1), say, among)
 
+    def uniform(self, rule: str, split: str, draws: Ints, low: int, high: int) -> None:
+        """Hold draws of low .. high - 1 against the uniform distribution: Pearson's chi-square."""
+        classes = high - low
+        if classes < 2 or len(draws) < classes:
+            return
+        counts = np.bincount(draws - low, minlength=classes)
+        expected = len(draws) / classes
+        per_df = float(((counts - expected) ** 2 / expected).sum() / (classes - 1))
+        bound = max(CHI_SQUARE_PER_DF, _chi_square_per_df(classes - 1))
+        most = int(counts.argmax())
+        self.holds(
+            rule,
+            split,
+            per_df <= bound,
+            f"chi-square per degree of freedom is {per_df:.2f}, wanted at most {bound:.2f}; "
+            f"{low + most} occurs {counts[most]} times where {expected:.1f} are expected",
+        )
+
+    def share(self, rule: str, split: str, hits: Bools, low: float, high: float) -> None:
+        """Hold the share of draws that are hits against its range, give or take its spread."""
+        draws = hits.size
+        if not draws:
+            return
+        got = int(hits.sum()) / draws
+        slack = max(SHARE, DEVIATIONS * math.sqrt(max(high * (1 - high), 0.01) / draws))
+        self.holds(
+            rule,
+            split,
+            low - slack <= got <= high + slack,
+            f"the share is {got:.3f}, wanted {low:.3f} to {high:.3f} give or take {slack:.3f}",
+        )
+
+    def mean(self, rule: str, split: str, of: NDArray[Any], expected: float) -> None:
+        """Hold the mean of independent numbers (n,) against another one, by their own spread."""
+        slack = DEVIATIONS * float(of.std()) / math.sqrt(len(of)) + 1e-9 + 0.01 * abs(expected)
+        self.holds(
+            rule,
+            split,
+            abs(float(of.mean()) - expected) <= slack,
+            f"the mean is {of.mean():.3f}, wanted {expected:.3f} give or take {slack:.3f}",
+        )
+
+    def duplicates(self, data: Dataset, chance: float) -> None:
+        """Count equal rows; `chance` is about how likely two rows of the task are equal."""
+
+        def hold(rule: str, split: str, count: int, pairs: float, what: str) -> None:
+            expected = pairs * chance
+            bound = _rare_count(expected)
+            message = f"{count:,} {what}; chance makes {expected:.2g}, {bound:,} would be rare"
+            self.holds(rule, split, count < bound, message)
+
+        rows = {split: [row.tobytes() for row in x] for split, (x, _) in data.splits().items()}
+        for split, own in rows.items():
+            n = len(own)
+            hold("duplicate rows", split, n - len(set(own)), n * (n - 1) / 2, "rows stand twice")
+        n_train, train = len(rows["train"]), set(rows.pop("train"))
+        for split, own in rows.items():
+            leaked = sum(row in train for row in own)
+            hold("leak", split, leaked, float(n_train * len(own)), "rows stand in train, too")
+
     def _applied(self, rule: int | str) -> None:
         if rule not in self.checked:
             self.checked.append(rule)
@@ -126,92 +199,10 @@ def first_place(bad: Bools) -> int:
     return int(bad.argmax())
 
 
-ENOUGH_ROWS = 128
-"""Splits of fewer rows are not held against any bound."""
-
-CHI_SQUARE_PER_DF = 3.0
-SHARE = 0.03
-DEVIATIONS = 5.0
-_ONCE_IN_A_MILLION = 4.7534
-"""Standard deviations of a normal variable, one side."""
-
-RARE = 1e-4
-"""Coincidences of rows that are rarer than this are no coincidence."""
-
-
-def check_uniform(
-    findings: Findings, rule: str, split: str, draws: Ints, low: int, high: int
-) -> None:
-    """Hold draws of low .. high - 1 against the uniform distribution, by Pearson's chi-square."""
-    classes = high - low
-    if classes < 2 or len(draws) < classes:
-        return
-    counts = np.bincount(draws - low, minlength=classes)
-    expected = len(draws) / classes
-    per_df = float(((counts - expected) ** 2 / expected).sum() / (classes - 1))
-    bound = max(CHI_SQUARE_PER_DF, _chi_square_per_df(classes - 1))
-    most = int(counts.argmax())
-    findings.holds(
-        rule,
-        split,
-        per_df <= bound,
-        f"chi-square per degree of freedom is {per_df:.2f}, wanted at most {bound:.2f}; "
-        f"{low + most} occurs {counts[most]} times where {expected:.1f} are expected",
-    )
-
-
 def _chi_square_per_df(df: int) -> float:
     """The quantile that good data exceed once in a million, by Wilson and Hilferty 1931."""
     spread = 2 / (9 * df)
     return (1 - spread + _ONCE_IN_A_MILLION * math.sqrt(spread)) ** 3
-
-
-def check_share(
-    findings: Findings, rule: str, split: str, hits: Bools, low: float, high: float
-) -> None:
-    """Hold the share of draws that are hits against its range, give or take its spread."""
-    draws = hits.size
-    if not draws:
-        return
-    got = int(hits.sum()) / draws
-    slack = max(SHARE, DEVIATIONS * math.sqrt(max(high * (1 - high), 0.01) / draws))
-    findings.holds(
-        rule,
-        split,
-        low - slack <= got <= high + slack,
-        f"the share is {got:.3f}, wanted {low:.3f} to {high:.3f} give or take {slack:.3f}",
-    )
-
-
-def check_mean(
-    findings: Findings, rule: str, split: str, of: NDArray[Any], expected: float
-) -> None:
-    """Hold the mean of independent numbers (n,) against what it should be, by their own spread."""
-    slack = DEVIATIONS * float(of.std()) / math.sqrt(len(of)) + 1e-9 + 0.01 * abs(expected)
-    findings.holds(
-        rule,
-        split,
-        abs(float(of.mean()) - expected) <= slack,
-        f"the mean is {of.mean():.3f}, wanted {expected:.3f} give or take {slack:.3f}",
-    )
-
-
-def check_coincidences(
-    findings: Findings, rule: str, split: str, count: int, pairs: float, chance: float, what: str
-) -> None:
-    """Hold the number of equal rows against how many chance makes.
-
-    Of `pairs` of rows that could be equal, `count` are; two rows are with a probability of `chance`
-    at least.
-    """
-    expected = pairs * chance
-    bound = _rare_count(expected)
-    findings.holds(
-        rule,
-        split,
-        count < bound,
-        f"{count:,} {what}; chance makes {expected:.2g}, {bound:,} would be rare",
-    )
 
 
 def _rare_count(expected: float) -> int:
@@ -224,23 +215,6 @@ def _rare_count(expected: float) -> int:
         count += 1
         term *= expected / count
     return count
-
-
-def check_duplicates(findings: Findings, data: Dataset, chance: float) -> None:
-    """Count equal rows; `chance` is about how likely two rows of the task are equal."""
-    rows = {split: [row.tobytes() for row in x] for split, (x, _) in data.splits().items()}
-    for split, of in rows.items():
-        n = len(of)
-        again = n - len(set(of))
-        check_coincidences(
-            findings, "duplicate rows", split, again, n * (n - 1) / 2, chance, "rows stand twice"
-        )
-    n_train, train = len(rows["train"]), set(rows.pop("train"))
-    for split, of in rows.items():
-        leaked = sum(row in train for row in of)
-        pairs = float(n_train * len(of))
-        what = "rows stand in train, too"
-        check_coincidences(findings, "leak", split, leaked, pairs, chance, what)
 
 
 def chance_of_pair(chance: float, noise_share: float, noise: float) -> float:

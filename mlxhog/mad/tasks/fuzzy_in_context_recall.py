@@ -29,9 +29,6 @@ from mlxhog.mad.tasks.findings import (
     Failure,
     Findings,
     chance_of_pair,
-    check_duplicates,
-    check_share,
-    check_uniform,
 )
 from mlxhog.mad.tasks.in_context_recall import first_shown
 from mlxhog.mad.tasks.task import (
@@ -289,7 +286,7 @@ def check(s: FuzzyInContextRecall, findings: Findings, data: Dataset) -> None:
     key, value = _chance(s.keys, s.k_motif), _chance(s.ordinary - s.keys, s.v_motif)
     pair = chance_of_pair(key, s.frac_noise, float(s.noise_vocab) ** 2)
     # No less than about: the fewest pairs, the same keys.
-    check_duplicates(findings, data, float(pair**fewest * value))
+    findings.duplicates(data, float(pair**fewest * value))
 
 
 def _chance(alphabet: int, most: int) -> float:
@@ -447,12 +444,12 @@ def _check_bounds(
         ("value", values, s.keys, s.ordinary, s.v_motif),
     ):
         tokens = np.array([token for motif in motifs for token in motif])
-        check_uniform(findings, f"uniform {name} tokens", split, tokens, low, high)
+        findings.uniform(f"uniform {name} tokens", split, tokens, low, high)
         if split == "train" or name == "value":
             lengths = np.array([len(motif) for motif in motifs])
             for length in range(1, most + 1):
                 rule = f"{name} motifs of length {length}"
-                check_share(findings, rule, split, lengths == length, 1 / most, 1 / most)
+                findings.share(rule, split, lengths == length, 1 / most, 1 / most)
 
 
 FUZZY_IN_CONTEXT_RECALL = TaskType(

@@ -24,10 +24,6 @@ from mlxhog.mad.tasks.findings import (
     Bools,
     Findings,
     chance_of_pair,
-    check_duplicates,
-    check_mean,
-    check_share,
-    check_uniform,
     first_place,
 )
 from mlxhog.mad.tasks.task import (
@@ -230,7 +226,7 @@ def check(s: InContextRecall, findings: Findings, data: Dataset) -> None:
     pair = chance_of_pair(1 / s.keys, share, noise_vocab**2)
     # The same keys, and one value at least; one pair of a row is never noise.
     chance = pair ** (s.pairs - 1) / s.keys / (s.ordinary - s.keys)
-    check_duplicates(findings, data, chance)
+    findings.duplicates(data, chance)
 
 
 def _check_rows(s: InContextRecall, findings: Findings, split: str, x: Ints, y: Ints) -> None:
@@ -389,18 +385,18 @@ def _check_bounds(
 ) -> None:
     key, noisy = pairs.key[good, :-1], pairs.noisy[good, :-1]
     new = ~noisy & ~pairs.again[good, :-1]
-    check_uniform(findings, "uniform keys", split, key[~noisy], 0, s.keys)
+    findings.uniform("uniform keys", split, key[~noisy], 0, s.keys)
     values = pairs.value[good, :-1][new]
-    check_uniform(findings, "uniform values", split, values, s.keys, s.ordinary)
+    findings.uniform("uniform values", split, values, s.keys, s.ordinary)
     share = s.noise[1]
     if share:
         fewest = share * (1 - 1 / s.pairs)  # where one pair is never noise
-        check_share(findings, "noise share", split, noisy, fewest, share)
+        findings.share("noise share", split, noisy, fewest, share)
     elif split != "train" and s.multi_query:
         n, K = s.pairs, s.keys
         expected = n - K * (1 - (1 - 1 / K) ** n) + 1
         scored = (y[good] != IGNORED).sum(1)
-        check_mean(findings, "scored tokens per row", split, scored, expected)
+        findings.mean("scored tokens per row", split, scored, expected)
 
 
 IN_CONTEXT_RECALL = TaskType("in-context-recall", "CR", InContextRecall, draw, check=check)

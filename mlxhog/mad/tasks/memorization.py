@@ -21,9 +21,6 @@ from mlxhog.mad.tasks.findings import (
     Bools,
     Findings,
     chance_of_pair,
-    check_duplicates,
-    check_share,
-    check_uniform,
     first_place,
 )
 from mlxhog.mad.tasks.task import (
@@ -117,12 +114,12 @@ def check(s: Memorization, findings: Findings, data: Dataset) -> None:
         if len(x) >= ENOUGH_ROWS and right.any():
             key = x[right, ::2]
             noisy = key >= s.ordinary
-            check_uniform(findings, "uniform keys", split, key[~noisy], 0, s.keys)
+            findings.uniform("uniform keys", split, key[~noisy], 0, s.keys)
             if s.frac_noise:
                 fewest = s.frac_noise * (1 - 2 / s.seq_len)  # where one pair is never noise
-                check_share(findings, "noise share", split, noisy, fewest, s.frac_noise)
+                findings.share("noise share", split, noisy, fewest, s.frac_noise)
     pair = chance_of_pair(1 / s.keys, s.frac_noise, s.noise_vocab**2)
-    check_duplicates(findings, data, float(pair ** (s.seq_len // 2 - 1) / s.keys))
+    findings.duplicates(data, float(pair ** (s.seq_len // 2 - 1) / s.keys))
 
 
 def _check_inputs(s: Memorization, findings: Findings, split: str, x: Ints) -> Bools:

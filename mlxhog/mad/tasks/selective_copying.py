@@ -24,9 +24,6 @@ from mlxhog.mad.tasks.findings import (
     ENOUGH_ROWS,
     Bools,
     Findings,
-    check_duplicates,
-    check_mean,
-    check_uniform,
     first_place,
 )
 from mlxhog.mad.tasks.task import (
@@ -94,7 +91,7 @@ def check(s: SelectiveCopying, findings: Findings, data: Dataset) -> None:
     C, B = s.tokens_to_copy, s.blanks
     gaps = math.sqrt(C) * (4 * math.pi * B / C) ** (-(C - 1) / 2)  # which are multinomial
     gaps = max(min(gaps, 1.0), float(C) ** -B)
-    check_duplicates(findings, data, float(float(s.vocab - 2) ** -C * gaps))
+    findings.duplicates(data, float(float(s.vocab - 2) ** -C * gaps))
 
 
 def _check_rows(s: SelectiveCopying, findings: Findings, split: str, x: Ints, y: Ints) -> None:
@@ -125,7 +122,7 @@ def _check_rows(s: SelectiveCopying, findings: Findings, split: str, x: Ints, y:
     good = findings.targets(15, split, y, expected, good)
     if len(x) >= ENOUGH_ROWS and good.any():
         copied = head[good][content[good]]
-        check_uniform(findings, "uniform content", split, copied, 0, V - 2)
+        findings.uniform("uniform content", split, copied, 0, V - 2)
         _check_gaps(s, findings, split, content[good])
 
 
@@ -136,9 +133,9 @@ def _check_gaps(s: SelectiveCopying, findings: Findings, split: str, content: Bo
     gaps = np.diff(at, axis=1, prepend=-1) - 1
     average = s.blanks / C
     squares = ((gaps - average) ** 2).mean(1)
-    check_mean(findings, "variance of blank gaps", split, squares, average * (1 - 1 / C))
+    findings.mean("variance of blank gaps", split, squares, average * (1 - 1 / C))
     last = gaps[:, -1] if C > 1 else gaps[:, 0]
-    check_mean(findings, "blanks before the last content token", split, last, average)
+    findings.mean("blanks before the last content token", split, last, average)
 
 
 SELECTIVE_COPYING = TaskType("selective-copying", "SC", SelectiveCopying, draw, check=check)
