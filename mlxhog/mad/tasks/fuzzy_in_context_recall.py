@@ -23,13 +23,7 @@ from numpy.typing import NDArray
 
 from mlxhog.config.options import option
 from mlxhog.mad.tasks.dataset import Dataset
-from mlxhog.mad.tasks.findings import (
-    ENOUGH_ROWS,
-    Bools,
-    Failure,
-    Findings,
-    chance_of_pair,
-)
+from mlxhog.mad.tasks.findings import ENOUGH_ROWS, Bools, Failure, Findings, chance_of_pair
 from mlxhog.mad.tasks.in_context_recall import first_shown
 from mlxhog.mad.tasks.task import (
     IGNORED,

@@ -16,13 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.mad.tasks.dataset import Dataset
-from mlxhog.mad.tasks.findings import (
-    ENOUGH_ROWS,
-    Bools,
-    Findings,
-    chance_of_pair,
-    first_place,
-)
+from mlxhog.mad.tasks.findings import ENOUGH_ROWS, Bools, Findings, chance_of_pair, first_place
 from mlxhog.mad.tasks.task import (
     IGNORED,
     Fixed,

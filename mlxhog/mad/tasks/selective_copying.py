@@ -20,12 +20,7 @@ import numpy as np
 
 from mlxhog.config.options import option
 from mlxhog.mad.tasks.dataset import Dataset
-from mlxhog.mad.tasks.findings import (
-    ENOUGH_ROWS,
-    Bools,
-    Findings,
-    first_place,
-)
+from mlxhog.mad.tasks.findings import ENOUGH_ROWS, Bools, Findings, first_place
 from mlxhog.mad.tasks.task import (
     IGNORED,
     Fixed,
