@@ -73,8 +73,8 @@ def read_source(what: str) -> tuple[str, MADConfig]:
     if is_study(ROOT / what) or is_study(Path(what)):
         store = find(what)
         best = finished(store)[0]
-        said = f"best of study {store.name}, score {best.score:.3f}: {best.candidate}"
-        return said, model(store, parse(best.candidate))
+        words = f"best of study {store.name}, score {best.score:.3f}: {best.candidate}"
+        return words, model(store, parse(best.candidate))
     try:
         cfg = load_candidate(what)
     except ConfigError as error:

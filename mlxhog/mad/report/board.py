@@ -75,7 +75,7 @@ class PlainBoard(LineView[StudyProgress]):
     def news(self, progress: StudyProgress) -> Iterator[str]:
         """Yield new failures, and the state after new steps."""
         for trouble in progress.troubles[self._troubles :]:
-            yield told(trouble)
+            yield trouble_line(trouble)
         self._troubles = len(progress.troubles)
         news = (progress.done, progress.total, *(run.step for run in progress.running))
         if news != self._told and self.due():
@@ -120,7 +120,7 @@ def best(top: Best | None, width: int | None = None) -> str:
     return f"{number} {short(top.candidate, width - len(number) - len(lacks) - 1)}{lacks}"
 
 
-def told(trouble: Trouble) -> str:
+def trouble_line(trouble: Trouble) -> str:
     """Say what became of a run that has no accuracy."""
     reason = f": {printable(trouble.reason)}" if trouble.reason else ""
     return f"{trouble.status}  {trouble.run}{reason}  {folded(trouble.candidate.split())}"
@@ -183,7 +183,7 @@ class Picture:
         if progress.running:
             yield _runs(progress.running, width)
         for trouble in progress.troubles[-TROUBLES:]:
-            yield styled(told(trouble), "red" if trouble.status == "failed" else "yellow")
+            yield styled(trouble_line(trouble), "red" if trouble.status == "failed" else "yellow")
 
 
 def styled(text: str, style: str) -> Text:

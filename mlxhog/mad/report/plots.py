@@ -338,9 +338,9 @@ def draw_slots(shown_slots: list[Slot], theme: Theme) -> Figure:
     bars.set_ylim(0, 1)
     if few:
         bars.set_yticks([])
-        said = "too few candidates to tell how much a slot decides"
+        note = "too few candidates to tell how much a slot decides"
         bars.text(
-            0.5, 0.5, said, ha="center", va="center", fontsize=8, color=theme.ink,
+            0.5, 0.5, note, ha="center", va="center", fontsize=8, color=theme.ink,
             transform=bars.transAxes,
         )  # fmt: skip
     else:

@@ -163,23 +163,23 @@ class Candidates:
                 f"{self.space.depths[0]}; raise a count, or list more layers"
             )
         budget = self.space.budget
-        said = []
+        excesses = []
         params = self._least(lambda bound: self._within(bound, None))
         state = self._least(lambda bound: self._within(None, bound))
         if budget.params is not None and params > budget.params:
-            said.append(_over("params", params, budget.params))
+            excesses.append(_over("params", params, budget.params))
         if budget.state is not None and state > budget.state:
-            said.append(_over("state", state, budget.state))
-        if not said and budget.params is not None and budget.state is not None:
+            excesses.append(_over("state", state, budget.state))
+        if not excesses and budget.params is not None and budget.state is not None:
             state = self._least(lambda bound: self._within(budget.params, bound))
-            said = [
+            excesses = [
                 f"{_over('state', state, budget.state)}, among those within "
                 f"budget.params {budget.params:,}"
             ]
         ways = "raise the budget, or list smaller layers"
         if not budget.rescale:
             ways = "raise the budget, set budget.rescale, or list smaller layers"
-        return f"no candidate is within the budget: {'; '.join(said)}; {ways}"
+        return f"no candidate is within the budget: {'; '.join(excesses)}; {ways}"
 
     @staticmethod
     def _least(within: Callable[[int], object]) -> int:

@@ -179,11 +179,11 @@ class Evolution(SpaceSampler):
     def _child(self) -> Layers | None:
         """A change to a good one; None while too few are known, or where none leads anywhere."""
         candidates, stream, scores = self.candidates, self.stream(), self.scores
-        living = list(scores)[-self._population :]
-        if not living or len(self.proposed) < self._population:
+        parents = list(scores)[-self._population :]
+        if not parents or len(self.proposed) < self._population:
             return None
         for _ in range(MOST_CHANGES):
-            drawn = stream.sample(living, min(self._sample, len(living)))
+            drawn = stream.sample(parents, min(self._sample, len(parents)))
             plan = candidates.plan(max(drawn, key=scores.__getitem__))
             assert plan is not None  # told candidates are of this space
             child = candidates.build(mutate(plan, candidates.space, stream))

@@ -38,7 +38,7 @@ from mlxhog.mad.study.worker import DUMP_S, Process, explain
 OBJECT_STORE_BYTES = 100 << 20
 """Results are kilobytes; by default Ray takes a third of the machine's memory."""
 EVENTS_S = 30.0
-KNOCK_S = 10.0
+CONNECT_S = 10.0
 
 
 def check() -> None:
@@ -118,12 +118,12 @@ def cluster(
 
 
 def _check_address(address: str) -> None:
-    """Knock at a cluster's door; Ray itself would knock for minutes."""
+    """Connect to a cluster and leave; Ray itself would try for minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if not colon or not port.isdecimal():
         return  # "auto", which Ray looks up
     try:
-        socket.create_connection((host, int(port)), KNOCK_S).close()
+        socket.create_connection((host, int(port)), CONNECT_S).close()
     except (OSError, OverflowError) as error:
         raise EnvironmentLacks(
             f"the Ray cluster {address} cannot be joined: {error}; see `ray status` there, or "

@@ -428,8 +428,8 @@ class Scheduler:
         if self._limit.seconds is not None:
             used = self._seconds_before + time.monotonic() - self._began_s
             left_s.append(max(0.0, self._limit.seconds - used))
-        known = [seconds for seconds in left_s if seconds is not None]
-        return min(known) if known else None
+        estimates = [seconds for seconds in left_s if seconds is not None]
+        return min(estimates) if estimates else None
 
 
 Kind = tuple[str, str]

@@ -133,13 +133,9 @@ class Record:
         """Seed of the run."""
         return int(self.config["seed"])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON takes."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Record:
-        """Read what `to_dict` wrote.
+        """Read a line of `runs.jsonl`.
 
         Raises:
             StudyError: a field is missing, or there is one more; another version wrote it.
@@ -257,7 +253,7 @@ class Store:
             with disk_errors(f"writing {path}"):
                 path.parent.mkdir(exist_ok=True)
                 replace_file(path, b"".join(points))
-        self._runs.append(record.to_dict())
+        self._runs.append(asdict(record))
 
     def curve(self, key: str) -> list[Point]:
         """Return the evaluations of a run, also of one in progress, without a torn last one.

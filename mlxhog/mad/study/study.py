@@ -129,12 +129,12 @@ def read(store: Store) -> Study:
     """
     definition = store.definition()
     _refuse_other_version(store, definition)
-    known = {item.name for item in fields(Study)}
+    names = {item.name for item in fields(Study)}
     values = {name: value for name, value in definition.items() if name not in _stamp()}
     for name in values:
-        if name not in known:
+        if name not in names:
             raise StudyError(
-                f"{store.directory / 'study.yaml'} has {name!r}{did_you_mean(name, known)}; "
+                f"{store.directory / 'study.yaml'} has {name!r}{did_you_mean(name, names)}; "
                 "it is written by mlxhog and not edited: give another --study"
             )
     for name, value in values.items():

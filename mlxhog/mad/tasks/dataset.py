@@ -209,9 +209,9 @@ def ceiling(data: Dataset) -> float:
     """
     if data.task != "memorization":
         return 1.0
-    known = np.unique(data.train_x[:, ::2][data.train_y[:, 1::2] != IGNORED])
-    asked = data.test_x[:, ::2][data.test_y[:, 1::2] != IGNORED]
-    return float(np.isin(asked, known).mean())
+    known_keys = np.unique(data.train_x[:, ::2][data.train_y[:, 1::2] != IGNORED])
+    queries = data.test_x[:, ::2][data.test_y[:, 1::2] != IGNORED]
+    return float(np.isin(queries, known_keys).mean())
 
 
 def unigram(data: Dataset) -> float:

@@ -159,8 +159,8 @@ def _check_map(
     if (values == _NO_VALUE).all():
         for x, y, whole in good.values():
             key, value = x[whole, ::2], y[whole, 1::2]
-            known = (key < s.keys) & (value != IGNORED)
-            key, value = key[known], value[known]
+            shows_value = (key < s.keys) & (value != IGNORED)
+            key, value = key[shows_value], value[shows_value]
             values[key] = np.where(values[key] == _NO_VALUE, value, values[key])
     shown = values[values != _NO_VALUE]
     unique, times = np.unique(shown, return_counts=True)

@@ -24,7 +24,7 @@ import numpy as np
 
 from mlxhog import backends
 from mlxhog.arena import Slot
-from mlxhog.backends.backend import Backend, Float32, Grads, Int32
+from mlxhog.backends.backend import Backend, Float32, Grads
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
 from mlxhog.mad.run import RunConfig
@@ -102,20 +102,6 @@ class BatchedBackend:
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """Wait for the other runs, and return this run's loss and gradients."""
         return self._barrier.wait_for_gradient(self._number, self._backend.inbox, batch)
-
-
-def use_barrier(context: Context, barrier: GradientBarrier, number: int) -> None:
-    """Let a run compute its gradients at a barrier, as its member `number`."""
-    context.backend = cast(Backend, BatchedBackend(context.backend, barrier, number))
-
-
-def stacked(params: Sequence[Float32], batches: Sequence[Batch]) -> tuple[Float32, Any, Any]:
-    """Return parameters (N, n_floats), inputs and targets (N, B, S) of runs in the same step."""
-    return (
-        np.stack(params),
-        np.stack([batch.x for batch in batches]),
-        np.stack([batch.y for batch in batches]),
-    )
 
 
 TIMED = 15
@@ -245,8 +231,11 @@ def in_threads(plans: Sequence[RunPlan], run_one: RunOne) -> None:
     barrier = GradientBarrier(n, compute)
 
     def run(number: int) -> None:
+        def prepare(context: Context) -> None:
+            context.backend = cast(Backend, BatchedBackend(context.backend, barrier, number))
+
         try:
-            run_one(number, partial(use_barrier, barrier=barrier, number=number))
+            run_one(number, prepare)
         finally:
             barrier.leave(number)
 
@@ -269,18 +258,14 @@ def _compute(
     """Return loss and gradients of every run, as its own backend would."""
     framework, _, device = backend.partition(":")
     module = importlib.import_module(f"{__package__}.batched_{framework}")
-    flats, x, y = stacked(params, batches)
+    flats = np.stack(params)
+    x, y = (np.stack([getattr(batch, part) for batch in batches]) for part in ("x", "y"))
     losses, grads = module.losses_and_grads(model, slots, flats, x, y, device=device)
     embedding = families.embedding(model)
     results = []
     for number, loss in enumerate(losses):
         own: Grads = {name: values[number] for name, values in grads.items()}
-        own[embedding] = _rows(x[number], grads[embedding][number])
+        looked_up = np.unique(x[number]).astype(np.int32)
+        own[embedding] = Rows(looked_up, grads[embedding][number][looked_up])
         results.append((loss, own))
     return results
-
-
-def _rows(tokens: Int32, grad: Float32) -> Rows:
-    """The rows of a dense gradient (V, d) that were looked up."""
-    index = np.unique(tokens).astype(np.int32)
-    return Rows(index, grad[index])
