@@ -230,11 +230,6 @@ def order_note(ranking: Ranking) -> str:
     )
 
 
-def heads(tasks: Sequence[str]) -> dict[str, str]:
-    """Return task -> the few letters that head its column."""
-    return {task: find(task).short for task in tasks}
-
-
 _GAP = 2
 _LAYERS_WIDTH = 20
 """Columns for the layers below which other columns are left out."""
@@ -246,6 +241,7 @@ MOST_TROUBLES = 5
 class _Column:
     head: str
     cells: Sequence[str]
+    is_text: bool = False
 
     @property
     def width(self) -> int:
@@ -291,56 +287,50 @@ def _table(rows: Sequence[Row], tasks: Sequence[str], width: int | None) -> list
         return []
     rank = _Column("#", [str(k + 1) for k in range(len(rows))])
     scored = _Column("score", [score(row.score, row.interval) for row in rows])
-    scored_tasks = [
-        _Column(head, [accuracy(row.tasks.get(task)) for row in rows])
-        for task, head in heads(tasks).items()
-    ]
+    statuses = [_Column("status", [status(row) for row in rows], is_text=True)]
     validated = [_Column("val", [accuracy(row.val_score) for row in rows])]
-    groups = [
-        [_Column("status", [status(row) for row in rows])],
+    scored_tasks = [
+        _Column(find(task).short, [accuracy(row.tasks.get(task)) for row in rows]) for task in tasks
+    ]
+    is_plain = all(row.status == "done" and not row.n_diverged + row.n_failed for row in rows)
+    essential = [
+        *([] if is_plain else [statuses]),
         *([validated] if has_validation(rows) else []),
         scored_tasks,
+    ]
+    costs = [
         [_Column("params", [format_count(row.params) for row in rows])],
         [_Column("state", [format_count(row.state) for row in rows])],
         [_Column("time", [format_clock(row.seconds) for row in rows])],
     ]
-    if all(row.status == "done" and not row.n_diverged + row.n_failed for row in rows):
-        del groups[0]
-    layers_width = max(len("layers"), *(len(row.candidate) for row in rows))
-    groups_shown = list(groups)
+    groups = [*essential, *costs]
+    names = [row.candidate for row in rows]
     if width is not None:
-        groups_shown = []
         room = width - rank.width - scored.width - 2 * _GAP
-        whole = max(len("layers"), *(len(folded(row.candidate.split())) for row in rows))
-        for group in groups:
-            # what a candidate costs gives way to its whole name, folded
-            essential = group[0].head in ("status", "val") or group is scored_tasks
-            name = min(_LAYERS_WIDTH, whole) if essential else whole
+        whole = max(len("layers"), *(len(folded(name.split())) for name in names))
+        # what a candidate costs gives way to its whole name, folded
+        rooms = [(group, min(_LAYERS_WIDTH, whole)) for group in essential]
+        groups = []
+        for group, name_width in [*rooms, *((group, whole) for group in costs)]:
             needed = sum(column.width + _GAP for column in group)
-            if needed <= room - name:
-                groups_shown.append(group)
+            if needed <= room - name_width:
+                groups.append(group)
                 room -= needed
-        layers_width = min(layers_width, max(0, room))
-    name_cells = (
-        [row.candidate for row in rows]
-        if width is None
-        else [short(row.candidate, layers_width) for row in rows]
-    )
+        longest = max(len("layers"), *map(len, names))
+        names = [short(name, min(longest, max(0, room))) for name in names]
     # the status reads best at the end of the line, though it is the first to get its place
-    ordered = sorted(groups_shown, key=lambda group: group[0].head == "status")
+    ordered = sorted(groups, key=lambda group: group is statuses)
     numbers = [column for group in ordered for column in group]
-    columns = [rank, _Column("layers", name_cells), scored, *numbers]
-    return _aligned(columns)
+    return _aligned([rank, _Column("layers", names, is_text=True), scored, *numbers])
 
 
 def _aligned(columns: Sequence[_Column]) -> list[str]:
-    left_aligned = ("layers", "status")
     widths = [column.width for column in columns]
     rows = zip(*([column.head, *column.cells] for column in columns), strict=True)
     gap = " " * _GAP
     return [
         gap.join(
-            cell.ljust(width) if column.head in left_aligned else cell.rjust(width)
+            cell.ljust(width) if column.is_text else cell.rjust(width)
             for cell, width, column in zip(row, widths, columns, strict=True)
         ).rstrip()
         for row in rows

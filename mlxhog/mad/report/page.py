@@ -91,26 +91,26 @@ def _leaderboard(ranking: Ranking) -> str:
     notes = [NOTE, ceiling_note(ranking), order_note(ranking)]
     return (
         "<h2>Leaderboard</h2>\n"
-        + _table(header, [_row(header, *pair) for pair in zip(rows, ranking.rows, strict=True)])
+        + _table(
+            header,
+            [_row(ranking, *pair) for pair in zip(rows, ranking.rows, strict=True)],
+        )
         + "".join(f'\n<p class="note">{escape(note)}</p>' for note in notes if note)
     )
 
 
-def _row(header: Sequence[str], texts: Sequence[str], row: Row) -> str:
+def _row(ranking: Ranking, texts: Sequence[str], row: Row) -> str:
     """A row's cells, those of tasks in a color that rises with the accuracy."""
-    html = []
-    for name, text in zip(header, map(escape, texts), strict=True):
-        if name == "layers":
-            html.append(f'<td class="t"><code>{text}</code></td>')
-        elif name == "score":
-            html.append(f"<td><b>{text}</b></td>")
-        elif name == "status":
-            html.append(f'<td class="t">{text}</td>')
-        elif name in row.tasks:
-            html.append(f'<td class="h" style="--v:{row.tasks[name]:.3f}">{text}</td>')
-        else:
-            html.append(f"<td>{text}</td>")
-    return "".join(html)
+    rank, layers, score, *numbers, status = map(escape, texts)
+    accuracies: list[float | None] = [row.tasks.get(task) for task in ranking.tasks]
+    costs = 3  # parameters, state, time
+    no_heat: list[float | None] = [None] * (len(numbers) - len(accuracies) - costs)
+    cells = [f"<td>{rank}</td>", f'<td class="t"><code>{layers}</code></td>']
+    cells.append(f"<td><b>{score}</b></td>")
+    for text, value in zip(numbers, [*no_heat, *accuracies, *[None] * costs], strict=True):
+        heat = "" if value is None else f' class="h" style="--v:{value:.3f}"'
+        cells.append(f"<td{heat}>{text}</td>")
+    return "".join([*cells, f'<td class="t">{status}</td>'])
 
 
 def _table(header: Sequence[str], rows: Iterable[str]) -> str:
