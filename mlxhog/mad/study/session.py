@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -264,7 +264,7 @@ def execute(
 def _executor(
     store: Store, study: Study, how: ExecutionConfig, parallel: int, run: RunFunction
 ) -> AbstractContextManager[Pool]:
-    start = local
+    start: Callable[..., AbstractContextManager[Pool]] = local
     if how.executor == "ray":
         start = partial(ray.cluster, cores=study.cores, address=how.ray_address)
     return start(
