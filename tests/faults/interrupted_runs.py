@@ -57,7 +57,7 @@ def interrupted(
         AssertionError: it left no checkpoint, a process, or the wrong words or exit code.
     """
     steps = PIPE_STEPS if cause == "pipe" else 1_000_000
-    config = small_config(folder, workers="torch:cpu*2", steps=steps, **(moment or {}))
+    config = small_config(folder, workers="mlx:cpu*2", steps=steps, **(moment or {}))
     process = subprocess.Popen(
         [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *flags(config)],
         stdout=subprocess.PIPE,

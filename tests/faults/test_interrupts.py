@@ -40,7 +40,7 @@ def test_a_signal_before_training_is_a_message_and_130(
         "sys.exit(main())\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, "train", "--model=tiny", "--workers=torch:cpu"],
+        [sys.executable, "-c", program, "train", "--model=tiny", "--workers=mlx:cpu"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -51,7 +51,7 @@ def test_a_signal_before_training_is_a_message_and_130(
 
 
 def test_a_terminal_that_is_closed_ends_a_run_like_an_interrupt(tmp_path: Path) -> None:
-    with Command(small_config(tmp_path, workers="torch:cpu*2", steps=1_000_000)) as command:
+    with Command(small_config(tmp_path, workers="mlx:cpu*2", steps=1_000_000)) as command:
         command.train()
         for pid in (command.process.pid, *command.workers):  # to the group, as the kernel does
             os.kill(pid, signal.SIGHUP)

@@ -28,12 +28,12 @@ def ended(command: list[str | Path], folder: Path, text: str = "") -> str:
 
 def script(tmp_path: Path) -> str:
     """A program without `if __name__ == "__main__"`."""
-    config = small_config(tmp_path, steps=3, workers="torch:cpu*2")
+    config = small_config(tmp_path, steps=3, workers="mlx:cpu*2")
     return (
         "import pathlib\n"
         "from mlxhog import TrainConfig, train\n"
         f"config = TrainConfig(model={config.model!r}, data={config.data!r}, seq_len=32, "
-        "batch_size=2, workers='torch:cpu*2', threads=1, eval_every='off', sample_every='off', "
+        "batch_size=2, workers='mlx:cpu*2', threads=1, eval_every='off', sample_every='off', "
         "steps=3, out='runs')\n"
         "print(train(config).status, len(list(pathlib.Path('runs').iterdir())))\n"
     )
@@ -68,7 +68,7 @@ def test_what_only_the_program_defines_is_refused_in_one_line(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "words",
     [
-        "train --model small.yaml --data text --steps 2 --seq-len 32 --workers torch:cpu --json",
+        "train --model small.yaml --data text --steps 2 --seq-len 32 --workers mlx:cpu --json",
         "classic svm --size 200 --epochs 1 --workers 1 --no-serial --json",
         "mad data --task M --train-rows 600 --test-rows 300 --processes 2 --out rows.npz",
     ],

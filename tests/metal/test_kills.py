@@ -19,7 +19,7 @@ from tests.metal.shared import SPAWN, TIMEOUT_S, Shared, pid_of, shared
 
 pytestmark = pytest.mark.slow
 
-WORKERS, KILLS = 3, 100
+WORKERS, KILLS = 3, 50
 STRIPES = 64
 LOSSLESS = 0
 

@@ -59,7 +59,7 @@ def small_config(tmp_path: Path, **options: object) -> TrainConfig:
         "data": str(text),
         "seq_len": 32,
         "batch_size": 2,
-        "workers": "torch:cpu",
+        "workers": "mlx:cpu",
         "threads": 1,
         "out": str(tmp_path / "runs"),
         "eval_every": "off",

@@ -73,7 +73,7 @@ class Command:
 
 @pytest.fixture
 def endless(tmp_path: Path) -> TrainConfig:
-    return small_config(tmp_path, workers="torch:cpu*2", steps=1_000_000)
+    return small_config(tmp_path, workers="mlx:cpu*2", steps=1_000_000)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -122,7 +122,7 @@ def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:
             os.kill(frozen[0], signal.SIGSTOP)
 
     config = small_config(
-        tmp_path, workers="torch:cpu*2", steps=3000, heartbeat_timeout_s=1.5, restarts=50
+        tmp_path, workers="mlx:cpu*2", steps=3000, heartbeat_timeout_s=1.5, restarts=50
     )
     result = train(config, observer=freeze)
     assert result.status == "done"

@@ -31,7 +31,7 @@ from pathlib import Path
 from mlxhog import train
 from tests.training.small import small_config
 if __name__ == "__main__":
-    options = dict(workers="torch:cpu*2", steps=100_000, save_every="1s")
+    options = dict(workers="mlx:cpu,torch:cpu", steps=100_000, save_every="1s")
     train(small_config(Path(sys.argv[1]), **options))
 """
 ROOT = Path(__file__).parents[2]
@@ -73,12 +73,12 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
     tmp_path: Path, strategy: str
 ) -> None:
     killer = Killer(kills=2)
-    config = small_config(tmp_path, strategy=strategy, workers="torch:cpu*2", steps=3000)
+    config = small_config(tmp_path, strategy=strategy, workers="mlx:cpu*2", steps=2000)
     result = train(config, observer=killer)
     assert killer.left == 0, "the run ended before every kill was done"
     assert result.status == "done"
     assert result.restarts == 2
-    assert result.steps == 3000  # exactly: a torn one counts, one given back is done again
+    assert result.steps == 2000  # exactly: a torn one counts, one given back is done again
     assert result.torn <= 2
     assert not shared_segments()
 
@@ -87,7 +87,7 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
 def test_a_death_changes_no_bit_of_a_run_in_which_the_order_is_fixed(
     tmp_path: Path, strategy: str
 ) -> None:
-    options: dict[str, object] = {"strategy": strategy, "workers": "torch:cpu*2", "steps": 4000}
+    options: dict[str, object] = {"strategy": strategy, "workers": "mlx:cpu*2", "steps": 2000}
     if strategy == "avg_runs":
         options["average_every"] = 10
     killer = Killer(kills=2)
@@ -229,7 +229,7 @@ def test_when_the_supervisor_is_killed_workers_leave_and_the_run_can_be_resumed(
     wait_until(lambda: not any(map(alive, pids)), 2.0, "the workers to leave")
     assert not shared_segments()
     before = checkpoint.load(checkpoint.latest(Run(run))).state["used"]["steps"]
-    result = train(small_config(tmp_path, workers="torch:cpu*2", steps=5, resume=str(run)))
+    result = train(small_config(tmp_path, workers="mlx:cpu*2", steps=5, resume=str(run)))
     assert result.status == "done"
     assert result.steps == before + 5
 
@@ -277,13 +277,13 @@ def test_fifty_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
     while deaths < 50:
         rounds += 1
         assert rounds < 40, "too few deaths per run"
-        options: dict[str, object] = {"workers": "torch:cpu*2", "restarts": 1000}
+        options: dict[str, object] = {"workers": "mlx:cpu,torch:cpu", "restarts": 1000}
         if run is not None:
             options["resume"] = str(run)
         script = tmp_path / "child.py"
         script.write_text(
             RUN_IN_CHILD.replace(
-                'options = dict(workers="torch:cpu*2", steps=100_000, save_every="1s")',
+                'options = dict(workers="mlx:cpu,torch:cpu", steps=100_000, save_every="1s")',
                 f"options = dict(steps=100_000, save_every='1s', **{options!r})",
             )
         )
@@ -319,5 +319,5 @@ def test_fifty_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
         assert b"Traceback" not in errors, errors.decode()
     assert len(list((tmp_path / "runs").iterdir())) == 1  # it was one run all along
     assert not shared_segments()
-    result = train(small_config(tmp_path, workers="torch:cpu*2", steps=5, resume=str(run)))
+    result = train(small_config(tmp_path, workers="mlx:cpu*2", steps=5, resume=str(run)))
     assert result.status == "done"

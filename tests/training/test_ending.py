@@ -61,7 +61,7 @@ def test_a_step_that_goes_on_when_the_time_is_over_is_abandoned_and_its_batch_gi
 
     config = small_config(
         tmp_path,
-        workers="torch:cpu*2",
+        workers="mlx:cpu*2",
         write="racy",  # without locks, for which the other worker would wait
         steps=None,
         time=2.0,

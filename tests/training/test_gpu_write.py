@@ -94,7 +94,7 @@ def test_workers_of_both_frameworks_lose_no_update_through_metal_source(tmp_path
 
 @pytest.mark.usefixtures("cache")
 def test_sync_through_metal_source_equals_sync_by_native_steps(tmp_path: Path) -> None:
-    options: dict[str, object] = {"workers": "torch:cpu*2", "strategy": "sync", "steps": 15}
+    options: dict[str, object] = {"workers": "mlx:cpu*2", "strategy": "sync", "steps": 15}
     native = run(tmp_path, **options)
     metal = run(tmp_path, **options, **EMULATED)
     assert identical(parameters(metal), parameters(native))
@@ -118,7 +118,7 @@ def test_a_worker_killed_in_mid_step_is_replaced_and_no_other_step_is_lost(
     tmp_path: Path,
 ) -> None:
     killer = Killer(kills=2)
-    config = small_config(tmp_path, workers="torch:cpu*2", steps=1500, **EMULATED)
+    config = small_config(tmp_path, workers="mlx:cpu*2", steps=1500, **EMULATED)
     result = train(config, observer=killer)
     assert killer.left == 0, "the run ended before every kill was done"
     assert result.status == "done"

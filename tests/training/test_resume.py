@@ -60,7 +60,7 @@ def state(result: Result) -> dict[str, Any]:
     ("before", "after"), [("serial", "sync"), ("sync", "hogwild"), ("hogwild", "serial")]
 )
 def test_a_run_goes_on_with_another_strategy(tmp_path: Path, before: str, after: str) -> None:
-    workers = {"serial": "torch:cpu", "sync": "torch:cpu*2", "hogwild": "torch:cpu*2"}
+    workers = {"serial": "mlx:cpu", "sync": "mlx:cpu*2", "hogwild": "mlx:cpu*2"}
     common = {"steps": 30, "eval_every": "1h"}
     first = train(small_config(tmp_path, strategy=before, workers=workers[before], **common))
     config = small_config(
@@ -77,9 +77,9 @@ def test_a_run_goes_on_with_another_strategy(tmp_path: Path, before: str, after:
 def test_workers_that_join_take_the_average_of_the_moments_and_the_run_says_so(
     tmp_path: Path,
 ) -> None:
-    first = train(small_config(tmp_path, steps=20, workers="torch:cpu*2"))
+    first = train(small_config(tmp_path, steps=20, workers="mlx:cpu*2"))
     messages: list[str] = []
-    config = small_config(tmp_path, steps=20, workers="torch:cpu*3", resume=first.run)
+    config = small_config(tmp_path, steps=20, workers="mlx:cpu*3", resume=first.run)
     second = train(config, observer=lambda p: messages.append(p.message or ""))
     assert second.steps == 40
     assert "2 workers' moments were averaged for 3 workers" in messages
@@ -88,7 +88,7 @@ def test_workers_that_join_take_the_average_of_the_moments_and_the_run_says_so(
 def test_a_run_that_went_asynchronous_goes_on_with_every_workers_own_moments(
     tmp_path: Path,
 ) -> None:
-    options = {"workers": "torch:cpu*2", "async_after": 0.5, "steps": 40}
+    options = {"workers": "mlx:cpu*2", "async_after": 0.5, "steps": 40}
     first = train(small_config(tmp_path, **options))
     found = checkpoint.load(Path(str(first.checkpoint)))
     assert found.state["opt_steps"].keys() == {"1", "2"}
@@ -105,7 +105,7 @@ def test_a_run_that_went_asynchronous_goes_on_with_every_workers_own_moments(
 
 
 def test_a_resumed_synchronous_run_has_no_moments_to_average(tmp_path: Path) -> None:
-    options = {"workers": "torch:cpu*2", "strategy": "sync", "steps": 5}
+    options = {"workers": "mlx:cpu*2", "strategy": "sync", "steps": 5}
     first = train(small_config(tmp_path, **options))
     messages: list[str] = []
     train(
@@ -121,7 +121,7 @@ def test_a_run_opens_with_what_it_is_going_to_do(tmp_path: Path) -> None:
         small_config(tmp_path, steps=2), observer=lambda p: messages.append(p.message or "")
     )
     assert messages[0].startswith("mlxhog ")
-    for part in ("hogwild", "1 worker: torch:cpu (1 thread)", "arena", "small.yaml", result.run):
+    for part in ("hogwild", "1 worker: mlx:cpu (1 thread)", "arena", "small.yaml", result.run):
         assert part in messages[0]
     assert Path(result.run).name.endswith("-text")  # the name of the corpus
 

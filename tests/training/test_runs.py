@@ -23,7 +23,7 @@ def test_a_resumed_serial_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: 
 
 
 def test_a_run_goes_on_with_another_number_of_workers_and_another_backend(tmp_path: Path) -> None:
-    first = train(small_config(tmp_path, workers="torch:cpu*2", steps=40))
+    first = train(small_config(tmp_path, workers="mlx:cpu*2", steps=40))
     config = small_config(tmp_path, workers="mlx:cpu", steps=40, resume=first.run)
     second = train(config)
     assert second.steps == 80
@@ -38,9 +38,9 @@ def test_after_a_resume_late_in_an_epoch_later_epochs_see_every_sequence(tmp_pat
     state = checkpoint.load(Path(str(probe.checkpoint))).state
     tickets = state["ledger"]["n"]
     late = int(tickets * 0.9)
-    first = train(small_config(tmp_path, steps=late, workers="torch:cpu*2"))
+    first = train(small_config(tmp_path, steps=late, workers="mlx:cpu*2"))
     rest = 2 * tickets - late
-    second = train(small_config(tmp_path, steps=rest, workers="torch:cpu*2", resume=first.run))
+    second = train(small_config(tmp_path, steps=rest, workers="mlx:cpu*2", resume=first.run))
     state = checkpoint.load(Path(str(second.checkpoint))).state
     assert state["ledger"]["epoch"] == 2
     assert state["ledger"]["watermark"] == 0

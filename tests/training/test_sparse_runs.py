@@ -22,7 +22,7 @@ from tests.training.test_deaths import Killer, shared_segments
 
 pytestmark = pytest.mark.slow
 
-TWO = "torch:cpu*2"
+TWO = "mlx:cpu*2"
 SPARSE: dict[str, dict[str, Any]] = {
     "topk": {"sparsify": "topk:0.02"},
     "threshold": {"sparsify": "threshold:2", "error_feedback": "false"},
@@ -65,11 +65,11 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
     killer = Killer(kills=1)
-    config = small_config(tmp_path, workers=TWO, steps=3000, model=mixed_model(tmp_path), **options)
+    config = small_config(tmp_path, workers=TWO, steps=1500, model=mixed_model(tmp_path), **options)
     result = train(config, observer=killer)
     assert killer.left == 0, "the run ended before the kill was done"
     assert (result.status, result.restarts) == ("done", 1)
-    assert result.steps >= 2999
+    assert result.steps >= 1499
     assert all(np.isfinite(value).all() for value in parameters(result).values())
     assert not shared_segments()
 
@@ -103,7 +103,7 @@ def test_other_workers_take_over_all_that_was_not_written_yet(tmp_path: Path, wo
     first = train(small_config(tmp_path, workers=TWO, **SPARSE["topk"]))
     found = saved(first).optimizer
     config = small_config(
-        tmp_path, workers=f"torch:cpu*{workers}", resume=first.run, **SPARSE["topk"]
+        tmp_path, workers=f"mlx:cpu*{workers}", resume=first.run, **SPARSE["topk"]
     )
     planned = make_plan(config)
     with Arena.create(planned.layout) as arena:
@@ -172,7 +172,7 @@ def test_a_sampled_head_has_a_lock_per_row_and_evaluation_takes_every_word(tmp_p
     [
         ("tie_word_embeddings: true", {"sampled_head": 40}, "tied to the embedding; untie"),
         ("", {"sampled_head": 320}, "vocab_size 320; draw fewer"),
-        ("", {"blocks": "disjoint", "workers": "torch:cpu*3"}, "take at most 2 workers"),
+        ("", {"blocks": "disjoint", "workers": "mlx:cpu*3"}, "take at most 2 workers"),
     ],
 )
 def test_what_the_model_cannot_do_is_refused_with_the_way_out(

@@ -31,7 +31,7 @@ def test_the_write_mode_changes_nothing_for_one_worker(tmp_path: Path, write: st
 
 @pytest.mark.parametrize("budget", [{"steps": 20}, {"steps": None, "tokens": 2560}])
 def test_synchronous_reruns_are_bit_identical(tmp_path: Path, budget: dict[str, object]) -> None:
-    config = small_config(tmp_path, strategy="sync", workers="torch:cpu*2", **budget)
+    config = small_config(tmp_path, strategy="sync", workers="mlx:cpu*2", **budget)
     assert identical(parameters(train(config)), parameters(train(config)))
 
 
@@ -39,7 +39,7 @@ def test_synchronous_reruns_are_bit_identical(tmp_path: Path, budget: dict[str, 
 @pytest.mark.parametrize(
     "options",
     [
-        {"workers": "torch:cpu*3"},
+        {"workers": "mlx:cpu*3"},
         {"workers": "mlx:cpu,torch:cpu", "optimizer": "momentum"},
         {"optimizer": "sgd", "steps": None, "tokens": 2560},
     ],
@@ -48,7 +48,7 @@ def test_reruns_are_bit_identical_also_when_they_are_saved_and_evaluated_on_the_
     tmp_path: Path, strategy: str, options: dict[str, object]
 ) -> None:
     more = {"average_every": 3} if strategy == "avg_runs" else {}
-    common = {"strategy": strategy, "workers": "torch:cpu*2", "steps": 60, **more, **options}
+    common = {"strategy": strategy, "workers": "mlx:cpu*2", "steps": 60, **more, **options}
     one = train(small_config(tmp_path, **common))
     other = train(small_config(tmp_path, save_every=9, eval_every=7, **common))
     assert identical(parameters(one), parameters(other))
@@ -60,7 +60,7 @@ def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(
     tmp_path: Path, strategy: str, schedule: str
 ) -> None:
     common = {
-        "strategy": strategy, "workers": "torch:cpu*2", "schedule": schedule, "warmup": 0,
+        "strategy": strategy, "workers": "mlx:cpu*2", "schedule": schedule, "warmup": 0,
         "backoff_steps": 10,
     }  # fmt: skip
     whole = train(small_config(tmp_path, steps=30, **common))
@@ -71,7 +71,7 @@ def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(
 
 
 def test_in_round_robin_every_gradient_is_as_old_as_there_are_other_workers(tmp_path: Path) -> None:
-    config = small_config(tmp_path, workers="torch:cpu*3", strategy="round_robin", steps=30)
+    config = small_config(tmp_path, workers="mlx:cpu*3", strategy="round_robin", steps=30)
     result = train(config)
     assert [worker.steps for worker in result.workers] == [10, 10, 10]
     for rank, worker in enumerate(result.workers):
@@ -84,7 +84,7 @@ def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(
 ) -> None:
     messages: list[str] = []
     config = small_config(
-        tmp_path, workers="torch:cpu*2", strategy="avg_runs", steps=200, lr=1e-2, eval_every="1h"
+        tmp_path, workers="mlx:cpu*2", strategy="avg_runs", steps=200, lr=1e-2, eval_every="1h"
     )
     result = train(config, observer=lambda progress: messages.append(progress.message or ""))
     assert len(result.copies_bits_per_byte) == 2
@@ -100,7 +100,7 @@ def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(
 
 def test_runs_that_are_averaged_often_agree_at_last(tmp_path: Path) -> None:
     config = small_config(
-        tmp_path, workers="torch:cpu*2", strategy="avg_runs", average_every=5, steps=400, lr=1e-2,
+        tmp_path, workers="mlx:cpu*2", strategy="avg_runs", average_every=5, steps=400, lr=1e-2,
         eval_every="1h",
     )  # fmt: skip
     result = train(config)
@@ -109,7 +109,7 @@ def test_runs_that_are_averaged_often_agree_at_last(tmp_path: Path) -> None:
 
 
 def test_two_synchronous_workers_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
-    two = train(small_config(tmp_path, strategy="sync", workers="torch:cpu*2"))
+    two = train(small_config(tmp_path, strategy="sync", workers="mlx:cpu*2"))
     one = train(small_config(tmp_path, strategy="serial", batch_size=4))
     assert two.tokens == one.tokens
     # the two sums of the same gradients are rounded in another order
@@ -139,13 +139,14 @@ def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(tmp_path
 
 
 def test_a_live_read_run_of_one_worker_equals_a_snapshot_run(tmp_path: Path) -> None:
-    snapshot = parameters(train(small_config(tmp_path, predict="none")))
-    live = parameters(train(small_config(tmp_path, predict="none", read="live")))
+    options = {"predict": "none", "workers": "torch:cpu"}
+    snapshot = parameters(train(small_config(tmp_path, **options)))
+    live = parameters(train(small_config(tmp_path, read="live", **options)))
     assert identical(snapshot, live)
 
 
 def test_a_run_can_start_synchronous_and_go_on_lock_free(tmp_path: Path) -> None:
-    config = small_config(tmp_path, workers="torch:cpu*2", async_after=0.5, steps=40)
+    config = small_config(tmp_path, workers="mlx:cpu*2", async_after=0.5, steps=40)
     result = train(config)
     assert result.status == "done"
     assert result.steps >= 40
@@ -156,7 +157,7 @@ def test_a_run_can_start_synchronous_and_go_on_lock_free(tmp_path: Path) -> None
 def test_a_token_budget_holds_although_synchronous_steps_take_more_tokens(tmp_path: Path) -> None:
     budget, per_batch = 6400, 64
     config = small_config(
-        tmp_path, workers="torch:cpu*2", async_after=0.5, steps=None, tokens=budget
+        tmp_path, workers="mlx:cpu*2", async_after=0.5, steps=None, tokens=budget
     )
     result = train(config)
     assert result.status == "done"
@@ -165,7 +166,7 @@ def test_a_token_budget_holds_although_synchronous_steps_take_more_tokens(tmp_pa
 
 def test_a_shared_second_moment_trains(tmp_path: Path) -> None:
     config = small_config(
-        tmp_path, workers="torch:cpu*2", second_moment="shared", steps=200, lr=1e-2, eval_every="1h"
+        tmp_path, workers="mlx:cpu*2", second_moment="shared", steps=200, lr=1e-2, eval_every="1h"
     )
     result = train(config)
     assert result.val_bits_per_byte is not None

@@ -168,7 +168,7 @@ def test_the_supervisor_passes_on_what_a_worker_found_out_while_it_started(
         worker_messages, "read_notices", lambda path, since: [f"notice of {path.name}"]
     )
     train(
-        small_config(tmp_path, workers="torch:cpu*2", steps=2),
+        small_config(tmp_path, workers="mlx:cpu*2", steps=2),
         observer=lambda progress: messages.append(progress.message or ""),
     )
     # which worker is up first is the scheduler's choice

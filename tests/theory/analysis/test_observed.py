@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_run_of_two_workers_records_how_old_each_of_its_steps_was(tmp_path: Path) -> None:
-    result = train(small_config(tmp_path, workers="torch:cpu*2", steps=120))
+    result = train(small_config(tmp_path, workers="mlx:cpu*2", steps=120))
     assert sum(result.staleness.values()) == result.steps == 120
     weighted = sum(worker.steps * worker.mean_staleness for worker in result.workers)
     ages = sum(age * steps for age, steps in result.staleness.items())
@@ -58,7 +58,7 @@ def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(
     # settings under which a lock-free run of two workers would be refused
     config = small_config(tmp_path, strategy="sync", read="live", max_workers=1, steps=5)
     told: list[str] = []
-    found = probe_run(config, workers="torch:cpu*2", seconds=1.0, tell=told.append)
+    found = probe_run(config, workers="mlx:cpu*2", seconds=1.0, tell=told.append)
     assert (found.source, found.workers, found.write) == ("probe", 2, "racy")
     assert found.steps == sum(found.histogram.values()) > 5
     assert found.lost_update_rate is not None
@@ -73,7 +73,7 @@ def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(
 def test_a_probe_too_short_for_a_step_says_so(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     with pytest.raises(WorkerFailed, match="give it longer, as in --seconds 30"):
-        probe_run(config, workers="torch:cpu*2", seconds=1e-9, tell=lambda step: None)
+        probe_run(config, workers="mlx:cpu*2", seconds=1e-9, tell=lambda step: None)
 
 
 def observed(histogram: dict[int, int]) -> ObservedStaleness:
