@@ -47,7 +47,8 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "hogwild after sync": ("--async-after=0.3",),
     "sync": ("--strategy=sync",),
     "round_robin": ("--strategy=round_robin",),
-    "avg_runs": ("--strategy=avg_runs", "--average-every=50"),
+    # So often that a replaced worker, for whom the others wait, has caught up within SETTLE_S.
+    "avg_runs": ("--strategy=avg_runs", "--average-every=10"),
 }
 HEARTBEAT_S = 6.0
 CALM_S = 20.0  # after so long without progress no fault is planted, until there is some
