@@ -156,9 +156,7 @@ def test_a_run_can_start_synchronous_and_go_on_lock_free(tmp_path: Path) -> None
 
 def test_a_token_budget_holds_although_synchronous_steps_take_more_tokens(tmp_path: Path) -> None:
     budget, per_batch = 6400, 64
-    config = small_config(
-        tmp_path, workers="mlx:cpu*2", async_after=0.5, steps=None, tokens=budget
-    )
+    config = small_config(tmp_path, workers="mlx:cpu*2", async_after=0.5, steps=None, tokens=budget)
     result = train(config)
     assert result.status == "done"
     assert budget <= result.tokens < budget + 2 * per_batch
