@@ -1,4 +1,4 @@
-"""What runs Metal kernels: a protocol, and the one place that chooses among its implementations.
+"""Engines that run Metal kernels: their protocol, the one in NumPy, and the choice among them.
 
 Names that `create` knows:
 

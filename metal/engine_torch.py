@@ -76,8 +76,8 @@ class MPSEngine:
 
     def host(self, array: torch.Tensor) -> NDArray[Any]:
         """See `Engine.host`; a copy, which waits for what was launched."""
-        found: NDArray[Any] = array.cpu().contiguous().numpy()
-        return found
+        values: NDArray[Any] = array.cpu().contiguous().numpy()
+        return values
 
     def run(self, launch: Launch) -> dict[str, torch.Tensor]:
         """See `Engine.run`."""
@@ -121,11 +121,11 @@ class MPSEngine:
 
     def _library(self, header: str) -> Any:
         """The compiled kernels of a family."""
-        made = self._libraries.get(header)
-        if made is None:
-            made = torch.mps.compile_shader(source.read(_whole(header)))
-            self._libraries[header] = made
-        return made
+        library = self._libraries.get(header)
+        if library is None:
+            library = torch.mps.compile_shader(source.read(_whole(header)))
+            self._libraries[header] = library
+        return library
 
     def _flat_dtype(self, value: Any) -> str | None:
         ours = isinstance(value, torch.Tensor) and value.device.type == self._device.type

@@ -190,8 +190,8 @@ def compile_error(launch: Launch, error: Exception, source: str | None = None) -
         return MetalError(f"kernel {launch.kernel.name} failed: {log}")
     line = int(complaint[1]) - 1
     lines = source.splitlines() if source else []
-    shown = f"\n  {line + 1}: {lines[line].strip()}" if line < len(lines) else ""
+    quoted = f"\n  {line + 1}: {lines[line].strip()}" if line < len(lines) else ""
     return MetalError(
         f"kernel {launch.kernel.name} ({launch.kernel.header}) does not compile: "
-        f"{complaint[0].rstrip()}{shown}"
+        f"{complaint[0].rstrip()}{quoted}"
     )

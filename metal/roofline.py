@@ -1,4 +1,4 @@
-"""How fast memory lets the update kernels be: a prediction from their source, not a measurement.
+"""The most that memory lets the update kernels do: predicted from their source, not measured.
 
     python -m mlxhog.metal.roofline
 

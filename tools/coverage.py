@@ -1,4 +1,4 @@
-"""How much of the Metal source has run: kernels in every instance, functions by name.
+"""Coverage of the Metal source: which kernels, instances and functions have run.
 
 As a command it runs each kernel's sample as MLX and as PyTorch would, and exits with 1 where
 something did not run:

@@ -46,8 +46,8 @@ def _text(request: dict[str, Any]) -> str:
 
     arrays = [mx.zeros(tuple(shape), getattr(mx, dtype)) for _, dtype, shape in request["inputs"]]
     with tempfile.TemporaryDirectory() as folder:
-        shown = _printed(lambda: mx.export_function(f"{folder}/kernel.mlxfn", launch, *arrays))
-    return shown.split("```\n", 1)[1].rsplit("```", 1)[0]
+        printed = _printed(lambda: mx.export_function(f"{folder}/kernel.mlxfn", launch, *arrays))
+    return printed.split("```\n", 1)[1].rsplit("```", 1)[0]
 
 
 def _printed(action: Any) -> str:

@@ -41,28 +41,28 @@ SHAPES = {
 
 def conv_forward(x: Any, w: Any, bias: Any, back: Any, *, silu: bool) -> Launch:
     """Compute y = conv(x) + bias, or silu of it."""
-    given = {"x": x, "w": w, "bias": bias, "back": back}
-    return _by_output(FORWARD, given, x, back, w.shape[-1], silu=int(silu))
+    inputs = {"x": x, "w": w, "bias": bias, "back": back}
+    return _by_output(FORWARD, inputs, x, back, w.shape[-1], silu=int(silu))
 
 
 def conv_bwd_pre(x: Any, w: Any, bias: Any, back: Any, dy: Any) -> Launch:
     """Differentiate SiLU; the convolution is computed again. The output is dpre."""
-    given = {"x": x, "w": w, "bias": bias, "back": back, "dy": dy}
-    return _by_output(PRE, given, x, back, w.shape[-1])
+    inputs = {"x": x, "w": w, "bias": bias, "back": back, "dy": dy}
+    return _by_output(PRE, inputs, x, back, w.shape[-1])
 
 
 def conv_bwd_input(w: Any, back: Any, dpre: Any, *, P: int) -> Launch:
     """Differentiate with respect to x, of which P positions are no outputs."""
     (B, S, CH), K = dpre.shape, w.shape[-1]
-    given = {"w": w, "back": back, "dpre": dpre}
-    return _launch(INPUT, given, (B, S, CH, K, P), (CH, P + S, B))
+    inputs = {"w": w, "back": back, "dpre": dpre}
+    return _launch(INPUT, inputs, (B, S, CH, K, P), (CH, P + S, B))
 
 
 def conv_bwd_partial(x: Any, back: Any, dpre: Any, *, K: int) -> Launch:
     """Sum the gradients of K taps and of the bias over blocks of positions: part."""
     B, S, CH, K, P = _sizes(x, back, K)
-    given = {"x": x, "back": back, "dpre": dpre}
-    return _launch(PARTIAL, given, (B, S, CH, K, P), (CH, -(-S // BLOCK), B))
+    inputs = {"x": x, "back": back, "dpre": dpre}
+    return _launch(PARTIAL, inputs, (B, S, CH, K, P), (CH, -(-S // BLOCK), B))
 
 
 def conv_bwd_final(part: Any, *, S: int) -> Launch:
@@ -82,19 +82,19 @@ def _sizes(x: Any, back: Any, K: int) -> _Sizes:
 
 
 def _by_output(
-    kernel: Kernel, given: dict[str, Any], x: Any, back: Any, K: int, **more: int
+    kernel: Kernel, inputs: dict[str, Any], x: Any, back: Any, K: int, **more: int
 ) -> Launch:
     B, S, CH, K, P = _sizes(x, back, K)
-    return _launch(kernel, given, (B, S, CH, K, P), (CH, S, B), **more)
+    return _launch(kernel, inputs, (B, S, CH, K, P), (CH, S, B), **more)
 
 
 def _launch(
-    kernel: Kernel, given: dict[str, Any], sizes: _Sizes, grid: Size, **more: int
+    kernel: Kernel, inputs: dict[str, Any], sizes: _Sizes, grid: Size, **more: int
 ) -> Launch:
     B, S, CH, K, P = sizes
     derived = {"R": P + S, "NB": -(-S // BLOCK), "T": K + 1}
     numbers = {"B": B, "S": S, "CH": CH, "K": K, "P": P, **derived, **more}
-    return launch(kernel, given, SHAPES, numbers, grid=grid, group=(32, 8, 1))
+    return launch(kernel, inputs, SHAPES, numbers, grid=grid, group=(32, 8, 1))
 
 
 # -- in NumPy, computed in float64 ----------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How much of the GPU's memory one worker may take, beside the others that use the same GPU.
+"""One worker's share of the GPU's memory, beside the others that use the same GPU.
 
 Work goes to the GPU in pieces: macOS ends a process whose GPU work keeps the display waiting. A
 piece is what is computed between two waits for the GPU. How long one may take is not documented

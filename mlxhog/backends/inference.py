@@ -1,4 +1,4 @@
-"""What a backend computes without gradients: losses, predictions, and one token after another.
+"""Inference by a backend: losses, predictions, and one token after another, without gradients.
 
 Both frameworks do it by the functions of `lm`; on a CPU a native decoder steps by one token without
 the framework.

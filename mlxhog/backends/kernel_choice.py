@@ -1,4 +1,4 @@
-"""Which kernels the workers of a run get: for the optimizer's steps, and for the model.
+"""The choice of kernels for the workers of a run: for the optimizer's steps, and for the model.
 
 Who adds the steps, and how (`gpu_write` and `write`):
 

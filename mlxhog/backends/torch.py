@@ -178,11 +178,11 @@ class TorchBackend(Inference):
     def _of_candidates(self, ids: Int32) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """The parameters with the head of some words alone, and its rows, a leaf (C, d)."""
         head, bias = families.head(self.model), families.head_bias(self.model)
-        chosen = self._tokens(ids)
-        rows = self.params[head][chosen].requires_grad_()
+        indices = self._tokens(ids)
+        rows = self.params[head][indices].requires_grad_()
         params = {**self.params, head: rows}
         if bias is not None:
-            params[bias] = self.params[bias][chosen]
+            params[bias] = self.params[bias][indices]
         return params, rows
 
     def _on_host(self, array: torch.Tensor) -> NDArray[Any]:
@@ -215,10 +215,10 @@ def _held(
         with warnings.catch_warnings():
             # The array may be read-only, and so is every use of these parameters.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            held = torch.from_numpy(tensor.view(np.int16) if is_bfloat16 else tensor)
+            host = torch.from_numpy(tensor.view(np.int16) if is_bfloat16 else tensor)
         finite = mapped.is_finite_in_place(tensor)
     else:
         # Not NumPy's memory: it asks for large pages, which took seconds to put together here.
-        held = torch.empty(tensor.shape, dtype=torch.int16 if is_bfloat16 else torch.float32)
-        finite = mapped.copy(tensor, held.numpy().view(dtype))
-    return held.view(torch.bfloat16) if is_bfloat16 else held, finite
+        host = torch.empty(tensor.shape, dtype=torch.int16 if is_bfloat16 else torch.float32)
+        finite = mapped.copy(tensor, host.numpy().view(dtype))
+    return host.view(torch.bfloat16) if is_bfloat16 else host, finite

@@ -249,8 +249,8 @@ def latest(run: Run) -> Path:
             return run.checkpoints / candidate
     if name:
         raise manifest.damaged(run.checkpoints / name, f"{manifest.NAME} is missing")
-    if found := manifest.by_age(run.checkpoints):
-        return found[-1]
+    if checkpoints := manifest.by_age(run.checkpoints):
+        return checkpoints[-1]
     raise CheckpointError(
         f"the run {run.directory} has no checkpoint yet; wait for one while it runs, or begin "
         f"again with mlxhog train --config {run.config_path}"
@@ -264,10 +264,10 @@ def check_architecture(checkpoint: Checkpoint, model_config: Mapping[str, Any]) 
         CheckpointError: they differ; every differing field is named with both values.
     """
     saved = {k: v for k, v in checkpoint.config.items() if k not in NOT_ARCHITECTURE}
-    wanted = json.loads(plain_json.dumps(model_config))
+    fields = json.loads(plain_json.dumps(model_config))
     differences = [
         _difference(field, saved.get(field), value)
-        for field, value in sorted(wanted.items())
+        for field, value in sorted(fields.items())
         if field not in NOT_ARCHITECTURE and saved.get(field) != value
     ]
     if differences:

@@ -1,4 +1,4 @@
-"""How long a run may go on: steps, tokens or seconds, whichever is used up first."""
+"""The budget of a run: steps, tokens or seconds, whichever is used up first."""
 
 from __future__ import annotations
 

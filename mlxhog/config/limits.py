@@ -1,4 +1,4 @@
-"""What a file from outside may cost: bytes that are read, digits, nesting, characters shown.
+"""Limits of what a file from outside may cost: bytes read, digits, nesting, characters shown.
 
 A text within these limits is read in bounded time, and quoting any part of it needs little memory.
 They are far above what our own programs write.

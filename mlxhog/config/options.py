@@ -167,15 +167,15 @@ class Option:
 def options(cls: type) -> Mapping[str, Option]:
     """Return the options of a dataclass by name, in the order of its fields."""
     hints = typing.get_type_hints(cls)
-    found = {}
+    specs = {}
     for field in dataclasses.fields(cls):
         extra = field.metadata.get(_METADATA)
         if extra is not None:
             base, optional = _strip_none(hints[field.name])
-            found[field.name] = Option(
+            specs[field.name] = Option(
                 name=field.name, type=base, optional=optional, default=field.default, **extra
             )
-    return types.MappingProxyType(found)
+    return types.MappingProxyType(specs)
 
 
 def convert_fields(config: object) -> list[str]:

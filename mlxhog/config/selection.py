@@ -1,4 +1,4 @@
-"""Which share of a sparsified step is written, as `--sparsify` names it."""
+"""The share of a sparsified step that is written, as `--sparsify` names it."""
 
 from __future__ import annotations
 

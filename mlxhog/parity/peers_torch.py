@@ -7,7 +7,7 @@ of the optimizers enters.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,8 @@ from mlxhog.parity.optimizers import (
     WEIGHT_DECAY,
     Formula,
 )
+from mlxhog.parity.results import NamedArrays
 from mlxhog.parity.subject import RULES, TRANSFORMERS, Array, ModelPlan
-
-Found = Iterator[tuple[str, Array]]
 
 KERNELS = {
     "chunkwise_kernel": "chunkwise--native_autograd",
@@ -67,7 +66,7 @@ class Peer:
 
 def results(
     name: str, plan: ModelPlan, params: Mapping[str, Array], fixed: Mapping[str, Array]
-) -> Found:
+) -> NamedArrays:
     """Compute a peer's results; arguments as `results.model`."""
     torch.set_num_threads(1)
     peer = create(name, plan.cfg)
@@ -185,7 +184,7 @@ def _load(peer: Peer, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
         raise ValueError(f"the module has no parameter {lacking[0]}")
 
 
-def _forward(peer: Peer, plan: ModelPlan, tokens: Tensor) -> Found:
+def _forward(peer: Peer, plan: ModelPlan, tokens: Tensor) -> NamedArrays:
     hidden: list[Tensor] = []
 
     def record(module: nn.Module, arguments: Any, result: Any) -> None:
@@ -202,7 +201,7 @@ def _forward(peer: Peer, plan: ModelPlan, tokens: Tensor) -> Found:
     yield "logits", _host(logits)
 
 
-def _stepwise(peer: Peer, tokens: Tensor) -> Found:
+def _stepwise(peer: Peer, tokens: Tensor) -> NamedArrays:
     assert peer.step is not None
     state, outputs = None, []
     for t in range(tokens.shape[1]):
@@ -244,7 +243,7 @@ def _steps(
     params: Mapping[str, Array],
     tokens: Tensor,
     targets: Tensor,
-) -> Found:
+) -> NamedArrays:
     decays = {name: spec.decay for name, spec in param_spec(plan.cfg).items()}
     own = {n: p for n, p in peer.module.named_parameters() if p.requires_grad}
     ours = {name: next(iter(to_ours({name: np.empty(0)}, plan.cfg))) for name in own}

@@ -1,4 +1,4 @@
-"""What a comparison is about: the subject that is computed, and the sides that compute it.
+"""The subject of a comparison, and the sides that compute it.
 
 A subject has settings, which travel by pickle, and arrays, which travel by file. Its sides are
 
@@ -220,8 +220,8 @@ def choose(backends: str, forms: str, plan: Plan) -> tuple[list[Side], list[str]
         EnvironmentLacks: a backend that was asked for by name is not here.
     """
     here = machine.here()
-    asked = [] if backends == "auto" else [name.strip() for name in backends.split(",")]
-    for name in asked:
+    named = [] if backends == "auto" else [name.strip() for name in backends.split(",")]
+    for name in named:
         if name not in EVERYONE:
             raise ConfigError(
                 f"--backends: no backend {name!r}; wanted auto, or some of "
@@ -230,12 +230,12 @@ def choose(backends: str, forms: str, plan: Plan) -> tuple[list[Side], list[str]
     sides: list[Side] = []
     notes = []
     for name in EVERYONE:
-        if asked and name not in asked:
+        if named and name not in named:
             continue
         lack = lacking(name, here, plan)
         if lack is None:
             sides += _of_backend(name, forms)
-        elif asked:
+        elif named:
             raise EnvironmentLacks(lack)
         elif name not in GPU_BACKENDS or here.apple_gpu:
             notes.append(f"left out: {lack}")

@@ -1,1 +1,1 @@
-"""How a run is shown to people."""
+"""Views of a run for people: lines, tables, charts."""

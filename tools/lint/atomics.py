@@ -126,16 +126,16 @@ def _unbounded(source: Source) -> Iterator[Problem]:
 
 def _exchanging(visible: Sequence[Function]) -> set[str]:
     """Functions that compare and swap, themselves or through others."""
-    found: set[str] = set()
+    names: set[str] = set()
     while True:
         more = {
             function.name
             for function in visible
-            if function.called & found or any(map(_EXCHANGE.fullmatch, function.called))
+            if function.called & names or any(map(_EXCHANGE.fullmatch, function.called))
         }
-        if more <= found:
-            return found
-        found |= more
+        if more <= names:
+            return names
+        names |= more
 
 
 def _loops(body: Sequence[Token]) -> Iterator[tuple[Sequence[Token], range]]:

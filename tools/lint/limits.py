@@ -76,7 +76,7 @@ def _scope(source: Source) -> Iterator[Problem]:
 
 def constants(text: str) -> dict[str, int]:
     """Values of the integers that a text defines, constexpr or in an enum."""
-    found: dict[str, int] = {}
+    values: dict[str, int] = {}
     code = tokens(text)
     for index, token in enumerate(code):
         if token.text != "=" or not index or not code[index - 1].text.isidentifier():
@@ -87,10 +87,10 @@ def constants(text: str) -> dict[str, int]:
         if of_enum or any(item.text == "constexpr" for item in code[begin:index]):
             ends = (";", "}", ",") if of_enum else (";",)
             end = next((i for i in range(index, len(code)) if code[i].text in ends), len(code))
-            value = _value(code[index + 1 : end], found)
+            value = _value(code[index + 1 : end], values)
             if value is not None:
-                found[code[index - 1].text] = value
-    return found
+                values[code[index - 1].text] = value
+    return values
 
 
 def _back(code: Sequence[Token], index: int, signs: Sequence[str]) -> int:

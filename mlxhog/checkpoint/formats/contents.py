@@ -224,14 +224,14 @@ def refuse(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> XLSTMLarg
 
 def hf_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, Entry]:
     """Return the tensors of a directory of transformers; a tied head is written out."""
-    found = {
+    entries = {
         name: Entry(array.shape, array.dtype, (array,))
         for name, array in tensors.items()
         if name != f"{OUT_NORM}.bias"
     }
     if model.tie_word_embeddings:
-        found[families.of(model).head] = found[families.embedding(model)]
-    return found
+        entries[families.of(model).head] = entries[families.embedding(model)]
+    return entries
 
 
 def hf_config_json(
@@ -259,10 +259,10 @@ def hf_config_json(
 
 def our_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, Entry]:
     """Return the tensors of model.safetensors; a tied head of xLSTM Large is written out."""
-    found = {name: Entry(array.shape, array.dtype, (array,)) for name, array in tensors.items()}
+    entries = {name: Entry(array.shape, array.dtype, (array,)) for name, array in tensors.items()}
     if isinstance(model, XLSTMLargeConfig) and model.tie_word_embeddings:
-        found[families.of(model).head] = found[families.embedding(model)]
-    return found
+        entries[families.of(model).head] = entries[families.embedding(model)]
+    return entries
 
 
 def our_config_json(
@@ -345,8 +345,8 @@ def package_configs(
             fields |= PORTABLE
         fields["weight_mode"] = "fused" if fused else "single"
         inside = {name: fields[name] for name in LARGE_FIELDS if name in fields}
-    left = fields.keys() - inside.keys() - _NAMED_BY_CONTENT - set(SPELLINGS.values())
-    beside = {name: fields[name] for name in sorted(left) if fields[name] is not None}
+    others = fields.keys() - inside.keys() - _NAMED_BY_CONTENT - set(SPELLINGS.values())
+    beside = {name: fields[name] for name in sorted(others) if fields[name] is not None}
     return inside, beside
 
 

@@ -192,8 +192,8 @@ def _cast(entries: Mapping[str, Entry], wanted: Wanted) -> dict[str, Entry]:
 
 def _dtype(entries: Mapping[str, Entry]) -> np.dtype[Any]:
     """The type of a model's tensors; float32 where they have several."""
-    found = {entry.dtype for entry in entries.values()}
-    return found.pop() if len(found) == 1 else np.dtype(np.float32)
+    dtypes = {entry.dtype for entry in entries.values()}
+    return dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
 
 
 def _named(files: list[dict[str, Entry]], to: str) -> dict[str, dict[str, Entry]]:

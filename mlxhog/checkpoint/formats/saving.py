@@ -32,13 +32,13 @@ def shards(entries: Mapping[str, Entry], limit: int) -> list[dict[str, Entry]]:
     A tensor that is larger has a file of its own.
     """
     files: list[dict[str, Entry]] = [{}]
-    held = 0
+    n_bytes = 0
     for name, entry in entries.items():
-        if held and held + entry.nbytes > limit:
+        if n_bytes and n_bytes + entry.nbytes > limit:
             files.append({})
-            held = 0
+            n_bytes = 0
         files[-1][name] = entry
-        held += entry.nbytes
+        n_bytes += entry.nbytes
     return files
 
 
@@ -173,14 +173,14 @@ def _replaceable(entry: Path) -> bool:
 
 def _clear_remains(target: Path) -> None:
     """Remove what killed processes left; an `.old` without its successor is the one that counts."""
-    for left in target.parent.glob(f"{target.name}.*.*"):
-        pid, _, kind = left.name.removeprefix(f"{target.name}.").partition(".")
+    for remains in target.parent.glob(f"{target.name}.*.*"):
+        pid, _, kind = remains.name.removeprefix(f"{target.name}.").partition(".")
         if kind not in ("part", "old") or not pid.isdigit() or _alive(int(pid)):
             continue
         if kind == "old" and not target.exists():
-            os.replace(left, target)
+            os.replace(remains, target)
         else:
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(remains, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:

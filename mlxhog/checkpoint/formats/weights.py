@@ -63,21 +63,21 @@ def find(path: Path) -> Path:
     """
     if not path.exists():
         raise CheckpointError(f"no checkpoint {path}: there is no such file or directory")
-    found = candidates(path)
-    if path.is_file() and not found:
+    files = candidates(path)
+    if path.is_file() and not files:
         raise CheckpointError(
             f"{path} is not a checkpoint: its name ends in none of {', '.join(ENDINGS)}; "
             "name a checkpoint's directory or its file"
         )
-    if not found:
+    if not files:
         raise CheckpointError(
             f"{path} holds no checkpoint: no {_NAMED[0]}, {_NAMED[1]} or other file of tensors; "
             "name a checkpoint's directory"
         )
-    if len(found) > 1 and found[0].name not in _NAMED:
-        shown = ", ".join(file.name for file in found[:4])
-        raise CheckpointError(f"{path} holds several checkpoints: {shown}; name one of these files")
-    return found[0]
+    if len(files) > 1 and files[0].name not in _NAMED:
+        names = ", ".join(file.name for file in files[:4])
+        raise CheckpointError(f"{path} holds several checkpoints: {names}; name one of these files")
+    return files[0]
 
 
 def read(file: Path) -> dict[str, NDArray[Any]]:
@@ -122,7 +122,7 @@ def _one(file: Path) -> dict[str, NDArray[Any]]:
 def _indexed(index: Path) -> dict[str, NDArray[Any]]:
     """Read the shards that an index names; it has to agree with each of them."""
     weight_map = _weight_map(index)
-    found: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     faults: list[str] = []
     for path in parts(index):
         shard = path.name
@@ -131,19 +131,19 @@ def _indexed(index: Path) -> dict[str, NDArray[Any]]:
                 f"{index} names {shard}, which is missing; fetch it again from where the "
                 "checkpoint comes from"
             )
-        held = _one(path)
+        shard_arrays = _one(path)
         promised = {name for name, file in weight_map.items() if file == shard}
-        faults += [f"{name} is not in {shard}" for name in sorted(promised - held.keys())]
+        faults += [f"{name} is not in {shard}" for name in sorted(promised - shard_arrays.keys())]
         faults += [
             f"{name} is in {shard}, and the index says {weight_map.get(name, 'nothing')}"
-            for name in sorted(held.keys() - promised)
+            for name in sorted(shard_arrays.keys() - promised)
         ]
-        found |= held
+        arrays |= shard_arrays
     if faults:
         raise CheckpointError(
             f"{index} disagrees with its shards: {listed(faults)}; fetch the checkpoint again"
         )
-    return found
+    return arrays
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -180,15 +180,15 @@ def _numbered_parts(directory: Path) -> list[Path]:
 
 
 def _numbered(directory: Path) -> dict[str, NDArray[Any]]:
-    found: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for path in _numbered_parts(directory):
-        held = _one(path)
-        if twice := sorted(found.keys() & held.keys()):
+        shard_arrays = _one(path)
+        if twice := sorted(arrays.keys() & shard_arrays.keys()):
             raise CheckpointError(
                 f"{directory}: {twice[0]} is in {path.name} and in an earlier one"
             )
-        found |= held
-    return found
+        arrays |= shard_arrays
+    return arrays
 
 
 def listed(faults: Sequence[str]) -> str:

@@ -264,7 +264,7 @@ def build(folder: Path) -> Path:
         )
         for file in files
     ]
-    said = [process.communicate()[1] for process in started]
+    messages = [process.communicate()[1] for process in started]
     program = folder / "search"
     if not any(process.returncode for process in started):
         objects = [str(folder / f"{file.stem}.o") for file in files]
@@ -273,8 +273,8 @@ def build(folder: Path) -> Path:
         )
         if linked.returncode == 0:
             return program
-        said.append(linked.stderr)
-    raise MetalError("the search of the protocols does not compile:\n" + "".join(said))
+        messages.append(linked.stderr)
+    raise MetalError("the search of the protocols does not compile:\n" + "".join(messages))
 
 
 def search(
@@ -319,26 +319,28 @@ def search(
         raise MetalError(f"the search of the protocols ended with {process.returncode}")
 
 
-def problems(found: list[Searched | Weakened], *, full: bool) -> list[str]:
+def problems(results: list[Searched | Weakened], *, full: bool) -> list[str]:
     """What is not as the tables say, in words; empty where all is well."""
-    told = []
+    lines = []
     seen = set()
-    for result in found:
+    for result in results:
         if isinstance(result, Searched):
             if result.wrong:
-                told.append(f"{result.name}: {result.wrong}")
+                lines.append(f"{result.name}: {result.wrong}")
             continue
         seen.add(result.order)
         if result.order in NEEDED:
             if not result.by:
-                told.append(
+                lines.append(
                     f"{result.order} may be weaker: {NEEDED[result.order]} does not miss it"
                 )
         elif result.order not in SPARE:
-            told.append(
+            lines.append(
                 f"{result.order} is in neither table; weakened, it breaks {result.by or 'nothing'}"
             )
         elif full and result.by:
-            told.append(f"{result.order} is needed: {result.by} breaks without it")
-    told += [f"{order}: no such step is left" for order in {**NEEDED, **SPARE} if order not in seen]
-    return told
+            lines.append(f"{result.order} is needed: {result.by} breaks without it")
+    lines += [
+        f"{order}: no such step is left" for order in {**NEEDED, **SPARE} if order not in seen
+    ]
+    return lines

@@ -24,12 +24,12 @@ def main() -> int:
     )
     parser.add_argument("--full", action="store_true", help="search for the spare orders, too")
     full = parser.parse_args().full
-    found: list[Searched | Weakened] = []
+    results: list[Searched | Weakened] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         steps = sources(folder)
         for result in search(build(folder), steps, full=full):
-            found.append(result)
+            results.append(result)
             if isinstance(result, Searched):
                 said = result.wrong or "holds"
                 print(f"{result.states:>10,} states  {result.name}: {result.claim}: {said}")
@@ -39,9 +39,9 @@ def main() -> int:
                 why = SPARE.get(result.order, "NO REASON GIVEN")
                 print(f"spare   {result.order}: {why}")
             sys.stdout.flush()
-    told = problems(found, full=full)
-    print("\n".join(told))
-    return bool(told)
+    lines = problems(results, full=full)
+    print("\n".join(lines))
+    return bool(lines)
 
 
 if __name__ == "__main__":
