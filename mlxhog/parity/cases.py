@@ -117,7 +117,6 @@ def _model(
         arrays["greedy_ids"] = _continuation(arrays["greedy_ids"], prompt)
         fixed["greedy_prompt"], greedy = prompt, arrays["greedy_ids"].shape[1]
     recorded: dict[str, dict[str, Array]] = {}
-    unknown = []
     for name, grad in grads.items():
         recorded.setdefault(RECORDED, {})[f"grad/{name}"] = grad
     for name, value in arrays.items():
@@ -128,23 +127,13 @@ def _model(
         if name == "cached_logits":
             side, ours = f"{RECORDED}_cached", "logits"
         if ours is None:
-            unknown.append(name)
+            notes.append(f"not compared: {name}, a name unknown here")
         else:
             recorded.setdefault(side, {})[ours] = _shaped(ours, value)
-    fixed_init = [name.removeprefix("init/") for name in recorded.get(RECORDED, {})]
-    return Subject(
-        title=title,
-        plan=ModelPlan(
-            cfg,
-            steps=steps,
-            greedy=greedy,
-            fixed_init=tuple(name for name in fixed_init if name in params),
-        ),
-        inputs={name: np.asarray(value, np.float32) for name, value in params.items()},
-        fixed=fixed,
-        recorded=recorded,
-        notes=(*notes, *(f"not compared: {name}, a name unknown here" for name in unknown)),
-    )
+    names = [name.removeprefix("init/") for name in recorded.get(RECORDED, {})]
+    plan = ModelPlan(cfg, steps, greedy, tuple(name for name in names if name in params))
+    inputs = {name: np.asarray(value, np.float32) for name, value in params.items()}
+    return Subject(title, plan, inputs, fixed, recorded, tuple(notes))
 
 
 def _as_it_ran(

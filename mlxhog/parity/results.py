@@ -16,7 +16,7 @@ x is (B, S, D); x4 (B, S, NH, DH) is recorded with heads before positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -194,7 +194,12 @@ def mlstm(
         yield from _last_state(form, state)
         for name, grad in grads.items():
             yield f"{form}/grad/{name}", grad
-    yield from _mlstm_stepwise(engine, plan, inputs)
+    call = _mlstm_call(1, plan.eps)
+    outputs, state = [], []
+    for h, state in _steps(engine, call, inputs, MLSTM_SEQUENCE, MLSTM_STATE):
+        outputs.append(h)
+    yield "stepwise/h", np.concatenate(outputs, 1)
+    yield from _last_state("stepwise", state)
 
 
 def _mlstm_call(chunk_size: int, eps: float) -> OperatorCall:
@@ -209,17 +214,21 @@ def _mlstm_call(chunk_size: int, eps: float) -> OperatorCall:
     return call
 
 
-def _mlstm_stepwise(engine: Engine, plan: MlstmPlan, inputs: Mapping[str, Array]) -> NamedArrays:
-    now, outputs = dict(inputs), []
-    state: list[Array] = []
-    call = _mlstm_call(1, plan.eps)
-    for t in range(inputs["q"].shape[1]):
-        now |= {letter: inputs[letter][:, t : t + 1] for letter in MLSTM_SEQUENCE}
+def _steps(
+    engine: Engine,
+    call: OperatorCall,
+    inputs: Mapping[str, Array],
+    sequence: Iterable[str],
+    start: Iterable[str],
+) -> Iterator[tuple[Array, list[Array]]]:
+    """Apply a cell to one position after another: the output and the state of each."""
+    now = dict(inputs)
+    S = next(inputs[name].shape[1] for name in sequence)
+    for t in range(S):
+        now |= {name: inputs[name][:, t : t + 1] for name in sequence}
         h, state, _ = engine.apply(call, now)
-        now |= dict(zip(MLSTM_STATE, state, strict=True))
-        outputs.append(h)
-    yield "stepwise/h", np.concatenate(outputs, 1)
-    yield from _last_state("stepwise", state)
+        now |= dict(zip(start, state, strict=True))
+        yield h, state
 
 
 def mlstm_reference(plan: MlstmPlan, inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
@@ -267,14 +276,9 @@ def slstm(engine: Engine, inputs: Mapping[str, Array], weight: Array) -> NamedAr
         yield f"sequence/state/{letter}", part
     for name, grad in grads.items():
         yield f"sequence/grad/{name}", grad
-    trace: list[list[Array]] = []
-    now = dict(inputs)
-    for t in range(h.shape[1]):
-        now |= {letter: inputs[letter][:, t : t + 1] for letter in SLSTM_SEQUENCE}
-        _, state, _ = engine.apply(call, now)
-        now |= dict(zip(SLSTM_START, state, strict=True))
-        trace.append(state)
-    yield from _trace([np.stack(parts, 1) for parts in zip(*trace, strict=True)])
+    steps = _steps(engine, call, inputs, SLSTM_SEQUENCE, SLSTM_START)
+    states = zip(*(state for _, state in steps), strict=True)
+    yield from _trace([np.stack(parts, 1) for parts in states])
 
 
 def slstm_reference(inputs: Mapping[str, Array], weight: Array) -> NamedArrays:

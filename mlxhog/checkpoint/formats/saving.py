@@ -53,26 +53,23 @@ def check_target(target: Path, *, force: bool) -> None:
         EnvironmentLacks: the system does not let us look at it, or clear it.
     """
     with _refused_by_system(target):
-        _check_target(target, force=force)
-
-
-def _check_target(target: Path, *, force: bool) -> None:
-    _check_parents(target.absolute())
-    _clear_remains(target.absolute())
-    if not (target.exists() or target.is_symlink()):
-        return
-    empty = target.is_dir() and not any(target.iterdir())
-    if empty:
-        return
-    if not force:
-        raise ConfigError(f"{target} exists; choose another name, or replace it with --force")
-    if not target.is_dir() or target.is_symlink() or not weights.candidates(target):
-        raise ConfigError(f"{target} exists and is no checkpoint's directory; choose another name")
-    if others := sorted(entry.name for entry in target.iterdir() if not _replaceable(entry)):
-        raise ConfigError(
-            f"{target} holds {listed(others)}, which --force would delete with the checkpoint; "
-            "choose another name, or move them away"
-        )
+        _check_parents(target.absolute())
+        _clear_remains(target.absolute())
+        if not (target.exists() or target.is_symlink()):
+            return
+        if target.is_dir() and not any(target.iterdir()):
+            return
+        if not force:
+            raise ConfigError(f"{target} exists; choose another name, or replace it with --force")
+        if not target.is_dir() or target.is_symlink() or not weights.candidates(target):
+            raise ConfigError(
+                f"{target} exists and is no checkpoint's directory; choose another name"
+            )
+        if others := sorted(entry.name for entry in target.iterdir() if not _replaceable(entry)):
+            raise ConfigError(
+                f"{target} holds {listed(others)}, which --force would delete with the checkpoint; "
+                "choose another name, or move them away"
+            )
 
 
 def write(
