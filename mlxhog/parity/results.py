@@ -194,12 +194,9 @@ def mlstm(
         yield from _last_state(form, state)
         for name, grad in grads.items():
             yield f"{form}/grad/{name}", grad
-    call = _mlstm_call(1, plan.eps)
-    outputs, state = [], []
-    for h, state in _steps(engine, call, inputs, MLSTM_SEQUENCE, MLSTM_STATE):
-        outputs.append(h)
-    yield "stepwise/h", np.concatenate(outputs, 1)
-    yield from _last_state("stepwise", state)
+    steps = list(_steps(engine, _mlstm_call(1, plan.eps), inputs, MLSTM_SEQUENCE, MLSTM_STATE))
+    yield "stepwise/h", np.concatenate([h for h, _ in steps], 1)
+    yield from _last_state("stepwise", steps[-1][1])
 
 
 def _mlstm_call(chunk_size: int, eps: float) -> OperatorCall:
