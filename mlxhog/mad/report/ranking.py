@@ -52,7 +52,7 @@ class Ranking:
     Attributes:
         study: its name.
         suite: name of the suite.
-        rows: the best first, as `mad.scores.scores` orders them.
+        rows: the best first, as `scores` orders them.
         records: runs that ended, in the order in which they did.
         curves: key of a run -> its evaluations; empty where nobody asked for them.
         planned: runs of all candidates so far; None where nobody knows.

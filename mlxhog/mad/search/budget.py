@@ -45,7 +45,7 @@ class Budget:
     """Bounds of one candidate; None is no bound.
 
     Attributes:
-        params: parameters of its layers, see `sizes.params`.
+        params: parameters of its layers, see `params`.
         state: numbers it keeps per sequence.
         length: tokens after which state is counted; None is the longest row of the suite. It
             matters to caches that grow, such as that of attention.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class RunFunction(Protocol):
-    """How a run is executed, such as `mad.candidate.train`; importable, so that workers find it."""
+    """How a run is executed, such as `candidate.train`; importable, so that workers find it."""
 
     def __call__(
         self,
@@ -44,7 +44,7 @@ class Task:
         config: of the run.
         rungs: steps at which it may be pruned.
         beside: runs of the same shape, which the worker trains together with it where that is
-            faster; see `mad.batched`.
+            faster; see `training.batched`.
     """
 
     key: str

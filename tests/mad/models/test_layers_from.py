@@ -98,7 +98,7 @@ from mlxhog.mad.extensions import load_layers
 from mlxhog.models.mad.sequence import parse
 load_layers(sys.argv[1])
 for line in ("keyed swiglu", "swiglu"):
-    first = next(suites.runs(suites.suite("smoke"), parse(line), [1]))
+    _, first = next(suites.expand(suites.suite("smoke"), parse(line), [1]))
     print(first.key())
 """
 
