@@ -1,6 +1,6 @@
-"""What a layer is, and what its module needs: one frozen dataclass that declares and computes it.
+"""The protocol of a layer, and what its file needs: one frozen dataclass declares and computes it.
 
-A layer is one file: its numbers, the parameters and the state that follow from them, its equations
+A layer is one class: its numbers, the parameters and the state that follow from them, its equations
 over the operators of either framework, and the same in float64 NumPy, position by position, which
 the others are compared with. `layers/` holds those of this package, `examples/my_layer.py` one from
 outside of it. This module imports no framework.
@@ -9,7 +9,7 @@ outside of it. This module imports no framework.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -84,6 +84,24 @@ class Layer(Protocol):
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
         """Map whole sequences x (B, S, d) to y (B, S, d) in float64 NumPy, without `run.ops`."""
+
+
+class FixedState:
+    """A layer whose state does not grow with the sequence, or that keeps nothing at all."""
+
+    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
+        """Return the shapes of one sequence's arrays, by part, in their order in `State`."""
+        return {}
+
+    def state(self, d: int, length: int) -> Mapping[str, int]:
+        """Return the sizes of all parts."""
+        shapes = sorted(self.state_shapes(d).items())
+        return {part: sum(map(math.prod, arrays)) for part, arrays in shapes}
+
+    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
+        """Return zeros, float32."""
+        shapes = (shape for arrays in self.state_shapes(d).values() for shape in arrays)
+        return tuple(xp.zeros((B, *shape)) for shape in shapes)
 
 
 def check_heads(heads: int, d: int, width: str = "width") -> None:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.plain_numpy import gelu, rms_norm
 from mlxhog.models.ops.arrays import Array, Arrays
+from mlxhog.models.ops.reference.layers_numpy import activation, rms_norm
 from mlxhog.models.spec import ParamSpec
 
 T = TypeVar("T")
@@ -194,7 +194,7 @@ def hidden(cfg: MADConfig, params: Mapping[str, NDArray[Any]], x: Float, run: Pa
         x = x[:, -1:] + sincos(S, cfg.hidden_size)
         for p in decoder_params(cfg, wide):
             u = rms_norm(x, p["norm.weight"], cfg.norm_eps)
-            x = gelu(u @ p["linear.weight"].T + p["linear.bias"])
+            x, _ = activation("gelu", u @ p["linear.weight"].T + p["linear.bias"])
             run.note(x)
     x = rms_norm(x, params[OUT_NORM], cfg.norm_eps)
     run.note(x)

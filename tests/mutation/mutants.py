@@ -224,15 +224,10 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ("inverse * (dy - mean - unit", "inverse * (dy - unit"),
         ],
     ),
-    "models/ops/reference/recurrences_numpy.py": (
+    "models/ops/reference/sequence_numpy.py": (
         ("tests/models/test_sequence_ops.py",),
         [
             ("(v[:, t] - held)", "v[:, t]"),
-        ],
-    ),
-    "models/ops/reference/attention_numpy.py": (
-        ("tests/models/test_sequence_ops.py",),
-        [
             ("max(oldest, t - window)", "max(oldest, t - window + 1)"),
         ],
     ),

@@ -17,7 +17,7 @@ arXiv:2406.06484.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -26,7 +26,7 @@ import numpy as np
 from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
-    Arrays,
+    FixedState,
     Float,
     Params,
     ParamSpec,
@@ -37,15 +37,14 @@ from mlxhog.models.mad.layer import (
     linear,
     taps,
 )
-from mlxhog.models.mad.plain_numpy import rms_norm, sigmoid, silu, softplus
-from mlxhog.models.ops.reference.layers_numpy import causal_conv
-from mlxhog.models.ops.reference.recurrences_numpy import delta_cell
+from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, sigmoid, silu, softplus
+from mlxhog.models.ops.reference.sequence_numpy import delta_cell
 
 CHUNK_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedDeltaNet:
+class GatedDeltaNet(FixedState):
     """Numbers of the layer: heads, taps of the convolution, and whether the memory decays."""
 
     name: ClassVar[str] = "gated-delta-net"
@@ -74,14 +73,10 @@ class GatedDeltaNet:
         yield ParamSpec("head_norm.weight", (d // self.heads,), "ones")
         yield linear("out_proj.weight", d, d)
 
-    def state(self, d: int, length: int) -> Mapping[str, int]:
-        """Return the sizes of S of every head, and the last inputs of the convolution."""
-        return {"cell": d * (d // self.heads), "conv": 3 * d * (self.conv - 1)}
-
-    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
-        """Return zeros: S (B, heads, dh, dh), and the convolution's inputs (B, k - 1, 3 d)."""
+    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
+        """Return the shapes of S of every head, and of the convolution's last inputs."""
         dh = d // self.heads
-        return xp.zeros((B, self.heads, dh, dh)), xp.zeros((B, self.conv - 1, 3 * d))
+        return {"cell": [(self.heads, dh, dh)], "conv": [(self.conv - 1, 3 * d)]}
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]

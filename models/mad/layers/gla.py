@@ -14,7 +14,7 @@ Source: Yang et al. 2024, Gated Linear Attention, arXiv:2312.06635; mad-lab.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -23,7 +23,7 @@ import numpy as np
 from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
-    Arrays,
+    FixedState,
     Float,
     Params,
     ParamSpec,
@@ -33,8 +33,8 @@ from mlxhog.models.mad.layer import (
     bias,
     check_heads,
 )
-from mlxhog.models.mad.plain_numpy import rms_norm, sigmoid, silu
-from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
+from mlxhog.models.ops.reference.layers_numpy import rms_norm, sigmoid, silu
+from mlxhog.models.ops.reference.sequence_numpy import decay_cell
 
 CHUNK_SIZE = 32
 SLOWNESS = 16.0
@@ -42,7 +42,7 @@ SLOWNESS = 16.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class GLA:
+class GLA(FixedState):
     """Numbers of the layer: its heads, and the rank of the map to the gate."""
 
     name: ClassVar[str] = "gla"
@@ -67,14 +67,10 @@ class GLA:
         yield ParamSpec("head_norm.weight", (d // self.heads,), "ones")
         yield _glorot("out_proj.weight", d, d, product=True)
 
-    def state(self, d: int, length: int) -> Mapping[str, int]:
-        """Return the sizes of S of every head."""
-        return {"cell": d * (d // self.heads)}
-
-    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
-        """Return zeros: S of every head, (B, heads, dh, dh) float32."""
+    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
+        """Return the shapes of S of every head."""
         dh = d // self.heads
-        return (xp.zeros((B, self.heads, dh, dh)),)
+        return {"cell": [(self.heads, dh, dh)]}
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]

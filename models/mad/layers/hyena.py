@@ -1,18 +1,40 @@
-"""Hyena of order 2: a convolution as long as the sequence, between two gates.
+"""Hyena: a convolution as long as the sequence, whose filter a small network makes.
+
+Order 2, between two gates:
 
     [x0; x1; v] = conv_k( repeat(W_in u + b) )   each (B, S, I), I = expand d; depthwise, causal
     w = v * x1
-    y = W_out( x0 * (f * w + D w) ) + b          f one filter per channel, see `long_filter.py`
+    y = W_out( x0 * (f * w + D w) ) + b          f one filter per channel
 
 `repeat` writes the projected channels `groups` times in a row, so W_in has 3 I / groups rows.
 
-Source: Poli et al. 2023, Hyena Hierarchy, arXiv:2302.10866; the numbers of mad-lab.
+Of several heads, I = d: outer products of keys and values, convolved, and read by a query:
+
+    [q; v; k] = conv_k( repeat(W_in u + b) )     each (B, S, d), heads of dh = d / heads
+    Z_t = sum over j <= t of f_{t-j} k_j v_j^T + D k_t v_t^T          f and D one per head
+    y = W_out( q^T Z ) + b
+
+`forward` adds up (q_t . k_j) f_{t-j} v_j, which is the same sum without the matrices.
+
+The filter, with T the longest sequence, of every distance t = 0 .. T - 1:
+
+    z_t = [t / T, cos(2 pi t / T), sin(2 pi t / T)]
+    f_t = W3 sin(W2 sin(W1 sin(W0 z_t + b0) + b1) + b2) * exp(-(t / T) delta)
+
+one entry per channel, whose decay delta is fixed: from ln(100) / 1.5 for the first channel to
+ln(100) / 0.3 for the last. Distances from T on have no tap.
+
+Sources: Poli et al. 2023, Hyena Hierarchy, arXiv:2302.10866; Massaroli et al. 2023, Laughing Hyena
+Distillery, arXiv:2310.18780; the numbers of mad-lab, whose 16 are the width of a head.
 """
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -28,20 +50,85 @@ from mlxhog.models.mad.layer import (
     Sizes,
     State,
     bias,
+    check_heads,
     linear,
     taps,
 )
-from mlxhog.models.mad.layers.long_filter import (
-    check_kernel,
-    filter_spec,
-    filter_taps,
-    reference_taps,
-)
 from mlxhog.models.ops.reference.layers_numpy import causal_conv
+
+FEATURES = 3
+LAYERS = 4
+SLOWEST, FASTEST = math.log(100) / 1.5, math.log(100) / 0.3
+
+
+class _LongConvolution(ABC):
+    """The projections, the short convolution and the filter that both kinds share."""
+
+    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+    groups: int
+    kernel: int
+    filter_width: int
+
+    @abstractmethod
+    def inner(self, d: int) -> int:
+        """Width of each of the three parts."""
+
+    @abstractmethod
+    def filters(self, d: int) -> int:
+        """How many filters there are."""
+
+    def check(self, d: int) -> None:
+        """Refuse numbers that cannot be built at width d."""
+        if self.kernel < 1:
+            raise ConfigError(f"kernel is {self.kernel}; a convolution has at least 1 tap")
+        if self.filter_width < 1:
+            raise ConfigError(f"filter_width is {self.filter_width}; set it to at least 1")
+        channels = 3 * self.inner(d)
+        if self.groups < 1 or channels % self.groups:
+            raise ConfigError(
+                f"groups is {self.groups}, and the projections have {channels} channels; "
+                "choose a divisor"
+            )
+
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
+        """Declare the parameters; maps and taps begin as torch's do."""
+        inner, filters = self.inner(d), self.filters(d)
+        rows = 3 * inner // self.groups
+        yield linear("in_proj.weight", rows, d)
+        yield bias("in_proj.bias", rows, d)
+        yield taps("conv.weight", 3 * inner, self.kernel)
+        yield bias("conv.bias", 3 * inner, self.kernel)
+        sizes = (FEATURES, *[self.filter_width] * (LAYERS - 1), filters)
+        for number, (inputs, out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            yield linear(f"filter.{number}.weight", out, inputs, product=False)
+            if number < LAYERS - 1:
+                yield bias(f"filter.{number}.bias", out, inputs)
+        yield ParamSpec("skip", (filters,), "normal:1.0")
+        yield linear("out_proj.weight", d, inner)
+        yield bias("out_proj.bias", d, inner)
+
+    def projected(
+        self, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, Array]:
+        """Return the three parts side by side (B, S, 3 I), and the convolution's last inputs."""
+        (u,) = run.ops.linears(x, [p["in_proj.weight"]], [p["in_proj.bias"]])
+        return run.ops.causal_conv(
+            run.ops.xp.tile(u, (1, 1, self.groups)),
+            p["conv.weight"],
+            p["conv.bias"],
+            state=None if state is None else state[0],
+            silu=False,
+        )
+
+    def reference_projected(self, p: Mapping[str, Float], x: Float) -> list[Float]:
+        """Return the three parts (B, S, I) in float64."""
+        u = np.tile(x @ p["in_proj.weight"].T + p["in_proj.bias"], (1, 1, self.groups))
+        u, _, _ = causal_conv(u, p["conv.weight"], p["conv.bias"], silu=False)
+        return np.split(u, 3, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hyena:
+class Hyena(_LongConvolution):
     """Numbers of the layer.
 
     Attributes:
@@ -52,31 +139,29 @@ class Hyena:
     """
 
     name: ClassVar[str] = "hyena"
-    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
 
     expand: int = 4
     groups: int = 4
     kernel: int = 3
     filter_width: int = 4
 
+    def inner(self, d: int) -> int:
+        """Width of each of the three parts."""
+        return self.expand * d
+
+    def filters(self, d: int) -> int:
+        """One for each channel."""
+        return self.inner(d)
+
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
         if self.expand < 1:
             raise ConfigError(f"expand is {self.expand}; set it to at least 1")
-        check_kernel(self.kernel, self.groups, self.filter_width, 3 * self.expand * d)
-
-    def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; maps and taps begin as torch's do."""
-        inner = self.expand * d
-        yield from short_spec(inner, d, self.groups, self.kernel)
-        yield from filter_spec(inner, self.filter_width)
-        yield ParamSpec("skip", (inner,), "normal:1.0")
-        yield linear("out_proj.weight", d, inner)
-        yield bias("out_proj.bias", d, inner)
+        super().check(d)
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
         """Return the sizes of every w, and the last inputs of the short convolution."""
-        inner = self.expand * d
+        inner = self.inner(d)
         return {"cache": inner * length, "conv": 3 * inner * (self.kernel - 1)}
 
     def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
@@ -84,7 +169,7 @@ class Hyena:
 
         L is 0. Of a row that has read fewer than L positions, the first are 0.
         """
-        inner = self.expand * d
+        inner = self.inner(d)
         return xp.zeros((B, self.kernel - 1, 3 * inner)), xp.zeros((B, 0, inner))
 
     def forward(
@@ -92,28 +177,18 @@ class Hyena:
     ) -> tuple[Array, State]:
         """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         ops, xp = run.ops, run.ops.xp
-        S = x.shape[1]
-        (u,) = ops.linears(x, [p["in_proj.weight"]], [p["in_proj.bias"]])
-        u, last = ops.causal_conv(
-            xp.tile(u, (1, 1, self.groups)),
-            p["conv.weight"],
-            p["conv.bias"],
-            state=None if state is None else state[0],
-            silu=False,
-        )
+        u, last = self.projected(p, x, state, run)
         x0, x1, v = xp.split(u, 3, -1)
         w = v * x1
         all_w = w if state is None else xp.concatenate([state[1], w], 1)
         f = filter_taps(p, all_w.shape[1], cfg.max_length, xp)
-        y = x0 * (ops.long_conv(all_w, f)[:, -S:] + p["skip"] * w)
+        y = x0 * (ops.long_conv(all_w, f)[:, -x.shape[1] :] + p["skip"] * w)
         (y,) = ops.linears(y, [p["out_proj.weight"]], [p["out_proj.bias"]])
         return y, (last, all_w[:, -cfg.max_length :])
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
         """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
-        u = np.tile(x @ p["in_proj.weight"].T + p["in_proj.bias"], (1, 1, self.groups))
-        u, _, _ = causal_conv(u, p["conv.weight"], p["conv.bias"], silu=False)
-        x0, x1, v = np.split(u, 3, -1)
+        x0, x1, v = self.reference_projected(p, x)
         w = v * x1
         f = reference_taps(p, x.shape[1], cfg.max_length)
         y = p["skip"] * w
@@ -123,10 +198,108 @@ class Hyena:
         return (x0 * y) @ p["out_proj.weight"].T + p["out_proj.bias"]
 
 
-def short_spec(inner: int, d: int, groups: int, kernel: int) -> Iterable[ParamSpec]:
-    """Declare the projection to 3 * inner channels, and the convolution behind it."""
-    rows = 3 * inner // groups
-    yield linear("in_proj.weight", rows, d)
-    yield bias("in_proj.bias", rows, d)
-    yield taps("conv.weight", 3 * inner, kernel)
-    yield bias("conv.bias", 3 * inner, kernel)
+@dataclass(frozen=True, kw_only=True)
+class MHHyena(_LongConvolution):
+    """Numbers of the layer; all but `heads` as of Hyena."""
+
+    name: ClassVar[str] = "mh-hyena"
+
+    heads: int = 8
+    groups: int = 4
+    kernel: int = 3
+    filter_width: int = 2
+
+    def inner(self, d: int) -> int:
+        """Width of each of the three parts."""
+        return d
+
+    def filters(self, d: int) -> int:
+        """One for each head."""
+        return self.heads
+
+    def check(self, d: int) -> None:
+        """Refuse numbers that cannot be built at width d."""
+        check_heads(self.heads, d)
+        super().check(d)
+
+    def state(self, d: int, length: int) -> Mapping[str, int]:
+        """Return the sizes of every key and value, and the last inputs of the convolution."""
+        return {"cache": 2 * d * length, "conv": 3 * d * (self.kernel - 1)}
+
+    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
+        """Return the convolution's last inputs (B, k - 1, 3 d), and keys and values (B, L, NH, dh).
+
+        The inputs are zeros, and L is 0. Of a row that has read fewer than L positions, the first
+        are 0.
+        """
+        empty = xp.zeros((B, 0, self.heads, d // self.heads))
+        return xp.zeros((B, self.kernel - 1, 3 * d)), empty, empty
+
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
+        ops, xp = run.ops, run.ops.xp
+        B, S, d = x.shape
+        u, last = self.projected(p, x, state, run)
+        q, v, k = (y.reshape(B, S, self.heads, -1) for y in xp.split(u, 3, -1))
+        if state is not None:
+            k, v = xp.concatenate([state[1], k], 1), xp.concatenate([state[2], v], 1)
+        L = k.shape[1]
+        # Weight of key j for query t, whose own key is L - S + t.
+        f = filter_taps(p, L, cfg.max_length, xp)
+        f = xp.concatenate([f[:, :1] + p["skip"][:, None], f[:, 1:]], 1)
+        ahead = xp.arange(L - S, L, like=x)[:, None] - xp.arange(0, L, like=x)[None, :]
+        weights = xp.where(ahead >= 0, f[:, xp.maximum(ahead, 0).flatten()].reshape(-1, S, L), 0.0)
+        scores = xp.einsum("bthd,bjhd->bhtj", q, k) * weights
+        y = xp.einsum("bhtj,bjhd->bthd", scores, v).reshape(B, S, d)
+        (y,) = ops.linears(y, [p["out_proj.weight"]], [p["out_proj.bias"]])
+        return y, (last, k[:, -cfg.max_length :], v[:, -cfg.max_length :])
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
+        B, S, d = x.shape
+        q, v, k = (y.reshape(B, S, self.heads, -1) for y in self.reference_projected(p, x))
+        outer = np.einsum("bjhd,bjhe->bjhde", k, v)
+        f = reference_taps(p, S, cfg.max_length)
+        y = np.empty_like(q)
+        for t in range(S):
+            Z = np.einsum("hj,bjhde->bhde", f[:, t::-1], outer[:, : t + 1])
+            Z += p["skip"][:, None, None] * outer[:, t]
+            y[:, t] = np.einsum("bhd,bhde->bhe", q[:, t], Z)
+        return y.reshape(B, S, d) @ p["out_proj.weight"].T + p["out_proj.bias"]
+
+
+@lru_cache(maxsize=16)
+def features(S: int, T: int) -> Float:
+    """Return z of the first S distances, (S, 3) float64."""
+    t = np.arange(S) / T
+    return np.stack([t, np.cos(2 * np.pi * t), np.sin(2 * np.pi * t)], -1)
+
+
+@lru_cache(maxsize=16)
+def decay(S: int, T: int, channels: int) -> Float:
+    """Return exp(-(t / T) delta) of the first S distances, (channels, S) float64."""
+    delta = np.linspace(SLOWEST, FASTEST, channels)
+    return np.exp(-delta[:, None] * (np.arange(S) / T))
+
+
+def filter_taps(p: Params, S: int, T: int, xp: Arrays[Array]) -> Array:
+    """Return the taps of S distances, (channels, S) float32; those from T on are 0."""
+    w = p[f"filter.{LAYERS - 1}.weight"]
+    known = min(S, T)
+    z = xp.from_numpy(features(known, T), like=w)
+    for number in range(LAYERS - 1):
+        z = xp.sin(xp.linear(z, p[f"filter.{number}.weight"], p[f"filter.{number}.bias"]))
+    f = (w @ z.T) * xp.from_numpy(decay(known, T, len(w)), like=w)
+    return xp.pad(f, [(0, 0), (0, S - known)])
+
+
+def reference_taps(p: Mapping[str, Float], S: int, T: int) -> Float:
+    """Return the taps of S distances, (channels, S), in float64 NumPy; those from T on are 0."""
+    w = p[f"filter.{LAYERS - 1}.weight"]
+    known = min(S, T)
+    z = features(known, T)
+    for number in range(LAYERS - 1):
+        z = np.sin(z @ p[f"filter.{number}.weight"].T + p[f"filter.{number}.bias"])
+    return np.pad((w @ z.T) * decay(known, T, len(w)), ((0, 0), (0, S - known)))

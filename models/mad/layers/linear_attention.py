@@ -15,7 +15,7 @@ Sources: Katharopoulos et al. 2020, Transformers are RNNs, arXiv:2006.16236; mad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -24,7 +24,7 @@ import numpy as np
 from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
-    Arrays,
+    FixedState,
     Float,
     Params,
     ParamSpec,
@@ -39,7 +39,7 @@ CHUNK_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearAttention:
+class LinearAttention(FixedState):
     """Numbers of the layer: its heads, and the least that outputs are divided by."""
 
     name: ClassVar[str] = "linear-attention"
@@ -64,15 +64,10 @@ class LinearAttention:
             yield linear(f"{name}.w2.weight", dh, dh)
         yield linear("out_proj.weight", d, d)
 
-    def state(self, d: int, length: int) -> Mapping[str, int]:
-        """Return the sizes of S and z of every head."""
+    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
+        """Return the shape of S and z of every head, side by side."""
         dh = d // self.heads
-        return {"cell": self.heads * (dh * dh + dh)}
-
-    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
-        """Return zeros: S and z of every head side by side, (B, heads, dh, dh + 1) float32."""
-        dh = d // self.heads
-        return (xp.zeros((B, self.heads, dh, dh + 1)),)
+        return {"cell": [(self.heads, dh, dh + 1)]}
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]

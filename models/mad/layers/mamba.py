@@ -15,7 +15,7 @@ Source: Gu and Dao 2023, Mamba, arXiv:2312.00752; mad-lab.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -24,7 +24,7 @@ import numpy as np
 from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
-    Arrays,
+    FixedState,
     Float,
     Params,
     ParamSpec,
@@ -36,13 +36,12 @@ from mlxhog.models.mad.layer import (
     linear,
     taps,
 )
-from mlxhog.models.mad.plain_numpy import silu, softplus
-from mlxhog.models.ops.reference.layers_numpy import causal_conv
-from mlxhog.models.ops.reference.recurrences_numpy import selective_scan
+from mlxhog.models.ops.reference.layers_numpy import causal_conv, silu, softplus
+from mlxhog.models.ops.reference.sequence_numpy import selective_scan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mamba:
+class Mamba(FixedState):
     """Numbers of the layer.
 
     Attributes:
@@ -88,15 +87,10 @@ class Mamba:
         yield ParamSpec("D", (inner,), "ones")
         yield linear("out_proj.weight", d, inner)
 
-    def state(self, d: int, length: int) -> Mapping[str, int]:
-        """Return the sizes of N numbers of every channel, and the convolution's last inputs."""
+    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
+        """Return the shapes of S of every channel, and of the convolution's last inputs."""
         inner = self.expand * d
-        return {"cell": inner * self.states, "conv": inner * (self.conv - 1)}
-
-    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
-        """Return zeros: S (B, inner, N), and the convolution's last inputs (B, k - 1, inner)."""
-        inner = self.expand * d
-        return xp.zeros((B, inner, self.states)), xp.zeros((B, self.conv - 1, inner))
+        return {"cell": [(inner, self.states)], "conv": [(self.conv - 1, inner)]}
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]

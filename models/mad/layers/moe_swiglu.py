@@ -23,7 +23,7 @@ import numpy as np
 from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
-    Arrays,
+    FixedState,
     Float,
     Params,
     ParamSpec,
@@ -34,13 +34,13 @@ from mlxhog.models.mad.layer import (
     bound,
     linear,
 )
-from mlxhog.models.mad.plain_numpy import silu
+from mlxhog.models.ops.reference.layers_numpy import silu
 
 ROUTERS = ("top-k", "mad")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoESwiGLU:
+class MoESwiGLU(FixedState):
     """Numbers of the layer: `inner` is the width of each expert, `active` the experts taken."""
 
     name: ClassVar[str] = "moe-swiglu"
@@ -73,14 +73,6 @@ class MoESwiGLU:
             yield linear("w3.weight", E * d, U)
         else:  # an output of one expert has its own inner units alone as inputs
             yield replace(linear("w3.weight", d, U), init=bound(self.inner))
-
-    def state(self, d: int, length: int) -> Mapping[str, int]:
-        """Return no sizes: positions do not meet."""
-        return {}
-
-    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
-        """Return nothing: positions do not meet."""
-        return ()
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]

@@ -15,7 +15,7 @@ Source: Dao and Gu 2024, Transformers are SSMs, arXiv:2405.21060.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -24,7 +24,7 @@ import numpy as np
 from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
-    Arrays,
+    FixedState,
     Float,
     Params,
     ParamSpec,
@@ -36,15 +36,14 @@ from mlxhog.models.mad.layer import (
     linear,
     taps,
 )
-from mlxhog.models.mad.plain_numpy import rms_norm, silu, softplus
-from mlxhog.models.ops.reference.layers_numpy import causal_conv
-from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
+from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, silu, softplus
+from mlxhog.models.ops.reference.sequence_numpy import decay_cell
 
 CHUNK_SIZE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class SSD:
+class SSD(FixedState):
     """Numbers of the layer.
 
     Attributes:
@@ -84,17 +83,11 @@ class SSD:
         yield ParamSpec("out_norm.weight", (inner,), "ones")
         yield linear("out_proj.weight", d, inner)
 
-    def state(self, d: int, length: int) -> Mapping[str, int]:
-        """Return the sizes of S of every head, and the last inputs of the convolution."""
-        inner = self.expand * d
-        mixed = inner + 2 * self.states
-        return {"cell": inner * self.states, "conv": mixed * (self.conv - 1)}
-
-    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
-        """Return zeros: S (B, heads, N, inner / heads), and the convolution's last inputs."""
+    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
+        """Return the shapes of S of every head, and of the convolution's last inputs."""
         inner, N = self.expand * d, self.states
-        cell = xp.zeros((B, self.heads, N, inner // self.heads))
-        return cell, xp.zeros((B, self.conv - 1, inner + 2 * N))
+        cell = (self.heads, N, inner // self.heads)
+        return {"cell": [cell], "conv": [(self.conv - 1, inner + 2 * N)]}
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]

@@ -47,6 +47,12 @@ def layer_norm(h: Float, eps: float) -> tuple[Float, Back]:
     return unit, back
 
 
+def rms_norm(x: Float, w: Float, eps: float) -> Float:
+    """Return w * x / sqrt(mean(x^2) + eps) over the last axis; no gradient."""
+    normed: Float = x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+    return w * normed
+
+
 def head_norm_skip_gate(
     h: Float, c: Float, z: Float, w: Float, skip: Float, eps: float
 ) -> tuple[Float, Callable[[Float], tuple[Float, Float, Float, Float, Float]]]:
@@ -163,7 +169,7 @@ def activation(name: str, x: Float) -> tuple[Float, Float]:
         case "sigmoid":
             return s, s * (1.0 - s)
         case "softplus":
-            return np.logaddexp(0.0, x), s
+            return softplus(x), s
         case _:  # selu, Klambauer et al. 2017, arXiv:1706.02515
             scale, alpha = 1.0507009873554805, 1.6732632423543772
             below = alpha * np.exp(np.minimum(x, 0.0))
@@ -181,6 +187,17 @@ def sigmoid(x: Float) -> Float:
     """Return 1 / (1 + exp(-x))."""
     result: Float = np.exp(-np.logaddexp(0.0, -x))
     return result
+
+
+def softplus(x: Float) -> Float:
+    """Return log(1 + exp(x))."""
+    result: Float = np.logaddexp(0.0, x)
+    return result
+
+
+def silu(x: Float) -> Float:
+    """Return x * sigmoid(x)."""
+    return x * sigmoid(x)
 
 
 def chain(*backs: Back) -> Back:

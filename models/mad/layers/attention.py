@@ -1,14 +1,16 @@
-"""Attention of several heads to the positions up to each, with rotary positions.
+"""Attention of several heads to the positions up to each, or to the last of them alone.
 
     q, k, v = W u + b                            each cut into heads of dh = d / heads
     q, k = rope(q), rope(k)                      pair i turned by t * base^(-2 i / dh)
     y = W_out softmax(q k^T / sqrt(dh)) v + b
 
 With `kv_heads`, heads / kv_heads neighbours share one head of keys and values; with `qk_norm`
-every query and key is RMSNorm'd over its head before it is turned. Both are LFM2's.
+every query and key is RMSNorm'd over its head before it is turned. Both are LFM2's. Of the sliding
+form, keys j < t - window are out of sight.
 
 Sources: Vaswani et al. 2017, arXiv:1706.03762; Su et al. 2021, RoFormer, arXiv:2104.09864; Ainslie
-et al. 2023, grouped queries, arXiv:2305.13245; mad-lab.
+et al. 2023, grouped queries, arXiv:2305.13245; Beltagy et al. 2020, Longformer, arXiv:2004.05150
+(sliding); mad-lab.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ from mlxhog.models.mad.layer import (
     check_heads,
     linear,
 )
-from mlxhog.models.mad.plain_numpy import rms_norm
-from mlxhog.models.ops.reference.attention_numpy import attention, rope
+from mlxhog.models.ops.reference.layers_numpy import rms_norm
+from mlxhog.models.ops.reference.sequence_numpy import attention, rope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,3 +173,26 @@ class MHAttention:
             q, k = rope(q, self.base), rope(k, self.base)
         k, v = np.repeat(k, self.shared, 2), np.repeat(v, self.shared, 2)
         return mapped("out_proj", attention(q, k, v, window=self.sight()).reshape(B, S, d))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MHSlidingAttention(MHAttention):
+    """Numbers of the layer: those of `MHAttention`, and how far back a position sees."""
+
+    name: ClassVar[str] = "mh-sliding-attention"
+
+    window: int = 32
+
+    def sight(self) -> int | None:
+        """Return how many positions back keys are in sight."""
+        return self.window
+
+    def check(self, d: int) -> None:
+        """Refuse numbers that cannot be built at width d."""
+        super().check(d)
+        if self.window < 0:
+            raise ConfigError(f"window is {self.window}; a position sees 0 or more before it")
+
+    def state(self, d: int, length: int) -> Mapping[str, int]:
+        """Return the sizes of the keys and values of the window and the position itself."""
+        return super().state(d, min(length, self.window + 1))

@@ -1,0 +1,216 @@
+"""The mLSTM and the sLSTM cell between their projections, behind a short convolution.
+
+    c = SiLU(conv_k(u))                          depthwise, causal; u itself where conv is 0
+
+mLSTM, with NH heads of DH = d / NH:
+
+    q = Wq c,  k = Wk c,  v = Wv u,  o = Wo u    each (B, S, d)
+    i~ = Wi u + bi,  f~ = Wf u + bf              (B, S, NH)
+    h = mLSTM(q, k, v, i~, f~)
+    y = Wout( sigmoid(o) * LN_head(h) )
+
+The cell of one head, with the state C (DH, DH), n (DH), m, zero at the start:
+
+    m' = max(logsig(f~) + m, i~)      I = exp(i~ - m')      F = exp(logsig(f~) + m - m')
+    C = F C + I k v^T     n = F n + I k     m = m'
+    h = C^T q / (sqrt(DH) max(|n^T q| / sqrt(DH), exp(-m)))
+
+which equals the parallel form with L[t, j] = sum_{j < s <= t} logsig(f~_s) + i~_j in its exponents.
+Forget biases begin at 3 to 6, spread over the heads.
+
+sLSTM, sequential in S, where memory mixes inside a head:
+
+    h = sLSTM(Wi c, Wf c, Wz u, Wo u)
+    y = Wout LN_head(h)
+
+The cell of one head, with the state h, c, n, m (DH each), zero at the start:
+
+    i~ = (Wi c)_t + Ri h + bi,  and so f~, z~, o~
+    m' = max(logsig(f~) + m, i~), or i~ where n is 0     I = exp(i~ - m')
+    F = exp(logsig(f~) + m - m')
+    c = F c + I tanh(z~)     n = F n + I     m = m'     h = sigmoid(o~) c / n
+
+Forget biases begin at 3 to 6, spread over the units of a head; recurrent matrices begin at 0.
+
+Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layer import (
+    Array,
+    FixedState,
+    Float,
+    Params,
+    ParamSpec,
+    Pass,
+    Sizes,
+    State,
+    check_heads,
+    linear,
+    taps,
+)
+from mlxhog.models.ops.reference.layers_numpy import causal_conv, layer_norm, sigmoid
+from mlxhog.models.ops.reference.mlstm_numpy import recurrent
+from mlxhog.models.ops.reference.slstm_numpy import slstm_cell
+
+CHUNK_SIZE = 64
+CELL_EPS = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CellLayer(FixedState, ABC):
+    """A cell behind a convolution: its heads and taps, and what both kinds of layers share."""
+
+    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+
+    heads: int = 4
+    conv: int = 4
+
+    def check(self, d: int) -> None:
+        """Refuse numbers that cannot be built at width d."""
+        check_heads(self.heads, d)
+        if self.conv < 0:
+            raise ConfigError(f"conv is {self.conv}; give a number of taps, or 0 for none")
+
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
+        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
+        if self.conv:
+            yield taps("conv.weight", d, self.conv)
+            yield ParamSpec("conv.bias", (d,), "zeros")
+        yield from self.cell_spec(d)
+        yield ParamSpec("head_norm.weight", (d,), "ones")
+        yield linear("out_proj.weight", d, d)
+
+    @abstractmethod
+    def cell_spec(self, d: int) -> Iterable[ParamSpec]:
+        """Declare the parameters of the projections and the cell."""
+
+    @abstractmethod
+    def cell_shapes(self, d: int) -> Sequence[tuple[int, ...]]:
+        """Return the shapes of the cell's state of one sequence."""
+
+    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
+        """Return those of the convolution's last inputs, where it has one, and of the cell."""
+        inputs = {"conv": [(self.conv - 1, d)]} if self.conv else {}
+        return {**inputs, "cell": self.cell_shapes(d)}
+
+    def convolved(
+        self, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Return c (B, S, d), and the convolution's part of the state."""
+        if not self.conv:
+            return x, ()
+        last = None if state is None else state[0]
+        c, last = run.ops.causal_conv(x, p["conv.weight"], p["conv.bias"], state=last, silu=True)
+        return c, (last,)
+
+    def reference_convolved(self, p: Mapping[str, Float], x: Float) -> Float:
+        """Return c (B, S, d) in float64."""
+        if not self.conv:
+            return x
+        return causal_conv(x, p["conv.weight"], p["conv.bias"], silu=True)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLSTM(_CellLayer):
+    """Numbers of the layer: `heads` is NH, `conv` is k, the taps of the convolution, 0 for none."""
+
+    name: ClassVar[str] = "mlstm"
+
+    def cell_spec(self, d: int) -> Iterable[ParamSpec]:
+        """Declare the parameters of the projections and the cell; gates begin closed to x."""
+        for name in ("q_proj", "k_proj", "v_proj", "ogate"):
+            yield linear(f"{name}.weight", d, d)
+        for name, bias in (("igate", "zeros"), ("fgate", "linspace:3.0:6.0")):
+            yield ParamSpec(f"{name}.weight", (self.heads, d), "zeros", decay=True)
+            yield ParamSpec(f"{name}.bias", (self.heads,), bias)
+
+    def cell_shapes(self, d: int) -> Sequence[tuple[int, ...]]:
+        """Return the shapes of C, n and m of one sequence."""
+        NH, DH = self.heads, d // self.heads
+        return (NH, DH, DH), (NH, DH), (NH,)
+
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
+        ops, heads = run.ops, (*x.shape[:2], self.heads, -1)
+        c, inputs = self.convolved(p, x, state, run)
+        q, k = ops.linears(c, [p["q_proj.weight"], p["k_proj.weight"]])
+        names = ("v_proj", "ogate", "igate", "fgate")
+        v, o, i, f = ops.linears(
+            x, [p[f"{name}.weight"] for name in names], [p.get(f"{name}.bias") for name in names]
+        )
+        q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
+        cell = state and state[-3:]
+        h, cell = ops.mlstm_cell(q, k, v, i, f, chunk_size=CHUNK_SIZE, eps=CELL_EPS, state=cell)
+        y = ops.head_norm_gate(h, o, p["head_norm.weight"], cfg.norm_eps)
+        (y,) = ops.linears(y, [p["out_proj.weight"]])
+        return y, (*inputs, *cell)
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
+        heads = (*x.shape[:2], self.heads, -1)
+        c = self.reference_convolved(p, x)
+        q, k = ((c @ p[f"{name}_proj.weight"].T).reshape(heads) for name in "qk")
+        v = (x @ p["v_proj.weight"].T).reshape(heads)
+        i, f = (x @ p[f"{name}.weight"].T + p[f"{name}.bias"] for name in ("igate", "fgate"))
+        h, _, _ = recurrent(q, k, v, i, f, eps=CELL_EPS)
+        normed, _ = layer_norm(h, cfg.norm_eps)
+        y = sigmoid(x @ p["ogate.weight"].T) * (p["head_norm.weight"] * normed.reshape(x.shape))
+        return np.asarray(y) @ p["out_proj.weight"].T
+
+
+@dataclass(frozen=True, kw_only=True)
+class SLSTM(_CellLayer):
+    """Numbers of the layer: `heads` is NH, `conv` is k, the taps of the convolution, 0 for none."""
+
+    name: ClassVar[str] = "slstm"
+
+    conv: int = 0
+
+    def cell_spec(self, d: int) -> Iterable[ParamSpec]:
+        """Declare the parameters of the projections and the cell."""
+        NH, DH = self.heads, d // self.heads
+        for gate in "ifzo":
+            yield linear(f"{gate}gate.weight", d, d, product=False)
+        yield ParamSpec("recurrent.weight", (NH, 4 * DH, DH), "zeros", decay=True)
+        yield ParamSpec("recurrent.bias", (4 * d,), f"slstm_linspace:{NH}:3.0:6.0")
+
+    def cell_shapes(self, d: int) -> Sequence[tuple[int, ...]]:
+        """Return the shapes of h, c, n and m of one sequence."""
+        return [(self.heads, d // self.heads)] * 4
+
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
+        ops, heads = run.ops, (*x.shape[:2], self.heads, -1)
+        c, inputs = self.convolved(p, x, state, run)
+        i, f = ops.linears(c, [p["igate.weight"], p["fgate.weight"]])
+        z, o = ops.linears(x, [p["zgate.weight"], p["ogate.weight"]])
+        i, f, z, o = i.reshape(heads), f.reshape(heads), z.reshape(heads), o.reshape(heads)
+        R, b = p["recurrent.weight"], p["recurrent.bias"]
+        h, cell = ops.slstm_cell(i, f, z, o, R, b, state=state and state[-4:])
+        y = ops.head_norm(ops.xp.astype(h, x), p["head_norm.weight"], cfg.norm_eps)
+        (y,) = ops.linears(y, [p["out_proj.weight"]])
+        return y, (*inputs, *cell)
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
+        heads = (*x.shape[:2], self.heads, -1)
+        c = self.reference_convolved(p, x)
+        i, f = ((c @ p[f"{gate}gate.weight"].T).reshape(heads) for gate in "if")
+        z, o = ((x @ p[f"{gate}gate.weight"].T).reshape(heads) for gate in "zo")
+        (h, *_), _ = slstm_cell(i, f, z, o, p["recurrent.weight"], p["recurrent.bias"])
+        normed, _ = layer_norm(h, cfg.norm_eps)
+        return (p["head_norm.weight"] * normed.reshape(x.shape)) @ p["out_proj.weight"].T
