@@ -148,7 +148,7 @@ def mlstm_cell(size: MLSTMSize, threads: int, form: str = "chunkwise") -> Step:
     import torch
 
     from mlxhog.models.ops.kernels import choose
-    from mlxhog.models.ops.reference import mlstm_torch
+    from mlxhog.models.ops.reference import ops_torch
 
     torch.set_num_threads(threads)
     ops = choose("torch", "auto", "cpu")
@@ -161,7 +161,7 @@ def mlstm_cell(size: MLSTMSize, threads: int, form: str = "chunkwise") -> Step:
 
     def step() -> None:
         if form == "parallel":
-            h = mlstm_torch.parallel(*inputs, eps=1e-6)
+            h = ops_torch.OPS.mlstm_parallel(*inputs, eps=1e-6)
         else:
             h, _ = ops.mlstm_cell(*inputs, chunk_size=size.chunk, eps=1e-6)
         torch.autograd.grad(h.sum(), inputs)

@@ -51,6 +51,9 @@ class Arrays(Protocol[T]):
     def float32(self, x: T) -> T:
         """Return x as float32."""
 
+    def int32(self, x: T) -> T:
+        """Return x as int32."""
+
     def bfloat16(self, x: T) -> T:
         """Return x as bfloat16."""
 
@@ -63,8 +66,17 @@ class Arrays(Protocol[T]):
     def sin(self, x: T) -> T:
         """Return the sine."""
 
+    def tanh(self, x: T) -> T:
+        """Return the hyperbolic tangent."""
+
     def sigmoid(self, x: T) -> T:
         """Return 1 / (1 + e^-x)."""
+
+    def log_sigmoid(self, x: T) -> T:
+        """Return -log(1 + e^-x), without overflow."""
+
+    def logsumexp(self, x: T, axis: int) -> T:
+        """Return log(sum(e^x)) along an axis."""
 
     def abs(self, x: T) -> T:
         """Return |x|."""
@@ -72,7 +84,7 @@ class Arrays(Protocol[T]):
     def softmax(self, x: T, axis: int = -1) -> T:
         """Return e^x / sum(e^x) along an axis."""
 
-    def maximum(self, x: T, bound: float) -> T:
+    def maximum(self, x: T, bound: T | float) -> T:
         """Return x, or `bound` where x is below it."""
 
     def minimum(self, x: T, bound: float) -> T:
@@ -80,6 +92,12 @@ class Arrays(Protocol[T]):
 
     def where(self, condition: T, x: T | float, y: T | float) -> T:
         """Return x where the condition holds, else y; one of the two is an array."""
+
+    def cumsum(self, x: T, axis: int, *, reverse: bool = False) -> T:
+        """Return the sums of x up to each position along an axis, or from each on."""
+
+    def cummin(self, x: T, axis: int, *, reverse: bool = False) -> T:
+        """Return the smallest of x up to each position along an axis, or from each on."""
 
     def sort(self, x: T, axis: int = -1) -> T:
         """Return x in ascending order along an axis."""
@@ -96,6 +114,12 @@ class Arrays(Protocol[T]):
     def concatenate(self, parts: Sequence[T], axis: int = 0) -> T:
         """Return arrays one after another along an axis."""
 
+    def stack(self, parts: Sequence[T], axis: int = 0) -> T:
+        """Return arrays one after another along a new axis."""
+
+    def unstack(self, x: T, axis: int = 0) -> Sequence[T]:
+        """Return the entries of x along an axis, without that axis."""
+
     def split(self, x: T, parts: int, axis: int = 0) -> Sequence[T]:
         """Return equal parts of x along an axis, whose length they divide."""
 
@@ -111,8 +135,26 @@ class Arrays(Protocol[T]):
     def broadcast_to(self, x: T, shape: Sequence[int]) -> T:
         """Return x stretched to a shape, as arithmetic would."""
 
-    def pad(self, x: T, widths: Sequence[tuple[int, int]]) -> T:
-        """Return x with zeros before and after it, (before, after) of every axis."""
+    def permute(self, x: T, axes: Sequence[int]) -> T:
+        """Return x with its axes in another order."""
+
+    def moveaxis(self, x: T, source: int, destination: int) -> T:
+        """Return x with one axis at another place."""
+
+    def diagonal(self, x: T, offset: int, axis1: int, axis2: int) -> T:
+        """Return the diagonals of two axes, as the last axis."""
+
+    def tril(self, x: T, k: int) -> T:
+        """Return matrices with zeros above diagonal k."""
+
+    def triu(self, x: T, k: int) -> T:
+        """Return matrices with zeros below diagonal k."""
+
+    def pad(self, x: T, widths: Sequence[tuple[int, int]], value: float = 0.0) -> T:
+        """Return x with a value before and after it, (before, after) times along every axis."""
+
+    def take_along_axis(self, x: T, index: T, axis: int) -> T:
+        """Return the entries of x that an index of its shape, but for that axis, names."""
 
     def take(self, x: T, rows: Sequence[int]) -> T:
         """Return some rows of x, in the order of `rows`."""

@@ -8,17 +8,27 @@ import numpy as np
 from mlx.core import abs as abs
 from mlx.core import array
 from mlx.core import broadcast_to as broadcast_to
+from mlx.core import cummin as cummin
+from mlx.core import cumsum as cumsum
+from mlx.core import diagonal as diagonal
 from mlx.core import einsum as einsum
 from mlx.core import exp as exp
+from mlx.core import logsumexp as logsumexp
 from mlx.core import maximum as maximum
 from mlx.core import minimum as minimum
+from mlx.core import moveaxis as moveaxis
 from mlx.core import ones_like as ones_like
 from mlx.core import repeat as repeat
 from mlx.core import sigmoid as sigmoid
 from mlx.core import sin as sin
 from mlx.core import sort as sort
+from mlx.core import stack as stack
 from mlx.core import stop_gradient as stop_gradient
+from mlx.core import take_along_axis as take_along_axis
+from mlx.core import tanh as tanh
 from mlx.core import tile as tile
+from mlx.core import tril as tril
+from mlx.core import triu as triu
 from mlx.core import where as where
 from mlx.core import zeros_like as zeros_like
 from numpy.typing import NDArray
@@ -62,6 +72,11 @@ def float32(x: array) -> array:
     return x.astype(mx.float32)
 
 
+def int32(x: array) -> array:
+    """Return x as int32."""
+    return x.astype(mx.int32)
+
+
 def bfloat16(x: array) -> array:
     """Return x as bfloat16."""
     return x.astype(mx.bfloat16)
@@ -70,6 +85,11 @@ def bfloat16(x: array) -> array:
 def astype(x: array, like: array) -> array:
     """Return x in the type of `like`."""
     return x.astype(like.dtype)
+
+
+def log_sigmoid(x: array) -> array:
+    """Return -log(1 + e^-x), without overflow."""
+    return -mx.logaddexp(-x, 0)
 
 
 def softmax(x: array, axis: int = -1) -> array:
@@ -88,6 +108,11 @@ def concatenate(parts: Sequence[array], axis: int = 0) -> array:
     return mx.concatenate(list(parts), axis)
 
 
+def unstack(x: array, axis: int = 0) -> Sequence[array]:
+    """Return the entries of x along an axis, without that axis."""
+    return mx.unstack(x, axis=axis)
+
+
 def split(x: array, parts: int, axis: int = 0) -> Sequence[array]:
     """Return equal parts of x along an axis, whose length they divide."""
     return list(mx.split(x, parts, axis))
@@ -98,9 +123,9 @@ def halves(w: array | Quantized) -> Sequence[Any]:
     return w.halves() if isinstance(w, Quantized) else list(mx.split(w, 2))
 
 
-def pad(x: array, widths: Sequence[tuple[int, int]]) -> array:
-    """Return x with zeros before and after it, (before, after) of every axis."""
-    return mx.pad(x, list(widths))
+def pad(x: array, widths: Sequence[tuple[int, int]], value: float = 0.0) -> array:
+    """Return x with a value before and after it, (before, after) times along every axis."""
+    return mx.pad(x, list(widths), constant_values=value)
 
 
 def take(x: array, rows: Sequence[int]) -> array:

@@ -10,12 +10,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch import abs as abs
 from torch import broadcast_to as broadcast_to
+from torch import diagonal as diagonal
 from torch import einsum as einsum
 from torch import exp as exp
+from torch import logsumexp as logsumexp
+from torch import moveaxis as moveaxis
 from torch import ones_like as ones_like
+from torch import permute as permute
 from torch import sigmoid as sigmoid
 from torch import sin as sin
+from torch import stack as stack
+from torch import tanh as tanh
 from torch import tile as tile
+from torch import tril as tril
+from torch import triu as triu
 from torch import where as where
 from torch import zeros_like as zeros_like
 
@@ -57,6 +65,11 @@ def float32(x: Tensor) -> Tensor:
     return x.float()
 
 
+def int32(x: Tensor) -> Tensor:
+    """Return x as int32."""
+    return x.int()
+
+
 def bfloat16(x: Tensor) -> Tensor:
     """Return x as bfloat16."""
     return x.bfloat16()
@@ -67,19 +80,34 @@ def astype(x: Tensor, like: Tensor) -> Tensor:
     return x.to(like.dtype)
 
 
+def log_sigmoid(x: Tensor) -> Tensor:
+    """Return -log(1 + e^-x), without overflow."""
+    return F.logsigmoid(x)
+
+
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """Return e^x / sum(e^x) along an axis."""
     return torch.softmax(x, axis)
 
 
-def maximum(x: Tensor, bound: float) -> Tensor:
+def maximum(x: Tensor, bound: Tensor | float) -> Tensor:
     """Return x, or `bound` where x is below it; there the gradient is 0."""
-    return x.clamp(min=bound)
+    return torch.maximum(x, bound) if isinstance(bound, Tensor) else x.clamp(min=bound)
 
 
 def minimum(x: Tensor, bound: float) -> Tensor:
     """Return x, or `bound` where x is above it; there the gradient is 0."""
     return x.clamp(max=bound)
+
+
+def cumsum(x: Tensor, axis: int, *, reverse: bool = False) -> Tensor:
+    """Return the sums of x up to each position along an axis, or from each on."""
+    return x.flip(axis).cumsum(axis).flip(axis) if reverse else x.cumsum(axis)
+
+
+def cummin(x: Tensor, axis: int, *, reverse: bool = False) -> Tensor:
+    """Return the smallest of x up to each position along an axis, or from each on."""
+    return x.flip(axis).cummin(axis).values.flip(axis) if reverse else x.cummin(axis).values
 
 
 def sort(x: Tensor, axis: int = -1) -> Tensor:
@@ -117,9 +145,14 @@ def repeat(x: Tensor, times: int, axis: int) -> Tensor:
     return x.repeat_interleave(times, axis)
 
 
-def pad(x: Tensor, widths: Sequence[tuple[int, int]]) -> Tensor:
-    """Return x with zeros before and after it, (before, after) of every axis."""
-    return F.pad(x, [width for pair in reversed(widths) for width in pair])
+def pad(x: Tensor, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
+    """Return x with a value before and after it, (before, after) times along every axis."""
+    return F.pad(x, [width for pair in reversed(widths) for width in pair], value=value)
+
+
+def take_along_axis(x: Tensor, index: Tensor, axis: int) -> Tensor:
+    """Return the entries of x that an index of its shape, but for that axis, names."""
+    return x.gather(axis, index.long())
 
 
 def take(x: Tensor, rows: Sequence[int]) -> Tensor:

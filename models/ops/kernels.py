@@ -35,7 +35,7 @@ ENGINES = {
 class Ops(Protocol[T]):
     """The operators that a model is written in, for arrays of one framework, differentiable.
 
-    The plain ones are the modules of `reference`; `NativeOps` and `MetalOps` are the others.
+    The plain ones are `PlainOps`; `NativeOps` and `MetalOps` are the others.
 
     Gates, norms, states and sums are float32 whatever the type of the other inputs.
 
@@ -317,8 +317,7 @@ def choose(framework: str, kernels: str, device: str) -> Ops[Any]:
     kernels = resolve(framework, kernels, device)
     if (framework, kernels) in ENGINES:
         return _metal(framework, ENGINES[framework, kernels])
-    module = _load(MODULES[framework, kernels])
-    return cast(Ops[Any], module.OPS if kernels == "native" else module)
+    return cast(Ops[Any], _load(MODULES[framework, kernels]).OPS)
 
 
 def resolve(

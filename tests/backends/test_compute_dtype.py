@@ -17,8 +17,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.reference import ops_mlx as reference_mlx
-from mlxhog.models.ops.reference import ops_torch as reference_torch
+from mlxhog.models.ops.reference import ops_mlx, ops_torch
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim.gradients import Rows
 from tests.backends.bound import bound
@@ -99,7 +98,7 @@ def test_gates_norms_cells_and_losses_are_given_float32_and_products_bfloat16(
     name: str, cfg: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     framework = name.partition(":")[0]
-    probe = Probe(reference_torch if framework == "torch" else reference_mlx)
+    probe = Probe((ops_torch if framework == "torch" else ops_mlx).OPS)
     monkeypatch.setattr("mlxhog.backends.inference.choose", lambda *_: probe)
     backend = bound(name, cfg, perturbed_params(cfg, seed=0), compute_dtype="bfloat16")
     backend.loss_and_grads(Batch(*batch(cfg, 2, 9, seed=0), n_bytes=0))

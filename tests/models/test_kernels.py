@@ -8,20 +8,19 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.kernels import CHOICES, Ops, choose, resolve
-from mlxhog.models.ops.reference import ops_mlx as reference_mlx
-from mlxhog.models.ops.reference import ops_torch as reference_torch
+from mlxhog.models.ops.reference import ops_mlx, ops_torch
 
 OPS = [name for name in vars(Ops) if not name.startswith("_")]
 
 
-def test_reference_is_the_plain_module_of_the_framework() -> None:
-    assert choose("torch", "reference", "cpu") is reference_torch
-    assert choose("mlx", "reference", "cpu") is reference_mlx
+def test_reference_is_the_plain_operators_of_the_framework() -> None:
+    assert choose("torch", "reference", "cpu") is ops_torch.OPS
+    assert choose("mlx", "reference", "cpu") is ops_mlx.OPS
 
 
 def test_auto_is_the_reference_on_a_device_that_is_not_a_cpu() -> None:
-    assert choose("torch", "auto", "mps") is reference_torch
-    assert choose("mlx", "auto", "gpu") is reference_mlx
+    assert choose("torch", "auto", "mps") is ops_torch.OPS
+    assert choose("mlx", "auto", "gpu") is ops_mlx.OPS
 
 
 def test_native_is_refused_on_a_device_that_is_not_a_cpu() -> None:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mlxhog.models.ops.kernels import choose
-from mlxhog.models.ops.reference import mlstm_mlx, mlstm_numpy, mlstm_torch
+from mlxhog.models.ops.reference import mlstm_numpy
 from tests.models.golden import CELLS, cell_case
 from tests.models.sample import cell_inputs
 from tests.models.twins import Twin
@@ -65,17 +65,17 @@ def of_ops(framework: str, kernels: str) -> Form:
     return Form(Twin(framework, kernels), run)
 
 
-def of_module(twin: Twin, module: Any) -> dict[str, Form]:
+def of_plain(twin: Twin) -> dict[str, Form]:
     def chunkwise(x: Any, **how: Any) -> Any:
-        h, state = module.chunkwise(*sequence(x), **how, state=given(x))
+        h, state = twin.ops.mlstm_chunkwise(*sequence(x), **how, state=given(x))
         return h, *state
 
     def recurrent(x: Any, *, eps: float, **_: Any) -> Any:
-        h, state = module.recurrent(*sequence(x), eps=eps, state=given(x))
+        h, state = twin.ops.mlstm_recurrent(*sequence(x), eps=eps, state=given(x))
         return h, *state
 
     def parallel(x: Any, *, eps: float, **_: Any) -> Any:
-        return (module.parallel(*sequence(x), eps=eps),)
+        return (twin.ops.mlstm_parallel(*sequence(x), eps=eps),)
 
     return {
         "chunkwise": Form(twin, chunkwise),
@@ -92,24 +92,21 @@ def given(x: Any) -> tuple[Any, ...] | None:
     return tuple(x[name] for name in STATE) if "C" in x else None
 
 
-MODULES = {
-    "torch": of_module(Twin("torch", "reference"), mlstm_torch),
-    "mlx": of_module(Twin("mlx", "reference"), mlstm_mlx),
-}
+PLAIN = {framework: of_plain(Twin(framework, "reference")) for framework in ("torch", "mlx")}
 WITH_STATE = {
-    f"{framework}-{form}": MODULES[framework][form]
-    for framework in MODULES
+    f"{framework}-{form}": PLAIN[framework][form]
+    for framework in PLAIN
     for form in ("chunkwise", "recurrent")
 } | {
     f"{framework}-{kernels}": of_ops(framework, kernels)
-    for framework in MODULES
+    for framework in PLAIN
     for kernels in ("reference", "native", "metal-emulated")
 }
-PARALLEL = {f"{framework}-parallel": MODULES[framework]["parallel"] for framework in MODULES}
+PARALLEL = {f"{framework}-parallel": PLAIN[framework]["parallel"] for framework in PLAIN}
 FORMS = WITH_STATE | PARALLEL
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 forms_with_state = pytest.mark.parametrize("form", WITH_STATE.values(), ids=WITH_STATE)
-frameworks = pytest.mark.parametrize("framework", MODULES)
+frameworks = pytest.mark.parametrize("framework", PLAIN)
 
 SIZES = {f"S={S}": S for S in (1, 4, 7, 33)}
 EPS = (1e-6, 1e-3, 0.1)
@@ -208,8 +205,8 @@ def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(form: Form) -> None:
 def test_the_parallel_form_differs_from_the_recurrence_by_eps_alone(framework: str, S: int) -> None:
     x = cell_inputs(2, S, *WIDTHS, seed=S)
     how: dict[str, Any] = {"eps": 0.0, "chunk_size": S}
-    (whole,) = MODULES[framework]["parallel"](x, **how)
-    stepwise, *_ = MODULES[framework]["recurrent"](x, **how)
+    (whole,) = PLAIN[framework]["parallel"](x, **how)
+    stepwise, *_ = PLAIN[framework]["recurrent"](x, **how)
     assert_close(whole, stepwise, CELL_EXTREME_F32)
 
 

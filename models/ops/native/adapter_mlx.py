@@ -19,7 +19,7 @@ from mlxhog.models.ops.kernels import Ops
 from mlxhog.models.ops.native.operators import NativeOps
 from mlxhog.models.ops.native.pair import Pair, View, Views
 from mlxhog.models.ops.native.sequence import SLSTM_UNTAPED
-from mlxhog.models.ops.reference import ops_mlx as reference_mlx
+from mlxhog.models.ops.reference import ops_mlx
 from mlxhog.models.ops.reference.quantized_mlx import Quantized
 
 FAST_GEMM = sys.platform == "linux"
@@ -38,7 +38,7 @@ class MLXOps(NativeOps[array]):
     """The native operators on arrays in memory that the CPU can read."""
 
     xp = cast(Arrays[array], arrays_mlx)
-    plain = cast(Ops[array], reference_mlx)
+    plain = cast(Ops[array], ops_mlx.OPS)
     slstm = SLSTM_UNTAPED
 
     def apply(self, pair: Pair, *inputs: array | None, **settings: Any) -> tuple[array, ...]:

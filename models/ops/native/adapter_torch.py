@@ -20,7 +20,7 @@ from mlxhog.models.ops.kernels import Ops
 from mlxhog.models.ops.native.operators import NativeOps
 from mlxhog.models.ops.native.pair import Pair, View
 from mlxhog.models.ops.native.sequence import SLSTM
-from mlxhog.models.ops.reference import ops_torch as reference_torch
+from mlxhog.models.ops.reference import ops_torch
 
 FAST_GEMM = ops.gemm_kernel() == "avx512"
 """Without AVX-512 the product of torch's own library is as fast or faster."""
@@ -30,7 +30,7 @@ class TorchOps(NativeOps[Tensor]):
     """The native operators on tensors of the CPU."""
 
     xp = cast(Arrays[Tensor], arrays_torch)
-    plain = cast(Ops[Tensor], reference_torch)
+    plain = cast(Ops[Tensor], ops_torch.OPS)
     slstm = SLSTM
 
     def apply(self, pair: Pair, *inputs: Tensor | None, **settings: Any) -> tuple[Tensor, ...]:

@@ -1,0 +1,246 @@
+"""The cells beside mLSTM, plain, over either framework; `kernels.py` says what each promises.
+
+All compute in float32. `slstm_cell` goes position by position; its equations are in
+`slstm_numpy.py`. The others are linear recurrences, and no exponent of theirs is above 0: nothing
+overflows, however fast a head forgets.
+
+`decay_cell` goes chunk by chunk. With b the sum of log_decay from the start of a chunk, S_0 the
+state before it and g = b_L:
+
+    h_t = scale ( S_0^T (q_t exp(b_t)) + sum_{j<=t} A_tj v_j )
+    A_tj = q_t^T diag(exp(b_t - b_j)) k_j
+    S_L = diag(exp(g)) S_0 + sum_j (k_j exp(g - b_j)) v_j^T
+
+Every exponent is a sum of log_decay over positions that follow one another. Each is summed up, none
+is the difference of two longer sums, which would round at their size. Where every element of a key
+has its own decay, A is found in halves: the scores from the later half of a block to its earlier
+half decay from the end of the earlier to both sides, (q_t exp(sum up to t)) . (k_j exp(sum after
+j)); and so on inside the halves.
+
+`delta_cell` goes chunk by chunk, too. What a position writes is k_t u_t^T with
+u_t = beta_t (v_t - a_t S_{t-1}^T k_t), so that
+
+    (I + M) U = diag(beta) (V - diag(exp(b)) K S_0),   M_tj = beta_t exp(b_t - b_j) k_t . k_j, j < t
+    h_t = S_0^T q_t exp(b_t) + sum_{j<=t} exp(b_t - b_j) (q_t . k_j) u_j
+    S_L = exp(g) S_0 + sum_j exp(g - b_j) k_j u_j^T
+
+I + M is inverted in halves, from blocks of one on: no power of M is formed, which could grow
+beyond all digits where keys are alike.
+
+`selective_scan` takes log2(S) rounds. Two positions of S_t = a_t S_{t-1} + x_t are one of half as
+many: (a' a, a' x + x'). The states after every second position come from the halved sequence, the
+others from those before them. No decay is divided by.
+
+Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517; Yang et al. 2024, Gated Linear Attention,
+arXiv:2312.06635; Dao and Gu 2024, Transformers are SSMs, arXiv:2405.21060; Yang et al. 2024,
+Parallelizing Linear Transformers with the Delta Rule, arXiv:2406.06484; Yang et al. 2024, Gated
+Delta Networks, arXiv:2412.06464; Gu and Dao 2023, Mamba, arXiv:2312.00752; Blelloch 1990, Prefix
+Sums and Their Applications.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from mlxhog.models.ops.arrays import Array, Arrays
+from mlxhog.models.ops.reference.mlstm import MASKED, from_chunks, to_chunks
+
+
+class Recurrences(ABC):
+    """The cells over a framework's array functions."""
+
+    xp: Arrays[Array]
+
+    @abstractmethod
+    def sum_after(self, a: Array) -> Array:
+        """Return the sum of a (..., L, D) over the positions after each."""
+
+    def slstm_cell(
+        self,
+        i: Array,
+        f: Array,
+        z: Array,
+        o: Array,
+        R: Array,
+        b: Array,
+        *,
+        state: Sequence[Array] | None = None,
+        starts: Array | None = None,
+    ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+        """Run the cell over (B, S, NH, DH), any S, from `state` (h, c, n, m) or from zeros."""
+        xp = self.xp
+        B, S, NH, DH = i.shape
+        pre = xp.stack([xp.float32(x) for x in (i, f, z, o)], 3)
+        pre = pre + xp.float32(b).reshape(4, NH, DH).swapaxes(0, 1)
+        R_t = xp.float32(R).swapaxes(1, 2)
+        h, c, n, m = state or [xp.zeros((B, NH, DH), like=i)] * 4
+        outputs = []
+        for t in range(S):
+            if starts is not None:
+                first = starts[:, t, None, None] != 0
+                h, c, n, m = (xp.where(first, 0.0, x) for x in (h, c, n, m))
+            mixed = (h.swapaxes(0, 1) @ R_t).swapaxes(0, 1).reshape(B, NH, 4, DH)
+            h, c, n, m = self._slstm_step(pre[:, t] + mixed, c, n, m)
+            outputs.append(h)
+        return xp.stack(outputs, 1), (h, c, n, m)
+
+    def _slstm_step(
+        self, pre: Array, c: Array, n: Array, m: Array
+    ) -> tuple[Array, Array, Array, Array]:
+        """The state after one step; pre (B, NH, 4, DH)."""
+        xp = self.xp
+        i, f, z, o = xp.unstack(pre, 2)
+        lf = m + xp.log_sigmoid(f)
+        m = xp.where(n == 0, i, xp.maximum(i, lf))
+        write = xp.exp(i - m)
+        keep = xp.exp(xp.minimum(lf - m, 0.0))
+        c = keep * c + write * xp.tanh(z)
+        n = keep * n + write
+        return xp.sigmoid(o) * c / n, c, n, m
+
+    def decay_cell(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        log_decay: Array,
+        *,
+        scale: float,
+        chunk_size: int,
+        state: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Run the recurrence over (B, S, NH, ...) from `state` (B, NH, DK, DV) or from zeros."""
+        xp, S = self.xp, q.shape[1]
+        q, k, v, a = (xp.float32(x).swapaxes(1, 2) for x in (scale * q, k, v, log_decay))
+        if state is None:
+            state = xp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), like=q)
+        if S == 1:
+            state = xp.exp(a).swapaxes(-1, -2) * state + k.swapaxes(-1, -2) * v
+            return (q @ state).swapaxes(1, 2), state
+        L = _chunk_length(chunk_size, S)
+        q, k, v, a = (to_chunks(x, L, xp) for x in (q, k, v, a))
+        b = xp.cumsum(a, -2)
+        add = (k * xp.exp(self.sum_after(a))).swapaxes(-1, -2) @ v
+        decay = xp.exp(b[..., -1:, :]).swapaxes(-1, -2)
+        states = [state]
+        for decay_c, add_c in zip(xp.unstack(decay), xp.unstack(add), strict=True):
+            states.append(decay_c * states[-1] + add_c)
+        if a.shape[-1] == 1:
+            A = (q @ k.swapaxes(-1, -2)) * self._between(a[..., 0])
+        else:
+            A = self._scores(q, k, a)
+        h = A @ v + (q * xp.exp(b)) @ xp.stack(states[:-1])
+        return from_chunks(h, S, xp), states[-1]
+
+    def _between(self, a: Array, *, own: bool = True) -> Array:
+        """Return exp(sum of a after j, up to t) (..., L, L) where j < t, or j <= t if `own`."""
+        xp, L = self.xp, a.shape[-1]
+        sums = xp.cumsum(xp.tril(xp.broadcast_to(a[..., None], (*a.shape, L)), -1), -2)
+        return xp.exp(sums + xp.triu(xp.full((L, L), MASKED, like=a), 1 if own else 0))
+
+    def _scores(self, q: Array, k: Array, a: Array) -> Array:
+        """Return A (..., L, L), 0 above the diagonal; q, k and a (..., L, DK)."""
+        xp = self.xp
+        A = (q * k).sum(-1)[..., None, None]  # (..., blocks, m, m)
+        m = 1
+        while m < q.shape[-2]:
+            a_early, a_late = self._halves(a, m)
+            k_early, q_late = self._halves(k, m)[0], self._halves(q, m)[1]
+            from_late = q_late * xp.exp(xp.cumsum(a_late, -2))
+            across = from_late @ (k_early * xp.exp(self.sum_after(a_early))).swapaxes(-1, -2)
+            A = self._joined(A, across)
+            m *= 2
+        return A.squeeze(-3)
+
+    def _halves(self, x: Array, m: int) -> Sequence[Array]:
+        """Cut x (..., L, D) into blocks of 2 m: earlier and later halves (..., blocks, m, D)."""
+        return self.xp.unstack(x.reshape(*x.shape[:-2], -1, 2, m, x.shape[-1]), -3)
+
+    def _pairs(self, A: Array) -> Sequence[Array]:
+        """Return the first and the second of every two matrices (..., blocks, m, m)."""
+        *batch, _, m, _ = A.shape
+        return self.xp.unstack(A.reshape(*batch, -1, 2, m, m), -3)
+
+    def _joined(self, A: Array, below: Array) -> Array:
+        """Put every two matrices (..., blocks, m, m) on a diagonal, `below` them, 0 above."""
+        xp, (early, late) = self.xp, self._pairs(A)
+        above = xp.concatenate([early, xp.zeros_like(below)], -1)
+        return xp.concatenate([above, xp.concatenate([below, late], -1)], -2)
+
+    def delta_cell(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        log_decay: Array,
+        beta: Array,
+        *,
+        chunk_size: int,
+        state: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Run the rule over (B, S, NH, ...) from `state` (B, NH, DK, DV) or from zeros."""
+        xp, S = self.xp, q.shape[1]
+        gates = (log_decay[..., None], beta[..., None])
+        q, k, v, a, beta = (xp.float32(x).swapaxes(1, 2) for x in (q, k, v, *gates))
+        if state is None:
+            state = xp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), like=q)
+        L = _chunk_length(chunk_size, S)
+        q, k, v, a, beta = (to_chunks(x, L, xp) for x in (q, k, v, a, beta))
+        b = xp.cumsum(a, -2)
+        M = beta * (k @ k.swapaxes(-1, -2)) * self._between(a[..., 0], own=False)
+        inverse = self._unit_inverse(M)
+        own = inverse @ (beta * v)
+        seen = inverse @ (beta * xp.exp(b) * k)
+        written = (k * xp.exp(self.sum_after(a))).swapaxes(-1, -2)
+        decay = xp.exp(b[..., -1:, :])
+        states, us = [state], []
+        parts = map(xp.unstack, (own, seen, written, decay))
+        for own_c, seen_c, written_c, decay_c in zip(*parts, strict=True):
+            us.append(own_c - seen_c @ states[-1])
+            states.append(decay_c * states[-1] + written_c @ us[-1])
+        A = (q @ k.swapaxes(-1, -2)) * self._between(a[..., 0])
+        h = A @ xp.stack(us) + (q * xp.exp(b)) @ xp.stack(states[:-1])
+        return from_chunks(h, S, xp), states[-1]
+
+    def _unit_inverse(self, M: Array) -> Array:
+        """Return (I + M)^-1 of strictly lower triangular M (..., L, L), L a power of 2."""
+        xp, L = self.xp, M.shape[-1]
+        X = xp.full((*M.shape[:-1], 1, 1), 1.0, like=M)  # (..., blocks, m, m) on the diagonal
+        m = 1
+        while m < L:
+            blocks = M.reshape(*M.shape[:-2], -1, 2, m, L // (2 * m), 2, m)
+            pairs = blocks[..., :, 1, :, :, 0, :]  # (..., pairs, m, pairs, m)
+            across = xp.moveaxis(xp.diagonal(pairs, 0, -4, -2), -1, -3)
+            early, late = self._pairs(X)
+            X = self._joined(X, -(late @ across @ early))
+            m *= 2
+        return X.squeeze(-3)
+
+    def selective_scan(
+        self, u: Array, dt: Array, A: Array, Bt: Array, Ct: Array, *, state: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Run the recurrence over u (B, S, C) from `state` (B, C, N) or from zeros."""
+        xp, S = self.xp, u.shape[1]
+        u, dt, A, Bt, Ct = (xp.float32(x) for x in (u, dt, A, Bt, Ct))
+        a = xp.exp(dt[..., None] * A)
+        x = (dt * u)[..., None] * Bt[:, :, None]
+        if state is not None:
+            x = xp.concatenate([x[:, :1] + a[:, :1] * state[:, None], x[:, 1:]], 1)
+        rest = [(0, 0), (0, (1 << (S - 1).bit_length()) - S), (0, 0), (0, 0)]
+        states = self._scan(xp.pad(a, rest), xp.pad(x, rest))[:, :S]
+        return (states @ Ct[..., None])[..., 0], states[:, -1]
+
+    def _scan(self, a: Array, x: Array) -> Array:
+        """States after every position of a, x (B, S, C, N) from zeros; S a power of 2."""
+        if x.shape[1] == 1:
+            return x
+        xp, (B, S, C, N) = self.xp, x.shape
+        a_first, a_second = xp.unstack(a.reshape(B, S // 2, 2, C, N), 2)
+        x_first, x_second = xp.unstack(x.reshape(B, S // 2, 2, C, N), 2)
+        second = self._scan(a_second * a_first, a_second * x_first + x_second)
+        before = xp.pad(second[:, :-1], [(0, 0), (1, 0), (0, 0), (0, 0)])
+        return xp.stack([x_first + a_first * before, second], 2).flatten(1, 2)
+
+
+def _chunk_length(chunk_size: int, S: int) -> int:
+    """Return the chunk's length for S positions: no longer than the next power of 2."""
+    return int(min(chunk_size, 1 << (S - 1).bit_length()))
