@@ -2,36 +2,32 @@
 
 A framework spends more time on starting the operations of one token than on the arithmetic of a
 small model. This is the one place that says when native steps stand in for `lm`: on a CPU where the
-native kernels compute, with float32 parameters, for families with a `decode_native`. The arithmetic
-is in `decode_large.cpp` and `decode_v1.cpp` of `metal/native/ops`; `lm` is the plain form that it
-is tested against.
+native kernels compute, with float32 parameters, for xLSTM Large and the original xLSTM stack. The
+arithmetic is in `decode_large.cpp` and `decode_v1.cpp` of `metal/native/ops`; `lm` is the plain
+form that it is tested against.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog._native import XlstmLargeDecoder, XlstmV1Decoder
-from mlxhog.models import xlstm_large, xlstm_v1
+from mlxhog.models import families, xlstm_large, xlstm_v1
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.ops.activations import known
 from mlxhog.models.ops.kernels import resolve
-from mlxhog.models.xlstm_large import decode_native as native_large
-from mlxhog.models.xlstm_v1 import decode_native as native_v1
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.models.xlstm_v1 import XLSTMV1Config
 
 Float32 = NDArray[np.float32]
 Params = Mapping[str, Float32]
 Step = XlstmLargeDecoder | XlstmV1Decoder
+Layer = tuple[Float32 | None, Float32 | None]
 Shapes = Sequence[Sequence[tuple[int, ...]]]
 """Of every part of every block's state, without the sequences of the batch."""
-
-
-_FAMILIES: dict[str, tuple[Callable[[Any, Params], Step], Callable[[Any], Shapes]]] = {
-    "xlstm": (native_large.native_step, xlstm_large.model.state_shapes),
-    "xlstm_v1": (native_v1.native_step, xlstm_v1.model.state_shapes),
-}
 
 
 def decoder(
@@ -50,10 +46,14 @@ def decoder(
         return None
     if any(value.dtype != np.float32 or not value.flags.c_contiguous for value in params.values()):
         return None
-    if cfg.model_type not in _FAMILIES:
+    if isinstance(cfg, XLSTMLargeConfig):
+        step: Step = _large(cfg, params)
+        shapes: Shapes = xlstm_large.model.state_shapes(cfg)
+    elif isinstance(cfg, XLSTMV1Config):
+        step, shapes = _v1(cfg, params), xlstm_v1.model.state_shapes(cfg)
+    else:
         return None
-    native_step, state_shapes = _FAMILIES[cfg.model_type]
-    return Decoder(native_step(cfg, params), cfg.vocab_size, state_shapes(cfg), threads)
+    return Decoder(step, cfg.vocab_size, shapes, threads)
 
 
 class Decoder:
@@ -112,3 +112,120 @@ class Decoder:
                 at += size
             blocks.append(tuple(parts))
         return blocks
+
+
+_LARGE = (
+    "norm_mlstm",
+    "mlstm_layer.q",
+    "mlstm_layer.k",
+    "mlstm_layer.v",
+    "mlstm_layer.ogate_preact",
+    "mlstm_layer.igate_preact",
+    "mlstm_layer.fgate_preact",
+    "mlstm_layer.multihead_norm",
+    "mlstm_layer.out_proj",
+    "norm_ffn",
+    "ffn.proj_up_gate",
+    "ffn.proj_up",
+    "ffn.proj_down",
+)
+"""Of a block of xLSTM Large, in the order of `BlockLayer` in `metal/native/ops/decode_large.h`."""
+
+
+def _large(cfg: XLSTMLargeConfig, params: Params) -> XlstmLargeDecoder:
+    """Make the native decoder; the parameters are read where they lie, at every step."""
+    blocks = [
+        [(params[f"{p}.{name}.weight"], params.get(f"{p}.{name}.bias")) for name in _LARGE]
+        for p in map(xlstm_large.block_name, range(cfg.num_hidden_layers))
+    ]
+    reset = families.reset_token(cfg)
+    return XlstmLargeDecoder(
+        d=cfg.hidden_size,
+        heads=cfg.num_heads,
+        DK=cfg.qk_head_dim,
+        DV=cfg.v_head_dim,
+        U=cfg.ffn_dim,
+        V=cfg.vocab_size,
+        norm_eps=cfg.norm_eps,
+        eps=cfg.eps,
+        gate_cap=cfg.gate_soft_cap,
+        logit_cap=cfg.output_logit_soft_cap,
+        reset_token=-1 if reset is None else reset,
+        embedding=params[xlstm_large.EMBEDDING],
+        blocks=blocks,
+        out_norm=params.get(f"{xlstm_large.OUT_NORM}.weight"),
+        out_norm_bias=params.get(f"{xlstm_large.OUT_NORM}.bias"),
+        head=params[families.head(cfg)],
+    )
+
+
+_MLSTM = (
+    "xlstm_norm",
+    "xlstm.proj_up",
+    "xlstm.conv1d.conv",
+    "xlstm.q_proj",
+    "xlstm.k_proj",
+    "xlstm.v_proj",
+    "xlstm.mlstm_cell.igate",
+    "xlstm.mlstm_cell.fgate",
+    "xlstm.mlstm_cell.outnorm",
+    "xlstm.learnable_skip",
+    "xlstm.proj_down",
+)
+_SLSTM = (
+    "xlstm_norm",
+    "xlstm.conv1d.conv",
+    "xlstm.fgate",  # drives the input gate, see `xlstm_v1/model.py`
+    "xlstm.igate",
+    "xlstm.zgate",
+    "xlstm.ogate",
+    "xlstm.slstm_cell",
+    "xlstm.group_norm",
+    "ffn_norm",
+    "ffn.proj_up",
+    "ffn.proj_down",
+)
+"""Of each kind of block of the original stack, in the order of `metal/native/ops/decode_v1.h`."""
+
+
+def _v1(cfg: XLSTMV1Config, params: Params) -> XlstmV1Decoder:
+    """Make the native decoder; the parameters are read where they lie, at every step."""
+    mlstm = cfg.mlstm_layer if cfg.mlstm_at else None
+    slstm = cfg.slstm_layer if cfg.slstm_at else None
+    ffn = cfg.feedforward if slstm else None
+    inner, reset = cfg.inner_dim if mlstm else 0, families.reset_token(cfg)
+    return XlstmV1Decoder(
+        d=cfg.embedding_dim,
+        V=cfg.vocab_size,
+        I=inner,
+        mlstm_heads=mlstm.num_heads if mlstm else 0,
+        mlstm_taps=mlstm.conv1d_kernel_size if mlstm else 1,
+        groups=inner // mlstm.qkv_proj_blocksize if mlstm else 0,
+        slstm_heads=slstm.num_heads if slstm else 0,
+        slstm_taps=slstm.conv1d_kernel_size if slstm else 0,
+        U=cfg.ffn_dim if ffn else 0,
+        activation=known(ffn.act_fn) if ffn else "gelu",
+        norm_eps=xlstm_v1.model.NORM_EPS,
+        cell_eps=xlstm_v1.model.CELL_EPS,
+        reset_token=-1 if reset is None else reset,
+        embedding=params[xlstm_v1.EMBEDDING],
+        blocks=[
+            (layer in cfg.slstm_at, _v1_layers(cfg, layer, params))
+            for layer in range(cfg.num_blocks)
+        ],
+        out_norm=params[f"{xlstm_v1.OUT_NORM}.weight"] if cfg.add_post_blocks_norm else None,
+        head=params[families.head(cfg)],
+    )
+
+
+def _v1_layers(cfg: XLSTMV1Config, layer: int, params: Params) -> list[Layer]:
+    p, layers = xlstm_v1.block_name(layer), list[Layer]()
+    for name in _SLSTM if layer in cfg.slstm_at else _MLSTM:
+        full = f"{p}.{name}"
+        if name == "xlstm.slstm_cell":
+            layers.append((params[f"{full}._recurrent_kernel_"], params[f"{full}._bias_"]))
+        elif name == "xlstm.learnable_skip":
+            layers.append((params[full], None))
+        else:
+            layers.append((params.get(f"{full}.weight"), params.get(f"{full}.bias")))
+    return layers
