@@ -1,8 +1,8 @@
 """The native operators behind `mx.custom_function`: how MLX's arrays reach a pair and come back.
 
 An operator evaluates its inputs when it is called, so keep these out of `mx.compile`. MLX has no
-uninitialised arrays: a result is computed into a NumPy array, still in the cache when `mx.array`
-copies it.
+uninitialised arrays: a result is computed into a NumPy array, still in the cache when MLX copies
+it.
 """
 
 import sys
@@ -41,37 +41,41 @@ class MLXOps(NativeOps[array]):
     plain = cast(Ops[array], ops_mlx.OPS)
     slstm = SLSTM_UNTAPED
 
-    def apply(self, pair: Pair, *inputs: array | None, **settings: Any) -> tuple[array, ...]:
+    def apply(self, pair: Pair, *inputs: array | None, **settings: Any) -> Sequence[array]:
         """Call a pair; it always keeps what its gradient needs, as long as MLX keeps the results.
 
         MLX tells nobody whether a gradient will follow. The function and its gradient are made for
         this one call, so what is kept need not pass through MLX, which would copy it.
         """
-        present = [x for x in inputs if x is not None]
-        needs = [x is not None for x in inputs]
         settings["threads"] = _threads
+        needs = [True] * len(inputs)
+        if pair.optional:
+            needs = [x is not None for x in inputs]
+            inputs = tuple(x for x in inputs if x is not None)
         saved: Views = ()
+        kept: list[array] = []
 
-        def forward(*given: array) -> list[array]:
-            nonlocal saved
-            arrays: Views = views(*given)
-            if len(arrays) < len(needs):
+        def forward(*present: array) -> list[array]:
+            nonlocal saved, kept
+            arrays: Views = views(*present)
+            if pair.optional:
                 rest = iter(arrays)
                 arrays = [next(rest) if need else None for need in needs]
-            results, kept = pair.forward(*arrays, keep=True, **settings)
-            outputs = [mx.array(x) for x in results]
-            # Of a result only the copy is kept.
-            copies = dict(zip(map(id, results), outputs, strict=True))
-            saved = [_view(copies[id(x)]) if id(x) in copies else x for x in kept]
+            results, saved = pair.forward(*arrays, keep=True, **settings)
+            outputs = [_copied(x) for x in results]
+            if pair.kept:  # the copies, so that the results themselves are freed
+                kept = [outputs[position] for position in pair.kept]
             return outputs
 
         def backward(_: Any, d_results: Sequence[array], __: Any) -> list[array]:
-            grads = pair.backward(saved, views(*d_results), needs, **settings)
-            return [mx.array(x) for x, need in zip(grads, needs, strict=True) if need]
+            arrays = (*saved, *views(*kept))
+            grads = pair.backward(arrays, views(*d_results), needs, **settings)
+            return [_copied(x) for x, need in zip(grads, needs, strict=True) if need]
 
         function = mx.custom_function(forward)
         function.vjp(backward)
-        return tuple(cast(list[array], function(*present)))
+        outputs: Sequence[array] = function(*inputs)
+        return outputs
 
     def integers(self, x: array, dtype: str) -> View:
         """View an array as integers."""
@@ -91,15 +95,16 @@ def views(*arrays: array) -> list[View]:
         TypeError: an array is of a type that NumPy lacks: bfloat16.
     """
     mx.eval(arrays)
-    return [_view(x) for x in arrays]
-
-
-def _view(x: array) -> View:
     try:
-        view: View = np.array(x, copy=False)
+        return [np.asarray(x, order="C") for x in arrays]
     except ValueError as error:
-        raise TypeError(f"native operators take float32, got {x.dtype}: {error}") from error
-    return view if view.flags.c_contiguous else np.ascontiguousarray(view)
+        bad = next(x.dtype for x in arrays if x.dtype == mx.bfloat16)
+        raise TypeError(f"native operators take float32, got {bad}: {error}") from error
+
+
+def _copied(x: View) -> array:
+    """Return an array of MLX's own; a plain buffer gets there faster than a NumPy array."""
+    return mx.array(cast(Any, memoryview(x)))
 
 
 OPS: Ops[array] = MLXOps()

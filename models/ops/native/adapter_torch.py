@@ -33,7 +33,7 @@ class TorchOps(NativeOps[Tensor]):
     plain = cast(Ops[Tensor], ops_torch.OPS)
     slstm = SLSTM
 
-    def apply(self, pair: Pair, *inputs: Tensor | None, **settings: Any) -> tuple[Tensor, ...]:
+    def apply(self, pair: Pair, *inputs: Tensor | None, **settings: Any) -> Sequence[Tensor]:
         """Call a pair; it keeps nothing where no gradient can be asked for."""
         differentiated = torch.is_grad_enabled() and any(
             x is not None and x.requires_grad for x in inputs
@@ -76,10 +76,10 @@ class _Differentiable(Function):
         results, saved = pair.forward(*arrays, keep=True, threads=threads, **settings)
         outputs = tuple(torch.from_numpy(x) for x in results)
         # Autograd has to get its own tensors back, to notice what changes before the gradient.
-        known: dict[int, Tensor | None] = {id(None): None}
-        known.update(zip(map(id, (*arrays, *results)), (*tensors, *outputs), strict=True))
+        known = dict(zip(map(id, arrays), tensors, strict=True))
         ctx.save_for_backward(
-            *(known[id(x)] if id(x) in known else torch.from_numpy(x) for x in saved)
+            *(known[id(x)] if id(x) in known else torch.from_numpy(x) for x in saved),
+            *(outputs[position] for position in pair.kept),
         )
         ctx.set_materialize_grads(False)
         ctx.pair, ctx.settings = pair, settings

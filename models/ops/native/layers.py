@@ -60,7 +60,7 @@ HEAD_NORM = Pair(_head_norm, LAYER_NORM.backward)
 def _soft_cap(x: View, *, cap: float, keep: bool, threads: int) -> tuple[Views, Views]:
     out = ops.empty(x.shape)
     ops.soft_cap(x, out, cap=cap, threads=threads)
-    return (out,), (out,)
+    return (out,), ()
 
 
 def _soft_cap_grad(
@@ -72,7 +72,7 @@ def _soft_cap_grad(
     return (dx,)
 
 
-SOFT_CAP = Pair(_soft_cap, _soft_cap_grad)
+SOFT_CAP = Pair(_soft_cap, _soft_cap_grad, kept=(0,))
 
 
 def _maps(
@@ -106,7 +106,7 @@ def _maps(
         call_grad(x, weights, d_results, dx, d_weights, d_biases, threads=threads)
         return dx, *d_weights, *d_biases
 
-    return Pair(forward, backward)
+    return Pair(forward, backward, optional=True)
 
 
 LINEARS = _maps(ops.linears, ops.linears_grad, lambda w: w.shape[0])
@@ -151,7 +151,7 @@ def _causal_conv_grad(
     return dx, dw, db, d_state
 
 
-CAUSAL_CONV = Pair(_causal_conv, _causal_conv_grad)
+CAUSAL_CONV = Pair(_causal_conv, _causal_conv_grad, optional=True)
 """(x, w, b, state or None) -> y, last."""
 
 

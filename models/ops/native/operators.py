@@ -43,7 +43,7 @@ class NativeOps(ABC, Generic[T]):
     slstm: Pair
 
     @abstractmethod
-    def apply(self, pair: Pair, *inputs: T | None, **settings: Any) -> tuple[T, ...]:
+    def apply(self, pair: Pair, *inputs: T | None, **settings: Any) -> Sequence[T]:
         """Call a pair on arrays, so that the framework can differentiate it.
 
         Args:
@@ -86,7 +86,8 @@ class NativeOps(ABC, Generic[T]):
         """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in)."""
         if not self.multiplies(weights):
             return self.plain.linears(x, weights, biases)
-        return self.apply(layers.LINEARS, x, *weights, *(biases or [None] * len(weights)))
+        biases = biases or [None] * len(weights)
+        return tuple(self.apply(layers.LINEARS, x, *weights, *biases))
 
     def block_diagonal(
         self, x: T, weights: Sequence[T], biases: Sequence[T | None] | None = None
@@ -95,7 +96,8 @@ class NativeOps(ABC, Generic[T]):
         small = all(ops.is_small_block(w.shape[1], w.shape[2]) for w in weights)
         if not (small or self.multiplies(weights)):
             return self.plain.block_diagonal(x, weights, biases)
-        return self.apply(layers.BLOCK_DIAGONAL, x, *weights, *(biases or [None] * len(weights)))
+        biases = biases or [None] * len(weights)
+        return tuple(self.apply(layers.BLOCK_DIAGONAL, x, *weights, *biases))
 
     def causal_conv(
         self,

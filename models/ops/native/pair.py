@@ -1,4 +1,4 @@
-"""What a native operator is: two functions over NumPy arrays, one forward and one backward.
+"""The form of a native operator: two functions over NumPy arrays, one forward and one backward.
 
 An adapter per framework turns a pair into a differentiable function of its arrays. Every array is
 float32 and row-major. Only NumPy arrays reach `_native`: on a Mac an array of MLX says that it lies
@@ -21,21 +21,25 @@ Views = Sequence[Any]
 """Several, some of them None where an operator says so."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair:
     """An operator and its gradient; both also take the operator's settings by name.
 
     Attributes:
-        forward: (*inputs, keep, threads) -> the results, and what `backward` needs of the inputs,
-            the results and of what was computed on the way. An optional input may be None. Without
-            `keep` no gradient follows, and nothing has to be saved.
+        forward: (*inputs, keep, threads) -> the results, and what `backward` needs of the inputs
+            and of what was computed on the way. An optional input may be None. Without `keep` no
+            gradient follows, and nothing has to be saved.
         backward: (saved, d_results, needs, threads) -> a gradient per input. An entry of d_results
             is None where a result was not used; `needs` says of which inputs the gradient is used,
             so that of the others need not be computed.
+        optional: whether some input may be None.
+        kept: positions of the results that `backward` needs; they follow what `forward` saved.
     """
 
     forward: Callable[..., tuple[Views, Views]]
     backward: Callable[..., Views]
+    optional: bool = False
+    kept: tuple[int, ...] = ()
 
 
 def empty_like(*arrays: View) -> list[View]:

@@ -84,7 +84,7 @@ def _mlstm(
     how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps, "threads": threads}
     ops.mlstm(q, k, v, i, f, h, den, C, n, m, **how)
     last = (states[:, :, -1].copy() for states in (C, n, m))
-    return (h, *last), (q, k, v, i, f, h, den, C, n, m)
+    return (h, *last), (q, k, v, i, f, den, C, n, m)
 
 
 def _mlstm_grad(
@@ -96,18 +96,19 @@ def _mlstm_grad(
     eps: float,
     threads: int,
 ) -> Views:
-    q, k, v, i, f, h, _, C, n, m = saved
+    q, k, v, i, f, *between, h = saved
+    _, C, n, m = between
     dh, *d_last = d_results
     grads = empty_like(q, k, v, i, f)
     d_state = [_own(d, states[:, :, 0]) for d, states in zip(d_last, (C, n, m), strict=True)]
     stride = ops.mlstm_stride(DK=q.shape[-1], chunk=chunk_size)
     how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps, "threads": threads}
-    buffers: tuple[Any, ...] = (*saved, zeros_if_none(dh, h.shape), *grads, *d_state)
-    ops.mlstm_grad(*buffers, **how)
+    dh = zeros_if_none(dh, h.shape)
+    ops.mlstm_grad(q, k, v, i, f, h, *between, dh, *grads, *d_state, **how)
     return *grads, *d_state
 
 
-MLSTM = Pair(_mlstm, _mlstm_grad)
+MLSTM = Pair(_mlstm, _mlstm_grad, optional=True, kept=(0,))
 """(q, k, v, i, f, then C, n, m or None) -> h and the last C, n, m."""
 
 
@@ -128,7 +129,7 @@ def _slstm(
     h, last = ops.empty(i.shape), [x.copy() for x in (h0, c0, n0, m0)]
     tape = ops.empty((B, S, NH, ops.SLSTM_TAPE, DH)) if keep else None
     ops.slstm(i, f, z, o, R, b, starts, h, tape, *last, threads=threads)
-    return (h, *last), (R, h0, c0, n0, h, tape)
+    return (h, *last), (R, h0, c0, n0, tape)
 
 
 def _slstm_grad(
@@ -139,7 +140,7 @@ def _slstm_grad(
     starts: View | None,
     threads: int,
 ) -> Views:
-    R, h0, c0, n0, h, tape = saved
+    R, h0, c0, n0, tape, h = saved
     dh, *d_last = d_results
     grads = [*empty_like(h, h, h, h, R), ops.empty((4 * h0[0].size,))]
     d_state = [_own(d, h0) for d in d_last]
@@ -148,7 +149,7 @@ def _slstm_grad(
     return *grads, *d_state
 
 
-SLSTM = Pair(_slstm, _slstm_grad)
+SLSTM = Pair(_slstm, _slstm_grad, optional=True, kept=(0,))
 """(i, f, z, o, R, b, then h, c, n, m or None) -> h and the last h, c, n, m."""
 
 
@@ -158,11 +159,11 @@ def _slstm_untaped(*inputs: View, keep: bool, **how: Any) -> tuple[Views, Views]
 
 
 def _slstm_untaped_grad(saved: Views, d_results: Views, needs: Sequence[bool], **how: Any) -> Views:
-    _, taped = _slstm(*saved, keep=True, **how)
-    return SLSTM.backward(taped, d_results, needs, **how)
+    (h, *_), taped = _slstm(*saved, keep=True, **how)
+    return SLSTM.backward((*taped, h), d_results, needs, **how)
 
 
-SLSTM_UNTAPED = Pair(_slstm_untaped, _slstm_untaped_grad)
+SLSTM_UNTAPED = Pair(_slstm_untaped, _slstm_untaped_grad, optional=True)
 """As `SLSTM`; the backward pass runs the cell again instead of keeping seven arrays of its steps.
 
 For a framework whose forward pass does not know whether a gradient will follow.
@@ -203,7 +204,7 @@ def _decay_grad(
     return *grads, d_state
 
 
-DECAY = Pair(_decay, _decay_grad)
+DECAY = Pair(_decay, _decay_grad, optional=True)
 """(q, k, v, log_decay, state or None) -> h, last."""
 
 
@@ -236,7 +237,7 @@ def _delta_grad(saved: Views, d_results: Views, needs: Sequence[bool], *, thread
     return *grads, d_state
 
 
-DELTA = Pair(_delta, _delta_grad)
+DELTA = Pair(_delta, _delta_grad, optional=True)
 """(q, k, v, log_decay, beta, state or None) -> h, last."""
 
 
@@ -269,7 +270,7 @@ def _scan_grad(saved: Views, d_results: Views, needs: Sequence[bool], *, threads
     return *grads, d_state
 
 
-SCAN = Pair(_scan, _scan_grad)
+SCAN = Pair(_scan, _scan_grad, optional=True)
 """(u, dt, A, Bt, Ct, state or None) -> y, last."""
 
 
