@@ -177,8 +177,8 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
             "mlxhog mad search --space"
         )
     layers, blocks = {"model", "version"}, {"mlstm_block", "slstm_block"}
-    guess = "mad" if layers & data.keys() else "xlstm_v1" if blocks & data.keys() else "xlstm"
-    name = data.get("model_type", guess)
+    default = "mad" if layers & data.keys() else "xlstm_v1" if blocks & data.keys() else "xlstm"
+    name = data.get("model_type", default)
     if not isinstance(name, str) or name not in FAMILIES:
         near = difflib.get_close_matches(str(name), FAMILIES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(FAMILIES)}"
@@ -232,8 +232,8 @@ def narrowable(cfg: ModelConfig) -> frozenset[str]:
 
 def with_bos(cfg: ModelConfig, token: int) -> ModelConfig:
     """Return the model for texts whose documents begin with `token`."""
-    changed: ModelConfig = dataclasses.replace(cfg, bos_token_id=token)  # type: ignore[type-var]
-    return changed
+    model: ModelConfig = dataclasses.replace(cfg, bos_token_id=token)  # type: ignore[type-var]
+    return model
 
 
 def reset_token(cfg: ModelConfig) -> int | None:

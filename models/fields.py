@@ -77,15 +77,15 @@ def check_reset(resets: bool, bos_token_id: int | None, vocab_size: int) -> None
         ConfigError: `resets`, and the token is not set or outside the vocabulary.
     """
     if resets and (bos_token_id is None or not 0 <= bos_token_id < vocab_size):
-        got = "not set" if bos_token_id is None else f"{bos_token_id} of {vocab_size} ids"
+        token = "not set" if bos_token_id is None else f"{bos_token_id} of {vocab_size} ids"
         raise ConfigError(
-            f"reset_at_document_boundaries is true and bos_token_id is {got}; "
+            f"reset_at_document_boundaries is true and bos_token_id is {token}; "
             "set bos_token_id to the token that begins every document"
         )
 
 
-def unknown(name: str, known: Iterable[str]) -> str:
-    """Return the message for a field that is none of `known`, with the nearest of them."""
-    near = difflib.get_close_matches(name[:MOST_SHOWN], list(known), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+def unknown(name: str, fields: Iterable[str]) -> str:
+    """Return the message for a field that is none of `fields`, with the nearest of them."""
+    near = difflib.get_close_matches(name[:MOST_SHOWN], list(fields), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(fields))}"
     return f"unknown architecture field {shown(name)}; {hint}"

@@ -1,4 +1,4 @@
-"""What one pass through a model carries besides activations: operators, resets, masks, a trace."""
+"""The circumstances of one pass through a model: operators, resets, masks and a trace."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -96,6 +96,8 @@ def _parse(source: str, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"the architecture {name} cannot be parsed: {error}; mend it") from error
     if not isinstance(data, dict):
-        got = "is empty" if data is None else f"holds a {type(data).__name__}, not fields"
-        raise ConfigError(f"the architecture {name} {got}; write lines such as 'hidden_size: 128'")
+        content = "is empty" if data is None else f"holds a {type(data).__name__}, not fields"
+        raise ConfigError(
+            f"the architecture {name} {content}; write lines such as 'hidden_size: 128'"
+        )
     return data

@@ -97,12 +97,12 @@ def to_yaml(cfg: MADConfig) -> str:
 
 
 def _model(model: Mapping[str, Any]) -> MADConfig:
-    known = (*_FIELDS, "defaults", "layers", "blocks")
+    names = (*_FIELDS, "defaults", "layers", "blocks")
     values: dict[str, Any] = {"dim": DIM, "vocab_size": VOCABULARY}
     for key, value in model.items():
-        if key not in known:
+        if key not in names:
             raise ConfigError(
-                f"model has no {key!r}{did_you_mean(key, known)}; its fields are {', '.join(known)}"
+                f"model has no {key!r}{did_you_mean(key, names)}; its fields are {', '.join(names)}"
             )
         if key in _FIELDS:
             values[key] = convert(f"model.{key}", value, _FIELDS[key])
@@ -140,11 +140,11 @@ def _layers(where: str, value: object, defaults: Defaults) -> list[Layer]:
         return _item(where, value, defaults)
     if not isinstance(value, list):
         raise ConfigError(f"{where} is {value!r}; give a list such as [mlstm, swiglu]")
-    found: list[Layer] = []
+    layers: list[Layer] = []
     for number, item in enumerate(value):
-        found += _item(f"{where}[{number}]", item, defaults)
-        check_count(len(found))
-    return found
+        layers += _item(f"{where}[{number}]", item, defaults)
+        check_count(len(layers))
+    return layers
 
 
 def _item(where: str, item: object, defaults: Defaults) -> list[Layer]:
@@ -204,27 +204,27 @@ def _expand(blocks: Mapping[str, Any], defaults: Defaults) -> tuple[Layer, ...]:
     """Return the layers that `blocks:` stands for."""
     name = blocks.get("preset")
     if not isinstance(name, str) or name not in _PRESETS:
-        known = ", ".join(_PRESETS)
+        names = ", ".join(_PRESETS)
         raise ConfigError(
-            f"preset is {name!r}{did_you_mean(name, _PRESETS)}; the presets are {known}"
+            f"preset is {name!r}{did_you_mean(name, _PRESETS)}; the presets are {names}"
         )
-    read, own = _PRESETS[name]
+    layers, own = _PRESETS[name]
     for key in blocks:
         if key not in ("preset", *own):
             raise ConfigError(
                 f"preset {name} has no {key!r}{did_you_mean(key, own)}; its fields are "
                 f"{', '.join(own)}"
             )
-    return read(blocks, defaults)
+    return layers(blocks, defaults)
 
 
 def _xlstm(blocks: Mapping[str, Any], defaults: Defaults) -> tuple[Layer, ...]:
     style = blocks.get("style")
     if not isinstance(style, str) or style not in _XLSTM:
-        got = "missing" if style is None else repr(style)
+        text = "missing" if style is None else repr(style)
         raise ConfigError(
-            f"style is {got}; say which blocks the ratio counts: large (every mixer with a SwiGLU) "
-            "or v1 (those of the first xLSTM paper)"
+            f"style is {text}; say which blocks the ratio counts: "
+            "large (every mixer with a SwiGLU) or v1 (those of the first xLSTM paper)"
         )
     count = _count(blocks)
     if ("ratio" in blocks) == ("slstm_at" in blocks):
@@ -238,8 +238,8 @@ def _xlstm(blocks: Mapping[str, Any], defaults: Defaults) -> tuple[Layer, ...]:
 
 def _by_ratio(ratio: object, count: int) -> str:
     """One letter per block: a mLSTM, then b sLSTM, and again."""
-    found = re.fullmatch(r"(\d+):(\d+)", str(ratio))
-    m, s = (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.fullmatch(r"(\d+):(\d+)", str(ratio))
+    m, s = (int(match[1]), int(match[2])) if match else (0, 0)
     if not m + s:
         raise ConfigError(
             f'ratio is {ratio!r}; write it as "7:1", in quotes: seven mLSTM blocks, then one sLSTM'

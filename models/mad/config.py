@@ -128,10 +128,10 @@ class MADConfig:
 def _layers(value: object) -> tuple[Layer, ...]:
     if not isinstance(value, list):
         raise ConfigError(f"layers is {value!r}; give a list such as [mlstm, swiglu]")
-    found = []
+    layers = []
     for item in value:
         if not isinstance(item, str | dict):
             raise ConfigError(f"layers holds {item!r}; write a name, or {{type: mlstm, heads: 4}}")
         numbers = {"type": item} if isinstance(item, str) else dict(item)
-        found.append(layers_.make(str(numbers.pop("type", "")), numbers))
-    return tuple(found)
+        layers.append(layers_.make(str(numbers.pop("type", "")), numbers))
+    return tuple(layers)

@@ -46,29 +46,29 @@ def param_spec(cfg: MADConfig) -> dict[str, ParamSpec]:
     The wrapper draws embeddings and the decoder; every layer says how its own begin.
     """
     d, V = cfg.hidden_size, cfg.vocab_size
-    found = [ParamSpec(EMBEDDING, (V, d), "normal:0.02", kind="rows")]
+    specs = [ParamSpec(EMBEDDING, (V, d), "normal:0.02", kind="rows")]
     if cfg.position == "learned":
-        found.append(ParamSpec(POSITION, (cfg.max_length, d), "normal:0.02"))
+        specs.append(ParamSpec(POSITION, (cfg.max_length, d), "normal:0.02"))
     for number, layer in enumerate(cfg.layers):
         p = layer_name(number)
-        found.append(ParamSpec(f"{p}.norm.weight", (d,), "ones"))
-        found += [replace(spec, name=f"{p}.{spec.name}") for spec in layer.param_spec(d)]
+        specs.append(ParamSpec(f"{p}.norm.weight", (d,), "ones"))
+        specs += [replace(spec, name=f"{p}.{spec.name}") for spec in layer.param_spec(d)]
     if cfg.backbone == "autoencoder":
         for number in range(DECODER_LAYERS):
             p = f"{DECODER}.{number}"
-            found.append(ParamSpec(f"{p}.norm.weight", (d,), "ones"))
-            found.append(
+            specs.append(ParamSpec(f"{p}.norm.weight", (d,), "ones"))
+            specs.append(
                 ParamSpec(f"{p}.linear.weight", (d, d), "normal:0.02", decay=True, product=True)
             )
-            found.append(ParamSpec(f"{p}.linear.bias", (d,), "zeros"))
-    found.append(ParamSpec(OUT_NORM, (d,), "ones"))
+            specs.append(ParamSpec(f"{p}.linear.bias", (d,), "zeros"))
+    specs.append(ParamSpec(OUT_NORM, (d,), "ones"))
     # The auto-encoder draws its linear maps; the language model's head begins as torch.nn.Linear.
-    drawn = cfg.backbone == "autoencoder"
+    is_autoencoder = cfg.backbone == "autoencoder"
     uniform = f"uniform:{1 / math.sqrt(d)!r}"
-    head = "normal:0.02" if drawn else uniform
-    found.append(ParamSpec(HEAD, (V, d), head, decay=True, product=True))
-    found.append(ParamSpec(HEAD_BIAS, (V,), "zeros" if drawn else uniform))
-    return {spec.name: spec for spec in found}
+    head = "normal:0.02" if is_autoencoder else uniform
+    specs.append(ParamSpec(HEAD, (V, d), head, decay=True, product=True))
+    specs.append(ParamSpec(HEAD_BIAS, (V,), "zeros" if is_autoencoder else uniform))
+    return {spec.name: spec for spec in specs}
 
 
 def layer_params(cfg: MADConfig, params: Mapping[str, T]) -> list[dict[str, T]]:
@@ -95,8 +95,8 @@ def _names(cfg: MADConfig) -> tuple[tuple[Names, ...], tuple[Names, ...]]:
     spec = param_spec(cfg)
 
     def under(prefix: str) -> Names:
-        found = [name for name in spec if name.startswith(f"{prefix}.")]
-        return tuple((name[len(prefix) + 1 :], name) for name in found)
+        names = (name for name in spec if name.startswith(f"{prefix}."))
+        return tuple((name[len(prefix) + 1 :], name) for name in names)
 
     decoder = range(DECODER_LAYERS if cfg.backbone == "autoencoder" else 0)
     return (
@@ -126,8 +126,8 @@ def blocks(
 ) -> tuple[Array, State]:
     """Compute from the embedded tokens (B, S, d) to the final norm; return the new state too."""
     B, S, _ = x.shape
-    read = run.ops.xp.zeros((B,), "int32", like=x) if state is None else state[-1][0]
-    x = _with_positions(cfg, params, x, read, run.ops.xp)
+    count = run.ops.xp.zeros((B,), "int32", like=x) if state is None else state[-1][0]
+    x = _with_positions(cfg, params, x, count, run.ops.xp)
     new_state: list[tuple[Array, ...]] = []
     for number, (layer, p) in enumerate(zip(cfg.layers, layer_params(cfg, params), strict=True)):
         u = run.ops.rms_norm(x, p["norm.weight"], cfg.norm_eps)
@@ -140,16 +140,16 @@ def blocks(
         x = _decoded(cfg, params, x, run)
     x = run.ops.rms_norm(x, params[OUT_NORM], cfg.norm_eps)
     run.note(x)
-    return x, [*new_state, (read + S,)]
+    return x, [*new_state, (count + S,)]
 
 
 def _with_positions(
-    cfg: MADConfig, params: Mapping[str, Array], x: Array, read: Array, xp: Arrays[Array]
+    cfg: MADConfig, params: Mapping[str, Array], x: Array, count: Array, xp: Arrays[Array]
 ) -> Array:
     """Add the positions' vectors, where the model has some."""
     if cfg.position == "none":
         return x
-    at = read[:, None] + xp.arange(0, x.shape[1], like=x)
+    at = count[:, None] + xp.arange(0, x.shape[1], like=x)
     if cfg.position == "learned":
         return x + params[POSITION][at]
     return x + xp.from_numpy(sincos(cfg.max_length, cfg.hidden_size), like=x)[at]

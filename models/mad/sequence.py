@@ -54,23 +54,23 @@ def parse(text: str | Sequence[str], defaults: Defaults | None = None) -> tuple[
         if line[at].isspace():
             at += 1
             continue
-        found = _TOKEN.match(line, at)
-        if found is None:
+        token = _TOKEN.match(line, at)
+        if token is None:
             raise ConfigError(
                 f"{line[at]!r} at character {at + 1} of {_short(line)} begins no layer; write "
                 "names, parentheses and *N, such as '(mlstm swiglu)*2 slstm(h4)'"
             )
-        at = found.end()
-        if found["name"]:
-            groups[-1].append(_layer(found["name"], found["numbers"], defaults or {}))
+        at = token.end()
+        if token["name"]:
+            groups[-1].append(_layer(token["name"], token["numbers"], defaults or {}))
             last = 1
-        elif found["open"]:
+        elif token["open"]:
             groups.append([])
             last = 0
-        elif found["close"]:
+        elif token["close"]:
             last = _close(groups, line)
         else:
-            times = int(found["times"][:MOST_DIGITS])  # too many, with or without the rest
+            times = int(token["times"][:MOST_DIGITS])  # too many, with or without the rest
             _repeat(groups[-1], last, times, line)
             last = 0
     if len(groups) > 1:
@@ -121,7 +121,7 @@ def check_count(count: int) -> None:
 
 
 def _layer(name: str, numbers: str | None, defaults: Defaults) -> Layer:
-    written: dict[str, object] = {}
+    own: dict[str, object] = {}
     for word in (numbers or "()")[1:-1].split(","):
         if not word.strip():
             continue
@@ -133,11 +133,11 @@ def _layer(name: str, numbers: str | None, defaults: Defaults) -> Layer:
                 f"{name}{numbers}: {key!r} is no number of a layer; write name=value, or h4 for "
                 "heads=4"
             )
-        if key in written:
+        if key in own:
             raise ConfigError(f"{name}{numbers} says {key} twice; say it once")
         is_text = get_type_hints(known().get(name, object)).get(key) is str
-        written[key] = value if is_text else _WORDS.get(value, value)
-    return make(name, {**defaults.get(name, {}), **written})
+        own[key] = value if is_text else _WORDS.get(value, value)
+    return make(name, {**defaults.get(name, {}), **own})
 
 
 def _text(layer: Layer) -> str:

@@ -1,4 +1,4 @@
-"""The one place that chooses the plain reference ops, native CPU kernels or Metal kernels."""
+"""The operators of models, and the choice of plain, native and Metal ones: in this place alone."""
 
 import importlib
 import importlib.util

@@ -145,10 +145,10 @@ class XLSTMLargeConfig:
             elif value is None and name in CAPS:
                 raise ConfigError(f"{key} is null, no bound, which is not supported; set a number")
             elif value is not None:
-                read = convert(key, value, types[name])
-                if values.setdefault(name, read) != read:
+                number = convert(key, value, types[name])
+                if values.setdefault(name, number) != number:
                     raise ConfigError(
-                        f"{keys[name]} is {values[name]} and its other spelling {key} is {read}; "
+                        f"{keys[name]} is {values[name]} and its other spelling {key} is {number}; "
                         "keep the one that the tensors fit"
                     )
                 keys.setdefault(name, key)

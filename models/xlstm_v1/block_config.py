@@ -187,7 +187,7 @@ def _read(
                     f"{name} is {value!r}, and only {ONLY[key]!r} is supported; remove it"
                 )
         elif strict and key not in NO_EFFECT:
-            raise ConfigError(unknown(name, [f"{where}.{known}" for known in [*types, *NO_EFFECT]]))
+            raise ConfigError(unknown(name, [f"{where}.{field}" for field in [*types, *NO_EFFECT]]))
         else:
             extra[key] = value
     return kind(**values), extra

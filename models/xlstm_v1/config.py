@@ -173,8 +173,8 @@ class XLSTMV1Config:
         if missing := [n for n in ("vocab_size", "embedding_dim", "num_blocks") if n not in values]:
             raise ConfigError(f"the architecture lacks {', '.join(missing)}; add it")
         defaults = {"context_length": cls.context_length, "bias": cls.bias, "dropout": cls.dropout}
-        for key, read in zip(BLOCKS, (read_mlstm_block, read_slstm_block), strict=True):
-            values[key], unread = read(data.get(key), defaults | values, strict=strict)
+        for key, read_block in zip(BLOCKS, (read_mlstm_block, read_slstm_block), strict=True):
+            values[key], unread = read_block(data.get(key), defaults | values, strict=strict)
             if unread:
                 extra[key] = unread
         at = data.get("slstm_at")

@@ -98,8 +98,8 @@ def to_dict(layer: Layer) -> dict[str, Any]:
 
 
 def _near(name: str, names: Iterable[str]) -> str:
-    known_names = sorted(names)
-    near = difflib.get_close_matches(name, known_names, n=1)
+    options = sorted(names)
+    near = difflib.get_close_matches(name, options, n=1)
     if near:
         return f"did you mean {near[0]!r}?"
-    return f"known are {', '.join(known_names)}" if known_names else "it has no numbers"
+    return f"known are {', '.join(options)}" if options else "it has no numbers"

@@ -135,16 +135,16 @@ class MHAttention:
         if self.qk_norm:
             q = ops.rms_norm(q, p["q_norm.weight"], cfg.norm_eps)
             k = ops.rms_norm(k, p["k_norm.weight"], cfg.norm_eps)
-        read = None if state is None else state[2]
+        count = None if state is None else state[2]
         if self.rope:
-            q, k = ops.rope(q, self.base, read), ops.rope(k, self.base, read)
+            q, k = ops.rope(q, self.base, count), ops.rope(k, self.base, count)
         lengths = None
         if state is None:
-            read = xp.full((B,), S, "int32", like=x)
+            count = xp.full((B,), S, "int32", like=x)
         else:
             k, v = xp.concatenate([state[0], k], 1), xp.concatenate([state[1], v], 1)
-            read = state[2] + S
-            lengths = xp.minimum(read, k.shape[1])
+            count = state[2] + S
+            lengths = xp.minimum(count, k.shape[1])
         keys, values = k, v
         if self.shared > 1:
             keys, values = (xp.repeat(y, self.shared, 2) for y in (k, v))
@@ -152,7 +152,7 @@ class MHAttention:
         (y,) = ops.linears(h.reshape(B, S, d), [p["out_proj.weight"]], [p.get("out_proj.bias")])
         if window is not None:
             k, v = k[:, -(window + 1) :], v[:, -(window + 1) :]
-        return y, (k, v, read)
+        return y, (k, v, count)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
         """Map x (B, S, d) to y (B, S, d) in float64, position by position."""

@@ -87,12 +87,10 @@ class GatedDeltaNet(FixedState):
         dh = d // self.heads
         cell, conv = (None, None) if state is None else state
         names = ("qkv_proj", "g_proj", "b_proj", *(("a_proj",) if self.decay else ()))
-        mixed, g, b, *a = ops.linears(x, [p[f"{name}.weight"] for name in names])
+        qkv, g, b, *a = ops.linears(x, [p[f"{name}.weight"] for name in names])
         taps = p["conv.weight"]
-        mixed, conv = ops.causal_conv(
-            mixed, taps, xp.zeros_like(taps[:, 0, 0]), state=conv, silu=True
-        )
-        q, k, v = (mixed[..., i * d : (i + 1) * d].reshape(B, S, self.heads, dh) for i in range(3))
+        qkv, conv = ops.causal_conv(qkv, taps, xp.zeros_like(taps[:, 0, 0]), state=conv, silu=True)
+        q, k, v = (qkv[..., i * d : (i + 1) * d].reshape(B, S, self.heads, dh) for i in range(3))
         # An RMSNorm makes heads of length sqrt(dh) wherever they are longer than its eps.
         unit = xp.full_like(p["head_norm.weight"], dh**-0.5)
         q = ops.rms_norm(q, unit * dh**-0.5, cfg.norm_eps)
@@ -112,10 +110,10 @@ class GatedDeltaNet(FixedState):
         """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         B, S, d = x.shape
         dh = d // self.heads
-        mixed, _, _ = causal_conv(
+        qkv, _, _ = causal_conv(
             x @ p["qkv_proj.weight"].T, p["conv.weight"], np.zeros(3 * d), silu=True
         )
-        q, k, v = (y.reshape(B, S, self.heads, dh) for y in np.split(mixed, 3, axis=-1))
+        q, k, v = (y.reshape(B, S, self.heads, dh) for y in np.split(qkv, 3, axis=-1))
         q = rms_norm(q, np.full(dh, 1 / dh), cfg.norm_eps)
         k = rms_norm(k, np.full(dh, dh**-0.5), cfg.norm_eps)
         beta = sigmoid(x @ p["b_proj.weight"].T)

@@ -287,19 +287,19 @@ def decay(S: int, T: int, channels: int) -> Float:
 def filter_taps(p: Params, S: int, T: int, xp: Arrays[Array]) -> Array:
     """Return the taps of S distances, (channels, S) float32; those from T on are 0."""
     w = p[f"filter.{LAYERS - 1}.weight"]
-    known = min(S, T)
-    z = xp.from_numpy(features(known, T), like=w)
+    distances = min(S, T)
+    z = xp.from_numpy(features(distances, T), like=w)
     for number in range(LAYERS - 1):
         z = xp.sin(xp.linear(z, p[f"filter.{number}.weight"], p[f"filter.{number}.bias"]))
-    f = (w @ z.T) * xp.from_numpy(decay(known, T, len(w)), like=w)
-    return xp.pad(f, [(0, 0), (0, S - known)])
+    f = (w @ z.T) * xp.from_numpy(decay(distances, T, len(w)), like=w)
+    return xp.pad(f, [(0, 0), (0, S - distances)])
 
 
 def reference_taps(p: Mapping[str, Float], S: int, T: int) -> Float:
     """Return the taps of S distances, (channels, S), in float64 NumPy; those from T on are 0."""
     w = p[f"filter.{LAYERS - 1}.weight"]
-    known = min(S, T)
-    z = features(known, T)
+    distances = min(S, T)
+    z = features(distances, T)
     for number in range(LAYERS - 1):
         z = np.sin(z @ p[f"filter.{number}.weight"].T + p[f"filter.{number}.bias"])
-    return np.pad((w @ z.T) * decay(known, T, len(w)), ((0, 0), (0, S - known)))
+    return np.pad((w @ z.T) * decay(distances, T, len(w)), ((0, 0), (0, S - distances)))

@@ -83,13 +83,13 @@ class MoESwiGLU(FixedState):
         (scores,) = ops.linears(x, [p["router.weight"]], [p["router.bias"]])
         gate, up = ops.linears(x, [p["w1.weight"], p["w2.weight"]])
         h = ops.swiglu(gate, up)
-        taken = scores >= xp.sort(xp.stop_gradient(scores), -1)[..., E - self.active, None]
+        is_active = scores >= xp.sort(xp.stop_gradient(scores), -1)[..., E - self.active, None]
         if self.router == "top-k":
-            share = xp.softmax(xp.where(taken, scores, -math.inf), -1)
+            share = xp.softmax(xp.where(is_active, scores, -math.inf), -1)
             weighted = h.reshape(*h.shape[:-1], E, self.inner) * share[..., None]
             (y,) = ops.linears(weighted.flatten(-2), [p["w3.weight"]])
             return y, ()
-        share = xp.softmax(xp.where(taken, scores, 0.0), -1)
+        share = xp.softmax(xp.where(is_active, scores, 0.0), -1)
         (z,) = ops.linears(h, [p["w3.weight"]])
         return (z.reshape(*x.shape, E) * share[..., None, :]).sum(-1), ()
 
@@ -98,9 +98,9 @@ class MoESwiGLU(FixedState):
         E, inner = self.experts, self.inner
         scores = x @ p["router.weight"].T + p["router.bias"]
         best = np.argsort(scores, -1)[..., E - self.active :]
-        taken = np.zeros(scores.shape, bool)
-        np.put_along_axis(taken, best, True, -1)
-        weight = np.exp(np.where(taken, scores, -np.inf if self.router == "top-k" else 0.0))
+        is_active = np.zeros(scores.shape, bool)
+        np.put_along_axis(is_active, best, True, -1)
+        weight = np.exp(np.where(is_active, scores, -np.inf if self.router == "top-k" else 0.0))
         share = weight / weight.sum(-1, keepdims=True)
         h = silu(x @ p["w1.weight"].T) * (x @ p["w2.weight"].T)
         y = np.zeros_like(x)

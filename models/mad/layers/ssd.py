@@ -71,13 +71,13 @@ class SSD(FixedState):
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         inner = self.expand * d
-        mixed = inner + 2 * self.states
+        xbc = inner + 2 * self.states
         yield linear("z_proj.weight", inner, d)
-        yield linear("xbc_proj.weight", mixed, d)
+        yield linear("xbc_proj.weight", xbc, d)
         yield linear("dt_proj.weight", self.heads, d, product=False)
         yield ParamSpec("dt_bias", (self.heads,), "inverse_softplus:0.001:0.1")
-        yield taps("conv.weight", mixed, self.conv)
-        yield bias("conv.bias", mixed, self.conv)
+        yield taps("conv.weight", xbc, self.conv)
+        yield bias("conv.bias", xbc, self.conv)
         yield ParamSpec("A_log", (self.heads,), "log_of_uniform:1:16")
         yield ParamSpec("D", (self.heads,), "ones")
         yield ParamSpec("out_norm.weight", (inner,), "ones")
@@ -98,16 +98,14 @@ class SSD(FixedState):
         inner, N, heads = self.expand * d, self.states, self.heads
         cell, conv = (None, None) if state is None else state
         names = ("z_proj", "xbc_proj", "dt_proj")
-        z, mixed, dt = ops.linears(
+        z, xbc, dt = ops.linears(
             x, [p[f"{name}.weight"] for name in names], [None, None, p["dt_bias"]]
         )
-        mixed, conv = ops.causal_conv(
-            mixed, p["conv.weight"], p["conv.bias"], state=conv, silu=True
-        )
-        u = mixed[..., :inner].reshape(B, S, heads, inner // heads)
+        xbc, conv = ops.causal_conv(xbc, p["conv.weight"], p["conv.bias"], state=conv, silu=True)
+        u = xbc[..., :inner].reshape(B, S, heads, inner // heads)
         Bt, Ct = (
             xp.broadcast_to(y[:, :, None], (B, S, heads, N))
-            for y in (mixed[..., inner : inner + N], mixed[..., inner + N :])
+            for y in (xbc[..., inner : inner + N], xbc[..., inner + N :])
         )
         dt = ops.activate(xp.float32(dt), "softplus")[..., None]
         h, cell = ops.decay_cell(
@@ -128,12 +126,12 @@ class SSD(FixedState):
         """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         B, S, d = x.shape
         inner, N, heads = self.expand * d, self.states, self.heads
-        z, mixed, dt = (x @ p[f"{name}.weight"].T for name in ("z_proj", "xbc_proj", "dt_proj"))
-        mixed, _, _ = causal_conv(mixed, p["conv.weight"], p["conv.bias"], silu=True)
-        u = mixed[..., :inner].reshape(B, S, heads, inner // heads)
+        z, xbc, dt = (x @ p[f"{name}.weight"].T for name in ("z_proj", "xbc_proj", "dt_proj"))
+        xbc, _, _ = causal_conv(xbc, p["conv.weight"], p["conv.bias"], silu=True)
+        u = xbc[..., :inner].reshape(B, S, heads, inner // heads)
         Bt, Ct = (
             np.broadcast_to(y[:, :, None], (B, S, heads, N))
-            for y in np.split(mixed[..., inner:], 2, axis=-1)
+            for y in np.split(xbc[..., inner:], 2, axis=-1)
         )
         dt = softplus(dt + p["dt_bias"])[..., None]
         h, _ = decay_cell(Ct, Bt, dt * u, -np.exp(p["A_log"])[:, None] * dt, scale=1.0)

@@ -95,29 +95,29 @@ def causal_conv(
     for ahead in range(1, K):
         reaches[:, :, ahead] = reaches[:, :, ahead - 1]
         if starts is not None:
-            begun = np.asarray(starts, bool)[:, : max(0, S - ahead + 1)]
-            reaches[:, ahead - 1 :, ahead] &= ~begun
+            is_start = np.asarray(starts, bool)[:, : max(0, S - ahead + 1)]
+            reaches[:, ahead - 1 :, ahead] &= ~is_start
     first = K - 1  # of the inputs, the one of position 0
     pre = np.broadcast_to(b, x.shape).copy()
     for ahead in range(K):
-        met = inputs[:, first - ahead : first - ahead + S]
-        pre += np.where(reaches[:, :, ahead, None], w[:, 0, K - 1 - ahead] * met, 0.0)
-    kept = reaches[:, -1, : K - 1][:, ::-1, None]
+        inputs_met = inputs[:, first - ahead : first - ahead + S]
+        pre += np.where(reaches[:, :, ahead, None], w[:, 0, K - 1 - ahead] * inputs_met, 0.0)
+    in_document = reaches[:, -1, : K - 1][:, ::-1, None]
     y, slope = activation("silu", pre) if silu else (pre, np.ones_like(pre))
 
     def back(dy: Float, dlast: Float | None = None) -> tuple[Float, Float, Float, Float]:
         dpre = dy * slope
         dinputs, dw = np.zeros_like(inputs), np.zeros_like(w)
         if dlast is not None:
-            dinputs[:, S:] += np.where(kept, dlast, 0.0)
+            dinputs[:, S:] += np.where(in_document, dlast, 0.0)
         for ahead in range(K):
-            met = slice(first - ahead, first - ahead + S)
-            reached = np.where(reaches[:, :, ahead, None], dpre, 0.0)
-            dinputs[:, met] += w[:, 0, K - 1 - ahead] * reached
-            dw[:, 0, K - 1 - ahead] = (reached * inputs[:, met]).sum((0, 1))
+            inputs_met = slice(first - ahead, first - ahead + S)
+            d_reaching = np.where(reaches[:, :, ahead, None], dpre, 0.0)
+            dinputs[:, inputs_met] += w[:, 0, K - 1 - ahead] * d_reaching
+            dw[:, 0, K - 1 - ahead] = (d_reaching * inputs[:, inputs_met]).sum((0, 1))
         return dinputs[:, first:], dw, dpre.sum((0, 1)), dinputs[:, :first]
 
-    return y, np.where(kept, inputs[:, S:], 0.0), back
+    return y, np.where(in_document, inputs[:, S:], 0.0), back
 
 
 def long_conv(x: Float, f: Float) -> Float:

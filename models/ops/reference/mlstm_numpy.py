@@ -93,9 +93,9 @@ def recurrent(
             dk[:, t] = I[..., None] * (np.einsum("bhkv,bhv->bhk", dC, v_t) + dn)
             dv[:, t] = I[..., None] * np.einsum("bhk,bhkv->bhv", k_t, dC)
             dm = dm - dF - dI
-            kept = lf[:, t] + m_old > i[:, t]  # which of the two m' is
-            di[:, t] = dI + np.where(kept, 0.0, dm)
-            dm = dF + np.where(kept, dm, 0.0)
+            decays = lf[:, t] + m_old > i[:, t]  # which of the two m' is
+            di[:, t] = dI + np.where(decays, 0.0, dm)
+            dm = dF + np.where(decays, dm, 0.0)
             df[:, t] = dm / (1.0 + np.exp(f[:, t]))
             dC = F[..., None, None] * dC
             dn = F[..., None] * dn

@@ -59,7 +59,7 @@ def slstm_cell(
     """
     B, S, NH, DH = i.shape
     R_gates, bias = R.reshape(NH, 4, DH, DH), b.reshape(4, NH, DH)
-    given = np.stack([i, f, z, o], 2)  # (B, S, 4, NH, DH)
+    gates = np.stack([i, f, z, o], 2)  # (B, S, 4, NH, DH)
     fresh = np.zeros((B, S), bool) if starts is None else np.asarray(starts, bool)
     start = np.zeros((4, B, NH, DH)) if state is None else np.stack(list(state))
     states = np.empty((4, B, S, NH, DH))
@@ -68,7 +68,7 @@ def slstm_cell(
     for t in range(S):
         before = np.where(fresh[None, :, t, None, None], 0.0, now)
         h, c, n, m = before
-        pre = given[:, t] + np.einsum("ngej,bnj->bgne", R_gates, h) + bias
+        pre = gates[:, t] + np.einsum("ngej,bnj->bgne", R_gates, h) + bias
         i_t, f_t, z_t, o_t = pre.swapaxes(0, 1)
         lf = m + log_sigmoid(f_t)
         m = np.where(n == 0, i_t, np.maximum(i_t, lf))
@@ -81,7 +81,7 @@ def slstm_cell(
         trace.append((before, I, F, np.exp(log_sigmoid(-f_t)), tanh_z, sig_o))
 
     def backward(dh: Float, d_last: Sequence[Float] | None = None) -> tuple[Float, ...]:
-        d_given, dR, db = np.empty_like(given), np.zeros_like(R_gates), np.zeros_like(bias)
+        d_inputs, dR, db = np.empty_like(gates), np.zeros_like(R_gates), np.zeros_like(bias)
         dh_next, dc, dn, dm = np.zeros((4, B, NH, DH)) if d_last is None else np.stack(list(d_last))
         # h depends on c and n only through their ratio, so m may be held constant, but for what
         # the last state itself makes of it: `free`, which follows max back to a gate.
@@ -103,15 +103,15 @@ def slstm_cell(
                 ],
                 1,
             )
-            d_given[:, t] = d_pre
+            d_inputs[:, t] = d_pre
             dR += np.einsum("bgne,bnj->ngej", d_pre, h_old)
             db += d_pre.sum(0)
             dh_next = np.einsum("ngej,bgne->bnj", R_gates, d_pre)
             dc, dn, free = dc * F, dn * F, np.where(by_input, 0.0, free)
-            kept = ~fresh[:, t, None, None]
-            dh_next, dc, dn, free = dh_next * kept, dc * kept, dn * kept, free * kept
+            in_document = ~fresh[:, t, None, None]
+            dh_next, dc, dn, free = (d * in_document for d in (dh_next, dc, dn, free))
         _, c0, n0, _ = start
-        d_gates = (d_given[:, :, gate] for gate in range(4))
+        d_gates = (d_inputs[:, :, gate] for gate in range(4))
         d_start = (dh_next, dc, dn, free + dc * c0 + dn * n0)
         return *d_gates, dR.reshape(R.shape), db.reshape(b.shape), *d_start
 
