@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,7 @@ class MLXArrays:
 
         mx.set_default_device(mx.gpu if device == "gpu" else mx.cpu)
         adapter_mlx.set_threads(threads)
-        self._mx = mx
+        self._mx, self._native = mx, adapter_mlx
 
     def array(self, x: Array) -> Any:
         """Return a copy of x."""
@@ -103,8 +103,8 @@ class MLXArrays:
         return np.array(x, order="C")
 
     def without_gradient(self) -> AbstractContextManager[Any]:
-        """Do nothing: MLX keeps something for gradients only where they are asked for."""
-        return nullcontext()
+        """Keep nothing for gradients until the block ends."""
+        return self._native.without_gradient()
 
     def evaluate(self, *arrays: Any) -> None:
         """Compute what has been put off."""

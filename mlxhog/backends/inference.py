@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -72,9 +72,9 @@ class Inference:
     def _after_last(self, logits: Any, state: State) -> tuple[Float32, State]:
         """Return logits (B, 1, V), computed, as (B, V) of one's own, and the state, computed."""
 
+    @abstractmethod
     def _without_gradient(self) -> AbstractContextManager[Any]:
         """Keep nothing for gradients until the block ends."""
-        return nullcontext()
 
     def _ops(self) -> Ops[Array]:
         return choose(self._framework, self.kernels, self._device)

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,7 @@ class MLXBackend(Inference):
         from mlxhog.models.ops.native import adapter_mlx as native_mlx
 
         native_mlx.set_threads(threads)
+        self._native = native_mlx
         if name == "mlx:gpu" and not mx.metal.is_available():
             raise EnvironmentLacks(
                 f"backend mlx:gpu needs Metal; this is {platform.system()} on "
@@ -321,6 +323,9 @@ class MLXBackend(Inference):
         last = mx.contiguous(logits[:, -1].astype(mx.float32))
         mx.eval(last, state)
         return _host(last).copy(), state
+
+    def _without_gradient(self) -> AbstractContextManager[None]:
+        return self._native.without_gradient()
 
     def close(self) -> None:
         """See `Backend.close`."""

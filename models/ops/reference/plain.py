@@ -154,7 +154,7 @@ class PlainOps(MLSTMCell, Recurrences):
 
     def glu(self, gate: Array, up: Array, activation: str) -> Array:
         """Return act(gate) * up."""
-        return self.activate(gate, activation) * up
+        return self.activations[known(activation)](gate) * up
 
     def swiglu(self, gate: Array, up: Array) -> Array:
         """Return silu(gate) * up."""
