@@ -123,6 +123,11 @@ def halves(w: array | Quantized) -> Sequence[Any]:
     return w.halves() if isinstance(w, Quantized) else list(mx.split(w, 2))
 
 
+def permute(x: array, axes: Sequence[int]) -> array:
+    """Return x with its axes in another order."""
+    return x.transpose(*axes)
+
+
 def pad(x: array, widths: Sequence[tuple[int, int]], value: float = 0.0) -> array:
     """Return x with a value before and after it, (before, after) times along every axis."""
     return mx.pad(x, list(widths), constant_values=value)

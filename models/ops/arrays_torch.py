@@ -130,6 +130,11 @@ def concatenate(parts: Sequence[Tensor], axis: int = 0) -> Tensor:
     return torch.cat(list(parts), axis)
 
 
+def unstack(x: Tensor, axis: int = 0) -> Sequence[Tensor]:
+    """Return the entries of x along an axis, without that axis, as views."""
+    return x.unbind(axis)
+
+
 def split(x: Tensor, parts: int, axis: int = 0) -> Sequence[Tensor]:
     """Return equal parts of x along an axis, as views."""
     return x.chunk(parts, axis)
