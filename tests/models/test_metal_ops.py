@@ -39,7 +39,7 @@ cells = pytest.mark.parametrize("name", CELLS)
 
 @frameworks
 def test_every_op_without_a_kernel_is_the_plain_one(framework: str) -> None:
-    metal, plain = EMULATED[framework].ops, REFERENCE[framework].ops
+    metal, plain = type(EMULATED[framework].ops), type(REFERENCE[framework].ops)
     names = [name for name in vars(Ops) if not name.startswith("_")]
     own = {name for name in names if getattr(metal, name) is not getattr(plain, name)}
     assert own == {"causal_conv", "mlstm_cell", "slstm_cell"}

@@ -184,6 +184,26 @@ def test_a_second_backward_through_the_loss_says_what_to_do() -> None:
         torch.autograd.grad(nats, logits)
 
 
+def test_mlx_ops_without_a_gradient_compute_the_same_as_constants() -> None:
+    x, w = mx.array(draw(4, 6)), mx.array(draw(6))
+    q, k, v = (mx.array(draw(2, 9, 2, 4, seed=seed)) for seed in range(3))
+    i, f = (mx.array(draw(2, 9, 2, seed=seed)) for seed in (3, 4))
+
+    def results() -> list[Any]:
+        h, state = NATIVE_MLX.mlstm_cell(q, k, v, i, f, chunk_size=4, eps=1e-6)
+        convolved = NATIVE_MLX.causal_conv(x[None], mx.ones((6, 1, 3)), w, silu=True)
+        return [NATIVE_MLX.rms_norm(x, w, 1e-6), h, *state, *convolved]
+
+    expected = results()
+    with adapter_mlx.without_gradient():
+        constants = results()
+        gradient = mx.grad(lambda y: NATIVE_MLX.soft_cap(y, 2.0).sum())(x)
+    for y, y_expected in zip(constants, expected, strict=True):
+        np.testing.assert_array_equal(y, y_expected)
+    assert not np.any(np.array(gradient))
+    assert np.any(np.array(mx.grad(lambda y: NATIVE_MLX.soft_cap(y, 2.0).sum())(x)))
+
+
 def test_a_view_of_a_row_major_array_is_its_memory_and_keeps_it_alive() -> None:
     for x in (mx.arange(6.0).reshape(2, 3) + 1, mx.arange(4), mx.array(3.0), mx.zeros((0, 4))):
         (view,) = adapter_mlx.views(x)  # which evaluates

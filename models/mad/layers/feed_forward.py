@@ -74,8 +74,8 @@ class MLP(FixedState):
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
         """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         u = x @ p["w1.weight"].T + p["w1.bias"]
-        u = 0.5 * u * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (u + 0.044715 * u**3)))
-        return u @ p["w2.weight"].T + p["w2.bias"]
+        gelu: Float = 0.5 * u * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (u + 0.044715 * u**3)))
+        return gelu @ p["w2.weight"].T + p["w2.bias"]
 
 
 @dataclass(frozen=True, kw_only=True)

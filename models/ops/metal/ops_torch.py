@@ -49,7 +49,8 @@ class _Conv(Function):
     def forward(ctx: Any, ops: MetalOps, silu: bool, *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(*inputs)
         ctx.ops, ctx.silu = ops, silu
-        return ops.conv_result(silu, *inputs)
+        y: Tensor = ops.conv_result(silu, *inputs)
+        return y
 
     @staticmethod
     @once_differentiable

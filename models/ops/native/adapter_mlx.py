@@ -65,33 +65,31 @@ class MLXOps(NativeOps[array]):
         """
         settings["threads"] = _threads
         needs = [True] * len(inputs)
+        arrays = cast(tuple[array, ...], inputs)
         if pair.optional:
             needs = [x is not None for x in inputs]
-            inputs = tuple(x for x in inputs if x is not None)
+            arrays = tuple(x for x in inputs if x is not None)
         if not _differentiable.get():
-            results, _ = pair.forward(*_at(needs, views(*inputs)), keep=False, **settings)
+            results, _ = pair.forward(*_at(needs, views(*arrays)), keep=False, **settings)
             return [_copied(x) for x in results]
         saved: Views = ()
         kept: list[array] = []
 
         def forward(*present: array) -> list[array]:
             nonlocal saved, kept
-            arrays = _at(needs, views(*present))
-            results, saved = pair.forward(*arrays, keep=True, **settings)
+            results, saved = pair.forward(*_at(needs, views(*present)), keep=True, **settings)
             outputs = [_copied(x) for x in results]
             if pair.kept:  # the copies, so that the results themselves are freed
                 kept = [outputs[position] for position in pair.kept]
             return outputs
 
         def backward(_: Any, d_results: Sequence[array], __: Any) -> list[array]:
-            arrays = (*saved, *views(*kept))
-            grads = pair.backward(arrays, views(*d_results), needs, **settings)
+            grads = pair.backward((*saved, *views(*kept)), views(*d_results), needs, **settings)
             return [_copied(x) for x, need in zip(grads, needs, strict=True) if need]
 
         function = mx.custom_function(forward)
         function.vjp(backward)
-        outputs: Sequence[array] = function(*inputs)
-        return outputs
+        return cast(Sequence[array], function(*arrays))
 
     def integers(self, x: array, dtype: str) -> View:
         """View an array as integers."""
@@ -128,7 +126,7 @@ def _at(needs: Sequence[bool], arrays: Sequence[View]) -> Views:
 
 def _copied(x: View) -> array:
     """Return an array of MLX's own; a plain buffer gets there faster than a NumPy array."""
-    return mx.array(cast(Any, memoryview(x)))
+    return mx.array(memoryview(x))  # type: ignore[arg-type]
 
 
 OPS: Ops[array] = MLXOps()

@@ -103,8 +103,8 @@ def _mlstm_grad(
     d_state = [_own(d, states[:, :, 0]) for d, states in zip(d_last, (C, n, m), strict=True)]
     stride = ops.mlstm_stride(DK=q.shape[-1], chunk=chunk_size)
     how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps, "threads": threads}
-    dh = zeros_if_none(dh, h.shape)
-    ops.mlstm_grad(q, k, v, i, f, h, *between, dh, *grads, *d_state, **how)
+    buffers: tuple[Any, ...] = (q, k, v, i, f, h, *between, zeros_if_none(dh, h.shape))
+    ops.mlstm_grad(*buffers, *grads, *d_state, **how)
     return *grads, *d_state
 
 
