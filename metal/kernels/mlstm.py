@@ -7,7 +7,7 @@ launch whose arrays have other shapes raises `ShapeError`.
 
 Backward the stabilisers m and M are held constant. What h owes to M through eps comes apart as dM,
 and the forget gates' gradients come as those of their sums b inside each chunk;
-`models/ops/metal/launches.py` says how to put them together.
+`models/ops/metal/cells.py` says how to put them together.
 
 Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
 """
