@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
 import tempfile
 import threading
 from collections.abc import Callable
-from multiprocessing import Pipe, connection, reduction
+from multiprocessing import connection, reduction
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.process import WatchedTime
+from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import State
-from mlxhog.machine.processes import follow_parent, spawn
+from mlxhog.machine.processes import follow_parent
 
 P = ParamSpec("P")
 T = TypeVar("T")
 START_S = 120.0  # to be spawned, and to import a framework on a busy machine
 LOOK_S = 0.5  # between two looks at what a child says
-_LAST_WORDS = 4096  # bytes of output that may explain a death
+DEATH_S = 5.0  # how long a child that has let go of its pipe may take to end
 
 
 class Failed(Exception):
@@ -71,30 +71,22 @@ class Child:
     """
 
     def __init__(self, arena: Arena | None = None, slots: tuple[int, ...] = (0,)) -> None:
-        self._arena, self._slots = arena, slots
         self._results: dict[int, tuple[str | None, Any]] = {}
         self._output = tempfile.TemporaryFile()
-        self._pipe, theirs = Pipe()
-        if arena is not None:
-            for slot in slots:
-                arena.workers.acquire_slot(slot=slot)
-        self._process = spawn(
+        self._process = WorkerProcess(
             _main,
-            (theirs, _Output(self._output.fileno()), arena and arena.handle(), slots),
+            (_Output(self._output.fileno()), arena and arena.handle(), slots),
             name="mlxhog-doctor",
             threads=1,
-            daemon=True,
+            pipe=True,
+            arena=arena,
+            slots=slots,
         )
-        theirs.close()
-        if arena is not None:
-            assert self._process.pid is not None
-            for slot in slots:
-                arena.workers.seated(slot, self._process.pid)
+        self._pipe = self._process.pipe
 
     @property
     def pid(self) -> int:
         """The child's process id."""
-        assert self._process.pid is not None
         return self._process.pid
 
     @property
@@ -171,23 +163,13 @@ class Child:
         return value
 
     def _death(self) -> str:
-        self._process.join(5.0)
-        code = self._process.exitcode
-        how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
-        self._output.seek(max(0, self._output.seek(0, os.SEEK_END) - _LAST_WORDS))
-        lines = self._output.read().decode(errors="replace").splitlines()
-        last = next((line for line in reversed(lines) if line.strip()), "it left no message")
-        return f"the process ended ({how}): {last}"
+        death = self._process.reap(DEATH_S)
+        return f"the process ended ({death}): {last_lines(self._output)[-1]}"
 
     def close(self) -> None:
         """End the process, whatever it is doing, and free its slots."""
-        self._process.kill()
-        self._process.join()
-        self._pipe.close()
+        self._process.close()
         self._output.close()
-        if self._arena is not None:
-            for slot in self._slots:
-                self._arena.workers.mark_dead(slot)
 
     def __enter__(self) -> Self:
         """End the process when the block ends."""

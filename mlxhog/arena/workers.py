@@ -309,10 +309,14 @@ class WorkerTable:
         entry.pid = pid
 
     def mark_dead(self, slot: int) -> None:
-        """Declare that the slot's process has been waited for: its locks may be taken over."""
+        """Declare that the slot's process has been waited for: its locks may be taken over.
+
+        It is DEAD from now on, unless it had FINISHED.
+        """
         entry = self.entry(slot)
         entry.dead = 1
-        entry.state = State.DEAD
+        if entry.state != State.FINISHED:
+            entry.state = State.DEAD
 
     def close(self) -> None:
         """Let go of the mapping; entries handed out before must not be used any more."""

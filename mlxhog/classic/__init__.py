@@ -6,7 +6,7 @@ datasets      their data; `generators/` draws them, `loaders/` reads them from f
 schemes       who may write when
 session       one problem in its arena: `train`, or `compare` with serial
 run           epoch after epoch, measured in between; lost updates counted
-worker_pool   processes spawned and replaced, and the examples dealt to them
+dispatcher    the examples of an epoch dealt to processes, the dead replaced
 worker        one process: a native call for each share that it is dealt
 layout        what lies where in the arena, and the words by which host and workers talk
 result        what a run came to: JSON, a table, plain words

@@ -1,7 +1,7 @@
 """One run: epoch after epoch, measured in between, and a last round that counts lost updates.
 
     order of the epoch -> arena                    host     outside of the clock
-    a share of it for each worker, and gamma       host     `worker_pool.py`, `layout.py`
+    a share of it for each worker, and gamma       host     `dispatcher.py`, `layout.py`
     all begin together; one native call per share  workers  the clock: first begin to last end
     copies averaged, where the scheme has copies   host     in the clock
     objective and errors in float64                host     outside of the clock
@@ -29,11 +29,11 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.classic.config import RunSettings
+from mlxhog.classic.dispatcher import Dispatcher, epoch_order
 from mlxhog.classic.layout import ORDER, Share, param_views
 from mlxhog.classic.problem import Float32, Int32, Int64, Problem
 from mlxhog.classic.result import Epoch, Observer
 from mlxhog.classic.worker import WorkerArgs
-from mlxhog.classic.worker_pool import Dispatcher, epoch_order
 
 DIVERGED = 10.0
 """Times the initial objective from which on it counts as diverged: the start is the worst that a

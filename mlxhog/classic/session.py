@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from mlxhog.arena import Arena
 from mlxhog.classic import schemes
 from mlxhog.classic.config import ClassicConfig, RunSettings
+from mlxhog.classic.dispatcher import claim_size
 from mlxhog.classic.layout import data_views, param_views, plan_layout
 from mlxhog.classic.problem import Problem
 from mlxhog.classic.result import ClassicResult, NoObserver, Observer
 from mlxhog.classic.run import Run, probe_interval
 from mlxhog.classic.schemes import SERIAL, Scheme
 from mlxhog.classic.worker import WorkerArgs
-from mlxhog.classic.worker_pool import claim_size
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.machine import machine
 

@@ -60,13 +60,13 @@ class WorkerArgs:
     core: int | None
 
 
-def main(args: WorkerArgs, error_pipe: Connection) -> None:
-    """Entry point of the spawned process; `error_pipe` takes the error that ended it."""
+def main(pipe: Connection, args: WorkerArgs) -> None:
+    """Entry point of the spawned process; the pipe takes the error that ended it."""
     follow_parent()
     try:
         _run(args)
     except FAULTS as fault:
-        error_pipe.send(in_one_line(fault))
+        pipe.send(in_one_line(fault))
         end_by(fault)
 
 

@@ -1,4 +1,4 @@
-"""How every process of mlxhog is spawned, and what it does first.
+"""Surroundings in which processes are spawned, and what a spawned one does first and last.
 
 A spawned process follows its parent and shares the cores. It imports nothing from the current
 directory, and not the caller's program: a script without `if __name__ == "__main__"`, a program on
@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import (
     ExitStack,
     contextmanager,
@@ -21,10 +21,9 @@ from contextlib import (
     redirect_stderr,
     redirect_stdout,
 )
-from multiprocessing import connection, get_context, parent_process, resource_tracker
-from multiprocessing.context import SpawnProcess
+from multiprocessing import connection, parent_process, resource_tracker
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from mlxhog.errors import ConfigError
 from mlxhog.machine.interrupts import SIGNALS
@@ -50,35 +49,12 @@ for what may have passed when the worker is back, such as a lack of memory.
 FAULT_EXIT_CODE = 70  # of a process that one of them ended: like EX_SOFTWARE of other programs
 
 
-def spawn(
-    target: Callable[..., object],
-    arguments: tuple[Any, ...],
-    *,
-    name: str,
-    threads: int | None = None,
-    daemon: bool | None = None,
-) -> SpawnProcess:
-    """Start a process that runs `target(*arguments)`.
-
-    Args:
-        target: an importable function; it calls `follow_parent` first.
-        arguments: picklable; nothing in them is defined in the caller's `__main__`.
-        name: of the process.
-        threads: see `thread_limits`; None sets no limits.
-        daemon: whether it is ended with the parent; None is as the parent.
-
-    Raises:
-        ConfigError: something cannot be sent to a process; the message says what.
-    """
-    process = get_context("spawn").Process(target=target, args=arguments, name=name, daemon=daemon)
-    with spawning(threads):
-        process.start()
-    return process
-
-
 @contextmanager
 def spawning(threads: int | None = None) -> Iterator[None]:
-    """Processes that are spawned in this block get a safe environment; see `spawn`.
+    """Processes that are spawned in this block get a safe environment.
+
+    Args:
+        threads: see `thread_limits`; None sets no limits.
 
     Raises:
         ConfigError: something cannot be sent to a process; the message says what.

@@ -84,15 +84,13 @@ class Setup:
     sampled: SampledHead | None = None
 
     def job(
-        self, shared: Arena, slot: int, owner: int, budget: Budget, step_limit: int | None,
-        run_dir: Path,
-    ) -> Job:  # fmt: skip
+        self, shared: Arena, slot: int, budget: Budget, step_limit: int | None, run_dir: Path
+    ) -> Job:
         """Return what one worker needs.
 
         Args:
             shared: the arena.
             slot: of the worker table, from 1.
-            owner: the incarnation under which the worker takes tickets.
             budget: how long to train.
             step_limit: the budget in steps, where it limits them.
             run_dir: for logs.
@@ -101,7 +99,6 @@ class Setup:
         return Job(
             handle=shared.handle(),
             slot=slot,
-            owner=owner,
             strategy=self.strategy,
             backend=spec.backend,
             threads=spec.threads,
@@ -160,7 +157,6 @@ class Job:
     Attributes:
         handle: the arena.
         slot: the worker's slot in the worker table, from 1.
-        owner: the incarnation under which it takes tickets.
         strategy: of the run; it holds the configuration.
         backend: such as "torch:cpu".
         threads: CPU threads it may use.
@@ -182,7 +178,6 @@ class Job:
 
     handle: ArenaHandle
     slot: int
-    owner: int
     strategy: Strategy
     backend: str
     threads: int

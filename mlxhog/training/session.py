@@ -60,8 +60,8 @@ class Session(ABC):
         self._budget = Budget()
         self.step_limit: int | None = None
 
-    def _job(self, slot: int, owner: int) -> Job:
-        return self.setup.job(self.arena, slot, owner, self._budget, self.step_limit, self.run_dir)
+    def _job(self, slot: int) -> Job:
+        return self.setup.job(self.arena, slot, self._budget, self.step_limit, self.run_dir)
 
     @abstractmethod
     def report(self, message: str) -> None:

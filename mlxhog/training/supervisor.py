@@ -7,23 +7,21 @@ restarts and so inherits its predecessor's optimizer state.
 
 from __future__ import annotations
 
-import signal
 import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
+from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.files.durable import disk_errors
-from mlxhog.machine.processes import FAULT_EXIT_CODE, spawn
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.strategies import Strategy
 from mlxhog.training import worker, worker_messages
@@ -41,8 +39,6 @@ class _Seat:
 
     slot: int
     spec: WorkerSpec
-    process: SpawnProcess | None = None
-    owner: int = 0
     deaths_s: deque[float] = field(default_factory=deque)
     halvings: int = 0
     log_begin: int = 0  # of its newest process, in bytes
@@ -61,7 +57,7 @@ class Supervisor:
         workers: Sequence[WorkerSpec],
         strategy: Strategy,
         run_dir: Path,
-        make_job: Callable[[int, int], Job],
+        make_job: Callable[[int], Job],
     ) -> None:
         """Prepare one seat per worker; nothing is spawned yet.
 
@@ -71,11 +67,12 @@ class Supervisor:
             workers: backend and threads of each worker; worker k gets slot k + 1.
             strategy: its configuration limits restarts, heartbeats and non-finite steps.
             run_dir: worker logs go to its `logs` folder.
-            make_job: builds the job of (slot, owner).
+            make_job: builds the job of a slot.
         """
         self.arena, self.ledger, self.run_dir = arena, ledger, run_dir
         self.strategy, self.config = strategy, strategy.config
         self.seats = [_Seat(slot=k + 1, spec=spec) for k, spec in enumerate(workers)]
+        self.pool = WorkerPool()
         self._make_job = make_job
         self._watched = WatchedTime()
         self.restarts = 0
@@ -92,22 +89,19 @@ class Supervisor:
             self._spawn(seat)
 
     def _spawn(self, seat: _Seat) -> None:
-        table = self.arena.workers
-        entry = table.acquire_slot(slot=seat.slot)
-        seat.owner = entry.incarnation
-        job = worker_messages.with_less_work(self._make_job(seat.slot, seat.owner), seat.halvings)
         log = self._log(seat.slot)
         seat.log_begin, seat.heard = log.stat().st_size if log.exists() else 0, False
-        process = spawn(
+        self.pool[seat.slot] = WorkerProcess(
             worker.main,
-            (job,),
+            (self._job(seat),),
             name=f"mlxhog-worker-{seat.slot}",
             threads=seat.spec.threads,
-            daemon=True,
+            arena=self.arena,
+            slots=(seat.slot,),
         )
-        assert process.pid is not None
-        table.seated(seat.slot, process.pid)
-        seat.process = process
+
+    def _job(self, seat: _Seat) -> Job:
+        return worker_messages.with_less_work(self._make_job(seat.slot), seat.halvings)
 
     def poll(self, timeout_s: float) -> None:
         """Wait until a worker dies or the time is over; reap and replace the dead.
@@ -118,11 +112,10 @@ class Supervisor:
             Diverged: `config.max_nonfinite` gradients in a row were not finite.
             ConfigError, EnvironmentLacks: a worker cannot start here; the message is its own.
         """
-        sentinels = [seat.process.sentinel for seat in self.seats if seat.process is not None]
-        connection.wait(sentinels, timeout=timeout_s)
         self._kill_stale()
+        dead = self.pool.wait(timeout_s)
         for seat in self.seats:
-            if seat.process is not None and not seat.process.is_alive():
+            if seat.slot in dead:
                 self._replace(seat)
                 continue
             if not seat.heard and self.entry(seat).state == State.RUNNING:
@@ -140,32 +133,24 @@ class Supervisor:
         """The worker table entry of a seat."""
         return self.arena.workers.entry(seat.slot)
 
-    def _reap(self, seat: _Seat) -> int:
-        """Settle what a dead worker held; returns its exit code."""
-        assert seat.process is not None
-        seat.process.join()
-        code = seat.process.exitcode
-        assert code is not None
-        seat.process.close()
-        seat.process = None
-        left = self.entry(seat).state
-        self.arena.workers.mark_dead(seat.slot)
-        if left == State.FINISHED:
-            self.entry(seat).state = left
-        report = self.ledger.reap(seat.owner)
-        self.entry(seat).torn += report.torn
+    def _reap(self, seat: _Seat, timeout_s: float = 0.0) -> Death:
+        """Settle what a worker held that is dead, or is killed after some seconds."""
+        death = self.pool.reap(seat.slot, timeout_s)
+        entry = self.entry(seat)
+        report = self.ledger.reap(entry.incarnation)
+        entry.torn += report.torn
         self.torn += report.torn
-        return code
+        return death
 
     def _replace(self, seat: _Seat) -> None:
         state = self.entry(seat).state
-        code = self._reap(seat)
+        death = self._reap(seat)
         if state == State.FINISHED or self.arena.counters.load("command") == Command.EXIT:
             return
         what = f"worker {seat.slot} ({seat.spec.backend})"
-        if state == State.STARTING and code in EXIT_ERRORS:
-            raise EXIT_ERRORS[code](f"{what} cannot start: {self.last_words(seat.slot)}")
-        if code == FAULT_EXIT_CODE:
+        if state == State.STARTING and death.code in EXIT_ERRORS:
+            raise EXIT_ERRORS[death.code](f"{what} cannot start: {self.last_words(seat.slot)}")
+        if death.is_fault:
             raise WorkerFailed(
                 f"{what} met an error that no restart cures: {self.last_words(seat.slot)}; see "
                 f"{self._log(seat.slot)}, and please report it"
@@ -175,20 +160,17 @@ class Supervisor:
         # A worker that never gets up is given up however long it takes to fail each time.
         while state != State.STARTING and seat.deaths_s[0] < now - RESTART_WINDOW_S:
             seat.deaths_s.popleft()
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        log = self._log(seat.slot)
-        if worker_messages.ended_by_watchdog(seat.spec.backend, code):
-            self._ease(
-                seat, f"{what} {worker_messages.lost_gpu_text(code, self.last_words(seat.slot))}"
-            )
+        if worker_messages.ended_by_watchdog(seat.spec.backend, death.code):
+            lost_gpu = worker_messages.lost_gpu_text(death.code, self.last_words(seat.slot))
+            self._ease(seat, f"{what} {lost_gpu}")
         if len(seat.deaths_s) > self.config.restarts:
             raise WorkerFailed(
                 f"{what} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
-                f"(last: {how}; {self.last_words(seat.slot)}){limit_in_words()}; see {log}, or "
-                "allow more with --restarts"
+                f"(last: {death}; {self.last_words(seat.slot)}){limit_in_words()}; see "
+                f"{self._log(seat.slot)}, or allow more with --restarts"
             )
         self.restarts += 1
-        self.messages.append(f"{what} died ({how}) and is being replaced")
+        self.messages.append(f"{what} died ({death}) and is being replaced")
         self._spawn(seat)
 
     def _ease(self, seat: _Seat, ended: str) -> None:
@@ -203,8 +185,7 @@ class Supervisor:
                 f"{self.last_words(seat.slot)!r}; {worker_messages.HINTS}"
             )
         seat.halvings += 1
-        job = worker_messages.with_less_work(self._make_job(seat.slot, seat.owner), seat.halvings)
-        self.messages.append(worker_messages.less_work_text(ended, job.micro_batch))
+        self.messages.append(worker_messages.less_work_text(ended, self._job(seat).micro_batch))
 
     def _kill_stale(self) -> None:
         """Kill workers that have not shown a sign of life for too long; poll then reaps them."""
@@ -223,13 +204,12 @@ class Supervisor:
                 seat.beat_ns, seat.beat_seen_s = entry.heartbeat_ns, now_s
             silent_s = now_s - seat.beat_seen_s
             allowed_s = max(limit_s, START_S) if entry.state == State.STARTING else limit_s
-            if seat.process is not None and seat.process.is_alive() and silent_s > allowed_s:
+            if silent_s > allowed_s and seat.slot in self.pool and self.pool[seat.slot].is_alive():
                 self.messages.append(
                     f"worker {seat.slot} ({seat.spec.backend}) gave no sign of life for "
                     f"{silent_s:.0f} s in phase {Phase(entry.phase).name.lower()}; killed"
                 )
-                seat.process.kill()
-                seat.process.join()
+                self.pool[seat.slot].kill()
 
     # -- state -----------------------------------------------------------------------------------
 
@@ -243,7 +223,7 @@ class Supervisor:
 
     def has_workers(self) -> bool:
         """Whether there is a process that could do anything; dead ones are replaced by `poll`."""
-        return any(seat.process is not None for seat in self.seats)
+        return bool(self.pool)
 
     def resting(self) -> bool:
         """Whether every worker is up, and none is inside a step or an evaluation.
@@ -296,13 +276,11 @@ class Supervisor:
         self.command(Command.EXIT)
         deadline = monotonic_ns() + int(timeout_s * 1e9)
         for seat in self.seats:
-            if seat.process is None:
-                continue
-            if self.entry(seat).state != State.STARTING:  # which holds nothing, and hears late
-                seat.process.join(max(0.0, (deadline - monotonic_ns()) / 1e9))
-            if seat.process.is_alive():
-                seat.process.kill()
-            self._reap(seat)
+            if seat.slot in self.pool:
+                # One that is starting holds nothing, and hears late.
+                starting = self.entry(seat).state == State.STARTING
+                rest_s = (deadline - monotonic_ns()) / 1e9
+                self._reap(seat, 0.0 if starting else max(0.0, rest_s))
 
     def abandon(self) -> None:
         """End every worker that does not rest, at once; nobody takes its place.
@@ -310,12 +288,11 @@ class Supervisor:
         Its ticket goes back; the others go on.
         """
         for seat in self.seats:
-            if seat.process is not None and not self._rests(seat):
+            if seat.slot in self.pool and not self._rests(seat):
                 phase = Phase(self.entry(seat).phase).name.lower()
                 self.messages.append(
                     f"worker {seat.slot} ({seat.spec.backend}) was still in phase {phase}; ended"
                 )
-                seat.process.kill()
                 self._reap(seat)
 
     def kill(self) -> None:

@@ -104,7 +104,7 @@ def make_context(job: Job, arena: Arena, entry: Entry) -> Context:
         ledger=Ledger(arena, on_torn=config.on_torn),
         entry=entry,
         slot=job.slot,
-        owner=job.owner,
+        owner=entry.incarnation,
         strategy=job.strategy,
         backend=backend,
         optimizer=optimizer,

@@ -17,8 +17,10 @@ from __future__ import annotations
 import signal
 from contextlib import suppress
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
+from mlxhog.arena.worker_pool import last_lines
 from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.training.job import Job
 
@@ -50,8 +52,8 @@ def read_notices(log: Path, since: int) -> list[str]:
 
 def last_line(log: Path) -> str:
     """The last line of a worker's log."""
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    return next((line for line in reversed(lines) if line.strip()), "it left no message")
+    with log.open("rb") if log.exists() else BytesIO() as output:
+        return last_lines(output)[-1]
 
 
 def is_lost_gpu(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog.arena import process
-from mlxhog.classic import worker_pool
+from mlxhog.classic import dispatcher
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.result import Epoch, NoObserver
 from mlxhog.classic.session import train
@@ -99,7 +99,7 @@ def test_of_a_queue_whose_takers_all_die_only_what_they_had_in_hand_is_missing()
     config = ClassicConfig(workers=2, epochs=60, beta=1.0, write="racy", handout="queue")
     found = train(MANY, config, watch)
     assert (watch.kills, found.status, found.replaced) == (0, "done", 2)
-    assert found.missed <= 2 * worker_pool.claim_size(MANY.defaults.batch_size)
+    assert found.missed <= 2 * dispatcher.claim_size(MANY.defaults.batch_size)
 
 
 @pytest.mark.parametrize("scheme", ["round_robin", "sync", "avg_runs", "serial"])
@@ -120,7 +120,7 @@ def test_a_worker_that_keeps_dying_ends_the_run():
 
 
 def test_hogwild_goes_on_without_a_worker_that_is_stopped(monkeypatch):
-    monkeypatch.setattr(worker_pool, "STALL_S", 2.0)
+    monkeypatch.setattr(dispatcher, "STALL_S", 2.0)
 
     class Stopper(Killer):
         signum = signal.SIGSTOP
@@ -183,7 +183,7 @@ def test_a_pause_of_the_whole_group_is_no_stall(monkeypatch):
         return ()
 
     monkeypatch.setattr(process, "monotonic_ns", lambda: now[0])
-    monkeypatch.setattr(worker_pool.Dispatcher, "_look", look)
-    monkeypatch.setattr(worker_pool.Dispatcher, "_examples", lambda self: 0)
-    waiting = worker_pool.Dispatcher.__new__(worker_pool.Dispatcher)  # without processes to kill
+    monkeypatch.setattr(dispatcher.Dispatcher, "_look", look)
+    monkeypatch.setattr(dispatcher.Dispatcher, "_examples", lambda self: 0)
+    waiting = dispatcher.Dispatcher.__new__(dispatcher.Dispatcher)  # without processes to kill
     assert waiting._until(lambda rank: looks[0] > 5, {0, 1}) == {0, 1}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mlxhog.classic.dispatcher import claim_size, epoch_order, split_range
 from mlxhog.classic.run import average_copies
-from mlxhog.classic.worker_pool import claim_size, epoch_order, split_range
 
 
 @pytest.mark.parametrize(("count", "parts"), [(10, 3), (9, 3), (3, 3), (7, 1), (2, 5)])

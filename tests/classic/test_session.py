@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.dispatcher import epoch_order, split_range
 from mlxhog.classic.problem import Memory
 from mlxhog.classic.result import ClassicResult
 from mlxhog.classic.run import LEAST_PROBE_UPDATES, probe_interval
 from mlxhog.classic.session import compare, train
-from mlxhog.classic.worker_pool import epoch_order, split_range
 from tests.classic.native import alone
 from tests.classic.small import build, hinge
 from tests.tolerances import CLASSIC_NEAR_SERIAL

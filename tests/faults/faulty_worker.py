@@ -48,11 +48,11 @@ class ClassicWorker:
     """Stands for the module of classic workers."""
 
     @staticmethod
-    def main(job: ClassicJob, last_words: Connection) -> None:
+    def main(pipe: Connection, job: ClassicJob) -> None:
         """A worker as always, but its first share is an error."""
 
         def failing(self: Any, share: Any) -> int:
             raise FAULTS[1]
 
         classic_worker._Steps.do = failing  # type: ignore[method-assign]
-        classic_worker.main(job, last_words)
+        classic_worker.main(pipe, job)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from mlxhog import train
+from mlxhog.arena.worker_pool import Death, WorkerProcess
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
-from mlxhog.machine.processes import spawn
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.report.streams import LastingStream, OutputLost
 from tests.faults.broken import broken_pipe
@@ -75,10 +75,9 @@ def test_a_process_is_spawned_where_the_reader_of_the_output_has_left(
     with broken_pipe() as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         print("what cannot be flushed")
-        process = spawn(os.getpid, (), name="child")
+        process = WorkerProcess(os.getpid, name="child")
         monkeypatch.undo()
-    process.join()
-    assert process.exitcode == 0
+    assert process.reap(None) == Death(0)
 
 
 def test_training_goes_on_without_the_pipe_of_its_progress(

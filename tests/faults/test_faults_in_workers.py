@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog import train
-from mlxhog.classic import worker_pool
+from mlxhog.classic import dispatcher
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.session import train as classic_train
 from mlxhog.errors import WorkerFailed
@@ -64,6 +64,6 @@ def test_an_error_that_may_have_passed_costs_a_restart(tmp_path: Path, seed: int
 def test_a_fault_in_a_classic_worker_ends_the_run_at_once_with_its_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker_pool, "worker", faulty_worker.ClassicWorker)
+    monkeypatch.setattr(dispatcher, "worker", faulty_worker.ClassicWorker)
     with pytest.raises(WorkerFailed, match=rf"worker \d met an error .*: {TEXTS[1]}"):
         classic_train(hinge(), ClassicConfig(workers=2, epochs=1))

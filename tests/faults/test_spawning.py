@@ -51,11 +51,11 @@ def test_a_program_on_standard_input_trains(tmp_path: Path) -> None:
 
 def test_what_only_the_program_defines_is_refused_in_one_line(tmp_path: Path) -> None:
     program = (
-        "from mlxhog.machine.processes import spawn\n"
+        "from mlxhog.arena.worker_pool import WorkerProcess\n"
         "from mlxhog.errors import ConfigError\n"
         "class Mine: pass\n"
         "try:\n"
-        "    spawn(print, (Mine(),), name='child')\n"
+        "    WorkerProcess(print, (Mine(),), name='child')\n"
         "except ConfigError as error:\n"
         "    print(error)\n"
     )

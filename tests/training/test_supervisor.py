@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlxhog.arena import Arena, plan, process
+from mlxhog.arena import Arena, plan, process, worker_pool
 from mlxhog.arena.control import Command
 from mlxhog.arena.workers import Phase, State
 from mlxhog.data.ledger import Ledger
@@ -24,10 +24,13 @@ POLL_S = 0.05
 class Process:
     """Stands for a worker's process."""
 
-    sentinel = 0
+    sentinel = pid = 0
 
     def __init__(self) -> None:
         self.exitcode: int | None = None
+
+    def start(self) -> None:
+        pass
 
     def is_alive(self) -> bool:
         return self.exitcode is None
@@ -68,21 +71,17 @@ def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         heartbeat_timeout_s=TIMEOUT_S, restarts=5, max_nonfinite=3, strategy="hogwild",
         async_after=0.0, blocks="all",
     )  # fmt: skip
-
-    def spawn(self: Supervisor, seat: Any) -> None:
-        seat.owner = self.arena.workers.acquire_slot(slot=seat.slot).incarnation
-        seat.process = Process()
-
-    monkeypatch.setattr(Supervisor, "_spawn", spawn)
-    monkeypatch.setattr(
-        "mlxhog.training.supervisor.connection.wait", lambda *_, timeout: clock.wait(POLL_S)
-    )
+    context = SimpleNamespace(Process=lambda **_: Process())
+    monkeypatch.setattr(worker_pool, "get_context", lambda _: context)
+    monkeypatch.setattr(worker_pool.connection, "wait", lambda *_, timeout: clock.wait(POLL_S))
     with Arena.create(plan({"w": parameter}, max_workers=2, n_tickets=8)) as arena:
         specs = [WorkerSpec("torch:cpu", 1)] * 2
-        made = Supervisor(arena, Ledger(arena), specs, build(config, 2), tmp_path, make_job=None)  # type: ignore[arg-type]
-        made.start()
-        yield made
-        made.kill()
+        supervisor = Supervisor(
+            arena, Ledger(arena), specs, build(config, 2), tmp_path, make_job=SimpleNamespace
+        )
+        supervisor.start()
+        yield supervisor
+        supervisor.kill()
 
 
 def run(supervisor: Supervisor, phase: Phase = Phase.COMPUTE) -> None:
@@ -94,9 +93,7 @@ def run(supervisor: Supervisor, phase: Phase = Phase.COMPUTE) -> None:
 
 def die(supervisor: Supervisor) -> None:
     """Let the first worker die, and the supervisor see it."""
-    process = supervisor.seats[0].process
-    assert process is not None
-    process.kill()
+    supervisor.pool[1].kill()
     supervisor.poll(POLL_S)
 
 
@@ -109,7 +106,7 @@ def test_a_pause_of_the_whole_group_is_no_silence_of_a_worker(
         clock.wait(10 * TIMEOUT_S)  # Ctrl-Z, or the lid of a laptop
     supervisor.poll(POLL_S)
     assert supervisor.restarts == 0
-    assert all(seat.process.is_alive() for seat in supervisor.seats if seat.process)
+    assert all(supervisor.pool[slot].is_alive() for slot in (1, 2))
 
 
 def test_a_worker_that_is_silent_while_it_is_watched_is_replaced(
@@ -170,11 +167,10 @@ def test_who_does_not_rest_in_time_is_ended_and_the_others_stay(supervisor: Supe
     busy, other = supervisor.seats
     supervisor.entry(busy).beat(Phase.COMPUTE)
     supervisor.abandon()
-    assert busy.process is None
-    assert other.process is not None
+    assert list(supervisor.pool) == [other.slot]
     assert "worker 1 (torch:cpu) was still in phase compute" in supervisor.messages[0]
     supervisor.poll(POLL_S)
-    assert busy.process is None  # nobody takes its place
+    assert busy.slot not in supervisor.pool  # nobody takes its place
     assert supervisor.has_workers()
     supervisor.entry(other).beat(Phase.EVALUATE)
     supervisor.abandon()

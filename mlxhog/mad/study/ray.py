@@ -23,15 +23,15 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from mlxhog.arena.process import process_start_time
+from mlxhog.arena.worker_pool import WorkerProcess
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine.interrupts import SIGNALS
-from mlxhog.machine.processes import spawn
 from mlxhog.mad.study.pool import Died, Pool, RunFunction, Task
 from mlxhog.mad.study.worker import DUMP_S, Process, explain
 
@@ -230,14 +230,14 @@ def guard() -> Iterator[None]:
 
     Enter it when they are up: those that come later are not known.
     """
-    ours, theirs = get_context("spawn").Pipe()
-    process = spawn(_guard_main, (theirs, _below(os.getpid())), name="mlxhog-ray-guard")
-    theirs.close()
+    process = WorkerProcess(
+        _guard_main, (_below(os.getpid()),), name="mlxhog-ray-guard", daemon=None, pipe=True
+    )
     try:
         yield
     finally:
-        ours.close()
-        process.join()
+        process.pipe.close()
+        process.reap(None)
 
 
 def _below(pid: int) -> list[tuple[int, int]]:

@@ -19,15 +19,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from multiprocessing import connection, get_context
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.config.quantities import format_bytes
 from mlxhog.errors import MlxhogError
 from mlxhog.files.durable import disk_errors
-from mlxhog.machine.processes import follow_parent, spawn
+from mlxhog.machine.processes import follow_parent
 from mlxhog.mad.run import Callbacks, Point, RunResult, failed
 from mlxhog.mad.study.pool import Died, Pool, RunFunction, Task
 
@@ -190,7 +191,6 @@ def resident_bytes() -> int:
 
 
 DUMP_S = 0.3
-_WORDS_BYTES = 4096
 
 
 def local(
@@ -221,14 +221,15 @@ class Process:
         with disk_errors(f"making {log.parent}"):
             log.parent.mkdir(exist_ok=True)
         self._log, self._log_begin = log, log.stat().st_size if log.exists() else 0
-        self.pipe, theirs = get_context("spawn").Pipe()
-        self._process = spawn(
+        self._process = WorkerProcess(
             _main,
-            (theirs, str(log), run, memory_limit),
+            (str(log), run, memory_limit),
             name="mlxhog-candidate",
             threads=threads,
+            daemon=None,
+            pipe=True,
         )
-        theirs.close()
+        self.pipe = self._process.pipe
 
     def send(self, message: Task | bool) -> None:
         """Send a message; a dead process gets none."""
@@ -249,39 +250,30 @@ class Process:
         return messages
 
     def _death(self) -> Died:
-        self._process.join()
-        code = self._process.exitcode or 0
-        self._close()
-        if code == -signal.SIGKILL:
+        death = self._process.reap(None)
+        self._process.close()
+        if death.signal_name == "SIGKILL":
             return Died("was killed (SIGKILL), by somebody or because memory ran out", killed=True)
-        how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"left (exit code {code})"
+        how = f"crashed ({death.signal_name})" if death.signal_name else f"left ({death})"
         return Died(f"{how}: {self._last_words()}", killed=False)
 
     def _last_words(self) -> str:
         """What the log says of a death: of a fatal error its name, else the last line."""
         with self._log.open("rb") as file:
-            file.seek(max(self._log_begin, file.seek(0, os.SEEK_END) - _WORDS_BYTES))
-            lines = [line for line in file.read().decode(errors="replace").split("\n") if line]
+            lines = last_lines(file, self._log_begin)
         fatal = [line for line in lines if line.startswith("Fatal Python error")]
-        return (fatal or lines or ["it left no message"])[-1][:REASON_CHARACTERS]
+        return (fatal or lines)[-1][:REASON_CHARACTERS]
 
     def end(self, *, dump: bool = False) -> None:
         """Kill the process; with `dump` it first writes where it is."""
         if dump:
             self.dump()
-        self._process.kill()
-        self._process.join()
-        self._close()
+        self._process.close()
 
     def dump(self) -> None:
         """Let the process write into its log where it is, in every thread."""
-        assert self._process.pid is not None
         os.kill(self._process.pid, signal.SIGUSR1)  # not reaped yet, so the number is its own
         time.sleep(DUMP_S)
-
-    def _close(self) -> None:
-        self._process.close()
-        self.pipe.close()
 
 
 def _main(pipe: Connection, log: str, run: RunFunction, memory_limit: int | None) -> None:

@@ -1,4 +1,4 @@
-"""The worker processes of a classic run, and how the examples of an epoch are dealt to them.
+"""The examples of an epoch, dealt to worker processes in rounds; the dead are replaced.
 
     --handout  workers are spawned   a worker's work in an epoch
     once       once                  a contiguous share of the order
@@ -8,25 +8,20 @@
 A worker that dies is replaced, and those alive do what it left undone of its share (up to 1024 of
 its last examples are done a second time; of a queue, the claim in hand is lost and counted), unless
 the scheme needs all workers at every step; then the run ends.
-
-Only the host reaps: a worker's locks are declared free after `waitpid` has said that it is gone.
 """
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from multiprocessing import Pipe, connection
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 
 import numpy as np
 
 from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.arena.process import WatchedTime, monotonic_ns
+from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
 from mlxhog.arena.workers import State
 from mlxhog.classic import worker
 from mlxhog.classic.config import RunSettings
@@ -35,7 +30,6 @@ from mlxhog.classic.problem import Int32
 from mlxhog.classic.result import Observer
 from mlxhog.classic.worker import WorkerArgs
 from mlxhog.errors import WorkerFailed
-from mlxhog.machine.processes import FAULT_EXIT_CODE, spawn
 
 MOST_DEATHS = 5  # of one rank in one run, as in `mlxhog train`
 CLAIM_EXAMPLES = 256  # at least so many at a time: one claim costs about as much as ten examples
@@ -71,136 +65,6 @@ def split_range(start: int, count: int, parts: int) -> list[tuple[int, int]]:
     sizes = [least + (k < more) for k in range(parts)]
     starts = np.cumsum([start, *sizes[:-1]])
     return [(int(at), size) for at, size in zip(starts, sizes, strict=True)]
-
-
-@dataclass
-class _Worker:
-    rank: int
-    process: SpawnProcess | None = None
-    error_pipe: Connection | None = None
-    deaths: int = 0
-
-
-class WorkerPool:
-    """Processes of ranks 0 .. n - 1, in slots 1 .. n of an arena; used by one thread.
-
-    Attributes:
-        deaths: workers that died so far.
-    """
-
-    def __init__(self, arena: Arena, workers: int, make_args: Callable[[int], WorkerArgs]) -> None:
-        """Prepare the pool; nothing is spawned yet.
-
-        Args:
-            arena: created by this process.
-            workers: most processes.
-            make_args: what the worker of a rank is spawned with.
-        """
-        self.arena = arena
-        self.deaths = 0
-        self._workers = [_Worker(rank) for rank in range(workers)]
-        self._make_args = make_args
-
-    def start(self) -> None:
-        """Spawn every worker that is not there."""
-        for one in self._workers:
-            if one.process is None:
-                self._spawn(one)
-
-    def _spawn(self, one: _Worker) -> None:
-        table, slot = self.arena.workers, one.rank + 1
-        table.acquire_slot(slot=slot)
-        one.error_pipe, theirs = Pipe(duplex=False)
-        process = spawn(
-            worker.main,
-            (self._make_args(one.rank), theirs),
-            name=f"mlxhog-classic-{one.rank}",
-            threads=1,
-            daemon=True,
-        )
-        theirs.close()
-        assert process.pid is not None
-        table.seated(slot, process.pid)
-        one.process = process
-
-    def running(self) -> list[int]:
-        """Ranks of the workers that have mapped the arena."""
-        return [
-            one.rank
-            for one in self._workers
-            if one.process is not None and self._state(one) == State.RUNNING
-        ]
-
-    def _state(self, one: _Worker) -> int:
-        return self.arena.workers.entry(one.rank + 1).state
-
-    def wait(self, timeout_s: float) -> dict[int, str]:
-        """Wait until a worker dies or the time is over; reap the dead.
-
-        Returns:
-            How each of them died, by rank; `start` replaces them.
-
-        Raises:
-            WorkerFailed: one could not start, met an error that stays, or died too often.
-        """
-        sentinels = [one.process.sentinel for one in self._workers if one.process]
-        connection.wait(sentinels, timeout=timeout_s)
-        return {
-            one.rank: self._count_death(one)
-            for one in self._workers
-            if one.process is not None and not one.process.is_alive()
-        }
-
-    def _count_death(self, one: _Worker) -> str:
-        """Reap a dead worker; returns how it died."""
-        starting = self._state(one) == State.STARTING
-        code, message = self._reap(one)
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        self.deaths += 1
-        one.deaths += 1
-        if code == FAULT_EXIT_CODE:
-            raise WorkerFailed(
-                f"worker {one.rank + 1} met an error that no restart cures: {message}; see "
-                "above, and please report it"
-            )
-        if starting and code > 0:
-            raise WorkerFailed(f"worker {one.rank + 1} could not start ({how}); see above")
-        if one.deaths > MOST_DEATHS:
-            raise WorkerFailed(
-                f"worker {one.rank + 1} died {one.deaths} times, the last time by {how}; "
-                "is something killing processes here, such as a limit on memory?"
-            )
-        return how
-
-    def _reap(self, one: _Worker) -> tuple[int, str]:
-        """Return a dead worker's exit code, and the error that ended it if it told one."""
-        assert one.process is not None
-        assert one.error_pipe is not None
-        one.process.join()
-        code = one.process.exitcode
-        assert code is not None
-        one.process.close()
-        one.process = None
-        message = str(one.error_pipe.recv()) if code == FAULT_EXIT_CODE else ""
-        one.error_pipe.close()
-        self.arena.workers.mark_dead(one.rank + 1)
-        return code, message
-
-    def kill(self, ranks: Collection[int]) -> None:
-        """Kill these workers; `wait` reaps them."""
-        for one in self._workers:
-            if one.rank in ranks and one.process is not None:
-                one.process.kill()
-
-    def stop(self, timeout_s: float) -> None:
-        """Wait for workers that were asked to end, kill those that do not, reap them all."""
-        for one in self._workers:
-            if one.process is None:
-                continue
-            one.process.join(timeout_s)
-            if one.process.is_alive():
-                one.process.kill()
-            self._reap(one)
 
 
 @dataclass
@@ -247,16 +111,18 @@ class Dispatcher:
             observer: told how it goes.
         """
         self.settings, self.observer = settings, observer
+        self._arena, self._make_args = arena, make_args
         self._board = _native.ClassicBoard(arena.segment(WORDS), settings.workers)
         self._rounds = Rounds(arena.segment(ROUNDS))
-        self._pool = WorkerPool(arena, settings.workers, make_args)
+        self._pool = WorkerPool()
+        self._deaths: Counter[int] = Counter()  # by rank
         self._totals, self._base = RoundTotals(), self._examples()
         self._started = False
 
     @property
     def deaths(self) -> int:
         """Workers that died so far."""
-        return self._pool.deaths
+        return self._deaths.total()
 
     # -- processes -------------------------------------------------------------------------------
 
@@ -269,8 +135,8 @@ class Dispatcher:
         self._rounds.cancel_exit()
         for rank in range(self.settings.workers):
             self._rounds.reset(rank)
-        self._pool.start()
-        while len(self._pool.running()) < self.settings.workers:
+            self._spawn(rank)
+        while len(self._running()) < self.settings.workers:
             self._look()
         self._started = True
         return (monotonic_ns() - began) / 1e9
@@ -279,8 +145,51 @@ class Dispatcher:
         """End every worker, whatever it is doing."""
         self._board.stop()
         self._rounds.request_exit()
-        self._pool.stop(STOP_S)
+        for slot in list(self._pool):
+            self._pool.reap(slot, STOP_S)
         self._started = False
+
+    def _spawn(self, rank: int) -> None:
+        self._pool[rank + 1] = WorkerProcess(
+            worker.main,
+            (self._make_args(rank),),
+            name=f"mlxhog-classic-{rank}",
+            threads=1,
+            pipe=True,
+            arena=self._arena,
+            slots=(rank + 1,),
+        )
+
+    def _running(self) -> list[int]:
+        """Ranks of the workers that have mapped the arena."""
+        return [slot - 1 for slot in sorted(self._pool) if self._state(slot) == State.RUNNING]
+
+    def _state(self, slot: int) -> int:
+        return self._arena.workers.entry(slot).state
+
+    def _reap(self, slot: int) -> Death:
+        """Reap a dead worker, whom another can replace.
+
+        Raises:
+            WorkerFailed: it could not start, met an error that stays, or died too often.
+        """
+        starting, process = self._state(slot) == State.STARTING, self._pool[slot]
+        death = self._pool.reap(slot)
+        self._deaths[slot - 1] += 1
+        deaths = self._deaths[slot - 1]
+        if death.is_fault:
+            raise WorkerFailed(
+                f"worker {slot} met an error that no restart cures: {process.pipe.recv()}; see "
+                "above, and please report it"
+            )
+        if starting and death.code > 0:
+            raise WorkerFailed(f"worker {slot} could not start ({death}); see above")
+        if deaths > MOST_DEATHS:
+            raise WorkerFailed(
+                f"worker {slot} died {deaths} times, the last time by {death}; "
+                "is something killing processes here, such as a limit on memory?"
+            )
+        return death
 
     # -- work ------------------------------------------------------------------------------------
 
@@ -302,7 +211,7 @@ class Dispatcher:
 
     def _deal(self, piece: tuple[int, int], share: Share) -> dict[int, Share]:
         """A part of the piece for every running worker; with a queue, all of it."""
-        while not (ranks := self._pool.running()):
+        while not (ranks := self._running()):
             self._look()
         parts = [piece] * len(ranks)
         if self.settings.handout != "queue":
@@ -354,7 +263,8 @@ class Dispatcher:
                 seen, since_s = (waiting, self._examples()), now_s
             elif now_s - since_s > STALL_S:
                 self.observer.tell(f"no example was done for {STALL_S:g} s; killing who is at it")
-                self._pool.kill(waiting)
+                for rank in waiting:
+                    self._pool[rank + 1].kill()
         return ranks
 
     def _look(self) -> Collection[int]:
@@ -363,17 +273,17 @@ class Dispatcher:
         Raises:
             WorkerFailed: the scheme needs them.
         """
-        died = self._pool.wait(POLL_S)
+        died = {slot - 1: self._reap(slot) for slot in self._pool.wait(POLL_S)}
         scheme = self.settings.scheme
-        for rank, how in died.items():
+        for rank, death in died.items():
             if scheme.needs_all:
                 raise WorkerFailed(
-                    f"worker {rank + 1} died ({how}), and {scheme.name} needs every "
+                    f"worker {rank + 1} died ({death}), and {scheme.name} needs every "
                     "worker at every step, so the run ended; --scheme hogwild goes on without it"
                 )
-            self.observer.tell(f"worker {rank + 1} died ({how}) and is being replaced")
+            self.observer.tell(f"worker {rank + 1} died ({death}) and is being replaced")
             self._rounds.reset(rank)
-            self._pool.start()
+            self._spawn(rank)
         self.observer.progress(self._examples() - self._base)
         return died
 
