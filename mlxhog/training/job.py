@@ -7,12 +7,12 @@ mapped, and rows of a task are drawn, in the process that needs them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
 
 from mlxhog import arena
-from mlxhog.arena import Arena, ArenaHandle, Layout, records
+from mlxhog.arena import ArenaHandle, Layout, records
 from mlxhog.arena.records import Ring
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.kernel_choice import Writers
@@ -83,40 +83,9 @@ class Setup:
     side_jobs: Callable[[Job, Context, Ring], SideJobs]
     sampled: SampledHead | None = None
 
-    def job(
-        self, shared: Arena, slot: int, budget: Budget, step_limit: int | None, run_dir: Path
-    ) -> Job:
-        """Return what one worker needs.
-
-        Args:
-            shared: the arena.
-            slot: of the worker table, from 1.
-            budget: how long to train.
-            step_limit: the budget in steps, where it limits them.
-            run_dir: for logs.
-        """
-        spec = self.workers[slot - 1]
-        return Job(
-            handle=shared.handle(),
-            slot=slot,
-            strategy=self.strategy,
-            backend=spec.backend,
-            threads=spec.threads,
-            write=self.writers.write,
-            kernels=self.kernels[slot - 1],
-            engine=self.writers.engine(spec.backend),
-            micro_batch=self.strategy.config.batch_size,
-            share=self.gpu_share,
-            model=self.model,
-            decay=self.decay,
-            batches=self.batches,
-            schedule=self.schedule,
-            side_jobs=self.side_jobs,
-            budget=budget,
-            step_limit=step_limit,
-            run_dir=run_dir,
-            sampled=self.sampled,
-        )
+    def for_workers(self) -> Setup:
+        """This without what a plan knows beside it: small enough to be sent to every worker."""
+        return Setup(**{field.name: getattr(self, field.name) for field in fields(Setup)})
 
 
 def plan_layout(
@@ -150,53 +119,55 @@ def plan_layout(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """Everything a worker needs to begin; picklable for `spawn`.
+    """What one worker needs to begin; picklable for `spawn`.
 
     Attributes:
+        setup: what all workers of the run have in common.
         handle: the arena.
         slot: the worker's slot in the worker table, from 1.
-        strategy: of the run; it holds the configuration.
-        backend: such as "torch:cpu".
-        threads: CPU threads it may use.
-        write: the arena's write mode.
-        kernels: form of the model's operations that it uses; never "auto".
-        engine: the Metal engine through which it adds its steps; None adds them by native code.
-        micro_batch: sequences in one gradient of its backend.
-        share: of the GPU, where it has one.
-        model: the architecture.
-        decay: names of the parameters that weight decay applies to.
-        batches: opens what is trained on.
-        schedule: makes the step sizes.
-        side_jobs: opens what is done beside the steps.
         budget: how long to train.
         step_limit: the budget in steps, where it limits them.
         run_dir: for logs.
-        sampled: words of the training loss; None is the whole vocabulary.
+        halvings: how often its work at a time has been halved, see `worker_messages`.
     """
 
+    setup: Setup
     handle: ArenaHandle
     slot: int
-    strategy: Strategy
-    backend: str
-    threads: int
-    write: str
-    kernels: str
-    engine: str | None
-    micro_batch: int
-    share: GPUShare
-    model: ModelConfig
-    decay: frozenset[str]
-    batches: Callable[[], Batches]
-    schedule: Callable[[], Schedule]
-    side_jobs: Callable[[Job, Context, Ring], SideJobs]
     budget: Budget
     step_limit: int | None
     run_dir: Path
-    sampled: SampledHead | None = None
+    halvings: int = 0
 
     @property
     def config(self) -> TrainConfig:
         """The run's configuration."""
-        return self.strategy.config
+        return self.setup.strategy.config
+
+    @property
+    def spec(self) -> WorkerSpec:
+        """Backend and threads."""
+        return self.setup.workers[self.slot - 1]
+
+    @property
+    def kernels(self) -> str:
+        """The form of the model's operations that it uses; never "auto"."""
+        return self.setup.kernels[self.slot - 1]
+
+    @property
+    def engine(self) -> str | None:
+        """The Metal engine through which it adds its steps; None adds them by native code."""
+        return self.setup.writers.engine(self.spec.backend)
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences in one gradient of its backend."""
+        return max(1, self.config.batch_size >> self.halvings)
+
+    @property
+    def gpu_share(self) -> GPUShare:
+        """Its part of the GPU, where it has one."""
+        share = self.setup.gpu_share
+        return replace(share, piece_tokens=max(1, share.piece_tokens >> self.halvings))

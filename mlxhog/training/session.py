@@ -48,7 +48,8 @@ class Session(ABC):
             run_id: stands in the arena's header.
             fallback: folder for the arena where shared memory is too small.
         """
-        self.setup, self.strategy, self.run_dir = setup, setup.strategy, run_dir
+        self.strategy, self.run_dir = setup.strategy, run_dir
+        self._setup = setup.for_workers()
         self.arena = stack.enter_context(
             Arena.create(setup.layout, write=setup.writers.write, run_id=run_id, fallback=fallback)
         )
@@ -60,8 +61,16 @@ class Session(ABC):
         self._budget = Budget()
         self.step_limit: int | None = None
 
-    def _job(self, slot: int) -> Job:
-        return self.setup.job(self.arena, slot, self._budget, self.step_limit, self.run_dir)
+    def _job(self, slot: int, halvings: int) -> Job:
+        return Job(
+            setup=self._setup,
+            handle=self.arena.handle(),
+            slot=slot,
+            budget=self._budget,
+            step_limit=self.step_limit,
+            run_dir=self.run_dir,
+            halvings=halvings,
+        )
 
     @abstractmethod
     def report(self, message: str) -> None:

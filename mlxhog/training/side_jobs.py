@@ -68,7 +68,8 @@ class TextJobs:
     def __init__(self, text: Text, job: Job, context: Context, ring: records.Ring) -> None:
         """Open the held-out text."""
         self.text, self.job, self.context, self.ring = text, job, context, ring
-        config, file, parameters = job.config, TokenFile.open(text.val), param_count(job.model)
+        config, file = job.config, TokenFile.open(text.val)
+        parameters = param_count(job.setup.model)
         self._sample_text = HeldOutText.of(file, config, parameters, config.eval_tokens)
         self._final_text = HeldOutText.of(file, config, parameters, evaluation.final_tokens(config))
         self._scores = evaluation.Scores(context.arena.segment(evaluation.SEGMENT))

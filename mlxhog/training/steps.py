@@ -27,7 +27,7 @@ class Steps:
         """Open the training data and build the strategy."""
         self.job, self.context, self.ring = job, context, ring
         self.strategy = context.strategy.worker(context)
-        self._batches = job.batches()
+        self._batches = job.setup.batches()
         self._target = context.target(job.slot)
 
     def warm_up(self) -> None:
@@ -39,7 +39,7 @@ class Steps:
         print(f"micro-batch {self.job.micro_batch}", flush=True)
         self.context.copy_to_inbox()
         batch = next(self._micro_batches(Lease(0, 0)))
-        if self.job.backend not in GPU_BACKENDS:
+        if self.job.spec.backend not in GPU_BACKENDS:
             batch = batch.part(0, 1).beginning(WARM_UP_TOKENS)
         self.context.backend.loss_and_grads(batch)
 

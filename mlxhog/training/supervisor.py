@@ -57,7 +57,7 @@ class Supervisor:
         workers: Sequence[WorkerSpec],
         strategy: Strategy,
         run_dir: Path,
-        make_job: Callable[[int], Job],
+        make_job: Callable[[int, int], Job],
     ) -> None:
         """Prepare one seat per worker; nothing is spawned yet.
 
@@ -67,7 +67,7 @@ class Supervisor:
             workers: backend and threads of each worker; worker k gets slot k + 1.
             strategy: its configuration limits restarts, heartbeats and non-finite steps.
             run_dir: worker logs go to its `logs` folder.
-            make_job: builds the job of a slot.
+            make_job: builds the job of a slot, its work at a time halved so many times.
         """
         self.arena, self.ledger, self.run_dir = arena, ledger, run_dir
         self.strategy, self.config = strategy, strategy.config
@@ -93,15 +93,12 @@ class Supervisor:
         seat.log_begin, seat.heard = log.stat().st_size if log.exists() else 0, False
         self.pool[seat.slot] = WorkerProcess(
             worker.main,
-            (self._job(seat),),
+            (self._make_job(seat.slot, seat.halvings),),
             name=f"mlxhog-worker-{seat.slot}",
             threads=seat.spec.threads,
             arena=self.arena,
             slots=(seat.slot,),
         )
-
-    def _job(self, seat: _Seat) -> Job:
-        return worker_messages.with_less_work(self._make_job(seat.slot), seat.halvings)
 
     def poll(self, timeout_s: float) -> None:
         """Wait until a worker dies or the time is over; reap and replace the dead.
@@ -185,7 +182,8 @@ class Supervisor:
                 f"{self.last_words(seat.slot)!r}; {worker_messages.HINTS}"
             )
         seat.halvings += 1
-        self.messages.append(worker_messages.less_work_text(ended, self._job(seat).micro_batch))
+        job = self._make_job(seat.slot, seat.halvings)
+        self.messages.append(worker_messages.less_work_text(ended, job.micro_batch))
 
     def _kill_stale(self) -> None:
         """Kill workers that have not shown a sign of life for too long; poll then reaps them."""

@@ -59,12 +59,12 @@ def _opened(log: Path) -> IO[str]:
 
 
 def _run(job: Job) -> None:
-    arena = Arena.from_handle(job.handle, write=job.write)
+    arena = Arena.from_handle(job.handle, write=job.setup.writers.write)
     entry = arena.workers.entry(job.slot)
     entry.beat(Phase.STARTING)
     context = make_context(job, arena, entry)
     ring = records.Ring(arena.segment(f"ring.{job.slot}"))
-    steps, side_jobs = Steps(job, context, ring), job.side_jobs(job, context, ring)
+    steps, side_jobs = Steps(job, context, ring), job.setup.side_jobs(job, context, ring)
     steps.warm_up()
     entry.state = State.RUNNING
     while (command := Command(arena.counters.load("command"))) != Command.EXIT:
@@ -87,17 +87,17 @@ def _run(job: Job) -> None:
 
 def make_context(job: Job, arena: Arena, entry: Entry) -> Context:
     """Start the framework, and lay the model over the memory it reads."""
-    config = job.config
+    config, setup = job.config, job.setup
     backend = backends.create(
-        job.backend,
-        threads=job.threads,
+        job.spec.backend,
+        threads=job.spec.threads,
         kernels=job.kernels,
         cpu_blas=config.cpu_blas,
-        share=job.share,
+        share=job.gpu_share,
         compute_dtype=config.compute_dtype,
     )
     live = zero_copy.live_params(job, arena)
-    backend.bind(job.model, arena.layout.slots, arena.params.size, live, job.sampled)
+    backend.bind(setup.model, arena.layout.slots, arena.params.size, live, setup.sampled)
     optimizer = optim.build(config)
     return Context(
         arena=arena,
@@ -105,15 +105,15 @@ def make_context(job: Job, arena: Arena, entry: Entry) -> Context:
         entry=entry,
         slot=job.slot,
         owner=entry.incarnation,
-        strategy=job.strategy,
+        strategy=setup.strategy,
         backend=backend,
         optimizer=optimizer,
-        metal=zero_copy.metal_steps(job, arena, optimizer.metal_rule, job.decay),
-        schedule=job.schedule(),
+        metal=zero_copy.metal_steps(job, arena, optimizer.metal_rule, setup.decay),
+        schedule=setup.schedule(),
         budget=job.budget,
         step_limit=job.step_limit,
-        decay=job.decay,
-        model=job.model,
+        decay=setup.decay,
+        model=setup.model,
     )
 
 

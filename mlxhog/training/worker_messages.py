@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import signal
 from contextlib import suppress
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 from mlxhog.arena.worker_pool import last_lines
 from mlxhog.machine.workers import GPU_BACKENDS
-from mlxhog.training.job import Job
 
 _NOTICE = "notice: "
 LOST_GPU_EXIT_CODE = 75  # of a worker that heard it: like EX_TEMPFAIL, which other programs use so
@@ -77,18 +75,6 @@ def lost_gpu_text(exit_code: int, last_words: str) -> str:
         f"lost its GPU ({last_words})"
         if exit_code == LOST_GPU_EXIT_CODE
         else "was aborted (SIGABRT)"
-    )
-
-
-def with_less_work(job: Job, halvings: int) -> Job:
-    """The same job with less work at a time: micro-batches and pieces halved so many times."""
-    if not halvings:
-        return job
-    tokens = max(1, job.share.piece_tokens >> halvings)
-    return replace(
-        job,
-        micro_batch=max(1, job.micro_batch >> halvings),
-        share=replace(job.share, piece_tokens=tokens),
     )
 
 

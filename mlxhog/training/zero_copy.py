@@ -26,7 +26,8 @@ def live_params(job: Job, arena: Arena) -> Float32 | None:
     """
     if job.config.read != "live":
         return None
-    if job.backend != "mlx:gpu":
+    backend = job.spec.backend
+    if backend != "mlx:gpu":
         return arena.params
     try:
         made = engine.create("mlx")
@@ -37,7 +38,7 @@ def live_params(job: Job, arena: Arena) -> Float32 | None:
         problem = COPY
     except EnvironmentLacks as error:
         problem = str(error)
-    leave_notice(f"worker {job.slot} ({job.backend}) takes snapshots, not live reads: {problem}")
+    leave_notice(f"worker {job.slot} ({backend}) takes snapshots, not live reads: {problem}")
     return None
 
 
@@ -50,7 +51,7 @@ def metal_steps(job: Job, arena: Arena, rule: Rule, decay: frozenset[str]) -> Me
     """
     if job.engine is None:
         return None
-    made = engine.create(job.engine, threads=job.threads)
+    made = engine.create(job.engine, threads=job.spec.threads)
     slots = {job.slot, 1}  # where a strategy keeps one state for all, it is slot 1's
     names = [*(f"{name}.{slot}" for name in rule.private for slot in slots), *rule.shared]
     try:
@@ -69,7 +70,7 @@ def metal_steps(job: Job, arena: Arena, rule: Rule, decay: frozenset[str]) -> Me
         steps.warm_up(rule)
         return steps
     leave_notice(
-        f"worker {job.slot} ({job.backend}) lets the CPU add its steps, not the GPU: {problem}"
+        f"worker {job.slot} ({job.spec.backend}) lets the CPU add its steps, not the GPU: {problem}"
     )
     return None
 

@@ -37,7 +37,7 @@ class Worker:
             training=lambda: False,
             copy_to_inbox=lambda: None,
         )
-        job: Any = SimpleNamespace(config=config, slot=1, model=None)
+        job: Any = SimpleNamespace(config=config, slot=1, setup=SimpleNamespace(model=None))
         of_run: Any = SimpleNamespace(val=Path())
         ring: Any = SimpleNamespace(append=None)  # nothing of the final evaluation goes there
         self.jobs = side_jobs.TextJobs(of_run, job, context, ring)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,12 +121,11 @@ def job(**options: Any) -> Job:
 
 
 def test_every_abort_halves_micro_batches_and_pieces_down_to_one() -> None:
-    whole = job(micro_batch=6, share=GPUShare(piece_tokens=4096))
-    assert worker_messages.with_less_work(whole, 0) is whole
-    found = [worker_messages.with_less_work(whole, halvings) for halvings in (1, 2, 3)]
-    assert [made.micro_batch for made in found] == [3, 1, 1]
-    assert [made.share.piece_tokens for made in found] == [2048, 1024, 512]
-    assert replace(found[0], micro_batch=6, share=whole.share) == whole
+    strategy = SimpleNamespace(config=SimpleNamespace(batch_size=6))
+    setup = SimpleNamespace(strategy=strategy, gpu_share=GPUShare(piece_tokens=4096))
+    jobs = [job(setup=setup, halvings=halvings) for halvings in range(4)]
+    assert [job.micro_batch for job in jobs] == [6, 3, 1, 1]
+    assert [job.gpu_share.piece_tokens for job in jobs] == [4096, 2048, 1024, 512]
 
 
 class Backend:
@@ -156,7 +154,9 @@ def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(
         strategy=SimpleNamespace(worker=lambda context: None),
     )
     ring: Any = None
-    made = steps.Steps(job(micro_batch=micro_batch, batches=lambda: given), context, ring)
+    setup = SimpleNamespace(batches=lambda: given)
+    job: Any = SimpleNamespace(micro_batch=micro_batch, slot=1, setup=setup)
+    made = steps.Steps(job, context, ring)
     batches = list(made._micro_batches(Lease(0, 0)))
     loss, grads = made._loss_and_grads(batches)
     assert backend.sizes == sizes

@@ -38,9 +38,9 @@ def test_a_worker_told_to_rest_finishes_the_round_that_others_wait_for(
     monkeypatch.setattr(worker.records, "Ring", lambda data: None)
     monkeypatch.setattr(worker, "Steps", lambda *_: steps)
     monkeypatch.setattr(worker.time, "sleep", sleep)
-    job: Any = SimpleNamespace(
-        handle=None, slot=1, write="lossless", side_jobs=lambda *_: side_jobs
-    )
+    writers = SimpleNamespace(write="lossless")
+    setup = SimpleNamespace(writers=writers, side_jobs=lambda *_: side_jobs)
+    job: Any = SimpleNamespace(handle=None, slot=1, setup=setup)
 
     worker._run(job)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena, plan
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine.workers import WorkerSpec
 from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.optim.metal_steps import ADAM
 from mlxhog.strategies import build
@@ -58,8 +60,13 @@ def arena() -> Iterator[Arena]:
 
 def a_job(backend: str, engine: str | None = None, **options: object) -> Job:
     config = TrainConfig(**options)  # type: ignore[arg-type]
-    return replace(
-        job(slot=2, threads=1), backend=backend, engine=engine, strategy=build(config, 1)
+    return job(
+        slot=2,
+        setup=SimpleNamespace(
+            strategy=build(config, 1),
+            workers=2 * (WorkerSpec(backend, 1),),
+            writers=SimpleNamespace(engine=lambda backend: engine),
+        ),
     )
 
 
