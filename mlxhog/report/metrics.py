@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from typing import Any
 
 from mlxhog.config.quantities import format_clock
@@ -80,6 +81,34 @@ class WorkerReport:
     staleness: Mapping[int, int] = field(default_factory=dict)
 
 
+class Activity(Enum):
+    """What a run does beside training, as the user reads it."""
+
+    STARTING = "starting workers"
+    FINISHING = "finishing the last steps"
+    PAUSING = "pausing for a checkpoint"
+    EVALUATING = "evaluating"
+    SAMPLING = "sampling"
+    SCORING = "scoring"
+
+
+@dataclass(frozen=True)
+class Doing:
+    """An activity, and how much of it is done where that is known."""
+
+    activity: Activity
+    percent: int | None = None
+
+    def __str__(self) -> str:
+        """Spell it.
+
+        >>> str(Doing(Activity.EVALUATING, 38))
+        'evaluating 38 %'
+        """
+        words = self.activity.value
+        return words if self.percent is None else f"{words} {self.percent} %"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """The state of a running run; None where nothing was measured yet.
@@ -104,7 +133,7 @@ class Progress:
         staleness: steps by their staleness, the updates by others between a step's read and write.
         sample: new text from the model, when there is some.
         message: something the user should read.
-        doing: what goes on beside training, such as "evaluating 38 %".
+        doing: what goes on beside training.
         marks: whether the marks of well-known models, made of the text in the package, apply.
     """
 
@@ -125,7 +154,7 @@ class Progress:
     staleness: Mapping[int, int] = field(default_factory=dict)
     sample: str | None = None
     message: str | None = None
-    doing: str | None = None
+    doing: Doing | None = None
     val_tokens: int | None = None
     marks: bool = False
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol, TextIO
 
 from mlxhog.config.quantities import format_bytes, format_clock, format_count
-from mlxhog.report.metrics import Progress, WorkerReport, eta, label, number, rate
+from mlxhog.report.metrics import Doing, Progress, WorkerReport, eta, label, number, rate
 from mlxhog.report.streams import console, printable
 from mlxhog.report.views import LineView, may_redraw
 
@@ -45,18 +45,19 @@ class PlainLines(LineView[Progress]):
         super().__init__(stream, every_s, clock)
         self._step = 0
         self._sample: str | None = None
-        self._doing = ""
+        self._doing: Doing | None = None
 
     def news(self, progress: Progress) -> Iterator[str]:
         """Yield a new sample, the state after new steps, and what is done beside training.
 
         Something new is told at once, how far it is now and then.
         """
-        doing = progress.doing or ""
-        if doing != self._doing and (_kind(doing) != _kind(self._doing) or self.due()):
+        doing, shown = progress.doing, self._doing
+        another = doing is None or shown is None or doing.activity != shown.activity
+        if doing != shown and (another or self.due()):
             self._doing = doing
-            if doing:
-                yield doing
+            if doing is not None:
+                yield str(doing)
         if progress.sample is not None and progress.sample != self._sample:
             yield f"sample: {printable(progress.sample)}"
             self._sample = progress.sample
@@ -82,15 +83,6 @@ def line(progress: Progress) -> str:
         *(_worker(worker) for worker in progress.workers),
     ]
     return "  ".join(parts)
-
-
-def _kind(doing: str) -> str:
-    """What is being done, without how far it is.
-
-    >>> _kind("evaluating 38 %")
-    'evaluating'
-    """
-    return doing.rstrip(" %0123456789")
 
 
 def _worker(worker: WorkerReport) -> str:

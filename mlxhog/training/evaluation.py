@@ -28,7 +28,7 @@ from mlxhog.backends.backend import Backend
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
-from mlxhog.report.metrics import EMULATED
+from mlxhog.report.metrics import EMULATED, Activity, Doing
 from mlxhog.training.session import Session
 
 SEGMENT = "evaluation"
@@ -212,7 +212,7 @@ class FinalEvaluation:
             deaths = self.supervisor.restarts
             changed = partial(self._ended_or_died, deaths)
             limit_s = (self._end_ns - monotonic_ns()) / 1e9 + BATCH_S
-            if not self._until(changed, self._shown, limit_s):
+            if not self._until(changed, self._doing, limit_s):
                 break
             if not self._ended():
                 self._round += 1
@@ -229,5 +229,5 @@ class FinalEvaluation:
     def _ended_or_died(self, deaths: int) -> bool:
         return self._ended() or self.supervisor.restarts > deaths
 
-    def _shown(self) -> str:
-        return f"evaluating {100 * self._score().share:.0f} %"
+    def _doing(self) -> Doing:
+        return Doing(Activity.EVALUATING, round(100 * self._score().share))

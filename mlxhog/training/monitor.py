@@ -17,7 +17,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.data.heldout import bits_per_byte
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.optim import updates
-from mlxhog.report.metrics import Progress, WorkerReport
+from mlxhog.report.metrics import Doing, Progress, WorkerReport
 
 WINDOW_S = 5.0  # throughput and loss are averages over this much time
 
@@ -153,7 +153,7 @@ class Monitor:
         *,
         sample: str | None = None,
         message: str | None = None,
-        doing: str | None = None,
+        doing: Doing | None = None,
     ) -> Progress:
         """The whole picture, for the terminal and for metrics.jsonl."""
         counters, seconds = self.arena.counters, self.seconds()

@@ -18,7 +18,7 @@ from mlxhog.config.quantities import format_bytes, format_count
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
 from mlxhog.machine import machine
-from mlxhog.report.metrics import EMULATED, Progress, Result, kernels_used, label
+from mlxhog.report.metrics import EMULATED, Doing, Progress, Result, kernels_used, label
 from mlxhog.training.monitor import Monitor
 from mlxhog.training.plan import Plan
 from mlxhog.training.supervisor import Supervisor
@@ -39,7 +39,7 @@ class Reporter:
         self._reported: set[str] = set()
         self._last_report = self._last_metrics = 0.0
 
-    def report(self, message: str | None, doing: str | None = None) -> None:
+    def report(self, message: str | None, doing: Doing | None = None) -> None:
         """Show the observer a message, or how far the run is."""
         if self.observer is None:
             return
@@ -50,7 +50,7 @@ class Reporter:
             self.observer = None
             warnings.warn(f"progress cannot be shown any more: {error}", stacklevel=2)
 
-    def report_now_and_then(self, doing: str | None) -> None:
+    def report_now_and_then(self, doing: Doing | None) -> None:
         """Show how far the run is twice a second, and record it every two seconds."""
         now = monotonic_ns() / 1e9
         if now - self._last_report >= REPORT_S:

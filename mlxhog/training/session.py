@@ -18,6 +18,7 @@ from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.config.budget import Budget
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import WorkerFailed
+from mlxhog.report.metrics import Activity, Doing
 from mlxhog.training.job import Job, Setup
 from mlxhog.training.supervisor import Supervisor
 
@@ -61,7 +62,7 @@ class Session(ABC):
         self._budget = Budget()
         self.step_limit: int | None = None
 
-    def _job(self, slot: int, halvings: int) -> Job:
+    def _job(self, slot: int, halvings: int = 0) -> Job:
         return Job(
             setup=self._setup,
             handle=self.arena.handle(),
@@ -122,7 +123,7 @@ class Session(ABC):
         counters, supervisor = self.arena.counters, self.supervisor
         counters.store("pause", 1)
         try:
-            yield self.until(supervisor.holding_still, "pausing for a checkpoint", limit_s)
+            yield self.until(supervisor.holding_still, Doing(Activity.PAUSING), limit_s)
         finally:
             counters.store("pause", 0)
 
@@ -131,7 +132,7 @@ class Session(ABC):
     def until(
         self,
         condition: Callable[[], bool],
-        doing: str | Callable[[], str],
+        doing: Doing | Callable[[], Doing],
         limit_s: float = math.inf,
         *,
         even_if_interrupted: bool = False,
@@ -153,13 +154,13 @@ class Session(ABC):
                 return False
             if self.interrupts() > interrupts and not even_if_interrupted:
                 return False
-            shown = doing if isinstance(doing, str) else doing()
+            shown = doing if isinstance(doing, Doing) else doing()
             if not self.supervisor.has_workers():
                 raise WorkerFailed(f"no worker is left for {shown}")
             self.poll(shown)
         return True
 
-    def poll(self, doing: str | None = None) -> None:
+    def poll(self, doing: Doing | None = None) -> None:
         """Wait a moment, replace dead workers, pass on what is to be said of them.
 
         Raises:

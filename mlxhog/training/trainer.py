@@ -27,7 +27,7 @@ from mlxhog.errors import (
 )
 from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.machine.interrupts import Interrupts
-from mlxhog.report.metrics import Result, kernels_used
+from mlxhog.report.metrics import Activity, Doing, Result, kernels_used
 from mlxhog.training import checkpoints
 from mlxhog.training.evaluation import BATCH_S, FinalEvaluation
 from mlxhog.training.monitor import Monitor
@@ -133,7 +133,7 @@ class _Training(Session):
         with self._signals:
             try:
                 self.supervisor.start()
-                self.until(self.supervisor.ready, "starting workers")
+                self.until(self.supervisor.ready, Doing(Activity.STARTING))
                 if not self._signals.count:
                     self._train()
                     self._rest()
@@ -237,7 +237,7 @@ class _Training(Session):
             WorkerFailed: training ended before its budget was used.
         """
         self.supervisor.command(Command.REST)
-        resting, doing = self.supervisor.resting, "finishing the last steps"
+        resting, doing = self.supervisor.resting, Doing(Activity.FINISHING)
         self.until(lambda: self._signals.count > 0 or self._time_is_over() or resting(), doing)
         limit_s = GRACE_S if self._time_is_over() else REST_S
         if not self.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
@@ -321,7 +321,7 @@ class _Training(Session):
         self.monitor.val_bits_per_byte, self.monitor.val_tokens = average, score.tokens
         with self.strategy.each_copy(self.arena) as copies:
             for k, load in enumerate(copies):
-                rested = self.until(self.supervisor.resting, "evaluating", BATCH_S)
+                rested = self.until(self.supervisor.resting, Doing(Activity.EVALUATING), BATCH_S)
                 if self._signals.count or not rested:
                     return
                 load()
@@ -357,7 +357,7 @@ class _Training(Session):
         self.supervisor.command(Command.SAMPLE)
         self.until(
             lambda: self.monitor.samples > samples or self.supervisor.restarts > deaths,
-            "sampling",
+            Doing(Activity.SAMPLING),
             limit_s=seconds + LEAST_S,
         )
 
@@ -371,7 +371,7 @@ class _Training(Session):
         """Signals so far."""
         return self._signals.count
 
-    def poll(self, doing: str | None = None) -> None:
+    def poll(self, doing: Doing | None = None) -> None:
         """Watch workers for a moment, and show how far they are."""
         if self._signals.count > 1:
             raise _StopNow

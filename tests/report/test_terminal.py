@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from mlxhog.report.metrics import Progress, WorkerReport
+from mlxhog.report.metrics import Activity, Doing, Progress, WorkerReport
 from mlxhog.report.plain import PlainLines, observer
 from mlxhog.report.terminal import LiveTable, render, scale
 from mlxhog.report.views import BytesLine
@@ -96,7 +96,7 @@ def test_marks_of_the_text_in_the_package_are_not_shown_for_another():
 
 
 def test_the_table_shows_how_far_the_evaluation_is():
-    assert "evaluating 38 %" in shown(replace(PROGRESS, doing="evaluating 38 %"))
+    assert "evaluating 38 %" in shown(replace(PROGRESS, doing=Doing(Activity.EVALUATING, 38)))
 
 
 def test_values_that_were_not_measured_yet_are_a_dash():
@@ -156,8 +156,8 @@ def test_plain_lines_tell_what_is_done_at_once_and_how_far_it_is_now_and_then():
     lines = PlainLines(stream, every_s=10.0, clock=lambda: next(seconds))
     lines(PROGRESS)
     for percent in range(101):
-        lines(replace(PROGRESS, doing=f"evaluating {percent} %"))
-    lines(replace(PROGRESS, doing="sampling"))
+        lines(replace(PROGRESS, doing=Doing(Activity.EVALUATING, percent)))
+    lines(replace(PROGRESS, doing=Doing(Activity.SAMPLING)))
     told = [line for line in stream.getvalue().split("\n") if line.startswith("evaluating")]
     assert told[0] == "evaluating 0 %"
     assert 8 <= len(told) <= 12

@@ -44,6 +44,7 @@ from mlxhog.mad.training.evaluation import (
     score,
 )
 from mlxhog.mad.training.run_plan import RunPlan, make_run_plan
+from mlxhog.report.metrics import Activity, Doing
 from mlxhog.strategies import Context
 from mlxhog.training import worker
 from mlxhog.training.session import Session
@@ -226,7 +227,7 @@ class OneWorker(TrainingRun):
         """Load the framework, and put the worker's own arrays in place."""
         pid = os.getpid()
         entry = self.arena.workers.acquire_slot(pid, process_start_time(pid), slot=1)
-        job = self._job(entry.slot, entry.incarnation)
+        job = self._job(entry.slot)
         with _starting, contextlib.redirect_stdout(sys.stderr):  # a worker process has a log
             self.context = worker.make_context(job, self.arena, entry)
         self._stack.callback(self.context.backend.close)
@@ -239,7 +240,7 @@ class OneWorker(TrainingRun):
         """Steps so far: no other worker can die in the middle of one."""
         return self.steps()
 
-    def poll(self, doing: str | None = None) -> None:
+    def poll(self, doing: Doing | None = None) -> None:
         """Take a step.
 
         Raises:
@@ -291,7 +292,7 @@ class SeveralWorkers(TrainingRun):
     def start(self) -> None:
         """Start the processes, and wait for them."""
         self.supervisor.start()
-        self.until(self.supervisor.ready, "starting workers")
+        self.until(self.supervisor.ready, Doing(Activity.STARTING))
 
     def is_scoring(self) -> bool:
         """Whether a worker scores, or is about to."""
@@ -305,20 +306,20 @@ class SeveralWorkers(TrainingRun):
     def rest(self) -> None:
         """Let workers finish their steps, and take in what they recorded."""
         self.supervisor.command(Command.REST)
-        self.until(self.supervisor.resting, "finishing the last steps")
+        self.until(self.supervisor.resting, Doing(Activity.FINISHING))
         self.settle()
         self.drain()
 
     def wait_for_scores(self) -> None:
         """Let one of the workers score, which all rest."""
         self.supervisor.command(Command.EVALUATE)
-        self.until(lambda: not self.is_scoring(), "scoring")
+        self.until(lambda: not self.is_scoring(), Doing(Activity.SCORING))
 
     def report(self, message: str) -> None:
         """Tell what the user should know of workers."""
         self._tell(message)
 
-    def poll(self, doing: str | None = None) -> None:
+    def poll(self, doing: Doing | None = None) -> None:
         """Watch workers for a moment; an evaluation that died with its worker is asked for anew."""
         super().poll(doing)
         if self._asked_at is not None and self.supervisor.restarts > self._asked_at:
