@@ -252,6 +252,19 @@ def create(root: Path, name: str) -> Run:
         return run
 
 
+def default_name(data: str) -> str:
+    """Name a run after its corpus: `sotu`, or the last plain part of a path, without its ending.
+
+    >>> default_name("notes/*.txt")
+    'notes'
+    """
+    for part in reversed(Path(data).parts):
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", part if "*" in part else Path(part).stem).strip("-")
+        if name and "*" not in part:
+            return name[:40]
+    return "run"
+
+
 def list_runs(root: Path) -> list[Run]:
     """Return the runs below `root`, the newest last; a `root` that is not there has none."""
     if not root.is_dir():

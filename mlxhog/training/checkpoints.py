@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.training.monitor import Monitor
 from mlxhog.training.plan import Plan
+from mlxhog.training.resume import Resumption
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,11 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     Raises:
         CheckpointError: the checkpoint is damaged, or of another architecture or corpus.
     """
-    config = plan.config
-    if plan.checkpoint is None:
+    if plan.resumption is None:
         _initialise(plan, arena)
         plan.strategy.begin(arena)
-        return Start(Budget(steps=config.steps, tokens=config.tokens, seconds=config.time))
-    saved, strategy = plan.checkpoint, plan.strategy
+        return Start(plan.budget)
+    saved, strategy = plan.resumption.checkpoint, plan.strategy
     for name, value in saved.params.items():
         mapped.copy(value, arena.param(name))
     state = saved.state
@@ -62,8 +61,14 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     if RESIDUAL not in plan.private_state:
         _write_residuals(arena, saved)
     strategy.restore_state(arena, state)
-    lines = [_summary(plan, saved), *([message] if message else [])]
-    return Start(_budget(plan, state), tuple(lines))
+    used = state["used"]
+    budget = replace(
+        plan.budget,
+        steps_before=used["steps"],
+        tokens_before=used["tokens"],
+        seconds_before=used["seconds"],
+    )
+    return Start(budget, (_summary(plan.resumption), *([message] if message else [])))
 
 
 def _initialise(plan: Plan, arena: Arena) -> None:
@@ -124,30 +129,19 @@ def _fill(
             mapped.copy(parts[0] if len(parts) == 1 else np.mean(parts, axis=0), view)
 
 
-def _budget(plan: Plan, state: Mapping[str, Any]) -> Budget:
-    """What this call may add: what it was given, or the rest of the run's own budget."""
-    config, used = plan.config, state["used"]
-    return replace(
-        plan.rest or Budget(steps=config.steps, tokens=config.tokens, seconds=config.time),
-        steps_before=used["steps"],
-        tokens_before=used["tokens"],
-        seconds_before=used["seconds"],
-    )
-
-
-def _summary(plan: Plan, saved: checkpoint.Checkpoint) -> str:
+def _summary(resumption: Resumption) -> str:
     """Say where the run goes on.
 
     The held-out text was evaluated when the checkpoint was saved already: the run's result knows.
     """
-    state, bits = saved.state, saved.state.get("val_bits_per_byte")
-    status = {} if plan.run is None else plan.run.read_status()
+    saved, rest = resumption.checkpoint, resumption.own_budget
+    bits, status = saved.state.get("val_bits_per_byte"), resumption.run.read_status()
     if status.get("checkpoint") == str(saved.path):
         bits = status.get("result", {}).get("val_bits_per_byte") or bits
     held_out = "" if bits is None else f" (held-out {bits:.3f})"
-    only = ", its training is over: only the evaluation is left"
-    rest = only if plan.rest is not None and plan.rest.is_used_up else ""
-    return f"resuming from step {state['used']['steps']}{held_out}{rest}"
+    is_over = rest is not None and rest.is_used_up
+    only = ", its training is over: only the evaluation is left" if is_over else ""
+    return f"resuming from step {saved.state['used']['steps']}{held_out}{only}"
 
 
 def n_bytes(plan: Plan) -> int:

@@ -1,4 +1,4 @@
-"""What a run will be, before anything is started: model, data, workers, arena, bytes.
+"""A run before anything is started: its model, data, workers, arena, and their bytes.
 
 Everything that can be wrong with the input is found here.
 """
@@ -6,24 +6,22 @@ Everything that can be wrong with the input is found here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mlxhog import optim, strategies
 from mlxhog.arena import Layout
 from mlxhog.backends import kernel_choice
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.kernel_choice import Writers
-from mlxhog.checkpoint import checkpoint, run
+from mlxhog.checkpoint import run
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare
 from mlxhog.data.batches import Batches
-from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
+from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.models import families
@@ -34,6 +32,7 @@ from mlxhog.optim import Optimizer, schedules
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.training import evaluation
 from mlxhog.training.job import Setup, plan_layout
+from mlxhog.training.resume import Resumption
 from mlxhog.training.side_jobs import Text
 
 WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
@@ -51,9 +50,8 @@ class Plan(Setup):
         worker_bytes: estimate of the private memory of one worker.
         private_state: optimizer segments kept per worker slot.
         shared_state: optimizer segments kept once.
-        run: the run that is resumed.
-        checkpoint: where it begins again.
-        rest: what is left of its own budget, where this call has none.
+        budget: what this call may add.
+        resumption: the run that is resumed; None begins a new one.
     """
 
     data: prepare.Prepared
@@ -62,9 +60,8 @@ class Plan(Setup):
     worker_bytes: int
     private_state: tuple[str, ...]
     shared_state: tuple[str, ...]
-    run: run.Run | None
-    checkpoint: checkpoint.Checkpoint | None
-    rest: Budget | None
+    budget: Budget
+    resumption: Resumption | None
 
     @property
     def config(self) -> TrainConfig:
@@ -81,13 +78,30 @@ class Plan(Setup):
     @property
     def emulated(self) -> bool:
         """Whether Metal source runs, or before a resume ran, on the CPU; see `is_emulated`."""
-        now = is_emulated(self.writers.gpu_write, kernels_used(self.kernels))
-        return now or self.emulated_before
+        return is_emulated(self.writers.gpu_write, self.kernels_used) or self.emulated_before
 
     @property
     def emulated_before(self) -> bool:
         """Whether steps that this run goes on from were emulated."""
-        return self.checkpoint is not None and bool(self.checkpoint.state.get("emulated"))
+        earlier = self.resumption
+        return earlier is not None and bool(earlier.checkpoint.state.get("emulated"))
+
+    @property
+    def kernels_used(self) -> str:
+        """The forms of the model's operations, each once."""
+        return kernels_used(self.kernels)
+
+    def open_run(self) -> run.Run:
+        """Return the run that is resumed, or a new one in the folder of runs.
+
+        Raises:
+            EnvironmentLacks: the folder cannot be written.
+        """
+        if self.resumption is not None:
+            return self.resumption.run
+        return run.create(
+            Path(self.config.out), self.config.name or run.default_name(self.config.data)
+        )
 
 
 def make_plan(config: TrainConfig) -> Plan:
@@ -112,19 +126,18 @@ def make_plan(config: TrainConfig) -> Plan:
     writers = kernel_choice.choose_writers(config, chosen.workers)
     kernels = kernel_choice.choose_kernels(config, chosen.workers)
     _check_parameters(config, model, here.memory_bytes)
-    resumed, found = _resumed(config, model)
-    left: Budget | None = None
-    if resumed is not None and found is not None and not config.has_budget:
-        config, left = _rest(config, resumed, found)
+    resumption = Resumption.of(config, model.to_dict())
+    own_budget = None
+    if resumption is not None:
+        config, own_budget = resumption.config, resumption.own_budget
     data = prepare.prepare(
         config.data, tokenizer=config.tokenizer, text_key=config.text_key, val=config.val
     )
     train, val = data.open(config.seq_len)
     _check_vocabulary(config, model, data)
     model = families.with_bos(model, data.tokenizer.bos)
-    if found is not None:
-        checkpoint.check_tokenizer(found, data.tokenizer)
-        _check_same_corpus(config, found, train)
+    if resumption is not None:
+        resumption.check_data(data.tokenizer, train.digest)
     spec, sampled = param_spec(model), None
     if config.sampled_head is not None:
         _check_sampled_head(config, model)
@@ -167,59 +180,11 @@ def make_plan(config: TrainConfig) -> Plan:
         schedule=partial(schedules.build, config),
         side_jobs=Text(data.val, data.tokenizer).open,
         sampled=sampled,
-        run=resumed,
-        checkpoint=found,
-        rest=left,
+        budget=own_budget or Budget(steps=config.steps, tokens=config.tokens, seconds=config.time),
+        resumption=resumption,
     )
     _check_memory(planned, here.memory_bytes)
     return planned
-
-
-def _resumed(
-    config: TrainConfig, model: ModelConfig
-) -> tuple[run.Run | None, checkpoint.Checkpoint | None]:
-    """The run that is taken up again, and where."""
-    if config.resume is None:
-        return None, None
-    resumed, path = checkpoint.resumable(config.resume, Path(config.out))
-    found = checkpoint.load(path)
-    checkpoint.check_architecture(found, model.to_dict())
-    return resumed, found
-
-
-def _rest(
-    config: TrainConfig, resumed: run.Run, found: checkpoint.Checkpoint
-) -> tuple[TrainConfig, Budget]:
-    """The run's own budget as the configuration's, and what is left of it.
-
-    Nothing is left where training ended and the run was stopped before its last evaluation did.
-
-    Raises:
-        ConfigError: the run is done, so that somebody has to say how much more.
-    """
-    own, state = found.state["budget"], found.state
-    config = replace(config, **own)
-    left = {unit: state["left"][unit] for unit in ("steps", "tokens", "seconds")}
-    over = state.get("over", False) or any(n is not None and n <= 0 for n in left.values())
-    if over and resumed.read_status().get("status") == "done":
-        asked = "--steps, --tokens or --time"
-        raise ConfigError(
-            f"the run {resumed.directory} is done: it has used up its budget, {_spell(own)}; say "
-            f"with {asked} how much more, such as: mlxhog train --resume {config.resume} --steps "
-            f"{own['steps'] or 1000}"
-        )
-    if over:
-        left = {unit: None if n is None else 0 for unit, n in left.items()}
-    return config, Budget(**left)
-
-
-def _spell(own: Mapping[str, Any]) -> str:
-    """Spell a stored budget.
-
-    >>> _spell({"steps": 10, "tokens": None, "time": 60.0})
-    'steps 10, time 60.0'
-    """
-    return ", ".join(f"{unit} {amount}" for unit, amount in own.items() if amount is not None)
 
 
 def _check_vocabulary(config: TrainConfig, model: ModelConfig, data: prepare.Prepared) -> None:
@@ -242,16 +207,6 @@ def _check_sampled_head(config: TrainConfig, model: ModelConfig) -> None:
         raise ConfigError(
             f"sampled_head draws {config.sampled_head} words, and model {config.model} has "
             f"vocab_size {model.vocab_size}; draw fewer, or leave it out for the whole vocabulary"
-        )
-
-
-def _check_same_corpus(config: TrainConfig, found: checkpoint.Checkpoint, train: TokenFile) -> None:
-    stored = found.state["tokens_sha256"]
-    if stored != train.digest:
-        raise CheckpointError(
-            f"{config.resume} was trained on tokens with digest {stored[:12]}, "
-            f"--data {config.data} gives {train.digest[:12]}; name the corpus and tokenizer "
-            "the run was started with"
         )
 
 

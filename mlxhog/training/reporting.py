@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
@@ -18,7 +17,7 @@ from mlxhog.config.quantities import format_bytes, format_count
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
 from mlxhog.machine import machine
-from mlxhog.report.metrics import EMULATED, Doing, Progress, Result, kernels_used, label
+from mlxhog.report.metrics import EMULATED, Doing, Progress, Result, label
 from mlxhog.training.monitor import Monitor
 from mlxhog.training.plan import Plan
 from mlxhog.training.supervisor import Supervisor
@@ -74,7 +73,7 @@ class Reporter:
 
     def drop_lost_metrics(self, budget: Budget) -> None:
         """Let the metrics of a resumed run end where its checkpoint does."""
-        if self.plan.checkpoint is None:
+        if self.plan.resumption is None:
             return
         try:
             self.run.drop_metrics_after(budget.steps_before, budget.seconds_before)
@@ -92,7 +91,7 @@ class Reporter:
                 "mlxhog": version("mlxhog"),
                 "machine": machine.here().name,
                 "gpu_write": self.plan.writers.gpu_write,
-                "kernels": kernels_used(self.plan.kernels),
+                "kernels": self.plan.kernels_used,
                 "emulated": self.plan.emulated,
                 "parameters": self.plan.parameters,
                 "steps": steps,
@@ -131,7 +130,7 @@ class Reporter:
             workers=self.monitor.worker_reports(),
             checkpoint=str(checkpoint) if checkpoint else None,
             gpu_write=self.plan.writers.gpu_write,
-            kernels=kernels_used(self.plan.kernels),
+            kernels=self.plan.kernels_used,
             emulated_before=self.plan.emulated_before,
             staleness=self.monitor.staleness(),
             sample=self.sample,
@@ -161,20 +160,7 @@ def summary(plan: Plan, run: Run) -> str:
 
 def _metal(plan: Plan) -> str:
     """Which part Metal kernels have in the run, where they have one."""
-    shown = label(plan.writers.gpu_write, kernels_used(plan.kernels))
+    shown = label(plan.writers.gpu_write, plan.kernels_used)
     if EMULATED in shown:
         shown += ": Metal source on the CPU, a test"
     return f"{shown}  " if shown else ""
-
-
-def default_name(data: str) -> str:
-    """Name a run after its corpus: `sotu`, or the last plain part of a path, without its ending.
-
-    >>> default_name("notes/*.txt")
-    'notes'
-    """
-    for part in reversed(Path(data).parts):
-        name = re.sub(r"[^A-Za-z0-9_-]+", "-", part if "*" in part else Path(part).stem).strip("-")
-        if name and "*" not in part:
-            return name[:40]
-    return "run"

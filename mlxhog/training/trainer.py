@@ -13,7 +13,6 @@ from typing import Any
 from mlxhog.arena.control import Command
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.checkpoint import checkpoint, run
 from mlxhog.config.budget import END_S, STOP_S, training_s
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.quantities import Interval
@@ -22,17 +21,16 @@ from mlxhog.errors import (
     Diverged,
     EnvironmentLacks,
     MlxhogError,
-    RunError,
     WorkerFailed,
 )
 from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.machine.interrupts import Interrupts
-from mlxhog.report.metrics import Activity, Doing, Result, kernels_used
+from mlxhog.report.metrics import Activity, Doing, Result
 from mlxhog.training import checkpoints
 from mlxhog.training.evaluation import BATCH_S, FinalEvaluation
 from mlxhog.training.monitor import Monitor
 from mlxhog.training.plan import Plan, make_plan
-from mlxhog.training.reporting import Observer, Reporter, default_name, summary
+from mlxhog.training.reporting import Observer, Reporter, summary
 from mlxhog.training.session import Session
 
 REST_S = 10.0  # how long workers may take to finish the step in hand when the time is over
@@ -79,11 +77,10 @@ class _Training(Session):
         self, planned: Plan, observer: Observer | None, stack: ExitStack, began_ns: int
     ) -> None:
         self.plan, self.config = planned, planned.config
-        self.run = planned.run or run.create(
-            Path(self.config.out), self.config.name or default_name(self.config.data)
-        )
+        self.run = planned.open_run()
         stack.enter_context(self.run.lock())
-        self._check_nobody_went_on()
+        if planned.resumption is not None:
+            planned.resumption.check_newest()
         directory = self.run.directory
         super().__init__(
             planned, directory, stack=stack, run_id=self.run.name[:64], fallback=directory
@@ -96,7 +93,7 @@ class _Training(Session):
             planned.workers,
             self.start.budget,
             gpu_write=planned.writers.gpu_write,
-            kernels=kernels_used(planned.kernels),
+            kernels=planned.kernels_used,
             marks=self.config.data == "sotu",
         )
         self.reporter = Reporter(planned, self.run, self.monitor, observer)
@@ -109,15 +106,6 @@ class _Training(Session):
         self._began_ns = began_ns
         self._end_ns: int | None = None  # when the run has to be over, of a budget of time
         self._signals = Interrupts()
-
-    def _check_nobody_went_on(self) -> None:
-        """Refuse a checkpoint that another command has gone beyond before this one had the lock."""
-        saved, spec = self.plan.checkpoint, self.config.resume
-        if saved is None or spec is None:
-            return
-        _, newest = checkpoint.resumable(spec, Path(self.config.out))
-        if newest != saved.path:
-            raise RunError(f"another command has just gone on with {self.run.directory}; try again")
 
     # -- the run from its start to its end -------------------------------------------------------
 
@@ -261,8 +249,8 @@ class _Training(Session):
             copies = len(self.strategy.copies())
             self.evaluation.begin(self._evaluate_until(parts=1 + copies))
         try:
-            if self.start.budget.is_used_up and self.plan.checkpoint is not None:
-                self.saved = self.plan.checkpoint.path
+            if self.start.budget.is_used_up and self.plan.resumption is not None:
+                self.saved = self.plan.resumption.checkpoint.path
             else:
                 self._save()
         except EnvironmentLacks as error:

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena
 from mlxhog.checkpoint import checkpoint, run
+from mlxhog.checkpoint.run import default_name
 from mlxhog.cli import main
 from mlxhog.data.ledger import Ledger
 from mlxhog.errors import CheckpointError, ConfigError
@@ -26,7 +27,6 @@ from mlxhog.strategies.sync import is_over
 from mlxhog.training import trainer
 from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
-from mlxhog.training.reporting import default_name
 from tests.models.twins import TWINS
 from tests.training.small import small_config
 from tests.training.test_deaths import ROOT, run_directory, wait_until

@@ -1,0 +1,110 @@
+"""The run that `--resume` names: where it begins again, with what budget, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint.checkpoint import Checkpoint
+from mlxhog.checkpoint.run import Run
+from mlxhog.config.budget import Budget
+from mlxhog.config.config import TrainConfig
+from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.errors import CheckpointError, ConfigError, RunError
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A run, and the checkpoint from which it goes on.
+
+    Attributes:
+        config: of this call, with the run's own budget where it has none.
+        run: the run.
+        checkpoint: where it begins again.
+        own_budget: what is left of the run's own budget, where this call has none.
+    """
+
+    config: TrainConfig
+    run: Run
+    checkpoint: Checkpoint
+    own_budget: Budget | None
+
+    @classmethod
+    def of(cls, config: TrainConfig, model: Mapping[str, Any]) -> Self | None:
+        """Load what the configuration resumes; None where it begins a new run.
+
+        Args:
+            config: of this call.
+            model: the fields of the architecture that goes on.
+
+        Raises:
+            RunError: there is no such run.
+            CheckpointError: there is no checkpoint yet, it is damaged, or of another architecture.
+            ConfigError: the run is done, so that somebody has to say how much more.
+        """
+        if config.resume is None:
+            return None
+        run, path = checkpoint.resumable(config.resume, Path(config.out))
+        saved = checkpoint.load(path)
+        checkpoint.check_architecture(saved, model)
+        if config.has_budget:
+            return cls(config, run, saved, None)
+        own = saved.state["budget"]
+        config = replace(config, **own)
+        rest = _rest(saved.state)
+        if rest.is_used_up and run.read_status().get("status") == "done":
+            raise ConfigError(
+                f"the run {run.directory} is done: it has used up its budget, {_spell(own)}; say "
+                "with --steps, --tokens or --time how much more, such as: mlxhog train --resume "
+                f"{config.resume} --steps {own['steps'] or 1000}"
+            )
+        return cls(config, run, saved, rest)
+
+    def check_data(self, tokenizer: Tokenizer, digest: str) -> None:
+        """Refuse another tokenizer, or another training text than that with this digest.
+
+        Raises:
+            CheckpointError: one of them differs.
+        """
+        checkpoint.check_tokenizer(self.checkpoint, tokenizer)
+        own_digest = self.checkpoint.state["tokens_sha256"]
+        if own_digest != digest:
+            raise CheckpointError(
+                f"{self.config.resume} was trained on tokens with digest {own_digest[:12]}, "
+                f"--data {self.config.data} gives {digest[:12]}; name the corpus and tokenizer "
+                "the run was started with"
+            )
+
+    def check_newest(self) -> None:
+        """Refuse a checkpoint that another command has gone beyond; the caller holds the lock.
+
+        Raises:
+            RunError: another command was faster.
+        """
+        assert self.config.resume is not None
+        _, newest = checkpoint.resumable(self.config.resume, Path(self.config.out))
+        if newest != self.checkpoint.path:
+            raise RunError(f"another command has just gone on with {self.run.directory}; try again")
+
+
+def _rest(state: Mapping[str, Any]) -> Budget:
+    """What is left of a run's own budget.
+
+    Nothing is left where training ended and the run was stopped before its last evaluation did.
+    """
+    rest = {unit: state["left"][unit] for unit in ("steps", "tokens", "seconds")}
+    if state.get("over", False) or any(n is not None and n <= 0 for n in rest.values()):
+        rest = {unit: None if n is None else 0 for unit, n in rest.items()}
+    return Budget(**rest)
+
+
+def _spell(budget: Mapping[str, Any]) -> str:
+    """Spell a stored budget.
+
+    >>> _spell({"steps": 10, "tokens": None, "time": 60.0})
+    'steps 10, time 60.0'
+    """
+    return ", ".join(f"{unit} {amount}" for unit, amount in budget.items() if amount is not None)
