@@ -120,7 +120,7 @@ class Arena:
         ).pack()
         new = segments.create(
             layout.total_bytes,
-            needed=layout.occupied_bytes,
+            needed_bytes=layout.occupied_bytes,
             directory=directory,
             fallback=fallback,
         )

@@ -56,8 +56,8 @@ class Lane:
         """Return what `make` returned when this lane first asked for `key`."""
         if key not in self.kept:
             self.kept[key] = make()
-        found: T = self.kept[key]
-        return found
+        value: T = self.kept[key]
+        return value
 
 
 class Child:
@@ -113,10 +113,10 @@ class Child:
         """
         watched = WatchedTime()
         while lane not in self._results:
-            left = timeout_s - watched.look()
-            if left <= 0:
+            rest_s = timeout_s - watched.look()
+            if rest_s <= 0:
                 raise Failed(f"no answer within {timeout_s:.0f} s")
-            if connection.wait([self._pipe], min(left, LOOK_S)):
+            if connection.wait([self._pipe], min(rest_s, LOOK_S)):
                 self.receive()
         error, value = self._results.pop(lane)
         if error is not None:

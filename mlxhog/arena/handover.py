@@ -46,10 +46,10 @@ def socket_path(directory: Path) -> Path:
     try:
         with contextlib.suppress(FileExistsError):
             private.mkdir(mode=0o700)
-        found = private.lstat()
+        status = private.lstat()
     except OSError as error:
         raise ArenaError(f"{private} cannot be made ({error.strerror}); set TMPDIR") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise ArenaError(
             f"{private} should be a directory that belongs to this user alone; remove what is "
             "there, or set TMPDIR"

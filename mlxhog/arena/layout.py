@@ -1,4 +1,4 @@
-"""Where everything lies in an arena: a pure function from parameters and sizes to byte offsets.
+"""The layout of an arena: a pure function from parameters and sizes to byte offsets.
 
     bytes 0 .. 16 KiB   header (`header.py`)
     next pages          this layout as JSON
@@ -228,7 +228,7 @@ def plan(
     if n_tickets < 1:
         raise ArenaError(f"an epoch of {n_tickets} batches; the text is too short for one batch")
     slots, probe, n_floats, n_lock_words = _place_parameters(params, max_workers)
-    wanted: list[tuple[str, str, int]] = [
+    blocks: list[tuple[str, str, int]] = [
         ("counters", "uint8", PAGE),
         ("ledger", "uint8", PAGE),
         ("tickets", "uint64", _ring(n_tickets, max_workers)),
@@ -245,7 +245,7 @@ def plan(
     json_pages = 1
     while True:
         segments, total_bytes = _place_segments(
-            wanted, start=PAGE + json_pages * PAGE, pieces=pieces
+            blocks, start=PAGE + json_pages * PAGE, pieces=pieces
         )
         layout = Layout(
             slots=slots,
@@ -257,10 +257,10 @@ def plan(
             max_workers=max_workers,
             total_bytes=total_bytes,
         )
-        needed = math.ceil(len(layout.to_json().encode()) / PAGE)
-        if needed <= json_pages:
+        json_pages_needed = math.ceil(len(layout.to_json().encode()) / PAGE)
+        if json_pages_needed <= json_pages:
             return layout
-        json_pages = needed
+        json_pages = json_pages_needed
 
 
 def _place_parameters(
@@ -303,12 +303,12 @@ def _place_parameters(
 
 
 def _place_segments(
-    wanted: Sequence[tuple[str, str, int]], start: int, *, pieces: bool
+    blocks: Sequence[tuple[str, str, int]], start: int, *, pieces: bool
 ) -> tuple[dict[str, Segment], int]:
     """Segments in order, each on a page boundary, and the end of the last."""
     segments: dict[str, Segment] = {}
     offset = start
-    for name, dtype, count in wanted:
+    for name, dtype, count in blocks:
         if name in segments:
             raise ArenaError(f"two segments are called {name!r}; give one of them another name")
         if count < 0:

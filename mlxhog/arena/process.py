@@ -65,9 +65,9 @@ def available_bytes() -> int:
     if sys.platform == "darwin":
         return darwin.available_bytes()
     limits = [_meminfo(), _cgroup(), _shm()]
-    known = [limit for limit in limits if limit is not None]
-    if known:
-        return min(known)
+    byte_limits = [limit for limit in limits if limit is not None]
+    if byte_limits:
+        return min(byte_limits)
     return max(0, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 

@@ -66,6 +66,6 @@ class Ring:
         """Every record published since the last call, oldest first; for the supervisor only."""
         head = self._head()
         oldest = max(self._read, head - CAPACITY + 1)
-        found = self._records[np.arange(oldest, head) % CAPACITY].copy()
+        records = self._records[np.arange(oldest, head) % CAPACITY].copy()
         self._read = head
-        return found
+        return records

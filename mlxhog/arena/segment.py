@@ -56,7 +56,7 @@ class Backing:
 def create(
     nbytes: int,
     *,
-    needed: int | None = None,
+    needed_bytes: int | None = None,
     directory: Path | None = None,
     fallback: Path | None = None,
 ) -> Backing:
@@ -64,7 +64,7 @@ def create(
 
     Args:
         nbytes: size, rounded up to 16 KiB.
-        needed: bytes of it that are going to be used; default: all.
+        needed_bytes: bytes of it that are going to be used; default: all.
         directory: back it by a file there, not by shared memory. Slower where the system writes
             dirty pages to disk.
         fallback: where that file goes if shared memory is forbidden; None is the temporary
@@ -74,11 +74,11 @@ def create(
         EnvironmentLacks: there is not that much memory, or (a file) room on the disk.
     """
     nbytes = -(-nbytes // PAGE) * PAGE
-    needed = nbytes if needed is None else needed
+    needed_bytes = nbytes if needed_bytes is None else needed_bytes
     note = ""
     had = available_bytes()
-    if directory is None and had and needed > had:
-        raise _too_large(needed, had)
+    if directory is None and had and needed_bytes > had:
+        raise _too_large(needed_bytes, had)
     if directory is None:
         try:
             fd, readonly_fd = _open_shm()

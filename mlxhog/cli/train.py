@@ -43,10 +43,11 @@ def run(arguments: list[str]) -> int:
     parsed = flags().parse(arguments)
     config = configuration(parsed)
     # Trainer and models take a while to import: wrong input is answered before.
-    from mlxhog.training.trainer import plan, train
+    from mlxhog.training.plan import make_plan
+    from mlxhog.training.trainer import train
 
     if parsed.other.dry_run:
-        _print_plan(plan(config), as_json=parsed.other.json)
+        _print_plan(make_plan(config), as_json=parsed.other.json)
         return 0
     with observer(sys.stderr, quiet=parsed.other.quiet) as watch:
         result = train(config, observer=watch)

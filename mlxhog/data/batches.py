@@ -88,10 +88,10 @@ def _feistel(x: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) -> NDArray
     result = x.copy()
     outside = np.arange(x.size)
     while outside.size:
-        left, right = result[outside] >> half, result[outside] & mask
+        high, low = result[outside] >> half, result[outside] & mask
         for key in keys:
-            left, right = right, left ^ (_mix(right + key) & mask)
-        result[outside] = (left << half) | right
+            high, low = low, high ^ (_mix(low + key) & mask)
+        result[outside] = (high << half) | low
         outside = outside[result[outside] >= n]
     return result.astype(np.int64)
 

@@ -45,7 +45,7 @@ class BpeTokenizer:
 
     def __init__(self, description: bytes, bos_token: str, origin: str) -> None:
         """See the class."""
-        parsed = _parse(description, origin)
+        fields = _parse(description, origin)
         self._tokenizer = _from_description(description, origin)
         # A text that spells out a special token is still text.
         self._tokenizer.encode_special_tokens = True
@@ -56,7 +56,7 @@ class BpeTokenizer:
             )
         self.bos = int(bos)
         self.bos_token = bos_token
-        self._pieces = _pieces(self._tokenizer, parsed, origin)
+        self._pieces = _pieces(self._tokenizer, fields, origin)
         self.n_ids = len(self._pieces)
         self.vocab_size = -(-self.n_ids // 64) * 64
         self._description = description
@@ -146,8 +146,8 @@ def _named_bos(path: Path) -> str | None:
         beside = path.with_name(neighbour)
         if not beside.is_file():
             continue
-        named = _parse(_read(beside), str(beside)).get("bos_token")
-        bos_token = named.get("content") if isinstance(named, dict) else named
+        bos = _parse(_read(beside), str(beside)).get("bos_token")
+        bos_token = bos.get("content") if isinstance(bos, dict) else bos
         if isinstance(bos_token, str):
             return bos_token
     return None
@@ -184,12 +184,12 @@ def _from_description(description: bytes, origin: str) -> Any:
 
 def _parse(text: bytes, origin: str) -> dict[str, Any]:
     try:
-        parsed = plain_json.loads(text, strict=False)
+        fields = plain_json.loads(text, strict=False)
     except ValueError as error:
         raise DataError(f"{origin} is not JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise DataError(f"{origin} holds a {type(parsed).__name__}, expected a JSON object")
-    return parsed
+    if not isinstance(fields, dict):
+        raise DataError(f"{origin} holds a {type(fields).__name__}, expected a JSON object")
+    return fields
 
 
 def _pieces(tokenizer: Any, description: dict[str, Any], origin: str) -> list[bytes]:

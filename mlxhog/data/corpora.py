@@ -93,9 +93,9 @@ _NAMED: dict[str, Callable[[], Corpus]] = {
 def _python(roots: list[Path]) -> Iterator[bytes]:
     """Yield every `.py` below the roots that is text; installed packages are not the library's."""
     for root in roots:
-        skipped = {"__pycache__"} | {"site-packages", "dist-packages"} - {root.name}
+        skip_names = {"__pycache__"} | {"site-packages", "dist-packages"} - {root.name}
         for path in sorted(root.rglob("*.py")):
-            if skipped.isdisjoint(path.relative_to(root).parts) and path.is_file():
+            if skip_names.isdisjoint(path.relative_to(root).parts) and path.is_file():
                 # A few test fixtures of the library contain zero bytes on purpose.
                 if b"\0" not in path.read_bytes():
                     yield from textfiles.documents(path, None)
@@ -118,10 +118,10 @@ def _folder(folder: Path, text_key: str | None) -> Corpus:
     texts = [path for path in files if textfiles.kind(path) in textfiles.TEXT_SUFFIXES]
     if not texts:
         kinds = Counter(path.suffix or "no suffix" for path in files)
-        found = ", ".join(f"{n} x {suffix}" for suffix, n in kinds.most_common(5)) or "nothing"
+        counts = ", ".join(f"{n} x {suffix}" for suffix, n in kinds.most_common(5)) or "nothing"
         raise DataError(
             f"the folder {folder} holds no text file such as .txt, .md, .py or .jsonl; "
-            f"found {found}. Name other text files with a glob"
+            f"found {counts}. Name other text files with a glob"
         )
     return Corpus(source, lambda: _read_all(texts, text_key))
 

@@ -41,21 +41,21 @@ def split(documents: Iterable[bytes], rule: str) -> Iterator[tuple[bool, bytes]]
     """Yield (held out, text) pieces of the documents, in their order, each byte in one piece."""
     for i, document in enumerate(documents):
         if rule == "tail":
-            cut = _cut(document)
-            yield from ((held, part) for held, part in _halves(document, cut) if part)
+            end = _cut(document)
+            yield from ((held, part) for held, part in _halves(document, end) if part)
         else:
             yield i % _EVERY == _OFFSET, document
 
 
-def _halves(document: bytes, cut: int) -> tuple[tuple[bool, bytes], tuple[bool, bytes]]:
-    return (False, document[:cut]), (True, document[cut:])
+def _halves(document: bytes, end: int) -> tuple[tuple[bool, bytes], tuple[bool, bytes]]:
+    return (False, document[:end]), (True, document[end:])
 
 
 def _cut(document: bytes) -> int:
     """Return where the tail begins: after a space or line end near 92 %, inside no character."""
-    cut = len(document) - int(_TAIL * len(document))
-    spaces = (document.find(space, cut, cut + 256) for space in (b" ", b"\n"))
-    after_space = min((at + 1 for at in spaces if at >= 0), default=cut)
+    end = len(document) - int(_TAIL * len(document))
+    spaces = (document.find(space, end, end + 256) for space in (b" ", b"\n"))
+    after_space = min((at + 1 for at in spaces if at >= 0), default=end)
     while after_space < len(document) and document[after_space] & 0xC0 == 0x80:
         after_space += 1
     return after_space
@@ -91,12 +91,12 @@ def batches(
         first: batches to pass over.
         count: batches to yield; None is all that follow.
     """
-    chosen = _chosen(file, seq_len, eval_tokens)
-    stop = len(chosen) if count is None else min(len(chosen), (first + count) * batch_size)
+    indices = _chosen(file, seq_len, eval_tokens)
+    stop = len(indices) if count is None else min(len(indices), (first + count) * batch_size)
     for start in range(first * batch_size, stop, batch_size):
         x = np.full((batch_size, seq_len), file.bos, np.int32)
         y = np.full((batch_size, seq_len), IGNORED, np.int32)
-        for row, i in enumerate(chosen[start : start + batch_size].tolist()):
+        for row, i in enumerate(indices[start : start + batch_size].tolist()):
             tokens = file.tokens[i * seq_len : (i + 1) * seq_len + 1]
             x[row, : len(tokens) - 1] = tokens[:-1]
             y[row, : len(tokens) - 1] = tokens[1:]
@@ -107,8 +107,8 @@ def batches(
 def _chosen(file: TokenFile, seq_len: int, eval_tokens: int | None) -> NDArray[np.int64]:
     """The sequences to evaluate, the last of which may be shorter than seq_len."""
     total = -(-(file.n_tokens - 1) // seq_len)
-    wanted = total if eval_tokens is None else min(total, max(1, -(-eval_tokens // seq_len)))
-    return np.arange(wanted, dtype=np.int64) * total // wanted
+    n = total if eval_tokens is None else min(total, max(1, -(-eval_tokens // seq_len)))
+    return np.arange(n, dtype=np.int64) * total // n
 
 
 def bits_per_byte(nats: float, n_bytes: int) -> float:

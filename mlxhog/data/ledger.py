@@ -120,8 +120,8 @@ class Ledger:
         of training, are handed out (and one may come back), or the oldest ticket in flight is a
         whole ring behind.
         """
-        found = self._native.claim(owner, end)
-        return None if found is None else divmod(found, self.n)
+        position = self._native.claim(owner, end)
+        return None if position is None else divmod(position, self.n)
 
     def claim_exact(self, epoch: int, ticket: int, owner: int) -> bool:
         """Lease one particular ticket, for strategies that deal them out (b to worker b mod P).

@@ -108,15 +108,15 @@ def prepare(
     target = (out_dir or cache / key[:32]).absolute()
     with _locked(cache, target):
         if _key_of(target) == key:
-            if found := _existing(target):
-                return found
+            if existing := _existing(target):
+                return existing
         elif out_dir and target.exists() and any(target.iterdir()):
             raise DataError(f"{out_dir} holds other files; choose a new directory, or delete it")
         _write(target, key, corpus, scan, rule, tokenizer)
-        written = _existing(target, fresh=True)
-    if written is None:
+        prepared = _existing(target, fresh=True)
+    if prepared is None:
         raise DataError(f"{target} was damaged right after it was written; check the disk")
-    return written
+    return prepared
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def rebuild(tarball: Path, out: Path) -> int:
 
 def _from_tarball(tarball: Path) -> list[Address]:
     """Return the addresses of the tarball's `data/<year>_<name>_<party>.json`, by file name."""
-    found: dict[str, Address] = {}
+    addresses: dict[str, Address] = {}
     try:
         with tarfile.open(tarball) as archive:
             for member in archive:
@@ -97,10 +97,10 @@ def _from_tarball(tarball: Path) -> list[Address]:
                     continue
                 record = json.load(file)
                 fields = {key: record[key] for key in ("year", "name", "party")}
-                found[path.name] = Address(**fields, text=record["text"].strip())
+                addresses[path.name] = Address(**fields, text=record["text"].strip())
     except (OSError, tarfile.TarError, ValueError, KeyError) as error:
         raise DataError(f"{tarball} is not the npm tarball of sotu: {error!r}") from error
-    return [found[name] for name in sorted(found)]
+    return [addresses[name] for name in sorted(addresses)]
 
 
 def _check(addresses: list[Address], what: str, way_out: str) -> None:

@@ -57,8 +57,8 @@ def documents(path: Path, text_key: str | None, *, split: bool = False) -> Itera
         DataError: the file is missing, unreadable, binary, truncated, or a line is malformed.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
-    found = _records(path, text_key) if kind(path) == ".jsonl" else _plain(path, split)
-    for document in found:
+    documents = _records(path, text_key) if kind(path) == ".jsonl" else _plain(path, split)
+    for document in documents:
         if document.strip():
             yield document
 

@@ -191,12 +191,12 @@ def _header(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not JSON: {error}; {_WAY_OUT}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise DataError(f"{path} is not the header of a token file of format {FORMAT}; {_WAY_OUT}")
-    for field, wanted in _FIELDS.items():
+    for field, kind in _FIELDS.items():
         value = header.get(field)
-        fits = type(value) is wanted
-        if not fits or (wanted is int and not 0 <= header[field] < 2**62):
+        fits = type(value) is kind
+        if not fits or (kind is int and not 0 <= header[field] < 2**62):
             raise DataError(
-                f"{path}: {field!r} is {shown(value)}, expected {wanted.__name__}; {_WAY_OUT}"
+                f"{path}: {field!r} is {shown(value)}, expected {kind.__name__}; {_WAY_OUT}"
             )
     if not header["bos"] < header["vocab"] < 2**31:
         raise DataError(

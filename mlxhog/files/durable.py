@@ -150,10 +150,10 @@ def require_space(directory: Path, n_bytes: int, what: str) -> None:
     """
     status = os.statvfs(directory)
     free = status.f_bavail * status.f_frsize
-    needed = int(n_bytes * SPACE_MARGIN)
-    if free < needed:
+    n_needed = int(n_bytes * SPACE_MARGIN)
+    if free < n_needed:
         raise EnvironmentLacks(
-            f"{what} needs {needed:,} bytes on the disk of {directory}, {free:,} are free; "
+            f"{what} needs {n_needed:,} bytes on the disk of {directory}, {free:,} are free; "
             "free some space or choose another directory"
         )
 
@@ -197,9 +197,9 @@ def end_of_last_line(file: IO[bytes]) -> int:
     while end > 0:
         start = max(0, end - block)
         file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
         end = start
     return 0
 

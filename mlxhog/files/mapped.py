@@ -129,8 +129,8 @@ def _mapping(view: NDArray[Any]) -> _Mapping | None:
     base: Any = view
     while isinstance(base, np.ndarray):
         base = base.base
-    found = base.obj if isinstance(base, memoryview) else base
-    return found if isinstance(found, _Mapping) else None
+    buffer = base.obj if isinstance(base, memoryview) else base
+    return buffer if isinstance(buffer, _Mapping) else None
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -71,12 +71,12 @@ def _constant(name: str) -> float:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         twice = max(names, key=names.count)
         raise ValueError(f"the key {limits.shown(twice)} occurs twice")
-    return found
+    return fields
 
 
 def _plain(value: object) -> object:

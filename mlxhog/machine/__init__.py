@@ -1,1 +1,1 @@
-"""What this machine is and what it gives to workers: cores, caches, verdicts, processes."""
+"""This machine and its share for workers: cores, caches, verdicts, processes."""

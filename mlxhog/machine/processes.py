@@ -139,12 +139,12 @@ def _without_main() -> Iterator[None]:
 @contextmanager
 def _without_broken_output() -> Iterator[None]:
     """Hide a standard stream whose reader has left: `multiprocessing` flushes it when it spawns."""
-    with ExitStack() as hidden:
+    with ExitStack() as redirects:
         for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
             try:
                 stream.flush()
             except OSError:
-                hidden.enter_context(redirect(None))
+                redirects.enter_context(redirect(None))
             except (AttributeError, ValueError):
                 pass  # none, or a closed one, which `multiprocessing` expects
         yield

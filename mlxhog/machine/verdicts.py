@@ -1,4 +1,4 @@
-"""What `mlxhog doctor` found on this machine, for those who choose by it.
+"""The verdicts of `mlxhog doctor` on this machine, for those who choose by them.
 
     ~/Library/Caches/mlxhog/doctor-<chip>-<system>-<mlx>.json         macOS
     $XDG_CACHE_HOME/mlxhog/doctor-<chip>-<system>-<mlx>.json          Linux
@@ -123,16 +123,16 @@ class Verdicts:
             alone = pair[0] == pair[1] and counts[pair[0]] == 1
             for kernel in PARAMETER_KERNELS:
                 rows = self._adds(pair, kernel, "threads" if alone else "processes")
-                told = f"{' and '.join(pair)} ({kernel})"
+                case = f"{' and '.join(pair)} ({kernel})"
                 if not rows:
-                    return Verdict(False, f"doctor has no result for {told} on this machine")
+                    return Verdict(False, f"doctor has no result for {case} on this machine")
                 for row in rows:
                     if "error" in row:
-                        return Verdict(False, f"{told} failed: {row['error']}")
+                        return Verdict(False, f"{case} failed: {row['error']}")
                     if row["lost"] or row["torn"]:
                         return Verdict(
                             False,
-                            f"{told} lost {row['lost']:,} of {row['adds']:,} adds here, "
+                            f"{case} lost {row['lost']:,} of {row['adds']:,} adds here, "
                             f"{row['torn']:,} values were torn",
                         )
                     adds += row["adds"]
@@ -220,32 +220,32 @@ def identity() -> Identity:
     )
 
 
-def load(directory: Path | None = None, wanted: Identity | None = None) -> Verdicts:
+def load(directory: Path | None = None, here: Identity | None = None) -> Verdicts:
     """Read the record of this machine and these versions.
 
     Args:
         directory: where records lie; None is the user's cache directory.
-        wanted: the identity it must have; None is that of this process.
+        here: the identity it must have; None is that of this process.
 
     Returns:
         Always verdicts: where no record counts, they permit nothing and say why.
     """
-    here = identity() if wanted is None else wanted
+    here = identity() if here is None else here
     path = (directory or user_cache_directory()) / here.file_name
     try:
         record = plain_json.read(path)
         _check_form(record)
-        stored = Identity(**record["identity"])
+        there = Identity(**record["identity"])
     except FileNotFoundError:
         return Verdicts(path, "this machine has not been tested: run `mlxhog doctor`")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return Verdicts(path, f"{path} is damaged ({said(error)}): run `mlxhog doctor` again")
     for name, value in asdict(here).items():
-        if getattr(stored, name) != value:
+        if getattr(there, name) != value:
             return Verdicts(
                 path,
                 f"the last `mlxhog doctor` saw {name} "
-                f"{str(getattr(stored, name))[:MOST_SHOWN]}, this is {value}: "
+                f"{str(getattr(there, name))[:MOST_SHOWN]}, this is {value}: "
                 "run it again",
             )
     return Verdicts(path, None, record)
@@ -269,9 +269,9 @@ def _check_form(record: Any) -> None:
 
 
 def _check_kind(what: str, value: object, kind: type, *, optional: bool = False) -> None:
-    wanted = int | float if kind is float else kind
+    numeric = int | float if kind is float else kind
     if (value is None and optional) or (
-        isinstance(value, wanted) and (kind is bool or not isinstance(value, bool))
+        isinstance(value, numeric) and (kind is bool or not isinstance(value, bool))
     ):
         return
     raise ValueError(f"{what} is {shown(value)}, wanted {kind.__name__}")

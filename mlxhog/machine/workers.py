@@ -37,7 +37,7 @@ class WorkerSpec:
 
 
 @dataclass(frozen=True)
-class Mix:
+class WorkerChoice:
     """The workers of a run, and what the user should know about the choice."""
 
     workers: tuple[WorkerSpec, ...]
@@ -52,7 +52,7 @@ def resolve_workers(
     max_workers: int = 16,
     serial: bool = False,
     tokens_per_s: Mapping[str, float] | None = None,
-) -> Mix:
+) -> WorkerChoice:
     """Return the workers that a mix means on this machine.
 
     Args:
@@ -90,7 +90,7 @@ def resolve_workers(
         for backend in dict.fromkeys(backends):
             _require(backend, machine)
     _check_count(len(backends), max_workers, serial)
-    return Mix(_with_threads(backends, threads, machine, notes), tuple(notes))
+    return WorkerChoice(_with_threads(backends, threads, machine, notes), tuple(notes))
 
 
 def _check_count(count: int, max_workers: int, serial: bool) -> None:
@@ -158,15 +158,15 @@ def _auto(machine: Machine, count: int | None, notes: list[str]) -> list[str]:
 
     A framework that is not installed is named in `notes` and replaced by the other one.
     """
-    wanted = _apple(machine, count) if machine.apple_gpu else _linux(machine, count)
-    lacks = {name: missing(name, machine) for name in dict.fromkeys([*wanted, *BACKENDS])}
-    able = [name for name in wanted if lacks[name] is None]
+    names = _apple(machine, count) if machine.apple_gpu else _linux(machine, count)
+    lacks = {name: missing(name, machine) for name in dict.fromkeys([*names, *BACKENDS])}
+    able = [name for name in names if lacks[name] is None]
     if not able:
         able = [name for name in ("mlx:cpu", "torch:cpu") if lacks[name] is None]
     if not able:
         raise EnvironmentLacks("no worker can run here: " + "; ".join(filter(None, lacks.values())))
-    notes += [str(lacks[name]) for name in dict.fromkeys(wanted) if lacks[name] is not None]
-    return [name if lacks[name] is None else able[i % len(able)] for i, name in enumerate(wanted)]
+    notes += [str(lacks[name]) for name in dict.fromkeys(names) if lacks[name] is not None]
+    return [name if lacks[name] is None else able[i % len(able)] for i, name in enumerate(names)]
 
 
 def _worth_running(
@@ -211,10 +211,10 @@ def _with_threads(
     on_gpu = sum(backend in GPU_BACKENDS for backend in backends)
     on_cpu = len(backends) - on_gpu
     if threads is not None:
-        needed = on_gpu + on_cpu * threads
-        if needed > machine.cores and threads > 1:
+        n_cores = on_gpu + on_cpu * threads
+        if n_cores > machine.cores and threads > 1:
             raise ConfigError(
-                f"threads is {threads}, so {len(backends)} workers need {needed} cores and this "
+                f"threads is {threads}, so {len(backends)} workers need {n_cores} cores and this "
                 f"machine has {machine.cores}; use fewer workers, or threads=auto"
             )
         share, rest = threads, 0
@@ -225,11 +225,11 @@ def _with_threads(
             f"{len(backends)} workers share {machine.cores} cores; more workers than cores "
             "add staleness, not speed"
         )
-    chosen = []
+    specs = []
     for backend in backends:
         if backend in GPU_BACKENDS:
-            chosen.append(WorkerSpec(backend, 1))
+            specs.append(WorkerSpec(backend, 1))
             continue
-        chosen.append(WorkerSpec(backend, max(1, share + (rest > 0))))
+        specs.append(WorkerSpec(backend, max(1, share + (rest > 0))))
         rest -= 1
-    return tuple(chosen)
+    return tuple(specs)

@@ -136,8 +136,8 @@ class AvgRuns(Strategy):
     def between_steps(self, arena: Arena) -> bool:
         """Whether no averaging is under way, or about to begin."""
         words = Words(arena.segment("copies.words"))
-        ended = 2 * words.load(0, _DECIDED)
-        return all(words.load(1 + rank, _STAGES) == ended for rank in range(self.workers))
+        stage = 2 * words.load(0, _DECIDED)
+        return all(words.load(1 + rank, _STAGES) == stage for rank in range(self.workers))
 
     def load(self, arena: Arena, out: Float32, *, training: bool) -> None:
         """Average the copies while they are trained; the parameters are old then."""
@@ -291,13 +291,13 @@ class AvgRunsWorker:
             if record.applied:
                 self._apply(grads, norm, record)
             ledger.finish(lease.epoch, lease.ticket, context.owner)
-        done = self._journal.read()
-        _take_in(context.arena, words, context.rank, done)
+        record = self._journal.read()
+        _take_in(context.arena, words, context.rank, record)
         entry.ticket = -1
         words.store(self._line, _STEPS, self._number(lease) + 1)
         version = _version(words, context.workers)
         context.arena.counters.store("version", version)
-        return Outcome(applied=done.applied, staleness=0, version=version)
+        return Outcome(applied=record.applied, staleness=0, version=version)
 
     def _number(self, lease: Lease) -> int:
         """Which of the worker's own steps a ticket is, from 0."""
@@ -366,9 +366,9 @@ class AvgRunsWorker:
         decided = words.load(0, _DECIDED)
         if words.load(self._line, _STAGES) == 2 * decided:
             return
-        for done, part in enumerate((_average_share, _take_average), start=1):
+        for stage, part in enumerate((_average_share, _take_average), start=1):
             part(context.arena, words, context.rank, context.workers, decided)
-            self._wait_for(2 * decided - 2 + done)
+            self._wait_for(2 * decided - 2 + stage)
 
     def _wait_for(self, stages: int) -> None:
         """Wait until every worker has ended so many; the supervisor replaces a dead one.

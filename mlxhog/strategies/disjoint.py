@@ -94,8 +94,8 @@ class Groups:
             slot: this worker's.
         """
         self._words, self._n, self._slot = words, n, slot
-        held = [g for g in range(n) if self._word(g) & 0xFFFF == slot]
-        self.held = held[0] if held else self._take()
+        own_groups = [g for g in range(n) if self._word(g) & 0xFFFF == slot]
+        self.held = own_groups[0] if own_groups else self._take()
 
     def change(self) -> None:
         """Give the group back and take the one that has lain free for longest."""
@@ -147,8 +147,8 @@ class DisjointWorker(HogwildWorker):
 
     def _own(self, grads: Grads) -> Grads:
         """The gradient of the blocks this worker holds; it is clipped by their norm."""
-        held = self._params[self._groups.held]
-        return {name: grad for name, grad in grads.items() if name in held}
+        own_params = self._params[self._groups.held]
+        return {name: grad for name, grad in grads.items() if name in own_params}
 
     def _step(self, grads: Grads, norm: float) -> None:
         """One optimizer step, of each parameter by its own count."""

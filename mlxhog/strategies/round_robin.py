@@ -68,8 +68,8 @@ class RoundRobin(Strategy):
         first = 0 if position is None else position["turn"] % self.workers
         for word in (_TURN, _OPEN, _FIRST):
             words.store(0, word, first)
-        for rank, (name, read) in enumerate(zip(self.kept_segments(), versions, strict=True)):
-            words.store(1 + rank, 0, read)
+        for rank, (name, version) in enumerate(zip(self.kept_segments(), versions, strict=True)):
+            words.store(1 + rank, 0, version)
             if position is None:
                 updates.snapshot(arena.segment(name), arena.params)
 
@@ -136,11 +136,11 @@ class RoundRobinWorker:
         context, words = self.context, self._words
         turn = words.load(0, _TURN)
         own = turn + (context.rank - turn) % context.workers
-        opened = words.load(0, _OPEN)
-        if own >= opened:
-            if self._is_over(opened):
+        open_turn = words.load(0, _OPEN)
+        if own >= open_turn:
+            if self._is_over(open_turn):
                 return Idle.DONE
-            if not own == turn == opened or context.paused():
+            if not own == turn == open_turn or context.paused():
                 return Idle.WAIT
             self._open(turn + context.workers)  # nothing is in flight: fill all hands again
         number = context.arena.counters.load("first_ticket") + own - self._first
@@ -152,9 +152,9 @@ class RoundRobinWorker:
         context.entry.ticket = ticket
         return Lease(epoch, ticket)
 
-    def _is_over(self, opened: int) -> bool:
+    def _is_over(self, open_turn: int) -> bool:
         context, limit = self.context, self.context.step_limit
-        used_up = limit is not None and opened - self._first >= limit
+        used_up = limit is not None and open_turn - self._first >= limit
         return used_up or context.stopping() or context.used_up()
 
     def _open(self, end: int) -> None:
@@ -186,15 +186,15 @@ class RoundRobinWorker:
             if record.applied:
                 self._apply(grads, norm, lr, record)
             ledger.finish(lease.epoch, lease.ticket, context.owner)
-        done = self._journal.read()
-        _take_in(context.arena, words, context.rank, done)
+        record = self._journal.read()
+        _take_in(context.arena, words, context.rank, record)
         if words.load(0, _OPEN) == self._turn + context.workers:
             if not (self._is_over(self._turn + context.workers) or context.paused()):
                 self._open(self._turn + context.workers + 1)
         entry.ticket = -1
         words.store(0, _TURN, self._turn + 1)
-        staleness = max(0, done.version - done.applied - entry.version_read)
-        return Outcome(applied=done.applied, staleness=staleness, version=done.version)
+        staleness = max(0, record.version - record.applied - entry.version_read)
+        return Outcome(applied=record.applied, staleness=staleness, version=record.version)
 
     def _wait_for_turn(self) -> None:
         """The phase stays what it was: with a gradient in hand nobody holds still."""

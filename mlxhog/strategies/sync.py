@@ -339,8 +339,8 @@ class SyncWorker:
             slot = context.arena.layout.slots[name]
             mean = self._mean[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             if slot.kind == "rows":  # a row nobody touched has an all-zero gradient
-                touched = np.flatnonzero(mean.any(axis=1)).astype(np.int32)
-                grads[name] = Rows(touched, np.ascontiguousarray(mean[touched]))
+                rows = np.flatnonzero(mean.any(axis=1)).astype(np.int32)
+                grads[name] = Rows(rows, np.ascontiguousarray(mean[rows]))
             else:
                 grads[name] = mean
         context.optimizer.step(

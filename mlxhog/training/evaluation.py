@@ -112,16 +112,16 @@ class HeldOutText:
         result = backend.evaluate(part)
         return Score(result.nats, part.n_bytes, result.targets, 1 / self.n_batches)
 
-    def score_until(self, backend: Backend, ended: Callable[[], bool]) -> Score:
+    def score_until(self, backend: Backend, is_over: Callable[[], bool]) -> Score:
         """Score batches until none is left or `ended`, which is asked before each but the first."""
-        nats, n_bytes, tokens, done = 0.0, 0, 0, 0
+        nats, n_bytes, tokens, n_scored = 0.0, 0, 0, 0
         for batch in spread(self.n_batches):
-            if done and ended():
+            if n_scored and is_over():
                 break
             score = self.score(backend, batch)
-            nats, done = nats + score.nats, done + 1
+            nats, n_scored = nats + score.nats, n_scored + 1
             n_bytes, tokens = n_bytes + score.n_bytes, tokens + score.tokens
-        return Score(nats, n_bytes, tokens, done / self.n_batches)
+        return Score(nats, n_bytes, tokens, n_scored / self.n_batches)
 
 
 def spread(n: int) -> list[int]:
@@ -173,10 +173,10 @@ class Scores:
     def total(self, first: int) -> Score:
         """Add up the batches that were scored since round `first`."""
         maybe = np.flatnonzero(self._table["round"] >= first)
-        done = [k for k in maybe.tolist() if self.round_of(k) >= first]  # acquires their sums
-        rows = self._table[done]
+        batches = [k for k in maybe.tolist() if self.round_of(k) >= first]  # acquires their sums
+        rows = self._table[batches]
         n_bytes, tokens = int(rows["n_bytes"].sum()), int(rows["tokens"].sum())
-        return Score(float(rows["nats"].sum()), n_bytes, tokens, len(done) / len(self))
+        return Score(float(rows["nats"].sum()), n_bytes, tokens, len(batches) / len(self))
 
 
 class FinalEvaluation:
@@ -210,9 +210,9 @@ class FinalEvaluation:
         """Wait until every batch is scored, the time is over, or the user interrupts."""
         while self.supervisor.has_workers() and not self._ended():
             deaths = self.supervisor.restarts
-            changed = partial(self._ended_or_died, deaths)
+            ended_or_died = partial(self._ended_or_died, deaths)
             limit_s = (self._end_ns - monotonic_ns()) / 1e9 + BATCH_S
-            if not self._until(changed, self._doing, limit_s):
+            if not self._until(ended_or_died, self._doing, limit_s):
                 break
             if not self._ended():
                 self._round += 1

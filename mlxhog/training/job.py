@@ -1,4 +1,4 @@
-"""What all workers of a run have in common (`Setup`), and what one is spawned with (`Job`).
+"""The set-up that all workers of a run share (`Setup`), and the job of each of them (`Job`).
 
 What differs between kinds of training comes as functions that the worker calls: a token file is
 mapped, and rows of a task are drawn, in the process that needs them.

@@ -37,18 +37,18 @@ class Monitor:
     def __init__(
         self,
         arena: Arena,
-        mix: Sequence[WorkerSpec],
+        workers: Sequence[WorkerSpec],
         budget: Budget,
         *,
         gpu_write: str = "cpu",
         kernels: str = "reference",
         marks: bool = False,
     ) -> None:
-        """Attach to the rings of all workers of a mix; the last three go into what is shown."""
-        self.arena, self.mix, self.budget = arena, mix, budget
+        """Attach to the rings of all workers; the last three go into what is shown."""
+        self.arena, self.workers, self.budget = arena, workers, budget
         self.gpu_write, self.kernels, self.marks = gpu_write, kernels, marks
-        self._rings = [Ring(arena.segment(f"ring.{k + 1}")) for k in range(len(mix))]
-        self._recent: list[deque[_Step]] = [deque() for _ in mix]
+        self._rings = [Ring(arena.segment(f"ring.{k + 1}")) for k in range(len(workers))]
+        self._recent: list[deque[_Step]] = [deque() for _ in workers]
         self.val_bits_per_byte: float | None = None
         self.val_tokens: int | None = None
         self.loss: float | None = None
@@ -56,7 +56,7 @@ class Monitor:
         self.ended_ns: int | None = None
         self.over = False  # the budget is used up
         self.samples = 0
-        self._staleness: list[Counter[int]] = [Counter() for _ in mix]
+        self._staleness: list[Counter[int]] = [Counter() for _ in workers]
 
     def drain(self) -> None:
         """Take in what workers have recorded since the last call."""
@@ -98,13 +98,13 @@ class Monitor:
     def no_step_fits(self) -> bool:
         """Whether no worker begins another step, since it would end after the budget's time."""
         limit_s = self.budget.seconds
-        entries = (self.arena.workers.entry(k + 1) for k in range(len(self.mix)))
+        entries = (self.arena.workers.entry(k + 1) for k in range(len(self.workers)))
         shortest_s = min(entry.step_s for entry in entries)
         return limit_s is not None and self.seconds() + shortest_s >= limit_s
 
     def lost_update_rate(self) -> float | None:
         """Share of probe increments that never arrived; None before the first step."""
-        adds = sum(self.arena.workers.entry(k + 1).probe_adds for k in range(len(self.mix)))
+        adds = sum(self.arena.workers.entry(k + 1).probe_adds for k in range(len(self.workers)))
         return updates.lost_update_rate(self.arena.probe, adds) if adds else None
 
     def staleness(self) -> dict[int, int]:
@@ -113,12 +113,12 @@ class Monitor:
 
     def dropped_steps(self) -> int:
         """Steps dropped because their gradient was not finite."""
-        return sum(self.arena.workers.entry(k + 1).dropped for k in range(len(self.mix)))
+        return sum(self.arena.workers.entry(k + 1).dropped for k in range(len(self.workers)))
 
     def worker_reports(self) -> tuple[WorkerReport, ...]:
         """One report per worker slot."""
         reports = []
-        for k, (spec, recent) in enumerate(zip(self.mix, self._recent, strict=True)):
+        for k, (spec, recent) in enumerate(zip(self.workers, self._recent, strict=True)):
             entry = self.arena.workers.entry(k + 1)
             applied = entry.steps - entry.dropped
             reports.append(

@@ -105,7 +105,7 @@ class Plan(Setup):
 
 
 def make_plan(config: TrainConfig) -> Plan:
-    """Check a configuration against this machine and its data.
+    """Check a configuration against this machine and its data; starts nothing.
 
     Raises:
         ConfigError, DataError, CheckpointError, RunError: bad input.
@@ -115,7 +115,7 @@ def make_plan(config: TrainConfig) -> Plan:
     families.check_language_model(model)
     families.check_length(model, config.seq_len)
     here = machine.here()
-    chosen = resolve_workers(
+    choice = resolve_workers(
         config.workers,
         config.threads,
         machine=here,
@@ -123,8 +123,8 @@ def make_plan(config: TrainConfig) -> Plan:
         serial=config.strategy == "serial",
         tokens_per_s=verdicts.load().tokens_per_s,
     )
-    writers = kernel_choice.choose_writers(config, chosen.workers)
-    kernels = kernel_choice.choose_kernels(config, chosen.workers)
+    writers = kernel_choice.choose_writers(config, choice.workers)
+    kernels = kernel_choice.choose_kernels(config, choice.workers)
     _check_parameters(config, model, here.memory_bytes)
     resumption = Resumption.of(config, model.to_dict())
     own_budget = None
@@ -145,7 +145,7 @@ def make_plan(config: TrainConfig) -> Plan:
         sampled = SampledHead.of_counts(config.sampled_head, counts)
         head = families.head(model)
         spec = {**spec, head: replace(spec[head], kind="rows")}  # a step touches few of them
-    optimizer, workers = optim.build(config), chosen.workers
+    optimizer, workers = optim.build(config), choice.workers
     strategy = strategies.build(config, len(workers))
     strategy.check(model)
     n_tickets = math.ceil(
@@ -154,14 +154,14 @@ def make_plan(config: TrainConfig) -> Plan:
     scores = {evaluation.SEGMENT: evaluation.segment(val, config, param_count(model))}
     layout = plan_layout(spec, strategy, optimizer, n_tickets, scores)
     worker_bytes = _worker_bytes(config, model, layout, len(workers))
-    planned = Plan(
+    plan = Plan(
         strategy=strategy,
         model=model,
         data=data,
         workers=workers,
         writers=writers,
         kernels=kernels.of_workers,
-        notes=(*chosen.notes, *writers.notes, *kernels.notes),
+        notes=(*choice.notes, *writers.notes, *kernels.notes),
         layout=layout,
         parameters=param_count(model),
         arena_bytes=layout.occupied_bytes,
@@ -183,8 +183,8 @@ def make_plan(config: TrainConfig) -> Plan:
         budget=own_budget or Budget(steps=config.steps, tokens=config.tokens, seconds=config.time),
         resumption=resumption,
     )
-    _check_memory(planned, here.memory_bytes)
-    return planned
+    _check_memory(plan, here.memory_bytes)
+    return plan
 
 
 def _check_vocabulary(config: TrainConfig, model: ModelConfig, data: prepare.Prepared) -> None:
@@ -240,23 +240,23 @@ def _worker_bytes(config: TrainConfig, model: ModelConfig, layout: Layout, worke
 
 def _check_parameters(config: TrainConfig, model: ModelConfig, memory_bytes: int) -> None:
     """Refuse a model whose parameters alone do not fit, before its blocks are listed one by one."""
-    needed, limit = 4 * param_count(model), config.memory_limit * memory_bytes
-    if needed > limit:
+    n_bytes, limit = 4 * param_count(model), config.memory_limit * memory_bytes
+    if n_bytes > limit:
         raise EnvironmentLacks(
-            f"the parameters of model {config.model} alone need {needed / 2**30:.1f} GiB, the "
+            f"the parameters of model {config.model} alone need {n_bytes / 2**30:.1f} GiB, the "
             f"limit is {limit / 2**30:.1f} GiB ({config.memory_limit:g} of "
             f"{memory_bytes / 2**30:.1f}); use a smaller --model, or raise --memory-limit"
         )
 
 
-def _check_memory(planned: Plan, memory_bytes: int) -> None:
-    limit = planned.config.memory_limit * memory_bytes
-    needed = planned.arena_bytes + len(planned.workers) * planned.worker_bytes
-    if needed > limit:
+def _check_memory(plan: Plan, memory_bytes: int) -> None:
+    limit = plan.config.memory_limit * memory_bytes
+    n_bytes = plan.arena_bytes + len(plan.workers) * plan.worker_bytes
+    if n_bytes > limit:
         raise EnvironmentLacks(
-            f"the run needs {needed / 2**30:.1f} GiB ({planned.arena_bytes / 2**30:.1f} shared, "
-            f"{planned.worker_bytes / 2**30:.1f} in each of {len(planned.workers)} workers), the "
-            f"limit is {limit / 2**30:.1f} GiB ({planned.config.memory_limit:g} of "
+            f"the run needs {n_bytes / 2**30:.1f} GiB ({plan.arena_bytes / 2**30:.1f} shared, "
+            f"{plan.worker_bytes / 2**30:.1f} in each of {len(plan.workers)} workers), the "
+            f"limit is {limit / 2**30:.1f} GiB ({plan.config.memory_limit:g} of "
             f"{memory_bytes / 2**30:.1f}); use fewer --workers, a smaller --batch-size or --model, "
             "or raise --memory-limit"
         )

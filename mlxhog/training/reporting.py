@@ -160,7 +160,7 @@ def summary(plan: Plan, run: Run) -> str:
 
 def _metal(plan: Plan) -> str:
     """Which part Metal kernels have in the run, where they have one."""
-    shown = label(plan.writers.gpu_write, plan.kernels_used)
-    if EMULATED in shown:
-        shown += ": Metal source on the CPU, a test"
-    return f"{shown}  " if shown else ""
+    text = label(plan.writers.gpu_write, plan.kernels_used)
+    if EMULATED in text:
+        text += ": Metal source on the CPU, a test"
+    return f"{text}  " if text else ""

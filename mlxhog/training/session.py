@@ -154,10 +154,10 @@ class Session(ABC):
                 return False
             if self.interrupts() > interrupts and not even_if_interrupted:
                 return False
-            shown = doing if isinstance(doing, Doing) else doing()
+            activity = doing if isinstance(doing, Doing) else doing()
             if not self.supervisor.has_workers():
-                raise WorkerFailed(f"no worker is left for {shown}")
-            self.poll(shown)
+                raise WorkerFailed(f"no worker is left for {activity}")
+            self.poll(activity)
         return True
 
     def poll(self, doing: Doing | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What a worker of a language model does beside its steps: evaluate held-out text, and sample."""
+"""Evaluations of held-out text and samples, which a worker makes beside its steps."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ SAMPLE_TOKENS = 160
 EVALUATING_PART = 0.1  # of a budget of time, for one evaluation while training
 
 
-def takes_on(context: Context, asked: str, taken: str) -> bool:
+def takes_on(context: Context, requests: str, starts: str) -> bool:
     """Whether something is asked for that no other worker has taken on; at most one gets it.
 
     Args:
         context: the worker that asks.
-        asked: counter of what the supervisor has asked for.
-        taken: counter of what has been taken on.
+        requests: counter of what the supervisor has asked for.
+        starts: counter of what has been taken on.
     """
     counters = context.arena.counters
-    done = counters.load(taken)
-    return counters.load(asked) > done and counters.compare_exchange(taken, done, done + 1)
+    n = counters.load(starts)
+    return counters.load(requests) > n and counters.compare_exchange(starts, n, n + 1)
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class TextJobs:
         if context.training():
             return context.used_up()
         until_ns = counters.load("side_until_ns")
-        wanted = counters.load("command") in (Command.EVALUATE, Command.SAMPLE)
-        return not wanted or bool(until_ns and monotonic_ns() >= until_ns)
+        is_asked_for = counters.load("command") in (Command.EVALUATE, Command.SAMPLE)
+        return not is_asked_for or bool(until_ns and monotonic_ns() >= until_ns)
 
     def _evaluate(self) -> None:
         """Evaluate a piece of the held-out text; one that training ended before is dropped."""
@@ -100,11 +100,11 @@ class TextJobs:
         context.copy_to_inbox()
         context.entry.beat(Phase.EVALUATE)
 
-        def ended() -> bool:
+        def is_over() -> bool:
             context.entry.beat()
             return self._is_over() or (until_ns is not None and monotonic_ns() >= until_ns)
 
-        score = self._sample_text.score_until(context.backend, ended)
+        score = self._sample_text.score_until(context.backend, is_over)
         if score.share < 1.0 and self._is_over():
             return
         self.ring.append(
@@ -122,7 +122,7 @@ class TextJobs:
         counters, entry = self.context.arena.counters, self.context.entry
         if counters.load("eval_next") // EVAL_ROUND == self._final_round:
             return
-        copied: int | None = None
+        copied_round: int | None = None
         while not self._is_over():
             round_, place = divmod(counters.add("eval_next", 1), EVAL_ROUND)
             if place >= len(self._order):
@@ -132,9 +132,9 @@ class TextJobs:
             if self._scores.round_of(batch) >= counters.load("eval_first"):
                 continue  # before a worker died, and the rest was shared out anew
             entry.beat(Phase.EVALUATE)
-            if copied != round_:  # another round may be of other parameters
+            if copied_round != round_:  # another round may be of other parameters
                 self.context.copy_to_inbox()
-                copied = round_
+                copied_round = round_
             score = self._final_text.score(self.context.backend, batch)
             self._scores.put(batch, round_, score)
 

@@ -66,26 +66,26 @@ class Steps:
         samples = sum(len(batch.x) for batch in batches)
         tokens = sum(batch.x.size for batch in batches)
         waited_before = entry.wait_ns
-        began = monotonic_ns()
+        began_ns = monotonic_ns()
         entry.beat(Phase.READ)
         self.strategy.read()
-        read = monotonic_ns()
+        read_ns = monotonic_ns()
         entry.beat(Phase.COMPUTE)
         loss, grads = self._loss_and_grads(batches)
-        computed = monotonic_ns()
+        computed_ns = monotonic_ns()
         outcome = self.strategy.write(grads, lease, samples)
         if outcome.applied and self.context.strategy.probes:
             self._probe()  # which all workers write, as they do no parameter of disjoint blocks
-        applied = monotonic_ns()
-        entry.read_ns += read - began
-        entry.compute_ns += computed - read
-        entry.apply_ns += applied - computed - (entry.wait_ns - waited_before)
+        applied_ns = monotonic_ns()
+        entry.read_ns += read_ns - began_ns
+        entry.compute_ns += computed_ns - read_ns
+        entry.apply_ns += applied_ns - computed_ns - (entry.wait_ns - waited_before)
         self._count(outcome, loss, tokens)
         self.ring.append(
             kind=records.Kind.STEP,
             worker=self.job.slot,
             version=outcome.version,
-            t_ns=applied,
+            t_ns=applied_ns,
             loss=loss,
             tokens=tokens,
             n_bytes=sum(batch.n_bytes for batch in batches),

@@ -170,7 +170,7 @@ class Supervisor:
         self.messages.append(f"{what} died ({death}) and is being replaced")
         self._spawn(seat)
 
-    def _ease(self, seat: _Seat, ended: str) -> None:
+    def _ease(self, seat: _Seat, cause: str) -> None:
         """Give a worker that the GPU watchdog ended less work at a time.
 
         Raises:
@@ -178,12 +178,12 @@ class Supervisor:
         """
         if seat.halvings == worker_messages.MOST_HALVINGS:
             raise WorkerFailed(
-                f"{ended} with less and less work at a time, last words "
+                f"{cause} with less and less work at a time, last words "
                 f"{self.last_words(seat.slot)!r}; {worker_messages.HINTS}"
             )
         seat.halvings += 1
         job = self._make_job(seat.slot, seat.halvings)
-        self.messages.append(worker_messages.less_work_text(ended, job.micro_batch))
+        self.messages.append(worker_messages.less_work_text(cause, job.micro_batch))
 
     def _kill_stale(self) -> None:
         """Kill workers that have not shown a sign of life for too long; poll then reaps them."""

@@ -42,11 +42,6 @@ LEAST_S = 1.0  # for an evaluation or a sample, however late it is
 SAVE_BYTES_PER_S = 200e6  # of a checkpoint: written, flushed and read again for its digest
 
 
-def plan(config: TrainConfig) -> Plan:
-    """What `train(config)` would do: sizes, workers, threads, data. Starts nothing."""
-    return make_plan(config)
-
-
 def train(config: TrainConfig, *, observer: Observer | None = None) -> Result:
     """Train a model, lock-free by default, and leave a run directory.
 
@@ -65,38 +60,38 @@ def train(config: TrainConfig, *, observer: Observer | None = None) -> Result:
         WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
     """
     began_ns = monotonic_ns()
-    planned = make_plan(config)
+    plan = make_plan(config)
     with ExitStack() as stack:
-        return _Training(planned, observer, stack, began_ns).execute()
+        return _Training(plan, observer, stack, began_ns).execute()
 
 
 class _Training(Session):
     """The run while it lives."""
 
     def __init__(
-        self, planned: Plan, observer: Observer | None, stack: ExitStack, began_ns: int
+        self, plan: Plan, observer: Observer | None, stack: ExitStack, began_ns: int
     ) -> None:
-        self.plan, self.config = planned, planned.config
-        self.run = planned.open_run()
+        self.plan, self.config = plan, plan.config
+        self.run = plan.open_run()
         stack.enter_context(self.run.lock())
-        if planned.resumption is not None:
-            planned.resumption.check_newest()
+        if plan.resumption is not None:
+            plan.resumption.check_newest()
         directory = self.run.directory
         super().__init__(
-            planned, directory, stack=stack, run_id=self.run.name[:64], fallback=directory
+            plan, directory, stack=stack, run_id=self.run.name[:64], fallback=directory
         )
-        self.start = checkpoints.restore(planned, self.arena, self.ledger)
-        self.begin(self.start.budget, self.start.budget.step_limit(planned.tokens_per_step))
+        self.start = checkpoints.restore(plan, self.arena, self.ledger)
+        self.begin(self.start.budget, self.start.budget.step_limit(plan.tokens_per_step))
         stack.enter_context(self.arena.serve(socket_path(directory)))
         self.monitor = Monitor(
             self.arena,
-            planned.workers,
+            plan.workers,
             self.start.budget,
-            gpu_write=planned.writers.gpu_write,
-            kernels=planned.kernels_used,
+            gpu_write=plan.writers.gpu_write,
+            kernels=plan.kernels_used,
             marks=self.config.data == "sotu",
         )
-        self.reporter = Reporter(planned, self.run, self.monitor, observer)
+        self.reporter = Reporter(plan, self.run, self.monitor, observer)
         self.evaluation = FinalEvaluation(self)
         self.val_share: float | None = None
         self.status = "running"
@@ -309,8 +304,8 @@ class _Training(Session):
         self.monitor.val_bits_per_byte, self.monitor.val_tokens = average, score.tokens
         with self.strategy.each_copy(self.arena) as copies:
             for k, load in enumerate(copies):
-                rested = self.until(self.supervisor.resting, Doing(Activity.EVALUATING), BATCH_S)
-                if self._signals.count or not rested:
+                all_rest = self.until(self.supervisor.resting, Doing(Activity.EVALUATING), BATCH_S)
+                if self._signals.count or not all_rest:
                     return
                 load()
                 self.evaluation.begin(self._evaluate_until(parts=len(copies) - k))

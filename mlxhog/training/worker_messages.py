@@ -1,4 +1,4 @@
-"""What a worker says to its supervisor by its log and its exit code.
+"""Messages of a worker to its supervisor: notices in its log, its last line, its exit code.
 
 Notices are lines of the log that the user should read; the supervisor passes them on once the
 worker runs, so they stand among a run's first lines.
@@ -78,15 +78,15 @@ def lost_gpu_text(exit_code: int, last_words: str) -> str:
     )
 
 
-def less_work_text(ended: str, micro_batch: int) -> str:
+def less_work_text(cause: str, micro_batch: int) -> str:
     """What the user reads when a worker comes back with less work at a time.
 
     Args:
-        ended: who was ended, and how.
+        cause: who was ended, and how.
         micro_batch: sequences that it computes at a time from now on.
     """
     sequences = f"{micro_batch} sequence{'s' * (micro_batch > 1)}"
     return (
-        f"{ended}, as happens on macOS when GPU work keeps the display waiting; it starts again "
+        f"{cause}, as happens on macOS when GPU work keeps the display waiting; it starts again "
         f"with micro-batches of {sequences}. If this happens again, {HINTS}"
     )

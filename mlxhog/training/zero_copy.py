@@ -30,10 +30,10 @@ def live_params(job: Job, arena: Arena) -> Float32 | None:
     if backend != "mlx:gpu":
         return arena.params
     try:
-        made = engine.create("mlx")
+        gpu = engine.create("mlx")
         _refuse_straddling(arena, ["params"])
-        adopted = made.adopt(whole(arena.params))
-        if shares_memory(made, adopted, arena.params, arena.layout.self_check(job.slot)):
+        params = gpu.adopt(whole(arena.params))
+        if shares_memory(gpu, params, arena.params, arena.layout.self_check(job.slot)):
             return arena.params
         problem = COPY
     except EnvironmentLacks as error:
@@ -51,19 +51,19 @@ def metal_steps(job: Job, arena: Arena, rule: Rule, decay: frozenset[str]) -> Me
     """
     if job.engine is None:
         return None
-    made = engine.create(job.engine, threads=job.spec.threads)
+    gpu = engine.create(job.engine, threads=job.spec.threads)
     slots = {job.slot, 1}  # where a strategy keeps one state for all, it is slot 1's
     names = [*(f"{name}.{slot}" for name in rule.private for slot in slots), *rule.shared]
     try:
-        if not made.emulated:
+        if not gpu.emulated:
             _refuse_straddling(arena, ["params", *names])
-        steps = MetalSteps(made, arena.params, arena.layout.slots, decay)
+        steps = MetalSteps(gpu, arena.params, arena.layout.slots, decay)
         for name in names:  # now, while the CPU can still take over
             steps.adopt(arena.segment(name))
         at = arena.layout.self_check(job.slot)
-        problem = None if shares_memory(made, steps.arena, arena.params, at) else COPY
+        problem = None if shares_memory(gpu, steps.arena, arena.params, at) else COPY
     except EnvironmentLacks as error:
-        if made.emulated:
+        if gpu.emulated:
             raise
         problem = str(error)
     if problem is None:

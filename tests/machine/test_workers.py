@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine.machine import Machine, here
-from mlxhog.machine.workers import BACKENDS, Mix, missing, resolve_workers
+from mlxhog.machine.workers import BACKENDS, WorkerChoice, missing, resolve_workers
 
 BOTH = frozenset({"mlx", "torch"})
 
@@ -19,8 +19,8 @@ def mac(chip: str = "Apple M4 Pro", cores: int = 10) -> Machine:
     return Machine("macos", "arm64", cores, 8 << 30, chip, BOTH)
 
 
-def listed(mix: Mix) -> list[tuple[str, int]]:
-    return [(worker.backend, worker.threads) for worker in mix.workers]
+def listed(choice: WorkerChoice) -> list[tuple[str, int]]:
+    return [(worker.backend, worker.threads) for worker in choice.workers]
 
 
 def test_two_linux_cores_run_one_worker_of_each_framework():
@@ -42,8 +42,8 @@ def test_a_mac_runs_gpu_workers_and_mlx_workers_on_performance_cores(chip, cores
 
 
 def test_a_list_is_taken_as_it_stands():
-    mix = resolve_workers("mlx:gpu, torch:cpu*3", machine=mac(cores=10))
-    assert [backend for backend, _ in listed(mix)] == ["mlx:gpu"] + ["torch:cpu"] * 3
+    choice = resolve_workers("mlx:gpu, torch:cpu*3", machine=mac(cores=10))
+    assert [backend for backend, _ in listed(choice)] == ["mlx:gpu"] + ["torch:cpu"] * 3
 
 
 def test_a_number_means_that_many_workers_of_the_kinds_that_suit():
@@ -77,15 +77,15 @@ def test_a_gpu_worker_leaves_the_other_cores_to_cpu_workers():
     st.integers(1, 64),
 )
 def test_workers_together_never_oversubscribe_the_cores(backends, cores):
-    mix = resolve_workers(",".join(backends), machine=mac(cores=cores))
-    assert all(worker.threads >= 1 for worker in mix.workers)
-    assert sum(worker.threads for worker in mix.workers) <= max(cores, len(backends))
+    choice = resolve_workers(",".join(backends), machine=mac(cores=cores))
+    assert all(worker.threads >= 1 for worker in choice.workers)
+    assert sum(worker.threads for worker in choice.workers) <= max(cores, len(backends))
 
 
 def test_more_workers_than_cores_run_with_one_thread_and_a_note():
-    mix = resolve_workers("torch:cpu*8", machine=linux(2))
-    assert listed(mix) == [("torch:cpu", 1)] * 8
-    assert "8 workers share 2 cores" in mix.notes[0]
+    choice = resolve_workers("torch:cpu*8", machine=linux(2))
+    assert listed(choice) == [("torch:cpu", 1)] * 8
+    assert "8 workers share 2 cores" in choice.notes[0]
 
 
 def test_threads_are_taken_as_given_while_there_are_cores_for_them():
@@ -101,9 +101,9 @@ def test_serial_is_one_worker_with_every_core():
 
 
 def test_a_machine_with_one_framework_uses_it_and_says_how_to_get_the_other():
-    mix = resolve_workers("auto", machine=linux(2, frozenset({"torch"})))
-    assert listed(mix) == [("torch:cpu", 1)] * 2
-    assert mix.notes == ("mlx:cpu needs mlx: python -m pip install 'mlx[cpu]'",)
+    choice = resolve_workers("auto", machine=linux(2, frozenset({"torch"})))
+    assert listed(choice) == [("torch:cpu", 1)] * 2
+    assert choice.notes == ("mlx:cpu needs mlx: python -m pip install 'mlx[cpu]'",)
 
 
 def test_a_machine_with_no_framework_cannot_train():
@@ -147,9 +147,9 @@ def test_a_mix_that_cannot_be_read_is_refused(text, said):
 
 def test_auto_leaves_out_cpu_workers_that_doctor_measured_to_be_far_slower():
     speeds = {"mlx:gpu": 100_000.0, "mlx:cpu": 4_000.0}
-    mix = resolve_workers("auto", machine=mac(), tokens_per_s=speeds)
-    assert [backend for backend, _ in listed(mix)] == ["mlx:gpu"]
-    assert "mlx:cpu left out: 4.0% of the fastest" in mix.notes[0]
+    choice = resolve_workers("auto", machine=mac(), tokens_per_s=speeds)
+    assert [backend for backend, _ in listed(choice)] == ["mlx:gpu"]
+    assert "mlx:cpu left out: 4.0% of the fastest" in choice.notes[0]
     assert [b for b, _ in listed(resolve_workers("3", machine=mac(), tokens_per_s=speeds))] == [
         "mlx:gpu",
         "mlx:cpu",

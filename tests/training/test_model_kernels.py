@@ -17,7 +17,7 @@ from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import Verdicts
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Progress, kernels_used, label
-from mlxhog.training.trainer import plan
+from mlxhog.training.plan import make_plan
 from tests.machine.test_verdicts import kernel
 from tests.training.small import small_config
 
@@ -129,7 +129,7 @@ def test_the_plan_of_a_mac_names_the_kernels_of_every_worker(
 ) -> None:
     monkeypatch.setattr(machine, "here", lambda: MAC)
     monkeypatch.setattr(verdicts, "load", lambda: FASTER)
-    planned = plan(small_config(tmp_path, workers="mlx:gpu,mlx:cpu*2"))
+    planned = make_plan(small_config(tmp_path, workers="mlx:gpu,mlx:cpu*2"))
     assert planned.kernels == ("metal", "native", "native")
     assert not planned.emulated
     assert [note for note in planned.notes if note.startswith("kernels auto: metal on mlx:gpu")]
@@ -137,14 +137,14 @@ def test_the_plan_of_a_mac_names_the_kernels_of_every_worker(
 
 def test_a_run_in_bfloat16_says_that_its_cpus_use_the_plain_operations(tmp_path: Path) -> None:
     config = small_config(tmp_path, compute_dtype="bfloat16", workers="torch:cpu,mlx:cpu")
-    planned = plan(config)
+    planned = make_plan(config)
     assert planned.kernels == ("reference", "reference")
     assert "kernels auto: reference on CPUs" in " ".join(planned.notes)
     result = train(config)
     assert result.status == "done"
     assert result.to_json()["kernels"] == "reference"
     with pytest.raises(ConfigError, match="cannot compute with bfloat16 weights; use auto"):
-        plan(small_config(tmp_path, compute_dtype="bfloat16", kernels="native"))
+        make_plan(small_config(tmp_path, compute_dtype="bfloat16", kernels="native"))
 
 
 def test_kernels_no_worker_can_run_are_refused_before_anything_is_started(tmp_path: Path) -> None:
