@@ -375,10 +375,10 @@ class AvgRunsWorker:
 
         The phase stays what it was: amid an averaging nobody holds still for a checkpoint.
         """
-        entry, began, nap_s = self.context.entry, monotonic_ns(), 0.0
+        entry, began_ns, nap_s = self.context.entry, monotonic_ns(), 0.0
         ranks: Sequence[int] = range(self.context.workers)
         while any(self._words.load(1 + rank, _STAGES) < stages for rank in ranks):
             entry.beat()
             time.sleep(nap_s)
             nap_s = min(1e-3, nap_s + 2e-5)
-        entry.wait_ns += monotonic_ns() - began
+        entry.wait_ns += monotonic_ns() - began_ns

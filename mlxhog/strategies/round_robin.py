@@ -198,12 +198,12 @@ class RoundRobinWorker:
 
     def _wait_for_turn(self) -> None:
         """The phase stays what it was: with a gradient in hand nobody holds still."""
-        entry, began, nap_s = self.context.entry, monotonic_ns(), 0.0
+        entry, began_ns, nap_s = self.context.entry, monotonic_ns(), 0.0
         while self._words.load(0, _TURN) != self._turn:
             entry.beat()
             time.sleep(nap_s)
             nap_s = min(LONGEST_NAP_S, nap_s + 1e-5)
-        entry.wait_ns += monotonic_ns() - began
+        entry.wait_ns += monotonic_ns() - began_ns
 
     def _record(self, lease: Lease, finite: bool, samples: int) -> StepRecord:
         """What will hold once this turn is over."""

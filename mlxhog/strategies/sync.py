@@ -214,13 +214,13 @@ class SyncWorker:
         The phase stays what it was: amid a round nobody holds still for a checkpoint.
         """
         entry = self.context.entry
-        pause_s, began = 0.0, monotonic_ns()
+        pause_s, began_ns = 0.0, monotonic_ns()
         ranks = range(self.context.workers)
         while any(self._stages(rank) <= stage for rank in ranks):
             entry.beat()
             time.sleep(pause_s)
             pause_s = min(1e-3, pause_s + 2e-5)
-        entry.wait_ns += monotonic_ns() - began
+        entry.wait_ns += monotonic_ns() - began_ns
 
     # -- one round -------------------------------------------------------------------------------
 
