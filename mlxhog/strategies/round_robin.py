@@ -68,8 +68,8 @@ class RoundRobin(Strategy):
         first = 0 if position is None else position["turn"] % self.workers
         for word in (_TURN, _OPEN, _FIRST):
             words.store(0, word, first)
-        for rank, (name, version) in enumerate(zip(self.kept_segments(), versions, strict=True)):
-            words.store(1 + rank, 0, version)
+        for rank, (name, own) in enumerate(zip(self.kept_segments(), versions, strict=True)):
+            words.store(1 + rank, 0, own)
             if position is None:
                 updates.snapshot(arena.segment(name), arena.params)
 
