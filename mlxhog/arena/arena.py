@@ -11,7 +11,6 @@ import os
 from dataclasses import dataclass
 from multiprocessing import reduction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -270,12 +269,7 @@ class Arena:
         """Close when the block ends."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Unmap."""
         self.close()
 

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable
 from multiprocessing import connection, reduction
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from mlxhog.arena import Arena, ArenaHandle
@@ -175,12 +174,7 @@ class Child:
         """End the process when the block ends."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the process."""
         self.close()
 

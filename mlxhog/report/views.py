@@ -10,7 +10,6 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TextIO, TypeVar
 
 from mlxhog.config.quantities import format_bytes
@@ -55,12 +54,7 @@ class View(ABC, Generic[P]):
         """Take over the output, where that takes anything."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give the output back."""
 
     def __call__(self, progress: P) -> None:
@@ -133,12 +127,7 @@ class LiveView(View[P]):
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give the terminal back; the last picture stays."""
         self._live.stop()
 
@@ -191,12 +180,7 @@ class StatusLine:
             self._status.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give it back, empty."""
         if self._status is not None:
             self._status.stop()
