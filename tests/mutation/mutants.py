@@ -177,8 +177,8 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         [
             ("words.store(0, _TURN, turn + 1)", "words.store(0, _TURN, turn)"),
             (
-                "done.version - done.applied - entry.version_read",
-                "done.version - entry.version_read",
+                "record.version - record.applied - entry.version_read",
+                "record.version - entry.version_read",
             ),
         ],
     ),

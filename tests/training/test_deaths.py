@@ -128,9 +128,8 @@ class Deadly(Supervisor):
     def _kill_all(self, moment: object) -> None:
         if moment in self.at:
             self.at.remove(moment)
-            for seat in self.seats:
-                assert seat.process is not None
-                seat.process.kill()
+            for process in self.pool.values():
+                os.kill(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
