@@ -105,12 +105,12 @@ class Verdicts:
         return dict(self.record.get("tokens_per_s", {}))
 
     def gpu_write(self, backends: Iterable[str]) -> Verdict:
-        """Whether the GPU workers of a mix may add their own steps to the arena.
+        """Whether the GPU workers of a run may add their own steps to the arena.
 
         Args:
             backends: of all workers, once per worker, such as ("mlx:gpu", "torch:cpu").
 
-        Every two writers of the mix, one of them a GPU's, must have lost and torn nothing, dense
+        Every two writers of the run, one of them a GPU's, must have lost and torn nothing, dense
         and rows, as processes; a GPU worker that is alone of its kind, as threads beside itself.
         """
         if self.problem is not None:

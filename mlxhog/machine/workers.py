@@ -1,4 +1,4 @@
-"""Worker mixes: which backends run, and with how many threads each.
+"""The workers of `--workers`: which backends run, and with how many threads each.
 
 auto                    what suits this machine
 4                       four workers of the kinds that suit this machine
@@ -53,7 +53,7 @@ def resolve_workers(
     serial: bool = False,
     tokens_per_s: Mapping[str, float] | None = None,
 ) -> WorkerChoice:
-    """Return the workers that a mix means on this machine.
+    """Return the workers that the option means on this machine.
 
     Args:
         workers: `auto`, a number, or a list of backends.
@@ -65,7 +65,7 @@ def resolve_workers(
             leaves out CPU workers that are not worth running.
 
     Raises:
-        ConfigError: the mix cannot be read, has too many workers, or more threads than cores.
+        ConfigError: the option cannot be read, has too many workers, or more threads than cores.
         EnvironmentLacks: a backend that was asked for by name is not there, or Rosetta translates
             this process.
     """
@@ -172,7 +172,7 @@ def _auto(machine: Machine, count: int | None, notes: list[str]) -> list[str]:
 def _worth_running(
     backends: list[str], tokens_per_s: Mapping[str, float], notes: list[str]
 ) -> list[str]:
-    """Leave out CPU workers far slower than the fastest kind in the mix; unmeasured ones stay."""
+    """Leave out CPU workers far slower than the fastest kind of the run; unmeasured ones stay."""
     fastest = max((tokens_per_s.get(name, 0.0) for name in backends), default=0.0)
     slow = [
         name
