@@ -236,6 +236,11 @@ class TrainConfig:
             object.__setattr__(self, "time", DEFAULT_TIME_S)
 
     @property
+    def sequences_per_ticket(self) -> int:
+        """Sequences in one batch, which may be several micro-batches."""
+        return self.batch_size * self.grad_accumulation
+
+    @property
     def has_budget(self) -> bool:
         """Whether it says how long to train; `resume` without it is the rest of the run's own."""
         return not (self.steps is None and self.tokens is None and self.time is None)

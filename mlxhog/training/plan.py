@@ -71,9 +71,8 @@ class Plan(Setup):
     @property
     def tokens_per_step(self) -> int:
         """Tokens in one update."""
-        config = self.config
-        tokens = config.batch_size * config.grad_accumulation * config.seq_len
-        return tokens * self.strategy.batches_per_step()
+        tokens_per_ticket = self.config.sequences_per_ticket * self.config.seq_len
+        return tokens_per_ticket * self.strategy.batches_per_step()
 
     @property
     def emulated(self) -> bool:
@@ -148,9 +147,7 @@ def make_plan(config: TrainConfig) -> Plan:
     optimizer, workers = optim.build(config), choice.workers
     strategy = strategies.build(config, len(workers))
     strategy.check(model)
-    n_tickets = math.ceil(
-        train.n_sequences(config.seq_len) / (config.batch_size * config.grad_accumulation)
-    )
+    n_tickets = math.ceil(train.n_sequences(config.seq_len) / config.sequences_per_ticket)
     scores = {evaluation.SEGMENT: evaluation.segment(val, config, param_count(model))}
     layout = plan_layout(spec, strategy, optimizer, n_tickets, scores)
     worker_bytes = _worker_bytes(config, model, layout, len(workers))
@@ -174,7 +171,7 @@ def make_plan(config: TrainConfig) -> Plan:
             Batches.open,
             data.train,
             seq_len=config.seq_len,
-            batch_size=config.batch_size * config.grad_accumulation,
+            batch_size=config.sequences_per_ticket,
             seed=config.seed,
         ),
         schedule=partial(schedules.build, config),

@@ -265,7 +265,7 @@ def subject_of(named: Target, plan: Plan) -> Subject:
         tokens=plan.data.train,
         seq_len=config.seq_len,
         micro_batch=config.batch_size,
-        batch_size=config.batch_size * config.grad_accumulation,
+        batch_size=config.sequences_per_ticket,
         seed=config.seed,
         sampled=plan.sampled,
         sparsified=None if config.sparsify == "none" else named.config,
