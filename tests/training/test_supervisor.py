@@ -74,11 +74,13 @@ def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     context = SimpleNamespace(Process=lambda **_: Process())
     monkeypatch.setattr(worker_pool, "get_context", lambda _: context)
     monkeypatch.setattr(worker_pool.connection, "wait", lambda *_, timeout: clock.wait(POLL_S))
+
+    def make_job(slot: int, halvings: int) -> Any:
+        return None
+
     with Arena.create(plan({"w": parameter}, max_workers=2, n_tickets=8)) as arena:
         specs = [WorkerSpec("torch:cpu", 1)] * 2
-        supervisor = Supervisor(
-            arena, Ledger(arena), specs, build(config, 2), tmp_path, make_job=SimpleNamespace
-        )
+        supervisor = Supervisor(arena, Ledger(arena), specs, build(config, 2), tmp_path, make_job)
         supervisor.start()
         yield supervisor
         supervisor.kill()
