@@ -142,6 +142,13 @@ def test_an_interrupted_run_is_evaluated_where_it_stands() -> None:
     assert found.acc_token == found.curve[-1].acc_token
 
 
+def test_an_interrupt_during_the_last_scoring_still_ends_with_scores() -> None:
+    beats = 12 + 1  # of the steps, and of the evaluation in the middle
+    found = train(small_run(), callbacks=Recorder(interrupt_at=beats + 1))
+    assert (found.status, found.steps) == ("interrupted", 12)
+    assert [point.step for point in found.curve] == [6, 12]
+
+
 def test_a_second_interrupt_leaves_at_once() -> None:
     class Impatient(Recorder):
         def beat(self) -> None:
