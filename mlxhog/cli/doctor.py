@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> int:
 
         print(plain_json.dumps(record).decode())
     else:
-        from mlxhog.doctor.table import sections
+        from mlxhog.doctor.record import sections
         from mlxhog.report.table import show
 
         pictures = may_redraw(sys.stdout, quiet=parsed.other.quiet)
@@ -62,15 +62,14 @@ def run(arguments: list[str]) -> int:
 
 def _conclude(record: dict[str, Any], *, keep: bool) -> None:
     """Keep the record, then read it as a run would, and add what follows from it."""
-    from mlxhog.doctor import verdict
-    from mlxhog.doctor.verdict import conclude
+    from mlxhog.doctor.record import conclude, save
     from mlxhog.machine import machine, verdicts
 
     identity = verdicts.Identity(**record["identity"])
     record["stored"], record["not_stored"] = None, "a quick look, not kept; run `mlxhog doctor`"
     if keep:
         try:
-            record["stored"] = str(verdict.save(record, identity))
+            record["stored"] = str(save(record, identity))
             record["not_stored"] = None
         except EnvironmentLacks as error:
             record["not_stored"] = str(error)

@@ -23,7 +23,7 @@ from typing import Any, Final
 from mlxhog.arena import segment
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.arena.process import available_bytes
-from mlxhog.doctor import bench
+from mlxhog.doctor.accessors import Bench, create_arena
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine import darwin, verdicts
 from mlxhog.machine.machine import Machine
@@ -43,7 +43,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """What was expected, what was found, and what follows from the difference.
+    """One check: what was expected, what was observed, and what follows from the difference.
 
     Attributes:
         name: what was looked at.
@@ -67,7 +67,7 @@ class Check:
 def check(
     name: str,
     ok: bool,
-    found: object,
+    observed: object,
     expected: str,
     consequence: str,
     *,
@@ -75,8 +75,8 @@ def check(
 ) -> Check:
     """Return PASS, or `otherwise` with its consequence."""
     if ok:
-        return Check(name, Result.PASS, str(found), expected)
-    return Check(name, otherwise, str(found), expected, consequence)
+        return Check(name, Result.PASS, str(observed), expected)
+    return Check(name, otherwise, str(observed), expected, consequence)
 
 
 def absent(name: str, why: str, expected: str) -> Check:
@@ -270,13 +270,15 @@ def _large() -> Check:
         os.close(backing.readonly_fd)
     mode = status.st_mode & 0o777
     named = sys.platform == "linux" and status.st_nlink > 0  # macOS does not count links of these
-    found = f"{nbytes / 2**30:.2f} GiB, mode {mode:04o}, {'named' if named else 'without a name'}"
+    observed = (
+        f"{nbytes / 2**30:.2f} GiB, mode {mode:04o}, {'named' if named else 'without a name'}"
+    )
     if mode != 0o600 or named:
-        return Check(name, Result.FAIL, found, expected, "others may see or keep the parameters")
+        return Check(name, Result.FAIL, observed, expected, "others may see or keep the parameters")
     return check(
         name,
         nbytes == LARGE_BYTES,
-        found,
+        observed,
         expected,
         "large models may not fit",
         otherwise=Result.WARN,
@@ -285,12 +287,12 @@ def _large() -> Check:
 
 def _after_a_kill() -> Check:
     name, expected = "a killed worker", "its writes stay, its slot is free again"
-    arena = bench.create(1)
+    arena = create_arena(1)
     try:
         for value in (1.0, 2.0):  # the second child takes the slot of the first
             with Child(arena, (1,)) as child:
                 child.call(START_S, write, value)
-        last = float(bench.Bench(arena).values("dense").max())
+        last = float(Bench(arena).values("dense").max())
     except Failed as failure:
         return Check(name, Result.FAIL, str(failure), expected, "workers cannot be replaced")
     finally:
@@ -300,4 +302,4 @@ def _after_a_kill() -> Check:
 
 def write(lane: Lane, value: float) -> None:
     """In a child that is going to be killed: set the parameters."""
-    bench.Bench(lane.arena).fill("dense", value)
+    Bench(lane.arena).fill("dense", value)

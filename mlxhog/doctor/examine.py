@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mlxhog.doctor import accessors, frameworks, kernels, reads, training
+from mlxhog.doctor import accessors, frameworks, kernels
 from mlxhog.doctor.accessors import Accessor
 from mlxhog.doctor.checks import Check, Result, check_facts, check_shared_memory, collect_facts
-from mlxhog.doctor.litmus import Litmus, broken, cases
+from mlxhog.doctor.litmus import READ_MODES, Litmus, broken, cases, try_reader
 from mlxhog.machine import machine as machines
 from mlxhog.machine import verdicts
 from mlxhog.machine.machine import Machine
@@ -71,7 +71,7 @@ def examine(effort: Effort, tell: Tell) -> dict[str, Any]:
     checks += [*started_engines, kernels.check_mlx_text()]
     if not effort.quick:
         tell("a run", "")
-        checks += training.check_training()
+        checks += frameworks.check_training()
     record: dict[str, Any] = {
         "format": verdicts.FORMAT,
         "identity": asdict(verdicts.identity()),
@@ -128,9 +128,9 @@ def _litmus(
             rows.append(litmus.run(case))
         read = []
         for kind, reader in accessors.all_readers(machine):
-            for mode in reads.MODES:
+            for mode in READ_MODES:
                 tell("reads", f"{reader.name}, {kind}, beside {mode} writes")
-                read.append(reads.try_reader(litmus, kind, reader, writers[0], mode))
+                read.append(try_reader(litmus, kind, reader, writers[0], mode))
         return rows, read
     finally:
         litmus.close()

@@ -202,10 +202,10 @@ def check_mlx_text() -> Check:
         for each, text in zip(requests, texts, strict=True)
         if _words(text) != _words(mlx_text.stated(each))
     ]
-    found = f"{len(requests) - len(others)} of {len(requests)} equal, but for spaces and names"
+    agreement = f"{len(requests) - len(others)} of {len(requests)} equal, but for spaces and names"
     if others:
-        found += f"; not {', '.join(others)}"
-    return check(name, not others, found, expected, consequence, otherwise=Result.WARN)
+        agreement += f"; not {', '.join(others)}"
+    return check(name, not others, agreement, expected, consequence, otherwise=Result.WARN)
 
 
 def _words(text: str) -> list[str]:

@@ -12,8 +12,7 @@ import numpy as np
 from mlx.nn.layers.linear import Linear
 
 from mlxhog.arena.child import Lane
-from mlxhog.doctor.accessors import CPUWriter, Increments
-from mlxhog.doctor.bench import FLOATS, Bench
+from mlxhog.doctor.accessors import FLOATS, Bench, CPUWriter, Increments
 from mlxhog.doctor.checks import Check, Result, absent, check
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Float32
@@ -41,8 +40,8 @@ _NEEDS_METAL: Final = {
 
 def _gpu() -> Check:
     info = mx.device_info()
-    found = ", ".join(f"{key} {value}" for key, value in sorted(info.items()))
-    return Check("GPU", Result.PASS, found, "a Metal device")
+    description = ", ".join(f"{key} {value}" for key, value in sorted(info.items()))
+    return Check("GPU", Result.PASS, description, "a Metal device")
 
 
 def _refused(name: str, expected: str) -> Check:
@@ -91,13 +90,13 @@ def _refresh(nbytes: int) -> Check:
     took_s = time.perf_counter() - begin
     exact = bool(mx.all(flat == 2.0).item())
     per_100_mb = took_s * 1e8 / nbytes
-    found = f"{per_100_mb * 1e3:.1f} ms per 100 MB"
+    speed = f"{per_100_mb * 1e3:.1f} ms per 100 MB"
     expected = f"exact, and at most {REFRESHED_S * 1e3:g} ms per 100 MB on a Mac"
     if not exact:
-        return Check(name, Result.FAIL, f"{found}, other values", expected, "snapshots are wrong")
+        return Check(name, Result.FAIL, f"{speed}, other values", expected, "snapshots are wrong")
     slow = mx.metal.is_available() and per_100_mb > REFRESHED_S
     return check(
-        name, not slow, found, expected, "steps of large models wait", otherwise=Result.WARN
+        name, not slow, speed, expected, "steps of large models wait", otherwise=Result.WARN
     )
 
 

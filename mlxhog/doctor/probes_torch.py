@@ -10,8 +10,7 @@ import torch
 import torch.utils.dlpack
 
 from mlxhog.arena.child import Lane
-from mlxhog.doctor.accessors import CPUWriter, Increments, Pass
-from mlxhog.doctor.bench import FLOATS, Bench
+from mlxhog.doctor.accessors import FLOATS, Bench, CPUWriter, Increments, Pass
 from mlxhog.doctor.checks import Check, Result, absent, check
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Float32
@@ -90,8 +89,8 @@ def _shared(name: str, expected: str, consequence: str) -> Check:
     if tensor.device.type == "mps":
         torch.mps.synchronize()
     back = bool(mx.all(array == 3.0).item())
-    found = f"on {tensor.device}: " + ("one memory" if there and back else "two memories")
-    return check(name, there and back, found, expected, consequence, otherwise=Result.WARN)
+    memory = f"on {tensor.device}: " + ("one memory" if there and back else "two memories")
+    return check(name, there and back, memory, expected, consequence, otherwise=Result.WARN)
 
 
 # -- PyTorch as a reader: of a snapshot, and on the CPU of the shared bytes ------------------------

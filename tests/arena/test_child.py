@@ -15,7 +15,7 @@ import pytest
 from mlxhog.arena import process
 from mlxhog.arena.child import START_S, Child, Failed
 from mlxhog.arena.workers import State
-from mlxhog.doctor import bench
+from mlxhog.doctor import accessors
 from tests.doctor import planted
 
 pytestmark = pytest.mark.slow
@@ -69,7 +69,7 @@ def test_a_function_that_never_returns_is_given_up(child: Child) -> None:
 
 
 def test_the_slots_of_a_child_are_free_when_it_has_gone() -> None:
-    arena = bench.create(2)
+    arena = accessors.create_arena(2)
     try:
         for _ in range(2):
             with Child(arena, (1, 2)) as child:

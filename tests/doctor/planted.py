@@ -9,8 +9,7 @@ import time
 import numpy as np
 
 from mlxhog.arena.child import Lane
-from mlxhog.doctor.accessors import Accessor, Pass
-from mlxhog.doctor.bench import COUNTS, Bench
+from mlxhog.doctor.accessors import COUNTS, Accessor, Bench, Pass
 from mlxhog.optim.updates import Float32
 
 NATIVE = Accessor("native", "mlxhog.doctor.accessors:native_writer")

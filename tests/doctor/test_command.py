@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mlxhog.cli import doctor, main
-from mlxhog.doctor.table import sections
+from mlxhog.doctor.record import sections
 from mlxhog.machine import verdicts
 from mlxhog.report.table import show
 

@@ -1,4 +1,4 @@
-"""Two writers at once: our promises hold, and what goes wrong on purpose is counted."""
+"""Two writers, and a reader beside one: our promises hold, bad ones on purpose are caught."""
 
 from __future__ import annotations
 
@@ -10,8 +10,20 @@ import numpy as np
 import pytest
 
 from mlxhog.doctor import accessors
-from mlxhog.doctor.bench import COUNTS, KERNELS
-from mlxhog.doctor.litmus import WHERE, Case, Litmus, ValueMonitor, broken, cases, count_lost
+from mlxhog.doctor.accessors import COUNTS, KERNELS, Accessor
+from mlxhog.doctor.litmus import (
+    HIGH,
+    LOW,
+    READ_MODES,
+    WHERE,
+    Case,
+    Litmus,
+    ValueMonitor,
+    broken,
+    cases,
+    count_lost,
+    try_reader,
+)
 from mlxhog.machine import machine
 from mlxhog.machine.machine import Machine
 from tests.doctor.planted import EVERY, NATIVE, planted
@@ -27,9 +39,9 @@ EMULATED = ["emulated:mlx", "emulated:mps"]
 
 @pytest.fixture(scope="module")
 def litmus() -> Iterator[Litmus]:
-    made = Litmus(SECONDS)
-    yield made
-    made.close()
+    pair = Litmus(SECONDS)
+    yield pair
+    pair.close()
 
 
 def test_every_pair_of_writers_is_tried_in_threads_and_in_processes() -> None:
@@ -159,3 +171,52 @@ def test_a_value_that_falls_is_torn_where_nothing_may_be_lost(mode: str, torn: i
 
 def test_the_native_writer_comes_first_on_any_machine() -> None:
     assert accessors.all_writers(machine.here(), [])[0] == NATIVE
+
+
+# -- a reader beside a writer ----------------------------------------------------------------------
+
+READERS = accessors.all_readers(LINUX)
+
+
+@pytest.fixture(scope="module")
+def reading() -> Iterator[Litmus]:
+    litmus = Litmus(0.04)
+    yield litmus
+    litmus.close()
+
+
+@pytest.mark.parametrize("mode", READ_MODES)
+@pytest.mark.parametrize(
+    ("kind", "reader"), READERS, ids=[f"{kind} {reader.name}" for kind, reader in READERS]
+)
+def test_readers_see_whole_values_in_order(
+    reading: Litmus, kind: str, reader: Accessor, mode: str
+) -> None:
+    row = try_reader(reading, kind, reader, NATIVE, mode)
+    assert "error" not in row
+    assert row["samples"] > 0
+    assert (row["torn"], row["backwards"]) == (0, 0)
+    assert 0 < row["visible_s"] < 10
+
+
+def test_the_two_values_of_the_tear_test_have_no_byte_in_common() -> None:
+    low, high = (np.float32(value).tobytes() for value in (LOW, HIGH))
+    assert not set(low) & set(high)
+    step = np.float32(HIGH - LOW)
+    assert np.float32(LOW) + step == np.float32(HIGH)
+    assert np.float32(HIGH) - step == np.float32(LOW)
+
+
+def test_a_reader_of_torn_values_is_caught(reading: Litmus) -> None:
+    row = try_reader(reading, "snapshot", planted("TornReader"), NATIVE, "lossless")
+    assert row["torn"] > 0
+
+
+def test_a_reader_of_old_values_is_caught(reading: Litmus) -> None:
+    row = try_reader(reading, "snapshot", planted("OldReader"), NATIVE, "lossless")
+    assert row["backwards"] > 0
+
+
+def test_a_reader_that_never_sees_a_write_is_told(reading: Litmus) -> None:
+    row = try_reader(reading, "live", planted("BlindReader"), NATIVE, "lossless")
+    assert "not seen within" in row["error"]

@@ -1,0 +1,289 @@
+"""The record of doctor: what follows from it for runs, where it is kept, and its tables.
+
+`mlxhog.machine.verdicts` reads the file that is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from mlxhog.backends.kernel_choice import doctors_refusal, of_backend, why_not_metal
+from mlxhog.config.quantities import format_bytes, format_count
+from mlxhog.doctor.accessors import KERNELS
+from mlxhog.doctor.litmus import broken
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.files import plain_json
+from mlxhog.files.durable import replace_file
+from mlxhog.machine.cache import user_cache_directory
+from mlxhog.machine.machine import Machine
+from mlxhog.machine.verdicts import Identity, Verdicts
+from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers
+from mlxhog.report.table import Failure, Section
+
+LIVE = ("mlx:gpu", "torch:cpu")
+"""Backends that can compute with host memory itself."""
+
+
+def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
+    """Say what the options that look at a record will do with this one.
+
+    Args:
+        verdicts: the record, as a run would load it.
+        machine: this one.
+
+    Returns:
+        For `--workers auto`, `--gpu-write auto` and, for each backend, `--kernels auto` the choice
+        and why; for `--read live` and `--gpu-write metal` whether each backend may, and why.
+    """
+    workers, backends = _workers(verdicts, machine)
+    here = [name for name in BACKENDS if missing(name, machine) is None]
+    return {
+        "workers": workers,
+        "kernels": {name: _kernels(verdicts, name) for name in here},
+        "gpu_write": _gpu_write(verdicts, backends),
+        "gpu_write_metal": {name: _metal(verdicts, name) for name in here if name in GPU_BACKENDS},
+        "read_live": {name: asdict(verdicts.live_read(name)) for name in here if name in LIVE},
+    }
+
+
+def _workers(verdicts: Verdicts, machine: Machine) -> tuple[dict[str, str], list[str]]:
+    try:
+        chosen = resolve_workers("auto", machine=machine, tokens_per_s=verdicts.tokens_per_s)
+    except EnvironmentLacks as error:
+        return {"auto": "", "why": str(error)}, []
+    backends = [worker.backend for worker in chosen.workers]
+    speeds = ", ".join(
+        f"{name} {format_count(speed)} tok/s" for name, speed in verdicts.tokens_per_s.items()
+    )
+    why = "; ".join([f"one thread of each: {speeds}" if speeds else "not measured", *chosen.notes])
+    return {"auto": ",".join(backends), "why": why}, backends
+
+
+def _kernels(verdicts: Verdicts, name: str) -> dict[str, str]:
+    """Choice of `--kernels auto` for workers of a backend, and why."""
+    chosen = of_backend("auto", name, verdicts)
+    if name in GPU_BACKENDS:
+        return {"auto": chosen, "why": verdicts.model_kernels(name).reason}
+    why = "our C++ kernels" if chosen == "native" else "our C++ kernels are not built"
+    return {"auto": chosen, "why": why}
+
+
+def _gpu_write(verdicts: Verdicts, backends: list[str]) -> dict[str, str]:
+    """What `--gpu-write auto` does with the mix of `--workers auto`."""
+    refusal = why_not_metal(backends, verdicts)
+    if refusal is None:
+        return {"auto": "metal", "why": verdicts.gpu_write(backends).reason}
+    return {"auto": "cpu", "why": refusal}
+
+
+def _metal(verdicts: Verdicts, name: str) -> dict[str, Any]:
+    """Whether one worker of a kind, alone, may add its own steps."""
+    refusal = doctors_refusal([name], verdicts)
+    return {"ok": refusal is None, "reason": refusal or verdicts.gpu_write([name]).reason}
+
+
+# -- the file --------------------------------------------------------------------------------------
+
+
+def save(record: Mapping[str, Any], identity: Identity, directory: Path | None = None) -> Path:
+    """Replace the record of this machine; a reader sees the old one or the new one.
+
+    Args:
+        record: what to keep.
+        identity: names the file.
+        directory: where records lie; None is the user's cache directory.
+
+    Raises:
+        EnvironmentLacks: the directory cannot be written; the old record stands.
+    """
+    path = (directory or user_cache_directory()) / identity.file_name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, plain_json.dumps(record, indent=1) + b"\n")
+    except OSError as error:
+        raise EnvironmentLacks(
+            f"the result cannot be kept in {path} ({error.strerror}), so no run will use it; "
+            "set XDG_CACHE_HOME to a folder that can be written"
+        ) from error
+    return path
+
+
+# -- its tables ------------------------------------------------------------------------------------
+
+Row = Mapping[str, Any]
+_LEGEND = (
+    "lossless: stripe locks; cas: compare-and-swap; both promise to lose nothing.",
+    "racy: plain adds of ours; naive: x += g of a framework; neither promises anything.",
+    "lossy: such adds were lost; lucky: none this time. Neither is a fault of this machine.",
+)
+
+
+def sections(record: Row) -> list[Section]:
+    """Arrange a record, verdict included."""
+    return [
+        _heading_section(record),
+        _checks_section(record),
+        _litmus_section(record["litmus"]),
+        _reads_section(record["reads"]),
+        _kernels_section(record["kernels"]),
+        _verdict_section(record),
+    ]
+
+
+def _heading_section(record: Row) -> Section:
+    facts = record["facts"]
+    versions = facts["versions"]
+    cores = f"{facts['cores']} cores"
+    if facts["efficiency_cores"] is not None:
+        cores = f"{facts['cores']} + {facts['efficiency_cores']} cores"
+    machine = [facts["system"], facts["architecture"], facts["chip"], cores]
+    parts = [*filter(None, machine), format_bytes(facts["memory_bytes"])]
+    software = [f"{name} {versions[name]}" for name in ("mlxhog", "mlx", "torch", "numpy")]
+    return Section(
+        "", notes=["  ".join(parts), "  ".join([*software, f"python {facts['python']}"])]
+    )
+
+
+def _checks_section(record: Row) -> Section:
+    rows = []
+    for check in (*record["checks"], *record["backends"], *record["imports"]):
+        rows.append((check["result"], check["name"], check["found"]))
+        if check["result"] in ("WARN", "FAIL"):
+            rows.append(("", "", f"expected: {check['expected']}; {check['consequence']}"))
+    return Section("checks", ("", "what", "found"), rows)
+
+
+def _litmus_section(rows: Sequence[Row]) -> Section:
+    """One line per pair and mode; threads and processes together, all rows are in the JSON."""
+
+    def key(row: Row) -> tuple[tuple[str, ...], str]:
+        return tuple(row["writers"]), row["mode"]
+
+    lines = []
+    for (writers, mode), group in groupby(rows, key):
+        trials = list(group)
+        cells = [_lost([row for row in trials if row["kernel"] == kernel]) for kernel in KERNELS]
+        fastest = max(row["adds_per_s"] for row in trials)
+        result = "FAIL" if any(map(broken, trials)) else _fact(trials)
+        lines.append((result, _pair(writers), mode, *cells, format_count(fastest)))
+    torn = sum(row["torn"] for row in rows)
+    return Section(
+        "litmus: adds lost by two writers at once, in threads and in processes",
+        ("", "writers", "how", *KERNELS, "adds/s"),
+        lines,
+        [
+            f"torn values: {torn}",
+            *_LEGEND,
+            *(f"{row['error']}  ({_pair(row['writers'])})" for row in rows if "error" in row),
+        ],
+    )
+
+
+def _pair(writers: Sequence[str]) -> str:
+    a, b = writers
+    return f"{a} twice" if a == b else f"{a} + {b}"
+
+
+def _fact(trials: Sequence[Row]) -> str:
+    """Adds that are lost where nobody promised to keep them are no failure."""
+    promised = trials[0]["mode"] not in ("racy", "naive")
+    if not any(row["lost"] or row["torn"] or "error" in row for row in trials):
+        return "PASS" if promised else "lucky"
+    return "WARN" if promised else "lossy"
+
+
+def _lost(rows: Sequence[Row]) -> str:
+    if not rows:
+        return "-"
+    adds, lost = (sum(row[name] for row in rows) for name in ("adds", "lost"))
+    return f"{format_count(lost)} of {format_count(adds)}"
+
+
+def _reads_section(rows: Sequence[Row]) -> Section:
+    lines = []
+    for row in rows:
+        good = not (row["torn"] or row["backwards"] or "error" in row)
+        lines.append(
+            (
+                "PASS" if good else "FAIL",
+                f"{row['reader']} {row['kind']}",
+                row["mode"],
+                format_count(row["samples"]),
+                str(row["torn"]),
+                str(row["backwards"]),
+                f"{row['visible_s'] * 1e3:.2f} ms",
+            )
+        )
+    return Section(
+        "reads while another process writes",
+        ("", "reader", "writer", "values", "torn", "fell", "seen after"),
+        lines,
+        [f"{row['error']}  ({row['reader']} {row['kind']})" for row in rows if "error" in row],
+    )
+
+
+def _kernels_section(rows: Sequence[Row]) -> Section:
+    lines = []
+    for engine, group in groupby(rows, lambda row: row["engine"]):
+        trials = list(group)
+        wrong = [row for row in trials if not row["ok"]]
+        ran = [row for row in trials if row["ran"]]
+        worst = max((row["max_error"] for row in ran), default=0.0)
+        lines.append(
+            (
+                "FAIL" if wrong else "PASS",
+                engine,
+                f"{len(trials) - len(wrong)} of {len(trials)} agree",
+                f"largest error {worst:.2g}",
+            )
+        )
+        lines += [("FAIL", engine, f"{row['name']} {row['instance']}", _why(row)) for row in wrong]
+    return Section(
+        "Metal kernels against their references",
+        ("", "engine", "kernels", ""),
+        lines,
+        [] if rows else ["none ran: no Metal engine works here, see the checks"],
+    )
+
+
+def _why(row: Row) -> str:
+    if "error" in row:
+        return str(row["error"])
+    return f"error {row['max_error']:.3g}, allowed {row['tolerance']:.3g}"
+
+
+def _verdict_section(record: Row) -> Section:
+    verdict = record["verdict"]
+    rows = [
+        ("--workers auto", verdict["workers"]["auto"] or "none", verdict["workers"]["why"]),
+        *(
+            (f"--kernels auto, {name}", each["auto"], each["why"])
+            for name, each in verdict["kernels"].items()
+        ),
+        ("--gpu-write auto", verdict["gpu_write"]["auto"], verdict["gpu_write"]["why"]),
+        *(
+            (f"--gpu-write metal, {name}", _may(each), each["reason"])
+            for name, each in verdict["gpu_write_metal"].items()
+        ),
+        ("--read snapshot", "yes", "the default; a private copy for every step"),
+        *(
+            (f"--read live, {name}", _may(each), each["reason"])
+            for name, each in verdict["read_live"].items()
+        ),
+    ]
+    notes: list[str] = [Failure(f"FAILED: {name}") for name in record["failed"]]
+    if not notes:
+        notes.append("Every promise tried holds here; `mlxhog train` needs no options.")
+    path = record["stored"]
+    notes.append(f"kept in {path}" if path else str(record["not_stored"]))
+    if not record["facts"]["apple_gpu"]:
+        notes.append("No Apple GPU: Metal rows are emulated, and say nothing about a Mac's GPU.")
+    return Section("verdict", ("option", "", "why"), rows, notes)
+
+
+def _may(verdict: Row) -> str:
+    return "yes" if verdict["ok"] else "no"
