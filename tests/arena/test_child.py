@@ -26,8 +26,8 @@ PATIENCE_S = 30.0
 
 @pytest.fixture
 def child() -> Iterator[Child]:
-    with Child() as made:
-        yield made
+    with Child() as started:
+        yield started
 
 
 def gone(pid: int) -> bool:

@@ -123,6 +123,6 @@ def talk(lane: Lane) -> int:
 
 
 def count_up(lane: Lane) -> int:
-    found: int = lane.kept.get("count", 0) + 1
-    lane.kept["count"] = found
-    return found
+    count: int = lane.kept.get("count", 0) + 1
+    lane.kept["count"] = count
+    return count

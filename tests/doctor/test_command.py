@@ -36,8 +36,8 @@ def record(environ: dict[str, str]) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert "litmus ..." in done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    record: dict[str, Any] = json.loads(done.stdout)
+    return record
 
 
 def test_the_object_has_the_promised_keys(record: dict[str, Any]) -> None:
@@ -114,10 +114,10 @@ def test_a_quick_look_is_not_kept(record: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("no_apple_gpu")
 def test_emulated_rows_permit_nothing(record: dict[str, Any]) -> None:
-    found = verdicts.Verdicts(Path("record.json"), None, record)
+    loaded = verdicts.Verdicts(Path("record.json"), None, record)
     for backends in (["mlx:gpu"], ["torch:mps"], ["mlx:gpu", "torch:cpu"]):
-        assert not found.gpu_write(backends).ok
-    assert not found.kernels("mlx").ok
+        assert not loaded.gpu_write(backends).ok
+    assert not loaded.kernels("mlx").ok
     assert record["verdict"]["gpu_write"]["auto"] == "cpu"
 
 
@@ -188,10 +188,10 @@ def test_a_full_look_is_kept_and_its_exit_code_says_whether_all_held(
     monkeypatch.setattr("mlxhog.doctor.examine.examine", lambda effort, tell: mine)
     assert main(["doctor"]) == code
     out = capsys.readouterr().out
-    found = verdicts.load()
-    assert found.found
-    assert f"kept in {found.path}" in out
-    assert found.tokens_per_s == record["tokens_per_s"]
+    loaded = verdicts.load()
+    assert loaded.found
+    assert f"kept in {loaded.path}" in out
+    assert loaded.tokens_per_s == record["tokens_per_s"]
 
 
 def test_a_cache_that_cannot_be_written_is_told_and_ends_nothing(
@@ -253,11 +253,11 @@ def test_help_has_examples_and_says_what_emulated_rows_are_worth(
 
 def children(pid: int) -> set[int]:
     """Processes below one, as Linux lists them."""
-    found: set[int] = set()
+    pids: set[int] = set()
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in map(int, task.read_text().split()):
-            found |= {child} | children(child)
-    return found
+            pids |= {child} | children(child)
+    return pids
 
 
 def heed_interrupts() -> None:

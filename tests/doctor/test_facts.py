@@ -21,8 +21,8 @@ MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "
 GOOD = {"page_bytes": 16_384, "versions": {"mlx": "0.32.4", "torch": "2.13.0"}}
 
 
-def found(here: Machine, given: Mapping[str, Any], **environ: str) -> dict[str, Check]:
-    return {check.name: check for check in checks.check_facts(here, given, environ)}
+def by_name(here: Machine, facts: Mapping[str, Any], **environ: str) -> dict[str, Check]:
+    return {check.name: check for check in checks.check_facts(here, facts, environ)}
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def test_a_good_mac_passes(mac: Machine) -> None:
-    assert {check.result for check in found(mac, GOOD).values()} == {Result.PASS}
+    assert {check.result for check in by_name(mac, GOOD).values()} == {Result.PASS}
 
 
 @pytest.mark.parametrize(
@@ -46,31 +46,31 @@ def test_a_good_mac_passes(mac: Machine) -> None:
 def test_what_is_too_old_or_other_fails_with_a_consequence(
     mac: Machine, name: str, change: Mapping[str, Any], said: str
 ) -> None:
-    check = found(mac, {**GOOD, **change})[name]
+    check = by_name(mac, {**GOOD, **change})[name]
     assert (check.result, check.found) == (Result.FAIL, said)
     assert check.consequence
 
 
 def test_a_framework_that_is_not_installed_is_absent(mac: Machine) -> None:
-    given = {**GOOD, "versions": {"mlx": "0.33.0", "torch": "not installed"}}
-    assert found(mac, given)["torch"].result == Result.ABSENT
+    facts = {**GOOD, "versions": {"mlx": "0.33.0", "torch": "not installed"}}
+    assert by_name(mac, facts)["torch"].result == Result.ABSENT
 
 
 def test_spinning_gpu_fences_are_refused(mac: Machine) -> None:
-    check = found(mac, GOOD, MLX_METAL_FAST_SYNCH="1")["MLX_METAL_FAST_SYNCH"]
+    check = by_name(mac, GOOD, MLX_METAL_FAST_SYNCH="1")["MLX_METAL_FAST_SYNCH"]
     assert check.result == Result.FAIL
     assert "unset it" in check.consequence
 
 
 def test_an_intel_python_on_apple_silicon_is_told(mac: Machine) -> None:
-    check = found(replace(mac, translated=True), GOOD)["Rosetta"]
+    check = by_name(replace(mac, translated=True), GOOD)["Rosetta"]
     assert check.result == Result.FAIL
     assert "install one for Apple silicon" in check.consequence
 
 
 def test_an_old_macos_is_told(mac: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "mac_ver", lambda: ("13.6", ("", "", ""), "arm64"))
-    assert found(mac, GOOD)["macOS"].result == Result.FAIL
+    assert by_name(mac, GOOD)["macOS"].result == Result.FAIL
 
 
 def test_a_native_module_older_than_its_sources_is_told(
@@ -81,7 +81,7 @@ def test_a_native_module_older_than_its_sources_is_told(
     source.write_text("")
     os.utime(source, (4e9, 4e9))
     monkeypatch.setattr(checks, "files", lambda package: tmp_path)
-    check = found(mac, GOOD)["native module"]
+    check = by_name(mac, GOOD)["native module"]
     assert check.result == Result.WARN
     assert "pip install" in check.consequence
 

@@ -28,11 +28,11 @@ def lane() -> Lane:
 
 
 def test_every_kernel_is_run_in_every_instance_it_is_dispatched_in() -> None:
-    found = [(kernel.name, instance) for kernel, instance in instances()]
-    assert {name for name, _ in found} == set(KERNELS)
-    assert ("packed16_add", "half") in found
-    assert ("packed16_add", "bfloat") in found
-    assert len(found) == len(set(found))
+    pairs = [(kernel.name, instance) for kernel, instance in instances()]
+    assert {name for name, _ in pairs} == set(KERNELS)
+    assert ("packed16_add", "half") in pairs
+    assert ("packed16_add", "bfloat") in pairs
+    assert len(pairs) == len(set(pairs))
 
 
 def test_emulated_engines_start_write_imported_memory_and_agree() -> None:
@@ -147,7 +147,7 @@ def test_mlx_says_the_text_that_is_emulated(monkeypatch: pytest.MonkeyPatch) -> 
     assert kernels.check_mlx_text().result == Result.PASS
     stated = mlx_text.stated
     monkeypatch.setattr(
-        mlx_text, "stated", lambda wanted: stated(wanted).replace("device", "constant")
+        mlx_text, "stated", lambda request: stated(request).replace("device", "constant")
     )
     check = kernels.check_mlx_text()
     assert check.result == Result.WARN

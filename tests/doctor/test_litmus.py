@@ -45,16 +45,16 @@ def litmus() -> Iterator[Litmus]:
 
 
 def test_every_pair_of_writers_is_tried_in_threads_and_in_processes() -> None:
-    found = Counter(
+    tried = Counter(
         (case.writers[0].name, case.writers[1].name, case.kernel, case.where)
         for case in cases(accessors.all_writers(LINUX, EMULATED))
     )
     for a, b in combinations_with_replacement(["native", "torch:cpu", "mlx:cpu", *EMULATED], 2):
         for kernel in KERNELS:
             for where in WHERE:
-                assert found[a, b, kernel, where] >= 1, (a, b, kernel, where)
+                assert tried[a, b, kernel, where] >= 1, (a, b, kernel, where)
     for name in ("numpy", "torch", *EMULATED):
-        assert found[f"naive:{name}", f"naive:{name}", "dense", "processes"] == 1
+        assert tried[f"naive:{name}", f"naive:{name}", "dense", "processes"] == 1
 
 
 def test_beside_metal_every_writer_uses_compare_and_swap() -> None:

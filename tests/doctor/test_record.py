@@ -125,11 +125,11 @@ def test_rows_as_on_a_mac_are_what_a_run_looks_for() -> None:
         ]
     finally:
         litmus.close()
-    found = record(litmus=rows, kernels=[kernel("mlx")], tokens_per_s=FAST_GPU)
+    verdicts = record(litmus=rows, kernels=[kernel("mlx")], tokens_per_s=FAST_GPU)
     for backends in (["mlx:gpu"], ["mlx:gpu", "mlx:gpu"]):
-        verdict = found.gpu_write(backends)
+        verdict = verdicts.gpu_write(backends)
         assert verdict.ok, verdict.reason
-    assert conclude(found, MAC)["gpu_write"]["auto"] == "metal"
+    assert conclude(verdicts, MAC)["gpu_write"]["auto"] == "metal"
 
 
 # -- a record is whole or absent, and is found again by who may use it -----------------------------
