@@ -25,11 +25,9 @@ from experiment.record import (
     new_panels,
     run,
 )
+from experiment.simulator import Prediction, Worker, simulate, time_to_loss
 from schemes import settings as scheme_settings
 from training.recording import count_parameters, model_file
-
-from mlxhog.theory.simulator import Prediction, schemes, simulate, time_to_loss
-from mlxhog.theory.simulator.workers import Constant, Worker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,14 +157,14 @@ def _predict(
     per_step: int,
     penalties: dict[float, float],
 ) -> dict[str, Any]:
-    """What the simulator makes of the costs of a serial step."""
+    """The simulator's answers for the costs of a serial step."""
     costs = {
         part: median(one.costs_s[part] for one in trainings[1])
         for part in ("read", "compute", "apply")
     }
     worker = Worker(
         name="torch:cpu",
-        compute=Constant(costs["compute"]),
+        compute_s=costs["compute"],
         read_s=costs["read"],
         apply_s=costs["apply"],
         read_bytes=READ_BYTES * n_params,
@@ -174,7 +172,7 @@ def _predict(
         apply_bytes=APPLY_BYTES * n_params,
     )
     serial, two = rows[0], rows[1]
-    here = simulate([worker] * 2, schemes.Hogwild(), updates=SIMULATED, cores=len(cores()))
+    here = simulate([worker] * 2, updates=SIMULATED, cores=len(cores()))
     measured = two["tokens per second"] / per_step
     updates_at = {0.0: serial["gradients to the loss"]} | (
         {tau: ratio * serial["gradients to the loss"] for tau, ratio in penalties.items() if tau}
@@ -183,7 +181,6 @@ def _predict(
     mac = {
         n: simulate(
             [worker] * n,
-            schemes.Hogwild(),
             updates=SIMULATED,
             cores=MAC_CORES,
             bandwidth=MAC_BYTES_PER_S,

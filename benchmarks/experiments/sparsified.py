@@ -35,8 +35,13 @@ from experiment.record import (
 from training.sparse_writing import Lane, in_turns, lost_share
 
 from mlxhog import TrainConfig, train
-from mlxhog.theory.estimators import Estimate, estimate_delta, estimate_omega, estimate_rho
-from mlxhog.theory.supports import Supports
+from mlxhog.theory.supports import (
+    Estimate,
+    Supports,
+    estimate_delta,
+    estimate_omega,
+    estimate_rho,
+)
 
 ABOUT = Experiment(
     name="sparsified",

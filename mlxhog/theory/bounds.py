@@ -1,4 +1,4 @@
-"""What the theorems on lock-free SGD say, as numbers, each with whether its assumptions hold here.
+"""The theorems on lock-free SGD as numbers, each with whether its assumptions hold here.
 
 Nothing here limits the number of workers: Proposition 4.1 orders problems, and is off by orders of
 magnitude as a prediction. For the Netflix problem its penalty at a lag of 9 is 467, where ten cores
@@ -18,7 +18,7 @@ from mlxhog.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known of a problem and of how it is trained; None where it is not.
+    """Known properties of a problem and of how it is trained; None where one is not known.
 
     Attributes:
         strongly_convex: the objective curves upwards everywhere, so it has one minimum.
@@ -58,87 +58,62 @@ def all_hold(assumptions: Iterable[Assumption]) -> bool | None:
     return False if False in holds else None if None in holds else True
 
 
-def strongly_convex(facts: Facts) -> Assumption:
-    """One minimum, and a gradient that grows with the distance from it."""
-    return Assumption(
+_ASSUMPTIONS = {
+    "strongly_convex": (
         "a strongly convex objective",
-        facts.strongly_convex,
-        _reason(
-            facts.strongly_convex,
-            "the objective is strongly convex",
-            "it has many minima and flat directions, as neural networks do, or no curvature at all",
-        ),
-    )
-
-
-def smooth(facts: Facts) -> Assumption:
-    """A gradient that changes at most in proportion to the step."""
-    return Assumption(
+        "the objective is strongly convex",
+        "it has many minima and flat directions, as neural networks do, or no curvature at all",
+    ),
+    "smooth": (
         "a Lipschitz continuous gradient",
-        facts.smooth,
-        _reason(facts.smooth, "the objective is smooth", "the objective has kinks"),
-    )
-
-
-def bounded_gradients(facts: Facts) -> Assumption:
-    """A largest gradient."""
-    return Assumption(
+        "the objective is smooth",
+        "the objective has kinks",
+    ),
+    "bounded_gradients": (
         "gradients of bounded size",
-        facts.bounded_gradients,
-        _reason(
-            facts.bounded_gradients,
-            "gradients are clipped, or bounded by the data",
-            "nothing bounds the gradient of an example",
-        ),
-    )
-
-
-def lossless(facts: Facts) -> Assumption:
-    """Additions that are atomic per element."""
-    return Assumption(
+        "gradients are clipped, or bounded by the data",
+        "nothing bounds the gradient of an example",
+    ),
+    "lossless": (
         "no increment is lost",
-        facts.lossless,
-        _reason(
-            facts.lossless,
-            "writes are lossless",
-            "racy writes lose increments now and then, which no theorem here allows for",
-        ),
-    )
-
-
-def plain_sgd(facts: Facts) -> Assumption:
-    """Updates that are gradients times a step size."""
-    return Assumption(
+        "writes are lossless",
+        "racy writes lose increments now and then, which no theorem here allows for",
+    ),
+    "sgd": (
         "updates of plain SGD",
-        facts.sgd,
-        _reason(
-            facts.sgd,
-            "the update is the gradient times a step size",
-            "momentum and Adam remember earlier gradients, which the proof does not cover",
-        ),
-    )
+        "the update is the gradient times a step size",
+        "momentum and Adam remember earlier gradients, which the proof does not cover",
+    ),
+}
+"""Field of `Facts` -> what a theorem needs, why it holds, why it does not."""
 
 
-def sparse(facts: Facts) -> Assumption:
-    """Examples that mostly do not touch the same coordinates."""
+def assume(facts: Facts, *names: str) -> tuple[Assumption, ...]:
+    """Return assumptions by the names of their facts, each with whether it holds here."""
+    assumptions = []
+    for name in names:
+        needs, true, false = _ASSUMPTIONS[name]
+        holds: bool | None = getattr(facts, name)
+        why = "not known" if holds is None else true if holds else false
+        assumptions.append(Assumption(needs, holds, why))
+    return tuple(assumptions)
+
+
+def assume_sparse(facts: Facts) -> Assumption:
+    """Return the assumption that examples mostly do not touch the same coordinates."""
+    needs = "sparse gradients"
     if facts.delta is None:
-        return Assumption("sparse gradients", None, "supports were not measured")
+        return Assumption(needs, None, "supports were not measured")
     if facts.delta >= 1.0:
-        return Assumption(
-            "sparse gradients",
-            False,
-            "some coordinate is touched by every gradient, so any two of them conflict: "
-            "Delta = rho = 1",
-        )
-    return Assumption(
-        "sparse gradients",
-        True,
-        f"the busiest coordinate is touched by {facts.delta:.3g} of the gradients",
-    )
+        why = "some coordinate is touched by every gradient, so any two of them conflict: "
+        return Assumption(needs, False, why + "Delta = rho = 1")
+    why = f"the busiest coordinate is touched by {facts.delta:.3g} of the gradients"
+    return Assumption(needs, True, why)
 
 
-def _reason(holds: bool | None, true: str, false: str) -> str:
-    return "not known" if holds is None else true if holds else false
+def assume_hogwild(facts: Facts) -> tuple[Assumption, ...]:
+    """Return what Proposition 4.1 and the rules that follow from it need."""
+    return (*assume(facts, *_ASSUMPTIONS), assume_sparse(facts))
 
 
 # -- the rules -------------------------------------------------------------------------------------
@@ -241,7 +216,7 @@ def proposition_4_1(
         ),
         values={"gamma": gamma, "k": max(0, k)},
         assumptions=(
-            *_hogwild_assumptions(facts),
+            *assume_hogwild(facts),
             Assumption("gamma c < 1", gamma * c < 1, f"gamma c = {gamma * c:.3g}"),
         ),
         words=f"with step size {gamma:.3g}, {max(0, k):,} updates suffice for an error of {eps:g}",
@@ -260,7 +235,7 @@ def penalty(*, tau: float, omega: float, rho: float, delta: float, facts: Facts)
         source=HOGWILD,
         inputs=dict(tau=tau, omega=omega, rho=rho, delta=delta),
         values={"penalty": value},
-        assumptions=_hogwild_assumptions(facts),
+        assumptions=assume_hogwild(facts),
         words=(
             f"the theorem asks for {value:.3g} times the updates of serial SGD at a lag of "
             f"{tau:g}; it orders problems and predicts no speed"
@@ -288,7 +263,7 @@ def near_serial(
         source=HOGWILD,
         inputs=dict(omega=omega, rho=rho, delta=delta, tau=tau, slack=slack),
         values={"largest_tau": largest, "met": float(within)},
-        assumptions=_hogwild_assumptions(facts),
+        assumptions=assume_hogwild(facts),
         words=(
             f"the theorem promises at most {slack:.0%} more updates than serial SGD up to a lag of "
             f"{largest:.3g}; a lag of {tau:g} is {'within' if within else 'beyond'} that"
@@ -310,7 +285,7 @@ def quarter_power(*, n: int, rho: float, delta: float, tau: float, facts: Facts)
         inputs=dict(n=n, rho=rho, delta=delta, tau=tau),
         values={"largest_tau": limit, "met": float(tau <= limit)},
         assumptions=(
-            *_hogwild_assumptions(facts),
+            *assume_hogwild(facts),
             Assumption(
                 "rho and Delta of order 1/n",
                 order <= ORDER_ONE,
@@ -351,11 +326,8 @@ def perturbed_iterate(*, n_examples: float, mean_degree: float, tau: float, fact
         inputs=dict(n_examples=n_examples, mean_degree=mean_degree, tau=tau),
         values={"largest_tau": largest, "met": float(within)},
         assumptions=(
-            strongly_convex(facts),
-            bounded_gradients(facts),
-            lossless(facts),
-            plain_sgd(facts),
-            sparse(facts),
+            *assume(facts, "strongly_convex", "bounded_gradients", "lossless", "sgd"),
+            assume_sparse(facts),
         ),
         words=(
             f"an update meets {mean_degree / n_examples:.3g} of the others, so lags up to "
@@ -400,22 +372,11 @@ def step_koloskova(
             "step_without_old_gradients": adaptive,
             "drop_above": 2 * concurrency,
         },
-        assumptions=(smooth(facts), lossless(facts), plain_sgd(facts)),
+        assumptions=assume(facts, "smooth", "lossless", "sgd"),
         words=(
             f"a constant step of the order of {constant:.3g}{of} converges at any density; "
             f"{adaptive:.3g} where gradients older than {2 * concurrency:g} updates are left out"
         ),
-    )
-
-
-def _hogwild_assumptions(facts: Facts) -> tuple[Assumption, ...]:
-    return (
-        strongly_convex(facts),
-        smooth(facts),
-        bounded_gradients(facts),
-        lossless(facts),
-        plain_sgd(facts),
-        sparse(facts),
     )
 
 

@@ -57,20 +57,6 @@ class Hypergraph:
         indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
         return cls(indptr, np.concatenate([np.empty(0, np.int32), *rows]), n)
 
-    @classmethod
-    def from_unsorted(
-        cls, indptr: NDArray[np.integer], indices: NDArray[np.integer], n: int
-    ) -> Hypergraph:
-        """Sort each edge and drop repetitions first; the ends of a graph's edges come this way."""
-        lengths = np.diff(indptr)
-        edge = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
-        order = np.lexsort((indices, edge))
-        edge, sorted_ = edge[order], np.asarray(indices)[order]
-        first = np.ones(len(edge), bool)
-        first[1:] = (edge[1:] != edge[:-1]) | (sorted_[1:] != sorted_[:-1])
-        ends = np.cumsum(np.bincount(edge[first], minlength=len(lengths)))
-        return cls(np.concatenate([[0], ends]), sorted_[first], n)
-
     def __len__(self) -> int:
         """Number of edges |E|."""
         return len(self.indptr) - 1
@@ -166,7 +152,7 @@ def _check(indptr: NDArray[np.integer], indices: NDArray[np.integer], n: int) ->
         edge = int(np.searchsorted(indptr, falls[0], side="right")) - 1
         raise DataError(
             f"edge {edge} has coordinate {indices[falls[0]]} after {indices[falls[0] - 1]}; wanted "
-            "them ascending and distinct, or use Hypergraph.from_unsorted"
+            "them ascending and distinct, or use Hypergraph.from_lists"
         )
 
 

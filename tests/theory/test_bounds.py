@@ -35,9 +35,9 @@ GRAPH_A = {"omega": 3, "rho": 0.5, "delta": 0.5}
 def test_proposition_4_1_gives_the_recorded_step_and_updates(
     tau: int, gamma: float, k: int
 ) -> None:
-    found = bounds.proposition_4_1(**CONSTANTS, **GRAPH_A, tau=tau, facts=CONVEX)
-    assert found.values["gamma"] == pytest.approx(gamma, rel=1e-12)
-    assert found.values["k"] == k
+    bound = bounds.proposition_4_1(**CONSTANTS, **GRAPH_A, tau=tau, facts=CONVEX)
+    assert bound.values["gamma"] == pytest.approx(gamma, rel=1e-12)
+    assert bound.values["k"] == k
 
 
 def test_no_lag_costs_nothing() -> None:
@@ -49,8 +49,8 @@ def test_the_penalty_is_the_ratio_of_the_updates_to_those_of_serial() -> None:
         bounds.proposition_4_1(**CONSTANTS, **GRAPH_A, tau=tau, facts=CONVEX).values["k"]
         for tau in (0, 3)
     ]
-    found = bounds.penalty(tau=3, **GRAPH_A, facts=CONVEX).values["penalty"]
-    assert k[1] / k[0] == pytest.approx(found, rel=1e-4)
+    bound = bounds.penalty(tau=3, **GRAPH_A, facts=CONVEX).values["penalty"]
+    assert k[1] / k[0] == pytest.approx(bound, rel=1e-4)
 
 
 def test_the_penalty_of_netflix_is_far_from_what_was_measured() -> None:
@@ -60,9 +60,9 @@ def test_the_penalty_of_netflix_is_far_from_what_was_measured() -> None:
 
 
 def test_the_penalty_of_a_dense_block_is_six_times_its_size() -> None:
-    found = bounds.penalty(tau=1, omega=1000, rho=1, delta=1, facts=DENSE_NETWORK)
-    assert found.values["penalty"] == 7 + 6 * 1000
-    assert found.applies is False
+    bound = bounds.penalty(tau=1, omega=1000, rho=1, delta=1, facts=DENSE_NETWORK)
+    assert bound.values["penalty"] == 7 + 6 * 1000
+    assert bound.applies is False
 
 
 @given(
@@ -74,8 +74,8 @@ def test_the_penalty_of_a_dense_block_is_six_times_its_size() -> None:
 def test_at_the_largest_near_serial_lag_the_penalty_is_the_slack(
     omega: int, rho: float, delta: float, slack: float
 ) -> None:
-    found = bounds.near_serial(omega=omega, rho=rho, delta=delta, tau=0, slack=slack, facts=CONVEX)
-    tau = found.values["largest_tau"]
+    bound = bounds.near_serial(omega=omega, rho=rho, delta=delta, tau=0, slack=slack, facts=CONVEX)
+    tau = bound.values["largest_tau"]
     if math.isinf(tau):
         assert rho == delta == 0
         return
@@ -92,33 +92,33 @@ def test_a_lag_beyond_the_near_serial_one_does_not_meet_the_condition() -> None:
 
 def test_the_quarter_power_rule_needs_conflict_that_vanishes_with_n() -> None:
     n = 10**8
-    found = bounds.quarter_power(n=n, rho=20 / n, delta=10 / n, tau=9, facts=CONVEX)
-    assert found.values == {"largest_tau": pytest.approx(100), "met": 1.0}
-    assert found.applies is True
+    bound = bounds.quarter_power(n=n, rho=20 / n, delta=10 / n, tau=9, facts=CONVEX)
+    assert bound.values == {"largest_tau": pytest.approx(100), "met": 1.0}
+    assert bound.applies is True
     busy = bounds.quarter_power(n=n, rho=2.5e-3, delta=2.3e-3, tau=9, facts=CONVEX)
     assert busy.applies is False
 
 
 def test_the_perturbed_iterate_condition_is_half_a_conflict_per_lag() -> None:
     p_conf, n = 0.02, 10_001
-    found = bounds.perturbed_iterate(
+    bound = bounds.perturbed_iterate(
         n_examples=n, mean_degree=p_conf * (n - 1), tau=24, facts=CONVEX
     )
-    assert p_conf * found.values["largest_tau"] == pytest.approx(0.5, rel=1e-3)
-    assert found.values["met"]
-    assert found.applies is True
+    assert p_conf * bound.values["largest_tau"] == pytest.approx(0.5, rel=1e-3)
+    assert bound.values["met"]
+    assert bound.applies is True
 
 
 def test_examples_that_never_meet_allow_any_lag() -> None:
-    found = bounds.perturbed_iterate(n_examples=10, mean_degree=0, tau=1e6, facts=CONVEX)
-    assert found.values["largest_tau"] == math.inf
-    assert found.values["met"]
+    bound = bounds.perturbed_iterate(n_examples=10, mean_degree=0, tau=1e6, facts=CONVEX)
+    assert bound.values["largest_tau"] == math.inf
+    assert bound.values["met"]
 
 
 def test_dense_gradients_allow_half_an_update_of_lag() -> None:
-    found = bounds.perturbed_iterate(n_examples=1000, mean_degree=999, tau=1, facts=DENSE_NETWORK)
-    assert found.values["largest_tau"] == pytest.approx(0.5, abs=1e-3)
-    assert not found.values["met"]
+    bound = bounds.perturbed_iterate(n_examples=1000, mean_degree=999, tau=1, facts=DENSE_NETWORK)
+    assert bound.values["largest_tau"] == pytest.approx(0.5, abs=1e-3)
+    assert not bound.values["met"]
 
 
 def test_negative_counts_are_refused() -> None:
@@ -131,23 +131,23 @@ def test_negative_counts_are_refused() -> None:
 
 
 def test_for_dense_problems_the_step_shrinks_with_the_lag_instead() -> None:
-    found = bounds.step_koloskova(
+    bound = bounds.step_koloskova(
         tau_concurrency=4, tau_max=100, smoothness=2.0, facts=DENSE_NETWORK
     )
-    assert found.values == {
+    assert bound.values == {
         "constant_step": pytest.approx(1 / (2 * 20)),
         "step_without_old_gradients": pytest.approx(1 / (2 * 4)),
         "drop_above": 8,
     }
-    assert found.applies is False  # Adam
+    assert bound.applies is False  # Adam
     sgd = replace(DENSE_NETWORK, sgd=True)
     assert bounds.step_koloskova(tau_concurrency=4, tau_max=100, facts=sgd).applies is True
 
 
 def test_one_worker_may_take_the_whole_step() -> None:
-    found = bounds.step_koloskova(tau_concurrency=0, tau_max=0, facts=DENSE_NETWORK)
-    assert found.values["constant_step"] == 1.0
-    assert "serial" in found.words
+    bound = bounds.step_koloskova(tau_concurrency=0, tau_max=0, facts=DENSE_NETWORK)
+    assert bound.values["constant_step"] == 1.0
+    assert "serial" in bound.words
 
 
 def test_what_is_not_known_leaves_it_open_whether_a_bound_applies() -> None:
@@ -159,8 +159,8 @@ def test_what_is_not_known_leaves_it_open_whether_a_bound_applies() -> None:
 
 
 def test_a_dense_network_is_told_why_the_theorem_does_not_apply() -> None:
-    found = bounds.penalty(tau=1, omega=9, rho=1, delta=1, facts=DENSE_NETWORK)
-    failing = {each.needs: each.why for each in found.assumptions if each.holds is False}
+    bound = bounds.penalty(tau=1, omega=9, rho=1, delta=1, facts=DENSE_NETWORK)
+    failing = {each.needs: each.why for each in bound.assumptions if each.holds is False}
     assert set(failing) == {
         "a strongly convex objective",
         "updates of plain SGD",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mlxhog.classic.generators.pairs import dblife_like, netflix_like
 from mlxhog.classic.generators.rows import rcv1_like, svm100
+from mlxhog.classic.problem import pair_supports
 from mlxhog.theory.hypergraph import Hypergraph
 from tests.tolerances import FITTED_STATISTIC, assert_close
 
@@ -26,8 +27,7 @@ def p_conf_of_independent(q: np.ndarray) -> float:
 
 def of_pairs(first: NDArray[np.int32], second: NDArray[np.int32], n: int) -> Hypergraph:
     """The graph whose edges join `first` to `second`."""
-    ends = np.stack([first, second], axis=1).ravel()
-    return Hypergraph.from_unsorted(np.arange(0, len(ends) + 1, 2), ends, n)
+    return Hypergraph(*pair_supports(first, second), n)
 
 
 def test_text_like_rcv1_conflicts_almost_everywhere() -> None:
@@ -54,9 +54,9 @@ def test_ratings_like_netflixs_conflict_at_the_busiest_film_and_user() -> None:
 
 def test_mentions_like_dblifes_conflict_at_both_ends() -> None:
     graph = dblife_like()
-    found = of_pairs(graph.heads, graph.tails, graph.n_vertices)
-    assert_close(found.delta, 4.35e-3, FITTED_STATISTIC)
-    assert_close(found.rho, 8.64e-3, FITTED_STATISTIC)
+    mentions = of_pairs(graph.heads, graph.tails, graph.n_vertices)
+    assert_close(mentions.delta, 4.35e-3, FITTED_STATISTIC)
+    assert_close(mentions.rho, 8.64e-3, FITTED_STATISTIC)
 
 
 def test_a_fifth_of_a_hundred_features_is_not_sparse() -> None:

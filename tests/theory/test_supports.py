@@ -1,15 +1,25 @@
-"""Supports as bitmaps: the same sets."""
+"""Supports as bitmaps; estimates from them are unbiased, and their intervals hold as promised."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.errors import ShapeError
+from mlxhog.errors import DataError, ShapeError
+from mlxhog.theory import supports
+from mlxhog.theory.hypergraph import Hypergraph
 from mlxhog.theory.supports import Supports
+from tests.theory.bitmaps import of_lists, of_masks
+from tests.tolerances import COVERAGE_OF_200
+
+# -- supports as bitmaps: the same sets ------------------------------------------------------------
+
 
 N = 43
 sets = st.lists(st.sets(st.integers(0, N - 1)), max_size=12)
@@ -17,49 +27,202 @@ sets = st.lists(st.sets(st.integers(0, N - 1)), max_size=12)
 
 @given(sets)
 def test_supports_keep_their_coordinates(samples: list[set[int]]) -> None:
-    supports = Supports.from_lists([list(sample) for sample in samples], N)
-    assert [row.tolist() for row in supports.lists()] == [sorted(sample) for sample in samples]
+    supports = of_lists(samples, N)
     assert supports.sizes().tolist() == [len(sample) for sample in samples]
     assert supports.counts.tolist() == [sum(v in sample for sample in samples) for v in range(N)]
 
 
 @given(sets, sets)
 def test_meetings_are_those_of_the_sets(samples: list[set[int]], others: list[set[int]]) -> None:
-    found = Supports.from_lists(map(list, samples), N).meetings(
-        Supports.from_lists(map(list, others), N)
-    )
-    assert found.tolist() == [sum(bool(a & b) for b in others) for a in samples]
+    meetings = of_lists(samples, N).meetings(of_lists(others, N))
+    assert meetings.tolist() == [sum(bool(a & b) for b in others) for a in samples]
 
 
-def test_meetings_are_found_wherever_they_are() -> None:
+def test_meetings_are_counted_wherever_they_are() -> None:
     n = 100_003
-    one = Supports.from_lists([[n - 1], [5_000]], n)
-    assert one.meetings(Supports.from_lists([[0, n - 1], [n - 2]], n)).tolist() == [1, 0]
-
-
-def test_masks_of_any_shape_become_supports() -> None:
-    gradient = np.array([[0.0, 1.0, 0.0], [2.0, 0.0, -3.0]])
-    supports = Supports.from_masks((g != 0 for g in [gradient, 0 * gradient]), 6)
-    assert [row.tolist() for row in supports.lists()] == [[1, 3, 5], []]
+    one = of_lists([[n - 1], [5_000]], n)
+    assert one.meetings(of_lists([[0, n - 1], [n - 2]], n)).tolist() == [1, 0]
 
 
 def test_samples_are_picked_by_number() -> None:
-    supports = Supports.from_lists([[0], [1], [2]], 3)
-    assert [row.tolist() for row in supports[np.array([2, 0])].lists()] == [[2], [0]]
+    supports = of_lists([[0], [1], [2]], 3)
+    assert supports[np.array([2, 0])].bits.tolist() == [[0b100], [0b001]]
 
 
 def test_supports_that_are_none_are_refused() -> None:
-    with pytest.raises(ShapeError, match="coordinates from 0 to 9, wanted 0 to 8"):
-        Supports.from_lists([[0, 9]], 9)
-    with pytest.raises(ShapeError, match="mask 0 has 4 elements, wanted 9"):
-        Supports.from_masks([np.ones(4, bool)], 9)
     with pytest.raises(ShapeError, match="coordinate 9 or above"):
         Supports(np.array([[0, 2]], np.uint8), 9)
     with pytest.raises(ShapeError, match=r"wanted \(samples, 2\) uint8"):
         Supports(np.zeros((1, 3), np.uint8), 9)
     with pytest.raises(ShapeError, match="do not meet"):
-        Supports.from_lists([[0]], 9).meetings(Supports.from_lists([[0]], 10))
+        of_lists([[0]], 9).meetings(of_lists([[0]], 10))
     with pytest.raises(ValueError, match="one width"):
         _native.bitmap_meetings(
             np.zeros((1, 3), np.uint8), np.zeros((1, 2), np.uint8), np.zeros(1, np.int64)
         )
+
+
+# -- estimates from samples: unbiased, with intervals that hold as often as they say ---------------
+
+
+RESAMPLES = 200
+
+
+def rows(probabilities: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
+    """Examples that hold each coordinate independently with its probability."""
+    return np.random.default_rng(0).random((count, len(probabilities))) < probabilities
+
+
+# Every example is drawn with replacement, so a "population" is a distribution known exactly.
+POPULATIONS = {
+    "Zipf words": rows(1 / np.arange(2, 302) ** 1.1, 1500),
+    "rare coordinates": rows(np.full(400, 0.002), 1500),
+    "equally busy coordinates": rows(np.full(40, 0.1), 1500),
+    "one coordinate in all": rows(np.append(np.full(30, 0.01), 1.0), 1500),
+    "some examples meet many": np.concatenate(
+        [rows(np.full(300, 0.003), 1450), rows(np.full(300, 0.3), 50)]
+    ),
+}
+
+
+class Population:
+    """What is true of independent draws from a set of examples."""
+
+    def __init__(self, name: str) -> None:
+        self.masks = POPULATIONS[name]
+        self.n = self.masks.shape[1]
+        graph = Hypergraph.from_lists([np.flatnonzero(row) for row in self.masks], self.n)
+        self.delta, self.rho, self.omega = graph.delta, graph.rho, graph.omega
+        self.shares = graph.edge_degrees / len(graph)
+        self.p_conf = float(self.shares.mean())
+
+    def draw(self, samples: int, seed: int) -> Supports:
+        chosen = np.random.default_rng(seed).integers(0, len(self.masks), samples)
+        return of_masks(self.masks[chosen])
+
+
+@pytest.fixture(params=POPULATIONS)
+def population(request: pytest.FixtureRequest) -> Population:
+    return Population(request.param)
+
+
+@pytest.mark.slow
+def test_the_interval_of_p_conf_holds_as_often_as_it_says(population: Population) -> None:
+    held = 0
+    for seed in range(RESAMPLES):
+        estimate = supports.estimate_p_conf(population.draw(150, seed))
+        held += estimate.low <= population.p_conf <= estimate.high
+    assert held / RESAMPLES >= 0.95 - COVERAGE_OF_200.atol
+
+
+@pytest.mark.slow
+def test_the_interval_of_delta_holds_as_often_as_it_says(population: Population) -> None:
+    held = 0
+    for seed in range(RESAMPLES):
+        estimate = supports.estimate_delta(population.draw(150, seed))
+        held += estimate.low <= population.delta <= estimate.high
+    assert held / RESAMPLES >= 0.95 - COVERAGE_OF_200.atol
+
+
+@pytest.mark.slow
+def test_the_bounds_and_the_quantile_of_rho_hold_as_often_as_they_say(
+    population: Population,
+) -> None:
+    held, below = 0, 0
+    for seed in range(RESAMPLES):
+        estimate = supports.estimate_rho(population.draw(150, seed), omega=population.omega)
+        held += estimate.low <= population.rho <= estimate.high
+        assert estimate.quantile is not None
+        below += (
+            population.shares > estimate.quantile.value
+        ).mean() <= estimate.quantile.share_above
+    assert held / RESAMPLES >= 0.95
+    assert below / RESAMPLES >= 0.95
+
+
+@pytest.mark.slow
+def test_the_quantile_of_omega_holds_as_often_as_it_says(population: Population) -> None:
+    sizes, below = population.masks.sum(axis=1), 0
+    for seed in range(RESAMPLES):
+        estimate = supports.estimate_omega(population.draw(150, seed))
+        assert estimate.low == estimate.value <= population.omega <= estimate.high
+        assert estimate.quantile is not None
+        below += (sizes > estimate.value).mean() <= estimate.quantile.share_above
+    assert below / RESAMPLES >= 0.95 - COVERAGE_OF_200.atol
+
+
+@pytest.mark.slow
+def test_choosing_the_busiest_coordinate_does_not_inflate_delta() -> None:
+    population = Population("equally busy coordinates")
+    draws = [population.draw(60, seed) for seed in range(RESAMPLES)]
+    honest = np.mean([supports.estimate_delta(sample).value for sample in draws])
+    largest = np.mean([sample.counts.max() / len(sample) for sample in draws])
+    assert honest <= population.delta < largest
+
+
+@pytest.mark.slow
+def test_p_conf_is_the_share_of_all_pairs_that_meet() -> None:
+    estimate = supports.estimate_p_conf(of_lists([[0], [0, 1], [1], []], 2))
+    assert estimate.value == pytest.approx(2 / 6)
+
+
+@pytest.mark.slow
+def test_of_dense_gradients_every_quantity_is_one() -> None:
+    dense = of_masks(np.ones((64, 1000), bool))
+    for estimator in (supports.estimate_delta, supports.estimate_p_conf):
+        estimate = estimator(dense)
+        assert (estimate.value, estimate.high) == (1.0, 1.0)
+        assert 0.88 < estimate.low < 1.0
+    rho = supports.estimate_rho(dense)
+    assert (rho.value, rho.high) == (1.0, 1.0)
+    assert supports.estimate_omega(dense).value == 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("samples", [2, 3, 20, 1476])
+@pytest.mark.parametrize("share", [0.0, 0.003, 0.3, 0.5, 0.97, 1.0])
+def test_the_interval_of_pairs_is_never_wider_than_hoeffdings(samples: int, share: float) -> None:
+    error = math.sqrt(math.log(2 / 0.05) / (2 * (samples // 2)))
+    low = supports.pairs_low(share, samples, 0.025)
+    high = supports.pairs_high(share, samples, 0.025)
+    assert max(0.0, share - error) <= low <= share <= high <= min(1.0, share + error)
+
+
+@pytest.mark.slow
+def test_the_interval_of_many_pairs_is_an_eighth_narrower_than_hoeffdings() -> None:
+    error = math.sqrt(math.log(2 / 0.05) / (2 * 738))
+    assert error == pytest.approx(0.05, abs=1e-4)  # the spec's S = 1476 for +-0.05
+    low, high = (limit(0.5, 1476, 0.025) for limit in (supports.pairs_low, supports.pairs_high))
+    assert high - low < 0.875 * 2 * error
+    low, high = (limit(0.01, 1476, 0.025) for limit in (supports.pairs_low, supports.pairs_high))
+    assert high - low < 0.2 * 2 * error
+
+
+@pytest.mark.slow
+def test_where_all_pairs_agree_the_interval_is_that_of_disjoint_pairs() -> None:
+    assert supports.pairs_low(1.0, 60, 0.025) == pytest.approx(0.025 ** (1 / 30))
+    assert supports.pairs_low(1.0, 60, 0.025) == pytest.approx(supports.binomial_low(30, 30, 0.025))
+    assert supports.pairs_high(0.0, 60, 0.025) == pytest.approx(1 - 0.025 ** (1 / 30))
+
+
+@pytest.mark.slow
+def test_binomial_limits_are_those_whose_tails_are_the_risk() -> None:
+    from scipy.stats import binom
+
+    assert binom.sf(6, 20, supports.binomial_low(7, 20, 0.025)) == pytest.approx(0.025)
+    assert binom.cdf(7, 20, supports.binomial_high(7, 20, 0.025)) == pytest.approx(0.025)
+    assert supports.binomial_low(0, 20, 0.025) == 0.0
+    assert supports.binomial_high(20, 20, 0.025) == 1.0
+
+
+@pytest.mark.slow
+def test_too_few_samples_are_refused_with_how_many_it_takes() -> None:
+    one = of_lists([[0]], 4)
+    with pytest.raises(DataError, match="draw 2 or more"):
+        supports.estimate_p_conf(one)
+    with pytest.raises(DataError, match="draw 4 or more"):
+        supports.estimate_rho(one)
+    with pytest.raises(DataError, match="draw 1 or more"):
+        supports.estimate_omega(of_lists([], 4))
+    with pytest.raises(DataError, match=r"confidence 95: wanted a number between 0 and 1"):
+        supports.estimate_omega(one, confidence=95)

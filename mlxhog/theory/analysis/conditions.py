@@ -152,14 +152,7 @@ def _proposition_4_1(sizes: dict[str, float], lag: Lag, constants: Constants, he
             "M": constants.largest_gradient,
         },
         values={},
-        assumptions=(
-            bounds.strongly_convex(here),
-            bounds.smooth(here),
-            bounds.bounded_gradients(here),
-            bounds.lossless(here),
-            bounds.plain_sgd(here),
-            bounds.sparse(here),
-        ),
+        assumptions=bounds.assume_hogwild(here),
         words=(
             "no bound: the loss of a neural network is not strongly convex (c = 0), the step size "
             "would be 0 and the number of updates infinite"

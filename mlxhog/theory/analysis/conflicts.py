@@ -1,7 +1,7 @@
 """Omega, rho, Delta and conflict of each block of a model, and of the rows of its embedding.
 
 A spawned process computes gradients (`sampling.py`); this side keeps bitmaps, whose size is
-bounded, and turns them into estimates with intervals (`estimators.py`).
+bounded, and turns them into estimates with intervals (`supports.py`).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.theory.analysis import FEWEST, sampling
 from mlxhog.theory.analysis.sampling import ELEMENT, EXACT, GRAINS, WRITTEN, Block, Subject, Ticket
-from mlxhog.theory.estimators import (
+from mlxhog.theory.hypergraph import Hypergraph
+from mlxhog.theory.supports import (
     Estimate,
+    Supports,
     estimate_delta,
     estimate_omega,
     estimate_p_conf,
     estimate_rho,
 )
-from mlxhog.theory.hypergraph import Hypergraph
-from mlxhog.theory.supports import Supports
 
 BITMAP_BYTES = 1 << 30
 """Memory that bitmaps may take."""

@@ -25,8 +25,8 @@ from mlxhog.theory.analysis.sampling import (
     WRITTEN,
 )
 from mlxhog.theory.bounds import Bound
-from mlxhog.theory.estimators import Estimate
 from mlxhog.theory.staleness import ObservedStaleness
+from mlxhog.theory.supports import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -352,7 +352,7 @@ def _format_estimate(estimate: Estimate) -> str:
 def _list_names(names: Sequence[str]) -> str:
     """Spell names, and long lists by their ends.
 
-    >>> _listed(["a", "b"])
+    >>> _list_names(["a", "b"])
     'a, b'
     """
     if len(names) <= 4:

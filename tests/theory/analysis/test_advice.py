@@ -15,13 +15,13 @@ from mlxhog.theory.analysis.conflicts import BlockConflicts, HotToken, RowStatis
 from mlxhog.theory.analysis.gradient_staleness import StaleGradient
 from mlxhog.theory.analysis.sampling import EXACT, GRAINS, LARGE, Block
 from mlxhog.theory.staleness import ObservedStaleness
-from mlxhog.theory.supports import Supports
+from tests.theory.bitmaps import of_lists
 
 N, SAMPLES, UPDATES = 4000, 60, 1000
 
 
 def block(name: str, supports: Sequence[Sequence[int]], *, rows: bool = False) -> BlockConflicts:
-    found = conflict(Supports.from_lists(supports, N))
+    found = conflict(of_lists(supports, N))
     slot = Slot(name=name, shape=(N,), offset=0, size=N, kind="dense", init="zeros")
     by = {(kind, grain): found for kind in (EXACT, LARGE) for grain in GRAINS}
     return BlockConflicts(Block(name, None, (slot,), row_sparse=rows), by)

@@ -13,10 +13,10 @@ from mlxhog.theory.analysis import conflicts
 from mlxhog.theory.analysis.analyze import tickets
 from mlxhog.theory.analysis.conflicts import call_child, conflict, measure, most_samples
 from mlxhog.theory.analysis.sampling import ELEMENT, EXACT, GRAINS, ROW, Sampled
-from mlxhog.theory.supports import Supports
 from tests.processes import alive
 from tests.theory.analysis import dying
 from tests.theory.analysis.measured import subject
+from tests.theory.bitmaps import of_lists
 
 pytestmark = pytest.mark.slow
 
@@ -46,12 +46,12 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(
 
 
 def test_supports_that_never_meet_have_no_conflict_and_rho_is_never_below_delta() -> None:
-    apart = conflict(Supports.from_lists([[k] for k in range(40)], 40))
+    apart = conflict(of_lists([[k] for k in range(40)], 40))
     assert apart.p_conf.value == 0.0
     assert not apart.dense
     assert apart.rho.value >= apart.delta.value
     assert apart.omega.value == 1
-    star = conflict(Supports.from_lists([[0, k] for k in range(1, 41)], 41))
+    star = conflict(of_lists([[0, k] for k in range(1, 41)], 41))
     assert star.delta.value == star.rho.value == star.p_conf.value == 1.0
 
 
