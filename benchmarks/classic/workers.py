@@ -20,8 +20,9 @@ from harness.claims import cores, pin
 from mlxhog import _native
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.workers import State
-from mlxhog.classic import layout, run
+from mlxhog.classic import worker as classic
 from mlxhog.classic.problem import Kernel, Problem
+from mlxhog.classic.session import average_copies
 from mlxhog.machine.processes import follow_parent, thread_limits
 
 CORES = cores()  # before anybody is pinned
@@ -87,8 +88,8 @@ def worker(
     pin(core)
     arena = Arena.from_handle(handle)
     arena.workers.entry(rank + 1).state = State.RUNNING
-    order, words = arena.segment(layout.ORDER), arena.segment(layout.WORDS)
-    own = arena.segment(f"{layout.COPY}.{rank + 1}")
+    order, words = arena.segment(classic.ORDER), arena.segment(classic.WORDS)
+    own = arena.segment(f"{classic.COPY}.{rank + 1}")
     pipe.send(Done(cpu_s=time.process_time()))
     problem: Any = None
     native: Any = None
@@ -101,7 +102,7 @@ def worker(
         if isinstance(asked, Scheme):
             copies = asked.copies
             problem = kernels[asked.variant](
-                layout.problem_memory(arena, shapes, rank + 1 if copies else None)
+                classic.problem_memory(arena, shapes, rank + 1 if copies else None)
             )
             locks = None if asked.kind == "private" else arena.locks(rank + 1)
             native = _native.ClassicScheme(
@@ -151,10 +152,10 @@ class WorkerPool:
 
     def run(self, scheme: Scheme, epochs: int, *, seed: int = 0) -> Run:
         """From the initial values through `epochs` shuffles, evaluated at the end."""
-        params, pipes = layout.param_views(self.arena), self._pipes[: scheme.workers]
+        params, pipes = classic.param_views(self.arena), self._pipes[: scheme.workers]
         for name, values in self.problem.initial(seed).items():
             np.copyto(params[name], values)
-        board = _native.ClassicBoard(self.arena.segment(layout.WORDS), scheme.workers)
+        board = _native.ClassicBoard(self.arena.segment(classic.WORDS), scheme.workers)
         for pipe in pipes:
             pipe.send(scheme)
         self._collect(pipes)
@@ -165,7 +166,7 @@ class WorkerPool:
             if scheme.copies:
                 began = time.monotonic()
                 slots = range(1, scheme.workers + 1)
-                run.average_copies(params, [layout.param_views(self.arena, slot) for slot in slots])
+                average_copies(params, [classic.param_views(self.arena, slot) for slot in slots])
                 seconds += time.monotonic() - began
         return Run(seconds, disturbed, self.problem.measures(params))
 
@@ -173,7 +174,7 @@ class WorkerPool:
         self, board: _native.ClassicBoard, pipes: list[Connection], gamma: float, seed: Any
     ) -> tuple[float, bool]:
         n = self.problem.n_examples
-        self.arena.segment(layout.ORDER)[:] = np.random.default_rng(seed).permutation(n)
+        self.arena.segment(classic.ORDER)[:] = np.random.default_rng(seed).permutation(n)
         board.reset()
         edges = np.linspace(0, n, len(pipes) + 1).astype(int).tolist()
         start_s = time.monotonic() + START_DELAY_S
@@ -196,12 +197,12 @@ def worker_pool(
     """
     data = problem.data()
     shapes = {name: values.shape for name, values in data.items()}
-    arena_layout = layout.plan_layout(
+    arena_layout = classic.plan_layout(
         problem.params(), data, problem.n_examples, workers, copies=True
     )
     processes, pipes = [], []
     with Arena.create(arena_layout) as arena:
-        for name, view in layout.data_views(arena, shapes).items():
+        for name, view in classic.data_views(arena, shapes).items():
             np.copyto(view, data[name])
         try:
             for rank in range(workers):

@@ -30,7 +30,7 @@ from experiment.record import (
 )
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.generators.pairs import dblife_like
+from mlxhog.classic.generators import dblife_like
 from mlxhog.classic.problem import Problem
 from mlxhog.classic.problems import create
 from mlxhog.classic.problems.cuts import GraphCuts

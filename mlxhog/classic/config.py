@@ -1,16 +1,35 @@
-"""Options of `mlxhog classic`, and the settings of one run, in which nothing is open."""
+"""Options of `mlxhog classic`, its schemes by name, and the settings of one run.
+
+    scheme       promise
+    hogwild      nobody waits; `write` says what becomes of two increments at once
+    aig          all touched rows are locked in ascending order, the gradient is computed outside
+    round_robin  worker p applies the updates p, p + P, p + 2P, ...; reads are ordered, so the
+                 result is the same in every run
+    sync         P gradients at the same x, their mean applied once; the same in every run
+    avg_runs     every worker on a copy of its own; copies are averaged (MapReduce)
+    serial       one worker, plain sequential SGD
+
+With one worker each of them is serial, bit for bit.
+Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 6.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mlxhog.classic import schemes
-from mlxhog.classic.schemes import Scheme
 from mlxhog.config.options import option, to_flag
 from mlxhog.errors import ConfigError
 
+if TYPE_CHECKING:  # NumPy, which reading options need not load
+    from mlxhog.classic.problem import Defaults
+
+SCHEMES = ("hogwild", "aig", "round_robin", "sync", "avg_runs", "serial")
+WRITES = ("auto", "racy", "lossless", "hot-cold")
+
 HANDOUTS = ("once", "epoch", "queue")
 SAMPLINGS = ("shuffle", "replacement")
+CLAIM_EXAMPLES = 256  # one claim costs about as much as ten examples
 ITS_OWN = "the problem's"
 """Word for "as the problem has it", where an option is None."""
 
@@ -73,13 +92,13 @@ class ClassicConfig:
     workers: int | None = option(
         None, "processes; auto is one per core", group="scheme", low=1, high=256, none="auto"
     )
-    scheme: str = option("hogwild", "who may write when", group="scheme", choices=schemes.NAMES)
+    scheme: str = option("hogwild", "who may write when", group="scheme", choices=SCHEMES)
     write: str = option(
         "auto",
         "how hogwild adds: racy may lose increments, lossless never, hot-cold keeps busy "
         "coordinates private for a while; auto is what suits the problem",
         group="scheme",
-        choices=schemes.WRITES,
+        choices=WRITES,
     )
     handout: str = option(
         "once",
@@ -152,6 +171,63 @@ class ClassicConfig:
 
 
 @dataclass(frozen=True)
+class Scheme:
+    """A scheme as the session runs it.
+
+    Attributes:
+        name: of `SCHEMES`.
+        kind: of the native loop: "private", "racy", "lossless", "hot_cold", "aig", "round_robin" or
+            "sync".
+        copies: whether every worker has its own copy of the parameters.
+        needs_all: whether a worker that dies ends the run: the others wait for it, or the result
+            would not be the scheme's.
+        one_worker: whether it runs with one worker only.
+    """
+
+    name: str
+    kind: str
+    copies: bool = False
+    needs_all: bool = True
+    one_worker: bool = False
+
+
+SERIAL = Scheme("serial", "private", one_worker=True)
+_OTHERS = {
+    "aig": Scheme("aig", "aig", needs_all=False),
+    "round_robin": Scheme("round_robin", "round_robin"),
+    "sync": Scheme("sync", "sync"),
+    "avg_runs": Scheme("avg_runs", "private", copies=True),
+    "serial": SERIAL,
+}
+
+
+def choose_scheme(name: str, write: str, defaults: Defaults) -> Scheme:
+    """Return the scheme of that name.
+
+    Args:
+        name: of `SCHEMES`.
+        write: of `WRITES`; "auto" is what the problem recommends.
+        defaults: the problem's.
+
+    Raises:
+        ConfigError: the problem cannot be written like that, or the scheme leaves no choice.
+    """
+    if name != "hogwild":
+        if write != "auto":
+            raise ConfigError(
+                f"--write {write} is for --scheme hogwild; {name} has one way to write, so leave "
+                "--write out"
+            )
+        return _OTHERS[name]
+    write = defaults.writes[0] if write == "auto" else write
+    if write not in defaults.writes:
+        raise ConfigError(
+            f"this problem has no --write {write}; it has {' and '.join(defaults.writes)}"
+        )
+    return Scheme("hogwild", write.replace("-", "_"), needs_all=False)
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """What is decided of one run before it begins.
 
@@ -168,6 +244,8 @@ class RunSettings:
         seed: of the order of examples.
         probe_every: examples between two additions to the probe that counts lost updates; None
             where nobody can lose one.
+        hot: coordinates that hot-cold keeps private.
+        period: examples between two merges of hot-cold.
     """
 
     scheme: Scheme
@@ -181,7 +259,19 @@ class RunSettings:
     sampling: str
     seed: int
     probe_every: int | None
+    hot: int
+    period: int
 
     def gamma(self, epoch: int) -> float:
         """Step size of an epoch, counted from 1."""
         return self.lr * self.beta ** (epoch - 1)
+
+    @property
+    def claim(self) -> int:
+        """Examples that a worker claims from the queue at a time; 0 where shares are dealt."""
+        return claim_size(self.batch) if self.handout == "queue" else 0
+
+
+def claim_size(batch: int) -> int:
+    """Whole mini-batches of about `CLAIM_EXAMPLES` examples."""
+    return batch * max(1, CLAIM_EXAMPLES // batch)

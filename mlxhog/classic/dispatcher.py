@@ -25,22 +25,15 @@ from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
 from mlxhog.arena.workers import State
 from mlxhog.classic import worker
 from mlxhog.classic.config import RunSettings
-from mlxhog.classic.layout import ROUNDS, WORDS, Rounds, Share
 from mlxhog.classic.problem import Int32
 from mlxhog.classic.result import Observer
-from mlxhog.classic.worker import WorkerArgs
+from mlxhog.classic.worker import ROUNDS, WORDS, Rounds, Share, WorkerArgs
 from mlxhog.errors import WorkerFailed
 
 MOST_DEATHS = 5  # of one rank in one run, as in `mlxhog train`
-CLAIM_EXAMPLES = 256  # at least so many at a time: one claim costs about as much as ten examples
 POLL_S = 0.0005
 STOP_S = 5.0
 STALL_S = 60.0  # without an example done by anybody
-
-
-def claim_size(batch: int) -> int:
-    """Examples that a worker claims from the queue at a time: whole mini-batches."""
-    return batch * max(1, CLAIM_EXAMPLES // batch)
 
 
 def epoch_order(n: int, seed: int, epoch: int, sampling: str) -> Int32:
@@ -105,7 +98,7 @@ class Dispatcher:
         """Prepare everything; nothing is spawned yet.
 
         Args:
-            arena: of `layout.plan_layout`, filled.
+            arena: of `worker.plan_layout`, filled.
             settings: of the run.
             make_args: what the worker of a rank is spawned with.
             observer: told how it goes.

@@ -1,4 +1,4 @@
-"""What a classic problem is: f(x) = sum of f_e(x_e), data, and a native loop over examples e.
+"""The protocol of a classic problem: f(x) = sum of f_e(x_e), data, a native loop over examples e.
 
 `session.train` puts parameters and data into one arena. Every worker maps it and builds the native
 problem over those views, so data are read once and nothing large is sent to a worker.

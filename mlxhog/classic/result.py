@@ -1,4 +1,4 @@
-"""What a run of a classic problem found: as records and JSON, as a table, and in plain words."""
+"""The outcome of a run of a classic problem: as records and JSON, as a table, in plain words."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class ClassicResult:
             workers are spawned for every epoch: then all but the first spawning is in `seconds`.
         initial: measures before the first epoch.
         epochs: in order.
-        lost_updates: increments of the probe that never arrived; see `run.py`.
+        lost_updates: increments of the probe that never arrived; see `session.py`.
         probe_updates: increments of the probe; 0 where nobody shares parameters.
         missed: examples that no worker did, because one died.
         replaced: workers that died and were replaced.

@@ -1,9 +1,28 @@
-"""Run a classic problem: `train` once, or `compare` it with the serial reference, on one arena."""
+"""Run a classic problem on one arena: `train` once, or `compare` with the serial reference.
+
+    order of the epoch -> arena                    host     outside of the clock
+    a share of it for each worker, and gamma       host     `dispatcher.py`, `worker.py`
+    all begin together; one native call per share  workers  the clock: first begin to last end
+    copies averaged, where the scheme has copies   host     in the clock
+    objective and errors in float64                host     outside of the clock
+
+The step size of epoch k is lr * beta^(k - 1).
+
+How often is an update lost? The last round counts it with a probe: one float to which 1 is added in
+the way in which the scheme writes (by load and store where it is racy, by compare-and-swap where it
+is lossless, in the own turn where there are turns), and as often as the busiest coordinate that
+workers share is touched: with every n-th example, or a thousand times if that is more. (With
+hot-cold the head is private between merges, so that is the busiest of the others.) Lost is what the
+probe lacks in the end: at least the share that the busiest coordinate loses, and others lose less.
+The workers run through the examples as in an epoch, at step size 0, so the parameters stay as they
+are and memory traffic is that of training. The round lies outside of the clock.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,19 +30,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
-from mlxhog.classic import schemes
-from mlxhog.classic.config import ClassicConfig, RunSettings
-from mlxhog.classic.dispatcher import claim_size
-from mlxhog.classic.layout import data_views, param_views, plan_layout
-from mlxhog.classic.problem import Problem
-from mlxhog.classic.result import ClassicResult, NoObserver, Observer
-from mlxhog.classic.run import Run, probe_interval
-from mlxhog.classic.schemes import SERIAL, Scheme
-from mlxhog.classic.worker import WorkerArgs
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.classic.config import SERIAL, ClassicConfig, RunSettings, Scheme, choose_scheme
+from mlxhog.classic.dispatcher import Dispatcher, epoch_order
+from mlxhog.classic.problem import Float32, Int32, Int64, Problem
+from mlxhog.classic.result import ClassicResult, Epoch, NoObserver, Observer
+from mlxhog.classic.worker import ORDER, Share, WorkerArgs, data_views, param_views, plan_layout
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.machine import machine
 
 MOST_EXAMPLES = 2**31 - 1  # an order is int32
+
+DIVERGED = 10.0
+"""Times the initial objective from which on it counts as diverged: the start is the worst that a
+step size which converges ever sees, but for noise of an order that 10 leaves room for."""
+
+LEAST_PROBE_UPDATES = 1000
+MOST_PROBE_EXAMPLES = 1 << 22  # below 2^24 additions, where float32 stops counting
 
 
 def train(
@@ -73,7 +96,7 @@ class Session:
         """Check everything, then create the arena and read the data into it; see `train`."""
         self.problem, self.config = problem, config
         defaults = problem.defaults
-        self.scheme = schemes.choose(config.scheme, config.write, defaults)
+        self.scheme = choose_scheme(config.scheme, config.write, defaults)
         check_options(config, self.scheme)
         self.batch = defaults.batch_size if config.batch_size is None else config.batch_size
         self.workers = count_workers(problem, config, self.scheme, self.batch)
@@ -113,6 +136,7 @@ class Session:
         config, defaults = self.config, self.problem.defaults
         for name, values in param_views(self.arena).items():
             np.copyto(values, self.initial[name])
+        coordinates = sum(slot.size for slot in self.arena.layout.slots.values())
         settings = RunSettings(
             scheme=scheme,
             workers=workers,
@@ -125,26 +149,11 @@ class Session:
             sampling=config.sampling,
             seed=config.seed,
             probe_every=self._probe_every(scheme, workers),
+            hot=min(config.hot, coordinates),
+            period=config.period,
         )
         make_args = partial(self._worker_args, settings, free_cores(workers))
-        state = Run(self.problem, self.arena, settings, make_args, observer).execute()
-        return ClassicResult(
-            problem=self.problem.name,
-            scheme=scheme.name,
-            write=scheme.kind.replace("_", "-") if scheme.name == "hogwild" else "",
-            handout=handout,
-            workers=workers,
-            status=state.status,
-            start_s=state.start_s,
-            initial=state.initial,
-            epochs=tuple(state.epochs),
-            lost_updates=state.lost_updates,
-            probe_updates=state.probe_updates,
-            missed=state.missed,
-            replaced=state.replaced,
-            advice=state.advice,
-            params={name: values.copy() for name, values in param_views(self.arena).items()},
-        )
+        return _Run(self.problem, self.arena, settings, make_args, observer).execute()
 
     def _probe_every(self, scheme: Scheme, workers: int) -> int | None:
         if workers == 1 or scheme.copies:
@@ -153,21 +162,17 @@ class Session:
         return probe_interval(self.problem.supports(), private)
 
     def _worker_args(self, settings: RunSettings, cores: list[int] | None, rank: int) -> WorkerArgs:
-        coordinates = sum(slot.size for slot in self.arena.layout.slots.values())
         return WorkerArgs(
             handle=self.arena.handle(),
             rank=rank,
-            workers=settings.workers,
-            scheme=settings.scheme,
+            settings=settings,
             kernel=self.problem.kernel,
             shapes=self.shapes,
-            batch=settings.batch,
-            queue=claim_size(settings.batch) if settings.handout == "queue" else 0,
-            hot=min(self.config.hot, coordinates),
-            period=self.config.period,
-            probe_every=settings.probe_every or 1,
             core=None if cores is None else cores[rank],
         )
+
+
+# -- options and data ------------------------------------------------------------------------------
 
 
 def check_options(config: ClassicConfig, scheme: Scheme) -> None:
@@ -247,3 +252,188 @@ def check_finite(name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
             f"{key}[{where}] of {name} is {values[at]}; training needs finite numbers, so leave "
             "that example out or correct it"
         )
+
+
+# -- one run ---------------------------------------------------------------------------------------
+
+
+class _Run:
+    """One run on an arena that holds data and initial values; used by one thread."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        arena: Arena,
+        settings: RunSettings,
+        make_args: Callable[[int], WorkerArgs],
+        observer: Observer,
+    ) -> None:
+        """Prepare everything; nothing is spawned yet.
+
+        Args:
+            problem: with its data.
+            arena: of `worker.plan_layout`, filled.
+            settings: of the run.
+            make_args: what the worker of a rank is spawned with.
+            observer: told how it goes.
+        """
+        self.problem, self.arena = problem, arena
+        self.settings, self.observer = settings, observer
+        self.params = param_views(arena)
+        self.order = arena.segment(ORDER)
+        self.dispatcher = Dispatcher(arena, settings, make_args, observer)
+        self.initial = problem.measures(self.params)
+        self.epochs: list[Epoch] = []
+        self.start_s, self.missed = 0.0, 0
+        self.lost_updates = self.probe_updates = 0
+
+    def execute(self) -> ClassicResult:
+        """Run to the end, to divergence, or until the observer raises KeyboardInterrupt.
+
+        Raises:
+            WorkerFailed: a worker died that cannot be done without, or too often.
+        """
+        status, advice = "done", ""
+        try:
+            advice = self._run_epochs()
+            if advice:
+                status = "diverged"
+            else:
+                self._count_lost_updates()
+        except KeyboardInterrupt:
+            status = "interrupted"
+        finally:
+            self.dispatcher.stop()
+        settings, scheme = self.settings, self.settings.scheme
+        return ClassicResult(
+            problem=self.problem.name,
+            scheme=scheme.name,
+            write=scheme.kind.replace("_", "-") if scheme.name == "hogwild" else "",
+            handout=settings.handout,
+            workers=settings.workers,
+            status=status,
+            start_s=self.start_s,
+            initial=self.initial,
+            epochs=tuple(self.epochs),
+            lost_updates=self.lost_updates,
+            probe_updates=self.probe_updates,
+            missed=self.missed,
+            replaced=self.dispatcher.deaths,
+            advice=advice,
+            params={name: values.copy() for name, values in self.params.items()},
+        )
+
+    def _run_epochs(self) -> str:
+        """Run all epochs; returns what to do if the run diverged, else ""."""
+        settings = self.settings
+        self.observer.began(settings.scheme.name, settings.epochs, self.problem.n_examples)
+        for number in range(1, settings.epochs + 1):
+            epoch = self._run_epoch(number)
+            self.epochs.append(epoch)
+            self.observer.epoch(epoch)
+            if has_diverged(epoch.objective, self.initial["objective"]):
+                usual = self.problem.defaults.lr
+                return divergence_advice(epoch.objective, number, settings.lr, usual)
+        return ""
+
+    def _run_epoch(self, number: int) -> Epoch:
+        settings, n = self.settings, self.problem.n_examples
+        copies, last = settings.scheme.copies, number == settings.epochs
+        self.order[:] = epoch_order(n, settings.seed, number, settings.sampling)
+        start_s = self.dispatcher.start()
+        self.start_s += start_s
+        load = copies and (number == 1 or not settings.average_at_end)
+        totals = self.dispatcher.do(n, Share(gamma=settings.gamma(number), load=load))
+        self.missed += n - min(n, totals.examples)
+        if copies:
+            average_s = self._average()
+            if last or not settings.average_at_end:
+                totals.seconds += average_s
+        if settings.handout == "epoch":
+            totals.seconds += start_s
+            self.dispatcher.stop()
+        return Epoch(
+            number=number,
+            lr=settings.gamma(number),
+            seconds=totals.seconds,
+            native_s=totals.native_s,
+            examples=totals.examples,
+            measures=self.problem.measures(self.params),
+        )
+
+    def _average(self) -> float:
+        """Average the copies; returns the seconds it took."""
+        began = monotonic_ns()
+        copies = [param_views(self.arena, rank + 1) for rank in range(self.settings.workers)]
+        average_copies(self.params, copies)
+        return (monotonic_ns() - began) / 1e9
+
+    def _count_lost_updates(self) -> None:
+        """Run the last round, which adds to the probe; the parameters stay as they are."""
+        every = self.settings.probe_every
+        if every is None:
+            return
+        self.dispatcher.start()
+        before = {name: values.copy() for name, values in self.params.items()}
+        probe, count = self.arena.probe[:1], min(self.problem.n_examples, MOST_PROBE_EXAMPLES)
+        probe[0] = np.float32(0.0)
+        totals = self.dispatcher.do(count, Share(gamma=0.0, probe=True))
+        if not totals.died:  # who died may have added to the probe more often than it had said
+            self.probe_updates = count_probe_updates(totals.done.values(), every)
+            self.lost_updates = self.probe_updates - int(probe[0])
+        for name, values in before.items():
+            self.params[name][:] = values
+
+
+def average_copies(shared: Mapping[str, Float32], copies: Sequence[Mapping[str, Float32]]) -> None:
+    """Set every shared parameter to the mean of its copies, summed in float64 in their order.
+
+    The mean of one copy is that copy, bit for bit (MapReduce, scheme `avg_runs`).
+
+    Concurrency: nobody may be writing the copies.
+    """
+    for name, target in shared.items():
+        total = copies[0][name].astype(np.float64)
+        for copy in copies[1:]:
+            total += copy[name]
+        np.copyto(target, total / len(copies), casting="same_kind")
+
+
+def has_diverged(objective: float, initial: float) -> bool:
+    """Whether the objective is not finite, or far above its initial value."""
+    return not math.isfinite(objective) or objective > DIVERGED * max(initial, 1e-30)
+
+
+def divergence_advice(objective: float, epoch: int, lr: float, usual: float) -> str:
+    """What happened, and a step size to try.
+
+    Args:
+        objective: after `epoch`.
+        epoch: counted from 1.
+        lr: step size of the first epoch.
+        usual: the problem's own.
+    """
+    what = f"rose to {objective:.3g}" if math.isfinite(objective) else f"is {objective}"
+    smaller = usual if usual < lr else lr / 10
+    return f"diverged: the objective {what} in epoch {epoch} with --lr {lr:g}; try --lr {smaller:g}"
+
+
+def probe_interval(supports: tuple[Int64, Int32, int], private: int = 0) -> int | None:
+    """Examples of a worker between two additions to the probe.
+
+    Args:
+        supports: of the problem.
+        private: so many coordinates, the first ones, are not shared.
+
+    Returns:
+        At least 1; None where no example touches a shared coordinate.
+    """
+    indptr, indices, n = supports
+    degrees = np.bincount(indices, minlength=n)[private:]
+    examples, most = len(indptr) - 1, int(degrees.max(initial=0))
+    return max(1, round(examples / max(most, LEAST_PROBE_UPDATES))) if most else None
+
+
+def count_probe_updates(done: Iterable[int], every: int) -> int:
+    """Additions to the probe by workers that did so many examples each."""
+    return sum(examples // every for examples in done)

@@ -1,62 +1,290 @@
-"""One worker of a classic run: it does the shares that it is dealt, each by one native call."""
+"""One worker of a classic run, the arena that it maps, and the words by which the host talks to it.
+
+segment            dtype    content
+params             float32  the shared parameters, each of kind "rows"
+copy.<slot>        float32  a worker's own parameters, where the scheme has copies
+data.<name>        any      training data, written once by the host
+classic.order      int32    the examples of the present epoch
+classic.words      uint8    stop, turn, queue and progress (`metal/native/classic/board.h`)
+classic.rounds     uint8    the words of `Rounds`, below
+
+Work comes in rounds: an epoch is one round, and another one for what a dead worker left undone. A
+worker with a share of the round arrives. When all have arrived the host lets them go, so that they
+begin together. Each of them writes down when it began and ended, by a clock that all share.
+
+Segment `classic.rounds` has a line of 128 bytes for the host and one for each worker; all words are
+64 bits wide.
+
+    line  byte  type  field      written by  meaning
+    0        0  u64   go         host        newest round that may begin
+    0        8  u64   leave      host        1: workers end
+    1 + k    0  u64   dealt      host        round that worker k has a share of; written last
+    1 + k    8  u64   start      host        its share is order[start : start + count]
+    1 + k   16  u64   count      host
+    1 + k   24  f64   gamma      host        step size
+    1 + k   32  u64   load       host        1: copy the parameters first (schemes with copies)
+    1 + k   40  u64   probe      host        1: add to the probe with every n-th example
+    1 + k   64  u64   arrived    worker      round that it waits to begin
+    1 + k   72  u64   finished   worker      round that it has ended; written last
+    1 + k   80  u64   begin_ns   worker      `monotonic_ns()`
+    1 + k   88  u64   end_ns     worker
+
+`go`, `leave`, `dealt`, `arrived` and `finished` are stored with release and loaded with acquire
+order; the rest is read only after one of them has been seen.
+"""
 
 from __future__ import annotations
 
+import mmap
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.arena import Arena, ArenaHandle
+from mlxhog.arena import Arena, ArenaHandle, Layout, plan
+from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import State
-from mlxhog.classic.layout import (
-    COPY,
-    ORDER,
-    ROUNDS,
-    WORDS,
-    Rounds,
-    Share,
-    problem_memory,
-    touch_pages,
-)
-from mlxhog.classic.problem import Float32, Kernel
-from mlxhog.classic.schemes import Scheme
+from mlxhog.classic.config import RunSettings
+from mlxhog.classic.problem import Block, Float32, Kernel, Memory
 from mlxhog.machine.processes import FAULTS, end_by, follow_parent, in_one_line
+
+# -- the arena -------------------------------------------------------------------------------------
+
+ORDER, WORDS, ROUNDS = "classic.order", "classic.words", "classic.rounds"
+COPY = "copy"
+_DATA = "data."
+
+_LINE = 128
+_GO, _LEAVE = 0, 8
+_DEALT, _ARRIVED, _FINISHED = 0, 64, 72
+_LINE_DTYPE = np.dtype(
+    {
+        "names": ["start", "count", "gamma", "load", "probe", "begin_ns", "end_ns"],
+        "formats": ["<u8", "<u8", "<f8", "<u8", "<u8", "<u8", "<u8"],
+        "offsets": [8, 16, 24, 32, 40, 80, 88],
+        "itemsize": _LINE,
+    }
+)
+_POLL_S = 0.0002
+_SPINS = 2000  # about a millisecond of yielding before a worker that has arrived sleeps
+
+
+def plan_layout(
+    params: Mapping[str, Block],
+    data: Mapping[str, NDArray[Any]],
+    n_examples: int,
+    workers: int,
+    *,
+    copies: bool,
+) -> Layout:
+    """Plan the arena of a run.
+
+    Args:
+        params: of the problem.
+        data: of the problem.
+        n_examples: of the problem.
+        workers: most workers that any run in this arena has.
+        copies: whether each of them keeps parameters of its own.
+    """
+    return plan(
+        params,
+        max_workers=workers,
+        private=(COPY,) if copies else (),
+        n_tickets=1,
+        extra={
+            **{_DATA + name: (array.dtype.str, array.size) for name, array in data.items()},
+            ORDER: ("int32", n_examples),
+            WORDS: ("uint8", _native.ClassicBoard.bytes(workers)),
+            ROUNDS: ("uint8", _LINE * (1 + workers)),
+        },
+    )
+
+
+def param_views(arena: Arena, slot: int | None = None) -> dict[str, Float32]:
+    """The shared parameters by name, or the copy that belongs to a worker slot."""
+    flat = arena.params if slot is None else arena.segment(f"{COPY}.{slot}")
+    return {
+        name: flat[at.offset : at.offset + at.size].reshape(at.shape)
+        for name, at in arena.layout.slots.items()
+    }
+
+
+def data_views(arena: Arena, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+    """The training data by name, in their shapes."""
+    return {name: arena.segment(_DATA + name).reshape(shape) for name, shape in shapes.items()}
+
+
+def problem_memory(
+    arena: Arena, shapes: Mapping[str, tuple[int, ...]], slot: int | None = None
+) -> Memory:
+    """The arena as a native problem sees it; the data are read-only.
+
+    Args:
+        arena: of this run.
+        shapes: of the data.
+        slot: whose copy of the parameters; None is the shared ones.
+    """
+    data = data_views(arena, shapes)
+    for view in data.values():
+        view.flags.writeable = False
+    words = {name: at.row_word0 for name, at in arena.layout.slots.items()}
+    return Memory(
+        param_views(arena, slot),
+        data,
+        {name: word for name, word in words.items() if word is not None},
+    )
+
+
+def touch_pages(arrays: Iterable[NDArray[Any]]) -> None:
+    """Read a byte of every page, so that no epoch pays for mapping them into this process."""
+    for array in arrays:
+        array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].max(initial=0)
+
+
+# -- rounds ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of a round that one worker does.
+
+    Attributes:
+        gamma: step size.
+        load: copy the shared parameters to the worker's own first.
+        probe: add to the probe that counts lost updates (`session.py`).
+        start: its examples are `order[start : start + count]`; with a queue, those that it claims
+            there.
+        count: how many.
+    """
+
+    gamma: float
+    load: bool = False
+    probe: bool = False
+    start: int = 0
+    count: int = 0
+
+
+class Rounds:
+    """Both sides of the segment `classic.rounds`. The host's methods are for the host alone."""
+
+    def __init__(self, data: NDArray[np.uint8]) -> None:
+        """Wrap the segment."""
+        self._data = data
+        self._lines: NDArray[Any] = data[_LINE:].view(_LINE_DTYPE)
+        self.number = _native.load_u64(data, _GO)  # of the last run in this arena
+
+    def _at(self, worker: int, word: int) -> int:
+        return _LINE * (1 + worker) + word
+
+    # -- the host's ------------------------------------------------------------------------------
+
+    def deal(self, shares: Mapping[int, Share]) -> int:
+        """Begin a new round, in which these workers have a share; returns its number."""
+        self.number += 1
+        for worker, share in shares.items():
+            line = self._lines[worker]
+            line["start"], line["count"] = share.start, share.count
+            line["gamma"], line["load"], line["probe"] = share.gamma, share.load, share.probe
+            _native.store_u64(self._data, self._at(worker, _DEALT), self.number)
+        return self.number
+
+    def arrived(self, worker: int) -> bool:
+        """Whether a worker waits to begin the newest round, or is further."""
+        return _native.load_u64(self._data, self._at(worker, _ARRIVED)) == self.number
+
+    def finished(self, worker: int) -> bool:
+        """Whether a worker has ended the newest round."""
+        return _native.load_u64(self._data, self._at(worker, _FINISHED)) == self.number
+
+    def go(self) -> None:
+        """Let those who have arrived begin."""
+        _native.store_u64(self._data, _GO, self.number)
+
+    def request_exit(self) -> None:
+        """Ask every worker to end."""
+        _native.store_u64(self._data, _LEAVE, 1)
+
+    def cancel_exit(self) -> None:
+        """Take `request_exit` back, before workers are spawned."""
+        _native.store_u64(self._data, _LEAVE, 0)
+
+    def reset(self, worker: int) -> None:
+        """Prepare the line of a worker about to be spawned, which has no part in this round."""
+        for word in (_DEALT, _ARRIVED, _FINISHED):
+            _native.store_u64(self._data, self._at(worker, word), 0)
+
+    def span_ns(self, worker: int) -> tuple[int, int]:
+        """When a worker that has finished began and ended the round."""
+        line = self._lines[worker]
+        return int(line["begin_ns"]), int(line["end_ns"])
+
+    # -- a worker's ------------------------------------------------------------------------------
+
+    def next_share(self, worker: int, last: int) -> tuple[int, Share] | None:
+        """Wait for a round after `last`; returns its number and share, or None to end."""
+        while True:
+            if _native.load_u64(self._data, _LEAVE):
+                return None
+            number = _native.load_u64(self._data, self._at(worker, _DEALT))
+            if number > last:
+                line = self._lines[worker]
+                return number, Share(
+                    gamma=float(line["gamma"]),
+                    load=bool(line["load"]),
+                    probe=bool(line["probe"]),
+                    start=int(line["start"]),
+                    count=int(line["count"]),
+                )
+            time.sleep(_POLL_S)
+
+    def begin(self, worker: int, number: int) -> bool:
+        """Arrive, wait for the others, and write down the time; False to end."""
+        _native.store_u64(self._data, self._at(worker, _ARRIVED), number)
+        spins = 0
+        while _native.load_u64(self._data, _GO) < number:
+            if _native.load_u64(self._data, _LEAVE):
+                return False
+            spins += 1
+            if spins > _SPINS:
+                time.sleep(_POLL_S)
+            elif hasattr(os, "sched_yield"):
+                os.sched_yield()
+        self._lines[worker]["begin_ns"] = monotonic_ns()
+        return True
+
+    def end(self, worker: int, number: int) -> None:
+        """Write down the time; the host sees the round as finished."""
+        self._lines[worker]["end_ns"] = monotonic_ns()
+        _native.store_u64(self._data, self._at(worker, _FINISHED), number)
+
+
+# -- the worker ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class WorkerArgs:
-    """What a worker is spawned with; picklable, and small however large the data are.
+    """The arguments of a spawned worker; picklable, and small however large the data are.
 
     Attributes:
         handle: the arena.
         rank: 0 .. workers - 1; its slot in the worker table is rank + 1.
-        workers: number of workers in the run.
-        scheme: how it writes.
+        settings: of the run.
         kernel: builds the native problem.
         shapes: of the data, by name.
-        batch: examples in a step.
-        queue: examples it claims at a time from the queue; 0 where it is dealt shares.
-        hot: as in `ClassicConfig`.
-        period: as in `ClassicConfig`.
-        probe_every: examples between two additions to the probe, at least 1.
         core: the core it stays on; None is wherever the system puts it.
     """
 
     handle: ArenaHandle
     rank: int
-    workers: int
-    scheme: Scheme
+    settings: RunSettings
     kernel: Kernel
     shapes: Mapping[str, tuple[int, ...]]
-    batch: int
-    queue: int
-    hot: int
-    period: int
-    probe_every: int
     core: int | None
 
 
@@ -82,7 +310,8 @@ def _run(args: WorkerArgs) -> None:
         number, share = dealt
         if not rounds.begin(rank, number):
             break
-        rounds.end(rank, number, steps.do(share))
+        steps.do(share)
+        rounds.end(rank, number)
     arena.workers.entry(rank + 1).state = State.FINISHED
 
 
@@ -90,49 +319,47 @@ class _Steps:
     """The native problem and scheme over this worker's views."""
 
     def __init__(self, args: WorkerArgs, arena: Arena) -> None:
-        slot = args.rank + 1
-        self.args, self.arena = args, arena
-        self.copy = arena.segment(f"{COPY}.{slot}") if args.scheme.copies else None
+        slot, settings = args.rank + 1, args.settings
+        copies = settings.scheme.copies
+        self.rank, self.settings, self.arena = args.rank, settings, arena
+        self.copy = arena.segment(f"{COPY}.{slot}") if copies else None
         self.order = arena.segment(ORDER)
-        memory = problem_memory(arena, args.shapes, slot if args.scheme.copies else None)
+        memory = problem_memory(arena, args.shapes, slot if copies else None)
         touch_pages([*memory.params.values(), *memory.data.values(), arena.params, self.order])
         self.problem = args.kernel(memory)
-        self.board = _native.ClassicBoard(arena.segment(WORDS), args.workers)
+        self.board = _native.ClassicBoard(arena.segment(WORDS), settings.workers)
         self.scheme = self._scheme(None)
         self.probing = self._scheme(arena.probe[:1])
 
     def _scheme(self, probe: Float32 | None) -> _native.ClassicScheme:
-        args = self.args
+        settings, kind = self.settings, self.settings.scheme.kind
         return _native.ClassicScheme(
-            args.scheme.kind,
+            kind,
             self.arena.segment(WORDS),
-            None if args.scheme.kind == "private" else self.arena.locks(args.rank + 1),
+            None if kind == "private" else self.arena.locks(self.rank + 1),
             0,  # where several parameters have locks, the problem adds their first words
-            args.rank,
-            args.workers,
-            hot=args.hot,
-            period=args.period,
+            self.rank,
+            settings.workers,
+            hot=settings.hot,
+            period=settings.period,
             probe=probe,
-            probe_every=args.probe_every,
+            probe_every=settings.probe_every or 1,
         )
 
-    def do(self, share: Share) -> int:
-        """Do a share; returns the examples done."""
+    def do(self, share: Share) -> None:
+        """Do a share; the board counts the examples done."""
         if share.load and self.copy is not None:
             np.copyto(self.copy, self.arena.params)
-        queue = self.args.queue
-        if not queue:
-            return self._run(share, share.start, share.count)
-        done = 0
-        while (at := self.board.take(queue)) < share.count:
-            count = min(queue, share.count - at)
-            ran = self._run(share, share.start + at, count)
-            done += ran
-            if ran < count:
+        claim = self.settings.claim
+        if not claim:
+            self._run(share, share.start, share.count)
+            return
+        while (at := self.board.take(claim)) < share.count:
+            count = min(claim, share.count - at)
+            if self._run(share, share.start + at, count) < count:
                 break
-        return done
 
     def _run(self, share: Share, start: int, count: int) -> int:
         order = self.order[start : start + count]
         scheme = self.probing if share.probe else self.scheme
-        return self.problem.run(scheme, order, share.gamma, self.args.batch)
+        return self.problem.run(scheme, order, share.gamma, self.settings.batch)

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.generators.pairs import abdomen_like
+from mlxhog.classic.generators import abdomen_like
 from mlxhog.classic.problems.cuts import GraphCuts
 from mlxhog.classic.session import train
 from tests.classic.test_pair_generators import maximum_flow_of

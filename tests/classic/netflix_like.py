@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.generators.pairs import netflix_like
+from mlxhog.classic.generators import netflix_like
 from mlxhog.classic.problems.completion import MatrixCompletion, hold_out
 from mlxhog.classic.session import train
 

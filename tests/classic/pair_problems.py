@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.classic.datasets import Graph
-from mlxhog.classic.generators.pairs import faces, grid_edges
+from mlxhog.classic.generators import faces, grid_edges
 from mlxhog.classic.problem import pack_pairs
 from mlxhog.optim.gradients import Float32
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxhog.classic.generators.rows import cifar_dense
+from mlxhog.classic.generators import cifar_dense
 
 FILE = Path(__file__).with_name("cifar_dense_reference.json")
 STEPS = {"seed": 0, "order_seed": 1, "lr": 0.002, "decay": 0.9, "batch": 2, "lam": 0}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_images
 
-from mlxhog.classic.loaders.cifar10 import load_cifar10
+from mlxhog.classic.loaders.rows import load_cifar10
 from mlxhog.errors import DataError
 
 

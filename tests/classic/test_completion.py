@@ -12,7 +12,7 @@ import pytest
 from mlxhog.classic import problems
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import Ratings
-from mlxhog.classic.generators.pairs import netflix_like
+from mlxhog.classic.generators import netflix_like
 from mlxhog.classic.problems.completion import MatrixCompletion, hold_out
 from mlxhog.classic.session import train
 from mlxhog.errors import ConfigError, DataError

@@ -12,12 +12,12 @@ import pytest
 from mlxhog.classic import problems
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import Graph
-from mlxhog.classic.generators.pairs import abdomen_like, dblife_like
-from mlxhog.classic.problems import cuts
+from mlxhog.classic.generators import abdomen_like, dblife_like
 from mlxhog.classic.problems.cuts import GraphCuts
 from mlxhog.classic.session import train
 from mlxhog.errors import ConfigError, DataError
 from tests.classic.pair_problems import cut_grid
+from tests.classic.pair_references import cut_epoch
 from tests.tolerances import CUT_NEAR_FLOW, CUT_NEAR_SERIAL, RECORDED_F32, assert_close
 
 pytestmark = pytest.mark.slow
@@ -54,7 +54,7 @@ def test_sequential_sgd_in_float64_repeats_the_recorded_trace():
     gamma = STEPS["lr"]
     for epoch in range(1, 11):
         order = orders.permutation(len(edges))
-        cuts.reference_epoch(x, [edges[e] for e in order], fixed, gamma)
+        cut_epoch(x, [edges[e] for e in order], fixed, gamma)
         gamma *= STEPS["beta"]
         if str(epoch) in GRID["trace"]:
             apart = np.abs(x[graph.heads] - x[graph.tails])[:, 0]

@@ -15,7 +15,7 @@ import pytest
 
 from mlxhog.arena import process
 from mlxhog.classic import dispatcher
-from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.config import ClassicConfig, claim_size
 from mlxhog.classic.result import Epoch, NoObserver
 from mlxhog.classic.session import train
 from mlxhog.errors import WorkerFailed
@@ -99,7 +99,7 @@ def test_of_a_queue_whose_takers_all_die_only_what_they_had_in_hand_is_missing()
     config = ClassicConfig(workers=2, epochs=60, beta=1.0, write="racy", handout="queue")
     found = train(MANY, config, watch)
     assert (watch.kills, found.status, found.replaced) == (0, "done", 2)
-    assert found.missed <= 2 * dispatcher.claim_size(MANY.defaults.batch_size)
+    assert found.missed <= 2 * claim_size(MANY.defaults.batch_size)
 
 
 @pytest.mark.parametrize("scheme", ["round_robin", "sync", "avg_runs", "serial"])

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.classic.problems import completion
 from mlxhog.optim.gradients import Float32
 from tests.classic.native import KINDS, alone, orders
 from tests.classic.pair_problems import Factors, in_order, table
+from tests.classic.pair_references import completion_epoch
 from tests.tolerances import CLASSIC_STEP_F32, assert_close
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/single_steps.json").read_text())
@@ -48,7 +48,7 @@ def test_one_worker_is_sequential_sgd_bit_for_bit(width, batch, longest):
     order = np.concatenate([orders(300, 1)[0], orders(300, 1, seed=1)[0]])
     problem = data.problem(*found, longest=longest)
     assert problem.run(alone("private"), order, GAMMA, batch) == 600
-    completion.reference_epoch(
+    completion_epoch(
         *wanted,
         in_order(data.ratings, order),
         data.shrink_users,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.classic.problems import cuts
 from tests.classic.native import KINDS, alone, orders
 from tests.classic.pair_problems import Tangle, in_order, table
+from tests.classic.pair_references import cut_epoch, project
 from tests.tolerances import CLASSIC_STEP_F32, SIMPLEX_F32, assert_close
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/single_steps.json").read_text())
@@ -35,9 +35,7 @@ def test_one_worker_is_sequential_sgd_bit_for_bit(labels, batch):
     found, wanted = data.x.copy(), data.x.copy()
     order = np.concatenate([orders(300, 1)[0], orders(300, 1, seed=1)[0]])
     assert data.problem(found).run(alone("private"), order, GAMMA, batch) == 600
-    cuts.reference_epoch(
-        wanted, in_order(data.edges, order), data.fixed.astype(bool), GAMMA, batch=batch
-    )
+    cut_epoch(wanted, in_order(data.edges, order), data.fixed.astype(bool), GAMMA, batch=batch)
     np.testing.assert_array_equal(found, wanted)
     assert np.abs(found - data.x).max() > 0.1
 
@@ -83,7 +81,7 @@ def test_every_vertex_stays_on_the_simplex():
 def test_a_row_that_two_writers_mixed_is_projected_when_it_is_read():
     # Row 0 is off the simplex; its projection equals row 1, so the edge pulls nothing.
     x = np.array([[0.9, 0.7, 0.4], [0.5666667, 0.3666667, 0.0666667]], np.float32)
-    x[1] = cuts.reference_project(x[0])
+    x[1] = project(x[0])
     problem = _native.CutProblem(x, table([(0, 1, 1.0)]), np.array([1, 0], np.uint8))
     before = x.copy()
     problem.run(alone("racy"), np.zeros(1, np.int32), 0.3)

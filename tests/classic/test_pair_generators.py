@@ -9,7 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import maximum_flow
 
 from mlxhog.classic.datasets import Graph
-from mlxhog.classic.generators.pairs import abdomen_like, dblife_like, netflix_like
+from mlxhog.classic.generators import abdomen_like, dblife_like, netflix_like
 from tests.classic.pair_problems import cut_grid
 from tests.tolerances import FITTED_STATISTIC, RECORDED_F32, assert_close
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxhog.classic.loaders import text as tables
-from mlxhog.classic.loaders.svmlight import parse_block, parse_lines, without_comments
+from mlxhog.classic.loaders.rows import parse_block, parse_lines, without_comments
 from mlxhog.classic.loaders.text import Block
 from mlxhog.errors import DataError
 

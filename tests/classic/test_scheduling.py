@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlxhog.classic.dispatcher import claim_size, epoch_order, split_range
-from mlxhog.classic.run import average_copies
+from mlxhog.classic.config import claim_size
+from mlxhog.classic.dispatcher import epoch_order, split_range
+from mlxhog.classic.session import average_copies
 
 
 @pytest.mark.parametrize(("count", "parts"), [(10, 3), (9, 3), (3, 3), (7, 1), (2, 5)])

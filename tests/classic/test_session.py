@@ -9,8 +9,7 @@ from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.dispatcher import epoch_order, split_range
 from mlxhog.classic.problem import Memory
 from mlxhog.classic.result import ClassicResult
-from mlxhog.classic.run import LEAST_PROBE_UPDATES, probe_interval
-from mlxhog.classic.session import compare, train
+from mlxhog.classic.session import LEAST_PROBE_UPDATES, compare, probe_interval, train
 from tests.classic.native import alone
 from tests.classic.small import build, hinge
 from tests.tolerances import CLASSIC_NEAR_SERIAL

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mlxhog import _native
-from mlxhog.classic.problems.cuts import reference_project_onto_simplex
 from mlxhog.optim.gradients import Float32
+from tests.classic.pair_references import project_onto_simplex
 from tests.tolerances import CLASSIC_STEP_F32, SIMPLEX_F32, assert_close
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/single_steps.json").read_text())
@@ -38,7 +38,7 @@ def test_projections_are_the_recorded_ones(example):
 
 @given(ROWS)
 def test_the_native_projection_has_the_bits_of_numpy(v):
-    np.testing.assert_array_equal(native(v), reference_project_onto_simplex(v))
+    np.testing.assert_array_equal(native(v), project_onto_simplex(v))
 
 
 @given(ROWS)
@@ -51,7 +51,7 @@ def test_a_projected_row_lies_on_the_simplex(v):
 @given(ROWS)
 def test_the_projection_is_the_nearest_point(v):
     # The vertices span the simplex, so p is nearest exactly if (v - p).(e_i - p) <= 0 for all i.
-    p = reference_project_onto_simplex(v.astype(np.float64))
+    p = project_onto_simplex(v.astype(np.float64))
     away = v - p
     assert (away - away @ p <= 1e-9 * max(1.0, np.abs(v).sum())).all()
     assert_close(native(v), p, SIMPLEX_F32)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.generators.pairs import dblife_like
+from mlxhog.classic.generators import dblife_like
 from mlxhog.classic.problems import PROBLEMS, create
 from mlxhog.classic.problems.cuts import GraphCuts
 from mlxhog.theory.hypergraph import Hypergraph

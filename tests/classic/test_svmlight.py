@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 from sklearn.datasets import dump_svmlight_file, load_breast_cancer, load_digits
 
-from mlxhog.classic.loaders.svmlight import load_svmlight, parse_label_map
+from mlxhog.classic.loaders.rows import load_svmlight, parse_label_map
 from mlxhog.classic.loaders.text import blocks
 from mlxhog.errors import ConfigError, DataError
 

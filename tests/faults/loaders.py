@@ -27,9 +27,8 @@ from mlxhog.arena import layout
 from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import contents
-from mlxhog.classic.loaders.cifar10 import load_cifar10
 from mlxhog.classic.loaders.pairs import load_graph, load_ratings
-from mlxhog.classic.loaders.svmlight import load_svmlight
+from mlxhog.classic.loaders.rows import load_cifar10, load_svmlight
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.data import bpe, corpora, prepare, tokenizers

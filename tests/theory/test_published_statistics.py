@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlxhog.classic.generators.pairs import dblife_like, netflix_like
-from mlxhog.classic.generators.rows import rcv1_like, svm100
+from mlxhog.classic.generators import dblife_like, netflix_like, rcv1_like, svm100
 from mlxhog.classic.problem import pair_supports
 from mlxhog.theory.hypergraph import Hypergraph
 from tests.tolerances import FITTED_STATISTIC, assert_close

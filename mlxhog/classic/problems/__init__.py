@@ -45,14 +45,14 @@ SPECIAL = (
 PROBLEMS = {
     "svm": Entry(
         "sparse support vector machine on text like RCV1",
-        "linear_problems",
+        "linear",
         ("test_data", "labels", "lam", "active_rows"),
     ),
     "logistic": Entry(
-        "logistic regression on the same text", "linear_problems", ("test_data", "labels", "lam")
+        "logistic regression on the same text", "linear", ("test_data", "labels", "lam")
     ),
     "least-squares": Entry(
-        "least squares on the same text", "linear_problems", ("test_data", "labels", "lam")
+        "least squares on the same text", "linear", ("test_data", "labels", "lam")
     ),
     "matrix-completion": Entry(
         "ratings like Netflix's, low rank",
@@ -60,13 +60,11 @@ PROBLEMS = {
         ("test_data", "rating_range", "mu", "rank", "max_norm"),
     ),
     "graph-cuts": Entry("multiway cut of a noisy volume like Abdomen", "cuts", ("terminals",)),
-    "linear-regression": Entry(
-        "five dense features, maximal conflict", "linear_problems", ("lam",)
-    ),
+    "linear-regression": Entry("five dense features, maximal conflict", "linear", ("lam",)),
     "image-svm": Entry(
-        "dense images like CIFAR-10, one against the rest", "linear_problems", ("test_data", "lam")
+        "dense images like CIFAR-10, one against the rest", "linear", ("test_data", "lam")
     ),
-    "synthetic-svm": Entry("100 features, a fifth of them set", "linear_problems", ("lam",)),
+    "synthetic-svm": Entry("100 features, a fifth of them set", "linear", ("lam",)),
 }
 
 

@@ -9,7 +9,7 @@ their mean. Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import Ratings
-from mlxhog.classic.generators.pairs import DRAWS, netflix_like
+from mlxhog.classic.generators import DRAWS, netflix_like
 from mlxhog.classic.loaders.pairs import load_ratings, parse_rating_range
 from mlxhog.classic.problem import (
     Block,
@@ -205,75 +205,3 @@ def _shrink(mu: float, degrees: Int64) -> Float32:
 
 def _squared_norms(rows: Float32) -> float:
     return float(np.einsum("ij,ij->", rows, rows, dtype=np.float64))
-
-
-# -- the same in plain NumPy: sequential, operation by operation as the native loop ----------------
-
-LANES = 16
-
-
-def reference_dot(a: Float32, b: Float32) -> np.float32:
-    """The product of two rows, a multiple of 16 floats wide, in the order of a SIMD loop.
-
-    Sixteen partial sums, which are then halved: 16 -> 8 -> 4 -> 2 -> 1.
-    """
-    products = (a * b).reshape(-1, LANES)
-    sums = products[0].copy()
-    for group in products[1:]:
-        sums += group
-    while len(sums) > 1:
-        sums = sums[: len(sums) // 2] + sums[len(sums) // 2 :]
-    return np.float32(sums[0])
-
-
-def reference_changes(
-    left: Float32, right: Float32, rating: float, shrink_l: float, shrink_r: float, gamma: float
-) -> tuple[Float32, Float32]:
-    """What one example subtracts from both rows, from their old values.
-
-    gamma (2 e R_v + shrink_u L_u) and the same with the roles exchanged, where e = L_u . R_v - Z
-    and shrink_u = mu / d_u.
-    """
-    f32 = np.float32
-    pull = f32(2) * f32(gamma) * (reference_dot(left, right) - f32(rating))
-    change_l = pull * right + f32(gamma) * f32(shrink_l) * left
-    change_r = pull * left + f32(gamma) * f32(shrink_r) * right
-    return change_l, change_r
-
-
-def reference_within_norm(row: Float32, longest: float) -> Float32:
-    """The row, scaled down to length `longest` where it is longer; 0 allows any length."""
-    squared = reference_dot(row, row)
-    if longest == 0 or not squared > np.float32(longest) * np.float32(longest):
-        return row
-    shorter: Float32 = row * (np.float32(longest) / np.sqrt(squared))
-    return shorter
-
-
-def reference_epoch(
-    left: Float32,
-    right: Float32,
-    ratings: Sequence[tuple[int, int, float]],
-    shrink_users: Float32,
-    shrink_items: Float32,
-    gamma: float,
-    *,
-    batch: int = 1,
-    longest: float = 0.0,
-) -> None:
-    """Take a step for each `batch` ratings (user, item, value), changing both factors in place.
-
-    All gradients of a step are taken at the same values, and their mean is subtracted.
-    """
-    for start in range(0, len(ratings), batch):
-        examples = ratings[start : start + batch]
-        step = np.float32(gamma) / np.float32(len(examples))
-        changes = [
-            reference_changes(
-                left[u], right[v], value, shrink_users[u], shrink_items[v], float(step)
-            )
-            for u, v, value in examples
-        ]
-        for (u, v, _), (change_l, change_r) in zip(examples, changes, strict=True):
-            left[u] = reference_within_norm(left[u] - change_l, longest)
-            right[v] = reference_within_norm(right[v] - change_r, longest)

@@ -10,7 +10,7 @@ Hogwild!, arXiv:1106.5730, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import Graph
-from mlxhog.classic.generators.pairs import abdomen_like
+from mlxhog.classic.generators import abdomen_like
 from mlxhog.classic.loaders.pairs import load_graph
 from mlxhog.classic.problem import (
     Block,
@@ -185,64 +185,3 @@ def _build(memory: Memory) -> _native.CutProblem:
         memory.data["fixed"],
         word0=memory.row_word0["x"],
     )
-
-
-# -- the same in plain NumPy: sequential, operation by operation as the native loop ----------------
-
-ROUNDING = 2.0**-22  # of a sum, per entry
-
-
-def reference_project(row: Float32) -> Float32:
-    """A row back to where it may be: the simplex, or [0, 1] where two labels are one scalar."""
-    if len(row) == 1:
-        return np.clip(row, row.dtype.type(0), row.dtype.type(1))
-    return reference_project_onto_simplex(row)
-
-
-def reference_read(row: Float32) -> Float32:
-    """A row as it is read: projected where it is off the simplex by more than rounding."""
-    if len(row) == 1:
-        return row
-    off = abs(np.cumsum(row)[-1] - row.dtype.type(1))
-    return reference_project(row) if off > row.dtype.type(len(row) * ROUNDING) else row
-
-
-def reference_epoch(
-    x: Float32,
-    edges: Sequence[tuple[int, int, float]],
-    fixed: Sequence[bool],
-    gamma: float,
-    *,
-    batch: int = 1,
-) -> None:
-    """Take a step for each `batch` edges (head, tail, weight), changing the free rows in place.
-
-    All signs of a step are taken at the same x; its edges then move their ends one after the other.
-    """
-    f = x.dtype.type
-    for start in range(0, len(edges), batch):
-        examples = edges[start : start + batch]
-        scale = f(gamma) / f(len(examples))
-        signs = [np.sign(reference_read(x[u]) - reference_read(x[v])) for u, v, _ in examples]
-        for (u, v, weight), sign in zip(examples, signs, strict=True):
-            move = scale * f(weight) * sign
-            if not fixed[u]:
-                x[u] = reference_project(x[u] - move)
-            if not fixed[v]:
-                x[v] = reference_project(x[v] + move)
-
-
-def reference_project_onto_simplex(v: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The nearest point of {x >= 0, sum x = 1} to v, (labels,), at least one label.
-
-    With v sorted in falling order, theta = (v_1 + .. + v_k - 1) / k for the largest k whose v_k
-    stays above it; the rest becomes zero. Addition by addition as the native projection.
-    """
-    falling = np.sort(v)[::-1]
-    counts = np.arange(1, len(v) + 1, dtype=v.dtype)
-    thetas = (np.cumsum(falling, dtype=v.dtype) - v.dtype.type(1)) / counts
-    # Once false it stays false, so the first failure ends the search.
-    stays = falling > thetas
-    k = len(v) if stays.all() else max(int(np.argmin(stays)), 1)
-    nearest: NDArray[np.float32] = np.maximum(v - thetas[k - 1], v.dtype.type(0))
-    return nearest

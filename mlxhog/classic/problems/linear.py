@@ -1,4 +1,4 @@
-"""Linear models on sparse and on dense rows, and their losses in float64, for measuring.
+"""The linear problems by name: models on sparse and on dense rows, their data and step sizes.
 
 Sparse: f(x) = sum over rows a of [ loss(y_a, z_a.x) + lam sum over u in a of x_u^2 / d_u ], where
 d_u counts the rows that have feature u: over an epoch each coordinate is shrunk once, and only
@@ -8,22 +8,29 @@ Dense: f(W) = sum over rows a and classes c of [ loss(y_ac, z_a.w_c) + lam |w_c|
 y_ac is +1 for the row's own class and -1 for the others; without classes there is one w, y_a is the
 label. Every row touches every coordinate: Omega is their number, rho = Delta = 1.
 
-Training has its own losses in metal/native/classic.
+The losses here are for measuring, in float64; training has its own in metal/native/classic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
+from mlxhog.arena.process import available_bytes
+from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import DenseRows, SparseRows
-from mlxhog.classic.problem import Block, Defaults, Float32, Int32, Int64, Kernel, Memory
+from mlxhog.classic.generators import cifar_dense, linreg5, rcv1_like, svm100
+from mlxhog.classic.loaders.rows import load_cifar10, load_svmlight, parse_label_map
+from mlxhog.classic.problem import Block, Defaults, Float32, Int32, Int64, Kernel, Memory, Problem
+from mlxhog.errors import DataError, EnvironmentLacks
 
 Float64 = NDArray[np.float64]
 Loss = Literal["hinge", "logistic", "squares"]
@@ -118,16 +125,16 @@ class SparseLinear:
         x = params["x"].ravel()[: self.train.n_features].astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             squares = np.square(x)[self.train.degrees() > 0].sum()
-            train = self._of("train", self.train, x)
+            train = self._measure("train", self.train, x)
             objective = self.train.n_rows * train["train_loss"] + self.lam * squares
-            test = {} if self.test is None else self._of("test", self.test, x)
+            test = {} if self.test is None else self._measure("test", self.test, x)
         return {"objective": float(objective), **train, **test}
 
     def supports(self) -> tuple[Int64, Int32, int]:
         """The features of each row."""
         return self.train.indptr, self.train.indices, self.train.n_features
 
-    def _of(self, which: str, rows: SparseRows, x: Float64) -> dict[str, float]:
+    def _measure(self, which: str, rows: SparseRows, x: Float64) -> dict[str, float]:
         scores, labels = rows.scores(x), rows.labels.astype(np.float64)
         measures = {f"{which}_loss": float(loss_values(self.loss, scores, labels).mean())}
         if rows.label_kind == "signs":
@@ -220,9 +227,9 @@ class DenseLinear:
         """The objective f(W); mean losses without the squares, and errors, of both sets."""
         weights = self.weights(params)
         with np.errstate(over="ignore", invalid="ignore"):
-            train = self._of("train", self.train, weights)
+            train = self._measure("train", self.train, weights)
             objective = self.n_examples * train["train_loss"] + self.lam * np.square(weights).sum()
-            test = {} if self.test is None else self._of("test", self.test, weights)
+            test = {} if self.test is None else self._measure("test", self.test, weights)
         return {"objective": float(objective), **train, **test}
 
     def supports(self) -> tuple[Int64, Int32, int]:
@@ -232,7 +239,7 @@ class DenseLinear:
         indices = np.tile(np.arange(touched, dtype=np.int32), n)
         return np.arange(n + 1, dtype=np.int64) * touched, indices, touched
 
-    def _of(self, which: str, rows: DenseRows, weights: Float64) -> dict[str, float]:
+    def _measure(self, which: str, rows: DenseRows, weights: Float64) -> dict[str, float]:
         loss, wrong = 0.0, 0
         for start in range(0, rows.n_rows, _MEASURED_ROWS):
             scores = rows.features[start : start + _MEASURED_ROWS].astype(np.float64) @ weights.T
@@ -257,3 +264,217 @@ def _build_dense(memory: Memory, *, loss: Loss, classes: int) -> _native.DenseLi
         loss=loss,
         classes=classes,
     )
+
+
+# -- sparse text with two classes: the paper's support vector machine, logistic, least squares -----
+#
+# Steps and lam are those of the 2011 program: gamma .5, beta .8, ten epochs, a fifth of the rows
+# for testing. Its mu of 1 is 2 lam: lam is .5 here.
+
+TEXT_ROWS = 100_000
+TEXT_LAM = 0.5
+BYTES_PER_FEATURE = 24  # the vector and its copy at the end, degrees, order, numbers, shrink
+LOSSES: dict[str, Loss] = {"svm": "hinge", "logistic": "logistic", "least-squares": "squares"}
+TEXT_STEPS = Defaults(lr=0.5, beta=0.8, epochs=10, writes=SPARSE_WRITES)
+HELD_OUT_SHARE = 0.2
+Data = TypeVar("Data", DenseRows, SparseRows)
+
+
+def held_out(data: Data, n: int, seed: int) -> tuple[Data, Data]:
+    """Split off a fifth for testing, drawn at random; the same for the same seed.
+
+    Raises:
+        DataError: there are fewer than two examples.
+    """
+    if n < 2:
+        raise DataError(f"{n} example cannot be split; name a file of test data with --test-data")
+    order = np.random.default_rng([seed, 0x7E57]).permutation(n)
+    n_test = max(1, int(n * HELD_OUT_SHARE))
+    return data.take(np.sort(order[n_test:])), data.take(np.sort(order[:n_test]))
+
+
+def _sparse_text(name: str, config: ClassicConfig) -> Problem:
+    """Read the svmlight file of `config.data`, or generate rows like RCV1's.
+
+    Raises:
+        ConfigError: options of files without a file, or of the generator with one.
+        DataError: a file is missing or malformed.
+        EnvironmentLacks: a model with as many features as the file names does not fit.
+    """
+    loss = LOSSES[name]
+    train, test, source = _text_from_file(loss, config) if config.data else _generated_text(config)
+    about = (
+        f"{source}: {train.n_rows:,} training and {test.n_rows:,} test rows, "
+        f"{train.n_features:,} features, {len(train.indices):,} of them set in training"
+    )
+    return SparseLinear(
+        name=name,
+        about=about,
+        train=train,
+        test=test,
+        loss=loss,
+        lam=TEXT_LAM if config.lam is None else config.lam,
+        defaults=TEXT_STEPS,
+        active_rows=config.active_rows,
+    )
+
+
+def _generated_text(config: ClassicConfig) -> tuple[SparseRows, SparseRows, str]:
+    config.refuse_file_options("test_data", "labels")
+    rows = rcv1_like(config.size or TEXT_ROWS, seed=config.seed)
+    n_test = max(1, rows.n_rows // 5)
+    order = np.arange(rows.n_rows)
+    return rows.take(order[:-n_test]), rows.take(order[-n_test:]), "generated like RCV1"
+
+
+def _text_from_file(loss: Loss, config: ClassicConfig) -> tuple[SparseRows, SparseRows, str]:
+    config.refuse_size()
+    train, test = load_svmlight(
+        Path(str(config.data)),
+        None if config.test_data is None else Path(config.test_data),
+        labels=parse_label_map(config.labels),
+        label_kind="numbers" if loss == "squares" else "signs",
+    )
+    _require_room(train)
+    if test is None:
+        train, test = held_out(train, train.n_rows, config.seed)
+    if loss == "squares" and all((np.abs(rows.labels) == 1).all() for rows in (train, test)):
+        train, test = (dataclasses.replace(rows, label_kind="signs") for rows in (train, test))
+    # The busiest features get the lowest numbers, which is where hot-cold looks for them.
+    number = train.numbers_by_degree()
+    return train.renumbered(number), test.renumbered(number), str(config.data)
+
+
+def _require_room(rows: SparseRows) -> None:
+    """Refuse a model that cannot fit, before anything of that length is allocated."""
+    needed, had = rows.n_features * BYTES_PER_FEATURE, available_bytes()
+    if had and needed > had:
+        raise EnvironmentLacks(
+            f"the largest feature is number {rows.n_features:,}; a model of that many needs "
+            f"{needed:,} bytes, this machine has {had:,}: number the features that occur from 1 on"
+        )
+
+
+# -- a synthetic support vector machine: 100 features, mini-batches of two, no squares -------------
+
+SYNTHETIC_ROWS = 10_000
+SYNTHETIC_STEPS = Defaults(
+    lr=0.001, beta=0.99, epochs=200, batch_size=2, writes=("racy", "lossless")
+)
+
+
+def _synthetic_svm(name: str, config: ClassicConfig) -> Problem:
+    """Draw the training rows, and a thousand test rows of the same plane.
+
+    Raises:
+        ConfigError: --data names a file.
+    """
+    config.refuse_data(name, "svm reads svmlight files")
+    train, test = svm100(config.size or SYNTHETIC_ROWS, seed=config.seed)
+    return SparseLinear(
+        name=name,
+        about=f"generated: {train.n_rows:,} training and 1,000 test rows, 100 features, 20 % set",
+        train=train,
+        test=test,
+        loss="hinge",
+        lam=config.lam or 0.0,
+        defaults=SYNTHETIC_STEPS,
+    )
+
+
+# -- one-vs-rest support vector machines on raw pixels: every step meets every other ---------------
+
+IMAGE_ROWS = 10_000
+IMAGE_STEPS = Defaults(lr=0.002, beta=0.9, epochs=20, batch_size=2, writes=("lossless", "racy"))
+
+
+def _image_svm(name: str, config: ClassicConfig) -> Problem:
+    """Read CIFAR-10's binary files, or generate images like them.
+
+    Raises:
+        ConfigError: options of files without a file, or of the generator with one.
+        DataError: a file is missing or malformed.
+    """
+    if config.data is None:
+        config.refuse_file_options("test_data")
+        train, test = cifar_dense(config.size or IMAGE_ROWS, seed=config.seed)
+        source = "generated like CIFAR-10"
+    else:
+        config.refuse_size()
+        test_path = None if config.test_data is None else Path(config.test_data)
+        train, test = load_cifar10(Path(config.data), test_path)
+        source = config.data
+    if test is None:
+        train, test = held_out(train, train.n_rows, config.seed)
+    return DenseLinear(
+        name=name,
+        about=f"{source}: {train.n_rows:,} training and {test.n_rows:,} test images, 32 x 32 x 3",
+        train=train,
+        test=test,
+        loss="hinge",
+        lam=config.lam or 0.0,
+        defaults=IMAGE_STEPS,
+    )
+
+
+# -- linear regression on five features: all parameters on one cache line that everyone writes -----
+
+REGRESSION_ROWS = 10_000
+REGRESSION_STEPS = Defaults(lr=0.01, beta=0.9, epochs=20, writes=("lossless", "racy"))
+
+
+@dataclass(frozen=True, eq=False)
+class LinearRegression(DenseLinear):
+    """Dense least squares that knows its optimum."""
+
+    def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
+        """Besides the objective, how far the model is from the least squares optimum."""
+        apart = np.abs(self.weights(params)[0] - self.optimum).max()
+        return {**super().measures(params), "distance": float(apart)}
+
+    @cached_property
+    def optimum(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """The least squares solution, (n_features,) float64, without squares of x."""
+        features = self.train.features.astype(np.float64)
+        solution = np.linalg.lstsq(features, self.train.labels.astype(np.float64), rcond=None)
+        return np.asarray(solution[0])
+
+
+def _linear_regression(name: str, config: ClassicConfig) -> Problem:
+    """Draw the rows.
+
+    Raises:
+        ConfigError: --data names a file.
+    """
+    config.refuse_data(name, "least-squares reads svmlight files")
+    train = linreg5(config.size or REGRESSION_ROWS, seed=config.seed)
+    return LinearRegression(
+        name=name,
+        about=f"generated: {train.n_rows:,} rows of 5 features",
+        train=train,
+        test=None,
+        loss="squares",
+        lam=config.lam or 0.0,
+        defaults=REGRESSION_STEPS,
+    )
+
+
+_CREATE: dict[str, Callable[[str, ClassicConfig], Problem]] = {
+    "svm": _sparse_text,
+    "logistic": _sparse_text,
+    "least-squares": _sparse_text,
+    "synthetic-svm": _synthetic_svm,
+    "image-svm": _image_svm,
+    "linear-regression": _linear_regression,
+}
+
+
+def create(name: str, config: ClassicConfig) -> Problem:
+    """Read or generate the data of one of these problems.
+
+    Raises:
+        ConfigError: an option does not go with the problem or with the others.
+        DataError: a file is missing or malformed.
+        EnvironmentLacks: the model does not fit.
+    """
+    return _CREATE[name](name, config)

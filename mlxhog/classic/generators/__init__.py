@@ -1,1 +1,0 @@
-"""Data with the statistics of the published sets, which nobody may ship."""
