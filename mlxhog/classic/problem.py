@@ -7,7 +7,7 @@ Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,14 +63,11 @@ class NativeProblem(Protocol):
         """
 
 
-class Kernel(Protocol):
-    """Builds the native problem; picklable and small, since it is sent to every worker.
+Kernel = Callable[[Memory], NativeProblem]
+"""Builds the native problem over memory, whose arrays it may keep; sent to every worker.
 
-    A module-level function, or a `functools.partial` of one, will do.
-    """
-
-    def __call__(self, memory: Memory) -> NativeProblem:
-        """Return the problem over `memory`, whose arrays it may keep."""
+A module-level function, or a `functools.partial` of one, will do: it is picklable and small.
+"""
 
 
 @dataclass(frozen=True)

@@ -159,4 +159,4 @@ def _kernel(row: dict[str, Any]) -> str:
 
 
 def _plain(checks: Iterable[Check]) -> list[dict[str, Any]]:
-    return [check.to_json() for check in checks]
+    return [asdict(check) for check in checks]

@@ -12,7 +12,7 @@ either: it is read off a run that happened, one of the user's or a short one mad
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,11 +60,6 @@ def of_histogram(name: str, histogram: Mapping[int, int]) -> Staleness:
         p99=values[int(np.searchsorted(ends * 100, steps * 99))],
         max=values[-1],
     )
-
-
-def of_values(name: str, values: Iterable[int]) -> Staleness:
-    """Summarise the staleness of single updates."""
-    return of_histogram(name, Counter(values))
 
 
 # -- staleness of a run that happened --------------------------------------------------------------

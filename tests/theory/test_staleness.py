@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from mlxhog.theory import staleness
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=200))
 def test_a_summary_is_that_of_the_values(values: list[int]) -> None:
-    found = staleness.of_values("w", values)
+    found = staleness.of_histogram("w", Counter(values))
     assert (found.name, found.steps, found.max) == ("w", len(values), max(values))
     assert found.mean == pytest.approx(np.mean(values))
     ordered = sorted(values)
@@ -25,7 +26,7 @@ def test_a_summary_is_that_of_the_values(values: list[int]) -> None:
 
 
 def test_a_worker_without_steps_has_no_staleness() -> None:
-    assert staleness.of_values("w", []).steps == 0
+    assert staleness.of_histogram("w", {}).steps == 0
 
 
 def test_counts_of_a_staleness_weigh_as_often_as_it_was_seen() -> None:

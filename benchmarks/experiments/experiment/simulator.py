@@ -7,6 +7,7 @@ is always a prediction, with the inputs it is made of.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.errors import DataError
-from mlxhog.theory.staleness import Staleness, of_values
+from mlxhog.theory.staleness import Staleness, of_histogram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,9 +236,9 @@ def simulate(
         seconds=seconds,
         gradients_per_s=len(late) / seconds,
         efficiency=len(late) / seconds / sum(1.0 / worker.step_s for worker in workers),
-        staleness=of_values("all", (tau for _, tau in late)),
+        staleness=of_histogram("all", Counter(tau for _, tau in late)),
         workers=tuple(
-            of_values(worker.name, (tau for who, tau in late if who == rank))
+            of_histogram(worker.name, Counter(tau for who, tau in late if who == rank))
             for rank, worker in enumerate(workers)
         ),
     )

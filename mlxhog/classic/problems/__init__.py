@@ -29,19 +29,6 @@ class Entry:
     options: tuple[str, ...] = ()
 
 
-SPECIAL = (
-    "test_data",
-    "labels",
-    "terminals",
-    "rating_range",
-    "lam",
-    "mu",
-    "rank",
-    "max_norm",
-    "active_rows",
-)
-"""Options that belong to some problems only."""
-
 PROBLEMS = {
     "svm": Entry(
         "sparse support vector machine on text like RCV1",
@@ -80,10 +67,11 @@ def create(name: str, config: ClassicConfig) -> Problem:
             f"no problem {name!r}{did_you_mean(name, PROBLEMS)}; there are {', '.join(PROBLEMS)}"
         )
     entry = PROBLEMS[name]
-    changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
-    for option in SPECIAL:
-        if option in changed and option not in entry.options:
-            having = ", ".join(key for key, other in PROBLEMS.items() if option in other.options)
-            raise ConfigError(f"{name} takes no {to_flag(option)}; it is for {having}")
+    special = {option for other in PROBLEMS.values() for option in other.options}
+    for f in fields(config):
+        changed = getattr(config, f.name) != f.default
+        if changed and f.name in special and f.name not in entry.options:
+            having = ", ".join(key for key, other in PROBLEMS.items() if f.name in other.options)
+            raise ConfigError(f"{name} takes no {to_flag(f.name)}; it is for {having}")
     problem: Problem = importlib.import_module(f"{__name__}.{entry.module}").create(name, config)
     return problem

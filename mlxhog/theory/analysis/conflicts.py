@@ -270,10 +270,6 @@ class RowStatistics:
     never: int
     hottest: tuple[HotToken, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
-
 
 def count_rows(
     batches: Batches,

@@ -7,8 +7,7 @@ batch, let k updates of other batches go by, and take it again. Runs in the chil
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +34,6 @@ class StaleGradient:
     lag: int
     cosine: float
     change: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
 
 class OptimizerMovement:

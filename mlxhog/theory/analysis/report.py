@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.config.quantities import format_count
 from mlxhog.report.charts import LIGHT, blank, png, style, title
 from mlxhog.report.table import Section
-from mlxhog.theory.analysis.advice import Advice
-from mlxhog.theory.analysis.conditions import WHOLE, Condition, Constants, Lag
+from mlxhog.theory.analysis.advice import Advice, Evidence
+from mlxhog.theory.analysis.conditions import WHOLE, Constants
 from mlxhog.theory.analysis.conflicts import BlockConflicts, ConflictMeasurement, RowStatistics
-from mlxhog.theory.analysis.gradient_staleness import StaleGradient
 from mlxhog.theory.analysis.sampling import (
     ELEMENT,
     EXACT,
@@ -25,7 +24,6 @@ from mlxhog.theory.analysis.sampling import (
     WRITTEN,
 )
 from mlxhog.theory.bounds import Bound
-from mlxhog.theory.staleness import ObservedStaleness
 from mlxhog.theory.supports import Estimate
 
 if TYPE_CHECKING:
@@ -48,12 +46,8 @@ class Analysis:
         sequences: in one update.
         seq_len: tokens of each.
         measured: conflicts of the blocks, losses and norms.
-        embedding: rows of the embedding, counted.
-        stale_gradients: what late gradients are worth.
         constants: M and L.
-        lag: the staleness that rules were taken at.
-        seen: the run it comes from.
-        conditions: the theorems' rules.
+        evidence: what was measured besides, and the theorems' rules.
         advice: what to do.
         notes: what the user should know about all this.
         seconds: that the analysis took.
@@ -67,18 +61,15 @@ class Analysis:
     sequences: int
     seq_len: int
     measured: ConflictMeasurement
-    embedding: RowStatistics
-    stale_gradients: tuple[StaleGradient, ...]
     constants: Constants
-    lag: Lag
-    seen: ObservedStaleness | None
-    conditions: tuple[Condition, ...]
+    evidence: Evidence
     advice: tuple[Advice, ...]
     notes: tuple[str, ...]
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
         """Return what `analyze --json` prints."""
+        evidence = self.evidence
         return {
             "subject": self.title,
             "parameters": self.parameters,
@@ -89,17 +80,17 @@ class Analysis:
             "sequences_per_update": self.sequences,
             "seq_len": self.seq_len,
             "blocks": [_block_json(one, self.updates_per_epoch) for one in self.measured.blocks],
-            "embedding": self.embedding.to_json(),
+            "embedding": asdict(evidence.embedding),
             "gradients": {
                 "mean_loss": float(self.measured.losses.mean()),
                 "mean_norm": float(self.measured.norms.mean()),
                 **asdict(self.constants),
-                "ageing": [one.to_json() for one in self.stale_gradients],
+                "ageing": [asdict(one) for one in evidence.stale_gradients],
             },
-            "staleness": None if self.seen is None else self.seen.to_json(),
-            "lag": asdict(self.lag),
-            "bounds": [one.to_json() for one in self.conditions],
-            "advice": [one.to_json() for one in self.advice],
+            "staleness": None if evidence.seen is None else evidence.seen.to_json(),
+            "lag": asdict(evidence.lag),
+            "bounds": [one.to_json() for one in evidence.conditions],
+            "advice": [asdict(one) for one in self.advice],
             "notes": list(self.notes),
             "seconds": self.seconds,
         }
@@ -142,8 +133,8 @@ def sections(analysis: Analysis) -> Iterator[Section]:
         ],
     )
     yield _conflicts_section(analysis)
-    yield _embedding_section(analysis)
-    yield _staleness_section(analysis)
+    yield _embedding_section(analysis.evidence.embedding)
+    yield _staleness_section(analysis.evidence)
     yield _theorems_section(analysis)
     yield Section("advice", notes=list(_advice_lines(analysis)))
 
@@ -230,8 +221,7 @@ def _negligible_notes(blocks: Sequence[BlockConflicts]) -> Iterator[str]:
         )
 
 
-def _embedding_section(analysis: Analysis) -> Section:
-    rows = analysis.embedding
+def _embedding_section(rows: RowStatistics) -> Section:
     counted = "all batches of an epoch" if rows.whole_epoch else f"{rows.batches:,} batches"
     table = [
         (token.text, str(token.id), f"{token.share:.1%}")
@@ -250,12 +240,12 @@ def _embedding_section(analysis: Analysis) -> Section:
     )
 
 
-def _staleness_section(analysis: Analysis) -> Section:
+def _staleness_section(evidence: Evidence) -> Section:
     notes = []
-    seen = analysis.seen
+    seen = evidence.seen
     if seen is None:
         notes.append(
-            f"no run was watched; bounds are taken at a lag of {analysis.lag.largest:g}, which "
+            f"no run was watched; bounds are taken at a lag of {evidence.lag.largest:g}, which "
             "equal workers would have"
         )
     else:
@@ -269,9 +259,9 @@ def _staleness_section(analysis: Analysis) -> Section:
             f"{seen.mean:.2f} updates by others between read and write on average{quantiles}, "
             f"{seen.largest} at most"
         )
-        if not analysis.lag.seen:
+        if not evidence.lag.seen:
             notes.append(
-                f"one worker is never stale; bounds are taken at a lag of {analysis.lag.largest:g}"
+                f"one worker is never stale; bounds are taken at a lag of {evidence.lag.largest:g}"
             )
         lost = seen.lost_update_rate
         notes.append(
@@ -279,7 +269,7 @@ def _staleness_section(analysis: Analysis) -> Section:
             if lost is None
             else f"lost updates: {lost:.3g} of {seen.increments:,} increments that were counted"
         )
-    cosines = ", ".join(f"{one.lag}: {one.cosine:.2f}" for one in analysis.stale_gradients)
+    cosines = ", ".join(f"{one.lag}: {one.cosine:.2f}" for one in evidence.stale_gradients)
     notes.append(
         "cosine of a batch's gradient with its own so many updates later (steps of full lr): "
         + cosines
@@ -295,7 +285,7 @@ def _staleness_section(analysis: Analysis) -> Section:
 
 def _theorems_section(analysis: Analysis) -> Section:
     by: dict[str, dict[str, Bound]] = {}
-    for rule in analysis.conditions:
+    for rule in analysis.evidence.conditions:
         by.setdefault(rule.block, {})[rule.bound.name] = rule.bound
     whole = by.pop(WHOLE)
     rows = []
@@ -317,8 +307,8 @@ def _theorems_section(analysis: Analysis) -> Section:
             )
         )
     header = (
-        "block", "step by 4.1", f"penalty at {analysis.lag.largest:g}", "near-serial to", "n^(1/4)",
-        "n/(2 Dbar)", "assumptions that hold",
+        "block", "step by 4.1", f"penalty at {analysis.evidence.lag.largest:g}", "near-serial to",
+        "n^(1/4)", "n/(2 Dbar)", "assumptions that hold",
     )  # fmt: skip
     notes = [next(iter(by.values()))["proposition 4.1"].words]
     for (needs, holds, why), blocks in missing.items():
