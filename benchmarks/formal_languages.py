@@ -1,4 +1,4 @@
-"""Does it learn what it should? Parity, which needs memory mixing, by stacks with and without it.
+"""Parity, a formal language that needs memory mixing, learnt by stacks with and without it.
 
     python benchmarks/formal_languages.py            the official recipe, 20,000 steps
     python benchmarks/formal_languages.py --quick    4,000 steps of a faster one: at most 15 minutes

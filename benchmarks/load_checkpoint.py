@@ -1,4 +1,4 @@
-"""Is a checkpoint loaded as fast as safetensors reads it, and in little more than its weights?
+"""Time and memory of loading a checkpoint, beside those of safetensors.
 
     python benchmarks/load_checkpoint.py            2 GiB of float32 weights, five turns
     python benchmarks/load_checkpoint.py --quick    256 MiB, three turns

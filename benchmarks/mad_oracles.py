@@ -1,4 +1,4 @@
-"""Do small candidates learn what they should, and how fast? mLSTM on three tasks, both backends.
+"""Small candidates on tasks that they should learn: mLSTM on three tasks, on both backends.
 
     python benchmarks/mad_oracles.py                    three seeds, about a minute
     python benchmarks/mad_oracles.py --seeds 1

@@ -1,4 +1,4 @@
-"""Is a search as fast as it should be? Parallel runs, their start, a step, rows, the scheduler.
+"""Speed of a search: parallel runs, their start, a step, rows, the scheduler.
 
     python benchmarks/mad_search.py                about ten minutes on two cores
     python benchmarks/mad_search.py --quick        fewer turns: about five minutes

@@ -1,4 +1,4 @@
-"""How fast is one worker, beside the xlstm package and transformers at the same sizes?
+"""Speed of one worker, beside the xlstm package and transformers at the same sizes.
 
     python benchmarks/model_speed.py                    every row, both thread counts
     python benchmarks/model_speed.py --quick            fewer turns, under 8 minutes

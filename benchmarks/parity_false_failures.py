@@ -1,4 +1,4 @@
-"""Does `mlxhog parity` ever fail a correct model, and does it find what is wrong?
+"""False failures of `mlxhog parity`: correct models that fail it, and faults that pass it.
 
     python benchmarks/parity_false_failures.py            200 random models of both families
     python benchmarks/parity_false_failures.py --quick    20
@@ -56,7 +56,7 @@ class Tally:
         failed: a line for every one that failed.
         nearest: the largest share of what is allowed, by kind.
         planted: faults by kind.
-        missed: a line for every fault of a kind that was not found.
+        missed: a line for every fault of a kind that was not detected.
     """
 
     rows: int = 0
@@ -75,10 +75,10 @@ class Tally:
                     f"{subject.title}: {row.what}: {row.a} against {row.b}: {row.pressure:.2f}"
                 )
 
-    def fault(self, kind: str, subject: Subject, what: str, *, found: bool) -> None:
-        """Note whether a fault was found."""
+    def fault(self, kind: str, subject: Subject, what: str, *, detected: bool) -> None:
+        """Note whether a fault was detected."""
         self.planted[kind] = self.planted.get(kind, 0) + 1
-        if not found:
+        if not detected:
             self.missed.setdefault(kind, []).append(f"{subject.title}: {what}")
 
 
@@ -140,12 +140,12 @@ def examine(number: int, tally: Tally) -> None:
     for fault in operator_faults(subject, number):
         detected = is_found(subject, right, victim, fault, f"operator/{fault.operator}")
         what = f"{fault.entries} of {fault.operator} in {victim.name}"
-        tally.fault("operator", subject, what, found=detected)
+        tally.fault("operator", subject, what, detected=detected)
     for kind, any_entry in (("sign", False), ("sign of any", True)):
         sign = sign_fault(right[NUMPY.name], r, any_entry=any_entry)
         what = f"grad/{sign.parameter}"
         detected = is_found(subject, right, victim, sign, what)
-        tally.fault(kind, subject, f"{what} at {sign.place} in {victim.name}", found=detected)
+        tally.fault(kind, subject, f"{what} at {sign.place} in {victim.name}", detected=detected)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

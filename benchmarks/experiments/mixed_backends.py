@@ -70,7 +70,7 @@ def result(scale: Scale) -> Outcome:
         for kernels in ("auto", "reference")
     }
     parity = {
-        what: max(found[what] for found in by_kernels.values()) for what in ("loss", "gradient")
+        what: max(apart[what] for apart in by_kernels.values()) for what in ("loss", "gradient")
     }
     ends = {name: median(one.end for one in v) for name, v in trainings.items()}
     lost = max(one.lost_update_rate for v in trainings.values() for one in v)

@@ -126,12 +126,12 @@ def result(scale: Scale) -> Outcome:
         claims=[
             Claim(
                 f"objective of hogwild beyond serial's, {name}",
-                found["hogwild"] / found["serial"] - 1,
+                ends["hogwild"] / ends["serial"] - 1,
                 "<=",
                 0.005 if scale.mode != "tiny" else 1.0,
                 timing=False,
             )
-            for name, found in objectives.items()
+            for name, ends in objectives.items()
         ],  # fmt: skip
         settings={"lr": rates, "beta": BETA, "epochs": EPOCHS, "workers": workers},
         results={"speedup": speedups, "objective": objectives, "rho, delta": statistics},
@@ -181,19 +181,20 @@ def _compared(
     workers: int,
 ) -> list[Compared]:
     def listed(scheme: str) -> str:
-        return ", ".join(f"{name} {found[scheme].median:.2f}" for name, found in speedups.items())
+        return ", ".join(f"{name} {one[scheme].median:.2f}" for name, one in speedups.items())
 
     def ahead(other: str) -> list[bool]:
-        return [found["hogwild"].median > found[other].median for found in speedups.values()]
+        return [one["hogwild"].median > one[other].median for one in speedups.values()]
 
-    fast = [found["hogwild"].median > 1.3 for found in speedups.values()]
-    slow_turns = [found["round_robin"].median < 1.0 for found in speedups.values()]
-    apart = {name: found["hogwild"] / found["serial"] - 1 for name, found in objectives.items()}
+    fast = [one["hogwild"].median > 1.3 for one in speedups.values()]
+    slow_turns = [one["round_robin"].median < 1.0 for one in speedups.values()]
+    apart = {name: ends["hogwild"] / ends["serial"] - 1 for name, ends in objectives.items()}
     fitted = {name: pair for name, pair in statistics.items() if name not in NO_STATISTICS}
+    paper = {name: (one.rho, one.delta) for name, one in PUBLISHED.items()}
     off = [
-        abs(math.log(found / wanted))
+        abs(math.log(measured / published))
         for name, pair in fitted.items()
-        for found, wanted in zip(pair, (PUBLISHED[name].rho, PUBLISHED[name].delta), strict=True)
+        for measured, published in zip(pair, paper[name], strict=True)
     ]
 
     def told(passed: list[bool]) -> str:

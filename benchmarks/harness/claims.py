@@ -1,4 +1,4 @@
-"""What every benchmark shares: where it ran, whether the machine was quiet, and how it ends.
+"""The frame of every benchmark: machine, load, claims and exit code.
 
 A script measures, lists `Claim`s, and ends with `raise SystemExit(finish(...))`: a table, then one
 JSON line; exit code 0 (met), 1 (missed) or 3 (not measurable on a machine that others keep busy).

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: every operator alone, plain and native.
+"""The time of a training step by operator: every one alone, plain and native.
 
 Each op of xLSTM Large at d 128 x 4, forward and backward, times its calls in a step. The forms take
 turns in one process; the fastest of many counts, since other load only ever adds.

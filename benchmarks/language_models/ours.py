@@ -1,4 +1,4 @@
-"""Ours: what one worker of `--strategy serial` does in a step, from the snapshot to the arena.
+"""A step of one worker of `--strategy serial`, from the snapshot to the arena.
 
 Read the shared parameters, forward and backward, gradient norm and clipping, AdamW into the arena:
 all of a run but the text, the ticket and the record, which take microseconds.

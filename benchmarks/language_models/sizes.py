@@ -1,26 +1,33 @@
-"""The sizes at which ours and the peers are compared."""
+"""Sizes of models and cells at which ours and the peers are compared."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
-class LargeSize:
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A batch of B sequences of S positions."""
+
+    batch: int
+    seq: int
+
+    @property
+    def tokens(self) -> int:
+        """Positions in one step."""
+        return self.batch * self.seq
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargeSize(Size):
     """An xLSTM Large model and its batch: d, blocks, heads, V, B and S."""
 
     d: int
     blocks: int
     vocab: int
-    batch: int
     heads: int = 4
     seq: int = 256
     chunk: int = 64
-
-    @property
-    def tokens(self) -> int:
-        """Tokens in one step."""
-        return self.batch * self.seq
 
     @property
     def name(self) -> str:
@@ -34,8 +41,8 @@ LARGE_VOCABULARY = LargeSize(d=512, blocks=6, vocab=50_304, batch=2)
 LONG = LargeSize(d=128, blocks=4, vocab=256, batch=4, seq=2048)
 
 
-@dataclass(frozen=True)
-class V1Size:
+@dataclass(frozen=True, kw_only=True)
+class V1Size(Size):
     """A stack of the original blocks, sLSTM at `slstm_at`, and its batch."""
 
     d: int = 128
@@ -47,11 +54,6 @@ class V1Size:
     seq: int = 256
 
     @property
-    def tokens(self) -> int:
-        """Tokens in one step."""
-        return self.batch * self.seq
-
-    @property
     def name(self) -> str:
         """As the tables call it."""
         stack = f"{self.blocks} blocks, sLSTM at {', '.join(map(str, self.slstm_at))}"
@@ -61,8 +63,8 @@ class V1Size:
 SEVEN_TO_ONE = V1Size()
 
 
-@dataclass(frozen=True)
-class MLSTMSize:
+@dataclass(frozen=True, kw_only=True)
+class MLSTMSize(Size):
     """An mLSTM cell: B, NH, S, DK, DV."""
 
     batch: int = 4
@@ -73,30 +75,20 @@ class MLSTMSize:
     chunk: int = 64
 
     @property
-    def tokens(self) -> int:
-        """Positions in one step."""
-        return self.batch * self.seq
-
-    @property
     def name(self) -> str:
         """As the tables call it."""
         heads = f"NH {self.heads}, DK {self.key}, DV {self.value}"
         return f"B {self.batch}, S {self.seq}, {heads}"
 
 
-@dataclass(frozen=True)
-class SLSTMSize:
+@dataclass(frozen=True, kw_only=True)
+class SLSTMSize(Size):
     """An sLSTM cell: B, S, d, NH."""
 
     batch: int = 8
     seq: int = 256
     d: int = 256
     heads: int = 4
-
-    @property
-    def tokens(self) -> int:
-        """Positions in one step."""
-        return self.batch * self.seq
 
     @property
     def name(self) -> str:

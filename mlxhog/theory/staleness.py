@@ -1,4 +1,4 @@
-"""How late updates are: the staleness of a worker or a run, counted in updates by others.
+"""Staleness of the updates of a worker or a run, counted in updates by others.
 
 Staleness is the number of updates by others between a worker's read and its write. With P workers
 that always have a gradient in flight its mean over all updates is P - 1, whatever their speeds:

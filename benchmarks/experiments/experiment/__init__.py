@@ -1,4 +1,4 @@
-"""What experiments share. Importing it puts benchmarks/ on the path, for the harness."""
+"""Modules that experiments share. Importing it puts benchmarks/ on the path, for the harness."""
 
 import sys
 from pathlib import Path

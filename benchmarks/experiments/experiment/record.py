@@ -1,10 +1,10 @@
-"""What every experiment shares: its size, its verdicts, and how its result is written down.
+"""The frame of every experiment: its scale, its verdicts, and the files of its result.
 
 An experiment asks whether a claim of a document holds here. Its script has three parts:
 
     ABOUT = Experiment(name="staleness", title="...", source="document 001, Test 4", ...)
     def result(scale: Scale) -> Outcome: ...          measure, and say what it means for the claims
-    def draw(found: Outcome) -> Figure: ...           one figure
+    def draw(outcome: Outcome) -> Figure: ...           one figure
     if __name__ == "__main__":
         raise SystemExit(run(ABOUT, result, draw))
 
@@ -242,7 +242,7 @@ def run(
     Args:
         about: the experiment.
         result: measures; prints its progress with `say`.
-        draw: makes the figure from what was found.
+        draw: makes the figure from the outcome.
         tune: searches settings and records them with `write_recorded`; offers `--tune`.
         arguments: of the command; those of this process by default.
     """

@@ -2,7 +2,7 @@
 
 In this order:
 
-target              what it is given: an architecture, settings, a run, a checkpoint
+target              its subject: an architecture, settings, a run, a checkpoint
 sampling            blocks of a model; gradients of sampled batches, in a process of their own
 conflicts           Omega, rho, Delta, p_conf of every block; rows of the embedding, counted
 gradient_staleness  what a gradient is worth that comes late

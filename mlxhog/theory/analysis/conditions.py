@@ -1,4 +1,4 @@
-"""What the theorems say of one model: their bounds per block, at the staleness that was seen."""
+"""The bounds of the theorems for one model, block by block, at the staleness that was seen."""
 
 from __future__ import annotations
 

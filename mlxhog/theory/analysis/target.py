@@ -1,4 +1,4 @@
-"""What `mlxhog analyze` is given: an architecture, settings of a run, a checkpoint or a run."""
+"""The subject of `mlxhog analyze`: an architecture, settings of a run, a checkpoint or a run."""
 
 from __future__ import annotations
 
