@@ -117,39 +117,6 @@ def test_one_step_of_the_svm_is_the_recorded_one(name: str) -> None:
     assert not x[0, 5:].any()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_the_objective_is_the_formula_in_float64(loss: str) -> None:
-    data = Sparse.random(targets=loss == "squares")
-    rng = np.random.default_rng(1)
-    x = data.zeros()
-    x.reshape(-1)[: data.d] = rng.standard_normal(data.d)
-    v = x.reshape(-1).astype(np.float64)
-    total, wrong = 0.0, 0
-    for e in range(300):
-        u, z, y = data.row(e)
-        m = float(z.astype(np.float64) @ v[u])
-        t = float(y) * m
-        total += {"hinge": max(1 - t, 0), "logistic": np.log1p(np.exp(-t))}.get(
-            loss, 0.5 * (m - float(y)) ** 2
-        )
-        total += 0.5 * float(data.shrink[u].astype(np.float64) @ v[u] ** 2)
-        wrong += (m >= 0) != (y > 0)
-    problem = data.problem(x, loss=loss)
-    assert problem.objective(x) == pytest.approx(total, rel=1e-12)
-    assert problem.errors(x) == wrong
-
-
-def test_the_logistic_objective_does_not_overflow() -> None:
-    x = np.zeros((1, WIDTH), np.float32)
-    x[0, 0] = 1e4
-    one = np.ones(1, np.float32)
-    problem = _native.LinearProblem(
-        x, np.array([0, 1]), np.zeros(1, np.int32), one, -one, one[:0], loss="logistic"
-    )
-    assert problem.objective(x) == pytest.approx(1e4)
-    assert problem.objective(-x) == 0.0
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -238,19 +205,6 @@ def test_one_worker_on_dense_rows_is_sequential_sgd_bit_for_bit(
         found = x.reshape(classes, -1)
         same_bits(np.ascontiguousarray(found[:, :d]), wanted)
         assert not found[:, d:].any()
-
-
-def test_the_dense_objective_is_the_formula_and_errors_are_of_the_largest_margin() -> None:
-    features, labels, shrink = dense_data(40, 20, 3)
-    x = np.zeros((3 * 2, WIDTH), np.float32)
-    x.reshape(3, 32)[:, :20] = np.random.default_rng(0).standard_normal((3, 20))
-    v = x.reshape(3, 32)[:, :20].astype(np.float64)
-    margins = features.astype(np.float64) @ v.T
-    y = np.where(labels[:, None] == np.arange(3), 1.0, -1.0)
-    total = np.maximum(1 - y * margins, 0).sum() + 0.5 * 40 * (shrink * v**2).sum()
-    problem = _native.DenseLinearProblem(x, features, labels, shrink, classes=3)
-    assert problem.objective(x) == pytest.approx(total, rel=1e-12)
-    assert problem.errors(x) == np.count_nonzero(margins.argmax(1) != labels)
 
 
 def test_a_dense_problem_has_no_hot_head() -> None:

@@ -67,11 +67,6 @@ struct LinearObject {
     return {indptr.data(), indices.data(), values.data(), labels.data(), n};
   }
 
-  const float* checked(const Rows& other) const {
-    if (other.size() != x.size()) wrong("x has another size than the problem's");
-    return other.data();
-  }
-
   Rows x;
   Pointers indptr;
   Index indices;
@@ -109,41 +104,22 @@ struct DenseObject {
     return {features.data(), labels.data(), n, d};
   }
 
-  const float* checked(const Rows& other) const {
-    if (other.size() != x.size()) wrong("x has another size than the problem's");
-    return other.data();
-  }
-
   Rows x;
   Matrix features;
   Floats labels, shrink;
   DenseLinear core;
 };
 
-// run, objective and errors, the same for both kinds of rows.
+// The same for both kinds of rows.
 template <class Object>
-void bind_runs(nb::class_<Object>& bound) {
-  bound
-      .def("run",
-           [](Object& self, SchemeObject& scheme, Index order, double gamma, std::size_t batch) {
-             return run_checked(scheme, self.core, order, gamma, batch);
-           },
-           "scheme"_a, "order"_a.noconvert(), "gamma"_a, "batch"_a = 1,
-           "One pass over `order`; returns the examples done, fewer only if stopped.")
-      .def("objective",
-           [](const Object& self, Rows x) {
-             const float* at = self.checked(x);
-             nb::gil_scoped_release nogil;
-             return self.core.objective(at);
-           },
-           "x"_a.noconvert(), "Sum of the losses and the shrinking terms of all examples, in float64.")
-      .def("errors",
-           [](const Object& self, Rows x) {
-             const float* at = self.checked(x);
-             nb::gil_scoped_release nogil;
-             return self.core.errors(at);
-           },
-           "x"_a.noconvert(), "Examples on the wrong side, or of another class.");
+void bind_run(nb::class_<Object>& bound) {
+  bound.def(
+      "run",
+      [](Object& self, SchemeObject& scheme, Index order, double gamma, std::size_t batch) {
+        return run_checked(scheme, self.core, order, gamma, batch);
+      },
+      "scheme"_a, "order"_a.noconvert(), "gamma"_a, "batch"_a = 1,
+      "One pass over `order`; returns the examples done, fewer only if stopped.");
 }
 
 }  // namespace
@@ -159,7 +135,7 @@ void bind_linear(nanobind::module_& m) {
                          "x"_a.noconvert(), "indptr"_a.noconvert(), "indices"_a.noconvert(), "values"_a.noconvert(),
                          "labels"_a.noconvert(), "shrink"_a.noconvert(), nb::kw_only(), "loss"_a = "hinge",
                          "active_rows"_a = false);
-  bind_runs(sparse);
+  bind_run(sparse);
   auto dense = nb::class_<DenseObject>(
                    m, "DenseLinearProblem",
                    "A linear model on dense rows, one-vs-rest for several classes; x is (rows, width) float32,\n"
@@ -167,5 +143,5 @@ void bind_linear(nanobind::module_& m) {
                    .def(nb::init<Rows, Matrix, Floats, Floats, const std::string&, std::size_t>(),
                         "x"_a.noconvert(), "features"_a.noconvert(), "labels"_a.noconvert(), "shrink"_a.noconvert(),
                         nb::kw_only(), "loss"_a = "hinge", "classes"_a = 1);
-  bind_runs(dense);
+  bind_run(dense);
 }

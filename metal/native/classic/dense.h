@@ -65,10 +65,6 @@ class DenseLinear {
     each_row(scratch, [&](std::size_t word, float*, const float*, std::size_t) { visit(word); });
   }
 
-  double objective(const float* x) const;
-  // Rows whose class is not the one with the largest margin (the first of equals); the sign for one class.
-  std::size_t errors(const float* x) const;
-
  private:
   void gradient(const std::int32_t* examples, std::size_t b, Scratch& scratch) const;
   float label(std::int32_t e, std::size_t c) const {

@@ -90,10 +90,6 @@ class SparseLinear {
     }
   }
 
-  double objective(const float* x) const;
-  // Examples whose sign is wrong (0 counts as +1).
-  std::size_t errors(const float* x) const;
-
  private:
   std::size_t index(std::size_t k) const { return static_cast<std::size_t>(rows_.indices[k]); }
 

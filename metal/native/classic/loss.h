@@ -1,4 +1,4 @@
-// The losses of linear models, as functions of the margin z.x and the label y.
+// The slopes of the losses of linear models, as functions of the margin z.x and the label y.
 #pragma once
 
 #include <cmath>
@@ -19,20 +19,6 @@ inline float loss_slope(Loss loss, float margin, float y) {
       return margin - y;
   }
   return 0.0f;
-}
-
-// The loss itself, in double; log(1 + exp(-t)) without overflow.
-inline double loss_value(Loss loss, double margin, double y) {
-  const double t = y * margin;
-  switch (loss) {
-    case Loss::hinge:
-      return t < 1.0 ? 1.0 - t : 0.0;
-    case Loss::logistic:
-      return t > 0.0 ? std::log1p(std::exp(-t)) : std::log1p(std::exp(t)) - t;
-    case Loss::squares:
-      return 0.5 * (margin - y) * (margin - y);
-  }
-  return 0.0;
 }
 
 }  // namespace mlxhog::classic
