@@ -3,7 +3,6 @@
     hypergraph  Omega, Delta, rho and conflict of a whole data set, exactly
     supports    the same quantities from sampled gradients, with intervals
     bounds      what the theorems say, with whether they apply
-    staleness   how late updates were
 
 `analysis/` puts them together for a real model: the command `mlxhog analyze`.
 

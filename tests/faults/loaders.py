@@ -49,8 +49,7 @@ from mlxhog.mad.tasks import dataset as files
 from mlxhog.models import families, registry
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.parity import cases
-from mlxhog.theory import staleness
-from mlxhog.theory.analysis import target
+from mlxhog.theory.analysis import staleness, target
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"
 MAC = verdicts.Identity("Apple M4 Pro", "macos 26.1", "0.2.0", "0.32.4", "2.13.0")

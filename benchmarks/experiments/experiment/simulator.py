@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.errors import DataError
-from mlxhog.theory.staleness import Staleness, of_histogram
+from mlxhog.theory.analysis.staleness import Staleness, of_histogram
 
 
 @dataclass(frozen=True, kw_only=True)

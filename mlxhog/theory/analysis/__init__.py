@@ -2,14 +2,14 @@
 
 In this order:
 
-target              its subject: an architecture, settings, a run, a checkpoint
-sampling            blocks of a model; gradients of sampled batches, in a process of their own
-conflicts           Omega, rho, Delta, p_conf of every block; rows of the embedding, counted
-gradient_staleness  what a gradient is worth that comes late
-conditions          the theorems' rules at these numbers
-advice              what to do
-analyze             all of it, once, with a short lock-free run
-report              the result, as tables, figures and JSON
+target      its subject: an architecture, settings, a run, a checkpoint
+sampling    blocks of a model; gradients of sampled batches, in a process of their own
+conflicts   Omega, rho, Delta, p_conf of every block; rows of the embedding, counted
+staleness   updates by others between read and write; the worth of a late gradient
+conditions  the theorems' rules at these numbers
+advice      what to do
+analyze     all of it, once, with a short lock-free run
+report      the result, as tables, figures and JSON
 """
 
 from dataclasses import dataclass

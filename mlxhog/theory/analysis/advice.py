@@ -11,8 +11,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.theory.analysis.conditions import Condition, Lag
 from mlxhog.theory.analysis.conflicts import BlockConflicts, RowStatistics
-from mlxhog.theory.analysis.gradient_staleness import StaleGradient
-from mlxhog.theory.staleness import ObservedStaleness
+from mlxhog.theory.analysis.staleness import ObservedStaleness, StaleGradient
 
 OFTEN = 0.5
 """Share of parameters, or of pairs of updates, above which conflict is the rule."""

@@ -19,16 +19,22 @@ from mlxhog.errors import ConfigError, DataError, WorkerFailed
 from mlxhog.machine import machine
 from mlxhog.machine.workers import BACKENDS, WorkerSpec, backend_here, resolve_workers
 from mlxhog.report.metrics import Progress
-from mlxhog.theory import staleness
-from mlxhog.theory.analysis import PROBE_S, AnalyzeConfig, conflicts, gradient_staleness, sampling
+from mlxhog.theory.analysis import PROBE_S, AnalyzeConfig, conflicts, sampling
 from mlxhog.theory.analysis.advice import Evidence, advise
 from mlxhog.theory.analysis.conditions import Constants, Lag, conditions, facts
 from mlxhog.theory.analysis.conflicts import call_child, measure, most_samples
-from mlxhog.theory.analysis.gradient_staleness import StaleGradient
 from mlxhog.theory.analysis.report import Analysis
 from mlxhog.theory.analysis.sampling import Subject, Ticket, blocks_of
+from mlxhog.theory.analysis.staleness import (
+    LAGS,
+    ObservedStaleness,
+    StaleGradient,
+    compare_stale_gradients,
+    mean_of,
+    of_run,
+    summaries,
+)
 from mlxhog.theory.analysis.target import Target
-from mlxhog.theory.staleness import ObservedStaleness, mean_of, summaries
 from mlxhog.training import trainer
 from mlxhog.training.plan import Plan, make_plan
 
@@ -130,7 +136,7 @@ def analyze(named: Target, options: AnalyzeConfig, tell: Tell) -> Analysis:
     began = time.monotonic()
     plan = plan_of(named, options)
     write, notes = plan.writers.write, [*plan.data.notes, *_sparse_notes(named.config)]
-    seen = None if named.run is None else staleness.of_run(named.run, write)
+    seen = None if named.run is None else of_run(named.run, write)
     subject = subject_of(named, plan)
     limit = most_samples(subject)
     samples = min(options.samples, limit)
@@ -339,10 +345,10 @@ def _measure_dynamics(
     smoothness = float(call_child(child, sampling.curvature, subject, drawn[:CURVED], ROUNDS))
     tell("gradients", "how they age")
     order = np.random.default_rng([config.seed, 2]).permutation(len(drawn))
-    shuffled, lags = [drawn[k] for k in order], gradient_staleness.LAGS[-1]
+    shuffled, lags = [drawn[k] for k in order], LAGS[-1]
     before = shuffled[-REMEMBERED:] if named.checkpoint is not None else []
     watched, others = shuffled[lags:][:WATCHED], shuffled[:lags]
     stale_gradients = call_child(
-        child, gradient_staleness.compare_stale_gradients, subject, watched, others, before, config
+        child, compare_stale_gradients, subject, watched, others, before, config
     )
     return smoothness, stale_gradients

@@ -36,29 +36,31 @@ def subject(
     if architecture is not None:
         spec = str(tmp_path / "architecture.yaml")
         Path(spec).write_text(architecture)
-    wanted = {"data": config.data, "seq_len": 32, "batch_size": 2, **options}
-    given = [Given(name, value, "test") for name, value in wanted.items()]
-    named = find_target(spec, given, tmp_path / "runs")
+    options_by_name = {"data": config.data, "seq_len": 32, "batch_size": 2, **options}
+    overrides = [Given(name, value, "test") for name, value in options_by_name.items()]
+    named = find_target(spec, overrides, tmp_path / "runs")
     return subject_of(named, plan_of(named, AnalyzeConfig(backend=backend)))
 
 
-def sampled(given: Subject, tickets: list[Ticket], lane: Lane | None = None) -> Sampled:
+def sampled(small: Subject, tickets: list[Ticket], lane: Lane | None = None) -> Sampled:
     """Sample in this process."""
-    return sample(Lane(None, 0) if lane is None else lane, given, tickets)
+    return sample(Lane(None, 0) if lane is None else lane, small, tickets)
 
 
-def touched(found: Sampled, given: Subject, kind: str, grain: str, block: str) -> NDArray[np.bool_]:
+def touched(
+    sampling: Sampled, small: Subject, kind: str, grain: str, block: str
+) -> NDArray[np.bool_]:
     """Which groups of a block each gradient touches, (gradients, groups)."""
-    names = [one.name for one in given.blocks]
+    names = [one.name for one in small.blocks]
     number = names.index(block)
-    groups = len(given.blocks[number].firsts(grain))
-    bits = np.unpackbits(found.bits[kind, grain, number], axis=1, bitorder="little")
+    groups = len(small.blocks[number].firsts(grain))
+    bits = np.unpackbits(sampling.bits[kind, grain, number], axis=1, bitorder="little")
     return bits[:, :groups].astype(bool)
 
 
-def flat(given: Subject, block: str, grads: Mapping[str, Any]) -> NDArray[np.float32]:
+def flat(small: Subject, block: str, grads: Mapping[str, Any]) -> NDArray[np.float32]:
     """A block's gradient as one vector, in the order of its elements."""
-    (one,) = [each for each in given.blocks if each.name == block]
+    (one,) = [each for each in small.blocks if each.name == block]
     parts = []
     for slot in one.slots:
         grad = grads[slot.name]

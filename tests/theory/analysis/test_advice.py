@@ -12,18 +12,17 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.theory.analysis.advice import Advice, Evidence, advise
 from mlxhog.theory.analysis.conditions import Constants, Lag, conditions, facts
 from mlxhog.theory.analysis.conflicts import BlockConflicts, HotToken, RowStatistics, conflict
-from mlxhog.theory.analysis.gradient_staleness import StaleGradient
 from mlxhog.theory.analysis.sampling import EXACT, GRAINS, LARGE, Block
-from mlxhog.theory.staleness import ObservedStaleness
+from mlxhog.theory.analysis.staleness import ObservedStaleness, StaleGradient
 from tests.theory.bitmaps import of_lists
 
 N, SAMPLES, UPDATES = 4000, 60, 1000
 
 
 def block(name: str, supports: Sequence[Sequence[int]], *, rows: bool = False) -> BlockConflicts:
-    found = conflict(of_lists(supports, N))
+    measured = conflict(of_lists(supports, N))
     slot = Slot(name=name, shape=(N,), offset=0, size=N, kind="dense", init="zeros")
-    by = {(kind, grain): found for kind in (EXACT, LARGE) for grain in GRAINS}
+    by = {(kind, grain): measured for kind in (EXACT, LARGE) for grain in GRAINS}
     return BlockConflicts(Block(name, None, (slot,), row_sparse=rows), by)
 
 
@@ -78,7 +77,7 @@ def advice(
         constants=Constants(largest_gradient=2.0, smoothness=smoothness),
         known=facts(config, write),
     )
-    found = advise(
+    topics = advise(
         Evidence(
             config=config,
             write=write,
@@ -92,21 +91,21 @@ def advice(
             conditions=tuple(rules),
         )
     )
-    return {one.topic: one for one in found}
+    return {one.topic: one for one in topics}
 
 
 def test_dense_updates_are_to_be_added_losslessly_and_the_lost_share_is_said() -> None:
-    found = advice()["write"]
-    assert "losslessly" in found.recommend
-    assert "0.12 of all increments were lost in the probe" in found.because
-    assert found.flags == ""
+    write = advice()["write"]
+    assert "losslessly" in write.recommend
+    assert "0.12 of all increments were lost in the probe" in write.because
+    assert write.flags == ""
     assert advice(write="racy")["write"].flags == "--write lossless"
 
 
 def test_sparse_updates_may_be_added_racily_but_no_theorem_is_claimed_for_that() -> None:
-    found = advice((SPARSE,))["write"]
-    assert found.flags == "--write racy"
-    assert "lossless ones are what the theorems assume" in found.recommend
+    write = advice((SPARSE,))["write"]
+    assert write.flags == "--write racy"
+    assert "lossless ones are what the theorems assume" in write.recommend
 
 
 @pytest.mark.parametrize("blocks", [(DENSE,), (SPARSE,)], ids=["dense", "sparse"])
@@ -130,18 +129,18 @@ def test_every_flag_that_is_advised_goes_with_the_options_there_are(
     kept = {("blocks" if name == "blocks_option" else name): v for name, v in chosen.items()}
     write = "racy" if chosen.get("write") == "racy" else "lossless"
     settings = {name: value for name, value in chosen.items() if name != "write"}
-    found = advice(blocks, write=write, cosine=0.2, **settings)  # type: ignore[arg-type]
-    for one in found.values():
+    topics = advice(blocks, write=write, cosine=0.2, **settings)  # type: ignore[arg-type]
+    for one in topics.values():
         if one.flags:
             flag, value = one.flags.split()
             TrainConfig(**kept | {flag.removeprefix("--").replace("-", "_"): value})  # type: ignore[arg-type]
 
 
 def test_sparsity_that_allows_no_lag_justifies_no_second_worker() -> None:
-    found = advice((SPARSE, DENSE))["workers"]
-    assert "sparsity does not justify a second worker" in found.because
-    assert "allows a lag of 0.501 in dense" in found.because
-    assert found.flags == ""
+    workers = advice((SPARSE, DENSE))["workers"]
+    assert "sparsity does not justify a second worker" in workers.because
+    assert "allows a lag of 0.501 in dense" in workers.because
+    assert workers.flags == ""
 
 
 def test_updates_that_never_meet_allow_as_many_workers_as_there_are_cores() -> None:
@@ -178,9 +177,9 @@ def test_the_faster_gradients_age_the_longer_training_begins_in_sync(
 
 
 def test_a_model_that_is_trained_already_has_no_start_to_be_synchronous() -> None:
-    found = advice(cosine=0.2, trained=True)
-    assert "synchronous start" not in found
-    assert "fewer workers" in found["freshness"].recommend
+    topics = advice(cosine=0.2, trained=True)
+    assert "synchronous start" not in topics
+    assert "fewer workers" in topics["freshness"].recommend
 
 
 def test_only_an_embedding_of_its_own_has_sparse_rows() -> None:
@@ -207,8 +206,8 @@ def test_a_sparsified_run_is_told_whether_it_is_sparse_enough() -> None:
 
 
 def test_random_supports_of_the_advised_share_meet_as_seldom_as_it_says() -> None:
-    found = advice()["sparsified steps"]
-    share = float(found.recommend.split("at most ")[1].split("%")[0]) / 100
+    sparsified = advice()["sparsified steps"]
+    share = float(sparsified.recommend.split("at most ")[1].split("%")[0]) / 100
     rng = np.random.default_rng(0)
     taken = [rng.random(N) < share for _ in range(400)]
     met = np.mean([(a & b).any() for a, b in zip(taken[::2], taken[1::2], strict=True)])

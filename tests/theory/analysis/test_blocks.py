@@ -19,8 +19,8 @@ def test_every_parameter_of_every_architecture_is_in_exactly_one_block():
             continue
         spec = families.param_spec(model)
         slots = arena.plan(spec, max_workers=1, n_tickets=8).slots
-        found = [one.name for block in blocks_of(model, slots) for one in block.slots]
-        assert sorted(found) == sorted(spec), name
+        names = [one.name for block in blocks_of(model, slots) for one in block.slots]
+        assert sorted(names) == sorted(spec), name
 
 
 def test_blocks_are_the_embedding_the_layers_the_last_norm_and_the_head():

@@ -24,12 +24,12 @@ pytestmark = pytest.mark.slow
 def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(
     tmp_path: Path,
 ) -> None:
-    given = subject(tmp_path)
+    small = subject(tmp_path)
     told: list[str] = []
     with Child() as child:
-        found = measure(child, given, tickets(given.batches().n_tickets, 24, 0), told.append)
-    assert found.samples == len(found.losses) == len(found.norms) == 24
-    by = {one.block.name: one for one in found.blocks}
+        measured = measure(child, small, tickets(small.batches().n_tickets, 24, 0), told.append)
+    assert measured.samples == len(measured.losses) == len(measured.norms) == 24
+    by = {one.block.name: one for one in measured.blocks}
     for name in ("layer 0", "out_norm", "head"):
         for grain in GRAINS:
             here = by[name].by[EXACT, grain]
@@ -69,13 +69,13 @@ def test_batches_are_drawn_without_repetition_and_the_same_by_the_same_seed() ->
 def test_bitmaps_that_do_not_fit_are_refused_before_anything_is_sampled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = subject(tmp_path)
-    one = sum(-(-len(b.firsts(g)) // 8) for b in given.blocks for g in GRAINS) * len(given.kinds)
+    small = subject(tmp_path)
+    one = sum(-(-len(b.firsts(g)) // 8) for b in small.blocks for g in GRAINS) * len(small.kinds)
     monkeypatch.setattr(conflicts, "BITMAP_BYTES", 40 * one)
-    assert most_samples(given) == 40
+    assert most_samples(small) == 40
     monkeypatch.setattr(conflicts, "BITMAP_BYTES", 5 * one)
     with pytest.raises(EnvironmentLacks, match="analyze a narrower model"):
-        most_samples(given)
+        most_samples(small)
 
 
 def test_a_child_that_is_killed_is_an_error_and_no_process_remains() -> None:
@@ -101,9 +101,11 @@ def test_a_gradient_that_is_not_finite_names_its_batch(
 
 
 def test_elements_are_the_papers_coordinates(tmp_path: Path) -> None:
-    given = subject(tmp_path)
+    model = subject(tmp_path)
     with Child() as child:
-        found = measure(child, given, tickets(given.batches().n_tickets, 12, 0), lambda step: None)
-    for one in found.blocks:
+        measured = measure(
+            child, model, tickets(model.batches().n_tickets, 12, 0), lambda step: None
+        )
+    for one in measured.blocks:
         assert one.elements is one.by[EXACT, ELEMENT]
         assert one.elements.groups == one.block.parameters

@@ -28,25 +28,25 @@ def counted(batches: Batches, numbers: range) -> RowStatistics:
 
 
 def test_every_number_is_that_of_a_count_by_hand(batches: Batches) -> None:
-    found = counted(batches, range(60))
+    rows = counted(batches, range(60))
     edges = [set(batches.at(0, k).x.reshape(-1).tolist()) for k in range(60)]
     touches = {token: sum(token in edge for edge in edges) for token in set().union(*edges)}
     meets = [sum(bool(edge & other) for other in edges) for edge in edges]
     pairs = [bool(a & b) for a, b in combinations(edges, 2)]
-    assert found.omega == max(map(len, edges))
-    assert found.mean_rows == np.mean([len(edge) for edge in edges])
-    assert found.delta == max(touches.values()) / 60
-    assert found.rho == max(meets) / 60
-    assert_close(found.p_conf, sum(pairs) / len(pairs), TWO_DIVISIONS)
-    assert_close(found.mean_conflict_degree, sum(meets) / 60 - 1, TWO_DIVISIONS)
-    assert found.never == 320 - len(touches)
+    assert rows.omega == max(map(len, edges))
+    assert rows.mean_rows == np.mean([len(edge) for edge in edges])
+    assert rows.delta == max(touches.values()) / 60
+    assert rows.rho == max(meets) / 60
+    assert_close(rows.p_conf, sum(pairs) / len(pairs), TWO_DIVISIONS)
+    assert_close(rows.mean_conflict_degree, sum(meets) / 60 - 1, TWO_DIVISIONS)
+    assert rows.never == 320 - len(touches)
     hottest = sorted(touches, key=lambda token: (-touches[token], token))[:HOTTEST]
-    assert [token.id for token in found.hottest] == hottest
-    assert [token.share for token in found.hottest] == [touches[t] / 60 for t in hottest]
+    assert [token.id for token in rows.hottest] == hottest
+    assert [token.share for token in rows.hottest] == [touches[t] / 60 for t in hottest]
     rest = [edge - set(hottest) for edge in edges]
     pairs = [bool(a & b) for a, b in combinations(rest, 2)]
-    assert_close(found.without_hottest, sum(pairs) / len(pairs), TWO_DIVISIONS)
-    assert 0 < found.without_hottest < found.p_conf < 1
+    assert_close(rows.without_hottest, sum(pairs) / len(pairs), TWO_DIVISIONS)
+    assert 0 < rows.without_hottest < rows.p_conf < 1
 
 
 def test_a_whole_epoch_is_told_from_a_part_of_one(batches: Batches) -> None:

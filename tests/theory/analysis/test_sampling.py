@@ -12,11 +12,6 @@ import pytest
 from mlxhog.arena.child import Lane
 from mlxhog.models.families import param_spec
 from mlxhog.optim.written import WrittenSupport
-from mlxhog.theory.analysis.gradient_staleness import (
-    LAGS,
-    OptimizerMovement,
-    compare_stale_gradients,
-)
 from mlxhog.theory.analysis.sampling import (
     ELEMENT,
     EXACT,
@@ -27,6 +22,7 @@ from mlxhog.theory.analysis.sampling import (
     curvature,
     source,
 )
+from mlxhog.theory.analysis.staleness import LAGS, OptimizerMovement, compare_stale_gradients
 from mlxhog.training.trainer import train
 from tests.theory.analysis.measured import MAD_MODEL, flat, sampled, subject, touched
 from tests.tolerances import (
@@ -49,31 +45,31 @@ TICKETS = [(0, 0), (0, 3), (1, 5)]
 def test_a_support_is_where_the_backends_own_gradient_is_not_zero(
     tmp_path: Path, backend: str, architecture: str | None
 ) -> None:
-    given = subject(tmp_path, architecture=architecture, backend=backend)
+    small = subject(tmp_path, architecture=architecture, backend=backend)
     lane = Lane(None, 0)
-    found = sampled(given, TICKETS, lane)
-    ours = source(lane, given)
+    sampling = sampled(small, TICKETS, lane)
+    ours = source(lane, small)
     for number, ticket in enumerate(TICKETS):
         loss, grads = ours.backend.loss_and_grads(ours.batches.at(*ticket))
-        assert loss == found.losses[number]
-        for block in given.blocks:
-            wanted = flat(given, block.name, grads)
+        assert loss == sampling.losses[number]
+        for block in small.blocks:
+            expected = flat(small, block.name, grads)
             assert (
-                touched(found, given, EXACT, ELEMENT, block.name)[number] == (wanted != 0)
+                touched(sampling, small, EXACT, ELEMENT, block.name)[number] == (expected != 0)
             ).all()
-            large = np.abs(wanted) > 1e-8 * np.abs(wanted).max()
-            assert (touched(found, given, LARGE, ELEMENT, block.name)[number] == large).all()
+            large = np.abs(expected) > 1e-8 * np.abs(expected).max()
+            assert (touched(sampling, small, LARGE, ELEMENT, block.name)[number] == large).all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_rows_of_the_embedding_that_move_are_those_of_the_tokens_in_the_batch(
     tmp_path: Path, backend: str
 ) -> None:
-    given = subject(tmp_path, backend=backend)
-    found = sampled(given, TICKETS)
-    rows = touched(found, given, EXACT, ROW, "embedding")
+    small = subject(tmp_path, backend=backend)
+    sampling = sampled(small, TICKETS)
+    rows = touched(sampling, small, EXACT, ROW, "embedding")
     for number, ticket in enumerate(TICKETS):
-        tokens = given.batches().at(*ticket).x
+        tokens = small.batches().at(*ticket).x
         assert np.flatnonzero(rows[number]).tolist() == np.unique(tokens).tolist()
 
 
@@ -81,40 +77,41 @@ def test_the_rows_of_the_embedding_that_move_are_those_of_the_tokens_in_the_batc
 def test_of_a_sparsified_run_the_elements_count_that_a_worker_would_write(
     tmp_path: Path, sparsify: str
 ) -> None:
-    given = subject(tmp_path, sparsify=sparsify, sampled_head=40)
+    small = subject(tmp_path, sparsify=sparsify, sampled_head=40)
     lane = Lane(None, 0)
-    found = sampled(given, TICKETS, lane)
-    ours = source(lane, given)
-    assert given.sparsified is not None
-    decay = frozenset(name for name, one in param_spec(given.model).items() if one.decay)
-    worker = WrittenSupport(given.sparsified, given.layout.slots, ours.backend.inbox, decay)
+    sampling = sampled(small, TICKETS, lane)
+    ours = source(lane, small)
+    assert small.sparsified is not None
+    decay = frozenset(name for name, one in param_spec(small.model).items() if one.decay)
+    worker = WrittenSupport(small.sparsified, small.layout.slots, ours.backend.inbox, decay)
     for number, ticket in enumerate(TICKETS):
         _, grads = ours.backend.loss_and_grads(ours.batches.at(*ticket))
         masks = worker.of(grads)
-        for block in given.blocks:
-            wanted = np.concatenate([masks[slot.name].reshape(-1) for slot in block.slots])
-            assert (touched(found, given, WRITTEN, ELEMENT, block.name)[number] == wanted).all()
+        for block in small.blocks:
+            mask = np.concatenate([masks[slot.name].reshape(-1) for slot in block.slots])
+            elements = touched(sampling, small, WRITTEN, ELEMENT, block.name)[number]
+            assert (elements == mask).all()
 
 
 def test_of_a_sampled_head_the_rows_of_the_candidates_move(tmp_path: Path) -> None:
-    given = subject(tmp_path, sampled_head=40)
-    assert given.sampled is not None
-    rows = touched(sampled(given, TICKETS), given, EXACT, ROW, "head")
+    small = subject(tmp_path, sampled_head=40)
+    assert small.sampled is not None
+    rows = touched(sampled(small, TICKETS), small, EXACT, ROW, "head")
     for number, ticket in enumerate(TICKETS):
-        batch = given.batches().at(*ticket)
-        ids = given.sampled.draw(batch.y, batch.seed).ids
+        batch = small.batches().at(*ticket)
+        ids = small.sampled.draw(batch.y, batch.seed).ids
         assert np.flatnonzero(rows[number]).tolist() == ids.tolist()
 
 
 def test_a_coarser_group_is_touched_where_one_of_its_elements_is(tmp_path: Path) -> None:
-    given = subject(tmp_path)
-    found = sampled(given, TICKETS)
-    for kind in given.kinds:
-        for block in given.blocks:
-            elements = touched(found, given, kind, ELEMENT, block.name)
+    small = subject(tmp_path)
+    sampling = sampled(small, TICKETS)
+    for kind in small.kinds:
+        for block in small.blocks:
+            elements = touched(sampling, small, kind, ELEMENT, block.name)
             for grain in GRAINS:
-                wanted = np.logical_or.reduceat(elements, block.firsts(grain), axis=1)
-                assert (touched(found, given, kind, grain, block.name) == wanted).all()
+                expected = np.logical_or.reduceat(elements, block.firsts(grain), axis=1)
+                assert (touched(sampling, small, kind, grain, block.name) == expected).all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -122,17 +119,17 @@ def test_positions_beyond_the_sequence_and_experts_not_taken_are_never_touched(
     tmp_path: Path, backend: str
 ) -> None:
     architecture = MAD_MODEL % "{type: moe-swiglu, experts: 8, active: 1, inner: 4}"
-    given = subject(tmp_path, architecture=architecture, backend=backend, batch_size=1)
-    found = sampled(given, TICKETS)
-    (positions,) = [one.name for one in given.blocks if "position" in one.name]
-    rows = touched(found, given, EXACT, ROW, positions)
+    small = subject(tmp_path, architecture=architecture, backend=backend, batch_size=1)
+    sampling = sampled(small, TICKETS)
+    (positions,) = [one.name for one in small.blocks if "position" in one.name]
+    rows = touched(sampling, small, EXACT, ROW, positions)
     assert rows[:, :32].all()
     assert not rows[:, 32:].any()  # the table has 48 rows, sequences 32 tokens
-    (slot,) = [s for b in given.blocks for s in b.slots if s.name.endswith(".w1.weight")]
-    number = [slot in one.slots for one in given.blocks].index(True)
-    block = given.blocks[number]
+    (slot,) = [s for b in small.blocks for s in b.slots if s.name.endswith(".w1.weight")]
+    number = [slot in one.slots for one in small.blocks].index(True)
+    block = small.blocks[number]
     before = sum(one.size for one in block.slots[: block.slots.index(slot)])
-    units = touched(found, given, EXACT, ELEMENT, block.name)[:, before : before + slot.size]
+    units = touched(sampling, small, EXACT, ELEMENT, block.name)[:, before : before + slot.size]
     experts = units.reshape(len(TICKETS), 8, -1).any(2)
     assert experts.any(1).all()
     assert not experts.all()  # tokens of so short a text do not take every expert
@@ -140,18 +137,18 @@ def test_positions_beyond_the_sequence_and_experts_not_taken_are_never_touched(
 
 def test_of_a_sparsified_step_what_is_written_counts(tmp_path: Path) -> None:
     whole = subject(tmp_path)
-    given = subject(tmp_path, sparsify="topk:0.01", error_feedback=False)
+    small = subject(tmp_path, sparsify="topk:0.01", error_feedback=False)
     assert whole.kinds == (EXACT, LARGE)
-    assert given.kinds == (EXACT, LARGE, WRITTEN)
-    found = sampled(given, TICKETS)
-    for block in given.blocks:
+    assert small.kinds == (EXACT, LARGE, WRITTEN)
+    sampling = sampled(small, TICKETS)
+    for block in small.blocks:
         if block.row_sparse:
             continue
-        written = touched(found, given, WRITTEN, ELEMENT, block.name).sum(1)
-        wanted = sum(max(1, round(0.01 * slot.size)) for slot in block.slots)
+        written = touched(sampling, small, WRITTEN, ELEMENT, block.name).sum(1)
+        expected = sum(max(1, round(0.01 * slot.size)) for slot in block.slots)
         # every parameter keeps its own share, rounded one way or the other
-        assert (abs(written - wanted) <= len(block.slots)).all()
-        exact = touched(found, given, EXACT, ELEMENT, block.name)
+        assert (abs(written - expected) <= len(block.slots)).all()
+        exact = touched(sampling, small, EXACT, ELEMENT, block.name)
         assert exact.sum() > 10 * written.sum()
 
 
@@ -165,24 +162,24 @@ def test_accumulated_gradients_touch_what_the_whole_batch_touches(tmp_path: Path
 def test_a_checkpoints_gradients_are_taken_at_its_own_parameters(tmp_path: Path) -> None:
     result = train(small_config(tmp_path, steps=60, lr=1e-2))
     assert result.checkpoint is not None
-    given = subject(tmp_path)
-    fresh = sampled(given, TICKETS)
-    trained = sampled(replace(given, checkpoint=Path(result.checkpoint)), TICKETS)
+    small = subject(tmp_path)
+    fresh = sampled(small, TICKETS)
+    trained = sampled(replace(small, checkpoint=Path(result.checkpoint)), TICKETS)
     assert (trained.losses < fresh.losses - 1).all()
 
 
 def test_looking_at_how_gradients_change_leaves_the_parameters_as_they_were(
     tmp_path: Path,
 ) -> None:
-    given, lane = subject(tmp_path), Lane(None, 0)
-    before = sampled(given, TICKETS, lane)
-    assert curvature(lane, given, TICKETS[:1], 3) > 0
+    small, lane = subject(tmp_path), Lane(None, 0)
+    before = sampled(small, TICKETS, lane)
+    assert curvature(lane, small, TICKETS[:1], 3) > 0
     others = [(0, k) for k in range(LAGS[-1])]
     config = small_config(tmp_path)
-    ages = compare_stale_gradients(lane, given, TICKETS[:1], others, others[:2], config)
+    ages = compare_stale_gradients(lane, small, TICKETS[:1], others, others[:2], config)
     assert [one.lag for one in ages] == list(LAGS)
     assert all(one.cosine < 1 and one.change > 0 for one in ages)
-    after = sampled(given, TICKETS, lane)
+    after = sampled(small, TICKETS, lane)
     assert (before.losses == after.losses).all()
     assert (before.norms == after.norms).all()
 
@@ -212,8 +209,8 @@ def lane_over(problem: Quadratic) -> Lane:
 
 def test_curvature_of_a_quadratic_is_its_largest_eigenvalue() -> None:
     problem = Quadratic([1.0, -3.0, 7.0, 0.0])
-    found = curvature(lane_over(problem), problem.subject, [(0, 0)], 12)  # type: ignore[arg-type]
-    assert_close(found, 7.0, POWER_ITERATION)
+    steepest = curvature(lane_over(problem), problem.subject, [(0, 0)], 12)  # type: ignore[arg-type]
+    assert_close(steepest, 7.0, POWER_ITERATION)
 
 
 def test_gradients_of_a_quadratic_age_as_their_formula_says(tmp_path: Path) -> None:
@@ -221,14 +218,14 @@ def test_gradients_of_a_quadratic_age_as_their_formula_says(tmp_path: Path) -> N
     problem = Quadratic([1.0, 1.0, 2.0])
     config = small_config(tmp_path, optimizer="sgd", clip=0.0, lr=lr)
     others = [(0, k) for k in range(LAGS[-1])]
-    found = compare_stale_gradients(
+    ages = compare_stale_gradients(
         lane_over(problem), problem.subject, [(0, 0)], others, [], config
     )  # type: ignore[arg-type]
-    for one in found:
+    for one in ages:
         old = np.array([1.0, 1.0, 2.0])
         fresh = old * (1 - lr * old) ** one.lag
-        wanted = old @ fresh / np.linalg.norm(old) / np.linalg.norm(fresh)
-        assert_close(one.cosine, wanted, AGED_F32)
+        expected = old @ fresh / np.linalg.norm(old) / np.linalg.norm(fresh)
+        assert_close(one.cosine, expected, AGED_F32)
         change = np.linalg.norm(fresh - old) / np.linalg.norm(fresh)
         assert_close(one.change, change, AGED_F32)
 
@@ -255,5 +252,5 @@ def test_movements_are_those_of_the_optimizers(tmp_path: Path) -> None:
 
 def test_clipping_bounds_the_movement_of_sgd(tmp_path: Path) -> None:
     movement = OptimizerMovement(small_config(tmp_path, optimizer="sgd", clip=0.5), 3)
-    found = movement.learn(np.array([3.0, 4.0, 0.0], np.float32))
-    assert_close(found, [0.3, 0.4, 0.0], ADAMW_MOVEMENT)
+    direction = movement.learn(np.array([3.0, 4.0, 0.0], np.float32))
+    assert_close(direction, [0.3, 0.4, 0.0], ADAMW_MOVEMENT)

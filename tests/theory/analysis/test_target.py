@@ -52,20 +52,20 @@ def test_a_mad_architecture_is_one_although_its_file_has_a_key_of_the_training_o
 def test_a_file_of_training_options_names_its_model_and_flags_win(tmp_path: Path) -> None:
     file = tmp_path / "conf.yaml"
     file.write_text("model: tiny\nlr: 1e-2\nbatch_size: 4\n")
-    found = find_target(str(file), [Given("lr", 0.5, "--lr")], tmp_path)
-    assert (found.config.lr, found.config.batch_size) == (0.5, 4)
-    assert found.title == f"settings {file}"
+    target = find_target(str(file), [Given("lr", 0.5, "--lr")], tmp_path)
+    assert (target.config.lr, target.config.batch_size) == (0.5, 4)
+    assert target.title == f"settings {file}"
 
 
 @pytest.mark.parametrize("how", ["path", "name", "latest", "checkpoint"])
 def test_a_run_brings_its_settings_its_checkpoint_and_its_architecture(run: Path, how: str) -> None:
     step = next((run / "checkpoints").glob("step-*"))
     spec = {"path": str(run), "name": run.name, "latest": "latest", "checkpoint": str(step)}[how]
-    found = find_target(spec, [], run.parent)
-    assert found.run == Run(run)
-    assert found.checkpoint == step
-    assert found.config.seq_len == 32
-    assert found.model.hidden_size == 32
+    target = find_target(spec, [], run.parent)
+    assert target.run == Run(run)
+    assert target.checkpoint == step
+    assert target.config.seq_len == 32
+    assert target.model.hidden_size == 32
 
 
 def test_a_run_whose_architecture_file_is_gone_is_analyzed_all_the_same(run: Path) -> None:
@@ -79,10 +79,10 @@ def test_a_run_whose_architecture_file_is_gone_is_analyzed_all_the_same(run: Pat
 def test_a_checkpoint_alone_is_analyzed_with_its_own_tokenizer(run: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     shutil.copytree(next((run / "checkpoints").glob("step-*")), alone)
-    found = find_target(str(alone), [], run.parent)
-    assert found.run is None
-    assert found.checkpoint == alone
-    assert found.config.tokenizer == str(alone)
+    target = find_target(str(alone), [], run.parent)
+    assert target.run is None
+    assert target.checkpoint == alone
+    assert target.config.tokenizer == str(alone)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,196 @@
+"""Staleness: summaries of histograms, of recorded runs and of a short run."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxhog.checkpoint.run import Run
+from mlxhog.errors import RunError, WorkerFailed
+from mlxhog.theory.analysis import staleness
+from mlxhog.theory.analysis.analyze import probe_run
+from mlxhog.theory.analysis.staleness import ObservedStaleness, of_run
+from mlxhog.training.trainer import train
+from tests.tolerances import TWO_DIVISIONS, assert_close
+from tests.training.small import small_config
+
+# -- summaries of staleness: per worker, from counts, values and recorded runs ---------------------
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=200))
+def test_a_summary_is_that_of_the_values(values: list[int]) -> None:
+    observed = staleness.of_histogram("w", Counter(values))
+    assert (observed.name, observed.steps, observed.max) == ("w", len(values), max(values))
+    assert observed.mean == pytest.approx(np.mean(values))
+    ordered = sorted(values)
+    assert observed.p50 == ordered[(len(values) + 1) // 2 - 1]
+    assert observed.p99 == ordered[-(-99 * len(values) // 100) - 1]
+
+
+def test_a_worker_without_steps_has_no_staleness() -> None:
+    assert staleness.of_histogram("w", {}).steps == 0
+
+
+def test_counts_of_a_staleness_weigh_as_often_as_it_was_seen() -> None:
+    assert staleness.of_histogram("w", {7: 1, 0: 99}) == staleness.Staleness(
+        name="w", steps=100, mean=0.07, p50=0, p99=0, max=7
+    )
+    assert staleness.of_histogram("w", {7: 2, 0: 98}).p99 == 7
+
+
+def test_each_worker_of_a_run_has_its_own_distribution_over_all_commands(tmp_path: Path) -> None:
+    def line(pid: int, **histograms: dict[int, int]) -> dict[str, object]:
+        return {
+            "supervisor_pid": pid,
+            "step": 40,
+            "elapsed_s": 1.0,
+            "lost_update_rate": 0.0,
+            "workers": [
+                {
+                    "slot": slot,
+                    "backend": backend,
+                    "steps": sum(histogram.values()),
+                    "dropped": 0,
+                    "mean_staleness": 1.0,
+                    "max_staleness": max(histogram),
+                    "staleness": histogram,
+                }
+                for slot, (backend, histogram) in enumerate(histograms.items(), start=1)
+            ],
+        }
+
+    run = Run(tmp_path)
+    lines = [line(1, mlx={0: 30}, torch={4: 10}), line(2, mlx={0: 29, 1: 1}, torch={8: 10})]
+    run.metrics_path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    observed = staleness.of_run(run, "lossless")
+    assert observed is not None
+    assert observed.by_worker == (
+        staleness.Staleness(name="1 mlx", steps=60, mean=1 / 60, p50=0, p99=1, max=1),
+        staleness.Staleness(name="2 torch", steps=20, mean=6.0, p50=4, p99=8, max=8),
+    )
+
+
+# -- staleness and lost updates as runs show them --------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_of_two_workers_records_how_old_each_of_its_steps_was(tmp_path: Path) -> None:
+    result = train(small_config(tmp_path, workers="mlx:cpu*2", steps=120))
+    assert sum(result.staleness.values()) == result.steps == 120
+    weighted = sum(worker.steps * worker.mean_staleness for worker in result.workers)
+    ages = sum(age * steps for age, steps in result.staleness.items())
+    assert_close(weighted, ages, TWO_DIVISIONS)
+    assert ages > 0  # the two overlapped
+    assert list(result.staleness) == sorted(result.staleness)
+    observed = of_run(Run(Path(result.run)), "lossless")
+    assert observed is not None
+    assert observed.histogram == result.staleness
+    assert (observed.source, observed.workers, observed.steps) == ("run", 2, 120)
+    assert observed.largest == max(result.staleness)
+    assert observed.lost_update_rate == 0.0
+    assert observed.to_json()["histogram"] == result.to_json()["staleness"]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_resumed_counts_both_commands(tmp_path: Path) -> None:
+    first = train(small_config(tmp_path, steps=20))
+    run = Run(Path(first.run))
+    other = run.read_metrics()[-1] | {"supervisor_pid": 0, "elapsed_s": 0.0}  # another process
+    run.metrics_path.write_text(json.dumps(other) + "\n")
+    second = train(small_config(tmp_path, steps=30, resume=first.run))
+    assert second.run == first.run
+    observed = of_run(run, "lossless")
+    assert observed is not None
+    assert observed.histogram == {0: 50}  # one worker is never stale
+    assert observed.mean == observed.largest == 0
+
+
+@pytest.mark.slow
+def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    # settings under which a lock-free run of two workers would be refused
+    config = small_config(tmp_path, strategy="sync", read="live", max_workers=1, steps=5)
+    told: list[str] = []
+    observed = probe_run(config, workers="mlx:cpu*2", seconds=1.0, tell=told.append)
+    assert (observed.source, observed.workers, observed.write) == ("probe", 2, "racy")
+    assert observed.steps == sum(observed.histogram.values()) > 5
+    assert observed.lost_update_rate is not None
+    assert 0 <= observed.lost_update_rate < 1
+    assert observed.tokens_per_s is not None
+    assert observed.tokens_per_s > 0
+    assert told
+    assert not list(scratch.glob("mlxhog-analyze-*"))
+    assert not Path(config.out).exists()
+
+
+@pytest.mark.slow
+def test_a_probe_too_short_for_a_step_says_so(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    with pytest.raises(WorkerFailed, match="give it longer, as in --seconds 30"):
+        probe_run(config, workers="mlx:cpu*2", seconds=1e-9, tell=lambda step: None)
+
+
+def observed(histogram: dict[int, int]) -> ObservedStaleness:
+    return ObservedStaleness(
+        source="run",
+        workers=2,
+        write="racy",
+        steps=sum(histogram.values()),
+        mean=1.0,
+        largest=max(histogram, default=0),
+        histogram=histogram,
+        lost_update_rate=None,
+        tokens_per_s=None,
+    )
+
+
+@pytest.mark.slow
+def test_quantiles_are_the_smallest_age_that_enough_steps_do_not_exceed() -> None:
+    seen = observed({0: 10, 1: 80, 2: 9, 50: 1})
+    expected = {0.0: 0, 0.1: 0, 0.11: 1, 0.9: 1, 0.99: 2, 0.995: 50, 1.0: 50}
+    assert {share: seen.quantile(share) for share in expected} == expected
+    assert observed({}).quantile(0.5) is None
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        seen.quantile(1.5)
+
+
+def metrics(tmp_path: Path, *lines: dict[str, object]) -> Run:
+    run = Run(tmp_path)
+    run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+@pytest.mark.slow
+def test_metrics_without_a_histogram_still_have_a_mean_and_a_largest(tmp_path: Path) -> None:
+    first = {"slot": 1, "backend": "torch:cpu", "steps": 30, "dropped": 0}
+    second = {"slot": 2, "backend": "mlx:cpu", "steps": 12, "dropped": 2}
+    workers = [
+        first | {"mean_staleness": 1.0, "max_staleness": 4},
+        second | {"mean_staleness": 2.0, "max_staleness": 9},
+    ]
+    line = {"step": 42, "elapsed_s": 2.0, "lost_update_rate": 0.25, "workers": workers}
+    observed = of_run(metrics(tmp_path, line), "racy")
+    assert observed is not None
+    assert (observed.steps, observed.mean, observed.largest) == (40, 1.25, 9)
+    assert observed.quantile(0.5) is None
+    assert observed.lost_update_rate == 0.25
+
+
+@pytest.mark.slow
+def test_a_run_without_steps_has_nothing_to_show_and_foreign_lines_are_refused(
+    tmp_path: Path,
+) -> None:
+    assert of_run(metrics(tmp_path), "racy") is None
+    with pytest.raises(RunError, match=r"metrics.jsonl holds a line that is no progress"):
+        of_run(metrics(tmp_path, {"step": 3, "elapsed_s": 1.0}), "racy")
