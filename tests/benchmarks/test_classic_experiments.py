@@ -58,11 +58,11 @@ def a_run(*objectives: float) -> ClassicResult:
 
 
 @pytest.mark.parametrize(
-    ("target", "wanted"),
+    ("target", "expected"),
     [(100.0, 0.0), (75.0, 1.0), (50.0, 2.0), (45.0, 3.0), (40.0, 4.0)],
 )
-def test_seconds_to_an_objective_count_the_last_epoch_in_proportion(classic, target, wanted):
-    assert classic.seconds_to(a_run(50.0, 40.0, 60.0), target) == wanted
+def test_seconds_to_an_objective_count_the_last_epoch_in_proportion(classic, target, expected):
+    assert classic.seconds_to(a_run(50.0, 40.0, 60.0), target) == expected
 
 
 def test_an_objective_that_is_never_reached_took_no_time_that_could_be_said(classic):
@@ -70,5 +70,5 @@ def test_an_objective_that_is_never_reached_took_no_time_that_could_be_said(clas
 
 
 def test_speedups_are_taken_repeat_by_repeat(classic):
-    found = classic.ratios([4.0, 6.0, 9.0], {"two workers": [2.0, 2.0, 3.0]})
-    assert found["two workers"].median == 3.0
+    speedups = classic.ratios([4.0, 6.0, 9.0], {"two workers": [2.0, 2.0, 3.0]})
+    assert speedups["two workers"].median == 3.0

@@ -21,15 +21,15 @@ def about(experiment: Any) -> Any:
 
 
 def draw(experiment: Any) -> Any:
-    def one_line(found: Any) -> Any:
+    def one_line(outcome: Any) -> Any:
         figure, axes = experiment.new_panel(x="seconds", y="metres", heading="Falling")
-        axes.plot([0, 1], [0, found.results["metres"].median], color=experiment.INKS[0])
+        axes.plot([0, 1], [0, outcome.results["metres"].median], color=experiment.INKS[0])
         return figure
 
     return one_line
 
 
-def found(experiment: Any, *, limit: float = 5.0) -> Any:
+def outcome(experiment: Any, *, limit: float = 5.0) -> Any:
     return experiment.Outcome(
         compared=[
             experiment.Compared("it falls", "it fell", experiment.HOLDS, timing=False),
@@ -43,7 +43,7 @@ def found(experiment: Any, *, limit: float = 5.0) -> Any:
 
 
 def test_a_result_holds_everything_a_second_person_needs(experiment: Any, tmp_path: Path) -> None:
-    answer = found(experiment)
+    answer = outcome(experiment)
     code = experiment.run(
         about(experiment),
         lambda _: answer,
@@ -61,7 +61,7 @@ def test_a_result_holds_everything_a_second_person_needs(experiment: Any, tmp_pa
 
 def test_a_missed_limit_ends_with_1(experiment: Any, tmp_path: Path) -> None:
     arguments = ["--tiny", "--out", str(tmp_path)]
-    answer = found(experiment, limit=1.0)
+    answer = outcome(experiment, limit=1.0)
     code = experiment.run(
         about(experiment), lambda _: answer, draw(experiment), arguments=arguments
     )
@@ -77,7 +77,7 @@ def test_a_busy_machine_leaves_no_verdict_on_times_and_keeps_the_others(
 ) -> None:
     scale = experiment.Scale("quick")
     document = experiment._document(
-        about(experiment), scale, found(experiment), others_load, seconds=1.0
+        about(experiment), scale, outcome(experiment), others_load, seconds=1.0
     )
     verdicts = {one["claim"]: one["verdict"] for one in document["compared"]}
     assert verdicts == {"it falls": falls, "it is fast": fast}

@@ -40,10 +40,10 @@ def test_a_busy_machine_excuses_timings_and_never_counts(
     verdict: str,
     code: int,
 ) -> None:
-    found = claims(harness, time=time, lost=lost)
+    claimed = claims(harness, time=time, lost=lost)
     sample = harness.Sample.of([3.0, 1.0, 2.0])
     results = {"ns": {"add": sample}}
-    assert harness.finish("adds", found, others_load=others_load, results=results) == code
+    assert harness.finish("adds", claimed, others_load=others_load, results=results) == code
     printed = capsys.readouterr().out
     line = json.loads(printed.splitlines()[-1])
     assert line["verdict"] == verdict

@@ -53,25 +53,25 @@ def ask(load: Any, monkeypatch: pytest.MonkeyPatch, name: str, *, steps: Any, sp
     monkeypatch.setattr(module, "Bench", lambda setup: FakeBench(load, setup, steps, speed))
     if name == "scaling":
         monkeypatch.setattr(module, "_penalties", lambda scale: {0.0: 1.0, 1.0: 1.1, 15.0: 4.0})
-    found = module.result(scale)
-    figure = module.draw(found)
+    outcome = module.result(scale)
+    figure = module.draw(outcome)
     assert len(figure.axes) == 2
-    return found
+    return outcome
 
 
-def verdicts(found: Any) -> list[str]:
-    return [one.verdict for one in found.compared]
+def verdicts(outcome: Any) -> list[str]:
+    return [one.verdict for one in outcome.compared]
 
 
 def test_staleness_that_costs_little_degrades_gracefully_as_far_as_it_was_tried(
     load: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = ask(
+    outcome = ask(
         load, monkeypatch, "staleness",
         steps=lambda workers, _: 100 * (1 + 0.2 * (workers - 1)), speed=lambda *_: 1.0,
     )  # fmt: skip
-    assert verdicts(found)[0] == "holds in part"  # up to 7, not to 20
-    rows = {row["workers"]: row for row in found.table}
+    assert verdicts(outcome)[0] == "holds in part"  # up to 7, not to 20
+    rows = {row["workers"]: row for row in outcome.table}
     assert rows["8 in turn"]["times those of serial"] == pytest.approx(2.4)
     assert rows["8 in turn"]["Koloskova's rule"] == pytest.approx(1 / 7)
     assert rows["1 in turn"]["penalty of Proposition 4.1"] == 1.0
@@ -81,11 +81,11 @@ def test_staleness_that_costs_little_degrades_gracefully_as_far_as_it_was_tried(
 def test_staleness_that_costs_as_much_as_the_workers_bring_does_not(
     load: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = ask(
+    outcome = ask(
         load, monkeypatch, "staleness",
         steps=lambda workers, _: 100 * (1 + 1.5 * (workers - 1)), speed=lambda *_: 1.0,
     )  # fmt: skip
-    assert verdicts(found)[0] == "does not hold"
+    assert verdicts(outcome)[0] == "does not hold"
 
 
 def test_a_scheme_is_compared_at_equal_time_and_at_equal_gradients(
@@ -94,13 +94,15 @@ def test_a_scheme_is_compared_at_equal_time_and_at_equal_gradients(
     def steps(workers: int, options: dict[str, Any]) -> float:
         return 400.0 if options.get("strategy") == "avg_runs" else 100.0 * (1 + 0.1 * workers)
 
-    found = ask(load, monkeypatch, "schemes", steps=steps, speed=lambda workers, _: float(workers))
-    rows = {row["scheme"]: row for row in found.table}
+    outcome = ask(
+        load, monkeypatch, "schemes", steps=steps, speed=lambda workers, _: float(workers)
+    )
+    rows = {row["scheme"]: row for row in outcome.table}
     assert rows["serial"]["tokens per second"] == 25_600
     assert rows["round-robin"]["bits per byte, equal gradients"] == 1.0
     assert rows["serial"]["bits per byte, equal time"] > 2.0
     # round-robin is as fast as lock-free here; averaged runs gain nothing; nothing is ahead of sync
-    assert verdicts(found) == ["does not hold", "holds", "does not hold"]
+    assert verdicts(outcome) == ["does not hold", "holds", "does not hold"]
 
 
 def test_a_prediction_rests_on_measured_costs_and_on_the_staleness_that_was_measured(
@@ -108,12 +110,12 @@ def test_a_prediction_rests_on_measured_costs_and_on_the_staleness_that_was_meas
 ) -> None:
     monkeypatch.setattr(load("scaling"), "cores", lambda: [0, 1])
     monkeypatch.setattr(load("experiment.language"), "cores", lambda: [0, 1])
-    found = ask(
+    outcome = ask(
         load, monkeypatch, "scaling",
         steps=lambda workers, _: 100 * (1 + 0.1 * (workers - 1)),
         speed=lambda workers, _: float(workers),
     )  # fmt: skip
-    one, two, *predicted = found.table
+    one, two, *predicted = outcome.table
     assert (one["workers"], two["workers"]) == (1, 2)
     assert two["speedup"] == pytest.approx(2 / 1.1)
     by_workers = {row["workers"]: row for row in predicted}
@@ -121,15 +123,13 @@ def test_a_prediction_rests_on_measured_costs_and_on_the_staleness_that_was_meas
     assert by_workers[16]["speedup"] == pytest.approx(16 / 4, rel=0.05)
     assert "extrapolated" in by_workers[24]["kind"]
     assert "extrapolated" not in by_workers[8]["kind"]
-    error, lost = found.claims
+    error, lost = outcome.claims
     assert error.value < 0.01  # two workers here are twice as fast as one, as simulated
     assert lost.met
-    assert found.compared[0].verdict == "cannot be told here"
-    assert "Prediction for M2 Ultra" in found.compared[0].measured
+    assert outcome.compared[0].verdict == "cannot be told here"
+    assert "Prediction for M2 Ultra" in outcome.compared[0].measured
 
 
-@pytest.mark.parametrize(("lowest", "found"), [(3.0, 2.0), (0.3, 0.25), (1.0, 1.0)])
-def test_a_step_size_is_found_by_doubling_and_halving(
-    load: Any, lowest: float, found: float
-) -> None:
-    assert load("experiment.language").descend(lambda lr: abs(lr - lowest), 1.0) == found
+@pytest.mark.parametrize(("lowest", "lr"), [(3.0, 2.0), (0.3, 0.25), (1.0, 1.0)])
+def test_a_step_size_is_found_by_doubling_and_halving(load: Any, lowest: float, lr: float) -> None:
+    assert load("experiment.language").descend(lambda x: abs(x - lowest), 1.0) == lr

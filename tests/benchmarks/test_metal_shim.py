@@ -30,8 +30,8 @@ def test_every_registered_instance_is_counted(benchmark: Any) -> None:
 def test_an_atomic_kernel_loses_nothing_and_makes_as_many_adds_as_it_says(
     benchmark: Any, tmp_path: Path
 ) -> None:
-    lost, made = benchmark.count_lost("dense_axpy", tmp_path, 1000)
-    assert (lost, made) == (0, benchmark.counting.ADDS // 1000 // 64 * 64)
+    lost, added = benchmark.count_lost("dense_axpy", tmp_path, 1000)
+    assert (lost, added) == (0, benchmark.counting.ADDS // 1000 // 64 * 64)
 
 
 def test_lost_adds_are_counted_as_lost(
@@ -44,6 +44,6 @@ def test_lost_adds_are_counted_as_lost(
 
     monkeypatch.setitem(benchmark.counting.CASES, "planted", racy)
     monkeypatch.setattr(benchmark, "THREADS", 1)  # chaos alone: the same schedule every time
-    lost, made = benchmark.count_lost("planted", tmp_path, 100)
-    assert 0 < lost < made
-    assert 0 < benchmark.count_lost_by_racy(tmp_path, 100)[0] < made
+    lost, added = benchmark.count_lost("planted", tmp_path, 100)
+    assert 0 < lost < added
+    assert 0 < benchmark.count_lost_by_racy(tmp_path, 100)[0] < added

@@ -38,7 +38,7 @@ def measure(side: int) -> dict[str, object]:
 def main() -> None:
     """Write the file."""
     defaults = GraphCuts.defaults
-    found = {
+    record = {
         "made_by": "python -m tests.classic.abdomen_like",
         "seed": 0,
         "lr": defaults.lr,
@@ -47,7 +47,7 @@ def main() -> None:
         "sides": {str(side): measure(side) for side in SIDES},
     }
     path = Path(__file__).with_suffix(".json")
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main() -> None:
         run = train(MatrixCompletion(*ratings, rank=rank), ClassicConfig(scheme="serial"))
         spec = {"train_error": train_error, "test_error": test_error}
         ranks[str(rank)] = {"spec": spec, "measured": run.measures}
-    found = {
+    record = {
         "made_by": "python -m tests.classic.netflix_like",
         "seed": 0,
         "lr": defaults.lr,
@@ -36,7 +36,7 @@ def main() -> None:
         "ranks": ranks,
     }
     path = Path(__file__).with_suffix(".json")
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

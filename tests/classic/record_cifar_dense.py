@@ -39,8 +39,8 @@ def main() -> None:
                 "test_err": np.mean(unseen.argmax(1) != test.labels),
             }
     pixels = {"std": x.std(), "first": x[0, :5].tolist(), "classes": np.bincount(y).tolist()}
-    made = {"made by": "python -m tests.classic.record_cifar_dense", **STEPS}
-    FILE.write_text(json.dumps({**made, "pixels": pixels, "trace": trace}, indent=1) + "\n")
+    record = {"made by": "python -m tests.classic.record_cifar_dense", **STEPS}
+    FILE.write_text(json.dumps({**record, "pixels": pixels, "trace": trace}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

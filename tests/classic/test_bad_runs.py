@@ -52,16 +52,16 @@ def test_data_that_are_not_numbers_are_refused_by_place(bad):
 
 @pytest.mark.parametrize("scheme", ["hogwild", "round_robin", "avg_runs"])
 def test_a_step_size_that_diverges_is_stopped_with_a_smaller_one_to_try(scheme):
-    found = train(PROBLEM, ClassicConfig(workers=2, scheme=scheme, lr=1e6, epochs=1000))
-    assert found.status == "diverged"
-    assert len(found.epochs) < 20
-    assert found.advice.endswith("with --lr 1e+06; try --lr 0.1")
+    result = train(PROBLEM, ClassicConfig(workers=2, scheme=scheme, lr=1e6, epochs=1000))
+    assert result.status == "diverged"
+    assert len(result.epochs) < 20
+    assert result.advice.endswith("with --lr 1e+06; try --lr 0.1")
 
 
 def test_a_diverging_reference_spares_the_run():
-    found, serial = compare(PROBLEM, ClassicConfig(workers=2, lr=1e6))
-    assert found is serial
-    assert found.status == "diverged"
+    result, serial = compare(PROBLEM, ClassicConfig(workers=2, lr=1e6))
+    assert result is serial
+    assert result.status == "diverged"
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from mlxhog.errors import DataError
 @pytest.fixture(scope="module")
 def records():
     """520 real pieces of 32 x 32 pixels: class 0 of a temple, class 1 of a flower."""
-    made = []
+    images = []
     for label, photo in enumerate(load_sample_images().images):
         pieces = photo[:416, :640].reshape(13, 32, 20, 32, 3).transpose(0, 2, 4, 1, 3)
         pieces = pieces.reshape(260, 3072)
-        made.append(np.column_stack([np.full(260, label, np.uint8), pieces]))
-    return np.random.default_rng(0).permutation(np.concatenate(made))
+        images.append(np.column_stack([np.full(260, label, np.uint8), pieces]))
+    return np.random.default_rng(0).permutation(np.concatenate(images))
 
 
 def test_a_folder_is_read_with_its_test_batch_and_centred_by_the_training_set(records, tmp_path):

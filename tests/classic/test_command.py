@@ -56,17 +56,17 @@ def test_the_list_takes_no_options_of_a_run(capsys):
 
 @pytest.mark.usefixtures("small")
 def test_its_json_ends_with_what_is_promised(capsys):
-    found = answer(capsys, "--workers", "2")
-    assert list(found)[-len(LAST) :] == LAST
-    assert found["examples_per_s"] == pytest.approx(found["examples"] / found["seconds"])
-    assert found["serial_objective"] == found["serial_measures"]["objective"]
-    assert [row["epoch"] for row in found["epochs"]] == [1, 2, 3]
+    printed = answer(capsys, "--workers", "2")
+    assert list(printed)[-len(LAST) :] == LAST
+    assert printed["examples_per_s"] == pytest.approx(printed["examples"] / printed["seconds"])
+    assert printed["serial_objective"] == printed["serial_measures"]["objective"]
+    assert [row["epoch"] for row in printed["epochs"]] == [1, 2, 3]
 
 
 @pytest.mark.usefixtures("small")
 def test_the_reference_may_be_left_out(capsys):
-    found = answer(capsys, "--workers", "2", "--no-serial")
-    assert found["serial_objective"] is found["speedup"] is None
+    printed = answer(capsys, "--workers", "2", "--no-serial")
+    assert printed["serial_objective"] is printed["speedup"] is None
 
 
 @pytest.mark.usefixtures("small")
@@ -80,8 +80,8 @@ def test_a_deterministic_scheme_answers_the_same_twice(capsys, scheme):
 
 @pytest.mark.usefixtures("small")
 def test_serial_alone_is_its_own_reference(capsys):
-    found = answer(capsys, "--scheme", "serial")
-    assert found["objective"] == found["serial_objective"]
+    printed = answer(capsys, "--scheme", "serial")
+    assert printed["objective"] == printed["serial_objective"]
 
 
 @pytest.mark.usefixtures("small")
@@ -97,11 +97,11 @@ def test_the_table_says_what_the_numbers_mean(capsys):
 
 @pytest.mark.usefixtures("small")
 def test_stats_count_the_sparsity_as_the_paper_does(capsys):
-    found = answer(capsys, "--stats")
+    printed = answer(capsys, "--stats")
     degrees = np.bincount(hinge().indices)
-    assert (found["examples"], found["coordinates"], found["omega"]) == (600, 100, 8)
-    assert found["delta"] == degrees.max() / 600
-    assert found["delta"] <= found["rho"] <= 1
+    assert (printed["examples"], printed["coordinates"], printed["omega"]) == (600, 100, 8)
+    assert printed["delta"] == degrees.max() / 600
+    assert printed["delta"] <= printed["rho"] <= 1
     assert main(["classic", "svm", "--stats"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == [
         "Omega",
@@ -117,9 +117,9 @@ def test_divergence_is_exit_code_4_with_a_step_size_to_try(capsys):
     told = capsys.readouterr()
     assert "serial diverged, so hogwild was not begun" in told.err
     assert "try --lr 0.1" in told.err
-    found = json.loads(told.out)
-    assert found["status"] == "diverged"
-    assert found["speedup"] is None
+    printed = json.loads(told.out)
+    assert printed["status"] == "diverged"
+    assert printed["speedup"] is None
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_made(tmp_path, monkeypatch, capsys):
@@ -174,8 +174,8 @@ def test_a_signal_ends_the_command_with_130_and_leaves_no_process(signum):
     host.send_signal(signum)
     out, _ = host.communicate(timeout=30)
     assert host.returncode == 130
-    found = json.loads(out)
-    assert (found["status"], found["examples"] > 0) == ("interrupted", True)
+    printed = json.loads(out)
+    assert (printed["status"], printed["examples"] > 0) == ("interrupted", True)
     deadline = time.monotonic() + 30
     while any(map(alive, children)):
         assert time.monotonic() < deadline

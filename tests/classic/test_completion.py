@@ -39,11 +39,11 @@ def small():
 
 @pytest.mark.parametrize("rank", sorted(map(int, RECORDED["ranks"])))
 def test_serial_sgd_reaches_the_recorded_errors(full, rank):
-    wanted = RECORDED["ranks"][str(rank)]
+    expected = RECORDED["ranks"][str(rank)]
     run = train(MatrixCompletion(*full, rank=rank), ClassicConfig(scheme="serial"))
     for name in ("train_error", "test_error"):
-        assert_close(run.measures[name], wanted["spec"][name], COMPLETION_RMSE)
-    for name, value in wanted["measured"].items():
+        assert_close(run.measures[name], expected["spec"][name], COMPLETION_RMSE)
+    for name, value in expected["measured"].items():
         assert_close(run.measures[name], value, RECORDED_F32, label=name)
 
 
@@ -98,11 +98,11 @@ def test_measures_are_the_formulas_in_float64(small):
         degrees = np.bincount(named, minlength=len(rows))
         for_each = (rows**2).sum(axis=1) / np.maximum(degrees, 1) * small.mu / 2
         objective += for_each[named].sum()
-    found = small.measures(params)
-    assert list(found) == ["objective", "train_error", "test_error"]
-    assert_close(found["objective"], objective, RECORDED_F32)
-    assert_close(found["train_error"], np.sqrt((train_errors**2).mean()), RECORDED_F32)
-    assert_close(found["test_error"], np.sqrt((errors(small.test) ** 2).mean()), RECORDED_F32)
+    measures = small.measures(params)
+    assert list(measures) == ["objective", "train_error", "test_error"]
+    assert_close(measures["objective"], objective, RECORDED_F32)
+    assert_close(measures["train_error"], np.sqrt((train_errors**2).mean()), RECORDED_F32)
+    assert_close(measures["test_error"], np.sqrt((errors(small.test) ** 2).mean()), RECORDED_F32)
 
 
 def test_initial_rows_are_small_and_have_no_columns_past_the_rank(small):
@@ -171,8 +171,8 @@ def test_ratings_from_files_are_completed(tmp_path):
     )
     problem = problems.create("matrix-completion", config)
     assert problem.about == "96 ratings of 8 items by 12 users, rank 6"
-    found = problem.measures(problem.initial(0))
-    assert found["test_error"] == found["train_error"]
+    measures = problem.measures(problem.initial(0))
+    assert measures["test_error"] == measures["train_error"]
 
 
 def test_ratings_outside_their_range_are_refused(tmp_path):

@@ -58,9 +58,9 @@ def test_sequential_sgd_in_float64_repeats_the_recorded_trace():
         gamma *= STEPS["beta"]
         if str(epoch) in GRID["trace"]:
             apart = np.abs(x[graph.heads] - x[graph.tails])[:, 0]
-            wanted = GRID["trace"][str(epoch)]
-            assert graph.weights @ apart == pytest.approx(wanted["relaxed"], rel=1e-9)
-            assert problem.cut(problem.rounded(x)) == wanted["rounded"]
+            expected = GRID["trace"][str(epoch)]
+            assert graph.weights @ apart == pytest.approx(expected["relaxed"], rel=1e-9)
+            assert problem.cut(problem.rounded(x)) == expected["rounded"]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -80,32 +80,32 @@ def test_every_scheme_rounds_the_recorded_grid_to_its_maximum_flow(scheme, write
     batch = 8 if scheme in ("round_robin", "sync") else 1
     steps = STEPS | {"batch_size": batch, "lr": STEPS["lr"] * batch}
     config = ClassicConfig(scheme=scheme, write=write, workers=workers, **steps)
-    found = train(GraphCuts(cut_grid()), config).measures
-    assert found["cut"] == GRID["maxflow"]
+    measures = train(GraphCuts(cut_grid()), config).measures
+    assert measures["cut"] == GRID["maxflow"]
     # Serial is at 383.0 by then.
-    assert GRID["maxflow"] < found["objective"] < 400
+    assert GRID["maxflow"] < measures["objective"] < 400
 
 
 def test_serial_sgd_rounds_the_recorded_grid_to_its_maximum_flow():
     run = train(GraphCuts(cut_grid()), ClassicConfig(scheme="serial", **STEPS))
     assert run.measures["cut"] == GRID["maxflow"]
-    wanted = GRID["trace"]["100"]["relaxed"]
-    assert run.objective == pytest.approx(wanted, rel=0.01)  # of another shuffle, in float32
+    expected = GRID["trace"]["100"]["relaxed"]
+    assert run.objective == pytest.approx(expected, rel=0.01)  # of another shuffle, in float32
 
 
 @pytest.mark.parametrize("side", [8, 16])
 def test_serial_sgd_on_abdomen_like_repeats_the_recorded_trace(side):
-    wanted = ABDOMEN["sides"][str(side)]
+    expected = ABDOMEN["sides"][str(side)]
     run = train(GraphCuts(abdomen_like(side)), ClassicConfig(scheme="serial"))
-    for number, measures in wanted["trace"].items():
+    for number, measures in expected["trace"].items():
         for name, value in measures.items():
             assert_close(run.epochs[int(number) - 1].measures[name], value, RECORDED_F32)
 
 
 @pytest.mark.parametrize("side", sorted(ABDOMEN["sides"]))
 def test_the_recorded_cuts_of_abdomen_like_are_the_cheapest_there_are(side):
-    wanted = ABDOMEN["sides"][side]
-    assert_close(wanted["trace"]["200"]["cut"], wanted["maximum_flow"], CUT_NEAR_FLOW)
+    expected = ABDOMEN["sides"][side]
+    assert_close(expected["trace"]["200"]["cut"], expected["maximum_flow"], CUT_NEAR_FLOW)
 
 
 @pytest.mark.parametrize("scheme", ["round_robin", "sync"])
@@ -169,9 +169,9 @@ def test_where_all_vertices_agree_nothing_is_cut():
 
 def test_at_zeros_and_ones_the_objective_is_the_cut():
     problem = GraphCuts(square([1, 2, 3, 4]))
-    for middle, wanted in (([0, 0], 5.0), ([1, 0], 4.0), ([0, 1], 6.0), ([1, 1], 5.0)):
+    for middle, expected in (([0, 0], 5.0), ([1, 0], 4.0), ([0, 1], 6.0), ([1, 1], 5.0)):
         x = np.array([[0], middle[:1], [1], middle[1:]], np.float32)
-        assert problem.measures({"x": x}) == {"objective": wanted, "cut": wanted}
+        assert problem.measures({"x": x}) == {"objective": expected, "cut": expected}
 
 
 def test_a_mixture_of_two_rows_is_projected_before_it_is_measured():

@@ -75,15 +75,15 @@ def test_hogwild_goes_on_without_workers_that_are_killed(options):
     watch = Killer(kills=2, n=MANY.n_examples)
     every_epoch = options.get("handout") == "epoch"
     epochs = 12 if every_epoch else 60
-    found = train(MANY, ClassicConfig(workers=2, epochs=epochs, beta=1.0, **options), watch)
+    result = train(MANY, ClassicConfig(workers=2, epochs=epochs, beta=1.0, **options), watch)
     assert watch.kills == 0
-    assert (found.status, len(found.epochs)) == ("done", epochs)
+    assert (result.status, len(result.epochs)) == ("done", epochs)
     if not every_epoch:  # there a worker may have done its share, and been about to leave
-        assert found.replaced == len(watch.messages) == 2
+        assert result.replaced == len(watch.messages) == 2
         assert "SIGKILL" in watch.messages[0]
-    assert found.objective < found.initial["objective"]
-    done = sum(epoch.examples for epoch in found.epochs)
-    assert done + found.missed >= epochs * MANY.n_examples
+    assert result.objective < result.initial["objective"]
+    done = sum(epoch.examples for epoch in result.epochs)
+    assert done + result.missed >= epochs * MANY.n_examples
     assert not worker_pids()
 
 
@@ -97,9 +97,9 @@ def test_of_a_queue_whose_takers_all_die_only_what_they_had_in_hand_is_missing()
 
     watch = Massacre(kills=1, n=MANY.n_examples)
     config = ClassicConfig(workers=2, epochs=60, beta=1.0, write="racy", handout="queue")
-    found = train(MANY, config, watch)
-    assert (watch.kills, found.status, found.replaced) == (0, "done", 2)
-    assert found.missed <= 2 * claim_size(MANY.defaults.batch_size)
+    result = train(MANY, config, watch)
+    assert (watch.kills, result.status, result.replaced) == (0, "done", 2)
+    assert result.missed <= 2 * claim_size(MANY.defaults.batch_size)
 
 
 @pytest.mark.parametrize("scheme", ["round_robin", "sync", "avg_runs", "serial"])
@@ -126,9 +126,9 @@ def test_hogwild_goes_on_without_a_worker_that_is_stopped(monkeypatch):
         signum = signal.SIGSTOP
 
     watch = Stopper(kills=1, n=MANY.n_examples)
-    found = train(MANY, ClassicConfig(workers=2, epochs=60, beta=1.0), watch)
-    assert found.status == "done"
-    assert found.replaced >= 1
+    result = train(MANY, ClassicConfig(workers=2, epochs=60, beta=1.0), watch)
+    assert result.status == "done"
+    assert result.replaced >= 1
     assert "no example was done for 2 s" in watch.messages[0]
     assert not worker_pids()
 
@@ -169,8 +169,8 @@ def test_an_interrupted_run_keeps_the_epochs_that_it_has_measured():
         def epoch(self, epoch: Epoch) -> None:
             self.ended += 1
 
-    found = train(MANY, ClassicConfig(workers=2, epochs=10_000, beta=1.0), Impatient())
-    assert (found.status, len(found.epochs)) == ("interrupted", 3)
+    result = train(MANY, ClassicConfig(workers=2, epochs=10_000, beta=1.0), Impatient())
+    assert (result.status, len(result.epochs)) == ("interrupted", 3)
     assert not worker_pids()
 
 

@@ -41,8 +41,8 @@ def meeting(rows, number: int) -> float:
     ids=["mean length", "median length", "omega", "delta", "rho", "p_conf", "sum of q^2"],
 )
 def test_rcv1_like_has_the_statistics_of_rcv1(text, statistic, published):
-    found = statistic(np.diff(text.indptr), text)
-    assert_close(found, published, FITTED_STATISTIC)
+    value = statistic(np.diff(text.indptr), text)
+    assert_close(value, published, FITTED_STATISTIC)
 
 
 def test_rcv1_like_rows_have_length_one_and_classes_are_balanced(text):

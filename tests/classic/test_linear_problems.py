@@ -53,10 +53,10 @@ def test_sequential_sgd_follows_the_recorded_trace_of_svm100():
     recorded = RECORDED["svm100"]
     problem = create("synthetic-svm", ClassicConfig())
     trace = list(sequential(problem, 200, recorded["lr"], recorded["decay"], recorded["batch"]))
-    for epoch, wanted in recorded["trace"].items():
-        found = trace[int(epoch) - 1]
-        assert_close(found["train_loss"], wanted["hinge"], SGD_TRACE_F32, label=f"epoch {epoch}")
-        assert_close(found["train_error"], wanted["err"], SGD_TRACE_F32, label=f"epoch {epoch}")
+    for epoch, expected in recorded["trace"].items():
+        measures = trace[int(epoch) - 1]
+        assert_close(measures["train_loss"], expected["hinge"], SGD_TRACE_F32, label=epoch)
+        assert_close(measures["train_error"], expected["err"], SGD_TRACE_F32, label=epoch)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4, 8, 10])
@@ -83,9 +83,9 @@ def test_sequential_sgd_follows_the_recorded_trace_of_cifar_dense():
     assert np.bincount(problem.train.labels.astype(int)).tolist() == recorded["pixels"]["classes"]
     trace = list(sequential(problem, 5, recorded["lr"], recorded["decay"], recorded["batch"]))
     for epoch in ("1", "5"):
-        found, wanted = trace[int(epoch) - 1], recorded["trace"][epoch]
-        assert_close(found["train_loss"], wanted["hinge"], SGD_TRACE_F32, label=epoch)
-        assert_close(found["test_error"], wanted["test_err"], SGD_TRACE_F32, label=epoch)
+        measures, expected = trace[int(epoch) - 1], recorded["trace"][epoch]
+        assert_close(measures["train_loss"], expected["hinge"], SGD_TRACE_F32, label=epoch)
+        assert_close(measures["test_error"], expected["test_err"], SGD_TRACE_F32, label=epoch)
 
 
 def test_a_linear_model_is_right_about_four_times_in_ten_on_cifar_dense():
@@ -103,15 +103,15 @@ def test_two_workers_reach_the_recorded_loss_of_cifar_dense():
 def test_the_svm_reaches_the_losses_of_the_recorded_run():
     """Those of the recorded run, whose rows were drawn from the same law in another order."""
     problem = create("svm", ClassicConfig())
-    *_, found = sequential(problem, 10, lr=0.5, decay=0.8, batch=1)
+    *_, measures = sequential(problem, 10, lr=0.5, decay=0.8, batch=1)
     recorded = {
         "train_loss": 0.2971,
         "train_error": 0.0796,
         "test_loss": 0.5689,
         "test_error": 0.2233,
     }
-    for name, wanted in recorded.items():
-        assert_close(found[name], wanted, LOSS_OF_OTHER_DRAWS, label=name)
+    for name, expected in recorded.items():
+        assert_close(measures[name], expected, LOSS_OF_OTHER_DRAWS, label=name)
 
 
 LOSS = {

@@ -20,8 +20,8 @@ GAMMA = 0.05
 SCHEMES = tuple(kind for kind in KINDS if kind != "hot_cold")
 
 
-def assert_same_bits(found: tuple[Float32, Float32], wanted: tuple[Float32, Float32]) -> None:
-    for ours, theirs in zip(found, wanted, strict=True):
+def assert_same_bits(actual: tuple[Float32, Float32], expected: tuple[Float32, Float32]) -> None:
+    for ours, theirs in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -44,12 +44,12 @@ def test_one_step_is_the_recorded_one():
 @pytest.mark.parametrize("width", [16, 32, 48])
 def test_one_worker_is_sequential_sgd_bit_for_bit(width, batch, longest):
     data = Factors.random(width=width)
-    found, wanted = data.copies(), data.copies()
+    actual, expected = data.copies(), data.copies()
     order = np.concatenate([orders(300, 1)[0], orders(300, 1, seed=1)[0]])
-    problem = data.problem(*found, longest=longest)
+    problem = data.problem(*actual, longest=longest)
     assert problem.run(alone("private"), order, GAMMA, batch) == 600
     completion_epoch(
-        *wanted,
+        *expected,
         in_order(data.ratings, order),
         data.shrink_users,
         data.shrink_items,
@@ -57,8 +57,8 @@ def test_one_worker_is_sequential_sgd_bit_for_bit(width, batch, longest):
         batch=batch,
         longest=longest,
     )
-    assert_same_bits(found, wanted)
-    assert np.abs(found[0] - data.left).max() > 0.01
+    assert_same_bits(actual, expected)
+    assert np.abs(actual[0] - data.left).max() > 0.01
 
 
 @pytest.mark.parametrize("kind", SCHEMES[1:])
@@ -67,36 +67,36 @@ def test_one_worker_is_sequential_sgd_bit_for_bit(width, batch, longest):
 def test_every_scheme_with_one_worker_gives_the_bits_of_serial(width, batch, kind):
     data = Factors.random(n=3000, width=width)
     order = orders(3000, 1)[0]
-    serial, found = data.copies(), data.copies()
+    serial, actual = data.copies(), data.copies()
     data.problem(*serial).run(alone("private"), order, GAMMA, batch)
-    assert data.problem(*found).run(alone(kind), order, GAMMA, batch) == 3000
-    assert_same_bits(found, serial)
+    assert data.problem(*actual).run(alone(kind), order, GAMMA, batch) == 3000
+    assert_same_bits(actual, serial)
 
 
 def test_columns_past_the_rank_stay_zero():
     data = Factors.random()
     for rows in (data.left, data.right):
         rows[:, 10:] = 0
-    found = data.copies()
-    data.problem(*found).run(alone("private"), orders(300, 1)[0], GAMMA)
-    assert not any(rows[:, 10:].any() for rows in found)
+    actual = data.copies()
+    data.problem(*actual).run(alone("private"), orders(300, 1)[0], GAMMA)
+    assert not any(rows[:, 10:].any() for rows in actual)
 
 
 def test_no_row_is_longer_than_the_norm_allows():
     data = Factors.random()
-    found = data.copies()
-    data.problem(*found, longest=0.5).run(alone("private"), orders(300, 1)[0], GAMMA)
-    assert max(np.linalg.norm(rows, axis=1).max() for rows in found) <= 0.5 + 1e-6
+    actual = data.copies()
+    data.problem(*actual, longest=0.5).run(alone("private"), orders(300, 1)[0], GAMMA)
+    assert max(np.linalg.norm(rows, axis=1).max() for rows in actual) <= 0.5 + 1e-6
 
 
 def test_the_squared_error_is_the_formula_in_float64():
     data = Factors.random(width=48)
     problem = data.problem(*data.copies())
-    wanted = sum(
+    expected = sum(
         (data.left[u].astype(np.float64) @ data.right[v] - value) ** 2
         for u, v, value in data.ratings
     )
-    assert problem.squared_error() == pytest.approx(wanted, rel=1e-12)
+    assert problem.squared_error() == pytest.approx(expected, rel=1e-12)
     data.left[0, 0] = np.inf
     assert not np.isfinite(data.problem(*data.copies()).squared_error())
 

@@ -32,12 +32,12 @@ def test_one_step_is_the_recorded_one():
 @pytest.mark.parametrize("labels", [2, 3, 8, 40])
 def test_one_worker_is_sequential_sgd_bit_for_bit(labels, batch):
     data = Tangle.random(vertices=60, labels=labels)
-    found, wanted = data.x.copy(), data.x.copy()
+    actual, expected = data.x.copy(), data.x.copy()
     order = np.concatenate([orders(300, 1)[0], orders(300, 1, seed=1)[0]])
-    assert data.problem(found).run(alone("private"), order, GAMMA, batch) == 600
-    cut_epoch(wanted, in_order(data.edges, order), data.fixed.astype(bool), GAMMA, batch=batch)
-    np.testing.assert_array_equal(found, wanted)
-    assert np.abs(found - data.x).max() > 0.1
+    assert data.problem(actual).run(alone("private"), order, GAMMA, batch) == 600
+    cut_epoch(expected, in_order(data.edges, order), data.fixed.astype(bool), GAMMA, batch=batch)
+    np.testing.assert_array_equal(actual, expected)
+    assert np.abs(actual - data.x).max() > 0.1
 
 
 @pytest.mark.parametrize("kind", SCHEMES[1:])
@@ -46,10 +46,10 @@ def test_one_worker_is_sequential_sgd_bit_for_bit(labels, batch):
 def test_every_scheme_with_one_worker_gives_the_bits_of_serial(labels, batch, kind):
     data = Tangle.random(n=3000, vertices=60, labels=labels)
     order = orders(3000, 1)[0]
-    serial, found = data.x.copy(), data.x.copy()
+    serial, actual = data.x.copy(), data.x.copy()
     data.problem(serial).run(alone("private"), order, GAMMA, batch)
-    assert data.problem(found).run(alone(kind), order, GAMMA, batch) == 3000
-    np.testing.assert_array_equal(found, serial)
+    assert data.problem(actual).run(alone(kind), order, GAMMA, batch) == 3000
+    np.testing.assert_array_equal(actual, serial)
 
 
 def test_two_labels_as_one_scalar_are_two_rows_that_mirror_each_other():

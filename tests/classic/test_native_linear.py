@@ -21,9 +21,9 @@ LOSSES = ("hinge", "logistic", "squares")
 GAMMA = 0.37
 
 
-def same_bits(found: Float32, wanted: Float32) -> None:
+def same_bits(actual: Float32, expected: Float32) -> None:
     """Equal as numbers: a zero may have either sign."""
-    np.testing.assert_array_equal(found.reshape(-1), wanted.reshape(-1))
+    np.testing.assert_array_equal(actual.reshape(-1), expected.reshape(-1))
 
 
 # -- sparse rows ----------------------------------------------------------------------------------
@@ -193,18 +193,23 @@ def test_one_worker_on_dense_rows_is_sequential_sgd_bit_for_bit(
     features, labels, shrink = dense_data(60, d, classes)
     x = np.zeros((classes * -(-d // width), width), np.float32)
     order = orders(60, 1)[0]
-    for given in (shrink, None):
+    for shrunk in (shrink, None):
         x[...] = 0
         problem = _native.DenseLinearProblem(
-            x, features, labels, shrink[:0] if given is None else given, loss=loss, classes=classes
+            x,
+            features,
+            labels,
+            shrink[:0] if shrunk is None else shrunk,
+            loss=loss,
+            classes=classes,
         )
         assert problem.run(alone(kind), order, GAMMA, batch) == 60
-        wanted = sequential_dense(
-            features, labels, given, order, loss=loss, classes=classes, batch=batch
+        expected = sequential_dense(
+            features, labels, shrunk, order, loss=loss, classes=classes, batch=batch
         )
-        found = x.reshape(classes, -1)
-        same_bits(np.ascontiguousarray(found[:, :d]), wanted)
-        assert not found[:, d:].any()
+        actual = x.reshape(classes, -1)
+        same_bits(np.ascontiguousarray(actual[:, :d]), expected)
+        assert not actual[:, d:].any()
 
 
 def test_a_dense_problem_has_no_hot_head() -> None:

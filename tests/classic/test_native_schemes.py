@@ -149,8 +149,8 @@ def counted(kind: str, **options: Any) -> tuple[Float32, np.ndarray]:
             segment.locks(rank + 1)
         together = SPAWN.Barrier(WORKERS)
         run(count_down, [(segment, kind, rank, options, together) for rank in range(WORKERS)])
-        wanted = sum(counting_problem(segment, kind, rank)[1] for rank in range(WORKERS))
-        return x_of(segment).reshape(-1)[:49].copy(), wanted
+        expected = sum(counting_problem(segment, kind, rank)[1] for rank in range(WORKERS))
+        return x_of(segment).reshape(-1)[:49].copy(), expected
 
 
 @pytest.mark.parametrize(
@@ -158,17 +158,17 @@ def counted(kind: str, **options: Any) -> tuple[Float32, np.ndarray]:
     [("lossless", {}), ("aig", {}), ("round_robin", {}), ("hot_cold", {"hot": 48, "period": 16})],
 )
 def test_no_update_is_lost(kind: str, options: dict[str, Any]) -> None:
-    cells, wanted = counted(kind, **options)
-    np.testing.assert_array_equal(-cells[:48], wanted)
+    cells, expected = counted(kind, **options)
+    np.testing.assert_array_equal(-cells[:48], expected)
     if kind != "hot_cold":  # the probe is no coordinate of its head
         assert cells[48] == WORKERS * ADDS[kind]
 
 
 def test_racy_updates_may_be_lost_but_none_is_torn_or_invented() -> None:
-    cells, wanted = counted("racy")
+    cells, expected = counted("racy")
     np.testing.assert_array_equal(cells, np.rint(cells))
-    assert (-cells[:48] <= wanted).all()
-    assert (-cells[:48] >= (wanted > 0)).all()
+    assert (-cells[:48] <= expected).all()
+    assert (-cells[:48] >= (expected > 0)).all()
     assert 0 < cells[48] <= WORKERS * ADDS["racy"]
 
 
@@ -340,12 +340,12 @@ def test_the_queue_hands_out_every_example_once() -> None:
 def test_a_scheme_that_cannot_work_is_refused(change: dict[str, Any], message: str) -> None:
     with shared(BOARD_FLOATS) as segment:
         words = segment.floats.view(np.uint8)
-        given = {
+        arguments = {
             "kind": "racy", "words": words, "locks": None, "row_word0": 0, "rank": 1, "workers": 2,
         }  # fmt: skip
-        _native.ClassicScheme(**given)
+        _native.ClassicScheme(**arguments)
         with pytest.raises(ValueError, match=message):
-            _native.ClassicScheme(**(given | change))
+            _native.ClassicScheme(**(arguments | change))
 
 
 def test_orders_and_rows_outside_the_problem_are_refused() -> None:

@@ -45,7 +45,7 @@ def test_netflix_like_is_as_sparse_as_netflix(ratings):
 
 
 @pytest.mark.parametrize(
-    ("statistic", "wanted"),
+    ("statistic", "expected"),
     [
         (lambda data: data.ratings.mean(), 3.57),
         (lambda data: data.ratings.std(), 0.96),
@@ -58,8 +58,8 @@ def test_netflix_like_is_as_sparse_as_netflix(ratings):
     ],
     ids=["mean", "sd", "histogram", "median film"],
 )
-def test_netflix_like_grades_and_films_are_distributed_as_netflix(ratings, statistic, wanted):
-    assert_close(statistic(ratings), wanted, FITTED_STATISTIC)
+def test_netflix_like_grades_and_films_are_distributed_as_netflix(ratings, statistic, expected):
+    assert_close(statistic(ratings), expected, FITTED_STATISTIC)
 
 
 def busy(rows):
@@ -104,13 +104,13 @@ def test_dblife_like_shows_a_tenth_of_labels_that_its_edges_respect():
 
 
 def test_the_grid_of_the_recorded_cut_is_drawn_as_recorded():
-    graph, wanted = cut_grid(), RECORDED["cut_grid8"]
-    assert graph.n_edges == wanted["edges"]
+    graph, expected = cut_grid(), RECORDED["cut_grid8"]
+    assert graph.n_edges == expected["edges"]
     assert set(graph.weights) == set(range(1, 11))
     degrees = np.bincount(np.concatenate([graph.heads, graph.tails]))
-    assert_close(degrees.max() / graph.n_edges, wanted["delta"], RECORDED_F32)
+    assert_close(degrees.max() / graph.n_edges, expected["delta"], RECORDED_F32)
     meeting = (degrees[graph.heads] + degrees[graph.tails] - 1).max()
-    assert_close(meeting / graph.n_edges, wanted["rho"], RECORDED_F32)
+    assert_close(meeting / graph.n_edges, expected["rho"], RECORDED_F32)
 
 
 def maximum_flow_of(graph: Graph, scale: int) -> float:
@@ -134,11 +134,11 @@ def test_the_recorded_grid_has_the_maximum_flow_347():
 
 @pytest.mark.parametrize("side", sorted(map(int, ABDOMEN["sides"])))
 def test_abdomen_like_is_the_recorded_volume(side):
-    graph, wanted = abdomen_like(side), ABDOMEN["sides"][str(side)]
-    assert graph.n_edges == wanted["edges"] == 3 * side**2 * (side - 1)
-    assert_close(graph.weights.sum(dtype=float), wanted["weight"], RECORDED_F32)
+    graph, expected = abdomen_like(side), ABDOMEN["sides"][str(side)]
+    assert graph.n_edges == expected["edges"] == 3 * side**2 * (side - 1)
+    assert_close(graph.weights.sum(dtype=float), expected["weight"], RECORDED_F32)
     flow = maximum_flow_of(graph, ABDOMEN["capacity_scale"])
-    assert_close(flow, wanted["maximum_flow"], RECORDED_F32)
+    assert_close(flow, expected["maximum_flow"], RECORDED_F32)
 
 
 def test_a_vertex_of_abdomen_like_has_six_neighbours_at_most():

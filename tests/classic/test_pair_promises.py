@@ -81,9 +81,9 @@ def test_no_rating_is_lost(kind):
 
 
 def test_racy_ratings_may_be_lost_but_none_is_torn_or_invented():
-    found = rated("racy")
-    assert found == int(found)
-    assert 0 < found <= WORKERS * ADDS["racy"]
+    value = rated("racy")
+    assert value == int(value)
+    assert 0 < value <= WORKERS * ADDS["racy"]
 
 
 def star(segment: Shared, kind: str, labels: int) -> tuple[_native.CutProblem, np.ndarray]:
@@ -121,8 +121,8 @@ def pulled(kind: str, labels: int) -> np.ndarray:
 @pytest.mark.parametrize("labels", [2, 3])
 def test_no_pull_of_an_edge_is_lost(labels, kind):
     moved = WORKERS * ADDS[kind] * 2.0**-20
-    wanted = [moved] if labels == 2 else [moved, 0, 1 - moved]
-    np.testing.assert_array_equal(pulled(kind, labels), wanted)
+    expected = [moved] if labels == 2 else [moved, 0, 1 - moved]
+    np.testing.assert_array_equal(pulled(kind, labels), expected)
 
 
 # -- deaths ---------------------------------------------------------------------------------------

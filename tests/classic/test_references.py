@@ -40,9 +40,9 @@ def linreg5() -> Problem:
     ids=str,
 )
 def test_the_synthetic_svm_reaches_its_reference_with_any_number_of_workers(svm100, options):
-    found = train(svm100, ClassicConfig(**options))
-    assert len(found.epochs) == 200
-    assert found.measures["train_loss"] <= SVM100_MOST
+    result = train(svm100, ClassicConfig(**options))
+    assert len(result.epochs) == 200
+    assert result.measures["train_loss"] <= SVM100_MOST
 
 
 @pytest.mark.parametrize(

@@ -34,15 +34,15 @@ def rows_locked(kind: str, problem: object, example: int, n_words: int, **option
 def test_aig_locks_the_lines_of_all_coordinates_of_the_example_and_no_others(example):
     x = SPARSE.zeros()
     u, _, _ = SPARSE.row(example)
-    found = rows_locked("aig", SPARSE.problem(x), example, len(x))
-    assert found == set((u // WIDTH).tolist())
+    locked = rows_locked("aig", SPARSE.problem(x), example, len(x))
+    assert locked == set((u // WIDTH).tolist())
 
 
 def test_a_merge_of_the_hot_head_locks_the_first_line_of_each_4_kib():
     rows = Sparse.random(d=3000)
     x = rows.zeros()
-    found = rows_locked("hot_cold", rows.problem(x), 3, len(x), hot=2500)
-    assert found == {0, 64, 128}
+    locked = rows_locked("hot_cold", rows.problem(x), 3, len(x), hot=2500)
+    assert locked == {0, 64, 128}
 
 
 @pytest.mark.parametrize("kind", ["lossless", "aig"])
@@ -50,8 +50,8 @@ def test_a_merge_of_the_hot_head_locks_the_first_line_of_each_4_kib():
 def test_a_rating_locks_its_user_and_its_item(example, kind):
     left, right = FACTORS.copies()
     user, item, _ = FACTORS.ratings[example]
-    found = rows_locked(kind, FACTORS.problem(left, right), example, len(left) + len(right))
-    assert found == {user, len(left) + item}
+    locked = rows_locked(kind, FACTORS.problem(left, right), example, len(left) + len(right))
+    assert locked == {user, len(left) + item}
 
 
 @pytest.mark.parametrize(("kind", "labels"), [("lossless", 3), ("aig", 3), ("aig", 2)])
@@ -60,5 +60,5 @@ def test_an_edge_locks_those_of_its_ends_that_may_move(example, kind, labels):
     tangle = Tangle.random(labels=labels)
     x = tangle.x.copy()
     head, tail, _ = tangle.edges[example]
-    found = rows_locked(kind, tangle.problem(x), example, len(x))
-    assert found == {end for end in (head, tail) if not tangle.fixed[end]}
+    locked = rows_locked(kind, tangle.problem(x), example, len(x))
+    assert locked == {end for end in (head, tail) if not tangle.fixed[end]}

@@ -64,8 +64,8 @@ def test_one_worker_spawned_for_every_epoch_is_serial_bit_for_bit(serial, option
 def test_one_worker_is_serial_bit_for_bit_with_mini_batches(batch):
     reference = train(PROBLEM, ClassicConfig(scheme="serial", batch_size=batch))
     for options in ({"scheme": "sync"}, {"write": "racy", "handout": "queue"}):
-        found = train(PROBLEM, ClassicConfig(workers=1, batch_size=batch, **options))
-        assert same(found, reference)
+        result = train(PROBLEM, ClassicConfig(workers=1, batch_size=batch, **options))
+        assert same(result, reference)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,12 @@ def runs_averaged(workers: int, epochs: int, *, at_end: bool) -> np.ndarray:
 @pytest.mark.parametrize("average", ["epoch", "end"])
 def test_averaged_runs_are_serial_sgd_on_disjoint_shares_averaged_when_they_are_to_be(average):
     config = ClassicConfig(workers=3, scheme="avg_runs", average=average, epochs=3)
-    wanted = runs_averaged(3, 3, at_end=average == "end")
-    np.testing.assert_array_equal(train(PROBLEM, config).params["x"], wanted)
+    expected = runs_averaged(3, 3, at_end=average == "end")
+    np.testing.assert_array_equal(train(PROBLEM, config).params["x"], expected)
 
 
-def near(found: ClassicResult, reference: ClassicResult) -> bool:
-    apart = abs(found.objective - reference.objective)
+def near(result: ClassicResult, reference: ClassicResult) -> bool:
+    apart = abs(result.objective - reference.objective)
     return apart < CLASSIC_NEAR_SERIAL.of_largest * reference.objective
 
 
@@ -117,20 +117,20 @@ def test_three_workers_come_near_to_serial(options):
 
 @pytest.mark.parametrize("scheme", ["sync", "avg_runs"])
 def test_a_mean_of_two_workers_comes_near_to_serial_with_twice_its_step(scheme):
-    found = train(PROBLEM, ClassicConfig(workers=2, scheme=scheme, epochs=20, lr=0.2))
-    assert near(found, train(PROBLEM, ClassicConfig(scheme="serial", epochs=20, lr=0.1)))
+    result = train(PROBLEM, ClassicConfig(workers=2, scheme=scheme, epochs=20, lr=0.2))
+    assert near(result, train(PROBLEM, ClassicConfig(scheme="serial", epochs=20, lr=0.1)))
 
 
 @pytest.mark.parametrize("handout", ["once", "epoch", "queue"])
 def test_every_epoch_does_every_example(handout):
-    found = train(PROBLEM, ClassicConfig(workers=3, handout=handout, epochs=2))
-    assert [epoch.examples for epoch in found.epochs] == [PROBLEM.n_examples] * 2
-    assert found.missed == 0
+    result = train(PROBLEM, ClassicConfig(workers=3, handout=handout, epochs=2))
+    assert [epoch.examples for epoch in result.epochs] == [PROBLEM.n_examples] * 2
+    assert result.missed == 0
 
 
 def test_the_step_size_falls_by_beta_after_every_epoch():
-    found = train(PROBLEM, ClassicConfig(workers=1, lr=0.5, beta=0.5, epochs=3))
-    assert [epoch.lr for epoch in found.epochs] == [0.5, 0.25, 0.125]
+    result = train(PROBLEM, ClassicConfig(workers=1, lr=0.5, beta=0.5, epochs=3))
+    assert [epoch.lr for epoch in result.epochs] == [0.5, 0.25, 0.125]
 
 
 def test_draws_with_replacement_are_another_run_and_repeat_themselves(serial):
@@ -155,14 +155,14 @@ def test_a_comparison_runs_serial_as_if_alone(serial):
     ids=str,
 )
 def test_the_probe_finds_no_lost_update_where_none_may_be_lost(options):
-    found = train(PROBLEM, ClassicConfig(workers=2, epochs=1, **options))
-    assert found.lost_updates == 0
-    assert found.probe_updates == PROBLEM.n_examples
+    result = train(PROBLEM, ClassicConfig(workers=2, epochs=1, **options))
+    assert result.lost_updates == 0
+    assert result.probe_updates == PROBLEM.n_examples
 
 
 def test_the_probe_of_a_racy_run_counts_what_is_missing():
-    found = train(PROBLEM, ClassicConfig(workers=2, write="racy", epochs=1))
-    assert 0 <= found.lost_updates < found.probe_updates
+    result = train(PROBLEM, ClassicConfig(workers=2, write="racy", epochs=1))
+    assert 0 <= result.lost_updates < result.probe_updates
 
 
 def test_the_probe_is_raised_as_often_as_the_busiest_shared_coordinate():
@@ -181,16 +181,16 @@ def test_the_probe_of_a_sparse_problem_is_raised_often_enough_to_count():
 
 @pytest.mark.parametrize("options", [{"scheme": "serial"}, {"scheme": "avg_runs", "workers": 2}])
 def test_where_nobody_shares_parameters_there_is_nothing_to_lose(options):
-    found = train(PROBLEM, ClassicConfig(epochs=1, **options))
-    assert (found.lost_updates, found.probe_updates) == (0, 0)
+    result = train(PROBLEM, ClassicConfig(epochs=1, **options))
+    assert (result.lost_updates, result.probe_updates) == (0, 0)
 
 
 def test_the_probe_leaves_the_parameters_as_they_are():
     """With round_robin a run repeats itself, so what is measured must be what is returned."""
-    found = train(PROBLEM, ClassicConfig(workers=2, scheme="round_robin"))
-    assert PROBLEM.measures(found.params) == found.measures
+    result = train(PROBLEM, ClassicConfig(workers=2, scheme="round_robin"))
+    assert PROBLEM.measures(result.params) == result.measures
 
 
 def test_spawning_for_every_epoch_is_part_of_the_epochs():
-    found = train(PROBLEM, ClassicConfig(workers=1, handout="epoch", epochs=2))
-    assert found.seconds > found.start_s > 0
+    result = train(PROBLEM, ClassicConfig(workers=1, handout="epoch", epochs=2))
+    assert result.seconds > result.start_s > 0
