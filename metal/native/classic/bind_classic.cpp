@@ -6,9 +6,8 @@
 
 using namespace nanobind::literals;
 
-void bind_completion(nanobind::module_&);
-void bind_cuts(nanobind::module_&);
 void bind_linear(nanobind::module_&);
+void bind_pairs(nanobind::module_&);
 
 namespace mlxhog::classic {
 namespace {
@@ -109,6 +108,5 @@ void bind_classic(nanobind::module_& m) {
            "hot"_a = 8192, "period"_a = 256, "ordered_reads"_a = true, "probe"_a.noconvert().none() = nb::none(),
            "probe_every"_a = 1);
   bind_linear(m);
-  bind_completion(m);
-  bind_cuts(m);
+  bind_pairs(m);
 }

@@ -110,18 +110,6 @@ struct DenseObject {
   DenseLinear core;
 };
 
-// The same for both kinds of rows.
-template <class Object>
-void bind_run(nb::class_<Object>& bound) {
-  bound.def(
-      "run",
-      [](Object& self, SchemeObject& scheme, Index order, double gamma, std::size_t batch) {
-        return run_checked(scheme, self.core, order, gamma, batch);
-      },
-      "scheme"_a, "order"_a.noconvert(), "gamma"_a, "batch"_a = 1,
-      "One pass over `order`; returns the examples done, fewer only if stopped.");
-}
-
 }  // namespace
 }  // namespace mlxhog::classic
 

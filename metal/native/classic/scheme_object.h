@@ -66,4 +66,17 @@ std::size_t run_checked(SchemeObject& object, Problem& problem, const Index& ord
   return run(scheme, problem, Share{order.data(), order.size(), static_cast<float>(gamma), batch});
 }
 
+// Object.run(scheme, order, gamma, batch=1), where `core` is the problem.
+template <class Object>
+void bind_run(nb::class_<Object>& bound) {
+  using namespace nanobind::literals;
+  bound.def(
+      "run",
+      [](Object& self, SchemeObject& scheme, Index order, double gamma, std::size_t batch) {
+        return run_checked(scheme, self.core, order, gamma, batch);
+      },
+      "scheme"_a, "order"_a.noconvert(), "gamma"_a, "batch"_a = 1,
+      "One pass over `order`; returns the examples done, fewer only if stopped.");
+}
+
 }  // namespace mlxhog::classic
