@@ -230,6 +230,23 @@ def narrowable(cfg: ModelConfig) -> frozenset[str]:
     return products(cfg) | {embedding(cfg)}
 
 
+def hidden_matrices(cfg: ModelConfig) -> frozenset[str]:
+    """Return the names of the matrices inside the blocks that are wide both ways.
+
+    They only multiply activations, and no side is shorter than half the model's width. Embedding,
+    head, gates, norms, convolutions and block-diagonal maps are none.
+    """
+    outside = {embedding(cfg), head(cfg)}
+    return frozenset(
+        name
+        for name, parameter in param_spec(cfg).items()
+        if parameter.product
+        and name not in outside
+        and len(parameter.shape) == 2
+        and 2 * min(parameter.shape) >= cfg.hidden_size
+    )
+
+
 def with_bos(cfg: ModelConfig, token: int) -> ModelConfig:
     """Return the model for texts whose documents begin with `token`."""
     model: ModelConfig = dataclasses.replace(cfg, bos_token_id=token)  # type: ignore[type-var]

@@ -84,7 +84,7 @@ class Lane:
             self.groups = [frozenset(n for block in group for n in block.params) for group in parts]
         self.arena = Arena.create(self.layout, write="lossless")
         self.arena.params[...] = self.backend.inbox
-        self.optimizer = optim.build(config)
+        self.optimizer = optim.build(config, self.model)
         self.target = Target(
             flat=self.arena.params,
             slots=self.layout.slots,
@@ -137,7 +137,9 @@ class Lane:
             skip: steps before the first, in which a residual reaches its usual size.
             worker: 0 or 1; they compute on different batches, and hold different groups.
         """
-        written = WrittenSupport(self.config, self.layout.slots, self.backend.inbox, self.decay)
+        written = WrittenSupport(
+            self.config, self.layout.slots, self.backend.inbox, self.decay, self.model
+        )
         rows = []
         for step in range(skip + number):
             _, grads = self.backend.loss_and_grads(self.batch(2 * step + worker))

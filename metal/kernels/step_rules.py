@@ -5,6 +5,7 @@ A step's rates are `hp`, (8,) float32, rounded once from float64, as the native 
     SGD, momentum   lr, weight_decay, momentum, nesterov (0 or 1), four unused
     AdamW           lr * weight_decay, lr / bias1, beta1, 1 - beta1, beta2, 1 - beta2,
                     1 / sqrt(bias2), eps
+    Muon            beta1, 1 - beta1, nesterov, 1 - nesterov, four unused
 
 Formulas round as the native steps do, for one writer.
 """
@@ -54,6 +55,11 @@ def adam_hp(
     """Rates of AdamW, whoever owns its moments; bias1 and bias2 are 1 - beta^t."""
     first = [lr * weight_decay, lr / bias1, beta1, 1.0 - beta1]
     return np.array([*first, beta2, 1.0 - beta2, 1.0 / math.sqrt(bias2), eps], np.float32)
+
+
+def muon_hp(*, beta1: float, nesterov: float) -> Float32:
+    """Rates of Muon's directions."""
+    return np.array([beta1, 1.0 - beta1, nesterov, 1.0 - nesterov, 0, 0, 0, 0], np.float32)
 
 
 def sgd(hp: Float32, w: Float32, g: Float32, decays: Places) -> tuple[Float32, ...]:
@@ -146,6 +152,23 @@ def _step(
             x[name][in_arena] = value
         else:
             x[f"{name}_out"].reshape(-1)[at_g] = value
+
+
+def muon_direction_reference(
+    *,
+    g: Float32,
+    m: Float32,
+    hp: Float32,
+    grad_scale: Any,
+    n: int,
+    m_out: Float32,
+    x_out: Float32,
+) -> None:
+    """Take m, the exponential mean of s = grad_scale * g, and x = (1 - nesterov) m + nesterov s."""
+    beta1, one_minus_beta1, nesterov, one_minus_nesterov = hp[:4]
+    s = np.float32(grad_scale) * g.reshape(-1)[:n]
+    m_out[:] = beta1 * m.reshape(-1)[:n] + one_minus_beta1 * s
+    x_out[:] = one_minus_nesterov * m_out + nesterov * s
 
 
 def channel_scale_reference(

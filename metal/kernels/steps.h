@@ -27,6 +27,8 @@ enum AdamRate : uint {
   kEps,
 };
 
+enum MuonRate : uint { kMuonBeta1, kMuonOneMinusBeta1, kNesterovWeight, kOneMinusNesterovWeight };
+
 // The rate of weight decay of an element: 0 where its parameter has none.
 inline float decay_rate(const device uchar* decays, uint at, float rate) {
   return decays[at / kFlagFloats] != 0 ? rate : 0.0f;
@@ -106,6 +108,16 @@ inline void adam_apply(const device float* arena, const device float* g, const d
   adam_element(arena, at, mean, square, decay_rate(decays, at, hp[kDecay]), hp);
   m_out[i] = mean;
   v_out[i] = square;
+}
+
+// Not a step yet: the direction still has to be orthogonalised. The arena is not written.
+inline void muon_direction(const device float* g, const device float* m, const device float* hp, float grad_scale,
+                           uint n, device float* m_out, device float* x_out, uint i) {
+  if (i >= n) return;
+  const float s = grad_scale * g[i];
+  const float mean = hp[kMuonBeta1] * m[i] + hp[kMuonOneMinusBeta1] * s;
+  m_out[i] = mean;
+  x_out[i] = hp[kOneMinusNesterovWeight] * mean + hp[kNesterovWeight] * s;
 }
 
 // `v` is laid out as the arena.

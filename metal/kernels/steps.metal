@@ -35,6 +35,13 @@
   mlxhog::adam_shared_apply(arena, v, failures, g, m, decays, hp, grad_scale, n, offset, m_out, at.x);
 }
 
+[[kernel]] void muon_direction(const device float* g [[buffer(0)]], const device float* m [[buffer(1)]],
+                               const device float* hp [[buffer(2)]], constant float& grad_scale [[buffer(3)]],
+                               constant uint& n [[buffer(4)]], device float* m_out [[buffer(5)]],
+                               device float* x_out [[buffer(6)]], uint3 at [[thread_position_in_grid]]) {
+  mlxhog::muon_direction(g, m, hp, grad_scale, n, m_out, x_out, at.x);
+}
+
 [[kernel]] void channel_scale_apply(device float* arena [[buffer(0)]], const device float* g [[buffer(1)]],
                                     const device float* s [[buffer(2)]], constant float& coef [[buffer(3)]],
                                     constant float& decay [[buffer(4)]], constant uint& cols [[buffer(5)]],

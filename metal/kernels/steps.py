@@ -3,6 +3,7 @@
 The same rules and roundings as the native steps (`mlxhog.optim`), so that one writer gets the same
 bits where a GPU does not fuse multiplication and addition. A dense launch covers a run of
 neighbouring parameters; another kind steps the rows of an embedding that a gradient touches.
+Muon's directions alone are no step: they are orthogonalised, and then added by SGD's kernels.
 
 Arrays of a step, by name:
 
@@ -35,7 +36,7 @@ compare-and-swap, so no square is lost unless it is counted.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,15 @@ from mlxhog.metal.kernels.arguments import (
     sizes,
     written,
 )
-from mlxhog.metal.kernels.step_rules import FLAG_FLOATS, HP, Float32, adam_hp, momentum_hp, sgd_hp
+from mlxhog.metal.kernels.step_rules import (
+    FLAG_FLOATS,
+    HP,
+    Float32,
+    adam_hp,
+    momentum_hp,
+    muon_hp,
+    sgd_hp,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +78,7 @@ class Rule:
             share in `decays`, or a row's number, flag and `done`, come on top.
         private: segments that go in as inputs and come out as outputs `<name>_out`.
         shared: segments that are written in place, with a counter of failed tries.
+        muon: whether Muon's directions, and SGD's kernels that add them, step some of the matrices.
     """
 
     name: str
@@ -76,6 +86,7 @@ class Rule:
     bytes_per_element: int
     private: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
+    muon: bool = False
 
     def dense(
         self, x: Mapping[str, Any], *, decays: Any, hp: Any, grad_scale: Any = 1.0, offset: int
@@ -163,7 +174,29 @@ ADAM_SHARED = Rule(
     private=("m",),
     shared=("v",),
 )
+MUON = replace(ADAM, muon=True)
+"""Of everything but hidden matrices it is AdamW."""
 RULES = (SGD, MOMENTUM, ADAM, ADAM_SHARED)
+
+
+def muon_direction(x: Mapping[str, Any], *, hp: Any, grad_scale: Any = 1.0) -> Launch:
+    """Launch what Muon orthogonalises, from `g` and `m` of n values; outputs `m_out` and `x_out`.
+
+    With s = grad_scale * g, m is the exponential mean of s and x = (1 - nesterov) m + nesterov s.
+
+    Raises:
+        ShapeError: arrays that do not fit each other.
+    Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/.
+    """
+    n = size(x["g"])
+    check_size("m", x["m"], n)
+    check_size("hp", hp, HP)
+    return Launch(
+        kernel=MUON_DIRECTION,
+        inputs={**x, "hp": hp, "grad_scale": grad_scale, "n": n},
+        outputs={"m_out": (n,), "x_out": (n,)},
+        grid=(n, 1, 1),
+    )
 
 
 def channel_scale_apply(
@@ -252,6 +285,11 @@ def _sample_rows(rule: Rule, rng: np.random.Generator, n: int) -> Launch:
     return rule.rows(x, **_rates(rng, rule, height * d + FLAG_FLOATS), offset=5, height=height)
 
 
+def _sample_muon(rng: np.random.Generator, n: int) -> Launch:
+    x = {"g": _normal(rng, n), "m": _normal(rng, n)}
+    return muon_direction(x, hp=muon_hp(beta1=0.9, nesterov=0.2), grad_scale=0.75)
+
+
 def _sample_channel(rng: np.random.Generator, n: int) -> Launch:
     cols = 16
     g = _normal(rng, max(1, n // cols), cols)
@@ -301,6 +339,18 @@ def _kernel(rule: Rule, *, rows: bool) -> Kernel:
 
 _DENSE = {rule.name: _kernel(rule, rows=False) for rule in RULES}
 _ROWS = {rule.name: _kernel(rule, rows=True) for rule in RULES}
+_MUON_INPUTS = (*arrays("g m hp"), Argument(name="grad_scale", scalar=True), *sizes("n"))
+_MUON_OUTPUTS = arrays("m_out x_out")
+MUON_DIRECTION = Kernel(
+    name="muon_direction",
+    header="steps.h",
+    source=_call("muon_direction", _MUON_INPUTS + _MUON_OUTPUTS, "thread_position_in_grid.x"),
+    inputs=_MUON_INPUTS,
+    outputs=_MUON_OUTPUTS,
+    reference=step_rules.muon_direction_reference,
+    sample=_sample_muon,
+    bytes_per_element=16,
+)
 _SCALE_INPUTS = (
     written("arena"),
     *arrays("g s"),
@@ -318,4 +368,4 @@ CHANNEL_SCALE_APPLY = Kernel(
     sample=_sample_channel,
     bytes_per_element=12,  # and the factors
 )
-KERNELS = (*_DENSE.values(), CHANNEL_SCALE_APPLY, *_ROWS.values())
+KERNELS = (*_DENSE.values(), MUON_DIRECTION, CHANNEL_SCALE_APPLY, *_ROWS.values())

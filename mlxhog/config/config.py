@@ -145,14 +145,30 @@ class TrainConfig:
         100, "blocks=disjoint: steps before a worker moves to other blocks", unit="steps", low=1
     )
 
-    optimizer: str = _optimizer("adamw", "update rule", choices=("adamw", "momentum", "sgd"))
+    optimizer: str = _optimizer(
+        "adamw", "update rule", choices=("adamw", "momentum", "muon", "sgd")
+    )
     lr: float = _optimizer(
         1e-3, "step size at the top of the schedule", above=0, aliases=("learning_rate",)
     )
     momentum: float = _optimizer(0.9, "momentum of optimizer momentum", low=0, below=1)
-    beta1: float = _optimizer(0.9, "AdamW: decay of the first moment", low=0, below=1)
+    beta1: float = _optimizer(0.9, "AdamW, Muon: decay of the first moment", low=0, below=1)
     beta2: float = _optimizer(0.95, "AdamW: decay of the second moment", low=0, below=1)
     eps: float = _optimizer(1e-8, "AdamW: added to the root of the second moment", above=0)
+    nesterov: float = _optimizer(
+        0.1, "Muon: weight of the gradient itself in a direction, beside its mean", low=0, high=1
+    )
+    orthogonalization: str = _optimizer(
+        "polar3",
+        "Muon: three steps of Polar Express, or five of Newton and Schulz",
+        choices=("polar3", "ns5"),
+    )
+    orthogonalization_dtype: str = _optimizer(
+        "auto",
+        "Muon: what a direction is rounded to in its matrix products; auto is bfloat16 for "
+        "polar3 where the CPU multiplies it faster",
+        choices=("auto", "float32", "bfloat16"),
+    )
     weight_decay: float = _optimizer(0.1, "decay of weight matrices, decoupled", low=0)
     clip: float = _optimizer(0.5, "largest gradient norm; 0 switches clipping off", low=0)
     second_moment: str = _optimizer(
@@ -261,9 +277,20 @@ class TrainConfig:
                 "use cas; set write=auto, or gpu_write=cpu"
             )
             found.append(("write", problem))
-        if self.second_moment == "shared" and self.optimizer != "adamw":
+        return found + self._contradictions_of_optimizer() + self._sparse_contradictions()
+
+    def _contradictions_of_optimizer(self) -> list[tuple[str, str]]:
+        """What optimizers other than adamw cannot do, and what muon cannot combine."""
+        found = []
+        if self.second_moment == "shared" and self.optimizer == "muon":
+            found.append(("second_moment", "muon keeps its moments private; leave it out"))
+        elif self.second_moment == "shared" and self.optimizer != "adamw":
             found.append(("second_moment", f"{self.optimizer} has no second moment; leave it out"))
-        return found + self._sparse_contradictions()
+        narrow = self.orthogonalization_dtype == "bfloat16"
+        if self.optimizer == "muon" and self.orthogonalization == "ns5" and narrow:
+            problem = "is bfloat16, whose rounding the five steps of ns5 enlarge too far"
+            found.append(("orthogonalization_dtype", f"{problem}; leave it out, or take polar3"))
+        return found
 
     def _sparse_contradictions(self) -> list[tuple[str, str]]:
         """What does not go together with the options of group sparse."""

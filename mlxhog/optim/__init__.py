@@ -2,6 +2,7 @@
 
 Each has a native step and a NumPy reference in one file, equal bit for bit with one worker, and
 Metal kernels (`metal_steps.py`) with the same roundings.
+Muon's products sum in another order than its reference, to a stated tolerance.
 Moments are private to a worker: every push already carries its history, and racy moments lose decay
 steps. AdamW's second moment may be shared (spec strategies.md 5.3).
 """
@@ -10,10 +11,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from mlxhog import _native
 from mlxhog.config.selection import Selection
 from mlxhog.errors import ConfigError
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
 from mlxhog.optim import metal_steps
 from mlxhog.optim.adamw import AdamW
+from mlxhog.optim.muon import ORTHOGONALIZATIONS, Muon
 from mlxhog.optim.sgd import SGD, Momentum
 from mlxhog.optim.sparsified import Sparsified
 from mlxhog.optim.target import Target
@@ -70,7 +75,7 @@ class OptimizerConfig(Protocol):
 
     @property
     def optimizer(self) -> str:
-        """One of sgd, momentum, adamw."""
+        """One of sgd, momentum, adamw, muon."""
 
     @property
     def momentum(self) -> float:
@@ -78,11 +83,23 @@ class OptimizerConfig(Protocol):
 
     @property
     def beta1(self) -> float:
-        """Decay of AdamW's first moment."""
+        """Decay of AdamW's and Muon's first moment."""
 
     @property
     def beta2(self) -> float:
         """Decay of AdamW's second moment."""
+
+    @property
+    def nesterov(self) -> float:
+        """Weight of the gradient itself in Muon's directions."""
+
+    @property
+    def orthogonalization(self) -> str:
+        """One of polar3, ns5."""
+
+    @property
+    def orthogonalization_dtype(self) -> str:
+        """One of auto, float32, bfloat16."""
 
     @property
     def eps(self) -> float:
@@ -105,27 +122,48 @@ class OptimizerConfig(Protocol):
         """Whether a sparsified step keeps what does not leave."""
 
 
-def build(config: OptimizerConfig) -> Optimizer:
+def build(
+    config: OptimizerConfig, model: ModelConfig | None = None, *, threads: int = 1
+) -> Optimizer:
     """The optimizer that `config.optimizer` names, sparsified where the configuration says so.
+
+    Args:
+        config: its options.
+        model: whose parameters it moves; Muon asks which are hidden matrices, and has none without.
+        threads: that it may use.
 
     Raises:
         ConfigError: unknown name, or unknown kind of second moment.
     """
-    rule = _rule(config)
+    rule = _rule(config, model, threads)
     selection = Selection.parse(config.sparsify)
     if selection is None:
         return rule
     return Sparsified(rule, selection, error_feedback=config.error_feedback)
 
 
-def _rule(config: OptimizerConfig) -> Optimizer:
+def notes(config: OptimizerConfig, model: ModelConfig) -> tuple[str, ...]:
+    """What the user should know of a choice that does not fit the model."""
+    if config.optimizer != "muon" or families.hidden_matrices(model):
+        return ()
+    return (
+        f"optimizer muon: this {families.of(model).title} has no hidden matrix (both sides at "
+        f"least {model.hidden_size / 2:g}, half its width), so adamw moves every parameter",
+    )
+
+
+def _rule(config: OptimizerConfig, model: ModelConfig | None, threads: int) -> Optimizer:
     """The optimizer that `config.optimizer` names."""
     if config.optimizer == "sgd":
         return SGD(weight_decay=config.weight_decay)
     if config.optimizer == "momentum":
         return Momentum(momentum=config.momentum, weight_decay=config.weight_decay)
+    if config.optimizer == "muon":
+        return _muon(config, model, threads)
     if config.optimizer != "adamw":
-        raise ConfigError(f"no optimizer {config.optimizer!r}; choose from adamw, momentum, sgd")
+        raise ConfigError(
+            f"no optimizer {config.optimizer!r}; choose from adamw, momentum, muon, sgd"
+        )
     if config.second_moment not in ("private", "shared"):
         raise ConfigError(f"second_moment is {config.second_moment!r}; choose from private, shared")
     return AdamW(
@@ -137,7 +175,30 @@ def _rule(config: OptimizerConfig) -> Optimizer:
     )
 
 
+def _muon(config: OptimizerConfig, model: ModelConfig | None, threads: int) -> Muon:
+    if config.orthogonalization not in ORTHOGONALIZATIONS:
+        raise ConfigError(
+            f"orthogonalization is {config.orthogonalization!r}; choose from "
+            + ", ".join(ORTHOGONALIZATIONS)
+        )
+    dtype = config.orthogonalization_dtype
+    if dtype == "auto":
+        fast = config.orthogonalization == "polar3" and _native.bfloat16_products()
+        dtype = "bfloat16" if fast else "float32"
+    return Muon(
+        hidden=families.hidden_matrices(model) if model is not None else frozenset(),
+        beta1=config.beta1,
+        nesterov=config.nesterov,
+        orthogonalization=config.orthogonalization,
+        bfloat16=dtype == "bfloat16",
+        beta2=config.beta2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        threads=threads,
+    )
+
+
 __all__ = [
-    "SGD", "AdamW", "Momentum", "Optimizer", "OptimizerConfig", "Selection", "Sparsified", "Target",
-    "build",
+    "SGD", "AdamW", "Momentum", "Muon", "Optimizer", "OptimizerConfig", "Selection", "Sparsified",
+    "Target", "build", "notes",
 ]  # fmt: skip

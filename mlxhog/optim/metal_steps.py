@@ -19,12 +19,20 @@ from mlxhog.metal.engine import Engine
 from mlxhog.metal.kernels.adds import dense_axpy
 from mlxhog.metal.kernels.arguments import LEAST
 from mlxhog.metal.kernels.step_rules import FLAG_FLOATS, HP
-from mlxhog.metal.kernels.steps import ADAM, ADAM_SHARED, MOMENTUM, SGD, Rule
+from mlxhog.metal.kernels.steps import (
+    ADAM,
+    ADAM_SHARED,
+    MOMENTUM,
+    MUON,
+    SGD,
+    Rule,
+    muon_direction,
+)
 from mlxhog.optim.gradients import Float32, Rows
 from mlxhog.optim.updates import Slot, row_width
 
 __all__ = [
-    "ADAM", "ADAM_SHARED", "MOMENTUM", "SGD", "MetalSteps", "Rule", "decay_flags", "runs",
+    "ADAM", "ADAM_SHARED", "MOMENTUM", "MUON", "SGD", "MetalSteps", "Rule", "decay_flags", "runs",
 ]  # fmt: skip
 
 
@@ -134,6 +142,34 @@ class MetalSteps:
             own = state[name][span].reshape(slot.shape[0], row_width(slot))
             own[grad.index] = self.engine.host(outputs[f"{name}_out"])
 
+    def directions(
+        self,
+        pairs: Sequence[tuple[Slot, Float32]],
+        m_flat: Float32,
+        hp: Float32,
+        grad_scale: float,
+    ) -> list[Float32]:
+        """Move the means of some matrices on; return what Muon orthogonalises, on the host.
+
+        Args:
+            pairs: parameters with their gradients.
+            m_flat: (n,) float32, the means, private, laid out as the parameters.
+            hp: (8,) float32, Muon's rates.
+            grad_scale: factor of every gradient.
+
+        Raises:
+            MetalError: the kernel failed.
+        """
+        rates = {"hp": self.engine.array(hp), "grad_scale": grad_scale}
+        directions = []
+        for slot, grad in pairs:
+            span = slice(slot.offset, slot.offset + slot.size)
+            x = {"g": self.engine.array(grad), "m": self.adopt(m_flat)[span]}
+            outputs = self.engine.run(muon_direction(x, **rates))
+            m_flat[span] = self.engine.host(outputs["m_out"])
+            directions.append(self.engine.host(outputs["x_out"]).reshape(slot.shape))
+        return directions
+
     def add(self, offset: int, values: Float32) -> None:
         """Add values to floats of the parameter segment from `offset` on, as steps are added."""
         self.engine.run(dense_axpy(self.arena, self.engine.array(values), scale=1.0, offset=offset))
@@ -149,6 +185,9 @@ class MetalSteps:
         self.engine.run(rule.dense(x, **rates, offset=0))
         x |= {"rows": array(np.zeros(1, np.int32))}
         self.engine.run(rule.rows(x, **rates, offset=0, height=1))
+        if rule.muon:
+            self.engine.run(muon_direction({"g": x["g"], "m": x["m"]}, hp=rates["hp"]))
+            self.warm_up(SGD)
 
     def _state(self, rule: Rule, state: Mapping[str, Float32], span: slice) -> dict[str, Any]:
         """The arena and the state of a launch, which keeps `span` of the private segments."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import optim
+from mlxhog.models.families import ModelConfig
 from mlxhog.optim import AdamW, Optimizer, OptimizerConfig, Sparsified, Target, gradients, updates
 from mlxhog.optim.target import parameter
 from mlxhog.optim.updates import Float32, Grads, Slot
@@ -50,6 +51,7 @@ class WrittenSupport:
         slots: Mapping[str, Slot],
         params: Float32,
         decay: frozenset[str],
+        model: ModelConfig | None = None,
     ) -> None:
         """Begin without moments and residuals.
 
@@ -58,9 +60,10 @@ class WrittenSupport:
             slots: every parameter by name.
             params: (n,) float32, laid out as the slots say; only read.
             decay: names of the parameters that weight decay applies to.
+            model: which model's parameters, as `optim.build` takes it.
         """
         self._config, self._params = config, params
-        self._optimizer: Optimizer = optim.build(config)
+        self._optimizer: Optimizer = optim.build(config, model)
         if isinstance(self._optimizer, AdamW):
             self._optimizer = replace(self._optimizer, shared_second_moment=False)
         self._target = Target(

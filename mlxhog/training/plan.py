@@ -144,7 +144,7 @@ def make_plan(config: TrainConfig) -> Plan:
         sampled = SampledHead.of_counts(config.sampled_head, counts)
         head = families.head(model)
         spec = {**spec, head: replace(spec[head], kind="rows")}  # a step touches few of them
-    optimizer, workers = optim.build(config), choice.workers
+    optimizer, workers = optim.build(config, model), choice.workers
     strategy = strategies.build(config, len(workers))
     strategy.check(model)
     n_tickets = math.ceil(train.n_sequences(config.seq_len) / config.sequences_per_ticket)
@@ -158,7 +158,7 @@ def make_plan(config: TrainConfig) -> Plan:
         workers=workers,
         writers=writers,
         kernels=kernels.of_workers,
-        notes=(*choice.notes, *writers.notes, *kernels.notes),
+        notes=(*choice.notes, *writers.notes, *kernels.notes, *optim.notes(config, model)),
         layout=layout,
         parameters=param_count(model),
         arena_bytes=layout.occupied_bytes,

@@ -98,7 +98,7 @@ def make_context(job: Job, arena: Arena, entry: Entry) -> Context:
     )
     live = zero_copy.live_params(job, arena)
     backend.bind(setup.model, arena.layout.slots, arena.params.size, live, setup.sampled)
-    optimizer = optim.build(config)
+    optimizer = optim.build(config, setup.model, threads=job.spec.threads)
     return Context(
         arena=arena,
         ledger=Ledger(arena, on_torn=config.on_torn),

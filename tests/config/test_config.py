@@ -171,6 +171,15 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
         ({"read": "live"}, "predict=none"),
         ({"async_after": 0.1, "strategy": "sync"}, "async_after"),
         ({"second_moment": "shared", "optimizer": "sgd"}, "no second moment"),
+        ({"second_moment": "shared", "optimizer": "muon"}, "muon keeps its moments private"),
+        (
+            {
+                "optimizer": "muon",
+                "orthogonalization": "ns5",
+                "orthogonalization_dtype": "bfloat16",
+            },
+            "five steps of ns5 enlarge too far",
+        ),
         ({"average_every": 5}, "strategy avg_runs, not hogwild"),
         ({"strategy": "round_robin", "read": "live"}, "leave read out"),
         ({"strategy": "round_robin", "write": "racy"}, "nobody writes beside"),

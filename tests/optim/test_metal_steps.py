@@ -16,7 +16,7 @@ from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.registry import KERNELS
-from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target, metal_steps
+from mlxhog.optim import SGD, AdamW, Momentum, Muon, Optimizer, Target, metal_steps
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.metal_steps import MetalSteps, decay_flags, runs
 from mlxhog.optim.updates import WRITE_MODES
@@ -32,6 +32,7 @@ RULES = {
     "nesterov": Momentum(weight_decay=0.1, nesterov=True),
     "adamw": AdamW(weight_decay=0.1),
     "adamw-shared": AdamW(weight_decay=0.1, shared_second_moment=True),
+    "muon": Muon(hidden=frozenset({"a.matrix", "z.matrix"})),
 }
 
 
@@ -210,7 +211,7 @@ def test_warming_up_builds_the_kernels_and_changes_nothing(
     metal = MetalSteps(engine, arena.params, arena.layout.slots, DECAY)
     before = arena.params.copy()
     metal.warm_up(RULES[rule].metal_rule)
-    assert len(engine.ran) == 2
+    assert len(engine.ran) == (5 if rule == "muon" else 2)
     np.testing.assert_array_equal(arena.params, before)
 
 

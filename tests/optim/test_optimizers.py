@@ -21,6 +21,9 @@ class Options:
     momentum: float = 0.6
     beta1: float = 0.8
     beta2: float = 0.9
+    nesterov: float = 0.1
+    orthogonalization: str = "polar3"
+    orthogonalization_dtype: str = "auto"
     eps: float = 1e-6
     weight_decay: float = 0.2
     second_moment: str = "private"

@@ -10,7 +10,7 @@ from tests.training.small import identical, largest_difference, parameters, smal
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "momentum", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "momentum", "muon", "sgd"])
 def test_one_worker_of_any_strategy_is_the_serial_run_bit_for_bit(
     tmp_path: Path, optimizer: str
 ) -> None:

@@ -1,5 +1,5 @@
 // Python bindings of locks, adds and snapshots; bind_steps.cpp has the fused optimizer steps,
-// bind_sparse.cpp the adds at scattered elements.
+// bind_sparse.cpp the adds at scattered elements, bind_muon.cpp what Muon does before its steps are written.
 #include "cas_add.h"
 #include "elements.h"
 #include "packed16.h"
@@ -12,6 +12,7 @@ using namespace nb::literals;
 
 void bind_steps(nb::module_&);
 void bind_sparse(nb::module_&);
+void bind_muon(nb::module_&);
 
 namespace {
 
@@ -149,4 +150,5 @@ void bind_updates(nb::module_& m) {
         "width"_a, "out[target[k]] += values[k], row by row.");
   bind_steps(m);
   bind_sparse(m);
+  bind_muon(m);
 }

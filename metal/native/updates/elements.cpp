@@ -123,4 +123,17 @@ MLXHOG_SIMD void mlxhog_adamw(float* w, const float* g, float* m, float* v, floa
   compiler_barrier();
 }
 
+MLXHOG_SIMD void mlxhog_muon_direction(const float* __restrict g, float* __restrict m, float* __restrict x,
+                                       std::size_t n, const mlxhog::MuonRates* rates) {
+  compiler_barrier();
+  const mlxhog::MuonRates r = *rates;
+  for (std::size_t i = 0; i < n; ++i) {
+    const float s = r.grad_scale * g[i];
+    const float mean = r.beta1 * load(m + i) + r.one_minus_beta1 * s;
+    store(m + i, mean);
+    x[i] = r.one_minus_nesterov * mean + r.nesterov * s;
+  }
+  compiler_barrier();
+}
+
 }  // extern "C"

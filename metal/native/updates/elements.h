@@ -30,6 +30,11 @@ struct AdamwRates {
   float decay, step, beta1, one_minus_beta1, beta2, one_minus_beta2, rsqrt_bias2, eps, grad_scale;
 };
 
+// beta1, nesterov and 1 less them are rounded from double precision.
+struct MuonRates {
+  float beta1, one_minus_beta1, nesterov, one_minus_nesterov, grad_scale;
+};
+
 extern "C" {
 
 // w += d
@@ -52,6 +57,8 @@ void mlxhog_momentum(float* w, const float* g, float* m, float* out, std::size_t
 // delta = -(decay * w + step * m / (sqrt(v) * rsqrt_bias2 + eps))
 void mlxhog_adamw(float* w, const float* g, float* m, float* v, float* out, std::size_t n,
                   const mlxhog::AdamwRates* rates);
+// m is the exponential mean of s = grad_scale * g; x = (1 - nesterov) * m + nesterov * s
+void mlxhog_muon_direction(const float* g, float* m, float* x, std::size_t n, const mlxhog::MuonRates* rates);
 }
 
 }  // namespace mlxhog

@@ -190,11 +190,12 @@ def _advise_step(evidence: Evidence) -> Iterator[Advice]:
         f"gradients were seen to change by {rule.inputs['smoothness']:.3g} per unit of distance, "
         f"and staleness was {evidence.lag.largest:g} at most"
     )
-    if evidence.config.optimizer == "adamw":
+    if evidence.config.optimizer in ("adamw", "muon"):
+        name = {"adamw": "AdamW", "muon": "Muon"}[evidence.config.optimizer]
         yield Advice(
             "step size",
             f"leave lr {lr:g} as it is for one worker, and lower it first if several do worse",
-            f"the rule for dense problems (plain SGD: lr <= {limit:.2g}) does not cover AdamW, "
+            f"the rule for dense problems (plain SGD: lr <= {limit:.2g}) does not cover {name}, "
             f"whose steps do not scale with the gradient; {curved}",
         )
     elif lr > limit:

@@ -253,7 +253,11 @@ class Source:
                 k for k, one in families.param_spec(subject.model).items() if one.decay
             )
             self.written = WrittenSupport(
-                subject.sparsified, layout.slots, self.backend.inbox.copy(), decay
+                subject.sparsified,
+                layout.slots,
+                self.backend.inbox.copy(),
+                decay,
+                subject.model,
             )
 
     def gradient(self, ticket: Ticket) -> float:

@@ -1,0 +1,223 @@
+"""What an optimizer's step costs beside the gradient it moves: Muon and AdamW, one thread.
+
+    python benchmarks/optimizer_steps.py            ten minutes
+    python benchmarks/optimizer_steps.py --quick    under three
+
+xLSTM Large of width 128 and 512, four blocks, bytes. Gradients of 512 and of 2,048 tokens, which
+include reading the shared parameters and the norm, and steps take turns in one process, so that
+drift hits all alike. The share is that of the step in gradient and step together.
+
+Beside the times stands what bounds them: the operations of the orthogonalisation, with one triangle
+of every symmetric product, over the speed of our own matrix product at that size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from harness.claims import (
+    Findings,
+    LoadWatch,
+    Sample,
+    cores,
+    finish,
+    own_cpu_s,
+    pin,
+    unpin,
+    wait_until_quiet,
+)
+from language_models.ours import large
+from language_models.sizes import LargeSize
+
+from mlxhog import _native, arena, backends, optim
+from mlxhog.arena import Arena
+from mlxhog.config.config import TrainConfig
+from mlxhog.data.batch import Batch
+from mlxhog.models import families
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.optim import Muon, Optimizer, Target, gradients, updates
+from mlxhog.optim.muon import ORTHOGONALIZATIONS
+
+SEQ = 256
+TOKENS = {512: 0.15, 2048: 0.05}
+"""Tokens of a gradient, and the largest share of a Muon step that is aimed at."""
+ROUNDS = {128: (40, 12), 512: (12, 4)}
+"""Width -> turns, in full and with --quick."""
+KINDS = {
+    "adamw": TrainConfig(),
+    "muon": TrainConfig(optimizer="muon"),
+    "muon, float32": TrainConfig(optimizer="muon", orthogonalization_dtype="float32"),
+    "muon, ns5": TrainConfig(optimizer="muon", orthogonalization="ns5"),
+}
+
+
+class Bench:
+    """A model, its arena, a backend with one thread, and one optimizer of each kind."""
+
+    def __init__(self, d: int) -> None:
+        """Build everything, and take each step once."""
+        size = LargeSize(d=d, blocks=4, heads=4, vocab=320, batch=2, seq=SEQ)
+        self.model: XLSTMLargeConfig = large(size)
+        spec = families.param_spec(self.model)
+        layout = arena.plan(spec, max_workers=1, n_tickets=1, private=("m", "v"))
+        self.arena = Arena.create(layout)
+        for name, value in families.init_params(self.model, seed=0).items():
+            self.arena.param(name)[...] = value
+        self.optimizers: dict[str, Optimizer] = {
+            name: optim.build(config, self.model) for name, config in KINDS.items()
+        }
+        self.target = Target(
+            flat=self.arena.params,
+            slots=layout.slots,
+            locks=self.arena.locks(1),
+            mode=updates.WRITE_MODES[self.arena.write],
+            private={name: self.arena.segment(f"{name}.1") for name in ("m", "v")},
+            shared={},
+            decay=frozenset(name for name, one in spec.items() if one.decay),
+        )
+        self.backend = backends.create("torch:cpu", threads=1, kernels="auto", cpu_blas="auto")
+        self.backend.bind(self.model, layout.slots, layout.n_floats, None)
+        rng = np.random.default_rng(0)
+        self.batches = {}
+        for tokens in TOKENS:
+            drawn = rng.integers(0, 256, (tokens // SEQ, SEQ + 1)).astype(np.int32)
+            x, y = np.ascontiguousarray(drawn[:, :-1]), np.ascontiguousarray(drawn[:, 1:])
+            self.batches[tokens] = Batch(x, y, n_bytes=0)
+        self.grads: Any = None
+        self.steps = 0
+
+    def gradient(self, tokens: int) -> None:
+        """Read the parameters, compute a gradient and its norm."""
+        updates.snapshot(self.backend.inbox, self.arena.params)
+        self.backend.refresh()
+        _, self.grads = self.backend.loss_and_grads(self.batches[tokens])
+        gradients.global_norm(self.grads)
+
+    def step(self, kind: str) -> None:
+        """Take one step with the last gradient."""
+        self.steps += 1
+        self.optimizers[kind].step(
+            self.target, self.grads, lr=1e-5, step=self.steps, seed=self.steps, grad_scale=0.5
+        )
+
+    def hidden(self) -> list[tuple[int, int]]:
+        """Shapes of the hidden matrices."""
+        names = families.hidden_matrices(self.model)
+        return [self.target.slots[name].shape for name in names]  # type: ignore[misc]
+
+
+def seconds(work: Callable[[], None]) -> float:
+    """Time one call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def operations(shapes: list[tuple[int, int]], steps: int) -> float:
+    """Multiplications and additions of the orthogonalisation, one triangle where symmetric."""
+    total = 0.0
+    symmetric = 4 * steps - 3  # products of n x n
+    for rows, cols in shapes:
+        n, longer = min(rows, cols), max(rows, cols)
+        total += n * (n + 1) * longer + symmetric * n * (n + 1) * n + 2 * n * n * longer
+    return total
+
+
+def product_speed(n: int) -> float:
+    """Operations per second of our own float32 product of n x n matrices, one thread."""
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal((n, n), dtype=np.float32) for _ in range(2))
+    y = np.empty((n, n), np.float32)
+    calls = max(1, int(2e8 / n**3))
+
+    def work() -> None:
+        for _ in range(calls):
+            _native.ops.linears(x, [w], [None], [y], threads=1)
+
+    work()
+    return 2.0 * n**3 * calls / min(seconds(work) for _ in range(7))
+
+
+def measure(findings: Findings, d: int, rounds: int) -> None:
+    """Measure one width."""
+    bench = Bench(d)
+    times: dict[str, list[float]] = {str(tokens): [] for tokens in TOKENS}
+    times |= {kind: [] for kind in KINDS}
+    for turn in range(rounds + 1):
+        for tokens in TOKENS:
+            spent = seconds(lambda tokens=tokens: bench.gradient(tokens))  # type: ignore[misc]
+            if turn:
+                times[str(tokens)].append(spent)
+            for kind in KINDS:
+                spent = seconds(lambda kind=kind: bench.step(kind))  # type: ignore[misc]
+                if turn:
+                    times[kind].append(spent)
+    samples = {name: Sample.of(values) for name, values in times.items()}
+    speed = product_speed(min(min(shape) for shape in bench.hidden()) * 2)
+    print(f"\nwidth {d}, {sum(s.size for s in bench.target.slots.values()):,} parameters")
+    for name, sample in samples.items():
+        what = f"gradient of {name} tokens" if name.isdigit() else f"step of {name}"
+        print(
+            f"  {what:24} {1e3 * sample.median:8.2f} ms  "
+            f"({1e3 * sample.low:.2f} to {1e3 * sample.high:.2f})"
+        )
+    shares = {}
+    for kind in KINDS:
+        step = samples[kind].median
+        shares[kind] = {tokens: step / (step + samples[str(tokens)].median) for tokens in TOKENS}
+        spelt = ", ".join(f"{100 * share:.1f} % at {n}" for n, share in shares[kind].items())
+        print(f"  share of {kind:15} {spelt}")
+    bounds = {}
+    for kind in KINDS:
+        rule = bench.optimizers[kind]
+        if not isinstance(rule, Muon):
+            continue
+        work = operations(bench.hidden(), len(ORTHOGONALIZATIONS[rule.orthogonalization]))
+        bounds[kind] = work / speed
+        print(
+            f"  bound of {kind:15} {1e3 * bounds[kind]:.2f} ms: {work / 1e9:.2f} GFLOP at "
+            f"{speed / 1e9:.0f} GFLOP/s of the float32 product"
+            + ("; bfloat16 factors may halve it" if rule.bfloat16 else "")
+        )
+    for tokens, share in TOKENS.items():
+        findings.at_most(
+            f"share of a Muon step, width {d}, {tokens} tokens", shares["muon"][tokens], share
+        )
+    findings.results[f"width {d}"] = {
+        "seconds": samples,
+        "shares": shares,
+        "float32_product_flops": speed,
+        "bound_seconds": bounds,
+    }
+
+
+def main() -> int:
+    """Measure what the flags ask for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer turns")
+    parser.add_argument("--width", type=int, nargs="+", choices=list(ROUNDS), default=list(ROUNDS))
+    chosen = parser.parse_args()
+    wait_until_quiet(patience_s=10.0 if chosen.quick else 60.0)
+    watch, cpu = LoadWatch(), own_cpu_s()
+    findings, allowed = Findings(), cores()
+    pin(allowed[-1])
+    for d in chosen.width:
+        measure(findings, d, ROUNDS[d][chosen.quick])
+    unpin(allowed)
+    return finish(
+        "optimizer_steps",
+        findings.claims,
+        others_load=watch.stop(own_cpu_s() - cpu),
+        results=findings.results,
+        packages=("mlxhog", "torch", "numpy"),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,198 @@
+#include "polar.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "buffer.h"
+#include "gemm.h"
+#include "gemm_bfloat16.h"
+
+namespace mlxhog {
+namespace {
+
+constexpr double kLeastNorm = 1e-30;
+constexpr double kRoom = 1.01;  // singular values stay below 1 after rounding: beyond it the first step grows fast
+
+// A left factor: element (m, k) at p[m * am + k * ak].
+struct Left {
+  const float* p;
+  Index am, ak;
+};
+
+// Factors as float32: left ones are read where they are, right ones packed.
+struct Float32Factors {
+  static Index depth(Index K) { return K; }
+  static Left left(Index, Index, const float* from, Index ld, float*) { return {from, ld, 1}; }
+  static Left left_transposed(Index, Index, const float* from, Index ld, float*) { return {from, 1, ld}; }
+  static void right(Index K, Index N, const float* from, Index ld, float* panels) {
+    pack(K, N, from, ld, 1, 0, (N + kPanel - 1) / kPanel, panels);
+  }
+  static void right_transposed(Index K, Index N, const Left& of, float* panels) {
+    pack(K, N, of.p, 1, of.am, 0, (N + kPanel - 1) / kPanel, panels);
+  }
+  static void multiply(Index M, Index N, Index K, const Left& a, Index first, const float* panels, float* C, Index ldc) {
+    gemm_packed(M, N, K, a.p + first * a.am, a.am, a.ak, panels, C, ldc, false);
+  }
+};
+
+// Factors as pairs of bfloat16 along K.
+struct Bfloat16Factors {
+  static Index depth(Index K) { return words(K); }
+  static Left left(Index M, Index K, const float* from, Index ld, float* to) {
+    pair_columns(M, K, from, ld, to);
+    return {to, words(K), 1};
+  }
+  // of from (K, M)
+  static Left left_transposed(Index M, Index K, const float* from, Index ld, float* to) {
+    pair_rows(K, M, from, ld, to, M, kPanel);
+    return {to, 1, M};
+  }
+  static void right(Index K, Index N, const float* from, Index ld, float* panels) {
+    pair_rows(K, N, from, ld, panels, kPanel, kPanel * words(K));
+  }
+  static void right_transposed(Index K, Index N, const Left& of, float* panels) {
+    pack(words(K), N, of.p, 1, of.am, 0, (N + kPanel - 1) / kPanel, panels);
+  }
+  static void multiply(Index M, Index N, Index K, const Left& a, Index first, const float* panels, float* C, Index ldc) {
+    gemm_bfloat16(M, N, words(K), a.p + first * a.am, a.am, a.ak, panels, C, ldc);
+  }
+};
+
+// Memory of one thread, kept between calls.
+float* scratch(Index floats) {
+  thread_local Buffer memory;
+  thread_local Index size = 0;
+  if (floats > size) {
+    memory.reset();
+    memory = uninitialised(floats);
+    size = floats;
+  }
+  return memory.get();
+}
+
+// The upper triangle of C (n, n) from the lower one.
+MLXHOG_CLONES void mirror(Index n, float* C, Index ld) {
+  constexpr Index kBlock = 16;  // one cache line of each row
+  for (Index r0 = 0; r0 < n; r0 += kBlock)
+    for (Index c0 = 0; c0 <= r0; c0 += kBlock) {
+      const float* from = C + r0 * ld + c0;
+      float* to = C + c0 * ld + r0;
+      if (c0 < r0 && r0 + kBlock <= n) {
+        for (Index c = 0; c < kBlock; ++c) {
+#pragma omp simd
+          for (Index r = 0; r < kBlock; ++r) to[c * ld + r] = from[r * ld + c];
+        }
+      } else {
+        for (Index r = r0; r < std::min(n, r0 + kBlock); ++r)
+          for (Index c = c0; c < std::min(r, c0 + kBlock); ++c) C[c * ld + r] = C[r * ld + c];
+      }
+    }
+}
+
+// C (n, n) = A B where the product is known to be symmetric.
+template <class Factors>
+void symmetric_product(Index n, Index K, const Left& a, const float* panels, float* C, Index ld) {
+  const Index step = n <= 512 ? 14 : 112;  // rows of a register tile: few columns beyond the diagonal
+  for (Index m = 0; m < n; m += step) {
+    const Index rows = std::min(step, n - m);
+    Factors::multiply(rows, m + rows, K, a, m, panels, C + m * ld, ld);
+  }
+  mirror(n, C, ld);
+}
+
+// square = a I + b A + c square
+MLXHOG_CLONES void polynomial(Index n, Index ld, const float* A, float* square, PolarStep step) {
+  for (Index r = 0; r < n; ++r) {
+    const float* from = A + r * ld;
+    float* to = square + r * ld;
+#pragma omp simd
+    for (Index c = 0; c < n; ++c) to[c] = step.b * from[c] + step.c * to[c];
+    to[r] += step.a;
+  }
+}
+
+MLXHOG_CLONES double sum_of_squares(Index n, const float* x) {
+  double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+  for (Index i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * x[i];
+  return sum;
+}
+
+MLXHOG_CLONES void scale_by(Index n, float* x, float factor) {
+#pragma omp simd
+  for (Index i = 0; i < n; ++i) x[i] *= factor;
+}
+
+template <class Factors>
+void orthogonalize(Index rows, Index cols, const float* x, float* u, const PolarStep* steps, int n_steps, float scale) {
+  const bool wide = rows <= cols;
+  const Index n = std::min(rows, cols), longer = std::max(rows, cols);
+  const Index ld = (n + 15) / 16 * 16 + 16;  // rows of a power of two would share few sets of a cache
+  const Index matrix = n * ld, factor = (n + 1) * n, panels = packed_floats(n, n);
+  const Index x_factor = (rows + 1) * (cols + 1);
+  const Index x_panels = std::max(packed_floats(rows, cols), packed_floats(cols, rows));
+  constexpr Index kLineFloats = kLine / sizeof(float), kTaken = 9;
+  float* at = scratch(4 * matrix + factor + 2 * panels + x_factor + x_panels + kTaken * kLineFloats);
+  const auto take = [&](Index floats) {
+    return std::exchange(at, at + (floats + kLineFloats - 1) / kLineFloats * kLineFloats);
+  };
+  float *A = take(matrix), *P = take(matrix), *T = take(matrix), *Q = take(matrix);
+  float *left_q = take(factor), *right_a = take(panels), *right_p = take(panels);
+  float *left_x = take(x_factor), *right_x = take(x_panels);
+
+  if (wide) {
+    const Left a = Factors::left(rows, cols, x, cols, left_x);
+    Factors::right_transposed(cols, rows, a, right_x);
+    symmetric_product<Factors>(n, longer, a, right_x, A, ld);
+  } else {
+    const Left a = Factors::left_transposed(cols, rows, x, cols, left_x);
+    Factors::right(rows, cols, x, cols, right_x);
+    symmetric_product<Factors>(n, longer, a, right_x, A, ld);
+  }
+  // P is the step as a polynomial of A, Q the product of all so far. The next A is A P^2. Terms cancel here, and what
+  // is left is squared: in bfloat16 a direction would be off by a third.
+  for (int k = 0; k < n_steps; ++k) {
+    const bool last = k + 1 == n_steps;
+    const Left a = Float32Factors::left(n, n, A, ld, nullptr);
+    Float32Factors::right(n, n, A, ld, right_a);
+    symmetric_product<Float32Factors>(n, n, a, right_a, P, ld);
+    polynomial(n, ld, A, P, steps[k]);
+    if (!last) {
+      Float32Factors::right(n, n, P, ld, right_p);
+      symmetric_product<Float32Factors>(n, n, a, right_p, T, ld);
+    }
+    if (k == 0) {
+      std::swap(P, Q);
+    } else {
+      Float32Factors::right(n, n, Q, ld, right_a);
+      symmetric_product<Float32Factors>(n, n, Float32Factors::left(n, n, P, ld, nullptr), right_a, A, ld);
+      std::swap(A, Q);
+    }
+    if (!last) symmetric_product<Float32Factors>(n, n, Float32Factors::left(n, n, T, ld, nullptr), right_p, A, ld);
+  }
+  for (Index r = 0; r < n; ++r) scale_by(n, Q + r * ld, scale);
+  if (wide) {
+    Factors::right(rows, cols, x, cols, right_x);
+    Factors::multiply(rows, cols, rows, Factors::left(n, n, Q, ld, left_q), 0, right_x, u, cols);
+  } else {
+    Factors::right(cols, cols, Q, ld, right_a);
+    Factors::multiply(rows, cols, cols, Factors::left(rows, cols, x, cols, left_x), 0, right_a, u, cols);
+  }
+}
+
+}  // namespace
+
+void polar(Index rows, Index cols, float* x, float* u, const PolarStep* steps, int n_steps, float scale,
+           bool bfloat16) {
+  const double norm = std::sqrt(sum_of_squares(rows * cols, x));
+  if (norm < kLeastNorm) {
+    std::fill_n(u, rows * cols, 0.0f);
+    return;
+  }
+  scale_by(rows * cols, x, static_cast<float>(1.0 / (kRoom * norm)));
+  if (bfloat16) orthogonalize<Bfloat16Factors>(rows, cols, x, u, steps, n_steps, scale);
+  else orthogonalize<Float32Factors>(rows, cols, x, u, steps, n_steps, scale);
+}
+
+}  // namespace mlxhog

@@ -1,0 +1,87 @@
+// Python bindings of Muon's directions: momentum and orthogonalisation of some matrices, each by one thread.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "../ops/buffer.h"
+#include "../ops/gemm_bfloat16.h"
+#include "../ops/polar.h"
+#include "../ops/pool.h"
+#include "elements.h"
+
+namespace nb = nanobind;
+using namespace mlxhog;
+using namespace nb::literals;
+
+namespace {
+
+using Matrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Given = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Coefficients = std::vector<std::tuple<double, double, double>>;
+
+std::vector<PolarStep> steps_of(const Coefficients& coefficients) {
+  if (coefficients.empty()) throw nb::value_error("coefficients are empty: wanted (a, b, c) of one step or more");
+  std::vector<PolarStep> steps;
+  for (const auto& [a, b, c] : coefficients)
+    steps.push_back({static_cast<float>(a), static_cast<float>(b), static_cast<float>(c)});
+  return steps;
+}
+
+template <class Array>
+void check_shapes(const char* name, const std::vector<Array>& arrays, const std::vector<Given>& given) {
+  if (arrays.size() != given.size())
+    throw nb::value_error((std::string(name) + " and the matrices differ in number").c_str());
+  for (std::size_t i = 0; i < given.size(); ++i)
+    if (arrays[i].shape(0) != given[i].shape(0) || arrays[i].shape(1) != given[i].shape(1))
+      throw nb::value_error((std::string(name) + "[" + std::to_string(i) + "] has another shape than its matrix").c_str());
+}
+
+// us[i] = scales[i] * polar(x) for x written by fill(i, x, size), each matrix by one of `threads` threads.
+template <class Fill>
+void orthogonalize(const std::vector<Given>& given, std::vector<Matrix>& us, const std::vector<double>& scales,
+                   const Coefficients& coefficients, bool bfloat16, int threads, const Fill& fill) {
+  check_shapes("us", us, given);
+  if (scales.size() != given.size()) throw nb::value_error("scales and the matrices differ in number");
+  const std::vector<PolarStep> steps = steps_of(coefficients);
+  const nb::gil_scoped_release nogil;
+  parallel_for(static_cast<Index>(given.size()), threads, [&](Index i) {
+    const Index rows = static_cast<Index>(given[i].shape(0)), cols = static_cast<Index>(given[i].shape(1));
+    if (rows == 0 || cols == 0) return;
+    const Buffer x = uninitialised(rows * cols);
+    fill(i, x.get(), static_cast<std::size_t>(rows * cols));
+    polar(rows, cols, x.get(), us[i].data(), steps.data(), static_cast<int>(steps.size()),
+          static_cast<float>(scales[i]), bfloat16);
+  });
+}
+
+}  // namespace
+
+void bind_muon(nb::module_& m) {
+  m.def("bfloat16_products", &bfloat16_products, "Whether this processor multiplies bfloat16 faster than float32.");
+  m.def("polar",
+        [](std::vector<Given> xs, std::vector<Matrix> us, std::vector<double> scales, Coefficients coefficients,
+           bool bfloat16, int threads) {
+          orthogonalize(xs, us, scales, coefficients, bfloat16, threads,
+                        [&](Index i, float* x, std::size_t n) { std::copy_n(xs[i].data(), n, x); });
+        },
+        "xs"_a.noconvert(), "us"_a.noconvert(), "scales"_a, "coefficients"_a, nb::kw_only(), "bfloat16"_a = false,
+        "threads"_a = 1, "us[i] = scales[i] * polar(xs[i]), by odd quintics a s + b s^3 + c s^5 of the singular values.");
+  m.def("muon_directions",
+        [](std::vector<Given> gs, std::vector<Matrix> ms, std::vector<Matrix> us, std::vector<double> scales,
+           Coefficients coefficients, double beta1, double nesterov, double grad_scale, bool bfloat16, int threads) {
+          check_shapes("ms", ms, gs);
+          const MuonRates rates{static_cast<float>(beta1), static_cast<float>(1.0 - beta1), static_cast<float>(nesterov),
+                                static_cast<float>(1.0 - nesterov), static_cast<float>(grad_scale)};
+          orthogonalize(gs, us, scales, coefficients, bfloat16, threads, [&](Index i, float* x, std::size_t n) {
+            mlxhog_muon_direction(gs[i].data(), ms[i].data(), x, n, &rates);
+          });
+        },
+        "gs"_a.noconvert(), "ms"_a.noconvert(), "us"_a.noconvert(), "scales"_a, "coefficients"_a, nb::kw_only(),
+        "beta1"_a, "nesterov"_a, "grad_scale"_a = 1.0, "bfloat16"_a = false, "threads"_a = 1,
+        "m is the mean of s = grad_scale * g; us[i] = scales[i] * polar((1 - nesterov) * m + nesterov * s).");
+}

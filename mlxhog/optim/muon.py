@@ -1,0 +1,260 @@
+"""Muon: momentum, orthogonalised, for hidden matrices; AdamW for everything else (Jordan 2024).
+
+A hidden matrix (r, c), with g its gradient after clipping, moves by
+
+    m <- beta1 m + (1 - beta1) g
+    x  = (1 - nesterov) m + nesterov g
+    u  = 0.2 sqrt(max(r, c)) polar(x)
+    w <- w - lr (u + weight_decay w)
+
+`polar` brings the singular values of x / (1.01 |x|) near 1 and keeps the singular vectors. The
+factor makes an element of u about as large as one of an AdamW step (Liu et al. 2025,
+arXiv:2502.16982), so one `lr` and one `weight_decay` serve both rules. The rest of the model takes
+AdamW steps with the same beta1.
+
+How polynomials are evaluated: each step of `polar` is X <- (a I + b A + c A^2) X with A = X X^T,
+X the short way up. All those A, and the factors, are polynomials of the first A, so they commute
+and are symmetric: the steps go on in matrices of the smaller side alone, of which one triangle is
+computed, and X is multiplied once, at the end.
+
+State is private: `m` of every parameter, `v` of those that AdamW moves. The directions u reach the
+parameters as steps of plain SGD do, by the same kernels, locks and write modes. Where Metal kernels
+add a worker's steps, they make x and write u; the CPU orthogonalises in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from mlxhog import _native
+from mlxhog.metal.kernels.step_rules import muon_hp
+from mlxhog.optim import metal_steps
+from mlxhog.optim.adamw import AdamW
+from mlxhog.optim.gradients import Rows
+from mlxhog.optim.sgd import SGD
+from mlxhog.optim.target import Target, float32, parameter
+from mlxhog.optim.updates import Float32, Grads, Slot
+
+Coefficients = tuple[tuple[float, float, float], ...]
+
+ORTHOGONALIZATIONS: Final[Mapping[str, Coefficients]] = {
+    # The composition of three odd quintics nearest to 1 on [1e-3, 1], each fitted on what the last
+    # one leaves, with cushion 0.02407327424182761: the first three steps of Polar Express (Amsel et
+    # al. 2025, arXiv:2505.16932). Singular values in [1e-3, 1] end in [0.134, 1.866].
+    "polar3": (
+        (8.287212018145626, -23.59588651909882, 17.30038731253092),
+        (4.107059111542198, -2.947849916737908, 0.5448431082926598),
+        (3.948690853482296, -2.9089021159629485, 0.5518191394370133),
+    ),
+    # Five times the same quintic (Jordan 2024, https://kellerjordan.github.io/posts/muon/).
+    "ns5": ((3.4445, -4.775, 2.0315),) * 5,
+}
+
+ROOM: Final = 1.01
+"""Singular values stay below 1 after rounding: beyond it the first step grows fast."""
+
+RMS: Final = 0.2
+"""Root mean square of a step's elements, about, over lr."""
+
+LEAST_NORM: Final = 1e-30
+"""A direction shorter than this, such as that of gradients that are zero, moves nothing."""
+
+BATCH: Final = 1 << 18
+"""Floats of directions computed before they are written: they stay in a core's cache."""
+
+
+def direction_reference(
+    g: Float32, m: Float32, *, beta1: float, nesterov: float, grad_scale: float
+) -> tuple[Float32, Float32]:
+    """Return the new `m` and `(1 - nesterov) m + nesterov s`, rounded as the native ones.
+
+    m is the exponential mean of s = grad_scale * g.
+    """
+    s: Float32 = float32(grad_scale) * g
+    m = float32(beta1) * m + float32(1.0 - beta1) * s
+    return m, float32(1.0 - nesterov) * m + float32(nesterov) * s
+
+
+def polar_reference(
+    x: Float32, coefficients: Coefficients, *, scale: float = 1.0, bfloat16: bool = False
+) -> Float32:
+    """Return `scale` times x with its singular values brought near 1.
+
+    The native form adds up in another order.
+
+    Args:
+        x: (r, c) float32.
+        coefficients: (a, b, c) of each step p(s) = a s + b s^3 + c s^5.
+        scale: factor of the result.
+        bfloat16: round the factors of the first product, x with itself, and of the last, the steps
+            with x, to bfloat16. Sums, and everything in between, stay float32.
+    """
+    norm = math.sqrt(float(np.square(x, dtype=np.float64).sum()))
+    if norm < LEAST_NORM:
+        return np.zeros_like(x)
+    x = x * float32(1.0 / (ROOM * norm))
+    if bfloat16:
+        x = to_bfloat16(x)
+    wide = x.shape[0] <= x.shape[1]
+    gram = x @ x.T if wide else x.T @ x
+    identity = np.eye(len(gram), dtype=np.float32)
+    factor = identity
+    for k, (a, b, c) in enumerate(coefficients):
+        step = float32(a) * identity + float32(b) * gram + float32(c) * (gram @ gram)
+        factor = step @ factor if k else step
+        if k + 1 < len(coefficients):
+            gram = gram @ step @ step
+    factor = float32(scale) * factor
+    if bfloat16:
+        factor = to_bfloat16(factor)
+    result: Float32 = factor @ x if wide else x @ factor
+    return result
+
+
+def to_bfloat16(x: Float32) -> Float32:
+    """Round finite floats to the nearest bfloat16, ties to even; still float32."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    rounded = (bits + (((bits >> 16) & 1) + 0x7FFF)) & np.uint32(0xFFFF0000)
+    return rounded.astype(np.uint32).view(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon:
+    """Muon for the matrices named in `hidden`, AdamW for the rest; every moment private.
+
+    A gradient of some rows of a hidden matrix counts as zero in the others.
+
+    Attributes:
+        hidden: names of the parameters that are orthogonalised, matrices all of them.
+        beta1: decay of the first moment, of both rules.
+        nesterov: weight of the gradient itself in a direction, beside its mean.
+        orthogonalization: a key of `ORTHOGONALIZATIONS`.
+        bfloat16: whether x is rounded to bfloat16 in its two products.
+        beta2: decay of AdamW's second moment.
+        eps: of AdamW.
+        weight_decay: of both rules.
+        threads: each takes matrices of its own, so results do not depend on their number.
+        native: False takes the NumPy references, for one worker only.
+    """
+
+    hidden: frozenset[str]
+    beta1: float = 0.9
+    nesterov: float = 0.1
+    orthogonalization: str = "polar3"
+    bfloat16: bool = False
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    threads: int = 1
+    native: bool = True
+    state_segments: tuple[str, ...] = ("m", "v")
+    shared_segments: tuple[str, ...] = ()
+    metal_rule: metal_steps.Rule = metal_steps.MUON
+
+    @cached_property
+    def _rest(self) -> AdamW:
+        """The rule of everything that is not a hidden matrix."""
+        return AdamW(
+            beta1=self.beta1,
+            beta2=self.beta2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            native=self.native,
+        )
+
+    @cached_property
+    def _write(self) -> SGD:
+        """What writes directions: w -= lr * (u + weight_decay * w)."""
+        return SGD(weight_decay=self.weight_decay, native=self.native)
+
+    def step(
+        self,
+        target: Target,
+        grads: Grads,
+        *,
+        lr: float,
+        step: int,
+        seed: int = 0,
+        grad_scale: float = 1.0,
+        shared_step: int | None = None,
+    ) -> None:
+        """Apply one update; see `Optimizer.step`."""
+        pairs = target.pairs(grads)
+        rest = {slot.name: grad for slot, grad in pairs if slot.name not in self.hidden}
+        if rest:
+            self._rest.step(target, rest, lr=lr, step=step, seed=seed, grad_scale=grad_scale)
+        hidden = [
+            (slot, _dense(slot, grad) if isinstance(grad, Rows) else grad)
+            for slot, grad in pairs
+            if slot.name in self.hidden
+        ]
+        for batch in _batches(hidden, BATCH * self.threads):
+            directions = self._directions(target, batch, grad_scale)
+            self._write.step(target, directions, lr=lr, step=step, seed=seed)
+
+    def _directions(
+        self, target: Target, batch: Sequence[tuple[Slot, Float32]], grad_scale: float
+    ) -> dict[str, Float32]:
+        """Move the means of some hidden matrices on, and return their directions u."""
+        m_flat = target.private["m"]
+        means = [parameter(m_flat, slot) for slot, _ in batch]
+        scales = [RMS * math.sqrt(max(slot.shape)) for slot, _ in batch]
+        coefficients = ORTHOGONALIZATIONS[self.orthogonalization]
+        if target.metal is not None:
+            hp = muon_hp(beta1=self.beta1, nesterov=self.nesterov)
+            xs = target.metal.directions(batch, m_flat, hp, grad_scale)
+            us = [np.empty(slot.shape, np.float32) for slot, _ in batch]
+            _native.polar(
+                xs, us, scales, coefficients, bfloat16=self.bfloat16, threads=self.threads
+            )
+        elif self.native:
+            us = [np.empty(slot.shape, np.float32) for slot, _ in batch]
+            gs = [grad for _, grad in batch]
+            _native.muon_directions(
+                gs,
+                means,
+                us,
+                scales,
+                coefficients,
+                beta1=self.beta1,
+                nesterov=self.nesterov,
+                grad_scale=grad_scale,
+                bfloat16=self.bfloat16,
+                threads=self.threads,
+            )
+        else:
+            us = []
+            for (_, grad), m, scale in zip(batch, means, scales, strict=True):
+                m[...], x = direction_reference(
+                    grad, m, beta1=self.beta1, nesterov=self.nesterov, grad_scale=grad_scale
+                )
+                us.append(polar_reference(x, coefficients, scale=scale, bfloat16=self.bfloat16))
+        return {slot.name: u for (slot, _), u in zip(batch, us, strict=True)}
+
+
+def _dense(slot: Slot, grad: Rows) -> Float32:
+    whole = np.zeros(slot.shape, np.float32)
+    whole[grad.index] = grad.values
+    return whole
+
+
+def _batches(
+    pairs: Sequence[tuple[Slot, Float32]], floats: int
+) -> Iterator[list[tuple[Slot, Float32]]]:
+    """Cut into runs of at least this many floats, large matrices first."""
+    batch: list[tuple[Slot, Float32]] = []
+    held = 0
+    for slot, grad in sorted(pairs, key=lambda pair: (-pair[0].size, pair[0].offset)):
+        batch.append((slot, grad))
+        held += slot.size
+        if held >= floats:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch

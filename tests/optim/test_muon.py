@@ -1,0 +1,339 @@
+"""Muon: what its polynomials do to singular values, native and reference, and who is hidden."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlxhog import _native, optim
+from mlxhog.errors import ConfigError
+from mlxhog.models import families
+from mlxhog.models.families import read
+from mlxhog.models.registry import load_architecture
+from mlxhog.optim import AdamW, Muon, Sparsified
+from mlxhog.optim.gradients import Float32, Rows
+from mlxhog.optim.muon import (
+    ORTHOGONALIZATIONS,
+    ROOM,
+    direction_reference,
+    polar_reference,
+    to_bfloat16,
+)
+from mlxhog.optim.updates import WRITE_MODES
+from tests.metal.shared import shared
+from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, Slot, initial, parameter, target
+from tests.optim.test_optimizers import Options
+from tests.tolerances import POLAR_BFLOAT16, POLAR_F32, Tolerance, assert_close
+
+SHAPES = [(1, 1), (1, 7), (5, 1), (6, 9), (31, 33), (64, 128), (128, 128), (200, 70), (530, 520)]
+HIDDEN = frozenset({"matrix"})
+
+
+def drawn(rows: int, cols: int, seed: int = 0) -> Float32:
+    """A matrix whose singular values spread over two orders of magnitude, as gradients' do."""
+    rng = np.random.default_rng((rows, cols, seed))
+    x = rng.standard_normal((rows, cols)) * np.linspace(0.1, 1.0, cols) ** 2
+    return x.astype(np.float32)
+
+
+def exact(x: Float32, name: str) -> NDArray[np.float64]:
+    """The steps as they are defined: odd polynomials of the singular values, in float64."""
+    left, values, right = np.linalg.svd(x.astype(np.float64), full_matrices=False)
+    values = values / (ROOM * math.sqrt(float((values**2).sum())))
+    for a, b, c in ORTHOGONALIZATIONS[name]:
+        values = a * values + b * values**3 + c * values**5
+    found: NDArray[np.float64] = (left * values) @ right
+    return found
+
+
+def native_polar(x: Float32, name: str, *, bfloat16: bool = False, threads: int = 1) -> Float32:
+    u = np.empty_like(x)
+    steps = ORTHOGONALIZATIONS[name]
+    _native.polar([x], [u], [1.0], steps, bfloat16=bfloat16, threads=threads)
+    return u
+
+
+def composed_quintics(low: float, steps: int, cushion: float) -> list[tuple[float, ...]]:
+    """Odd quintics whose composition is nearest to 1 on [low, 1]; arXiv:2505.16932, algorithm 2."""
+    high, found = 1.0, []
+    for _ in range(steps):
+        bottom = max(low, cushion * high)
+        inner = [(3 * bottom + high) / 4, (bottom + 3 * high) / 4]
+        for _ in range(50):  # Remez: equal errors of both signs at four points
+            points = np.array([bottom, *inner, high])
+            powers = np.stack([points, points**3, points**5, [1, -1, 1, -1]], axis=1)
+            a, b, c, _ = np.linalg.solve(powers, np.ones(4))
+            root = math.sqrt(9 * b * b - 20 * a * c)
+            inner = [math.sqrt((-3 * b + sign * root) / (10 * c)) for sign in (-1, 1)]
+        ends = [a * s + b * s**3 + c * s**5 for s in (low, high)]
+        a, b, c = (2 / sum(ends) * coefficient for coefficient in (a, b, c))
+        found.append((a, b, c))
+        low = a * low + b * low**3 + c * low**5
+        high = 2 - low
+    return found
+
+
+def test_polar3_is_the_composition_of_quintics_nearest_to_one() -> None:
+    wanted = composed_quintics(1e-3, 3, cushion=0.02407327424182761)
+    np.testing.assert_allclose(ORTHOGONALIZATIONS["polar3"], wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("polar3", 0.134, 1.867), ("ns5", 0.5, 1.21)])
+def test_singular_values_of_order_one_end_near_one(name: str, low: float, high: float) -> None:
+    least = {"polar3": 1e-3, "ns5": 5e-3}[name]
+    values = np.geomspace(least, 0.99, 40)
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((60, 40)))[0] for _ in range(2))
+    values /= np.linalg.norm(values)
+    found = np.linalg.svd(
+        polar_reference(
+            np.asarray((left * values) @ right.T, np.float32), ORTHOGONALIZATIONS[name]
+        ),
+        compute_uv=False,
+    )[:40]
+    assert found.min() > low * values.min() / least * 0.9
+    assert found.max() < high
+
+
+@pytest.mark.parametrize("name", ORTHOGONALIZATIONS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_reference_changes_singular_values_and_nothing_else(
+    shape: tuple[int, int], name: str
+) -> None:
+    x = drawn(*shape)
+    assert_close(polar_reference(x, ORTHOGONALIZATIONS[name]), exact(x, name), POLAR_F32)
+
+
+@pytest.mark.parametrize("shape", [(64, 128), (128, 128), (200, 70)], ids=str)
+def test_bfloat16_factors_change_a_direction_by_less_than_two_percent(
+    shape: tuple[int, int],
+) -> None:
+    x = drawn(*shape)
+    wanted = exact(x, "polar3")
+    found = polar_reference(x, ORTHOGONALIZATIONS["polar3"], bfloat16=True)
+    assert np.linalg.norm(found - wanted) < 0.02 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "bfloat16", "tolerance"),
+    [
+        ("polar3", False, POLAR_F32),
+        ("ns5", False, POLAR_F32),
+        ("polar3", True, POLAR_BFLOAT16),
+    ],
+)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_native_code_agrees_with_the_reference(
+    shape: tuple[int, int], name: str, bfloat16: bool, tolerance: Tolerance
+) -> None:
+    x = drawn(*shape)
+    wanted = polar_reference(x, ORTHOGONALIZATIONS[name], bfloat16=bfloat16)
+    assert_close(native_polar(x, name, bfloat16=bfloat16), wanted, tolerance)
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e15])
+def test_the_size_of_a_gradient_does_not_matter(size: float) -> None:
+    x = drawn(20, 30)
+    found = native_polar(np.asarray(x * size, np.float32), "polar3")
+    assert_close(found, exact(x, "polar3"), POLAR_F32)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_gradient_of_zeros_moves_a_hidden_matrix_by_its_decay_alone(native: bool) -> None:
+    flat = initial()
+    before = flat.copy()
+    rule = Muon(hidden=HIDDEN, weight_decay=0.5, native=native)
+    zeros = {"matrix": np.zeros(MATRIX.shape, np.float32)}
+    rule.step(target(rule, flat, "matrix"), zeros, lr=0.1, step=1)
+    np.testing.assert_allclose(parameter(flat, MATRIX), 0.95 * parameter(before, MATRIX), rtol=1e-6)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_step_is_the_rule(native: bool) -> None:
+    flat = initial()
+    before = flat.copy()
+    rule = Muon(hidden=HIDDEN, beta1=0.8, nesterov=0.3, weight_decay=0.2, native=native)
+    where = target(rule, flat, "matrix")
+    mean, w = np.zeros(MATRIX.shape), parameter(before, MATRIX).astype(np.float64)
+    for step in (1, 2, 3):
+        g = drawn(*MATRIX.shape, seed=step)
+        rule.step(where, {"matrix": g}, lr=0.05, step=step, grad_scale=0.5)
+        mean = 0.8 * mean + 0.2 * 0.5 * g
+        x = (0.7 * mean + 0.3 * 0.5 * g).astype(np.float32)
+        w -= 0.05 * (0.2 * math.sqrt(9) * exact(x, "polar3") + 0.2 * w)
+    assert_close(parameter(flat, MATRIX), w, POLAR_F32)
+    np.testing.assert_allclose(parameter(where.private["m"], MATRIX), mean, rtol=1e-5, atol=1e-7)
+    assert not parameter(where.private["v"], MATRIX).any()
+
+
+def test_native_means_have_the_references_bits() -> None:
+    g, m, u = drawn(40, 50), drawn(40, 50, seed=1), np.empty((40, 50), np.float32)
+    wanted, _ = direction_reference(g, m, beta1=0.9, nesterov=0.1, grad_scale=0.3)
+    rates = {"beta1": 0.9, "nesterov": 0.1, "grad_scale": 0.3}
+    _native.muon_directions([g], [m], [u], [1.0], ORTHOGONALIZATIONS["polar3"], **rates)
+    np.testing.assert_array_equal(m.view(np.uint32), wanted.view(np.uint32))
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_neither_threads_nor_repetition_change_a_bit(bfloat16: bool) -> None:
+    xs = [drawn(*shape) for shape in ((64, 128), (128, 128), (128, 384), (384, 128))]
+
+    def found(threads: int) -> list[Float32]:
+        us = [np.empty_like(x) for x in xs]
+        scales = [1.0] * len(xs)
+        steps = ORTHOGONALIZATIONS["polar3"]
+        _native.polar(xs, us, scales, steps, bfloat16=bfloat16, threads=threads)
+        return us
+
+    once = found(1)
+    for again in (found(1), found(2), found(3)):
+        for one, other in zip(once, again, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_everything_but_hidden_matrices_takes_adamws_steps() -> None:
+    muon, adamw = Muon(hidden=HIDDEN, weight_decay=0.3), AdamW(weight_decay=0.3)
+    rows = Rows(np.array([7, 2, 7], np.int32), np.ones((3, 5), np.float32))
+    grads = {"bias": np.ones(9, np.float32), "embedding": rows}
+    flats = [initial(), initial()]
+    for rule, flat in zip((muon, adamw), flats, strict=True):
+        where = target(rule, flat, "embedding")
+        for step in (1, 2):
+            rule.step(where, grads, lr=0.1, step=step, grad_scale=0.5)
+    for slot in (BIAS, EMBEDDING):
+        np.testing.assert_array_equal(parameter(flats[0], slot), parameter(flats[1], slot))
+
+
+def test_a_gradient_of_rows_counts_as_zero_elsewhere() -> None:
+    rule, flats = Muon(hidden=HIDDEN), [initial(), initial()]
+    rows = Rows(np.array([1, 4], np.int32), drawn(2, 9))
+    whole = np.zeros(MATRIX.shape, np.float32)
+    whole[[1, 4]] = rows.values
+    for flat, grad in zip(flats, (rows, whole), strict=True):
+        rule.step(target(rule, flat), {"matrix": grad}, lr=0.1, step=1)
+    np.testing.assert_array_equal(*flats)
+
+
+LARGE = Slot("large", (40, 70), 5)
+SECOND = Slot("second", (90, 20), 2900)
+
+
+@pytest.mark.parametrize("mode", WRITE_MODES)
+def test_every_write_mode_gives_the_same_bits_with_one_worker(mode: str) -> None:
+    found = {}
+    for name in (mode, "racy"):
+        rule = Muon(hidden=frozenset({"large", "second"}))
+        rng = np.random.default_rng(1)
+        with shared(5000, 5) as segment:
+            segment.floats[...] = rng.standard_normal(5000, dtype=np.float32)
+            where = replace(
+                target(rule, segment.floats, "large"),
+                slots={"large": LARGE, "second": SECOND},
+                locks=segment.locks(1) if name == "lossless" else None,
+                mode=WRITE_MODES[name],
+                private={state: np.zeros(5000, np.float32) for state in rule.state_segments},
+            )
+            for step in (1, 2):
+                grads = {slot.name: drawn(*slot.shape, seed=step) for slot in (LARGE, SECOND)}
+                rule.step(where, grads, lr=0.01, step=step, seed=step)
+            assert not segment.words.any()
+            found[name] = segment.floats.copy()
+    np.testing.assert_array_equal(found[mode].view(np.uint32), found["racy"].view(np.uint32))
+
+
+def test_a_part_of_a_step_can_wait_in_the_worker() -> None:
+    flat = initial()
+    before = flat.copy()
+    selection = optim.Selection.parse("topk:0.1")
+    assert selection is not None
+    rule = Sparsified(Muon(hidden=HIDDEN, weight_decay=0.0), selection)
+    where = target(rule, flat)
+    rule.step(where, {"matrix": drawn(*MATRIX.shape)}, lr=0.1, step=1)
+    moved = parameter(flat, MATRIX) != parameter(before, MATRIX)
+    assert moved.sum() == math.ceil(0.1 * MATRIX.size)
+    assert (parameter(where.private["residual"], MATRIX) != 0).sum() == MATRIX.size - moved.sum()
+
+
+def test_to_bfloat16_keeps_eight_bits_and_rounds_ties_to_even() -> None:
+    x = np.array([1.0, 1 + 2.0**-8, 1 + 3 * 2.0**-8, -3.14159], np.float32)
+    assert to_bfloat16(x).tolist() == [1.0, 1.0, 1 + 2.0**-6, -3.140625]
+
+
+def test_mismatched_matrices_are_refused() -> None:
+    x, steps = drawn(4, 5), ORTHOGONALIZATIONS["polar3"]
+    with pytest.raises(ValueError, match=r"us\[0\] has another shape"):
+        _native.polar([x], [np.empty((5, 4), np.float32)], [1.0], steps)
+    with pytest.raises(ValueError, match="scales"):
+        _native.polar([x], [np.empty_like(x)], [], steps)
+    with pytest.raises(ValueError, match="coefficients are empty"):
+        _native.polar([x], [np.empty_like(x)], [1.0], [])
+
+
+# -- which matrices, and the choice by name --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "hidden", "others"),
+    [
+        ("tiny", {"mlstm_layer.q", "mlstm_layer.ogate_preact", "ffn.proj_down"}, {"igate_preact"}),
+        ("7to1-tiny", {"xlstm.proj_up", "xlstm.proj_down"}, {"q_proj", "conv1d.conv", "igate"}),
+        ("lfm2-tiny", {"in_proj", "w3"}, {"conv"}),
+    ],
+)
+def test_hidden_matrices_are_those_inside_the_blocks_that_are_wide_both_ways(
+    model: str, hidden: set[str], others: set[str]
+) -> None:
+    cfg = load_architecture(model)
+    spec, names = families.param_spec(cfg), families.hidden_matrices(cfg)
+    for name in names:
+        assert len(spec[name].shape) == 2
+        assert min(spec[name].shape) >= cfg.hidden_size / 2
+    assert not names & {families.embedding(cfg), families.head(cfg)}
+    endings = {name.removesuffix(".weight") for name in names}
+    assert all(any(name.endswith(end) for name in endings) for end in hidden)
+    assert not any(name.endswith(end) for name in endings for end in others)
+
+
+def test_options_choose_muon_for_a_model() -> None:
+    model = load_architecture("tiny")
+    made = optim.build(Options("muon", orthogonalization_dtype="float32"), model, threads=2)
+    assert made == Muon(
+        hidden=families.hidden_matrices(model),
+        beta1=0.8,
+        nesterov=0.1,
+        beta2=0.9,
+        eps=1e-6,
+        weight_decay=0.2,
+        threads=2,
+    )
+    fast = optim.build(Options("muon"), model)
+    assert isinstance(fast, Muon)
+    assert fast.bfloat16 == _native.bfloat16_products()
+    five = optim.build(Options("muon", orthogonalization="ns5"), model)
+    assert isinstance(five, Muon)
+    assert not five.bfloat16
+    with pytest.raises(ConfigError, match="choose from polar3, ns5"):
+        optim.build(Options("muon", orthogonalization="svd"), model)
+
+
+def test_a_model_without_hidden_matrices_is_named_and_moved_by_adamw() -> None:
+    sizes = {"vocab_size": 32, "hidden_size": 16}
+    model = read({"model_type": "mad", "layers": ["slstm-v1"], **sizes})
+    assert families.hidden_matrices(model) == frozenset()
+    (note,) = optim.notes(Options("muon"), model)
+    assert "MAD candidate has no hidden matrix" in note
+    assert "adamw moves every parameter" in note
+    assert optim.notes(Options("adamw"), model) == ()
+    assert optim.notes(Options("muon"), load_architecture("tiny")) == ()
+    made = optim.build(Options("muon"), model)
+    flats = [initial(), initial()]
+    grads = {"matrix": drawn(*MATRIX.shape)}
+    adamw = AdamW(beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.2)
+    for rule, flat in zip((made, adamw), flats, strict=True):
+        rule.step(target(rule, flat, "matrix"), grads, lr=0.1, step=1)
+    np.testing.assert_array_equal(*flats)
+    assert len(flats[0]) == N
