@@ -15,7 +15,7 @@
 //
 // dn is dC with e_t in place of u_t^T. These hold the stabilisers m and M constant, which h does not depend on but
 // through eps, dM_t = -(dh_t . h_t) eps / N_t. The sum g = b_L also has all that the state after the chunk depends on,
-// <C', dC'> + n' . dn'. `models/ops/metal/launches.py` says what follows from both.
+// <C', dC'> + n' . dn'. `models/ops/metal/cells.py` says what follows from both.
 #pragma once
 
 #include "mlstm_shape.h"
