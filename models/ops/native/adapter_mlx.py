@@ -64,11 +64,11 @@ class MLXOps(NativeOps[array]):
         this one call, so what is kept need not pass through MLX, which would copy it.
         """
         settings["threads"] = _threads
+        arrays: Sequence[Any] = inputs
         needs = [True] * len(inputs)
-        arrays = cast(tuple[array, ...], inputs)
         if pair.optional:
             needs = [x is not None for x in inputs]
-            arrays = tuple(x for x in inputs if x is not None)
+            arrays = [x for x in inputs if x is not None]
         if not _differentiable.get():
             results, _ = pair.forward(*_at(needs, views(*arrays)), keep=False, **settings)
             return [_copied(x) for x in results]
@@ -77,7 +77,10 @@ class MLXOps(NativeOps[array]):
 
         def forward(*present: array) -> list[array]:
             nonlocal saved, kept
-            results, saved = pair.forward(*_at(needs, views(*present)), keep=True, **settings)
+            inputs: Views = views(*present)
+            if pair.optional:
+                inputs = _at(needs, inputs)
+            results, saved = pair.forward(*inputs, keep=True, **settings)
             outputs = [_copied(x) for x in results]
             if pair.kept:  # the copies, so that the results themselves are freed
                 kept = [outputs[position] for position in pair.kept]
@@ -89,7 +92,7 @@ class MLXOps(NativeOps[array]):
 
         function = mx.custom_function(forward)
         function.vjp(backward)
-        return cast(Sequence[array], function(*arrays))
+        return function(*arrays)  # type: ignore[return-value]
 
     def integers(self, x: array, dtype: str) -> View:
         """View an array as integers."""
@@ -118,8 +121,6 @@ def views(*arrays: array) -> list[View]:
 
 def _at(needs: Sequence[bool], arrays: Sequence[View]) -> Views:
     """Return the arrays at the places where there are any, and None at the others."""
-    if len(arrays) == len(needs):
-        return arrays
     rest = iter(arrays)
     return [next(rest) if need else None for need in needs]
 

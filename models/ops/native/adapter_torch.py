@@ -45,7 +45,7 @@ class TorchOps(NativeOps[Tensor]):
             )
         arrays = [None if x is None else _array(x) for x in inputs]
         results, _ = pair.forward(*arrays, keep=False, threads=torch.get_num_threads(), **settings)
-        return tuple(torch.from_numpy(x) for x in results)
+        return [torch.from_numpy(x) for x in results]
 
     def integers(self, x: Tensor, dtype: str) -> View:
         """View a tensor as integers; copies only where it has another type."""
@@ -74,12 +74,12 @@ class _Differentiable(Function):
         arrays = [None if x is None else x.detach().numpy() for x in tensors]
         threads = torch.get_num_threads()
         results, saved = pair.forward(*arrays, keep=True, threads=threads, **settings)
-        outputs = tuple(torch.from_numpy(x) for x in results)
+        outputs = tuple([torch.from_numpy(x) for x in results])
         # Autograd has to get its own tensors back, to notice what changes before the gradient.
         known = dict(zip(map(id, arrays), tensors, strict=True))
         ctx.save_for_backward(
-            *(known[id(x)] if id(x) in known else torch.from_numpy(x) for x in saved),
-            *(outputs[position] for position in pair.kept),
+            *[known[id(x)] if id(x) in known else torch.from_numpy(x) for x in saved],
+            *[outputs[position] for position in pair.kept],
         )
         ctx.set_materialize_grads(False)
         ctx.pair, ctx.settings = pair, settings
@@ -88,7 +88,7 @@ class _Differentiable(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = tuple(None if x is None else x.detach().numpy() for x in ctx.saved_tensors)
+        saved = [None if x is None else x.detach().numpy() for x in ctx.saved_tensors]
         d_arrays = [None if x is None else _array(x) for x in d_results]
         needs, threads = ctx.needs_input_grad[2:], torch.get_num_threads()
         grads = ctx.pair.backward(saved, d_arrays, needs, threads=threads, **ctx.settings)
