@@ -4,7 +4,7 @@
 recurrences go position by position, whatever the chunk size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -170,116 +170,51 @@ For a framework whose forward pass does not know whether a gradient will follow.
 """
 
 
-def _decay(
-    q: View,
-    k: View,
-    v: View,
-    log_decay: View,
-    state: View | None,
-    *,
-    scale: float,
-    keep: bool,
-    threads: int,
-) -> tuple[Views, Views]:
-    h, last, kept = _recurrence_results(q, v, keep=keep)
-    ops.decay(q, k, v, log_decay, state, h, last, kept, scale=scale, threads=threads)
-    return (h, last), (q, k, v, log_decay, kept)
+def _recurrence(
+    call: Callable[..., None], call_grad: Callable[..., None], shapes: Callable[..., Sequence[Any]]
+) -> Pair:
+    """The pair of a linear recurrence, whose last input is the state before it, or None.
+
+    `shapes` tells from the other inputs those of the result, of the state, and of what `call`
+    writes for the gradient.
+    """
+
+    def forward(*inputs: View, keep: bool, **how: Any) -> tuple[Views, Views]:
+        result, last, *own = shapes(*inputs[:-1])
+        results = ops.empty(result), ops.empty(last)
+        saved = [ops.empty(shape) if keep else None for shape in own]
+        call(*inputs, *results, *saved, **how)
+        return results, (*inputs[:-1], *saved)
+
+    def backward(saved: Views, d_results: Views, needs: Sequence[bool], **how: Any) -> Views:
+        inputs, (d_result, d_last) = saved[: len(needs) - 1], d_results
+        result, state, *_ = shapes(*inputs)
+        grads = empty_like(*inputs)
+        d_state = ops.empty(state) if needs[-1] else None
+        call_grad(*saved, zeros_if_none(d_result, result), d_last, *grads, d_state, **how)
+        return *grads, d_state
+
+    return Pair(forward, backward, optional=True)
 
 
-def _decay_grad(
-    saved: Views,
-    d_results: Views,
-    needs: Sequence[bool],
-    *,
-    scale: float,
-    threads: int,
-) -> Views:
-    *inputs, kept = saved
-    dh, d_last = d_results
-    dh = zeros_if_none(dh, inputs[2].shape)
-    grads = empty_like(*inputs)
-    d_state = ops.empty(kept[:, :, 0].shape) if needs[4] else None
-    buffers: tuple[Any, ...] = (*saved, dh, d_last, *grads, d_state)
-    ops.decay_grad(*buffers, scale=scale, threads=threads)
-    return *grads, d_state
+def _head_shapes(q: View, k: View, v: View, *_: View) -> Sequence[Any]:
+    (B, S, NH, DK), DV = q.shape, v.shape[-1]
+    return v.shape, (B, NH, DK, DV), (B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV)
 
 
-DECAY = Pair(_decay, _decay_grad, optional=True)
+def _channel_shapes(u: View, dt: View, A: View, *_: View) -> Sequence[Any]:
+    (B, S, C), N = u.shape, A.shape[1]
+    return u.shape, (B, C, N), (ops.scan_kept(B=B, S=S, C=C, N=N),)
+
+
+DECAY = _recurrence(ops.decay, ops.decay_grad, _head_shapes)
 """(q, k, v, log_decay, state or None) -> h, last."""
 
-
-def _delta(
-    q: View,
-    k: View,
-    v: View,
-    log_decay: View,
-    beta: View,
-    state: View | None,
-    *,
-    keep: bool,
-    threads: int,
-) -> tuple[Views, Views]:
-    inputs = (q, k, v, log_decay, beta)
-    h, last, kept = _recurrence_results(q, v, keep=keep)
-    held = ops.empty(v.shape) if keep else None
-    ops.delta(*inputs, state, h, last, kept, held, threads=threads)
-    return (h, last), (*inputs, kept, held)
-
-
-def _delta_grad(saved: Views, d_results: Views, needs: Sequence[bool], *, threads: int) -> Views:
-    *inputs, kept, held = saved
-    dh, d_last = d_results
-    dh = zeros_if_none(dh, held.shape)
-    grads = empty_like(*inputs)
-    d_state = ops.empty(kept[:, :, 0].shape) if needs[5] else None
-    buffers: tuple[Any, ...] = (*saved, dh, d_last, *grads, d_state)
-    ops.delta_grad(*buffers, threads=threads)
-    return *grads, d_state
-
-
-DELTA = Pair(_delta, _delta_grad, optional=True)
+DELTA = _recurrence(ops.delta, ops.delta_grad, lambda *x: (*_head_shapes(*x), x[2].shape))
 """(q, k, v, log_decay, beta, state or None) -> h, last."""
 
-
-def _scan(
-    u: View,
-    dt: View,
-    A: View,
-    Bt: View,
-    Ct: View,
-    state: View | None,
-    *,
-    keep: bool,
-    threads: int,
-) -> tuple[Views, Views]:
-    (B, S, C), N = u.shape, A.shape[1]
-    y, last = ops.empty(u.shape), ops.empty((B, C, N))
-    kept = ops.empty((ops.scan_kept(B=B, S=S, C=C, N=N),)) if keep else None
-    ops.scan(u, dt, A, Bt, Ct, state, y, last, kept, threads=threads)
-    return (y, last), (u, dt, A, Bt, Ct, kept)
-
-
-def _scan_grad(saved: Views, d_results: Views, needs: Sequence[bool], *, threads: int) -> Views:
-    u, dt, A, Bt, Ct, _ = saved
-    dy, d_last = d_results
-    dy = zeros_if_none(dy, u.shape)
-    grads = empty_like(u, dt, A, Bt, Ct)
-    d_state = ops.empty((u.shape[0], *A.shape)) if needs[5] else None
-    buffers: tuple[Any, ...] = (*saved, dy, d_last, *grads, d_state)
-    ops.scan_grad(*buffers, threads=threads)
-    return *grads, d_state
-
-
-SCAN = Pair(_scan, _scan_grad, optional=True)
+SCAN = _recurrence(ops.scan, ops.scan_grad, _channel_shapes)
 """(u, dt, A, Bt, Ct, state or None) -> y, last."""
-
-
-def _recurrence_results(q: View, v: View, *, keep: bool) -> tuple[View, View, View | None]:
-    """h, the last state, and the states between for the gradient, of a linear recurrence."""
-    (B, S, NH, DK), DV = q.shape, v.shape[-1]
-    chunks = ops.decay_chunks(S=S, DK=DK)
-    kept = ops.empty((B, NH, chunks, DK, DV)) if keep else None
-    return ops.empty(v.shape), ops.empty((B, NH, DK, DV)), kept
 
 
 def _own(x: View | None, like: View) -> View:
