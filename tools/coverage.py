@@ -21,7 +21,8 @@ from mlxhog.metal.host import build
 from mlxhog.metal.host.engine import HostEngine, Ran
 from mlxhog.metal.host.translate import CONSUMERS
 from mlxhog.metal.registry import instances
-from tools import lint
+from tools.lint import KERNELS as SOURCES
+from tools.lint.text import functions as functions_of
 
 FLAGS = (
     "-DMLXHOG_FUNCTIONS_RAN",
@@ -92,7 +93,7 @@ def measured(cache: Path | None = None) -> Coverage:
             for kernel, instance in instances()
         ),
         functions_ran=frozenset(functions),
-        functions=defined(lint.KERNELS.glob("*.h")),
+        functions=defined(SOURCES.glob("*.h")),
     )
 
 
@@ -101,7 +102,7 @@ def defined(headers: Iterable[Path]) -> frozenset[str]:
     return frozenset(
         function.qualified
         for header in headers
-        for function in lint.functions(header.read_text(encoding="utf-8"))
+        for function in functions_of(header.read_text(encoding="utf-8"))
     )
 
 

@@ -71,14 +71,14 @@ def run(arguments: list[str]) -> int:
     shard_bytes = _shard_bytes(config.shard_size)
     # These import NumPy: wrong input is answered before.
     from mlxhog.checkpoint import checkpoint, formats
-    from mlxhog.checkpoint.formats.converting import Wanted, convert
+    from mlxhog.checkpoint.formats.converting import Conversion, convert
     from mlxhog.checkpoint.formats.saving import check_target
     from mlxhog.report.views import BytesLine
 
     target = Path(parsed.other.target).expanduser()
     check_target(target, force=config.force)
     source = formats.open(checkpoint.locate(parsed.other.source, Path(config.out)), config.config)
-    request = Wanted(
+    request = Conversion(
         to=config.to,
         dtype=None if config.dtype == "keep" else config.dtype,
         shard_bytes=shard_bytes,

@@ -478,7 +478,7 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from mlxhog.checkpoint import formats
-from mlxhog.checkpoint.formats.converting import Wanted, convert
+from mlxhog.checkpoint.formats.converting import Conversion, convert
 
 def highest():
     # ru_maxrss begins with that of the parent on Linux.
@@ -490,7 +490,7 @@ def highest():
 
 source = formats.open(sys.argv[1])
 before = highest()
-convert(source, Path(sys.argv[2]), Wanted(to=sys.argv[3], dtype=sys.argv[4] or None))
+convert(source, Path(sys.argv[2]), Conversion(to=sys.argv[3], dtype=sys.argv[4] or None))
 print(highest() - before)
 """
 

@@ -105,6 +105,7 @@ def hf(tmp_path: Path) -> Path:
     """A directory of transformers with a vocabulary of its own, in bfloat16."""
     folder = tmp_path / "hf"
     tokenizer = bpe.train([b"the constitution of the united states " * 20], 300)
+    torch.manual_seed(0)
     model = peers.transformers_model(vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos)
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "tokenizer.json").write_bytes(tokenizer.files()["tokenizer.json"])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mlxhog.checkpoint import checkpoint, formats, manifest, run
-from mlxhog.checkpoint.formats.converting import Wanted, convert
+from mlxhog.checkpoint.formats.converting import Conversion, convert
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
@@ -44,7 +44,7 @@ def ours(tmp_path: Path) -> Path:
 @pytest.fixture
 def foreign(tmp_path: Path, ours: Path) -> Path:
     """A directory of transformers, which has no manifest."""
-    convert(formats.open(ours), tmp_path / "hf", Wanted(to="hf"))
+    convert(formats.open(ours), tmp_path / "hf", Conversion(to="hf"))
     return tmp_path / "hf"
 
 
@@ -56,7 +56,7 @@ def test_convert_copies_nothing_from_outside_of_the_checkpoint(
     (foreign / name).unlink(missing_ok=True)
     (foreign / name).symlink_to("../secret")
     with pytest.raises(MlxhogError, match=rf"{name} is a link to .*secret, outside"):
-        convert(formats.open(foreign), tmp_path / "new", Wanted(to="mlxhog"))
+        convert(formats.open(foreign), tmp_path / "new", Conversion(to="mlxhog"))
     assert not (tmp_path / "new").exists()
 
 
@@ -73,7 +73,7 @@ def test_the_cache_of_the_hub_opens_and_converts(tmp_path: Path, foreign: Path) 
     for path in (snapshot, tmp_path / "named"):
         opened = formats.open(path)
         assert opened.tokenizer() is not None
-        convert(opened, tmp_path / f"of-{path.name}", Wanted(to="mlxhog"))
+        convert(opened, tmp_path / f"of-{path.name}", Conversion(to="mlxhog"))
     assert tokenizers.load(tmp_path / "of-named").sha256 == ByteTokenizer().sha256
 
 
@@ -104,7 +104,7 @@ def test_a_sparse_file_of_200_gb_is_refused_unread(
     (foreign / name).touch()
     os.truncate(foreign / name, HUGE)
     with pytest.raises(error, match=rf"{name} has 200 GB, and such a file has"):
-        convert(formats.open(foreign), tmp_path / "new", Wanted(to="xlstm"))
+        convert(formats.open(foreign), tmp_path / "new", Conversion(to="xlstm"))
 
 
 def test_a_tokenizer_of_200_gb_and_one_that_never_ends_are_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tools import lint
+from tools.lint.text import calls_between, functions
 
 HERE = Path(__file__).parent
 
@@ -103,10 +104,10 @@ def test_two_files_with_a_kernel_of_one_name_are_found(tmp_path):
 
 
 def test_functions_and_the_calls_between_them_are_listed():
-    defined = lint.functions(ALLOWED + "\n[[kernel]] void f() { mlxhog::add<half>(a, b, c); }")
+    defined = functions(ALLOWED + "\n[[kernel]] void f() { mlxhog::add<half>(a, b, c); }")
     assert [function.name for function in defined] == ["add", "axpy", "f"]
     assert [function.is_kernel for function in defined] == [False, False, True]
-    assert lint.calls_between(defined) == {
+    assert calls_between(defined) == {
         "mlxhog::add": set(),
         "mlxhog::axpy": set(),
         "f": {"mlxhog::add"},

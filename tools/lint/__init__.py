@@ -13,19 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tools.lint import atomics, language, limits
-from tools.lint.text import Finding, Function, Rule, Source, calls_between, functions
-
-__all__ = [
-    "KERNELS",
-    "RULES",
-    "Finding",
-    "Function",
-    "Rule",
-    "calls_between",
-    "check_files",
-    "check_text",
-    "functions",
-]
+from tools.lint.text import Finding, Rule, Source, functions
 
 KERNELS = Path(__file__).parents[2] / "metal" / "kernels"
 RULES: tuple[Rule, ...] = (*language.RULES, *atomics.RULES, *limits.RULES)

@@ -94,7 +94,7 @@ _TRAVELS = (
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Conversion:
     """How a checkpoint is to be written.
 
     Attributes:
@@ -115,7 +115,7 @@ class Wanted:
 def convert(
     source: Opened,
     target: Path,
-    wanted: Wanted,
+    conversion: Conversion,
     *,
     force: bool = False,
     tell: Tell = lambda name, done, total: None,
@@ -125,7 +125,7 @@ def convert(
     Args:
         source: the checkpoint.
         target: the directory to make.
-        wanted: how.
+        conversion: how.
         force: replace a checkpoint that is there.
         tell: progress.
 
@@ -138,10 +138,10 @@ def convert(
             file that goes along is too large, or a link out of the checkpoint.
         EnvironmentLacks: the disk is too small or became full; nothing is left.
     """
-    entries, others = _planned(source, wanted)
+    entries, others = _planned(source, conversion)
     saving.check_target(target, force=force)
-    files = _named(saving.shards(entries, wanted.shard_bytes), wanted.to)
-    if wanted.to != "xlstm" and len(files) > 1:
+    files = _named(saving.shards(entries, conversion.shard_bytes), conversion.to)
+    if conversion.to != "xlstm" and len(files) > 1:
         others["model.safetensors.index.json"] = saving.index(files)
     for name in _TRAVELS:
         if (source.folder / name).is_file():
@@ -151,43 +151,45 @@ def convert(
         files,
         others,
         source=source.path,
-        finish=_with_manifest if wanted.to == "mlxhog" else lambda part: None,
+        finish=_with_manifest if conversion.to == "mlxhog" else lambda part: None,
         tell=tell,
     )
     return {name: (target / name).stat().st_size for name in files}
 
 
-def _planned(source: Opened, wanted: Wanted) -> tuple[dict[str, Entry], dict[str, bytes]]:
+def _planned(source: Opened, conversion: Conversion) -> tuple[dict[str, Entry], dict[str, bytes]]:
     """Return the tensors and the config files of the new checkpoint."""
     model, tensors = source.config, source.tensors
     large = isinstance(model, XLSTMLargeConfig)
-    if wanted.fused and not (wanted.to == "xlstm" and large):
+    if conversion.fused and not (conversion.to == "xlstm" and large):
         raise ConfigError("--fused is for xLSTM Large with --to xlstm; leave it out")
-    if wanted.slstm != "vanilla" and (wanted.to != "xlstm" or large):
-        raise ConfigError(f"--slstm {wanted.slstm} is for v1 models with --to xlstm; leave it out")
+    if conversion.slstm != "vanilla" and (conversion.to != "xlstm" or large):
+        raise ConfigError(
+            f"--slstm {conversion.slstm} is for v1 models with --to xlstm; leave it out"
+        )
     # transformers and we name the same kernels; those of the package may need another machine.
-    portable = (source.format == "xlstm") != (wanted.to == "xlstm")
-    if wanted.to == "xlstm":
-        how: dict[str, Any] = {"fused": wanted.fused, "slstm": wanted.slstm}
-        entries = _cast(contents.package_entries(model, tensors, **how), wanted)
+    portable = (source.format == "xlstm") != (conversion.to == "xlstm")
+    if conversion.to == "xlstm":
+        how: dict[str, Any] = {"fused": conversion.fused, "slstm": conversion.slstm}
+        entries = _cast(contents.package_entries(model, tensors, **how), conversion)
         inside, beside = contents.package_configs(model, portable=portable, **how)
         text = yaml.safe_dump(json.loads(plain_json.dumps(inside)), sort_keys=False)
         rest = {"config.json": plain_json.dumps(beside, indent=1)} if beside else {}
         return entries, {"config.yaml": text.encode(), **rest}
-    if wanted.to == "hf":
+    if conversion.to == "hf":
         checked = contents.refuse(model, tensors)
-        entries = _cast(contents.hf_entries(model, tensors), wanted)
+        entries = _cast(contents.hf_entries(model, tensors), conversion)
         fields = contents.hf_config_json(checked, dtype=_dtype(entries), portable=portable)
     else:
-        entries = _cast(contents.our_entries(model, tensors), wanted)
+        entries = _cast(contents.our_entries(model, tensors), conversion)
         fields = contents.our_config_json(model, dtype=_dtype(entries), portable=portable)
     return entries, {"config.json": plain_json.dumps(fields, indent=1)}
 
 
-def _cast(entries: Mapping[str, Entry], wanted: Wanted) -> dict[str, Entry]:
-    if wanted.dtype is None:
+def _cast(entries: Mapping[str, Entry], conversion: Conversion) -> dict[str, Entry]:
+    if conversion.dtype is None:
         return dict(entries)
-    return {name: replace(entry, dtype=DTYPES[wanted.dtype]) for name, entry in entries.items()}
+    return {name: replace(entry, dtype=DTYPES[conversion.dtype]) for name, entry in entries.items()}
 
 
 def _dtype(entries: Mapping[str, Entry]) -> np.dtype[Any]:
