@@ -14,7 +14,6 @@ from torch import diagonal as diagonal
 from torch import einsum as einsum
 from torch import exp as exp
 from torch import logsumexp as logsumexp
-from torch import moveaxis as moveaxis
 from torch import ones_like as ones_like
 from torch import permute as permute
 from torch import sigmoid as sigmoid
@@ -31,6 +30,8 @@ from mlxhog.models.ops.arrays import DType
 
 framework = "torch"
 _DTYPES = {"float32": torch.float32, "int32": torch.int32}
+
+moveaxis = torch.movedim  # its other name, moveaxis, is unknown to vmap
 
 
 def zeros(shape: Sequence[int], dtype: DType = "float32", *, like: Tensor | None = None) -> Tensor:
