@@ -73,14 +73,14 @@ PLAN = types.SimpleNamespace(
 
 
 class Trainer(types.ModuleType):
-    """Stands in for mlxhog.training.trainer; remembers the configuration it was given."""
+    """Stands in for the trainer and its plan; remembers the configuration it was given."""
 
     def __init__(self, result: Result) -> None:
         super().__init__("mlxhog.training.trainer")
         self.result = result
         self.config: TrainConfig | None = None
 
-    def plan(self, config: TrainConfig) -> types.SimpleNamespace:
+    def make_plan(self, config: TrainConfig) -> types.SimpleNamespace:
         self.config = config
         return types.SimpleNamespace(**vars(PLAN), config=config)
 
@@ -93,7 +93,8 @@ class Trainer(types.ModuleType):
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     fake = Trainer(RESULT)
-    monkeypatch.setitem(sys.modules, "mlxhog.training.trainer", fake)
+    for name in ("trainer", "plan"):
+        monkeypatch.setitem(sys.modules, f"mlxhog.training.{name}", fake)
     return fake
 
 
@@ -287,7 +288,7 @@ def test_ctrl_c_before_the_run_ends_with_130(trainer, monkeypatch):
     def interrupt(config: TrainConfig) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "plan", interrupt)
+    monkeypatch.setattr(trainer, "make_plan", interrupt)
     assert main(["train", "--dry-run"]) == 130
 
 

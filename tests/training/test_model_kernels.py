@@ -148,7 +148,7 @@ def test_a_run_in_bfloat16_says_that_its_cpus_use_the_plain_operations(tmp_path:
 
 
 def test_kernels_no_worker_can_run_are_refused_before_anything_is_started(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'metal', which torch:cpu cannot run"):
+    with pytest.raises(ConfigError, match="'metal', which mlx:cpu cannot run"):
         train(small_config(tmp_path, kernels="metal"))
     assert not (tmp_path / "runs").exists()
 
