@@ -39,9 +39,10 @@ def set_threads(count: int) -> None:
 
 @contextmanager
 def without_gradient() -> Iterator[None]:
-    """Let the native operators of this thread return constants, in half the time or less.
+    """Let the native operators of this thread return constants.
 
-    MLX then has nothing left to evaluate when the next operator asks for a result.
+    They are computed already. A result with a gradient is evaluated by MLX once more when the next
+    operator asks for it, which in a tiny model costs as much as the rest.
     """
     token = _differentiable.set(False)
     try:
