@@ -5,7 +5,6 @@
 
 One and two spawned workers, one per core, add a dense delta to one shared array again and again.
 Kernels take turns, so that drift hits all alike; a turn that other programs disturbed is repeated.
-Targets: spec hogwild.md 7.
 """
 
 from __future__ import annotations

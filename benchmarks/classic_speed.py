@@ -7,7 +7,6 @@ The problems are those of `mlxhog classic svm` and `matrix-completion`, at their
 their native loops; evaluation, shuffling and spawning stay outside of the clock. All arms take
 turns, and every ratio is between arms of one turn; a turn in which others took a core is repeated.
 The 2011 program is no package: what stands here is its recorded ratio to scikit-learn.
-Targets: spec hogwild.md 7.
 """
 
 from __future__ import annotations

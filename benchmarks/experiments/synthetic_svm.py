@@ -39,7 +39,7 @@ ABOUT = Experiment(
     ),
 )
 SCHEMES = ("hogwild", "round_robin", "sync")
-LIMIT = 0.0885  # hinge after 200 epochs, of spec hogwild.md 7: 3 % above the recorded serial run
+LIMIT = 0.0885  # hinge after 200 epochs, 3 % above the recorded serial run
 
 
 def result(scale: Scale) -> Outcome:

@@ -4,7 +4,7 @@ Each has a native step and a NumPy reference in one file, equal bit for bit with
 Metal kernels (`metal_steps.py`) with the same roundings.
 Muon's products sum in another order than its reference, to a stated tolerance.
 Moments are private to a worker: every push already carries its history, and racy moments lose decay
-steps. AdamW's second moment may be shared (spec strategies.md 5.3).
+steps. AdamW's second moment may be shared.
 """
 
 from __future__ import annotations

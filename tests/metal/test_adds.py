@@ -1,4 +1,4 @@
-"""Concurrent adds: what is lost, and what never is (spec hogwild.md 7, tests 1 and 2)."""
+"""Concurrent adds: what is lost, and what never is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers are SIGKILLed at random while they write (spec hogwild.md 7, test 4).
+"""Workers are SIGKILLed at random while they write.
 
 No lock stays taken, no increment of a finished step is lost, and of a dead worker's last step each
 stripe is applied or not, but for the one it was writing.

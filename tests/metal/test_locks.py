@@ -1,4 +1,4 @@
-"""A dead worker's lock is taken over, a live one's never (spec hogwild.md 1.6; 7, test 5)."""
+"""A dead worker's lock is taken over, a live one's never."""
 
 from __future__ import annotations
 

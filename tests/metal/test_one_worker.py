@@ -1,4 +1,4 @@
-"""With one worker every write mode gives the bits of the NumPy reference (spec hogwild.md 7.10)."""
+"""With one worker every write mode gives the bits of the NumPy reference."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 The kernels' contract is between processes, which the C++ memory model and the thread sanitizer know
 nothing of. MLXHOG_ATOMIC_KERNELS=1 makes the same loops legal between threads of one program, so
-the sanitizer can check locks and walks (spec hogwild.md 1.4; 7, test 10).
+the sanitizer can check locks and walks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A reader never sees a float that nobody wrote (spec hogwild.md 7, test 3)."""
+"""A reader never sees a float that nobody wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step sizes over a run (spec hogwild.md 2.3 and 7, test 8)."""
+"""Step sizes over a run."""
 
 from __future__ import annotations
 

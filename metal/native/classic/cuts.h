@@ -3,7 +3,7 @@
 //   sum over edges of w_uv |x_u - x_v|_1, terminals fixed at vertices of the simplex
 //
 // One edge moves both ends, from their old values: x_u = P(x_u - step s), x_v = P(x_v + step s) with
-// s = w sign(x_u - x_v), sign(0) = 0 (spec hogwild.md 3.3). With two labels a vertex is one scalar, its share
+// s = w sign(x_u - x_v), sign(0) = 0. With two labels a vertex is one scalar, its share
 // of label 1, and P clamps it to [0, 1].
 #pragma once
 
@@ -19,7 +19,7 @@ namespace mlxhog::classic {
 // Replace v, `n` >= 1 private floats, by the nearest point of the simplex; `scratch` has room for n floats.
 //
 // With v in falling order, theta = (v_1 + .. + v_k - 1) / k for the largest k whose v_k stays above it; what is
-// below theta becomes 0. Sums run in falling order in float. Source: spec hogwild.md 3.3.
+// below theta becomes 0. Sums run in falling order in float. Source: Duchi et al. 2008, figure 1.
 void project_onto_simplex(float* v, std::size_t n, float* scratch);
 
 // Whether n entries, none negative, add up to 1 but for what a projection's rounding leaves. A row that two

@@ -3,7 +3,6 @@
 // f(x) = sum_a sum_c [ loss(y_ac, z_a.x_c) + sum_u shrink_u / 2 * x_cu^2 ], with y_ac = +1 for the row's own
 // class and -1 else. The gradient of a batch is collected in private memory at the x of its reads, then
 // subtracted row by row, so all of write() is `x -= step * g`. A class without a gradient is not written.
-// Source: spec hogwild.md 3.4.
 #pragma once
 
 #include <cstddef>

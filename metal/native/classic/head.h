@@ -6,7 +6,7 @@
 //
 // shared += mine - base; mine = base = shared. Nothing of the head is lost; it only travels later. Where
 // nobody else has written (shared == base) the merge stores `mine` itself, so that one worker's head has the
-// bits of serial SGD. Source: spec hogwild.md 4, after the paper's remark on contended variables.
+// bits of serial SGD. After the remark on contended variables in Niu et al. 2011.
 #pragma once
 
 #include <algorithm>

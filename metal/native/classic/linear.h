@@ -2,7 +2,7 @@
 //
 // f(x) = sum_a [ loss(y_a, z_a.x) + sum_{u in a} shrink_u / 2 * x_u^2 ],  shrink_u = 2 * lam / d_u, so that
 // over an epoch every coordinate is shrunk once. One example: x_u -= step * (slope * z_u + shrink_u * x_u)
-// for the coordinates of its row only. Source: spec hogwild.md 3.1; Niu et al. 2011, section 3.
+// for the coordinates of its row only. Source: Niu et al. 2011, section 3.
 #pragma once
 
 #include <cstddef>

@@ -30,7 +30,7 @@
 // give the same bits in every run with the same orders. A stop ends every loop within kBetweenChecks examples
 // and every wait at once, except for a lock, which ends with its owner's write or death. Nothing of
 // `lossless` and `aig` is lost. Each element is old or new, never torn.
-// Source: spec hogwild.md 5; Niu et al. 2011 for round-robin and AIG.
+// Source: Niu et al. 2011 (round-robin and AIG).
 #pragma once
 
 #include <algorithm>

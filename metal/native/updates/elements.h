@@ -4,7 +4,7 @@
 // one aligned 4-byte unit, also inside vector instructions); without a lock around the call, simultaneous
 // increments of one element may be lost. Shared: `w`, `src`, and `v` where an optimizer shares it.
 // Every kernel loads each shared element once and stores it once, rounds every operation separately, and so
-// gives the same bits in every SIMD width. Source of the rules: spec hogwild.md 1.4.
+// gives the same bits in every SIMD width.
 //
 // MLXHOG_ATOMIC_KERNELS=1 makes every access to a shared element a relaxed atomic: defined behaviour for
 // threads of one process (thread sanitizer), the same bits, several times slower.

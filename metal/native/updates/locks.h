@@ -1,7 +1,7 @@
 // Crash-safe locks in shared memory: a lock held by a dead worker is taken over, never waited for.
 //
 // A lock word is 0 when free, else the owner's slot (low 16 bits) and generation (high 16 bits). The
-// generation tells a reused slot from its dead predecessor. Algorithm: spec hogwild.md 1.6.
+// generation tells a reused slot from its dead predecessor.
 #pragma once
 
 #include <atomic>
