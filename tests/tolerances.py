@@ -233,8 +233,9 @@ SAME_GRADIENT_F32 = Tolerance(
 )
 TWO_DIVISIONS = Tolerance("one ratio of counts by two orders of float64 divisions", atol=1e-12)
 SIMULATED_RATE = Tolerance(
-    "simulated updates are counted from within one step to within another, 8 of 5000 more or less",
-    of_largest=0.005,
+    "of 8000 simulated rounds of straggling workers the mean time has a standard error of 0.7 % or "
+    "less",
+    of_largest=0.025,
 )
 CLASSIC_NEAR_SERIAL = Tolerance(
     "the objective of a small noisy SVM after a dozen epochs: the order of examples alone moves "

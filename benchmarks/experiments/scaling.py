@@ -25,9 +25,11 @@ from experiment.record import (
     new_panels,
     run,
 )
-from experiment.simulator import Prediction, Worker, simulate, time_to_loss
 from schemes import settings as scheme_settings
 from training.recording import count_parameters, model_file
+
+from mlxhog.theory.simulator import Prediction, schemes, simulate, time_to_loss
+from mlxhog.theory.simulator.workers import Constant, Worker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,7 +166,7 @@ def _predict(
     }
     worker = Worker(
         name="torch:cpu",
-        compute_s=costs["compute"],
+        compute=Constant(costs["compute"]),
         read_s=costs["read"],
         apply_s=costs["apply"],
         read_bytes=READ_BYTES * n_params,
@@ -172,7 +174,7 @@ def _predict(
         apply_bytes=APPLY_BYTES * n_params,
     )
     serial, two = rows[0], rows[1]
-    here = simulate([worker] * 2, updates=SIMULATED, cores=len(cores()))
+    here = simulate([worker] * 2, schemes.Hogwild(), updates=SIMULATED, cores=len(cores()))
     measured = two["tokens per second"] / per_step
     updates_at = {0.0: serial["gradients to the loss"]} | (
         {tau: ratio * serial["gradients to the loss"] for tau, ratio in penalties.items() if tau}
@@ -181,6 +183,7 @@ def _predict(
     mac = {
         n: simulate(
             [worker] * n,
+            schemes.Hogwild(),
             updates=SIMULATED,
             cores=MAC_CORES,
             bandwidth=MAC_BYTES_PER_S,

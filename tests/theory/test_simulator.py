@@ -1,0 +1,261 @@
+"""Simulated workers against closed forms."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxhog.errors import ConfigError, DataError
+from mlxhog.theory import simulator
+from mlxhog.theory.simulator import simulate, time_to_loss
+from mlxhog.theory.simulator.schemes import AvgRuns, Hogwild, Locked, RoundRobin, Scheme, Sync
+from mlxhog.theory.simulator.workers import (
+    ComputeTime,
+    Constant,
+    Measured,
+    ShiftedExponential,
+    Worker,
+)
+from tests.tolerances import SIMULATED_RATE
+
+pytestmark = pytest.mark.slow
+
+LEAST, DELAY = 1.0, 2.0
+ROUNDS = 8000
+TIMES: dict[str, ComputeTime] = {
+    "constant": Constant(1.0),
+    "exponential": ShiftedExponential(0.0, 1.0),
+    "shifted": ShiftedExponential(LEAST, DELAY),
+    "measured": Measured([0.5, 0.5, 0.6, 3.0]),
+}
+
+
+def workers_of(workers: int, compute: ComputeTime, **costs: float) -> list[Worker]:
+    return [Worker(name="w", compute=compute, **costs) for _ in range(workers)]
+
+
+def harmonic(k: int) -> float:
+    return sum(1 / j for j in range(1, k + 1))
+
+
+def close(value: float) -> object:
+    return pytest.approx(value, rel=SIMULATED_RATE.of_largest)
+
+
+@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+def test_the_mean_staleness_of_hogwild_is_the_number_of_the_others(workers: int, time: str) -> None:
+    found = simulate(workers_of(workers, TIMES[time], read_s=0.1, apply_s=0.1), Hogwild())
+    # Exact but for the gradients in flight when counting starts and ends.
+    edge = workers * found.staleness.max / found.staleness.steps
+    assert found.staleness.mean == pytest.approx(workers - 1, abs=edge)
+
+
+def test_a_slow_worker_changes_who_is_stale_but_not_the_mean() -> None:
+    mixed = [
+        *workers_of(7, ShiftedExponential(0.5, 0.5)),
+        *workers_of(1, ShiftedExponential(5.0, 5.0)),
+    ]
+    found = simulate(mixed, Hogwild(), updates=ROUNDS)
+    assert found.staleness.mean == pytest.approx(7, abs=0.1)
+    *fast, slow = found.workers
+    assert slow.mean > 5 * max(worker.mean for worker in fast)
+    assert slow.steps < min(worker.steps for worker in fast)
+
+
+def test_workers_of_equal_constant_speed_are_never_later_than_the_number_of_the_others() -> None:
+    assert simulate(workers_of(6, Constant(1.0)), Hogwild()).staleness.max == 5
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 10])
+def test_hogwild_loses_no_time_to_stragglers(workers: int) -> None:
+    found = simulate(workers_of(workers, TIMES["shifted"]), Hogwild(), updates=ROUNDS)
+    assert found.updates_per_s == close(workers / (LEAST + DELAY))
+    assert found.efficiency == close(1)
+    assert found.waiting_share == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 10])
+def test_a_barrier_waits_for_the_slowest(workers: int) -> None:
+    found = simulate(workers_of(workers, TIMES["shifted"]), Sync(), updates=ROUNDS)
+    round_s = LEAST + DELAY * harmonic(workers)  # E[max of P]
+    assert found.updates_per_s == close(1 / round_s)
+    assert found.gradients_per_s == close(workers / round_s)
+    assert found.efficiency == close((LEAST + DELAY) / round_s)
+    assert found.staleness.max == 0
+
+
+@pytest.mark.parametrize("backups", [1, 3, 7])
+def test_backup_workers_shorten_the_round_and_waste_their_gradients(backups: int) -> None:
+    found = simulate(workers_of(8, TIMES["shifted"]), Sync(backups=backups), updates=ROUNDS)
+    round_s = LEAST + DELAY * (harmonic(8) - harmonic(backups))
+    assert found.updates_per_s == close(1 / round_s)
+    assert found.gradients_per_s == close((8 - backups) / round_s)
+    assert found.wasted_share == pytest.approx(backups / 8)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 16])
+def test_one_lock_for_all_limits_the_speed_to_amdahls(workers: int) -> None:
+    add = 0.25
+    found = simulate(workers_of(workers, Constant(1.0 - add), apply_s=add), Locked())
+    assert found.updates_per_s == close(min(workers, 1 / add))
+    straggling = workers_of(workers, ShiftedExponential(0.0, 1.0 - add), apply_s=add)
+    speedup = simulate(straggling, Locked()).updates_per_s
+    assert speedup <= (1 + SIMULATED_RATE.of_largest) * min(workers, 1 / add)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=8), st.floats(0.1, 300))
+def test_a_fair_share_is_all_that_is_asked_for_or_no_less_than_anyones(
+    demands: list[float], capacity: float
+) -> None:
+    shares = simulator.fair_shares(demands, capacity)
+    assert sum(shares) == pytest.approx(min(capacity, sum(demands)))
+    for share, demand in zip(shares, demands, strict=True):
+        assert share <= demand
+        assert share == demand or share >= max(shares) - 1e-9
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_round_robin_of_equal_workers_is_limited_by_compute_or_by_the_turns(workers: int) -> None:
+    for handover in (0.01, 0.5):
+        found = simulate(
+            workers_of(workers, Constant(1.0), read_s=0.1, apply_s=0.2), RoundRobin(handover)
+        )
+        period = max(1.3 + handover, workers * (0.2 + handover))
+        assert found.updates_per_s == close(workers / period)
+
+
+def test_round_robin_of_two_exponential_workers_makes_three_updates_in_two_mean_times() -> None:
+    # The time D between two updates obeys D' = max(0, T - D); for T exponential with mean 1 it is 0
+    # with probability 1/3 and exponential otherwise, so its mean is 2/3.
+    found = simulate(workers_of(2, TIMES["exponential"]), RoundRobin(), updates=2 * ROUNDS)
+    assert found.updates_per_s == close(1.5)
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_round_robin_has_one_staleness_and_lies_between_barrier_and_hogwild(time: str) -> None:
+    workers = workers_of(4, TIMES[time])
+    found = simulate(workers, RoundRobin())
+    assert (found.staleness.mean, found.staleness.p50, found.staleness.max) == (3, 3, 3)
+    slack = 1 + SIMULATED_RATE.of_largest
+    assert found.gradients_per_s <= slack * simulate(workers, Hogwild()).gradients_per_s
+    assert found.gradients_per_s * slack >= simulate(workers, Sync()).gradients_per_s
+
+
+def test_averaged_runs_meet_once_per_period() -> None:
+    found = simulate(
+        workers_of(3, Constant(1.0), read_s=0.5, apply_s=0.25), AvgRuns(period=4, round_s=1.0)
+    )
+    assert found.updates_per_s == close(3 * 4 / (0.5 + 4 * 1.25 + 1.0))
+    assert found.staleness.max == 0
+
+
+def test_longer_periods_wait_less_for_stragglers() -> None:
+    efficiency = [
+        simulate(workers_of(4, TIMES["shifted"]), AvgRuns(period=period)).efficiency
+        for period in (1, 4, 16, 64)
+    ]
+    assert efficiency == sorted(efficiency)
+    assert efficiency[0] == close((LEAST + DELAY) / (LEAST + DELAY * harmonic(4)))
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_more_workers_than_cores_share_them(workers: int) -> None:
+    found = simulate(workers_of(workers, Constant(1.0)), Hogwild(), cores=2)
+    assert found.updates_per_s == close(2)
+    assert found.efficiency == close(2 / workers)
+
+
+def test_a_worker_on_the_gpu_takes_no_core_from_the_others() -> None:
+    gpu = Worker(name="mlx:gpu", compute=Constant(1.0), on_core=False)
+    found = simulate([gpu, *workers_of(2, Constant(1.0))], Hogwild(), cores=2)
+    assert found.updates_per_s == close(3)
+
+
+def test_memory_bandwidth_limits_workers_that_together_ask_for_more() -> None:
+    workers = workers_of(8, Constant(1.0), compute_bytes=1e9)
+    assert simulate(workers, Hogwild(), bandwidth=8e9).updates_per_s == close(8)
+    assert simulate(workers, Hogwild(), bandwidth=2e9).updates_per_s == close(2)
+
+
+def test_who_asks_for_little_bandwidth_gets_all_of_it() -> None:
+    assert simulator.fair_shares([1, 5, 9], 9) == [1, 4, 4]
+    assert simulator.fair_shares([1, 2], 9) == [1, 2]
+    assert sum(simulator.fair_shares([3, 3, 3, 3], 7)) == pytest.approx(7)
+    assert simulator.speeds([True] * 2, [10.0, 0.0], cores=None, bandwidth=5) == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("scheme", [Hogwild(), RoundRobin(), Sync(backups=1), AvgRuns(3)])
+def test_the_same_seed_gives_the_same_prediction(scheme: Scheme) -> None:
+    workers = workers_of(3, TIMES["shifted"], apply_s=0.1)
+    runs = [simulate(workers, scheme, updates=500, seed=seed) for seed in (7, 7, 8)]
+    assert runs[0] == runs[1]
+    assert runs[0].seconds != runs[2].seconds
+
+
+def test_what_is_printed_is_named_a_prediction_and_lists_its_inputs() -> None:
+    found = simulate(workers_of(2, TIMES["measured"]), RoundRobin(0.001), cores=24, bandwidth=8e11)
+    printed = json.loads(json.dumps(found.to_json()))
+    assert set(printed) == {"prediction", "inputs"}
+    assert printed["inputs"]["scheme"] == {"name": "round_robin", "handover_s": 0.001}
+    assert printed["inputs"]["cores"] == 24
+    assert printed["inputs"]["workers"][0]["compute"]["count"] == 4
+    later = json.loads(json.dumps(time_to_loss(found, {0: 10.0, 1: 20.0}).to_json()))
+    assert set(later) == {"prediction", "inputs"}
+    assert later["inputs"]["updates_to_loss"][1] == {"staleness": 1.0, "updates": 20.0}
+
+
+@pytest.mark.parametrize(
+    ("workers", "needed", "extrapolated"),
+    [(1, 100, False), (3, 110, False), (4, 120, False), (7, 150, True)],
+)
+def test_time_to_a_loss_is_updates_at_the_predicted_staleness_over_their_rate(
+    workers: int, needed: float, extrapolated: bool
+) -> None:
+    rate = simulate(workers_of(workers, Constant(1.0)), RoundRobin())
+    found = time_to_loss(rate, {0: 100, 1: 100, 3: 120})
+    assert found.updates == pytest.approx(needed)
+    assert found.seconds == close(needed / workers)
+    assert found.extrapolated is extrapolated
+
+
+def test_measured_times_are_drawn_as_often_as_they_were_measured() -> None:
+    drawn = TIMES["measured"].draw(np.random.default_rng(0), 40_000)
+    assert np.mean(drawn == 0.5) == pytest.approx(0.5, abs=0.01)
+    assert TIMES["measured"].mean_s == pytest.approx(1.15)
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_scaled_times_are_those_of_a_slower_worker(time: str) -> None:
+    slow = TIMES[time].scaled(3.0)
+    assert slow.mean_s == pytest.approx(3 * TIMES[time].mean_s)
+    rngs = np.random.default_rng(0), np.random.default_rng(0)
+    assert slow.draw(rngs[0], 50) == pytest.approx(3 * TIMES[time].draw(rngs[1], 50))
+
+
+def test_workers_and_machines_that_cannot_be_are_refused() -> None:
+    with pytest.raises(DataError, match="takes no time"):
+        workers_of(1, Constant(0.0))
+    with pytest.raises(DataError, match=r"apply_s = -1"):
+        workers_of(1, Constant(1.0), apply_s=-1)
+    with pytest.raises(DataError, match="constant time of nan"):
+        Constant(math.nan)
+    with pytest.raises(DataError, match="no compute time was measured"):
+        Measured([])
+    with pytest.raises(DataError, match="measured time of -1"):
+        Measured([1.0, -1.0])
+    with pytest.raises(DataError, match="0 workers"):
+        simulate([], Hogwild())
+    with pytest.raises(DataError, match="cores = 0"):
+        simulate(workers_of(1, Constant(1.0)), Hogwild(), cores=0)
+    with pytest.raises(ConfigError, match="2 backup workers of 2: wanted 0 to 1"):
+        simulate(workers_of(2, Constant(1.0)), Sync(backups=2))
+    with pytest.raises(ConfigError, match="every 0 steps"):
+        simulate(workers_of(2, Constant(1.0)), AvgRuns(0))
+    with pytest.raises(DataError, match="measured at no staleness"):
+        time_to_loss(simulate(workers_of(1, Constant(1.0)), Hogwild()), {})
