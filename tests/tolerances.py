@@ -36,9 +36,9 @@ POLAR_F32 = Tolerance(
     of_largest=1e-3,
 )
 POLAR_BFLOAT16 = Tolerance(
-    "8 bits in the factors of the last product: where float32 sums fall on the other side of a "
-    "rounding, an element of a factor is off by 0.4 %",
-    of_largest=0.01,
+    "8 bits in some factors: where sums in another order fall on the other side of a rounding, an "
+    "element of a factor is off by 0.4 %, and terms of eight times the result cancel",
+    of_largest=0.08,
 )
 LOSS_F32 = Tolerance("float32 rounding of a mean of order 4", atol=1e-5)
 GRADIENT_F32 = Tolerance(

@@ -165,7 +165,7 @@ class TrainConfig:
     )
     orthogonalization_dtype: str = _optimizer(
         "auto",
-        "Muon: what a direction is rounded to in its matrix products; auto is bfloat16 for "
+        "Muon: type of those factors in its matrix products that bear it; auto is bfloat16 for "
         "polar3 where the CPU multiplies it faster",
         choices=("auto", "float32", "bfloat16"),
     )

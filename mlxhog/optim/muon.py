@@ -92,27 +92,31 @@ def polar_reference(
         x: (r, c) float32.
         coefficients: (a, b, c) of each step p(s) = a s + b s^3 + c s^5.
         scale: factor of the result.
-        bfloat16: round the factors of the first product, x with itself, and of the last, the steps
-            with x, to bfloat16. Sums, and everything in between, stay float32.
+        bfloat16: round to bfloat16 x, the steps where they are multiplied with each other and with
+            x, and the last A where it is squared. Sums stay float32, and so does what later steps
+            would enlarge: earlier A and their squares.
     """
+
+    def rounded(factor: Float32) -> Float32:
+        return to_bfloat16(factor) if bfloat16 else factor
+
     norm = math.sqrt(float(np.square(x, dtype=np.float64).sum()))
     if norm < LEAST_NORM:
         return np.zeros_like(x)
     x = x * float32(1.0 / (ROOM * norm))
-    if bfloat16:
-        x = to_bfloat16(x)
+    x = rounded(x)
     wide = x.shape[0] <= x.shape[1]
     gram = x @ x.T if wide else x.T @ x
     identity = np.eye(len(gram), dtype=np.float32)
     factor = identity
     for k, (a, b, c) in enumerate(coefficients):
-        step = float32(a) * identity + float32(b) * gram + float32(c) * (gram @ gram)
-        factor = step @ factor if k else step
-        if k + 1 < len(coefficients):
+        last = k + 1 == len(coefficients)
+        square = rounded(gram) @ rounded(gram) if last else gram @ gram
+        step = float32(a) * identity + float32(b) * gram + float32(c) * square
+        factor = rounded(step) @ rounded(factor) if k else step
+        if not last:
             gram = gram @ step @ step
-    factor = float32(scale) * factor
-    if bfloat16:
-        factor = to_bfloat16(factor)
+    factor = rounded(float32(scale) * factor)
     result: Float32 = factor @ x if wide else x @ factor
     return result
 
@@ -135,7 +139,7 @@ class Muon:
         beta1: decay of the first moment, of both rules.
         nesterov: weight of the gradient itself in a direction, beside its mean.
         orthogonalization: a key of `ORTHOGONALIZATIONS`.
-        bfloat16: whether x is rounded to bfloat16 in its two products.
+        bfloat16: whether some factors are rounded to bfloat16; see `polar_reference`.
         beta2: decay of AdamW's second moment.
         eps: of AdamW.
         weight_decay: of both rules.

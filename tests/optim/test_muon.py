@@ -109,13 +109,13 @@ def test_the_reference_changes_singular_values_and_nothing_else(
 
 
 @pytest.mark.parametrize("shape", [(64, 128), (128, 128), (200, 70)], ids=str)
-def test_bfloat16_factors_change_a_direction_by_less_than_two_percent(
+def test_bfloat16_factors_change_a_direction_by_less_than_four_percent(
     shape: tuple[int, int],
 ) -> None:
     x = drawn(*shape)
     wanted = exact(x, "polar3")
     found = polar_reference(x, ORTHOGONALIZATIONS["polar3"], bfloat16=True)
-    assert np.linalg.norm(found - wanted) < 0.02 * np.linalg.norm(wanted)
+    assert np.linalg.norm(found - wanted) < 0.04 * np.linalg.norm(wanted)
 
 
 @pytest.mark.parametrize(

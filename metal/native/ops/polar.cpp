@@ -129,7 +129,7 @@ void orthogonalize(Index rows, Index cols, const float* x, float* u, const Polar
   const bool wide = rows <= cols;
   const Index n = std::min(rows, cols), longer = std::max(rows, cols);
   const Index ld = (n + 15) / 16 * 16 + 16;  // rows of a power of two would share few sets of a cache
-  const Index matrix = n * ld, factor = (n + 1) * n, panels = packed_floats(n, n);
+  const Index matrix = n * ld, factor = (n + 1) * n, panels = packed_floats(n + 1, n);
   const Index x_factor = (rows + 1) * (cols + 1);
   const Index x_panels = std::max(packed_floats(rows, cols), packed_floats(cols, rows));
   constexpr Index kLineFloats = kLine / sizeof(float), kTaken = 9;
@@ -138,7 +138,7 @@ void orthogonalize(Index rows, Index cols, const float* x, float* u, const Polar
     return std::exchange(at, at + (floats + kLineFloats - 1) / kLineFloats * kLineFloats);
   };
   float *A = take(matrix), *P = take(matrix), *T = take(matrix), *Q = take(matrix);
-  float *left_q = take(factor), *right_a = take(panels), *right_p = take(panels);
+  float *left_n = take(factor), *right_a = take(panels), *right_p = take(panels);
   float *left_x = take(x_factor), *right_x = take(x_panels);
 
   if (wide) {
@@ -150,13 +150,18 @@ void orthogonalize(Index rows, Index cols, const float* x, float* u, const Polar
     Factors::right(rows, cols, x, cols, right_x);
     symmetric_product<Factors>(n, longer, a, right_x, A, ld);
   }
-  // P is the step as a polynomial of A, Q the product of all so far. The next A is A P^2. Terms cancel here, and what
-  // is left is squared: in bfloat16 a direction would be off by a third.
+  // P is the step as a polynomial of A, Q the product of all so far. The next A is A P^2. Terms cancel in P and A, and
+  // later steps enlarge what is off: in bfloat16 a direction could be off by a third. Q and the last square bear it.
   for (int k = 0; k < n_steps; ++k) {
     const bool last = k + 1 == n_steps;
     const Left a = Float32Factors::left(n, n, A, ld, nullptr);
-    Float32Factors::right(n, n, A, ld, right_a);
-    symmetric_product<Float32Factors>(n, n, a, right_a, P, ld);
+    if (last) {
+      Factors::right(n, n, A, ld, right_a);
+      symmetric_product<Factors>(n, n, Factors::left(n, n, A, ld, left_n), right_a, P, ld);
+    } else {
+      Float32Factors::right(n, n, A, ld, right_a);
+      symmetric_product<Float32Factors>(n, n, a, right_a, P, ld);
+    }
     polynomial(n, ld, A, P, steps[k]);
     if (!last) {
       Float32Factors::right(n, n, P, ld, right_p);
@@ -165,8 +170,8 @@ void orthogonalize(Index rows, Index cols, const float* x, float* u, const Polar
     if (k == 0) {
       std::swap(P, Q);
     } else {
-      Float32Factors::right(n, n, Q, ld, right_a);
-      symmetric_product<Float32Factors>(n, n, Float32Factors::left(n, n, P, ld, nullptr), right_a, A, ld);
+      Factors::right(n, n, Q, ld, right_a);
+      symmetric_product<Factors>(n, n, Factors::left(n, n, P, ld, left_n), right_a, A, ld);
       std::swap(A, Q);
     }
     if (!last) symmetric_product<Float32Factors>(n, n, Float32Factors::left(n, n, T, ld, nullptr), right_p, A, ld);
@@ -174,7 +179,7 @@ void orthogonalize(Index rows, Index cols, const float* x, float* u, const Polar
   for (Index r = 0; r < n; ++r) scale_by(n, Q + r * ld, scale);
   if (wide) {
     Factors::right(rows, cols, x, cols, right_x);
-    Factors::multiply(rows, cols, rows, Factors::left(n, n, Q, ld, left_q), 0, right_x, u, cols);
+    Factors::multiply(rows, cols, rows, Factors::left(n, n, Q, ld, left_n), 0, right_x, u, cols);
   } else {
     Factors::right(cols, cols, Q, ld, right_a);
     Factors::multiply(rows, cols, cols, Factors::left(rows, cols, x, cols, left_x), 0, right_a, u, cols);
