@@ -181,7 +181,7 @@ def measure(findings: Findings, d: int, rounds: int) -> None:
         print(
             f"  bound of {kind:15} {1e3 * bounds[kind]:.2f} ms: {work / 1e9:.2f} GFLOP at "
             f"{speed / 1e9:.0f} GFLOP/s of the float32 product"
-            + ("; bfloat16 factors may halve it" if rule.bfloat16 else "")
+            + ("; products of bfloat16 factors are twice as fast" if rule.bfloat16 else "")
         )
     for tokens, share in TOKENS.items():
         findings.at_most(

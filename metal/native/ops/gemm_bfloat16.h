@@ -13,7 +13,8 @@ inline Index words(Index K) { return (K + 1) / 2; }
 // to[r, k] = (from[r, 2k], from[r, 2k + 1]) for rows of K floats that lie `ld` apart: the left factor, packed.
 void pair_columns(Index rows, Index K, const float* from, Index ld, float* to);
 
-// Word (from[2k, n], from[2k + 1, n]) of from (K, N), with row length ld, goes to to[n / 32 * panel + k * row + n % 32].
+// Word (from[2k, n], from[2k + 1, n]) of from (K, N), with row length ld, goes to
+// to[n / 32 * panel + k * row + n % 32].
 // With row 32 and panel 32 words(K) these are the panels that `gemm_bfloat16` reads; columns are filled up with zeros.
 // With row N and panel 32 it is a plain matrix (words(K), N), of which nothing is filled up.
 void pair_rows(Index K, Index N, const float* from, Index ld, float* to, Index row, Index panel);

@@ -38,7 +38,8 @@ void check_shapes(const char* name, const std::vector<Array>& arrays, const std:
     throw nb::value_error((std::string(name) + " and the matrices differ in number").c_str());
   for (std::size_t i = 0; i < given.size(); ++i)
     if (arrays[i].shape(0) != given[i].shape(0) || arrays[i].shape(1) != given[i].shape(1))
-      throw nb::value_error((std::string(name) + "[" + std::to_string(i) + "] has another shape than its matrix").c_str());
+      throw nb::value_error(
+          (std::string(name) + "[" + std::to_string(i) + "] has another shape than its matrix").c_str());
 }
 
 // us[i] = scales[i] * polar(x) for x written by fill(i, x, size), each matrix by one of `threads` threads.
@@ -70,13 +71,15 @@ void bind_muon(nb::module_& m) {
                         [&](Index i, float* x, std::size_t n) { std::copy_n(xs[i].data(), n, x); });
         },
         "xs"_a.noconvert(), "us"_a.noconvert(), "scales"_a, "coefficients"_a, nb::kw_only(), "bfloat16"_a = false,
-        "threads"_a = 1, "us[i] = scales[i] * polar(xs[i]), by odd quintics a s + b s^3 + c s^5 of the singular values.");
+        "threads"_a = 1,
+        "us[i] = scales[i] * polar(xs[i]), by odd quintics a s + b s^3 + c s^5 of the singular values.");
   m.def("muon_directions",
         [](std::vector<Given> gs, std::vector<Matrix> ms, std::vector<Matrix> us, std::vector<double> scales,
            Coefficients coefficients, double beta1, double nesterov, double grad_scale, bool bfloat16, int threads) {
           check_shapes("ms", ms, gs);
-          const MuonRates rates{static_cast<float>(beta1), static_cast<float>(1.0 - beta1), static_cast<float>(nesterov),
-                                static_cast<float>(1.0 - nesterov), static_cast<float>(grad_scale)};
+          const MuonRates rates{static_cast<float>(beta1), static_cast<float>(1.0 - beta1),
+                                static_cast<float>(nesterov), static_cast<float>(1.0 - nesterov),
+                                static_cast<float>(grad_scale)};
           orthogonalize(gs, us, scales, coefficients, bfloat16, threads, [&](Index i, float* x, std::size_t n) {
             mlxhog_muon_direction(gs[i].data(), ms[i].data(), x, n, &rates);
           });
