@@ -127,6 +127,14 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ("m = float32(momentum) * m + d", "m = float32(momentum) * (m + d)"),
         ],
     ),
+    "mlxhog/optim/muon.py": (
+        ("tests/optim/test_muon.py",),
+        [
+            ("math.sqrt(max(slot.shape))", "math.sqrt(min(slot.shape))"),
+            ("if slot.name not in self.hidden}", "if True}"),
+            ("means = [parameter(m_flat, slot)", "means = [parameter(m_flat, slot).copy()"),
+        ],
+    ),
     "mlxhog/optim/target.py": (
         ("tests/optim/test_optimizers.py", "tests/optim/test_torch.py"),
         [

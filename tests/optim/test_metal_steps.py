@@ -129,7 +129,7 @@ def test_one_worker_gets_the_same_bits_from_metal_kernels_as_from_native_code(
 
 
 @pytest.mark.parametrize("which", ["mlx", "mps"])
-@pytest.mark.parametrize("rule", ["momentum", "adamw", "adamw-shared"])
+@pytest.mark.parametrize("rule", ["momentum", "adamw", "adamw-shared", "muon"])
 def test_the_engines_of_both_frameworks_take_the_native_steps(
     arena: Arena, create: Make, monkeypatch: pytest.MonkeyPatch, which: str, rule: str
 ) -> None:
