@@ -30,6 +30,7 @@ from mlxhog.data import heldout
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Batches
 from mlxhog.machine.processes import follow_parent
+from mlxhog.models import families
 from mlxhog.models.families import param_spec
 from mlxhog.optim import Target, gradients, updates
 from mlxhog.optim.updates import Float32, Int32, Rows
@@ -138,7 +139,11 @@ class Lane:
             worker: 0 or 1; they compute on different batches, and hold different groups.
         """
         written = WrittenSupport(
-            self.config, self.layout.slots, self.backend.inbox, self.decay, self.model
+            self.config,
+            self.layout.slots,
+            self.backend.inbox,
+            self.decay,
+            families.hidden_matrices(self.model),
         )
         rows = []
         for step in range(skip + number):

@@ -14,8 +14,6 @@ from typing import Protocol
 from mlxhog import _native
 from mlxhog.config.selection import Selection
 from mlxhog.errors import ConfigError
-from mlxhog.models import families
-from mlxhog.models.families import ModelConfig
 from mlxhog.optim import metal_steps
 from mlxhog.optim.adamw import AdamW
 from mlxhog.optim.muon import ORTHOGONALIZATIONS, Muon
@@ -123,43 +121,33 @@ class OptimizerConfig(Protocol):
 
 
 def build(
-    config: OptimizerConfig, model: ModelConfig | None = None, *, threads: int = 1
+    config: OptimizerConfig, hidden: frozenset[str] = frozenset(), *, threads: int = 1
 ) -> Optimizer:
     """The optimizer that `config.optimizer` names, sparsified where the configuration says so.
 
     Args:
         config: its options.
-        model: whose parameters it moves; Muon asks which are hidden matrices, and has none without.
+        hidden: the model's hidden matrices, by name, which Muon orthogonalises.
         threads: that it may use.
 
     Raises:
         ConfigError: unknown name, or unknown kind of second moment.
     """
-    rule = _rule(config, model, threads)
+    rule = _rule(config, hidden, threads)
     selection = Selection.parse(config.sparsify)
     if selection is None:
         return rule
     return Sparsified(rule, selection, error_feedback=config.error_feedback)
 
 
-def notes(config: OptimizerConfig, model: ModelConfig) -> tuple[str, ...]:
-    """What the user should know of a choice that does not fit the model."""
-    if config.optimizer != "muon" or families.hidden_matrices(model):
-        return ()
-    return (
-        f"optimizer muon: this {families.of(model).title} has no hidden matrix (both sides at "
-        f"least {model.hidden_size / 2:g}, half its width), so adamw moves every parameter",
-    )
-
-
-def _rule(config: OptimizerConfig, model: ModelConfig | None, threads: int) -> Optimizer:
+def _rule(config: OptimizerConfig, hidden: frozenset[str], threads: int) -> Optimizer:
     """The optimizer that `config.optimizer` names."""
     if config.optimizer == "sgd":
         return SGD(weight_decay=config.weight_decay)
     if config.optimizer == "momentum":
         return Momentum(momentum=config.momentum, weight_decay=config.weight_decay)
     if config.optimizer == "muon":
-        return _muon(config, model, threads)
+        return _muon(config, hidden, threads)
     if config.optimizer != "adamw":
         raise ConfigError(
             f"no optimizer {config.optimizer!r}; choose from adamw, momentum, muon, sgd"
@@ -175,7 +163,7 @@ def _rule(config: OptimizerConfig, model: ModelConfig | None, threads: int) -> O
     )
 
 
-def _muon(config: OptimizerConfig, model: ModelConfig | None, threads: int) -> Muon:
+def _muon(config: OptimizerConfig, hidden: frozenset[str], threads: int) -> Muon:
     if config.orthogonalization not in ORTHOGONALIZATIONS:
         raise ConfigError(
             f"orthogonalization is {config.orthogonalization!r}; choose from "
@@ -186,7 +174,7 @@ def _muon(config: OptimizerConfig, model: ModelConfig | None, threads: int) -> M
         fast = config.orthogonalization == "polar3" and _native.bfloat16_products()
         dtype = "bfloat16" if fast else "float32"
     return Muon(
-        hidden=families.hidden_matrices(model) if model is not None else frozenset(),
+        hidden=hidden,
         beta1=config.beta1,
         nesterov=config.nesterov,
         orthogonalization=config.orthogonalization,
@@ -200,5 +188,5 @@ def _muon(config: OptimizerConfig, model: ModelConfig | None, threads: int) -> M
 
 __all__ = [
     "SGD", "AdamW", "Momentum", "Muon", "Optimizer", "OptimizerConfig", "Selection", "Sparsified",
-    "Target", "build", "notes",
+    "Target", "build",
 ]  # fmt: skip

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import optim
-from mlxhog.models.families import ModelConfig
 from mlxhog.optim import AdamW, Optimizer, OptimizerConfig, Sparsified, Target, gradients, updates
 from mlxhog.optim.target import parameter
 from mlxhog.optim.updates import Float32, Grads, Slot
@@ -51,7 +50,7 @@ class WrittenSupport:
         slots: Mapping[str, Slot],
         params: Float32,
         decay: frozenset[str],
-        model: ModelConfig | None = None,
+        hidden: frozenset[str] = frozenset(),
     ) -> None:
         """Begin without moments and residuals.
 
@@ -60,10 +59,10 @@ class WrittenSupport:
             slots: every parameter by name.
             params: (n,) float32, laid out as the slots say; only read.
             decay: names of the parameters that weight decay applies to.
-            model: which model's parameters, as `optim.build` takes it.
+            hidden: the model's hidden matrices, as `optim.build` takes them.
         """
         self._config, self._params = config, params
-        self._optimizer: Optimizer = optim.build(config, model)
+        self._optimizer: Optimizer = optim.build(config, hidden)
         if isinstance(self._optimizer, AdamW):
             self._optimizer = replace(self._optimizer, shared_second_moment=False)
         self._target = Target(

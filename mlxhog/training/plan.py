@@ -144,7 +144,8 @@ def make_plan(config: TrainConfig) -> Plan:
         sampled = SampledHead.of_counts(config.sampled_head, counts)
         head = families.head(model)
         spec = {**spec, head: replace(spec[head], kind="rows")}  # a step touches few of them
-    optimizer, workers = optim.build(config, model), choice.workers
+    hidden, workers = families.hidden_matrices(model), choice.workers
+    optimizer = optim.build(config, hidden)
     strategy = strategies.build(config, len(workers))
     strategy.check(model)
     n_tickets = math.ceil(train.n_sequences(config.seq_len) / config.sequences_per_ticket)
@@ -158,7 +159,12 @@ def make_plan(config: TrainConfig) -> Plan:
         workers=workers,
         writers=writers,
         kernels=kernels.of_workers,
-        notes=(*choice.notes, *writers.notes, *kernels.notes, *optim.notes(config, model)),
+        notes=(
+            *choice.notes,
+            *writers.notes,
+            *kernels.notes,
+            *_optimizer_notes(config, model, hidden),
+        ),
         layout=layout,
         parameters=param_count(model),
         arena_bytes=layout.occupied_bytes,
@@ -182,6 +188,18 @@ def make_plan(config: TrainConfig) -> Plan:
     )
     _check_memory(plan, here.memory_bytes)
     return plan
+
+
+def _optimizer_notes(
+    config: TrainConfig, model: ModelConfig, hidden: frozenset[str]
+) -> tuple[str, ...]:
+    """What the user should know of an optimizer that does not fit the model."""
+    if config.optimizer != "muon" or hidden:
+        return ()
+    return (
+        f"optimizer muon: this {families.of(model).title} has no hidden matrix (both sides at "
+        f"least {model.hidden_size / 2:g}, half its width), so adamw moves every parameter",
+    )
 
 
 def _check_vocabulary(config: TrainConfig, model: ModelConfig, data: prepare.Prepared) -> None:

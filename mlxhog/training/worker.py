@@ -18,6 +18,7 @@ from mlxhog.data.ledger import Ledger
 from mlxhog.errors import MlxhogError
 from mlxhog.machine import darwin
 from mlxhog.machine.processes import FAULTS, end_by, follow_parent
+from mlxhog.models import families
 from mlxhog.strategies import Context
 from mlxhog.training import worker_messages, zero_copy
 from mlxhog.training.job import Job
@@ -98,7 +99,8 @@ def make_context(job: Job, arena: Arena, entry: Entry) -> Context:
     )
     live = zero_copy.live_params(job, arena)
     backend.bind(setup.model, arena.layout.slots, arena.params.size, live, setup.sampled)
-    optimizer = optim.build(config, setup.model, threads=job.spec.threads)
+    hidden = families.hidden_matrices(setup.model)
+    optimizer = optim.build(config, hidden, threads=job.spec.threads)
     return Context(
         arena=arena,
         ledger=Ledger(arena, on_torn=config.on_torn),

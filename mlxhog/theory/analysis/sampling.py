@@ -257,7 +257,7 @@ class Source:
                 layout.slots,
                 self.backend.inbox.copy(),
                 decay,
-                subject.model,
+                families.hidden_matrices(subject.model),
             )
 
     def gradient(self, ticket: Ticket) -> float:
