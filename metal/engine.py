@@ -62,19 +62,19 @@ class ReferenceEngine:
     emulated = False
 
     def array(self, host: NDArray[Any]) -> NDArray[Any]:
-        """See `Engine.array`."""
+        """Copy host values."""
         return host.copy()
 
     def adopt(self, host: NDArray[Any]) -> NDArray[Any]:
-        """See `Engine.adopt`."""
+        """Return the host's own array."""
         return host
 
     def host(self, array: NDArray[Any]) -> NDArray[Any]:
-        """See `Engine.host`."""
+        """Return the array, which is the host's."""
         return array
 
     def run(self, launch: Launch) -> dict[str, NDArray[Any]]:
-        """See `Engine.run`."""
+        """Compute a launch by its reference."""
         kernel = launch.kernel
         outputs = {
             argument.name: np.zeros(launch.outputs[argument.name], argument.dtype)

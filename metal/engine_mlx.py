@@ -49,20 +49,20 @@ class MLXEngine:
         self._kernels: dict[str, Any] = {}
 
     def array(self, host: NDArray[Any]) -> mx.array:
-        """See `Engine.array`."""
+        """Copy host values to an MLX array."""
         return mx.array(host)
 
     def adopt(self, host: NDArray[Any]) -> mx.array:
-        """See `Engine.adopt`."""
+        """Import host memory as an MLX array without a copy."""
         return adopt(host)
 
     def host(self, array: mx.array) -> NDArray[Any]:
-        """See `Engine.host`."""
+        """Evaluate an MLX array; return a view of it."""
         mx.eval(array)
         return np.array(array, copy=False)
 
     def run(self, launch: Launch) -> dict[str, mx.array]:
-        """See `Engine.run`; lazy unless the kernel writes an input.
+        """Launch a kernel, lazily unless it writes an input; return its outputs by name.
 
         A kernel that writes an input cannot run inside `mx.compile`, `mx.grad` or `mx.vmap`, which
         would run it at another time, or not at all.

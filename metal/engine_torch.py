@@ -46,11 +46,11 @@ class MPSEngine:
         self._lent: list[Any] = []  # MLX arrays whose memory tensors of ours are
 
     def array(self, host: NDArray[Any]) -> torch.Tensor:
-        """See `Engine.array`."""
+        """Copy host values to an MPS tensor."""
         return torch.from_numpy(np.array(host)).to(self._device)
 
     def adopt(self, host: NDArray[Any]) -> torch.Tensor:
-        """See `Engine.adopt`; torch has no import of its own, so MLX makes the Metal buffer."""
+        """Import host memory through MLX: torch has no import of its own."""
         try:
             from mlxhog.metal.engine_mlx import adopt
         except ImportError as error:
@@ -75,12 +75,12 @@ class MPSEngine:
         return tensor
 
     def host(self, array: torch.Tensor) -> NDArray[Any]:
-        """See `Engine.host`; a copy, which waits for what was launched."""
+        """Copy a tensor to the host, when what was launched has ended."""
         values: NDArray[Any] = array.cpu().contiguous().numpy()
         return values
 
     def run(self, launch: Launch) -> dict[str, torch.Tensor]:
-        """See `Engine.run`."""
+        """Launch a kernel of MPS; return its outputs by name."""
         check(launch, self._flat_dtype, "MPS")
         kernel = launch.kernel
         make = torch.zeros if 0 in launch.grid else torch.empty

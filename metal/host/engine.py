@@ -73,19 +73,19 @@ class HostEngine:
         self._launches = 0
 
     def array(self, host: NDArray[Any]) -> NDArray[Any]:
-        """See `Engine.array`."""
+        """Copy host values."""
         return host.copy()
 
     def adopt(self, host: NDArray[Any]) -> NDArray[Any]:
-        """See `Engine.adopt`."""
+        """Return the host's own array."""
         return host
 
     def host(self, array: NDArray[Any]) -> NDArray[Any]:
-        """See `Engine.host`."""
+        """Return the array, which is the host's."""
         return array
 
     def run(self, launch: Launch) -> dict[str, NDArray[Any]]:
-        """See `Engine.run`. Outputs are filled with 0xff bytes before the launch."""
+        """Run a compiled kernel, whose outputs are filled with 0xff bytes before."""
         check(launch, _flat_dtype, "NumPy")
         kernel = launch.kernel
         outputs = {

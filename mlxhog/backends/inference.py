@@ -80,7 +80,7 @@ class Inference:
         return choose(self._framework, self.kernels, self._device)
 
     def evaluate(self, batch: Batch) -> Evaluation:
-        """See `Backend.evaluate`."""
+        """Loss of a batch at the inbox's parameters, in pieces that fit the device."""
         check_batch(batch, self.model.vocab_size)
         parts = gpu_share.rows(batch, self._share) if self.on_gpu else (batch,)
         nats = sum(self._nats(part) for part in parts)
@@ -101,7 +101,7 @@ class Inference:
             return float(self._on_host(nats).item())
 
     def predictions(self, tokens: Int32) -> Int32:
-        """See `Backend.predictions`."""
+        """The most likely id at every position of `tokens` (B, S): (B, S)."""
         check_tokens(tokens, self.model.vocab_size)
         with self._without_gradient():
             logits, _ = self._forward(tokens, None)
@@ -120,7 +120,7 @@ class Inference:
         )
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """See `Backend.logits`."""
+        """Logits (B, V) after the last of `tokens` (B, S), and the state to go on."""
         check_tokens(tokens, self.model.vocab_size)
         if self._one_token is not None:
             if tokens.shape[1] == 1:
@@ -134,14 +134,14 @@ class Inference:
         return last, state
 
     def stack_states(self, states: Sequence[State]) -> State:
-        """See `Backend.stack_states`."""
+        """Put the states of several batches together, row after row."""
         if self._one_token is not None:
             return self._one_token.stack_states(states)
         with self._without_gradient():
             return lm.stack_states(states, self._ops().xp)
 
     def take_state(self, state: State, rows: Sequence[int]) -> State:
-        """See `Backend.take_state`."""
+        """Return the state of some rows of a batch, in the order of `rows`."""
         if self._one_token is not None:
             return self._one_token.take_state(state, rows)
         with self._without_gradient():
@@ -179,7 +179,7 @@ class OneToken:
         to_host: Callable[[Any], Float32],
         to_framework: Callable[[Float32], Any],
     ) -> None:
-        """See the class."""
+        """Step from `lm`'s or the decoder's states."""
         self._decoder, self._to_host, self._to_framework = decoder, to_host, to_framework
 
     def logits(self, tokens: Int32, state: Any) -> tuple[Float32, Float32]:
@@ -201,9 +201,9 @@ class OneToken:
         return [tuple(self._to_framework(part) for part in block) for block in blocks]
 
     def stack_states(self, states: Sequence[Any]) -> Float32:
-        """See `Backend.stack_states`."""
+        """Put states of either kind together, as the decoder's."""
         return np.concatenate([self.packed(state) for state in states])
 
     def take_state(self, state: Any, rows: Sequence[int]) -> Float32:
-        """See `Backend.take_state`."""
+        """Return the state of some rows, as the decoder's."""
         return self.packed(state)[list(rows)]

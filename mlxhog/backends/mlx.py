@@ -211,7 +211,7 @@ class MLXBackend(Inference):
     def load(
         self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
     ) -> list[str]:
-        """See `Backend.load`; MLX copies host memory always."""
+        """Take a model for reading only; MLX copies host memory always."""
         from mlxhog.models.ops.reference.quantized_mlx import Quantized, suits
 
         mx, bits = self._mx, QUANTIZED_BITS.get(weights)
@@ -271,7 +271,7 @@ class MLXBackend(Inference):
         """Nothing to do: the inbox is the memory of the flat array, and nothing is pending."""
 
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
-        """See `Backend.loss_and_grads`."""
+        """Mean cross entropy in nats and its gradient, by `mx.value_and_grad`."""
         check_batch(batch, self.model.vocab_size)
         mx = self._mx
         if self.compiled:
@@ -328,7 +328,7 @@ class MLXBackend(Inference):
         return self._native.without_gradient()
 
     def close(self) -> None:
-        """See `Backend.close`."""
+        """Drop the arrays of the model."""
         self._one_token = None
         self.params = {}
         self._trained = []

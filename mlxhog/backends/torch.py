@@ -104,7 +104,7 @@ class TorchBackend(Inference):
     def load(
         self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
     ) -> list[str]:
-        """See `Backend.load`."""
+        """Take a model for reading only; host memory is shared where types agree."""
         if weights not in WEIGHTS:
             raise ConfigError(
                 f"weights are {weights!r}, which {self.name} cannot compute with; use an mlx "
@@ -138,7 +138,7 @@ class TorchBackend(Inference):
         return torch.from_numpy(mask).to(self.device)
 
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
-        """See `Backend.loss_and_grads`."""
+        """Mean cross entropy in nats and its gradient, by autograd."""
         check_batch(batch, self.model.vocab_size)
         model, ops, tokens = self.model, self._ops(), self._tokens(batch.x)
         x = lm.embed(model, self.params, tokens, ops.xp)
@@ -198,7 +198,7 @@ class TorchBackend(Inference):
         return torch.inference_mode()
 
     def close(self) -> None:
-        """See `Backend.close`."""
+        """Drop the tensors that lie over the inbox."""
         self._one_token = None
         self.params = {}
         self._trained = []

@@ -71,7 +71,7 @@ class AdamW:
 
     @property
     def metal_rule(self) -> metal_steps.Rule:
-        """See `Optimizer.metal_rule`."""
+        """The kernels that keep a shared second moment, or those that keep both private."""
         return metal_steps.ADAM_SHARED if self.shared_second_moment else metal_steps.ADAM
 
     def step(
