@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-MODELS = 10
+MODELS = 6
 
 
 @pytest.fixture(scope="module")

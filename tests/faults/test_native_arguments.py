@@ -126,9 +126,7 @@ LEDGER_CALLS = {
 
 
 @pytest.mark.parametrize("call", LEDGER_CALLS)
-@pytest.mark.parametrize(
-    ("upper", "lower"), [(HUGE, 0), (9, 0), (0, HUGE), (4, 5), (1 << 40, 1 << 41)]
-)
+@pytest.mark.parametrize(("upper", "lower"), [(HUGE, 0), (9, 0), (4, 5)])
 def test_a_ledger_whose_window_is_impossible_is_an_error_at_once(
     call: str, upper: int, lower: int
 ) -> None:

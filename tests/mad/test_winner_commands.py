@@ -113,7 +113,7 @@ def test_a_mistake_writes_nothing_and_names_the_way_out(
 def test_a_scaled_winner_trains_as_a_language_model():
     line = "mlstm(h2) swiglu(inner=16) gated-conv mlp(inner=16)"
     assert (
-        run("scale", line, "--depth", "8", "--how", "stretch", "--out", "d.yaml", "--dim", "16")
+        run("scale", line, "--depth", "4", "--how", "stretch", "--out", "d.yaml", "--dim", "16")
         == 0
     )
     words = [
@@ -123,12 +123,23 @@ def test_a_scaled_winner_trains_as_a_language_model():
         "--steps",
         "2",
         "--workers",
-        "torch:cpu",
+        "mlx:cpu",
         "--seq-len",
         "16",
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "mlxhog", *words, "--batch-size", "2", "--json", "--quiet"],
+        [
+            sys.executable,
+            "-m",
+            "mlxhog",
+            *words,
+            "--batch-size",
+            "2",
+            "--eval-tokens",
+            "512",
+            "--json",
+            "--quiet",
+        ],
         capture_output=True,
         text=True,
         check=False,

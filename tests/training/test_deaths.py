@@ -73,12 +73,12 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
     tmp_path: Path, strategy: str
 ) -> None:
     killer = Killer(kills=2)
-    config = small_config(tmp_path, strategy=strategy, workers="mlx:cpu*2", steps=2000)
+    config = small_config(tmp_path, strategy=strategy, workers="mlx:cpu*2", steps=1200)
     result = train(config, observer=killer)
     assert killer.left == 0, "the run ended before every kill was done"
     assert result.status == "done"
     assert result.restarts == 2
-    assert result.steps == 2000  # exactly: a torn one counts, one given back is done again
+    assert result.steps == 1200  # exactly: a torn one counts, one given back is done again
     assert result.torn <= 2
     assert not shared_segments()
 
@@ -87,7 +87,7 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
 def test_a_death_changes_no_bit_of_a_run_in_which_the_order_is_fixed(
     tmp_path: Path, strategy: str
 ) -> None:
-    options: dict[str, object] = {"strategy": strategy, "workers": "mlx:cpu*2", "steps": 2000}
+    options: dict[str, object] = {"strategy": strategy, "workers": "mlx:cpu*2", "steps": 1200}
     if strategy == "avg_runs":
         options["average_every"] = 10
     killer = Killer(kills=2)
@@ -150,13 +150,13 @@ def test_a_run_whose_workers_all_die_together_goes_on_to_its_last_step(
 ) -> None:
     monkeypatch.setattr(Deadly, "at", {"step"}, raising=False)
     monkeypatch.setattr(session, "Supervisor", Deadly)
-    config = small_config(tmp_path, **{"workers": "mlx:cpu*2", "steps": 1000, **options})
+    config = small_config(tmp_path, **{"workers": "mlx:cpu*2", "steps": 400, **options})
     result = train(config)
     assert Deadly.at == set()
     assert result.restarts == len(result.workers)
-    assert (result.status, result.steps) == ("done", 1000)
+    assert (result.status, result.steps) == ("done", 400)
     found = checkpoint.load(Path(str(result.checkpoint))).state
-    assert (found["used"]["steps"], found["left"]["steps"]) == (1000, 0)
+    assert (found["used"]["steps"], found["left"]["steps"]) == (400, 0)
 
 
 @pytest.mark.parametrize("strategy", ["sync", "avg_runs"])
@@ -167,16 +167,16 @@ def test_workers_that_die_whatever_they_are_told_cost_no_step_and_no_evaluation(
     monkeypatch.setattr(Deadly, "at", set(moments), raising=False)
     monkeypatch.setattr(session, "Supervisor", Deadly)
     config = small_config(
-        tmp_path, strategy=strategy, workers="mlx:cpu*2", steps=1000, restarts=len(moments),
-        save_every=300, eval_every="1h", sample_every="1h",
+        tmp_path, strategy=strategy, workers="mlx:cpu*2", steps=400, restarts=len(moments),
+        save_every=120, eval_every="1h", sample_every="1h",
     )  # fmt: skip
     result = train(config)
     assert Deadly.at == set()
-    assert (result.status, result.steps) == ("done", 1000)
+    assert (result.status, result.steps) == ("done", 400)
     assert result.val_bits_per_byte is not None
     assert result.restarts >= 4  # after `pause` and `REST` the run needs both
     found = checkpoint.load(Path(str(result.checkpoint))).state
-    assert (found["used"]["steps"], found["left"]["steps"]) == (1000, 0)
+    assert (found["used"]["steps"], found["left"]["steps"]) == (400, 0)
 
 
 def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_words(tmp_path: Path) -> None:

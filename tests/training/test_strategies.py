@@ -39,8 +39,7 @@ def test_synchronous_reruns_are_bit_identical(tmp_path: Path, budget: dict[str, 
 @pytest.mark.parametrize(
     "options",
     [
-        {"workers": "mlx:cpu*3"},
-        {"workers": "mlx:cpu,torch:cpu", "optimizer": "momentum"},
+        {"workers": "mlx:cpu*3", "optimizer": "momentum"},
         {"optimizer": "sgd", "steps": None, "tokens": 2560},
     ],
 )

@@ -16,8 +16,10 @@ pytestmark = pytest.mark.slow
 WITHIN = {"in-context-recall": 300, "memorization": 200, "selective-copying": 600}
 
 
-@pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
-@pytest.mark.parametrize("task", WITHIN)
+@pytest.mark.parametrize(
+    ("task", "backend"),
+    zip(WITHIN, ["torch:cpu", "mlx:cpu", "mlx:cpu"], strict=True),
+)
 def test_mlstm_with_its_convolution_answers_99_percent_in_time(task: str, backend: str) -> None:
     ((_, config),) = expand(
         only(suite("smoke"), [task]),
