@@ -33,7 +33,7 @@ from mlxhog.optim.written import WrittenSupport
 # -- blocks of a model -----------------------------------------------------------------------------
 
 # The theory's numbers differ so much between an embedding and a dense layer that one number for the
-# whole model says nothing. Blocks are those of `mlxhog/models/blocks.py`; here the last norm, a
+# whole model says nothing. Blocks are those of `models/blocks.py`; here the last norm, a
 # table of positions and the head, which lie outside the layers, are blocks of their own.
 
 Int64 = NDArray[np.int64]
