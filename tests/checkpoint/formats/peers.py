@@ -29,6 +29,11 @@ NATIVE = {
 TOKENS = torch.tensor([[0, 5, 7, 11, 3, 49, 1, 2, 30, 8, 17, 4, 4, 9, 21, 33, 6]])
 
 
+def seeded() -> None:
+    """Before a model is made: packages draw initial values from torch's global generator."""
+    torch.manual_seed(0)
+
+
 def spread(model: torch.nn.Module, seed: int = 0) -> None:
     """Give every parameter values of its own, so that no two can be mixed up."""
     generator = torch.Generator().manual_seed(seed)
@@ -40,6 +45,7 @@ def spread(model: torch.nn.Module, seed: int = 0) -> None:
 def transformers_model(**changed: Any) -> Any:
     sizes = {"vocab_size": 50, "hidden_size": 128, "num_hidden_layers": 2, "num_heads": 2}
     sizes |= {"num_blocks": 2, "use_cache": False, **NATIVE}
+    seeded()
     model = xLSTMForCausalLM(xLSTMConfig(**sizes | changed)).eval()
     spread(model)
     return model
@@ -48,6 +54,7 @@ def transformers_model(**changed: Any) -> Any:
 def large(**changed: Any) -> Any:
     """An xLSTMLarge of the package."""
     sizes = {"vocab_size": 50, "embedding_dim": 64, "num_blocks": 2, "num_heads": 2, **NATIVE}
+    seeded()
     model = xLSTMLarge(xLSTMLargeConfig(**sizes | changed)).eval()
     spread(model)
     return model
@@ -72,6 +79,7 @@ def v1(slstm_at: list[int], *, conv: int = 4, ffn: bool = True, **changed: Any) 
         vocab_size=50,
         **changed,
     )
+    seeded()
     model = xLSTMLMModel(config).eval()
     spread(model)
     return model

@@ -18,7 +18,7 @@ WITHIN = {"in-context-recall": 300, "memorization": 200, "selective-copying": 60
 
 @pytest.mark.parametrize(
     ("task", "backend"),
-    zip(WITHIN, ["torch:cpu", "mlx:cpu", "mlx:cpu"], strict=True),
+    [*zip(WITHIN, ["torch:cpu", "mlx:cpu", "mlx:cpu"], strict=True)],
 )
 def test_mlstm_with_its_convolution_answers_99_percent_in_time(task: str, backend: str) -> None:
     ((_, config),) = expand(
