@@ -262,7 +262,7 @@ def _take_in(record: Record, run: Observed, *, full_disk: bool) -> None:
         record.unsaved += 1
     elif (code, status) != (0, "done"):
         record.failures.append(f"exit code {code}, {status}: {run.words()}")
-    audit = run.audit()
+    audit = run.audit(rounds="sync" in record.strategy)
     record.tickets += audit.handed_out
     record.torn += audit.torn
     record.lost += audit.lost

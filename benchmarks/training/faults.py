@@ -71,6 +71,8 @@ class Audit:
         lost: neither done nor returned: nobody will ever compute them.
         steps: gradients that workers say they wrote.
         torn: tickets done whose worker died while it wrote.
+        recounted: torn ones that a successor may say it wrote: it ends the round of the dead, and
+            computes its gradient again, but adds nothing of it.
         kills: workers killed; each may have died between a ticket's end and its own count.
     """
 
@@ -80,12 +82,13 @@ class Audit:
     lost: int
     steps: int
     torn: int
+    recounted: int
     kills: int
 
     @property
     def doubled(self) -> int:
         """Gradients written for tickets that were done already."""
-        return max(0, self.steps + self.torn - self.done)
+        return max(0, self.steps + self.torn - self.recounted - self.done)
 
     @property
     def uncounted(self) -> int:
@@ -277,8 +280,12 @@ class Observed:
                 return alive
             time.sleep(0.05)
 
-    def audit(self) -> Audit:
-        """Account for every ticket; only after the run has ended."""
+    def audit(self, *, rounds: bool = False) -> Audit:
+        """Account for every ticket; only after the run has ended.
+
+        Args:
+            rounds: whether workers take steps together (sync), at least at first.
+        """
         states = dict.fromkeys(TicketState, 0)
         for ticket in range(int(self._word("watermark")), int(self._word("next"))):
             states[self._state(ticket)] += 1
@@ -290,6 +297,7 @@ class Observed:
             lost=next_ - done - returned,  # of all, also of those that a checkpoint had returned
             steps=sum(self.entry(slot).steps for slot in self._slots),
             torn=int(self._word("torn")),
+            recounted=int(self._word("torn")) if rounds else 0,
             kills=self.kills,
         )
 
