@@ -155,8 +155,8 @@ class Chaos:
             self._later(for_s, lambda: self._go_on([slot]))
         elif kind == "stop the group":
             run.send_all(signal.SIGSTOP)
-            run.quiet_since = math.inf
-            self._later(1.5 * HEARTBEAT_S * share, lambda: run.send_all(signal.SIGCONT))
+            run.all_held = True
+            self._later(1.5 * HEARTBEAT_S * share, self._wake_all)
             self._next_s += 1.5 * HEARTBEAT_S * share  # nothing runs that a fault could meet
         elif kind == "full disk":
             self._full.enter_context(filled(run.out))
@@ -169,8 +169,7 @@ class Chaos:
             self._piped = False
         else:
             run.process.kill()
-        if kind != "stop the group":
-            run.quiet_since = time.monotonic() + SETTLE_S
+        run.quiet_since = time.monotonic() + SETTLE_S
         return True
 
     def _later(self, for_s: float, act: Callable[[], None]) -> None:
@@ -179,6 +178,10 @@ class Chaos:
             self._run.quiet_since = time.monotonic() + SETTLE_S
 
         self._due.append(Event(time.monotonic() + for_s, settled))
+
+    def _wake_all(self) -> None:
+        self._run.send_all(signal.SIGCONT)
+        self._run.all_held = False
 
     def _go_on(self, slots: list[int]) -> None:
         self._run.send(slots, signal.SIGCONT)

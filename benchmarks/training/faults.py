@@ -131,6 +131,7 @@ class Observed:
         self.seen: dict[int, int] = {}  # pid -> start time of every worker ever seen
         self.kills = 0
         self.held: set[int] = set()  # slots of workers that a fault has stopped
+        self.all_held = False  # and the supervisor
         self.quiet_since = time.monotonic()
         self.rates = Rates()
         self.arena = self._connect(before)
@@ -199,7 +200,7 @@ class Observed:
         if self._before is not None and self.arena.counters.load("start_ns"):
             then, earlier, trained = self._before
             gains = [b - a for a, b in zip(earlier, tokens, strict=True)]
-            if all_run and now > max(self.quiet_since, self._warm_since):
+            if all_run and not self.all_held and now > max(self.quiet_since, self._warm_since):
                 if not (all_train and trained):
                     self.rates.beside_s += now - then
                 elif not self.held:
@@ -213,7 +214,7 @@ class Observed:
                     )  # fmt: skip
         self._before = now, tokens, all_train
         signs = tuple(map(self.arena.counters.load, SIGNS_OF_LIFE))
-        if signs != self._moved[1] or self.held or now < self.quiet_since:
+        if signs != self._moved[1] or self.held or self.all_held or now < self.quiet_since:
             self._moved = now, signs
 
     def _await_first_steps(self, entries: list[Any], now: float) -> None:
