@@ -59,7 +59,7 @@ def native_polar(x: Float32, name: str, *, bfloat16: bool = False, threads: int 
 
 def composed_quintics(low: float, steps: int, cushion: float) -> list[tuple[float, ...]]:
     """Odd quintics whose composition is nearest to 1 on [low, 1]; arXiv:2505.16932, algorithm 2."""
-    high, found = 1.0, []
+    high, coefficients = 1.0, []
     for _ in range(steps):
         bottom = max(low, cushion * high)
         inner = [(3 * bottom + high) / 4, (bottom + 3 * high) / 4]
@@ -71,15 +71,15 @@ def composed_quintics(low: float, steps: int, cushion: float) -> list[tuple[floa
             inner = [math.sqrt((-3 * b + sign * root) / (10 * c)) for sign in (-1, 1)]
         ends = [a * s + b * s**3 + c * s**5 for s in (low, high)]
         a, b, c = (2 / sum(ends) * coefficient for coefficient in (a, b, c))
-        found.append((a, b, c))
+        coefficients.append((a, b, c))
         low = a * low + b * low**3 + c * low**5
         high = 2 - low
-    return found
+    return coefficients
 
 
 def test_polar3_is_the_composition_of_quintics_nearest_to_one() -> None:
-    wanted = composed_quintics(1e-3, 3, cushion=0.02407327424182761)
-    np.testing.assert_allclose(ORTHOGONALIZATIONS["polar3"], wanted, rtol=1e-12)
+    derived = composed_quintics(1e-3, 3, cushion=0.02407327424182761)
+    np.testing.assert_allclose(ORTHOGONALIZATIONS["polar3"], derived, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("name", "low", "high"), [("polar3", 0.134, 1.867), ("ns5", 0.5, 1.21)])
@@ -89,14 +89,14 @@ def test_singular_values_of_order_one_end_near_one(name: str, low: float, high: 
     rng = np.random.default_rng(0)
     left, right = (np.linalg.qr(rng.standard_normal((60, 40)))[0] for _ in range(2))
     values /= np.linalg.norm(values)
-    found = np.linalg.svd(
+    singular = np.linalg.svd(
         polar_reference(
             np.asarray((left * values) @ right.T, np.float32), ORTHOGONALIZATIONS[name]
         ),
         compute_uv=False,
     )[:40]
-    assert found.min() > low * values.min() / least * 0.9
-    assert found.max() < high
+    assert singular.min() > low * values.min() / least * 0.9
+    assert singular.max() < high
 
 
 @pytest.mark.parametrize("name", ORTHOGONALIZATIONS)
@@ -113,9 +113,9 @@ def test_bfloat16_factors_change_a_direction_by_less_than_four_percent(
     shape: tuple[int, int],
 ) -> None:
     x = drawn(*shape)
-    wanted = exact(x, "polar3")
-    found = polar_reference(x, ORTHOGONALIZATIONS["polar3"], bfloat16=True)
-    assert np.linalg.norm(found - wanted) < 0.04 * np.linalg.norm(wanted)
+    expected = exact(x, "polar3")
+    rounded = polar_reference(x, ORTHOGONALIZATIONS["polar3"], bfloat16=True)
+    assert np.linalg.norm(rounded - expected) < 0.04 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize(
@@ -131,15 +131,15 @@ def test_native_code_agrees_with_the_reference(
     shape: tuple[int, int], name: str, bfloat16: bool, tolerance: Tolerance
 ) -> None:
     x = drawn(*shape)
-    wanted = polar_reference(x, ORTHOGONALIZATIONS[name], bfloat16=bfloat16)
-    assert_close(native_polar(x, name, bfloat16=bfloat16), wanted, tolerance)
+    expected = polar_reference(x, ORTHOGONALIZATIONS[name], bfloat16=bfloat16)
+    assert_close(native_polar(x, name, bfloat16=bfloat16), expected, tolerance)
 
 
 @pytest.mark.parametrize("size", [1e-20, 1e15])
 def test_the_size_of_a_gradient_does_not_matter(size: float) -> None:
     x = drawn(20, 30)
-    found = native_polar(np.asarray(x * size, np.float32), "polar3")
-    assert_close(found, exact(x, "polar3"), POLAR_F32)
+    direction = native_polar(np.asarray(x * size, np.float32), "polar3")
+    assert_close(direction, exact(x, "polar3"), POLAR_F32)
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -224,7 +224,7 @@ SECOND = Slot("second", (90, 20), 2900)
 
 @pytest.mark.parametrize("mode", WRITE_MODES)
 def test_every_write_mode_gives_the_same_bits_with_one_worker(mode: str) -> None:
-    found = {}
+    written = {}
     for name in (mode, "racy"):
         rule = Muon(hidden=frozenset({"large", "second"}))
         rng = np.random.default_rng(1)
@@ -241,8 +241,8 @@ def test_every_write_mode_gives_the_same_bits_with_one_worker(mode: str) -> None
                 grads = {slot.name: drawn(*slot.shape, seed=step) for slot in (LARGE, SECOND)}
                 rule.step(where, grads, lr=0.01, step=step, seed=step)
             assert not segment.words.any()
-            found[name] = segment.floats.copy()
-    np.testing.assert_array_equal(found[mode].view(np.uint32), found["racy"].view(np.uint32))
+            written[name] = segment.floats.copy()
+    np.testing.assert_array_equal(written[mode].view(np.uint32), written["racy"].view(np.uint32))
 
 
 def test_a_part_of_a_step_can_wait_in_the_worker() -> None:
@@ -301,8 +301,8 @@ def test_hidden_matrices_are_those_inside_the_blocks_that_are_wide_both_ways(
 def test_options_choose_muon_for_a_model() -> None:
     model = load_architecture("tiny")
     hidden = families.hidden_matrices(model)
-    made = optim.build(Options("muon", orthogonalization_dtype="float32"), hidden, threads=2)
-    assert made == Muon(
+    muon = optim.build(Options("muon", orthogonalization_dtype="float32"), hidden, threads=2)
+    assert muon == Muon(
         hidden=hidden,
         beta1=0.8,
         nesterov=0.1,
@@ -325,11 +325,11 @@ def test_a_model_without_hidden_matrices_is_moved_by_adamw() -> None:
     sizes = {"vocab_size": 32, "hidden_size": 16}
     model = read({"model_type": "mad", "layers": ["slstm-v1"], **sizes})
     assert families.hidden_matrices(model) == frozenset()
-    made = optim.build(Options("muon"), families.hidden_matrices(model))
+    muon = optim.build(Options("muon"), families.hidden_matrices(model))
     flats = [initial(), initial()]
     grads = {"matrix": drawn(*MATRIX.shape)}
     adamw = AdamW(beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.2)
-    for rule, flat in zip((made, adamw), flats, strict=True):
+    for rule, flat in zip((muon, adamw), flats, strict=True):
         rule.step(target(rule, flat, "matrix"), grads, lr=0.1, step=1)
     np.testing.assert_array_equal(*flats)
     assert len(flats[0]) == N

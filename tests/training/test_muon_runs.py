@@ -37,12 +37,12 @@ def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(tmp_path: Path
 
 def test_hidden_matrices_keep_a_mean_and_the_rest_both_moments(tmp_path: Path) -> None:
     result = train(small_config(tmp_path, **MUON))
-    found = checkpoint.load(Path(str(result.checkpoint)))
+    saved = checkpoint.load(Path(str(result.checkpoint)))
     hidden = families.hidden_matrices(load_architecture(str(tmp_path / "small.yaml")))
     assert len(hidden) == 8
-    for name in found.params:
-        assert found.optimizer[f"m.1/{name}"].any()
-        assert found.optimizer[f"v.1/{name}"].any() == (name not in hidden)
+    for name in saved.params:
+        assert saved.optimizer[f"m.1/{name}"].any()
+        assert saved.optimizer[f"v.1/{name}"].any() == (name not in hidden)
 
 
 def test_both_backends_take_the_same_steps(tmp_path: Path) -> None:
