@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 SUBJECT = "SUBJECT"
 ABOUT = """\
 Compute one thing with every backend here, and compare every number: loss, logits, hidden states,
-gradients, states, parameters after some steps of each optimizer, one token at a time against the
-whole sequence. SUBJECT is an architecture (a name, a YAML file or a line of layers), a checkpoint's
-directory, or a recorded case (NAME.safetensors with NAME.json beside it).
+gradients, states, parameters after some steps of SGD, momentum and AdamW, one token at a time
+against the whole sequence. SUBJECT is an architecture (a name, a YAML file or a line of layers), a
+checkpoint's directory, or a recorded case (NAME.safetensors with NAME.json beside it).
 Exit code 1 if anything disagrees; the first tensor that does is named on stderr."""
 EXAMPLES = (
     "parity --config tiny",
@@ -50,7 +50,7 @@ class ParityConfig:
     seed: int = option(0, "seed of tokens and noise", low=0, high=2**32 - 1)
     batch_size: int = option(2, "sequences; a recorded case has its own", low=1)
     seq_len: int = option(67, "tokens of each; a recorded case has its own", unit="tokens", low=1)
-    steps: int = option(3, "steps of each optimizer; 0 for none", low=0, high=1000)
+    steps: int = option(3, "steps of SGD, momentum and AdamW each; 0 for none", low=0, high=1000)
     perturb: str | None = option(None, "spoil this parameter on one side; the answer must be 1")
     out: str = option("runs", "folder that holds the runs")
     save: str | None = option(None, "write every array to this .npz file, as BACKEND/NAME")

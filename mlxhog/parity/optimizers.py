@@ -1,4 +1,4 @@
-"""A few steps of each optimizer on one batch: ours in float32, their formulas in float64.
+"""A few steps of SGD, momentum and AdamW on one batch: ours in float32, their formulas in float64.
 
 Two things are asked of them. A side's steps have to be what the formula makes of the side's own
 gradients, to a few units in the last place of each parameter (`Formula`): that is the optimizer

@@ -60,7 +60,7 @@ class ModelPlan:
 
     Attributes:
         cfg: the architecture, a config of a family.
-        steps: updates of each optimizer; 0 for none.
+        steps: updates with each of `RULES`; 0 for none.
         greedy: tokens to append to `greedy_prompt`; 0 where there is none.
         fixed_init: parameters whose initial values are wanted.
     """
