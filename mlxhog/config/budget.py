@@ -15,7 +15,7 @@ def training_s(seconds: float, *, start_s: float, save_s: float, evaluates: bool
     """Return how much of a budget of time is for training, so that the command ends in time.
 
     All of it, less a part for the last evaluation; less, too, what the start has taken and the end
-    will take beyond `END_S`, as with a large model; but a quarter of it at least.
+    will take beyond `END_S`, as with a large model; but a fifth of it at least.
 
     Args:
         seconds: the budget.
@@ -25,7 +25,7 @@ def training_s(seconds: float, *, start_s: float, save_s: float, evaluates: bool
     """
     kept_s = min(EVALUATION_PART * seconds, EVALUATION_MOST_S) if evaluates else 0.0
     beyond_s = start_s + save_s + STOP_S - END_S
-    return max(seconds - max(kept_s, beyond_s), seconds / 4)
+    return max(seconds - max(kept_s, beyond_s), seconds / 5)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ SAMPLE_S = 60.0
 EVALUATING_S = 60.0  # the last evaluation without a budget of time; more where training took more
 GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over
 SAMPLING_S = 1.0  # of what is left then
-LEAST_S = 1.0  # for an evaluation or a sample, however late it is
+LEAST_S = 1.0  # for an evaluation, however late it is
 SAVE_BYTES_PER_S = 200e6  # of a checkpoint: written, flushed and read again for its digest
 
 
@@ -332,8 +332,8 @@ class _Training(Session):
         """Let one worker write a sample of text; none is waited for once a worker has died."""
         samples, deaths, seconds = self.monitor.samples, self.supervisor.restarts, SAMPLE_S
         if self._end_ns is not None:
-            seconds = max((self._end_ns - monotonic_ns()) / 1e9, LEAST_S)
-        if not self.supervisor.has_workers():
+            seconds = (self._end_ns - monotonic_ns()) / 1e9
+        if not self.supervisor.has_workers() or seconds <= 0.0:  # a checkpoint may take long
             return
         self.arena.counters.store("side_until_ns", monotonic_ns() + int(seconds * 1e9))
         self.ask("sample")

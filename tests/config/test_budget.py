@@ -13,7 +13,7 @@ from mlxhog.config.budget import training_s
         (3600.0, 3.0, 0.1, True, 3580.0),  # 20 s at most
         (60.0, 8.0, 4.0, False, 55.0),  # 8 + 4 + 3 s to stop are 5 s beyond the 10 s
         (60.0, 8.0, 4.0, True, 55.0),
-        (20.0, 60.0, 90.0, True, 5.0),  # but a quarter is always for training
+        (20.0, 60.0, 90.0, True, 4.0),  # but a fifth is always for training
     ],
 )
 def test_training_gets_all_the_time_that_start_and_end_leave(
