@@ -144,12 +144,9 @@ def _penalties(scale: Scale) -> dict[float, float]:
     document = json.loads(path.read_text()) if path.exists() else {}
     if not document or document["mode"] != scale.mode:
         return {}
-    rows = [row for row in document["table"] if "in turn" in row["workers"]]
-    return {
-        row["staleness"]: row["times those of serial"]
-        for row in rows
-        if row["times those of serial"] is not None
-    }
+    rows = [row for row in document["table"] if row["rule"] in ("AdamW serial", "AdamW in turn")]
+    serial = rows[0]["times the gradients of serial"]
+    return {row["staleness"]: row["times the gradients of serial"] / serial for row in rows}
 
 
 def _predict(

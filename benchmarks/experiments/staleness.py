@@ -1,18 +1,22 @@
-"""Steps to a loss against staleness: exact staleness by workers that apply in turn."""
+"""What staleness costs in gradients: exact staleness by workers that apply in turn."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from experiment.language import Bench, Training, descend, setup, workers
+import numpy as np
+from experiment.language import Bench, descend, setup, workers
 from experiment.record import (
     FAILS,
     HOLDS,
     INKS,
     PARTLY,
     UNTOLD,
+    Claim,
     Compared,
     Experiment,
     Outcome,
@@ -34,129 +38,249 @@ if TYPE_CHECKING:
 
 ABOUT = Experiment(
     name="staleness",
-    title="Steps to a loss against staleness",
+    title="What staleness costs in gradients",
     source="document 001, Test 4",
     about=(
         "P workers that apply in turn (round_robin) make every gradient exactly P - 1 updates old, "
-        "on any machine, however many cores it has. Each staleness has its own step size, found by "
-        "a search. Two lock-free workers stand beside them at the staleness that was observed."
+        "on any machine, however many cores it has. All trainings compute equally many gradients "
+        "and end there, by a cosine schedule; every one has its own step size, found by a search. "
+        "What staleness costs is how many times the gradients that serial Muon needs for the same "
+        "loss, by trainings of its own that end after fewer. Averaged gradients (sync) and two "
+        "lock-free workers stand beside them. Counting gradients, a busy machine changes nothing."
     ),
-    packages=("torch",),
+    packages=("mlx",),
 )
-FIRST_RATES = {0: 2e-3, 1: 1e-3, 3: 5e-4, 7: 2.5e-4, 15: 2.5e-4}
+MUON = {"optimizer": "muon"}
+AHEAD = {**MUON, "moments": "shared", "predict": "last"}
+ARMS: dict[str, dict[str, Any]] = {
+    "AdamW in turn": {"optimizer": "adamw", "strategy": "round_robin"},
+    "Muon in turn, own moments": {**MUON, "strategy": "round_robin"},
+    "Muon in turn, shared moments": {**MUON, "strategy": "round_robin", "moments": "shared"},
+    "Muon in turn, looking ahead": {**AHEAD, "strategy": "round_robin"},
+    "Muon averaged": {**MUON, "strategy": "sync"},
+    "Muon lock-free, looking ahead": {**AHEAD, "strategy": "hogwild"},
+}
+SERIAL = "Muon serial"
+SERIAL_ADAMW = "AdamW serial"
+BEST = "Muon in turn, looking ahead"
+PARTS = ("Muon in turn, own moments", "Muon in turn, shared moments")
+"""What the best rule consists of, tried with the fewest workers."""
+BACKEND = "mlx:cpu"  # starts soonest, and eight of them have to
+MOST = {1: 1.10, 3: 1.25, 7: 1.6}
+"""What staleness may cost the best rule."""
+SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25)
+"""Of the gradients: where serial trainings end."""
+GRADIENTS = {"quick": 300, "full": 1200}
+FACTOR = 1.5
 
 
-def lags(scale: Scale) -> tuple[int, ...]:
-    """The values of staleness that are tried."""
-    values: tuple[int, ...] = scale.pick(tiny=(0, 1), quick=(0, 1, 3, 7), full=(0, 1, 3, 7, 15))
+def first_rate(name: str, count: int) -> float:
+    """Where the search for a step size begins."""
+    if "AdamW" in name:
+        return 2e-3 if count == 1 else 2e-3 / count
+    if name == "Muon averaged":
+        return 3e-3 * min(count, 4)
+    return 3e-3 if count < 8 or name == SERIAL else 2e-3
+
+
+def momentum(name: str, count: int) -> dict[str, float]:
+    """Momentum by rule and number of workers, as the study of `--predict last` found it."""
+    if name == "Muon averaged":
+        return {"beta1": 0.9 if count == 1 else 0.75}
+    return {"beta1": 0.95, "nesterov": 0.15} if "Muon" in name and count >= 4 else {}
+
+
+def counts(scale: Scale) -> tuple[int, ...]:
+    """Numbers of workers."""
+    values: tuple[int, ...] = scale.pick(tiny=(2,), quick=(2, 4, 8), full=(2, 4, 8))
     return values
+
+
+def rows_of(scale: Scale) -> list[tuple[str, int]]:
+    """The arms with their numbers of workers; lock-free ones only as many as cores are sure."""
+    found = [(SERIAL_ADAMW, 1)]
+    for name in ARMS:
+        few = name in PARTS or "lock-free" in name
+        found += [(name, count) for count in ((2,) if few else counts(scale))]
+    return found
+
+
+def options(name: str, count: int) -> dict[str, Any]:
+    """Options of `TrainConfig`."""
+    if count == 1:
+        rule = {"optimizer": "adamw"} if name == SERIAL_ADAMW else MUON
+        return {**rule, "strategy": "serial", "workers": BACKEND, "schedule": "cosine"}
+    rule = {**ARMS[name], **momentum(name, count), "schedule": "cosine"}
+    return {**rule, "workers": workers(count, BACKEND)}
 
 
 def settings(scale: Scale) -> dict[str, Any]:
     """Recorded step sizes and budgets; arbitrary ones where numbers mean nothing."""
     if scale.mode == "tiny":
-        return {"target": 7.0, "tokens": {"0": 12_000, "1": 12_000}, "lr": {"0": 1e-3, "1": 1e-3}}
+        return {"gradients": 40, "lr": {}}
     values: dict[str, Any] = recorded(ABOUT.name)[scale.mode]
     return values
 
 
+def rate(chosen: Mapping[str, Any], name: str, count: int) -> float:
+    """The step size of an arm."""
+    found: float = chosen["lr"].get(f"{name}, {count}", first_rate(name, count))
+    return found
+
+
 def result(scale: Scale) -> Outcome:
-    """Train at every staleness and compare with what theory says."""
-    chosen, bench = settings(scale), Bench(setup(scale))
-    target = chosen["target"]
-    trainings: dict[str, list[Training]] = {}
-    for seed in scale.seeds:
-        for lag in lags(scale):
-            trainings.setdefault(f"{lag}", []).append(
-                bench.train(
-                    f"round_robin, staleness {lag}",
-                    seed=seed,
-                    tokens=chosen["tokens"][f"{lag}"],
-                    lr=chosen["lr"][f"{lag}"],
-                    strategy="round_robin",
-                    workers=workers(lag + 1),
-                )
-            )
-        for predict in ("none", "own"):
-            trainings.setdefault(f"hogwild, predict {predict}", []).append(
-                bench.train(
-                    f"hogwild, 2 workers, predict {predict}",
-                    seed=seed,
-                    tokens=chosen["tokens"]["1"],
-                    lr=chosen["lr"]["1"],
-                    workers=workers(2),
-                    predict=predict,
-                )
-            )
-    steps = {
-        name: Sample.of([one.steps_to(target) for one in of_seeds])
-        for name, of_seeds in trainings.items()
+    """Train every arm with every seed, and compare with serial trainings of the same seed."""
+    chosen, bench = settings(scale), _bench(scale)
+    seeds = (1,) if scale.mode == "tiny" else (1, 2, 3)
+    shares = (0.5, 1.0) if scale.mode == "tiny" else SHARES
+    n = chosen["gradients"]
+    curves: dict[int, list[tuple[int, float]]] = {}
+    ends: dict[tuple[str, int], list[float]] = {arm: [] for arm in rows_of(scale)}
+    observed: dict[tuple[str, int], list[float]] = {arm: [] for arm in ends}
+    for seed in seeds:
+        lr = rate(chosen, SERIAL, 1)
+        curves[seed] = [
+            (k, _end(bench, SERIAL, 1, seed=seed, gradients=k, lr=lr)[0])
+            for k in (round(n * share) for share in shares)
+        ]
+        for arm in ends:
+            bits, staleness = _end(bench, *arm, seed=seed, gradients=n, lr=rate(chosen, *arm))
+            ends[arm].append(bits)
+            observed[arm].append(staleness)
+    costs = {
+        arm: [_cost(curves[seed], n, bits) for seed, bits in zip(seeds, of_seeds, strict=True)]
+        for arm, of_seeds in ends.items()
     }
-    n = count_parameters(model_file(**bench.setup.sizes))
-    rows = [
-        _row(name, trainings[name], steps[name], steps["0"].median, chosen["lr"], n)
-        for name in trainings
+    n_params = count_parameters(model_file(**bench.setup.sizes))
+    table = [
+        _row(arm, ends[arm], costs[arm], median(observed[arm]), rate(chosen, *arm), n_params)
+        for arm in ends
     ]
     return Outcome(
-        compared=_compared(scale, rows),
-        table=rows,
-        settings={**bench.setup.to_json(), **chosen, "parameters": n},
+        compared=_compared(scale, costs, table),
+        table=table,
+        claims=_claims(scale, costs),
+        settings={
+            **bench.setup.to_json(),
+            "schedule": "cosine to a tenth of lr, warm-up over 3 %",
+            "optimizer": "by arm",
+            **chosen,
+            "parameters": n_params,
+        },
         results={
-            "target": target,
-            "steps_to_target": steps,
-            "trainings": {k: [one.to_json() for one in v] for k, v in trainings.items()},
+            "serial": {f"{seed}": curve for seed, curve in curves.items()},
+            "bits_per_byte": {f"{name}, {count}": v for (name, count), v in ends.items()},
+            "costs": {f"{name}, {count}": Sample.of(v) for (name, count), v in costs.items()},
         },
     )
 
 
+def _bench(scale: Scale) -> Bench:
+    return Bench(
+        replace(setup(scale), looks=2, eval_tokens=1024 if scale.mode == "tiny" else 65_536)
+    )
+
+
+def _end(
+    bench: Bench, name: str, count: int, *, seed: int, gradients: int, lr: float
+) -> tuple[float, float]:
+    """Held-out bits per byte after so many gradients, and the staleness that was seen."""
+    chosen = options(name, count)
+    one = bench.train(
+        f"{name}, {count}, {gradients}, lr {lr:.2g}",
+        seed=seed,
+        tokens=gradients * bench.setup.batch * bench.setup.seq_len,
+        lr=lr,
+        **chosen,
+    )
+    return one.end, one.staleness
+
+
+def _cost(curve: Sequence[tuple[int, float]], n: int, bits: float) -> float:
+    """How many times the gradients of serial trainings a loss took; beyond their ends, a bound."""
+    found = sorted((loss, k) for k, loss in curve)
+    losses, lengths = zip(*found, strict=True)
+    return n / math.exp(float(np.interp(bits, losses, np.log(lengths))))
+
+
 def _row(
-    name: str, of_seeds: list[Training], steps: Sample, serial: float, lr: dict[str, float], n: int
+    arm: tuple[str, int],
+    bits: Sequence[float],
+    costs: Sequence[float],
+    staleness: float,
+    lr: float,
+    n_params: int,
 ) -> dict[str, Any]:
-    observed = median(one.staleness for one in of_seeds)
-    exact = name.isdecimal()
-    tau = float(name) if exact else observed
+    name, count = arm
     facts = Facts(strongly_convex=False, smooth=True, bounded_gradients=False, sgd=False, delta=1.0)
-    bound = penalty(tau=tau, omega=n, rho=1.0, delta=1.0, facts=facts)
+    tau = staleness
+    bound = penalty(tau=tau, omega=n_params, rho=1.0, delta=1.0, facts=facts)
     rule = step_koloskova(tau_concurrency=tau, tau_max=tau, facts=facts)
+    found, cost = Sample.of(bits), Sample.of(costs)
     return {
-        "workers": f"{int(name) + 1} in turn" if exact else f"2, {name}",
-        "staleness": round(observed, 2),
-        "steps to the loss": None if math.isinf(steps.median) else round(steps.median),
-        "times those of serial": steps.median / serial,
-        "step size": lr[name] if exact else lr["1"],
-        "times that of serial": (lr[name] if exact else lr["1"]) / lr["0"],
+        "rule": name,
+        "workers": count,
+        "staleness": round(staleness, 2),
+        "bits per byte": f"{found.median:.3f} ({found.low:.3f} - {found.high:.3f})",
+        "times the gradients of serial": round(cost.median, 3),
+        "least": round(cost.low, 3),
+        "most": round(cost.high, 3),
+        "step size": lr,
         "Koloskova's rule": rule.values["constant_step"],
         "penalty of Proposition 4.1": bound.values["penalty"],
     }
 
 
-def _compared(scale: Scale, rows: list[dict[str, Any]]) -> list[Compared]:
-    exact = [(lag, row) for lag, row in zip(lags(scale), rows, strict=False)]
-    ratios = {lag: row["times those of serial"] for lag, row in exact}
-    text = ", ".join(f"{ratio:.2f} at {lag}" for lag, ratio in ratios.items())
-    largest = max(ratios)
-    finite = all(math.isfinite(ratio) for ratio in ratios.values())
-    slope = max((ratios[lag] - 1) / lag for lag in ratios if lag) if finite else math.inf
-    bound = rows[len(exact) - 1]["penalty of Proposition 4.1"]
-    graceful = finite and slope < 1.0
-    if scale.mode == "tiny":
+def _claims(scale: Scale, costs: Mapping[tuple[str, int], Sequence[float]]) -> list[Claim]:
+    if scale.mode != "full":  # what staleness costs shrinks with the length of a training
+        return []
+    return [
+        Claim(
+            f"gradients at staleness {lag}, looking ahead / serial",
+            median(costs[BEST, lag + 1]),
+            "<=",
+            most,
+            timing=False,
+        )
+        for lag, most in MOST.items()
+    ]
+
+
+def _compared(
+    scale: Scale,
+    costs: Mapping[tuple[str, int], Sequence[float]],
+    table: Sequence[Mapping[str, Any]],
+) -> list[Compared]:
+    by_lag = {count - 1: Sample.of(costs[BEST, count]) for count in counts(scale)}
+    text = ", ".join(
+        f"{s.median:.2f} ({s.low:.2f} - {s.high:.2f}) at {k}" for k, s in by_lag.items()
+    )
+    largest = max(by_lag)
+    # Linear with a slope below 1: each worker more still brings something.
+    slopes = {lag: ((s.low - 1) / lag, (s.high - 1) / lag) for lag, s in by_lag.items()}
+    lowest, highest = (max(slope[k] for slope in slopes.values()) for k in (0, 1))
+    if scale.mode == "tiny" or lowest < 1.0 <= highest:
         verdict = UNTOLD
+    elif highest < 1.0:
+        verdict = HOLDS if largest >= 20 else PARTLY
     else:
-        verdict = (HOLDS if largest >= 20 else PARTLY) if graceful else FAILS
+        verdict = FAILS
+    last = next(row for row in table if (row["rule"], row["workers"]) == (BEST, largest + 1))
+    bound = last["penalty of Proposition 4.1"]
     return [
         Compared(
             "graceful degradation, linear up to tau of about 20-30",
-            f"steps to the loss, as multiples of serial's: {text}. "
-            f"Each unit of staleness costs up to {slope:.2f} of a serial run; staleness above "
-            f"{largest} was not tried.",
+            f"gradients of {BEST}, as multiples of serial's: {text}. Each unit of staleness costs "
+            f"up to {highest:.2f} of a serial run; staleness above {largest} was not tried.",
             verdict,
             timing=False,
         ),
         Compared(
             "compare to the prediction of Proposition 4.1",
-            f"its penalty at staleness {largest} is {bound:.3g}, measured {ratios[largest]:.2f}. "
-            "The proposition does not apply: the loss is not convex, AdamW is not SGD, and every "
-            "gradient touches every parameter (rho = Delta = 1), so its bound says nothing here.",
+            f"its penalty at staleness {largest} is {bound:.3g}, measured "
+            f"{by_lag[largest].median:.2f}. The proposition does not apply: the loss is not "
+            "convex, the rule is not SGD, and every gradient touches every parameter "
+            "(rho = Delta = 1), so its bound says nothing here.",
             UNTOLD if scale.mode == "tiny" else FAILS,
             timing=False,
         ),
@@ -164,77 +288,60 @@ def _compared(scale: Scale, rows: list[dict[str, Any]]) -> list[Compared]:
 
 
 def draw(outcome: Outcome) -> Figure:
-    """Steps against staleness, and loss against steps."""
+    """Gradients against staleness, and the losses of serial trainings."""
     figure, (left, right) = new_panels(
-        ("staleness", "steps to the loss, multiples of serial's", "What staleness costs"),
-        ("gradients", "held-out bits per byte", "Loss against gradients"),
+        ("staleness", "gradients, multiples of serial's", "What staleness costs"),
+        ("gradients", "held-out bits per byte", "Serial Muon"),
     )
-    exact = [row for row in outcome.table if "in turn" in row["workers"]]
-    x = [row["staleness"] for row in exact]
-    left.plot(
-        x, [row["times those of serial"] for row in exact], "o-", color=INKS[0], label="in turn"
-    )
-    left.plot(x, [1 + tau for tau in x], "--", color=INKS[7], label="1 + staleness: no gain left")
-    for ink, row in zip(INKS[1:], [row for row in outcome.table if row not in exact], strict=False):
-        label = row["workers"]
-        left.plot(row["staleness"], row["times those of serial"], "s", color=ink, label=label)
+    for ink, name in zip(INKS, dict.fromkeys(row["rule"] for row in outcome.table), strict=False):
+        rows = [row for row in outcome.table if row["rule"] == name]
+        at = [row["workers"] - 1 for row in rows]
+        cost = [row["times the gradients of serial"] for row in rows]
+        spread = [
+            [c - row["least"] for c, row in zip(cost, rows, strict=True)],
+            [row["most"] - c for c, row in zip(cost, rows, strict=True)],
+        ]
+        left.errorbar(at, cost, yerr=spread, fmt="o-", color=ink, label=name, markersize=4)
+    left.set_yscale("log")
     left.legend(frameon=False, fontsize=7)
-    for ink, (name, trainings) in zip(INKS, outcome.results["trainings"].items(), strict=False):
-        label = f"staleness {name}" if name.isdecimal() else name
-        right.plot(trainings[0]["steps"], trainings[0]["bits_per_byte"], color=ink, label=label)
-    right.axhline(outcome.results["target"], color=INKS[7], linewidth=0.7, linestyle=":")
+    for seed, curve in outcome.results["serial"].items():
+        steps, bits = zip(*curve, strict=True)
+        right.plot(steps, bits, "o-", color=INKS[0], markersize=3, label=f"seed {seed}")
     legend(right)
     return figure
 
 
-def _trial(bench: Bench, lag: int, lr: float, tokens: int, target: float) -> dict[str, Any]:
-    one = bench.train(
-        f"staleness {lag}, lr {lr:g}",
-        seed=0,
-        tokens=tokens,
-        lr=lr,
-        strategy="round_robin",
-        workers=workers(lag + 1),
-    )
-    steps = one.steps_to(target)
-    return {
-        "staleness": lag,
-        "lr": lr,
-        "steps": None if math.isinf(steps) else round(steps),
-        "bits_per_byte": round(one.end, 4),
-    }
-
-
 def tune() -> None:
-    """Find the step size of every staleness: the fewest steps to the target of --quick.
+    """Find every arm's step size: the lowest loss after the gradients of --quick and of --full.
 
     What an earlier search has tried is not tried again.
     """
-    bench, target = Bench(setup(Scale("quick"))), 3.0
     before = recorded(ABOUT.name) if is_recorded(ABOUT.name) else {}
     trials: list[dict[str, Any]] = before.get("trials", [])
-    quick: dict[str, Any] = {"target": target, "tokens": {}, "lr": {}}
-    for lag, first in FIRST_RATES.items():
-        most = int(150_000 * (1 + lag / 3))
+    found: dict[str, Any] = {**before}
+    bench = _bench(Scale("quick"))
+    for mode, gradients in GRADIENTS.items():
+        chosen: dict[str, Any] = {"gradients": gradients, "lr": {}}
+        for name, count in [(SERIAL, 1), *rows_of(Scale(mode))]:
 
-        def tried(lr: float, lag: int = lag, most: int = most) -> tuple[float, float]:
-            trial = next((t for t in trials if (t["staleness"], t["lr"]) == (lag, lr)), None)
-            if trial is None:
-                trial = _trial(bench, lag, lr, most, target)
-                trials.append(trial)
-                write_recorded(ABOUT.name, {**before, "trials": trials})
-            return (trial["steps"] or math.inf, trial["bits_per_byte"])
+            def tried(
+                lr: float, name: str = name, count: int = count, gradients: int = gradients
+            ) -> float:
+                key = {"rule": name, "workers": count, "gradients": gradients, "lr": lr}
+                trial = next((t for t in trials if key.items() <= t.items()), None)
+                if trial is None:
+                    bits, _ = _end(bench, name, count, seed=0, gradients=gradients, lr=lr)
+                    trial = {**key, "bits_per_byte": round(bits, 4)}
+                    trials.append(trial)
+                    write_recorded(ABOUT.name, {**found, "trials": trials})
+                return float(trial["bits_per_byte"])
 
-        lr = descend(tried, first)
-        best = next(t for t in trials if (t["staleness"], t["lr"]) == (lag, lr))
-        quick["lr"][f"{lag}"] = best["lr"]
-        per_step = bench.setup.batch * bench.setup.seq_len
-        reached = best["steps"] is not None
-        quick["tokens"][f"{lag}"] = int(1.2 * best["steps"] * per_step) if reached else most
-    # the longer runs go to a lower loss, with the same step sizes
-    tokens = {lag: 4 * amount for lag, amount in quick["tokens"].items()}
-    full = {"target": 2.4, "tokens": tokens, "lr": quick["lr"]}
-    write_recorded(ABOUT.name, {"quick": quick, "full": full, "trials": trials})
+            arm = f"{name}, {count}"
+            chosen["lr"][arm] = descend(
+                tried, found.get("quick", chosen)["lr"].get(arm, first_rate(name, count)), FACTOR
+            )
+            found[mode] = chosen
+            write_recorded(ABOUT.name, {**found, "trials": trials})
 
 
 if __name__ == "__main__":

@@ -211,15 +211,16 @@ def enough_cores(count: int) -> bool:
     return count <= len(cores())
 
 
-def descend(score: Callable[[float], Any], first: float) -> float:
-    """The step size of the best score: by doubling and halving, until both are worse.
+def descend(score: Callable[[float], Any], first: float, factor: float = 2.0) -> float:
+    """The step size of the best score: a factor up and down, until both are worse.
 
     Args:
         score: what a step size gives; the smaller the better.
         first: where to begin.
+        factor: between step sizes, above 1.
     """
     best = first
-    for factor in (2.0, 0.5):
-        while score(best * factor) < score(best):
-            best *= factor
+    for by in (factor, 1.0 / factor):
+        while score(best * by) < score(best):
+            best *= by
     return best
