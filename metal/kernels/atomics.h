@@ -20,6 +20,10 @@ inline float load(const device float* arena, uint at) {
   return atomic_load_explicit((device atomic_float*)(arena + at), memory_order_relaxed);
 }
 
+inline void store(const device float* arena, uint at, float value) {
+  atomic_store_explicit((device atomic_float*)(arena + at), value, memory_order_relaxed);
+}
+
 inline void count(const device uint* counter, uint more) {
   atomic_fetch_add_explicit((device atomic_uint*)counter, more, memory_order_relaxed);
 }

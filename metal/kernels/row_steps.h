@@ -15,7 +15,7 @@ inline void sgd_apply_rows(const device float* arena, const device int* rows, co
   uint p;
   if (!row_element(rows, d, n_rows, height, here, done, p)) return;
   const uint at = offset + p, q = here.y * d + here.x;
-  sgd_element(arena, at, g[q], decay_rate(decays, at, hp[kWeightDecay]), hp, grad_scale);
+  add(arena, at, sgd_delta(arena, at, g[q], decay_rate(decays, at, hp[kWeightDecay]), hp, grad_scale));
 }
 
 inline void momentum_apply_rows(const device float* arena, const device int* rows, const device float* g,
@@ -39,24 +39,22 @@ inline void adam_apply_rows(const device float* arena, const device int* rows, c
   const uint at = offset + p, q = here.y * d + here.x;
   const float s = grad_scale * g[q];
   const float mean = adam_mean(m[p], s, hp), square = adam_square(v[p], s, hp);
-  adam_element(arena, at, mean, square, decay_rate(decays, at, hp[kDecay]), hp);
+  add(arena, at, adam_delta(arena, at, mean, square, decay_rate(decays, at, hp[kDecay]), hp));
   m_out[q] = mean;
   v_out[q] = square;
 }
 
-// `v` is the whole shared segment, laid out as the arena.
-inline void adam_shared_apply_rows(const device float* arena, const device float* v,
+// `m` and `v` are the whole shared segments, laid out as the arena.
+inline void adam_shared_apply_rows(const device float* arena, const device float* m, const device float* v,
                                    const device uint* failures, const device int* rows,
-                                   const device float* g, const device float* m, const device uchar* decays,
-                                   const device float* hp, float grad_scale, uint d, uint n_rows, uint height,
-                                   uint offset, device uint* done, device float* m_out, uint3 here) {
+                                   const device float* g, const device uchar* decays, const device float* hp,
+                                   float grad_scale, uint d, uint n_rows, uint height, uint offset,
+                                   device uint* done, uint3 here) {
   uint p;
   if (!row_element(rows, d, n_rows, height, here, done, p)) return;
   const uint at = offset + p, q = here.y * d + here.x;
-  const float s = grad_scale * g[q];
-  const float mean = adam_mean(m[p], s, hp), square = adam_square_shared<kTries>(v, at, s, hp, failures);
-  adam_element(arena, at, mean, square, decay_rate(decays, at, hp[kDecay]), hp);
-  m_out[q] = mean;
+  const float decay = decay_rate(decays, at, hp[kDecay]);
+  add(arena, at, adam_shared_delta<kTries>(arena, m, v, failures, at, grad_scale * g[q], decay, hp));
 }
 
 }  // namespace mlxhog

@@ -33,18 +33,17 @@
                           v_out, at);
 }
 
-[[kernel]] void adam_shared_apply_rows(device float* arena [[buffer(0)]], device float* v [[buffer(1)]],
-                                       device uint* failures [[buffer(2)]],
-                                       const device int* rows [[buffer(3)]],
-                                       const device float* g [[buffer(4)]], const device float* m [[buffer(5)]],
+[[kernel]] void adam_shared_apply_rows(device float* arena [[buffer(0)]], device float* m [[buffer(1)]],
+                                       device float* v [[buffer(2)]], device uint* failures [[buffer(3)]],
+                                       const device int* rows [[buffer(4)]],
+                                       const device float* g [[buffer(5)]],
                                        const device uchar* decays [[buffer(6)]],
                                        const device float* hp [[buffer(7)]],
                                        constant float& grad_scale [[buffer(8)]], constant uint& d [[buffer(9)]],
                                        constant uint& n_rows [[buffer(10)]],
                                        constant uint& height [[buffer(11)]],
                                        constant uint& offset [[buffer(12)]], device uint* done [[buffer(13)]],
-                                       device float* m_out [[buffer(14)]],
                                        uint3 at [[thread_position_in_grid]]) {
-  mlxhog::adam_shared_apply_rows(arena, v, failures, rows, g, m, decays, hp, grad_scale, d, n_rows, height,
-                                 offset, done, m_out, at);
+  mlxhog::adam_shared_apply_rows(arena, m, v, failures, rows, g, decays, hp, grad_scale, d, n_rows, height,
+                                 offset, done, at);
 }

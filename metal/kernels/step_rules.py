@@ -28,8 +28,8 @@ HP = 8  # floats
 FLAG_FLOATS = 32
 
 Formula = Callable[..., tuple[Float32, ...]]
-"""From hp, w, the scaled gradient, whether each element decays, and the state to the new w and the
-new state."""
+"""From hp, w, the scaled gradient, whether each element decays, and the state to what is added to w
+and the new state."""
 
 
 def sgd_hp(*, lr: float, weight_decay: float) -> Float32:
@@ -65,7 +65,7 @@ def muon_hp(*, beta1: float, nesterov: float) -> Float32:
 def sgd(hp: Float32, w: Float32, g: Float32, decays: Places) -> tuple[Float32, ...]:
     """`w -= lr * (g + weight_decay * w)`."""
     d = g + _rate(decays, hp[1]) * w
-    return (w + -(hp[0] * d),)
+    return (-(hp[0] * d),)
 
 
 def momentum(
@@ -77,7 +77,7 @@ def momentum(
     """
     d = g + _rate(decays, hp[1]) * w
     mean: Float32 = hp[2] * m + d
-    return w + -(hp[0] * (d + hp[2] * mean if hp[3] else mean)), mean
+    return -(hp[0] * (d + hp[2] * mean if hp[3] else mean)), mean
 
 
 def adam(
@@ -92,7 +92,7 @@ def adam(
     mean: Float32 = beta1 * m + one_minus_beta1 * g
     square: Float32 = beta2 * v + one_minus_beta2 * (g * g)
     denominator = np.sqrt(square) * rsqrt_bias2 + eps
-    return w + -(_rate(decays, decay) * w + step * (mean / denominator)), mean, square
+    return -(_rate(decays, decay) * w + step * (mean / denominator)), mean, square
 
 
 def _rate(decays: Places, rate: np.float32) -> Float32:
@@ -146,7 +146,11 @@ def _step(
     g = np.float32(x["grad_scale"]) * x["g"].reshape(-1)[at_g]
     state = [x[name].reshape(-1)[at] for name in private] + [x[name][in_arena] for name in shared]
     decays = x["decays"][in_arena // FLAG_FLOATS]
-    arena[in_arena], *new = formula(x["hp"], arena[in_arena], g, decays, *state)
+    delta, *new = formula(x["hp"], arena[in_arena], g, decays, *state)
+    arena[in_arena] += delta
+    if "last" in x:
+        x["prev"][in_arena] = x["last"][in_arena]
+        x["last"][in_arena] = delta
     for name, value in zip((*private, *shared), new, strict=True):
         if name in shared:
             x[name][in_arena] = value
@@ -169,6 +173,23 @@ def muon_direction_reference(
     s = np.float32(grad_scale) * g.reshape(-1)[:n]
     m_out[:] = beta1 * m.reshape(-1)[:n] + one_minus_beta1 * s
     x_out[:] = one_minus_nesterov * m_out + nesterov * s
+
+
+def muon_direction_shared_reference(
+    *,
+    m: Float32,
+    failures: UInt32,
+    g: Float32,
+    hp: Float32,
+    grad_scale: Any,
+    n: int,
+    offset: int,
+    x_out: Float32,
+) -> None:
+    """As `muon_direction_reference`, of a mean that is laid out as the arena and moved in place."""
+    mean = m[offset : offset + n]
+    rates = {"hp": hp, "grad_scale": grad_scale, "n": n}
+    muon_direction_reference(g=g, m=mean.copy(), **rates, m_out=mean, x_out=x_out)
 
 
 def channel_scale_reference(

@@ -34,10 +34,10 @@ inline float decay_rate(const device uchar* decays, uint at, float rate) {
   return decays[at / kFlagFloats] != 0 ? rate : 0.0f;
 }
 
-inline void sgd_element(const device float* arena, uint at, float g, float weight_decay, const device float* hp,
-                        float grad_scale) {
+inline float sgd_delta(const device float* arena, uint at, float g, float weight_decay, const device float* hp,
+                       float grad_scale) {
   const float d = grad_scale * g + weight_decay * load(arena, at);
-  add(arena, at, -(hp[kLr] * d));
+  return -(hp[kLr] * d);
 }
 
 // Returns the new momentum.
@@ -58,25 +58,45 @@ inline float adam_square(float v, float s, const device float* hp) {
   return hp[kBeta2] * v + hp[kOneMinusBeta2] * (s * s);
 }
 
-// The new value of an element of v that all workers share. The mean moves by compare-and-swap, as on the CPU:
-// an atomic add of the difference could bring it below zero. After kMost failures it stays, and is counted.
+// The new value of an element of a mean that all workers share, beta * mean + one_minus_beta * x. It moves by
+// compare-and-swap, as on the CPU: an atomic add of the difference could bring a mean of squares below zero.
+// After kMost failures it stays, and is counted.
 template <uint kMost>
-inline float adam_square_shared(const device float* v, uint at, float s, const device float* hp,
-                                const device uint* failures) {
-  const device uint* word = (const device uint*)(v + at);
+inline float shared_mean(const device float* mean, uint at, float x, float beta, float one_minus_beta,
+                         const device uint* failures) {
+  const device uint* word = (const device uint*)(mean + at);
+  const float part = one_minus_beta * x;
   uint seen = load_bits(word);
   for (uint k = 0; k < kMost; ++k) {
-    const float square = adam_square(as_type<float>(seen), s, hp);
-    if (swap_bits(word, seen, as_type<uint>(square))) return square;
+    const float next = beta * as_type<float>(seen) + part;
+    if (swap_bits(word, seen, as_type<uint>(next))) return next;
   }
   count(failures, 1u);
-  return adam_square(as_type<float>(seen), s, hp);
+  return beta * as_type<float>(seen) + part;
 }
 
-inline void adam_element(const device float* arena, uint at, float mean, float square, float decay,
-                         const device float* hp) {
+inline float adam_delta(const device float* arena, uint at, float mean, float square, float decay,
+                        const device float* hp) {
   const float denominator = precise::sqrt(square) * hp[kRsqrtBias2] + hp[kEps];
-  add(arena, at, -(decay * load(arena, at) + hp[kStep] * (mean / denominator)));
+  return -(decay * load(arena, at) + hp[kStep] * (mean / denominator));
+}
+
+// The step of an element whose moments all workers share; they are laid out as the arena.
+template <uint kMost>
+inline float adam_shared_delta(const device float* arena, const device float* m, const device float* v,
+                               const device uint* failures, uint at, float s, float decay,
+                               const device float* hp) {
+  const float mean = shared_mean<kMost>(m, at, s, hp[kBeta1], hp[kOneMinusBeta1], failures);
+  const float square = shared_mean<kMost>(v, at, s * s, hp[kBeta2], hp[kOneMinusBeta2], failures);
+  return adam_delta(arena, at, mean, square, decay, hp);
+}
+
+// Add a step, and keep it beside the one before. Of two workers' steps at once either may be the last one.
+inline void add_recorded(const device float* arena, const device float* last, const device float* prev, uint at,
+                         float delta) {
+  store(prev, at, load(last, at));
+  store(last, at, delta);
+  add(arena, at, delta);
 }
 
 // Dense kernels: element i of the launch is element offset + i of the arena.
@@ -86,7 +106,17 @@ inline void sgd_apply(const device float* arena, const device float* g, const de
   if (i >= n) return;
   if (i == 0) done[0] = 1u;
   const uint at = offset + i;
-  sgd_element(arena, at, g[i], decay_rate(decays, at, hp[kWeightDecay]), hp, grad_scale);
+  add(arena, at, sgd_delta(arena, at, g[i], decay_rate(decays, at, hp[kWeightDecay]), hp, grad_scale));
+}
+
+inline void sgd_recorded_apply(const device float* arena, const device float* last, const device float* prev,
+                               const device float* g, const device uchar* decays, const device float* hp,
+                               float grad_scale, uint n, uint offset, device uint* done, uint i) {
+  if (i >= n) return;
+  if (i == 0) done[0] = 1u;
+  const uint at = offset + i;
+  const float weight_decay = decay_rate(decays, at, hp[kWeightDecay]);
+  add_recorded(arena, last, prev, at, sgd_delta(arena, at, g[i], weight_decay, hp, grad_scale));
 }
 
 inline void momentum_apply(const device float* arena, const device float* g, const device float* m,
@@ -105,7 +135,7 @@ inline void adam_apply(const device float* arena, const device float* g, const d
   const uint at = offset + i;
   const float s = grad_scale * g[i];
   const float mean = adam_mean(m[i], s, hp), square = adam_square(v[i], s, hp);
-  adam_element(arena, at, mean, square, decay_rate(decays, at, hp[kDecay]), hp);
+  add(arena, at, adam_delta(arena, at, mean, square, decay_rate(decays, at, hp[kDecay]), hp));
   m_out[i] = mean;
   v_out[i] = square;
 }
@@ -120,18 +150,41 @@ inline void muon_direction(const device float* g, const device float* m, const d
   x_out[i] = hp[kOneMinusNesterovWeight] * mean + hp[kNesterovWeight] * s;
 }
 
-// `v` is laid out as the arena.
+// `m` is laid out as the arena.
 template <uint kMost = kTries>
-inline void adam_shared_apply(const device float* arena, const device float* v, const device uint* failures,
-                              const device float* g, const device float* m, const device uchar* decays,
-                              const device float* hp, float grad_scale, uint n, uint offset,
-                              device float* m_out, uint i) {
+inline void muon_direction_shared(const device float* m, const device uint* failures, const device float* g,
+                                  const device float* hp, float grad_scale, uint n, uint offset,
+                                  device float* x_out, uint i) {
   if (i >= n) return;
-  const uint at = offset + i;
   const float s = grad_scale * g[i];
-  const float mean = adam_mean(m[i], s, hp), square = adam_square_shared<kMost>(v, at, s, hp, failures);
-  adam_element(arena, at, mean, square, decay_rate(decays, at, hp[kDecay]), hp);
-  m_out[i] = mean;
+  const float mean = shared_mean<kMost>(m, offset + i, s, hp[kMuonBeta1], hp[kMuonOneMinusBeta1], failures);
+  x_out[i] = hp[kOneMinusNesterovWeight] * mean + hp[kNesterovWeight] * s;
+}
+
+template <uint kMost = kTries>
+inline void adam_shared_apply(const device float* arena, const device float* m, const device float* v,
+                              const device uint* failures, const device float* g, const device uchar* decays,
+                              const device float* hp, float grad_scale, uint n, uint offset,
+                              device uint* done, uint i) {
+  if (i >= n) return;
+  if (i == 0) done[0] = 1u;
+  const uint at = offset + i;
+  const float decay = decay_rate(decays, at, hp[kDecay]);
+  add(arena, at, adam_shared_delta<kMost>(arena, m, v, failures, at, grad_scale * g[i], decay, hp));
+}
+
+template <uint kMost = kTries>
+inline void adam_shared_recorded_apply(const device float* arena, const device float* last,
+                                       const device float* prev, const device float* m, const device float* v,
+                                       const device uint* failures, const device float* g,
+                                       const device uchar* decays, const device float* hp, float grad_scale,
+                                       uint n, uint offset, device uint* done, uint i) {
+  if (i >= n) return;
+  if (i == 0) done[0] = 1u;
+  const uint at = offset + i;
+  const float decay = decay_rate(decays, at, hp[kDecay]);
+  const float delta = adam_shared_delta<kMost>(arena, m, v, failures, at, grad_scale * g[i], decay, hp);
+  add_recorded(arena, last, prev, at, delta);
 }
 
 // APOLLO: w += coef * g * s - decay * w for a matrix with n / cols rows, with one factor s per row (row_step 1,

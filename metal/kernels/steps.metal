@@ -8,6 +8,15 @@
   mlxhog::sgd_apply(arena, g, decays, hp, grad_scale, n, offset, done, at.x);
 }
 
+[[kernel]] void sgd_recorded_apply(device float* arena [[buffer(0)]], device float* last [[buffer(1)]],
+                                   device float* prev [[buffer(2)]], const device float* g [[buffer(3)]],
+                                   const device uchar* decays [[buffer(4)]], const device float* hp [[buffer(5)]],
+                                   constant float& grad_scale [[buffer(6)]], constant uint& n [[buffer(7)]],
+                                   constant uint& offset [[buffer(8)]], device uint* done [[buffer(9)]],
+                                   uint3 at [[thread_position_in_grid]]) {
+  mlxhog::sgd_recorded_apply(arena, last, prev, g, decays, hp, grad_scale, n, offset, done, at.x);
+}
+
 [[kernel]] void momentum_apply(device float* arena [[buffer(0)]], const device float* g [[buffer(1)]],
                                const device float* m [[buffer(2)]], const device uchar* decays [[buffer(3)]],
                                const device float* hp [[buffer(4)]], constant float& grad_scale [[buffer(5)]],
@@ -25,14 +34,24 @@
   mlxhog::adam_apply(arena, g, m, v, decays, hp, grad_scale, n, offset, m_out, v_out, at.x);
 }
 
-[[kernel]] void adam_shared_apply(device float* arena [[buffer(0)]], device float* v [[buffer(1)]],
-                                  device uint* failures [[buffer(2)]], const device float* g [[buffer(3)]],
-                                  const device float* m [[buffer(4)]], const device uchar* decays [[buffer(5)]],
+[[kernel]] void adam_shared_apply(device float* arena [[buffer(0)]], device float* m [[buffer(1)]],
+                                  device float* v [[buffer(2)]], device uint* failures [[buffer(3)]],
+                                  const device float* g [[buffer(4)]], const device uchar* decays [[buffer(5)]],
                                   const device float* hp [[buffer(6)]],
                                   constant float& grad_scale [[buffer(7)]], constant uint& n [[buffer(8)]],
-                                  constant uint& offset [[buffer(9)]], device float* m_out [[buffer(10)]],
+                                  constant uint& offset [[buffer(9)]], device uint* done [[buffer(10)]],
                                   uint3 at [[thread_position_in_grid]]) {
-  mlxhog::adam_shared_apply(arena, v, failures, g, m, decays, hp, grad_scale, n, offset, m_out, at.x);
+  mlxhog::adam_shared_apply(arena, m, v, failures, g, decays, hp, grad_scale, n, offset, done, at.x);
+}
+
+[[kernel]] void adam_shared_recorded_apply(
+    device float* arena [[buffer(0)]], device float* last [[buffer(1)]], device float* prev [[buffer(2)]],
+    device float* m [[buffer(3)]], device float* v [[buffer(4)]], device uint* failures [[buffer(5)]],
+    const device float* g [[buffer(6)]], const device uchar* decays [[buffer(7)]],
+    const device float* hp [[buffer(8)]], constant float& grad_scale [[buffer(9)]], constant uint& n [[buffer(10)]],
+    constant uint& offset [[buffer(11)]], device uint* done [[buffer(12)]], uint3 at [[thread_position_in_grid]]) {
+  mlxhog::adam_shared_recorded_apply(arena, last, prev, m, v, failures, g, decays, hp, grad_scale, n, offset, done,
+                                     at.x);
 }
 
 [[kernel]] void muon_direction(const device float* g [[buffer(0)]], const device float* m [[buffer(1)]],
@@ -40,6 +59,14 @@
                                constant uint& n [[buffer(4)]], device float* m_out [[buffer(5)]],
                                device float* x_out [[buffer(6)]], uint3 at [[thread_position_in_grid]]) {
   mlxhog::muon_direction(g, m, hp, grad_scale, n, m_out, x_out, at.x);
+}
+
+[[kernel]] void muon_direction_shared(device float* m [[buffer(0)]], device uint* failures [[buffer(1)]],
+                                      const device float* g [[buffer(2)]], const device float* hp [[buffer(3)]],
+                                      constant float& grad_scale [[buffer(4)]], constant uint& n [[buffer(5)]],
+                                      constant uint& offset [[buffer(6)]], device float* x_out [[buffer(7)]],
+                                      uint3 at [[thread_position_in_grid]]) {
+  mlxhog::muon_direction_shared(m, failures, g, hp, grad_scale, n, offset, x_out, at.x);
 }
 
 [[kernel]] void channel_scale_apply(device float* arena [[buffer(0)]], const device float* g [[buffer(1)]],

@@ -12,9 +12,11 @@ Arrays of a step, by name:
     m, v        float32, private state: n values, or the whole parameter's, height * d. The new
                 values are outputs `m_out`, `v_out`, (n,) or (r, d); other rows keep theirs, as in
                 torch's SparseAdam
-    v           of a rule that shares it: float32, laid out as the arena, written in place
-    failures    beside that, (8 or more,) uint32: elements whose v was left as it is, since 64 tries
-                of a compare-and-swap failed, are added to its first element
+    m, v        of a rule that shares them: float32, laid out as the arena, written in place
+    failures    beside them, (8 or more,) uint32: elements whose moment was left as it is, since 64
+                tries of a compare-and-swap failed, are added to its first element
+    last, prev  of a rule that records its steps: float32, laid out as the arena, written in place:
+                the step, and the one recorded before it
     rows        (r,) int32, ascending, each once: a step updates a row's state once. Checked in
                 NumPy arrays; of others that repeat a row, one repetition gives the row's new state
 
@@ -78,6 +80,7 @@ class Rule:
             share in `decays`, or a row's number, flag and `done`, come on top.
         private: segments that go in as inputs and come out as outputs `<name>_out`.
         shared: segments that are written in place, with a counter of failed tries.
+        records: whether `last` and `prev` take the step; then there is no kernel for rows.
         muon: whether Muon's directions, and SGD's kernels that add them, step some of the matrices.
     """
 
@@ -86,7 +89,13 @@ class Rule:
     bytes_per_element: int
     private: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
+    records: bool = False
     muon: bool = False
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """What lies as the arena does and is written in place."""
+        return (*(("last", "prev") if self.records else ()), *self.shared)
 
     def dense(
         self, x: Mapping[str, Any], *, decays: Any, hp: Any, grad_scale: Any = 1.0, offset: int
@@ -141,9 +150,10 @@ class Rule:
         )
 
     def _check_shared(self, x: Mapping[str, Any]) -> None:
-        for name in self.shared:
+        for name in self.written:
             check_size(f"{name}, which is laid out as the arena,", x[name], size(x["arena"]))
             check_written(name, x[name])
+        if self.shared:
             check_written("failures", x["failures"])
 
     def _checked_rates(
@@ -168,15 +178,18 @@ SGD = Rule(name="sgd", formula=step_rules.sgd, bytes_per_element=12)
 MOMENTUM = Rule(name="momentum", formula=step_rules.momentum, bytes_per_element=20, private=("m",))
 ADAM = Rule(name="adam", formula=step_rules.adam, bytes_per_element=28, private=("m", "v"))
 ADAM_SHARED = Rule(
-    name="adam_shared",
-    formula=step_rules.adam,
-    bytes_per_element=28,
-    private=("m",),
-    shared=("v",),
+    name="adam_shared", formula=step_rules.adam, bytes_per_element=28, shared=("m", "v")
 )
 MUON = replace(ADAM, muon=True)
 """Of everything but hidden matrices it is AdamW."""
-RULES = (SGD, MOMENTUM, ADAM, ADAM_SHARED)
+MUON_SHARED = replace(ADAM_SHARED, muon=True)
+SGD_RECORDED = replace(SGD, name="sgd_recorded", bytes_per_element=24, records=True)
+ADAM_SHARED_RECORDED = replace(
+    ADAM_SHARED, name="adam_shared_recorded", bytes_per_element=40, records=True
+)
+RULES = (SGD, MOMENTUM, ADAM, ADAM_SHARED, SGD_RECORDED, ADAM_SHARED_RECORDED)
+RECORDED = {rule.name.removesuffix("_recorded"): rule for rule in RULES if rule.records}
+"""The rule that records its steps, by the name of the one that does not."""
 
 
 def muon_direction(x: Mapping[str, Any], *, hp: Any, grad_scale: Any = 1.0) -> Launch:
@@ -195,6 +208,33 @@ def muon_direction(x: Mapping[str, Any], *, hp: Any, grad_scale: Any = 1.0) -> L
         kernel=MUON_DIRECTION,
         inputs={**x, "hp": hp, "grad_scale": grad_scale, "n": n},
         outputs={"m_out": (n,), "x_out": (n,)},
+        grid=(n, 1, 1),
+    )
+
+
+def muon_direction_shared(
+    x: Mapping[str, Any], *, hp: Any, grad_scale: Any = 1.0, offset: int
+) -> Launch:
+    """Launch what Muon orthogonalises, of a mean that all workers share; output `x_out`, (n,).
+
+    Args:
+        x: `g`, n values; `m`, float32, laid out as the arena, and `failures`, written in place.
+        hp: (8,) float32, Muon's rates.
+        grad_scale: multiplies g first.
+        offset: first float of the parameter.
+
+    Raises:
+        ShapeError: arrays that do not fit each other, or a parameter outside the arena.
+    """
+    n = size(x["g"])
+    check_range("m", x["m"], offset, n)
+    check_size("hp", hp, HP)
+    for name in ("m", "failures"):
+        check_written(name, x[name])
+    return Launch(
+        kernel=MUON_DIRECTION_SHARED,
+        inputs={**x, "hp": hp, "grad_scale": grad_scale, "n": n, "offset": offset},
+        outputs={"x_out": (n,)},
         grid=(n, 1, 1),
     )
 
@@ -243,6 +283,8 @@ _SAMPLE_HP = {
     "momentum": momentum_hp(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.2),
     "adam": _ADAM_HP,
     "adam_shared": _ADAM_HP,
+    "sgd_recorded": sgd_hp(lr=0.1, weight_decay=0.2),
+    "adam_shared_recorded": _ADAM_HP,
 }
 
 
@@ -255,8 +297,11 @@ def _state(rng: np.random.Generator, rule: Rule, n: int, floats: int) -> dict[st
     state: dict[str, Any] = {name: _normal(rng, n) for name in rule.private}
     if "v" in state:
         state["v"] = np.square(state["v"])
-    for name in rule.shared:
-        state |= {name: np.square(_normal(rng, floats)), "failures": np.zeros(8, np.uint32)}
+    for name in rule.written:
+        values = _normal(rng, floats)
+        state[name] = np.square(values) if name == "v" else values
+    if rule.shared:
+        state["failures"] = np.zeros(8, np.uint32)
     return state
 
 
@@ -290,6 +335,12 @@ def _sample_muon(rng: np.random.Generator, n: int) -> Launch:
     return muon_direction(x, hp=muon_hp(beta1=0.9, nesterov=0.2), grad_scale=0.75)
 
 
+def _sample_shared_muon(rng: np.random.Generator, n: int) -> Launch:
+    x = {"g": _normal(rng, n), "m": _normal(rng, n + 8), "failures": np.zeros(8, np.uint32)}
+    hp = muon_hp(beta1=0.9, nesterov=0.2)
+    return muon_direction_shared(x, hp=hp, grad_scale=0.75, offset=3)
+
+
 def _sample_channel(rng: np.random.Generator, n: int) -> Launch:
     cols = 16
     g = _normal(rng, max(1, n // cols), cols)
@@ -308,11 +359,10 @@ def _call(name: str, arguments: tuple[Argument, ...], at: str) -> str:
 def _kernel(rule: Rule, *, rows: bool) -> Kernel:
     """Declare one of the kernels of a rule."""
     name = f"{rule.name}_apply_rows" if rows else f"{rule.name}_apply"
-    shared = [written(segment) for segment in rule.shared]
     inputs = (
         written("arena"),
-        *shared,
-        *([written("failures", "uint32")] if shared else ()),
+        *(written(segment) for segment in rule.written),
+        *([written("failures", "uint32")] if rule.shared else ()),
         *(arrays("rows", "int32") if rows else ()),
         *arrays(" ".join(("g", *rule.private))),
         *arrays("decays", "uint8"),
@@ -338,7 +388,7 @@ def _kernel(rule: Rule, *, rows: bool) -> Kernel:
 
 
 _DENSE = {rule.name: _kernel(rule, rows=False) for rule in RULES}
-_ROWS = {rule.name: _kernel(rule, rows=True) for rule in RULES}
+_ROWS = {rule.name: _kernel(rule, rows=True) for rule in RULES if not rule.records}
 _MUON_INPUTS = (*arrays("g m hp"), Argument(name="grad_scale", scalar=True), *sizes("n"))
 _MUON_OUTPUTS = arrays("m_out x_out")
 MUON_DIRECTION = Kernel(
@@ -349,6 +399,27 @@ MUON_DIRECTION = Kernel(
     outputs=_MUON_OUTPUTS,
     reference=step_rules.muon_direction_reference,
     sample=_sample_muon,
+    bytes_per_element=16,
+)
+_SHARED_MUON_INPUTS = (
+    written("m"),
+    written("failures", "uint32"),
+    *arrays("g hp"),
+    Argument(name="grad_scale", scalar=True),
+    *sizes("n offset"),
+)
+MUON_DIRECTION_SHARED = Kernel(
+    name="muon_direction_shared",
+    header="steps.h",
+    source=_call(
+        "muon_direction_shared",
+        (*_SHARED_MUON_INPUTS, *arrays("x_out")),
+        "thread_position_in_grid.x",
+    ),
+    inputs=_SHARED_MUON_INPUTS,
+    outputs=arrays("x_out"),
+    reference=step_rules.muon_direction_shared_reference,
+    sample=_sample_shared_muon,
     bytes_per_element=16,
 )
 _SCALE_INPUTS = (
@@ -368,4 +439,10 @@ CHANNEL_SCALE_APPLY = Kernel(
     sample=_sample_channel,
     bytes_per_element=12,  # and the factors
 )
-KERNELS = (*_DENSE.values(), MUON_DIRECTION, CHANNEL_SCALE_APPLY, *_ROWS.values())
+KERNELS = (
+    *_DENSE.values(),
+    MUON_DIRECTION,
+    MUON_DIRECTION_SHARED,
+    CHANNEL_SCALE_APPLY,
+    *_ROWS.values(),
+)

@@ -9,6 +9,7 @@ pause           1 while the arena has to hold still for a checkpoint
 steps           steps taken by this call, dropped ones included, as workers report them: that of a
                 worker that died before its report is missing until `Strategy.settle`
 version         updates applied to the parameters, since the model was initialised
+moments_since   the version at which the optimizer's shared moments began
 tokens          tokens computed by this call
 first_ticket    where synchronous rounds begin, counted from the beginning of training
 end_ticket      likewise, where the budget ends for strategies that take any free ticket; 0 nowhere
@@ -35,7 +36,7 @@ from mlxhog.errors import ArenaError
 
 LINE = 128  # Apple's cache line; two of x86's
 NAMES = (
-    "version", "tokens", "steps",
+    "version", "moments_since", "tokens", "steps",
     "command", "pause", "start_ns", "limit_ns",
     "first_ticket", "end_ticket", "tickets_before",
     "eval_asked", "eval_taken", "eval_next", "eval_first", "side_until_ns",

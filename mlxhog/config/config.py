@@ -84,9 +84,11 @@ class TrainConfig:
         choices=("serial", "hogwild", "sync", "round_robin", "avg_runs"),
     )
     predict: str = _strategy(
-        "own",
-        "hogwild: where gradients are taken; own moves a snapshot on by its last movement",
-        choices=("none", "own"),
+        "auto",
+        "where a gradient is taken: at the parameters, or where they will be when it lands, by "
+        "their movement since this worker's last read (own) or by the last steps of anyone (last); "
+        "auto is last where hogwild shares moments, else own",
+        choices=("auto", "none", "own", "last"),
     )
     async_after: float = _strategy(
         0.0, "hogwild: part of the budget trained in sync first", low=0, high=1
@@ -171,10 +173,12 @@ class TrainConfig:
     )
     weight_decay: float = _optimizer(0.1, "decay of weight matrices, decoupled", low=0)
     clip: float = _optimizer(0.5, "largest gradient norm; 0 switches clipping off", low=0)
-    second_moment: str = _optimizer(
-        "private",
-        "AdamW: one second moment per worker, or one for all",
-        choices=("private", "shared"),
+    moments: str = _optimizer(
+        "auto",
+        "AdamW, Muon: moments of each worker, or one pair for all; auto is shared for muon under "
+        "hogwild",
+        choices=("auto", "private", "shared"),
+        aliases=("second_moment",),
     )
 
     schedule: str = _schedule(
@@ -218,6 +222,9 @@ class TrainConfig:
     resume: str | None = _run(
         None, "go on with a run: a path, its name, latest, or one of its checkpoints"
     )
+    reset_optimizer: bool = _run(
+        False, "resume: without the moments, such as those of another optimizer"
+    )
     seed: int = _run(0, "seed of initial values, data order and samples", low=0, high=2**32 - 1)
     out: str = _run("runs", "folder that holds the runs")
     name: str | None = _run(
@@ -248,6 +255,8 @@ class TrainConfig:
             problems = [f"{name}: {text}" for name, text in self._contradictions()]
         if problems:
             raise ConfigError("\n".join(problems))
+        if self.resume is None and self.reset_optimizer:
+            raise ConfigError("reset_optimizer: is for a run that is resumed; add --resume")
         if self.resume is None and not self.has_budget:
             object.__setattr__(self, "time", DEFAULT_TIME_S)
 
@@ -257,6 +266,23 @@ class TrainConfig:
         return self.batch_size * self.grad_accumulation
 
     @property
+    def shares_moments(self) -> bool:
+        """Whether all workers have one pair of moments."""
+        if self.moments != "auto":
+            return self.moments == "shared"
+        whole = self.sparsify == "none" and self.blocks == "all"
+        return self.optimizer == "muon" and self.strategy == "hogwild" and whole
+
+    @property
+    def prediction(self) -> str:
+        """Where gradients are taken: one of none, own, last."""
+        if self.predict in ("none", "last"):
+            return self.predict
+        if self.strategy != "hogwild" or self.read == "live":
+            return "none"
+        return "last" if self.predict == "auto" and self.shares_moments else "own"
+
+    @property
     def has_budget(self) -> bool:
         """Whether it says how long to train; `resume` without it is the rest of the run's own."""
         return not (self.steps is None and self.tokens is None and self.time is None)
@@ -264,8 +290,7 @@ class TrainConfig:
     def _contradictions(self) -> list[tuple[str, str]]:
         """Pairs (option, what it contradicts and the way out)."""
         found = []
-        if self.read == "live" and self.strategy == "hogwild" and self.predict != "none":
-            found.append(("read", "live reads have no snapshot to predict from; add predict=none"))
+        found += self._contradictions_of_prediction()
         if self.async_after > 0 and self.strategy != "hogwild":
             found.append(
                 ("async_after", f"is for strategy hogwild, not {self.strategy}; leave it out")
@@ -279,13 +304,27 @@ class TrainConfig:
             found.append(("write", problem))
         return found + self._contradictions_of_optimizer() + self._sparse_contradictions()
 
+    def _contradictions_of_prediction(self) -> list[tuple[str, str]]:
+        """What reads ahead of the parameters need."""
+        if self.predict in ("auto", "none"):
+            return []
+        found = []
+        if self.read == "live" and self.strategy == "hogwild":
+            found.append(("read", "live reads have no snapshot to predict from; add predict=none"))
+        if self.predict == "last" and self.strategy not in ("hogwild", "round_robin"):
+            problem = f"last is for workers that add their own steps, not for {self.strategy}"
+            found.append(("predict", f"{problem}; leave it out"))
+        elif self.predict == "last" and not self.shares_moments:
+            problem = "last looks ahead by steps that all workers' moments make"
+            found.append(("predict", f"{problem}; add moments=shared"))
+        return found
+
     def _contradictions_of_optimizer(self) -> list[tuple[str, str]]:
         """What optimizers other than adamw cannot do, and what muon cannot combine."""
         found = []
-        if self.second_moment == "shared" and self.optimizer == "muon":
-            found.append(("second_moment", "muon keeps its moments private; leave it out"))
-        elif self.second_moment == "shared" and self.optimizer != "adamw":
-            found.append(("second_moment", f"{self.optimizer} has no second moment; leave it out"))
+        if self.moments == "shared" and self.optimizer not in ("adamw", "muon"):
+            problem = f"{self.optimizer} has none that workers could share; leave it out"
+            found.append(("moments", problem))
         narrow = self.orthogonalization_dtype == "bfloat16"
         if self.optimizer == "muon" and self.orthogonalization == "ns5" and narrow:
             problem = "is bfloat16, whose rounding the five steps of ns5 enlarge too far"
@@ -306,18 +345,18 @@ class TrainConfig:
         if sparsified and self.gpu_write != "cpu":
             problem = f"single elements are added by the CPU, and gpu_write is {self.gpu_write}"
             found.append(("sparsify", f"{problem}; set gpu_write=cpu"))
-        if sparsified and self.second_moment == "shared":
-            problem = "a shared second moment would still be written whole at every step"
-            found.append(("sparsify", f"{problem}; set second_moment=private"))
+        if sparsified and self.moments == "shared":
+            problem = "shared moments would still be written whole at every step"
+            found.append(("sparsify", f"{problem}; set moments=private"))
         if not sparsified and not self.error_feedback:
             problem = "without sparsify every step is written whole, and nothing is left to drop"
             found.append(("error_feedback", f"{problem}; leave it out, or add sparsify=topk:0.01"))
         if self.blocks == "disjoint" and (self.strategy != "hogwild" or self.async_after > 0):
             problem = "disjoint is for workers that write side by side; set strategy=hogwild"
             found.append(("blocks", f"{problem}, without async_after"))
-        if self.blocks == "disjoint" and self.second_moment == "shared":
+        if self.blocks == "disjoint" and self.moments == "shared":
             problem = "the moments of disjoint blocks go from worker to worker with the block"
-            found.append(("second_moment", f"{problem}; leave it out"))
+            found.append(("moments", f"{problem}; leave it out"))
         return found
 
     def _contradictions_of_strategy(self) -> list[tuple[str, str]]:
@@ -342,20 +381,21 @@ class TrainConfig:
                     f"{self.gpu_write}, but the CPU adds to each worker's own copy; leave it out"
                 )
                 found.append(("gpu_write", problem))
-            if self.second_moment == "shared":
+            if self.moments == "shared":
                 problem = "shared, but the runs are independent; leave it out, or use hogwild"
-                found.append(("second_moment", problem))
+                found.append(("moments", problem))
         return found
 
     def to_yaml(self) -> str:
         """Return a YAML text with which `train --config` repeats this run.
 
-        `resume` is left out: it says where one command began, not what the run is.
+        `resume` and what goes with it are left out: they say where one command began, not what the
+        run is.
         """
         values = {
             name: spec.spell(getattr(self, name))
             for name, spec in options(type(self)).items()
-            if name != "resume"
+            if name not in ("resume", "reset_optimizer")
         }
         # ASCII only: PyYAML does not read back every character that it writes as itself.
         return yaml.safe_dump(values, sort_keys=False)

@@ -76,7 +76,7 @@ WORKER_OPTIONS: Final = (
     "predict",
     "async_after",
     "average_every",
-    "second_moment",
+    "moments",
     "read",
     "write",
     "gpu_write",

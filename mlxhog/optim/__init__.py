@@ -3,8 +3,8 @@
 Each has a native step and a NumPy reference in one file, equal bit for bit with one worker, and
 Metal kernels (`metal_steps.py`) with the same roundings.
 Muon's products sum in another order than its reference, to a stated tolerance.
-Moments are private to a worker: every push already carries its history, and racy moments lose decay
-steps. AdamW's second moment may be shared.
+Moments are each worker's own: every step already carries its history. Those of AdamW and Muon may
+be of all workers, written under the locks of the parameters.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class OptimizerConfig(Protocol):
         """Decay of the parameters in the target's decay group."""
 
     @property
-    def second_moment(self) -> str:
-        """One of private, shared."""
+    def shares_moments(self) -> bool:
+        """Whether all workers have one pair of moments."""
 
     @property
     def sparsify(self) -> str:
@@ -131,7 +131,7 @@ def build(
         threads: that it may use.
 
     Raises:
-        ConfigError: unknown name, or unknown kind of second moment.
+        ConfigError: unknown name.
     """
     rule = _rule(config, hidden, threads)
     selection = Selection.parse(config.sparsify)
@@ -152,14 +152,12 @@ def _rule(config: OptimizerConfig, hidden: frozenset[str], threads: int) -> Opti
         raise ConfigError(
             f"no optimizer {config.optimizer!r}; choose from adamw, momentum, muon, sgd"
         )
-    if config.second_moment not in ("private", "shared"):
-        raise ConfigError(f"second_moment is {config.second_moment!r}; choose from private, shared")
     return AdamW(
         beta1=config.beta1,
         beta2=config.beta2,
         eps=config.eps,
         weight_decay=config.weight_decay,
-        shared_second_moment=config.second_moment == "shared",
+        shared=config.shares_moments,
     )
 
 
@@ -182,6 +180,7 @@ def _muon(config: OptimizerConfig, hidden: frozenset[str], threads: int) -> Muon
         beta2=config.beta2,
         eps=config.eps,
         weight_decay=config.weight_decay,
+        shared=config.shares_moments,
         threads=threads,
     )
 

@@ -45,10 +45,10 @@ def adamw_reference(
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """AdamW with a private first moment; the second is private, or shared by all workers.
+    """AdamW, with moments of each worker's own or one pair for all workers.
 
-    Bias correction counts the updates that went into each moment: `step` for private ones,
-    `shared_step` for a shared one. Rows that a gradient does not touch keep both moments, as in
+    Bias correction counts the updates that went into the moments: `step` for private ones,
+    `shared_step` for shared ones. Rows that a gradient does not touch keep both moments, as in
     torch.optim.SparseAdam; a dense gradient decays all of them.
     """
 
@@ -56,23 +56,23 @@ class AdamW:
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
-    shared_second_moment: bool = False
+    shared: bool = False
     native: bool = True
 
     @property
     def state_segments(self) -> tuple[str, ...]:
-        """Private state: "m", and "v" unless it is shared."""
-        return ("m",) if self.shared_second_moment else ("m", "v")
+        """Private state: "m" and "v", unless they are shared."""
+        return () if self.shared else ("m", "v")
 
     @property
     def shared_segments(self) -> tuple[str, ...]:
-        """Shared state: "v" if it is shared."""
-        return ("v",) if self.shared_second_moment else ()
+        """Shared state: "m" and "v", if they are."""
+        return ("m", "v") if self.shared else ()
 
     @property
     def metal_rule(self) -> metal_steps.Rule:
-        """The kernels that keep a shared second moment, or those that keep both private."""
-        return metal_steps.ADAM_SHARED if self.shared_second_moment else metal_steps.ADAM
+        """The kernels of shared moments, or of private ones."""
+        return metal_steps.ADAM_SHARED if self.shared else metal_steps.ADAM
 
     def step(
         self,
@@ -86,31 +86,30 @@ class AdamW:
         shared_step: int | None = None,
     ) -> None:
         """Apply one update; see `Optimizer.step`."""
-        shared = self.shared_second_moment
-        m_flat = target.private["m"]
-        v_flat = (target.shared if shared else target.private)["v"]
-        v_step = shared_step if shared and shared_step is not None else step
+        moments = target.moments(shared=self.shared)
+        m_flat, v_flat = moments["m"], moments["v"]
+        if self.shared and shared_step is not None:
+            step = shared_step
         common = {
             "lr": lr,
             "beta1": self.beta1,
             "beta2": self.beta2,
             "eps": self.eps,
             "bias1": 1.0 - self.beta1**step,
-            "bias2": 1.0 - self.beta2**v_step,
+            "bias2": 1.0 - self.beta2**step,
         }
         pairs = target.pairs(grads)
         if target.metal is not None:
-            state = {"m": m_flat, "v": v_flat}
             hp = adam_hp(**common, weight_decay=self.weight_decay)
-            target.metal.apply(self.metal_rule, pairs, state, hp, grad_scale)
+            target.metal.apply(self.metal_rule, pairs, moments, hp, grad_scale, target.record)
             return
         for slot, grad in pairs:
             decay = self.weight_decay if slot.name in target.decay else 0.0
             rates = {**common, "weight_decay": decay, "grad_scale": grad_scale}
             if self.native:
-                how = {**rates, "seed": seed, "shared_v": shared}
-                moments = (m_flat, v_flat)
-                target.apply(_native.adamw_step, _native.adamw_rows, slot, grad, moments, how)
+                how = {**rates, "seed": seed, "shared": self.shared}
+                state = (m_flat, v_flat)
+                target.apply(_native.adamw_step, _native.adamw_rows, slot, grad, state, how)
             else:
                 at, g = touched(grad)
                 w, m, v = (parameter(flat, slot) for flat in (target.flat, m_flat, v_flat))

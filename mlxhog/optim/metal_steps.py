@@ -24,15 +24,19 @@ from mlxhog.metal.kernels.steps import (
     ADAM_SHARED,
     MOMENTUM,
     MUON,
+    MUON_SHARED,
+    RECORDED,
     SGD,
     Rule,
     muon_direction,
+    muon_direction_shared,
 )
 from mlxhog.optim.gradients import Float32, Rows
 from mlxhog.optim.updates import Slot, row_width
 
 __all__ = [
-    "ADAM", "ADAM_SHARED", "MOMENTUM", "MUON", "SGD", "MetalSteps", "Rule", "decay_flags", "runs",
+    "ADAM", "ADAM_SHARED", "MOMENTUM", "MUON", "MUON_SHARED", "RECORDED", "SGD", "MetalSteps",
+    "Rule", "decay_flags", "runs",
 ]  # fmt: skip
 
 
@@ -78,6 +82,7 @@ class MetalSteps:
         state: Mapping[str, Float32],
         hp: Float32,
         grad_scale: float,
+        record: tuple[Float32, Float32] | None = None,
     ) -> None:
         """Apply one step of a rule, in place.
 
@@ -87,9 +92,11 @@ class MetalSteps:
             state: the rule's segments by name, each (n,) float32, laid out as the parameters.
             hp: (8,) float32, the rule's rates.
             grad_scale: factor of every gradient.
+            record: takes the steps of dense parameters, see `Target.record`.
 
         Raises:
             MetalError: a kernel failed.
+            KeyError: there is a record, and no kernel of this rule writes one.
 
         Concurrency: no add is lost beside others of one GPU, nor in emulation; beside a CPU that is
         what `mlxhog doctor` measures. Only this worker may write its private segments.
@@ -99,8 +106,11 @@ class MetalSteps:
             slot, grad = run[0]
             if isinstance(grad, Rows):
                 self._rows(rule, slot, grad, state, rates)
-            else:
+            elif record is None or slot.kind == "rows":
                 self._dense(rule, run, state, rates)
+            else:
+                recorded = {**state, "last": record[0], "prev": record[1]}
+                self._dense(RECORDED[rule.name], run, recorded, rates)
 
     def _dense(
         self,
@@ -148,14 +158,17 @@ class MetalSteps:
         m_flat: Float32,
         hp: Float32,
         grad_scale: float,
+        *,
+        shared: bool,
     ) -> list[Float32]:
         """Move the means of some matrices on; return what Muon orthogonalises, on the host.
 
         Args:
             pairs: parameters with their gradients.
-            m_flat: (n,) float32, the means, private, laid out as the parameters.
+            m_flat: (n,) float32, the means, laid out as the parameters.
             hp: (8,) float32, Muon's rates.
             grad_scale: factor of every gradient.
+            shared: whether other workers move the same means.
 
         Raises:
             MetalError: the kernel failed.
@@ -163,10 +176,14 @@ class MetalSteps:
         rates = {"hp": self.engine.array(hp), "grad_scale": grad_scale}
         directions = []
         for slot, grad in pairs:
-            span = slice(slot.offset, slot.offset + slot.size)
-            x = {"g": self.engine.array(grad), "m": self.adopt(m_flat)[span]}
-            outputs = self.engine.run(muon_direction(x, **rates))
-            m_flat[span] = self.engine.host(outputs["m_out"])
+            g, means = self.engine.array(grad), self.adopt(m_flat)
+            if shared:
+                x = {"g": g, "m": means, "failures": self._failures}
+                outputs = self.engine.run(muon_direction_shared(x, **rates, offset=slot.offset))
+            else:
+                span = slice(slot.offset, slot.offset + slot.size)
+                outputs = self.engine.run(muon_direction({"g": g, "m": means[span]}, **rates))
+                m_flat[span] = self.engine.host(outputs["m_out"])
             directions.append(self.engine.host(outputs["x_out"]).reshape(slot.shape))
         return directions
 
@@ -178,21 +195,31 @@ class MetalSteps:
         """Build the kernels of a rule, by launches on memory of their own that nobody needs."""
         array = self.engine.array
         n = FLAG_FLOATS
-        names = ("arena", *rule.private, *rule.shared)
+        names = ("arena", *rule.private, *rule.written)
         x = {name: array(np.zeros(n, np.float32)) for name in names}
         x |= {"g": array(np.zeros((1, n), np.float32))} | self._failed(rule)
         rates = {"decays": array(np.zeros(1, np.uint8)), "hp": array(np.ones(HP, np.float32))}
         self.engine.run(rule.dense(x, **rates, offset=0))
+        if rule.records:
+            return
+        if rule.muon:
+            self._warm_up_directions(rule, x, rates["hp"])
         x |= {"rows": array(np.zeros(1, np.int32))}
         self.engine.run(rule.rows(x, **rates, offset=0, height=1))
-        if rule.muon:
-            self.engine.run(muon_direction({"g": x["g"], "m": x["m"]}, hp=rates["hp"]))
-            self.warm_up(SGD)
+
+    def _warm_up_directions(self, rule: Rule, x: Mapping[str, Any], hp: Any) -> None:
+        """Build the kernels of Muon's directions, and those that add them."""
+        if rule.shared:
+            means = {name: x[name] for name in ("g", "m", "failures")}
+            self.engine.run(muon_direction_shared(means, hp=hp, offset=0))
+        else:
+            self.engine.run(muon_direction({"g": x["g"], "m": x["m"]}, hp=hp))
+        self.warm_up(SGD)
 
     def _state(self, rule: Rule, state: Mapping[str, Float32], span: slice) -> dict[str, Any]:
         """The arena and the state of a launch, which keeps `span` of the private segments."""
         private = {name: self.adopt(state[name])[span] for name in rule.private}
-        shared = {name: self.adopt(state[name]) for name in rule.shared}
+        shared = {name: self.adopt(state[name]) for name in rule.written}
         return {"arena": self.arena, **private, **shared, **self._failed(rule)}
 
     def _failed(self, rule: Rule) -> dict[str, Any]:
@@ -206,7 +233,7 @@ def runs(
     run: list[tuple[Slot, Float32 | Rows]] = []
     for slot, grad in sorted(pairs, key=lambda pair: pair[0].offset):
         alone = isinstance(grad, Rows)
-        if run and (alone or slot.offset != _next_boundary(run[-1][0])):
+        if run and (alone or not _follows(slot, run[-1][0])):
             yield run
             run = []
         run.append((slot, grad))
@@ -215,6 +242,11 @@ def runs(
             run = []
     if run:
         yield run
+
+
+def _follows(slot: Slot, before: Slot) -> bool:
+    """Whether one launch can step both."""
+    return slot.offset == _next_boundary(before) and slot.kind == before.kind
 
 
 def _next_boundary(slot: Slot) -> int:

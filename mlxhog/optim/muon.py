@@ -17,16 +17,21 @@ X the short way up. All those A, and the factors, are polynomials of the first A
 and are symmetric: the steps go on in matrices of the smaller side alone, of which one triangle is
 computed, and X is multiplied once, at the end.
 
-State is private: `m` of every parameter, `v` of those that AdamW moves. The directions u reach the
-parameters as steps of plain SGD do, by the same kernels, locks and write modes. Where Metal kernels
-add a worker's steps, they make x and write u; the CPU orthogonalises in between.
+State is `m` of every parameter and `v` of those that AdamW moves, of each worker's own or one for
+all workers: a shared m moves under the locks of its parameter, as the arena's mode promises, before
+x is orthogonalised without any. The directions u reach the parameters as steps of plain SGD do, by
+the same kernels, locks and write modes. Where Metal kernels add a worker's steps, they make x and
+write u; the CPU orthogonalises in between.
+
+Only steps of hidden matrices are recorded: looking ahead pays for them
+(`mlxhog.strategies.look_ahead`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -39,7 +44,7 @@ from mlxhog.optim.adamw import AdamW
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.sgd import SGD
 from mlxhog.optim.target import Target, float32, parameter
-from mlxhog.optim.updates import Float32, Grads, Slot
+from mlxhog.optim.updates import WRITE_MODES, Float32, Grads, Slot
 
 Coefficients = tuple[tuple[float, float, float], ...]
 
@@ -130,7 +135,7 @@ def to_bfloat16(x: Float32) -> Float32:
 
 @dataclass(frozen=True, kw_only=True)
 class Muon:
-    """Muon for the matrices named in `hidden`, AdamW for the rest; every moment private.
+    """Muon for the matrices named in `hidden`, AdamW for the rest.
 
     A gradient of some rows of a hidden matrix counts as zero in the others.
 
@@ -143,6 +148,7 @@ class Muon:
         beta2: decay of AdamW's second moment.
         eps: of AdamW.
         weight_decay: of both rules.
+        shared: whether all workers have one pair of moments.
         threads: each takes matrices of its own, so results do not depend on their number.
         native: False takes the NumPy references, for one worker only.
     """
@@ -155,11 +161,24 @@ class Muon:
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
+    shared: bool = False
     threads: int = 1
     native: bool = True
-    state_segments: tuple[str, ...] = ("m", "v")
-    shared_segments: tuple[str, ...] = ()
-    metal_rule: metal_steps.Rule = metal_steps.MUON
+
+    @property
+    def state_segments(self) -> tuple[str, ...]:
+        """Private state: "m" and "v", unless they are shared."""
+        return self._rest.state_segments
+
+    @property
+    def shared_segments(self) -> tuple[str, ...]:
+        """Shared state: "m" and "v", if they are."""
+        return self._rest.shared_segments
+
+    @property
+    def metal_rule(self) -> metal_steps.Rule:
+        """The kernels of shared moments, or of private ones."""
+        return metal_steps.MUON_SHARED if self.shared else metal_steps.MUON
 
     @cached_property
     def _rest(self) -> AdamW:
@@ -169,6 +188,7 @@ class Muon:
             beta2=self.beta2,
             eps=self.eps,
             weight_decay=self.weight_decay,
+            shared=self.shared,
             native=self.native,
         )
 
@@ -192,49 +212,60 @@ class Muon:
         pairs = target.pairs(grads)
         rest = {slot.name: grad for slot, grad in pairs if slot.name not in self.hidden}
         if rest:
-            self._rest.step(target, rest, lr=lr, step=step, seed=seed, grad_scale=grad_scale)
+            self._rest.step(
+                replace(target, record=None),
+                rest,
+                lr=lr,
+                step=step,
+                seed=seed,
+                grad_scale=grad_scale,
+                shared_step=shared_step,
+            )
         hidden = [
             (slot, _dense(slot, grad) if isinstance(grad, Rows) else grad)
             for slot, grad in pairs
             if slot.name in self.hidden
         ]
         for batch in _batches(hidden, BATCH * self.threads):
-            directions = self._directions(target, batch, grad_scale)
+            directions = self._directions(target, batch, grad_scale, seed)
             self._write.step(target, directions, lr=lr, step=step, seed=seed)
 
     def _directions(
-        self, target: Target, batch: Sequence[tuple[Slot, Float32]], grad_scale: float
+        self, target: Target, batch: Sequence[tuple[Slot, Float32]], grad_scale: float, seed: int
     ) -> dict[str, Float32]:
         """Move the means of some hidden matrices on, and return their directions u."""
-        m_flat = target.private["m"]
-        means = [parameter(m_flat, slot) for slot, _ in batch]
+        m_flat = target.moments(shared=self.shared)["m"]
         scales = [RMS * math.sqrt(max(slot.shape)) for slot, _ in batch]
         coefficients = ORTHOGONALIZATIONS[self.orthogonalization]
         if target.metal is not None:
             hp = muon_hp(beta1=self.beta1, nesterov=self.nesterov)
-            xs = target.metal.directions(batch, m_flat, hp, grad_scale)
+            xs = target.metal.directions(batch, m_flat, hp, grad_scale, shared=self.shared)
             us = [np.empty(slot.shape, np.float32) for slot, _ in batch]
             _native.polar(
                 xs, us, scales, coefficients, bfloat16=self.bfloat16, threads=self.threads
             )
         elif self.native:
             us = [np.empty(slot.shape, np.float32) for slot, _ in batch]
-            gs = [grad for _, grad in batch]
             _native.muon_directions(
-                gs,
-                means,
+                target.locks if self.shared else None,
+                target.mode if self.shared else WRITE_MODES["racy"],  # nobody else writes them
+                m_flat,
+                [slot.offset for slot, _ in batch],
+                [grad for _, grad in batch],
                 us,
                 scales,
                 coefficients,
                 beta1=self.beta1,
                 nesterov=self.nesterov,
                 grad_scale=grad_scale,
+                seed=seed,
                 bfloat16=self.bfloat16,
                 threads=self.threads,
             )
         else:
             us = []
-            for (_, grad), m, scale in zip(batch, means, scales, strict=True):
+            for (slot, grad), scale in zip(batch, scales, strict=True):
+                m = parameter(m_flat, slot)
                 m[...], x = direction_reference(
                     grad, m, beta1=self.beta1, nesterov=self.nesterov, grad_scale=grad_scale
                 )

@@ -64,7 +64,7 @@ class SGD:
         pairs = target.pairs(grads)
         if target.metal is not None:
             hp = sgd_hp(lr=lr, weight_decay=self.weight_decay)
-            target.metal.apply(self.metal_rule, pairs, {}, hp, grad_scale)
+            target.metal.apply(self.metal_rule, pairs, {}, hp, grad_scale, target.record)
             return
         for slot, grad in pairs:
             decay = self.weight_decay if slot.name in target.decay else 0.0
@@ -116,7 +116,7 @@ class Momentum:
                 nesterov=self.nesterov,
                 weight_decay=self.weight_decay,
             )
-            target.metal.apply(self.metal_rule, pairs, {"m": m_flat}, hp, grad_scale)
+            target.metal.apply(self.metal_rule, pairs, {"m": m_flat}, hp, grad_scale, target.record)
             return
         for slot, grad in pairs:
             decay = self.weight_decay if slot.name in target.decay else 0.0

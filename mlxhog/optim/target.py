@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,17 @@ from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.updates import Float32, Grads, Int32, Rows, Slot, check, row_width
 
 NativeStep = Callable[..., None]
+
+
+class Record(NamedTuple):
+    """The last steps of anyone, (n,) float32 each, shared and laid out as the parameters.
+
+    Of a dense parameter they are what was added last and what was added before that, element by
+    element. Parameters that are written by rows are not recorded: their elements stay 0.
+    """
+
+    last: Float32
+    prev: Float32
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,7 @@ class Target:
         metal: applies the steps by Metal kernels; None applies them by native code.
         pending: (n,) float32 of this worker, laid out as `flat`: steps are added to it, and the
             parameters are only read, without a lock. None adds steps to the parameters.
+        record: keeps the steps that are added to dense parameters, under the same locks.
     """
 
     flat: Float32
@@ -41,6 +54,11 @@ class Target:
     decay: frozenset[str]
     metal: MetalSteps | None = None
     pending: Float32 | None = None
+    record: Record | None = None
+
+    def moments(self, *, shared: bool) -> Mapping[str, Float32]:
+        """The optimizer's state by segment name: that of all workers, or this worker's own."""
+        return self.shared if shared else self.private
 
     def pairs(self, grads: Grads) -> list[tuple[Slot, Float32 | Rows]]:
         """Each gradient with its slot, rows summed up; all checked before anything is written."""
@@ -74,13 +92,20 @@ class Target:
         elif slot.kind == "rows":
             whole = (row_width(slot), slot.row_word0, None, grad)
             rows(*common, *whole, *state, **rates, pending=self.pending)
-        else:
+        elif self.record is None:
             dense(*common, grad, *state, **rates, pending=self.pending)
+        else:
+            last, prev = self.record
+            dense(*common, grad, *state, **rates, last=last, prev=prev)
 
     def add(self, slot: Slot, at: slice | Int32, delta: Float32) -> None:
         """Add a step to distinct rows, as the references do it: for one worker only."""
         written = parameter(self.flat if self.pending is None else self.pending, slot)
         written[at] += delta
+        if self.record is not None and slot.kind != "rows" and at == slice(None):
+            last, prev = (parameter(flat, slot) for flat in self.record)
+            prev[...] = last
+            last[...] = delta
 
 
 def touched(grad: Float32 | Rows) -> tuple[slice | Int32, Float32]:

@@ -219,6 +219,18 @@ def snapshot_predict(dst: Float32, src: Float32, prev: Float32, coef: float) -> 
     _native.snapshot_predict(dst, src, prev, coef)
 
 
+def snapshot_ahead(
+    dst: Float32, src: Float32, last: Float32, prev: Float32, *, horizon: float, trend: float
+) -> None:
+    """Set `dst = src + horizon * (last + trend * (last - prev))`, in one pass over (n,) float32.
+
+    Where the parameters will be `horizon` steps on, judged by the last two (`predict=last`).
+
+    Concurrency: all but `dst` are shared, see `snapshot`.
+    """
+    _native.snapshot_ahead(dst, src, last, prev, horizon, trend)
+
+
 def add_probe(place: Place, probe: Float32, *, scattered: bool = False) -> None:
     """Add 1.0 to every element of the arena's lost-update probe, by the parameters' own kernel.
 
@@ -247,5 +259,5 @@ def lost_update_rate(probe: Float32, adds: int) -> float:
 __all__ = [
     "STRIPE", "WRITE_MODES", "Float32", "GradientSum", "Grads", "Int32", "Place", "Rows", "Slot",
     "UInt32", "add", "add_at", "add_packed16", "add_probe", "check", "lost_update_rate",
-    "row_width", "snapshot", "snapshot_predict",
+    "row_width", "snapshot", "snapshot_ahead", "snapshot_predict",
 ]  # fmt: skip

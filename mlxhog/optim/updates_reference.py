@@ -33,6 +33,14 @@ def snapshot_predict(dst: Float32, src: Float32, prev: Float32, coef: float) -> 
     prev[...] = now
 
 
+def snapshot_ahead(
+    dst: Float32, src: Float32, last: Float32, prev: Float32, *, horizon: float, trend: float
+) -> None:
+    """Set `dst = src + horizon * (last + trend * (last - prev))`."""
+    a, b = np.float32(horizon * (1.0 + trend)), np.float32(horizon * trend)
+    dst[...] = src + (a * last - b * prev)
+
+
 def sumsq(g: Float32) -> float:
     """Sum of squares in float64."""
     return float(np.sum(np.square(g, dtype=np.float64)))

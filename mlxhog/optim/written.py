@@ -15,7 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import optim
-from mlxhog.optim import AdamW, Optimizer, OptimizerConfig, Sparsified, Target, gradients, updates
+from mlxhog.optim import (
+    AdamW,
+    Muon,
+    Optimizer,
+    OptimizerConfig,
+    Sparsified,
+    Target,
+    gradients,
+    updates,
+)
 from mlxhog.optim.target import parameter
 from mlxhog.optim.updates import Float32, Grads, Slot
 
@@ -55,7 +64,7 @@ class WrittenSupport:
         """Begin without moments and residuals.
 
         Args:
-            config: optimizer, sparsification, clipping; a shared second moment counts as private.
+            config: optimizer, sparsification, clipping; shared moments count as private.
             slots: every parameter by name.
             params: (n,) float32, laid out as the slots say; only read.
             decay: names of the parameters that weight decay applies to.
@@ -63,8 +72,8 @@ class WrittenSupport:
         """
         self._config, self._params = config, params
         self._optimizer: Optimizer = optim.build(config, hidden)
-        if isinstance(self._optimizer, AdamW):
-            self._optimizer = replace(self._optimizer, shared_second_moment=False)
+        if isinstance(self._optimizer, AdamW | Muon):
+            self._optimizer = replace(self._optimizer, shared=False)
         self._target = Target(
             flat=params.copy(),
             slots=slots,

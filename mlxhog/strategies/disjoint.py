@@ -52,6 +52,7 @@ class Disjoint(Hogwild):
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The segments of the table above."""
         return {
+            **super().segments(n_params),
             "blocks.words": ("uint8", _LINE * (2 + self.workers)),
             "blocks.steps": ("uint8", 8 * n_params),
         }

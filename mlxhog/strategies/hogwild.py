@@ -2,26 +2,39 @@
 
 With one worker nothing runs beside it, so this is serial SGD, bit for bit.
 
-With `predict="own"` and several workers the gradient is evaluated where the parameters are
-expected to be when it lands: while this worker computes, each of the other P - 1 applies about one
-update, so the parameters move on by about (P - 1)/P of what they moved between this worker's last
-two reads.
-Related published method: DANA, arXiv:1907.11612 (there from the workers' momenta).
+With several workers a gradient is taken where the parameters are expected to be when it lands, as
+`--predict` says (`look_ahead.py`).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from mlxhog.arena import Arena
 from mlxhog.arena.workers import Phase
-from mlxhog.backends.backend import Float32, Grads
+from mlxhog.backends.backend import Grads
 from mlxhog.data.ledger import NO_END, TicketState
-from mlxhog.optim import gradients, updates
+from mlxhog.optim import gradients
+from mlxhog.strategies import look_ahead
 from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
 
 
 class Hogwild(Strategy):
     """Lock-free workers; also `serial`, which is this with one worker."""
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """What looking ahead needs."""
+        return look_ahead.segments(self.config, self.workers)
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """What looking ahead needs."""
+        return tuple(look_ahead.segments(self.config, self.workers))
+
+    def position(self, arena: Arena) -> dict[str, Any] | None:
+        """Nothing but that the kept segments fit the same strategy and as many workers."""
+        return {} if self.kept_segments() else None
 
     def worker(self, context: Context) -> HogwildWorker:
         """Prepare one worker."""
@@ -32,20 +45,16 @@ class HogwildWorker:
     """Read, compute, add."""
 
     def __init__(self, context: Context, *, more_tickets: int = 0) -> None:
-        """Prepare one worker; costs one more private copy of the parameters when predicting.
+        """Prepare one worker.
 
         Args:
             context: this worker's view of the run.
             more_tickets: that were taken of this call's beyond one for each step.
         """
         self.context = context
-        arena, config = context.arena, context.config
+        arena = context.arena
         self._live = context.reads_live
-        self._previous: Float32 | None = None
-        if config.predict == "own" and context.workers > 1 and not self._live:
-            self._previous = np.empty_like(arena.params)
-            updates.snapshot(self._previous, arena.params)
-        self._step_ahead = (context.workers - 1) / context.workers
+        self._reader = look_ahead.reader(arena, context.config, context.workers)
         self._target = context.target(context.slot)
         self._version_read = 0
         end = arena.counters.load("end_ticket")
@@ -75,18 +84,14 @@ class HogwildWorker:
         return ledger.state(*ledger.locate(self._end - 1)) != TicketState.FREE
 
     def read(self) -> None:
-        """Snapshot or predicted snapshot; live reads need nothing."""
+        """A snapshot, as it is or moved on; live reads need nothing."""
         context = self.context
         self._version_read = context.arena.counters.load("version")
         context.entry.version_read = self._version_read
         if self._live:
             return
-        backend, params = context.backend, context.arena.params
-        if self._previous is None:
-            updates.snapshot(backend.inbox, params)
-        else:
-            updates.snapshot_predict(backend.inbox, params, self._previous, self._step_ahead)
-        backend.refresh()
+        self._reader.read(context.backend.inbox)
+        context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
         """Add this worker's optimizer step; other workers' steps may land in between."""
@@ -103,7 +108,9 @@ class HogwildWorker:
         version = counters.add("version", 1) if finite else counters.load("version")
         ledger.finish(lease.epoch, lease.ticket, context.owner)
         entry.ticket = -1
-        return Outcome(applied=finite, staleness=version - self._version_read, version=version + 1)
+        staleness = version - self._version_read
+        self._reader.landed(staleness)
+        return Outcome(applied=finite, staleness=staleness, version=version + 1)
 
     def _own(self, grads: Grads) -> Grads:
         """The part of the gradient that this worker writes."""
@@ -123,5 +130,5 @@ class HogwildWorker:
             step=step,
             seed=self._version_read * 65_537 + context.slot,
             grad_scale=context.grad_scale(norm),
-            shared_step=context.arena.counters.load("version") + 1,
+            shared_step=context.shared_steps() + 1,
         )

@@ -6,6 +6,8 @@ every gradient is applied exactly P - 1 updates after it was read, no two worker
 the run is a function of its configuration: with a budget of steps or tokens, reruns are equal bit
 for bit, and one worker is the serial run.
 
+With `predict=last` the copy is moved on by P - 1 steps like the last ones (`look_ahead.py`).
+
 The copies lie in the arena: a worker that replaces a dead one computes the very same gradient.
 Turns are opened one by one, each by the worker that ends the turn P before it; when none is opened
 (the budget is used up, or a checkpoint wants the arena to hold still) those that are open run out,
@@ -34,6 +36,7 @@ from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
 from mlxhog.data.ledger import Ledger, TicketState
 from mlxhog.optim import gradients, updates
+from mlxhog.strategies import look_ahead
 from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
 from mlxhog.strategies.words import LINE, Journal, StepRecord, Words
 
@@ -59,7 +62,8 @@ class RoundRobin(Strategy):
 
     def kept_segments(self) -> tuple[str, ...]:
         """The parameters at which each worker's next gradient is taken."""
-        return tuple(f"turns.read.{rank + 1}" for rank in range(self.workers))
+        copies = (f"turns.read.{rank + 1}" for rank in range(self.workers))
+        return (*copies, *look_ahead.segments(self.config, self.workers))
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
         """Let each worker's first gradient be taken at the parameters, or where it left off."""
@@ -68,10 +72,10 @@ class RoundRobin(Strategy):
         first = 0 if position is None else position["turn"] % self.workers
         for word in (_TURN, _OPEN, _FIRST):
             words.store(0, word, first)
-        for rank, (name, own) in enumerate(zip(self.kept_segments(), versions, strict=True)):
+        for rank, own in enumerate(versions):
             words.store(1 + rank, 0, own)
             if position is None:
-                updates.snapshot(arena.segment(name), arena.params)
+                updates.snapshot(arena.segment(f"turns.read.{rank + 1}"), arena.params)
 
     def position(self, arena: Arena) -> dict[str, Any]:
         """Whose turn it is, and the versions of all copies."""
@@ -99,17 +103,18 @@ class RoundRobin(Strategy):
         number = arena.counters.load("first_ticket") + turn - words.load(0, _FIRST)
         record = Journal(words, 1 + self.workers + rank).read()
         if record.ticket == number and ledger.state(*ledger.locate(number)) == TicketState.DONE:
-            _take_in(arena, words, rank, record)
+            _take_in(self, arena, words, rank, record)
             words.store(0, _TURN, turn + 1)
         super().settle(arena, ledger)
 
 
-def _take_in(arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
+def _take_in(strategy: Strategy, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
     """Make what a turn was noted to leave what holds; doing it twice changes nothing."""
     arena.workers.entry(rank + 1).opt_step = record.opt_step
     arena.counters.store("version", record.version)
     words.store(0, _TOKENS, record.tokens)
-    updates.snapshot(arena.segment(f"turns.read.{rank + 1}"), arena.params)
+    reader = look_ahead.reader(arena, strategy.config, strategy.workers)
+    reader.read(arena.segment(f"turns.read.{rank + 1}"))
     words.store(1 + rank, 0, record.version)
 
 
@@ -187,7 +192,7 @@ class RoundRobinWorker:
                 self._apply(grads, norm, lr, record)
             ledger.finish(lease.epoch, lease.ticket, context.owner)
         record = self._journal.read()
-        _take_in(context.arena, words, context.rank, record)
+        _take_in(context.strategy, context.arena, words, context.rank, record)
         if words.load(0, _OPEN) == self._turn + context.workers:
             if not (self._is_over(self._turn + context.workers) or context.paused()):
                 self._open(self._turn + context.workers + 1)
@@ -235,5 +240,5 @@ class RoundRobinWorker:
             step=record.opt_step,
             seed=context.entry.version_read * 65_537 + context.slot,
             grad_scale=context.grad_scale(norm),
-            shared_step=record.version,
+            shared_step=context.shared_steps() + 1,
         )

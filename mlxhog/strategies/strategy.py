@@ -26,6 +26,7 @@ from mlxhog.data.ledger import Ledger, Position
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import Optimizer, Target, gradients, updates
 from mlxhog.optim.metal_steps import MetalSteps
+from mlxhog.strategies import look_ahead
 
 
 class Idle(Enum):
@@ -302,6 +303,7 @@ class Context:
             shared={name: arena.segment(name) for name in self.optimizer.shared_segments},
             decay=self.decay,
             metal=self.metal,
+            record=look_ahead.record(arena, self.config, self.workers),
         )
 
     @property
@@ -347,6 +349,11 @@ class Context:
         return self.budget.progress(
             steps=counters.load("steps"), tokens=counters.load("tokens"), seconds=self.seconds()
         )
+
+    def shared_steps(self) -> int:
+        """Updates that have gone into moments of all workers."""
+        counters = self.arena.counters
+        return counters.load("version") - counters.load("moments_since")
 
     def lr(self) -> float:
         """Step size of the next update."""

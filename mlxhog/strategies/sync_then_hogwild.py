@@ -13,6 +13,7 @@ from typing import Any
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Grads
 from mlxhog.data.ledger import Ledger
+from mlxhog.strategies import look_ahead
 from mlxhog.strategies.hogwild import HogwildWorker
 from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy, StrategyWorker
 from mlxhog.strategies.sync import (
@@ -29,8 +30,9 @@ class SyncThenHogwild(Strategy):
     """`Sync` until a share of the run is over, then `Hogwild`."""
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
-        """Those of `Sync`."""
-        return sync_segments(self.workers, n_params)
+        """Those of both."""
+        ahead = look_ahead.segments(self.config, self.workers)
+        return {**sync_segments(self.workers, n_params), **ahead}
 
     def worker(self, context: Context) -> StrategyWorker:
         """Prepare one worker."""

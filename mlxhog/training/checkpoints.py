@@ -82,7 +82,15 @@ def _initialise(plan: Plan, arena: Arena) -> None:
 
 
 def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> str | None:
-    """Give every worker its moments back, or the average where the workers are not the same."""
+    """Give every worker its moments back, or the average where the workers are not the same.
+
+    Moments that were each worker's own become their average where all share them, and the other way
+    round every worker begins with those of all.
+    """
+    version = arena.counters.load("version")
+    if plan.config.reset_optimizer:
+        arena.counters.store("moments_since", version)
+        return "the optimizer begins anew, without moments"
     steps = {int(slot): int(n) for slot, n in saved.state["opt_steps"].items()}
     saved_slots = list(steps)
     slots = [k + 1 for k in range(len(plan.workers))]
@@ -94,11 +102,14 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
         entry = arena.workers.entry(slot)
         entry.opt_step = round(sum(steps[s] for s in sources) / len(sources))
         for kind in plan.private_state:
-            _fill(arena, f"{kind}.{slot}", [f"{kind}.{s}" for s in sources], saved.optimizer)
+            segments = [f"{kind}.{s}" for s in sources]
+            _fill(arena, f"{kind}.{slot}", [*segments, kind], saved.optimizer)
             if kind == RESIDUAL and not same:  # what all have not written yet stays as much
                 arena.segment(f"{kind}.{slot}")[...] *= np.float32(len(saved_slots) / len(now))
     for kind in plan.shared_state:
-        _fill(arena, kind, [kind], saved.optimizer)
+        _fill(arena, kind, [kind, *(f"{kind}.{s}" for s in saved_slots)], saved.optimizer)
+    since = saved.state.get("moments_since", version - round(sum(steps.values()) / len(steps)))
+    arena.counters.store("moments_since", max(0, since))
     if same or not plan.private_state:
         return None
     if len(saved_slots) == 1:
@@ -189,6 +200,8 @@ def save(
         optimizer=moments,
         state={
             "version": version,
+            "optimizer": config.optimizer,
+            **({"moments_since": counters.load("moments_since")} if plan.shared_state else {}),
             "used": used,
             "budget": {"steps": config.steps, "tokens": config.tokens, "time": config.time},
             "left": rest,

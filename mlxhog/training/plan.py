@@ -246,7 +246,7 @@ def _worker_bytes(config: TrainConfig, model: ModelConfig, layout: Layout, worke
     """Snapshot, previous snapshot, gradients, activations, and the process itself."""
     copies = 1 + (config.read != "live")
     copies += config.sparsify != "none" and not config.error_feedback  # steps before selection
-    copies += config.predict == "own" and config.strategy == "hogwild" and workers > 1
+    copies += config.prediction == "own" and workers > 1
     per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
     per_token += 4 * model.vocab_size
     tokens = config.batch_size * config.seq_len

@@ -42,7 +42,8 @@ class Resumption:
 
         Raises:
             RunError: there is no such run.
-            CheckpointError: there is no checkpoint yet, it is damaged, or of another architecture.
+            CheckpointError: there is no checkpoint yet, it is damaged, or of another architecture
+                or optimizer.
             ConfigError: the run is done, so that somebody has to say how much more.
         """
         if config.resume is None:
@@ -50,6 +51,7 @@ class Resumption:
         run, path = checkpoint.resumable(config.resume, Path(config.out))
         saved = checkpoint.load(path)
         checkpoint.check_architecture(saved, model)
+        _check_optimizer(config, saved)
         if config.has_budget:
             return cls(config, run, saved, None)
         own = saved.state["budget"]
@@ -88,6 +90,17 @@ class Resumption:
         _, newest = checkpoint.resumable(self.config.resume, Path(self.config.out))
         if newest != self.checkpoint.path:
             raise RunError(f"another command has just gone on with {self.run.directory}; try again")
+
+
+def _check_optimizer(config: TrainConfig, saved: Checkpoint) -> None:
+    """Refuse moments that another optimizer has left; checkpoints of old do not name theirs."""
+    own = saved.state.get("optimizer", config.optimizer)
+    if own != config.optimizer and not config.reset_optimizer:
+        raise CheckpointError(
+            f"{config.resume} was trained with optimizer {own}, this is {config.optimizer}, which "
+            f"cannot go on with its moments; add --optimizer {own}, or --reset-optimizer to begin "
+            "without moments"
+        )
 
 
 def _rest(state: Mapping[str, Any]) -> Budget:

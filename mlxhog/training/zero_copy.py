@@ -12,7 +12,8 @@ from mlxhog.backends.backend import Float32
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal import engine
 from mlxhog.metal.engine import shares_memory
-from mlxhog.optim.metal_steps import MetalSteps, Rule
+from mlxhog.optim.metal_steps import RECORDED, MetalSteps, Rule
+from mlxhog.strategies import look_ahead
 from mlxhog.training.job import Job
 from mlxhog.training.worker_messages import leave_notice
 
@@ -53,7 +54,9 @@ def metal_steps(job: Job, arena: Arena, rule: Rule, decay: frozenset[str]) -> Me
         return None
     gpu = engine.create(job.engine, threads=job.spec.threads)
     slots = {job.slot, 1}  # where a strategy keeps one state for all, it is slot 1's
-    names = [*(f"{name}.{slot}" for name in rule.private for slot in slots), *rule.shared]
+    recorded = tuple(look_ahead.segments(job.config, len(job.setup.workers)))
+    private = (f"{name}.{slot}" for name in rule.private for slot in slots)
+    names = [*private, *rule.shared, *recorded]
     try:
         if not gpu.emulated:
             _refuse_straddling(arena, ["params", *names])
@@ -68,6 +71,8 @@ def metal_steps(job: Job, arena: Arena, rule: Rule, decay: frozenset[str]) -> Me
         problem = str(error)
     if problem is None:
         steps.warm_up(rule)
+        if recorded:
+            steps.warm_up(RECORDED["sgd" if rule.muon else rule.name])
         return steps
     leave_notice(
         f"worker {job.slot} ({job.spec.backend}) lets the CPU add its steps, not the GPU: {problem}"

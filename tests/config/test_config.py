@@ -168,10 +168,13 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"read": "live"}, "predict=none"),
+        ({"read": "live", "predict": "own"}, "predict=none"),
         ({"async_after": 0.1, "strategy": "sync"}, "async_after"),
-        ({"second_moment": "shared", "optimizer": "sgd"}, "no second moment"),
-        ({"second_moment": "shared", "optimizer": "muon"}, "muon keeps its moments private"),
+        ({"moments": "shared", "optimizer": "sgd"}, "has none that workers could share"),
+        ({"predict": "last"}, "add moments=shared"),
+        ({"predict": "last", "moments": "shared", "strategy": "sync"}, "not for sync"),
+        ({"optimizer": "muon", "predict": "last", "sparsify": "topk:0.1"}, "add moments=shared"),
+        ({"reset_optimizer": True}, "add --resume"),
         (
             {
                 "optimizer": "muon",
@@ -184,12 +187,32 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
         ({"strategy": "round_robin", "read": "live"}, "leave read out"),
         ({"strategy": "round_robin", "write": "racy"}, "nobody writes beside"),
         ({"strategy": "avg_runs", "gpu_write": "metal"}, "own copy"),
-        ({"strategy": "avg_runs", "second_moment": "shared"}, "runs are independent"),
+        ({"strategy": "avg_runs", "moments": "shared"}, "runs are independent"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(values, said):
     with pytest.raises(ConfigError, match=said):
         TrainConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "shares", "prediction"),
+    [
+        ({}, False, "own"),
+        ({"optimizer": "muon"}, True, "last"),
+        ({"optimizer": "muon", "predict": "own"}, True, "own"),
+        ({"optimizer": "muon", "moments": "private"}, False, "own"),
+        ({"optimizer": "muon", "strategy": "sync"}, False, "none"),
+        ({"optimizer": "muon", "blocks": "disjoint"}, False, "own"),
+        ({"optimizer": "muon", "read": "live"}, True, "none"),
+        ({"moments": "shared"}, True, "last"),
+        ({"strategy": "round_robin", "moments": "shared"}, True, "none"),
+        ({"strategy": "round_robin", "moments": "shared", "predict": "last"}, True, "last"),
+    ],
+)
+def test_who_shares_moments_and_where_gradients_are_taken(values, shares, prediction):
+    config = TrainConfig(**values)
+    assert (config.shares_moments, config.prediction) == (shares, prediction)
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_a_dry_run_says_sizes_and_the_time_that_a_few_steps_promise(
         ("--layers swiglu --dim many --batch-size 0", "--batch-size is '0'"),
         ("--layers swiglu --strategy snyc", "--strategy is 'snyc'"),
         ("--layers swiglu --strategy serial --workers 2", "strategy serial runs 1 worker"),
-        ("--layers swiglu --read live --workers torch:cpu*2", "add predict=none"),
+        ("--layers swiglu --read live --predict own --workers torch:cpu*2", "add predict=none"),
         ("--layers swiglu --lrr 3", "did you mean '--lr'?"),
         ("--layers swiglu --train-rows 9", "a setting of the task is given as in --set vocab=32"),
     ],

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mlxhog import _native
 from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target, updates, updates_reference
 from mlxhog.optim.gradients import Float32, Rows
+from mlxhog.optim.target import Record
 from tests.metal.shared import shared
 from tests.optim.small import Slot
 
@@ -49,17 +50,18 @@ OPTIMIZERS: dict[str, Callable[[bool], Optimizer]] = {
     "momentum": lambda native: Momentum(weight_decay=0.1, native=native),
     "nesterov": lambda native: Momentum(momentum=0.7, nesterov=True, native=native),
     "adamw": lambda native: AdamW(weight_decay=0.1, native=native),
-    "adamw, shared v": lambda native: AdamW(shared_second_moment=True, native=native),
+    "adamw, shared moments": lambda native: AdamW(shared=True, native=native),
 }
 
 
-def trained(optimizer: Optimizer, mode: int, form: str) -> list[Float32]:
-    """Parameters and state after four steps."""
+def trained(optimizer: Optimizer, mode: int, form: str, *, recorded: bool = False) -> list[Float32]:
+    """Parameters, state and record after four steps."""
     rng = np.random.default_rng(1)
     with shared(N, N_WORDS) as segment:
         segment.floats[...] = rng.standard_normal(N, dtype=np.float32)
         private = {name: np.zeros(N, np.float32) for name in optimizer.state_segments}
         both = {name: np.zeros(N, np.float32) for name in optimizer.shared_segments}
+        record = Record(np.zeros(N, np.float32), np.zeros(N, np.float32))
         target = Target(
             flat=segment.floats,
             slots=SLOTS,
@@ -68,12 +70,13 @@ def trained(optimizer: Optimizer, mode: int, form: str) -> list[Float32]:
             private=private,
             shared=both,
             decay=frozenset({"dense", "rows"}),
+            record=record if recorded else None,
         )
         for step in range(1, 5):
             grads = gradients(rng)[form]
             optimizer.step(target, grads, lr=0.01, step=step, seed=step, grad_scale=0.7)
         assert not segment.words.any()
-        return [segment.floats.copy(), *private.values(), *both.values()]
+        return [segment.floats.copy(), *private.values(), *both.values(), *record]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -87,6 +90,24 @@ def test_every_mode_of_every_optimizer_gives_the_references_bits(
         trained(make(True), mode, form), trained(make(False), mode, form), strict=True
     ):
         np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw, shared moments"])
+def test_recorded_steps_are_those_of_dense_parameters_in_every_mode(name: str, mode: int) -> None:
+    make = OPTIMIZERS[name]
+    native, reference, plain = (
+        trained(make(native), mode, "all dense", recorded=recorded)
+        for native, recorded in ((True, True), (False, True), (True, False))
+    )
+    for found, wanted in zip(native, reference, strict=True):
+        np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
+    for found, wanted in zip(native[:-2], plain[:-2], strict=True):
+        np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
+    rows = slice(ROWS.offset, ROWS.offset + ROWS.size)
+    for steps in native[-2:]:
+        assert not steps[rows].any()
+        assert np.count_nonzero(steps) > 0.9 * (DENSE.size + VECTOR.size)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -122,6 +143,11 @@ def test_snapshots_copy_and_predict_as_the_reference_does(n: int) -> None:
     updates_reference.snapshot_predict(wanted, src, wanted_prev, 0.5)
     np.testing.assert_array_equal(dst, wanted)
     np.testing.assert_array_equal(prev, wanted_prev)
+    last = rng.standard_normal(n, dtype=np.float32)
+    updates.snapshot_ahead(dst, src, last, prev, horizon=3.0, trend=0.5)
+    updates_reference.snapshot_ahead(wanted, src, last, prev, horizon=3.0, trend=0.5)
+    np.testing.assert_array_equal(dst, wanted)
+    np.testing.assert_allclose(dst, src + 3 * (last + 0.5 * (last - prev)), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [0, 1, 16, 33, 100_003])

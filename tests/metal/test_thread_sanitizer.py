@@ -91,6 +91,17 @@ def test_the_sanitizer_sees_the_races_of_the_plain_build(
     assert "data race" in ended.stderr
 
 
+@pytest.mark.parametrize("mode", ["lossless", "cas"])
+def test_shared_moments_lose_none_of_a_hundred_million_updates(directory: Path, mode: str) -> None:
+    program = directory / "count"
+    if not program.exists():
+        build(directory, "count", "-O3")
+    ended = finish(program, "count", str(WRITE_MODES[mode]), "2200")
+    lost, _, all_of_them = ended.stdout.split()
+    assert (int(lost), ended.returncode) == (0, 0)
+    assert int(all_of_them) > 10**8
+
+
 def test_both_builds_give_the_same_bits_with_one_worker(directory: Path) -> None:
     plain = build(directory, "plain_digest", "-O3")
     atomic = build(directory, "atomic_digest", "-DMLXHOG_ATOMIC_KERNELS=1")

@@ -19,13 +19,15 @@ constexpr std::size_t kFloats = 5 * kStripe + 77, kOffset = 3, kCount = kFloats 
 constexpr std::size_t kWidth = 33, kRows = 40, kRowOffset = 100;
 
 struct Shared {
-  std::vector<float> w = std::vector<float>(kFloats), v = std::vector<float>(kFloats);
+  std::vector<float> w = std::vector<float>(kFloats), m = std::vector<float>(kFloats), v = std::vector<float>(kFloats);
+  std::vector<float> last = std::vector<float>(kFloats), prev = std::vector<float>(kFloats);
   std::vector<std::uint32_t> words = std::vector<std::uint32_t>(stripes(kFloats) + kRows);
   std::vector<WorkerEntry> workers = std::vector<WorkerEntry>(4);
 };
 
 struct Private {
   std::vector<float> g = std::vector<float>(kFloats), m = std::vector<float>(kFloats);
+  std::vector<float> x = std::vector<float>(kFloats);
   std::vector<std::int32_t> index;
 };
 
@@ -44,13 +46,18 @@ void work(Shared& shared, Private& own, Locks* locks, Mode mode, std::uint64_t s
   const MomentumRates momentum{0.1f, 0.9f, 0.01f, 0.7f, true};
   const AdamwRates adamw{0.001f, 0.02f, 0.9f, 0.1f, 0.95f, 0.05f, 1.3f, 1e-8f, 0.7f};
   float* w = shared.w.data() + kOffset;
+  float* shared_m = shared.m.data() + kOffset;
   float* v = shared.v.data() + kOffset;
+  float* last = shared.last.data() + kOffset;
+  float* prev = shared.prev.data() + kOffset;
   float* m = own.m.data() + kOffset;
   const float* g = own.g.data();
   walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed, AddStep{w, g, widest_cas()});
-  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 1, SgdStep{w, g, sgd});
-  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 2, MomentumStep{w, g, m, momentum});
-  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 3, AdamwStep{w, g, m, v, adamw, true});
+  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 1, Step{SgdRule{w, g, sgd}, last, prev});
+  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 2, Step{MomentumRule{w, g, m, momentum}});
+  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 3, Step{AdamwRule{w, g, shared_m, v, adamw, true}, last, prev});
+  const MuonRates muon{0.9f, 0.1f, 0.2f, 0.8f, 0.7f};
+  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 4, DirectionStep{g, shared_m, own.x.data(), muon});
   walk_rows(locks, mode, kRowOffset, kWidth, kStripes, own.index.data(), own.index.size(), seed,
             AddStep{shared.w.data() + kRowOffset, g, widest_cas()});
 }
@@ -69,6 +76,8 @@ int digest() {
     std::vector<float> dst(kFloats), prev(kFloats, 0.5f);
     mlxhog_predict(dst.data(), shared.w.data(), prev.data(), 0.25f, kFloats);
     for (const auto* floats : {&shared.w, &shared.v, &own.m, &dst, &prev}) absorb(*floats);
+    mlxhog_look_ahead(dst.data(), shared.w.data(), shared.last.data(), shared.prev.data(), 1.5f, 0.5f, kFloats);
+    for (const auto* floats : {&shared.m, &shared.last, &shared.prev, &own.x, &dst}) absorb(*floats);
   }
   std::printf("%016llx\n", static_cast<unsigned long long>(hash));
   return 0;
@@ -89,6 +98,7 @@ int race(Mode mode) {
     for (int step = 0; step < 40; ++step) {
       mlxhog_copy(dst.data(), shared.w.data(), kFloats);
       mlxhog_predict(dst.data(), shared.w.data(), prev.data(), 0.5f, kFloats);
+      mlxhog_look_ahead(dst.data(), shared.w.data(), shared.last.data(), shared.prev.data(), 1.5f, 0.5f, kFloats);
     }
   });
   for (std::thread& thread : threads) thread.join();
@@ -98,11 +108,41 @@ int race(Mode mode) {
   return 0;
 }
 
+// Moments that count: every update adds 1 to each element, `updates` from each of three threads.
+int count(Mode mode, int updates) {
+  Shared shared;
+  float* means[] = {shared.m.data() + kOffset, shared.v.data() + kOffset, shared.last.data() + kOffset};
+  std::vector<std::thread> threads;
+  for (std::uint32_t slot = 1; slot <= 3; ++slot) {
+    threads.emplace_back([&, slot] {
+      const std::vector<float> ones(kFloats, 1.0f);
+      std::vector<float> x(kFloats);
+      const AdamwRates adamw{0.0f, 0.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f};
+      const MuonRates muon{1.0f, 1.0f, 0.0f, 1.0f, 1.0f};
+      Locks locks(shared.words.data(), shared.words.size(), shared.workers.data(), 4, slot, 0);
+      for (int k = 0; k < updates; ++k) {
+        const AdamwRule rule{shared.w.data() + kOffset, ones.data(), means[0], means[1], adamw, true};
+        walk_stripes(&locks, mode, kOffset, 0, 0, kCount, slot + 7 * k, Step<AdamwRule>{rule});
+        walk_stripes(&locks, mode, kOffset, 0, 0, kCount, slot + 5 * k,
+                     DirectionStep{ones.data(), means[2], x.data(), muon});
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  double lost = 0;
+  for (const float* mean : means)
+    for (std::size_t i = 0; i < kCount; ++i) lost += 3.0 * updates - mean[i];
+  std::printf("%.0f of %.0f\n", lost, 9.0 * updates * kCount);
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc == 2 && std::strcmp(argv[1], "digest") == 0) return digest();
   if (argc == 3 && std::strcmp(argv[1], "race") == 0) return race(static_cast<Mode>(std::atoi(argv[2])));
-  std::fprintf(stderr, "usage: threads digest | threads race MODE\n");
+  if (argc == 4 && std::strcmp(argv[1], "count") == 0)
+    return count(static_cast<Mode>(std::atoi(argv[2])), std::atoi(argv[3]));
+  std::fprintf(stderr, "usage: threads digest | threads race MODE | threads count MODE UPDATES\n");
   return 2;
 }

@@ -118,7 +118,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ("float32(1.0 - beta2) * squared", "float32(1.0 - beta1) * squared"),
             ("1.0 - self.beta2**v_step", "1.0 - self.beta2**step"),
             ("if slot.name in target.decay else 0.0", ""),
-            ('return ("v",) if self.shared_second_moment else ()', "return ()"),
+            ('return ("m", "v") if self.shared else ()', "return ()"),
         ],
     ),
     "mlxhog/optim/sgd.py": (

@@ -19,6 +19,8 @@ from mlxhog.metal.registry import KERNELS
 from mlxhog.optim import SGD, AdamW, Momentum, Muon, Optimizer, Target, metal_steps
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.metal_steps import MetalSteps, decay_flags, runs
+from mlxhog.optim.target import Record
+from mlxhog.optim.target import parameter as view
 from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
 from tests.optim.small import SLOTS
@@ -31,9 +33,11 @@ RULES = {
     "momentum": Momentum(weight_decay=0.1),
     "nesterov": Momentum(weight_decay=0.1, nesterov=True),
     "adamw": AdamW(weight_decay=0.1),
-    "adamw-shared": AdamW(weight_decay=0.1, shared_second_moment=True),
+    "adamw-shared": AdamW(weight_decay=0.1, shared=True),
     "muon": Muon(hidden=frozenset({"a.matrix", "z.matrix"})),
+    "muon-shared": Muon(hidden=frozenset({"a.matrix", "z.matrix"}), shared=True),
 }
+STATE = ("m.1", "v.1", "m", "v", "last", "prev")
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ def create(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 @pytest.fixture
 def arena() -> Iterator[Arena]:
-    layout = plan(PARAMETERS, max_workers=2, private=("m", "v"), shared=("s",), n_tickets=4)
+    shared = ("m", "v", "last", "prev")
+    layout = plan(PARAMETERS, max_workers=2, private=("m", "v"), shared=shared, n_tickets=4)
     with Arena.create(layout, write="cas") as arena:
         rng = np.random.default_rng(0)
         for name in PARAMETERS:
@@ -89,9 +94,16 @@ def gradients(step: int) -> dict[str, Any]:
     return found
 
 
-def target(arena: Arena, rule: Optimizer, slot: int, engine: Engine | None) -> Target:
+def target(
+    arena: Arena,
+    rule: Optimizer,
+    slot: int,
+    engine: Engine | None,
+    *,
+    recorded: bool = False,
+) -> Target:
     slots = arena.layout.slots
-    shared: Mapping[str, Any] = {name: arena.segment("s") for name in rule.shared_segments}
+    shared: Mapping[str, Any] = {name: arena.segment(name) for name in rule.shared_segments}
     return Target(
         flat=arena.params,
         slots=slots,
@@ -101,13 +113,21 @@ def target(arena: Arena, rule: Optimizer, slot: int, engine: Engine | None) -> T
         shared=shared,
         decay=DECAY,
         metal=None if engine is None else MetalSteps(engine, arena.params, slots, DECAY),
+        record=Record(arena.segment("last"), arena.segment("prev")) if recorded else None,
     )
 
 
-def train(arena: Arena, rule: Optimizer, engine: Engine | None, steps: int = 5) -> dict[str, Any]:
+def train(
+    arena: Arena,
+    rule: Optimizer,
+    engine: Engine | None,
+    steps: int = 5,
+    *,
+    recorded: bool = False,
+) -> dict[str, Any]:
     """The parameters and state after some steps from the arena's; the arena is put back."""
-    before = {name: arena.segment(name).copy() for name in ("params", "m.1", "v.1", "s")}
-    goal = target(arena, rule, 1, engine)
+    before = {name: arena.segment(name).copy() for name in ("params", *STATE)}
+    goal = target(arena, rule, 1, engine, recorded=recorded)
     for step in range(1, steps + 1):
         rule.step(goal, gradients(step), lr=0.05, step=step, grad_scale=0.75, shared_step=step)
     after = {name: arena.segment(name).copy() for name in before}
@@ -128,8 +148,25 @@ def test_one_worker_gets_the_same_bits_from_metal_kernels_as_from_native_code(
     assert np.abs(metal["params"] - arena.params).max() > 0.05
 
 
+@pytest.mark.parametrize(
+    ("rule", "engine"),
+    [("sgd", "emulated:mlx"), ("adamw-shared", "emulated:mps"), ("muon-shared", "emulated:mlx")],
+)
+def test_metal_kernels_record_the_steps_that_native_code_records(
+    arena: Arena, create: Make, rule: str, engine: str
+) -> None:
+    native = train(arena, RULES[rule], None, recorded=True)
+    metal = train(arena, RULES[rule], create(engine), recorded=True)
+    for name, value in native.items():
+        np.testing.assert_array_equal(metal[name], value, err_msg=name)
+    slots = arena.layout.slots
+    moved = {name for name in slots if view(metal["last"], slots[name]).any()}
+    hidden = {"a.matrix", "z.matrix"}
+    assert moved == (hidden if rule == "muon-shared" else set(slots) - {"embedding"})
+
+
 @pytest.mark.parametrize("which", ["mlx", "mps"])
-@pytest.mark.parametrize("rule", ["momentum", "adamw", "adamw-shared", "muon"])
+@pytest.mark.parametrize("rule", ["momentum", "adamw", "adamw-shared", "muon", "muon-shared"])
 def test_the_engines_of_both_frameworks_take_the_native_steps(
     arena: Arena, create: Make, monkeypatch: pytest.MonkeyPatch, which: str, rule: str
 ) -> None:
@@ -140,7 +177,7 @@ def test_the_engines_of_both_frameworks_take_the_native_steps(
         FakeMPS(dict(KERNELS), engine=create("emulated:mps")).install(monkeypatch)
         made = MPSEngine("cpu")
     monkeypatch.setattr(metal_steps, "whole", lambda host: host)  # not on pages, here
-    names = ("params", "m.1", "v.1", "s")
+    names = ("params", "m.1", "v.1", "m", "v")
     lent = {name: lender.memory(arena.params.size) for name in names}
     for name in names:
         lent[name][...] = arena.segment(name)
@@ -148,7 +185,7 @@ def test_the_engines_of_both_frameworks_take_the_native_steps(
         target(arena, RULES[rule], 1, None),
         flat=lent["params"],
         private={name: lent[f"{name}.1"] for name in RULES[rule].state_segments},
-        shared={name: lent["s"] for name in RULES[rule].shared_segments},
+        shared={name: lent[name] for name in RULES[rule].shared_segments},
         metal=MetalSteps(made, lent["params"], arena.layout.slots, DECAY),
     )
     for step in range(1, 4):
@@ -181,11 +218,12 @@ def test_neighbouring_dense_parameters_are_one_launch_and_rows_another(arena: Ar
     assert [offset for _, offset in launched] == [slots["a.bias"].offset, slots["b.scale"].offset]
 
 
-def test_a_dense_gradient_of_a_rows_parameter_joins_its_neighbours(arena: Arena) -> None:
+def test_a_dense_gradient_of_a_rows_parameter_is_a_launch_of_its_own(arena: Arena) -> None:
+    """Its steps are not recorded, where those of its neighbours are."""
     grads = {**gradients(0), "embedding": np.ones((11, 5), np.float32)}
     pairs = target(arena, SGD(), 1, None).pairs(grads)
-    (only,) = runs(pairs)
-    assert [slot.name for slot, _ in only] == sorted(PARAMETERS)
+    launches = [[slot.name for slot, _ in run] for run in runs(pairs)]
+    assert launches == [["a.bias", "a.matrix", "b.scale"], ["embedding"], ["z.matrix"]]
 
 
 def test_a_step_writes_neither_padding_nor_the_probe(arena: Arena, create: Make) -> None:
@@ -211,7 +249,9 @@ def test_warming_up_builds_the_kernels_and_changes_nothing(
     metal = MetalSteps(engine, arena.params, arena.layout.slots, DECAY)
     before = arena.params.copy()
     metal.warm_up(RULES[rule].metal_rule)
-    assert len(engine.ran) == (5 if rule == "muon" else 2)
+    assert len(engine.ran) == (5 if rule.startswith("muon") else 2)
+    metal.warm_up(metal_steps.RECORDED["sgd"])
+    assert len(engine.ran) == (6 if rule.startswith("muon") else 3)
     np.testing.assert_array_equal(arena.params, before)
 
 

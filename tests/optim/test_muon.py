@@ -23,6 +23,7 @@ from mlxhog.optim.muon import (
     polar_reference,
     to_bfloat16,
 )
+from mlxhog.optim.target import Record
 from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.shared import shared
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, Slot, initial, parameter, target
@@ -174,7 +175,8 @@ def test_native_means_have_the_references_bits() -> None:
     g, m, u = drawn(40, 50), drawn(40, 50, seed=1), np.empty((40, 50), np.float32)
     wanted, _ = direction_reference(g, m, beta1=0.9, nesterov=0.1, grad_scale=0.3)
     rates = {"beta1": 0.9, "nesterov": 0.1, "grad_scale": 0.3}
-    _native.muon_directions([g], [m], [u], [1.0], ORTHOGONALIZATIONS["polar3"], **rates)
+    steps, flat = ORTHOGONALIZATIONS["polar3"], m.reshape(-1)
+    _native.muon_directions(None, WRITE_MODES["racy"], flat, [0], [g], [u], [1.0], steps, **rates)
     np.testing.assert_array_equal(m.view(np.uint32), wanted.view(np.uint32))
 
 
@@ -220,29 +222,58 @@ def test_a_gradient_of_rows_counts_as_zero_elsewhere() -> None:
 
 LARGE = Slot("large", (40, 70), 5)
 SECOND = Slot("second", (90, 20), 2900)
+VECTOR = Slot("vector", (50,), 4800)
 
 
-@pytest.mark.parametrize("mode", WRITE_MODES)
-def test_every_write_mode_gives_the_same_bits_with_one_worker(mode: str) -> None:
-    written = {}
-    for name in (mode, "racy"):
-        rule = Muon(hidden=frozenset({"large", "second"}))
-        rng = np.random.default_rng(1)
-        with shared(5000, 5) as segment:
-            segment.floats[...] = rng.standard_normal(5000, dtype=np.float32)
-            where = replace(
-                target(rule, segment.floats, "large"),
-                slots={"large": LARGE, "second": SECOND},
-                locks=segment.locks(1) if name == "lossless" else None,
-                mode=WRITE_MODES[name],
-                private={state: np.zeros(5000, np.float32) for state in rule.state_segments},
-            )
-            for step in (1, 2):
-                grads = {slot.name: drawn(*slot.shape, seed=step) for slot in (LARGE, SECOND)}
-                rule.step(where, grads, lr=0.01, step=step, seed=step)
-            assert not segment.words.any()
-            written[name] = segment.floats.copy()
-    np.testing.assert_array_equal(written[mode].view(np.uint32), written["racy"].view(np.uint32))
+def after_two_steps(mode: str, *, shares: bool, recorded: bool) -> dict[str, Float32]:
+    """Parameters, moments and record of one worker."""
+    rule = Muon(hidden=frozenset({"large", "second"}), shared=shares)
+    rng = np.random.default_rng(1)
+    with shared(5000, 5) as segment:
+        segment.floats[...] = rng.standard_normal(5000, dtype=np.float32)
+        names = ("m", "v", "last", "prev")
+        state = {name: np.zeros(5000, np.float32) for name in names}
+        moments = {name: state[name] for name in ("m", "v")}
+        where = replace(
+            target(rule, segment.floats, "large"),
+            slots={"large": LARGE, "second": SECOND, "vector": VECTOR},
+            locks=segment.locks(1) if mode == "lossless" else None,
+            mode=WRITE_MODES[mode],
+            private={} if shares else moments,
+            shared=moments if shares else {},
+            record=Record(state["last"], state["prev"]) if recorded else None,
+        )
+        for step in (1, 2):
+            grads = {slot.name: drawn(*slot.shape, seed=step) for slot in (LARGE, SECOND)}
+            grads["vector"] = np.full(VECTOR.shape, 0.1 * step, np.float32)
+            rule.step(where, grads, lr=0.01, step=step, seed=step)
+        assert not segment.words.any()
+        return {"w": segment.floats.copy(), **state}
+
+
+@pytest.mark.parametrize(
+    ("mode", "shares", "recorded"),
+    [
+        ("lossless", False, False),
+        ("cas", False, False),
+        ("racy", True, False),
+        ("lossless", True, True),
+        ("racy", True, True),
+        ("cas", True, True),
+    ],
+)
+def test_every_way_to_write_gives_the_same_bits_with_one_worker(
+    mode: str, shares: bool, recorded: bool
+) -> None:
+    plain = after_two_steps("racy", shares=False, recorded=False)
+    found = after_two_steps(mode, shares=shares, recorded=recorded)
+    for name in ("w", "m", "v"):
+        np.testing.assert_array_equal(found[name].view(np.uint32), plain[name].view(np.uint32))
+    if recorded:
+        for slot in (LARGE, SECOND):
+            assert parameter(found["last"], slot).all()
+            assert parameter(found["prev"], slot).all()
+        assert not parameter(found["last"], VECTOR).any()
 
 
 def test_a_part_of_a_step_can_wait_in_the_worker() -> None:

@@ -36,7 +36,7 @@ PAIRS: dict[str, tuple[Optimizer, TorchOptimizer]] = {
         lambda groups: torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.95), eps=1e-8),
     ),
     "adamw, shared second moment": (
-        AdamW(weight_decay=DECAY, shared_second_moment=True),
+        AdamW(weight_decay=DECAY, shared=True),
         lambda groups: torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.95), eps=1e-8),
     ),
 }

@@ -60,7 +60,7 @@ def test_a_gradient_that_is_zero_writes_nothing_with_sgd() -> None:
     assert np.argwhere(mask).tolist() == [[2, 3]]
 
 
-def test_a_shared_second_moment_needs_no_sharing_here() -> None:
-    config = Options(second_moment="shared")
+def test_shared_moments_need_no_sharing_here() -> None:
+    config = Options(shares_moments=True)
     masks = WrittenSupport(config, SLOTS, initial(), DECAY).of(gradients(1))
     assert masks["matrix"].all()

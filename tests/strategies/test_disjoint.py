@@ -89,7 +89,7 @@ def arena() -> Any:
 
 
 def worker(arena: Arena, slot: int, rotate_every: int) -> DisjointWorker:
-    kind = strategy(Disjoint, WORKERS, predict="none", rotate_every=rotate_every)
+    kind = strategy(Disjoint, WORKERS, rotate_every=rotate_every)
     found = context(arena, slot, kind)
     found.step_limit, found.budget = None, Budget(steps=10_000)
     found.model = MODEL

@@ -44,7 +44,7 @@ class Kind:
     def strategy(self) -> Strategy:
         config: Any = SimpleNamespace(
             strategy=self.name, async_after=self.async_after, average_every=2, blocks="all",
-            clip=0.0, read="snapshot", predict="none", seq_len=10,
+            clip=0.0, read="snapshot", prediction="none", seq_len=10,
         )  # fmt: skip
         return build(config, WORKERS)
 

@@ -18,7 +18,7 @@ from tests.strategies.deaths import die_and_be_replaced, lines
 from tests.strategies.test_sync import context, strategy
 
 STEPS = 5
-HOGWILD = strategy(Hogwild, predict="none")
+HOGWILD = strategy(Hogwild)
 METHODS = ("claim", "_all_are_handed_out", "read", "write", "_own", "_step", "_add")
 
 

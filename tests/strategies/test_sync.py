@@ -31,7 +31,7 @@ def arena():
 
 
 def strategy(kind: type[Strategy], workers: int = 2, **options: object) -> Strategy:
-    config: Any = SimpleNamespace(clip=0.0, read="live", **options)
+    config: Any = SimpleNamespace(clip=0.0, read="live", **{"prediction": "none", **options})
     return kind(config, workers)
 
 

@@ -142,6 +142,7 @@ class Deadly(Supervisor):
         {"strategy": "avg_runs", "average_every": 10},
         {"blocks": "disjoint", "predict": "none"},
         {"async_after": 0.5},
+        {"optimizer": "muon"},
     ],
     ids=lambda options: " ".join(map(str, options.values())) or "hogwild",
 )

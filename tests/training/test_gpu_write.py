@@ -70,7 +70,7 @@ def test_two_hundred_steps_through_metal_source_give_the_parameters_of_native_st
     [
         {"optimizer": "sgd", "lr": 0.1},
         {"optimizer": "momentum", "lr": 0.01},
-        {"second_moment": "shared"},
+        {"moments": "shared"},
         {"optimizer": "muon", "lr": 0.003},
         {"strategy": "serial"},
         {"strategy": "sync"},

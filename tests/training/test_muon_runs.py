@@ -9,6 +9,7 @@ import pytest
 
 from mlxhog import train
 from mlxhog.checkpoint import checkpoint
+from mlxhog.errors import CheckpointError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from mlxhog.training.plan import make_plan
@@ -36,7 +37,7 @@ def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(tmp_path: Path
 
 
 def test_hidden_matrices_keep_a_mean_and_the_rest_both_moments(tmp_path: Path) -> None:
-    result = train(small_config(tmp_path, **MUON))
+    result = train(small_config(tmp_path, moments="private", **MUON))
     saved = checkpoint.load(Path(str(result.checkpoint)))
     hidden = families.hidden_matrices(load_architecture(str(tmp_path / "small.yaml")))
     assert len(hidden) == 8
@@ -55,6 +56,70 @@ def test_both_backends_take_the_same_steps(tmp_path: Path) -> None:
     start = parameters(train(small_config(tmp_path, workers="torch:cpu", **{**common, "steps": 1})))
     assert largest_difference(by_torch, start) > 5e-3
     assert largest_difference(by_torch, by_mlx) < 5e-4
+
+
+def test_one_lock_free_worker_is_the_serial_run_bit_for_bit(tmp_path: Path) -> None:
+    lock_free, serial = (
+        train(small_config(tmp_path, strategy=strategy, **MUON))
+        for strategy in ("hogwild", "serial")
+    )
+    assert identical(parameters(lock_free), parameters(serial))
+
+
+def test_moments_and_last_steps_of_all_workers_are_saved_and_go_on(tmp_path: Path) -> None:
+    common = {**MUON, "workers": "mlx:cpu*2"}
+    first = train(small_config(tmp_path, steps=60, **common))
+    saved = checkpoint.load(Path(str(first.checkpoint)))
+    hidden = families.hidden_matrices(load_architecture(str(tmp_path / "small.yaml")))
+    assert {key.partition("/")[0] for key in saved.optimizer} == {
+        "m", "v", "ahead.last", "ahead.prev",
+    }  # fmt: skip
+    for name in saved.params:
+        assert saved.optimizer[f"m/{name}"].any()
+        assert saved.optimizer[f"ahead.last/{name}"].any() == (name in hidden)
+    second = train(small_config(tmp_path, steps=60, resume=first.run, **common))
+    assert (second.status, second.steps) == ("done", 120)
+
+
+def test_in_turn_a_run_that_looks_ahead_is_reproducible_and_resumes_bit_for_bit(
+    tmp_path: Path,
+) -> None:
+    common = {**MUON, "strategy": "round_robin", "workers": "mlx:cpu*2"}
+    ahead = {**common, "moments": "shared", "predict": "last"}
+    whole, again = (train(small_config(tmp_path, steps=30, **ahead)) for _ in range(2))
+    assert identical(parameters(whole), parameters(again))
+    first = train(small_config(tmp_path, steps=13, **ahead))
+    second = train(small_config(tmp_path, steps=17, resume=first.run, **ahead))
+    assert identical(parameters(whole), parameters(second))
+    plain = train(small_config(tmp_path, steps=30, **{**ahead, "predict": "none"}))
+    assert not identical(parameters(whole), parameters(plain))
+
+
+def test_private_moments_become_those_of_all_and_the_other_way_round(tmp_path: Path) -> None:
+    common = {**MUON, "workers": "mlx:cpu*2", "steps": 20}
+    private = train(small_config(tmp_path, moments="private", **common))
+    shared = train(small_config(tmp_path, moments="shared", resume=private.run, **common))
+    back = train(small_config(tmp_path, moments="private", resume=shared.run, **common))
+    assert (back.status, back.steps) == ("done", 60)
+    runs = [checkpoint.load(Path(str(result.checkpoint))) for result in (private, shared, back)]
+    assert [any(key.startswith("m.1/") for key in run.optimizer) for run in runs] == [
+        True, False, True,
+    ]  # fmt: skip
+    assert 0 < runs[1].state["moments_since"] < 20  # of two workers each had taken some
+
+
+def test_the_moments_of_another_optimizer_are_refused_or_dropped_on_request(
+    tmp_path: Path,
+) -> None:
+    first = train(small_config(tmp_path, **MUON))
+    adamw = {"resume": first.run, "steps": 10}
+    with pytest.raises(CheckpointError, match=r"optimizer muon, this is adamw.*--reset-optimizer"):
+        train(small_config(tmp_path, **adamw))
+    second = train(small_config(tmp_path, reset_optimizer=True, **adamw))
+    assert (second.status, second.steps) == ("done", 30)
+    saved = checkpoint.load(Path(str(second.checkpoint)))
+    assert saved.state["optimizer"] == "adamw"
+    assert saved.state["opt_steps"] == {"1": 10}
 
 
 @pytest.mark.parametrize("strategy", ["hogwild", "sync", "round_robin", "avg_runs"])

@@ -161,9 +161,9 @@ def test_a_token_budget_holds_although_synchronous_steps_take_more_tokens(tmp_pa
     assert budget <= result.tokens < budget + 2 * per_batch
 
 
-def test_a_shared_second_moment_trains(tmp_path: Path) -> None:
+def test_shared_moments_train(tmp_path: Path) -> None:
     config = small_config(
-        tmp_path, workers="mlx:cpu*2", second_moment="shared", steps=200, lr=1e-2, eval_every="1h"
+        tmp_path, workers="mlx:cpu*2", moments="shared", steps=200, lr=1e-2, eval_every="1h"
     )
     result = train(config)
     assert result.val_bits_per_byte is not None

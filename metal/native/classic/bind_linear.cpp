@@ -24,7 +24,7 @@ Loss loss_of(const std::string& name) {
 
 // The problem with the arrays it reads, kept alive.
 struct LinearObject {
-  LinearObject(Rows x_, Pointers indptr_, Index indices_, Floats values_, Floats labels_, Floats shrink_,
+  LinearObject(Rows x_, Pointers indptr_, IndexArray indices_, Floats values_, Floats labels_, Floats shrink_,
                const std::string& loss, bool active_rows)
       : x(std::move(x_)),
         indptr(std::move(indptr_)),
@@ -69,7 +69,7 @@ struct LinearObject {
 
   Rows x;
   Pointers indptr;
-  Index indices;
+  IndexArray indices;
   Floats values, labels, shrink;
   SparseLinear core;
 };
@@ -119,7 +119,7 @@ void bind_linear(nanobind::module_& m) {
   auto sparse = nb::class_<LinearObject>(
                     m, "LinearProblem",
                     "A linear model on sparse rows; x is (rows, width) float32, one lock word per row.")
-                    .def(nb::init<Rows, Pointers, mlxhog::Index, Floats, Floats, Floats, const std::string&, bool>(),
+                    .def(nb::init<Rows, Pointers, mlxhog::IndexArray, Floats, Floats, Floats, const std::string&, bool>(),
                          "x"_a.noconvert(), "indptr"_a.noconvert(), "indices"_a.noconvert(), "values"_a.noconvert(),
                          "labels"_a.noconvert(), "shrink"_a.noconvert(), nb::kw_only(), "loss"_a = "hinge",
                          "active_rows"_a = false);

@@ -41,7 +41,7 @@ struct SchemeObject {
 
 // Checks that need the problem, then the run without the GIL.
 template <class Problem>
-std::size_t run_checked(SchemeObject& object, Problem& problem, const Index& order, double gamma, std::size_t batch) {
+std::size_t run_checked(SchemeObject& object, Problem& problem, const IndexArray& order, double gamma, std::size_t batch) {
   Scheme& scheme = object.scheme;
   if (batch == 0) wrong("batch: wanted at least 1 example");
   for (std::size_t i = 0; i < order.size(); ++i) {
@@ -72,7 +72,7 @@ void bind_run(nb::class_<Object>& bound) {
   using namespace nanobind::literals;
   bound.def(
       "run",
-      [](Object& self, SchemeObject& scheme, Index order, double gamma, std::size_t batch) {
+      [](Object& self, SchemeObject& scheme, IndexArray order, double gamma, std::size_t batch) {
         return run_checked(scheme, self.core, order, gamma, batch);
       },
       "scheme"_a, "order"_a.noconvert(), "gamma"_a, "batch"_a = 1,

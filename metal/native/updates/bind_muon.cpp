@@ -1,6 +1,4 @@
 // Python bindings of Muon's directions: momentum and orthogonalisation of some matrices, each by one thread.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -12,9 +10,8 @@
 #include "../ops/gemm_bfloat16.h"
 #include "../ops/polar.h"
 #include "../ops/pool.h"
-#include "elements.h"
+#include "shared_arrays.h"
 
-namespace nb = nanobind;
 using namespace mlxhog;
 using namespace nb::literals;
 
@@ -74,17 +71,23 @@ void bind_muon(nb::module_& m) {
         "threads"_a = 1,
         "us[i] = scales[i] * polar(xs[i]), by odd quintics a s + b s^3 + c s^5 of the singular values.");
   m.def("muon_directions",
-        [](std::vector<Given> gs, std::vector<Matrix> ms, std::vector<Matrix> us, std::vector<double> scales,
-           Coefficients coefficients, double beta1, double nesterov, double grad_scale, bool bfloat16, int threads) {
-          check_shapes("ms", ms, gs);
+        [](LocksObject* object, int mode_number, Flat m_flat, std::vector<std::size_t> offsets, std::vector<Given> gs,
+           std::vector<Matrix> us, std::vector<double> scales, Coefficients coefficients, double beta1,
+           double nesterov, double grad_scale, std::uint64_t seed, bool bfloat16, int threads) {
+          if (offsets.size() != gs.size()) throw nb::value_error("offsets and the matrices differ in number");
+          const Mode mode = mode_of(mode_number);
+          Locks* locks = locks_for(object, mode);
+          for (std::size_t i = 0; i < gs.size(); ++i) check_dense(m_flat, offsets[i], gs[i].size(), locks, mode);
           const MuonRates rates{static_cast<float>(beta1), static_cast<float>(1.0 - beta1),
                                 static_cast<float>(nesterov), static_cast<float>(1.0 - nesterov),
                                 static_cast<float>(grad_scale)};
           orthogonalize(gs, us, scales, coefficients, bfloat16, threads, [&](Index i, float* x, std::size_t n) {
-            mlxhog_muon_direction(gs[i].data(), ms[i].data(), x, n, &rates);
+            walk_stripes(locks, mode, offsets[i], 0, 0, n, seed,
+                         DirectionStep{gs[i].data(), m_flat.data() + offsets[i], x, rates});
           });
         },
-        "gs"_a.noconvert(), "ms"_a.noconvert(), "us"_a.noconvert(), "scales"_a, "coefficients"_a, nb::kw_only(),
-        "beta1"_a, "nesterov"_a, "grad_scale"_a = 1.0, "bfloat16"_a = false, "threads"_a = 1,
+        "locks"_a.none(), "mode"_a, "m_flat"_a.noconvert(), "offsets"_a, "gs"_a.noconvert(), "us"_a.noconvert(),
+        "scales"_a, "coefficients"_a, nb::kw_only(), "beta1"_a, "nesterov"_a, "grad_scale"_a = 1.0, "seed"_a = 0,
+        "bfloat16"_a = false, "threads"_a = 1,
         "m is the mean of s = grad_scale * g; us[i] = scales[i] * polar((1 - nesterov) * m + nesterov * s).");
 }

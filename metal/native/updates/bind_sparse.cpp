@@ -16,7 +16,7 @@ std::string text(std::size_t n) { return std::to_string(n); }
 [[noreturn]] void refuse(const std::string& why) { throw nb::value_error(why.c_str()); }
 
 // A copy of the index, so that what was checked is what is used, whoever writes the array meanwhile.
-std::vector<std::int32_t> ascending(const char* what, const Index& array, std::size_t end) {
+std::vector<std::int32_t> ascending(const char* what, const IndexArray& array, std::size_t end) {
   std::vector<std::int32_t> index(array.data(), array.data() + array.size());
   for (std::size_t k = 0; k < index.size(); ++k) {
     const bool inside = index[k] >= 0 && static_cast<std::size_t>(index[k]) < end;
@@ -36,7 +36,7 @@ struct Rows {
 
 // `rows` rows of `width` floats at `offset` of `pending`, or those that `index` names.
 Rows pending_of(const Flat& pending, std::size_t offset, std::size_t width, std::size_t rows,
-                const std::optional<Index>& index) {
+                const std::optional<IndexArray>& index) {
   if (width == 0 || offset > pending.size() || rows > (pending.size() - offset) / width) {
     refuse(text(rows) + " rows of " + text(width) + " floats at " + text(offset) +
            " do not fit the segment of " + text(pending.size()));
@@ -82,7 +82,7 @@ nb::tuple take_by(const Pending& pending, bool keep, MakeBound make) {
 
 void bind_sparse(nb::module_& m) {
   m.def("take_largest",
-        [](Flat pending, std::size_t offset, std::size_t width, std::size_t rows, std::optional<Index> index,
+        [](Flat pending, std::size_t offset, std::size_t width, std::size_t rows, std::optional<IndexArray> index,
            std::size_t k, bool keep) {
           const Rows checked = pending_of(pending, offset, width, rows, index);
           return take_by(checked.pending, keep, [&] { return largest(checked.pending, k); });
@@ -91,7 +91,7 @@ void bind_sparse(nb::module_& m) {
         "Remove the k elements of largest magnitude (the first among equals, never a zero); returns their places "
         "in the parameter, ascending, and their values. The others stay where keep, else become 0.");
   m.def("take_reaching",
-        [](Flat pending, std::size_t offset, std::size_t width, std::size_t rows, std::optional<Index> index,
+        [](Flat pending, std::size_t offset, std::size_t width, std::size_t rows, std::optional<IndexArray> index,
            float least, bool keep) {
           const Rows checked = pending_of(pending, offset, width, rows, index);
           return take_by(checked.pending, keep, [&] { return reaching(least); });
@@ -100,7 +100,7 @@ void bind_sparse(nb::module_& m) {
         "The same for every element that is not zero and of magnitude >= least.");
   m.def("add_at",
         [](LocksObject* object, int mode_number, Flat flat, std::size_t offset, std::size_t size, std::size_t width,
-           std::optional<std::size_t> word0, Index index, Values values, std::uint64_t seed) {
+           std::optional<std::size_t> word0, IndexArray index, Values values, std::uint64_t seed) {
           const Mode mode = mode_of(mode_number);
           Locks* locks = locks_for(object, mode);
           if (index.size() != values.size()) refuse(text(index.size()) + " places for " + text(values.size()) + " values");

@@ -30,7 +30,7 @@ void add_dense(LocksObject* object, int mode_number, Flat flat, std::size_t offs
 }
 
 void add_rows(LocksObject* object, int mode_number, Flat flat, std::size_t offset, std::size_t width,
-              std::optional<std::size_t> word0, std::optional<Index> index, Values values, std::uint64_t seed) {
+              std::optional<std::size_t> word0, std::optional<IndexArray> index, Values values, std::uint64_t seed) {
   const Mode mode = mode_of(mode_number);
   Locks* locks = locks_for(object, mode);
   const RowPlace at = check_rows(flat, offset, width, word0, index, values, locks, mode, false);
@@ -76,12 +76,22 @@ void snapshot_predict(Flat dst, Values src, Flat prev, double coef) {
   mlxhog_predict(dst.data(), src.data(), prev.data(), static_cast<float>(coef), src.size());
 }
 
+void snapshot_ahead(Flat dst, Values src, Values last, Values prev, double horizon, double trend) {
+  check_same_size("dst", dst.size(), src.size());
+  check_same_size("last", last.size(), src.size());
+  check_same_size("prev", prev.size(), src.size());
+  const double a = horizon * (1.0 + trend), b = horizon * trend;
+  nb::gil_scoped_release nogil;
+  mlxhog_look_ahead(dst.data(), src.data(), last.data(), prev.data(), static_cast<float>(a), static_cast<float>(b),
+                    src.size());
+}
+
 double sumsq(Values g) {
   nb::gil_scoped_release nogil;
   return sum_of_squares(g.data(), g.size());
 }
 
-void sum_rows_into(Index target, Values values, Flat out, std::size_t width) {
+void sum_rows_into(IndexArray target, Values values, Flat out, std::size_t width) {
   if (width == 0 || out.size() % width != 0 || values.size() != target.size() * width) {
     throw nb::value_error("sum_rows: values must hold len(target) rows and out whole rows of that width");
   }
@@ -145,6 +155,9 @@ void bind_updates(nb::module_& m) {
         "Copy shared floats that others may be writing; no element is torn.");
   m.def("snapshot_predict", &snapshot_predict, "dst"_a.noconvert(), "src"_a.noconvert(), "prev"_a.noconvert(),
         "coef"_a, "dst = src + coef * (src - prev); prev = src, in one pass.");
+  m.def("snapshot_ahead", &snapshot_ahead, "dst"_a.noconvert(), "src"_a.noconvert(), "last"_a.noconvert(),
+        "prev"_a.noconvert(), "horizon"_a, "trend"_a,
+        "dst = src + horizon * (last + trend * (last - prev)), in one pass.");
   m.def("sumsq", &sumsq, "g"_a.noconvert(), "Sum of squares in float64; NaN and infinity propagate.");
   m.def("sum_rows", &sum_rows_into, "target"_a.noconvert(), "values"_a.noconvert(), "out"_a.noconvert(),
         "width"_a, "out[target[k]] += values[k], row by row.");

@@ -108,11 +108,10 @@ void cas_add_at(float* w, const std::int32_t* index, const float* d, std::size_t
   for (std::size_t i = 0; i < n; ++i) add_one(w + index[i], d[i]);
 }
 
-void cas_decay(float* v, const float* g, float* out, std::size_t n, float beta, float one_minus_beta,
-               float grad_scale) {
+void cas_mean(float* mean, const float* x, float* out, std::size_t n, float beta, float one_minus_beta) {
   for (std::size_t i = 0; i < n; ++i) {
-    const float s = grad_scale * g[i];
-    out[i] = update_one(v + i, [=](float x) { return beta * x + one_minus_beta * (s * s); });
+    const float part = one_minus_beta * x[i];
+    out[i] = update_one(mean + i, [=](float seen) { return beta * seen + part; });
   }
 }
 

@@ -18,8 +18,7 @@ void cas_add(float* w, const float* d, std::size_t n, int width);
 // w[index[i]] += d[i], one float at a time; the indices are distinct.
 void cas_add_at(float* w, const std::int32_t* index, const float* d, std::size_t n);
 
-// v = beta * v + (1 - beta) * s * s with s = grad_scale * g, element by element; the new values go to `out`.
-void cas_decay(float* v, const float* g, float* out, std::size_t n, float beta, float one_minus_beta,
-               float grad_scale);
+// mean = beta * mean + one_minus_beta * x, element by element; the new values go to `out`.
+void cas_mean(float* mean, const float* x, float* out, std::size_t n, float beta, float one_minus_beta);
 
 }  // namespace mlxhog

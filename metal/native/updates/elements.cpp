@@ -46,9 +46,9 @@ MLXHOG_INLINE void adamw(float* __restrict w, const float* __restrict g, float* 
                          float* __restrict v, float* __restrict out, std::size_t n, mlxhog::AdamwRates r) {
   for (std::size_t i = 0; i < n; ++i) {
     const float s = r.grad_scale * g[i];
-    const float mean = r.beta1 * m[i] + r.one_minus_beta1 * s;
+    const float mean = r.beta1 * load(m + i) + r.one_minus_beta1 * s;
     const float square = r.beta2 * load(v + i) + r.one_minus_beta2 * (s * s);
-    m[i] = mean;
+    store(m + i, mean);
     store(v + i, square);
     const float old = load(w + i);
     const float denominator = std::sqrt(square) * r.rsqrt_bias2 + r.eps;
@@ -92,6 +92,24 @@ MLXHOG_SIMD void mlxhog_predict(float* __restrict dst, const float* __restrict s
     const float now = load(src + i);
     dst[i] = now + coef * (now - prev[i]);
     prev[i] = now;
+  }
+  compiler_barrier();
+}
+
+MLXHOG_SIMD void mlxhog_look_ahead(float* __restrict dst, const float* __restrict src,
+                                   const float* __restrict last, const float* __restrict prev, float a, float b,
+                                   std::size_t n) {
+  compiler_barrier();
+  for (std::size_t i = 0; i < n; ++i) dst[i] = load(src + i) + (a * load(last + i) - b * load(prev + i));
+  compiler_barrier();
+}
+
+MLXHOG_SIMD void mlxhog_record(float* __restrict last, float* __restrict prev, const float* __restrict d,
+                               std::size_t n) {
+  compiler_barrier();
+  for (std::size_t i = 0; i < n; ++i) {
+    store(prev + i, load(last + i));
+    store(last + i, d[i]);
   }
   compiler_barrier();
 }

@@ -2,7 +2,8 @@
 //
 // Concurrency: another process may read or write the shared arrays meanwhile. Elements never tear (each is
 // one aligned 4-byte unit, also inside vector instructions); without a lock around the call, simultaneous
-// increments of one element may be lost. Shared: `w`, `src`, and `v` where an optimizer shares it.
+// increments of one element may be lost. Shared: `w`, `src`, `last`, `prev` of the steps, and `m` and `v` where
+// an optimizer shares them.
 // Every kernel loads each shared element once and stores it once, rounds every operation separately, and so
 // gives the same bits in every SIMD width.
 //
@@ -46,6 +47,11 @@ void mlxhog_add_at(float* w, const std::int32_t* index, const float* d, std::siz
 void mlxhog_copy(float* dst, const float* src, std::size_t n);
 // dst = src + coef * (src - prev); prev = src
 void mlxhog_predict(float* dst, const float* src, float* prev, float coef, std::size_t n);
+// dst = src + (a * last - b * prev)
+void mlxhog_look_ahead(float* dst, const float* src, const float* last, const float* prev, float a, float b,
+                       std::size_t n);
+// prev = last; last = d
+void mlxhog_record(float* last, float* prev, const float* d, std::size_t n);
 
 // The steps below write `w += delta` when out is null, else `out = delta` and leave w alone.
 // delta = -lr * (grad_scale * g + weight_decay * w)

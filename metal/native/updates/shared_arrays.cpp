@@ -60,7 +60,7 @@ void check_state(const char* name, const Flat& state, const Flat& flat) {
 }
 
 RowPlace check_rows(const Flat& flat, std::size_t offset, std::size_t width, std::optional<std::size_t> word0,
-                    const std::optional<Index>& index, const Values& values, const Locks* locks, Mode mode,
+                    const std::optional<IndexArray>& index, const Values& values, const Locks* locks, Mode mode,
                     bool distinct) {
   if (width == 0 || values.size() % width != 0) {
     refuse("values of " + text(values.size()) + " floats are not rows of width " + text(width));

@@ -18,7 +18,7 @@ namespace nb = nanobind;
 
 using Flat = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;       // shared, or private state
 using Values = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;            // a gradient, any shape
-using Index = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using IndexArray = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // Locks together with the arrays they live in, kept alive.
 struct LocksObject {
@@ -52,7 +52,7 @@ struct RowPlace {
   const std::int32_t* index() const { return all ? nullptr : named.data(); }
 };
 RowPlace check_rows(const Flat& flat, std::size_t offset, std::size_t width, std::optional<std::size_t> word0,
-                    const std::optional<Index>& index, const Values& values, const Locks* locks, Mode mode,
+                    const std::optional<IndexArray>& index, const Values& values, const Locks* locks, Mode mode,
                     bool distinct);
 
 }  // namespace mlxhog

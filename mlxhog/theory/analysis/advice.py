@@ -103,6 +103,7 @@ def advise(evidence: Evidence) -> Iterator[Advice]:
         _advise_workers,
         _advise_step,
         _advise_read,
+        _advise_moments,
         _advise_early,
         _advise_embedding,
         _advise_sparsify,
@@ -216,13 +217,28 @@ def _advise_step(evidence: Evidence) -> Iterator[Advice]:
 def _advise_read(evidence: Evidence) -> Iterator[Advice]:
     if evidence.config.strategy != "hogwild" or evidence.lag.mean == 0:
         return
-    predicts = evidence.config.predict == "own"
+    config = evidence.config
+    predicts = config.prediction != "none"
+    best = "last" if config.shares_moments else "own"
     yield Advice(
         "predicted reads",
-        "keep predict=own" if predicts else "use predict=own",
+        f"keep predict={config.prediction}" if predicts else f"use predict={best}",
         f"a step is {evidence.lag.mean:.2g} updates old on average when it is added; a read that "
-        "is moved on by the worker's own last movement makes up for part of that",
-        "" if predicts else "--predict own",
+        "is moved on by the last movement of the parameters makes up for part of that",
+        "" if predicts else f"--predict {best}",
+    )
+
+
+def _advise_moments(evidence: Evidence) -> Iterator[Advice]:
+    config = evidence.config
+    if config.strategy != "hogwild" or config.optimizer != "muon" or evidence.lag.mean == 0:
+        return
+    yield Advice(
+        "moments",
+        "keep moments=shared" if config.shares_moments else "use moments=shared, predict=last",
+        f"a step is {evidence.lag.mean:.2g} updates old on average when it is added; moments that "
+        "see every worker's gradients make the last step of anyone the best guess of the next one",
+        "" if config.shares_moments else "--moments shared --predict last",
     )
 
 

@@ -241,7 +241,7 @@ def plan_of(named: Target, options: AnalyzeConfig) -> Plan:
         average_every=None,
         blocks="all",
         optimizer="sgd",  # gradients alone are computed: no memory for moments
-        second_moment="private",
+        moments="private",
         read="snapshot",
         gpu_write="cpu",
     )

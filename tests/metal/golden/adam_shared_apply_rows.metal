@@ -1,10 +1,10 @@
-[[kernel]] void custom_kernel_adam_shared_apply_rows_float_float_uint32_t_int32_t_float_float_uint8_t_float_floats_uint32_ts_uint32_ts_uint32_ts_uint32_ts_uint32_t_float(
+[[kernel]] void custom_kernel_adam_shared_apply_rows_float_float_float_uint32_t_int32_t_float_uint8_t_float_floats_uint32_ts_uint32_ts_uint32_ts_uint32_ts_uint32_t(
   const device float* arena [[buffer(0)]],
-  const device float* v [[buffer(1)]],
-  const device uint32_t* failures [[buffer(2)]],
-  const device int32_t* rows [[buffer(3)]],
-  const device float* g [[buffer(4)]],
-  const device float* m [[buffer(5)]],
+  const device float* m [[buffer(1)]],
+  const device float* v [[buffer(2)]],
+  const device uint32_t* failures [[buffer(3)]],
+  const device int32_t* rows [[buffer(4)]],
+  const device float* g [[buffer(5)]],
   const device uint8_t* decays [[buffer(6)]],
   const device float* hp [[buffer(7)]],
   const constant float& grad_scale [[buffer(8)]],
@@ -13,8 +13,7 @@
   const constant uint32_t& height [[buffer(11)]],
   const constant uint32_t& offset [[buffer(12)]],
   device uint32_t* done [[buffer(13)]],
-  device float* m_out [[buffer(14)]],
   uint3 thread_position_in_grid [[thread_position_in_grid]]) {
-mlxhog::adam_shared_apply_rows(arena, v, failures, rows, g, m, decays, hp, grad_scale, d, n_rows, height, offset, done, m_out, thread_position_in_grid);
+mlxhog::adam_shared_apply_rows(arena, m, v, failures, rows, g, decays, hp, grad_scale, d, n_rows, height, offset, done, thread_position_in_grid);
 }
 

@@ -25,6 +25,7 @@ ADDS = 10_000_000
 N = 64  # elements, of which each counts exactly up to 2^24
 
 # AdamW with beta1 = 0 and m / (0 * sqrt(v) + 1) = -1, so that w gains 1; v = 1 * v + 1 * g^2.
+# What a shared m loses is counted by `muon_direction_shared`.
 COUNTING = np.array([0, 1, 0, 1, 1, 1, 0, 1], np.float32)
 
 
@@ -71,12 +72,14 @@ RULES = {
     "momentum": (steps.MOMENTUM, MOMENTUM),
     "adam": (steps.ADAM, COUNTING),
     "adam_shared": (steps.ADAM_SHARED, COUNTING),
+    "sgd_recorded": (steps.SGD_RECORDED, sgd_hp(lr=1, weight_decay=0)),
+    "adam_shared_recorded": (steps.ADAM_SHARED_RECORDED, COUNTING),
 }
 
 
 def step(name: str, *, rows: bool) -> Count:
     rule, hp = RULES[name]
-    x: dict[str, Any] = {name: zeros() for name in ("arena", *rule.private, *rule.shared)}
+    x: dict[str, Any] = {name: zeros() for name in ("arena", *rule.private, *rule.written)}
     x |= {"failures": counter()} if rule.shared else {}
     rates = {"decays": np.zeros(2, np.uint8), "hp": hp, "offset": 0}
     if rows:
@@ -84,7 +87,13 @@ def step(name: str, *, rows: bool) -> Count:
         launch = rule.rows(x, **rates, height=8)
     else:
         launch = rule.dense({**x, "g": -ones()}, **rates)
-    return Count(launch, (x["arena"], *(x[name] for name in rule.shared)))
+    return Count(launch, (x["arena"], *(x[name] for name in rule.shared if name == "v")))
+
+
+def muon_direction_shared() -> Count:
+    m, hp = zeros(), np.array([1, 1, 0, 1, 0, 0, 0, 0], np.float32)  # m = 1 * m + 1 * g
+    x = {"m": m, "failures": counter(), "g": ones()}
+    return Count(steps.muon_direction_shared(x, hp=hp, offset=0), (m,))
 
 
 def channel_scale_apply() -> Count:
@@ -107,6 +116,9 @@ CASES: dict[str, Callable[[], Count]] = {
     "momentum_apply": lambda: step("momentum", rows=False),
     "adam_apply": lambda: step("adam", rows=False),
     "adam_shared_apply": lambda: step("adam_shared", rows=False),
+    "sgd_recorded_apply": lambda: step("sgd_recorded", rows=False),
+    "adam_shared_recorded_apply": lambda: step("adam_shared_recorded", rows=False),
+    "muon_direction_shared": muon_direction_shared,
     "channel_scale_apply": channel_scale_apply,
     "sgd_apply_rows": lambda: step("sgd", rows=True),
     "momentum_apply_rows": lambda: step("momentum", rows=True),

@@ -14,7 +14,7 @@ from mlxhog.metal.engine import Engine
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels import steps
-from mlxhog.metal.kernels.step_rules import FLAG_FLOATS, adam_hp, momentum_hp, sgd_hp
+from mlxhog.metal.kernels.step_rules import FLAG_FLOATS, adam_hp, momentum_hp, muon_hp, sgd_hp
 from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target
 from mlxhog.optim.gradients import Rows
 from tests.metal.kernels.numbers import SIZES, Array, assert_same_bits, counter, normal, odd
@@ -27,7 +27,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "momentum": Momentum(momentum=0.8, weight_decay=0.3),
     "nesterov": Momentum(momentum=0.8, nesterov=True, weight_decay=0.3),
     "adamw": AdamW(weight_decay=0.3),
-    "adamw shared": AdamW(weight_decay=0.3, shared_second_moment=True),
+    "adamw shared": AdamW(weight_decay=0.3, shared=True),
 }
 
 
@@ -231,18 +231,63 @@ def test_apollo_scales_rows_columns_or_all(
 def test_an_element_of_the_shared_moment_that_never_settles_is_counted(
     host_engine: Callable[..., HostEngine],
 ) -> None:
-    flat, v, failures = np.zeros(8, np.float32), np.zeros(8, np.float32), counter()
-    # beta2 = 1 and 1 - beta2 = 1 make v count; the other rates leave w alone.
-    hp = np.array([0, 0, 0, 0, 1, 1, 0, 1], np.float32)
-    ones, decays = np.ones(8, np.float32), np.zeros(1, np.uint8)
-    x = {"arena": flat, "v": v, "failures": failures, "g": ones, "m": ones}
+    flat, m, v = (np.zeros(8, np.float32) for _ in range(3))
+    # beta = 1 and 1 - beta = 1 make m and v count; the other rates leave w alone.
+    hp = np.array([0, 0, 1, 1, 1, 1, 0, 1], np.float32)
+    ones, decays, failures = np.ones(8, np.float32), np.zeros(1, np.uint8), counter()
+    x = {"arena": flat, "m": m, "v": v, "failures": failures, "g": ones}
     launch = steps.ADAM_SHARED.dense(x, decays=decays, hp=hp, offset=0)
     source = launch.kernel.source.replace("adam_shared_apply", "adam_shared_apply<1>")
     impatient = replace(launch.kernel, source=source)
     shim = host_engine("mlx", chaos=5, threads=1)
     shim.run(replace(launch, kernel=impatient, grid=(8, 200, 1), group=(8, 32, 1)))
-    assert 0 < failures[0] < 8 * 200
-    assert v.sum() + float(failures[0]) == 8 * 200
+    assert 0 < failures[0] < 2 * 8 * 200
+    assert m.sum() + v.sum() + float(failures[0]) == 2 * 8 * 200
+
+
+def test_a_recorded_step_is_the_same_step_and_is_kept_beside_the_one_before(
+    engine: Engine,
+) -> None:
+    for plain, recorded in (
+        (steps.SGD, steps.SGD_RECORDED),
+        (steps.ADAM_SHARED, steps.ADAM_SHARED_RECORDED),
+    ):
+        moments = {name: np.square(normal(40, seed=2)) for name in plain.shared}
+        one, other = ({k: v.copy() for k, v in moments.items()} for _ in range(2))
+        flats, record = [normal(40), normal(40)], {"last": normal(40, seed=3), "prev": normal(40)}
+        failures = {"failures": counter()} if plain.shared else {}
+        for rule, flat, state in (
+            (plain, flats[0], one),
+            (recorded, flats[1], {**other, **record}),
+        ):
+            before = {k: v.copy() for k, v in record.items()}
+            x = {"arena": flat, "g": normal(32, seed=5), **state, **failures}
+            rates = {"decays": np.ones(2, np.uint8), "hp": np.full(8, 0.25, np.float32)}
+            engine.run(rule.dense(x, **rates, grad_scale=GRAD_SCALE, offset=4))
+        assert_same_bits(*flats)
+        for name in plain.shared:
+            assert_same_bits(one[name], other[name], label=name)
+        here = slice(4, 36)
+        assert_same_bits(record["prev"][here], before["last"][here])
+        assert_same_bits(normal(40)[here] + record["last"][here], flats[1][here])
+        outside = np.r_[0:4, 36:40]
+        for name in ("last", "prev"):
+            assert_same_bits(record[name][outside], before[name][outside])
+
+
+def test_a_shared_mean_moves_as_a_private_one(engine: Engine) -> None:
+    m, g = normal(50, seed=1), normal(32, seed=2)
+    hp = muon_hp(beta1=0.9, nesterov=0.2)
+    private = engine.run(
+        steps.muon_direction({"g": g, "m": m[9:41].copy()}, hp=hp, grad_scale=GRAD_SCALE)
+    )
+    before = m.copy()
+    x = {"g": g, "m": m, "failures": counter()}
+    shared = engine.run(steps.muon_direction_shared(x, hp=hp, grad_scale=GRAD_SCALE, offset=9))
+    assert_same_bits(m[9:41], private["m_out"])
+    assert_same_bits(shared["x_out"], private["x_out"])
+    outside = np.r_[0:9, 41:50]
+    assert_same_bits(m[outside], before[outside])
 
 
 FLAT, G8, M8 = np.zeros(64, np.float32), np.ones(8, np.float32), np.zeros(8, np.float32)
@@ -281,7 +326,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: steps.ADAM_SHARED.dense(
             {**SGD8, "m": M8, "v": M16, "failures": counter()}, **RATES, offset=0
         ),
-        "v, which is laid out as the arena, has shape",
+        "m, which is laid out as the arena, has shape",
     ),
     "rows repeat": (lambda: rows_of(index(1, 1), **RATES), "rows repeat or do not ascend"),
     "rows descend": (lambda: rows_of(index(2, 1), **RATES), "rows repeat or do not ascend"),

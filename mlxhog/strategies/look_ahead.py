@@ -1,0 +1,132 @@
+"""Where a lock-free worker takes its gradient: at the parameters, or where they will be.
+
+While a worker computes, the others add their steps, so its gradient lands on parameters that it has
+not seen. `--predict` says what it reads instead:
+
+    none  the parameters as they are
+    own   moved on by (P - 1)/P of what they moved between this worker's last two reads: each of the
+          other P - 1 adds about one step while this one takes two reads. A private copy.
+          Related published method: DANA, arXiv:1907.11612 (there from the workers' momenta)
+    last  moved on by h (u + (u - u')/2): u is the last step that anyone added, u' the one before,
+          element by element; h is how many steps others will have added when this gradient lands,
+          a running mean of how many had (P - 1 at first)
+
+What decides is how fresh the prediction is: `last` sees the step that was added a moment ago. With
+moments of all workers that step is also the best guess of the next one, so it goes with
+`moments=shared`.
+
+    segment               dtype    meaning
+    ahead.last            float32  the last step of anyone, laid out as the parameters
+    ahead.prev            float32  the one before
+
+Both are written with the step, under its lock, by whoever adds it (`mlxhog.optim.Target.record`).
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import numpy as np
+
+from mlxhog.arena import Arena
+from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.config.config import TrainConfig
+from mlxhog.optim import updates
+from mlxhog.optim.target import Record
+from mlxhog.optim.updates import Float32
+
+SEGMENTS: Final = ("ahead.last", "ahead.prev")
+TREND: Final = 0.5
+"""How much of the difference between the last two steps the next ones are expected to have."""
+MEMORY: Final = 0.9
+"""Share of the running mean of steps by others that stays when another gradient has landed."""
+
+
+def segments(config: TrainConfig, workers: int) -> dict[str, tuple[str, int]]:
+    """Arena segments of the table above; none where nothing looks ahead by last steps."""
+    if not looks_ahead(config, workers):
+        return {}
+    return {name: ("float32", PARAMETER_COPY) for name in SEGMENTS}
+
+
+def looks_ahead(config: TrainConfig, workers: int) -> bool:
+    """Whether steps are recorded, for `predict=last`; one worker has nobody to look ahead for."""
+    return config.prediction == "last" and workers > 1
+
+
+def record(arena: Arena, config: TrainConfig, workers: int) -> Record | None:
+    """Where steps are recorded; None where they are not."""
+    if not looks_ahead(config, workers):
+        return None
+    last, prev = (arena.segment(name) for name in SEGMENTS)
+    return Record(last, prev)
+
+
+class Reader(Protocol):
+    """One worker's reads of the parameters."""
+
+    def read(self, dst: Float32) -> None:
+        """Write the parameters that the next gradient is taken at into `dst`, (n,) float32.
+
+        Concurrency: others may be writing; elements are whole, of any age.
+        """
+
+    def landed(self, staleness: int) -> None:
+        """Take note of how many steps others added between a read and its gradient's landing."""
+
+
+class AsTheyAre:
+    """Reads the parameters as they are."""
+
+    def __init__(self, params: Float32) -> None:
+        """Read from the shared parameters, (n,) float32."""
+        self._params = params
+
+    def read(self, dst: Float32) -> None:
+        """A plain snapshot."""
+        updates.snapshot(dst, self._params)
+
+    def landed(self, staleness: int) -> None:
+        """Of no interest."""
+
+
+class OwnMovement(AsTheyAre):
+    """Moves a snapshot on by its last movement; costs a private copy of the parameters."""
+
+    def __init__(self, params: Float32, workers: int) -> None:
+        """Begin without movement."""
+        super().__init__(params)
+        self._previous = np.empty_like(params)
+        updates.snapshot(self._previous, params)
+        self._share = (workers - 1) / workers
+
+    def read(self, dst: Float32) -> None:
+        """A snapshot, moved on."""
+        updates.snapshot_predict(dst, self._params, self._previous, self._share)
+
+
+class LastSteps(AsTheyAre):
+    """Moves a snapshot on by the last steps of anyone."""
+
+    def __init__(self, params: Float32, record: Record, workers: int) -> None:
+        """Expect one step of each other worker, until gradients have landed."""
+        super().__init__(params)
+        self._record = record
+        self._others = float(workers - 1)
+
+    def read(self, dst: Float32) -> None:
+        """A snapshot, moved on."""
+        updates.snapshot_ahead(dst, self._params, *self._record, horizon=self._others, trend=TREND)
+
+    def landed(self, staleness: int) -> None:
+        """Take it into the running mean."""
+        self._others = MEMORY * self._others + (1.0 - MEMORY) * staleness
+
+
+def reader(arena: Arena, config: TrainConfig, workers: int) -> Reader:
+    """How a lock-free worker of so many reads."""
+    if (recorded := record(arena, config, workers)) is not None:
+        return LastSteps(arena.params, recorded, workers)
+    if config.prediction == "own" and workers > 1:
+        return OwnMovement(arena.params, workers)
+    return AsTheyAre(arena.params)

@@ -1,0 +1,18 @@
+[[kernel]] void custom_kernel_adam_shared_recorded_apply_float_float_float_float_float_uint32_t_float_uint8_t_float_floats_uint32_ts_uint32_ts_uint32_t(
+  const device float* arena [[buffer(0)]],
+  const device float* last [[buffer(1)]],
+  const device float* prev [[buffer(2)]],
+  const device float* m [[buffer(3)]],
+  const device float* v [[buffer(4)]],
+  const device uint32_t* failures [[buffer(5)]],
+  const device float* g [[buffer(6)]],
+  const device uint8_t* decays [[buffer(7)]],
+  const device float* hp [[buffer(8)]],
+  const constant float& grad_scale [[buffer(9)]],
+  const constant uint32_t& n [[buffer(10)]],
+  const constant uint32_t& offset [[buffer(11)]],
+  device uint32_t* done [[buffer(12)]],
+  uint3 thread_position_in_grid [[thread_position_in_grid]]) {
+mlxhog::adam_shared_recorded_apply(arena, last, prev, m, v, failures, g, decays, hp, grad_scale, n, offset, done, thread_position_in_grid.x);
+}
+

@@ -1,0 +1,118 @@
+"""Where gradients are taken: the parameters as they are, or where they are expected to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.arena import Arena, plan
+from mlxhog.arena.control import Command
+from mlxhog.config.budget import Budget
+from mlxhog.strategies import Lease
+from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
+from mlxhog.strategies.look_ahead import AsTheyAre, LastSteps, OwnMovement, reader, record
+from mlxhog.strategies.round_robin import RoundRobin
+from tests.strategies.test_sync import LR, context, strategy
+
+N = 4
+PREDICTIONS = {"none": AsTheyAre, "own": OwnMovement, "last": LastSteps}
+
+
+def config(prediction: str) -> Any:
+    return SimpleNamespace(prediction=prediction)
+
+
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    parameter = SimpleNamespace(shape=(N,), init="zeros", kind="dense")
+    extra = strategy(Hogwild, 2, prediction="last").segments(1)
+    layout = plan({"w": parameter}, max_workers=2, n_tickets=8, extra=extra)
+    with Arena.create(layout) as arena:
+        arena.counters.store("command", Command.TRAIN)
+        yield arena
+
+
+def read(found: Any, arena: Arena) -> float:
+    """The first element of what a reader reads."""
+    dst = np.empty_like(arena.params)
+    found.read(dst)
+    assert len(set(dst[:N].tolist())) == 1
+    return float(dst[0])
+
+
+def last_steps(arena: Arena, last: float, prev: float) -> None:
+    found = record(arena, config("last"), 2)
+    assert found is not None
+    found.last[:N], found.prev[:N] = last, prev
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_one_worker_reads_the_parameters_as_they_are(arena: Arena, prediction: str) -> None:
+    last_steps(arena, 5.0, 3.0)
+    arena.param("w")[...] = 1.0
+    assert read(reader(arena, config(prediction), 1), arena) == 1.0
+    assert type(reader(arena, config(prediction), 2)) is PREDICTIONS[prediction]
+
+
+def test_last_steps_go_on_as_often_as_others_are_expected_to_step(arena: Arena) -> None:
+    found = reader(arena, config("last"), 4)
+    arena.param("w")[...] = 1.0
+    last_steps(arena, 0.5, 0.25)
+    step = 0.5 + 0.5 * (0.5 - 0.25)
+    assert read(found, arena) == 1.0 + 3 * step  # one of each other worker, at first
+    for _ in range(200):
+        found.landed(7)
+    assert read(found, arena) == pytest.approx(1.0 + 7 * step)
+    found.landed(0)
+    assert read(found, arena) == pytest.approx(1.0 + 0.9 * 7 * step)
+
+
+def test_own_movement_goes_on_by_the_share_of_the_others(arena: Arena) -> None:
+    found = reader(arena, config("own"), 4)
+    arena.param("w")[...] = 2.0
+    assert read(found, arena) == 2.0 + 0.75 * 2.0
+    assert read(found, arena) == 2.0  # nothing has moved since
+
+
+def test_every_step_of_a_worker_is_seen_by_the_next_read_of_another(arena: Arena) -> None:
+    workers = []
+    for slot in (1, 2):
+        found = context(arena, slot, strategy(Hogwild, 2, prediction="last"))
+        found.budget, found.step_limit = Budget(steps=8), 8
+        found.backend = SimpleNamespace(  # type: ignore[assignment]
+            inbox=np.zeros_like(arena.params), refresh=lambda: None
+        )
+        workers.append(HogwildWorker(found))
+    one, other = workers
+    lease = one.claim()
+    assert isinstance(lease, Lease)
+    one.read()
+    one.write({"w": np.full(N, -2.0, np.float32)}, lease, samples=1)
+    other.read()
+    moved = 2.0 * LR
+    assert other.context.backend.inbox[0] == moved + (moved + 0.5 * moved)
+
+
+def test_in_turn_copies_are_moved_on_by_the_steps_of_all_others() -> None:
+    turns = strategy(RoundRobin, 3, seq_len=1, prediction="last")
+    parameter = SimpleNamespace(shape=(N,), init="zeros", kind="dense")
+    layout = plan({"w": parameter}, max_workers=3, n_tickets=8, extra=turns.segments(1))
+    with Arena.create(layout) as arena:
+        turns.begin(arena)
+        arena.counters.store("command", Command.TRAIN)
+        found = context(arena, 1, turns)
+        found.step_limit, found.budget = 9, Budget(steps=9)
+        found.backend = SimpleNamespace(  # type: ignore[assignment]
+            inbox=np.zeros_like(arena.params), refresh=lambda: None
+        )
+        worker = turns.worker(found)
+        lease = worker.claim()
+        assert isinstance(lease, Lease)
+        worker.read()
+        worker.write({"w": np.full(N, -2.0, np.float32)}, lease, samples=1)
+        moved = 2.0 * LR
+        assert arena.segment("turns.read.1")[0] == moved + 2 * (moved + 0.5 * moved)
