@@ -5,6 +5,7 @@ from functools import partial
 
 import yaml
 
+from mlxhog.config import slowdowns
 from mlxhog.config.options import convert_fields, option, options
 from mlxhog.config.quantities import Interval
 from mlxhog.config.selection import Selection
@@ -75,6 +76,12 @@ class TrainConfig:
     )
     memory_limit: float = _workers(
         0.8, "share of this machine's memory that a run may use", above=0, high=1
+    )
+    slow: str | None = _workers(
+        None,
+        "for experiments: workers made slow on purpose, by rank; 1=2 doubles the time of every "
+        "gradient of worker 1, 1=random:0.2:3 makes it 3 times as long with probability 0.2, "
+        "1=late:10 begins 10 s late; with commas, several workers",
     )
 
     strategy: str = _strategy(
@@ -295,6 +302,10 @@ class TrainConfig:
             found.append(
                 ("async_after", f"is for strategy hogwild, not {self.strategy}; leave it out")
             )
+        try:
+            slowdowns.parse(self.slow)
+        except ValueError as error:
+            found.append(("slow", str(error)))
         found += self._contradictions_of_strategy()
         if self.gpu_write.startswith("metal") and self.write not in ("auto", "cas"):
             problem = (

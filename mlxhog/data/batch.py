@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,3 +38,13 @@ class Batch:
         """Return rows start .. stop - 1; its `n_bytes` is the share of the rows."""
         x = self.x[start:stop]
         return Batch(x, self.y[start:stop], self.n_bytes * len(x) // len(self.x), self.seed + start)
+
+
+def joined(parts: Sequence[Batch]) -> Batch:
+    """Return the rows of one or more batches of one length, in order; the seed is the first's."""
+    if len(parts) == 1:
+        return parts[0]
+    x, y = (
+        np.concatenate(rows) for rows in zip(*((part.x, part.y) for part in parts), strict=True)
+    )
+    return Batch(x, y, sum(part.n_bytes for part in parts), parts[0].seed)

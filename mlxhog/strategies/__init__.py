@@ -13,6 +13,7 @@ from mlxhog.strategies.strategy import (
     Idle,
     Lease,
     Outcome,
+    Part,
     Strategy,
     StrategyWorker,
 )
@@ -45,5 +46,6 @@ def build(config: TrainConfig, workers: int) -> Strategy:
 
 
 __all__ = [
-    "STRATEGIES", "Context", "Idle", "Lease", "Outcome", "Strategy", "StrategyWorker", "build",
+    "STRATEGIES", "Context", "Idle", "Lease", "Outcome", "Part", "Strategy", "StrategyWorker",
+    "build",
 ]  # fmt: skip

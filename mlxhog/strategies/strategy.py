@@ -37,11 +37,29 @@ class Idle(Enum):
 
 
 @dataclass(frozen=True)
-class Lease:
-    """A batch this worker holds until it is applied or given back."""
+class Part:
+    """Sequences `begin` to `end - 1` of a ticket's batch, as far as it has them."""
 
     epoch: int
     ticket: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A batch this worker holds until it is applied or given back.
+
+    Attributes:
+        epoch: of the ticket.
+        ticket: held in the ledger.
+        parts: the sequences to compute, perhaps of other tickets, or none at all; None is the
+            ticket's own batch.
+    """
+
+    epoch: int
+    ticket: int
+    parts: tuple[Part, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +83,7 @@ class StrategyWorker(Protocol):
     def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
         """Apply the mean gradient of `samples` sequences, or drop it where it is not finite.
 
-        Settles the lease.
+        Without a sequence there is no gradient, and `grads` is empty. Settles the lease.
         """
 
     def counts_step(self) -> bool:

@@ -17,6 +17,7 @@ from mlxhog.backends import kernel_choice
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.kernel_choice import Writers
 from mlxhog.checkpoint import run
+from mlxhog.config import slowdowns
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare
@@ -122,6 +123,7 @@ def make_plan(config: TrainConfig) -> Plan:
         serial=config.strategy == "serial",
         tokens_per_s=verdicts.load().tokens_per_s,
     )
+    slowdowns.check_ranks(config.slow, len(choice.workers))
     writers = kernel_choice.choose_writers(config, choice.workers)
     kernels = kernel_choice.choose_kernels(config, choice.workers)
     _check_parameters(config, model, here.memory_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -11,13 +12,16 @@ from mlxhog.arena import records
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
-from mlxhog.data.batch import Batch
+from mlxhog.config import slowdowns
+from mlxhog.config.slowdowns import Slowdown
+from mlxhog.data.batch import Batch, joined
 from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.optim import updates
 from mlxhog.strategies import Context, Idle, Lease, Outcome
 from mlxhog.training.job import Job
 
 WARM_UP_TOKENS = 64
+LONGEST_NAP_S = 0.01  # of a worker that is slowed down, before it looks whether the run goes on
 
 
 class Steps:
@@ -29,6 +33,7 @@ class Steps:
         self.strategy = context.strategy.worker(context)
         self._batches = job.setup.batches()
         self._target = context.target(job.slot)
+        self._slowdown = slowdowns.parse(job.config.slow).get(context.rank, Slowdown())
 
     def warm_up(self) -> None:
         """One gradient nobody uses, so that lazy set-up in the framework is not timed as a step.
@@ -48,8 +53,10 @@ class Steps:
         entry = self.context.entry
         # Before the claim: no worker that has a ticket may look as if it held still.
         entry.beat(Phase.DATA)
-        given_up = entry.nonfinite_in_row >= self.job.config.max_nonfinite
-        lease = Idle.DONE if given_up else self.strategy.claim()
+        if entry.nonfinite_in_row >= self.job.config.max_nonfinite:
+            lease: Lease | Idle = Idle.DONE
+        else:
+            lease = Idle.WAIT if self._is_late() else self.strategy.claim()
         if lease is Idle.WAIT:
             entry.beat(Phase.WAITING)
             time.sleep(0.0002)
@@ -71,7 +78,8 @@ class Steps:
         self.strategy.read()
         read_ns = monotonic_ns()
         entry.beat(Phase.COMPUTE)
-        loss, grads = self._loss_and_grads(batches)
+        loss, grads = self._loss_and_grads(batches) if batches else (math.nan, {})
+        self._slow_down(monotonic_ns() - read_ns)
         computed_ns = monotonic_ns()
         outcome = self.strategy.write(grads, lease, samples)
         if outcome.applied and self.context.strategy.probes:
@@ -97,7 +105,8 @@ class Steps:
         entry, counters = self.context.entry, self.context.arena.counters
         entry.steps += 1
         entry.tokens += tokens
-        entry.loss = loss
+        if tokens:
+            entry.loss = loss
         if outcome.applied:
             entry.nonfinite_in_row = 0
             entry.staleness_sum += outcome.staleness
@@ -110,10 +119,38 @@ class Steps:
         counters.add("tokens", tokens)
 
     def _micro_batches(self, lease: Lease) -> Iterator[Batch]:
-        """The ticket's sequences, `micro_batch` at a time."""
-        batch, rows = self._batches.at(lease.epoch, lease.ticket), self.job.micro_batch
-        for begin in range(0, len(batch.x), rows):
-            yield batch.part(begin, begin + rows)
+        """The lease's sequences, `micro_batch` at a time."""
+        if lease.parts is None:
+            parts = [self._batches.at(lease.epoch, lease.ticket)]
+        else:
+            every = (
+                self._batches.at(part.epoch, part.ticket).part(part.begin, part.end)
+                for part in lease.parts
+            )
+            parts = [part for part in every if len(part.x)]  # an epoch's last ticket may have fewer
+        if parts:
+            batch, rows = joined(parts), self.job.micro_batch
+            for begin in range(0, len(batch.x), rows):
+                yield batch.part(begin, begin + rows)
+
+    def _is_late(self) -> bool:
+        """Whether the option `slow` keeps this worker from its first batch for now."""
+        context = self.context
+        return context.seconds() < self._slowdown.late_s and context.training()
+
+    def _slow_down(self, spent_ns: int) -> None:
+        """Make a gradient take as many times as long as the option `slow` says, or until the end.
+
+        Args:
+            spent_ns: that it has taken.
+        """
+        context = self.context
+        rank, step = context.rank, context.entry.steps
+        factor = self._slowdown.factor_of(self.job.config.seed, rank, step)
+        end_ns = monotonic_ns() + (factor - 1) * spent_ns
+        while (rest_s := (end_ns - monotonic_ns()) / 1e9) > 0 and context.training():
+            context.entry.beat()
+            time.sleep(min(rest_s, LONGEST_NAP_S))
 
     def _loss_and_grads(self, batches: list[Batch]) -> tuple[float, Grads]:
         """Mean loss and gradient over the micro-batches, each weighted by its sequences."""

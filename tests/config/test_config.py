@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mlxhog.cli.train import configuration
 from mlxhog.cli.train import flags as train_flags
+from mlxhog.config import slowdowns
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.quantities import (
@@ -21,6 +22,7 @@ from mlxhog.config.quantities import (
     parse_count,
     parse_duration_s,
 )
+from mlxhog.config.slowdowns import Slowdown
 from mlxhog.config.sources import Given, read_yaml, resolve
 from mlxhog.errors import ConfigError
 
@@ -184,6 +186,7 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
             "five steps of ns5 enlarge too far",
         ),
         ({"average_every": 5}, "strategy avg_runs, not hogwild"),
+        ({"sync_shares": "speed"}, "strategy sync, not hogwild"),
         ({"strategy": "round_robin", "read": "live"}, "leave read out"),
         ({"strategy": "round_robin", "write": "racy"}, "nobody writes beside"),
         ({"strategy": "avg_runs", "gpu_write": "metal"}, "own copy"),
@@ -193,6 +196,35 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
 def test_options_that_contradict_each_other_are_refused(values, said):
     with pytest.raises(ConfigError, match=said):
         TrainConfig(**values)
+
+
+def test_workers_are_slowed_by_rank():
+    slowed = slowdowns.parse("0=1.5, 1=random:0.25:3,4=late:1m")
+    assert slowed == {
+        0: Slowdown(factor=1.5),
+        1: Slowdown(factor=3.0, probability=0.25),
+        4: Slowdown(late_s=60.0),
+    }
+    assert slowdowns.parse(TrainConfig().slow) == {}
+    drawn = [slowed[1].factor_of(seed=7, rank=1, step=step) for step in range(1000)]
+    assert drawn == [slowed[1].factor_of(seed=7, rank=1, step=step) for step in range(1000)]
+    assert set(drawn) == {1.0, 3.0}
+    assert 200 < drawn.count(3.0) < 300
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2", "1=", "one=2", "-1=2", "1=0.5", "1=x", "1=2:3", "1=random:2", "1=random:1.5:2"]
+    + ["1=random:0.5:0.9", "1=late", "1=late:soon", "1=late:-1", "0=2,", "1=early:3"],
+)
+def test_a_slowdown_that_cannot_be_read_is_answered_with_the_three_forms(text):
+    with pytest.raises(ConfigError, match=r"slow: wanted RANK=FACTOR, RANK=random.*; got "):
+        TrainConfig(slow=text)
+
+
+def test_a_worker_is_slowed_in_one_way():
+    with pytest.raises(ConfigError, match=r"slow: worker 1 stands in '1=2,1=late:5' twice"):
+        TrainConfig(slow="1=2,1=late:5")
 
 
 @pytest.mark.parametrize(
