@@ -100,6 +100,12 @@ class TrainConfig:
     async_after: float = _strategy(
         0.0, "hogwild: part of the budget trained in sync first", low=0, high=1
     )
+    sync_shares: str = _strategy(
+        "equal",
+        "sync: sequences of a round that each worker computes; as many as the others, or in "
+        "proportion to its measured speed",
+        choices=("equal", "speed"),
+    )
     average_every: int | None = _strategy(
         None,
         "avg_runs: average the workers' own parameters whenever each has taken this many; none is "
@@ -376,6 +382,11 @@ class TrainConfig:
         if self.average_every is not None and self.strategy != "avg_runs":
             found.append(
                 ("average_every", f"is for strategy avg_runs, not {self.strategy}; leave it out")
+            )
+        synchronous = self.strategy == "sync" or self.async_after > 0
+        if self.sync_shares != "equal" and not synchronous:
+            found.append(
+                ("sync_shares", f"is for strategy sync, not {self.strategy}; leave it out")
             )
         if self.strategy in ("round_robin", "avg_runs"):
             if self.read == "live":

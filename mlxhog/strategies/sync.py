@@ -14,18 +14,32 @@ an apply that was under way: the ledger then counts it as torn, and it is not re
 Rank 0 decides at the start of each round whether it is run, and publishes the decision with the
 step size: the others follow, so all stop after the same round.
 
+With `sync_shares=speed` the sequences of a round's P tickets are divided among the workers so that
+all are done at about the same time. Rank 0 publishes the division with its decision, from the time
+that each took for a sequence in earlier rounds; whoever replaces a dead worker computes the same
+sequences. A worker still holds ticket R P + rank, which is done when the worker has ended the
+round. It may get no sequence at all, and then has no gradient: the mean is that of the others.
+
     segment            dtype    meaning
     grads.1 .. grads.P float32  gradients, laid out as the parameters
     grads.mean         float32  their mean
     sync.norm          float64  sum of squares of the mean, per parameter
-    sync.words         uint8    128 bytes per line: [0] decision, [1] lr, version before the round,
-                                [2 + 2 rank] finished stages, steps its optimizer has taken with the
-                                round, [3 + 2 rank] sequences in the batch, the gradient's weight
+    sync.words         uint8    words of 64 bits (`words.py`)
+
+    line of sync.words  word  meaning
+                     0     0  decision
+                     1     0  lr, a float
+                           1  version before the round
+              2 + 2 rank   0  finished stages
+                           1  steps its optimizer has taken with the round
+              3 + 2 rank   0  sequences in its batch, the weight of its gradient
+                           1  seconds that it takes for one, a float; 0 is not known yet
+                           2  gradients that this is the mean of
+              2 + 2 P   rank  sequences of the round that it is to compute
 """
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable
 from typing import ClassVar
@@ -42,10 +56,20 @@ from mlxhog.backends.backend import Grads
 from mlxhog.data.ledger import Ledger
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Rows
-from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Strategy
+from mlxhog.strategies import division
+from mlxhog.strategies.strategy import Context, Idle, Lease, Outcome, Part, Strategy
+from mlxhog.strategies.words import LINE, Words
 
 GO, STOP, SWITCH = 1, 2, 3
-_LINE = 128
+WORDS_PER_LINE = LINE // 8
+MEMORY = 0.1
+"""Weight of the newest gradient in the mean time of a sequence, once there have been ten."""
+
+OUTLIER = 4.0
+"""A gradient counts as so many times slower than that mean at most."""
+
+FORGETTING = 0.98
+"""Factor of that time in a round without a sequence, so that the worker is tried again some day."""
 
 
 def sync_segments(workers: int, n_params: int) -> dict[str, tuple[str, int]]:
@@ -54,7 +78,7 @@ def sync_segments(workers: int, n_params: int) -> dict[str, tuple[str, int]]:
     return {
         **{name: ("float32", PARAMETER_COPY) for name in copies},
         "sync.norm": ("float64", n_params),
-        "sync.words": ("uint8", _LINE * (2 + 2 * workers)),
+        "sync.words": ("uint8", LINE * (2 + 2 * workers + -(-workers // WORDS_PER_LINE))),
     }
 
 
@@ -65,13 +89,13 @@ def is_over(words: NDArray[np.uint8], workers: int) -> bool:
         words: the segment `sync.words`.
         workers: of the run.
     """
-    decided, code = divmod(int(_native.load_u64(words, 0)), 4)
+    decided, code = divmod(Words(words).load(0, 0), 4)
     return code == SWITCH and _finished_stages(words, workers) == {3 * (decided - 1) + 1}
 
 
 def between_rounds(words: NDArray[np.uint8], workers: int) -> bool:
     """Whether no worker has begun, or may begin, a round while the arena is to hold still."""
-    decided, code = divmod(int(_native.load_u64(words, 0)), 4)
+    decided, code = divmod(Words(words).load(0, 0), 4)
     stages = _finished_stages(words, workers)
     if code == SWITCH or len(stages) > 1:
         return is_over(words, workers)
@@ -85,18 +109,18 @@ def rounds_done(words: NDArray[np.uint8], workers: int) -> int:
 
 
 def _finished_stages(words: NDArray[np.uint8], workers: int) -> set[int]:
-    return {int(_native.load_u64(words, _LINE * (2 + 2 * rank))) for rank in range(workers)}
+    return {Words(words).load(2 + 2 * rank, 0) for rank in range(workers)}
 
 
 def pass_over(words: NDArray[np.uint8], workers: int) -> None:
     """Begin behind the switch: a resumed run whose workers have moments of their own already."""
     for rank in range(workers):
-        _native.store_u64(words, _LINE * (2 + 2 * rank), 1)
-    _native.store_u64(words, 0, 1 << 2 | SWITCH)
+        Words(words).store(2 + 2 * rank, 0, 1)
+    Words(words).store(0, 0, 1 << 2 | SWITCH)
 
 
 class Sync(Strategy):
-    """Averaged gradients; reruns with the same workers are bit-identical."""
+    """Averaged gradients; with equal shares, reruns with the same workers are bit-identical."""
 
     numbered: ClassVar[bool] = True
 
@@ -138,15 +162,18 @@ class SyncWorker:
         """
         self.context = context
         arena = context.arena
-        self._words = arena.segment("sync.words")
+        self._words = Words(arena.segment("sync.words"))
         self._own = arena.segment(f"grads.{context.slot}")
         self._all = [arena.segment(f"grads.{rank + 1}") for rank in range(context.workers)]
         self._mean = arena.segment("grads.mean")
         self._norms = arena.segment("sync.norm")
         self._target = context.target(state_slot=1)
         self._names = list(arena.layout.slots)
-        self._share = self._balanced_share()
-        self._own_steps = _LINE * (2 + 2 * context.rank) + 8
+        costs = [division.cost(slot, context.optimizer) for slot in arena.layout.slots.values()]
+        self._share = division.parameters(costs, context.workers)[context.rank]
+        self._line = 2 + 2 * context.rank
+        self._by_speed = context.config.sync_shares == "speed"
+        self._began_ns = 0
         self._leased = False
         self._switch = switch
         self.switched = False
@@ -154,18 +181,18 @@ class SyncWorker:
     # -- words shared by all workers -------------------------------------------------------------
 
     def _stages(self, rank: int) -> int:
-        return int(_native.load_u64(self._words, _LINE * (2 + 2 * rank)))
+        return self._words.load(2 + 2 * rank, 0)
 
     def _finish_stage(self, stage: int) -> None:
-        _native.store_u64(self._words, _LINE * (2 + 2 * self.context.rank), stage + 1)
+        self._words.store(self._line, 0, stage + 1)
 
     def _weight(self, rank: int) -> int:
-        return int(_native.load_u64(self._words, _LINE * (3 + 2 * rank)))
+        return self._words.load(3 + 2 * rank, 0)
 
     def _decision(self, round_: int) -> int:
         """The decision on a round: rank 0 makes it once, the others wait for it."""
         context = self.context
-        word = int(_native.load_u64(self._words, 0))
+        word = self._words.load(0, 0)
         if word >> 2 == round_ + 1 and word & 3 != STOP:
             return word & 3
         if context.rank != 0:
@@ -181,32 +208,79 @@ class SyncWorker:
             code = SWITCH
         else:
             code = GO
-        lr = context.schedule(self._progress(round_), context.arena.counters.load("version"))
-        (bits,) = struct.unpack("<Q", struct.pack("<d", lr))
-        _native.store_u64(self._words, _LINE, bits)
-        _native.store_u64(self._words, _LINE + 8, context.arena.counters.load("version"))
-        _native.store_u64(self._words, 0, (round_ + 1) << 2 | code)
+        if code != STOP:
+            if any(self._stages(rank) < 3 * round_ for rank in range(context.workers)):
+                return 0  # who died at the end of a round did not wait for the others in it
+            self._publish(round_)
+        self._words.store(0, 0, (round_ + 1) << 2 | code)
         return code
 
+    def _publish(self, round_: int) -> None:
+        """Say with which step size, from which version and by whom a round is computed."""
+        context = self.context
+        version = context.arena.counters.load("version")
+        self._words.store_float(1, 0, context.schedule(self._progress(round_), version))
+        self._words.store(1, 1, version)
+        if self._by_speed:
+            for rank, count in enumerate(self._division()):
+                self._words.store(2 + 2 * context.workers, rank, count)
+
+    def _division(self) -> list[int]:
+        """Sequences of a round for each rank; equal shares until all have been measured."""
+        context = self.context
+        each, ranks = context.config.sequences_per_ticket, range(context.workers)
+        seconds = [self._words.load_float(3 + 2 * rank, 1) for rank in ranks]
+        if not all(seconds):
+            return [each] * context.workers
+        return division.sequences(each * context.workers, seconds)
+
+    def _parts(self, first: int) -> tuple[Part, ...]:
+        """This rank's sequences of the round that begins with ticket `first`."""
+        context = self.context
+        each, line = context.config.sequences_per_ticket, 2 + 2 * context.workers
+        begin = sum(self._words.load(line, rank) for rank in range(context.rank))
+        end = begin + self._words.load(line, context.rank)
+        return tuple(
+            Part(
+                *divmod(first + k, context.ledger.n),
+                begin=max(0, begin - k * each),
+                end=min(each, end - k * each),
+            )
+            for k in range(begin // each, -(-end // each))
+            if begin < end
+        )
+
+    def _note_pace(self, samples: int) -> None:
+        """Take the time of this gradient into the mean of earlier ones."""
+        words, line = self._words, 3 + 2 * self.context.rank
+        mean_s, gradients = words.load_float(line, 1), words.load(line, 2)
+        if samples == 0:
+            words.store_float(line, 1, mean_s * FORGETTING)
+            return
+        took_s = (monotonic_ns() - self._began_ns) / 1e9 / samples
+        if gradients:
+            took_s = min(took_s, OUTLIER * mean_s)
+        weight = max(MEMORY, 1 / (gradients + 1))
+        words.store_float(line, 1, mean_s + weight * (took_s - mean_s))
+        words.store(line, 2, gradients + 1)
+
     def _progress(self, round_: int) -> float:
-        """As `Context.progress`, from what rank 0 alone has counted, so that reruns agree.
+        """As `Context.progress`; with equal shares from what rank 0 has counted, so reruns agree.
 
         The others may not have counted their part of the last round yet.
         """
         context = self.context
-        return context.budget.progress(
-            steps=round_,
-            tokens=context.workers * context.entry.tokens,
-            seconds=context.seconds(),
-        )
+        tokens = context.workers * context.entry.tokens
+        if self._by_speed:
+            tokens = context.arena.counters.load("tokens")
+        return context.budget.progress(steps=round_, tokens=tokens, seconds=context.seconds())
 
     def _step(self) -> int:
         """Number of this worker's optimizer step in the round, from 1."""
-        return int(_native.load_u64(self._words, self._own_steps))
+        return self._words.load(self._line, 1)
 
     def _lr(self) -> float:
-        bits = int(_native.load_u64(self._words, _LINE))
-        return float(struct.unpack("<d", struct.pack("<Q", bits))[0])
+        return self._words.load_float(1, 0)
 
     def _wait_for(self, stage: int) -> None:
         """Wait until every worker has finished a stage; the supervisor replaces a dead one.
@@ -239,14 +313,14 @@ class SyncWorker:
             if code != GO:
                 return Idle.DONE if code == STOP else Idle.WAIT
         first = context.arena.counters.load("first_ticket")
-        number = first + round_ * context.workers + context.rank
-        epoch, ticket = divmod(number, context.ledger.n)
+        first += round_ * context.workers
+        epoch, ticket = divmod(first + context.rank, context.ledger.n)
         self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
         context.entry.ticket = ticket
-        return Lease(epoch, ticket)
+        return Lease(epoch, ticket, self._parts(first) if self._by_speed else None)
 
     def _switched_at(self, round_: int) -> bool:
-        return int(_native.load_u64(self._words, 0)) == (round_ + 1) << 2 | SWITCH
+        return self._words.load(0, 0) == (round_ + 1) << 2 | SWITCH
 
     def _leave(self, stage: int) -> None:
         """Take the shared moments as this worker's own, and wait until all have done so."""
@@ -266,8 +340,9 @@ class SyncWorker:
         As rank 0 published it: one that replaces a dead worker may come when the counter has moved.
         """
         context = self.context
-        context.entry.version_read = int(_native.load_u64(self._words, _LINE + 8))
+        context.entry.version_read = self._words.load(1, 1)
         context.copy_to_inbox()
+        self._began_ns = monotonic_ns()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
         """Average with the other workers' gradients, then apply this worker's share."""
@@ -277,14 +352,17 @@ class SyncWorker:
         round_ = start // 3
         base = 3 * round_
         if start == base:
-            self._write_own(grads)
-            _native.store_u64(self._words, _LINE * (3 + 2 * context.rank), samples)
+            if self._by_speed:
+                self._note_pace(samples)
+            if samples:
+                self._write_own(grads)
+            self._words.store(self._line + 1, 0, samples)
             self._finish_stage(base)
         self._wait_for(base)  # also for a successor: the others may not be as far as the dead was
         if start <= base + 1:
             self._average()
             # Noted here and stored below: whoever replaces a dead worker counts its step once.
-            _native.store_u64(self._words, self._own_steps, entry.opt_step + 1)
+            self._words.store(self._line, 1, entry.opt_step + 1)
             self._finish_stage(base + 1)
         self._wait_for(base + 1)
         norm = float(np.sqrt(self._norms.sum()))
@@ -317,7 +395,8 @@ class SyncWorker:
 
     def _average(self) -> None:
         slots = self.context.arena.layout.slots
-        weights = [self._weight(rank) for rank in range(self.context.workers)]
+        of_ranks = [(self._weight(rank), own) for rank, own in enumerate(self._all)]
+        weights, all_grads = zip(*(pair for pair in of_ranks if pair[0]), strict=True)
         equal = len(set(weights)) == 1
         shares = [np.float32(1.0 if equal else w * len(weights) / sum(weights)) for w in weights]
         scale = np.float32(1.0 / len(weights))
@@ -325,8 +404,8 @@ class SyncWorker:
             slot = slots[self._names[index]]
             span = slice(slot.offset, slot.offset + slot.size)
             mean = self._mean[span]
-            np.multiply(self._all[0][span], shares[0], out=mean)
-            for other, share in zip(self._all[1:], shares[1:], strict=True):
+            np.multiply(all_grads[0][span], shares[0], out=mean)
+            for other, share in zip(all_grads[1:], shares[1:], strict=True):
                 mean += other[span] if equal else other[span] * share
             mean *= scale
             self._norms[index] = _native.sumsq(mean)
@@ -351,16 +430,3 @@ class SyncWorker:
             seed=context.slot,
             grad_scale=context.grad_scale(norm),
         )
-
-    def _balanced_share(self) -> list[int]:
-        """Indices of the parameters this rank averages and applies: largest first, greedily."""
-        slots = self.context.arena.layout.slots
-        load = [0] * self.context.workers
-        share: list[int] = []
-        by_size = sorted(range(len(slots)), key=lambda i: (-slots[self._names[i]].size, i))
-        for index in by_size:
-            rank = load.index(min(load))
-            load[rank] += slots[self._names[index]].size
-            if rank == self.context.rank:
-                share.append(index)
-        return sorted(share)

@@ -13,6 +13,7 @@ it finish the step: every count is stored, never added, so doing it twice change
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,16 @@ class Words:
     def store(self, line: int, word: int, value: int) -> None:
         """Set the word."""
         _native.store_u64(self._data, LINE * line + 8 * word, value)
+
+    def load_float(self, line: int, word: int) -> float:
+        """The word's bits as a float64."""
+        (value,) = struct.unpack("<d", struct.pack("<Q", self.load(line, word)))
+        return float(value)
+
+    def store_float(self, line: int, word: int, value: float) -> None:
+        """Set the word to the bits of a float64."""
+        (bits,) = struct.unpack("<Q", struct.pack("<d", value))
+        self.store(line, word, bits)
 
 
 class StepRecord(NamedTuple):

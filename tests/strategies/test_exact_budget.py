@@ -45,6 +45,7 @@ class Kind:
         config: Any = SimpleNamespace(
             strategy=self.name, async_after=self.async_after, average_every=2, blocks="all",
             clip=0.0, read="snapshot", prediction="none", seq_len=10,
+            sync_shares="equal",
         )  # fmt: skip
         return build(config, WORKERS)
 

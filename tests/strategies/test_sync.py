@@ -13,9 +13,9 @@ from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
-from mlxhog.data.ledger import Ledger
+from mlxhog.data.ledger import Ledger, TicketState
 from mlxhog.optim import SGD
-from mlxhog.strategies import Context, Idle, Lease, Strategy
+from mlxhog.strategies import Context, Idle, Lease, Part, Strategy
 from mlxhog.strategies.sync import Sync, SyncWorker, sync_segments
 
 LR = 0.5
@@ -31,7 +31,8 @@ def arena():
 
 
 def strategy(kind: type[Strategy], workers: int = 2, **options: object) -> Strategy:
-    config: Any = SimpleNamespace(clip=0.0, read="live", **{"prediction": "none", **options})
+    own = {"clip": 0.0, "read": "live", "prediction": "none", "sync_shares": "equal", **options}
+    config: Any = SimpleNamespace(**own)
     return kind(config, workers)
 
 
@@ -110,3 +111,91 @@ def test_a_round_that_was_done_is_not_done_again_because_a_death_left_it_uncount
         worker._finish_stage(stage)
     assert arena.counters.load("steps") == 0
     assert worker.claim() is Idle.DONE
+
+
+# -- sequences dealt out by speed ------------------------------------------------------------------
+
+EACH = 4  # sequences of a ticket
+
+
+def by_speed(arena: Arena, slot: int) -> SyncWorker:
+    of = strategy(Sync, sync_shares="speed", sequences_per_ticket=EACH)
+    return SyncWorker(context(arena, slot, of))
+
+
+def note_speeds(worker: SyncWorker, *seconds: float) -> None:
+    """Let each rank have taken so long for a sequence so far."""
+    for rank, each_s in enumerate(seconds):
+        worker._words.store_float(3 + 2 * rank, 1, each_s)
+
+
+def value(part: Part) -> list[float]:
+    """The gradients of a part's sequences; eight of a round are 1 to 8."""
+    return [float(1 + EACH * part.ticket + row) for row in range(part.begin, part.end)]
+
+
+def take_round(worker: SyncWorker) -> Lease:
+    """One worker's part of a round, with the mean gradient of the sequences that it leased."""
+    lease = worker.claim()
+    while lease is Idle.WAIT:
+        lease = worker.claim()
+    assert isinstance(lease, Lease)
+    assert lease.parts is not None
+    values = [one for part in lease.parts for one in value(part)]
+    worker.read()
+    grads = {"w": np.full(4, np.mean(values), np.float32)} if values else {}
+    worker.write(grads, lease, samples=len(values))
+    return lease
+
+
+@pytest.mark.parametrize(
+    ("seconds", "counts"),
+    [((0.0, 1.0), [4, 4]), ((1.0, 1.2), [4, 4]), ((1.0, 2.9), [6, 2]), ((9.0, 1.0), [0, 8])],
+)
+def test_a_round_by_speed_has_the_mean_gradient_of_all_its_sequences(
+    arena: Arena, seconds: tuple[float, float], counts: list[int]
+) -> None:
+    workers = [by_speed(arena, slot) for slot in (1, 2)]
+    note_speeds(workers[0], *seconds)
+    for other in workers:  # what a rank without a sequence does not write says nothing
+        other._own.fill(np.nan)
+    leases: list[Lease] = []
+    threads = [
+        threading.Thread(target=lambda w=w: leases.append(take_round(w)), daemon=True)
+        for w in workers
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    leases.sort(key=lambda lease: lease.ticket)
+    rows = [[one for part in lease.parts or () for one in value(part)] for lease in leases]
+    assert [len(of_rank) for of_rank in rows] == counts
+    assert rows[0] + rows[1] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert arena.param("w").tolist() == pytest.approx([-LR * 4.5] * 4, rel=1e-6)
+    assert [Ledger(arena).state(0, ticket) for ticket in (0, 1)] == [TicketState.DONE] * 2
+
+
+def test_whoever_replaces_a_dead_worker_computes_the_same_sequences(arena: Arena) -> None:
+    first, second = by_speed(arena, 1), by_speed(arena, 2)
+    note_speeds(first, 1.0, 2.9)
+    assert isinstance(first.claim(), Lease)
+    lease = second.claim()
+    note_speeds(first, 1.0, 1.0)  # measured anew since
+    for worker in (first, second):
+        arena.workers.mark_dead(worker.context.slot)
+        Ledger(arena).reap(worker.context.owner)
+    by_speed(arena, 1).claim()
+    assert by_speed(arena, 2).claim() == lease
+
+
+def test_a_worker_without_a_sequence_is_tried_again_some_day(arena: Arena) -> None:
+    first = by_speed(arena, 1)
+    second = by_speed(arena, 2)
+    note_speeds(first, 1.0, 9.0)
+    rounds = 0
+    while first._division()[1] == 0:
+        second._note_pace(0)
+        rounds += 1
+        assert rounds < 100
+    assert rounds > 5

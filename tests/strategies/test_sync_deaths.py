@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 
@@ -16,13 +17,14 @@ from mlxhog.data.ledger import Ledger
 from mlxhog.strategies import Lease
 from mlxhog.strategies.sync import SyncWorker, sync_segments
 from tests.strategies.deaths import die_and_be_replaced, lines
-from tests.strategies.test_sync import LR, context
+from tests.strategies.test_sync import LR, by_speed, context, note_speeds
 
 pytestmark = pytest.mark.slow
 
 GRADIENTS = (1.0, 3.0)
 ROUNDS = 2
-METHODS = ("claim", "_decision", "read", "write", "_write_own", "_average", "_apply")
+METHODS = ("claim", "_decision", "_publish", "read", "write", "_write_own", "_average", "_apply")
+BY_SPEED = (*METHODS, "_division", "_parts", "_note_pace")
 
 
 def new_arena() -> Arena:
@@ -49,10 +51,44 @@ def new_worker(arena: Arena, slot: int) -> SyncWorker:
     return SyncWorker(context(arena, slot))
 
 
+def new_worker_by_speed(arena: Arena, slot: int) -> SyncWorker:
+    """Of a run in which rank 1 has been three times as slow as rank 0 so far."""
+    worker = by_speed(arena, slot)
+    note_speeds(worker, 1e-3, 2.9e-3)
+    return worker
+
+
+def take_rounds_by_speed(worker: SyncWorker, rounds: int) -> None:
+    """The same, with the mean gradient of the sequences that were dealt to the rank."""
+    while worker._stages(worker.context.rank) < 3 * rounds:
+        lease = worker.claim()
+        if isinstance(lease, Lease) and lease.parts is not None:
+            worker.context.entry.phase = Phase.COMPUTE
+            worker.read()
+            ranks = [GRADIENTS[p.ticket % 2] for p in lease.parts for _ in range(p.begin, p.end)]
+            gradient = np.full(4, np.mean(ranks or [0.0]), np.float32)
+            grads = {"a": gradient, "b": gradient} if ranks else {}
+            worker.write(grads, lease, samples=len(ranks))
+
+
+@pytest.mark.parametrize(
+    ("methods", "new_worker", "take_rounds", "rtol"),
+    [
+        (METHODS, new_worker, take_rounds, 0.0),
+        (BY_SPEED, new_worker_by_speed, take_rounds_by_speed, 1e-6),
+    ],
+    ids=["equal", "speed"],
+)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_death_at_any_line_of_a_round_costs_at_most_one_torn_apply(rank: int) -> None:
+def test_a_death_at_any_line_of_a_round_costs_at_most_one_torn_apply(
+    rank: int,
+    methods: tuple[str, ...],
+    new_worker: Callable[[Arena, int], SyncWorker],
+    take_rounds: Callable[[SyncWorker, int], None],
+    rtol: float,
+) -> None:
     unreached = []
-    for method, number in lines(SyncWorker, METHODS):
+    for method, number in lines(SyncWorker, methods):
         with new_arena() as arena:
             make = partial(new_worker, arena, rank + 1)
             victim, other = make(), new_worker(arena, 2 - rank)
@@ -62,15 +98,15 @@ def test_a_death_at_any_line_of_a_round_costs_at_most_one_torn_apply(rank: int) 
             died = die_and_be_replaced(victim, (method, number), make, run)
             thread.join(30)
             assert not thread.is_alive(), f"nobody went on after a death at {method}+{number}"
-            check(arena, rank, f"{method}+{number}")
+            check(arena, rank, f"{method}+{number}", rtol)
         if not died:
             unreached.append((method, number))
-    reached = len(list(lines(SyncWorker, METHODS))) - len(unreached)
+    reached = len(list(lines(SyncWorker, methods))) - len(unreached)
     assert reached >= 40, unreached
 
 
-def check(arena: Arena, rank: int, where: str) -> None:
-    """Counts are exact; so are parameters, but for the share of a torn apply."""
+def check(arena: Arena, rank: int, where: str, rtol: float) -> None:
+    """Counts are exact; so are parameters, but for rounding and the share of a torn apply."""
     assert arena.counters.load("version") == ROUNDS, where
     assert [arena.workers.entry(slot).opt_step for slot in (1, 2)] == [ROUNDS, ROUNDS], where
     torn = Ledger(arena).position()["torn"]
@@ -78,6 +114,7 @@ def check(arena: Arena, rank: int, where: str) -> None:
     whole = [-LR * mean * ROUNDS] * 4
     half = [-LR * mean * (ROUNDS - 1)] * 4
     mine, theirs = ("a", "b") if rank == 0 else ("b", "a")
-    assert arena.param(theirs).tolist() == whole, where
-    assert arena.param(mine).tolist() in ([whole, half] if torn else [whole]), where
+    assert np.allclose(arena.param(theirs), whole, rtol, atol=0), where
+    possible = [whole, half] if torn else [whole]
+    assert any(np.allclose(arena.param(mine), one, rtol, atol=0) for one in possible), where
     assert torn <= 1, where

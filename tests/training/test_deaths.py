@@ -68,12 +68,22 @@ class Killer:
         self.left -= 1
 
 
-@pytest.mark.parametrize("strategy", ["hogwild", "sync", "round_robin", "avg_runs"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "hogwild"},
+        {"strategy": "sync"},
+        {"strategy": "sync", "sync_shares": "speed", "slow": "1=3", "optimizer": "muon"},
+        {"strategy": "round_robin"},
+        {"strategy": "avg_runs"},
+    ],
+    ids=lambda options: " ".join(map(str, options.values())),
+)
 def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
-    tmp_path: Path, strategy: str
+    tmp_path: Path, options: dict[str, object]
 ) -> None:
     killer = Killer(kills=2)
-    config = small_config(tmp_path, strategy=strategy, workers="mlx:cpu*2", steps=1200)
+    config = small_config(tmp_path, workers="mlx:cpu*2", steps=1200, **options)
     result = train(config, observer=killer)
     assert killer.left == 0, "the run ended before every kill was done"
     assert result.status == "done"
@@ -138,6 +148,7 @@ class Deadly(Supervisor):
         {},
         {"strategy": "serial", "workers": "mlx:cpu"},
         {"strategy": "sync"},
+        {"strategy": "sync", "sync_shares": "speed", "optimizer": "muon"},
         {"strategy": "round_robin"},
         {"strategy": "avg_runs", "average_every": 10},
         {"blocks": "disjoint", "predict": "none"},

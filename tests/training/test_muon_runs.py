@@ -27,8 +27,13 @@ bos_token_id: 256
 """
 
 
-def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(tmp_path: Path) -> None:
-    common = {**MUON, "strategy": "serial"}
+@pytest.mark.parametrize(
+    "options", [{"strategy": "serial"}, {"strategy": "sync", "workers": "mlx:cpu*2"}]
+)
+def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    common = {**MUON, **options}
     whole = train(small_config(tmp_path, steps=30, **common))
     first = train(small_config(tmp_path, steps=13, **common))
     second = train(small_config(tmp_path, steps=17, resume=first.run, **common))
@@ -129,6 +134,18 @@ def test_workers_of_both_frameworks_train_with_it(tmp_path: Path, strategy: str)
     result = train(config)
     assert (result.status, result.steps) == ("done", 100)
     assert all(np.isfinite(value).all() for value in parameters(result).values())
+
+
+def test_a_step_is_the_same_whoever_orthogonalises(tmp_path: Path) -> None:
+    """A worker's threads, or the workers of a round, each take matrices of their own."""
+    common = {**MUON, "steps": 5, "orthogonalization_dtype": "float32"}
+    one, two = (
+        train(small_config(tmp_path, strategy="serial", threads=threads, batch_size=4, **common))
+        for threads in (1, 2)
+    )
+    assert largest_difference(parameters(one), parameters(two)) < 1e-4
+    shared = train(small_config(tmp_path, strategy="sync", workers="mlx:cpu*2", **common))
+    assert largest_difference(parameters(one), parameters(shared)) < 5e-4
 
 
 def test_a_model_without_hidden_matrices_trains_with_adamw_and_the_plan_says_so(

@@ -5,6 +5,8 @@ import pytest
 
 from mlxhog import train
 from mlxhog.checkpoint import checkpoint
+from mlxhog.errors import ConfigError
+from mlxhog.training.plan import make_plan
 from tests.training.small import identical, largest_difference, parameters, small_config
 
 pytestmark = pytest.mark.slow
@@ -113,6 +115,53 @@ def test_two_synchronous_workers_equal_one_with_twice_the_batch(tmp_path: Path) 
     assert two.tokens == one.tokens
     # the two sums of the same gradients are rounded in another order
     assert largest_difference(parameters(two), parameters(one)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("workers", "slow"), [("mlx:cpu*2", "1=4"), ("torch:cpu,mlx:cpu", "0=30"), ("mlx:cpu*2", None)]
+)
+def test_shares_by_speed_change_who_computes_and_not_what_is_computed(
+    tmp_path: Path, workers: str, slow: str | None
+) -> None:
+    common = {
+        "strategy": "sync", "workers": workers, "batch_size": 3, "optimizer": "momentum",
+        "lr": 1e-2, "steps": 60,
+    }  # fmt: skip
+    equal = train(small_config(tmp_path, **common))
+    by_speed = train(small_config(tmp_path, sync_shares="speed", slow=slow, **common))
+    assert by_speed.tokens == equal.tokens
+    assert [worker.steps for worker in by_speed.workers] == [60, 60]
+    assert largest_difference(parameters(by_speed), parameters(equal)) < 1e-4
+    if slow is not None:
+        of_slow, of_fast = sorted(worker.tokens for worker in by_speed.workers)
+        assert of_slow < 0.7 * of_fast
+        assert by_speed.workers[int(slow[0])].tokens == of_slow
+
+
+def test_a_run_by_speed_is_resumed_and_passes_over_no_batch(tmp_path: Path) -> None:
+    common = {
+        "strategy": "sync", "workers": "mlx:cpu*2", "sync_shares": "speed", "slow": "1=4",
+        "schedule": "constant", "warmup": 0, "optimizer": "momentum", "lr": 1e-2,
+    }  # fmt: skip
+    whole = train(small_config(tmp_path, steps=30, **common))
+    first = train(small_config(tmp_path, steps=13, **common))
+    second = train(small_config(tmp_path, steps=17, resume=first.run, **common))
+    assert second.steps == 30
+    assert largest_difference(parameters(whole), parameters(second)) < 1e-4
+
+
+def test_a_slowed_worker_that_the_run_does_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="slow names worker 2, and the run has 2 with ranks 0 to"):
+        make_plan(small_config(tmp_path, workers="mlx:cpu*2", slow="0=2,2=2"))
+
+
+def test_a_late_worker_joins_a_run_and_a_synchronous_one_waits_for_it(tmp_path: Path) -> None:
+    common = {"workers": "mlx:cpu*2", "slow": "1=late:500ms"}
+    alone = train(small_config(tmp_path, steps=None, time=2, **common))
+    assert 0 < alone.workers[1].steps < alone.workers[0].steps
+    together = train(small_config(tmp_path, strategy="sync", steps=5, **common))
+    assert together.seconds > 0.5
+    assert [worker.steps for worker in together.workers] == [5, 5]
 
 
 def test_accumulated_micro_batches_equal_one_large_batch(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""How workers of a synchronous round divide its work."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from mlxhog.arena import plan
+from mlxhog.models import families
+from mlxhog.models.registry import load_architecture
+from mlxhog.optim import AdamW, Muon, Optimizer
+from mlxhog.strategies import division
+
+
+@pytest.mark.parametrize("seconds", [(1.0,), (1.0, 1.0), (1.0, 4.1), (0.3, 1.0, 0.7), (5.0, 1.0)])
+@pytest.mark.parametrize("total", [1, 4, 7])
+def test_no_other_division_of_sequences_is_done_sooner(
+    seconds: tuple[float, ...], total: int
+) -> None:
+    def end_s(counts: tuple[int, ...]) -> float:
+        return max(count * each_s for count, each_s in zip(counts, seconds, strict=True))
+
+    counts = tuple(division.sequences(total, seconds))
+    every = itertools.product(range(total + 1), repeat=len(seconds))
+    assert sum(counts) == total
+    assert end_s(counts) == min(end_s(other) for other in every if sum(other) == total)
+
+
+@pytest.mark.parametrize("model", ["tiny", "160m"])
+@pytest.mark.parametrize("workers", [2, 4, 8])
+@pytest.mark.parametrize("muon", [False, True])
+def test_parameters_are_divided_by_what_their_steps_cost(
+    model: str, workers: int, muon: bool
+) -> None:
+    architecture = load_architecture(model)
+    hidden = families.hidden_matrices(architecture)
+    optimizer: Optimizer = Muon(hidden=hidden) if muon else AdamW()
+    slots = list(plan(families.param_spec(architecture), max_workers=1, n_tickets=1).slots.values())
+    costs = [division.cost(slot, optimizer) for slot in slots]
+    shares = division.parameters(costs, workers)
+    assert sorted(index for share in shares for index in share) == list(range(len(slots)))
+    loads = [sum(costs[index] for index in share) for share in shares]
+    # one parameter has one worker: embedding and head of 160m are a quarter of it each
+    most = max(sum(loads) / workers, *costs)
+    assert max(loads) <= 1.05 * most
+
+
+def test_an_orthogonalised_matrix_costs_more_than_its_numbers() -> None:
+    architecture = load_architecture("tiny")
+    slots = plan(families.param_spec(architecture), max_workers=1, n_tickets=1).slots
+    name = min(families.hidden_matrices(architecture))
+    muon = Muon(hidden=frozenset({name}))
+    assert division.cost(slots[name], AdamW()) == slots[name].size
+    assert division.cost(slots[name], muon) > 2 * slots[name].size
