@@ -178,6 +178,16 @@ class TrainConfig:
         "Muon: three steps of Polar Express, or five of Newton and Schulz",
         choices=("polar3", "ns5"),
     )
+    orthogonalization_rows: int | None = _optimizer(
+        None, "Muon: rows orthogonalised together, which is cheaper; all is the whole matrix",
+        low=1, none="all",
+    )  # fmt: skip
+    orthogonalization_every: int | None = _optimizer(
+        None,
+        "Muon: whole matrices at every Nth step of a worker, in between their rows, one by one or "
+        "as orthogonalization_rows says",
+        unit="steps", low=2, none="off",
+    )  # fmt: skip
     orthogonalization_dtype: str = _optimizer(
         "auto",
         "Muon: type of those factors in its matrix products that bear it; auto is bfloat16 for "

@@ -96,6 +96,14 @@ class OptimizerConfig(Protocol):
         """One of polar3, ns5."""
 
     @property
+    def orthogonalization_rows(self) -> int | None:
+        """Rows that Muon orthogonalises together; None is the whole matrix."""
+
+    @property
+    def orthogonalization_every(self) -> int | None:
+        """Steps from one orthogonalisation of whole matrices to the next, rows in between."""
+
+    @property
     def orthogonalization_dtype(self) -> str:
         """One of auto, float32, bfloat16."""
 
@@ -176,6 +184,8 @@ def _muon(config: OptimizerConfig, hidden: frozenset[str], threads: int) -> Muon
         beta1=config.beta1,
         nesterov=config.nesterov,
         orthogonalization=config.orthogonalization,
+        rows=config.orthogonalization_rows,
+        every=config.orthogonalization_every,
         bfloat16=dtype == "bfloat16",
         beta2=config.beta2,
         eps=config.eps,

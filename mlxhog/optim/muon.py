@@ -12,6 +12,10 @@ factor makes an element of u about as large as one of an AdamW step (Liu et al. 
 arXiv:2502.16982), so one `lr` and one `weight_decay` serve both rules. The rest of the model takes
 AdamW steps with the same beta1.
 
+Two options save time (as MuonBP does, arXiv:2510.16981): `rows` orthogonalises so many rows at a
+time, with max(rows, c) in place of max(r, c); `every` has the whole matrix orthogonalised at every
+so-manieth step, and rows (one by one, where `rows` says nothing) in between.
+
 How polynomials are evaluated: each step of `polar` is X <- (a I + b A + c A^2) X with A = X X^T,
 X the short way up. All those A, and the factors, are polynomials of the first A, so they commute
 and are symmetric: the steps go on in matrices of the smaller side alone, of which one triangle is
@@ -144,6 +148,9 @@ class Muon:
         beta1: decay of the first moment, of both rules.
         nesterov: weight of the gradient itself in a direction, beside its mean.
         orthogonalization: a key of `ORTHOGONALIZATIONS`.
+        rows: that are orthogonalised together; None is the whole matrix.
+        every: whole matrices at every so-manieth step, `rows` (or 1) in between; None is never, or
+            always where `rows` says nothing.
         bfloat16: whether some factors are rounded to bfloat16; see `polar_reference`.
         beta2: decay of AdamW's second moment.
         eps: of AdamW.
@@ -157,6 +164,8 @@ class Muon:
     beta1: float = 0.9
     nesterov: float = 0.1
     orthogonalization: str = "polar3"
+    rows: int | None = None
+    every: int | None = None
     bfloat16: bool = False
     beta2: float = 0.95
     eps: float = 1e-8
@@ -227,22 +236,42 @@ class Muon:
             if slot.name in self.hidden
         ]
         for batch in _batches(hidden, BATCH * self.threads):
-            directions = self._directions(target, batch, grad_scale, seed)
+            directions = self._directions(target, batch, grad_scale, seed, self._block(step))
             self._write.step(target, directions, lr=lr, step=step, seed=seed)
 
+    def _block(self, step: int) -> int:
+        """How many rows are orthogonalised together in this step; 0 is all of them."""
+        if self.every is None:
+            return self.rows or 0
+        return 0 if (step - 1) % self.every == 0 else self.rows or 1
+
     def _directions(
-        self, target: Target, batch: Sequence[tuple[Slot, Float32]], grad_scale: float, seed: int
+        self,
+        target: Target,
+        batch: Sequence[tuple[Slot, Float32]],
+        grad_scale: float,
+        seed: int,
+        block: int,
     ) -> dict[str, Float32]:
         """Move the means of some hidden matrices on, and return their directions u."""
         m_flat = target.moments(shared=self.shared)["m"]
-        scales = [RMS * math.sqrt(max(slot.shape)) for slot, _ in batch]
+        scales = [
+            RMS * math.sqrt(max(min(block or slot.shape[0], slot.shape[0]), slot.shape[1]))
+            for slot, _ in batch
+        ]
         coefficients = ORTHOGONALIZATIONS[self.orthogonalization]
         if target.metal is not None:
             hp = muon_hp(beta1=self.beta1, nesterov=self.nesterov)
             xs = target.metal.directions(batch, m_flat, hp, grad_scale, shared=self.shared)
             us = [np.empty(slot.shape, np.float32) for slot, _ in batch]
             _native.polar(
-                xs, us, scales, coefficients, bfloat16=self.bfloat16, threads=self.threads
+                xs,
+                us,
+                scales,
+                coefficients,
+                rows=block,
+                bfloat16=self.bfloat16,
+                threads=self.threads,
             )
         elif self.native:
             us = [np.empty(slot.shape, np.float32) for slot, _ in batch]
@@ -259,6 +288,7 @@ class Muon:
                 nesterov=self.nesterov,
                 grad_scale=grad_scale,
                 seed=seed,
+                rows=block,
                 bfloat16=self.bfloat16,
                 threads=self.threads,
             )
@@ -269,7 +299,14 @@ class Muon:
                 m[...], x = direction_reference(
                     grad, m, beta1=self.beta1, nesterov=self.nesterov, grad_scale=grad_scale
                 )
-                us.append(polar_reference(x, coefficients, scale=scale, bfloat16=self.bfloat16))
+                together = block or len(x)
+                parts = [
+                    polar_reference(
+                        x[row : row + together], coefficients, scale=scale, bfloat16=self.bfloat16
+                    )
+                    for row in range(0, len(x), together)
+                ]
+                us.append(np.concatenate(parts))
         return {slot.name: u for (slot, _), u in zip(batch, us, strict=True)}
 
 

@@ -171,6 +171,26 @@ def test_a_step_is_the_rule(native: bool) -> None:
     assert not parameter(where.private["v"], MATRIX).any()
 
 
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "every", "blocks"),
+    [(4, None, (4, 4)), (None, 2, (6, 1)), (4, 2, (6, 4)), (100, None, (6, 6))],
+)
+def test_rows_can_be_orthogonalised_alone_always_or_between_whole_matrices(
+    native: bool, rows: int | None, every: int | None, blocks: tuple[int, int]
+) -> None:
+    flat = initial()
+    w = parameter(flat.copy(), MATRIX).astype(np.float64)
+    rule = Muon(hidden=HIDDEN, beta1=0.0, weight_decay=0.0, rows=rows, every=every, native=native)
+    where = target(rule, flat)
+    for step, block in enumerate(blocks, 1):
+        g = drawn(*MATRIX.shape, seed=step)
+        rule.step(where, {"matrix": g}, lr=0.05, step=step)
+        parts = [exact(g[row : row + block], "polar3") for row in range(0, 6, block)]
+        w -= 0.05 * 0.2 * math.sqrt(9) * np.concatenate(parts)
+    assert_close(parameter(flat, MATRIX), w, POLAR_F32)
+
+
 def test_native_means_have_the_references_bits() -> None:
     g, m, u = drawn(40, 50), drawn(40, 50, seed=1), np.empty((40, 50), np.float32)
     wanted, _ = direction_reference(g, m, beta1=0.9, nesterov=0.1, grad_scale=0.3)

@@ -23,6 +23,8 @@ class Options:
     beta2: float = 0.9
     nesterov: float = 0.1
     orthogonalization: str = "polar3"
+    orthogonalization_rows: int | None = None
+    orthogonalization_every: int | None = None
     orthogonalization_dtype: str = "auto"
     eps: float = 1e-6
     weight_decay: float = 0.2

@@ -2,6 +2,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -39,10 +40,12 @@ void check_shapes(const char* name, const std::vector<Array>& arrays, const std:
           (std::string(name) + "[" + std::to_string(i) + "] has another shape than its matrix").c_str());
 }
 
-// us[i] = scales[i] * polar(x) for x written by fill(i, x, size), each matrix by one of `threads` threads.
+// us[i] = scales[i] * polar(x) for x written by fill(i, x, size), each matrix by one of `threads` threads; or of each
+// `rows` rows of x alone, where that is not 0.
 template <class Fill>
 void orthogonalize(const std::vector<Given>& given, std::vector<Matrix>& us, const std::vector<double>& scales,
-                   const Coefficients& coefficients, bool bfloat16, int threads, const Fill& fill) {
+                   const Coefficients& coefficients, std::size_t block, bool bfloat16, int threads,
+                   const Fill& fill) {
   check_shapes("us", us, given);
   if (scales.size() != given.size()) throw nb::value_error("scales and the matrices differ in number");
   const std::vector<PolarStep> steps = steps_of(coefficients);
@@ -52,8 +55,10 @@ void orthogonalize(const std::vector<Given>& given, std::vector<Matrix>& us, con
     if (rows == 0 || cols == 0) return;
     const Buffer x = uninitialised(rows * cols);
     fill(i, x.get(), static_cast<std::size_t>(rows * cols));
-    polar(rows, cols, x.get(), us[i].data(), steps.data(), static_cast<int>(steps.size()),
-          static_cast<float>(scales[i]), bfloat16);
+    const Index together = block == 0 ? rows : std::min(rows, static_cast<Index>(block));
+    for (Index row = 0; row < rows; row += together)
+      polar(std::min(together, rows - row), cols, x.get() + row * cols, us[i].data() + row * cols, steps.data(),
+            static_cast<int>(steps.size()), static_cast<float>(scales[i]), bfloat16);
   });
 }
 
@@ -63,17 +68,17 @@ void bind_muon(nb::module_& m) {
   m.def("bfloat16_products", &bfloat16_products, "Whether this processor multiplies bfloat16 faster than float32.");
   m.def("polar",
         [](std::vector<Given> xs, std::vector<Matrix> us, std::vector<double> scales, Coefficients coefficients,
-           bool bfloat16, int threads) {
-          orthogonalize(xs, us, scales, coefficients, bfloat16, threads,
+           std::size_t rows, bool bfloat16, int threads) {
+          orthogonalize(xs, us, scales, coefficients, rows, bfloat16, threads,
                         [&](Index i, float* x, std::size_t n) { std::copy_n(xs[i].data(), n, x); });
         },
-        "xs"_a.noconvert(), "us"_a.noconvert(), "scales"_a, "coefficients"_a, nb::kw_only(), "bfloat16"_a = false,
-        "threads"_a = 1,
-        "us[i] = scales[i] * polar(xs[i]), by odd quintics a s + b s^3 + c s^5 of the singular values.");
+        "xs"_a.noconvert(), "us"_a.noconvert(), "scales"_a, "coefficients"_a, nb::kw_only(), "rows"_a = 0,
+        "bfloat16"_a = false, "threads"_a = 1,
+        "us[i] = scales[i] * polar(xs[i]), by odd quintics a s + b s^3 + c s^5 of the singular values; or of each `rows` rows alone.");
   m.def("muon_directions",
         [](LocksObject* object, int mode_number, Flat m_flat, std::vector<std::size_t> offsets, std::vector<Given> gs,
            std::vector<Matrix> us, std::vector<double> scales, Coefficients coefficients, double beta1,
-           double nesterov, double grad_scale, std::uint64_t seed, bool bfloat16, int threads) {
+           double nesterov, double grad_scale, std::uint64_t seed, std::size_t rows, bool bfloat16, int threads) {
           if (offsets.size() != gs.size()) throw nb::value_error("offsets and the matrices differ in number");
           const Mode mode = mode_of(mode_number);
           Locks* locks = locks_for(object, mode);
@@ -81,13 +86,13 @@ void bind_muon(nb::module_& m) {
           const MuonRates rates{static_cast<float>(beta1), static_cast<float>(1.0 - beta1),
                                 static_cast<float>(nesterov), static_cast<float>(1.0 - nesterov),
                                 static_cast<float>(grad_scale)};
-          orthogonalize(gs, us, scales, coefficients, bfloat16, threads, [&](Index i, float* x, std::size_t n) {
+          orthogonalize(gs, us, scales, coefficients, rows, bfloat16, threads, [&](Index i, float* x, std::size_t n) {
             walk_stripes(locks, mode, offsets[i], 0, 0, n, seed,
                          DirectionStep{gs[i].data(), m_flat.data() + offsets[i], x, rates});
           });
         },
         "locks"_a.none(), "mode"_a, "m_flat"_a.noconvert(), "offsets"_a, "gs"_a.noconvert(), "us"_a.noconvert(),
         "scales"_a, "coefficients"_a, nb::kw_only(), "beta1"_a, "nesterov"_a, "grad_scale"_a = 1.0, "seed"_a = 0,
-        "bfloat16"_a = false, "threads"_a = 1,
+        "rows"_a = 0, "bfloat16"_a = false, "threads"_a = 1,
         "m is the mean of s = grad_scale * g; us[i] = scales[i] * polar((1 - nesterov) * m + nesterov * s).");
 }
