@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from mlxhog.config.limits import MOST_SHOWN, shown
@@ -166,6 +167,11 @@ class Option:
 
 def options(cls: type) -> Mapping[str, Option]:
     """Return the options of a dataclass by name, in the order of its fields."""
+    return _options(cls)
+
+
+@cache
+def _options(cls: type) -> Mapping[str, Option]:
     hints = typing.get_type_hints(cls)
     specs = {}
     for field in dataclasses.fields(cls):

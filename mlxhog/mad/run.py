@@ -7,7 +7,8 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 from mlxhog.mad.extensions import Extension
@@ -15,6 +16,8 @@ from mlxhog.mad.options import Protocol
 from mlxhog.mad.tasks.task import GENERATOR_VERSION
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import to_dict
+
+version = cache(metadata.version)  # which reads a file
 
 
 @dataclass(frozen=True, kw_only=True)
