@@ -23,7 +23,8 @@ import numpy as np
 from mlxhog import _native
 from mlxhog.optim.gradients import Float32
 
-SPAWN = multiprocessing.get_context("spawn")
+SPAWN = multiprocessing.get_context("forkserver")  # from one process that has these imports done
+SPAWN.set_forkserver_preload([__name__, "pytest", "hypothesis", "hypothesis.extra.numpy"])
 TIMEOUT_S = 60.0
 
 WORKER = np.dtype(
