@@ -14,7 +14,7 @@ from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.generators import abdomen_like
 from mlxhog.classic.problems.cuts import GraphCuts
 from mlxhog.classic.session import train
-from tests.classic.test_pair_generators import maximum_flow_of
+from tests.classic.test_generators import maximum_flow_of
 
 SIDES = (8, 16, 32)
 CAPACITY_SCALE = 100_000

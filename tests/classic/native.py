@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,7 @@ class Sparse:
     d: int
 
     @classmethod
+    @functools.cache
     def random(
         cls, n: int = 300, d: int = 200, *, seed: int = 0, targets: bool = False, empty: bool = True
     ) -> Sparse:

@@ -50,7 +50,7 @@ def test_data_that_are_not_numbers_are_refused_by_place(bad):
         train(replace(PROBLEM, values=values), ClassicConfig())
 
 
-@pytest.mark.parametrize("scheme", ["hogwild", "round_robin", "avg_runs"])
+@pytest.mark.parametrize("scheme", ["hogwild", "avg_runs"])
 def test_a_step_size_that_diverges_is_stopped_with_a_smaller_one_to_try(scheme):
     result = train(PROBLEM, ClassicConfig(workers=2, scheme=scheme, lr=1e6, epochs=1000))
     assert result.status == "diverged"

@@ -70,9 +70,8 @@ def test_the_reference_may_be_left_out(capsys):
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("scheme", ["round_robin", "sync"])
-def test_a_deterministic_scheme_answers_the_same_twice(capsys, scheme):
-    words = ["--scheme", scheme, "--workers", "3"]
+def test_a_deterministic_scheme_answers_the_same_twice(capsys):
+    words = ["--scheme", "sync", "--workers", "2"]
     first, again = answer(capsys, *words), answer(capsys, *words)
     assert first["measures"] == again["measures"]
     assert first["objective"] != first["serial_objective"]

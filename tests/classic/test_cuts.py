@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import networkx
 import numpy as np
 import pytest
 
@@ -68,11 +69,10 @@ def test_sequential_sgd_in_float64_repeats_the_recorded_trace():
     [
         ("hogwild", "lossless", 2),
         ("hogwild", "racy", 4),
-        ("aig", "auto", 4),
         ("aig", "auto", 1),
         ("round_robin", "auto", 2),
         ("sync", "auto", 2),
-        ("avg_runs", "auto", 4),
+        ("avg_runs", "auto", 3),
     ],
 )
 def test_every_scheme_rounds_the_recorded_grid_to_its_maximum_flow(scheme, write, workers):
@@ -108,9 +108,8 @@ def test_the_recorded_cuts_of_abdomen_like_are_the_cheapest_there_are(side):
     assert_close(expected["trace"]["200"]["cut"], expected["maximum_flow"], CUT_NEAR_FLOW)
 
 
-@pytest.mark.parametrize("scheme", ["round_robin", "sync"])
-def test_turns_give_the_same_result_in_every_run(scheme):
-    config = ClassicConfig(scheme=scheme, workers=3, epochs=2)
+def test_turns_give_the_same_result_in_every_run():
+    config = ClassicConfig(scheme="round_robin", workers=2, epochs=2)
     runs = [train(GraphCuts(abdomen_like(5)), config) for _ in range(2)]
     assert runs[0].measures == runs[1].measures
 
@@ -209,9 +208,19 @@ def test_an_edge_touches_its_two_ends():
 def test_a_graph_from_a_file_is_cut_between_its_terminals(tmp_path):
     path = tmp_path / "graph.txt"
     path.write_text("10 20 3\n20 30 1\n30 40 5\n")
-    config = ClassicConfig(data=str(path), terminals="10=0,40=1", workers=1)
+    config = ClassicConfig(data=str(path), terminals="10=0,40=1", scheme="serial")
     run = train(problems.create("graph-cuts", config), config)
     assert run.measures["cut"] == 1
+
+
+def test_the_karate_club_is_cut_at_its_maximum_flow(tmp_path):
+    """Zachary's club split between instructor (0) and officer (33), as networkx ships it."""
+    club = networkx.karate_club_graph()
+    path = tmp_path / "club.txt"
+    path.write_text("".join(f"{u} {v} {w}\n" for u, v, w in club.edges(data="weight")))
+    flow, _ = networkx.minimum_cut(club, 0, 33, capacity="weight")
+    config = ClassicConfig(data=str(path), terminals="0=0,33=1", workers=2)
+    assert train(problems.create("graph-cuts", config), config).measures["cut"] == flow
 
 
 def test_a_graph_without_labels_is_refused(tmp_path):

@@ -62,11 +62,9 @@ class Killer(NoObserver):
 @pytest.mark.parametrize(
     "options",
     [
-        {"write": "racy"},
         {"write": "lossless"},
-        {"write": "hot-cold"},
+        {"write": "hot-cold", "handout": "queue"},
         {"scheme": "aig"},
-        {"write": "racy", "handout": "queue"},
         {"write": "racy", "handout": "epoch"},
     ],
     ids=str,
@@ -74,7 +72,7 @@ class Killer(NoObserver):
 def test_hogwild_goes_on_without_workers_that_are_killed(options):
     watch = Killer(kills=2, n=MANY.n_examples)
     every_epoch = options.get("handout") == "epoch"
-    epochs = 12 if every_epoch else 60
+    epochs = 6 if every_epoch else 40
     result = train(MANY, ClassicConfig(workers=2, epochs=epochs, beta=1.0, **options), watch)
     assert watch.kills == 0
     assert (result.status, len(result.epochs)) == ("done", epochs)
@@ -120,7 +118,7 @@ def test_a_worker_that_keeps_dying_ends_the_run():
 
 
 def test_hogwild_goes_on_without_a_worker_that_is_stopped(monkeypatch):
-    monkeypatch.setattr(dispatcher, "STALL_S", 2.0)
+    monkeypatch.setattr(dispatcher, "STALL_S", 1.0)
 
     class Stopper(Killer):
         signum = signal.SIGSTOP
@@ -129,7 +127,7 @@ def test_hogwild_goes_on_without_a_worker_that_is_stopped(monkeypatch):
     result = train(MANY, ClassicConfig(workers=2, epochs=60, beta=1.0), watch)
     assert result.status == "done"
     assert result.replaced >= 1
-    assert "no example was done for 2 s" in watch.messages[0]
+    assert "no example was done for 1 s" in watch.messages[0]
     assert not worker_pids()
 
 

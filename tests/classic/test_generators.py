@@ -5,14 +5,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import maximum_flow
 
-from mlxhog.classic.generators import cifar_dense, linreg5, rcv1_like, svm100
+from mlxhog.classic.datasets import Graph
+from mlxhog.classic.generators import (
+    abdomen_like,
+    cifar_dense,
+    dblife_like,
+    linreg5,
+    netflix_like,
+    rcv1_like,
+    svm100,
+)
+from mlxhog.classic.problem import pair_supports
+from mlxhog.theory.hypergraph import Hypergraph
+from tests.classic.pair_problems import cut_grid
 from tests.tolerances import FITTED_STATISTIC, RECORDED_F32, assert_close
 
 pytestmark = pytest.mark.slow
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "hogwild"
-RECORDED = json.loads((GOLDEN / "classic_reference.json").read_text())
+HERE = Path(__file__).parent
+RECORDED = json.loads((HERE.parent / "golden/hogwild/classic_reference.json").read_text())
+ABDOMEN = json.loads((HERE / "abdomen_like.json").read_text())
+
+# -- rows -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +62,17 @@ def test_rcv1_like_has_the_statistics_of_rcv1(text, statistic, published):
     assert_close(value, published, FITTED_STATISTIC)
 
 
+def test_text_like_rcv1_conflicts_almost_everywhere():
+    rows = rcv1_like(3000)
+    graph = Hypergraph(rows.indptr, rows.indices, rows.n_features)
+    assert_close(graph.p_conf, 0.91, FITTED_STATISTIC)
+    q = graph.degrees / len(graph)
+    # P(two supports meet) where coordinates are in a support independently.
+    independent = 1 - np.prod(1 - np.square(q))
+    assert_close(independent, 0.989, FITTED_STATISTIC)
+    assert independent > graph.p_conf  # short rows conflict less
+
+
 def test_rcv1_like_rows_have_length_one_and_classes_are_balanced(text):
     norms = np.sqrt(np.add.reduceat(text.values.astype(float) ** 2, text.indptr[:-1]))
     assert_close(norms, np.ones(text.n_rows), RECORDED_F32)
@@ -62,10 +90,11 @@ def test_svm100_are_the_recorded_draws():
     train, test = svm100()
     recorded = RECORDED["svm100"]
     assert len(train.indices) == recorded["nnz"]
-    assert np.diff(train.indptr).max() == recorded["omega"]
-    assert train.degrees().max() / train.n_rows == recorded["delta"]
     assert test is not None
     assert test.n_rows == 1_000
+    graph = Hypergraph(train.indptr, train.indices, train.n_features)
+    assert (graph.omega, graph.delta) == (recorded["omega"], recorded["delta"])
+    assert (graph.rho, graph.p_conf) == (recorded["rho"], recorded["p_conf"])
 
 
 def test_svm100_draws_are_those_of_one_call_however_many_rows_there_are():
@@ -113,3 +142,125 @@ def test_cifar_dense_pixels_are_centred_within_their_range_and_alike_beside_each
 def test_equal_seeds_give_equal_data_and_others_do_not(draw):
     assert draw(3).tolist() == draw(3).tolist()
     assert draw(3).tolist() != draw(4).tolist()
+
+
+# -- pairs ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ratings():
+    return netflix_like()
+
+
+def sparsity(first, second):
+    """Largest share of examples with one row, and largest share that meet one example."""
+    graph = Hypergraph(*pair_supports(first, second), int(max(first.max(), second.max())) + 1)
+    return graph.delta, graph.rho
+
+
+def test_netflix_like_is_as_sparse_as_netflix(ratings):
+    assert_close(ratings.n_entries, 1.909e6, FITTED_STATISTIC)
+    delta, rho = sparsity(ratings.users, ratings.n_users + ratings.items)
+    assert_close(delta, 2.30e-3, FITTED_STATISTIC)
+    assert_close(rho, 2.47e-3, FITTED_STATISTIC)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "expected"),
+    [
+        (lambda data: data.ratings.mean(), 3.57),
+        (lambda data: data.ratings.std(), 0.96),
+        (
+            lambda data: np.bincount(data.ratings.astype(int), minlength=6)[1:] / data.n_entries,
+            [0.019, 0.109, 0.330, 0.368, 0.174],
+        ),
+        # Median over mean of Netflix's own films and users.
+        (lambda data: busy(data.items), 561 / 5655),
+    ],
+    ids=["mean", "sd", "histogram", "median film"],
+)
+def test_netflix_like_grades_and_films_are_distributed_as_netflix(ratings, statistic, expected):
+    assert_close(statistic(ratings), expected, FITTED_STATISTIC)
+
+
+def busy(rows):
+    """Median over mean of how often rows occur."""
+    times = np.bincount(rows)
+    return np.median(times) / times.mean()
+
+
+def test_netflix_like_has_each_pair_once(ratings):
+    pairs = ratings.users.astype(np.int64) * ratings.n_items + ratings.items
+    assert len(np.unique(pairs)) == ratings.n_entries
+
+
+def test_a_smaller_netflix_like_has_fewer_users_and_films():
+    small = netflix_like(20_000, seed=3)
+    assert (small.n_users, small.n_items) == (1518, 562)
+    assert 14_000 < small.n_entries <= 20_000
+    again = netflix_like(20_000, seed=3)
+    np.testing.assert_array_equal(small.ratings, again.ratings)
+    assert not np.array_equal(small.users[:100], netflix_like(20_000, seed=4).users[:100])
+
+
+def test_dblife_like_has_the_published_row():
+    graph = dblife_like()
+    assert (graph.n_vertices, graph.n_edges) == (18_167, 180_110)
+    delta, rho = sparsity(graph.heads, graph.tails)
+    assert_close(delta, 4.35e-3, FITTED_STATISTIC)
+    assert_close(rho, 8.64e-3, FITTED_STATISTIC)
+
+
+def test_dblife_like_shows_a_tenth_of_labels_that_its_edges_respect():
+    graph = dblife_like()
+    assert set(graph.terminals.values()) == set(range(8))
+    assert 0.09 < len(graph.terminals) / graph.n_vertices < 0.11
+    shown = np.full(graph.n_vertices, -1)
+    shown[list(graph.terminals)] = list(graph.terminals.values())
+    known = (shown[graph.heads] >= 0) & (shown[graph.tails] >= 0)
+    together = shown[graph.heads] == shown[graph.tails]
+    assert 0.94 < together[known].mean() < 0.97  # 95 %, and 1 in 8 of those gone astray
+
+
+def test_the_grid_of_the_recorded_cut_is_drawn_as_recorded():
+    graph, expected = cut_grid(), RECORDED["cut_grid8"]
+    assert graph.n_edges == expected["edges"]
+    assert set(graph.weights) == set(range(1, 11))
+    delta, rho = sparsity(graph.heads, graph.tails)
+    assert_close(delta, expected["delta"], RECORDED_F32)
+    assert_close(rho, expected["rho"], RECORDED_F32)
+
+
+def maximum_flow_of(graph: Graph, scale: int) -> float:
+    """The largest flow from label 1 to label 0, capacities in whole parts of 1 / scale."""
+    source, sink = graph.n_vertices, graph.n_vertices + 1
+    known = np.array(list(graph.terminals.items()))
+    ones, zeros = known[known[:, 1] == 1, 0], known[known[:, 1] == 0, 0]
+    capacity = np.round(graph.weights.astype(np.float64) * scale).astype(np.int32)
+    unlimited = np.full(len(known), np.iinfo(np.int32).max // len(known), dtype=np.int32)
+    heads = [graph.heads, graph.tails, np.full(len(ones), source), zeros]
+    tails = [graph.tails, graph.heads, ones, np.full(len(zeros), sink)]
+    values = np.concatenate([capacity, capacity, unlimited])
+    places = np.concatenate(heads), np.concatenate(tails)
+    network = coo_array((values, places), shape=(sink + 1, sink + 1)).tocsr()
+    return maximum_flow(network, source, sink).flow_value / scale
+
+
+def test_the_recorded_grid_has_the_maximum_flow_347():
+    assert maximum_flow_of(cut_grid(), 1) == RECORDED["cut_grid8"]["maxflow"] == 347
+
+
+@pytest.mark.parametrize("side", sorted(map(int, ABDOMEN["sides"])))
+def test_abdomen_like_is_the_recorded_volume(side):
+    graph, expected = abdomen_like(side), ABDOMEN["sides"][str(side)]
+    assert graph.n_edges == expected["edges"] == 3 * side**2 * (side - 1)
+    assert_close(graph.weights.sum(dtype=float), expected["weight"], RECORDED_F32)
+    flow = maximum_flow_of(graph, ABDOMEN["capacity_scale"])
+    assert_close(flow, expected["maximum_flow"], RECORDED_F32)
+
+
+def test_a_vertex_of_abdomen_like_has_six_neighbours_at_most():
+    graph = abdomen_like(8)
+    degrees = np.bincount(np.concatenate([graph.heads, graph.tails]))
+    assert degrees.max() == 6
+    assert set(graph.terminals.values()) == {0, 1}

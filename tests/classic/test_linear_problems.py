@@ -27,6 +27,8 @@ pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE.parent / "golden/hogwild/classic_reference.json").read_text())
 CIFAR_DENSE = json.loads((HERE / "cifar_dense_reference.json").read_text())
+SVM100_MOST = 0.0885  # 3 % above the serial reference of classic_reference.json after 200 epochs
+LINREG_MOST = 0.02  # serial: .0048
 LINEAR = (
     "svm",
     "logistic",
@@ -35,6 +37,12 @@ LINEAR = (
     "linear-regression",
     "image-svm",
 )
+
+
+@pytest.fixture(scope="module")
+def images():
+    """The image problem of the default size."""
+    return create("image-svm", ClassicConfig())
 
 
 def sequential(problem, epochs: int, lr: float, decay: float, batch: int, order_seed: int = 1):
@@ -59,29 +67,46 @@ def test_sequential_sgd_follows_the_recorded_trace_of_svm100():
         assert_close(measures["train_error"], expected["err"], SGD_TRACE_F32, label=epoch)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4, 8, 10])
-def test_svm100_converges_with_any_number_of_workers(workers):
-    problem = create("synthetic-svm", ClassicConfig())
-    result = train(problem, ClassicConfig(workers=workers))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"workers": 10, "write": "racy"},
+        {"workers": 2, "write": "lossless", "handout": "queue"},
+        {"workers": 4, "scheme": "aig"},
+    ],
+    ids=str,
+)
+def test_the_synthetic_svm_reaches_its_reference_with_any_number_of_workers(options):
+    result = train(create("synthetic-svm", ClassicConfig()), ClassicConfig(**options))
     assert len(result.epochs) == 200
-    assert result.measures["train_loss"] <= 0.0885
+    assert result.measures["train_loss"] <= SVM100_MOST
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_linreg5_finds_the_least_squares_solution_with_any_number_of_workers(workers):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scheme": "serial"},
+        {"workers": 2, "write": "lossless"},
+        {"workers": 4, "write": "racy"},
+        {"workers": 2, "scheme": "aig"},
+        {"workers": 2, "scheme": "round_robin"},
+        {"workers": 2, "scheme": "sync"},
+        {"workers": 2, "scheme": "avg_runs"},
+    ],
+    ids=str,
+)
+def test_linear_regression_finds_the_least_squares_solution(options):
     problem = create("linear-regression", ClassicConfig())
     assert_close(problem.optimum, RECORDED["linreg5"]["lstsq"], SGD_TRACE_F32)
-    result = train(problem, ClassicConfig(workers=workers))
-    assert result.measures["distance"] < 0.02
+    assert train(problem, ClassicConfig(**options)).measures["distance"] < LINREG_MOST
 
 
-def test_sequential_sgd_follows_the_recorded_trace_of_cifar_dense():
+def test_sequential_sgd_follows_the_recorded_trace_of_cifar_dense(images):
     recorded = CIFAR_DENSE
-    problem = create("image-svm", ClassicConfig())
-    pixels = problem.train.features
+    pixels = images.train.features
     assert_close(pixels[0, :5], recorded["pixels"]["first"], SGD_TRACE_F32)
-    assert np.bincount(problem.train.labels.astype(int)).tolist() == recorded["pixels"]["classes"]
-    trace = list(sequential(problem, 5, recorded["lr"], recorded["decay"], recorded["batch"]))
+    assert np.bincount(images.train.labels.astype(int)).tolist() == recorded["pixels"]["classes"]
+    trace = list(sequential(images, 5, recorded["lr"], recorded["decay"], recorded["batch"]))
     for epoch in ("1", "5"):
         measures, expected = trace[int(epoch) - 1], recorded["trace"][epoch]
         assert_close(measures["train_loss"], expected["hinge"], SGD_TRACE_F32, label=epoch)
@@ -92,9 +117,8 @@ def test_a_linear_model_is_right_about_four_times_in_ten_on_cifar_dense():
     assert abs(CIFAR_DENSE["trace"]["20"]["test_err"] - 0.6) < 0.02
 
 
-def test_two_workers_reach_the_recorded_loss_of_cifar_dense():
-    problem = create("image-svm", ClassicConfig())
-    result = train(problem, ClassicConfig(workers=2, epochs=5))
+def test_two_workers_reach_the_recorded_loss_of_cifar_dense(images):
+    result = train(images, ClassicConfig(workers=2, epochs=5))
     assert_close(
         result.measures["train_loss"], CIFAR_DENSE["trace"]["5"]["hinge"], HOGWILD_OBJECTIVE
     )
