@@ -5,18 +5,22 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import queue
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import yaml
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig, RunResult
 from mlxhog.mad.search.samplers import Listed
+from mlxhog.mad.study.pool import Ended, Evaluated, Event, Pool, RunFunction, Task
 from mlxhog.mad.study.progress import Best
 from mlxhog.mad.study.scheduler import Proposals, Scheduler
 from mlxhog.mad.study.store import Store, create, is_study
@@ -94,7 +98,7 @@ def slow(config, *, callbacks, rungs):
 
 
 def patient(config, *, callbacks, rungs):
-    until = time.monotonic() + 2.5
+    until = time.monotonic() + 1.5
     while time.monotonic() < until:
         callbacks.beat()
         time.sleep(0.05)
@@ -138,6 +142,58 @@ WRONG = {
 # -- whole studies ---------------------------------------------------------------------------------
 
 
+class Threads:
+    """An executor whose workers are threads: for what is not about processes."""
+
+    def __init__(self, run: RunFunction, parallel: int) -> None:
+        self._run, self._parallel = run, parallel
+        self._events: queue.Queue[Event] = queue.Queue()
+        self._answers: dict[str, queue.Queue[bool]] = {}  # by run in progress
+
+    def __enter__(self) -> Threads:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        assert kind or not self._answers
+
+    def free(self) -> int:
+        return self._parallel - len(self._answers)
+
+    def submit(self, task: Task) -> str:
+        self._answers[task.key] = queue.Queue()
+        threading.Thread(target=self._execute, args=(task,)).start()
+        return "1"
+
+    def answer(self, key: str, prune: bool) -> None:
+        self._answers[key].put(prune)
+
+    def events(self, timeout_s: float) -> list[Event]:
+        try:
+            event = self._events.get(timeout=timeout_s)
+        except queue.Empty:
+            return []
+        if isinstance(event, Ended):
+            del self._answers[event.key]
+        return [event]
+
+    def _execute(self, task: Task) -> None:
+        said, answers = self._events, self._answers[task.key]
+
+        class Callbacks:
+            def beat(self) -> None:
+                pass
+
+            def point(self, point: Point) -> None:
+                said.put(Evaluated(task.key, point, False))
+
+            def should_prune(self, point: Point) -> bool:
+                said.put(Evaluated(task.key, point, True))
+                return answers.get()
+
+        ended = self._run(task.config, callbacks=Callbacks(), rungs=task.rungs)
+        said.put(Ended(task.key, ended, "here"))
+
+
 def study(root: Path, name: str = "s", candidates: int = 2) -> Store:
     """The store of a study of given candidates; made if it is not there."""
     if is_study(root / name):
@@ -145,17 +201,21 @@ def study(root: Path, name: str = "s", candidates: int = 2) -> Store:
     return create(root, name, Study(candidates=tuple(texts(candidates))).to_dict())
 
 
+def processes(store: Store, run, *, parallel: int = 1, silence_s: float = SILENCE_S,
+              memory_limit: int | None = None) -> Pool:  # fmt: skip
+    """The executor of the command: workers in processes of their own."""
+    return local(
+        run, parallel=parallel, threads=1, logs=store.directory / "logs", silence_s=silence_s,
+        memory_limit=memory_limit,
+    )  # fmt: skip
+
+
 def go(store: Store, run=quick, *, candidates: int = 2, parallel: int = 1, runs: int = 4,
-       silence_s: float = SILENCE_S, memory_limit: int | None = None, settings=None,
-       executor=None, **how):  # fmt: skip
+       settings=None, executor=None, **how):  # fmt: skip
     """One session of a study; returns its outcome."""
     sampler = how.pop("sampler", None) or Listed([parse(text) for text in texts(candidates)])
     with store.lock():
-        execute = executor or local(
-            run, parallel=parallel, threads=1, logs=store.directory / "logs",
-            silence_s=silence_s, memory_limit=memory_limit,
-        )  # fmt: skip
-        with execute:
+        with executor or Threads(run, parallel) as execute:
             return Scheduler(
                 store,
                 Proposals(sampler, store),
@@ -172,3 +232,25 @@ def table(store: Store) -> dict[str, tuple]:
         record.key: (record.candidate, record.label, record.status, record.acc_macro)
         for record in store.records()
     }
+
+
+def assert_same_studies(one: Store, other: Store) -> None:
+    """The same runs came to the same, evaluation by evaluation."""
+    assert table(one) == table(other)
+    for record in one.records():
+        points = [store.curve(record.key) for store in (one, other)]
+        assert [point.loss for point in points[0]] == [point.loss for point in points[1]]
+
+
+# -- words of the commands: two candidates, two tasks, runs of a few steps -------------------------
+
+TINY = ("--tasks", "M,CR", "--steps", "4", "--eval-every", "2", "--dim", "16", "--batch-size", "8")
+ON_MLX = ("--backend", "mlx", "--quiet")
+
+
+def space(root: Path) -> str:
+    """A file of a space of two candidates."""
+    path = root / "space.yaml"
+    choices = {"depth": 2, "mixers": [{"type": "gated-conv", "kernel": [2, 3]}]}
+    path.write_text(yaml.safe_dump({"space": {**choices, "channels": ["swiglu"]}}))
+    return str(path)

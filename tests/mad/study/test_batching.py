@@ -28,7 +28,9 @@ def plan(candidate: str) -> list[PlannedRun]:
     found = []
     for rows in (32, 64):
         for lr in (1e-3, 2e-3, 3e-3):
-            base = small_run(settings={"train_rows": rows}, lr=lr, steps=4, eval_every=2)
+            base = small_run(
+                workers="mlx:cpu", settings={"train_rows": rows}, lr=lr, steps=4, eval_every=2
+            )
             found.append(
                 PlannedRun(candidate=candidate, config=base, key=base.key(), label=f"rows={rows}")
             )

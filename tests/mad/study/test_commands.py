@@ -10,18 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from mlxhog.cli import main
 from mlxhog.mad.study.store import Store
-from tests.mad.study.small import table
+from tests.mad.study import small
+from tests.mad.study.small import ON_MLX, TINY, assert_same_studies, table
 from tests.mad.study.test_scheduler import ROOT, lines, wait_for
 from tests.processes import alive, workers_of
 
 pytestmark = pytest.mark.slow
-
-TINY = ("--tasks", "M,CR", "--steps", "4", "--eval-every", "2", "--dim", "16", "--batch-size", "8")
-ON_MLX = ("--backend", "mlx", "--quiet")
 
 
 @pytest.fixture(autouse=True)
@@ -33,10 +30,7 @@ def _here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def space(tmp_path):
-    path = tmp_path / "space.yaml"
-    choices = {"depth": 2, "mixers": [{"type": "gated-conv", "kernel": [2, 3]}]}
-    path.write_text(yaml.safe_dump({"space": {**choices, "channels": ["swiglu"]}}))
-    return str(path)
+    return small.space(tmp_path)
 
 
 def said(capsys) -> dict:
@@ -78,30 +72,11 @@ def test_a_budget_cuts_a_study_and_resume_completes_it(space, capsys, tmp_path):
     assert said(capsys)["runs"]["done"] == 4
 
 
-@pytest.mark.parametrize("executor", ["local", "ray"])
-def test_scores_are_the_same_whatever_the_executor_and_the_parallelism(
-    space, capsys, tmp_path, executor
-):
-    if executor == "ray":
-        if importlib.util.find_spec("ray") is None:
-            pytest.skip("Ray is not installed: pip install mlxhog[ray]")
-    backend = {"local": "mlx", "ray": "torch"}[executor]
-    one = ["mad", "search", "--space", space, *TINY, "--no-prune", "--quiet", "--backend", backend]
-    code = (
-        "import sys, warnings; warnings.simplefilter('ignore'); from mlxhog.cli import main; "
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    for name, how in (("one", ["--parallel", "1"]), ("two", ["--parallel", "2", "--executor"])):
-        given = [*one, "--study", name, *how, *([executor] if name == "two" else [])]
-        done = subprocess.run(
-            [sys.executable, "-c", code, *given], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-    stores = [Store(tmp_path / "studies" / name) for name in ("one", "two")]
-    assert table(stores[0]) == table(stores[1])
-    for record in stores[0].records():
-        points = [store.curve(record.key) for store in stores]
-        assert [p.loss for p in points[0]] == [p.loss for p in points[1]]
+def test_scores_are_the_same_whatever_the_parallelism(space, tmp_path):
+    search = ["mad", "search", "--space", space, *TINY, *ON_MLX, "--no-prune"]
+    for parallel in ("1", "2"):
+        assert main([*search, "--study", parallel, "--parallel", parallel]) == 0
+    assert_same_studies(*(Store(tmp_path / "studies" / parallel) for parallel in ("1", "2")))
 
 
 def test_bench_scores_given_architectures_and_finds_its_study_again(capsys):

@@ -1,15 +1,19 @@
 """What may happen to a run in a worker process, and that nothing of it outlives the study."""
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import re
+from typing import Any
 
 import pytest
 
-from mlxhog.mad.study.pool import Ended, Evaluated, Lost, Task
+from mlxhog.arena import process
+from mlxhog.mad.study.pool import TICK_S, Ended, Evaluated, Lost, Pool, Task
 from mlxhog.mad.study.worker import local
 from tests.mad.study import small
-from tests.mad.study.small import config, go, result, study, table
+from tests.mad.study.small import config, go, processes, result, study, table
 from tests.processes import alive, workers_of
 
 pytestmark = pytest.mark.slow
@@ -31,6 +35,13 @@ def pool(tmp_path, run, *, parallel=1, silence_s=small.SILENCE_S, memory_limit=N
         run, parallel=parallel, threads=1, logs=tmp_path / "logs", silence_s=silence_s,
         memory_limit=memory_limit,
     )  # fmt: skip
+
+
+def go_wrong(store, wrong, *, observer=lambda progress: None, **how):
+    """A session of one candidate, some of whose runs go wrong."""
+    executor = processes(store, small.goes_wrong, **how)
+    settings = {"wrong": wrong}
+    return go(store, candidates=1, settings=settings, executor=executor, observer=observer)
 
 
 def of(executor):
@@ -91,7 +102,7 @@ def test_a_run_that_goes_wrong_has_failed_with_its_reason_and_the_study_goes_on(
     tmp_path, wrong, words
 ):
     store = study(tmp_path, candidates=1)
-    outcome = go(store, small.goes_wrong, candidates=1, settings={"wrong": wrong})
+    outcome = go_wrong(store, wrong)
     assert outcome.statuses == {"done": 3, "failed": 1}
     (bad,) = (record for record in store.records() if record.status == "failed")
     assert (bad.label, bad.acc_macro) == ("n=1", 0.0)
@@ -101,10 +112,10 @@ def test_a_run_that_goes_wrong_has_failed_with_its_reason_and_the_study_goes_on(
 
 def test_a_silent_run_is_ended_and_its_log_says_where_it_hung(tmp_path):
     store = study(tmp_path, candidates=1)
-    outcome = go(store, small.goes_wrong, candidates=1, settings={"wrong": "hang"}, silence_s=3.0)
+    outcome = go_wrong(store, "hang", silence_s=2.0)
     assert outcome.statuses == {"done": 3, "failed": 1}
     (bad,) = (record for record in store.records() if record.status == "failed")
-    assert "gave no sign of life for 3 s and was ended" in bad.reason
+    assert "gave no sign of life for 2 s and was ended" in bad.reason
     assert "in _hang" in (store.directory / "logs" / "worker-1.log").read_text()
 
 
@@ -118,10 +129,7 @@ def test_a_run_that_shows_signs_of_life_may_take_longer_than_the_silence_allowed
 @pytest.mark.parametrize("wrong", ["eat", "swallow"])
 def test_a_run_that_needs_too_much_memory_has_failed_and_its_neighbours_have_not(tmp_path, wrong):
     store = study(tmp_path, candidates=1)
-    outcome = go(
-        store, small.goes_wrong, candidates=1, settings={"wrong": wrong}, parallel=2,
-        memory_limit=400 << 20,
-    )  # fmt: skip
+    outcome = go_wrong(store, wrong, parallel=2, memory_limit=400 << 20)
     assert outcome.statuses == {"done": 3, "failed": 1}
     (bad,) = (record for record in store.records() if record.status == "failed")
     assert bad.reason.startswith("needs more ")
@@ -131,10 +139,7 @@ def test_a_run_that_needs_too_much_memory_has_failed_and_its_neighbours_have_not
 def test_a_run_whose_worker_is_always_killed_has_failed_after_four_attempts(tmp_path):
     store = study(tmp_path, candidates=1)
     messages = []
-    outcome = go(
-        store, small.goes_wrong, candidates=1, settings={"wrong": "kill"},
-        observer=lambda progress: messages.append(progress.message),
-    )  # fmt: skip
+    outcome = go_wrong(store, "kill", observer=lambda progress: messages.append(progress.message))
     assert outcome.statuses == {"done": 3, "failed": 1}
     (bad,) = (record for record in store.records() if record.status == "failed")
     assert "was killed (SIGKILL)" in bad.reason
@@ -157,9 +162,70 @@ def test_a_run_whose_worker_is_killed_from_outside_is_lost_and_not_failed(tmp_pa
 
 def test_parallelism_changes_no_result(tmp_path):
     tables = []
-    for parallel in (1, 2, 3):
+    for parallel in (1, 3):
         store = study(tmp_path, f"p{parallel}", candidates=3)
-        go(store, candidates=3, parallel=parallel)
+        go(store, candidates=3, executor=processes(store, small.quick, parallel=parallel))
         tables.append(table(store))
     assert len(tables[0]) == 12
-    assert tables[0] == tables[1] == tables[2]
+    assert tables[0] == tables[1]
+
+
+# -- silence, by a clock that the test moves -------------------------------------------------------
+
+
+SILENCE_S = 60.0
+
+
+class Silent:
+    """A worker that is up and says no more."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[Any, ...]] = [("ready", "here")]
+        self.ended = False
+
+    def send(self, message: object) -> None:
+        pass
+
+    def receive_all(self) -> list[tuple[Any, ...]]:
+        said, self.said = self.said, []
+        return said
+
+    def end(self, *, dump: bool = False) -> None:
+        self.ended = True
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    now = [10**12]
+    monkeypatch.setattr(process, "monotonic_ns", lambda: now[0])
+    return now
+
+
+def submitted(worker: Silent) -> Pool:
+    run: Any = type("Run", (), {"key": "a"})()
+    task: Any = type("Task", (), {"runs": (run,)})()
+    pool = Pool(1, lambda number: worker, lambda workers, seconds: None, silence_s=SILENCE_S)
+    pool.submit(task)
+    assert pool.events(0.0) == []
+    return pool
+
+
+def test_a_pause_of_the_whole_study_is_no_silence_of_a_run(now: list[int]) -> None:
+    worker = Silent()
+    pool = submitted(worker)
+    for _ in range(10):
+        now[0] += round(10 * SILENCE_S * 1e9)
+        assert pool.events(0.0) == []
+    assert not worker.ended
+
+
+def test_a_run_that_is_silent_while_it_is_watched_has_failed(now: list[int]) -> None:
+    worker = Silent()
+    pool = submitted(worker)
+    events: list[Any] = []
+    for _ in range(round(1.1 * SILENCE_S / TICK_S)):
+        now[0] += round(TICK_S * 1e9)
+        events += pool.events(0.0)
+    assert [type(one) for one in events] == [Ended]
+    assert "no sign of life for 60 s" in events[0].result.reason
+    assert worker.ended

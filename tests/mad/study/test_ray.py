@@ -8,11 +8,13 @@ import warnings
 
 import pytest
 
+from mlxhog.cli import main
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.mad.options import Limit
 from mlxhog.mad.study import ray as ours
+from mlxhog.mad.study.store import Store
 from tests.mad.study import small
-from tests.mad.study.small import go, study, table
+from tests.mad.study.small import ON_MLX, TINY, assert_same_studies, go, study
 from tests.mad.study.test_scheduler import ROOT, lines, wait_for
 from tests.processes import alive, below
 
@@ -27,12 +29,11 @@ needs_ray = pytest.mark.skipif(
 def through_ray():
     """Runs a session of a study through Ray, which is started for it."""
 
-    def session(store, run=small.quick, *, silence_s=small.SILENCE_S, memory_limit=None, **how):
+    def session(store, run, *, silence_s, **how):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Ray's own, of which newer versions have more
             with ours.cluster(
-                run, parallel=2, threads=1, logs=store.directory / "logs", silence_s=silence_s,
-                memory_limit=memory_limit,
+                run, parallel=2, threads=1, logs=store.directory / "logs", silence_s=silence_s
             ) as executor:  # fmt: skip
                 return go(store, executor=executor, **how)
 
@@ -42,25 +43,10 @@ def through_ray():
 
 
 @needs_ray
-def test_ray_and_local_find_the_same_and_a_study_goes_on_from_one_to_the_other(
-    tmp_path, through_ray
-):
-    local = study(tmp_path, "local")
-    go(local, small.with_curve, parallel=2)
-    both = study(tmp_path, "both")
-    go(both, small.with_curve, limit=Limit(runs=3))
-    through_ray(both, small.with_curve, limit=Limit(runs=6))
-    assert len(both.records()) == 6
-    go(both, small.with_curve)
-    assert table(both) == table(local)
-    for record in both.records():
-        assert [point.step for point in both.curve(record.key)] == [1, 2, 3]
-
-
-@needs_ray
 def test_what_goes_wrong_fails_for_the_same_reasons_as_on_local(tmp_path, through_ray):
     store = study(tmp_path, candidates=1)
     wrong = {"wrong": "crash hang swallow"}
+    go(store, candidates=1, runs=6, settings=wrong, limit=Limit(runs=1))  # goes on through Ray
     outcome = through_ray(
         store, small.goes_wrong, candidates=1, runs=6, settings=wrong, silence_s=3.0
     )
@@ -74,38 +60,31 @@ def test_what_goes_wrong_fails_for_the_same_reasons_as_on_local(tmp_path, throug
     }
 
 
-SESSION = """
-import sys
-from pathlib import Path
-from mlxhog.mad.study.ray import cluster
-from tests.mad.study import small
-if __name__ == "__main__":
-    store = small.study(Path(sys.argv[1]), "s", candidates=5)
-    with cluster(small.slow, parallel=2, threads=1, logs=store.directory / "logs",
-                 silence_s=60) as executor:
-        small.go(store, executor=executor, candidates=5)
-"""
-
-
 @needs_ray
-def test_nothing_of_ray_outlives_a_killed_scheduler_and_the_study_goes_on(tmp_path):
-    script = tmp_path / "session.py"
-    script.write_text(SESSION)
+def test_nothing_of_ray_outlives_a_killed_search_which_goes_on_to_the_scores_of_local(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["--space", small.space(tmp_path), *TINY, *ON_MLX, "--no-prune", "--seeds", "4"]
+    through_ray = ["mad", "search", *words, "--study", "killed", "--executor", "ray"]
     process = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)],
+        [sys.executable, "-m", "mlxhog", *through_ray, "--parallel", "2"],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
+    studies = tmp_path / "studies"
     try:
-        wait_for(lambda: lines(tmp_path / "s") >= 3)
+        wait_for(lambda: lines(studies / "killed") >= 1)
         children = below(process.pid)
     finally:
         process.kill()
         process.wait()
     wait_for(lambda: not any(map(alive, children)))
-    store = study(tmp_path, "s")
-    assert 3 <= len(store.records()) < 20
-    assert go(store, candidates=5).statuses == {"done": 20}
+    assert 1 <= lines(studies / "killed") < 16
+    for name in ("killed", "local"):
+        assert main(["mad", "search", *words, "--study", name, "--parallel", "2"]) == 0
+    assert lines(studies / "killed") == 16
+    assert_same_studies(Store(studies / "killed"), Store(studies / "local"))
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

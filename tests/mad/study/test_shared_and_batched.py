@@ -19,6 +19,7 @@ space:
   channels: [swiglu]
 """
 SMALL = "--space space.yaml --tasks M --steps 20 --dim 16 --no-prune --quiet --json"
+ONE = "--parallel 1 --backend mlx"
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +38,8 @@ def records(study: str) -> list[dict]:
 
 
 def test_candidates_share_an_embedding_and_the_board_says_what_that_did_to_the_ranking(capsys):
-    assert mad(f"search {SMALL} --parallel 1 --study own") == 0
-    assert mad(f"search {SMALL} --parallel 1 --study shared --share-embedding") == 0
+    assert mad(f"search {SMALL} {ONE} --study own") == 0
+    assert mad(f"search {SMALL} {ONE} --study shared --share-embedding") == 0
     own, shared = ({one["candidate"]: one for one in records(name)} for name in ("own", "shared"))
     first, second = own
     assert shared[first]["loss"] == own[first]["loss"]  # it found the table as its own begins
@@ -51,7 +52,7 @@ def test_candidates_share_an_embedding_and_the_board_says_what_that_did_to_the_r
 
 
 def test_runs_of_one_shape_go_to_one_worker_together_and_it_says_which_way_is_faster(capsys):
-    assert mad(f"search {SMALL} --parallel 1 --seeds 3 --batch-candidates 3 --study batched") == 0
+    assert mad(f"search {SMALL} {ONE} --seeds 3 --batch-candidates 3 --study batched") == 0
     found = records("batched")
     assert [one["status"] for one in found] == ["done"] * 6
     log = (Path("studies") / "batched" / "logs" / "worker-1.log").read_text()
