@@ -72,7 +72,8 @@ def result(scale: Scale) -> Outcome:
                 }
             )
     # As the document handed out work: workers started for each epoch, and their start timed.
-    base = ClassicConfig(lr=rates["125"], epochs=3, batch_size=125, handout="epoch")
+    epochs = scale.pick(tiny=1, quick=3, full=3)
+    base = ClassicConfig(lr=rates["125"], epochs=epochs, batch_size=125, handout="epoch")
     arms = [Arm(f"125 {count}, started anew", replace(base, workers=count)) for count in counts]
     runs = interleaved(problem, arms, repeats=1)
     spawned = {arm.config.workers: seconds(runs[arm.name]).median / base.epochs for arm in arms}

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,16 +12,14 @@ from mlxhog.classic.result import ClassicResult, Epoch
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks" / "experiments"
-
 
 @pytest.mark.parametrize(
     "name", ["linear_regression", "synthetic_svm", "image_svm", "paper_tables"]
 )
-def test_an_experiment_writes_its_claims_its_numbers_and_its_figure(name, tmp_path):
-    script = [sys.executable, SCRIPTS / f"{name}.py", "--tiny", "--out", tmp_path]
-    done = subprocess.run(script, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_an_experiment_writes_its_claims_its_numbers_and_its_figure(load, name, tmp_path):
+    script, run = load(name), load("experiment.record").run
+    arguments = ["--tiny", "--out", str(tmp_path)]
+    assert run(script.ABOUT, script.result, script.draw, arguments=arguments) == 0
     document = json.loads((tmp_path / f"{name}.json").read_text())
     assert document["compared"]
     assert document["table"]

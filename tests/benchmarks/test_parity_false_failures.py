@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-MODELS = 6
+MODELS = (2, 3)  # small ones: a Large, and a stack of both kinds of blocks
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +18,9 @@ def benchmark(load: Any) -> Any:
 
 def test_random_models_never_fail_and_their_faults_are_found(benchmark: Any) -> None:
     tally = benchmark.Tally()
-    for number in range(MODELS):
+    for number in MODELS:
         benchmark.examine(number, tally)
     assert tally.failed == []
     assert "operator" not in tally.missed
     assert "sign" not in tally.missed
-    assert tally.planted == {"operator": 2 * MODELS, "sign": MODELS, "sign of any": MODELS}
+    assert tally.planted == {"operator": 4, "sign": 2, "sign of any": 2}
